@@ -1,0 +1,76 @@
+"""Every error flowcei raises on purpose, each with the exit code its command ends with.
+
+An error says what is wrong, where, and what to do, in one line: the person
+who reads it stands at a beam line, not in a debugger.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "DataError",
+    "FlowceiError",
+    "LimitReachedError",
+    "NoDensityError",
+    "TrainingDivergedError",
+    "UsageError",
+]
+
+
+class FlowceiError(Exception):
+    """Something failed that the user can act on (exit code 1)."""
+
+    exit_code = 1
+
+
+class UsageError(FlowceiError, ValueError):
+    """The call itself cannot be carried out: an option, a name, a shape (exit code 2)."""
+
+    exit_code = 2
+
+
+class NoDensityError(UsageError):
+    """A density was asked of a prior or a model that has none (exit code 2)."""
+
+
+class DataError(FlowceiError, ValueError):
+    """A file or an array was rejected (exit code 3).
+
+    Args:
+        what: What is wrong, and what to do about it.
+        path: The file, where there is one.
+        row: One-based row of the data, not counting the header.
+        column: Name of the column.
+
+    Example:
+        >>> print(DataError("text where a number belongs", path="a.csv", row=3, column="pcx"))
+        a.csv, row 3, column 'pcx': text where a number belongs
+    """
+
+    exit_code = 3
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        path: object = None,
+        row: int | None = None,
+        column: str | None = None,
+    ) -> None:
+        where = [
+            *([str(path)] if path is not None else []),
+            *([f"row {row}"] if row is not None else []),
+            *([f"column '{column}'"] if column is not None else []),
+        ]
+        super().__init__(f"{', '.join(where)}: {what}" if where else what)
+
+
+class TrainingDivergedError(FlowceiError):
+    """The loss stopped being a number (exit code 4)."""
+
+    exit_code = 4
+
+
+class LimitReachedError(FlowceiError):
+    """A limit the user set ended the work, which can be resumed (exit code 5)."""
+
+    exit_code = 5

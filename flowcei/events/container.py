@@ -1,0 +1,92 @@
+"""Events: what a detector measured or the simulator made, in atomic units."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flowcei.errors import DataError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from flowcei.molecule import Molecule
+
+__all__ = ["Events"]
+
+
+@dataclass(frozen=True, eq=False)
+class Events:
+    """Exploded molecules of one kind.
+
+    Attributes:
+        molecule: Which ions, in the order of the arrays.
+        momenta: (B, N, 3), hbar / bohr.
+        positions: Where the ions started, (B, N, 3), bohr; None for measured events.
+        ids: The number of each event, (B,).
+        sigma: Standard deviation of each momentum component, (B,), hbar / bohr; None where
+            nobody said.
+        origin: How the events came about (prior, noise, seed, versions), where known.
+
+    Raises:
+        DataError: For shapes that do not match, numbers that are not finite, or an event
+            without kinetic energy.
+    """
+
+    molecule: Molecule
+    momenta: NDArray[np.float64]
+    positions: NDArray[np.float64] | None = None
+    ids: NDArray[np.int64] | None = None
+    sigma: NDArray[np.float64] | None = None
+    origin: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check shapes and numbers."""
+        n = len(self.molecule)
+        shape = (len(self.momenta), n, 3)
+        for name, array in (("momenta", self.momenta), ("positions", self.positions)):
+            if array is None:
+                continue
+            if array.shape != shape:
+                msg = f"{name} have shape {array.shape}; expected (B, {n}, 3) for {self.molecule.name}"
+                raise DataError(msg)
+            _refuse(~np.isfinite(array).all(axis=(1, 2)), f"{name} are not finite")
+        if self.sigma is not None:
+            if self.sigma.shape != shape[:1]:
+                msg = f"sigma has shape {self.sigma.shape}; expected ({shape[0]},)"
+                raise DataError(msg)
+            _refuse(~(np.isfinite(self.sigma) & (self.sigma >= 0)), "sigma is not a number >= 0")
+        spread = self.momenta - self.momenta.mean(axis=1, keepdims=True)
+        _refuse(~(spread**2).sum(axis=(1, 2)).astype(bool), "the ions do not move apart (KER is 0)")
+
+    def __len__(self) -> int:
+        """Return the number of events."""
+        return len(self.momenta)
+
+    def __getitem__(self, rows: slice | NDArray[Any]) -> Events:
+        """Return some of the events."""
+        return replace(
+            self,
+            momenta=self.momenta[rows],
+            positions=None if self.positions is None else self.positions[rows],
+            ids=self.numbers[rows],
+            sigma=None if self.sigma is None else self.sigma[rows],
+        )
+
+    def digest(self) -> str:
+        """Return a fingerprint of the momenta: whether two sets of events are the same."""
+        return hashlib.sha256(np.ascontiguousarray(self.momenta).tobytes()).hexdigest()
+
+    @property
+    def numbers(self) -> NDArray[np.int64]:
+        """The number of each event, (B,): `ids`, or 0, 1, 2 and so on."""
+        return np.arange(len(self), dtype=np.int64) if self.ids is None else self.ids
+
+
+def _refuse(bad: NDArray[np.bool_], what: str) -> None:
+    if bad.any():
+        msg = f"{what} ({int(bad.sum())} of {len(bad)} events)"
+        raise DataError(msg, row=int(np.argmax(bad)) + 1)

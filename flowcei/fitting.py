@@ -1,0 +1,285 @@
+"""From molecules to a trained model: what the training loop is fed, and what is kept."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from flowcei.errors import DataError, UsageError
+from flowcei.events.simulation import Simulator, fresh_seed
+from flowcei.frame import RecoilFrame
+from flowcei.models.registry import build_model
+from flowcei.molecule import Molecule
+from flowcei.physics.detector import NOISE_FLOOR, Noise, rms_component
+from flowcei.physics.priors import GeometryPrior, build_prior
+from flowcei.reconstructor import Reconstructor
+from flowcei.standardiser import Standardiser
+from flowcei.training import EpochRecord, Schedule, fit, resolve_device
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    from flowcei.events.container import Events
+    from flowcei.models.interface import InverseModel
+
+__all__ = ["DEFAULT_NOISE", "split_rows", "train"]
+
+DEFAULT_NOISE = Noise(0.001, 0.05)
+"""Detector noise that one model is trained for, where nobody says: 0.1 % to 5 %."""
+
+_PILOT = 20_000  # events that frame and standardisers are fitted on
+_VALIDATION = 10_000
+_TRAINING_ACCURACY = 3e-5  # of momenta in training: far below any noise, and fast
+_MIN_EVENTS = 100
+
+
+class _FreshSource:
+    """Events simulated as they are needed: no epoch sees one twice."""
+
+    def __init__(self, simulator: Simulator, per_epoch: int) -> None:
+        self._simulator = simulator
+        self._per_epoch = per_epoch
+
+    def pilot(self) -> Events:
+        return self._simulator.block(0, _PILOT, stream=2)
+
+    def epoch(self, index: int) -> Events:
+        return self._simulator.block(index, self._per_epoch)
+
+    def validation(self) -> Events:
+        return self._simulator.block(0, _VALIDATION, stream=1)
+
+
+class _RecordedSource:
+    """Events of a file; noise that is added is drawn anew in every epoch."""
+
+    def __init__(self, training: Events, validation: Events, noise: Noise | None, seed: int) -> None:
+        self._training = training
+        self._validation = validation
+        self._noise = noise
+        self._seed = seed
+
+    def pilot(self) -> Events:
+        return self._noisy(self._training, 2, 0)
+
+    def epoch(self, index: int) -> Events:
+        return self._noisy(self._training, 0, index)
+
+    def validation(self) -> Events:
+        return self._noisy(self._validation, 1, 0)
+
+    def _noisy(self, events: Events, stream: int, index: int) -> Events:
+        if self._noise is None:
+            return events
+        rng = np.random.default_rng(np.random.SeedSequence(self._seed, spawn_key=(stream, index)))
+        momenta, sigma = self._noise.apply(events.momenta, rng)
+        return type(events)(events.molecule, momenta, events.positions, sigma=sigma)
+
+
+@dataclass
+class _Charts:
+    """The source as the training loop wants it: standardised charts and conditions."""
+
+    source: _FreshSource | _RecordedSource
+    frame: RecoilFrame
+    chart: Standardiser
+    condition: Standardiser
+
+    def epoch(self, index: int) -> tuple[Tensor, Tensor]:
+        return self._standardised(self.source.epoch(index))
+
+    def validation(self) -> tuple[Tensor, Tensor]:
+        return self._standardised(self.source.validation())
+
+    def raw(self, events: Events) -> tuple[Tensor, Tensor]:
+        """Return chart (B, D) and condition (B, C), not standardised."""
+        if events.positions is None or events.sigma is None:
+            msg = "training needs events with positions"
+            raise DataError(msg)
+        framed = self.frame.enter(torch.from_numpy(events.momenta), torch.from_numpy(events.sigma))
+        positions = torch.from_numpy(events.positions)[:, None]
+        return self.frame.to_chart(positions, framed)[:, 0], framed.condition
+
+    def _standardised(self, events: Events) -> tuple[Tensor, Tensor]:
+        x, c = self.raw(events)
+        return self.chart(x), self.condition(c)
+
+
+def split_rows(n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the rows of a file for training, validation and test: 80, 10 and 10 %.
+
+    Example:
+        >>> [len(rows) for rows in split_rows(1000, seed=3)]
+        [800, 100, 100]
+    """
+    order = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(9,))).permutation(n)
+    first, second = int(0.8 * n), int(0.9 * n)
+    return order[:first], order[first:second], order[second:]
+
+
+def train(
+    architecture: str = "cinn",
+    *,
+    molecule: Molecule | str = "ocs",
+    data: Events | None = None,
+    prior: str | dict[str, Any] | GeometryPrior | None = None,
+    noise: Noise | str | None = None,
+    options: dict[str, Any] | None = None,
+    schedule: Schedule | None = None,
+    events_per_epoch: int = 100_000,
+    seed: int | None = None,
+    device: str = "cpu",
+    on_step: Callable[[int, float], None] | None = None,
+    on_epoch: Callable[[EpochRecord], None] | None = None,
+) -> Reconstructor:
+    """Train a model on simulated events, or on the events of a file.
+
+    Args:
+        architecture: ``"cinn"`` or ``"cvae"``.
+        molecule: What explodes, where no data are given.
+        data: Events with positions; split 80 / 10 / 10 into training, validation and test.
+        prior: Which geometries to simulate; the molecule's default where None.
+        noise: Detector noise to train for: a level or a range, such as ``"0.1%..5%"``, which is
+            the default. For data with noise of their own the default is to add none.
+        options: Of the architecture, such as ``{"couplings": 8}``.
+        schedule: Epochs, batch size, rates.
+        events_per_epoch: Fresh events an epoch, where no data are given.
+        seed: Of all randomness; drawn where None.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        on_step: Called after each step with its rows and its loss.
+        on_epoch: Called with the record of each epoch.
+
+    Returns:
+        The trained model.
+
+    Raises:
+        UsageError: For an unknown architecture, option, molecule or prior.
+        DataError: For data that cannot be trained on.
+        TrainingDivergedError: When the loss is not finite.
+
+    Example:
+        >>> model = train("cinn", options={"couplings": 2, "hidden": 16}, seed=1,
+        ...               schedule=Schedule(epochs=1), events_per_epoch=1000)
+        >>> model.architecture
+        'cinn'
+    """
+    seed = fresh_seed() if seed is None else seed
+    schedule = schedule or Schedule()
+    level = Noise.parse(noise) if isinstance(noise, str) else noise
+    about: dict[str, Any]
+    source: _FreshSource | _RecordedSource
+    if data is None:
+        level = _floored(level or DEFAULT_NOISE)
+        source, mirror, about = _fresh(molecule, prior, level, events_per_epoch, seed)
+    else:
+        source, level, about = _recorded(data, level, seed)
+        mirror = False
+    pilot = source.pilot()
+    frame = RecoilFrame.of(pilot.molecule, torch.from_numpy(pilot.momenta), reflect=mirror)
+    charts = _Charts(source, frame, Standardiser(frame.width), Standardiser(frame.condition_width))
+    x, c = charts.raw(pilot)
+    charts.chart.fit(x)
+    charts.condition.fit(c)
+    model = _seeded_model(architecture, frame, options, seed)
+    if model.has_density:
+        charts.chart.refuse_constant(x, chart_names(frame, pilot.molecule))
+    records = fit(
+        model, charts, schedule, seed=seed, device=resolve_device(device), on_step=on_step, on_epoch=on_epoch
+    )
+    with torch.no_grad():
+        latent_x, latent_c = (t.to(next(model.parameters()).device) for t in charts.epoch(0))
+        model.store_latents(latent_x[:_VALIDATION], latent_c[:_VALIDATION])
+    card = about | {
+        "seed": seed,
+        "schedule": asdict(schedule),
+        "flowcei": version("flowcei"),
+        "torch": torch.__version__,
+        "epochs_run": len(records),
+        "validation_loss": min(r.validation_loss for r in records),
+        "round_trip_error": _round_trip_error(model, charts),
+        "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+    }
+    return Reconstructor(pilot.molecule, frame, model, level, charts.chart, charts.condition, card)
+
+
+def _fresh(
+    molecule: Molecule | str,
+    prior: str | dict[str, Any] | GeometryPrior | None,
+    noise: Noise,
+    per_epoch: int,
+    seed: int,
+) -> tuple[_FreshSource, bool, dict[str, Any]]:
+    if per_epoch < _MIN_EVENTS:
+        msg = f"{per_epoch} events an epoch are too few; use {_MIN_EVENTS} or more"
+        raise UsageError(msg)
+    mol = molecule if isinstance(molecule, Molecule) else Molecule.load(molecule)
+    geometry = prior if isinstance(prior, GeometryPrior) else build_prior(mol, prior)
+    simulator = Simulator(mol, geometry, noise, seed, _TRAINING_ACCURACY)
+    name = prior if isinstance(prior, str) else None if prior else mol.default_prior
+    about = {"prior": geometry.spec(), "prior_name": name, "events_per_epoch": per_epoch}
+    return _FreshSource(simulator, per_epoch), geometry.mirror_symmetric, about
+
+
+def _recorded(
+    data: Events, noise: Noise | None, seed: int
+) -> tuple[_RecordedSource, Noise, dict[str, Any]]:
+    if data.positions is None:
+        msg = "the data have momenta only; training needs the positions too"
+        raise DataError(msg)
+    if len(data) < _MIN_EVENTS:
+        msg = f"{len(data)} events are too few to train on; {_MIN_EVENTS} at the least"
+        raise DataError(msg)
+    training, validation, _ = (data[np.sort(rows)] for rows in split_rows(len(data), seed))
+    about = {
+        "prior": data.origin.get("prior"),
+        "data": {"rows": len(data), "split_seed": seed, "digest": data.digest()},
+    }
+    own = data.sigma is not None and bool((data.sigma > 0).all())
+    if own and noise is None:
+        relative = training.sigma / rms_component(training.momenta)  # type: ignore[operator]
+        seen = Noise(float(relative.min()), float(relative.max()))
+        return _RecordedSource(training, validation, None, seed), _floored(seen), about
+    if own:
+        msg = "the data carry noise of their own; leave --noise out, or give data without"
+        raise UsageError(msg)
+    level = _floored(noise or DEFAULT_NOISE)
+    return _RecordedSource(training, validation, level, seed), level, about
+
+
+def _floored(noise: Noise) -> Noise:
+    """Raise relative noise to the floor: without any, no density exists."""
+    if not noise.relative:
+        if noise.low == 0:
+            msg = "noise in a.u. must be above 0: without noise the posterior has no density"
+            raise UsageError(msg)
+        return noise
+    return Noise(max(noise.low, NOISE_FLOOR), max(noise.high, NOISE_FLOOR))
+
+
+def _seeded_model(
+    architecture: str, frame: RecoilFrame, options: dict[str, Any] | None, seed: int
+) -> InverseModel:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build_model(architecture, frame.width, frame.condition_width, options)
+
+
+@torch.no_grad()
+def _round_trip_error(model: InverseModel, charts: _Charts) -> float | None:
+    """Return the largest |decode(encode(x)) - x| over validation data, standardised units."""
+    if not model.has_density:
+        return None
+    x, c = (t.to(next(model.parameters()).device) for t in charts.validation())
+    return float((model.decode(model.encode(x, c)[0], c) - x).abs().max())  # type: ignore[operator]
+
+
+def chart_names(frame: RecoilFrame, molecule: Molecule) -> list[str]:
+    """Return names of the D chart coordinates, such as ``c-o.x``."""
+    labels = molecule.labels
+    return [f"{labels[i]}-{labels[j]}.{axis}" for i, j in frame.tree for axis in "xyz"]

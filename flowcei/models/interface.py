@@ -1,0 +1,128 @@
+"""What every inverse model must do; nothing here knows of molecules.
+
+A model maps a condition c (B, C) to a distribution over x (B, D). Both are standardised
+numbers without units: the reconstructor makes them from momenta and positions and turns
+the answers back.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from torch import Tensor, nn
+
+from flowcei.errors import NoDensityError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["InverseModel", "Latent", "ModelOptions", "check_width"]
+
+Latent = Literal["prior", "training"]
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Options of an architecture: positive numbers, each with a default.
+
+    Subclasses add fields; the command line offers the ones they have.
+    """
+
+    @classmethod
+    def parse(cls, architecture: str, given: dict[str, Any]) -> ModelOptions:
+        """Build the options from those given, defaults for the rest.
+
+        Raises:
+            UsageError: For an option the architecture does not have, or a bad value.
+        """
+        known = {f.name: f for f in fields(cls)}
+        for name, value in given.items():
+            if name not in known:
+                msg = (
+                    f"architecture {architecture!r} has no option {name!r}; "
+                    f"it has {', '.join(sorted(known)) or 'none'}"
+                )
+                raise UsageError(msg)
+            default = known[name].default
+            if isinstance(value, bool) or not isinstance(value, type(default) | int) or value <= 0:
+                msg = f"option {name!r} of {architecture!r} must be positive, like {default}; got {value!r}"
+                raise UsageError(msg)
+        return cls(**given)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the options as plain numbers."""
+        return asdict(self)
+
+
+class InverseModel(nn.Module, ABC):
+    """A trainable conditional distribution of x given c.
+
+    Attributes:
+        architecture: The name in the registry and on the command line.
+        has_density: Whether `log_prob` is exact.
+        has_latent: Whether `latent="training"` means something.
+    """
+
+    architecture: ClassVar[str]
+    options_type: ClassVar[type[ModelOptions]]
+    has_density: ClassVar[bool] = False
+    has_latent: ClassVar[bool] = True
+
+    def __init__(self, width: int, condition_width: int, options: ModelOptions) -> None:
+        super().__init__()
+        self.width = width
+        self.condition_width = condition_width
+        self.options = options
+
+    @abstractmethod
+    def loss(self, x: Tensor, c: Tensor) -> Tensor:
+        """Return the loss (B,) of each x (B, D) given its condition c (B, C)."""
+
+    @abstractmethod
+    def sample_with_log_prob(
+        self, c: Tensor, n: int, *, latent: Latent = "prior", generator: np.random.Generator
+    ) -> tuple[Tensor, Tensor | None]:
+        """Draw `n` samples for each condition.
+
+        Args:
+            c: (B, C).
+            n: Samples of each.
+            latent: ``"prior"`` draws latents from their standard normal, ``"training"``
+                from the latents of the training set (the protocol of the first study).
+            generator: NumPy's, not torch's: its stream does not depend on how a draw is
+                cut into batches.
+
+        Returns:
+            Samples (B, n, D), and their log density (B, n) where it is exact, else None.
+        """
+
+    def sample(
+        self, c: Tensor, n: int, *, latent: Latent = "prior", generator: np.random.Generator
+    ) -> Tensor:
+        """Draw `n` samples for each condition: see `sample_with_log_prob`."""
+        return self.sample_with_log_prob(c, n, latent=latent, generator=generator)[0]
+
+    def log_prob(self, x: Tensor, c: Tensor) -> Tensor:
+        """Return the exact log density (B,) of x (B, D) given c (B, C).
+
+        Raises:
+            NoDensityError: For architectures without one.
+        """
+        msg = f"architecture {self.architecture!r} has no exact density"
+        raise NoDensityError(msg)
+
+    def store_latents(self, x: Tensor, c: Tensor) -> None:
+        """Keep the latents of training data, for `latent="training"`; called once, at the end."""
+
+
+def check_width(tensor: Tensor, width: int, name: str) -> None:
+    """Refuse a batch of another width: FrEIA would take it silently.
+
+    Raises:
+        ValueError: Saying what came and what was expected.
+    """
+    if tensor.ndim != 2 or tensor.shape[1] != width:  # noqa: PLR2004
+        msg = f"{name} has shape {tuple(tensor.shape)}; expected (B, {width})"
+        raise ValueError(msg)

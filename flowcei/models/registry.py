@@ -1,0 +1,46 @@
+"""Every architecture by name: a new one is a file of its own and a line here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flowcei.errors import UsageError
+from flowcei.models.cinn import CINN
+from flowcei.models.cvae import CVAE
+from flowcei.models.interface import InverseModel
+
+__all__ = ["ARCHITECTURES", "build_model"]
+
+ARCHITECTURES: dict[str, type[InverseModel]] = {
+    model.architecture: model
+    for model in (
+        CINN,
+        CVAE,
+    )
+}
+"""Name on the command line -> class."""
+
+
+def build_model(
+    architecture: str, width: int, condition_width: int, options: dict[str, Any] | None = None
+) -> InverseModel:
+    """Return an untrained model.
+
+    Args:
+        architecture: A name in `ARCHITECTURES`.
+        width: Width D of x.
+        condition_width: Width C of the condition.
+        options: Options of the architecture; defaults for those not given.
+
+    Raises:
+        UsageError: For an unknown architecture or option.
+
+    Example:
+        >>> build_model("cinn", 6, 5, {"couplings": 2}).has_density
+        True
+    """
+    if architecture not in ARCHITECTURES:
+        msg = f"no architecture {architecture!r}; there are {', '.join(ARCHITECTURES)}"
+        raise UsageError(msg)
+    kind = ARCHITECTURES[architecture]
+    return kind(width, condition_width, kind.options_type.parse(architecture, options or {}))  # type: ignore[arg-type]

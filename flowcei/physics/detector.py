@@ -1,0 +1,126 @@
+"""What the detector adds: normal noise on every momentum component."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flowcei.errors import UsageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["NOISE_FLOOR", "Noise", "rms_component"]
+
+NOISE_FLOOR = 1e-4
+"""The smallest relative noise: without any, the posterior is points and has no density."""
+
+_NUMBER = r"[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?"
+_PATTERN = re.compile(rf"^\s*({_NUMBER})\s*(%?)\s*(?:\.\.\s*({_NUMBER})\s*(%?)\s*)?(?:a\.?u\.?)?\s*$")
+
+
+@dataclass(frozen=True)
+class Noise:
+    """A range of noise levels, log-uniform; both ends equal for one level.
+
+    Attributes:
+        low: Smallest standard deviation of a momentum component.
+        high: Largest.
+        relative: In units of the event's noise-free rms momentum component, or in atomic
+            units (hbar / bohr).
+    """
+
+    low: float
+    high: float
+    relative: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse levels that are not numbers in order."""
+        if not 0.0 <= self.low <= self.high < np.inf:
+            msg = f"noise must be 0 <= low <= high; got {self.low} to {self.high}"
+            raise UsageError(msg)
+
+    @classmethod
+    def parse(cls, text: str) -> Noise:
+        """Read ``"1%"``, ``"0.1%..5%"`` (relative) or ``"0.5"``, ``"0.1..2"`` (a.u.).
+
+        Raises:
+            UsageError: For anything else.
+
+        Example:
+            >>> Noise.parse("0.5%..2%")
+            Noise(low=0.005, high=0.02, relative=True)
+        """
+        found = _PATTERN.match(text)
+        if not found or (found[3] and found[2] != found[4]):
+            msg = f"noise {text!r} is not understood: write 1%, 0.1%..5% or, in a.u., 0.5"
+            raise UsageError(msg)
+        unit = 0.01 if found[2] else 1.0
+        low = float(found[1]) * unit
+        return cls(low, float(found[3]) * unit if found[3] else low, relative=bool(found[2]))
+
+    def __str__(self) -> str:
+        """Return the text that `parse` reads."""
+        scale, unit = (100.0, "%") if self.relative else (1.0, "")
+        ends = [self.low] if self.low == self.high else [self.low, self.high]
+        return "..".join(f"{end * scale:.10g}{unit}" for end in ends)
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether no noise is ever added."""
+        return self.high == 0.0
+
+    def draw(self, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Draw the level of `n` events, (n,)."""
+        if self.low == self.high:
+            return np.full(n, self.low)
+        if self.low == 0.0:
+            msg = "a range of noise is log-uniform and cannot start at 0"
+            raise UsageError(msg)
+        return np.exp(rng.uniform(np.log(self.low), np.log(self.high), n))
+
+    def apply(
+        self, momenta: NDArray[np.float64], rng: np.random.Generator
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Add noise to noise-free momenta.
+
+        Args:
+            momenta: (B, N, 3), hbar / bohr.
+            rng: Source of randomness.
+
+        Returns:
+            The noisy momenta (B, N, 3) and the standard deviation (B,) of each of their
+            components as an experimenter would state it, hbar / bohr: a relative level
+            refers to the rms of the *noisy* momenta there. The true one would tell a
+            network the noise-free rms, which no measurement knows.
+        """
+        level = self.draw(len(momenta), rng)
+        if self.is_zero:
+            return momenta, level
+        sigma = level * rms_component(momenta) if self.relative else level
+        noisy = momenta + sigma[:, None, None] * rng.standard_normal(momenta.shape)
+        return noisy, level * rms_component(noisy) if self.relative else level
+
+    def sigma(self, momenta: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the standard deviation (B,), hbar / bohr, of measured momenta (B, N, 3).
+
+        Raises:
+            UsageError: For a range, which is not one level.
+        """
+        if self.low != self.high:
+            msg = f"noise {self} is a range; one level is needed here"
+            raise UsageError(msg)
+        return np.full(len(momenta), self.low) * (rms_component(momenta) if self.relative else 1.0)
+
+
+def rms_component(momenta: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the root mean square (...,) over the 3N components of momenta (..., N, 3).
+
+    Example:
+        >>> round(float(rms_component(np.array([[3.0, 0, 0], [-3, 0, 0]]))), 6)
+        1.732051
+    """
+    return np.sqrt((momenta**2).mean(axis=(-2, -1)))

@@ -1,0 +1,71 @@
+"""Geometry priors: what is possible is stated, never implied."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from flowcei.errors import UsageError
+from flowcei.physics.priors.base import GeometryPrior
+from flowcei.physics.priors.displaced import DisplacedPrior
+from flowcei.physics.priors.ensemble import EnsemblePrior
+from flowcei.physics.priors.internal import InternalPrior
+from flowcei.physics.priors.normal_modes import NormalModesPrior
+from flowcei.physics.priors.space import BallPrior, CubePrior
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flowcei.molecule import Molecule
+
+__all__ = [
+    "BallPrior",
+    "CubePrior",
+    "DisplacedPrior",
+    "EnsemblePrior",
+    "GeometryPrior",
+    "InternalPrior",
+    "NormalModesPrior",
+    "build_prior",
+]
+
+_KINDS: dict[str, Callable[..., GeometryPrior]] = {
+    "internal": lambda m, zmatrix: InternalPrior(m.labels, zmatrix),
+    "displaced": lambda m, sigma: DisplacedPrior(m.equilibrium, m.symbols, sigma),
+    "normal_modes": lambda m, **rest: NormalModesPrior(m.equilibrium, m.masses, **rest),
+    "ball": lambda m, **rest: BallPrior(len(m), **rest),
+    "cube": lambda m, **rest: CubePrior(len(m), **rest),
+    "ensemble": lambda m, geometries: EnsemblePrior(geometries),  # noqa: ARG005
+}
+
+
+def build_prior(molecule: Molecule, prior: str | dict[str, Any] | None = None) -> GeometryPrior:
+    """Return a prior of a molecule.
+
+    Args:
+        molecule: Whose geometries are meant.
+        prior: A name from the molecule, a table as in its TOML, or None for its default.
+
+    Returns:
+        The prior.
+
+    Raises:
+        UsageError: For an unknown name or kind, or parameters that do not fit.
+
+    Example:
+        >>> import numpy as np
+        >>> from flowcei.molecule import Molecule
+        >>> ocs = Molecule.load("ocs")
+        >>> build_prior(ocs, "broad").sample(2, np.random.default_rng(0)).shape
+        (2, 3, 3)
+    """
+    table = molecule.prior_table(prior) if prior is None or isinstance(prior, str) else prior
+    parameters = {key: value for key, value in table.items() if key != "kind"}
+    kind = table.get("kind")
+    if kind not in _KINDS:
+        msg = f"a prior's kind is one of {', '.join(_KINDS)}; got {kind!r}"
+        raise UsageError(msg)
+    try:
+        return _KINDS[kind](molecule, **parameters)
+    except TypeError as error:
+        msg = f"a prior of kind {kind!r} does not fit its parameters {sorted(parameters)}: {error}"
+        raise UsageError(msg) from error

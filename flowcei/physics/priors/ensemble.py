@@ -1,0 +1,48 @@
+"""A prior that is a list of geometries: a molecular-dynamics run, a conformer search."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from flowcei.errors import UsageError
+from flowcei.physics.priors.base import GeometryPrior, random_orientation
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["EnsemblePrior"]
+
+
+class EnsemblePrior(GeometryPrior):
+    """Geometries drawn with replacement from a list, oriented at random; no density.
+
+    Args:
+        geometries: (G, N, 3), bohr.
+
+    Raises:
+        UsageError: For an empty list or positions that are not finite.
+    """
+
+    kind: ClassVar[str] = "ensemble"
+    mirror_symmetric: bool = False
+
+    def __init__(self, geometries: ArrayLike) -> None:
+        self._geometries = np.asarray(geometries, dtype=np.float64)
+        if self._geometries.ndim != 3 or not len(self._geometries):  # noqa: PLR2004
+            msg = f"an ensemble has shape (G, N, 3) with G > 0; got {self._geometries.shape}"
+            raise UsageError(msg)
+        if not np.isfinite(self._geometries).all():
+            msg = "an ensemble holds positions that are not finite"
+            raise UsageError(msg)
+
+    def sample(self, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Draw `n` geometries, (n, N, 3), bohr."""
+        return random_orientation(
+            self._geometries[rng.integers(len(self._geometries), size=n)], rng
+        )
+
+    def spec(self) -> dict[str, Any]:
+        """Return the table that makes this prior again."""
+        return {"kind": self.kind, "geometries": self._geometries.tolist()}

@@ -1,0 +1,184 @@
+"""A prior on lengths, angles and dihedrals: the Z-matrix of the chemists."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from flowcei.errors import UsageError
+from flowcei.physics.priors.base import GeometryPrior, random_orientation
+from flowcei.physics.priors.distributions import Distribution, distribution
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["InternalPrior"]
+
+_LIMITS = {"length": (0.0, np.inf), "angle": (0.0, 180.0), "dihedral": (-np.inf, np.inf)}
+
+
+@dataclass(frozen=True)
+class _Row:
+    """How one atom is placed: by distances and angles to atoms placed before it."""
+
+    atom: int
+    references: tuple[int, ...]
+    coordinates: tuple[Distribution, ...]
+
+
+class InternalPrior(GeometryPrior):
+    """Independent distributions of the rows of a Z-matrix, orientation uniform.
+
+    The volume element of a row is r^2 sin(theta) dr dtheta dphi, and the orientation
+    takes 8 pi^2 (4 pi for two atoms): the density per bohr^(3N-3) is the product of the
+    one-dimensional densities over these factors.
+
+    Args:
+        labels: The molecule's labels, in its order.
+        rows: One table per atom, each placed after the atoms it refers to:
+            ``{atom}``, then ``{atom, from, length}``, then with ``angle_to, angle``
+            (degrees), then with ``dihedral_to, dihedral`` (degrees).
+
+    Raises:
+        UsageError: For rows that do not place every atom once.
+    """
+
+    kind: ClassVar[str] = "internal"
+    has_density: ClassVar[bool] = True
+
+    def __init__(self, labels: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
+        self._labels = list(labels)
+        self._tables = [dict(row) for row in rows]
+        self._rows = _read_rows(self._labels, self._tables)
+        self.mirror_symmetric = all(_even(row) for row in self._rows)
+
+    def sample(self, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Draw `n` geometries, (n, N, 3), bohr."""
+        x = np.zeros((n, len(self._labels), 3))
+        for row in self._rows:
+            values = [d.sample(n, rng) for d in row.coordinates]
+            x[:, row.atom] = _place(x, row, values)
+        return random_orientation(x, rng)
+
+    def log_prob(self, positions: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the log density (B,) of positions (B, N, 3), per bohr^(3N-3)."""
+        x = np.asarray(positions, dtype=np.float64)
+        total = np.full(len(x), -np.log(4.0 * np.pi if len(self._labels) == 2 else 8.0 * np.pi**2))  # noqa: PLR2004
+        with np.errstate(divide="ignore", invalid="ignore"):
+            for row in self._rows[1:]:
+                for i, (d, value) in enumerate(zip(row.coordinates, _measure(x, row), strict=True)):
+                    total += _wrapped(d, value) if i == 2 else d.log_prob(value)  # noqa: PLR2004
+                    if i == 0:
+                        total -= 2.0 * np.log(value)
+                    else:
+                        total += np.log(180.0 / np.pi)  # the tables are in degrees
+                    if i == 1:
+                        total -= np.log(np.sin(np.radians(value)))
+        return np.where(np.isnan(total), -np.inf, total)
+
+    def spec(self) -> dict[str, Any]:
+        """Return the table that makes this prior again."""
+        return {"kind": self.kind, "zmatrix": self._tables}
+
+
+def _read_rows(labels: list[str], tables: list[dict[str, Any]]) -> list[_Row]:
+    keys = [("from", "length"), ("angle_to", "angle"), ("dihedral_to", "dihedral")]
+    rows: list[_Row] = []
+    for i, table in enumerate(tables):
+        expected = {"atom", *(k for pair in keys[: min(i, 3)] for k in pair)}
+        if set(table) != expected:
+            msg = f"row {i + 1} of a zmatrix takes {sorted(expected)}; got {sorted(table)}"
+            raise UsageError(msg)
+        placed = [row.atom for row in rows]
+        names = [table["atom"], *(table[k] for k, _ in keys[: min(i, 3)])]
+        unknown = [name for name in names if name not in labels]
+        if unknown:
+            msg = f"a zmatrix names {unknown[0]!r}; the atoms are {', '.join(labels)}"
+            raise UsageError(msg)
+        atom, *references = (labels.index(name) for name in names)
+        if atom in placed or len(set(references)) < len(references) or set(references) - set(placed):
+            msg = f"row {i + 1} of a zmatrix must place a new atom by different atoms placed before"
+            raise UsageError(msg)
+        coordinates = tuple(distribution(table[k], _LIMITS[k]) for _, k in keys[: min(i, 3)])
+        rows.append(_Row(atom, tuple(references), coordinates))
+    if len(rows) != len(labels):
+        msg = f"a zmatrix has {len(rows)} rows for {len(labels)} atoms"
+        raise UsageError(msg)
+    return rows
+
+
+def _even(row: _Row) -> bool:
+    """Whether the dihedral's distribution is the same for phi and -phi."""
+    if len(row.coordinates) < 3:  # noqa: PLR2004
+        return True
+    d = row.coordinates[2]
+    if d.form == "uniform":
+        low, high = d.parameters
+        return bool(np.isclose(high - low, 360.0) or np.isclose((low + high) % 360.0, 0.0))
+    return bool(np.isclose(d.parameters[0] % 180.0, 0.0))
+
+
+def _wrapped(d: Distribution, degrees: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the log density of a dihedral: summed over its turns."""
+    turns = np.stack([d.log_prob(degrees + 360.0 * k) for k in range(-2, 3)])
+    return np.logaddexp.reduce(turns, axis=0)
+
+
+def _place(
+    x: NDArray[np.float64], row: _Row, values: list[NDArray[np.float64]]
+) -> NDArray[np.float64]:
+    """Return where an atom goes, (n, 3), given the atoms placed before it."""
+    if not row.references:
+        return x[:, row.atom]
+    origin = x[:, row.references[0]]
+    if len(row.references) == 1:
+        return origin + values[0][:, None] * np.array([0.0, 0.0, 1.0])
+    theta = np.radians(values[1])
+    along = _unit(x[:, row.references[1]] - origin)
+    if len(row.references) == 2:  # noqa: PLR2004
+        side, phi = _unit(_any_normal(along)), np.zeros_like(theta)
+    else:
+        other = x[:, row.references[2]] - x[:, row.references[1]]
+        side = _unit(other - (other * along).sum(-1, keepdims=True) * along)
+        phi = np.radians(values[2])
+    third = np.cross(along, side)
+    sine = np.sin(theta)
+    direction = (
+        np.cos(theta)[:, None] * along
+        + (sine * np.cos(phi))[:, None] * side
+        + (sine * np.sin(phi))[:, None] * third
+    )
+    return origin + values[0][:, None] * direction
+
+
+def _measure(x: NDArray[np.float64], row: _Row) -> list[NDArray[np.float64]]:
+    """Return the length, the angle and the dihedral (degrees) of one row, each (B,)."""
+    origin = x[:, row.references[0]]
+    bond = x[:, row.atom] - origin
+    length = np.linalg.norm(bond, axis=-1)
+    if len(row.references) == 1:
+        return [length]
+    along = _unit(x[:, row.references[1]] - origin)
+    across = np.cross(along, bond)
+    angle = np.degrees(np.arctan2(np.linalg.norm(across, axis=-1), (along * bond).sum(-1)))
+    if len(row.references) == 2:  # noqa: PLR2004
+        return [length, angle]
+    other = x[:, row.references[2]] - x[:, row.references[1]]
+    side = _unit(other - (other * along).sum(-1, keepdims=True) * along)
+    third = np.cross(along, side)
+    phi = np.degrees(np.arctan2((bond * third).sum(-1), (bond * side).sum(-1)))
+    return [length, angle, phi]
+
+
+def _unit(v: NDArray[np.float64]) -> NDArray[np.float64]:
+    return v / np.linalg.norm(v, axis=-1, keepdims=True)
+
+
+def _any_normal(v: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return a vector at right angles to each v, from the axis it is least along."""
+    axis = np.eye(3)[np.abs(v).argmin(axis=-1)]
+    return np.cross(v, axis)

@@ -1,0 +1,135 @@
+"""A prior from vibrations: independent normal coordinates, thermal or zero-point (Wigner)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from flowcei.errors import UsageError
+from flowcei.physics.priors.base import GeometryPrior, random_orientation
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["NormalModesPrior"]
+
+_HARTREE_PER_WAVENUMBER = 4.556335252912e-6  # CODATA 2018
+_HARTREE_PER_KELVIN = 3.1668115634556e-6  # CODATA 2018
+
+
+class NormalModesPrior(GeometryPrior):
+    """The position part of the Wigner function of harmonic vibrations, oriented at random.
+
+    Each normal coordinate is normal with variance coth(omega / 2kT) / (2 omega) in
+    mass-weighted atomic units (E. Wigner, Phys. Rev. 40, 749 (1932)). The density is
+    per bohr^(3N-3): the geometry is turned into the Eckart frame, whose volume element is
+    det(I') / sqrt(det I_eq), I' = sum m (x . x_eq - x x_eq^T).
+
+    Args:
+        equilibrium: (N, 3), bohr.
+        masses: (N,), electron masses.
+        wavenumbers: (F,), 1 / cm.
+        modes: (F, N, 3), Cartesian displacements of any length, as a quantum chemistry
+            program prints them.
+        temperature: Kelvin; 0 is the zero-point motion.
+
+    Raises:
+        UsageError: For shapes that do not match, wavenumbers that are not positive or
+            modes that are not independent vibrations.
+    """
+
+    kind: ClassVar[str] = "normal_modes"
+    mirror_symmetric: bool = False
+
+    def __init__(
+        self,
+        equilibrium: NDArray[np.float64],
+        masses: NDArray[np.float64],
+        wavenumbers: ArrayLike,
+        modes: ArrayLike,
+        temperature: float = 0.0,
+    ) -> None:
+        self._wavenumbers = np.asarray(wavenumbers, dtype=np.float64)
+        self._modes = np.asarray(modes, dtype=np.float64)
+        self._temperature = float(temperature)
+        expected = (len(self._wavenumbers), *equilibrium.shape)
+        if self._modes.shape != expected or not (self._wavenumbers > 0).all() or temperature < 0:
+            msg = (
+                f"normal modes have shape {self._modes.shape}, expected {expected} with positive "
+                f"wavenumbers and a temperature of 0 K or more"
+            )
+            raise UsageError(msg)
+        self._masses = masses
+        self._equilibrium = equilibrium - masses @ equilibrium / masses.sum()
+        weighted = self._modes * np.sqrt(masses)[:, None]
+        self._basis = _orthonormal(weighted.reshape(len(weighted), -1))
+        omega = self._wavenumbers * _HARTREE_PER_WAVENUMBER
+        warm = 1.0
+        if temperature > 0:
+            warm = 1.0 / np.tanh(omega / (2.0 * temperature * _HARTREE_PER_KELVIN))
+        self._sigma = np.sqrt(warm / (2.0 * omega))
+        inertia = _inertia(self._equilibrium[None], self._equilibrium, masses)[0]
+        self._root_inertia = np.sqrt(max(np.linalg.det(inertia), 0.0))
+        linear = self._root_inertia < 1e-6 * np.trace(inertia) ** 1.5
+        self.has_density = len(self._basis) == 3 * len(masses) - 6 and not linear
+
+    def sample(self, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Draw `n` geometries, (n, N, 3), bohr."""
+        q = self._sigma * rng.standard_normal((n, len(self._sigma)))
+        shift = (q @ self._basis).reshape(n, -1, 3) / np.sqrt(self._masses)[:, None]
+        return random_orientation(self._equilibrium + shift, rng)
+
+    def log_prob(self, positions: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the log density (B,) of positions (B, N, 3), per bohr^(3N-3).
+
+        Raises:
+            NoDensityError: For linear molecules or an incomplete set of modes.
+        """
+        if not self.has_density:
+            return super().log_prob(positions)
+        m, total = self._masses, self._masses.sum()
+        x = np.asarray(positions, dtype=np.float64)
+        x = x - (m @ x / total)[:, None]
+        u, _, v = np.linalg.svd(np.swapaxes(x * m[:, None], 1, 2) @ self._equilibrium)
+        u[:, :, 2] *= np.linalg.det(u @ v)[:, None]
+        body = x @ (u @ v)
+        weighted = (body - self._equilibrium) * np.sqrt(m)[:, None]
+        q = weighted.reshape(len(x), -1) @ self._basis.T / self._sigma
+        volume = np.linalg.det(_inertia(body, self._equilibrium, m)) / self._root_inertia
+        return (
+            -0.5 * (q**2).sum(axis=1)
+            - np.log(np.sqrt(2.0 * np.pi) * self._sigma).sum()
+            - np.log(8.0 * np.pi**2 * np.abs(volume))
+            + 1.5 * (np.log(m).sum() - np.log(total))
+        )
+
+    def spec(self) -> dict[str, Any]:
+        """Return the table that makes this prior again."""
+        return {
+            "kind": self.kind,
+            "wavenumbers": self._wavenumbers.tolist(),
+            "modes": self._modes.tolist(),
+            "temperature": self._temperature,
+        }
+
+
+def _orthonormal(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return unit rows, made exactly orthogonal (printed modes carry four digits)."""
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    u, s, v = np.linalg.svd(unit, full_matrices=False)
+    if s.min() < 0.9:  # noqa: PLR2004
+        msg = (
+            "normal modes are not orthogonal in mass-weighted coordinates; give Cartesian "
+            "displacements of the vibrations only, for the masses of the molecule"
+        )
+        raise UsageError(msg)
+    return u @ v
+
+
+def _inertia(
+    x: NDArray[np.float64], reference: NDArray[np.float64], masses: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return sum m (x . r - x r^T), (B, 3, 3), of geometries x (B, N, 3)."""
+    outer = np.swapaxes(x * masses[:, None], 1, 2) @ reference
+    return np.trace(outer, axis1=1, axis2=2)[:, None, None] * np.eye(3) - outer

@@ -1,0 +1,275 @@
+"""The whole way of an event: molecule, frame, standardisers and model under one name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from flowcei.errors import NoDensityError, UsageError
+from flowcei.events.container import Events
+from flowcei.events.simulation import fresh_seed
+from flowcei.physics.detector import Noise, rms_component
+from flowcei.posterior.samples import PosteriorSamples
+from flowcei.standardiser import Standardiser
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from flowcei.frame import FramedEvents, RecoilFrame
+    from flowcei.models.interface import InverseModel, Latent
+    from flowcei.molecule import Molecule
+
+__all__ = ["ROUND_TRIP_BOUND", "Reconstructor"]
+
+ROUND_TRIP_BOUND = 1e-2
+"""Largest encode-decode error, in standardised units, at which a flow is still used."""
+
+_ROWS = 200_000  # samples held at a time while streaming
+
+
+@dataclass(eq=False)
+class Reconstructor:
+    """Answers which geometries explain measured momenta.
+
+    Attributes:
+        molecule: Whose ions they are.
+        frame: Its recoil frame and chart.
+        model: The trained network.
+        noise: The range of detector noise it was trained for.
+        chart_standardiser: Of the chart.
+        condition_standardiser: Of the condition.
+        card: What else is known of the training: prior, schedule, seed, data, metrics.
+    """
+
+    molecule: Molecule
+    frame: RecoilFrame
+    model: InverseModel
+    noise: Noise
+    chart_standardiser: Standardiser
+    condition_standardiser: Standardiser
+    card: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def architecture(self) -> str:
+        """Name of the model's architecture."""
+        return self.model.architecture
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.model.parameters()).device
+
+    def sample(
+        self,
+        momenta: ArrayLike | Events,
+        n: int = 100,
+        *,
+        noise: str | Noise | None = None,
+        latent: Latent = "prior",
+        seed: int | None = None,
+    ) -> PosteriorSamples:
+        """Draw geometries that explain measured momenta.
+
+        Args:
+            momenta: (E, N, 3) or (N, 3), hbar / bohr, ions in the molecule's order; or events.
+            n: Samples of each event.
+            noise: The detector's, such as ``"1%"``; what the events say where None, else
+                1 % or the nearest level the model was trained for.
+            latent: ``"prior"``, or ``"training"`` for latents of the training set.
+            seed: Of the samples; drawn where None.
+
+        Returns:
+            Positions (E, n, N, 3), bohr, in the frame of the momenta with the centre of
+            mass at 0, and their log density per bohr^(3N-3) where the model has one.
+
+        Raises:
+            UsageError: For n < 1 or noise outside the trained range.
+            DataError: For momenta of the wrong shape or not finite.
+
+        Example:
+            >>> import flowcei
+            >>> events = flowcei.simulate("ocs", 2, noise="1%", seed=1)
+            >>> flowcei.load().sample(events, 50, seed=2).positions.shape
+            (2, 50, 3, 3)
+        """
+        parts = list(self.stream(momenta, n, noise=noise, latent=latent, seed=seed))
+        return PosteriorSamples.concatenate(parts)
+
+    def stream(
+        self,
+        momenta: ArrayLike | Events,
+        n: int = 100,
+        *,
+        noise: str | Noise | None = None,
+        latent: Latent = "prior",
+        seed: int | None = None,
+    ) -> Iterator[PosteriorSamples]:
+        """Yield what `sample` returns, some events at a time, in bounded memory."""
+        if n < 1:
+            msg = f"the number of samples is {n}; it must be 1 or more"
+            raise UsageError(msg)
+        self._refuse_inexact()
+        events = self._events(momenta)
+        sigma = self.sigma(events, noise)
+        seed = fresh_seed() if seed is None else seed
+        generator = np.random.default_rng(np.random.SeedSequence(seed))
+        origin = {
+            "model": self.card.get("name"),
+            "architecture": self.architecture,
+            "latent": latent,
+            "seed": seed,
+            "noise": "of each event" if noise is None and events.sigma is not None else str(noise),
+            "events": events.origin,
+        }
+        step = max(1, _ROWS // n)
+        for first in range(0, len(events), step):
+            rows = slice(first, first + step)
+            yield self._sample(events[rows], sigma[rows], n, latent, generator, origin)
+
+    @torch.no_grad()
+    def _sample(
+        self,
+        events: Events,
+        sigma: NDArray[np.float64],
+        n: int,
+        latent: Latent,
+        generator: np.random.Generator,
+        origin: dict[str, Any],
+    ) -> PosteriorSamples:
+        framed, c = self._enter(events.momenta, sigma)
+        drawn, density = self.model.sample_with_log_prob(c, n, latent=latent, generator=generator)
+        chart = self.chart_standardiser.inverse(drawn.cpu())
+        positions = self.frame.to_positions(chart, framed)
+        log_prob = None
+        if density is not None:
+            log_prob = (density.cpu().double() + self._log_volume(framed)[:, None]).numpy()
+        return PosteriorSamples(
+            molecule=self.molecule,
+            momenta=events.momenta,
+            positions=positions.numpy().astype(np.float32),
+            log_prob=log_prob,
+            ids=events.numbers,
+            sigma=sigma,
+            origin=origin,
+        )
+
+    @torch.no_grad()
+    def log_prob(
+        self,
+        positions: ArrayLike,
+        momenta: ArrayLike | Events,
+        *,
+        noise: str | Noise | None = None,
+    ) -> NDArray[np.float64]:
+        """Return the log posterior density of geometries, per bohr^(3N-3).
+
+        Args:
+            positions: (E, n, N, 3), bohr, n geometries for each event; where they are in
+                space does not matter, how they are turned does.
+            momenta: (E, N, 3), hbar / bohr, or events.
+            noise: As for `sample`.
+
+        Returns:
+            (E, n).
+
+        Raises:
+            NoDensityError: For architectures without an exact density.
+            DataError: For positions that do not match the events.
+
+        Example:
+            >>> import flowcei
+            >>> events = flowcei.simulate("ocs", 2, noise="1%", seed=1)
+            >>> flowcei.load().log_prob(events.positions[:, None], events).shape
+            (2, 1)
+        """
+        if not self.model.has_density:
+            msg = f"architecture {self.architecture!r} has no exact density"
+            raise NoDensityError(msg)
+        events = self._events(momenta)
+        x = np.asarray(positions, dtype=np.float64)
+        if x.ndim != 4 or x.shape[::2] != (len(events), len(self.molecule)) or x.shape[3] != 3:  # noqa: PLR2004
+            msg = f"positions have shape {x.shape}; expected ({len(events)}, n, {len(self.molecule)}, 3)"
+            raise UsageError(msg)
+        framed, c = self._enter(events.momenta, self.sigma(events, noise))
+        chart = self.chart_standardiser(self.frame.to_chart(torch.from_numpy(x), framed))
+        flat = chart.reshape(-1, self.frame.width).to(self.device)
+        density = self.model.log_prob(flat, c.repeat_interleave(x.shape[1], dim=0))
+        volume = self._log_volume(framed)[:, None]
+        return (density.cpu().double().reshape(x.shape[:2]) + volume).numpy()
+
+    def _log_volume(self, framed: FramedEvents) -> torch.Tensor:
+        """Return log|d standardised chart / d positions|, (B,)."""
+        return self.frame.log_jacobian(framed) - self.chart_standardiser.log_scale()
+
+    def _enter(
+        self, momenta: NDArray[np.float64], sigma: NDArray[np.float64]
+    ) -> tuple[FramedEvents, torch.Tensor]:
+        framed = self.frame.enter(torch.from_numpy(momenta), torch.from_numpy(sigma))
+        return framed, self.condition_standardiser(framed.condition).to(self.device)
+
+    def _events(self, momenta: ArrayLike | Events) -> Events:
+        if not isinstance(momenta, Events):
+            array = np.asarray(momenta, dtype=np.float64)
+            return Events(self.molecule, array[None] if array.ndim == 2 else array)  # noqa: PLR2004
+        if not momenta.molecule.same_ions(self.molecule):
+            msg = (
+                f"the events are of {momenta.molecule.name} ({', '.join(momenta.molecule.labels)}), "
+                f"the model is for {self.molecule.name} ({', '.join(self.molecule.labels)})"
+            )
+            raise UsageError(msg)
+        return momenta
+
+    def sigma(self, events: Events, noise: str | Noise | None) -> NDArray[np.float64]:
+        """Return the standard deviation (E,) of each event's momentum components, hbar / bohr.
+
+        What `noise` says; else what the events say; else 1 %, or the trained level nearest
+        to it. Less noise than the model was trained for is raised to the least it knows,
+        which errs towards caution; more is refused.
+
+        Raises:
+            UsageError: For noise above the trained range.
+        """
+        if noise is not None:
+            level = noise if isinstance(noise, Noise) else Noise.parse(noise)
+            sigma = level.sigma(events.momenta)
+        elif events.sigma is not None:
+            sigma = events.sigma
+        else:
+            sigma = self.default_noise.sigma(events.momenta)
+        unit = rms_component(events.momenta) if self.noise.relative else np.ones(len(events))
+        above = sigma > self.noise.high * unit * 1.01
+        if above.any():
+            worst = Noise(*2 * (float((sigma / unit).max()),), relative=self.noise.relative)
+            msg = f"noise of {worst} is above what the model was trained for ({self.noise})"
+            raise UsageError(msg)
+        return np.clip(sigma, self.noise.low * unit, self.noise.high * unit)
+
+    @property
+    def default_noise(self) -> Noise:
+        """The level that is assumed where nobody says: 1 %, or the nearest trained one."""
+        if self.noise.relative:
+            level = min(max(0.01, self.noise.low), self.noise.high)
+        else:
+            level = self.noise.high
+        return Noise(level, level, relative=self.noise.relative)
+
+    def _refuse_inexact(self) -> None:
+        error = self.card.get("round_trip_error")
+        if error is not None and not error <= ROUND_TRIP_BOUND:
+            msg = (
+                f"the flow does not invert itself (error {error:.2g} of a standard deviation, "
+                f"bound {ROUND_TRIP_BOUND}): train again with a lower --learning-rate"
+            )
+            raise UsageError(msg)
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write the model to a `.safetensors` file: see `flowcei.modelfile`."""
+        from flowcei.modelfile import write_model
+
+        write_model(self, path, overwrite=overwrite)

@@ -1,0 +1,68 @@
+"""Zero mean and unit deviation for the numbers a network sees."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from flowcei.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Standardiser"]
+
+_CONSTANT = 1e-7  # of the typical size of all columns
+
+
+class Standardiser(nn.Module):
+    """An affine map of each column, fitted once, on training data only.
+
+    Args:
+        width: Number of columns.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width, dtype=torch.float64))
+        self.register_buffer("scale", torch.ones(width, dtype=torch.float64))
+
+    def fit(self, rows: Tensor) -> None:
+        """Take mean and deviation from rows (B, W); a constant column keeps scale 1."""
+        self.mean = rows.mean(dim=0).double()
+        deviation = rows.std(dim=0).double()
+        constant = deviation <= _CONSTANT * rows.abs().max().clamp_min(1e-300)
+        self.scale = torch.where(constant, torch.ones_like(deviation), deviation)
+
+    def refuse_constant(self, rows: Tensor, names: Sequence[str]) -> None:
+        """Refuse a column that does not vary: the likelihood of a flow would be unbounded.
+
+        Raises:
+            DataError: Naming the column.
+        """
+        deviation = rows.std(dim=0)
+        constant = deviation <= _CONSTANT * deviation.max()
+        if bool(constant.any()) or not bool(torch.isfinite(deviation).all()):
+            name = names[int(constant.double().argmax())]
+            msg = (
+                f"coordinate {name} of the chart is the same in all training events, so its density "
+                "is unbounded; train with --noise above 0, or on data that vary there"
+            )
+            raise DataError(msg)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Return standardised rows (..., W), float32."""
+        return ((rows - self.mean) / self.scale).float()
+
+    def inverse(self, rows: Tensor) -> Tensor:
+        """Return rows (..., W) in their own units, float64."""
+        return rows.double() * self.scale + self.mean
+
+    def log_scale(self) -> Tensor:
+        """Return log|d rows / d standardised rows|, a number."""
+        return self.scale.log().sum()

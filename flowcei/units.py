@@ -1,0 +1,43 @@
+"""The one place where units are converted; everywhere else is in atomic units.
+
+Positions are in bohr, masses in electron masses, charges in elementary charges,
+energies in hartree and momenta in hbar / bohr. Values: CODATA 2018
+(E. Tiesinga et al., Rev. Mod. Phys. 93, 025010 (2021)).
+"""
+
+from __future__ import annotations
+
+__all__ = ["ANGSTROM", "DALTON", "ELECTRONVOLT", "length_in_bohr"]
+
+ANGSTROM = 1.0 / 0.529177210903
+"""One angstrom in bohr."""
+
+DALTON = 1822.888486209
+"""One atomic mass unit (u) in electron masses."""
+
+ELECTRONVOLT = 1.0 / 27.211386245988
+"""One electronvolt in hartree."""
+
+_LENGTHS = {"bohr": 1.0, "angstrom": ANGSTROM}
+
+
+def length_in_bohr(unit: str) -> float:
+    """Return one `unit` of length in bohr.
+
+    Args:
+        unit: ``"bohr"`` or ``"angstrom"``.
+
+    Returns:
+        The factor that turns a number in `unit` into bohr.
+
+    Raises:
+        ValueError: For any other unit.
+
+    Example:
+        >>> round(length_in_bohr("angstrom"), 6)
+        1.889726
+    """
+    if unit not in _LENGTHS:
+        msg = f"unknown unit of length {unit!r}; use one of {', '.join(_LENGTHS)}"
+        raise ValueError(msg)
+    return _LENGTHS[unit]
