@@ -1,0 +1,64 @@
+"""flowcei: molecular geometries from the ion momenta of Coulomb explosions.
+
+Everything public is here, and is imported when it is first used, so that the command line
+answers at once.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from flowcei._version import __version__
+
+if TYPE_CHECKING:
+    from flowcei.events.container import Events
+    from flowcei.events.simulation import simulate
+    from flowcei.events.storage import read_events, write_events
+    from flowcei.fitting import train
+    from flowcei.modelfile import load
+    from flowcei.molecule import Molecule
+    from flowcei.physics.explosion import asymptotic_momenta
+    from flowcei.posterior.samples import PosteriorSamples
+    from flowcei.posterior.storage import read_samples
+    from flowcei.reconstructor import Reconstructor
+    from flowcei.training import Schedule
+
+__all__ = [
+    "Events",
+    "Molecule",
+    "PosteriorSamples",
+    "Reconstructor",
+    "Schedule",
+    "__version__",
+    "asymptotic_momenta",
+    "load",
+    "read_events",
+    "read_samples",
+    "simulate",
+    "train",
+    "write_events",
+]
+
+_ROOMS = {
+    "Events": "events.container",
+    "Molecule": "molecule",
+    "PosteriorSamples": "posterior.samples",
+    "Reconstructor": "reconstructor",
+    "Schedule": "training",
+    "asymptotic_momenta": "physics.explosion",
+    "load": "modelfile",
+    "read_events": "events.storage",
+    "read_samples": "posterior.storage",
+    "simulate": "events.simulation",
+    "train": "fitting",
+    "write_events": "events.storage",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401
+    """Import a public name from its room."""
+    if name not in _ROOMS:
+        msg = f"module 'flowcei' has no attribute {name!r}"
+        raise AttributeError(msg)
+    return getattr(import_module(f"flowcei.{_ROOMS[name]}"), name)

@@ -40,7 +40,7 @@ class Schedule:
 
     epochs: int = 10
     batch: int = 1024
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     weight_decay: float = 1e-4
     clip: float = 5.0
     patience: int = 10

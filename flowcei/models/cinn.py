@@ -38,9 +38,9 @@ class CINNOptions(ModelOptions):
     """
 
     couplings: int = 8
-    hidden: int = 128
+    hidden: int = 64
     depth: int = 2
-    context: int = 32
+    context: int = 16
 
 
 class CINN(InverseModel):

@@ -1,0 +1,5 @@
+"""`python -m flowcei` is `flowcei`."""
+
+from flowcei.cli.main import main
+
+main()

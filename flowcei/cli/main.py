@@ -1,0 +1,116 @@
+"""The entry point: finds a command by name, imports only that, and ends with its exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tomllib
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+
+from flowcei._version import __version__
+from flowcei.errors import FlowceiError, UsageError
+
+__all__ = ["cli", "main"]
+
+_COMMANDS = {
+    "simulate": "Simulate Coulomb explosions of a molecule.",
+    "train": "Train a model, on fresh simulations or on a file.",
+    "sample": "Draw the geometries that explain measured momenta.",
+    "spread": "Tabulate and draw how far posterior samples lie apart.",
+    "compare": "Score models beside null models on known positions.",
+    "info": "Print what a model, data or sample file says of itself.",
+    "demo": "All of it on OCS, in minutes, into one folder.",
+}
+
+_INTERRUPTED = 130
+
+
+class _LazyGroup(click.Group):
+    """Commands that are imported when they are called: torch takes seconds."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in _COMMANDS:
+            return None
+        return getattr(import_module(f"flowcei.cli.{cmd_name}"), cmd_name)  # type: ignore[no-any-return]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+def _read_config(ctx: click.Context, _: click.Parameter, path: Path | None) -> None:
+    """Take defaults from a TOML file with a table for each command."""
+    if path is None:
+        return
+    try:
+        table: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        msg = f"{path}: not a TOML file that can be read ({error})"
+        raise UsageError(msg) from error
+    for name, options in table.items():
+        if name not in _COMMANDS or not isinstance(options, dict):
+            msg = f"{path}: {name!r} is not a command; tables are {', '.join(_COMMANDS)}"
+            raise UsageError(msg)
+        command = ctx.command.get_command(ctx, name)  # type: ignore[attr-defined]
+        known = {p.name for p in command.params}
+        for option in options:
+            if option not in known:
+                msg = f"{path}: {name} has no option {option!r}; it has {', '.join(sorted(known))}"
+                raise UsageError(msg)
+    ctx.default_map = table
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="flowcei")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    callback=_read_config,
+    is_eager=True,
+    expose_value=False,
+    help="TOML file with defaults: a table for each command.",
+)
+@click.option("--traceback", is_flag=True, help="On an error, show where in the code it happened.")
+def cli(*, traceback: bool) -> None:
+    """Molecular geometries from the ion momenta of Coulomb explosions.
+
+    Event by event: which geometries explain the momenta, with their probability and
+    uncertainty. Start with: flowcei demo
+    """
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code.
+
+    0 done, 1 error, 2 usage, 3 data rejected, 4 training diverged, 5 stopped at a limit.
+    """
+    trace = "--traceback" in sys.argv or os.environ.get("FLOWCEI_TRACEBACK", "") not in ("", "0")
+    try:
+        cli.main(standalone_mode=False, auto_envvar_prefix="FLOWCEI")
+        sys.stdout.flush()
+    except FlowceiError as error:
+        _leave(error, str(error), error.exit_code, trace=trace)
+    except click.ClickException as error:
+        _leave(error, error.format_message(), error.exit_code, trace=trace)
+    except (KeyboardInterrupt, click.Abort) as error:
+        _leave(error, "interrupted; nothing was left half-written", _INTERRUPTED, trace=trace)
+    except BrokenPipeError:
+        # The reader of our output, such as `head`, has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, MemoryError) as error:
+        _leave(error, str(error) or "out of memory; use fewer events or samples", 1, trace=trace)
+
+
+def _leave(error: BaseException, message: str, code: int, *, trace: bool) -> None:
+    if trace:
+        raise error
+    line = " ".join(message.split())
+    click.echo(f"flowcei: error: {line}", err=True)
+    sys.exit(code)

@@ -1,0 +1,86 @@
+"""Options that several commands share, so that they read and behave the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = [
+    "device_option",
+    "latent_option",
+    "note",
+    "noise_option",
+    "overwrite_option",
+    "samples_option",
+    "seed_option",
+    "settled_seed",
+    "text_table",
+]
+
+seed_option = click.option(
+    "--seed", type=click.IntRange(min=0), help="Of all randomness; drawn and printed if absent."
+)
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace files that exist.")
+device_option = click.option(
+    "--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps", help="Where to compute."
+)
+latent_option = click.option(
+    "--latent",
+    type=click.Choice(["prior", "training"]),
+    default="prior",
+    show_default=True,
+    help="Latents from their normal prior, or from those of the training set.",
+)
+noise_option = click.option(
+    "--noise",
+    metavar="LEVEL",
+    help="Detector noise of a momentum component: 1% of the rms component, or 0.5 (a.u.).",
+)
+samples_option = click.option(
+    "-n", "count", type=click.IntRange(min=1), default=100, show_default=True, help="Samples an event."
+)
+
+
+def note(text: str) -> None:
+    """Say something to the person, not to the pipe: on stderr."""
+    click.echo(text, err=True)
+
+
+def settled_seed(seed: int | None) -> int:
+    """Return the seed given, or draw one and print it."""
+    if seed is not None:
+        return seed
+    from flowcei.events.simulation import fresh_seed
+
+    drawn = fresh_seed()
+    note(f"seed {drawn}")
+    return drawn
+
+
+def fresh_folder(path: Path, *, overwrite: bool) -> Path:
+    """Make a folder for results; an existing one that is not empty needs --overwrite.
+
+    Raises:
+        UsageError: Where it exists with something in it, or cannot be made.
+    """
+    from flowcei.errors import UsageError
+
+    if path.is_dir() and any(path.iterdir()) and not overwrite:
+        msg = f"folder {path} exists; use --overwrite to replace files in it, or another -o"
+        raise UsageError(msg)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        msg = f"cannot make folder {path} ({error.strerror})"
+        raise UsageError(msg) from error
+    return path
+
+
+def text_table(table: pd.DataFrame, digits: int = 4) -> str:
+    """Return a table for a terminal, numbers with `digits` significant digits."""
+    return table.to_string(float_format=lambda v: f"{v:.{digits}g}", index=table.index.name is not None)

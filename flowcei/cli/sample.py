@@ -1,0 +1,92 @@
+"""`flowcei sample`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from flowcei.cli.options import (
+    device_option,
+    latent_option,
+    noise_option,
+    note,
+    overwrite_option,
+    samples_option,
+    seed_option,
+    settled_seed,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from flowcei.models.interface import Latent
+    from flowcei.posterior.samples import PosteriorSamples
+
+
+@click.command(short_help="Draw the geometries that explain measured momenta.")
+@click.option(
+    "--momenta", required=True, type=click.Path(path_type=Path), help="Events, .csv or .h5."
+)
+@samples_option
+@click.option("--model", help="Model file or run; the newest in runs/, else the bundled OCS model.")
+@noise_option
+@latent_option
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="File, .h5 or .csv; - for CSV on stdout; NAME.samples.h5 if absent.",
+)
+@seed_option
+@device_option
+@overwrite_option
+def sample(
+    *,
+    momenta: Path,
+    count: int,
+    model: str | None,
+    noise: str | None,
+    latent: Latent,
+    output: Path | None,
+    seed: int | None,
+    device: str,
+    overwrite: bool,
+) -> None:
+    """Draw, for every event of a file, geometries that explain its momenta.
+
+    Example: flowcei sample --momenta events.csv -n 100
+    """
+    from tqdm import tqdm
+
+    from flowcei.cli.runs import load_named
+    from flowcei.events.storage import read_events
+    from flowcei.posterior.storage import check_samples_path, write_samples, write_samples_csv
+
+    place = output or Path(f"{momenta.stem}.samples.h5")
+    to_pipe = str(place) == "-"
+    if not to_pipe:
+        check_samples_path(place, overwrite=overwrite)
+    name, reconstructor = load_named(model, device)
+    events = read_events(momenta, reconstructor.molecule)
+    note(f"model {name} ({reconstructor.architecture}, {reconstructor.molecule.name})")
+    if noise is None and events.sigma is None:
+        note(f"noise assumed: {reconstructor.default_noise} (say --noise to change)")
+    elif noise is None and (events.sigma == 0).any():
+        note(f"events without noise: {reconstructor.noise.low:.2%} assumed, the least the model knows")
+    seed = settled_seed(seed)
+    stream = reconstructor.stream(events, count, noise=noise, latent=latent, seed=seed)
+    with tqdm(total=len(events), unit=" events", disable=None, leave=False) as bar:
+
+        def counted() -> Iterator[PosteriorSamples]:
+            for part in stream:
+                yield part
+                bar.update(len(part))
+
+        if to_pipe:
+            write_samples_csv(counted(), click.get_text_stream("stdout"))
+            return
+        write_samples(counted(), place, overwrite=overwrite)
+    note(f"{len(events)} events x {count} samples written to {place}")
+    note(f"next: flowcei spread {place}")

@@ -1,0 +1,61 @@
+"""`flowcei spread`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from flowcei.cli.options import fresh_folder, note, overwrite_option, text_table
+
+
+@click.command(short_help="Tabulate and draw how far posterior samples lie apart.")
+@click.argument("samples", type=click.Path(path_type=Path))
+@click.option("--event", type=int, help="Number of the event to draw; the first if absent.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Folder; NAME-spread if absent."
+)
+@overwrite_option
+def spread(*, samples: Path, event: int | None, output: Path | None, overwrite: bool) -> None:
+    """Analyse the posterior spread of SAMPLES: per atom, bond and angle.
+
+    Writes spread.csv (every event), overall.csv and pictures; prints the overall table.
+    Positions are in the recoil frame: x along the ion with the longest momenta, y in the
+    plane of the momenta.
+
+    Example: flowcei spread events.samples.h5
+    """
+    import numpy as np
+
+    from flowcei.errors import UsageError
+    from flowcei.files import whole_file
+    from flowcei.posterior.storage import read_samples
+    from flowcei.report.figures import internal_figure, spread_figure
+    from flowcei.report.style import save
+
+    drawn = read_samples(samples)
+    index = 0
+    if event is not None:
+        found = np.flatnonzero(drawn.ids == event)
+        if not len(found):
+            msg = f"{samples} has no event {event}; it has {drawn.ids.min()} to {drawn.ids.max()}"
+            raise UsageError(msg)
+        index = int(found[0])
+    stem = samples.stem.removesuffix(".samples")
+    folder = fresh_folder(output or Path(f"{stem}-spread"), overwrite=overwrite)
+    result = drawn.spread()
+    overall = result.overall()
+    for name, table in (("spread.csv", result.per_event()), ("overall.csv", overall)):
+        with whole_file(folder / name, overwrite=overwrite) as path:
+            table.to_csv(path, index=False, float_format="%.6g")
+    number = result.ids[index]
+    pictures = {
+        "clouds.png": spread_figure(result),
+        "internal.png": internal_figure(result),
+        f"event-{number}-clouds.png": spread_figure(result, index),
+        f"event-{number}-internal.png": internal_figure(result, index),
+    }
+    for name, figure in pictures.items():
+        save(figure, folder / name, overwrite=overwrite)
+    click.echo(text_table(overall))
+    note(f"{len(drawn)} events; tables and pictures in {folder}")

@@ -1,0 +1,194 @@
+"""The pictures: of events (Newton, KER), of posteriors (spread) and of models (comparison)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import matplotlib as mpl
+import numpy as np
+
+from flowcei.physics.explosion import kinetic_energy
+from flowcei.posterior.spread import in_recoil_frame
+from flowcei.report.style import _STYLE, COLOURS, new_figure
+from flowcei.units import ELECTRONVOLT
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+    from flowcei.events.container import Events
+    from flowcei.posterior.spread import Spread
+
+__all__ = ["comparison_figure", "events_figure", "internal_figure", "spread_figure", "training_figure"]
+
+_MAX_POINTS = 3000
+_MAX_PERCENTILE = 99.5
+
+
+def spread_figure(
+    spread: Spread, event: int | None = None, truth: NDArray[np.float64] | None = None
+) -> Figure:
+    """Draw the clouds of atoms in the molecular plane, with their marginals.
+
+    Args:
+        spread: Of a file of samples.
+        event: Index of one event, or None for all of them together.
+        truth: True positions of that event in the recoil frame, (N, 3), bohr.
+    """
+    clouds = spread.positions.reshape(-1, *spread.positions.shape[2:])
+    title = f"{len(spread.positions)} events together"
+    if event is not None:
+        clouds, title = spread.positions[event], f"event {spread.ids[event]}"
+    with mpl.rc_context(_STYLE):
+        figure = new_figure(6.4, 4.8)
+        grid = figure.add_gridspec(2, 2, width_ratios=(4, 1), height_ratios=(1, 3))
+        plane = figure.add_subplot(grid[1, 0])
+        above = figure.add_subplot(grid[0, 0], sharex=plane)
+        right = figure.add_subplot(grid[1, 1], sharey=plane)
+        step = max(1, len(clouds) // _MAX_POINTS)
+        for k, label in enumerate(spread.molecule.labels):
+            x, y = clouds[:, k, 0], clouds[:, k, 1]
+            colour = COLOURS[k % len(COLOURS)]
+            plane.plot(x[::step], y[::step], ".", ms=2.5, alpha=0.35, color=colour, mew=0)
+            plane.plot(x.mean(), y.mean(), "o", ms=7, mfc="white", mec=colour, mew=1.5, label=label)
+            above.hist(x, bins=60, density=True, histtype="stepfilled", alpha=0.6, color=colour)
+            right.hist(
+                y, bins=60, density=True, histtype="stepfilled", alpha=0.6, color=colour,
+                orientation="horizontal",
+            )
+            if truth is not None:
+                plane.plot(
+                    truth[k, 0], truth[k, 1], "x", ms=8, color="black", mew=1.5,
+                    label="true" if k == 0 else None,
+                )
+        plane.set(xlabel="x along the first momentum (bohr)", ylabel="y in the momentum plane (bohr)")
+        plane.legend(loc="best", title="mean of")
+        for side in (above, right):
+            side.tick_params(labelbottom=side is right, labelleft=side is above)
+        above.set_ylabel("density\n(1/bohr)")
+        right.set_xlabel("density\n(1/bohr)")
+        above.set_title(f"{spread.molecule.name}: posterior positions, {title}", loc="left")
+    return figure
+
+
+def internal_figure(spread: Spread, event: int | None = None) -> Figure:
+    """Draw the distributions of bonds and angles, with the central 68 %."""
+    chosen = [i for i, q in enumerate(spread.names) if q.kind != "atom"]
+    values = spread.values.reshape(-1, len(spread.names)) if event is None else spread.values[event]
+    title = f"{len(spread.values)} events together" if event is None else f"event {spread.ids[event]}"
+    columns = min(3, max(1, len(chosen)))
+    rows = -(-max(1, len(chosen)) // columns)
+    with mpl.rc_context(_STYLE):
+        figure = new_figure(2.6 * columns + 0.4, 2.3 * rows + 0.3)
+        figure.suptitle(f"{spread.molecule.name}: posterior, {title}", fontsize=9, x=0.02, ha="left")
+        for place, i in enumerate(chosen, start=1):
+            quantity, axes = spread.names[i], figure.add_subplot(rows, columns, place)
+            low, middle, high = np.percentile(values[:, i], (16, 50, 84))
+            axes.hist(values[:, i], bins=50, density=True, color=COLOURS[0], alpha=0.7)
+            axes.axvspan(low, high, color=COLOURS[4], alpha=0.25, lw=0)
+            axes.axvline(middle, color="black", lw=1)
+            kind = "angle" if quantity.kind == "angle" else "length"
+            axes.set(xlabel=f"{quantity.name} {kind} ({quantity.unit})", yticks=[])
+            axes.set_title(f"{middle:.3g} +{high - middle:.2g} -{middle - low:.2g} {quantity.unit}")
+    return figure
+
+
+def comparison_figure(table: pd.DataFrame) -> Figure:
+    """Draw MSE, MAE and per-atom error of models beside the null models, and their coverage.
+
+    Args:
+        table: As `flowcei.evaluation.comparison.compare` returns it.
+    """
+    panels = (
+        ("std_mse", "MSE (standardised units)"),
+        ("std_mae", "MAE (standardised units)"),
+        ("atom_error", "error per atom (bohr)"),
+    )
+    names = list(table.index)
+    y = np.arange(len(names))
+    with mpl.rc_context(_STYLE):
+        figure = new_figure(9.6, 0.8 + 0.5 * len(names) + 0.6)
+        axes = figure.subplots(1, 4, sharey=True)
+        for axis, (key, label) in zip(axes, panels, strict=False):
+            for shift, kind, text, colour in (
+                (-0.19, "mean", "posterior mean", COLOURS[0]),
+                (0.19, "sample", "one random sample", COLOURS[4]),
+            ):
+                values = table[f"{key}_{kind}"].to_numpy()
+                axis.barh(y + shift, values, height=0.36, color=colour, label=text)
+                _write_values(axis, y + shift, values)
+            axis.set_xlabel(label)
+            axis.set_xlim(0, 1.3 * max(table[f"{key}_mean"].max(), table[f"{key}_sample"].max()))
+        _coverage_panel(axes[3], table, y)
+        axes[0].set_yticks(y, names)
+        axes[0].invert_yaxis()
+        handles, labels = axes[0].get_legend_handles_labels()
+        more = axes[3].get_legend_handles_labels()
+        figure.legend(handles + more[0], labels + more[1], loc="outside upper center", ncols=4)
+    return figure
+
+
+def _write_values(axis: Axes, y: NDArray[np.float64], values: NDArray[np.float64]) -> None:
+    for place, value in zip(y, values, strict=True):
+        axis.annotate(
+            f"{value:.3g}", (value, place), xytext=(3, 0), textcoords="offset points",
+            va="center", fontsize=7,
+        )
+
+
+def _coverage_panel(axis: Axes, table: pd.DataFrame, y: NDArray[np.float64]) -> None:
+    for level, marker, colour in ((50, "o", COLOURS[2]), (90, "D", COLOURS[3])):
+        axis.axvline(level, color=colour, lw=1, ls=":")
+        axis.plot(
+            100 * table[f"coverage_{level}"], y, marker, color=colour, label=f"coverage of {level} %"
+        )
+    axis.set(xlabel="coverage (%), dotted: wanted", xlim=(0, 102))
+
+
+def events_figure(events: Events) -> Figure:
+    """Draw the Newton plot of events in their recoil frames, and their kinetic energy release."""
+    p = _momenta_in_recoil_frame(events)
+    first = np.linalg.norm(p, axis=(0, 2)).argmax()
+    unit = np.linalg.norm(p[:, first], axis=-1)[:, None, None]
+    with mpl.rc_context(_STYLE):
+        figure = new_figure(7.4, 3.2)
+        newton, ker = figure.subplots(1, 2, width_ratios=(3, 2))
+        step = max(1, len(p) // _MAX_POINTS)
+        for k, label in enumerate(events.molecule.labels):
+            q = (p / unit)[::step, k]
+            newton.plot(
+                q[:, 0], q[:, 1], ".", ms=2.5, alpha=0.4, mew=0, color=COLOURS[k % len(COLOURS)]
+            )
+            newton.plot([], [], "o", ms=5, color=COLOURS[k % len(COLOURS)], label=label)
+        name = events.molecule.labels[first]
+        newton.set(xlabel=f"$p_x$ / |p({name})|", ylabel=f"$p_y$ / |p({name})|", title="Newton plot")
+        newton.legend(title="ion")
+        energy = kinetic_energy(p, events.molecule.masses) / ELECTRONVOLT
+        ker.hist(energy[energy <= np.percentile(energy, _MAX_PERCENTILE)], bins=60, color=COLOURS[0])
+        ker.set(xlabel="kinetic energy release (eV)", ylabel="events", title="KER")
+    return figure
+
+
+def _momenta_in_recoil_frame(events: Events) -> NDArray[np.float64]:
+    """Return the momenta (E, N, 3) turned into their own frame, the total shared by mass."""
+    m = events.molecule.masses
+    p = events.momenta - (m / m.sum())[:, None] * events.momenta.sum(axis=1, keepdims=True)
+    # Velocities turn like positions, and their centre of mass is at rest already.
+    turned = in_recoil_frame(events.molecule, events.momenta, (p / m[:, None])[:, None])[:, 0]
+    return turned * m[:, None]
+
+
+def training_figure(metrics: pd.DataFrame) -> Figure:
+    """Draw training and validation loss against epochs."""
+    with mpl.rc_context(_STYLE):
+        figure = new_figure(4.6, 3.0)
+        axis = figure.subplots()
+        axis.plot(metrics["epoch"], metrics["train_loss"], color=COLOURS[0], label="training")
+        axis.plot(
+            metrics["epoch"], metrics["validation_loss"], "o--", ms=3, color=COLOURS[1], label="validation"
+        )
+        axis.set(xlabel="epoch", ylabel="loss (nats, standardised chart)")
+        axis.legend()
+    return figure
