@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from flowcei.molecule import Molecule
     from flowcei.posterior.samples import PosteriorSamples
 
-__all__ = ["PERCENTILES", "Quantity", "Spread", "in_recoil_frame", "quantities"]
+__all__ = ["PERCENTILES", "Quantity", "Spread", "along", "in_recoil_frame", "quantities"]
 
 PERCENTILES = (5, 16, 50, 84, 95)
 """The percentiles that every table holds."""
@@ -61,12 +61,32 @@ def in_recoil_frame(
         >>> in_recoil_frame(e.molecule, e.momenta, e.positions[:, None]).shape
         (2, 1, 3, 3)
     """
-    p = torch.from_numpy(np.ascontiguousarray(momenta, dtype=np.float64))
-    frame = RecoilFrame.of(molecule, p, reflect=False)
+    frame, p = _frame(molecule, momenta)
     rotation = frame.enter(p, torch.ones(len(p), dtype=p.dtype)).rotation.numpy()
     x = np.asarray(positions, dtype=np.float64)
     x = x - (molecule.masses / molecule.masses.sum() @ x)[:, :, None]
     return x @ np.swapaxes(rotation, 1, 2)[:, None]
+
+
+def along(molecule: Molecule, momenta: NDArray[np.float64]) -> str:
+    """Return the label of the ion whose momentum is the x axis of the recoil frame.
+
+    Of identical ions it is the faster one, here by the label of its place.
+
+    Example:
+        >>> import flowcei
+        >>> e = flowcei.simulate("ocs", 2, seed=1)
+        >>> along(e.molecule, e.momenta)
+        's'
+    """
+    return molecule.labels[_frame(molecule, momenta)[0].axes[0]]
+
+
+def _frame(
+    molecule: Molecule, momenta: NDArray[np.float64]
+) -> tuple[RecoilFrame, torch.Tensor]:
+    p = torch.from_numpy(np.ascontiguousarray(momenta, dtype=np.float64))
+    return RecoilFrame.of(molecule, p, reflect=False), p
 
 
 def quantities(
@@ -114,6 +134,7 @@ class Spread:
         names: The Q quantities.
         values: (E, n, Q), bohr or degrees.
         ids: The number of each event, (E,).
+        along: Label of the ion whose momentum is the x axis.
     """
 
     molecule: Molecule
@@ -121,13 +142,15 @@ class Spread:
     names: list[Quantity]
     values: NDArray[np.float64]
     ids: NDArray[np.int64]
+    along: str
 
     @classmethod
     def of(cls, samples: PosteriorSamples) -> Spread:
         """Compute the spread of samples."""
         positions = in_recoil_frame(samples.molecule, samples.momenta, samples.positions)
         names, values = quantities(samples.molecule, positions)
-        return cls(samples.molecule, positions, names, values, samples.ids)
+        axis = along(samples.molecule, samples.momenta)
+        return cls(samples.molecule, positions, names, values, samples.ids, axis)
 
     def per_event(self) -> pd.DataFrame:
         """Return a row per event and quantity: mean, deviation and percentiles of its samples."""

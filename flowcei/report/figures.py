@@ -53,9 +53,9 @@ def spread_figure(
             colour = COLOURS[k % len(COLOURS)]
             plane.plot(x[::step], y[::step], ".", ms=2.5, alpha=0.35, color=colour, mew=0)
             plane.plot(x.mean(), y.mean(), "o", ms=7, mfc="white", mec=colour, mew=1.5, label=label)
-            above.hist(x, bins=60, density=True, histtype="stepfilled", alpha=0.6, color=colour)
+            above.hist(x, bins=_bins(len(clouds)), density=True, histtype="stepfilled", alpha=0.6, color=colour)
             right.hist(
-                y, bins=60, density=True, histtype="stepfilled", alpha=0.6, color=colour,
+                y, bins=_bins(len(clouds)), density=True, histtype="stepfilled", alpha=0.6, color=colour,
                 orientation="horizontal",
             )
             if truth is not None:
@@ -63,7 +63,10 @@ def spread_figure(
                     truth[k, 0], truth[k, 1], "x", ms=8, color="black", mew=1.5,
                     label="true" if k == 0 else None,
                 )
-        plane.set(xlabel="x along the first momentum (bohr)", ylabel="y in the momentum plane (bohr)")
+        plane.set(
+            xlabel=f"x along the momentum of {spread.along} (bohr)",
+            ylabel="y in the plane of the momenta (bohr)",
+        )
         plane.legend(loc="best", title="mean of")
         for side in (above, right):
             side.tick_params(labelbottom=side is right, labelleft=side is above)
@@ -86,13 +89,18 @@ def internal_figure(spread: Spread, event: int | None = None) -> Figure:
         for place, i in enumerate(chosen, start=1):
             quantity, axes = spread.names[i], figure.add_subplot(rows, columns, place)
             low, middle, high = np.percentile(values[:, i], (16, 50, 84))
-            axes.hist(values[:, i], bins=50, density=True, color=COLOURS[0], alpha=0.7)
+            axes.hist(values[:, i], bins=_bins(len(values)), density=True, color=COLOURS[0], alpha=0.7)
             axes.axvspan(low, high, color=COLOURS[4], alpha=0.25, lw=0)
             axes.axvline(middle, color="black", lw=1)
             kind = "angle" if quantity.kind == "angle" else "length"
             axes.set(xlabel=f"{quantity.name} {kind} ({quantity.unit})", yticks=[])
             axes.set_title(f"{middle:.3g} +{high - middle:.2g} -{middle - low:.2g} {quantity.unit}")
     return figure
+
+
+def _bins(count: int) -> int:
+    """Return a number of bins that leaves enough in each (J. Rice's rule), 60 at the most."""
+    return int(min(60, 2 * count ** (1 / 3)))
 
 
 def comparison_figure(table: pd.DataFrame) -> Figure:
@@ -110,6 +118,7 @@ def comparison_figure(table: pd.DataFrame) -> Figure:
     y = np.arange(len(names))
     with mpl.rc_context(_STYLE):
         figure = new_figure(9.6, 0.8 + 0.5 * len(names) + 0.6)
+        figure.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr]
         axes = figure.subplots(1, 4, sharey=True)
         for axis, (key, label) in zip(axes, panels, strict=False):
             for shift, kind, text, colour in (
@@ -161,12 +170,14 @@ def events_figure(events: Events) -> Figure:
             newton.plot(
                 q[:, 0], q[:, 1], ".", ms=2.5, alpha=0.4, mew=0, color=COLOURS[k % len(COLOURS)]
             )
+            if k == first:  # all of its points are one
+                newton.plot(1.0, 0.0, "o", ms=6, color=COLOURS[k % len(COLOURS)])
             newton.plot([], [], "o", ms=5, color=COLOURS[k % len(COLOURS)], label=label)
         name = events.molecule.labels[first]
         newton.set(xlabel=f"$p_x$ / |p({name})|", ylabel=f"$p_y$ / |p({name})|", title="Newton plot")
         newton.legend(title="ion")
         energy = kinetic_energy(p, events.molecule.masses) / ELECTRONVOLT
-        ker.hist(energy[energy <= np.percentile(energy, _MAX_PERCENTILE)], bins=60, color=COLOURS[0])
+        ker.hist(energy[energy <= np.percentile(energy, _MAX_PERCENTILE)], bins=_bins(len(p)), color=COLOURS[0])
         ker.set(xlabel="kinetic energy release (eV)", ylabel="events", title="KER")
     return figure
 

@@ -1,0 +1,59 @@
+"""The model inside the package is what its description says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import flowcei
+from flowcei.evaluation.comparison import compare
+from flowcei.evaluation.metrics import central_coverage
+from flowcei.posterior.spread import in_recoil_frame
+
+PATH = Path(flowcei.__file__).parent / "assets" / "ocs.safetensors"
+
+
+@pytest.fixture(scope="module")
+def model() -> flowcei.Reconstructor:
+    """Return the bundled model."""
+    return flowcei.load()
+
+
+def test_it_is_small_and_a_flow_of_eight_couplings(model: flowcei.Reconstructor) -> None:
+    """Under 4 MB, cinn, 8 couplings, trained for 0.1 % to 5 % noise."""
+    assert PATH.stat().st_size < 4e6
+    assert model.architecture == "cinn"
+    assert model.model.options.to_dict()["couplings"] == 8
+    assert (model.noise.low, model.noise.high) == (0.001, 0.05)
+    assert model.card["round_trip_error"] < 1e-4
+
+
+def test_its_figures_are_those_of_its_description(model: flowcei.Reconstructor) -> None:
+    """Per-atom error, coverage and the null model, measured again on other unseen events."""
+    said = model.card["figures"]["at noise 1%"]
+    events = flowcei.simulate("ocs", 4000, noise="1%", seed=4321)
+    table = compare({"model": model}, events, n=100)
+    for row in ("model", "mean"):
+        found = table.loc[row, "atom_error_mean"]
+        assert found == pytest.approx(said[row]["atom_error_mean"], rel=0.04)
+    assert table.loc["model", "atom_error_mean"] <= 0.042
+    assert table.loc["mean", "atom_error_mean"] > 0.16
+
+
+@pytest.mark.parametrize("noise", ["0.3%", "1%", "3%"])
+def test_every_chart_coordinate_is_covered(model: flowcei.Reconstructor, noise: str) -> None:
+    """50 % and 90 % intervals hold the truth within 2.5 points, over 4,000 unseen events."""
+    events = flowcei.simulate("ocs", 4000, noise=noise, seed=77)
+    assert events.positions is not None
+    drawn = model.sample(events, 100, seed=1)
+    bonds = [(j, i) for i, j in model.frame.tree]
+
+    def chart(x: np.ndarray) -> np.ndarray:
+        turned = in_recoil_frame(events.molecule, events.momenta, x)
+        return np.concatenate([turned[:, :, a] - turned[:, :, b] for a, b in bonds], axis=-1)
+
+    truth, samples = chart(events.positions[:, None])[:, 0], chart(drawn.positions)
+    for level in (0.5, 0.9):
+        np.testing.assert_allclose(central_coverage(truth, samples, level), level, atol=0.025)

@@ -1,0 +1,299 @@
+"""The command line as a person types it: what it does, says, and leaves behind."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import flowcei
+from flowcei.cli.main import main
+
+TINY = ["--epochs", "1", "--events", "1000", "--hidden", "8", "--seed", "1"]
+
+
+@pytest.fixture(autouse=True)
+def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+class _Shell:
+    """Runs `flowcei ...` in this process and keeps what it printed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch = monkeypatch
+        self._capsys = capsys
+        self.out = ""
+        self.err = ""
+
+    def __call__(self, *words: str) -> int:
+        self._monkeypatch.setattr(sys, "argv", ["flowcei", *map(str, words)])
+        try:
+            main()
+            code = 0
+        except SystemExit as leave:
+            code = int(leave.code or 0)
+        self.out, self.err = self._capsys.readouterr()
+        return code
+
+
+@pytest.fixture
+def flow(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> _Shell:
+    """`flow("simulate", "ocs")` runs a command and returns its exit code."""
+    return _Shell(monkeypatch, capsys)
+
+
+def _files() -> set[str]:
+    return {str(p) for p in Path().rglob("*")}
+
+
+def test_help_answers_without_torch() -> None:
+    """`flowcei --help` imports neither torch nor numba, NumPy or matplotlib."""
+    code = (
+        "import sys; sys.argv = ['flowcei', '--help']\n"
+        "from flowcei.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'numba', 'numpy', 'matplotlib', 'pandas'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for command in ("simulate", "train", "sample", "spread", "compare", "info", "demo"):
+        assert command in done.stdout
+
+
+@pytest.mark.parametrize(
+    "command", ["simulate", "train", "sample", "spread", "compare", "info", "demo"]
+)
+def test_every_command_explains_itself(flow: _Shell, command: str) -> None:
+    """-h works everywhere and shows an example or what it does."""
+    assert flow(command, "-h") == 0
+    assert "Usage: flowcei" in flow.out
+
+
+def test_the_two_lines_work_as_typed(flow: _Shell) -> None:
+    """Train (made small), then sample with the model it left in runs/."""
+    assert flow("train", "--arch", "cinn", "--couplings", "8", *TINY) == 0
+    run = Path("runs/ocs-cinn-1")
+    assert {p.name for p in run.iterdir()} == {
+        "model.safetensors", "metrics.csv", "config.toml", "loss.png"
+    }  # fmt: skip
+    assert tomllib.loads((run / "config.toml").read_text())["train"]["couplings"] == 8
+    assert list(pd.read_csv(run / "metrics.csv")["epoch"]) == [1]
+    assert flow("simulate", "ocs", "-n", "20", "--noise", "1%", "-o", "file.csv") == 0
+    assert "seed" in flow.err
+    assert flow("sample", "--momenta", "file.csv", "-n", "100") == 0
+    assert "ocs-cinn-1" in flow.err
+    drawn = flowcei.read_samples("file.samples.h5")
+    assert drawn.positions.shape == (20, 100, 3, 3)
+    assert drawn.log_prob is not None
+    assert flow.out == ""
+
+
+def test_without_a_run_the_bundled_model_answers(flow: _Shell) -> None:
+    """In an empty folder `sample` needs no training, and finds the bond lengths."""
+    flow("simulate", "ocs", "-n", "50", "--noise", "1%", "--seed", "5", "-o", "file.csv")
+    assert flow("sample", "--momenta", "file.csv", "-n", "100", "--seed", "1") == 0
+    assert "bundled" in flow.err
+    events = flowcei.read_events("file.csv")
+    assert events.positions is not None
+    error = flowcei.read_samples("file.samples.h5").mean() - events.positions
+    assert np.linalg.norm(error, axis=-1).mean() < 0.05
+
+
+def test_samples_to_a_pipe_are_csv_and_nothing_else(flow: _Shell) -> None:
+    """`-o -`: data on stdout, words on stderr."""
+    flow("simulate", "ocs", "-n", "3", "--seed", "5", "-o", "file.csv")
+    assert flow("sample", "--momenta", "file.csv", "-n", "2", "--seed", "1", "-o", "-") == 0
+    lines = flow.out.splitlines()
+    assert lines[0].startswith("event,sample,cx,cy,cz,ox")
+    assert len(lines) == 1 + 6
+    assert _files() == {"file.csv"}
+    assert flow("simulate", "ocs", "-n", "2", "--seed", "1", "-o", "-") == 0
+    assert flow.out.startswith("cx,cy,cz")
+
+
+def test_the_same_seed_gives_the_same_files(flow: _Shell) -> None:
+    """Simulation and samples are reproducible to the last digit."""
+    for name in ("a", "b"):
+        flow("simulate", "ocs", "-n", "5", "--noise", "1%", "--seed", "9", "-o", f"{name}.csv")
+        flow("sample", "--momenta", f"{name}.csv", "-n", "3", "--seed", "2", "-o", f"{name}-s.csv")
+    assert Path("a.csv").read_bytes() == Path("b.csv").read_bytes()
+    assert Path("a-s.csv").read_bytes() == Path("b-s.csv").read_bytes()
+
+
+def test_spread_compare_and_info(flow: _Shell) -> None:
+    """Tables on stdout, files where they are said to be."""
+    flow("simulate", "ocs", "-n", "30", "--noise", "1%", "--seed", "5", "-o", "e.h5")
+    flow("sample", "--momenta", "e.h5", "-n", "50", "--model", "bundled", "-o", "s.h5", "--seed", "1")
+    assert flow("spread", "s.h5", "--event", "3") == 0
+    assert "o-c-s" in flow.out
+    assert "s-spread/event-3-clouds.png" in _files()
+    assert len(pd.read_csv("s-spread/spread.csv")) == 30 * 12
+    assert flow("spread", "s.h5", "--event", "99", "-o", "x") == 2
+    assert flow("compare", "bundled", "--data", "e.h5", "-n", "20") == 0
+    table = pd.read_csv("comparison/comparison.csv", index_col="model")
+    assert list(table.index) == ["bundled", "mean", "marginal"]
+    assert table.loc["bundled", "atom_error_mean"] < 0.5 * table.loc["mean", "atom_error_mean"]
+    for name, word in (("e.h5", "events"), ("s.h5", "posterior samples")):
+        assert flow("info", name, "--json") == 0
+        assert json.loads(flow.out)["content"] == word
+    model = Path(flowcei.__file__).parent / "assets" / "ocs.safetensors"
+    assert flow("info", str(model)) == 0
+    assert "cinn" in flow.out
+
+
+def test_configuration_file_environment_and_flag_in_order(
+    flow: _Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flag before environment before --config before default."""
+    Path("run.toml").write_text('[simulate]\ncount = 3\nnoise = "2%"\nseed = 4\n')
+    flow("--config", "run.toml", "simulate", "ocs", "-o", "a.csv")
+    assert len(flowcei.read_events("a.csv")) == 3
+    monkeypatch.setenv("FLOWCEI_SIMULATE_COUNT", "5")
+    flow("--config", "run.toml", "simulate", "ocs", "-o", "b.csv")
+    assert len(flowcei.read_events("b.csv")) == 5
+    flow("--config", "run.toml", "simulate", "ocs", "-n", "7", "-o", "c.csv")
+    assert len(flowcei.read_events("c.csv")) == 7
+    Path("bad.toml").write_text("[simulate]\nevents = 3\n")
+    assert flow("--config", "bad.toml", "simulate", "ocs") == 2
+    assert "no option 'events'" in flow.err
+
+
+def test_demo_makes_everything(flow: _Shell) -> None:
+    """Tables and pictures of all steps, in one folder; a second time only with --overwrite."""
+    assert flow("demo", "--quick") == 0
+    expected = {
+        "events.csv", "events.png", "samples.h5", "cinn/model.safetensors", "cvae/model.safetensors",
+        "spread/overall.csv", "spread/clouds.png", "comparison/comparison.csv",
+        "comparison/comparison.png",
+    }  # fmt: skip
+    assert {f"demo/{name}" for name in expected} <= _files()
+    table = pd.read_csv("demo/comparison/comparison.csv", index_col="model")
+    assert list(table.index) == ["cinn", "cvae", "mean", "marginal"]
+    before = _files()
+    assert flow("demo", "--quick") == 2
+    assert _files() == before
+
+
+HEADER = "pcx,pcy,pcz,pox,poy,poz,psx,psy,psz"
+ROW = "1,2,3,100,-5,6,-101,3,-9"
+BAD_EVENTS = {
+    "missing column": (HEADER[:-4] + "\n" + ROW[:-3], "psz"),
+    "duplicate column": (HEADER + ",pcx\n" + ROW + ",1", "pcx"),
+    "unknown column": (HEADER + ",energy\n" + ROW + ",1", "energy"),
+    "semicolons": (HEADER.replace(",", ";") + "\n" + ROW.replace(",", ";"), "';'"),
+    "text": (HEADER + f"\n{ROW}\n1,2,x3,100,-5,6,-101,3,-9", "row 2, column 'pcz'"),
+    "blank cell": (HEADER + f"\n{ROW}\n1,2,,100,-5,6,-101,3,-9", "row 2, column 'pcz'"),
+    "nan": (HEADER + "\n1,2,nan,100,-5,6,-101,3,-9", "row 1, column 'pcz'"),
+    "infinite": (HEADER + "\n1,2,1e400,100,-5,6,-101,3,-9", "row 1, column 'pcz'"),
+    "no rows": (HEADER + "\n", "no event"),
+    "other molecule": ("pox,poy,poz,ph1x,ph1y,ph1z,ph2x,ph2y,ph2z\n" + ROW, "pcx"),
+    "empty": ("", "empty"),
+}
+
+
+@pytest.mark.parametrize(("text", "where"), BAD_EVENTS.values(), ids=BAD_EVENTS)
+def test_bad_event_files_are_rejected_in_one_line(flow: _Shell, text: str, where: str) -> None:
+    """Exit code 3, one line that names the file and the place, and nothing written."""
+    Path("bad.csv").write_text(text)
+    assert flow("sample", "--momenta", "bad.csv", "-n", "5", "--seed", "1") == 3
+    last = flow.err.strip().splitlines()
+    assert last[-1].startswith("flowcei: error: bad.csv")
+    assert where in last[-1]
+    assert _files() == {"bad.csv"}
+
+
+def test_wrong_use_is_refused_with_code_2_and_leaves_nothing(flow: _Shell) -> None:
+    """Options, names and files that cannot be meant."""
+    Path("good.csv").write_text(f"{HEADER}\n{ROW}\n")
+    refused = [
+        ["sample", "--momenta", "good.csv", "-n", "0"],
+        ["sample", "--momenta", "missing.csv"],
+        ["sample", "--momenta", "good.csv", "--model", "nowhere"],
+        ["sample", "--momenta", "good.csv", "--noise", "much"],
+        ["sample", "--momenta", "good.csv", "--noise", "50%"],
+        ["sample", "--momenta", "good.csv", "-o", "x.docx"],
+        ["sample", "--momenta", "good.csv", "-o", "no/such/folder.h5"],
+        ["simulate", "unobtainium"],
+        ["simulate", "ocs", "-n", "0"],
+        ["simulate", "ocs", "--prior", "nonsense"],
+        ["simulate", "ocs", "--accuracy", "1e-20"],
+        ["train", "--arch", "transformer"],
+        ["train", "--arch", "cvae", "--couplings", "8"],
+        ["train", "--couplings", "0"],
+        ["train", "--epochs", "0"],
+        ["train", "--events", "5"],
+        ["train", "--device", "abacus"],
+        ["compare", "bundled", "bundled", "--data", "good.csv"],
+        ["frobnicate"],
+    ]
+    for words in refused:
+        assert flow(*words) == 2, words
+        assert flow.err.strip().splitlines()[-1].startswith("flowcei: error:"), words
+        assert "Traceback" not in flow.err
+        assert _files() == {"good.csv"}, words
+
+
+def test_a_model_of_another_molecule_is_refused(flow: _Shell) -> None:
+    """Water events, given the OCS model: by columns (CSV) and by what the file says (HDF5)."""
+    for name in ("w.csv", "w.h5"):
+        flow("simulate", "h2o", "-n", "3", "--seed", "1", "-o", name)
+        assert flow("sample", "--momenta", name, "--model", "bundled", "--seed", "1") == 3
+        assert name in flow.err
+
+
+def test_what_exists_is_kept_unless_told(flow: _Shell) -> None:
+    """Outputs that exist are refused before any work, and replaced by --overwrite."""
+    line = ["simulate", "ocs", "-n", "2", "--seed", "1", "-o", "e.csv"]
+    assert flow(*line) == 0
+    before = Path("e.csv").read_bytes()
+    assert flow("simulate", "ocs", "-n", "3", "--seed", "2", "-o", "e.csv") == 2
+    assert "--overwrite" in flow.err
+    assert Path("e.csv").read_bytes() == before
+    assert flow("simulate", "ocs", "-n", "3", "--seed", "2", "-o", "e.csv", "--overwrite") == 0
+    assert len(flowcei.read_events("e.csv")) == 3
+
+
+def test_damaged_models_are_rejected(flow: _Shell) -> None:
+    """Text, a truncated file and a foreign one: exit code 3, naming the file."""
+    good = (Path(flowcei.__file__).parent / "assets" / "ocs.safetensors").read_bytes()
+    Path("good.csv").write_text(f"{HEADER}\n{ROW}\n")
+    for name, content in {"text": b"hello", "cut": good[: len(good) // 2], "zero": bytes(4000)}.items():
+        path = Path(f"{name}.safetensors")
+        path.write_bytes(content)
+        assert flow("sample", "--momenta", "good.csv", "--model", str(path), "--seed", "1") == 3
+        assert path.name in flow.err
+
+
+def test_training_that_diverges_ends_with_code_4(flow: _Shell) -> None:
+    """A mad learning rate: one line that says what to try, and no run folder."""
+    code = flow("train", "--learning-rate", "1e30", "--epochs", "3", "--events", "2000", "--batch", "100",
+                "--seed", "1", "--couplings", "2")  # fmt: skip
+    assert code == 4
+    assert "--learning-rate" in flow.err
+    assert _files() == set()
+
+
+def test_training_on_a_file_and_comparing_on_it(flow: _Shell) -> None:
+    """`train --data` keeps its test rows for `compare`."""
+    flow("simulate", "ocs", "-n", "500", "--seed", "3", "-o", "d.csv")
+    assert flow("train", "--data", "d.csv", "--epochs", "2", "--hidden", "8", "--seed", "1", "-o", "r") == 0
+    assert flow("compare", "r", "--data", "d.csv", "-n", "10", "--noise", "1%") == 0
+    assert "only its 50 test events" in flow.err
+    assert flow("train", "--data", "d.csv", "--prior", "broad") == 2
+
+
+def test_traceback_only_on_request(flow: _Shell) -> None:
+    """One line by default; the whole story with --traceback."""
+    assert flow("simulate", "unobtainium") == 2
+    assert len(flow.err.strip().splitlines()) == 1
+    with pytest.raises(flowcei.errors.UsageError):
+        flow("--traceback", "simulate", "unobtainium")

@@ -1,0 +1,91 @@
+"""The posterior spread: numbers that can be worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from flowcei.events.simulation import simulate
+from flowcei.molecule import Molecule
+from flowcei.posterior.samples import PosteriorSamples
+from flowcei.posterior.spread import PERCENTILES, Spread, in_recoil_frame, quantities
+
+
+def _samples(n: int = 4000, sigma: float = 0.1) -> PosteriorSamples:
+    """Return samples of 3 OCS events: the truth plus isotropic normal noise on each atom."""
+    events = simulate("ocs", 3, prior="broad", seed=4)
+    assert events.positions is not None
+    noise = np.random.default_rng(0).normal(0.0, sigma, (3, n, 3, 3))
+    return PosteriorSamples(
+        molecule=events.molecule,
+        momenta=events.momenta,
+        positions=(events.positions[:, None] + noise).astype(np.float32),
+        log_prob=None,
+        ids=np.array([7, 8, 9]),
+        sigma=np.ones(3),
+    )
+
+
+def test_bonds_and_angles_of_water_are_those_of_its_geometry() -> None:
+    """r(OH) 0.9578 angstrom = 1.810 bohr, and 104.48 degrees."""
+    water = Molecule.load("h2o")
+    names, values = quantities(water, water.equilibrium)
+    found = {q.name: float(v) for q, v in zip(names, values, strict=True)}
+    assert found["o-h1"] == pytest.approx(1.8100, abs=2e-3)
+    assert found["h1-o-h2"] == pytest.approx(104.48, abs=0.05)
+
+
+def test_bonds_and_angles_survive_rotation_and_translation() -> None:
+    """Internal coordinates see neither where nor how a molecule lies."""
+    events = simulate("ch2o", 20, seed=1)
+    turned = simulate("ch2o", 20, seed=1).positions
+    assert events.positions is not None
+    assert turned is not None
+    rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
+    names, before = quantities(events.molecule, events.positions)
+    after = quantities(events.molecule, turned @ rotation.T + [3.0, -1.0, 2.0])[1]
+    internal = [i for i, q in enumerate(names) if q.kind != "atom"]
+    np.testing.assert_allclose(after[:, internal], before[:, internal], atol=1e-9)
+
+
+def test_recoil_frame_has_its_axes_along_the_momenta() -> None:
+    """Momenta over masses, turned like positions: first ion on x, second in the xy plane."""
+    events = simulate("ocs", 50, seed=2)
+    velocities = events.momenta / events.molecule.masses[:, None]
+    turned = in_recoil_frame(events.molecule, events.momenta, velocities[:, None])[:, 0]
+    sulfur, oxygen = turned[:, 2], turned[:, 1]
+    speed = np.linalg.norm(sulfur, axis=1)
+    np.testing.assert_allclose(sulfur[:, 0], speed, rtol=1e-12)
+    np.testing.assert_allclose(oxygen[:, 2], 0.0, atol=1e-12 * speed.max())
+
+
+def test_spread_of_known_noise_is_that_noise() -> None:
+    """Isotropic noise sigma per atom, less the centre of mass, in every row of the table."""
+    samples = _samples()
+    mass = samples.molecule.masses / samples.molecule.masses.sum()
+    # Of x_i - sum_j w_j x_j: variance sigma^2 ((1 - w_i)^2 + sum over the others of w_j^2).
+    expected = 0.1 * np.sqrt((1 - mass) ** 2 + (mass**2).sum() - mass**2)
+    spread = samples.spread()
+    table = spread.per_event()
+    for label, sigma in zip(samples.molecule.labels, expected, strict=True):
+        rows = table[table["quantity"].isin([f"{label}.x", f"{label}.y", f"{label}.z"])]
+        np.testing.assert_allclose(rows["sd"], sigma, rtol=0.05)
+        np.testing.assert_allclose((rows["p84"] - rows["p16"]) / 2, sigma, rtol=0.06)
+        np.testing.assert_allclose((rows["p95"] - rows["p05"]) / 2, 1.645 * sigma, rtol=0.06)
+    np.testing.assert_allclose(spread.per_atom(), np.sqrt(3) * expected * np.ones((3, 1)), rtol=0.05)
+
+
+def test_tables_hold_every_quantity_of_every_event() -> None:
+    """9 coordinates, 2 bonds and 1 angle for each of 3 events; event numbers are kept."""
+    table = _samples(50).spread().per_event()
+    assert len(table) == 3 * 12
+    assert sorted(set(table["event"])) == [7, 8, 9]
+    assert {f"p{p:02d}" for p in PERCENTILES} <= set(table.columns)
+    assert set(table.groupby("kind").size()) == {27, 6, 3}
+
+
+def test_overall_tells_spread_within_from_spread_between() -> None:
+    """`sd` pools events that differ; `typical_sd` is what one event is uncertain by."""
+    overall = Spread.of(_samples(500, sigma=0.01)).overall().set_index("quantity")
+    assert overall.loc["c-o", "typical_sd"] == pytest.approx(0.01 * np.sqrt(2), rel=0.15)
+    assert overall.loc["c-o", "sd"] > 5 * overall.loc["c-o", "typical_sd"]
