@@ -1,6 +1,6 @@
 """Score a flow and a CVAE beside the null models.
 
-    python examples/compare_cinn_and_cvae.py [--quick]
+python examples/compare_cinn_and_cvae.py [--quick]
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Use a molecule of your own, from an XYZ file.
 
-    python examples/own_molecule_from_xyz.py [--quick]
+python examples/own_molecule_from_xyz.py [--quick]
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Train a flow on OCS and read geometries out of momenta.
 
-    python examples/train_and_sample_ocs.py [--quick]
+python examples/train_and_sample_ocs.py [--quick]
 """
 
 from __future__ import annotations

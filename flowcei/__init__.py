@@ -7,7 +7,7 @@ answers at once.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flowcei._version import __version__
 
@@ -56,7 +56,7 @@ _ROOMS = {
 }
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401
+def __getattr__(name: str) -> object:
     """Import a public name from its room."""
     if name not in _ROOMS:
         msg = f"module 'flowcei' has no attribute {name!r}"

@@ -164,8 +164,13 @@ def train(
         TrainingDivergedError: When the loss is not finite.
 
     Example:
-        >>> model = train("cinn", options={"couplings": 2, "hidden": 16}, seed=1,
-        ...               schedule=Schedule(epochs=1), events_per_epoch=1000)
+        >>> model = train(
+        ...     "cinn",
+        ...     options={"couplings": 2, "hidden": 16},
+        ...     seed=1,
+        ...     schedule=Schedule(epochs=1),
+        ...     events_per_epoch=1000,
+        ... )
         >>> model.architecture
         'cinn'
     """
@@ -226,9 +231,7 @@ def _fresh(
     return _FreshSource(simulator, per_epoch), geometry.mirror_symmetric, about
 
 
-def _recorded(
-    data: Events, noise: Noise | None, seed: int
-) -> tuple[_RecordedSource, Noise, dict[str, Any]]:
+def _recorded(data: Events, noise: Noise | None, seed: int) -> tuple[_RecordedSource, Noise, dict[str, Any]]:
     if data.positions is None:
         msg = "the data have momenta only; training needs the positions too"
         raise DataError(msg)

@@ -100,7 +100,7 @@ class RecoilFrame:
         across = p - (p * along).sum(dim=2, keepdim=True) * along
         e2 = _first_largest(across.norm(dim=2).mean(dim=0), (e1,))
         axes = [e1, e2]
-        if len(molecule) > 3:  # noqa: PLR2004
+        if len(molecule) > 3:
             normal = torch.linalg.cross(along, across[:, e2, None])
             normal = torch.nn.functional.normalize(normal, dim=2)
             axes.append(_first_largest((p * normal).sum(dim=2).abs().mean(dim=0), (e1, e2)))
@@ -108,7 +108,7 @@ class RecoilFrame:
             tuple(molecule.masses.tolist()),
             molecule.identical,
             tuple(axes),
-            reflect and len(molecule) > 3,  # noqa: PLR2004
+            reflect and len(molecule) > 3,
             _spanning_tree(len(molecule), molecule.bonds),
         )
 
@@ -163,7 +163,7 @@ class RecoilFrame:
         turned = p @ rotation.transpose(1, 2) / ker.sqrt()[:, None, None]
         rms = (p**2).mean(dim=(1, 2)).sqrt()
         known = [ker.log()[:, None], (sigma / rms).log()[:, None]]
-        if len(self.masses) > 2:  # two ions: the KER says it all  # noqa: PLR2004
+        if len(self.masses) > 2:  # two ions: the KER says it all
             e1, e2, *_ = self.axes
             rest = [k for k in range(len(self.masses)) if k not in (e1, e2)][:-1]
             known = [turned[:, e1, :1], turned[:, e2, :2], turned[:, rest].flatten(1), *known]
@@ -242,9 +242,7 @@ def _any_normal(v: Tensor) -> Tensor:
     return torch.linalg.cross(v, axis)
 
 
-def _spanning_tree(
-    n: int, bonds: tuple[tuple[int, int], ...]
-) -> tuple[tuple[int, int], ...]:
+def _spanning_tree(n: int, bonds: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
     """Return N - 1 bonds (from, to), each from an atom already reached; atom 0 first."""
     reached, tree = [0], []
     while len(reached) < n:

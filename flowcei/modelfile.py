@@ -166,7 +166,7 @@ def _read(path: Path) -> tuple[ModelCard, dict[str, Tensor]]:
             if text is None:
                 raise DataError("a safetensors file, but not a model of flowcei", path=path)
             card = ModelCard.model_validate(_migrated(json.loads(text), path))
-            return card, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return card, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, json.JSONDecodeError, OSError) as error:
         what = f"not a model file, or damaged ({error}); make it again with flowcei train"
         raise DataError(what, path=path) from error
@@ -176,7 +176,7 @@ def _read(path: Path) -> tuple[ModelCard, dict[str, Tensor]]:
         raise DataError(what, path=path) from error
 
 
-def _migrated(table: Any, path: Path) -> Any:  # noqa: ANN401
+def _migrated(table: object, path: Path) -> object:
     """Return the description in the newest format."""
     found = table.get("format_version") if isinstance(table, dict) else None
     if not isinstance(found, int) or found < 1:
@@ -187,9 +187,7 @@ def _migrated(table: Any, path: Path) -> Any:  # noqa: ANN401
     return table
 
 
-def _build(
-    card: ModelCard, tensors: dict[str, Tensor], path: Path, device: torch.device
-) -> Reconstructor:
+def _build(card: ModelCard, tensors: dict[str, Tensor], path: Path, device: torch.device) -> Reconstructor:
     try:
         if any(not 0 < value <= _MAX_WIDTH for value in card.options.values()):
             msg = f"an option of the model is beyond {_MAX_WIDTH}"
@@ -197,8 +195,7 @@ def _build(
         frame = RecoilFrame.from_dict(card.frame.model_dump())
         model = build_model(card.architecture, frame.width, frame.condition_width, card.options)
         rows = len(tensors.get(_LATENT_ROWS, ()))
-        if hasattr(model, "latents"):
-            model.latents.resize(rows)
+        model.resize_latents(rows)
         built = Reconstructor(
             molecule=Molecule.from_dict(card.molecule),
             frame=frame,

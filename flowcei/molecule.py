@@ -201,7 +201,7 @@ def _from_toml(text: str, path: Path) -> Molecule:
 def _from_table(table: dict[str, Any], path: Path | None) -> Molecule:
     unknown = set(table) - _KEYS
     if unknown:
-        what = f"unknown key {sorted(unknown)[0]!r}; a molecule has {', '.join(sorted(_KEYS))}"
+        what = f"unknown key {min(unknown)!r}; a molecule has {', '.join(sorted(_KEYS))}"
         raise DataError(what, path=path)
     try:
         return _build(table)
@@ -227,7 +227,7 @@ def _build(table: dict[str, Any]) -> Molecule:
         if array.shape != shape or not np.isfinite(array).all():
             msg = f"{name} must be finite with shape {shape}; got shape {array.shape}"
             raise ValueError(msg)
-    if n < 2 or len(set(labels)) != n or len(labels) != n:  # noqa: PLR2004
+    if n < 2 or len(set(labels)) != n or len(labels) != n:
         msg = f"{n} symbols with labels {list(labels)}: at least two ions, each label its own"
         raise ValueError(msg)
     if not (masses > 0).all():

@@ -13,7 +13,6 @@ from flowcei.events.container import Events
 from flowcei.events.simulation import fresh_seed
 from flowcei.physics.detector import Noise, rms_component
 from flowcei.posterior.samples import PosteriorSamples
-from flowcei.standardiser import Standardiser
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from flowcei.frame import FramedEvents, RecoilFrame
     from flowcei.models.interface import InverseModel, Latent
     from flowcei.molecule import Molecule
+    from flowcei.standardiser import Standardiser
 
 __all__ = ["ROUND_TRIP_BOUND", "Reconstructor"]
 
@@ -193,7 +193,7 @@ class Reconstructor:
             raise NoDensityError(msg)
         events = self._events(momenta)
         x = np.asarray(positions, dtype=np.float64)
-        if x.ndim != 4 or x.shape[::2] != (len(events), len(self.molecule)) or x.shape[3] != 3:  # noqa: PLR2004
+        if x.ndim != 4 or x.shape[::2] != (len(events), len(self.molecule)) or x.shape[3] != 3:
             msg = f"positions have shape {x.shape}; expected ({len(events)}, n, {len(self.molecule)}, 3)"
             raise UsageError(msg)
         framed, c = self._enter(events.momenta, self.sigma(events, noise))
@@ -216,7 +216,7 @@ class Reconstructor:
     def _events(self, momenta: ArrayLike | Events) -> Events:
         if not isinstance(momenta, Events):
             array = np.asarray(momenta, dtype=np.float64)
-            return Events(self.molecule, array[None] if array.ndim == 2 else array)  # noqa: PLR2004
+            return Events(self.molecule, array[None] if array.ndim == 2 else array)
         if not momenta.molecule.same_ions(self.molecule):
             msg = (
                 f"the events are of {momenta.molecule.name} ({', '.join(momenta.molecule.labels)}), "
@@ -253,10 +253,9 @@ class Reconstructor:
     @property
     def default_noise(self) -> Noise:
         """The level that is assumed where nobody says: 1 %, or the nearest trained one."""
+        level = self.noise.high
         if self.noise.relative:
-            level = min(max(0.01, self.noise.low), self.noise.high)
-        else:
-            level = self.noise.high
+            level = min(max(0.01, self.noise.low), level)
         return Noise(level, level, relative=self.noise.relative)
 
     def _refuse_inexact(self) -> None:

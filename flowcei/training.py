@@ -101,7 +101,7 @@ def resolve_device(name: str) -> torch.device:
     }
     if name == "auto":
         return torch.device(next(kind for kind, here in there.items() if here))
-    if not there.get(name.split(":")[0], False):
+    if not there.get(name.split(":", maxsplit=1)[0], False):
         msg = f"device {name!r} is not available here; use auto or cpu"
         raise UsageError(msg)
     return torch.device(name)
@@ -177,7 +177,7 @@ def _fit(
             epoch=index + 1,
             train_loss=_finite(loss),
             validation_loss=_finite(held),
-            learning_rate=cycle.get_last_lr()[0],
+            learning_rate=float(cycle.get_last_lr()[0]),
             rows_per_second=len(x) / seconds,
             seconds=time.perf_counter() - start,
         )

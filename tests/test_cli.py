@@ -69,9 +69,7 @@ def test_help_answers_without_torch() -> None:
         assert command in done.stdout
 
 
-@pytest.mark.parametrize(
-    "command", ["simulate", "train", "sample", "spread", "compare", "info", "demo"]
-)
+@pytest.mark.parametrize("command", ["simulate", "train", "sample", "spread", "compare", "info", "demo"])
 def test_every_command_explains_itself(flow: _Shell, command: str) -> None:
     """-h works everywhere and shows an example or what it does."""
     assert flow(command, "-h") == 0

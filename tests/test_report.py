@@ -23,9 +23,7 @@ def _samples() -> PosteriorSamples:
     assert events.positions is not None
     noise = np.random.default_rng(0).normal(0.0, 0.1, (4, 60, 3, 3))
     positions = (events.positions[:, None] + noise).astype(np.float32)
-    return PosteriorSamples(
-        events.molecule, events.momenta, positions, None, np.arange(4), np.ones(4)
-    )
+    return PosteriorSamples(events.molecule, events.momenta, positions, None, np.arange(4), np.ones(4))
 
 
 def test_clouds_are_drawn_where_the_atoms_are() -> None:
@@ -52,9 +50,9 @@ def test_internal_figure_names_every_bond_and_angle() -> None:
 def test_bars_are_as_long_as_the_numbers() -> None:
     """Widths of bars are the table's values; every model is named."""
     keys = [f"{k}_{w}" for k in ("std_mse", "std_mae", "atom_error") for w in ("mean", "sample")]
-    table = pd.DataFrame(
-        np.arange(1.0, 13.0).reshape(2, 6), index=["flow", "mean"], columns=keys
-    ).assign(coverage_50=0.5, coverage_90=0.9)
+    table = pd.DataFrame(np.arange(1.0, 13.0).reshape(2, 6), index=["flow", "mean"], columns=keys).assign(
+        coverage_50=0.5, coverage_90=0.9
+    )
     axes = figures.comparison_figure(table).axes
     widths = [bar.get_width() for bar in axes[0].patches]
     assert widths == [1.0, 7.0, 2.0, 8.0]

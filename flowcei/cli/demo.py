@@ -35,7 +35,9 @@ def demo(ctx: click.Context, *, output: Path, quick: bool, seed: int, overwrite:
         note(f"\n$ flowcei {shlex.join(line)}")
         cli.main(line, standalone_mode=False, prog_name="flowcei", parent=ctx.parent)
     _draw_events(folder, overwrite=overwrite)
-    note(f"\nDone. Look at\n  {folder / 'comparison' / 'comparison.png'}\n  {folder / 'spread' / 'clouds.png'}")
+    note(
+        f"\nDone. Look at\n  {folder / 'comparison' / 'comparison.png'}\n  {folder / 'spread' / 'clouds.png'}"
+    )
 
 
 def _steps(folder: Path, seed: int, *, quick: bool, overwrite: bool) -> list[list[str]]:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from flowcei.events.container import Events
+    from flowcei.molecule import Molecule
 
 
 @click.command(short_help="Print what a model, data or sample file says of itself.")
@@ -51,7 +55,7 @@ def _is_samples(file: Path) -> bool:
         return False
     try:
         with h5py.File(file, "r") as data:
-            return data.attrs.get("content") == "flowcei samples"
+            return bool(data.attrs.get("content") == "flowcei samples")
     except OSError:
         return False  # damaged: the reader says so
 
@@ -90,7 +94,7 @@ def _sample_facts(file: Path) -> dict[str, Any]:
     }
 
 
-def _event_facts(events: Any) -> dict[str, Any]:  # noqa: ANN401
+def _event_facts(events: Events) -> dict[str, Any]:
     import numpy as np
 
     from flowcei.physics.detector import rms_component
@@ -113,7 +117,7 @@ def _event_facts(events: Any) -> dict[str, Any]:  # noqa: ANN401
     return facts | events.origin
 
 
-def _described(molecule: Any) -> str:  # noqa: ANN401
+def _described(molecule: Molecule) -> str:
     ions = ", ".join(
         f"{label} {charge:+g}" for label, charge in zip(molecule.labels, molecule.charges, strict=True)
     )

@@ -32,15 +32,15 @@ _INTERRUPTED = 130
 class _LazyGroup(click.Group):
     """Commands that are imported when they are called: torch takes seconds."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+    def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        return getattr(import_module(f"flowcei.cli.{cmd_name}"), cmd_name)  # type: ignore[no-any-return]
+        return getattr(import_module(f"flowcei.cli.{cmd_name}"), cmd_name)
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(_COMMANDS.items()))
 
@@ -93,7 +93,7 @@ def main() -> None:
     """
     trace = "--traceback" in sys.argv or os.environ.get("FLOWCEI_TRACEBACK", "") not in ("", "0")
     try:
-        cli.main(standalone_mode=False, auto_envvar_prefix="FLOWCEI")
+        cli.main(prog_name="flowcei", standalone_mode=False, auto_envvar_prefix="FLOWCEI")
         sys.stdout.flush()
     except FlowceiError as error:
         _leave(error, str(error), error.exit_code, trace=trace)

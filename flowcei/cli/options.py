@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
 
 __all__ = [
     "device_option",
     "latent_option",
-    "note",
     "noise_option",
+    "note",
     "overwrite_option",
     "samples_option",
     "seed_option",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,9 +27,7 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Draw the geometries that explain measured momenta.")
-@click.option(
-    "--momenta", required=True, type=click.Path(path_type=Path), help="Events, .csv or .h5."
-)
+@click.option("--momenta", required=True, type=click.Path(path_type=Path), help="Events, .csv or .h5.")
 @samples_option
 @click.option("--model", help="Model file or run; the newest in runs/, else the bundled OCS model.")
 @noise_option
@@ -73,7 +72,7 @@ def sample(
     note(f"model {name} ({reconstructor.architecture}, {reconstructor.molecule.name})")
     if noise is None and events.sigma is None:
         note(f"noise assumed: {reconstructor.default_noise} (say --noise to change)")
-    elif noise is None and (events.sigma == 0).any():
+    elif noise is None and events.sigma is not None and not events.sigma.all():
         note(f"events without noise: {reconstructor.noise.low:.2%} assumed, the least the model knows")
     seed = settled_seed(seed)
     stream = reconstructor.stream(events, count, noise=noise, latent=latent, seed=seed)
@@ -85,7 +84,7 @@ def sample(
                 bar.update(len(part))
 
         if to_pipe:
-            write_samples_csv(counted(), click.get_text_stream("stdout"))
+            write_samples_csv(counted(), sys.stdout)
             return
         write_samples(counted(), place, overwrite=overwrite)
     note(f"{len(events)} events x {count} samples written to {place}")

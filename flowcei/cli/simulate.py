@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -61,7 +62,7 @@ def simulate(
         refuse_existing(place, overwrite=overwrite)
     events = run(known, count, prior=prior, noise=noise, seed=settled_seed(seed), accuracy=accuracy)
     if str(place) == "-":
-        write_csv(events, click.get_text_stream("stdout"))
+        write_csv(events, sys.stdout)
         return
     write_events(events, place, overwrite=overwrite)
     note(f"{count} events of {known.name} written to {place}")

@@ -12,9 +12,7 @@ from flowcei.cli.options import fresh_folder, note, overwrite_option, text_table
 @click.command(short_help="Tabulate and draw how far posterior samples lie apart.")
 @click.argument("samples", type=click.Path(path_type=Path))
 @click.option("--event", type=int, help="Number of the event to draw; the first if absent.")
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="Folder; NAME-spread if absent."
-)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder; NAME-spread if absent.")
 @overwrite_option
 def spread(*, samples: Path, event: int | None, output: Path | None, overwrite: bool) -> None:
     """Analyse the posterior spread of SAMPLES: per atom, bond and angle.

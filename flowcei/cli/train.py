@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import click
 
@@ -41,13 +41,11 @@ _OPTIONS = ("couplings", "hidden", "depth", "context", "latent")
 @click.option(
     "--patience", type=int, default=10, show_default=True, help="Epochs without progress to stop after."
 )
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="Run folder; runs/NAME if absent."
-)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Run folder; runs/NAME if absent.")
 @seed_option
 @device_option
 @overwrite_option
-def train(  # noqa: PLR0913
+def train(
     *,
     arch: str,
     data: Path | None,
@@ -127,7 +125,7 @@ class _Progress:
             total=rows * schedule.epochs, unit=" events", unit_scale=True, disable=None, leave=False
         )
 
-    def __enter__(self) -> _Progress:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -118,7 +118,7 @@ def central_coverage(
         Coverage of each of the K coordinates; NaN for n = 1.
     """
     n = samples.shape[1]
-    if n < 2:  # noqa: PLR2004
+    if n < 2:
         return np.full(truth.shape[1], np.nan)
     rank = (samples < truth[:, None]).sum(axis=1)
     # Rank k stands for the interval [k, k + 1] / (n + 1) of the cumulative distribution.

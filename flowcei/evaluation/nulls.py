@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["NULL_MODELS", "marginal_samples", "mean_samples"]
 
 
-def mean_samples(
-    truth: NDArray[np.float64], n: int, rng: np.random.Generator
-) -> NDArray[np.float64]:
+def mean_samples(truth: NDArray[np.float64], n: int, rng: np.random.Generator) -> NDArray[np.float64]:
     """Answer every event with the mean positions of the other half.
 
     Args:
@@ -36,9 +34,7 @@ def mean_samples(
     return out
 
 
-def marginal_samples(
-    truth: NDArray[np.float64], n: int, rng: np.random.Generator
-) -> NDArray[np.float64]:
+def marginal_samples(truth: NDArray[np.float64], n: int, rng: np.random.Generator) -> NDArray[np.float64]:
     """Answer every event with geometries of random events of the other half.
 
     Args:
@@ -59,9 +55,7 @@ NULL_MODELS = {"mean": mean_samples, "marginal": marginal_samples}
 """Name in the tables -> how it answers."""
 
 
-def _halves(
-    n: int, rng: np.random.Generator
-) -> tuple[tuple[NDArray[np.intp], NDArray[np.intp]], ...]:
+def _halves(n: int, rng: np.random.Generator) -> tuple[tuple[NDArray[np.intp], NDArray[np.intp]], ...]:
     order = rng.permutation(n)
     first, second = order[: n // 2], order[n // 2 :]
     return (first, second), (second, first)

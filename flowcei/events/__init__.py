@@ -1,0 +1,1 @@
+"""Events: what was measured or simulated, and the files it is kept in."""

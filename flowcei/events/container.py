@@ -53,14 +53,20 @@ class Events:
             if array.shape != shape:
                 msg = f"{name} have shape {array.shape}; expected (B, {n}, 3) for {self.molecule.name}"
                 raise DataError(msg)
-            _refuse(~np.isfinite(array).all(axis=(1, 2)), f"{name} are not finite")
+            _refuse(np.asarray(~np.isfinite(array).all(axis=(1, 2))), f"{name} are not finite")
         if self.sigma is not None:
             if self.sigma.shape != shape[:1]:
                 msg = f"sigma has shape {self.sigma.shape}; expected ({shape[0]},)"
                 raise DataError(msg)
             _refuse(~(np.isfinite(self.sigma) & (self.sigma >= 0)), "sigma is not a number >= 0")
-        spread = self.momenta - self.momenta.mean(axis=1, keepdims=True)
-        _refuse(~(spread**2).sum(axis=(1, 2)).astype(bool), "the ions do not move apart (KER is 0)")
+        if self.ids is not None and self.ids.shape != shape[:1]:
+            msg = f"event numbers have shape {self.ids.shape}; expected ({shape[0]},)"
+            raise DataError(msg)
+        with np.errstate(over="ignore"):
+            spread = self.momenta - self.momenta.mean(axis=1, keepdims=True)
+            squares = (spread**2).sum(axis=(1, 2))
+        _refuse(squares == 0, "the ions do not move apart (KER is 0)")
+        _refuse(~np.isfinite(squares), "momenta are too large (KER is not finite)")
 
     def __len__(self) -> int:
         """Return the number of events."""
@@ -86,7 +92,7 @@ class Events:
         return np.arange(len(self), dtype=np.int64) if self.ids is None else self.ids
 
 
-def _refuse(bad: NDArray[np.bool_], what: str) -> None:
+def _refuse(bad: NDArray, what: str) -> None:
     if bad.any():
         msg = f"{what} ({int(bad.sum())} of {len(bad)} events)"
         raise DataError(msg, row=int(np.argmax(bad)) + 1)

@@ -45,8 +45,8 @@ def read_hdf(path: Path, molecule: Molecule | None = None) -> Events:
                 raise DataError("does not say which molecule; name it with --molecule", path=path)
             own = Molecule.from_dict(stored) if stored is not None else molecule
             if own is None or (molecule is not None and not own.same_ions(molecule)):
-                what = f"events of {own.name if own else '?'}, where {molecule.name if molecule else '?'} is expected"
-                raise DataError(what, path=path)
+                names = [m.name if m is not None else "?" for m in (own, molecule)]
+                raise DataError(f"events of {names[0]}, where {names[1]} is expected", path=path)
             arrays = {
                 name: _array(file, name, path)
                 for name in ("momenta", "positions", "event", "sigma")

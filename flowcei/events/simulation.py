@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -59,9 +59,8 @@ class Simulator:
 
     def _explode(self, positions: NDArray[np.float64]) -> NDArray[np.float64]:
         molecule = self.molecule
-        return asymptotic_momenta(
-            positions, molecule.masses, molecule.charges, accuracy=self.accuracy
-        )
+        momenta = asymptotic_momenta(positions, molecule.masses, molecule.charges, accuracy=self.accuracy)
+        return momenta.astype(np.float64, copy=False)
 
     def origin(self) -> dict[str, Any]:
         """Return all that is needed to make the events again."""
@@ -119,7 +118,7 @@ def simulate(
     )
     # Whole blocks are drawn and the last is cut, so that a longer run begins the same.
     blocks = [simulator.block(k, _BLOCK) for k in range(-(-n // _BLOCK))]
-    return _joined(blocks)[:n]
+    return replace(_joined(blocks)[:n], ids=None)
 
 
 def fresh_seed() -> int:

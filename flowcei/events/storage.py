@@ -12,6 +12,8 @@ from flowcei.files import check_readable, whole_file
 from flowcei.molecule import Molecule
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flowcei.events.container import Events
 
 __all__ = ["events_writer", "read_events", "write_events"]
@@ -70,7 +72,7 @@ def write_events(events: Events, path: str | Path, *, overwrite: bool = False) -
         writer(events, temporary)
 
 
-def events_writer(path: Path):  # noqa: ANN201
+def events_writer(path: Path) -> Callable[[Events, Path], None]:
     """Return the function that writes events to a file of this ending.
 
     Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import warnings
 from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
@@ -24,6 +25,7 @@ __all__ = ["columns", "read_csv", "write_csv"]
 _AXES = "xyz"
 _EXTRA = ("event", "sigma")
 _MAX_HEADER = 1 << 20
+_MAX_EVENT = 1 << 53  # whole numbers are exact in floating point up to here
 
 
 def columns(labels: Sequence[str], prefix: str = "") -> list[str]:
@@ -59,6 +61,7 @@ def read_csv(path: Path, molecule: Molecule) -> Events:
         names[0] = "(row number)"
     has_positions = _check_columns(names, molecule, path)
     table = _numbers(path, names)
+    ids = _whole_numbers(table["event"], path) if "event" in names else None
     n = len(molecule)
 
     def block(prefix: str) -> np.ndarray:
@@ -69,7 +72,7 @@ def read_csv(path: Path, molecule: Molecule) -> Events:
             molecule,
             block("p"),
             block("") if has_positions else None,
-            ids=_whole_numbers(table["event"], path) if "event" in names else None,
+            ids=ids,
             sigma=table["sigma"].to_numpy() if "sigma" in names else None,
             origin={"file": path.name},
         )
@@ -120,20 +123,22 @@ def _check_columns(names: list[str], molecule: Molecule, path: Path) -> bool:
 
 def _numbers(path: Path, names: list[str]) -> pd.DataFrame:
     try:
-        table = pd.read_csv(
-            path,
-            header=None,
-            skiprows=1,
-            names=names,
-            index_col=False,
-            dtype=np.float64,
-            skipinitialspace=True,
-            na_filter=False,
-            float_precision="round_trip",
-            encoding="utf-8-sig",
-            quoting=csv.QUOTE_NONE,
-        )
-    except (ValueError, pd.errors.ParserError, OSError) as error:
+        with warnings.catch_warnings():
+            # pandas only warns where every row has more fields than the header.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            table = pd.read_csv(
+                path,
+                header=None,
+                skiprows=1,
+                names=names,
+                index_col=False,
+                dtype=np.float64,
+                skipinitialspace=True,
+                na_filter=False,
+                encoding="utf-8-sig",
+                quoting=csv.QUOTE_NONE,
+            )
+    except (ValueError, pd.errors.ParserError, pd.errors.ParserWarning, OSError) as error:
         _refuse_first_bad_cell(path, names, str(error))
     if not np.isfinite(table.to_numpy()).all():
         _refuse_first_bad_cell(path, names, "a number that is not finite")
@@ -147,7 +152,7 @@ def _refuse_first_bad_cell(path: Path, names: list[str], reason: str) -> NoRetur
     try:
         with path.open("r", encoding="utf-8-sig", newline="") as file:
             next(file)
-            lines = (line for line in csv.reader(file) if line)
+            lines = (line for line in csv.reader(file, quoting=csv.QUOTE_NONE) if "".join(line).strip())
             for row, cells in enumerate(lines, start=1):
                 if len(cells) != len(names):
                     what = f"{len(cells)} fields where the header has {len(names)}"
@@ -165,7 +170,8 @@ def _problem(cell: str) -> str | None:
     if not cell:
         return "a blank cell; remove the event or fill in the number"
     try:
-        value = float(cell)
+        # Python also reads 1_000 and the digits of other scripts; a CSV has neither.
+        value = float(cell if cell.isascii() and "_" not in cell else "no number")
     except ValueError:
         return f"{cell[:40]!r} where a number belongs"
     if not math.isfinite(value):
@@ -175,10 +181,11 @@ def _problem(cell: str) -> str | None:
 
 def _whole_numbers(column: pd.Series, path: Path) -> np.ndarray:
     values = column.to_numpy()
+    bad = (values != np.round(values)) | (np.abs(values) > _MAX_EVENT)
+    if bad.any():
+        row = int(np.argmax(bad)) + 1
+        raise DataError("event numbers must be whole, up to 2^53", path=path, row=row, column="event")
     whole = values.astype(np.int64)
-    if (whole != values).any():
-        row = int(np.argmax(whole != values)) + 1
-        raise DataError("event numbers must be whole", path=path, row=row, column="event")
     if len(np.unique(whole)) != len(whole):
         repeated = whole[np.flatnonzero(pd.Series(whole).duplicated())[0]]
         raise DataError(f"event number {repeated} is there twice", path=path, column="event")

@@ -1,0 +1,1 @@
+"""Inverse models: architectures behind one interface; none knows of molecules."""

@@ -84,6 +84,10 @@ class CINN(InverseModel):
         """Return the negative log density (B,)."""
         return -self.log_prob(x, c)
 
+    def resize_latents(self, rows: int) -> None:
+        """Make room for the latents of a saved model."""
+        self.latents.resize(rows)
+
     def store_latents(self, x: Tensor, c: Tensor) -> None:
         """Keep latents of training data for `latent="training"`."""
         self.latents.store(self.encode(x, c)[0])

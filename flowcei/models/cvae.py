@@ -76,9 +76,7 @@ class CVAE(InverseModel):
         divergence = 0.5 * (mean**2 + log_variance.exp() - 1.0 - log_variance).sum(dim=1)
         return divergence - self._log_likelihood(x, self.decode(z, c))
 
-    def iwae_bound(
-        self, x: Tensor, c: Tensor, *, draws: int = 64, generator: np.random.Generator
-    ) -> Tensor:
+    def iwae_bound(self, x: Tensor, c: Tensor, *, draws: int = 64, generator: np.random.Generator) -> Tensor:
         """Return a lower bound (B,) on log p(x | c) that tightens with `draws`.
 
         Source: Y. Burda, R. Grosse and R. Salakhutdinov, ICLR 2016. Not a reconstruction:
@@ -98,7 +96,11 @@ class CVAE(InverseModel):
         scaled = (x - mean) * torch.exp(-self.log_noise)
         return (-0.5 * scaled**2 - self.log_noise - 0.5 * math.log(2.0 * math.pi)).sum(dim=1)
 
-    def store_latents(self, x: Tensor, c: Tensor) -> None:  # noqa: ARG002
+    def resize_latents(self, rows: int) -> None:
+        """Make room for the latents of a saved model."""
+        self.latents.resize(rows)
+
+    def store_latents(self, x: Tensor, c: Tensor) -> None:
         """Keep the latent distributions of training data for `latent="training"`."""
         mean, log_variance = self.encode(x)
         self.latents.store(mean, torch.exp(0.5 * log_variance))

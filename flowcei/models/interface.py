@@ -37,7 +37,7 @@ class ModelOptions:
         Raises:
             UsageError: For an option the architecture does not have, or a bad value.
         """
-        known = {f.name: f for f in fields(cls)}
+        known: dict[str, Any] = {f.name: f.default for f in fields(cls)}
         for name, value in given.items():
             if name not in known:
                 msg = (
@@ -45,7 +45,7 @@ class ModelOptions:
                     f"it has {', '.join(sorted(known)) or 'none'}"
                 )
                 raise UsageError(msg)
-            default = known[name].default
+            default = known[name]
             if isinstance(value, bool) or not isinstance(value, type(default) | int) or value <= 0:
                 msg = f"option {name!r} of {architecture!r} must be positive, like {default}; got {value!r}"
                 raise UsageError(msg)
@@ -113,6 +113,9 @@ class InverseModel(nn.Module, ABC):
         msg = f"architecture {self.architecture!r} has no exact density"
         raise NoDensityError(msg)
 
+    def resize_latents(self, rows: int) -> None:
+        """Make room for the stored latents of a saved model, before it is loaded."""
+
     def store_latents(self, x: Tensor, c: Tensor) -> None:
         """Keep the latents of training data, for `latent="training"`; called once, at the end."""
 
@@ -123,6 +126,6 @@ def check_width(tensor: Tensor, width: int, name: str) -> None:
     Raises:
         ValueError: Saying what came and what was expected.
     """
-    if tensor.ndim != 2 or tensor.shape[1] != width:  # noqa: PLR2004
+    if tensor.ndim != 2 or tensor.shape[1] != width:
         msg = f"{name} has shape {tuple(tensor.shape)}; expected (B, {width})"
         raise ValueError(msg)

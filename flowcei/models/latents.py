@@ -19,9 +19,7 @@ MAX_STORED = 10_000
 """Latents of the training set that a model keeps, at the most."""
 
 
-def standard_normal(
-    shape: Sequence[int], generator: np.random.Generator, like: Tensor
-) -> Tensor:
+def standard_normal(shape: Sequence[int], generator: np.random.Generator, like: Tensor) -> Tensor:
     """Draw standard normal numbers of the type and on the device of `like`.
 
     Example:
@@ -63,9 +61,7 @@ class LatentStore(nn.Module):
         width = self.mean.shape[1]
         self.mean, self.deviation = self.mean.new_zeros(rows, width), self.mean.new_zeros(rows, width)
 
-    def draw(
-        self, shape: Sequence[int], generator: np.random.Generator, device: torch.device
-    ) -> Tensor:
+    def draw(self, shape: Sequence[int], generator: np.random.Generator, device: torch.device) -> Tensor:
         """Draw latents of `shape` (..., L).
 
         Raises:

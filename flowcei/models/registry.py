@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flowcei.errors import UsageError
 from flowcei.models.cinn import CINN
 from flowcei.models.cvae import CVAE
-from flowcei.models.interface import InverseModel
+
+if TYPE_CHECKING:
+    from flowcei.models.interface import InverseModel
 
 __all__ = ["ARCHITECTURES", "build_model"]
 
@@ -43,4 +45,4 @@ def build_model(
         msg = f"no architecture {architecture!r}; there are {', '.join(ARCHITECTURES)}"
         raise UsageError(msg)
     kind = ARCHITECTURES[architecture]
-    return kind(width, condition_width, kind.options_type.parse(architecture, options or {}))  # type: ignore[arg-type]
+    return kind(width, condition_width, kind.options_type.parse(architecture, options or {}))

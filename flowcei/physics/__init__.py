@@ -1,0 +1,1 @@
+"""The forward physics: explosion, priors, detector; nothing here knows of networks."""

@@ -60,7 +60,7 @@ def _forces(y, factor, masses, charges, tau, out, inverse):
 
 
 @njit(inline="always")
-def _step_length(y, w, z, z1, eta, masses, charges, tau, inverse, total, h):
+def _step_length(w, z, z1, eta, masses, charges, tau, inverse, total, h):
     """Write the next step of every lane to `h`; return whether any lane still moves."""
     n_atoms = masses.shape[0]
     for l in range(LANES):
@@ -133,9 +133,8 @@ def _explode_block(x, masses, charges, a, c, bp, eta, z1, nodes, weights, scratc
         factor[l] = 1.0
     _forces(y, factor, masses, charges, tau, k[0], inverse)
 
-    while _step_length(y, w, z, z1, eta, masses, charges, tau, inverse, factor, h):
+    while _step_length(w, z, z1, eta, masses, charges, tau, inverse, factor, h):
         for stage in range(1, stages):
-            source = k[stage - 1] if stage > 1 else k[0]
             for d in range(n):
                 for l in range(LANES):
                     s[d, l] = zero

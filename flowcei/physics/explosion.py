@@ -24,7 +24,9 @@ import numpy as np
 from flowcei.physics.nystrom import RKN64, RKN86, Tableau, tail
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, DTypeLike, NDArray
+    from typing import Any
+
+    from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
     "BEST_ACCURACY",
@@ -41,7 +43,7 @@ class _Setting:
     """A way to run the integrator, and the mean relative error it stays below."""
 
     accuracy: float
-    dtype: DTypeLike
+    dtype: type[np.floating[Any]]
     tableau: Tableau
     eta: float
     z1: float
@@ -109,8 +111,10 @@ def asymptotic_momenta(
     flat = np.ascontiguousarray(centred.reshape(len(geometry), -1), dtype=setting.dtype)
     momenta = np.empty_like(flat)
     _run(flat, mass, charge, setting, momenta, threads)
-    out = momenta.reshape(geometry.shape).astype(np.float32 if single else np.float64, copy=False)
-    return out[0] if np.ndim(positions) == 2 else out  # noqa: PLR2004
+    out: NDArray[np.floating] = momenta.reshape(geometry.shape).astype(
+        np.float32 if single else np.float64, copy=False
+    )
+    return out.reshape(np.shape(positions))
 
 
 def _setting(accuracy: float) -> _Setting:
@@ -122,7 +126,7 @@ def _setting(accuracy: float) -> _Setting:
 
 @lru_cache(maxsize=16)
 def _coefficients(setting: _Setting) -> tuple[object, ...]:
-    dtype = np.dtype(setting.dtype).type
+    dtype: Any = setting.dtype
     c, a, bp = setting.tableau.arrays(dtype)
     end = tail(setting.z1, setting.tail_nodes, logarithmic=dtype is np.float64)
     nodes, weights = end.nodes.astype(dtype), end.weights.astype(dtype)
@@ -178,13 +182,13 @@ def validated_geometry(
         (1, 2, 3)
     """
     geometry = np.asarray(positions, dtype=np.float64)
-    if geometry.ndim == 2:  # noqa: PLR2004
+    if geometry.ndim == 2:
         geometry = geometry[None]
-    if geometry.ndim != 3 or geometry.shape[2] != 3:  # noqa: PLR2004
+    if geometry.ndim != 3 or geometry.shape[2] != 3:
         msg = f"positions have shape {np.shape(positions)}; expected (B, N, 3) or (N, 3)"
         raise ValueError(msg)
     n = geometry.shape[1]
-    if n < 2:  # noqa: PLR2004
+    if n < 2:
         msg = f"positions hold {n} ion; a Coulomb explosion needs two or more"
         raise ValueError(msg)
     mass = _per_ion("masses", masses, n)
@@ -195,12 +199,12 @@ def validated_geometry(
     if not ((charge > 0).all() or (charge < 0).all()):
         msg = f"charges must be non-zero and of one sign, or nothing explodes; got {charge.tolist()}"
         raise ValueError(msg)
-    _refuse_row(~np.isfinite(geometry).all(axis=(1, 2)), "a position that is not finite")
+    _refuse_row(np.asarray(~np.isfinite(geometry).all(axis=(1, 2))), "a position that is not finite")
     first, second = np.triu_indices(n, 1)
     gap = np.linalg.norm(geometry[:, first] - geometry[:, second], axis=-1)
     # Below this the reciprocal distance cubed leaves single precision.
     scale = np.abs(geometry).max(axis=(1, 2))
-    _refuse_row((gap.min(axis=1) <= 1e-6 * scale) | (gap.min(axis=1) < 1e-8), "coincident ions")  # noqa: PLR2004
+    _refuse_row((gap.min(axis=1) <= 1e-6 * scale) | (gap.min(axis=1) < 1e-8), "coincident ions")
     return geometry, mass, charge
 
 
@@ -215,7 +219,7 @@ def _per_ion(name: str, values: ArrayLike, n: int) -> NDArray[np.float64]:
     return array
 
 
-def _refuse_row(bad: NDArray[np.bool_], what: str) -> None:
+def _refuse_row(bad: NDArray, what: str) -> None:
     if bad.any():
         msg = f"row {int(np.argmax(bad))} of positions has {what} ({int(bad.sum())} such rows)"
         raise ValueError(msg)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -98,10 +98,7 @@ RKN86 = Tableau(
         _row("9/200 -9/100 9/100"),
         _row("-66701/197352 28325/32892 -2665/5482 2170/24669"),
         _row("227015747/304251000 -54897451/30425100 12942349/10141700 -9499/304251 539/9250"),
-        _row(
-            "-1131891597/901789000 41964921/12882700 -6663147/3220675 270954/644135 "
-            "-108/5875 114/1645"
-        ),
+        _row("-1131891597/901789000 41964921/12882700 -6663147/3220675 270954/644135 -108/5875 114/1645"),
         _row(
             "13836959/3667458 -17731450/1833729 1063919505/156478208 -33213845/39119552 "
             "13335/28544 -705/14272 1645/57088"
@@ -135,8 +132,13 @@ class Tail:
     weights: NDArray[np.float64]
 
 
+def _power(u: NDArray, p: int, q: int) -> NDArray:
+    """Return u^p (ln u)^q."""
+    return u**p * np.log(u) ** q if q else u**p
+
+
 def _polynomials(count: int) -> list[Callable[[NDArray], NDArray]]:
-    return [lambda u, k=k: u**k for k in range(count)]
+    return [partial(_power, p=k, q=0) for k in range(count)]
 
 
 def _logarithmic(count: int) -> list[Callable[[NDArray], NDArray]]:
@@ -148,7 +150,7 @@ def _logarithmic(count: int) -> list[Callable[[NDArray], NDArray]]:
     """
     powers = [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (3, 0), (2, 2), (3, 1)]
     powers += [(4, 0), (3, 2), (4, 1), (3, 3), (5, 0)]
-    return [lambda u, p=p, q=q: u**p * np.log(u) ** q for p, q in powers[:count]]
+    return [partial(_power, p=p, q=q) for p, q in powers[:count]]
 
 
 @lru_cache(maxsize=16)

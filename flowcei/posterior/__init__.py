@@ -1,0 +1,1 @@
+"""What comes out: posterior samples, their files and their spread."""

@@ -7,7 +7,7 @@ momenta, y in the plane of the momenta, z out of it, the centre of mass at 0.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -82,9 +82,7 @@ def along(molecule: Molecule, momenta: NDArray[np.float64]) -> str:
     return molecule.labels[_frame(molecule, momenta)[0].axes[0]]
 
 
-def _frame(
-    molecule: Molecule, momenta: NDArray[np.float64]
-) -> tuple[RecoilFrame, torch.Tensor]:
+def _frame(molecule: Molecule, momenta: NDArray[np.float64]) -> tuple[RecoilFrame, torch.Tensor]:
     p = torch.from_numpy(np.ascontiguousarray(momenta, dtype=np.float64))
     return RecoilFrame.of(molecule, p, reflect=False), p
 
@@ -155,7 +153,7 @@ class Spread:
     def per_event(self) -> pd.DataFrame:
         """Return a row per event and quantity: mean, deviation and percentiles of its samples."""
         events, count = len(self.values), len(self.names)
-        frame = {"event": np.repeat(self.ids, count)} | self._named(events)
+        frame: dict[str, Any] = {"event": np.repeat(self.ids, count)} | self._named(events)
         statistics = self._statistics(self.values, axis=1)
         frame |= {k: v.reshape(-1) for k, v in statistics.items()}
         return pd.DataFrame(frame)

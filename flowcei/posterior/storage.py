@@ -39,9 +39,7 @@ def check_samples_path(path: Path, *, overwrite: bool) -> None:
     refuse_existing(path, overwrite=overwrite)
 
 
-def write_samples(
-    parts: Iterable[PosteriorSamples], path: str | Path, *, overwrite: bool = False
-) -> None:
+def write_samples(parts: Iterable[PosteriorSamples], path: str | Path, *, overwrite: bool = False) -> None:
     """Write samples, a part at a time.
 
     Args:
@@ -80,7 +78,7 @@ def write_samples_csv(parts: Iterable[PosteriorSamples], file: TextIO) -> None:
 def _write_hdf(parts: Iterable[PosteriorSamples], path: Path) -> None:
     with h5py.File(path, "w") as file:
         for k, part in enumerate(parts):
-            arrays = {
+            arrays: dict[str, np.ndarray | None] = {
                 "positions": part.positions,
                 "momenta": part.momenta,
                 "event": part.ids,
@@ -96,9 +94,7 @@ def _write_hdf(parts: Iterable[PosteriorSamples], path: Path) -> None:
                     data[-len(array) :] = array
 
 
-def _begin_hdf(
-    file: h5py.File, part: PosteriorSamples, arrays: dict[str, np.ndarray | None]
-) -> None:
+def _begin_hdf(file: h5py.File, part: PosteriorSamples, arrays: dict[str, np.ndarray | None]) -> None:
     file.attrs["content"] = _CONTENT
     file.attrs["molecule"] = json.dumps(part.molecule.to_dict())
     file.attrs["origin"] = json.dumps(part.origin)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import matplotlib as mpl
 import numpy as np
 
 from flowcei.physics.explosion import kinetic_energy
 from flowcei.posterior.spread import in_recoil_frame
-from flowcei.report.style import _STYLE, COLOURS, new_figure
+from flowcei.report.style import COLOURS, new_figure, styled
 from flowcei.units import ELECTRONVOLT
 
 if TYPE_CHECKING:
@@ -27,9 +26,7 @@ _MAX_POINTS = 3000
 _MAX_PERCENTILE = 99.5
 
 
-def spread_figure(
-    spread: Spread, event: int | None = None, truth: NDArray[np.float64] | None = None
-) -> Figure:
+def spread_figure(spread: Spread, event: int | None = None, truth: NDArray | None = None) -> Figure:
     """Draw the clouds of atoms in the molecular plane, with their marginals.
 
     Args:
@@ -41,7 +38,7 @@ def spread_figure(
     title = f"{len(spread.positions)} events together"
     if event is not None:
         clouds, title = spread.positions[event], f"event {spread.ids[event]}"
-    with mpl.rc_context(_STYLE):
+    with styled():
         figure = new_figure(6.4, 4.8)
         grid = figure.add_gridspec(2, 2, width_ratios=(4, 1), height_ratios=(1, 3))
         plane = figure.add_subplot(grid[1, 0])
@@ -53,14 +50,26 @@ def spread_figure(
             colour = COLOURS[k % len(COLOURS)]
             plane.plot(x[::step], y[::step], ".", ms=2.5, alpha=0.35, color=colour, mew=0)
             plane.plot(x.mean(), y.mean(), "o", ms=7, mfc="white", mec=colour, mew=1.5, label=label)
-            above.hist(x, bins=_bins(len(clouds)), density=True, histtype="stepfilled", alpha=0.6, color=colour)
+            above.hist(
+                x, bins=_bins(len(clouds)), density=True, histtype="stepfilled", alpha=0.6, color=colour
+            )
             right.hist(
-                y, bins=_bins(len(clouds)), density=True, histtype="stepfilled", alpha=0.6, color=colour,
+                y,
+                bins=_bins(len(clouds)),
+                density=True,
+                histtype="stepfilled",
+                alpha=0.6,
+                color=colour,
                 orientation="horizontal",
             )
             if truth is not None:
                 plane.plot(
-                    truth[k, 0], truth[k, 1], "x", ms=8, color="black", mew=1.5,
+                    truth[k, 0],
+                    truth[k, 1],
+                    "x",
+                    ms=8,
+                    color="black",
+                    mew=1.5,
                     label="true" if k == 0 else None,
                 )
         plane.set(
@@ -83,7 +92,7 @@ def internal_figure(spread: Spread, event: int | None = None) -> Figure:
     title = f"{len(spread.values)} events together" if event is None else f"event {spread.ids[event]}"
     columns = min(3, max(1, len(chosen)))
     rows = -(-max(1, len(chosen)) // columns)
-    with mpl.rc_context(_STYLE):
+    with styled():
         figure = new_figure(2.6 * columns + 0.4, 2.3 * rows + 0.3)
         figure.suptitle(f"{spread.molecule.name}: posterior, {title}", fontsize=9, x=0.02, ha="left")
         for place, i in enumerate(chosen, start=1):
@@ -116,9 +125,8 @@ def comparison_figure(table: pd.DataFrame) -> Figure:
     )
     names = list(table.index)
     y = np.arange(len(names))
-    with mpl.rc_context(_STYLE):
-        figure = new_figure(9.6, 0.8 + 0.5 * len(names) + 0.6)
-        figure.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr]
+    with styled():
+        figure = new_figure(9.6, 0.8 + 0.5 * len(names) + 0.6, gap=0.06)
         axes = figure.subplots(1, 4, sharey=True)
         for axis, (key, label) in zip(axes, panels, strict=False):
             for shift, kind, text, colour in (
@@ -139,20 +147,22 @@ def comparison_figure(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _write_values(axis: Axes, y: NDArray[np.float64], values: NDArray[np.float64]) -> None:
+def _write_values(axis: Axes, y: NDArray, values: NDArray) -> None:
     for place, value in zip(y, values, strict=True):
         axis.annotate(
-            f"{value:.3g}", (value, place), xytext=(3, 0), textcoords="offset points",
-            va="center", fontsize=7,
+            f"{value:.3g}",
+            (value, place),
+            xytext=(3, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=7,
         )
 
 
-def _coverage_panel(axis: Axes, table: pd.DataFrame, y: NDArray[np.float64]) -> None:
+def _coverage_panel(axis: Axes, table: pd.DataFrame, y: NDArray) -> None:
     for level, marker, colour in ((50, "o", COLOURS[2]), (90, "D", COLOURS[3])):
         axis.axvline(level, color=colour, lw=1, ls=":")
-        axis.plot(
-            100 * table[f"coverage_{level}"], y, marker, color=colour, label=f"coverage of {level} %"
-        )
+        axis.plot(100 * table[f"coverage_{level}"], y, marker, color=colour, label=f"coverage of {level} %")
     axis.set(xlabel="coverage (%), dotted: wanted", xlim=(0, 102))
 
 
@@ -161,15 +171,13 @@ def events_figure(events: Events) -> Figure:
     p = _momenta_in_recoil_frame(events)
     first = np.linalg.norm(p, axis=(0, 2)).argmax()
     unit = np.linalg.norm(p[:, first], axis=-1)[:, None, None]
-    with mpl.rc_context(_STYLE):
+    with styled():
         figure = new_figure(7.4, 3.2)
         newton, ker = figure.subplots(1, 2, width_ratios=(3, 2))
         step = max(1, len(p) // _MAX_POINTS)
         for k, label in enumerate(events.molecule.labels):
             q = (p / unit)[::step, k]
-            newton.plot(
-                q[:, 0], q[:, 1], ".", ms=2.5, alpha=0.4, mew=0, color=COLOURS[k % len(COLOURS)]
-            )
+            newton.plot(q[:, 0], q[:, 1], ".", ms=2.5, alpha=0.4, mew=0, color=COLOURS[k % len(COLOURS)])
             if k == first:  # all of its points are one
                 newton.plot(1.0, 0.0, "o", ms=6, color=COLOURS[k % len(COLOURS)])
             newton.plot([], [], "o", ms=5, color=COLOURS[k % len(COLOURS)], label=label)
@@ -177,12 +185,14 @@ def events_figure(events: Events) -> Figure:
         newton.set(xlabel=f"$p_x$ / |p({name})|", ylabel=f"$p_y$ / |p({name})|", title="Newton plot")
         newton.legend(title="ion")
         energy = kinetic_energy(p, events.molecule.masses) / ELECTRONVOLT
-        ker.hist(energy[energy <= np.percentile(energy, _MAX_PERCENTILE)], bins=_bins(len(p)), color=COLOURS[0])
+        ker.hist(
+            energy[energy <= np.percentile(energy, _MAX_PERCENTILE)], bins=_bins(len(p)), color=COLOURS[0]
+        )
         ker.set(xlabel="kinetic energy release (eV)", ylabel="events", title="KER")
     return figure
 
 
-def _momenta_in_recoil_frame(events: Events) -> NDArray[np.float64]:
+def _momenta_in_recoil_frame(events: Events) -> NDArray:
     """Return the momenta (E, N, 3) turned into their own frame, the total shared by mass."""
     m = events.molecule.masses
     p = events.momenta - (m / m.sum())[:, None] * events.momenta.sum(axis=1, keepdims=True)
@@ -193,7 +203,7 @@ def _momenta_in_recoil_frame(events: Events) -> NDArray[np.float64]:
 
 def training_figure(metrics: pd.DataFrame) -> Figure:
     """Draw training and validation loss against epochs."""
-    with mpl.rc_context(_STYLE):
+    with styled():
         figure = new_figure(4.6, 3.0)
         axis = figure.subplots()
         axis.plot(metrics["epoch"], metrics["train_loss"], color=COLOURS[0], label="training")

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from flowcei.files import whole_file
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
-__all__ = ["COLOURS", "new_figure", "save"]
+__all__ = ["COLOURS", "new_figure", "save", "styled"]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """M. Okabe and K. Ito, Color Universal Design (2008)."""
 
-_STYLE = {
+_STYLE: Any = {
     "font.size": 9.0,
     "axes.titlesize": 9.0,
     "axes.spines.top": False,
@@ -26,13 +28,18 @@ _STYLE = {
 }
 
 
-def new_figure(width: float, height: float) -> Figure:
+def styled() -> AbstractContextManager[None]:
+    """Return a context in which figures are drawn in the house style."""
+    return mpl.rc_context(_STYLE)
+
+
+def new_figure(width: float, height: float, gap: float = 0.02) -> Figure:
     """Return an empty figure of a size in inches, in no window and no global state."""
-    with mpl.rc_context(_STYLE):
-        return Figure(figsize=(width, height), layout="constrained")
+    with styled():
+        return Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(wspace=gap))
 
 
 def save(figure: Figure, path: Path, *, overwrite: bool = False) -> None:
     """Write a figure as PNG."""
-    with mpl.rc_context(_STYLE), whole_file(path, overwrite=overwrite) as temporary:
+    with styled(), whole_file(path, overwrite=overwrite) as temporary:
         figure.savefig(temporary, dpi=160, format="png")

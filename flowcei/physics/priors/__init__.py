@@ -34,7 +34,7 @@ _KINDS: dict[str, Callable[..., GeometryPrior]] = {
     "normal_modes": lambda m, **rest: NormalModesPrior(m.equilibrium, m.masses, **rest),
     "ball": lambda m, **rest: BallPrior(len(m), **rest),
     "cube": lambda m, **rest: CubePrior(len(m), **rest),
-    "ensemble": lambda m, geometries: EnsemblePrior(geometries),  # noqa: ARG005
+    "ensemble": lambda _, geometries: EnsemblePrior(geometries),
 }
 
 

@@ -51,9 +51,7 @@ class GeometryPrior(ABC):
         """Return the table (plain numbers and text) that makes this prior again."""
 
 
-def random_orientation(
-    positions: NDArray[np.float64], rng: np.random.Generator
-) -> NDArray[np.float64]:
+def random_orientation(positions: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
     """Rotate each geometry of (B, N, 3) by its own rotation, uniform over SO(3).
 
     Example:

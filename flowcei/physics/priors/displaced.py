@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import permutations, product
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.special import ive
@@ -35,12 +35,10 @@ class DisplacedPrior(GeometryPrior):
         UsageError: For a sigma that is not positive.
     """
 
-    kind: ClassVar[str] = "displaced"
-    has_density: ClassVar[bool] = True
+    kind: str = "displaced"
+    has_density: bool = True
 
-    def __init__(
-        self, equilibrium: NDArray[np.float64], symbols: Sequence[str], sigma: float
-    ) -> None:
+    def __init__(self, equilibrium: NDArray[np.float64], symbols: Sequence[str], sigma: float) -> None:
         if not sigma > 0:
             msg = f"sigma = {sigma} of a displaced prior must be positive, in bohr"
             raise UsageError(msg)

@@ -97,9 +97,7 @@ def _bend(p: list[float], limits: tuple[float, float]) -> tuple[float, float]:
     return limits
 
 
-_FORMS: dict[
-    str, tuple[int, Callable[[list[float], tuple[float, float]], tuple[float, float]]]
-] = {
+_FORMS: dict[str, tuple[int, Callable[[list[float], tuple[float, float]], tuple[float, float]]]] = {
     "normal": (2, _normal),
     "uniform": (2, _uniform),
     "truncated_normal": (4, _truncated),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,12 +25,12 @@ class EnsemblePrior(GeometryPrior):
         UsageError: For an empty list or positions that are not finite.
     """
 
-    kind: ClassVar[str] = "ensemble"
+    kind: str = "ensemble"
     mirror_symmetric: bool = False
 
     def __init__(self, geometries: ArrayLike) -> None:
         self._geometries = np.asarray(geometries, dtype=np.float64)
-        if self._geometries.ndim != 3 or not len(self._geometries):  # noqa: PLR2004
+        if self._geometries.ndim != 3 or not len(self._geometries):
             msg = f"an ensemble has shape (G, N, 3) with G > 0; got {self._geometries.shape}"
             raise UsageError(msg)
         if not np.isfinite(self._geometries).all():
@@ -39,9 +39,7 @@ class EnsemblePrior(GeometryPrior):
 
     def sample(self, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
         """Draw `n` geometries, (n, N, 3), bohr."""
-        return random_orientation(
-            self._geometries[rng.integers(len(self._geometries), size=n)], rng
-        )
+        return random_orientation(self._geometries[rng.integers(len(self._geometries), size=n)], rng)
 
     def spec(self) -> dict[str, Any]:
         """Return the table that makes this prior again."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -47,8 +47,8 @@ class InternalPrior(GeometryPrior):
         UsageError: For rows that do not place every atom once.
     """
 
-    kind: ClassVar[str] = "internal"
-    has_density: ClassVar[bool] = True
+    kind: str = "internal"
+    has_density: bool = True
 
     def __init__(self, labels: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
         self._labels = list(labels)
@@ -67,11 +67,11 @@ class InternalPrior(GeometryPrior):
     def log_prob(self, positions: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the log density (B,) of positions (B, N, 3), per bohr^(3N-3)."""
         x = np.asarray(positions, dtype=np.float64)
-        total = np.full(len(x), -np.log(4.0 * np.pi if len(self._labels) == 2 else 8.0 * np.pi**2))  # noqa: PLR2004
+        total = np.full(len(x), -np.log(4.0 * np.pi if len(self._labels) == 2 else 8.0 * np.pi**2))
         with np.errstate(divide="ignore", invalid="ignore"):
             for row in self._rows[1:]:
                 for i, (d, value) in enumerate(zip(row.coordinates, _measure(x, row), strict=True)):
-                    total += _wrapped(d, value) if i == 2 else d.log_prob(value)  # noqa: PLR2004
+                    total += _wrapped(d, value) if i == 2 else d.log_prob(value)
                     if i == 0:
                         total -= 2.0 * np.log(value)
                     else:
@@ -113,7 +113,7 @@ def _read_rows(labels: list[str], tables: list[dict[str, Any]]) -> list[_Row]:
 
 def _even(row: _Row) -> bool:
     """Whether the dihedral's distribution is the same for phi and -phi."""
-    if len(row.coordinates) < 3:  # noqa: PLR2004
+    if len(row.coordinates) < 3:
         return True
     d = row.coordinates[2]
     if d.form == "uniform":
@@ -128,9 +128,7 @@ def _wrapped(d: Distribution, degrees: NDArray[np.float64]) -> NDArray[np.float6
     return np.logaddexp.reduce(turns, axis=0)
 
 
-def _place(
-    x: NDArray[np.float64], row: _Row, values: list[NDArray[np.float64]]
-) -> NDArray[np.float64]:
+def _place(x: NDArray[np.float64], row: _Row, values: list[NDArray[np.float64]]) -> NDArray[np.float64]:
     """Return where an atom goes, (n, 3), given the atoms placed before it."""
     if not row.references:
         return x[:, row.atom]
@@ -139,7 +137,7 @@ def _place(
         return origin + values[0][:, None] * np.array([0.0, 0.0, 1.0])
     theta = np.radians(values[1])
     along = _unit(x[:, row.references[1]] - origin)
-    if len(row.references) == 2:  # noqa: PLR2004
+    if len(row.references) == 2:
         side, phi = _unit(_any_normal(along)), np.zeros_like(theta)
     else:
         other = x[:, row.references[2]] - x[:, row.references[1]]
@@ -165,7 +163,7 @@ def _measure(x: NDArray[np.float64], row: _Row) -> list[NDArray[np.float64]]:
     along = _unit(x[:, row.references[1]] - origin)
     across = np.cross(along, bond)
     angle = np.degrees(np.arctan2(np.linalg.norm(across, axis=-1), (along * bond).sum(-1)))
-    if len(row.references) == 2:  # noqa: PLR2004
+    if len(row.references) == 2:
         return [length, angle]
     other = x[:, row.references[2]] - x[:, row.references[1]]
     side = _unit(other - (other * along).sum(-1, keepdims=True) * along)

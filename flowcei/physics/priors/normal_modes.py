@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -39,7 +39,7 @@ class NormalModesPrior(GeometryPrior):
             modes that are not independent vibrations.
     """
 
-    kind: ClassVar[str] = "normal_modes"
+    kind: str = "normal_modes"
     mirror_symmetric: bool = False
 
     def __init__(
@@ -65,7 +65,7 @@ class NormalModesPrior(GeometryPrior):
         weighted = self._modes * np.sqrt(masses)[:, None]
         self._basis = _orthonormal(weighted.reshape(len(weighted), -1))
         omega = self._wavenumbers * _HARTREE_PER_WAVENUMBER
-        warm = 1.0
+        warm = np.ones_like(omega)
         if temperature > 0:
             warm = 1.0 / np.tanh(omega / (2.0 * temperature * _HARTREE_PER_KELVIN))
         self._sigma = np.sqrt(warm / (2.0 * omega))
@@ -118,7 +118,7 @@ def _orthonormal(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return unit rows, made exactly orthogonal (printed modes carry four digits)."""
     unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     u, s, v = np.linalg.svd(unit, full_matrices=False)
-    if s.min() < 0.9:  # noqa: PLR2004
+    if s.min() < 0.9:
         msg = (
             "normal modes are not orthogonal in mass-weighted coordinates; give Cartesian "
             "displacements of the vibrations only, for the masses of the molecule"

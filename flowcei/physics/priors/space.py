@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -69,7 +69,7 @@ class BallPrior(_UniformPrior):
         UsageError: For sizes that are not positive, or where atoms do not fit.
     """
 
-    kind: ClassVar[str] = "ball"
+    kind: str = "ball"
 
     def __init__(self, n_atoms: int, radius: float, minimal_separation: float = 0.5) -> None:
         super().__init__(n_atoms, radius, minimal_separation, "radius")
@@ -100,7 +100,7 @@ class CubePrior(_UniformPrior):
         UsageError: For sizes that are not positive, or where atoms do not fit.
     """
 
-    kind: ClassVar[str] = "cube"
+    kind: str = "cube"
 
     def __init__(self, n_atoms: int, half_width: float, minimal_separation: float = 0.0) -> None:
         super().__init__(n_atoms, half_width, minimal_separation, "half_width")
