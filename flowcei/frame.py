@@ -134,14 +134,35 @@ class RecoilFrame:
 
     @classmethod
     def from_dict(cls, table: dict[str, Any]) -> RecoilFrame:
-        """Build a frame from what `to_dict` returned."""
-        return cls(
+        """Build a frame from what `to_dict` returned.
+
+        Raises:
+            ValueError: For a table that describes no frame.
+        """
+        frame = cls(
             tuple(map(float, table["masses"])),
             tuple(tuple(map(int, g)) for g in table["identical"]),
             tuple(map(int, table["axes"])),
             bool(table["reflect"]),
             tuple((int(i), int(j)) for i, j in table["tree"]),
         )
+        frame._check()
+        return frame
+
+    def _check(self) -> None:
+        n = len(self.masses)
+        grouped = [k for group in self.identical for k in group]
+        reached = [0, *(end for _, end in self.tree)]
+        sound = (
+            len(self.axes) == min(n, 3)
+            and all(len(set(ions)) == len(ions) for ions in (self.axes, grouped))
+            and set(self.axes) | set(grouped) <= set(range(n))
+            and sorted(reached) == list(range(n))
+            and all(start in reached[: k + 1] for k, (start, _) in enumerate(self.tree))
+        )
+        if not sound:
+            msg = f"axes {self.axes}, groups {self.identical} and bonds {self.tree} are no frame of {n} ions"
+            raise ValueError(msg)
 
     def enter(self, momenta: Tensor, sigma: Tensor) -> FramedEvents:
         """Take measured events into their recoil frames.
@@ -171,6 +192,9 @@ class RecoilFrame:
 
     def _rotation(self, p: Tensor) -> Tensor:
         first = torch.nn.functional.normalize(p[:, self.axes[0]], dim=1)
+        # An ion exactly at rest has no direction: take any.
+        rest = first.norm(dim=1, keepdim=True) == 0
+        first = torch.where(rest, first.new_tensor([1.0, 0.0, 0.0]), first)
         second = p[:, self.axes[1]]
         second = second - (second * first).sum(dim=1, keepdim=True) * first
         # Exactly collinear momenta fix no plane: take any, the condition says so.

@@ -25,6 +25,8 @@ from flowcei.standardiser import Standardiser
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from flowcei.models.interface import InverseModel
+
 __all__ = ["FORMAT_VERSION", "ModelCard", "load", "read_card", "write_model"]
 
 FORMAT_VERSION = 1
@@ -33,7 +35,7 @@ FORMAT_VERSION = 1
 _KEY = "flowcei"
 _MAX_BYTES = 1 << 30
 _MAX_WIDTH = 4096  # bound on every option, so that a lying file cannot ask for all memory
-_LATENT_ROWS = "model.latents.mean"
+_LATENTS = ("model.latents.mean", "model.latents.deviation")
 
 
 class _Frame(BaseModel):
@@ -187,17 +189,39 @@ def _migrated(table: object, path: Path) -> object:
     return table
 
 
+def _model(card: ModelCard, frame: RecoilFrame, tensors: dict[str, Tensor]) -> InverseModel:
+    """Return an untrained model with the options of a file, if its tensors can bear them out."""
+    sizes = (size for name, t in tensors.items() if name not in _LATENTS for size in t.shape)
+    largest = min(_MAX_WIDTH, max(len(tensors), *sizes, 1))
+    if any(not 0 < value <= largest for value in card.options.values()):
+        msg = f"an option of the model is not in 0 to {largest}, where its tensors end"
+        raise DataError(msg)
+    model = build_model(card.architecture, frame.width, frame.condition_width, card.options)
+    model.resize_latents(len(tensors.get(_LATENTS[0], ())))
+    return model
+
+
+def _refuse_other_shapes(model: InverseModel, tensors: dict[str, Tensor]) -> None:
+    for name, tensor in model.state_dict().items():
+        found = tensors.get(f"model.{name}")
+        if found is None or found.shape != tensor.shape:
+            what = "is missing" if found is None else f"has shape {tuple(found.shape)}"
+            msg = f"tensor {name} {what}; the options ask for {tuple(tensor.shape)}"
+            raise DataError(msg)
+
+
 def _build(card: ModelCard, tensors: dict[str, Tensor], path: Path, device: torch.device) -> Reconstructor:
     try:
-        if any(not 0 < value <= _MAX_WIDTH for value in card.options.values()):
-            msg = f"an option of the model is beyond {_MAX_WIDTH}"
-            raise DataError(msg)
         frame = RecoilFrame.from_dict(card.frame.model_dump())
-        model = build_model(card.architecture, frame.width, frame.condition_width, card.options)
-        rows = len(tensors.get(_LATENT_ROWS, ()))
-        model.resize_latents(rows)
+        molecule = Molecule.from_dict(card.molecule)
+        if frame.masses != tuple(molecule.masses.tolist()):
+            msg = "the frame is of another molecule"
+            raise DataError(msg)
+        with torch.device("meta"):  # shapes without memory: a lying file gets none
+            _refuse_other_shapes(_model(card, frame, tensors), tensors)
+        model = _model(card, frame, tensors)
         built = Reconstructor(
-            molecule=Molecule.from_dict(card.molecule),
+            molecule=molecule,
             frame=frame,
             model=model,
             noise=Noise(card.noise.low, card.noise.high, relative=card.noise.relative),

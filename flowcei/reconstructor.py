@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import torch
 
-from flowcei.errors import NoDensityError, UsageError
+from flowcei.errors import DataError, NoDensityError, UsageError
 from flowcei.events.container import Events
 from flowcei.events.simulation import fresh_seed
+from flowcei.models.interface import Latent
 from flowcei.physics.detector import Noise, rms_component
 from flowcei.posterior.samples import PosteriorSamples
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from flowcei.frame import FramedEvents, RecoilFrame
-    from flowcei.models.interface import InverseModel, Latent
+    from flowcei.models.interface import InverseModel
     from flowcei.molecule import Molecule
     from flowcei.standardiser import Standardiser
 
@@ -114,8 +115,14 @@ class Reconstructor:
         if n < 1:
             msg = f"the number of samples is {n}; it must be 1 or more"
             raise UsageError(msg)
+        if latent not in get_args(Latent):
+            msg = f"latent is {' or '.join(map(repr, get_args(Latent)))}; got {latent!r}"
+            raise UsageError(msg)
         self._refuse_inexact()
         events = self._events(momenta)
+        if not len(events):
+            msg = "there is no event to reconstruct"
+            raise DataError(msg)
         sigma = self.sigma(events, noise)
         seed = fresh_seed() if seed is None else seed
         generator = np.random.default_rng(np.random.SeedSequence(seed))

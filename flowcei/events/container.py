@@ -46,7 +46,7 @@ class Events:
     def __post_init__(self) -> None:
         """Check shapes and numbers."""
         n = len(self.molecule)
-        shape = (len(self.momenta), n, 3)
+        shape = (len(self.momenta) if self.momenta.ndim else 0, n, 3)
         for name, array in (("momenta", self.momenta), ("positions", self.positions)):
             if array is None:
                 continue

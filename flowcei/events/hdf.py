@@ -15,9 +15,18 @@ from flowcei.molecule import Molecule
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["MOMENTUM_UNIT", "is_hdf5", "read_hdf", "read_json_attribute", "write_hdf"]
+__all__ = [
+    "MOMENTUM_UNIT",
+    "is_hdf5",
+    "read_array",
+    "read_hdf",
+    "read_json_attribute",
+    "read_molecule",
+    "write_hdf",
+]
 
 MOMENTUM_UNIT = "hbar/bohr"
+_UNITS = {"momenta": MOMENTUM_UNIT, "positions": "bohr"}
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
@@ -40,50 +49,72 @@ def read_hdf(path: Path, molecule: Molecule | None = None) -> Events:
     """
     try:
         with h5py.File(path, "r") as file:
-            stored = read_json_attribute(file, "molecule")
-            if stored is None and molecule is None:
+            own = read_molecule(file, path) or molecule
+            if own is None:
                 raise DataError("does not say which molecule; name it with --molecule", path=path)
-            own = Molecule.from_dict(stored) if stored is not None else molecule
-            if own is None or (molecule is not None and not own.same_ions(molecule)):
-                names = [m.name if m is not None else "?" for m in (own, molecule)]
-                raise DataError(f"events of {names[0]}, where {names[1]} is expected", path=path)
+            if molecule is not None and not own.same_ions(molecule):
+                what = f"events of {own.name}, where {molecule.name} is expected"
+                raise DataError(what, path=path)
             arrays = {
-                name: _array(file, name, path)
+                name: read_array(file, name, path)
                 for name in ("momenta", "positions", "event", "sigma")
                 if name in file
             }
             origin = read_json_attribute(file, "origin") or {}
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, MemoryError) as error:
         raise DataError(f"not an HDF5 file, or damaged ({error})", path=path) from error
     if "momenta" not in arrays:
         raise DataError("has no dataset /momenta: not a file of events", path=path)
-    if len(arrays["momenta"]) == 0:
+    if arrays["momenta"].size == 0:
         raise DataError("holds no event", path=path)
-    ids = arrays.get("event")
+    ids = arrays.pop("event", None)
+    if ids is not None and ((ids % 1 != 0).any() or len(np.unique(ids)) != ids.size):
+        raise DataError("/event holds numbers that are not whole, or one of them twice", path=path)
+    numbers = {name: array.astype(np.float64, copy=False) for name, array in arrays.items()}
     try:
         return Events(
             own,
-            arrays["momenta"],
-            arrays.get("positions"),
+            numbers["momenta"],
+            numbers.get("positions"),
             ids=None if ids is None else ids.astype(np.int64),
-            sigma=arrays.get("sigma"),
+            sigma=numbers.get("sigma"),
             origin=origin,
         )
     except DataError as error:
         raise DataError(str(error), path=path) from error
 
 
-def _array(file: h5py.File, name: str, path: Path) -> np.ndarray:
-    # No external or soft link is followed: a file of events is whole in itself.
+def read_array(file: h5py.File, name: str, path: Path) -> np.ndarray:
+    """Read a dataset of numbers that lies in the file itself.
+
+    Raises:
+        DataError: For anything else: no link is followed and no other file is opened.
+    """
     link = file.get(name, getlink=True)
     data = file[name] if isinstance(link, h5py.HardLink) else None
-    if not isinstance(data, h5py.Dataset) or data.dtype.kind not in "fiu":
+    if not isinstance(data, h5py.Dataset) or data.dtype.kind not in "fiu" or data.shape is None:
         raise DataError(f"/{name} is not a dataset of numbers", path=path)
-    if name == "momenta" and data.attrs.get("unit", MOMENTUM_UNIT) != MOMENTUM_UNIT:
-        raise DataError(f"/momenta are in {data.attrs['unit']}, not in {MOMENTUM_UNIT}", path=path)
-    if name == "positions" and data.attrs.get("unit", "bohr") != "bohr":
-        raise DataError(f"/positions are in {data.attrs['unit']}, not in bohr", path=path)
-    return np.asarray(data[()], dtype=np.float64)
+    if data.external or data.is_virtual:
+        raise DataError(f"/{name} lies in another file; copy it into this one", path=path)
+    expected = _UNITS.get(name)
+    unit = data.attrs.get("unit", expected)
+    unit = unit.decode("utf-8", "replace") if isinstance(unit, bytes) else str(unit)
+    if expected is not None and unit != expected:
+        raise DataError(f"/{name} are in {unit}, not in {expected}", path=path)
+    return np.asarray(data[()])
+
+
+def read_molecule(file: h5py.File, path: Path) -> Molecule | None:
+    """Return the molecule that a file describes, or None where it does not.
+
+    Raises:
+        DataError: For a description that is not sound.
+    """
+    table = read_json_attribute(file, "molecule")
+    try:
+        return None if table is None else Molecule.from_dict(table)
+    except DataError as error:
+        raise DataError(str(error), path=path) from error
 
 
 def read_json_attribute(file: h5py.File, name: str) -> dict | None:

@@ -103,7 +103,7 @@ class CINN(InverseModel):
         context = self._context(c)
         shape = (len(c), n, self.width)
         if latent == "training":
-            z = self.latents.draw(shape, generator, c.device)
+            z = self.latents.draw(standard_normal((*shape[:2], self.width + 1), generator, c))
         else:
             z = standard_normal(shape, generator, c)
         z = z.reshape(-1, self.width)

@@ -110,13 +110,12 @@ class CVAE(InverseModel):
     ) -> tuple[Tensor, Tensor | None]:
         """Draw `n` samples (B, n, D); there is no density."""
         check_width(c, self.condition_width, "the condition")
-        shape = (len(c), n, self.latent_width)
+        # One draw holds all that a sample needs: its order must not depend on the batches.
+        extra = int(latent == "training")
+        drawn = standard_normal((len(c) * n, self.width + self.latent_width + extra), generator, c)
+        noise, z = drawn[:, : self.width] * torch.exp(self.log_noise), drawn[:, self.width :]
         if latent == "training":
-            z = self.latents.draw(shape, generator, c.device)
-        else:
-            z = standard_normal(shape, generator, c)
-        z = z.reshape(-1, self.latent_width)
-        noise = standard_normal((len(z), self.width), generator, c) * torch.exp(self.log_noise)
+            z = self.latents.draw(z)
         samples = torch.empty_like(noise)
         for first in range(0, len(z), _CHUNK):
             rows = slice(first, first + _CHUNK)

@@ -61,8 +61,11 @@ class LatentStore(nn.Module):
         width = self.mean.shape[1]
         self.mean, self.deviation = self.mean.new_zeros(rows, width), self.mean.new_zeros(rows, width)
 
-    def draw(self, shape: Sequence[int], generator: np.random.Generator, device: torch.device) -> Tensor:
-        """Draw latents of `shape` (..., L).
+    def draw(self, noise: Tensor) -> Tensor:
+        """Turn standard normal numbers (..., L + 1) into latents (..., L).
+
+        The last number chooses the row, so that one stream of one kind of number is all a
+        draw needs, and cutting it into batches changes nothing.
 
         Raises:
             UsageError: For a model that was never trained.
@@ -70,6 +73,6 @@ class LatentStore(nn.Module):
         if not len(self.mean):
             msg = "no latents of a training set are saved in this model; use latent 'prior'"
             raise UsageError(msg)
-        rows = torch.from_numpy(generator.integers(len(self.mean), size=tuple(shape[:-1]))).to(device)
-        noise = standard_normal(shape, generator, self.mean)
-        return self.mean[rows] + self.deviation[rows] * noise
+        quantile = torch.special.ndtr(noise[..., -1])
+        rows = (quantile * len(self.mean)).long().clamp_max(len(self.mean) - 1)
+        return self.mean[rows] + self.deviation[rows] * noise[..., :-1]

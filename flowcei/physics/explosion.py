@@ -58,7 +58,7 @@ _SETTINGS = (
     _Setting(3e-5, np.float32, RKN64, 0.6, 0.85, 6),
     _Setting(1e-7, np.float64, RKN86, 0.6, 0.9, 8),
     _Setting(1e-8, np.float64, RKN86, 0.4, 0.95, 10),
-    _Setting(1e-10, np.float64, RKN86, 0.2, 0.99, 12),
+    _Setting(1e-10, np.float64, RKN86, 0.15, 0.99, 12),
 )
 
 BEST_ACCURACY = _SETTINGS[-1].accuracy
@@ -103,6 +103,8 @@ def asymptotic_momenta(
         [[-42.85, 0.0, 0.0], [42.85, 0.0, 0.0]]
     """
     geometry, mass, charge = validated_geometry(positions, masses, charges)
+    if not len(geometry):
+        return np.zeros(geometry.shape)
     setting = _setting(accuracy)
     single = np.asarray(positions).dtype == np.float32
     # The origin is arbitrary: centring in double precision keeps single precision exact

@@ -48,7 +48,7 @@ class PosteriorSamples:
 
     def __post_init__(self) -> None:
         """Check shapes."""
-        e, n = self.positions.shape[:2]
+        e, n = (*self.positions.shape, 0, 0)[:2]
         atoms = len(self.molecule)
         expected = {
             "positions": (e, n, atoms, 3),

@@ -11,10 +11,15 @@ import numpy as np
 import pandas as pd
 
 from flowcei.errors import DataError, UsageError
-from flowcei.events.hdf import MOMENTUM_UNIT, is_hdf5, read_json_attribute
+from flowcei.events.hdf import (
+    MOMENTUM_UNIT,
+    is_hdf5,
+    read_array,
+    read_json_attribute,
+    read_molecule,
+)
 from flowcei.events.text import columns
 from flowcei.files import check_readable, refuse_existing, whole_file
-from flowcei.molecule import Molecule
 from flowcei.posterior.samples import PosteriorSamples
 
 if TYPE_CHECKING:
@@ -123,17 +128,28 @@ def read_samples(path: str | Path) -> PosteriorSamples:
         raise DataError(what, path=place)
     try:
         with h5py.File(place, "r") as file:
-            table = read_json_attribute(file, "molecule")
-            if file.attrs.get("content") != _CONTENT or table is None:
+            molecule = read_molecule(file, place)
+            if str(file.attrs.get("content")) != _CONTENT or molecule is None:
                 raise DataError("an HDF5 file, but not of samples", path=place)
-            return PosteriorSamples(
-                molecule=Molecule.from_dict(table),
-                momenta=file["momenta"][()],
-                positions=file["positions"][()],
-                log_prob=file["log_prob"][()] if "log_prob" in file else None,
-                ids=file["event"][()],
-                sigma=file["sigma"][()],
-                origin=read_json_attribute(file, "origin") or {},
-            )
-    except (OSError, KeyError, RuntimeError, TypeError) as error:
+            arrays = {
+                name: read_array(file, name, place)
+                for name in ("momenta", "positions", "log_prob", "event", "sigma")
+                if name in file or name != "log_prob"
+            }
+            origin = read_json_attribute(file, "origin") or {}
+    except (OSError, RuntimeError, MemoryError) as error:
+        raise DataError(f"damaged ({error})", path=place) from error
+    if arrays["positions"].size == 0 or not all(np.isfinite(a).all() for a in arrays.values()):
+        raise DataError("damaged (no samples, or numbers that are not finite)", path=place)
+    try:
+        return PosteriorSamples(
+            molecule=molecule,
+            momenta=arrays["momenta"],
+            positions=arrays["positions"],
+            log_prob=arrays.get("log_prob"),
+            ids=arrays["event"],
+            sigma=arrays["sigma"],
+            origin=origin,
+        )
+    except DataError as error:
         raise DataError(f"damaged ({error})", path=place) from error

@@ -1,0 +1,186 @@
+"""The forward model against an independent integrator, its invariants, and bad input."""
+
+from __future__ import annotations
+
+import numpy as np
+import oracle
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
+from flowcei.molecule import Molecule
+from flowcei.physics import explosion
+from flowcei.physics.explosion import asymptotic_momenta, kinetic_energy, potential_energy
+from flowcei.physics.priors import BallPrior, build_prior
+from flowcei.units import ANGSTROM, DALTON
+
+OCS = Molecule.load("ocs")
+BALLS = {
+    2: ([1.008, 34.97], 300),
+    3: ([12.011, 15.999, 32.06], 600),
+    5: ([12.011, 1.008, 79.9, 35.45, 18.998], 600),
+    8: ([12.011, 12.011, *[1.008] * 6], 300),
+}
+
+
+def _error(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Return |dp| / |p| of each event."""
+    return np.linalg.norm(found - truth, axis=(1, 2)) / np.linalg.norm(truth, axis=(1, 2))
+
+
+def _ball(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    masses, count = BALLS[n]
+    x = BallPrior(n, 4.0, 0.5).sample(count, np.random.default_rng(n))
+    return x, np.array(masses) * DALTON, np.ones(n)
+
+
+def test_finest_setting_agrees_with_the_oracle() -> None:
+    """To 1e-9 for OCS in all shapes and for a five-atom molecule: two independent methods."""
+    x = build_prior(OCS, "broad").sample(6, np.random.default_rng(1))
+    truth = np.array([oracle.momenta(g, OCS.masses, OCS.charges) for g in x])
+    found = asymptotic_momenta(x, OCS.masses, OCS.charges, accuracy=1e-10)
+    assert _error(found, truth).max() < 1e-9
+    x, m, q = _ball(5)
+    truth = np.array([oracle.momenta(g, m, q) for g in x[:3]])
+    assert _error(asymptotic_momenta(x[:3], m, q, accuracy=1e-10), truth).max() < 2e-9
+
+
+@pytest.mark.parametrize("n", BALLS)
+@pytest.mark.parametrize("setting", explosion._SETTINGS[:-1], ids=lambda s: f"{s.accuracy:g}")
+def test_accuracy_is_a_promise(setting: explosion._Setting, n: int) -> None:
+    """The mean relative error stays below what is asked, even for random clusters."""
+    x, m, q = _ball(n)
+    truth = asymptotic_momenta(x, m, q, accuracy=1e-10)
+    assert _error(asymptotic_momenta(x, m, q, accuracy=setting.accuracy), truth).mean() < setting.accuracy
+
+
+def test_two_ions_share_their_potential_energy() -> None:
+    """N = 2 in closed form: p = sqrt(2 mu q q' / r), along the bond."""
+    m, r = np.array([1.0, 35.0]) * DALTON, 1.7
+    p = asymptotic_momenta([[0, 0, 0], [0, r, 0]], m, [1, 2])
+    expected = np.sqrt(2.0 * m.prod() / m.sum() * 2.0 / r)
+    np.testing.assert_allclose(p, [[0, -expected, 0], [0, expected, 0]], rtol=1e-12, atol=1e-9)
+
+
+geometries = st.integers(0, 2**32 - 1).map(
+    lambda seed: build_prior(OCS, "broad").sample(4, np.random.default_rng(seed))
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(x=geometries, seed=st.integers(0, 1000), scale=st.floats(0.2, 5.0))
+def test_invariants(x: np.ndarray, seed: int, scale: float) -> None:
+    """Momentum 0, KE = U0, equivariance under rotation and permutation, invariance under
+    translation, and p(s x) = p(x) / sqrt(s).
+    """
+    m, q = OCS.masses, OCS.charges
+    p = asymptotic_momenta(x, m, q, accuracy=1e-10)
+    size = np.linalg.norm(p, axis=(1, 2))[:, None, None]
+    assert (np.abs(p.sum(axis=1)) / size[:, 0] < 1e-9).all()
+    np.testing.assert_allclose(kinetic_energy(p, m), potential_energy(x, q), rtol=1e-12)
+    rng = np.random.default_rng(seed)
+    turn, order = Rotation.random(rng=rng).as_matrix(), rng.permutation(3)
+    shift = rng.normal(0.0, 5.0, 3)
+    for y, expected in (
+        (x @ turn.T + shift, p @ turn.T),
+        (scale * x, p / np.sqrt(scale)),
+        (x * [1, 1, -1], p * [1, 1, -1]),
+    ):
+        assert (np.abs(asymptotic_momenta(y, m, q, accuracy=1e-10) - expected) / size).max() < 2e-9
+    swapped = asymptotic_momenta(x[:, order], m[order], q[order], accuracy=1e-10)
+    assert (np.abs(swapped - p[:, order]) / size).max() < 2e-9
+
+
+def test_ions_at_rest_carry_no_angular_momentum() -> None:
+    """In a plane, and with p_i x p_j pairs adding up: for N = 3 the momenta are coplanar."""
+    x = build_prior(OCS, "broad").sample(50, np.random.default_rng(3))
+    p = asymptotic_momenta(x, OCS.masses, OCS.charges, accuracy=1e-10)
+    triple = np.einsum("bi,bi->b", p[:, 0], np.cross(x[:, 1] - x[:, 0], x[:, 2] - x[:, 0]))
+    assert (np.abs(triple) < 1e-6 * np.linalg.norm(p[:, 0], axis=1) * 10).all()
+
+
+def test_three_geometries_with_the_same_momenta() -> None:
+    """The inverse is not unique: a known triple of OCS agrees to 1e-9 in all |p|."""
+    triple = [
+        (1.8949, 1.2990, 160.601),
+        (2.4867739876466066, 1.075257818100003, 164.5746329841263),
+        (0.9828330292144174, 2.931679982361075, 168.3020480061613),
+    ]
+    m = np.array([12.0, 15.9949146, 31.9720707]) * DALTON
+    found = []
+    for co, cs, angle in triple:
+        a = np.radians(angle)
+        x = np.array([[0, 0, 0], [co, 0, 0], [cs * np.cos(a), cs * np.sin(a), 0]]) * ANGSTROM
+        p = asymptotic_momenta(x, m, [2, 2, 2], accuracy=1e-10)
+        found.append(np.linalg.norm(p, axis=1))
+    np.testing.assert_allclose(found[0], [180.14570213, 306.84922827, 351.85786399], rtol=1e-9)
+    np.testing.assert_allclose(found[1:], [found[0]] * 2, rtol=1e-10)
+
+
+@pytest.mark.parametrize("accuracy", [1e-4, 1e-7])
+def test_result_does_not_depend_on_company(accuracy: float) -> None:
+    """Bit for bit: alone, in a batch, in another order, with one thread or two."""
+    x = build_prior(OCS, "cube").sample(9000, np.random.default_rng(2))
+    m, q = OCS.masses, OCS.charges
+    together = asymptotic_momenta(x, m, q, accuracy=accuracy, threads=2)
+    np.testing.assert_array_equal(asymptotic_momenta(x, m, q, accuracy=accuracy, threads=1), together)
+    order = np.random.default_rng(0).permutation(len(x))[:500]
+    np.testing.assert_array_equal(asymptotic_momenta(x[order], m, q, accuracy=accuracy), together[order])
+    np.testing.assert_array_equal(asymptotic_momenta(x[7], m, q, accuracy=accuracy), together[7])
+
+
+def test_shape_and_type_follow_the_positions() -> None:
+    """float32 in, float32 out; (N, 3) in, (N, 3) out; no event in, none out."""
+    x = OCS.equilibrium
+    assert asymptotic_momenta(x, OCS.masses, OCS.charges).shape == (3, 3)
+    single = asymptotic_momenta(x[None].astype(np.float32), OCS.masses, OCS.charges)
+    assert single.dtype == np.float32
+    assert asymptotic_momenta(np.zeros((0, 3, 3)), OCS.masses, OCS.charges).shape == (0, 3, 3)
+
+
+def test_a_molecule_far_from_the_origin_loses_nothing() -> None:
+    """Single precision is used about the centre of mass, wherever that is."""
+    far = OCS.equilibrium + 1e4
+    near = asymptotic_momenta(OCS.equilibrium, OCS.masses, OCS.charges, accuracy=1e-4)
+    p = asymptotic_momenta(far, OCS.masses, OCS.charges, accuracy=1e-4)
+    np.testing.assert_allclose(p, near, atol=1e-4 * np.abs(near).max())
+
+
+GOOD = np.array([[[0.0, 0, 0], [2, 0, 0], [0, 3, 0]]] * 3)
+
+
+def _with(row: int, value: object) -> np.ndarray:
+    x = GOOD.copy()
+    x[row, 1] = value
+    return x
+
+
+@pytest.mark.parametrize(
+    ("x", "m", "q", "words"),
+    [
+        (_with(1, np.nan), [1, 1, 1], [1, 1, 1], "row 1 .*not finite"),
+        (_with(2, np.inf), [1, 1, 1], [1, 1, 1], "row 2 .*not finite"),
+        (_with(2, 0.0), [1, 1, 1], [1, 1, 1], "row 2 .*coincident"),
+        (GOOD, [1, 1, 1], [1, -1, 1], "one sign"),
+        (GOOD, [1, 1, 1], [1, 0, 1], "one sign"),
+        (GOOD, [1, -1, 1], [1, 1, 1], "positive"),
+        (GOOD, [1, np.nan, 1], [1, 1, 1], "finite"),
+        (GOOD, [1, 1], [1, 1, 1], r"masses have shape \(2,\)"),
+        (GOOD, [1, 1, 1], [1, 1, 1, 1], r"charges have shape \(4,\)"),
+        (GOOD[:, :1], [1], [1], "two or more"),
+        (GOOD[..., :2], [1, 1, 1], [1, 1, 1], "expected"),
+        (GOOD[0, 0], [1, 1, 1], [1, 1, 1], "expected"),
+    ],
+)
+def test_bad_input_is_an_error_that_names_the_row(x: np.ndarray, m: list, q: list, words: str) -> None:
+    """Never a NaN downstream."""
+    with pytest.raises(ValueError, match=words):
+        asymptotic_momenta(x, m, q)
+
+
+def test_accuracy_beyond_reach_is_refused() -> None:
+    """Below 1e-10 nothing is promised."""
+    for accuracy in (1e-11, 0.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="accuracy"):
+            asymptotic_momenta(GOOD, [1, 1, 1], [1, 1, 1], accuracy=accuracy)

@@ -1,0 +1,125 @@
+"""Molecules: the built-in ones, a user's own, and files that are not sound."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flowcei.errors import DataError, UsageError
+from flowcei.molecule import Molecule, built_in_molecules
+from flowcei.units import ANGSTROM, DALTON, length_in_bohr
+
+TOML = """
+symbols = ["N", "N", "O"]
+charges = [1, 1, 1]
+bonds = [["n1", "n2"], ["n2", "o"]]
+[equilibrium]
+unit = "angstrom"
+positions = [[0, 0, 0], [0, 0, 1.128], [0, 0, 2.312]]
+[priors.around]
+kind = "displaced"
+sigma = 0.2
+"""
+
+
+def test_built_in_molecules() -> None:
+    """All seven, charges as stated."""
+    assert set(built_in_molecules()) == {"ocs", "co2", "h2o", "ch4", "c2h2", "chbrclf", "ch2o"}
+    for name in built_in_molecules():
+        molecule = Molecule.load(name)
+        assert (molecule.charges == (2 if name == "ocs" else 1)).all()
+        assert len(molecule.bonds) == len(molecule) - 1
+        assert {"equilibrium", "ball"} <= set(molecule.priors)
+
+
+def test_ocs_has_the_masses_of_the_first_study() -> None:
+    """12.011, 15.999 and 32.06 u in electron masses."""
+    np.testing.assert_allclose(
+        Molecule.load("ocs").masses, [21894.71361, 29164.39289, 58441.80487], rtol=1e-6
+    )
+
+
+def test_labels_angles_and_identical_ions() -> None:
+    """Numbers where a symbol repeats; six angles of methane; its hydrogens alike."""
+    methane = Molecule.load("ch4")
+    assert methane.labels == ("c", "h1", "h2", "h3", "h4")
+    assert methane.identical == ((1, 2, 3, 4),)
+    assert len(methane.angles) == 6
+    assert Molecule.load("ocs").identical == ()
+
+
+@pytest.mark.parametrize("name", built_in_molecules())
+def test_table_round_trip(name: str) -> None:
+    """from_dict(to_dict) is the same molecule."""
+    one = Molecule.load(name)
+    two = Molecule.from_dict(one.to_dict())
+    assert two.same_ions(one)
+    assert (two.bonds, two.priors, two.default_prior) == (one.bonds, one.priors, one.default_prior)
+    np.testing.assert_allclose(two.equilibrium, one.equilibrium)
+
+
+def test_own_molecule_from_toml(tmp_path: Path) -> None:
+    """Units are converted, the name is the file's, the first prior is the default."""
+    path = tmp_path / "n2o.toml"
+    path.write_text(TOML)
+    molecule = Molecule.load(path)
+    assert molecule.name == "n2o"
+    assert molecule.default_prior == "around"
+    assert molecule.equilibrium[1, 2] == pytest.approx(1.128 * ANGSTROM)
+    assert molecule.masses[2] == pytest.approx(15.999 * DALTON)
+
+
+def test_own_molecule_from_xyz(tmp_path: Path) -> None:
+    """Bonds from covalent radii: water has two."""
+    path = tmp_path / "water.xyz"
+    path.write_text("3\n\nO 0 0 0\nH 0.757 0.587 0\nH -0.757 0.587 0\n")
+    molecule = Molecule.load(str(path))
+    assert molecule.bonds == ((0, 1), (0, 2))
+    assert molecule.labels == ("o", "h1", "h2")
+    assert set(molecule.priors) == {"equilibrium", "ball"}
+
+
+DAMAGED = {
+    "not toml": "symbols = [",
+    "unknown key": TOML.replace("charges", "charge"),
+    "no symbols": "charges = [1, 1]",
+    "unknown symbol": TOML.replace('"O"]', '"Qq"]'),
+    "mixed charges": TOML.replace("[1, 1, 1]", "[1, -1, 1]"),
+    "too few positions": TOML.replace(", [0, 0, 2.312]", ""),
+    "unit": TOML.replace("angstrom", "furlong"),
+    "unknown bond": TOML.replace('["n2", "o"]', '["n2", "x"]'),
+    "one ion": 'symbols = ["H"]\n[equilibrium]\nunit = "bohr"\npositions = [[0, 0, 0]]',
+    "text in numbers": TOML.replace("2.312", '"far"'),
+    "nan": TOML.replace("2.312", "nan"),
+}
+
+
+@pytest.mark.parametrize("text", DAMAGED.values(), ids=DAMAGED)
+def test_files_that_are_not_sound_are_rejected(text: str, tmp_path: Path) -> None:
+    """One line with the name of the file."""
+    path = tmp_path / "bad.toml"
+    path.write_text(text)
+    with pytest.raises(DataError, match=r"bad\.toml"):
+        Molecule.load(path)
+
+
+def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
+    """Unknown names list the known ones; missing and foreign files are named."""
+    with pytest.raises(UsageError, match="built in are"):
+        Molecule.load("unobtainium")
+    with pytest.raises(UsageError, match="no molecule file"):
+        Molecule.load(tmp_path / "missing.toml")
+    with pytest.raises(UsageError, match="no molecule file"):
+        Molecule.load(tmp_path / "missing.xyz")
+    (tmp_path / "x.xyz").write_text("hello")
+    with pytest.raises(DataError, match=r"x\.xyz"):
+        Molecule.load(tmp_path / "x.xyz")
+    (tmp_path / "x.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match=r"x\.toml"):
+        Molecule.load(tmp_path / "x.toml")
+    with pytest.raises(UsageError, match="no prior"):
+        Molecule.load("ocs").prior_table("none")
+    with pytest.raises(ValueError, match="furlong"):
+        length_in_bohr("furlong")

@@ -1,0 +1,268 @@
+"""Geometry priors: their moments, their densities by independent ways, and bad tables."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from flowcei.errors import NoDensityError, UsageError
+from flowcei.molecule import Molecule, built_in_molecules
+from flowcei.physics.priors import (
+    DisplacedPrior,
+    EnsemblePrior,
+    GeometryPrior,
+    InternalPrior,
+    NormalModesPrior,
+    build_prior,
+)
+
+OCS = Molecule.load("ocs")
+WATER = Molecule.load("h2o")
+CHAIN = [
+    {"atom": "a"},
+    {"atom": "b", "from": "a", "length": {"normal": [2.0, 0.2]}},
+    {"atom": "c", "from": "b", "length": {"normal": [1.9, 0.2]}, "angle_to": "a", "angle": {"normal": [110, 9]}},
+    {
+        "atom": "d", "from": "c", "length": {"truncated_normal": [2, 0.2, 0.5, 4]}, "angle_to": "b",
+        "angle": {"normal": [100, 8]}, "dihedral_to": "a", "dihedral": {"normal": [60, 15]},
+    },
+]  # fmt: skip
+
+
+def _vibrating_water(temperature: float = 0.0) -> NormalModesPrior:
+    """Return water with three made-up modes, orthogonal to translation and rotation."""
+    m, x = WATER.masses, WATER.equilibrium
+    x = x - m @ x / m.sum()
+    root = np.sqrt(m)[:, None]
+    outside = [np.eye(3)[[k]] * root for k in range(3)] + [np.cross(np.eye(3)[k], x) * root for k in range(3)]
+    q = np.linalg.qr(np.array([v.ravel() for v in outside] + list(np.eye(9)[:3])).T)[0][:, 6:]
+    modes = q.T.reshape(3, 3, 3) / root
+    return NormalModesPrior(WATER.equilibrium, m, [1600.0, 3700.0, 3800.0], modes, temperature)
+
+
+def _lengths_and_angle(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    a, b = x[:, 1] - x[:, 0], x[:, 2] - x[:, 0]
+    r, s = np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1)
+    return r, s, np.degrees(np.arctan2(np.linalg.norm(np.cross(a, b), axis=1), (a * b).sum(1)))
+
+
+def _draw(name: str, n: int = 40_000) -> np.ndarray:
+    return build_prior(OCS, name).sample(n, np.random.default_rng(5))
+
+
+def test_ocs_equilibrium_has_the_stated_moments() -> None:
+    """r_CO 2.19 +/- 0.15, r_CS 2.95 +/- 0.18 bohr, Rayleigh bend of 8.5 degrees."""
+    co, cs, angle = _lengths_and_angle(_draw("equilibrium"))
+    assert (co.mean(), co.std()) == pytest.approx((2.19, 0.15), abs=3e-3)
+    assert (cs.mean(), cs.std()) == pytest.approx((2.95, 0.18), abs=3e-3)
+    assert (180 - angle).mean() == pytest.approx(8.5 * np.sqrt(np.pi / 2), rel=0.01)
+    assert ((180 - angle) ** 2).mean() == pytest.approx(2 * 8.5**2, rel=0.02)
+
+
+def test_ocs_stretched_is_like_the_first_study() -> None:
+    """Means, deviations and ranges of its file cei_traning_orient_1."""
+    co, cs, angle = _lengths_and_angle(_draw("stretched"))
+    assert (co.mean(), co.std()) == pytest.approx((2.53, 0.35), abs=0.01)
+    assert (cs.mean(), cs.std()) == pytest.approx((3.53, 0.49), abs=0.01)
+    assert (angle.mean(), angle.std()) == pytest.approx((175.9, 2.4), abs=0.3)
+    assert 2.10 <= co.min() < co.max() <= 4.31
+    assert 2.85 <= cs.min() < cs.max() <= 6.06
+
+
+def test_ocs_broad_fills_its_ranges() -> None:
+    """Uniform in both lengths and in the angle."""
+    for values, low, high in zip(
+        _lengths_and_angle(_draw("broad")), (1.8, 2.4, 60), (4, 5, 180), strict=True
+    ):
+        counts = np.histogram(values, bins=10, range=(low, high))[0]
+        assert counts.sum() == len(values)
+        assert np.abs(counts / counts.mean() - 1).max() < 0.06
+
+
+def test_orientation_is_uniform() -> None:
+    """Bond directions average to 0, and their squares to 1/3 on each axis."""
+    x = _draw("broad")
+    u = (x[:, 1] - x[:, 0]) / np.linalg.norm(x[:, 1] - x[:, 0], axis=1)[:, None]
+    np.testing.assert_allclose(u.mean(axis=0), 0.0, atol=0.015)
+    np.testing.assert_allclose((u**2).mean(axis=0), 1 / 3, atol=0.01)
+
+
+def test_ball_and_cube_keep_atoms_apart_and_inside() -> None:
+    """No two closer than the minimal separation; radial distribution of a ball."""
+    x = build_prior(OCS, {"kind": "ball", "radius": 4.0, "minimal_separation": 0.5}).sample(
+        20_000, np.random.default_rng(0)
+    )
+    gaps = np.linalg.norm(x[:, [0, 0, 1]] - x[:, [1, 2, 2]], axis=-1)
+    assert gaps.min() >= 0.5
+    assert gaps.max() <= 8.0
+    radius = np.linalg.norm(x, axis=-1)
+    assert (radius**2).mean() == pytest.approx(0.6 * 16, rel=0.01)
+    cube = build_prior(OCS, "cube").sample(20_000, np.random.default_rng(0))
+    assert (cube**2).mean() == pytest.approx(1 / 3, rel=0.02)
+
+
+DENSITIES: dict[str, tuple[GeometryPrior, float]] = {
+    "ocs equilibrium": (build_prior(OCS, "equilibrium"), 0.35),
+    "chain of four": (InternalPrior(["a", "b", "c", "d"], CHAIN), 0.0),
+    "displaced formaldehyde": (build_prior(Molecule.load("ch2o")), 0.0),
+    "displaced bromochlorofluoromethane": (build_prior(Molecule.load("chbrclf")), 0.0),
+    "vibrating water": (_vibrating_water(), 0.0),
+}
+
+
+@pytest.mark.parametrize("prior", [p for p, _ in DENSITIES.values()], ids=DENSITIES)
+def test_density_is_normalised(prior: GeometryPrior) -> None:
+    """E_p[q / p] = 1 for a normal q that lies inside p, in a frame fixed by three atoms.
+
+    With x over all orientations, q is a normal density in bond vectors about one drawn
+    geometry, as narrow as the prior's own scatter; samples come from q, so the mean of
+    p / q over q would hang on p's tails, and here the mean over p of q / p is used.
+    """
+    rng = np.random.default_rng(8)
+    x = prior.sample(200_000, rng)
+    bonds = (x[:, 1:] - x[:, :1]).reshape(len(x), -1)
+    # Samples near a reference, with a kernel in orientation and shape: E_p[K/p] = 1.
+    turned = _aligned(x)
+    centre, spread = turned.mean(axis=0), np.cov(turned.T)
+    u = np.linalg.solve(np.linalg.cholesky(spread), (turned - centre).T).T
+    k = u.shape[1]
+    log_shape = -0.5 * (u**2).sum(axis=1) / 0.49 - 0.5 * k * np.log(2 * np.pi * 0.49)
+    log_shape -= 0.5 * np.linalg.slogdet(spread)[1]
+    # Volume: orientation (8 pi^2) and the Jacobian from aligned coordinates to bonds.
+    weight = np.exp(log_shape - np.log(8 * np.pi**2) - _log_aligned_volume(x) - prior.log_prob(x))
+    assert bonds.shape[1] == k + 3
+    error = weight.std() / np.sqrt(len(weight))
+    assert error < 0.02
+    assert weight.mean() == pytest.approx(1.0, abs=5 * error)
+
+
+def _aligned(x: np.ndarray) -> np.ndarray:
+    """Return coordinates without orientation: atom 1 on x, atom 2 in the xy plane."""
+    bonds = x[:, 1:] - x[:, :1]
+    e1 = bonds[:, 0] / np.linalg.norm(bonds[:, 0], axis=1)[:, None]
+    e2 = bonds[:, 1] - (bonds[:, 1] * e1).sum(1)[:, None] * e1
+    e2 /= np.linalg.norm(e2, axis=1)[:, None]
+    frame = np.stack([e1, e2, np.cross(e1, e2)], axis=1)
+    turned = np.einsum("bij,bkj->bki", frame, bonds)
+    columns = [turned[:, 0, 0], turned[:, 1, 0], turned[:, 1, 1]]
+    return np.column_stack([*columns, turned[:, 2:].reshape(len(x), -1)])
+
+
+def _log_aligned_volume(x: np.ndarray) -> np.ndarray:
+    """Return log of d(bonds) / (d(aligned) d(rotation)): r1^2 times the height of atom 2."""
+    flat = _aligned(x)
+    return 2.0 * np.log(flat[:, 0]) + np.log(flat[:, 2])
+
+
+@pytest.mark.parametrize("prior", [p for p, _ in DENSITIES.values()], ids=DENSITIES)
+def test_density_sees_neither_place_nor_orientation(prior: GeometryPrior) -> None:
+    """Rotated and shifted geometries are equally probable."""
+    rng = np.random.default_rng(3)
+    x = prior.sample(50, rng)
+    turn = Rotation.random(rng=rng).as_matrix()
+    np.testing.assert_allclose(prior.log_prob(x @ turn.T + 7.0), prior.log_prob(x), atol=1e-7)
+
+
+@pytest.mark.parametrize("prior", [p for p, _ in DENSITIES.values()], ids=DENSITIES)
+def test_mirror_symmetry_is_what_the_density_says(prior: GeometryPrior) -> None:
+    """Where handedness is said to carry nothing, mirror images are equally probable."""
+    x = prior.sample(50, np.random.default_rng(3))
+    same = np.allclose(prior.log_prob(x * [1, 1, -1]), prior.log_prob(x), atol=1e-6)
+    assert same or not prior.mirror_symmetric
+
+
+def test_displaced_density_is_the_gaussian_averaged_over_rotations() -> None:
+    """Monte Carlo over 200,000 rotations of formaldehyde, wide displacements."""
+    molecule = Molecule.load("ch2o")
+    sigma = 0.8
+    prior = DisplacedPrior(molecule.equilibrium, molecule.symbols, sigma)
+    x = prior.sample(3, np.random.default_rng(1))
+    helmert = np.linalg.svd(np.ones((1, 4)))[2][1:]
+    u, u0 = helmert @ x, helmert @ molecule.equilibrium
+    turns = Rotation.random(200_000, rng=np.random.default_rng(2)).as_matrix()
+    for geometry, found in zip(u, prior.log_prob(x), strict=True):
+        square = ((geometry - u0 @ np.swapaxes(turns, 1, 2)) ** 2).sum(axis=(1, 2))
+        logs = -0.5 * square / sigma**2 - 4.5 * np.log(2 * np.pi * sigma**2)
+        expected = np.logaddexp.reduce(logs) - np.log(len(turns)) - 1.5 * np.log(4)
+        assert found == pytest.approx(expected, abs=0.05)
+
+
+def test_which_molecules_have_two_hands() -> None:
+    """CHBrClF is chiral; with like hydrogens swapped, methane and formaldehyde are not."""
+    hands = {name: not build_prior(Molecule.load(name)).mirror_symmetric for name in built_in_molecules()}
+    assert hands == {name: name == "chbrclf" for name in built_in_molecules()}
+
+
+def test_wigner_widths() -> None:
+    """Zero point: <Q^2> = 1 / (2 omega); at 1,000 K coth wider."""
+    x = _vibrating_water()
+    warm = _vibrating_water(3000.0)
+    omega = np.array([1600.0, 3700.0, 3800.0]) * 4.556335252912e-6
+    np.testing.assert_allclose(x._sigma**2, 1 / (2 * omega))
+    ratio = 1 / np.tanh(omega / (2 * 3000 * 3.1668115634556e-6))
+    np.testing.assert_allclose(warm._sigma**2 / x._sigma**2, ratio)
+
+
+@pytest.mark.parametrize("name", built_in_molecules())
+def test_every_named_prior_samples_and_can_be_built_again(name: str) -> None:
+    """spec() is all that is needed; the same seed gives the same geometries."""
+    molecule = Molecule.load(name)
+    for label in molecule.priors:
+        prior = build_prior(molecule, label)
+        again = build_prior(molecule, prior.spec())
+        x = prior.sample(20, np.random.default_rng(1))
+        assert np.isfinite(x).all()
+        np.testing.assert_array_equal(x, again.sample(20, np.random.default_rng(1)))
+
+
+def test_priors_without_density_say_so() -> None:
+    """An ensemble, a ball and a cube can only be sampled."""
+    ensemble = EnsemblePrior(OCS.equilibrium[None])
+    x = ensemble.sample(3, np.random.default_rng(0))
+    for prior in (ensemble, build_prior(OCS, "ball"), build_prior(OCS, "cube")):
+        assert not prior.has_density
+        with pytest.raises(NoDensityError, match="only be sampled"):
+            prior.log_prob(x)
+
+
+BAD = [
+    ("nothing", "no prior"),
+    ({"kind": "magic"}, "kind"),
+    ({"kind": "ball", "radius": -1.0}, "positive"),
+    ({"kind": "ball", "radius": 1.0, "size": 2}, "fit"),
+    ({"kind": "ball", "radius": 1.0, "minimal_separation": 1.99}, "room"),
+    ({"kind": "displaced", "sigma": 0.0}, "positive"),
+    ({"kind": "internal", "zmatrix": []}, "0 rows"),
+    ({"kind": "internal", "zmatrix": [{"atom": "x"}]}, "names 'x'"),
+    ({"kind": "internal", "zmatrix": [{"atom": "c"}, {"atom": "o"}]}, "row 2"),
+    (
+        {
+            "kind": "internal",
+            "zmatrix": [{"atom": "c"}, {"atom": "c", "from": "c", "length": {"normal": [2, 1]}}],
+        },
+        "row 2",
+    ),
+    ({"kind": "ensemble", "geometries": [[[0, 0, 0]]] * 0}, "shape"),
+    ({"kind": "normal_modes", "wavenumbers": [1.0], "modes": [[1.0]]}, "shape"),
+]
+
+
+@pytest.mark.parametrize(("table", "words"), BAD, ids=str)
+def test_bad_tables_are_refused(table: str | dict, words: str) -> None:
+    """A usage error that says what does not fit."""
+    with pytest.raises(UsageError, match=words):
+        build_prior(OCS, table).sample(2000, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    "length",
+    [{"normal": [2.0, -1.0]}, {"normal": [2.0]}, {"uniform": [3.0, 2.0]}, {"uniform": [-1.0, 2.0]},
+     {"bend": 8.0}, {"cauchy": [1, 2]}, {"normal": [2.0, float("nan")]},
+     {"truncated_normal": [2.0, 0.1, 3.0, 1.0]}, {}],
+)  # fmt: skip
+def test_bad_distributions_are_refused(length: dict) -> None:
+    """Of a length: negative deviations, falling ranges, a bend, unknown words."""
+    rows = [{"atom": "c"}, {"atom": "o", "from": "c", "length": length}]
+    with pytest.raises(UsageError):
+        InternalPrior(["c", "o"], rows)
