@@ -154,7 +154,7 @@ class RecoilFrame:
         grouped = [k for group in self.identical for k in group]
         reached = [0, *(end for _, end in self.tree)]
         sound = (
-            len(self.axes) == min(n, 3)
+            len(self.axes) == (3 if n > 3 else 2)
             and all(len(set(ions)) == len(ions) for ions in (self.axes, grouped))
             and set(self.axes) | set(grouped) <= set(range(n))
             and sorted(reached) == list(range(n))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,8 @@ from flowcei.errors import DataError, UsageError
 from flowcei.files import check_readable, whole_file
 
 
-def _break() -> None:
+def _break(path: Path) -> None:
+    path.write_text("half")
     msg = "in the middle"
     raise KeyboardInterrupt(msg)
 
@@ -21,10 +21,9 @@ def test_a_broken_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     path = tmp_path / "a.txt"
     path.write_text("old")
     with pytest.raises(KeyboardInterrupt), whole_file(path) as temporary:
-        temporary.write_text("half")
-        _break()
+        _break(temporary)
     assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["a.txt"]
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
 def test_a_whole_file_can_be_shared(tmp_path: Path) -> None:

@@ -72,9 +72,8 @@ def test_tail_weights_integrate_their_basis(z1: float, count: int, logarithmic: 
         end = rule.nodes[t - 1]
         for f in basis[: min(t, 5)]:
             found = rule.weights[t - 1, :t] @ f(depth[:t])
-            at = np.array
             expected, _ = quad(
-                lambda z, f=f, end=end: (end - z) / (1 - z * z) * float(f(at((1 - z) / width))),
+                lambda z, f=f, end=end: (end - z) / (1 - z * z) * float(f(np.array((1 - z) / width))),
                 z1, end, epsabs=1e-14, epsrel=1e-12, limit=200,
             )  # fmt: skip
             assert found == pytest.approx(expected, rel=1e-7, abs=1e-13)

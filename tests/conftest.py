@@ -1,0 +1,78 @@
+"""What several test files share: tiny models, trained in seconds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from flowcei import fitting
+from flowcei.events.simulation import simulate
+from flowcei.training import Schedule
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from flowcei.events.container import Events
+    from flowcei.reconstructor import Reconstructor
+
+torch.set_num_threads(2)
+
+SMALL = {
+    "cinn": {"couplings": 3, "hidden": 16, "context": 4},
+    "cvae": {"latent": 3, "hidden": 32, "depth": 2},
+}
+
+
+@pytest.fixture(scope="session")
+def quick_fitting() -> Iterator[None]:
+    """Make pilot and validation sets small while it is in use."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fitting, "_PILOT", 1500)
+        patch.setattr(fitting, "_VALIDATION", 500)
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Iterator[Callable[[str, str], Reconstructor]]:
+    """`tiny("cinn", "ocs")`: a small model, trained once on a few thousand events."""
+    made: dict[tuple[str, str], Reconstructor] = {}
+
+    def get(architecture: str, molecule: str) -> Reconstructor:
+        key = (architecture, molecule)
+        if key not in made:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(fitting, "_PILOT", 1500)
+                patch.setattr(fitting, "_VALIDATION", 500)
+                made[key] = fitting.train(
+                    architecture,
+                    molecule=molecule,
+                    options=SMALL[architecture],
+                    noise="0.5%..2%",
+                    schedule=Schedule(epochs=2, batch=128, learning_rate=5e-3),
+                    events_per_epoch=3000,
+                    seed=11,
+                )
+        return made[key]
+
+    yield get
+    made.clear()
+
+
+@pytest.fixture(scope="session")
+def tiny_cinn(tiny: Callable[[str, str], Reconstructor]) -> Reconstructor:
+    """Return a small flow for OCS, trained for 0.5 % to 2 % noise."""
+    return tiny("cinn", "ocs")
+
+
+@pytest.fixture(scope="session")
+def tiny_cvae(tiny: Callable[[str, str], Reconstructor]) -> Reconstructor:
+    """Return a small auto-encoder for OCS, trained for 0.5 % to 2 % noise."""
+    return tiny("cvae", "ocs")
+
+
+@pytest.fixture(scope="session")
+def ocs_events() -> Events:
+    """Return twelve events of OCS with 1 % noise."""
+    return simulate("ocs", 12, noise="1%", seed=5)

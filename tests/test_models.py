@@ -1,0 +1,283 @@
+"""One contract, every architecture."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from flowcei.errors import NoDensityError, UsageError
+from flowcei.models.cvae import CVAE
+from flowcei.models.interface import InverseModel
+from flowcei.models.registry import ARCHITECTURES, build_model
+from flowcei.training import Schedule, fit
+
+SMALL = {
+    "cinn": {"couplings": 3, "hidden": 16, "context": 4},
+    "cvae": {"hidden": 16, "depth": 2, "latent": 3},
+}
+every = pytest.mark.parametrize("name", sorted(ARCHITECTURES))
+flows = pytest.mark.parametrize("name", [k for k, m in ARCHITECTURES.items() if m.has_density])
+
+
+def _model(name: str, width: int = 4, condition: int = 3, *, stirred: bool = True) -> InverseModel:
+    """Return a small model; `stirred` moves it off its start, where couplings do nothing."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = build_model(name, width, condition, SMALL[name])
+        if stirred:
+            for p in model.parameters():
+                if p.requires_grad:
+                    p.data += 0.15 * torch.randn_like(p)
+    return model.eval()
+
+
+def _data(n: int = 64, width: int = 4, condition: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(n, width, generator=generator), torch.randn(n, condition, generator=generator)
+
+
+class _Linear:
+    """x = A c + noise: a posterior that is known exactly."""
+
+    A = torch.tensor([[1.0, 0.5], [-0.7, 0.2]])
+    SIGMA = 0.3
+
+    def epoch(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        generator = torch.Generator().manual_seed(index)
+        c = torch.randn(4000, 2, generator=generator)
+        return c @ self.A.T + self.SIGMA * torch.randn(4000, 2, generator=generator), c
+
+    def validation(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.epoch(1000)
+
+    def log_prob(self, x: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        return torch.distributions.Normal(c @ self.A.T, self.SIGMA).log_prob(x).sum(dim=1)
+
+
+@pytest.fixture(scope="module", params=sorted(ARCHITECTURES))
+def trained(request: pytest.FixtureRequest) -> tuple[InverseModel, _Linear, list]:
+    """Return each architecture, trained on the linear problem."""
+    model, toy = _model(request.param, 2, 2, stirred=False), _Linear()
+    records = fit(
+        model, toy, Schedule(epochs=12, batch=200, learning_rate=5e-3), seed=1, device=torch.device("cpu")
+    )
+    return model, toy, records
+
+
+@every
+def test_shapes_and_types(name: str) -> None:
+    """Loss (B,), samples (B, n, D), densities (B, n) or none."""
+    model, (x, c) = _model(name), _data()
+    assert model.loss(x, c).shape == (64,)
+    samples, density = model.sample_with_log_prob(c, 7, generator=np.random.default_rng(0))
+    assert samples.shape == (64, 7, 4)
+    assert samples.dtype == torch.float32
+    assert (density is not None) == model.has_density
+    assert density is None or density.shape == (64, 7)
+    assert model.sample(c, 2, generator=np.random.default_rng(0)).shape == (64, 2, 4)
+
+
+@every
+def test_samples_do_not_depend_on_batches(name: str) -> None:
+    """The same generator, cut differently: the same samples."""
+    model, (_, c) = _model(name), _data(30)
+    with torch.no_grad():
+        whole = model.sample(c, 5, generator=np.random.default_rng(4))
+        generator = np.random.default_rng(4)
+        parts = [model.sample(part, 5, generator=generator) for part in c.split(7)]
+    torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-4, atol=1e-5)
+
+
+@every
+def test_the_callers_random_state_is_left_alone(name: str) -> None:
+    """Building and sampling seed nothing: torch's and NumPy's global state stay."""
+    legacy, modern = np.random.get_state(), torch.get_rng_state()
+    model, (_, c) = _model(name), _data(5)
+    a = model.sample(c, 3, generator=np.random.default_rng(1))
+    b = model.sample(c, 3, generator=np.random.default_rng(1))
+    torch.testing.assert_close(a, b, rtol=0, atol=0)
+    assert all(np.array_equal(x, y) for x, y in zip(legacy, np.random.get_state(), strict=True))
+    assert torch.equal(modern, torch.get_rng_state())
+
+
+@every
+def test_every_weight_is_trained(name: str) -> None:
+    """A gradient reaches every parameter: none is dead, none forgotten."""
+    model, (x, c) = _model(name), _data()
+    model.loss(x, c).mean().backward()
+    for label, p in model.named_parameters():
+        if p.requires_grad:
+            assert p.grad is not None, label
+            assert p.grad.abs().max() > 0, label
+
+
+@every
+def test_the_condition_is_used(name: str) -> None:
+    """Another condition, another answer: FrEIA drops one silently if told wrongly."""
+    model, (x, c) = _model(name), _data()
+    generator = torch.random.get_rng_state()
+    one = model.loss(x, c)
+    torch.random.set_rng_state(generator)
+    assert (one - model.loss(x, c + 1.0)).abs().max() > 1e-3
+    a = model.sample(c, 1, generator=np.random.default_rng(0))
+    b = model.sample(c + 1.0, 1, generator=np.random.default_rng(0))
+    assert (a - b).abs().max() > 1e-3
+
+
+@every
+def test_wrong_widths_are_refused(name: str) -> None:
+    """Seven columns where four belong, in x and in c."""
+    model, (x, c) = _model(name), _data()
+    for bad_x, bad_c in ((torch.randn(64, 7), c), (x, torch.randn(64, 7)), (x[0], c)):
+        with pytest.raises(ValueError, match="expected"):
+            model.loss(bad_x, bad_c)
+    with pytest.raises(ValueError, match="expected"):
+        model.sample(torch.randn(5, 9), 2, generator=np.random.default_rng(0))
+
+
+@every
+def test_options_are_checked(name: str) -> None:
+    """Unknown names, zero, negative numbers and booleans."""
+    option = next(iter(SMALL[name]))
+    for options in ({"wings": 2}, {option: 0}, {option: -1}, {option: True}, {option: "8"}):
+        with pytest.raises(UsageError, match="option"):
+            build_model(name, 4, 3, options)
+    with pytest.raises(UsageError, match="no architecture"):
+        build_model("transformer", 4, 3)
+
+
+@every
+def test_latents_of_the_training_set(name: str) -> None:
+    """Refused before any are stored, used afterwards, and part of the weights."""
+    model, (x, c) = _model(name), _data()
+    with pytest.raises(UsageError, match="no latents"):
+        model.sample(c, 2, latent="training", generator=np.random.default_rng(0))
+    with torch.no_grad():
+        model.store_latents(x, c)
+        a = model.sample(c, 50, latent="training", generator=np.random.default_rng(0))
+    assert torch.isfinite(a).all()
+    state = model.state_dict()
+    assert len(state["latents.mean"]) == 64
+    other = _model(name, stirred=False)
+    other.resize_latents(64)
+    other.load_state_dict(state)
+    with torch.no_grad():
+        b = other.sample(c, 50, latent="training", generator=np.random.default_rng(0))
+    torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def test_a_flow_draws_the_stored_latents_themselves() -> None:
+    """Sampling the training events with their latents gives training positions back."""
+    model, (x, c) = _model("cinn"), _data(1)
+    with torch.no_grad():
+        model.store_latents(x, c)
+        drawn = model.sample(c, 3, latent="training", generator=np.random.default_rng(0))
+    torch.testing.assert_close(drawn, x[:, None].expand(1, 3, 4), rtol=1e-4, atol=1e-4)
+
+
+@flows
+def test_round_trip_and_log_determinant(name: str) -> None:
+    """decode(encode(x)) = x, and log|det| is that of autograd, in float64."""
+    model, (x, c) = _model(name).double(), _data(5)
+    x, c = x.double(), c.double()
+    z, log_det = model.encode(x, c)
+    torch.testing.assert_close(model.decode(z, c), x, rtol=1e-9, atol=1e-9)
+    for k in range(5):
+        jacobian = torch.func.jacrev(lambda v, k=k: model.encode(v[None], c[k : k + 1])[0][0])(x[k])
+        torch.testing.assert_close(torch.linalg.slogdet(jacobian)[1], log_det[k], rtol=1e-8, atol=1e-8)
+
+
+@flows
+def test_sampled_densities_are_log_prob(name: str) -> None:
+    """What `sample_with_log_prob` says is what `log_prob` says."""
+    model, (_, c) = _model(name), _data(20)
+    with torch.no_grad():
+        x, density = model.sample_with_log_prob(c, 6, generator=np.random.default_rng(0))
+        again = model.log_prob(x.flatten(0, 1), c.repeat_interleave(6, dim=0)).reshape(20, 6)
+    assert density is not None
+    torch.testing.assert_close(density, again, rtol=1e-3, atol=1e-3)
+
+
+@flows
+def test_density_integrates_to_one(name: str) -> None:
+    """In two dimensions, on a grid."""
+    model = _model(name, 2, 2)
+    axis = torch.linspace(-12, 12, 600)
+    grid = torch.cartesian_prod(axis, axis)
+    with torch.no_grad():
+        density = model.log_prob(grid, torch.tensor([[0.3, -0.8]]).expand(len(grid), 2)).exp()
+    assert float(density.sum() * (axis[1] - axis[0]) ** 2) == pytest.approx(1.0, abs=2e-3)
+
+
+def test_training_finds_a_known_posterior(trained: tuple[InverseModel, _Linear, list]) -> None:
+    """Mean and deviation of the linear problem; the flow's NLL within 0.03 nats of exact."""
+    model, toy, records = trained
+    assert records[-1].validation_loss < records[0].validation_loss
+    x, c = toy.validation()
+    with torch.no_grad():
+        drawn = model.sample(c[:300], 400, generator=np.random.default_rng(0))
+    centre = c[:300] @ toy.A.T
+    assert (drawn.mean(dim=1) - centre).abs().mean() < 0.06
+    width = float(drawn.std(dim=1).mean())
+    # The encoder of the study's CVAE does not see the condition, so its latents keep what
+    # the momenta already say, and latents of the prior answer too widely: never too narrowly.
+    assert width > 0.9 * toy.SIGMA
+    if model.has_density:
+        assert width == pytest.approx(toy.SIGMA, rel=0.05)
+        exact = -float(toy.log_prob(x, c).mean())
+        assert exact - 0.01 < records[-1].validation_loss < exact + 0.03
+
+
+def test_flow_against_zuko() -> None:
+    """An independent flow library on the same data: ours no worse, neither below the exact NLL."""
+    zuko = pytest.importorskip("zuko")
+    toy = _Linear()
+    model = _model("cinn", 2, 2, stirred=False)
+    fit(model, toy, Schedule(epochs=10, batch=200, learning_rate=5e-3), seed=2, device=torch.device("cpu"))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        other = zuko.flows.MAF(2, 2, transforms=2, hidden_features=(32, 32))
+        optimiser = torch.optim.Adam(other.parameters(), 5e-3)
+        for epoch in range(10):
+            for x, c in zip(*(t.split(200) for t in toy.epoch(epoch)), strict=True):
+                optimiser.zero_grad()
+                (-other(c).log_prob(x).mean()).backward()
+                optimiser.step()
+    x, c = toy.validation()
+    with torch.no_grad():
+        ours, theirs = -model.log_prob(x, c).mean(), -other(c).log_prob(x).mean()
+    exact = -float(toy.log_prob(x, c).mean())
+    assert exact - 0.02 < float(ours) < float(theirs) + 0.02
+    assert exact - 0.02 < float(theirs) < exact + 0.15
+
+
+def test_bound_of_a_cvae_is_a_bound() -> None:
+    """Below the exact log density on average, and tighter with more draws."""
+    toy, model = _Linear(), _model("cvae", 2, 2, stirred=False)
+    fit(model, toy, Schedule(epochs=6, batch=200, learning_rate=5e-3), seed=1, device=torch.device("cpu"))
+    assert isinstance(model, CVAE)
+    x, c = toy.validation()
+    with torch.no_grad():
+        bounds = [
+            float(model.iwae_bound(x, c, draws=k, generator=np.random.default_rng(0)).mean()) for k in (1, 50)
+        ]
+    exact = float(toy.log_prob(x, c).mean())
+    assert bounds[0] < bounds[1] < exact + 0.02
+    with pytest.raises(NoDensityError):
+        model.log_prob(x, c)
+
+
+def test_reconstruction_never_encodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The safeguard of the study: with the encoder gone, a CVAE still answers."""
+    model, (x, c) = _model("cvae"), _data()
+    with torch.no_grad():
+        model.store_latents(x, c)
+
+    def forbidden(*_: object) -> None:
+        pytest.fail("the encoder was used to reconstruct an event")
+
+    monkeypatch.setattr(model, "encode", forbidden)
+    monkeypatch.setattr(model.encoder, "forward", forbidden)
+    for latent in ("prior", "training"):
+        model.sample(c, 3, latent=latent, generator=np.random.default_rng(0))
