@@ -71,9 +71,7 @@ geometries = st.integers(0, 2**32 - 1).map(
 @settings(max_examples=25, deadline=None)
 @given(x=geometries, seed=st.integers(0, 1000), scale=st.floats(0.2, 5.0))
 def test_invariants(x: np.ndarray, seed: int, scale: float) -> None:
-    """Momentum 0, KE = U0, equivariance under rotation and permutation, invariance under
-    translation, and p(s x) = p(x) / sqrt(s).
-    """
+    """Momentum 0, KE = U0; rotation, translation, permutation; p(s x) = p(x) / sqrt(s)."""
     m, q = OCS.masses, OCS.charges
     p = asymptotic_momenta(x, m, q, accuracy=1e-10)
     size = np.linalg.norm(p, axis=(1, 2))[:, None, None]

@@ -22,14 +22,12 @@ WATER = Molecule.load("h2o")
 CHAIN = [
     {"atom": "a"},
     {"atom": "b", "from": "a", "length": {"normal": [2.0, 0.2]}},
-    {
-        "atom": "c", "from": "b", "length": {"normal": [1.9, 0.2]}, "angle_to": "a", "angle": {"normal": [110, 9]},
-    },
-    {
-        "atom": "d", "from": "c", "length": {"truncated_normal": [2, 0.2, 0.5, 4]}, "angle_to": "b",
-        "angle": {"normal": [100, 8]}, "dihedral_to": "a", "dihedral": {"normal": [60, 15]},
-    },
-]  # fmt: skip
+    {"atom": "c", "from": "b", "length": {"normal": [1.9, 0.2]}}
+    | {"angle_to": "a", "angle": {"normal": [110, 9]}},
+    {"atom": "d", "from": "c", "length": {"truncated_normal": [2, 0.2, 0.5, 4]}}
+    | {"angle_to": "b", "angle": {"normal": [100, 8]}}
+    | {"dihedral_to": "a", "dihedral": {"normal": [60, 15]}},
+]
 
 
 def _vibrating_water(temperature: float = 0.0) -> NormalModesPrior:
