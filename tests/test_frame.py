@@ -272,7 +272,8 @@ def test_a_frame_returns_from_its_table(name: str) -> None:
     "change",
     [
         {"axes": [0, 0]},
-        {"axes": [0, 1]},
+        {"axes": [0]},
+        {"axes": [0, 1, 2]},
         {"axes": [0, 1, 9]},
         {"tree": [[0, 1]]},
         {"tree": [[0, 1], [0, 1]]},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.lines import Line2D
 
 from flowcei.physics.explosion import kinetic_energy
 from flowcei.posterior.spread import in_recoil_frame
@@ -26,13 +27,12 @@ _MAX_POINTS = 3000
 _MAX_PERCENTILE = 99.5
 
 
-def spread_figure(spread: Spread, event: int | None = None, truth: NDArray | None = None) -> Figure:
+def spread_figure(spread: Spread, event: int | None = None) -> Figure:
     """Draw the clouds of atoms in the molecular plane, with their marginals.
 
     Args:
         spread: Of a file of samples.
         event: Index of one event, or None for all of them together.
-        truth: True positions of that event in the recoil frame, (N, 3), bohr.
     """
     clouds = spread.positions.reshape(-1, *spread.positions.shape[2:])
     title = f"{len(spread.positions)} events together"
@@ -45,11 +45,13 @@ def spread_figure(spread: Spread, event: int | None = None, truth: NDArray | Non
         above = figure.add_subplot(grid[0, 0], sharex=plane)
         right = figure.add_subplot(grid[1, 1], sharey=plane)
         step = max(1, len(clouds) // _MAX_POINTS)
+        handles: list[Line2D] = []
         for k, label in enumerate(spread.molecule.labels):
             x, y = clouds[:, k, 0], clouds[:, k, 1]
             colour = COLOURS[k % len(COLOURS)]
-            plane.plot(x[::step], y[::step], ".", ms=2.5, alpha=0.35, color=colour, mew=0)
-            plane.plot(x.mean(), y.mean(), "o", ms=7, mfc="white", mec=colour, mew=1.5, label=label)
+            dots = plane.plot(x[::step], y[::step], ".", ms=4, alpha=0.35, color=colour, mew=0)[0]
+            handles.append(Line2D([], [], marker="o", ls="", color=dots.get_color(), label=label))
+            plane.plot(x.mean(), y.mean(), "+", ms=9, color="black", mew=1.2, label=label)
             above.hist(
                 x, bins=_bins(len(clouds)), density=True, histtype="stepfilled", alpha=0.6, color=colour
             )
@@ -62,21 +64,12 @@ def spread_figure(spread: Spread, event: int | None = None, truth: NDArray | Non
                 color=colour,
                 orientation="horizontal",
             )
-            if truth is not None:
-                plane.plot(
-                    truth[k, 0],
-                    truth[k, 1],
-                    "x",
-                    ms=8,
-                    color="black",
-                    mew=1.5,
-                    label="true" if k == 0 else None,
-                )
         plane.set(
             xlabel=f"x along the momentum of {spread.along} (bohr)",
             ylabel="y in the plane of the momenta (bohr)",
         )
-        plane.legend(loc="best", title="mean of")
+        handles.append(Line2D([], [], marker="+", ls="", color="black", label="mean"))
+        plane.legend(handles=handles, loc="best")
         for side in (above, right):
             side.tick_params(labelbottom=side is right, labelleft=side is above)
         above.set_ylabel("density\n(1/bohr)")

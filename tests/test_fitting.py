@@ -1,0 +1,216 @@
+"""From events to a model: what is kept apart, what is refused, what the model remembers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowcei.errors import DataError, UsageError
+from flowcei.events.container import Events
+from flowcei.events.simulation import Simulator, simulate
+from flowcei.fitting import DEFAULT_NOISE, _FreshSource, _RecordedSource, chart_names, split_rows, train
+from flowcei.molecule import Molecule
+from flowcei.physics.detector import NOISE_FLOOR, Noise, rms_component
+from flowcei.physics.priors import build_prior
+from flowcei.reconstructor import Reconstructor
+from flowcei.training import Schedule
+
+ONCE = Schedule(epochs=1, batch=100)
+SMALL = {"couplings": 2, "hidden": 8, "context": 2}
+
+pytestmark = pytest.mark.usefixtures("quick_fitting")
+
+
+def _train(data: Events | None = None, **rest: object) -> Reconstructor:
+    return train("cinn", data=data, options=SMALL, schedule=ONCE, **({"seed": 4} | rest))
+
+
+def _source(seed: int = 1) -> _FreshSource:
+    ocs = Molecule.load("ocs")
+    return _FreshSource(Simulator(ocs, build_prior(ocs), Noise(0.01, 0.01), seed), 200)
+
+
+def _rows(events: Events) -> set[bytes]:
+    return {row.tobytes() for row in events.momenta}
+
+
+def test_fresh_epochs_share_no_event() -> None:
+    """Epochs, validation and pilot: no event is in two of them, no geometry either."""
+    source = _source()
+    sets = [source.epoch(0), source.epoch(1), source.epoch(2), source.validation(), source.pilot()]
+    assert len(set().union(*map(_rows, sets))) == sum(map(len, sets))
+    geometries = np.concatenate([s.positions for s in sets if s.positions is not None])
+    assert len(np.unique(geometries.reshape(len(geometries), -1), axis=0)) == len(geometries)
+
+
+def test_fresh_epochs_are_those_of_their_seed() -> None:
+    """The same seed gives the same epoch, another seed another."""
+    assert _source().epoch(3).digest() == _source().epoch(3).digest()
+    assert _source().epoch(3).digest() != _source(2).epoch(3).digest()
+
+
+@given(n=st.integers(10, 3000), seed=st.integers(0, 2**32))
+def test_the_split_is_disjoint_and_whole(n: int, seed: int) -> None:
+    """Every row is in exactly one of training, validation and test; 80, 10 and 10 %."""
+    parts = split_rows(n, seed)
+    assert sorted(np.concatenate(parts)) == list(range(n))
+    for part, share in zip(parts, (0.8, 0.1, 0.1), strict=True):
+        assert abs(len(part) - share * n) <= 1
+    for part, again in zip(parts, split_rows(n, seed), strict=True):
+        assert np.array_equal(part, again)
+
+
+def test_standardisers_see_training_rows_only() -> None:
+    """Rows of validation and test, a hundred times larger, leave mean and deviation as they are."""
+    events = simulate("ocs", 400, noise="1%", seed=1)
+    training, *held = split_rows(400, seed=4)
+    assert events.positions is not None
+    positions = events.positions.copy()
+    positions[np.concatenate(held)] *= 100.0
+    model = _train(replace(events, positions=positions))
+    rows = events[np.sort(training)]
+    assert rows.sigma is not None
+    framed = model.frame.enter(torch.from_numpy(rows.momenta), torch.from_numpy(rows.sigma))
+    chart = model.frame.to_chart(torch.from_numpy(rows.positions)[:, None], framed)[:, 0]
+    torch.testing.assert_close(model.chart_standardiser.mean, chart.mean(dim=0))
+    torch.testing.assert_close(model.chart_standardiser.scale, chart.std(dim=0))
+    torch.testing.assert_close(model.condition_standardiser.mean, framed.condition.mean(dim=0))
+
+
+def test_noise_is_drawn_anew_for_every_epoch_of_a_file() -> None:
+    """Training epochs differ in noise only; validation data stay the same."""
+    events = simulate("ocs", 200, seed=1)
+    source = _RecordedSource(events[:150], events[150:], Noise(0.01, 0.01), 7)
+    first, second = source.epoch(0), source.epoch(1)
+    assert np.array_equal(first.positions, second.positions)
+    shift = (first.momenta - events.momenta[:150]) / rms_component(events.momenta[:150])[:, None, None]
+    assert shift.std() == pytest.approx(0.01, rel=0.1)
+    assert first.digest() != second.digest()
+    assert source.validation().digest() == source.validation().digest()
+    assert source.epoch(0).digest() == first.digest()
+
+
+def test_data_of_a_file_make_a_model_that_says_so() -> None:
+    """Rows, seed of the split and digest are kept, and the shortest validation loss."""
+    events = simulate("ocs", 300, seed=1)
+    card = _train(events).card
+    assert card["data"] == {"rows": 300, "split_seed": 4, "digest": events.digest()}
+    assert card["prior"] == events.origin["prior"]
+    assert (card["seed"], card["epochs_run"]) == (4, 1)
+    assert np.isfinite(card["validation_loss"])
+    assert card["round_trip_error"] < 1e-3
+    assert card["schedule"]["batch"] == 100
+
+
+def test_data_without_positions_are_refused() -> None:
+    """Momenta only: there is nothing to learn."""
+    with pytest.raises(DataError, match="positions"):
+        _train(replace(simulate("ocs", 200, seed=1), positions=None))
+
+
+def test_too_few_events_are_refused() -> None:
+    """Fewer than 100, in a file or an epoch."""
+    with pytest.raises(DataError, match="99 events are too few"):
+        _train(simulate("ocs", 99, seed=1))
+    with pytest.raises(UsageError, match="99 events an epoch"):
+        _train(events_per_epoch=99)
+
+
+def test_a_constant_coordinate_is_refused_by_name() -> None:
+    """Planar momenta without noise leave e3 of every bond at 0: no flow has that density."""
+    events = simulate("ocs", 200, seed=1)
+    tagged = replace(events, sigma=0.01 * rms_component(events.momenta))
+    with pytest.raises(DataError, match=r"coordinate c-o\.z .* --noise above 0"):
+        _train(tagged)
+    assert train("cvae", data=tagged, schedule=ONCE, options={"hidden": 8}, seed=1).architecture == "cvae"
+
+
+def test_noise_of_the_data_is_the_noise_of_the_model() -> None:
+    """The range trained for is that of the file's sigma; adding more is refused."""
+    events = simulate("ocs", 300, noise="0.5%..2%", seed=1)
+    model = _train(events)
+    assert events.sigma is not None
+    level = (events.sigma / rms_component(events.momenta))[split_rows(300, 4)[0]]
+    assert (model.noise.low, model.noise.high) == pytest.approx((level.min(), level.max()))
+    with pytest.raises(UsageError, match="noise of their own"):
+        _train(events, noise="1%")
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+@pytest.mark.parametrize(
+    ("said", "low", "high"),
+    [
+        (None, DEFAULT_NOISE.low, DEFAULT_NOISE.high),
+        ("0%", NOISE_FLOOR, NOISE_FLOOR),
+        ("0.0001%..1%", NOISE_FLOOR, 0.01),
+        ("1%", 0.01, 0.01),
+    ],
+)
+def test_noise_has_a_floor(recorded: bool, said: str | None, low: float, high: float) -> None:
+    """Nothing said is 0.1 % to 5 %; no noise at all is raised to the floor."""
+    data = simulate("ocs", 200, seed=1) if recorded else None
+    model = _train(data, noise=said, events_per_epoch=200)
+    assert (model.noise.low, model.noise.high) == (low, high)
+    assert model.noise.relative
+
+
+def test_noise_in_atomic_units_must_be_above_zero() -> None:
+    """0.5 hbar / bohr is a level like any; 0 has no density and is refused."""
+    model = _train(noise="0.5", events_per_epoch=200)
+    assert model.noise == Noise(0.5, 0.5, relative=False)
+    with pytest.raises(UsageError, match="above 0"):
+        _train(noise="0", events_per_epoch=200)
+
+
+def test_a_seed_repeats_a_model_and_touches_no_global_generator() -> None:
+    """Same seed, same weights; torch and NumPy are left as they were."""
+    before, legacy = torch.get_rng_state(), np.random.get_state()[1].copy()
+    one, two, other = (_train(events_per_epoch=300, seed=s) for s in (5, 5, 6))
+    assert torch.equal(before, torch.get_rng_state())
+    assert np.array_equal(legacy, np.random.get_state()[1])
+    weights = [torch.cat([t.flatten() for t in m.model.state_dict().values()]) for m in (one, two, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    assert one.card["validation_loss"] == two.card["validation_loss"]
+
+
+def test_latents_of_the_training_set_are_kept() -> None:
+    """As many as there are events, up to the bound; finite and near standard normal."""
+    latents = _train(simulate("ocs", 300, seed=1)).model.state_dict()["latents.mean"]
+    assert latents.shape == (240, 6)
+    assert torch.isfinite(latents).all()
+
+
+@pytest.mark.parametrize(("molecule", "folded"), [("ocs", False), ("ch4", True), ("chbrclf", False)])
+def test_handedness_is_folded_only_where_the_prior_has_none(molecule: str, folded: bool) -> None:
+    """CH4 is its own mirror image, CHBrClF is not, and three ions are always planar."""
+    model = _train(molecule=molecule, events_per_epoch=200)
+    assert model.frame.reflect == folded
+    assert model.frame.width == 3 * len(model.molecule) - 3
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        ({"molecule": "unobtainium"}, "no molecule"),
+        ({"prior": "none"}, "no prior"),
+        ({"noise": "much"}, "not understood"),
+        ({"device": "abacus"}, "not available"),
+    ],
+)
+def test_what_cannot_be_trained_is_said(given: dict[str, str], what: str) -> None:
+    """Unknown molecule, prior, noise or device."""
+    with pytest.raises(UsageError, match=what):
+        _train(events_per_epoch=200, **given)
+
+
+def test_chart_names_follow_the_bonds() -> None:
+    """One name per coordinate, from atom to atom."""
+    model = _train(molecule="co2", events_per_epoch=200)
+    names = chart_names(model.frame, model.molecule)
+    assert names == ["c-o1.x", "c-o1.y", "c-o1.z", "c-o2.x", "c-o2.y", "c-o2.z"]

@@ -1,0 +1,201 @@
+"""The training loop: when it ends, what it keeps, and what it leaves alone."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from flowcei.errors import TrainingDivergedError, UsageError
+from flowcei.models.registry import ARCHITECTURES, build_model
+from flowcei.training import EpochRecord, Schedule, fit, resolve_device
+
+if TYPE_CHECKING:
+    from flowcei.models.interface import InverseModel
+
+CPU = torch.device("cpu")
+
+
+class _Toy:
+    """x = c + noise; 150 rows an epoch, the same in each."""
+
+    def __init__(self, shift: float = 0.0) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.c = torch.randn(250, 2, generator=generator)
+        self.x = self.c + 0.3 * torch.randn(250, 2, generator=generator)
+        self.shift = shift
+        self.asked: list[int] = []
+
+    def epoch(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        self.asked.append(index)
+        return self.x[:150], self.c[:150]
+
+    def validation(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.x[150:] + self.shift, self.c[150:]
+
+
+class _Point(nn.Module):
+    """One number, fitted to x by squared error: what training does to it can be foreseen."""
+
+    def __init__(self, start: float = 0.0) -> None:
+        super().__init__()
+        self.place = nn.Parameter(torch.tensor(start))
+        self.steps = 0
+
+    def loss(self, x: torch.Tensor, c: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+        self.steps += self.training
+        return ((x - self.place) ** 2).mean(dim=1)
+
+
+class _Constant:
+    """All x of training at one place, all x of validation at another."""
+
+    def __init__(self, training: float, validation: float, rows: int = 64) -> None:
+        self._x = [torch.full((rows, 1), v) for v in (training, validation)]
+
+    def epoch(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: ARG002
+        return self._x[0], self._x[0]
+
+    def validation(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._x[1], self._x[1]
+
+
+def _model(name: str = "cinn") -> InverseModel:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        options = {"cinn": {"couplings": 2}, "cvae": {"depth": 1}}[name]
+        return build_model(name, 2, 2, {"hidden": 8} | options)
+
+
+def test_one_cycle_runs_to_its_end() -> None:
+    """Every epoch is asked for once; the rate climbs to its peak and ends far below."""
+    toy, schedule = _Toy(), Schedule(epochs=10, batch=50, learning_rate=1e-2)
+    records = fit(_model(), toy, schedule, seed=1, device=CPU)
+    assert toy.asked == list(range(10))
+    assert [r.epoch for r in records] == list(range(1, 11))
+    rates = [r.learning_rate for r in records]
+    assert max(rates) == pytest.approx(1e-2, rel=0.02)
+    assert int(np.argmax(rates)) == 1  # after 20 % of the steps
+    assert rates[-1] < 1e-2 * max(rates)
+    assert records[-1].validation_loss < records[0].validation_loss
+    assert all(a.seconds < b.seconds for a, b in zip(records, records[1:], strict=False))
+    assert all(r.rows_per_second > 0 for r in records)
+
+
+def test_steps_cover_every_row_once_an_epoch() -> None:
+    """150 rows in batches of at most 40: four steps, told to `on_step` with their losses."""
+    told: list[tuple[int, float]] = []
+    epochs: list[EpochRecord] = []
+    model = _model()
+    records = fit(
+        model,
+        _Toy(),
+        Schedule(epochs=2, batch=40),
+        seed=1,
+        device=CPU,
+        on_step=lambda rows, loss: told.append((rows, loss)),
+        on_epoch=epochs.append,
+    )
+    assert len(told) == 2 * 4
+    assert sum(rows for rows, _ in told) == 2 * 150
+    assert max(rows for rows, _ in told) <= 40
+    mean = sum(rows * loss for rows, loss in told[:4]) / 150
+    assert records[0].train_loss == pytest.approx(mean)
+    assert epochs == records
+    assert not model.training
+
+
+def test_training_stops_when_validation_grows_worse() -> None:
+    """Validation opposite to training is best after epoch 1; patience 3 ends it after epoch 4."""
+    records = fit(
+        _Point(),
+        _Constant(1.0, -1.0),
+        Schedule(epochs=50, batch=64, patience=3),
+        seed=1,
+        device=CPU,
+    )
+    assert len(records) == 1 + 3
+    assert all(a.validation_loss < b.validation_loss for a, b in zip(records, records[1:], strict=False))
+
+
+def test_the_weights_of_the_best_epoch_are_kept() -> None:
+    """A point on its way from 0 to 1 is kept where it came closest to validation at 0.4."""
+    model, seen = _Point(), []
+    records = fit(
+        model,
+        _Constant(1.0, 0.4),
+        Schedule(epochs=40, batch=8, learning_rate=0.02, patience=40, weight_decay=0),
+        seed=1,
+        device=CPU,
+        on_epoch=lambda _: seen.append(model.place.item()),
+    )
+    best = int(np.argmin([r.validation_loss for r in records]))
+    assert 0 < best < len(records) - 1
+    assert float(model.place) == seen[best]
+    assert abs(seen[best] - 0.4) == min(abs(place - 0.4) for place in seen)
+    assert abs(seen[-1] - 1.0) < abs(seen[best] - 1.0)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_loss_that_is_not_finite_ends_the_training(training: bool) -> None:
+    """NaN in training or in validation: TrainingDivergedError, exit code 4, with advice."""
+    data = _Constant(math.nan, 0.0) if training else _Constant(0.0, math.inf)
+    with pytest.raises(TrainingDivergedError, match=r"--learning-rate") as caught:
+        fit(_Point(), data, Schedule(epochs=2), seed=1, device=CPU)
+    assert caught.value.exit_code == 4
+
+
+def test_a_diverged_step_is_never_taken() -> None:
+    """The weights before the bad step stay finite."""
+    model = _Point(0.5)
+    with pytest.raises(TrainingDivergedError):
+        fit(model, _Constant(math.inf, 0.0), Schedule(epochs=1), seed=1, device=CPU)
+    assert float(model.place) == 0.5
+
+
+@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
+def test_a_seed_repeats_a_training(name: str) -> None:
+    """The same seed: the same weights, to the bit; another seed: others."""
+    states = []
+    for seed in (1, 1, 2):
+        model = _model(name)
+        fit(model, _Toy(), Schedule(epochs=2, batch=32), seed=seed, device=CPU)
+        states.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    assert torch.equal(states[0], states[1])
+    assert not torch.equal(states[0], states[2])
+
+
+@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
+def test_training_leaves_the_callers_random_state_alone(name: str) -> None:
+    """torch's and NumPy's global generators are as before, also after a divergence."""
+    model = _model(name)
+    before, legacy = torch.get_rng_state(), np.random.get_state()[1].copy()
+    fit(model, _Toy(), Schedule(epochs=1), seed=1, device=CPU)
+    with pytest.raises(TrainingDivergedError):
+        fit(model, _Toy(shift=math.nan), Schedule(epochs=1), seed=1, device=CPU)
+    assert torch.equal(before, torch.get_rng_state())
+    assert np.array_equal(legacy, np.random.get_state()[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("epochs", 0), ("batch", -1), ("learning_rate", 0.0), ("clip", math.nan), ("weight_decay", -0.1)],
+)
+def test_a_schedule_that_cannot_train_is_refused(name: str, value: float) -> None:
+    """Zero, negative numbers and NaN, named; no weight decay at all is fine."""
+    with pytest.raises(UsageError, match=name.replace("_", " ")):
+        Schedule(**{name: value})
+    assert Schedule(weight_decay=0).weight_decay == 0
+
+
+def test_devices_are_resolved_or_refused() -> None:
+    """`auto` always finds one; one that is not there is refused by name."""
+    assert resolve_device("auto").type in {"cpu", "cuda", "mps"}
+    assert resolve_device("cpu") == CPU
+    for name in ("tpu", "", *(["cuda"] if not torch.cuda.is_available() else [])):
+        with pytest.raises(UsageError, match="not available"):
+            resolve_device(name)
