@@ -148,9 +148,15 @@ class Molecule:
         return self.priors[wanted]
 
     @property
+    def kinds(self) -> tuple[tuple[str, float, float], ...]:
+        """Symbol, charge and mass of each ion: equal ones cannot be told apart."""
+        rows = zip(self.symbols, self.charges.tolist(), self.masses.tolist(), strict=True)
+        return tuple(rows)
+
+    @property
     def identical(self) -> tuple[tuple[int, ...], ...]:
         """Groups of two or more ions that a detector cannot tell apart."""
-        kinds = list(zip(self.symbols, self.charges, self.masses, strict=True))
+        kinds = self.kinds
         groups = (tuple(i for i, k in enumerate(kinds) if k == kind) for kind in dict.fromkeys(kinds))
         return tuple(group for group in groups if len(group) > 1)
 

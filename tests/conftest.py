@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from flowcei.events.container import Events
     from flowcei.reconstructor import Reconstructor
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 
 SMALL = {
     "cinn": {"couplings": 3, "hidden": 16, "context": 4},

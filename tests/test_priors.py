@@ -176,7 +176,7 @@ def test_displaced_density_is_the_gaussian_averaged_over_rotations() -> None:
     """Monte Carlo over 200,000 rotations of formaldehyde, wide displacements."""
     molecule = Molecule.load("ch2o")
     sigma = 0.8
-    prior = DisplacedPrior(molecule.equilibrium, molecule.symbols, sigma)
+    prior = DisplacedPrior(molecule.equilibrium, molecule.kinds, sigma)
     x = prior.sample(3, np.random.default_rng(1))
     helmert = np.linalg.svd(np.ones((1, 4)))[2][1:]
     u, u0 = helmert @ x, helmert @ molecule.equilibrium
@@ -266,3 +266,18 @@ def test_bad_distributions_are_refused(length: dict) -> None:
     rows = [{"atom": "c"}, {"atom": "o", "from": "c", "length": length}]
     with pytest.raises(UsageError):
         InternalPrior(["c", "o"], rows)
+
+
+def test_handedness_is_not_folded_away_by_lopsided_limits() -> None:
+    """A dihedral cut to 0 ... 90 degrees about 0 is one-handed, though its centre is even."""
+    rows = [dict(row) for row in CHAIN]
+    for limits, even in (([0, 60, 0, 90], False), ([0, 60, -90, 90], True)):
+        rows[3]["dihedral"] = {"truncated_normal": limits}
+        assert InternalPrior(["a", "b", "c", "d"], rows).mirror_symmetric == even
+
+
+def test_an_ion_of_another_charge_is_another_atom() -> None:
+    """Methane with all four hydrogens told apart has two hands."""
+    table = Molecule.load("ch4").to_dict()
+    table["charges"] = [1, 1, 2, 3, 4]
+    assert not build_prior(Molecule.from_dict(table), "equilibrium").mirror_symmetric

@@ -37,7 +37,9 @@ def _same(a: PosteriorSamples, b: PosteriorSamples, tolerance: float = 1e-5) -> 
 
 @every
 @both_latents
-def test_samples_turn_with_the_momenta(tiny: Tiny, architecture: str, latent: str, ocs_events: Events) -> None:
+def test_samples_turn_with_the_momenta(
+    tiny: Tiny, architecture: str, latent: str, ocs_events: Events
+) -> None:
     """Turned momenta, same seed: turned samples, to 1e-5, and the same log density."""
     model = tiny(architecture, "ocs")
     turn = Rotation.random(rng=np.random.default_rng(1)).as_matrix()
@@ -62,9 +64,7 @@ def test_samples_do_not_see_the_motion_of_the_molecule(tiny: Tiny, architecture:
 
 
 @every
-def test_samples_are_centred_and_have_their_shapes(
-    tiny: Tiny, architecture: str, ocs_events: Events
-) -> None:
+def test_samples_are_centred_and_have_their_shapes(tiny: Tiny, architecture: str, ocs_events: Events) -> None:
     """(E, n, N, 3) float32, centre of mass 0, log density exactly where the model has one."""
     model = tiny(architecture, "ocs")
     samples = model.sample(ocs_events, 7, seed=1)

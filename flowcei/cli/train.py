@@ -12,8 +12,6 @@ from flowcei.cli.options import device_option, note, overwrite_option, seed_opti
 if TYPE_CHECKING:
     from flowcei.training import EpochRecord, Schedule
 
-_OPTIONS = ("couplings", "hidden", "depth", "context", "latent")
-
 
 @click.command(short_help="Train a model, on fresh simulations or on a file.")
 @click.option("--arch", default="cinn", show_default=True, help="Architecture: cinn or cvae.")
@@ -88,7 +86,7 @@ def train(
     seed = settled_seed(seed)
     rows = int(0.8 * len(recorded)) if recorded is not None else events
     config: dict[str, Any] = {
-        "arch": arch, **given, "data": str(data or ""), "molecule": known.name, "prior": prior or "",
+        "arch": arch, **given, "data": str(data or ""), "molecule": molecule or known.name, "prior": prior or "",
         "noise": noise or "", "epochs": epochs, "events": events, "batch": batch,
         "learning_rate": learning_rate, "patience": patience, "seed": seed, "device": device,
     }  # fmt: skip

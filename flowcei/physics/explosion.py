@@ -2,7 +2,7 @@
 
 In the centre-of-mass frame the change of variables x(t) = R(t) y with
 
-    R = 1 / (1 - z^2),   t = T (2 atanh z + 2 z / (1 - z^2)),   T^2 = I0 / (2 U0)
+    R = 1 / (1 - z^2),   t = T (atanh z + z / (1 - z^2)),   T^2 = I0 / (2 U0)
 
 (I0 = sum m |x0|^2, U0 the potential energy at the start) turns the equation of motion
 exactly into y'' = S(y) / (1 - z^2), S(y) = 4 T^2 A(y) - 2 y, on z in [0, 1): infinite

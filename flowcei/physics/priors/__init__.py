@@ -30,7 +30,7 @@ __all__ = [
 
 _KINDS: dict[str, Callable[..., GeometryPrior]] = {
     "internal": lambda m, zmatrix: InternalPrior(m.labels, zmatrix),
-    "displaced": lambda m, sigma: DisplacedPrior(m.equilibrium, m.symbols, sigma),
+    "displaced": lambda m, sigma: DisplacedPrior(m.equilibrium, m.kinds, sigma),
     "normal_modes": lambda m, **rest: NormalModesPrior(m.equilibrium, m.masses, **rest),
     "ball": lambda m, **rest: BallPrior(len(m), **rest),
     "cube": lambda m, **rest: CubePrior(len(m), **rest),

@@ -12,7 +12,7 @@ from flowcei.errors import UsageError
 from flowcei.physics.priors.base import GeometryPrior, random_orientation
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Sequence
 
     from numpy.typing import NDArray
 
@@ -28,7 +28,7 @@ class DisplacedPrior(GeometryPrior):
 
     Args:
         equilibrium: (N, 3), bohr.
-        symbols: Chemical symbols: which atoms are interchangeable.
+        kinds: Of each atom, hashable: equal ones are interchangeable.
         sigma: Standard deviation of each component of each atom, bohr.
 
     Raises:
@@ -38,13 +38,13 @@ class DisplacedPrior(GeometryPrior):
     kind: str = "displaced"
     has_density: bool = True
 
-    def __init__(self, equilibrium: NDArray[np.float64], symbols: Sequence[str], sigma: float) -> None:
+    def __init__(self, equilibrium: NDArray[np.float64], kinds: Sequence[Hashable], sigma: float) -> None:
         if not sigma > 0:
             msg = f"sigma = {sigma} of a displaced prior must be positive, in bohr"
             raise UsageError(msg)
         self._equilibrium = equilibrium - equilibrium.mean(axis=0)
         self._sigma = float(sigma)
-        self.mirror_symmetric = _superposable_on_mirror_image(self._equilibrium, symbols)
+        self.mirror_symmetric = _superposable_on_mirror_image(self._equilibrium, kinds)
 
     def sample(self, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
         """Draw `n` geometries, (n, N, 3), bohr."""
@@ -87,9 +87,9 @@ def _log_rotation_average(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     return s.sum(axis=1) + np.log(integrand.sum(axis=1))
 
 
-def _superposable_on_mirror_image(x: NDArray[np.float64], symbols: Sequence[str]) -> bool:
+def _superposable_on_mirror_image(x: NDArray[np.float64], kinds: Sequence[Hashable]) -> bool:
     """Whether a rotation and a swap of like atoms turns `x` (N, 3) into its mirror image."""
-    groups = [[i for i, s in enumerate(symbols) if s == symbol] for symbol in sorted(set(symbols))]
+    groups = [[i for i, k in enumerate(kinds) if k == kind] for kind in dict.fromkeys(kinds)]
     mirrored = x * np.array([1.0, 1.0, -1.0])
     source = [i for group in groups for i in group]
     for choice in product(*(permutations(group) for group in groups)):

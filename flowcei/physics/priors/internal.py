@@ -119,6 +119,8 @@ def _even(row: _Row) -> bool:
     if d.form == "uniform":
         low, high = d.parameters
         return bool(np.isclose(high - low, 360.0) or np.isclose((low + high) % 360.0, 0.0))
+    if d.form == "truncated_normal" and not np.isclose(d.low + d.high, 2.0 * d.parameters[0]):
+        return False
     return bool(np.isclose(d.parameters[0] % 180.0, 0.0))
 
 

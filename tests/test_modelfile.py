@@ -1,0 +1,299 @@
+"""Model files: what is written is read back, and nothing else is believed."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from flowcei import modelfile
+from flowcei.errors import DataError, UsageError
+from flowcei.modelfile import FORMAT_VERSION, load, read_card
+from flowcei.models.registry import ARCHITECTURES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from flowcei.events.container import Events
+    from flowcei.reconstructor import Reconstructor
+
+NAME = "mine.safetensors"
+
+
+@pytest.fixture(scope="module")
+def written(tiny_cinn: Reconstructor, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the file of a small flow."""
+    path = tmp_path_factory.mktemp("model") / "whole.safetensors"
+    tiny_cinn.save(path)
+    return path
+
+
+def _parts(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    with safe_open(path, framework="pt") as file:
+        return json.loads(file.metadata()["flowcei"]), {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+
+
+def _write(path: Path, card: object, tensors: dict[str, torch.Tensor]) -> Path:
+    save_file(tensors, path, metadata={"flowcei": card if isinstance(card, str) else json.dumps(card)})
+    return path
+
+
+def _refused(path: Path, what: str | None = None) -> None:
+    """Assert that a file is refused, that the message names it and says what is wrong."""
+    with pytest.raises(DataError, match=what) as caught:
+        load(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+def test_a_model_returns_from_its_file(
+    tiny: Callable[[str, str], Reconstructor], architecture: str, tmp_path: Path, ocs_events: Events
+) -> None:
+    """Same samples and densities, to the bit, from either kind of latent; same description."""
+    model = tiny(architecture, "ocs")
+    model.save(tmp_path / NAME)
+    again = load(tmp_path / NAME)
+    for latent in ("prior", "training"):
+        one = model.sample(ocs_events, 6, latent=latent, seed=1)
+        two = again.sample(ocs_events, 6, latent=latent, seed=1)
+        assert np.array_equal(one.positions, two.positions)
+        if one.log_prob is not None:
+            assert np.array_equal(one.log_prob, two.log_prob)
+            found = again.log_prob(one.positions, ocs_events)
+            assert np.array_equal(found, model.log_prob(one.positions, ocs_events))
+    assert again.card == json.loads(json.dumps(model.card))
+    assert again.frame == model.frame
+    assert again.noise == model.noise
+    assert again.molecule.same_ions(model.molecule)
+    assert not again.model.training
+
+
+@pytest.mark.parametrize("molecule", ["co2", "ch4", "chbrclf"])
+def test_other_molecules_return_too(
+    tiny: Callable[[str, str], Reconstructor], molecule: str, tmp_path: Path
+) -> None:
+    """Frame, identical ions and handedness are part of the file."""
+    model = tiny("cinn", molecule)
+    model.save(tmp_path / NAME)
+    assert load(tmp_path / NAME).frame == model.frame
+    assert load(tmp_path / NAME).molecule.identical == model.molecule.identical
+
+
+def test_a_card_is_read_without_building(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`read_card` says what a model is; no network is made."""
+    monkeypatch.setattr(modelfile, "build_model", lambda *_: pytest.fail("a model was built"))
+    card = read_card(written)
+    assert (card.format_version, card.architecture) == (FORMAT_VERSION, "cinn")
+    assert card.training["seed"] == 11
+
+
+def test_the_folder_of_a_run_is_its_model(tiny_cinn: Reconstructor, tmp_path: Path) -> None:
+    """A folder stands for the model.safetensors in it; without one it is refused."""
+    with pytest.raises(UsageError, match=r"model\.safetensors"):
+        load(tmp_path)
+    tiny_cinn.save(tmp_path / "model.safetensors")
+    assert load(tmp_path).architecture == "cinn"
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    """UsageError with the name."""
+    for read in (load, read_card):
+        with pytest.raises(UsageError, match=NAME):
+            read(tmp_path / NAME)
+
+
+@pytest.mark.parametrize("content", [b"", b"text, not a model\n" * 20, b"\x00" * 4096, b"\xff" * 64])
+def test_files_of_another_kind_are_refused(tmp_path: Path, content: bytes) -> None:
+    """Empty, text, zeros, ones."""
+    (tmp_path / NAME).write_bytes(content)
+    _refused(tmp_path / NAME)
+
+
+@pytest.mark.parametrize("keep", [7, 8, 200, 0.5, 0.99])
+def test_a_truncated_file_is_refused(written: Path, tmp_path: Path, keep: float) -> None:
+    """Cut anywhere: in the length, in the header, in the tensors."""
+    whole = written.read_bytes()
+    (tmp_path / NAME).write_bytes(whole[: int(keep if keep > 1 else keep * len(whole))])
+    _refused(tmp_path / NAME, "damaged")
+
+
+class _Bomb:
+    """What a malicious pickle does when it is loaded."""
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+
+    def __reduce__(self) -> tuple[Any, tuple[str, str]]:
+        return (open, (self._target, "w"))
+
+
+def test_a_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
+    """A pickle and a torch file renamed to .safetensors: refused, their code not run."""
+    trace = tmp_path / "was-run"
+    (tmp_path / NAME).write_bytes(pickle.dumps(_Bomb(str(trace))))
+    _refused(tmp_path / NAME)
+    torch.save({"model": _Bomb(str(trace))}, tmp_path / NAME)
+    _refused(tmp_path / NAME)
+    assert not trace.exists()
+
+
+def test_a_foreign_safetensors_is_refused(tmp_path: Path) -> None:
+    """With no description, or with somebody else's."""
+    save_file({"weight": torch.zeros(3)}, tmp_path / NAME)
+    _refused(tmp_path / NAME, "not a model of flowcei")
+    save_file({"weight": torch.zeros(3)}, tmp_path / NAME, metadata={"format": "pt"})
+    _refused(tmp_path / NAME, "not a model of flowcei")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", '"text"', "{}"])
+def test_a_description_that_is_no_table_is_refused(written: Path, tmp_path: Path, text: str) -> None:
+    """Broken JSON, lists, numbers, nothing."""
+    _refused(_write(tmp_path / NAME, text, _parts(written)[1]))
+
+
+@pytest.mark.parametrize("version", [0, -1, "1", None, 1.0, FORMAT_VERSION + 1])
+def test_a_wrong_format_version_is_refused(written: Path, tmp_path: Path, version: object) -> None:
+    """Not a version, or one of the future: then the advice is to upgrade."""
+    card, tensors = _parts(written)
+    path = _write(tmp_path / NAME, card | {"format_version": version}, tensors)
+    _refused(path, "upgrade" if version == FORMAT_VERSION + 1 else "format_version")
+
+
+def _edited(card: dict[str, Any], place: str, value: object) -> dict[str, Any]:
+    *path, last = place.split(".")
+    table = card = json.loads(json.dumps(card))
+    for key in path:
+        table = table[key]
+    table[last] = value
+    return card
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("unknown", 1),
+        ("frame.unknown", 1),
+        ("noise.unknown", 1),
+        ("molecule.unknown", 1),
+        ("options.wings", 2),
+        ("options.hidden", 17),
+        ("options.hidden", "16"),
+        ("options.hidden", -16),
+        ("options.hidden", 0),
+        ("options.hidden", 5000),
+        ("options.hidden", 10**12),
+        ("options.couplings", 4096),
+        ("options.couplings", 2),
+        ("options.depth", 4096),
+        ("options", {}),
+        ("architecture", "transformer"),
+        ("architecture", "cvae"),
+        ("molecule", {}),
+        ("molecule.charges", [1.0, 1.0]),
+        ("molecule.masses", {"unit": "electron", "values": [1.0, 2.0, 3.0]}),
+        ("frame.masses", [1.0]),
+        ("frame.masses", [1.0, 2.0, 3.0]),
+        ("frame.masses", [1.0, 2.0, 3.0, 4.0]),
+        ("frame.axes", [0, 7]),
+        ("frame.tree", [[0, 1]]),
+        ("frame.tree", [[0], [1]]),
+        ("frame.identical", [[0, 9]]),
+        ("noise.low", 3.0),
+        ("noise.high", None),
+        ("training", None),
+    ],
+)
+def test_a_description_that_does_not_fit_is_refused(
+    written: Path, tmp_path: Path, place: str, value: object
+) -> None:
+    """Unknown fields, options beyond or beside the tensors, frames of other molecules."""
+    card, tensors = _parts(written)
+    _refused(_write(tmp_path / NAME, _edited(card, place, value), tensors))
+
+
+@pytest.mark.parametrize("field", ["architecture", "options", "molecule", "frame", "noise", "training"])
+def test_a_description_that_lacks_a_field_is_refused(written: Path, tmp_path: Path, field: str) -> None:
+    """The message names the field."""
+    card, tensors = _parts(written)
+    del card[field]
+    _refused(_write(tmp_path / NAME, card, tensors), field)
+
+
+def test_a_lying_file_gets_no_memory(written: Path, tmp_path: Path) -> None:
+    """Options whose network would fill terabytes are refused before it is allocated."""
+    card, tensors = _parts(written)
+    card["options"] |= {"hidden": 4096, "depth": 60}
+    tensors["model.wide"] = torch.zeros(1, 4096)
+    _refused(_write(tmp_path / NAME, card, tensors), "options ask for")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("part", ["model.condition_net", "chart.mean", "model.latents.mean"])
+def test_weights_that_are_not_finite_are_refused(
+    written: Path, tmp_path: Path, part: str, value: float
+) -> None:
+    """One NaN or infinity, wherever it is."""
+    card, tensors = _parts(written)
+    name = next(k for k in tensors if k.startswith(part))
+    tensors[name] = tensors[name].clone()
+    tensors[name].view(-1)[0] = value
+    _refused(_write(tmp_path / NAME, card, tensors), "not finite")
+
+
+@pytest.mark.parametrize("part", ["model.condition_net", "chart.scale", "condition.mean", "model.latents"])
+@pytest.mark.parametrize("change", ["shape", "missing"])
+def test_tensors_that_do_not_match_are_refused(written: Path, tmp_path: Path, part: str, change: str) -> None:
+    """Another shape than the options ask for, or not there at all."""
+    card, tensors = _parts(written)
+    name = next(k for k in tensors if k.startswith(part))
+    if change == "shape":
+        tensors[name] = torch.zeros(tensors[name].numel() + 1)
+    else:
+        del tensors[name]
+    _refused(_write(tmp_path / NAME, card, tensors), "do not fit together")
+
+
+def test_an_existing_file_is_kept(tiny_cinn: Reconstructor, tmp_path: Path) -> None:
+    """Refused without `overwrite` and left as it was; replaced with it."""
+    path = tmp_path / NAME
+    path.write_bytes(b"somebody's")
+    with pytest.raises(UsageError, match=f"{NAME} exists"):
+        tiny_cinn.save(path)
+    assert path.read_bytes() == b"somebody's"
+    assert [p.name for p in tmp_path.iterdir()] == [NAME]
+    tiny_cinn.save(path, overwrite=True)
+    assert load(path).architecture == "cinn"
+
+
+def test_nothing_is_left_half_written(
+    tiny_cinn: Reconstructor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that fills up half-way: no file, no temporary file, the old one intact."""
+
+    def fill(_: object, path: Path, **__: object) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(modelfile, "save_file", fill)
+    with pytest.raises(OSError, match="No space"):
+        tiny_cinn.save(tmp_path / NAME)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / NAME).write_bytes(b"old")
+    with pytest.raises(OSError, match="No space"):
+        tiny_cinn.save(tmp_path / NAME, overwrite=True)
+    assert (tmp_path / NAME).read_bytes() == b"old"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_folder_that_is_not_there_is_refused(tiny_cinn: Reconstructor, tmp_path: Path) -> None:
+    """UsageError naming the folder."""
+    with pytest.raises(UsageError, match="nowhere"):
+        tiny_cinn.save(tmp_path / "nowhere" / NAME)
