@@ -185,7 +185,7 @@ def _edited(card: dict[str, Any], place: str, value: object) -> dict[str, Any]:
         ("molecule.unknown", 1),
         ("options.wings", 2),
         ("options.hidden", 17),
-        ("options.hidden", "16"),
+        ("options.hidden", "wide"),
         ("options.hidden", -16),
         ("options.hidden", 0),
         ("options.hidden", 5000),

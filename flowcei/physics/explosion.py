@@ -58,6 +58,7 @@ _SETTINGS = (
     _Setting(3e-5, np.float32, RKN64, 0.6, 0.85, 6),
     _Setting(1e-7, np.float64, RKN86, 0.6, 0.9, 8),
     _Setting(1e-8, np.float64, RKN86, 0.4, 0.95, 10),
+    _Setting(1e-9, np.float64, RKN86, 0.25, 0.985, 11),
     _Setting(1e-10, np.float64, RKN86, 0.15, 0.99, 12),
 )
 
@@ -92,8 +93,9 @@ def asymptotic_momenta(
 
     Raises:
         ValueError: Naming the first offending row, for positions that are not finite,
-            coincident ions, charges that are zero or of both signs, masses that are not
-            positive, N < 2 or shapes that do not match.
+            coincident ions, an explosion too violent for the precision; and for charges
+            that are zero or of both signs, masses that are not positive, N < 2 or shapes
+            that do not match.
 
     Example:
         Two protons, one bohr apart, share their potential energy of one hartree:
@@ -110,9 +112,14 @@ def asymptotic_momenta(
     # The origin is arbitrary: centring in double precision keeps single precision exact
     # for molecules far from it.
     centred = geometry - centre_of_mass(geometry, mass)
-    flat = np.ascontiguousarray(centred.reshape(len(geometry), -1), dtype=setting.dtype)
-    momenta = np.empty_like(flat)
-    _run(flat, mass, charge, setting, momenta, threads)
+    with np.errstate(over="ignore"):  # what overflows is refused below
+        flat = np.ascontiguousarray(centred.reshape(len(geometry), -1), dtype=setting.dtype)
+        momenta = np.empty_like(flat)
+        _run(flat, mass, charge, setting, momenta, threads)
+    if not np.isfinite(momenta.sum()):
+        lost = ~np.isfinite(momenta).all(axis=1)
+        what = f"an explosion that accuracy {accuracy:g} cannot follow; check units, or ask for less"
+        _refuse_row(lost, what)
     out: NDArray[np.floating] = momenta.reshape(geometry.shape).astype(
         np.float32 if single else np.float64, copy=False
     )
@@ -203,7 +210,8 @@ def validated_geometry(
         raise ValueError(msg)
     _refuse_row(np.asarray(~np.isfinite(geometry).all(axis=(1, 2))), "a position that is not finite")
     first, second = np.triu_indices(n, 1)
-    gap = np.linalg.norm(geometry[:, first] - geometry[:, second], axis=-1)
+    with np.errstate(over="ignore"):
+        gap = np.linalg.norm(geometry[:, first] - geometry[:, second], axis=-1)
     # Below this the reciprocal distance cubed leaves single precision.
     scale = np.abs(geometry).max(axis=(1, 2))
     _refuse_row((gap.min(axis=1) <= 1e-6 * scale) | (gap.min(axis=1) < 1e-8), "coincident ions")
