@@ -264,12 +264,15 @@ def _labels(symbols: Sequence[str]) -> tuple[str, ...]:
 
 def _masses(symbols: Sequence[str], table: dict[str, Any] | None) -> NDArray[np.float64]:
     if table is not None:
-        unit = {"electron": 1.0, "u": DALTON}[table["unit"]]
-        return np.array(table["values"], dtype=float) * unit
+        units = {"electron": 1.0, "u": DALTON}
+        if table["unit"] not in units:
+            msg = f"unknown unit of mass {table['unit']!r}; use one of {', '.join(units)}"
+            raise ValueError(msg)
+        return np.array(table["values"], dtype=float) * units[table["unit"]]
     # Imported here: ASE takes a quarter of a second, and most commands never need it.
     from ase.data import atomic_masses, atomic_numbers
 
-    unknown = [s for s in symbols if s not in atomic_numbers]
+    unknown = [s for s in symbols if not atomic_numbers.get(s)]  # 0 is ASE's dummy atom
     if unknown:
         msg = f"unknown chemical symbol {unknown[0]!r}"
         raise ValueError(msg)

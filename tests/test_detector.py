@@ -15,7 +15,7 @@ level = st.floats(1e-6, 10.0, allow_nan=False)
 
 
 @given(a=level, b=level, relative=st.booleans())
-def test_text_round_trip(a: float, b: float, relative: bool) -> None:  # noqa: FBT001
+def test_text_round_trip(a: float, b: float, relative: bool) -> None:
     """What `str` writes, `parse` reads."""
     noise = Noise(min(a, b), max(a, b), relative=relative)
     again = Noise.parse(str(noise))

@@ -43,7 +43,9 @@ def _read(folder: Path, content: str | list[str] | bytes, molecule: str | None =
     return read_events(path, molecule)
 
 
-def _refused(folder: Path, content: str | list[str] | bytes, *words: str, molecule: str | None = None) -> None:
+def _refused(
+    folder: Path, content: str | list[str] | bytes, *words: str, molecule: str | None = None
+) -> None:
     """Assert that a file is refused in one line that names it and holds the words."""
     with pytest.raises(DataError) as caught:
         _read(folder, content, molecule)
@@ -255,7 +257,7 @@ def test_files_of_another_kind_are_refused(tmp_path: Path, lines: list[str]) -> 
     _refused(tmp_path, "\n".join(lines[:3]).encode() + b"\n\xe9,1", "UTF-8")
     _refused(tmp_path, "\n".join(lines[1:]), "column 'pcx'", "missing")
     _refused(tmp_path, whole, "column 'po1x'", "co2 with ions c, o1, o2", molecule="co2")
-    _refused(tmp_path, whole, "another molecule", "--molecule", molecule="h2o")
+    _refused(tmp_path, whole, "another molecule", "--molecule", molecule="c2h2")
 
 
 def test_what_is_not_there_is_refused(tmp_path: Path, lines: list[str]) -> None:
@@ -270,7 +272,7 @@ def test_what_is_not_there_is_refused(tmp_path: Path, lines: list[str]) -> None:
 
 def test_writing_replaces_nothing_unasked(tmp_path: Path) -> None:
     """An existing file stays, an unknown ending and a missing folder are refused."""
-    events = simulate("ocs", 3, seed=1)
+    events = simulate("ocs", 3, noise="1%", seed=1)
     for ending in ("csv", "h5"):
         path = tmp_path / f"kept.{ending}"
         path.write_text("somebody's")
@@ -279,7 +281,7 @@ def test_writing_replaces_nothing_unasked(tmp_path: Path) -> None:
         assert path.read_text() == "somebody's"
         write_events(events, path, overwrite=True)
         _same(read_events(path), events)
-    with pytest.raises(UsageError, match="\\.txt"):
+    with pytest.raises(UsageError, match=r"\.txt"):
         write_events(events, tmp_path / "a.txt")
     with pytest.raises(UsageError, match="nowhere"):
         write_events(events, tmp_path / "nowhere" / "a.csv")
@@ -333,9 +335,7 @@ def _group(file: h5py.File) -> None:
         (lambda file: file["momenta"].__setitem__((2, 0, 0), np.nan), "row 3"),
     ],
 )
-def test_a_damaged_hdf5_file_is_refused(
-    tmp_path: Path, edit: Callable[[h5py.File], None], word: str
-) -> None:
+def test_a_damaged_hdf5_file_is_refused(tmp_path: Path, edit: Callable[[h5py.File], None], word: str) -> None:
     """Whatever is missing, misshapen or not a number: DataError, naming file and place."""
     path = tmp_path / "bad.h5"
     write_events(simulate("ocs", 5, noise="1%", seed=1), path)
@@ -380,7 +380,7 @@ def test_no_other_file_is_opened(tmp_path: Path, kind: str) -> None:
             layout = h5py.VirtualLayout(events.momenta.shape, "f8")
             layout[...] = h5py.VirtualSource(str(secret), "momenta", events.momenta.shape)
             file.create_virtual_dataset("momenta", layout)
-    with pytest.raises(DataError, match="/momenta (is not a dataset|lies in another file)"):
+    with pytest.raises(DataError, match=r"/momenta (is not a dataset|lies in another file)"):
         read_events(path)
 
 
@@ -460,7 +460,7 @@ def test_positions_are_centred_and_energy_is_conserved(molecule: str) -> None:
 
 
 @pytest.mark.parametrize(("noise", "relative"), [("2%", True), ("1.5", False)])
-def test_noise_has_the_level_asked_for(noise: str, relative: bool) -> None:
+def test_noise_has_the_level_asked_for(noise: str, *, relative: bool) -> None:
     """Noisy less noise-free momenta: mean 0, the stated deviation, the same in all directions."""
     clean, noisy = (simulate("ocs", 3000, noise=n, seed=6) for n in ("0%", noise))
     assert np.array_equal(clean.positions, noisy.positions)

@@ -151,7 +151,7 @@ def test_noise_of_the_data_is_the_noise_of_the_model() -> None:
         ("1%", 0.01, 0.01),
     ],
 )
-def test_noise_has_a_floor(recorded: bool, said: str | None, low: float, high: float) -> None:
+def test_noise_has_a_floor(*, recorded: bool, said: str | None, low: float, high: float) -> None:
     """Nothing said is 0.1 % to 5 %; no noise at all is raised to the floor."""
     data = simulate("ocs", 200, seed=1) if recorded else None
     model = _train(data, noise=said, events_per_epoch=200)
@@ -187,7 +187,7 @@ def test_latents_of_the_training_set_are_kept() -> None:
 
 
 @pytest.mark.parametrize(("molecule", "folded"), [("ocs", False), ("ch4", True), ("chbrclf", False)])
-def test_handedness_is_folded_only_where_the_prior_has_none(molecule: str, folded: bool) -> None:
+def test_handedness_is_folded_only_where_the_prior_has_none(molecule: str, *, folded: bool) -> None:
     """CH4 is its own mirror image, CHBrClF is not, and three ions are always planar."""
     model = _train(molecule=molecule, events_per_epoch=200)
     assert model.frame.reflect == folded

@@ -58,7 +58,7 @@ def _turn(seed: int) -> torch.Tensor:
 @settings(max_examples=20, deadline=None)
 @given(data=st.data(), seed=st.integers(0, 2**32 - 1), reflect=st.booleans())
 def test_inverse_chart_returns_every_geometry(
-    name: str, data: st.DataObject, seed: int, reflect: bool
+    name: str, data: st.DataObject, seed: int, *, reflect: bool
 ) -> None:
     """to_positions(to_chart(x)) is x, less the centre of mass, to 1e-12 of its size."""
     molecule, _, momenta = _events(name, seed)
@@ -103,7 +103,7 @@ def test_log_jacobian_is_that_of_autograd(name: str) -> None:
 
 @pytest.mark.parametrize("name", POLYATOMIC)
 @pytest.mark.parametrize("reflect", [False, True])
-def test_neither_orientation_nor_place_nor_motion_is_seen(name: str, reflect: bool) -> None:
+def test_neither_orientation_nor_place_nor_motion_is_seen(name: str, *, reflect: bool) -> None:
     """Turned and moved positions, turned and boosted momenta: same condition, same chart."""
     molecule, positions, momenta = _events(name, 3)
     frame = RecoilFrame.of(molecule, momenta, reflect=reflect)

@@ -9,6 +9,7 @@ import torch
 from flowcei.errors import NoDensityError, UsageError
 from flowcei.models.cvae import CVAE
 from flowcei.models.interface import InverseModel
+from flowcei.models.latents import LatentStore
 from flowcei.models.registry import ARCHITECTURES, build_model
 from flowcei.training import Schedule, fit
 
@@ -87,6 +88,35 @@ def test_samples_do_not_depend_on_batches(name: str) -> None:
         generator = np.random.default_rng(4)
         parts = [model.sample(part, 5, generator=generator) for part in c.split(7)]
     torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-4, atol=1e-5)
+
+
+@every
+def test_samples_from_stored_latents_do_not_depend_on_batches(name: str) -> None:
+    """Rows of stored latents come from the same stream as all the rest, in the same order."""
+    model, (x, c) = _model(name), _data(30)
+    with torch.no_grad():
+        model.store_latents(x, c)
+        whole = model.sample(c, 5, latent="training", generator=np.random.default_rng(4))
+        generator = np.random.default_rng(4)
+        parts = [model.sample(part, 5, latent="training", generator=generator) for part in c.split(7)]
+    torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-4, atol=1e-5)
+
+
+@every
+def test_stored_latents_are_drawn_evenly(name: str) -> None:
+    """Every row of four is drawn a quarter of the time, with its own mean and deviation."""
+    latents = _model(name).latents
+    assert isinstance(latents, LatentStore)
+    width = latents.mean.shape[1]
+    place = torch.tensor([0.0, 10.0, 20.0, 30.0])[:, None].expand(4, width)
+    latents.store(place, torch.full((4, width), 0.5))
+    normals = torch.from_numpy(np.random.default_rng(0).standard_normal((4000, width + 1))).float()
+    drawn = latents.draw(normals)
+    row = (drawn / 10).round()
+    assert torch.equal(row, row[:, :1].expand_as(row))
+    share = torch.bincount(row[:, 0].long(), minlength=4) / 4000
+    torch.testing.assert_close(share, torch.full((4,), 0.25), atol=0.03, rtol=0)
+    torch.testing.assert_close((drawn - 10 * row).std(dim=0), torch.full((width,), 0.5), atol=0.03, rtol=0)
 
 
 @every
@@ -266,6 +296,31 @@ def test_bound_of_a_cvae_is_a_bound() -> None:
     assert bounds[0] < bounds[1] < exact + 0.02
     with pytest.raises(NoDensityError):
         model.log_prob(x, c)
+
+
+def test_bound_of_a_linear_cvae_nears_its_exact_density() -> None:
+    """With a linear decoder p(x | c) is a known normal: bounds rise towards it, never above."""
+    model = _model("cvae", 3, 2)
+    assert isinstance(model, CVAE)
+    rng = torch.Generator().manual_seed(2)
+    decoder = torch.nn.Linear(model.latent_width + 2, 3)
+    with torch.no_grad():
+        decoder.weight.copy_(0.6 * torch.randn(3, model.latent_width + 2, generator=rng))
+        model.decoder = decoder
+        model.log_noise.copy_(torch.tensor([-0.5, 0.0, -0.3]))
+        c = torch.randn(500, 2, generator=rng)
+        w, a = decoder.weight.split([model.latent_width, 2], dim=1)
+        covariance = w @ w.T + torch.diag(torch.exp(2.0 * model.log_noise))
+        mean = c @ a.T + decoder.bias
+        exact = torch.distributions.MultivariateNormal(mean, covariance)
+        x = mean + torch.randn(500, 3, generator=rng) @ torch.linalg.cholesky(covariance).T
+        bounds = [
+            float(model.iwae_bound(x, c, draws=k, generator=np.random.default_rng(0)).mean())
+            for k in (1, 4, 32, 1000)
+        ]
+    log_prob = float(exact.log_prob(x).mean())
+    assert bounds[0] < bounds[1] < bounds[2] < bounds[3] < log_prob + 0.01
+    assert bounds[3] == pytest.approx(log_prob, abs=0.03)
 
 
 def test_reconstruction_never_encodes(monkeypatch: pytest.MonkeyPatch) -> None:

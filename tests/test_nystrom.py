@@ -62,7 +62,7 @@ def test_measured_order(method: Tableau) -> None:
 @pytest.mark.parametrize(
     ("z1", "count", "logarithmic"), [(0.8, 6, False), (0.95, 10, True), (0.99, 12, True)]
 )
-def test_tail_weights_integrate_their_basis(z1: float, count: int, logarithmic: bool) -> None:  # noqa: FBT001
+def test_tail_weights_integrate_their_basis(z1: float, count: int, logarithmic: bool) -> None:
     """Against adaptive quadrature of (z_t - z) / (1 - z^2) phi(z), for the node and for z = 1."""
     rule = tail(z1, count, logarithmic=logarithmic)
     width = 1.0 - z1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 every = pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
 both_latents = pytest.mark.parametrize("latent", ["prior", "training"])
 
-Tiny = "Callable[[str, str], Reconstructor]"
+Tiny: TypeAlias = "Callable[[str, str], Reconstructor]"
 
 
 def _same(a: PosteriorSamples, b: PosteriorSamples, tolerance: float = 1e-5) -> None:
@@ -166,7 +166,7 @@ def test_identical_ions_may_come_in_any_order(tiny: Tiny, molecule: str) -> None
 
 @pytest.mark.parametrize(("molecule", "folded"), [("ch4", True), ("chbrclf", False)])
 def test_a_mirror_image_gives_mirrored_samples_where_handedness_is_folded(
-    tiny: Tiny, molecule: str, folded: bool
+    tiny: Tiny, molecule: str, *, folded: bool
 ) -> None:
     """CH4: mirrored momenta, mirrored samples. CHBrClF has a hand, and its model knows."""
     model = tiny("cinn", molecule)

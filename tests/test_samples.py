@@ -55,7 +55,7 @@ def _cut(samples: PosteriorSamples, size: int) -> Iterator[PosteriorSamples]:
 @pytest.mark.parametrize("molecule", ["ocs", "co2", "ch4"])
 @pytest.mark.parametrize("density", [True, False])
 @pytest.mark.parametrize("ending", [".h5", ".hdf5"])
-def test_samples_return_from_hdf5(tmp_path: Path, molecule: str, density: bool, ending: str) -> None:
+def test_samples_return_from_hdf5(tmp_path: Path, molecule: str, *, density: bool, ending: str) -> None:
     """Every array with its type, molecule and origin; float32 positions, as they were."""
     samples = _samples(molecule, density=density)
     path = tmp_path / f"samples{ending}"
@@ -89,7 +89,7 @@ def test_streamed_in_parts_equals_at_once(tmp_path: Path, ending: str, size: int
 
 
 @pytest.mark.parametrize("density", [True, False])
-def test_csv_has_a_row_a_sample(tmp_path: Path, density: bool) -> None:
+def test_csv_has_a_row_a_sample(tmp_path: Path, *, density: bool) -> None:
     """event, sample, nine positions and, where there is one, log_prob to 1e-6."""
     samples = _samples(density=density)
     samples.save(tmp_path / "s.csv")

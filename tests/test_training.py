@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -82,7 +83,7 @@ def test_one_cycle_runs_to_its_end() -> None:
     assert int(np.argmax(rates)) == 1  # after 20 % of the steps
     assert rates[-1] < 1e-2 * max(rates)
     assert records[-1].validation_loss < records[0].validation_loss
-    assert all(a.seconds < b.seconds for a, b in zip(records, records[1:], strict=False))
+    assert all(a.seconds < b.seconds for a, b in pairwise(records))
     assert all(r.rows_per_second > 0 for r in records)
 
 
@@ -119,7 +120,7 @@ def test_training_stops_when_validation_grows_worse() -> None:
         device=CPU,
     )
     assert len(records) == 1 + 3
-    assert all(a.validation_loss < b.validation_loss for a, b in zip(records, records[1:], strict=False))
+    assert all(a.validation_loss < b.validation_loss for a, b in pairwise(records))
 
 
 def test_the_weights_of_the_best_epoch_are_kept() -> None:
@@ -135,13 +136,13 @@ def test_the_weights_of_the_best_epoch_are_kept() -> None:
     )
     best = int(np.argmin([r.validation_loss for r in records]))
     assert 0 < best < len(records) - 1
-    assert float(model.place) == seen[best]
+    assert model.place.item() == seen[best]
     assert abs(seen[best] - 0.4) == min(abs(place - 0.4) for place in seen)
     assert abs(seen[-1] - 1.0) < abs(seen[best] - 1.0)
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_a_loss_that_is_not_finite_ends_the_training(training: bool) -> None:
+def test_a_loss_that_is_not_finite_ends_the_training(*, training: bool) -> None:
     """NaN in training or in validation: TrainingDivergedError, exit code 4, with advice."""
     data = _Constant(math.nan, 0.0) if training else _Constant(0.0, math.inf)
     with pytest.raises(TrainingDivergedError, match=r"--learning-rate") as caught:
@@ -154,7 +155,7 @@ def test_a_diverged_step_is_never_taken() -> None:
     model = _Point(0.5)
     with pytest.raises(TrainingDivergedError):
         fit(model, _Constant(math.inf, 0.0), Schedule(epochs=1), seed=1, device=CPU)
-    assert float(model.place) == 0.5
+    assert model.place.item() == 0.5
 
 
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))
@@ -171,7 +172,7 @@ def test_a_seed_repeats_a_training(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))
 def test_training_leaves_the_callers_random_state_alone(name: str) -> None:
-    """torch's and NumPy's global generators are as before, also after a divergence."""
+    """The global generators of torch and NumPy are as before, also after a divergence."""
     model = _model(name)
     before, legacy = torch.get_rng_state(), np.random.get_state()[1].copy()
     fit(model, _Toy(), Schedule(epochs=1), seed=1, device=CPU)

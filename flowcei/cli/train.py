@@ -86,9 +86,10 @@ def train(
     seed = settled_seed(seed)
     rows = int(0.8 * len(recorded)) if recorded is not None else events
     config: dict[str, Any] = {
-        "arch": arch, **given, "data": str(data or ""), "molecule": molecule or known.name, "prior": prior or "",
-        "noise": noise or "", "epochs": epochs, "events": events, "batch": batch,
-        "learning_rate": learning_rate, "patience": patience, "seed": seed, "device": device,
+        "arch": arch, **given, "data": str(data or ""), "molecule": molecule or known.name,
+        "prior": prior or "", "noise": noise or "", "epochs": epochs, "events": events,
+        "batch": batch, "learning_rate": learning_rate, "patience": patience, "seed": seed,
+        "device": device,
     }  # fmt: skip
     note(f"training {arch} on {'the events of ' + str(data) if data else 'fresh events of ' + known.name}")
     with _Progress(rows, schedule) as progress:

@@ -117,7 +117,7 @@ def asymptotic_momenta(
         momenta = np.empty_like(flat)
         _run(flat, mass, charge, setting, momenta, threads)
     if not np.isfinite(momenta.sum()):
-        lost = ~np.isfinite(momenta).all(axis=1)
+        lost = np.asarray(~np.isfinite(momenta).all(axis=1))
         what = f"an explosion that accuracy {accuracy:g} cannot follow; check units, or ask for less"
         _refuse_row(lost, what)
     out: NDArray[np.floating] = momenta.reshape(geometry.shape).astype(

@@ -15,6 +15,8 @@ from flowcei.physics.priors.space import BallPrior, CubePrior
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from numpy.typing import ArrayLike
+
     from flowcei.molecule import Molecule
 
 __all__ = [
@@ -34,8 +36,16 @@ _KINDS: dict[str, Callable[..., GeometryPrior]] = {
     "normal_modes": lambda m, **rest: NormalModesPrior(m.equilibrium, m.masses, **rest),
     "ball": lambda m, **rest: BallPrior(len(m), **rest),
     "cube": lambda m, **rest: CubePrior(len(m), **rest),
-    "ensemble": lambda _, geometries: EnsemblePrior(geometries),
+    "ensemble": lambda m, geometries: _ensemble(len(m), geometries),
 }
+
+
+def _ensemble(n_atoms: int, geometries: ArrayLike) -> EnsemblePrior:
+    prior = EnsemblePrior(geometries)
+    if prior.n_atoms != n_atoms:
+        msg = f"an ensemble holds geometries of {prior.n_atoms} atoms; the molecule has {n_atoms}"
+        raise UsageError(msg)
+    return prior
 
 
 def build_prior(molecule: Molecule, prior: str | dict[str, Any] | None = None) -> GeometryPrior:
@@ -61,11 +71,13 @@ def build_prior(molecule: Molecule, prior: str | dict[str, Any] | None = None) -
     table = molecule.prior_table(prior) if prior is None or isinstance(prior, str) else prior
     parameters = {key: value for key, value in table.items() if key != "kind"}
     kind = table.get("kind")
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         msg = f"a prior's kind is one of {', '.join(_KINDS)}; got {kind!r}"
         raise UsageError(msg)
     try:
         return _KINDS[kind](molecule, **parameters)
-    except TypeError as error:
+    except UsageError:
+        raise
+    except (TypeError, ValueError) as error:
         msg = f"a prior of kind {kind!r} does not fit its parameters {sorted(parameters)}: {error}"
         raise UsageError(msg) from error

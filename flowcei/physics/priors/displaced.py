@@ -6,7 +6,7 @@ from itertools import permutations, product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.special import ive
+from scipy.special import i0e
 
 from flowcei.errors import UsageError
 from flowcei.physics.priors.base import GeometryPrior, random_orientation
@@ -32,14 +32,14 @@ class DisplacedPrior(GeometryPrior):
         sigma: Standard deviation of each component of each atom, bohr.
 
     Raises:
-        UsageError: For a sigma that is not positive.
+        UsageError: For a sigma that is not positive and finite.
     """
 
     kind: str = "displaced"
     has_density: bool = True
 
     def __init__(self, equilibrium: NDArray[np.float64], kinds: Sequence[Hashable], sigma: float) -> None:
-        if not sigma > 0:
+        if not 0 < sigma < np.inf:
             msg = f"sigma = {sigma} of a displaced prior must be positive, in bohr"
             raise UsageError(msg)
         self._equilibrium = equilibrium - equilibrium.mean(axis=0)
@@ -82,7 +82,7 @@ def _log_rotation_average(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     node, gauss = np.polynomial.legendre.leggauss(200)
     q = 0.5 + 0.5 * node
     below = 2.0 * q**2  # 1 - t
-    scaled = ive(0, 0.5 * (s1 - s2) * below) * ive(0, 0.5 * (s1 + s2) * (2.0 - below))
+    scaled = i0e(0.5 * (s1 - s2) * below) * i0e(0.5 * (s1 + s2) * (2.0 - below))
     integrand = 0.5 * scaled * np.exp(-(s2 + s3) * below) * 4.0 * q * 0.5 * gauss
     return s.sum(axis=1) + np.log(integrand.sum(axis=1))
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Distribution", "distribution"]
 
 _LOG_SQRT_2PI = 0.5 * np.log(2.0 * np.pi)
+_LEAST_SHARE = 1e-6  # of a normal distribution within its limits
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ def _normal(p: list[float], limits: tuple[float, float]) -> tuple[float, float]:
     if p[1] <= 0:
         msg = f"normal = {p}: the standard deviation must be positive"
         raise UsageError(msg)
+    _refuse_empty("normal", p, limits)
     return limits
 
 
@@ -87,7 +89,15 @@ def _truncated(p: list[float], limits: tuple[float, float]) -> tuple[float, floa
     if p[1] <= 0 or not limits[0] <= p[2] < p[3] <= limits[1]:
         msg = f"truncated_normal = {p}: [mean, deviation > 0, low, high], within {list(limits)}"
         raise UsageError(msg)
+    _refuse_empty("truncated_normal", p, (p[2], p[3]))
     return p[2], p[3]
+
+
+def _refuse_empty(form: str, p: list[float], limits: tuple[float, float]) -> None:
+    """Refuse limits so far out on a tail that rounding is all that is left of it."""
+    if _ndtr((limits[1] - p[0]) / p[1]) - _ndtr((limits[0] - p[0]) / p[1]) < _LEAST_SHARE:
+        msg = f"{form} = {p}: hardly any of it lies within {list(limits)}"
+        raise UsageError(msg)
 
 
 def _bend(p: list[float], limits: tuple[float, float]) -> tuple[float, float]:

@@ -30,12 +30,17 @@ class EnsemblePrior(GeometryPrior):
 
     def __init__(self, geometries: ArrayLike) -> None:
         self._geometries = np.asarray(geometries, dtype=np.float64)
-        if self._geometries.ndim != 3 or not len(self._geometries):
+        if self._geometries.ndim != 3 or self._geometries.shape[2] != 3 or not len(self._geometries):
             msg = f"an ensemble has shape (G, N, 3) with G > 0; got {self._geometries.shape}"
             raise UsageError(msg)
         if not np.isfinite(self._geometries).all():
             msg = "an ensemble holds positions that are not finite"
             raise UsageError(msg)
+
+    @property
+    def n_atoms(self) -> int:
+        """Number of atoms of each geometry."""
+        return self._geometries.shape[1]
 
     def sample(self, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
         """Draw `n` geometries, (n, N, 3), bohr."""

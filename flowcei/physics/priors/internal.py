@@ -118,15 +118,27 @@ def _even(row: _Row) -> bool:
     d = row.coordinates[2]
     if d.form == "uniform":
         low, high = d.parameters
-        return bool(np.isclose(high - low, 360.0) or np.isclose((low + high) % 360.0, 0.0))
+        turns = (high - low) / 360.0
+        return bool(np.isclose(turns, round(turns))) or _is_own_mirror(0.5 * (low + high))
     if d.form == "truncated_normal" and not np.isclose(d.low + d.high, 2.0 * d.parameters[0]):
         return False
-    return bool(np.isclose(d.parameters[0] % 180.0, 0.0))
+    return _is_own_mirror(d.parameters[0])
+
+
+def _is_own_mirror(degrees: float) -> bool:
+    """Whether a dihedral and its negative are the same: 0 or 180 degrees, up to full turns."""
+    return abs(np.sin(np.radians(degrees))) < 1e-8
 
 
 def _wrapped(d: Distribution, degrees: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the log density of a dihedral: summed over its turns."""
-    turns = np.stack([d.log_prob(degrees + 360.0 * k) for k in range(-2, 3)])
+    """Return the log density of a dihedral: summed over all turns that its support holds."""
+    if d.form == "normal":
+        centre, reach = d.parameters[0], 8.0 * d.parameters[1]
+    else:
+        centre, reach = 0.5 * (d.low + d.high), 0.5 * (d.high - d.low)
+    nearest = centre + (degrees - centre + 180.0) % 360.0 - 180.0
+    count = int(reach / 360.0) + 1
+    turns = np.stack([d.log_prob(nearest + 360.0 * k) for k in range(-count, count + 1)])
     return np.logaddexp.reduce(turns, axis=0)
 
 

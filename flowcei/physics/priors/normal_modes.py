@@ -16,6 +16,7 @@ __all__ = ["NormalModesPrior"]
 
 _HARTREE_PER_WAVENUMBER = 4.556335252912e-6  # CODATA 2018
 _HARTREE_PER_KELVIN = 3.1668115634556e-6  # CODATA 2018
+_RIGID_SHARE = 0.2  # what rounding to two printed digits can leave in a vibration
 
 
 class NormalModesPrior(GeometryPrior):
@@ -53,21 +54,23 @@ class NormalModesPrior(GeometryPrior):
         self._wavenumbers = np.asarray(wavenumbers, dtype=np.float64)
         self._modes = np.asarray(modes, dtype=np.float64)
         self._temperature = float(temperature)
-        expected = (len(self._wavenumbers), *equilibrium.shape)
-        if self._modes.shape != expected or not (self._wavenumbers > 0).all() or temperature < 0:
+        expected = (self._wavenumbers.size, *equilibrium.shape)
+        sound = self._modes.shape == expected and np.isfinite(self._modes).all()
+        if not sound or not _positive(self._wavenumbers) or not 0 <= self._temperature < np.inf:
             msg = (
-                f"normal modes have shape {self._modes.shape}, expected {expected} with positive "
-                f"wavenumbers and a temperature of 0 K or more"
+                f"normal modes have shape {self._modes.shape}, expected {expected} and finite, with "
+                f"positive wavenumbers and a temperature of 0 K or more"
             )
             raise UsageError(msg)
         self._masses = masses
         self._equilibrium = equilibrium - masses @ equilibrium / masses.sum()
         weighted = self._modes * np.sqrt(masses)[:, None]
         self._basis = _orthonormal(weighted.reshape(len(weighted), -1))
+        _refuse_rigid_motion(self._basis, self._equilibrium, masses)
         omega = self._wavenumbers * _HARTREE_PER_WAVENUMBER
         warm = np.ones_like(omega)
-        if temperature > 0:
-            warm = 1.0 / np.tanh(omega / (2.0 * temperature * _HARTREE_PER_KELVIN))
+        if self._temperature > 0:
+            warm = 1.0 / np.tanh(omega / (2.0 * self._temperature * _HARTREE_PER_KELVIN))
         self._sigma = np.sqrt(warm / (2.0 * omega))
         inertia = _inertia(self._equilibrium[None], self._equilibrium, masses)[0]
         self._root_inertia = np.sqrt(max(np.linalg.det(inertia), 0.0))
@@ -116,8 +119,8 @@ class NormalModesPrior(GeometryPrior):
 
 def _orthonormal(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return unit rows, made exactly orthogonal (printed modes carry four digits)."""
-    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    u, s, v = np.linalg.svd(unit, full_matrices=False)
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    u, s, v = np.linalg.svd(rows / np.where(length > 0, length, 1.0), full_matrices=False)
     if s.min() < 0.9:
         msg = (
             "normal modes are not orthogonal in mass-weighted coordinates; give Cartesian "
@@ -125,6 +128,24 @@ def _orthonormal(rows: NDArray[np.float64]) -> NDArray[np.float64]:
         )
         raise UsageError(msg)
     return u @ v
+
+
+def _positive(values: NDArray[np.float64]) -> bool:
+    return bool(values.ndim == 1 and values.size and (values > 0).all() and np.isfinite(values).all())
+
+
+def _refuse_rigid_motion(
+    basis: NDArray[np.float64], equilibrium: NDArray[np.float64], masses: NDArray[np.float64]
+) -> None:
+    """Refuse unit modes (F, 3N) that translate or turn the molecule as a whole."""
+    root = np.sqrt(masses)[:, None]
+    shifts = [(root * axis).ravel() for axis in np.eye(3)]
+    turns = [(root * np.cross(axis, equilibrium)).ravel() for axis in np.eye(3)]
+    u, s, _ = np.linalg.svd(np.array(shifts + turns).T, full_matrices=False)
+    rigid = u[:, s > 1e-6 * s[0]]
+    if np.linalg.norm(basis @ rigid, axis=1).max() > _RIGID_SHARE:
+        msg = "a normal mode moves or turns the whole molecule; give the vibrations only"
+        raise UsageError(msg)
 
 
 def _inertia(

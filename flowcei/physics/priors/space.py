@@ -26,8 +26,8 @@ class _UniformPrior(GeometryPrior):
     """
 
     def __init__(self, n_atoms: int, size: float, minimal_separation: float, name: str) -> None:
-        if not size > 0 or not minimal_separation >= 0:
-            msg = f"{name} = {size} and minimal_separation = {minimal_separation} must be positive"
+        if not 0 < size < np.inf or not 0 <= minimal_separation < np.inf:
+            msg = f"{name} = {size} and minimal_separation = {minimal_separation} must be positive, in bohr"
             raise UsageError(msg)
         self._n_atoms = n_atoms
         self._size = float(size)
