@@ -240,11 +240,18 @@ def _build(table: dict[str, Any]) -> Molecule:
         msg = "masses must be positive"
         raise ValueError(msg)
     _check_charges(charges)
-    bonds = tuple((labels.index(a), labels.index(b)) for a, b in table.get("bonds", []))
+    bonds = tuple(_bond(labels, pair) for pair in table.get("bonds", []))
     priors = {str(k): dict(v) for k, v in table.get("priors", {}).items()}
     default = table.get("default_prior") or next(iter(priors), "")
     name = str(table["name"])
     return Molecule(name, symbols, charges, masses, equilibrium, labels, bonds, priors, default)
+
+
+def _bond(labels: tuple[str, ...], pair: Sequence[str]) -> tuple[int, int]:
+    if len(pair) != 2 or pair[0] == pair[1] or not set(pair) <= set(labels):
+        msg = f"a bond joins two of the labels {list(labels)}; got {pair!r}"
+        raise ValueError(msg)
+    return labels.index(pair[0]), labels.index(pair[1])
 
 
 def _check_charges(charges: NDArray[np.float64]) -> None:
@@ -289,7 +296,7 @@ def _from_xyz(path: Path) -> Molecule:
         msg = f"no molecule file {str(path)!r}"
         raise UsageError(msg) from error
     except (OSError, ValueError, KeyError, IndexError, StopIteration) as error:
-        raise DataError(f"is not an XYZ file: {error}", path=path) from error
+        raise DataError(f"is not an XYZ file: {str(error) or 'it holds no atoms'}", path=path) from error
     angstrom = atoms.get_positions()
     reach = _BOND_STRETCH * covalent_radii[atoms.numbers]
     gaps = np.linalg.norm(angstrom[:, None] - angstrom[None], axis=-1)

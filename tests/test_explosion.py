@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import oracle
 import pytest
@@ -53,6 +55,42 @@ def test_accuracy_is_a_promise(setting: explosion._Setting, n: int) -> None:
     x, m, q = _ball(n)
     truth = asymptotic_momenta(x, m, q, accuracy=1e-10)
     assert _error(asymptotic_momenta(x, m, q, accuracy=setting.accuracy), truth).mean() < setting.accuracy
+
+
+@pytest.mark.parametrize("setting", explosion._SETTINGS, ids=lambda s: f"{s.accuracy:g}")
+def test_every_setting_against_the_oracle(
+    setting: explosion._Setting, solved: tuple[np.ndarray, np.ndarray]
+) -> None:
+    """Broad OCS, solved in plain time by SciPy: the mean error is below the promise."""
+    x, truth = solved
+    found = asymptotic_momenta(x, OCS.masses, OCS.charges, accuracy=setting.accuracy)
+    assert _error(found, truth).mean() < setting.accuracy
+
+
+def test_the_oracle_conserves_what_it_must(solved: tuple[np.ndarray, np.ndarray]) -> None:
+    """Its energy closes to 1e-11 and its momentum to 1e-12, though it imposes neither."""
+    x, truth = solved
+    energy = potential_energy(x, OCS.charges)
+    np.testing.assert_allclose(kinetic_energy(truth, OCS.masses), energy, rtol=1e-11)
+    assert np.abs(truth.sum(axis=1)).max() < 1e-12 * np.abs(truth).max()
+
+
+def test_a_wrong_integrator_is_found_out(solved: tuple[np.ndarray, np.ndarray]) -> None:
+    """Steps twice too long, or no tail, miss the promise of 1e-8: the comparison is sharp."""
+    x, truth = solved
+    good = next(s for s in explosion._SETTINGS if s.accuracy == 1e-8)
+    centred = np.ascontiguousarray((x - explosion.centre_of_mass(x, OCS.masses)).reshape(len(x), -1))
+    for bad in (replace(good, eta=2.5 * good.eta), replace(good, z1=0.5, tail_nodes=3)):
+        p = np.empty_like(centred)
+        explosion._run(centred, OCS.masses, OCS.charges, bad, p, 1)
+        assert _error(p.reshape(x.shape), truth).mean() > good.accuracy
+
+
+@pytest.fixture(scope="module")
+def solved() -> tuple[np.ndarray, np.ndarray]:
+    """Return five broad geometries of OCS and their momenta by the oracle."""
+    x = build_prior(OCS, "broad").sample(5, np.random.default_rng(21))
+    return x, np.array([oracle.momenta(g, OCS.masses, OCS.charges) for g in x])
 
 
 def test_two_ions_share_their_potential_energy() -> None:
@@ -182,3 +220,52 @@ def test_accuracy_beyond_reach_is_refused() -> None:
     for accuracy in (1e-11, 0.0, -1.0, float("nan")):
         with pytest.raises(ValueError, match="accuracy"):
             asymptotic_momenta(GOOD, [1, 1, 1], [1, 1, 1], accuracy=accuracy)
+
+
+@settings(max_examples=30, deadline=None)
+@given(n=st.integers(2, 6), seed=st.integers(0, 2**32 - 1), charge=st.sampled_from([-1.0, 1.0]))
+def test_invariants_of_any_molecule(n: int, seed: int, charge: float) -> None:
+    """Random masses and charges, N = 2 ... 6: momentum, energy, place, turn, order, mass, charge."""
+    rng = np.random.default_rng(seed)
+    x = BallPrior(n, 4.0, 0.5).sample(3, rng)
+    m, q = rng.uniform(1, 130, n) * DALTON, charge * rng.integers(1, 5, n)
+    p = asymptotic_momenta(x, m, q, accuracy=1e-9)
+    size = np.linalg.norm(p, axis=(1, 2))[:, None, None]
+    assert np.abs(p.sum(axis=1) / size[:, 0]).max() < 1e-12
+    np.testing.assert_allclose(kinetic_energy(p, m), potential_energy(x, q), rtol=1e-12)
+    turn, order = Rotation.random(rng=rng).as_matrix(), rng.permutation(n)
+    for y, mass, ion, expected in (
+        (x @ turn.T + rng.normal(0.0, 5.0, 3), m, q, p @ turn.T),
+        (x[:, order], m[order], q[order], p[:, order]),
+        (x, 4.0 * m, q, 2.0 * p),
+        (x, m, 3.0 * q, 3.0 * p),
+        (x, m, -q, p),
+    ):
+        again = asymptotic_momenta(y, mass, ion, accuracy=1e-9)
+        assert (np.abs(again - expected) / size).max() < 1e-6
+
+
+def test_symmetric_molecules_expand_without_change_of_shape() -> None:
+    """A homologous expansion in closed form: p_i = m_i x_i sqrt(2 U0 / I0) for CO2 and CH4."""
+    for name in ("co2", "ch4"):
+        molecule = Molecule.load(name)
+        x = molecule.equilibrium - explosion.centre_of_mass(molecule.equilibrium, molecule.masses)
+        inertia = (molecule.masses[:, None] * x**2).sum()
+        rate = np.sqrt(2.0 * potential_energy(x, molecule.charges) / inertia)
+        p = asymptotic_momenta(x, molecule.masses, molecule.charges, accuracy=1e-10)
+        np.testing.assert_allclose(p, molecule.masses[:, None] * x * rate, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("x", "m", "accuracy"),
+    [
+        ([[0, 0, 0], [1e-4, 0, 0], [1, 0, 0]], [20000, 1837, 20000], 3e-4),  # an ion hits another
+        (OCS.equilibrium * 1e20, OCS.masses, 1e-4),  # leaves single precision
+        (OCS.equilibrium * 1e200, OCS.masses, 1e-10),  # leaves double precision
+    ],
+)
+def test_what_cannot_be_followed_is_an_error(x: np.ndarray, m: np.ndarray, accuracy: float) -> None:
+    """Overflow and head-on collisions in coarse steps name their row; no NaN comes back."""
+    batch = np.array([OCS.equilibrium, x])
+    with pytest.raises(ValueError, match=r"row 1 of positions has an explosion .*\(1 such rows\)"):
+        asymptotic_momenta(batch, m, [1, 1, 1], accuracy=accuracy)

@@ -49,3 +49,28 @@ def test_places_that_cannot_be_written_or_read(tmp_path: Path) -> None:
         check_readable(tmp_path / "b.txt")
     with pytest.raises(UsageError, match="not a file"):
         check_readable(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "half"])
+def test_nothing_is_left_where_nothing_was(text: str, tmp_path: Path) -> None:
+    """An error before or in the middle of writing leaves an empty folder."""
+
+    def fail(temporary: Path) -> None:
+        temporary.write_text(text)
+        msg = "in the middle"
+        raise ValueError(msg)
+
+    with pytest.raises(ValueError, match="in the middle"), whole_file(tmp_path / "a.txt") as temporary:
+        fail(temporary)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_whole_file_replaces_the_old_one_only_at_the_end(tmp_path: Path) -> None:
+    """Readers see the old file until the new one is complete; the suffix is kept."""
+    path = tmp_path / "a.h5"
+    path.write_text("old")
+    with whole_file(path) as temporary:
+        temporary.write_text("new")
+        assert (path.read_text(), temporary.suffix, temporary.parent) == ("old", ".h5", tmp_path)
+    assert path.read_text() == "new"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.h5"]

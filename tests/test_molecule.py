@@ -93,6 +93,21 @@ DAMAGED = {
     "one ion": 'symbols = ["H"]\n[equilibrium]\nunit = "bohr"\npositions = [[0, 0, 0]]',
     "text in numbers": TOML.replace("2.312", '"far"'),
     "nan": TOML.replace("2.312", "nan"),
+    "dummy atom": TOML.replace('"O"]', '"X"]'),
+    "zero charge": TOML.replace("[1, 1, 1]", "[1, 0, 1]"),
+    "labels twice": TOML.replace("charges", 'labels = ["n", "n", "o"]\ncharges'),
+    "negative mass": TOML.replace(
+        "[equilibrium]", '[masses]\nunit = "u"\nvalues = [14, -14, 16]\n[equilibrium]'
+    ),
+    "masses of two": TOML.replace("[equilibrium]", '[masses]\nunit = "u"\nvalues = [14, 14]\n[equilibrium]'),
+    "unit of mass": TOML.replace(
+        "[equilibrium]", '[masses]\nunit = "kg"\nvalues = [14, 14, 16]\n[equilibrium]'
+    ),
+    "a bond of three": TOML.replace('["n2", "o"]', '["n1", "n2", "o"]'),
+    "a prior that is a number": TOML.split("[priors", maxsplit=1)[0].replace(
+        "symbols", "priors = {a = 3}\nsymbols"
+    ),
+    "empty": "",
 }
 
 
@@ -123,3 +138,42 @@ def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
         Molecule.load("ocs").prior_table("none")
     with pytest.raises(ValueError, match="furlong"):
         length_in_bohr("furlong")
+
+
+def test_an_unknown_unit_of_mass_is_named(tmp_path: Path) -> None:
+    """The message says which unit was meant, not that a key is lacking."""
+    path = tmp_path / "bad.toml"
+    path.write_text(DAMAGED["unit of mass"])
+    with pytest.raises(DataError, match="unknown unit of mass 'kg'; use one of electron, u"):
+        Molecule.load(path)
+
+
+def test_masses_in_either_unit(tmp_path: Path) -> None:
+    """One u is 1822.888486 electron masses."""
+    for unit, scale in (("u", 1.0), ("electron", DALTON)):
+        values = [14.003 * scale, 14.003 * scale, 15.995 * scale]
+        text = f'[masses]\nunit = "{unit}"\nvalues = {values}\n[equilibrium]'
+        path = tmp_path / f"{unit}.toml"
+        path.write_text(TOML.replace("[equilibrium]", text))
+        masses = Molecule.load(path).masses
+        np.testing.assert_allclose(masses, np.array([14.003, 14.003, 15.995]) * 1822.888486209, rtol=1e-12)
+
+
+BAD_XYZ = {
+    "empty": "",
+    "one atom": "1\n\nO 0 0 0\n",
+    "too few lines": "3\n\nO 0 0 0\nH 0 0 1\n",
+    "text in numbers": "2\n\nO 0 0 zero\nH 0 0 1\n",
+    "unknown symbol": "2\n\nQq 0 0 0\nH 0 0 1\n",
+    "dummy atom": "2\n\nX 0 0 0\nH 0 0 1\n",
+    "nan": "2\n\nO 0 0 nan\nH 0 0 1\n",
+}
+
+
+@pytest.mark.parametrize("text", BAD_XYZ.values(), ids=BAD_XYZ)
+def test_xyz_files_that_are_not_sound_are_rejected(text: str, tmp_path: Path) -> None:
+    """One line with the name of the file."""
+    path = tmp_path / "bad.xyz"
+    path.write_text(text)
+    with pytest.raises(DataError, match=r"bad\.xyz"):
+        Molecule.load(path)

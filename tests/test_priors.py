@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
+from scipy import stats
 from scipy.spatial.transform import Rotation
 
 from flowcei.errors import NoDensityError, UsageError
@@ -16,6 +19,7 @@ from flowcei.physics.priors import (
     NormalModesPrior,
     build_prior,
 )
+from flowcei.physics.priors.displaced import _log_rotation_average
 
 OCS = Molecule.load("ocs")
 WATER = Molecule.load("h2o")
@@ -120,7 +124,7 @@ def test_density_is_normalised(prior: GeometryPrior) -> None:
     p / q over q would hang on p's tails, and here the mean over p of q / p is used.
     """
     rng = np.random.default_rng(8)
-    x = prior.sample(200_000, rng)
+    x = prior.sample(60_000, rng)
     bonds = (x[:, 1:] - x[:, :1]).reshape(len(x), -1)
     # Samples near a reference, with a kernel in orientation and shape: E_p[K/p] = 1.
     turned = _aligned(x)
@@ -245,6 +249,37 @@ BAD = [
     ),
     ({"kind": "ensemble", "geometries": [[[0, 0, 0]]] * 0}, "shape"),
     ({"kind": "normal_modes", "wavenumbers": [1.0], "modes": [[1.0]]}, "shape"),
+    ({}, "kind"),
+    ({"kind": ["ball"]}, "kind"),
+    ({"kind": "ball"}, "fit"),
+    ({"kind": "ball", "radius": "wide"}, "fit"),
+    ({"kind": "ball", "radius": float("inf")}, "positive"),
+    ({"kind": "ball", "radius": float("nan")}, "positive"),
+    ({"kind": "cube", "half_width": 1.0, "minimal_separation": -0.1}, "positive"),
+    ({"kind": "displaced", "sigma": float("inf")}, "positive"),
+    ({"kind": "displaced", "sigma": "0.3"}, "fit"),
+    ({"kind": "internal", "zmatrix": 5}, "fit"),
+    (
+        {
+            "kind": "internal",
+            "zmatrix": [{"atom": "c"}, {"atom": "o", "from": "c", "length": {"normal": ["a", 1]}}],
+        },
+        "fit",
+    ),
+    ({"kind": "ensemble", "geometries": [[[0, 0, 0]], [[0, 0, 0], [1, 1, 1]]]}, "fit"),
+    ({"kind": "ensemble", "geometries": [[[0, 0], [1, 1], [2, 2]]]}, "shape"),
+    ({"kind": "ensemble", "geometries": [[[0, 0, 0], [1, 1, 1]]]}, "2 atoms; the molecule has 3"),
+    ({"kind": "ensemble", "geometries": [[[0, 0, 0], [1, 1, 1], [2, 2, float("nan")]]]}, "finite"),
+    ({"kind": "normal_modes", "wavenumbers": [], "modes": []}, "shape"),
+    ({"kind": "normal_modes", "wavenumbers": [-1.0], "modes": [np.ones((3, 3))]}, "positive wavenumbers"),
+    ({"kind": "normal_modes", "wavenumbers": [500.0], "modes": [np.full((3, 3), np.nan)]}, "finite"),
+    ({"kind": "normal_modes", "wavenumbers": [500.0], "modes": [np.zeros((3, 3))]}, "orthogonal"),
+    ({"kind": "normal_modes", "wavenumbers": [500.0], "modes": [np.ones((3, 3))]}, "whole molecule"),
+    (
+        {"kind": "normal_modes", "wavenumbers": [500.0], "modes": [[[0, 0, 0], [0, 0, 1], [0, 0, -1]]]}
+        | {"temperature": float("nan")},
+        "0 K",
+    ),
 ]
 
 
@@ -259,7 +294,8 @@ def test_bad_tables_are_refused(table: str | dict, words: str) -> None:
     "length",
     [{"normal": [2.0, -1.0]}, {"normal": [2.0]}, {"uniform": [3.0, 2.0]}, {"uniform": [-1.0, 2.0]},
      {"bend": 8.0}, {"cauchy": [1, 2]}, {"normal": [2.0, float("nan")]},
-     {"truncated_normal": [2.0, 0.1, 3.0, 1.0]}, {}],
+     {"truncated_normal": [2.0, 0.1, 3.0, 1.0]}, {"truncated_normal": [0.0, 0.1, 5.0, 6.0]},
+     {"normal": [-9.0, 0.1]}, {}],
 )  # fmt: skip
 def test_bad_distributions_are_refused(length: dict) -> None:
     """Of a length: negative deviations, falling ranges, a bend, unknown words."""
@@ -281,3 +317,187 @@ def test_an_ion_of_another_charge_is_another_atom() -> None:
     table = Molecule.load("ch4").to_dict()
     table["charges"] = [1, 1, 2, 3, 4]
     assert not build_prior(Molecule.from_dict(table), "equilibrium").mirror_symmetric
+
+
+def _z_matrix(v: np.ndarray) -> np.ndarray:
+    """Return bonds to atom 0, (3 (N - 1),), of internal coordinates and three Euler angles.
+
+    v: r1, r2, theta2 [, r3, theta3, phi3] (degrees), alpha, beta, gamma. Atom 1 is placed on atom 0,
+    atom 2 on atom 1 or 0 (N = 3), atom 3 on atom 2: written out apart from the package.
+    """
+    unit = np.pi / 180
+    n = 3 if len(v) == 6 else 4
+    x = np.zeros((n, 3))
+    x[1] = [v[0], 0, 0]
+    if n == 3:
+        x[2] = v[1] * np.array([np.cos(v[2] * unit), np.sin(v[2] * unit), 0])
+    else:
+        x[2] = x[1] + v[1] * np.array([-np.cos(v[2] * unit), np.sin(v[2] * unit), 0])
+        z = (x[2] - x[1]) / v[1]
+        normal = np.array([0.0, 0.0, 1.0])
+        # dihedral 0 is cis: on the side of atom 0
+        inward = np.cross(normal, z)
+        inward *= np.sign(inward @ (x[0] - x[1]))
+        third = np.cross(-z, inward)
+        theta, phi = v[4] * unit, v[5] * unit
+        x[3] = x[2] + v[3] * (
+            -np.cos(theta) * z + np.sin(theta) * (np.cos(phi) * inward + np.sin(phi) * third)
+        )
+    turn = Rotation.from_euler("ZYZ", v[-3:]).as_matrix()
+    return ((x[1:] - x[0]) @ turn.T).ravel()
+
+
+def _log_volume(place: Callable[[np.ndarray], np.ndarray], v: np.ndarray) -> float:
+    """Return log |det d(bonds) / d(v)| by central differences."""
+    step = 1e-5
+    columns = [(place(v + step * e) - place(v - step * e)) / (2 * step) for e in np.eye(len(v))]
+    return float(np.linalg.slogdet(np.array(columns))[1])
+
+
+def _log_uniform_orientation(v: np.ndarray) -> float:
+    """Return the log density of Euler angles alpha, beta, gamma (last in v): sin beta / 8 pi^2."""
+    return float(np.log(np.sin(v[-2]) / (8 * np.pi**2)))
+
+
+def test_internal_density_by_change_of_variables() -> None:
+    """N = 3 and 4: SciPy's one-dimensional densities over a numerical Jacobian."""
+    three = [*CHAIN[:2], CHAIN[2] | {"from": "a", "angle_to": "b", "angle": {"bend": 30.0}}]
+    cut = stats.truncnorm((0.5 - 2) / 0.2, (4 - 2) / 0.2, 2, 0.2).logpdf
+    lengths = [stats.norm(2.0, 0.2).logpdf, stats.norm(1.9, 0.2).logpdf]
+    whole = 1 - np.exp(-0.5 * (180 / 30.0) ** 2)
+    one = [*lengths, lambda a: stats.rayleigh(scale=30.0).logpdf(180 - a) - np.log(whole)]
+    two = [*lengths, stats.norm(110, 9).logpdf, cut, stats.norm(100, 8).logpdf, stats.norm(60, 15).logpdf]
+    rng = np.random.default_rng(4)
+    for rows, logs, middle in ((three, one, [2.0, 1.9, 140.0]), (CHAIN, two, [2, 1.9, 110, 2, 100, 60])):
+        prior = InternalPrior(["a", "b", "c", "d"][: len(rows)], rows)
+        for _ in range(4):
+            inner = np.array(middle) * rng.uniform(0.9, 1.1, len(middle))
+            v = np.concatenate([inner, rng.uniform(0.5, 2.5, 3)])
+            expected = sum(f(a) for f, a in zip(logs, inner, strict=True))
+            expected += _log_uniform_orientation(v) - _log_volume(_z_matrix, v)
+            x = np.vstack([np.zeros(3), _z_matrix(v).reshape(-1, 3)])
+            assert prior.log_prob(x[None])[0] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["h2o", "ch2o"])
+def test_wigner_density_by_change_of_variables(name: str) -> None:
+    """Independent normal coordinates over a numerical Jacobian, near equilibrium."""
+    molecule = Molecule.load(name)
+    prior, modes, sigma = _made_up_vibrations(molecule)
+    centred = molecule.equilibrium - molecule.equilibrium[0]
+
+    def place(v: np.ndarray) -> np.ndarray:
+        x = centred + np.tensordot(v[:-3], modes, 1)
+        return ((x[1:] - x[0]) @ Rotation.from_euler("ZYZ", v[-3:]).as_matrix().T).ravel()
+
+    rng = np.random.default_rng(4)
+    for _ in range(4):
+        v = np.concatenate([sigma * rng.standard_normal(len(sigma)), rng.uniform(0.5, 2.5, 3)])
+        expected = stats.norm(0, sigma).logpdf(v[:-3]).sum()
+        expected += _log_uniform_orientation(v) - _log_volume(place, v)
+        x = np.vstack([np.zeros(3), place(v).reshape(-1, 3)])
+        assert prior.log_prob(x[None])[0] == pytest.approx(expected, abs=1e-5)
+
+
+def _made_up_vibrations(molecule: Molecule) -> tuple[NormalModesPrior, np.ndarray, np.ndarray]:
+    """Return a prior of orthonormal modes, those modes (F, N, 3), and their deviations."""
+    m, x = molecule.masses, molecule.equilibrium
+    x = x - m @ x / m.sum()
+    root = np.sqrt(m)[:, None]
+    rigid = [root * e for e in np.eye(3)] + [root * np.cross(e, x) for e in np.eye(3)]
+    everything = np.vstack(
+        [[r.ravel() for r in rigid], np.random.default_rng(2).normal(size=(3 * len(m), 3 * len(m)))]
+    )
+    q = np.linalg.qr(everything.T)[0][:, 6:]
+    modes = q.T.reshape(-1, len(m), 3) / root
+    wavenumbers = np.linspace(1500.0, 3500.0, len(modes))
+    sigma = 1 / np.sqrt(2 * wavenumbers * 4.556335252912e-6)
+    # any length will do: programs print modes normalised in their own way
+    return NormalModesPrior(x, m, wavenumbers, 3.0 * modes), modes, sigma
+
+
+def test_narrow_displacements_follow_the_asymptotic_rotation_average() -> None:
+    """Far out the average tends to exp(s1 + s2 + s3) / sqrt(8 pi (s1+s2) (s2+s3) (s1+s3))."""
+    s = np.array([5.0, 3.0, 2.0])
+    for size in (1e2, 1e3, 1e4, 1e5):
+        s1, s2, s3 = size * s
+        log_pairs = np.log((s1 + s2) * (s2 + s3) * (s1 + s3))
+        expected = s1 + s2 + s3 - 0.5 * (np.log(8 * np.pi) + log_pairs)
+        found = _log_rotation_average(np.diag(size * s)[None])[0]
+        assert found == pytest.approx(expected, abs=1.0 / size, rel=1e-12)
+
+
+def test_a_wrong_density_is_found_out() -> None:
+    """A deviation wrong by 5 %, or a forgotten r^2, moves E_p[q / p] by many errors."""
+    prior = build_prior(OCS, "equilibrium")
+    narrow = [dict(row) for row in prior.spec()["zmatrix"]]
+    narrow[1] = narrow[1] | {"length": {"normal": [2.19, 0.15 * 0.95]}}
+    x = prior.sample(60_000, np.random.default_rng(9))
+    right = InternalPrior(["c", "o", "s"], narrow).log_prob(x)
+    r = np.linalg.norm(x[:, 1] - x[:, 0], axis=1)
+    for wrong, holds in ((0.0, True), (np.log(1.05), False), (2 * np.log(r / 2.19), False)):
+        weight = np.exp(right + wrong - prior.log_prob(x))
+        distance = abs(weight.mean() - 1.0) / (weight.std() / np.sqrt(len(weight)))
+        assert (distance < 4) == holds
+
+
+@pytest.mark.parametrize(
+    "dihedral", [{"uniform": [1000, 1100]}, {"normal": [1000, 15]}, {"normal": [10, 300]},
+                 {"uniform": [0, 360]}, {"uniform": [-30, 690]}, {"truncated_normal": [900, 200, 0, 1700]}],
+)  # fmt: skip
+def test_dihedrals_may_turn_more_than_once(dihedral: dict) -> None:
+    """The density on the circle integrates to one, wherever the turns are counted from."""
+    rows = [*CHAIN[:3], CHAIN[3] | {"dihedral": dihedral}]
+    flat = [*CHAIN[:3], CHAIN[3] | {"dihedral": {"uniform": [0, 360]}}]
+    v = np.array([2.0, 1.9, 110.0, 2.0, 100.0, 0.0, 1.0, 1.0, 1.0])
+    angles = np.linspace(-180, 180, 3601)[:-1] + 0.05
+    x = np.array([[[0, 0, 0], *_z_matrix(np.r_[v[:5], a, v[6:]]).reshape(3, 3)] for a in angles])
+    labels = ["a", "b", "c", "d"]
+    share = np.exp(InternalPrior(labels, rows).log_prob(x) - InternalPrior(labels, flat).log_prob(x))
+    assert share.mean() == pytest.approx(1.0, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("dihedral", "even"),
+    [({"normal": [180, 20]}, True), ({"normal": [0, 20]}, True), ({"normal": [60, 20]}, False),
+     ({"uniform": [0, 360]}, True), ({"uniform": [0, 720]}, True), ({"uniform": [20, 380]}, True),
+     ({"uniform": [90, 270]}, True), ({"uniform": [-30, 30]}, True), ({"uniform": [0, 180]}, False)],
+)  # fmt: skip
+def test_handedness_of_a_dihedral(dihedral: dict, even: bool) -> None:
+    """Even about 0 or 180 degrees has no hand: the claim is what the density says of mirror images."""
+    prior = InternalPrior(["a", "b", "c", "d"], [*CHAIN[:3], CHAIN[3] | {"dihedral": dihedral}])
+    x = prior.sample(200, np.random.default_rng(1))
+    same = np.allclose(prior.log_prob(x * [1, 1, -1]), prior.log_prob(x), atol=1e-6)
+    assert prior.mirror_symmetric == even == same
+
+
+def test_chbrclf_is_told_from_its_mirror_image() -> None:
+    """The (R) enantiomer is far more probable than the (S) under its own prior."""
+    prior = build_prior(Molecule.load("chbrclf"))
+    x = prior.sample(300, np.random.default_rng(0))
+    assert np.mean(prior.log_prob(x) > prior.log_prob(x * [1, 1, -1])) > 0.99
+
+
+def test_spec_of_every_kind_builds_the_same_prior() -> None:
+    """Normal modes and ensembles too: same samples, and the same density where there is one."""
+    vibrating, _, _ = _made_up_vibrations(WATER)
+    ensemble = EnsemblePrior(WATER.equilibrium[None] + np.arange(4.0)[:, None, None])
+    for prior in (vibrating, ensemble):
+        again = build_prior(WATER, prior.spec())
+        x = prior.sample(50, np.random.default_rng(3))
+        np.testing.assert_allclose(again.sample(50, np.random.default_rng(3)), x, atol=1e-12)
+        if prior.has_density:
+            np.testing.assert_allclose(again.log_prob(x), prior.log_prob(x), atol=1e-9)
+
+
+def test_incomplete_or_linear_vibrations_have_no_density() -> None:
+    """Some modes of a bent molecule, or any of a linear one, fill no volume."""
+    one = {"kind": "normal_modes", "wavenumbers": [3700.0], "modes": [[[0, 0, 0], [1, -1, 0], [-1, -1, 0]]]}
+    heavy = WATER.masses[0] / WATER.masses[1]
+    one["modes"][0][0] = [0, 2 / heavy, 0]
+    linear = {"kind": "normal_modes", "wavenumbers": [1330.0], "modes": [[[0, 0, 0], [0, 0, 1], [0, 0, -1]]]}
+    for molecule, table in ((WATER, one), (Molecule.load("co2"), linear)):
+        prior = build_prior(molecule, table)
+        assert not prior.has_density
+        with pytest.raises(NoDensityError):
+            prior.log_prob(prior.sample(2, np.random.default_rng(0)))
