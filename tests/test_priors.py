@@ -20,6 +20,7 @@ from flowcei.physics.priors import (
     build_prior,
 )
 from flowcei.physics.priors.displaced import _log_rotation_average
+from flowcei.physics.priors.distributions import distribution
 
 OCS = Molecule.load("ocs")
 WATER = Molecule.load("h2o")
@@ -501,3 +502,30 @@ def test_incomplete_or_linear_vibrations_have_no_density() -> None:
         assert not prior.has_density
         with pytest.raises(NoDensityError):
             prior.log_prob(prior.sample(2, np.random.default_rng(0)))
+
+
+@pytest.mark.parametrize(
+    ("table", "limits"),
+    [
+        ({"normal": [1.0, 2.0]}, (0.0, np.inf)),
+        ({"normal": [150.0, 40.0]}, (0.0, 180.0)),
+        ({"uniform": [20.0, 70.0]}, (0.0, 180.0)),
+        ({"truncated_normal": [1.688, 0.697, 2.10, 4.31]}, (0.0, np.inf)),
+        ({"truncated_normal": [5.0, 1.0, 1.0, 1.5]}, (0.0, np.inf)),
+        ({"bend": 8.5}, (0.0, 180.0)),
+        ({"bend": 120.0}, (0.0, 180.0)),
+    ],
+)
+def test_samples_follow_their_density(table: dict, limits: tuple[float, float]) -> None:
+    """Cut distributions too: the density integrates to one, and to the rank of every sample."""
+    d = distribution(table, limits)
+    end = min(d.high, d.low + 40.0 if limits[1] == np.inf else d.high)
+    grid = np.linspace(d.low, end, 20_001)
+    density = np.exp(d.log_prob(grid))
+    rank = np.concatenate([[0.0], np.cumsum(0.5 * (density[1:] + density[:-1]) * np.diff(grid))])
+    assert rank[-1] == pytest.approx(1.0, abs=1e-5)
+    x = d.sample(5000, np.random.default_rng(6))
+    assert d.low <= x.min() <= x.max() <= d.high
+    assert stats.kstest(np.interp(x, grid, rank), "uniform").pvalue > 1e-3
+    outside = np.array([d.low - 1e-6, end + 1e-6 if np.isfinite(d.high) else -1.0])
+    assert (d.log_prob(outside) == -np.inf).all()

@@ -52,7 +52,7 @@ class Distribution:
     def log_prob(self, value: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the log density at `value`, -inf outside the support."""
         p = self.parameters
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):  # outside the support
             if self.form == "uniform":
                 inside = np.full_like(value, -np.log(p[1] - p[0]))
             elif self.form == "bend":
