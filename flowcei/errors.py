@@ -9,7 +9,6 @@ from __future__ import annotations
 __all__ = [
     "DataError",
     "FlowceiError",
-    "LimitReachedError",
     "NoDensityError",
     "TrainingDivergedError",
     "UsageError",
@@ -68,9 +67,3 @@ class TrainingDivergedError(FlowceiError):
     """The loss stopped being a number (exit code 4)."""
 
     exit_code = 4
-
-
-class LimitReachedError(FlowceiError):
-    """A limit the user set ended the work, which can be resumed (exit code 5)."""
-
-    exit_code = 5

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "device_option",
+    "fresh_folder",
     "latent_option",
     "noise_option",
     "note",

@@ -62,13 +62,11 @@ class InverseModel(nn.Module, ABC):
     Attributes:
         architecture: The name in the registry and on the command line.
         has_density: Whether `log_prob` is exact.
-        has_latent: Whether `latent="training"` means something.
     """
 
     architecture: ClassVar[str]
     options_type: ClassVar[type[ModelOptions]]
     has_density: ClassVar[bool] = False
-    has_latent: ClassVar[bool] = True
 
     def __init__(self, width: int, condition_width: int, options: ModelOptions) -> None:
         super().__init__()

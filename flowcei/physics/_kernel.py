@@ -93,7 +93,7 @@ def _step_length(w, z, z1, eta, masses, charges, tau, inverse, total, h):
 
 @njit(**_OPTIONS)
 def _explode_block(x, masses, charges, a, c, bp, eta, z1, nodes, weights, scratch, p):
-    """Explode one block: positions x (3N, LANES) to momenta p and the energy error."""
+    """Explode one block: positions x (3N, LANES) to momenta p."""
     n_atoms = masses.shape[0]
     n = 3 * n_atoms
     stages = c.shape[0]
