@@ -1,248 +1,340 @@
 """The compiled inner loop of the simulator: blocks of explosions, one per lane.
 
-Every array that changes ends in an axis of `LANES` explosions, and the innermost
-loops run over that axis with a constant length, so that the compiler turns them into
-vector instructions. Each lane picks its steps from its own state alone and waits with
-steps of length zero once it has arrived: a result depends neither on the neighbours
-in the block nor on how events are spread over threads.
+Explosions are gathered into the rows of a flat scratch array, one coordinate of all lanes
+a row, and integrated together (see `_lanes`). Each lane picks its steps from its own state
+alone and waits with steps of length zero once it has arrived: a result depends neither on
+the neighbours in a block nor on how events are spread over threads.
 
-Symbols follow `explosion`: y is the scaled position, w = dy/dz, tau = 4 T^2.
+The number of ions and of stages are the lengths of tuples, which numba compiles in as
+constants: rows then have constant addresses, 1.4 times faster for OCS. All else is data.
+
+Inside, lengths are in units of the rms radius of each molecule, masses of their sum and
+charges of the largest, so that no molecule leaves the range of single precision. Symbols
+follow `explosion`: y is the scaled position, w = dy/dz, tau = 4 T^2.
 """
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
+
+from flowcei.physics._compilation import compiled, kernel
+from flowcei.physics._lanes import any_positive, ceil, lanes_of, load, rsqrt, sqrt, store, where_greater
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["LANES", "explode"]
+__all__ = ["COINCIDENT", "LOST", "NOT_FINITE", "explode"]
 
-LANES = 16
+NOT_FINITE, COINCIDENT, LOST = 1, 2, 3
+"""What `explode` says of an event that it could not follow; 0 where it could."""
 
-_OPTIONS = {"fastmath": True, "error_model": "numpy", "nogil": True, "cache": True}
+_CLOSEST = 3e-6  # distance of two ions, in rms radii, below which they coincide
+_FARTHEST = 1e9  # distance from the origin, in rms radii, beyond which positions are rounding
+_ENERGY_ERROR = 0.01  # relative error of the energy beyond which an event is lost
+_MOST_STEPS = 10_000  # near-collisions take some hundred
 
 
-@njit(inline="always")
-def _forces(y, factor, masses, charges, tau, out, inverse):
-    """Write S(y) * factor to `out`, and 1 / r of every pair to `inverse`."""
-    n_atoms = masses.shape[0]
-    for d in range(3 * n_atoms):
-        for l in range(LANES):
-            out[d, l] = 0.0
+@compiled
+def forces(rows, y, out, inverse, n, weights, strengths, pull, push):
+    """Write pull * F / m + push * y to rows `out`, and 1 / r of every pair to `inverse`."""
+    for d in range(3 * n):
+        store(rows, out + d, 0.0)
     pair = 0
-    for i in range(n_atoms):
-        for j in range(i + 1, n_atoms):
-            strength = charges[i] * charges[j]
-            for l in range(LANES):
-                dx = y[3 * i, l] - y[3 * j, l]
-                dy = y[3 * i + 1, l] - y[3 * j + 1, l]
-                dz = y[3 * i + 2, l] - y[3 * j + 2, l]
-                r = 1.0 / math.sqrt(dx * dx + dy * dy + dz * dz)
-                inverse[pair, l] = r
-                pull = strength * r * r * r
-                out[3 * i, l] += pull * dx
-                out[3 * i + 1, l] += pull * dy
-                out[3 * i + 2, l] += pull * dz
-                out[3 * j, l] -= pull * dx
-                out[3 * j + 1, l] -= pull * dy
-                out[3 * j + 2, l] -= pull * dz
+    for i in range(n):
+        xi, yi, zi = load(rows, y + 3 * i), load(rows, y + 3 * i + 1), load(rows, y + 3 * i + 2)
+        fx, fy, fz = load(rows, out + 3 * i), load(rows, out + 3 * i + 1), load(rows, out + 3 * i + 2)
+        for j in range(i + 1, n):
+            dx, dy, dz = (
+                xi - load(rows, y + 3 * j),
+                yi - load(rows, y + 3 * j + 1),
+                zi - load(rows, y + 3 * j + 2),
+            )
+            r = rsqrt(dx * dx + dy * dy + dz * dz)
+            store(rows, inverse + pair, r)
+            f = r * r * r * strengths[pair]
+            fx, fy, fz = fx + f * dx, fy + f * dy, fz + f * dz
+            store(rows, out + 3 * j, load(rows, out + 3 * j) - f * dx)
+            store(rows, out + 3 * j + 1, load(rows, out + 3 * j + 1) - f * dy)
+            store(rows, out + 3 * j + 2, load(rows, out + 3 * j + 2) - f * dz)
             pair += 1
-    for i in range(n_atoms):
-        weight = 1.0 / masses[i]
-        for d in range(3 * i, 3 * i + 3):
-            for l in range(LANES):
-                out[d, l] = (tau[l] * weight * out[d, l] - 2.0 * y[d, l]) * factor[l]
+        scale = pull * weights[i]
+        store(rows, out + 3 * i, fx * scale + xi * push)
+        store(rows, out + 3 * i + 1, fy * scale + yi * push)
+        store(rows, out + 3 * i + 2, fz * scale + zi * push)
 
 
-@njit(inline="always")
-def _step_length(w, z, z1, eta, masses, charges, tau, inverse, total, h):
-    """Write the next step of every lane to `h`; return whether any lane still moves."""
-    n_atoms = masses.shape[0]
-    for l in range(LANES):
-        total[l] = 0.0
-    pair = 0
-    for i in range(n_atoms):
-        for j in range(i + 1, n_atoms):
-            strength = charges[i] * charges[j] * (1.0 / masses[i] + 1.0 / masses[j])
-            for l in range(LANES):
-                ux = w[3 * i, l] - w[3 * j, l]
-                uy = w[3 * i + 1, l] - w[3 * j + 1, l]
-                uz = w[3 * i + 2, l] - w[3 * j + 2, l]
-                r = inverse[pair, l]
-                field = tau[l] * strength * r * r * r / (1.0 - z[l] * z[l])
-                omega = field + (ux * ux + uy * uy + uz * uz) * r * r
-                total[l] += omega * omega
-            pair += 1
-    moving = False
-    for l in range(LANES):
-        left = z1 - z[l]
-        free = eta / math.sqrt(math.sqrt(total[l]))
-        count = math.ceil(left / free)
-        # The last three steps are made equal, so that none is a sliver.
-        even = left / max(count, 1.0)
-        h[l] = free if count > 3.0 else even
-        if left > 0.0:
-            moving = True
-    return moving
-
-
-@njit(**_OPTIONS)
-def _explode_block(x, masses, charges, a, c, bp, eta, z1, nodes, weights, scratch, p):
-    """Explode one block: positions x (3N, LANES) to momenta p."""
-    n_atoms = masses.shape[0]
-    n = 3 * n_atoms
-    stages = c.shape[0]
-    n_tail = nodes.shape[0]
-    rows = max(stages, n_tail)
-    y = scratch[0:n]
-    w = scratch[n : 2 * n]
-    s = scratch[2 * n : 3 * n]
-    start = scratch[3 * n : 4 * n]
-    k = scratch[4 * n : (4 + rows) * n].reshape((rows, n, LANES))
-    offset = (4 + rows) * n
-    inverse = scratch[offset : offset + n_atoms * (n_atoms - 1) // 2]
-    offset += n_atoms * (n_atoms - 1) // 2
-    tau, z, h = scratch[offset], scratch[offset + 1], scratch[offset + 2]
-    energy, factor = scratch[offset + 3], scratch[offset + 4]
-    zero = energy[0] * 0  # a zero of the working precision
-
-    _centre(x, masses, y)
-    # I0 = sum m x^2 and U0; tau = 4 T^2 = 2 I0 / U0 makes the expansion stationary.
-    for l in range(LANES):
-        tau[l] = zero
-        energy[l] = zero
-        z[l] = zero
-    for i in range(n_atoms):
-        for d in range(3 * i, 3 * i + 3):
-            for l in range(LANES):
-                tau[l] += masses[i] * y[d, l] * y[d, l]
-                w[d, l] = zero
-        for j in range(i + 1, n_atoms):
-            for l in range(LANES):
-                dx = y[3 * i, l] - y[3 * j, l]
-                dy = y[3 * i + 1, l] - y[3 * j + 1, l]
-                dz = y[3 * i + 2, l] - y[3 * j + 2, l]
-                energy[l] += charges[i] * charges[j] / math.sqrt(dx * dx + dy * dy + dz * dz)
-    for l in range(LANES):
-        tau[l] = 2.0 * tau[l] / energy[l]
-        factor[l] = 1.0
-    _forces(y, factor, masses, charges, tau, k[0], inverse)
-
-    while _step_length(w, z, z1, eta, masses, charges, tau, inverse, factor, h):
-        for stage in range(1, stages):
-            for d in range(n):
-                for l in range(LANES):
-                    s[d, l] = zero
-                for j in range(stage):
-                    coefficient = a[stage, j]
-                    for l in range(LANES):
-                        s[d, l] += coefficient * k[j, d, l]
-                for l in range(LANES):
-                    s[d, l] = y[d, l] + h[l] * (c[stage] * w[d, l] + h[l] * s[d, l])
-            for l in range(LANES):
-                at = z[l] + c[stage] * h[l]
-                factor[l] = 1.0 / (1.0 - at * at)
-            _forces(s, factor, masses, charges, tau, k[stage], inverse)
-        for d in range(n):
-            for l in range(LANES):
-                start[d, l] = zero
-            for j in range(stages):
-                coefficient = bp[j]
-                for l in range(LANES):
-                    start[d, l] += coefficient * k[j, d, l]
-            for l in range(LANES):
-                w[d, l] += h[l] * start[d, l]
-                y[d, l] = s[d, l]
-                k[0, d, l] = k[stages - 1, d, l]
-        for l in range(LANES):
-            z[l] += h[l]
-            if z1 - z[l] < 1e-6 * h[l]:
-                z[l] = z1
-
-    for l in range(LANES):
-        factor[l] = 1.0
-    _forces(y, factor, masses, charges, tau, k[0], inverse)
-    for t in range(n_tail):
-        reach = nodes[t] - z1
-        for d in range(n):
-            for l in range(LANES):
-                s[d, l] = y[d, l] + reach * w[d, l]
-            for j in range(t + 1):
-                coefficient = weights[t, j]
-                for l in range(LANES):
-                    s[d, l] += coefficient * k[j, d, l]
-        if t + 1 < n_tail:
-            _forces(s, factor, masses, charges, tau, k[t + 1], inverse)
-
-    # p = m y(1) / T with T = sqrt(tau) / 2; then the exact energy is imposed.
-    for l in range(LANES):
-        z[l] = 2.0 / math.sqrt(tau[l])
-        h[l] = zero
-    for i in range(n_atoms):
-        for d in range(3 * i, 3 * i + 3):
-            for l in range(LANES):
-                p[d, l] = masses[i] * s[d, l] * z[l]
-                h[l] += p[d, l] * p[d, l] / (2.0 * masses[i])
-    for l in range(LANES):
-        h[l] = math.sqrt(energy[l] / h[l])
-    for d in range(n):
-        for l in range(LANES):
-            p[d, l] *= h[l]
-
-
-@njit(inline="always")
-def _centre(x, masses, y):
-    """Write the positions from the centre of mass to `y`."""
-    n_atoms = masses.shape[0]
-    total = masses[0] * 0
-    for i in range(n_atoms):
-        total += masses[i]
+@compiled
+def enter(rows, y, w, n, masses, weights, unit, moving):
+    """Centre positions y, scale them to I0 = 1, turn momenta w into velocities; return the scale."""
+    inertia = 0.0 * load(rows, y)
     for axis in range(3):
-        for l in range(LANES):
-            middle = masses[0] * 0
-            for i in range(n_atoms):
-                middle += masses[i] / total * x[3 * i + axis, l]
-            for i in range(n_atoms):
-                y[3 * i + axis, l] = x[3 * i + axis, l] - middle
+        middle, drift = 0.0 * inertia, 0.0 * inertia
+        for i in range(n):
+            middle = middle + load(rows, y + 3 * i + axis) * masses[i]
+            if moving:
+                drift = drift + load(rows, w + 3 * i + axis)
+        for i in range(n):
+            x = load(rows, y + 3 * i + axis) - middle
+            inertia = inertia + x * x * masses[i]
+            store(rows, y + 3 * i + axis, x)
+            if moving:
+                p = load(rows, w + 3 * i + axis) - drift * masses[i]
+                store(rows, w + 3 * i + axis, p * weights[i] / unit)
+            else:
+                store(rows, w + 3 * i + axis, 0.0)
+    scale = rsqrt(inertia)
+    for d in range(3 * n):
+        store(rows, y + d, load(rows, y + d) * scale)
+        if moving:
+            store(rows, w + d, load(rows, w + d) / sqrt(scale))
+    return scale
 
 
-@njit(**_OPTIONS)
+@compiled
+def start(rows, y, w, n, masses, strengths):
+    """Return tau, the energy and the smallest squared distance; turn velocities w into dy/dz."""
+    energy = 0.0 * load(rows, y)
+    closest = 1e9 + energy
+    pair = 0
+    for i in range(n):
+        for j in range(i + 1, n):
+            dx = load(rows, y + 3 * i) - load(rows, y + 3 * j)
+            dy = load(rows, y + 3 * i + 1) - load(rows, y + 3 * j + 1)
+            dz = load(rows, y + 3 * i + 2) - load(rows, y + 3 * j + 2)
+            square = dx * dx + dy * dy + dz * dz
+            energy = energy + rsqrt(square) * strengths[pair]
+            closest = where_greater(closest, square, square, closest)
+            pair += 1
+    for i in range(n):
+        for d in range(3 * i, 3 * i + 3):
+            v = load(rows, w + d)
+            energy = energy + v * v * (0.5 * masses[i])
+    tau = 2.0 / energy
+    for d in range(3 * n):
+        store(rows, w + d, load(rows, w + d) * sqrt(tau))  # dy/dz = 2 T v
+    return tau, energy, closest
+
+
+@compiled
+def step_length(rows, w, inverse, n, curvatures, tau, z, left, eta):
+    """Return the next step of every lane, from rates of change that its own pairs have."""
+    total = 0.0 * z
+    field = tau / (1.0 - z * z)
+    pair = 0
+    for i in range(n):
+        for j in range(i + 1, n):
+            ux = load(rows, w + 3 * i) - load(rows, w + 3 * j)
+            uy = load(rows, w + 3 * i + 1) - load(rows, w + 3 * j + 1)
+            uz = load(rows, w + 3 * i + 2) - load(rows, w + 3 * j + 2)
+            r = load(rows, inverse + pair)
+            omega = (field * curvatures[pair] * r + ux * ux + uy * uy + uz * uz) * r * r
+            total = total + omega * omega
+            pair += 1
+    rate = sqrt(sqrt(total)) * (1.0 / eta)
+    count = ceil(left * rate)
+    count = where_greater(count, 1.0, count, 1.0)
+    # The last three steps are made equal, so that none is a sliver.
+    return where_greater(count, 3.0, 1.0 / rate, left / count)
+
+
+@compiled
+def advance(rows, y, w, s, k, n3, stage, a, c, h):
+    """Write the position of a Nystrom stage to rows `s`."""
+    ahead, h2 = h * c[stage], h * h
+    for d in range(n3):
+        total = load(rows, k + d) * a[stage, 0]
+        for j in range(1, stage):
+            total = total + load(rows, k + j * n3 + d) * a[stage, j]
+        store(rows, s + d, load(rows, y + d) + ahead * load(rows, w + d) + h2 * total)
+
+
+@compiled
+def accept(rows, y, w, s, k, n3, stages, bp, h):
+    """Take the last stage as the new position, its force as the first of the next step."""
+    for d in range(n3):
+        total = load(rows, k + d) * bp[0]
+        for j in range(1, stages):
+            total = total + load(rows, k + j * n3 + d) * bp[j]
+        store(rows, w + d, load(rows, w + d) + h * total)
+        store(rows, y + d, load(rows, s + d))
+        store(rows, k + d, load(rows, k + (stages - 1) * n3 + d))
+
+
+@compiled
+def tail_node(rows, y, w, s, k, n3, t, reach, weights):
+    """Write the position at a node of the tail to rows `s`."""
+    for d in range(n3):
+        total = load(rows, y + d) + load(rows, w + d) * reach
+        for j in range(t + 1):
+            total = total + load(rows, k + j * n3 + d) * weights[t, j]
+        store(rows, s + d, total)
+
+
+@compiled
+def _explode_block(rows, ions, ladder, system, method, unit, moving):
+    """Turn rows 0 ... 3N - 1, positions, and 3N ... 6N - 1, momenta, of one block into momenta.
+
+    They are left in rows 0 ... 3N - 1; the rows after them hold the reciprocal of the size of
+    the molecule, the smallest squared distance in its units, and the way that is left to z1.
+    """
+    n, stages = len(ions), len(ladder)
+    masses, weights, strengths, curvatures = system
+    a, c, bp, eta, z1, nodes, tail_weights = method
+    n3 = 3 * n
+    y, w, s, inverse = 0, n3, 2 * n3, 3 * n3
+    k = inverse + n * (n - 1) // 2
+    size = enter(rows, y, w, n, masses, weights, unit, moving)
+    tau, energy, closest = start(rows, y, w, n, masses, strengths)
+    forces(rows, y, k, inverse, n, weights, strengths, tau, -2.0 + 0.0 * tau)
+    z = 0.0 * tau
+    left = z1 - z
+    for _ in range(_MOST_STEPS):
+        if not any_positive(left):
+            break
+        h = step_length(rows, w, inverse, n, curvatures, tau, z, left, eta)
+        for stage in range(1, stages):
+            advance(rows, y, w, s, k, n3, stage, a, c, h)
+            at = z + h * c[stage]
+            factor = 1.0 / (1.0 - at * at)
+            forces(rows, s, k + stage * n3, inverse, n, weights, strengths, tau * factor, -2.0 * factor)
+        accept(rows, y, w, s, k, n3, stages, bp, h)
+        z = z + h
+        left = where_greater(h * 1e-6, z1 - z, 0.0, z1 - z)
+        z = where_greater(left, 0.0, z, z1)
+    forces(rows, y, k, inverse, n, weights, strengths, tau, -2.0 + 0.0 * tau)
+    for t in range(len(nodes)):
+        tail_node(rows, y, w, s, k, n3, t, nodes[t] - z1, tail_weights)
+        if t + 1 < len(nodes):
+            forces(rows, s, k + (t + 1) * n3, inverse, n, weights, strengths, tau, -2.0 + 0.0 * tau)
+    # p = m y(1) / T up to a factor that the exact energy fixes.
+    kinetic = 0.0 * tau
+    for i in range(n):
+        for d in range(3 * i, 3 * i + 3):
+            v = load(rows, s + d)
+            kinetic = kinetic + v * v * (0.5 * masses[i])
+            store(rows, y + d, v * masses[i])
+    # An energy that is off before it is imposed betrays a collision that was stepped over.
+    excess = 4.0 * kinetic / (tau * energy) - 1.0
+    left = where_greater(excess * excess, _ENERGY_ERROR * _ENERGY_ERROR, 1.0, left)
+    scale = sqrt(size * energy / kinetic) * unit
+    for d in range(n3):
+        store(rows, y + d, load(rows, y + d) * scale)
+    store(rows, n3, size)
+    store(rows, n3 + 1, closest)
+    store(rows, n3 + 2, left)
+
+
+@compiled
+def _gather(positions, initial, event, n, rows, lane):
+    """Write the positions of one event, from its first ion, and its momenta to a lane.
+
+    The origin is arbitrary: subtracting in double precision keeps single precision exact
+    for molecules far from it.
+    """
+    lanes = lanes_of(rows)
+    for axis in range(3):
+        origin = positions[event, axis]
+        for i in range(n):
+            rows[(3 * i + axis) * lanes + lane] = positions[event, 3 * i + axis] - origin
+    if len(initial):
+        for d in range(3 * n):
+            rows[(3 * n + d) * lanes + lane] = initial[event, d]
+
+
+@compiled
+def _scatter(rows, lane, n, positions, momenta, event):
+    """Write the momenta of one lane to its event; return what became of it: see `explode`."""
+    n3, lanes = 3 * n, lanes_of(rows)
+    total = 0.0
+    for d in range(n3):
+        p = rows[d * lanes + lane]
+        momenta[event, d] = p
+        total += abs(p)
+    size, closest = rows[n3 * lanes + lane], rows[(n3 + 1) * lanes + lane]
+    left = rows[(n3 + 2) * lanes + lane]
+    away = abs(positions[event, 0]) + abs(positions[event, 1]) + abs(positions[event, 2])
+    if closest <= _CLOSEST * _CLOSEST or away * size > _FARTHEST:
+        return COINCIDENT
+    if left > 0.0 or not np.isfinite(total):
+        return LOST
+    return 0
+
+
+@compiled
+def _is_finite(rows, event):
+    for d in range(rows.shape[1]):
+        if not np.isfinite(rows[event, d]):
+            return False
+    return True
+
+
+@kernel
 def explode(
     positions: NDArray[np.floating],
-    masses: NDArray[np.floating],
-    charges: NDArray[np.floating],
-    a: NDArray[np.floating],
-    c: NDArray[np.floating],
-    bp: NDArray[np.floating],
-    eta: float,
-    z1: float,
-    nodes: NDArray[np.floating],
-    weights: NDArray[np.floating],
+    initial: NDArray[np.floating],
+    ions: tuple[int, ...],
+    ladder: tuple[int, ...],
+    system: tuple[NDArray[np.floating], ...],
+    method: tuple[object, ...],
+    masses: NDArray[np.float64],
+    unit: float,
     momenta: NDArray[np.floating],
+    status: NDArray[np.uint8],
 ) -> None:
-    """Write the asymptotic momenta of `positions` (B, 3N) to `momenta` (B, 3N).
+    """Write the asymptotic momenta of positions (B, 3N), bohr, to `momenta` (B, 3N).
 
-    All arrays share one floating type, which is the precision of the calculation.
-    The last block is filled up with copies of its last explosion.
+    Args:
+        positions: (B, 3N), bohr.
+        initial: Momenta at the start, (B, 3N), hbar / bohr, or (0, 3N) for ions at rest.
+        ions: A tuple of N zeros.
+        ladder: A tuple of as many zeros as the method has stages.
+        system: Masses over their sum (N,), their reciprocals (N,), and for every pair the
+            product of the charges over the square of the largest and that over the reduced mass.
+        method: a, c, bp, eta, z1, nodes and weights: see `nystrom`. Their type is the
+            precision of the calculation.
+        masses: Masses over their sum, (N,), in double precision.
+        unit: sqrt(sum of masses) times the largest charge.
+        momenta: Where the result goes; of no meaning for an event that cannot be followed.
+        status: (B,): 0, or `NOT_FINITE`, `COINCIDENT` or `LOST`.
     """
-    count, n = positions.shape
-    n_atoms = masses.shape[0]
-    rows = max(c.shape[0], nodes.shape[0])
-    pairs = n_atoms * (n_atoms - 1) // 2
-    scratch = np.zeros(((4 + rows) * n + pairs + 5, LANES), positions.dtype)
-    x = np.zeros((n, LANES), positions.dtype)
-    p = np.zeros((n, LANES), positions.dtype)
-    for first in range(0, count, LANES):
-        for l in range(LANES):
-            event = min(first + l, count - 1)
-            for d in range(n):
-                x[d, l] = positions[event, d]
-        _explode_block(x, masses, charges, a, c, bp, eta, z1, nodes, weights, scratch, p)
-        for l in range(min(LANES, count - first)):
-            for d in range(n):
-                momenta[first + l, d] = p[d, l]
+    n, stages, nodes = len(ions), len(ladder), len(method[5])
+    rows = _aligned(3 * n * (3 + max(stages, nodes)) + n * (n - 1) // 2, method[0])
+    lanes = lanes_of(rows)
+    for first in range(0, len(positions), lanes):
+        filled = min(lanes, len(positions) - first)
+        for lane in range(lanes):  # a last block is filled up with copies
+            _gather(positions, initial, first + min(lane, filled - 1), n, rows, lane)
+        _explode_block(rows, ions, ladder, system, method, unit, len(initial) > 0)
+        for lane in range(filled):
+            event = first + lane
+            what = _scatter(rows, lane, n, positions, momenta, event)
+            if what and not (
+                _is_finite(positions, event) and (len(initial) == 0 or _is_finite(initial, event))
+            ):
+                what = NOT_FINITE
+            status[event] = what
+    if len(initial):
+        _add_drift(momenta, initial, masses)
+
+
+@compiled
+def _aligned(count, like):
+    """Return `count` rows for `_lanes`, of the precision of `like`."""
+    step = 64 // like.itemsize
+    raw = np.zeros((count + 1) * step, like.dtype)
+    skip = (-raw.ctypes.data % 64) // like.itemsize
+    return raw[skip : skip + count * step]
+
+
+@compiled
+def _add_drift(momenta, initial, masses):
+    """Give back the motion of the centre of mass."""
+    for event in range(len(momenta)):
+        for axis in range(3):
+            total = 0.0
+            for i in range(len(masses)):
+                total += initial[event, 3 * i + axis]
+            for i in range(len(masses)):
+                momenta[event, 3 * i + axis] += masses[i] * total

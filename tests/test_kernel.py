@@ -1,0 +1,103 @@
+"""The vector type of the kernels, and what happens to compiled code."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numba import njit
+
+from flowcei.physics._lanes import (
+    LANES,
+    any_positive,
+    ceil,
+    lanes_of,
+    load,
+    rsqrt,
+    sqrt,
+    store,
+    where_greater,
+)
+
+
+@njit
+def _all_operations(rows: np.ndarray) -> tuple[int, bool, bool]:
+    a, b = load(rows, 0), load(rows, 1)
+    store(rows, 2, a + b * 2.0 - 1.0 / b)
+    store(rows, 3, rsqrt(b))
+    store(rows, 4, sqrt(b))
+    store(rows, 5, ceil(a))
+    store(rows, 6, where_greater(a, 0.5, b, -1.0))
+    store(rows, 7, 7.0)
+    return lanes_of(rows), any_positive(a - 0.9), any_positive(a - 2.0)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rows_do_arithmetic_like_numpy(dtype: type) -> None:
+    """Every operation agrees with NumPy in every lane, to two units in the last place."""
+    lanes = {4: 16, 8: 8}[np.dtype(dtype).itemsize]
+    raw = np.zeros(9 * lanes + 64, dtype)
+    skip = (-raw.ctypes.data % 64) // raw.itemsize
+    rows = raw[skip : skip + 9 * lanes]
+    table = rows.reshape(9, lanes)
+    rng = np.random.default_rng(0)
+    table[0], table[1] = rng.uniform(0.0, 1.0, lanes), 10.0 ** rng.uniform(-12, 12, lanes)
+    table[0, 3] = 0.95
+    a, b = table[0].copy(), table[1].copy()
+    assert _all_operations(rows) == (lanes, True, False)
+    eps = 2 * np.finfo(dtype).eps
+    np.testing.assert_allclose(table[2], a + 2 * b - 1 / b, rtol=4 * eps)
+    np.testing.assert_allclose(table[3], 1 / np.sqrt(b), rtol=eps)
+    np.testing.assert_allclose(table[4], np.sqrt(b), rtol=eps)
+    np.testing.assert_array_equal(table[5], np.ceil(a))
+    np.testing.assert_array_equal(table[6], np.where(a > 0.5, b, -1))
+    np.testing.assert_array_equal(table[7:], [[7] * lanes, [0] * lanes])
+    assert len(LANES) == 2
+
+
+_PROGRAM = """
+import logging
+logging.basicConfig(level=logging.INFO, format="%(message)s")
+from flowcei import asymptotic_momenta
+p = asymptotic_momenta([[0, 0, 0], [1, 0, 0]], [2, 2], [1, 1], accuracy=1e-4)
+print(*p.ravel())
+"""
+
+
+def _run(cache: Path) -> tuple[str, str]:
+    done = subprocess.run(
+        [sys.executable, "-c", _PROGRAM],
+        env=os.environ | {"FLOWCEI_CACHE_DIR": str(cache)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout, done.stderr
+
+
+def test_compiled_code_is_kept_and_a_damaged_file_is_made_again(tmp_path: Path) -> None:
+    """The first process says what it waits for, the second has nothing to compile."""
+    first = _run(tmp_path)
+    assert "compiling explode for 2 ions" in first[1]
+    kept = sorted((tmp_path / "kernels").iterdir())
+    assert {p.suffix for p in kept} == {".nbc", ".nbi"}
+    assert _run(tmp_path) == (first[0], "")
+    for path in kept:
+        path.write_bytes(path.read_bytes()[:100])
+    again = _run(tmp_path)
+    assert again[0] == first[0]
+    assert "compiling" in again[1]
+
+
+def test_a_folder_that_cannot_be_written_costs_only_time(tmp_path: Path) -> None:
+    """The result is there, with one line on what to do."""
+    (tmp_path / "file").touch()
+    result, words = _run(tmp_path / "file")
+    assert len(result.split()) == 6
+    lines = [line for line in words.splitlines() if "cannot be kept" in line]
+    assert len(lines) == 1
+    assert "FLOWCEI_CACHE_DIR" in lines[0]
