@@ -23,6 +23,8 @@ from flowcei.reconstructor import Reconstructor
 from flowcei.standardiser import Standardiser
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from torch import Tensor
 
     from flowcei.models.interface import InverseModel
@@ -127,6 +129,17 @@ def read_card(path: str | Path) -> ModelCard:
     return _read(Path(path))[0]
 
 
+def bundled_model() -> AbstractContextManager[Path]:
+    """Return a context in which the OCS model that comes with flowcei is a file.
+
+    Example:
+        >>> with bundled_model() as path:
+        ...     path.name
+        'ocs.safetensors'
+    """
+    return as_file(files("flowcei") / "assets" / "ocs.safetensors")
+
+
 def load(path: str | Path | None = None, *, device: str = "cpu") -> Reconstructor:
     """Load a model.
 
@@ -150,7 +163,7 @@ def load(path: str | Path | None = None, *, device: str = "cpu") -> Reconstructo
 
     where = resolve_device(device)
     if path is None:
-        with as_file(files("flowcei") / "assets" / "ocs.safetensors") as bundled:
+        with bundled_model() as bundled:
             return _build(*_read(bundled), bundled, where)
     place = Path(path)
     if place.is_dir():

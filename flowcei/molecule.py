@@ -32,6 +32,7 @@ _KEYS = {
     "priors",
     "default_prior",
 }
+_CLOSEST = 0.1  # bohr: nearer than any two nuclei rest
 _BOND_STRETCH = 1.3  # of the sum of covalent radii: what counts as a bond in an XYZ file
 
 
@@ -240,6 +241,11 @@ def _build(table: dict[str, Any]) -> Molecule:
         msg = "masses must be positive"
         raise ValueError(msg)
     _check_charges(charges)
+    gaps = np.linalg.norm(equilibrium[:, None] - equilibrium[None], axis=-1) + 9.0 * np.eye(n)
+    if gaps.min() < _CLOSEST:
+        i, j = (int(k) for k in np.unravel_index(gaps.argmin(), gaps.shape))
+        msg = f"atoms {labels[i]} and {labels[j]} are {gaps[i, j]:.2g} bohr apart"
+        raise ValueError(msg)
     bonds = tuple(_bond(labels, pair) for pair in table.get("bonds", []))
     priors = {str(k): dict(v) for k, v in table.get("priors", {}).items()}
     default = table.get("default_prior") or next(iter(priors), "")

@@ -31,6 +31,8 @@ __all__ = ["ROUND_TRIP_BOUND", "Reconstructor"]
 ROUND_TRIP_BOUND = 1e-2
 """Largest encode-decode error, in standardised units, at which a flow is still used."""
 
+_FAR = 10.0  # standard deviations
+
 _ROWS = 200_000  # samples held at a time while streaming
 
 
@@ -153,6 +155,14 @@ class Reconstructor:
         drawn, density = self.model.sample_with_log_prob(c, n, latent=latent, generator=generator)
         chart = self.chart_standardiser.inverse(drawn.cpu())
         positions = self.frame.to_positions(chart, framed)
+        size = positions.abs().amax(dim=(1, 2, 3))
+        if not bool((size < torch.finfo(torch.float32).max).all()):
+            worst = int((~(size < torch.finfo(torch.float32).max)).int().argmax())
+            msg = (
+                f"event {events.numbers[worst]} has no geometry the model can express; "
+                "are the momenta in hbar/bohr?"
+            )
+            raise DataError(msg)
         log_prob = None
         if density is not None:
             log_prob = (density.cpu().double() + self._log_volume(framed)[:, None]).numpy()
@@ -242,13 +252,7 @@ class Reconstructor:
         Raises:
             UsageError: For noise above the trained range.
         """
-        if noise is not None:
-            level = noise if isinstance(noise, Noise) else Noise.parse(noise)
-            sigma = level.sigma(events.momenta)
-        elif events.sigma is not None:
-            sigma = events.sigma
-        else:
-            sigma = self.default_noise.sigma(events.momenta)
+        sigma = self.stated_sigma(events, noise)
         unit = rms_component(events.momenta) if self.noise.relative else np.ones(len(events))
         above = sigma > self.noise.high * unit * 1.01
         if above.any():
@@ -256,6 +260,23 @@ class Reconstructor:
             msg = f"noise of {worst} is above what the model was trained for ({self.noise})"
             raise UsageError(msg)
         return np.clip(sigma, self.noise.low * unit, self.noise.high * unit)
+
+    def stated_sigma(self, events: Events, noise: str | Noise | None) -> NDArray[np.float64]:
+        """Return what `sigma` starts from (E,), whatever the model was trained for."""
+        if noise is not None:
+            level = noise if isinstance(noise, Noise) else Noise.parse(noise)
+            return level.sigma(events.momenta)
+        return events.sigma if events.sigma is not None else self.default_noise.sigma(events.momenta)
+
+    def unlike_training(self, events: Events, noise: str | Noise | None = None) -> NDArray[np.bool_]:
+        """Tell which events (E,) are far from all that the model was trained on.
+
+        A measured number of theirs lies more than ten standard deviations from the mean of
+        the training events: other units, another order of ions, another molecule or prior.
+        """
+        c = self._enter(events.momenta, self.sigma(events, noise))[1]
+        far: NDArray[np.bool_] = (~(c.abs() < _FAR)).any(dim=1).cpu().numpy()
+        return far
 
     @property
     def default_noise(self) -> Noise:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Batches", "EpochRecord", "Schedule", "fit", "resolve_device"]
 
 _VALIDATION_CHUNK = 8192
+_RISE = 0.2 + 1e-9  # share of the steps in which the rate rises; with 1/5 of 5 torch divides by zero
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ def _fit(
         steps = -(-len(x) // schedule.batch)
         if cycle is None:
             cycle = torch.optim.lr_scheduler.OneCycleLR(
-                optimiser, schedule.learning_rate, total_steps=steps * schedule.epochs, pct_start=0.2
+                optimiser, schedule.learning_rate, total_steps=steps * schedule.epochs, pct_start=_RISE
             )
         loss = _epoch(model, x, c, steps, optimiser, cycle, schedule.clip, on_step)
         seconds = time.perf_counter() - began

@@ -295,3 +295,47 @@ def test_traceback_only_on_request(flow: _Shell) -> None:
     assert len(flow.err.strip().splitlines()) == 1
     with pytest.raises(flowcei.errors.UsageError):
         flow("--traceback", "simulate", "unobtainium")
+
+
+def test_alone_it_explains_itself(flow: _Shell) -> None:
+    """`flowcei` without a command prints the help, not an error."""
+    assert flow() == 2
+    assert flow.err.startswith("Usage: flowcei")
+    assert len(flow.err.splitlines()) > 10
+
+
+def test_measured_momenta_are_never_overwritten(flow: _Shell) -> None:
+    """Not even with --overwrite: samples are no substitute for a measurement."""
+    flow("simulate", "ocs", "-n", "5", "-o", "m.csv", "--seed", "1")
+    before = Path("m.csv").read_bytes()
+    assert flow("sample", "--momenta", "m.csv", "-o", "m.csv", "--overwrite") == 2
+    assert Path("m.csv").read_bytes() == before
+
+
+def test_what_is_assumed_is_said(flow: _Shell) -> None:
+    """Less noise than the model knows, momenta it never saw, and which run it found."""
+    flow("simulate", "ocs", "-n", "20", "-o", "m.csv", "--seed", "1")
+    assert flow("sample", "--momenta", "m.csv", "-n", "2", "--noise", "0.001%", "--seed", "1") == 0
+    assert "noise below 0.10%" in flow.err
+    assert flow("compare", "bundled", "--data", "m.csv", "-n", "5") == 0
+    assert "noise assumed: 1%" in flow.err
+    events = flowcei.simulate("ocs", 20, seed=1)
+    table = pd.read_csv("m.csv")[[f"p{ion}{axis}" for ion in "cos" for axis in "xyz"]]
+    table.columns = [f"p{ion}{axis}" for ion in "ocs" for axis in "xyz"]
+    table.to_csv("s.csv", index=False)
+    assert flow("sample", "--momenta", "s.csv", "-n", "2", "--seed", "1") == 0
+    assert f"warning: {len(events)} of {len(events)} events" in flow.err
+
+
+def test_files_of_the_wrong_kind_are_named(flow: _Shell) -> None:
+    """Samples given as events, a picture to info; a refused comparison leaves no folder."""
+    flow("simulate", "ocs", "-n", "20", "-o", "m.csv", "--seed", "1")
+    flow("sample", "--momenta", "m.csv", "-n", "2", "--seed", "1", "-o", "m.samples.h5")
+    assert flow("sample", "--momenta", "m.samples.h5") == 3
+    assert "posterior samples" in flow.err
+    assert flow("info", "bundled") == 0
+    assert "content              model" in flow.out
+    Path("x.toml").write_text("a = 1")
+    assert flow("info", "x.toml") == 3
+    assert flow("compare", "bundled", "--data", "m.csv", "--noise", "90%", "-o", "new") == 2
+    assert not Path("new").exists()

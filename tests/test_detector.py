@@ -17,13 +17,16 @@ level = st.floats(1e-6, 10.0, allow_nan=False)
 @given(a=level, b=level, relative=st.booleans())
 def test_text_round_trip(a: float, b: float, relative: bool) -> None:
     """What `str` writes, `parse` reads."""
-    noise = Noise(min(a, b), max(a, b), relative=relative)
+    top = 1.0 if relative else 10.0  # a relative level above 100 % is refused
+    noise = Noise(min(a, b, top), min(max(a, b), top), relative=relative)
     again = Noise.parse(str(noise))
     assert again.relative == relative or noise.is_zero
     assert (again.low, again.high) == pytest.approx((noise.low, noise.high), rel=1e-9)
 
 
-@pytest.mark.parametrize("text", ["", "x", "1%..2", "-1%", "1..", "5%..1%", "nan", "1 2", "1e400", "..2%"])
+@pytest.mark.parametrize(
+    "text", ["", "x", "1%..2", "-1%", "1..", "5%..1%", "nan", "1 2", "1e400", "..2%", "200%", "1%..101%"]
+)
 def test_nonsense_is_refused(text: str) -> None:
     """One line that shows how to write it."""
     with pytest.raises(UsageError, match="noise"):

@@ -257,7 +257,7 @@ def test_files_of_another_kind_are_refused(tmp_path: Path, lines: list[str]) -> 
     _refused(tmp_path, "\n".join(lines[:3]).encode() + b"\n\xe9,1", "UTF-8")
     _refused(tmp_path, "\n".join(lines[1:]), "column 'pcx'", "missing")
     _refused(tmp_path, whole, "column 'po1x'", "co2 with ions c, o1, o2", molecule="co2")
-    _refused(tmp_path, whole, "another molecule", "--molecule", molecule="c2h2")
+    _refused(tmp_path, whole, "another molecule", "another molecule", molecule="c2h2")
 
 
 def test_what_is_not_there_is_refused(tmp_path: Path, lines: list[str]) -> None:

@@ -177,3 +177,11 @@ def test_xyz_files_that_are_not_sound_are_rejected(text: str, tmp_path: Path) ->
     path.write_text(text)
     with pytest.raises(DataError, match=r"bad\.xyz"):
         Molecule.load(path)
+
+
+def test_atoms_on_top_of_each_other_are_rejected(tmp_path: Path) -> None:
+    """The message names both."""
+    path = tmp_path / "x.xyz"
+    path.write_text("3\n\nO 0 0 0\nH 0 0 1\nH 0 0 1.01\n")
+    with pytest.raises(DataError, match=r"atoms h1 and h2 are 0\.019 bohr apart"):
+        Molecule.load(path)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+import flowcei
 import flowcei.reconstructor
 from flowcei.errors import DataError, NoDensityError, UsageError
 from flowcei.events.container import Events
@@ -282,3 +283,18 @@ def test_even_a_tiny_model_has_learned_something(tiny_cinn: Reconstructor) -> No
     other = np.linalg.norm(turned[::-1] - events.positions, axis=2).mean()
     assert error < 0.25
     assert error < 0.2 * other
+
+
+def test_momenta_that_the_model_never_saw_are_pointed_out() -> None:
+    """Ions in another order, other units, other charges; but no event of the prior itself."""
+    bundled, events = flowcei.load(), simulate("ocs", 200, noise="1%", seed=5)
+    assert not bundled.unlike_training(events).any()
+    for momenta in (events.momenta[:, [1, 0, 2]], 10.0 * events.momenta, 0.25 * events.momenta):
+        assert bundled.unlike_training(Events(events.molecule, momenta)).all()
+
+
+def test_momenta_in_si_units_are_an_error_that_names_units() -> None:
+    """Geometries that leave single precision are not written."""
+    momenta = 1.99e-24 * simulate("ocs", 3, seed=5).momenta
+    with pytest.raises(DataError, match=r"event 0 .*hbar/bohr"):
+        flowcei.load().sample(momenta, 5, seed=1)

@@ -56,7 +56,7 @@ def test_bars_are_as_long_as_the_numbers() -> None:
     axes = figures.comparison_figure(table).axes
     widths = [bar.get_width() for bar in axes[0].patches]
     assert widths == [1.0, 7.0, 2.0, 8.0]
-    assert [t.get_text() for t in axes[0].get_yticklabels()] == ["flow", "mean"]
+    assert [t.get_text() for t in axes[0].get_yticklabels()] == ["flow", "mean\n(null model)"]
 
 
 def test_events_figure_puts_the_fastest_ion_at_one() -> None:

@@ -89,3 +89,18 @@ def test_overall_tells_spread_within_from_spread_between() -> None:
     overall = Spread.of(_samples(500, sigma=0.01)).overall().set_index("quantity")
     assert overall.loc["c-o", "typical_sd"] == pytest.approx(0.01 * np.sqrt(2), rel=0.15)
     assert overall.loc["c-o", "sd"] > 5 * overall.loc["c-o", "typical_sd"]
+
+
+def test_of_identical_ions_the_fastest_comes_first() -> None:
+    """Two ways to number the hydrogens of water give the same table, with h1 along x."""
+    events = simulate("h2o", 40, seed=3)
+    assert events.positions is not None
+    swap = [0, 2, 1]
+    one = in_recoil_frame(events.molecule, events.momenta, events.positions[:, None])
+    other = in_recoil_frame(events.molecule, events.momenta[:, swap], events.positions[:, None][:, :, swap])
+    np.testing.assert_allclose(one, other, atol=1e-9)
+    velocities = events.momenta / events.molecule.masses[:, None]
+    turned = in_recoil_frame(events.molecule, events.momenta, velocities[:, None])[:, 0]
+    speed = np.linalg.norm(turned, axis=2)
+    assert (speed[:, 1] >= speed[:, 2]).all()
+    np.testing.assert_allclose(turned[:, 1, 0], speed[:, 1], rtol=1e-9)

@@ -200,3 +200,10 @@ def test_devices_are_resolved_or_refused() -> None:
     for name in ("tpu", "", *(["cuda"] if not torch.cuda.is_available() else [])):
         with pytest.raises(UsageError, match="not available"):
             resolve_device(name)
+
+
+@pytest.mark.parametrize("batch", [150, 50, 30, 15])
+def test_few_steps_are_trained_too(batch: int) -> None:
+    """One, three, five and ten steps in all: torch's own schedule divides by zero for five."""
+    records = fit(_Point(), _Toy(), Schedule(epochs=1, batch=batch), seed=1, device=CPU)  # type: ignore[arg-type]
+    assert math.isfinite(records[0].validation_loss)

@@ -14,6 +14,7 @@ from flowcei.cli.options import (
     noise_option,
     note,
     overwrite_option,
+    refuse_full_folder,
     samples_option,
     text_table,
 )
@@ -60,7 +61,7 @@ def compare(
 
     Example: flowcei compare runs/ocs-cinn-1 runs/ocs-cvae-1 --data test.h5
     """
-    from flowcei.cli.runs import load_named
+    from flowcei.cli.runs import load_named, note_what_is_assumed
     from flowcei.errors import UsageError
     from flowcei.evaluation.comparison import compare as run
     from flowcei.evaluation.comparison import unseen
@@ -75,13 +76,16 @@ def compare(
         raise UsageError(msg)
     first = next(iter(loaded.values()))
     events = read_events(data, first.molecule)
-    folder = fresh_folder(output, overwrite=overwrite)
+    refuse_full_folder(output, overwrite=overwrite)
     for name, model in loaded.items():
         fewer = unseen(model, events)
         if len(fewer) < len(events):
             note(f"{name} was trained on {data}: only its {len(fewer)} test events are used")
             events = fewer
+    for model in loaded.values():
+        note_what_is_assumed(model, events, noise)
     table = run(loaded, events, n=count, noise=noise, latent=latent, seed=seed)
+    folder = fresh_folder(output, overwrite=overwrite)
     with whole_file(folder / "comparison.csv", overwrite=overwrite) as path:
         table.to_csv(path, float_format="%.6g")
     save(comparison_figure(table), folder / "comparison.png", overwrite=overwrite)

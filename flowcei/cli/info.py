@@ -32,12 +32,21 @@ def info(*, file: Path, molecule: str | None, as_json: bool) -> None:
 
 
 def _facts(file: Path, molecule: str | None) -> dict[str, Any]:
+    from flowcei.cli.runs import BUNDLED
+    from flowcei.errors import DataError
     from flowcei.events.storage import read_events
     from flowcei.files import check_readable
+    from flowcei.modelfile import bundled_model
 
+    if str(file) == BUNDLED and not file.exists():
+        with bundled_model() as place:
+            return _model_facts(place)
     if file.is_dir():
         file = file / "model.safetensors"
     check_readable(file)
+    if file.suffix.lower() in (".toml", ".png"):
+        what = "is no model, events or samples; give the run folder or a .safetensors, .csv or .h5 file"
+        raise DataError(what, path=file)
     if file.suffix == ".safetensors":
         return _model_facts(file)
     if _is_samples(file):

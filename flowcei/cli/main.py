@@ -97,6 +97,9 @@ def main() -> None:
         sys.stdout.flush()
     except FlowceiError as error:
         _leave(error, str(error), error.exit_code, trace=trace)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        sys.exit(error.exit_code)
     except click.ClickException as error:
         _leave(error, error.format_message(), error.exit_code, trace=trace)
     except (KeyboardInterrupt, click.Abort) as error:

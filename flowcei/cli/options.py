@@ -18,6 +18,7 @@ __all__ = [
     "noise_option",
     "note",
     "overwrite_option",
+    "refuse_full_folder",
     "samples_option",
     "seed_option",
     "settled_seed",
@@ -72,15 +73,26 @@ def fresh_folder(path: Path, *, overwrite: bool) -> Path:
     """
     from flowcei.errors import UsageError
 
-    if path.is_dir() and any(path.iterdir()) and not overwrite:
-        msg = f"folder {path} exists; use --overwrite to replace files in it, or another -o"
-        raise UsageError(msg)
+    refuse_full_folder(path, overwrite=overwrite)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         msg = f"cannot make folder {path} ({error.strerror})"
         raise UsageError(msg) from error
     return path
+
+
+def refuse_full_folder(path: Path, *, overwrite: bool) -> None:
+    """Refuse a folder with something in it, before any work is done.
+
+    Raises:
+        UsageError: Unless it may be overwritten.
+    """
+    from flowcei.errors import UsageError
+
+    if path.is_dir() and any(path.iterdir()) and not overwrite:
+        msg = f"folder {path} exists; use --overwrite to replace files in it, or another -o"
+        raise UsageError(msg)
 
 
 def text_table(table: pd.DataFrame, digits: int = 4) -> str:

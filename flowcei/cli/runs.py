@@ -9,13 +9,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flowcei.cli.options import note
 from flowcei.errors import UsageError
 
 if TYPE_CHECKING:
+    from flowcei.events.container import Events
     from flowcei.reconstructor import Reconstructor
     from flowcei.training import EpochRecord
 
-__all__ = ["BUNDLED", "check_run_folder", "find_model", "load_named", "write_run"]
+__all__ = [
+    "BUNDLED",
+    "check_run_folder",
+    "find_model",
+    "load_named",
+    "note_what_is_assumed",
+    "write_run",
+]
 
 BUNDLED = "bundled"
 """The word for the OCS model that comes with flowcei."""
@@ -113,3 +122,20 @@ def load_named(name: str | None, device: str) -> tuple[str, Reconstructor]:
         return BUNDLED, load(device=device)
     short = place.parent.name if place.name == _MODEL else place.stem
     return short or place.stem, load(place, device=device)
+
+
+def note_what_is_assumed(model: Reconstructor, events: Events, noise: str | None) -> None:
+    """Say which noise is assumed where the user might think otherwise, and which events are odd."""
+    least = model.noise.low
+    if noise is None and events.sigma is None:
+        note(f"noise assumed: {model.default_noise} (say --noise to change)")
+    elif (model.sigma(events, noise) > model.stated_sigma(events, noise) * (1.0 + 1e-6)).any():
+        unit = f"{least:.2%}" if model.noise.relative else f"{least:g} hbar/bohr"
+        note(f"noise below {unit}, the least the model knows, is taken as {unit}: its posteriors are wider")
+    odd = model.unlike_training(events, noise)
+    if odd.any():
+        first = events.numbers[int(odd.argmax())]
+        note(
+            f"warning: {int(odd.sum())} of {len(events)} events (first: {first}) are far from all that the "
+            "model was trained on; wrong units, order of ions, charges or prior?"
+        )

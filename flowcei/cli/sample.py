@@ -59,21 +59,23 @@ def sample(
     """
     from tqdm import tqdm
 
-    from flowcei.cli.runs import load_named
+    from flowcei.cli.runs import BUNDLED, load_named, note_what_is_assumed
+    from flowcei.errors import UsageError
     from flowcei.events.storage import read_events
     from flowcei.posterior.storage import check_samples_path, write_samples, write_samples_csv
 
     place = output or Path(f"{momenta.stem}.samples.h5")
+    if place.resolve() == momenta.resolve():
+        msg = f"{momenta} holds the momenta; give -o another name"
+        raise UsageError(msg)
     to_pipe = str(place) == "-"
     if not to_pipe:
         check_samples_path(place, overwrite=overwrite)
     name, reconstructor = load_named(model, device)
+    found = ", the newest of runs/ (--model names another)" if model is None and name != BUNDLED else ""
+    note(f"model {name}{found} ({reconstructor.architecture}, {reconstructor.molecule.name})")
     events = read_events(momenta, reconstructor.molecule)
-    note(f"model {name} ({reconstructor.architecture}, {reconstructor.molecule.name})")
-    if noise is None and events.sigma is None:
-        note(f"noise assumed: {reconstructor.default_noise} (say --noise to change)")
-    elif noise is None and events.sigma is not None and not events.sigma.all():
-        note(f"events without noise: {reconstructor.noise.low:.2%} assumed, the least the model knows")
+    note_what_is_assumed(reconstructor, events, noise)
     seed = settled_seed(seed)
     stream = reconstructor.stream(events, count, noise=noise, latent=latent, seed=seed)
     with tqdm(total=len(events), unit=" events", disable=None, leave=False) as bar:
@@ -88,4 +90,5 @@ def sample(
             return
         write_samples(counted(), place, overwrite=overwrite)
     note(f"{len(events)} events x {count} samples written to {place}")
-    note(f"next: flowcei spread {place}")
+    if place.suffix != ".csv":
+        note(f"next: flowcei spread {place}")

@@ -60,6 +60,8 @@ def simulate(
     if str(place) != "-":
         events_writer(place)
         refuse_existing(place, overwrite=overwrite)
+    ions = ", ".join(f"{k} {q:+g}" for k, q in zip(known.labels, known.charges, strict=True))
+    note(f"{known.name}: ions {ions}")
     events = run(known, count, prior=prior, noise=noise, seed=settled_seed(seed), accuracy=accuracy)
     if str(place) == "-":
         write_csv(events, sys.stdout)

@@ -19,7 +19,7 @@ def spread(*, samples: Path, event: int | None, output: Path | None, overwrite: 
 
     Writes spread.csv (every event), overall.csv and pictures; prints the overall table.
     Positions are in the recoil frame: x along the ion with the longest momenta, y in the
-    plane of the momenta.
+    plane of the momenta; of identical ions the fastest comes first.
 
     Example: flowcei spread events.samples.h5
     """
@@ -56,4 +56,7 @@ def spread(*, samples: Path, event: int | None, output: Path | None, overwrite: 
     for name, figure in pictures.items():
         save(figure, folder / name, overwrite=overwrite)
     click.echo(text_table(overall))
+    note(f"\nrecoil frame, x along {result.along}; sd: of all events together; typical_sd: within one event")
+    if drawn.positions.shape[1] == 1:
+        note("one sample an event has no spread: sample with a larger -n")
     note(f"{len(drawn)} events; tables and pictures in {folder}")

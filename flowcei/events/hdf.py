@@ -49,6 +49,8 @@ def read_hdf(path: Path, molecule: Molecule | None = None) -> Events:
     """
     try:
         with h5py.File(path, "r") as file:
+            if file.attrs.get("content") == "flowcei samples":
+                raise DataError("holds posterior samples; events are needed here", path=path)
             own = read_molecule(file, path) or molecule
             if own is None:
                 raise DataError("does not say which molecule; name it with --molecule", path=path)

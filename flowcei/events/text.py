@@ -107,7 +107,8 @@ def _check_columns(names: list[str], molecule: Molecule, path: Path) -> bool:
     if missing:
         what = f"the momentum column is missing (for {ions}: {momenta[0]} ... {momenta[-1]})"
         if not set(momenta) & set(names):
-            what += "; is the file of another molecule? then name it with --molecule"
+            seen = ", ".join(name[:20] for name in names[:6]) + (", ..." if len(names) > 6 else "")
+            what += f"; the first line is {seen}: has the file no header, or another molecule's?"
         raise DataError(what, path=path, column=missing[0])
     unknown = [c for c in names if c not in (*momenta, *positions, *_EXTRA, "(row number)")]
     if unknown:

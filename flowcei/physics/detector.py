@@ -42,6 +42,9 @@ class Noise:
         if not 0.0 <= self.low <= self.high < np.inf:
             msg = f"noise must be 0 <= low <= high; got {self.low} to {self.high}"
             raise UsageError(msg)
+        if self.relative and self.high > 1.0:
+            msg = f"noise of {self.high:.0%} of the momenta leaves nothing of them; it must be 100 % or less"
+            raise UsageError(msg)
 
     @classmethod
     def parse(cls, text: str) -> Noise:

@@ -53,7 +53,8 @@ def in_recoil_frame(
         positions: (E, n, N, 3), bohr.
 
     Returns:
-        (E, n, N, 3), bohr, centre of mass 0. Identical ions keep their places.
+        (E, n, N, 3), bohr, centre of mass 0. Of identical ions, which no detector tells
+        apart, the fastest comes first: `h1` is the faster hydrogen of every event.
 
     Example:
         >>> import flowcei
@@ -62,8 +63,9 @@ def in_recoil_frame(
         (2, 1, 3, 3)
     """
     frame, p = _frame(molecule, momenta)
-    rotation = frame.enter(p, torch.ones(len(p), dtype=p.dtype)).rotation.numpy()
-    x = np.asarray(positions, dtype=np.float64)
+    framed = frame.enter(p, torch.ones(len(p), dtype=p.dtype))
+    rotation, order = framed.rotation.numpy(), framed.order.numpy()
+    x = np.take_along_axis(np.asarray(positions, dtype=np.float64), order[:, None, :, None], axis=2)
     x = x - (molecule.masses / molecule.masses.sum() @ x)[:, :, None]
     return x @ np.swapaxes(rotation, 1, 2)[:, None]
 
@@ -71,7 +73,7 @@ def in_recoil_frame(
 def along(molecule: Molecule, momenta: NDArray[np.float64]) -> str:
     """Return the label of the ion whose momentum is the x axis of the recoil frame.
 
-    Of identical ions it is the faster one, here by the label of its place.
+    Of identical ions it is the fastest, which `in_recoil_frame` puts first.
 
     Example:
         >>> import flowcei

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
+from flowcei.evaluation.nulls import NULL_MODELS
 from flowcei.physics.explosion import kinetic_energy
 from flowcei.posterior.spread import in_recoil_frame
 from flowcei.report.style import COLOURS, new_figure, styled
@@ -75,7 +78,17 @@ def spread_figure(spread: Spread, event: int | None = None) -> Figure:
         above.set_ylabel("density\n(1/bohr)")
         right.set_xlabel("density\n(1/bohr)")
         above.set_title(f"{spread.molecule.name}: posterior positions, {title}", loc="left")
+        _say_stretch(figure, plane)
     return figure
+
+
+def _say_stretch(figure: Figure, plane: Axes) -> None:
+    """Say how many times longer a bohr is on the y axis: at equal scales most clouds are dots."""
+    figure.draw_without_rendering()
+    box, (left, right), (low, high) = plane.get_window_extent(), plane.get_xlim(), plane.get_ylim()
+    stretch = (box.height / (high - low)) / (box.width / (right - left))
+    text = f"y drawn {stretch:.2g} times larger than x"
+    plane.text(0.01, 0.01, text, transform=plane.transAxes, fontsize=7, color="0.35", va="bottom")
 
 
 def internal_figure(spread: Spread, event: int | None = None) -> Figure:
@@ -87,7 +100,8 @@ def internal_figure(spread: Spread, event: int | None = None) -> Figure:
     rows = -(-max(1, len(chosen)) // columns)
     with styled():
         figure = new_figure(2.6 * columns + 0.4, 2.3 * rows + 0.3)
-        figure.suptitle(f"{spread.molecule.name}: posterior, {title}", fontsize=9, x=0.02, ha="left")
+        words = f"{spread.molecule.name}: posterior, {title}; line: median, band: central 68 %"
+        figure.suptitle(words, fontsize=9, x=0.02, ha="left")
         for place, i in enumerate(chosen, start=1):
             quantity, axes = spread.names[i], figure.add_subplot(rows, columns, place)
             low, middle, high = np.percentile(values[:, i], (16, 50, 84))
@@ -96,8 +110,15 @@ def internal_figure(spread: Spread, event: int | None = None) -> Figure:
             axes.axvline(middle, color="black", lw=1)
             kind = "angle" if quantity.kind == "angle" else "length"
             axes.set(xlabel=f"{quantity.name} {kind} ({quantity.unit})", yticks=[])
-            axes.set_title(f"{middle:.3g} +{high - middle:.2g} -{middle - low:.2g} {quantity.unit}")
+            axes.set_title(f"{_with_errors(low, middle, high)} {quantity.unit}")
     return figure
+
+
+def _with_errors(low: float, middle: float, high: float) -> str:
+    """Return a median with its errors, all to the second digit of the smaller error."""
+    error = min(high - middle, middle - low)
+    digits = max(0, 1 - math.floor(math.log10(error))) if error > 0 else 3
+    return f"{middle:.{digits}f} +{high - middle:.{digits}f} -{middle - low:.{digits}f}"
 
 
 def _bins(count: int) -> int:
@@ -132,7 +153,8 @@ def comparison_figure(table: pd.DataFrame) -> Figure:
             axis.set_xlabel(label)
             axis.set_xlim(0, 1.3 * max(table[f"{key}_mean"].max(), table[f"{key}_sample"].max()))
         _coverage_panel(axes[3], table, y)
-        axes[0].set_yticks(y, names)
+        nulls = set(NULL_MODELS)
+        axes[0].set_yticks(y, [f"{name}\n(null model)" if name in nulls else name for name in names])
         axes[0].invert_yaxis()
         handles, labels = axes[0].get_legend_handles_labels()
         more = axes[3].get_legend_handles_labels()
@@ -156,6 +178,8 @@ def _coverage_panel(axis: Axes, table: pd.DataFrame, y: NDArray) -> None:
     for level, marker, colour in ((50, "o", COLOURS[2]), (90, "D", COLOURS[3])):
         axis.axvline(level, color=colour, lw=1, ls=":")
         axis.plot(100 * table[f"coverage_{level}"], y, marker, color=colour, label=f"coverage of {level} %")
+    for place in y[table["coverage_50"].isna()]:
+        axis.text(2, place, "no interval", va="center", fontsize=7, color="0.35")
     axis.set(xlabel="coverage (%), dotted: wanted", xlim=(0, 102))
 
 
@@ -175,7 +199,8 @@ def events_figure(events: Events) -> Figure:
                 newton.plot(1.0, 0.0, "o", ms=6, color=COLOURS[k % len(COLOURS)])
             newton.plot([], [], "o", ms=5, color=COLOURS[k % len(COLOURS)], label=label)
         name = events.molecule.labels[first]
-        newton.set(xlabel=f"$p_x$ / |p({name})|", ylabel=f"$p_y$ / |p({name})|", title="Newton plot")
+        newton.set(xlabel=f"$p_x$ / |p({name})|", ylabel=f"$p_y$ / |p({name})|")
+        newton.set_title(f"{events.molecule.name}: Newton plot in the recoil frame, {len(p)} events")
         newton.legend(title="ion")
         energy = kinetic_energy(p, events.molecule.masses) / ELECTRONVOLT
         ker.hist(
@@ -199,10 +224,11 @@ def training_figure(metrics: pd.DataFrame) -> Figure:
     with styled():
         figure = new_figure(4.6, 3.0)
         axis = figure.subplots()
-        axis.plot(metrics["epoch"], metrics["train_loss"], color=COLOURS[0], label="training")
+        axis.plot(metrics["epoch"], metrics["train_loss"], "s-", ms=3, color=COLOURS[0], label="training")
         axis.plot(
             metrics["epoch"], metrics["validation_loss"], "o--", ms=3, color=COLOURS[1], label="validation"
         )
-        axis.set(xlabel="epoch", ylabel="loss (nats, standardised chart)")
+        axis.set(xlabel="epoch", ylabel="loss (nats per event)")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.legend()
     return figure
