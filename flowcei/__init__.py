@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from flowcei.modelfile import load
     from flowcei.molecule import Molecule
     from flowcei.physics.explosion import asymptotic_momenta
+    from flowcei.physics.jacobian import momenta_jacobian
     from flowcei.posterior.samples import PosteriorSamples
     from flowcei.posterior.storage import read_samples
     from flowcei.reconstructor import Reconstructor
@@ -33,6 +34,7 @@ __all__ = [
     "__version__",
     "asymptotic_momenta",
     "load",
+    "momenta_jacobian",
     "read_events",
     "read_samples",
     "simulate",
@@ -48,6 +50,7 @@ _ROOMS = {
     "Schedule": "training",
     "asymptotic_momenta": "physics.explosion",
     "load": "modelfile",
+    "momenta_jacobian": "physics.jacobian",
     "read_events": "events.storage",
     "read_samples": "posterior.storage",
     "simulate": "events.simulation",

@@ -6,8 +6,10 @@ import numpy as np
 from scipy.integrate import solve_ivp
 
 
-def momenta(positions: np.ndarray, masses: np.ndarray, charges: np.ndarray) -> np.ndarray:
-    """Return asymptotic momenta (N, 3) of one geometry (N, 3).
+def momenta(
+    positions: np.ndarray, masses: np.ndarray, charges: np.ndarray, initial: np.ndarray | None = None
+) -> np.ndarray:
+    """Return asymptotic momenta (N, 3) of one geometry (N, 3), with momenta at the start.
 
     DOP853 to t = 1e12, then the exact impulse that each pair, now in straight motion at
     distance r and velocity v, still gives: q q' (r^ + v^) / (|r||v| + r.v).
@@ -23,7 +25,8 @@ def momenta(positions: np.ndarray, masses: np.ndarray, charges: np.ndarray) -> n
         force = ((charges[:, None] * charges / distance**3)[..., None] * gap).sum(axis=1)
         return np.concatenate([state[3 * n :], (force / masses[:, None]).ravel()])
 
-    start = np.concatenate([x.ravel(), np.zeros(3 * n)])
+    speeds = np.zeros((n, 3)) if initial is None else initial / masses[:, None]
+    start = np.concatenate([x.ravel(), speeds.ravel()])
     end = solve_ivp(slope, (0.0, 1e12), start, method="DOP853", rtol=1e-13, atol=1e-14).y[:, -1]
     r, v = end[: 3 * n].reshape(n, 3), end[3 * n :].reshape(n, 3)
     p = masses[:, None] * v

@@ -294,3 +294,60 @@ def test_what_cannot_be_followed_is_an_error(x: np.ndarray, m: np.ndarray, accur
     batch = np.array([OCS.equilibrium, x])
     with pytest.raises(ValueError, match=r"row 1 of positions has an explosion .*\(1 such rows\)"):
         asymptotic_momenta(batch, m, [1, 1, 1], accuracy=accuracy)
+
+
+def _warm(x: np.ndarray, masses: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Return momenta at the start with about `share` of the energy of an OCS explosion."""
+    energy = share * potential_energy(x, OCS.charges).mean()
+    spread = np.sqrt(2.0 * masses * energy / (3 * len(masses)))
+    return np.random.default_rng(seed).normal(0.0, 1.0, x.shape) * spread[:, None]
+
+
+@pytest.mark.parametrize("share", [1e-3, 0.3])
+def test_motion_at_the_start_against_the_oracle(share: float) -> None:
+    """Thermal and violent, drift of the centre of mass included; energy and drift are kept."""
+    x = build_prior(OCS, "broad").sample(4, np.random.default_rng(8))
+    initial = _warm(x, OCS.masses, share, 2)
+    truth = np.array([oracle.momenta(g, OCS.masses, OCS.charges, p) for g, p in zip(x, initial, strict=True)])
+    for accuracy in (1e-10, 1e-7, 1e-5):
+        found = asymptotic_momenta(x, OCS.masses, OCS.charges, initial_momenta=initial, accuracy=accuracy)
+        assert _error(found, truth).max() < 10 * accuracy
+        np.testing.assert_allclose(found.sum(axis=1), initial.sum(axis=1), atol=10 * accuracy * 300)
+    finest = asymptotic_momenta(x, OCS.masses, OCS.charges, initial_momenta=initial, accuracy=1e-10)
+    before = potential_energy(x, OCS.charges) + kinetic_energy(initial, OCS.masses)
+    np.testing.assert_allclose(kinetic_energy(finest, OCS.masses), before, rtol=1e-11)
+
+
+def test_no_motion_at_the_start_is_rest() -> None:
+    """Momenta of zero change nothing; a common velocity only adds itself."""
+    x = build_prior(OCS, "broad").sample(20, np.random.default_rng(9))
+    rest = asymptotic_momenta(x, OCS.masses, OCS.charges, accuracy=1e-9)
+    zero = asymptotic_momenta(x, OCS.masses, OCS.charges, initial_momenta=0 * x, accuracy=1e-9)
+    np.testing.assert_allclose(zero, rest, atol=1e-10)
+    drift = OCS.masses[:, None] * np.array([1e-4, -2e-4, 3e-4]) + 0 * x
+    moving = asymptotic_momenta(x, OCS.masses, OCS.charges, initial_momenta=drift, accuracy=1e-9)
+    np.testing.assert_allclose(moving, rest + drift, atol=1e-9)
+
+
+def test_motion_at_the_start_turns_with_the_molecule() -> None:
+    """Equivariance of positions and momenta together."""
+    x = build_prior(OCS, "broad").sample(20, np.random.default_rng(10))
+    x -= explosion.centre_of_mass(x, OCS.masses)
+    initial = _warm(x, OCS.masses, 0.01, 3)
+    initial -= OCS.masses[:, None] / OCS.masses.sum() * initial.sum(axis=1, keepdims=True)
+    p = asymptotic_momenta(x, OCS.masses, OCS.charges, initial_momenta=initial, accuracy=1e-10)
+    turn = Rotation.random(rng=np.random.default_rng(1)).as_matrix()
+    again = asymptotic_momenta(
+        x @ turn.T, OCS.masses, OCS.charges, initial_momenta=initial @ turn.T, accuracy=1e-10
+    )
+    np.testing.assert_allclose(again, p @ turn.T, atol=1e-7)
+
+
+def test_motion_that_is_not_sound_is_refused() -> None:
+    """NaN names its row, another shape what was expected."""
+    bad = np.zeros_like(GOOD)
+    bad[1, 0, 0] = np.nan
+    with pytest.raises(ValueError, match=r"row 1 .*not finite"):
+        asymptotic_momenta(GOOD, [1, 1, 1], [1, 1, 1], initial_momenta=bad)
+    with pytest.raises(ValueError, match="initial momenta have shape"):
+        asymptotic_momenta(GOOD, [1, 1, 1], [1, 1, 1], initial_momenta=bad[:2])

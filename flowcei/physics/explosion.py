@@ -32,11 +32,15 @@ if TYPE_CHECKING:
 __all__ = [
     "BEST_ACCURACY",
     "System",
+    "as_events",
     "asymptotic_momenta",
     "centre_of_mass",
     "in_threads",
     "kinetic_energy",
+    "method_of",
     "potential_energy",
+    "refuse_lost",
+    "setting_for",
 ]
 
 
@@ -116,9 +120,9 @@ def asymptotic_momenta(
         >>> p.round(3).tolist()
         [[-42.85, 0.0, 0.0], [42.85, 0.0, 0.0]]
     """
-    setting = _setting(accuracy)
-    geometry = _events("positions", positions)
-    motion = geometry[:0] if initial_momenta is None else _events("initial momenta", initial_momenta)
+    setting = setting_for(accuracy)
+    geometry = as_events("positions", positions)
+    motion = geometry[:0] if initial_momenta is None else as_events("initial momenta", initial_momenta)
     if initial_momenta is not None and motion.shape != geometry.shape:
         msg = f"initial momenta have shape {np.shape(initial_momenta)}; expected {np.shape(positions)}"
         raise ValueError(msg)
@@ -126,11 +130,16 @@ def asymptotic_momenta(
     momenta = np.empty_like(geometry)
     status = np.zeros(len(geometry), np.uint8)
     _run(geometry, motion, system, setting, momenta, status, threads)
-    _refuse(status, accuracy)
+    refuse_lost(status, accuracy)
     return momenta.reshape(np.shape(positions))
 
 
-def _setting(accuracy: float) -> _Setting:
+def setting_for(accuracy: float) -> _Setting:
+    """Return the cheapest setting that keeps a promise.
+
+    Raises:
+        ValueError: For an accuracy below `BEST_ACCURACY`.
+    """
     if not accuracy >= BEST_ACCURACY:
         msg = f"accuracy is {accuracy}; it must be {BEST_ACCURACY:g} or more"
         raise ValueError(msg)
@@ -138,7 +147,8 @@ def _setting(accuracy: float) -> _Setting:
 
 
 @lru_cache(maxsize=16)
-def _method(setting: _Setting) -> tuple[object, ...]:
+def method_of(setting: _Setting) -> tuple[object, ...]:
+    """Return a setting as the kernels want it: a, c, bp, eta, z1, nodes, weights."""
     dtype: Any = setting.dtype
     c, a, bp = setting.tableau.arrays(dtype)
     end = tail(setting.z1, setting.tail_nodes, logarithmic=dtype is np.float64)
@@ -209,7 +219,7 @@ def _run(
     flat, out = geometry.reshape(-1, 3 * n), momenta.reshape(-1, 3 * n)
     moving = motion.reshape(-1, 3 * n)
     ladder = (0,) * setting.tableau.stages
-    fixed = ((0,) * n, ladder, system.arrays(setting.dtype), _method(setting), system.masses, system.unit)
+    fixed = ((0,) * n, ladder, system.arrays(setting.dtype), method_of(setting), system.masses, system.unit)
 
     def work(first: int) -> None:
         part = slice(first, first + _CHUNK)
@@ -233,7 +243,7 @@ def in_threads(work: Callable[[int], None], tasks: Sequence[int], threads: int |
         list(pool.map(work, tasks))
 
 
-def _events(name: str, values: ArrayLike) -> NDArray[np.floating]:
+def as_events(name: str, values: ArrayLike) -> NDArray[np.floating]:
     """Return positions or momenta as contiguous (B, N, 3), float32 as it is, else float64."""
     array = np.asarray(values)
     array = np.ascontiguousarray(array, dtype=np.float32 if array.dtype == np.float32 else np.float64)
@@ -256,7 +266,12 @@ def _per_ion(name: str, values: ArrayLike, n: int) -> NDArray[np.float64]:
     return array
 
 
-def _refuse(status: NDArray[np.uint8], accuracy: float) -> None:
+def refuse_lost(status: NDArray[np.uint8], accuracy: float) -> None:
+    """Refuse events (B,) that a kernel could not follow.
+
+    Raises:
+        ValueError: Naming the first of them and what was wrong.
+    """
     if not status.any():
         return
     from flowcei.physics._kernel import COINCIDENT, LOST, NOT_FINITE

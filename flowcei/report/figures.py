@@ -67,10 +67,7 @@ def spread_figure(spread: Spread, event: int | None = None) -> Figure:
                 color=colour,
                 orientation="horizontal",
             )
-        plane.set(
-            xlabel=f"x along the momentum of {spread.along} (bohr)",
-            ylabel="y in the plane of the momenta (bohr)",
-        )
+        plane.set(xlabel=f"x along the momentum of {spread.along} (bohr)", ylabel=" \n ")
         handles.append(Line2D([], [], marker="+", ls="", color="black", label="mean"))
         plane.legend(handles=handles, loc="best")
         for side in (above, right):
@@ -87,8 +84,7 @@ def _say_stretch(figure: Figure, plane: Axes) -> None:
     figure.draw_without_rendering()
     box, (left, right), (low, high) = plane.get_window_extent(), plane.get_xlim(), plane.get_ylim()
     stretch = (box.height / (high - low)) / (box.width / (right - left))
-    text = f"y drawn {stretch:.2g} times larger than x"
-    plane.text(0.01, 0.01, text, transform=plane.transAxes, fontsize=7, color="0.35", va="bottom")
+    plane.set_ylabel(f"y in the plane of the momenta\n(bohr, drawn {stretch:.2g} times larger than x)")
 
 
 def internal_figure(spread: Spread, event: int | None = None) -> Figure:

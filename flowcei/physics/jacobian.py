@@ -1,0 +1,83 @@
+"""The Jacobian of the forward model: how momenta at infinity change with positions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flowcei.physics.explosion import (
+    System,
+    as_events,
+    in_threads,
+    method_of,
+    refuse_lost,
+    setting_for,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["momenta_jacobian"]
+
+_CHUNK = 1024  # explosions a thread takes at a time
+_COARSEST = 3e-6  # the least exact setting in double precision
+
+
+def momenta_jacobian(
+    positions: ArrayLike,
+    masses: ArrayLike,
+    charges: ArrayLike,
+    *,
+    accuracy: float = 1e-9,
+    threads: int | None = None,
+) -> NDArray[np.float64]:
+    """Return dp/dx: the derivatives of `asymptotic_momenta` of ions that start at rest.
+
+    The derivatives are integrated beside the explosion (tangent-linear equations), in the
+    3N - 6 directions that are neither translations, scalings nor rotations; those are
+    known: they change p by 0, by -p/2 and by turning it.
+
+    Args:
+        positions: Where the ions start, (B, N, 3) or (N, 3), bohr.
+        masses: (N,), electron masses.
+        charges: (N,), elementary charges, all of one sign.
+        accuracy: Relative error of momenta and derivatives that is asked for, 1e-10 or
+            more; always in double precision. OCS costs 4 microseconds of one core, CH4 25
+            (Zen 4; `bin/benchmark simulator`).
+        threads: Threads to use; all the process may run on by default.
+
+    Returns:
+        (B, 3N, 3N) or (3N, 3N), hbar / bohr^2: row 3 i + a is component a of the momentum of
+        ion i, column 3 j + b component b of the position of ion j.
+
+    Raises:
+        ValueError: As of `asymptotic_momenta`.
+
+    Example:
+        Two protons on the x axis, p = sqrt(m / r): dp/dr = -p / (2 r).
+
+        >>> j = momenta_jacobian([[0, 0, 0], [1, 0, 0]], [1836.15, 1836.15], [1, 1])
+        >>> round(float(j[3, 3]), 3)
+        -21.425
+    """
+    setting = setting_for(min(accuracy, _COARSEST))
+    # Imported here: numba takes half a second.
+    from flowcei.physics._tangent import differentiate
+
+    geometry = as_events("positions", np.asarray(positions, dtype=np.float64))
+    n = geometry.shape[1]
+    system = System.of(masses, charges, n)
+    flat = geometry.reshape(-1, 3 * n)
+    jacobian = np.empty((len(flat), 3 * n, 3 * n))
+    status = np.zeros(len(flat), np.uint8)
+    sizes = (0,) * n, (0,) * setting.tableau.stages, (0,) * (3 * n - 6)
+    fixed = (*sizes, system.arrays(np.float64), method_of(setting), system.unit)
+
+    def work(first: int) -> None:
+        part = slice(first, first + _CHUNK)
+        differentiate(flat[part], *fixed, jacobian[part], status[part])
+
+    in_threads(work, range(0, len(flat), _CHUNK), threads)
+    refuse_lost(status, accuracy)
+    return jacobian if np.ndim(positions) == 3 else jacobian[0]
