@@ -10,6 +10,7 @@ __all__ = [
     "DataError",
     "FlowceiError",
     "NoDensityError",
+    "StoppedError",
     "TrainingDivergedError",
     "UsageError",
 ]
@@ -61,6 +62,12 @@ class DataError(FlowceiError, ValueError):
             *([f"column '{column}'"] if column is not None else []),
         ]
         super().__init__(f"{', '.join(where)}: {what}" if where else what)
+
+
+class StoppedError(FlowceiError):
+    """Something long was stopped before its end and can be resumed (exit code 5)."""
+
+    exit_code = 5
 
 
 class TrainingDivergedError(FlowceiError):

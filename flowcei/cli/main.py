@@ -89,7 +89,8 @@ def cli(*, traceback: bool) -> None:
 def main() -> None:
     """Run the command line and leave with its exit code.
 
-    0 done, 1 error, 2 usage, 3 data rejected, 4 training diverged, 130 interrupted.
+    0 done, 1 error, 2 usage, 3 data rejected, 4 training diverged, 5 stopped and resumable,
+    130 interrupted.
     """
     trace = "--traceback" in sys.argv or os.environ.get("FLOWCEI_TRACEBACK", "") not in ("", "0")
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MOMENTUM_UNIT",
+    "describe",
     "is_hdf5",
     "read_array",
     "read_hdf",
@@ -137,12 +138,17 @@ def read_json_attribute(file: h5py.File, name: str) -> dict | None:
     return table
 
 
+def describe(file: h5py.File, molecule: Molecule, origin: dict[str, Any]) -> None:
+    """Write what a file of events says of itself."""
+    file.attrs["content"] = "flowcei events"
+    file.attrs["molecule"] = json.dumps(molecule.to_dict())
+    file.attrs["origin"] = json.dumps(origin)
+
+
 def write_hdf(events: Events, path: Path) -> None:
     """Write events as HDF5."""
     with h5py.File(path, "w") as file:
-        file.attrs["content"] = "flowcei events"
-        file.attrs["molecule"] = json.dumps(events.molecule.to_dict())
-        file.attrs["origin"] = json.dumps(events.origin)
+        describe(file, events.molecule, events.origin)
         file.create_dataset("momenta", data=events.momenta).attrs["unit"] = MOMENTUM_UNIT
         if events.positions is not None:
             file.create_dataset("positions", data=events.positions).attrs["unit"] = "bohr"

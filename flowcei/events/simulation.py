@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +12,16 @@ from flowcei.errors import UsageError
 from flowcei.events.container import Events
 from flowcei.molecule import Molecule
 from flowcei.physics.detector import Noise
-from flowcei.physics.explosion import asymptotic_momenta, centre_of_mass
+from flowcei.physics.explosion import asymptotic_momenta, centre_of_mass, in_threads
 from flowcei.physics.priors import GeometryPrior, build_prior
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Simulator", "fresh_seed", "simulate"]
+__all__ = ["BLOCK", "Simulator", "block_count", "block_rows", "fresh_seed", "make_simulator", "simulate"]
 
-_BLOCK = 8_192  # events that share a random stream: results do not depend on how many are asked
+BLOCK = 8_192
+"""Events that share a random stream: results do not depend on how many are asked."""
 
 
 @dataclass(frozen=True)
@@ -49,18 +50,30 @@ class Simulator:
             n: Events in it.
             stream: Another set of blocks, such as one kept for validation.
         """
-        child = np.random.SeedSequence(self.seed, spawn_key=(stream, index))
-        geometry_rng, noise_rng = (np.random.default_rng(s) for s in child.spawn(2))
-        positions = self.prior.sample(n, geometry_rng)
-        positions -= centre_of_mass(positions, self.molecule.masses)
-        momenta = self._explode(positions)
-        momenta, sigma = self.noise.apply(momenta, noise_rng)
+        positions, momenta, sigma = self.arrays(index, n, stream=stream)
         return Events(self.molecule, momenta, positions, sigma=sigma, origin=self.origin())
 
-    def _explode(self, positions: NDArray[np.float64]) -> NDArray[np.float64]:
-        molecule = self.molecule
-        momenta = asymptotic_momenta(positions, molecule.masses, molecule.charges, accuracy=self.accuracy)
-        return momenta.astype(np.float64, copy=False)
+    def arrays(
+        self, index: int, n: int, *, stream: int = 0, threads: int | None = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Return positions (n, N, 3), momenta (n, N, 3) and sigma (n,) of a `block`."""
+        child = np.random.SeedSequence(self.seed, spawn_key=(stream, index))
+        geometry_rng, noise_rng = (np.random.default_rng(s) for s in child.spawn(2))
+        m, q = self.molecule.masses, self.molecule.charges
+        positions = self.prior.sample(n, geometry_rng)
+        positions -= centre_of_mass(positions, m)
+        momenta = asymptotic_momenta(positions, m, q, accuracy=self.accuracy, threads=threads)
+        momenta, sigma = self.noise.apply(momenta.astype(np.float64, copy=False), noise_rng)
+        return positions, momenta, sigma
+
+    def rows(self, index: int, n: int) -> tuple[NDArray[np.float64], ...]:
+        """Return positions, momenta and sigma of block `index` of `n` events.
+
+        Whole blocks are drawn and the last is cut, so that a longer run begins the same,
+        whoever computes which block.
+        """
+        rows = block_rows(index, n)
+        return tuple(a[: rows.stop - rows.start] for a in self.arrays(index, BLOCK, threads=1))
 
     def origin(self) -> dict[str, Any]:
         """Return all that is needed to make the events again."""
@@ -105,33 +118,56 @@ def simulate(
         >>> events.positions.shape, events.origin["seed"]
         ((3, 3, 3), 7)
     """
+    simulator = make_simulator(molecule, n, prior=prior, noise=noise, seed=seed, accuracy=accuracy)
+    mol = simulator.molecule
+    positions, momenta, sigma = (np.empty((n, *shape)) for shape in ((len(mol), 3), (len(mol), 3), ()))
+
+    def work(index: int) -> None:
+        rows = block_rows(index, n)
+        for whole, part in zip((positions, momenta, sigma), simulator.rows(index, n), strict=True):
+            whole[rows] = part
+
+    in_threads(work, range(block_count(n)), None)
+    return Events(mol, momenta, positions, sigma=sigma, origin=simulator.origin())
+
+
+def make_simulator(
+    molecule: Molecule | str,
+    n: int,
+    *,
+    prior: str | dict[str, Any] | GeometryPrior | None = None,
+    noise: Noise | str = "0%",
+    seed: int | None = None,
+    accuracy: float = 1e-6,
+) -> Simulator:
+    """Return the source of the events that `simulate` returns.
+
+    Raises:
+        UsageError: As of `simulate`.
+    """
     if n < 1:
         msg = f"the number of events is {n}; it must be 1 or more"
         raise UsageError(msg)
     mol = molecule if isinstance(molecule, Molecule) else Molecule.load(molecule)
-    simulator = Simulator(
+    return Simulator(
         mol,
         prior if isinstance(prior, GeometryPrior) else build_prior(mol, prior),
         noise if isinstance(noise, Noise) else Noise.parse(noise),
         fresh_seed() if seed is None else seed,
         accuracy,
     )
-    # Whole blocks are drawn and the last is cut, so that a longer run begins the same.
-    blocks = [simulator.block(k, _BLOCK) for k in range(-(-n // _BLOCK))]
-    return replace(_joined(blocks)[:n], ids=None)
+
+
+def block_count(n: int) -> int:
+    """Return the number of blocks that `n` events fill."""
+    return -(-n // BLOCK)
+
+
+def block_rows(index: int, n: int) -> slice:
+    """Return the rows of `n` events that a block fills."""
+    return slice(index * BLOCK, min((index + 1) * BLOCK, n))
 
 
 def fresh_seed() -> int:
     """Draw a seed that is short enough to be typed again."""
     return int(np.random.SeedSequence().generate_state(1)[0])
-
-
-def _joined(blocks: list[Events]) -> Events:
-    first = blocks[0]
-    return Events(
-        first.molecule,
-        np.concatenate([b.momenta for b in blocks]),
-        np.concatenate([b.positions for b in blocks if b.positions is not None]),
-        sigma=np.concatenate([b.sigma for b in blocks if b.sigma is not None]),
-        origin=first.origin,
-    )

@@ -16,7 +16,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from numba import njit
+from numba import njit, types
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 
 __all__ = ["cache_folder", "compiled", "kernel"]
@@ -85,10 +85,9 @@ class _KernelCache(FunctionCache):
             with suppress(OSError):
                 self.flush()
         if found is None:
-            ions = next((len(kind) for kind in sig if hasattr(kind, "count") and hasattr(kind, "dtype")), 0)
-            _log.info(
-                "compiling %s for %d ions, some seconds; kept for the next time", self._py_func.__name__, ions
-            )
+            sizes = [kind.count for kind in sig if isinstance(kind, types.UniTuple)]
+            what = f"{self._py_func.__name__}, {sizes[0]} ions" if sizes else self._py_func.__name__
+            _log.info("compiling the simulator (%s): some seconds, kept for the next time", what)
         return found
 
     def save_overload(self, sig, data):

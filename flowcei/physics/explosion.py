@@ -41,6 +41,7 @@ __all__ = [
     "potential_energy",
     "refuse_lost",
     "setting_for",
+    "usable_cores",
 ]
 
 
@@ -228,13 +229,25 @@ def _run(
     in_threads(work, range(0, len(flat), _CHUNK), threads)
 
 
+def usable_cores() -> int:
+    """Return the number of cores that this process may run on.
+
+    Example:
+        >>> usable_cores() >= 1
+        True
+    """
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def in_threads(work: Callable[[int], None], tasks: Sequence[int], threads: int | None) -> None:
     """Call `work` for every task, in `threads` threads, or in all the process may run on.
 
     Threads are Python's, not numba's: a kernel releases the lock, and numba's own pool
     would go on spinning next to torch's.
     """
-    workers = min(threads or len(os.sched_getaffinity(0)), len(tasks))
+    workers = min(threads or usable_cores(), len(tasks))
     if workers <= 1:
         for task in tasks:
             work(task)

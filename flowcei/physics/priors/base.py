@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from flowcei.errors import NoDensityError
 
@@ -59,5 +58,11 @@ def random_orientation(positions: NDArray[np.float64], rng: np.random.Generator)
         >>> float(np.linalg.norm(x[0, 1]).round(12))
         2.0
     """
-    turns = Rotation.random(len(positions), rng=rng).as_matrix()
-    return positions @ np.swapaxes(turns.reshape(-1, 3, 3), 1, 2)
+    # Imported here: numba takes half a second. Compiled, it is four times faster than SciPy's
+    # rotations, which were a third of the cost of a simulated event.
+    from flowcei.physics._orientation import rotate
+
+    out = np.empty(positions.shape)
+    # Four normal numbers are a quaternion that is uniform over the directions of four dimensions.
+    rotate(np.ascontiguousarray(positions, np.float64), rng.standard_normal((len(positions), 4)), out)
+    return out

@@ -150,13 +150,16 @@ def _place(x: NDArray[np.float64], row: _Row, values: list[NDArray[np.float64]])
     if len(row.references) == 1:
         return origin + values[0][:, None] * np.array([0.0, 0.0, 1.0])
     theta = np.radians(values[1])
+    if len(row.references) == 2:  # the first two lie on the z axis: the third goes to the xz plane
+        up = np.sign(x[:, row.references[1], 2] - origin[:, 2])
+        place = origin.copy()
+        place[:, 0] += values[0] * np.sin(theta)
+        place[:, 2] += values[0] * np.cos(theta) * up
+        return place
     along = _unit(x[:, row.references[1]] - origin)
-    if len(row.references) == 2:
-        side, phi = _unit(_any_normal(along)), np.zeros_like(theta)
-    else:
-        other = x[:, row.references[2]] - x[:, row.references[1]]
-        side = _unit(other - (other * along).sum(-1, keepdims=True) * along)
-        phi = np.radians(values[2])
+    other = x[:, row.references[2]] - x[:, row.references[1]]
+    side = _unit(other - (other * along).sum(-1, keepdims=True) * along)
+    phi = np.radians(values[2])
     third = np.cross(along, side)
     sine = np.sin(theta)
     direction = (
@@ -188,9 +191,3 @@ def _measure(x: NDArray[np.float64], row: _Row) -> list[NDArray[np.float64]]:
 
 def _unit(v: NDArray[np.float64]) -> NDArray[np.float64]:
     return v / np.linalg.norm(v, axis=-1, keepdims=True)
-
-
-def _any_normal(v: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return a vector at right angles to each v, from the axis it is least along."""
-    axis = np.eye(3)[np.abs(v).argmin(axis=-1)]
-    return np.cross(v, axis)
