@@ -436,7 +436,7 @@ def test_a_simulation_is_that_of_its_seed(molecule: str) -> None:
 @pytest.mark.parametrize("n", [1, 63, 64, 65, 150])
 def test_a_longer_simulation_begins_the_same(monkeypatch: pytest.MonkeyPatch, n: int) -> None:
     """The first k of n events are those of a call with k, across the borders of blocks."""
-    monkeypatch.setattr(simulation, "_BLOCK", 64)
+    monkeypatch.setattr(simulation, "BLOCK", 64)
     whole = simulate("ocs", 200, noise="0.1%..5%", seed=3)
     _same(simulate("ocs", n, noise="0.1%..5%", seed=3), replace(whole[:n], ids=None))
     rows = whole.momenta.reshape(200, -1)

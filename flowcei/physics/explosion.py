@@ -17,7 +17,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from numpy.typing import ArrayLike, NDArray
+
+_Task = TypeVar("_Task")
 
 __all__ = [
     "BEST_ACCURACY",
@@ -41,6 +43,7 @@ __all__ = [
     "potential_energy",
     "refuse_lost",
     "setting_for",
+    "shares",
     "usable_cores",
 ]
 
@@ -76,7 +79,7 @@ _SETTINGS = (
 BEST_ACCURACY = _SETTINGS[-1].accuracy
 """The smallest relative error that may be asked for."""
 
-_CHUNK = 16_384  # explosions a thread takes at a time
+_CHUNK = 16_384  # explosions a thread takes at a time, at the most
 
 
 def asymptotic_momenta(
@@ -222,11 +225,10 @@ def _run(
     ladder = (0,) * setting.tableau.stages
     fixed = ((0,) * n, ladder, system.arrays(setting.dtype), method_of(setting), system.masses, system.unit)
 
-    def work(first: int) -> None:
-        part = slice(first, first + _CHUNK)
+    def work(part: slice) -> None:
         explode(flat[part], moving[part], *fixed, out[part], status[part])
 
-    in_threads(work, range(0, len(flat), _CHUNK), threads)
+    in_threads(work, shares(len(flat), _CHUNK // n**2, threads), threads)
 
 
 def usable_cores() -> int:
@@ -241,7 +243,21 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def in_threads(work: Callable[[int], None], tasks: Sequence[int], threads: int | None) -> None:
+def shares(count: int, least: int, threads: int | None) -> list[slice]:
+    """Cut `count` rows into parts of at least `least`, the same number for every thread.
+
+    Example:
+        >>> shares(100, 40, 2)
+        [slice(0, 50, None), slice(50, 100, None)]
+    """
+    workers = threads or usable_cores()
+    rounds = min(8, count // (workers * max(1, least))) or 1
+    parts = max(workers * rounds, -(-count // _CHUNK)) if count > least else 1
+    size = max(1, -(-count // parts))
+    return [slice(first, min(first + size, count)) for first in range(0, count, size)]
+
+
+def in_threads(work: Callable[[_Task], None], tasks: Sequence[_Task], threads: int | None) -> None:
     """Call `work` for every task, in `threads` threads, or in all the process may run on.
 
     Threads are Python's, not numba's: a kernel releases the lock, and numba's own pool
@@ -306,7 +322,7 @@ def centre_of_mass(positions: NDArray[np.floating], masses: NDArray[np.floating]
         >>> centre_of_mass(np.array([[0.0, 0, 0], [3, 0, 0]]), np.array([2.0, 1])).tolist()
         [[1.0, 0.0, 0.0]]
     """
-    return (masses / masses.sum() @ positions)[..., None, :]
+    return np.einsum("i,...ij->...j", masses / masses.sum(), positions)[..., None, :]
 
 
 def kinetic_energy(momenta: NDArray[np.floating], masses: NDArray[np.floating]) -> NDArray:

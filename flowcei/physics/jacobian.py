@@ -13,6 +13,7 @@ from flowcei.physics.explosion import (
     method_of,
     refuse_lost,
     setting_for,
+    shares,
 )
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["momenta_jacobian"]
 
-_CHUNK = 1024  # explosions a thread takes at a time
+_LEAST = 1_000  # over N^2: explosions that are worth a thread
 _COARSEST = 3e-6  # the least exact setting in double precision
 
 
@@ -74,10 +75,9 @@ def momenta_jacobian(
     sizes = (0,) * n, (0,) * setting.tableau.stages, (0,) * (3 * n - 6)
     fixed = (*sizes, system.arrays(np.float64), method_of(setting), system.unit)
 
-    def work(first: int) -> None:
-        part = slice(first, first + _CHUNK)
+    def work(part: slice) -> None:
         differentiate(flat[part], *fixed, jacobian[part], status[part])
 
-    in_threads(work, range(0, len(flat), _CHUNK), threads)
+    in_threads(work, shares(len(flat), _LEAST // n**2, threads), threads)
     refuse_lost(status, accuracy)
     return jacobian if np.ndim(positions) == 3 else jacobian[0]
