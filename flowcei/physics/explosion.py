@@ -251,8 +251,8 @@ def shares(count: int, least: int, threads: int | None) -> list[slice]:
         [slice(0, 50, None), slice(50, 100, None)]
     """
     workers = threads or usable_cores()
-    rounds = min(8, count // (workers * max(1, least))) or 1
-    parts = max(workers * rounds, -(-count // _CHUNK)) if count > least else 1
+    rounds = max(min(8, count // (workers * max(1, least))), -(-count // (workers * _CHUNK)), 1)
+    parts = workers * rounds if count > least else 1
     size = max(1, -(-count // parts))
     return [slice(first, min(first + size, count)) for first in range(0, count, size)]
 
