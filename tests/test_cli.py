@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tomllib
@@ -339,3 +340,37 @@ def test_files_of_the_wrong_kind_are_named(flow: _Shell) -> None:
     assert flow("info", "x.toml") == 3
     assert flow("compare", "bundled", "--data", "m.csv", "--noise", "90%", "-o", "new") == 2
     assert not Path("new").exists()
+
+
+def test_simulation_into_hdf5_can_be_resumed(flow: _Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C ends with code 5 and says how to go on; what is resumed is what one run gives."""
+    line = ["simulate", "ocs", "-n", "20000", "--noise", "1%", "-o"]
+    assert flow(*line, "whole.h5", "--seed", "4") == 0
+    assert "events/s" in flow.err
+    assert flow(*line, "a.h5", "--resume") == 2
+    assert "no unfinished simulation a.h5.partial" in flow.err
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("flowcei.events.streaming._tell", stop)
+        assert flow(*line, "a.h5", "--seed", "4") == 5
+    assert "--resume goes on" in flow.err
+    assert flow(*line, "a.h5") == 2
+    assert flow(*line, "a.h5", "--resume") == 0
+    assert Path("a.h5").read_bytes() == Path("whole.h5").read_bytes()
+    assert not Path("a.h5.partial").exists()
+
+
+def test_the_command_line_says_that_it_compiles(tmp_path: Path) -> None:
+    """The first simulation takes seconds: it says why."""
+    done = subprocess.run(
+        [sys.executable, "-m", "flowcei", "simulate", "ocs", "-n", "10", "-o", "-", "--seed", "1"],
+        env=os.environ | {"FLOWCEI_CACHE_DIR": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "compiling the simulator (explode, 3 ions)" in done.stderr
+    assert done.stdout.startswith("cx,cy,cz")

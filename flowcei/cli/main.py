@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import tomllib
@@ -92,6 +93,7 @@ def main() -> None:
     0 done, 1 error, 2 usage, 3 data rejected, 4 training diverged, 5 stopped and resumable,
     130 interrupted.
     """
+    _say_what_is_waited_for()
     trace = "--traceback" in sys.argv or os.environ.get("FLOWCEI_TRACEBACK", "") not in ("", "0")
     try:
         cli.main(prog_name="flowcei", standalone_mode=False, auto_envvar_prefix="FLOWCEI")
@@ -110,6 +112,15 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (OSError, MemoryError) as error:
         _leave(error, str(error) or "out of memory; use fewer events or samples", 1, trace=trace)
+
+
+def _say_what_is_waited_for() -> None:
+    """Show what the library logs, such as that it compiles the simulator, on stderr."""
+    log = logging.getLogger("flowcei")
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    log.handlers = [logging.StreamHandler()]
+    log.handlers[0].setFormatter(logging.Formatter("%(message)s"))
 
 
 def _leave(error: BaseException, message: str, code: int, *, trace: bool) -> None:
