@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from flowcei.events.simulation import simulate
     from flowcei.events.storage import read_events, write_events
     from flowcei.fitting import train
-    from flowcei.modelfile import load
+    from flowcei.loading import load
     from flowcei.molecule import Molecule
     from flowcei.physics.explosion import asymptotic_momenta
     from flowcei.physics.jacobian import momenta_jacobian
     from flowcei.posterior.samples import PosteriorSamples
-    from flowcei.posterior.storage import read_samples
+    from flowcei.posterior.storage import read_samples, write_samples
     from flowcei.reconstructor import Reconstructor
     from flowcei.training import Schedule
 
@@ -40,6 +40,7 @@ __all__ = [
     "simulate",
     "train",
     "write_events",
+    "write_samples",
 ]
 
 _ROOMS = {
@@ -49,13 +50,14 @@ _ROOMS = {
     "Reconstructor": "reconstructor",
     "Schedule": "training",
     "asymptotic_momenta": "physics.explosion",
-    "load": "modelfile",
+    "load": "loading",
     "momenta_jacobian": "physics.jacobian",
     "read_events": "events.storage",
     "read_samples": "posterior.storage",
     "simulate": "events.simulation",
     "train": "fitting",
     "write_events": "events.storage",
+    "write_samples": "posterior.storage",
 }
 
 

@@ -11,6 +11,7 @@ import torch
 from flowcei.errors import DataError, NoDensityError, UsageError
 from flowcei.events.container import Events
 from flowcei.events.simulation import fresh_seed
+from flowcei.modelfile import describe_model, write_model
 from flowcei.models.interface import Latent
 from flowcei.physics.detector import Noise, rms_component
 from flowcei.posterior.samples import PosteriorSamples
@@ -295,8 +296,32 @@ class Reconstructor:
             )
             raise UsageError(msg)
 
-    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Write the model to a `.safetensors` file: see `flowcei.modelfile`."""
-        from flowcei.modelfile import write_model
+    def parts(self) -> dict[str, torch.nn.Module]:
+        """Return what has tensors, by the name it has in a model file."""
+        return {
+            "model": self.model,
+            "chart": self.chart_standardiser,
+            "condition": self.condition_standardiser,
+        }
 
-        write_model(self, path, overwrite=overwrite)
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write the model to a `.safetensors` file, which `flowcei.load` reads.
+
+        Raises:
+            UsageError: Where the file exists or cannot be written.
+        """
+        noise = {"low": self.noise.low, "high": self.noise.high, "relative": self.noise.relative}
+        card = describe_model(
+            self.architecture,
+            self.model.options.to_dict(),
+            self.molecule.to_dict(),
+            self.frame.to_dict(),
+            noise,
+            self.card,
+        )
+        tensors = {
+            f"{part}.{name}": tensor
+            for part, module in self.parts().items()
+            for name, tensor in module.state_dict().items()
+        }
+        write_model(card, tensors, path, overwrite=overwrite)

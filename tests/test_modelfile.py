@@ -12,9 +12,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from flowcei import modelfile
+from flowcei import loading, modelfile
 from flowcei.errors import DataError, UsageError
-from flowcei.modelfile import FORMAT_VERSION, load, read_card
+from flowcei.loading import load
+from flowcei.modelfile import FORMAT_VERSION, read_card
 from flowcei.models.registry import ARCHITECTURES
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def test_other_molecules_return_too(
 
 def test_a_card_is_read_without_building(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`read_card` says what a model is; no network is made."""
-    monkeypatch.setattr(modelfile, "build_model", lambda *_: pytest.fail("a model was built"))
+    monkeypatch.setattr(loading, "build_model", lambda *_: pytest.fail("a model was built"))
     card = read_card(written)
     assert (card.format_version, card.architecture) == (FORMAT_VERSION, "cinn")
     assert card.training["seed"] == 11

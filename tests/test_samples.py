@@ -59,13 +59,13 @@ def test_samples_return_from_hdf5(tmp_path: Path, molecule: str, *, density: boo
     """Every array with its type, molecule and origin; float32 positions, as they were."""
     samples = _samples(molecule, density=density)
     path = tmp_path / f"samples{ending}"
-    samples.save(path)
+    write_samples([samples], path)
     _same(read_samples(path), samples)
 
 
 def test_hdf5_says_its_units(tmp_path: Path) -> None:
     """Bohr, hbar / bohr, and a density per bohr^6 for three ions."""
-    _samples().save(tmp_path / "s.h5")
+    write_samples([_samples()], tmp_path / "s.h5")
     with h5py.File(tmp_path / "s.h5") as file:
         units = {name: data.attrs.get("unit") for name, data in file.items()}
         assert file["positions"].dtype == np.float32
@@ -80,7 +80,7 @@ def test_hdf5_says_its_units(tmp_path: Path) -> None:
 def test_streamed_in_parts_equals_at_once(tmp_path: Path, ending: str, size: int) -> None:
     """Parts of one, of four and of all events make the same file."""
     samples = _samples()
-    samples.save(tmp_path / f"whole.{ending}")
+    write_samples([samples], tmp_path / f"whole.{ending}")
     write_samples(_cut(samples, size), tmp_path / f"parts.{ending}")
     if ending == "csv":
         assert (tmp_path / "parts.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
@@ -92,7 +92,7 @@ def test_streamed_in_parts_equals_at_once(tmp_path: Path, ending: str, size: int
 def test_csv_has_a_row_a_sample(tmp_path: Path, *, density: bool) -> None:
     """event, sample, nine positions and, where there is one, log_prob to 1e-6."""
     samples = _samples(density=density)
-    samples.save(tmp_path / "s.csv")
+    write_samples([samples], tmp_path / "s.csv")
     table = pd.read_csv(tmp_path / "s.csv")
     names = [f"{label}{axis}" for label in "cos" for axis in "xyz"]
     assert list(table.columns) == ["event", "sample", *names, *(["log_prob"] if density else [])]
@@ -155,11 +155,11 @@ def test_nothing_is_replaced_unasked_or_left_half_written(tmp_path: Path, ending
     assert not list(tmp_path.iterdir())
     path.write_text("somebody's")
     with pytest.raises(UsageError, match="exists"):
-        samples.save(path)
+        write_samples([samples], path)
     with pytest.raises(KeyboardInterrupt):
         write_samples(broken(), path, overwrite=True)
     assert path.read_text() == "somebody's"
-    samples.save(path, overwrite=True)
+    write_samples([samples], path, overwrite=True)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
@@ -210,7 +210,7 @@ def _empty(file: h5py.File) -> None:
 def test_damaged_files_are_refused(tmp_path: Path, edit: Callable[[h5py.File], None], word: str) -> None:
     """Missing, misshapen, linked or not finite: DataError that begins with the file's name."""
     path = tmp_path / "s.h5"
-    _samples().save(path)
+    write_samples([_samples()], path)
     with h5py.File(path, "r+") as file:
         edit(file)
     with pytest.raises(DataError, match=word) as caught:
@@ -222,7 +222,7 @@ def test_damaged_files_are_refused(tmp_path: Path, edit: Callable[[h5py.File], N
 def test_truncated_files_are_refused(tmp_path: Path, keep: float) -> None:
     """Cut anywhere after the signature."""
     path = tmp_path / "s.h5"
-    _samples().save(path)
+    write_samples([_samples()], path)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(keep if keep > 1 else keep * len(whole))])
     with pytest.raises(DataError, match="damaged") as caught:
@@ -233,7 +233,7 @@ def test_truncated_files_are_refused(tmp_path: Path, keep: float) -> None:
 def test_files_of_another_kind_are_refused(tmp_path: Path) -> None:
     """A CSV, events, an empty file, none at all."""
     samples = _samples()
-    samples.save(tmp_path / "s.csv")
+    write_samples([samples], tmp_path / "s.csv")
     write_events(simulate("ocs", 3, seed=1), tmp_path / "events.h5")
     (tmp_path / "empty.h5").touch()
     for name, word in (("s.csv", "not HDF5"), ("events.h5", "not of samples"), ("empty.h5", "empty")):

@@ -8,7 +8,7 @@ import pytest
 from flowcei.events.simulation import simulate
 from flowcei.molecule import Molecule
 from flowcei.posterior.samples import PosteriorSamples
-from flowcei.posterior.spread import PERCENTILES, Spread, in_recoil_frame, quantities
+from flowcei.posterior.spread import PERCENTILES, in_recoil_frame, quantities
 
 
 def _samples(n: int = 4000, sigma: float = 0.1) -> PosteriorSamples:
@@ -86,7 +86,7 @@ def test_tables_hold_every_quantity_of_every_event() -> None:
 
 def test_overall_tells_spread_within_from_spread_between() -> None:
     """`sd` pools events that differ; `typical_sd` is what one event is uncertain by."""
-    overall = Spread.of(_samples(500, sigma=0.01)).overall().set_index("quantity")
+    overall = _samples(500, sigma=0.01).spread().overall().set_index("quantity")
     assert overall.loc["c-o", "typical_sd"] == pytest.approx(0.01 * np.sqrt(2), rel=0.15)
     assert overall.loc["c-o", "sd"] > 5 * overall.loc["c-o", "typical_sd"]
 

@@ -115,7 +115,7 @@ def find_model(name: str | None) -> Path | None:
 
 def load_named(name: str | None, device: str) -> tuple[str, Reconstructor]:
     """Load the model meant and return the name it goes by in tables."""
-    from flowcei.modelfile import load
+    from flowcei.loading import load
 
     place = find_model(name)
     if place is None:

@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flowcei.errors import DataError
+from flowcei.posterior.spread import Spread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from flowcei.molecule import Molecule
-    from flowcei.posterior.spread import Spread
 
 __all__ = ["PosteriorSamples"]
 
@@ -100,12 +99,4 @@ class PosteriorSamples:
 
     def spread(self) -> Spread:
         """Return how far the samples of each event lie apart: see `flowcei.posterior.spread`."""
-        from flowcei.posterior.spread import Spread
-
-        return Spread.of(self)
-
-    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Write HDF5 (`.h5`) or long CSV (`.csv`): see `flowcei.posterior.storage`."""
-        from flowcei.posterior.storage import write_samples
-
-        write_samples([self], path, overwrite=overwrite)
+        return Spread.of(self.molecule, self.momenta, self.positions, self.ids)

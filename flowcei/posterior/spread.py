@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from flowcei.molecule import Molecule
-    from flowcei.posterior.samples import PosteriorSamples
 
 __all__ = ["PERCENTILES", "Quantity", "Spread", "along", "in_recoil_frame", "quantities"]
 
@@ -145,12 +144,24 @@ class Spread:
     along: str
 
     @classmethod
-    def of(cls, samples: PosteriorSamples) -> Spread:
-        """Compute the spread of samples."""
-        positions = in_recoil_frame(samples.molecule, samples.momenta, samples.positions)
-        names, values = quantities(samples.molecule, positions)
-        axis = along(samples.molecule, samples.momenta)
-        return cls(samples.molecule, positions, names, values, samples.ids, axis)
+    def of(
+        cls,
+        molecule: Molecule,
+        momenta: NDArray[np.float64],
+        positions: NDArray[np.floating],
+        ids: NDArray[np.int64],
+    ) -> Spread:
+        """Compute the spread of samples.
+
+        Args:
+            molecule: Whose they are.
+            momenta: (E, N, 3), hbar / bohr.
+            positions: (E, n, N, 3), bohr.
+            ids: The number of each event, (E,).
+        """
+        turned = in_recoil_frame(molecule, momenta, positions)
+        names, values = quantities(molecule, turned)
+        return cls(molecule, turned, names, values, ids, along(molecule, momenta))
 
     def per_event(self) -> pd.DataFrame:
         """Return a row per event and quantity: mean, deviation and percentiles of its samples."""

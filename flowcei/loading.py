@@ -1,0 +1,110 @@
+"""From a model file back to a reconstructor: everything is checked before anything is built."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from flowcei.errors import DataError, FlowceiError
+from flowcei.frame import RecoilFrame
+from flowcei.modelfile import bundled_model, read_model
+from flowcei.models.registry import build_model
+from flowcei.molecule import Molecule
+from flowcei.physics.detector import Noise
+from flowcei.reconstructor import Reconstructor
+from flowcei.standardiser import Standardiser
+from flowcei.training import resolve_device
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from flowcei.modelfile import ModelCard
+    from flowcei.models.interface import InverseModel
+
+__all__ = ["load"]
+
+_MAX_WIDTH = 4096  # bound on every option, so that a lying file cannot ask for all memory
+_LATENTS = ("model.latents.mean", "model.latents.deviation")
+
+
+def load(path: str | Path | None = None, *, device: str = "cpu") -> Reconstructor:
+    """Load a model.
+
+    Args:
+        path: A model file or the folder of a run; the OCS model that comes with
+            flowcei where None.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+
+    Returns:
+        The model, ready to sample.
+
+    Raises:
+        UsageError: For a missing file or device.
+        DataError: For a file that is no model of flowcei, or damaged.
+
+    Example:
+        >>> load().molecule.name
+        'ocs'
+    """
+    where = resolve_device(device)
+    if path is None:
+        with bundled_model() as bundled:
+            return _build(*read_model(bundled), bundled, where)
+    place = Path(path)
+    if place.is_dir():
+        place = place / "model.safetensors"
+    return _build(*read_model(place), place, where)
+
+
+def _model(card: ModelCard, frame: RecoilFrame, tensors: dict[str, Tensor]) -> InverseModel:
+    """Return an untrained model with the options of a file, if its tensors can bear them out."""
+    sizes = (size for name, t in tensors.items() if name not in _LATENTS for size in t.shape)
+    largest = min(_MAX_WIDTH, max(len(tensors), *sizes, 1))
+    if any(not 0 < value <= largest for value in card.options.values()):
+        msg = f"an option of the model is not in 0 to {largest}, where its tensors end"
+        raise DataError(msg)
+    model = build_model(card.architecture, frame.width, frame.condition_width, card.options)
+    model.resize_latents(len(tensors.get(_LATENTS[0], ())))
+    return model
+
+
+def _refuse_other_shapes(model: InverseModel, tensors: dict[str, Tensor]) -> None:
+    for name, tensor in model.state_dict().items():
+        found = tensors.get(f"model.{name}")
+        if found is None or found.shape != tensor.shape:
+            what = "is missing" if found is None else f"has shape {tuple(found.shape)}"
+            msg = f"tensor {name} {what}; the options ask for {tuple(tensor.shape)}"
+            raise DataError(msg)
+
+
+def _build(card: ModelCard, tensors: dict[str, Tensor], path: Path, device: torch.device) -> Reconstructor:
+    try:
+        frame = RecoilFrame.from_dict(card.frame.model_dump())
+        molecule = Molecule.from_dict(card.molecule)
+        if frame.masses != tuple(molecule.masses.tolist()):
+            msg = "the frame is of another molecule"
+            raise DataError(msg)
+        with torch.device("meta"):  # shapes without memory: a lying file gets none
+            _refuse_other_shapes(_model(card, frame, tensors), tensors)
+        model = _model(card, frame, tensors)
+        built = Reconstructor(
+            molecule=molecule,
+            frame=frame,
+            model=model,
+            noise=Noise(card.noise.low, card.noise.high, relative=card.noise.relative),
+            chart_standardiser=Standardiser(frame.width),
+            condition_standardiser=Standardiser(frame.condition_width),
+            card=card.training,
+        )
+        for part, module in built.parts().items():
+            own = {k.removeprefix(f"{part}."): v for k, v in tensors.items() if k.startswith(f"{part}.")}
+            module.load_state_dict(own, strict=True)
+    except (FlowceiError, RuntimeError, ValueError, TypeError, IndexError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"its parts do not fit together ({reason})", path=path) from error
+    if any(not bool(torch.isfinite(t).all()) for t in tensors.values() if t.is_floating_point()):
+        raise DataError("the model holds weights that are not finite", path=path)
+    built.model.to(device).eval()
+    return built
