@@ -33,7 +33,6 @@ __all__ = ["partial_path", "partial_seed", "simulate_to_file"]
 
 _FLOAT = np.dtype("<f8")
 _PAGE = 4096
-_BLOCKS_TO_DISK = 128
 
 
 def partial_path(path: Path) -> Path:
@@ -196,10 +195,8 @@ def _fill(
     try:
         for index in np.flatnonzero(done):
             _tell(on_block, block_rows(int(index), n))
-        for k, count in enumerate(pool.map(work, np.flatnonzero(~done).tolist()), start=1):
+        for count in pool.map(work, np.flatnonzero(~done).tolist()):
             _tell(on_block, slice(0, count))
-            if k % _BLOCKS_TO_DISK == 0:  # this thread is idle; at the end all would wait for the disk
-                os.fsync(handle)
         os.fsync(handle)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
