@@ -194,18 +194,19 @@ def _fill(
     pool = ThreadPoolExecutor(threads or usable_cores())
     try:
         for index in np.flatnonzero(done):
-            _tell(on_block, block_rows(int(index), n))
+            rows = block_rows(int(index), n)
+            _tell(on_block, rows.stop - rows.start)
         for count in pool.map(work, np.flatnonzero(~done).tolist()):
-            _tell(on_block, slice(0, count))
+            _tell(on_block, count)
         os.fsync(handle)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
         os.close(handle)
 
 
-def _tell(on_block: Callable[[int], None] | None, rows: slice) -> None:
+def _tell(on_block: Callable[[int], None] | None, count: int) -> None:
     if on_block is not None:
-        on_block(rows.stop - rows.start)
+        on_block(count)
 
 
 def _write(handle: int, array: np.ndarray, place: int) -> None:

@@ -32,10 +32,10 @@ _MOST_STEPS = 10_000  # near-collisions take some hundred
 
 @compiled
 def row_count(n, stages, nodes, count):
-    """Return the rows that `integrate` needs; those of direction c begin at `n_base + c * gap`.
+    """Return the rows that `integrate` needs; those of direction c begin at `first + c * gap`.
 
     Returns:
-        All rows, `n_base` and `gap`.
+        All rows, `first` and `gap`.
     """
     gap = 3 * n * (3 + max(stages, nodes))
     base = gap + n * (n - 1) // 2
@@ -52,7 +52,7 @@ def integrate(rows, ions, ladder, directions, system, method, unit, moving):
     What is left behind is in units of the molecule: momenta in rows 0 ... 3N - 1, after them
     the reciprocal of the size of the molecule, its smallest squared distance and the way that
     is left to z1, which is positive for an explosion that was lost. The derivatives by
-    direction c, 3N rows that begin at `n_base + c * gap`, become derivatives of the momenta.
+    direction c, 3N rows that begin at `first + c * gap`, become derivatives of the momenta.
     """
     n, stages, count = len(ions), len(ladder), len(directions)
     masses, weights, strengths, curvatures = system

@@ -101,7 +101,7 @@ def asymptotic_momenta(
             hbar / bohr; at rest where None.
         accuracy: Mean relative error of the momenta that is asked for, 1e-10 or more; one
             event in a hundred may be ten times worse. From 1e-5 up the calculation runs in
-            single precision. OCS costs 0.1 microseconds of one core at 3e-5, 0.4 at 1e-6, 0.7
+            single precision. OCS costs 0.1 microseconds of one core at 3e-5, 0.4 at 1e-6, 0.9
             at 1e-9 (Zen 4; `bin/benchmark simulator`), and cost grows like N^2.
         threads: Threads to use; all the process may run on by default. The result
             does not depend on it.
