@@ -35,7 +35,7 @@ DEFAULT_NOISE = Noise(0.001, 0.05)
 
 _PILOT = 20_000  # events that frame and standardisers are fitted on
 _VALIDATION = 10_000
-_TRAINING_ACCURACY = 3e-5  # of momenta in training: far below any noise, and fast
+_TRAINING_ACCURACY = 1e-4  # of momenta in training: far below any noise, and fast
 _MIN_EVENTS = 100
 
 

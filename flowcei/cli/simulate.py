@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     help="Detector noise: 1% of the event's rms momentum component, 0.5 (a.u.), or 0.1%..5%.",
 )
 @click.option(
-    "--accuracy", type=float, default=1e-6, show_default=True, help="Relative error of the momenta."
+    "--accuracy", type=float, default=3e-6, show_default=True, help="Relative error of the momenta."
 )
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="File, .csv or .h5; - for CSV on stdout."

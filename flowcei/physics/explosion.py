@@ -66,12 +66,14 @@ class _Setting:
 # for N = 2, 3, 5 and 8. tests/test_explosion.py judges them on other geometries. With eta
 # above 1 a step could carry an ion past another without noticing; it would save a tenth.
 _SETTINGS = (
-    _Setting(3e-5, np.float32, RKN64, 0.9, 0.8, 7),
-    _Setting(1e-5, np.float32, RKN64, 0.5, 0.8, 8),
-    _Setting(3e-6, np.float64, RKN64, 0.5, 0.8, 10),
-    _Setting(1e-6, np.float64, RKN86, 0.8, 0.85, 8),
-    _Setting(1e-7, np.float64, RKN86, 0.5, 0.93, 10),
-    _Setting(1e-8, np.float64, RKN86, 0.4, 0.95, 8),
+    _Setting(1e-4, np.float32, RKN64, 0.9, 0.7, 7),
+    _Setting(3e-5, np.float32, RKN64, 0.9, 0.7, 9),
+    _Setting(1e-5, np.float32, RKN64, 0.7, 0.75, 9),
+    _Setting(3e-6, np.float32, RKN64, 0.55, 0.82, 9),
+    _Setting(1e-6, np.float64, RKN86, 0.9, 0.8, 10),
+    _Setting(1e-7, np.float64, RKN86, 0.6, 0.93, 9),
+    _Setting(3e-8, np.float64, RKN86, 0.5, 0.93, 9),
+    _Setting(1e-8, np.float64, RKN86, 0.45, 0.94, 9),
     _Setting(1e-9, np.float64, RKN86, 0.3, 0.97, 9),
     _Setting(1e-10, np.float64, RKN86, 0.15, 0.99, 12),
 )
@@ -100,8 +102,8 @@ def asymptotic_momenta(
         initial_momenta: Thermal or zero-point motion at the start, the shape of `positions`,
             hbar / bohr; at rest where None.
         accuracy: Mean relative error of the momenta that is asked for, 1e-10 or more; one
-            event in a hundred may be ten times worse. From 1e-5 up the calculation runs in
-            single precision. OCS costs 0.1 microseconds of one core at 3e-5, 0.4 at 1e-6, 0.9
+            event in a hundred may be ten times worse. From 3e-6 up the calculation runs in
+            single precision. OCS costs 0.1 microseconds of one core at 1e-4, 0.3 at 1e-6, 0.9
             at 1e-9 (Zen 4; `bin/benchmark simulator`), and cost grows like N^2.
         threads: Threads to use; all the process may run on by default. The result
             does not depend on it.
@@ -155,7 +157,7 @@ def method_of(setting: _Setting) -> tuple[object, ...]:
     """Return a setting as the kernels want it: a, c, bp, eta, z1, nodes, weights."""
     dtype: Any = setting.dtype
     c, a, bp = setting.tableau.arrays(dtype)
-    end = tail(setting.z1, setting.tail_nodes, logarithmic=dtype is np.float64)
+    end = tail(setting.z1, setting.tail_nodes)
     nodes, weights = end.nodes.astype(dtype), end.weights.astype(dtype)
     return a, c, bp, dtype(setting.eta), dtype(setting.z1), nodes, weights
 

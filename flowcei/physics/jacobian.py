@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["momenta_jacobian"]
 
 _LEAST = 1_000  # over N^2: explosions that are worth a thread
-_COARSEST = 3e-6  # the least exact setting in double precision
+_COARSEST = 1e-6  # the least exact setting in double precision
 
 
 def momenta_jacobian(

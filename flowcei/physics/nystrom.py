@@ -137,10 +137,6 @@ def _power(u: NDArray, p: int, q: int) -> NDArray:
     return u**p * np.log(u) ** q if q else u**p
 
 
-def _polynomials(count: int) -> list[Callable[[NDArray], NDArray]]:
-    return [partial(_power, p=k, q=0) for k in range(count)]
-
-
 def _logarithmic(count: int) -> list[Callable[[NDArray], NDArray]]:
     """Return the first functions of the expansion of S at z = 1, u = (1 - z) / (1 - z1).
 
@@ -153,25 +149,28 @@ def _logarithmic(count: int) -> list[Callable[[NDArray], NDArray]]:
     return [partial(_power, p=p, q=q) for p, q in powers[:count]]
 
 
+_GRADING = 1.25  # power by which nodes are crowded towards z = 1; found by trial
+
+
 @lru_cache(maxsize=16)
-def tail(z1: float, count: int, *, logarithmic: bool) -> Tail:
+def tail(z1: float, count: int) -> Tail:
     """Return the tail quadrature from `z1` with `count` nodes beyond `z1`.
+
+    It is exact for the first terms of the logarithmic expansion of S at z = 1, on nodes
+    graded towards it. In single precision too: polynomials on Gauss points, with as many
+    nodes, end ten times further off for ten ions.
 
     Args:
         z1: Start of the tail, in (0, 1).
         count: Force evaluations after the one at `z1`.
-        logarithmic: Exact for the logarithmic expansion of S at z = 1 (double
-            precision) with nodes graded towards z = 1, or for polynomials on Gauss
-            points (single precision, where logarithms are below the rounding).
 
     Returns:
         The nodes and the constant weights.
     """
     gauss = 0.5 + 0.5 * np.polynomial.legendre.leggauss(count)[0]
-    grading = 1.25 if logarithmic else 1.0
     width = 1.0 - z1
-    depth = np.concatenate([[1.0], (1.0 - gauss) ** grading])  # u at z1 and at the nodes
-    functions = _logarithmic(count + 1) if logarithmic else _polynomials(count + 1)
+    depth = np.concatenate([[1.0], (1.0 - gauss) ** _GRADING])  # u at z1 and at the nodes
+    functions = _logarithmic(count + 1)
     ends = np.append(depth[1:], 0.0)
     weights = np.zeros((count + 1, count + 1))
     for t, end in enumerate(ends, start=1):
