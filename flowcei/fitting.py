@@ -18,7 +18,7 @@ from flowcei.physics.detector import NOISE_FLOOR, Noise, rms_component
 from flowcei.physics.priors import GeometryPrior, build_prior
 from flowcei.reconstructor import Reconstructor
 from flowcei.standardiser import Standardiser
-from flowcei.training import EpochRecord, Schedule, fit, resolve_device
+from flowcei.training import EpochRecord, Schedule, best_of, fit, resolve_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -141,7 +141,7 @@ def train(
     """Train a model on simulated events, or on the events of a file.
 
     Args:
-        architecture: ``"cinn"`` or ``"cvae"``.
+        architecture: A name in `flowcei.models.registry.ARCHITECTURES`, such as ``"cinn"``.
         molecule: What explodes, where no data are given.
         data: Events with positions; split 80 / 10 / 10 into training, validation and test.
         prior: Which geometries to simulate; the molecule's default where None.
@@ -197,16 +197,13 @@ def train(
     records = fit(
         model, charts, schedule, seed=seed, device=resolve_device(device), on_step=on_step, on_epoch=on_epoch
     )
-    with torch.no_grad():
-        latent_x, latent_c = (t.to(next(model.parameters()).device) for t in charts.epoch(0))
-        model.store_latents(latent_x[:_VALIDATION], latent_c[:_VALIDATION])
     card = about | {
         "seed": seed,
         "schedule": asdict(schedule),
         "flowcei": version("flowcei"),
         "torch": torch.__version__,
         "epochs_run": len(records),
-        "validation_loss": min(r.validation_loss for r in records),
+        "validation_loss": best_of(records).validation_loss,
         "round_trip_error": _round_trip_error(model, charts),
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
     }

@@ -10,7 +10,7 @@ import torch
 from flowcei.errors import DataError, FlowceiError
 from flowcei.frame import RecoilFrame
 from flowcei.modelfile import bundled_model, read_model
-from flowcei.models.registry import build_model
+from flowcei.models.registry import ARCHITECTURES, build_model
 from flowcei.molecule import Molecule
 from flowcei.physics.detector import Noise
 from flowcei.reconstructor import Reconstructor
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["load"]
 
 _MAX_WIDTH = 4096  # bound on every option, so that a lying file cannot ask for all memory
-_LATENTS = ("model.latents.mean", "model.latents.deviation")
 
 
 def load(path: str | Path | None = None, *, device: str = "cpu") -> Reconstructor:
@@ -60,13 +59,15 @@ def load(path: str | Path | None = None, *, device: str = "cpu") -> Reconstructo
 
 def _model(card: ModelCard, frame: RecoilFrame, tensors: dict[str, Tensor]) -> InverseModel:
     """Return an untrained model with the options of a file, if its tensors can bear them out."""
-    sizes = (size for name, t in tensors.items() if name not in _LATENTS for size in t.shape)
+    kind = ARCHITECTURES.get(card.architecture)
+    stored = [f"model.{name}" for name in kind.stored] if kind else []
+    sizes = (size for name, t in tensors.items() if name not in stored for size in t.shape)
     largest = min(_MAX_WIDTH, max(len(tensors), *sizes, 1))
-    if any(not 0 < value <= largest for value in card.options.values()):
+    if any(not isinstance(value, str) and not 0 < value <= largest for value in card.options.values()):
         msg = f"an option of the model is not in 0 to {largest}, where its tensors end"
         raise DataError(msg)
     model = build_model(card.architecture, frame.width, frame.condition_width, card.options)
-    model.resize_latents(len(tensors.get(_LATENTS[0], ())))
+    model.make_room(len(tensors.get(stored[0], ())) if stored else 0)
     return model
 
 

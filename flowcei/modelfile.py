@@ -71,7 +71,7 @@ class ModelCard(BaseModel):
     format_version: int
     flowcei: str
     architecture: str
-    options: dict[str, int | float]
+    options: dict[str, int | float | str]
     molecule: dict[str, Any]
     frame: _Frame
     noise: _NoiseRange

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from flowcei.models.interface import InverseModel
 
-__all__ = ["Batches", "EpochRecord", "Schedule", "fit", "resolve_device"]
+__all__ = ["Batches", "EpochRecord", "Schedule", "best_of", "fit", "resolve_device"]
 
 _VALIDATION_CHUNK = 8192
 _RISE = 0.2 + 1e-9  # share of the steps in which the rate rises; with 1/5 of 5 torch divides by zero
@@ -70,7 +70,8 @@ class EpochRecord:
 
     Attributes:
         epoch: From 1.
-        train_loss: Mean over the epoch.
+        phase: From 1; most architectures have one. Losses of different phases are not comparable.
+        train_loss: Mean over the epoch; NaN where nothing has a gradient.
         validation_loss: Mean over the validation data, after the epoch.
         learning_rate: At its end.
         rows_per_second: Training rate, data included.
@@ -78,11 +79,17 @@ class EpochRecord:
     """
 
     epoch: int
+    phase: int
     train_loss: float
     validation_loss: float
     learning_rate: float
     rows_per_second: float
     seconds: float
+
+
+def best_of(records: list[EpochRecord]) -> EpochRecord:
+    """Return the best epoch of the last phase: that whose weights were kept."""
+    return min((r for r in records if r.phase == records[-1].phase), key=lambda r: r.validation_loss)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -149,49 +156,107 @@ def _fit(
     on_step: Callable[[int, float], None] | None,
     on_epoch: Callable[[EpochRecord], None] | None,
 ) -> list[EpochRecord]:
-    start = time.perf_counter()
-    optimiser = torch.optim.AdamW(
-        model.parameters(),
-        lr=schedule.learning_rate,
-        weight_decay=schedule.weight_decay,
-        betas=(0.9, 0.99),
-        fused=device.type in {"cpu", "cuda"},
-    )
-    cycle: torch.optim.lr_scheduler.OneCycleLR | None = None
-    held_x, held_c = (t.to(device) for t in batches.validation())
-    records: list[EpochRecord] = []
-    best, best_epoch, best_weights = math.inf, 0, _copy(model)
-    for index in range(schedule.epochs):
-        began = time.perf_counter()
-        x, c = (t.to(device) for t in batches.epoch(index))
-        steps = -(-len(x) // schedule.batch)
-        if cycle is None:
-            cycle = torch.optim.lr_scheduler.OneCycleLR(
-                optimiser, schedule.learning_rate, total_steps=steps * schedule.epochs, pct_start=_RISE
-            )
-        loss = _epoch(model, x, c, steps, optimiser, cycle, schedule.clip, on_step)
-        seconds = time.perf_counter() - began
-        model.eval()
-        held = _mean_loss(model, held_x, held_c)
-        model.train()
-        record = EpochRecord(
-            epoch=index + 1,
-            train_loss=_finite(loss),
-            validation_loss=_finite(held),
-            learning_rate=float(cycle.get_last_lr()[0]),
-            rows_per_second=len(x) / seconds,
-            seconds=time.perf_counter() - start,
-        )
-        records.append(record)
-        if on_epoch is not None:
-            on_epoch(record)
-        if held < best:
-            best, best_epoch, best_weights = held, index, _copy(model)
-        elif index - best_epoch >= schedule.patience:
-            break
-    model.load_state_dict(best_weights)
+    run = _Run(model, batches, schedule, device, on_step, on_epoch)
+    trainable = any(p.requires_grad for p in model.parameters())
+    for phase in range(model.phases if trainable else 0):
+        model.begin_phase(phase)
+        run.train(phase)
     model.eval()
-    return records
+    if model.stored:
+        with torch.no_grad():
+            model.remember(*run.rows(0))
+    if not trainable:
+        run.record(0, math.nan, 0.0, math.nan)
+    return run.records
+
+
+class _Run:
+    """One training: what all of its epochs share."""
+
+    def __init__(
+        self,
+        model: InverseModel,
+        batches: Batches,
+        schedule: Schedule,
+        device: torch.device,
+        on_step: Callable[[int, float], None] | None,
+        on_epoch: Callable[[EpochRecord], None] | None,
+    ) -> None:
+        self.model = model
+        self.records: list[EpochRecord] = []
+        self._batches = batches
+        self._schedule = schedule
+        self._device = device
+        self._on_step = on_step
+        self._on_epoch = on_epoch
+        self._held = self._moved(batches.validation())
+        self._start = time.perf_counter()
+
+    def _moved(self, pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        return pair[0].to(self._device), pair[1].to(self._device)
+
+    def rows(self, index: int) -> tuple[Tensor, Tensor]:
+        return self._moved(self._batches.epoch(index))
+
+    def train(self, phase: int) -> None:
+        """Run the epochs of one phase and leave the model with the weights of the best."""
+        model, schedule = self.model, self._schedule
+        optimiser = torch.optim.AdamW(
+            [p for p in model.parameters() if p.requires_grad],
+            lr=schedule.learning_rate,
+            weight_decay=schedule.weight_decay,
+            betas=(0.9, 0.99),
+            fused=self._device.type in {"cpu", "cuda"},
+        )
+        cycle: torch.optim.lr_scheduler.OneCycleLR | None = None
+        epochs = _share(schedule.epochs, model.phases, phase)
+        best, best_epoch, best_weights = math.inf, 0, _copy(model)
+        for index in range(epochs):
+            began = time.perf_counter()
+            x, c = self.rows(len(self.records))
+            steps = -(-len(x) // schedule.batch)
+            if cycle is None:
+                cycle = torch.optim.lr_scheduler.OneCycleLR(
+                    optimiser, schedule.learning_rate, total_steps=steps * epochs, pct_start=_RISE
+                )
+            model.train()
+            loss = _epoch(model, x, c, steps, optimiser, cycle, schedule.clip, self._on_step)
+            rate = len(x) / (time.perf_counter() - began)
+            held = self.record(phase, _finite(loss), float(cycle.get_last_lr()[0]), rate)
+            if held < best:
+                best, best_epoch, best_weights = held, index, _copy(model)
+            elif index - best_epoch >= schedule.patience:
+                break
+        model.load_state_dict(best_weights)
+
+    def record(self, phase: int, loss: float, rate: float, rows_per_second: float) -> float:
+        """Measure the validation loss, note it, and return it."""
+        self.model.eval()
+        held = _finite(_mean_loss(self.model, *self._held))
+        record = EpochRecord(
+            epoch=len(self.records) + 1,
+            phase=phase + 1,
+            train_loss=loss,
+            validation_loss=held,
+            learning_rate=rate,
+            rows_per_second=rows_per_second,
+            seconds=time.perf_counter() - self._start,
+        )
+        self.records.append(record)
+        if self._on_epoch is not None:
+            self._on_epoch(record)
+        return held
+
+
+def _share(epochs: int, phases: int, phase: int) -> int:
+    """Return the epochs of a phase: all the same, what is left over to the last; one at the least.
+
+    Example:
+        >>> [_share(5, 2, k) for k in range(2)]
+        [2, 3]
+    """
+    each = max(1, epochs // phases)
+    return max(1, epochs - each * (phases - 1)) if phase == phases - 1 else each
 
 
 def _epoch(

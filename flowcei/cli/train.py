@@ -14,12 +14,20 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Train a model, on fresh simulations or on a file.")
-@click.option("--arch", default="cinn", show_default=True, help="Architecture: cinn or cvae.")
-@click.option("--couplings", type=int, help="Couplings of a flow (cinn: 8).")
+@click.option(
+    "--arch",
+    default="cinn",
+    show_default=True,
+    help="cinn, latent-cinn, cvae, ae-cvae, mlp; nearest, mean, marginal.",
+)
+@click.option("--couplings", type=int, help="Couplings of a flow (cinn, latent-cinn: 8).")
+@click.option("--coupling", help="glow (affine) or spline (cinn: glow).")
+@click.option("--bins", type=int, help="Bins of a spline coupling (8).")
 @click.option("--hidden", type=int, help="Width of hidden layers.")
 @click.option("--depth", type=int, help="Number of hidden layers.")
-@click.option("--context", type=int, help="Width of the conditional subnet's output (cinn).")
-@click.option("--latent", type=int, help="Width of the latent (cvae).")
+@click.option("--context", type=int, help="Width of the conditional subnet's output .")
+@click.option("--latent", type=int, help="Width of the latent of a CVAE (6).")
+@click.option("--neighbours", type=int, help="Rows that the look-up table averages (nearest: 1).")
 @click.option(
     "--data", type=click.Path(path_type=Path), help="Events with positions; simulated afresh if absent."
 )
@@ -59,7 +67,7 @@ def train(
     seed: int | None,
     device: str,
     overwrite: bool,
-    **options: int | None,
+    **options: int | str | None,
 ) -> None:
     """Train a model that reads geometries out of momenta, and write it to a run folder.
 
@@ -73,7 +81,7 @@ def train(
     from flowcei.events.storage import read_events
     from flowcei.fitting import train as run
     from flowcei.molecule import Molecule
-    from flowcei.training import Schedule
+    from flowcei.training import Schedule, best_of
 
     given = {name: value for name, value in options.items() if value is not None}
     schedule = Schedule(epochs=epochs, batch=batch, learning_rate=learning_rate, patience=patience)
@@ -108,7 +116,7 @@ def train(
             on_epoch=progress.epoch,
         )
     write_run(model, progress.records, config, folder, overwrite=overwrite)
-    best = min(progress.records, key=lambda r: r.validation_loss)
+    best = best_of(progress.records)
     note(f"validation loss {best.validation_loss:.4f} (epoch {best.epoch}), model in {folder}")
 
 

@@ -7,15 +7,15 @@ networks", arXiv:1907.02392 (2019); D. P. Kingma and P. Dhariwal, "Glow", NeurIP
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
-from flowcei.models.freia import Couplings
+from flowcei.models.freia import COUPLINGS, Couplings
 from flowcei.models.interface import InverseModel, Latent, ModelOptions, check_width
-from flowcei.models.latents import LatentStore, standard_normal
+from flowcei.models.latents import MAX_STORED, LatentStore, standard_normal
 from flowcei.models.networks import mlp
 
 if TYPE_CHECKING:
@@ -31,24 +31,30 @@ class CINNOptions(ModelOptions):
     """Options of `cinn`.
 
     Attributes:
-        couplings: Number of GLOW couplings.
+        couplings: Number of couplings.
+        coupling: ``"glow"`` (affine) or ``"spline"`` (rational-quadratic).
         hidden: Width of their subnets.
         depth: Hidden layers of their subnets.
         context: Width of the conditional subnet's output.
+        bins: Of each spline.
     """
 
     couplings: int = 8
+    coupling: str = field(default="glow", metadata={"choices": COUPLINGS})
     hidden: int = 64
     depth: int = 2
     context: int = 16
+    bins: int = 8
 
 
 class CINN(InverseModel):
-    """GLOW couplings whose subnets see the output of a subnet on the condition."""
+    """Couplings whose subnets see the condition and the output of a subnet on it."""
 
     architecture: ClassVar[str] = "cinn"
     options_type: ClassVar[type[ModelOptions]] = CINNOptions
     has_density: ClassVar[bool] = True
+    has_latent: ClassVar[bool] = True
+    stored: ClassVar[tuple[str, ...]] = ("latents.mean", "latents.deviation")
 
     def __init__(self, width: int, condition_width: int, options: CINNOptions) -> None:
         super().__init__(width, condition_width, options)
@@ -59,6 +65,8 @@ class CINN(InverseModel):
             count=options.couplings,
             hidden=options.hidden,
             depth=options.depth,
+            kind=options.coupling,
+            bins=options.bins,
         )
         self.latents = LatentStore(width)
 
@@ -84,13 +92,9 @@ class CINN(InverseModel):
         """Return the negative log density (B,)."""
         return -self.log_prob(x, c)
 
-    def resize_latents(self, rows: int) -> None:
-        """Make room for the latents of a saved model."""
-        self.latents.resize(rows)
-
-    def store_latents(self, x: Tensor, c: Tensor) -> None:
+    def remember(self, x: Tensor, c: Tensor) -> None:
         """Keep latents of training data for `latent="training"`."""
-        self.latents.store(self.encode(x, c)[0])
+        self.latents.store(self.encode(x[:MAX_STORED], c[:MAX_STORED])[0])
 
     def sample_with_log_prob(
         self, c: Tensor, n: int, *, latent: Latent = "prior", generator: np.random.Generator

@@ -1,4 +1,4 @@
-"""The only file that touches FrEIA: a stack of conditional GLOW couplings.
+"""The only file that touches FrEIA: a stack of conditional couplings, GLOW or spline.
 
 What bites in FrEIA 0.2 is handled here: a block appended without `cond` and `cond_shape`
 ignores the condition silently, the condition is a list, and widths are not checked when
@@ -7,15 +7,94 @@ a permutation comes first.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
+import torch
 from FrEIA.framework import SequenceINN
-from FrEIA.modules import GLOWCouplingBlock, PermuteRandom
+from FrEIA.modules import GLOWCouplingBlock, InvertibleModule, PermuteRandom
 from torch import Tensor, nn
 
 from flowcei.models.interface import check_width
 from flowcei.models.networks import mlp
+from flowcei.models.splines import parameter_count, spline
 
-__all__ = ["Couplings"]
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = ["COUPLINGS", "Couplings", "SplineCouplingBlock"]
+
+_BOUND = 5.0  # standard deviations within which a spline bends
+
+
+class SplineCouplingBlock(InvertibleModule):  # type: ignore[misc]  # FrEIA has no types
+    """A FrEIA block like `GLOWCouplingBlock` with a spline after each affine map.
+
+    Each half in turn is scaled and shifted, then goes through monotone rational-quadratic
+    splines; a subnet computes all of their parameters from the other half and the
+    condition. Splines alone keep [-5, 5] where it is and cannot move or shrink a posterior
+    as a whole.
+
+    Args:
+        dims_in: One shape, (D,).
+        dims_c: Shapes of the conditions.
+        subnet_constructor: (inputs, outputs) -> module.
+        bins: Of each spline.
+        clamp: Bound on the log scale.
+    """
+
+    def __init__(
+        self,
+        dims_in: Sequence[tuple[int]],
+        dims_c: Sequence[tuple[int]] = (),
+        *,
+        subnet_constructor: Callable[[int, int], nn.Module],
+        bins: int = 8,
+        clamp: float = 2.0,
+    ) -> None:
+        super().__init__(dims_in, dims_c)
+        self.clamp = clamp
+        width, extra = dims_in[0][0], sum(shape[0] for shape in dims_c)
+        self.halves = [width // 2, width - width // 2]
+        count = 2 + parameter_count(bins)
+        first, second = self.halves
+        self.subnet1 = subnet_constructor(second + extra, first * count)
+        self.subnet2 = subnet_constructor(first + extra, second * count)
+
+    def forward(
+        self,
+        x_or_z: Sequence[Tensor],
+        c: Sequence[Tensor] = (),
+        rev: bool = False,  # noqa: FBT001, FBT002 (FrEIA's signature)
+        jac: bool = True,  # noqa: FBT001, FBT002
+    ) -> tuple[tuple[Tensor], Tensor]:
+        """Return the transformed (B, D) and log|det| (B,) of the direction that is run."""
+        del jac
+        halves = list(x_or_z[0].split(self.halves, dim=1))
+        total = x_or_z[0].new_zeros(len(x_or_z[0]))
+        steps = [(0, self.subnet1), (1, self.subnet2)]
+        for k, subnet in reversed(steps) if rev else steps:
+            raw = subnet(torch.cat([halves[1 - k], *c], dim=1)).unflatten(1, (self.halves[k], -1))
+            halves[k], slope = self._bend(halves[k], raw, inverse=rev)
+            total = total + slope.sum(dim=1)
+        return (torch.cat(halves, dim=1),), total
+
+    def _bend(self, v: Tensor, raw: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor]:
+        log_scale = self.clamp * torch.tanh(raw[..., 0] / self.clamp)
+        shift, rest = raw[..., 1], raw[..., 2:]
+        if inverse:
+            bent, slope = spline(v, rest, bound=_BOUND, inverse=True)
+            return (bent - shift) * torch.exp(-log_scale), slope - log_scale
+        bent, slope = spline(v * torch.exp(log_scale) + shift, rest, bound=_BOUND)
+        return bent, slope + log_scale
+
+    def output_dims(self, input_dims: list[tuple[int]]) -> list[tuple[int]]:
+        """Return the shapes that come out: those that went in."""
+        return input_dims
+
+
+COUPLINGS = ("glow", "spline")
+"""Kinds of couplings."""
 
 
 class Couplings(nn.Module):
@@ -24,10 +103,12 @@ class Couplings(nn.Module):
     Args:
         width: D.
         context_width: H.
-        count: Number of couplings, each a `GLOWCouplingBlock` after a fixed permutation.
+        count: Number of couplings, each a block after a fixed permutation.
         hidden: Width of the subnets.
         depth: Hidden layers of the subnets.
-        clamp: Bound on the log scale of a coupling.
+        kind: ``"glow"`` for FrEIA's `GLOWCouplingBlock`, ``"spline"`` for `SplineCouplingBlock`.
+        clamp: Bound on the log scale of a GLOW coupling.
+        bins: Of a spline.
     """
 
     def __init__(
@@ -38,7 +119,9 @@ class Couplings(nn.Module):
         count: int,
         hidden: int,
         depth: int,
+        kind: str = "glow",
         clamp: float = 2.0,
+        bins: int = 8,
     ) -> None:
         super().__init__()
         self.width = width
@@ -47,18 +130,15 @@ class Couplings(nn.Module):
         def subnet(inputs: int, outputs: int) -> nn.Module:
             return mlp(inputs, outputs, hidden, depth, zero=True)
 
+        block: dict[str, Any] = {"module_class": GLOWCouplingBlock, "clamp": clamp}
+        if kind == "spline":
+            block = {"module_class": SplineCouplingBlock, "bins": bins}
         self.blocks = SequenceINN(width)
         # PermuteRandom seeds NumPy's global generator, which belongs to the caller.
         state = np.random.get_state()
         for k in range(count):
             self.blocks.append(PermuteRandom, seed=k)
-            self.blocks.append(
-                GLOWCouplingBlock,
-                cond=0,
-                cond_shape=(context_width,),
-                subnet_constructor=subnet,
-                clamp=clamp,
-            )
+            self.blocks.append(cond=0, cond_shape=(context_width,), subnet_constructor=subnet, **block)
         np.random.set_state(state)
 
     def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:

@@ -25,9 +25,9 @@ Latent = Literal["prior", "training"]
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Options of an architecture: positive numbers, each with a default.
+    """Options of an architecture: positive numbers or words, each with a default.
 
-    Subclasses add fields; the command line offers the ones they have.
+    Subclasses add fields; the words that one may hold stand in its metadata as `choices`.
     """
 
     @classmethod
@@ -37,7 +37,7 @@ class ModelOptions:
         Raises:
             UsageError: For an option the architecture does not have, or a bad value.
         """
-        known: dict[str, Any] = {f.name: f.default for f in fields(cls)}
+        known: dict[str, Any] = {f.name: f for f in fields(cls)}
         for name, value in given.items():
             if name not in known:
                 msg = (
@@ -45,28 +45,40 @@ class ModelOptions:
                     f"it has {', '.join(sorted(known)) or 'none'}"
                 )
                 raise UsageError(msg)
-            default = known[name]
-            if isinstance(value, bool) or not isinstance(value, type(default) | int) or value <= 0:
+            default, choices = known[name].default, known[name].metadata.get("choices")
+            if choices is not None:
+                if value not in choices:
+                    msg = f"option {name!r} of {architecture!r} is {' or '.join(choices)}; got {value!r}"
+                    raise UsageError(msg)
+            elif isinstance(value, bool) or not isinstance(value, type(default) | int) or value <= 0:
                 msg = f"option {name!r} of {architecture!r} must be positive, like {default}; got {value!r}"
                 raise UsageError(msg)
         return cls(**given)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the options as plain numbers."""
+        """Return the options as plain numbers and words."""
         return asdict(self)
 
 
 class InverseModel(nn.Module, ABC):
-    """A trainable conditional distribution of x given c.
+    """A conditional distribution of x given c, learned from pairs of both.
 
     Attributes:
         architecture: The name in the registry and on the command line.
         has_density: Whether `log_prob` is exact.
+        has_latent: Whether samples are made from a latent, which may be one of training.
+        is_point: Whether the answer is one x, however many samples are asked for.
+        phases: Trainings that follow one another, each with its own loss.
+        stored: Buffers with a row per stored training event, which `remember` fills.
     """
 
     architecture: ClassVar[str]
     options_type: ClassVar[type[ModelOptions]]
     has_density: ClassVar[bool] = False
+    has_latent: ClassVar[bool] = False
+    is_point: ClassVar[bool] = False
+    phases: ClassVar[int] = 1
+    stored: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, width: int, condition_width: int, options: ModelOptions) -> None:
         super().__init__()
@@ -85,7 +97,7 @@ class InverseModel(nn.Module, ABC):
         """Draw `n` samples for each condition.
 
         Args:
-            c: (B, C).
+            c: (B, C); its last column says how noisy the others are.
             n: Samples of each.
             latent: ``"prior"`` draws latents from their standard normal, ``"training"``
                 from the latents of the training set (the protocol of the first study).
@@ -94,6 +106,9 @@ class InverseModel(nn.Module, ABC):
 
         Returns:
             Samples (B, n, D), and their log density (B, n) where it is exact, else None.
+
+        Raises:
+            UsageError: For latents of training that the model lacks.
         """
 
     def sample(
@@ -111,11 +126,32 @@ class InverseModel(nn.Module, ABC):
         msg = f"architecture {self.architecture!r} has no exact density"
         raise NoDensityError(msg)
 
-    def resize_latents(self, rows: int) -> None:
-        """Make room for the stored latents of a saved model, before it is loaded."""
+    def begin_phase(self, phase: int) -> None:
+        """Make ready for training number `phase`: another loss, other parameters that move."""
 
-    def store_latents(self, x: Tensor, c: Tensor) -> None:
-        """Keep the latents of training data, for `latent="training"`; called once, at the end."""
+    def remember(self, x: Tensor, c: Tensor) -> None:
+        """Keep of training data, (B, D) and (B, C), what no gradient learns; called once, at the end.
+
+        Latents for `latent="training"`, or all that a model without parameters knows.
+        """
+
+    def make_room(self, rows: int) -> None:
+        """Make room in the `stored` buffers for those of a saved model, before it is loaded."""
+        for name in self.stored:
+            module, _, buffer = name.rpartition(".")
+            holder = self.get_submodule(module)
+            old: Tensor = getattr(holder, buffer)
+            setattr(holder, buffer, old.new_zeros(rows, *old.shape[1:]))
+
+    def refuse_latent(self, latent: Latent) -> None:
+        """Refuse latents of training where there are none.
+
+        Raises:
+            UsageError: Where `latent` is not ``"prior"``.
+        """
+        if latent != "prior" and not self.has_latent:
+            msg = f"architecture {self.architecture!r} has no latent; leave --latent out"
+            raise UsageError(msg)
 
 
 def check_width(tensor: Tensor, width: int, name: str) -> None:

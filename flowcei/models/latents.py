@@ -56,11 +56,6 @@ class LatentStore(nn.Module):
             torch.zeros_like(self.mean) if deviation is None else deviation[:MAX_STORED].detach().clone()
         )
 
-    def resize(self, rows: int) -> None:
-        """Make room for the rows of a saved model, before its tensors are loaded."""
-        width = self.mean.shape[1]
-        self.mean, self.deviation = self.mean.new_zeros(rows, width), self.mean.new_zeros(rows, width)
-
     def draw(self, noise: Tensor) -> Tensor:
         """Turn standard normal numbers (..., L + 1) into latents (..., L).
 

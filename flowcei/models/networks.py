@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
-__all__ = ["mlp"]
+__all__ = ["gaussian", "mlp"]
 
 
 def mlp(inputs: int, outputs: int, hidden: int, depth: int, *, zero: bool = False) -> nn.Sequential:
@@ -32,3 +32,16 @@ def mlp(inputs: int, outputs: int, hidden: int, depth: int, *, zero: bool = Fals
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
     return nn.Sequential(*layers, last)
+
+
+def gaussian(out: Tensor) -> tuple[Tensor, Tensor]:
+    """Cut a network's output (B, 2 L) into a mean and a bounded log variance, (B, L) each.
+
+    Example:
+        >>> import torch
+        >>> mean, log_variance = gaussian(torch.tensor([[1.0, 99.0]]))
+        >>> float(mean), float(log_variance)
+        (1.0, 6.0)
+    """
+    mean, log_variance = out.chunk(2, dim=1)
+    return mean, log_variance.clamp(-12.0, 6.0)

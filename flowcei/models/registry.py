@@ -5,8 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from flowcei.errors import UsageError
+from flowcei.models.ae_cvae import AECVAE
 from flowcei.models.cinn import CINN
 from flowcei.models.cvae import CVAE
+from flowcei.models.latent_cinn import LatentCINN
+from flowcei.models.nulls import Marginal, Mean, Nearest
+from flowcei.models.point import MLP
 
 if TYPE_CHECKING:
     from flowcei.models.interface import InverseModel
@@ -17,7 +21,13 @@ ARCHITECTURES: dict[str, type[InverseModel]] = {
     model.architecture: model
     for model in (
         CINN,
+        LatentCINN,
         CVAE,
+        AECVAE,
+        MLP,
+        Nearest,
+        Mean,
+        Marginal,
     )
 }
 """Name on the command line -> class."""
