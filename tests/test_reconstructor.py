@@ -24,7 +24,13 @@ if TYPE_CHECKING:
     from flowcei.reconstructor import Reconstructor
 
 every = pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
-both_latents = pytest.mark.parametrize("latent", ["prior", "training"])
+every_latent = pytest.mark.parametrize(
+    ("architecture", "latent"),
+    [(name, "prior") for name in sorted(ARCHITECTURES)]
+    + [(name, "training") for name, m in sorted(ARCHITECTURES.items()) if m.has_latent],
+)
+random_ones = pytest.mark.parametrize("architecture", [k for k, m in ARCHITECTURES.items() if not m.is_point])
+with_latent = pytest.mark.parametrize("architecture", [k for k, m in ARCHITECTURES.items() if m.has_latent])
 
 Tiny: TypeAlias = "Callable[[str, str], Reconstructor]"
 
@@ -36,8 +42,7 @@ def _same(a: PosteriorSamples, b: PosteriorSamples, tolerance: float = 1e-5) -> 
         np.testing.assert_allclose(a.log_prob, b.log_prob, rtol=1e-4, atol=1e-3)
 
 
-@every
-@both_latents
+@every_latent
 def test_samples_turn_with_the_momenta(
     tiny: Tiny, architecture: str, latent: str, ocs_events: Events
 ) -> None:
@@ -106,8 +111,7 @@ def test_log_prob_is_a_density_per_bohr(tiny_cinn: Reconstructor, ocs_events: Ev
     assert np.exp(log_p - log_q).mean() == pytest.approx(1.0, abs=0.1)
 
 
-@every
-@both_latents
+@every_latent
 def test_samples_do_not_depend_on_how_they_are_streamed(
     tiny: Tiny,
     architecture: str,
@@ -126,7 +130,7 @@ def test_samples_do_not_depend_on_how_they_are_streamed(
         assert np.array_equal(cut.ids, whole.ids)
 
 
-@every
+@random_ones
 def test_seeds_repeat_and_differ(tiny: Tiny, architecture: str, ocs_events: Events) -> None:
     """The same seed to the bit; another seed, and no seed, otherwise."""
     model = tiny(architecture, "ocs")
@@ -137,7 +141,7 @@ def test_seeds_repeat_and_differ(tiny: Tiny, architecture: str, ocs_events: Even
     assert np.array_equal(model.sample(ocs_events, 5, seed=free.origin["seed"]).positions, free.positions)
 
 
-@every
+@with_latent
 def test_reconstruction_never_encodes(
     tiny: Tiny, architecture: str, ocs_events: Events, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from flowcei.models.interface import InverseModel
 
 CPU = torch.device("cpu")
+RECALL = {"nearest", "mean", "marginal"}
+trainable = pytest.mark.parametrize("name", sorted(set(ARCHITECTURES) - RECALL))
 
 
 class _Toy:
@@ -74,15 +77,16 @@ class _Constant:
 def _model(name: str = "cinn") -> InverseModel:
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        options = {"cinn": {"couplings": 2}, "cvae": {"depth": 1}}[name]
-        return build_model(name, 2, 2, {"hidden": 8} | options)
+        known = {f.name for f in fields(ARCHITECTURES[name].options_type)}
+        small = {"hidden": 8, "couplings": 2, "depth": 1}
+        return build_model(name, 2, 2, {k: v for k, v in small.items() if k in known})
 
 
 def test_one_cycle_runs_to_its_end() -> None:
     """Every epoch is asked for once; the rate climbs to its peak and ends far below."""
     toy, schedule = _Toy(), Schedule(epochs=10, batch=50, learning_rate=1e-2)
     records = fit(_model(), toy, schedule, seed=1, device=CPU)
-    assert toy.asked == list(range(10))
+    assert toy.asked == [*range(10), 0]  # the last to remember latents
     assert [r.epoch for r in records] == list(range(1, 11))
     rates = [r.learning_rate for r in records]
     assert max(rates) == pytest.approx(1e-2, rel=0.02)
@@ -164,7 +168,7 @@ def test_a_diverged_step_is_never_taken() -> None:
     assert model.place.item() == 0.5
 
 
-@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
+@trainable
 def test_a_seed_repeats_a_training(name: str) -> None:
     """The same seed: the same weights, to the bit; another seed: others."""
     states = []
@@ -176,7 +180,7 @@ def test_a_seed_repeats_a_training(name: str) -> None:
     assert not torch.equal(states[0], states[2])
 
 
-@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
+@trainable
 def test_training_leaves_the_callers_random_state_alone(name: str) -> None:
     """The global generators of torch and NumPy are as before, also after a divergence."""
     model = _model(name)
@@ -213,3 +217,18 @@ def test_few_steps_are_trained_too(batch: int) -> None:
     """One, three, five and ten steps in all: torch's own schedule divides by zero for five."""
     records = fit(_Point(), _Toy(), Schedule(epochs=1, batch=batch), seed=1, device=CPU)  # type: ignore[arg-type]
     assert math.isfinite(records[0].validation_loss)
+
+
+@pytest.mark.parametrize("name", sorted(RECALL))
+def test_what_has_nothing_to_train_is_ready_at_once(name: str) -> None:
+    """One record, no steps; the loss is that of the training rows against the validation rows."""
+    toy, model = _Toy(), _model(name)
+    (record,) = fit(model, toy, Schedule(epochs=5), seed=1, device=CPU)
+    assert toy.asked == [0]
+    assert math.isnan(record.train_loss)
+    held, (x, _) = toy.validation()[0], toy.epoch(0)
+    if name == "mean":
+        assert record.validation_loss == pytest.approx(float(((held - x.mean(dim=0)) ** 2).mean()), rel=1e-4)
+    if name == "marginal":
+        every = ((held[:, None] - x[None]) ** 2).mean()
+        assert record.validation_loss == pytest.approx(float(every), rel=1e-4)
