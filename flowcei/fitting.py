@@ -16,6 +16,7 @@ from flowcei.models.registry import build_model
 from flowcei.molecule import Molecule
 from flowcei.physics.detector import NOISE_FLOOR, Noise, rms_component
 from flowcei.physics.priors import GeometryPrior, build_prior
+from flowcei.rawframe import RawFrame
 from flowcei.reconstructor import Reconstructor
 from flowcei.standardiser import Standardiser
 from flowcei.training import EpochRecord, Schedule, best_of, fit, resolve_device
@@ -28,10 +29,13 @@ if TYPE_CHECKING:
     from flowcei.events.container import Events
     from flowcei.models.interface import InverseModel
 
-__all__ = ["DEFAULT_NOISE", "split_rows", "train"]
+__all__ = ["DEFAULT_NOISE", "FRAMES", "split_rows", "train"]
 
 DEFAULT_NOISE = Noise(0.001, 0.05)
 """Detector noise that one model is trained for, where nobody says: 0.1 % to 5 %."""
+
+FRAMES = ("recoil", "raw")
+"""Coordinates a model may see."""
 
 _PILOT = 20_000  # events that frame and standardisers are fitted on
 _VALIDATION = 10_000
@@ -74,6 +78,14 @@ class _RecordedSource:
     def validation(self) -> Events:
         return self._noisy(self._validation, 1, 0)
 
+    def raw_frame(self) -> RawFrame:
+        events = self._training
+        if events.positions is None:
+            msg = "training needs events with positions"
+            raise DataError(msg)
+        tables = (events.molecule.masses, events.positions, events.momenta)
+        return RawFrame.of(*(torch.from_numpy(np.asarray(t)) for t in tables))
+
     def _noisy(self, events: Events, stream: int, index: int) -> Events:
         if self._noise is None:
             return events
@@ -87,7 +99,7 @@ class _Charts:
     """The source as the training loop wants it: standardised charts and conditions."""
 
     source: _FreshSource | _RecordedSource
-    frame: RecoilFrame
+    frame: RecoilFrame | RawFrame
     chart: Standardiser
     condition: Standardiser
 
@@ -130,6 +142,7 @@ def train(
     data: Events | None = None,
     prior: str | dict[str, Any] | GeometryPrior | None = None,
     noise: Noise | str | None = None,
+    frame: str = "recoil",
     options: dict[str, Any] | None = None,
     schedule: Schedule | None = None,
     events_per_epoch: int = 100_000,
@@ -147,6 +160,8 @@ def train(
         prior: Which geometries to simulate; the molecule's default where None.
         noise: Detector noise to train for: a level or a range, such as ``"0.1%..5%"``, which is
             the default. For data with noise of their own the default is to add none.
+        frame: ``"recoil"``, or ``"raw"`` for the file's own coordinates, as the first study
+            trained: to compare, not to use.
         options: Of the architecture, such as ``{"couplings": 8}``.
         schedule: Epochs, batch size, rates.
         events_per_epoch: Fresh events an epoch, where no data are given.
@@ -174,6 +189,9 @@ def train(
         >>> model.architecture
         'cinn'
     """
+    if frame not in FRAMES or (frame == "raw" and data is None):
+        msg = f"frame is {' or '.join(FRAMES)}, raw only with data of a file; got {frame!r}"
+        raise UsageError(msg)
     seed = fresh_seed() if seed is None else seed
     schedule = schedule or Schedule()
     level = Noise.parse(noise) if isinstance(noise, str) else noise
@@ -186,14 +204,18 @@ def train(
         source, level, about = _recorded(data, level, seed)
         mirror = False
     pilot = source.pilot()
-    frame = RecoilFrame.of(pilot.molecule, torch.from_numpy(pilot.momenta), reflect=mirror)
-    charts = _Charts(source, frame, Standardiser(frame.width), Standardiser(frame.condition_width))
+    framed: RecoilFrame | RawFrame
+    if frame == "raw" and isinstance(source, _RecordedSource):
+        framed = source.raw_frame()
+    else:
+        framed = RecoilFrame.of(pilot.molecule, torch.from_numpy(pilot.momenta), reflect=mirror)
+    charts = _Charts(source, framed, Standardiser(framed.width), Standardiser(framed.condition_width))
     x, c = charts.raw(pilot)
     charts.chart.fit(x)
     charts.condition.fit(c)
-    model = _seeded_model(architecture, frame, options, seed)
+    model = _seeded_model(architecture, framed, options, seed)
     if model.has_density:
-        charts.chart.refuse_constant(x, chart_names(frame, pilot.molecule))
+        charts.chart.refuse_constant(x, framed.names(pilot.molecule.labels))
     records = fit(
         model, charts, schedule, seed=seed, device=resolve_device(device), on_step=on_step, on_epoch=on_epoch
     )
@@ -207,7 +229,7 @@ def train(
         "round_trip_error": _round_trip_error(model, charts),
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
     }
-    return Reconstructor(pilot.molecule, frame, model, level, charts.chart, charts.condition, card)
+    return Reconstructor(pilot.molecule, framed, model, level, charts.chart, charts.condition, card)
 
 
 def _fresh(
@@ -263,7 +285,7 @@ def _floored(noise: Noise) -> Noise:
 
 
 def _seeded_model(
-    architecture: str, frame: RecoilFrame, options: dict[str, Any] | None, seed: int
+    architecture: str, frame: RecoilFrame | RawFrame, options: dict[str, Any] | None, seed: int
 ) -> InverseModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -277,9 +299,3 @@ def _round_trip_error(model: InverseModel, charts: _Charts) -> float | None:
         return None
     x, c = (t.to(next(model.parameters()).device) for t in charts.validation())
     return float((model.decode(model.encode(x, c)[0], c) - x).abs().max())  # type: ignore[operator]
-
-
-def chart_names(frame: RecoilFrame, molecule: Molecule) -> list[str]:
-    """Return names of the D chart coordinates, such as ``c-o.x``."""
-    labels = molecule.labels
-    return [f"{labels[i]}-{labels[j]}.{axis}" for i, j in frame.tree for axis in "xyz"]

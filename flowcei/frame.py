@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from flowcei.molecule import Molecule
@@ -121,6 +123,10 @@ class RecoilFrame:
     def condition_width(self) -> int:
         """Width of the condition: 3N - 6 momenta, log KER and log noise."""
         return 3 * len(self.masses) - 4
+
+    def names(self, labels: Sequence[str]) -> list[str]:
+        """Return names of the chart's D coordinates, such as ``c-o.x``."""
+        return [f"{labels[i]}-{labels[j]}.{axis}" for i, j in self.tree for axis in "xyz"]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers that `from_dict` reads."""

@@ -13,6 +13,7 @@ from flowcei.modelfile import bundled_model, read_model
 from flowcei.models.registry import ARCHITECTURES, build_model
 from flowcei.molecule import Molecule
 from flowcei.physics.detector import Noise
+from flowcei.rawframe import RawFrame
 from flowcei.reconstructor import Reconstructor
 from flowcei.standardiser import Standardiser
 from flowcei.training import resolve_device
@@ -57,7 +58,7 @@ def load(path: str | Path | None = None, *, device: str = "cpu") -> Reconstructo
     return _build(*read_model(place), place, where)
 
 
-def _model(card: ModelCard, frame: RecoilFrame, tensors: dict[str, Tensor]) -> InverseModel:
+def _model(card: ModelCard, frame: RecoilFrame | RawFrame, tensors: dict[str, Tensor]) -> InverseModel:
     """Return an untrained model with the options of a file, if its tensors can bear them out."""
     kind = ARCHITECTURES.get(card.architecture)
     stored = [f"model.{name}" for name in kind.stored] if kind else []
@@ -82,7 +83,8 @@ def _refuse_other_shapes(model: InverseModel, tensors: dict[str, Tensor]) -> Non
 
 def _build(card: ModelCard, tensors: dict[str, Tensor], path: Path, device: torch.device) -> Reconstructor:
     try:
-        frame = RecoilFrame.from_dict(card.frame.model_dump())
+        table = card.frame.model_dump()
+        frame = (RawFrame if "fixed" in table else RecoilFrame).from_dict(table)
         molecule = Molecule.from_dict(card.molecule)
         if frame.masses != tuple(molecule.masses.tolist()):
             msg = "the frame is of another molecule"

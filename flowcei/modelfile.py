@@ -46,6 +46,13 @@ class _Frame(BaseModel):
     tree: list[list[int]]
 
 
+class _RawFrame(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    masses: list[float] = Field(min_length=2, max_length=100)
+    fixed: list[float | None] = Field(max_length=300)
+    seen: list[int] = Field(max_length=300)
+
+
 class _NoiseRange(BaseModel):
     model_config = ConfigDict(extra="forbid")
     low: float = Field(ge=0)
@@ -62,7 +69,7 @@ class ModelCard(BaseModel):
         architecture: Name in the registry.
         options: Options of the architecture.
         molecule: Table of the molecule.
-        frame: Table of the recoil frame.
+        frame: Table of the recoil frame, or of a raw one.
         noise: Range of detector noise in training.
         training: Prior, schedule, seed, data and metrics.
     """
@@ -73,7 +80,7 @@ class ModelCard(BaseModel):
     architecture: str
     options: dict[str, int | float | str]
     molecule: dict[str, Any]
-    frame: _Frame
+    frame: _Frame | _RawFrame
     noise: _NoiseRange
     training: dict[str, Any]
 
@@ -93,7 +100,7 @@ def describe_model(
         architecture=architecture,
         options=options,
         molecule=molecule,
-        frame=_Frame(**frame),
+        frame=_RawFrame(**frame) if "fixed" in frame else _Frame(**frame),
         noise=_NoiseRange(**noise),
         training=training,
     )

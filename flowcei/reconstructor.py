@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from flowcei.frame import FramedEvents, RecoilFrame
     from flowcei.models.interface import InverseModel
     from flowcei.molecule import Molecule
+    from flowcei.rawframe import RawFrame
     from flowcei.standardiser import Standardiser
 
 __all__ = ["ROUND_TRIP_BOUND", "Reconstructor"]
@@ -44,7 +45,7 @@ class Reconstructor:
 
     Attributes:
         molecule: Whose ions they are.
-        frame: Its recoil frame and chart.
+        frame: Its recoil frame and chart, or the raw coordinates of a file.
         model: The trained network.
         noise: The range of detector noise it was trained for.
         chart_standardiser: Of the chart.
@@ -53,7 +54,7 @@ class Reconstructor:
     """
 
     molecule: Molecule
-    frame: RecoilFrame
+    frame: RecoilFrame | RawFrame
     model: InverseModel
     noise: Noise
     chart_standardiser: Standardiser

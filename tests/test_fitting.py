@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from flowcei.errors import DataError, UsageError
 from flowcei.events.container import Events
 from flowcei.events.simulation import Simulator, simulate
-from flowcei.fitting import DEFAULT_NOISE, _FreshSource, _RecordedSource, chart_names, split_rows, train
+from flowcei.fitting import DEFAULT_NOISE, _FreshSource, _RecordedSource, split_rows, train
 from flowcei.molecule import Molecule
 from flowcei.physics.detector import NOISE_FLOOR, Noise, rms_component
 from flowcei.physics.priors import build_prior
@@ -212,5 +212,5 @@ def test_what_cannot_be_trained_is_said(given: dict[str, str], what: str) -> Non
 def test_chart_names_follow_the_bonds() -> None:
     """One name per coordinate, from atom to atom."""
     model = _train(molecule="co2", events_per_epoch=200)
-    names = chart_names(model.frame, model.molecule)
+    names = model.frame.names(model.molecule.labels)
     assert names == ["c-o1.x", "c-o1.y", "c-o1.z", "c-o2.x", "c-o2.y", "c-o2.z"]

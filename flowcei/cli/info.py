@@ -76,13 +76,14 @@ def _model_facts(file: Path) -> dict[str, Any]:
 
     card = read_card(file)
     known = Molecule.from_dict(card.molecule)
+    axes = getattr(card.frame, "axes", None)
     return {
         "content": "model",
         "architecture": card.architecture,
         "options": card.options,
         "molecule": _described(known),
         "trained for noise": str(Noise(card.noise.low, card.noise.high, relative=card.noise.relative)),
-        "frame axes": [known.labels[k] for k in card.frame.axes],
+        "frame": f"recoil, axes {', '.join(known.labels[k] for k in axes)}" if axes else "raw",
         **card.training,
         "written by flowcei": card.flowcei,
         "format version": card.format_version,

@@ -36,6 +36,13 @@ if TYPE_CHECKING:
 @click.option(
     "--noise", metavar="RANGE", help="Detector noise to train for, 1% or a range; 0.1%..5% if absent."
 )
+@click.option(
+    "--frame",
+    type=click.Choice(["recoil", "raw"]),
+    default="recoil",
+    show_default=True,
+    help="Coordinates: the recoil frame, or the file's own (as the first study did; to compare).",
+)
 @click.option("--epochs", type=int, default=10, show_default=True, help="Passes at the most.")
 @click.option(
     "--events", type=int, default=100_000, show_default=True, help="Fresh events an epoch, without --data."
@@ -58,6 +65,7 @@ def train(
     molecule: str | None,
     prior: str | None,
     noise: str | None,
+    frame: str,
     epochs: int,
     events: int,
     batch: int,
@@ -95,7 +103,7 @@ def train(
     rows = int(0.8 * len(recorded)) if recorded is not None else events
     config: dict[str, Any] = {
         "arch": arch, **given, "data": str(data or ""), "molecule": molecule or known.name,
-        "prior": prior or "", "noise": noise or "", "epochs": epochs, "events": events,
+        "prior": prior or "", "noise": noise or "", "frame": frame, "epochs": epochs, "events": events,
         "batch": batch, "learning_rate": learning_rate, "patience": patience, "seed": seed,
         "device": device,
     }  # fmt: skip
@@ -107,6 +115,7 @@ def train(
             data=recorded,
             prior=prior,
             noise=noise,
+            frame=frame,
             options=given,
             schedule=schedule,
             events_per_epoch=events,
