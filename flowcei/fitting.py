@@ -18,6 +18,7 @@ from flowcei.physics.detector import NOISE_FLOOR, Noise, rms_component
 from flowcei.physics.priors import GeometryPrior, build_prior
 from flowcei.rawframe import RawFrame
 from flowcei.reconstructor import Reconstructor
+from flowcei.resimulation import Resimulation
 from flowcei.standardiser import Standardiser
 from flowcei.training import EpochRecord, Schedule, best_of, fit, resolve_device
 
@@ -216,6 +217,8 @@ def train(
     model = _seeded_model(architecture, framed, options, seed)
     if model.has_density:
         charts.chart.refuse_constant(x, framed.names(pilot.molecule.labels))
+    if isinstance(framed, RecoilFrame):
+        model.attach(Resimulation(pilot.molecule, framed, charts.chart, charts.condition))
     records = fit(
         model, charts, schedule, seed=seed, device=resolve_device(device), on_step=on_step, on_epoch=on_epoch
     )

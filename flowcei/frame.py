@@ -196,6 +196,21 @@ class RecoilFrame:
             known = [turned[:, e1, :1], turned[:, e2, :2], turned[:, rest].flatten(1), *known]
         return FramedEvents(torch.cat(known, dim=1), rotation, order, ker, total)
 
+    def momenta(self, condition: Tensor) -> Tensor:
+        """Return the momenta over sqrt(KER) in the recoil frame, (B, N, 3), of conditions (B, C)."""
+        n = len(self.masses)
+        out = condition.new_zeros(len(condition), n, 3)
+        if n == 2:  # the KER says it all: p^2 / 2 mu = 1
+            size = (2.0 / sum(1.0 / m for m in self.masses)) ** 0.5
+            out[:, self.axes[0], 0], out[:, self.axes[1], 0] = size, -size
+            return out
+        e1, e2, *_ = self.axes
+        *rest, last = [k for k in range(n) if k not in (e1, e2)]
+        out[:, e1, :1], out[:, e2, :2] = condition[:, :1], condition[:, 1:3]
+        out[:, rest] = condition[:, 3:-2].unflatten(1, (len(rest), 3))
+        out[:, last] = -out.sum(dim=1)
+        return out
+
     def _rotation(self, p: Tensor) -> Tensor:
         first = torch.nn.functional.normalize(p[:, self.axes[0]], dim=1)
         # An ion exactly at rest has no direction: take any.
@@ -225,7 +240,7 @@ class RecoilFrame:
         """Return positions (B, n, N, 3), bohr, lab frame, centre of mass 0, of charts (B, n, D)."""
         bonds = chart.unflatten(2, (-1, 3)) / events.ker[:, None, None, None]
         bonds = bonds @ events.rotation[:, None]
-        x = torch.einsum("kj,bnjx->bnkx", self._assembly(chart), bonds)
+        x = torch.einsum("kj,bnjx->bnkx", self.assembly.to(chart), bonds)
         out = torch.empty_like(x)
         return out.scatter_(2, events.order[:, None, :, None].expand_as(x), x)
 
@@ -233,16 +248,16 @@ class RecoilFrame:
         """Return log|d chart / d relative positions|, (B,): D log KER."""
         return self.width * events.ker.log()
 
-    def _assembly(self, like: Tensor) -> Tensor:
-        """Return the matrix (N, N - 1) from bond vectors to positions, centre of mass 0."""
+    @property
+    def assembly(self) -> Tensor:
+        """The matrix (N, N - 1) from bond vectors to positions, centre of mass 0."""
         n = len(self.masses)
         rows = torch.zeros(n, n - 1, dtype=torch.float64)
         for k, (start, end) in enumerate(self.tree):
             rows[end] = rows[start]
             rows[end, k] += 1.0
         weight = torch.tensor(self.masses, dtype=torch.float64)
-        rows -= weight / weight.sum() @ rows
-        return rows.to(dtype=like.dtype, device=like.device)
+        return rows - weight / weight.sum() @ rows
 
 
 def _centred(momenta: Tensor, masses: Tensor) -> tuple[Tensor, Tensor]:

@@ -62,8 +62,10 @@ def _model(card: ModelCard, frame: RecoilFrame | RawFrame, tensors: dict[str, Te
     """Return an untrained model with the options of a file, if its tensors can bear them out."""
     kind = ARCHITECTURES.get(card.architecture)
     stored = [f"model.{name}" for name in kind.stored] if kind else []
-    sizes = (size for name, t in tensors.items() if name not in stored for size in t.shape)
-    largest = min(_MAX_WIDTH, max(len(tensors), *sizes, 1))
+    weights = [t for name, t in tensors.items() if name.startswith("model.") and name not in stored]
+    sizes = (size for t in weights for size in t.shape)
+    # Options of a model without weights are no sizes: how many neighbours, how many searches.
+    largest = min(_MAX_WIDTH, max(len(tensors), *sizes, 1)) if weights else _MAX_WIDTH
     if any(not isinstance(value, str) and not 0 < value <= largest for value in card.options.values()):
         msg = f"an option of the model is not in 0 to {largest}, where its tensors end"
         raise DataError(msg)

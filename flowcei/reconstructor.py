@@ -12,10 +12,12 @@ import torch
 from flowcei.errors import DataError, NoDensityError, UsageError
 from flowcei.events.container import Events
 from flowcei.events.simulation import fresh_seed
+from flowcei.frame import RecoilFrame
 from flowcei.modelfile import describe_model, write_model
 from flowcei.models.interface import Latent
 from flowcei.physics.detector import Noise, rms_component
 from flowcei.posterior.samples import PosteriorSamples
+from flowcei.resimulation import Resimulation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    from flowcei.frame import FramedEvents, RecoilFrame
+    from flowcei.frame import FramedEvents
     from flowcei.models.interface import InverseModel
     from flowcei.molecule import Molecule
     from flowcei.rawframe import RawFrame
@@ -60,6 +62,12 @@ class Reconstructor:
     chart_standardiser: Standardiser
     condition_standardiser: Standardiser
     card: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Give the model the simulator."""
+        if isinstance(self.frame, RecoilFrame):
+            tables = (self.chart_standardiser, self.condition_standardiser)
+            self.model.attach(Resimulation(self.molecule, self.frame, *tables))
 
     @property
     def architecture(self) -> str:

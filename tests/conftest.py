@@ -26,6 +26,7 @@ SMALL = {
     "latent-cinn": {"couplings": 3, "latent": 3, "hidden": 32, "context": 8},
     "mlp": {"hidden": 32},
     "nearest": {},
+    "solver": {"starts": 3, "steps": 10},
     "mean": {},
     "marginal": {},
 }

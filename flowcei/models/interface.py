@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from torch import Tensor, nn
 
@@ -17,10 +17,21 @@ from flowcei.errors import NoDensityError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
+    from numpy.typing import NDArray
 
-__all__ = ["InverseModel", "Latent", "ModelOptions", "check_width"]
+__all__ = ["InverseModel", "Latent", "ModelOptions", "Simulates", "check_width"]
 
 Latent = Literal["prior", "training"]
+
+
+class Simulates(Protocol):
+    """The forward problem in the numbers that a model sees, float64."""
+
+    def residual(self, x: NDArray[np.float64], c: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return how far x (B, D) is from explaining c (B, C): (B, R), 0 where it does."""
+
+    def jacobian(self, x: NDArray[np.float64], c: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the derivative of `residual` by x, (B, R, D)."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +153,9 @@ class InverseModel(nn.Module, ABC):
             holder = self.get_submodule(module)
             old: Tensor = getattr(holder, buffer)
             setattr(holder, buffer, old.new_zeros(rows, *old.shape[1:]))
+
+    def attach(self, simulator: Simulates) -> None:
+        """Give the model the exact simulator; most do without."""
 
     def refuse_latent(self, latent: Latent) -> None:
         """Refuse latents of training where there are none.

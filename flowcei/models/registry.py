@@ -11,6 +11,7 @@ from flowcei.models.cvae import CVAE
 from flowcei.models.latent_cinn import LatentCINN
 from flowcei.models.nulls import Marginal, Mean, Nearest
 from flowcei.models.point import MLP
+from flowcei.models.solver import Solver
 
 if TYPE_CHECKING:
     from flowcei.models.interface import InverseModel
@@ -25,6 +26,7 @@ ARCHITECTURES: dict[str, type[InverseModel]] = {
         CVAE,
         AECVAE,
         MLP,
+        Solver,
         Nearest,
         Mean,
         Marginal,

@@ -1,0 +1,110 @@
+"""Many small nonlinear least-squares problems at once: Levenberg-Marquardt, row by row.
+
+K. Levenberg, Q. Appl. Math. 2, 164 (1944); D. Marquardt, SIAM J. Appl. Math. 11, 431
+(1963). SciPy solves one at a time; here thousands share each call of the simulator.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+__all__ = ["Fit", "levenberg_marquardt"]
+
+_FIRST_DAMPING = 1e-2
+_LESS, _MORE = 0.2, 5.0  # factors of the damping after a step that was taken, or refused
+_MOST_DAMPING = 1e12
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Where least squares ended.
+
+    Attributes:
+        x: (B, D).
+        norm: |residual| there, (B,).
+        steps: Steps tried, (B,).
+    """
+
+    x: NDArray[np.float64]
+    norm: NDArray[np.float64]
+    steps: NDArray[np.intp]
+
+
+def levenberg_marquardt(
+    residual: Callable[[NDArray[np.float64], NDArray[np.intp]], NDArray[np.float64]],
+    jacobian: Callable[[NDArray[np.float64], NDArray[np.intp]], NDArray[np.float64]],
+    start: NDArray[np.float64],
+    *,
+    tolerance: float = 1e-9,
+    steps: int = 50,
+) -> Fit:
+    """Minimise |residual| of every row.
+
+    Args:
+        residual: (x (K, D), rows (K,)) -> (K, R): of some rows, whose numbers in `start` are
+            given too. Not finite where x is no possible answer: the step is refused.
+        jacobian: The same -> (K, R, D).
+        start: (B, D).
+        tolerance: |residual| at which a row has arrived.
+        steps: Steps at the most.
+
+    Returns:
+        The best x found; a row ends when it has arrived, when its steps change nothing any
+        more, or after `steps`.
+
+    Example:
+        >>> fit = levenberg_marquardt(
+        ...     lambda x, rows: x**2 - 2.0, lambda x, rows: 2.0 * x[:, :, None], np.ones((1, 1))
+        ... )
+        >>> round(float(fit.x[0, 0]), 6)
+        1.414214
+    """
+    x = np.array(start, dtype=np.float64)
+    everyone = np.arange(len(x))
+    value = _finite(residual(x, everyone))
+    norm = np.linalg.norm(value, axis=1)
+    damping = np.full(len(x), _FIRST_DAMPING)
+    tried = np.zeros(len(x), dtype=np.intp)
+    active = everyone[np.isfinite(norm) & (norm > tolerance)]
+    for _ in range(steps):
+        if not len(active):
+            break
+        slope = jacobian(x[active], active)
+        step = _step(slope, value[active], damping[active])
+        trial = x[active] + step
+        found = _finite(residual(trial, active))
+        length = np.linalg.norm(found, axis=1)
+        better = length < norm[active]
+        small = np.linalg.norm(step, axis=1) <= 1e-14 * (1.0 + np.linalg.norm(x[active], axis=1))
+        tried[active] += 1
+        taken = active[better]
+        x[taken], value[taken], norm[taken] = trial[better], found[better], length[better]
+        damping[active] *= np.where(better, _LESS, _MORE)
+        stay = (norm[active] > tolerance) & ~small & (damping[active] < _MOST_DAMPING)
+        active = active[stay]
+    return Fit(x, norm, tried)
+
+
+def _step(
+    slope: NDArray[np.float64], value: NDArray[np.float64], damping: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Solve (J'J + damping diag(J'J)) step = -J'r for every row."""
+    square = np.einsum("bri,brj->bij", slope, slope)
+    gradient = np.einsum("bri,br->bi", slope, value)
+    diagonal = np.einsum("bii->bi", square)
+    least = 1e-12 * diagonal.max(axis=1, keepdims=True) + 1e-300  # a direction that changes nothing
+    diagonal += damping[:, None] * np.maximum(diagonal, least)
+    return -np.linalg.solve(square, gradient[:, :, None])[:, :, 0]
+
+
+def _finite(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    whole = np.isfinite(values).all(axis=1, keepdims=True)
+    return np.where(whole, values, np.inf)
