@@ -8,7 +8,7 @@ __all__ = ["gaussian", "mlp"]
 
 
 def mlp(inputs: int, outputs: int, hidden: int, depth: int, *, zero: bool = False) -> nn.Sequential:
-    """Return a perceptron with `depth` hidden layers of `hidden` SiLU units.
+    """Return a perceptron with `depth` hidden layers of `hidden` units (ReLU).
 
     Args:
         inputs: Width of the input.
@@ -25,7 +25,7 @@ def mlp(inputs: int, outputs: int, hidden: int, depth: int, *, zero: bool = Fals
     layers: list[nn.Module] = []
     width = inputs
     for _ in range(depth):
-        layers += [nn.Linear(width, hidden), nn.SiLU()]
+        layers += [nn.Linear(width, hidden), nn.ReLU()]
         width = hidden
     last = nn.Linear(width, outputs)
     if zero:
