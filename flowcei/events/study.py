@@ -218,7 +218,7 @@ def _rotation(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _turned(vectors: NDArray[np.float64], rotation: NDArray[np.float64]) -> NDArray[np.float64]:
-    # What should be zero is what rounding leaves, 1e-17 or so, as in the published files.
+    # What should be zero is what rounding leaves, as in the published files.
     return vectors @ rotation.transpose(0, 2, 1)
 
 
