@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,22 +13,40 @@ import click
 from flowcei.cli.options import note, overwrite_option, seed_option, settled_seed
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flowcei.events.container import Events
     from flowcei.events.simulation import Simulator
+
+_COUNT = 10_000  # events, where nobody says
 
 
 @click.command(short_help="Simulate Coulomb explosions of a molecule.")
-@click.argument("molecule")
-@click.option("-n", "count", type=click.IntRange(min=1), default=10_000, show_default=True, help="Events.")
+@click.argument("molecule", required=False)
+@click.option("-n", "count", type=click.IntRange(min=1), show_default="10000", help="Events.")
 @click.option("--prior", help="Which geometries: a prior of the molecule; its default if absent.")
 @click.option(
     "--noise",
-    default="0%",
-    show_default=True,
+    show_default="0%",
     metavar="LEVEL",
     help="Detector noise: 1% of the event's rms momentum component, 0.5 (a.u.), or 0.1%..5%.",
 )
 @click.option(
-    "--accuracy", type=float, default=3e-6, show_default=True, help="Relative error of the momenta."
+    "--like",
+    metavar="DATASET",
+    help="Instead of a molecule: a dataset of the first study, in its size. cei_traning_orient_1, "
+    "random_cos3d_10000, generated_cos3d_check or random_million_orient.",
+)
+@click.option(
+    "--as-published",
+    is_flag=True,
+    help="With --like: repeat the study's faults (positions not centred, turned apart from momenta).",
+)
+@click.option(
+    "--accuracy",
+    type=float,
+    show_default="3e-6; 1e-9 with --like",
+    help="Relative error of the momenta.",
 )
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="File, .csv or .h5; - for CSV on stdout."
@@ -37,37 +56,39 @@ if TYPE_CHECKING:
 @overwrite_option
 def simulate(
     *,
-    molecule: str,
-    count: int,
-    prior: str | None,
-    noise: str,
-    accuracy: float,
+    molecule: str | None,
+    like: str | None,
+    count: int | None,
     output: Path | None,
     resume: bool,
     seed: int | None,
     overwrite: bool,
+    prior: str | None,
+    noise: str | None,
+    accuracy: float | None,
+    as_published: bool,
 ) -> None:
-    """Simulate COUNT Coulomb explosions of MOLECULE (a built-in name, .toml or .xyz).
+    """Simulate Coulomb explosions of MOLECULE (a built-in name, .toml or .xyz).
+
+    With --like, make a dataset of the first study again, soundly or --as-published.
 
     Any number of events goes into a .h5; what is interrupted there can be resumed.
 
     Example: flowcei simulate ocs -n 100000 --noise 1% -o events.h5
     """
     from flowcei.errors import UsageError
-    from flowcei.events.simulation import make_simulator
-    from flowcei.events.simulation import simulate as run
     from flowcei.events.storage import events_writer, write_events
     from flowcei.events.streaming import partial_path, partial_seed
     from flowcei.events.text import write_csv
     from flowcei.files import refuse_existing
-    from flowcei.molecule import Molecule
-    from flowcei.physics.explosion import BEST_ACCURACY
 
-    if not accuracy >= BEST_ACCURACY:
-        msg = f"--accuracy is {accuracy}; it must be {BEST_ACCURACY:g} or more"
-        raise UsageError(msg)
-    known = Molecule.load(molecule)
-    place = output or Path(f"{known.name}.csv")
+    precise = _checked(accuracy)
+    if like is None:
+        source = _molecule(molecule, count, prior, noise, precise, as_published=as_published)
+    else:
+        _refuse_beside(like, {"MOLECULE": molecule, "--prior": prior, "--noise": noise})
+        source = _dataset(like, count, precise, as_published=as_published)
+    place = output or Path(f"{source.name}.csv")
     binary = place.suffix.lower() in (".h5", ".hdf5")
     if str(place) != "-":
         events_writer(place)
@@ -77,29 +98,109 @@ def simulate(
             msg = f"there is no unfinished simulation {partial_path(place)} to resume"
             raise UsageError(msg)
         seed = partial_seed(place) if seed is None else seed
-    ions = ", ".join(f"{k} {q:+g}" for k, q in zip(known.labels, known.charges, strict=True))
-    note(f"{known.name}: ions {ions}")
-    asked: dict[str, Any] = {"prior": prior, "noise": noise, "seed": settled_seed(seed), "accuracy": accuracy}
+    note(f"{source.name}: {source.about}")
+    seed = settled_seed(seed)
     if binary:
-        _stream(make_simulator(known, count, **asked), count, place, resume=resume, overwrite=overwrite)
+        _stream(source, seed, place, resume=resume, overwrite=overwrite)
         return
-    events = run(known, count, **asked)
+    events = source.events(seed)
     if str(place) == "-":
         write_csv(events, sys.stdout)
         return
     write_events(events, place, overwrite=overwrite)
-    note(f"{count} events of {known.name} written to {place}")
+    note(f"{len(events)} events of {source.name} written to {place}")
 
 
-def _stream(simulator: Simulator, count: int, place: Path, *, resume: bool, overwrite: bool) -> None:
+@dataclass(frozen=True)
+class _Source:
+    """What is simulated: how it is called and described, and, given a seed, how it is made."""
+
+    name: str
+    about: str
+    count: int
+    simulator: Callable[[int], Simulator]
+    events: Callable[[int], Events]
+
+
+def _molecule(
+    molecule: str | None,
+    count: int | None,
+    prior: str | None,
+    noise: str | None,
+    precise: dict[str, float],
+    *,
+    as_published: bool,
+) -> _Source:
+    from flowcei.errors import UsageError
+    from flowcei.events.simulation import make_simulator
+    from flowcei.events.simulation import simulate as run
+    from flowcei.molecule import Molecule
+
+    if as_published:
+        msg = "--as-published repeats the faults of a dataset; name it with --like"
+        raise UsageError(msg)
+    if molecule is None:
+        msg = "nothing to simulate; name a MOLECULE, such as ocs, or a dataset of the first study with --like"
+        raise UsageError(msg)
+    known, n = Molecule.load(molecule), count or _COUNT
+    asked: dict[str, Any] = {"prior": prior, "noise": noise or "0%", **precise}
+    ions = ", ".join(f"{k} {q:+g}" for k, q in zip(known.labels, known.charges, strict=True))
+    return _Source(
+        known.name,
+        f"ions {ions}",
+        n,
+        lambda seed: make_simulator(known, n, seed=seed, **asked),
+        lambda seed: run(known, n, seed=seed, **asked),
+    )
+
+
+def _dataset(name: str, count: int | None, precise: dict[str, float], *, as_published: bool) -> _Source:
+    from flowcei.events.study import STUDY_DATASETS, study_events, study_simulator, study_size
+
+    n = count or study_size(name)
+    asked: dict[str, Any] = {"as_published": as_published, **precise}
+    warning = "; as published, with its faults: to study them, not to train on" if as_published else ""
+    return _Source(
+        name,
+        STUDY_DATASETS[name] + warning,
+        n,
+        lambda seed: study_simulator(name, seed=seed, **asked),
+        lambda seed: study_events(name, n, seed=seed, **asked),
+    )
+
+
+def _refuse_beside(like: str, others: dict[str, str | None]) -> None:
+    from flowcei.errors import UsageError
+
+    given = [name for name, value in others.items() if value is not None]
+    if given:
+        msg = f"--like {like} settles molecule, prior and noise; leave out {' and '.join(given)}"
+        raise UsageError(msg)
+
+
+def _checked(accuracy: float | None) -> dict[str, float]:
+    """Return the accuracy as an argument, or none where the default of the source is meant."""
+    from flowcei.errors import UsageError
+    from flowcei.physics.explosion import BEST_ACCURACY
+
+    if accuracy is None:
+        return {}
+    if not accuracy >= BEST_ACCURACY:
+        msg = f"--accuracy is {accuracy}; it must be {BEST_ACCURACY:g} or more"
+        raise UsageError(msg)
+    return {"accuracy": accuracy}
+
+
+def _stream(source: _Source, seed: int, place: Path, *, resume: bool, overwrite: bool) -> None:
     """Simulate into a file, with a bar on a terminal."""
     from tqdm import tqdm
 
     from flowcei.events.streaming import simulate_to_file
 
-    start = time.perf_counter()
+    start, count = time.perf_counter(), source.count
+    simulator = source.simulator(seed)
     with tqdm(total=count, unit=" events", unit_scale=True, disable=None, leave=False) as bar:
         simulate_to_file(simulator, count, place, overwrite=overwrite, resume=resume, on_block=bar.update)
     seconds = time.perf_counter() - start
-    name = simulator.molecule.name
-    note(f"{count} events of {name} written to {place} in {seconds:.1f} s ({count / seconds:.3g} events/s)")
+    rate = f"{seconds:.1f} s ({count / seconds:.3g} events/s)"
+    note(f"{count} events of {source.name} written to {place} in {rate}")
