@@ -106,9 +106,8 @@ class _Linear:
 def trained(request: pytest.FixtureRequest) -> tuple[InverseModel, _Linear, list]:
     """Return each architecture, trained on the linear problem."""
     model, toy = _model(request.param, 2, 3, stirred=False), _Linear()
-    records = fit(
-        model, toy, Schedule(epochs=12, batch=200, learning_rate=5e-3), seed=1, device=torch.device("cpu")
-    )
+    long = Schedule(epochs=12 * model.phases, batch=200, learning_rate=5e-3)
+    records = fit(model, toy, long, seed=1, device=torch.device("cpu"))
     return model, toy, records
 
 

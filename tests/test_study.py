@@ -14,7 +14,7 @@ import flowcei
 from flowcei.cli.main import main
 from flowcei.errors import UsageError
 from flowcei.events.container import Events
-from flowcei.events.study import STUDY_DATASETS, study_events, study_simulator, study_size
+from flowcei.events.study import STUDY_DATASETS, republished, study_events, study_simulator, study_size
 from flowcei.physics.explosion import asymptotic_momenta, kinetic_energy, potential_energy
 from flowcei.physics.priors.study import StretchedChain, UnitCube
 from flowcei.units import ELECTRONVOLT
@@ -366,3 +366,19 @@ def test_an_unfinished_dataset_is_resumed(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert _flow(monkeypatch, *line, "a.h5", "--resume", "--as-published") == 2
     assert _flow(monkeypatch, *line, "a.h5", "--resume") == 0
     assert Path("a.h5").read_bytes() == Path("whole.h5").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["cei_traning_orient_1", "random_cos3d_10000", "generated_cos3d_check"])
+def test_other_places_of_the_origin_are_as_likely(name: str) -> None:
+    """Republished positions have the distribution of the published ones, and their shapes."""
+    x = study_events(name, 3000, as_published=True, seed=2).positions
+    assert x is not None
+    again = republished(name, x, 3, seed=1)
+    gap = np.linalg.norm(x[:, 0] - x[:, 2], axis=-1)
+    np.testing.assert_allclose(
+        np.linalg.norm(again[:, :, 0] - again[:, :, 2], axis=-1), gap[:, None] + [0, 0, 0]
+    )
+    np.testing.assert_allclose(again.mean(axis=(0, 1)), x.mean(axis=0), atol=0.08)
+    np.testing.assert_allclose(again.std(axis=(0, 1)), x.std(axis=0), atol=0.06)
+    with pytest.raises(UsageError, match="origins are known"):
+        republished("random_million_orient", x, 2)

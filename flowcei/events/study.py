@@ -23,7 +23,7 @@ from flowcei.physics.priors.study import StretchedChain, StudyPrior, UnitCube
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["STUDY_DATASETS", "StudySimulator", "study_events", "study_simulator", "study_size"]
+__all__ = ["STUDY_DATASETS", "StudySimulator", "republished", "study_events", "study_simulator", "study_size"]
 
 _ACCURACY = 1e-9  # the momenta are in double precision, as the study's were
 _O, _S = 1, 2  # places of the ions that span the frames of the study
@@ -171,6 +171,50 @@ def study_events(
     blocks = [simulator.rows(index, count) for index in range(block_count(count))]
     positions, momenta, sigma = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
     return Events(simulator.molecule, momenta, positions, sigma=sigma, origin=simulator.origin())
+
+
+def republished(
+    name: str, positions: NDArray[np.float64], copies: int, *, seed: int = 0
+) -> NDArray[np.float64]:
+    """Return other positions that the same momenta could have been published with.
+
+    Momenta do not tell where the origin was. Their scatter is what no model of the published
+    coordinates can explain: its mean variance is the least MSE that any can have.
+
+    Args:
+        name: One of `STUDY_DATASETS`, but `random_million_orient`, whose turned cube cannot be
+            turned back.
+        positions: As published, (E, 3, 3), bohr.
+        copies: Of each event.
+        seed: Of the places.
+
+    Returns:
+        (E, copies, 3, 3), bohr.
+
+    Raises:
+        UsageError: For another name.
+
+    Example:
+        >>> e = study_events("generated_cos3d_check", 50, as_published=True, seed=1)
+        >>> x = republished("generated_cos3d_check", e.positions, 400)
+        >>> round(float(x.var(axis=1).mean()), 1)
+        1.0
+    """
+    recipe, rng = _recipe(name), np.random.default_rng(seed)
+    shape = (len(positions), copies, 1, 3)
+    if recipe.offset:
+        centred = positions - centre_of_mass(positions, Molecule.load("ocs").masses)
+        x = centred[:, None] + recipe.offset * rng.standard_normal(shape)
+    elif recipe.oriented:
+        msg = f"a dataset whose origins are known is asked for; {name!r} is not one"
+        raise UsageError(msg)
+    else:  # anywhere in the cube
+        low, high = -1.0 - positions.min(axis=1), 1.0 - positions.max(axis=1)
+        x = positions[:, None] + rng.uniform(low[:, None, None], high[:, None, None], shape)
+    if not recipe.oriented:
+        return x
+    flat = x.reshape(-1, 3, 3)
+    return _turned(flat, _rotation(flat)).reshape(x.shape)
 
 
 def study_simulator(
