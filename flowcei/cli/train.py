@@ -12,6 +12,8 @@ from flowcei.cli.options import device_option, note, overwrite_option, seed_opti
 if TYPE_CHECKING:
     from flowcei.training import EpochRecord, Schedule
 
+_PARAMETERS_A_ROW = 20
+
 
 @click.command(short_help="Train a model, on fresh simulations or on a file.")
 @click.option(
@@ -124,9 +126,19 @@ def train(
             on_step=progress.step,
             on_epoch=progress.epoch,
         )
+    _note_few_rows(model.card["parameters"], rows if recorded is not None else None)
     write_run(model, progress.records, config, folder, overwrite=overwrite)
     best = best_of(progress.records)
     note(f"validation loss {best.validation_loss:.4f} (epoch {best.epoch}), model in {folder}")
+
+
+def _note_few_rows(parameters: int, rows: int | None) -> None:
+    """Warn where a file has too few events for the network; fresh simulations have no end."""
+    if rows is not None and parameters > _PARAMETERS_A_ROW * rows:
+        note(
+            f"warning: {rows} training events for {parameters} parameters: they may be learned by heart; "
+            "fewer --couplings or --hidden, or no --data, so that events are simulated"
+        )
 
 
 class _Progress:
