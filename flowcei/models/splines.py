@@ -56,10 +56,9 @@ def spline(x: Tensor, parameters: Tensor, *, bound: float, inverse: bool = False
     inner = _MIN_SLOPE + softplus(slope + _UNIT)
     slopes = pad(inner, (1, 1), value=1.0)
     edges = low if inverse else left
-    k = (torch.searchsorted(edges[..., 1:].contiguous(), v[..., None]).clamp_max(bins - 1),)
-    x0, w, y0, h, d0, d1 = (
-        t.gather(-1, k[0])[..., 0] for t in (left, wide, low, high, slopes[..., :-1], slopes[..., 1:])
-    )
+    k = (edges[..., 1:] <= v[..., None]).sum(dim=-1, keepdim=True)
+    table = torch.stack([left, wide, low, high, slopes[..., :-1], slopes[..., 1:]])
+    x0, w, y0, h, d0, d1 = table.gather(-1, k.expand(6, *k.shape))[..., 0]
     s = h / w
     curve = d0 + d1 - 2.0 * s
     if inverse:
