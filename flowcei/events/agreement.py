@@ -7,7 +7,7 @@ not depend on units and on a common factor of the charges either.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations, product
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from flowcei.events.alignment import angles_of, best_rotations, needed_positions
 from flowcei.events.finding import Finding
 from flowcei.events.scale import explain_scale, scale_of
 from flowcei.physics.detector import rms_component
+from flowcei.physics.explosion import kinetic_energy, potential_energy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +31,8 @@ __all__ = ["Agreement", "agreement_findings", "compare_with_simulation"]
 
 _ROUNDING = 1e-3  # of momenta: less than this is no disagreement (rounded columns, other masses)
 _HARMLESS = 0.1
+_DRAWS = 200  # of the noise, over all events
+_FEWEST = 20  # events from which other charges or orders are inferred
 _TRIALS = 60  # events on which other charges are tried
 _MOST_COMBINATIONS = 4096
 _MOST_CHARGE = 4
@@ -48,6 +51,7 @@ class Agreement:
         scale: Median of KE / U0.
         spread: Relative spread of KE / U0 from event to event.
         noise: Median relative noise.
+        slack: By what factor few events may exceed what noise explains.
         shape: Relative difference of the Gram matrices over their traces, (B,).
         shape_of_noise: The same of the re-simulated momenta before and after noise, (B,).
         apart: Distance of recorded and re-simulated momenta, over their size, (B,).
@@ -65,6 +69,7 @@ class Agreement:
     scale: float
     spread: float
     noise: float
+    slack: float
     shape: NDArray[np.float64]
     shape_of_noise: NDArray[np.float64]
     apart: NDArray[np.float64]
@@ -77,7 +82,7 @@ class Agreement:
     @property
     def tolerated(self) -> float:
         """The median `shape` up to which noise explains it."""
-        return float(1.5 * np.median(self.shape_of_noise) + _ROUNDING)
+        return float((0.5 + self.slack) * np.median(self.shape_of_noise) + _ROUNDING)
 
     @property
     def one_shape(self) -> bool:
@@ -87,11 +92,11 @@ class Agreement:
     @property
     def rotated(self) -> NDArray[np.bool_]:
         """Which events have positions and momenta in different frames, (B,)."""
-        usual = max(float(np.percentile(self.turned, 95)), float(np.median(self.turned)))
-        far = self.apart > 5.0 * np.maximum(self.apart_of_noise, usual) + _ROUNDING
+        usual = float(np.percentile(self.turned, 95))
+        far = self.apart > 5.0 * np.maximum(self.slack * self.apart_of_noise, usual) + _ROUNDING
         # All of them by a little: invisible in one event, plain in the median.
         middle = float(np.median(self.apart))
-        all_apart = middle > 2.0 * float(np.median(self.apart_of_noise)) + _ROUNDING
+        all_apart = middle > 2.0 * self.slack * float(np.median(self.apart_of_noise)) + _ROUNDING
         if all_apart and middle > 2.5 * float(np.median(self.turned)):
             far = far | (self.apart > 2.5 * self.turned)
         return far & ~self.mirrored
@@ -119,7 +124,7 @@ def compare_with_simulation(events: Events, noise: Noisiness) -> Agreement | Non
         (True, False)
     """
     simulated = resimulated(events)
-    followed = np.isfinite(simulated).all(axis=(1, 2))
+    followed = np.asarray(np.isfinite(simulated).all(axis=(1, 2)))
     if not followed.any():
         return None
     kept, sigma = events[followed], noise.sigma(events)[followed]
@@ -128,14 +133,16 @@ def compare_with_simulation(events: Events, noise: Noisiness) -> Agreement | Non
     level = float(np.median(sigma / rms_component(kept.momenta)))
     fitted = simulated[followed]
     fitted *= np.sqrt((recorded**2).sum(axis=(1, 2)) / (fitted**2).sum(axis=(1, 2)))[:, None, None]
-    # What noise alone would do is drawn, not derived: it depends on the shape of the explosion.
-    noisy = fitted + sigma[:, None, None] * np.random.default_rng(0).standard_normal(fitted.shape)
-    noisy = _without_total(noisy, kept.molecule.masses)
+    noisy = _noisy(kept, fitted, sigma)
+    shape_of_noise = np.mean([_shape_difference(draw, fitted) for draw in noisy], axis=0)
+    apart_of_noise = np.mean([residuals(draw, fitted) for draw in noisy], axis=0)
+    slack = _slack(len(kept), known=kept.sigma is not None and bool((kept.sigma > 0).all()))
     rotation = best_rotations(fitted, recorded, noise=level)
     turned = residuals(fitted @ np.swapaxes(rotation, 1, 2), recorded)
     reflected = best_rotations(fitted, recorded, mirror=True)
     mirrored = residuals(fitted @ np.swapaxes(reflected, 1, 2), recorded)
-    allowed = 5.0 * np.maximum(residuals(noisy, fitted), float(np.median(np.minimum(turned, mirrored))))
+    usual = float(np.percentile(np.minimum(turned, mirrored), 95))
+    allowed = 5.0 * np.maximum(slack * apart_of_noise, usual)
     return Agreement(
         events=kept,
         lost=int((~followed).sum()),
@@ -144,15 +151,38 @@ def compare_with_simulation(events: Events, noise: Noisiness) -> Agreement | Non
         scale=scale,
         spread=spread,
         noise=level,
+        slack=slack,
         shape=_shape_difference(fitted, recorded),
-        shape_of_noise=_shape_difference(noisy, fitted),
+        shape_of_noise=shape_of_noise,
         apart=residuals(fitted, recorded),
         turned=turned,
-        apart_of_noise=residuals(noisy, fitted),
+        apart_of_noise=apart_of_noise,
         angle=angles_of(rotation),
-        angle_of_noise=angles_of(best_rotations(fitted, noisy, noise=level)),
+        angle_of_noise=angles_of(best_rotations(fitted, noisy[0], noise=level)),
         mirrored=(turned > allowed + _ROUNDING) & (mirrored <= allowed),
     )
+
+
+def _noisy(
+    events: Events, momenta: NDArray[np.float64], sigma: NDArray[np.float64]
+) -> list[NDArray[np.float64]]:
+    """Draw what noise alone would do, often enough for few events."""
+    # Drawn, not derived: it depends on the shape of the explosion.
+    rng, masses = np.random.default_rng(0), events.molecule.masses
+    draws = max(1, _DRAWS // len(events))
+    return [
+        _without_total(momenta + sigma[:, None, None] * rng.standard_normal(momenta.shape), masses)
+        for _ in range(draws)
+    ]
+
+
+def _slack(count: int, *, known: bool) -> float:
+    """Return how far above its expectation the median of `count` events may lie.
+
+    A sigma that is estimated from the sums of few events may itself be far too small.
+    """
+    few = 1.0 / np.sqrt(count)
+    return float((1.0 + 4.0 * few) * (1.0 if known else 1.0 + 3.0 * few))
 
 
 def agreement_findings(found: Agreement) -> list[Finding]:
@@ -191,7 +221,7 @@ def _shape_findings(found: Agreement) -> list[Finding]:
     error, allowed = float(np.median(found.shape)), float(np.median(found.shape_of_noise))
     values = {"median": error, "of_noise": allowed, "noise": found.noise}
     compared = f"p_i.p_j of momenta and of re-simulated positions differ by {100 * error:.2g} % (median)"
-    if error > found.tolerated:
+    if error > found.tolerated and len(found.shape) >= _FEWEST:
         cause = _other_order(found) or _other_charges(found)
         if cause is not None:
             return [cause]
@@ -199,9 +229,9 @@ def _shape_findings(found: Agreement) -> list[Finding]:
         energy = _correlation(found)
         what = f"{compared}; KE and U0 of the events are correlated by {energy:.2f}"
         means = "the positions do not explain the momenta: no network can learn one from the other"
-        todo = "look for rows or columns in another order, velocities instead of momenta, other charges or forces"
+        todo = "look for rows or columns in another order, velocities, other charges or other forces"
         return [Finding("error", "unexplained", what, means, todo, values=values | {"correlation": energy})]
-    out = explain_scale(found.events, found.scale, found.spread)
+    out = explain_scale(found.events, found.scale, max(found.spread, 1.5 * found.noise * found.slack))
     if error > found.tolerated:
         what = f"{compared}, of which noise explains {100 * allowed:.2g} %"
         means = "noise that the sum does not show, ions that moved at the start, or other forces or masses"
@@ -222,8 +252,6 @@ def _shape_findings(found: Agreement) -> list[Finding]:
 
 
 def _correlation(found: Agreement) -> float:
-    from flowcei.physics.explosion import kinetic_energy, potential_energy
-
     molecule = found.events.molecule
     kinetic = np.log(kinetic_energy(found.recorded, molecule.masses))
     potential = np.log(np.abs(potential_energy(needed_positions(found.events), molecule.charges)))
@@ -302,8 +330,6 @@ def _other_charges(found: Agreement) -> Finding | None:
     shape = _shape_difference(resimulated(found.events, charges), found.recorded)
     if not _explains(shape, found):
         return None
-    from dataclasses import replace
-
     scale, spread = scale_of(replace(found.events, molecule=replace(molecule, charges=charges)), None)
     factor = round(np.sqrt(scale)) if abs(np.sqrt(scale) - round(np.sqrt(scale))) < 0.02 else 0
     fits = ", ".join(f"{k} {q * (factor or 1):+g}" for k, q in zip(molecule.labels, charges, strict=True))

@@ -21,6 +21,7 @@ __all__ = ["Noisiness", "noisiness", "sum_findings"]
 _CHI2_MEDIAN = 2.36597  # of three degrees of freedom
 _CHI2_FAR = 27.9  # exceeded by one event in 260,000
 _FEW = 10
+_ENOUGH = 100  # for a share of 1 % to mean something
 _TRAINED = 0.05  # the most noise that models are trained for where nobody says otherwise
 _HOPELESS = 0.5
 
@@ -104,8 +105,8 @@ def sum_findings(events: Events, noise: Noisiness) -> list[Finding]:
         what = f"the total momentum has a mean: {_vector(noise.offset)} hbar/bohr"
         means = "the molecules flew, or the detector's zero is off; flowcei subtracts each event's own total"
         out.append(Finding("note", "momentum-offset", what, means, values={"offset": size}))
-    if noise.far > 0.01 and noise.relative < _HOPELESS:
-        what = f"in {100 * noise.far:.2g} % of the events the momenta sum to far more than the noise of the others"
+    if noise.far > 0.01 and len(events) >= _ENOUGH and noise.relative < _HOPELESS:
+        what = f"in {100 * noise.far:.2g} % of the events the momenta sum to far more than in the others"
         means = "false coincidences or lost ions: no geometry explains such an event"
         todo = "remove events with a large total momentum"
         out.append(

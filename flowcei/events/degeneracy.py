@@ -156,5 +156,5 @@ def _linear_relations(events: Events) -> list[Finding]:
     fixed = float(np.ptp(centre, axis=0).max()) <= _CONSTANT * size
     what = f"the position columns fulfil {count} linear relation{'s' if count > 1 else ''}"
     what += ": the centre of mass is fixed" if fixed else ""
-    means = "a flow on the raw columns has no upper bound to its likelihood; in the recoil frame it does not matter"
+    means = "a flow on the raw columns has no upper bound to its likelihood; one in the recoil frame has"
     return [Finding("note", "linear-relations", what, means, unbounded="raw", values={"count": count})]

@@ -67,8 +67,7 @@ def read_with_faults(path: Path, molecule: Molecule | str | None = None) -> Cont
         >>> from pathlib import Path
         >>> path = Path(tempfile.mkdtemp()) / "events.csv"
         >>> flowcei.write_events(flowcei.simulate("co2", 3, seed=1), path)
-        >>> lines = path.read_text().splitlines()
-        >>> _ = path.write_text("\\n".join([*lines[:3], lines[3][:-5] + "oops"]))
+        >>> _ = path.write_text(path.read_text().rstrip() + "oops")
         >>> content = read_with_faults(path, "co2")
         >>> content.rows, len(content.events), content.findings[0].code
         (3, 2, 'cells')
@@ -204,7 +203,7 @@ def _numbers(names: list[str], lines: list[list[str]], used: list[str]) -> tuple
         if len(cells) != len(names):
             ragged.append(row)
             continue
-        problems = {}
+        problems: dict[str, int] = {}
         values = []
         for name, place in places.items():
             value, problem = _number(cells[place])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -85,7 +86,7 @@ def internal_coordinates(
     """
     kinds = [symbol.lower() for symbol, _, _ in molecule.kinds]
     pooled: dict[str, list[NDArray[np.float64]]] = {}
-    for i, j in zip(*np.triu_indices(len(kinds), 1), strict=True):
+    for i, j in combinations(range(len(kinds)), 2):
         name = "-".join(sorted((kinds[i], kinds[j])))
         pooled.setdefault(name, []).append(np.linalg.norm(positions[:, i] - positions[:, j], axis=1))
     for i, vertex, j in molecule.angles:

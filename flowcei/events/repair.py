@@ -44,8 +44,8 @@ class Changes:
         parts = [f"centres of mass moved by {rms:.4g} bohr (rms, largest {self.shift.max():.4g})"]
         if turned.size:
             parts.append(
-                f"positions of {turned.size} of {len(self.angle)} events turned by {np.median(turned):.4g} degrees "
-                f"(median; {turned.min():.3g} to {turned.max():.3g})"
+                f"positions of {turned.size} of {len(self.angle)} events turned by "
+                f"{np.median(turned):.4g} degrees (median; {turned.min():.3g} to {turned.max():.3g})"
             )
         else:
             parts.append("nothing turned: positions and momenta were in one frame")
