@@ -1,0 +1,100 @@
+"""`flowcei check`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from flowcei.cli.options import note, overwrite_option
+
+if TYPE_CHECKING:
+    from flowcei.events.finding import Report
+
+_REJECTED = 3
+_TITLES = {"error": "Errors", "warning": "Warnings", "note": "Notes"}
+
+
+@click.command(short_help="Check whether a data file is sound and can bear a claim.")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--molecule", help="Of a CSV file: a built-in name, .toml or .xyz; ocs if absent.")
+@click.option(
+    "--repair",
+    "output",
+    type=click.Path(path_type=Path),
+    help="Write the events to this .csv or .h5, positions centred and in the frame of the momenta.",
+)
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@overwrite_option
+def check(*, file: Path, molecule: str | None, output: Path | None, as_json: bool, overwrite: bool) -> None:
+    """Check whether FILE is sound: units, charges, frames, noise, columns, duplicates.
+
+    Positions are exploded anew and compared with the momenta. Ends with exit code 3 where
+    something is wrong enough to make what is trained on the file wrong.
+
+    Example: flowcei check events.csv --repair repaired.csv
+    """
+    from flowcei.events.doctor import examine_file
+
+    if output is not None:
+        _refuse_output(output, file, overwrite=overwrite)
+    report = examine_file(file, molecule)
+    if as_json:
+        click.echo(json.dumps(report.to_dict(), indent=1))
+    else:
+        _show(report)
+    sys.stdout.flush()
+    if output is not None:
+        _repair(report, output, overwrite=overwrite)
+    if not report.sound:
+        sys.exit(_REJECTED)
+
+
+def _show(report: Report) -> None:
+    from flowcei.events.finding import SEVERITIES
+
+    good = 0 if report.events is None else len(report.events)
+    count = f"{report.rows} events" if good == report.rows else f"{good} of {report.rows} events readable"
+    click.echo(f"{report.path}: {report.molecule}, {count}")
+    for severity in SEVERITIES:
+        findings = [f for f in report.findings if f.severity == severity]
+        if findings:
+            click.echo(f"\n{_TITLES[severity]}")
+        for finding in findings:
+            click.echo(f"  {finding.code}: {finding.what}")
+            click.echo(f"      {finding.means}")
+            if finding.todo:
+                click.echo(f"      -> {finding.todo}")
+    click.echo(f"\n{report.verdict}")
+
+
+def _refuse_output(output: Path, file: Path, *, overwrite: bool) -> None:
+    """Refuse to repair a file in place, or over another one."""
+    from flowcei.errors import UsageError
+    from flowcei.events.storage import events_writer
+    from flowcei.files import refuse_existing
+
+    events_writer(output)
+    if output.resolve() == file.resolve() or (output.exists() and file.exists() and output.samefile(file)):
+        msg = f"{output} is the file that is checked; give --repair another name"
+        raise UsageError(msg)
+    refuse_existing(output, overwrite=overwrite)
+
+
+def _repair(report: Report, output: Path, *, overwrite: bool) -> None:
+    from flowcei.errors import DataError
+    from flowcei.events.repair import repair
+    from flowcei.events.storage import write_events
+
+    if report.events is None:
+        raise DataError("no event is sound: nothing to repair", path=report.path)
+    repaired, changes = repair(report.events)
+    write_events(repaired, output, overwrite=overwrite)
+    note(f"repaired: {changes}")
+    left_out = report.rows - len(repaired)
+    if left_out:
+        note(f"{left_out} of {report.rows} events could not be read and were left out")
+    note(f"{len(repaired)} events written to {output}")
