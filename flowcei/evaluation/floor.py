@@ -234,7 +234,7 @@ def _covariances(
     usable = _finite(weighted)
     design = np.where(usable[:, None, None], weighted, 0.0) @ relative
     _, size, directions = np.linalg.svd(design, full_matrices=False)
-    open_ = (size <= _RANK * size[:, :1]).any(axis=1)
+    open_ = np.asarray((size <= _RANK * size[:, :1]).any(axis=1))
     factor = shift @ (np.swapaxes(directions, 1, 2) / np.where(open_[:, None], 1.0, size)[:, None])
     covariance = factor @ np.swapaxes(factor, 1, 2)
     covariance[open_ & usable] = np.inf
