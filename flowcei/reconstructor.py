@@ -231,6 +231,50 @@ class Reconstructor:
         volume = self._log_volume(framed)[:, None]
         return (density.cpu().double().reshape(x.shape[:2]) + volume).numpy()
 
+    @torch.no_grad()
+    def log_prob_bound(
+        self,
+        positions: ArrayLike,
+        momenta: ArrayLike | Events,
+        *,
+        noise: str | Noise | None = None,
+        draws: int = 64,
+        seed: int = 0,
+    ) -> NDArray[np.float64]:
+        """Return a lower bound on the log posterior density, for models that know no better.
+
+        Args:
+            positions: As for `log_prob`, (E, n, N, 3), bohr.
+            momenta: (E, N, 3), hbar / bohr, or events.
+            noise: As for `sample`.
+            draws: Latents of each geometry; the more, the tighter the bound.
+            seed: Of the latents.
+
+        Returns:
+            (E, n), per bohr^(3N-3). Its expectation over latents lies below the log density
+            of the model: a bound on averages, not on each number.
+
+        Raises:
+            NoDensityError: For architectures without a bound.
+            UsageError: For positions that do not match the events.
+        """
+        bound = getattr(self.model, "iwae_bound", None)
+        if bound is None:
+            msg = f"architecture {self.architecture!r} has no bound on its density"
+            raise NoDensityError(msg)
+        events = self._events(momenta)
+        x = np.asarray(positions, dtype=np.float64)
+        if x.ndim != 4 or x.shape[::2] != (len(events), len(self.molecule)) or x.shape[3] != 3:
+            msg = f"positions have shape {x.shape}; expected ({len(events)}, n, {len(self.molecule)}, 3)"
+            raise UsageError(msg)
+        framed, c = self._enter(events.momenta, self.sigma(events, noise))
+        chart = self.chart_standardiser(self.frame.to_chart(torch.from_numpy(x), framed))
+        flat = chart.reshape(-1, self.frame.width).to(self.device)
+        generator = np.random.default_rng(np.random.SeedSequence(seed))
+        found = bound(flat, c.repeat_interleave(x.shape[1], dim=0), draws=draws, generator=generator)
+        volume = self._log_volume(framed)[:, None]
+        return (found.cpu().double().reshape(x.shape[:2]) + volume).numpy()
+
     def _log_volume(self, framed: FramedEvents) -> torch.Tensor:
         """Return log|d standardised chart / d positions|, (B,)."""
         return self.frame.log_jacobian(framed) - self.chart_standardiser.log_scale()

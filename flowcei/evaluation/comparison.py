@@ -1,28 +1,43 @@
-"""Models side by side on the same events, with the null models beside them."""
+"""Models side by side on the same events, with null models and the information floor beside them."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import TYPE_CHECKING
+import math
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from flowcei.errors import DataError
-from flowcei.evaluation.metrics import score
+from flowcei.evaluation.floor import information_floor, nan_where_refused
+from flowcei.evaluation.metrics import METRICS, STILL, internal_errors, score, summarise
 from flowcei.evaluation.nulls import NULL_MODELS
 from flowcei.fitting import split_rows
-from flowcei.posterior.spread import in_recoil_frame
+from flowcei.frame import RecoilFrame
+from flowcei.physics.detector import Noise
+from flowcei.physics.explosion import asymptotic_momenta
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from flowcei.events.container import Events
     from flowcei.models.interface import Latent
-    from flowcei.physics.detector import Noise
     from flowcei.reconstructor import Reconstructor
 
-__all__ = ["compare", "unseen"]
+__all__ = ["FLOOR", "as_record", "compare", "unseen"]
+
+FLOOR = "floor"
+"""The row of the information floor."""
 
 _MIN_EVENTS = 10
+_SIMULATED_EVENTS = 500  # of which samples are simulated again, at the most
+_SIMULATED_SAMPLES = 20
+_FLOOR_DRAWS = 20
+_BLOCK = 4096  # events whose density is asked for at a time
 
 
 def compare(
@@ -33,6 +48,7 @@ def compare(
     noise: Noise | str | None = None,
     latent: Latent = "prior",
     seed: int = 0,
+    resamples: int = 500,
 ) -> pd.DataFrame:
     """Score models and null models on events whose positions are known.
 
@@ -42,11 +58,14 @@ def compare(
             caller to leave out, with `unseen`.
         n: Samples an event.
         noise: As for `Reconstructor.sample`.
-        latent: As for `Reconstructor.sample`.
-        seed: Of samples and null models.
+        latent: As for `Reconstructor.sample`; densities are of latents from the prior.
+        seed: Of samples, null models and intervals.
+        resamples: Of the bootstrap over events that gives the intervals.
 
     Returns:
-        A row per model, the null models last; columns as the fields of `Scores`.
+        A row per model, then the null models, then `floor` where the noise is known. For each
+        of `METRICS` a column; with its 95 % interval beside it in `name_low` and `name_high`,
+        but for those of the run itself. NaN where a row has no such number.
 
     Raises:
         DataError: For events without positions, or too few.
@@ -57,7 +76,7 @@ def compare(
         >>> events = flowcei.simulate("ocs", 50, noise="1%", seed=3)
         >>> table = compare({"bundled": flowcei.load()}, events, n=20)
         >>> list(table.index)
-        ['bundled', 'mean', 'marginal']
+        ['bundled', 'mean', 'marginal', 'floor']
     """
     if events.positions is None:
         msg = "the data have momenta only; a comparison needs the true positions"
@@ -65,17 +84,20 @@ def compare(
     if len(events) < _MIN_EVENTS:
         msg = f"{len(events)} events are too few to compare on; {_MIN_EVENTS} at the least"
         raise DataError(msg)
-    molecule = events.molecule
-    truth = in_recoil_frame(molecule, events.momenta, events.positions[:, None])[:, 0]
-    rows = {}
+    judge = _Judge.of(events, events.positions)
+    rows: dict[str, dict[str, float]] = {}
     for name, model in models.items():
-        drawn = model.sample(events, n, noise=noise, latent=latent, seed=seed)
-        turned = in_recoil_frame(molecule, events.momenta, drawn.positions)
-        rows[name] = asdict(score(truth, turned))
+        scores, rate = _sampled(model, judge, n, noise, latent, seed)
+        scores |= _densities(model, judge, noise, seed)
+        rows[name] = summarise(scores, resamples=resamples, seed=seed) | _run(model) | {"sampling_rate": rate}
     for name, answer in NULL_MODELS.items():
         rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1,)))
-        rows[name] = asdict(score(truth, answer(truth, n, rng)))
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
+        scores = judge.scores_of_turned(answer(judge.turned, n, rng))
+        rows[name] = summarise(scores, resamples=resamples, seed=seed)
+    floor = _floor(judge, noise, resamples, seed)
+    if floor is not None:
+        rows[FLOOR] = floor
+    return pd.DataFrame.from_dict(rows, orient="index", columns=_columns()).rename_axis("model")
 
 
 def unseen(model: Reconstructor, events: Events) -> Events:
@@ -88,3 +110,199 @@ def unseen(model: Reconstructor, events: Events) -> Events:
     if not data or data["digest"] != events.digest():
         return events
     return events[np.sort(split_rows(len(events), data["split_seed"])[2])]
+
+
+def as_record(table: pd.DataFrame) -> dict[str, Any]:
+    """Return a table of `compare` as nested plain numbers, for JSON.
+
+    Returns:
+        `metrics`: unit and meaning of each; `models`: name -> metric -> its value, low and
+        high. What is not known, or not finite, is None.
+
+    Example:
+        >>> table = pd.DataFrame({"crps": [0.1], "crps_low": [0.05], "crps_high": [0.2]}, index=["m"])
+        >>> as_record(table)["models"]
+        {'m': {'crps': {'value': 0.1, 'low': 0.05, 'high': 0.2}}}
+    """
+    models: dict[str, dict[str, dict[str, float | None]]] = {}
+    known = [name for name in METRICS if name in table]
+    for model, row in table.iterrows():
+        models[str(model)] = {
+            name: {
+                key: _plain(row[name + suffix])
+                for key, suffix in (("value", ""), ("low", "_low"), ("high", "_high"))
+                if name + suffix in table
+            }
+            for name in known
+        }
+    about = {name: {"unit": METRICS[name].unit, "text": METRICS[name].text} for name in known}
+    return {"metrics": about, "models": models}
+
+
+def _plain(number: float) -> float | None:
+    return float(number) if math.isfinite(number) else None
+
+
+def _columns() -> list[str]:
+    names = []
+    for name, metric in METRICS.items():
+        names += [name] if metric.block == "run" else [name, f"{name}_low", f"{name}_high"]
+    return names
+
+
+@dataclass(frozen=True, eq=False)
+class _Judge:
+    """The truth of a test set, in the frames that scores need.
+
+    Attributes:
+        events: Their momenta, (E, N, 3), and noise.
+        truth: Positions in the frame of the momenta, (E, N, 3), bohr, centre of mass 0.
+        rotation: To the recoil frame, (E, 3, 3).
+        order: Which ion stands where in it, identical ions sorted, (E, N).
+        simulated: Which events are simulated again, (E,).
+    """
+
+    events: Events
+    truth: NDArray[np.float64]
+    rotation: NDArray[np.float64]
+    order: NDArray[np.intp]
+    simulated: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, events: Events, positions: NDArray[np.float64]) -> _Judge:
+        molecule, count = events.molecule, len(events)
+        p = torch.from_numpy(np.ascontiguousarray(events.momenta, dtype=np.float64))
+        framed = RecoilFrame.of(molecule, p, reflect=False).enter(p, torch.ones(count, dtype=p.dtype))
+        simulated = np.zeros(count, dtype=np.bool_)
+        simulated[np.linspace(0, count - 1, min(count, _SIMULATED_EVENTS)).astype(int)] = True
+        return cls(
+            events,
+            positions - (molecule.masses / molecule.masses.sum() @ positions)[:, None],
+            framed.rotation.numpy(),
+            framed.order.numpy(),
+            simulated,
+        )
+
+    @cached_property
+    def turned(self) -> NDArray[np.float64]:
+        """The truth in the recoil frame, (E, N, 3), bohr."""
+        return self._turn(slice(None), self.truth[:, None])[:, 0]
+
+    @cached_property
+    def deviation(self) -> NDArray[np.float64]:
+        """Of each coordinate of it over the events, (N, 3), bohr."""
+        return self.turned.std(axis=0)
+
+    def _turn(self, rows: slice, x: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Return positions (e, n, N, 3) in the recoil frame.
+
+        As `in_recoil_frame` does, but with the frame of all events: that of a few might span
+        other ions.
+        """
+        x = np.take_along_axis(x.astype(np.float64), self.order[rows][:, None, :, None], axis=2)
+        return x @ np.swapaxes(self.rotation[rows], 1, 2)[:, None]
+
+    def scores(self, rows: slice, drawn: NDArray[np.floating]) -> dict[str, NDArray[np.float64]]:
+        """Score samples (e, n, N, 3), in the frame of the momenta, of some events."""
+        molecule, momenta = self.events.molecule, self.events.momenta[rows]
+        scores = score(self.turned[rows], self._turn(rows, drawn), deviation=self.deviation)
+        scores |= internal_errors(molecule, self.truth[rows], drawn)
+        k = min(drawn.shape[1], _SIMULATED_SAMPLES)
+        for name, answers in (("momenta", drawn[:, :k]), ("momenta_truth", self.truth[rows][:, None])):
+            scores[name] = np.full(answers.shape[:2], np.nan)
+            chosen = self.simulated[rows]
+            scores[name][chosen] = self._momentum_errors(answers[chosen], momenta[chosen])
+        return scores
+
+    def scores_of_turned(self, turned: NDArray[np.floating]) -> dict[str, NDArray[np.float64]]:
+        """Score samples (E, n, N, 3) that are in the recoil frame."""
+        lab = np.empty_like(turned)
+        np.put_along_axis(lab, self.order[:, None, :, None], turned @ self.rotation[:, None], axis=2)
+        return self.scores(slice(None), lab)
+
+    def _momentum_errors(
+        self, positions: NDArray[np.floating], momenta: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Return |p(x) - p| / |p| in % (e, k); infinite where x cannot be simulated."""
+        molecule = self.events.molecule
+        flat = positions.reshape(-1, len(molecule), 3).astype(np.float64)
+        p = nan_where_refused(
+            lambda x: asymptotic_momenta(x, molecule.masses, molecule.charges), flat, flat.shape[1:]
+        )
+        away = np.linalg.norm(p.reshape(positions.shape) - momenta[:, None], axis=(2, 3))
+        error = 100.0 * away / np.linalg.norm(momenta, axis=(1, 2))[:, None]
+        return np.where(np.isnan(error), np.inf, error)
+
+
+def _sampled(
+    model: Reconstructor,
+    judge: _Judge,
+    n: int,
+    noise: Noise | str | None,
+    latent: Latent,
+    seed: int,
+) -> tuple[dict[str, NDArray[np.float64]], float]:
+    """Return the scores of a model's samples, and how many it drew in a second."""
+    parts: list[dict[str, NDArray[np.float64]]] = []
+    stream = model.stream(judge.events, n, noise=noise, latent=latent, seed=seed)
+    first, seconds = 0, 0.0
+    while first < len(judge.events):
+        began = time.perf_counter()
+        drawn = next(stream)
+        seconds += time.perf_counter() - began
+        rows = slice(first, first + len(drawn))
+        parts.append(judge.scores(rows, drawn.positions))
+        first += len(drawn)
+    scores = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return scores, first * n / seconds
+
+
+def _densities(
+    model: Reconstructor, judge: _Judge, noise: Noise | str | None, seed: int
+) -> dict[str, NDArray[np.float64]]:
+    """Return the negative log density at the truth, or a bound on it, (E,), where there is one."""
+    found: list[NDArray[np.float64]] = []
+    exact = model.model.has_density
+    if not exact and not hasattr(model.model, "iwae_bound"):
+        return {}
+    for first in range(0, len(judge.events), _BLOCK):
+        part = judge.events[first : first + _BLOCK]
+        x = judge.truth[first : first + _BLOCK, None]
+        if exact:
+            found.append(-model.log_prob(x, part, noise=noise)[:, 0])
+        else:
+            found.append(-model.log_prob_bound(x, part, noise=noise, seed=seed + first)[:, 0])
+    return {"nll" if exact else "nll_bound": np.concatenate(found)}
+
+
+def _run(model: Reconstructor) -> dict[str, float]:
+    trained = sum(p.numel() for p in model.model.parameters() if p.requires_grad)
+    return {
+        "parameters": float(model.card.get("parameters", trained)),
+        "training_rate": float(model.card.get("rows_per_second", math.nan)),
+    }
+
+
+def _floor(judge: _Judge, noise: Noise | str | None, resamples: int, seed: int) -> dict[str, float] | None:
+    """Return what an efficient estimate would score; None where the noise is not known."""
+    level = Noise.parse(noise) if isinstance(noise, str) else noise
+    sigma = judge.events.sigma if level is None else level.sigma(judge.events.momenta)
+    if sigma is None or not (sigma > 0).all():
+        return None
+    floor = information_floor(judge.events.molecule, judge.turned, sigma)
+    scale = judge.deviation
+    moving = scale > STILL
+    standard = floor.variance[:, moving] / scale[moving] ** 2
+    absolute = math.sqrt(2.0 / math.pi)
+    expected = {
+        "mse_mean": floor.mse,
+        "mae_mean": absolute * np.sqrt(floor.variance).mean(axis=(1, 2)),
+        "std_mse_mean": standard.mean(axis=1),
+        "std_mae_mean": absolute * np.sqrt(standard).mean(axis=1),
+        "atom": floor.atom_error,
+    }
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(3,)))
+    drawn = np.linalg.norm(floor.draw(_FLOOR_DRAWS, rng), axis=-1).reshape(len(sigma), -1)
+    # Means are of expected errors, exactly; quantiles of errors need errors.
+    rows = [summarise(s, resamples=resamples, seed=seed) for s in (expected, {"atom": drawn})]
+    return rows[0] | {k: v for k, v in rows[1].items() if not k.startswith("atom_error_mean")}
