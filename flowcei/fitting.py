@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
 from flowcei.errors import DataError, UsageError
+from flowcei.events.doctor import unbounded
 from flowcei.events.simulation import Simulator, fresh_seed
 from flowcei.frame import RecoilFrame
 from flowcei.models.registry import build_model
@@ -217,6 +218,8 @@ def train(
     model = _seeded_model(architecture, framed, options, seed)
     if model.has_density:
         charts.chart.refuse_constant(x, framed.names(pilot.molecule.labels))
+        if data is not None:
+            _refuse_unbounded(data, framed)
     if isinstance(framed, RecoilFrame):
         model.attach(Resimulation(pilot.molecule, framed, charts.chart, charts.condition))
     records = fit(
@@ -232,6 +235,8 @@ def train(
         "round_trip_error": _round_trip_error(model, charts),
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
     }
+    if card["parameters"]:
+        card["rows_per_second"] = float(np.median([r.rows_per_second for r in records]))
     return Reconstructor(pilot.molecule, framed, model, level, charts.chart, charts.condition, card)
 
 
@@ -275,6 +280,16 @@ def _recorded(data: Events, noise: Noise | None, seed: int) -> tuple[_RecordedSo
         raise UsageError(msg)
     level = _floored(noise or DEFAULT_NOISE)
     return _RecordedSource(training, validation, level, seed), level, about
+
+
+def _refuse_unbounded(data: Events, frame: RecoilFrame | RawFrame) -> None:
+    """Refuse data whose positions fill no volume: a flow's likelihood would grow for ever."""
+    coordinates: Literal["chart", "raw"] = "raw" if isinstance(frame, RawFrame) else "chart"
+    # A raw frame leaves constant columns out.
+    found = [f for f in unbounded(data, coordinates=coordinates) if f.code != "constant-columns"]
+    if found:
+        msg = f"{found[0].what}: {found[0].means}" + (f"; {found[0].todo}" if found[0].todo else "")
+        raise DataError(msg)
 
 
 def _floored(noise: Noise) -> Noise:

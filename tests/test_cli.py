@@ -139,7 +139,7 @@ def test_spread_compare_and_info(flow: _Shell) -> None:
     assert flow("spread", "s.h5", "--event", "99", "-o", "x") == 2
     assert flow("compare", "bundled", "--data", "e.h5", "-n", "20") == 0
     table = pd.read_csv("comparison/comparison.csv", index_col="model")
-    assert list(table.index) == ["bundled", "mean", "marginal"]
+    assert list(table.index) == ["bundled", "mean", "marginal", "floor"]
     assert table.loc["bundled", "atom_error_mean"] < 0.5 * table.loc["mean", "atom_error_mean"]
     for name, word in (("e.h5", "events"), ("s.h5", "posterior samples")):
         assert flow("info", name, "--json") == 0
@@ -176,7 +176,7 @@ def test_demo_makes_everything(flow: _Shell) -> None:
     }  # fmt: skip
     assert {f"demo/{name}" for name in expected} <= _files()
     table = pd.read_csv("demo/comparison/comparison.csv", index_col="model")
-    assert list(table.index) == ["cinn", "cvae", "mean", "marginal"]
+    assert list(table.index) == ["cinn", "cvae", "mean", "marginal", "floor"]
     before = _files()
     assert flow("demo", "--quick") == 2
     assert _files() == before

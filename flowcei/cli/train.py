@@ -10,6 +10,7 @@ import click
 from flowcei.cli.options import device_option, note, overwrite_option, seed_option, settled_seed
 
 if TYPE_CHECKING:
+    from flowcei.events.container import Events
     from flowcei.training import EpochRecord, Schedule
 
 _PARAMETERS_A_ROW = 20
@@ -109,6 +110,8 @@ def train(
         "batch": batch, "learning_rate": learning_rate, "patience": patience, "seed": seed,
         "device": device,
     }  # fmt: skip
+    if recorded is not None:
+        _note_findings(recorded)
     note(f"training {arch} on {'the events of ' + str(data) if data else 'fresh events of ' + known.name}")
     with _Progress(rows, schedule) as progress:
         model = run(
@@ -130,6 +133,15 @@ def train(
     write_run(model, progress.records, config, folder, overwrite=overwrite)
     best = best_of(progress.records)
     note(f"validation loss {best.validation_loss:.4f} (epoch {best.epoch}), model in {folder}")
+
+
+def _note_findings(events: Events) -> None:
+    """Say what `flowcei check` would warn of, a line each."""
+    from flowcei.events.doctor import examine
+
+    for finding in examine(events):
+        if finding.severity != "note":
+            note(f"warning ({finding.code}): {finding.what}; {finding.means}")
 
 
 def _note_few_rows(parameters: int, rows: int | None) -> None:

@@ -244,6 +244,8 @@ def _sampled(
 ) -> tuple[dict[str, NDArray[np.float64]], float]:
     """Return the scores of a model's samples, and how many it drew in a second."""
     parts: list[dict[str, NDArray[np.float64]]] = []
+    n = 1 if model.model.is_point else n  # the same answer again is no sample
+    raw, masses = not isinstance(model.frame, RecoilFrame), judge.events.molecule.masses
     stream = model.stream(judge.events, n, noise=noise, latent=latent, seed=seed)
     first, seconds = 0, 0.0
     while first < len(judge.events):
@@ -251,7 +253,10 @@ def _sampled(
         drawn = next(stream)
         seconds += time.perf_counter() - began
         rows = slice(first, first + len(drawn))
-        parts.append(judge.scores(rows, drawn.positions))
+        x = drawn.positions
+        if raw:  # no momentum tells where the origin was
+            x = x - (masses / masses.sum() @ x)[:, :, None]
+        parts.append(judge.scores(rows, x))
         first += len(drawn)
     scores = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return scores, first * n / seconds
@@ -263,11 +268,14 @@ def _densities(
     """Return the negative log density at the truth, or a bound on it, (E,), where there is one."""
     found: list[NDArray[np.float64]] = []
     exact = model.model.has_density
+    known = judge.truth if isinstance(model.frame, RecoilFrame) else judge.events.positions
+    if known is None:
+        return {}
     if not exact and not hasattr(model.model, "iwae_bound"):
         return {}
     for first in range(0, len(judge.events), _BLOCK):
         part = judge.events[first : first + _BLOCK]
-        x = judge.truth[first : first + _BLOCK, None]
+        x = known[first : first + _BLOCK, None]
         if exact:
             found.append(-model.log_prob(x, part, noise=noise)[:, 0])
         else:
