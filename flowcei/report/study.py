@@ -17,10 +17,10 @@ __all__ = ["ambiguity_figure", "apart_figure", "recoil_figure", "study_figure"]
 
 
 def study_figure(table: pd.DataFrame, published: dict[str, dict[str, float]]) -> Figure:
-    """Draw the MSE of one sample on the data as published, beside the study's own figures.
+    """Draw the MSE of one pass through each network on the data as published, beside the study's own figures.
 
     Args:
-        table: Rows as (dataset, model), column ``mse_sample``, bohr^2, means over seeds.
+        table: Rows as (dataset, model), column ``mse_study``, bohr^2, means over seeds.
         published: Dataset -> model -> the study's MSE.
     """
     datasets = list(table.index.get_level_values(0).unique())
@@ -28,7 +28,7 @@ def study_figure(table: pd.DataFrame, published: dict[str, dict[str, float]]) ->
         figure = new_figure(9.6, 3.6, gap=0.05)
         axes = figure.subplots(1, len(datasets))
         for axis, dataset in zip(axes, datasets, strict=True):
-            values = table.loc[dataset, "mse_sample"]
+            values = table.loc[dataset, "mse_study"]
             names = [n for n in values.index if n != "floor"]
             place = np.arange(len(names))
             axis.barh(place, values[names], color=COLOURS[0], height=0.7, label="flowcei")
@@ -40,7 +40,7 @@ def study_figure(table: pd.DataFrame, published: dict[str, dict[str, float]]) ->
             axis.axvline(2 * values["mean"], color="black", lw=1, ls="--", label="twice that")
             axis.set_yticks(place, names if axis is axes[0] else [""] * len(names))
             axis.invert_yaxis()
-            axis.set(title=dataset, xlabel="MSE of one sample (bohr$^2$)")
+            axis.set(title=dataset, xlabel="MSE of one pass (bohr$^2$)")
             axis.set_xlim(0, 1.15 * max(values[names].max(), *(v for _, v in theirs), 0.0))
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=4)
