@@ -12,6 +12,7 @@ from flowcei.errors import UsageError
 from flowcei.events.simulation import simulate
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.report import figures
+from flowcei.report.comparison import comparison_figure
 from flowcei.report.style import save
 
 if TYPE_CHECKING:
@@ -49,11 +50,12 @@ def test_internal_figure_names_every_bond_and_angle() -> None:
 
 def test_bars_are_as_long_as_the_numbers() -> None:
     """Widths of bars are the table's values; every model is named."""
-    keys = [f"{k}_{w}" for k in ("std_mse", "std_mae", "atom_error") for w in ("mean", "sample")]
+    keys = [f"{k}_{w}" for k in ("std_mse", "std_mae") for w in ("mean", "sample")]
+    keys += ["atom_error_median", "atom_error_sample_median"]
     table = pd.DataFrame(np.arange(1.0, 13.0).reshape(2, 6), index=["flow", "mean"], columns=keys).assign(
         coverage_50=0.5, coverage_90=0.9
     )
-    axes = figures.comparison_figure(table).axes
+    axes = comparison_figure(table).axes
     widths = [bar.get_width() for bar in axes[0].patches]
     assert widths == [1.0, 7.0, 2.0, 8.0]
     assert [t.get_text() for t in axes[0].get_yticklabels()] == ["flow", "mean\n(null model)"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +22,15 @@ from flowcei.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pandas as pd
+
     from flowcei.models.interface import Latent
+
+_BLOCKS = ("errors", "posterior", "run")
+_NOTHING = "-"
+_ONLY_IN_FILES = ("mse_sample", "mae_sample", "std_mse_sample", "std_mae_sample", "atom_error_sample_median")
 
 
 @click.command(short_help="Score models beside null models on known positions.")
@@ -40,6 +50,7 @@ if TYPE_CHECKING:
     help="Folder.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the samples.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON, and write comparison.json.")
 @device_option
 @overwrite_option
 def compare(
@@ -51,23 +62,24 @@ def compare(
     latent: Latent,
     output: Path,
     seed: int,
+    as_json: bool,
     device: str,
     overwrite: bool,
 ) -> None:
     """Score each MODEL (a run, a .safetensors file, or "bundled") on the events of a file.
 
     Of a file that a model was trained on, only its test rows are used. Writes
-    comparison.csv and comparison.png; prints the table.
+    comparison.csv, with 95 % intervals, and comparison.png; prints the table.
 
     Example: flowcei compare runs/ocs-cinn-1 runs/ocs-cvae-1 --data test.h5
     """
     from flowcei.cli.runs import load_named, note_what_is_assumed
     from flowcei.errors import UsageError
+    from flowcei.evaluation.comparison import FLOOR, as_record, unseen
     from flowcei.evaluation.comparison import compare as run
-    from flowcei.evaluation.comparison import unseen
     from flowcei.events.storage import read_events
     from flowcei.files import whole_file
-    from flowcei.report.figures import comparison_figure
+    from flowcei.report.comparison import comparison_figure
     from flowcei.report.style import save
 
     loaded = dict(load_named(name, device) for name in models)
@@ -89,6 +101,47 @@ def compare(
     with whole_file(folder / "comparison.csv", overwrite=overwrite) as path:
         table.to_csv(path, float_format="%.6g")
     save(comparison_figure(table), folder / "comparison.png", overwrite=overwrite)
-    click.echo(f"{len(events)} events of {data}, {count} samples each, seed {seed}; lengths in bohr\n")
-    click.echo(text_table(table.T.rename_axis("score"), digits=3))
+    if as_json:
+        about = {"data": str(data), "events": len(events), "samples": count, "seed": seed}
+        about |= {"noise": noise, "latent": latent, "interval": 0.95}
+        text = json.dumps(about | as_record(table), indent=1, allow_nan=False)
+        with whole_file(folder / "comparison.json", overwrite=overwrite) as path:
+            path.write_text(text + "\n", encoding="utf-8")
+        click.echo(text)
+    else:
+        click.echo(f"{len(events)} events of {data}, {count} samples each, seed {seed}; lengths in bohr")
+        click.echo("±: half of the 95 % interval; all columns and their ends are in comparison.csv")
+        for title, block in _blocks(table):
+            click.echo(f"\n{text_table(block.rename_axis(title))}")
+        if FLOOR in table.index:
+            click.echo(
+                "\nfloor: of an unbiased estimate, whatever the prior. A few geometries that the momenta "
+                "hardly fix\ncan carry its means; compare medians."
+            )
     note(f"\ntable and picture in {folder}")
+
+
+def _blocks(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield title and text of each part of the table: a column a model, rows without numbers left out."""
+    import pandas as pd
+
+    from flowcei.evaluation.metrics import METRICS
+
+    for block in _BLOCKS:
+        rows = {}
+        for name, metric in METRICS.items():
+            if metric.block == block and name not in _ONLY_IN_FILES and not table[name].isna().all():
+                unit = f" ({metric.unit})" if metric.unit and metric.unit != "bohr" else ""
+                rows[name + unit] = [_with_error(row, name) for _, row in table.iterrows()]
+        text = pd.DataFrame.from_dict(rows, orient="index", columns=[*table.index])
+        yield block, text.loc[:, (text != _NOTHING).any()]
+
+
+def _with_error(row: pd.Series, name: str) -> str:
+    value = float(row[name])
+    if math.isnan(value):
+        return _NOTHING
+    if f"{name}_low" not in row:
+        return f"{value:,.0f}"
+    half = (float(row[f"{name}_high"]) - float(row[f"{name}_low"])) / 2.0
+    return f"{value:.3g} ± {half:.1g}"

@@ -1,4 +1,4 @@
-"""The pictures: of events (Newton, KER), of posteriors (spread) and of models (comparison)."""
+"""The pictures: of events (Newton, KER), of posteriors (spread) and of a training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from flowcei.evaluation.nulls import NULL_MODELS
 from flowcei.physics.explosion import kinetic_energy
 from flowcei.posterior.spread import in_recoil_frame
 from flowcei.report.style import COLOURS, new_figure, styled
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from flowcei.events.container import Events
     from flowcei.posterior.spread import Spread
 
-__all__ = ["comparison_figure", "events_figure", "internal_figure", "spread_figure", "training_figure"]
+__all__ = ["events_figure", "internal_figure", "spread_figure", "training_figure"]
 
 _MAX_POINTS = 3000
 _MAX_PERCENTILE = 99.5
@@ -120,63 +119,6 @@ def _with_errors(low: float, middle: float, high: float) -> str:
 def _bins(count: int) -> int:
     """Return a number of bins that leaves enough in each (J. Rice's rule), 60 at the most."""
     return int(min(60, 2 * count ** (1 / 3)))
-
-
-def comparison_figure(table: pd.DataFrame) -> Figure:
-    """Draw MSE, MAE and per-atom error of models beside the null models, and their coverage.
-
-    Args:
-        table: As `flowcei.evaluation.comparison.compare` returns it.
-    """
-    panels = (
-        ("std_mse", "MSE (standardised units)"),
-        ("std_mae", "MAE (standardised units)"),
-        ("atom_error", "error per atom (bohr)"),
-    )
-    names = list(table.index)
-    y = np.arange(len(names))
-    with styled():
-        figure = new_figure(9.6, 0.8 + 0.5 * len(names) + 0.6, gap=0.06)
-        axes = figure.subplots(1, 4, sharey=True)
-        for axis, (key, label) in zip(axes, panels, strict=False):
-            for shift, kind, text, colour in (
-                (-0.19, "mean", "posterior mean", COLOURS[0]),
-                (0.19, "sample", "one random sample", COLOURS[4]),
-            ):
-                values = table[f"{key}_{kind}"].to_numpy()
-                axis.barh(y + shift, values, height=0.36, color=colour, label=text)
-                _write_values(axis, y + shift, values)
-            axis.set_xlabel(label)
-            axis.set_xlim(0, 1.3 * max(table[f"{key}_mean"].max(), table[f"{key}_sample"].max()))
-        _coverage_panel(axes[3], table, y)
-        nulls = set(NULL_MODELS)
-        axes[0].set_yticks(y, [f"{name}\n(null model)" if name in nulls else name for name in names])
-        axes[0].invert_yaxis()
-        handles, labels = axes[0].get_legend_handles_labels()
-        more = axes[3].get_legend_handles_labels()
-        figure.legend(handles + more[0], labels + more[1], loc="outside upper center", ncols=4)
-    return figure
-
-
-def _write_values(axis: Axes, y: NDArray, values: NDArray) -> None:
-    for place, value in zip(y, values, strict=True):
-        axis.annotate(
-            f"{value:.3g}",
-            (value, place),
-            xytext=(3, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=7,
-        )
-
-
-def _coverage_panel(axis: Axes, table: pd.DataFrame, y: NDArray) -> None:
-    for level, marker, colour in ((50, "o", COLOURS[2]), (90, "D", COLOURS[3])):
-        axis.axvline(level, color=colour, lw=1, ls=":")
-        axis.plot(100 * table[f"coverage_{level}"], y, marker, color=colour, label=f"coverage of {level} %")
-    for place in y[table["coverage_50"].isna()]:
-        axis.text(2, place, "no interval", va="center", fontsize=7, color="0.35")
-    axis.set(xlabel="coverage (%), dotted: wanted", xlim=(0, 102))
 
 
 def events_figure(events: Events) -> Figure:
