@@ -7,6 +7,7 @@ not depend on units and on a common factor of the charges either.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from itertools import permutations, product
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flowcei.events.alignment import angles_of, best_rotations, needed_positions, residuals, resimulated
-from flowcei.events.finding import Finding
+from flowcei.events.finding import Finding, percent
 from flowcei.events.scale import explain_scale, scale_of
 from flowcei.physics.detector import rms_component
 from flowcei.physics.explosion import kinetic_energy, potential_energy
@@ -26,11 +27,13 @@ if TYPE_CHECKING:
 
     from flowcei.events.conservation import Noisiness
     from flowcei.events.container import Events
+    from flowcei.molecule import Molecule
 
 __all__ = ["Agreement", "agreement_findings", "compare_with_simulation"]
 
 _ROUNDING = 1e-3  # of momenta: less than this is no disagreement (rounded columns, other masses)
 _HARMLESS = 0.1
+_PAIRED = 0.5  # correlation of energies, below which rows do not belong together
 _DRAWS = 200  # of the noise, over all events
 _FEWEST = 20  # events from which other charges or orders are inferred
 _TRIALS = 60  # events on which other charges are tried
@@ -87,7 +90,20 @@ class Agreement:
     @property
     def one_shape(self) -> bool:
         """Whether the positions explain the momenta up to orientation and scale."""
-        return float(np.median(self.shape)) <= max(self.tolerated, _HARMLESS)
+        middle = float(np.median(self.shape))
+        # Near an equilibrium all shapes are alike: there rows in another order show in the energies.
+        paired = len(self.shape) < _FEWEST or self.correlation > _PAIRED
+        return middle <= self.tolerated or (middle <= _HARMLESS and paired)
+
+    @property
+    def correlation(self) -> float:
+        """The correlation of log KE and log U0 over the events."""
+        molecule = self.events.molecule
+        kinetic = np.log(kinetic_energy(self.recorded, molecule.masses))
+        potential = np.log(np.abs(potential_energy(needed_positions(self.events), molecule.charges)))
+        if np.ptp(kinetic) == 0 or np.ptp(potential) == 0:
+            return 0.0
+        return float(np.corrcoef(kinetic, potential)[0, 1])
 
     @property
     def rotated(self) -> NDArray[np.bool_]:
@@ -192,6 +208,9 @@ def agreement_findings(found: Agreement) -> list[Finding]:
         what = f"in {found.lost} of {found.lost + len(found.events)} events ions coincide"
         means = "they have no finite energy and no momenta"
         out.append(Finding("error", "coincident", what, means, "remove these events"))
+    order = _other_order(found)
+    if order is not None:
+        return [order, *out]
     out += _frame_findings(found) if found.one_shape else []
     return [*_shape_findings(found), *out]
 
@@ -220,25 +239,25 @@ def _shape(p: NDArray[np.float64]) -> NDArray[np.float64]:
 def _shape_findings(found: Agreement) -> list[Finding]:
     error, allowed = float(np.median(found.shape)), float(np.median(found.shape_of_noise))
     values = {"median": error, "of_noise": allowed, "noise": found.noise}
-    compared = f"p_i.p_j of momenta and of re-simulated positions differ by {100 * error:.2g} % (median)"
+    compared = f"p_i.p_j of momenta and of re-simulated positions differ by {percent(error)} (median)"
     if error > found.tolerated and len(found.shape) >= _FEWEST:
-        cause = _other_order(found) or _other_charges(found)
+        cause = _other_charges(found)
         if cause is not None:
             return [cause]
     if not found.one_shape:
-        energy = _correlation(found)
+        energy = found.correlation
         what = f"{compared}; KE and U0 of the events are correlated by {energy:.2f}"
         means = "the positions do not explain the momenta: no network can learn one from the other"
         todo = "look for rows or columns in another order, velocities, other charges or other forces"
         return [Finding("error", "unexplained", what, means, todo, values=values | {"correlation": energy})]
     out = explain_scale(found.events, found.scale, max(found.spread, 1.5 * found.noise * found.slack))
     if error > found.tolerated:
-        what = f"{compared}, of which noise explains {100 * allowed:.2g} %"
+        what = f"{compared}, of which noise explains {percent(allowed)}"
         means = "noise that the sum does not show, ions that moved at the start, or other forces or masses"
         todo = "say how large the noise is (column sigma), or check masses and the model of the explosion"
         out.append(Finding("warning", "unexplained", what, means, todo, values=values))
     else:
-        what = compared + (f", as noise does ({100 * allowed:.2g} %)" if allowed > _ROUNDING else "")
+        what = compared + (f", as noise does ({percent(allowed)})" if allowed > _ROUNDING else "")
         means = "up to orientation and scale the positions explain the momenta"
         out.append(Finding("note", "explained", what, means, values=values))
     odd = found.shape > np.maximum(0.3, 10.0 * np.maximum(error, found.shape_of_noise))
@@ -251,20 +270,11 @@ def _shape_findings(found: Agreement) -> list[Finding]:
     return out
 
 
-def _correlation(found: Agreement) -> float:
-    molecule = found.events.molecule
-    kinetic = np.log(kinetic_energy(found.recorded, molecule.masses))
-    potential = np.log(np.abs(potential_energy(needed_positions(found.events), molecule.charges)))
-    if kinetic.std() == 0 or potential.std() == 0:
-        return 0.0
-    return float(np.corrcoef(kinetic, potential)[0, 1])
-
-
 def _frame_findings(found: Agreement) -> list[Finding]:
     out = []
     share = float(found.mirrored.mean())
     if share:
-        what = f"{100 * share:.3g} % of the events fit only as mirror images"
+        what = f"{percent(share)} of the events fit only as mirror images"
         means = "positions and momenta have opposite handedness: a coordinate changed its sign"
         todo = "turn the sign of one axis of the positions back in these events; no rotation can repair them"
         out.append(Finding("error", "mirrored", what, means, todo, values={"share": share}))
@@ -273,7 +283,7 @@ def _frame_findings(found: Agreement) -> list[Finding]:
     if rotated.any():
         middle, low, high = float(np.median(angle)), float(angle.min()), float(angle.max())
         share = float(rotated.mean())
-        which = "in every event" if share == 1 else f"in {100 * share:.3g} % of the events"
+        which = "in every event" if share == 1 else f"in {percent(share)} of the events"
         what = (
             f"{which} positions and momenta are rotated apart, by {middle:.4g} degrees "
             f"(median; {low:.3g} to {high:.3g})"
@@ -293,26 +303,42 @@ def _frame_findings(found: Agreement) -> list[Finding]:
 
 def _other_order(found: Agreement) -> Finding | None:
     """Look for identical ions that are numbered differently in positions and momenta."""
-    groups = found.events.molecule.identical
-    choices = list(product(*(permutations(group) for group in groups)))
-    if not groups or len(choices) > _MOST_ORDERS:
+    orders = _orders(found.events.molecule)
+    if not orders or len(found.shape) < _FEWEST:
         return None
-    best = found.shape.copy()
-    for choice in choices:
-        order = np.arange(len(found.events.molecule))
-        for group, places in zip(groups, choice, strict=True):
-            order[list(group)] = places
-        best = np.minimum(best, _shape_difference(found.simulated, found.recorded[:, order]))
-    if not _explains(best, found):
+    shape = np.min([_shape_difference(found.simulated, found.recorded[:, o]) for o in orders], axis=0)
+    apart = np.min([residuals(found.simulated, found.recorded[:, o]) for o in orders], axis=0)
+    allowed = 5.0 * found.slack * found.apart_of_noise + 2.0 * _ROUNDING
+    # Either every event falls into place, or, where frames differ as well, its shape does.
+    swapped = (found.apart > allowed) & (apart < found.apart / 4.0)
+    if (np.minimum(apart, found.apart) > allowed).mean() > 0.1 * swapped.mean():
+        middle, before = float(np.median(shape)), float(np.median(found.shape))
+        if before <= found.tolerated or middle > max(found.tolerated, min(_HARMLESS, before / 5.0)):
+            return None
+        swapped = found.shape > np.maximum(5.0 * shape, found.tolerated)
+    share = float(swapped.mean())
+    if share < 0.01:
         return None
-    swapped = found.shape > np.maximum(10.0 * best, found.tolerated)
-    names = ", ".join(found.events.molecule.labels[i] for group in groups for i in group)
-    what = (
-        f"in {100 * swapped.mean():.3g} % of the events {names} are in another order in positions and momenta"
-    )
+    molecule = found.events.molecule
+    names = ", ".join(molecule.labels[i] for group in molecule.identical for i in group)
+    what = f"in {percent(share)} of the events {names} are in another order in positions and momenta"
     means = "each ion is shown the momentum of another one"
     todo = "sort positions and momenta of identical ions by the same rule, together"
-    return Finding("error", "order", what, means, todo, values={"share": float(swapped.mean())})
+    return Finding("error", "order", what, means, todo, values={"share": share})
+
+
+def _orders(molecule: Molecule) -> list[NDArray[np.int64]]:
+    """Return the ways to exchange identical ions, each (N,); none where there are too many."""
+    groups = molecule.identical
+    if not groups or np.prod([math.factorial(len(group)) for group in groups]) > _MOST_ORDERS:
+        return []
+    orders = []
+    for choice in product(*(permutations(group) for group in groups)):
+        order = np.arange(len(molecule))
+        for group, places in zip(groups, choice, strict=True):
+            order[list(group)] = places
+        orders.append(order)
+    return orders
 
 
 def _other_charges(found: Agreement) -> Finding | None:
@@ -336,8 +362,8 @@ def _other_charges(found: Agreement) -> Finding | None:
     declared = ", ".join(f"{k} {q:+g}" for k, q in zip(molecule.labels, molecule.charges, strict=True))
     what = (
         f"the momenta are those of charges {fits}{'' if factor else f' times {np.sqrt(scale):.3g}'}, "
-        f"not of {declared} (p_i.p_j differ by {100 * np.median(shape):.2g} %, "
-        f"with {declared} by {100 * np.median(found.shape):.2g} %)"
+        f"not of {declared} (p_i.p_j differ by {percent(float(np.median(shape)))}, "
+        f"with {declared} by {percent(float(np.median(found.shape)))})"
     )
     means = "simulations of the declared charges give other momenta: models and checks would be wrong"
     todo = "declare these charges in a molecule file (--molecule my.toml)"
