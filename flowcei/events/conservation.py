@@ -123,7 +123,7 @@ def _velocities(events: Events, relative: float) -> Finding | None:
     momenta = events.momenta * (masses / masses.mean())[:, None]
     total = np.linalg.norm(momenta.sum(axis=1), axis=1) / np.sqrt(len(masses))
     as_velocities = float(np.median(total / rms_component(momenta)))
-    if as_velocities > relative / 5.0:
+    if as_velocities > relative / 3.0:
         return None
     what = "the numbers sum to 0 only when multiplied by the masses: they are velocities"
     means = "every momentum is wrong by the mass of its ion"
