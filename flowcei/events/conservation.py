@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flowcei.events.finding import Finding
+from flowcei.events.finding import Finding, percent
 from flowcei.physics.detector import NOISE_FLOOR, rms_component
 
 if TYPE_CHECKING:
@@ -90,9 +90,11 @@ def sum_findings(events: Events, noise: Noisiness) -> list[Finding]:
         what = f"the momenta of an event sum to 0 (to {noise.relative:.1e} of the rms component): noise-free"
         means = "a posterior of noise-free momenta is points; training adds the noise it is told"
         out.append(Finding("note", "noise-free", what, means, values=values))
+    elif velocities := _velocities(events, noise.relative):
+        return [velocities]
     else:
         what = (
-            f"the sum of the momenta shows noise of {100 * noise.relative:.2g} % of the rms component, "
+            f"the sum of the momenta shows noise of {percent(noise.relative)} of the rms component, "
             f"{noise.absolute:.3g} hbar/bohr, on each component"
         )
         means = "a model must be trained for this level"
@@ -106,13 +108,26 @@ def sum_findings(events: Events, noise: Noisiness) -> list[Finding]:
         means = "the molecules flew, or the detector's zero is off; flowcei subtracts each event's own total"
         out.append(Finding("note", "momentum-offset", what, means, values={"offset": size}))
     if noise.far > 0.01 and len(events) >= _ENOUGH and noise.relative < _HOPELESS:
-        what = f"in {100 * noise.far:.2g} % of the events the momenta sum to far more than in the others"
+        what = f"in {percent(noise.far)} of the events the momenta sum to far more than in the others"
         means = "false coincidences or lost ions: no geometry explains such an event"
         todo = "remove events with a large total momentum"
         out.append(
             Finding("warning", "momentum-sum-outliers", what, means, todo, values={"share": noise.far})
         )
     return out
+
+
+def _velocities(events: Events, relative: float) -> Finding | None:
+    """Whether velocities conserve momentum where the numbers of the file do not."""
+    masses = events.molecule.masses
+    momenta = events.momenta * (masses / masses.mean())[:, None]
+    total = np.linalg.norm(momenta.sum(axis=1), axis=1) / np.sqrt(len(masses))
+    as_velocities = float(np.median(total / rms_component(momenta)))
+    if as_velocities > relative / 3.0:
+        return None
+    what = "the numbers sum to 0 only when multiplied by the masses: they are velocities"
+    means = "every momentum is wrong by the mass of its ion"
+    return Finding("error", "velocities", what, means, "multiply each by its mass, in electron masses")
 
 
 def _how_bad(relative: float) -> tuple[Severity, str]:
@@ -125,7 +140,7 @@ def _what_to_do(relative: float) -> str:
     if relative > _HOPELESS:
         return "look for a missing ion, a column in another unit, or ions of different events in one row"
     if relative > _TRAINED * 1.1:
-        return f"train for it: --noise {100 * relative:.2g}% (the default ends at 5 %)"
+        return f"train for it: --noise {100 * relative:.3g}% (the default ends at 5 %)"
     return ""
 
 
@@ -137,7 +152,8 @@ def _stated(events: Events, noise: Noisiness) -> list[Finding]:
     ratio = float(np.sqrt(np.median(squares / events.sigma**2) / _CHI2_MEDIAN))
     if abs(ratio - 1.0) < 0.1 + 3.0 / np.sqrt(len(events)):
         return []
-    what = f"the sum of the momenta shows {ratio:.2g} times the noise that the column sigma states"
+    shown = f"{ratio:.2g} times the noise" if ratio > 0.01 else "none of the noise"
+    what = f"the sum of the momenta shows {shown} that the column sigma states"
     means = "a model told too little noise is overconfident, told too much it is vague"
     if ratio < 0.5:
         means += "; or momentum conservation was imposed on the noisy momenta, which hides their noise"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from flowcei.events.finding import Finding
+from flowcei.events.finding import Finding, percent
 from flowcei.events.text import columns
 from flowcei.physics.explosion import centre_of_mass
 
@@ -125,9 +125,13 @@ def _in_plane_of_momenta(events: Events, x: NDArray[np.float64]) -> list[Finding
     normal = np.cross(p[:, 0], p[:, 1])
     normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), np.finfo(float).tiny)
     out_of_it = np.abs(np.einsum("bni,bi->bn", x, normal)).max(axis=1)
-    if (out_of_it > _CONSTANT * np.linalg.norm(x, axis=(1, 2))).any():
+    share = float((out_of_it <= _CONSTANT * np.linalg.norm(x, axis=(1, 2))).mean())
+    if share < 0.5:
         return []
-    what = "sigma says the momenta are noisy, but the positions lie exactly in their plane in every event"
+    what = (
+        f"sigma says the momenta are noisy, but in {percent(share)} of the events "
+        "the positions lie exactly in their plane"
+    )
     means = (
         "three coordinates in the recoil frame are 0: the likelihood of a flow has no upper bound; "
         "and the truth was turned along with the noise"

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pandas as pd
 
-from flowcei.events.agreement import agreement_findings, compare_with_simulation
+from flowcei.events.agreement import compare_with_simulation
 from flowcei.events.conservation import noisiness, sum_findings
 from flowcei.events.degeneracy import constant_columns, degeneracies
+from flowcei.events.explanation import agreement_findings
 from flowcei.events.faults import read_with_faults
 from flowcei.events.finding import SEVERITIES, Finding, Report
 from flowcei.events.likeness import likeness

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from flowcei.events.container import Events
 
-__all__ = ["SEVERITIES", "Finding", "Report", "Severity", "Unbounded"]
+__all__ = ["SEVERITIES", "Finding", "Report", "Severity", "Unbounded", "percent"]
 
 Severity = Literal["error", "warning", "note"]
 Unbounded = Literal["", "raw", "chart"]
@@ -101,6 +101,16 @@ class Report:
             "verdict": self.verdict,
             "findings": [f.to_dict() for f in self.findings],
         }
+
+
+def percent(share: float) -> str:
+    """Return a share in per cent for a sentence.
+
+    Example:
+        >>> percent(0.0123), percent(1.0), percent(3e-17)
+        ('1.23 %', '100 %', '0 %')
+    """
+    return f"{100.0 * share:.3g} %" if share > 1e-9 else "0 %"
 
 
 def _s(count: int) -> str:

@@ -11,6 +11,7 @@ from flowcei.errors import DataError
 from flowcei.events.agreement import compare_with_simulation
 from flowcei.events.alignment import angles_of, best_rotations, needed_positions
 from flowcei.events.conservation import noisiness
+from flowcei.events.finding import percent
 from flowcei.physics.explosion import centre_of_mass
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def repair(events: Events) -> tuple[Events, Changes]:
     if not found.one_shape:
         msg = (
             "the positions do not explain the momenta in any orientation "
-            f"(p_i.p_j differ by {100 * np.median(found.shape):.2g} %): there is nothing to rotate to"
+            f"(p_i.p_j differ by {percent(float(np.median(found.shape)))}): there is nothing to rotate to"
         )
         raise DataError(msg)
     angle = np.zeros(len(events))
