@@ -65,7 +65,9 @@ def noisiness(events: Events) -> Noisiness:
     if len(events) >= _FEW:
         middle = np.median(total, axis=0)
         error = 1.25 * 1.4826 * np.median(np.abs(total - middle), axis=0) / np.sqrt(len(events))
-        if (np.abs(middle) > 5.0 * error).any():
+        # Sums that are 0 but for rounding have means that are rounding.
+        least = NOISE_FLOOR * float(np.median(rms_component(events.momenta)))
+        if (np.abs(middle) > np.maximum(5.0 * error, least)).any():
             offset = middle
     squares = ((total - offset) ** 2).sum(axis=1) / len(events.molecule)
     relative = squares / rms_component(events.momenta) ** 2
