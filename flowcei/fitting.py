@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
+from flowcei.doctor.examination import unbounded
 from flowcei.errors import DataError, UsageError
-from flowcei.events.doctor import unbounded
 from flowcei.events.simulation import Simulator, fresh_seed
 from flowcei.frame import RecoilFrame
 from flowcei.models.registry import build_model

@@ -17,12 +17,12 @@ from scipy.spatial.transform import Rotation
 
 import flowcei
 from flowcei.cli.main import main
+from flowcei.doctor.alignment import angles_of, best_rotations
+from flowcei.doctor.examination import examine, examine_file, unbounded
+from flowcei.doctor.finding import Finding
+from flowcei.doctor.repair import repair
 from flowcei.errors import DataError
-from flowcei.events.alignment import angles_of, best_rotations
 from flowcei.events.container import Events
-from flowcei.events.doctor import examine, examine_file, unbounded
-from flowcei.events.finding import Finding
-from flowcei.events.repair import repair
 from flowcei.events.simulation import simulate
 from flowcei.molecule import Molecule, built_in_molecules
 

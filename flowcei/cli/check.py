@@ -12,7 +12,7 @@ import click
 from flowcei.cli.options import note, overwrite_option
 
 if TYPE_CHECKING:
-    from flowcei.events.finding import Report
+    from flowcei.doctor.finding import Report
 
 _REJECTED = 3
 _TITLES = {"error": "Errors", "warning": "Warnings", "note": "Notes"}
@@ -37,7 +37,7 @@ def check(*, file: Path, molecule: str | None, output: Path | None, as_json: boo
 
     Example: flowcei check events.csv --repair repaired.csv
     """
-    from flowcei.events.doctor import examine_file
+    from flowcei.doctor.examination import examine_file
 
     if output is not None:
         _refuse_output(output, file, overwrite=overwrite)
@@ -54,7 +54,7 @@ def check(*, file: Path, molecule: str | None, output: Path | None, as_json: boo
 
 
 def _show(report: Report) -> None:
-    from flowcei.events.finding import SEVERITIES
+    from flowcei.doctor.finding import SEVERITIES
 
     good = 0 if report.events is None else len(report.events)
     count = f"{report.rows} events" if good == report.rows else f"{good} of {report.rows} events readable"
@@ -85,8 +85,8 @@ def _refuse_output(output: Path, file: Path, *, overwrite: bool) -> None:
 
 
 def _repair(report: Report, output: Path, *, overwrite: bool) -> None:
+    from flowcei.doctor.repair import repair
     from flowcei.errors import DataError
-    from flowcei.events.repair import repair
     from flowcei.events.storage import write_events
 
     if report.events is None:

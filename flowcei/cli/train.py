@@ -137,7 +137,7 @@ def train(
 
 def _note_findings(events: Events) -> None:
     """Say what `flowcei check` would warn of, a line each."""
-    from flowcei.events.doctor import examine
+    from flowcei.doctor.examination import examine
 
     for finding in examine(events):
         if finding.severity != "note":

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from flowcei.doctor.agreement import compare_with_simulation
+from flowcei.doctor.alignment import angles_of, best_rotations, needed_positions
+from flowcei.doctor.conservation import noisiness
+from flowcei.doctor.finding import percent
 from flowcei.errors import DataError
-from flowcei.events.agreement import compare_with_simulation
-from flowcei.events.alignment import angles_of, best_rotations, needed_positions
-from flowcei.events.conservation import noisiness
-from flowcei.events.finding import percent
 from flowcei.physics.explosion import centre_of_mass
 
 if TYPE_CHECKING:

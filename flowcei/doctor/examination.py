@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pandas as pd
 
-from flowcei.events.agreement import compare_with_simulation
-from flowcei.events.conservation import noisiness, sum_findings
-from flowcei.events.degeneracy import constant_columns, degeneracies
-from flowcei.events.explanation import agreement_findings
-from flowcei.events.faults import read_with_faults
-from flowcei.events.finding import SEVERITIES, Finding, Report
-from flowcei.events.likeness import likeness
-from flowcei.events.scale import plausible_energy
+from flowcei.doctor.agreement import compare_with_simulation
+from flowcei.doctor.conservation import noisiness, sum_findings
+from flowcei.doctor.degeneracy import constant_columns, degeneracies
+from flowcei.doctor.explanation import agreement_findings
+from flowcei.doctor.faults import read_with_faults
+from flowcei.doctor.finding import SEVERITIES, Finding, Report
+from flowcei.doctor.likeness import likeness
+from flowcei.doctor.scale import plausible_energy
 from flowcei.physics.explosion import centre_of_mass
 
 if TYPE_CHECKING:

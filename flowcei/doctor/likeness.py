@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.stats import ks_2samp
 
+from flowcei.doctor.alignment import needed_positions
+from flowcei.doctor.finding import Finding
 from flowcei.errors import FlowceiError
-from flowcei.events.alignment import needed_positions
-from flowcei.events.finding import Finding
 from flowcei.physics.priors import build_prior
 
 if TYPE_CHECKING:

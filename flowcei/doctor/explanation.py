@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flowcei.events.agreement import HARMLESS, ROUNDING, shape_difference
-from flowcei.events.alignment import residuals, resimulated
-from flowcei.events.finding import Finding, percent
-from flowcei.events.scale import explain_scale, scale_of
+from flowcei.doctor.agreement import HARMLESS, ROUNDING, shape_difference
+from flowcei.doctor.alignment import residuals, resimulated
+from flowcei.doctor.finding import Finding, percent
+from flowcei.doctor.scale import explain_scale, scale_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-    from flowcei.events.agreement import Agreement
+    from flowcei.doctor.agreement import Agreement
     from flowcei.molecule import Molecule
 
 __all__ = ["agreement_findings"]

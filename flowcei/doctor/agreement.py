@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flowcei.events.alignment import angles_of, best_rotations, needed_positions, residuals, resimulated
-from flowcei.events.scale import scale_of
+from flowcei.doctor.alignment import angles_of, best_rotations, needed_positions, residuals, resimulated
+from flowcei.doctor.scale import scale_of
 from flowcei.physics.detector import rms_component
 from flowcei.physics.explosion import kinetic_energy, potential_energy
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from flowcei.events.conservation import Noisiness
+    from flowcei.doctor.conservation import Noisiness
     from flowcei.events.container import Events
 
 __all__ = ["HARMLESS", "ROUNDING", "Agreement", "compare_with_simulation", "shape_difference"]
@@ -127,7 +127,7 @@ def compare_with_simulation(events: Events, noise: Noisiness) -> Agreement | Non
 
     Example:
         >>> import flowcei
-        >>> from flowcei.events.conservation import noisiness
+        >>> from flowcei.doctor.conservation import noisiness
         >>> events = flowcei.simulate("ocs", 20, seed=1)
         >>> found = compare_with_simulation(events, noisiness(events))
         >>> found.one_shape, bool(found.rotated.any())

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from flowcei.events.finding import Finding, percent
+from flowcei.doctor.finding import Finding, percent
 from flowcei.events.text import columns
 from flowcei.physics.explosion import centre_of_mass
 

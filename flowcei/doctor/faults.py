@@ -12,9 +12,9 @@ import h5py
 import numpy as np
 import pandas as pd
 
+from flowcei.doctor.finding import Finding
 from flowcei.errors import DataError
 from flowcei.events.container import Events
-from flowcei.events.finding import Finding
 from flowcei.events.hdf import is_hdf5, read_array, read_hdf, read_json_attribute, read_molecule
 from flowcei.events.text import columns, read_csv
 from flowcei.files import check_readable

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flowcei.events.alignment import needed_positions
-from flowcei.events.finding import Finding, percent
+from flowcei.doctor.alignment import needed_positions
+from flowcei.doctor.finding import Finding, percent
 from flowcei.physics.explosion import kinetic_energy, potential_energy
 from flowcei.units import ANGSTROM, DALTON, ELECTRONVOLT
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from flowcei.doctor.finding import Severity
     from flowcei.events.container import Events
-    from flowcei.events.finding import Severity
 
 __all__ = ["explain_scale", "plausible_energy", "scale_of"]
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flowcei.events.finding import Finding, percent
+from flowcei.doctor.finding import Finding, percent
 from flowcei.physics.detector import NOISE_FLOOR, rms_component
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from flowcei.doctor.finding import Severity
     from flowcei.events.container import Events
-    from flowcei.events.finding import Severity
 
 __all__ = ["Noisiness", "noisiness", "sum_findings"]
 

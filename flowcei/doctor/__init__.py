@@ -1,0 +1,1 @@
+"""Whether data are sound: what a check looks for, and repairs."""
