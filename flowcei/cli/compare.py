@@ -115,8 +115,8 @@ def compare(
             click.echo(f"\n{text_table(block.rename_axis(title))}")
         if FLOOR in table.index:
             click.echo(
-                "\nfloor: of an unbiased estimate, whatever the prior. A few geometries that the momenta "
-                "hardly fix\ncan carry its means; compare medians."
+                "\nfloor: the least that a flat prior allows; a model's prior may know more. A few "
+                "geometries that\nthe momenta hardly fix can carry its means: compare medians."
             )
     note(f"\ntable and picture in {folder}")
 

@@ -37,6 +37,7 @@ _MIN_EVENTS = 10
 _SIMULATED_EVENTS = 500  # of which samples are simulated again, at the most
 _SIMULATED_SAMPLES = 20
 _FLOOR_DRAWS = 20
+_SAMPLES = 200_000  # of null models that are judged at a time
 _BLOCK = 4096  # events whose density is asked for at a time
 
 
@@ -216,9 +217,15 @@ class _Judge:
 
     def scores_of_turned(self, turned: NDArray[np.floating]) -> dict[str, NDArray[np.float64]]:
         """Score samples (E, n, N, 3) that are in the recoil frame."""
-        lab = np.empty_like(turned)
-        np.put_along_axis(lab, self.order[:, None, :, None], turned @ self.rotation[:, None], axis=2)
-        return self.scores(slice(None), lab)
+        parts = []
+        step = max(1, _SAMPLES // turned.shape[1])
+        for first in range(0, len(turned), step):
+            rows = slice(first, first + step)
+            lab = np.empty_like(turned[rows])
+            back = turned[rows] @ self.rotation[rows, None]
+            np.put_along_axis(lab, self.order[rows, :, None][:, None], back, axis=2)
+            parts.append(self.scores(rows, lab))
+        return _joined(parts)
 
     def _momentum_errors(
         self, positions: NDArray[np.floating], momenta: NDArray[np.float64]
@@ -258,8 +265,11 @@ def _sampled(
             x = x - (masses / masses.sum() @ x)[:, :, None]
         parts.append(judge.scores(rows, x))
         first += len(drawn)
-    scores = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return scores, first * n / seconds
+    return _joined(parts), first * n / seconds
+
+
+def _joined(parts: list[dict[str, NDArray[np.float64]]]) -> dict[str, NDArray[np.float64]]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _densities(
