@@ -20,7 +20,7 @@ from flowcei.posterior.samples import PosteriorSamples
 from flowcei.resimulation import Resimulation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from numpy.typing import ArrayLike, NDArray
@@ -219,17 +219,7 @@ class Reconstructor:
         if not self.model.has_density:
             msg = f"architecture {self.architecture!r} has no exact density"
             raise NoDensityError(msg)
-        events = self._events(momenta)
-        x = np.asarray(positions, dtype=np.float64)
-        if x.ndim != 4 or x.shape[::2] != (len(events), len(self.molecule)) or x.shape[3] != 3:
-            msg = f"positions have shape {x.shape}; expected ({len(events)}, n, {len(self.molecule)}, 3)"
-            raise UsageError(msg)
-        framed, c = self._enter(events.momenta, self.sigma(events, noise))
-        chart = self.chart_standardiser(self.frame.to_chart(torch.from_numpy(x), framed))
-        flat = chart.reshape(-1, self.frame.width).to(self.device)
-        density = self.model.log_prob(flat, c.repeat_interleave(x.shape[1], dim=0))
-        volume = self._log_volume(framed)[:, None]
-        return (density.cpu().double().reshape(x.shape[:2]) + volume).numpy()
+        return self._density_of(positions, momenta, noise, self.model.log_prob)
 
     @torch.no_grad()
     def log_prob_bound(
@@ -262,6 +252,19 @@ class Reconstructor:
         if bound is None:
             msg = f"architecture {self.architecture!r} has no bound on its density"
             raise NoDensityError(msg)
+        generator = np.random.default_rng(np.random.SeedSequence(seed))
+        return self._density_of(
+            positions, momenta, noise, lambda x, c: bound(x, c, draws=draws, generator=generator)
+        )
+
+    def _density_of(
+        self,
+        positions: ArrayLike,
+        momenta: ArrayLike | Events,
+        noise: str | Noise | None,
+        density: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    ) -> NDArray[np.float64]:
+        """Return a log density of standardised charts, (E, n), as one of positions."""
         events = self._events(momenta)
         x = np.asarray(positions, dtype=np.float64)
         if x.ndim != 4 or x.shape[::2] != (len(events), len(self.molecule)) or x.shape[3] != 3:
@@ -270,8 +273,7 @@ class Reconstructor:
         framed, c = self._enter(events.momenta, self.sigma(events, noise))
         chart = self.chart_standardiser(self.frame.to_chart(torch.from_numpy(x), framed))
         flat = chart.reshape(-1, self.frame.width).to(self.device)
-        generator = np.random.default_rng(np.random.SeedSequence(seed))
-        found = bound(flat, c.repeat_interleave(x.shape[1], dim=0), draws=draws, generator=generator)
+        found = density(flat, c.repeat_interleave(x.shape[1], dim=0))
         volume = self._log_volume(framed)[:, None]
         return (found.cpu().double().reshape(x.shape[:2]) + volume).numpy()
 

@@ -7,7 +7,15 @@ energies in hartree and momenta in hbar / bohr. Values: CODATA 2018
 
 from __future__ import annotations
 
-__all__ = ["ANGSTROM", "DALTON", "ELECTRONVOLT", "length_in_bohr"]
+__all__ = [
+    "ANGSTROM",
+    "DALTON",
+    "ELECTRONVOLT",
+    "KILOMETRE_PER_SECOND",
+    "LIGHT",
+    "SI_MOMENTUM",
+    "length_in_bohr",
+]
 
 ANGSTROM = 1.0 / 0.529177210903
 """One angstrom in bohr."""
@@ -17,6 +25,15 @@ DALTON = 1822.888486209
 
 ELECTRONVOLT = 1.0 / 27.211386245988
 """One electronvolt in hartree."""
+
+SI_MOMENTUM = 1.0 / 1.99285191410e-24
+"""One kg m/s in hbar / bohr."""
+
+KILOMETRE_PER_SECOND = 1.0 / 2187.69126364
+"""One km/s in atomic units of velocity."""
+
+LIGHT = 1.0 / 7.2973525693e-3
+"""The speed of light in atomic units: the reciprocal of the fine-structure constant."""
 
 _LENGTHS = {"bohr": 1.0, "angstrom": ANGSTROM}
 

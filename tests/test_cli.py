@@ -15,6 +15,7 @@ import pytest
 
 import flowcei
 from flowcei.cli.main import main
+from flowcei.fitting import split_rows
 
 TINY = ["--epochs", "1", "--events", "1000", "--hidden", "8", "--seed", "1"]
 
@@ -70,7 +71,9 @@ def test_help_answers_without_torch() -> None:
         assert command in done.stdout
 
 
-@pytest.mark.parametrize("command", ["simulate", "train", "sample", "spread", "compare", "info", "demo"])
+@pytest.mark.parametrize(
+    "command", ["simulate", "check", "train", "sample", "spread", "compare", "info", "demo"]
+)
 def test_every_command_explains_itself(flow: _Shell, command: str) -> None:
     """-h works everywhere and shows an example or what it does."""
     assert flow(command, "-h") == 0
@@ -288,6 +291,39 @@ def test_training_on_a_file_and_comparing_on_it(flow: _Shell) -> None:
     assert flow("compare", "r", "--data", "d.csv", "-n", "10", "--noise", "1%") == 0
     assert "only its 50 test events" in flow.err
     assert flow("train", "--data", "d.csv", "--prior", "broad") == 2
+
+
+def test_no_model_is_judged_on_rows_that_another_has_seen(flow: _Shell) -> None:
+    """Two trainings split one file differently: only what both left out is used."""
+    flow("simulate", "ocs", "-n", "1000", "--noise", "1%", "--seed", "5", "-o", "d.csv")
+    kept = []
+    for seed in (1, 2):
+        line = ["--arch", "nearest", "--data", "d.csv", "-o", f"m{seed}", "--seed", str(seed)]
+        assert flow("train", *line) == 0
+        kept.append(set(split_rows(1000, seed)[2].tolist()))
+    count = len(kept[0] & kept[1])
+    assert flow("compare", "m1", "m2", "--data", "d.csv", "-n", "1") == (0 if count >= 10 else 3)
+    assert f"{count} events" in flow.out + flow.err
+
+
+def test_training_says_what_a_check_would_say(flow: _Shell) -> None:
+    """Positions and momenta turned apart: a warning; few events for many parameters: another."""
+    flow(
+        "simulate",
+        "--like",
+        "cei_traning_orient_1",
+        "--as-published",
+        "-n",
+        "300",
+        "-o",
+        "p.csv",
+        "--seed",
+        "1",
+    )
+    line = ["train", "--data", "p.csv", "--arch", "cvae", "--epochs", "1", "--seed", "1", "-o", "m"]
+    assert flow(*line) == 0
+    assert "warning (" in flow.err
+    assert "240 training events for" in flow.err
 
 
 def test_traceback_only_on_request(flow: _Shell) -> None:

@@ -73,6 +73,8 @@ def compare(
 
     Example: flowcei compare runs/ocs-cinn-1 runs/ocs-cvae-1 --data test.h5
     """
+    import numpy as np
+
     from flowcei.cli.runs import load_named, note_what_is_assumed
     from flowcei.errors import UsageError
     from flowcei.evaluation.comparison import FLOOR, as_record, unseen
@@ -87,13 +89,15 @@ def compare(
         msg = f"models share a name: {', '.join(models)}; name each once"
         raise UsageError(msg)
     first = next(iter(loaded.values()))
-    events = read_events(data, first.molecule)
+    whole = read_events(data, first.molecule)
     refuse_full_folder(output, overwrite=overwrite)
+    fresh = np.ones(len(whole), dtype=bool)  # to all of the models
     for name, model in loaded.items():
-        fewer = unseen(model, events)
-        if len(fewer) < len(events):
+        fewer = unseen(model, whole)
+        if len(fewer) < len(whole):
             note(f"{name} was trained on {data}: only its {len(fewer)} test events are used")
-            events = fewer
+            fresh &= np.isin(whole.numbers, fewer.numbers)
+    events = whole[fresh]
     for model in loaded.values():
         note_what_is_assumed(model, events, noise)
     table = run(loaded, events, n=count, noise=noise, latent=latent, seed=seed)

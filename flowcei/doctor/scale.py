@@ -10,7 +10,7 @@ import numpy as np
 from flowcei.doctor.alignment import needed_positions
 from flowcei.doctor.finding import Finding, percent
 from flowcei.physics.explosion import kinetic_energy, potential_energy
-from flowcei.units import ANGSTROM, DALTON, ELECTRONVOLT
+from flowcei.units import ANGSTROM, DALTON, ELECTRONVOLT, KILOMETRE_PER_SECOND, LIGHT, SI_MOMENTUM
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,9 +28,6 @@ _CONSTANT = 0.3
 _SLIGHT = 0.05
 _NEAR = (0.8, 1.25)
 _MOST_CHARGE = 8
-_FINE_STRUCTURE = 7.2973525693e-3
-_ATOMIC_MOMENTUM = 1.99285191410e-24  # kg m/s in one hbar / bohr
-_ATOMIC_VELOCITY = 2187.69126364  # km/s
 _ENERGIES = (0.05, 20.0)  # KER over U0 of the equilibrium: beyond, a unit is wrong
 
 # One of each in atomic units: what other programs write.
@@ -43,13 +40,13 @@ _LENGTHS = {
 }
 _MOMENTA = {
     "hbar/bohr": 1.0,
-    "kg m/s": 1.0 / _ATOMIC_MOMENTUM,
-    "u km/s": DALTON / _ATOMIC_VELOCITY,
-    "u m/s": DALTON / _ATOMIC_VELOCITY / 1000.0,
-    "u angstrom/fs": 100.0 * DALTON / _ATOMIC_VELOCITY,
+    "kg m/s": SI_MOMENTUM,
+    "u km/s": DALTON * KILOMETRE_PER_SECOND,
+    "u m/s": DALTON * KILOMETRE_PER_SECOND / 1000.0,
+    "u angstrom/fs": 100.0 * DALTON * KILOMETRE_PER_SECOND,
     "sqrt(u eV)": float(np.sqrt(DALTON * ELECTRONVOLT)),
-    "eV/c": ELECTRONVOLT * _FINE_STRUCTURE,
-    "keV/c": 1000.0 * ELECTRONVOLT * _FINE_STRUCTURE,
+    "eV/c": ELECTRONVOLT / LIGHT,
+    "keV/c": 1000.0 * ELECTRONVOLT / LIGHT,
 }
 
 
