@@ -7,7 +7,7 @@ and the momenta, and learns to map its own latent z, with the momenta, to positi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -15,7 +15,13 @@ from torch import Tensor, nn
 
 from flowcei.models.interface import ModelOptions, check_width
 from flowcei.models.networks import gaussian, mlp
-from flowcei.models.variational import VariationalModel, divergence, log_normal, reparameterised
+from flowcei.models.variational import (
+    DECODER_NOISE,
+    VariationalModel,
+    divergence,
+    log_normal,
+    reparameterised,
+)
 
 __all__ = ["AECVAE", "AECVAEOptions"]
 
@@ -28,11 +34,13 @@ class AECVAEOptions(ModelOptions):
         latent: Width of both latents.
         hidden: Width of the networks.
         depth: Hidden layers of the networks.
+        decoder_noise: ``"learned"``, or ``"unit"``: the fixed weight of the first study.
     """
 
     latent: int = 6
     hidden: int = 256
     depth: int = 3
+    decoder_noise: str = field(default="learned", metadata={"choices": DECODER_NOISE})
 
 
 class AECVAE(VariationalModel):
@@ -43,11 +51,11 @@ class AECVAE(VariationalModel):
     phases: ClassVar[int] = 2
 
     def __init__(self, width: int, condition_width: int, options: AECVAEOptions) -> None:
-        super().__init__(width, condition_width, options, options.latent)
+        super().__init__(width, condition_width, options, options.latent, options.decoder_noise)
         latent, hidden, depth = options.latent, options.hidden, options.depth
         self.position_encoder = mlp(width, 2 * latent, hidden, depth)
         self.position_decoder = mlp(latent, width, hidden, depth)
-        self.position_noise = nn.Parameter(torch.zeros(width))
+        self.position_noise = nn.Parameter(torch.zeros(width), requires_grad=self.learns_noise)
         self.encoder = mlp(latent + condition_width, 2 * latent, hidden, depth)
         self.decoder = mlp(latent + condition_width, width, hidden, depth)
         self._first = False
@@ -56,7 +64,8 @@ class AECVAE(VariationalModel):
         """Train the auto-encoder of positions (0), then the CVAE (1)."""
         self._first = phase == 0
         for name, parameter in self.named_parameters():
-            parameter.requires_grad_(name.startswith("position_") == self._first)
+            fixed = name.endswith("_noise") and not self.learns_noise
+            parameter.requires_grad_(name.startswith("position_") == self._first and not fixed)
 
     def loss(self, x: Tensor, c: Tensor) -> Tensor:
         """Return the negative evidence bound (B,) of the phase that is trained."""

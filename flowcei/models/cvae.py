@@ -5,7 +5,7 @@ Encoder x -> (mean, log variance) of a latent z, decoder (z, c) -> x.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from flowcei.models.interface import ModelOptions, check_width
 from flowcei.models.networks import gaussian, mlp
-from flowcei.models.variational import VariationalModel
+from flowcei.models.variational import DECODER_NOISE, VariationalModel
 
 __all__ = ["CVAE", "CVAEOptions"]
 
@@ -26,11 +26,13 @@ class CVAEOptions(ModelOptions):
         latent: Width of the latent.
         hidden: Width of the networks.
         depth: Hidden layers of the networks.
+        decoder_noise: ``"learned"``, or ``"unit"``: the fixed weight of the first study.
     """
 
     latent: int = 6
     hidden: int = 256
     depth: int = 3
+    decoder_noise: str = field(default="learned", metadata={"choices": DECODER_NOISE})
 
 
 class CVAE(VariationalModel):
@@ -40,7 +42,7 @@ class CVAE(VariationalModel):
     options_type: ClassVar[type[ModelOptions]] = CVAEOptions
 
     def __init__(self, width: int, condition_width: int, options: CVAEOptions) -> None:
-        super().__init__(width, condition_width, options, options.latent)
+        super().__init__(width, condition_width, options, options.latent, options.decoder_noise)
         self.encoder = mlp(width, 2 * options.latent, options.hidden, options.depth)
         self.decoder = mlp(options.latent + condition_width, width, options.hidden, options.depth)
 

@@ -7,13 +7,13 @@ what comes out to positions. The density of x is not known: the couplings act on
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from flowcei.models.freia import Couplings
 from flowcei.models.interface import ModelOptions, check_width
 from flowcei.models.networks import gaussian, mlp
-from flowcei.models.variational import VariationalModel
+from flowcei.models.variational import DECODER_NOISE, VariationalModel
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,6 +31,7 @@ class LatentCINNOptions(ModelOptions):
         hidden: Width of all networks.
         depth: Hidden layers of encoder and decoder.
         context: Width of the conditional network's output.
+        decoder_noise: ``"learned"``, or ``"unit"``: the fixed weight of the first study.
     """
 
     couplings: int = 8
@@ -38,6 +39,7 @@ class LatentCINNOptions(ModelOptions):
     hidden: int = 128
     depth: int = 2
     context: int = 32
+    decoder_noise: str = field(default="learned", metadata={"choices": DECODER_NOISE})
 
 
 class LatentCINN(VariationalModel):
@@ -47,7 +49,7 @@ class LatentCINN(VariationalModel):
     options_type: ClassVar[type[ModelOptions]] = LatentCINNOptions
 
     def __init__(self, width: int, condition_width: int, options: LatentCINNOptions) -> None:
-        super().__init__(width, condition_width, options, max(2, options.latent))
+        super().__init__(width, condition_width, options, max(2, options.latent), options.decoder_noise)
         hidden, depth = options.hidden, options.depth
         self.encoder = mlp(width, 2 * self.latent_width, hidden, depth)
         self.condition_net = mlp(condition_width, options.context, hidden, 2)

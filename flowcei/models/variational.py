@@ -5,6 +5,8 @@ x; the loss is the squared error of the reconstruction plus the Kullback-Leibler
 of the latent from a standard normal (K. Sohn, H. Lee and X. Yan, NeurIPS 2015). The weight
 between the two is learned, as the noise of the decoder (O. Rybkin et al., "Simple and
 effective VAE training with calibrated decoders", ICML 2021), and samples carry that noise.
+With `decoder_noise="unit"` the weight is fixed, as in the first study: where the momenta say
+little the latent then carries nothing, and the decoder answers with a mean.
 """
 
 from __future__ import annotations
@@ -22,7 +24,10 @@ from flowcei.models.latents import MAX_STORED, LatentStore, standard_normal
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["VariationalModel", "divergence", "log_normal", "reparameterised"]
+__all__ = ["DECODER_NOISE", "VariationalModel", "divergence", "log_normal", "reparameterised"]
+
+DECODER_NOISE = ("learned", "unit")
+"""How the weight between reconstruction and divergence is set."""
 
 _CHUNK = 16384
 
@@ -35,15 +40,24 @@ class VariationalModel(InverseModel):
         condition_width: C.
         options: Of the architecture.
         latent_width: Width of z.
+        decoder_noise: ``"learned"``, or ``"unit"`` for a deviation of 1 of every coordinate.
     """
 
     has_latent: ClassVar[bool] = True
     stored: ClassVar[tuple[str, ...]] = ("latents.mean", "latents.deviation")
 
-    def __init__(self, width: int, condition_width: int, options: ModelOptions, latent_width: int) -> None:
+    def __init__(
+        self,
+        width: int,
+        condition_width: int,
+        options: ModelOptions,
+        latent_width: int,
+        decoder_noise: str = "learned",
+    ) -> None:
         super().__init__(width, condition_width, options)
         self.latent_width = latent_width
-        self.log_noise = nn.Parameter(torch.zeros(width))
+        self.learns_noise = decoder_noise == "learned"
+        self.log_noise = nn.Parameter(torch.zeros(width), requires_grad=self.learns_noise)
         self.latents = LatentStore(latent_width)
 
     @abstractmethod
