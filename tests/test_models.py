@@ -26,7 +26,7 @@ SMALL = {
     "latent-cinn": ("latent-cinn", {"couplings": 3, "hidden": 32, "context": 8, "latent": 3}),
     "cvae": ("cvae", {"hidden": 16, "depth": 2, "latent": 3}),
     "ae-cvae": ("ae-cvae", {"hidden": 16, "depth": 2, "latent": 3}),
-    "unit-ae-cvae": ("ae-cvae", {"hidden": 16, "depth": 2, "latent": 3, "decoder_noise": "unit"}),
+    "fixed-ae-cvae": ("ae-cvae", {"hidden": 16, "depth": 2, "latent": 3, "decoder_noise": "fixed"}),
     "mlp": ("mlp", {"hidden": 16}),
     "solver": ("solver", {"starts": 3, "steps": 10}),
     "nearest": ("nearest", {"neighbours": 2}),
@@ -361,7 +361,7 @@ def test_training_finds_a_known_posterior(
     if model.is_point:
         assert width < 1e-6
         return
-    if name_of(model) == "unit":  # samples carry the unit noise that it was told
+    if name_of(model) == "fixed":  # samples carry the noise that it was told, sqrt(2 / 2)
         assert width > 0.9
         return
     # The encoder of the study's CVAE does not see the condition, so its latents keep what

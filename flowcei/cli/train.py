@@ -30,7 +30,7 @@ _PARAMETERS_A_ROW = 20
 @click.option("--depth", type=int, help="Number of hidden layers.")
 @click.option("--context", type=int, help="Width of the conditional subnet's output .")
 @click.option("--latent", type=int, help="Width of the latent of a CVAE (6).")
-@click.option("--decoder-noise", help="learned, or unit: the fixed weight of the first study (CVAEs).")
+@click.option("--decoder-noise", help="learned, or fixed: the weight of the first study (CVAEs).")
 @click.option("--neighbours", type=int, help="Rows that the look-up table averages (nearest: 1).")
 @click.option(
     "--data", type=click.Path(path_type=Path), help="Events with positions; simulated afresh if absent."

@@ -34,7 +34,7 @@ class AECVAEOptions(ModelOptions):
         latent: Width of both latents.
         hidden: Width of the networks.
         depth: Hidden layers of the networks.
-        decoder_noise: ``"learned"``, or ``"unit"``: the fixed weight of the first study.
+        decoder_noise: ``"learned"``, or ``"fixed"``: the fixed weight of the first study.
     """
 
     latent: int = 6
@@ -55,7 +55,7 @@ class AECVAE(VariationalModel):
         latent, hidden, depth = options.latent, options.hidden, options.depth
         self.position_encoder = mlp(width, 2 * latent, hidden, depth)
         self.position_decoder = mlp(latent, width, hidden, depth)
-        self.position_noise = nn.Parameter(torch.zeros(width), requires_grad=self.learns_noise)
+        self.position_noise = nn.Parameter(self._first_noise(), requires_grad=self.learns_noise)
         self.encoder = mlp(latent + condition_width, 2 * latent, hidden, depth)
         self.decoder = mlp(latent + condition_width, width, hidden, depth)
         self._first = False

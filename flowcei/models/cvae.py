@@ -26,7 +26,7 @@ class CVAEOptions(ModelOptions):
         latent: Width of the latent.
         hidden: Width of the networks.
         depth: Hidden layers of the networks.
-        decoder_noise: ``"learned"``, or ``"unit"``: the fixed weight of the first study.
+        decoder_noise: ``"learned"``, or ``"fixed"``: the fixed weight of the first study.
     """
 
     latent: int = 6

@@ -31,7 +31,7 @@ class LatentCINNOptions(ModelOptions):
         hidden: Width of all networks.
         depth: Hidden layers of encoder and decoder.
         context: Width of the conditional network's output.
-        decoder_noise: ``"learned"``, or ``"unit"``: the fixed weight of the first study.
+        decoder_noise: ``"learned"``, or ``"fixed"``: the fixed weight of the first study.
     """
 
     couplings: int = 8

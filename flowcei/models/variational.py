@@ -5,8 +5,9 @@ x; the loss is the squared error of the reconstruction plus the Kullback-Leibler
 of the latent from a standard normal (K. Sohn, H. Lee and X. Yan, NeurIPS 2015). The weight
 between the two is learned, as the noise of the decoder (O. Rybkin et al., "Simple and
 effective VAE training with calibrated decoders", ICML 2021), and samples carry that noise.
-With `decoder_noise="unit"` the weight is fixed, as in the first study: where the momenta say
-little the latent then carries nothing, and the decoder answers with a mean.
+With `decoder_noise="fixed"` the loss is mean squared error plus divergence, as in the first
+study, which is a noise of sqrt(D / 2): where the momenta say little the latent then carries
+nothing, and the decoder answers with a mean.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DECODER_NOISE", "VariationalModel", "divergence", "log_normal", "reparameterised"]
 
-DECODER_NOISE = ("learned", "unit")
+DECODER_NOISE = ("learned", "fixed")
 """How the weight between reconstruction and divergence is set."""
 
 _CHUNK = 16384
@@ -40,7 +41,7 @@ class VariationalModel(InverseModel):
         condition_width: C.
         options: Of the architecture.
         latent_width: Width of z.
-        decoder_noise: ``"learned"``, or ``"unit"`` for a deviation of 1 of every coordinate.
+        decoder_noise: ``"learned"``, or ``"fixed"`` at sqrt(D / 2).
     """
 
     has_latent: ClassVar[bool] = True
@@ -57,8 +58,12 @@ class VariationalModel(InverseModel):
         super().__init__(width, condition_width, options)
         self.latent_width = latent_width
         self.learns_noise = decoder_noise == "learned"
-        self.log_noise = nn.Parameter(torch.zeros(width), requires_grad=self.learns_noise)
+        self.log_noise = nn.Parameter(self._first_noise(), requires_grad=self.learns_noise)
         self.latents = LatentStore(latent_width)
+
+    def _first_noise(self) -> Tensor:
+        fixed = 0.5 * math.log(0.5 * self.width)  # 1 / (2 s^2) = 1 / D: the mean of the squared errors
+        return torch.full((self.width,), 0.0 if self.learns_noise else fixed)
 
     @abstractmethod
     def encode(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:

@@ -93,13 +93,19 @@ def apart_figure(angles: dict[str, NDArray[np.float64]], offsets: dict[str, NDAr
         figure = new_figure(7.6, 3.0, gap=0.05)
         left, right = figure.subplots(1, 2)
         for k, name in enumerate(angles):
+            # Histograms may lie on each other: the first are wide and pale, the last thin and dashed.
+            width, dash, alpha = ((4.0, "-", 0.5), (2.0, "-", 1.0), (1.5, "--", 1.0))[k % 3]
             for axis, values, top in ((left, angles[name], 180.0), (right, offsets[name], 4.0)):
-                axis.hist(
-                    values, bins=np.linspace(0.0, top, 46), density=True, histtype="step",
-                    lw=1.5, color=COLOURS[k], label=name,
-                )  # fmt: skip
-        left.set(xlabel="angle between the frames of positions and momenta (°)", ylabel="events", yticks=[])
-        right.set(xlabel="distance of the centre of mass from the origin (bohr)", yticks=[])
+                edges = np.linspace(0.0, top, 46)
+                share = np.histogram(values, edges)[0] / len(values)
+                axis.stairs(share, edges, color=COLOURS[k], lw=width, ls=dash, alpha=alpha)
+            left.plot([], [], color=COLOURS[k], lw=width, ls=dash, alpha=alpha, label=name)
+        left.set(
+            xlabel="angle between the frames of positions and momenta (°)",
+            ylabel="share of events",
+            yscale="log",
+        )
+        right.set(xlabel="distance of the centre of mass from the origin (bohr)")
         handles, labels = left.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=3)
     return figure
