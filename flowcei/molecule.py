@@ -117,9 +117,9 @@ class Molecule:
             "symbols": list(self.symbols),
             "labels": list(self.labels),
             "charges": self.charges.tolist(),
-            "masses": {"fixed": "electron", "values": self.masses.tolist()},
+            "masses": {"unit": "electron", "values": self.masses.tolist()},
             "bonds": [[self.labels[i], self.labels[j]] for i, j in self.bonds],
-            "equilibrium": {"fixed": "bohr", "positions": self.equilibrium.tolist()},
+            "equilibrium": {"unit": "bohr", "positions": self.equilibrium.tolist()},
             "priors": self.priors,
             "default_prior": self.default_prior,
         }
@@ -223,7 +223,7 @@ def _build(table: dict[str, Any]) -> Molecule:
     n = len(symbols)
     labels = tuple(table.get("labels") or _labels(symbols))
     geometry = table["equilibrium"]
-    equilibrium = np.array(geometry["positions"], dtype=float) * length_in_bohr(geometry["fixed"])
+    equilibrium = np.array(geometry["positions"], dtype=float) * length_in_bohr(geometry["unit"])
     charges = np.array(table.get("charges", [1.0] * n), dtype=float)
     masses = _masses(symbols, table.get("masses"))
     for name, array, shape in (
@@ -278,10 +278,10 @@ def _labels(symbols: Sequence[str]) -> tuple[str, ...]:
 def _masses(symbols: Sequence[str], table: dict[str, Any] | None) -> NDArray[np.float64]:
     if table is not None:
         units = {"electron": 1.0, "u": DALTON}
-        if table["fixed"] not in units:
+        if table["unit"] not in units:
             msg = f"unknown unit of mass {table['unit']!r}; use one of {', '.join(units)}"
             raise ValueError(msg)
-        return np.array(table["values"], dtype=float) * units[table["fixed"]]
+        return np.array(table["values"], dtype=float) * units[table["unit"]]
     # Imported here: ASE takes a quarter of a second, and most commands never need it.
     from ase.data import atomic_masses, atomic_numbers
 
@@ -319,7 +319,7 @@ def _from_xyz(path: Path) -> Molecule:
         "name": path.stem,
         "symbols": symbols,
         "bonds": bonds,
-        "equilibrium": {"fixed": "angstrom", "positions": angstrom.tolist()},
+        "equilibrium": {"unit": "angstrom", "positions": angstrom.tolist()},
         "priors": {
             "equilibrium": {"kind": "displaced", "sigma": 0.15},
             "ball": {"kind": "ball", "radius": float(max(4.0, size)), "minimal_separation": 0.5},

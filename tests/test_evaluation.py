@@ -417,7 +417,7 @@ def test_table_and_record_have_every_metric() -> None:
     assert record["models"]["mean"]["nll"]["value"] is None
     found = record["models"]["floor"]["atom_error_median"]
     assert found["value"] == table.loc["floor", "atom_error_median"]
-    assert record["metrics"]["bond_mae"]["fixed"] == "bohr"
+    assert record["metrics"]["bond_mae"]["unit"] == "bohr"
 
 
 def test_no_floor_where_the_noise_is_not_known() -> None:

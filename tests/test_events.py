@@ -329,9 +329,9 @@ def _group(file: h5py.File) -> None:
         (_attribute("molecule", '{"symbols": ["C"]}'), "the molecule lacks"),
         (_attribute("origin", "{"), "not JSON"),
         (lambda file: file.attrs.__delitem__("molecule"), "which molecule"),
-        (lambda file: file["momenta"].attrs.__setitem__("fixed", "kg m/s"), "kg m/s"),
-        (lambda file: file["positions"].attrs.__setitem__("fixed", "angstrom"), "angstrom"),
-        (lambda file: file["momenta"].attrs.__setitem__("fixed", [1, 2]), "/momenta are in"),
+        (lambda file: file["momenta"].attrs.__setitem__("unit", "kg m/s"), "kg m/s"),
+        (lambda file: file["positions"].attrs.__setitem__("unit", "angstrom"), "angstrom"),
+        (lambda file: file["momenta"].attrs.__setitem__("unit", [1, 2]), "/momenta are in"),
         (lambda file: file["momenta"].__setitem__((2, 0, 0), np.nan), "row 3"),
     ],
 )

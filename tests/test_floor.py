@@ -46,7 +46,7 @@ def test_two_ions_have_the_floor_that_algebra_gives() -> None:
             "name": "hcl",
             "symbols": ["H", "Cl"],
             "charges": [1, 3],
-            "equilibrium": {"fixed": "bohr", "positions": [[0, 0, 0], [2.4, 0, 0]]},
+            "equilibrium": {"unit": "bohr", "positions": [[0, 0, 0], [2.4, 0, 0]]},
         }
     )
     m1, m2 = hcl.masses

@@ -17,7 +17,7 @@ CO = {
     "name": "co",
     "symbols": ["C", "O"],
     "bonds": [["c", "o"]],
-    "equilibrium": {"fixed": "bohr", "positions": [[0.0, 0.0, 0.0], [0.0, 0.0, 2.13]]},
+    "equilibrium": {"unit": "bohr", "positions": [[0.0, 0.0, 0.0], [0.0, 0.0, 2.13]]},
 }
 POLYATOMIC = ["ocs", "co2", "ch2o", "ch4", "chbrclf"]
 MOLECULES = ["co", *POLYATOMIC]

@@ -199,7 +199,7 @@ def _edited(card: dict[str, Any], place: str, value: object) -> dict[str, Any]:
         ("architecture", "cvae"),
         ("molecule", {}),
         ("molecule.charges", [1.0, 1.0]),
-        ("molecule.masses", {"fixed": "electron", "values": [1.0, 2.0, 3.0]}),
+        ("molecule.masses", {"unit": "electron", "values": [1.0, 2.0, 3.0]}),
         ("frame.masses", [1.0]),
         ("frame.masses", [1.0, 2.0, 3.0]),
         ("frame.masses", [1.0, 2.0, 3.0, 4.0]),

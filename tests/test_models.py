@@ -514,3 +514,13 @@ def test_spline_inverts_itself_and_is_the_identity_outside() -> None:
     flat, log_slope = spline(ones, torch.zeros(500, 1, parameter_count(8)), bound=5.0)
     torch.testing.assert_close(flat, ones, rtol=0, atol=2e-6)
     assert log_slope.abs().max() < 1e-5
+
+
+def test_the_fixed_weight_is_mean_squared_error_plus_divergence() -> None:
+    """Up to a constant: what the first study minimised."""
+    model = build_model("cvae", 6, 3, {"decoder_noise": "fixed", "hidden": 8})
+    assert isinstance(model, VariationalModel)
+    x, mean = torch.randn(5, 6), torch.randn(5, 6)
+    with torch.no_grad():
+        gap = model.log_likelihood(x, x) - model.log_likelihood(x, mean)
+    torch.testing.assert_close(gap, ((x - mean) ** 2).mean(dim=1), rtol=1e-5, atol=1e-5)

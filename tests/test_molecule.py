@@ -88,7 +88,7 @@ DAMAGED = {
     "unknown symbol": TOML.replace('"O"]', '"Qq"]'),
     "mixed charges": TOML.replace("[1, 1, 1]", "[1, -1, 1]"),
     "too few positions": TOML.replace(", [0, 0, 2.312]", ""),
-    "fixed": TOML.replace("angstrom", "furlong"),
+    "unit": TOML.replace("angstrom", "furlong"),
     "unknown bond": TOML.replace('["n2", "o"]', '["n2", "x"]'),
     "one ion": 'symbols = ["H"]\n[equilibrium]\nunit = "bohr"\npositions = [[0, 0, 0]]',
     "text in numbers": TOML.replace("2.312", '"far"'),

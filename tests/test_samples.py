@@ -67,7 +67,7 @@ def test_hdf5_says_its_units(tmp_path: Path) -> None:
     """Bohr, hbar / bohr, and a density per bohr^6 for three ions."""
     write_samples([_samples()], tmp_path / "s.h5")
     with h5py.File(tmp_path / "s.h5") as file:
-        units = {name: data.attrs.get("fixed") for name, data in file.items()}
+        units = {name: data.attrs.get("unit") for name, data in file.items()}
         assert file["positions"].dtype == np.float32
         assert file.attrs["content"] == "flowcei samples"
     assert units["positions"] == "bohr"

@@ -136,7 +136,7 @@ def as_record(table: pd.DataFrame) -> dict[str, Any]:
             }
             for name in known
         }
-    about = {name: {"fixed": METRICS[name].unit, "text": METRICS[name].text} for name in known}
+    about = {name: {"unit": METRICS[name].unit, "text": METRICS[name].text} for name in known}
     return {"metrics": about, "models": models}
 
 

@@ -100,7 +100,7 @@ def read_array(file: h5py.File, name: str, path: Path) -> np.ndarray:
     if data.external or data.is_virtual:
         raise DataError(f"/{name} lies in another file; copy it into this one", path=path)
     expected = _UNITS.get(name)
-    unit = data.attrs.get("fixed", expected)
+    unit = data.attrs.get("unit", expected)
     unit = unit.decode("utf-8", "replace") if isinstance(unit, bytes) else str(unit)
     if expected is not None and unit != expected:
         raise DataError(f"/{name} are in {unit}, not in {expected}", path=path)
@@ -149,10 +149,10 @@ def write_hdf(events: Events, path: Path) -> None:
     """Write events as HDF5."""
     with h5py.File(path, "w") as file:
         describe(file, events.molecule, events.origin)
-        file.create_dataset("momenta", data=events.momenta).attrs["fixed"] = MOMENTUM_UNIT
+        file.create_dataset("momenta", data=events.momenta).attrs["unit"] = MOMENTUM_UNIT
         if events.positions is not None:
-            file.create_dataset("positions", data=events.positions).attrs["fixed"] = "bohr"
+            file.create_dataset("positions", data=events.positions).attrs["unit"] = "bohr"
         if events.sigma is not None:
-            file.create_dataset("sigma", data=events.sigma).attrs["fixed"] = MOMENTUM_UNIT
+            file.create_dataset("sigma", data=events.sigma).attrs["unit"] = MOMENTUM_UNIT
         if events.ids is not None:
             file.create_dataset("event", data=events.ids)

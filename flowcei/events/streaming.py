@@ -125,7 +125,7 @@ def _lay_out(simulator: Simulator, n: int, partial: Path) -> None:
                 h5py.h5d.create(file.id, name.encode(), kind, space, layout)
             file["done"][:] = 0
             for name, unit in (("momenta", MOMENTUM_UNIT), ("sigma", MOMENTUM_UNIT), ("positions", "bohr")):
-                file[name].attrs["fixed"] = unit
+                file[name].attrs["unit"] = unit
         if hasattr(os, "posix_fallocate"):  # not on macOS
             with begun.open("r+b") as raw:
                 os.posix_fallocate(raw.fileno(), 0, begun.stat().st_size)

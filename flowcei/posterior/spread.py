@@ -191,7 +191,7 @@ class Spread:
         return {
             "kind": [q.kind for q in self.names] * repeats,
             "quantity": [q.name for q in self.names] * repeats,
-            "fixed": [q.unit for q in self.names] * repeats,
+            "unit": [q.unit for q in self.names] * repeats,
         }
 
     @staticmethod

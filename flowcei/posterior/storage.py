@@ -111,7 +111,7 @@ def _begin_hdf(file: h5py.File, part: PosteriorSamples, arrays: dict[str, np.nda
         shape = (0, *array.shape[1:])
         file.create_dataset(name, shape, array.dtype, maxshape=(None, *shape[1:]), chunks=True)
         if name in units:
-            file[name].attrs["fixed"] = units[name]
+            file[name].attrs["unit"] = units[name]
 
 
 def read_samples(path: str | Path) -> PosteriorSamples:
