@@ -12,9 +12,14 @@ from typing import TYPE_CHECKING
 from flowcei._version import __version__
 
 if TYPE_CHECKING:
+    from flowcei.doctor.examination import examine
+    from flowcei.doctor.repair import repair
+    from flowcei.evaluation.comparison import compare
+    from flowcei.evaluation.floor import information_floor
     from flowcei.events.container import Events
     from flowcei.events.simulation import simulate
     from flowcei.events.storage import read_events, write_events
+    from flowcei.events.study import study_events
     from flowcei.fitting import train
     from flowcei.loading import load
     from flowcei.molecule import Molecule
@@ -33,11 +38,16 @@ __all__ = [
     "Schedule",
     "__version__",
     "asymptotic_momenta",
+    "compare",
+    "examine",
+    "information_floor",
     "load",
     "momenta_jacobian",
     "read_events",
     "read_samples",
+    "repair",
     "simulate",
+    "study_events",
     "train",
     "write_events",
     "write_samples",
@@ -50,11 +60,16 @@ _ROOMS = {
     "Reconstructor": "reconstructor",
     "Schedule": "training",
     "asymptotic_momenta": "physics.explosion",
+    "compare": "evaluation.comparison",
+    "examine": "doctor.examination",
+    "information_floor": "evaluation.floor",
     "load": "loading",
     "momenta_jacobian": "physics.jacobian",
     "read_events": "events.storage",
     "read_samples": "posterior.storage",
+    "repair": "doctor.repair",
     "simulate": "events.simulation",
+    "study_events": "events.study",
     "train": "fitting",
     "write_events": "events.storage",
     "write_samples": "posterior.storage",
