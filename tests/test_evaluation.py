@@ -288,7 +288,12 @@ def test_errors_of_bonds_and_angles() -> None:
 class _Answers:
     """What a comparison needs of a model, with samples that are given."""
 
-    model = SimpleNamespace(has_density=False, parameters=lambda: iter([torch.zeros(3, requires_grad=True)]))
+    frame = None
+    model = SimpleNamespace(
+        has_density=False,
+        is_point=False,
+        parameters=lambda: iter([torch.zeros(3, requires_grad=True)]),
+    )
 
     def __init__(self, samples: np.ndarray) -> None:
         self.card: dict[str, Any] = {}

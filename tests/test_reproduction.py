@@ -34,7 +34,7 @@ def test_the_page_has_every_model_and_four_pictures(folder: Path) -> None:
 
 def test_null_figures_as_published_and_exact_ones_in_one_frame(folder: Path) -> None:
     """What was published cannot be learned; the same events in one frame can be solved exactly."""
-    rows = pd.read_csv(folder / "study.csv").set_index(["version", "dataset", "model"])
+    rows = pd.read_csv(folder / "study.csv").set_index(["version", "dataset", "model"]).sort_index()
     published, sound = rows.loc["as published", "mse_study"], rows.loc["recoil frame"]
     mean = float(published["cei_traning_orient_1", "mean"])
     assert float(published["cei_traning_orient_1", "cvae"]) == pytest.approx(mean, rel=0.3)
@@ -45,4 +45,5 @@ def test_null_figures_as_published_and_exact_ones_in_one_frame(folder: Path) -> 
         error = sound["atom_error"]
         assert float(error[dataset, "solver"]) < 1e-3
         assert float(error[dataset, "nearest"]) < 0.4 * float(error[dataset, "mean"])
-        assert float(sound["std_mse_mean"][dataset, "mean"]) == pytest.approx(1.0, abs=0.1)
+        # 40 test rows: the variance of their squares is large
+        assert float(sound["std_mse_mean"][dataset, "mean"]) == pytest.approx(1.0, abs=0.5)

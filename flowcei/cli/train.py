@@ -179,6 +179,9 @@ class _Progress:
     def epoch(self, record: EpochRecord) -> None:
         self.records.append(record)
         self._bar.clear()
+        if record.train_loss != record.train_loss:  # NaN: nothing has a gradient
+            note(f"nothing to train: the training events are kept; validation {record.validation_loss:.4f}")
+            return
         note(
             f"epoch {record.epoch:3d}/{self._epochs}  loss {record.train_loss:8.4f}  "
             f"validation {record.validation_loss:8.4f}  {record.rows_per_second:8.0f} events/s"

@@ -20,6 +20,7 @@ from flowcei.fitting import split_rows
 from flowcei.frame import RecoilFrame
 from flowcei.physics.detector import Noise
 from flowcei.physics.explosion import asymptotic_momenta
+from flowcei.rawframe import RawFrame
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -252,7 +253,7 @@ def _sampled(
     """Return the scores of a model's samples, and how many it drew in a second."""
     parts: list[dict[str, NDArray[np.float64]]] = []
     n = 1 if model.model.is_point else n  # the same answer again is no sample
-    raw, masses = not isinstance(model.frame, RecoilFrame), judge.events.molecule.masses
+    raw, masses = isinstance(model.frame, RawFrame), judge.events.molecule.masses
     stream = model.stream(judge.events, n, noise=noise, latent=latent, seed=seed)
     first, seconds = 0, 0.0
     while first < len(judge.events):
@@ -278,7 +279,7 @@ def _densities(
     """Return the negative log density at the truth, or a bound on it, (E,), where there is one."""
     found: list[NDArray[np.float64]] = []
     exact = model.model.has_density
-    known = judge.truth if isinstance(model.frame, RecoilFrame) else judge.events.positions
+    known = judge.events.positions if isinstance(model.frame, RawFrame) else judge.truth
     if known is None:
         return {}
     if not exact and not hasattr(model.model, "iwae_bound"):

@@ -90,7 +90,7 @@ def apart_figure(angles: dict[str, NDArray[np.float64]], offsets: dict[str, NDAr
         offsets: Dataset -> distance of the centre of mass from the origin, bohr, (E,).
     """
     with styled():
-        figure = new_figure(7.6, 3.0, gap=0.05)
+        figure = new_figure(8.4, 3.0, gap=0.05)
         left, right = figure.subplots(1, 2)
         for k, name in enumerate(angles):
             # Histograms may lie on each other: the first are wide and pale, the last thin and dashed.
@@ -101,11 +101,11 @@ def apart_figure(angles: dict[str, NDArray[np.float64]], offsets: dict[str, NDAr
                 axis.stairs(share, edges, color=COLOURS[k], lw=width, ls=dash, alpha=alpha)
             left.plot([], [], color=COLOURS[k], lw=width, ls=dash, alpha=alpha, label=name)
         left.set(
-            xlabel="angle between the frames of positions and momenta (°)",
+            xlabel="angle between positions and momenta (°)",
             ylabel="share of events",
             yscale="log",
         )
-        right.set(xlabel="distance of the centre of mass from the origin (bohr)")
+        right.set(xlabel="centre of mass to origin (bohr)")
         handles, labels = left.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=3)
     return figure
