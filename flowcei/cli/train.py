@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -179,7 +180,7 @@ class _Progress:
     def epoch(self, record: EpochRecord) -> None:
         self.records.append(record)
         self._bar.clear()
-        if record.train_loss != record.train_loss:  # NaN: nothing has a gradient
+        if math.isnan(record.train_loss):  # nothing has a gradient
             note(f"nothing to train: the training events are kept; validation {record.validation_loss:.4f}")
             return
         note(
