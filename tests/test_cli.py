@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tomllib
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ import pytest
 
 import flowcei
 from flowcei.cli.main import main
+from flowcei.cli.train import train as train_command
 from flowcei.fitting import split_rows
+from flowcei.models.registry import ARCHITECTURES
 
 TINY = ["--epochs", "1", "--events", "1000", "--hidden", "8", "--seed", "1"]
 
@@ -324,6 +327,14 @@ def test_training_says_what_a_check_would_say(flow: _Shell) -> None:
     assert flow(*line) == 0
     assert "warning (" in flow.err
     assert "240 training events for" in flow.err
+
+
+def test_every_option_of_an_architecture_can_be_typed() -> None:
+    """And every architecture is named in the help."""
+    known = {parameter.name: parameter for parameter in train_command.params}
+    for name, model in ARCHITECTURES.items():
+        assert {field.name for field in fields(model.options_type)} <= set(known), name
+        assert name in (known["arch"].help or "")  # type: ignore[attr-defined]
 
 
 def test_traceback_only_on_request(flow: _Shell) -> None:

@@ -22,16 +22,18 @@ _PARAMETERS_A_ROW = 20
     "--arch",
     default="cinn",
     show_default=True,
-    help="cinn, latent-cinn, cvae, ae-cvae, mlp; nearest, mean, marginal.",
+    help="cinn, latent-cinn, cvae, ae-cvae, mlp; untrained: solver, nearest, mean, marginal.",
 )
 @click.option("--couplings", type=int, help="Couplings of a flow (cinn, latent-cinn: 8).")
 @click.option("--coupling", help="glow (affine) or spline (cinn: glow).")
 @click.option("--bins", type=int, help="Bins of a spline coupling (8).")
 @click.option("--hidden", type=int, help="Width of hidden layers.")
 @click.option("--depth", type=int, help="Number of hidden layers.")
-@click.option("--context", type=int, help="Width of the conditional subnet's output .")
+@click.option("--context", type=int, help="Width of the conditional subnet's output (flows).")
 @click.option("--latent", type=int, help="Width of the latent of a CVAE (6).")
-@click.option("--decoder-noise", help="learned, or fixed: the weight of the first study (CVAEs).")
+@click.option("--decoder-noise", help="learned, or fixed as in the first study (CVAEs: learned).")
+@click.option("--starts", type=int, help="Searches an event (solver: 20).")
+@click.option("--steps", type=int, help="Steps of a search, at the most (solver: 40).")
 @click.option("--neighbours", type=int, help="Rows that the look-up table averages (nearest: 1).")
 @click.option(
     "--data", type=click.Path(path_type=Path), help="Events with positions; simulated afresh if absent."
