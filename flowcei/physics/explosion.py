@@ -37,6 +37,7 @@ __all__ = [
     "as_events",
     "asymptotic_momenta",
     "centre_of_mass",
+    "followed_momenta",
     "in_threads",
     "kinetic_energy",
     "method_of",
@@ -138,6 +139,42 @@ def asymptotic_momenta(
     _run(geometry, motion, system, setting, momenta, status, threads)
     refuse_lost(status, accuracy)
     return momenta.reshape(np.shape(positions))
+
+
+def followed_momenta(
+    positions: NDArray[np.floating],
+    masses: ArrayLike,
+    charges: ArrayLike,
+    *,
+    accuracy: float = 1e-6,
+    threads: int | None = None,
+) -> NDArray[np.floating]:
+    """Return `asymptotic_momenta` (B, N, 3) of ions at rest, NaN for those that it would refuse.
+
+    For searches, whose trials may collide: one of them must not end all the others.
+
+    Args:
+        positions: (B, N, 3), bohr.
+        masses: (N,), electron masses.
+        charges: (N,), elementary charges.
+        accuracy: As of `asymptotic_momenta`.
+        threads: As of `asymptotic_momenta`.
+
+    Raises:
+        ValueError: For masses, charges or shapes that `asymptotic_momenta` refuses.
+
+    Example:
+        >>> x = np.array([[[0.0, 0, 0], [1, 0, 0]], [[0.0, 0, 0], [0, 0, 0]]])
+        >>> bool(np.isnan(followed_momenta(x, [1836.15, 1836.15], [1, 1])[1]).all())
+        True
+    """
+    setting = setting_for(accuracy)
+    geometry = as_events("positions", positions)
+    momenta, status = np.empty_like(geometry), np.zeros(len(geometry), np.uint8)
+    system = System.of(masses, charges, geometry.shape[1])
+    _run(geometry, geometry[:0], system, setting, momenta, status, threads)
+    momenta[status != 0] = np.nan
+    return momenta
 
 
 def setting_for(accuracy: float) -> _Setting:

@@ -19,7 +19,7 @@ from flowcei.physics.explosion import (
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["momenta_jacobian"]
+__all__ = ["followed_jacobian", "momenta_jacobian"]
 
 _LEAST = 1_000  # over N^2: explosions that are worth a thread
 _COARSEST = 1e-6  # the least exact setting in double precision
@@ -62,6 +62,44 @@ def momenta_jacobian(
         >>> round(float(j[3, 3]), 3)
         -21.425
     """
+    jacobian, status = _differentiated(positions, masses, charges, accuracy, threads)
+    refuse_lost(status, accuracy)
+    return jacobian if np.ndim(positions) == 3 else jacobian[0]
+
+
+def followed_jacobian(
+    positions: NDArray[np.float64],
+    masses: ArrayLike,
+    charges: ArrayLike,
+    *,
+    accuracy: float = 1e-9,
+    threads: int | None = None,
+) -> NDArray[np.float64]:
+    """Return `momenta_jacobian` (B, 3N, 3N), NaN for geometries that it would refuse.
+
+    Args:
+        positions: (B, N, 3), bohr.
+        masses: (N,), electron masses.
+        charges: (N,), elementary charges.
+        accuracy: As of `momenta_jacobian`.
+        threads: As of `momenta_jacobian`.
+
+    Raises:
+        ValueError: For masses, charges or shapes that `momenta_jacobian` refuses.
+
+    Example:
+        >>> x = np.zeros((1, 2, 3))
+        >>> bool(np.isnan(followed_jacobian(x, [1836.15, 1836.15], [1, 1])).all())
+        True
+    """
+    jacobian, status = _differentiated(positions, masses, charges, accuracy, threads)
+    jacobian[status != 0] = np.nan
+    return jacobian
+
+
+def _differentiated(
+    positions: ArrayLike, masses: ArrayLike, charges: ArrayLike, accuracy: float, threads: int | None
+) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
     setting = setting_for(min(accuracy, _COARSEST))
     # Imported here: numba takes half a second.
     from flowcei.physics._tangent import differentiate
@@ -79,5 +117,4 @@ def momenta_jacobian(
         differentiate(flat[part], *fixed, jacobian[part], status[part])
 
     in_threads(work, shares(len(flat), _LEAST // n**2, threads), threads)
-    refuse_lost(status, accuracy)
-    return jacobian if np.ndim(positions) == 3 else jacobian[0]
+    return jacobian, status
