@@ -284,16 +284,49 @@ def test_symmetric_molecules_expand_without_change_of_shape() -> None:
 @pytest.mark.parametrize(
     ("x", "m", "accuracy"),
     [
-        ([[0, 0, 0], [1e-4, 0, 0], [1, 0, 0]], [20000, 1837, 20000], 3e-4),  # an ion hits another
         (OCS.equilibrium * 1e20, OCS.masses, 1e-4),  # leaves single precision
         (OCS.equilibrium * 1e200, OCS.masses, 1e-10),  # leaves double precision
     ],
 )
 def test_what_cannot_be_followed_is_an_error(x: np.ndarray, m: np.ndarray, accuracy: float) -> None:
-    """Overflow and head-on collisions in coarse steps name their row; no NaN comes back."""
+    """Overflow names its row; no NaN comes back."""
     batch = np.array([OCS.equilibrium, x])
     with pytest.raises(ValueError, match=r"row 1 of positions has an explosion .*\(1 such rows\)"):
         asymptotic_momenta(batch, m, [1, 1, 1], accuracy=accuracy)
+
+
+@pytest.mark.parametrize(
+    ("x", "m"),
+    [
+        ([[0, 0, 0], [1e-4, 0, 0], [1, 0, 0]], [20000, 1837, 20000]),  # an ion hits another
+        (  # H between Br and C; drawn from the ball, where it ended a training
+            [
+                [-0.8940939946739338, -2.9507094529606603, 0.043479953872864574],
+                [-0.7535163568258338, -2.4494278332604895, -0.9952428225004459],
+                [-0.8248632285427226, 2.5200812504801076, 0.46440789191532456],
+                [1.5942319740871373, -3.190660497839174, -0.7289156574590969],
+                [1.0997163925064632, -2.6499944580909016, -0.5677856716174812],
+            ],
+            Molecule.load("chbrclf").masses,
+        ),
+    ],
+)
+def test_what_a_coarse_setting_loses_is_followed_by_the_finest(x: list, m: np.ndarray) -> None:
+    """Near-collisions, lost in coarse steps, come out right beside others that are not."""
+    system = np.asarray(x, float), np.asarray(m, float), np.ones(len(m))
+    apart = 4.0 * np.arange(3.0 * len(m)).reshape(-1, 3) ** 1.1
+    found = asymptotic_momenta(np.array([apart, system[0]]), *system[1:], accuracy=1e-4)
+    truth = np.array([oracle.momenta(apart, *system[1:]), oracle.momenta(*system)])
+    assert _error(found, truth)[0] < 1e-4
+    assert _error(found, truth)[1] < 1e-8
+
+
+def test_a_search_may_collide() -> None:
+    """`followed_momenta` answers where `asymptotic_momenta` refuses, and spoils no neighbour."""
+    x = np.array([OCS.equilibrium, OCS.equilibrium * 0.0, OCS.equilibrium * np.nan])
+    found = explosion.followed_momenta(x, OCS.masses, OCS.charges)
+    np.testing.assert_array_equal(found[0], asymptotic_momenta(x[0], OCS.masses, OCS.charges))
+    assert np.isnan(found[1:]).all()
 
 
 def _warm(x: np.ndarray, masses: np.ndarray, share: float, seed: int) -> np.ndarray:

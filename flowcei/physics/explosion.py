@@ -134,10 +134,8 @@ def asymptotic_momenta(
         msg = f"initial momenta have shape {np.shape(initial_momenta)}; expected {np.shape(positions)}"
         raise ValueError(msg)
     system = System.of(masses, charges, geometry.shape[1])
-    momenta = np.empty_like(geometry)
-    status = np.zeros(len(geometry), np.uint8)
-    _run(geometry, motion, system, setting, momenta, status, threads)
-    refuse_lost(status, accuracy)
+    momenta, status = _follow(geometry, motion, system, setting, threads)
+    refuse_lost(status)
     return momenta.reshape(np.shape(positions))
 
 
@@ -170,9 +168,8 @@ def followed_momenta(
     """
     setting = setting_for(accuracy)
     geometry = as_events("positions", positions)
-    momenta, status = np.empty_like(geometry), np.zeros(len(geometry), np.uint8)
     system = System.of(masses, charges, geometry.shape[1])
-    _run(geometry, geometry[:0], system, setting, momenta, status, threads)
+    momenta, status = _follow(geometry, geometry[:0], system, setting, threads)
     momenta[status != 0] = np.nan
     return momenta
 
@@ -244,6 +241,31 @@ class System:
         """Return masses, their reciprocals, strengths and curvatures in one precision."""
         arrays = (self.masses, 1.0 / self.masses, self.strengths, self.curvatures)
         return tuple(array.astype(dtype) for array in arrays)
+
+
+def _follow(
+    geometry: NDArray[np.floating],
+    motion: NDArray[np.floating],
+    system: System,
+    setting: _Setting,
+    threads: int | None,
+) -> tuple[NDArray[np.floating], NDArray[np.uint8]]:
+    """Return momenta (B, N, 3) and status (B,).
+
+    One geometry in a million comes so close to a collision that a coarse setting loses it: it
+    is followed again, alone, by the finest. A long training must not end for it.
+    """
+    from flowcei.physics._kernel import LOST
+
+    momenta, status = np.empty_like(geometry), np.zeros(len(geometry), np.uint8)
+    _run(geometry, motion, system, setting, momenta, status, threads)
+    lost = np.flatnonzero(status == LOST)
+    if len(lost):
+        part, again = np.empty_like(geometry[lost]), np.zeros(len(lost), np.uint8)
+        start = motion[lost] if len(motion) else motion
+        _run(geometry[lost], start, system, _SETTINGS[-1], part, again, threads)
+        momenta[lost], status[lost] = part, again
+    return momenta, status
 
 
 def _run(
@@ -334,7 +356,7 @@ def _per_ion(name: str, values: ArrayLike, n: int) -> NDArray[np.float64]:
     return array
 
 
-def refuse_lost(status: NDArray[np.uint8], accuracy: float) -> None:
+def refuse_lost(status: NDArray[np.uint8]) -> None:
     """Refuse events (B,) that a kernel could not follow.
 
     Raises:
@@ -348,7 +370,7 @@ def refuse_lost(status: NDArray[np.uint8], accuracy: float) -> None:
     what = {
         NOT_FINITE: "a position or momentum that is not finite",
         COINCIDENT: "coincident ions",
-        LOST: f"an explosion that accuracy {accuracy:g} cannot follow; check units, or ask for less",
+        LOST: "an explosion too violent to be followed; check units",
     }[int(status[row])]
     msg = f"row {row} of positions has {what} ({int((status == status[row]).sum())} such rows)"
     raise ValueError(msg)

@@ -63,7 +63,7 @@ def momenta_jacobian(
         -21.425
     """
     jacobian, status = _differentiated(positions, masses, charges, accuracy, threads)
-    refuse_lost(status, accuracy)
+    refuse_lost(status)
     return jacobian if np.ndim(positions) == 3 else jacobian[0]
 
 
