@@ -21,6 +21,8 @@ __all__ = ["Fit", "levenberg_marquardt"]
 _FIRST_DAMPING = 1e-2
 _LESS, _MORE = 0.2, 5.0  # factors of the damping after a step that was taken, or refused
 _MOST_DAMPING = 1e12
+_ENDING = 1e-2  # of the residual before, and of one: a step that leaves less has as good as arrived
+_PROGRESS, _PATIENCE = 0.9, 15  # a search whose residual did not fall by a tenth in 15 steps has stalled
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def levenberg_marquardt(
 
     Returns:
         The best x found; a row ends when it has arrived, when its steps change nothing any
-        more, or after `steps`.
+        more, when 15 of them hardly made it better, or after `steps`.
 
     Example:
         >>> fit = levenberg_marquardt(
@@ -72,24 +74,32 @@ def levenberg_marquardt(
     value = _finite(residual(x, everyone))
     norm = np.linalg.norm(value, axis=1)
     damping = np.full(len(x), _FIRST_DAMPING)
-    tried = np.zeros(len(x), dtype=np.intp)
+    tried, slow = np.zeros(len(x), dtype=np.intp), np.zeros(len(x), dtype=np.intp)
+    slope = np.empty((*value.shape, x.shape[1]))
+    stale = np.ones(len(x), dtype=bool)
     active = everyone[np.isfinite(norm) & (norm > tolerance)]
     for _ in range(steps):
         if not len(active):
             break
-        slope = jacobian(x[active], active)
-        step = _step(slope, value[active], damping[active])
+        renew = active[stale[active]]
+        if len(renew):
+            slope[renew] = jacobian(x[renew], renew)
+        step = _step(slope[active], value[active], damping[active])
         trial = x[active] + step
         found = _finite(residual(trial, active))
-        length = np.linalg.norm(found, axis=1)
-        better = length < norm[active]
+        length, before = np.linalg.norm(found, axis=1), norm[active]
+        better = length < before
         small = np.linalg.norm(step, axis=1) <= 1e-14 * (1.0 + np.linalg.norm(x[active], axis=1))
         tried[active] += 1
         taken = active[better]
         x[taken], value[taken], norm[taken] = trial[better], found[better], length[better]
+        # The derivative is the dearest part. After a refused step it is the same, and after
+        # one that all but ended the search it is near enough for the last.
+        stale[active] = better & ((length > _ENDING * before) | (length > _ENDING))
         damping[active] *= np.where(better, _LESS, _MORE)
+        slow[active] = np.where(length < _PROGRESS * before, 0, slow[active] + 1)
         stay = (norm[active] > tolerance) & ~small & (damping[active] < _MOST_DAMPING)
-        active = active[stay]
+        active = active[stay & (slow[active] < _PATIENCE)]
     return Fit(x, norm, tried)
 
 

@@ -145,6 +145,8 @@ class Reconstructor:
             "latent": latent,
             "seed": seed,
             "noise": "of each event" if noise is None and events.sigma is not None else str(noise),
+            "noise_relative": self.noise.relative,
+            "prior": self.card.get("prior"),
             "events": events.origin,
         }
         step = max(1, _ROWS // n)

@@ -99,6 +99,11 @@ class Likelihood:
         self._log_volume = 3.0 * np.linalg.slogdet(self.whitening[:, 1:] - self.whitening[:, :1])[1]
 
     @property
+    def noise(self) -> NDArray[np.float64]:
+        """Standard deviation (E,) of a momentum component for a geometry that fits, hbar / bohr."""
+        return self.sigma if self._level is None else self._level * rms_component(self.measured)
+
+    @property
     def accuracy(self) -> float:
         """The relative accuracy of simulated momenta at which the noise hides their error."""
         rms = np.maximum(rms_component(self.measured), 1e-300)

@@ -7,8 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flowcei.errors import DataError
+from flowcei.errors import DataError, NoDensityError
+from flowcei.physics.likelihood import Likelihood
+from flowcei.physics.priors import GeometryPrior, build_prior
+from flowcei.posterior.modes import Modes, find_modes
+from flowcei.posterior.refinement import CONVERGED, OUTSIDE, Refinement, refine
 from flowcei.posterior.spread import Spread
+from flowcei.posterior.weights import Weights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +36,8 @@ class PosteriorSamples:
         log_prob: Log density of each sample under the model, (E, n), per bohr^(3N-3).
         ids: The number of each event, (E,).
         sigma: Noise that was assumed, (E,), hbar / bohr.
-        origin: Model, seed, latent and what is known of the events.
+        origin: Model, prior, seed, latent and what is known of the events.
+        weights: Importance weights of the samples, where they were weighed.
 
     Raises:
         DataError: For shapes that do not match.
@@ -44,6 +50,7 @@ class PosteriorSamples:
     ids: NDArray[np.int64]
     sigma: NDArray[np.float64]
     origin: dict[str, Any] = field(default_factory=dict)
+    weights: Weights | None = None
 
     def __post_init__(self) -> None:
         """Check shapes."""
@@ -61,12 +68,15 @@ class PosteriorSamples:
             if array is not None and array.shape != shape:
                 msg = f"{name} of samples have shape {array.shape}; expected {shape}"
                 raise DataError(msg)
+        if self.weights is not None and self.weights.log_weights.shape != (e, n):
+            msg = f"weights of samples have shape {self.weights.log_weights.shape}; expected {(e, n)}"
+            raise DataError(msg)
 
     def __len__(self) -> int:
         """Return the number of events."""
         return len(self.positions)
 
-    def __getitem__(self, rows: slice) -> PosteriorSamples:
+    def __getitem__(self, rows: slice | NDArray) -> PosteriorSamples:
         """Return some of the events."""
         return replace(
             self,
@@ -75,6 +85,7 @@ class PosteriorSamples:
             log_prob=None if self.log_prob is None else self.log_prob[rows],
             ids=self.ids[rows],
             sigma=self.sigma[rows],
+            weights=None if self.weights is None else self.weights[rows],
         )
 
     @classmethod
@@ -90,13 +101,123 @@ class PosteriorSamples:
             else np.concatenate([p.log_prob for p in parts if p.log_prob is not None]),
             ids=np.concatenate([p.ids for p in parts]),
             sigma=np.concatenate([p.sigma for p in parts]),
+            weights=None
+            if first.weights is None
+            else Weights.concatenate([p.weights for p in parts if p.weights is not None]),
         )
 
+    @property
+    def likelihood(self) -> Likelihood:
+        """The likelihood of the events."""
+        relative = bool(self.origin.get("noise_relative", True))
+        tables = (self.molecule.masses, self.molecule.charges, self.momenta, self.sigma)
+        return Likelihood(*tables, relative=relative)
+
+    @property
+    def prior(self) -> GeometryPrior:
+        """The geometry prior of the model that drew the samples.
+
+        Raises:
+            NoDensityError: Where the model was trained on a file that states none.
+        """
+        spec = self.origin.get("prior")
+        if not isinstance(spec, dict):
+            msg = "the model was trained on data whose prior nobody stated; --prior states one"
+            raise NoDensityError(msg)
+        return build_prior(self.molecule, spec)
+
+    def weigh(self, prior: GeometryPrior | None = None) -> PosteriorSamples:
+        """Return these samples with importance weights: see `flowcei.posterior.weights`.
+
+        Args:
+            prior: That of the model where None.
+
+        Raises:
+            NoDensityError: Where the prior or the model has no density.
+        """
+        if self.log_prob is None:
+            msg = "importance weights need the density of the samples, and this model has none"
+            raise NoDensityError(msg)
+        known = prior or self.prior
+        flat = self.positions.reshape(-1, *self.positions.shape[2:])
+        log_prior = known.log_prob(flat.astype(np.float64)).reshape(self.log_prob.shape)
+        log_weights = log_prior + self.likelihood.log_prob(self.positions) - self.log_prob
+        return replace(self, weights=Weights.of(log_weights))
+
+    def refine(self, prior: GeometryPrior | None = None, *, threads: int | None = None) -> Refinement:
+        """Return where searches from the samples end: see `flowcei.posterior.refinement`.
+
+        Args:
+            prior: Whose support is asked of what is found; that of the model where None. A
+                prior that cannot say excludes nothing.
+            threads: To use; all the process may run on by default.
+        """
+        found = refine(self.likelihood, self.positions, threads=threads)
+        arrived = found.status == CONVERGED
+        allowed = self._allowed(found.positions[arrived], prior)
+        found.status[arrived] = np.where(allowed, CONVERGED, OUTSIDE)
+        return found
+
+    def modes(self, prior: GeometryPrior | None = None, *, threads: int | None = None) -> Modes:
+        """Return every distinct geometry of each event: see `flowcei.posterior.modes`.
+
+        Their probabilities are those of the weights, if the samples were weighed (`weigh`), else
+        the shares of the model's own samples.
+
+        Args:
+            prior: That of the model where None.
+            threads: To use; all the process may run on by default.
+        """
+        stated = prior or self._known_prior()
+        return find_modes(
+            self.refine(stated, threads=threads),
+            self.likelihood,
+            weights=None if self.weights is None else self.weights.normalised,
+            ess=None if self.weights is None else self.weights.ess,
+            log_prior=stated.log_prob if stated is not None and stated.has_density else None,
+        )
+
+    def _known_prior(self) -> GeometryPrior | None:
+        return self.prior if isinstance(self.origin.get("prior"), dict) else None
+
+    def _allowed(
+        self, positions: NDArray[np.float64], prior: GeometryPrior | None
+    ) -> NDArray[np.bool_] | bool:
+        stated = prior or self._known_prior()
+        if stated is None or not len(positions):
+            return True
+        try:
+            return stated.allows(positions)
+        except NoDensityError:
+            return True
+
+    def equally_weighted(self, seed: int = 0) -> PosteriorSamples:
+        """Return as many samples, drawn from these by their weights, each counting alike.
+
+        Systematic resampling: a sample comes as often as its share of n, rounded up or down.
+
+        Args:
+            seed: Of the one random number an event.
+        """
+        if self.weights is None:
+            return self
+        e, n = self.positions.shape[:2]
+        steps = self.weights.normalised.cumsum(axis=1)
+        start = np.random.default_rng(seed).random((e, 1))
+        marks = (np.arange(n) + start) / n * steps[:, -1:]
+        chosen = np.stack([np.searchsorted(s, m).clip(0, n - 1) for s, m in zip(steps, marks, strict=True)])
+        rows = np.arange(e)[:, None]
+        log_prob = None if self.log_prob is None else self.log_prob[rows, chosen]
+        return replace(self, positions=self.positions[rows, chosen], log_prob=log_prob, weights=None)
+
     def mean(self) -> NDArray[np.float64]:
-        """Return the posterior mean of the positions, (E, N, 3), bohr."""
+        """Return the posterior mean of the positions, (E, N, 3), bohr; weighted where weighed."""
+        if self.weights is not None:
+            return np.asarray(np.einsum("en,enix->eix", self.weights.normalised, self.positions))
         mean: NDArray[np.float64] = self.positions.mean(axis=1, dtype=np.float64)
         return mean
 
     def spread(self) -> Spread:
         """Return how far the samples of each event lie apart: see `flowcei.posterior.spread`."""
-        return Spread.of(self.molecule, self.momenta, self.positions, self.ids)
+        even = self.equally_weighted()
+        return Spread.of(self.molecule, self.momenta, even.positions, self.ids)
