@@ -21,6 +21,7 @@ from flowcei.rawframe import RawFrame
 from flowcei.reconstructor import Reconstructor
 from flowcei.resimulation import Resimulation
 from flowcei.standardiser import Standardiser
+from flowcei.trainedrange import TrainedRange
 from flowcei.training import EpochRecord, Schedule, best_of, fit, resolve_device
 
 if TYPE_CHECKING:
@@ -215,6 +216,7 @@ def train(
     x, c = charts.raw(pilot)
     charts.chart.fit(x)
     charts.condition.fit(c)
+    about["seen"] = TrainedRange.of(c.double().numpy()).to_dict()
     model = _seeded_model(architecture, framed, options, seed)
     if model.has_density:
         charts.chart.refuse_constant(x, framed.names(pilot.molecule.labels))

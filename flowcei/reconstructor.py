@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -16,8 +17,12 @@ from flowcei.frame import RecoilFrame
 from flowcei.modelfile import describe_model, write_model
 from flowcei.models.interface import Latent
 from flowcei.physics.detector import Noise, rms_component
+from flowcei.physics.priors import build_prior
+from flowcei.posterior.budget import top_up
+from flowcei.posterior.flags import combined, few_count, moving, unexplained
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.resimulation import Resimulation
+from flowcei.trainedrange import TrainedRange
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,6 +33,7 @@ if TYPE_CHECKING:
     from flowcei.frame import FramedEvents
     from flowcei.models.interface import InverseModel
     from flowcei.molecule import Molecule
+    from flowcei.physics.priors import GeometryPrior
     from flowcei.rawframe import RawFrame
     from flowcei.standardiser import Standardiser
 
@@ -37,6 +43,8 @@ ROUND_TRIP_BOUND = 1e-2
 """Largest encode-decode error, in standardised units, at which a flow is still used."""
 
 _FAR = 10.0  # standard deviations
+
+_BUDGET = 100  # times n: samples drawn of one event, at the most
 
 _ROWS = 200_000  # samples held at a time while streaming
 
@@ -75,6 +83,19 @@ class Reconstructor:
         return self.model.architecture
 
     @property
+    def prior(self) -> GeometryPrior:
+        """The geometry prior it was trained for.
+
+        Raises:
+            NoDensityError: Where it was trained on a file that states none.
+        """
+        spec = self.card.get("prior")
+        if not isinstance(spec, dict):
+            msg = "the model was trained on data whose prior nobody stated"
+            raise NoDensityError(msg)
+        return build_prior(self.molecule, spec)
+
+    @property
     def device(self) -> torch.device:
         """Where the network is."""
         return next(chain(self.model.parameters(), self.model.buffers())).device
@@ -87,6 +108,9 @@ class Reconstructor:
         noise: str | Noise | None = None,
         latent: Latent = "prior",
         seed: int | None = None,
+        weigh: bool = False,
+        min_ess: float = 0.0,
+        budget: int | None = None,
     ) -> PosteriorSamples:
         """Draw geometries that explain measured momenta.
 
@@ -97,6 +121,11 @@ class Reconstructor:
                 1 % or the nearest level the model was trained for.
             latent: ``"prior"``, or ``"training"`` for latents of the training set.
             seed: Of the samples; drawn where None.
+            weigh: Whether to give the samples importance weights, which make them those of the
+                exact posterior: see `flowcei.posterior.weights`.
+            min_ess: Effective samples an event should have; for one with fewer more are
+                drawn. Above 0 it implies `weigh`.
+            budget: Samples drawn of one event, at the most; 100 n where None.
 
         Returns:
             Positions (E, n, N, 3), bohr, in the frame of the momenta with the centre of
@@ -104,6 +133,7 @@ class Reconstructor:
 
         Raises:
             UsageError: For n < 1 or noise outside the trained range.
+            NoDensityError: For weights, where the model or its prior has no density.
             DataError: For momenta of the wrong shape or not finite.
 
         Example:
@@ -112,7 +142,9 @@ class Reconstructor:
             >>> flowcei.load().sample(events, 50, seed=2).positions.shape
             (2, 50, 3, 3)
         """
-        parts = list(self.stream(momenta, n, noise=noise, latent=latent, seed=seed))
+        options: dict[str, Any] = {"noise": noise, "latent": latent, "seed": seed}
+        options |= {"weigh": weigh, "min_ess": min_ess, "budget": budget}
+        parts = list(self.stream(momenta, n, **options))
         return PosteriorSamples.concatenate(parts)
 
     def stream(
@@ -123,6 +155,9 @@ class Reconstructor:
         noise: str | Noise | None = None,
         latent: Latent = "prior",
         seed: int | None = None,
+        weigh: bool = False,
+        min_ess: float = 0.0,
+        budget: int | None = None,
     ) -> Iterator[PosteriorSamples]:
         """Yield what `sample` returns, some events at a time, in bounded memory."""
         if n < 1:
@@ -130,6 +165,10 @@ class Reconstructor:
             raise UsageError(msg)
         if latent not in get_args(Latent):
             msg = f"latent is {' or '.join(map(repr, get_args(Latent)))}; got {latent!r}"
+            raise UsageError(msg)
+        weigh = weigh or min_ess > 0
+        if weigh and latent != "prior":
+            msg = "latents of the training set have no density; weights need latent 'prior'"
             raise UsageError(msg)
         self._refuse_inexact()
         events = self._events(momenta)
@@ -150,9 +189,37 @@ class Reconstructor:
             "events": events.origin,
         }
         step = max(1, _ROWS // n)
+        prior = self.prior if weigh else None
         for first in range(0, len(events), step):
             rows = slice(first, first + step)
-            yield self._sample(events[rows], sigma[rows], n, latent, generator, origin)
+            part, level = events[rows], sigma[rows]
+            found = self._sample(part, level, n, latent, generator, origin)
+            if weigh:
+                found = found.weigh(prior)
+                draw = partial(self._draw_more, part, level, latent, generator, origin)
+                rules: dict[str, Any] = {"min_ess": min_ess, "budget": budget or _BUDGET * n}
+                found = top_up(found, draw, **rules, rng=generator, prior=prior)
+            yield self._flagged(found, part, level)
+
+    def _flagged(self, samples: PosteriorSamples, events: Events, sigma: NDArray[np.float64]) -> PosteriorSamples:
+        """Return samples with what speaks against each event."""
+        found = self.unlike_training(replace(events, sigma=sigma))
+        found["re_simulation"] = unexplained(samples.likelihood, samples.positions)
+        if samples.weights is not None:
+            found["efficiency"] = few_count(samples.weights)
+        return replace(samples, flags=combined(**found))
+
+    def _draw_more(
+        self,
+        events: Events,
+        sigma: NDArray[np.float64],
+        latent: Latent,
+        generator: np.random.Generator,
+        origin: dict[str, Any],
+        rows: NDArray[np.intp],
+        n: int,
+    ) -> PosteriorSamples:
+        return self._sample(events[rows], sigma[rows], n, latent, generator, origin)
 
     @torch.no_grad()
     def _sample(
@@ -327,15 +394,24 @@ class Reconstructor:
             return level.sigma(events.momenta)
         return events.sigma if events.sigma is not None else self.default_noise.sigma(events.momenta)
 
-    def unlike_training(self, events: Events, noise: str | Noise | None = None) -> NDArray[np.bool_]:
-        """Tell which events (E,) are far from all that the model was trained on.
+    def unlike_training(
+        self, events: Events, noise: str | Noise | None = None
+    ) -> dict[str, NDArray[np.bool_]]:
+        """Tell which events (E,) are unlike all that the model was trained on.
 
-        A measured number of theirs lies more than ten standard deviations from the mean of
-        the training events: other units, another order of ions, another molecule or prior.
+        Returns:
+            For each flag of `flowcei.posterior.flags` that momenta alone can raise, which
+            events it is raised for.
         """
-        c = self._enter(events.momenta, self.sigma(events, noise))[1]
-        far: NDArray[np.bool_] = (~(c.abs() < _FAR)).any(dim=1).cpu().numpy()
-        return far
+        sigma = self.sigma(events, noise)
+        framed, standardised = self._enter(events.momenta, sigma)
+        far = (~(standardised.abs() < _FAR)).any(dim=1).cpu().numpy()
+        ker = np.zeros(len(events), dtype=bool)
+        if isinstance(self.frame, RecoilFrame) and "seen" in self.card:
+            ker, farther = TrainedRange.from_dict(self.card["seen"]).outside(framed.condition.numpy())
+            far = farther | far
+        stated = np.maximum(sigma, self.stated_sigma(events, noise))
+        return {"momentum_sum": moving(events.momenta, stated), "ker": ker, "momenta": far & ~ker}
 
     @property
     def default_noise(self) -> Noise:

@@ -292,9 +292,13 @@ def test_even_a_tiny_model_has_learned_something(tiny_cinn: Reconstructor) -> No
 def test_momenta_that_the_model_never_saw_are_pointed_out() -> None:
     """Ions in another order, other units, other charges; but no event of the prior itself."""
     bundled, events = flowcei.load(), simulate("ocs", 200, noise="1%", seed=5)
-    assert not bundled.unlike_training(events).any()
-    for momenta in (events.momenta[:, [1, 0, 2]], 10.0 * events.momenta, 0.25 * events.momenta):
-        assert bundled.unlike_training(Events(events.molecule, momenta)).all()
+    assert not any(rows.any() for rows in bundled.unlike_training(events).values())
+    swapped = bundled.unlike_training(Events(events.molecule, events.momenta[:, [1, 0, 2]]))
+    assert swapped["momenta"].all()
+    for scale in (10.0, 0.25):
+        assert bundled.unlike_training(Events(events.molecule, scale * events.momenta))["ker"].all()
+    lost = events.momenta + [[[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [30.0, 0.0, 0.0]]]
+    assert bundled.unlike_training(Events(events.molecule, lost))["momentum_sum"].all()
 
 
 def test_momenta_in_si_units_are_an_error_that_names_units() -> None:

@@ -23,6 +23,8 @@ _COMMANDS = {
     "train": "Train a model, on fresh simulations or on a file.",
     "sample": "Draw the geometries that explain measured momenta.",
     "spread": "Tabulate and draw how far posterior samples lie apart.",
+    "refine": "Refine posterior samples to the exact physics.",
+    "modes": "Find every geometry that explains an event, with its probability.",
     "compare": "Score models beside null models on known positions.",
     "info": "Print what a model, data or sample file says of itself.",
     "demo": "All of it on OCS, in minutes, into one folder.",

@@ -13,6 +13,11 @@ from flowcei.cli.options import note
 from flowcei.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+
     from flowcei.events.container import Events
     from flowcei.reconstructor import Reconstructor
     from flowcei.training import EpochRecord
@@ -22,6 +27,7 @@ __all__ = [
     "check_run_folder",
     "find_model",
     "load_named",
+    "note_flags",
     "note_what_is_assumed",
     "write_run",
 ]
@@ -132,10 +138,15 @@ def note_what_is_assumed(model: Reconstructor, events: Events, noise: str | None
     elif (model.sigma(events, noise) > model.stated_sigma(events, noise) * (1.0 + 1e-6)).any():
         unit = f"{least:.2%}" if model.noise.relative else f"{least:g} hbar/bohr"
         note(f"noise below {unit}, the least the model knows, is taken as {unit}: its posteriors are wider")
-    odd = model.unlike_training(events, noise)
-    if odd.any():
-        first = events.numbers[int(odd.argmax())]
-        note(
-            f"warning: {int(odd.sum())} of {len(events)} events (first: {first}) are far from all that the "
-            "model was trained on; wrong units, order of ions, charges or prior?"
-        )
+    note_flags(model.unlike_training(events, noise), events.numbers)
+
+
+def note_flags(found: Mapping[str, NDArray[np.bool_]], ids: NDArray[np.int64]) -> None:
+    """Warn of events that are flagged, a line a flag."""
+    from flowcei.posterior.flags import FLAGS
+
+    for name, rows in found.items():
+        if rows.any():
+            flag = name.replace("_", "-")
+            first = ids[int(rows.argmax())]
+            note(f"warning: {int(rows.sum())} of {len(rows)} events (first: {first}): {flag}: {FLAGS[flag]}")

@@ -32,6 +32,16 @@ if TYPE_CHECKING:
 @click.option("--model", help="Model file or run; the newest in runs/, else the bundled OCS model.")
 @noise_option
 @latent_option
+@click.option("--weigh", is_flag=True, help="Weigh samples by the exact prior and likelihood.")
+@click.option(
+    "--min-ess",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    help="Effective samples an event should have; more are drawn where it has fewer. Implies --weigh.",
+)
+@click.option(
+    "--budget", type=click.IntRange(min=1), help="Samples drawn of one event, at the most; 100 times -n if absent."
+)
 @click.option(
     "-o",
     "--output",
@@ -48,6 +58,9 @@ def sample(
     model: str | None,
     noise: str | None,
     latent: Latent,
+    weigh: bool,
+    min_ess: float,
+    budget: int | None,
     output: Path | None,
     seed: int | None,
     device: str,
@@ -57,11 +70,13 @@ def sample(
 
     Example: flowcei sample --momenta events.csv -n 100
     """
+    import numpy as np
     from tqdm import tqdm
 
-    from flowcei.cli.runs import BUNDLED, load_named, note_what_is_assumed
+    from flowcei.cli.runs import BUNDLED, load_named, note_flags, note_what_is_assumed
     from flowcei.errors import UsageError
     from flowcei.events.storage import read_events
+    from flowcei.posterior.flags import AFTERWARDS
     from flowcei.posterior.storage import check_samples_path, write_samples, write_samples_csv
 
     place = output or Path(f"{momenta.stem}.samples.h5")
@@ -77,18 +92,35 @@ def sample(
     events = read_events(momenta, reconstructor.molecule)
     note_what_is_assumed(reconstructor, events, noise)
     seed = settled_seed(seed)
-    stream = reconstructor.stream(events, count, noise=noise, latent=latent, seed=seed)
+    options = {"noise": noise, "latent": latent, "weigh": weigh, "min_ess": min_ess, "budget": budget}
+    stream = reconstructor.stream(events, count, **options, seed=seed)
+    flags, quality = [], []
     with tqdm(total=len(events), unit=" events", disable=None, leave=False) as bar:
 
         def counted() -> Iterator[PosteriorSamples]:
             for part in stream:
                 yield part
+                flags.append(part.flags)
+                if part.weights is not None:
+                    quality.append((part.weights.efficiency, part.weights.drawn))
                 bar.update(len(part))
 
         if to_pipe:
             write_samples_csv(counted(), sys.stdout)
-            return
-        write_samples(counted(), place, overwrite=overwrite)
+        else:
+            write_samples(counted(), place, overwrite=overwrite)
+    raised = np.concatenate(flags)
+    late = {name: (raised & bit) > 0 for name, bit in AFTERWARDS.items()}
+    note_flags(late, events.numbers)
+    if quality:
+        efficiency, drawn = (np.concatenate(table) for table in zip(*quality, strict=True))
+        low, middle = np.quantile(efficiency, (0.1, 0.5))
+        note(
+            f"sample efficiency {middle:.1%} (median; a tenth of the events below {low:.1%}), "
+            f"{drawn.mean():.0f} samples drawn of an event"
+        )
+    if to_pipe:
+        return
     note(f"{len(events)} events x {count} samples written to {place}")
     if place.suffix != ".csv":
-        note(f"next: flowcei spread {place}")
+        note(f"next: flowcei spread {place}, flowcei modes {place}")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from flowcei.physics.likelihood import Likelihood
 
-__all__ = ["VERDICTS", "Modes", "find_modes", "local_covariance"]
+__all__ = ["AMBIGUOUS", "UNEXPLAINED", "UNIQUE", "VERDICTS", "Modes", "find_modes", "local_covariance"]
 
 UNIQUE, AMBIGUOUS, UNEXPLAINED = 0, 1, 2
 VERDICTS = ("unique", "ambiguous", "unexplained")

@@ -38,6 +38,7 @@ class PosteriorSamples:
         sigma: Noise that was assumed, (E,), hbar / bohr.
         origin: Model, prior, seed, latent and what is known of the events.
         weights: Importance weights of the samples, where they were weighed.
+        flags: Why an answer is not to be trusted, (E,), bits: see `flowcei.posterior.flags`.
 
     Raises:
         DataError: For shapes that do not match.
@@ -51,6 +52,7 @@ class PosteriorSamples:
     sigma: NDArray[np.float64]
     origin: dict[str, Any] = field(default_factory=dict)
     weights: Weights | None = None
+    flags: NDArray[np.uint8] | None = None
 
     def __post_init__(self) -> None:
         """Check shapes."""
@@ -62,6 +64,7 @@ class PosteriorSamples:
             "log_prob": (e, n),
             "ids": (e,),
             "sigma": (e,),
+            "flags": (e,),
         }
         for name, shape in expected.items():
             array = getattr(self, name)
@@ -86,6 +89,7 @@ class PosteriorSamples:
             ids=self.ids[rows],
             sigma=self.sigma[rows],
             weights=None if self.weights is None else self.weights[rows],
+            flags=None if self.flags is None else self.flags[rows],
         )
 
     @classmethod
@@ -104,6 +108,9 @@ class PosteriorSamples:
             weights=None
             if first.weights is None
             else Weights.concatenate([p.weights for p in parts if p.weights is not None]),
+            flags=None
+            if first.flags is None
+            else np.concatenate([p.flags for p in parts if p.flags is not None]),
         )
 
     @property

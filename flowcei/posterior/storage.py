@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,9 @@ from flowcei.events.hdf import (
 )
 from flowcei.events.text import columns
 from flowcei.files import check_readable, refuse_existing, whole_file
+from flowcei.posterior.flags import FLAGS, in_words
 from flowcei.posterior.samples import PosteriorSamples
+from flowcei.posterior.weights import Weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,6 +33,8 @@ __all__ = ["check_samples_path", "read_samples", "write_samples", "write_samples
 
 _CONTENT = "flowcei samples"
 _HDF = (".h5", ".hdf5")
+_WEIGHTS = tuple(field.name for field in fields(Weights))
+_OPTIONAL = ("log_prob", "flags", *_WEIGHTS)
 
 
 def check_samples_path(path: Path, *, overwrite: bool) -> None:
@@ -66,7 +71,7 @@ def write_samples(parts: Iterable[PosteriorSamples], path: str | Path, *, overwr
 
 
 def write_samples_csv(parts: Iterable[PosteriorSamples], file: TextIO) -> None:
-    """Write long CSV, one row a sample: event, sample, positions (bohr), log density."""
+    """Write long CSV, one row a sample: event, sample, positions (bohr), log density, weight."""
     for k, part in enumerate(parts):
         e, n = part.positions.shape[:2]
         table: dict[str, np.ndarray] = {
@@ -77,6 +82,10 @@ def write_samples_csv(parts: Iterable[PosteriorSamples], file: TextIO) -> None:
         table |= dict(zip(columns(part.molecule.labels), flat.T, strict=True))
         if part.log_prob is not None:
             table["log_prob"] = part.log_prob.reshape(-1).round(6)
+        if part.flags is not None:
+            table["flags"] = np.repeat([in_words(f) for f in part.flags], n)
+        if part.weights is not None:
+            table["weight"] = part.weights.normalised.reshape(-1)
         pd.DataFrame(table).to_csv(file, index=False, header=k == 0)
 
 
@@ -89,7 +98,9 @@ def _write_hdf(parts: Iterable[PosteriorSamples], path: Path) -> None:
                 "event": part.ids,
                 "sigma": part.sigma,
                 "log_prob": part.log_prob,
+                "flags": part.flags,
             }
+            arrays |= {name: getattr(part.weights, name, None) for name in _WEIGHTS}
             if k == 0:
                 _begin_hdf(file, part, arrays)
             for name, array in arrays.items():
@@ -105,6 +116,7 @@ def _begin_hdf(file: h5py.File, part: PosteriorSamples, arrays: dict[str, np.nda
     file.attrs["origin"] = json.dumps(part.origin)
     units = {"positions": "bohr", "momenta": MOMENTUM_UNIT, "sigma": MOMENTUM_UNIT}
     units["log_prob"] = f"log(1/bohr^{3 * len(part.molecule) - 3})"
+    file.attrs["flags"] = json.dumps(FLAGS)
     for name, array in arrays.items():
         if array is None:
             continue
@@ -133,12 +145,13 @@ def read_samples(path: str | Path) -> PosteriorSamples:
                 raise DataError("an HDF5 file, but not of samples", path=place)
             arrays = {
                 name: read_array(file, name, place)
-                for name in ("momenta", "positions", "log_prob", "event", "sigma")
-                if name in file or name != "log_prob"
+                for name in ("momenta", "positions", "event", "sigma", *_OPTIONAL)
+                if name in file or name not in _OPTIONAL
             }
             origin = read_json_attribute(file, "origin") or {}
     except (OSError, RuntimeError, MemoryError) as error:
         raise DataError(f"damaged ({error})", path=place) from error
+    weights = {name: arrays.pop(name) for name in _WEIGHTS if name in arrays}
     if arrays["positions"].size == 0 or not all(np.isfinite(a).all() for a in arrays.values()):
         raise DataError("damaged (no samples, or numbers that are not finite)", path=place)
     try:
@@ -147,9 +160,11 @@ def read_samples(path: str | Path) -> PosteriorSamples:
             momenta=arrays["momenta"],
             positions=arrays["positions"],
             log_prob=arrays.get("log_prob"),
+            flags=arrays.get("flags"),
             ids=arrays["event"],
             sigma=arrays["sigma"],
             origin=origin,
+            weights=Weights(**weights) if len(weights) == len(_WEIGHTS) else None,
         )
     except DataError as error:
         raise DataError(f"damaged ({error})", path=place) from error

@@ -23,7 +23,13 @@ if TYPE_CHECKING:
     from flowcei.events.container import Events
     from flowcei.posterior.spread import Spread
 
-__all__ = ["events_figure", "internal_figure", "spread_figure", "training_figure"]
+__all__ = [
+    "events_figure",
+    "internal_figure",
+    "momenta_in_recoil_frame",
+    "spread_figure",
+    "training_figure",
+]
 
 _MAX_POINTS = 3000
 _MAX_PERCENTILE = 99.5
@@ -123,7 +129,7 @@ def _bins(count: int) -> int:
 
 def events_figure(events: Events) -> Figure:
     """Draw the Newton plot of events in their recoil frames, and their kinetic energy release."""
-    p = _momenta_in_recoil_frame(events)
+    p = momenta_in_recoil_frame(events)
     first = np.linalg.norm(p, axis=(0, 2)).argmax()
     unit = np.linalg.norm(p[:, first], axis=-1)[:, None, None]
     with styled():
@@ -148,7 +154,7 @@ def events_figure(events: Events) -> Figure:
     return figure
 
 
-def _momenta_in_recoil_frame(events: Events) -> NDArray:
+def momenta_in_recoil_frame(events: Events) -> NDArray:
     """Return the momenta (E, N, 3) turned into their own frame, the total shared by mass."""
     m = events.molecule.masses
     p = events.momenta - (m / m.sum())[:, None] * events.momenta.sum(axis=1, keepdims=True)

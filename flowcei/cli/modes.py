@@ -1,0 +1,84 @@
+"""`flowcei modes`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from flowcei.cli.options import note, overwrite_option, text_table
+
+if TYPE_CHECKING:
+    from flowcei.posterior.samples import PosteriorSamples
+
+_SHOWN = 12  # modes that are printed
+
+
+@click.command(short_help="Find every geometry that explains an event, with its probability.")
+@click.argument("samples", type=click.Path(path_type=Path))
+@click.option("--prior", help="Of the molecule; that of the model if absent.")
+@click.option("--event", type=int, help="Number of the event to draw; the most ambiguous if absent.")
+@click.option("--xyz", type=click.Path(path_type=Path), help="Also write the geometries, extended XYZ.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="CSV; NAME.modes.csv if absent.")
+@overwrite_option
+def modes(
+    *, samples: Path, prior: str | None, event: int | None, xyz: Path | None, output: Path | None, overwrite: bool
+) -> None:
+    """Refine SAMPLES and gather them into the distinct geometries of each event.
+
+    One row a mode, with its probability (of the importance weights, where prior and model
+    have a density), how it was found, bonds and angles with local deviations, and positions.
+    Draws the modes of one event, and where in momentum space events are ambiguous.
+
+    Example: flowcei modes events.samples.h5 -o modes.csv
+    """
+    from flowcei.errors import UsageError
+    from flowcei.files import refuse_existing, whole_file
+    from flowcei.physics.priors import build_prior
+    from flowcei.posterior.modes import VERDICTS
+    from flowcei.posterior.storage import read_samples
+    from flowcei.posterior.tables import modes_table, write_modes_xyz
+    from flowcei.report.modes import ambiguity_figure, modes_figure
+    from flowcei.report.style import save
+
+    place = output or Path(f"{samples.stem.removesuffix('.samples')}.modes.csv")
+    pictures = {name: place.with_name(f"{place.stem}-{name}.png") for name in ("event", "map")}
+    for path in (place, *pictures.values(), *([xyz] if xyz else [])):
+        refuse_existing(path, overwrite=overwrite)
+    drawn = read_samples(samples)
+    if event is not None and event not in drawn.ids:
+        msg = f"{samples} has no event {event}; it has {drawn.ids.min()} to {drawn.ids.max()}"
+        raise UsageError(msg)
+    stated = None if prior is None else build_prior(drawn.molecule, prior)
+    weighed = _weighed(drawn, stated)
+    found = weighed.modes(stated)
+    table = modes_table(found, weighed)
+    with whole_file(place, overwrite=overwrite) as path:
+        table.to_csv(path, index=False, float_format="%.12g")
+    if xyz:
+        with whole_file(xyz, overwrite=overwrite) as path, path.open("w") as file:
+            write_modes_xyz(found, weighed, file)
+    shown = int(found.count().argmax()) if event is None else int((drawn.ids == event).argmax())
+    save(modes_figure(found, weighed, shown), pictures["event"], overwrite=overwrite)
+    save(ambiguity_figure(found, weighed), pictures["map"], overwrite=overwrite)
+    brief = table[table["event"] == drawn.ids[shown]].iloc[:_SHOWN, : -3 * len(drawn.molecule)]
+    click.echo(text_table(brief.drop(columns=["starts", "error", "chi_squared"])))
+    for k, word in enumerate(VERDICTS):
+        note(f"{word:12s} {int((found.verdict == k).sum()):7d} of {len(drawn)} events")
+    written = ", ".join(str(path) for path in (place, *pictures.values(), *([xyz] if xyz else [])))
+    note(f"{len(found)} modes; written: {written}")
+
+
+def _weighed(samples: PosteriorSamples, prior: object) -> PosteriorSamples:
+    """Return samples with weights where they can have any, and say so where they cannot."""
+    from flowcei.errors import NoDensityError
+    from flowcei.physics.priors import GeometryPrior
+
+    if samples.weights is not None and prior is None:
+        return samples
+    try:
+        return samples.weigh(prior if isinstance(prior, GeometryPrior) else None)
+    except NoDensityError as error:
+        note(f"probabilities are shares of the model's samples, not exact: {error}")
+        return samples

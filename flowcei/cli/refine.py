@@ -1,0 +1,47 @@
+"""`flowcei refine`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from flowcei.cli.options import note, overwrite_option
+
+
+@click.command(short_help="Refine posterior samples to the exact physics.")
+@click.argument("samples", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="CSV; NAME.refined.csv if absent.")
+@overwrite_option
+def refine(*, samples: Path, output: Path | None, overwrite: bool) -> None:
+    """Start a search for an exact geometry from each of SAMPLES; write where it ended.
+
+    One row a sample: status (converged, stalled, left the prior), |dp| / |p| of its simulated
+    momenta, the same in units of the noise (chi squared), positions in bohr.
+
+    Example: flowcei refine events.samples.h5
+    """
+    import numpy as np
+
+    from flowcei.files import refuse_existing, whole_file
+    from flowcei.posterior.refinement import STATUS
+    from flowcei.posterior.storage import read_samples
+    from flowcei.posterior.tables import refined_table
+
+    place = output or Path(f"{samples.stem.removesuffix('.samples')}.refined.csv")
+    refuse_existing(place, overwrite=overwrite)
+    drawn = read_samples(samples)
+    began = time.perf_counter()
+    found = drawn.refine()
+    rate = found.status.size / (time.perf_counter() - began)
+    with whole_file(place, overwrite=overwrite) as path:
+        refined_table(found, drawn).to_csv(path, index=False, float_format="%.12g")
+    for k, word in enumerate(STATUS):
+        click.echo(f"{word:15s} {int((found.status == k).sum()):9d}  {(found.status == k).mean():6.1%}")
+    explained = int((found.status == 0).any(axis=1).sum())
+    note(f"{explained} of {len(drawn)} events have a geometry that explains them exactly, {rate:.0f} starts/s")
+    hopeless = drawn.ids[~np.isfinite(found.error).any(axis=1)]
+    if len(hopeless):
+        note(f"warning: no search of event {hopeless[0]} could even begin ({len(hopeless)} such events)")
+    note(f"written to {place}; next: flowcei modes {samples}")

@@ -1,0 +1,81 @@
+"""Flags: why the answer to an event is not to be trusted, said with the answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.stats import chi2
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from flowcei.physics.likelihood import Likelihood
+    from flowcei.posterior.weights import Weights
+
+__all__ = ["AFTERWARDS", "FLAGS", "combined", "few_count", "in_words", "moving", "unexplained"]
+
+FLAGS = {
+    "momentum-sum": "the momenta do not sum to zero within the noise: an ion is wrong or missing, or the "
+    "noise is larger than stated",
+    "ker": "the kinetic energy release is none that the model was trained on: other units, charges or prior",
+    "momenta": "the momenta are far from all that the model was trained on",
+    "re-simulation": "no sample gives these momenta within the noise: the model or its prior does not fit",
+    "efficiency": "hardly any sample has weight: the model is a poor guide here, or the prior excludes it",
+}
+"""What each flag means; flag number k is bit k."""
+
+AFTERWARDS = {name: 1 << k for k, name in enumerate(FLAGS) if name in {"re-simulation", "efficiency"}}
+"""The flags that only samples can raise, and their bits."""
+
+_UNLIKELY = 1e-6  # chance that an event without fault is flagged
+_FEWEST = 10.0  # effective samples
+
+
+def moving(momenta: NDArray[np.float64], sigma: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Tell which events (E,) have a total momentum beyond the noise of their ions.
+
+    Args:
+        momenta: (E, N, 3), hbar / bohr.
+        sigma: Of each component, (E,), hbar / bohr.
+
+    Example:
+        >>> moving(np.array([[[9.0, 0, 0], [1, 0, 0]], [[1.0, 0, 0], [-1, 0, 0]]]), np.ones(2)).tolist()
+        [True, False]
+    """
+    total = momenta.sum(axis=1)
+    return np.asarray((total**2).sum(axis=1) > chi2.isf(_UNLIKELY, 3) * momenta.shape[1] * sigma**2)
+
+
+def unexplained(likelihood: Likelihood, positions: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Tell which events (E,) none of their samples (E, n, N, 3) explains within the noise."""
+    best = likelihood.chi_squared(positions).min(axis=1)
+    return np.asarray(best > chi2.isf(_UNLIKELY, 3 * positions.shape[2] - 3))
+
+
+def few_count(weights: Weights) -> NDArray[np.bool_]:
+    """Tell which events (E,) have fewer effective samples than anything can be said from."""
+    fewest = np.minimum(_FEWEST, 0.5 * weights.drawn)
+    return weights.ess < fewest
+
+
+def combined(**found: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Return flags as bits, (E,); a flag's name with `_` for `-`.
+
+    Example:
+        >>> combined(ker=np.array([True, False]), efficiency=np.array([True, True])).tolist()
+        [18, 16]
+    """
+    names = list(FLAGS)
+    bits = [np.where(there, 1 << names.index(name.replace("_", "-")), 0) for name, there in found.items()]
+    return np.bitwise_or.reduce(bits).astype(np.uint8)
+
+
+def in_words(flags: int) -> str:
+    """Return the names of the flags of one event.
+
+    Example:
+        >>> in_words(18)
+        'ker;efficiency'
+    """
+    return ";".join(name for k, name in enumerate(FLAGS) if int(flags) >> k & 1)

@@ -1,0 +1,116 @@
+"""Pictures of modes: those of one event side by side, and where events are ambiguous."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.patches import Ellipse
+
+from flowcei.events.container import Events
+from flowcei.posterior.modes import AMBIGUOUS, UNEXPLAINED, UNIQUE, VERDICTS
+from flowcei.posterior.spread import along, in_recoil_frame, quantities
+from flowcei.report.figures import momenta_in_recoil_frame
+from flowcei.report.style import COLOURS, new_figure, styled
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+    from flowcei.posterior.modes import Modes
+    from flowcei.posterior.samples import PosteriorSamples
+
+__all__ = ["ambiguity_figure", "modes_figure"]
+
+_MOST = 6  # modes drawn
+_MOST_CLOUD = 400
+_KINDS = ((UNIQUE, "o", COLOURS[5]), (AMBIGUOUS, "^", COLOURS[1]), (UNEXPLAINED, "x", COLOURS[6]))
+
+
+def modes_figure(modes: Modes, samples: PosteriorSamples, event: int) -> Figure:
+    """Draw the modes of one event side by side, in the plane of the momenta.
+
+    Args:
+        modes: Of the samples.
+        samples: Drawn as dots around the mode that each is nearest to, by their weights.
+        event: Counted from 0.
+    """
+    chosen = modes.of(event)[:_MOST]
+    molecule, momenta = samples.molecule, samples.momenta[event : event + 1]
+    places = in_recoil_frame(molecule, momenta, modes.positions[chosen][None])[0]
+    even = samples[event : event + 1].equally_weighted()
+    cloud = in_recoil_frame(molecule, momenta, even.positions)[0][:_MOST_CLOUD]
+    away = ((cloud[:, None] - places[None]) ** 2).sum(axis=(2, 3))
+    nearest = away.argmin(axis=1)
+    everything = np.concatenate([places.reshape(-1, 3), cloud.reshape(-1, 3)])
+    low, high = everything[:, :2].min(axis=0) - 0.4, everything[:, :2].max(axis=0) + 0.4
+    columns = min(3, len(chosen))
+    rows = -(-len(chosen) // columns)
+    with styled():
+        figure = new_figure(2.7 * columns + 0.4, 3.0 * rows + 0.5)
+        number = samples.ids[event]
+        words = f"{molecule.name}, event {number}: {VERDICTS[modes.verdict[event]]}"
+        figure.suptitle(f"{words}, {len(modes.of(event))} exact geometries", fontsize=9, x=0.02, ha="left")
+        for k, mode in enumerate(chosen):
+            axes = figure.add_subplot(rows, columns, k + 1)
+            _draw(axes, samples, places[k], cloud[nearest == k])
+            axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
+            if k % columns == 0:
+                axes.set_ylabel("y in the plane of\nthe momenta (bohr)")
+            if k >= len(chosen) - columns:
+                axes.set_xlabel(f"x along p({along(molecule, momenta)}) (bohr)")
+            axes.set_title(_caption(modes, samples, mode), loc="left", fontsize=8)
+    return figure
+
+
+def _draw(axes: Axes, samples: PosteriorSamples, place: NDArray, cloud: NDArray) -> None:
+    molecule = samples.molecule
+    for i, j in molecule.bonds:
+        axes.plot(*place[[i, j], :2].T, "-", color="0.6", lw=1.5, zorder=1)
+    for k, label in enumerate(molecule.labels):
+        colour = COLOURS[k % len(COLOURS)]
+        axes.plot(*cloud[:, k, :2].T, ".", ms=2.5, alpha=0.35, mew=0, color=colour, zorder=0)
+        axes.add_patch(Ellipse(place[k, :2], 0.42, 0.42, fc="white", ec=colour, lw=1.6, zorder=2))
+        axes.text(*place[k, :2], label, ha="center", va="center", fontsize=7, zorder=3)
+
+
+def _caption(modes: Modes, samples: PosteriorSamples, mode: int) -> str:
+    names, values = quantities(samples.molecule, modes.positions[mode])
+    bonds = [f"{q.name} {v:.3f}" for q, v in zip(names, values, strict=True) if q.kind == "bond"]
+    angles = [f"{q.name} {v:.1f}°" for q, v in zip(names, values, strict=True) if q.kind == "angle"]
+    lines = [f"{modes.number[mode]}: probability {modes.probability[mode]:.3f}"]
+    lines += ["  ".join(bonds[k : k + 2]) for k in range(0, min(4, len(bonds)), 2)]
+    return "\n".join(lines + angles[:1])
+
+
+def ambiguity_figure(modes: Modes, samples: PosteriorSamples) -> Figure:
+    """Draw where in momentum space events are unique, ambiguous or unexplained.
+
+    Left: the Newton plot, momenta in units of the first ion's. Right: the Dalitz plot, how
+    ions share the kinetic energy (three ions: exact; more: the first two against the rest).
+    """
+    molecule = samples.molecule
+    p = momenta_in_recoil_frame(Events(molecule, samples.momenta))
+    axis = molecule.labels.index(along(molecule, samples.momenta))
+    other = next(k for k in range(len(molecule)) if k != axis)
+    energy = (p**2).sum(axis=2) / (2.0 * molecule.masses)
+    share = energy / energy.sum(axis=1, keepdims=True)
+    newton = p[:, other, :2] / np.linalg.norm(p[:, axis], axis=1)[:, None]
+    first, second = share[:, axis], share[:, other]
+    with styled():
+        figure = new_figure(7.4, 3.5)
+        left, right = figure.subplots(1, 2)
+        for kind, marker, colour in _KINDS:
+            mine = modes.verdict == kind
+            label = f"{VERDICTS[kind]} ({int(mine.sum())})"
+            style = {"ls": "", "marker": marker, "ms": 3.5, "alpha": 0.7, "color": colour, "label": label}
+            left.plot(*newton[mine].T, **style)
+            right.plot(first[mine] - second[mine], 1.0 - first[mine] - second[mine], **style)
+        a, b = molecule.labels[axis], molecule.labels[other]
+        left.set(xlabel=f"$p_x$({b}) / |p({a})|", ylabel=f"$p_y$({b}) / |p({a})|")
+        left.set_title(f"{molecule.name}: Newton plot, {len(p)} events")
+        right.set(xlabel=f"share of KER: {a} less {b}", ylabel="share of KER: the other ions")
+        right.set_title("Dalitz plot")
+        left.legend(fontsize=8)
+    return figure
