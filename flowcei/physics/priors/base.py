@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from itertools import permutations, product
+from math import factorial, prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flowcei.errors import NoDensityError
+from flowcei.errors import NoDensityError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
-__all__ = ["GeometryPrior", "random_orientation"]
+__all__ = ["MOST_ORDERS", "GeometryPrior", "random_orientation"]
+
+MOST_ORDERS = 720
+"""Orders of identical ions that `log_prob_unlabelled` averages over at the most: 6 alike."""
 
 
 class GeometryPrior(ABC):
@@ -26,11 +33,13 @@ class GeometryPrior(ABC):
         has_density: Whether `log_prob` can be asked.
         mirror_symmetric: Whether a geometry and its mirror image are equally probable;
             then handedness carries no information and may be folded away.
+        exchangeable: Whether no order of the atoms is more probable than another.
     """
 
     kind: str
     has_density: bool = False
     mirror_symmetric: bool = True
+    exchangeable: bool = False
 
     @abstractmethod
     def sample(self, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -45,9 +54,111 @@ class GeometryPrior(ABC):
         msg = f"a prior of kind {self.kind!r} has no density in closed form: it can only be sampled"
         raise NoDensityError(msg)
 
+    def log_prob_unlabelled(
+        self, positions: NDArray[np.float64], identical: tuple[tuple[int, ...], ...]
+    ) -> NDArray[np.float64]:
+        """Return the log density (B,) where nobody knows which of the identical ions is which.
+
+        A detector cannot tell one h+ from another: labels h1, h2 ... of measured events are in
+        any order. The density of such events is the mean of `log_prob`'s over all orders.
+
+        Args:
+            positions: (B, N, 3), bohr.
+            identical: Groups of indices of identical ions, as of `Molecule.identical`.
+
+        Returns:
+            (B,), per bohr^(3N-3), like `log_prob`.
+
+        Raises:
+            NoDensityError: Where the prior cannot say.
+            UsageError: For groups that overlap or have too many orders.
+
+        Example:
+            >>> from flowcei.molecule import Molecule
+            >>> from flowcei.physics.priors import build_prior
+            >>> water = Molecule.load("h2o")
+            >>> prior, x = build_prior(water), water.equilibrium[None]
+            >>> swapped = prior.log_prob_unlabelled(x[:, [0, 2, 1]], water.identical)
+            >>> bool(np.allclose(swapped, prior.log_prob_unlabelled(x, water.identical)))
+            True
+        """
+        x = np.asarray(positions, dtype=np.float64)
+        total, count = np.full(len(x), -np.inf), 0
+        for order in self._orders(x.shape[1], identical):
+            total = np.logaddexp(total, self.log_prob(x[:, order]))
+            count += 1
+        return total - np.log(count)
+
+    def allows(
+        self, positions: NDArray[np.float64], identical: tuple[tuple[int, ...], ...] = ()
+    ) -> NDArray[np.bool_]:
+        """Return whether geometries (B, N, 3), bohr, lie in the prior's support, (B,) of bool.
+
+        Args:
+            positions: (B, N, 3), bohr.
+            identical: Groups of indices of identical ions: it is enough that the prior allows
+                one of their orders.
+
+        Returns:
+            (B,): False where the density is 0, or positions are not finite.
+
+        Raises:
+            NoDensityError: Where the prior cannot say.
+            UsageError: For groups that overlap or have too many orders.
+
+        Example:
+            >>> from flowcei.molecule import Molecule
+            >>> from flowcei.physics.priors import build_prior
+            >>> ocs = Molecule.load("ocs")
+            >>> x = ocs.equilibrium * np.array([1.0, 9.0])[:, None, None]
+            >>> build_prior(ocs, "broad").allows(x)
+            array([ True, False])
+        """
+        if not self.has_density:
+            msg = (
+                f"a prior of kind {self.kind!r} cannot say which geometries it allows: it can only be sampled"
+            )
+            raise NoDensityError(msg)
+        x = np.asarray(positions, dtype=np.float64)
+        allowed = np.zeros(len(x), dtype=bool)
+        for order in self._orders(x.shape[1], identical):
+            left = ~allowed & np.isfinite(x).all(axis=(1, 2))
+            allowed[left] = self._supports(x[left][:, order])
+        return allowed
+
+    def _supports(self, positions: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Whether finite positions (B, N, 3), as they are labelled, lie in the support."""
+        return self.log_prob(positions) > -np.inf
+
+    def _orders(self, n_atoms: int, identical: tuple[tuple[int, ...], ...]) -> Iterator[list[int]]:
+        """Return all orders of the atoms that exchange identical ones; only one where it is no matter."""
+        members = [i for group in identical for i in group]
+        if len(set(members)) < len(members) or not set(members) <= set(range(n_atoms)):
+            msg = f"groups of identical ions {identical} name an ion twice, or one that {n_atoms} ions lack"
+            raise UsageError(msg)
+        if self.exchangeable:
+            return iter([list(range(n_atoms))])
+        count = prod(factorial(len(group)) for group in identical)
+        if count > MOST_ORDERS:
+            msg = (
+                f"identical ions in {count} orders are too many to average over (at most {MOST_ORDERS}); "
+                f"use a prior that treats all atoms alike, such as a ball"
+            )
+            raise UsageError(msg)
+        return _permuted(n_atoms, identical)
+
     @abstractmethod
     def spec(self) -> dict[str, Any]:
         """Return the table (plain numbers and text) that makes this prior again."""
+
+
+def _permuted(n_atoms: int, groups: tuple[tuple[int, ...], ...]) -> Iterator[list[int]]:
+    for choice in product(*(permutations(group) for group in groups)):
+        order = list(range(n_atoms))
+        for group, members in zip(groups, choice, strict=True):
+            for place, member in zip(group, members, strict=True):
+                order[place] = member
+        yield order
 
 
 def random_orientation(positions: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:

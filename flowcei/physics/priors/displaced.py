@@ -6,7 +6,6 @@ from itertools import permutations, product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.special import i0e
 
 from flowcei.errors import UsageError
 from flowcei.physics.priors.base import GeometryPrior, random_orientation
@@ -42,7 +41,7 @@ class DisplacedPrior(GeometryPrior):
         if not 0 < sigma < np.inf:
             msg = f"sigma = {sigma} of a displaced prior must be positive, in bohr"
             raise UsageError(msg)
-        self._equilibrium = equilibrium - equilibrium.mean(axis=0)
+        self._equilibrium = np.ascontiguousarray(equilibrium - equilibrium.mean(axis=0), np.float64)
         self._sigma = float(sigma)
         self.mirror_symmetric = _superposable_on_mirror_image(self._equilibrium, kinds)
 
@@ -53,38 +52,20 @@ class DisplacedPrior(GeometryPrior):
 
     def log_prob(self, positions: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the log density (B,) of positions (B, N, 3), per bohr^(3N-3)."""
-        x = np.asarray(positions, dtype=np.float64)
-        x = x - x.mean(axis=1, keepdims=True)
+        # Imported here: numba takes half a second, and a prior can be named without it.
+        from flowcei.physics._rotation_average import log_displaced
+
+        x = np.ascontiguousarray(positions, dtype=np.float64)
+        out = np.empty(len(x))
+        log_displaced(x, self._equilibrium, self._sigma**2, out)
         n_atoms = len(self._equilibrium)
         # Orthonormal coordinates without the centroid have the volume element
         # N^(-3/2) of the relative positions.
-        overlap = np.swapaxes(x, 1, 2) @ self._equilibrium / self._sigma**2
-        squares = (x**2).sum(axis=(1, 2)) + (self._equilibrium**2).sum()
-        return (
-            -1.5 * (n_atoms - 1) * np.log(2.0 * np.pi * self._sigma**2)
-            - 0.5 * squares / self._sigma**2
-            + _log_rotation_average(overlap)
-            - 1.5 * np.log(n_atoms)
-        )
+        return out - 1.5 * (n_atoms - 1) * np.log(2.0 * np.pi * self._sigma**2) - 1.5 * np.log(n_atoms)
 
     def spec(self) -> dict[str, Any]:
         """Return the table that makes this prior again."""
         return {"kind": self.kind, "sigma": self._sigma}
-
-
-def _log_rotation_average(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return log of the mean over rotations R of exp(trace(R^T M)), for M (B, 3, 3)."""
-    u, s, v = np.linalg.svd(matrix)
-    s[:, 2] *= np.sign(np.linalg.det(u) * np.linalg.det(v))
-    s1, s2, s3 = s[:, 0, None], s[:, 1, None], s[:, 2, None]
-    # c = int_{-1}^{1} 1/2 I0((s1-s2)(1-t)/2) I0((s1+s2)(1+t)/2) exp(s3 t) dt, with the
-    # exponential growth taken out; t = 1 - 2 q^2 puts the nodes where the peak is.
-    node, gauss = np.polynomial.legendre.leggauss(200)
-    q = 0.5 + 0.5 * node
-    below = 2.0 * q**2  # 1 - t
-    scaled = i0e(0.5 * (s1 - s2) * below) * i0e(0.5 * (s1 + s2) * (2.0 - below))
-    integrand = 0.5 * scaled * np.exp(-(s2 + s3) * below) * 4.0 * q * 0.5 * gauss
-    return s.sum(axis=1) + np.log(integrand.sum(axis=1))
 
 
 def _superposable_on_mirror_image(x: NDArray[np.float64], kinds: Sequence[Hashable]) -> bool:
