@@ -201,7 +201,9 @@ class Reconstructor:
                 found = top_up(found, draw, **rules, rng=generator, prior=prior)
             yield self._flagged(found, part, level)
 
-    def _flagged(self, samples: PosteriorSamples, events: Events, sigma: NDArray[np.float64]) -> PosteriorSamples:
+    def _flagged(
+        self, samples: PosteriorSamples, events: Events, sigma: NDArray[np.float64]
+    ) -> PosteriorSamples:
         """Return samples with what speaks against each event."""
         found = self.unlike_training(replace(events, sigma=sigma))
         found["re_simulation"] = unexplained(samples.likelihood, samples.positions)

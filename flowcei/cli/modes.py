@@ -23,7 +23,13 @@ _SHOWN = 12  # modes that are printed
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="CSV; NAME.modes.csv if absent.")
 @overwrite_option
 def modes(
-    *, samples: Path, prior: str | None, event: int | None, xyz: Path | None, output: Path | None, overwrite: bool
+    *,
+    samples: Path,
+    prior: str | None,
+    event: int | None,
+    xyz: Path | None,
+    output: Path | None,
+    overwrite: bool,
 ) -> None:
     """Refine SAMPLES and gather them into the distinct geometries of each event.
 

@@ -40,7 +40,9 @@ def refine(*, samples: Path, output: Path | None, overwrite: bool) -> None:
     for k, word in enumerate(STATUS):
         click.echo(f"{word:15s} {int((found.status == k).sum()):9d}  {(found.status == k).mean():6.1%}")
     explained = int((found.status == 0).any(axis=1).sum())
-    note(f"{explained} of {len(drawn)} events have a geometry that explains them exactly, {rate:.0f} starts/s")
+    note(
+        f"{explained} of {len(drawn)} events have a geometry that explains them exactly, {rate:.0f} starts/s"
+    )
     hopeless = drawn.ids[~np.isfinite(found.error).any(axis=1)]
     if len(hopeless):
         note(f"warning: no search of event {hopeless[0]} could even begin ({len(hopeless)} such events)")

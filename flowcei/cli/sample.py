@@ -40,7 +40,9 @@ if TYPE_CHECKING:
     help="Effective samples an event should have; more are drawn where it has fewer. Implies --weigh.",
 )
 @click.option(
-    "--budget", type=click.IntRange(min=1), help="Samples drawn of one event, at the most; 100 times -n if absent."
+    "--budget",
+    type=click.IntRange(min=1),
+    help="Samples drawn of one event, at the most; 100 times -n if absent.",
 )
 @click.option(
     "-o",

@@ -146,9 +146,7 @@ class Likelihood:
         Returns:
             (K, 3N-3), NaN where nothing can follow the geometry.
         """
-        simulated = followed_momenta(
-            positions, self.masses, self.charges, accuracy=_BEST_ACCURACY, threads=1
-        )
+        simulated = followed_momenta(positions, self.masses, self.charges, accuracy=_BEST_ACCURACY, threads=1)
         left = (simulated - self.measured[rows]) / self.size[rows, None, None]
         return np.asarray(np.matmul(self.whitening, left)).reshape(len(rows), -1)
 

@@ -75,7 +75,11 @@ def _beside(one: PosteriorSamples, other: PosteriorSamples) -> PosteriorSamples:
 
 
 def _put(
-    samples: PosteriorSamples, rows: NDArray[np.intp], pool: PosteriorSamples, n: int, rng: np.random.Generator
+    samples: PosteriorSamples,
+    rows: NDArray[np.intp],
+    pool: PosteriorSamples,
+    n: int,
+    rng: np.random.Generator,
 ) -> None:
     """Write n samples of each event of a pool to its row."""
     into, known = samples.weights, pool.weights

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -147,8 +148,10 @@ class PosteriorSamples:
             raise NoDensityError(msg)
         known = prior or self.prior
         flat = self.positions.reshape(-1, *self.positions.shape[2:])
-        log_prior = known.log_prob(flat.astype(np.float64)).reshape(self.log_prob.shape)
-        log_weights = log_prior + self.likelihood.log_prob(self.positions) - self.log_prob
+        log_prior = known.log_prob_unlabelled(flat.astype(np.float64), self.molecule.identical)
+        log_weights = (
+            log_prior.reshape(self.log_prob.shape) + self.likelihood.log_prob(self.positions) - self.log_prob
+        )
         return replace(self, weights=Weights.of(log_weights))
 
     def refine(self, prior: GeometryPrior | None = None, *, threads: int | None = None) -> Refinement:
@@ -181,8 +184,11 @@ class PosteriorSamples:
             self.likelihood,
             weights=None if self.weights is None else self.weights.normalised,
             ess=None if self.weights is None else self.weights.ess,
-            log_prior=stated.log_prob if stated is not None and stated.has_density else None,
+            log_prior=None if stated is None or not stated.has_density else partial(self._log_prior, stated),
         )
+
+    def _log_prior(self, prior: GeometryPrior, positions: NDArray[np.float64]) -> NDArray[np.float64]:
+        return prior.log_prob_unlabelled(positions, self.molecule.identical)
 
     def _known_prior(self) -> GeometryPrior | None:
         return self.prior if isinstance(self.origin.get("prior"), dict) else None
@@ -194,7 +200,7 @@ class PosteriorSamples:
         if stated is None or not len(positions):
             return True
         try:
-            return stated.allows(positions)
+            return stated.allows(positions, self.molecule.identical)
         except NoDensityError:
             return True
 

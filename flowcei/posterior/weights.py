@@ -73,7 +73,11 @@ class Weights:
     def __getitem__(self, rows: slice | NDArray) -> Weights:
         """Return those of some of the events."""
         return Weights(
-            self.log_weights[rows], self.drawn[rows], self.ess[rows], self.log_evidence[rows], self.k_hat[rows]
+            self.log_weights[rows],
+            self.drawn[rows],
+            self.ess[rows],
+            self.log_evidence[rows],
+            self.k_hat[rows],
         )
 
     @classmethod
