@@ -92,7 +92,7 @@ class BallPrior(_UniformPrior):
     Example:
         >>> pair = np.array([[[0.0, 0.0, 0.0], [0.0, 0.0, 1.0]], [[0.0, 0.0, 0.0], [0.0, 0.0, 9.0]]])
         >>> np.exp(BallPrior(2, radius=4.0).log_prob(pair)).round(5)
-        array([0.00303, 0.     ])
+        array([0.00304, 0.     ])
     """
 
     kind: str = "ball"
