@@ -10,7 +10,7 @@ import math
 
 from flowcei.physics._compilation import compiled, kernel
 
-__all__ = ["ROUNDING", "enclosing_balls", "shift_volumes"]
+__all__ = ["ROUNDING", "closest_pairs", "enclosing_balls", "shift_volumes"]
 
 ROUNDING = 1e-9
 """Bohr by which a geometry may miss a support: what rotating and storing it costs, and more."""
@@ -118,6 +118,13 @@ def _closest(points, b):
             if not square >= nearest:
                 nearest = square
     return nearest
+
+
+@kernel
+def closest_pairs(points, out):
+    """Write the distance of the two nearest points of each points[b] (B, N, 3) to `out` (B,)."""
+    for b in range(len(points)):
+        out[b] = math.sqrt(_closest(points, b))
 
 
 @compiled
