@@ -10,7 +10,7 @@ import math
 
 from flowcei.physics._compilation import compiled, kernel
 
-__all__ = ["ROUNDING", "enclosing_balls", "shift_volumes"]
+__all__ = ["ROUNDING", "closest_pairs", "enclosing_balls", "shift_volumes"]
 
 ROUNDING = 1e-9
 """Bohr by which a geometry may miss a support: what rotating and storing it costs, and more."""
@@ -120,6 +120,13 @@ def _closest(points, b):
     return nearest
 
 
+@kernel
+def closest_pairs(points, out):
+    """Write the distance of the two nearest points of each points[b] (B, N, 3) to `out` (B,)."""
+    for b in range(len(points)):
+        out[b] = math.sqrt(_closest(points, b))
+
+
 @compiled
 def _triangle(p, s0, s1, s2, h, u0, u1, u2, v0, v1, v2):
     """Return the signed area of the triangle p, a, b on the unit sphere: a = h s + u, b = h s + v.
@@ -164,27 +171,29 @@ def _hidden(c, i, j, middle, e, f, h, rho, start, length):
         -1 where the whole circle is outside.
     """
     count = 0
-    for k in range(len(c)):
-        if k in (i, j):
-            continue
-        w0, w1, w2 = c[k, 0] - middle[0], c[k, 1] - middle[1], c[k, 2] - middle[2]
-        # Inside ball k where x cos phi + y sin phi >= least.
-        x, y = w0 * e[0] + w1 * e[1] + w2 * e[2], w0 * f[0] + w1 * f[1] + w2 * f[2]
-        least = (w0 * w0 + w1 * w1 + w2 * w2 - h * h) / (2.0 * rho)
-        most = math.sqrt(x * x + y * y)
-        if least <= -most:
-            continue
-        if least >= most:
-            return -1
-        half = math.acos(least / most)
-        begin = math.atan2(y, x) + half
-        begin -= _TURN * math.floor(begin / _TURN)
-        place = count
-        while place > 0 and start[place - 1] > begin:
-            start[place], length[place] = start[place - 1], length[place - 1]
-            place -= 1
-        start[place], length[place] = begin, _TURN - 2.0 * half
-        count += 1
+    # Most circles are hidden as a whole: that is seen before any angle is worked out.
+    for look in range(2):
+        for k in range(len(c)):
+            if k in (i, j):
+                continue
+            w0, w1, w2 = c[k, 0] - middle[0], c[k, 1] - middle[1], c[k, 2] - middle[2]
+            # Inside ball k where x cos phi + y sin phi >= least.
+            x, y = w0 * e[0] + w1 * e[1] + w2 * e[2], w0 * f[0] + w1 * f[1] + w2 * f[2]
+            least = (w0 * w0 + w1 * w1 + w2 * w2 - h * h) / (2.0 * rho)
+            most = math.sqrt(x * x + y * y)
+            if least >= most:
+                return -1
+            if look == 0 or least <= -most:
+                continue
+            half = math.acos(least / most)
+            begin = math.atan2(y, x) + half
+            begin -= _TURN * math.floor(begin / _TURN)
+            place = count
+            while place > 0 and start[place - 1] > begin:
+                start[place], length[place] = start[place - 1], length[place - 1]
+                place -= 1
+            start[place], length[place] = begin, _TURN - 2.0 * half
+            count += 1
     return count
 
 
