@@ -24,6 +24,7 @@ _COMMANDS = {
     "sample": "Draw the geometries that explain measured momenta.",
     "spread": "Tabulate and draw how far posterior samples lie apart.",
     "compare": "Score models beside null models on known positions.",
+    "calibrate": "Check whether the posterior of a model is right.",
     "info": "Print what a model, data or sample file says of itself.",
     "demo": "All of it on OCS, in minutes, into one folder.",
 }

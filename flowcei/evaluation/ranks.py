@@ -137,7 +137,7 @@ def run_sbc(
         raise UsageError(msg)
     if np.isnan(x).any() or np.isnan(true).any():
         raise UsageError("samples or truth are not numbers; leave such events out")
-    rng = np.random.default_rng(seed)
+    rng = _generator(seed)
     w = _checked_weights(weights, (x.shape[0], x.shape[1]))
     below = _share(x < true[:, None], w)
     tied = _share(x == true[:, None], w)
@@ -179,7 +179,7 @@ def run_coverage(
         >>> bool(np.abs(right.share[:, 0] - right.levels).max() < 0.03)
         True
     """
-    rng = np.random.default_rng(seed)
+    rng = _generator(seed)
     central = run_sbc(samples, truth, weights=weights, names=names, seed=rng)
     if (log_prob is None) != (truth_log_prob is None):
         raise UsageError("give the log density of both samples and truth, or of neither")
@@ -246,7 +246,7 @@ def run_tarp(
     """
     x, true = np.asarray(samples, dtype=np.float64), np.asarray(truth, dtype=np.float64)
     _refuse_shapes(x, true)
-    rng = np.random.default_rng(seed)
+    rng = _generator(seed)
     scale = true.std(axis=0) if deviation is None else np.asarray(deviation, dtype=np.float64)
     if references is None:
         point = true.mean(axis=0) + scale * rng.standard_normal(true.shape)
@@ -292,6 +292,13 @@ def run_resimulation(
     """
     x, true = np.asarray(chi2_samples, dtype=np.float64), np.asarray(chi2_truth, dtype=np.float64)
     return run_sbc(x[..., None], true[..., None], weights=weights, names=("chi2",), seed=seed)
+
+
+def _generator(seed: int | np.random.Generator) -> np.random.Generator:
+    """Return a stream of its own: a truth drawn with the same seed must not be its own reference."""
+    if isinstance(seed, np.random.Generator):
+        return seed
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(4,)))
 
 
 def _refuse_shapes(samples: NDArray[np.float64], truth: NDArray[np.float64]) -> None:

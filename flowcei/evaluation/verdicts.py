@@ -142,7 +142,7 @@ def check_coverage(coverage: Coverage, *, level: float = LEVEL) -> list[Verdict]
         wanted, share = coverage.levels[worst], float(coverage.share[worst, k])
         passed = bool(p[worst] >= level)
         which = "HPD" if name == HPD else "central"
-        text = f"the {which} {wanted:.0%} hold the truth of {share:.1%}"
+        text = f"the {which} {wanted:.0%} hold the truth in {share:.1%} of events"
         if not passed:
             words = _shape(coverage.ranks[:, k]) if which == "central" else ""
             rarely = "too narrow or beside the truth"
