@@ -17,7 +17,6 @@ from flowcei.cli.options import (
     note,
     overwrite_option,
     refuse_full_folder,
-    text_table,
 )
 
 if TYPE_CHECKING:
@@ -139,19 +138,16 @@ def _write(found: Calibration, folder: Path, *, overwrite: bool) -> None:
 
 def _show(found: Calibration) -> None:
     """Print a table for each kind of check, and the sum of it."""
-    table = found.table()
+    wide = max(len(verdict.quantity) for verdict in found.verdicts)
     for check, title in _TITLES.items():
-        rows = table[table["check"] == check]
-        if len(rows):
-            text = rows[["quantity", "p_value", "text"]].set_index("quantity").rename_axis(title)
-            text.insert(0, "", ["pass" if passed else "FAIL" for passed in rows["passed"]])
-            words = text.rename(columns={"p_value": "p", "text": "what it says"})
-            words["p"] = words["p"].map(lambda p: f"{p:.2g}")
-            width = int(words["what it says"].str.len().max())
-            words["what it says"] = words["what it says"].str.ljust(width)
-            click.echo(f"\n{text_table(words)}")
+        verdicts = [verdict for verdict in found.verdicts if verdict.check == check]
+        if verdicts:
+            click.echo(f"\n{title}")
+        for v in verdicts:
+            word = "pass" if v.passed else "FAIL"
+            click.echo(f"  {word}  {v.quantity:<{wide}}  p {v.p_value:<7.2g}  {v.text}")
     for words_left in found.left_out:
         note(f"\nnot checked: {words_left}")
-    failed = int((~table["passed"]).sum())
-    outcome = f"{failed} of {len(table)} checks fail" if failed else f"none of {len(table)} checks fails"
-    click.echo(f"\n{outcome}; p: of a right posterior, for all rows of its table together")
+    failed, count = sum(not v.passed for v in found.verdicts), len(found.verdicts)
+    outcome = f"{failed} of {count} checks fail" if failed else f"none of {count} checks fails"
+    click.echo(f"\n{outcome}; p: for a right posterior, of all rows under one title")

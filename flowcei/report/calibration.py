@@ -95,7 +95,7 @@ def joint_figure(calibration: Calibration) -> Figure:
         axes[0].plot([0, 1], [0, 100], color="black", lw=0.8)
         _dress(axes[0], "credibility", "expected coverage (%)", 1)
         axes[0].set(ylim=(0, 100), yticks=range(0, 101, 25))
-        _dress(axes[1], "credibility", "expected coverage less credibility (%)", 1)
+        _dress(axes[1], "credibility", "coverage less credibility (%)", 1)
         if len(chi2):
             _band(axes[2], *ecdf_band(len(chi2), 1, level=calibration.level))
             failed = _failed(calibration, "resimulation", "chi2")
@@ -120,7 +120,7 @@ def _groups(count: int, panels: int) -> list[list[int]]:
 
 
 def _panels(count: int, title: str) -> tuple[Figure, list[Axes]]:
-    columns = min(_COLUMNS, count)
+    columns = 2 if count == 4 else min(_COLUMNS, count)
     rows = -(-count // columns)
     figure = new_figure(max(3.1 * columns, 5.2), 2.9 * rows + 0.3, gap=0.05)
     figure.suptitle(title, fontsize=9, x=0.02, ha="left")
@@ -157,7 +157,7 @@ def _dress(axis: Axes, xlabel: str, ylabel: str, curves: int) -> None:
     axis.set(xlabel=xlabel, ylabel=ylabel, xlim=(0, 1), xticks=np.linspace(0, 1, 5))
     axis.set_xticks(np.linspace(0, 1, 5), ["0", "0.25", "0.5", "0.75", "1"])
     longest = max(len(str(text)) for text in axis.get_legend_handles_labels()[1])
-    columns = max(1, min(curves, 36 // (longest + 6)))
+    columns = max(1, min(curves, 44 // (longest + 6)))
     axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns, fontsize=8, handlelength=1.4)
 
 
