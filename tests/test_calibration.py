@@ -7,11 +7,11 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import pytest
-from numpy.typing import NDArray
 from scipy.stats import binom, kstest, norm
 
 import flowcei
@@ -33,6 +33,9 @@ from flowcei.evaluation.verdicts import (
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.reconstructor import Reconstructor
 from flowcei.report.calibration import coverage_figure, joint_figure, sbc_figure
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 Tiny = Callable[[str, str], Reconstructor]
 KINDS = ("sbc", "coverage", "tarp", "resimulation")
@@ -227,28 +230,29 @@ def test_bad_arrays_are_refused(change: dict, words: str) -> None:
 @pytest.mark.slow
 def test_sbi_finds_the_same_ranks_and_curve() -> None:
     """sbi's SBC ranks are ours, rank by rank; its TARP curve is the ECDF of ours."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SBI_DISABLE_WARNINGS", "1")
-        pytest.importorskip("sbi", exc_type=ImportError)
-        import torch
-        from sbi.diagnostics.sbc import _run_sbc
-        from sbi.diagnostics.tarp import _run_tarp, check_tarp as sbi_check
+    pytest.importorskip("sbi", exc_type=ImportError)
+    import torch
+    from sbi.diagnostics.sbc import _run_sbc
+    from sbi.diagnostics.tarp import _run_tarp
+    from sbi.diagnostics.tarp import check_tarp as sbi_check
+
     case = _Gaussian.of(8, events=400, n=50, width=0.7)
     truth, drawn = torch.from_numpy(case.truth), torch.from_numpy(case.samples.transpose(1, 0, 2).copy())
     ranks = _run_sbc(truth, truth, drawn, show_progress_bar=False).numpy()
     ours = run_sbc(case.samples, case.truth).values
     np.testing.assert_array_equal(np.floor(ours * 51), ranks)
     references = np.random.default_rng(9).normal(size=case.truth.shape)
-    ecp, alpha = _run_tarp(drawn, truth, torch.from_numpy(references), num_bins=50)
+    ecp, alpha = _run_tarp(drawn, truth, torch.from_numpy(references), num_bins=7)
     found = run_tarp(case.samples, case.truth, references=references, deviation=np.ones(3))
-    ecdf = [(found.values <= a).mean() for a in alpha.numpy()]
-    np.testing.assert_allclose(ecdf, ecp.numpy(), atol=0.05)  # its shares are k / n, ours between
+    shares = np.floor(found.values * 51) / 50  # none on an edge of the bins
+    ecdf = [(shares <= edge + 1e-6).mean() for edge in alpha.numpy()[1:]]
+    np.testing.assert_allclose(ecdf, ecp.numpy()[1:], atol=1e-5)
     assert sbi_check(ecp, alpha)[0] < 0
     assert "narrow" in check_tarp(found)[0].text
 
 
-def test_samples_of_a_model_that_are_the_truth_itself_are_seen_through() -> None:
-    """A model whose samples are shifted by a constant is biased; quantities have their names."""
+def test_noise_that_is_misstated_is_seen() -> None:
+    """The bundled model passes; told three times the noise it is too wide, told a third too narrow."""
     events = flowcei.simulate("ocs", 300, noise="1%", seed=21)
     model = flowcei.load()
     found = calibrate(model, events, n=50)
@@ -256,10 +260,10 @@ def test_samples_of_a_model_that_are_the_truth_itself_are_seen_through() -> None
     names = [*model.frame.names("cos"), "c-o", "c-s", "o-c-s"]
     assert list(found.sbc.names) == names
     assert list(found.coverage.names) == [*names, HPD]
-    # Noise said to be three times what it is: every posterior is too wide.
     wide = calibrate(model, events, n=50, noise="3%")
-    texts = {v.quantity: v.text for v in wide.verdicts if v.check == "sbc" and not v.passed}
-    assert "too wide" in texts["c-o.x"]
+    texts = [v.text for v in wide.verdicts if v.check == "sbc" and not v.passed]
+    assert texts
+    assert all("too wide" in text for text in texts)
     assert "too wide" in next(v.text for v in wide.verdicts if v.check == "resimulation")
     narrow = calibrate(model, events, n=50, noise="0.3%")
     assert "too narrow" in next(v.text for v in narrow.verdicts if v.quantity == HPD)
@@ -365,7 +369,7 @@ def test_the_command(
     """Tables, pictures, JSON; --strict ends with 1 where a check fails and with 0 where none does."""
     monkeypatch.chdir(tmp_path)
     assert (
-        _flow(monkeypatch, "simulate", "ocs", "-n", "300", "--noise", "1%", "--seed", "7", "-o", "e.h5") == 0
+        _flow(monkeypatch, "simulate", "ocs", "-n", "300", "--noise", "1%", "--seed", "8", "-o", "e.h5") == 0
     )
     line = ["calibrate", "bundled", "--data", "e.h5", "-n", "40"]
     assert _flow(monkeypatch, *line, "--strict") == 0
