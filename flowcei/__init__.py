@@ -14,6 +14,7 @@ from flowcei._version import __version__
 if TYPE_CHECKING:
     from flowcei.doctor.examination import examine
     from flowcei.doctor.repair import repair
+    from flowcei.evaluation.calibration import calibrate
     from flowcei.evaluation.comparison import compare
     from flowcei.evaluation.floor import information_floor
     from flowcei.events.container import Events
@@ -38,6 +39,7 @@ __all__ = [
     "Schedule",
     "__version__",
     "asymptotic_momenta",
+    "calibrate",
     "compare",
     "examine",
     "information_floor",
@@ -60,6 +62,7 @@ _ROOMS = {
     "Reconstructor": "reconstructor",
     "Schedule": "training",
     "asymptotic_momenta": "physics.explosion",
+    "calibrate": "evaluation.calibration",
     "compare": "evaluation.comparison",
     "examine": "doctor.examination",
     "information_floor": "evaluation.floor",

@@ -70,12 +70,12 @@ def test_help_answers_without_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for command in ("simulate", "train", "sample", "spread", "compare", "info", "demo"):
+    for command in ("simulate", "train", "sample", "spread", "compare", "calibrate", "info", "demo"):
         assert command in done.stdout
 
 
 @pytest.mark.parametrize(
-    "command", ["simulate", "check", "train", "sample", "spread", "compare", "info", "demo"]
+    "command", ["simulate", "check", "train", "sample", "spread", "compare", "calibrate", "info", "demo"]
 )
 def test_every_command_explains_itself(flow: _Shell, command: str) -> None:
     """-h works everywhere and shows an example or what it does."""

@@ -26,6 +26,7 @@ _COMMANDS = {
     "refine": "Refine posterior samples to the exact physics.",
     "modes": "Find every geometry that explains an event, with its probability.",
     "compare": "Score models beside null models on known positions.",
+    "calibrate": "Check whether the posterior of a model is right.",
     "info": "Print what a model, data or sample file says of itself.",
     "demo": "All of it on OCS, in minutes, into one folder.",
 }

@@ -1,0 +1,153 @@
+"""`flowcei calibrate`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from flowcei.cli.options import (
+    device_option,
+    fresh_folder,
+    latent_option,
+    noise_option,
+    note,
+    overwrite_option,
+    refuse_full_folder,
+)
+
+if TYPE_CHECKING:
+    from flowcei.evaluation.calibration import Calibration
+    from flowcei.events.container import Events
+    from flowcei.models.interface import Latent
+    from flowcei.reconstructor import Reconstructor
+
+_FAILED = 1
+_TITLES = {
+    "sbc": "Ranks of the truth (SBC)",
+    "coverage": "Coverage",
+    "tarp": "All coordinates together (TARP)",
+    "resimulation": "Momenta of samples, simulated again",
+}
+
+
+@click.command(short_help="Check whether the posterior of a model is right.")
+@click.argument("model", metavar="MODEL")
+@click.option(
+    "--data", required=True, type=click.Path(path_type=Path), help="Events with positions, .csv or .h5."
+)
+@click.option(
+    "-n", "count", type=click.IntRange(min=10), default=200, show_default=True, help="Samples an event."
+)
+@noise_option
+@latent_option
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("calibration"),
+    show_default=True,
+    help="Folder.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the samples.")
+@click.option("--strict", is_flag=True, help="End with exit code 1 where a check fails.")
+@click.option("--json", "as_json", is_flag=True, help="Print all as JSON, and write calibration.json.")
+@device_option
+@overwrite_option
+def calibrate(
+    *,
+    model: str,
+    data: Path,
+    count: int,
+    noise: str | None,
+    latent: Latent,
+    output: Path,
+    seed: int,
+    strict: bool,
+    as_json: bool,
+    device: str,
+    overwrite: bool,
+) -> None:
+    """Check the posterior of MODEL (a run, a .safetensors file, or "bundled") on events of a file.
+
+    Too narrow, too wide, biased? The truth among posterior samples: ranks (SBC), coverage of
+    central intervals and regions of highest density, TARP, and simulated momenta. Of a file
+    that the model was trained on, only its test rows are used. A right posterior fails each
+    kind of check in 1 of 100 data sets. Writes calibration.csv, coverage.csv and pictures.
+
+    Example: flowcei calibrate bundled --data test.h5
+    """
+    from flowcei.cli.runs import load_named, note_what_is_assumed
+    from flowcei.evaluation.calibration import calibrate as run
+    from flowcei.evaluation.comparison import unseen
+    from flowcei.events.storage import read_events
+    from flowcei.files import whole_file
+
+    name, loaded = load_named(model, device)
+    whole = read_events(data, loaded.molecule)
+    refuse_full_folder(output, overwrite=overwrite)
+    events = unseen(loaded, whole)
+    if len(events) < len(whole):
+        note(f"{name} was trained on {data}: only its {len(events)} test events are used")
+    note_what_is_assumed(loaded, events, noise)
+    _note_other_prior(loaded, events)
+    found = run(loaded, events, n=count, noise=noise, latent=latent, seed=seed)
+    folder = fresh_folder(output, overwrite=overwrite)
+    _write(found, folder, overwrite=overwrite)
+    about = {"model": name, "data": str(data), "events": len(events), "samples": count, "seed": seed}
+    if as_json:
+        about |= {"noise": noise, "latent": latent}
+        text = json.dumps(about | found.to_dict(), indent=1, allow_nan=False)
+        with whole_file(folder / "calibration.json", overwrite=overwrite) as path:
+            path.write_text(text + "\n", encoding="utf-8")
+        click.echo(text)
+    else:
+        click.echo(f"{name}: {len(events)} events of {data}, {count} samples each, seed {seed}")
+        _show(found)
+    note(f"\ntables and pictures in {folder}")
+    sys.stdout.flush()
+    if strict and not found.passed:
+        sys.exit(_FAILED)
+
+
+def _note_other_prior(model: Reconstructor, events: Events) -> None:
+    """Say it where the events were drawn from another prior: then no posterior would pass."""
+    trained, drawn = model.card.get("prior"), events.origin.get("prior")
+    if trained and drawn and json.dumps(trained, sort_keys=True) != json.dumps(drawn, sort_keys=True):
+        note(
+            "warning: the events were drawn from another prior than the model was trained with; "
+            "a posterior that is right for its own prior fails on them"
+        )
+
+
+def _write(found: Calibration, folder: Path, *, overwrite: bool) -> None:
+    from flowcei.files import whole_file
+    from flowcei.report.calibration import coverage_figure, joint_figure, sbc_figure
+    from flowcei.report.style import save
+
+    for name, table in (("calibration.csv", found.table()), ("coverage.csv", found.coverage_table())):
+        with whole_file(folder / name, overwrite=overwrite) as path:
+            table.to_csv(path, index=False, float_format="%.6g")
+    pictures = {"sbc.png": sbc_figure, "coverage.png": coverage_figure, "joint.png": joint_figure}
+    for name, draw in pictures.items():
+        save(draw(found), folder / name, overwrite=overwrite)
+
+
+def _show(found: Calibration) -> None:
+    """Print a table for each kind of check, and the sum of it."""
+    wide = max(len(verdict.quantity) for verdict in found.verdicts)
+    for check, title in _TITLES.items():
+        verdicts = [verdict for verdict in found.verdicts if verdict.check == check]
+        if verdicts:
+            click.echo(f"\n{title}")
+        for v in verdicts:
+            word = "pass" if v.passed else "FAIL"
+            click.echo(f"  {word}  {v.quantity:<{wide}}  p {v.p_value:<7.2g}  {v.text}")
+    for words_left in found.left_out:
+        note(f"\nnot checked: {words_left}")
+    failed, count = sum(not v.passed for v in found.verdicts), len(found.verdicts)
+    outcome = f"{failed} of {count} checks fail" if failed else f"none of {count} checks fails"
+    click.echo(f"\n{outcome}; p: for a right posterior, of all rows under one title")

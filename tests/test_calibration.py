@@ -1,0 +1,411 @@
+"""Checks of posteriors: right ones pass at the stated rate, each wrong one fails with the right word."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import binom, kstest, norm
+
+import flowcei
+from flowcei.cli.main import main
+from flowcei.errors import DataError, UsageError
+from flowcei.evaluation import calibration as module
+from flowcei.evaluation.calibration import calibrate
+from flowcei.evaluation.ranks import HPD, Ranks, run_coverage, run_resimulation, run_sbc, run_tarp
+from flowcei.evaluation.verdicts import (
+    Verdict,
+    check_coverage,
+    check_resimulation,
+    check_sbc,
+    check_tarp,
+    coverage_band,
+    ecdf_band,
+    ecdf_difference,
+)
+from flowcei.posterior.samples import PosteriorSamples
+from flowcei.reconstructor import Reconstructor
+from flowcei.report.calibration import coverage_figure, joint_figure, sbc_figure
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Tiny = Callable[[str, str], Reconstructor]
+KINDS = ("sbc", "coverage", "tarp", "resimulation")
+NOISE = 0.5
+
+
+@dataclass(frozen=True)
+class _Gaussian:
+    """Truth theta ~ N(0, 1)^3, measured with noise 0.5; samples of a posterior made wrong on purpose."""
+
+    truth: NDArray
+    samples: NDArray
+    log_prob: NDArray
+    truth_log_prob: NDArray
+    chi2: NDArray
+    truth_chi2: NDArray
+    right: NDArray  # log density of the samples under the right posterior
+
+    @classmethod
+    def of(
+        cls, seed: int, *, events: int = 1000, n: int = 100, width: float = 1.0, bias: float = 0.0
+    ) -> _Gaussian:
+        rng = np.random.default_rng(seed)
+        truth = rng.normal(size=(events, 3))
+        measured = truth + NOISE * rng.normal(size=(events, 3))
+        deviation = NOISE / np.sqrt(1 + NOISE**2)
+        right = measured[:, None] / (1 + NOISE**2)
+        mean = right + bias * deviation
+        samples = mean + width * deviation * rng.normal(size=(events, n, 3))
+
+        def density(x: NDArray, centre: NDArray, scale: float) -> NDArray:
+            return norm.logpdf(x, centre, scale).sum(axis=2)
+
+        def misfit(x: NDArray) -> NDArray:
+            return (((x - measured[:, None]) / NOISE) ** 2).sum(axis=2)
+
+        return cls(
+            truth,
+            samples,
+            density(samples, mean, width * deviation),
+            density(truth[:, None], mean, width * deviation)[:, 0],
+            misfit(samples),
+            misfit(truth[:, None])[:, 0],
+            density(samples, right, deviation),
+        )
+
+    def weights(self) -> NDArray:
+        ratio = np.exp(self.right - self.log_prob)
+        return ratio / ratio.sum(axis=1, keepdims=True)
+
+    def verdicts(self, weights: NDArray | None = None) -> dict[str, list[Verdict]]:
+        names = ["x", "y", "z"]
+        coverage = run_coverage(
+            self.samples,
+            self.truth,
+            weights=weights,
+            log_prob=self.log_prob,
+            truth_log_prob=self.truth_log_prob,
+            names=names,
+        )
+        chi2 = run_resimulation(self.chi2, self.truth_chi2, weights=weights)
+        return {
+            "sbc": check_sbc(run_sbc(self.samples, self.truth, weights=weights, names=names)),
+            "coverage": check_coverage(coverage),
+            "tarp": check_tarp(run_tarp(self.samples, self.truth, weights=weights)),
+            "resimulation": check_resimulation(chi2),
+        }
+
+
+def test_right_posteriors_pass_as_often_as_stated() -> None:
+    """1 % of right posteriors fail a kind of check; its tests are conservative where discrete."""
+    runs = 300
+    failed = dict.fromkeys(KINDS, 0)
+    for seed in range(runs):
+        for kind, found in _Gaussian.of(seed, events=300, n=25).verdicts().items():
+            failed[kind] += not all(verdict.passed for verdict in found)
+    allowed = binom.ppf(0.9999, runs, 0.01)
+    assert all(count <= allowed for count in failed.values()), failed
+    assert sum(failed.values()) > 0  # a check that cannot fail is none
+
+
+@pytest.mark.parametrize(
+    ("wrong", "word"), [({"width": 0.7}, "too narrow"), ({"width": 1.4}, "too wide")], ids=["narrow", "wide"]
+)
+def test_a_wrong_width_fails_every_check_by_its_name(wrong: dict[str, float], word: str) -> None:
+    """Each check of each quantity, and SBC tells by how much."""
+    for kind, found in _Gaussian.of(1, **wrong).verdicts().items():
+        for verdict in found:
+            assert not verdict.passed, verdict
+            assert word in verdict.text, verdict
+            assert verdict.check == kind
+            assert verdict.p_value < 0.01
+            if kind == "sbc":
+                assert "biased" not in verdict.text
+                stated = float(verdict.text.split("about ")[1].split()[0])
+                assert stated == pytest.approx(wrong["width"], rel=0.1)
+
+
+def test_a_narrow_posterior_covers_what_the_normal_distribution_says() -> None:
+    """Coverage of central intervals of 0.7 of the deviation: closed form, within 4 deviations."""
+    case = _Gaussian.of(5, events=4000, width=0.7)
+    held = run_coverage(case.samples, case.truth)
+    wanted = 2 * norm.cdf(0.7 * norm.ppf(0.5 + np.asarray(held.levels) / 2)) - 1
+    bound = 4 * np.sqrt(wanted * (1 - wanted) / 4000) + 0.01  # intervals of 100 samples are coarse
+    assert (np.abs(held.share - wanted[:, None]) < bound[:, None]).all()
+
+
+@pytest.mark.parametrize(("bias", "word"), [(0.3, "biased up by 0."), (-0.3, "biased down by 0.")])
+def test_a_bias_fails_sbc_with_its_size(bias: float, word: str) -> None:
+    """All quantities, up or down, 0.3 of a deviation within its error; the width is not blamed."""
+    for verdict in _Gaussian.of(2, events=2000, bias=bias).verdicts()["sbc"]:
+        assert not verdict.passed
+        assert word in verdict.text
+        assert "too" not in verdict.text
+        stated = float(verdict.text.split(" by ")[1].split()[0])
+        assert stated == pytest.approx(0.3, abs=0.08)
+
+
+def test_a_wrong_correlation_fails_tarp_alone() -> None:
+    """Right marginals, independent where the truth is correlated: SBC cannot see it."""
+    rng = np.random.default_rng(3)
+    common = rng.normal(size=(3000, 1))
+    truth = 0.95 * common + np.sqrt(1 - 0.95**2) * rng.normal(size=(3000, 3))
+    samples = rng.normal(size=(3000, 100, 3))
+    assert all(v.passed for v in check_sbc(run_sbc(samples, truth)))
+    assert not check_tarp(run_tarp(samples, truth))[0].passed
+
+
+def test_weights_make_a_wrong_proposal_right() -> None:
+    """Wide, biased samples fail; with importance weights they pass; with those of others they fail."""
+    case = _Gaussian.of(4, n=400, width=1.5, bias=0.3)
+    weights = case.weights()
+    for found in case.verdicts(weights).values():
+        assert all(verdict.passed for verdict in found), found
+    for wrong in (None, np.roll(weights, 1, axis=1)):
+        assert not any(v.passed for v in case.verdicts(wrong)["sbc"])
+
+
+def test_equal_weights_are_no_weights() -> None:
+    """To rounding, ties included."""
+    rng = np.random.default_rng(6)
+    samples, truth = rng.integers(0, 5, (200, 30, 2)), rng.integers(0, 5, (200, 2))
+    plain = run_sbc(samples, truth, seed=1)
+    np.testing.assert_allclose(
+        run_sbc(samples, truth, weights=np.full((200, 30), 1 / 30), seed=1).values, plain.values, atol=1e-12
+    )
+    # Truth and samples are exchangeable, so ranks are uniform although most are ties.
+    assert kstest(plain.values[:, 0], "uniform").pvalue > 1e-3
+
+
+def test_points_of_reference_are_not_the_truth_drawn_with_the_same_seed() -> None:
+    """A normal truth from seed 0, TARP with seed 0: the streams differ."""
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(1000, 3))
+    samples = rng.normal(size=(1000, 50, 3))
+    assert check_tarp(run_tarp(samples, truth, seed=0))[0].passed
+
+
+def test_bands_hold_what_they_say() -> None:
+    """Fresh uniform ranks stay in the simultaneous band 95 % of the time; one level by itself too."""
+    events, runs = 250, 2000
+    _, low, high = ecdf_band(events, 1, level=0.05)
+    rng = np.random.default_rng(7)
+    difference = ecdf_difference(rng.random((events, runs)))[1]
+    inside = ((difference >= low[:, None] - 1e-12) & (difference <= high[:, None] + 1e-12)).all(axis=0)
+    assert abs(inside.mean() - 0.95) < 0.02
+    left, right = coverage_band(1000, np.array([0.5]), 1, level=0.05)
+    assert (float(left[0]), float(right[0])) == pytest.approx((0.469, 0.531))  # 0.5 -+ 1.96 sqrt(.25/1000)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"truth": np.zeros((4, 3))}, "expected"),
+        ({"truth": np.full((4, 2), np.nan)}, "not numbers"),
+        ({"weights": np.ones((4, 5))}, "sum to 1"),
+        ({"weights": np.ones((3, 5))}, "shape"),
+        ({"names": ["a"]}, "names"),
+    ],
+)
+def test_bad_arrays_are_refused(change: dict, words: str) -> None:
+    """In words, whatever is wrong."""
+    given = {"samples": np.zeros((4, 5, 2)), "truth": np.zeros((4, 2))} | change
+    with pytest.raises(UsageError, match=words):
+        run_sbc(given.pop("samples"), given.pop("truth"), **given)
+    with pytest.raises(UsageError, match="both"):
+        run_coverage(np.zeros((4, 5, 2)), np.zeros((4, 2)), log_prob=np.zeros((4, 5)))
+    with pytest.raises(UsageError, match="no ranks"):
+        check_sbc(Ranks(("x",), np.empty((0, 1))))
+
+
+@pytest.mark.slow
+def test_sbi_finds_the_same_ranks_and_curve() -> None:
+    """sbi's SBC ranks are ours, rank by rank; its TARP curve is the ECDF of ours."""
+    pytest.importorskip("sbi", exc_type=ImportError)
+    import torch
+    from sbi.diagnostics.sbc import _run_sbc
+    from sbi.diagnostics.tarp import _run_tarp
+    from sbi.diagnostics.tarp import check_tarp as sbi_check
+
+    case = _Gaussian.of(8, events=400, n=50, width=0.7)
+    truth, drawn = torch.from_numpy(case.truth), torch.from_numpy(case.samples.transpose(1, 0, 2).copy())
+    ranks = _run_sbc(truth, truth, drawn, show_progress_bar=False).numpy()
+    ours = run_sbc(case.samples, case.truth).values
+    np.testing.assert_array_equal(np.floor(ours * 51), ranks)
+    references = np.random.default_rng(9).normal(size=case.truth.shape)
+    ecp, alpha = _run_tarp(drawn, truth, torch.from_numpy(references), num_bins=7)
+    found = run_tarp(case.samples, case.truth, references=references, deviation=np.ones(3))
+    shares = np.floor(found.values * 51) / 50  # none on an edge of the bins
+    ecdf = [(shares <= edge + 1e-6).mean() for edge in alpha.numpy()[1:]]
+    np.testing.assert_allclose(ecdf, ecp.numpy()[1:], atol=1e-5)
+    assert sbi_check(ecp, alpha)[0] < 0
+    assert "narrow" in check_tarp(found)[0].text
+
+
+def test_noise_that_is_misstated_is_seen() -> None:
+    """The bundled model passes; told three times the noise it is too wide, told a third too narrow."""
+    events = flowcei.simulate("ocs", 300, noise="1%", seed=21)
+    model = flowcei.load()
+    found = calibrate(model, events, n=50)
+    assert found.passed, found.table()
+    names = [*model.frame.names("cos"), "c-o", "c-s", "o-c-s"]
+    assert list(found.sbc.names) == names
+    assert list(found.coverage.names) == [*names, HPD]
+    wide = calibrate(model, events, n=50, noise="3%")
+    texts = [v.text for v in wide.verdicts if v.check == "sbc" and not v.passed]
+    assert texts
+    assert all("too wide" in text for text in texts)
+    assert "too wide" in next(v.text for v in wide.verdicts if v.check == "resimulation")
+    narrow = calibrate(model, events, n=50, noise="0.3%")
+    assert "too narrow" in next(v.text for v in narrow.verdicts if v.quantity == HPD)
+    assert not narrow.passed
+
+
+def test_events_may_be_cut_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samples arrive in pieces: verdicts hold, and every event is judged against its own truth."""
+    events = flowcei.simulate("ocs", 300, noise="1%", seed=22)
+    whole = calibrate(flowcei.load(), events, n=50)
+    monkeypatch.setattr("flowcei.reconstructor._ROWS", 50 * 64)
+    parts = calibrate(flowcei.load(), events, n=50)
+    # The ranks differ by their ties alone, which lie within 1 / (n + 1).
+    np.testing.assert_allclose(parts.sbc.values, whole.sbc.values, atol=1 / 51 + 1e-9)
+    np.testing.assert_allclose(parts.coverage.ranks, whole.coverage.ranks, atol=2 / 51)
+    np.testing.assert_allclose(parts.resimulation.values, whole.resimulation.values, atol=2 / 51)
+    np.testing.assert_allclose(parts.tarp.values, whole.tarp.values, atol=2 / 51)
+
+
+def test_weights_of_the_caller_are_used() -> None:
+    """Weight on the sample with the longest bond alone: ranks of that bond say biased up."""
+    events = flowcei.simulate("ocs", 100, noise="1%", seed=23)
+
+    def longest(drawn: PosteriorSamples) -> NDArray:
+        bond = np.linalg.norm(drawn.positions[:, :, 1] - drawn.positions[:, :, 0], axis=2)
+        return (bond == bond.max(axis=1, keepdims=True)).astype(float)
+
+    found = calibrate(flowcei.load(), events, n=20, weigh=longest)
+    verdict = next(v for v in found.verdicts if (v.check, v.quantity) == ("sbc", "c-o"))
+    assert "biased up" in verdict.text
+
+
+def test_models_without_density_or_posterior(tiny: Tiny) -> None:
+    """A CVAE is judged but for HPD regions; points and null models are refused in a line."""
+    events = flowcei.simulate("ocs", 60, noise="1%", seed=24)
+    found = calibrate(tiny("cvae", "ocs"), events, n=20)
+    assert HPD not in found.coverage.names
+    assert "no density" in found.left_out[0]
+    for name in ("mlp", "nearest", "mean", "marginal"):
+        with pytest.raises(UsageError, match="no posterior to check"):
+            calibrate(tiny(name, "ocs"), events)
+    with pytest.raises(DataError, match="momenta only"):
+        calibrate(tiny("cvae", "ocs"), flowcei.Events(events.molecule, events.momenta))
+    with pytest.raises(DataError, match="too few"):
+        calibrate(tiny("cvae", "ocs"), events[:20])
+    with pytest.raises(UsageError, match="too few"):
+        calibrate(tiny("cvae", "ocs"), events, n=2)
+
+
+def test_identical_ions_and_what_cannot_explode(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Water's hydrogens are sorted; a truth that the simulator refuses is left out, and said."""
+    events = flowcei.simulate("h2o", 60, noise="1%", seed=25)
+    model = tiny("cinn", "h2o")
+    swapped = flowcei.Events(
+        events.molecule, events.momenta[:, [0, 2, 1]], events.positions[:, [0, 2, 1]], sigma=events.sigma
+    )
+    once, again = calibrate(model, events, n=20), calibrate(model, swapped, n=20)
+    np.testing.assert_allclose(once.sbc.values, again.sbc.values, atol=2 / 21)
+    exact = module.momentum_chi2
+
+    def refusing(*args: NDArray) -> NDArray:
+        chi2 = exact(*args)
+        chi2[0] = np.nan
+        return chi2
+
+    monkeypatch.setattr(module, "momentum_chi2", refusing)
+    fewer = calibrate(model, events, n=20)
+    assert len(fewer.resimulation) == 59
+    assert "1 true geometries" in fewer.left_out[0]
+
+
+def test_pictures_show_the_ranks_and_their_failures(tiny: Tiny) -> None:
+    """Curves are ECDFs of the ranks, failures are marked, at most six panels."""
+    events = flowcei.simulate("ocs", 200, noise="1%", seed=26)
+    found = calibrate(tiny("cinn", "ocs"), events, n=20)
+    axes = sbc_figure(found).axes
+    assert len(axes) == 3
+    line = axes[0].lines[0]
+    ecdf = (found.sbc.values[:, :1] <= line.get_xdata()).mean(axis=0)
+    np.testing.assert_allclose(line.get_ydata() / 100, ecdf - line.get_xdata(), atol=1e-12)
+    marked = {label for a in axes for label in a.get_legend_handles_labels()[1] if "fails" in label}
+    failed = {f"{v.quantity} (fails)" for v in found.verdicts if v.check == "sbc" and not v.passed}
+    assert marked == failed != set()
+    assert len(coverage_figure(found).axes) == 4
+    assert [a.get_xlabel() for a in joint_figure(found).axes][:2] == ["credibility"] * 2
+    many = Ranks(tuple(map(str, range(45))), np.random.default_rng(0).random((50, 45)))
+    object.__setattr__(found, "sbc", many)
+    assert len(sbc_figure(found).axes) == 6
+
+
+def _flow(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["flowcei", *words])
+    try:
+        main()
+    except SystemExit as leave:
+        return int(leave.code or 0)
+    return 0
+
+
+def test_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny: Tiny
+) -> None:
+    """Tables, pictures, JSON; --strict ends with 1 where a check fails and with 0 where none does."""
+    monkeypatch.chdir(tmp_path)
+    assert (
+        _flow(monkeypatch, "simulate", "ocs", "-n", "300", "--noise", "1%", "--seed", "8", "-o", "e.h5") == 0
+    )
+    line = ["calibrate", "bundled", "--data", "e.h5", "-n", "40"]
+    assert _flow(monkeypatch, *line, "--strict") == 0
+    printed = capsys.readouterr().out
+    assert "none of 21 checks fails" in printed
+    assert {p.name for p in Path("calibration").iterdir()} == {
+        "calibration.csv", "coverage.csv", "sbc.png", "coverage.png", "joint.png"
+    }  # fmt: skip
+    table = pd.read_csv("calibration/calibration.csv")
+    assert list(table.columns) == ["check", "quantity", "passed", "statistic", "p_value", "text"]
+    levels = pd.read_csv("calibration/coverage.csv")
+    assert len(levels) == 9 * 10
+    assert levels["coverage"].between(levels["low"], levels["high"]).all()
+    assert _flow(monkeypatch, *line) == 2  # the folder is full
+    tiny("cinn", "ocs").save("t.safetensors")
+    capsys.readouterr()
+    bad = ["calibrate", "t.safetensors", "--data", "e.h5", "-n", "40", "-o", "bad", "--json"]
+    assert _flow(monkeypatch, *bad) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told == json.loads(Path("bad/calibration.json").read_text())
+    assert told["passed"] is False
+    assert _flow(monkeypatch, *bad, "--overwrite", "--strict") == 1
+    tiny("mlp", "ocs").save("p.safetensors")
+    capsys.readouterr()
+    assert _flow(monkeypatch, "calibrate", "p.safetensors", "--data", "e.h5", "-o", "p") == 2
+    error = capsys.readouterr().err
+    assert "one geometry" in error
+    assert not Path("p").exists()
+
+
+def test_another_prior_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Events of a broad prior, a model of the narrow one: the warning explains what fails."""
+    monkeypatch.chdir(tmp_path)
+    words = ["simulate", "ocs", "-n", "60", "--noise", "1%", "--seed", "7", "-o", "b.h5"]
+    assert _flow(monkeypatch, *words, "--prior", "broad") == 0
+    _flow(monkeypatch, "calibrate", "bundled", "--data", "b.h5", "-n", "10")
+    assert "another prior" in capsys.readouterr().err
