@@ -22,7 +22,7 @@ _FIRST_DAMPING = 1e-2
 _LESS, _MORE = 0.2, 5.0  # factors of the damping after a step that was taken, or refused
 _MOST_DAMPING = 1e12
 _ENDING = 1e-2  # of the residual before, and of one: a step that leaves less has as good as arrived
-_PROGRESS, _PATIENCE = 0.9, 15  # a search whose residual did not fall by a tenth in 15 steps has stalled
+_PROGRESS = 0.9  # of the residual
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ def levenberg_marquardt(
     *,
     tolerance: float = 1e-9,
     steps: int = 50,
+    patience: int | None = None,
 ) -> Fit:
     """Minimise |residual| of every row.
 
@@ -57,10 +58,12 @@ def levenberg_marquardt(
         start: (B, D).
         tolerance: |residual| at which a row has arrived.
         steps: Steps at the most.
+        patience: Steps without a residual less by a tenth after which a row has stalled; as
+            many as `steps` where None.
 
     Returns:
-        The best x found; a row ends when it has arrived, when its steps change nothing any
-        more, when 15 of them hardly made it better, or after `steps`.
+        The best x found; a row ends when it has arrived, when it has stalled, when its steps
+        change nothing any more, or after `steps`.
 
     Example:
         >>> fit = levenberg_marquardt(
@@ -99,7 +102,7 @@ def levenberg_marquardt(
         damping[active] *= np.where(better, _LESS, _MORE)
         slow[active] = np.where(length < _PROGRESS * before, 0, slow[active] + 1)
         stay = (norm[active] > tolerance) & ~small & (damping[active] < _MOST_DAMPING)
-        active = active[stay & (slow[active] < _PATIENCE)]
+        active = active[stay & (slow[active] < (patience or steps))]
     return Fit(x, norm, tried)
 
 

@@ -53,14 +53,14 @@ class TrainedRange:
         """
         known, energy = condition[:, :-2], condition[:, -2]
         margin = _MARGIN * float(np.ptp(energy))
-        mean = known.mean(axis=0)
+        mean: NDArray[np.float64] = known.mean(axis=0)
         covariance = np.cov(known, rowvar=False).reshape(known.shape[1], known.shape[1])
-        precision = np.linalg.pinv(covariance, hermitian=True)
+        precision: NDArray[np.float64] = np.linalg.pinv(covariance, hermitian=True)
         reach = _FARTHER * _distance(known, mean, precision).max(initial=0.0)
         return cls(float(energy.min()) - margin, float(energy.max()) + margin, mean, precision, float(reach))
 
     def outside(self, condition: NDArray[np.float64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Tell whether the KER (B,) and the other momenta (B,) of conditions (B, C) are unlike all training."""
+        """Tell of which conditions (B, C) the KER (B,), the other momenta (B,) are unlike all training."""
         energy = condition[:, -2]
         ker = ~((energy >= self.low) & (energy <= self.high))
         far = ~(_distance(condition[:, :-2], self.mean, self.precision) <= self.reach)

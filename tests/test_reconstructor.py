@@ -297,7 +297,7 @@ def test_momenta_that_the_model_never_saw_are_pointed_out() -> None:
     assert swapped["momenta"].all()
     for scale in (10.0, 0.25):
         assert bundled.unlike_training(Events(events.molecule, scale * events.momenta))["ker"].all()
-    lost = events.momenta + [[[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [30.0, 0.0, 0.0]]]
+    lost = events.momenta + np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [30.0, 0.0, 0.0]])
     assert bundled.unlike_training(Events(events.molecule, lost))["momentum_sum"].all()
 
 

@@ -44,6 +44,7 @@ _TITLES = {
 )
 @noise_option
 @latent_option
+@click.option("--weigh", is_flag=True, help="Judge the samples with their importance weights.")
 @click.option(
     "-o",
     "--output",
@@ -64,6 +65,7 @@ def calibrate(
     count: int,
     noise: str | None,
     latent: Latent,
+    weigh: bool,
     output: Path,
     seed: int,
     strict: bool,
@@ -94,12 +96,12 @@ def calibrate(
         note(f"{name} was trained on {data}: only its {len(events)} test events are used")
     note_what_is_assumed(loaded, events, noise)
     _note_other_prior(loaded, events)
-    found = run(loaded, events, n=count, noise=noise, latent=latent, seed=seed)
+    found = run(loaded, events, n=count, noise=noise, latent=latent, seed=seed, weigh=weigh)
     folder = fresh_folder(output, overwrite=overwrite)
     _write(found, folder, overwrite=overwrite)
     about = {"model": name, "data": str(data), "events": len(events), "samples": count, "seed": seed}
     if as_json:
-        about |= {"noise": noise, "latent": latent}
+        about |= {"noise": noise, "latent": latent, "weighed": weigh}
         text = json.dumps(about | found.to_dict(), indent=1, allow_nan=False)
         with whole_file(folder / "calibration.json", overwrite=overwrite) as path:
             path.write_text(text + "\n", encoding="utf-8")

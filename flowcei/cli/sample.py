@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,6 +21,9 @@ from flowcei.cli.options import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from flowcei.models.interface import Latent
     from flowcei.posterior.samples import PosteriorSamples
@@ -75,10 +78,9 @@ def sample(
     import numpy as np
     from tqdm import tqdm
 
-    from flowcei.cli.runs import BUNDLED, load_named, note_flags, note_what_is_assumed
+    from flowcei.cli.runs import BUNDLED, load_named, note_what_is_assumed
     from flowcei.errors import UsageError
     from flowcei.events.storage import read_events
-    from flowcei.posterior.flags import AFTERWARDS
     from flowcei.posterior.storage import check_samples_path, write_samples, write_samples_csv
 
     place = output or Path(f"{momenta.stem}.samples.h5")
@@ -94,15 +96,18 @@ def sample(
     events = read_events(momenta, reconstructor.molecule)
     note_what_is_assumed(reconstructor, events, noise)
     seed = settled_seed(seed)
-    options = {"noise": noise, "latent": latent, "weigh": weigh, "min_ess": min_ess, "budget": budget}
-    stream = reconstructor.stream(events, count, **options, seed=seed)
-    flags, quality = [], []
+    options: dict[str, Any] = {"noise": noise, "latent": latent, "seed": seed}
+    options |= {"weigh": weigh, "min_ess": min_ess, "budget": budget}
+    stream = reconstructor.stream(events, count, **options)
+    flags: list[NDArray[np.uint8]] = []
+    quality: list[tuple[NDArray[np.float64], NDArray[np.int64]]] = []
     with tqdm(total=len(events), unit=" events", disable=None, leave=False) as bar:
 
         def counted() -> Iterator[PosteriorSamples]:
             for part in stream:
                 yield part
-                flags.append(part.flags)
+                if part.flags is not None:
+                    flags.append(part.flags)
                 if part.weights is not None:
                     quality.append((part.weights.efficiency, part.weights.drawn))
                 bar.update(len(part))
@@ -111,9 +116,26 @@ def sample(
             write_samples_csv(counted(), sys.stdout)
         else:
             write_samples(counted(), place, overwrite=overwrite)
-    raised = np.concatenate(flags)
-    late = {name: (raised & bit) > 0 for name, bit in AFTERWARDS.items()}
-    note_flags(late, events.numbers)
+    _say_quality(np.concatenate(flags), events.numbers, quality)
+    if to_pipe:
+        return
+    note(f"{len(events)} events x {count} samples written to {place}")
+    if place.suffix != ".csv":
+        note(f"next: flowcei spread {place}, flowcei modes {place}")
+
+
+def _say_quality(
+    flags: NDArray[np.uint8],
+    ids: NDArray[np.int64],
+    quality: list[tuple[NDArray[np.float64], NDArray[np.int64]]],
+) -> None:
+    """Warn of events that their samples speak against, and say what the weights left of them."""
+    import numpy as np
+
+    from flowcei.cli.runs import note_flags
+    from flowcei.posterior.flags import AFTERWARDS
+
+    note_flags({name: (flags & bit) > 0 for name, bit in AFTERWARDS.items()}, ids)
     if quality:
         efficiency, drawn = (np.concatenate(table) for table in zip(*quality, strict=True))
         low, middle = np.quantile(efficiency, (0.1, 0.5))
@@ -121,8 +143,3 @@ def sample(
             f"sample efficiency {middle:.1%} (median; a tenth of the events below {low:.1%}), "
             f"{drawn.mean():.0f} samples drawn of an event"
         )
-    if to_pipe:
-        return
-    note(f"{len(events)} events x {count} samples written to {place}")
-    if place.suffix != ".csv":
-        note(f"next: flowcei spread {place}, flowcei modes {place}")

@@ -10,7 +10,6 @@ import pandas as pd
 import torch
 
 from flowcei.errors import DataError, UsageError
-from flowcei.evaluation.floor import nan_where_refused
 from flowcei.evaluation.nulls import NULL_MODELS
 from flowcei.evaluation.ranks import (
     Coverage,
@@ -29,12 +28,9 @@ from flowcei.evaluation.verdicts import (
     check_tarp,
     coverage_band,
 )
-from flowcei.physics.explosion import asymptotic_momenta
 from flowcei.posterior.spread import in_recoil_frame, quantities
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
     from flowcei.events.container import Events
@@ -44,11 +40,10 @@ if TYPE_CHECKING:
     from flowcei.posterior.samples import PosteriorSamples
     from flowcei.reconstructor import Reconstructor
 
-__all__ = ["Calibration", "calibrate", "momentum_chi2"]
+__all__ = ["Calibration", "calibrate"]
 
 _MIN_EVENTS = 50  # fewer show nothing but a posterior that is grossly wrong
 _MIN_SAMPLES = 10
-_ACCURACY = 3e-6  # of simulated momenta, far below any noise
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +110,7 @@ def calibrate(
     latent: Latent = "prior",
     seed: int = 0,
     level: float = LEVEL,
-    weigh: Callable[[PosteriorSamples], NDArray[np.float64]] | None = None,
+    weigh: bool = False,
 ) -> Calibration:
     """Check the posterior of a model on events whose positions are known.
 
@@ -133,8 +128,8 @@ def calibrate(
         latent: As for `Reconstructor.sample`.
         seed: Of samples, ties, points of reference and bands.
         level: How often a right posterior fails each of the four kinds of check.
-        weigh: Gives the samples of some events importance weights, (E, n), that sum to 1
-            in each event; then the weighted samples are judged.
+        weigh: Whether to judge the samples with their importance weights, which a model with a
+            density and a prior can have, or as the model drew them.
 
     Raises:
         UsageError: For a model without a posterior, one of another molecule, or n < 10.
@@ -150,9 +145,8 @@ def calibrate(
     truth = _known(model, events, n)
     judge = _Judge.of(model, events, truth, noise, seed)
     first, parts = 0, []
-    for drawn in model.stream(events, n, noise=noise, latent=latent, seed=seed):
-        weights = None if weigh is None else weigh(drawn)
-        parts.append(judge.ranks(slice(first, first + len(drawn)), drawn, weights))
+    for drawn in model.stream(events, n, noise=noise, latent=latent, seed=seed, weigh=weigh):
+        parts.append(judge.ranks(slice(first, first + len(drawn)), drawn))
         first += len(drawn)
     sbc, tarp, resimulation = (
         Ranks.concatenate([part[k] for part in parts]) for k in ("sbc", "tarp", "chi2")
@@ -171,43 +165,6 @@ def calibrate(
         count = len(events) - len(resimulation)
         left_out.append(f"{count} true geometries cannot be simulated: no resimulation of theirs")
     return Calibration(sbc, coverage, tarp, resimulation, level, tuple(verdicts), tuple(left_out))
-
-
-def momentum_chi2(
-    molecule: Molecule,
-    momenta: NDArray[np.float64],
-    positions: NDArray[np.floating],
-    sigma: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """Return how far simulated momenta are from measured ones, in deviations squared.
-
-    The sum over all 3N components, the total momentum shared by mass and subtracted.
-
-    Args:
-        molecule: What explodes.
-        momenta: Measured, (E, N, 3), hbar / bohr.
-        positions: (E, n, N, 3), bohr.
-        sigma: Of a momentum component, (E,), hbar / bohr.
-
-    Returns:
-        (E, n); NaN where a geometry cannot be simulated.
-
-    Example:
-        >>> import flowcei
-        >>> e = flowcei.simulate("ocs", 3, seed=1)
-        >>> bool((momentum_chi2(e.molecule, e.momenta, e.positions[:, None], np.ones(3)) < 1e-3).all())
-        True
-    """
-    masses, charges = molecule.masses, molecule.charges
-    total = momenta.sum(axis=1, keepdims=True)
-    measured = momenta - (masses / masses.sum())[:, None] * total
-    flat = positions.reshape(-1, *positions.shape[2:]).astype(np.float64)
-    simulated = nan_where_refused(
-        lambda x: asymptotic_momenta(x, masses, charges, accuracy=_ACCURACY), flat, flat.shape[1:]
-    )
-    away = (simulated.reshape(positions.shape) - measured[:, None]) / sigma[:, None, None, None]
-    chi2: NDArray[np.float64] = np.einsum("enki,enki->en", away, away)
-    return chi2
 
 
 def _known(model: Reconstructor, events: Events, n: int) -> NDArray[np.float64]:
@@ -256,10 +213,9 @@ class _Judge:
         references = chart.mean(axis=0) + chart.std(axis=0) * rng.standard_normal(chart.shape)
         return cls(model, events, truth, noise, chart, references, rng)
 
-    def ranks(
-        self, rows: slice, drawn: PosteriorSamples, weights: NDArray[np.float64] | None
-    ) -> dict[str, Ranks]:
+    def ranks(self, rows: slice, drawn: PosteriorSamples) -> dict[str, Ranks]:
         """Return the ranks of some events by the name of what is ranked."""
+        weights = None if drawn.weights is None else drawn.weights.normalised
         molecule, momenta = drawn.molecule, drawn.momenta
         truth, known = self.truth[rows], self.chart[rows]
         chart = _chart(self.model, momenta, drawn.sigma, drawn.positions)
@@ -284,21 +240,27 @@ class _Judge:
             "chi2": self._misfits(drawn, truth, weights),
         }
         if drawn.log_prob is not None and self.model.model.has_density:
-            density = self.model.log_prob(truth[:, None], self.events[rows], noise=self.noise)[:, 0]
-            found["hpd"] = highest_density(drawn.log_prob, density, weights=weights, seed=self.rng)
+            density, of_truth = (
+                drawn.log_prob,
+                self.model.log_prob(truth[:, None], self.events[rows], noise=self.noise),
+            )
+            if drawn.weights is not None:  # regions of the exact posterior, not of the flow's
+                density = density + drawn.weights.log_weights
+                of_truth = drawn.log_posterior(truth[:, None])
+            found["hpd"] = highest_density(density, of_truth[:, 0], weights=weights, seed=self.rng)
         return found
 
     def _misfits(
         self, drawn: PosteriorSamples, truth: NDArray[np.float64], weights: NDArray[np.float64] | None
     ) -> Ranks:
-        molecule, momenta, sigma = drawn.molecule, drawn.momenta, drawn.sigma
-        of_truth = momentum_chi2(molecule, momenta, truth[:, None], sigma)[:, 0]
-        chi2 = momentum_chi2(molecule, momenta, drawn.positions, sigma)
+        likelihood = drawn.likelihood
+        of_truth = likelihood.chi_squared(truth[:, None])[:, 0]
+        chi2 = likelihood.chi_squared(drawn.positions)  # infinite: what cannot explode explains nothing
         sound = np.isfinite(of_truth)
         if not sound.any():
             return Ranks(("chi2",), np.empty((0, 1)))
         return run_resimulation(
-            np.where(np.isnan(chi2), np.inf, chi2)[sound],  # what cannot explode explains nothing
+            chi2[sound],
             of_truth[sound],
             weights=None if weights is None else weights[sound],
             seed=self.rng,

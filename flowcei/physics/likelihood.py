@@ -38,7 +38,7 @@ def whitening(masses: ArrayLike) -> NDArray[np.float64]:
 
     Example:
         >>> w, p = whitening([1.0, 3.0]), np.array([[0.75, -0.75], [-0.25, 0.25]])  # p centres
-        >>> float((w @ p @ p.T @ w.T).item())
+        >>> float((w @ p @ p.T @ w.T).round(12).item())
         1.0
     """
     w = np.asarray(masses, dtype=np.float64)
@@ -169,12 +169,11 @@ class Likelihood:
         """Return whitened residuals over the noise, (E, n, 3N-3), and the noise (E, n)."""
         e, n, ions = positions.shape[:3]
         flat = positions.reshape(e * n, ions, 3)
-        simulated = followed_momenta(
-            flat, self.masses, self.charges, accuracy=self.accuracy, threads=threads
-        ).reshape(positions.shape)
+        followed = followed_momenta(flat, self.masses, self.charges, accuracy=self.accuracy, threads=threads)
+        simulated: NDArray[np.float64] = followed.reshape(positions.shape).astype(np.float64, copy=False)
         if self._level is None:
             sigma = np.repeat(self.sigma[:, None], n, axis=1)
         else:
-            sigma = self._level[:, None] * rms_component(simulated)
+            sigma = np.multiply(self._level[:, None], rms_component(simulated))
         left = np.matmul(self.whitening, simulated - self.measured[:, None]).reshape(e, n, -1)
-        return left / sigma[..., None], sigma.astype(np.float64)
+        return left / sigma[..., None], sigma

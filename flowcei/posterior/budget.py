@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flowcei.posterior.samples import PosteriorSamples
 from flowcei.posterior.weights import Weights, thinned
 
 if TYPE_CHECKING:
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from flowcei.physics.priors import GeometryPrior
+    from flowcei.posterior.samples import PosteriorSamples
 
 __all__ = ["top_up"]
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.stats import chi2
 
-from flowcei.posterior.refinement import CONVERGED, OUTSIDE, STALLED, Refinement
+from flowcei.posterior.refinement import OUTSIDE, STALLED, Refinement
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,7 +60,7 @@ class Modes:
         starts: Searches that ended there, (M,).
         verdict: What to say of each event, (E,), numbers into `VERDICTS`.
         source: Where the probabilities of each event come from, (E,): ``weights`` (exact),
-            ``laplace`` (where too few samples count) or ``samples`` (of the model alone).
+            ``laplace`` (where fewer than ten samples count) or ``samples`` (of the model alone).
     """
 
     event: NDArray[np.intp]
@@ -123,31 +123,37 @@ def find_modes(
     shares = (refinement.status != OUTSIDE) / n if weights is None else weights
     if ess is not None:
         shares = np.where(ess[:, None] > 0.0, shares, 0.0)
-    rows: list[tuple[int, int, float, int]] = []  # event, sample, share, starts
-    for event in range(e):
-        rows += [(event, *rest) for rest in _gather(refinement, event, shares[event], same)]
-    event, sample = (np.array([r[k] for r in rows], dtype=np.intp) for k in (0, 1))
-    share = np.array([r[2] for r in rows])
+    found = [(k, *mode) for k in range(e) for mode in _gather(refinement, k, shares[k], same)]
+    event = np.array([mode[0] for mode in found], dtype=np.intp)
+    sample = np.array([mode[1] for mode in found], dtype=np.intp)
+    share = np.array([mode[2] for mode in found])
     positions = refinement.positions[event, sample]
     covariance, log_volume = local_covariance(likelihood, positions, event)
-    laplace = np.full(len(rows), np.nan)
+    laplace = np.full(len(found), np.nan)
     if log_prior is not None:
         laplace = _normalised(log_prior(positions) + log_volume, event, e)
-    probability, source = share, np.full(e, "samples" if weights is None else "weights")
-    if weights is not None and ess is not None and log_prior is not None:
+    source = np.full(e, "samples" if weights is None else "weights")
+    if ess is not None:
         known = np.bincount(event, np.nan_to_num(laplace), minlength=e) > 0.5
         source = np.where((ess < _FEWEST) & known, "laplace", source)
-        probability = np.where(source[event] == "laplace", laplace, share)
+    probability = np.where(source[event] == "laplace", laplace, share)
     status, chi_squared = refinement.status[event, sample], refinement.chi_squared[event, sample]
     order = np.lexsort((chi_squared, -probability, event))
-    event = event[order]
-    number = np.arange(len(event)) - np.searchsorted(event, event) + 1
-    verdict = _verdicts(event, probability[order], status[order], chi_squared[order], e, covariance.shape[1])
+    ranked = event[order]
     return Modes(
-        event, number, positions[order], covariance[order], probability[order], laplace[order],
-        status[order], refinement.error[event, sample[order]], chi_squared[order],
-        np.array([r[3] for r in rows])[order], verdict, source,
-    )  # fmt: skip
+        ranked,
+        np.arange(len(ranked)) - np.searchsorted(ranked, ranked) + 1,
+        positions[order],
+        covariance[order],
+        probability[order],
+        laplace[order],
+        status[order],
+        refinement.error[event, sample][order],
+        chi_squared[order],
+        np.array([mode[3] for mode in found], dtype=np.intp)[order],
+        _verdicts(ranked, probability[order], status[order], chi_squared[order], e, covariance.shape[1]),
+        source,
+    )
 
 
 def _gather(
@@ -251,8 +257,7 @@ def _verdicts(
     width: int,
 ) -> NDArray[np.uint8]:
     limit = chi2.isf(_IMPOSSIBLE, width - 3)
-    explains = (status == CONVERGED) | ((status == STALLED) & (chi_squared <= limit))
-    # With exact weights a geometry outside a sharp prior can stand for samples inside it.
-    explains |= (status == OUTSIDE) & (probability >= COUNTS) & np.isfinite(chi_squared)
+    # A geometry outside the prior has a probability where weighted samples near it lie inside.
+    explains: NDArray[np.bool_] = np.logical_or(status != STALLED, chi_squared <= limit)
     count = np.bincount(event[explains & (probability >= COUNTS)], minlength=e)
     return np.where(count == 0, UNEXPLAINED, np.where(count == 1, UNIQUE, AMBIGUOUS)).astype(np.uint8)

@@ -32,7 +32,7 @@ explains them, but the prior excludes it."""
 TOLERANCE = 1e-9
 """Of |dp| / |p| at which a geometry explains noise-free momenta."""
 
-_STEPS = 60
+_STEPS, _PATIENCE = 60, 15
 _CHUNK = 4_000  # starts that are refined together: their Jacobians are held
 _COLLISION = 1e-3  # of the size of the molecule: nearer ions collide
 _LARGEST = 1e3  # times the size at the start: beyond, a search has run away
@@ -95,11 +95,10 @@ def refine(
 
     parts = [slice(k, k + _CHUNK) for k in range(0, e * n, _CHUNK)]
     in_threads(work, parts, threads)
-    found -= centre_of_mass(found, likelihood.masses)
-    found = found.reshape(e, n, ions, 3)
+    ends = (found - centre_of_mass(found, likelihood.masses)).reshape(e, n, ions, 3)
     status = np.where(error <= tolerance, CONVERGED, STALLED).astype(np.uint8)
-    chi_squared = likelihood.chi_squared(found, threads=threads)
-    return Refinement(found, error.reshape(e, n), chi_squared, status.reshape(e, n))
+    chi_squared = likelihood.chi_squared(ends, threads=threads)
+    return Refinement(ends, error.reshape(e, n), chi_squared, status.reshape(e, n))
 
 
 def _search(
@@ -129,7 +128,9 @@ def _search(
 
     # Whitened and plain residuals differ by a factor between 1 and that of the least whitened.
     least = np.linalg.svd(likelihood.whitening, compute_uv=False).min()
-    fit = levenberg_marquardt(residual, slope, relative, tolerance=least * tolerance, steps=_STEPS)
+    fit = levenberg_marquardt(
+        residual, slope, relative, tolerance=least * tolerance, steps=_STEPS, patience=_PATIENCE
+    )
     x = geometry(fit.x)
     left = likelihood.residual(x, event).reshape(len(x), -1, 3)
     # q - f sums to zero over the ions, so its length follows from what was whitened.

@@ -146,13 +146,24 @@ class PosteriorSamples:
         if self.log_prob is None:
             msg = "importance weights need the density of the samples, and this model has none"
             raise NoDensityError(msg)
-        known = prior or self.prior
-        flat = self.positions.reshape(-1, *self.positions.shape[2:])
-        log_prior = known.log_prob_unlabelled(flat.astype(np.float64), self.molecule.identical)
-        log_weights = (
-            log_prior.reshape(self.log_prob.shape) + self.likelihood.log_prob(self.positions) - self.log_prob
-        )
+        log_weights = self.log_posterior(self.positions, prior) - self.log_prob
         return replace(self, weights=Weights.of(log_weights))
+
+    def log_posterior(
+        self, positions: NDArray[np.floating], prior: GeometryPrior | None = None
+    ) -> NDArray[np.float64]:
+        """Return log prior + log likelihood (E, n) of geometries (E, n, N, 3), bohr: not normalised.
+
+        Args:
+            positions: n geometries for each event, in the frame of its momenta.
+            prior: That of the model where None.
+
+        Raises:
+            NoDensityError: Where the prior has no density.
+        """
+        flat = positions.reshape(-1, *positions.shape[2:]).astype(np.float64)
+        log_prior = self._log_prior(prior or self.prior, flat).reshape(positions.shape[:2])
+        return log_prior + self.likelihood.log_prob(positions)
 
     def refine(self, prior: GeometryPrior | None = None, *, threads: int | None = None) -> Refinement:
         """Return where searches from the samples end: see `flowcei.posterior.refinement`.

@@ -95,5 +95,8 @@ def write_modes_xyz(modes: Modes, samples: PosteriorSamples, file: TextIO) -> No
             f"{len(symbols)}\nProperties=species:S:1:pos:R:3 event={samples.ids[modes.event[k]]} "
             f"mode={modes.number[k]} probability={modes.probability[k]:.6g}\n"
         )
-        for symbol, place in zip(symbols, x / ANGSTROM, strict=True):
-            file.write(f"{symbol:2s} {place[0]:14.8f} {place[1]:14.8f} {place[2]:14.8f}\n")
+        rows = (
+            f"{a:2s} {p[0]:14.8f} {p[1]:14.8f} {p[2]:14.8f}\n"
+            for a, p in zip(symbols, x / ANGSTROM, strict=True)
+        )
+        file.writelines(rows)

@@ -54,12 +54,12 @@ class Weights:
         """Judge raw weights (E, n), all that were drawn.
 
         Example:
-            >>> w = Weights.of(np.log([[1.0, 1.0, 2.0, 0.0]]))
+            >>> w = Weights.of(np.array([[0.0, 0.0, np.log(2.0), -np.inf]]))
             >>> w.normalised.tolist(), w.ess.round(3).tolist()
             ([[0.25, 0.25, 0.5, 0.0]], [2.667])
         """
         e, n = log_weights.shape
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):  # where no sample counts
             total = logsumexp(log_weights, axis=1)
             ess = np.exp(2.0 * total - logsumexp(2.0 * log_weights, axis=1))
         return cls(
@@ -191,7 +191,7 @@ def generalised_pareto_shape(excess: NDArray[np.float64]) -> NDArray[np.float64]
     grid = 30 + int(np.sqrt(count))
     quarter = excess[:, int(count / 4 + 0.5) - 1]
     largest = excess[:, -1]
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):  # rows without spread
         steps = 1.0 - np.sqrt(grid / (np.arange(1, grid + 1) - 0.5))
         theta = 1.0 / largest[:, None] + steps / (3.0 * quarter[:, None])
         shape = np.log1p(-theta[:, :, None] * excess[:, None, :]).mean(axis=2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.patches import Ellipse
+from matplotlib.patches import Circle
 
 from flowcei.events.container import Events
 from flowcei.posterior.modes import AMBIGUOUS, UNEXPLAINED, UNIQUE, VERDICTS
@@ -25,6 +25,7 @@ __all__ = ["ambiguity_figure", "modes_figure"]
 
 _MOST = 6  # modes drawn
 _MOST_CLOUD = 400
+_RADIUS = 0.21  # bohr, of an atom
 _KINDS = ((UNIQUE, "o", COLOURS[5]), (AMBIGUOUS, "^", COLOURS[1]), (UNEXPLAINED, "x", COLOURS[6]))
 
 
@@ -71,8 +72,9 @@ def _draw(axes: Axes, samples: PosteriorSamples, place: NDArray, cloud: NDArray)
     for k, label in enumerate(molecule.labels):
         colour = COLOURS[k % len(COLOURS)]
         axes.plot(*cloud[:, k, :2].T, ".", ms=2.5, alpha=0.35, mew=0, color=colour, zorder=0)
-        axes.add_patch(Ellipse(place[k, :2], 0.42, 0.42, fc="white", ec=colour, lw=1.6, zorder=2))
-        axes.text(*place[k, :2], label, ha="center", va="center", fontsize=7, zorder=3)
+        x, y = place[k, :2]
+        axes.add_patch(Circle((x, y), _RADIUS, fc="white", ec=colour, lw=1.6, zorder=2))
+        axes.text(x, y, label, ha="center", va="center", fontsize=7, zorder=3)
 
 
 def _caption(modes: Modes, samples: PosteriorSamples, mode: int) -> str:
