@@ -55,7 +55,7 @@ class TrainedRange:
         margin = _MARGIN * float(np.ptp(energy))
         mean: NDArray[np.float64] = known.mean(axis=0)
         covariance = np.cov(known, rowvar=False).reshape(known.shape[1], known.shape[1])
-        precision: NDArray[np.float64] = np.linalg.pinv(covariance, hermitian=True)
+        precision = np.asarray(np.linalg.pinv(covariance, hermitian=True), dtype=np.float64)
         reach = _FARTHER * _distance(known, mean, precision).max(initial=0.0)
         return cls(float(energy.min()) - margin, float(energy.max()) + margin, mean, precision, float(reach))
 

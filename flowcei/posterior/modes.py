@@ -3,7 +3,8 @@
 Refined samples of an event fall onto a few points: every exact geometry is the end of the
 searches that began in its basin. Two ends are one mode where all distances between atoms and
 the handedness agree; identical ions are told apart by their measured momenta. The
-probability of a mode is the weight of the samples of its basin.
+probability of a mode is the weight of the samples of its basin. Where noise has carried the
+momenta to where no geometry has them, the nearest miss, if within the noise, is a mode too.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ COUNTS = 0.01
 
 _IMPOSSIBLE = 1e-6  # chance that noise alone puts an explained event so far away
 _FEWEST = 10.0  # effective samples from which on their weights are believed
+_FLAT = 10.0  # times as far apart searches may end that arrived nowhere, and be one
 _QUADRUPLES = 100  # of atoms, whose handedness is compared
 
 
@@ -123,7 +125,8 @@ def find_modes(
     shares = (refinement.status != OUTSIDE) / n if weights is None else weights
     if ess is not None:
         shares = np.where(ess[:, None] > 0.0, shares, 0.0)
-    found = [(k, *mode) for k in range(e) for mode in _gather(refinement, k, shares[k], same)]
+    limit = float(chi2.isf(_IMPOSSIBLE, 3 * refinement.positions.shape[2] - 3))
+    found = [(k, *mode) for k in range(e) for mode in _gather(refinement, k, shares[k], same, limit)]
     event = np.array([mode[0] for mode in found], dtype=np.intp)
     sample = np.array([mode[1] for mode in found], dtype=np.intp)
     share = np.array([mode[2] for mode in found])
@@ -131,7 +134,9 @@ def find_modes(
     covariance, log_volume = local_covariance(likelihood, positions, event)
     laplace = np.full(len(found), np.nan)
     if log_prior is not None:
-        laplace = _normalised(log_prior(positions) + log_volume, event, e)
+        outside = refinement.status[event, sample] == OUTSIDE
+        log_mass = log_prior(positions) + log_volume - 0.5 * refinement.chi_squared[event, sample]
+        laplace = _normalised(np.where(outside, -np.inf, log_mass), event, e)
     source = np.full(e, "samples" if weights is None else "weights")
     if ess is not None:
         known = np.bincount(event, np.nan_to_num(laplace), minlength=e) > 0.5
@@ -140,6 +145,10 @@ def find_modes(
     status, chi_squared = refinement.status[event, sample], refinement.chi_squared[event, sample]
     order = np.lexsort((chi_squared, -probability, event))
     ranked = event[order]
+    # A geometry outside the prior has a probability where weighted samples near it lie inside.
+    believed = np.zeros(e, dtype=bool) if ess is None else ess >= _FEWEST
+    explains = np.where(status == STALLED, chi_squared <= limit, (status != OUTSIDE) | believed[event])
+    verdict = _verdicts(event[explains & (probability >= COUNTS)], e)
     return Modes(
         ranked,
         np.arange(len(ranked)) - np.searchsorted(ranked, ranked) + 1,
@@ -151,33 +160,36 @@ def find_modes(
         refinement.error[event, sample][order],
         chi_squared[order],
         np.array([mode[3] for mode in found], dtype=np.intp)[order],
-        _verdicts(ranked, probability[order], status[order], chi_squared[order], e, covariance.shape[1]),
+        verdict,
         source,
     )
 
 
 def _gather(
-    refinement: Refinement, event: int, shares: NDArray[np.float64], same: float
+    refinement: Refinement, event: int, shares: NDArray[np.float64], same: float, limit: float
 ) -> list[tuple[int, float, int]]:
     """Return the modes of one event: the best of their samples, their share, their starts."""
-    status = refinement.status[event]
+    status, error = refinement.status[event], refinement.error[event]
+    missed = np.flatnonzero((status == STALLED) & (refinement.chi_squared[event] <= limit))
     arrived = np.flatnonzero(status != STALLED)
-    if not len(arrived):
+    order = np.concatenate([rows[np.argsort(error[rows], kind="stable")] for rows in (arrived, missed)])
+    if not len(order):
         best = int(refinement.chi_squared[event].argmin())
         return [(best, float(shares.sum() > 0), len(status))]
-    order = arrived[np.argsort(refinement.error[event, arrived], kind="stable")]
     form = _form(refinement.positions[event, order])
+    # Where two solutions meet and vanish the valley is flat, and a search ends less exactly.
+    reach = np.where(status[order] == STALLED, _FLAT * same, same)
     free = np.ones(len(order), dtype=bool)
     found = []
     while free.any():
         first = int(free.argmax())
-        members = free & (np.abs(form - form[first]).max(axis=1) < same)
+        members = free & (np.abs(form - form[first]).max(axis=1) < reach)
         members[first] = True
         free &= ~members
         basin = order[members]
         found.append((int(order[first]), float(shares[basin].sum()), int(members.sum())))
     total = sum(share for _, share, _ in found)
-    # Searches that stalled tell of no geometry: their weight is spread over those that arrived.
+    # Searches that ended nowhere tell of no geometry: their weight is spread over the others.
     return [(k, share / total if total > 0 else 0.0, starts) for k, share, starts in found]
 
 
@@ -231,7 +243,7 @@ def local_covariance(
         log_volume = np.log(scale).sum(axis=1)
     shift = np.eye(ions) - likelihood.masses / likelihood.masses.sum()
     relative = np.kron(shift[:, 1:], np.eye(3))
-    closed = np.isfinite(scale).all(axis=1)
+    closed = np.asarray(np.isfinite(scale).all(axis=1))
     factor = np.matmul(relative, np.swapaxes(axes, 1, 2)) * np.where(closed[:, None], scale, 1.0)[:, None]
     covariance = np.matmul(factor, np.swapaxes(factor, 1, 2))
     covariance[~closed] = np.inf
@@ -248,16 +260,7 @@ def _normalised(log_density: NDArray[np.float64], event: NDArray[np.intp], e: in
     return np.where(known, np.exp(log_density - np.where(known, total, 0.0)), np.nan)
 
 
-def _verdicts(
-    event: NDArray[np.intp],
-    probability: NDArray[np.float64],
-    status: NDArray[np.uint8],
-    chi_squared: NDArray[np.float64],
-    e: int,
-    width: int,
-) -> NDArray[np.uint8]:
-    limit = chi2.isf(_IMPOSSIBLE, width - 3)
-    # A geometry outside the prior has a probability where weighted samples near it lie inside.
-    explains: NDArray[np.bool_] = np.logical_or(status != STALLED, chi_squared <= limit)
-    count = np.bincount(event[explains & (probability >= COUNTS)], minlength=e)
+def _verdicts(event: NDArray[np.intp], e: int) -> NDArray[np.uint8]:
+    """Return what to say of each of `e` events, from whose the geometries that explain one are."""
+    count = np.bincount(event, minlength=e)
     return np.where(count == 0, UNEXPLAINED, np.where(count == 1, UNIQUE, AMBIGUOUS)).astype(np.uint8)

@@ -32,7 +32,7 @@ explains them, but the prior excludes it."""
 TOLERANCE = 1e-9
 """Of |dp| / |p| at which a geometry explains noise-free momenta."""
 
-_STEPS, _PATIENCE = 60, 15
+_STEPS, _PATIENCE = 60, 20
 _CHUNK = 4_000  # starts that are refined together: their Jacobians are held
 _COLLISION = 1e-3  # of the size of the molecule: nearer ions collide
 _LARGEST = 1e3  # times the size at the start: beyond, a search has run away

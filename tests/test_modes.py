@@ -1,0 +1,243 @@
+"""Modes: every distinct geometry of an event, with its probability."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import ase.io
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.special import logsumexp
+from scipy.stats import multivariate_normal
+
+import flowcei
+from flowcei.molecule import Molecule
+from flowcei.physics.explosion import asymptotic_momenta, centre_of_mass
+from flowcei.physics.priors import build_prior
+from flowcei.posterior.modes import AMBIGUOUS, UNEXPLAINED, UNIQUE, Modes, local_covariance
+from flowcei.posterior.refinement import CONVERGED, OUTSIDE
+from flowcei.posterior.samples import PosteriorSamples
+from flowcei.posterior.spread import quantities
+from flowcei.posterior.tables import modes_table, refined_table, write_modes_xyz
+from flowcei.units import ANGSTROM, DALTON
+
+ISOTOPES = replace(
+    Molecule.load("ocs"), name="ocs-isotopes", masses=np.array([12.0, 15.9949146, 31.9720707]) * DALTON
+)
+TRIPLE = (
+    (1.8949, 1.2990, 160.601),
+    (2.4867739876466066, 1.075257818100003, 164.5746329841263),
+    (0.9828330292144174, 2.931679982361075, 168.3020480061613),
+)
+
+
+def _triple() -> tuple[np.ndarray, np.ndarray]:
+    """The three geometries (3, 3, 3), bohr, all turned so that their momenta are one (3, 3)."""
+    turned = []
+    for co, cs, angle in TRIPLE:
+        a = np.radians(angle)
+        x = np.array([[0, 0, 0], [co, 0, 0], [cs * np.cos(a), cs * np.sin(a), 0]]) * ANGSTROM
+        p = asymptotic_momenta(x, ISOTOPES.masses, ISOTOPES.charges, accuracy=1e-10)
+        first = p[2] / np.linalg.norm(p[2])
+        side = p[0] - (p[0] @ first) * first
+        second = side / np.linalg.norm(side)
+        axes = np.stack([first, second, np.cross(first, second)])
+        turned.append((x - centre_of_mass(x, ISOTOPES.masses)) @ axes.T)
+        momenta = p @ axes.T
+    return np.array(turned), momenta
+
+
+def _mixture(noise: float, n: int) -> tuple[PosteriorSamples, np.ndarray]:
+    """Samples around each of the three, with their exact density: a flow that is nearly right."""
+    places, momenta = _triple()
+    sigma = np.array([noise * np.sqrt((momenta**2).mean())])
+    empty = PosteriorSamples(
+        ISOTOPES, momenta[None], np.zeros((1, 0, 3, 3), np.float32), None, np.array([7]), sigma,
+        origin={"prior": build_prior(ISOTOPES, "wide").spec(), "noise_relative": True},
+    )  # fmt: skip
+    covariance = local_covariance(empty.likelihood, places, np.zeros(3, int))[0]
+    # Relative to the first ion, where densities are per bohr^6.
+    shift = np.kron(np.array([[-1.0, 1, 0], [-1, 0, 1]]), np.eye(3))
+    normals = [
+        multivariate_normal(shift @ x.ravel(), shift @ c @ shift.T * 1.2)
+        for x, c in zip(places, covariance, strict=True)
+    ]
+    rng = np.random.default_rng(1)
+    y = np.concatenate([normal.rvs(n, random_state=rng) for normal in normals])
+    log_prob = logsumexp([normal.logpdf(y) for normal in normals], axis=0) - np.log(3.0)
+    x = np.concatenate([np.zeros((3 * n, 3)), y], axis=1).reshape(-1, 3, 3)
+    x -= centre_of_mass(x, ISOTOPES.masses)
+    order = rng.permutation(3 * n)
+    drawn = replace(empty, positions=x[None, order].astype(np.float32), log_prob=log_prob[None, order])
+    return drawn, places
+
+
+def test_the_triple_comes_out_with_its_probabilities() -> None:
+    """Each geometry to 1e-6 bohr; importance weights and prior times local volume agree."""
+    drawn, places = _mixture(1e-3, 1500)
+    weighed = drawn.weigh()
+    found = weighed.modes()
+    assert found.count().tolist() == [3]
+    assert found.verdict.tolist() == [AMBIGUOUS]
+    assert found.source.tolist() == ["weights"]
+    away = np.abs(found.positions[:, None] - places).max(axis=(2, 3))
+    assert away.min(axis=1).max() < 1e-6
+    assert sorted(away.argmin(axis=1).tolist()) == [0, 1, 2]
+    assert found.probability.sum() == pytest.approx(1.0)
+    assert (np.diff(found.probability) <= 0).all()
+    assert weighed.weights is not None
+    assert weighed.weights.efficiency[0] > 0.2
+    np.testing.assert_allclose(found.probability, found.laplace, atol=0.03)
+    assert found.laplace.min() > 0.02
+    # The model's own shares, a third each, are not the probabilities.
+    shares = drawn.modes()
+    assert shares.source.tolist() == ["samples"]
+    np.testing.assert_allclose(shares.probability, 1 / 3, atol=0.02)
+
+
+def test_a_prior_without_room_for_one_leaves_two() -> None:
+    """The geometry that the prior excludes is found, said to be outside, and gets no probability."""
+    drawn, _ = _mixture(1e-3, 300)
+    rows = build_prior(ISOTOPES, "wide").spec()["zmatrix"]
+    rows = [rows[0], rows[1] | {"length": {"uniform": [2.5, 5.0]}}, rows[2]]  # one has 0.98 angstrom
+    prior = build_prior(ISOTOPES, {"kind": "internal", "zmatrix": rows})
+    for samples in (drawn.weigh(prior), drawn):
+        found = samples.modes(prior)
+        outside = found.status == OUTSIDE
+        assert outside.sum() == 1
+        assert found.probability[outside].max() < 1e-6
+        assert found.probability.sum() == pytest.approx(1.0)
+        assert found.count(CONVERGED).tolist() == [2]
+
+
+def test_few_samples_that_count_leave_the_probabilities_to_the_prior() -> None:
+    """Where fewer than ten samples count, prior times local volume is what is believed."""
+    drawn, _ = _mixture(1e-3, 300)
+    spoiled = replace(drawn, log_prob=drawn.log_prob - 40.0 * (np.arange(900) == 5))
+    found = spoiled.weigh().modes()
+    assert found.source.tolist() == ["laplace"]
+    np.testing.assert_allclose(found.probability, found.laplace)
+
+
+def test_local_covariance_is_that_of_refined_noise() -> None:
+    """Solve many noisy measurements of one geometry: their scatter is the Laplace covariance."""
+    e = flowcei.simulate("chbrclf", 1, seed=3, accuracy=1e-10)
+    assert e.positions is not None
+    noise = 1e-4 * np.sqrt((e.momenta**2).mean())
+    rng = np.random.default_rng(2)
+    noisy = e.momenta + noise * rng.standard_normal((3000, 5, 3))
+    x = e.positions - centre_of_mass(e.positions, e.molecule.masses)
+    drawn = PosteriorSamples(
+        e.molecule, noisy, np.repeat(x[None], 3000, axis=0).astype(np.float32), None,
+        np.arange(3000), np.full(3000, noise),
+    )  # fmt: skip
+    solved = drawn.refine()
+    assert (solved.status == CONVERGED).all()
+    scatter = np.cov(solved.positions[:, 0].reshape(3000, -1), rowvar=False)
+    expected = local_covariance(drawn.likelihood, x, np.zeros(1, int))[0][0]
+    size = np.sqrt(np.diag(expected))
+    assert np.abs((scatter - expected) / np.outer(size, size)).max() < 0.1
+
+
+def test_mirror_images_are_two_geometries() -> None:
+    """CHBrClF and its mirror image have the same distances, but not the same momenta."""
+    e = flowcei.simulate("chbrclf", 2, seed=3, accuracy=1e-10)
+    assert e.positions is not None
+    x = e.positions - centre_of_mass(e.positions, e.molecule.masses)
+    both = np.stack([x[0], x[0] * [1.0, 1.0, -1.0]])
+    momenta = np.stack([e.momenta[0], e.momenta[0] * [1.0, 1.0, -1.0]])
+    drawn = PosteriorSamples(
+        e.molecule, momenta, np.repeat(both[:, None], 2, axis=1).astype(np.float32), None,
+        np.arange(2), np.ones(2),
+    )  # fmt: skip
+    found = drawn.modes()
+    assert found.count().tolist() == [1, 1]
+    from flowcei.posterior.modes import _form
+
+    forms = _form(found.positions)
+    assert np.abs(forms[0] - forms[1]).max() > 0.1
+    assert np.abs(forms[0, :10] - forms[1, :10]).max() < 1e-6
+
+
+def test_events_near_equilibrium_are_unique() -> None:
+    """But for those near the fold of OCS at 162 degrees, where two of them meet."""
+    events = flowcei.simulate("ocs", 40, seed=21, accuracy=1e-9)
+    assert events.positions is not None
+    found = flowcei.load().sample(events.momenta, 50, noise="0.3%", seed=1, weigh=True).modes()
+    assert (found.verdict == UNIQUE).mean() > 0.8
+    x = events.positions - centre_of_mass(events.positions, events.molecule.masses)
+    first = found.positions[[found.of(k)[0] for k in range(40)]]
+    assert (np.abs(first - x).max(axis=(1, 2)) < 1e-5).mean() > 0.9
+    names, values = quantities(events.molecule, found.positions[found.verdict[found.event] == AMBIGUOUS])
+    angle = values[:, [q.name for q in names].index("o-c-s")]
+    assert (np.abs(angle - 162.0) < 3.0).all()
+
+
+def test_momenta_that_nothing_can_make_are_unexplained() -> None:
+    """Sulphur at rest while carbon and oxygen fly apart; exactly collinear; hardly any energy."""
+    momenta = np.array(
+        [
+            [[200.0, 0, 0], [-200.0, 0, 0], [0, 0, 0]],
+            [[1e-6, 0, 0], [1e-6, 0, 0], [-2e-6, 0, 0]],
+        ]
+    )
+    drawn = flowcei.load().sample(momenta, 20, noise="1%", seed=1, weigh=True)
+    found = drawn.modes()
+    assert (found.verdict == UNEXPLAINED).all()
+    assert found.count().tolist() == [1, 1]
+    assert not np.isnan(found.probability).any()
+    assert drawn.flags is not None
+    assert (drawn.flags > 0).all()
+
+
+def _found() -> tuple[PosteriorSamples, Modes]:
+    drawn, _ = _mixture(1e-3, 100)
+    weighed = drawn.weigh()
+    return weighed, weighed.modes()
+
+
+def test_tables_say_what_was_found() -> None:
+    """One row a mode: bonds in bohr, angles in degrees, deviations; positions that make the momenta."""
+    drawn, found = _found()
+    table = modes_table(found, drawn)
+    assert table["event"].tolist() == [7, 7, 7]
+    assert table["mode"].tolist() == [1, 2, 3]
+    bonds = sorted(table["c-o"] / ANGSTROM)
+    np.testing.assert_allclose(bonds, sorted(t[0] for t in TRIPLE), atol=2e-6)
+    np.testing.assert_allclose(sorted(table["o-c-s"]), sorted(t[2] for t in TRIPLE), atol=2e-4)
+    # Deviation of a bond by the samples around it, where they are many.
+    names, values = quantities(ISOTOPES, drawn.positions[0].astype(float))
+    bond = next(k for k, q in enumerate(names) if q.name == "c-o")
+    row = table.iloc[0]
+    near = np.abs(values[:, bond] - row["c-o"]) < 0.5
+    weights = drawn.weights.normalised[0] * near  # type: ignore[union-attr]
+    mean = (weights * values[:, bond]).sum() / weights.sum()
+    deviation = np.sqrt((weights * (values[:, bond] - mean) ** 2).sum() / weights.sum())
+    assert row["sd_c-o"] == pytest.approx(deviation, rel=0.25)
+    refined = refined_table(drawn.refine(), drawn)
+    assert len(refined) == 300
+    assert set(refined["status"]) == {"converged"}
+
+
+def test_xyz_is_read_by_ase() -> None:
+    """Symbols, angstrom, and the probability of each."""
+    drawn, found = _found()
+    file = io.StringIO()
+    write_modes_xyz(found, drawn, file)
+    file.seek(0)
+    frames = ase.io.read(file, index=":", format="extxyz")
+    assert len(frames) == 3
+    assert frames[0].get_chemical_symbols() == ["C", "O", "S"]
+    np.testing.assert_allclose([f.info["probability"] for f in frames], found.probability, rtol=1e-5)
+    np.testing.assert_allclose(frames[1].positions * ANGSTROM, found.positions[1], atol=1e-7)
+
+
+def test_table_is_plain_numbers_and_words() -> None:
+    """It goes through CSV and back."""
+    drawn, found = _found()
+    table = modes_table(found, drawn)
+    text = table.to_csv(index=False)
+    again = pd.read_csv(io.StringIO(text))
+    pd.testing.assert_frame_equal(again, table, check_dtype=False)

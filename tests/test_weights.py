@@ -1,0 +1,187 @@
+"""Importance weights: closed forms, the flow of OCS, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from scipy.stats import genpareto, norm
+
+import flowcei
+from flowcei.errors import DataError, NoDensityError, UsageError
+from flowcei.physics.explosion import centre_of_mass
+from flowcei.posterior.weights import K_HAT_BOUND, Weights, generalised_pareto_shape, thinned
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from flowcei.posterior.samples import PosteriorSamples
+    from flowcei.reconstructor import Reconstructor
+
+
+def _normal(width: float, *, events: int = 200, n: int = 2000, evidence: float = 3.0) -> tuple:
+    """Weights of draws from a normal of another width, for a target of mass exp(evidence)."""
+    x = width * np.random.default_rng(4).standard_normal((events, n))
+    return x, Weights.of(evidence + norm.logpdf(x) - norm.logpdf(x, scale=width))
+
+
+@pytest.mark.parametrize("width", [1.0, 1.3, 2.0])
+def test_efficiency_and_evidence_of_a_normal(width: float) -> None:
+    """ESS / n = sqrt(2 w^2 - 1) / w^2; the evidence within its error; weighted moments are right."""
+    x, found = _normal(width)
+    np.testing.assert_allclose(found.efficiency.mean(), np.sqrt(2 * width**2 - 1) / width**2, rtol=0.01)
+    pulls = (found.log_evidence - 3.0) / np.maximum(found.log_evidence_error, 1e-12)
+    if width > 1.0:
+        assert 0.85 < pulls.std() < 1.15
+        assert abs(pulls.mean()) < 0.25
+    assert (found.normalised * x**2).sum(axis=1).mean() == pytest.approx(1.0, abs=0.01)
+
+
+def test_a_heavy_tail_is_found_out() -> None:
+    """A proposal too narrow has k-hat above the bound, one too wide far below."""
+    assert np.median(_normal(0.35)[1].k_hat) > K_HAT_BOUND
+    assert np.median(_normal(1.5)[1].k_hat) < 0.3
+    assert np.isnan(Weights.of(np.zeros((2, 10))).k_hat).all()
+
+
+@pytest.mark.parametrize("shape", [-0.2, 0.2, 0.5, 0.9])
+def test_pareto_shape_is_recovered(shape: float) -> None:
+    """Of SciPy's draws, up to the weak prior (ten of 1000 observations of 0.5)."""
+    x = np.sort(genpareto.rvs(shape, size=(100, 1000), random_state=2), axis=1)
+    expected = (1000 * shape + 5) / 1010
+    assert generalised_pareto_shape(x).mean() == pytest.approx(expected, abs=0.02)
+
+
+@pytest.mark.parametrize("spread", [0.3, 2.0])
+def test_thinning_is_unbiased_and_repeats_nothing(spread: float) -> None:
+    """Every sample keeps its weight on average; the total is kept each time."""
+    rng = np.random.default_rng(5)
+    log_weights = spread * rng.standard_normal(40)
+    log_weights[:3] = -np.inf
+    total, square, repeats = np.zeros(40), np.zeros(40), 4000
+    for _ in range(repeats):
+        kept, left = thinned(log_weights, 12, rng)
+        assert len(set(kept.tolist())) == 12
+        assert np.exp(left).sum() == pytest.approx(np.exp(log_weights).sum())
+        total[kept] += np.exp(left)
+        square[kept] += np.exp(left) ** 2
+    mean = total / repeats
+    error = np.sqrt(np.maximum(square / repeats - mean**2, 0) / repeats) + 1e-12
+    assert (np.abs(mean - np.exp(log_weights)) < 4.5 * error).all()
+
+
+def test_thinning_of_few_that_count() -> None:
+    """Samples without weight only fill up."""
+    kept, left = thinned(np.array([-np.inf, 0.0, -np.inf, 1.0, -np.inf]), 3, np.random.default_rng(1))
+    assert {1, 3} < set(kept.tolist())
+    assert sorted(left.tolist())[1:] == [0.0, 1.0]
+    none, _ = thinned(np.full(5, -np.inf), 3, np.random.default_rng(1))
+    assert none.tolist() == [0, 1, 2]
+
+
+def test_an_event_without_any_weight_is_no_nan() -> None:
+    """ESS 0, evidence 0, equal weights, and the other event untouched."""
+    found = Weights.of(np.array([[-np.inf] * 30, [0.0] * 30]))
+    np.testing.assert_allclose(found.normalised, 1 / 30)
+    assert found.ess.tolist() == pytest.approx([0.0, 30.0])
+    assert found.log_evidence[0] == -np.inf
+    assert found.log_evidence_error[0] == np.inf
+
+
+@pytest.fixture(scope="module")
+def weighed() -> PosteriorSamples:
+    events = flowcei.simulate("ocs", 200, noise="1%", seed=6)
+    return flowcei.load().sample(events, 300, seed=1, weigh=True)
+
+
+def test_the_bundled_flow_is_nearly_the_exact_posterior(weighed: PosteriorSamples) -> None:
+    """Median efficiency above 95 %, a tenth of the events below 80 % at the most, no heavy tails."""
+    assert weighed.weights is not None
+    assert np.median(weighed.weights.efficiency) > 0.95
+    assert np.quantile(weighed.weights.efficiency, 0.1) > 0.80
+    assert (weighed.weights.k_hat < K_HAT_BOUND).mean() > 0.98
+
+
+def test_weights_turn_one_noise_into_another() -> None:
+    """Samples for 1.5 % noise, weighed for 1 %, have the means and deviations of samples for 1 %."""
+    events = flowcei.simulate("ocs", 20, noise="1%", seed=8)
+    model = flowcei.load()
+    wide = model.sample(events, 4000, noise="1.5%", seed=1)
+    narrow = model.sample(events, 4000, noise="1%", seed=2).weigh()
+    moved = replace(wide, sigma=narrow.sigma).weigh()
+    assert moved.weights is not None
+    assert moved.weights.efficiency.mean() < 0.6
+    a, b = (np.einsum("en,enix->eix", s.weights.normalised, s.positions**2.0) for s in (moved, narrow))
+    deviation = [np.sqrt(np.maximum(q - s.mean() ** 2, 0)) for q, s in ((a, moved), (b, narrow))]
+    error = deviation[1] * np.sqrt(1 / moved.weights.ess + 1 / 4000)[:, None, None]
+    assert (np.abs(moved.mean() - narrow.mean()) / error).max() < 5.0
+    assert np.median(deviation[0] / deviation[1]) == pytest.approx(1.0, abs=0.02)
+
+
+def test_equally_weighted_samples_have_the_weighted_mean(weighed: PosteriorSamples) -> None:
+    """Within what resampling n of them adds; and no weights are left."""
+    even = weighed.equally_weighted(seed=3)
+    assert even.weights is None
+    error = weighed.positions.std(axis=1) / np.sqrt(300)
+    assert (np.abs(even.mean() - weighed.mean()) < 2.0 * error).mean() > 0.99
+    assert weighed.spread().values.shape == even.spread().values.shape
+
+
+def test_more_samples_are_drawn_where_few_count() -> None:
+    """Until 95 count or 400 are drawn; the mean and evidence stay, the number of samples too."""
+    events = flowcei.simulate("ocs", 60, noise="1%", seed=5)
+    model = flowcei.load()
+    plain = model.sample(events, 50, seed=1, weigh=True)
+    more = model.sample(events, 50, seed=1, min_ess=95.0, budget=400)
+    assert plain.weights is not None
+    assert more.weights is not None
+    assert (plain.weights.drawn == 50).all()
+    assert set(more.weights.drawn.tolist()) <= {100, 200, 400}
+    assert (more.weights.ess >= 95.0).mean() > 0.95
+    assert more.positions.shape == plain.positions.shape
+    away = (more.weights.log_evidence - plain.weights.log_evidence) / plain.weights.log_evidence_error
+    assert np.abs(away).max() < 5.0
+    x = events.positions - centre_of_mass(events.positions, events.molecule.masses)
+    errors = [np.linalg.norm(s.mean() - x, axis=2).mean() for s in (plain, more)]
+    assert errors[1] < 1.02 * errors[0]
+    with pytest.raises(UsageError, match="latents of the training set"):
+        model.sample(events, 5, latent="training", weigh=True)
+
+
+@pytest.mark.parametrize("ending", [".h5", ".csv"])
+def test_weights_and_flags_are_kept(weighed: PosteriorSamples, tmp_path: Path, ending: str) -> None:
+    """In HDF5 as they are, in CSV as the share of each sample."""
+    path = tmp_path / f"s{ending}"
+    flowcei.write_samples([weighed[:80], weighed[80:]], path)
+    assert weighed.weights is not None
+    if ending == ".h5":
+        found = flowcei.read_samples(path)
+        for name in ("log_weights", "drawn", "ess", "log_evidence", "k_hat"):
+            np.testing.assert_array_equal(getattr(found.weights, name), getattr(weighed.weights, name))
+        np.testing.assert_array_equal(found.flags, weighed.flags)
+    else:
+        import pandas as pd
+
+        table = pd.read_csv(path)
+        np.testing.assert_allclose(table.groupby("event")["weight"].sum(), 1.0)
+        assert table["flags"].isna().all()
+
+
+def test_what_has_no_density_has_no_weights(
+    tiny: Callable[[str, str], Reconstructor], weighed: PosteriorSamples
+) -> None:
+    """A CVAE; a model whose file stated no prior; a prior that can only be sampled."""
+    events = flowcei.simulate("ocs", 2, noise="1%", seed=1)
+    with pytest.raises(NoDensityError, match="density of the samples"):
+        tiny("cvae", "ocs").sample(events, 3, weigh=True)
+    unstated = replace(weighed, origin={})
+    with pytest.raises(NoDensityError, match="nobody stated"):
+        unstated.weigh()
+    ensemble = flowcei.physics.priors.EnsemblePrior(events.positions)
+    with pytest.raises(NoDensityError, match="only be sampled"):
+        weighed.weigh(ensemble)
+    with pytest.raises(DataError, match="weights of samples have shape"):
+        replace(weighed[:2], weights=weighed.weights)
