@@ -55,6 +55,8 @@ class ReferencePosterior:
         log_prob: Log posterior density of each, (E, n), per bohr^(3N-3): as exact as `log_evidence`.
         weights: Of the samples that they were drawn from: evidence, its error, ESS and k-hat.
         modes: Every exact geometry, as of `exhaustive_modes`.
+        mass: Of each mode, (M,): its Laplace approximation over the evidence, near its share of
+            the posterior where that is normal about it. 0 outside the prior; not normalised.
         succeeded: Whether ESS and k-hat let each event be believed, (E,).
     """
 
@@ -62,6 +64,7 @@ class ReferencePosterior:
     log_prob: NDArray[np.float64]
     weights: Weights
     modes: Modes
+    mass: NDArray[np.float64]
     succeeded: NDArray[np.bool_]
 
     @property
@@ -73,14 +76,15 @@ class ReferencePosterior:
 def turned_starts(
     prior: GeometryPrior, likelihood: Likelihood, molecule: Molecule, *, starts: int, seed: int
 ) -> NDArray[np.float64]:
-    """Return geometries of the prior, turned and scaled for each event, (E, starts, N, 3), bohr.
+    """Return geometries, turned and scaled for each event, (E, starts, N, 3), bohr.
 
-    Both are exact symmetries of a Coulomb explosion: each geometry is turned so that its
+    One half is of the prior, the other of any shape: an exact geometry far out in the tails of
+    the prior may be what the momenta ask for. Turning and scaling are exact symmetries of a Coulomb explosion: each geometry is turned so that its
     momenta come nearest to the measured ones (W. Kabsch, Acta Cryst. A 32, 922 (1976)), and
     scaled so that its potential energy is the measured kinetic energy.
 
     Args:
-        prior: That the geometries are drawn from, the same for all events.
+        prior: That half of the geometries are drawn from, the same for all events.
         likelihood: Of the E events.
         molecule: Whose they are.
         starts: Geometries.
@@ -94,7 +98,9 @@ def turned_starts(
         (2, 5, 3, 3)
     """
     m, q = molecule.masses, molecule.charges
-    x = prior.sample(starts, np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    shapes = rng.standard_normal((starts // 2, len(m), 3))
+    x = np.concatenate([prior.sample(starts - starts // 2, rng), shapes])
     x = x - centre_of_mass(x, m)
     p = followed_momenta(x, m, q, accuracy=1e-6)
     p = np.where(np.isfinite(p), p, 0.0)  # a start that cannot be followed is turned at random
@@ -114,13 +120,12 @@ def exhaustive_modes(
     seed: int,
     threads: int | None = None,
 ) -> Modes:
-    """Return every exact geometry of each event: the ends of searches from the whole prior.
+    """Return every exact geometry of each event: the ends of searches from everywhere.
 
-    For OCS at 1 % noise no mode within the prior is missed by 500 starts that 4,000 find
-    (equilibrium and broad prior, 20 events each; `bin/make-reference-posteriors --saturation`).
+    SATURATION
 
     Args:
-        prior: Where searches start, and whose support is asked of what they find.
+        prior: Where half of the searches start, and whose support is asked of what they find.
         likelihood: Of the E events.
         molecule: Whose geometries are meant.
         starts: Searches for each event.
@@ -225,6 +230,7 @@ def reference_posterior(
         log_prob=log_target[rows, chosen] - weights.log_evidence[:, None],
         weights=weights,
         modes=modes,
+        mass=np.exp(_log_laplace(target, modes) - weights.log_evidence[modes.event]),
         # NaN and infinity fail: where nothing counts, nothing is known.
         succeeded=(weights.ess >= _LEAST * n) & (weights.k_hat < K_HAT_BOUND),
     )
@@ -283,6 +289,18 @@ class _Target:
         # A (A + B)^-1 B is (A^-1 + B^-1)^-1, and does not mind a singular A.
         out = relative @ np.linalg.solve(relative + limit, np.broadcast_to(limit, relative.shape))
         return np.asarray(0.5 * (out + np.swapaxes(out, 1, 2)))
+
+
+def _log_laplace(target: _Target, modes: Modes) -> NDArray[np.float64]:
+    """Return the log of the integral (M,) of prior times likelihood about each mode, by Laplace."""
+    _, log_volume = local_covariance(target.likelihood, modes.positions, modes.event)
+    log_prior = target.prior.log_prob(modes.positions)
+    # At the geometry of event e only the likelihood of event e is asked for.
+    events = len(target.likelihood.sigma)
+    each = np.broadcast_to(modes.positions[None], (events, *modes.positions.shape))
+    log_likelihood = target.likelihood.log_prob(each, threads=target.threads)[modes.event, range(len(modes))]
+    size = 3 * modes.positions.shape[1] - 3
+    return np.asarray(log_prior + log_likelihood + log_volume + 0.5 * size * np.log(2.0 * np.pi))
 
 
 def _relative(x: NDArray[np.float64]) -> NDArray[np.float64]:
