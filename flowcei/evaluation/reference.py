@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.stats import chi2
 
-from flowcei.errors import NoDensityError
+from flowcei.errors import DataError, NoDensityError
 from flowcei.evaluation.mixtures import StudentMixture
 from flowcei.physics.explosion import centre_of_mass, followed_momenta, kinetic_energy, potential_energy
 from flowcei.posterior.modes import Modes, find_modes, local_covariance
@@ -206,6 +206,7 @@ def reference_posterior(
 
     Raises:
         NoDensityError: For a prior that can only be sampled.
+        DataError: For events without noise: their posterior is a few points, `exhaustive_modes`.
 
     Example:
         >>> import flowcei
@@ -218,13 +219,17 @@ def reference_posterior(
     if not prior.has_density:
         msg = f"a reference posterior needs the density of the prior; one of kind {prior.kind!r} has none"
         raise NoDensityError(msg)
+    if not (likelihood.sigma > 0.0).all():
+        bad = int(np.argmin(likelihood.sigma > 0.0))
+        msg = f"event {bad} has no noise: its posterior is a few points; exhaustive_modes finds them"
+        raise DataError(msg)
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1,)))
     found = _searched(prior, likelihood, molecule, starts, seed, threads)
     modes = _modes(prior, likelihood, found)
     target = _Target(prior, likelihood, threads)
     proposals = _adapted(target, _first_proposals(target, found, modes), rng)
     count = max(_FINAL, int(10 * n))
-    y, log_weights, log_target = target.weighed([p.draw(count, rng) for p in proposals], [proposals])
+    y, log_weights, log_target = target.weighed(proposals, count, rng)
     weights = Weights.of(log_weights)
     chosen = np.stack([_resampled(w, n, rng) for w in weights.normalised])
     rows = np.arange(len(y))[:, None]
@@ -259,21 +264,11 @@ class _Target:
         return np.asarray(log_prior + self.likelihood.log_prob(x, threads=self.threads))
 
     def weighed(
-        self, drawn: list[NDArray[np.float64]], rounds: list[list[StudentMixture]]
+        self, mixtures: list[StudentMixture], n: int, rng: np.random.Generator
     ) -> tuple[NDArray[np.float64], ...]:
-        """Return y (E, n, D), log weights (E, n) and log target (E, n).
-
-        Args:
-            drawn: Points (n, D) of each event, the same number from each round.
-            rounds: The mixtures of all events, of each round that points were drawn in.
-        """
-        y = np.stack(drawn)
-        log_q = np.stack(
-            [
-                np.logaddexp.reduce([mixtures[event].log_prob(points) for mixtures in rounds])
-                for event, points in enumerate(drawn)
-            ]
-        ) - np.log(len(rounds))
+        """Draw n points from the mixture of each event: y (E, n, D), log weights and log target (E, n)."""
+        y = np.stack([mixture.draw(n, rng) for mixture in mixtures])
+        log_q = np.stack([mixture.log_prob(points) for mixture, points in zip(mixtures, y, strict=True)])
         log_target = self.log_prob(y)
         return y, log_target - log_q, log_target
 
@@ -345,23 +340,20 @@ def _near_misses(found: Refinement, event: int) -> NDArray[np.float64]:
 
 def _adapted(target: _Target, first: list[StudentMixture], rng: np.random.Generator) -> list[StudentMixture]:
     """Return proposals that samples of earlier rounds shaped."""
-    rounds = [first]
-    points = [mixture.draw(_ROUND, rng) for mixture in first]
+    proposals = first
     for _ in range(_ROUNDS):
-        y, log_weights, _ = target.weighed(points, rounds)
-        proposals = []
+        y, log_weights, _ = target.weighed(proposals, _ROUND, rng)
+        adapted = []
         for event, mixture in enumerate(first):
             weights = _tempered(log_weights[event])
-            chosen = _resampled(weights, _CENTRES, rng)
+            centre, count = np.unique(_resampled(weights, _CENTRES, rng), return_counts=True)
             limit = np.cov(y[event].T, aweights=weights)
             limit += 1e-6 * np.trace(limit) * np.eye(len(limit))
-            centre, count = np.unique(chosen, return_counts=True)
             kernels = target.kernels(y[event, centre], event, limit)
-            adapted = StudentMixture.of(y[event, centre], kernels, count.astype(np.float64))
-            proposals.append(adapted.joined(mixture, _DEFENCE))
-        rounds = [proposals]
-        points = [mixture.draw(_ROUND, rng) for mixture in proposals]
-    return rounds[-1]
+            kernel_mixture = StudentMixture.of(y[event, centre], kernels, count.astype(np.float64))
+            adapted.append(kernel_mixture.joined(mixture, _DEFENCE))
+        proposals = adapted
+    return proposals
 
 
 def _tempered(log_weights: NDArray[np.float64]) -> NDArray[np.float64]:
