@@ -53,7 +53,9 @@ def c2st(
     A classifier two-sample test (D. Lopez-Paz and M. Oquab, ICLR 2017): a network with two
     hidden layers of 64 is trained on all folds but one and asked about that one; its score is the
     share of right answers, samples of either cloud counting as much. Any difference that it
-    misses, as a small network and few samples do, makes it look better.
+    misses, as a small network and few samples do, makes it look better. A score below 0.5 means
+    0.5: a sample that is asked about is missing from its own cloud in training, and of clouds
+    more even than chance, as systematic resampling makes them, that is a hint to the other.
 
     Args:
         first: (n, D).
