@@ -55,7 +55,7 @@ def test_what_cannot_be_explained_ends_at_the_nearest_miss() -> None:
     found = refine(known, e.positions[:, None])
     stalled = np.flatnonzero(found.status[:, 0] == STALLED)
     assert 10 < len(stalled) < 60
-    missed = 0
+    ratio = []
     for row in stalled:
 
         def residual(y: np.ndarray, row: int = row) -> np.ndarray:
@@ -65,9 +65,10 @@ def test_what_cannot_be_explained_ends_at_the_nearest_miss() -> None:
         other = least_squares(residual, start.ravel(), x_scale="jac", xtol=1e-12, ftol=1e-12)
         least = np.linalg.norm(other.fun)
         if least > 1e-6:  # now and then SciPy jumps to a solution far away
-            missed += 1
-            assert np.linalg.norm(residual(ours.ravel())) < 1.01 * least
-    assert missed > 0.7 * len(stalled)
+            ratio.append(np.linalg.norm(residual(ours.ravel())) / least)
+    assert len(ratio) > 0.7 * len(stalled)
+    assert np.median(ratio) < 1.001
+    assert np.quantile(ratio, 0.9) < 1.02
 
 
 def test_a_start_that_collides_does_no_harm() -> None:
