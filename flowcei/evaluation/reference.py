@@ -162,7 +162,7 @@ def _searched(
     found = refine(likelihood, begin, threads=threads)
     arrived = found.status == CONVERGED
     if prior.has_density and arrived.any():
-        allowed = np.isfinite(prior.log_prob(found.positions[arrived]))
+        allowed = prior.plausible(found.positions[arrived], molecule.identical)
         found.status[arrived] = np.where(allowed, CONVERGED, OUTSIDE)
     return found
 

@@ -40,6 +40,7 @@ COUNTS = 0.01
 _IMPOSSIBLE = 1e-6  # chance that noise alone puts an explained event so far away
 _FEWEST = 10.0  # effective samples from which on their weights are believed
 _FLAT = 10.0  # times as far apart searches may end that arrived nowhere, and be one
+_SAME_NOISE = 3.0  # deviations of the momenta between geometries that are one to the detector
 _QUADRUPLES = 100  # of atoms, whose handedness is compared
 
 
@@ -127,6 +128,7 @@ def find_modes(
         shares = np.where(ess[:, None] > 0.0, shares, 0.0)
     limit = float(chi2.isf(_IMPOSSIBLE, 3 * refinement.positions.shape[2] - 3))
     found = [(k, *mode) for k in range(e) for mode in _gather(refinement, k, shares[k], same, limit)]
+    found = _joined(found, refinement, likelihood)
     event = np.array([mode[0] for mode in found], dtype=np.intp)
     sample = np.array([mode[1] for mode in found], dtype=np.intp)
     share = np.array([mode[2] for mode in found])
@@ -193,6 +195,41 @@ def _gather(
     return [(k, share / total if total > 0 else 0.0, starts) for k, share, starts in found]
 
 
+def _joined(
+    found: list[tuple[int, int, float, int]], refinement: Refinement, likelihood: Likelihood
+) -> list[tuple[int, int, float, int]]:
+    """Join near misses to modes that the noise does not tell from them: a flat valley is one mode."""
+    event = np.array([mode[0] for mode in found], dtype=np.intp)
+    sample = np.array([mode[1] for mode in found], dtype=np.intp)
+    missed = refinement.status[event, sample] == STALLED
+    concerned = np.isin(event, event[missed])
+    positions = refinement.positions[event, sample]
+    slope = np.zeros((len(found), 3 * positions.shape[1] - 3, 3 * positions.shape[1]))
+    slope[concerned] = _slope(likelihood, positions[concerned], event[concerned])
+    kept: list[tuple[int, int, float, int]] = []
+    place: list[int] = []
+    for k, mode in enumerate(found):
+        near = [j for j, other in enumerate(kept) if other[0] == mode[0]] if missed[k] else []
+        for j in near:
+            step = (positions[k] - positions[place[j]]).ravel()
+            change = min(np.linalg.norm(slope[k] @ step), np.linalg.norm(slope[place[j]] @ step))
+            if change < _SAME_NOISE:
+                kept[j] = (*kept[j][:2], kept[j][2] + mode[2], kept[j][3] + mode[3])
+                break
+        else:
+            kept.append(mode)
+            place.append(k)
+    return kept
+
+
+def _slope(
+    likelihood: Likelihood, positions: NDArray[np.float64], event: NDArray[np.intp]
+) -> NDArray[np.float64]:
+    """Return the derivatives of whitened momenta in units of the noise by positions, (M, 3N-3, 3N)."""
+    slope = likelihood.slope(positions, event, accuracy=1e-8)
+    return slope * (likelihood.size / likelihood.noise)[event, None, None]
+
+
 def _form(positions: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return what makes a geometry the same however it is turned, (K, F), bohr.
 
@@ -233,8 +270,7 @@ def local_covariance(
         (2, 9, 9)
     """
     ions = positions.shape[1]
-    slope = likelihood.slope(positions, event, accuracy=1e-8)[:, :, 3:]
-    slope = slope * (likelihood.size / likelihood.noise)[event, None, None]
+    slope = _slope(likelihood, positions, event)[:, :, 3:]
     bad = ~np.isfinite(slope).all(axis=(1, 2))
     slope[bad] = 0.0
     _, size, axes = np.linalg.svd(slope)

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["PosteriorSamples"]
 
-_DRAWS, _BEYOND = 1000, 20.0  # left the prior: e^-20 times less probable than the least of 1000 draws
-
 
 @dataclass(frozen=True, eq=False)
 class PosteriorSamples:
@@ -212,10 +210,7 @@ class PosteriorSamples:
         stated = prior or self._known_prior()
         if stated is None or not stated.has_density:
             return True
-        # A normal distribution excludes nothing strictly: what counts is what it ever draws.
-        typical = stated.sample(_DRAWS, np.random.default_rng(0))
-        least = self._log_prior(stated, typical).min() - _BEYOND
-        return np.asarray(self._log_prior(stated, positions) >= least)
+        return stated.plausible(positions, self.molecule.identical)
 
     def equally_weighted(self, seed: int = 0) -> PosteriorSamples:
         """Return as many samples, drawn from these by their weights, each counting alike.

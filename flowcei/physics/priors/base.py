@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["MOST_ORDERS", "GeometryPrior", "random_orientation"]
 
+_DRAWS, _BEYOND = 1000, 20.0
+
 MOST_ORDERS = 720
 """Orders of identical ions that `log_prob_unlabelled` averages over at the most: 6 alike."""
 
@@ -125,6 +127,37 @@ class GeometryPrior(ABC):
             left = ~allowed & np.isfinite(x).all(axis=(1, 2))
             allowed[left] = self._supports(x[left][:, order])
         return allowed
+
+    def plausible(
+        self, positions: NDArray[np.float64], identical: tuple[tuple[int, ...], ...] = ()
+    ) -> NDArray[np.bool_]:
+        """Return whether the prior ever draws the like of geometries (B, N, 3), bohr, (B,) of bool.
+
+        A normal distribution excludes nothing strictly (`allows`), but a geometry e^20 times
+        less probable than the least probable of 1000 draws is none of its.
+
+        Args:
+            positions: (B, N, 3), bohr.
+            identical: Groups of indices of identical ions.
+
+        Raises:
+            NoDensityError: Where the prior has no density.
+
+        Example:
+            >>> from flowcei.molecule import Molecule
+            >>> from flowcei.physics.priors import build_prior
+            >>> ocs = Molecule.load("ocs")
+            >>> x = ocs.equilibrium * np.array([1.0, 3.0])[:, None, None] + [
+            ...     [0.1, 0, 0],
+            ...     [0, 0, 0],
+            ...     [0, 0, 0],
+            ... ]
+            >>> build_prior(ocs).plausible(x).tolist(), build_prior(ocs).allows(x).tolist()
+            ([True, False], [True, True])
+        """
+        draws = self.sample(_DRAWS, np.random.default_rng(0))
+        least = self.log_prob_unlabelled(draws, identical).min() - _BEYOND
+        return np.asarray(self.log_prob_unlabelled(positions, identical) >= least)
 
     def _supports(self, positions: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Whether finite positions (B, N, 3), as they are labelled, lie in the support."""
