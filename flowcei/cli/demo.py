@@ -9,6 +9,14 @@ import click
 
 from flowcei.cli.options import fresh_folder, note, overwrite_option
 
+_PICTURES = (
+    "comparison/comparison.png",
+    "spread/clouds.png",
+    "calibration/coverage.png",
+    "modes-event.png",
+    "modes-map.png",
+)
+
 
 @click.command(short_help="All of it on OCS, in minutes, into one folder.")
 @click.option(
@@ -24,7 +32,7 @@ from flowcei.cli.options import fresh_folder, note, overwrite_option
 @overwrite_option
 @click.pass_context
 def demo(ctx: click.Context, *, output: Path, quick: bool, seed: int, overwrite: bool) -> None:
-    """Simulate, train a flow and a CVAE, sample, and judge both: all on OCS.
+    """Simulate, train a flow and a CVAE, sample, judge both, and find every geometry: all on OCS.
 
     Each step is an ordinary command, printed as you would type it.
     """
@@ -35,9 +43,7 @@ def demo(ctx: click.Context, *, output: Path, quick: bool, seed: int, overwrite:
         note(f"\n$ flowcei {shlex.join(line)}")
         cli.main(line, standalone_mode=False, prog_name="flowcei", parent=ctx.parent)
     _draw_events(folder, overwrite=overwrite)
-    note(
-        f"\nDone. Look at\n  {folder / 'comparison' / 'comparison.png'}\n  {folder / 'spread' / 'clouds.png'}"
-    )
+    note("\n  ".join(["\nDone. Look at", *(str(folder / name) for name in _PICTURES)]))
 
 
 def _steps(folder: Path, seed: int, *, quick: bool, overwrite: bool) -> list[list[str]]:
@@ -55,6 +61,23 @@ def _steps(folder: Path, seed: int, *, quick: bool, overwrite: bool) -> list[lis
         ["sample", "--momenta", events, "-n", "100", "--model", flow, "-o", samples, *common, str(seed + 3)],
         ["spread", samples, "-o", str(folder / "spread"), *replace],
         ["compare", flow, cvae, "--data", events, "-o", str(folder / "comparison"), *replace],
+        ["calibrate", flow, "--data", events, "-o", str(folder / "calibration"), *replace],
+        *_ambiguous(folder, seed + 4, size, replace),
+    ]
+
+
+def _ambiguous(folder: Path, seed: int, size: list[str], replace: list[str]) -> list[list[str]]:
+    """Return the steps that show events which several geometries explain: bent and stretched OCS."""
+    events, samples = str(folder / "broad.csv"), str(folder / "broad.samples.h5")
+    wide, common = str(folder / "broad"), [*replace, "--seed"]
+    noise = ["--noise", "1%"]
+    prior = ["--prior", "broad", *noise]
+    draw = ["--momenta", events, *noise, "-n", "500", "--weigh", "--model", wide]
+    return [
+        ["simulate", "ocs", *prior, "-n", "200", "-o", events, *common, str(seed)],
+        ["train", *prior, *size, "-o", wide, *common, str(seed + 1)],
+        ["sample", *draw, "-o", samples, *common, str(seed + 2)],
+        ["modes", samples, "-o", str(folder / "modes.csv"), *replace],
     ]
 
 

@@ -65,7 +65,7 @@ def modes(
     if xyz:
         with whole_file(xyz, overwrite=overwrite) as path, path.open("w") as file:
             write_modes_xyz(found, weighed, file)
-    shown = int(found.count().argmax()) if event is None else int((drawn.ids == event).argmax())
+    shown = found.most_ambiguous if event is None else int((drawn.ids == event).argmax())
     save(modes_figure(found, weighed, shown), pictures["event"], overwrite=overwrite)
     save(ambiguity_figure(found, weighed), pictures["map"], overwrite=overwrite)
     brief = table[table["event"] == drawn.ids[shown]].iloc[:_SHOWN, : -3 * len(drawn.molecule)]

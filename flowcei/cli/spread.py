@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from flowcei.cli.options import fresh_folder, note, overwrite_option, text_table
+
+if TYPE_CHECKING:
+    from flowcei.posterior.samples import PosteriorSamples
+    from flowcei.posterior.spread import Spread
 
 
 @click.command(short_help="Tabulate and draw how far posterior samples lie apart.")
@@ -56,7 +61,23 @@ def spread(*, samples: Path, event: int | None, output: Path | None, overwrite: 
     for name, figure in pictures.items():
         save(figure, folder / name, overwrite=overwrite)
     click.echo(text_table(overall))
+    _say_floor(drawn, result)
     note(f"\nrecoil frame, x along {result.along}; sd: of all events together; typical_sd: within one event")
     if drawn.positions.shape[1] == 1:
         note("one sample an event has no spread: sample with a larger -n")
     note(f"{len(drawn)} events; tables and pictures in {folder}")
+
+
+def _say_floor(samples: PosteriorSamples, result: Spread) -> None:
+    """Say how the spread compares with what the noise allows: the model may be vague, or the data."""
+    import numpy as np
+
+    width = np.sqrt((result.per_atom() ** 2).mean(axis=1))
+    floor = np.sqrt((samples.floor() ** 2).mean(axis=1))
+    known = np.isfinite(floor) & (floor > 0)
+    if known.any() and samples.positions.shape[1] > 1:
+        ratio = np.median(width[known] / floor[known])
+        note(
+            f"\nwithin an event atoms spread by {np.median(width):.3g} bohr (rms, median), "
+            f"{ratio:.3g} times what the data allow without a prior (median of the ratios)"
+        )

@@ -19,9 +19,8 @@ from scipy.stats import chi2
 
 from flowcei.errors import DataError, NoDensityError
 from flowcei.evaluation.mixtures import StudentMixture
-from flowcei.physics.explosion import centre_of_mass, followed_momenta, kinetic_energy, potential_energy
 from flowcei.posterior.modes import Modes, find_modes, local_covariance
-from flowcei.posterior.refinement import CONVERGED, OUTSIDE, STALLED, Refinement, refine
+from flowcei.posterior.refinement import CONVERGED, OUTSIDE, STALLED, Refinement, refine, turned
 from flowcei.posterior.weights import K_HAT_BOUND, Weights
 
 if TYPE_CHECKING:
@@ -79,10 +78,7 @@ def turned_starts(
     """Return geometries, turned and scaled for each event, (E, starts, N, 3), bohr.
 
     One half is of the prior, the other of any shape: an exact geometry far out in the tails of
-    the prior may be what the momenta ask for. Turning and scaling are exact symmetries of a
-    Coulomb explosion: each geometry is turned so that its momenta come nearest to the
-    measured ones (W. Kabsch, Acta Cryst. A 32, 922 (1976)), and scaled so that its potential
-    energy is the measured kinetic energy.
+    the prior may be what the momenta ask for.
 
     Args:
         prior: That half of the geometries are drawn from, the same for all events.
@@ -98,18 +94,10 @@ def turned_starts(
         >>> turned_starts(known.prior, known.likelihood, e.molecule, starts=5, seed=1).shape
         (2, 5, 3, 3)
     """
-    m, q = molecule.masses, molecule.charges
     rng = np.random.default_rng(seed)
-    shapes = rng.standard_normal((starts // 2, len(m), 3))
+    shapes = rng.standard_normal((starts // 2, len(molecule), 3))
     x = np.concatenate([prior.sample(starts - starts // 2, rng), shapes])
-    x = x - centre_of_mass(x, m)
-    p = followed_momenta(x, m, q, accuracy=1e-6)
-    p = np.where(np.isfinite(p), p, 0.0)  # a start that cannot be followed is turned at random
-    u, _, v = np.linalg.svd(np.einsum("sia,eib->esab", p, likelihood.measured))
-    proper = np.ones(u.shape[:-1])
-    proper[..., 2] = np.sign(np.linalg.det(u) * np.linalg.det(v))
-    scale = potential_energy(x, q) / kinetic_energy(likelihood.measured, m)[:, None]
-    return np.asarray((x @ ((u * proper[..., None, :]) @ v)) * scale[:, :, None, None])
+    return turned(likelihood, np.repeat(x[None], len(likelihood.measured), axis=0))
 
 
 def exhaustive_modes(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.stats import chi2
 
-from flowcei.posterior.refinement import OUTSIDE, STALLED, Refinement
+from flowcei.posterior.refinement import CONVERGED, OUTSIDE, STALLED, Refinement
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,6 +86,12 @@ class Modes:
     def of(self, event: int) -> NDArray[np.intp]:
         """Return which modes belong to event number `event`, counted from 0."""
         return np.flatnonzero(self.event == event)
+
+    @property
+    def most_ambiguous(self) -> int:
+        """The event, counted from 0, whose second exact geometry is the most probable; 0 if none has one."""
+        exact = (self.status == CONVERGED) & (self.number > 1)
+        return int(self.event[np.where(exact, self.probability, -1.0).argmax()]) if exact.any() else 0
 
     def count(self, status: int | None = None) -> NDArray[np.intp]:
         """Return how many modes each event has, (E,), of one status where it is given."""

@@ -15,14 +15,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flowcei.leastsquares import levenberg_marquardt
-from flowcei.physics.explosion import centre_of_mass, in_threads
+from flowcei.physics.explosion import (
+    centre_of_mass,
+    followed_momenta,
+    in_threads,
+    kinetic_energy,
+    potential_energy,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from flowcei.physics.likelihood import Likelihood
 
-__all__ = ["CONVERGED", "OUTSIDE", "STALLED", "STATUS", "TOLERANCE", "Refinement", "refine"]
+__all__ = ["CONVERGED", "OUTSIDE", "STALLED", "STATUS", "TOLERANCE", "Refinement", "refine", "turned"]
 
 CONVERGED, STALLED, OUTSIDE = 0, 1, 2
 STATUS = ("converged", "stalled", "left the prior")
@@ -74,6 +80,8 @@ def refine(
         tolerance: Of |dp| / |p| at which a search has arrived.
         threads: To use; all the process may run on by default.
 
+    Each start is first `turned`.
+
     Returns:
         The geometries found, with status `CONVERGED` or `STALLED`: no prior is asked.
 
@@ -86,7 +94,7 @@ def refine(
         [[0], [0]]
     """
     e, n, ions = positions.shape[:3]
-    start = np.asarray(positions, dtype=np.float64).reshape(e * n, ions, 3)
+    start = turned(likelihood, np.asarray(positions, dtype=np.float64)).reshape(e * n, ions, 3)
     event = np.repeat(np.arange(e), n)
     found, error = np.empty_like(start), np.empty(e * n)
 
@@ -99,6 +107,42 @@ def refine(
     status = np.where(error <= tolerance, CONVERGED, STALLED).astype(np.uint8)
     chi_squared = likelihood.chi_squared(ends, threads=threads)
     return Refinement(ends, error.reshape(e, n), chi_squared, status.reshape(e, n))
+
+
+def turned(likelihood: Likelihood, positions: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Turn and scale geometries so that their momenta come as near as that brings them.
+
+    Turning and scaling are exact symmetries of a Coulomb explosion: each geometry is turned so
+    that its momenta come nearest to the measured ones (W. Kabsch, Acta Cryst. A 32, 922
+    (1976)), and scaled so that its potential energy is the measured kinetic energy.
+
+    Args:
+        likelihood: Of the E events.
+        positions: (E, n, N, 3), bohr.
+
+    Returns:
+        (E, n, N, 3), bohr, centre of mass 0; as they were where nothing can follow them.
+
+    Example:
+        >>> import flowcei
+        >>> e = flowcei.simulate("ocs", 2, seed=1, accuracy=1e-9)
+        >>> known = flowcei.load().sample(e.momenta, 1, seed=1).likelihood
+        >>> x = turned(known, 2.0 * e.positions[:, None, :, [1, 2, 0]])
+        >>> bool((known.chi_squared(x) < 1e-6).all())
+        True
+    """
+    m, q = likelihood.masses, likelihood.charges
+    x = positions - centre_of_mass(positions, m)
+    p = followed_momenta(x.reshape(-1, *x.shape[2:]), m, q, accuracy=1e-5).reshape(x.shape)
+    usable = np.isfinite(p).all(axis=(2, 3), keepdims=True)
+    p = np.where(usable, p, 0.0)
+    u, _, v = np.linalg.svd(np.einsum("esia,eib->esab", p, likelihood.measured))
+    proper = np.ones(u.shape[:-1])
+    proper[..., 2] = np.sign(np.linalg.det(u) * np.linalg.det(v))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scale = potential_energy(x, q) / kinetic_energy(likelihood.measured, m)[:, None]
+        found = (x @ ((u * proper[..., None, :]) @ v)) * scale[:, :, None, None]
+    return np.where(usable, found, x)
 
 
 def _search(

@@ -11,7 +11,7 @@ import numpy as np
 from flowcei.errors import DataError, NoDensityError
 from flowcei.physics.likelihood import Likelihood
 from flowcei.physics.priors import GeometryPrior, build_prior
-from flowcei.posterior.modes import Modes, find_modes
+from flowcei.posterior.modes import Modes, find_modes, local_covariance
 from flowcei.posterior.refinement import CONVERGED, OUTSIDE, Refinement, refine
 from flowcei.posterior.spread import Spread
 from flowcei.posterior.weights import Weights
@@ -237,6 +237,26 @@ class PosteriorSamples:
             return np.asarray(np.einsum("en,enix->eix", self.weights.normalised, self.positions))
         mean: NDArray[np.float64] = self.positions.mean(axis=1, dtype=np.float64)
         return mean
+
+    def floor(self) -> NDArray[np.float64]:
+        """Return what the momenta alone fix each atom to, (E, N), bohr: the Cramer-Rao bound.
+
+        The rms distance of an efficient estimate from the truth, at the most probable sample
+        (without densities: at that nearest to the mean), for a flat prior and the frame of the
+        centre of mass; infinite where momenta leave a direction open. Compare it with
+        `Spread.per_atom`.
+        """
+        e = len(self)
+        if self.log_prob is None:
+            away = ((self.positions - self.mean()[:, None]) ** 2).sum(axis=(2, 3))
+            best = away.argmin(axis=1)
+        else:
+            density = self.log_prob if self.weights is None else self.log_prob + self.weights.log_weights
+            best = density.argmax(axis=1)
+        places = self.positions[np.arange(e), best].astype(np.float64)
+        covariance = local_covariance(self.likelihood, places, np.arange(e))[0]
+        variance = np.diagonal(covariance, axis1=1, axis2=2).reshape(e, -1, 3).sum(axis=2)
+        return np.asarray(np.sqrt(variance))
 
     def spread(self) -> Spread:
         """Return how far the samples of each event lie apart: see `flowcei.posterior.spread`."""

@@ -9,6 +9,7 @@ from matplotlib.patches import Circle
 
 from flowcei.events.container import Events
 from flowcei.posterior.modes import AMBIGUOUS, UNEXPLAINED, UNIQUE, VERDICTS
+from flowcei.posterior.refinement import CONVERGED, OUTSIDE, STALLED
 from flowcei.posterior.spread import along, in_recoil_frame, quantities
 from flowcei.report.figures import momenta_in_recoil_frame
 from flowcei.report.style import COLOURS, new_figure, styled
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
 
 __all__ = ["ambiguity_figure", "modes_figure"]
 
+_REMARKS = {CONVERGED: "", STALLED: ", nearest miss", OUTSIDE: ", outside the prior"}
 _MOST = 6  # modes drawn
 _MOST_CLOUD = 400
+_PANEL = 2.4  # inches, width of one geometry
 _RADIUS = 0.21  # bohr, of an atom
 _KINDS = ((UNIQUE, "o", COLOURS[5]), (AMBIGUOUS, "^", COLOURS[1]), (UNEXPLAINED, "x", COLOURS[6]))
 
@@ -49,10 +52,11 @@ def modes_figure(modes: Modes, samples: PosteriorSamples, event: int) -> Figure:
     columns = min(3, len(chosen))
     rows = -(-len(chosen) // columns)
     with styled():
-        figure = new_figure(2.7 * columns + 0.4, 3.0 * rows + 0.5)
+        panel = _PANEL * (high[1] - low[1]) / (high[0] - low[0])
+        figure = new_figure((_PANEL + 0.4) * columns + 0.5, (panel + 1.2) * rows + 0.4)
         number = samples.ids[event]
         words = f"{molecule.name}, event {number}: {VERDICTS[modes.verdict[event]]}"
-        figure.suptitle(f"{words}, {len(modes.of(event))} exact geometries", fontsize=9, x=0.02, ha="left")
+        figure.suptitle(f"{words}, {_counted(len(modes.of(event)))}", fontsize=9, x=0.02, ha="left")
         for k, mode in enumerate(chosen):
             axes = figure.add_subplot(rows, columns, k + 1)
             _draw(axes, samples, places[k], cloud[nearest == k])
@@ -60,9 +64,15 @@ def modes_figure(modes: Modes, samples: PosteriorSamples, event: int) -> Figure:
             if k % columns == 0:
                 axes.set_ylabel("y in the plane of\nthe momenta (bohr)")
             if k >= len(chosen) - columns:
-                axes.set_xlabel(f"x along p({along(molecule, momenta)}) (bohr)")
+                axes.set_xlabel(f"x along the momentum of {along(molecule, momenta)} (bohr)")
             axes.set_title(_caption(modes, samples, mode), loc="left", fontsize=8)
     return figure
+
+
+def _counted(count: int) -> str:
+    return (
+        "1 geometry" if count == 1 else f"{count} geometries" + (f", {_MOST} drawn" if count > _MOST else "")
+    )
 
 
 def _draw(axes: Axes, samples: PosteriorSamples, place: NDArray, cloud: NDArray) -> None:
@@ -71,7 +81,7 @@ def _draw(axes: Axes, samples: PosteriorSamples, place: NDArray, cloud: NDArray)
         axes.plot(*place[[i, j], :2].T, "-", color="0.6", lw=1.5, zorder=1)
     for k, label in enumerate(molecule.labels):
         colour = COLOURS[k % len(COLOURS)]
-        axes.plot(*cloud[:, k, :2].T, ".", ms=2.5, alpha=0.35, mew=0, color=colour, zorder=0)
+        axes.plot(*cloud[:, k, :2].T, ".", ms=3.0, alpha=0.5, mew=0, color=colour, zorder=4)
         x, y = place[k, :2]
         axes.add_patch(Circle((x, y), _RADIUS, fc="white", ec=colour, lw=1.6, zorder=2))
         axes.text(x, y, label, ha="center", va="center", fontsize=7, zorder=3)
@@ -81,7 +91,7 @@ def _caption(modes: Modes, samples: PosteriorSamples, mode: int) -> str:
     names, values = quantities(samples.molecule, modes.positions[mode])
     bonds = [f"{q.name} {v:.3f}" for q, v in zip(names, values, strict=True) if q.kind == "bond"]
     angles = [f"{q.name} {v:.1f}°" for q, v in zip(names, values, strict=True) if q.kind == "angle"]
-    lines = [f"{modes.number[mode]}: probability {modes.probability[mode]:.3f}"]
+    lines = [f"{modes.number[mode]}: probability {modes.probability[mode]:.3f}{_REMARKS[modes.status[mode]]}"]
     lines += ["  ".join(bonds[k : k + 2]) for k in range(0, min(4, len(bonds)), 2)]
     return "\n".join(lines + angles[:1])
 
