@@ -84,7 +84,7 @@ def _draw(axes: Axes, samples: PosteriorSamples, place: NDArray, cloud: NDArray)
         axes.plot(*cloud[:, k, :2].T, ".", ms=3.0, alpha=0.5, mew=0, color=colour, zorder=4)
         x, y = place[k, :2]
         axes.add_patch(Circle((x, y), _RADIUS, fc="white", ec=colour, lw=1.6, zorder=2))
-        axes.text(x, y, label, ha="center", va="center", fontsize=7, zorder=3)
+        axes.annotate(label, (x, y), (9, 6), textcoords="offset points", color=colour, fontsize=9, zorder=5)
 
 
 def _caption(modes: Modes, samples: PosteriorSamples, mode: int) -> str:
