@@ -87,13 +87,19 @@ class Reconstructor:
         """The geometry prior it was trained for.
 
         Raises:
-            NoDensityError: Where it was trained on a file that states none.
+            NoDensityError: Where it was trained on a file that states none, or in the raw
+                coordinates of a file, whose orientation belongs to what it learned.
         """
-        spec = self.card.get("prior")
-        if not isinstance(spec, dict):
-            msg = "the model was trained on data whose prior nobody stated"
+        spec = self._prior_spec
+        if spec is None:
+            msg = "the model was trained on data whose prior nobody stated, or in a frame of their own"
             raise NoDensityError(msg)
         return build_prior(self.molecule, spec)
+
+    @property
+    def _prior_spec(self) -> dict[str, Any] | None:
+        spec = self.card.get("prior")
+        return spec if isinstance(spec, dict) and isinstance(self.frame, RecoilFrame) else None
 
     @property
     def device(self) -> torch.device:
@@ -185,7 +191,7 @@ class Reconstructor:
             "seed": seed,
             "noise": "of each event" if noise is None and events.sigma is not None else str(noise),
             "noise_relative": self.noise.relative,
-            "prior": self.card.get("prior"),
+            "prior": self._prior_spec,
             "events": events.origin,
         }
         step = max(1, _ROWS // n)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from flowcei.errors import DataError, UsageError
+from flowcei.errors import DataError, NoDensityError, UsageError
 from flowcei.events.simulation import simulate
 from flowcei.fitting import train
 from flowcei.loading import load
@@ -93,6 +93,8 @@ def test_a_raw_model_trains_saves_and_answers(oriented: Events, tmp_path: Path) 
     found = again.log_prob(drawn.positions, oriented[:5])
     np.testing.assert_allclose(found, drawn.log_prob, rtol=1e-3, atol=2e-2)
     assert drawn.log_prob.shape == (5, 40)
+    with pytest.raises(NoDensityError, match="frame of their own"):  # its orientation is no prior's
+        again.sample(oriented[:5], 40, seed=2, weigh=True)
 
 
 def test_a_raw_frame_needs_a_file() -> None:

@@ -37,7 +37,7 @@ def whitening(masses: ArrayLike) -> NDArray[np.float64]:
         masses: (N,), in any unit.
 
     Example:
-        >>> w, p = whitening([1.0, 3.0]), np.array([[0.75, -0.75], [-0.25, 0.25]])  # p centres
+        >>> w, p = whitening([1.0, 3.0]), np.array([[0.75, -0.25], [-0.75, 0.25]])  # p centres
         >>> float((w @ p @ p.T @ w.T).round(12).item())
         1.0
     """
