@@ -24,6 +24,6 @@ def test_example(
     assert "inf" not in out
 
 
-def test_there_are_three_examples() -> None:
+def test_there_are_four_examples() -> None:
     """None was lost."""
-    assert len(EXAMPLES) == 3
+    assert len(EXAMPLES) == 4
