@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from shell import Shell
 
 import flowcei
-from flowcei.cli.main import main
 from flowcei.cli.train import train as train_command
 from flowcei.fitting import split_rows
 from flowcei.models.registry import ARCHITECTURES
@@ -28,30 +28,10 @@ def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-class _Shell:
-    """Runs `flowcei ...` in this process and keeps what it printed."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self._monkeypatch = monkeypatch
-        self._capsys = capsys
-        self.out = ""
-        self.err = ""
-
-    def __call__(self, *words: str) -> int:
-        self._monkeypatch.setattr(sys, "argv", ["flowcei", *map(str, words)])
-        try:
-            main()
-            code = 0
-        except SystemExit as leave:
-            code = int(leave.code or 0)
-        self.out, self.err = self._capsys.readouterr()
-        return code
-
-
 @pytest.fixture
-def flow(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> _Shell:
+def flow(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
     """`flow("simulate", "ocs")` runs a command and returns its exit code."""
-    return _Shell(monkeypatch, capsys)
+    return Shell(monkeypatch, capsys)
 
 
 def _files() -> set[str]:
@@ -77,13 +57,13 @@ def test_help_answers_without_torch() -> None:
 @pytest.mark.parametrize(
     "command", ["simulate", "check", "train", "sample", "spread", "compare", "calibrate", "info", "demo"]
 )
-def test_every_command_explains_itself(flow: _Shell, command: str) -> None:
+def test_every_command_explains_itself(flow: Shell, command: str) -> None:
     """-h works everywhere and shows an example or what it does."""
     assert flow(command, "-h") == 0
     assert "Usage: flowcei" in flow.out
 
 
-def test_the_two_lines_work_as_typed(flow: _Shell) -> None:
+def test_the_two_lines_work_as_typed(flow: Shell) -> None:
     """Train (made small), then sample with the model it left in runs/."""
     assert flow("train", "--arch", "cinn", "--couplings", "8", *TINY) == 0
     run = Path("runs/ocs-cinn-1")
@@ -102,7 +82,7 @@ def test_the_two_lines_work_as_typed(flow: _Shell) -> None:
     assert flow.out == ""
 
 
-def test_without_a_run_the_bundled_model_answers(flow: _Shell) -> None:
+def test_without_a_run_the_bundled_model_answers(flow: Shell) -> None:
     """In an empty folder `sample` needs no training, and finds the bond lengths."""
     flow("simulate", "ocs", "-n", "50", "--noise", "1%", "--seed", "5", "-o", "file.csv")
     assert flow("sample", "--momenta", "file.csv", "-n", "100", "--seed", "1") == 0
@@ -113,7 +93,7 @@ def test_without_a_run_the_bundled_model_answers(flow: _Shell) -> None:
     assert np.linalg.norm(error, axis=-1).mean() < 0.05
 
 
-def test_samples_to_a_pipe_are_csv_and_nothing_else(flow: _Shell) -> None:
+def test_samples_to_a_pipe_are_csv_and_nothing_else(flow: Shell) -> None:
     """`-o -`: data on stdout, words on stderr."""
     flow("simulate", "ocs", "-n", "3", "--seed", "5", "-o", "file.csv")
     assert flow("sample", "--momenta", "file.csv", "-n", "2", "--seed", "1", "-o", "-") == 0
@@ -125,7 +105,7 @@ def test_samples_to_a_pipe_are_csv_and_nothing_else(flow: _Shell) -> None:
     assert flow.out.startswith("cx,cy,cz")
 
 
-def test_the_same_seed_gives_the_same_files(flow: _Shell) -> None:
+def test_the_same_seed_gives_the_same_files(flow: Shell) -> None:
     """Simulation and samples are reproducible to the last digit."""
     for name in ("a", "b"):
         flow("simulate", "ocs", "-n", "5", "--noise", "1%", "--seed", "9", "-o", f"{name}.csv")
@@ -134,7 +114,7 @@ def test_the_same_seed_gives_the_same_files(flow: _Shell) -> None:
     assert Path("a-s.csv").read_bytes() == Path("b-s.csv").read_bytes()
 
 
-def test_spread_compare_and_info(flow: _Shell) -> None:
+def test_spread_compare_and_info(flow: Shell) -> None:
     """Tables on stdout, files where they are said to be."""
     flow("simulate", "ocs", "-n", "30", "--noise", "1%", "--seed", "5", "-o", "e.h5")
     flow("sample", "--momenta", "e.h5", "-n", "50", "--model", "bundled", "-o", "s.h5", "--seed", "1")
@@ -156,7 +136,7 @@ def test_spread_compare_and_info(flow: _Shell) -> None:
 
 
 def test_configuration_file_environment_and_flag_in_order(
-    flow: _Shell, monkeypatch: pytest.MonkeyPatch
+    flow: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Flag before environment before --config before default."""
     Path("run.toml").write_text('[simulate]\ncount = 3\nnoise = "2%"\nseed = 4\n')
@@ -172,7 +152,7 @@ def test_configuration_file_environment_and_flag_in_order(
     assert "no option 'events'" in flow.err
 
 
-def test_demo_makes_everything(flow: _Shell) -> None:
+def test_demo_makes_everything(flow: Shell) -> None:
     """Tables and pictures of all steps, in one folder; a second time only with --overwrite."""
     assert flow("demo", "--quick") == 0
     expected = {
@@ -206,7 +186,7 @@ BAD_EVENTS = {
 
 
 @pytest.mark.parametrize(("text", "where"), BAD_EVENTS.values(), ids=BAD_EVENTS)
-def test_bad_event_files_are_rejected_in_one_line(flow: _Shell, text: str, where: str) -> None:
+def test_bad_event_files_are_rejected_in_one_line(flow: Shell, text: str, where: str) -> None:
     """Exit code 3, one line that names the file and the place, and nothing written."""
     Path("bad.csv").write_text(text)
     assert flow("sample", "--momenta", "bad.csv", "-n", "5", "--seed", "1") == 3
@@ -216,7 +196,7 @@ def test_bad_event_files_are_rejected_in_one_line(flow: _Shell, text: str, where
     assert _files() == {"bad.csv"}
 
 
-def test_wrong_use_is_refused_with_code_2_and_leaves_nothing(flow: _Shell) -> None:
+def test_wrong_use_is_refused_with_code_2_and_leaves_nothing(flow: Shell) -> None:
     """Options, names and files that cannot be meant."""
     Path("good.csv").write_text(f"{HEADER}\n{ROW}\n")
     refused = [
@@ -247,7 +227,7 @@ def test_wrong_use_is_refused_with_code_2_and_leaves_nothing(flow: _Shell) -> No
         assert _files() == {"good.csv"}, words
 
 
-def test_a_model_of_another_molecule_is_refused(flow: _Shell) -> None:
+def test_a_model_of_another_molecule_is_refused(flow: Shell) -> None:
     """Water events, given the OCS model: by columns (CSV) and by what the file says (HDF5)."""
     for name in ("w.csv", "w.h5"):
         flow("simulate", "h2o", "-n", "3", "--seed", "1", "-o", name)
@@ -255,7 +235,7 @@ def test_a_model_of_another_molecule_is_refused(flow: _Shell) -> None:
         assert name in flow.err
 
 
-def test_what_exists_is_kept_unless_told(flow: _Shell) -> None:
+def test_what_exists_is_kept_unless_told(flow: Shell) -> None:
     """Outputs that exist are refused before any work, and replaced by --overwrite."""
     line = ["simulate", "ocs", "-n", "2", "--seed", "1", "-o", "e.csv"]
     assert flow(*line) == 0
@@ -267,7 +247,7 @@ def test_what_exists_is_kept_unless_told(flow: _Shell) -> None:
     assert len(flowcei.read_events("e.csv")) == 3
 
 
-def test_damaged_models_are_rejected(flow: _Shell) -> None:
+def test_damaged_models_are_rejected(flow: Shell) -> None:
     """Text, a truncated file and a foreign one: exit code 3, naming the file."""
     good = (Path(flowcei.__file__).parent / "assets" / "ocs.safetensors").read_bytes()
     Path("good.csv").write_text(f"{HEADER}\n{ROW}\n")
@@ -278,7 +258,7 @@ def test_damaged_models_are_rejected(flow: _Shell) -> None:
         assert path.name in flow.err
 
 
-def test_training_that_diverges_ends_with_code_4(flow: _Shell) -> None:
+def test_training_that_diverges_ends_with_code_4(flow: Shell) -> None:
     """A mad learning rate: one line that says what to try, and no run folder."""
     code = flow("train", "--learning-rate", "1e30", "--epochs", "3", "--events", "2000", "--batch", "100",
                 "--seed", "1", "--couplings", "2")  # fmt: skip
@@ -287,7 +267,7 @@ def test_training_that_diverges_ends_with_code_4(flow: _Shell) -> None:
     assert _files() == set()
 
 
-def test_training_on_a_file_and_comparing_on_it(flow: _Shell) -> None:
+def test_training_on_a_file_and_comparing_on_it(flow: Shell) -> None:
     """`train --data` keeps its test rows for `compare`."""
     flow("simulate", "ocs", "-n", "500", "--seed", "3", "-o", "d.csv")
     assert flow("train", "--data", "d.csv", "--epochs", "2", "--hidden", "8", "--seed", "1", "-o", "r") == 0
@@ -296,7 +276,7 @@ def test_training_on_a_file_and_comparing_on_it(flow: _Shell) -> None:
     assert flow("train", "--data", "d.csv", "--prior", "broad") == 2
 
 
-def test_no_model_is_judged_on_rows_that_another_has_seen(flow: _Shell) -> None:
+def test_no_model_is_judged_on_rows_that_another_has_seen(flow: Shell) -> None:
     """Two trainings split one file differently: only what both left out is used."""
     flow("simulate", "ocs", "-n", "1000", "--noise", "1%", "--seed", "5", "-o", "d.csv")
     kept = []
@@ -309,7 +289,7 @@ def test_no_model_is_judged_on_rows_that_another_has_seen(flow: _Shell) -> None:
     assert f"{count} events" in flow.out + flow.err
 
 
-def test_training_says_what_a_check_would_say(flow: _Shell) -> None:
+def test_training_says_what_a_check_would_say(flow: Shell) -> None:
     """Positions and momenta turned apart: a warning; few events for many parameters: another."""
     flow(
         "simulate",
@@ -337,7 +317,7 @@ def test_every_option_of_an_architecture_can_be_typed() -> None:
         assert name in (known["arch"].help or "")  # type: ignore[attr-defined]
 
 
-def test_traceback_only_on_request(flow: _Shell) -> None:
+def test_traceback_only_on_request(flow: Shell) -> None:
     """One line by default; the whole story with --traceback."""
     assert flow("simulate", "unobtainium") == 2
     assert len(flow.err.strip().splitlines()) == 1
@@ -345,14 +325,14 @@ def test_traceback_only_on_request(flow: _Shell) -> None:
         flow("--traceback", "simulate", "unobtainium")
 
 
-def test_alone_it_explains_itself(flow: _Shell) -> None:
+def test_alone_it_explains_itself(flow: Shell) -> None:
     """`flowcei` without a command prints the help, not an error."""
     assert flow() == 2
     assert flow.err.startswith("Usage: flowcei")
     assert len(flow.err.splitlines()) > 10
 
 
-def test_measured_momenta_are_never_overwritten(flow: _Shell) -> None:
+def test_measured_momenta_are_never_overwritten(flow: Shell) -> None:
     """Not even with --overwrite: samples are no substitute for a measurement."""
     flow("simulate", "ocs", "-n", "5", "-o", "m.csv", "--seed", "1")
     before = Path("m.csv").read_bytes()
@@ -360,7 +340,7 @@ def test_measured_momenta_are_never_overwritten(flow: _Shell) -> None:
     assert Path("m.csv").read_bytes() == before
 
 
-def test_what_is_assumed_is_said(flow: _Shell) -> None:
+def test_what_is_assumed_is_said(flow: Shell) -> None:
     """Less noise than the model knows, momenta it never saw, and which run it found."""
     flow("simulate", "ocs", "-n", "20", "-o", "m.csv", "--seed", "1")
     assert flow("sample", "--momenta", "m.csv", "-n", "2", "--noise", "0.001%", "--seed", "1") == 0
@@ -375,7 +355,7 @@ def test_what_is_assumed_is_said(flow: _Shell) -> None:
     assert f"warning: {len(events)} of {len(events)} events" in flow.err
 
 
-def test_files_of_the_wrong_kind_are_named(flow: _Shell) -> None:
+def test_files_of_the_wrong_kind_are_named(flow: Shell) -> None:
     """Samples given as events, a picture to info; a refused comparison leaves no folder."""
     flow("simulate", "ocs", "-n", "20", "-o", "m.csv", "--seed", "1")
     flow("sample", "--momenta", "m.csv", "-n", "2", "--seed", "1", "-o", "m.samples.h5")
@@ -389,7 +369,7 @@ def test_files_of_the_wrong_kind_are_named(flow: _Shell) -> None:
     assert not Path("new").exists()
 
 
-def test_simulation_into_hdf5_can_be_resumed(flow: _Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_simulation_into_hdf5_can_be_resumed(flow: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C ends with code 5 and says how to go on; what is resumed is what one run gives."""
     line = ["simulate", "ocs", "-n", "20000", "--noise", "1%", "-o"]
     assert flow(*line, "whole.h5", "--seed", "4") == 0

@@ -2,46 +2,29 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import ase.io
 import numpy as np
 import pandas as pd
 import pytest
+from shell import Shell
 
 import flowcei
-from flowcei.cli.main import main
 from flowcei.physics.explosion import asymptotic_momenta
 from flowcei.posterior.flags import FLAGS
 
 
-class _Shell:
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self._monkeypatch, self._capsys = monkeypatch, capsys
-        self.out = self.err = ""
-
-    def __call__(self, *words: str) -> int:
-        self._monkeypatch.setattr(sys, "argv", ["flowcei", *map(str, words)])
-        try:
-            main()
-            code = 0
-        except SystemExit as leave:
-            code = int(leave.code or 0)
-        self.out, self.err = self._capsys.readouterr()
-        return code
-
-
 @pytest.fixture
-def flow(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> _Shell:
+def flow(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Shell:
     """`flow("sample", ...)` runs a command in an empty folder, with 20 events in `e.csv`."""
     monkeypatch.chdir(tmp_path)
     events = flowcei.simulate("ocs", 20, noise="1%", seed=31)
     flowcei.write_events(events, "e.csv")
-    return _Shell(monkeypatch, capsys)
+    return Shell(monkeypatch, capsys)
 
 
-def test_from_momenta_to_modes(flow: _Shell) -> None:
+def test_from_momenta_to_modes(flow: Shell) -> None:
     """Weighed samples, refined, gathered: geometries that explode into the momenta of the file."""
     assert (
         flow("sample", "--momenta", "e.csv", "-n", "40", "--noise", "1%", "--min-ess", "38", "--seed", "1")
@@ -74,7 +57,7 @@ def test_from_momenta_to_modes(flow: _Shell) -> None:
     assert "times what the data allow" in flow.err
 
 
-def test_nothing_is_overwritten_or_half_written(flow: _Shell) -> None:
+def test_nothing_is_overwritten_or_half_written(flow: Shell) -> None:
     """Exit code 2, one line; an event that is not there; a file that holds no samples."""
     flow("sample", "--momenta", "e.csv", "-n", "5", "--noise", "1%", "--seed", "1")
     assert flow("modes", "e.samples.h5", "-o", "m.csv") == 0
@@ -93,7 +76,7 @@ def test_nothing_is_overwritten_or_half_written(flow: _Shell) -> None:
     assert {p: p.stat().st_mtime_ns for p in Path().iterdir()} == before
 
 
-def test_events_that_are_not_to_be_trusted_are_named(flow: _Shell) -> None:
+def test_events_that_are_not_to_be_trusted_are_named(flow: Shell) -> None:
     """Another molecule's energy, a lost momentum: warnings with the first event, and flags in the files."""
     events = flowcei.read_events("e.csv")
     momenta = events.momenta.copy()
@@ -112,7 +95,7 @@ def test_events_that_are_not_to_be_trusted_are_named(flow: _Shell) -> None:
     assert not pd.read_csv("m.csv")["probability"].isna().any()
 
 
-def test_without_a_density_the_modes_are_still_given(flow: _Shell) -> None:
+def test_without_a_density_the_modes_are_still_given(flow: Shell) -> None:
     """Of a CVAE: shares of its samples, said to be that; weights are refused."""
     tiny = ["--epochs", "1", "--events", "1000", "--hidden", "8", "--seed", "1"]
     assert flow("train", "--arch", "cvae", *tiny, "-o", "runs/v") == 0
