@@ -92,7 +92,10 @@ class Reconstructor:
         """
         spec = self._prior_spec
         if spec is None:
-            msg = "the model was trained on data whose prior nobody stated, or in a frame of their own"
+            msg = (
+                "the model was trained on data whose prior nobody stated, or in a frame of their own; "
+                "flowcei modes takes a --prior"
+            )
             raise NoDensityError(msg)
         return build_prior(self.molecule, spec)
 
