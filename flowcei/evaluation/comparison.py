@@ -13,13 +13,13 @@ import pandas as pd
 import torch
 
 from flowcei.errors import DataError
-from flowcei.evaluation.floor import information_floor, nan_where_refused
+from flowcei.evaluation.floor import information_floor
 from flowcei.evaluation.metrics import METRICS, STILL, internal_errors, score, summarise
 from flowcei.evaluation.nulls import NULL_MODELS
 from flowcei.fitting import split_rows
 from flowcei.frame import RecoilFrame
 from flowcei.physics.detector import Noise
-from flowcei.physics.explosion import asymptotic_momenta
+from flowcei.physics.explosion import followed_momenta
 from flowcei.rawframe import RawFrame
 
 if TYPE_CHECKING:
@@ -234,9 +234,7 @@ class _Judge:
         """Return |p(x) - p| / |p| in % (e, k); infinite where x cannot be simulated."""
         molecule = self.events.molecule
         flat = positions.reshape(-1, len(molecule), 3).astype(np.float64)
-        p = nan_where_refused(
-            lambda x: asymptotic_momenta(x, molecule.masses, molecule.charges), flat, flat.shape[1:]
-        )
+        p = followed_momenta(flat, molecule.masses, molecule.charges)
         away = np.linalg.norm(p.reshape(positions.shape) - momenta[:, None], axis=(2, 3))
         error = 100.0 * away / np.linalg.norm(momenta, axis=(1, 2))[:, None]
         return np.where(np.isnan(error), np.inf, error)

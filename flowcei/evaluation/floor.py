@@ -19,16 +19,14 @@ from scipy.special import elliprg
 
 from flowcei.errors import DataError
 from flowcei.physics.explosion import centre_of_mass
-from flowcei.physics.jacobian import momenta_jacobian
+from flowcei.physics.jacobian import followed_jacobian
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import ArrayLike, NDArray
 
     from flowcei.molecule import Molecule
 
-__all__ = ["InformationFloor", "information_floor", "mean_length", "nan_where_refused"]
+__all__ = ["InformationFloor", "information_floor", "mean_length"]
 
 _CHUNK = 5_000  # events whose Jacobians are held at a time
 _RANK = 1e-12  # of the largest singular value: below lies rounding, not information
@@ -174,37 +172,6 @@ def mean_length(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(bad, np.where(unknown, np.nan, np.inf), length)
 
 
-def nan_where_refused(
-    compute: Callable[[NDArray[np.float64]], NDArray], positions: NDArray[np.float64], shape: tuple[int, ...]
-) -> NDArray[np.float64]:
-    """Return compute(positions), with NaN for the rows that it refuses with a ValueError.
-
-    The simulator refuses a whole batch for one geometry that it cannot follow, such as
-    coincident ions; batches are halved until that one stands alone.
-
-    Args:
-        compute: From (B, N, 3) to (B, *shape).
-        positions: (B, N, 3), bohr.
-        shape: Of the answer to one row.
-
-    Example:
-        >>> def root(x):
-        ...     if (x < 0).any():
-        ...         raise ValueError
-        ...     return np.sqrt(x[:, 0, 0])
-        >>> nan_where_refused(root, np.array([[[4.0]], [[-1.0]], [[9.0]]]), ()).tolist()
-        [2.0, nan, 3.0]
-    """
-    try:
-        return np.asarray(compute(positions), dtype=np.float64)
-    except ValueError:
-        if len(positions) <= 1:
-            return np.full((len(positions), *shape), np.nan)
-    half = len(positions) // 2
-    halves = positions[:half], positions[half:]
-    return np.concatenate([nan_where_refused(compute, part, shape) for part in halves])
-
-
 def _per_ion(sigma: ArrayLike, events: int, ions: int) -> NDArray[np.float64]:
     """Return sigma as (E, N)."""
     given = np.asarray(sigma, dtype=np.float64)
@@ -223,10 +190,8 @@ def _covariances(
     """Return the covariance (E, 3N, 3N) of positions relative to the centre of mass."""
     n = len(molecule)
 
-    def jacobian(rows: NDArray[np.float64]) -> NDArray:
-        return momenta_jacobian(rows, molecule.masses, molecule.charges)
-
-    weighted = nan_where_refused(jacobian, x, (3 * n, 3 * n)) / np.repeat(sigma, 3, axis=1)[:, :, None]
+    slope = followed_jacobian(x, molecule.masses, molecule.charges)
+    weighted = slope / np.repeat(sigma, 3, axis=1)[:, :, None]
     # Columns: orthonormal displacements without translation; rows of `shift` take them to
     # positions whose centre of mass is 0.
     relative = np.kron(np.linalg.qr(np.eye(n) - 1.0 / n)[0][:, : n - 1], np.eye(3))

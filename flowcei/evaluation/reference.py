@@ -12,6 +12,7 @@ under it (A. Owen and Y. Zhou, J. Amer. Stat. Assoc. 95, 135 (2000)).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,11 +25,15 @@ from flowcei.posterior.refinement import CONVERGED, OUTSIDE, STALLED, Refinement
 from flowcei.posterior.weights import K_HAT_BOUND, Weights
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from flowcei.molecule import Molecule
     from flowcei.physics.likelihood import Likelihood
     from flowcei.physics.priors import GeometryPrior
+
+    _LogPrior = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 __all__ = ["ReferencePosterior", "exhaustive_modes", "reference_posterior", "turned_starts"]
 
@@ -135,7 +140,7 @@ def exhaustive_modes(
         [1, 1]
     """
     found = _searched(prior, likelihood, molecule, starts, seed, threads)
-    return _modes(prior, likelihood, found)
+    return _modes(_log_prior(prior, molecule), likelihood, found)
 
 
 def _searched(
@@ -155,14 +160,19 @@ def _searched(
     return found
 
 
-def _modes(prior: GeometryPrior, likelihood: Likelihood, found: Refinement) -> Modes:
-    if not prior.has_density:
+def _log_prior(prior: GeometryPrior, molecule: Molecule) -> _LogPrior | None:
+    """Return the log density that measured events see, where no ion tells its label."""
+    return partial(prior.log_prob_unlabelled, identical=molecule.identical) if prior.has_density else None
+
+
+def _modes(log_prior: _LogPrior | None, likelihood: Likelihood, found: Refinement) -> Modes:
+    if log_prior is None:
         return find_modes(found, likelihood)
     e, n = found.status.shape
     # Where searches start is arbitrary, so how many end in a mode says nothing of its
     # probability: without effective samples Laplace's is taken.
     return find_modes(
-        found, likelihood, weights=np.full((e, n), 1.0 / n), ess=np.zeros(e), log_prior=prior.log_prob
+        found, likelihood, weights=np.full((e, n), 1.0 / n), ess=np.zeros(e), log_prior=log_prior
     )
 
 
@@ -204,7 +214,8 @@ def reference_posterior(
         >>> exact.positions.shape, exact.succeeded.tolist()
         ((1, 100, 3, 3), [True])
     """
-    if not prior.has_density:
+    log_prior = _log_prior(prior, molecule)
+    if log_prior is None:
         msg = f"a reference posterior needs the density of the prior; one of kind {prior.kind!r} has none"
         raise NoDensityError(msg)
     if not (likelihood.sigma > 0.0).all():
@@ -213,8 +224,8 @@ def reference_posterior(
         raise DataError(msg)
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1,)))
     found = _searched(prior, likelihood, molecule, starts, seed, threads)
-    modes = _modes(prior, likelihood, found)
-    target = _Target(prior, likelihood, threads)
+    modes = _modes(log_prior, likelihood, found)
+    target = _Target(log_prior, likelihood, threads)
     proposals = _adapted(target, _first_proposals(target, found, modes), rng)
     count = max(_FINAL, int(10 * n))
     y, log_weights, log_target = target.weighed(proposals, count, rng)
@@ -235,8 +246,8 @@ def reference_posterior(
 class _Target:
     """Prior times likelihood of E events, as a function of the 3N-3 positions relative to ion 0."""
 
-    def __init__(self, prior: GeometryPrior, likelihood: Likelihood, threads: int | None) -> None:
-        self.prior, self.likelihood, self.threads = prior, likelihood, threads
+    def __init__(self, log_prior: _LogPrior, likelihood: Likelihood, threads: int | None) -> None:
+        self.log_prior, self.likelihood, self.threads = log_prior, likelihood, threads
 
     def geometry(self, y: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return positions (..., N, 3), centre of mass 0, of relative ones (..., D)."""
@@ -248,7 +259,7 @@ class _Target:
     def log_prob(self, y: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return log prior + log likelihood (E, n) of y (E, n, D)."""
         x = self.geometry(y)
-        log_prior = self.prior.log_prob(x.reshape(-1, *x.shape[2:])).reshape(y.shape[:2])
+        log_prior = self.log_prior(x.reshape(-1, *x.shape[2:])).reshape(y.shape[:2])
         return np.asarray(log_prior + self.likelihood.log_prob(x, threads=self.threads))
 
     def weighed(
@@ -278,7 +289,7 @@ class _Target:
 def _log_laplace(target: _Target, modes: Modes) -> NDArray[np.float64]:
     """Return the log of the integral (M,) of prior times likelihood about each mode, by Laplace."""
     _, log_volume = local_covariance(target.likelihood, modes.positions, modes.event)
-    log_prior = target.prior.log_prob(modes.positions)
+    log_prior = target.log_prior(modes.positions)
     # At the geometry of event e only the likelihood of event e is asked for.
     events = len(target.likelihood.sigma)
     each = np.broadcast_to(modes.positions[None], (events, *modes.positions.shape))

@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.stats import chi2
 
 from flowcei.physics.detector import rms_component
 from flowcei.physics.explosion import followed_momenta
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Likelihood", "centred_momenta", "whitening"]
 
+_UNLIKELY = 1e-6
 _SHARE = 1e-3  # of the noise: what the simulator may be wrong by where a likelihood is computed
 _LEAST_ACCURACY, _BEST_ACCURACY = 3e-6, 1e-9
 _SLOPE_ACCURACY = 1e-6  # of the derivative: Newton's method needs no better one
@@ -102,6 +104,11 @@ class Likelihood:
     def noise(self) -> NDArray[np.float64]:
         """Standard deviation (E,) of a momentum component for a geometry that fits, hbar / bohr."""
         return self.sigma if self._level is None else self._level * rms_component(self.measured)
+
+    @property
+    def most_misfit(self) -> float:
+        """The chi squared that the true geometry exceeds in one event of a million."""
+        return float(chi2.isf(_UNLIKELY, 3 * len(self.whitening)))
 
     @property
     def accuracy(self) -> float:

@@ -49,8 +49,7 @@ def moving(momenta: NDArray[np.float64], sigma: NDArray[np.float64]) -> NDArray[
 
 def unexplained(likelihood: Likelihood, positions: NDArray[np.floating]) -> NDArray[np.bool_]:
     """Tell which events (E,) none of their samples (E, n, N, 3) explains within the noise."""
-    best = likelihood.chi_squared(positions).min(axis=1)
-    return np.asarray(best > chi2.isf(_UNLIKELY, 3 * positions.shape[2] - 3))
+    return np.asarray(likelihood.chi_squared(positions).min(axis=1) > likelihood.most_misfit)
 
 
 def few_count(weights: Weights) -> NDArray[np.bool_]:

@@ -14,7 +14,6 @@ from itertools import combinations, islice
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.stats import chi2
 
 from flowcei.posterior.refinement import CONVERGED, OUTSIDE, STALLED, Refinement
 
@@ -37,7 +36,6 @@ SAME = 0.01
 COUNTS = 0.01
 """Probability from which on a mode makes an event ambiguous."""
 
-_IMPOSSIBLE = 1e-6  # chance that noise alone puts an explained event so far away
 _FEWEST = 10.0  # effective samples from which on their weights are believed
 _FLAT = 10.0  # times as far apart searches may end that arrived nowhere, and be one
 _SAME_NOISE = 3.0  # deviations of the momenta between geometries that are one to the detector
@@ -132,7 +130,7 @@ def find_modes(
     shares = (refinement.status != OUTSIDE) / n if weights is None else weights
     if ess is not None:
         shares = np.where(ess[:, None] > 0.0, shares, 0.0)
-    limit = float(chi2.isf(_IMPOSSIBLE, 3 * refinement.positions.shape[2] - 3))
+    limit = likelihood.most_misfit
     found = [(k, *mode) for k in range(e) for mode in _gather(refinement, k, shares[k], same, limit)]
     found = _joined(found, refinement, likelihood)
     event = np.array([mode[0] for mode in found], dtype=np.intp)
