@@ -18,11 +18,12 @@ from flowcei.physics.priors import BallPrior, build_prior
 from flowcei.units import ANGSTROM, DALTON
 
 OCS = Molecule.load("ocs")
-BALLS = {
-    2: ([1.008, 34.97], 300),
-    3: ([12.011, 15.999, 32.06], 600),
-    5: ([12.011, 1.008, 79.9, 35.45, 18.998], 600),
-    8: ([12.011, 12.011, *[1.008] * 6], 300),
+BALLS = {  # masses in u, geometries, radius in bohr
+    2: ([1.008, 34.97], 300, 4.0),
+    3: ([12.011, 15.999, 32.06], 600, 4.0),
+    5: ([12.011, 1.008, 79.9, 35.45, 18.998], 600, 4.0),
+    8: ([12.011, 12.011, *[1.008] * 6], 300, 4.0),
+    10: ([*[12.011] * 4, *[1.008] * 4, 15.999, 35.45], 4000, 5.0),
 }
 
 
@@ -32,8 +33,8 @@ def _error(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def _ball(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    masses, count = BALLS[n]
-    x = BallPrior(n, 4.0, 0.5).sample(count, np.random.default_rng(n))
+    masses, count, radius = BALLS[n]
+    x = BallPrior(n, radius, 0.5).sample(count, np.random.default_rng(n))
     return x, np.array(masses) * DALTON, np.ones(n)
 
 

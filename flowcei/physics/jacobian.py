@@ -44,8 +44,8 @@ def momenta_jacobian(
         masses: (N,), electron masses.
         charges: (N,), elementary charges, all of one sign.
         accuracy: Relative error of momenta and derivatives that is asked for, 1e-10 or
-            more; always in double precision. OCS costs 5 microseconds of one core, CH4 20
-            (Zen 4; `bin/benchmark simulator`).
+            more; always in double precision. OCS costs 3 microseconds of one core, CH4 13
+            (Zen 5; `bin/benchmark simulator`).
         threads: Threads to use; all the process may run on by default.
 
     Returns:
