@@ -56,6 +56,7 @@ class DataError(FlowceiError, ValueError):
         row: int | None = None,
         column: str | None = None,
     ) -> None:
+        self.what, self.row = what, row
         where = [
             *([str(path)] if path is not None else []),
             *([f"row {row}"] if row is not None else []),

@@ -12,8 +12,11 @@ __all__ = [
     "DALTON",
     "ELECTRONVOLT",
     "KILOMETRE_PER_SECOND",
+    "LENGTH_UNITS",
     "LIGHT",
+    "MOMENTUM_UNITS",
     "SI_MOMENTUM",
+    "VELOCITY_UNITS",
     "length_in_bohr",
 ]
 
@@ -34,6 +37,36 @@ KILOMETRE_PER_SECOND = 1.0 / 2187.69126364
 
 LIGHT = 1.0 / 7.2973525693e-3
 """The speed of light in atomic units: the reciprocal of the fine-structure constant."""
+
+LENGTH_UNITS = {
+    "bohr": 1.0,
+    "angstrom": ANGSTROM,
+    "nanometres": 10.0 * ANGSTROM,
+    "picometres": 0.01 * ANGSTROM,
+    "metres": 1e10 * ANGSTROM,
+}
+"""What other programs write positions in -> one of it in bohr."""
+
+MOMENTUM_UNITS = {
+    "hbar/bohr": 1.0,
+    "kg m/s": SI_MOMENTUM,
+    "1e-22 kg m/s": 1e-22 * SI_MOMENTUM,
+    "u m/s": DALTON * KILOMETRE_PER_SECOND / 1000.0,
+    "u km/s": DALTON * KILOMETRE_PER_SECOND,
+    "u angstrom/fs": 100.0 * DALTON * KILOMETRE_PER_SECOND,
+    "sqrt(u eV)": (DALTON * ELECTRONVOLT) ** 0.5,
+    "eV/c": ELECTRONVOLT / LIGHT,
+    "keV/c": 1000.0 * ELECTRONVOLT / LIGHT,
+}
+"""What other programs write momenta in -> one of it in hbar / bohr."""
+
+VELOCITY_UNITS = {
+    "bohr/atomic time": 1.0,
+    "m/s": KILOMETRE_PER_SECOND / 1000.0,
+    "km/s": KILOMETRE_PER_SECOND,
+    "angstrom/fs": 100.0 * KILOMETRE_PER_SECOND,
+}
+"""What other programs write velocities in -> one of it in atomic units."""
 
 _LENGTHS = {"bohr": 1.0, "angstrom": ANGSTROM}
 

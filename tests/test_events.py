@@ -166,10 +166,16 @@ def test_double_and_unknown_columns_are_named(tmp_path: Path, lines: list[str]) 
     _refused(tmp_path, [line + "," for line in lines], "unknown column")
 
 
-def test_other_separators_are_refused(tmp_path: Path, lines: list[str]) -> None:
-    """Semicolons and tabs: the message says commas."""
-    for separator in (";", "\t"):
-        _refused(tmp_path, [line.replace(",", separator) for line in lines], "commas")
+def test_other_separators_are_found(tmp_path: Path, lines: list[str]) -> None:
+    """Semicolons, tabs and blanks, and decimal commas where commas do not separate."""
+    (tmp_path / "good.csv").write_text("\n".join(lines))
+    expected = read_events(tmp_path / "good.csv")
+    for separator in (";", "\t", "   "):
+        for decimal in (".", ","):
+            cells = [[c.replace(".", decimal) for c in line.split(",")] for line in lines]
+            text = "\n".join(separator.join(row) for row in cells)
+            (tmp_path / "other.csv").write_text(text)
+            _same(read_events(tmp_path / "other.csv"), expected)
 
 
 @pytest.mark.parametrize("row", [1, 3, 5])
@@ -255,7 +261,7 @@ def test_files_of_another_kind_are_refused(tmp_path: Path, lines: list[str]) -> 
     _refused(tmp_path, b"\0" * 512, "binary")
     _refused(tmp_path, whole.encode("utf-16"), "UTF-8")
     _refused(tmp_path, "\n".join(lines[:3]).encode() + b"\n\xe9,1", "UTF-8")
-    _refused(tmp_path, "\n".join(lines[1:]), "column 'pcx'", "missing")
+    _refused(tmp_path, "\n".join(lines[1:]), "18 columns without names", "--mapping")
     _refused(tmp_path, whole, "column 'po1x'", "co2 with ions c, o1, o2", molecule="co2")
     _refused(tmp_path, whole, "another molecule", "another molecule", molecule="c2h2")
 
@@ -321,7 +327,7 @@ def _group(file: h5py.File) -> None:
         (_replaced("sigma", data=-np.ones(5)), "sigma"),
         (_replaced("sigma", data=np.ones(4)), "sigma"),
         (_replaced("event", data=[1, 2, 3]), "event numbers have shape"),
-        (_replaced("event", data=[1, 2, 3, 4, 4]), "/event"),
+        (_replaced("event", data=[1, 2, 3, 4, 4]), "event number 4 is there twice"),
         (_replaced("event", data=[1, 2, 3, 4, np.nan]), "/event"),
         (_attribute("molecule", "not JSON"), "not JSON"),
         (_attribute("molecule", 3), "not JSON"),

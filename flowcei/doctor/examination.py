@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from flowcei.events.container import Events
+    from flowcei.events.source import Reading
     from flowcei.molecule import Molecule
 
 __all__ = ["examine", "examine_file", "unbounded"]
@@ -66,15 +67,18 @@ def examine(events: Events) -> list[Finding]:
     return _worst_first(found)
 
 
-def examine_file(path: str | Path, molecule: Molecule | str | None = None) -> Report:
+def examine_file(
+    path: str | Path, molecule: Molecule | str | None = None, reading: Reading | None = None
+) -> Report:
     """Look for everything that is wrong with a file of events.
 
     Rows and columns that the reader refuses are reported, all of them; the other rows are
     then examined.
 
     Args:
-        path: CSV or HDF5.
+        path: The file.
         molecule: As for `read_events`.
+        reading: As for `read_events`.
 
     Returns:
         What was found.
@@ -90,7 +94,7 @@ def examine_file(path: str | Path, molecule: Molecule | str | None = None) -> Re
         >>> examine_file(file).sound
         True
     """
-    content = read_with_faults(Path(path), molecule)
+    content = read_with_faults(Path(path), molecule, reading)
     findings = list(content.findings)
     if content.events is not None:
         findings += examine(content.events)

@@ -15,9 +15,11 @@ import pandas as pd
 from flowcei.doctor.finding import Finding
 from flowcei.errors import DataError
 from flowcei.events.container import Events
-from flowcei.events.hdf import is_hdf5, read_array, read_hdf, read_json_attribute, read_molecule
-from flowcei.events.text import columns, read_csv
-from flowcei.files import check_readable
+from flowcei.events.hdf import is_native, read_array, read_json_attribute, read_molecule
+from flowcei.events.source import Reading, open_events
+from flowcei.events.tables import format_of
+from flowcei.events.text import columns
+from flowcei.events.texttable import NUMBERED, sniff
 from flowcei.molecule import Molecule, built_in_molecules
 
 if TYPE_CHECKING:
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["Content", "read_with_faults"]
 
 _EXTRA = ("event", "sigma")
-_NUMBERED = "(row number)"
 _SHOWN = 5  # names or rows that a sentence lists
 _REFUSED = "flowcei refuses to read the file"
 
@@ -51,12 +52,15 @@ class Content:
     findings: list[Finding] = field(default_factory=list)
 
 
-def read_with_faults(path: Path, molecule: Molecule | str | None = None) -> Content:
+def read_with_faults(
+    path: Path, molecule: Molecule | str | None = None, reading: Reading | None = None
+) -> Content:
     """Read what is sound in a file of events, and say what is not.
 
     Args:
-        path: CSV or HDF5.
+        path: The file.
         molecule: As for `read_events`.
+        reading: As for `read_events`.
 
     Raises:
         UsageError: For a missing file or an unknown molecule.
@@ -72,28 +76,30 @@ def read_with_faults(path: Path, molecule: Molecule | str | None = None) -> Cont
         >>> content.rows, len(content.events), content.findings[0].code
         (3, 2, 'cells')
     """
-    check_readable(path)
     known = Molecule.load(molecule) if isinstance(molecule, str) else molecule
-    if is_hdf5(path):
+    reading = reading or Reading()
+    found = reading.format or format_of(path)
+    if found == "hdf5" and reading.mapping is None and is_native(path):
         return _read_hdf(path, known)
     known = known or Molecule.load("ocs")
     try:
-        events = read_csv(path, known)
+        source = open_events(path, known, reading)
+        events = source.read()
     except DataError as error:
+        if found != "text" or reading.mapping is not None:
+            raise
         return _read_csv(path, known, error)
-    names = _header(path)
-    return Content(known, len(events), events, _numbered(names))
-
-
-def _header(path: Path) -> list[str]:
-    """Return the names of the first line, which the reader has already looked at."""
-    with path.open("r", encoding="utf-8-sig", newline="") as file:
-        names = [name.strip() for name in next(csv.reader(file), [])]
-    return [_NUMBERED, *names[1:]] if names and names[0] in ("", "Unnamed: 0") else names
+    findings = [] if found != "text" else _numbered(list(sniff(path).names))
+    for line in source.said:
+        means = "nobody stated it; a wrong guess makes every answer wrong"
+        findings.append(
+            Finding("note", "reading", line, means, "a mapping states it: flowcei convert --guess")
+        )
+    return Content(known, source.tally.read, events, findings)
 
 
 def _numbered(names: list[str]) -> list[Finding]:
-    if _NUMBERED not in names[:1]:
+    if NUMBERED not in names[:1]:
         return []
     what = "the first column has no name: row numbers"
     means = "flowcei drops it; a program that takes columns by their place is off by one"
@@ -103,16 +109,16 @@ def _numbered(names: list[str]) -> list[Finding]:
 def _read_csv(path: Path, molecule: Molecule, refusal: DataError) -> Content:
     """Read a CSV file that the strict reader refused."""
     try:
-        names = _header(path)
+        names = list(sniff(path).names)
         lines = list(_lines(path))
-    except (UnicodeDecodeError, csv.Error, OSError):
+    except (DataError, UnicodeDecodeError, csv.Error, OSError):
         raise refusal from None
     momenta, positions = columns(molecule.labels, "p"), columns(molecule.labels)
     if not set(momenta) <= set(names) or not lines:
         raise _of_another_molecule(path, molecule, names, refusal)
     findings = _numbered(names)
-    if sum(len(cells) == len(names) + 1 for cells in lines) > len(lines) // 2 and _NUMBERED not in names:
-        names = [_NUMBERED, *names]
+    if sum(len(cells) == len(names) + 1 for cells in lines) > len(lines) // 2 and NUMBERED not in names:
+        names = [NUMBERED, *names]
         what = "rows have one field more than the header: a leading column of row numbers without a name"
         todo = "remove it, or put a comma before the header"
         findings.append(Finding("error", "index-column", what, _REFUSED, todo))
@@ -179,7 +185,7 @@ def _columns(names: list[str], molecule: Molecule, lines: list[list[str]]) -> li
     if doubled:
         what = f"columns that are there twice: {_some(doubled)}"
         out.append(Finding("error", "columns", what, f"{_REFUSED}; the first was taken here", "keep one"))
-    expected = {*columns(molecule.labels, "p"), *columns(molecule.labels), *_EXTRA, _NUMBERED}
+    expected = {*columns(molecule.labels, "p"), *columns(molecule.labels), *_EXTRA, NUMBERED}
     unknown = [name for name in names if name not in expected]
     if unknown:
         what = f"unknown columns: {_some(unknown)}"
@@ -248,7 +254,7 @@ def _number(cell: str) -> tuple[float, str]:
 
 def _read_hdf(path: Path, molecule: Molecule | None) -> Content:
     try:
-        events = read_hdf(path, molecule)
+        events = open_events(path, molecule).read()
     except DataError as error:
         content = _damaged_hdf(path, molecule)
         if content is None:

@@ -10,7 +10,7 @@ import numpy as np
 from flowcei.doctor.alignment import needed_positions
 from flowcei.doctor.finding import Finding, percent
 from flowcei.physics.explosion import kinetic_energy, potential_energy
-from flowcei.units import ANGSTROM, DALTON, ELECTRONVOLT, KILOMETRE_PER_SECOND, LIGHT, SI_MOMENTUM
+from flowcei.units import ELECTRONVOLT, LENGTH_UNITS, MOMENTUM_UNITS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,25 +29,6 @@ _SLIGHT = 0.05
 _NEAR = (0.8, 1.25)
 _MOST_CHARGE = 8
 _ENERGIES = (0.05, 20.0)  # KER over U0 of the equilibrium: beyond, a unit is wrong
-
-# One of each in atomic units: what other programs write.
-_LENGTHS = {
-    "bohr": 1.0,
-    "angstrom": ANGSTROM,
-    "nanometres": 10.0 * ANGSTROM,
-    "picometres": 0.01 * ANGSTROM,
-    "metres": 1e10 * ANGSTROM,
-}
-_MOMENTA = {
-    "hbar/bohr": 1.0,
-    "kg m/s": SI_MOMENTUM,
-    "u km/s": DALTON * KILOMETRE_PER_SECOND,
-    "u m/s": DALTON * KILOMETRE_PER_SECOND / 1000.0,
-    "u angstrom/fs": 100.0 * DALTON * KILOMETRE_PER_SECOND,
-    "sqrt(u eV)": float(np.sqrt(DALTON * ELECTRONVOLT)),
-    "eV/c": ELECTRONVOLT / LIGHT,
-    "keV/c": 1000.0 * ELECTRONVOLT / LIGHT,
-}
 
 
 def scale_of(events: Events, sigma: NDArray[np.float64] | None) -> tuple[float, float]:
@@ -101,8 +82,8 @@ def _guesses(charges: NDArray[np.float64]) -> Iterator[_Guess]:
     least = float(np.abs(charges).min())
     factors = [k / least for k in range(1, _MOST_CHARGE + 1)]
     whole = [f for f in factors if np.allclose(charges * f, np.round(charges * f))] or [1.0]
-    for length, bohr in _LENGTHS.items():
-        for momentum, atomic in _MOMENTA.items():
+    for length, bohr in LENGTH_UNITS.items():
+        for momentum, atomic in MOMENTUM_UNITS.items():
             for factor in whole:
                 yield _Guess(length, momentum, factor, factor**2 / (bohr * atomic**2))
 
@@ -172,7 +153,7 @@ def plausible_energy(events: Events) -> list[Finding]:
     values = {"ratio": ratio}
     if _ENERGIES[0] < ratio < _ENERGIES[1]:
         return [Finding("note", "energy", fact, "the momenta have a plausible size", values=values)]
-    fitting = [name for name, atomic in _MOMENTA.items() if 0.2 < ratio * atomic**2 < 2.0]
+    fitting = [name for name, atomic in MOMENTUM_UNITS.items() if 0.2 < ratio * atomic**2 < 2.0]
     what = fact + (f": as for momenta in {' or '.join(fitting)}" if fitting else "")
     means = "momenta in another unit, or other charges: every reconstructed length would be wrong"
     code = "units" if fitting else "scale"

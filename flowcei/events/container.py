@@ -11,6 +11,8 @@ import numpy as np
 from flowcei.errors import DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from flowcei.molecule import Molecule
@@ -81,6 +83,17 @@ class Events:
             ids=self.numbers[rows],
             sigma=None if self.sigma is None else self.sigma[rows],
         )
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Events]) -> Events:
+        """Join events of one molecule, which know the same of themselves."""
+
+        def joined(name: str) -> Any:  # noqa: ANN401 (whatever the attribute is)
+            arrays = [getattr(part, name) for part in parts]
+            return None if arrays[0] is None else np.concatenate(arrays)
+
+        names = ("momenta", "positions", "ids", "sigma")
+        return replace(parts[0], **{name: joined(name) for name in names})
 
     def digest(self) -> str:
         """Return a fingerprint of the momenta: whether two sets of events are the same."""

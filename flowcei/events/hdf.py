@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
 
 from flowcei.errors import DataError
-from flowcei.events.container import Events
+from flowcei.events.mapped import Arrays
 from flowcei.molecule import Molecule
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+    from flowcei.events.container import Events
 
 __all__ = [
     "MOMENTUM_UNIT",
+    "HdfEvents",
     "describe",
+    "hdf_chunks",
     "is_hdf5",
+    "is_native",
+    "look_into",
     "read_array",
-    "read_hdf",
     "read_json_attribute",
     "read_molecule",
     "write_hdf",
@@ -28,7 +36,28 @@ __all__ = [
 
 MOMENTUM_UNIT = "hbar/bohr"
 _UNITS = {"momenta": MOMENTUM_UNIT, "positions": "bohr"}
+_DATASETS = ("momenta", "positions", "event", "sigma")
+_SPOKEN = {"event": "event numbers"}
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_MAX_EVENT = 1 << 53  # whole numbers are exact in floating point up to here
+_LARGE, _MOST_PACKED = 1 << 28, 2000  # bytes; no packing that HDF5 knows saves more than 1 in 1030
+
+
+@dataclass(frozen=True)
+class HdfEvents:
+    """What a file of events in HDF5 says of itself.
+
+    Attributes:
+        molecule: Whose ions.
+        origin: How the events came about.
+        count: Their number.
+        names: The datasets that are there.
+    """
+
+    molecule: Molecule
+    origin: dict[str, Any]
+    count: int
+    names: tuple[str, ...]
 
 
 def is_hdf5(path: Path) -> bool:
@@ -37,8 +66,28 @@ def is_hdf5(path: Path) -> bool:
         return file.read(len(_SIGNATURE)) == _SIGNATURE
 
 
-def read_hdf(path: Path, molecule: Molecule | None = None) -> Events:
-    """Read events from an HDF5 file.
+def is_native(path: Path) -> bool:
+    """Whether an HDF5 file is laid out as flowcei does it: `/momenta` at its top, or flowcei's mark.
+
+    Raises:
+        DataError: For a damaged file.
+    """
+    with _opened(path) as file:
+        return "momenta" in file or str(file.attrs.get("content", "")).startswith("flowcei")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[h5py.File]:
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (OSError, RuntimeError, MemoryError, KeyError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise DataError(f"not an HDF5 file, or damaged ({reason})", path=path) from error
+
+
+def look_into(path: Path, molecule: Molecule | None = None) -> HdfEvents:
+    """Check what an HDF5 file says of itself, reading no event.
 
     Args:
         path: The file.
@@ -48,43 +97,51 @@ def read_hdf(path: Path, molecule: Molecule | None = None) -> Events:
         DataError: For a file that lacks momenta or a molecule, or is damaged, or is of
             another molecule.
     """
-    try:
-        with h5py.File(path, "r") as file:
-            if file.attrs.get("content") == "flowcei samples":
-                raise DataError("holds posterior samples; events are needed here", path=path)
-            own = read_molecule(file, path) or molecule
-            if own is None:
-                raise DataError("does not say which molecule; name it with --molecule", path=path)
-            if molecule is not None and not own.same_ions(molecule):
-                what = f"events of {own.name}, where {molecule.name} is expected"
+    with _opened(path) as file:
+        if file.attrs.get("content") == "flowcei samples":
+            raise DataError("holds posterior samples; events are needed here", path=path)
+        own = read_molecule(file, path) or molecule
+        if own is None:
+            raise DataError("does not say which molecule; name it with --molecule", path=path)
+        if molecule is not None and not own.same_ions(molecule):
+            what = f"events of {own.name}, where {molecule.name} is expected"
+            raise DataError(what, path=path)
+        if "momenta" not in file:
+            raise DataError("has no dataset /momenta: not a file of events", path=path)
+        data = {name: _dataset(file, name, path) for name in _DATASETS if name in file}
+        shape = (data["momenta"].shape[:1] or (0,))[0], len(own), 3
+        if data["momenta"].size == 0:
+            raise DataError("holds no event", path=path)
+        for name, array in data.items():
+            expected = shape if name in _UNITS else shape[:1]
+            if array.shape != expected:
+                what = f"{_SPOKEN.get(name, name)} have shape {array.shape}; expected {expected} for {own.name}"
                 raise DataError(what, path=path)
-            arrays = {
-                name: read_array(file, name, path)
-                for name in ("momenta", "positions", "event", "sigma")
-                if name in file
+        origin = read_json_attribute(file, "origin") or {}
+        return HdfEvents(own, origin, shape[0], tuple(data))
+
+
+def hdf_chunks(path: Path, about: HdfEvents, rows: int) -> Iterator[Arrays]:
+    """Yield the events of a file that `look_into` has seen, some at a time.
+
+    Raises:
+        DataError: For a damaged file, or event numbers that are not whole.
+    """
+    with _opened(path) as file:
+        for first in range(0, about.count, rows):
+            part = {
+                name: np.asarray(_dataset(file, name, path)[first : first + rows], np.float64)
+                for name in about.names
             }
-            origin = read_json_attribute(file, "origin") or {}
-    except (OSError, RuntimeError, MemoryError) as error:
-        raise DataError(f"not an HDF5 file, or damaged ({error})", path=path) from error
-    if "momenta" not in arrays:
-        raise DataError("has no dataset /momenta: not a file of events", path=path)
-    if arrays["momenta"].size == 0:
-        raise DataError("holds no event", path=path)
-    ids = arrays.pop("event", None)
-    if ids is not None and ((ids % 1 != 0).any() or len(np.unique(ids)) != ids.size):
-        raise DataError("/event holds numbers that are not whole, or one of them twice", path=path)
-    numbers = {name: array.astype(np.float64, copy=False) for name, array in arrays.items()}
-    try:
-        return Events(
-            own,
-            numbers["momenta"],
-            numbers.get("positions"),
-            ids=None if ids is None else ids.astype(np.int64),
-            sigma=numbers.get("sigma"),
-            origin=origin,
-        )
-    except DataError as error:
-        raise DataError(str(error), path=path) from error
+            ids = part.get("event")
+            if ids is not None and ((ids % 1 != 0) | (np.abs(ids) > _MAX_EVENT)).any():
+                raise DataError("/event holds numbers that are not whole, up to 2^53", path=path)
+            yield Arrays(
+                part["momenta"],
+                part.get("positions"),
+                None if ids is None else ids.astype(np.int64),
+                part.get("sigma"),
+            )
 
 
 def read_array(file: h5py.File, name: str, path: Path) -> np.ndarray:
@@ -93,18 +150,25 @@ def read_array(file: h5py.File, name: str, path: Path) -> np.ndarray:
     Raises:
         DataError: For anything else: no link is followed and no other file is opened.
     """
+    return np.asarray(_dataset(file, name, path)[()])
+
+
+def _dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
+    """Return a dataset of numbers, in the unit it must have, that is no larger than its file can hold."""
     link = file.get(name, getlink=True)
     data = file[name] if isinstance(link, h5py.HardLink) else None
     if not isinstance(data, h5py.Dataset) or data.dtype.kind not in "fiu" or data.shape is None:
         raise DataError(f"/{name} is not a dataset of numbers", path=path)
     if data.external or data.is_virtual:
         raise DataError(f"/{name} lies in another file; copy it into this one", path=path)
+    if data.nbytes > _LARGE and data.nbytes > _MOST_PACKED * path.stat().st_size:
+        raise DataError(f"/{name} claims {data.nbytes} bytes, which the file does not hold", path=path)
     expected = _UNITS.get(name)
     unit = data.attrs.get("unit", expected)
     unit = unit.decode("utf-8", "replace") if isinstance(unit, bytes) else str(unit)
     if expected is not None and unit != expected:
-        raise DataError(f"/{name} are in {unit}, not in {expected}", path=path)
-    return np.asarray(data[()])
+        raise DataError(f"/{name} are in {unit[:40]}, not in {expected}", path=path)
+    return data
 
 
 def read_molecule(file: h5py.File, path: Path) -> Molecule | None:

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowcei.errors import UsageError
-from flowcei.events.hdf import is_hdf5, read_hdf, write_hdf
-from flowcei.events.text import read_csv, write_csv
-from flowcei.files import check_readable, whole_file
+from flowcei.events.hdf import write_hdf
+from flowcei.events.source import Reading, open_events
+from flowcei.events.text import write_csv
+from flowcei.files import whole_file
 from flowcei.molecule import Molecule
 
 if TYPE_CHECKING:
@@ -21,13 +22,19 @@ __all__ = ["events_writer", "read_events", "write_events"]
 _WRITERS = {".csv": write_csv, ".h5": write_hdf, ".hdf5": write_hdf}
 
 
-def read_events(path: str | Path, molecule: Molecule | str | None = None) -> Events:
-    """Read events from CSV or HDF5; the content of the file decides which.
+def read_events(
+    path: str | Path,
+    molecule: Molecule | str | None = None,
+    reading: Reading | None = None,
+) -> Events:
+    """Read all events of a file: text, HDF5, .npy, Parquet, ROOT or XYZ; its content decides which.
 
     Args:
         path: The file.
-        molecule: Whose ions they are; HDF5 files of flowcei say so themselves, a CSV is
+        molecule: Whose ions they are; HDF5 files of flowcei say so themselves, another file is
             taken to be of OCS where None.
+        reading: What the file does not say itself: the order of ions, units, a mapping of its
+            columns, which events to leave out.
 
     Returns:
         The events, in atomic units.
@@ -43,12 +50,8 @@ def read_events(path: str | Path, molecule: Molecule | str | None = None) -> Eve
         >>> len(read_events(path))
         4
     """
-    place = Path(path)
-    check_readable(place)
     known = Molecule.load(molecule) if isinstance(molecule, str) else molecule
-    if is_hdf5(place):
-        return read_hdf(place, known)
-    return read_csv(place, known or Molecule.load("ocs"))
+    return open_events(Path(path), known, reading).read()
 
 
 def write_events(events: Events, path: str | Path, *, overwrite: bool = False) -> None:

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import csv
-import math
-import warnings
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
 from flowcei.errors import DataError
-from flowcei.events.container import Events
+from flowcei.events.mapping import Mapping, Vectors
+from flowcei.events.texttable import NUMBERED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
     from typing import TextIO
 
+    import numpy as np
+
+    from flowcei.events.container import Events
+    from flowcei.events.mapping import Component
     from flowcei.molecule import Molecule
 
-__all__ = ["columns", "read_csv", "write_csv"]
+__all__ = ["columns", "is_native_header", "native_mapping", "write_csv"]
 
 _AXES = "xyz"
 _EXTRA = ("event", "sigma")
-_MAX_HEADER = 1 << 20
-_MAX_EVENT = 1 << 53  # whole numbers are exact in floating point up to here
 
 
 def columns(labels: Sequence[str], prefix: str = "") -> list[str]:
@@ -38,66 +37,27 @@ def columns(labels: Sequence[str], prefix: str = "") -> list[str]:
     return [f"{prefix}{label}{axis}" for label in labels for axis in _AXES]
 
 
-def read_csv(path: Path, molecule: Molecule) -> Events:
-    """Read events of `molecule` from a CSV file.
+def is_native_header(names: Sequence[str], molecule: Molecule) -> bool:
+    """Whether column names are those that flowcei writes, or nearly: one momentum is enough."""
+    return not set(columns(molecule.labels, "p")).isdisjoint(names)
+
+
+def native_mapping(names: Sequence[str], molecule: Molecule, path: Path) -> Mapping:
+    """Return the meaning of the columns that flowcei writes, refusing what does not fit.
 
     The header names the columns in any order: momenta (`pcx`, ...), and where known
     positions (`cx`, ...), `event` (a number for each) and `sigma` (noise, hbar / bohr).
-    Blanks around names and a leading column of row numbers without a name are dropped.
+    A leading column of row numbers without a name is dropped.
 
     Args:
-        path: The file.
-        molecule: Whose ions the columns name.
-
-    Returns:
-        The events, in atomic units.
+        names: Of the columns.
+        molecule: Whose ions they name.
+        path: Of the file, for messages.
 
     Raises:
-        DataError: Saying file, row and column of the first thing that is not right.
+        DataError: Naming the first column that is missing, unknown or there twice.
     """
-    header = _header(path)
-    names = [name.strip() for name in header]
-    if names[0] in ("", "Unnamed: 0"):
-        names[0] = "(row number)"
-    has_positions = _check_columns(names, molecule, path)
-    table = _numbers(path, names)
-    ids = _whole_numbers(table["event"], path) if "event" in names else None
-    n = len(molecule)
-
-    def block(prefix: str) -> np.ndarray:
-        return table[columns(molecule.labels, prefix)].to_numpy().reshape(-1, n, 3)
-
-    try:
-        return Events(
-            molecule,
-            block("p"),
-            block("") if has_positions else None,
-            ids=ids,
-            sigma=table["sigma"].to_numpy() if "sigma" in names else None,
-            origin={"file": path.name},
-        )
-    except DataError as error:
-        raise DataError(str(error), path=path) from error
-
-
-def _header(path: Path) -> list[str]:
-    try:
-        with path.open("r", encoding="utf-8-sig", newline="") as file:
-            text = file.readline(_MAX_HEADER)
-    except (UnicodeDecodeError, OSError) as error:
-        raise DataError("not a text file in UTF-8; events are CSV or HDF5", path=path) from error
-    if "\0" in text:
-        raise DataError("a binary file; events are CSV or HDF5", path=path)
-    if ";" in text or "\t" in text:
-        raise DataError("fields must be separated by commas, not by ';' or tabs", path=path)
-    names = next(csv.reader([text]), [])
-    if not any(name.strip() for name in names):
-        raise DataError("the first line must name the columns; it is blank", path=path)
-    return names
-
-
-def _check_columns(names: list[str], molecule: Molecule, path: Path) -> bool:
-    """Refuse a header that does not fit; return whether it has positions."""
+    names = list(names)
     momenta, positions = columns(molecule.labels, "p"), columns(molecule.labels)
     ions = f"{molecule.name} with ions {', '.join(molecule.labels)}"
     for name in names:
@@ -106,11 +66,8 @@ def _check_columns(names: list[str], molecule: Molecule, path: Path) -> bool:
     missing = [c for c in momenta if c not in names]
     if missing:
         what = f"the momentum column is missing (for {ions}: {momenta[0]} ... {momenta[-1]})"
-        if not set(momenta) & set(names):
-            seen = ", ".join(name[:20] for name in names[:6]) + (", ..." if len(names) > 6 else "")
-            what += f"; the first line is {seen}: has the file no header, or another molecule's?"
         raise DataError(what, path=path, column=missing[0])
-    unknown = [c for c in names if c not in (*momenta, *positions, *_EXTRA, "(row number)")]
+    unknown = [c for c in names if c not in (*momenta, *positions, *_EXTRA, NUMBERED)]
     if unknown:
         what = f"unknown column; for {ions} rename or remove it"
         raise DataError(what, path=path, column=unknown[0])
@@ -119,78 +76,16 @@ def _check_columns(names: list[str], molecule: Molecule, path: Path) -> bool:
         lost = next(c for c in positions if c not in names)
         what = "the position column is missing; give all positions or none"
         raise DataError(what, path=path, column=lost)
-    return bool(there)
+    return Mapping(
+        momenta=Vectors(unit="hbar/bohr", ions=_vectors(molecule, "p")),
+        positions=Vectors(unit="bohr", ions=_vectors(molecule, "")) if there else None,
+        event="event" if "event" in names else "",
+        sigma="sigma" if "sigma" in names else "",
+    )
 
 
-def _numbers(path: Path, names: list[str]) -> pd.DataFrame:
-    try:
-        with warnings.catch_warnings():
-            # pandas only warns where every row has more fields than the header.
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            table = pd.read_csv(
-                path,
-                header=None,
-                skiprows=1,
-                names=names,
-                index_col=False,
-                dtype=np.float64,
-                skipinitialspace=True,
-                na_filter=False,
-                encoding="utf-8-sig",
-                quoting=csv.QUOTE_NONE,
-            )
-    except (ValueError, pd.errors.ParserError, pd.errors.ParserWarning, OSError) as error:
-        _refuse_first_bad_cell(path, names, str(error))
-    if not np.isfinite(table.to_numpy()).all():
-        _refuse_first_bad_cell(path, names, "a number that is not finite")
-    if table.empty:
-        raise DataError("there is a header but no event", path=path)
-    return table
-
-
-def _refuse_first_bad_cell(path: Path, names: list[str], reason: str) -> NoReturn:
-    """Read slowly what could not be read fast, to say exactly where it went wrong."""
-    try:
-        with path.open("r", encoding="utf-8-sig", newline="") as file:
-            next(file)
-            lines = (line for line in csv.reader(file, quoting=csv.QUOTE_NONE) if "".join(line).strip())
-            for row, cells in enumerate(lines, start=1):
-                if len(cells) != len(names):
-                    what = f"{len(cells)} fields where the header has {len(names)}"
-                    raise DataError(what, path=path, row=row)
-                for name, cell in zip(names, cells, strict=True):
-                    problem = _problem(cell.strip())
-                    if problem:
-                        raise DataError(problem, path=path, row=row, column=name)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"not a CSV file ({error})", path=path) from error
-    raise DataError(f"cannot be read as numbers ({reason})", path=path)
-
-
-def _problem(cell: str) -> str | None:
-    if not cell:
-        return "a blank cell; remove the event or fill in the number"
-    try:
-        # Python also reads 1_000 and the digits of other scripts; a CSV has neither.
-        value = float(cell if cell.isascii() and "_" not in cell else "no number")
-    except ValueError:
-        return f"{cell[:40]!r} where a number belongs"
-    if not math.isfinite(value):
-        return f"{cell[:40]!r} is not a finite number; remove the event"
-    return None
-
-
-def _whole_numbers(column: pd.Series, path: Path) -> np.ndarray:
-    values = column.to_numpy()
-    bad = (values != np.round(values)) | (np.abs(values) > _MAX_EVENT)
-    if bad.any():
-        row = int(np.argmax(bad)) + 1
-        raise DataError("event numbers must be whole, up to 2^53", path=path, row=row, column="event")
-    whole = values.astype(np.int64)
-    if len(np.unique(whole)) != len(whole):
-        repeated = whole[np.flatnonzero(pd.Series(whole).duplicated())[0]]
-        raise DataError(f"event number {repeated} is there twice", path=path, column="event")
-    return whole
+def _vectors(molecule: Molecule, prefix: str) -> dict[str, tuple[Component, Component, Component]]:
+    return {k: (f"{prefix}{k}x", f"{prefix}{k}y", f"{prefix}{k}z") for k in molecule.labels}
 
 
 def write_csv(events: Events, path: Path | TextIO) -> None:

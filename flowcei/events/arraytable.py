@@ -1,0 +1,284 @@
+"""Tables of numbers that are not text: NumPy arrays, HDF5, Parquet and ROOT."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+import pandas as pd
+
+from flowcei.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+__all__ = ["HdfTable", "NpyTable", "ParquetTable", "RootTable"]
+
+_MAX_COLUMNS = 10_000
+
+
+def _flat(array: NDArray[Any], name: str, path: Path) -> NDArray[Any]:
+    """Return an array of numbers as (B, columns)."""
+    if array.dtype.kind not in "fiub" or array.ndim == 0:
+        raise DataError(f"{name} is not an array of numbers", path=path)
+    width = math.prod(array.shape[1:])
+    if width > _MAX_COLUMNS:
+        raise DataError(f"{name} has {width} columns; {_MAX_COLUMNS} at the most", path=path)
+    return array.reshape(len(array), width)
+
+
+def _cut(array: NDArray[Any] | h5py.Dataset, rows: slice, path: Path) -> NDArray[np.float64]:
+    try:
+        return np.asarray(array[rows], dtype=np.float64)
+    except (OSError, ValueError) as error:
+        raise DataError("cannot be read as numbers; is it cut short?", path=path) from error
+
+
+@dataclass(frozen=True, eq=False)
+class NpyTable:
+    """A `.npy` array, (B, 3N) or (B, N, 3), as columns ``#1``, ``#2``, ...
+
+    Attributes:
+        path: The file.
+    """
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        """Refuse what is no array of numbers."""
+        _flat(self._array(), "the file", self.path)
+
+    def _array(self) -> NDArray[Any]:
+        try:
+            array: NDArray[Any] = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        except (ValueError, OSError, EOFError, SyntaxError, MemoryError, OverflowError) as error:
+            raise DataError("not a .npy array of numbers, or cut short", path=self.path) from error
+        return array
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns."""
+        return tuple(f"#{k}" for k in range(1, math.prod(self._array().shape[1:]) + 1))
+
+    @property
+    def rows(self) -> int:
+        """The number of rows."""
+        return len(self._array())
+
+    def chunks(
+        self, used: Collection[str], text: Collection[str] = (), *, rows: int, gaps: bool = False
+    ) -> Iterator[pd.DataFrame]:
+        """Yield the rows, some at a time: see `TextTable.chunks`."""
+        del used, text, gaps  # all columns are numbers, and cost nothing
+        array = _flat(self._array(), "the file", self.path)
+        for first in range(0, len(array), rows):
+            yield pd.DataFrame(_cut(array, slice(first, first + rows), self.path), columns=list(self.names))
+
+
+@dataclass(frozen=True, eq=False)
+class HdfTable:
+    """Datasets of an HDF5 file, side by side: (B,) is a column, (B, N, 3) are ``NAME#1``, ``NAME#2``, ...
+
+    Attributes:
+        path: The file.
+        group: Where the datasets are.
+    """
+
+    path: Path
+    group: str = ""
+    _columns: dict[str, tuple[str, int]] = field(init=False, default_factory=dict)
+    _count: list[int] = field(init=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Find the datasets of numbers that have the same length."""
+        with self._open() as file:
+            place = self._place(file)
+            for name in list(place)[:_MAX_COLUMNS]:
+                data = self._dataset(place, name)
+                if data is None:
+                    continue
+                width = math.prod(data.shape[1:])
+                if width > _MAX_COLUMNS:
+                    raise DataError(
+                        f"/{name} has {width} columns; {_MAX_COLUMNS} at the most", path=self.path
+                    )
+                self._count.append(data.shape[0])
+                names = [name] if data.ndim == 1 else [f"{name}#{k}" for k in range(1, width + 1)]
+                self._columns.update({column: (name, k) for k, column in enumerate(names)})
+        if not self._columns:
+            where = f"group /{self.group}" if self.group else "the top of the file"
+            raise DataError(
+                f"{where} holds no dataset of numbers; a mapping's tree names a group", path=self.path
+            )
+        if len(set(self._count)) > 1:
+            raise DataError(f"datasets of different length ({sorted(set(self._count))[:4]})", path=self.path)
+
+    def _open(self) -> h5py.File:
+        try:
+            return h5py.File(self.path, "r")
+        except (OSError, RuntimeError) as error:
+            raise DataError("not an HDF5 file, or damaged", path=self.path) from error
+
+    def _place(self, file: h5py.File) -> h5py.Group:
+        place = file
+        for part in filter(None, self.group.split("/")):
+            # No link is followed to another file.
+            link = place.get(part, getlink=True)
+            place = place[part] if isinstance(link, h5py.HardLink) else None
+            if not isinstance(place, h5py.Group):
+                raise DataError(f"has no group /{self.group}", path=self.path)
+        return place
+
+    @staticmethod
+    def _dataset(place: h5py.Group, name: str) -> h5py.Dataset | None:
+        data = place[name] if isinstance(place.get(name, getlink=True), h5py.HardLink) else None
+        if not isinstance(data, h5py.Dataset) or data.shape in (None, ()) or data.dtype.kind not in "fiub":
+            return None
+        return None if data.external or data.is_virtual else data
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns."""
+        return tuple(self._columns)
+
+    @property
+    def rows(self) -> int:
+        """The number of rows."""
+        return self._count[0]
+
+    def chunks(
+        self, used: Collection[str], text: Collection[str] = (), *, rows: int, gaps: bool = False
+    ) -> Iterator[pd.DataFrame]:
+        """Yield the rows, some at a time: see `TextTable.chunks`."""
+        del text, gaps
+        with self._open() as file:
+            place = self._place(file)
+            for first in range(0, self.rows, rows):
+                parts: dict[str, NDArray[np.float64]] = {}
+                table: dict[str, NDArray[np.float64]] = {}
+                for column in used:
+                    name, k = self._columns[column]
+                    if name not in parts:
+                        part = _cut(place[name], slice(first, first + rows), self.path)
+                        parts[name] = part.reshape(len(part), -1)
+                    table[column] = parts[name][:, k]
+                yield pd.DataFrame(table)
+
+
+@dataclass(frozen=True, eq=False)
+class ParquetTable:
+    """A Parquet file; reading it takes the extra ``flowcei[parquet]``.
+
+    Attributes:
+        path: The file.
+        symbols: Chemical symbols in the order of the ions, where its metadata states them.
+    """
+
+    path: Path
+    symbols: tuple[str, ...] = field(init=False, default=())
+    _file: list[Any] = field(init=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Open the file and look at its description."""
+        try:
+            import pyarrow as pa
+            from pyarrow import parquet
+        except ImportError as error:
+            msg = f"{self.path}: Parquet needs pyarrow: pip install 'flowcei[parquet]'"
+            raise UsageError(msg) from error
+        try:
+            self._file.append(
+                parquet.ParquetFile(self.path, memory_map=False, thrift_string_size_limit=1 << 24)
+            )
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise DataError("not a Parquet file, or damaged", path=self.path) from error
+        metadata = self._file[0].schema_arrow.metadata or {}
+        words = metadata.get(b"symbols", b"").decode("utf-8", "replace")
+        object.__setattr__(self, "symbols", tuple("".join(c if c.isalnum() else " " for c in words).split()))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns."""
+        return tuple(self._file[0].schema_arrow.names)
+
+    @property
+    def rows(self) -> int:
+        """The number of rows."""
+        return int(self._file[0].metadata.num_rows)
+
+    def chunks(
+        self, used: Collection[str], text: Collection[str] = (), *, rows: int, gaps: bool = False
+    ) -> Iterator[pd.DataFrame]:
+        """Yield the rows, some at a time: see `TextTable.chunks`."""
+        del gaps
+        import pyarrow as pa
+
+        try:
+            for batch in self._file[0].iter_batches(batch_size=rows, columns=list(used)):
+                table = batch.to_pandas()
+                for name in used:
+                    table[name] = table[name].astype(str if name in text else np.float64)
+                yield table
+        except (pa.ArrowException, OSError, ValueError, TypeError) as error:
+            raise DataError("cannot be read as numbers, or damaged", path=self.path) from error
+
+
+@dataclass(frozen=True, eq=False)
+class RootTable:
+    """A tree of a ROOT file; reading it takes the extra ``flowcei[root]``.
+
+    Attributes:
+        path: The file.
+        tree: Its name; the only tree of the file where empty.
+    """
+
+    path: Path
+    tree: str = ""
+    _tree: list[Any] = field(init=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Open the file and find the tree."""
+        try:
+            import uproot
+        except ImportError as error:
+            msg = f"{self.path}: ROOT files need uproot: pip install 'flowcei[root]'"
+            raise UsageError(msg) from error
+        try:
+            file = uproot.open(self.path)
+            trees = list(dict.fromkeys(k.split(";")[0] for k, c in file.classnames().items() if c == "TTree"))
+            found = self.tree or (trees[0] if len(trees) == 1 else "")
+            if found not in trees:
+                what = f"has the trees {', '.join(trees[:8]) or '(none)'}; a mapping's tree names one"
+                raise DataError(what, path=self.path)
+            self._tree.append(file[found])
+        except DataError:
+            raise
+        except Exception as error:  # uproot raises whatever its parsers stumble over
+            raise DataError("not a ROOT file, or damaged", path=self.path) from error
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The branches."""
+        return tuple(self._tree[0].keys(recursive=False))
+
+    @property
+    def rows(self) -> int:
+        """The number of entries."""
+        return int(self._tree[0].num_entries)
+
+    def chunks(
+        self, used: Collection[str], text: Collection[str] = (), *, rows: int, gaps: bool = False
+    ) -> Iterator[pd.DataFrame]:
+        """Yield the rows, some at a time: see `TextTable.chunks`."""
+        del text, gaps
+        try:
+            for part in self._tree[0].iterate(list(used), step_size=rows, library="np"):
+                yield pd.DataFrame({name: np.asarray(part[name], np.float64) for name in used})
+        except Exception as error:
+            raise DataError("branches that are not plain numbers, or damaged", path=self.path) from error

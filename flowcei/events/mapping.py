@@ -1,0 +1,232 @@
+"""What the columns of a file mean: which are the momenta of which ion, in what unit."""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from flowcei.errors import DataError, UsageError
+from flowcei.files import check_readable
+from flowcei.units import LENGTH_UNITS, MOMENTUM_UNITS, VELOCITY_UNITS
+
+__all__ = ["Channel", "Component", "Ions", "Mapping", "Vectors", "momentum_factor", "read_mapping"]
+
+_MAX_BYTES = 1 << 20
+_SHORT = {"au": "hbar/bohr", "a.u.": "hbar/bohr", "SI": "kg m/s", "amu m/s": "u m/s", "amu km/s": "u km/s"}
+
+Component = str | float
+"""A column, or the number that stands for one that the file leaves out."""
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Vectors(_Table):
+    """Three columns for every ion, or three for all where a row is one ion.
+
+    Attributes:
+        unit: Of the numbers; of momenta, or of velocities, which are multiplied by the masses.
+        ions: Columns for x, y and z by label of the ion; a number stands for a component
+            that the file leaves out.
+        columns: Columns for x, y and z where a row is one ion.
+    """
+
+    unit: str = Field(max_length=40)
+    ions: dict[str, tuple[Component, Component, Component]] = Field(default={}, max_length=100)
+    columns: tuple[str, str, str] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Vectors:
+        numbers = [part for row in self.ions.values() for part in row if not isinstance(part, str)]
+        if not all(math.isfinite(number) for number in numbers):
+            msg = "a component that is not a column must be a finite number"
+            raise ValueError(msg)
+        return self
+
+
+class Ions(_Table):
+    """How a row says which ion it is, where a row is one ion.
+
+    Attributes:
+        column: That tells; the order of the rows of an event where empty.
+        values: Of the column, by label. Numbers match to 2 %, so that masses may be rounded.
+    """
+
+    column: str = ""
+    values: dict[str, Component] = Field(default={}, max_length=100)
+
+
+class Channel(_Table):
+    """Which events of a file are meant, where it holds several kinds.
+
+    Attributes:
+        column: That tells.
+        value: Of the events that are read; others are left out and counted.
+    """
+
+    column: str
+    value: float
+
+
+class Mapping(_Table):
+    """What the columns of a file mean.
+
+    Attributes:
+        rows: Whether a row is an event or an ion.
+        momenta: Their columns.
+        positions: Columns of what is known of the start, if anything is.
+        event: Column of event numbers; where a row is one ion, rows with the same number
+            belong together.
+        sigma: Column of the noise of a momentum component, in the unit of the momenta.
+        ions: Where a row is one ion: which.
+        channel: Which events are meant.
+        separator: Of a text file: one of ``, ; tab blank``; found in the file where empty.
+        header: Whether the first line of a text file names the columns; columns without a
+            name are called ``#1``, ``#2``, ...; found in the file where None.
+        tree: Group of an HDF5 file or tree of a ROOT file that holds the columns.
+    """
+
+    rows: Literal["event", "ion"] = "event"
+    momenta: Vectors
+    positions: Vectors | None = None
+    event: str = ""
+    sigma: str = ""
+    ions: Ions = Ions()
+    channel: Channel | None = None
+    separator: Literal["", ",", ";", "tab", "blank"] = ""
+    header: bool | None = None
+    tree: str = Field(default="", max_length=200)
+
+    @model_validator(mode="after")
+    def _check(self) -> Mapping:
+        momentum_factor(self.momenta.unit)
+        if self.positions is not None and self.positions.unit not in LENGTH_UNITS:
+            msg = f"unknown unit of positions {self.positions.unit!r}; use one of {', '.join(LENGTH_UNITS)}"
+            raise ValueError(msg)
+        for name, vectors in (("momenta", self.momenta), ("positions", self.positions)):
+            if vectors is None:
+                continue
+            if self.rows == "ion" and (vectors.columns is None or vectors.ions):
+                msg = f"where a row is an ion, {name} have columns = [x, y, z]"
+                raise ValueError(msg)
+            if self.rows == "event" and (vectors.columns is not None or not vectors.ions):
+                msg = f"where a row is an event, {name} have three columns for every ion"
+                raise ValueError(msg)
+        if self.rows == "ion" and not self.event:
+            msg = "where a row is an ion, event names the column whose number its event shares"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns that are read, each once."""
+        found: list[str] = []
+        for vectors in (self.momenta, self.positions):
+            if vectors is not None:
+                found += vectors.columns or ()
+                found += [part for row in vectors.ions.values() for part in row if isinstance(part, str)]
+        found += [self.event, self.sigma, self.ions.column, self.channel.column if self.channel else ""]
+        return tuple(dict.fromkeys(name for name in found if name))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what differs from the defaults, as `from_dict` takes it."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+    @classmethod
+    def from_dict(cls, table: dict[str, Any]) -> Mapping:
+        """Check a table and return it as a mapping.
+
+        Raises:
+            DataError: Naming the first entry that is not right.
+
+        Example:
+            >>> ions = {"c": ["a", "b", "c"], "o": ["d", "e", "f"]}
+            >>> mapping = Mapping.from_dict({"momenta": {"unit": "hbar/bohr", "ions": ions}})
+            >>> mapping.names
+            ('a', 'b', 'c', 'd', 'e', 'f')
+        """
+        try:
+            return cls.model_validate_json(json.dumps(table))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])[:80]
+            reason = str(first["msg"]).removeprefix("Value error, ")[:200]
+            raise DataError(f"a mapping with a fault at {where or 'the top'}: {reason}") from error
+        except (TypeError, ValueError, RecursionError) as error:
+            raise DataError("a mapping holds text, numbers and tables, nothing else") from error
+
+    def to_toml(self, about: str = "") -> str:
+        """Return the text of a mapping file, which `read_mapping` reads.
+
+        Args:
+            about: A comment for its top.
+        """
+        lines = [f"# {line}" for line in about.splitlines()]
+        table = self.to_dict()
+        lines += [f"{key} = {_toml(value)}" for key, value in table.items() if not isinstance(value, dict)]
+        for key, value in table.items():
+            if isinstance(value, dict):
+                inner = {k: v for k, v in value.items() if not isinstance(v, dict)}
+                lines += ["", f"[{key}]", *(f"{_key(k)} = {_toml(v)}" for k, v in inner.items())]
+                for name, part in value.items():
+                    if isinstance(part, dict):
+                        rows = (f"{_key(k)} = {_toml(v)}" for k, v in part.items())
+                        lines += ["", f"[{key}.{name}]", *rows]
+        return "\n".join(lines) + "\n"
+
+
+def momentum_factor(unit: str) -> tuple[float, bool]:
+    """Return one of a unit in atomic units, and whether it is one of velocity.
+
+    Raises:
+        UsageError: For a unit that is not known.
+
+    Example:
+        >>> momentum_factor("au"), momentum_factor("bohr/atomic time")
+        ((1.0, False), (1.0, True))
+    """
+    name = _SHORT.get(unit, unit)
+    if name in MOMENTUM_UNITS:
+        return MOMENTUM_UNITS[name], False
+    if name in VELOCITY_UNITS:
+        return VELOCITY_UNITS[name], True
+    known = ", ".join((*MOMENTUM_UNITS, *VELOCITY_UNITS))
+    msg = f"unknown unit of momenta or velocities {unit[:40]!r}; use one of {known}"
+    raise UsageError(msg)
+
+
+def read_mapping(path: str | Path) -> Mapping:
+    """Read a mapping file, as `flowcei convert --guess` writes it.
+
+    Raises:
+        UsageError: For a missing file.
+        DataError: For a file that is no mapping, naming the first entry that is not right.
+    """
+    place = Path(path)
+    check_readable(place)
+    if place.stat().st_size > _MAX_BYTES:
+        raise DataError("larger than 1 MiB: no mapping file", path=place)
+    try:
+        table = tomllib.loads(place.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise DataError(f"not a TOML file that can be read ({reason})", path=place) from error
+    try:
+        return Mapping.from_dict(table)
+    except DataError as error:
+        raise DataError(str(error), path=place) from error
+
+
+def _key(name: str) -> str:
+    return name if name.isascii() and name.replace("_", "").replace("-", "").isalnum() else json.dumps(name)
+
+
+def _toml(value: object) -> str:
+    """Return a TOML literal: JSON's text, numbers, booleans and lists are TOML's too."""
+    return json.dumps(value)

@@ -1,0 +1,140 @@
+"""Which events of a file are worth a reconstruction, and how many were left out, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flowcei.errors import UsageError
+from flowcei.physics.explosion import kinetic_energy
+from flowcei.units import ELECTRONVOLT
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from flowcei.events.mapped import Arrays
+    from flowcei.molecule import Molecule
+    from flowcei.physics.detector import Noise
+
+__all__ = ["Selection", "Tally"]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Rules for events; without any, an event that cannot be used is an error.
+
+    Attributes:
+        max_sum: Bound on the total momentum, in standard deviations: a component of the sum of N
+            momenta with independent noise sigma has sigma sqrt(N). True events exceed 4 once in
+            9000; a false coincidence or a lost ion exceeds it by far.
+        noise: Of a momentum component, for that bound, where the file has no column for it.
+        ker: Least and most kinetic energy release, eV.
+        finite: Whether events with a number that is missing, or not finite, are left out.
+    """
+
+    max_sum: float | None = None
+    noise: Noise | None = None
+    ker: tuple[float, float] | None = None
+    finite: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what selects nothing.
+
+        Raises:
+            UsageError: For bounds that no event can be within.
+        """
+        if self.max_sum is not None and not self.max_sum > 0:
+            msg = f"the bound on the momentum sum is {self.max_sum}; it must be above 0"
+            raise UsageError(msg)
+        if self.ker is not None and not 0 <= self.ker[0] < self.ker[1]:
+            msg = f"the KER window is {self.ker[0]}..{self.ker[1]} eV; the least comes first"
+            raise UsageError(msg)
+
+    def rejected(self, arrays: Arrays, molecule: Molecule) -> dict[str, NDArray[np.bool_]]:
+        """Tell for each rule which events (B,) it leaves out; an event is named by the first only.
+
+        Raises:
+            UsageError: For a bound on the momentum sum of events without a known noise.
+        """
+        p, m = arrays.momenta, molecule.masses
+        out: dict[str, NDArray[np.bool_]] = {}
+        finite = np.isfinite(p).all(axis=(1, 2))
+        for more in (arrays.positions, arrays.sigma):
+            if more is not None:
+                finite &= np.isfinite(more).all(axis=tuple(range(1, more.ndim)))
+        with np.errstate(invalid="ignore", over="ignore"):
+            spread = ((p - p.mean(axis=1, keepdims=True)) ** 2).sum(axis=(1, 2))
+            energy = kinetic_energy(p, m) / ELECTRONVOLT
+            total = np.linalg.norm(p.sum(axis=1), axis=1)
+        finite &= np.isfinite(spread) & np.isfinite(energy)
+        if self.finite:
+            out["not finite"] = ~finite
+            out["without kinetic energy"] = finite & (spread == 0)
+        if self.max_sum is not None:
+            sigma = self._sigma(arrays) * np.sqrt(len(molecule))
+            out["momentum sum"] = finite & (total > self.max_sum * sigma)
+        if self.ker is not None:
+            out["KER"] = finite & ~((energy >= self.ker[0]) & (energy <= self.ker[1]))
+        taken = np.zeros(len(p), dtype=bool)
+        for name, rows in out.items():
+            out[name] = rows & ~taken
+            taken |= rows
+        return out
+
+    def _sigma(self, arrays: Arrays) -> NDArray[np.float64]:
+        if self.noise is not None:
+            good = np.where(np.isfinite(arrays.momenta), arrays.momenta, 0.0)
+            return self.noise.sigma(good)
+        if arrays.sigma is not None:
+            return arrays.sigma
+        msg = "a bound on the momentum sum needs the detector's noise: state it with --noise"
+        raise UsageError(msg)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the rules that are set."""
+        table: dict[str, Any] = {}
+        if self.max_sum is not None:
+            table["max_sum"] = self.max_sum
+            if self.noise is not None:
+                table["noise"] = str(self.noise)
+        if self.ker is not None:
+            table["ker_ev"] = list(self.ker)
+        if self.finite:
+            table["finite"] = True
+        return table
+
+
+@dataclass
+class Tally:
+    """How many events were read, and how many of them were left out, and why.
+
+    Attributes:
+        read: Events of the file so far.
+        rejected: Number by reason.
+    """
+
+    read: int = 0
+    rejected: dict[str, int] = field(default_factory=dict)
+
+    def count(self, reason: str, number: int) -> None:
+        """Add events that were left out."""
+        if number:
+            self.rejected[reason] = self.rejected.get(reason, 0) + number
+
+    @property
+    def kept(self) -> int:
+        """The number of events that were not left out."""
+        return self.read - sum(self.rejected.values())
+
+    def __str__(self) -> str:
+        """Return a line for a person."""
+        if not self.rejected:
+            return f"{self.read} events read, none left out"
+        why = ", ".join(f"{number} {reason}" for reason, number in self.rejected.items())
+        return f"{self.read} events read, {self.read - self.kept} left out: {why}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the counts."""
+        return {"read": self.read, "kept": self.kept, "rejected": dict(self.rejected)}

@@ -1,0 +1,101 @@
+"""Structures in extended XYZ: geometries, and the momenta of their ions where a file has them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from flowcei.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+__all__ = ["XyzTable", "is_xyz"]
+
+_MAX_ATOMS = 1000
+_AXES = "xyz"
+
+
+def is_xyz(path: Path) -> bool:
+    """Whether the content of a file says XYZ: a number of atoms alone on its first line."""
+    try:
+        with path.open("r", encoding="utf-8") as file:
+            first, _, third = (file.readline(1000).split() for _ in range(3))
+    except (UnicodeDecodeError, OSError):
+        return False
+    return len(first) == 1 and first[0].isdigit() and len(third) > 3 and third[0][:1].isalpha()
+
+
+@dataclass(frozen=True, eq=False)
+class XyzTable:
+    """An XYZ file as a table with a row for every structure.
+
+    Columns are ``x0``, ``y0``, ... in angstrom and, where the file has momenta, ``px0``, ... in
+    sqrt(u eV), as ASE writes them.
+
+    Attributes:
+        path: The file.
+        symbols: Chemical symbols, the same in every structure.
+    """
+
+    path: Path
+    symbols: tuple[str, ...] = field(init=False)
+    _moving: list[bool] = field(init=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Look at the first structure."""
+        for first in self._structures():
+            object.__setattr__(self, "symbols", tuple(first.get_chemical_symbols()))
+            self._moving.append(first.has("momenta"))
+            return
+        raise DataError("holds no structure", path=self.path)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns."""
+        prefixes = ("", "p") if self._moving[0] else ("",)
+        return tuple(f"{p}{a}{k}" for p in prefixes for k in range(len(self.symbols)) for a in _AXES)
+
+    @property
+    def rows(self) -> int | None:
+        """The number of structures: not known before they are read."""
+        return None
+
+    def chunks(
+        self, used: Collection[str], text: Collection[str] = (), *, rows: int, gaps: bool = False
+    ) -> Iterator[pd.DataFrame]:
+        """Yield the rows, some at a time: see `TextTable.chunks`."""
+        del used, text, gaps
+        part: list[NDArray[np.float64]] = []
+        for row, structure in enumerate(self._structures(), start=1):
+            if tuple(structure.get_chemical_symbols()) != self.symbols:
+                raise DataError(f"atoms other than {' '.join(self.symbols)}", path=self.path, row=row)
+            flat = [structure.get_positions().ravel()]
+            if self._moving[0]:
+                flat.append(structure.get_momenta().ravel())
+            part.append(np.concatenate(flat))
+            if len(part) == rows:
+                yield pd.DataFrame(np.array(part), columns=list(self.names))
+                part = []
+        if part:
+            yield pd.DataFrame(np.array(part), columns=list(self.names))
+
+    def _structures(self) -> Iterator[Any]:
+        from ase.io.extxyz import read_xyz
+
+        try:
+            with self.path.open("r", encoding="utf-8") as file:
+                for structure in read_xyz(file, index=slice(None)):
+                    if len(structure) > _MAX_ATOMS:
+                        raise DataError(f"more than {_MAX_ATOMS} atoms", path=self.path)
+                    yield structure
+        except DataError:
+            raise
+        except Exception as error:  # ASE raises whatever its parsers stumble over
+            raise DataError("not an XYZ file, or damaged", path=self.path) from error

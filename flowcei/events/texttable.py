@@ -1,0 +1,288 @@
+"""Tables of numbers as text: commas, semicolons, tabs or blanks, with a header or without."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+import warnings
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, NoReturn, cast
+
+import numpy as np
+import pandas as pd
+
+from flowcei.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+    from pathlib import Path
+
+__all__ = ["NUMBERED", "Dialect", "TextTable", "cell_problem", "sniff"]
+
+NUMBERED = "(row number)"
+"""What a first column without a name is called: pandas writes row numbers there."""
+
+_SEPARATORS = {"tab": "\t", "blank": r"\s+", ",": ",", ";": ";"}
+_MAX_LINE = 1 << 20
+_MAX_COLUMNS = 10_000
+# What programs write where there is no number.
+_GAPS = ["", "nan", "NaN", "NAN", "-nan", "NA", "N/A", "null", "None", "--"]
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|nan|[+-]?inf(inity)?", re.IGNORECASE)
+_COMMA_NUMBER = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a text file separates and names its columns.
+
+    Attributes:
+        names: Of the columns; ``#1``, ``#2``, ... where the file has no header.
+        separator: One of ``, ; tab blank``.
+        header: Whether the first line is the names.
+        decimal: What separates the decimals of a number.
+    """
+
+    names: tuple[str, ...]
+    separator: str
+    header: bool
+    decimal: str
+
+    def split(self, line: str) -> list[str]:
+        """Return the cells of a line of data."""
+        if self.separator == "blank":
+            return line.split()
+        cells = line.rstrip("\r\n").split(_SEPARATORS[self.separator])
+        return [cell.strip() for cell in cells]
+
+    def refuse_other_length(self, line: str, path: Path, row: int) -> None:
+        """Refuse a line that has more or fewer cells than the header.
+
+        Raises:
+            DataError: With the row.
+        """
+        count = len(self.split(line))
+        if count != len(self.names):
+            whose = "the header has" if self.header else "the first row has"
+            raise DataError(f"{count} fields where {whose} {len(self.names)}", path=path, row=row)
+
+
+def sniff(path: Path, separator: str = "", *, header: bool | None = None) -> Dialect:
+    """Find out how a text file separates and names its columns.
+
+    Args:
+        path: The file.
+        separator: One of ``, ; tab blank``; found where empty.
+        header: Whether it has one; found where None.
+
+    Raises:
+        DataError: For a file that is no text, or whose first line is no header and no numbers.
+    """
+    first, second = _first_lines(path)
+    commented = first.lstrip().startswith("#")
+    line = first.lstrip().removeprefix("#") if commented else first
+    found = separator or _separator(line)
+    cells = line.split() if found == "blank" else next(csv.reader([line], delimiter=_SEPARATORS[found]), [])
+    names = [cell.strip() for cell in cells]
+    if not any(names):
+        raise DataError("the first line must name the columns; it is blank", path=path)
+    if len(names) > _MAX_COLUMNS:
+        raise DataError(f"{len(names)} columns; {_MAX_COLUMNS} at the most", path=path)
+    dialect = Dialect(tuple(names), found, header=True, decimal=".")
+    decimal = "," if found != "," and any(map(_COMMA_NUMBER.fullmatch, dialect.split(second))) else "."
+    if header is None:
+        numbers = (_NUMBER.fullmatch(n.replace(",", ".", 1) if decimal == "," else n) for n in names)
+        header = commented or not all(numbers)
+    if not header:
+        names = [f"#{k}" for k in range(1, len(names) + 1)]
+    elif names[0] in ("", "Unnamed: 0"):
+        names[0] = NUMBERED
+    return Dialect(tuple(names), found, header, decimal)
+
+
+def _first_lines(path: Path) -> tuple[str, str]:
+    try:
+        with path.open("r", encoding="utf-8-sig", newline="") as file:
+            lines = [file.readline(_MAX_LINE), file.readline(_MAX_LINE)]
+    except (UnicodeDecodeError, OSError) as error:
+        raise DataError(
+            "not a text file in UTF-8, nor another format that flowcei reads", path=path
+        ) from error
+    if "\0" in lines[0]:
+        raise DataError("a binary file, of no format that flowcei reads", path=path)
+    if any(len(line) >= _MAX_LINE for line in lines):
+        raise DataError("a line of more than a million characters; is it a table?", path=path)
+    return lines[0], lines[1]
+
+
+def _separator(line: str) -> str:
+    for name in ("tab", ";", ","):
+        if _SEPARATORS[name] in line:
+            return name
+    return "blank" if len(line.split()) > 1 else ","
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A text file as a table.
+
+    Attributes:
+        path: The file.
+        dialect: How it is written.
+    """
+
+    path: Path
+    dialect: Dialect
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns, in the order of the file."""
+        return self.dialect.names
+
+    @property
+    def rows(self) -> int | None:
+        """The number of rows: not known before they are read."""
+        return None
+
+    def chunks(
+        self, used: Collection[str], text: Collection[str] = (), *, rows: int, gaps: bool = False
+    ) -> Iterator[pd.DataFrame]:
+        """Yield the rows, some at a time.
+
+        Args:
+            used: Columns that are needed; their cells must be numbers.
+            text: Those of them whose cells may be text.
+            rows: Of a part, at the most.
+            gaps: Whether blank cells and numbers that are not finite are allowed.
+
+        Raises:
+            DataError: Naming row and column of the first cell that is not right.
+        """
+        numbers = [name for name in self.names if name in used and name not in text]
+        kinds: dict[str, type] = {name: np.float64 if name in numbers else str for name in self.names}
+        second = _first_lines(self.path)[1]
+        if second.strip():  # pandas drops what every row has too much
+            self.dialect.refuse_other_length(second, self.path, 1 if self.dialect.header else 2)
+        reader: pd.io.parsers.TextFileReader | None = None
+        row = 0
+        with cast("io.BufferedReader", io.BufferedReader(_Lines(self.path), 1 << 18)) as file:
+            while True:
+                try:
+                    with warnings.catch_warnings():
+                        # pandas only warns where every row has more fields than the header.
+                        warnings.simplefilter("error", pd.errors.ParserWarning)
+                        if reader is None:
+                            if self.dialect.header:
+                                file.readline()
+                            reader = self._reader(file, kinds, rows, gaps=gaps)
+                        part = reader.get_chunk()
+                except (StopIteration, pd.errors.EmptyDataError):
+                    return
+                except DataError:
+                    raise
+                except (ValueError, pd.errors.ParserError, pd.errors.ParserWarning, OSError) as error:
+                    self._refuse_first_bad_cell(numbers, row, str(error), gaps=gaps)
+                if not gaps and not np.isfinite(part[numbers].to_numpy()).all():
+                    self._refuse_first_bad_cell(numbers, row, "a number that is not finite", gaps=gaps)
+                row += len(part)
+                yield part
+
+    def _reader(
+        self, file: io.BufferedReader, kinds: dict[str, type], rows: int, *, gaps: bool
+    ) -> pd.io.parsers.TextFileReader:
+        return pd.read_csv(
+            file,
+            sep=_SEPARATORS[self.dialect.separator],
+            header=None,
+            names=list(self.names),
+            index_col=False,
+            dtype=kinds,
+            skipinitialspace=True,
+            na_filter=gaps,
+            na_values=_GAPS,
+            keep_default_na=False,
+            encoding="utf-8",
+            compression=None,  # what is packed is not unpacked: it may be endless
+            decimal=self.dialect.decimal,
+            quoting=csv.QUOTE_NONE,
+            chunksize=rows,
+        )
+
+    def _refuse_first_bad_cell(self, numbers: list[str], start: int, reason: str, *, gaps: bool) -> NoReturn:
+        """Read slowly what could not be read fast, to say exactly where it went wrong."""
+        try:
+            with self.path.open("r", encoding="utf-8-sig", newline=None) as file:
+                if self.dialect.header:
+                    file.readline(_MAX_LINE)
+                whole = iter(partial(file.readline, _MAX_LINE), "")
+                lines = islice((line for line in whole if line.strip()), start, None)
+                for row, line in enumerate(lines, start=start + 1):
+                    self._refuse_line(line, row, numbers, gaps=gaps)
+        except UnicodeDecodeError as error:
+            raise DataError("not a text file in UTF-8", path=self.path) from error
+        raise DataError(f"cannot be read as numbers ({' '.join(reason.split())[:120]})", path=self.path)
+
+    def _refuse_line(self, line: str, row: int, numbers: list[str], *, gaps: bool) -> None:
+        self.dialect.refuse_other_length(line, self.path, row)
+        for name, cell in zip(self.names, self.dialect.split(line), strict=True):
+            if name in numbers:
+                plain = cell.replace(",", ".", 1) if self.dialect.decimal == "," else cell
+                problem = cell_problem(plain, gaps=gaps)
+                if problem:
+                    raise DataError(problem, path=self.path, row=row, column=name)
+
+
+def cell_problem(cell: str, *, gaps: bool = False) -> str | None:
+    """Return why the text of a cell is no number, or None where it is one.
+
+    Args:
+        cell: Its text.
+        gaps: Whether it may be blank or not finite.
+
+    Example:
+        >>> cell_problem("1_0"), cell_problem("-1e3")
+        ("'1_0' where a number belongs", None)
+    """
+    if not cell:
+        return None if gaps else "a blank cell; remove the event or fill in the number"
+    try:
+        # Python also reads 1_000 and the digits of other scripts; a CSV has neither.
+        value = float(cell if cell.isascii() and "_" not in cell else "no number")
+    except ValueError:
+        return None if gaps and cell in _GAPS else f"{cell[:40]!r} where a number belongs"
+    if not math.isfinite(value) and not gaps:
+        return f"{cell[:40]!r} is not a finite number; remove the event"
+    return None
+
+
+class _Lines(io.RawIOBase):
+    """A file that refuses lines without end and zero bytes: pandas would take all memory for them."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = path.open("rb")
+        if self._file.read(3) != b"\xef\xbb\xbf":  # the mark that some editors put first
+            self._file.seek(0)
+        self._length = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        count = self._file.readinto(buffer)
+        data = bytes(buffer[:count])
+        if b"\0" in data:
+            msg = "bytes of 0"
+            raise ValueError(msg)
+        end = max(data.rfind(b"\n"), data.rfind(b"\r"))
+        self._length = count - end - 1 if end >= 0 else self._length + count
+        if self._length > _MAX_LINE:
+            raise DataError("a line of more than a million characters; is it a table?", path=self._path)
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
