@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 import click
 
 from flowcei.cli.options import note, overwrite_option
+from flowcei.cli.reading import reading_options
 
 if TYPE_CHECKING:
     from flowcei.doctor.finding import Report
+    from flowcei.events.source import Reading
 
 _REJECTED = 3
 _TITLES = {"error": "Errors", "warning": "Warnings", "note": "Notes"}
@@ -20,7 +22,7 @@ _TITLES = {"error": "Errors", "warning": "Warnings", "note": "Notes"}
 
 @click.command(short_help="Check whether a data file is sound and can bear a claim.")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--molecule", help="Of a CSV file: a built-in name, .toml or .xyz; ocs if absent.")
+@click.option("--molecule", help="A built-in name, .toml or .xyz; ocs if absent and the file does not say.")
 @click.option(
     "--repair",
     "output",
@@ -28,8 +30,17 @@ _TITLES = {"error": "Errors", "warning": "Warnings", "note": "Notes"}
     help="Write the events to this .csv or .h5, positions centred and in the frame of the momenta.",
 )
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@reading_options
 @overwrite_option
-def check(*, file: Path, molecule: str | None, output: Path | None, as_json: bool, overwrite: bool) -> None:
+def check(
+    *,
+    file: Path,
+    molecule: str | None,
+    output: Path | None,
+    as_json: bool,
+    reading: Reading,
+    overwrite: bool,
+) -> None:
     """Check whether FILE is sound: units, charges, frames, noise, columns, duplicates.
 
     Positions are exploded anew and compared with the momenta. Ends with exit code 3 where
@@ -41,7 +52,7 @@ def check(*, file: Path, molecule: str | None, output: Path | None, as_json: boo
 
     if output is not None:
         _refuse_output(output, file, overwrite=overwrite)
-    report = examine_file(file, molecule)
+    report = examine_file(file, molecule, reading)
     if as_json:
         click.echo(json.dumps(report.to_dict(), indent=1))
     else:

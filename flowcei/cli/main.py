@@ -19,6 +19,7 @@ __all__ = ["cli", "main"]
 
 _COMMANDS = {
     "simulate": "Simulate Coulomb explosions of a molecule.",
+    "convert": "Turn events of another program into a file of flowcei.",
     "check": "Check whether a data file is sound and can bear a claim.",
     "train": "Train a model, on fresh simulations or on a file.",
     "sample": "Draw the geometries that explain measured momenta.",

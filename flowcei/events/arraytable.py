@@ -251,7 +251,8 @@ class RootTable:
             raise UsageError(msg) from error
         try:
             file = uproot.open(self.path)
-            trees = list(dict.fromkeys(k.split(";")[0] for k, c in file.classnames().items() if c == "TTree"))
+            kinds = file.classnames(cycle=False)
+            trees = [name for name, kind in kinds.items() if kind in ("TTree", "ROOT::RNTuple")]
             found = self.tree or (trees[0] if len(trees) == 1 else "")
             if found not in trees:
                 what = f"has the trees {', '.join(trees[:8]) or '(none)'}; a mapping's tree names one"

@@ -206,6 +206,9 @@ def _rows_of_events(table: Table, molecule: Molecule, path: Path, order: Sequenc
             if match and match["ion"]:
                 found[kind].setdefault(match["ion"].lower(), {})[match["axis"].lower()] = name
                 break
+    if found["positions"] and not found["momenta"] and not found["velocities"]:
+        what = "holds geometries and no momenta: flowcei simulate --geometries explodes them"
+        raise DataError(what, path=path)
     kind = "momenta" if found["momenta"] else "velocities"
     vectors, filled = _by_label(found[kind], molecule, path, order)
     unit = "hbar/bohr" if kind == "momenta" else "m/s"

@@ -15,7 +15,7 @@ from flowcei.events.mapped import Arrays
 from flowcei.molecule import Molecule
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from flowcei.events.container import Events
@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 __all__ = [
     "MOMENTUM_UNIT",
     "HdfEvents",
+    "append_hdf",
     "describe",
     "hdf_chunks",
     "is_hdf5",
     "is_native",
+    "keep_in_origin",
     "look_into",
     "read_array",
     "read_json_attribute",
@@ -115,7 +117,9 @@ def look_into(path: Path, molecule: Molecule | None = None) -> HdfEvents:
         for name, array in data.items():
             expected = shape if name in _UNITS else shape[:1]
             if array.shape != expected:
-                what = f"{_SPOKEN.get(name, name)} have shape {array.shape}; expected {expected} for {own.name}"
+                what = (
+                    f"{_SPOKEN.get(name, name)} have shape {array.shape}; expected {expected} for {own.name}"
+                )
                 raise DataError(what, path=path)
         origin = read_json_attribute(file, "origin") or {}
         return HdfEvents(own, origin, shape[0], tuple(data))
@@ -220,3 +224,31 @@ def write_hdf(events: Events, path: Path) -> None:
             file.create_dataset("sigma", data=events.sigma).attrs["unit"] = MOMENTUM_UNIT
         if events.ids is not None:
             file.create_dataset("event", data=events.ids)
+
+
+def append_hdf(parts: Iterable[Events], path: Path) -> None:
+    """Write events as HDF5, a part at a time."""
+    with h5py.File(path, "w") as file:
+        for k, events in enumerate(parts):
+            arrays = {"momenta": events.momenta, "event": events.numbers}
+            arrays |= {"positions": events.positions} if events.positions is not None else {}
+            arrays |= {"sigma": events.sigma} if events.sigma is not None else {}
+            if k == 0:
+                describe(file, events.molecule, events.origin)
+            for name, array in arrays.items():
+                if k == 0:
+                    data = file.create_dataset(
+                        name, (0, *array.shape[1:]), array.dtype, maxshape=(None, *array.shape[1:])
+                    )
+                    if name != "event":
+                        data.attrs["unit"] = _UNITS.get(name, MOMENTUM_UNIT)
+                data = file[name]
+                data.resize(len(data) + len(array), axis=0)
+                data[-len(array) :] = array
+
+
+def keep_in_origin(path: Path, **facts: Any) -> None:  # noqa: ANN401 (JSON)
+    """Add facts that are only known at the end to what a file says of its origin."""
+    with h5py.File(path, "r+") as file:
+        origin = read_json_attribute(file, "origin") or {}
+        file.attrs["origin"] = json.dumps(origin | facts)

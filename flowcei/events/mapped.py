@@ -59,13 +59,6 @@ def refuse_misfit(mapping: Mapping, molecule: Molecule, names: tuple[str, ...], 
     Raises:
         DataError: Saying what does not fit.
     """
-    lost = [name for name in mapping.names if name not in names]
-    if lost:
-        seen = ", ".join(name[:20] for name in names[:6]) + (", ..." if len(names) > 6 else "")
-        raise DataError(f"the column is missing; the file has {seen}", path=path, column=lost[0][:40])
-    for name in mapping.names:
-        if names.count(name) > 1:
-            raise DataError("the column is there twice; keep one", path=path, column=name)
     tables = [
         v.ions for v in (mapping.momenta, mapping.positions) if v is not None and mapping.rows == "event"
     ]
@@ -73,10 +66,16 @@ def refuse_misfit(mapping: Mapping, molecule: Molecule, names: tuple[str, ...], 
         tables.append(mapping.ions.values)  # type: ignore[arg-type]
     for table in tables:
         if set(table) != set(molecule.labels):
-            what = (
-                f"the mapping is of ions {', '.join(table)}, {molecule.name} has {', '.join(molecule.labels)}"
-            )
+            ours = ", ".join(molecule.labels)
+            what = f"the mapping is of ions {', '.join(table)[:80]}; {molecule.name} has {ours}"
             raise DataError(what, path=path)
+    lost = [name for name in mapping.names if name not in names]
+    if lost:
+        seen = ", ".join(name[:20] for name in names[:6]) + (", ..." if len(names) > 6 else "")
+        raise DataError(f"the column is missing; the file has {seen}", path=path, column=lost[0][:40])
+    for name in mapping.names:
+        if names.count(name) > 1:
+            raise DataError("the column is there twice; keep one", path=path, column=name)
 
 
 def mapped_chunks(

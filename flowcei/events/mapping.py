@@ -167,7 +167,8 @@ class Mapping(_Table):
         Args:
             about: A comment for its top.
         """
-        lines = [f"# {line}" for line in about.splitlines()]
+        printable = ("".join(c if c.isprintable() else " " for c in line) for line in about.splitlines())
+        lines = [f"# {line}" for line in printable]
         table = self.to_dict()
         lines += [f"{key} = {_toml(value)}" for key, value in table.items() if not isinstance(value, dict)]
         for key, value in table.items():
@@ -224,9 +225,9 @@ def read_mapping(path: str | Path) -> Mapping:
 
 
 def _key(name: str) -> str:
-    return name if name.isascii() and name.replace("_", "").replace("-", "").isalnum() else json.dumps(name)
+    return name if name.isascii() and name.replace("_", "").replace("-", "").isalnum() else _toml(name)
 
 
 def _toml(value: object) -> str:
-    """Return a TOML literal: JSON's text, numbers, booleans and lists are TOML's too."""
-    return json.dumps(value)
+    """Return a TOML literal: JSON's are, but for two ways to write characters."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

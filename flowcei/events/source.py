@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from flowcei.events.mapping import Mapping
     from flowcei.events.tables import Table
 
-__all__ = ["CHUNK", "EventSource", "Reading", "open_events", "settled", "understood"]
+__all__ = ["CHUNK", "EventSource", "Reading", "guessed", "open_events"]
 
 CHUNK = 65_536
 """Events that are held at a time."""
@@ -208,7 +208,7 @@ def open_events(
         return _native_hdf(path, molecule, reading)
     known = molecule or Molecule.load("ocs")
     table = open_table(path, found, reading.mapping)
-    mapping, said = understood(table, known, path, reading)
+    mapping, said = _understood(table, known, path, reading)
     gaps = reading.selection.finite
 
     def arrays(rows: int) -> Iterator[Arrays]:
@@ -234,7 +234,7 @@ def _native_hdf(path: Path, molecule: Molecule | None, reading: Reading) -> Even
     return EventSource(path, about.molecule, about.origin, (), about.count, reading.selection, arrays)
 
 
-def understood(table: Table, molecule: Molecule, path: Path, reading: Reading) -> tuple[Mapping, list[str]]:
+def _understood(table: Table, molecule: Molecule, path: Path, reading: Reading) -> tuple[Mapping, list[str]]:
     """Return what the columns of a table mean, and what of that a person should check.
 
     Raises:
@@ -254,10 +254,28 @@ def understood(table: Table, molecule: Molecule, path: Path, reading: Reading) -
         what = f"there is no column for {', '.join(guess.filled[:6])}; are they 0 by the choice of axes? "
         what += "flowcei convert --guess writes a mapping that says so, to be checked and given as --mapping"
         raise DataError(what, path=path)
-    return settled(guess, table, molecule, path)
+    return _settled(guess, table, molecule, path)
 
 
-def settled(guess: Guess, table: Table, molecule: Molecule, path: Path) -> tuple[Mapping, list[str]]:
+def guessed(path: Path, molecule: Molecule, reading: Reading) -> tuple[Mapping, list[str]]:
+    """Return what the columns of a file probably mean, and what of that a person should check.
+
+    Raises:
+        UsageError: For a missing file.
+        DataError: Where it cannot be told.
+    """
+    table = open_table(path, reading.format, reading.mapping)
+    if is_native_header(table.names, molecule):
+        return native_mapping(table.names, molecule, path), ["the columns of flowcei: no mapping is needed"]
+    order = checked_order(reading.columns, molecule) if reading.columns else ()
+    guess = guess_mapping(table, molecule, path, order, reading.unit)
+    mapping, said = _settled(guess, table, molecule, path)
+    if guess.filled:
+        said.append(f"taken for 0, as no column has it: {', '.join(guess.filled)}")
+    return mapping, said
+
+
+def _settled(guess: Guess, table: Table, molecule: Molecule, path: Path) -> tuple[Mapping, list[str]]:
     """Return a guess with the units that its numbers show, and all that it concluded.
 
     Raises:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowcei.errors import UsageError
-from flowcei.events.hdf import write_hdf
+from flowcei.events.hdf import append_hdf, keep_in_origin, write_hdf
 from flowcei.events.source import Reading, open_events
 from flowcei.events.text import write_csv
 from flowcei.files import whole_file
@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from flowcei.events.container import Events
+    from flowcei.events.source import EventSource
 
-__all__ = ["events_writer", "read_events", "write_events"]
+__all__ = ["events_writer", "read_events", "write_event_chunks", "write_events"]
 
 _WRITERS = {".csv": write_csv, ".h5": write_hdf, ".hdf5": write_hdf}
 
@@ -73,6 +74,32 @@ def write_events(events: Events, path: str | Path, *, overwrite: bool = False) -
     writer = events_writer(place)
     with whole_file(place, overwrite=overwrite) as temporary:
         writer(events, temporary)
+
+
+def write_event_chunks(source: EventSource, path: str | Path, *, overwrite: bool = False) -> None:
+    """Write the events of a source a part at a time, as `write_events` would write them at once.
+
+    The file also keeps how the source was read, and what was left out of it and why.
+
+    Args:
+        source: Where they come from.
+        path: `.csv` or `.h5`.
+        overwrite: Whether an existing file may be replaced.
+
+    Raises:
+        UsageError: As `write_events`.
+        DataError: For what cannot be read; nothing is written then.
+    """
+    place = Path(path)
+    writer = events_writer(place)
+    with whole_file(place, overwrite=overwrite) as temporary:
+        if writer is write_csv:
+            with temporary.open("w", newline="") as file:
+                for k, events in enumerate(source.chunks()):
+                    write_csv(events, file, header=k == 0)
+        else:
+            append_hdf(source.chunks(), temporary)
+            keep_in_origin(temporary, selection=source.selection.to_dict() | source.tally.to_dict())
 
 
 def events_writer(path: Path) -> Callable[[Events, Path], None]:

@@ -1,0 +1,98 @@
+"""`flowcei convert`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from flowcei.cli.options import noise_option, note, overwrite_option
+from flowcei.cli.reading import note_reading, reading_options, selection_options
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flowcei.events.selection import Selection
+    from flowcei.events.source import Reading
+    from flowcei.molecule import Molecule
+
+
+@click.command(short_help="Turn events of another program into a file of flowcei.")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--molecule", default="ocs", show_default=True, help="A built-in name, .toml or .xyz.")
+@click.option("--guess", is_flag=True, help="Write what the columns probably mean, to be checked by you.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Events, .h5 or .csv; with --guess a .toml. NAME.events.h5 or NAME.toml if absent.",
+)
+@reading_options
+@selection_options
+@noise_option
+@overwrite_option
+def convert(
+    *,
+    file: Path,
+    molecule: str,
+    guess: bool,
+    output: Path | None,
+    reading: Reading,
+    selection: Callable[[str | None], Selection],
+    noise: str | None,
+    overwrite: bool,
+) -> None:
+    """Turn FILE into events as flowcei writes them, in atomic units, with the mapping kept in it.
+
+    Text, .npy, HDF5, Parquet, ROOT and XYZ. First let flowcei guess what the columns mean,
+    check what it wrote, and convert by it:
+
+    Example: flowcei convert run7.dat --molecule ch4 --guess -o run7.toml
+
+    Example: flowcei convert run7.dat --molecule ch4 --mapping run7.toml -o run7.h5
+    """
+    from flowcei.errors import UsageError
+    from flowcei.events.source import open_events
+    from flowcei.events.storage import events_writer, write_event_chunks
+    from flowcei.files import refuse_existing
+    from flowcei.molecule import Molecule
+
+    known = Molecule.load(molecule)
+    if guess:
+        _guess(file, known, output or Path(f"{file.stem}.toml"), reading, overwrite=overwrite)
+        return
+    place = output or Path(f"{file.stem}.events.h5")
+    if place.resolve() == file.resolve():
+        msg = f"{file} is what is converted; give -o another name"
+        raise UsageError(msg)
+    events_writer(place)
+    refuse_existing(place, overwrite=overwrite)
+    source = open_events(file, known, replace(reading, selection=selection(noise)))
+    note_reading(source)
+    write_event_chunks(source, place, overwrite=overwrite)
+    note(f"{source.tally}")
+    note(f"{source.tally.kept} events of {known.name} written to {place}; next: flowcei check {place}")
+
+
+def _guess(file: Path, molecule: Molecule, place: Path, reading: Reading, *, overwrite: bool) -> None:
+    """Write a mapping, and say what a person should look at."""
+    from flowcei.events.source import guessed
+    from flowcei.files import whole_file
+
+    name = molecule.name
+    mapping, said = guessed(file, molecule, reading)
+    about = "\n".join(
+        [
+            f"What the columns of {file.name} mean, guessed for {name}. Check every line, above all",
+            "units and which ion is which; then:",
+            f"flowcei convert {file.name} --molecule {name} --mapping {place.name}",
+            *(f"- {line}" for line in said),
+        ]
+    )
+    with whole_file(place, overwrite=overwrite) as temporary:
+        temporary.write_text(mapping.to_toml(about), encoding="utf-8")
+    for line in said:
+        note(f"{file.name}: {line}")
+    note(f"mapping written to {place}: check it, then give it as --mapping {place}")

@@ -1,0 +1,106 @@
+"""Options that say how a file of events is to be read, and which of its events are left out."""
+
+from __future__ import annotations
+
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flowcei.cli.options import note
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flowcei.events.selection import Selection
+    from flowcei.events.source import EventSource
+
+__all__ = ["note_reading", "reading_options", "selection_options"]
+
+_FORMATS = ("text", "npy", "hdf5", "parquet", "root", "xyz")
+_READING = (
+    click.option("--format", type=click.Choice(_FORMATS), help="Of the file; its content says so if absent."),
+    click.option(
+        "--mapping",
+        type=click.Path(path_type=Path),
+        help="What the columns mean: a TOML file, as flowcei convert --guess writes it.",
+    ),
+    click.option(
+        "--columns", default="", metavar="IONS", help="Order of the ions where a file has no names: 'o c s'."
+    ),
+    click.option(
+        "--unit", default="", help="Of the momenta: hbar/bohr, 'kg m/s', '1e-22 kg m/s', 'u m/s', ..."
+    ),
+)
+_SELECTION = (
+    click.option(
+        "--max-sum",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="SIGMAS",
+        help="Leave out events whose momenta sum to more, in standard deviations of the sum.",
+    ),
+    click.option(
+        "--ker", metavar="LOW..HIGH", help="Leave out events outside this kinetic energy release, eV."
+    ),
+    click.option("--finite-only", is_flag=True, help="Leave out events with missing or infinite numbers."),
+)
+
+
+def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of reading; the command takes them as one argument `reading`."""
+
+    @wraps(command)
+    def wrapped(*, format: str | None, mapping: Path | None, columns: str, unit: str, **rest: Any) -> Any:  # noqa: A002, ANN401
+        from flowcei.events.mapping import read_mapping
+        from flowcei.events.source import Reading
+
+        known = read_mapping(mapping) if mapping is not None else None
+        return command(reading=Reading(format, known, columns, unit), **rest)
+
+    return _with(_READING, wrapped)
+
+
+def selection_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of selection; the command takes a function of the noise, `selection`."""
+
+    @wraps(command)
+    def wrapped(*, max_sum: float | None, ker: str | None, finite_only: bool, **rest: Any) -> Any:  # noqa: ANN401
+        def selection(noise: str | None) -> Selection:
+            from flowcei.events.selection import Selection
+            from flowcei.physics.detector import Noise
+
+            level = Noise.parse(noise) if noise and max_sum is not None else None
+            return Selection(max_sum, level, _window(ker), finite_only)
+
+        return command(selection=selection, **rest)
+
+    return _with(_SELECTION, wrapped)
+
+
+def _with(options: tuple[Any, ...], command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _window(text: str | None) -> tuple[float, float] | None:
+    """Return the KER window that `LOW..HIGH` means, eV."""
+    if text is None:
+        return None
+    from flowcei.errors import UsageError
+
+    try:
+        low, high = (float(part) for part in text.split(".."))
+    except ValueError as error:
+        msg = f"--ker is {text!r}; it must be LOW..HIGH in eV, such as 5..40"
+        raise UsageError(msg) from error
+    return low, high
+
+
+def note_reading(source: EventSource) -> None:
+    """Say what was concluded of a file that nobody stated."""
+    for line in source.said:
+        note(f"{source.path.name}: {line}")
+    if source.said:
+        note("to state it instead: flowcei convert --guess writes a mapping; check it, then give --mapping")
