@@ -164,7 +164,7 @@ def root(folder: Path) -> None:
     p = events("ocs").momenta
     branches = {f"p{a}_{label}": p[:, k, i] for k, label in enumerate("cos") for i, a in enumerate("xyz")}
     with uproot.recreate(folder / "tree.root") as file:
-        file.mktree("events", {name: np.float64 for name in branches})
+        file.mktree("events", dict.fromkeys(branches, np.float64))
         file["events"].extend(branches)
 
 
