@@ -20,7 +20,7 @@ from flowcei.events.source import Reading, guessed, open_events
 from flowcei.events.storage import read_events
 from flowcei.events.tables import open_table
 from flowcei.physics.detector import Noise
-from flowcei.units import DALTON, KILOMETRE_PER_SECOND, MOMENTUM_UNITS, SI_MOMENTUM
+from flowcei.units import ANGSTROM, DALTON, KILOMETRE_PER_SECOND, MOMENTUM_UNITS, SI_MOMENTUM
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -421,3 +421,23 @@ def test_formats_are_found_by_content_and_can_be_forced(tmp_path: Path) -> None:
             {"tree": "coincidences", "momenta": {"unit": "au", "ions": {"c": ["a", "b", "c"]}}}
         )
         assert type(open_table(DATA / name, None, mapping if kind == "HdfTable" else None)).__name__ == kind
+
+
+def test_geometries_of_another_program_are_exploded(shell: Shell, tmp_path: Path) -> None:
+    """XYZ with the atoms in another order: the same momenta as without the detour."""
+    made = flowcei.simulate("ocs", 5, seed=3, accuracy=1e-8)
+    lines = []
+    for x in made.positions / ANGSTROM:
+        lines += ["3", ""] + [
+            f"{s} {' '.join(map(repr, r.tolist()))}" for s, r in zip("SCO", x[[2, 0, 1]], strict=True)
+        ]
+    (tmp_path / "g.xyz").write_text("\n".join(lines) + "\n")
+    assert shell("simulate", "ocs", "--geometries", "g.xyz", "--seed", "1", "-o", "g.h5") == 0
+    events = read_events("g.h5")
+    np.testing.assert_allclose(events.positions, made.positions, atol=1e-12)
+    _close(events.momenta, made.momenta, 1e-7)
+    assert shell("simulate", "co2", "--geometries", "g.xyz", "-o", "h.h5") == 3
+    assert shell("simulate", "ocs", "--geometries", "g.xyz", "--prior", "broad", "-o", "h.h5") == 2
+    (tmp_path / "bad.xyz").write_text("3\n\nS 0 0 0\nC 0 0 nan\nO 1 1 1\n")
+    assert shell("simulate", "ocs", "--geometries", "bad.xyz", "-o", "h.h5") == 3
+    assert not Path("h.h5").exists()

@@ -13,7 +13,7 @@ import click
 from flowcei.cli.options import note, overwrite_option, seed_option, settled_seed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from flowcei.events.container import Events
     from flowcei.events.simulation import Simulator
@@ -38,6 +38,11 @@ _COUNT = 10_000  # events, where nobody says
     "random_cos3d_10000, generated_cos3d_check or random_million_orient.",
 )
 @click.option(
+    "--geometries",
+    type=click.Path(path_type=Path),
+    help="Instead of a prior: explode the structures of this XYZ file (angstrom).",
+)
+@click.option(
     "--as-published",
     is_flag=True,
     help="With --like: repeat the study's faults (positions not centred, turned apart from momenta).",
@@ -58,6 +63,7 @@ def simulate(
     *,
     molecule: str | None,
     like: str | None,
+    geometries: Path | None,
     count: int | None,
     output: Path | None,
     resume: bool,
@@ -70,7 +76,8 @@ def simulate(
 ) -> None:
     """Simulate Coulomb explosions of MOLECULE (a built-in name, .toml or .xyz).
 
-    With --like, make a dataset of the first study again, soundly or --as-published.
+    With --like, make a dataset of the first study again, soundly or --as-published. With
+    --geometries, explode the structures of an XYZ file.
 
     Any number of events goes into a .h5; what is interrupted there can be resumed.
 
@@ -83,10 +90,14 @@ def simulate(
     from flowcei.files import refuse_existing
 
     precise = _checked(accuracy)
-    if like is None:
+    if geometries is not None:
+        others = {"--like": like, "--prior": prior, "-n": count}
+        _refuse_beside("--geometries", others)
+        source = _structures(geometries, molecule or "ocs", noise or "0%", precise)
+    elif like is None:
         source = _molecule(molecule, count, prior, noise, precise, as_published=as_published)
     else:
-        _refuse_beside(like, {"MOLECULE": molecule, "--prior": prior, "--noise": noise})
+        _refuse_beside(f"--like {like}", {"MOLECULE": molecule, "--prior": prior, "--noise": noise})
         source = _dataset(like, count, precise, as_published=as_published)
     place = output or Path(f"{source.name}.csv")
     binary = place.suffix.lower() in (".h5", ".hdf5")
@@ -100,8 +111,8 @@ def simulate(
         seed = partial_seed(place) if seed is None else seed
     note(f"{source.name}: {source.about}")
     seed = settled_seed(seed)
-    if binary:
-        _stream(source, seed, place, resume=resume, overwrite=overwrite)
+    if binary and source.simulator is not None:
+        _stream(source, source.simulator, seed, place, resume=resume, overwrite=overwrite)
         return
     events = source.events(seed)
     if str(place) == "-":
@@ -118,7 +129,7 @@ class _Source:
     name: str
     about: str
     count: int
-    simulator: Callable[[int], Simulator]
+    simulator: Callable[[int], Simulator] | None
     events: Callable[[int], Events]
 
 
@@ -169,12 +180,28 @@ def _dataset(name: str, count: int | None, precise: dict[str, float], *, as_publ
     )
 
 
-def _refuse_beside(like: str, others: dict[str, str | None]) -> None:
+def _structures(path: Path, molecule: str, noise: str, precise: dict[str, float]) -> _Source:
+    from flowcei.events.geometries import explode, read_geometries
+    from flowcei.molecule import Molecule
+
+    known = Molecule.load(molecule)
+    positions = read_geometries(path, known)
+    about = f"the {len(positions)} structures of {path}"
+    return _Source(
+        known.name,
+        about,
+        len(positions),
+        None,
+        lambda seed: explode(positions, known, noise=noise, seed=seed, **precise),
+    )
+
+
+def _refuse_beside(option: str, others: Mapping[str, object]) -> None:
     from flowcei.errors import UsageError
 
     given = [name for name, value in others.items() if value is not None]
     if given:
-        msg = f"--like {like} settles molecule, prior and noise; leave out {' and '.join(given)}"
+        msg = f"{option} settles that; leave out {' and '.join(given)}"
         raise UsageError(msg)
 
 
@@ -191,14 +218,22 @@ def _checked(accuracy: float | None) -> dict[str, float]:
     return {"accuracy": accuracy}
 
 
-def _stream(source: _Source, seed: int, place: Path, *, resume: bool, overwrite: bool) -> None:
+def _stream(
+    source: _Source,
+    make: Callable[[int], Simulator],
+    seed: int,
+    place: Path,
+    *,
+    resume: bool,
+    overwrite: bool,
+) -> None:
     """Simulate into a file, with a bar on a terminal."""
     from tqdm import tqdm
 
     from flowcei.events.streaming import simulate_to_file
 
     start, count = time.perf_counter(), source.count
-    simulator = source.simulator(seed)
+    simulator = make(seed)
     with tqdm(total=count, unit=" events", unit_scale=True, disable=None, leave=False) as bar:
         simulate_to_file(simulator, count, place, overwrite=overwrite, resume=resume, on_block=bar.update)
     seconds = time.perf_counter() - start

@@ -1,0 +1,100 @@
+"""Geometries of other programs, and the events that they explode into."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flowcei.errors import DataError
+from flowcei.events.container import Events
+from flowcei.events.simulation import fresh_seed
+from flowcei.events.structures import XyzTable
+from flowcei.files import check_readable
+from flowcei.physics.detector import Noise
+from flowcei.physics.explosion import asymptotic_momenta, centre_of_mass
+from flowcei.units import ANGSTROM
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from flowcei.molecule import Molecule
+
+__all__ = ["explode", "read_geometries"]
+
+_ROWS = 10_000
+
+
+def read_geometries(path: Path, molecule: Molecule) -> NDArray[np.float64]:
+    """Read structures of a molecule from an XYZ file, its atoms in any order.
+
+    Args:
+        path: The file; positions in angstrom, as XYZ has them.
+        molecule: What they are structures of. Atoms of one symbol come in the order of the file.
+
+    Returns:
+        (G, N, 3), bohr, atoms in the molecule's order.
+
+    Raises:
+        UsageError: For a missing file.
+        DataError: For a file that is no XYZ, or of other atoms.
+    """
+    check_readable(path)
+    table = XyzTable(path)
+    left = list(enumerate(symbol.lower() for symbol in table.symbols))
+    order = []
+    for symbol in molecule.symbols:
+        place = next((k for k, entry in enumerate(left) if entry[1] == symbol.lower()), None)
+        if place is None or len(table.symbols) != len(molecule):
+            what = f"atoms {' '.join(table.symbols)}; {molecule.name} has {' '.join(molecule.symbols)}"
+            raise DataError(what, path=path)
+        order.append(left.pop(place)[0])
+    names = [f"{axis}{k}" for k in order for axis in "xyz"]
+    parts = [part[names].to_numpy() for part in table.chunks(names, rows=_ROWS)]
+    found = np.concatenate(parts).reshape(-1, len(molecule), 3) * ANGSTROM
+    broken = ~np.isfinite(found).all(axis=(1, 2))
+    if broken.any():
+        raise DataError("positions are not finite", path=path, row=int(np.argmax(broken)) + 1)
+    return found
+
+
+def explode(
+    positions: NDArray[np.float64],
+    molecule: Molecule,
+    *,
+    noise: str = "0%",
+    seed: int | None = None,
+    accuracy: float = 1e-8,
+) -> Events:
+    """Explode given geometries.
+
+    Args:
+        positions: (G, N, 3), bohr.
+        molecule: Whose ions.
+        noise: Of the detector, as for `simulate`.
+        seed: Of the noise; drawn, and kept in `origin`, where None.
+        accuracy: Mean relative error of the momenta.
+
+    Returns:
+        An event of each geometry, in their order; positions with the centre of mass at 0.
+
+    Raises:
+        ValueError: For geometries that cannot explode, naming the first.
+
+    Example:
+        >>> from flowcei.molecule import Molecule
+        >>> ocs = Molecule.load("ocs")
+        >>> explode(ocs.equilibrium[None], ocs, seed=1).momenta.shape
+        (1, 3, 3)
+    """
+    seed = fresh_seed() if seed is None else seed
+    x = positions - centre_of_mass(positions, molecule.masses)
+    exact = np.asarray(
+        asymptotic_momenta(x, molecule.masses, molecule.charges, accuracy=accuracy), np.float64
+    )
+    momenta, sigma = Noise.parse(noise).apply(exact, np.random.default_rng(np.random.SeedSequence(seed)))
+    return Events(
+        molecule, momenta, x, sigma=sigma, origin={"noise": noise, "seed": seed, "accuracy": accuracy}
+    )
