@@ -58,6 +58,8 @@ class Selection:
         Raises:
             UsageError: For a bound on the momentum sum of events without a known noise.
         """
+        if not self.to_dict():
+            return {}
         p, m = arrays.momenta, molecule.masses
         out: dict[str, NDArray[np.bool_]] = {}
         finite = np.isfinite(p).all(axis=(1, 2))

@@ -132,9 +132,10 @@ class EventSource:
         self.tally.count("incomplete", arrays.incomplete)
         self.tally.count("of another channel", arrays.elsewhere)
         kept = np.ones(len(arrays), dtype=bool)
-        for reason, rows in self.selection.rejected(arrays, self.molecule).items():
-            self.tally.count(reason, int(rows.sum()))
-            kept &= ~rows
+        for reason, out in self.selection.rejected(arrays, self.molecule).items():
+            self.tally.count(reason, int(out.sum()))
+            kept &= ~out
+        rows = slice(None) if kept.all() else kept  # a view where nothing is left out
         self._numbered = arrays.ids is not None
         ids = np.arange(first, first + len(arrays)) if arrays.ids is None else arrays.ids
         if arrays.ids is not None:
@@ -142,10 +143,10 @@ class EventSource:
         try:
             return Events(
                 self.molecule,
-                arrays.momenta[kept],
-                None if arrays.positions is None else arrays.positions[kept],
-                ids=ids[kept],
-                sigma=None if arrays.sigma is None else arrays.sigma[kept],
+                arrays.momenta[rows],
+                None if arrays.positions is None else arrays.positions[rows],
+                ids=ids[rows],
+                sigma=None if arrays.sigma is None else arrays.sigma[rows],
                 origin=self.origin,
             )
         except DataError as error:
