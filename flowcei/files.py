@@ -14,7 +14,7 @@ from flowcei.errors import DataError, FlowceiError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["check_readable", "refuse_existing", "whole_file"]
+__all__ = ["check_readable", "flush", "refuse_existing", "whole_file"]
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
@@ -72,10 +72,10 @@ def whole_file(path: Path, *, overwrite: bool = True, durable: bool = False) -> 
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)
         if durable:
-            _flush(temporary)
+            flush(temporary)
         temporary.replace(path)
         if durable and os.name == "posix":  # elsewhere a folder cannot be opened
-            _flush(path.parent)
+            flush(path.parent)
     except OSError as error:
         if error.errno not in _DISK:
             raise
@@ -85,7 +85,7 @@ def whole_file(path: Path, *, overwrite: bool = True, durable: bool = False) -> 
         temporary.unlink(missing_ok=True)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Wait until the disk has what was written to a file, or the names in a folder."""
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
