@@ -222,6 +222,8 @@ class _Run:
     def _steps(self, phase: _Phase, x: Tensor, c: Tensor) -> float:
         """Train on each row once and return the mean loss."""
         model, optimiser, cycle = self.model, phase.optimiser, phase.cycle
+        # Parameters that rest in this phase may still have the last gradient of the one before.
+        moving = [p for p in model.parameters() if p.requires_grad]
         model.train()
         # Indexing tensors in memory: a DataLoader that collates rows would be the bottleneck.
         order = torch.randperm(len(x)).to(x.device)
@@ -231,7 +233,7 @@ class _Run:
             optimiser.zero_grad(set_to_none=True)
             loss = model.loss(x[rows], c[rows]).mean()
             loss.backward()
-            clip_grad_norm_(model.parameters(), self._schedule.clip)
+            clip_grad_norm_(moving, self._schedule.clip)
             value = _finite(loss.item())
             optimiser.step()
             if cycle is not None:

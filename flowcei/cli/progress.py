@@ -28,11 +28,11 @@ class Progress:
         terminal: Whether to draw a bar; whether stderr is a terminal where None.
 
     Example:
-        >>> seconds = iter([0.0, 2.0, 62.0])
-        >>> bar = Progress(100, "events", clock=lambda: next(seconds), terminal=False)
-        >>> bar.update(10)
-        >>> bar.line(62.0)
-        '10 % of 100 events, 0.161 events/s, 10 min left'
+        >>> seconds = iter([0.0, 2.0])
+        >>> progress = Progress(100, "events", clock=lambda: next(seconds), terminal=False)
+        >>> progress.update(10)
+        >>> progress.line(100.0)
+        '10 % of 100 events, 0.1 events/s, 15 min left'
     """
 
     def __init__(

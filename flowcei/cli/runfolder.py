@@ -35,6 +35,7 @@ _METRICS = "metrics.csv"
 _PICTURE = "loss.png"
 _UNFINISHED = "unfinished"
 _DONE = ".finished"
+_FOREIGN = ".tmp??????"  # safetensors has temporary files of its own
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class RunFolder:
         self._move_up()
         # The schedule has come to its end: nobody can go on from here, and momenta of all weights
         # and the weights of the best epoch make a checkpoint several times as large as the model.
-        self.checkpoint.unlink(missing_ok=True)
+        (self.folder / _CHECKPOINT).unlink(missing_ok=True)
         self.clean()
 
     def _move_up(self) -> None:
@@ -125,10 +126,13 @@ class RunFolder:
     def clean(self) -> None:
         """Remove what a killed process left half-written."""
         shutil.rmtree(self.folder / _DONE, ignore_errors=True)
+        for work in {self.folder, self.folder / _UNFINISHED}:
+            for left in work.parent.glob(f".{work.name}-????????"):  # as `_appear` makes them
+                shutil.rmtree(left, ignore_errors=True)
         for place in {self.folder, self.work}:
             for name in (MODEL, _CONFIG, _CHECKPOINT, _METRICS, _PICTURE):
                 path = place / name
-                for left in place.glob(f".{path.stem}-*{path.suffix}"):
+                for left in (*place.glob(f".{path.stem}-*{path.suffix}"), *place.glob(_FOREIGN)):
                     left.unlink(missing_ok=True)
 
     def discard(self) -> None:

@@ -24,7 +24,7 @@ from flowcei.cli.options import (
     settled_seed,
     warn,
 )
-from flowcei.errors import DataError, FlowceiError, StoppedError, UsageError
+from flowcei.errors import DataError, FlowceiError, StoppedError, TrainingDivergedError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -179,7 +179,8 @@ class _Plan:
         else:
             data = read_events(resolved["data"], resolved.get("molecule"))
             molecule, resolved["data"] = data.molecule, str(resolved["data"])
-        return cls(resolved | architecture, architecture, molecule, data)
+        arch = {"arch": resolved.pop("arch")}
+        return cls(arch | architecture | resolved, architecture, molecule, data)
 
     @property
     def rows(self) -> int:
@@ -197,7 +198,7 @@ def _options_of(ctx: click.Context, given: dict[str, Any], run: RunFolder) -> di
         kept[name] = param.type_cast_value(ctx, table.pop(name)) if name in table else None
         if ctx.get_parameter_source(name) is not ParameterSource.COMMANDLINE or given[name] == kept[name]:
             continue
-        if name == "data":  # the file may have moved: what is in it is compared
+        if name == "data" and kept[name] is not None:  # the file may have moved: what is in it is compared
             kept[name] = given[name]
             continue
         begun = "without" if kept[name] is None else f"with {kept[name]}"
@@ -236,9 +237,13 @@ def _train(plan: _Plan, run: RunFolder, max_time: float | None, *, resume: bool)
             reason += " (--max-time is shorter than an epoch: give more)"
         msg = f"{reason}; go on with: flowcei train --resume {shlex.quote(str(run.folder))}"
         raise StoppedError(msg) from None
-    except (FlowceiError, OSError):
+    except (FlowceiError, OSError) as error:
         if not records:
             run.discard()
+        elif isinstance(error, TrainingDivergedError):
+            note(f"the metrics of the {len(records)} epochs before are in {run.work}")
+        else:
+            note(f"{len(records)} epochs are kept: flowcei train --resume {run.folder} goes on with them")
         raise
     best = best_of(records)
     note(f"validation loss {best.validation_loss:.4f} (epoch {best.epoch}), model in {run.folder}")
@@ -260,8 +265,8 @@ def _fit(
 
     def tell(record: EpochRecord) -> None:
         records.append(record)
-        run.write_metrics(records)
         progress.note(_line(record, given["epochs"]))
+        run.write_metrics(records)
 
     return fit(
         given["arch"],
