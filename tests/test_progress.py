@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from itertools import count
 from pathlib import Path
 
 import click
 import pytest
 from shell import Shell
 
+import flowcei
 from flowcei.cli.options import Duration
 from flowcei.cli.progress import Progress
 
@@ -49,9 +51,9 @@ def test_a_line_tells_the_rate_of_its_own_minute(capsys: pytest.CaptureFixture[s
     clock = _Clock()
     progress = Progress(10_000, "events", done=4000, clock=clock, terminal=False)
     progress.update(1000)  # at once: found in the file
-    for count in (60, 30, 0):
+    for done in (60, 30, 0):
         clock.now += 60.0
-        progress.update(count)
+        progress.update(done)
     assert capsys.readouterr().err.splitlines() == [
         "50 % of 10000 events, 1 events/s, 82 min left",
         "50 % of 10000 events, 0.5 events/s, 2.7 h left",
@@ -77,6 +79,33 @@ def test_a_bar_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     assert "50%" in said
     assert "epoch 1\n" in said
     assert "events/s" in said
+
+
+def test_a_calibration_tells_how_far_it_is() -> None:
+    """All events are told of, once."""
+    told: list[int] = []
+    flowcei.calibrate(
+        flowcei.load(), flowcei.simulate("ocs", 60, noise="1%", seed=3), n=10, on_events=told.append
+    )
+    assert sum(told) == 60
+
+
+@pytest.mark.parametrize("command", ["simulate", "calibrate"])
+def test_long_commands_say_a_line_a_minute(
+    flow: Shell, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """On stderr, through a clock that goes on by two minutes a look; not under -q."""
+    minutes = count()
+    monkeypatch.setattr(Progress.__init__, "__kwdefaults__", {
+        "done": 0, "terminal": None, "clock": lambda: 120.0 * next(minutes),
+    })  # fmt: skip
+    assert flow("-q", "simulate", "ocs", "-n", "60", "--noise", "1%", "--seed", "3", "-o", "e.h5") == 0
+    assert flow.err == ""
+    line = ["simulate", "ocs", "-n", "60", "--seed", "3", "-o", "f.h5"]
+    if command == "calibrate":
+        line = ["calibrate", "bundled", "--data", "e.h5", "-n", "10"]
+    assert flow(*line) == 0
+    assert "100 % of 60 events, 0.5 events/s, 0 s left" in flow.err
 
 
 @pytest.mark.parametrize(
