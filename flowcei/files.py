@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flowcei.errors import DataError, UsageError
+from flowcei.errors import DataError, FlowceiError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["check_readable", "refuse_existing", "whole_file"]
+__all__ = ["check_readable", "flush", "refuse_existing", "whole_file"]
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
 def refuse_existing(path: Path, *, overwrite: bool) -> None:
@@ -31,13 +34,20 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
 
 
 @contextmanager
-def whole_file(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
+def whole_file(path: Path, *, overwrite: bool = True, durable: bool = False) -> Iterator[Path]:
     """Yield a temporary path that becomes `path` when the block ends well.
 
     On any error, an interrupt included, the temporary file goes and `path` is as before.
 
+    Args:
+        path: The file.
+        overwrite: Whether it may be there already.
+        durable: Whether the disk must have it before it takes its place, so that a machine that
+            goes down leaves the old file or the new one. Costs milliseconds.
+
     Raises:
         UsageError: As `refuse_existing`, and where the folder cannot be written.
+        FlowceiError: Where the disk is full, or refuses for another reason.
 
     Example:
         >>> import tempfile
@@ -61,9 +71,27 @@ def whole_file(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
         mask = os.umask(0)
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)
+        if durable:
+            flush(temporary)
         temporary.replace(path)
+        if durable and os.name == "posix":  # elsewhere a folder cannot be opened
+            flush(path.parent)
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        msg = f"{path} cannot be written ({error.strerror}); make room there, or name another place"
+        raise FlowceiError(msg) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Wait until the disk has what was written to a file, or the names in a folder."""
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def check_readable(path: Path) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
+from flowcei.checkpoint import Checkpoint, Keeping, begun_at, refuse_other
 from flowcei.doctor.examination import unbounded
 from flowcei.errors import DataError, UsageError
 from flowcei.events.simulation import Simulator, fresh_seed
@@ -151,10 +155,19 @@ def train(
     events_per_epoch: int = 100_000,
     seed: int | None = None,
     device: str = "cpu",
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
+    max_seconds: float | None = None,
     on_step: Callable[[int, float], None] | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
 ) -> Reconstructor:
     """Train a model on simulated events, or on the events of a file.
+
+    The seed is split into independent streams: one for each epoch's events and noise, one for
+    validation, for the split of a file, for the first weights and for the order of rows. The
+    model depends on the arguments alone, not on the number of threads that simulate, not on
+    interruptions, and not on random numbers drawn elsewhere. The batch size, the device and
+    the number of torch's threads change it, since they change the order of sums.
 
     Args:
         architecture: A name in `flowcei.models.registry.ARCHITECTURES`, such as ``"cinn"``.
@@ -170,16 +183,24 @@ def train(
         events_per_epoch: Fresh events an epoch, where no data are given.
         seed: Of all randomness; drawn where None.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        checkpoint: File that keeps the training after every epoch. It stays when the training
+            ends: remove it when the model is saved.
+        resume: Whether to go on from the checkpoint, with the same arguments; the seed may be
+            left out. The model is that of a training without interruption, to the bit.
+        max_seconds: Time after which to stop; the epochs so far are in the checkpoint.
         on_step: Called after each step with its rows and its loss.
-        on_epoch: Called with the record of each epoch.
+        on_epoch: Called with the record of each epoch, once it is kept.
 
     Returns:
         The trained model.
 
     Raises:
-        UsageError: For an unknown architecture, option, molecule or prior.
-        DataError: For data that cannot be trained on.
+        UsageError: For an unknown architecture, option, molecule or prior; for arguments that
+            are not those of the checkpoint.
+        DataError: For data that cannot be trained on, that have changed since the checkpoint was
+            made, and for a damaged checkpoint.
         TrainingDivergedError: When the loss is not finite.
+        StoppedError: When the time is up.
 
     Example:
         >>> model = train(
@@ -195,7 +216,9 @@ def train(
     if frame not in FRAMES or (frame == "raw" and data is None):
         msg = f"frame is {' or '.join(FRAMES)}, raw only with data of a file; got {frame!r}"
         raise UsageError(msg)
-    seed = fresh_seed() if seed is None else seed
+    place = Path(checkpoint) if checkpoint is not None else None
+    begun = begun_at(place, resume=resume)
+    seed = _seed(begun) if seed is None else seed
     schedule = schedule or Schedule()
     level = Noise.parse(noise) if isinstance(noise, str) else noise
     about: dict[str, Any]
@@ -224,8 +247,19 @@ def train(
             _refuse_unbounded(data, framed)
     if isinstance(framed, RecoilFrame):
         model.attach(Resimulation(pilot.molecule, framed, charts.chart, charts.condition))
+    settings = _settings(model, pilot.molecule, level, frame, about)
+    settings |= {"seed": seed, **asdict(schedule), "data": None if data is None else _fingerprint(data)}
+    if begun is not None:
+        refuse_other(begun, settings)
     records = fit(
-        model, charts, schedule, seed=seed, device=resolve_device(device), on_step=on_step, on_epoch=on_epoch
+        model,
+        charts,
+        schedule,
+        seed=seed,
+        device=resolve_device(device),
+        keeping=Keeping(place, settings, begun, max_seconds),
+        on_step=on_step,
+        on_epoch=on_epoch,
     )
     card = about | {
         "seed": seed,
@@ -240,6 +274,38 @@ def train(
     if card["parameters"]:
         card["rows_per_second"] = float(np.median([r.rows_per_second for r in records]))
     return Reconstructor(pilot.molecule, framed, model, level, charts.chart, charts.condition, card)
+
+
+def _settings(
+    model: InverseModel,
+    molecule: Molecule,
+    noise: Noise,
+    frame: str,
+    about: dict[str, Any],
+) -> dict[str, Any]:
+    """Return what a training must share with the checkpoint that it goes on from, in plain values."""
+    table: dict[str, Any] = {
+        "architecture": model.architecture,
+        **model.options.to_dict(),
+        "molecule": molecule.to_dict(),
+        "noise": asdict(noise),
+        "frame": frame,
+        **{key: about[key] for key in ("prior", "events_per_epoch") if key in about},
+    }
+    return json.loads(json.dumps(table))  # pairs become lists, as they are read back
+
+
+def _seed(begun: Checkpoint | None) -> int:
+    return fresh_seed() if begun is None else int(begun.settings["seed"])
+
+
+def _fingerprint(data: Events) -> str:
+    """Return a digest of all that training takes from events, positions and noise included."""
+    parts = (data.momenta, data.positions, data.sigma)
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(b"-" if part is None else np.ascontiguousarray(part).tobytes())
+    return digest.hexdigest()
 
 
 def _fresh(

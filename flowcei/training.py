@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch.nn.utils import clip_grad_norm_
 
-from flowcei.errors import TrainingDivergedError, UsageError
+from flowcei.checkpoint import (
+    Checkpoint,
+    Keeping,
+    plain_copy,
+    random_state,
+    set_random_state,
+    write_checkpoint,
+)
+from flowcei.errors import DataError, StoppedError, TrainingDivergedError, UsageError
+from flowcei.schedule import EpochRecord, Schedule, best_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,39 +29,12 @@ if TYPE_CHECKING:
 
     from flowcei.models.interface import InverseModel
 
-__all__ = ["Batches", "EpochRecord", "Schedule", "best_of", "fit", "resolve_device"]
+__all__ = ["Batches", "EpochRecord", "Keeping", "Schedule", "best_of", "fit", "resolve_device"]
+
+_log = logging.getLogger("flowcei")
 
 _VALIDATION_CHUNK = 8192
 _RISE = 0.2 + 1e-9  # share of the steps in which the rate rises; with 1/5 of 5 torch divides by zero
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long and how fast to train.
-
-    Attributes:
-        epochs: Passes at the most.
-        batch: Rows of a step.
-        learning_rate: Peak of the one-cycle schedule (L. N. Smith and N. Topin,
-            arXiv:1708.07120).
-        weight_decay: Of AdamW.
-        clip: Bound on the norm of the gradient.
-        patience: Epochs without a better validation loss before the training ends.
-    """
-
-    epochs: int = 10
-    batch: int = 1024
-    learning_rate: float = 3e-3
-    weight_decay: float = 1e-4
-    clip: float = 5.0
-    patience: int = 10
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot train."""
-        for name, value in asdict(self).items():
-            if not (value > 0 or (name == "weight_decay" and value == 0)):
-                msg = f"{name.replace('_', ' ')} of a training is {value}; it must be positive"
-                raise UsageError(msg)
 
 
 class Batches(Protocol):
@@ -62,34 +45,6 @@ class Batches(Protocol):
 
     def validation(self) -> tuple[Tensor, Tensor]:
         """Return data that no epoch sees."""
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """One row of the metrics file.
-
-    Attributes:
-        epoch: From 1.
-        phase: From 1; most architectures have one. Losses of different phases are not comparable.
-        train_loss: Mean over the epoch; NaN where nothing has a gradient.
-        validation_loss: Mean over the validation data, after the epoch.
-        learning_rate: At its end.
-        rows_per_second: Training rate, data included.
-        seconds: Since the training began.
-    """
-
-    epoch: int
-    phase: int
-    train_loss: float
-    validation_loss: float
-    learning_rate: float
-    rows_per_second: float
-    seconds: float
-
-
-def best_of(records: list[EpochRecord]) -> EpochRecord:
-    """Return the best epoch of the last phase: that whose weights were kept."""
-    return min((r for r in records if r.phase == records[-1].phase), key=lambda r: r.validation_loss)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -122,10 +77,15 @@ def fit(
     *,
     seed: int,
     device: torch.device,
+    keeping: Keeping | None = None,
     on_step: Callable[[int, float], None] | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
 ) -> list[EpochRecord]:
     """Train a model in place and leave it with the weights of its best epoch.
+
+    On one machine the result depends on the arguments alone: not on what the process drew
+    before, and not on whether the training was interrupted. It does depend on the batch size,
+    the device and the number of torch's threads, since sums then round in another order.
 
     Args:
         model: The model.
@@ -133,41 +93,49 @@ def fit(
         schedule: Epochs, batch size, rates.
         seed: Of the order of rows and of the noise inside a loss.
         device: Where to train.
+        keeping: Where to keep what a later call goes on from; nothing is kept where None.
         on_step: Called after each step with its rows and its loss.
-        on_epoch: Called after each epoch.
+        on_epoch: Called after each epoch, when it is kept.
 
     Returns:
-        A record per epoch.
+        A record per epoch, those before an interruption included.
 
     Raises:
         TrainingDivergedError: When a loss is not finite.
+        StoppedError: When the time is up; the epochs so far are kept.
+        DataError: For a checkpoint of another model.
     """
     # The caller's random state is put back: nothing here seeds the process.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        return _fit(model.to(device), batches, schedule, device, on_step, on_epoch)
+        return _Run(
+            model.to(device), batches, schedule, device, keeping or Keeping(), on_step, on_epoch
+        ).fit()
 
 
-def _fit(
-    model: InverseModel,
-    batches: Batches,
-    schedule: Schedule,
-    device: torch.device,
-    on_step: Callable[[int, float], None] | None,
-    on_epoch: Callable[[EpochRecord], None] | None,
-) -> list[EpochRecord]:
-    run = _Run(model, batches, schedule, device, on_step, on_epoch)
-    trainable = any(p.requires_grad for p in model.parameters())
-    for phase in range(model.phases if trainable else 0):
-        model.begin_phase(phase)
-        run.train(phase)
-    model.eval()
-    if model.stored:
-        with torch.no_grad():
-            model.remember(*run.rows(0))
-    if not trainable:
-        run.record(0, math.nan, 0.0, math.nan)
-    return run.records
+@dataclass
+class _Phase:
+    """One phase of a training, as far as it has come."""
+
+    number: int
+    epochs: int
+    optimiser: torch.optim.Optimizer
+    best_weights: dict[str, Tensor]
+    cycle: torch.optim.lr_scheduler.OneCycleLR | None = None
+    steps: int = 0  # of an epoch
+    done: int = 0
+    best: float = math.inf
+    best_index: int = 0
+
+    def lasts(self, patience: int) -> bool:
+        return self.done < self.epochs and (self.done - 1 - self.best_index < patience)
+
+    def begin_cycle(self, steps: int, peak: float) -> None:
+        """Set the rates of all steps, once it is known how many an epoch has."""
+        self.steps = steps
+        self.cycle = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimiser, peak, total_steps=steps * self.epochs, pct_start=_RISE
+        )
 
 
 class _Run:
@@ -179,6 +147,7 @@ class _Run:
         batches: Batches,
         schedule: Schedule,
         device: torch.device,
+        keeping: Keeping,
         on_step: Callable[[int, float], None] | None,
         on_epoch: Callable[[EpochRecord], None] | None,
     ) -> None:
@@ -187,20 +156,42 @@ class _Run:
         self._batches = batches
         self._schedule = schedule
         self._device = device
+        self._keeping = keeping
         self._on_step = on_step
         self._on_epoch = on_epoch
         self._held = self._moved(batches.validation())
-        self._start = time.perf_counter()
+        self._began = self._start = time.perf_counter()
+
+    def fit(self) -> list[EpochRecord]:
+        """Train all phases, from the beginning or from where a checkpoint was made."""
+        model, begun = self.model, self._keeping.begun
+        trainable = any(p.requires_grad for p in model.parameters())
+        for number in range(begun.phase if begun else 0, model.phases if trainable else 0):
+            phase = self._phase(number)
+            if begun and number == begun.phase:
+                self._go_on(phase, begun)
+            elif number == 0:
+                self._keep(phase)
+            while phase.lasts(self._schedule.patience):
+                self._epoch(phase)
+            model.load_state_dict(phase.best_weights)
+        model.eval()
+        if model.stored:
+            with torch.no_grad():
+                model.remember(*self._rows(0))
+        if not trainable:
+            self._note(self._record(0, math.nan, 0.0, math.nan))
+        return self.records
 
     def _moved(self, pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         return pair[0].to(self._device), pair[1].to(self._device)
 
-    def rows(self, index: int) -> tuple[Tensor, Tensor]:
+    def _rows(self, index: int) -> tuple[Tensor, Tensor]:
         return self._moved(self._batches.epoch(index))
 
-    def train(self, phase: int) -> None:
-        """Run the epochs of one phase and leave the model with the weights of the best."""
+    def _phase(self, number: int) -> _Phase:
         model, schedule = self.model, self._schedule
+        model.begin_phase(number)
         optimiser = torch.optim.AdamW(
             [p for p in model.parameters() if p.requires_grad],
             lr=schedule.learning_rate,
@@ -208,44 +199,124 @@ class _Run:
             betas=(0.9, 0.99),
             fused=self._device.type in {"cpu", "cuda"},
         )
-        cycle: torch.optim.lr_scheduler.OneCycleLR | None = None
-        epochs = _share(schedule.epochs, model.phases, phase)
-        best, best_epoch, best_weights = math.inf, 0, _copy(model)
-        for index in range(epochs):
-            began = time.perf_counter()
-            x, c = self.rows(len(self.records))
-            steps = -(-len(x) // schedule.batch)
-            if cycle is None:
-                cycle = torch.optim.lr_scheduler.OneCycleLR(
-                    optimiser, schedule.learning_rate, total_steps=steps * epochs, pct_start=_RISE
-                )
-            model.train()
-            loss = _epoch(model, x, c, steps, optimiser, cycle, schedule.clip, self._on_step)
-            rate = len(x) / (time.perf_counter() - began)
-            held = self.record(phase, _finite(loss), float(cycle.get_last_lr()[0]), rate)
-            if held < best:
-                best, best_epoch, best_weights = held, index, _copy(model)
-            elif index - best_epoch >= schedule.patience:
-                break
-        model.load_state_dict(best_weights)
+        epochs = _share(schedule.epochs, model.phases, number)
+        return _Phase(number, epochs, optimiser, plain_copy(model.state_dict()))
 
-    def record(self, phase: int, loss: float, rate: float, rows_per_second: float) -> float:
-        """Measure the validation loss, note it, and return it."""
+    def _epoch(self, phase: _Phase) -> None:
+        """Run an epoch, and keep it."""
+        model, schedule, began = self.model, self._schedule, time.perf_counter()
+        x, c = self._rows(len(self.records))
+        if phase.cycle is None:
+            phase.begin_cycle(-(-len(x) // schedule.batch), schedule.learning_rate)
+        loss = _finite(self._steps(phase, x, c))
+        rate = len(x) / (time.perf_counter() - began)
+        last_rate = float(phase.optimiser.param_groups[0]["lr"])
+        record = self._record(phase.number, loss, last_rate, rate)
+        if record.validation_loss < phase.best:
+            phase.best, phase.best_index = record.validation_loss, phase.done
+            phase.best_weights = plain_copy(model.state_dict())
+        phase.done += 1
+        self._keep(phase)
+        self._note(record)
+
+    def _steps(self, phase: _Phase, x: Tensor, c: Tensor) -> float:
+        """Train on each row once and return the mean loss."""
+        model, optimiser, cycle = self.model, phase.optimiser, phase.cycle
+        # Parameters that rest in this phase may still have the last gradient of the one before.
+        moving = [p for p in model.parameters() if p.requires_grad]
+        model.train()
+        # Indexing tensors in memory: a DataLoader that collates rows would be the bottleneck.
+        order = torch.randperm(len(x)).to(x.device)
+        total = 0.0
+        for rows in order.tensor_split(phase.steps):
+            self._stop_in_time()
+            optimiser.zero_grad(set_to_none=True)
+            loss = model.loss(x[rows], c[rows]).mean()
+            loss.backward()
+            clip_grad_norm_(moving, self._schedule.clip)
+            value = _finite(loss.item())
+            optimiser.step()
+            if cycle is not None:
+                cycle.step()
+            total += value * len(rows)
+            if self._on_step is not None:
+                self._on_step(len(rows), value)
+        return total / len(x)
+
+    def _record(self, phase: int, loss: float, rate: float, rows_per_second: float) -> EpochRecord:
+        """Measure the validation loss and return the record of the epoch."""
         self.model.eval()
-        held = _finite(_mean_loss(self.model, *self._held))
         record = EpochRecord(
             epoch=len(self.records) + 1,
             phase=phase + 1,
             train_loss=loss,
-            validation_loss=held,
+            validation_loss=_finite(_mean_loss(self.model, *self._held)),
             learning_rate=rate,
             rows_per_second=rows_per_second,
             seconds=time.perf_counter() - self._start,
         )
         self.records.append(record)
+        return record
+
+    def _note(self, record: EpochRecord) -> None:
         if self._on_epoch is not None:
             self._on_epoch(record)
-        return held
+
+    def _stop_in_time(self) -> None:
+        limit = self._keeping.max_seconds
+        if limit is not None and time.perf_counter() - self._began >= limit:
+            msg = f"the time is up: {len(self.records)} of {self._schedule.epochs} epochs are kept"
+            raise StoppedError(msg)
+
+    def _keep(self, phase: _Phase) -> None:
+        """Write the state to the checkpoint, where there is one."""
+        if self._keeping.path is None:
+            return
+        state = Checkpoint(
+            settings=self._keeping.settings,
+            machine=_machine(self._device),
+            records=[asdict(record) for record in self.records],
+            seconds=time.perf_counter() - self._start,
+            phase=phase.number,
+            done=phase.done,
+            steps=phase.steps,
+            best=phase.best,
+            best_index=phase.best_index,
+            model=dict(self.model.state_dict()),
+            best_weights=phase.best_weights,
+            optimiser=phase.optimiser.state_dict(),
+            cycle=phase.cycle.state_dict() if phase.cycle is not None else {},
+            random=random_state(self._device),
+        )
+        write_checkpoint(state, self._keeping.path)
+        _log.debug("epoch %d kept in %s", len(self.records), self._keeping.path)
+
+    def _go_on(self, phase: _Phase, begun: Checkpoint) -> None:
+        """Put everything into the state of a checkpoint."""
+        other = [k for k, v in _machine(self._device).items() if begun.machine.get(k) != v]
+        if other:
+            changes = ", ".join(f"{k} {begun.machine.get(k)}, now {_machine(self._device)[k]}" for k in other)
+            _log.warning("warning: begun elsewhere (%s): the last digits of the result will differ", changes)
+        try:
+            self.model.load_state_dict(begun.model)
+            phase.best_weights = begun.best_weights
+            if begun.cycle:
+                # First, since the schedule writes its first rates into the optimiser.
+                phase.begin_cycle(begun.steps, self._schedule.learning_rate)
+                phase.cycle.load_state_dict(begun.cycle)  # type: ignore[union-attr]
+            phase.optimiser.load_state_dict(begun.optimiser)
+            self.records[:] = [EpochRecord(**record) for record in begun.records]
+            set_random_state(begun.random, self._device)
+        except (RuntimeError, ValueError, TypeError, KeyError) as error:
+            reason = str(error).splitlines()[0]
+            raise DataError(f"does not fit the model ({reason})", path=self._keeping.path) from error
+        phase.done, phase.best, phase.best_index = begun.done, begun.best, begun.best_index
+        self._start -= begun.seconds
+
+
+def _machine(device: torch.device) -> dict[str, Any]:
+    """Return what the last digits of a sum depend on."""
+    return {"torch": str(torch.__version__), "device": device.type, "threads": torch.get_num_threads()}
 
 
 def _share(epochs: int, phases: int, phase: int) -> int:
@@ -257,33 +328,6 @@ def _share(epochs: int, phases: int, phase: int) -> int:
     """
     each = max(1, epochs // phases)
     return max(1, epochs - each * (phases - 1)) if phase == phases - 1 else each
-
-
-def _epoch(
-    model: InverseModel,
-    x: Tensor,
-    c: Tensor,
-    steps: int,
-    optimiser: torch.optim.Optimizer,
-    cycle: torch.optim.lr_scheduler.OneCycleLR,
-    clip: float,
-    on_step: Callable[[int, float], None] | None,
-) -> float:
-    # Indexing tensors in memory: a DataLoader that collates rows would be the bottleneck.
-    order = torch.randperm(len(x)).to(x.device)
-    total = 0.0
-    for rows in order.tensor_split(steps):
-        optimiser.zero_grad(set_to_none=True)
-        loss = model.loss(x[rows], c[rows]).mean()
-        loss.backward()
-        clip_grad_norm_(model.parameters(), clip)
-        value = _finite(loss.item())
-        optimiser.step()
-        cycle.step()
-        total += value * len(rows)
-        if on_step is not None:
-            on_step(len(rows), value)
-    return total / len(x)
 
 
 @torch.no_grad()
@@ -300,7 +344,3 @@ def _finite(loss: float) -> float:
         )
         raise TrainingDivergedError(msg)
     return loss
-
-
-def _copy(model: InverseModel) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}

@@ -68,7 +68,7 @@ def test_the_two_lines_work_as_typed(flow: Shell) -> None:
     assert flow("train", "--arch", "cinn", "--couplings", "8", *TINY) == 0
     run = Path("runs/ocs-cinn-1")
     assert {p.name for p in run.iterdir()} == {
-        "model.safetensors", "metrics.csv", "config.toml", "loss.png"
+        "model.safetensors", "metrics.csv", "config.toml", "loss.png", "train.log"
     }  # fmt: skip
     assert tomllib.loads((run / "config.toml").read_text())["train"]["couplings"] == 8
     assert list(pd.read_csv(run / "metrics.csv")["epoch"]) == [1]

@@ -17,6 +17,7 @@ from flowcei.cli.options import (
     note,
     overwrite_option,
     refuse_full_folder,
+    warn,
 )
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ def calibrate(
 
     Example: flowcei calibrate bundled --data test.h5
     """
+    from flowcei.cli.progress import Progress
     from flowcei.cli.runs import load_named, note_what_is_assumed
     from flowcei.evaluation.calibration import calibrate as run
     from flowcei.evaluation.comparison import unseen
@@ -96,7 +98,17 @@ def calibrate(
         note(f"{name} was trained on {data}: only its {len(events)} test events are used")
     note_what_is_assumed(loaded, events, noise)
     _note_other_prior(loaded, events)
-    found = run(loaded, events, n=count, noise=noise, latent=latent, seed=seed, weigh=weigh)
+    with Progress(len(events), "events") as progress:
+        found = run(
+            loaded,
+            events,
+            n=count,
+            noise=noise,
+            latent=latent,
+            seed=seed,
+            weigh=weigh,
+            on_events=progress.update,
+        )
     folder = fresh_folder(output, overwrite=overwrite)
     _write(found, folder, overwrite=overwrite)
     about = {"model": name, "data": str(data), "events": len(events), "samples": count, "seed": seed}
@@ -119,8 +131,8 @@ def _note_other_prior(model: Reconstructor, events: Events) -> None:
     """Say it where the events were drawn from another prior: then no posterior would pass."""
     trained, drawn = model.card.get("prior"), events.origin.get("prior")
     if trained and drawn and json.dumps(trained, sort_keys=True) != json.dumps(drawn, sort_keys=True):
-        note(
-            "warning: the events were drawn from another prior than the model was trained with; "
+        warn(
+            "the events were drawn from another prior than the model was trained with; "
             "a posterior that is right for its own prior fails on them"
         )
 

@@ -13,6 +13,8 @@ from typing import Any
 import click
 
 from flowcei._version import __version__
+from flowcei.cli.logs import show_library_log
+from flowcei.cli.options import set_quiet
 from flowcei.errors import FlowceiError, UsageError
 
 __all__ = ["cli", "main"]
@@ -83,13 +85,23 @@ def _read_config(ctx: click.Context, _: click.Parameter, path: Path | None) -> N
     expose_value=False,
     help="TOML file with defaults: a table for each command.",
 )
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but results, warnings and errors.")
+@click.option("-v", "--verbose", is_flag=True, help="Say more: what the library does.")
 @click.option("--traceback", is_flag=True, help="On an error, show where in the code it happened.")
-def cli(*, traceback: bool) -> None:
+def cli(*, quiet: bool, verbose: bool, traceback: bool) -> None:  # noqa: ARG001 (main looks for it)
     """Molecular geometries from the ion momenta of Coulomb explosions.
 
     Event by event: which geometries explain the momenta, with their probability and
     uncertainty. Start with: flowcei demo
     """
+    if quiet and verbose:
+        msg = "--quiet or --verbose, not both"
+        raise UsageError(msg)
+    if quiet:
+        set_quiet()
+        show_library_log(logging.WARNING)
+    if verbose:
+        show_library_log(logging.DEBUG)
 
 
 def main() -> None:
@@ -98,7 +110,7 @@ def main() -> None:
     0 done, 1 error, 2 usage, 3 data rejected, 4 training diverged, 5 stopped and resumable,
     130 interrupted.
     """
-    _say_what_is_waited_for()
+    show_library_log()
     trace = "--traceback" in sys.argv or os.environ.get("FLOWCEI_TRACEBACK", "") not in ("", "0")
     try:
         cli.main(prog_name="flowcei", standalone_mode=False, auto_envvar_prefix="FLOWCEI")
@@ -117,15 +129,6 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (OSError, MemoryError) as error:
         _leave(error, str(error) or "out of memory; use fewer events or samples", 1, trace=trace)
-
-
-def _say_what_is_waited_for() -> None:
-    """Show what the library logs, such as that it compiles the simulator, on stderr."""
-    log = logging.getLogger("flowcei")
-    log.setLevel(logging.INFO)
-    log.propagate = False
-    log.handlers = [logging.StreamHandler()]
-    log.handlers[0].setFormatter(logging.Formatter("%(message)s"))
 
 
 def _leave(error: BaseException, message: str, code: int, *, trace: bool) -> None:

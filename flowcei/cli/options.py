@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from typing import TYPE_CHECKING
 
 import click
+
+from flowcei.cli.logs import NOTES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -12,8 +16,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
+    "Duration",
     "device_option",
     "fresh_folder",
+    "is_quiet",
     "latent_option",
     "noise_option",
     "note",
@@ -21,9 +27,15 @@ __all__ = [
     "refuse_full_folder",
     "samples_option",
     "seed_option",
+    "set_quiet",
     "settled_seed",
     "text_table",
+    "warn",
 ]
+
+_QUIET = "flowcei.quiet"
+_SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_log = logging.getLogger(NOTES)
 
 seed_option = click.option(
     "--seed", type=click.IntRange(min=0), help="Of all randomness; drawn and printed if absent."
@@ -49,9 +61,43 @@ samples_option = click.option(
 )
 
 
+def set_quiet() -> None:
+    """Say no more notes in the command that runs now, nor in those it calls."""
+    click.get_current_context().meta[_QUIET] = True
+
+
+def is_quiet() -> bool:
+    """Return whether notes are left out."""
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.meta.get(_QUIET))
+
+
 def note(text: str) -> None:
-    """Say something to the person, not to the pipe: on stderr."""
-    click.echo(text, err=True)
+    """Say something to the person, not to the pipe: on stderr, unless --quiet."""
+    if not is_quiet():
+        click.echo(text, err=True)
+    _log.info("%s", text)
+
+
+def warn(text: str, code: str = "") -> None:
+    """Say what is wrong, or may be, on stderr, also under --quiet."""
+    line = f"warning ({code}): {text}" if code else f"warning: {text}"
+    click.echo(line, err=True)
+    _log.info("%s", line)
+
+
+class Duration(click.ParamType):
+    """A time span: 90, 90s, 45m, 2h, 1.5d; in seconds."""
+
+    name = "duration"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return seconds, above 0."""
+        found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) *([smhd]?)", str(value).strip())
+        seconds = float(found[1]) * _SECONDS[found[2]] if found else 0.0
+        if seconds <= 0.0:
+            self.fail(f"{value!r} is no time span; write 90s, 45m, 2h or 1.5d", param, ctx)
+        return seconds
 
 
 def settled_seed(seed: int | None) -> int:

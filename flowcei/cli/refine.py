@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from flowcei.cli.options import note, overwrite_option
+from flowcei.cli.options import note, overwrite_option, warn
 
 
 @click.command(short_help="Refine posterior samples to the exact physics.")
@@ -45,5 +45,5 @@ def refine(*, samples: Path, output: Path | None, overwrite: bool) -> None:
     )
     hopeless = drawn.ids[~np.isfinite(found.error).any(axis=1)]
     if len(hopeless):
-        note(f"warning: no search of event {hopeless[0]} could even begin ({len(hopeless)} such events)")
+        warn(f"no search of event {hopeless[0]} could even begin ({len(hopeless)} such events)")
     note(f"written to {place}; next: flowcei modes {samples}")

@@ -227,14 +227,13 @@ def _stream(
     resume: bool,
     overwrite: bool,
 ) -> None:
-    """Simulate into a file, with a bar on a terminal."""
-    from tqdm import tqdm
-
+    """Simulate into a file, and tell how far it has come."""
+    from flowcei.cli.progress import Progress
     from flowcei.events.streaming import simulate_to_file
 
     start, count = time.perf_counter(), source.count
     simulator = make(seed)
-    with tqdm(total=count, unit=" events", unit_scale=True, disable=None, leave=False) as bar:
+    with Progress(count, "events") as bar:
         simulate_to_file(simulator, count, place, overwrite=overwrite, resume=resume, on_block=bar.update)
     seconds = time.perf_counter() - start
     rate = f"{seconds:.1f} s ({count / seconds:.3g} events/s)"

@@ -3,18 +3,42 @@
 from __future__ import annotations
 
 import math
+import shlex
+import signal
+import sys
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
-from flowcei.cli.options import device_option, note, overwrite_option, seed_option, settled_seed
+from flowcei.cli.options import (
+    Duration,
+    device_option,
+    note,
+    overwrite_option,
+    seed_option,
+    settled_seed,
+    warn,
+)
+from flowcei.errors import DataError, FlowceiError, StoppedError, TrainingDivergedError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from flowcei.cli.progress import Progress
+    from flowcei.cli.runfolder import RunFolder
     from flowcei.events.container import Events
-    from flowcei.training import EpochRecord, Schedule
+    from flowcei.molecule import Molecule
+    from flowcei.reconstructor import Reconstructor
+    from flowcei.schedule import EpochRecord
 
 _PARAMETERS_A_ROW = 20
+_SCHEDULE = ("epochs", "batch", "learning_rate", "patience")
+_ALWAYS = ("arch", "frame", "events", "seed", "device", *_SCHEDULE)
 
 
 @click.command(short_help="Train a model, on fresh simulations or on a file.")
@@ -62,130 +86,265 @@ _PARAMETERS_A_ROW = 20
     "--patience", type=int, default=10, show_default=True, help="Epochs without progress to stop after."
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Run folder; runs/NAME if absent.")
+@click.option(
+    "--max-time",
+    type=Duration(),
+    metavar="DURATION",
+    help="Stop after 90s, 45m or 2h, before the next step; --resume goes on from the last whole epoch.",
+)
+@click.option(
+    "--resume",
+    is_flag=False,
+    flag_value="",
+    metavar="[RUN]",
+    help="Go on with an unfinished training, with its own options; the newest in runs/ if none is named.",
+)
 @seed_option
 @device_option
 @overwrite_option
+@click.pass_context
 def train(
+    ctx: click.Context,
+    /,
     *,
-    arch: str,
-    data: Path | None,
-    molecule: str | None,
-    prior: str | None,
-    noise: str | None,
-    frame: str,
-    epochs: int,
-    events: int,
-    batch: int,
-    learning_rate: float,
-    patience: int,
     output: Path | None,
-    seed: int | None,
-    device: str,
     overwrite: bool,
-    **options: int | str | None,
+    resume: str | None,
+    max_time: float | None,
+    **options: str | float | Path | None,
 ) -> None:
     """Train a model that reads geometries out of momenta, and write it to a run folder.
 
     Without --data, events of the molecule are simulated as the training goes on and no
-    epoch sees one twice.
+    epoch sees one twice. Every epoch is kept: what is stopped or killed goes on with
+    --resume, to the same model.
 
     Example: flowcei train --arch cinn --couplings 8
     """
-    from flowcei.cli.runs import check_run_folder, write_run
-    from flowcei.errors import UsageError
-    from flowcei.events.storage import read_events
-    from flowcei.fitting import train as run
-    from flowcei.molecule import Molecule
-    from flowcei.training import Schedule, best_of
+    from flowcei.cli.logs import log_file, refuse_busy
+    from flowcei.cli.runfolder import LOG, begin_run, check_run_folder, to_resume
 
-    given = {name: value for name, value in options.items() if value is not None}
-    schedule = Schedule(epochs=epochs, batch=batch, learning_rate=learning_rate, patience=patience)
-    if data is not None and prior is not None:
-        msg = "--prior says what to simulate; with --data nothing is simulated"
+    if resume is not None:
+        if output is not None or overwrite:
+            msg = "--resume goes on in the folder of the run; leave --output and --overwrite out"
+            raise UsageError(msg)
+        run = to_resume(resume)
+        plan = _Plan.of(_options_of(ctx, options, run))
+    else:
+        plan = _Plan.of(options)
+        folder = check_run_folder(output, f"{plan.molecule.name}-{options['arch']}", overwrite=overwrite)
+        plan.options["seed"] = settled_seed(plan.options.get("seed"))
+        refuse_busy(folder / LOG)
+        run = begin_run(folder, plan.options)
+    with log_file(run.folder / LOG), _terminable():
+        _log_start(plan, run, resume=resume is not None)
+        _train(plan, run, max_time, resume=resume is not None)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is to be trained, on what.
+
+    Attributes:
+        options: All options of the run, resolved: with them it can be made again.
+        architecture: Those of the architecture.
+        molecule: What explodes.
+        data: The events of the file.
+    """
+
+    options: dict[str, Any]
+    architecture: dict[str, Any]
+    molecule: Molecule
+    data: Events | None
+
+    @classmethod
+    def of(cls, options: dict[str, Any]) -> _Plan:
+        from flowcei.events.storage import read_events
+        from flowcei.fitting import DEFAULT_NOISE
+        from flowcei.models.registry import ARCHITECTURES, parse_options
+        from flowcei.molecule import Molecule
+
+        resolved = {name: value for name, value in options.items() if value is not None}
+        known = {field.name for kind in ARCHITECTURES.values() for field in fields(kind.options_type)}
+        given = {name: resolved.pop(name) for name in known & resolved.keys()}
+        architecture = parse_options(resolved["arch"], given).to_dict()
+        if "data" not in resolved:
+            molecule, data = Molecule.load(resolved.setdefault("molecule", "ocs")), None
+            resolved.setdefault("noise", str(DEFAULT_NOISE))
+            if molecule.default_prior is not None:
+                resolved.setdefault("prior", molecule.default_prior)
+        elif "prior" in resolved:
+            msg = "--prior says what to simulate; with --data nothing is simulated"
+            raise UsageError(msg)
+        else:
+            data = read_events(resolved["data"], resolved.get("molecule"))
+            molecule, resolved["data"] = data.molecule, str(resolved["data"])
+        arch = {"arch": resolved.pop("arch")}
+        return cls(arch | architecture | resolved, architecture, molecule, data)
+
+    @property
+    def rows(self) -> int:
+        """Events of an epoch."""
+        return int(0.8 * len(self.data)) if self.data is not None else self.options["events"]
+
+
+def _options_of(ctx: click.Context, given: dict[str, Any], run: RunFolder) -> dict[str, Any]:
+    """Return the options of an unfinished run; those typed beside --resume must be the same."""
+    table, kept = run.read_config(), {}
+    for param in ctx.command.params:
+        name = param.name or ""
+        if name not in given:
+            continue
+        kept[name] = param.type_cast_value(ctx, table.pop(name)) if name in table else None
+        if ctx.get_parameter_source(name) is not ParameterSource.COMMANDLINE or given[name] == kept[name]:
+            continue
+        if name == "data" and kept[name] is not None:  # the file may have moved: what is in it is compared
+            kept[name] = given[name]
+            continue
+        begun = "without" if kept[name] is None else f"with {kept[name]}"
+        msg = f"{param.opts[0]} is {given[name]}; the run was begun {begun}; leave it out"
         raise UsageError(msg)
-    recorded = read_events(data, molecule) if data is not None else None
-    known = recorded.molecule if recorded is not None else Molecule.load(molecule or "ocs")
-    folder = check_run_folder(output, f"{known.name}-{arch}", overwrite=overwrite)
-    seed = settled_seed(seed)
-    rows = int(0.8 * len(recorded)) if recorded is not None else events
-    config: dict[str, Any] = {
-        "arch": arch, **given, "data": str(data or ""), "molecule": molecule or known.name,
-        "prior": prior or "", "noise": noise or "", "frame": frame, "epochs": epochs, "events": events,
-        "batch": batch, "learning_rate": learning_rate, "patience": patience, "seed": seed,
-        "device": device,
-    }  # fmt: skip
-    if recorded is not None:
-        _note_findings(recorded)
-    note(f"training {arch} on {'the events of ' + str(data) if data else 'fresh events of ' + known.name}")
-    with _Progress(rows, schedule) as progress:
-        model = run(
-            arch,
-            molecule=known,
-            data=recorded,
-            prior=prior,
-            noise=noise,
-            frame=frame,
-            options=given,
-            schedule=schedule,
-            events_per_epoch=events,
-            seed=seed,
-            device=device,
-            on_step=progress.step,
-            on_epoch=progress.epoch,
+    missing = [name for name in _ALWAYS if kept.get(name) is None]
+    if table or missing:
+        what = (
+            f"its options {', '.join([*table, *missing])} are unknown or missing; begin anew with --overwrite"
         )
-    _note_few_rows(model.card["parameters"], rows if recorded is not None else None)
-    write_run(model, progress.records, config, folder, overwrite=overwrite)
-    best = best_of(progress.records)
-    note(f"validation loss {best.validation_loss:.4f} (epoch {best.epoch}), model in {folder}")
+        raise DataError(what, path=run.work / "config.toml")
+    return kept
 
 
-def _note_findings(events: Events) -> None:
+def _train(plan: _Plan, run: RunFolder, max_time: float | None, *, resume: bool) -> None:
+    """Train, and finish the run folder; or say how to go on."""
+    from flowcei.checkpoint import read_checkpoint
+    from flowcei.cli.progress import Progress
+    from flowcei.schedule import EpochRecord, best_of
+
+    run.clean()
+    resume = resume and run.checkpoint.exists()
+    before = read_checkpoint(run.checkpoint).records if resume else []
+    records = [EpochRecord(**record) for record in before]
+    epochs = plan.options["epochs"]
+    done = plan.rows * len(records)
+    try:
+        with Progress(plan.rows * epochs, "events", done=done) as progress:
+            model = _fit(plan, run, progress, records, max_time, resume=resume)
+        if plan.data is not None:
+            _warn_of_few_rows(model.card["parameters"], plan.rows)
+        run.finish(model, records)
+    except (StoppedError, KeyboardInterrupt) as stop:
+        reason = str(stop) or f"interrupted: {len(records)} of {epochs} epochs are kept"
+        if isinstance(stop, StoppedError) and len(records) == len(before):
+            reason += " (--max-time is shorter than an epoch: give more)"
+        msg = f"{reason}; go on with: flowcei train --resume {shlex.quote(str(run.folder))}"
+        raise StoppedError(msg) from None
+    except (FlowceiError, OSError) as error:
+        if not records:
+            run.discard()
+        elif isinstance(error, TrainingDivergedError):
+            note(f"the metrics of the {len(records)} epochs before are in {run.work}")
+        else:
+            note(f"{len(records)} epochs are kept: flowcei train --resume {run.folder} goes on with them")
+        raise
+    best = best_of(records)
+    note(f"validation loss {best.validation_loss:.4f} (epoch {best.epoch}), model in {run.folder}")
+
+
+def _fit(
+    plan: _Plan,
+    run: RunFolder,
+    progress: Progress,
+    records: list[EpochRecord],
+    max_time: float | None,
+    *,
+    resume: bool,
+) -> Reconstructor:
+    from flowcei.fitting import train as fit
+    from flowcei.schedule import Schedule
+
+    given = plan.options
+
+    def tell(record: EpochRecord) -> None:
+        records.append(record)
+        progress.note(_line(record, given["epochs"]))
+        run.write_metrics(records)
+
+    return fit(
+        given["arch"],
+        molecule=plan.molecule,
+        data=plan.data,
+        prior=given.get("prior"),
+        noise=given.get("noise"),
+        frame=given["frame"],
+        options=plan.architecture,
+        schedule=Schedule(**{name: given[name] for name in _SCHEDULE}),
+        events_per_epoch=given["events"],
+        seed=given["seed"],
+        device=given["device"],
+        checkpoint=run.checkpoint,
+        resume=resume,
+        max_seconds=max_time,
+        on_step=lambda rows, loss: progress.update(rows, f"loss {loss:.3f}"),
+        on_epoch=tell,
+    )
+
+
+def _line(record: EpochRecord, epochs: int) -> str:
+    if math.isnan(record.train_loss):  # nothing has a gradient
+        return f"nothing to train: the training events are kept; validation {record.validation_loss:.4f}"
+    return (
+        f"epoch {record.epoch:3d}/{epochs}  loss {record.train_loss:8.4f}  "
+        f"validation {record.validation_loss:8.4f}  {record.rows_per_second:8.0f} events/s"
+    )
+
+
+def _log_start(plan: _Plan, run: RunFolder, *, resume: bool) -> None:
+    """Write to the log what the run is; say on stderr what is trained, and on what."""
+    import logging
+    import platform
+
+    import torch
+
+    from flowcei._version import __version__
+    from flowcei.cli.logs import NOTES
+
+    log, given = logging.getLogger(NOTES), plan.options
+    log.info("$ flowcei %s", shlex.join(sys.argv[1:]))
+    versions = (__version__, platform.python_version(), torch.__version__, given["seed"])
+    log.info("flowcei %s, Python %s, torch %s, seed %d", *versions)
+    if plan.data is not None and not resume:
+        _warn_of_findings(plan.data)
+    source = (
+        f"the events of {given['data']}" if plan.data is not None else f"fresh events of {plan.molecule.name}"
+    )
+    note(f"{'going on with' if resume else 'training'} {given['arch']} in {run.folder} on {source}")
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Treat a request to terminate, as of a batch system, like Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def _warn_of_findings(events: Events) -> None:
     """Say what `flowcei check` would warn of, a line each."""
     from flowcei.doctor.examination import examine
 
     for finding in examine(events):
         if finding.severity != "note":
-            note(f"warning ({finding.code}): {finding.what}; {finding.means}")
+            warn(f"{finding.what}; {finding.means}", finding.code)
 
 
-def _note_few_rows(parameters: int, rows: int | None) -> None:
+def _warn_of_few_rows(parameters: int, rows: int) -> None:
     """Warn where a file has too few events for the network; fresh simulations have no end."""
-    if rows is not None and parameters > _PARAMETERS_A_ROW * rows:
-        note(
-            f"warning: {rows} training events for {parameters} parameters: they may be learned by heart; "
+    if parameters > _PARAMETERS_A_ROW * rows:
+        warn(
+            f"{rows} training events for {parameters} parameters: they may be learned by heart; "
             "fewer --couplings or --hidden, or no --data, so that events are simulated"
-        )
-
-
-class _Progress:
-    """A bar with loss and rate on a terminal; a line an epoch otherwise."""
-
-    def __init__(self, rows: int, schedule: Schedule) -> None:
-        from tqdm import tqdm
-
-        self.records: list[EpochRecord] = []
-        self._epochs = schedule.epochs
-        self._bar = tqdm(
-            total=rows * schedule.epochs, unit=" events", unit_scale=True, disable=None, leave=False
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def step(self, rows: int, loss: float) -> None:
-        self._bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
-        self._bar.update(rows)
-
-    def epoch(self, record: EpochRecord) -> None:
-        self.records.append(record)
-        self._bar.clear()
-        if math.isnan(record.train_loss):  # nothing has a gradient
-            note(f"nothing to train: the training events are kept; validation {record.validation_loss:.4f}")
-            return
-        note(
-            f"epoch {record.epoch:3d}/{self._epochs}  loss {record.train_loss:8.4f}  "
-            f"validation {record.validation_loss:8.4f}  {record.rows_per_second:8.0f} events/s"
         )

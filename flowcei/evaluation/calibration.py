@@ -31,6 +31,8 @@ from flowcei.evaluation.verdicts import (
 from flowcei.posterior.spread import in_recoil_frame, quantities
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from flowcei.events.container import Events
@@ -111,6 +113,7 @@ def calibrate(
     seed: int = 0,
     level: float = LEVEL,
     weigh: bool = False,
+    on_events: Callable[[int], None] | None = None,
 ) -> Calibration:
     """Check the posterior of a model on events whose positions are known.
 
@@ -130,6 +133,7 @@ def calibrate(
         level: How often a right posterior fails each of the four kinds of check.
         weigh: Whether to judge the samples with their importance weights, which a model with a
             density and a prior can have, or as the model drew them.
+        on_events: Called with the number of events that were judged, part by part.
 
     Raises:
         UsageError: For a model without a posterior, one of another molecule, or n < 10.
@@ -148,6 +152,8 @@ def calibrate(
     for drawn in model.stream(events, n, noise=noise, latent=latent, seed=seed, weigh=weigh):
         parts.append(judge.ranks(slice(first, first + len(drawn)), drawn))
         first += len(drawn)
+        if on_events is not None:
+            on_events(len(drawn))
     sbc, tarp, resimulation = (
         Ranks.concatenate([part[k] for part in parts]) for k in ("sbc", "tarp", "chi2")
     )

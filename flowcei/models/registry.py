@@ -14,9 +14,9 @@ from flowcei.models.point import MLP
 from flowcei.models.solver import Solver
 
 if TYPE_CHECKING:
-    from flowcei.models.interface import InverseModel
+    from flowcei.models.interface import InverseModel, ModelOptions
 
-__all__ = ["ARCHITECTURES", "build_model"]
+__all__ = ["ARCHITECTURES", "build_model", "parse_options"]
 
 ARCHITECTURES: dict[str, type[InverseModel]] = {
     model.architecture: model
@@ -53,8 +53,21 @@ def build_model(
         >>> build_model("cinn", 6, 5, {"couplings": 2}).has_density
         True
     """
+    parsed = parse_options(architecture, options or {})
+    return ARCHITECTURES[architecture](width, condition_width, parsed)
+
+
+def parse_options(architecture: str, given: dict[str, Any]) -> ModelOptions:
+    """Return all options of an architecture: those given, and defaults.
+
+    Raises:
+        UsageError: For an unknown architecture or option.
+
+    Example:
+        >>> parse_options("mlp", {"hidden": 8}).to_dict()["hidden"]
+        8
+    """
     if architecture not in ARCHITECTURES:
         msg = f"no architecture {architecture!r}; there are {', '.join(ARCHITECTURES)}"
         raise UsageError(msg)
-    kind = ARCHITECTURES[architecture]
-    return kind(width, condition_width, kind.options_type.parse(architecture, options or {}))
+    return ARCHITECTURES[architecture].options_type.parse(architecture, given)

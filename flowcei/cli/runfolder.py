@@ -1,0 +1,266 @@
+"""A run folder: where a training is kept from its first moment to its last.
+
+While a training goes on its folder holds `config.toml` and, from the first epoch on,
+`checkpoint.pt` and `metrics.csv`. `model.safetensors` comes last, and makes it a finished run.
+A training that is to replace a finished run lives in `unfinished/` inside of it until then, so
+that the old model can be used, and is not lost, while there is no new one.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import tomllib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flowcei.errors import DataError, FlowceiError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from flowcei.reconstructor import Reconstructor
+    from flowcei.schedule import EpochRecord
+
+__all__ = ["LOG", "MODEL", "RUNS", "RunFolder", "begin_run", "check_run_folder", "is_unfinished", "to_resume"]
+
+RUNS = Path("runs")
+MODEL = "model.safetensors"
+LOG = "train.log"
+_CONFIG = "config.toml"
+_CHECKPOINT = "checkpoint.pt"
+_METRICS = "metrics.csv"
+_PICTURE = "loss.png"
+_UNFINISHED = "unfinished"
+_DONE = ".finished"
+_FOREIGN = ".tmp??????"  # safetensors has temporary files of its own
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A training's folder.
+
+    Attributes:
+        folder: By the name of the run.
+        work: Where the training is kept until its end: `folder`, or `unfinished/` in it.
+        made: Folders that were made for it, the outermost first.
+    """
+
+    folder: Path
+    work: Path
+    made: tuple[Path, ...] = ()
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the training is kept after every epoch."""
+        return self.work / _CHECKPOINT
+
+    def read_config(self) -> dict[str, Any]:
+        """Return the options that the training was begun with.
+
+        Raises:
+            DataError: For a configuration that cannot be read.
+        """
+        path = self.work / _CONFIG
+        try:
+            return dict(tomllib.loads(path.read_text("utf-8"))["train"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            what = "is not the configuration of a training; begin it anew with --overwrite"
+            raise DataError(what, path=path) from error
+
+    def write_metrics(self, records: Sequence[EpochRecord]) -> None:
+        """Write the epochs so far."""
+        import pandas as pd
+
+        from flowcei.files import whole_file
+
+        with whole_file(self.work / _METRICS) as path:
+            pd.DataFrame([asdict(r) for r in records]).to_csv(path, index=False)
+
+    def finish(self, model: Reconstructor, records: Sequence[EpochRecord]) -> None:
+        """Write the model, and take the place of the run that is replaced.
+
+        Killed anywhere in between, the training can be resumed and comes here again.
+
+        Raises:
+            FlowceiError: Where the disk is full.
+        """
+        import pandas as pd
+        from safetensors import SafetensorError
+
+        from flowcei.files import flush
+        from flowcei.report.figures import training_figure
+        from flowcei.report.style import save
+
+        model.card["name"] = self.folder.name
+        self.write_metrics(records)
+        save(
+            training_figure(pd.DataFrame([asdict(r) for r in records])), self.work / _PICTURE, overwrite=True
+        )
+        try:
+            model.save(self.work / MODEL, overwrite=True)
+        except SafetensorError as error:
+            msg = f"{self.work / MODEL} cannot be written ({error}); make room there"
+            raise FlowceiError(msg) from error
+        flush(self.work / MODEL)
+        self._move_up()
+        # The schedule has come to its end: nobody can go on from here, and momenta of all weights
+        # and the weights of the best epoch make a checkpoint several times as large as the model.
+        (self.folder / _CHECKPOINT).unlink(missing_ok=True)
+        self.clean()
+
+    def _move_up(self) -> None:
+        from flowcei.files import whole_file
+
+        if self.work == self.folder:
+            return
+        for name in (MODEL, _METRICS, _PICTURE):
+            (self.work / name).replace(self.folder / name)
+        with whole_file(self.folder / _CONFIG) as path:
+            path.write_bytes((self.work / _CONFIG).read_bytes())
+        # In one step, since what is half removed is neither finished nor unfinished.
+        self.work.replace(self.folder / _DONE)
+
+    def clean(self) -> None:
+        """Remove what a killed process left half-written."""
+        shutil.rmtree(self.folder / _DONE, ignore_errors=True)
+        for work in {self.folder, self.folder / _UNFINISHED}:
+            for left in work.parent.glob(f".{work.name}-????????"):  # as `_appear` makes them
+                shutil.rmtree(left, ignore_errors=True)
+        for place in {self.folder, self.work}:
+            for name in (MODEL, _CONFIG, _CHECKPOINT, _METRICS, _PICTURE):
+                path = place / name
+                for left in (*place.glob(f".{path.stem}-*{path.suffix}"), *place.glob(_FOREIGN)):
+                    left.unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        """Remove the folder, and those made for it, where nothing was learned."""
+        if self.made:
+            shutil.rmtree(self.work, ignore_errors=True)
+        for parent in reversed(self.made[:-1]):
+            if parent.is_dir() and not any(parent.iterdir()):
+                parent.rmdir()
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Return whether a training in a folder can be resumed."""
+    return _work(folder) is not None
+
+
+def _work(folder: Path) -> Path | None:
+    """Return where the unfinished training of a folder is kept, if there is one."""
+    if (folder / _UNFINISHED / _CONFIG).is_file():
+        return folder / _UNFINISHED
+    finished = (folder / MODEL).is_file()
+    return folder if (folder / _CONFIG).is_file() and not finished else None
+
+
+def check_run_folder(output: Path | None, name: str, *, overwrite: bool) -> Path:
+    """Return the folder for a new run, before any work is done.
+
+    Args:
+        output: What the user asked for, or None for the next free `runs/NAME-k`.
+        name: NAME.
+        overwrite: Whether an existing run may be replaced.
+
+    Raises:
+        UsageError: For a folder that exists.
+    """
+    if output is None:
+        k = 1
+        while (RUNS / f"{name}-{k}").exists():
+            k += 1
+        return RUNS / f"{name}-{k}"
+    if is_unfinished(output) and not overwrite:
+        msg = f"{output} holds an unfinished training: --resume {output} goes on, --overwrite begins anew"
+        raise UsageError(msg)
+    if output.exists() and not (overwrite and (is_unfinished(output) or (output / MODEL).is_file())):
+        known = " (it holds no model, so --overwrite will not replace it)" if overwrite else ""
+        msg = f"{output} exists{known}; use --overwrite to replace a run, or another -o"
+        raise UsageError(msg)
+    return output
+
+
+def begin_run(folder: Path, config: dict[str, Any]) -> RunFolder:
+    """Make the folder of a run, with its configuration in it from the first moment.
+
+    An unfinished training that is there is given up; a finished run stays until `finish`.
+
+    Raises:
+        UsageError: Where the folder cannot be made.
+    """
+    from flowcei.files import whole_file
+
+    lines = [f"{key} = {_toml(value)}\n" for key, value in config.items() if value != ""]
+    text = "[train]\n" + "".join(lines)
+    work = folder / _UNFINISHED if (folder / MODEL).is_file() else folder
+    if work.exists():
+        run = RunFolder(folder, work)
+        run.checkpoint.unlink(missing_ok=True)  # first: it belongs to the old configuration
+        for name in (_METRICS, _PICTURE):
+            (work / name).unlink(missing_ok=True)
+        with whole_file(work / _CONFIG, durable=True) as path:
+            path.write_text(text, encoding="utf-8")
+        run.clean()
+        return run
+    run = RunFolder(folder, work, (*(p for p in reversed(work.parents) if not p.exists()), work))
+    try:
+        _appear(work, text)
+    except OSError as error:
+        run.discard()
+        msg = f"cannot make folder {work} ({error.strerror}); name another place with -o"
+        raise UsageError(msg) from error
+    except BaseException:
+        run.discard()
+        raise
+    return run
+
+
+def _appear(work: Path, config: str) -> None:
+    """Make a folder that holds its configuration from the first moment."""
+    from flowcei.files import whole_file
+
+    work.parent.mkdir(parents=True, exist_ok=True)
+    begun = Path(tempfile.mkdtemp(dir=work.parent, prefix=f".{work.name}-"))
+    try:
+        begun.chmod(0o755)
+        with whole_file(begun / _CONFIG, durable=True) as path:
+            path.write_text(config, encoding="utf-8")
+        begun.rename(work)
+    finally:
+        shutil.rmtree(begun, ignore_errors=True)
+
+
+def to_resume(name: str) -> RunFolder:
+    """Return the unfinished run meant: a folder, a name in runs/, or the newest there for "".
+
+    Raises:
+        UsageError: Where there is none, and for a run that is complete.
+    """
+    if not name:
+        found = [(work, work.parent if work.name == _UNFINISHED else work) for work in _unfinished()]
+        if not found:
+            msg = f"there is no unfinished training in {RUNS}"
+            raise UsageError(msg)
+        work, folder = max(found, key=lambda pair: pair[0].stat().st_mtime)
+        return RunFolder(folder, work)
+    for folder in (Path(name), RUNS / name):
+        found_work = _work(folder)
+        if found_work is not None:
+            return RunFolder(folder, found_work)
+        if (folder / MODEL).is_file():
+            msg = f"the training in {folder} is complete"
+            raise UsageError(msg)
+    msg = f"no unfinished training {name!r}: give a run folder, or a name in {RUNS}"
+    raise UsageError(msg)
+
+
+def _unfinished() -> list[Path]:
+    return [work for folder in RUNS.glob("[!.]*") if (work := _work(folder)) is not None]
+
+
+def _toml(value: str | float) -> str:
+    """Return a TOML literal: JSON's text and numbers are TOML's too."""
+    return json.dumps(value, ensure_ascii=False)

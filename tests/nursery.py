@@ -1,0 +1,202 @@
+"""Kills trainings: forks them from one warm process and ends them with SIGKILL.
+
+Run as a script, in an empty folder, with a number of kills at random moments. A fork costs
+milliseconds where a fresh process takes seconds for its imports, and what is killed is the same:
+a process that runs `flowcei train`. Prints, as JSON, how many were killed in which state.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+
+from flowcei import fitting
+from flowcei.checkpoint import read_checkpoint
+from flowcei.cli.main import main
+from flowcei.cli.runfolder import is_unfinished, to_resume
+from flowcei.events.simulation import simulate
+from flowcei.loading import load
+from flowcei.modelfile import read_model
+from flowcei.report import figures, style
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+TRAINING = [
+    "--arch", "ae-cvae", "--hidden", "8", "--latent", "2", "--depth", "1", "--seed", "3",
+    "--epochs", "6", "--events", "400", "--batch", "20",
+]  # fmt: skip
+RUN, REFERENCE = Path("run"), Path("reference")
+COLUMNS = {"epoch": [1], "phase": [1], "train_loss": [0.0], "validation_loss": [0.0], "learning_rate": [0.0]}
+OPERATIONS = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.chmod"}
+LEFT = {"config.toml", "train.log", "metrics.csv", "model.safetensors", "loss.png", "checkpoint.pt"}
+
+
+def born(*words: str, before: Callable[[], None] = lambda: None) -> int:
+    """Run `flowcei train` in a forked process and return its id."""
+    child = os.fork()
+    if child:
+        return child
+    code = 99
+    try:
+        os.dup2(os.open("stderr.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+        torch.set_num_threads(1)
+        sys.argv = ["flowcei", "-q", "train", *words]
+        before()
+        main()
+        code = 0
+    except SystemExit as leave:
+        code = int(leave.code or 0)
+    finally:
+        os._exit(code)
+
+
+def ended(child: int) -> int:
+    """Wait for a process; return its exit code, or minus the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def words_for(folder: Path) -> list[str]:
+    """Return what a person would type now: begin, go on, or replace a finished run by a new one."""
+    if is_unfinished(folder):
+        return ["--resume", str(folder)]
+    replace = ["--overwrite"] if folder.exists() else []
+    return [*TRAINING, "-o", str(folder), *replace]
+
+
+def killer(count: int) -> Callable[[], None]:
+    """Return what makes a process kill itself just before its file operation number `count`."""
+    here, seen = str(Path.cwd()), 0
+
+    def hook(event: str, args: tuple) -> None:
+        nonlocal seen
+        if event not in OPERATIONS or not isinstance(args[0], str | os.PathLike):
+            return
+        path = os.path.abspath(args[0])  # noqa: PTH100 (Path would be audited itself)
+        if not path.startswith(here) or path.endswith("stderr.txt"):
+            return
+        seen += 1
+        if seen == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return lambda: sys.addaudithook(hook)
+
+
+def state_of(folder: Path) -> str:
+    """Check that a folder can be read, whatever happened to it, and say what it holds."""
+    if not folder.exists():
+        return "nothing"
+    had_model = (folder / "model.safetensors").exists()
+    if had_model:
+        load(folder / "model.safetensors")
+    if not is_unfinished(folder):
+        if not had_model:
+            sys.exit(f"{folder} is neither finished nor unfinished: {sorted(folder.iterdir())}")
+        return "finished"
+    run = to_resume(str(folder))
+    if run.read_config()["epochs"] != 6:
+        sys.exit("another configuration")
+    strangers = [p.name for p in run.work.iterdir() if not p.name.startswith(".") and p.name not in LEFT]
+    if set(strangers) - {"unfinished"}:
+        sys.exit(f"strange files {strangers}")
+    if not run.checkpoint.exists():
+        return "replacing, nothing kept" if had_model else "nothing kept"
+    kept = read_checkpoint(run.checkpoint)
+    metrics = run.work / "metrics.csv"
+    rows = len(pd.read_csv(metrics)) if metrics.exists() else 0
+    moved = had_model and not metrics.exists()  # up, already
+    if rows not in {len(kept.records), len(kept.records) - 1} and not moved:
+        sys.exit(f"{rows} rows of metrics for {len(kept.records)} epochs")
+    return f"{'replacing, ' if had_model else ''}{len(kept.records)} epochs kept"
+
+
+def refuse_other(folder: Path, *, killed: bool = False) -> None:
+    """Compare a finished run with the reference: weights and metrics, to the bit; and what else is there."""
+    pairs = [read_model(place / "model.safetensors") for place in (folder, REFERENCE)]
+    (card, tensors), (other, expected) = pairs
+    timeless = [
+        {k: v for k, v in c.training.items() if k not in ("name", "rows_per_second")} for c in (card, other)
+    ]
+    same = tensors.keys() == expected.keys() and timeless[0] == timeless[1]
+    if not same or not all(torch.equal(tensors[k], expected[k]) for k in expected):
+        sys.exit("the model is not that of an uninterrupted training")
+    tables = [pd.read_csv(place / "metrics.csv") for place in (folder, REFERENCE)]
+    one, two = (table.drop(columns=["seconds", "rows_per_second"]) for table in tables)
+    if not one.equals(two):
+        sys.exit("the metrics are not those of an uninterrupted training")
+    left = {p.name for p in folder.iterdir()}
+    if not killed and left != LEFT - {"checkpoint.pt"}:
+        sys.exit(f"files left over: {left}")
+
+
+def at_random_moments(kills: int, life: float) -> Counter:
+    """Kill trainings at moments spread over the whole life of one."""
+    moments, seen, lives = np.random.default_rng(5), Counter[str](), 0
+    while sum(seen.values()) < kills:
+        lives += 1
+        if lives > 20 * kills:
+            sys.exit("almost nothing could be killed")
+        child = born(*words_for(RUN))
+        time.sleep(moments.uniform(0.0, life))
+        os.kill(child, signal.SIGKILL)  # a dead child is there until it is waited for
+        code = ended(child)
+        if code not in (0, -signal.SIGKILL):
+            sys.exit(f"ended with {code}: {Path('stderr.txt').read_text()}")
+        state = state_of(RUN)
+        if code:
+            seen[state] += 1
+        if state == "finished":
+            refuse_other(RUN, killed=code != 0)
+            if lives % 2:
+                shutil.rmtree(RUN)
+    return seen
+
+
+def before_every_operation(*, replace: bool, every: int) -> int:
+    """Kill a training before each of its file operations in turn, and let it go on to its end."""
+    kills = count = 0
+    while True:
+        count += every
+        shutil.rmtree(RUN, ignore_errors=True)
+        if replace:
+            shutil.copytree(REFERENCE, RUN)
+        code = ended(born(*words_for(RUN), before=killer(count)))
+        if code == 0:
+            return kills
+        if code != -signal.SIGKILL:
+            sys.exit(f"ended with {code}: {Path('stderr.txt').read_text()}")
+        kills += 1
+        state = state_of(RUN)
+        if replace and not (RUN / "model.safetensors").exists():
+            sys.exit(f"the old model is lost before operation {count}")
+        if ended(born(*words_for(RUN))) or state_of(RUN) != "finished":
+            sys.exit(f"cannot go on after operation {count} ({state}): {Path('stderr.txt').read_text()}")
+        refuse_other(RUN)
+
+
+if __name__ == "__main__":
+    fitting._PILOT, fitting._VALIDATION = 500, 200
+    simulate("ocs", 10, seed=1)  # loads compiled code
+    torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])  # imports as much as all else
+    style.save(figures.training_figure(pd.DataFrame(COLUMNS)), Path("warm.png"))
+    began = time.perf_counter()
+    if ended(born(*TRAINING, "-o", str(REFERENCE))):
+        sys.exit(Path("stderr.txt").read_text())
+    life = time.perf_counter() - began
+    found = {"life": life, "states": at_random_moments(int(sys.argv[1]), life)}
+    found["random_s"] = time.perf_counter() - began
+    found["operations"] = before_every_operation(replace=False, every=int(sys.argv[2]))
+    found["replacing"] = before_every_operation(replace=True, every=int(sys.argv[2]))
+    found["s"] = time.perf_counter() - began
+    sys.stdout.write(json.dumps(found))
