@@ -165,7 +165,10 @@ def test_nothing_is_replaced_unasked_or_left_half_written(tmp_path: Path, ending
 
 def test_paths_are_checked_before_any_work(tmp_path: Path) -> None:
     """Another ending, a folder that is not there."""
-    for path, word in ((tmp_path / "s.txt", "h5 or .csv"), (tmp_path / "no" / "s.h5", "does not exist")):
+    for path, word in (
+        (tmp_path / "s.txt", "h5, .csv or .parquet"),
+        (tmp_path / "no" / "s.h5", "does not exist"),
+    ):
         with pytest.raises(UsageError, match=word):
             check_samples_path(path, overwrite=False)
 

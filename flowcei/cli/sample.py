@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -18,15 +19,18 @@ from flowcei.cli.options import (
     seed_option,
     settled_seed,
 )
+from flowcei.cli.stopping import stoppable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
-    import numpy as np
-    from numpy.typing import NDArray
+    from tqdm import tqdm
 
+    from flowcei.events.container import Events
     from flowcei.models.interface import Latent
     from flowcei.posterior.samples import PosteriorSamples
+    from flowcei.posterior.unfinished import Quality
+    from flowcei.sampling import Sampling
 
 
 @click.command(short_help="Draw the geometries that explain measured momenta.")
@@ -51,8 +55,9 @@ if TYPE_CHECKING:
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    help="File, .h5 or .csv; - for CSV on stdout; NAME.samples.h5 if absent.",
+    help="File, .h5, .csv or .parquet; - for CSV on stdout; NAME.samples.h5 if absent.",
 )
+@click.option("--resume", is_flag=True, help="Go on with an unfinished file of the same options.")
 @seed_option
 @device_option
 @overwrite_option
@@ -67,21 +72,24 @@ def sample(
     min_ess: float,
     budget: int | None,
     output: Path | None,
+    resume: bool,
     seed: int | None,
     device: str,
     overwrite: bool,
 ) -> None:
     """Draw, for every event of a file, geometries that explain its momenta.
 
+    Any number of events: until all are there, the file is called FILE.partial, and what was
+    stopped, in whatever way, goes on with --resume.
+
     Example: flowcei sample --momenta events.csv -n 100
     """
-    import numpy as np
-    from tqdm import tqdm
-
     from flowcei.cli.runs import BUNDLED, load_named, note_what_is_assumed
     from flowcei.errors import UsageError
     from flowcei.events.storage import read_events
-    from flowcei.posterior.storage import check_samples_path, write_samples, write_samples_csv
+    from flowcei.posterior.storage import check_samples_path
+    from flowcei.posterior.unfinished import begun_seed
+    from flowcei.sampling import Sampling
 
     place = output or Path(f"{momenta.stem}.samples.h5")
     if place.resolve() == momenta.resolve():
@@ -90,56 +98,108 @@ def sample(
     to_pipe = str(place) == "-"
     if not to_pipe:
         check_samples_path(place, overwrite=overwrite)
+    if resume:
+        _refuse_nothing_begun(place)
+        seed = begun_seed(place) if seed is None else seed
     name, reconstructor = load_named(model, device)
     found = ", the newest of runs/ (--model names another)" if model is None and name != BUNDLED else ""
     note(f"model {name}{found} ({reconstructor.architecture}, {reconstructor.molecule.name})")
     events = read_events(momenta, reconstructor.molecule)
-    note_what_is_assumed(reconstructor, events, noise)
-    seed = settled_seed(seed)
-    options: dict[str, Any] = {"noise": noise, "latent": latent, "seed": seed}
-    options |= {"weigh": weigh, "min_ess": min_ess, "budget": budget}
-    stream = reconstructor.stream(events, count, **options)
-    flags: list[NDArray[np.uint8]] = []
-    quality: list[tuple[NDArray[np.float64], NDArray[np.int64]]] = []
-    with tqdm(total=len(events), unit=" events", disable=None, leave=False) as bar:
-
-        def counted() -> Iterator[PosteriorSamples]:
-            for part in stream:
-                yield part
-                if part.flags is not None:
-                    flags.append(part.flags)
-                if part.weights is not None:
-                    quality.append((part.weights.efficiency, part.weights.drawn))
-                bar.update(len(part))
-
-        if to_pipe:
-            write_samples_csv(counted(), sys.stdout)
-        else:
-            write_samples(counted(), place, overwrite=overwrite)
-    _say_quality(np.concatenate(flags), events.numbers, quality)
+    source = _Source(lambda: [events], len(events))
+    note_what_is_assumed(reconstructor, next(iter(source.chunks())), noise)
+    asked = Sampling(
+        reconstructor, count, settled_seed(seed), noise, latent, weigh=weigh, min_ess=min_ess, budget=budget
+    )
     if to_pipe:
+        _say_quality(_to_pipe(asked, source))
         return
-    note(f"{len(events)} events x {count} samples written to {place}")
-    if place.suffix != ".csv":
+    quality = _to_file(asked, source, place, overwrite=overwrite, resume=resume)
+    _say_quality(quality)
+    note(f"{len(quality.ids)} events x {count} samples written to {place}")
+    if place.suffix.lower() in (".h5", ".hdf5"):
         note(f"next: flowcei spread {place}, flowcei modes {place}")
 
 
-def _say_quality(
-    flags: NDArray[np.uint8],
-    ids: NDArray[np.int64],
-    quality: list[tuple[NDArray[np.float64], NDArray[np.int64]]],
-) -> None:
+@dataclass(frozen=True)
+class _Source:
+    """Events, chunk by chunk, as often as they are asked for.
+
+    Attributes:
+        chunks: Begins at the first event.
+        count: How many events there are, where that is known.
+    """
+
+    chunks: Callable[[], Iterable[Events]]
+    count: int | None
+
+
+def _refuse_nothing_begun(place: Path) -> None:
+    """Refuse --resume where there is nothing to go on with."""
+    from flowcei.errors import UsageError
+    from flowcei.events.streaming import partial_path
+
+    if str(place) == "-" or not partial_path(place).exists():
+        msg = f"there are no unfinished samples {partial_path(place)} to resume"
+        raise UsageError(msg)
+
+
+def _to_pipe(asked: Sampling, source: _Source) -> Quality:
+    """Write CSV to stdout, with a bar on a terminal."""
+    from flowcei.posterior.hdf import arrays_of
+    from flowcei.posterior.text import write_samples_csv
+    from flowcei.posterior.unfinished import Quality
+
+    parts: list[Quality] = []
+
+    def counted(update: Callable[[int], object]) -> Iterator[PosteriorSamples]:
+        for part in asked.blocks(source.chunks()):
+            yield part
+            parts.append(Quality.of(arrays_of(part)))
+            update(len(part))
+
+    with _bar(source.count) as bar:
+        write_samples_csv(counted(bar.update), sys.stdout)
+    return Quality.concatenate(parts)
+
+
+def _to_file(asked: Sampling, source: _Source, place: Path, *, overwrite: bool, resume: bool) -> Quality:
+    """Write a file that can be resumed, with a bar on a terminal for each of its stages."""
+    from flowcei.posterior.unfinished import sample_to_file
+    from flowcei.sampling import Survey
+
+    survey = Survey.of(source.chunks())
+    request = asked.request() | {"events": survey.events, "momenta": survey.digest}
+    with stoppable(), _bar(survey.events) as bar, _bar(survey.events, f"writing {place.suffix}") as second:
+        return sample_to_file(
+            lambda start: asked.blocks(source.chunks(), start),
+            place,
+            request,
+            overwrite=overwrite,
+            resume=resume,
+            on_block=bar.update,
+            on_written=second.update,
+        )
+
+
+def _bar(total: int | None, what: str | None = None) -> tqdm[NoReturn]:
+    from tqdm import tqdm
+
+    # A second bar shows itself when its stage has begun.
+    delay = 0.0 if what is None else 1e-9
+    return tqdm(total=total, unit=" events", desc=what, delay=delay, disable=None, leave=False)
+
+
+def _say_quality(quality: Quality) -> None:
     """Warn of events that their samples speak against, and say what the weights left of them."""
     import numpy as np
 
     from flowcei.cli.runs import note_flags
     from flowcei.posterior.flags import AFTERWARDS
 
-    note_flags({name: (flags & bit) > 0 for name, bit in AFTERWARDS.items()}, ids)
-    if quality:
-        efficiency, drawn = (np.concatenate(table) for table in zip(*quality, strict=True))
-        low, middle = np.quantile(efficiency, (0.1, 0.5))
+    note_flags({name: (quality.flags & bit) > 0 for name, bit in AFTERWARDS.items()}, quality.ids)
+    if quality.efficiency is not None and quality.drawn is not None:
+        low, middle = np.quantile(quality.efficiency, (0.1, 0.5))
         note(
             f"sample efficiency {middle:.1%} (median; a tenth of the events below {low:.1%}), "
-            f"{drawn.mean():.0f} samples drawn of an event"
+            f"{quality.drawn.mean():.0f} samples drawn of an event"
         )
