@@ -20,7 +20,8 @@ from flowcei.posterior.modes import AMBIGUOUS, UNEXPLAINED, UNIQUE, Modes, local
 from flowcei.posterior.refinement import CONVERGED, OUTSIDE
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.posterior.spread import quantities
-from flowcei.posterior.tables import modes_table, refined_table, write_modes_xyz
+from flowcei.posterior.structures import write_modes_xyz
+from flowcei.posterior.tables import modes_table, refined_table
 from flowcei.units import ANGSTROM, DALTON
 
 ISOTOPES = replace(

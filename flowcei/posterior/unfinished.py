@@ -184,13 +184,14 @@ def _fill(
             _tell(on_block, min(kept * block, events))
         if kept == len(file.done):
             return
+        changed = DataError("the events changed while they were sampled; begin anew", path=partial)
         for index, part in enumerate(first or parts(kept * block), kept):
-            if len(part) != min(block, events - index * block):
-                break
+            if len(part) != max(0, min(block, events - index * block)):
+                raise changed
             file.put(index, index * block, arrays_of(part))
             _tell(on_block, len(part))
         if not file.done.all():
-            raise DataError("the events were changed while they were sampled; begin anew", path=partial)
+            raise changed
 
 
 def _tell(on: Callable[[int], None] | None, count: int) -> None:
