@@ -19,20 +19,23 @@ if TYPE_CHECKING:
 
 __all__ = ["safe_cell", "write_table"]
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+_FORMULA = ("=", "+", "-", "@", "\t", "\n")
 _NUMBER = re.compile(r"[+-]?(?:inf|nan|(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)")
 
 
 def safe_cell(cell: object) -> object:
-    """Return a cell that no spreadsheet runs; what is no text as it is.
+    """Return a cell that no spreadsheet runs, its line breaks of one kind; what is no text as it is.
 
     Example:
         >>> [safe_cell(cell) for cell in ("=1+1", "-1.5e-3", "c-o", "-x", -2.0)]
         ["'=1+1", '-1.5e-3', 'c-o', "'-x", -2.0]
     """
-    if isinstance(cell, str) and cell.startswith(_FORMULA) and not _NUMBER.fullmatch(cell):
-        return f"'{cell}"
-    return cell
+    if not isinstance(cell, str):
+        return cell
+    # A lone carriage return ends a line for many readers, and is not quoted for it: what comes
+    # after it would begin a cell of its own.
+    text = cell.replace("\r\n", "\n").replace("\r", "\n")
+    return f"'{text}" if text.startswith(_FORMULA) and not _NUMBER.fullmatch(text) else text
 
 
 def write_table(table: pd.DataFrame, target: Path | TextIO, **options: Any) -> None:  # noqa: ANN401
