@@ -174,7 +174,7 @@ class Sampling:
             rules: dict[str, Any] = {"min_ess": self.min_ess, "budget": self._budget}
             found = top_up(found, draw, **rules, rng=rng, prior=prior)
         flags = self.model.unlike_training(replace(events, sigma=sigma))
-        flags["re_simulation"] = unexplained(found.likelihood, found.positions)
+        flags["re_simulation"] = unexplained(found)
         if found.weights is not None:
             flags["efficiency"] = few_count(found.weights)
         return replace(found, flags=combined(**flags))

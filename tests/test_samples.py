@@ -10,10 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import flowcei
 from flowcei.errors import DataError, UsageError
 from flowcei.events.simulation import simulate
 from flowcei.events.storage import write_events
 from flowcei.molecule import Molecule
+from flowcei.posterior.flags import unexplained
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.posterior.storage import check_samples_path, read_samples, write_samples
 
@@ -103,6 +105,25 @@ def test_csv_has_a_row_a_sample(tmp_path: Path, *, density: bool) -> None:
     np.testing.assert_array_equal(found, samples.positions)
     if samples.log_prob is not None:
         np.testing.assert_allclose(table["log_prob"], samples.log_prob.reshape(-1), atol=5.1e-7)
+
+
+@pytest.mark.parametrize("draws", [4, 10, 40])
+def test_an_event_is_unexplained_where_no_sample_explains_it(draws: int) -> None:
+    """As all samples say, whichever it is that does: the first, the last, none; whatever the noise."""
+    events = simulate("ocs", 60, noise="0.2%..5%", seed=2)
+    drawn = replace(flowcei.load().sample(events, draws, seed=1), sigma=events.sigma)
+    away = drawn.positions * np.float32(1.5)
+    for first in (0, draws // 2, draws - 1, draws):
+        mixed = np.concatenate([away[:, :first], drawn.positions[:, first:]], axis=1)
+        mixed[30:] = np.concatenate(
+            [drawn.positions[30:, : draws - first], away[30:, draws - first :]], axis=1
+        )
+        found = replace(drawn, positions=mixed)
+        misfit = found.likelihood.chi_squared(mixed).min(axis=1)
+        expected = misfit > found.likelihood.most_misfit
+        np.testing.assert_array_equal(unexplained(found), expected)
+        assert expected.all() == (first == draws)
+        assert first > 0 or not expected.all()
 
 
 def test_some_events_and_all_again() -> None:
