@@ -2,37 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
 from itertools import chain
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from flowcei.errors import DataError, NoDensityError, UsageError
-from flowcei.events.container import Events
+from flowcei.errors import NoDensityError, UsageError
 from flowcei.events.simulation import fresh_seed
 from flowcei.frame import RecoilFrame
 from flowcei.modelfile import describe_model, write_model
-from flowcei.models.interface import Latent
-from flowcei.physics.detector import Noise, rms_component
 from flowcei.physics.priors import build_prior
-from flowcei.posterior.budget import top_up
-from flowcei.posterior.flags import combined, few_count, moving, unexplained
+from flowcei.posterior.flags import moving
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.resimulation import Resimulation
+from flowcei.sampling import Sampling, events_of
+from flowcei.trainednoise import assumed_sigma, default_noise, stated_sigma
 from flowcei.trainedrange import TrainedRange
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from numpy.typing import ArrayLike, NDArray
 
+    from flowcei.events.container import Events
     from flowcei.frame import FramedEvents
-    from flowcei.models.interface import InverseModel
+    from flowcei.models.interface import InverseModel, Latent
     from flowcei.molecule import Molecule
+    from flowcei.physics.detector import Noise
     from flowcei.physics.priors import GeometryPrior
     from flowcei.rawframe import RawFrame
     from flowcei.standardiser import Standardiser
@@ -43,10 +42,6 @@ ROUND_TRIP_BOUND = 1e-2
 """Largest encode-decode error, in standardised units, at which a flow is still used."""
 
 _FAR = 10.0  # standard deviations
-
-_BUDGET = 100  # times n: samples drawn of one event, at the most
-
-_ROWS = 200_000  # samples held at a time while streaming
 
 
 @dataclass(eq=False)
@@ -90,7 +85,7 @@ class Reconstructor:
             NoDensityError: Where it was trained on a file that states none, or in the raw
                 coordinates of a file, whose orientation belongs to what it learned.
         """
-        spec = self._prior_spec
+        spec = self.prior_spec
         if spec is None:
             msg = (
                 "the model was trained on data whose prior nobody stated, or in a frame of their own; "
@@ -100,7 +95,8 @@ class Reconstructor:
         return build_prior(self.molecule, spec)
 
     @property
-    def _prior_spec(self) -> dict[str, Any] | None:
+    def prior_spec(self) -> dict[str, Any] | None:
+        """The table of the prior, or None where `prior` would be refused."""
         spec = self.card.get("prior")
         return spec if isinstance(spec, dict) and isinstance(self.frame, RecoilFrame) else None
 
@@ -111,7 +107,7 @@ class Reconstructor:
 
     def sample(
         self,
-        momenta: ArrayLike | Events,
+        momenta: ArrayLike | Events | Iterable[Events | ArrayLike],
         n: int = 100,
         *,
         noise: str | Noise | None = None,
@@ -124,7 +120,8 @@ class Reconstructor:
         """Draw geometries that explain measured momenta.
 
         Args:
-            momenta: (E, N, 3) or (N, 3), hbar / bohr, ions in the molecule's order; or events.
+            momenta: (E, N, 3) or (N, 3), hbar / bohr, ions in the molecule's order; or events,
+                also in chunks.
             n: Samples of each event.
             noise: The detector's, such as ``"1%"``; what the events say where None, else
                 1 % or the nearest level the model was trained for.
@@ -158,7 +155,7 @@ class Reconstructor:
 
     def stream(
         self,
-        momenta: ArrayLike | Events,
+        momenta: ArrayLike | Events | Iterable[Events | ArrayLike],
         n: int = 100,
         *,
         noise: str | Noise | None = None,
@@ -167,105 +164,47 @@ class Reconstructor:
         weigh: bool = False,
         min_ess: float = 0.0,
         budget: int | None = None,
+        start: int = 0,
     ) -> Iterator[PosteriorSamples]:
-        """Yield what `sample` returns, some events at a time, in bounded memory."""
-        if n < 1:
-            msg = f"the number of samples is {n}; it must be 1 or more"
-            raise UsageError(msg)
-        if latent not in get_args(Latent):
-            msg = f"latent is {' or '.join(map(repr, get_args(Latent)))}; got {latent!r}"
-            raise UsageError(msg)
-        weigh = weigh or min_ess > 0
-        if weigh and latent != "prior":
-            msg = "latents of the training set have no density; weights need latent 'prior'"
-            raise UsageError(msg)
-        self._refuse_inexact()
-        events = self._events(momenta)
-        if not len(events):
-            msg = "there is no event to reconstruct"
-            raise DataError(msg)
-        sigma = self.sigma(events, noise)
-        seed = fresh_seed() if seed is None else seed
-        generator = np.random.default_rng(np.random.SeedSequence(seed))
-        origin = {
-            "model": self.card.get("name"),
-            "architecture": self.architecture,
-            "latent": latent,
-            "seed": seed,
-            "noise": "of each event" if noise is None and events.sigma is not None else str(noise),
-            "noise_relative": self.noise.relative,
-            "prior": self._prior_spec,
-            "events": events.origin,
-        }
-        step = max(1, _ROWS // n)
-        prior = self.prior if weigh else None
-        for first in range(0, len(events), step):
-            rows = slice(first, first + step)
-            part, level = events[rows], sigma[rows]
-            found = self._sample(part, level, n, latent, generator, origin)
-            if weigh:
-                found = found.weigh(prior)
-                draw = partial(self._draw_more, part, level, latent, generator, origin)
-                rules: dict[str, Any] = {"min_ess": min_ess, "budget": budget or _BUDGET * n}
-                found = top_up(found, draw, **rules, rng=generator, prior=prior)
-            yield self._flagged(found, part, level)
+        """Yield what `sample` returns, block by block, in bounded memory.
 
-    def _flagged(
-        self, samples: PosteriorSamples, events: Events, sigma: NDArray[np.float64]
-    ) -> PosteriorSamples:
-        """Return samples with what speaks against each event."""
-        found = self.unlike_training(replace(events, sigma=sigma))
-        found["re_simulation"] = unexplained(samples.likelihood, samples.positions)
-        if samples.weights is not None:
-            found["efficiency"] = few_count(samples.weights)
-        return replace(samples, flags=combined(**found))
+        A block holds `flowcei.sampling.block_size(n)` events, whatever the chunks are that they
+        come in. What is drawn of an event depends on the seed, on n, and on the events before it
+        in its block, which only shift the random numbers; not on chunks, threads or where the
+        stream begins. Another device, or other events after it in the last block, change the
+        rounding (1e-5); with `min_ess` the further samples of a block are those of the whole
+        block.
 
-    def _draw_more(
-        self,
-        events: Events,
-        sigma: NDArray[np.float64],
-        latent: Latent,
-        generator: np.random.Generator,
-        origin: dict[str, Any],
-        rows: NDArray[np.intp],
-        n: int,
-    ) -> PosteriorSamples:
-        return self._sample(events[rows], sigma[rows], n, latent, generator, origin)
+        Args:
+            momenta: As for `sample`, or anything that yields events or arrays, chunk by chunk:
+                a file of any size. Events without numbers are numbered through.
+            n: As for `sample`, as are all but the last.
+            noise: Of each event.
+            latent: Of each sample.
+            seed: Of all blocks; the number of a block chooses its stream.
+            weigh: Whether to weigh.
+            min_ess: Of each event.
+            budget: Of each event.
+            start: Events to skip at the beginning, a whole number of blocks: what follows is
+                what it would have been after them.
 
-    @torch.no_grad()
-    def _sample(
-        self,
-        events: Events,
-        sigma: NDArray[np.float64],
-        n: int,
-        latent: Latent,
-        generator: np.random.Generator,
-        origin: dict[str, Any],
-    ) -> PosteriorSamples:
-        framed, c = self._enter(events.momenta, sigma)
-        drawn, density = self.model.sample_with_log_prob(c, n, latent=latent, generator=generator)
-        chart = self.chart_standardiser.inverse(drawn.cpu())
-        positions = self.frame.to_positions(chart, framed)
-        size = positions.abs().amax(dim=(1, 2, 3))
-        if not bool((size < torch.finfo(torch.float32).max).all()):
-            worst = int((~(size < torch.finfo(torch.float32).max)).int().argmax())
-            msg = (
-                f"event {events.numbers[worst]} has no geometry the model can express; "
-                "are the momenta in hbar/bohr?"
-            )
-            raise DataError(msg)
-        log_prob = None
-        if density is not None:
-            log_prob = (density.cpu().double() + self._log_volume(framed)[:, None]).numpy()
-        return PosteriorSamples(
-            molecule=self.molecule,
-            momenta=events.momenta,
-            positions=positions.numpy().astype(np.float32),
-            log_prob=log_prob,
-            ids=events.numbers,
-            sigma=sigma,
-            origin=origin,
-        )
+        Yields:
+            The samples of a block of events.
+
+        Raises:
+            UsageError: For a bad argument, at once; for noise above the trained range, and
+                events of another molecule, when their block comes.
+            DataError: For events that no model can answer, saying which; for none at all.
+
+        Example:
+            >>> import flowcei
+            >>> events = flowcei.simulate("ocs", 5, noise="1%", seed=1)
+            >>> [len(part) for part in flowcei.load().stream([events[:3], events[3:]], 10, seed=2)]
+            [5]
+        """
+        settled = fresh_seed() if seed is None else seed
+        rules: dict[str, Any] = {"weigh": weigh, "min_ess": min_ess, "budget": budget}
+        return Sampling(self, n, settled, noise, latent, **rules).blocks(momenta, start)
 
     @torch.no_grad()
     def log_prob(
@@ -345,65 +284,43 @@ class Reconstructor:
         density: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     ) -> NDArray[np.float64]:
         """Return a log density of standardised charts, (E, n), as one of positions."""
-        events = self._events(momenta)
+        events = events_of(momenta, self.molecule)
         x = np.asarray(positions, dtype=np.float64)
         if x.ndim != 4 or x.shape[::2] != (len(events), len(self.molecule)) or x.shape[3] != 3:
             msg = f"positions have shape {x.shape}; expected ({len(events)}, n, {len(self.molecule)}, 3)"
             raise UsageError(msg)
-        framed, c = self._enter(events.momenta, self.sigma(events, noise))
+        framed, c = self.enter(events.momenta, self.sigma(events, noise))
         chart = self.chart_standardiser(self.frame.to_chart(torch.from_numpy(x), framed))
         flat = chart.reshape(-1, self.frame.width).to(self.device)
         found = density(flat, c.repeat_interleave(x.shape[1], dim=0))
-        volume = self._log_volume(framed)[:, None]
+        volume = self.log_volume(framed)[:, None]
         return (found.cpu().double().reshape(x.shape[:2]) + volume).numpy()
 
-    def _log_volume(self, framed: FramedEvents) -> torch.Tensor:
+    def log_volume(self, framed: FramedEvents) -> torch.Tensor:
         """Return log|d standardised chart / d positions|, (B,)."""
         return self.frame.log_jacobian(framed) - self.chart_standardiser.log_scale()
 
-    def _enter(
+    def enter(
         self, momenta: NDArray[np.float64], sigma: NDArray[np.float64]
     ) -> tuple[FramedEvents, torch.Tensor]:
+        """Return events (E, N, 3) in the frame, and their standardised conditions (E, C)."""
         framed = self.frame.enter(torch.from_numpy(momenta), torch.from_numpy(sigma))
         return framed, self.condition_standardiser(framed.condition).to(self.device)
-
-    def _events(self, momenta: ArrayLike | Events) -> Events:
-        if not isinstance(momenta, Events):
-            array = np.asarray(momenta, dtype=np.float64)
-            return Events(self.molecule, array[None] if array.ndim == 2 else array)
-        if not momenta.molecule.same_ions(self.molecule):
-            msg = (
-                f"the events are of {momenta.molecule.name} ({', '.join(momenta.molecule.labels)}), "
-                f"the model is for {self.molecule.name} ({', '.join(self.molecule.labels)})"
-            )
-            raise UsageError(msg)
-        return momenta
 
     def sigma(self, events: Events, noise: str | Noise | None) -> NDArray[np.float64]:
         """Return the standard deviation (E,) of each event's momentum components, hbar / bohr.
 
         What `noise` says; else what the events say; else 1 %, or the trained level nearest
-        to it. Less noise than the model was trained for is raised to the least it knows,
-        which errs towards caution; more is refused.
+        to it; within the trained range: see `flowcei.trainednoise`.
 
         Raises:
             UsageError: For noise above the trained range.
         """
-        sigma = self.stated_sigma(events, noise)
-        unit = rms_component(events.momenta) if self.noise.relative else np.ones(len(events))
-        above = sigma > self.noise.high * unit * 1.01
-        if above.any():
-            worst = Noise(*2 * (float((sigma / unit).max()),), relative=self.noise.relative)
-            msg = f"noise of {worst} is above what the model was trained for ({self.noise})"
-            raise UsageError(msg)
-        return np.clip(sigma, self.noise.low * unit, self.noise.high * unit)
+        return assumed_sigma(events, noise, self.noise)
 
     def stated_sigma(self, events: Events, noise: str | Noise | None) -> NDArray[np.float64]:
         """Return what `sigma` starts from (E,), whatever the model was trained for."""
-        if noise is not None:
-            level = noise if isinstance(noise, Noise) else Noise.parse(noise)
-            return level.sigma(events.momenta)
-        return events.sigma if events.sigma is not None else self.default_noise.sigma(events.momenta)
+        return stated_sigma(events, noise, self.noise)
 
     def unlike_training(
         self, events: Events, noise: str | Noise | None = None
@@ -415,7 +332,7 @@ class Reconstructor:
             events it is raised for.
         """
         sigma = self.sigma(events, noise)
-        framed, standardised = self._enter(events.momenta, sigma)
+        framed, standardised = self.enter(events.momenta, sigma)
         far = (~(standardised.abs() < _FAR)).any(dim=1).cpu().numpy()
         ker = np.zeros(len(events), dtype=bool)
         if isinstance(self.frame, RecoilFrame) and "seen" in self.card:
@@ -427,12 +344,14 @@ class Reconstructor:
     @property
     def default_noise(self) -> Noise:
         """The level that is assumed where nobody says: 1 %, or the nearest trained one."""
-        level = self.noise.high
-        if self.noise.relative:
-            level = min(max(0.01, self.noise.low), level)
-        return Noise(level, level, relative=self.noise.relative)
+        return default_noise(self.noise)
 
-    def _refuse_inexact(self) -> None:
+    def refuse_inexact(self) -> None:
+        """Refuse a flow whose couplings do not invert themselves.
+
+        Raises:
+            UsageError: Saying how wrong it is.
+        """
         error = self.card.get("round_trip_error")
         if error is not None and not error <= ROUND_TRIP_BOUND:
             msg = (

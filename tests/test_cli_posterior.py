@@ -13,6 +13,7 @@ from shell import Shell
 import flowcei
 from flowcei.physics.explosion import asymptotic_momenta
 from flowcei.posterior.flags import FLAGS
+from flowcei.units import ANGSTROM
 
 
 @pytest.fixture
@@ -53,8 +54,15 @@ def test_from_momenta_to_modes(flow: Shell) -> None:
     )
     np.testing.assert_allclose(p, measured[found["event"]], atol=1e-5)
     assert len(ase.io.read("modes.xyz", index=":", format="extxyz")) == len(modes)
-    assert flow("spread", "e.samples.h5") == 0
+    assert flow("spread", "e.samples.h5", "--xyz", "means.xyz") == 0
     assert "times what the data allow" in flow.err
+    assert "means in means.xyz" in flow.err
+    means = ase.io.read("means.xyz", index=":", format="extxyz")
+    expected = flowcei.read_samples("e.samples.h5").mean()
+    np.testing.assert_allclose([m.positions * ANGSTROM for m in means], expected, atol=2e-8)
+    assert flow("spread", "e.samples.h5", "--xyz", "means.xyz", "-o", "again") == 2
+    assert "means.xyz exists" in flow.err
+    assert not Path("again").exists()
 
 
 def test_nothing_is_overwritten_or_half_written(flow: Shell) -> None:

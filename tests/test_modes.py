@@ -20,7 +20,8 @@ from flowcei.posterior.modes import AMBIGUOUS, UNEXPLAINED, UNIQUE, Modes, local
 from flowcei.posterior.refinement import CONVERGED, OUTSIDE
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.posterior.spread import quantities
-from flowcei.posterior.tables import modes_table, refined_table, write_modes_xyz
+from flowcei.posterior.structures import write_means_xyz, write_modes_xyz
+from flowcei.posterior.tables import modes_table, refined_table
 from flowcei.units import ANGSTROM, DALTON
 
 ISOTOPES = replace(
@@ -222,16 +223,45 @@ def test_tables_say_what_was_found() -> None:
 
 
 def test_xyz_is_read_by_ase() -> None:
-    """Symbols, angstrom, and the probability of each."""
+    """Symbols, angstrom, and what is known of each."""
     drawn, found = _found()
     file = io.StringIO()
     write_modes_xyz(found, drawn, file)
     file.seek(0)
     frames = ase.io.read(file, index=":", format="extxyz")
     assert len(frames) == 3
-    assert frames[0].get_chemical_symbols() == ["C", "O", "S"]
-    np.testing.assert_allclose([f.info["probability"] for f in frames], found.probability, rtol=1e-5)
-    np.testing.assert_allclose(frames[1].positions * ANGSTROM, found.positions[1], atol=1e-7)
+    for k, frame in enumerate(frames):
+        assert frame.get_chemical_symbols() == ["C", "O", "S"]
+        assert not frame.pbc.any()
+        np.testing.assert_allclose(frame.positions * ANGSTROM, found.positions[k], atol=2e-8)
+        known = {name: frame.info[name] for name in ("event", "mode", "unit")}
+        number = int(found.number[k])
+        assert known == {"event": drawn.ids[found.event[k]], "mode": number, "unit": "angstrom"}
+        for name in ("probability", "chi_squared"):
+            assert frame.info[name] == pytest.approx(float(getattr(found, name)[k]), rel=1e-5)
+
+
+@pytest.mark.parametrize("weigh", [True, False])
+def test_means_as_xyz_are_read_by_ase(*, weigh: bool) -> None:
+    """Weighted where samples were weighed; the spread is the rms distance of an atom from its mean."""
+    events = flowcei.simulate("ocs", 4, noise="1%", seed=3)
+    drawn = replace(flowcei.load().sample(events, 30, seed=1, weigh=weigh), ids=np.array([2, 4, 6, 9]))
+    assert drawn.flags is not None
+    drawn.flags[1] = 18
+    file = io.StringIO()
+    write_means_xyz(drawn, file)
+    file.seek(0)
+    frames = ase.io.read(file, index=":", format="extxyz")
+    even = np.full((4, 30), 1 / 30) if drawn.weights is None else drawn.weights.normalised
+    for k, frame in enumerate(frames):
+        mean = np.einsum("n,nix->ix", even[k], drawn.positions[k].astype(float))
+        np.testing.assert_allclose(frame.positions * ANGSTROM, mean, atol=2e-8)
+        away = ((drawn.positions[k] - mean) ** 2).sum(axis=2).mean(axis=1)
+        expected = np.sqrt(even[k] @ away) / ANGSTROM
+        assert frame.info["spread"] == pytest.approx(float(expected), rel=1e-5)
+        assert frame.info["flags"] == ("ker;efficiency" if k == 1 else "none")
+        known = {name: frame.info[name] for name in ("event", "samples", "unit")}
+        assert known == {"event": drawn.ids[k], "samples": 30, "unit": "angstrom"}
 
 
 def test_table_is_plain_numbers_and_words() -> None:

@@ -10,12 +10,13 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 import flowcei
-import flowcei.reconstructor
+import flowcei.sampling
 from flowcei.errors import DataError, NoDensityError, UsageError
 from flowcei.events.container import Events
 from flowcei.events.simulation import simulate
 from flowcei.models.registry import ARCHITECTURES
 from flowcei.physics.detector import Noise, rms_component
+from flowcei.sampling import Survey
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -112,22 +113,89 @@ def test_log_prob_is_a_density_per_bohr(tiny_cinn: Reconstructor, ocs_events: Ev
 
 
 @every_latent
-def test_samples_do_not_depend_on_how_they_are_streamed(
-    tiny: Tiny,
-    architecture: str,
-    latent: str,
-    ocs_events: Events,
-    monkeypatch: pytest.MonkeyPatch,
+def test_samples_do_not_depend_on_how_events_come(
+    tiny: Tiny, architecture: str, latent: str, ocs_events: Events, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One event at a time, five at a time or all at once: the same samples, same numbers."""
+    """Chunks of 1, 7 or 1000 events make the same blocks of 5: equal to the bit, numbers too."""
+    monkeypatch.setattr(flowcei.sampling, "ROWS", 50)
     model = tiny(architecture, "ocs")
     whole = model.sample(ocs_events, 10, latent=latent, seed=3)
-    for rows, parts in ((1, 12), (50, 3)):
-        monkeypatch.setattr(flowcei.reconstructor, "_ROWS", rows)
-        assert len(list(model.stream(ocs_events, 10, latent=latent, seed=3))) == parts
-        cut = model.sample(ocs_events, 10, latent=latent, seed=3)
-        _same(cut, whole)
-        assert np.array_equal(cut.ids, whole.ids)
+    for size in (1, 7, 1000):
+        for events in (ocs_events, replace(ocs_events, ids=None)):
+            chunks = (events[k : k + size] for k in range(0, 12, size))
+            parts = list(model.stream(chunks, 10, latent=latent, seed=3))
+            assert [len(part) for part in parts] == [5, 5, 2]
+            for name in ("positions", "log_prob", "ids", "flags", "sigma"):
+                found = [getattr(part, name) for part in parts]
+                expected = getattr(whole, name)
+                assert (expected is None) == (found[0] is None)
+                assert expected is None or np.array_equal(np.concatenate(found), expected), name
+
+
+@every_latent
+def test_a_stream_begins_at_any_block_and_ends_anywhere(
+    tiny: Tiny, architecture: str, latent: str, ocs_events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the first blocks the rest is the same; so are the first 7 events without the rest."""
+    monkeypatch.setattr(flowcei.sampling, "ROWS", 50)
+    model = tiny(architecture, "ocs")
+    whole = model.sample(ocs_events, 10, latent=latent, seed=3)
+    (rest,) = model.stream([ocs_events[:3], ocs_events[3:]], 10, latent=latent, seed=3, start=10)
+    assert np.array_equal(rest.positions, whole.positions[10:])
+    assert np.array_equal(rest.ids, [10, 11])
+    assert not list(model.stream(ocs_events[:10], 10, latent=latent, seed=3, start=10))
+    few = model.sample(ocs_events[:7], 10, latent=latent, seed=3)
+    assert np.array_equal(few.positions[:5], whole.positions[:5])
+    np.testing.assert_allclose(few.positions, whole.positions[:7], rtol=1e-5, atol=1e-5)
+
+
+def test_blocks_are_streams_of_their_own(
+    tiny_cinn: Reconstructor, ocs_events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same event in two blocks is drawn anew, weighed or not; a start inside a block is refused."""
+    monkeypatch.setattr(flowcei.sampling, "ROWS", 10)
+    for rules in ({}, {"weigh": True}, {"min_ess": 5.0, "budget": 40}):
+        one, two = tiny_cinn.stream([ocs_events[:1]] * 2, 10, seed=1, **rules)
+        assert np.abs(one.positions - two.positions).max(axis=(2, 3)).min() > 1e-3
+    with pytest.raises(UsageError, match="multiples of 1"):
+        tiny_cinn.stream(ocs_events, 10, start=-1)
+    monkeypatch.setattr(flowcei.sampling, "ROWS", 50)
+    with pytest.raises(UsageError, match=r"start is 7; .* multiples of 5"):
+        tiny_cinn.stream(ocs_events, 10, start=7)
+
+
+def test_what_is_wrong_later_is_refused_when_it_comes(
+    tiny_cinn: Reconstructor, ocs_events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The blocks before it are answered; the error has the number of the event."""
+    monkeypatch.setattr(flowcei.sampling, "ROWS", 50)
+    assert ocs_events.sigma is not None
+    sigma = ocs_events.sigma.copy()
+    sigma[8] *= 5.0
+    stream = tiny_cinn.stream(replace(ocs_events, sigma=sigma, ids=np.arange(100, 112)), 10)
+    assert len(next(stream)) == 5
+    with pytest.raises(UsageError, match=r"noise of .* \(event 108\) is above"):
+        next(stream)
+    mixed = tiny_cinn.stream([ocs_events[:7], replace(ocs_events[7:], sigma=None)], 10)
+    assert len(next(mixed)) == 5
+    with pytest.raises(DataError, match="event 7: some events state their noise"):
+        next(mixed)
+    for nothing in ([ocs_events[:0]], iter(())):
+        with pytest.raises(DataError, match="no event"):
+            tiny_cinn.sample(nothing, 10)
+    with pytest.raises(UsageError, match="events are of co2"):
+        tiny_cinn.sample(iter([simulate("co2", 3, seed=1)]), 3)
+
+
+def test_one_look_at_a_stream_tells_it_from_others(ocs_events: Events) -> None:
+    """Momenta, noise and numbers count, chunks do not."""
+    survey = Survey.of([ocs_events])
+    assert survey.events == 12
+    assert Survey.of(ocs_events[k : k + 5] for k in (0, 5, 10)) == survey
+    momenta = ocs_events.momenta.copy()
+    momenta[11, 2, 2] += 1e-12
+    others = ({"momenta": momenta}, {"sigma": None}, {"ids": np.arange(1, 13)})
+    assert len({Survey.of([replace(ocs_events, **other)]).digest for other in others} | {survey.digest}) == 4
 
 
 @random_ones

@@ -10,10 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import flowcei
 from flowcei.errors import DataError, UsageError
 from flowcei.events.simulation import simulate
 from flowcei.events.storage import write_events
 from flowcei.molecule import Molecule
+from flowcei.posterior.flags import unexplained
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.posterior.storage import check_samples_path, read_samples, write_samples
 
@@ -105,6 +107,25 @@ def test_csv_has_a_row_a_sample(tmp_path: Path, *, density: bool) -> None:
         np.testing.assert_allclose(table["log_prob"], samples.log_prob.reshape(-1), atol=5.1e-7)
 
 
+@pytest.mark.parametrize("draws", [4, 10, 40])
+def test_an_event_is_unexplained_where_no_sample_explains_it(draws: int) -> None:
+    """As all samples say, whichever it is that does: the first, the last, none; whatever the noise."""
+    events = simulate("ocs", 60, noise="0.2%..5%", seed=2)
+    drawn = replace(flowcei.load().sample(events, draws, seed=1), sigma=events.sigma)
+    away = drawn.positions * np.float32(1.5)
+    for first in (0, draws // 2, draws - 1, draws):
+        mixed = np.concatenate([away[:, :first], drawn.positions[:, first:]], axis=1)
+        mixed[30:] = np.concatenate(
+            [drawn.positions[30:, : draws - first], away[30:, draws - first :]], axis=1
+        )
+        found = replace(drawn, positions=mixed)
+        misfit = found.likelihood.chi_squared(mixed).min(axis=1)
+        expected = misfit > found.likelihood.most_misfit
+        np.testing.assert_array_equal(unexplained(found), expected)
+        assert expected.all() == (first == draws)
+        assert first > 0 or not expected.all()
+
+
 def test_some_events_and_all_again() -> None:
     """Slices keep numbers; concatenated, they are the whole."""
     samples = _samples()
@@ -165,7 +186,10 @@ def test_nothing_is_replaced_unasked_or_left_half_written(tmp_path: Path, ending
 
 def test_paths_are_checked_before_any_work(tmp_path: Path) -> None:
     """Another ending, a folder that is not there."""
-    for path, word in ((tmp_path / "s.txt", "h5 or .csv"), (tmp_path / "no" / "s.h5", "does not exist")):
+    for path, word in (
+        (tmp_path / "s.txt", "h5, .csv or .parquet"),
+        (tmp_path / "no" / "s.h5", "does not exist"),
+    ):
         with pytest.raises(UsageError, match=word):
             check_samples_path(path, overwrite=False)
 

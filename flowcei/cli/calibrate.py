@@ -138,13 +138,14 @@ def _note_other_prior(model: Reconstructor, events: Events) -> None:
 
 
 def _write(found: Calibration, folder: Path, *, overwrite: bool) -> None:
+    from flowcei.cells import write_table
     from flowcei.files import whole_file
     from flowcei.report.calibration import coverage_figure, joint_figure, sbc_figure
     from flowcei.report.style import save
 
     for name, table in (("calibration.csv", found.table()), ("coverage.csv", found.coverage_table())):
         with whole_file(folder / name, overwrite=overwrite) as path:
-            table.to_csv(path, index=False, float_format="%.6g")
+            write_table(table, path, index=False, float_format="%.6g")
     pictures = {"sbc.png": sbc_figure, "coverage.png": coverage_figure, "joint.png": joint_figure}
     for name, draw in pictures.items():
         save(draw(found), folder / name, overwrite=overwrite)

@@ -75,6 +75,7 @@ def compare(
     """
     import numpy as np
 
+    from flowcei.cells import write_table
     from flowcei.cli.runs import load_named, note_what_is_assumed
     from flowcei.errors import UsageError
     from flowcei.evaluation.comparison import FLOOR, as_record, unseen
@@ -103,7 +104,7 @@ def compare(
     table = run(loaded, events, n=count, noise=noise, latent=latent, seed=seed)
     folder = fresh_folder(output, overwrite=overwrite)
     with whole_file(folder / "comparison.csv", overwrite=overwrite) as path:
-        table.to_csv(path, float_format="%.6g")
+        write_table(table, path, float_format="%.6g")
     save(comparison_figure(table), folder / "comparison.png", overwrite=overwrite)
     if as_json:
         about = {"data": str(data), "events": len(events), "samples": count, "seed": seed}

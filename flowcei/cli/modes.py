@@ -19,7 +19,9 @@ _SHOWN = 12  # modes that are printed
 @click.argument("samples", type=click.Path(path_type=Path))
 @click.option("--prior", help="Of the molecule; that of the model if absent.")
 @click.option("--event", type=int, help="Number of the event to draw; the most ambiguous if absent.")
-@click.option("--xyz", type=click.Path(path_type=Path), help="Also write the geometries, extended XYZ.")
+@click.option(
+    "--xyz", type=click.Path(path_type=Path), help="Also write the geometries, extended XYZ, angstrom."
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="CSV; NAME.modes.csv if absent.")
 @overwrite_option
 def modes(
@@ -39,12 +41,14 @@ def modes(
 
     Example: flowcei modes events.samples.h5 -o modes.csv
     """
+    from flowcei.cells import write_table
     from flowcei.errors import UsageError
     from flowcei.files import refuse_existing, whole_file
     from flowcei.physics.priors import build_prior
     from flowcei.posterior.modes import VERDICTS
     from flowcei.posterior.storage import read_samples
-    from flowcei.posterior.tables import modes_table, write_modes_xyz
+    from flowcei.posterior.structures import write_modes_xyz
+    from flowcei.posterior.tables import modes_table
     from flowcei.report.modes import ambiguity_figure, modes_figure
     from flowcei.report.style import save
 
@@ -61,7 +65,7 @@ def modes(
     found = weighed.modes(stated)
     table = modes_table(found, weighed)
     with whole_file(place, overwrite=overwrite) as path:
-        table.to_csv(path, index=False, float_format="%.12g")
+        write_table(table, path, index=False, float_format="%.12g")
     if xyz:
         with whole_file(xyz, overwrite=overwrite) as path, path.open("w") as file:
             write_modes_xyz(found, weighed, file)

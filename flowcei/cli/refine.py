@@ -24,6 +24,7 @@ def refine(*, samples: Path, output: Path | None, overwrite: bool) -> None:
     """
     import numpy as np
 
+    from flowcei.cells import write_table
     from flowcei.files import refuse_existing, whole_file
     from flowcei.posterior.refinement import STATUS
     from flowcei.posterior.storage import read_samples
@@ -36,7 +37,7 @@ def refine(*, samples: Path, output: Path | None, overwrite: bool) -> None:
     found = drawn.refine()
     rate = found.status.size / (time.perf_counter() - began)
     with whole_file(place, overwrite=overwrite) as path:
-        refined_table(found, drawn).to_csv(path, index=False, float_format="%.12g")
+        write_table(refined_table(found, drawn), path, index=False, float_format="%.12g")
     for k, word in enumerate(STATUS):
         click.echo(f"{word:15s} {int((found.status == k).sum()):9d}  {(found.status == k).mean():6.1%}")
     explained = int((found.status == 0).any(axis=1).sum())

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -18,22 +20,32 @@ from flowcei.cli.options import (
     seed_option,
     settled_seed,
 )
+from flowcei.cli.reading import note_reading, reading_options, selection_options
+from flowcei.cli.stopping import stoppable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    import numpy as np
-    from numpy.typing import NDArray
-
+    from flowcei.events.selection import Selection
+    from flowcei.events.source import EventSource, Reading
     from flowcei.models.interface import Latent
     from flowcei.posterior.samples import PosteriorSamples
+    from flowcei.posterior.unfinished import Quality
+    from flowcei.sampling import Sampling, Survey
 
 
 @click.command(short_help="Draw the geometries that explain measured momenta.")
-@click.option("--momenta", required=True, type=click.Path(path_type=Path), help="Events, .csv or .h5.")
+@click.option(
+    "--momenta",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Events, in any format that flowcei reads.",
+)
 @samples_option
 @click.option("--model", help="Model file or run; the newest in runs/, else the bundled OCS model.")
 @noise_option
+@reading_options
+@selection_options
 @latent_option
 @click.option("--weigh", is_flag=True, help="Weigh samples by the exact prior and likelihood.")
 @click.option(
@@ -51,8 +63,9 @@ if TYPE_CHECKING:
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    help="File, .h5 or .csv; - for CSV on stdout; NAME.samples.h5 if absent.",
+    help="File, .h5, .csv or .parquet; - for CSV on stdout; NAME.samples.h5 if absent.",
 )
+@click.option("--resume", is_flag=True, help="Go on with an unfinished file of the same options.")
 @seed_option
 @device_option
 @overwrite_option
@@ -62,26 +75,31 @@ def sample(
     count: int,
     model: str | None,
     noise: str | None,
+    reading: Reading,
+    selection: Callable[[str | None], Selection],
     latent: Latent,
     weigh: bool,
     min_ess: float,
     budget: int | None,
     output: Path | None,
+    resume: bool,
     seed: int | None,
     device: str,
     overwrite: bool,
 ) -> None:
     """Draw, for every event of a file, geometries that explain its momenta.
 
+    Any number of events: until all are there, the file is called FILE.partial, and what was
+    stopped, in whatever way, goes on with --resume.
+
     Example: flowcei sample --momenta events.csv -n 100
     """
-    import numpy as np
-    from tqdm import tqdm
-
     from flowcei.cli.runs import BUNDLED, load_named, note_what_is_assumed
     from flowcei.errors import UsageError
-    from flowcei.events.storage import read_events
-    from flowcei.posterior.storage import check_samples_path, write_samples, write_samples_csv
+    from flowcei.events.source import open_events
+    from flowcei.posterior.storage import check_samples_path
+    from flowcei.posterior.unfinished import begun_seed
+    from flowcei.sampling import Sampling, Survey
 
     place = output or Path(f"{momenta.stem}.samples.h5")
     if place.resolve() == momenta.resolve():
@@ -90,56 +108,111 @@ def sample(
     to_pipe = str(place) == "-"
     if not to_pipe:
         check_samples_path(place, overwrite=overwrite)
+    if resume:
+        _refuse_nothing_begun(place)
+        seed = begun_seed(place) if seed is None else seed
     name, reconstructor = load_named(model, device)
     found = ", the newest of runs/ (--model names another)" if model is None and name != BUNDLED else ""
     note(f"model {name}{found} ({reconstructor.architecture}, {reconstructor.molecule.name})")
-    events = read_events(momenta, reconstructor.molecule)
-    note_what_is_assumed(reconstructor, events, noise)
-    seed = settled_seed(seed)
-    options: dict[str, Any] = {"noise": noise, "latent": latent, "seed": seed}
-    options |= {"weigh": weigh, "min_ess": min_ess, "budget": budget}
-    stream = reconstructor.stream(events, count, **options)
-    flags: list[NDArray[np.uint8]] = []
-    quality: list[tuple[NDArray[np.float64], NDArray[np.int64]]] = []
-    with tqdm(total=len(events), unit=" events", disable=None, leave=False) as bar:
-
-        def counted() -> Iterator[PosteriorSamples]:
-            for part in stream:
-                yield part
-                if part.flags is not None:
-                    flags.append(part.flags)
-                if part.weights is not None:
-                    quality.append((part.weights.efficiency, part.weights.drawn))
-                bar.update(len(part))
-
-        if to_pipe:
-            write_samples_csv(counted(), sys.stdout)
-        else:
-            write_samples(counted(), place, overwrite=overwrite)
-    _say_quality(np.concatenate(flags), events.numbers, quality)
+    source = open_events(momenta, reconstructor.molecule, replace(reading, selection=selection(noise)))
+    note_reading(source)
+    first = next(source.chunks())
+    note_what_is_assumed(reconstructor, first, noise)
+    asked = Sampling(
+        reconstructor, count, settled_seed(seed), noise, latent, weigh=weigh, min_ess=min_ess, budget=budget
+    )
+    survey = Survey.of(source.chunks())
+    source.keep_tally()
+    if source.tally.rejected:
+        note(f"{source.tally}")
+    if to_pipe:
+        quality = _to_pipe(asked, source, survey)
+    else:
+        quality = _to_file(asked, source, survey, place, overwrite=overwrite, resume=resume)
+    _say_quality(quality, whole=survey.events > len(first))
     if to_pipe:
         return
-    note(f"{len(events)} events x {count} samples written to {place}")
-    if place.suffix != ".csv":
+    note(f"{len(quality.ids)} events x {count} samples written to {place}")
+    if place.suffix.lower() in (".h5", ".hdf5"):
         note(f"next: flowcei spread {place}, flowcei modes {place}")
 
 
-def _say_quality(
-    flags: NDArray[np.uint8],
-    ids: NDArray[np.int64],
-    quality: list[tuple[NDArray[np.float64], NDArray[np.int64]]],
-) -> None:
-    """Warn of events that their samples speak against, and say what the weights left of them."""
+def _refuse_nothing_begun(place: Path) -> None:
+    """Refuse --resume where there is nothing to go on with."""
+    from flowcei.errors import UsageError
+    from flowcei.events.streaming import partial_path
+
+    if str(place) == "-" or not partial_path(place).exists():
+        msg = f"there are no unfinished samples {partial_path(place)} to resume"
+        raise UsageError(msg)
+
+
+def _to_pipe(asked: Sampling, source: EventSource, survey: Survey) -> Quality:
+    """Write CSV to stdout."""
+    from flowcei.cli.progress import Progress
+    from flowcei.posterior.hdf import arrays_of
+    from flowcei.posterior.text import write_samples_csv
+    from flowcei.posterior.unfinished import Quality
+
+    parts: list[Quality] = []
+
+    def counted(progress: Progress) -> Iterator[PosteriorSamples]:
+        for part in asked.blocks(source.chunks()):
+            yield part
+            parts.append(Quality.of(arrays_of(part)))
+            progress.update(len(part))
+
+    with Progress(survey.events, "events") as progress:
+        write_samples_csv(counted(progress), sys.stdout)
+    return Quality.concatenate(parts)
+
+
+def _to_file(
+    asked: Sampling, source: EventSource, survey: Survey, place: Path, *, overwrite: bool, resume: bool
+) -> Quality:
+    """Write a file that can be resumed, and tell how far each of its stages has come."""
+    from flowcei.cli.progress import Progress
+    from flowcei.posterior.unfinished import sample_to_file
+
+    request = asked.request() | {"events": survey.events, "momenta": survey.digest}
+    with ExitStack() as stack:
+        stack.enter_context(stoppable())
+        progress = stack.enter_context(Progress(survey.events, "events"))
+        writing: list[Progress] = []
+
+        def on_written(count: int) -> None:
+            if not writing:  # its bar shows itself when its stage has begun
+                writing.append(stack.enter_context(Progress(survey.events, f"events to {place.suffix}")))
+            writing[0].update(count)
+
+        return sample_to_file(
+            lambda start: asked.blocks(source.chunks(), start),
+            place,
+            request,
+            overwrite=overwrite,
+            resume=resume,
+            on_block=progress.update,
+            on_written=on_written,
+        )
+
+
+def _say_quality(quality: Quality, *, whole: bool) -> None:
+    """Warn of events that their samples speak against, and say what the weights left of them.
+
+    Flags that momenta alone raise were said of the first part of the file; `whole`: say them of all.
+    """
     import numpy as np
 
     from flowcei.cli.runs import note_flags
-    from flowcei.posterior.flags import AFTERWARDS
+    from flowcei.posterior.flags import AFTERWARDS, FLAG_BITS
 
-    note_flags({name: (flags & bit) > 0 for name, bit in AFTERWARDS.items()}, ids)
-    if quality:
-        efficiency, drawn = (np.concatenate(table) for table in zip(*quality, strict=True))
-        low, middle = np.quantile(efficiency, (0.1, 0.5))
+    note_flags(
+        {name: (quality.flags & bit) > 0 for name, bit in (FLAG_BITS if whole else AFTERWARDS).items()},
+        quality.ids,
+    )
+    if quality.efficiency is not None and quality.drawn is not None:
+        low, middle = np.quantile(quality.efficiency, (0.1, 0.5))
         note(
             f"sample efficiency {middle:.1%} (median; a tenth of the events below {low:.1%}), "
-            f"{drawn.mean():.0f} samples drawn of an event"
+            f"{quality.drawn.mean():.0f} samples drawn of an event"
         )

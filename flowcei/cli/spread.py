@@ -18,23 +18,29 @@ if TYPE_CHECKING:
 @click.argument("samples", type=click.Path(path_type=Path))
 @click.option("--event", type=int, help="Number of the event to draw; the first if absent.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder; NAME-spread if absent.")
+@click.option(
+    "--xyz", type=click.Path(path_type=Path), help="Also write the posterior means, extended XYZ, angstrom."
+)
 @overwrite_option
-def spread(*, samples: Path, event: int | None, output: Path | None, overwrite: bool) -> None:
+def spread(
+    *, samples: Path, event: int | None, output: Path | None, xyz: Path | None, overwrite: bool
+) -> None:
     """Analyse the posterior spread of SAMPLES: per atom, bond and angle.
 
     Writes spread.csv (every event), overall.csv and pictures; prints the overall table.
     Positions are in the recoil frame: x along the ion with the longest momenta, y in the
     plane of the momenta; of identical ions the fastest comes first.
 
+    The means of --xyz are in the frame of the momenta, each with its event and spread.
+
     Example: flowcei spread events.samples.h5
     """
     import numpy as np
 
     from flowcei.errors import UsageError
-    from flowcei.files import whole_file
+    from flowcei.files import refuse_existing, whole_file
     from flowcei.posterior.storage import read_samples
-    from flowcei.report.figures import internal_figure, spread_figure
-    from flowcei.report.style import save
+    from flowcei.posterior.structures import write_means_xyz
 
     drawn = read_samples(samples)
     index = 0
@@ -44,13 +50,34 @@ def spread(*, samples: Path, event: int | None, output: Path | None, overwrite: 
             msg = f"{samples} has no event {event}; it has {drawn.ids.min()} to {drawn.ids.max()}"
             raise UsageError(msg)
         index = int(found[0])
+    if xyz:
+        refuse_existing(xyz, overwrite=overwrite)
     stem = samples.stem.removesuffix(".samples")
     folder = fresh_folder(output or Path(f"{stem}-spread"), overwrite=overwrite)
     result = drawn.spread()
-    overall = result.overall()
-    for name, table in (("spread.csv", result.per_event()), ("overall.csv", overall)):
+    _write(result, index, folder, overwrite=overwrite)
+    if xyz:
+        with whole_file(xyz, overwrite=overwrite) as path, path.open("w") as file:
+            write_means_xyz(drawn, file)
+    click.echo(text_table(result.overall()))
+    _say_floor(drawn, result)
+    note(f"\nrecoil frame, x along {result.along}; sd: of all events together; typical_sd: within one event")
+    if drawn.positions.shape[1] == 1:
+        note("one sample an event has no spread: sample with a larger -n")
+    means = f", means in {xyz}" if xyz else ""
+    note(f"{len(drawn)} events; tables and pictures in {folder}{means}")
+
+
+def _write(result: Spread, index: int, folder: Path, *, overwrite: bool) -> None:
+    """Write tables, and pictures of all events and of one."""
+    from flowcei.cells import write_table
+    from flowcei.files import whole_file
+    from flowcei.report.figures import internal_figure, spread_figure
+    from flowcei.report.style import save
+
+    for name, table in (("spread.csv", result.per_event()), ("overall.csv", result.overall())):
         with whole_file(folder / name, overwrite=overwrite) as path:
-            table.to_csv(path, index=False, float_format="%.6g")
+            write_table(table, path, index=False, float_format="%.6g")
     number = result.ids[index]
     pictures = {
         "clouds.png": spread_figure(result),
@@ -60,12 +87,6 @@ def spread(*, samples: Path, event: int | None, output: Path | None, overwrite: 
     }
     for name, figure in pictures.items():
         save(figure, folder / name, overwrite=overwrite)
-    click.echo(text_table(overall))
-    _say_floor(drawn, result)
-    note(f"\nrecoil frame, x along {result.along}; sd: of all events together; typical_sd: within one event")
-    if drawn.positions.shape[1] == 1:
-        note("one sample an event has no spread: sample with a larger -n")
-    note(f"{len(drawn)} events; tables and pictures in {folder}")
 
 
 def _say_floor(samples: PosteriorSamples, result: Spread) -> None:

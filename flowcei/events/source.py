@@ -126,6 +126,11 @@ class EventSource:
             object.__setattr__(whole, "ids", None)
         return whole
 
+    def keep_tally(self) -> None:
+        """Let the origin of events read from now on say which were left out, and why."""
+        if self.selection.to_dict() or self.tally.rejected:
+            self.origin["selection"] = self.selection.to_dict() | self.tally.to_dict()
+
     def _judged(self, arrays: Arrays, known: _Known) -> Events:
         first = self.tally.read
         self.tally.read += len(arrays) + arrays.incomplete + arrays.elsewhere

@@ -10,10 +10,10 @@ from scipy.stats import chi2
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from flowcei.physics.likelihood import Likelihood
+    from flowcei.posterior.samples import PosteriorSamples
     from flowcei.posterior.weights import Weights
 
-__all__ = ["AFTERWARDS", "FLAGS", "combined", "few_count", "in_words", "moving", "unexplained"]
+__all__ = ["AFTERWARDS", "FLAGS", "FLAG_BITS", "combined", "few_count", "in_words", "moving", "unexplained"]
 
 FLAGS = {
     "momentum-sum": "the momenta do not sum to zero within the noise: an ion is wrong or missing, or the "
@@ -25,11 +25,15 @@ FLAGS = {
 }
 """What each flag means; flag number k is bit k."""
 
-AFTERWARDS = {name: 1 << k for k, name in enumerate(FLAGS) if name in {"re-simulation", "efficiency"}}
+FLAG_BITS = {name: 1 << k for k, name in enumerate(FLAGS)}
+"""The bit of each flag."""
+
+AFTERWARDS = {name: FLAG_BITS[name] for name in ("re-simulation", "efficiency")}
 """The flags that only samples can raise, and their bits."""
 
 _UNLIKELY = 1e-6  # chance that an event without fault is flagged
 _FEWEST = 10.0  # effective samples
+_FIRST = 10  # samples of an event that are simulated to see whether any explains it
 
 
 def moving(momenta: NDArray[np.float64], sigma: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -47,9 +51,19 @@ def moving(momenta: NDArray[np.float64], sigma: NDArray[np.float64]) -> NDArray[
     return np.asarray((total**2).sum(axis=1) > chi2.isf(_UNLIKELY, 3) * momenta.shape[1] * sigma**2)
 
 
-def unexplained(likelihood: Likelihood, positions: NDArray[np.floating]) -> NDArray[np.bool_]:
-    """Tell which events (E,) none of their samples (E, n, N, 3) explains within the noise."""
-    return np.asarray(likelihood.chi_squared(positions).min(axis=1) > likelihood.most_misfit)
+def unexplained(samples: PosteriorSamples) -> NDArray[np.bool_]:
+    """Tell which events (E,) none of their samples explains within the noise.
+
+    Most events are explained by one of their first samples: only for the others are the rest
+    simulated.
+    """
+    lost = np.arange(len(samples))
+    for some in (samples.positions[:, :_FIRST], samples.positions[:, _FIRST:]):
+        if len(lost) and some.shape[1]:
+            likelihood = samples[lost].likelihood
+            best = likelihood.chi_squared(some[lost]).min(axis=1)
+            lost = lost[best > likelihood.most_misfit]
+    return np.isin(np.arange(len(samples)), lost)
 
 
 def few_count(weights: Weights) -> NDArray[np.bool_]:

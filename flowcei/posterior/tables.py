@@ -1,4 +1,4 @@
-"""Tables of modes and of refined samples: one row each, as a data frame or as XYZ."""
+"""Tables of modes and of refined samples: one row each."""
 
 from __future__ import annotations
 
@@ -11,14 +11,11 @@ from flowcei.events.text import columns
 from flowcei.posterior.modes import VERDICTS, Modes
 from flowcei.posterior.refinement import STATUS, Refinement
 from flowcei.posterior.spread import quantities
-from flowcei.units import ANGSTROM
 
 if TYPE_CHECKING:
-    from typing import TextIO
-
     from flowcei.posterior.samples import PosteriorSamples
 
-__all__ = ["modes_table", "refined_table", "write_modes_xyz"]
+__all__ = ["modes_table", "refined_table"]
 
 
 def modes_table(modes: Modes, samples: PosteriorSamples) -> pd.DataFrame:
@@ -85,18 +82,3 @@ def refined_table(refinement: Refinement, samples: PosteriorSamples) -> pd.DataF
     }
     flat = refinement.positions.reshape(e * n, -1)
     return pd.DataFrame(table | dict(zip(columns(samples.molecule.labels), flat.T, strict=True)))
-
-
-def write_modes_xyz(modes: Modes, samples: PosteriorSamples, file: TextIO) -> None:
-    """Write modes as extended XYZ, angstrom: what ASE, OVITO and VMD read."""
-    symbols = samples.molecule.symbols
-    for k, x in enumerate(modes.positions):
-        file.write(
-            f"{len(symbols)}\nProperties=species:S:1:pos:R:3 event={samples.ids[modes.event[k]]} "
-            f"mode={modes.number[k]} probability={modes.probability[k]:.6g}\n"
-        )
-        rows = (
-            f"{a:2s} {p[0]:14.8f} {p[1]:14.8f} {p[2]:14.8f}\n"
-            for a, p in zip(symbols, x / ANGSTROM, strict=True)
-        )
-        file.writelines(rows)

@@ -1,0 +1,155 @@
+"""HDF5 files that are whole from their first moment, and are filled in block by block.
+
+HDF5 that grows in place is lost with the process that writes it: the index of its chunks is
+changed in many places, and half a change is no file (its mode for readers beside a writer
+bears that, but leaves a file that no other program opens until it was mended). Here all
+datasets get their place on disk before the first row is known. Rows are then written to
+those places past the library, which never opens the file to write again, and a dataset
+`/done` says which blocks are there. A block is marked when the disk has its rows: the file
+can be read at every moment, and tells the truth, however the process or the machine goes down.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING, Self
+
+import h5py
+import numpy as np
+
+from flowcei.errors import DataError, FlowceiError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+__all__ = ["DONE", "LaidOutFile", "lay_out"]
+
+DONE = "done"
+"""The dataset that says which blocks are there."""
+
+_PAGE = 4096
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def lay_out(
+    path: Path,
+    datasets: Mapping[str, tuple[tuple[int, ...], np.dtype]],
+    blocks: int,
+    describe: Callable[[h5py.File], None],
+) -> None:
+    """Make a file with room for all of its rows; it appears when it is whole.
+
+    Args:
+        path: The file; one that is there is replaced.
+        datasets: Shape and type of each.
+        blocks: How many there will be.
+        describe: Writes attributes.
+
+    Raises:
+        FlowceiError: Where the disk has no room for it.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> path = Path(tempfile.mkdtemp()) / "a.h5"
+        >>> lay_out(path, {"x": ((4,), np.dtype("f8"))}, 2, lambda file: None)
+        >>> with LaidOutFile(path) as file:
+        ...     file.put(0, 0, {"x": np.ones(2)})
+        ...     file.done.tolist()
+        [True, False]
+        >>> with h5py.File(path) as read:
+        ...     read["x"][:2].tolist(), read["done"][:].tolist()
+        ([1.0, 1.0], [1, 0])
+    """
+    begun = path.with_name(f".{path.name}")
+    layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    layout.set_layout(h5py.h5d.CONTIGUOUS)
+    layout.set_obj_track_times(False)  # the same rows, the same bytes
+    layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    try:
+        # Blocks on whole pages, and all pages there: half the time of writing into a sparse file.
+        with h5py.File(begun, "w", alignment_threshold=_PAGE, alignment_interval=_PAGE) as file:
+            for name, (shape, dtype) in {**datasets, DONE: ((blocks,), np.dtype("u1"))}.items():
+                kind, space = h5py.h5t.py_create(dtype), h5py.h5s.create_simple(shape)
+                h5py.h5d.create(file.id, name.encode(), kind, space, layout)
+            file[DONE][:] = 0
+            describe(file)
+        with begun.open("r+b") as raw:
+            if hasattr(os, "posix_fallocate"):  # not on macOS
+                os.posix_fallocate(raw.fileno(), 0, begun.stat().st_size)
+            os.fsync(raw.fileno())
+        begun.replace(path)
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        size = sum(np.prod(shape, dtype=float) * dtype.itemsize for shape, dtype in datasets.values())
+        msg = f"no room for the {size / 1e9:.3g} GB of {path} ({error.strerror}); make room, or name another"
+        raise FlowceiError(msg) from error
+    finally:
+        begun.unlink(missing_ok=True)
+
+
+class LaidOutFile:
+    """A file that `lay_out` made, open for its rows.
+
+    Args:
+        path: The file.
+
+    Attributes:
+        done: Which blocks are there, (blocks,).
+
+    Raises:
+        DataError: For a file that was not laid out, or is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._places: dict[str, tuple[int, tuple[int, ...], np.dtype]] = {}
+        try:
+            with h5py.File(path, "r") as file:
+                for name, data in file.items():
+                    offset = data.id.get_offset()
+                    if offset is None:
+                        raise DataError("is damaged; remove it", path=path)
+                    self._places[name] = (offset, data.shape, data.dtype)
+                self.done: NDArray[np.bool_] = np.asarray(file[DONE][()], dtype=bool)
+        except (OSError, KeyError, AttributeError, RuntimeError) as error:
+            raise DataError("is damaged; remove it", path=path) from error
+        self._handle = os.open(path, os.O_RDWR)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.fsync(self._handle)
+        os.close(self._handle)
+
+    def put(self, block: int, row: int, arrays: Mapping[str, NDArray]) -> None:
+        """Write the rows of a block, from number `row` on, and then that it is there.
+
+        Raises:
+            DataError: Where they have no place in the file.
+        """
+        if {*arrays, DONE} != set(self._places):
+            raise DataError("is laid out for other arrays; remove it", path=self._path)
+        for name, array in arrays.items():
+            offset, shape, dtype = self._places[name]
+            if array.shape[1:] != shape[1:] or row + len(array) > shape[0]:
+                raise DataError(f"has no place for more of /{name}; remove it", path=self._path)
+            rows = np.ascontiguousarray(array, dtype)
+            _write(self._handle, rows, offset + row * (rows.nbytes // max(1, len(rows))))
+        getattr(os, "fdatasync", os.fsync)(self._handle)  # macOS has no fdatasync
+        _write(self._handle, np.ones(1, np.uint8), self._places[DONE][0] + block)
+        self.done[block] = True
+
+
+def _write(handle: int, array: NDArray, place: int) -> None:
+    data = memoryview(array.view(np.uint8).reshape(-1))  # type: ignore[arg-type]
+    while data:  # a write may stop short, at 2 GiB or at a signal
+        written = os.pwrite(handle, data, place)
+        data, place = data[written:], place + written

@@ -1,0 +1,242 @@
+"""Samples straight into a file: any number of events in little memory, and resumable.
+
+Until all of them are there they lie in `FILE.partial`: HDF5 that is laid out whole before the
+first block (`flowcei.laidout`), whatever FILE will be. That file can be read at every moment,
+however the process ends, and says what was asked. Then it is renamed to FILE or, for CSV and
+Parquet, which cannot be mended where they end in the middle, turned into it. As each block
+has its own random stream, what is resumed is what would have been written at once.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+
+from flowcei.errors import DataError, StoppedError, UsageError
+from flowcei.events.hdf import read_json_attribute, read_molecule
+from flowcei.events.streaming import partial_path
+from flowcei.files import whole_file
+from flowcei.laidout import DONE, LaidOutFile, lay_out
+from flowcei.posterior.hdf import arrays_of, describe_samples, samples_of
+from flowcei.posterior.storage import HDF, check_samples_path, write_parts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from flowcei.posterior.samples import PosteriorSamples
+
+__all__ = ["Quality", "begun_seed", "sample_to_file"]
+
+
+@dataclass(frozen=True, eq=False)
+class Quality:
+    """What samples say of themselves, a number an event.
+
+    Attributes:
+        ids: The number of each event, (E,).
+        flags: See `flowcei.posterior.flags`, (E,).
+        efficiency: Effective samples of a drawn one, (E,), where they were weighed.
+        drawn: Samples drawn of each, (E,), where they were weighed.
+    """
+
+    ids: NDArray[np.int64]
+    flags: NDArray[np.uint8]
+    efficiency: NDArray[np.float64] | None
+    drawn: NDArray[np.int64] | None
+
+    @classmethod
+    def of(cls, arrays: dict[str, np.ndarray]) -> Quality:
+        """Judge from the arrays that a file of samples holds: see `flowcei.posterior.hdf`."""
+        flags = arrays.get("flags", np.zeros(len(arrays["event"]), np.uint8))
+        weighed = "ess" in arrays and "drawn" in arrays
+        efficiency = arrays["ess"] / arrays["drawn"] if weighed else None
+        return cls(arrays["event"], flags, efficiency, arrays.get("drawn"))
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Quality]) -> Quality:
+        """Join what is known of different events."""
+        efficiency = [part.efficiency for part in parts if part.efficiency is not None]
+        drawn = [part.drawn for part in parts if part.drawn is not None]
+        return cls(
+            np.concatenate([part.ids for part in parts]),
+            np.concatenate([part.flags for part in parts]),
+            np.concatenate(efficiency) if efficiency else None,
+            np.concatenate(drawn) if drawn else None,
+        )
+
+
+def begun_seed(path: Path) -> int | None:
+    """Return the seed of the unfinished samples for `path`, or None where there are none.
+
+    Raises:
+        DataError: For a file that holds no unfinished samples.
+    """
+    partial = partial_path(path)
+    return int(_request(partial)["seed"]) if partial.exists() else None
+
+
+def sample_to_file(
+    parts: Callable[[int], Iterator[PosteriorSamples]],
+    path: Path,
+    request: dict[str, Any],
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    on_block: Callable[[int], None] | None = None,
+    on_written: Callable[[int], None] | None = None,
+) -> Quality:
+    """Write the samples of a stream of events to a file, and keep what was done if it is stopped.
+
+    Args:
+        parts: Number of events to skip -> the samples of the blocks after them, in order.
+        path: `.h5`, `.csv` or `.parquet`. Until all is there, it is called `path` + `.partial`,
+            which is HDF5.
+        request: All that the samples depend on, plain numbers and words: `events`, how many
+            there are, `block`, how many of them make one, and `seed` among them.
+        overwrite: Whether an existing file, or an unfinished one, may be replaced.
+        resume: Whether to go on with an unfinished one.
+        on_block: Called after each block with its number of events, also for those that an
+            earlier run has written.
+        on_written: Called with the number of events that were turned into CSV or Parquet.
+
+    Returns:
+        Flags and weights of all the events.
+
+    Raises:
+        UsageError: Where the file exists, where an unfinished one exists and neither
+            `resume` nor `overwrite` is given, or where it was begun with other settings.
+        StoppedError: On an interruption; what was done is kept.
+    """
+    check_samples_path(path, overwrite=overwrite)
+    partial = partial_path(path)
+    if partial.exists() and not (resume or overwrite):
+        msg = f"{partial} holds unfinished samples: --resume goes on with them, --overwrite begins anew"
+        raise UsageError(msg)
+    first: Iterator[PosteriorSamples] | None = None
+    if resume and partial.exists():
+        _refuse_other(request, partial)
+    else:
+        first = _begin(parts(0), partial, request)
+    try:
+        _fill(first, parts, partial, request, on_block)
+        quality = _quality(partial)
+        if path.suffix.lower() not in HDF:
+            with whole_file(path, overwrite=overwrite) as temporary:
+                write_parts(_read_back(partial, request["block"], on_written), temporary)
+    except KeyboardInterrupt:
+        with LaidOutFile(partial) as file:
+            kept = min(int(file.done.sum()) * request["block"], request["events"])
+        msg = (
+            f"interrupted after {kept} of {request['events']} events; the same command with --resume goes on"
+        )
+        raise StoppedError(msg) from None
+    if path.suffix.lower() in HDF:
+        partial.replace(path)
+    else:
+        partial.unlink()
+    return quality
+
+
+def _begin(
+    stream: Iterator[PosteriorSamples], partial: Path, request: dict[str, Any]
+) -> Iterator[PosteriorSamples]:
+    """Lay out the file as the first block asks for, and return all of the stream.
+
+    What is refused is refused in the first block, with nothing written and nothing replaced.
+    """
+    first, events = next(stream), request["events"]
+    datasets = {name: ((events, *a.shape[1:]), a.dtype) for name, a in arrays_of(first).items()}
+
+    def describe(file: h5py.File) -> None:
+        describe_samples(file, first)
+        file.attrs["request"] = json.dumps(request)
+
+    lay_out(partial, datasets, _count(request), describe)
+    return chain([first], stream)
+
+
+def _count(request: dict[str, Any]) -> int:
+    return -(-request["events"] // request["block"])
+
+
+def _fill(
+    first: Iterator[PosteriorSamples] | None,
+    parts: Callable[[int], Iterator[PosteriorSamples]],
+    partial: Path,
+    request: dict[str, Any],
+    on_block: Callable[[int], None] | None,
+) -> None:
+    """Write the blocks that are missing."""
+    events, block = request["events"], request["block"]
+    with LaidOutFile(partial) as file:
+        if len(file.done) != _count(request):
+            raise DataError("is damaged; remove it", path=partial)
+        kept = len(file.done) if file.done.all() else int(np.argmin(file.done))
+        if kept:
+            _tell(on_block, min(kept * block, events))
+        if kept == len(file.done):
+            return
+        changed = DataError("the events changed while they were sampled; begin anew", path=partial)
+        for index, part in enumerate(first or parts(kept * block), kept):
+            if len(part) != max(0, min(block, events - index * block)):
+                raise changed
+            file.put(index, index * block, arrays_of(part))
+            _tell(on_block, len(part))
+        if not file.done.all():
+            raise changed
+
+
+def _tell(on: Callable[[int], None] | None, count: int) -> None:
+    if on is not None:
+        on(count)
+
+
+def _request(partial: Path) -> dict[str, Any]:
+    try:
+        with h5py.File(partial, "r") as file:
+            request = read_json_attribute(file, "request")
+    except (OSError, DataError) as error:
+        raise DataError("holds no unfinished samples; remove it", path=partial) from error
+    if request is None or not isinstance(request.get("seed"), int):
+        raise DataError("holds no unfinished samples; remove it", path=partial)
+    return request
+
+
+def _refuse_other(request: dict[str, Any], partial: Path) -> None:
+    found, wanted = _request(partial), json.loads(json.dumps(request))
+    for key, value in wanted.items():
+        if found.get(key) != value:
+            msg = (
+                f"{partial} was begun with {key} {found.get(key)}, not {value}; give the same, or --overwrite"
+            )
+            raise UsageError(msg)
+
+
+def _quality(partial: Path) -> Quality:
+    with h5py.File(partial, "r") as file:
+        names = ("event", "flags", "ess", "drawn")
+        return Quality.of({name: file[name][()] for name in names if name in file})
+
+
+def _read_back(
+    partial: Path, block: int, on_written: Callable[[int], None] | None
+) -> Iterator[PosteriorSamples]:
+    """Yield what was written, a block at a time."""
+    with h5py.File(partial, "r") as file:
+        molecule, origin = read_molecule(file, partial), read_json_attribute(file, "origin")
+        if molecule is None:
+            raise DataError("is damaged; remove it", path=partial)
+        for first in range(0, len(file["event"]), block):
+            rows = slice(first, first + block)
+            arrays = {name: data[rows] for name, data in file.items() if name != DONE}
+            part = samples_of(arrays, molecule, origin or {})
+            yield part
+            _tell(on_written, len(part))

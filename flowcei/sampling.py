@@ -1,0 +1,315 @@
+"""Sampling, block by block: any number of events in little memory, from where it was left.
+
+Events come in chunks of any size and are put together again into blocks, whose size depends
+on the number of samples alone. Each block has its own random stream, of the seed and its
+number: what is drawn does not depend on how events come, and block 700 can be drawn without
+the 699 before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
+import torch
+
+from flowcei.errors import DataError, UsageError
+from flowcei.events.container import Events
+from flowcei.models.interface import Latent
+from flowcei.physics.detector import Noise
+from flowcei.posterior.budget import top_up
+from flowcei.posterior.flags import combined, few_count, unexplained
+from flowcei.posterior.samples import PosteriorSamples
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from flowcei.molecule import Molecule
+    from flowcei.physics.priors import GeometryPrior
+    from flowcei.reconstructor import Reconstructor
+
+__all__ = ["ROWS", "Sampling", "Survey", "block_size", "events_of"]
+
+ROWS = 200_000
+"""Samples that share a random stream, and are held at a time."""
+
+_BUDGET = 100  # times n: samples drawn of one event, at the most
+
+
+def block_size(n: int) -> int:
+    """Return how many events, of `n` samples each, make a block.
+
+    Example:
+        >>> block_size(100)
+        2000
+    """
+    return max(1, ROWS // n)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is known of a stream of events after one look at all of it.
+
+    Attributes:
+        events: How many there are.
+        digest: A fingerprint of their momenta, noise and numbers.
+    """
+
+    events: int
+    digest: str
+
+    @classmethod
+    def of(cls, chunks: Iterable[Events]) -> Survey:
+        """Count events and take their fingerprint, which does not depend on the chunks.
+
+        Example:
+            >>> import flowcei
+            >>> events = flowcei.simulate("ocs", 5, noise="1%", seed=1)
+            >>> Survey.of([events]) == Survey.of([events[:2], events[2:]])
+            True
+        """
+        parts = {name: hashlib.sha256() for name in ("momenta", "sigma", "numbers")}
+        count = 0
+        for chunk in _numbered(chunks):
+            for name, digest in parts.items():
+                array = getattr(chunk, name)
+                digest.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
+            count += len(chunk)
+        whole = hashlib.sha256(b"".join(digest.digest() for digest in parts.values()))
+        return cls(count, whole.hexdigest()[:16])
+
+
+@dataclass(frozen=True, eq=False)
+class Sampling:
+    """What is asked of a model: see `Reconstructor.sample`, whose arguments these are.
+
+    Raises:
+        UsageError: For n < 1, unknown latents, or weights of latents that have no density.
+    """
+
+    model: Reconstructor
+    n: int
+    seed: int
+    noise: str | Noise | None = None
+    latent: Latent = "prior"
+    weigh: bool = False
+    min_ess: float = 0.0
+    budget: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be answered, before any event is read."""
+        if self.n < 1:
+            msg = f"the number of samples is {self.n}; it must be 1 or more"
+            raise UsageError(msg)
+        if self.latent not in get_args(Latent):
+            msg = f"latent is {' or '.join(map(repr, get_args(Latent)))}; got {self.latent!r}"
+            raise UsageError(msg)
+        if self._weighs and self.latent != "prior":
+            msg = "latents of the training set have no density; weights need latent 'prior'"
+            raise UsageError(msg)
+        self.model.refuse_inexact()
+
+    def request(self) -> dict[str, Any]:
+        """Return all that the samples of given events depend on, as plain numbers and words."""
+        level = Noise.parse(self.noise) if isinstance(self.noise, str) else self.noise
+        return {
+            "model": self.model.card.get("name") or self.model.architecture,
+            "model checksum": _checksum(self.model),
+            "n": self.n,
+            "seed": self.seed,
+            "noise": None if level is None else str(level),
+            "latent": self.latent,
+            "weigh": self._weighs,
+            "min_ess": float(self.min_ess),
+            "budget": self._budget,
+            "block": block_size(self.n),
+            "flowcei": version("flowcei"),
+        }
+
+    def blocks(
+        self, momenta: ArrayLike | Events | Iterable[Events | ArrayLike], start: int = 0
+    ) -> Iterator[PosteriorSamples]:
+        """Yield the samples of block after block: see `Reconstructor.stream`."""
+        size = block_size(self.n)
+        if start < 0 or start % size:
+            msg = f"start is {start}; with {self.n} samples an event blocks begin at multiples of {size}"
+            raise UsageError(msg)
+        return self._blocks(momenta, start, size)
+
+    def _blocks(
+        self, momenta: ArrayLike | Events | Iterable[Events | ArrayLike], start: int, size: int
+    ) -> Iterator[PosteriorSamples]:
+        chunks = (events_of(chunk, self.model.molecule) for chunk in _chunks(momenta))
+        empty = start == 0
+        prior = self.model.prior if self._weighs else None
+        for index, events in enumerate(_reblocked(chunks, size, start), start // size):
+            empty = False
+            yield self._block(index, events, prior)
+        if empty:
+            msg = "there is no event to reconstruct"
+            raise DataError(msg)
+
+    @property
+    def _weighs(self) -> bool:
+        return self.weigh or self.min_ess > 0
+
+    @property
+    def _budget(self) -> int:
+        return self.budget or _BUDGET * self.n
+
+    def _block(self, index: int, events: Events, prior: GeometryPrior | None) -> PosteriorSamples:
+        sigma = self.model.sigma(events, self.noise)
+        rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(index,)))
+        found = self._drawn(events, sigma, rng, np.arange(len(events)), self.n)
+        if self._weighs:
+            found = found.weigh(prior)
+            draw = partial(self._drawn, events, sigma, rng)
+            rules: dict[str, Any] = {"min_ess": self.min_ess, "budget": self._budget}
+            found = top_up(found, draw, **rules, rng=rng, prior=prior)
+        flags = self.model.unlike_training(replace(events, sigma=sigma))
+        flags["re_simulation"] = unexplained(found)
+        if found.weights is not None:
+            flags["efficiency"] = few_count(found.weights)
+        return replace(found, flags=combined(**flags))
+
+    @torch.no_grad()
+    def _drawn(
+        self,
+        events: Events,
+        sigma: NDArray[np.float64],
+        rng: np.random.Generator,
+        rows: NDArray[np.intp],
+        n: int,
+    ) -> PosteriorSamples:
+        """Return n samples of some of the events, neither weighed nor flagged."""
+        asked, model = events[rows], self.model
+        framed, c = model.enter(asked.momenta, sigma[rows])
+        drawn, density = model.model.sample_with_log_prob(c, n, latent=self.latent, generator=rng)
+        chart = model.chart_standardiser.inverse(drawn.cpu())
+        positions = model.frame.to_positions(chart, framed)
+        lost = ~(positions.abs().amax(dim=(1, 2, 3)) < torch.finfo(torch.float32).max)
+        if bool(lost.any()):
+            msg = (
+                f"event {asked.numbers[int(lost.int().argmax())]} has no geometry the model can express; "
+                "are the momenta in hbar/bohr?"
+            )
+            raise DataError(msg)
+        log_prob = None
+        if density is not None:
+            log_prob = (density.cpu().double() + model.log_volume(framed)[:, None]).numpy()
+        return PosteriorSamples(
+            molecule=model.molecule,
+            momenta=asked.momenta,
+            positions=positions.numpy().astype(np.float32),
+            log_prob=log_prob,
+            ids=asked.numbers,
+            sigma=sigma[rows],
+            origin=self._origin(events),
+        )
+
+    def _origin(self, events: Events) -> dict[str, Any]:
+        own = self.noise is None and events.sigma is not None
+        return {
+            "model": self.model.card.get("name"),
+            "architecture": self.model.architecture,
+            "latent": self.latent,
+            "seed": self.seed,
+            "noise": "of each event" if own else str(self.noise),
+            "noise_relative": self.model.noise.relative,
+            "prior": self.model.prior_spec,
+            "events": events.origin,
+        }
+
+
+def events_of(momenta: ArrayLike | Events, molecule: Molecule) -> Events:
+    """Return momenta, (E, N, 3) or (N, 3), hbar / bohr, as events of a molecule.
+
+    Raises:
+        UsageError: For events of another molecule.
+        DataError: For an array that holds no events.
+    """
+    if not isinstance(momenta, Events):
+        array = np.asarray(momenta, dtype=np.float64)
+        return Events(molecule, array[None] if array.ndim == 2 else array)
+    if not momenta.molecule.same_ions(molecule):
+        msg = (
+            f"the events are of {momenta.molecule.name} ({', '.join(momenta.molecule.labels)}), "
+            f"the model is for {molecule.name} ({', '.join(molecule.labels)})"
+        )
+        raise UsageError(msg)
+    return momenta
+
+
+def _checksum(model: Reconstructor) -> str:
+    """Return a fingerprint of all that a model answers with: its numbers and what it says of itself."""
+    digest = hashlib.sha256()
+    about = [model.architecture, model.model.options.to_dict(), model.molecule.to_dict()]
+    about += [model.frame.to_dict(), str(model.noise), model.card]
+    digest.update(json.dumps(about, sort_keys=True, default=str).encode())
+    for part, module in model.parts().items():
+        for name, tensor in sorted(module.state_dict().items()):
+            digest.update(f"{part}.{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _chunks(momenta: ArrayLike | Events | Iterable[Events | ArrayLike]) -> Iterable[Events | ArrayLike]:
+    """Return momenta as chunks: events and arrays are one, anything else that yields them is many."""
+    if isinstance(momenta, (list, tuple)):
+        several = len(momenta) > 0 and isinstance(momenta[0], Events)
+    else:
+        several = not isinstance(momenta, Events) and not hasattr(momenta, "__array__")
+        several = several and hasattr(momenta, "__iter__")
+    return momenta if several else [momenta]  # type: ignore[return-value, list-item]
+
+
+def _numbered(chunks: Iterable[Events]) -> Iterator[Events]:
+    """Yield chunks whose events have numbers: their own, or their places in the stream."""
+    seen = 0
+    for chunk in chunks:
+        own = chunk.ids is not None
+        yield chunk if own else replace(chunk, ids=np.arange(seen, seen + len(chunk), dtype=np.int64))
+        seen += len(chunk)
+
+
+def _reblocked(chunks: Iterable[Events], size: int, skip: int) -> Iterator[Events]:
+    """Yield blocks of `size` events, the last what is left, without the first `skip` events."""
+    held: list[Events] = []
+    count = 0
+    for chunk in _numbered(chunks):
+        first = min(skip, len(chunk))
+        skip -= first
+        while first < len(chunk):
+            last = min(first + size - count, len(chunk))
+            held.append(chunk[first:last])
+            count += last - first
+            first = last
+            if count == size:
+                yield _joined(held)
+                held, count = [], 0
+    if held:
+        yield _joined(held)
+
+
+def _joined(parts: list[Events]) -> Events:
+    """Return the measured part of several chunks as one."""
+    first = parts[0]
+    known = [part.sigma for part in parts if part.sigma is not None]
+    if len(known) not in (0, len(parts)):
+        odd = next(part for part in parts if (part.sigma is None) != (first.sigma is None))
+        msg = f"event {odd.numbers[0]}: some events state their noise and others do not; --noise states one"
+        raise DataError(msg)
+    return Events(
+        first.molecule,
+        np.concatenate([part.momenta for part in parts]),
+        ids=np.concatenate([part.numbers for part in parts]),
+        sigma=np.concatenate(known) if known else None,
+        origin=first.origin,
+    )

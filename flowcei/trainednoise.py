@@ -1,0 +1,71 @@
+"""The trained noise: which detector noise a model may assume of an event.
+
+A model is told the noise with the momenta, and answers within the range that it was trained
+for. Less than that is raised to the least it knows, which errs towards caution; more is
+refused.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flowcei.errors import UsageError
+from flowcei.physics.detector import Noise, rms_component
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from flowcei.events.container import Events
+
+__all__ = ["assumed_sigma", "default_noise", "stated_sigma"]
+
+_DEFAULT = 0.01  # of the rms momentum component
+_ROUNDING = 1.01
+
+
+def default_noise(trained: Noise) -> Noise:
+    """Return the level that is assumed where nobody says: 1 %, or the nearest trained one.
+
+    Example:
+        >>> str(default_noise(Noise(0.001, 0.05))), str(default_noise(Noise(0.02, 0.05)))
+        ('1%', '2%')
+    """
+    level = trained.high
+    if trained.relative:
+        level = min(max(_DEFAULT, trained.low), level)
+    return Noise(level, level, relative=trained.relative)
+
+
+def stated_sigma(events: Events, noise: str | Noise | None, trained: Noise) -> NDArray[np.float64]:
+    """Return the noise that is stated of events, (E,), hbar / bohr, whatever a model knows.
+
+    Args:
+        events: Whose noise it is.
+        noise: What to take; what the events say where None, else `default_noise`.
+        trained: The range of the model.
+    """
+    if noise is not None:
+        level = noise if isinstance(noise, Noise) else Noise.parse(noise)
+        return level.sigma(events.momenta)
+    return events.sigma if events.sigma is not None else default_noise(trained).sigma(events.momenta)
+
+
+def assumed_sigma(events: Events, noise: str | Noise | None, trained: Noise) -> NDArray[np.float64]:
+    """Return `stated_sigma` within the trained range, (E,), hbar / bohr.
+
+    Raises:
+        UsageError: For noise above it, naming the event with the most.
+    """
+    sigma = stated_sigma(events, noise, trained)
+    unit = rms_component(events.momenta) if trained.relative else np.ones(len(events))
+    if (sigma > trained.high * unit * _ROUNDING).any():
+        worst = int((sigma / unit).argmax())
+        level = Noise(*2 * (float(sigma[worst] / unit[worst]),), relative=trained.relative)
+        msg = (
+            f"noise of {level} (event {events.numbers[worst]}) is above what the model was trained for "
+            f"({trained})"
+        )
+        raise UsageError(msg)
+    return np.clip(sigma, trained.low * unit, trained.high * unit)
