@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
+from forged import edited, forge, parts
 from safetensors.torch import save_file
 
 from flowcei import loading, modelfile
@@ -33,16 +33,6 @@ def written(tiny_cinn: Reconstructor, tmp_path_factory: pytest.TempPathFactory) 
     """Return the file of a small flow."""
     path = tmp_path_factory.mktemp("model") / "whole.safetensors"
     tiny_cinn.save(path)
-    return path
-
-
-def _parts(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    with safe_open(path, framework="pt") as file:
-        return json.loads(file.metadata()["flowcei"]), {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
-
-
-def _write(path: Path, card: object, tensors: dict[str, torch.Tensor]) -> Path:
-    save_file(tensors, path, metadata={"flowcei": card if isinstance(card, str) else json.dumps(card)})
     return path
 
 
@@ -157,24 +147,15 @@ def test_a_foreign_safetensors_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", '"text"', "{}"])
 def test_a_description_that_is_no_table_is_refused(written: Path, tmp_path: Path, text: str) -> None:
     """Broken JSON, lists, numbers, nothing."""
-    _refused(_write(tmp_path / NAME, text, _parts(written)[1]))
+    _refused(forge(tmp_path / NAME, text, parts(written)[1]))
 
 
 @pytest.mark.parametrize("version", [0, -1, "1", None, 1.0, FORMAT_VERSION + 1])
 def test_a_wrong_format_version_is_refused(written: Path, tmp_path: Path, version: object) -> None:
     """Not a version, or one of the future: then the advice is to upgrade."""
-    card, tensors = _parts(written)
-    path = _write(tmp_path / NAME, card | {"format_version": version}, tensors)
+    card, tensors = parts(written)
+    path = forge(tmp_path / NAME, card | {"format_version": version}, tensors)
     _refused(path, "upgrade" if version == FORMAT_VERSION + 1 else "format_version")
-
-
-def _edited(card: dict[str, Any], place: str, value: object) -> dict[str, Any]:
-    *path, last = place.split(".")
-    table = card = json.loads(json.dumps(card))
-    for key in path:
-        table = table[key]
-    table[last] = value
-    return card
 
 
 @pytest.mark.parametrize(
@@ -216,24 +197,24 @@ def test_a_description_that_does_not_fit_is_refused(
     written: Path, tmp_path: Path, place: str, value: object
 ) -> None:
     """Unknown fields, options beyond or beside the tensors, frames of other molecules."""
-    card, tensors = _parts(written)
-    _refused(_write(tmp_path / NAME, _edited(card, place, value), tensors))
+    card, tensors = parts(written)
+    _refused(forge(tmp_path / NAME, edited(card, place, value), tensors))
 
 
 @pytest.mark.parametrize("field", ["architecture", "options", "molecule", "frame", "noise", "training"])
 def test_a_description_that_lacks_a_field_is_refused(written: Path, tmp_path: Path, field: str) -> None:
     """The message names the field."""
-    card, tensors = _parts(written)
+    card, tensors = parts(written)
     del card[field]
-    _refused(_write(tmp_path / NAME, card, tensors), field)
+    _refused(forge(tmp_path / NAME, card, tensors), field)
 
 
 def test_a_lying_file_gets_no_memory(written: Path, tmp_path: Path) -> None:
     """Options whose network would fill terabytes are refused before it is allocated."""
-    card, tensors = _parts(written)
+    card, tensors = parts(written)
     card["options"] |= {"hidden": 4096, "depth": 60}
     tensors["model.wide"] = torch.zeros(1, 4096)
-    _refused(_write(tmp_path / NAME, card, tensors), "options ask for")
+    _refused(forge(tmp_path / NAME, card, tensors), "options ask for")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -242,24 +223,24 @@ def test_weights_that_are_not_finite_are_refused(
     written: Path, tmp_path: Path, part: str, value: float
 ) -> None:
     """One NaN or infinity, wherever it is."""
-    card, tensors = _parts(written)
+    card, tensors = parts(written)
     name = next(k for k in tensors if k.startswith(part))
     tensors[name] = tensors[name].clone()
     tensors[name].view(-1)[0] = value
-    _refused(_write(tmp_path / NAME, card, tensors), "not finite")
+    _refused(forge(tmp_path / NAME, card, tensors), "not finite")
 
 
 @pytest.mark.parametrize("part", ["model.condition_net", "chart.scale", "condition.mean", "model.latents"])
 @pytest.mark.parametrize("change", ["shape", "missing"])
 def test_tensors_that_do_not_match_are_refused(written: Path, tmp_path: Path, part: str, change: str) -> None:
     """Another shape than the options ask for, or not there at all."""
-    card, tensors = _parts(written)
+    card, tensors = parts(written)
     name = next(k for k in tensors if k.startswith(part))
     if change == "shape":
         tensors[name] = torch.zeros(tensors[name].numel() + 1)
     else:
         del tensors[name]
-    _refused(_write(tmp_path / NAME, card, tensors), "do not fit together")
+    _refused(forge(tmp_path / NAME, card, tensors), "do not fit together")
 
 
 def test_an_existing_file_is_kept(tiny_cinn: Reconstructor, tmp_path: Path) -> None:
