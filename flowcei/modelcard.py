@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from importlib.metadata import version
 from math import isfinite
 from platform import python_version
@@ -12,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from flowcei.errors import DataError, UsageError
 from flowcei.migrations import FORMAT_VERSION
-from flowcei.strictjson import MAX_DEPTH, refuse_odd_text
+from flowcei.strictjson import LARGEST, MAX_DEPTH, SMALLEST, refuse_odd_values
 
 __all__ = [
     "ModelCard",
@@ -171,7 +170,7 @@ def card_of(table: object) -> ModelCard:
     Raises:
         DataError: Naming the first place that is damaged.
     """
-    refuse_odd_text(table)
+    refuse_odd_values(table)
     card = _checked(ModelCard, table)
     _checked(_Molecule, card.molecule, "molecule.")
     _checked(_Training, card.training, "training.")
@@ -195,7 +194,6 @@ def describe_model(
     frame: dict[str, Any],
     noise: dict[str, Any],
     training: dict[str, Any],
-    checksum: str | None = None,
 ) -> ModelCard:
     """Return the description of a model made with this version: see `ModelCard`.
 
@@ -204,7 +202,7 @@ def describe_model(
     """
     error = training.get("round_trip_error")
     if isinstance(error, float) and not isfinite(error):  # not None: that would be no error at all
-        training = training | {"round_trip_error": sys.float_info.max}
+        training = training | {"round_trip_error": LARGEST}
     table = {
         "format_version": FORMAT_VERSION,
         "flowcei": version("flowcei"),
@@ -214,7 +212,7 @@ def describe_model(
         "frame": frame,
         "noise": noise,
         "training": training,
-        "checksum": checksum,
+        "checksum": None,
     }
     try:
         return card_of(_storable(table))
@@ -246,7 +244,7 @@ def _checked(kind: type[_Kind], table: object, place: str = "") -> _Kind:
 
 
 def _storable(value: object, depth: int = 0) -> object:
-    """Return a value as JSON can hold it and a terminal show it, NaN and infinity as None."""
+    """Return a value as JSON can hold it and a terminal show it: NaN and infinity as None."""
     if depth > MAX_DEPTH - 4:  # the description stands within other tables
         raise DataError(f"more than {MAX_DEPTH} tables within one another")
     if isinstance(value, dict):
@@ -254,7 +252,9 @@ def _storable(value: object, depth: int = 0) -> object:
     if isinstance(value, list | tuple):
         return [_storable(part, depth + 1) for part in value]
     if isinstance(value, float):
-        return float(value) if isfinite(value) else None
+        if not isfinite(value):
+            return None
+        return 0.0 if abs(value) < SMALLEST else float(value)
     return _printable(value) if isinstance(value, str) else value
 
 

@@ -7,14 +7,12 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safetensors.torch import save_file
-
 from flowcei.errors import DataError, UsageError
 from flowcei.files import check_readable, whole_file
 from flowcei.migrations import FORMAT_VERSION, migrated
 from flowcei.modelcard import ModelCard, card_of, describe_model
 from flowcei.strictjson import read_json
-from flowcei.tensorfile import checksum, open_tensors
+from flowcei.tensorfile import checksum, open_tensors, write_tensors
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -41,7 +39,7 @@ def write_model(
     """Write a model, and read it back before the file gets its name.
 
     Args:
-        card: What it says of itself; its checksum is that of `tensors`.
+        card: What it says of itself; its checksum becomes that of `tensors`.
         tensors: Its weights.
         path: Where, ending in `.safetensors`.
         overwrite: Whether an existing file may be replaced.
@@ -49,10 +47,9 @@ def write_model(
     Raises:
         UsageError: Where the file exists or cannot be written, or could not be read again.
     """
-    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    text = card.model_copy(update={"checksum": checksum(whole)}).model_dump_json()
+    text = card.model_copy(update={"checksum": checksum(tensors)}).model_dump_json()
     with whole_file(Path(path), overwrite=overwrite) as temporary:
-        save_file(whole, temporary, metadata={_CARD: text, _SEAL: _digest(text)})
+        write_tensors(temporary, {_CARD: text, _SEAL: _digest(text)}, tensors)
         try:
             read_model(temporary)
         except DataError as error:

@@ -8,13 +8,16 @@ from typing import Any, NoReturn
 
 from flowcei.errors import DataError
 
-__all__ = ["MAX_DEPTH", "MAX_VALUES", "read_json", "refuse_odd_text"]
+__all__ = ["LARGEST", "MAX_DEPTH", "MAX_VALUES", "SMALLEST", "read_json", "refuse_odd_values"]
 
 MAX_DEPTH = 32
 """Tables within tables, at the most; a prior's deepest table has six."""
 
 MAX_VALUES = 1_000_000
 """Separators in a text, at the most: what bounds the memory that its values take."""
+
+LARGEST, SMALLEST = 1e50, 1e-100
+"""Sizes of numbers other than 0, in a description: with others arithmetic overflows."""
 
 _MAX_DIGITS = 40  # of an integer: more than any seed has
 _MAX_TEXT = 10_000  # characters of one text
@@ -53,10 +56,10 @@ def read_json(text: str) -> object:
     return found
 
 
-def refuse_odd_text(value: object, where: str = "") -> None:
-    """Refuse text that cannot be printed, or is very long, anywhere in a value; keys too.
+def refuse_odd_values(value: object, where: str = "") -> None:
+    """Refuse text that cannot be printed or is very long and numbers of absurd size, anywhere in a value.
 
-    What a file says of itself is shown on terminals: it holds no control characters.
+    What a file says of itself, keys too, is shown on terminals: it holds no control characters.
 
     Raises:
         DataError: Naming the place.
@@ -69,9 +72,11 @@ def refuse_odd_text(value: object, where: str = "") -> None:
                 _refuse_text(key, place or "a key")
             open_ends += [(f"{place}.{key}" if place else key, part) for key, part in found.items()]
         elif isinstance(found, list):
-            open_ends += [(place, part) for part in found if isinstance(part, str | list | dict)]
+            open_ends += [(place, part) for part in found]
         elif isinstance(found, str):
             _refuse_text(found, place)
+        elif isinstance(found, int | float) and found and not SMALLEST <= abs(found) <= LARGEST:
+            raise DataError(f"a number of absurd size at {place[:100]} ({found:g})")
 
 
 def _refuse_text(text: str, place: str) -> None:

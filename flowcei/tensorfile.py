@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["TensorFile", "checksum", "open_tensors"]
+__all__ = ["TensorFile", "checksum", "open_tensors", "write_tensors"]
 
 _MAX_BYTES = 1 << 30
 _MAX_HEADER = 16 << 20
-_MAX_TENSORS = 65_536
+_MAX_TENSORS = 20_000
 _MAX_NAME = 500  # characters
 _MAX_AXES = 8
 _MAX_EMPTY = 1 << 20  # product of the other axes of a tensor without elements
@@ -112,13 +112,44 @@ def checksum(tensors: dict[str, Tensor]) -> str:
     """
     whole = hashlib.sha256()
     for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        if tensor.dtype not in _NAMES:
-            msg = f"weights of type {tensor.dtype} cannot be stored; model files hold {', '.join(_TYPES)}"
-            raise UsageError(msg)
-        whole.update(json.dumps([name, _NAMES[tensor.dtype], list(tensor.shape)]).encode() + b"\n")
-        whole.update(tensor.numpy().tobytes())
+        tensor = tensors[name]
+        whole.update(json.dumps([name, _type(tensor), list(tensor.shape)]).encode() + b"\n")
+        whole.update(_bytes(tensor))
     return f"sha256:{whole.hexdigest()}"
+
+
+def write_tensors(path: Path, metadata: dict[str, str], tensors: dict[str, Tensor]) -> None:
+    """Write a safetensors file; the same contents are always the same bytes.
+
+    Raises:
+        UsageError: For a tensor of a type that no model file holds.
+    """
+    # Wide numbers first and a header of whole words, so that each tensor is aligned.
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    header: dict[str, object] = {"__metadata__": metadata}
+    place = 0
+    for name in names:
+        size = tensors[name].numel() * tensors[name].element_size()
+        shape = list(tensors[name].shape)
+        header[name] = {"dtype": _type(tensors[name]), "shape": shape, "data_offsets": [place, place + size]}
+        place += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            file.write(_bytes(tensors[name]))
+
+
+def _type(tensor: Tensor) -> str:
+    if tensor.dtype not in _NAMES:
+        msg = f"weights of type {tensor.dtype} cannot be stored; model files hold {', '.join(_TYPES)}"
+        raise UsageError(msg)
+    return _NAMES[tensor.dtype]
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().numpy().tobytes()
 
 
 def _header(raw: bytes, room: int) -> tuple[dict[str, str], list[_Entry]]:

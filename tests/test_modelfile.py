@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+from copy import deepcopy
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,9 +13,12 @@ import pytest
 import torch
 from forged import edited, forge, parts
 from safetensors.torch import save_file
+from shell import Shell
 
 from flowcei import loading, modelfile
 from flowcei.errors import DataError, UsageError
+from flowcei.events.simulation import simulate
+from flowcei.fitting import train
 from flowcei.loading import load
 from flowcei.modelfile import FORMAT_VERSION, read_card
 from flowcei.models.registry import ARCHITECTURES
@@ -260,11 +265,11 @@ def test_nothing_is_left_half_written(
 ) -> None:
     """A disk that fills up half-way: no file, no temporary file, the old one intact."""
 
-    def fill(_: object, path: Path, **__: object) -> None:
+    def fill(path: Path, *_: object) -> None:
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(modelfile, "save_file", fill)
+    monkeypatch.setattr(modelfile, "write_tensors", fill)
     with pytest.raises(OSError, match="No space"):
         tiny_cinn.save(tmp_path / NAME)
     assert not list(tmp_path.iterdir())
@@ -279,3 +284,82 @@ def test_a_folder_that_is_not_there_is_refused(tiny_cinn: Reconstructor, tmp_pat
     """UsageError naming the folder."""
     with pytest.raises(UsageError, match="nowhere"):
         tiny_cinn.save(tmp_path / "nowhere" / NAME)
+
+
+def test_a_flow_that_never_inverted_itself_is_not_forgiven_by_its_file(
+    tiny_cinn: Reconstructor, tmp_path: Path, ocs_events: Events
+) -> None:
+    """JSON has no NaN: an error that is none must not come back as no error."""
+    for k, error in enumerate((float("nan"), float("inf"))):
+        broken = replace(tiny_cinn, card=tiny_cinn.card | {"round_trip_error": error})
+        broken.save(tmp_path / f"{k}.safetensors")
+        with pytest.raises(UsageError, match="does not invert itself"):
+            load(tmp_path / f"{k}.safetensors").sample(ocs_events, 2)
+
+
+def test_what_a_model_is_called_may_be_odd_but_prints(tiny_cinn: Reconstructor, tmp_path: Path) -> None:
+    """Control characters in a name become question marks when it is written."""
+    replace(tiny_cinn, card=tiny_cinn.card | {"name": "a\x1b[2J\nb"}).save(tmp_path / NAME)
+    assert load(tmp_path / NAME).card["name"] == "a?[2J?b"
+
+
+def test_what_could_not_be_read_again_is_not_written(tiny_cinn: Reconstructor, tmp_path: Path) -> None:
+    """A description too large or too deep and weights of another type: refused, and no file left."""
+    deep: dict[str, Any] = {}
+    for _ in range(40):
+        deep = {"a": deep}
+    for extra in ({"deep": deep}, {"long": [0.0] * 1_000_001}, {"seed": "one"}, {"huge": 1e60}):
+        with pytest.raises(UsageError, match="cannot be stored"):
+            replace(tiny_cinn, card=tiny_cinn.card | extra).save(tmp_path / NAME)
+    half = replace(tiny_cinn, model=deepcopy(tiny_cinn.model).half())
+    with pytest.raises(UsageError, match="float16 cannot be stored"):
+        half.save(tmp_path / NAME)
+    assert not list(tmp_path.iterdir())
+
+
+def test_training_says_at_once_that_a_prior_of_the_data_is_damaged() -> None:
+    """Not after the last epoch, when the model is to be written."""
+
+    def trained(_: object) -> None:
+        pytest.fail("it was trained")
+
+    data = simulate("ocs", 200, noise="1%", seed=1)
+    for prior in ("broad", {"kind": "magic"}, {"kind": "internal", "zmatrix": [{}, {}, {}]}):
+        with pytest.raises(UsageError):
+            train("mlp", data=replace(data, origin={"prior": prior}), on_epoch=trained)
+
+
+def test_info_says_all_of_it(
+    tiny_cinn: Reconstructor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In words with units, and as JSON just as it stands in the file."""
+    monkeypatch.chdir(tmp_path)
+    tiny_cinn.save(NAME)
+    flow = Shell(monkeypatch, capsys)
+    assert flow("info", NAME) == 0
+    for words in (
+        "cinn (couplings 3,",
+        "c 12.011, o 15.999, s 32.06",
+        "e1 along s",
+        "mean and deviation, bohr hartree",
+        "simulated afresh, 3,000 events an epoch",
+        "accuracy of momenta 0.0001, events the scaler saw 1500, events of validation 500",
+        "0.5%..2% of the rms momentum component",
+        "atom s, from c, length normal [2.95, 0.18], angle_to o, angle bend 8.5",
+        "nat, in standardised coordinates",
+        "FrEIA 0.2",
+        "match their checksum",
+        "sha256:",
+    ):
+        assert words in flow.out
+    assert max(map(len, flow.out.splitlines())) < 140
+    assert flow("info", NAME, "--json") == 0
+    said = json.loads(flow.out)
+    assert said["content"] == "model"
+    assert said["training"] == json.loads(json.dumps(tiny_cinn.card))
+    assert said["checksum"] == read_card(NAME).checksum
+    means = [mean for _, mean, _ in said["chart"]["coordinates"]]
+    assert means == tiny_cinn.chart_standardiser.mean.tolist()

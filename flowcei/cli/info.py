@@ -209,12 +209,13 @@ def _training_texts(card: ModelCard) -> dict[str, str]:
 
 
 def _result_texts(said: dict[str, Any]) -> dict[str, str]:
-    facts = {"epochs": str(said.get("epochs_run", "unknown"))}
-    if said.get("validation_loss") is not None:
-        unit = "nat, in standardised coordinates" if said.get("round_trip_error") is not None else "of the best epoch"
-        facts["validation loss"] = f"{said['validation_loss']:.5g} {unit}"
-    if said.get("round_trip_error") is not None:
-        facts["round-trip error"] = f"{said['round_trip_error']:.2g} standard deviations, at the most"
+    facts, loss, error = {}, said.get("validation_loss"), said.get("round_trip_error")
+    facts["epochs"] = str(said.get("epochs_run", "unknown"))
+    if loss is not None:
+        unit = "of the best epoch" if error is None else "nat, in standardised coordinates"
+        facts["validation loss"] = f"{loss:.5g} {unit}"
+    if error is not None:
+        facts["round-trip error"] = f"{error:.2g} standard deviations, at the most"
     if said.get("rows_per_second"):
         facts["training rate"] = f"{said['rows_per_second']:,.0f} events a second"
     if said.get("figures"):
