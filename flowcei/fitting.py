@@ -217,7 +217,7 @@ def train(
     charts.chart.fit(x)
     charts.condition.fit(c)
     about["seen"] = TrainedRange.of(c.double().numpy()).to_dict()
-    refuse_undescribable(about)
+    refuse_undescribable(pilot.molecule.to_dict(), about)
     model = _seeded_model(architecture, framed, options, seed)
     if model.has_density:
         charts.chart.refuse_constant(x, framed.names(pilot.molecule.labels))

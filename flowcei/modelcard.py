@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib.metadata import version
 from math import isfinite
 from platform import python_version
@@ -11,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from flowcei.errors import DataError, UsageError
 from flowcei.migrations import FORMAT_VERSION
-from flowcei.strictjson import LARGEST, MAX_DEPTH, SMALLEST, refuse_odd_values
+from flowcei.strictjson import LARGEST, MAX_DEPTH, SMALLEST, read_json, refuse_odd_values
 
 __all__ = [
     "ModelCard",
@@ -27,6 +28,7 @@ _Kind = TypeVar("_Kind", bound=BaseModel)
 _Positive = Annotated[int, Field(ge=0)]
 _Numbers = Annotated[list[float], Field(max_length=3 * _IONS)]
 _Pairs = Annotated[list[list[int]], Field(max_length=_IONS)]
+_MOST_TEXT, _MOST_VALUES = 12 << 20, 700_000  # before training: the rest is for results and tensors
 _LIBRARIES = ("flowcei", "torch", "FrEIA", "numpy")
 
 
@@ -221,13 +223,19 @@ def describe_model(
         raise UsageError(msg) from error
 
 
-def refuse_undescribable(training: dict[str, Any]) -> None:
+def refuse_undescribable(molecule: dict[str, Any], training: dict[str, Any]) -> None:
     """Refuse, before hours of training, what no model file could say of it.
 
     Raises:
         UsageError: Naming the place.
     """
     try:
+        table = _storable({"molecule": molecule, "training": training})
+        text = json.dumps(table)
+        if len(text) > _MOST_TEXT:
+            raise DataError(f"its prior or molecule takes {len(text):,} characters, above {_MOST_TEXT:,}")
+        read_json(text, most=_MOST_VALUES)
+        refuse_odd_values(table)
         _checked(_Training, _storable(training), "training.")
     except DataError as error:
         msg = f"a model trained like this could not be stored: {error}"

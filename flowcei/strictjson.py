@@ -23,8 +23,8 @@ _MAX_DIGITS = 40  # of an integer: more than any seed has
 _MAX_TEXT = 10_000  # characters of one text
 
 
-def read_json(text: str) -> object:
-    """Return what a JSON text holds.
+def read_json(text: str, *, most: int = MAX_VALUES) -> object:
+    """Return what a JSON text holds, if it has no more than `most` separators.
 
     Raises:
         DataError: For what is no JSON, names a key twice, holds numbers that are not finite
@@ -38,8 +38,8 @@ def read_json(text: str) -> object:
             ...
         flowcei.errors.DataError: the key 'a' stands there twice
     """
-    if sum(text.count(sign) for sign in ",:[{") > MAX_VALUES:
-        raise DataError(f"more than {MAX_VALUES:,} values")
+    if sum(text.count(sign) for sign in ",:[{") > most:
+        raise DataError(f"more than {most:,} values")
     try:
         found = json.loads(
             text,

@@ -8,6 +8,7 @@ import os
 import pickle
 import tracemalloc
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from safetensors.torch import save
 from shell import Shell
 
 import flowcei
+from flowcei.cli.info import _model_facts
 from flowcei.errors import DataError, FlowceiError, UsageError
 from flowcei.loading import load
 from flowcei.modelfile import read_card
@@ -430,6 +432,8 @@ def test_a_description_that_lies_breaks_nothing(
         table = table[key]
     table[last] = value
     forge(tmp_path / NAME, card, tensors)
+    with suppress(FlowceiError):
+        assert _model_facts(tmp_path / NAME)["content"] == "model"
     try:
         _answers(tmp_path / NAME)
     except FlowceiError as error:

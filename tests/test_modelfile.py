@@ -20,8 +20,10 @@ from flowcei.errors import DataError, UsageError
 from flowcei.events.simulation import simulate
 from flowcei.fitting import train
 from flowcei.loading import load
+from flowcei.modelcard import refuse_undescribable
 from flowcei.modelfile import FORMAT_VERSION, read_card
 from flowcei.models.registry import ARCHITECTURES
+from flowcei.molecule import Molecule
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -327,6 +329,15 @@ def test_training_says_at_once_that_a_prior_of_the_data_is_damaged() -> None:
     for prior in ("broad", {"kind": "magic"}, {"kind": "internal", "zmatrix": [{}, {}, {}]}):
         with pytest.raises(UsageError):
             train("mlp", data=replace(data, origin={"prior": prior}), on_epoch=trained)
+
+
+def test_a_prior_too_large_for_a_file_is_refused_before_training() -> None:
+    """An ensemble of 80,000 geometries fits no description; one of 40,000 does."""
+    molecule = Molecule.load("ocs").to_dict()
+    geometries = [[[0.123456, 0.0, 0.0]] * 3] * 80_000
+    with pytest.raises(UsageError, match="could not be stored: more than 700,000 values"):
+        refuse_undescribable(molecule, {"prior": {"kind": "ensemble", "geometries": geometries}})
+    refuse_undescribable(molecule, {"prior": {"kind": "ensemble", "geometries": geometries[:40_000]}})
 
 
 def test_info_says_all_of_it(
