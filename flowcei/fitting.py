@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +16,7 @@ from flowcei.doctor.examination import unbounded
 from flowcei.errors import DataError, UsageError
 from flowcei.events.simulation import Simulator, fresh_seed
 from flowcei.frame import RecoilFrame
+from flowcei.modelcard import refuse_undescribable, versions
 from flowcei.models.registry import build_model
 from flowcei.molecule import Molecule
 from flowcei.physics.detector import NOISE_FLOOR, Noise, rms_component
@@ -240,6 +240,7 @@ def train(
     charts.chart.fit(x)
     charts.condition.fit(c)
     about["seen"] = TrainedRange.of(c.double().numpy()).to_dict()
+    refuse_undescribable(pilot.molecule.to_dict(), about)
     model = _seeded_model(architecture, framed, options, seed)
     if model.has_density:
         charts.chart.refuse_constant(x, framed.names(pilot.molecule.labels))
@@ -264,8 +265,7 @@ def train(
     card = about | {
         "seed": seed,
         "schedule": asdict(schedule),
-        "flowcei": version("flowcei"),
-        "torch": torch.__version__,
+        "versions": versions(),
         "epochs_run": len(records),
         "validation_loss": best_of(records).validation_loss,
         "round_trip_error": _round_trip_error(model, charts),
@@ -322,7 +322,9 @@ def _fresh(
     geometry = prior if isinstance(prior, GeometryPrior) else build_prior(mol, prior)
     simulator = Simulator(mol, geometry, noise, seed, _TRAINING_ACCURACY)
     name = prior if isinstance(prior, str) else None if prior else mol.default_prior
-    about = {"prior": geometry.spec(), "prior_name": name, "events_per_epoch": per_epoch}
+    simulation = {"events_per_epoch": per_epoch, "accuracy": _TRAINING_ACCURACY}
+    simulation |= {"pilot_events": _PILOT, "validation_events": _VALIDATION}
+    about = {"prior": geometry.spec(), "prior_name": name, "simulation": simulation}
     return _FreshSource(simulator, per_epoch), geometry.mirror_symmetric, about
 
 
@@ -338,7 +340,10 @@ def _recorded(data: Events, noise: Noise | None, seed: int) -> tuple[_RecordedSo
         "prior": data.origin.get("prior"),
         "data": {"rows": len(data), "split_seed": seed, "digest": data.digest()},
     }
+    if about["prior"] is not None:
+        build_prior(data.molecule, about["prior"])  # a model would carry it
     own = data.sigma is not None and bool((data.sigma > 0).all())
+    about["noise_added"] = not own
     if own and noise is None:
         relative = training.sigma / rms_component(training.momenta)  # type: ignore[operator]
         seen = Noise(float(relative.min()), float(relative.max()))

@@ -161,6 +161,7 @@ class RecoilFrame:
         reached = [0, *(end for _, end in self.tree)]
         sound = (
             len(self.axes) == (3 if n > 3 else 2)
+            and (n > 3 or not self.reflect)
             and all(len(set(ions)) == len(ions) for ions in (self.axes, grouped))
             and set(self.axes) | set(grouped) <= set(range(n))
             and sorted(reached) == list(range(n))

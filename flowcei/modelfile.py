@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from importlib.metadata import version
+import hashlib
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-
-from flowcei.errors import DataError
+from flowcei.errors import DataError, UsageError
 from flowcei.files import check_readable, whole_file
+from flowcei.migrations import FORMAT_VERSION, migrated
+from flowcei.modelcard import ModelCard, card_of, describe_model
+from flowcei.strictjson import read_json
+from flowcei.tensorfile import checksum, open_tensors, write_tensors
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -30,99 +29,32 @@ __all__ = [
     "write_model",
 ]
 
-FORMAT_VERSION = 1
-"""Of the files written here; older ones are migrated, newer ones refused."""
-
-_KEY = "flowcei"
-_MAX_BYTES = 1 << 30
-
-
-class _Frame(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    masses: list[float] = Field(min_length=2, max_length=100)
-    identical: list[list[int]]
-    axes: list[int]
-    reflect: bool
-    tree: list[list[int]]
-
-
-class _RawFrame(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    masses: list[float] = Field(min_length=2, max_length=100)
-    fixed: list[float | None] = Field(max_length=300)
-    seen: list[int] = Field(max_length=300)
-
-
-class _NoiseRange(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    low: float = Field(ge=0)
-    high: float = Field(gt=0)
-    relative: bool
-
-
-class ModelCard(BaseModel):
-    """What a model file says of itself, checked before anything is built from it.
-
-    Attributes:
-        format_version: Of the file.
-        flowcei: Version that wrote it.
-        architecture: Name in the registry.
-        options: Options of the architecture.
-        molecule: Table of the molecule.
-        frame: Table of the recoil frame, or of a raw one.
-        noise: Range of detector noise in training.
-        training: Prior, schedule, seed, data and metrics.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-    format_version: int
-    flowcei: str
-    architecture: str
-    options: dict[str, int | float | str]
-    molecule: dict[str, Any]
-    frame: _Frame | _RawFrame
-    noise: _NoiseRange
-    training: dict[str, Any]
-
-
-def describe_model(
-    architecture: str,
-    options: dict[str, Any],
-    molecule: dict[str, Any],
-    frame: dict[str, Any],
-    noise: dict[str, Any],
-    training: dict[str, Any],
-) -> ModelCard:
-    """Return the description of a model made with this version: see `ModelCard`."""
-    return ModelCard(
-        format_version=FORMAT_VERSION,
-        flowcei=version("flowcei"),
-        architecture=architecture,
-        options=options,
-        molecule=molecule,
-        frame=_RawFrame(**frame) if "fixed" in frame else _Frame(**frame),
-        noise=_NoiseRange(**noise),
-        training=training,
-    )
+_CARD = "flowcei"
+_SEAL = "sha256"  # of the card, which holds that of the weights: together of the whole model
 
 
 def write_model(
     card: ModelCard, tensors: dict[str, Tensor], path: str | Path, *, overwrite: bool = False
 ) -> None:
-    """Write a model.
+    """Write a model, and read it back before the file gets its name.
 
     Args:
-        card: What it says of itself.
+        card: What it says of itself; its checksum becomes that of `tensors`.
         tensors: Its weights.
         path: Where, ending in `.safetensors`.
         overwrite: Whether an existing file may be replaced.
 
     Raises:
-        UsageError: Where the file exists or cannot be written.
+        UsageError: Where the file exists or cannot be written, or could not be read again.
     """
-    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    text = card.model_copy(update={"checksum": checksum(tensors)}).model_dump_json()
     with whole_file(Path(path), overwrite=overwrite) as temporary:
-        save_file(whole, temporary, metadata={_KEY: card.model_dump_json()})
+        write_tensors(temporary, {_CARD: text, _SEAL: _digest(text)}, tensors)
+        try:
+            read_model(temporary)
+        except DataError as error:
+            msg = f"the model cannot be stored: {str(error).removeprefix(f'{temporary}: ')}"
+            raise UsageError(msg) from error
 
 
 def read_card(path: str | Path) -> ModelCard:
@@ -149,35 +81,47 @@ def bundled_model() -> AbstractContextManager[Path]:
 def read_model(path: Path) -> tuple[ModelCard, dict[str, Tensor]]:
     """Read the description and the tensors of a model file.
 
+    The description is checked before a tensor is read; then description and tensors
+    against their checksums, which files of format 1 do not have.
+
     Raises:
-        UsageError: For a missing file.
+        UsageError: For a missing file, a folder, a pipe or a device.
         DataError: For a file that is no model of flowcei, or damaged.
     """
     check_readable(path)
-    if path.stat().st_size > _MAX_BYTES:
-        raise DataError("larger than 1 GiB: not a model of flowcei", path=path)
     try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(_KEY)
-            if text is None:
-                raise DataError("a safetensors file, but not a model of flowcei", path=path)
-            card = ModelCard.model_validate(_migrated(json.loads(text), path))
-            return card, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, json.JSONDecodeError, OSError) as error:
-        what = f"not a model file, or damaged ({error}); make it again with flowcei train"
-        raise DataError(what, path=path) from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        what = f"its description is damaged at {'.'.join(map(str, first['loc']))}: {first['msg']}"
-        raise DataError(what, path=path) from error
+        with open_tensors(path) as file:
+            card = _card(file.metadata)  # before any tensor is read
+            tensors = file.read()
+        if card.checksum is not None and checksum(tensors) != card.checksum:
+            raise DataError("damaged: its weights do not match their checksum; copy it again")
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror})", path=path) from error
+    except DataError as error:
+        raise DataError(str(error), path=path) from error
+    return card, tensors
 
 
-def _migrated(table: object, path: Path) -> object:
+def _card(metadata: dict[str, str]) -> ModelCard:
     """Return the description in the newest format."""
-    found = table.get("format_version") if isinstance(table, dict) else None
-    if not isinstance(found, int) or found < 1:
-        raise DataError(f"its description has format_version {found!r}", path=path)
-    if found > FORMAT_VERSION:
-        what = f"written by a newer flowcei (format {found}, known {FORMAT_VERSION}): upgrade"
-        raise DataError(what, path=path)
-    return table
+    text, seal = metadata.get(_CARD), metadata.get(_SEAL)
+    if text is None:
+        raise DataError("a safetensors file, but not a model of flowcei")
+    if seal is not None and seal != _digest(text):
+        raise DataError("damaged: its description does not match its checksum; copy it again")
+    unknown = set(metadata) - {_CARD, _SEAL}
+    if unknown:
+        raise DataError(f"unknown metadata {ascii(min(unknown))[:60]}")
+    try:
+        table = read_json(text)
+    except DataError as error:
+        raise DataError(f"its description is damaged: {error}") from error
+    card = card_of(migrated(table))
+    old = isinstance(table, dict) and table["format_version"] == 1
+    if not old and (seal is None or card.checksum is None):
+        raise DataError("damaged: it has lost its checksum; copy it again")
+    return card
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import json
 import pickle
+from copy import deepcopy
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
+from forged import edited, forge, parts
 from safetensors.torch import save_file
+from shell import Shell
 
 from flowcei import loading, modelfile
 from flowcei.errors import DataError, UsageError
+from flowcei.events.simulation import simulate
+from flowcei.fitting import train
 from flowcei.loading import load
+from flowcei.modelcard import refuse_undescribable
 from flowcei.modelfile import FORMAT_VERSION, read_card
 from flowcei.models.registry import ARCHITECTURES
+from flowcei.molecule import Molecule
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,16 +40,6 @@ def written(tiny_cinn: Reconstructor, tmp_path_factory: pytest.TempPathFactory) 
     """Return the file of a small flow."""
     path = tmp_path_factory.mktemp("model") / "whole.safetensors"
     tiny_cinn.save(path)
-    return path
-
-
-def _parts(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    with safe_open(path, framework="pt") as file:
-        return json.loads(file.metadata()["flowcei"]), {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
-
-
-def _write(path: Path, card: object, tensors: dict[str, torch.Tensor]) -> Path:
-    save_file(tensors, path, metadata={"flowcei": card if isinstance(card, str) else json.dumps(card)})
     return path
 
 
@@ -157,24 +154,15 @@ def test_a_foreign_safetensors_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", '"text"', "{}"])
 def test_a_description_that_is_no_table_is_refused(written: Path, tmp_path: Path, text: str) -> None:
     """Broken JSON, lists, numbers, nothing."""
-    _refused(_write(tmp_path / NAME, text, _parts(written)[1]))
+    _refused(forge(tmp_path / NAME, text, parts(written)[1]))
 
 
 @pytest.mark.parametrize("version", [0, -1, "1", None, 1.0, FORMAT_VERSION + 1])
 def test_a_wrong_format_version_is_refused(written: Path, tmp_path: Path, version: object) -> None:
     """Not a version, or one of the future: then the advice is to upgrade."""
-    card, tensors = _parts(written)
-    path = _write(tmp_path / NAME, card | {"format_version": version}, tensors)
+    card, tensors = parts(written)
+    path = forge(tmp_path / NAME, card | {"format_version": version}, tensors)
     _refused(path, "upgrade" if version == FORMAT_VERSION + 1 else "format_version")
-
-
-def _edited(card: dict[str, Any], place: str, value: object) -> dict[str, Any]:
-    *path, last = place.split(".")
-    table = card = json.loads(json.dumps(card))
-    for key in path:
-        table = table[key]
-    table[last] = value
-    return card
 
 
 @pytest.mark.parametrize(
@@ -216,24 +204,24 @@ def test_a_description_that_does_not_fit_is_refused(
     written: Path, tmp_path: Path, place: str, value: object
 ) -> None:
     """Unknown fields, options beyond or beside the tensors, frames of other molecules."""
-    card, tensors = _parts(written)
-    _refused(_write(tmp_path / NAME, _edited(card, place, value), tensors))
+    card, tensors = parts(written)
+    _refused(forge(tmp_path / NAME, edited(card, place, value), tensors))
 
 
 @pytest.mark.parametrize("field", ["architecture", "options", "molecule", "frame", "noise", "training"])
 def test_a_description_that_lacks_a_field_is_refused(written: Path, tmp_path: Path, field: str) -> None:
     """The message names the field."""
-    card, tensors = _parts(written)
+    card, tensors = parts(written)
     del card[field]
-    _refused(_write(tmp_path / NAME, card, tensors), field)
+    _refused(forge(tmp_path / NAME, card, tensors), field)
 
 
 def test_a_lying_file_gets_no_memory(written: Path, tmp_path: Path) -> None:
     """Options whose network would fill terabytes are refused before it is allocated."""
-    card, tensors = _parts(written)
+    card, tensors = parts(written)
     card["options"] |= {"hidden": 4096, "depth": 60}
     tensors["model.wide"] = torch.zeros(1, 4096)
-    _refused(_write(tmp_path / NAME, card, tensors), "options ask for")
+    _refused(forge(tmp_path / NAME, card, tensors), "options ask for")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -242,24 +230,24 @@ def test_weights_that_are_not_finite_are_refused(
     written: Path, tmp_path: Path, part: str, value: float
 ) -> None:
     """One NaN or infinity, wherever it is."""
-    card, tensors = _parts(written)
+    card, tensors = parts(written)
     name = next(k for k in tensors if k.startswith(part))
     tensors[name] = tensors[name].clone()
     tensors[name].view(-1)[0] = value
-    _refused(_write(tmp_path / NAME, card, tensors), "not finite")
+    _refused(forge(tmp_path / NAME, card, tensors), "not finite")
 
 
 @pytest.mark.parametrize("part", ["model.condition_net", "chart.scale", "condition.mean", "model.latents"])
 @pytest.mark.parametrize("change", ["shape", "missing"])
 def test_tensors_that_do_not_match_are_refused(written: Path, tmp_path: Path, part: str, change: str) -> None:
     """Another shape than the options ask for, or not there at all."""
-    card, tensors = _parts(written)
+    card, tensors = parts(written)
     name = next(k for k in tensors if k.startswith(part))
     if change == "shape":
         tensors[name] = torch.zeros(tensors[name].numel() + 1)
     else:
         del tensors[name]
-    _refused(_write(tmp_path / NAME, card, tensors), "do not fit together")
+    _refused(forge(tmp_path / NAME, card, tensors), "do not fit together")
 
 
 def test_an_existing_file_is_kept(tiny_cinn: Reconstructor, tmp_path: Path) -> None:
@@ -279,11 +267,11 @@ def test_nothing_is_left_half_written(
 ) -> None:
     """A disk that fills up half-way: no file, no temporary file, the old one intact."""
 
-    def fill(_: object, path: Path, **__: object) -> None:
+    def fill(path: Path, *_: object) -> None:
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(modelfile, "save_file", fill)
+    monkeypatch.setattr(modelfile, "write_tensors", fill)
     with pytest.raises(OSError, match="No space"):
         tiny_cinn.save(tmp_path / NAME)
     assert not list(tmp_path.iterdir())
@@ -298,3 +286,91 @@ def test_a_folder_that_is_not_there_is_refused(tiny_cinn: Reconstructor, tmp_pat
     """UsageError naming the folder."""
     with pytest.raises(UsageError, match="nowhere"):
         tiny_cinn.save(tmp_path / "nowhere" / NAME)
+
+
+def test_a_flow_that_never_inverted_itself_is_not_forgiven_by_its_file(
+    tiny_cinn: Reconstructor, tmp_path: Path, ocs_events: Events
+) -> None:
+    """JSON has no NaN: an error that is none must not come back as no error."""
+    for k, error in enumerate((float("nan"), float("inf"))):
+        broken = replace(tiny_cinn, card=tiny_cinn.card | {"round_trip_error": error})
+        broken.save(tmp_path / f"{k}.safetensors")
+        with pytest.raises(UsageError, match="does not invert itself"):
+            load(tmp_path / f"{k}.safetensors").sample(ocs_events, 2)
+
+
+def test_what_a_model_is_called_may_be_odd_but_prints(tiny_cinn: Reconstructor, tmp_path: Path) -> None:
+    """Control characters in a name become question marks when it is written."""
+    replace(tiny_cinn, card=tiny_cinn.card | {"name": "a\x1b[2J\nb"}).save(tmp_path / NAME)
+    assert load(tmp_path / NAME).card["name"] == "a?[2J?b"
+
+
+def test_what_could_not_be_read_again_is_not_written(tiny_cinn: Reconstructor, tmp_path: Path) -> None:
+    """A description too large or too deep and weights of another type: refused, and no file left."""
+    deep: dict[str, Any] = {}
+    for _ in range(40):
+        deep = {"a": deep}
+    for extra in ({"deep": deep}, {"long": [0.0] * 1_000_001}, {"seed": "one"}, {"huge": 1e60}):
+        with pytest.raises(UsageError, match="cannot be stored"):
+            replace(tiny_cinn, card=tiny_cinn.card | extra).save(tmp_path / NAME)
+    half = replace(tiny_cinn, model=deepcopy(tiny_cinn.model).half())
+    with pytest.raises(UsageError, match="float16 cannot be stored"):
+        half.save(tmp_path / NAME)
+    assert not list(tmp_path.iterdir())
+
+
+def test_training_says_at_once_that_a_prior_of_the_data_is_damaged() -> None:
+    """Not after the last epoch, when the model is to be written."""
+
+    def trained(_: object) -> None:
+        pytest.fail("it was trained")
+
+    data = simulate("ocs", 200, noise="1%", seed=1)
+    for prior in ("broad", {"kind": "magic"}, {"kind": "internal", "zmatrix": [{}, {}, {}]}):
+        with pytest.raises(UsageError):
+            train("mlp", data=replace(data, origin={"prior": prior}), on_epoch=trained)
+
+
+def test_a_prior_too_large_for_a_file_is_refused_before_training() -> None:
+    """An ensemble of 80,000 geometries fits no description; one of 40,000 does."""
+    molecule = Molecule.load("ocs").to_dict()
+    geometries = [[[0.123456, 0.0, 0.0]] * 3] * 80_000
+    with pytest.raises(UsageError, match="could not be stored: more than 700,000 values"):
+        refuse_undescribable(molecule, {"prior": {"kind": "ensemble", "geometries": geometries}})
+    refuse_undescribable(molecule, {"prior": {"kind": "ensemble", "geometries": geometries[:40_000]}})
+
+
+def test_info_says_all_of_it(
+    tiny_cinn: Reconstructor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In words with units, and as JSON just as it stands in the file."""
+    monkeypatch.chdir(tmp_path)
+    tiny_cinn.save(NAME)
+    flow = Shell(monkeypatch, capsys)
+    assert flow("info", NAME) == 0
+    for words in (
+        "cinn (couplings 3,",
+        "c 12.011, o 15.999, s 32.06",
+        "e1 along s",
+        "mean and deviation, bohr hartree",
+        "simulated afresh, 3,000 events an epoch",
+        "accuracy of momenta 0.0001, events the scaler saw 1500, events of validation 500",
+        "0.5%..2% of the rms momentum component",
+        "atom s, from c, length normal [2.95, 0.18], angle_to o, angle bend 8.5",
+        "nat, in standardised coordinates",
+        "FrEIA 0.2",
+        "match their checksum",
+        "sha256:",
+    ):
+        assert words in flow.out
+    assert max(map(len, flow.out.splitlines())) < 140
+    assert flow("info", NAME, "--json") == 0
+    said = json.loads(flow.out)
+    assert said["content"] == "model"
+    assert said["training"] == json.loads(json.dumps(tiny_cinn.card))
+    assert said["checksum"] == read_card(NAME).checksum
+    means = [mean for _, mean, _ in said["chart"]["coordinates"]]
+    assert means == tiny_cinn.chart_standardiser.mean.tolist()

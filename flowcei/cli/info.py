@@ -9,8 +9,35 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from flowcei.events.container import Events
+    from flowcei.modelfile import ModelCard
     from flowcei.molecule import Molecule
+
+_RAW = "\n"  # no name of a fact: what --json prints instead of texts
+_LONG = 20  # lines of a list that are shown
+_RECIPE = {
+    "accuracy": "accuracy of momenta",
+    "pilot_events": "events the scaler saw",
+    "validation_events": "events of validation",
+}
+_SHOWN = {
+    *("name", "parameters", "simulation", "data", "prior", "prior_name", "noise_added", "seen", "seed"),
+    *(
+        "schedule",
+        "epochs_run",
+        "validation_loss",
+        "round_trip_error",
+        "rows_per_second",
+        "figures",
+        "versions",
+    ),
+}
+
+
+class _Section(dict[str, Any]):
+    """Facts under a heading."""
 
 
 @click.command(short_help="Print what a model, data or sample file says of itself.")
@@ -24,11 +51,24 @@ def info(*, file: Path, molecule: str | None, as_json: bool) -> None:
     """
     facts = _facts(file, molecule)
     if as_json:
-        click.echo(json.dumps(facts, indent=1, default=str))
+        click.echo(json.dumps(facts.pop(_RAW, facts), indent=1, default=str))
         return
     for key, value in facts.items():
-        text = json.dumps(value) if isinstance(value, dict | list) else str(value)
-        click.echo(f"{key:20s} {text}")
+        if isinstance(value, _Section):
+            click.echo(f"\n{key}")
+            for name, text in value.items():
+                _print("  " + name, text)
+        elif key != _RAW:
+            _print(key, value)
+
+
+def _print(key: str, value: object) -> None:
+    """Print a fact; what has several lines is aligned."""
+    text = json.dumps(value) if isinstance(value, dict | list) else str(value)
+    first, *rest = text.split("\n")
+    click.echo(f"{key:20s} {first}")
+    for line in rest:
+        click.echo(f"{'':20s} {line}")
 
 
 def _facts(file: Path, molecule: str | None) -> dict[str, Any]:
@@ -47,7 +87,7 @@ def _facts(file: Path, molecule: str | None) -> dict[str, Any]:
     if file.suffix.lower() in (".toml", ".png"):
         what = "is no model, events or samples; give the run folder or a .safetensors, .csv or .h5 file"
         raise DataError(what, path=file)
-    if file.suffix == ".safetensors":
+    if file.suffix.lower() == ".safetensors":
         return _model_facts(file)
     if _is_samples(file):
         return _sample_facts(file)
@@ -70,24 +110,159 @@ def _is_samples(file: Path) -> bool:
 
 
 def _model_facts(file: Path) -> dict[str, Any]:
-    from flowcei.modelfile import read_card
+    """Return what a model says of itself as text in sections, and as it stands in the file."""
+    from flowcei.errors import DataError
+    from flowcei.modelfile import read_model
     from flowcei.molecule import Molecule
-    from flowcei.physics.detector import Noise
 
-    card = read_card(file)
-    known = Molecule.from_dict(card.molecule)
-    axes = getattr(card.frame, "axes", None)
-    return {
+    card, tensors = read_model(file)
+    try:
+        molecule = Molecule.from_dict(card.molecule)
+        chart = _chart(card, molecule, tensors)
+    except (DataError, ValueError, KeyError, IndexError) as error:
+        raise DataError(f"its description is damaged: {error}", path=file) from error
+    said = card.training
+    facts = {
         "content": "model",
-        "architecture": card.architecture,
-        "options": card.options,
-        "molecule": _described(known),
-        "trained for noise": str(Noise(card.noise.low, card.noise.high, relative=card.noise.relative)),
-        "frame": f"recoil, axes {', '.join(known.labels[k] for k in axes)}" if axes else "raw",
-        **card.training,
-        "written by flowcei": card.flowcei,
-        "format version": card.format_version,
+        "name": said.get("name") or file.stem,
+        "architecture": f"{card.architecture} ({_words(card.options)})"
+        if card.options
+        else card.architecture,
+        "parameters": f"{said.get('parameters', 0):,}",
+        "Molecule": _Section(_molecule_texts(card, molecule)),
+        f"Chart: {chart['what']}, mean and deviation, {chart['unit']}": _Section(
+            {name: f"{mean:9.4f} +- {scale:.4f}" for name, mean, scale in chart["coordinates"]}
+        ),
+        "Trained on": _Section(_training_texts(card)),
+        "Result": _Section(_result_texts(said)),
+        "File": _Section(_file_texts(card)),
     }
+    rest = {k: _words(v) for k, v in said.items() if k not in _SHOWN}
+    return facts | ({"Also said": _Section(rest)} if rest else {}) | {_RAW: _raw(card, chart)}
+
+
+def _raw(card: ModelCard, chart: dict[str, Any]) -> dict[str, Any]:
+    checked = "match" if card.checksum else "no checksum (format 1)"
+    return {"content": "model"} | card.model_dump() | {"chart": chart, "weights": checked}
+
+
+def _chart(card: ModelCard, molecule: Molecule, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """Return the coordinates that a model answers in: name, mean and deviation of each."""
+    from flowcei.frame import RecoilFrame
+    from flowcei.rawframe import RawFrame
+
+    table = card.frame.model_dump()
+    frame = (RawFrame if "fixed" in table else RecoilFrame).from_dict(table)
+    raw = isinstance(frame, RawFrame)
+    means, scales = (tensors[f"chart.{part}"].flatten().tolist() for part in ("mean", "scale"))
+    rows = zip(frame.names(molecule.labels), means, scales, strict=True)
+    return {
+        "what": "columns of the file" if raw else "bonds in the recoil frame times KER",
+        "unit": "bohr" if raw else "bohr hartree",
+        "coordinates": [list(row) for row in rows],
+    }
+
+
+def _molecule_texts(card: ModelCard, molecule: Molecule) -> dict[str, str]:
+    from flowcei.units import DALTON
+
+    table = card.frame.model_dump()
+    labels = molecule.labels
+    masses = ", ".join(f"{k} {m / DALTON:.6g}" for k, m in zip(labels, molecule.masses, strict=True))
+    facts = {"name, charges (e)": _described(molecule), "masses (u)": masses}
+    if "fixed" in table:
+        return facts | {"frame": f"raw: the file's own coordinates, {len(table['seen'])} momenta seen"}
+    e1, e2, *e3 = (labels[k] for k in table["axes"])
+    side = f", {e3[0]} on the side of e3" if e3 else ""
+    folded = " (mirror images folded)" if table["reflect"] else ""
+    same = "; ".join(", ".join(labels[k] for k in group) for group in table["identical"])
+    facts["recoil frame"] = f"e1 along {e1}, {e2} in the plane of e2{side}{folded}"
+    return facts | {"identical, sorted": same or "none"}
+
+
+def _training_texts(card: ModelCard) -> dict[str, str]:
+    from math import exp
+
+    from flowcei.physics.detector import Noise
+    from flowcei.units import ELECTRONVOLT
+
+    said, facts = card.training, {}
+    fresh, data = said.get("simulation"), said.get("data")
+    if fresh:
+        facts["data"] = f"simulated afresh, {fresh['events_per_epoch']:,} events an epoch"
+        facts["made again from"] = "molecule, prior, noise, seed" + "".join(
+            f", {word} {fresh[key]:g}" for key, word in _RECIPE.items() if fresh.get(key)
+        )
+    if data:
+        facts["data"] = f"a file of {data['rows']:,} events, split by seed {data['split_seed']}"
+        facts["sha256 of momenta"] = data["digest"]
+    facts["prior"] = " ".join(filter(None, [said.get("prior_name"), _prior(said.get("prior"))]))
+    unit = "of the rms momentum component" if card.noise.relative else "hbar/bohr"
+    added = "" if said.get("noise_added", True) else ", of the data themselves"
+    level = Noise(card.noise.low, card.noise.high, relative=card.noise.relative)
+    facts["detector noise"] = f"{level} {unit}{added}"
+    if "seen" in said and "fixed" not in card.frame.model_dump():
+        low, high = (exp(min(said["seen"][k], 700.0)) / ELECTRONVOLT for k in ("low", "high"))
+        facts["KER seen"] = f"{low:.3g} to {high:.3g} eV"
+    facts["seed"] = str(said.get("seed", "unknown"))
+    return facts | {"schedule": _words(said.get("schedule", {}))}
+
+
+def _result_texts(said: dict[str, Any]) -> dict[str, str]:
+    facts, loss, error = {}, said.get("validation_loss"), said.get("round_trip_error")
+    facts["epochs"] = str(said.get("epochs_run", "unknown"))
+    if loss is not None:
+        unit = "of the best epoch" if error is None else "nat, in standardised coordinates"
+        facts["validation loss"] = f"{loss:.5g} {unit}"
+    if error is not None:
+        facts["round-trip error"] = f"{error:.2g} standard deviations, at the most"
+    if said.get("rows_per_second"):
+        facts["training rate"] = f"{said['rows_per_second']:,.0f} events a second"
+    if said.get("figures"):
+        facts["figures"] = f"(errors in bohr, coverages as fractions)\n{_words(said['figures'])}"
+    return facts
+
+
+def _file_texts(card: ModelCard) -> dict[str, str]:
+    found = "match their checksum" if card.checksum else "carry no checksum (format 1)"
+    return {
+        "format": f"{card.format_version}" if card.checksum else f"1, read as {card.format_version}",
+        "written by flowcei": card.flowcei,
+        "trained with": _words(card.training.get("versions", {})) or "unknown versions",
+        "weights": found,
+    } | ({"checksum": card.checksum} if card.checksum else {})
+
+
+def _prior(spec: dict[str, Any] | None) -> str:
+    """Return a prior as text; long lists are counted."""
+    if spec is None:
+        return "unknown: nobody stated it"
+    rest = {key: value for key, value in spec.items() if key != "kind"}
+    return f"({spec.get('kind')})\n{_words(rest)}".rstrip()
+
+
+def _words(value: object) -> str:
+    """Return a table as text: plain values in one line, tables within it below one another."""
+    if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
+        return "\n".join(map(_words, value[:_LONG])) + ("\n..." if len(value) > _LONG else "")
+    if isinstance(value, list):
+        text = json.dumps(value)
+        return text if len(text) <= 100 else f"{len(value)} entries"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if not isinstance(value, dict):
+        return str(value)
+    plain = [f"{k} {_words(v)}" for k, v in value.items() if "\n" not in _words(v) and not _is_deep(v)]
+    deep = [f"{k}:{_indented(_words(v))}" for k, v in value.items() if "\n" in _words(v) or _is_deep(v)]
+    return "\n".join([", ".join(plain)] * bool(plain) + deep)
+
+
+def _is_deep(value: object) -> bool:
+    return isinstance(value, dict) and len(value) > 1
+
+
+def _indented(text: str) -> str:
+    return "\n  " + text.replace("\n", "\n  ") if "\n" in text else f" {text}"
 
 
 def _sample_facts(file: Path) -> dict[str, Any]:

@@ -78,6 +78,6 @@ def build_prior(molecule: Molecule, prior: str | dict[str, Any] | None = None) -
         return _KINDS[kind](molecule, **parameters)
     except UsageError:
         raise
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError) as error:
         msg = f"a prior of kind {kind!r} does not fit its parameters {sorted(parameters)}: {error}"
         raise UsageError(msg) from error

@@ -1,0 +1,168 @@
+"""Model files of released versions still answer what they answered, wherever they are read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from forged import parts
+from safetensors import safe_open
+
+from flowcei.events.simulation import simulate
+from flowcei.loading import load
+from flowcei.migrations import FORMAT_VERSION, MIGRATIONS
+from flowcei.modelfile import read_card
+from flowcei.models.registry import ARCHITECTURES
+from flowcei.tensorfile import checksum
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
+
+    from flowcei.reconstructor import Reconstructor
+
+FOLDER = Path(__file__).parent / "data" / "models-v1"
+ANSWERS: dict[str, dict[str, Any]] = json.loads((FOLDER / "answers.json").read_text())
+FLOWS = sorted(name for name, said in ANSWERS.items() if "log_prob" in said)
+ROUNDING = 1e-5  # single precision, on another processor
+SAMPLES = 64
+
+
+def _file(name: str) -> Path:
+    return FOLDER / f"{name}.safetensors"
+
+
+def test_every_architecture_has_a_file() -> None:
+    """None is forgotten when one is added; all files together stay small."""
+    files = sorted(FOLDER.glob("*.safetensors"))
+    assert {read_card(path).architecture for path in files} == set(ARCHITECTURES)
+    assert sorted(path.stem for path in files) == sorted(ANSWERS)
+    assert sum(path.stat().st_size for path in files) < 300_000
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_an_old_file_answers_what_it_answered(name: str) -> None:
+    """Densities and bounds to 1e-5, means of seeded samples to 1e-4 bohr."""
+    said, model = ANSWERS[name], load(_file(name))
+    momenta, x = np.array(said["momenta"]), np.array(said["positions"])
+    drawn = model.sample(momenta, SAMPLES, noise="1%", seed=2)
+    assert drawn.positions.shape == (3, SAMPLES, *momenta.shape[1:])
+    if model.architecture != "solver":  # whose searches may end elsewhere on another processor
+        np.testing.assert_allclose(drawn.positions.mean(axis=1), said["mean"], atol=1e-4)
+    if "log_prob" in said:
+        found = model.log_prob(x, momenta, noise="1%")
+        np.testing.assert_allclose(found, said["log_prob"], rtol=ROUNDING, atol=ROUNDING)
+    if "log_prob_bound" in said:
+        found = model.log_prob_bound(x, momenta, noise="1%", draws=8)
+        np.testing.assert_allclose(found, said["log_prob_bound"], rtol=ROUNDING, atol=ROUNDING)
+    assert model.model.has_density == ("log_prob" in said)
+
+
+def test_the_files_are_of_format_1_and_migrate() -> None:
+    """What stood loose is found in its new place; nothing of the rest is lost."""
+    old, tensors = parts(_file("cinn-glow"))
+    assert (old["format_version"], set(old) & {"checksum"}) == (1, set())
+    card = read_card(_file("cinn-glow"))
+    assert (card.format_version, card.checksum) == (FORMAT_VERSION, None)
+    training = dict(card.training)
+    assert training.pop("versions") == {k: old["training"].pop(k) for k in ("flowcei", "torch")}
+    assert training.pop("simulation") == {"events_per_epoch": old["training"].pop("events_per_epoch")}
+    assert training == old["training"]
+    for part in ("architecture", "options", "molecule", "flowcei"):
+        assert getattr(card, part) == old[part]
+    assert len(checksum(tensors)) == len("sha256:") + 64
+
+
+def test_every_older_version_has_a_migration() -> None:
+    """From 1 to the newest without a gap."""
+    assert sorted(MIGRATIONS) == list(range(1, FORMAT_VERSION))
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_an_old_file_saved_again_is_one_of_today(name: str, tmp_path: Path) -> None:
+    """Same weights and answers to the bit, now with a checksum; saved once more, the same bytes."""
+    one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
+    old = load(_file(name))
+    old.save(one)
+    new = load(one)
+    new.save(two)
+    assert one.read_bytes() == two.read_bytes()
+    card, tensors = parts(one)
+    assert card["format_version"] == FORMAT_VERSION
+    assert card["checksum"] == checksum(tensors) == checksum(parts(_file(name))[1])
+    momenta = np.array(ANSWERS[name]["momenta"])
+    drawn = [m.sample(momenta, 5, noise="1%", seed=1).positions for m in (old, new)]
+    assert np.array_equal(*drawn)
+
+
+def test_the_checksum_sees_names_types_shapes_and_bytes() -> None:
+    """Any of them another, another sum; the order in which tensors come is none."""
+    a, b = torch.arange(4.0), torch.zeros(2, 2)
+    whole = checksum({"a": a, "b": b})
+    assert checksum({"b": b, "a": a}) == whole
+    others = [
+        {"a": b, "b": a},
+        {"a": a, "c": b},
+        {"a": a},
+        {"a": a.reshape(2, 2), "b": b},
+        {"a": a.double(), "b": b},
+        {"a": a, "b": -b},
+        {"a": a, "b": b.long()},
+    ]
+    sums = [checksum(other) for other in others]
+    assert len({whole, *sums}) == 1 + len(others)
+    assert checksum({"a": a.reshape(2, 2).T.contiguous().T}) == checksum({"a": a.reshape(2, 2)})
+
+
+def test_the_package_reads_as_the_library_does() -> None:
+    """Our reader and that of safetensors agree on every tensor."""
+    from flowcei.modelfile import read_model
+
+    for name in ANSWERS:
+        ours = read_model(_file(name))[1]
+        with safe_open(_file(name), framework="pt") as file:
+            assert sorted(ours) == sorted(file.keys())
+            for key, tensor in ours.items():
+                assert torch.equal(tensor, file.get_tensor(key))
+                assert tensor.dtype == file.get_tensor(key).dtype
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """`threads(2)` lets PyTorch use two; afterwards as many as before."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def _densities(model: Reconstructor) -> NDArray[np.float64]:
+    """Return the log density of each of 3,000 geometries: enough rows for several threads."""
+    events = simulate(model.molecule, 3000, noise="1%", seed=8)
+    assert events.positions is not None
+    return model.log_prob(events.positions[:, None], events.momenta, noise="1%")
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_the_number_of_threads_changes_no_density(name: str, threads: Callable[[int], None]) -> None:
+    """One or two: the same to 1e-5."""
+    threads(1)
+    one = _densities(load(_file(name)))
+    threads(2)
+    two = _densities(load(_file(name)))
+    np.testing.assert_allclose(two, one, rtol=ROUNDING, atol=ROUNDING)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("name", FLOWS)
+def test_a_cuda_device_gives_the_same_densities(name: str, tmp_path: Path) -> None:
+    """To 1e-5, and what is saved from there is the same file."""
+    here, there = load(_file(name)), load(_file(name), device="cuda")
+    np.testing.assert_allclose(_densities(there), _densities(here), rtol=ROUNDING, atol=ROUNDING)
+    here.save(tmp_path / "here.safetensors")
+    there.save(tmp_path / "there.safetensors")
+    assert (tmp_path / "here.safetensors").read_bytes() == (tmp_path / "there.safetensors").read_bytes()
