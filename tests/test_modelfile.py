@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from shell import Shell
 
 from flowcei import loading, modelfile
-from flowcei.errors import DataError, UsageError
+from flowcei.errors import DataError, FlowceiError, UsageError
 from flowcei.events.simulation import simulate
 from flowcei.fitting import train
 from flowcei.loading import load
@@ -272,11 +272,11 @@ def test_nothing_is_left_half_written(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(modelfile, "write_tensors", fill)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(FlowceiError, match="No space"):
         tiny_cinn.save(tmp_path / NAME)
     assert not list(tmp_path.iterdir())
     (tmp_path / NAME).write_bytes(b"old")
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(FlowceiError, match="No space"):
         tiny_cinn.save(tmp_path / NAME, overwrite=True)
     assert (tmp_path / NAME).read_bytes() == b"old"
     assert len(list(tmp_path.iterdir())) == 1
