@@ -99,6 +99,8 @@ class LaidOutFile:
 
     Args:
         path: The file.
+        durable: Whether a block is marked only when the disk has its rows. Without, a power cut
+            may lose rows that are marked; the death of the process never does.
 
     Attributes:
         done: Which blocks are there, (blocks,).
@@ -107,8 +109,9 @@ class LaidOutFile:
         DataError: For a file that was not laid out, or is damaged.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, durable: bool = True) -> None:
         self._path = path
+        self._durable = durable
         self._places: dict[str, tuple[int, tuple[int, ...], np.dtype]] = {}
         try:
             with h5py.File(path, "r") as file:
@@ -143,7 +146,8 @@ class LaidOutFile:
                 raise DataError(f"has no place for more of /{name}; remove it", path=self._path)
             rows = np.ascontiguousarray(array, dtype)
             _write(self._handle, rows, offset + row * (rows.nbytes // max(1, len(rows))))
-        getattr(os, "fdatasync", os.fsync)(self._handle)  # macOS has no fdatasync
+        if self._durable:
+            getattr(os, "fdatasync", os.fsync)(self._handle)  # macOS has no fdatasync
         _write(self._handle, np.ones(1, np.uint8), self._places[DONE][0] + block)
         self.done[block] = True
 
