@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from flowcei.posterior.samples import PosteriorSamples
     from flowcei.posterior.storage import read_samples, write_samples
     from flowcei.reconstructor import Reconstructor
-    from flowcei.training import Schedule
+    from flowcei.training.loop import Schedule
 
 __all__ = [
     "Events",
@@ -60,7 +60,7 @@ _ROOMS = {
     "Molecule": "molecule",
     "PosteriorSamples": "posterior.samples",
     "Reconstructor": "reconstructor",
-    "Schedule": "training",
+    "Schedule": "training.schedule",
     "asymptotic_momenta": "physics.explosion",
     "calibrate": "evaluation.calibration",
     "compare": "evaluation.comparison",

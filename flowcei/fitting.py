@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from flowcei.checkpoint import Checkpoint, Keeping, begun_at, refuse_other
 from flowcei.doctor.examination import unbounded
 from flowcei.errors import DataError, UsageError
 from flowcei.events.simulation import Simulator, fresh_seed
 from flowcei.frame import RecoilFrame
-from flowcei.modelcard import refuse_undescribable, versions
+from flowcei.modelfile.card import refuse_undescribable, versions
 from flowcei.models.registry import build_model
 from flowcei.molecule import Molecule
 from flowcei.physics.detector import NOISE_FLOOR, Noise, rms_component
@@ -26,7 +25,8 @@ from flowcei.reconstructor import Reconstructor
 from flowcei.resimulation import Resimulation
 from flowcei.standardiser import Standardiser
 from flowcei.trainedrange import TrainedRange
-from flowcei.training import EpochRecord, Schedule, best_of, fit, resolve_device
+from flowcei.training.checkpoint import Checkpoint, Keeping, begun_at, refuse_other
+from flowcei.training.loop import EpochRecord, Schedule, best_of, fit, resolve_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from flowcei.errors import DataError, FlowceiError
 from flowcei.frame import RecoilFrame
-from flowcei.modelfile import bundled_model, read_model
+from flowcei.modelfile.storage import bundled_model, read_model
 from flowcei.models.registry import ARCHITECTURES, build_model
 from flowcei.molecule import Molecule
 from flowcei.physics.detector import Noise
@@ -18,14 +18,14 @@ from flowcei.physics.priors import build_prior
 from flowcei.rawframe import RawFrame
 from flowcei.reconstructor import Reconstructor
 from flowcei.standardiser import Standardiser
-from flowcei.training import resolve_device
+from flowcei.training.loop import resolve_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from torch import Tensor
 
-    from flowcei.modelfile import ModelCard
+    from flowcei.modelfile.storage import ModelCard
     from flowcei.models.interface import InverseModel
 
 __all__ = ["load"]

@@ -12,7 +12,7 @@ import torch
 from flowcei.errors import NoDensityError, UsageError
 from flowcei.events.simulation import fresh_seed
 from flowcei.frame import RecoilFrame
-from flowcei.modelfile import describe_model, write_model
+from flowcei.modelfile.storage import describe_model, write_model
 from flowcei.physics.priors import build_prior
 from flowcei.posterior.flags import moving
 from flowcei.posterior.samples import PosteriorSamples

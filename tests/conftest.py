@@ -9,7 +9,7 @@ import torch
 
 from flowcei import fitting
 from flowcei.events.simulation import simulate
-from flowcei.training import Schedule
+from flowcei.training.loop import Schedule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -22,13 +22,13 @@ import pandas as pd
 import torch
 
 from flowcei import fitting
-from flowcei.checkpoint import read_checkpoint
 from flowcei.cli.main import main
 from flowcei.cli.runfolder import is_unfinished, to_resume
 from flowcei.events.simulation import simulate
 from flowcei.loading import load
-from flowcei.modelfile import read_model
+from flowcei.modelfile.storage import read_model
 from flowcei.report import figures, style
+from flowcei.training.checkpoint import read_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -40,7 +40,7 @@ from flowcei.physics.explosion import kinetic_energy
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.posterior.spread import in_recoil_frame
 from flowcei.reconstructor import Reconstructor
-from flowcei.training import Schedule
+from flowcei.training.loop import Schedule
 
 
 def _row(truth: np.ndarray, samples: np.ndarray) -> SimpleNamespace:

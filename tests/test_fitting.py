@@ -18,7 +18,7 @@ from flowcei.molecule import Molecule
 from flowcei.physics.detector import NOISE_FLOOR, Noise, rms_component
 from flowcei.physics.priors import build_prior
 from flowcei.reconstructor import Reconstructor
-from flowcei.training import Schedule
+from flowcei.training.loop import Schedule
 
 ONCE = Schedule(epochs=1, batch=100)
 SMALL = {"couplings": 2, "hidden": 8, "context": 2}

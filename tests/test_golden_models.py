@@ -14,11 +14,11 @@ from safetensors import safe_open
 
 from flowcei.events.simulation import simulate
 from flowcei.loading import load
-from flowcei.migrations import FORMAT_VERSION, MIGRATIONS
-from flowcei.modelfile import read_card
+from flowcei.modelfile.migrations import FORMAT_VERSION, MIGRATIONS
+from flowcei.modelfile.storage import read_card
+from flowcei.modelfile.tensors import checksum
 from flowcei.models.registry import ARCHITECTURES
 from flowcei.sampling import events_of
-from flowcei.tensorfile import checksum
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -134,7 +134,7 @@ def test_the_checksum_sees_names_types_shapes_and_bytes() -> None:
 
 def test_the_package_reads_as_the_library_does() -> None:
     """Our reader and that of safetensors agree on every tensor."""
-    from flowcei.modelfile import read_model
+    from flowcei.modelfile.storage import read_model
 
     for name in ANSWERS:
         ours = read_model(_file(name))[1]

@@ -15,13 +15,14 @@ from forged import edited, forge, parts
 from safetensors.torch import save_file
 from shell import Shell
 
-from flowcei import loading, modelfile
+from flowcei import loading
 from flowcei.errors import DataError, FlowceiError, UsageError
 from flowcei.events.simulation import simulate
 from flowcei.fitting import train
 from flowcei.loading import load
-from flowcei.modelcard import refuse_undescribable
-from flowcei.modelfile import FORMAT_VERSION, read_card
+from flowcei.modelfile import storage as modelfile
+from flowcei.modelfile.card import refuse_undescribable
+from flowcei.modelfile.storage import FORMAT_VERSION, read_card
 from flowcei.models.registry import ARCHITECTURES
 from flowcei.molecule import Molecule
 

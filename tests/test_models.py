@@ -15,7 +15,7 @@ from flowcei.models.latents import LatentStore
 from flowcei.models.registry import ARCHITECTURES, build_model
 from flowcei.models.splines import parameter_count, spline
 from flowcei.models.variational import VariationalModel
-from flowcei.training import EpochRecord, Schedule, fit
+from flowcei.training.loop import EpochRecord, Schedule, fit
 
 if TYPE_CHECKING:
     from collections.abc import Callable

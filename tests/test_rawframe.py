@@ -14,7 +14,7 @@ from flowcei.events.simulation import simulate
 from flowcei.fitting import train
 from flowcei.loading import load
 from flowcei.rawframe import RawFrame
-from flowcei.training import Schedule
+from flowcei.training.loop import Schedule
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from flowcei import checkpoint as checkpoints
-from flowcei import files, training
-from flowcei.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from flowcei import files
 from flowcei.errors import DataError, FlowceiError, StoppedError, UsageError
 from flowcei.events.simulation import simulate
 from flowcei.fitting import train
-from flowcei.schedule import EpochRecord, Schedule
+from flowcei.training import checkpoint as checkpoints
+from flowcei.training import loop as training
+from flowcei.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from flowcei.training.schedule import EpochRecord, Schedule
 
 if TYPE_CHECKING:
     from flowcei.events.container import Events

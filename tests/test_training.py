@@ -14,7 +14,7 @@ from torch import nn
 
 from flowcei.errors import TrainingDivergedError, UsageError
 from flowcei.models.registry import ARCHITECTURES, build_model
-from flowcei.training import EpochRecord, Schedule, fit, resolve_device
+from flowcei.training.loop import EpochRecord, Schedule, fit, resolve_device
 
 if TYPE_CHECKING:
     from flowcei.models.interface import InverseModel

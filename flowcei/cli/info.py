@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from flowcei.events.container import Events
-    from flowcei.modelfile import ModelCard
+    from flowcei.modelfile.storage import ModelCard
     from flowcei.molecule import Molecule
 
 _RAW = "\n"  # no name of a fact: what --json prints instead of texts
@@ -76,7 +76,7 @@ def _facts(file: Path, molecule: str | None) -> dict[str, Any]:
     from flowcei.errors import DataError
     from flowcei.events.storage import read_events
     from flowcei.files import check_readable
-    from flowcei.modelfile import bundled_model
+    from flowcei.modelfile.storage import bundled_model
 
     if str(file) == BUNDLED and not file.exists():
         with bundled_model() as place:
@@ -112,7 +112,7 @@ def _is_samples(file: Path) -> bool:
 def _model_facts(file: Path) -> dict[str, Any]:
     """Return what a model says of itself as text in sections, and as it stands in the file."""
     from flowcei.errors import DataError
-    from flowcei.modelfile import read_model
+    from flowcei.modelfile.storage import read_model
     from flowcei.molecule import Molecule
 
     card, tensors = read_model(file)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from flowcei.reconstructor import Reconstructor
-    from flowcei.schedule import EpochRecord
+    from flowcei.training.schedule import EpochRecord
 
 __all__ = ["LOG", "MODEL", "RUNS", "RunFolder", "begin_run", "check_run_folder", "is_unfinished", "to_resume"]
 

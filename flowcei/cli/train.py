@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from flowcei.events.container import Events
     from flowcei.molecule import Molecule
     from flowcei.reconstructor import Reconstructor
-    from flowcei.schedule import EpochRecord
+    from flowcei.training.schedule import EpochRecord
 
 _PARAMETERS_A_ROW = 20
 _SCHEDULE = ("epochs", "batch", "learning_rate", "patience")
@@ -215,9 +215,9 @@ def _options_of(ctx: click.Context, given: dict[str, Any], run: RunFolder) -> di
 
 def _train(plan: _Plan, run: RunFolder, max_time: float | None, *, resume: bool) -> None:
     """Train, and finish the run folder; or say how to go on."""
-    from flowcei.checkpoint import read_checkpoint
     from flowcei.cli.progress import Progress
-    from flowcei.schedule import EpochRecord, best_of
+    from flowcei.training.checkpoint import read_checkpoint
+    from flowcei.training.schedule import EpochRecord, best_of
 
     run.clean()
     resume = resume and run.checkpoint.exists()
@@ -259,7 +259,7 @@ def _fit(
     resume: bool,
 ) -> Reconstructor:
     from flowcei.fitting import train as fit
-    from flowcei.schedule import Schedule
+    from flowcei.training.schedule import Schedule
 
     given = plan.options
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeGuard
 import torch
 
 from flowcei.errors import DataError, UsageError
-from flowcei.strictjson import read_json
+from flowcei.modelfile.strictjson import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,8 +11,8 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from flowcei.errors import DataError, UsageError
-from flowcei.migrations import FORMAT_VERSION
-from flowcei.strictjson import LARGEST, MAX_DEPTH, SMALLEST, read_json, refuse_odd_values
+from flowcei.modelfile.migrations import FORMAT_VERSION
+from flowcei.modelfile.strictjson import LARGEST, MAX_DEPTH, SMALLEST, read_json, refuse_odd_values
 
 __all__ = [
     "ModelCard",

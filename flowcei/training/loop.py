@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch.nn.utils import clip_grad_norm_
 
-from flowcei.checkpoint import (
+from flowcei.errors import DataError, StoppedError, TrainingDivergedError, UsageError
+from flowcei.training.checkpoint import (
     Checkpoint,
     Keeping,
     plain_copy,
@@ -19,8 +20,7 @@ from flowcei.checkpoint import (
     set_random_state,
     write_checkpoint,
 )
-from flowcei.errors import DataError, StoppedError, TrainingDivergedError, UsageError
-from flowcei.schedule import EpochRecord, Schedule, best_of
+from flowcei.training.schedule import EpochRecord, Schedule, best_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

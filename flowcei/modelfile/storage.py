@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from flowcei.errors import DataError, UsageError
 from flowcei.files import check_readable, whole_file
-from flowcei.migrations import FORMAT_VERSION, migrated
-from flowcei.modelcard import ModelCard, card_of, describe_model
-from flowcei.strictjson import read_json
-from flowcei.tensorfile import checksum, open_tensors, write_tensors
+from flowcei.modelfile.card import ModelCard, card_of, describe_model
+from flowcei.modelfile.migrations import FORMAT_VERSION, migrated
+from flowcei.modelfile.strictjson import read_json
+from flowcei.modelfile.tensors import checksum, open_tensors, write_tensors
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager

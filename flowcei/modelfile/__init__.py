@@ -1,0 +1,1 @@
+"""Model files: one `.safetensors` with a validated description; nothing is ever unpickled."""
