@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from flowcei.errors import DataError, UsageError
-from flowcei.events.container import Events
+from flowcei.events.container import Events, events_of
 from flowcei.models.interface import Latent
 from flowcei.physics.detector import Noise
 from flowcei.posterior.budget import top_up
@@ -31,11 +31,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    from flowcei.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
-    from flowcei.reconstructor import Reconstructor
+    from flowcei.trainedmodel import TrainedModel
 
-__all__ = ["ROWS", "Sampling", "Survey", "block_size", "events_of"]
+__all__ = ["ROWS", "Sampling", "Survey", "block_size"]
 
 ROWS = 200_000
 """Samples that share a random stream, and are held at a time."""
@@ -94,7 +93,7 @@ class Sampling:
         UsageError: For n < 1, unknown latents, or weights of latents that have no density.
     """
 
-    model: Reconstructor
+    model: TrainedModel
     n: int
     seed: int
     noise: str | Noise | None = None
@@ -228,26 +227,7 @@ class Sampling:
         }
 
 
-def events_of(momenta: ArrayLike | Events, molecule: Molecule) -> Events:
-    """Return momenta, (E, N, 3) or (N, 3), hbar / bohr, as events of a molecule.
-
-    Raises:
-        UsageError: For events of another molecule.
-        DataError: For an array that holds no events.
-    """
-    if not isinstance(momenta, Events):
-        array = np.asarray(momenta, dtype=np.float64)
-        return Events(molecule, array[None] if array.ndim == 2 else array)
-    if not momenta.molecule.same_ions(molecule):
-        msg = (
-            f"the events are of {momenta.molecule.name} ({', '.join(momenta.molecule.labels)}), "
-            f"the model is for {molecule.name} ({', '.join(molecule.labels)})"
-        )
-        raise UsageError(msg)
-    return momenta
-
-
-def _checksum(model: Reconstructor) -> str:
+def _checksum(model: TrainedModel) -> str:
     """Return a fingerprint of all that a model answers with: its numbers and what it says of itself."""
     digest = hashlib.sha256()
     about = [model.architecture, model.model.options.to_dict(), model.molecule.to_dict()]

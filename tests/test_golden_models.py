@@ -12,13 +12,13 @@ import torch
 from forged import parts
 from safetensors import safe_open
 
+from flowcei.events.container import events_of
 from flowcei.events.simulation import simulate
 from flowcei.loading import load
 from flowcei.modelfile.migrations import FORMAT_VERSION, MIGRATIONS
 from flowcei.modelfile.storage import read_card
 from flowcei.modelfile.tensors import checksum
 from flowcei.models.registry import ARCHITECTURES
-from flowcei.sampling import events_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flowcei.errors import DataError
+from flowcei.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
     from flowcei.molecule import Molecule
 
-__all__ = ["Events"]
+__all__ = ["Events", "events_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,3 +110,22 @@ def _refuse(bad: NDArray, what: str) -> None:
     if bad.any():
         msg = f"{what} ({int(bad.sum())} of {len(bad)} events)"
         raise DataError(msg, row=int(np.argmax(bad)) + 1)
+
+
+def events_of(momenta: ArrayLike | Events, molecule: Molecule) -> Events:
+    """Return momenta, (E, N, 3) or (N, 3), hbar / bohr, as events of a molecule.
+
+    Raises:
+        UsageError: For events of another molecule.
+        DataError: For an array that holds no events.
+    """
+    if not isinstance(momenta, Events):
+        array = np.asarray(momenta, dtype=np.float64)
+        return Events(molecule, array[None] if array.ndim == 2 else array)
+    if not momenta.molecule.same_ions(molecule):
+        msg = (
+            f"the events are of {momenta.molecule.name} ({', '.join(momenta.molecule.labels)}), "
+            f"the model is for {molecule.name} ({', '.join(molecule.labels)})"
+        )
+        raise UsageError(msg)
+    return momenta
