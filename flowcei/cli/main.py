@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from flowcei._version import __version__
-from flowcei.errors import FlowceiError, UsageError
+from flowcei.errors import FlowceiError, UsageError, printable
 
 __all__ = ["cli", "main"]
 
@@ -131,6 +131,6 @@ def _say_what_is_waited_for() -> None:
 def _leave(error: BaseException, message: str, code: int, *, trace: bool) -> None:
     if trace:
         raise error
-    line = " ".join(message.split())
+    line = printable(" ".join(message.split()))
     click.echo(f"flowcei: error: {line}", err=True)
     sys.exit(code)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from flowcei.errors import printable
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -51,7 +53,7 @@ samples_option = click.option(
 
 def note(text: str) -> None:
     """Say something to the person, not to the pipe: on stderr."""
-    click.echo(text, err=True)
+    click.echo(printable(text), err=True)
 
 
 def settled_seed(seed: int | None) -> int:
