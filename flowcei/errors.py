@@ -13,7 +13,18 @@ __all__ = [
     "StoppedError",
     "TrainingDivergedError",
     "UsageError",
+    "printable",
 ]
+
+
+def printable(text: str) -> str:
+    r"""Return text that a terminal only shows: what a file holds may else move its cursor or its title.
+
+    Example:
+        >>> print(printable("a\x1b[2J"))
+        a\x1b[2J
+    """
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 class FlowceiError(Exception):
@@ -30,6 +41,9 @@ class UsageError(FlowceiError, ValueError):
 
 class NoDensityError(UsageError):
     """A density was asked of a prior or a model that has none (exit code 2)."""
+
+
+_LONG = 60  # characters of a name
 
 
 class DataError(FlowceiError, ValueError):
@@ -58,9 +72,9 @@ class DataError(FlowceiError, ValueError):
     ) -> None:
         self.what, self.row = what, row
         where = [
-            *([str(path)] if path is not None else []),
+            *([" ".join(str(path).split())] if path is not None else []),
             *([f"row {row}"] if row is not None else []),
-            *([f"column '{column}'"] if column is not None else []),
+            *([f"column '{column[:_LONG]}'"] if column is not None else []),
         ]
         super().__init__(f"{', '.join(where)}: {what}" if where else what)
 

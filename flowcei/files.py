@@ -4,19 +4,33 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import tempfile
+import tomllib
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flowcei.errors import DataError, FlowceiError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["check_readable", "flush", "refuse_existing", "whole_file"]
+__all__ = [
+    "check_held",
+    "check_readable",
+    "flush",
+    "read_toml",
+    "refuse_existing",
+    "same_file",
+    "whole_file",
+]
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+_MAX_TOML = 1 << 20
+_LARGE, _MOST_PACKED = 1 << 26, 2000  # bytes; no packing of HDF5 or Parquet saves more than 1 in 1030
+# A key of sixteen parts or more. The parser takes time and memory with the square of their number.
+_DEEP_KEY = re.compile(r"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){16}""")
 
 
 def refuse_existing(path: Path, *, overwrite: bool) -> None:
@@ -31,6 +45,14 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
     if not path.parent.is_dir():
         msg = f"folder {path.parent} does not exist; make it first"
         raise UsageError(msg)
+
+
+def same_file(one: Path, other: Path) -> bool:
+    """Whether two paths are of one file, also by way of links; links that go in a circle are of none."""
+    try:
+        return one.resolve() == other.resolve() or (one.exists() and other.exists() and one.samefile(other))
+    except (OSError, RuntimeError):
+        return False
 
 
 @contextmanager
@@ -97,17 +119,70 @@ def flush(path: Path) -> None:
 def check_readable(path: Path) -> None:
     """Refuse a path that is not a readable file with something in it.
 
+    Pipes and devices are no files: reading them may wait for ever, or never end.
+
     Raises:
-        UsageError: For a missing file or a folder.
+        UsageError: For a missing file, a folder, a pipe or a device.
         DataError: For an empty or unreadable file.
     """
-    if not path.exists():
+    try:
+        there, regular = path.exists(), path.is_file()
+    except OSError as error:
+        msg = f"{str(path)!r}: not a file that can be opened ({error.strerror})"
+        raise UsageError(msg) from error
+    if not there:
         msg = f"no file {str(path)!r}"
         raise UsageError(msg)
-    if not path.is_file():
+    if not regular:
         msg = f"{str(path)!r} is not a file"
         raise UsageError(msg)
     if path.stat().st_size == 0:
         raise DataError("the file is empty", path=path)
     if not os.access(path, os.R_OK):
         raise DataError("no permission to read the file", path=path)
+
+
+def check_held(path: Path, numbers: int, what: str) -> None:
+    """Refuse a file that says it holds far more numbers than its bytes can: ones never written are free.
+
+    Args:
+        path: The file.
+        numbers: How many it says.
+        what: Holds them, for the message.
+
+    Raises:
+        DataError: For more than 64 MB of numbers, and more than 2000 times the size of the file.
+    """
+    if 8 * numbers > max(_LARGE, _MOST_PACKED * path.stat().st_size):
+        raise DataError(f"{what} claims {numbers} numbers, which the file does not hold", path=path)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return what a TOML file says; larger ones than 1 MiB are none.
+
+    Raises:
+        UsageError: For a missing file.
+        DataError: For a file that is not TOML, or nested without end.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "a.toml"
+        >>> _ = path.write_text("a = 1")
+        >>> read_toml(path)
+        {'a': 1}
+    """
+    check_readable(path)
+    if path.stat().st_size > _MAX_TOML:
+        raise DataError("larger than 1 MiB: not a file of this kind", path=path)
+    try:
+        text = path.read_text("utf-8")
+        if _DEEP_KEY.search(text):
+            raise DataError("keys nested too deep", path=path)
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise DataError("not a TOML file that can be read (nested too deep)", path=path) from error
+    except DataError:
+        raise
+    except (OSError, ValueError) as error:  # also for what is no UTF-8, and numbers of 5000 digits
+        reason = " ".join(str(error).split())[:120]
+        raise DataError(f"not a TOML file that can be read ({reason})", path=path) from error

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import tomllib
+import re
 from collections import Counter
 from dataclasses import dataclass, field
-from importlib.resources import files
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from flowcei.errors import DataError, UsageError
+from flowcei.files import read_toml
 from flowcei.units import ANGSTROM, DALTON, length_in_bohr
+from flowcei.xyz import read_structures
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +34,9 @@ _KEYS = {
     "priors",
     "default_prior",
 }
+_MAX_IONS = 100
+_LABEL = re.compile(r"[^\W_][\w.+-]{0,39}")  # they name columns of tables: no separators, no formulas
+_LARGEST = {"charges": 1e3, "masses": 1e9, "equilibrium.positions": 1e6}  # elementary, electron, bohr
 _CLOSEST = 0.1  # bohr: nearer than any two nuclei rest
 _BOND_STRETCH = 1.3  # of the sum of covalent radii: what counts as a bond in an XYZ file
 
@@ -85,10 +90,10 @@ class Molecule:
         if path.suffix.lower() == ".xyz":
             return _from_xyz(path)
         if path.suffix.lower() == ".toml":
-            return _from_toml(_read(path), path)
+            return _from_table({"name": path.stem} | read_toml(path), path)
         if str(source) in built_in_molecules():
-            text = (files("flowcei") / "molecules" / f"{source}.toml").read_text("utf-8")
-            return _from_toml(text, Path(f"{source}.toml"))
+            with as_file(files("flowcei") / "molecules" / f"{source}.toml") as built_in:
+                return _from_table({"name": str(source)} | read_toml(built_in), built_in)
         msg = (
             f"no molecule {str(source)!r}: built in are {', '.join(built_in_molecules())}; "
             "for your own give a .toml or .xyz file"
@@ -187,56 +192,40 @@ def built_in_molecules() -> tuple[str, ...]:
     return tuple(sorted(p.name[:-5] for p in folder.iterdir() if p.name.endswith(".toml")))
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except FileNotFoundError as error:
-        msg = f"no molecule file {str(path)!r}"
-        raise UsageError(msg) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot be read as text ({error})", path=path) from error
-
-
-def _from_toml(text: str, path: Path) -> Molecule:
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise DataError(f"is not TOML: {error}", path=path) from error
-    return _from_table({"name": path.stem} | table, path)
-
-
 def _from_table(table: dict[str, Any], path: Path | None) -> Molecule:
-    unknown = set(table) - _KEYS
+    if not isinstance(table, dict):
+        raise DataError("a molecule is a table", path=path)
+    unknown = [key for key in table if key not in _KEYS]
     if unknown:
-        what = f"unknown key {min(unknown)!r}; a molecule has {', '.join(sorted(_KEYS))}"
+        what = f"unknown key {str(unknown[0])[:40]!r}; a molecule has {', '.join(sorted(_KEYS))}"
         raise DataError(what, path=path)
     try:
-        return _build(table)
+        with np.errstate(over="ignore"):
+            return _build(table)
     except KeyError as error:
         raise DataError(f"the molecule lacks {error}", path=path) from error
-    except (TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"the molecule is not sound: {error}", path=path) from error
+    except (TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+        raise DataError(f"the molecule is not sound: {str(error)[:300]}", path=path) from error
 
 
 def _build(table: dict[str, Any]) -> Molecule:
-    symbols = tuple(str(s) for s in table["symbols"])
-    n = len(symbols)
-    labels = tuple(table.get("labels") or _labels(symbols))
     geometry = table["equilibrium"]
+    symbols, labels, name, default = _names(table)
+    n = len(symbols)
     equilibrium = np.array(geometry["positions"], dtype=float) * length_in_bohr(geometry["unit"])
     charges = np.array(table.get("charges", [1.0] * n), dtype=float)
     masses = _masses(symbols, table.get("masses"))
-    for name, array, shape in (
+    for what, array, shape in (
         ("equilibrium.positions", equilibrium, (n, 3)),
         ("charges", charges, (n,)),
         ("masses", masses, (n,)),
     ):
         if array.shape != shape or not np.isfinite(array).all():
-            msg = f"{name} must be finite with shape {shape}; got shape {array.shape}"
+            msg = f"{what} must be finite with shape {shape}; got shape {array.shape}"
             raise ValueError(msg)
-    if n < 2 or len(set(labels)) != n or len(labels) != n:
-        msg = f"{n} symbols with labels {list(labels)}: at least two ions, each label its own"
-        raise ValueError(msg)
+        if np.abs(array).max() > _LARGEST[what]:
+            msg = f"{what} must be below {_LARGEST[what]:g} (elementary charges, electron masses, bohr)"
+            raise ValueError(msg)
     if not (masses > 0).all():
         msg = "masses must be positive"
         raise ValueError(msg)
@@ -248,9 +237,35 @@ def _build(table: dict[str, Any]) -> Molecule:
         raise ValueError(msg)
     bonds = tuple(_bond(labels, pair) for pair in table.get("bonds", []))
     priors = {str(k): dict(v) for k, v in table.get("priors", {}).items()}
-    default = table.get("default_prior") or next(iter(priors), "")
-    name = str(table["name"])
+    default = default or next(iter(priors), "")
     return Molecule(name, symbols, charges, masses, equilibrium, labels, bonds, priors, default)
+
+
+def _names(table: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...], str, str]:
+    """Return symbols, labels, name and default prior: short and printable, as they name columns."""
+    count = len(table["symbols"])
+    if not 2 <= count <= _MAX_IONS:
+        msg = f"{count} symbols; a molecule has at least two ions, and {_MAX_IONS} at the most"
+        raise ValueError(msg)
+    symbols = tuple(table["symbols"])
+    labels = tuple(table.get("labels") or _labels(symbols))
+    name, default = table["name"], table.get("default_prior", "")
+    for what, word, most in (
+        *(("symbol", symbol, 10) for symbol in symbols),
+        ("name", name, 200),
+        ("default_prior", default, 200),
+    ):
+        if not isinstance(word, str) or not word.isprintable() or len(word) > most:
+            msg = f"{what} {str(word)[:40]!r}: text of at most {most} printable characters"
+            raise ValueError(msg)
+    for label in labels:
+        if not isinstance(label, str) or not _LABEL.fullmatch(label):
+            msg = f"label {str(label)[:40]!r}: letters, digits and . + - _, the first a letter or a digit"
+            raise ValueError(msg)
+    if len(set(labels)) != count or len(labels) != count:
+        msg = f"{count} symbols with labels {list(labels)[:_MAX_IONS]}: each ion has a label of its own"
+        raise ValueError(msg)
+    return symbols, labels, name, default
 
 
 def _bond(labels: tuple[str, ...], pair: Sequence[str]) -> tuple[int, int]:
@@ -294,19 +309,14 @@ def _masses(symbols: Sequence[str], table: dict[str, Any] | None) -> NDArray[np.
 
 def _from_xyz(path: Path) -> Molecule:
     from ase.data import covalent_radii
-    from ase.io import read
 
-    try:
-        atoms = read(path, index=0, format="extxyz")
-    except FileNotFoundError as error:
-        msg = f"no molecule file {str(path)!r}"
-        raise UsageError(msg) from error
-    except (OSError, ValueError, KeyError, IndexError, StopIteration) as error:
-        raise DataError(f"is not an XYZ file: {str(error) or 'it holds no atoms'}", path=path) from error
+    atoms = next(read_structures(path), None)
+    if atoms is None:
+        raise DataError("is not an XYZ file: it holds no atoms", path=path)
     angstrom = atoms.get_positions()
     reach = _BOND_STRETCH * covalent_radii[atoms.numbers]
     gaps = np.linalg.norm(angstrom[:, None] - angstrom[None], axis=-1)
-    symbols = atoms.get_chemical_symbols()
+    symbols: list[str] = atoms.get_chemical_symbols()
     labels = _labels(symbols)
     bonds = [
         [labels[i], labels[j]]

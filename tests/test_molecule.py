@@ -124,9 +124,9 @@ def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
     """Unknown names list the known ones; missing and foreign files are named."""
     with pytest.raises(UsageError, match="built in are"):
         Molecule.load("unobtainium")
-    with pytest.raises(UsageError, match="no molecule file"):
+    with pytest.raises(UsageError, match="no file"):
         Molecule.load(tmp_path / "missing.toml")
-    with pytest.raises(UsageError, match="no molecule file"):
+    with pytest.raises(UsageError, match="no file"):
         Molecule.load(tmp_path / "missing.xyz")
     (tmp_path / "x.xyz").write_text("hello")
     with pytest.raises(DataError, match=r"x\.xyz"):

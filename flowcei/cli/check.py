@@ -11,6 +11,7 @@ import click
 
 from flowcei.cli.options import note, overwrite_option
 from flowcei.cli.reading import reading_options
+from flowcei.errors import printable
 
 if TYPE_CHECKING:
     from flowcei.doctor.finding import Report
@@ -69,27 +70,31 @@ def _show(report: Report) -> None:
 
     good = 0 if report.events is None else len(report.events)
     count = f"{report.rows} events" if good == report.rows else f"{good} of {report.rows} events readable"
-    click.echo(f"{report.path}: {report.molecule}, {count}")
+    _say(f"{' '.join(report.path.split())}: {report.molecule}, {count}")
     for severity in SEVERITIES:
         findings = [f for f in report.findings if f.severity == severity]
         if findings:
-            click.echo(f"\n{_TITLES[severity]}")
+            _say(f"\n{_TITLES[severity]}")
         for finding in findings:
-            click.echo(f"  {finding.code}: {finding.what}")
-            click.echo(f"      {finding.means}")
+            _say(f"  {finding.code}: {finding.what}")
+            _say(f"      {finding.means}")
             if finding.todo:
-                click.echo(f"      -> {finding.todo}")
-    click.echo(f"\n{report.verdict}")
+                _say(f"      -> {finding.todo}")
+    _say(f"\n{report.verdict}")
+
+
+def _say(text: str) -> None:
+    click.echo(printable(text))
 
 
 def _refuse_output(output: Path, file: Path, *, overwrite: bool) -> None:
     """Refuse to repair a file in place, or over another one."""
     from flowcei.errors import UsageError
     from flowcei.events.storage import events_writer
-    from flowcei.files import refuse_existing
+    from flowcei.files import refuse_existing, same_file
 
     events_writer(output)
-    if output.resolve() == file.resolve() or (output.exists() and file.exists() and output.samefile(file)):
+    if same_file(output, file):
         msg = f"{output} is the file that is checked; give --repair another name"
         raise UsageError(msg)
     refuse_existing(output, overwrite=overwrite)
@@ -102,6 +107,8 @@ def _repair(report: Report, output: Path, *, overwrite: bool) -> None:
 
     if report.events is None:
         raise DataError("no event is sound: nothing to repair", path=report.path)
+    if any(finding.code == "extreme" for finding in report.findings):
+        raise DataError("holds numbers beyond 1e50, or none above 1e-50: remove them first", path=report.path)
     repaired, changes = repair(report.events)
     write_events(repaired, output, overwrite=overwrite)
     note(f"repaired: {changes}")

@@ -56,7 +56,7 @@ def convert(
     from flowcei.errors import UsageError
     from flowcei.events.source import open_events
     from flowcei.events.storage import events_writer, write_event_chunks
-    from flowcei.files import refuse_existing
+    from flowcei.files import refuse_existing, same_file
     from flowcei.molecule import Molecule
 
     known = Molecule.load(molecule)
@@ -64,7 +64,7 @@ def convert(
         _guess(file, known, output or Path(f"{file.stem}.toml"), reading, overwrite=overwrite)
         return
     place = output or Path(f"{file.stem}.events.h5")
-    if place.resolve() == file.resolve():
+    if same_file(place, file):
         msg = f"{file} is what is converted; give -o another name"
         raise UsageError(msg)
     events_writer(place)

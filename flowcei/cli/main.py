@@ -15,7 +15,7 @@ import click
 from flowcei._version import __version__
 from flowcei.cli.logs import show_library_log
 from flowcei.cli.options import set_quiet
-from flowcei.errors import FlowceiError, UsageError
+from flowcei.errors import FlowceiError, UsageError, printable
 
 __all__ = ["cli", "main"]
 
@@ -134,6 +134,6 @@ def main() -> None:
 def _leave(error: BaseException, message: str, code: int, *, trace: bool) -> None:
     if trace:
         raise error
-    line = " ".join(message.split())
+    line = printable(" ".join(message.split()))
     click.echo(f"flowcei: error: {line}", err=True)
     sys.exit(code)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from flowcei.cli.logs import NOTES
+from flowcei.errors import printable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,14 +76,14 @@ def is_quiet() -> bool:
 def note(text: str) -> None:
     """Say something to the person, not to the pipe: on stderr, unless --quiet."""
     if not is_quiet():
-        click.echo(text, err=True)
+        click.echo(printable(text), err=True)
     _log.info("%s", text)
 
 
 def warn(text: str, code: str = "") -> None:
     """Say what is wrong, or may be, on stderr, also under --quiet."""
     line = f"warning ({code}): {text}" if code else f"warning: {text}"
-    click.echo(line, err=True)
+    click.echo(printable(line), err=True)
     _log.info("%s", line)
 
 

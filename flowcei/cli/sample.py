@@ -97,12 +97,13 @@ def sample(
     from flowcei.cli.runs import BUNDLED, load_named, note_what_is_assumed
     from flowcei.errors import UsageError
     from flowcei.events.source import open_events
+    from flowcei.files import same_file
     from flowcei.posterior.storage import check_samples_path
     from flowcei.posterior.unfinished import begun_seed
     from flowcei.sampling import Sampling, Survey
 
     place = output or Path(f"{momenta.stem}.samples.h5")
-    if place.resolve() == momenta.resolve():
+    if same_file(place, momenta):
         msg = f"{momenta} holds the momenta; give -o another name"
         raise UsageError(msg)
     to_pipe = str(place) == "-"

@@ -29,6 +29,7 @@ __all__ = ["examine", "examine_file", "unbounded"]
 
 _MOST = 2000  # events that are re-simulated
 _CENTRED = 1e-6  # of the size of the molecule
+_EXTREME = 1e-50, 1e50  # beyond which products of a few numbers over- or underflow
 _SHIFTED = 0.01  # bohr, rms: below it no model notices
 
 
@@ -47,6 +48,8 @@ def examine(events: Events) -> list[Finding]:
         >>> {finding.severity for finding in examine(events)}
         {'note'}
     """
+    if extreme := _extremes(events):
+        return extreme
     noise = noisiness(events)
     found = [*sum_findings(events, noise), *constant_columns(events), *_duplicates(events)]
     found += _identical_ions(events)
@@ -134,6 +137,22 @@ def _some(events: Events) -> Events:
     if len(events) <= _MOST:
         return events
     return events[np.linspace(0, len(events) - 1, _MOST).astype(np.int64)]
+
+
+def _extremes(events: Events) -> list[Finding]:
+    """Say where numbers are so large or so small that nothing can be computed from them."""
+    least, most = _EXTREME
+    size = np.abs(events.momenta).max(axis=(1, 2))
+    bad = (size < least) | (size > most)
+    if events.positions is not None:
+        size = np.abs(events.positions).max(axis=(1, 2))
+        bad |= (size > most) | ((size > 0) & (size < least))
+    if not bad.any():
+        return []
+    what = f"{int(bad.sum())} of {len(events)} events hold numbers beyond 1e50, or none above 1e-50"
+    means = "no unit makes momenta or positions of them; nothing else was looked at"
+    values = {"count": int(bad.sum()), "first": int(np.argmax(bad)) + 1}
+    return [Finding("error", "extreme", what, means, "remove the events", values=values)]
 
 
 def _centre(events: Events, positions: NDArray[np.float64]) -> list[Finding]:

@@ -8,18 +8,18 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 import pandas as pd
 
 from flowcei.doctor.finding import Finding
 from flowcei.errors import DataError
 from flowcei.events.container import Events
-from flowcei.events.hdf import is_native, read_array, read_json_attribute, read_molecule
+from flowcei.events.hdf import is_native, opened, read_array, read_json_attribute, read_molecule
 from flowcei.events.source import Reading, open_events
 from flowcei.events.tables import format_of
 from flowcei.events.text import columns
 from flowcei.events.texttable import NUMBERED, sniff
+from flowcei.files import check_readable
 from flowcei.molecule import Molecule, built_in_molecules
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ __all__ = ["Content", "read_with_faults"]
 
 _EXTRA = ("event", "sigma")
 _SHOWN = 5  # names or rows that a sentence lists
+_DIAGNOSED = 1 << 27  # bytes: all cells of a file that was refused are held at once
 _REFUSED = "flowcei refuses to read the file"
 
 
@@ -78,6 +79,7 @@ def read_with_faults(
     """
     known = Molecule.load(molecule) if isinstance(molecule, str) else molecule
     reading = reading or Reading()
+    check_readable(path)
     found = reading.format or format_of(path)
     if found == "hdf5" and reading.mapping is None and is_native(path):
         return _read_hdf(path, known)
@@ -86,7 +88,7 @@ def read_with_faults(
         source = open_events(path, known, reading)
         events = source.read()
     except DataError as error:
-        if found != "text" or reading.mapping is not None:
+        if found != "text" or reading.mapping is not None or path.stat().st_size > _DIAGNOSED:
             raise
         return _read_csv(path, known, error)
     findings = [] if found != "text" else _numbered(list(sniff(path).names))
@@ -268,7 +270,7 @@ def _read_hdf(path: Path, molecule: Molecule | None) -> Content:
 def _damaged_hdf(path: Path, molecule: Molecule | None) -> Content | None:
     """Read an HDF5 file whose arrays have the right shapes but unsound numbers."""
     try:
-        with h5py.File(path, "r") as file:
+        with opened(path) as file:
             own = read_molecule(file, path) or molecule
             arrays = {
                 name: read_array(file, name, path).astype(np.float64)
@@ -276,7 +278,7 @@ def _damaged_hdf(path: Path, molecule: Molecule | None) -> Content | None:
                 if name in file
             }
             origin = read_json_attribute(file, "origin") or {}
-    except (OSError, RuntimeError, MemoryError, DataError):
+    except DataError:
         return None
     if own is None or "momenta" not in arrays or (molecule is not None and not own.same_ions(molecule)):
         return None

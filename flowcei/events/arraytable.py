@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import h5py
@@ -11,6 +12,8 @@ import numpy as np
 import pandas as pd
 
 from flowcei.errors import DataError, UsageError
+from flowcei.events.hdf import opened, refuse_large_chunks
+from flowcei.files import check_held
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -21,16 +24,17 @@ if TYPE_CHECKING:
 __all__ = ["HdfTable", "NpyTable", "ParquetTable", "RootTable"]
 
 _MAX_COLUMNS = 10_000
+_MOST_CELLS = 1 << 23  # of a part
 
 
-def _flat(array: NDArray[Any], name: str, path: Path) -> NDArray[Any]:
-    """Return an array of numbers as (B, columns)."""
-    if array.dtype.kind not in "fiub" or array.ndim == 0:
-        raise DataError(f"{name} is not an array of numbers", path=path)
-    width = math.prod(array.shape[1:])
-    if width > _MAX_COLUMNS:
-        raise DataError(f"{name} has {width} columns; {_MAX_COLUMNS} at the most", path=path)
-    return array.reshape(len(array), width)
+def _rows_of(columns: int, rows: int) -> int:
+    """Return how many rows a part may have, so that a wide table takes no more memory than a long one."""
+    return max(1, min(rows, _MOST_CELLS // max(1, columns)))
+
+
+def _refuse_wide(columns: int, path: Path, name: str = "the file") -> None:
+    if columns > _MAX_COLUMNS:
+        raise DataError(f"{name} has {columns} columns; {_MAX_COLUMNS} at the most", path=path)
 
 
 def _cut(array: NDArray[Any] | h5py.Dataset, rows: slice, path: Path) -> NDArray[np.float64]:
@@ -52,12 +56,15 @@ class NpyTable:
 
     def __post_init__(self) -> None:
         """Refuse what is no array of numbers."""
-        _flat(self._array(), "the file", self.path)
+        array = self._array()
+        if array.dtype.kind not in "fiub" or array.ndim == 0:
+            raise DataError("is not an array of numbers", path=self.path)
+        _refuse_wide(math.prod(array.shape[1:]), self.path)
 
     def _array(self) -> NDArray[Any]:
         try:
             array: NDArray[Any] = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, OSError, EOFError, SyntaxError, MemoryError, OverflowError) as error:
+        except Exception as error:  # the header is Python text: tokenizer, parser and limits speak
             raise DataError("not a .npy array of numbers, or cut short", path=self.path) from error
         return array
 
@@ -76,9 +83,11 @@ class NpyTable:
     ) -> Iterator[pd.DataFrame]:
         """Yield the rows, some at a time: see `TextTable.chunks`."""
         del used, text, gaps  # all columns are numbers, and cost nothing
-        array = _flat(self._array(), "the file", self.path)
+        array, names = self._array(), list(self.names)
+        rows = _rows_of(len(names), rows)
         for first in range(0, len(array), rows):
-            yield pd.DataFrame(_cut(array, slice(first, first + rows), self.path), columns=list(self.names))
+            part = _cut(array, slice(first, first + rows), self.path)
+            yield pd.DataFrame(part.reshape(len(part), len(names)), columns=names)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,17 +106,14 @@ class HdfTable:
 
     def __post_init__(self) -> None:
         """Find the datasets of numbers that have the same length."""
-        with self._open() as file:
+        with opened(self.path) as file:
             place = self._place(file)
-            for name in list(place)[:_MAX_COLUMNS]:
+            for name in islice(place, _MAX_COLUMNS):
                 data = self._dataset(place, name)
                 if data is None:
                     continue
                 width = math.prod(data.shape[1:])
-                if width > _MAX_COLUMNS:
-                    raise DataError(
-                        f"/{name} has {width} columns; {_MAX_COLUMNS} at the most", path=self.path
-                    )
+                _refuse_wide(width + len(self._columns), self.path)
                 self._count.append(data.shape[0])
                 names = [name] if data.ndim == 1 else [f"{name}#{k}" for k in range(1, width + 1)]
                 self._columns.update({column: (name, k) for k, column in enumerate(names)})
@@ -118,12 +124,6 @@ class HdfTable:
             )
         if len(set(self._count)) > 1:
             raise DataError(f"datasets of different length ({sorted(set(self._count))[:4]})", path=self.path)
-
-    def _open(self) -> h5py.File:
-        try:
-            return h5py.File(self.path, "r")
-        except (OSError, RuntimeError) as error:
-            raise DataError("not an HDF5 file, or damaged", path=self.path) from error
 
     def _place(self, file: h5py.File) -> h5py.Group:
         place = file
@@ -157,8 +157,12 @@ class HdfTable:
     ) -> Iterator[pd.DataFrame]:
         """Yield the rows, some at a time: see `TextTable.chunks`."""
         del text, gaps
-        with self._open() as file:
+        rows = _rows_of(len(self._columns), rows)
+        with opened(self.path) as file:
             place = self._place(file)
+            for name in {self._columns[column][0] for column in used}:
+                refuse_large_chunks(place[name], self.path)
+            check_held(self.path, self.rows * len(used), "the table")
             for first in range(0, self.rows, rows):
                 parts: dict[str, NDArray[np.float64]] = {}
                 table: dict[str, NDArray[np.float64]] = {}
@@ -198,6 +202,7 @@ class ParquetTable:
             )
         except (pa.ArrowException, OSError, ValueError) as error:
             raise DataError("not a Parquet file, or damaged", path=self.path) from error
+        _refuse_wide(len(self.names), self.path)
         metadata = self._file[0].schema_arrow.metadata or {}
         words = metadata.get(b"symbols", b"").decode("utf-8", "replace")
         object.__setattr__(self, "symbols", tuple("".join(c if c.isalnum() else " " for c in words).split()))
@@ -219,9 +224,18 @@ class ParquetTable:
         del gaps
         import pyarrow as pa
 
+        types = pa.types
+        numeric = (types.is_floating, types.is_integer, types.is_boolean, types.is_decimal)
+        for name in used:
+            kind = self._file[0].schema_arrow.field(name).type
+            if name not in text and not any(fits(kind) for fits in numeric):
+                raise DataError(f"holds {str(kind)[:40]}, not numbers", path=self.path, column=name)
+        check_held(self.path, self.rows * len(used), "the table")
+        rows = _rows_of(len(used), rows)
         try:
             for batch in self._file[0].iter_batches(batch_size=rows, columns=list(used)):
-                table = batch.to_pandas()
+                # pandas' own description of the file may hide columns.
+                table = pa.Table.from_batches([batch]).to_pandas(ignore_metadata=True)
                 for name in used:
                     table[name] = table[name].astype(str if name in text else np.float64)
                 yield table
@@ -249,8 +263,10 @@ class RootTable:
         except ImportError as error:
             msg = f"{self.path}: ROOT files need uproot: pip install 'flowcei[root]'"
             raise UsageError(msg) from error
+        # Not its path: uproot takes one with colons for a URL or for a part of a file.
+        raw = self.path.open("rb")
         try:
-            file = uproot.open(self.path)
+            file = uproot.open(raw)
             kinds = file.classnames(cycle=False)
             trees = [name for name, kind in kinds.items() if kind in ("TTree", "ROOT::RNTuple")]
             found = self.tree or (trees[0] if len(trees) == 1 else "")
@@ -258,9 +274,12 @@ class RootTable:
                 what = f"has the trees {', '.join(trees[:8]) or '(none)'}; a mapping's tree names one"
                 raise DataError(what, path=self.path)
             self._tree.append(file[found])
+            _refuse_wide(len(self.names), self.path)
         except DataError:
+            raw.close()
             raise
         except Exception as error:  # uproot raises whatever its parsers stumble over
+            raw.close()
             raise DataError("not a ROOT file, or damaged", path=self.path) from error
 
     @property
@@ -278,6 +297,8 @@ class RootTable:
     ) -> Iterator[pd.DataFrame]:
         """Yield the rows, some at a time: see `TextTable.chunks`."""
         del text, gaps
+        check_held(self.path, self.rows * len(used), "the table")
+        rows = _rows_of(len(used), rows)
         try:
             for part in self._tree[0].iterate(list(used), step_size=rows, library="np"):
                 yield pd.DataFrame({name: np.asarray(part[name], np.float64) for name in used})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
-from flowcei.errors import DataError
+from flowcei.errors import DataError, FlowceiError
 from flowcei.events.mapped import Arrays
+from flowcei.files import check_held, check_readable
 from flowcei.molecule import Molecule
 
 if TYPE_CHECKING:
@@ -30,9 +32,12 @@ __all__ = [
     "is_native",
     "keep_in_origin",
     "look_into",
+    "opened",
     "read_array",
     "read_json_attribute",
     "read_molecule",
+    "refuse_large_chunks",
+    "text_attribute",
     "write_hdf",
 ]
 
@@ -42,7 +47,8 @@ _DATASETS = ("momenta", "positions", "event", "sigma")
 _SPOKEN = {"event": "event numbers"}
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _MAX_EVENT = 1 << 53  # whole numbers are exact in floating point up to here
-_LARGE, _MOST_PACKED = 1 << 28, 2000  # bytes; no packing that HDF5 knows saves more than 1 in 1030
+_MAX_CHUNK = 1 << 28  # bytes, unpacked
+_MAX_JSON = 1 << 24  # characters
 
 
 @dataclass(frozen=True)
@@ -74,16 +80,25 @@ def is_native(path: Path) -> bool:
     Raises:
         DataError: For a damaged file.
     """
-    with _opened(path) as file:
-        return "momenta" in file or str(file.attrs.get("content", "")).startswith("flowcei")
+    with opened(path) as file:
+        return "momenta" in file or text_attribute(file, "content").startswith("flowcei")
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[h5py.File]:
+def opened(path: Path) -> Iterator[h5py.File]:
+    """Open an HDF5 file; what h5py stumbles over in the block is a fault of the file.
+
+    Raises:
+        UsageError: For a missing file.
+        DataError: For a damaged file.
+    """
+    check_readable(path)
     try:
         with h5py.File(path, "r") as file:
             yield file
-    except (OSError, RuntimeError, MemoryError, KeyError) as error:
+    except FlowceiError:
+        raise
+    except (ArithmeticError, KeyError, MemoryError, OSError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]
         raise DataError(f"not an HDF5 file, or damaged ({reason})", path=path) from error
 
@@ -99,8 +114,8 @@ def look_into(path: Path, molecule: Molecule | None = None) -> HdfEvents:
         DataError: For a file that lacks momenta or a molecule, or is damaged, or is of
             another molecule.
     """
-    with _opened(path) as file:
-        if file.attrs.get("content") == "flowcei samples":
+    with opened(path) as file:
+        if text_attribute(file, "content") == "flowcei samples":
             raise DataError("holds posterior samples; events are needed here", path=path)
         own = read_molecule(file, path) or molecule
         if own is None:
@@ -131,14 +146,14 @@ def hdf_chunks(path: Path, about: HdfEvents, rows: int) -> Iterator[Arrays]:
     Raises:
         DataError: For a damaged file, or event numbers that are not whole.
     """
-    with _opened(path) as file:
+    with opened(path) as file:
         for first in range(0, about.count, rows):
             part = {
                 name: np.asarray(_dataset(file, name, path)[first : first + rows], np.float64)
                 for name in about.names
             }
             ids = part.get("event")
-            if ids is not None and ((ids % 1 != 0) | (np.abs(ids) > _MAX_EVENT)).any():
+            if ids is not None and not ((ids == np.round(ids)) & (np.abs(ids) <= _MAX_EVENT)).all():
                 raise DataError("/event holds numbers that are not whole, up to 2^53", path=path)
             yield Arrays(
                 part["momenta"],
@@ -165,14 +180,28 @@ def _dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
         raise DataError(f"/{name} is not a dataset of numbers", path=path)
     if data.external or data.is_virtual:
         raise DataError(f"/{name} lies in another file; copy it into this one", path=path)
-    if data.nbytes > _LARGE and data.nbytes > _MOST_PACKED * path.stat().st_size:
-        raise DataError(f"/{name} claims {data.nbytes} bytes, which the file does not hold", path=path)
+    check_held(path, data.size, f"/{name}")
+    refuse_large_chunks(data, path)
     expected = _UNITS.get(name)
-    unit = data.attrs.get("unit", expected)
-    unit = unit.decode("utf-8", "replace") if isinstance(unit, bytes) else str(unit)
-    if expected is not None and unit != expected:
-        raise DataError(f"/{name} are in {unit[:40]}, not in {expected}", path=path)
+    if expected is not None and "unit" in data.attrs:
+        try:
+            unit = text_attribute(data, "unit")
+        except DataError:
+            unit = "a unit that is no text"
+        if unit != expected:
+            raise DataError(f"/{name} are in {unit[:40]}, not in {expected}", path=path)
     return data
+
+
+def refuse_large_chunks(data: h5py.Dataset, path: Path) -> None:
+    """Refuse a dataset in chunks that may not fit in memory: each is unpacked as a whole.
+
+    Raises:
+        DataError: For chunks of more than 256 MB.
+    """
+    chunk = math.prod(data.chunks or ()) * data.dtype.itemsize
+    if data.chunks and chunk > _MAX_CHUNK:
+        raise DataError(f"{data.name} lies in chunks of {chunk} bytes; write it in smaller ones", path=path)
 
 
 def read_molecule(file: h5py.File, path: Path) -> Molecule | None:
@@ -194,16 +223,38 @@ def read_json_attribute(file: h5py.File, name: str) -> dict | None:
     Raises:
         DataError: Where it does not hold one.
     """
-    text = file.attrs.get(name)
-    if text is None:
+    if name not in file.attrs:
         return None
     try:
+        text = text_attribute(file, name)
+    except DataError as error:
+        raise DataError(f"attribute {name} is not JSON", path=file.filename) from error
+    if len(text) > _MAX_JSON:
+        raise DataError(f"attribute {name} is too large ({len(text)} characters)", path=file.filename)
+    try:
         table = json.loads(text)
-    except (ValueError, TypeError) as error:
+    except RecursionError as error:
+        raise DataError(f"attribute {name} is nested too deep", path=file.filename) from error
+    except ValueError as error:
         raise DataError(f"attribute {name} is not JSON", path=file.filename) from error
     if not isinstance(table, dict):
         raise DataError(f"attribute {name} is not a table", path=file.filename)
     return table
+
+
+def text_attribute(place: h5py.Group | h5py.Dataset, name: str) -> str:
+    """Return an attribute that is one text, or nothing where it is not there.
+
+    Raises:
+        DataError: For anything else. Many texts are not even read: they may all be the same one, and large.
+    """
+    if name not in place.attrs:
+        return ""
+    where = place.attrs.get_id(name)
+    if where.shape != () or where.get_type().get_class() != h5py.h5t.STRING:
+        raise DataError(f"attribute {name} is not a text", path=place.file.filename)
+    text = place.attrs[name]
+    return text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
 
 
 def describe(file: h5py.File, molecule: Molecule, origin: dict[str, Any]) -> None:

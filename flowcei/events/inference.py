@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -55,10 +56,10 @@ def infer_momentum_unit(
     good = numbers[np.isfinite(numbers).all(axis=(1, 2))]
     energies: dict[str, float] = {}
     for unit in _VELOCITIES if velocities else _MOMENTA:
-        momenta = good * momentum_factor(unit)[0]
-        if velocities:
-            momenta = momenta * molecule.masses[:, None]
         with np.errstate(over="ignore"):
+            momenta = good * momentum_factor(unit)[0]
+            if velocities:
+                momenta = momenta * molecule.masses[:, None]
             energies[unit] = float(np.median(kinetic_energy(momenta, molecule.masses))) if len(good) else 0.0
     fitting = [u for u, energy in energies.items() if _ENERGIES[0] < energy / rest < _ENERGIES[1]]
     if len(fitting) != 1:
@@ -99,7 +100,8 @@ def infer_length_unit(
     sound = np.isfinite(positions).all(axis=(1, 2)) & np.isfinite(momenta).all(axis=(1, 2))
     with np.errstate(all="ignore"):
         potential = np.abs(potential_energy(positions[sound], molecule.charges))
-        ratio = float(np.median(kinetic_energy(momenta[sound], molecule.masses) / potential))
+        energies = kinetic_energy(momenta[sound], molecule.masses) / potential
+    ratio = float(np.median(energies)) if len(energies) else math.nan
     ratios = {unit: ratio * LENGTH_UNITS[unit] for unit in _LENGTHS}
     best = min(ratios, key=lambda unit: abs(np.log(ratios[unit])) if ratios[unit] > 0 else np.inf)
     if not abs(ratios[best] - 1.0) < _CLOSE:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Arrays", "mapped_chunks", "refuse_misfit"]
 
 _NEAR = 0.02  # relative: a mass in a file may be rounded, or that of one isotope
+_MAX_IONS = 10_000  # rows of an event
 _MAX_EVENT = 1 << 53  # whole numbers are exact in floating point up to here
 
 
@@ -141,13 +142,14 @@ def _scaled(
 ) -> Arrays:
     """Turn numbers of the file into atomic units."""
     factor, velocities = momentum_factor(mapping.momenta.unit)
-    if factor != 1.0:
-        momenta = momenta * factor
-    if velocities:
-        momenta = momenta * molecule.masses[:, None]
-    if positions is not None and mapping.positions is not None and mapping.positions.unit != "bohr":
-        positions = positions * LENGTH_UNITS[mapping.positions.unit]
-    sigma = part[mapping.sigma].to_numpy(np.float64) * factor if mapping.sigma else None
+    with np.errstate(over="ignore"):  # what is infinite is refused later, with its row
+        if factor != 1.0:
+            momenta = momenta * factor
+        if velocities:
+            momenta = momenta * molecule.masses[:, None]
+        if positions is not None and mapping.positions is not None and mapping.positions.unit != "bohr":
+            positions = positions * LENGTH_UNITS[mapping.positions.unit]
+        sigma = part[mapping.sigma].to_numpy(np.float64) * factor if mapping.sigma else None
     return Arrays(momenta, positions, ids, sigma, incomplete, elsewhere)
 
 
@@ -166,6 +168,9 @@ def _ion_rows(
         last = whole[mapping.event].to_numpy() != whole[mapping.event].iloc[-1]
         end = int(np.flatnonzero(last)[-1]) + 1 if last.any() else 0
         rest = whole.iloc[end:]
+        if len(rest) > _MAX_IONS:  # else it is held until the end of the file
+            what = f"more than {_MAX_IONS} rows of the same event; which column numbers the events?"
+            raise DataError(what, path=path, row=start, column=mapping.event)
         if end:
             yield _gathered(whole.iloc[:end], mapping, molecule)
     if rest is not None and len(rest):

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from flowcei.errors import DataError, UsageError
-from flowcei.files import check_readable
+from flowcei.files import read_toml
 from flowcei.units import LENGTH_UNITS, MOMENTUM_UNITS, VELOCITY_UNITS
 
 __all__ = ["Channel", "Component", "Ions", "Mapping", "Vectors", "momentum_factor", "read_mapping"]
 
-_MAX_BYTES = 1 << 20
 _SHORT = {"au": "hbar/bohr", "a.u.": "hbar/bohr", "SI": "kg m/s", "amu m/s": "u m/s", "amu km/s": "u km/s"}
 
 Component = str | float
@@ -61,6 +59,13 @@ class Ions(_Table):
     column: str = ""
     values: dict[str, Component] = Field(default={}, max_length=100)
 
+    @model_validator(mode="after")
+    def _check(self) -> Ions:
+        if not all(math.isfinite(v) for v in self.values.values() if not isinstance(v, str)):
+            msg = "the value of an ion must be text or a finite number"
+            raise ValueError(msg)
+        return self
+
 
 class Channel(_Table):
     """Which events of a file are meant, where it holds several kinds.
@@ -71,7 +76,7 @@ class Channel(_Table):
     """
 
     column: str
-    value: float
+    value: float = Field(allow_inf_nan=False)
 
 
 class Mapping(_Table):
@@ -210,14 +215,7 @@ def read_mapping(path: str | Path) -> Mapping:
         DataError: For a file that is no mapping, naming the first entry that is not right.
     """
     place = Path(path)
-    check_readable(place)
-    if place.stat().st_size > _MAX_BYTES:
-        raise DataError("larger than 1 MiB: no mapping file", path=place)
-    try:
-        table = tomllib.loads(place.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise DataError(f"not a TOML file that can be read ({reason})", path=place) from error
+    table = read_toml(place)
     try:
         return Mapping.from_dict(table)
     except DataError as error:

@@ -17,6 +17,7 @@ from flowcei.events.mapping import momentum_factor
 from flowcei.events.selection import Selection, Tally
 from flowcei.events.tables import FORMATS, format_of, open_table
 from flowcei.events.text import is_native_header, native_mapping
+from flowcei.files import check_readable
 from flowcei.molecule import Molecule
 
 if TYPE_CHECKING:
@@ -209,6 +210,7 @@ def open_events(
         ([2, 2, 1], '5 events read, none left out')
     """
     reading = reading or Reading()
+    check_readable(path)
     found = format_of(path) if reading.format is None else reading.format
     if found == "hdf5" and reading.mapping is None and is_native(path):
         return _native_hdf(path, molecule, reading)
@@ -301,7 +303,8 @@ def _settled(guess: Guess, table: Table, molecule: Molecule, path: Path) -> tupl
         mapping = mapping.model_copy(update={"momenta": momenta})
     if "positions" in guess.open and mapping.positions is not None and part.positions is not None:
         factor, velocities = momentum_factor(mapping.momenta.unit)
-        p = part.momenta * factor * (molecule.masses[:, None] if velocities else 1.0)
+        with np.errstate(over="ignore"):
+            p = part.momenta * factor * (molecule.masses[:, None] if velocities else 1.0)
         unit, why = infer_length_unit(part.positions, p, molecule, path)
         said.append(f"positions taken to be in {why}")
         places = mapping.positions.model_copy(update={"unit": unit})

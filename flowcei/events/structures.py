@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from flowcei.errors import DataError
+from flowcei.xyz import read_structures
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["XyzTable", "is_xyz"]
 
-_MAX_ATOMS = 1000
 _AXES = "xyz"
 
 
@@ -50,7 +50,7 @@ class XyzTable:
 
     def __post_init__(self) -> None:
         """Look at the first structure."""
-        for first in self._structures():
+        for first in read_structures(self.path):
             object.__setattr__(self, "symbols", tuple(first.get_chemical_symbols()))
             self._moving.append(first.has("momenta"))
             return
@@ -73,29 +73,17 @@ class XyzTable:
         """Yield the rows, some at a time: see `TextTable.chunks`."""
         del used, text, gaps
         part: list[NDArray[np.float64]] = []
-        for row, structure in enumerate(self._structures(), start=1):
+        for row, structure in enumerate(read_structures(self.path), start=1):
             if tuple(structure.get_chemical_symbols()) != self.symbols:
                 raise DataError(f"atoms other than {' '.join(self.symbols)}", path=self.path, row=row)
-            flat = [structure.get_positions().ravel()]
+            vectors = [structure.get_positions()]
             if self._moving[0]:
-                flat.append(structure.get_momenta().ravel())
-            part.append(np.concatenate(flat))
+                vectors.append(structure.get_momenta())
+            if any(v.shape != (len(self.symbols), 3) or v.dtype.kind not in "fiu" for v in vectors):
+                raise DataError("vectors that are not three numbers", path=self.path, row=row)
+            part.append(np.concatenate(vectors, axis=None))
             if len(part) == rows:
                 yield pd.DataFrame(np.array(part), columns=list(self.names))
                 part = []
         if part:
             yield pd.DataFrame(np.array(part), columns=list(self.names))
-
-    def _structures(self) -> Iterator[Any]:
-        from ase.io.extxyz import read_xyz
-
-        try:
-            with self.path.open("r", encoding="utf-8") as file:
-                for structure in read_xyz(file, index=slice(None)):
-                    if len(structure) > _MAX_ATOMS:
-                        raise DataError(f"more than {_MAX_ATOMS} atoms", path=self.path)
-                    yield structure
-        except DataError:
-            raise
-        except Exception as error:  # ASE raises whatever its parsers stumble over
-            raise DataError("not an XYZ file, or damaged", path=self.path) from error

@@ -29,9 +29,11 @@ NUMBERED = "(row number)"
 _SEPARATORS = {"tab": "\t", "blank": r"\s+", ",": ",", ";": ";"}
 _MAX_LINE = 1 << 20
 _MAX_COLUMNS = 10_000
+_MAX_NAME = 1000
+_MOST_CELLS = 1 << 23  # of a part
 # What programs write where there is no number.
 _GAPS = ["", "nan", "NaN", "NAN", "-nan", "NA", "N/A", "null", "None", "--"]
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|nan|[+-]?inf(inity)?", re.IGNORECASE)
+_NUMBER = re.compile(r"[+-]?(\d++(\.\d*+)?|\.\d++)([eE][+-]?\d++)?|nan|[+-]?inf(inity)?", re.IGNORECASE)
 _COMMA_NUMBER = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
 
 
@@ -85,12 +87,19 @@ def sniff(path: Path, separator: str = "", *, header: bool | None = None) -> Dia
     commented = first.lstrip().startswith("#")
     line = first.lstrip().removeprefix("#") if commented else first
     found = separator or _separator(line)
-    cells = line.split() if found == "blank" else next(csv.reader([line], delimiter=_SEPARATORS[found]), [])
+    try:
+        cells = (
+            line.split() if found == "blank" else next(csv.reader([line], delimiter=_SEPARATORS[found]), [])
+        )
+    except csv.Error as error:  # more characters than the module takes for a cell
+        raise DataError("the name of a column is too long; is it a table?", path=path) from error
     names = [cell.strip() for cell in cells]
     if not any(names):
         raise DataError("the first line must name the columns; it is blank", path=path)
     if len(names) > _MAX_COLUMNS:
         raise DataError(f"{len(names)} columns; {_MAX_COLUMNS} at the most", path=path)
+    if max(map(len, names)) > _MAX_NAME:
+        raise DataError(f"the name of a column is longer than {_MAX_NAME} characters", path=path)
     dialect = Dialect(tuple(names), found, header=True, decimal=".")
     decimal = "," if found != "," and any(map(_COMMA_NUMBER.fullmatch, dialect.split(second))) else "."
     if header is None:
@@ -161,6 +170,8 @@ class TextTable:
         Raises:
             DataError: Naming row and column of the first cell that is not right.
         """
+        self._refuse_doubled()
+        rows = max(1, min(rows, _MOST_CELLS // len(self.names)))
         numbers = [name for name in self.names if name in used and name not in text]
         kinds: dict[str, type] = {name: np.float64 if name in numbers else str for name in self.names}
         second = _first_lines(self.path)[1]
@@ -176,9 +187,11 @@ class TextTable:
                         warnings.simplefilter("error", pd.errors.ParserWarning)
                         if reader is None:
                             if self.dialect.header:
-                                file.readline()
+                                _skip_line(file)
                             reader = self._reader(file, kinds, rows, gaps=gaps)
                         part = reader.get_chunk()
+                        if not len(part):
+                            return
                 except (StopIteration, pd.errors.EmptyDataError):
                     return
                 except DataError:
@@ -211,6 +224,12 @@ class TextTable:
             chunksize=rows,
         )
 
+    def _refuse_doubled(self) -> None:
+        if len(set(self.names)) < len(self.names):
+            seen: set[str] = set()
+            name = next(n for n in self.names if n in seen or seen.add(n))  # type: ignore[func-returns-value]
+            raise DataError("the column is there twice; keep one", path=self.path, column=name)
+
     def _refuse_first_bad_cell(self, numbers: list[str], start: int, reason: str, *, gaps: bool) -> NoReturn:
         """Read slowly what could not be read fast, to say exactly where it went wrong."""
         try:
@@ -233,6 +252,19 @@ class TextTable:
                 problem = cell_problem(plain, gaps=gaps)
                 if problem:
                     raise DataError(problem, path=self.path, row=row, column=name)
+
+
+def _skip_line(file: io.BufferedReader) -> None:
+    """Move to the second line; lines end with a newline, a carriage return or both."""
+    while start := file.peek():
+        ends = [k for k in (start.find(b"\n"), start.find(b"\r")) if k >= 0]
+        if not ends:
+            file.read(len(start))
+            continue
+        end = file.read(min(ends) + 1)[-1:]
+        if end == b"\r" and file.peek()[:1] == b"\n":
+            file.read(1)
+        return
 
 
 def cell_problem(cell: str, *, gaps: bool = False) -> str | None:
