@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from flowcei.errors import DataError, UsageError
+from flowcei.events.columnnames import named_components
 from flowcei.events.mapping import Channel, Component, Ions, Mapping, Vectors, momentum_factor
+from flowcei.events.structures import XyzTable
+from flowcei.events.texttable import NAMELESS, NUMBERED
 from flowcei.units import DALTON
 
 if TYPE_CHECKING:
@@ -22,20 +25,13 @@ __all__ = ["Guess", "checked_order", "guess_mapping"]
 
 _AXES = "xyz"
 _ELECTRON_MASS = 9.1093837015e-31  # kg, CODATA 2018
-_ION = r"(?P<ion>[a-z]*\d*)"
-_PATTERNS = (
-    (rf"p(?P<axis>[xyz])_?{_ION}", "momenta"),
-    (rf"{_ION}_p(?P<axis>[xyz])f?", "momenta"),
-    (rf"v(?P<axis>[xyz])_?{_ION}", "velocities"),
-    (rf"{_ION}_v(?P<axis>[xyz])f?", "velocities"),
-    (rf"{_ION}_(?P<axis>[xyz])0?", "positions"),
-    (rf"(?P<axis>[xyz])_?{_ION}", "positions"),
-)
 _TRIPLES = (("p{}_au", "hbar/bohr"), ("p{}_si", "kg m/s"), ("p{}", ""), ("v{}_ms", "m/s"), ("v{}", ""))
 _EVENT = ("event", "sim_counter", "event_id", "eventid", "event_number", "shot")
 _MASS = {"mass_amu": DALTON, "mass_u": DALTON, "mass_kg": 1.0 / _ELECTRON_MASS}
+_UNREAD = ("m_over_q", "m/q", "mq", "z", "particle", "fragment", "species_id", "pid", "ion_id")
 _WORDS = ("ion", "label", "symbol", "element", "atom", "species")
 _CHANNEL = ("channel_idx", "channel")
+_FEW = 50  # different words
 _LOOK = 10_000  # rows that are looked at
 
 
@@ -48,12 +44,14 @@ class Guess:
         said: What was concluded and should be checked by a person, a line each.
         open: What is not known yet: ``momenta`` or ``positions``, whose unit no name tells.
         filled: Components that the file leaves out and that were taken for 0.
+        ordered: Whether the order of the ions had to be stated.
     """
 
     mapping: Mapping
     said: list[str] = field(default_factory=list)
     open: tuple[str, ...] = ()
     filled: tuple[str, ...] = ()
+    ordered: bool = False
 
 
 def checked_order(text: str, molecule: Molecule) -> tuple[str, ...]:
@@ -93,16 +91,24 @@ def guess_mapping(
     """
     if unit:
         momentum_factor(unit)
-    order = tuple(order) or _stated_order(table, molecule)
-    if all(re.fullmatch(r".*#\d+", name) for name in table.names):
+    stated, order = tuple(order), tuple(order) or _stated_order(table, molecule)
+    if all(re.fullmatch(r".*#\d+", name) or name.startswith(NAMELESS) for name in table.names):
         guess = _unnamed(table, molecule, path, order)
     else:
-        guess = _rows_of_ions(table, molecule) or _rows_of_events(table, molecule, path, order)
+        guess = _rows_of_ions(table, molecule, path, order) or _rows_of_events(table, molecule, path, order)
+        if stated and not guess.ordered:
+            msg = f"{path}: its columns say which ion is which; leave out --columns"
+            raise UsageError(msg)
+        called = "velocities" if momentum_factor(guess.mapping.momenta.unit)[1] else "momenta"
+        if unit and momentum_factor(unit)[1] != momentum_factor(guess.mapping.momenta.unit)[1]:
+            msg = f"{path}: its columns are called {called}, and {unit} is no unit of {called}"
+            raise UsageError(msg)
     if not unit:
         return guess
     momenta = guess.mapping.momenta.model_copy(update={"unit": unit})
     rest = tuple(name for name in guess.open if name != "momenta")
-    return Guess(guess.mapping.model_copy(update={"momenta": momenta}), guess.said, rest, guess.filled)
+    mapping = guess.mapping.model_copy(update={"momenta": momenta})
+    return Guess(mapping, guess.said, rest, guess.filled, ordered=guess.ordered)
 
 
 def _stated_order(table: Table, molecule: Molecule) -> tuple[str, ...]:
@@ -121,20 +127,23 @@ def _stated_order(table: Table, molecule: Molecule) -> tuple[str, ...]:
 def _unnamed(table: Table, molecule: Molecule, path: Path, order: Sequence[str]) -> Guess:
     """Columns without names: 3N momenta, or nothing that can be told."""
     n = len(molecule)
-    if len(table.names) != 3 * n:
-        what = f"{len(table.names)} columns without names; the momenta of {molecule.name} are {3 * n}"
+    names = [name for name in table.names if not name.startswith(NAMELESS)]
+    if len(names) != 3 * n:
+        what = f"{len(names)} columns without names; the momenta of {molecule.name} are {3 * n}"
+        if getattr(table, "rows", None) == 3 * n:
+            what += "; rows and columns are exchanged"
         raise DataError(f"{what}; a mapping tells which columns they are (--mapping)", path=path)
     if not order:
         such = f"such as --columns '{' '.join(molecule.labels)}'"
         what = f"columns without names: say in which order the ions stand, {such}"
         raise DataError(what, path=path)
-    ions = {label: _triple(table.names[3 * k : 3 * k + 3]) for k, label in enumerate(order)}
+    ions = {label: _triple(names[3 * k : 3 * k + 3]) for k, label in enumerate(order)}
     said = [f"columns without names, read as x, y, z of {', '.join(order)}"]
     mapping = Mapping(momenta=Vectors(unit="hbar/bohr", ions=ions))
-    return Guess(mapping, said, ("momenta",))
+    return Guess(mapping, said, ("momenta",), ordered=True)
 
 
-def _rows_of_ions(table: Table, molecule: Molecule) -> Guess | None:
+def _rows_of_ions(table: Table, molecule: Molecule, path: Path, order: Sequence[str]) -> Guess | None:
     """Look for one row an ion."""
     there = {name.lower(): name for name in table.names}
     event = next((there[name] for name in _EVENT if name in there), "")
@@ -149,7 +158,7 @@ def _rows_of_ions(table: Table, molecule: Molecule) -> Guess | None:
     if not event or triple is None:
         return None
     columns, unit, pattern = triple
-    ions, said = _which_ion(table, molecule, there)
+    ions, said = _which_ion(table, molecule, there, path, order)
     channel = _channel(table, there, event, len(molecule))
     if channel is not None:
         said.append(f"several kinds of events: those with {channel.column} {channel.value:g} are read")
@@ -163,28 +172,70 @@ def _rows_of_ions(table: Table, molecule: Molecule) -> Guess | None:
         ions=ions,
         channel=channel,
     )
-    return Guess(mapping, said, () if unit else ("momenta",))
+    ordered = not ions.column or all(isinstance(v, float) and v == int(v) for v in ions.values.values())
+    return Guess(mapping, said, () if unit else ("momenta",), ordered=ordered)
 
 
-def _which_ion(table: Table, molecule: Molecule, there: dict[str, str]) -> tuple[Ions, list[str]]:
+def _which_ion(
+    table: Table, molecule: Molecule, there: dict[str, str], path: Path, order: Sequence[str]
+) -> tuple[Ions, list[str]]:
+    """Return how rows say which ion they are: by mass, by name, or by their stated order.
+
+    Raises:
+        DataError: Where they do not, or in words that are not understood: a wrong guess would give
+            each ion the momentum of another.
+    """
     for name, unit in _MASS.items():
         if name in there:
             masses: dict[str, Component] = {
                 k: float(m / unit) for k, m in zip(molecule.labels, molecule.masses, strict=True)
             }
             return Ions(column=there[name], values=masses), [f"ions told apart by {there[name]}"]
-    for name in _WORDS:
-        if name in there:
-            column = there[name]
-            part = next(table.chunks([column], [column], rows=_LOOK), None)
-            found = {} if part is None else {word.lower(): word for word in map(str, part[column].unique())}
-            for words in (molecule.labels, molecule.symbols):
-                if all(word.lower() in found for word in words):
-                    values: dict[str, Component] = {
-                        label: found[w.lower()] for label, w in zip(molecule.labels, words, strict=True)
-                    }
-                    return Ions(column=column, values=values), [f"ions told apart by {column}"]
-    return Ions(), [f"the rows of an event read as {', '.join(molecule.labels)}, in this order"]
+    column = next((there[name] for name in (*_WORDS, *_UNREAD) if name in there), "")
+    if column:
+        part = next(table.chunks([column], [column], rows=_LOOK), None)
+        found = [] if part is None else [str(word).strip() for word in part[column].unique()[:_FEW]]
+        values = _named(found, molecule) or _counted(found, order)
+        if values:
+            return Ions(column=column, values=values), [f"ions told apart by {column}"]
+        what = (
+            f"which ion is which? column {column!r} holds {', '.join(w[:20] for w in found[:6])}; a mapping "
+        )
+        what += "tells ([ions] column, values); flowcei convert --guess begins one"
+        raise DataError(what, path=path)
+    if not order:
+        such = f"--columns '{' '.join(molecule.labels)}'"
+        what = (
+            f"no column tells the ions apart: say in which order the rows of an event stand, such as {such}"
+        )
+        raise DataError(what, path=path)
+    if tuple(order) != molecule.labels:
+        what = f"rows without a word on the ion must stand in the order {' '.join(molecule.labels)}"
+        raise DataError(f"{what}; sort them, or add a column that tells", path=path)
+    return Ions(), [f"the rows of an event read as {', '.join(order)}, in this order"]
+
+
+def _named(found: list[str], molecule: Molecule) -> dict[str, Component]:
+    """Return which words are which ions: labels or symbols, perhaps with a charge or a mass number."""
+    bare = {re.sub(r"^\d+(?=[a-z])|\d*\++$", "", word.lower()): word for word in found}
+    for words in (molecule.labels, molecule.symbols):
+        if all(word.lower() in bare for word in words):
+            return {k: bare[w.lower()] for k, w in zip(molecule.labels, words, strict=True)}
+    return {}
+
+
+def _counted(found: list[str], order: Sequence[str]) -> dict[str, Component]:
+    """Return which numbers, 0, 1, ... or 1, 2, ..., are which ions, in an order that was stated."""
+    try:
+        numbers = sorted(float(word) for word in found)
+    except ValueError:
+        return {}
+    if not order or numbers not in (
+        [*map(float, range(len(order)))],
+        [*map(float, range(1, len(order) + 1))],
+    ):
+        return {}
+    return dict(zip(order, numbers, strict=True))
 
 
 def _channel(table: Table, there: dict[str, str], event: str, n: int) -> Channel | None:
@@ -199,39 +250,33 @@ def _channel(table: Table, there: dict[str, str], event: str, n: int) -> Channel
 
 def _rows_of_events(table: Table, molecule: Molecule, path: Path, order: Sequence[str]) -> Guess:
     """Look for one row an event: columns that name a vector's component and an ion."""
-    found: dict[str, dict[str, dict[str, str]]] = {"momenta": {}, "velocities": {}, "positions": {}}
-    for name in table.names:
-        for pattern, kind in _PATTERNS:
-            match = re.fullmatch(pattern, name, re.IGNORECASE)
-            if match and match["ion"]:
-                found[kind].setdefault(match["ion"].lower(), {})[match["axis"].lower()] = name
-                break
-    if found["positions"] and not found["momenta"] and not found["velocities"]:
+    found = named_components(table.names)
+    if found.columns["positions"] and not found.columns["momenta"] and not found.columns["velocities"]:
         what = "holds geometries and no momenta: flowcei simulate --geometries explodes them"
         raise DataError(what, path=path)
-    kind = "momenta" if found["momenta"] else "velocities"
-    vectors, filled = _by_label(found[kind], molecule, path, order)
-    unit = "hbar/bohr" if kind == "momenta" else "m/s"
-    said = []
-    if order and not set(found[kind]) & set(molecule.labels):
-        said.append(f"ions in the order {', '.join(order)}")
-    # SCULPT and nathan-albin/coulomb-explosion define their momenta as in atomic units.
+    kind = "momenta" if found.columns["momenta"] else "velocities"
+    vectors, filled = _by_label(found.columns[kind], molecule, path, order, table.names)
+    named = not set(found.columns[kind]).isdisjoint(molecule.labels)
+    said = [f"ions in the order {', '.join(order)}"] if order and not named else []
+    # SCULPT and nathan-albin/coulomb-explosion define their momenta as in atomic units, ASE its own.
     defined = kind == "momenta" and any(re.fullmatch(r"px_ion\d+|px0", n, re.IGNORECASE) for n in table.names)
-    open_units = [] if defined else ["momenta"]
-    if type(table).__name__ == "XyzTable":
-        unit, open_units = "sqrt(u eV)", []
+    ase = isinstance(table, XyzTable)
+    unit = "sqrt(u eV)" if ase else found.unit(kind)
+    length = "angstrom" if ase else found.unit("positions")
+    still_open = [] if unit or defined else ["momenta"]
     places = None
-    if found["positions"]:
-        starts, more = _by_label(found["positions"], molecule, path, order, origin=True)
-        places = Vectors(unit="angstrom" if unit == "sqrt(u eV)" else "bohr", ions=starts)
+    if found.columns["positions"]:
+        starts, more = _by_label(found.columns["positions"], molecule, path, order, table.names, origin=True)
+        places = Vectors(unit=length or "bohr", ions=starts)
         filled += more
-        open_units += [] if unit == "sqrt(u eV)" or defined else ["positions"]
+        still_open += [] if length or defined else ["positions"]
     event = next((name for name in table.names if name.lower() in _EVENT), "")
+    unit = unit or ("hbar/bohr" if kind == "momenta" else "m/s")
     mapping = Mapping(momenta=Vectors(unit=unit, ions=vectors), positions=places, event=event)
-    unused = [name for name in table.names if name not in mapping.names]
+    unused = [n for n in table.names if n not in mapping.names and not n.startswith((NAMELESS, NUMBERED))]
     if unused:
-        said.append(f"columns not read: {', '.join(unused[:8])}{', ...' if len(unused) > 8 else ''}")
-    return Guess(mapping, said, tuple(open_units), tuple(filled))
+        said.append(f"columns not read: {_some(unused)}")
+    return Guess(mapping, said, tuple(still_open), tuple(filled), ordered=bool(order) and not named)
 
 
 def _by_label(
@@ -239,6 +284,7 @@ def _by_label(
     molecule: Molecule,
     path: Path,
     order: Sequence[str],
+    columns: Sequence[str],
     *,
     origin: bool = False,
 ) -> tuple[dict[str, tuple[Component, Component, Component]], list[str]]:
@@ -265,7 +311,7 @@ def _by_label(
     lost = [label for label in molecule.labels if label not in by_label]
     if len(lost) > (1 if origin else 0):
         what = f"no column was recognised for {', '.join(lost)} of {molecule.name}: is it another molecule's "
-        what += "file? a mapping tells which columns are which (flowcei convert --guess, --mapping)"
+        what += f"file? it has {_some(columns)}; flowcei convert --guess begins a mapping to be filled in"
         raise DataError(what, path=path)
     filled = [
         f"{'position' if origin else 'momentum'} {axis} of {label}"
@@ -279,3 +325,7 @@ def _by_label(
 
 def _triple(parts: Sequence[Component]) -> tuple[Component, Component, Component]:
     return parts[0], parts[1], parts[2]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(name[:40] for name in names[:8]) + (", ..." if len(names) > 8 else "")

@@ -15,7 +15,17 @@ from flowcei.units import LENGTH_UNITS, MOMENTUM_UNITS, VELOCITY_UNITS
 
 __all__ = ["Channel", "Component", "Ions", "Mapping", "Vectors", "momentum_factor", "read_mapping"]
 
-_SHORT = {"au": "hbar/bohr", "a.u.": "hbar/bohr", "SI": "kg m/s", "amu m/s": "u m/s", "amu km/s": "u km/s"}
+_SHORT = {
+    "au": "hbar/bohr",
+    "a.u.": "hbar/bohr",
+    "atomic units": "hbar/bohr",
+    "SI": "kg m/s",
+    "kg*m/s": "kg m/s",
+    "kg m s^-1": "kg m/s",
+    "1e-22 kg*m/s": "1e-22 kg m/s",
+    "amu m/s": "u m/s",
+    "amu km/s": "u km/s",
+}
 
 Component = str | float
 """A column, or the number that stands for one that the file leaves out."""
@@ -94,6 +104,7 @@ class Mapping(_Table):
         separator: Of a text file: one of ``, ; tab blank``; found in the file where empty.
         header: Whether the first line of a text file names the columns; columns without a
             name are called ``#1``, ``#2``, ...; found in the file where None.
+        skip: Lines at the top of a text file that are no part of the table.
         tree: Group of an HDF5 file or tree of a ROOT file that holds the columns.
     """
 
@@ -106,6 +117,7 @@ class Mapping(_Table):
     channel: Channel | None = None
     separator: Literal["", ",", ";", "tab", "blank"] = ""
     header: bool | None = None
+    skip: int = Field(default=0, ge=0, le=50)
     tree: str = Field(default="", max_length=200)
 
     @model_validator(mode="after")

@@ -91,8 +91,9 @@ def open_table(path: Path, format: str | None = None, mapping: Mapping | None = 
     check_readable(path)
     tree = mapping.tree if mapping else ""
     if found == "text":
-        separator, header = (mapping.separator, mapping.header) if mapping else ("", None)
-        return TextTable(path, sniff(path, separator, header=header))
+        if mapping is None:
+            return TextTable(path, sniff(path))
+        return TextTable(path, sniff(path, mapping.separator, header=mapping.header, skip=mapping.skip))
     if found == "hdf5":
         return HdfTable(path, tree)
     if found == "root":

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
     from pathlib import Path
 
-__all__ = ["NUMBERED", "Dialect", "TextTable", "cell_problem", "sniff"]
+__all__ = ["NAMELESS", "NUMBERED", "Dialect", "TextTable", "cell_problem", "sniff"]
+
+NAMELESS = "(no name"
+"""How columns without a name are called, with their place after it."""
 
 NUMBERED = "(row number)"
 """What a first column without a name is called: pandas writes row numbers there."""
@@ -33,7 +36,10 @@ _MAX_NAME = 1000
 _MOST_CELLS = 1 << 23  # of a part
 # What programs write where there is no number.
 _GAPS = ["", "nan", "NaN", "NAN", "-nan", "NA", "N/A", "null", "None", "--"]
-_NUMBER = re.compile(r"[+-]?(\d++(\.\d*+)?|\.\d++)([eE][+-]?\d++)?|nan|[+-]?inf(inity)?", re.IGNORECASE)
+_NUMBER = re.compile(r"[+-]?(\d++(\.\d*+)?|\.\d++)([eEdD][+-]?\d++)?|nan|[+-]?inf(inity)?", re.IGNORECASE)
+_SEP_LINE = re.compile(r"sep=.$")  # Excel tells itself the separator on a line of its own
+_TOP = 64  # lines that are looked at
+_FORTRAN = re.compile(r"[+-]?[\d.]+[dD][+-]?\d+")
 _COMMA_NUMBER = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
 
 
@@ -44,14 +50,18 @@ class Dialect:
     Attributes:
         names: Of the columns; ``#1``, ``#2``, ... where the file has no header.
         separator: One of ``, ; tab blank``.
-        header: Whether the first line is the names.
+        header: Whether a line names the columns.
         decimal: What separates the decimals of a number.
+        lead: Lines before the first row: comments, names, units.
+        first: The first row, as it stands.
     """
 
     names: tuple[str, ...]
     separator: str
     header: bool
     decimal: str
+    lead: int = 1
+    first: str = ""
 
     def split(self, line: str) -> list[str]:
         """Return the cells of a line of data."""
@@ -72,59 +82,100 @@ class Dialect:
             raise DataError(f"{count} fields where {whose} {len(self.names)}", path=path, row=row)
 
 
-def sniff(path: Path, separator: str = "", *, header: bool | None = None) -> Dialect:
+def sniff(path: Path, separator: str = "", *, header: bool | None = None, skip: int = 0) -> Dialect:
     """Find out how a text file separates and names its columns.
+
+    Lines at the top that begin with # or % are comments; the last of them names the columns if
+    numbers follow it, as many as it has words. A line of words below the names is their units.
 
     Args:
         path: The file.
         separator: One of ``, ; tab blank``; found where empty.
-        header: Whether it has one; found where None.
+        header: Whether a line names the columns; found where None.
+        skip: Lines at the top that are no part of the table.
 
     Raises:
         DataError: For a file that is no text, or whose first line is no header and no numbers.
     """
-    first, second = _first_lines(path)
-    commented = first.lstrip().startswith("#")
-    line = first.lstrip().removeprefix("#") if commented else first
+    lines = _first_lines(path)
+    lead = skip + (1 if not skip and _SEP_LINE.match(lines[0]) else 0)
+    top, comment = lines[lead:], ""
+    while top and top[0].lstrip()[:1] in ("#", "%") and top[0].strip():
+        comment, top, lead = top[0].lstrip().lstrip("#%"), top[1:], lead + 1
+    line = top[0] if top else ""
+    if not line.strip() and comment:
+        line, comment = comment, ""
+        top, lead = ["", *top], lead - 1
     found = separator or _separator(line)
-    try:
-        cells = (
-            line.split() if found == "blank" else next(csv.reader([line], delimiter=_SEPARATORS[found]), [])
-        )
-    except csv.Error as error:  # more characters than the module takes for a cell
-        raise DataError("the name of a column is too long; is it a table?", path=path) from error
-    names = [cell.strip() for cell in cells]
+    names = _cells(line, found, path)
+    _refuse_names(names, path)
+    following = next((row for row in top[1:] if row.strip()), "")
+    decimal = (
+        "," if found != "," and any(map(_COMMA_NUMBER.fullmatch, _cells(following, found, path))) else "."
+    )
+    numeric = all(_is_number(n, decimal) for n in names if n)
+    if comment and numeric and header is not False:
+        words = _cells(comment, separator or _separator(comment), path)
+        if len(words) == len(names):
+            return Dialect(_unique(words), found, header=True, decimal=decimal, lead=lead, first=line)
+    if header is None:
+        header = not numeric
+    if not header:
+        names = [f"#{k}" if name else "" for k, name in enumerate(names, start=1)]
+        return Dialect(_unique(names), found, header=False, decimal=decimal, lead=lead, first=line)
+    units = _cells(following, found, path)
+    if len(units) == len(names) and any(units) and not any(_is_number(u, decimal) for u in units if u):
+        names = [
+            f"{name} [{unit.strip('[]()')}]" if unit else name
+            for name, unit in zip(names, units, strict=True)
+        ]
+        lead += 1 + top[1:].index(following)
+        following = ""
+    if names[0] in ("", "Unnamed: 0"):
+        names[0] = NUMBERED
+    return Dialect(_unique(names), found, header=True, decimal=decimal, lead=lead + 1, first=following)
+
+
+def _refuse_names(names: list[str], path: Path) -> None:
     if not any(names):
         raise DataError("the first line must name the columns; it is blank", path=path)
     if len(names) > _MAX_COLUMNS:
         raise DataError(f"{len(names)} columns; {_MAX_COLUMNS} at the most", path=path)
     if max(map(len, names)) > _MAX_NAME:
         raise DataError(f"the name of a column is longer than {_MAX_NAME} characters", path=path)
-    dialect = Dialect(tuple(names), found, header=True, decimal=".")
-    decimal = "," if found != "," and any(map(_COMMA_NUMBER.fullmatch, dialect.split(second))) else "."
-    if header is None:
-        numbers = (_NUMBER.fullmatch(n.replace(",", ".", 1) if decimal == "," else n) for n in names)
-        header = commented or not all(numbers)
-    if not header:
-        names = [f"#{k}" for k in range(1, len(names) + 1)]
-    elif names[0] in ("", "Unnamed: 0"):
-        names[0] = NUMBERED
-    return Dialect(tuple(names), found, header, decimal)
 
 
-def _first_lines(path: Path) -> tuple[str, str]:
+def _cells(line: str, separator: str, path: Path) -> list[str]:
+    """Return the words of a line that may name columns; quotes around them go."""
     try:
-        with path.open("r", encoding="utf-8-sig", newline="") as file:
-            lines = [file.readline(_MAX_LINE), file.readline(_MAX_LINE)]
+        delimiter = _SEPARATORS[separator]
+        cells = line.split() if separator == "blank" else next(csv.reader([line], delimiter=delimiter), [])
+    except csv.Error as error:  # more characters than the module takes for a cell
+        raise DataError("the name of a column is too long; is it a table?", path=path) from error
+    return [cell.strip() for cell in cells]
+
+
+def _is_number(cell: str, decimal: str) -> bool:
+    return bool(_NUMBER.fullmatch(cell.replace(",", ".", 1) if decimal == "," else cell))
+
+
+def _unique(names: list[str]) -> tuple[str, ...]:
+    """Give columns without a name one: a comma at the end of every line makes such a column."""
+    return tuple(name or f"{NAMELESS} {k})" for k, name in enumerate(names, start=1))
+
+
+def _first_lines(path: Path) -> list[str]:
+    try:
+        with path.open("r", encoding="utf-8-sig", newline=None) as file:
+            lines = [file.readline(_MAX_LINE) for _ in range(_TOP)]
     except (UnicodeDecodeError, OSError) as error:
-        raise DataError(
-            "not a text file in UTF-8, nor another format that flowcei reads", path=path
-        ) from error
+        what = "not a text file in UTF-8, nor another format that flowcei reads"
+        raise DataError(what, path=path) from error
     if "\0" in lines[0]:
         raise DataError("a binary file, of no format that flowcei reads", path=path)
     if any(len(line) >= _MAX_LINE for line in lines):
         raise DataError("a line of more than a million characters; is it a table?", path=path)
-    return lines[0], lines[1]
+    return lines
 
 
 def _separator(line: str) -> str:
@@ -174,9 +225,8 @@ class TextTable:
         rows = max(1, min(rows, _MOST_CELLS // len(self.names)))
         numbers = [name for name in self.names if name in used and name not in text]
         kinds: dict[str, type] = {name: np.float64 if name in numbers else str for name in self.names}
-        second = _first_lines(self.path)[1]
-        if second.strip():  # pandas drops what every row has too much
-            self.dialect.refuse_other_length(second, self.path, 1 if self.dialect.header else 2)
+        if self.dialect.first.strip():  # pandas drops what every row has too much
+            self.dialect.refuse_other_length(self.dialect.first, self.path, 1)
         reader: pd.io.parsers.TextFileReader | None = None
         row = 0
         with cast("io.BufferedReader", io.BufferedReader(_Lines(self.path), 1 << 18)) as file:
@@ -186,7 +236,7 @@ class TextTable:
                         # pandas only warns where every row has more fields than the header.
                         warnings.simplefilter("error", pd.errors.ParserWarning)
                         if reader is None:
-                            if self.dialect.header:
+                            for _ in range(self.dialect.lead):
                                 _skip_line(file)
                             reader = self._reader(file, kinds, rows, gaps=gaps)
                         part = reader.get_chunk()
@@ -234,7 +284,7 @@ class TextTable:
         """Read slowly what could not be read fast, to say exactly where it went wrong."""
         try:
             with self.path.open("r", encoding="utf-8-sig", newline=None) as file:
-                if self.dialect.header:
+                for _ in range(self.dialect.lead):
                     file.readline(_MAX_LINE)
                 whole = iter(partial(file.readline, _MAX_LINE), "")
                 lines = islice((line for line in whole if line.strip()), start, None)
@@ -255,7 +305,7 @@ class TextTable:
 
 
 def _skip_line(file: io.BufferedReader) -> None:
-    """Move to the second line; lines end with a newline, a carriage return or both."""
+    """Move to the next line; lines end with a newline, a carriage return or both."""
     while start := file.peek():
         ends = [k for k in (start.find(b"\n"), start.find(b"\r")) if k >= 0]
         if not ends:
@@ -279,14 +329,16 @@ def cell_problem(cell: str, *, gaps: bool = False) -> str | None:
         ("'1_0' where a number belongs", None)
     """
     if not cell:
-        return None if gaps else "a blank cell; remove the event or fill in the number"
+        return None if gaps else "a blank cell; fill in the number, or leave such events out (--finite-only)"
+    if _FORTRAN.fullmatch(cell):
+        return f"{cell[:40]!r}: Fortran's exponent; write an e for the d"
     try:
         # Python also reads 1_000 and the digits of other scripts; a CSV has neither.
         value = float(cell if cell.isascii() and "_" not in cell else "no number")
     except ValueError:
         return None if gaps and cell in _GAPS else f"{cell[:40]!r} where a number belongs"
     if not math.isfinite(value) and not gaps:
-        return f"{cell[:40]!r} is not a finite number; remove the event"
+        return f"{cell[:40]!r} is not a finite number; --finite-only leaves such events out"
     return None
 
 
