@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Self
 import h5py
 import numpy as np
 
-from flowcei.errors import DataError, FlowceiError
+from flowcei.errors import DataError, FlowceiError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -32,6 +32,7 @@ DONE = "done"
 """The dataset that says which blocks are there."""
 
 _PAGE = 4096
+_NO_PLACE = (errno.EPERM, errno.EACCES, errno.EROFS, errno.ENOENT, errno.ENOTDIR)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -51,6 +52,7 @@ def lay_out(
 
     Raises:
         FlowceiError: Where the disk has no room for it.
+        UsageError: Where the folder cannot be written.
 
     Example:
         >>> import tempfile
@@ -85,6 +87,9 @@ def lay_out(
             os.fsync(raw.fileno())
         begun.replace(path)
     except OSError as error:
+        if error.errno in _NO_PLACE:
+            msg = f"cannot write to folder {path.parent} ({os.strerror(error.errno or 0)})"
+            raise UsageError(msg) from error
         if error.errno not in _NO_ROOM:
             raise
         size = sum(np.prod(shape, dtype=float) * dtype.itemsize for shape, dtype in datasets.values())

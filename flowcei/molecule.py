@@ -91,9 +91,10 @@ class Molecule:
             return _from_xyz(path)
         if path.suffix.lower() == ".toml":
             return _from_table({"name": path.stem} | read_toml(path), path)
-        if str(source) in built_in_molecules():
-            with as_file(files("flowcei") / "molecules" / f"{source}.toml") as built_in:
-                return _from_table({"name": str(source)} | read_toml(built_in), built_in)
+        name = str(source).lower()
+        if name in built_in_molecules():
+            with as_file(files("flowcei") / "molecules" / f"{name}.toml") as built_in:
+                return _from_table({"name": name} | read_toml(built_in), built_in)
         msg = (
             f"no molecule {str(source)!r}: built in are {', '.join(built_in_molecules())}; "
             "for your own give a .toml or .xyz file"

@@ -441,3 +441,137 @@ def test_geometries_of_another_program_are_exploded(shell: Shell, tmp_path: Path
     (tmp_path / "bad.xyz").write_text("3\n\nS 0 0 0\nC 0 0 nan\nO 1 1 1\n")
     assert shell("simulate", "ocs", "--geometries", "bad.xyz", "-o", "h.h5") == 3
     assert not Path("h.h5").exists()
+
+
+# --- what laboratories write ---------------------------------------------------------------------
+
+_P = [f"p{a}_{k}" for k in "COS" for a in "xyz"]
+_SI = "-1.2e-22,1e-23,2e-23,4e-22,3e-23,-5e-23,-2.8e-22,-4e-23,3e-23"
+_AU = "-60.2,5.0,10.0,200.7,15.1,-25.1,-140.5,-20.1,15.1"
+
+
+@pytest.mark.parametrize(
+    ("names", "row", "unit"),
+    [
+        ([f"{n} [kg m/s]" for n in _P], _SI, "kg m/s"),
+        ([f"p_{a}({k})" for k in "COS" for a in "xyz"], _AU, ""),
+        ([f"{k}2+_p{a} (a.u.)" for k in "COS" for a in "xyz"], _AU, "a.u."),
+        ([f"Mom_{k}_{a.upper()}" for k in "COS" for a in "xyz"], _AU, ""),
+        ([f"v{a}_{k}/(m/s)" for k in "COS" for a in "xyz"], "-3e3,1,2,2e4,3,4,-5e3,6,7", "m/s"),
+        ([f"{k}_momentum_{a}" for a in "xyz" for k in "COS"], _AU, ""),
+    ],
+)
+def test_names_that_laboratories_give(tmp_path: Path, names: list[str], row: str, unit: str) -> None:
+    """Components, ions, charges and units in the names, in any arrangement."""
+    path = tmp_path / "lab.csv"
+    path.write_text(",".join(names) + "\n" + row + "\n")
+    mapping, _ = guessed(path, flowcei.Molecule.load("ocs"), Reading())
+    for label in "cos":
+        for axis, name in zip("xyz", mapping.momenta.ions[label], strict=True):
+            bare = name.replace("2+", "").lower()
+            assert label in bare.replace("momentum", "p").replace("mom", "p").split("[")[0]
+            assert axis in bare.replace("max", "")
+    if unit:
+        assert mapping.momenta.unit == unit
+
+
+@pytest.mark.parametrize(
+    "top",
+    [
+        ["# Run 42", "% taken at night", ",".join(_P)],
+        ["# Run 42", "# " + ",".join(_P)],
+        ["sep=,", ",".join(_P)],
+        [",".join(_P), ",".join(["a.u."] * 9)],
+        [",".join(_P), "", ",".join(["a.u."] * 9)],
+        [",".join(_P) + ","],
+    ],
+)
+def test_lines_above_a_table(tmp_path: Path, top: list[str]) -> None:
+    """Comments, titles, units, Excel's own line, commas at the end: the same two events; faults by row."""
+    rows = [_AU, _AU.replace("-60.2", "-60.3")]
+    if top[0].endswith("S,"):
+        rows = [row + "," for row in rows]
+    path = tmp_path / "lab.csv"
+    path.write_text("\n".join([*top, *rows]) + "\n")
+    found = read_events(path, "ocs")
+    assert found.momenta[:, 0, 0].tolist() == [-60.2, -60.3]
+    path.write_text("\n".join([*top, rows[0], rows[1].replace("200.7", "2D2")]) + "\n")
+    with pytest.raises(DataError, match=r"row 2, column 'px_O.*Fortran"):
+        read_events(path, "ocs")
+
+
+@pytest.mark.parametrize("words", ["C O S", "C++ O++ S++", "12C 16O 32S", "c o s", "C2+ O2+ S2+"])
+def test_ions_in_words(tmp_path: Path, words: str) -> None:
+    """Rows in any order within an event are told apart by what stands there."""
+    path, momenta = tmp_path / "ions.csv", np.array(list(map(float, _AU.split(",")))).reshape(3, 3)
+    lines = [f"1,{words.split()[k]},{','.join(map(str, momenta[k]))}" for k in (2, 0, 1)]
+    path.write_text("\n".join(["shot,ion,px,py,pz", *lines]) + "\n")
+    np.testing.assert_array_equal(read_events(path, "ocs").momenta[0], momenta)
+
+
+def test_ions_that_are_not_understood_are_asked_for(shell: Shell, tmp_path: Path) -> None:
+    """A wrong guess would give each ion another's momentum: refused, with a mapping to be filled in."""
+    path, momenta = tmp_path / "ions.csv", np.array(list(map(float, _AU.split(",")))).reshape(3, 3)
+    for column, words in (
+        ("ion", "carbon oxygen sulphur"),
+        ("m_over_q", "6 8 16"),
+        ("ion", "1 2 3"),
+        ("", ""),
+    ):
+        rows = [
+            ",".join(["1", *([words.split()[k]] if words else []), *map(str, momenta[k])]) for k in (2, 0, 1)
+        ]
+        header = ",".join(["shot", *([column] if column else []), "px,py,pz"])
+        path.write_text("\n".join([header, *rows]) + "\n")
+        with pytest.raises(DataError, match=r"which ion is which|no column tells the ions apart"):
+            read_events(path, "ocs")
+        assert shell("convert", path, "--guess", "-o", "ions.toml", "--overwrite") == 0
+        text = Path("ions.toml").read_text()
+        assert '"?"' in text
+        assert "could not be told" in text
+        if words:
+            values = dict(zip("cos", words.split(), strict=True))
+            for label, word in values.items():
+                text = text.replace(f'{label} = "?"', f"{label} = {word if word.isdigit() else repr(word)}")
+            Path("ions.toml").write_text(
+                text.replace('event = "?"', 'event = "shot"').replace('"?"', f'"{column}"')
+            )
+            found = read_events(path, "ocs", Reading(mapping=read_mapping("ions.toml")))
+            np.testing.assert_array_equal(found.momenta[0], momenta)
+    # Numbers, in an order that is stated.
+    path.write_text("shot,ion,px,py,pz\n1,3,-140.5,-20.1,15.1\n1,1,-60.2,5.0,10.0\n1,2,200.7,15.1,-25.1\n")
+    found = read_events(path, "ocs", Reading(columns="c o s", unit="au"))
+    np.testing.assert_array_equal(found.momenta[0], momenta)
+
+
+def test_what_contradicts_the_names_is_refused(tmp_path: Path) -> None:
+    """An order where names tell, a unit of velocity for momenta, a column that is there twice."""
+    path = tmp_path / "lab.csv"
+    path.write_text(",".join(_P) + "\n" + _AU + "\n")
+    with pytest.raises(UsageError, match="leave out --columns"):
+        read_events(path, "ocs", Reading(columns="s o c"))
+    with pytest.raises(UsageError, match="no unit of momenta"):
+        read_events(path, "ocs", Reading(unit="m/s"))
+
+
+def test_a_disk_that_fills_up_leaves_nothing(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Converting says what it has no room for, before anything is written."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    assert shell("convert", DATA / "momenta.npy", "--columns", "c o s", "-o", "x.h5") == 1
+    assert "no room for" in shell.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_convert_warns_of_energies_that_a_molecule_hardly_has(shell: Shell) -> None:
+    """Four times the energy: read, as nothing else fits, and warned of."""
+    np.save("p.npy", 2.0 * _made("ocs").momenta)
+    assert shell("convert", "p.npy", "--columns", "c o s", "-o", "x.h5") == 0
+    assert "warning (energy)" in shell.err
+    assert shell("check", "x.h5") == 0
+    assert "check units, charges and which ion is which" in shell.out

@@ -129,6 +129,9 @@ def test_what_was_stopped_goes_on_to_the_same_file(
         line for line in said.splitlines() if "efficiency" in line
     ]
     assert Path(f"a.{ending}").read_bytes() == Path(f"whole.{ending}").read_bytes()
+    # The same job, queued once more, has nothing to do.
+    assert flow(*_words(f"a.{ending}", *rules, "--resume", seed=None)) == 0
+    assert "nothing to go on with" in flow.err
     assert {p.name for p in Path().iterdir()} == {"e.csv", f"a.{ending}", f"whole.{ending}"}
 
 

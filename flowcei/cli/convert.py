@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flowcei.cli.options import noise_option, note, overwrite_option
+from flowcei.cli.options import noise_option, note, overwrite_option, warn
 from flowcei.cli.reading import note_reading, reading_options, selection_options
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def convert(
 
     Example: flowcei convert run7.dat --molecule ch4 --mapping run7.toml -o run7.h5
     """
+    from flowcei.doctor.scale import plausible_energy
     from flowcei.errors import UsageError
     from flowcei.events.source import open_events
     from flowcei.events.storage import events_writer, write_event_chunks
@@ -71,6 +72,9 @@ def convert(
     refuse_existing(place, overwrite=overwrite)
     source = open_events(file, known, replace(reading, selection=selection(noise)))
     note_reading(source)
+    for finding in plausible_energy(next(source.chunks())):
+        if finding.severity != "note":
+            warn(f"{finding.what}: {finding.means}", finding.code)
     write_event_chunks(source, place, overwrite=overwrite)
     note(f"{source.tally}")
     note(f"{source.tally.kept} events of {known.name} written to {place}; next: flowcei check {place}")

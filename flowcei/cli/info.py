@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flowcei.cli.reading import reading_options
+
 if TYPE_CHECKING:
     from torch import Tensor
 
     from flowcei.events.container import Events
+    from flowcei.events.source import Reading
     from flowcei.modelfile.storage import ModelCard
     from flowcei.molecule import Molecule
 
@@ -42,14 +45,15 @@ class _Section(dict[str, Any]):
 
 @click.command(short_help="Print what a model, data or sample file says of itself.")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--molecule", help="Of a CSV file: a built-in name, .toml or .xyz; ocs if absent.")
+@click.option("--molecule", help="A built-in name, .toml or .xyz; ocs if absent and the file does not say.")
+@reading_options
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def info(*, file: Path, molecule: str | None, as_json: bool) -> None:
+def info(*, file: Path, molecule: str | None, reading: Reading, as_json: bool) -> None:
     """Print everything that FILE says of itself: a model or run folder, events or samples.
 
     Example: flowcei info runs/ocs-cinn-1
     """
-    facts = _facts(file, molecule)
+    facts = _facts(file, molecule, reading)
     if as_json:
         click.echo(json.dumps(facts.pop(_RAW, facts), indent=1, default=str))
         return
@@ -71,8 +75,9 @@ def _print(key: str, value: object) -> None:
         click.echo(f"{'':20s} {line}")
 
 
-def _facts(file: Path, molecule: str | None) -> dict[str, Any]:
-    from flowcei.cli.runs import BUNDLED
+def _facts(file: Path, molecule: str | None, reading: Reading) -> dict[str, Any]:
+    from flowcei.cli.runfolder import RUNS
+    from flowcei.cli.runs import BUNDLED, find_model
     from flowcei.errors import DataError
     from flowcei.events.storage import read_events
     from flowcei.files import check_readable
@@ -81,8 +86,8 @@ def _facts(file: Path, molecule: str | None) -> dict[str, Any]:
     if str(file) == BUNDLED and not file.exists():
         with bundled_model() as place:
             return _model_facts(place)
-    if file.is_dir():
-        file = file / "model.safetensors"
+    if file.is_dir() or (not file.exists() and (RUNS / file).is_dir()):
+        file = find_model(str(file)) or file
     check_readable(file)
     if file.suffix.lower() in (".toml", ".png"):
         what = "is no model, events or samples; give the run folder or a .safetensors, .csv or .h5 file"
@@ -91,7 +96,7 @@ def _facts(file: Path, molecule: str | None) -> dict[str, Any]:
         return _model_facts(file)
     if _is_samples(file):
         return _sample_facts(file)
-    events = read_events(file, molecule)
+    events = read_events(file, molecule, reading)
     return {"content": "events"} | _event_facts(events)
 
 
@@ -266,16 +271,28 @@ def _indented(text: str) -> str:
 
 
 def _sample_facts(file: Path) -> dict[str, Any]:
+    import numpy as np
+
+    from flowcei.physics.detector import rms_component
+    from flowcei.posterior.flags import FLAG_BITS
     from flowcei.posterior.storage import read_samples
 
     drawn = read_samples(file)
+    origin = dict(drawn.origin)
+    measured = origin.pop("events", {})
+    relative = float(np.median(drawn.sigma / rms_component(drawn.momenta)))
+    origin["noise"] = f"{100 * relative:.3g} % of the rms component (median)"
+    bits = np.zeros(len(drawn), int) if drawn.flags is None else drawn.flags
+    flagged = {name: int(((bits & bit) > 0).sum()) for name, bit in FLAG_BITS.items()}
     return {
         "content": "posterior samples",
         "molecule": _described(drawn.molecule),
         "events": len(drawn),
+        "events with flags": ", ".join(f"{n} {name}" for name, n in flagged.items() if n) or "none",
         "samples an event": drawn.positions.shape[1],
         "density": "yes" if drawn.log_prob is not None else "no",
-        **drawn.origin,
+        **origin,
+        "the events are from": measured,
     }
 
 

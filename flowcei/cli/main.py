@@ -15,6 +15,7 @@ import click
 from flowcei._version import __version__
 from flowcei.cli.logs import show_library_log
 from flowcei.cli.options import set_quiet
+from flowcei.cli.stopping import stoppable
 from flowcei.errors import FlowceiError, UsageError, printable
 
 __all__ = ["cli", "main"]
@@ -113,7 +114,8 @@ def main() -> None:
     show_library_log()
     trace = "--traceback" in sys.argv or os.environ.get("FLOWCEI_TRACEBACK", "") not in ("", "0")
     try:
-        cli.main(prog_name="flowcei", standalone_mode=False, auto_envvar_prefix="FLOWCEI")
+        with stoppable():
+            cli.main(prog_name="flowcei", standalone_mode=False, auto_envvar_prefix="FLOWCEI")
         sys.stdout.flush()
     except FlowceiError as error:
         _leave(error, str(error), error.exit_code, trace=trace)

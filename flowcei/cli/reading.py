@@ -102,5 +102,5 @@ def note_reading(source: EventSource) -> None:
     """Say what was concluded of a file that nobody stated."""
     for line in source.said:
         note(f"{source.path.name}: {line}")
-    if source.said:
+    if any("taken to be" in line for line in source.said):
         note("to state it instead: flowcei convert --guess writes a mapping; check it, then give --mapping")

@@ -21,7 +21,6 @@ from flowcei.cli.options import (
     settled_seed,
 )
 from flowcei.cli.reading import note_reading, reading_options, selection_options
-from flowcei.cli.stopping import stoppable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -97,6 +96,7 @@ def sample(
     from flowcei.cli.runs import BUNDLED, load_named, note_what_is_assumed
     from flowcei.errors import UsageError
     from flowcei.events.source import open_events
+    from flowcei.events.streaming import partial_path
     from flowcei.files import same_file
     from flowcei.posterior.storage import check_samples_path
     from flowcei.posterior.unfinished import begun_seed
@@ -107,6 +107,9 @@ def sample(
         msg = f"{momenta} holds the momenta; give -o another name"
         raise UsageError(msg)
     to_pipe = str(place) == "-"
+    if resume and place.exists() and not partial_path(place).exists():
+        note(f"{place} is there already: nothing to go on with")  # a batch job that was queued again
+        return
     if not to_pipe:
         check_samples_path(place, overwrite=overwrite)
     if resume:
@@ -123,8 +126,8 @@ def sample(
         reconstructor, count, settled_seed(seed), noise, latent, weigh=weigh, min_ess=min_ess, budget=budget
     )
     survey = Survey.of(source.chunks())
-    source.keep_tally()
-    if source.tally.rejected:
+    if source.selection.to_dict() or source.tally.rejected:
+        source.keep_tally()
         note(f"{source.tally}")
     if to_pipe:
         quality = _to_pipe(asked, source, survey)
@@ -177,7 +180,6 @@ def _to_file(
 
     request = asked.request() | {"events": survey.events, "momenta": survey.digest}
     with ExitStack() as stack:
-        stack.enter_context(stoppable())
         progress = stack.enter_context(Progress(survey.events, "events"))
         writing: list[Progress] = []
 

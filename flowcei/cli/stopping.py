@@ -14,7 +14,7 @@ __all__ = ["stoppable"]
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Let SIGTERM raise KeyboardInterrupt in the block, which what can be resumed turns into a StoppedError.
+    """Let SIGTERM raise KeyboardInterrupt in the block: what is half-written goes, or can be resumed.
 
     Only the main thread of a process hears signals; elsewhere nothing changes.
     """

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-import signal
 import sys
-import threading
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,11 +21,10 @@ from flowcei.cli.options import (
     settled_seed,
     warn,
 )
+from flowcei.cli.stopping import stoppable
 from flowcei.errors import DataError, FlowceiError, StoppedError, TrainingDivergedError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from flowcei.cli.progress import Progress
     from flowcei.cli.runfolder import RunFolder
     from flowcei.events.container import Events
@@ -136,7 +132,7 @@ def train(
         plan.options["seed"] = settled_seed(plan.options.get("seed"))
         refuse_busy(folder / LOG)
         run = begin_run(folder, plan.options)
-    with log_file(run.folder / LOG), _terminable():
+    with log_file(run.folder / LOG), stoppable():
         _log_start(plan, run, resume=resume is not None)
         _train(plan, run, max_time, resume=resume is not None)
 
@@ -317,19 +313,6 @@ def _log_start(plan: _Plan, run: RunFolder, *, resume: bool) -> None:
         f"the events of {given['data']}" if plan.data is not None else f"fresh events of {plan.molecule.name}"
     )
     note(f"{'going on with' if resume else 'training'} {given['arch']} in {run.folder} on {source}")
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Treat a request to terminate, as of a batch system, like Ctrl-C."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _warn_of_findings(events: Events) -> None:

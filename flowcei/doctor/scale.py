@@ -28,6 +28,7 @@ _CONSTANT = 0.3
 _SLIGHT = 0.05
 _NEAR = (0.8, 1.25)
 _MOST_CHARGE = 8
+_USUAL = (0.4, 1.4)  # KER over U0 of the equilibrium: few molecules explode from elsewhere
 _ENERGIES = (0.05, 20.0)  # KER over U0 of the equilibrium: beyond, a unit is wrong
 
 
@@ -151,6 +152,10 @@ def plausible_energy(events: Events) -> list[Finding]:
         f"of the equilibrium ({rest / ELECTRONVOLT:.4g} eV)"
     )
     values = {"ratio": ratio}
+    if _ENERGIES[0] < ratio < _ENERGIES[1] and not _USUAL[0] < ratio < _USUAL[1]:
+        means = "another unit that is close, other charges, ions exchanged, or geometries far from rest"
+        todo = "check units, charges and which ion is which"
+        return [Finding("warning", "energy", fact, means, todo, values=values)]
     if _ENERGIES[0] < ratio < _ENERGIES[1]:
         return [Finding("note", "energy", fact, "the momenta have a plausible size", values=values)]
     fitting = [name for name, atomic in MOMENTUM_UNITS.items() if 0.2 < ratio * atomic**2 < 2.0]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NamedComponents", "bare_name", "named_components"]
 
-_ION = r"(?P<ion>[a-z]*\d*)(?:\d*\++)?"  # a charge may follow: C2+, O++
+_ION = r"(?P<ion>[a-z]*\d*?)(?:\d+\+|\++)?"  # a charge may follow: C2+, O++
 _AXIS = r"(?P<axis>[xyz])"
 _P, _V = r"(?:p|mom|momentum)", r"(?:v|vel|velocity)"
 _PATTERNS = [

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from flowcei.events.tables import Table
     from flowcei.molecule import Molecule
 
-__all__ = ["Guess", "checked_order", "guess_mapping"]
+__all__ = ["Guess", "blank_mapping", "checked_order", "guess_mapping"]
 
 _AXES = "xyz"
 _ELECTRON_MASS = 9.1093837015e-31  # kg, CODATA 2018
@@ -109,6 +109,18 @@ def guess_mapping(
     rest = tuple(name for name in guess.open if name != "momenta")
     mapping = guess.mapping.model_copy(update={"momenta": momenta})
     return Guess(mapping, guess.said, rest, guess.filled, ordered=guess.ordered)
+
+
+def blank_mapping(table: Table, molecule: Molecule) -> Mapping:
+    """Return a mapping to be filled in by a person: ``?`` stands for every name that is asked for."""
+    there = {name.lower() for name in table.names}
+    if any(all(pattern.format(a) in there for a in _AXES) for pattern, _ in _TRIPLES):
+        columns = next(p for p, _ in _TRIPLES if all(p.format(a) in there for a in _AXES))
+        x, y, z = (next(n for n in table.names if n.lower() == columns.format(a)) for a in _AXES)
+        ions = Ions(column="?", values=dict.fromkeys(molecule.labels, "?"))
+        return Mapping(rows="ion", momenta=Vectors(unit="hbar/bohr", columns=(x, y, z)), event="?", ions=ions)
+    blank: dict[str, tuple[Component, Component, Component]] = dict.fromkeys(molecule.labels, ("?", "?", "?"))
+    return Mapping(momenta=Vectors(unit="hbar/bohr", ions=blank))
 
 
 def _stated_order(table: Table, molecule: Molecule) -> tuple[str, ...]:

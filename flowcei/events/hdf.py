@@ -6,6 +6,7 @@ import json
 import math
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import h5py
@@ -14,10 +15,11 @@ import numpy as np
 from flowcei.errors import DataError, FlowceiError
 from flowcei.events.mapped import Arrays
 from flowcei.files import check_held, check_readable
+from flowcei.laidout import LaidOutFile, lay_out
 from flowcei.molecule import Molecule
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from flowcei.events.container import Events
@@ -25,12 +27,10 @@ if TYPE_CHECKING:
 __all__ = [
     "MOMENTUM_UNIT",
     "HdfEvents",
-    "append_hdf",
     "describe",
     "hdf_chunks",
     "is_hdf5",
     "is_native",
-    "keep_in_origin",
     "look_into",
     "opened",
     "read_array",
@@ -39,6 +39,7 @@ __all__ = [
     "refuse_large_chunks",
     "text_attribute",
     "write_hdf",
+    "write_hdf_parts",
 ]
 
 MOMENTUM_UNIT = "hbar/bohr"
@@ -277,29 +278,35 @@ def write_hdf(events: Events, path: Path) -> None:
             file.create_dataset("event", data=events.ids)
 
 
-def append_hdf(parts: Iterable[Events], path: Path) -> None:
-    """Write events as HDF5, a part at a time."""
-    with h5py.File(path, "w") as file:
-        for k, events in enumerate(parts):
-            arrays = {"momenta": events.momenta, "event": events.numbers}
-            arrays |= {"positions": events.positions} if events.positions is not None else {}
-            arrays |= {"sigma": events.sigma} if events.sigma is not None else {}
-            if k == 0:
-                describe(file, events.molecule, events.origin)
-            for name, array in arrays.items():
-                if k == 0:
-                    data = file.create_dataset(
-                        name, (0, *array.shape[1:]), array.dtype, maxshape=(None, *array.shape[1:])
-                    )
-                    if name != "event":
-                        data.attrs["unit"] = _UNITS.get(name, MOMENTUM_UNIT)
-                data = file[name]
-                data.resize(len(data) + len(array), axis=0)
-                data[-len(array) :] = array
+def write_hdf_parts(source: Callable[[], Iterable[Events]], count: int, path: Path) -> None:
+    """Write events as HDF5, a part at a time.
+
+    Args:
+        source: Yields the events.
+        count: How many there are: the file is laid out for them first, so that a full disk is
+            found before anything is written (HDF5 that grows does not survive one).
+        path: The file.
+    """
+    parts = iter(source())
+    first = next(parts)
+    arrays = _arrays(first)
+    shapes = {name: ((count, *array.shape[1:]), array.dtype) for name, array in arrays.items()}
+
+    def about(file: h5py.File) -> None:
+        describe(file, first.molecule, first.origin)
+        for name in arrays:
+            if name != "event":
+                file[name].attrs["unit"] = _UNITS.get(name, MOMENTUM_UNIT)
+
+    lay_out(path, shapes, 1, about)
+    row = 0
+    with LaidOutFile(path, durable=False) as file:
+        for events in chain([first], parts):
+            file.put(0, row, _arrays(events))
+            row += len(events)
 
 
-def keep_in_origin(path: Path, **facts: Any) -> None:  # noqa: ANN401 (JSON)
-    """Add facts that are only known at the end to what a file says of its origin."""
-    with h5py.File(path, "r+") as file:
-        origin = read_json_attribute(file, "origin") or {}
-        file.attrs["origin"] = json.dumps(origin | facts)
+def _arrays(events: Events) -> dict[str, np.ndarray]:
+    arrays = {"momenta": events.momenta, "event": events.numbers}
+    arrays |= {"positions": events.positions} if events.positions is not None else {}
+    return arrays | ({"sigma": events.sigma} if events.sigma is not None else {})

@@ -132,10 +132,11 @@ class Tally:
 
     def __str__(self) -> str:
         """Return a line for a person."""
+        count = f"{self.read} event{'' if self.read == 1 else 's'}"
         if not self.rejected:
-            return f"{self.read} events read, none left out"
+            return f"{count} read, none left out"
         why = ", ".join(f"{number} {reason}" for reason, number in self.rejected.items())
-        return f"{self.read} events read, {self.read - self.kept} left out: {why}"
+        return f"{count} read, {self.read - self.kept} left out: {why}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the counts."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from flowcei.errors import DataError, UsageError
 from flowcei.events.container import Events
-from flowcei.events.guess import checked_order, guess_mapping
+from flowcei.events.guess import blank_mapping, checked_order, guess_mapping
 from flowcei.events.hdf import hdf_chunks, is_native, look_into
 from flowcei.events.inference import infer_length_unit, infer_momentum_unit
 from flowcei.events.mapped import Arrays, mapped_chunks
@@ -129,8 +129,7 @@ class EventSource:
 
     def keep_tally(self) -> None:
         """Let the origin of events read from now on say which were left out, and why."""
-        if self.selection.to_dict() or self.tally.rejected:
-            self.origin["selection"] = self.selection.to_dict() | self.tally.to_dict()
+        self.origin["selection"] = self.selection.to_dict() | self.tally.to_dict()
 
     def _judged(self, arrays: Arrays, known: _Known) -> Events:
         first = self.tally.read
@@ -276,8 +275,13 @@ def guessed(path: Path, molecule: Molecule, reading: Reading) -> tuple[Mapping, 
     if is_native_header(table.names, molecule):
         return native_mapping(table.names, molecule, path), ["the columns of flowcei: no mapping is needed"]
     order = checked_order(reading.columns, molecule) if reading.columns else ()
-    guess = guess_mapping(table, molecule, path, order, reading.unit)
-    mapping, said = _settled(guess, table, molecule, path)
+    try:
+        guess = guess_mapping(table, molecule, path, order, reading.unit)
+        mapping, said = _settled(guess, table, molecule, path)
+    except DataError as error:
+        names = ", ".join(table.names[:100]) + (", ..." if len(table.names) > 100 else "")
+        said = [f"could not be told: {error.what}", f"the columns of the file are {names}"]
+        return blank_mapping(table, molecule), [*said, "a column name, or 0, belongs where a ? stands"]
     if guess.filled:
         said.append(f"taken for 0, as no column has it: {', '.join(guess.filled)}")
     return mapping, said

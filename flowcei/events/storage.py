@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowcei.errors import UsageError
-from flowcei.events.hdf import append_hdf, keep_in_origin, write_hdf
+from flowcei.events.hdf import write_hdf, write_hdf_parts
 from flowcei.events.source import Reading, open_events
 from flowcei.events.text import write_csv
 from flowcei.files import whole_file
@@ -98,8 +98,10 @@ def write_event_chunks(source: EventSource, path: str | Path, *, overwrite: bool
                 for k, events in enumerate(source.chunks()):
                     write_csv(events, file, header=k == 0)
         else:
-            append_hdf(source.chunks(), temporary)
-            keep_in_origin(temporary, selection=source.selection.to_dict() | source.tally.to_dict())
+            for _ in source.chunks():  # to know how many are left
+                pass
+            source.keep_tally()
+            write_hdf_parts(source.chunks, source.tally.kept, temporary)
 
 
 def events_writer(path: Path) -> Callable[[Events, Path], None]:

@@ -330,6 +330,8 @@ def cell_problem(cell: str, *, gaps: bool = False) -> str | None:
     """
     if not cell:
         return None if gaps else "a blank cell; fill in the number, or leave such events out (--finite-only)"
+    if cell in _GAPS and "nan" not in cell.lower() and not gaps:
+        return f"{cell!r} where a number belongs; --finite-only leaves such events out"
     if _FORTRAN.fullmatch(cell):
         return f"{cell[:40]!r}: Fortran's exponent; write an e for the d"
     try:
