@@ -108,6 +108,7 @@ class HdfTable:
         """Find the datasets of numbers that have the same length."""
         with opened(self.path) as file:
             place = self._place(file)
+            there = [name[:40] for name in islice(place, 8)]
             for name in islice(place, _MAX_COLUMNS):
                 data = self._dataset(place, name)
                 if data is None:
@@ -119,9 +120,9 @@ class HdfTable:
                 self._columns.update({column: (name, k) for k, column in enumerate(names)})
         if not self._columns:
             where = f"group /{self.group}" if self.group else "the top of the file"
-            raise DataError(
-                f"{where} holds no dataset of numbers; a mapping's tree names a group", path=self.path
-            )
+            what = f"{where} holds no dataset of numbers ({', '.join(there) or 'nothing'}); a mapping's tree "
+            what += "names a group"
+            raise DataError(what, path=self.path)
         if len(set(self._count)) > 1:
             raise DataError(f"datasets of different length ({sorted(set(self._count))[:4]})", path=self.path)
 
