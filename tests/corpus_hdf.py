@@ -72,6 +72,31 @@ for _part in (8, 96, 800, 4000, 7000):
 hostile("hdf5-garbage", "e.h5", "damaged")(lambda _: b"\x89HDF\r\n\x1a\n" + bytes(range(256)) * 10)
 
 
+def _heap_without_end(path: Path) -> bytes:
+    """The room that is left in the heap of texts is 0: the HDF5 library would look for its end for ever."""
+    data = bytearray(_hdf_bytes(path))
+    place = data.index(b"GCOL") + 16
+    while number := int.from_bytes(data[place : place + 2], "little"):
+        size = int.from_bytes(data[place + 8 : place + 16], "little")
+        place += 16 + (size + 7) // 8 * 8
+    assert number == 0
+    data[place + 8 : place + 16] = bytes(8)
+    return bytes(data)
+
+
+def _long_text(path: Path) -> bytes:
+    """The text of an attribute says that it is 4 GB long: the HDF5 library would take the memory."""
+    data = bytearray(_hdf_bytes(path))
+    place = data.index(b"content\0") + 8 + 24 + 8  # its name, its type, its place
+    assert data[place : place + 4] == len("flowcei events").to_bytes(4, "little")
+    data[place : place + 4] = b"\xff" * 4
+    return bytes(data)
+
+
+hostile("hdf5-heap-without-end", "e.h5", "without end")(_heap_without_end)
+hostile("hdf5-text-of-4-GB", "e.h5", "longer than the file")(_long_text)
+
+
 @_hdf("hdf5-external-link", "momenta is not a dataset of numbers|lies in another file")
 def _(file: h5py.File) -> None:
     secret = Path(file.filename).parent.parent / "secret.h5"
