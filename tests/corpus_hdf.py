@@ -72,15 +72,14 @@ for _part in (8, 96, 800, 4000, 7000):
 hostile("hdf5-garbage", "e.h5", "damaged")(lambda _: b"\x89HDF\r\n\x1a\n" + bytes(range(256)) * 10)
 
 
-def _heap_without_end(path: Path) -> bytes:
-    """The room that is left in the heap of texts is 0: the HDF5 library would look for its end for ever."""
+def _heap_that_goes_nowhere(path: Path, entry: int, size: int) -> bytes:
+    """The heap of texts has an entry of a size at which the HDF5 library (2.0) goes on for ever."""
     data = bytearray(_hdf_bytes(path))
     place = data.index(b"GCOL") + 16
-    while number := int.from_bytes(data[place : place + 2], "little"):
-        size = int.from_bytes(data[place + 8 : place + 16], "little")
-        place += 16 + (size + 7) // 8 * 8
-    assert number == 0
-    data[place + 8 : place + 16] = bytes(8)
+    while (number := int.from_bytes(data[place : place + 2], "little")) != entry:
+        assert number
+        place += 16 + (int.from_bytes(data[place + 8 : place + 16], "little") + 7) // 8 * 8
+    data[place + 8 : place + 16] = size.to_bytes(8, "little")
     return bytes(data)
 
 
@@ -93,7 +92,10 @@ def _long_text(path: Path) -> bytes:
     return bytes(data)
 
 
-hostile("hdf5-heap-without-end", "e.h5", "without end")(_heap_without_end)
+for _entry, _size in ((0, 0), (0, 2**64 - 1), (3, 2**64 - 1), (3, 2**64 - 17), (2, 2**40)):
+    hostile(f"hdf5-heap-of-{_entry}-{_size}", "e.h5", "goes nowhere")(
+        lambda path, entry=_entry, size=_size: _heap_that_goes_nowhere(path, entry, size)
+    )
 hostile("hdf5-text-of-4-GB", "e.h5", "longer than the file")(_long_text)
 
 

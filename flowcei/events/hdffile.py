@@ -56,7 +56,7 @@ class _Watched(io.FileIO):
     """A file that looks at what the HDF5 library reads.
 
     Texts of any length lie in heaps. The library (2.0 and before) goes through a heap by the sizes of
-    its entries, and never ends where one says 0; and it takes as much memory as an attribute says its
+    its entries, and never ends where one says 0, or so much that the sum overflows; and it takes as much memory as an attribute says its
     text is long, up to 4 GB, before it looks at the heap.
     """
 
@@ -79,11 +79,12 @@ class _Watched(io.FileIO):
 
 def _refuse_endless(heap: memoryview) -> None:
     """Refuse a heap, or the beginning of one, with an entry that does not lead to the next."""
+    whole = int.from_bytes(heap[len(_HEAP) : _HEADER], "little")
     place = _HEADER
     while place + _ENTRY.size <= len(heap):
         number, _, size = _ENTRY.unpack_from(heap, place)
         # Entry 0 is the room that is left, and counts its own beginning; others are padded to 8 bytes.
         step = size if number == 0 else _ENTRY.size + (size + 7) // 8 * 8
-        if step < _ENTRY.size:
-            raise DataError("not an HDF5 file, or damaged (a heap without end)")
         place += step
+        if step < _ENTRY.size or place > whole:
+            raise DataError("not an HDF5 file, or damaged (a heap of texts that goes nowhere)")
