@@ -56,8 +56,8 @@ class _Watched(io.FileIO):
     """A file that looks at what the HDF5 library reads.
 
     Texts of any length lie in heaps. The library (2.0 and before) goes through a heap by the sizes of
-    its entries, and never ends where one says 0, or so much that the sum overflows; and it takes as much memory as an attribute says its
-    text is long, up to 4 GB, before it looks at the heap.
+    its entries, and never ends where one says 0, or so much that the sum overflows; and it takes as
+    much memory as an attribute says its text is long, up to 4 GB, before it looks at the heap.
     """
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
