@@ -256,9 +256,13 @@ hostile("second-line-of-2-MB", "e.csv", "million characters")(
 hostile("header-of-one-long-name", "e.csv", "long")(lambda _: b"a" * 1_000_000 + b"\n1\n")
 hostile("header-of-one-long-number", "e.txt", "long")(lambda _: b"1" * 200_000 + b"x 2\n1 2\n")
 hostile("header-of-a-long-quote", "e.csv", "long")(lambda _: b'"' + b"a," * 300_000 + b"\n1\n")
-hostile("header-of-rows-of-ions-only", "e.csv", "no event|ocs|ions apart")(
-    lambda _: b"vx_ms,vy_ms,vz_ms,event\n"
-)
+hostile(
+    "header-of-rows-of-ions-only",
+    "e.csv",
+    "no event",
+    words=("--columns", "c o s"),
+    reading={"columns": "c o s"},
+)(lambda _: b"vx_ms,vy_ms,vz_ms,event\n")
 hostile("event-without-end", "e.csv", "rows", words=("--molecule", "co2"))(
     lambda _: b"event,mass_u,px,py,pz\n" + b"1,12,1,2,3\n" * 30_000
 )

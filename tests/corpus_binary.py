@@ -143,6 +143,8 @@ hostile("parquet-numbers-as-text", "e.parquet", "numbers")(lambda _: _table(pcx=
 hostile("parquet-lists", "e.parquet", "numbers")(lambda _: _table(pcx=[[1.0, 2.0]] * 6))
 hostile("parquet-tables", "e.parquet", "numbers")(lambda _: _table(pcx=[{"a": 1.0}] * 6))
 hostile("parquet-dates", "e.parquet", "numbers")(lambda _: _table(pcx=pa.array([1] * 6, pa.timestamp("ns"))))
+_SIGNALLING = np.full(6, 0x7F800001, np.uint32).view(np.float32)  # a NaN that warns when it is converted
+hostile("parquet-signalling", "e.parquet", "finite")(lambda _: _table(pcx=_SIGNALLING))
 hostile("parquet-gaps", "e.parquet", "finite")(lambda _: _table(pcx=[None, 1.0, 1.0, 1.0, 1.0, 1.0]))
 hostile("parquet-of-another", "e.parquet", "missing|recognised")(lambda _: _written(pa.table({"a": [1]})))
 hostile("parquet-wide", "e.parquet", "10000 at the most")(

@@ -72,6 +72,33 @@ for _part in (8, 96, 800, 4000, 7000):
 hostile("hdf5-garbage", "e.h5", "damaged")(lambda _: b"\x89HDF\r\n\x1a\n" + bytes(range(256)) * 10)
 
 
+def _heap_that_goes_nowhere(path: Path, entry: int, size: int) -> bytes:
+    """The heap of texts has an entry of a size at which the HDF5 library (2.0) goes on for ever."""
+    data = bytearray(_hdf_bytes(path))
+    place = data.index(b"GCOL") + 16
+    while (number := int.from_bytes(data[place : place + 2], "little")) != entry:
+        assert number
+        place += 16 + (int.from_bytes(data[place + 8 : place + 16], "little") + 7) // 8 * 8
+    data[place + 8 : place + 16] = size.to_bytes(8, "little")
+    return bytes(data)
+
+
+def _long_text(path: Path) -> bytes:
+    """The text of an attribute says that it is 4 GB long: the HDF5 library would take the memory."""
+    data = bytearray(_hdf_bytes(path))
+    place = data.index(b"content\0") + 8 + 24 + 8  # its name, its type, its place
+    assert data[place : place + 4] == len("flowcei events").to_bytes(4, "little")
+    data[place : place + 4] = b"\xff" * 4
+    return bytes(data)
+
+
+for _entry, _size in ((0, 0), (0, 2**64 - 1), (3, 2**64 - 1), (3, 2**64 - 17), (2, 2**40)):
+    hostile(f"hdf5-heap-of-{_entry}-{_size}", "e.h5", "goes nowhere")(
+        lambda path, entry=_entry, size=_size: _heap_that_goes_nowhere(path, entry, size)
+    )
+hostile("hdf5-text-of-4-GB", "e.h5", "longer than the file")(_long_text)
+
+
 @_hdf("hdf5-external-link", "momenta is not a dataset of numbers|lies in another file")
 def _(file: h5py.File) -> None:
     secret = Path(file.filename).parent.parent / "secret.h5"

@@ -14,7 +14,8 @@ import pandas as pd
 from flowcei.doctor.finding import Finding
 from flowcei.errors import DataError
 from flowcei.events.container import Events
-from flowcei.events.hdf import is_native, opened, read_array, read_json_attribute, read_molecule
+from flowcei.events.hdf import is_native, read_array, read_json_attribute, read_molecule
+from flowcei.events.hdffile import opened
 from flowcei.events.source import Reading, open_events
 from flowcei.events.tables import format_of
 from flowcei.events.text import columns

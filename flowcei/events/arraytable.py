@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from flowcei.errors import DataError, UsageError
-from flowcei.events.hdf import opened, refuse_large_chunks
+from flowcei.events.hdf import refuse_large_chunks
+from flowcei.events.hdffile import opened
 from flowcei.files import check_held
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ def _refuse_wide(columns: int, path: Path, name: str = "the file") -> None:
 
 def _cut(array: NDArray[Any] | h5py.Dataset, rows: slice, path: Path) -> NDArray[np.float64]:
     try:
-        return np.asarray(array[rows], dtype=np.float64)
+        with np.errstate(all="ignore"):  # what is too large for the type becomes infinite, and is refused
+            return np.asarray(array[rows], dtype=np.float64)
     except (OSError, ValueError) as error:
         raise DataError("cannot be read as numbers; is it cut short?", path=path) from error
 
@@ -237,8 +239,9 @@ class ParquetTable:
             for batch in self._file[0].iter_batches(batch_size=rows, columns=list(used)):
                 # pandas' own description of the file may hide columns.
                 table = pa.Table.from_batches([batch]).to_pandas(ignore_metadata=True)
-                for name in used:
-                    table[name] = table[name].astype(str if name in text else np.float64)
+                with np.errstate(all="ignore"):  # as in `_cut`
+                    for name in used:
+                        table[name] = table[name].astype(str if name in text else np.float64)
                 yield table
         except (pa.ArrowException, OSError, ValueError, TypeError) as error:
             raise DataError("cannot be read as numbers, or damaged", path=self.path) from error
@@ -302,6 +305,8 @@ class RootTable:
         rows = _rows_of(len(used), rows)
         try:
             for part in self._tree[0].iterate(list(used), step_size=rows, library="np"):
-                yield pd.DataFrame({name: np.asarray(part[name], np.float64) for name in used})
+                with np.errstate(all="ignore"):  # as in `_cut`
+                    table = pd.DataFrame({name: np.asarray(part[name], np.float64) for name in used})
+                yield table
         except Exception as error:
             raise DataError("branches that are not plain numbers, or damaged", path=self.path) from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -12,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
-from flowcei.errors import DataError, FlowceiError
+from flowcei.errors import DataError
+from flowcei.events.hdffile import opened
 from flowcei.events.mapped import Arrays
-from flowcei.files import check_held, check_readable
+from flowcei.files import check_held
 from flowcei.laidout import LaidOutFile, lay_out
 from flowcei.molecule import Molecule
 
@@ -32,7 +32,6 @@ __all__ = [
     "is_hdf5",
     "is_native",
     "look_into",
-    "opened",
     "read_array",
     "read_json_attribute",
     "read_molecule",
@@ -85,25 +84,6 @@ def is_native(path: Path) -> bool:
         return "momenta" in file or text_attribute(file, "content").startswith("flowcei")
 
 
-@contextmanager
-def opened(path: Path) -> Iterator[h5py.File]:
-    """Open an HDF5 file; what h5py stumbles over in the block is a fault of the file.
-
-    Raises:
-        UsageError: For a missing file.
-        DataError: For a damaged file.
-    """
-    check_readable(path)
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except FlowceiError:
-        raise
-    except (ArithmeticError, KeyError, MemoryError, OSError, RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise DataError(f"not an HDF5 file, or damaged ({reason})", path=path) from error
-
-
 def look_into(path: Path, molecule: Molecule | None = None) -> HdfEvents:
     """Check what an HDF5 file says of itself, reading no event.
 
@@ -149,10 +129,11 @@ def hdf_chunks(path: Path, about: HdfEvents, rows: int) -> Iterator[Arrays]:
     """
     with opened(path) as file:
         for first in range(0, about.count, rows):
-            part = {
-                name: np.asarray(_dataset(file, name, path)[first : first + rows], np.float64)
-                for name in about.names
-            }
+            with np.errstate(all="ignore"):  # what is too large for the type becomes infinite
+                part = {
+                    name: np.asarray(_dataset(file, name, path)[first : first + rows], np.float64)
+                    for name in about.names
+                }
             ids = part.get("event")
             if ids is not None and not ((ids == np.round(ids)) & (np.abs(ids) <= _MAX_EVENT)).all():
                 raise DataError("/event holds numbers that are not whole, up to 2^53", path=path)
@@ -229,17 +210,17 @@ def read_json_attribute(file: h5py.File, name: str) -> dict | None:
     try:
         text = text_attribute(file, name)
     except DataError as error:
-        raise DataError(f"attribute {name} is not JSON", path=file.filename) from error
+        raise DataError(f"attribute {name} is not JSON", path=_name(file)) from error
     if len(text) > _MAX_JSON:
-        raise DataError(f"attribute {name} is too large ({len(text)} characters)", path=file.filename)
+        raise DataError(f"attribute {name} is too large ({len(text)} characters)", path=_name(file))
     try:
         table = json.loads(text)
     except RecursionError as error:
-        raise DataError(f"attribute {name} is nested too deep", path=file.filename) from error
+        raise DataError(f"attribute {name} is nested too deep", path=_name(file)) from error
     except ValueError as error:
-        raise DataError(f"attribute {name} is not JSON", path=file.filename) from error
+        raise DataError(f"attribute {name} is not JSON", path=_name(file)) from error
     if not isinstance(table, dict):
-        raise DataError(f"attribute {name} is not a table", path=file.filename)
+        raise DataError(f"attribute {name} is not a table", path=_name(file))
     return table
 
 
@@ -253,9 +234,14 @@ def text_attribute(place: h5py.Group | h5py.Dataset, name: str) -> str:
         return ""
     where = place.attrs.get_id(name)
     if where.shape != () or where.get_type().get_class() != h5py.h5t.STRING:
-        raise DataError(f"attribute {name} is not a text", path=place.file.filename)
+        raise DataError(f"attribute {name} is not a text", path=_name(place.file))
     text = place.attrs[name]
     return text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
+
+
+def _name(file: h5py.File) -> str | None:
+    """Return what a file is called; `opened` says it itself."""
+    return None if file.driver == "fileobj" else file.filename
 
 
 def describe(file: h5py.File, molecule: Molecule, origin: dict[str, Any]) -> None:

@@ -142,7 +142,7 @@ def _scaled(
 ) -> Arrays:
     """Turn numbers of the file into atomic units."""
     factor, velocities = momentum_factor(mapping.momenta.unit)
-    with np.errstate(over="ignore"):  # what is infinite is refused later, with its row
+    with np.errstate(over="ignore", invalid="ignore"):  # what is infinite is refused later, with its row
         if factor != 1.0:
             momenta = momenta * factor
         if velocities:
