@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -27,7 +27,8 @@ _SHORT = {
     "amu km/s": "u km/s",
 }
 
-Component = str | float
+_Name = Annotated[str, Field(min_length=1)]
+Component = _Name | float
 """A column, or the number that stands for one that the file leaves out."""
 
 
@@ -47,7 +48,7 @@ class Vectors(_Table):
 
     unit: str = Field(max_length=40)
     ions: dict[str, tuple[Component, Component, Component]] = Field(default={}, max_length=100)
-    columns: tuple[str, str, str] | None = None
+    columns: tuple[_Name, _Name, _Name] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Vectors:
@@ -85,7 +86,7 @@ class Channel(_Table):
         value: Of the events that are read; others are left out and counted.
     """
 
-    column: str
+    column: _Name
     value: float = Field(allow_inf_nan=False)
 
 
