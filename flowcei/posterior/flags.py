@@ -33,7 +33,7 @@ AFTERWARDS = {name: FLAG_BITS[name] for name in ("re-simulation", "efficiency")}
 
 _UNLIKELY = 1e-6  # chance that an event without fault is flagged
 _FEWEST = 10.0  # effective samples
-_FIRST = 10  # samples of an event that are simulated to see whether any explains it
+_FIRST = 4  # samples of an event that are simulated to see whether any explains it
 
 
 def moving(momenta: NDArray[np.float64], sigma: NDArray[np.float64]) -> NDArray[np.bool_]:
