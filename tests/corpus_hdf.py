@@ -80,6 +80,7 @@ def _heap_that_goes_nowhere(path: Path, entry: int, size: int) -> bytes:
         assert number
         place += 16 + (int.from_bytes(data[place + 8 : place + 16], "little") + 7) // 8 * 8
     data[place + 8 : place + 16] = size.to_bytes(8, "little")
+    data[data.index(b"GCOL") + 5] = size % 256  # a byte that nothing reads
     return bytes(data)
 
 

@@ -26,7 +26,7 @@ _TEXT = re.compile(
     rb"[\x19\x39\x49][\x01\x11].\0\x10\0\0\0.{4}\x01\0\0\0.{4}(?:\0{4})?(?:\x01\0.{6}|\x02\0..)(.{4})",
     re.DOTALL,
 )
-_HEAP, _HEADER, _ENTRY = b"GCOL\x01\0\0\0", 16, struct.Struct("<HHxxxxQ")
+_HEAP, _HEADER, _ENTRY = b"GCOL\x01", 16, struct.Struct("<HHxxxxQ")
 
 
 @contextmanager
@@ -79,7 +79,7 @@ class _Watched(io.FileIO):
 
 def _refuse_endless(heap: memoryview) -> None:
     """Refuse a heap, or the beginning of one, with an entry that does not lead to the next."""
-    whole = int.from_bytes(heap[len(_HEAP) : _HEADER], "little")
+    whole = int.from_bytes(heap[8:_HEADER], "little")
     place = _HEADER
     while place + _ENTRY.size <= len(heap):
         number, _, size = _ENTRY.unpack_from(heap, place)
