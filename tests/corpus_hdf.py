@@ -93,6 +93,16 @@ def _long_text(path: Path) -> bytes:
     return bytes(data)
 
 
+@hostile("hdf5-heap-longer-than-one-read", "e.h5", "goes nowhere")
+def _(path: Path) -> bytes:
+    """The second part, which the library reads apart from the first, begins with an entry of no size."""
+    data = bytearray(_hdf_bytes(path))
+    place = data.index(b"GCOL")
+    data[place + 8 : place + 16] = (4096 + 48).to_bytes(8, "little")
+    data[place + 4096 : place + 4144] = bytes(48)
+    return bytes(data)
+
+
 for _entry, _size in ((0, 0), (0, 2**64 - 1), (3, 2**64 - 1), (3, 2**64 - 17), (2, 2**40)):
     hostile(f"hdf5-heap-of-{_entry}-{_size}", "e.h5", "goes nowhere")(
         lambda path, entry=_entry, size=_size: _heap_that_goes_nowhere(path, entry, size)

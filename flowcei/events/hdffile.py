@@ -61,6 +61,7 @@ class _Watched(io.FileIO):
     """
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        start, size = self.tell(), os.fstat(self.fileno()).st_size
         view, done = memoryview(buffer), 0  # h5py's own kind of view compares with nothing
         while done < len(view):
             count = super().readinto(view[done:])
@@ -68,22 +69,22 @@ class _Watched(io.FileIO):
                 break
             done += count
         if view[: len(_HEAP)] == _HEAP:
-            _refuse_endless(view[:done])
+            whole = int.from_bytes(view[8:_HEADER], "little")
+            self.seek(start)  # the library reads a long heap in two parts
+            _refuse_endless(self.read(min(whole, size)), whole)
         if done <= _MAX_DESCRIPTION:
-            size = os.fstat(self.fileno()).st_size
             for text in _TEXT.finditer(view[:done]):
                 if int.from_bytes(text[1], "little") > size:
                     raise DataError("not an HDF5 file, or damaged (a text longer than the file)")
         return done
 
 
-def _refuse_endless(heap: memoryview) -> None:
-    """Refuse a heap, or the beginning of one, with an entry that does not lead to the next."""
-    whole = int.from_bytes(heap[8:_HEADER], "little")
+def _refuse_endless(heap: bytes, whole: int) -> None:
+    """Refuse a heap that says it has `whole` bytes, with an entry that does not lead to the next."""
     place = _HEADER
-    while place + _ENTRY.size <= len(heap):
-        number, _, size = _ENTRY.unpack_from(heap, place)
+    while place + _ENTRY.size <= whole:
         # Entry 0 is the room that is left, and counts its own beginning; others are padded to 8 bytes.
+        number, _, size = _ENTRY.unpack_from(heap, place) if place + _ENTRY.size <= len(heap) else (0, 0, 0)
         step = size if number == 0 else _ENTRY.size + (size + 7) // 8 * 8
         place += step
         if step < _ENTRY.size or place > whole:
