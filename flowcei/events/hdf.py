@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ import h5py
 import numpy as np
 
 from flowcei.errors import DataError
-from flowcei.events.hdffile import opened
+from flowcei.events.hdffile import opened, refuse_large_chunks
 from flowcei.events.mapped import Arrays
 from flowcei.files import check_held
 from flowcei.laidout import LaidOutFile, lay_out
@@ -35,7 +34,6 @@ __all__ = [
     "read_array",
     "read_json_attribute",
     "read_molecule",
-    "refuse_large_chunks",
     "text_attribute",
     "write_hdf",
     "write_hdf_parts",
@@ -47,7 +45,6 @@ _DATASETS = ("momenta", "positions", "event", "sigma")
 _SPOKEN = {"event": "event numbers"}
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _MAX_EVENT = 1 << 53  # whole numbers are exact in floating point up to here
-_MAX_CHUNK = 1 << 28  # bytes, unpacked
 _MAX_JSON = 1 << 24  # characters
 
 
@@ -173,17 +170,6 @@ def _dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
         if unit != expected:
             raise DataError(f"/{name} are in {unit[:40]}, not in {expected}", path=path)
     return data
-
-
-def refuse_large_chunks(data: h5py.Dataset, path: Path) -> None:
-    """Refuse a dataset in chunks that may not fit in memory: each is unpacked as a whole.
-
-    Raises:
-        DataError: For chunks of more than 256 MB.
-    """
-    chunk = math.prod(data.chunks or ()) * data.dtype.itemsize
-    if data.chunks and chunk > _MAX_CHUNK:
-        raise DataError(f"{data.name} lies in chunks of {chunk} bytes; write it in smaller ones", path=path)
 
 
 def read_molecule(file: h5py.File, path: Path) -> Molecule | None:

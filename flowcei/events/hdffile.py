@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
 import struct
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["opened"]
+__all__ = ["opened", "refuse_large_chunks"]
 
+_MAX_CHUNK = 1 << 28  # bytes, unpacked
 _MAX_DESCRIPTION = 1 << 16  # bytes that are read at once of what describes an object
 # An attribute that is one text of any length: its type, its single place, and how long it is.
 _TEXT = re.compile(
@@ -89,3 +91,14 @@ def _refuse_endless(heap: bytes, whole: int) -> None:
         place += step
         if step < _ENTRY.size or place > whole:
             raise DataError("not an HDF5 file, or damaged (a heap of texts that goes nowhere)")
+
+
+def refuse_large_chunks(data: h5py.Dataset, path: Path) -> None:
+    """Refuse a dataset in chunks that may not fit in memory: each is unpacked as a whole.
+
+    Raises:
+        DataError: For chunks of more than 256 MB.
+    """
+    chunk = math.prod(data.chunks or ()) * data.dtype.itemsize
+    if data.chunks and chunk > _MAX_CHUNK:
+        raise DataError(f"{data.name} lies in chunks of {chunk} bytes; write it in smaller ones", path=path)
