@@ -101,16 +101,16 @@ def _facts(file: Path, molecule: str | None, reading: Reading) -> dict[str, Any]
 
 
 def _is_samples(file: Path) -> bool:
-    import h5py
-
+    from flowcei.errors import DataError
     from flowcei.events.hdf import is_hdf5
+    from flowcei.events.hdffile import opened
 
     if not is_hdf5(file):
         return False
     try:
-        with h5py.File(file, "r") as data:
+        with opened(file) as data:
             return bool(data.attrs.get("content") == "flowcei samples")
-    except OSError:
+    except DataError:
         return False  # damaged: the reader says so
 
 

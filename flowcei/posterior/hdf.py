@@ -18,6 +18,7 @@ from flowcei.events.hdf import (
     read_json_attribute,
     read_molecule,
 )
+from flowcei.events.hdffile import opened
 from flowcei.files import check_readable
 from flowcei.laidout import DONE
 from flowcei.posterior.flags import FLAGS
@@ -114,22 +115,19 @@ def read_samples(path: str | Path) -> PosteriorSamples:
     if not is_hdf5(place):
         what = "not HDF5; this needs the samples as flowcei sample writes them to an .h5 file"
         raise DataError(what, path=place)
-    try:
-        with h5py.File(place, "r") as file:
-            molecule = read_molecule(file, place)
-            if str(file.attrs.get("content")) != _CONTENT or molecule is None:
-                raise DataError("an HDF5 file, but not of samples", path=place)
-            if DONE in file and not (done := read_array(file, DONE, place)).all():
-                what = f"not finished: {int((done != 0).sum())} of {done.size} blocks are there; "
-                raise DataError(f"{what}flowcei sample --resume goes on", path=place)
-            arrays = {
-                name: read_array(file, name, place)
-                for name in (*_NEEDED, *_OPTIONAL)
-                if name in file or name not in _OPTIONAL
-            }
-            origin = read_json_attribute(file, "origin") or {}
-    except (OSError, RuntimeError, MemoryError) as error:
-        raise DataError(f"damaged ({error})", path=place) from error
+    with opened(place) as file:
+        molecule = read_molecule(file, place)
+        if str(file.attrs.get("content")) != _CONTENT or molecule is None:
+            raise DataError("an HDF5 file, but not of samples", path=place)
+        if DONE in file and not (done := read_array(file, DONE, place)).all():
+            what = f"not finished: {int((done != 0).sum())} of {done.size} blocks are there; "
+            raise DataError(f"{what}flowcei sample --resume goes on", path=place)
+        arrays = {
+            name: read_array(file, name, place)
+            for name in (*_NEEDED, *_OPTIONAL)
+            if name in file or name not in _OPTIONAL
+        }
+        origin = read_json_attribute(file, "origin") or {}
     finite = (np.isfinite(array).all() for name, array in arrays.items() if name not in _WEIGHTS)
     if arrays["positions"].size == 0 or not all(finite):
         raise DataError("damaged (no samples, or numbers that are not finite)", path=place)

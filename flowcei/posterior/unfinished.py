@@ -19,6 +19,7 @@ import numpy as np
 
 from flowcei.errors import DataError, StoppedError, UsageError
 from flowcei.events.hdf import read_json_attribute, read_molecule
+from flowcei.events.hdffile import opened
 from flowcei.events.streaming import partial_path
 from flowcei.files import whole_file
 from flowcei.laidout import DONE, LaidOutFile, lay_out
@@ -201,7 +202,7 @@ def _tell(on: Callable[[int], None] | None, count: int) -> None:
 
 def _request(partial: Path) -> dict[str, Any]:
     try:
-        with h5py.File(partial, "r") as file:
+        with opened(partial) as file:
             request = read_json_attribute(file, "request")
     except (OSError, DataError) as error:
         raise DataError("holds no unfinished samples; remove it", path=partial) from error
