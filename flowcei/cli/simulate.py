@@ -92,12 +92,16 @@ def simulate(
     precise = _checked(accuracy)
     if geometries is not None:
         others = {"--like": like, "--prior": prior, "-n": count}
-        _refuse_beside("--geometries", others)
+        _refuse_beside("--geometries", "which geometries", others)
         source = _structures(geometries, molecule or "ocs", noise or "0%", precise)
     elif like is None:
         source = _molecule(molecule, count, prior, noise, precise, as_published=as_published)
     else:
-        _refuse_beside(f"--like {like}", {"MOLECULE": molecule, "--prior": prior, "--noise": noise})
+        _refuse_beside(
+            f"--like {like}",
+            "molecule, prior and noise",
+            {"MOLECULE": molecule, "--prior": prior, "--noise": noise},
+        )
         source = _dataset(like, count, precise, as_published=as_published)
     place = output or Path(f"{source.name}.csv")
     binary = place.suffix.lower() in (".h5", ".hdf5")
@@ -196,12 +200,12 @@ def _structures(path: Path, molecule: str, noise: str, precise: dict[str, float]
     )
 
 
-def _refuse_beside(option: str, others: Mapping[str, object]) -> None:
+def _refuse_beside(option: str, settled: str, others: Mapping[str, object]) -> None:
     from flowcei.errors import UsageError
 
     given = [name for name, value in others.items() if value is not None]
     if given:
-        msg = f"{option} settles that; leave out {' and '.join(given)}"
+        msg = f"{option} settles {settled}; leave out {' and '.join(given)}"
         raise UsageError(msg)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -124,7 +124,7 @@ class EventSource:
         parts = list(self.chunks())
         whole = Events.concatenate(parts)
         if not self._numbered and not self.tally.rejected:
-            object.__setattr__(whole, "ids", None)
+            return replace(whole, ids=None)
         return whole
 
     def keep_tally(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import pickle
+import pickle  # only for the name of what torch raises: nothing is unpickled here
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
