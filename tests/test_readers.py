@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from shell import Shell
 
 import flowcei
+from flowcei.cli import reading
 from flowcei.errors import DataError, UsageError
 from flowcei.events.mapping import Mapping, read_mapping
 from flowcei.events.selection import Selection
 from flowcei.events.source import Reading, guessed, open_events
 from flowcei.events.storage import read_events
-from flowcei.events.tables import open_table
+from flowcei.events.tables import FORMATS, open_table
 from flowcei.physics.detector import Noise
 from flowcei.units import ANGSTROM, DALTON, KILOMETRE_PER_SECOND, MOMENTUM_UNITS, SI_MOMENTUM
 
@@ -575,3 +576,8 @@ def test_convert_warns_of_energies_that_a_molecule_hardly_has(shell: Shell) -> N
     assert "warning (energy)" in shell.err
     assert shell("check", "x.h5") == 0
     assert "check units, charges and which ion is which" in shell.out
+
+
+def test_the_command_line_offers_every_format() -> None:
+    """Its list is written out, as --help imports no reader."""
+    assert reading._FORMATS == FORMATS

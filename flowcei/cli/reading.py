@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["note_reading", "reading_options", "selection_options"]
 
+# Those of `events.tables`, which --help must not import: it takes a second.
 _FORMATS = ("text", "npy", "hdf5", "parquet", "root", "xyz")
 _READING = (
     click.option("--format", type=click.Choice(_FORMATS), help="Of the file; its content says so if absent."),
