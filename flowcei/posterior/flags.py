@@ -22,8 +22,14 @@ FLAGS = {
     "momenta": "the momenta are far from all that the model was trained on",
     "re-simulation": "no sample gives these momenta within the noise: the model or its prior does not fit",
     "efficiency": "hardly any sample has weight: the model is a poor guide here, or the prior excludes it",
+    "weights": "the weights are not reliable (k-hat above 0.7, or too few effective samples): the samples of "
+    "the flow are used instead",
+    "evidence": "the momenta are improbable under the prior and the stated noise: other prior, charge, mass "
+    "or noise, or charges that appear slowly",
+    "no-geometry": "the model cannot express a geometry for these momenta: the samples are NaN",
+    "outside-prior": "most samples of the model lie where the prior has no geometry",
 }
-"""What each flag means; flag number k is bit k."""
+"""What each flag means; flag number k is bit k. New ones are appended: files hold the bits."""
 
 FLAG_BITS = {name: 1 << k for k, name in enumerate(FLAGS)}
 """The bit of each flag."""
@@ -72,7 +78,7 @@ def few_count(weights: Weights) -> NDArray[np.bool_]:
     return weights.ess < fewest
 
 
-def combined(**found: NDArray[np.bool_]) -> NDArray[np.uint8]:
+def combined(**found: NDArray[np.bool_]) -> NDArray[np.uint16]:
     """Return flags as bits, (E,); a flag's name with `_` for `-`.
 
     Example:
@@ -81,7 +87,7 @@ def combined(**found: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """
     names = list(FLAGS)
     bits = [np.where(there, 1 << names.index(name.replace("_", "-")), 0) for name, there in found.items()]
-    return np.bitwise_or.reduce(bits).astype(np.uint8)
+    return np.bitwise_or.reduce(bits).astype(np.uint16)
 
 
 def in_words(flags: int) -> str:

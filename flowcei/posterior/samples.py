@@ -53,7 +53,7 @@ class PosteriorSamples:
     sigma: NDArray[np.float64]
     origin: dict[str, Any] = field(default_factory=dict)
     weights: Weights | None = None
-    flags: NDArray[np.uint8] | None = None
+    flags: NDArray[np.uint16] | None = None
 
     def __post_init__(self) -> None:
         """Check shapes."""

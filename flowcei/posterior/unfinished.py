@@ -49,14 +49,14 @@ class Quality:
     """
 
     ids: NDArray[np.int64]
-    flags: NDArray[np.uint8]
+    flags: NDArray[np.uint16]
     efficiency: NDArray[np.float64] | None
     drawn: NDArray[np.int64] | None
 
     @classmethod
     def of(cls, arrays: dict[str, np.ndarray]) -> Quality:
         """Judge from the arrays that a file of samples holds: see `flowcei.posterior.hdf`."""
-        flags = arrays.get("flags", np.zeros(len(arrays["event"]), np.uint8))
+        flags = arrays.get("flags", np.zeros(len(arrays["event"]), np.uint16))
         weighed = "ess" in arrays and "drawn" in arrays
         efficiency = arrays["ess"] / arrays["drawn"] if weighed else None
         return cls(arrays["event"], flags, efficiency, arrays.get("drawn"))
