@@ -100,8 +100,8 @@ def _window(text: str | None) -> tuple[float, float] | None:
 
 
 def note_reading(source: EventSource) -> None:
-    """Say what was concluded of a file that nobody stated."""
-    for line in source.said:
+    """Say what was concluded of a file that nobody stated, and which extra columns are carried along."""
+    for line in (*source.said, *source.notes):
         note(f"{source.path.name}: {line}")
     if any("taken to be" in line for line in source.said):
         note("to state it instead: flowcei convert --guess writes a mapping; check it, then give --mapping")

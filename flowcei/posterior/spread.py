@@ -6,13 +6,14 @@ momenta, y in the plane of the momenta, z out of it, the centre of mass at 0.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
 
+from flowcei.events.extracolumns import add_columns
 from flowcei.frame import RecoilFrame
 
 if TYPE_CHECKING:
@@ -134,6 +135,7 @@ class Spread:
         values: (E, n, Q), bohr or degrees.
         ids: The number of each event, (E,).
         along: Label of the ion whose momentum is the x axis.
+        columns: Extra columns of the events, (E,) each.
     """
 
     molecule: Molecule
@@ -142,6 +144,7 @@ class Spread:
     values: NDArray[np.float64]
     ids: NDArray[np.int64]
     along: str
+    columns: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -150,6 +153,7 @@ class Spread:
         momenta: NDArray[np.float64],
         positions: NDArray[np.floating],
         ids: NDArray[np.int64],
+        columns: dict[str, NDArray[Any]] | None = None,
     ) -> Spread:
         """Compute the spread of samples.
 
@@ -158,18 +162,19 @@ class Spread:
             momenta: (E, N, 3), hbar / bohr.
             positions: (E, n, N, 3), bohr.
             ids: The number of each event, (E,).
+            columns: Extra columns of the events, (E,) each.
         """
         turned = in_recoil_frame(molecule, momenta, positions)
         names, values = quantities(molecule, turned)
-        return cls(molecule, turned, names, values, ids, along(molecule, momenta))
+        return cls(molecule, turned, names, values, ids, along(molecule, momenta), columns or {})
 
     def per_event(self) -> pd.DataFrame:
-        """Return a row per event and quantity: mean, deviation and percentiles of its samples."""
+        """Return a row per event and quantity: mean, deviation and percentiles of samples, extra columns."""
         events, count = len(self.values), len(self.names)
         frame: dict[str, Any] = {"event": np.repeat(self.ids, count)} | self._named(events)
         statistics = self._statistics(self.values, axis=1)
         frame |= {k: v.reshape(-1) for k, v in statistics.items()}
-        return pd.DataFrame(frame)
+        return pd.DataFrame(add_columns(frame, self.columns, np.repeat(np.arange(events), count)))
 
     def overall(self) -> pd.DataFrame:
         """Return a row per quantity over all events.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from flowcei.events.extracolumns import add_columns
 from flowcei.events.text import columns
 from flowcei.posterior.modes import VERDICTS, Modes
 from flowcei.posterior.refinement import STATUS, Refinement
@@ -28,7 +29,7 @@ def modes_table(modes: Modes, samples: PosteriorSamples) -> pd.DataFrame:
     Returns:
         Number of the event and of the mode, its probability, how it was found, its bonds (bohr)
         and angles (degrees) with the deviations of the local (Laplace) posterior, its
-        positions (bohr, in the frame of the momenta).
+        positions (bohr, in the frame of the momenta), and the extra columns of its event.
 
     Example:
         >>> import flowcei
@@ -55,8 +56,8 @@ def modes_table(modes: Modes, samples: PosteriorSamples) -> pd.DataFrame:
             table[quantity.name] = values[:, k]
             table[f"sd_{quantity.name}"] = deviations[:, k]
     flat = modes.positions.reshape(len(modes), -1)
-    table |= dict(zip(columns(samples.molecule.labels), flat.T, strict=True))
-    return pd.DataFrame(table)
+    table = add_columns(table, samples.columns, modes.event)
+    return pd.DataFrame(table | dict(zip(columns(samples.molecule.labels), flat.T, strict=True)))
 
 
 def _deviations(modes: Modes, samples: PosteriorSamples) -> np.ndarray:
@@ -81,4 +82,5 @@ def refined_table(refinement: Refinement, samples: PosteriorSamples) -> pd.DataF
         "chi_squared": refinement.chi_squared.reshape(-1),
     }
     flat = refinement.positions.reshape(e * n, -1)
-    return pd.DataFrame(table | dict(zip(columns(samples.molecule.labels), flat.T, strict=True)))
+    table |= dict(zip(columns(samples.molecule.labels), flat.T, strict=True))
+    return pd.DataFrame(add_columns(table, samples.columns, np.repeat(np.arange(e), n)))
