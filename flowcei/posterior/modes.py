@@ -153,7 +153,9 @@ def find_modes(
     limit = likelihood.most_misfit
     answered = np.isfinite(refinement.positions).any(axis=(1, 2, 3))
     ends = [
-        (k, *end) for k in np.flatnonzero(answered) for end in _gather(refinement, k, shares[k], same, limit)
+        (k, *end)
+        for k in np.flatnonzero(answered).tolist()
+        for end in _gather(refinement, k, shares[k], same, limit)
     ]
     event, sample, starts = (np.array([end[k] for end in ends], dtype=np.intp) for k in (0, 1, 3))
     positions = refinement.positions[event, sample]
