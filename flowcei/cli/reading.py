@@ -126,7 +126,7 @@ def _window(text: str | None) -> tuple[float, float] | None:
 
 
 def note_reading(source: EventSource) -> None:
-    """Say what was concluded of a file that nobody stated, what is carried along, what a bound on the sum costs."""
+    """Say what was concluded and not stated, what is carried along, and what a bound on the sum costs."""
     from flowcei.events.selection import sum_chance
 
     for line in (*source.said, *source.notes):
