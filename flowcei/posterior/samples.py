@@ -11,7 +11,9 @@ import numpy as np
 from flowcei.errors import DataError, NoDensityError
 from flowcei.physics.likelihood import Likelihood
 from flowcei.physics.priors import GeometryPrior, build_prior
-from flowcei.posterior.modes import Modes, find_modes, local_covariance
+from flowcei.posterior.labels import label_by_geometry, relabel
+from flowcei.posterior.laplace import local_covariance
+from flowcei.posterior.modes import Modes, find_modes
 from flowcei.posterior.refinement import CONVERGED, OUTSIDE, Refinement, refine
 from flowcei.posterior.spread import Spread
 from flowcei.posterior.weights import Weights
@@ -173,10 +175,12 @@ class PosteriorSamples:
                 prior that cannot say excludes nothing.
             threads: To use; all the process may run on by default.
         """
-        found = refine(self.likelihood, self.positions, threads=threads)
-        arrived = found.status == CONVERGED
-        allowed = self._allowed(found.positions[arrived], prior)
-        found.status[arrived] = np.where(allowed, CONVERGED, OUTSIDE)
+        likelihood = self.likelihood
+        found = refine(likelihood, self.positions, threads=threads)
+        # Also what explains the momenta within their noise alone must be a geometry of the prior.
+        asked = (found.status == CONVERGED) | (found.chi_squared <= likelihood.most_misfit)
+        allowed = self._allowed(found.positions[asked], prior)
+        found.status[asked] = np.where(allowed, found.status[asked], OUTSIDE)
         return found
 
     def modes(self, prior: GeometryPrior | None = None, *, threads: int | None = None) -> Modes:
@@ -189,7 +193,7 @@ class PosteriorSamples:
             prior: That of the model where None.
             threads: To use; all the process may run on by default.
         """
-        stated = prior or self._known_prior()
+        stated = prior or self.known_prior()
         return find_modes(
             self.refine(stated, threads=threads),
             self.likelihood,
@@ -201,13 +205,14 @@ class PosteriorSamples:
     def _log_prior(self, prior: GeometryPrior, positions: NDArray[np.float64]) -> NDArray[np.float64]:
         return prior.log_prob_unlabelled(positions, self.molecule.identical)
 
-    def _known_prior(self) -> GeometryPrior | None:
+    def known_prior(self) -> GeometryPrior | None:
+        """Return the prior of the model, None where it was trained on data that state none."""
         return self.prior if isinstance(self.origin.get("prior"), dict) else None
 
     def _allowed(
         self, positions: NDArray[np.float64], prior: GeometryPrior | None
     ) -> NDArray[np.bool_] | bool:
-        stated = prior or self._known_prior()
+        stated = prior or self.known_prior()
         if stated is None or not stated.has_density:
             return True
         return stated.plausible(positions, self.molecule.identical)
@@ -261,4 +266,16 @@ class PosteriorSamples:
     def spread(self) -> Spread:
         """Return how far the samples of each event lie apart: see `flowcei.posterior.spread`."""
         even = self.equally_weighted()
-        return Spread.of(self.molecule, self.momenta, even.positions, self.ids)
+        return Spread.of(self.molecule, self.momenta, even.positions, self.ids, self.known_prior())
+
+    def labelled(self, positions: NDArray[np.floating] | None = None) -> NDArray[np.float64]:
+        """Return positions (E, n, N, 3), bohr, with identical ions labelled by the geometry.
+
+        `positions` has each ion where its momentum stands in `momenta`; bonds, angles and means
+        of atoms are to be taken of these: see `flowcei.posterior.labels`.
+
+        Args:
+            positions: n geometries for each event, (E, n, N, 3), bohr; the samples where None.
+        """
+        x = np.asarray(self.positions if positions is None else positions, dtype=np.float64)
+        return relabel(x, label_by_geometry(self.molecule, self.momenta, x, self.known_prior()))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from flowcei.events.text import columns
+from flowcei.posterior.labels import label_by_geometry, relabel
 from flowcei.posterior.modes import VERDICTS, Modes
 from flowcei.posterior.refinement import STATUS, Refinement
 from flowcei.posterior.spread import quantities
@@ -15,7 +17,7 @@ from flowcei.posterior.spread import quantities
 if TYPE_CHECKING:
     from flowcei.posterior.samples import PosteriorSamples
 
-__all__ = ["modes_table", "refined_table"]
+__all__ = ["labelled_modes", "modes_table", "refined_table"]
 
 
 def modes_table(modes: Modes, samples: PosteriorSamples) -> pd.DataFrame:
@@ -28,7 +30,7 @@ def modes_table(modes: Modes, samples: PosteriorSamples) -> pd.DataFrame:
     Returns:
         Number of the event and of the mode, its probability, how it was found, its bonds (bohr)
         and angles (degrees) with the deviations of the local (Laplace) posterior, its
-        positions (bohr, in the frame of the momenta).
+        positions (bohr, in the frame of the momenta), identical ions labelled by the geometry.
 
     Example:
         >>> import flowcei
@@ -48,6 +50,7 @@ def modes_table(modes: Modes, samples: PosteriorSamples) -> pd.DataFrame:
         "error": modes.error,
         "chi_squared": modes.chi_squared,
     }
+    modes = labelled_modes(modes, samples)
     names, values = quantities(samples.molecule, modes.positions)
     deviations = _deviations(modes, samples)
     for k, quantity in enumerate(names):
@@ -57,6 +60,16 @@ def modes_table(modes: Modes, samples: PosteriorSamples) -> pd.DataFrame:
     flat = modes.positions.reshape(len(modes), -1)
     table |= dict(zip(columns(samples.molecule.labels), flat.T, strict=True))
     return pd.DataFrame(table)
+
+
+def labelled_modes(modes: Modes, samples: PosteriorSamples) -> Modes:
+    """Return modes with identical ions labelled by the geometry: see `flowcei.posterior.labels`."""
+    momenta, x = samples.momenta[modes.event], modes.positions[:, None]
+    order = label_by_geometry(samples.molecule, momenta, x, samples.known_prior())
+    places = (3 * order[:, 0, :, None] + np.arange(3)).reshape(len(modes), 3 * len(samples.molecule))
+    rows = np.arange(len(modes))[:, None, None]
+    covariance = modes.covariance[rows, places[:, :, None], places[:, None]]
+    return replace(modes, positions=relabel(x, order)[:, 0], covariance=covariance)
 
 
 def _deviations(modes: Modes, samples: PosteriorSamples) -> np.ndarray:
@@ -71,7 +84,10 @@ def _deviations(modes: Modes, samples: PosteriorSamples) -> np.ndarray:
 
 
 def refined_table(refinement: Refinement, samples: PosteriorSamples) -> pd.DataFrame:
-    """Return a row for each sample: its status, |dp| / |p|, chi squared and refined positions (bohr)."""
+    """Return a row for each sample: its status, |dp| / |p|, chi squared and refined positions.
+
+    Positions in bohr, in the frame of the momenta, identical ions labelled by the geometry.
+    """
     e, n = refinement.status.shape
     table: dict[str, np.ndarray] = {
         "event": np.repeat(samples.ids, n),
@@ -80,5 +96,5 @@ def refined_table(refinement: Refinement, samples: PosteriorSamples) -> pd.DataF
         "error": refinement.error.reshape(-1),
         "chi_squared": refinement.chi_squared.reshape(-1),
     }
-    flat = refinement.positions.reshape(e * n, -1)
+    flat = samples.labelled(refinement.positions).reshape(e * n, -1)
     return pd.DataFrame(table | dict(zip(columns(samples.molecule.labels), flat.T, strict=True)))
