@@ -107,6 +107,8 @@ def read_with_faults(
         findings.append(
             Finding("note", "reading", line, means, "a mapping states it: flowcei convert --guess")
         )
+    for line in source.stated:
+        findings.append(Finding("note", "reading", line, "you stated it; if it is wrong, every answer is"))
     for line in source.notes:
         findings.append(Finding("note", "columns", line, "nothing is computed from them"))
     return Content(known, source.tally.read, events, findings)

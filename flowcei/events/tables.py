@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from flowcei.errors import DataError, UsageError
-from flowcei.events.arraytable import HdfTable, NpyTable, ParquetTable, RootTable
+from flowcei.events.arraytable import NpyTable, ParquetTable, RootTable
+from flowcei.events.hdftable import HdfTable
 from flowcei.events.structures import XyzTable, is_xyz
-from flowcei.events.texttable import TextTable, sniff
+from flowcei.events.texttable import TextTable, check_end, sniff
 from flowcei.files import check_readable
 
 if TYPE_CHECKING:
@@ -80,13 +81,20 @@ def format_of(path: Path) -> str:
     return "xyz" if is_xyz(path) else "text"
 
 
-def open_table(path: Path, format: str | None = None, mapping: Mapping | None = None) -> Table:  # noqa: A002
+def open_table(
+    path: Path,
+    format: str | None = None,  # noqa: A002
+    mapping: Mapping | None = None,
+    *,
+    allow_truncated: bool = False,
+) -> Table:
     """Open a file as a table.
 
     Args:
         path: The file.
         format: One of `FORMATS`; found in the content where None.
         mapping: What is known of its columns.
+        allow_truncated: Whether the last line of a text or XYZ file may lack its end.
 
     Raises:
         UsageError: For a missing file, a format that is not known or needs another package.
@@ -98,10 +106,13 @@ def open_table(path: Path, format: str | None = None, mapping: Mapping | None = 
         raise UsageError(msg)
     check_readable(path)
     tree = mapping.tree if mapping else ""
+    if found in ("text", "xyz") and not allow_truncated:
+        check_end(path)
     if found == "text":
         if mapping is None:
             return TextTable(path, sniff(path))
-        return TextTable(path, sniff(path, mapping.separator, header=mapping.header, skip=mapping.skip))
+        header, skip, decimal = mapping.header, mapping.skip, mapping.decimal
+        return TextTable(path, sniff(path, mapping.separator, header=header, skip=skip, decimal=decimal))
     if found == "hdf5":
         return HdfTable(path, tree)
     if found == "root":
