@@ -10,6 +10,7 @@ from flowcei.errors import DataError
 from flowcei.events.container import Events
 from flowcei.events.simulation import fresh_seed
 from flowcei.events.structures import XyzTable
+from flowcei.events.texttable import check_end
 from flowcei.files import check_readable
 from flowcei.physics.detector import Noise
 from flowcei.physics.explosion import asymptotic_momenta, centre_of_mass
@@ -43,6 +44,7 @@ def read_geometries(path: Path, molecule: Molecule) -> NDArray[np.float64]:
     """
     check_readable(path)
     table = XyzTable(path)
+    check_end(path, "end it with an empty line")
     left = list(enumerate(symbol.lower() for symbol in table.symbols))
     order = []
     for symbol in molecule.symbols:

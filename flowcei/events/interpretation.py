@@ -184,7 +184,7 @@ def guessed(path: Path, molecule: Molecule, reading: Reading) -> tuple[Mapping, 
         UsageError: For a missing file.
         DataError: Where it cannot be told.
     """
-    table = open_table(path, reading.format, reading.mapping, allow_truncated=reading.allow_truncated)
+    table = open_table(path, reading.format, reading.mapping)
     if is_native_header(table.names, molecule):
         return native_mapping(table.names, molecule, path), ["the columns of flowcei: no mapping is needed"]
     order = checked_order(reading.columns, molecule) if reading.columns else ()

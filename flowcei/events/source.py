@@ -12,9 +12,10 @@ from flowcei.events.container import Events
 from flowcei.events.hdf import hdf_chunks, hdf_molecule, is_native, look_into
 from flowcei.events.interpretation import Reading, guessed, interpret
 from flowcei.events.mapped import Arrays, mapped_chunks
-from flowcei.events.selection import Selection, Tally
+from flowcei.events.selection import INCOMPLETE, Selection, Tally
 from flowcei.events.tables import format_of, open_table
 from flowcei.events.text import is_native_header
+from flowcei.events.texttable import check_end
 from flowcei.files import check_readable
 from flowcei.molecule import Molecule
 
@@ -98,7 +99,7 @@ class EventSource:
     def _judged(self, arrays: Arrays, known: _Known) -> Events:
         first = self.tally.read
         self.tally.read += len(arrays) + arrays.incomplete + arrays.elsewhere
-        self.tally.count("incomplete", arrays.incomplete)
+        self.tally.count(INCOMPLETE, arrays.incomplete)
         self.tally.count("of another channel", arrays.elsewhere)
         if self.drift is not None:
             masses = self.molecule.masses
@@ -183,9 +184,11 @@ def open_events(
     if found == "hdf5" and reading.mapping is None and is_native(path):
         return _native_hdf(path, molecule, reading)
     known = molecule or (hdf_molecule(path) if found == "hdf5" else None) or Molecule.load("ocs")
-    table = open_table(path, found, reading.mapping, allow_truncated=reading.allow_truncated)
+    table = open_table(path, found, reading.mapping)
     understood = interpret(table, known, path, reading)
     mapping, gaps = understood.mapping, reading.selection.finite
+    if found in ("text", "xyz") and not reading.allow_truncated:
+        check_end(path, "--allow-truncated reads it")
 
     def arrays(rows: int) -> Iterator[Arrays]:
         return mapped_chunks(table, mapping, known, path, rows=rows, gaps=gaps)

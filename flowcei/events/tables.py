@@ -8,7 +8,7 @@ from flowcei.errors import DataError, UsageError
 from flowcei.events.arraytable import NpyTable, ParquetTable, RootTable
 from flowcei.events.hdftable import HdfTable
 from flowcei.events.structures import XyzTable, is_xyz
-from flowcei.events.texttable import TextTable, check_end, sniff
+from flowcei.events.texttable import TextTable, sniff
 from flowcei.files import check_readable
 
 if TYPE_CHECKING:
@@ -81,20 +81,13 @@ def format_of(path: Path) -> str:
     return "xyz" if is_xyz(path) else "text"
 
 
-def open_table(
-    path: Path,
-    format: str | None = None,  # noqa: A002
-    mapping: Mapping | None = None,
-    *,
-    allow_truncated: bool = False,
-) -> Table:
+def open_table(path: Path, format: str | None = None, mapping: Mapping | None = None) -> Table:  # noqa: A002
     """Open a file as a table.
 
     Args:
         path: The file.
         format: One of `FORMATS`; found in the content where None.
         mapping: What is known of its columns.
-        allow_truncated: Whether the last line of a text or XYZ file may lack its end.
 
     Raises:
         UsageError: For a missing file, a format that is not known or needs another package.
@@ -106,8 +99,6 @@ def open_table(
         raise UsageError(msg)
     check_readable(path)
     tree = mapping.tree if mapping else ""
-    if found in ("text", "xyz") and not allow_truncated:
-        check_end(path)
     if found == "text":
         if mapping is None:
             return TextTable(path, sniff(path))

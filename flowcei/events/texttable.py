@@ -86,21 +86,25 @@ class Dialect:
             raise DataError(f"{count} fields where {whose} {len(self.names)}", path=path, row=row)
 
 
-def check_end(path: Path) -> None:
+def check_end(path: Path, remedy: str) -> None:
     """Refuse a file whose last line has no end: a number that is cut reads as a shorter one.
+
+    Args:
+        path: The file.
+        remedy: What reads a file that is whole all the same.
 
     Raises:
         DataError: Naming that line.
     """
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - _MAX_LINE))
-        last = file.read().replace(b"\r", b"\n").rsplit(b"\n", 1)[-1]
-        if not last.strip():
+        lines = file.read().replace(b"\r", b"\n").rsplit(b"\n", 1)
+        if len(lines) == 1 or not lines[1].strip():  # a header alone holds no number
             return
         file.seek(0)
         line = 1 + sum(part.count(b"\n") for part in iter(partial(file.read, 1 << 20), b""))
-    what = f"line {line}, the last one, has no line end: the file may be cut in the middle of a number; if "
-    raise DataError(f"{what}it is whole, --allow-truncated reads it", path=path)
+    what = f"line {line}, the last one, has no line end: the file may be cut in the middle of a number"
+    raise DataError(f"{what}; if it is whole, {remedy}", path=path)
 
 
 def sniff(
