@@ -18,13 +18,15 @@ from typing import TYPE_CHECKING, Self
 import h5py
 import numpy as np
 
-from flowcei.errors import DataError, FlowceiError, UsageError
+from flowcei.errors import DataError, FlowceiError
+from flowcei.storage.hdf import numbers_of, opened, writing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from flowcei.storage.creation import OutputFile
 
 __all__ = ["DONE", "LaidOutFile", "lay_out"]
 
@@ -32,78 +34,73 @@ DONE = "done"
 """The dataset that says which blocks are there."""
 
 _PAGE = 4096
-_NO_PLACE = (errno.EPERM, errno.EACCES, errno.EROFS, errno.ENOENT, errno.ENOTDIR)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def lay_out(
-    path: Path,
+    output: OutputFile,
     datasets: Mapping[str, tuple[tuple[int, ...], np.dtype]],
     blocks: int,
     describe: Callable[[h5py.File], None],
 ) -> None:
-    """Make a file with room for all of its rows; it appears when it is whole.
+    """Make HDF5 with room for all of its rows in a new file.
 
     Args:
-        path: The file; one that is there is replaced.
+        output: The file, empty.
         datasets: Shape and type of each.
         blocks: How many there will be.
         describe: Writes attributes.
 
     Raises:
         FlowceiError: Where the disk has no room for it.
-        UsageError: Where the folder cannot be written.
 
     Example:
         >>> import tempfile
         >>> from pathlib import Path
+        >>> from flowcei.storage.creation import create_file
         >>> path = Path(tempfile.mkdtemp()) / "a.h5"
-        >>> lay_out(path, {"x": ((4,), np.dtype("f8"))}, 2, lambda file: None)
-        >>> with LaidOutFile(path) as file:
-        ...     file.put(0, 0, {"x": np.ones(2)})
-        ...     file.done.tolist()
+        >>> with create_file(path) as output:
+        ...     lay_out(output, {"x": ((4,), np.dtype("f8"))}, 2, lambda file: None)
+        ...     with LaidOutFile(output) as file:
+        ...         file.put(0, 0, {"x": np.ones(2)})
+        ...         file.done.tolist()
+        ...     output.become(path)
         [True, False]
         >>> with h5py.File(path) as read:
         ...     read["x"][:2].tolist(), read["done"][:].tolist()
         ([1.0, 1.0], [1, 0])
     """
-    begun = path.with_name(f".{path.name}")
     layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     layout.set_layout(h5py.h5d.CONTIGUOUS)
     layout.set_obj_track_times(False)  # the same rows, the same bytes
     layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    handle = output.file.fileno()
     try:
         # Blocks on whole pages, and all pages there: half the time of writing into a sparse file.
-        with h5py.File(begun, "w", alignment_threshold=_PAGE, alignment_interval=_PAGE) as file:
+        with writing(output.file, alignment_threshold=_PAGE, alignment_interval=_PAGE) as file:
             for name, (shape, dtype) in {**datasets, DONE: ((blocks,), np.dtype("u1"))}.items():
                 kind, space = h5py.h5t.py_create(dtype), h5py.h5s.create_simple(shape)
                 h5py.h5d.create(file.id, name.encode(), kind, space, layout)
             file[DONE][:] = 0
             describe(file)
-        with begun.open("r+b") as raw:
-            if hasattr(os, "posix_fallocate"):  # not on macOS
-                os.posix_fallocate(raw.fileno(), 0, begun.stat().st_size)
-            os.fsync(raw.fileno())
-        begun.replace(path)
+        if hasattr(os, "posix_fallocate"):  # not on macOS
+            os.posix_fallocate(handle, 0, os.fstat(handle).st_size)
+        os.fsync(handle)
     except OSError as error:
-        if error.errno in _NO_PLACE:
-            msg = f"cannot write to folder {path.parent} ({os.strerror(error.errno or 0)})"
-            raise UsageError(msg) from error
         if error.errno not in _NO_ROOM:
             raise
         size = sum(np.prod(shape, dtype=float) * dtype.itemsize for shape, dtype in datasets.values())
-        msg = f"no room for the {size / 1e9:.3g} GB of {path} ({error.strerror}); make room, or name another"
+        reason = os.strerror(error.errno or 0)
+        msg = f"no room for the {size / 1e9:.3g} GB of {output.path} ({reason}); make room, or name another"
         raise FlowceiError(msg) from error
-    finally:
-        begun.unlink(missing_ok=True)
 
 
 class LaidOutFile:
     """A file that `lay_out` made, open for its rows.
 
     Args:
-        path: The file.
+        output: The file; it stays open.
         durable: Whether a block is marked only when the disk has its rows. Without, a power cut
             may lose rows that are marked; the death of the process never does.
 
@@ -114,28 +111,32 @@ class LaidOutFile:
         DataError: For a file that was not laid out, or is damaged.
     """
 
-    def __init__(self, path: Path, *, durable: bool = True) -> None:
-        self._path = path
+    def __init__(self, output: OutputFile, *, durable: bool = True) -> None:
+        self._path = output.path
         self._durable = durable
+        self._handle = output.file.fileno()
         self._places: dict[str, tuple[int, tuple[int, ...], np.dtype]] = {}
+        size = os.fstat(self._handle).st_size
         try:
-            with h5py.File(path, "r") as file:
-                for name, data in file.items():
+            with opened(output.path, output.file) as file:
+                for name in file:
+                    data = numbers_of(file, name, output.path)
                     offset = data.id.get_offset()
-                    if offset is None:
-                        raise DataError("is damaged; remove it", path=path)
+                    if offset is None or offset + data.nbytes > size:
+                        raise DataError("is damaged; remove it", path=output.path)
                     self._places[name] = (offset, data.shape, data.dtype)
-                self.done: NDArray[np.bool_] = np.asarray(file[DONE][()], dtype=bool)
-        except (OSError, KeyError, AttributeError, RuntimeError) as error:
-            raise DataError("is damaged; remove it", path=path) from error
-        self._handle = os.open(path, os.O_RDWR)
+                done = numbers_of(file, DONE, output.path)
+                if done.ndim != 1:
+                    raise DataError("is damaged; remove it", path=output.path)
+                self.done: NDArray[np.bool_] = np.asarray(done[()], dtype=bool)
+        except DataError as error:
+            raise DataError("is damaged; remove it", path=output.path) from error
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         os.fsync(self._handle)
-        os.close(self._handle)
 
     def put(self, block: int, row: int, arrays: Mapping[str, NDArray]) -> None:
         """Write the rows of a block, from number `row` on, and then that it is there.

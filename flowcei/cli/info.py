@@ -103,7 +103,7 @@ def _facts(file: Path, molecule: str | None, reading: Reading) -> dict[str, Any]
 def _is_samples(file: Path) -> bool:
     from flowcei.errors import DataError
     from flowcei.events.hdf import is_hdf5
-    from flowcei.events.hdffile import opened
+    from flowcei.storage.hdf import opened
 
     if not is_hdf5(file):
         return False

@@ -15,7 +15,7 @@ from flowcei.doctor.finding import Finding
 from flowcei.errors import DataError
 from flowcei.events.container import Events
 from flowcei.events.hdf import is_native, read_array, read_json_attribute, read_molecule
-from flowcei.events.hdffile import opened
+from flowcei.storage.hdf import opened
 from flowcei.events.source import Reading, open_events
 from flowcei.events.tables import format_of
 from flowcei.events.text import columns

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from flowcei.errors import DataError, UsageError
-from flowcei.events.hdffile import opened, refuse_large_chunks
+from flowcei.storage.hdf import opened, refuse_large_chunks
 from flowcei.files import check_held
 
 if TYPE_CHECKING:

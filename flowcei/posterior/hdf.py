@@ -18,7 +18,7 @@ from flowcei.events.hdf import (
     read_json_attribute,
     read_molecule,
 )
-from flowcei.events.hdffile import opened
+from flowcei.storage.hdf import opened
 from flowcei.files import check_readable
 from flowcei.laidout import DONE
 from flowcei.posterior.flags import FLAGS

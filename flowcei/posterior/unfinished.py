@@ -19,7 +19,7 @@ import numpy as np
 
 from flowcei.errors import DataError, StoppedError, UsageError
 from flowcei.events.hdf import read_json_attribute, read_molecule
-from flowcei.events.hdffile import opened
+from flowcei.storage.hdf import opened
 from flowcei.events.streaming import partial_path
 from flowcei.files import whole_file
 from flowcei.laidout import DONE, LaidOutFile, lay_out
