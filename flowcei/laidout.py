@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, BinaryIO, Self
 
 import h5py
 import numpy as np
@@ -23,10 +23,9 @@ from flowcei.storage.hdf import numbers_of, opened, writing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from numpy.typing import NDArray
-
-    from flowcei.storage.creation import OutputFile
 
 __all__ = ["DONE", "LaidOutFile", "lay_out"]
 
@@ -38,7 +37,8 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def lay_out(
-    output: OutputFile,
+    file: BinaryIO,
+    path: Path,
     datasets: Mapping[str, tuple[tuple[int, ...], np.dtype]],
     blocks: int,
     describe: Callable[[h5py.File], None],
@@ -46,7 +46,8 @@ def lay_out(
     """Make HDF5 with room for all of its rows in a new file.
 
     Args:
-        output: The file, empty.
+        file: Empty, open to read and write, as `flowcei.storage.creation` makes it.
+        path: What it is called, for messages.
         datasets: Shape and type of each.
         blocks: How many there will be.
         describe: Writes attributes.
@@ -57,14 +58,13 @@ def lay_out(
     Example:
         >>> import tempfile
         >>> from pathlib import Path
-        >>> from flowcei.storage.creation import create_file
+        >>> from flowcei.storage.creation import atomic_write
         >>> path = Path(tempfile.mkdtemp()) / "a.h5"
-        >>> with create_file(path) as output:
-        ...     lay_out(output, {"x": ((4,), np.dtype("f8"))}, 2, lambda file: None)
-        ...     with LaidOutFile(output) as file:
+        >>> with atomic_write(path) as new:
+        ...     lay_out(new, path, {"x": ((4,), np.dtype("f8"))}, 2, lambda file: None)
+        ...     with LaidOutFile(new, path) as file:
         ...         file.put(0, 0, {"x": np.ones(2)})
         ...         file.done.tolist()
-        ...     output.become(path)
         [True, False]
         >>> with h5py.File(path) as read:
         ...     read["x"][:2].tolist(), read["done"][:].tolist()
@@ -75,15 +75,15 @@ def lay_out(
     layout.set_obj_track_times(False)  # the same rows, the same bytes
     layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    handle = output.file.fileno()
+    handle = file.fileno()
     try:
         # Blocks on whole pages, and all pages there: half the time of writing into a sparse file.
-        with writing(output.file, alignment_threshold=_PAGE, alignment_interval=_PAGE) as file:
+        with writing(file, alignment_threshold=_PAGE, alignment_interval=_PAGE) as content:
             for name, (shape, dtype) in {**datasets, DONE: ((blocks,), np.dtype("u1"))}.items():
                 kind, space = h5py.h5t.py_create(dtype), h5py.h5s.create_simple(shape)
-                h5py.h5d.create(file.id, name.encode(), kind, space, layout)
-            file[DONE][:] = 0
-            describe(file)
+                h5py.h5d.create(content.id, name.encode(), kind, space, layout)
+            content[DONE][:] = 0
+            describe(content)
         if hasattr(os, "posix_fallocate"):  # not on macOS
             os.posix_fallocate(handle, 0, os.fstat(handle).st_size)
         os.fsync(handle)
@@ -92,7 +92,7 @@ def lay_out(
             raise
         size = sum(np.prod(shape, dtype=float) * dtype.itemsize for shape, dtype in datasets.values())
         reason = os.strerror(error.errno or 0)
-        msg = f"no room for the {size / 1e9:.3g} GB of {output.path} ({reason}); make room, or name another"
+        msg = f"no room for the {size / 1e9:.3g} GB of {path} ({reason}); make room, or name another"
         raise FlowceiError(msg) from error
 
 
@@ -100,7 +100,8 @@ class LaidOutFile:
     """A file that `lay_out` made, open for its rows.
 
     Args:
-        output: The file; it stays open.
+        file: Open to read and write; it stays open.
+        path: What it is called, for messages.
         durable: Whether a block is marked only when the disk has its rows. Without, a power cut
             may lose rows that are marked; the death of the process never does.
 
@@ -111,26 +112,26 @@ class LaidOutFile:
         DataError: For a file that was not laid out, or is damaged.
     """
 
-    def __init__(self, output: OutputFile, *, durable: bool = True) -> None:
-        self._path = output.path
+    def __init__(self, file: BinaryIO, path: Path, *, durable: bool = True) -> None:
+        self._path = path
         self._durable = durable
-        self._handle = output.file.fileno()
+        self._handle = file.fileno()
         self._places: dict[str, tuple[int, tuple[int, ...], np.dtype]] = {}
         size = os.fstat(self._handle).st_size
         try:
-            with opened(output.path, output.file) as file:
-                for name in file:
-                    data = numbers_of(file, name, output.path)
+            with opened(path, file) as content:
+                for name in content:
+                    data = numbers_of(content, name, path)
                     offset = data.id.get_offset()
                     if offset is None or offset + data.nbytes > size:
-                        raise DataError("is damaged; remove it", path=output.path)
+                        raise DataError("is damaged; remove it", path=path)
                     self._places[name] = (offset, data.shape, data.dtype)
-                done = numbers_of(file, DONE, output.path)
+                done = numbers_of(content, DONE, path)
                 if done.ndim != 1:
-                    raise DataError("is damaged; remove it", path=output.path)
+                    raise DataError("is damaged; remove it", path=path)
                 self.done: NDArray[np.bool_] = np.asarray(done[()], dtype=bool)
         except DataError as error:
-            raise DataError("is damaged; remove it", path=output.path) from error
+            raise DataError("is damaged; remove it", path=path) from error
 
     def __enter__(self) -> Self:
         return self

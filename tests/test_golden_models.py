@@ -16,7 +16,7 @@ from flowcei.events.simulation import simulate
 from flowcei.loading import load
 from flowcei.modelfile.migrations import FORMAT_VERSION, MIGRATIONS
 from flowcei.modelfile.storage import read_card
-from flowcei.modelfile.tensors import checksum
+from flowcei.storage.tensors import checksum
 from flowcei.models.registry import ARCHITECTURES
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flowcei.cli.options import note, overwrite_option
+from flowcei.cli.options import InputFile, note, overwrite_option
 from flowcei.cli.reading import reading_options
-from flowcei.errors import printable
+from flowcei.cli.streams import show
 
 if TYPE_CHECKING:
     from flowcei.doctor.finding import Report
@@ -22,7 +22,7 @@ _TITLES = {"error": "Errors", "warning": "Warnings", "note": "Notes"}
 
 
 @click.command(short_help="Check whether a data file is sound and can bear a claim.")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=InputFile())
 @click.option("--molecule", help="A built-in name, .toml or .xyz; ocs if absent and the file does not say.")
 @click.option(
     "--repair",
@@ -49,16 +49,15 @@ def check(
 
     Example: flowcei check events.csv --repair repaired.csv
     """
-    from flowcei.doctor.examination import examine_file
-
     if output is not None:
         _refuse_output(output, file, overwrite=overwrite)
+    from flowcei.doctor.examination import examine_file
+
     report = examine_file(file, molecule, reading)
     if as_json:
-        click.echo(json.dumps(report.to_dict(), indent=1))
+        show(json.dumps(report.to_dict(), indent=1))
     else:
         _show(report)
-    sys.stdout.flush()
     if output is not None:
         _repair(report, output, overwrite=overwrite)
     if not report.sound:
@@ -70,28 +69,25 @@ def _show(report: Report) -> None:
 
     good = 0 if report.events is None else len(report.events)
     count = f"{report.rows} events" if good == report.rows else f"{good} of {report.rows} events readable"
-    _say(f"{' '.join(report.path.split())}: {report.molecule}, {count}")
+    show(f"{' '.join(report.path.split())}: {report.molecule}, {count}")
     for severity in SEVERITIES:
         findings = [f for f in report.findings if f.severity == severity]
         if findings:
-            _say(f"\n{_TITLES[severity]}")
+            show(f"\n{_TITLES[severity]}")
         for finding in findings:
-            _say(f"  {finding.code}: {finding.what}")
-            _say(f"      {finding.means}")
+            show(f"  {finding.code}: {finding.what}")
+            show(f"      {finding.means}")
             if finding.todo:
-                _say(f"      -> {finding.todo}")
-    _say(f"\n{report.verdict}")
-
-
-def _say(text: str) -> None:
-    click.echo(printable(text))
+                show(f"      -> {finding.todo}")
+    show(f"\n{report.verdict}")
 
 
 def _refuse_output(output: Path, file: Path, *, overwrite: bool) -> None:
     """Refuse to repair a file in place, or over another one."""
     from flowcei.errors import UsageError
     from flowcei.events.storage import events_writer
-    from flowcei.files import refuse_existing, same_file
+    from flowcei.files import same_file
+    from flowcei.storage.creation import refuse_existing
 
     events_writer(output)
     if same_file(output, file):

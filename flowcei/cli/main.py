@@ -16,7 +16,8 @@ from flowcei._version import __version__
 from flowcei.cli.logs import show_library_log
 from flowcei.cli.options import set_quiet
 from flowcei.cli.stopping import stoppable
-from flowcei.errors import FlowceiError, UsageError, printable
+from flowcei.cli.streams import complete_streams, say, silence
+from flowcei.errors import FlowceiError, UsageError
 
 __all__ = ["cli", "main"]
 
@@ -111,12 +112,17 @@ def main() -> None:
     0 done, 1 error, 2 usage, 3 data rejected, 4 training diverged, 5 stopped and resumable,
     130 interrupted.
     """
+    complete_streams()
     show_library_log()
     trace = "--traceback" in sys.argv or os.environ.get("FLOWCEI_TRACEBACK", "") not in ("", "0")
     try:
         with stoppable():
             cli.main(prog_name="flowcei", standalone_mode=False, auto_envvar_prefix="FLOWCEI")
         sys.stdout.flush()
+    except SystemExit as stop:
+        # click ends with 1 where the reader of our output, such as `head`, has seen enough.
+        if not isinstance(stop.__context__, BrokenPipeError):
+            raise
     except FlowceiError as error:
         _leave(error, str(error), error.exit_code, trace=trace)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -127,15 +133,18 @@ def main() -> None:
     except (KeyboardInterrupt, click.Abort) as error:
         _leave(error, "interrupted; nothing was left half-written", _INTERRUPTED, trace=trace)
     except BrokenPipeError:
-        # The reader of our output, such as `head`, has seen enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, MemoryError) as error:
-        _leave(error, str(error) or "out of memory; use fewer events or samples", 1, trace=trace)
+        pass
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else "output cannot be written: "
+        _leave(error, f"{where}{error.strerror or error}", 1, trace=trace)
+    except MemoryError as error:
+        _leave(error, "out of memory; use fewer events or samples", 1, trace=trace)
+    finally:
+        silence([sys.stdout, sys.stderr])
 
 
 def _leave(error: BaseException, message: str, code: int, *, trace: bool) -> None:
     if trace:
         raise error
-    line = printable(" ".join(message.split()))
-    click.echo(f"flowcei: error: {line}", err=True)
+    say(f"flowcei: error: {' '.join(message.split())}")
     sys.exit(code)

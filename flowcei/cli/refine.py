@@ -7,11 +7,12 @@ from pathlib import Path
 
 import click
 
-from flowcei.cli.options import note, overwrite_option, warn
+from flowcei.cli.options import InputFile, note, overwrite_option, warn
+from flowcei.cli.streams import show
 
 
 @click.command(short_help="Refine posterior samples to the exact physics.")
-@click.argument("samples", type=click.Path(path_type=Path))
+@click.argument("samples", type=InputFile())
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="CSV; NAME.refined.csv if absent.")
 @overwrite_option
 def refine(*, samples: Path, output: Path | None, overwrite: bool) -> None:
@@ -22,24 +23,25 @@ def refine(*, samples: Path, output: Path | None, overwrite: bool) -> None:
 
     Example: flowcei refine events.samples.h5
     """
+    from flowcei.storage.creation import atomic_text, refuse_existing
+
+    place = output or Path(f"{samples.stem.removesuffix('.samples')}.refined.csv")
+    refuse_existing(place, overwrite=overwrite)
     import numpy as np
 
     from flowcei.cells import write_table
-    from flowcei.files import refuse_existing, whole_file
     from flowcei.posterior.refinement import STATUS
     from flowcei.posterior.storage import read_samples
     from flowcei.posterior.tables import refined_table
 
-    place = output or Path(f"{samples.stem.removesuffix('.samples')}.refined.csv")
-    refuse_existing(place, overwrite=overwrite)
     drawn = read_samples(samples)
     began = time.perf_counter()
     found = drawn.refine()
     rate = found.status.size / (time.perf_counter() - began)
-    with whole_file(place, overwrite=overwrite) as path:
-        write_table(refined_table(found, drawn), path, index=False, float_format="%.12g")
+    with atomic_text(place, overwrite=overwrite) as file:
+        write_table(refined_table(found, drawn), file, index=False, float_format="%.12g")
     for k, word in enumerate(STATUS):
-        click.echo(f"{word:15s} {int((found.status == k).sum()):9d}  {(found.status == k).mean():6.1%}")
+        show(f"{word:15s} {int((found.status == k).sum()):9d}  {(found.status == k).mean():6.1%}")
     explained = int((found.status == 0).any(axis=1).sum())
     note(
         f"{explained} of {len(drawn)} events have a geometry that explains them exactly, {rate:.0f} starts/s"

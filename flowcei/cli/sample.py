@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from flowcei.cli.options import (
+    InputFile,
     device_option,
     latent_option,
     noise_option,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 @click.option(
     "--momenta",
     required=True,
-    type=click.Path(path_type=Path),
+    type=InputFile(),
     help="Events, in any format that flowcei reads.",
 )
 @samples_option
@@ -93,20 +94,25 @@ def sample(
 
     Example: flowcei sample --momenta events.csv -n 100
     """
-    from flowcei.cli.runs import BUNDLED, load_named, note_what_is_assumed
+    from flowcei.cli.runs import BUNDLED, find_model, load_named, note_what_is_assumed
     from flowcei.errors import UsageError
-    from flowcei.events.source import open_events
-    from flowcei.events.streaming import partial_path
     from flowcei.files import same_file
-    from flowcei.posterior.storage import check_samples_path
-    from flowcei.posterior.unfinished import begun_seed
-    from flowcei.sampling import Sampling, Survey
+    from flowcei.storage.creation import refuse_existing
 
     place = output or Path(f"{momenta.stem}.samples.h5")
     if same_file(place, momenta):
         msg = f"{momenta} holds the momenta; give -o another name"
         raise UsageError(msg)
     to_pipe = str(place) == "-"
+    find_model(model)  # this and the file are looked at before torch, which takes seconds
+    if not (to_pipe or resume):
+        refuse_existing(place, overwrite=overwrite)
+    from flowcei.events.source import open_events
+    from flowcei.events.streaming import partial_path
+    from flowcei.posterior.storage import check_samples_path
+    from flowcei.posterior.unfinished import begun_seed
+    from flowcei.sampling import Sampling, Survey
+
     if resume and place.exists() and not partial_path(place).exists():
         note(f"{place} is there already: nothing to go on with")  # a batch job that was queued again
         return

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flowcei.cli.options import note, overwrite_option, seed_option, settled_seed
+from flowcei.cli.options import InputFile, note, overwrite_option, seed_option, settled_seed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -39,7 +39,7 @@ _COUNT = 10_000  # events, where nobody says
 )
 @click.option(
     "--geometries",
-    type=click.Path(path_type=Path),
+    type=InputFile(),
     help="Instead of a prior: explode the structures of this XYZ file (angstrom).",
 )
 @click.option(
@@ -87,7 +87,7 @@ def simulate(
     from flowcei.events.storage import events_writer, write_events
     from flowcei.events.streaming import partial_path, partial_seed
     from flowcei.events.text import write_csv
-    from flowcei.files import refuse_existing
+    from flowcei.storage.creation import refuse_existing
 
     precise = _checked(accuracy)
     if geometries is not None:

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flowcei.cli.options import fresh_folder, note, overwrite_option, text_table
+from flowcei.cli.options import (
+    InputFile,
+    fresh_folder,
+    note,
+    overwrite_option,
+    refuse_full_folder,
+    text_table,
+)
+from flowcei.cli.streams import show
 
 if TYPE_CHECKING:
     from flowcei.posterior.samples import PosteriorSamples
@@ -15,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Tabulate and draw how far posterior samples lie apart.")
-@click.argument("samples", type=click.Path(path_type=Path))
+@click.argument("samples", type=InputFile())
 @click.option("--event", type=int, help="Number of the event to draw; the first if absent.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder; NAME-spread if absent.")
 @click.option(
@@ -35,10 +43,15 @@ def spread(
 
     Example: flowcei spread events.samples.h5
     """
+    from flowcei.storage.creation import atomic_text, refuse_existing
+
+    place = output or Path(f"{samples.stem.removesuffix('.samples')}-spread")
+    refuse_full_folder(place, overwrite=overwrite)
+    if xyz:
+        refuse_existing(xyz, overwrite=overwrite)
     import numpy as np
 
     from flowcei.errors import UsageError
-    from flowcei.files import refuse_existing, whole_file
     from flowcei.posterior.storage import read_samples
     from flowcei.posterior.structures import write_means_xyz
 
@@ -50,16 +63,13 @@ def spread(
             msg = f"{samples} has no event {event}; it has {drawn.ids.min()} to {drawn.ids.max()}"
             raise UsageError(msg)
         index = int(found[0])
-    if xyz:
-        refuse_existing(xyz, overwrite=overwrite)
-    stem = samples.stem.removesuffix(".samples")
-    folder = fresh_folder(output or Path(f"{stem}-spread"), overwrite=overwrite)
+    folder = fresh_folder(place, overwrite=overwrite)
     result = drawn.spread()
     _write(result, index, folder, overwrite=overwrite)
     if xyz:
-        with whole_file(xyz, overwrite=overwrite) as path, path.open("w") as file:
+        with atomic_text(xyz, overwrite=overwrite) as file:
             write_means_xyz(drawn, file)
-    click.echo(text_table(result.overall()))
+    show(text_table(result.overall()))
     _say_floor(drawn, result)
     note(f"\nrecoil frame, x along {result.along}; sd: of all events together; typical_sd: within one event")
     if drawn.positions.shape[1] == 1:
@@ -71,13 +81,13 @@ def spread(
 def _write(result: Spread, index: int, folder: Path, *, overwrite: bool) -> None:
     """Write tables, and pictures of all events and of one."""
     from flowcei.cells import write_table
-    from flowcei.files import whole_file
     from flowcei.report.figures import internal_figure, spread_figure
     from flowcei.report.style import save
+    from flowcei.storage.creation import atomic_text
 
     for name, table in (("spread.csv", result.per_event()), ("overall.csv", result.overall())):
-        with whole_file(folder / name, overwrite=overwrite) as path:
-            write_table(table, path, index=False, float_format="%.6g")
+        with atomic_text(folder / name, overwrite=overwrite) as file:
+            write_table(table, file, index=False, float_format="%.6g")
     number = result.ids[index]
     pictures = {
         "clouds.png": spread_figure(result),

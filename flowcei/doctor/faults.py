@@ -15,13 +15,13 @@ from flowcei.doctor.finding import Finding
 from flowcei.errors import DataError
 from flowcei.events.container import Events
 from flowcei.events.hdf import is_native, read_array, read_json_attribute, read_molecule
-from flowcei.storage.hdf import opened
 from flowcei.events.source import Reading, open_events
 from flowcei.events.tables import format_of
 from flowcei.events.text import columns
 from flowcei.events.texttable import NUMBERED, sniff
 from flowcei.files import check_readable
 from flowcei.molecule import Molecule, built_in_molecules
+from flowcei.storage.hdf import opened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

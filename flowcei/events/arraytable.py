@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from flowcei.errors import DataError, UsageError
-from flowcei.storage.hdf import opened, refuse_large_chunks
 from flowcei.files import check_held
+from flowcei.storage.hdf import opened, refuse_large_chunks
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator

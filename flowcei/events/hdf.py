@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flowcei.events.container import Events
-    from flowcei.storage.creation import OutputFile
 
 __all__ = [
     "MOMENTUM_UNIT",
@@ -243,7 +242,7 @@ def write_hdf(events: Events, target: BinaryIO) -> None:
             file.create_dataset("event", data=events.ids)
 
 
-def write_hdf_parts(source: Callable[[], Iterable[Events]], count: int, target: OutputFile) -> None:
+def write_hdf_parts(source: Callable[[], Iterable[Events]], count: int, target: BinaryIO, path: Path) -> None:
     """Write events as HDF5, a part at a time.
 
     Args:
@@ -251,6 +250,7 @@ def write_hdf_parts(source: Callable[[], Iterable[Events]], count: int, target: 
         count: How many there are: the file is laid out for them first, so that a full disk is
             found before anything is written (HDF5 that grows does not survive one).
         target: The file, new.
+        path: What it is called, for messages.
     """
     parts = iter(source())
     first = next(parts)
@@ -263,9 +263,9 @@ def write_hdf_parts(source: Callable[[], Iterable[Events]], count: int, target: 
             if name != "event":
                 file[name].attrs["unit"] = _UNITS.get(name, MOMENTUM_UNIT)
 
-    lay_out(target, shapes, 1, about)
+    lay_out(target, path, shapes, 1, about)
     row = 0
-    with LaidOutFile(target, durable=False) as file:
+    with LaidOutFile(target, path, durable=False) as file:
         for events in chain([first], parts):
             file.put(0, row, _arrays(events))
             row += len(events)

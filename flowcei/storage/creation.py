@@ -17,28 +17,36 @@ import os
 import stat
 import time
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 from flowcei.errors import FlowceiError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 __all__ = [
     "OutputFile",
     "append_to",
+    "as_text",
     "atomic_text",
     "atomic_write",
     "create_file",
     "output_lock",
     "refuse_existing",
+    "remove_left_over",
     "reopen_file",
 ]
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 _TEMPORARY, _LOCK = "flowcei-tmp", "flowcei-lock"  # endings of hidden names
 _SAFE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # the last: a pipe must not be waited for
+_KINDS = (
+    (stat.S_ISLNK, "a link"),
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+)
 _PATIENCE, _PAUSE = 1.0, 0.05  # seconds; small files are written in less
 
 
@@ -74,35 +82,37 @@ class OutputFile:
     Attributes:
         file: Open for reading and writing.
         path: What it will be, or is, called.
+        name: What it is called in its folder now.
     """
 
     def __init__(self, handle: int, folder: int, name: str, path: Path) -> None:
-        self.file: BinaryIO = open(handle, "r+b")  # noqa: SIM115 (closed by its makers)
+        self.file: BinaryIO = os.fdopen(handle, "r+b")
         self.path = path
         self._folder = folder
-        self._name = name
+        self.name = name
 
-    def become(self, path: Path, *, durable: bool = False) -> None:
+    def become(self, path: Path, *, overwrite: bool = True, durable: bool = False) -> None:
         """Take the place of `path`, in the same folder, in one step; from then on it is not locked.
 
         Args:
             path: The new name.
+            overwrite: Whether a file may have it; meanwhile somebody may have made one.
             durable: Whether the disk must have the file before, so that a machine that goes down
                 leaves the old file or the new one. Costs milliseconds.
 
         Raises:
-            UsageError: Where a link, a folder, a pipe or a device is in the way.
+            UsageError: As `refuse_existing`.
             FlowceiError: Where somebody else has moved the file away.
         """
         self.file.flush()
         if durable:
             os.fsync(self.file.fileno())
-        refuse_existing(path, overwrite=True)
-        if not _is_at(self.file.fileno(), self._name, self._folder):
-            msg = f"{path} cannot be written: another process has moved its temporary file {self._name}"
+        refuse_existing(path, overwrite=overwrite)
+        if not _is_at(self.file.fileno(), self.name, self._folder):
+            msg = f"{path} cannot be written: another process has moved its temporary file {self.name}"
             raise FlowceiError(msg)
-        os.replace(self._name, path.name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
-        self._name, self.path = path.name, path
+        os.replace(self.name, path.name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+        self.name, self.path = path.name, path
         if durable:
             os.fsync(self._folder)
         # HDF5 locks what it reads, and an unfinished file may be read.
@@ -111,8 +121,8 @@ class OutputFile:
 
     def remove(self) -> None:
         """Remove the file, if it still has its name."""
-        if _is_at(self.file.fileno(), self._name, self._folder):
-            os.unlink(self._name, dir_fd=self._folder)
+        if _is_at(self.file.fileno(), self.name, self._folder):
+            os.unlink(self.name, dir_fd=self._folder)
 
 
 @contextmanager
@@ -129,7 +139,7 @@ def create_file(path: Path) -> Iterator[OutputFile]:
         try:
             yield output
         finally:
-            if output._name == name:
+            if output.name == name:
                 output.remove()
             with suppress(OSError):  # a full disk, again
                 output.file.close()
@@ -144,7 +154,12 @@ def reopen_file(path: Path) -> Iterator[OutputFile]:
             there or may not be written.
     """
     with _folder_of(path) as folder:
-        output = OutputFile(_opened(path, folder, os.O_RDWR), folder, path.name, path)
+        try:
+            handle = _opened(path, folder, os.O_RDWR)
+        except FileNotFoundError:
+            msg = f"no file {str(path)!r}"
+            raise UsageError(msg) from None
+        output = OutputFile(handle, folder, path.name, path)
         try:
             yield output
         finally:
@@ -185,6 +200,7 @@ def atomic_write(path: Path, *, overwrite: bool = True, durable: bool = False) -
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
         >>> target = Path(tempfile.mkdtemp()) / "a.txt"
         >>> with atomic_write(target) as file:
         ...     _ = file.write(b"all of it")
@@ -195,8 +211,7 @@ def atomic_write(path: Path, *, overwrite: bool = True, durable: bool = False) -
     with create_file(path) as output:
         try:
             yield output.file
-            refuse_existing(path, overwrite=overwrite)  # it may have come meanwhile
-            output.become(path, durable=durable)
+            output.become(path, overwrite=overwrite, durable=durable)
         except OSError as error:
             if error.errno not in _DISK:
                 raise
@@ -207,14 +222,20 @@ def atomic_write(path: Path, *, overwrite: bool = True, durable: bool = False) -
 @contextmanager
 def atomic_text(path: Path, *, overwrite: bool = True, durable: bool = False) -> Iterator[TextIO]:
     """Yield an open text file (UTF-8, line ends as written): see `atomic_write`."""
-    with atomic_write(path, overwrite=overwrite, durable=durable) as file:
-        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
-        try:
-            yield text
-            text.flush()
-        finally:
-            with suppress(OSError):  # it flushes again; what failed before has been raised
-                text.detach()
+    with atomic_write(path, overwrite=overwrite, durable=durable) as file, as_text(file) as text:
+        yield text
+
+
+@contextmanager
+def as_text(file: BinaryIO) -> Iterator[TextIO]:
+    """Yield a file that is open for bytes as one for text (UTF-8, line ends as written); it stays open."""
+    text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+    try:
+        yield text
+        text.flush()
+    finally:
+        with suppress(OSError):  # it flushes again; what failed before has been raised
+            text.detach()
 
 
 def append_to(path: Path) -> TextIO:
@@ -232,7 +253,16 @@ def append_to(path: Path) -> TextIO:
         os.close(handle)
         msg = f"another process is writing {path}; wait for it, or stop it first"
         raise UsageError(msg) from None
-    return open(handle, "a", encoding="utf-8")
+    return os.fdopen(handle, "a", encoding="utf-8")
+
+
+def remove_left_over(folder: Path) -> None:
+    """Remove hidden files of processes that are gone from a folder."""
+    with _folder_of(folder / "*") as handle:
+        for name in os.listdir(handle):  # noqa: PTH208 (of the folder that is open, whatever is moved)
+            if name.startswith(".") and name.endswith((f".{_TEMPORARY}", f".{_LOCK}")):
+                with suppress(BlockingIOError, UsageError):
+                    _remove_one(folder / name, handle)
 
 
 @contextmanager
@@ -267,7 +297,7 @@ def _claim(name: str, folder: int, path: Path) -> int:
                     return handle
                 os.close(handle)  # another process took it for left over: once more
                 continue
-            _remove_left_over(path.with_name(name), folder)
+            _remove_one(path.with_name(name), folder)
         except BlockingIOError:
             if handle >= 0:
                 os.close(handle)
@@ -277,7 +307,7 @@ def _claim(name: str, folder: int, path: Path) -> int:
             time.sleep(_PAUSE)
 
 
-def _remove_left_over(place: Path, folder: int) -> None:
+def _remove_one(place: Path, folder: int) -> None:
     """Remove the file of a process that is gone; BlockingIOError where it is not."""
     try:
         handle = _opened(place, folder, os.O_RDWR)
@@ -335,5 +365,4 @@ def _is_at(handle: int, name: str, folder: int) -> bool:
 
 def _kind(mode: int) -> str:
     """Return what is there in place of a file."""
-    kinds = {stat.S_IFLNK: "a link", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
-    return kinds.get(stat.S_IFMT(mode), "a device")
+    return next((word for test, word in _KINDS if test(mode)), "a device")
