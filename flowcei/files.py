@@ -54,18 +54,19 @@ def check_readable(path: Path) -> None:
         raise DataError("no permission to read the file", path=path)
 
 
-def check_held(path: Path, numbers: int, what: str) -> None:
+def check_held(path: Path, numbers: int, what: str, size: int | None = None) -> None:
     """Refuse a file that says it holds far more numbers than its bytes can: ones never written are free.
 
     Args:
         path: The file.
         numbers: How many it says.
         what: Holds them, for the message.
+        size: Bytes of the file, where it is open and may not have its name yet.
 
     Raises:
         DataError: For more than 64 MB of numbers, and more than 2000 times the size of the file.
     """
-    if 8 * numbers > max(_LARGE, _MOST_PACKED * path.stat().st_size):
+    if 8 * numbers > max(_LARGE, _MOST_PACKED * (path.stat().st_size if size is None else size)):
         raise DataError(f"{what} claims {numbers} numbers, which the file does not hold", path=path)
 
 

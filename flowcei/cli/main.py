@@ -39,8 +39,24 @@ _COMMANDS = {
 _INTERRUPTED = 130
 
 
+class _ReaderGone(Exception):  # noqa: N818 (no error)
+    """The reader of our output, such as `head`, has seen enough. click would end with 1."""
+
+
 class _LazyGroup(click.Group):
     """Commands that are imported when they are called: torch takes seconds."""
+
+    def make_context(self, *words: Any, **rest: Any) -> click.Context:  # noqa: ANN401 (of click)
+        try:
+            return super().make_context(*words, **rest)
+        except BrokenPipeError as error:
+            raise _ReaderGone from error
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise _ReaderGone from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -119,10 +135,6 @@ def main() -> None:
         with stoppable():
             cli.main(prog_name="flowcei", standalone_mode=False, auto_envvar_prefix="FLOWCEI")
         sys.stdout.flush()
-    except SystemExit as stop:
-        # click ends with 1 where the reader of our output, such as `head`, has seen enough.
-        if not isinstance(stop.__context__, BrokenPipeError):
-            raise
     except FlowceiError as error:
         _leave(error, str(error), error.exit_code, trace=trace)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -132,7 +144,7 @@ def main() -> None:
         _leave(error, error.format_message(), error.exit_code, trace=trace)
     except (KeyboardInterrupt, click.Abort) as error:
         _leave(error, "interrupted; nothing was left half-written", _INTERRUPTED, trace=trace)
-    except BrokenPipeError:
+    except (BrokenPipeError, _ReaderGone):
         pass
     except OSError as error:
         where = f"{error.filename}: " if error.filename else "output cannot be written: "

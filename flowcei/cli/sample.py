@@ -21,7 +21,7 @@ from flowcei.cli.options import (
     seed_option,
     settled_seed,
 )
-from flowcei.cli.reading import note_reading, reading_options, selection_options
+from flowcei.cli.reading import drift_option, note_reading, reading_options, selection_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 @noise_option
 @reading_options
 @selection_options
+@drift_option
 @latent_option
 @click.option("--weigh", is_flag=True, help="Weigh samples by the exact prior and likelihood.")
 @click.option(
@@ -77,6 +78,7 @@ def sample(
     noise: str | None,
     reading: Reading,
     selection: Callable[[str | None], Selection],
+    drift: str,
     latent: Latent,
     weigh: bool,
     min_ess: float,
@@ -109,6 +111,7 @@ def sample(
         refuse_existing(place, overwrite=overwrite)
     from flowcei.events.source import open_events
     from flowcei.events.streaming import partial_path
+    from flowcei.experiment.drift import subtract_drift
     from flowcei.posterior.storage import check_samples_path
     from flowcei.posterior.unfinished import begun_seed
     from flowcei.sampling import Sampling, Survey
@@ -125,6 +128,7 @@ def sample(
     found = ", the newest of runs/ (--model names another)" if model is None and name != BUNDLED else ""
     note(f"model {name}{found} ({reconstructor.architecture}, {reconstructor.molecule.name})")
     source = open_events(momenta, reconstructor.molecule, replace(reading, selection=selection(noise)))
+    subtract_drift(source, drift)
     note_reading(source)
     first = next(source.chunks())
     note_what_is_assumed(reconstructor, first, noise)

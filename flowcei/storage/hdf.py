@@ -165,7 +165,7 @@ def numbers_of(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
         raise DataError(f"/{name} is not a dataset of numbers", path=path)
     if data.external or data.is_virtual:
         raise DataError(f"/{name} lies in another file; copy it into this one", path=path)
-    check_held(path, data.size, f"/{name}")
+    check_held(path, data.size, f"/{name}", file.id.get_filesize())
     refuse_large_chunks(data, path)
     return data
 
