@@ -94,6 +94,7 @@ class _Molecule(_Part):
 class _Data(_Open):
     rows: _Positive
     split_seed: _Positive
+    noise: float | None = Field(default=None, gt=0, le=1)
     digest: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
