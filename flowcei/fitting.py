@@ -25,6 +25,7 @@ from flowcei.reconstructor import Reconstructor
 from flowcei.recorded import DEFAULT_NOISE, MIN_EVENTS, RecordedSource, floored, recorded, split_rows
 from flowcei.resimulation import Resimulation
 from flowcei.standardiser import Standardiser
+from flowcei.storable import check_prior, check_storable, plugins_of
 from flowcei.trainedrange import TrainedRange
 from flowcei.training.checkpoint import Checkpoint, Keeping, begun_at, refuse_other
 from flowcei.training.loop import EpochRecord, Schedule, best_of, fit, resolve_device
@@ -42,6 +43,7 @@ __all__ = ["DEFAULT_NOISE", "FRAMES", "split_rows", "train"]
 FRAMES = ("recoil", "raw")
 """Coordinates a model may see."""
 
+_FEW = 8  # events whose answers are compared
 _PILOT = 20_000  # events that frame and standardisers are fitted on
 _VALIDATION = 10_000
 _TRAINING_ACCURACY = 1e-4  # of momenta in training: far below any noise, and fast
@@ -89,7 +91,10 @@ class _Charts:
         return self.frame.to_chart(positions, framed)[:, 0], framed.condition
 
     def _standardised(self, events: Events) -> tuple[Tensor, Tensor]:
-        x, c = self.raw(events)
+        return self.standardised(*self.raw(events))
+
+    def standardised(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """Return charts (B, D) and conditions (B, C) as the network sees them."""
         return self.chart(x), self.condition(c)
 
 
@@ -121,7 +126,8 @@ def train(
     the number of torch's threads change it, since they change the order of sums.
 
     Args:
-        architecture: A name in `flowcei.models.registry.ARCHITECTURES`, such as ``"cinn"``.
+        architecture: A name in `flowcei.models.registry.ARCHITECTURES`, such as ``"cinn"``, or of a
+            plug-in.
         molecule: What explodes, where no data are given.
         data: Events with positions; split 80 / 10 / 10 into training, validation and test.
         prior: Which geometries to simulate; the molecule's default where None.
@@ -147,8 +153,8 @@ def train(
         The trained model.
 
     Raises:
-        UsageError: For an unknown architecture, option, molecule or prior; for arguments that
-            are not those of the checkpoint.
+        UsageError: For an unknown architecture, option, molecule or prior; for a model that could
+            not be stored; for arguments that are not those of the checkpoint.
         DataError: For data that cannot be trained on, that have changed since the checkpoint was
             made, and for a damaged checkpoint.
         TrainingDivergedError: When the loss is not finite.
@@ -201,6 +207,9 @@ def train(
             _refuse_unbounded(data, framed)
     if isinstance(framed, RecoilFrame):
         model.attach(Resimulation(pilot.molecule, framed, charts.chart, charts.condition))
+    about |= plugins_of(architecture, about.get("prior"))
+    parts = (pilot.molecule, framed, model, level, charts.chart, charts.condition)
+    check_storable(Reconstructor(*parts, dict(about)), *charts.standardised(x[:_FEW], c[:_FEW]))
     settings = _settings(model, pilot.molecule, level, frame, about)
     settings |= {"seed": seed, **asdict(schedule), "data": None if data is None else _fingerprint(data)}
     if begun is not None:
@@ -226,7 +235,7 @@ def train(
     }
     if card["parameters"]:
         card["rows_per_second"] = float(np.median([r.rows_per_second for r in records]))
-    return Reconstructor(pilot.molecule, framed, model, level, charts.chart, charts.condition, card)
+    return Reconstructor(*parts, card)
 
 
 def _settings(
@@ -273,6 +282,8 @@ def _fresh(
         raise UsageError(msg)
     mol = molecule if isinstance(molecule, Molecule) else Molecule.load(molecule)
     geometry = prior if isinstance(prior, GeometryPrior) else build_prior(mol, prior)
+    if isinstance(prior, GeometryPrior):
+        check_prior(mol, prior)
     simulator = Simulator(mol, geometry, noise, seed, _TRAINING_ACCURACY)
     name = prior if isinstance(prior, str) else None if prior else mol.default_prior
     simulation = {"events_per_epoch": per_epoch, "accuracy": _TRAINING_ACCURACY}

@@ -33,11 +33,49 @@ if TYPE_CHECKING:
     from flowcei.training.schedule import EpochRecord
 
 _PARAMETERS_A_ROW = 20
+_ARCH = "flowcei.arch"
 _SCHEDULE = ("epochs", "batch", "learning_rate", "patience")
 _ALWAYS = ("arch", "frame", "events", "seed", "device", *_SCHEDULE)
 
 
-@click.command(short_help="Train a model, on fresh simulations or on a file.")
+class _TrainCommand(click.Command):
+    """Has the options of the architecture too where that is a plug-in: no list could hold them."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        for word, following in zip(args, [*args[1:], ""], strict=True):
+            if word == "--arch" or word.startswith("--arch="):
+                ctx.meta[_ARCH] = word.partition("=")[2] or following
+        return super().parse_args(ctx, args)
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        params = super().get_params(ctx)
+        return [*params, *_plugin_options(ctx.meta.get(_ARCH, ""), params)]
+
+
+def _plugin_options(architecture: str, params: list[click.Parameter]) -> list[click.Parameter]:
+    """Return the options of a plug-in that no other architecture has."""
+    from flowcei import plugins
+
+    if architecture not in plugins.plugin_names(plugins.ARCHITECTURES):
+        return []  # a list of names: nothing is imported for those that come with flowcei
+    from flowcei.models.registry import ARCHITECTURES, find_architecture
+
+    shared = {field.name for kind in ARCHITECTURES.values() for field in fields(kind.options_type)}
+    options: list[click.Parameter] = []
+    for field in fields(find_architecture(architecture).options_type):
+        if field.name in shared:
+            continue
+        if field.name in {param.name for param in params}:
+            msg = f"architecture {architecture!r} may not have the option {field.name!r} of flowcei train"
+            raise UsageError(msg)
+        choices = field.metadata.get("choices")
+        kind = click.Choice(choices) if choices else type(field.default)
+        name = f"--{field.name.replace('_', '-')}"
+        options.append(click.Option([name], type=kind, help=f"Of {architecture} ({field.default})."))
+    return options
+
+
+@click.command(cls=_TrainCommand, short_help="Train a model, on fresh simulations or on a file.")
 @click.option(
     "--arch",
     default="cinn",
@@ -161,13 +199,14 @@ class _Plan:
     def of(cls, options: dict[str, Any]) -> _Plan:
         from flowcei.events.storage import read_events
         from flowcei.fitting import DEFAULT_NOISE
-        from flowcei.models.registry import ARCHITECTURES, parse_options
+        from flowcei.models.registry import ARCHITECTURES, find_architecture, parse_options
         from flowcei.molecule import Molecule
         from flowcei.training.schedule import Schedule
 
         resolved = {name: value for name, value in options.items() if value is not None}
         said: tuple[str, ...] = ()
-        known = {field.name for kind in ARCHITECTURES.values() for field in fields(kind.options_type)}
+        kinds = [*ARCHITECTURES.values(), find_architecture(resolved["arch"])]
+        known = {field.name for kind in kinds for field in fields(kind.options_type)}
         given = {name: resolved.pop(name) for name in known & resolved.keys()}
         architecture = parse_options(resolved["arch"], given).to_dict()
         if "data" not in resolved:
@@ -214,9 +253,10 @@ def _settled_by_data(data: Events, given: dict[str, Any]) -> tuple[dict[str, Any
 def _options_of(ctx: click.Context, given: dict[str, Any], run: RunFolder) -> dict[str, Any]:
     """Return the options of an unfinished run; those typed beside --resume must be the same."""
     table, kept = run.read_config(), {}
-    for param in ctx.command.params:
+    params = ctx.command.params
+    for param in [*params, *_plugin_options(str(table.get("arch", "")), params)]:
         name = param.name or ""
-        if name not in given:
+        if name not in given and param in params:
             continue
         kept[name] = param.type_cast_value(ctx, table.pop(name)) if name in table else None
         if ctx.get_parameter_source(name) is not ParameterSource.COMMANDLINE or given[name] == kept[name]:
