@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flowcei.errors import DataError, NoDensityError
+from flowcei.events.extracolumns import checked_columns, joined_columns
 from flowcei.physics.likelihood import Likelihood
 from flowcei.physics.priors import GeometryPrior, build_prior
+from flowcei.posterior.labels import label_by_geometry, relabel
 from flowcei.posterior.laplace import local_covariance
 from flowcei.posterior.modes import Modes, find_modes
 from flowcei.posterior.refinement import CONVERGED, OUTSIDE, Refinement, refine
@@ -43,6 +45,7 @@ class PosteriorSamples:
         origin: Model, prior, seed, latent and what is known of the events.
         weights: Importance weights of the samples, where they were weighed.
         flags: Why an answer is not to be trusted, (E,), bits: see `flowcei.posterior.flags`.
+        columns: Extra columns of the events, (E,) each: a delay, a shot number.
 
     Raises:
         DataError: For shapes that do not match.
@@ -57,6 +60,7 @@ class PosteriorSamples:
     origin: dict[str, Any] = field(default_factory=dict)
     weights: Weights | None = None
     flags: NDArray[np.uint16] | None = None
+    columns: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check shapes."""
@@ -78,6 +82,8 @@ class PosteriorSamples:
         if self.weights is not None and self.weights.log_weights.shape != (e, n):
             msg = f"weights of samples have shape {self.weights.log_weights.shape}; expected {(e, n)}"
             raise DataError(msg)
+        if self.columns:
+            object.__setattr__(self, "columns", checked_columns(self.columns, self.molecule, e))
 
     def __len__(self) -> int:
         """Return the number of events."""
@@ -94,6 +100,7 @@ class PosteriorSamples:
             sigma=self.sigma[rows],
             weights=None if self.weights is None else self.weights[rows],
             flags=None if self.flags is None else self.flags[rows],
+            columns={name: values[rows] for name, values in self.columns.items()},
         )
 
     @classmethod
@@ -115,6 +122,7 @@ class PosteriorSamples:
             flags=None
             if first.flags is None
             else np.concatenate([p.flags for p in parts if p.flags is not None]),
+            columns=joined_columns([p.columns for p in parts]),
         )
 
     @property
@@ -203,7 +211,7 @@ class PosteriorSamples:
             prior: That of the model where None.
             threads: To use; all the process may run on by default.
         """
-        stated = prior or self._known_prior()
+        stated = prior or self.known_prior()
         return find_modes(
             self.refine(stated, threads=threads),
             self.likelihood,
@@ -220,13 +228,14 @@ class PosteriorSamples:
             out[whole] = prior.log_prob_unlabelled(positions[whole], self.molecule.identical)
         return np.where(np.isnan(out), -np.inf, out)
 
-    def _known_prior(self) -> GeometryPrior | None:
+    def known_prior(self) -> GeometryPrior | None:
+        """Return the prior of the model, None where it was trained on data that state none."""
         return self.prior if isinstance(self.origin.get("prior"), dict) else None
 
     def _allowed(
         self, positions: NDArray[np.float64], prior: GeometryPrior | None
     ) -> NDArray[np.bool_] | bool:
-        stated = prior or self._known_prior()
+        stated = prior or self.known_prior()
         if stated is None or not stated.has_density:
             return True
         return stated.plausible(positions, self.molecule.identical)
@@ -283,4 +292,17 @@ class PosteriorSamples:
         Events without samples are left out: `Spread.ids` says which are there.
         """
         even = self[self.answered].equally_weighted()
-        return Spread.of(self.molecule, even.momenta, even.positions, even.ids)
+        tables = (self.molecule, even.momenta, even.positions, even.ids)
+        return Spread.of(*tables, prior=self.known_prior(), columns=even.columns)
+
+    def labelled(self, positions: NDArray[np.floating] | None = None) -> NDArray[np.float64]:
+        """Return positions (E, n, N, 3), bohr, with identical ions labelled by the geometry.
+
+        `positions` has each ion where its momentum stands in `momenta`; bonds, angles and means
+        of atoms are to be taken of these: see `flowcei.posterior.labels`.
+
+        Args:
+            positions: n geometries for each event, (E, n, N, 3), bohr; the samples where None.
+        """
+        x = np.asarray(self.positions if positions is None else positions, dtype=np.float64)
+        return relabel(x, label_by_geometry(self.molecule, self.momenta, x, self.known_prior()))
