@@ -69,10 +69,13 @@ def check(
 
 def _show(report: Report) -> None:
     from flowcei.doctor.finding import SEVERITIES
+    from flowcei.isotopes import described_ions
 
     good = 0 if report.events is None else len(report.events)
     count = f"{report.rows} events" if good == report.rows else f"{good} of {report.rows} events readable"
     _say(f"{' '.join(report.path.split())}: {report.molecule}, {count}")
+    if report.events is not None:
+        _say(described_ions(report.events.molecule))
     for severity in SEVERITIES:
         findings = [f for f in report.findings if f.severity == severity]
         if findings:

@@ -67,11 +67,17 @@ noise_option = click.option(
 )
 _ION_OPTIONS = (
     click.option(
-        "--isotopes", metavar="LIST", help="Of the molecule: 81Br,37Cl for all such atoms, h1=2H or h1=D for one."
+        "--isotopes",
+        metavar="LIST",
+        help="Of the molecule: 81Br,37Cl for all such atoms, h1=2H or h1=D for one.",
     ),
-    click.option("--charges", metavar="LIST", help="Of the molecule's ions: 2,2,2 in its order, or one for all."),
     click.option(
-        "--length-unit", type=click.Choice(["angstrom", "bohr"]), help="Of the positions in an XYZ file of a molecule."
+        "--charges", metavar="LIST", help="Of the molecule's ions: 2,2,2 in its order, or one for all."
+    ),
+    click.option(
+        "--length-unit",
+        type=click.Choice(["angstrom", "bohr"]),
+        help="Of the positions in an XYZ file of a molecule.",
     ),
 )
 samples_option = click.option(
@@ -105,7 +111,7 @@ def warn(text: str, code: str = "") -> None:
 
 
 def ions_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that settle masses, charges and unit of a molecule: `isotopes, charges, length_unit`."""
+    """Add the options that settle the masses, charges and length unit of a molecule."""
     for option in reversed(_ION_OPTIONS):
         command = option(command)
     return command

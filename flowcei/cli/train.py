@@ -137,6 +137,8 @@ def train(
         plan.options["seed"] = settled_seed(plan.options.get("seed"))
         refuse_busy(folder / LOG)
         run = begin_run(folder, plan.options)
+    facts = [f"{name} {plan.options[name]}" for name in ("prior", "noise") if plan.options.get(name)]
+    note_ions(plan.molecule, *facts)
     with log_file(run.folder / LOG), stoppable():
         _log_start(plan, run, resume=resume is not None)
         _train(plan, run, max_time, resume=resume is not None)

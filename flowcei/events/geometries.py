@@ -50,7 +50,7 @@ def read_geometries(path: Path, molecule: Molecule, *, unit: str | None = None) 
     table = XyzTable(path)
     first = list(islice(read_structures(path), _LOOK))
     factor = length_in_bohr(check_length_unit(first, unit, path))
-    names, wanted = table.symbols, molecule.symbols
+    names, wanted = tuple(table.symbols), molecule.symbols
     if HYDROGENS.keys() & set(nuclides(first[0])):
         names, wanted = tuple(nuclides(first[0])), molecule.nuclides
     left = list(enumerate(symbol.lower() for symbol in names))
@@ -61,8 +61,8 @@ def read_geometries(path: Path, molecule: Molecule, *, unit: str | None = None) 
             what = f"atoms {' '.join(names)}; {molecule.name} has {' '.join(wanted)}"
             raise DataError(what, path=path)
         order.append(left.pop(place)[0])
-    names = [f"{axis}{k}" for k in order for axis in "xyz"]
-    parts = [part[names].to_numpy() for part in table.chunks(names, rows=_ROWS)]
+    columns = [f"{axis}{k}" for k in order for axis in "xyz"]
+    parts = [part[columns].to_numpy() for part in table.chunks(columns, rows=_ROWS)]
     found = np.concatenate(parts).reshape(-1, len(molecule), 3) * factor
     broken = ~np.isfinite(found).all(axis=(1, 2))
     if broken.any():
