@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flowcei.errors import DataError, NoDensityError
+from flowcei.events.extracolumns import checked_columns, joined_columns
 from flowcei.physics.likelihood import Likelihood
 from flowcei.physics.priors import GeometryPrior, build_prior
 from flowcei.posterior.labels import label_by_geometry, relabel
@@ -42,6 +43,7 @@ class PosteriorSamples:
         origin: Model, prior, seed, latent and what is known of the events.
         weights: Importance weights of the samples, where they were weighed.
         flags: Why an answer is not to be trusted, (E,), bits: see `flowcei.posterior.flags`.
+        columns: Extra columns of the events, (E,) each: a delay, a shot number.
 
     Raises:
         DataError: For shapes that do not match.
@@ -56,6 +58,7 @@ class PosteriorSamples:
     origin: dict[str, Any] = field(default_factory=dict)
     weights: Weights | None = None
     flags: NDArray[np.uint16] | None = None
+    columns: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check shapes."""
@@ -77,6 +80,8 @@ class PosteriorSamples:
         if self.weights is not None and self.weights.log_weights.shape != (e, n):
             msg = f"weights of samples have shape {self.weights.log_weights.shape}; expected {(e, n)}"
             raise DataError(msg)
+        if self.columns:
+            object.__setattr__(self, "columns", checked_columns(self.columns, self.molecule, e))
 
     def __len__(self) -> int:
         """Return the number of events."""
@@ -93,6 +98,7 @@ class PosteriorSamples:
             sigma=self.sigma[rows],
             weights=None if self.weights is None else self.weights[rows],
             flags=None if self.flags is None else self.flags[rows],
+            columns={name: values[rows] for name, values in self.columns.items()},
         )
 
     @classmethod
@@ -114,6 +120,7 @@ class PosteriorSamples:
             flags=None
             if first.flags is None
             else np.concatenate([p.flags for p in parts if p.flags is not None]),
+            columns=joined_columns([p.columns for p in parts]),
         )
 
     @property
@@ -266,7 +273,8 @@ class PosteriorSamples:
     def spread(self) -> Spread:
         """Return how far the samples of each event lie apart: see `flowcei.posterior.spread`."""
         even = self.equally_weighted()
-        return Spread.of(self.molecule, self.momenta, even.positions, self.ids, self.known_prior())
+        tables = (self.molecule, self.momenta, even.positions, self.ids)
+        return Spread.of(*tables, prior=self.known_prior(), columns=self.columns)
 
     def labelled(self, positions: NDArray[np.floating] | None = None) -> NDArray[np.float64]:
         """Return positions (E, n, N, 3), bohr, with identical ions labelled by the geometry.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from flowcei.events.extracolumns import add_columns
 from flowcei.events.text import columns
 from flowcei.posterior.labels import label_by_geometry, relabel
 from flowcei.posterior.modes import VERDICTS, Modes
@@ -30,7 +31,8 @@ def modes_table(modes: Modes, samples: PosteriorSamples) -> pd.DataFrame:
     Returns:
         Number of the event and of the mode, its probability, how it was found, its bonds (bohr)
         and angles (degrees) with the deviations of the local (Laplace) posterior, its
-        positions (bohr, in the frame of the momenta), identical ions labelled by the geometry.
+        extra columns of its event, and its positions (bohr, in the frame of the momenta), identical ions
+        labelled by the geometry.
 
     Example:
         >>> import flowcei
@@ -58,8 +60,8 @@ def modes_table(modes: Modes, samples: PosteriorSamples) -> pd.DataFrame:
             table[quantity.name] = values[:, k]
             table[f"sd_{quantity.name}"] = deviations[:, k]
     flat = modes.positions.reshape(len(modes), -1)
-    table |= dict(zip(columns(samples.molecule.labels), flat.T, strict=True))
-    return pd.DataFrame(table)
+    table = add_columns(table, samples.columns, modes.event)
+    return pd.DataFrame(table | dict(zip(columns(samples.molecule.labels), flat.T, strict=True)))
 
 
 def labelled_modes(modes: Modes, samples: PosteriorSamples) -> Modes:
@@ -97,4 +99,5 @@ def refined_table(refinement: Refinement, samples: PosteriorSamples) -> pd.DataF
         "chi_squared": refinement.chi_squared.reshape(-1),
     }
     flat = samples.labelled(refinement.positions).reshape(e * n, -1)
-    return pd.DataFrame(table | dict(zip(columns(samples.molecule.labels), flat.T, strict=True)))
+    table |= dict(zip(columns(samples.molecule.labels), flat.T, strict=True))
+    return pd.DataFrame(add_columns(table, samples.columns, np.repeat(np.arange(e), n)))
