@@ -8,13 +8,14 @@ are labelled by the geometry: see `flowcei.posterior.labels`.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
 
+from flowcei.events.extracolumns import add_columns
 from flowcei.frame import RecoilFrame
 from flowcei.posterior.labels import environments, label_by_geometry, relabel, speed_names
 
@@ -224,6 +225,7 @@ class Spread:
         values: (E, n, Q), bohr or degrees.
         ids: The number of each event, (E,).
         along: The ion whose momentum is the x axis, by name.
+        columns: Extra columns of the events, (E,) each.
     """
 
     molecule: Molecule
@@ -232,6 +234,7 @@ class Spread:
     values: NDArray[np.float64]
     ids: NDArray[np.int64]
     along: str
+    columns: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -241,6 +244,7 @@ class Spread:
         positions: NDArray[np.floating],
         ids: NDArray[np.int64],
         prior: GeometryPrior | None = None,
+        columns: dict[str, NDArray[Any]] | None = None,
     ) -> Spread:
         """Compute the spread of samples.
 
@@ -250,23 +254,25 @@ class Spread:
             positions: (E, n, N, 3), bohr.
             ids: The number of each event, (E,).
             prior: As for `label_by_geometry`.
+            columns: Extra columns of the events, (E,) each.
         """
         turned = in_recoil_frame(molecule, momenta, positions, prior)
         names, values = quantities(molecule, turned)
         along = speed_names(molecule)[first_axis(molecule, momenta)]
-        return cls(molecule, turned, names, values, ids, along)
+        return cls(molecule, turned, names, values, ids, along, columns or {})
 
     def per_event(self) -> pd.DataFrame:
         """Return a row per event and quantity: mean, deviation and percentiles of its samples.
 
-        Rows that are ``pooled`` take the bonds (angles) of their kind together.
+        Rows that are ``pooled`` take the bonds (angles) of their kind together. Extra columns follow.
         """
         rows = self._rows()
         statistics = [self._statistics(values, axis=1) for values in rows.values()]
         frame: dict[str, Any] = {"event": np.repeat(self.ids, len(rows))}
         frame |= self._named(list(rows) * len(self.values))
         frame |= {k: np.stack([row[k] for row in statistics], axis=1).reshape(-1) for k in statistics[0]}
-        return pd.DataFrame(frame)
+        events = np.repeat(np.arange(len(self.values)), len(rows))
+        return pd.DataFrame(add_columns(frame, self.columns, events))
 
     def overall(self) -> pd.DataFrame:
         """Return a row per quantity over all events.
