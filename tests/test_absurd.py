@@ -31,7 +31,7 @@ def answer(samples: PosteriorSamples) -> None:
     assert samples.floor().shape == (len(samples), len(samples.molecule))
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2, 9])
+@pytest.mark.parametrize("seed", [1, 2, 9, 17])
 def test_absurd_geometries_charges_and_noise(seed: int) -> None:
     """Lengths of 1e-40 to 1e30 bohr, charges of 0.1 to 50, momenta and noise of any size."""
     samples = absurd_samples(seed)
