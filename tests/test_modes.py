@@ -16,7 +16,9 @@ import flowcei
 from flowcei.molecule import Molecule
 from flowcei.physics.explosion import asymptotic_momenta, centre_of_mass
 from flowcei.physics.priors import build_prior
-from flowcei.posterior.modes import AMBIGUOUS, UNEXPLAINED, UNIQUE, Modes, local_covariance
+from flowcei.posterior.distinct import shape_of
+from flowcei.posterior.laplace import local_covariance
+from flowcei.posterior.modes import AMBIGUOUS, UNEXPLAINED, UNIQUE, Modes
 from flowcei.posterior.refinement import CONVERGED, OUTSIDE
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.posterior.spread import quantities
@@ -155,9 +157,7 @@ def test_mirror_images_are_two_geometries() -> None:
     )  # fmt: skip
     found = drawn.modes()
     assert found.count().tolist() == [1, 1]
-    from flowcei.posterior.modes import _form
-
-    forms = _form(found.positions)
+    forms = shape_of(found.positions)
     assert np.abs(forms[0] - forms[1]).max() > 0.1
     assert np.abs(forms[0, :10] - forms[1, :10]).max() < 1e-6
 

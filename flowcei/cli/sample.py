@@ -20,7 +20,7 @@ from flowcei.cli.options import (
     seed_option,
     settled_seed,
 )
-from flowcei.cli.reading import note_reading, reading_options, selection_options
+from flowcei.cli.reading import drift_option, note_reading, reading_options, selection_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 @noise_option
 @reading_options
 @selection_options
+@drift_option
 @latent_option
 @click.option("--weigh", is_flag=True, help="Weigh samples by the exact prior and likelihood.")
 @click.option(
@@ -76,6 +77,7 @@ def sample(
     noise: str | None,
     reading: Reading,
     selection: Callable[[str | None], Selection],
+    drift: str,
     latent: Latent,
     weigh: bool,
     min_ess: float,
@@ -97,6 +99,7 @@ def sample(
     from flowcei.errors import UsageError
     from flowcei.events.source import open_events
     from flowcei.events.streaming import partial_path
+    from flowcei.experiment.drift import subtract_drift
     from flowcei.files import same_file
     from flowcei.posterior.storage import check_samples_path
     from flowcei.posterior.unfinished import begun_seed
@@ -119,6 +122,7 @@ def sample(
     found = ", the newest of runs/ (--model names another)" if model is None and name != BUNDLED else ""
     note(f"model {name}{found} ({reconstructor.architecture}, {reconstructor.molecule.name})")
     source = open_events(momenta, reconstructor.molecule, replace(reading, selection=selection(noise)))
+    subtract_drift(source, drift)
     note_reading(source)
     first = next(source.chunks())
     note_what_is_assumed(reconstructor, first, noise)

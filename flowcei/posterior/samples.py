@@ -11,7 +11,8 @@ import numpy as np
 from flowcei.errors import DataError, NoDensityError
 from flowcei.physics.likelihood import Likelihood
 from flowcei.physics.priors import GeometryPrior, build_prior
-from flowcei.posterior.modes import Modes, find_modes, local_covariance
+from flowcei.posterior.laplace import local_covariance
+from flowcei.posterior.modes import Modes, find_modes
 from flowcei.posterior.refinement import CONVERGED, OUTSIDE, Refinement, refine
 from flowcei.posterior.spread import Spread
 from flowcei.posterior.weights import Weights
@@ -173,10 +174,12 @@ class PosteriorSamples:
                 prior that cannot say excludes nothing.
             threads: To use; all the process may run on by default.
         """
-        found = refine(self.likelihood, self.positions, threads=threads)
-        arrived = found.status == CONVERGED
-        allowed = self._allowed(found.positions[arrived], prior)
-        found.status[arrived] = np.where(allowed, CONVERGED, OUTSIDE)
+        likelihood = self.likelihood
+        found = refine(likelihood, self.positions, threads=threads)
+        # Also what explains the momenta within their noise alone must be a geometry of the prior.
+        asked = (found.status == CONVERGED) | (found.chi_squared <= likelihood.most_misfit)
+        allowed = self._allowed(found.positions[asked], prior)
+        found.status[asked] = np.where(allowed, found.status[asked], OUTSIDE)
         return found
 
     def modes(self, prior: GeometryPrior | None = None, *, threads: int | None = None) -> Modes:
