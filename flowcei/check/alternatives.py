@@ -74,7 +74,9 @@ def alternatives_of(molecule: Molecule, prior: GeometryPrior) -> Iterator[Altern
     own = tuple(range(len(molecule)))
     for order in _orders(molecule):
         names = ", ".join(molecule.labels[order.index(k)] for k in own)
-        what = f"the ions stand in another order: the columns read as {', '.join(molecule.labels)} are {names}"
+        what = (
+            f"the ions stand in another order: the columns read as {', '.join(molecule.labels)} are {names}"
+        )
         yield Alternative("order", what, molecule, prior, order, {"columns": names.replace(",", "")})
     for charges in _charges(molecule):
         what = "other charges: " + _each(molecule, [f"{q:+g}" for q in charges])
@@ -104,9 +106,8 @@ def _orders(molecule: Molecule) -> Iterator[tuple[int, ...]]:
     else:
         orders = []
         for i, j in combinations(range(n), 2):
-            order = list(range(n))
-            order[i], order[j] = j, i
-            orders.append(tuple(order))
+            exchanged = {i: j, j: i}
+            orders.append(tuple(exchanged.get(k, k) for k in range(n)))
     for order in orders:
         # The kinds of the ions in the order of the columns: what tells one order from another.
         arranged = tuple(kinds[order.index(k)] for k in range(n))
@@ -140,7 +141,9 @@ def _isotopes(molecule: Molecule, prior: GeometryPrior) -> Iterator[Alternative]
             here = np.array([symbol == element for symbol in molecule.symbols])
             masses[here] = _ISOTOPES[element][number] * DALTON
         moved = np.abs(masses / molecule.masses - 1.0) > _SAME_MASS
-        if all(any(moved[k] for k, s in enumerate(molecule.symbols) if s == element) for element, _ in change):
+        if all(
+            any(moved[k] for k, s in enumerate(molecule.symbols) if s == element) for element, _ in change
+        ):
             names = ", ".join(f"{number}{element}" for element, number in change)
             other = replace(molecule, masses=masses)
             own = tuple(range(len(molecule)))

@@ -20,8 +20,9 @@ from flowcei.check.comparison import (
 )
 from flowcei.check.observables import observables_of
 from flowcei.check.prediction import predict, predicted_momenta
+from flowcei.experiment.drift import measure_drift
 from flowcei.physics.explosion import potential_energy
-from flowcei.units import KILOMETRE_PER_SECOND, MOMENTUM_UNITS
+from flowcei.units import MOMENTUM_UNITS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -81,7 +82,7 @@ class Cause:
     @property
     def severity(self) -> str:
         """``error`` where every answer would be wrong, ``note`` where none is, else ``warning``."""
-        if self.kind == "directions":
+        if self.kind in ("directions", "drift"):
             return "note"
         far = self.kind == "scale" and abs(np.log(self.values["factor"])) > np.log(_FAR)
         return "error" if self.kind in _ERRORS or far else "warning"
@@ -174,7 +175,7 @@ def causes_of(run: Run, comparisons: list[Comparison]) -> list[Cause]:
     sums = sums_of(run.observables(), len(run.molecule))
     causes = []
     if any(name.endswith("mean") for name in suspect):
-        causes.append(_drift(run, sums))
+        causes.append(_drift(run))
     if any(name.endswith("noise") for name in suspect):
         run, noise = _noise(run, sums)
         causes.append(noise)
@@ -192,15 +193,14 @@ def causes_of(run: Run, comparisons: list[Comparison]) -> list[Cause]:
     return causes
 
 
-def _drift(run: Run, sums: Sums) -> Cause:
-    velocity = sums.mean / run.molecule.masses.sum() / KILOMETRE_PER_SECOND * 1000.0
+def _drift(run: Run) -> Cause:
+    drift = measure_drift(run.momenta)
     what = (
-        f"drift: the momentum sums have a mean of {_listed(sums.mean)} hbar/bohr along x, y, z, "
-        f"{_listed(velocity)} m/s: a molecular beam, or the zero of the detector or of time"
+        f"drift: the momentum sums have a mean of {drift.in_words(run.molecule)}: "
+        "a molecular beam, or the zero of the detector or of time"
     )
-    todo = "subtract it; gates on the sum must be about it (an event's own sum is subtracted anyway)"
-    values = {"momentum": sums.mean.tolist(), "velocity_m_s": velocity.tolist()}
-    return Cause("drift", what, 1.0, True, todo, values)
+    todo = "nothing: sample and convert subtract it (--drift)"
+    return Cause("drift", what, 1.0, True, todo, drift.to_dict())
 
 
 def _noise(run: Run, sums: Sums) -> tuple[Run, Cause]:
@@ -213,7 +213,9 @@ def _noise(run: Run, sums: Sums) -> tuple[Run, Cause]:
         f"noise: the momentum sums show {_listed(factor * shown)} {unit} "
         f"({_listed(absolute)} hbar/bohr) on x/y/z where {factor * stated:.3g} is stated or assumed"
     )
-    todo = "state the measured noise; what is more than the detector's is the source's, such as thermal motion"
+    todo = (
+        "state the measured noise; what is more than the detector's is the source's, such as thermal motion"
+    )
     values = {"ratio": sums.ratio.tolist(), "measured": shown.tolist(), "relative": measured.relative}
     return replace(run, noise=measured), Cause("noise", what, 1.0, True, todo, values)
 
@@ -228,8 +230,7 @@ def _axes(run: Run, predicted: Observables, sums: Sums, count: int) -> tuple[Run
     for _ in AXES[1:]:
         here = run.observables()
         lab = {
-            c.observable: c
-            for c in compare_lab(here, predicted, sums, len(run.molecule), noise_stated=False)
+            c.observable: c for c in compare_lab(here, predicted, sums, len(run.molecule), noise_stated=False)
         }
         if lab["KER by direction"].p_value * count >= LEVEL:
             break

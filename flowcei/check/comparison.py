@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AXES",
+    "MEANS",
     "Comparison",
     "Sums",
     "axis_factors",
@@ -27,6 +28,9 @@ __all__ = [
 ]
 
 AXES = "xyz"
+
+MEANS = "all means"
+"""The observable that stands for the means of all shapes together."""
 
 _FAR = 5.0  # standard deviations of a sum: beyond are false coincidences, one true event in 600,000
 _CLIP = 4.0  # robust standard deviations of log KER, where a slope is fitted
@@ -137,7 +141,7 @@ def _means(run: Observables, predicted: Observables, good: NDArray[np.bool_]) ->
     free = n + m - dimensions - 1
     statistic = n * m / (n + m) * apart**2 * free / (dimensions * (n + m - 2))
     p = float(f.sf(statistic, dimensions, free))
-    return Comparison("all means", "deviations", apart, 0.0, p, f"{apart:.2g} standard deviations apart")
+    return Comparison(MEANS, "deviations", apart, 0.0, p, f"{apart:.2g} standard deviations apart")
 
 
 def _separation(run: Observables, predicted: Observables, good: NDArray[np.bool_]) -> tuple[float, int]:
@@ -256,8 +260,8 @@ def _slopes(
     middle = np.median(y)
     reach = _CLIP * _NORMAL * float(np.median(np.abs(y - middle)))
     y = np.clip(y - middle, -reach, reach)
-    inverse = np.linalg.pinv(share.T @ share)
-    slope = inverse @ (share.T @ y)
+    inverse = np.asarray(np.linalg.pinv(share.T @ share), dtype=np.float64)
+    slope: NDArray[np.float64] = inverse @ (share.T @ y)
     variance = float(((y - share @ slope) ** 2).sum()) / max(len(y) - 3, 1)
     return slope, variance * inverse
 

@@ -85,11 +85,11 @@ def noise_of_run(events: Events, noise: str | Noise | None) -> RunNoise:
     ones = np.ones(3)
     rms = rms_component(events.momenta)
     if noise is not None:
-        level = noise if isinstance(noise, Noise) else Noise.parse(noise)
-        if level.low != level.high:
-            msg = f"noise {level} is a range; the run is compared with one level"
+        asked = noise if isinstance(noise, Noise) else Noise.parse(noise)
+        if asked.low != asked.high:
+            msg = f"noise {asked} is a range; the run is compared with one level"
             raise UsageError(msg)
-        return RunNoise(np.array([level.low]), level.relative, ones)
+        return RunNoise(np.array([asked.low]), asked.relative, ones)
     if events.sigma is not None:
         share = events.sigma / rms
         # Which of the two somebody had in mind: what varies less from event to event.

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from flowcei.check.causes import LEVEL, Run, causes_of
-from flowcei.check.comparison import compare_lab, compare_shapes, sums_of
+from flowcei.check.comparison import MEANS, compare_lab, compare_shapes, sums_of
 from flowcei.check.observables import MOST_EVENTS
 from flowcei.check.prediction import noise_of_run
 from flowcei.physics.priors import GeometryPrior, build_prior
@@ -34,6 +34,7 @@ class RunCheck:
 
     Attributes:
         molecule: Name of the molecule.
+        labels: Of its ions.
         prior: Name or kind of the prior.
         events: Events of the run.
         compared: Events that were compared: 0 where there are too few.
@@ -44,6 +45,7 @@ class RunCheck:
     """
 
     molecule: str
+    labels: tuple[str, ...]
     prior: str
     events: int
     compared: int
@@ -66,27 +68,38 @@ class RunCheck:
     def severity(self) -> str:
         """``error``, ``warning`` or ``note``: the worst of what the likeliest causes do to answers."""
         # Of several causes that explain the same shapes only the first is believed.
-        lab = [c for c in self.causes if c.kind in _LAB]
-        first = [c for c in self.causes if c.kind not in _LAB][:1]
-        return min((c.severity for c in (*lab, *first)), key=_SEVERITIES.index, default="note")
+        return min((c.severity for c in self.likely), key=_SEVERITIES.index, default="note")
 
     @property
-    def verdict(self) -> str:
-        """What the comparison comes to, in one line."""
+    def summary(self) -> str:
+        """Whether the run agrees, or what differs most, in one line."""
         count = len(self.comparisons)
         if not self.compared:
             return f"the run was not compared with the prior {self.prior}: {'; '.join(self.remarks)}"
         if self.sound:
             least = min(c.p_value for c in self.comparisons)
             return f"the run agrees with the prior {self.prior}: {count} comparisons, smallest p {least:.2g}"
-        worst = sorted(self.comparisons, key=lambda c: c.p_value)[:2]
+        differing = [c for c in self.comparisons if c.p_value * count < LEVEL]
+        # The means together are for the machine: said where nothing else differs.
+        single = [c for c in differing if c.observable != MEANS] or differing
+        worst = sorted(single, key=lambda c: c.p_value)[:2]
         listed = ", ".join(
-            f"{c.observable} {c.measured:.4g}{' ' * bool(c.unit)}{c.unit} where {c.predicted:.4g} is predicted "
-            f"(p {_p(c.p_value)})"
+            f"{c.observable} {c.measured:.4g}{' ' * bool(c.unit)}{c.unit} where {c.predicted:.4g} "
+            f"is predicted (p {_p(c.p_value)})"
             for c in worst
-            if c.p_value * count < LEVEL
         )
         return f"the run is not what the prior {self.prior} predicts: {listed}"
+
+    @property
+    def likely(self) -> tuple[Cause, ...]:
+        """The causes in the laboratory, and the likeliest of the others."""
+        lab = [c for c in self.causes if c.kind in _LAB]
+        return (*lab, *[c for c in self.causes if c.kind not in _LAB][:1])
+
+    @property
+    def verdict(self) -> str:
+        """What the comparison comes to, and the likely cause of a difference, in one line."""
+        return "; likely: ".join([self.summary, *(cause.what for cause in self.likely)])
 
     def table(self) -> pd.DataFrame:
         """Return a row for each comparison: observable, measured, predicted, unit, p, effect."""
@@ -157,10 +170,10 @@ def check_run(
     """
     molecule = events.molecule
     own = prior if isinstance(prior, GeometryPrior) else build_prior(molecule, prior)
-    name = _name(events, own, prior)
+    names = molecule.name, molecule.labels, _name(events, own, prior)
     if len(events) < FEWEST:
         few = f"{len(events)} events are too few, {FEWEST} are needed"
-        return RunCheck(molecule.name, name, len(events), 0, 0.0, (), (), (few,))
+        return RunCheck(*names, len(events), 0, 0.0, (), (), (few,))
     rows = np.unique(np.linspace(0, len(events) - 1, min(len(events), MOST_EVENTS)).astype(np.int64))
     some = events[rows]
     least, most = _EXTREME
@@ -168,7 +181,7 @@ def check_run(
     some = some[(size > least) & (size < most)]
     if len(some) < FEWEST:
         beyond = f"momenta beyond {most:g}, or none above {least:g} hbar/bohr"
-        return RunCheck(molecule.name, name, len(events), 0, 0.0, (), (), (beyond,))
+        return RunCheck(*names, len(events), 0, 0.0, (), (), (beyond,))
     level = noise_of_run(some, noise)
     run = Run(molecule, own, some.momenta, level, level.sigma(some.momenta), seed)
     here = run.observables()
@@ -185,9 +198,7 @@ def check_run(
     causes = causes_of(run, comparisons) if differs else []
     outlying = float(1.0 - sums.good.mean())
     counts = len(events), len(some)
-    return RunCheck(
-        molecule.name, name, *counts, outlying, tuple(comparisons), tuple(causes), tuple(remarks)
-    )
+    return RunCheck(*names, *counts, outlying, tuple(comparisons), tuple(causes), tuple(remarks))
 
 
 def _name(events: Events, prior: GeometryPrior, asked: object) -> str:
