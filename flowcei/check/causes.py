@@ -42,10 +42,10 @@ LEVEL = 0.003
 PREDICTED = 10_000
 """Events of a prediction."""
 
-_SCREENED = 1_000  # events with which many alternatives are tried before the best are compared with all
+_SCREENED = 500  # events with which many alternatives are tried before the best are compared with all
 _BEST = 6  # alternatives that are compared with all events
 _NEARLY = 0.1, 3.0  # mean distance, and how much nearer than without it, of what nearly fits
-_NOT_THESE_IONS = 0.8  # distance of an energy share, beyond which no geometry is likely to explain it
+_NOT_THESE_IONS = 0.5  # distance of an energy share, beyond which other geometries are not the first thought
 _SCALED = 0.1  # relative: how near to the factor of the momenta that of their noise must be
 _UNIT = 0.03  # relative: how near to a unit a scale must be to be called that unit
 _TAUS = 0.1 * FEMTOSECOND, 100.0 * FEMTOSECOND  # between which a build-up time is fitted
@@ -363,8 +363,8 @@ class _Shapes:
         p, rest = self.base.p_value, " beside" if near else ""
         if self.base.farthest > _NOT_THESE_IONS and not near:
             what = (
-                "another molecule or other ions: the ions share the energy as no ion of "
-                f"{self.run.molecule.name} does, in any order and with any charges that were tried"
+                "another molecule or other ions (or geometries far from those of the prior): the ions share "
+                f"the energy as those of {self.run.molecule.name} do in no order and with no charges tried"
             )
             todo = "look at which ions the columns hold, and at their charges"
             return Cause("molecule", what, p, False, todo)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RunNoise", "noise_of_run", "predict", "predicted_momenta"]
 
+_WHOLE = 1.0  # of the rms momentum component
 _ACCURACY = 3e-6  # as of simulated events
 
 
@@ -90,8 +91,9 @@ def noise_of_run(events: Events, noise: str | Noise | None) -> RunNoise:
             msg = f"noise {asked} is a range; the run is compared with one level"
             raise UsageError(msg)
         return RunNoise(np.array([asked.low]), asked.relative, ones)
-    if events.sigma is not None:
-        share = events.sigma / rms
+    share = np.full(len(rms), np.inf) if events.sigma is None else events.sigma / rms
+    # Noise larger than the momenta is nobody's statement of them: they are in another unit.
+    if events.sigma is not None and np.median(share) < _WHOLE:
         # Which of the two somebody had in mind: what varies less from event to event.
         relative = bool(np.std(share) * np.mean(events.sigma) <= np.std(events.sigma) * np.mean(share))
         return RunNoise(share if relative else events.sigma, relative, ones)

@@ -191,7 +191,9 @@ def check_run(
     comparisons += compare_lab(here, predicted, sums, len(molecule), noise_stated=level.stated)
     remarks = []
     if not level.stated:
-        remarks.append("the noise was not stated, and taken from the momentum sums")
+        remarks.append(
+            "no noise below the size of the momenta is stated: it was taken from the momentum sums"
+        )
     if sums.conserved and not level.is_zero:
         remarks.append("the momentum sums vanish, and say nothing of the noise")
     differs = min(c.p_value for c in comparisons) * len(comparisons) < LEVEL
