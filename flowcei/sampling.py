@@ -20,6 +20,7 @@ import torch
 
 from flowcei.errors import DataError, UsageError
 from flowcei.events.container import Events, events_of
+from flowcei.events.extracolumns import joined_columns
 from flowcei.models.interface import Latent
 from flowcei.physics.detector import Noise
 from flowcei.posterior.budget import top_up
@@ -58,7 +59,7 @@ class Survey:
 
     Attributes:
         events: How many there are.
-        digest: A fingerprint of their momenta, noise and numbers.
+        digest: A fingerprint of their momenta, noise, numbers and extra columns.
     """
 
     events: int
@@ -77,9 +78,11 @@ class Survey:
         parts = {name: hashlib.sha256() for name in ("momenta", "sigma", "numbers")}
         count = 0
         for chunk in _numbered(chunks):
-            for name, digest in parts.items():
+            for name in ("momenta", "sigma", "numbers"):
                 array = getattr(chunk, name)
-                digest.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
+                parts[name].update(b"" if array is None else np.ascontiguousarray(array).tobytes())
+            for name, values in chunk.columns.items():
+                parts.setdefault(f"column {name}", hashlib.sha256(name.encode())).update(values.tobytes())
             count += len(chunk)
         whole = hashlib.sha256(b"".join(digest.digest() for digest in parts.values()))
         return cls(count, whole.hexdigest()[:16])
@@ -172,10 +175,12 @@ class Sampling:
             draw = partial(self._drawn, events, sigma, rng)
             rules: dict[str, Any] = {"min_ess": self.min_ess, "budget": self._budget}
             found = top_up(found, draw, **rules, rng=rng, prior=prior)
+        answered = found.answered
         flags = self.model.unlike_training(replace(events, sigma=sigma))
-        flags["re_simulation"] = unexplained(found)
+        flags["no_geometry"] = ~answered
+        flags["re_simulation"] = unexplained(found) & answered
         if found.weights is not None:
-            flags["efficiency"] = few_count(found.weights)
+            flags["efficiency"] = few_count(found.weights) & answered
         return replace(found, flags=combined(**flags))
 
     @torch.no_grad()
@@ -193,16 +198,14 @@ class Sampling:
         drawn, density = model.model.sample_with_log_prob(c, n, latent=self.latent, generator=rng)
         chart = model.chart_standardiser.inverse(drawn.cpu())
         positions = model.frame.to_positions(chart, framed)
+        # One event beyond what single precision holds must not cost the others of its file their
+        # answers: all of its samples are NaN, and it is flagged. A part of them would be a biased lot.
         lost = ~(positions.abs().amax(dim=(1, 2, 3)) < torch.finfo(torch.float32).max)
-        if bool(lost.any()):
-            msg = (
-                f"event {asked.numbers[int(lost.int().argmax())]} has no geometry the model can express; "
-                "are the momenta in hbar/bohr?"
-            )
-            raise DataError(msg)
+        positions[lost] = torch.nan
         log_prob = None
         if density is not None:
             log_prob = (density.cpu().double() + model.log_volume(framed)[:, None]).numpy()
+            log_prob[lost.numpy()] = np.nan
         return PosteriorSamples(
             molecule=model.molecule,
             momenta=asked.momenta,
@@ -211,6 +214,7 @@ class Sampling:
             ids=asked.numbers,
             sigma=sigma[rows],
             origin=self._origin(events),
+            columns=asked.columns,
         )
 
     def _origin(self, events: Events) -> dict[str, Any]:
@@ -292,4 +296,5 @@ def _joined(parts: list[Events]) -> Events:
         ids=np.concatenate([part.numbers for part in parts]),
         sigma=np.concatenate(known) if known else None,
         origin=first.origin,
+        columns=joined_columns([part.columns for part in parts]),
     )

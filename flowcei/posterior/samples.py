@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flowcei.errors import DataError, NoDensityError
+from flowcei.events.extracolumns import checked_columns, joined_columns
 from flowcei.physics.likelihood import Likelihood
 from flowcei.physics.priors import GeometryPrior, build_prior
+from flowcei.posterior.labels import label_by_geometry, relabel
 from flowcei.posterior.laplace import local_covariance
 from flowcei.posterior.modes import Modes, find_modes
 from flowcei.posterior.refinement import CONVERGED, OUTSIDE, Refinement, refine
@@ -34,13 +36,16 @@ class PosteriorSamples:
     Attributes:
         molecule: Which atoms, in the order of the arrays.
         momenta: What was measured, (E, N, 3), hbar / bohr.
-        positions: (E, n, N, 3), bohr, in the frame of the momenta, centre of mass 0.
-        log_prob: Log density of each sample under the model, (E, n), per bohr^(3N-3).
+        positions: (E, n, N, 3), bohr, in the frame of the momenta, centre of mass 0; NaN for
+            an event that the model can express no geometry for (`answered`).
+        log_prob: Log density of each sample under the model, (E, n), per bohr^(3N-3); NaN like
+            the positions.
         ids: The number of each event, (E,).
         sigma: Noise that was assumed, (E,), hbar / bohr.
         origin: Model, prior, seed, latent and what is known of the events.
         weights: Importance weights of the samples, where they were weighed.
         flags: Why an answer is not to be trusted, (E,), bits: see `flowcei.posterior.flags`.
+        columns: Extra columns of the events, (E,) each: a delay, a shot number.
 
     Raises:
         DataError: For shapes that do not match.
@@ -55,6 +60,7 @@ class PosteriorSamples:
     origin: dict[str, Any] = field(default_factory=dict)
     weights: Weights | None = None
     flags: NDArray[np.uint16] | None = None
+    columns: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check shapes."""
@@ -76,6 +82,8 @@ class PosteriorSamples:
         if self.weights is not None and self.weights.log_weights.shape != (e, n):
             msg = f"weights of samples have shape {self.weights.log_weights.shape}; expected {(e, n)}"
             raise DataError(msg)
+        if self.columns:
+            object.__setattr__(self, "columns", checked_columns(self.columns, self.molecule, e))
 
     def __len__(self) -> int:
         """Return the number of events."""
@@ -92,6 +100,7 @@ class PosteriorSamples:
             sigma=self.sigma[rows],
             weights=None if self.weights is None else self.weights[rows],
             flags=None if self.flags is None else self.flags[rows],
+            columns={name: values[rows] for name, values in self.columns.items()},
         )
 
     @classmethod
@@ -113,7 +122,13 @@ class PosteriorSamples:
             flags=None
             if first.flags is None
             else np.concatenate([p.flags for p in parts if p.flags is not None]),
+            columns=joined_columns([p.columns for p in parts]),
         )
+
+    @property
+    def answered(self) -> NDArray[np.bool_]:
+        """Which events (E,) have samples: False where the model can express no geometry for them."""
+        return np.asarray(np.isfinite(self.positions).all(axis=(1, 2, 3)))
 
     @property
     def likelihood(self) -> Likelihood:
@@ -147,7 +162,9 @@ class PosteriorSamples:
         if self.log_prob is None:
             msg = "importance weights need the density of the samples, and this model has none"
             raise NoDensityError(msg)
-        log_weights = self.log_posterior(self.positions, prior) - self.log_prob
+        posterior = self.log_posterior(self.positions, prior)
+        answered = self.answered[:, None]
+        log_weights = np.where(answered, posterior - np.where(answered, self.log_prob, 0.0), -np.inf)
         return replace(self, weights=Weights.of(log_weights))
 
     def log_posterior(
@@ -164,7 +181,9 @@ class PosteriorSamples:
         """
         flat = positions.reshape(-1, *positions.shape[2:]).astype(np.float64)
         log_prior = self._log_prior(prior or self.prior, flat).reshape(positions.shape[:2])
-        return log_prior + self.likelihood.log_prob(positions)
+        log_likelihood = self.likelihood.log_prob(positions)
+        # Atoms in one place can have an infinite density; nothing can follow them.
+        return np.where(np.isneginf(log_likelihood), -np.inf, log_prior + log_likelihood)
 
     def refine(self, prior: GeometryPrior | None = None, *, threads: int | None = None) -> Refinement:
         """Return where searches from the samples end: see `flowcei.posterior.refinement`.
@@ -192,7 +211,7 @@ class PosteriorSamples:
             prior: That of the model where None.
             threads: To use; all the process may run on by default.
         """
-        stated = prior or self._known_prior()
+        stated = prior or self.known_prior()
         return find_modes(
             self.refine(stated, threads=threads),
             self.likelihood,
@@ -202,15 +221,21 @@ class PosteriorSamples:
         )
 
     def _log_prior(self, prior: GeometryPrior, positions: NDArray[np.float64]) -> NDArray[np.float64]:
-        return prior.log_prob_unlabelled(positions, self.molecule.identical)
+        """Return the log density (B,) of geometries, -inf where they are none: a prior need not take NaN."""
+        whole = np.isfinite(positions).all(axis=(1, 2))
+        out = np.full(len(positions), -np.inf)
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            out[whole] = prior.log_prob_unlabelled(positions[whole], self.molecule.identical)
+        return np.where(np.isnan(out), -np.inf, out)
 
-    def _known_prior(self) -> GeometryPrior | None:
+    def known_prior(self) -> GeometryPrior | None:
+        """Return the prior of the model, None where it was trained on data that state none."""
         return self.prior if isinstance(self.origin.get("prior"), dict) else None
 
     def _allowed(
         self, positions: NDArray[np.float64], prior: GeometryPrior | None
     ) -> NDArray[np.bool_] | bool:
-        stated = prior or self._known_prior()
+        stated = prior or self.known_prior()
         if stated is None or not stated.has_density:
             return True
         return stated.plausible(positions, self.molecule.identical)
@@ -262,6 +287,22 @@ class PosteriorSamples:
         return np.asarray(np.sqrt(variance))
 
     def spread(self) -> Spread:
-        """Return how far the samples of each event lie apart: see `flowcei.posterior.spread`."""
-        even = self.equally_weighted()
-        return Spread.of(self.molecule, self.momenta, even.positions, self.ids)
+        """Return how far the samples of each event lie apart: see `flowcei.posterior.spread`.
+
+        Events without samples are left out: `Spread.ids` says which are there.
+        """
+        even = self[self.answered].equally_weighted()
+        tables = (self.molecule, even.momenta, even.positions, even.ids)
+        return Spread.of(*tables, prior=self.known_prior(), columns=even.columns)
+
+    def labelled(self, positions: NDArray[np.floating] | None = None) -> NDArray[np.float64]:
+        """Return positions (E, n, N, 3), bohr, with identical ions labelled by the geometry.
+
+        `positions` has each ion where its momentum stands in `momenta`; bonds, angles and means
+        of atoms are to be taken of these: see `flowcei.posterior.labels`.
+
+        Args:
+            positions: n geometries for each event, (E, n, N, 3), bohr; the samples where None.
+        """
+        x = np.asarray(self.positions if positions is None else positions, dtype=np.float64)
+        return relabel(x, label_by_geometry(self.molecule, self.momenta, x, self.known_prior()))
