@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flowcei.errors import FlowceiError
+from flowcei.isotopes import isotope_masses
 from flowcei.molecule import Molecule, built_in_molecules
 from flowcei.physics.priors import GeometryPrior, build_prior
 from flowcei.units import DALTON
@@ -24,20 +25,6 @@ _ALL_ORDERS = 5  # ions: of more only exchanges of two are tried
 _MOST_CHARGE = 4
 _MOST_COMBINATIONS = 256  # of charges: 4 each of four ions, 3 each of five, 2 each of eight
 
-# Masses in u of the stable isotopes with more than 0.1 % of the element (AME 2020: M. Wang et
-# al., Chinese Physics C 45, 030003 (2021)), and deuterium, which samples are made of.
-_ISOTOPES: dict[str, dict[int, float]] = {
-    "H": {1: 1.00782503, 2: 2.01410178},
-    "B": {10: 10.0129369, 11: 11.0093054},
-    "C": {12: 12.0, 13: 13.0033548},
-    "N": {14: 14.0030740, 15: 15.0001089},
-    "O": {16: 15.9949146, 18: 17.9991596},
-    "Si": {28: 27.9769265, 29: 28.9764947, 30: 29.9737701},
-    "S": {32: 31.9720712, 33: 32.9714589, 34: 33.9678670},
-    "Cl": {35: 34.9688527, 37: 36.9659026},
-    "Se": {76: 75.9192137, 78: 77.9173092, 80: 79.9165218, 82: 81.9166995},
-    "Br": {79: 78.9183376, 81: 80.9162882},
-}
 _SAME_MASS = 5e-3  # relative: no isotope is nearer to another, and average masses of light elements are
 
 
@@ -69,7 +56,7 @@ def alternatives_of(molecule: Molecule, prior: GeometryPrior) -> Iterator[Altern
         >>> ocs = Molecule.load("ocs")
         >>> from collections import Counter
         >>> sorted(Counter(a.kind for a in alternatives_of(ocs, build_prior(ocs))).items())[:3]
-        [('charges', 63), ('isotopes', 13), ('molecule', 24)]
+        [('charges', 63), ('isotopes', 23), ('molecule', 12)]
     """
     own = tuple(range(len(molecule)))
     for order in _orders(molecule):
@@ -132,14 +119,14 @@ def _charges(molecule: Molecule) -> Iterator[NDArray[np.float64]]:
 
 def _isotopes(molecule: Molecule, prior: GeometryPrior) -> Iterator[Alternative]:
     """Yield other isotopes of one or two elements, each of all its atoms."""
-    elements = [symbol for symbol in dict.fromkeys(molecule.symbols) if symbol in _ISOTOPES]
-    changes = [((element, number),) for element in elements for number in _ISOTOPES[element]]
+    masses_of = {symbol: isotope_masses(symbol) for symbol in dict.fromkeys(molecule.symbols)}
+    changes = [((element, number),) for element, masses in masses_of.items() for number in masses]
     pairs = [(a[0], b[0]) for a, b in combinations(changes, 2) if a[0][0] != b[0][0]]
     for change in [*changes, *pairs]:
         masses = molecule.masses.copy()
         for element, number in change:
             here = np.array([symbol == element for symbol in molecule.symbols])
-            masses[here] = _ISOTOPES[element][number] * DALTON
+            masses[here] = masses_of[element][number] * DALTON
         moved = np.abs(masses / molecule.masses - 1.0) > _SAME_MASS
         if all(
             any(moved[k] for k, s in enumerate(molecule.symbols) if s == element) for element, _ in change

@@ -389,8 +389,8 @@ def _pair(
 def _todo(other: Alternative) -> str:
     return {
         "order": "give the ions in the order of the columns: --columns, or a mapping",
-        "charges": "declare these charges in a molecule file",
-        "isotopes": "declare these masses in a molecule file",
+        "charges": "state these charges: --charges",
+        "isotopes": f"state them: --isotopes {other.values.get('isotopes')}",
         "molecule": "give that molecule: --molecule",
         "prior": "take that prior, and a model trained for it",
     }[other.kind]

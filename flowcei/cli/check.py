@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flowcei.cli.options import noise_option, note, overwrite_option
+from flowcei.cli.options import ions_options, named_or_none, noise_option, note, overwrite_option
 from flowcei.cli.reading import reading_options
 from flowcei.errors import UsageError, printable
 
@@ -29,6 +29,7 @@ _TITLES = {"error": "Errors", "warning": "Warnings", "note": "Notes"}
 @click.option("--model", help="A model file or run, or bundled: is the run what its prior predicts?")
 @click.option("--prior", help="Is the run what this prior of the molecule predicts?")
 @noise_option
+@ions_options
 @click.option(
     "--repair",
     "output",
@@ -49,6 +50,7 @@ def check(
     as_json: bool,
     reading: Reading,
     overwrite: bool,
+    **ions: str | None,
 ) -> None:
     """Check whether FILE is sound: units, charges, frames, noise, columns, duplicates.
 
@@ -64,7 +66,9 @@ def check(
     if output is not None:
         _refuse_output(output, file, overwrite=overwrite)
     trained = _trained(model, molecule, prior)
-    report = examine_file(file, molecule if trained is None else trained.molecule, reading)
+    report = examine_file(
+        file, named_or_none(molecule, ions) if trained is None else trained.molecule, reading
+    )
     asked = molecule is not None or noise is not None
     run = _compared(report, trained, prior, noise, asked=asked)
     if as_json:
@@ -123,10 +127,13 @@ def _show_run(run: RunCheck | str, columns: str) -> None:
 
 def _show(report: Report) -> None:
     from flowcei.doctor.finding import SEVERITIES
+    from flowcei.isotopes import described_ions
 
     good = 0 if report.events is None else len(report.events)
     count = f"{report.rows} events" if good == report.rows else f"{good} of {report.rows} events readable"
     _say(f"{' '.join(report.path.split())}: {report.molecule}, {count}")
+    if report.events is not None:
+        _say(described_ions(report.events.molecule))
     for severity in SEVERITIES:
         findings = [f for f in report.findings if f.severity == severity]
         if findings:
