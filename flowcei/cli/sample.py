@@ -96,6 +96,8 @@ def sample(
 
     Example: flowcei sample --momenta events.csv -n 100
     """
+    from flowcei.check.observables import Thinning
+    from flowcei.cli.runcheck import note_run_check
     from flowcei.cli.runs import BUNDLED, load_named, note_what_is_assumed
     from flowcei.errors import UsageError
     from flowcei.events.source import open_events
@@ -132,7 +134,8 @@ def sample(
     asked = Sampling(
         reconstructor, count, settled_seed(seed), noise, latent, weigh=weigh, min_ess=min_ess, budget=budget
     )
-    survey = Survey.of(source.chunks())
+    thinning = Thinning()
+    survey = Survey.of(thinning.watch(source.chunks()))
     if source.selection.to_dict() or source.tally.rejected:
         source.keep_tally()
         note(f"{source.tally}")
@@ -141,6 +144,7 @@ def sample(
     else:
         quality = _to_file(asked, source, survey, place, overwrite=overwrite, resume=resume)
     _say_quality(quality, whole=survey.events > len(first))
+    note_run_check(reconstructor, thinning.events(), noise)
     if to_pipe:
         return
     note(f"{len(quality.ids)} events x {count} samples written to {place}")
