@@ -15,6 +15,7 @@ from flowcei.cli.options import (
     latent_option,
     noise_option,
     note,
+    note_ions,
     overwrite_option,
     samples_option,
     seed_option,
@@ -95,6 +96,8 @@ def sample(
 
     Example: flowcei sample --momenta events.csv -n 100
     """
+    from flowcei.check.observables import Thinning
+    from flowcei.cli.runcheck import note_run_check
     from flowcei.cli.runs import BUNDLED, load_named, note_what_is_assumed
     from flowcei.errors import UsageError
     from flowcei.events.source import open_events
@@ -121,6 +124,8 @@ def sample(
     name, reconstructor = load_named(model, device)
     found = ", the newest of runs/ (--model names another)" if model is None and name != BUNDLED else ""
     note(f"model {name}{found} ({reconstructor.architecture}, {reconstructor.molecule.name})")
+    prior = f"prior {reconstructor.card.get('prior_name') or 'unnamed'}"
+    note_ions(reconstructor.molecule, prior, f"noise {noise or 'as the file or the model says'}")
     source = open_events(momenta, reconstructor.molecule, replace(reading, selection=selection(noise)))
     subtract_drift(source, drift)
     note_reading(source)
@@ -129,7 +134,8 @@ def sample(
     asked = Sampling(
         reconstructor, count, settled_seed(seed), noise, latent, weigh=weigh, min_ess=min_ess, budget=budget
     )
-    survey = Survey.of(source.chunks())
+    thinning = Thinning()
+    survey = Survey.of(thinning.watch(source.chunks()))
     if source.selection.to_dict() or source.tally.rejected:
         source.keep_tally()
         note(f"{source.tally}")
@@ -138,6 +144,7 @@ def sample(
     else:
         quality = _to_file(asked, source, survey, place, overwrite=overwrite, resume=resume)
     _say_quality(quality, whole=survey.events > len(first))
+    note_run_check(reconstructor, thinning.events(), noise)
     if to_pipe:
         return
     note(f"{len(quality.ids)} events x {count} samples written to {place}")

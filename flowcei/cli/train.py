@@ -12,10 +12,15 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from flowcei.cli.architectures import ArchitectureCommand, plugin_options
 from flowcei.cli.options import (
     Duration,
     device_option,
+    ions_options,
+    named_molecule,
+    named_or_none,
     note,
+    note_ions,
     overwrite_option,
     seed_option,
     settled_seed,
@@ -33,49 +38,11 @@ if TYPE_CHECKING:
     from flowcei.training.schedule import EpochRecord
 
 _PARAMETERS_A_ROW = 20
-_ARCH = "flowcei.arch"
 _SCHEDULE = ("epochs", "batch", "learning_rate", "patience")
 _ALWAYS = ("arch", "frame", "events", "seed", "device", *_SCHEDULE)
 
 
-class _TrainCommand(click.Command):
-    """Has the options of the architecture too where that is a plug-in: no list could hold them."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        for word, following in zip(args, [*args[1:], ""], strict=True):
-            if word == "--arch" or word.startswith("--arch="):
-                ctx.meta[_ARCH] = word.partition("=")[2] or following
-        return super().parse_args(ctx, args)
-
-    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        params = super().get_params(ctx)
-        return [*params, *_plugin_options(ctx.meta.get(_ARCH, ""), params)]
-
-
-def _plugin_options(architecture: str, params: list[click.Parameter]) -> list[click.Parameter]:
-    """Return the options of a plug-in that no other architecture has."""
-    from flowcei import plugins
-
-    if architecture not in plugins.plugin_names(plugins.ARCHITECTURES):
-        return []  # a list of names: nothing is imported for those that come with flowcei
-    from flowcei.models.registry import ARCHITECTURES, find_architecture
-
-    shared = {field.name for kind in ARCHITECTURES.values() for field in fields(kind.options_type)}
-    options: list[click.Parameter] = []
-    for field in fields(find_architecture(architecture).options_type):
-        if field.name in shared:
-            continue
-        if field.name in {param.name for param in params}:
-            msg = f"architecture {architecture!r} may not have the option {field.name!r} of flowcei train"
-            raise UsageError(msg)
-        choices = field.metadata.get("choices")
-        kind = click.Choice(choices) if choices else type(field.default)
-        name = f"--{field.name.replace('_', '-')}"
-        options.append(click.Option([name], type=kind, help=f"Of {architecture} ({field.default})."))
-    return options
-
-
-@click.command(cls=_TrainCommand, short_help="Train a model, on fresh simulations or on a file.")
+@click.command(cls=ArchitectureCommand, short_help="Train a model, on fresh simulations or on a file.")
 @click.option(
     "--arch",
     default="cinn",
@@ -97,6 +64,7 @@ def _plugin_options(architecture: str, params: list[click.Parameter]) -> list[cl
     "--data", type=click.Path(path_type=Path), help="Events with positions; simulated afresh if absent."
 )
 @click.option("--molecule", help="A built-in name, .toml or .xyz; ocs, or what --data says, if absent.")
+@ions_options
 @click.option("--prior", help="Which geometries to simulate; the molecule's default if absent.")
 @click.option(
     "--noise",
@@ -172,6 +140,8 @@ def train(
         plan.options["seed"] = settled_seed(plan.options.get("seed"))
         refuse_busy(folder / LOG)
         run = begin_run(folder, plan.options)
+    facts = [f"{name} {plan.options[name]}" for name in ("prior", "noise") if plan.options.get(name)]
+    note_ions(plan.molecule, *facts)
     with log_file(run.folder / LOG), stoppable():
         _log_start(plan, run, resume=resume is not None)
         _train(plan, run, max_time, resume=resume is not None)
@@ -200,7 +170,6 @@ class _Plan:
         from flowcei.events.storage import read_events
         from flowcei.fitting import DEFAULT_NOISE
         from flowcei.models.registry import ARCHITECTURES, find_architecture, parse_options
-        from flowcei.molecule import Molecule
         from flowcei.training.schedule import Schedule
 
         resolved = {name: value for name, value in options.items() if value is not None}
@@ -209,8 +178,9 @@ class _Plan:
         known = {field.name for kind in kinds for field in fields(kind.options_type)}
         given = {name: resolved.pop(name) for name in known & resolved.keys()}
         architecture = parse_options(resolved["arch"], given).to_dict()
+        ions = {name: resolved.get(name) for name in ("isotopes", "charges", "length_unit")}
         if "data" not in resolved:
-            molecule, data = Molecule.load(resolved.setdefault("molecule", "ocs")), None
+            molecule, data = named_molecule(resolved.setdefault("molecule", "ocs"), ions), None
             resolved.setdefault("noise", str(DEFAULT_NOISE))
             if molecule.default_prior is not None:
                 resolved.setdefault("prior", molecule.default_prior)
@@ -218,7 +188,7 @@ class _Plan:
             msg = "--prior says what to simulate; with --data nothing is simulated"
             raise UsageError(msg)
         else:
-            data = read_events(resolved["data"], resolved.get("molecule"))
+            data = read_events(resolved["data"], named_or_none(resolved.get("molecule"), ions))
             molecule, resolved["data"] = data.molecule, str(resolved["data"])
             settled, said = _settled_by_data(data, resolved)
             resolved |= settled
@@ -254,7 +224,7 @@ def _options_of(ctx: click.Context, given: dict[str, Any], run: RunFolder) -> di
     """Return the options of an unfinished run; those typed beside --resume must be the same."""
     table, kept = run.read_config(), {}
     params = ctx.command.params
-    for param in [*params, *_plugin_options(str(table.get("arch", "")), params)]:
+    for param in [*params, *plugin_options(str(table.get("arch", "")), params)]:
         name = param.name or ""
         if name not in given and param in params:
             continue

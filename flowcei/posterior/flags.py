@@ -34,7 +34,9 @@ FLAGS = {
 FLAG_BITS = {name: 1 << k for k, name in enumerate(FLAGS)}
 """The bit of each flag."""
 
-AFTERWARDS = {name: FLAG_BITS[name] for name in ("re-simulation", "efficiency")}
+AFTERWARDS = {
+    name: FLAG_BITS[name] for name in ("re-simulation", "efficiency", "no-geometry", "outside-prior")
+}
 """The flags that only samples can raise, and their bits."""
 
 _UNLIKELY = 1e-6  # chance that an event without fault is flagged

@@ -16,6 +16,7 @@ from flowcei.posterior.labels import label_by_geometry, relabel
 from flowcei.posterior.laplace import local_covariance
 from flowcei.posterior.modes import Modes, find_modes
 from flowcei.posterior.refinement import CONVERGED, OUTSIDE, Refinement, refine
+from flowcei.posterior.restriction import INSIDE
 from flowcei.posterior.spread import Spread
 from flowcei.posterior.weights import Weights
 
@@ -36,8 +37,11 @@ class PosteriorSamples:
     Attributes:
         molecule: Which atoms, in the order of the arrays.
         momenta: What was measured, (E, N, 3), hbar / bohr.
-        positions: (E, n, N, 3), bohr, in the frame of the momenta, centre of mass 0.
-        log_prob: Log density of each sample under the model, (E, n), per bohr^(3N-3).
+        positions: (E, n, N, 3), bohr, in the frame of the momenta, centre of mass 0; NaN for
+            an event that the model can express no geometry for (`answered`).
+        log_prob: Log density of each sample under the model, (E, n), per bohr^(3N-3); NaN like
+            the positions. Where samples are restricted to the prior (`flowcei.posterior.restriction`)
+            it is that of the model before.
         ids: The number of each event, (E,).
         sigma: Noise that was assumed, (E,), hbar / bohr.
         origin: Model, prior, seed, latent and what is known of the events.
@@ -124,6 +128,11 @@ class PosteriorSamples:
         )
 
     @property
+    def answered(self) -> NDArray[np.bool_]:
+        """Which events (E,) have samples: False where the model can express no geometry for them."""
+        return np.asarray(np.isfinite(self.positions).all(axis=(1, 2, 3)))
+
+    @property
     def likelihood(self) -> Likelihood:
         """The likelihood of the events."""
         relative = bool(self.origin.get("noise_relative", True))
@@ -155,7 +164,14 @@ class PosteriorSamples:
         if self.log_prob is None:
             msg = "importance weights need the density of the samples, and this model has none"
             raise NoDensityError(msg)
-        log_weights = self.log_posterior(self.positions, prior) - self.log_prob
+        posterior = self.log_posterior(self.positions, prior)
+        answered = self.answered[:, None]
+        log_weights = np.where(answered, posterior - np.where(answered, self.log_prob, 0.0), -np.inf)
+        if INSIDE in self.columns:
+            # Where samples were drawn until all lay inside, their density is the flow's over the share
+            # that does: without it the evidence would be too large by as much.
+            restricted = (self.columns[INSIDE] < 1.0) & np.isfinite(log_weights).all(axis=1)
+            log_weights += np.log(np.where(restricted, self.columns[INSIDE], 1.0))[:, None]
         return replace(self, weights=Weights.of(log_weights))
 
     def log_posterior(
@@ -172,7 +188,9 @@ class PosteriorSamples:
         """
         flat = positions.reshape(-1, *positions.shape[2:]).astype(np.float64)
         log_prior = self._log_prior(prior or self.prior, flat).reshape(positions.shape[:2])
-        return log_prior + self.likelihood.log_prob(positions)
+        log_likelihood = self.likelihood.log_prob(positions)
+        # Atoms in one place can have an infinite density; nothing can follow them.
+        return np.where(np.isneginf(log_likelihood), -np.inf, log_prior + log_likelihood)
 
     def refine(self, prior: GeometryPrior | None = None, *, threads: int | None = None) -> Refinement:
         """Return where searches from the samples end: see `flowcei.posterior.refinement`.
@@ -210,7 +228,12 @@ class PosteriorSamples:
         )
 
     def _log_prior(self, prior: GeometryPrior, positions: NDArray[np.float64]) -> NDArray[np.float64]:
-        return prior.log_prob_unlabelled(positions, self.molecule.identical)
+        """Return the log density (B,) of geometries, -inf where they are none: a prior need not take NaN."""
+        whole = np.isfinite(positions).all(axis=(1, 2))
+        out = np.full(len(positions), -np.inf)
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            out[whole] = prior.log_prob_unlabelled(positions[whole], self.molecule.identical)
+        return np.where(np.isnan(out), -np.inf, out)
 
     def known_prior(self) -> GeometryPrior | None:
         """Return the prior of the model, None where it was trained on data that state none."""
@@ -271,10 +294,13 @@ class PosteriorSamples:
         return np.asarray(np.sqrt(variance))
 
     def spread(self) -> Spread:
-        """Return how far the samples of each event lie apart: see `flowcei.posterior.spread`."""
-        even = self.equally_weighted()
-        tables = (self.molecule, self.momenta, even.positions, self.ids)
-        return Spread.of(*tables, prior=self.known_prior(), columns=self.columns)
+        """Return how far the samples of each event lie apart: see `flowcei.posterior.spread`.
+
+        Events without samples are left out: `Spread.ids` says which are there.
+        """
+        even = self[self.answered].equally_weighted()
+        tables = (self.molecule, even.momenta, even.positions, even.ids)
+        return Spread.of(*tables, prior=self.known_prior(), columns=even.columns)
 
     def labelled(self, positions: NDArray[np.floating] | None = None) -> NDArray[np.float64]:
         """Return positions (E, n, N, 3), bohr, with identical ions labelled by the geometry.
