@@ -134,6 +134,16 @@ class Molecule:
         """Return the number of ions."""
         return len(self.symbols)
 
+    @property
+    def ions(self) -> str:
+        """Labels and charges in words.
+
+        Example:
+            >>> Molecule.load("ocs").ions
+            'c +2, o +2, s +2'
+        """
+        return ", ".join(f"{k} {q:+g}" for k, q in zip(self.labels, self.charges, strict=True))
+
     def same_ions(self, other: Molecule) -> bool:
         """Whether the ions of two molecules agree in order, charge and mass (to 1 %)."""
         return (

@@ -21,6 +21,7 @@ __all__ = [
     "device_option",
     "fresh_folder",
     "is_quiet",
+    "keep_flagged_option",
     "latent_option",
     "noise_option",
     "note",
@@ -56,6 +57,9 @@ noise_option = click.option(
     "--noise",
     metavar="LEVEL",
     help="Detector noise of a momentum component: 1% of the rms component, or 0.5 (a.u.).",
+)
+keep_flagged_option = click.option(
+    "--keep-flagged", is_flag=True, help="Keep events whose flags say that they are not to be trusted."
 )
 samples_option = click.option(
     "-n", "count", type=click.IntRange(min=1), default=100, show_default=True, help="Samples an event."

@@ -12,6 +12,7 @@ import click
 
 from flowcei.cli.options import (
     device_option,
+    keep_flagged_option,
     latent_option,
     noise_option,
     note,
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
 )
 @click.option("--resume", is_flag=True, help="Go on with an unfinished file of the same options.")
 @seed_option
+@keep_flagged_option
 @device_option
 @overwrite_option
 def sample(
@@ -83,21 +85,24 @@ def sample(
     output: Path | None,
     resume: bool,
     seed: int | None,
+    keep_flagged: bool,
     device: str,
     overwrite: bool,
 ) -> None:
     """Draw, for every event of a file, geometries that explain its momenta.
 
     Any number of events: until all are there, the file is called FILE.partial, and what was
-    stopped, in whatever way, goes on with --resume.
+    stopped, in whatever way, goes on with --resume. Where all events are flagged as not to be
+    trusted the exit code is 3, unless --keep-flagged; the file is there all the same.
 
     Example: flowcei sample --momenta events.csv -n 100
     """
     from flowcei.cli.runs import BUNDLED, load_named, note_what_is_assumed
-    from flowcei.errors import UsageError
+    from flowcei.errors import DataError, UsageError
     from flowcei.events.source import open_events
     from flowcei.events.streaming import partial_path
     from flowcei.files import same_file
+    from flowcei.posterior.flags import counted
     from flowcei.posterior.storage import check_samples_path
     from flowcei.posterior.unfinished import begun_seed
     from flowcei.sampling import Sampling, Survey
@@ -134,9 +139,13 @@ def sample(
     else:
         quality = _to_file(asked, source, survey, place, overwrite=overwrite, resume=resume)
     _say_quality(quality, whole=survey.events > len(first))
-    if to_pipe:
-        return
-    note(f"{len(quality.ids)} events x {count} samples written to {place}")
+    if not to_pipe:
+        note(f"{len(quality.ids)} events x {count} samples written to {place}")
+    if not keep_flagged and quality.all_flagged:
+        what = (
+            f"{counted(quality.flags)}: none of their samples is to be trusted; check units, molecule, model"
+        )
+        raise DataError(what, path=momenta)
     if place.suffix.lower() in (".h5", ".hdf5"):
         note(f"next: flowcei spread {place}, flowcei modes {place}")
 

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 
 from flowcei.errors import DataError, UsageError
+from flowcei.evaluation.comparison import warned
 from flowcei.evaluation.nulls import NULL_MODELS
 from flowcei.evaluation.ranks import (
     Coverage,
@@ -28,6 +29,7 @@ from flowcei.evaluation.verdicts import (
     check_tarp,
     coverage_band,
 )
+from flowcei.events.container import events_of
 from flowcei.posterior.spread import in_recoil_frame, quantities
 
 if TYPE_CHECKING:
@@ -113,6 +115,7 @@ def calibrate(
     seed: int = 0,
     level: float = LEVEL,
     weigh: bool = False,
+    keep_flagged: bool = False,
     on_events: Callable[[int], None] | None = None,
 ) -> Calibration:
     """Check the posterior of a model on events whose positions are known.
@@ -133,11 +136,13 @@ def calibrate(
         level: How often a right posterior fails each of the four kinds of check.
         weigh: Whether to judge the samples with their importance weights, which a model with a
             density and a prior can have, or as the model drew them.
+        keep_flagged: Whether to judge events that `flowcei.evaluation.comparison.trusted` leaves
+            out, of which a `FlaggedWarning` is given.
         on_events: Called with the number of events that were judged, part by part.
 
     Raises:
         UsageError: For a model without a posterior, one of another molecule, or n < 10.
-        DataError: For events without positions, or too few.
+        DataError: For events without positions, or too few, or flagged all of them.
 
     Example:
         >>> import flowcei
@@ -146,6 +151,7 @@ def calibrate(
         >>> sorted(set(found.table()["check"]))
         ['coverage', 'resimulation', 'sbc', 'tarp']
     """
+    events = events_of(events, model.molecule) if keep_flagged else warned([model], events, noise)
     truth = _known(model, events, n)
     judge = _Judge.of(model, events, truth, noise, seed)
     first, parts = 0, []

@@ -13,7 +13,21 @@ if TYPE_CHECKING:
     from flowcei.posterior.samples import PosteriorSamples
     from flowcei.posterior.weights import Weights
 
-__all__ = ["AFTERWARDS", "FLAGS", "FLAG_BITS", "combined", "few_count", "in_words", "moving", "unexplained"]
+__all__ = [
+    "AFTERWARDS",
+    "EXCLUDING",
+    "FLAGS",
+    "FLAG_BITS",
+    "NO_GEOMETRY",
+    "POOR_WEIGHTS",
+    "combined",
+    "counted",
+    "few_count",
+    "flag_names",
+    "in_words",
+    "moving",
+    "unexplained",
+]
 
 FLAGS = {
     "momentum-sum": "the momenta do not sum to zero within the noise: an ion is wrong or missing, or the "
@@ -36,6 +50,18 @@ FLAG_BITS = {name: 1 << k for k, name in enumerate(FLAGS)}
 
 AFTERWARDS = {name: FLAG_BITS[name] for name in ("re-simulation", "efficiency")}
 """The flags that only samples can raise, and their bits."""
+
+NO_GEOMETRY = FLAG_BITS["no-geometry"]
+"""The bit of events that have no samples to look at."""
+
+POOR_WEIGHTS = FLAG_BITS["efficiency"] | FLAG_BITS["weights"]
+"""The bits of flags that say that weights are poor."""
+
+# The other flags say that the event is none of those that the model answers for: its samples are
+# geometries of something else. Where only the weights are poor the flow's own samples, which are
+# right on average, stand in for them: such an event is counted aloud and stays.
+EXCLUDING = sum(FLAG_BITS.values()) & ~POOR_WEIGHTS
+"""The bits of the flags whose events are left out of spread, modes, comparison and pictures."""
 
 _UNLIKELY = 1e-6  # chance that an event without fault is flagged
 _FEWEST = 10.0  # effective samples
@@ -90,11 +116,33 @@ def combined(**found: NDArray[np.bool_]) -> NDArray[np.uint16]:
     return np.bitwise_or.reduce(bits).astype(np.uint16)
 
 
-def in_words(flags: int) -> str:
+def flag_names(flags: int) -> tuple[str, ...]:
     """Return the names of the flags of one event.
+
+    Example:
+        >>> flag_names(18)
+        ('ker', 'efficiency')
+    """
+    return tuple(name for name, bit in FLAG_BITS.items() if int(flags) & bit)
+
+
+def in_words(flags: int) -> str:
+    """Return the names of the flags of one event as one text.
 
     Example:
         >>> in_words(18)
         'ker;efficiency'
     """
-    return ";".join(name for k, name in enumerate(FLAGS) if int(flags) >> k & 1)
+    return ";".join(flag_names(flags))
+
+
+def counted(flags: NDArray[np.uint16], bits: int = EXCLUDING) -> str:
+    """Say how many events (E,) have one of the flags in `bits`, and how many have each.
+
+    Example:
+        >>> counted(np.array([0, 2, 6, 16]))
+        '2 of 4 events are flagged (ker 2, momenta 1)'
+    """
+    each = {name: int((flags & bit > 0).sum()) for name, bit in FLAG_BITS.items() if bit & bits}
+    some = ", ".join(f"{name} {count}" for name, count in each.items() if count)
+    return f"{int((flags & bits > 0).sum())} of {len(flags)} events are flagged ({some})"

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flowcei.errors import DataError, NoDensityError
+from flowcei.errors import DataError, FlaggedWarning, NoDensityError
 from flowcei.physics.likelihood import Likelihood
 from flowcei.physics.priors import GeometryPrior, build_prior
+from flowcei.posterior.flags import EXCLUDING, NO_GEOMETRY, counted, flag_names
 from flowcei.posterior.modes import Modes, find_modes, local_covariance
 from flowcei.posterior.refinement import CONVERGED, OUTSIDE, Refinement, refine
 from flowcei.posterior.spread import Spread
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from flowcei.molecule import Molecule
 
 __all__ = ["PosteriorSamples"]
+
+_AMONG = " and among these results (samples.unflagged() leaves them out)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,24 +99,69 @@ class PosteriorSamples:
 
     @classmethod
     def concatenate(cls, parts: Sequence[PosteriorSamples]) -> PosteriorSamples:
-        """Join samples of different events."""
+        """Join samples of different events.
+
+        Raises:
+            DataError: Where some have a density or weights and others do not, or molecules differ.
+        """
         first = parts[0]
+        if any(p.molecule.to_dict() != first.molecule.to_dict() for p in parts):
+            raise DataError("samples of different molecules cannot be joined")
+        densities = [p.log_prob for p in parts if p.log_prob is not None]
+        weights = [p.weights for p in parts if p.weights is not None]
+        for name, some in (("a density", densities), ("weights", weights)):
+            if len(some) not in (0, len(parts)):
+                raise DataError(f"some of the samples have {name} and others do not; they cannot be joined")
+        flags = [p.flags if p.flags is not None else np.zeros(len(p), np.uint16) for p in parts]
         return replace(
             first,
             momenta=np.concatenate([p.momenta for p in parts]),
             positions=np.concatenate([p.positions for p in parts]),
-            log_prob=None
-            if first.log_prob is None
-            else np.concatenate([p.log_prob for p in parts if p.log_prob is not None]),
+            log_prob=np.concatenate(densities) if densities else None,
             ids=np.concatenate([p.ids for p in parts]),
             sigma=np.concatenate([p.sigma for p in parts]),
-            weights=None
-            if first.weights is None
-            else Weights.concatenate([p.weights for p in parts if p.weights is not None]),
-            flags=None
-            if first.flags is None
-            else np.concatenate([p.flags for p in parts if p.flags is not None]),
+            weights=Weights.concatenate(weights) if weights else None,
+            flags=np.concatenate(flags) if any(p.flags is not None for p in parts) else None,
         )
+
+    @property
+    def flag_names(self) -> tuple[tuple[str, ...], ...]:
+        """The names of the flags of each event, E tuples: see `flowcei.posterior.flags.FLAGS`."""
+        return tuple(map(flag_names, self._bits))
+
+    @property
+    def flagged(self) -> NDArray[np.bool_]:
+        """Which events (E,) have an answer that is not to be trusted.
+
+        Poor weights alone (`efficiency`, `weights`) do not count: the flow's samples stand in.
+        """
+        return np.asarray(self._bits & EXCLUDING > 0)
+
+    @property
+    def _bits(self) -> NDArray[np.uint16]:
+        return np.zeros(len(self), np.uint16) if self.flags is None else self.flags
+
+    def unflagged(self, *, keep_flagged: bool = False) -> PosteriorSamples:
+        """Return the events whose answer may be trusted.
+
+        Args:
+            keep_flagged: Whether to return flagged ones too; those without a geometry never are.
+
+        Raises:
+            DataError: Where none is left.
+        """
+        chosen = (self._bits & (NO_GEOMETRY if keep_flagged else EXCLUDING)) == 0
+        if chosen.all():
+            return self
+        if not chosen.any():
+            advice = "none has samples to look at" if keep_flagged else "none is left to look at"
+            raise DataError(f"{counted(self._bits)}: {advice}")
+        return self[chosen]
+
+    def _warn_of_flagged(self, outcome: str, *, keep_flagged: bool) -> None:
+        if self.flagged.any() and not keep_flagged:
+            text = f"{counted(self._bits)}{outcome}; keep_flagged=True says nothing of it"
+            warnings.warn(text, FlaggedWarning, stacklevel=3)
 
     @property
     def likelihood(self) -> Likelihood:
@@ -165,21 +214,36 @@ class PosteriorSamples:
         log_prior = self._log_prior(prior or self.prior, flat).reshape(positions.shape[:2])
         return log_prior + self.likelihood.log_prob(positions)
 
-    def refine(self, prior: GeometryPrior | None = None, *, threads: int | None = None) -> Refinement:
+    def refine(
+        self,
+        prior: GeometryPrior | None = None,
+        *,
+        threads: int | None = None,
+        keep_flagged: bool = False,
+    ) -> Refinement:
         """Return where searches from the samples end: see `flowcei.posterior.refinement`.
 
         Args:
             prior: Whose support is asked of what is found; that of the model where None. A
                 prior that cannot say excludes nothing.
             threads: To use; all the process may run on by default.
+            keep_flagged: Whether flagged events are meant to be among them; else a
+                `FlaggedWarning` says that they are.
         """
+        self._warn_of_flagged(_AMONG, keep_flagged=keep_flagged)
         found = refine(self.likelihood, self.positions, threads=threads)
         arrived = found.status == CONVERGED
         allowed = self._allowed(found.positions[arrived], prior)
         found.status[arrived] = np.where(allowed, CONVERGED, OUTSIDE)
         return found
 
-    def modes(self, prior: GeometryPrior | None = None, *, threads: int | None = None) -> Modes:
+    def modes(
+        self,
+        prior: GeometryPrior | None = None,
+        *,
+        threads: int | None = None,
+        keep_flagged: bool = False,
+    ) -> Modes:
         """Return every distinct geometry of each event: see `flowcei.posterior.modes`.
 
         Their probabilities are those of the weights, if the samples were weighed (`weigh`), else
@@ -188,10 +252,12 @@ class PosteriorSamples:
         Args:
             prior: That of the model where None.
             threads: To use; all the process may run on by default.
+            keep_flagged: As of `refine`.
         """
+        self._warn_of_flagged(_AMONG, keep_flagged=keep_flagged)
         stated = prior or self._known_prior()
         return find_modes(
-            self.refine(stated, threads=threads),
+            self.refine(stated, threads=threads, keep_flagged=True),
             self.likelihood,
             weights=None if self.weights is None else self.weights.normalised,
             ess=None if self.weights is None else self.weights.ess,
@@ -231,8 +297,13 @@ class PosteriorSamples:
         log_prob = None if self.log_prob is None else self.log_prob[rows, chosen]
         return replace(self, positions=self.positions[rows, chosen], log_prob=log_prob, weights=None)
 
-    def mean(self) -> NDArray[np.float64]:
-        """Return the posterior mean of the positions, (E, N, 3), bohr; weighted where weighed."""
+    def mean(self, *, keep_flagged: bool = False) -> NDArray[np.float64]:
+        """Return the posterior mean of the positions, (E, N, 3), bohr; weighted where weighed.
+
+        Args:
+            keep_flagged: As of `refine`.
+        """
+        self._warn_of_flagged(_AMONG, keep_flagged=keep_flagged)
         if self.weights is not None:
             return np.asarray(np.einsum("en,enix->eix", self.weights.normalised, self.positions))
         mean: NDArray[np.float64] = self.positions.mean(axis=1, dtype=np.float64)
@@ -248,7 +319,7 @@ class PosteriorSamples:
         """
         e = len(self)
         if self.log_prob is None:
-            away = ((self.positions - self.mean()[:, None]) ** 2).sum(axis=(2, 3))
+            away = ((self.positions - self.mean(keep_flagged=True)[:, None]) ** 2).sum(axis=(2, 3))
             best = away.argmin(axis=1)
         else:
             density = self.log_prob if self.weights is None else self.log_prob + self.weights.log_weights
@@ -258,7 +329,17 @@ class PosteriorSamples:
         variance = np.diagonal(covariance, axis1=1, axis2=2).reshape(e, -1, 3).sum(axis=2)
         return np.asarray(np.sqrt(variance))
 
-    def spread(self) -> Spread:
-        """Return how far the samples of each event lie apart: see `flowcei.posterior.spread`."""
-        even = self.equally_weighted()
-        return Spread.of(self.molecule, self.momenta, even.positions, self.ids)
+    def spread(self, *, keep_flagged: bool = False) -> Spread:
+        """Return how far the samples of each event lie apart: see `flowcei.posterior.spread`.
+
+        Flagged events are left out, with a `FlaggedWarning`: `Spread.ids` says which are there.
+
+        Args:
+            keep_flagged: Whether to keep them.
+
+        Raises:
+            DataError: Where all are flagged.
+        """
+        even = self.unflagged(keep_flagged=keep_flagged).equally_weighted()
+        self._warn_of_flagged(" and left out", keep_flagged=keep_flagged)
+        return Spread.of(self.molecule, even.momenta, even.positions, even.ids)

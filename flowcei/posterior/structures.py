@@ -56,7 +56,7 @@ def write_means_xyz(samples: PosteriorSamples, file: TextIO) -> None:
         >>> text.getvalue().splitlines()[1].split(" spread")[0]
         'Properties=species:S:1:pos:R:3 unit=angstrom event=0 samples=50'
     """
-    mean = samples.mean()
+    mean = samples.mean(keep_flagged=True)  # the flags stand beside it
     away = ((samples.positions - mean[:, None]) ** 2).sum(axis=3).mean(axis=2)
     share = 1.0 / away.shape[1] if samples.weights is None else samples.weights.normalised
     about = {

@@ -23,6 +23,7 @@ from flowcei.events.hdffile import opened
 from flowcei.events.streaming import partial_path
 from flowcei.files import whole_file
 from flowcei.laidout import DONE, LaidOutFile, lay_out
+from flowcei.posterior.flags import EXCLUDING
 from flowcei.posterior.hdf import arrays_of, describe_samples, samples_of
 from flowcei.posterior.storage import HDF, check_samples_path, write_parts
 
@@ -52,6 +53,11 @@ class Quality:
     flags: NDArray[np.uint16]
     efficiency: NDArray[np.float64] | None
     drawn: NDArray[np.int64] | None
+
+    @property
+    def all_flagged(self) -> bool:
+        """Whether no event has samples that are to be trusted."""
+        return bool((self.flags & EXCLUDING).all())
 
     @classmethod
     def of(cls, arrays: dict[str, np.ndarray]) -> Quality:
