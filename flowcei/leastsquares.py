@@ -21,6 +21,8 @@ __all__ = ["Fit", "levenberg_marquardt"]
 _FIRST_DAMPING = 1e-2
 _LESS, _MORE = 0.2, 5.0  # factors of the damping after a step that was taken, or refused
 _MOST_DAMPING = 1e12
+_LEAST_DAMPING = 1e-13  # 50 times the rounding of a matrix of 3N - 3 rows: below, LU can meet a zero
+_LEAST_COLUMN = 1e-6  # of the longest: a direction that changes nothing
 _ENDING = 1e-2  # of the residual before, and of one: a step that leaves less has as good as arrived
 _PROGRESS = 0.9  # of the residual
 
@@ -110,12 +112,16 @@ def _step(
     slope: NDArray[np.float64], value: NDArray[np.float64], damping: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Solve (J'J + damping diag(J'J)) step = -J'r for every row."""
-    square = np.einsum("bri,brj->bij", slope, slope)
-    gradient = np.einsum("bri,br->bi", slope, value)
+    # In units of the columns' lengths (Marquardt's scaling) the damped matrix has no eigenvalue below
+    # the damping: neither lengths of 1e30 bohr nor a direction that changes nothing make it singular.
+    length = np.sqrt(np.einsum("bri,bri->bi", slope, slope))
+    length = np.maximum(length, _LEAST_COLUMN * length.max(axis=1, keepdims=True) + 1e-300)
+    unit = slope / length[:, None]
+    square = np.einsum("bri,brj->bij", unit, unit)
+    gradient = np.einsum("bri,br->bi", unit, value)
     diagonal = np.einsum("bii->bi", square)
-    least = 1e-12 * diagonal.max(axis=1, keepdims=True) + 1e-300  # a direction that changes nothing
-    diagonal += damping[:, None] * np.maximum(diagonal, least)
-    return -np.linalg.solve(square, gradient[:, :, None])[:, :, 0]
+    diagonal += np.maximum(damping, _LEAST_DAMPING)[:, None]
+    return -np.linalg.solve(square, gradient[:, :, None])[:, :, 0] / length
 
 
 def _finite(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -23,7 +23,7 @@ from flowcei.events.container import Events, events_of
 from flowcei.models.interface import Latent
 from flowcei.physics.detector import Noise
 from flowcei.posterior.budget import top_up
-from flowcei.posterior.flags import combined, few_count, unexplained
+from flowcei.posterior.flags import combined, poor_weights, unexplained
 from flowcei.posterior.samples import PosteriorSamples
 
 if TYPE_CHECKING:
@@ -174,9 +174,10 @@ class Sampling:
             found = top_up(found, draw, **rules, rng=rng, prior=prior)
         flags = self.model.unlike_training(replace(events, sigma=sigma))
         flags["re_simulation"] = unexplained(found)
+        bits = combined(**flags)
         if found.weights is not None:
-            flags["efficiency"] = few_count(found.weights)
-        return replace(found, flags=combined(**flags))
+            bits |= poor_weights(found.weights)
+        return replace(found, flags=bits)
 
     @torch.no_grad()
     def _drawn(

@@ -132,7 +132,7 @@ FILES: dict[str, tuple[Callable[[Sound], bytes], str]] = {
     "zeros": (lambda _: bytes(4096), "damaged"),
     "header of 2^63 bytes": (lambda _: laid_out(b"{}", length=1 << 63), "header of"),
     "header longer than the file": (lambda _: laid_out(b"{}", length=3), "header of"),
-    "header of 17 MiB": (lambda _: laid_out(b"{}" + b" " * (17 << 20)), "above"),
+    "header of 17 MiB": (lambda _: laid_out(b"{}" + b" " * (17 << 20)), "header of"),
     "no header": (lambda _: laid_out(b""), "no JSON"),
     "header not UTF-8": (lambda _: laid_out(b'{"\xff": 1}'), "UTF-8"),
     "header a list": (lambda _: laid_out([]), "no table"),
@@ -142,29 +142,23 @@ FILES: dict[str, tuple[Callable[[Sound], bytes], str]] = {
     "a tensor twice": (lambda _: laid_out(b'{"a": {}, "a": {}}'), "twice"),
     "NaN in the header": (lambda _: laid_out(b'{"a": NaN}'), "not finite"),
     "20,001 tensors": (lambda _: _many(20_001), "20001 tensors"),
-    "tensors overlap": (lambda _: _two([0, 8], [4, 12], 12), "begins at"),
-    "tensors are one another": (lambda _: _two([0, 8], [0, 8], 8), "begins at"),
-    "a hole between tensors": (lambda _: _two([0, 8], [12, 20], 20), "begins at"),
-    "bytes that no tensor has": (lambda _: _two([0, 8], [8, 16], 17), "there are 17"),
-    "tensors beyond the end": (lambda _: _two([0, 8], [8, 16], 12), "there are 12"),
-    "negative offsets": (lambda _: _one(data_offsets=[-8, 0]), "no sizes"),
-    "offsets backwards": (lambda _: _one(data_offsets=[8, 0]), "not that of its shape"),
-    "offsets of 10^30": (lambda _: _one(data_offsets=[10**30, 10**30 + 8]), "no sizes"),
-    "shape of exabytes": (lambda _: _one(shape=[1 << 30, 1 << 30]), "not that of its shape"),
-    "shape of other size": (lambda _: _one(shape=[3]), "not that of its shape"),
-    "negative shape": (lambda _: _one(shape=[-1, -2]), "no sizes"),
-    "shape of truths": (lambda _: _one(shape=[2, True]), "no sizes"),
-    "shape of fractions": (lambda _: _one(shape=[2.0]), "no sizes"),
-    "shape a word": (lambda _: _one(shape="2"), "no sizes"),
-    "sixty axes": (lambda _: _one(shape=[2] + [1] * 60), "no sizes"),
-    "empty but vast": (lambda _: _one(shape=[1 << 29, 0], data_offsets=[0, 0]), "empty"),
-    "half precision": (lambda _: _one(dtype="F16", shape=[4]), "type"),
-    "unknown type": (lambda _: _one(dtype="Q5"), "type"),
-    "type a list": (lambda _: _one(dtype=["F32"]), "type"),
-    "unknown field of a tensor": (lambda _: _one(code="import os"), "described"),
+    # The next are the library's to refuse; one of each kind shows that it is asked.
+    "tensors overlap": (lambda _: _two([0, 8], [4, 12], 12), "damaged"),
+    "a hole between tensors": (lambda _: _two([0, 8], [12, 20], 20), "damaged"),
+    "bytes that no tensor has": (lambda _: _two([0, 8], [8, 16], 17), "damaged"),
+    "tensors beyond the end": (lambda _: _two([0, 8], [8, 16], 12), "damaged"),
+    "offsets of 10^30": (lambda _: _one(data_offsets=[10**30, 10**30 + 8]), "damaged"),
+    "shape of exabytes": (lambda _: _one(shape=[1 << 30, 1 << 30]), "damaged"),
+    "negative shape": (lambda _: _one(shape=[-1, -2]), "damaged"),
+    "empty but vast": (lambda _: _one(shape=[1 << 29, 0], data_offsets=[0, 0]), "damaged"),
+    "unknown type": (lambda _: _one(dtype="Q5"), "damaged"),
+    "half precision": (
+        lambda s: save(s.tensors | {"a": torch.zeros(2).half()}, sealed(s.card, s.tensors)),
+        "float16",
+    ),
     "name with a bell": (lambda _: laid_out({"\a": {}}), "called"),
-    "metadata a list": (lambda _: laid_out({"__metadata__": []}), "texts"),
-    "metadata a number": (lambda _: laid_out({"__metadata__": {"flowcei": 1}}), "texts"),
+    "metadata a list": (lambda _: laid_out({"__metadata__": []}), "damaged"),
+    "metadata a number": (lambda _: laid_out({"__metadata__": {"flowcei": 1}}), "damaged"),
     "somebody else's": (lambda s: save(s.tensors, {"format": "pt"}), "not a model of flowcei"),
     "more metadata": (lambda s: save(s.tensors, sealed(s.card, s.tensors) | {"x": ""}), "unknown metadata"),
     "pickle": (lambda _: pickle.dumps(_Bomb()), "damaged"),
@@ -348,7 +342,7 @@ def test_a_vast_file_is_not_read(tmp_path: Path) -> None:
     with path.open("wb") as file:
         file.write(laid_out({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}))
         file.truncate(1 << 30)
-    _refused(path, "its tensors take 8 bytes", load, read_card)
+    _refused(path, "damaged", load, read_card)
 
 
 FLIP = st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255))

@@ -18,7 +18,8 @@ from flowcei.evaluation.mixtures import StudentMixture
 from flowcei.evaluation.reference import exhaustive_modes, reference_posterior, turned_starts
 from flowcei.physics.likelihood import Likelihood
 from flowcei.physics.priors import build_prior
-from flowcei.posterior.modes import _form, local_covariance
+from flowcei.posterior.distinct import shape_of
+from flowcei.posterior.laplace import local_covariance
 from flowcei.posterior.refinement import CONVERGED
 
 DATA = Path(__file__).parent / "data"
@@ -216,7 +217,7 @@ def test_modes_of_the_fixture_are_found_again(name: str) -> None:
     for mode in sample.origin["modes"]:
         own = found.of(mode["event"])
         own = own[found.status[own] == CONVERGED]
-        off = np.abs(_form(found.positions[own]) - _form(np.array(mode["positions"])[None])).max(axis=1)
+        off = np.abs(shape_of(found.positions[own]) - shape_of(np.array(mode["positions"])[None])).max(axis=1)
         assert off.min() < 1e-4
     mode = sample.origin["modes"][0]
     masses, charges = sample.molecule.masses, sample.molecule.charges

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _FAILED = 1
 _TITLES = {
+    "weights": "Importance weights",
     "sbc": "Ranks of the truth (SBC)",
     "coverage": "Coverage",
     "tarp": "All coordinates together (TARP)",

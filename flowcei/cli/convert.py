@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from flowcei.cli.options import noise_option, note, overwrite_option, warn
-from flowcei.cli.reading import note_reading, reading_options, selection_options
+from flowcei.cli.reading import drift_option, note_reading, reading_options, selection_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 )
 @reading_options
 @selection_options
+@drift_option
 @noise_option
 @overwrite_option
 def convert(
@@ -41,6 +42,7 @@ def convert(
     output: Path | None,
     reading: Reading,
     selection: Callable[[str | None], Selection],
+    drift: str,
     noise: str | None,
     overwrite: bool,
 ) -> None:
@@ -57,6 +59,7 @@ def convert(
     from flowcei.errors import UsageError
     from flowcei.events.source import open_events
     from flowcei.events.storage import events_writer, write_event_chunks
+    from flowcei.experiment.drift import subtract_drift
     from flowcei.files import refuse_existing, same_file
     from flowcei.molecule import Molecule
 
@@ -71,6 +74,7 @@ def convert(
     events_writer(place)
     refuse_existing(place, overwrite=overwrite)
     source = open_events(file, known, replace(reading, selection=selection(noise)))
+    subtract_drift(source, drift)
     note_reading(source)
     for finding in plausible_energy(next(source.chunks())):
         if finding.severity != "note":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowcei.cli.options import note
+from flowcei.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,7 +17,15 @@ if TYPE_CHECKING:
     from flowcei.events.selection import Selection
     from flowcei.events.source import EventSource
 
-__all__ = ["note_reading", "reading_options", "selection_options"]
+__all__ = ["drift_option", "note_reading", "reading_options", "selection_options"]
+
+drift_option = click.option(
+    "--drift",
+    default="auto",
+    show_default=True,
+    metavar="auto|none|X,Y,Z",
+    help="Momentum of the beam to subtract, hbar/bohr, or its velocity, '560,0,0 m/s'; auto measures it.",
+)
 
 # Those of `events.tables`, which --help must not import: it takes a second.
 _FORMATS = ("text", "npy", "hdf5", "parquet", "root", "xyz")
@@ -39,7 +48,14 @@ _SELECTION = (
         "--max-sum",
         type=click.FloatRange(min=0, min_open=True),
         metavar="SIGMAS",
-        help="Leave out events whose momenta sum to more, in standard deviations of the sum.",
+        help="Leave out events whose momenta sum to more, in standard deviations of the sum: 4 loses one "
+        "true event in 882.",
+    ),
+    click.option(
+        "--max-sum-chance",
+        type=click.FloatRange(min=0, max=1, min_open=True, max_open=True),
+        metavar="CHANCE",
+        help="The same bound by the chance to lose a true event: 1e-4 is --max-sum 4.59.",
     ),
     click.option(
         "--ker", metavar="LOW..HIGH", help="Leave out events outside this kinetic energy release, eV."
@@ -66,13 +82,25 @@ def selection_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of selection; the command takes a function of the noise, `selection`."""
 
     @wraps(command)
-    def wrapped(*, max_sum: float | None, ker: str | None, finite_only: bool, **rest: Any) -> Any:  # noqa: ANN401
+    def wrapped(
+        *,
+        max_sum: float | None,
+        max_sum_chance: float | None,
+        ker: str | None,
+        finite_only: bool,
+        **rest: Any,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
+        if max_sum is not None and max_sum_chance is not None:
+            msg = "--max-sum and --max-sum-chance are one bound; give one of them"
+            raise UsageError(msg)
+
         def selection(noise: str | None) -> Selection:
-            from flowcei.events.selection import Selection
+            from flowcei.events.selection import Selection, sum_bound
             from flowcei.physics.detector import Noise
 
-            level = Noise.parse(noise) if noise and max_sum is not None else None
-            return Selection(max_sum, level, _window(ker), finite_only)
+            bound = max_sum if max_sum_chance is None else sum_bound(max_sum_chance)
+            level = Noise.parse(noise) if noise and bound is not None else None
+            return Selection(bound, level, _window(ker), finite_only)
 
         return command(selection=selection, **rest)
 
@@ -89,8 +117,6 @@ def _window(text: str | None) -> tuple[float, float] | None:
     """Return the KER window that `LOW..HIGH` means, eV."""
     if text is None:
         return None
-    from flowcei.errors import UsageError
-
     try:
         low, high = (float(part) for part in text.split(".."))
     except ValueError as error:
@@ -100,8 +126,13 @@ def _window(text: str | None) -> tuple[float, float] | None:
 
 
 def note_reading(source: EventSource) -> None:
-    """Say what was concluded of a file that nobody stated."""
+    """Say what was concluded of a file that nobody stated, and what a bound on the sum costs."""
+    from flowcei.events.selection import sum_chance
+
     for line in source.said:
         note(f"{source.path.name}: {line}")
     if any("taken to be" in line for line in source.said):
         note("to state it instead: flowcei convert --guess writes a mapping; check it, then give --mapping")
+    if source.selection.max_sum is not None:
+        bound = source.selection.max_sum
+        note(f"--max-sum {bound:.3g} loses 1 in {1.0 / sum_chance(bound):.3g} true events")

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flowcei.errors import DataError, FlowceiError, UsageError
+from flowcei.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,7 +88,6 @@ class RunFolder:
             FlowceiError: Where the disk is full.
         """
         import pandas as pd
-        from safetensors import SafetensorError
 
         from flowcei.files import flush
         from flowcei.report.figures import training_figure
@@ -99,11 +98,7 @@ class RunFolder:
         save(
             training_figure(pd.DataFrame([asdict(r) for r in records])), self.work / _PICTURE, overwrite=True
         )
-        try:
-            model.save(self.work / MODEL, overwrite=True)
-        except SafetensorError as error:
-            msg = f"{self.work / MODEL} cannot be written ({error}); make room there"
-            raise FlowceiError(msg) from error
+        model.save(self.work / MODEL, overwrite=True)
         flush(self.work / MODEL)
         self._move_up()
         # The schedule has come to its end: nobody can go on from here, and momenta of all weights

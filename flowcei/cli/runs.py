@@ -111,7 +111,7 @@ def unflagged(samples: PosteriorSamples, path: Path, *, keep_flagged: bool) -> P
         advice = f"{lost or 'none'} left out" if keep_flagged else "left out; --keep-flagged keeps them"
         warn(f"{counted(samples.flags)}: {advice}")
     if (chosen.flags & POOR_WEIGHTS).any():
-        note(f"{counted(chosen.flags, POOR_WEIGHTS)}: the flow's own samples stand in for weighted ones")
+        note(f"{counted(chosen.flags, POOR_WEIGHTS)}: samples of the flow count alike there")
     return chosen
 
 

@@ -21,7 +21,7 @@ from flowcei.cli.options import (
     seed_option,
     settled_seed,
 )
-from flowcei.cli.reading import note_reading, reading_options, selection_options
+from flowcei.cli.reading import drift_option, note_reading, reading_options, selection_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 @noise_option
 @reading_options
 @selection_options
+@drift_option
 @latent_option
 @click.option("--weigh", is_flag=True, help="Weigh samples by the exact prior and likelihood.")
 @click.option(
@@ -78,6 +79,7 @@ def sample(
     noise: str | None,
     reading: Reading,
     selection: Callable[[str | None], Selection],
+    drift: str,
     latent: Latent,
     weigh: bool,
     min_ess: float,
@@ -101,6 +103,7 @@ def sample(
     from flowcei.errors import DataError, UsageError
     from flowcei.events.source import open_events
     from flowcei.events.streaming import partial_path
+    from flowcei.experiment.drift import subtract_drift
     from flowcei.files import same_file
     from flowcei.posterior.flags import counted
     from flowcei.posterior.storage import check_samples_path
@@ -124,6 +127,7 @@ def sample(
     found = ", the newest of runs/ (--model names another)" if model is None and name != BUNDLED else ""
     note(f"model {name}{found} ({reconstructor.architecture}, {reconstructor.molecule.name})")
     source = open_events(momenta, reconstructor.molecule, replace(reading, selection=selection(noise)))
+    subtract_drift(source, drift)
     note_reading(source)
     first = next(source.chunks())
     note_what_is_assumed(reconstructor, first, noise)
@@ -213,18 +217,13 @@ def _say_quality(quality: Quality, *, whole: bool) -> None:
 
     Flags that momenta alone raise were said of the first part of the file; `whole`: say them of all.
     """
-    import numpy as np
-
     from flowcei.cli.runs import note_flags
     from flowcei.posterior.flags import AFTERWARDS, FLAG_BITS
+    from flowcei.posterior.weights import efficiency_in_words
 
     note_flags(
         {name: (quality.flags & bit) > 0 for name, bit in (FLAG_BITS if whole else AFTERWARDS).items()},
         quality.ids,
     )
-    if quality.efficiency is not None and quality.drawn is not None:
-        low, middle = np.quantile(quality.efficiency, (0.1, 0.5))
-        note(
-            f"sample efficiency {middle:.1%} (median; a tenth of the events below {low:.1%}), "
-            f"{quality.drawn.mean():.0f} samples drawn of an event"
-        )
+    if quality.ess is not None and quality.drawn is not None:
+        note(efficiency_in_words(quality.ess, quality.drawn))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flowcei.doctor.finding import Finding, percent
+from flowcei.experiment.drift import measure_drift
 from flowcei.physics.detector import NOISE_FLOOR, rms_component
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ __all__ = ["Noisiness", "noisiness", "sum_findings"]
 
 _CHI2_MEDIAN = 2.36597  # of three degrees of freedom
 _CHI2_FAR = 27.9  # exceeded by one event in 260,000
-_FEW = 10
 _ENOUGH = 100  # for a share of 1 % to mean something
 _TRAINED = 0.05  # the most noise that models are trained for where nobody says otherwise
 _HOPELESS = 0.5
@@ -61,14 +61,8 @@ def noisiness(events: Events) -> Noisiness:
         0.02
     """
     total = events.momenta.sum(axis=1)
-    offset = np.zeros(3)
-    if len(events) >= _FEW:
-        middle = np.median(total, axis=0)
-        error = 1.25 * 1.4826 * np.median(np.abs(total - middle), axis=0) / np.sqrt(len(events))
-        # Sums that are 0 but for rounding have means that are rounding.
-        least = NOISE_FLOOR * float(np.median(rms_component(events.momenta)))
-        if (np.abs(middle) > np.maximum(5.0 * error, least)).any():
-            offset = middle
+    drift = measure_drift(events.momenta)
+    offset = drift.momentum if drift.significant else np.zeros(3)
     squares = ((total - offset) ** 2).sum(axis=1) / len(events.molecule)
     relative = squares / rms_component(events.momenta) ** 2
     level = float(np.median(relative)) / _CHI2_MEDIAN
@@ -106,8 +100,8 @@ def sum_findings(events: Events, noise: Noisiness) -> list[Finding]:
     out += _stated(events, noise)
     if noise.offset.any():
         size = float(np.linalg.norm(noise.offset))
-        what = f"the total momentum has a mean: {_vector(noise.offset)} hbar/bohr"
-        means = "the molecules flew, or the detector's zero is off; flowcei subtracts each event's own total"
+        what = f"the total momentum has a mean: {measure_drift(events.momenta).in_words(events.molecule)}"
+        means = "the molecules flew, or the detector's zero is off; convert and sample subtract it (--drift)"
         out.append(Finding("note", "momentum-offset", what, means, values={"offset": size}))
     if noise.far > 0.01 and len(events) >= _ENOUGH and noise.relative < _HOPELESS:
         what = f"in {percent(noise.far)} of the events the momenta sum to far more than in the others"
@@ -160,7 +154,3 @@ def _stated(events: Events, noise: Noisiness) -> list[Finding]:
     if ratio < 0.5:
         means += "; or momentum conservation was imposed on the noisy momenta, which hides their noise"
     return [Finding("warning", "sigma", what, means, "correct sigma", values={"ratio": ratio})]
-
-
-def _vector(v: NDArray[np.float64]) -> str:
-    return "(" + ", ".join(f"{x:.3g}" for x in v) + ")"

@@ -27,10 +27,12 @@ from flowcei.evaluation.verdicts import (
     check_resimulation,
     check_sbc,
     check_tarp,
+    check_weights,
     coverage_band,
 )
 from flowcei.events.container import events_of
 from flowcei.posterior.spread import in_recoil_frame, quantities
+from flowcei.posterior.weights import Weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -154,9 +156,10 @@ def calibrate(
     events = events_of(events, model.molecule) if keep_flagged else warned([model], events, noise)
     truth = _known(model, events, n)
     judge = _Judge.of(model, events, truth, noise, seed)
-    first, parts = 0, []
+    first, parts, weights = 0, [], []
     for drawn in model.stream(events, n, noise=noise, latent=latent, seed=seed, weigh=weigh):
         parts.append(judge.ranks(slice(first, first + len(drawn)), drawn))
+        weights += [] if drawn.weights is None else [drawn.weights]
         first += len(drawn)
         if on_events is not None:
             on_events(len(drawn))
@@ -170,6 +173,8 @@ def calibrate(
         *check_coverage(coverage, level=level),
         *check_tarp(tarp, level=level),
     ]
+    if weights:
+        verdicts.insert(0, check_weights(Weights.concatenate(weights)))
     left_out = [] if dense else [f"{model.architecture} has no density: no regions of highest density"]
     if len(resimulation):
         verdicts += check_resimulation(resimulation, level=level, seed=seed)

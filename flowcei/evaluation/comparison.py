@@ -150,8 +150,9 @@ def trusted(
         >>> len(chosen), line
         (2, '1 of 3 events are flagged (ker 1)')
     """
-    each = [combined(**model.unlike_training(events, noise)) for model in models]
-    flags = np.bitwise_or.reduce(each)
+    flags = np.zeros(len(events), dtype=np.uint16)
+    for model in models:
+        flags |= combined(**model.unlike_training(events, noise))
     if not flags.any():
         return events, ""
     if flags.all():

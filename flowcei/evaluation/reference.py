@@ -20,7 +20,8 @@ from scipy.stats import chi2
 
 from flowcei.errors import DataError, NoDensityError
 from flowcei.evaluation.mixtures import StudentMixture
-from flowcei.posterior.modes import Modes, find_modes, local_covariance
+from flowcei.posterior.laplace import local_covariance
+from flowcei.posterior.modes import Modes, find_modes
 from flowcei.posterior.refinement import CONVERGED, OUTSIDE, STALLED, Refinement, refine, turned
 from flowcei.posterior.weights import K_HAT_BOUND, Weights
 
@@ -167,13 +168,11 @@ def _log_prior(prior: GeometryPrior, molecule: Molecule) -> _LogPrior | None:
 
 def _modes(log_prior: _LogPrior | None, likelihood: Likelihood, found: Refinement) -> Modes:
     if log_prior is None:
-        return find_modes(found, likelihood)
-    e, n = found.status.shape
+        return find_modes(found, likelihood, resolve=False)
     # Where searches start is arbitrary, so how many end in a mode says nothing of its
-    # probability: without effective samples Laplace's is taken.
-    return find_modes(
-        found, likelihood, weights=np.full((e, n), 1.0 / n), ess=np.zeros(e), log_prior=log_prior
-    )
+    # probability: without reliable weights Laplace's is taken.
+    weights, none = np.ones(found.status.shape), np.zeros(len(found.status), dtype=bool)
+    return find_modes(found, likelihood, weights=weights, reliable=none, log_prior=log_prior, resolve=False)
 
 
 def reference_posterior(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.stats import chi
 
 from flowcei.errors import UsageError
 from flowcei.physics.explosion import kinetic_energy
@@ -18,7 +19,35 @@ if TYPE_CHECKING:
     from flowcei.molecule import Molecule
     from flowcei.physics.detector import Noise
 
-__all__ = ["Selection", "Tally"]
+__all__ = ["Selection", "Tally", "sum_bound", "sum_chance"]
+
+_AXES = 3  # the length of a vector of three normal components is chi-distributed with as many
+
+
+def sum_chance(bound: float) -> float:
+    """Return the share of true events whose total momentum exceeds `bound` standard deviations.
+
+    Example:
+        >>> round(1 / sum_chance(4.0))
+        882
+    """
+    return float(chi.sf(bound, _AXES))
+
+
+def sum_bound(chance: float) -> float:
+    """Return the bound, in standard deviations, that true events exceed with a chance.
+
+    Raises:
+        UsageError: For a chance that is not between 0 and 1.
+
+    Example:
+        >>> round(sum_bound(1e-4), 2)
+        4.59
+    """
+    if not 0.0 < chance < 1.0:
+        msg = f"the chance to lose a true event is {chance}; it must be between 0 and 1"
+        raise UsageError(msg)
+    return float(chi.isf(chance, _AXES))
 
 
 @dataclass(frozen=True)
@@ -27,8 +56,8 @@ class Selection:
 
     Attributes:
         max_sum: Bound on the total momentum, in standard deviations: a component of the sum of N
-            momenta with independent noise sigma has sigma sqrt(N). True events exceed 4 once in
-            9000; a false coincidence or a lost ion exceeds it by far.
+            momenta with independent noise sigma has sigma sqrt(N). Of true events `sum_chance(4)`,
+            one in 882, exceed 4; a false coincidence or a lost ion exceeds it by far.
         noise: Of a momentum component, for that bound, where the file has no column for it.
         ker: Least and most kinetic energy release, eV.
         finite: Whether events with a number that is missing, or not finite, are left out.

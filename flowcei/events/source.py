@@ -84,6 +84,7 @@ class EventSource:
         count: Events in the file, where it says so.
         selection: Which are left out.
         tally: What was read and left out so far.
+        drift: Total momentum that is subtracted, each ion's share by mass, (3,), hbar / bohr.
     """
 
     path: Path
@@ -94,6 +95,7 @@ class EventSource:
     selection: Selection
     _arrays: Callable[[int], Iterator[Arrays]]
     tally: Tally = field(default_factory=Tally)
+    drift: NDArray[np.float64] | None = None
     _numbered: bool = False
 
     def chunks(self, rows: int = CHUNK) -> Iterator[Events]:
@@ -136,6 +138,10 @@ class EventSource:
         self.tally.read += len(arrays) + arrays.incomplete + arrays.elsewhere
         self.tally.count("incomplete", arrays.incomplete)
         self.tally.count("of another channel", arrays.elsewhere)
+        if self.drift is not None:
+            masses = self.molecule.masses
+            at_rest = arrays.momenta - (masses / masses.sum())[:, None] * self.drift
+            arrays = replace(arrays, momenta=at_rest)
         kept = np.ones(len(arrays), dtype=bool)
         for reason, out in self.selection.rejected(arrays, self.molecule).items():
             self.tally.count(reason, int(out.sum()))

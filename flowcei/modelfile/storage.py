@@ -12,7 +12,7 @@ from flowcei.files import check_readable, whole_file
 from flowcei.modelfile.card import ModelCard, card_of, describe_model
 from flowcei.modelfile.migrations import FORMAT_VERSION, migrated
 from flowcei.modelfile.strictjson import read_json
-from flowcei.modelfile.tensors import checksum, open_tensors, write_tensors
+from flowcei.modelfile.tensors import checksum, read_tensors, write_tensors
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -90,9 +90,7 @@ def read_model(path: Path) -> tuple[ModelCard, dict[str, Tensor]]:
     """
     check_readable(path)
     try:
-        with open_tensors(path) as file:
-            card = _card(file.metadata)  # before any tensor is read
-            tensors = file.read()
+        card, tensors = read_tensors(path, _card)
         if card.checksum is not None and checksum(tensors) != card.checksum:
             raise DataError("damaged: its weights do not match their checksum; copy it again")
     except OSError as error:

@@ -31,6 +31,10 @@ _SHARE = 1e-3  # of the noise: what the simulator may be wrong by where a likeli
 _LEAST_ACCURACY, _BEST_ACCURACY = 3e-6, 1e-9
 _SLOPE_ACCURACY = 1e-6  # of the derivative: Newton's method needs no better one
 
+# Momenta of 0 or 1e300, or a noise of 0, belong to one event: its numbers become inf or NaN, which
+# is "not explained", and the other events of the file go on without a warning.
+_absurd_is_nan = np.errstate(over="ignore", divide="ignore", invalid="ignore")
+
 
 def whitening(masses: ArrayLike) -> NDArray[np.float64]:
     """Return W, (N - 1, N), which makes the noise of centred momenta independent and of unit size.
@@ -82,6 +86,7 @@ class Likelihood:
         (100, 1)
     """
 
+    @_absurd_is_nan
     def __init__(
         self,
         masses: NDArray[np.float64],
@@ -101,6 +106,7 @@ class Likelihood:
         self._log_volume = 3.0 * np.linalg.slogdet(self.whitening[:, 1:] - self.whitening[:, :1])[1]
 
     @property
+    @_absurd_is_nan
     def noise(self) -> NDArray[np.float64]:
         """Standard deviation (E,) of a momentum component for a geometry that fits, hbar / bohr."""
         return self.sigma if self._level is None else self._level * rms_component(self.measured)
@@ -111,12 +117,14 @@ class Likelihood:
         return float(chi2.isf(_UNLIKELY, 3 * len(self.whitening)))
 
     @property
+    @_absurd_is_nan
     def accuracy(self) -> float:
         """The relative accuracy of simulated momenta at which the noise hides their error."""
         rms = np.maximum(rms_component(self.measured), 1e-300)
-        wanted = _SHARE * float((self.sigma / rms).min(initial=1.0))
+        wanted = _SHARE * float(np.fmin.reduce(self.sigma / rms, initial=1.0))
         return float(np.clip(wanted, _BEST_ACCURACY, _LEAST_ACCURACY))
 
+    @_absurd_is_nan
     def log_prob(self, positions: NDArray[np.floating], *, threads: int | None = None) -> NDArray[np.float64]:
         """Return the log likelihood (E, n) of geometries, -inf for those that nothing can follow.
 
@@ -132,6 +140,7 @@ class Likelihood:
         out = -0.5 * (left**2).sum(axis=-1) - count * (np.log(sigma) + 0.5 * np.log(2.0 * np.pi))
         return np.where(np.isnan(out), -np.inf, out + self._log_volume)
 
+    @_absurd_is_nan
     def chi_squared(
         self, positions: NDArray[np.floating], *, threads: int | None = None
     ) -> NDArray[np.float64]:
@@ -143,6 +152,7 @@ class Likelihood:
         out = (self._left(positions, threads)[0] ** 2).sum(axis=-1)
         return np.where(np.isnan(out), np.inf, out)
 
+    @_absurd_is_nan
     def residual(self, positions: NDArray[np.float64], rows: NDArray[np.intp]) -> NDArray[np.float64]:
         """Return whitened simulated less measured momenta, in units of the measured.
 
@@ -157,6 +167,7 @@ class Likelihood:
         left = (simulated - self.measured[rows]) / self.size[rows, None, None]
         return np.asarray(np.matmul(self.whitening, left)).reshape(len(rows), -1)
 
+    @_absurd_is_nan
     def slope(
         self,
         positions: NDArray[np.float64],

@@ -22,10 +22,10 @@ __all__ = [
     "POOR_WEIGHTS",
     "combined",
     "counted",
-    "few_count",
     "flag_names",
     "in_words",
     "moving",
+    "poor_weights",
     "unexplained",
 ]
 
@@ -36,8 +36,8 @@ FLAGS = {
     "momenta": "the momenta are far from all that the model was trained on",
     "re-simulation": "no sample gives these momenta within the noise: the model or its prior does not fit",
     "efficiency": "hardly any sample has weight: the model is a poor guide here, or the prior excludes it",
-    "weights": "the weights are not reliable (k-hat above 0.7, or too few effective samples): the samples of "
-    "the flow are used instead",
+    "weights": "the weights are not reliable (k-hat above 0.7, or fewer than ten effective samples): the "
+    "samples of the flow are used as they are",
     "evidence": "the momenta are improbable under the prior and the stated noise: other prior, charge, mass "
     "or noise, or charges that appear slowly",
     "no-geometry": "the model cannot express a geometry for these momenta: the samples are NaN",
@@ -48,7 +48,7 @@ FLAGS = {
 FLAG_BITS = {name: 1 << k for k, name in enumerate(FLAGS)}
 """The bit of each flag."""
 
-AFTERWARDS = {name: FLAG_BITS[name] for name in ("re-simulation", "efficiency")}
+AFTERWARDS = {name: bit for name, bit in FLAG_BITS.items() if name not in {"momentum-sum", "ker", "momenta"}}
 """The flags that only samples can raise, and their bits."""
 
 NO_GEOMETRY = FLAG_BITS["no-geometry"]
@@ -64,7 +64,6 @@ EXCLUDING = sum(FLAG_BITS.values()) & ~POOR_WEIGHTS
 """The bits of the flags whose events are left out of spread, modes, comparison and pictures."""
 
 _UNLIKELY = 1e-6  # chance that an event without fault is flagged
-_FEWEST = 10.0  # effective samples
 _FIRST = 4  # samples of an event that are simulated to see whether any explains it
 
 
@@ -98,10 +97,9 @@ def unexplained(samples: PosteriorSamples) -> NDArray[np.bool_]:
     return np.isin(np.arange(len(samples)), lost)
 
 
-def few_count(weights: Weights) -> NDArray[np.bool_]:
-    """Tell which events (E,) have fewer effective samples than anything can be said from."""
-    fewest = np.minimum(_FEWEST, 0.5 * weights.drawn)
-    return weights.ess < fewest
+def poor_weights(weights: Weights) -> NDArray[np.uint16]:
+    """Return the flags of weights as bits, (E,): `efficiency` where few count, `weights` if unreliable."""
+    return combined(efficiency=weights.few_count, weights=~weights.reliable)
 
 
 def combined(**found: NDArray[np.bool_]) -> NDArray[np.uint16]:

@@ -5,17 +5,19 @@ searches that began in its basin. Two ends are one mode where all distances betw
 the handedness agree; identical ions are told apart by their measured momenta. The
 probability of a mode is the weight of the samples of its basin. Where noise has carried the
 momenta to where no geometry has them, the nearest miss, if within the noise, is a mode too.
+Ends that the noise does not tell apart are one mode (`flowcei.posterior.distinct`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import combinations, islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flowcei.posterior.refinement import CONVERGED, OUTSIDE, STALLED, Refinement
+from flowcei.posterior.distinct import covering, leaders, shape_of
+from flowcei.posterior.laplace import local_covariance
+from flowcei.posterior.refinement import CONVERGED, OUTSIDE, STALLED, TOLERANCE, Refinement
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,11 +26,20 @@ if TYPE_CHECKING:
 
     from flowcei.physics.likelihood import Likelihood
 
-__all__ = ["AMBIGUOUS", "UNEXPLAINED", "UNIQUE", "VERDICTS", "Modes", "find_modes", "local_covariance"]
+__all__ = [
+    "AMBIGUOUS",
+    "UNANSWERED",
+    "UNEXPLAINED",
+    "UNIQUE",
+    "VERDICTS",
+    "Modes",
+    "find_modes",
+]
 
-UNIQUE, AMBIGUOUS, UNEXPLAINED = 0, 1, 2
-VERDICTS = ("unique", "ambiguous", "unexplained")
-"""One geometry has all but a hundredth of the probability; several share it; none explains the event."""
+UNIQUE, AMBIGUOUS, UNEXPLAINED, UNANSWERED = 0, 1, 2, 3
+VERDICTS = ("unique", "ambiguous", "unexplained", "no samples")
+"""One geometry has all but a hundredth of the probability; several share it; none explains the
+event; the model had no geometry to offer, so nothing was tried."""
 
 SAME = 0.01
 """Bohr: two geometries whose distances all differ by less are one."""
@@ -36,10 +47,7 @@ SAME = 0.01
 COUNTS = 0.01
 """Probability from which on a mode makes an event ambiguous."""
 
-_FEWEST = 10.0  # effective samples from which on their weights are believed
 _FLAT = 10.0  # times as far apart searches may end that arrived nowhere, and be one
-_SAME_NOISE = 3.0  # deviations of the momenta between geometries that are one to the detector
-_QUADRUPLES = 100  # of atoms, whose handedness is compared
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,9 +58,9 @@ class Modes:
         event: Whose each is, (M,), 0 ... E - 1.
         number: Its place among the modes of its event, (M,), from 1.
         positions: (M, N, 3), bohr, in the frame of the momenta, centre of mass 0.
-        covariance: Of the positions about the mode, (M, 3N, 3N), bohr^2: the Laplace
-            approximation for a flat prior.
-        probability: (M,); those of one event sum to 1, or are all 0 where the prior excludes them.
+        covariance: Of the positions about the mode, (M, 3N, 3N), bohr^2: see
+            `flowcei.posterior.laplace`; of all that the mode stands for.
+        probability: (M,); those of one event sum to 1, or are all 0 where none explains it.
         laplace: The same by prior density times local volume, (M,), exact for little noise; NaN
             where the prior has no density.
         status: `CONVERGED`, `OUTSIDE` or, for the nearest miss, `STALLED`, (M,).
@@ -61,7 +69,7 @@ class Modes:
         starts: Searches that ended there, (M,).
         verdict: What to say of each event, (E,), numbers into `VERDICTS`.
         source: Where the probabilities of each event come from, (E,): ``weights`` (exact),
-            ``laplace`` (where fewer than ten samples count) or ``samples`` (of the model alone).
+            ``laplace`` (where they are not reliable) or ``samples`` (of the model alone).
     """
 
     event: NDArray[np.intp]
@@ -87,9 +95,17 @@ class Modes:
 
     @property
     def most_ambiguous(self) -> int:
-        """The event, counted from 0, whose second exact geometry is the most probable; 0 if none has one."""
-        exact = (self.status == CONVERGED) & (self.number > 1)
-        return int(self.event[np.where(exact, self.probability, -1.0).argmax()]) if exact.any() else 0
+        """The event, counted from 0, whose second exact geometry is the most probable.
+
+        Where none has a second, the first that is explained; where none is, 0. A nearest miss
+        is never the example.
+        """
+        exact = (self.status == CONVERGED) & (self.probability >= COUNTS)
+        sound = np.bincount(self.event[exact], minlength=len(self.verdict)) == self.count()
+        chosen = exact & sound[self.event]
+        if not chosen.any():
+            return 0
+        return int(self.event[np.where(chosen, self.probability * (self.number > 1), -1.0).argmax()])
 
     def count(self, status: int | None = None) -> NDArray[np.intp]:
         """Return how many modes each event has, (E,), of one status where it is given."""
@@ -102,9 +118,10 @@ def find_modes(
     likelihood: Likelihood,
     *,
     weights: NDArray[np.float64] | None = None,
-    ess: NDArray[np.float64] | None = None,
+    reliable: NDArray[np.bool_] | None = None,
     log_prior: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None,
     same: float = SAME,
+    resolve: bool = True,
 ) -> Modes:
     """Gather refined samples into modes.
 
@@ -112,9 +129,11 @@ def find_modes(
         refinement: Of the samples of E events.
         likelihood: Of the events.
         weights: Normalised importance weights, (E, n); all equal where None.
-        ess: Effective number of samples, (E,), where there are weights.
+        reliable: Which events (E,) have weights to be believed, where there are any.
         log_prior: Log density (B,) of geometries (B, N, 3), where the prior has one.
         same: Bohr; two geometries whose distances all differ by less are one.
+        resolve: Whether geometries that the noise does not tell apart are one mode: the most
+            probable of them, with a covariance that covers all.
 
     Returns:
         The modes. An event that no search explains has the nearest miss as its only one.
@@ -126,35 +145,45 @@ def find_modes(
         [1, 1]
     """
     e, n = refinement.status.shape
+    believed = np.full(e, weights is not None) if reliable is None else reliable
     # Without weights all that is known of the prior is what it excludes.
-    shares = (refinement.status != OUTSIDE) / n if weights is None else weights
-    if ess is not None:
-        shares = np.where(ess[:, None] > 0.0, shares, 0.0)
+    shares = (refinement.status != OUTSIDE) / n
+    if weights is not None:
+        shares = np.where(believed[:, None], weights, shares)
     limit = likelihood.most_misfit
-    found = [(k, *mode) for k in range(e) for mode in _gather(refinement, k, shares[k], same, limit)]
-    found = _joined(found, refinement, likelihood)
-    event = np.array([mode[0] for mode in found], dtype=np.intp)
-    sample = np.array([mode[1] for mode in found], dtype=np.intp)
-    share = np.array([mode[2] for mode in found])
+    answered = np.isfinite(refinement.positions).any(axis=(1, 2, 3))
+    ends = [
+        (k, *end)
+        for k in np.flatnonzero(answered).tolist()
+        for end in _gather(refinement, k, shares[k], same, limit)
+    ]
+    event, sample, starts = (np.array([end[k] for end in ends], dtype=np.intp) for k in (0, 1, 3))
     positions = refinement.positions[event, sample]
-    covariance, log_volume = local_covariance(likelihood, positions, event)
-    laplace = np.full(len(found), np.nan)
-    if log_prior is not None:
-        outside = refinement.status[event, sample] == OUTSIDE
-        log_mass = log_prior(positions) + log_volume - 0.5 * refinement.chi_squared[event, sample]
-        laplace = _normalised(np.where(outside, -np.inf, log_mass), event, e)
-    source = np.full(e, "samples" if weights is None else "weights")
-    if ess is not None:
-        known = np.bincount(event, np.nan_to_num(laplace), minlength=e) > 0.5
-        source = np.where((ess < _FEWEST) & known, "laplace", source)
-    probability = np.where(source[event] == "laplace", laplace, share)
     status, chi_squared = refinement.status[event, sample], refinement.chi_squared[event, sample]
-    order = np.lexsort((chi_squared, -probability, event))
-    ranked = event[order]
     # A geometry outside the prior has a probability where weighted samples near it lie inside.
-    believed = np.zeros(e, dtype=bool) if ess is None else ess >= _FEWEST
-    explains = np.where(status == STALLED, chi_squared <= limit, (status != OUTSIDE) | believed[event])
-    verdict = _verdicts(event[explains & (probability >= COUNTS)], e)
+    outside = status == OUTSIDE
+    explains = np.where(outside, believed[event], (status == CONVERGED) | (chi_squared <= limit))
+    covariance, log_volume = local_covariance(likelihood, positions, event, bounded=True)
+    laplace = np.full(len(ends), np.nan)
+    if log_prior is not None:
+        log_mass = log_prior(positions) + log_volume - 0.5 * chi_squared
+        laplace = _normalised(np.where(outside | ~explains, -np.inf, log_mass), event, e)
+    source = np.where(believed, "weights", "samples")
+    if weights is not None:
+        known = np.bincount(event, np.nan_to_num(laplace), minlength=e) > 0.5
+        source = np.where(~believed & known, "laplace", source)
+    share = np.where(explains, np.array([end[2] for end in ends], dtype=float), 0.0)
+    share = _shared(share, event, e)
+    probability = np.where(source[event] == "laplace", laplace, share)
+    first = np.lexsort((refinement.error[event, sample], -probability, status == STALLED, event))
+    leader = leaders(likelihood, positions, event, first) if resolve else np.arange(len(event))
+    covariance = covering(covariance, positions, probability, leader)
+    for sums in (probability, laplace, starts):
+        sums[:] = np.bincount(leader, sums, minlength=len(sums))
+    order = np.lexsort((chi_squared, -probability, event))
+    order = order[leader[order] == order]
+    ranked = event[order]
+    verdict = _verdicts(event[order][explains[order] & (probability[order] >= COUNTS)], e)
     return Modes(
         ranked,
         np.arange(len(ranked)) - np.searchsorted(ranked, ranked) + 1,
@@ -165,8 +194,8 @@ def find_modes(
         status[order],
         refinement.error[event, sample][order],
         chi_squared[order],
-        np.array([mode[3] for mode in found], dtype=np.intp)[order],
-        verdict,
+        starts[order],
+        np.where(answered, verdict, UNANSWERED).astype(np.uint8),
         source,
     )
 
@@ -182,9 +211,9 @@ def _gather(
     if not len(order):
         best = int(refinement.chi_squared[event].argmin())
         return [(best, float(shares.sum() > 0), len(status))]
-    form = _form(refinement.positions[event, order])
+    form = shape_of(refinement.positions[event, order])
     # Where two solutions meet and vanish the valley is flat, and a search ends less exactly.
-    reach = np.where(status[order] == STALLED, _FLAT * same, same)
+    reach = np.where(error[order] > TOLERANCE, _FLAT * same, same)
     free = np.ones(len(order), dtype=bool)
     found = []
     while free.any():
@@ -199,98 +228,6 @@ def _gather(
     return [(k, share / total if total > 0 else 0.0, starts) for k, share, starts in found]
 
 
-def _joined(
-    found: list[tuple[int, int, float, int]], refinement: Refinement, likelihood: Likelihood
-) -> list[tuple[int, int, float, int]]:
-    """Join near misses to modes that the noise does not tell from them: a flat valley is one mode."""
-    event = np.array([mode[0] for mode in found], dtype=np.intp)
-    sample = np.array([mode[1] for mode in found], dtype=np.intp)
-    missed = refinement.status[event, sample] == STALLED
-    concerned = np.isin(event, event[missed])
-    positions = refinement.positions[event, sample]
-    slope = np.zeros((len(found), 3 * positions.shape[1] - 3, 3 * positions.shape[1]))
-    slope[concerned] = _slope(likelihood, positions[concerned], event[concerned])
-    kept: list[tuple[int, int, float, int]] = []
-    place: list[int] = []
-    for k, mode in enumerate(found):
-        near = [j for j, other in enumerate(kept) if other[0] == mode[0]] if missed[k] else []
-        for j in near:
-            step = (positions[k] - positions[place[j]]).ravel()
-            change = min(np.linalg.norm(slope[k] @ step), np.linalg.norm(slope[place[j]] @ step))
-            if change < _SAME_NOISE:
-                kept[j] = (*kept[j][:2], kept[j][2] + mode[2], kept[j][3] + mode[3])
-                break
-        else:
-            kept.append(mode)
-            place.append(k)
-    return kept
-
-
-def _slope(
-    likelihood: Likelihood, positions: NDArray[np.float64], event: NDArray[np.intp]
-) -> NDArray[np.float64]:
-    """Return the derivatives of whitened momenta in units of the noise by positions, (M, 3N-3, 3N)."""
-    slope = likelihood.slope(positions, event, accuracy=1e-8)
-    return slope * (likelihood.size / likelihood.noise)[event, None, None]
-
-
-def _form(positions: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return what makes a geometry the same however it is turned, (K, F), bohr.
-
-    All distances, and for the handedness the heights of quadruples of atoms: six volumes over
-    the square of the size.
-    """
-    ions = positions.shape[1]
-    first, second = np.triu_indices(ions, 1)
-    distance = np.linalg.norm(positions[:, first] - positions[:, second], axis=-1)
-    if ions < 4:
-        return distance
-    corners = np.array(list(islice(combinations(range(ions), 4), _QUADRUPLES)))
-    edges = positions[:, corners[:, 1:]] - positions[:, corners[:, :1]]
-    height = np.linalg.det(edges) / distance.max(axis=1, keepdims=True) ** 2
-    return np.concatenate([distance, height], axis=1)
-
-
-def local_covariance(
-    likelihood: Likelihood, positions: NDArray[np.float64], event: NDArray[np.intp]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return how well the momenta fix geometries near these ones (Laplace, flat prior).
-
-    Args:
-        likelihood: Of the events.
-        positions: Geometries, (M, N, 3), bohr.
-        event: Whose each is, (M,).
-
-    Returns:
-        Covariance (M, 3N, 3N), bohr^2, of positions with the centre of mass at 0, and the log
-        of the volume (M,) of its square root in the 3N - 3 relative positions. NaN and -inf
-        where the simulator cannot follow, infinite where momenta leave a direction open.
-
-    Example:
-        >>> import flowcei
-        >>> e = flowcei.simulate("ocs", 2, noise="1%", seed=1)
-        >>> known = flowcei.load().sample(e, 2, seed=1).likelihood
-        >>> local_covariance(known, e.positions, np.arange(2))[0].shape
-        (2, 9, 9)
-    """
-    ions = positions.shape[1]
-    slope = _slope(likelihood, positions, event)[:, :, 3:]
-    bad = ~np.isfinite(slope).all(axis=(1, 2))
-    slope[bad] = 0.0
-    _, size, axes = np.linalg.svd(slope)
-    with np.errstate(divide="ignore"):
-        scale = np.where(size > 1e-12 * size[:, :1], 1.0 / size, np.inf)
-        log_volume = np.log(scale).sum(axis=1)
-    shift = np.eye(ions) - likelihood.masses / likelihood.masses.sum()
-    relative = np.kron(shift[:, 1:], np.eye(3))
-    closed = np.asarray(np.isfinite(scale).all(axis=1))
-    factor = np.matmul(relative, np.swapaxes(axes, 1, 2)) * np.where(closed[:, None], scale, 1.0)[:, None]
-    covariance = np.matmul(factor, np.swapaxes(factor, 1, 2))
-    covariance[~closed] = np.inf
-    covariance[bad] = np.nan
-    return covariance, np.where(bad, -np.inf, log_volume)
-
-
 def _normalised(log_density: NDArray[np.float64], event: NDArray[np.intp], e: int) -> NDArray[np.float64]:
     """Return exp(log density) over its sum within each event; NaN where all are 0 or unbounded."""
     total = np.full(e, -np.inf)
@@ -298,6 +235,12 @@ def _normalised(log_density: NDArray[np.float64], event: NDArray[np.intp], e: in
     total = total[event]
     known = np.isfinite(total)
     return np.where(known, np.exp(log_density - np.where(known, total, 0.0)), np.nan)
+
+
+def _shared(share: NDArray[np.float64], event: NDArray[np.intp], e: int) -> NDArray[np.float64]:
+    """Return shares (M,) over their sum within each event; 0 where that is 0."""
+    total = np.bincount(event, share, minlength=e)[event]
+    return np.where(total > 0.0, share / np.where(total > 0.0, total, 1.0), 0.0)
 
 
 def _verdicts(event: NDArray[np.intp], e: int) -> NDArray[np.uint8]:

@@ -139,7 +139,7 @@ def turned(likelihood: Likelihood, positions: NDArray[np.float64]) -> NDArray[np
     u, _, v = np.linalg.svd(np.einsum("esia,eib->esab", p, likelihood.measured))
     proper = np.ones(u.shape[:-1])
     proper[..., 2] = np.sign(np.linalg.det(u) * np.linalg.det(v))
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         scale = potential_energy(x, q) / kinetic_energy(likelihood.measured, m)[:, None]
         found = (x @ ((u * proper[..., None, :]) @ v)) * scale[:, :, None, None]
     return np.where(usable, found, x)

@@ -12,8 +12,9 @@ import numpy as np
 from flowcei.errors import DataError, FlaggedWarning, NoDensityError
 from flowcei.physics.likelihood import Likelihood
 from flowcei.physics.priors import GeometryPrior, build_prior
-from flowcei.posterior.flags import EXCLUDING, NO_GEOMETRY, counted, flag_names
-from flowcei.posterior.modes import Modes, find_modes, local_covariance
+from flowcei.posterior.flags import EXCLUDING, NO_GEOMETRY, POOR_WEIGHTS, counted, flag_names, poor_weights
+from flowcei.posterior.laplace import local_covariance
+from flowcei.posterior.modes import Modes, find_modes
 from flowcei.posterior.refinement import CONVERGED, OUTSIDE, Refinement, refine
 from flowcei.posterior.spread import Spread
 from flowcei.posterior.weights import Weights
@@ -159,8 +160,11 @@ class PosteriorSamples:
         return self[chosen]
 
     def _warn_of_flagged(self, outcome: str, *, keep_flagged: bool) -> None:
-        if self.flagged.any() and not keep_flagged:
-            text = f"{counted(self._bits)}{outcome}; keep_flagged=True says nothing of it"
+        lines = [f"{counted(self._bits)}{outcome}"] if self.flagged.any() else []
+        if (self._bits & POOR_WEIGHTS).any():
+            lines.append(f"{counted(self._bits, POOR_WEIGHTS)}: samples of the flow count alike there")
+        if lines and not keep_flagged:
+            text = f"{'; '.join(lines)}; keep_flagged=True says nothing of it"
             warnings.warn(text, FlaggedWarning, stacklevel=3)
 
     @property
@@ -186,6 +190,9 @@ class PosteriorSamples:
     def weigh(self, prior: GeometryPrior | None = None) -> PosteriorSamples:
         """Return these samples with importance weights: see `flowcei.posterior.weights`.
 
+        Events whose weights are not reliable get the flag `weights`; their samples go on counting
+        alike.
+
         Args:
             prior: That of the model where None.
 
@@ -195,8 +202,9 @@ class PosteriorSamples:
         if self.log_prob is None:
             msg = "importance weights need the density of the samples, and this model has none"
             raise NoDensityError(msg)
-        log_weights = self.log_posterior(self.positions, prior) - self.log_prob
-        return replace(self, weights=Weights.of(log_weights))
+        weights = Weights.of(self.log_posterior(self.positions, prior) - self.log_prob)
+        flags = (self._bits & ~np.uint16(POOR_WEIGHTS)) | poor_weights(weights)
+        return replace(self, weights=weights, flags=flags)
 
     def log_posterior(
         self, positions: NDArray[np.floating], prior: GeometryPrior | None = None
@@ -231,10 +239,12 @@ class PosteriorSamples:
                 `FlaggedWarning` says that they are.
         """
         self._warn_of_flagged(_AMONG, keep_flagged=keep_flagged)
-        found = refine(self.likelihood, self.positions, threads=threads)
-        arrived = found.status == CONVERGED
-        allowed = self._allowed(found.positions[arrived], prior)
-        found.status[arrived] = np.where(allowed, CONVERGED, OUTSIDE)
+        likelihood = self.likelihood
+        found = refine(likelihood, self.positions, threads=threads)
+        # Also what explains the momenta within their noise alone must be a geometry of the prior.
+        asked = (found.status == CONVERGED) | (found.chi_squared <= likelihood.most_misfit)
+        allowed = self._allowed(found.positions[asked], prior)
+        found.status[asked] = np.where(allowed, found.status[asked], OUTSIDE)
         return found
 
     def modes(
@@ -260,7 +270,7 @@ class PosteriorSamples:
             self.refine(stated, threads=threads, keep_flagged=True),
             self.likelihood,
             weights=None if self.weights is None else self.weights.normalised,
-            ess=None if self.weights is None else self.weights.ess,
+            reliable=None if self.weights is None else self.weights.reliable,
             log_prior=None if stated is None or not stated.has_density else partial(self._log_prior, stated),
         )
 
@@ -280,6 +290,8 @@ class PosteriorSamples:
 
     def equally_weighted(self, seed: int = 0) -> PosteriorSamples:
         """Return as many samples, drawn from these by their weights, each counting alike.
+
+        Samples whose weights are not reliable stay as they are.
 
         Systematic resampling: a sample comes as often as its share of n, rounded up or down.
 

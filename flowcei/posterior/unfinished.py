@@ -45,13 +45,13 @@ class Quality:
     Attributes:
         ids: The number of each event, (E,).
         flags: See `flowcei.posterior.flags`, (E,).
-        efficiency: Effective samples of a drawn one, (E,), where they were weighed.
+        ess: Effective samples of each, (E,), where they were weighed.
         drawn: Samples drawn of each, (E,), where they were weighed.
     """
 
     ids: NDArray[np.int64]
     flags: NDArray[np.uint16]
-    efficiency: NDArray[np.float64] | None
+    ess: NDArray[np.float64] | None
     drawn: NDArray[np.int64] | None
 
     @property
@@ -63,19 +63,17 @@ class Quality:
     def of(cls, arrays: dict[str, np.ndarray]) -> Quality:
         """Judge from the arrays that a file of samples holds: see `flowcei.posterior.hdf`."""
         flags = arrays.get("flags", np.zeros(len(arrays["event"]), np.uint16))
-        weighed = "ess" in arrays and "drawn" in arrays
-        efficiency = arrays["ess"] / arrays["drawn"] if weighed else None
-        return cls(arrays["event"], flags, efficiency, arrays.get("drawn"))
+        return cls(arrays["event"], flags, arrays.get("ess"), arrays.get("drawn"))
 
     @classmethod
     def concatenate(cls, parts: Sequence[Quality]) -> Quality:
         """Join what is known of different events."""
-        efficiency = [part.efficiency for part in parts if part.efficiency is not None]
+        ess = [part.ess for part in parts if part.ess is not None]
         drawn = [part.drawn for part in parts if part.drawn is not None]
         return cls(
             np.concatenate([part.ids for part in parts]),
             np.concatenate([part.flags for part in parts]),
-            np.concatenate(efficiency) if efficiency else None,
+            np.concatenate(ess) if ess else None,
             np.concatenate(drawn) if drawn else None,
         )
 

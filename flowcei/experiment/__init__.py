@@ -1,0 +1,1 @@
+"""What an experiment adds to an explosion: the motion of the beam."""
