@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["DONE", "LaidOutFile", "lay_out"]
+__all__ = ["DONE", "LaidOutFile", "datasets_of", "lay_out"]
 
 DONE = "done"
 """The dataset that says which blocks are there."""
@@ -73,12 +73,14 @@ def lay_out(
     layout.set_obj_track_times(False)  # the same rows, the same bytes
     layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
+    links.set_create_intermediate_group(True)  # names may be those of datasets in a group
     try:
         # Blocks on whole pages, and all pages there: half the time of writing into a sparse file.
         with h5py.File(begun, "w", alignment_threshold=_PAGE, alignment_interval=_PAGE) as file:
             for name, (shape, dtype) in {**datasets, DONE: ((blocks,), np.dtype("u1"))}.items():
                 kind, space = h5py.h5t.py_create(dtype), h5py.h5s.create_simple(shape)
-                h5py.h5d.create(file.id, name.encode(), kind, space, layout)
+                h5py.h5d.create(file.id, name.encode(), kind, space, layout, links)
             file[DONE][:] = 0
             describe(file)
         with begun.open("r+b") as raw:
@@ -97,6 +99,22 @@ def lay_out(
         raise FlowceiError(msg) from error
     finally:
         begun.unlink(missing_ok=True)
+
+
+def datasets_of(file: h5py.File) -> dict[str, h5py.Dataset]:
+    """Return the datasets of a file that was laid out, by their names; they may lie in groups of its top.
+
+    Example:
+        >>> with h5py.File.in_memory() as file:
+        ...     file["a"], file["b/c"] = 1, 2
+        ...     list(datasets_of(file))
+        ['a', 'b/c']
+    """
+    found: dict[str, h5py.Dataset] = {}
+    for name, item in file.items():
+        inner = item.items() if isinstance(item, h5py.Group) else ()
+        found |= {f"{name}/{part}": data for part, data in inner} or {name: item}
+    return found
 
 
 class LaidOutFile:
@@ -120,7 +138,7 @@ class LaidOutFile:
         self._places: dict[str, tuple[int, tuple[int, ...], np.dtype]] = {}
         try:
             with h5py.File(path, "r") as file:
-                for name, data in file.items():
+                for name, data in datasets_of(file).items():
                     offset = data.id.get_offset()
                     if offset is None:
                         raise DataError("is damaged; remove it", path=path)

@@ -20,6 +20,7 @@ import torch
 
 from flowcei.errors import DataError, UsageError
 from flowcei.events.container import Events, events_of
+from flowcei.events.extracolumns import joined_columns
 from flowcei.models.interface import Latent
 from flowcei.physics.detector import Noise
 from flowcei.posterior.budget import top_up
@@ -58,7 +59,7 @@ class Survey:
 
     Attributes:
         events: How many there are.
-        digest: A fingerprint of their momenta, noise and numbers.
+        digest: A fingerprint of their momenta, noise, numbers and extra columns.
     """
 
     events: int
@@ -77,9 +78,11 @@ class Survey:
         parts = {name: hashlib.sha256() for name in ("momenta", "sigma", "numbers")}
         count = 0
         for chunk in _numbered(chunks):
-            for name, digest in parts.items():
+            for name in ("momenta", "sigma", "numbers"):
                 array = getattr(chunk, name)
-                digest.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
+                parts[name].update(b"" if array is None else np.ascontiguousarray(array).tobytes())
+            for name, values in chunk.columns.items():
+                parts.setdefault(f"column {name}", hashlib.sha256(name.encode())).update(values.tobytes())
             count += len(chunk)
         whole = hashlib.sha256(b"".join(digest.digest() for digest in parts.values()))
         return cls(count, whole.hexdigest()[:16])
@@ -212,6 +215,7 @@ class Sampling:
             ids=asked.numbers,
             sigma=sigma[rows],
             origin=self._origin(events),
+            columns=asked.columns,
         )
 
     def _origin(self, events: Events) -> dict[str, Any]:
@@ -293,4 +297,5 @@ def _joined(parts: list[Events]) -> Events:
         ids=np.concatenate([part.numbers for part in parts]),
         sigma=np.concatenate(known) if known else None,
         origin=first.origin,
+        columns=joined_columns([part.columns for part in parts]),
     )

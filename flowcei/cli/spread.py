@@ -36,7 +36,12 @@ def spread(
 
     Writes spread.csv (every event), overall.csv and pictures; prints the overall table.
     Positions are in the recoil frame: x along the ion with the longest momenta, y in the
-    plane of the momenta; of identical ions the fastest comes first.
+    plane of the momenta.
+
+    Identical ions are labelled by the geometry of each sample: bonds join the atoms that the
+    prior, or without its density the bond list, prefers, whatever the labels in the file. What
+    the bonds do not tell apart comes by the speed of the ion, the fastest first ("by speed");
+    rows such as "c-h (3)" pool it.
 
     Events that are flagged are left out, and counted, unless --keep-flagged.
 
@@ -64,6 +69,11 @@ def spread(
     click.echo(text_table(result.overall()))
     _say_floor(drawn, result)
     note(f"\nrecoil frame, x along {result.along}; sd: of all events together; typical_sd: within one event")
+    if "by speed" in (q.like for q in result.names):
+        note(
+            "by speed: like atoms in the order of their ions' speed, which makes their rows differ though "
+            "the bonds may be alike; rows that are pooled take them together"
+        )
     if drawn.positions.shape[1] == 1:
         note("one sample an event has no spread: sample with a larger -n")
     means = f", means in {xyz}" if xyz else ""

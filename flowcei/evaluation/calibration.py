@@ -31,7 +31,7 @@ from flowcei.evaluation.verdicts import (
     coverage_band,
 )
 from flowcei.events.container import events_of
-from flowcei.posterior.spread import in_recoil_frame, quantities
+from flowcei.posterior.spread import quantities
 from flowcei.posterior.weights import Weights
 
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
     from flowcei.events.container import Events
     from flowcei.models.interface import Latent
-    from flowcei.molecule import Molecule
     from flowcei.physics.detector import Noise
     from flowcei.posterior.samples import PosteriorSamples
     from flowcei.reconstructor import Reconstructor
@@ -236,8 +235,8 @@ class _Judge:
         molecule, momenta = drawn.molecule, drawn.momenta
         truth, known = self.truth[rows], self.chart[rows]
         chart = _chart(self.model, momenta, drawn.sigma, drawn.positions)
-        names, inner = _internal(molecule, momenta, drawn.positions)
-        of_truth = _internal(molecule, momenta, truth[:, None])[1][:, 0]
+        names, inner = _internal(drawn, drawn.positions)
+        of_truth = _internal(drawn, truth[:, None])[1][:, 0]
         found = {
             "sbc": run_sbc(
                 np.concatenate([chart, inner], axis=2),
@@ -296,9 +295,9 @@ def _chart(
 
 
 def _internal(
-    molecule: Molecule, momenta: NDArray[np.float64], positions: NDArray[np.floating]
+    drawn: PosteriorSamples, positions: NDArray[np.floating]
 ) -> tuple[list[str], NDArray[np.float64]]:
-    """Return names and values (E, n, K) of bonds and angles, identical ions sorted."""
-    names, values = quantities(molecule, in_recoil_frame(molecule, momenta, positions))
+    """Return names and values (E, n, K) of bonds and angles; truth and samples are labelled alike."""
+    names, values = quantities(drawn.molecule, drawn.labelled(positions))
     chosen = [k for k, q in enumerate(names) if q.kind != "atom"]
     return [names[k].name for k in chosen], values[..., chosen]

@@ -24,6 +24,7 @@ from flowcei.physics.detector import Noise
 from flowcei.physics.explosion import followed_momenta
 from flowcei.physics.likelihood import centred_momenta
 from flowcei.posterior.flags import combined, counted
+from flowcei.posterior.labels import label_by_geometry, relabel
 from flowcei.rawframe import RawFrame
 
 if TYPE_CHECKING:
@@ -214,7 +215,7 @@ class _Judge:
         events: Their momenta, (E, N, 3), and noise.
         truth: Positions in the frame of the momenta, (E, N, 3), bohr, centre of mass 0.
         rotation: To the recoil frame, (E, 3, 3).
-        order: Which ion stands where in it, identical ions sorted, (E, N).
+        order: Which ion of the truth has each label there, (E, N): see `flowcei.posterior.labels`.
         simulated: Which events are simulated again, (E,).
     """
 
@@ -235,7 +236,7 @@ class _Judge:
             events,
             positions - (molecule.masses / molecule.masses.sum() @ positions)[:, None],
             framed.rotation.numpy(),
-            framed.order.numpy(),
+            label_by_geometry(molecule, events.momenta, positions[:, None])[:, 0],
             simulated,
         )
 
@@ -250,19 +251,21 @@ class _Judge:
         return self.turned.std(axis=0)
 
     def _turn(self, rows: slice, x: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Return positions (e, n, N, 3) in the recoil frame.
+        """Return positions (e, n, N, 3) in the recoil frame, identical ions labelled by the geometry.
 
         As `in_recoil_frame` does, but with the frame of all events: that of a few might span
-        other ions.
+        other ions. Labels are by the bond list: priors of several models would label one truth
+        in several ways.
         """
-        x = np.take_along_axis(x.astype(np.float64), self.order[rows][:, None, :, None], axis=2)
-        return x @ np.swapaxes(self.rotation[rows], 1, 2)[:, None]
+        order = label_by_geometry(self.events.molecule, self.events.momenta[rows], x)
+        return relabel(x.astype(np.float64), order) @ np.swapaxes(self.rotation[rows], 1, 2)[:, None]
 
     def scores(self, rows: slice, drawn: NDArray[np.floating]) -> dict[str, NDArray[np.float64]]:
         """Score samples (e, n, N, 3), in the frame of the momenta, of some events."""
         molecule, momenta = self.events.molecule, self.events.momenta[rows]
-        scores = score(self.turned[rows], self._turn(rows, drawn), deviation=self.deviation)
-        scores |= internal_errors(molecule, self.truth[rows], drawn)
+        truth, turned = self.turned[rows], self._turn(rows, drawn)
+        scores = score(truth, turned, deviation=self.deviation)
+        scores |= internal_errors(molecule, truth, turned)
         k = min(drawn.shape[1], _SIMULATED_SAMPLES)
         for name, answers in (("momenta", drawn[:, :k]), ("momenta_truth", self.truth[rows][:, None])):
             scores[name] = np.full(answers.shape[:2], np.nan)

@@ -11,8 +11,12 @@ import h5py
 import numpy as np
 
 from flowcei.errors import DataError
+from flowcei.events.extracolumns import name_of_dataset
 from flowcei.events.hdf import (
     MOMENTUM_UNIT,
+    column_arrays,
+    column_datasets,
+    is_column,
     is_hdf5,
     read_array,
     read_json_attribute,
@@ -49,6 +53,7 @@ def arrays_of(samples: PosteriorSamples) -> dict[str, np.ndarray]:
         "flags": samples.flags,
     }
     found |= {name: getattr(samples.weights, name, None) for name in _WEIGHTS}
+    found |= column_arrays(samples.columns)
     return {name: array for name, array in found.items() if array is not None}
 
 
@@ -71,6 +76,7 @@ def samples_of(
         sigma=arrays["sigma"],
         origin=origin,
         weights=Weights(**weights) if len(weights) == len(_WEIGHTS) else None,
+        columns={name_of_dataset(name): arrays[name] for name in filter(is_column, arrays)},
     )
 
 
@@ -124,11 +130,12 @@ def read_samples(path: str | Path) -> PosteriorSamples:
             raise DataError(f"{what}flowcei sample --resume goes on", path=place)
         arrays = {
             name: read_array(file, name, place)
-            for name in (*_NEEDED, *_OPTIONAL)
+            for name in (*_NEEDED, *_OPTIONAL, *column_datasets(file, place))
             if name in file or name not in _OPTIONAL
         }
         origin = read_json_attribute(file, "origin") or {}
-    finite = (np.isfinite(array).all() for name, array in arrays.items() if name not in _WEIGHTS)
+    loose = (*_WEIGHTS, *filter(is_column, arrays))
+    finite = (np.isfinite(array).all() for name, array in arrays.items() if name not in loose)
     if arrays["positions"].size == 0 or not all(finite):
         raise DataError("damaged (no samples, or numbers that are not finite)", path=place)
     try:

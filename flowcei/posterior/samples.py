@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flowcei.errors import DataError, FlaggedWarning, NoDensityError
+from flowcei.events.extracolumns import checked_columns, joined_columns
 from flowcei.physics.likelihood import Likelihood
 from flowcei.physics.priors import GeometryPrior, build_prior
 from flowcei.posterior.flags import EXCLUDING, NO_GEOMETRY, POOR_WEIGHTS, counted, flag_names, poor_weights
+from flowcei.posterior.labels import label_by_geometry, relabel
 from flowcei.posterior.laplace import local_covariance
 from flowcei.posterior.modes import Modes, find_modes
 from flowcei.posterior.refinement import CONVERGED, OUTSIDE, Refinement, refine
@@ -45,6 +47,7 @@ class PosteriorSamples:
         origin: Model, prior, seed, latent and what is known of the events.
         weights: Importance weights of the samples, where they were weighed.
         flags: Why an answer is not to be trusted, (E,), bits: see `flowcei.posterior.flags`.
+        columns: Extra columns of the events, (E,) each: a delay, a shot number.
 
     Raises:
         DataError: For shapes that do not match.
@@ -59,6 +62,7 @@ class PosteriorSamples:
     origin: dict[str, Any] = field(default_factory=dict)
     weights: Weights | None = None
     flags: NDArray[np.uint16] | None = None
+    columns: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check shapes."""
@@ -80,6 +84,8 @@ class PosteriorSamples:
         if self.weights is not None and self.weights.log_weights.shape != (e, n):
             msg = f"weights of samples have shape {self.weights.log_weights.shape}; expected {(e, n)}"
             raise DataError(msg)
+        if self.columns:
+            object.__setattr__(self, "columns", checked_columns(self.columns, self.molecule, e))
 
     def __len__(self) -> int:
         """Return the number of events."""
@@ -96,6 +102,7 @@ class PosteriorSamples:
             sigma=self.sigma[rows],
             weights=None if self.weights is None else self.weights[rows],
             flags=None if self.flags is None else self.flags[rows],
+            columns={name: values[rows] for name, values in self.columns.items()},
         )
 
     @classmethod
@@ -123,6 +130,7 @@ class PosteriorSamples:
             sigma=np.concatenate([p.sigma for p in parts]),
             weights=Weights.concatenate(weights) if weights else None,
             flags=np.concatenate(flags) if any(p.flags is not None for p in parts) else None,
+            columns=joined_columns([p.columns for p in parts]),
         )
 
     @property
@@ -265,7 +273,7 @@ class PosteriorSamples:
             keep_flagged: As of `refine`.
         """
         self._warn_of_flagged(_AMONG, keep_flagged=keep_flagged)
-        stated = prior or self._known_prior()
+        stated = prior or self.known_prior()
         return find_modes(
             self.refine(stated, threads=threads, keep_flagged=True),
             self.likelihood,
@@ -277,13 +285,14 @@ class PosteriorSamples:
     def _log_prior(self, prior: GeometryPrior, positions: NDArray[np.float64]) -> NDArray[np.float64]:
         return prior.log_prob_unlabelled(positions, self.molecule.identical)
 
-    def _known_prior(self) -> GeometryPrior | None:
+    def known_prior(self) -> GeometryPrior | None:
+        """Return the prior of the model, None where it was trained on data that state none."""
         return self.prior if isinstance(self.origin.get("prior"), dict) else None
 
     def _allowed(
         self, positions: NDArray[np.float64], prior: GeometryPrior | None
     ) -> NDArray[np.bool_] | bool:
-        stated = prior or self._known_prior()
+        stated = prior or self.known_prior()
         if stated is None or not stated.has_density:
             return True
         return stated.plausible(positions, self.molecule.identical)
@@ -354,4 +363,17 @@ class PosteriorSamples:
         """
         even = self.unflagged(keep_flagged=keep_flagged).equally_weighted()
         self._warn_of_flagged(" and left out", keep_flagged=keep_flagged)
-        return Spread.of(self.molecule, even.momenta, even.positions, even.ids)
+        tables = (even.molecule, even.momenta, even.positions, even.ids)
+        return Spread.of(*tables, prior=self.known_prior(), columns=even.columns)
+
+    def labelled(self, positions: NDArray[np.floating] | None = None) -> NDArray[np.float64]:
+        """Return positions (E, n, N, 3), bohr, with identical ions labelled by the geometry.
+
+        `positions` has each ion where its momentum stands in `momenta`; bonds, angles and means
+        of atoms are to be taken of these: see `flowcei.posterior.labels`.
+
+        Args:
+            positions: n geometries for each event, (E, n, N, 3), bohr; the samples where None.
+        """
+        x = np.asarray(self.positions if positions is None else positions, dtype=np.float64)
+        return relabel(x, label_by_geometry(self.molecule, self.momenta, x, self.known_prior()))

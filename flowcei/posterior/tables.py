@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from flowcei.events.extracolumns import add_columns
 from flowcei.events.text import columns
+from flowcei.posterior.labels import label_by_geometry, relabel
 from flowcei.posterior.modes import VERDICTS, Modes
 from flowcei.posterior.refinement import STATUS, Refinement
 from flowcei.posterior.spread import quantities
@@ -15,7 +18,7 @@ from flowcei.posterior.spread import quantities
 if TYPE_CHECKING:
     from flowcei.posterior.samples import PosteriorSamples
 
-__all__ = ["modes_table", "refined_table"]
+__all__ = ["labelled_modes", "modes_table", "refined_table"]
 
 
 def modes_table(modes: Modes, samples: PosteriorSamples) -> pd.DataFrame:
@@ -28,7 +31,8 @@ def modes_table(modes: Modes, samples: PosteriorSamples) -> pd.DataFrame:
     Returns:
         Number of the event and of the mode, its probability, how it was found, its bonds (bohr)
         and angles (degrees) with the deviations of the local (Laplace) posterior, its
-        positions (bohr, in the frame of the momenta).
+        extra columns of its event, and its positions (bohr, in the frame of the momenta), identical ions
+        labelled by the geometry.
 
     Example:
         >>> import flowcei
@@ -48,6 +52,7 @@ def modes_table(modes: Modes, samples: PosteriorSamples) -> pd.DataFrame:
         "error": modes.error,
         "chi_squared": modes.chi_squared,
     }
+    modes = labelled_modes(modes, samples)
     names, values = quantities(samples.molecule, modes.positions)
     deviations = _deviations(modes, samples)
     for k, quantity in enumerate(names):
@@ -55,8 +60,18 @@ def modes_table(modes: Modes, samples: PosteriorSamples) -> pd.DataFrame:
             table[quantity.name] = values[:, k]
             table[f"sd_{quantity.name}"] = deviations[:, k]
     flat = modes.positions.reshape(len(modes), -1)
-    table |= dict(zip(columns(samples.molecule.labels), flat.T, strict=True))
-    return pd.DataFrame(table)
+    table = add_columns(table, samples.columns, modes.event)
+    return pd.DataFrame(table | dict(zip(columns(samples.molecule.labels), flat.T, strict=True)))
+
+
+def labelled_modes(modes: Modes, samples: PosteriorSamples) -> Modes:
+    """Return modes with identical ions labelled by the geometry: see `flowcei.posterior.labels`."""
+    momenta, x = samples.momenta[modes.event], modes.positions[:, None]
+    order = label_by_geometry(samples.molecule, momenta, x, samples.known_prior())
+    places = (3 * order[:, 0, :, None] + np.arange(3)).reshape(len(modes), 3 * len(samples.molecule))
+    rows = np.arange(len(modes))[:, None, None]
+    covariance = modes.covariance[rows, places[:, :, None], places[:, None]]
+    return replace(modes, positions=relabel(x, order)[:, 0], covariance=covariance)
 
 
 def _deviations(modes: Modes, samples: PosteriorSamples) -> np.ndarray:
@@ -71,7 +86,10 @@ def _deviations(modes: Modes, samples: PosteriorSamples) -> np.ndarray:
 
 
 def refined_table(refinement: Refinement, samples: PosteriorSamples) -> pd.DataFrame:
-    """Return a row for each sample: its status, |dp| / |p|, chi squared and refined positions (bohr)."""
+    """Return a row for each sample: its status, |dp| / |p|, chi squared and refined positions.
+
+    Positions in bohr, in the frame of the momenta, identical ions labelled by the geometry.
+    """
     e, n = refinement.status.shape
     table: dict[str, np.ndarray] = {
         "event": np.repeat(samples.ids, n),
@@ -80,5 +98,6 @@ def refined_table(refinement: Refinement, samples: PosteriorSamples) -> pd.DataF
         "error": refinement.error.reshape(-1),
         "chi_squared": refinement.chi_squared.reshape(-1),
     }
-    flat = refinement.positions.reshape(e * n, -1)
-    return pd.DataFrame(table | dict(zip(columns(samples.molecule.labels), flat.T, strict=True)))
+    flat = samples.labelled(refinement.positions).reshape(e * n, -1)
+    table |= dict(zip(columns(samples.molecule.labels), flat.T, strict=True))
+    return pd.DataFrame(add_columns(table, samples.columns, np.repeat(np.arange(e), n)))

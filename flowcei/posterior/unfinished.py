@@ -22,7 +22,7 @@ from flowcei.events.hdf import read_json_attribute, read_molecule
 from flowcei.events.hdffile import opened
 from flowcei.events.streaming import partial_path
 from flowcei.files import whole_file
-from flowcei.laidout import DONE, LaidOutFile, lay_out
+from flowcei.laidout import DONE, LaidOutFile, datasets_of, lay_out
 from flowcei.posterior.flags import EXCLUDING
 from flowcei.posterior.hdf import arrays_of, describe_samples, samples_of
 from flowcei.posterior.storage import HDF, check_samples_path, write_parts
@@ -241,7 +241,7 @@ def _read_back(
             raise DataError("is damaged; remove it", path=partial)
         for first in range(0, len(file["event"]), block):
             rows = slice(first, first + block)
-            arrays = {name: data[rows] for name, data in file.items() if name != DONE}
+            arrays = {name: data[rows] for name, data in datasets_of(file).items() if name != DONE}
             part = samples_of(arrays, molecule, origin or {})
             yield part
             _tell(on_written, len(part))

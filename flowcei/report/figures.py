@@ -10,7 +10,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from flowcei.physics.explosion import kinetic_energy
-from flowcei.posterior.spread import in_recoil_frame
+from flowcei.posterior.labels import speed_names
+from flowcei.posterior.spread import momenta_in_recoil_frame
 from flowcei.report.style import COLOURS, new_figure, styled
 from flowcei.units import ELECTRONVOLT
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from numpy.typing import NDArray
 
     from flowcei.events.container import Events
     from flowcei.posterior.spread import Spread
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = [
     "events_figure",
     "internal_figure",
-    "momenta_in_recoil_frame",
     "spread_figure",
     "training_figure",
 ]
@@ -129,21 +128,20 @@ def _bins(count: int) -> int:
 
 def events_figure(events: Events) -> Figure:
     """Draw the Newton plot of events in their recoil frames, and their kinetic energy release."""
-    p = momenta_in_recoil_frame(events)
+    p, names = momenta_in_recoil_frame(events.molecule, events.momenta), speed_names(events.molecule)
     first = np.linalg.norm(p, axis=(0, 2)).argmax()
     unit = np.linalg.norm(p[:, first], axis=-1)[:, None, None]
     with styled():
         figure = new_figure(7.4, 3.2)
         newton, ker = figure.subplots(1, 2, width_ratios=(3, 2))
         step = max(1, len(p) // _MAX_POINTS)
-        for k, label in enumerate(events.molecule.labels):
+        for k, label in enumerate(names):
             q = (p / unit)[::step, k]
             newton.plot(q[:, 0], q[:, 1], ".", ms=2.5, alpha=0.4, mew=0, color=COLOURS[k % len(COLOURS)])
             if k == first:  # all of its points are one
                 newton.plot(1.0, 0.0, "o", ms=6, color=COLOURS[k % len(COLOURS)])
             newton.plot([], [], "o", ms=5, color=COLOURS[k % len(COLOURS)], label=label)
-        name = events.molecule.labels[first]
-        newton.set(xlabel=f"$p_x$ / |p({name})|", ylabel=f"$p_y$ / |p({name})|")
+        newton.set(xlabel=f"$p_x$ / |p({names[first]})|", ylabel=f"$p_y$ / |p({names[first]})|")
         newton.set_title(f"{events.molecule.name}: Newton plot in the recoil frame, {len(p)} events")
         newton.legend(title="ion")
         energy = kinetic_energy(p, events.molecule.masses) / ELECTRONVOLT
@@ -152,15 +150,6 @@ def events_figure(events: Events) -> Figure:
         )
         ker.set(xlabel="kinetic energy release (eV)", ylabel="events", title="KER")
     return figure
-
-
-def momenta_in_recoil_frame(events: Events) -> NDArray:
-    """Return the momenta (E, N, 3) turned into their own frame, the total shared by mass."""
-    m = events.molecule.masses
-    p = events.momenta - (m / m.sum())[:, None] * events.momenta.sum(axis=1, keepdims=True)
-    # Velocities turn like positions, and their centre of mass is at rest already.
-    turned = in_recoil_frame(events.molecule, events.momenta, (p / m[:, None])[:, None])[:, 0]
-    return turned * m[:, None]
 
 
 def training_figure(metrics: pd.DataFrame) -> Figure:
