@@ -175,11 +175,13 @@ class Sampling:
             draw = partial(self._drawn, events, sigma, rng)
             rules: dict[str, Any] = {"min_ess": self.min_ess, "budget": self._budget}
             found = top_up(found, draw, **rules, rng=rng, prior=prior)
+        answered = found.answered
         flags = self.model.unlike_training(replace(events, sigma=sigma))
-        flags["re_simulation"] = unexplained(found)
+        flags["no_geometry"] = ~answered
+        flags["re_simulation"] = unexplained(found) & answered
         bits = combined(**flags)
         if found.weights is not None:
-            bits |= poor_weights(found.weights)
+            bits |= np.where(answered, poor_weights(found.weights), np.uint16(0))
         return replace(found, flags=bits)
 
     @torch.no_grad()
@@ -197,16 +199,14 @@ class Sampling:
         drawn, density = model.model.sample_with_log_prob(c, n, latent=self.latent, generator=rng)
         chart = model.chart_standardiser.inverse(drawn.cpu())
         positions = model.frame.to_positions(chart, framed)
+        # One event beyond what single precision holds must not cost the others of its file their
+        # answers: all of its samples are NaN, and it is flagged. A part of them would be a biased lot.
         lost = ~(positions.abs().amax(dim=(1, 2, 3)) < torch.finfo(torch.float32).max)
-        if bool(lost.any()):
-            msg = (
-                f"event {asked.numbers[int(lost.int().argmax())]} has no geometry the model can express; "
-                "are the momenta in hbar/bohr?"
-            )
-            raise DataError(msg)
+        positions[lost] = torch.nan
         log_prob = None
         if density is not None:
             log_prob = (density.cpu().double() + model.log_volume(framed)[:, None]).numpy()
+            log_prob[lost.numpy()] = np.nan
         return PosteriorSamples(
             molecule=model.molecule,
             momenta=asked.momenta,

@@ -14,7 +14,7 @@ from shell import Shell
 
 import flowcei
 from flowcei.errors import DataError, FlaggedWarning, UsageError
-from flowcei.posterior.flags import EXCLUDING, FLAG_BITS, NO_GEOMETRY
+from flowcei.posterior.flags import EXCLUDING, FLAG_BITS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,7 +77,8 @@ def test_no_answer_where_all_are_flagged(drawn: PosteriorSamples) -> None:
     with pytest.raises(DataError, match="2 of 2 events are flagged"):
         odd.spread()
     assert odd.spread(keep_flagged=True).ids.tolist() == [3, 7]
-    lost = replace(odd, flags=np.array([NO_GEOMETRY, FLAG_BITS["ker"]], dtype=np.uint16))
+    lost = replace(odd, positions=odd.positions.copy())
+    lost.positions[0] = np.nan
     assert lost.unflagged(keep_flagged=True).ids.tolist() == [7]
 
 

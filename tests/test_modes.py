@@ -36,7 +36,7 @@ TRIPLE = (
 )
 
 
-def _triple() -> tuple[np.ndarray, np.ndarray]:
+def triple() -> tuple[np.ndarray, np.ndarray]:
     """The three geometries (3, 3, 3), bohr, all turned so that their momenta are one (3, 3)."""
     turned = []
     for co, cs, angle in TRIPLE:
@@ -54,7 +54,7 @@ def _triple() -> tuple[np.ndarray, np.ndarray]:
 
 def _mixture(noise: float, n: int) -> tuple[PosteriorSamples, np.ndarray]:
     """Samples around each of the three, with their exact density: a flow that is nearly right."""
-    places, momenta = _triple()
+    places, momenta = triple()
     sigma = np.array([noise * np.sqrt((momenta**2).mean())])
     empty = PosteriorSamples(
         ISOTOPES, momenta[None], np.zeros((1, 0, 3, 3), np.float32), None, np.array([7]), sigma,

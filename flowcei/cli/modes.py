@@ -48,7 +48,7 @@ def modes(
     from flowcei.cli.runs import row_of_event, unflagged
     from flowcei.files import refuse_existing, whole_file
     from flowcei.physics.priors import build_prior
-    from flowcei.posterior.modes import VERDICTS
+    from flowcei.posterior.modes import UNANSWERED, VERDICTS
     from flowcei.posterior.storage import read_samples
     from flowcei.posterior.structures import write_modes_xyz
     from flowcei.posterior.tables import modes_table
@@ -75,8 +75,9 @@ def modes(
     save(modes_figure(found, weighed, shown), pictures["event"], overwrite=overwrite)
     save(ambiguity_figure(found, weighed), pictures["map"], overwrite=overwrite)
     brief = table[table["event"] == drawn.ids[shown]].iloc[:_SHOWN, : -3 * len(drawn.molecule)]
-    click.echo(text_table(brief.drop(columns=["starts", "error", "chi_squared"])))
-    for k, word in enumerate(VERDICTS):
+    long = [name for name in brief if name.startswith("corr_")]
+    click.echo(text_table(brief.drop(columns=["starts", "error", "chi_squared", *long])))
+    for k, word in enumerate(VERDICTS[:UNANSWERED]):
         note(f"{word:12s} {int((found.verdict == k).sum()):7d} of {len(drawn)} events")
     written = ", ".join(str(path) for path in (place, *pictures.values(), *([xyz] if xyz else [])))
     note(f"{len(found)} modes; written: {written}")

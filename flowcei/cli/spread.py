@@ -34,7 +34,8 @@ def spread(
 ) -> None:
     """Analyse the posterior spread of SAMPLES: per atom, bond and angle.
 
-    Writes spread.csv (every event), overall.csv and pictures; prints the overall table.
+    Writes spread.csv and covariance.csv (every event), overall.csv and pictures; prints the
+    overall table, and what varies together within an event.
     Positions are in the recoil frame: x along the ion with the longest momenta, y in the
     plane of the momenta.
 
@@ -68,6 +69,7 @@ def spread(
             write_means_xyz(drawn, file)
     click.echo(text_table(result.overall()))
     _say_floor(drawn, result)
+    _say_covariation(result)
     note(f"\nrecoil frame, x along {result.along}; sd: of all events together; typical_sd: within one event")
     if "by speed" in (q.like for q in result.names):
         note(
@@ -84,10 +86,16 @@ def _write(result: Spread, index: int, folder: Path, *, overwrite: bool) -> None
     """Write tables, and pictures of all events and of one."""
     from flowcei.cells import write_table
     from flowcei.files import whole_file
+    from flowcei.posterior.covariance import Covariation
     from flowcei.report.figures import internal_figure, spread_figure
     from flowcei.report.style import save
 
-    for name, table in (("spread.csv", result.per_event()), ("overall.csv", result.overall())):
+    tables = {
+        "spread.csv": result.per_event(),
+        "overall.csv": result.overall(),
+        "covariance.csv": Covariation.of(result).table(),
+    }
+    for name, table in tables.items():
         with whole_file(folder / name, overwrite=overwrite) as path:
             write_table(table, path, index=False, float_format="%.6g")
     number = result.ids[index]
@@ -99,6 +107,15 @@ def _write(result: Spread, index: int, folder: Path, *, overwrite: bool) -> None
     }
     for name, figure in pictures.items():
         save(figure, folder / name, overwrite=overwrite)
+
+
+def _say_covariation(result: Spread) -> None:
+    """Say which bonds and angles are fixed together better, or worse, than alone."""
+    from flowcei.posterior.covariance import Covariation
+
+    lines = Covariation.of(result).in_words()
+    if lines:
+        note("\n".join(["\nwithin one event (median):", *(f"  {line}" for line in lines)]))
 
 
 def _say_floor(samples: PosteriorSamples, result: Spread) -> None:

@@ -157,11 +157,15 @@ def calibrate(
     judge = _Judge.of(model, events, truth, noise, seed)
     first, parts, weights = 0, [], []
     for drawn in model.stream(events, n, noise=noise, latent=latent, seed=seed, weigh=weigh):
-        parts.append(judge.ranks(slice(first, first + len(drawn)), drawn))
-        weights += [] if drawn.weights is None else [drawn.weights]
+        answered = np.flatnonzero(drawn.answered)
+        if len(answered):
+            parts.append(judge.ranks(first + answered, drawn[answered]))
+            weights += [] if drawn.weights is None else [drawn.weights[answered]]
         first += len(drawn)
         if on_events is not None:
             on_events(len(drawn))
+    if not parts:
+        raise DataError("the model can express a geometry for none of the events; are the units right?")
     sbc, tarp, resimulation = (
         Ranks.concatenate([part[k] for part in parts]) for k in ("sbc", "tarp", "chi2")
     )
@@ -177,8 +181,11 @@ def calibrate(
     left_out = [] if dense else [f"{model.architecture} has no density: no regions of highest density"]
     if len(resimulation):
         verdicts += check_resimulation(resimulation, level=level, seed=seed)
-    if len(resimulation) < len(events):
-        count = len(events) - len(resimulation)
+    judged = len(sbc)
+    if judged < len(events):
+        left_out.append(f"{len(events) - judged} events: the model can express no geometry for them")
+    if len(resimulation) < judged:
+        count = judged - len(resimulation)
         left_out.append(f"{count} true geometries cannot be simulated: no resimulation of theirs")
     return Calibration(sbc, coverage, tarp, resimulation, level, tuple(verdicts), tuple(left_out))
 
@@ -229,7 +236,7 @@ class _Judge:
         references = chart.mean(axis=0) + chart.std(axis=0) * rng.standard_normal(chart.shape)
         return cls(model, events, truth, noise, chart, references, rng)
 
-    def ranks(self, rows: slice, drawn: PosteriorSamples) -> dict[str, Ranks]:
+    def ranks(self, rows: NDArray[np.intp], drawn: PosteriorSamples) -> dict[str, Ranks]:
         """Return the ranks of some events by the name of what is ranked."""
         weights = None if drawn.weights is None else drawn.weights.normalised
         molecule, momenta = drawn.molecule, drawn.momenta

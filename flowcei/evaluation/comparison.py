@@ -324,7 +324,10 @@ def _sampled(
         x = drawn.positions
         if raw:  # no momentum tells where the origin was
             x = x - (masses / masses.sum() @ x)[:, :, None]
-        parts.append(judge.scores(rows, x))
+        scores = judge.scores(rows, x)
+        for values in scores.values():  # an event without samples has no score
+            values[~drawn.answered] = np.nan
+        parts.append(scores)
         first += len(drawn)
     return _joined(parts), first * n / seconds
 

@@ -18,7 +18,6 @@ __all__ = [
     "EXCLUDING",
     "FLAGS",
     "FLAG_BITS",
-    "NO_GEOMETRY",
     "POOR_WEIGHTS",
     "combined",
     "counted",
@@ -50,9 +49,6 @@ FLAG_BITS = {name: 1 << k for k, name in enumerate(FLAGS)}
 
 AFTERWARDS = {name: bit for name, bit in FLAG_BITS.items() if name not in {"momentum-sum", "ker", "momenta"}}
 """The flags that only samples can raise, and their bits."""
-
-NO_GEOMETRY = FLAG_BITS["no-geometry"]
-"""The bit of events that have no samples to look at."""
 
 POOR_WEIGHTS = FLAG_BITS["efficiency"] | FLAG_BITS["weights"]
 """The bits of flags that say that weights are poor."""

@@ -25,7 +25,7 @@ from flowcei.events.hdf import (
 from flowcei.events.hdffile import opened
 from flowcei.files import check_readable
 from flowcei.laidout import DONE
-from flowcei.posterior.flags import FLAGS
+from flowcei.posterior.flags import FLAG_BITS, FLAGS
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.posterior.weights import Weights
 
@@ -134,11 +134,19 @@ def read_samples(path: str | Path) -> PosteriorSamples:
             if name in file or name not in _OPTIONAL
         }
         origin = read_json_attribute(file, "origin") or {}
-    loose = (*_WEIGHTS, *filter(is_column, arrays))
-    finite = (np.isfinite(array).all() for name, array in arrays.items() if name not in loose)
-    if arrays["positions"].size == 0 or not all(finite):
-        raise DataError("damaged (no samples, or numbers that are not finite)", path=place)
     try:
-        return samples_of(arrays, molecule, origin)
+        samples = samples_of(arrays, molecule, origin)
     except DataError as error:
         raise DataError(f"damaged ({error})", path=place) from error
+    if samples.positions.size == 0 or not _is_finite(samples):
+        raise DataError("damaged (no samples, or numbers that are not finite)", path=place)
+    return samples
+
+
+def _is_finite(samples: PosteriorSamples) -> bool:
+    """Whether all numbers are, but for the samples of events that are flagged to have none."""
+    flags = np.zeros(len(samples), np.uint16) if samples.flags is None else samples.flags
+    answered = (flags & FLAG_BITS["no-geometry"]) == 0
+    some = samples if answered.all() else samples[answered]
+    tables = (samples.ids, samples.momenta, samples.sigma, some.positions, some.log_prob)
+    return all(table is None or bool(np.isfinite(table).all()) for table in tables)

@@ -13,7 +13,7 @@ from flowcei.errors import DataError, FlaggedWarning, NoDensityError
 from flowcei.events.extracolumns import checked_columns, joined_columns
 from flowcei.physics.likelihood import Likelihood
 from flowcei.physics.priors import GeometryPrior, build_prior
-from flowcei.posterior.flags import EXCLUDING, NO_GEOMETRY, POOR_WEIGHTS, counted, flag_names, poor_weights
+from flowcei.posterior.flags import EXCLUDING, POOR_WEIGHTS, counted, flag_names, poor_weights
 from flowcei.posterior.labels import label_by_geometry, relabel
 from flowcei.posterior.laplace import local_covariance
 from flowcei.posterior.modes import Modes, find_modes
@@ -40,8 +40,10 @@ class PosteriorSamples:
     Attributes:
         molecule: Which atoms, in the order of the arrays.
         momenta: What was measured, (E, N, 3), hbar / bohr.
-        positions: (E, n, N, 3), bohr, in the frame of the momenta, centre of mass 0.
-        log_prob: Log density of each sample under the model, (E, n), per bohr^(3N-3).
+        positions: (E, n, N, 3), bohr, in the frame of the momenta, centre of mass 0; NaN for
+            an event that the model can express no geometry for (`answered`).
+        log_prob: Log density of each sample under the model, (E, n), per bohr^(3N-3); NaN like
+            the positions.
         ids: The number of each event, (E,).
         sigma: Noise that was assumed, (E,), hbar / bohr.
         origin: Model, prior, seed, latent and what is known of the events.
@@ -134,6 +136,11 @@ class PosteriorSamples:
         )
 
     @property
+    def answered(self) -> NDArray[np.bool_]:
+        """Which events (E,) have samples: False where the model can express no geometry for them."""
+        return np.asarray(np.isfinite(self.positions).all(axis=(1, 2, 3)))
+
+    @property
     def flag_names(self) -> tuple[tuple[str, ...], ...]:
         """The names of the flags of each event, E tuples: see `flowcei.posterior.flags.FLAGS`."""
         return tuple(map(flag_names, self._bits))
@@ -159,7 +166,7 @@ class PosteriorSamples:
         Raises:
             DataError: Where none is left.
         """
-        chosen = (self._bits & (NO_GEOMETRY if keep_flagged else EXCLUDING)) == 0
+        chosen = self.answered & (keep_flagged | ~self.flagged)
         if chosen.all():
             return self
         if not chosen.any():
@@ -210,9 +217,12 @@ class PosteriorSamples:
         if self.log_prob is None:
             msg = "importance weights need the density of the samples, and this model has none"
             raise NoDensityError(msg)
-        weights = Weights.of(self.log_posterior(self.positions, prior) - self.log_prob)
-        flags = (self._bits & ~np.uint16(POOR_WEIGHTS)) | poor_weights(weights)
-        return replace(self, weights=weights, flags=flags)
+        posterior = self.log_posterior(self.positions, prior)
+        answered = self.answered[:, None]
+        log_weights = np.where(answered, posterior - np.where(answered, self.log_prob, 0.0), -np.inf)
+        weights = Weights.of(log_weights)
+        poor = np.where(self.answered, poor_weights(weights), np.uint16(0))
+        return replace(self, weights=weights, flags=(self._bits & ~np.uint16(POOR_WEIGHTS)) | poor)
 
     def log_posterior(
         self, positions: NDArray[np.floating], prior: GeometryPrior | None = None
@@ -228,7 +238,9 @@ class PosteriorSamples:
         """
         flat = positions.reshape(-1, *positions.shape[2:]).astype(np.float64)
         log_prior = self._log_prior(prior or self.prior, flat).reshape(positions.shape[:2])
-        return log_prior + self.likelihood.log_prob(positions)
+        log_likelihood = self.likelihood.log_prob(positions)
+        # Atoms in one place can have an infinite density; nothing can follow them.
+        return np.where(np.isneginf(log_likelihood), -np.inf, log_prior + log_likelihood)
 
     def refine(
         self,
@@ -283,7 +295,12 @@ class PosteriorSamples:
         )
 
     def _log_prior(self, prior: GeometryPrior, positions: NDArray[np.float64]) -> NDArray[np.float64]:
-        return prior.log_prob_unlabelled(positions, self.molecule.identical)
+        """Return the log density (B,) of geometries, -inf where they are none: a prior need not take NaN."""
+        whole = np.isfinite(positions).all(axis=(1, 2))
+        out = np.full(len(positions), -np.inf)
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            out[whole] = prior.log_prob_unlabelled(positions[whole], self.molecule.identical)
+        return np.where(np.isnan(out), -np.inf, out)
 
     def known_prior(self) -> GeometryPrior | None:
         """Return the prior of the model, None where it was trained on data that state none."""

@@ -25,7 +25,11 @@ __all__ = ["refuse_missing_parquet", "samples_table", "write_parquet", "write_sa
 
 
 def samples_table(samples: PosteriorSamples) -> pd.DataFrame:
-    """Return a row a sample: event, sample, positions (bohr), log density, flags, weight, extra columns."""
+    """Return a row a sample: event, sample, positions (bohr), log density, flags, weight, extra columns.
+
+    Of an event without samples (`PosteriorSamples.answered`) its positions, density and weight are
+    NaN: empty cells in CSV.
+    """
     e, n = samples.positions.shape[:2]
     table: dict[str, Any] = {
         "event": np.repeat(samples.ids, n),
@@ -39,7 +43,8 @@ def samples_table(samples: PosteriorSamples) -> pd.DataFrame:
         words = {int(flags): in_words(flags) for flags in np.unique(samples.flags)}
         table["flags"] = np.repeat([words[int(flags)] for flags in samples.flags], n)
     if samples.weights is not None:
-        table["weight"] = samples.weights.normalised.reshape(-1)
+        weights = np.where(samples.answered[:, None], samples.weights.normalised, np.nan)
+        table["weight"] = weights.reshape(-1)
     return pd.DataFrame(add_columns(table, samples.columns, np.repeat(np.arange(e), n)))
 
 
