@@ -202,5 +202,5 @@ def test_other_charges_are_another_molecule() -> None:
     """Events of charges 1, 1, 2 are not answered by a model for 2, 2, 2."""
     ocs = flowcei.Molecule.load("ocs")
     events = flowcei.simulate(replace(ocs, charges=np.array([1.0, 1.0, 2.0])), 5, noise="1%", seed=1)
-    with pytest.raises(UsageError, match=r"c \+1, o \+1, s \+2.*c \+2, o \+2, s \+2"):
+    with pytest.raises(UsageError, match=r"c has charge \+1, not \+2"):
         flowcei.load().sample(events, 5)

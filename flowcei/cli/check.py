@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flowcei.cli.options import note, overwrite_option
+from flowcei.cli.options import ions_options, named_or_none, note, overwrite_option
 from flowcei.cli.reading import reading_options
 from flowcei.errors import printable
 
@@ -24,6 +24,7 @@ _TITLES = {"error": "Errors", "warning": "Warnings", "note": "Notes"}
 @click.command(short_help="Check whether a data file is sound and can bear a claim.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--molecule", help="A built-in name, .toml or .xyz; ocs if absent and the file does not say.")
+@ions_options
 @click.option(
     "--repair",
     "output",
@@ -41,6 +42,7 @@ def check(
     as_json: bool,
     reading: Reading,
     overwrite: bool,
+    **ions: str | None,
 ) -> None:
     """Check whether FILE is sound: units, charges, frames, noise, columns, duplicates.
 
@@ -53,7 +55,7 @@ def check(
 
     if output is not None:
         _refuse_output(output, file, overwrite=overwrite)
-    report = examine_file(file, molecule, reading)
+    report = examine_file(file, named_or_none(molecule, ions), reading)
     if as_json:
         click.echo(json.dumps(report.to_dict(), indent=1))
     else:
@@ -67,10 +69,13 @@ def check(
 
 def _show(report: Report) -> None:
     from flowcei.doctor.finding import SEVERITIES
+    from flowcei.isotopes import described_ions
 
     good = 0 if report.events is None else len(report.events)
     count = f"{report.rows} events" if good == report.rows else f"{good} of {report.rows} events readable"
     _say(f"{' '.join(report.path.split())}: {report.molecule}, {count}")
+    if report.events is not None:
+        _say(described_ions(report.events.molecule))
     for severity in SEVERITIES:
         findings = [f for f in report.findings if f.severity == severity]
         if findings:

@@ -16,6 +16,7 @@ from flowcei.cli.options import (
     latent_option,
     noise_option,
     note,
+    note_ions,
     overwrite_option,
     samples_option,
     seed_option,
@@ -126,6 +127,8 @@ def sample(
     name, reconstructor = load_named(model, device)
     found = ", the newest of runs/ (--model names another)" if model is None and name != BUNDLED else ""
     note(f"model {name}{found} ({reconstructor.architecture}, {reconstructor.molecule.name})")
+    prior = f"prior {reconstructor.card.get('prior_name') or 'unnamed'}"
+    note_ions(reconstructor.molecule, prior, f"noise {noise or 'as the file or the model says'}")
     source = open_events(momenta, reconstructor.molecule, replace(reading, selection=selection(noise)))
     subtract_drift(source, drift)
     note_reading(source)

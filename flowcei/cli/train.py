@@ -15,7 +15,11 @@ from click.core import ParameterSource
 from flowcei.cli.options import (
     Duration,
     device_option,
+    ions_options,
+    named_molecule,
+    named_or_none,
     note,
+    note_ions,
     overwrite_option,
     seed_option,
     settled_seed,
@@ -59,6 +63,7 @@ _ALWAYS = ("arch", "frame", "events", "seed", "device", *_SCHEDULE)
     "--data", type=click.Path(path_type=Path), help="Events with positions; simulated afresh if absent."
 )
 @click.option("--molecule", help="A built-in name, .toml or .xyz; ocs, or what --data says, if absent.")
+@ions_options
 @click.option("--prior", help="Which geometries to simulate; the molecule's default if absent.")
 @click.option(
     "--noise", metavar="RANGE", help="Detector noise to train for, 1% or a range; 0.1%..5% if absent."
@@ -132,6 +137,8 @@ def train(
         plan.options["seed"] = settled_seed(plan.options.get("seed"))
         refuse_busy(folder / LOG)
         run = begin_run(folder, plan.options)
+    facts = [f"{name} {plan.options[name]}" for name in ("prior", "noise") if plan.options.get(name)]
+    note_ions(plan.molecule, *facts)
     with log_file(run.folder / LOG), stoppable():
         _log_start(plan, run, resume=resume is not None)
         _train(plan, run, max_time, resume=resume is not None)
@@ -158,14 +165,14 @@ class _Plan:
         from flowcei.events.storage import read_events
         from flowcei.fitting import DEFAULT_NOISE
         from flowcei.models.registry import ARCHITECTURES, parse_options
-        from flowcei.molecule import Molecule
 
         resolved = {name: value for name, value in options.items() if value is not None}
         known = {field.name for kind in ARCHITECTURES.values() for field in fields(kind.options_type)}
         given = {name: resolved.pop(name) for name in known & resolved.keys()}
         architecture = parse_options(resolved["arch"], given).to_dict()
+        ions = {name: resolved.get(name) for name in ("isotopes", "charges", "length_unit")}
         if "data" not in resolved:
-            molecule, data = Molecule.load(resolved.setdefault("molecule", "ocs")), None
+            molecule, data = named_molecule(resolved.setdefault("molecule", "ocs"), ions), None
             resolved.setdefault("noise", str(DEFAULT_NOISE))
             if molecule.default_prior is not None:
                 resolved.setdefault("prior", molecule.default_prior)
@@ -173,7 +180,7 @@ class _Plan:
             msg = "--prior says what to simulate; with --data nothing is simulated"
             raise UsageError(msg)
         else:
-            data = read_events(resolved["data"], resolved.get("molecule"))
+            data = read_events(resolved["data"], named_or_none(resolved.get("molecule"), ions))
             molecule, resolved["data"] = data.molecule, str(resolved["data"])
         arch = {"arch": resolved.pop("arch")}
         return cls(arch | architecture | resolved, architecture, molecule, data)

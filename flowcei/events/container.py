@@ -145,8 +145,9 @@ def events_of(momenta: ArrayLike | Events, molecule: Molecule) -> Events:
         return Events(molecule, array[None] if array.ndim == 2 else array)
     if not momenta.molecule.same_ions(molecule):
         msg = (
-            f"the events are of {momenta.molecule.name} ({momenta.molecule.ions}), "
-            f"the model is for {molecule.name} ({molecule.ions})"
+            f"the events are of {momenta.molecule.name} ({', '.join(momenta.molecule.labels)}), "
+            f"the model is for {molecule.name} ({', '.join(molecule.labels)}): "
+            f"{momenta.molecule.difference(molecule)}"
         )
         raise UsageError(msg)
     return momenta

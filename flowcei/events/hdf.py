@@ -109,7 +109,7 @@ def look_into(path: Path, molecule: Molecule | None = None) -> HdfEvents:
         if own is None:
             raise DataError("does not say which molecule; name it with --molecule", path=path)
         if molecule is not None and not own.same_ions(molecule):
-            what = f"events of {own.name} ({own.ions}), where {molecule.name} ({molecule.ions}) is expected"
+            what = f"events of {own.name}, where {molecule.name} is expected: {own.difference(molecule)}"
             raise DataError(what, path=path)
         if "momenta" not in file:
             raise DataError("has no dataset /momenta: not a file of events", path=path)
