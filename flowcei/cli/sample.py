@@ -100,6 +100,8 @@ def sample(
 
     Example: flowcei sample --momenta events.csv -n 100
     """
+    from flowcei.check.observables import Thinning
+    from flowcei.cli.runcheck import note_run_check
     from flowcei.cli.runs import BUNDLED, load_named, note_what_is_assumed
     from flowcei.errors import DataError, UsageError
     from flowcei.events.source import open_events
@@ -137,7 +139,8 @@ def sample(
     asked = Sampling(
         reconstructor, count, settled_seed(seed), noise, latent, weigh=weigh, min_ess=min_ess, budget=budget
     )
-    survey = Survey.of(source.chunks())
+    thinning = Thinning()
+    survey = Survey.of(thinning.watch(source.chunks()))
     if source.selection.to_dict() or source.tally.rejected:
         source.keep_tally()
         note(f"{source.tally}")
@@ -146,12 +149,11 @@ def sample(
     else:
         quality = _to_file(asked, source, survey, place, overwrite=overwrite, resume=resume)
     _say_quality(quality, whole=survey.events > len(first))
+    note_run_check(reconstructor, thinning.events(), noise)
     if not to_pipe:
         note(f"{len(quality.ids)} events x {count} samples written to {place}")
     if not keep_flagged and quality.all_flagged:
-        what = (
-            f"{counted(quality.flags)}: none of their samples is to be trusted; check units, molecule, model"
-        )
+        what = f"{counted(quality.flags)}: no samples are to be trusted; check units, molecule and model"
         raise DataError(what, path=momenta)
     if place.suffix.lower() in (".h5", ".hdf5"):
         note(f"next: flowcei spread {place}, flowcei modes {place}")
