@@ -103,12 +103,11 @@ def sample(
     from flowcei.check.observables import Thinning
     from flowcei.cli.runcheck import note_run_check
     from flowcei.cli.runs import BUNDLED, load_named, note_what_is_assumed
-    from flowcei.errors import DataError, UsageError
+    from flowcei.errors import UsageError
     from flowcei.events.source import open_events
     from flowcei.events.streaming import partial_path
     from flowcei.experiment.drift import subtract_drift
     from flowcei.files import same_file
-    from flowcei.posterior.flags import counted
     from flowcei.posterior.storage import check_samples_path
     from flowcei.posterior.unfinished import begun_seed
     from flowcei.sampling import Sampling, Survey
@@ -152,11 +151,20 @@ def sample(
     note_run_check(reconstructor, thinning.events(), noise)
     if not to_pipe:
         note(f"{len(quality.ids)} events x {count} samples written to {place}")
-    if not keep_flagged and quality.all_flagged:
-        what = f"{counted(quality.flags)}: no samples are to be trusted; check units, molecule and model"
-        raise DataError(what, path=momenta)
+    if not keep_flagged:
+        _refuse_all_flagged(quality, momenta)
     if place.suffix.lower() in (".h5", ".hdf5"):
         note(f"next: flowcei spread {place}, flowcei modes {place}")
+
+
+def _refuse_all_flagged(quality: Quality, momenta: Path) -> None:
+    """End with an error where no answer is to be trusted: a batch job should not go on with them."""
+    from flowcei.errors import DataError
+    from flowcei.posterior.flags import counted
+
+    if quality.all_flagged:
+        what = f"{counted(quality.flags)}: no samples are to be trusted; check units, molecule and model"
+        raise DataError(what, path=momenta)
 
 
 def _refuse_nothing_begun(place: Path) -> None:
