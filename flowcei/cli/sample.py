@@ -108,7 +108,6 @@ def sample(
     from flowcei.events.streaming import partial_path
     from flowcei.experiment.drift import subtract_drift
     from flowcei.files import same_file
-    from flowcei.posterior.storage import check_samples_path
     from flowcei.posterior.unfinished import begun_seed
     from flowcei.sampling import Sampling, Survey
 
@@ -116,15 +115,11 @@ def sample(
     if same_file(place, momenta):
         msg = f"{momenta} holds the momenta; give -o another name"
         raise UsageError(msg)
-    to_pipe = str(place) == "-"
     if resume and place.exists() and not partial_path(place).exists():
         note(f"{place} is there already: nothing to go on with")  # a batch job that was queued again
         return
-    if not to_pipe:
-        check_samples_path(place, overwrite=overwrite)
-    if resume:
-        _refuse_nothing_begun(place)
-        seed = begun_seed(place) if seed is None else seed
+    to_pipe = _refuse_place(place, overwrite=overwrite, resume=resume)
+    seed = begun_seed(place) if resume and seed is None else seed
     name, reconstructor = load_named(model, device)
     found = ", the newest of runs/ (--model names another)" if model is None and name != BUNDLED else ""
     note(f"model {name}{found} ({reconstructor.architecture}, {reconstructor.molecule.name})")
@@ -167,14 +162,19 @@ def _refuse_all_flagged(quality: Quality, momenta: Path) -> None:
         raise DataError(what, path=momenta)
 
 
-def _refuse_nothing_begun(place: Path) -> None:
-    """Refuse --resume where there is nothing to go on with."""
+def _refuse_place(place: Path, *, overwrite: bool, resume: bool) -> bool:
+    """Refuse what cannot be written, and --resume with nothing to go on with; say whether it is a pipe."""
     from flowcei.errors import UsageError
     from flowcei.events.streaming import partial_path
+    from flowcei.posterior.storage import check_samples_path
 
-    if str(place) == "-" or not partial_path(place).exists():
+    to_pipe = str(place) == "-"
+    if not to_pipe:
+        check_samples_path(place, overwrite=overwrite)
+    if resume and (to_pipe or not partial_path(place).exists()):
         msg = f"there are no unfinished samples {partial_path(place)} to resume"
         raise UsageError(msg)
+    return to_pipe
 
 
 def _to_pipe(asked: Sampling, source: EventSource, survey: Survey) -> Quality:

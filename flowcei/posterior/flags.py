@@ -94,8 +94,13 @@ def unexplained(samples: PosteriorSamples) -> NDArray[np.bool_]:
 
 
 def poor_weights(weights: Weights) -> NDArray[np.uint16]:
-    """Return the flags of weights as bits, (E,): `efficiency` where few count, `weights` if unreliable."""
-    return combined(efficiency=weights.few_count, weights=~weights.reliable)
+    """Return the flags of weights as bits, (E,): `efficiency` where few count, `weights` if unreliable.
+
+    Where they are not and most samples have none, these are outside the prior, and are flagged as such.
+    """
+    lost = ~weights.reliable
+    outside = lost & (np.isfinite(weights.log_weights).mean(axis=1) < 0.5)
+    return combined(efficiency=weights.few_count, weights=lost, outside_prior=outside)
 
 
 def combined(**found: NDArray[np.bool_]) -> NDArray[np.uint16]:

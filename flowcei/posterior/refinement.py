@@ -42,6 +42,7 @@ TOLERANCE = 1e-9
 _STEPS, _PATIENCE = 60, 20
 _CHUNK = 4_000  # starts that are refined together: their Jacobians are held
 _COLLISION = 1e-3  # of the size of the molecule: nearer ions collide
+_FARTHEST = 1e38  # bohr: about what single precision, in which samples are kept, can say
 _LARGEST = 1e3  # times the size at the start: beyond, a search has run away
 
 
@@ -147,6 +148,8 @@ def turned(likelihood: Likelihood, positions: NDArray[np.float64]) -> NDArray[np
     proper[..., 2] = np.sign(np.linalg.det(u) * np.linalg.det(v))
     scale = potential_energy(x, q) / kinetic_energy(likelihood.measured, m)[:, None]
     found = (x @ ((u * proper[..., None, :]) @ v)) * scale[:, :, None, None]
+    # Momenta next to nothing would scale a geometry to 1e200 bohr, whose squares no table can hold.
+    usable &= np.abs(found).max(axis=(2, 3), keepdims=True) < _FARTHEST
     return np.where(usable, found, x)
 
 

@@ -18,6 +18,7 @@ from flowcei.posterior.labels import label_by_geometry, relabel
 from flowcei.posterior.laplace import local_covariance
 from flowcei.posterior.modes import Modes, find_modes
 from flowcei.posterior.refinement import CONVERGED, OUTSIDE, Refinement, refine
+from flowcei.posterior.restriction import INSIDE
 from flowcei.posterior.spread import Spread
 from flowcei.posterior.weights import Weights
 
@@ -43,7 +44,8 @@ class PosteriorSamples:
         positions: (E, n, N, 3), bohr, in the frame of the momenta, centre of mass 0; NaN for
             an event that the model can express no geometry for (`answered`).
         log_prob: Log density of each sample under the model, (E, n), per bohr^(3N-3); NaN like
-            the positions.
+            the positions. Where samples are restricted to the prior (`flowcei.posterior.restriction`)
+            it is that of the model before.
         ids: The number of each event, (E,).
         sigma: Noise that was assumed, (E,), hbar / bohr.
         origin: Model, prior, seed, latent and what is known of the events.
@@ -220,6 +222,11 @@ class PosteriorSamples:
         posterior = self.log_posterior(self.positions, prior)
         answered = self.answered[:, None]
         log_weights = np.where(answered, posterior - np.where(answered, self.log_prob, 0.0), -np.inf)
+        if INSIDE in self.columns:
+            # Where samples were drawn until all lay inside, their density is the flow's over the share
+            # that does: without it the evidence would be too large by as much.
+            restricted = (self.columns[INSIDE] < 1.0) & np.isfinite(log_weights).all(axis=1)
+            log_weights += np.log(np.where(restricted, self.columns[INSIDE], 1.0))[:, None]
         weights = Weights.of(log_weights)
         poor = np.where(self.answered, poor_weights(weights), np.uint16(0))
         return replace(self, weights=weights, flags=(self._bits & ~np.uint16(POOR_WEIGHTS)) | poor)

@@ -111,8 +111,13 @@ class Weights:
 
     @property
     def normalised(self) -> NDArray[np.float64]:
-        """Weights (E, n) that sum to 1 for each event; equal where they are not `reliable`."""
-        known = np.where(self.reliable[:, None], self.log_weights, 0.0)
+        """Weights (E, n) that sum to 1 for each event; equal where they are not `reliable`.
+
+        Samples that the prior excludes then have none either, unless fewer than ten would be left.
+        """
+        possible = np.isfinite(self.log_weights)
+        alike = np.where(possible | (possible.sum(axis=1, keepdims=True) < _FEWEST), 0.0, -np.inf)
+        known = np.where(self.reliable[:, None], self.log_weights, alike)
         weights = np.exp(known - known.max(axis=1, keepdims=True))
         return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 
