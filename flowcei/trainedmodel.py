@@ -227,8 +227,11 @@ class TrainedModel:
         Returns:
             For each flag of `flowcei.posterior.flags` that momenta alone can raise, which
             events it is raised for.
+
+        Raises:
+            UsageError: For events of another molecule.
         """
-        sigma = self.sigma(events, noise)
+        sigma = self.sigma(events_of(events, self.molecule), noise)
         framed, standardised = self.enter(events.momenta, sigma)
         far = (~(standardised.abs() < _FAR)).any(dim=1).cpu().numpy()
         ker = np.zeros(len(events), dtype=bool)
