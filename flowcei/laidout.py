@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["DONE", "LaidOutFile", "lay_out"]
+__all__ = ["DONE", "LaidOutFile", "datasets_of", "lay_out"]
 
 DONE = "done"
 """The dataset that says which blocks are there."""
@@ -76,12 +76,14 @@ def lay_out(
     layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     handle = file.fileno()
+    links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
+    links.set_create_intermediate_group(True)  # names may be those of datasets in a group
     try:
         # Blocks on whole pages, and all pages there: half the time of writing into a sparse file.
         with writing(file, alignment_threshold=_PAGE, alignment_interval=_PAGE) as content:
             for name, (shape, dtype) in {**datasets, DONE: ((blocks,), np.dtype("u1"))}.items():
                 kind, space = h5py.h5t.py_create(dtype), h5py.h5s.create_simple(shape)
-                h5py.h5d.create(content.id, name.encode(), kind, space, layout)
+                h5py.h5d.create(content.id, name.encode(), kind, space, layout, links)
             content[DONE][:] = 0
             describe(content)
         if hasattr(os, "posix_fallocate"):  # not on macOS
@@ -94,6 +96,24 @@ def lay_out(
         reason = os.strerror(error.errno or 0)
         msg = f"no room for the {size / 1e9:.3g} GB of {path} ({reason}); make room, or name another"
         raise FlowceiError(msg) from error
+
+
+def datasets_of(file: h5py.File) -> list[str]:
+    """Return the names of the datasets of a file that was laid out; they may lie in groups of its top.
+
+    No link is followed: what is behind one is not looked at, and its name is that of the link.
+
+    Example:
+        >>> with h5py.File.in_memory() as file:
+        ...     file["a"], file["b/c"] = 1, 2
+        ...     datasets_of(file)
+        ['a', 'b/c']
+    """
+    names: list[str] = []
+    for name in file:
+        item = file[name] if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
+        names += [f"{name}/{part}" for part in item] if isinstance(item, h5py.Group) else [name]
+    return names
 
 
 class LaidOutFile:
@@ -120,7 +140,7 @@ class LaidOutFile:
         size = os.fstat(self._handle).st_size
         try:
             with opened(path, file) as content:
-                for name in content:
+                for name in datasets_of(content):
                     data = numbers_of(content, name, path)
                     offset = data.id.get_offset()
                     if offset is None or offset + data.nbytes > size:

@@ -173,7 +173,8 @@ ROW = "1,2,3,100,-5,6,-101,3,-9"
 BAD_EVENTS = {
     "missing column": (HEADER[:-4] + "\n" + ROW[:-3], "psz"),
     "duplicate column": (HEADER + ",pcx\n" + ROW + ",1", "pcx"),
-    "unknown column": (HEADER + ",energy\n" + ROW + ",1", "energy"),
+    "unknown column": (HEADER + ",Sigma\n" + ROW + ",1", "Sigma"),
+    "component of an ion": (HEADER + ",px_c\n" + ROW + ",1", "px_c"),
     "text": (HEADER + f"\n{ROW}\n1,2,x3,100,-5,6,-101,3,-9", "row 2, column 'pcz'"),
     "blank cell": (HEADER + f"\n{ROW}\n1,2,,100,-5,6,-101,3,-9", "row 2, column 'pcz'"),
     "nan": (HEADER + "\n1,2,nan,100,-5,6,-101,3,-9", "row 1, column 'pcz'"),

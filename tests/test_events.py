@@ -159,8 +159,8 @@ def test_a_missing_column_is_named(tmp_path: Path, lines: list[str], drop: int) 
 
 
 def test_double_and_unknown_columns_are_named(tmp_path: Path, lines: list[str]) -> None:
-    """`pcx` twice, once with blanks around it; `mass`, which nobody asked for; no name at all."""
-    for name, word in (("pcx", "twice"), (" pcx ", "twice"), ("mass", "unknown"), ("PCX", "unknown")):
+    """`pcx` twice, once with blanks around it; nearly a name of flowcei; no name at all."""
+    for name, word in (("pcx", "twice"), (" pcx ", "twice"), ("Sigma", "unknown"), ("PCX", "unknown")):
         text = [f"{line},{name if k == 0 else 1}" for k, line in enumerate(lines)]
         _refused(tmp_path, text, f"column '{name.strip()}'", word)
     _refused(tmp_path, [line + "," for line in lines], "unknown column")

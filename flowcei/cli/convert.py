@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flowcei.cli.options import InputFile, noise_option, note, overwrite_option, warn
+from flowcei.cli.options import (
+    InputFile,
+    ions_options,
+    named_molecule,
+    noise_option,
+    note,
+    overwrite_option,
+    warn,
+)
 from flowcei.cli.reading import drift_option, note_reading, reading_options, selection_options
 
 if TYPE_CHECKING:
@@ -22,6 +30,7 @@ if TYPE_CHECKING:
 @click.command(short_help="Turn events of another program into a file of flowcei.")
 @click.argument("file", type=InputFile())
 @click.option("--molecule", default="ocs", show_default=True, help="A built-in name, .toml or .xyz.")
+@ions_options
 @click.option("--guess", is_flag=True, help="Write what the columns probably mean, to be checked by you.")
 @click.option(
     "-o",
@@ -45,6 +54,7 @@ def convert(
     drift: str,
     noise: str | None,
     overwrite: bool,
+    **ions: str | None,
 ) -> None:
     """Turn FILE into events as flowcei writes them, in atomic units, with the mapping kept in it.
 
@@ -61,10 +71,9 @@ def convert(
     from flowcei.events.storage import events_writer, write_event_chunks
     from flowcei.experiment.drift import subtract_drift
     from flowcei.files import same_file
-    from flowcei.molecule import Molecule
     from flowcei.storage.creation import refuse_existing
 
-    known = Molecule.load(molecule)
+    known = named_molecule(molecule, ions)
     if guess:
         _guess(file, known, output or Path(f"{file.stem}.toml"), reading, overwrite=overwrite)
         return

@@ -171,13 +171,17 @@ def _chart(card: ModelCard, molecule: Molecule, tensors: dict[str, Tensor]) -> d
     }
 
 
-def _molecule_texts(card: ModelCard, molecule: Molecule) -> dict[str, str]:
+def _masses(molecule: Molecule) -> str:
     from flowcei.units import DALTON
 
+    rows = zip(molecule.labels, molecule.masses / DALTON, strict=True)
+    return ", ".join(f"{label} {mass:.6g}" for label, mass in rows)
+
+
+def _molecule_texts(card: ModelCard, molecule: Molecule) -> dict[str, str]:
     table = card.frame.model_dump()
     labels = molecule.labels
-    masses = ", ".join(f"{k} {m / DALTON:.6g}" for k, m in zip(labels, molecule.masses, strict=True))
-    facts = {"name, charges (e)": _described(molecule), "masses (u)": masses}
+    facts = {"name, charges (e)": _described(molecule), "masses (u)": _masses(molecule)}
     if "fixed" in table:
         return facts | {"frame": f"raw: the file's own coordinates, {len(table['seen'])} momenta seen"}
     e1, e2, *e3 = (labels[k] for k in table["axes"])
@@ -290,6 +294,7 @@ def _sample_facts(file: Path) -> dict[str, Any]:
     return {
         "content": "posterior samples",
         "molecule": _described(drawn.molecule),
+        "masses (u)": _masses(drawn.molecule),
         "events": len(drawn),
         "events with flags": ", ".join(f"{n} {name}" for name, n in flagged.items() if n) or "none",
         "samples an event": drawn.positions.shape[1],
@@ -311,6 +316,7 @@ def _event_facts(events: Events) -> dict[str, Any]:
     total = np.linalg.norm(events.momenta.sum(axis=1), axis=-1)
     facts = {
         "molecule": _described(events.molecule),
+        "masses (u)": _masses(events.molecule),
         "events": len(events),
         "positions": "yes" if events.positions is not None else "no",
         "KER (eV)": f"{middle:.2f}, 5-95 %: {low:.2f} to {high:.2f}",

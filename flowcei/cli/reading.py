@@ -126,10 +126,10 @@ def _window(text: str | None) -> tuple[float, float] | None:
 
 
 def note_reading(source: EventSource) -> None:
-    """Say what was concluded of a file that nobody stated, and what a bound on the sum costs."""
+    """Say what was concluded and not stated, what is carried along, and what a bound on the sum costs."""
     from flowcei.events.selection import sum_chance
 
-    for line in source.said:
+    for line in (*source.said, *source.notes):
         note(f"{source.path.name}: {line}")
     if any("taken to be" in line for line in source.said):
         note("to state it instead: flowcei convert --guess writes a mapping; check it, then give --mapping")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from itertools import permutations, product
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +13,7 @@ from flowcei.doctor.agreement import HARMLESS, ROUNDING, shape_difference
 from flowcei.doctor.alignment import residuals, resimulated
 from flowcei.doctor.finding import Finding, percent
 from flowcei.doctor.scale import explain_scale, scale_of
+from flowcei.physics.priors.orders import all_orders, log_count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -139,15 +140,9 @@ def _other_order(found: Agreement) -> Finding | None:
 def _orders(molecule: Molecule) -> list[NDArray[np.int64]]:
     """Return the ways to exchange identical ions, each (N,); none where there are too many."""
     groups = molecule.identical
-    if not groups or np.prod([math.factorial(len(group)) for group in groups]) > _MOST_ORDERS:
+    if not groups or log_count(groups) > math.log(_MOST_ORDERS) + 1e-9:
         return []
-    orders = []
-    for choice in product(*(permutations(group) for group in groups)):
-        order = np.arange(len(molecule))
-        for group, places in zip(groups, choice, strict=True):
-            order[list(group)] = places
-        orders.append(order)
-    return orders
+    return list(all_orders(len(molecule), groups, _MOST_ORDERS))
 
 
 def _other_charges(found: Agreement) -> Finding | None:

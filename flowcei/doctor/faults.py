@@ -14,11 +14,19 @@ import pandas as pd
 from flowcei.doctor.finding import Finding
 from flowcei.errors import DataError
 from flowcei.events.container import Events
-from flowcei.events.hdf import is_native, read_array, read_json_attribute, read_molecule
+from flowcei.events.extracolumns import MOST_COLUMNS, column_problem, dataset_name, name_of_dataset
+from flowcei.events.hdf import (
+    column_datasets,
+    is_column,
+    is_native,
+    read_array,
+    read_json_attribute,
+    read_molecule,
+)
 from flowcei.events.source import Reading, open_events
 from flowcei.events.tables import format_of
 from flowcei.events.text import columns
-from flowcei.events.texttable import NUMBERED, sniff
+from flowcei.events.texttable import NAMELESS, NUMBERED, sniff
 from flowcei.files import check_readable
 from flowcei.molecule import Molecule, built_in_molecules
 from flowcei.storage.hdf import opened
@@ -32,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["Content", "read_with_faults"]
 
 _EXTRA = ("event", "sigma")
+_LOOK = 10_000  # rows that a column of numbers is told by
 _SHOWN = 5  # names or rows that a sentence lists
 _DIAGNOSED = 1 << 27  # bytes: all cells of a file that was refused are held at once
 _REFUSED = "flowcei refuses to read the file"
@@ -98,6 +107,8 @@ def read_with_faults(
         findings.append(
             Finding("note", "reading", line, means, "a mapping states it: flowcei convert --guess")
         )
+    for line in source.notes:
+        findings.append(Finding("note", "columns", line, "nothing is computed from them"))
     return Content(known, source.tally.read, events, findings)
 
 
@@ -125,9 +136,10 @@ def _read_csv(path: Path, molecule: Molecule, refusal: DataError) -> Content:
         what = "rows have one field more than the header: a leading column of row numbers without a name"
         todo = "remove it, or put a comma before the header"
         findings.append(Finding("error", "index-column", what, _REFUSED, todo))
-    findings += _columns(names, molecule, lines)
+    extra, wrong = _columns(names, molecule, lines)
+    findings += wrong
     used = [c for c in (*momenta, *positions, *_EXTRA) if c in names]
-    numbers, faults = _numbers(names, lines, used)
+    numbers, faults = _numbers(names, lines, [*used, *extra], extra)
     findings += faults
     partial = [c for c in positions if c in names]
     if partial and len(partial) < len(positions):
@@ -140,6 +152,7 @@ def _read_csv(path: Path, molecule: Molecule, refusal: DataError) -> Content:
     if len(partial) == len(positions):
         arrays["positions"] = numbers[positions].to_numpy().reshape(-1, n, 3)
     arrays |= {name: numbers[name].to_numpy() for name in _EXTRA if name in used}
+    arrays |= {dataset_name(name): numbers[name].to_numpy() for name in extra}
     events, refused = _sound(molecule, arrays, {"file": path.name})
     findings += refused
     if not any(f.severity == "error" for f in findings):
@@ -181,28 +194,30 @@ def _some(items: list[str]) -> str:
     return ", ".join(items[:_SHOWN]) + (", ..." if len(items) > _SHOWN else "")
 
 
-def _columns(names: list[str], molecule: Molecule, lines: list[list[str]]) -> list[Finding]:
-    """Report columns that are there twice, or unknown."""
+def _columns(names: list[str], molecule: Molecule, lines: list[list[str]]) -> tuple[list[str], list[Finding]]:
+    """Return the extra columns, those of numbers, and what is wrong with columns: twice there, unknown."""
     out = []
     doubled = [name for name, count in Counter(names).items() if count > 1]
     if doubled:
         what = f"columns that are there twice: {_some(doubled)}"
         out.append(Finding("error", "columns", what, f"{_REFUSED}; the first was taken here", "keep one"))
     expected = {*columns(molecule.labels, "p"), *columns(molecule.labels), *_EXTRA, NUMBERED}
-    unknown = [name for name in names if name not in expected]
+    others = [name for name in dict.fromkeys(names) if name not in expected]
+    problems = {name: column_problem(name, molecule) for name in others}
+    unknown = [name for name, problem in problems.items() if problem or name.startswith(NAMELESS)]
     if unknown:
         what = f"unknown columns: {_some(unknown)}"
-        todo = "remove or rename them"
-        first = [cells[names.index(unknown[0])] for cells in lines if len(cells) == len(names)]
-        if unknown[0] == names[0] and first == [str(k + int(first[0] == "1")) for k in range(len(first))]:
-            what += f"; {unknown[0]!r} counts the rows"
-            todo = "rename it to event, or remove it"
-        out.append(Finding("error", "columns", what, f"{_REFUSED}; they were ignored here", todo))
-    return out
+        out.append(Finding("error", "columns", what, f"{_REFUSED}; they were ignored here", "rename them"))
+    extra = [name for name in others if name not in unknown]
+    whole = [cells for cells in lines[:_LOOK] if len(cells) == len(names)]
+    numeric = [n for n in extra if not any(_number(cells[names.index(n)])[1] == "text" for cells in whole)]
+    return numeric[:MOST_COLUMNS], out
 
 
-def _numbers(names: list[str], lines: list[list[str]], used: list[str]) -> tuple[pd.DataFrame, list[Finding]]:
-    """Return the rows in which all is a number, and what is wrong with the others."""
+def _numbers(
+    names: list[str], lines: list[list[str]], used: list[str], loose: list[str]
+) -> tuple[pd.DataFrame, list[Finding]]:
+    """Return the rows in which all is a number, or blank in a loose column, and what is wrong with others."""
     places = {name: names.index(name) for name in used}
     rows: list[list[float]] = []
     ragged: list[int] = []
@@ -217,7 +232,7 @@ def _numbers(names: list[str], lines: list[list[str]], used: list[str]) -> tuple
         for name, place in places.items():
             value, problem = _number(cells[place])
             values.append(value)
-            if problem:
+            if problem and (problem == "text" or name not in loose):
                 problems.setdefault(problem, row)
                 where[name] += 1
         for problem in problems:
@@ -275,7 +290,7 @@ def _damaged_hdf(path: Path, molecule: Molecule | None) -> Content | None:
             own = read_molecule(file, path) or molecule
             arrays = {
                 name: read_array(file, name, path).astype(np.float64)
-                for name in ("momenta", "positions", "event", "sigma")
+                for name in ("momenta", "positions", "event", "sigma", *column_datasets(file, path))
                 if name in file
             }
             origin = read_json_attribute(file, "origin") or {}
@@ -288,7 +303,7 @@ def _damaged_hdf(path: Path, molecule: Molecule | None) -> Content | None:
     if rows == 0 or any(a.shape != shapes.get(name, (rows,)) for name, a in arrays.items()):
         return None
     keep, findings = np.ones(rows, dtype=bool), []
-    for name, array in arrays.items():
+    for name, array in ((n, a) for n, a in arrays.items() if not is_column(n)):
         broken = ~np.isfinite(array.reshape(rows, -1)).all(axis=1)
         keep &= ~broken
         if broken.any():
@@ -340,5 +355,6 @@ def _sound(
         ids=None if ids is None else ids[keep].astype(np.int64),
         sigma=arrays["sigma"][keep] if "sigma" in arrays else None,
         origin=origin,
+        columns={name_of_dataset(name): array[keep] for name, array in arrays.items() if is_column(name)},
     )
     return events, findings

@@ -12,6 +12,7 @@ from flowcei.doctor.alignment import needed_positions
 from flowcei.doctor.finding import Finding
 from flowcei.errors import FlowceiError
 from flowcei.physics.priors import build_prior
+from flowcei.posterior.labels import label_by_geometry, relabel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -73,7 +74,8 @@ def internal_coordinates(
 
     Args:
         molecule: Its symbols and bonds.
-        positions: (B, N, 3), bohr.
+        positions: (B, N, 3), bohr, identical atoms in any order: the bonds are assigned by the
+            geometry, and which of like angles is which is no matter.
 
     Returns:
         Name such as ``c-o`` or ``o-c-s`` -> values, bohr or degrees, B or a multiple of it.
@@ -84,6 +86,8 @@ def internal_coordinates(
         >>> {k: v.round(2).tolist() for k, v in internal_coordinates(co2, co2.equilibrium[None]).items()}
         {'c-o': [2.19, 2.19], 'o-o': [4.38], 'o-c-o': [180.0]}
     """
+    order = label_by_geometry(molecule, np.zeros_like(positions), positions[:, None])
+    positions = relabel(positions[:, None], order)[:, 0]
     kinds = [symbol.lower() for symbol, _, _ in molecule.kinds]
     pooled: dict[str, list[NDArray[np.float64]]] = {}
     for i, j in combinations(range(len(kinds)), 2):

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 
 from flowcei.errors import DataError, UsageError
+from flowcei.evaluation.comparison import warned
 from flowcei.evaluation.nulls import NULL_MODELS
 from flowcei.evaluation.ranks import (
     Coverage,
@@ -26,9 +27,12 @@ from flowcei.evaluation.verdicts import (
     check_resimulation,
     check_sbc,
     check_tarp,
+    check_weights,
     coverage_band,
 )
-from flowcei.posterior.spread import in_recoil_frame, quantities
+from flowcei.events.container import events_of
+from flowcei.posterior.spread import quantities
+from flowcei.posterior.weights import Weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +41,6 @@ if TYPE_CHECKING:
 
     from flowcei.events.container import Events
     from flowcei.models.interface import Latent
-    from flowcei.molecule import Molecule
     from flowcei.physics.detector import Noise
     from flowcei.posterior.samples import PosteriorSamples
     from flowcei.reconstructor import Reconstructor
@@ -113,6 +116,7 @@ def calibrate(
     seed: int = 0,
     level: float = LEVEL,
     weigh: bool = False,
+    keep_flagged: bool = False,
     on_events: Callable[[int], None] | None = None,
 ) -> Calibration:
     """Check the posterior of a model on events whose positions are known.
@@ -133,11 +137,13 @@ def calibrate(
         level: How often a right posterior fails each of the four kinds of check.
         weigh: Whether to judge the samples with their importance weights, which a model with a
             density and a prior can have, or as the model drew them.
+        keep_flagged: Whether to judge events that `flowcei.evaluation.comparison.trusted` leaves
+            out, of which a `FlaggedWarning` is given.
         on_events: Called with the number of events that were judged, part by part.
 
     Raises:
         UsageError: For a model without a posterior, one of another molecule, or n < 10.
-        DataError: For events without positions, or too few.
+        DataError: For events without positions, or too few, or flagged all of them.
 
     Example:
         >>> import flowcei
@@ -146,14 +152,20 @@ def calibrate(
         >>> sorted(set(found.table()["check"]))
         ['coverage', 'resimulation', 'sbc', 'tarp']
     """
+    events = events_of(events, model.molecule) if keep_flagged else warned([model], events, noise)
     truth = _known(model, events, n)
     judge = _Judge.of(model, events, truth, noise, seed)
-    first, parts = 0, []
+    first, parts, weights = 0, [], []
     for drawn in model.stream(events, n, noise=noise, latent=latent, seed=seed, weigh=weigh):
-        parts.append(judge.ranks(slice(first, first + len(drawn)), drawn))
+        answered = np.flatnonzero(drawn.answered)
+        if len(answered):
+            parts.append(judge.ranks(first + answered, drawn[answered]))
+            weights += [] if drawn.weights is None else [drawn.weights[answered]]
         first += len(drawn)
         if on_events is not None:
             on_events(len(drawn))
+    if not parts:
+        raise DataError("the model can express a geometry for none of the events; are the units right?")
     sbc, tarp, resimulation = (
         Ranks.concatenate([part[k] for part in parts]) for k in ("sbc", "tarp", "chi2")
     )
@@ -164,11 +176,16 @@ def calibrate(
         *check_coverage(coverage, level=level),
         *check_tarp(tarp, level=level),
     ]
+    if weights:
+        verdicts.insert(0, check_weights(Weights.concatenate(weights)))
     left_out = [] if dense else [f"{model.architecture} has no density: no regions of highest density"]
     if len(resimulation):
         verdicts += check_resimulation(resimulation, level=level, seed=seed)
-    if len(resimulation) < len(events):
-        count = len(events) - len(resimulation)
+    judged = len(sbc)
+    if judged < len(events):
+        left_out.append(f"{len(events) - judged} events: the model can express no geometry for them")
+    if len(resimulation) < judged:
+        count = judged - len(resimulation)
         left_out.append(f"{count} true geometries cannot be simulated: no resimulation of theirs")
     return Calibration(sbc, coverage, tarp, resimulation, level, tuple(verdicts), tuple(left_out))
 
@@ -219,14 +236,14 @@ class _Judge:
         references = chart.mean(axis=0) + chart.std(axis=0) * rng.standard_normal(chart.shape)
         return cls(model, events, truth, noise, chart, references, rng)
 
-    def ranks(self, rows: slice, drawn: PosteriorSamples) -> dict[str, Ranks]:
+    def ranks(self, rows: NDArray[np.intp], drawn: PosteriorSamples) -> dict[str, Ranks]:
         """Return the ranks of some events by the name of what is ranked."""
         weights = None if drawn.weights is None else drawn.weights.normalised
         molecule, momenta = drawn.molecule, drawn.momenta
         truth, known = self.truth[rows], self.chart[rows]
         chart = _chart(self.model, momenta, drawn.sigma, drawn.positions)
-        names, inner = _internal(molecule, momenta, drawn.positions)
-        of_truth = _internal(molecule, momenta, truth[:, None])[1][:, 0]
+        names, inner = _internal(drawn, drawn.positions)
+        of_truth = _internal(drawn, truth[:, None])[1][:, 0]
         found = {
             "sbc": run_sbc(
                 np.concatenate([chart, inner], axis=2),
@@ -285,9 +302,9 @@ def _chart(
 
 
 def _internal(
-    molecule: Molecule, momenta: NDArray[np.float64], positions: NDArray[np.floating]
+    drawn: PosteriorSamples, positions: NDArray[np.floating]
 ) -> tuple[list[str], NDArray[np.float64]]:
-    """Return names and values (E, n, K) of bonds and angles, identical ions sorted."""
-    names, values = quantities(molecule, in_recoil_frame(molecule, momenta, positions))
+    """Return names and values (E, n, K) of bonds and angles; truth and samples are labelled alike."""
+    names, values = quantities(drawn.molecule, drawn.labelled(positions))
     chosen = [k for k, q in enumerate(names) if q.kind != "atom"]
     return [names[k].name for k in chosen], values[..., chosen]

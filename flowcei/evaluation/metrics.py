@@ -155,8 +155,8 @@ def internal_errors(
 
     Args:
         molecule: Its bonds and angles.
-        truth: (E, N, 3), bohr, in any frame, ions in the molecule's order.
-        samples: (E, n, N, 3), bohr.
+        truth: (E, N, 3), bohr, in any frame, identical ions labelled by the geometry.
+        samples: (E, n, N, 3), bohr, alike.
 
     Returns:
         `bond_mae` (E,), bohr, and `angle_mae` (E,), degrees; NaN without bonds or angles.

@@ -12,11 +12,12 @@ import numpy as np
 import pandas as pd
 
 from flowcei.errors import DataError, UsageError
+from flowcei.events.extracolumns import exact_numbers
 from flowcei.files import check_held
 from flowcei.storage.hdf import opened, refuse_large_chunks
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -25,6 +26,7 @@ __all__ = ["HdfTable", "NpyTable", "ParquetTable", "RootTable"]
 
 _MAX_COLUMNS = 10_000
 _MOST_CELLS = 1 << 23  # of a part
+_EXACT = 1 << 53  # whole numbers are exact in floating point up to here
 
 
 def _rows_of(columns: int, rows: int) -> int:
@@ -37,12 +39,18 @@ def _refuse_wide(columns: int, path: Path, name: str = "the file") -> None:
         raise DataError(f"{name} has {columns} columns; {_MAX_COLUMNS} at the most", path=path)
 
 
-def _cut(array: NDArray[Any] | h5py.Dataset, rows: slice, path: Path) -> NDArray[np.float64]:
+def _cut(array: NDArray[Any] | h5py.Dataset, rows: slice, path: Path) -> NDArray[Any]:
+    """Return numbers, float64 or int64; what is too large for the type becomes infinite, and is refused."""
     try:
-        with np.errstate(all="ignore"):  # what is too large for the type becomes infinite, and is refused
-            return np.asarray(array[rows], dtype=np.float64)
+        return exact_numbers(np.asarray(array[rows]))
     except (OSError, ValueError) as error:
         raise DataError("cannot be read as numbers; is it cut short?", path=path) from error
+
+
+def _plain(array: NDArray[Any]) -> NDArray[Any]:
+    """Return the numbers of a branch; a column of objects or of several numbers is none."""
+    numbers = array if array.dtype.kind in "fiub" else np.asarray(array, np.float64)
+    return exact_numbers(numbers)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,8 +87,17 @@ class NpyTable:
         """The number of rows."""
         return len(self._array())
 
+    def numeric(self, names: Sequence[str]) -> list[str]:
+        """Return which of some columns hold one number in each row: all."""
+        return list(names)
+
     def chunks(
-        self, used: Collection[str], text: Collection[str] = (), *, rows: int, gaps: bool = False
+        self,
+        used: Collection[str],
+        text: Collection[str] = (),
+        *,
+        rows: int,
+        gaps: Collection[str] = (),
     ) -> Iterator[pd.DataFrame]:
         """Yield the rows, some at a time: see `TextTable.chunks`."""
         del used, text, gaps  # all columns are numbers, and cost nothing
@@ -154,8 +171,17 @@ class HdfTable:
         """The number of rows."""
         return self._count[0]
 
+    def numeric(self, names: Sequence[str]) -> list[str]:
+        """Return which of some columns hold one number in each row: all."""
+        return list(names)
+
     def chunks(
-        self, used: Collection[str], text: Collection[str] = (), *, rows: int, gaps: bool = False
+        self,
+        used: Collection[str],
+        text: Collection[str] = (),
+        *,
+        rows: int,
+        gaps: Collection[str] = (),
     ) -> Iterator[pd.DataFrame]:
         """Yield the rows, some at a time: see `TextTable.chunks`."""
         del text, gaps
@@ -166,8 +192,8 @@ class HdfTable:
                 refuse_large_chunks(place[name], self.path)
             check_held(self.path, self.rows * len(used), "the table")
             for first in range(0, self.rows, rows):
-                parts: dict[str, NDArray[np.float64]] = {}
-                table: dict[str, NDArray[np.float64]] = {}
+                parts: dict[str, NDArray[Any]] = {}
+                table: dict[str, NDArray[Any]] = {}
                 for column in used:
                     name, k = self._columns[column]
                     if name not in parts:
@@ -219,28 +245,60 @@ class ParquetTable:
         """The number of rows."""
         return int(self._file[0].metadata.num_rows)
 
+    def _without_blanks(self, names: Sequence[str]) -> set[str]:
+        """Return which of some columns have no blank cell, so that their type is the same in all parts."""
+        about = self._file[0].metadata
+        blank: set[str] = set()
+        for k in range(about.num_row_groups):
+            group = about.row_group(k)
+            for column in map(group.column, range(group.num_columns)):
+                known = column.statistics if column.is_stats_set else None
+                if known is None or not known.has_null_count or known.null_count:
+                    blank.add(column.path_in_schema)
+        return {name for name in names if name not in blank}
+
+    def numeric(self, names: Sequence[str]) -> list[str]:
+        """Return which of some columns hold one number in each row, by their type."""
+        return [name for name in names if self._is_numeric(name)]
+
+    def _is_numeric(self, name: str) -> bool:
+        import pyarrow as pa
+
+        types = pa.types
+        kind = self._file[0].schema_arrow.field(name).type
+        numeric = (types.is_floating, types.is_integer, types.is_boolean, types.is_decimal)
+        return any(fits(kind) for fits in numeric)
+
     def chunks(
-        self, used: Collection[str], text: Collection[str] = (), *, rows: int, gaps: bool = False
+        self,
+        used: Collection[str],
+        text: Collection[str] = (),
+        *,
+        rows: int,
+        gaps: Collection[str] = (),
     ) -> Iterator[pd.DataFrame]:
         """Yield the rows, some at a time: see `TextTable.chunks`."""
         del gaps
         import pyarrow as pa
 
-        types = pa.types
-        numeric = (types.is_floating, types.is_integer, types.is_boolean, types.is_decimal)
         for name in used:
-            kind = self._file[0].schema_arrow.field(name).type
-            if name not in text and not any(fits(kind) for fits in numeric):
-                raise DataError(f"holds {str(kind)[:40]}, not numbers", path=self.path, column=name)
+            if name not in text and not self._is_numeric(name):
+                kind = str(self._file[0].schema_arrow.field(name).type)
+                raise DataError(f"holds {kind[:40]}, not numbers", path=self.path, column=name)
         check_held(self.path, self.rows * len(used), "the table")
         rows = _rows_of(len(used), rows)
+        integers = [name for name in used if pa.types.is_integer(self._file[0].schema_arrow.field(name).type)]
+        whole = self._without_blanks(integers)
         try:
             for batch in self._file[0].iter_batches(batch_size=rows, columns=list(used)):
                 # pandas' own description of the file may hide columns.
                 table = pa.Table.from_batches([batch]).to_pandas(ignore_metadata=True)
-                with np.errstate(all="ignore"):  # as in `_cut`
-                    for name in used:
-                        table[name] = table[name].astype(str if name in text else np.float64)
+                for name in used:
+                    kind = "str" if name in text else "int64" if name in whole else "float64"
+                    table[name] = table[name].astype(kind)
+                    if kind == "float64" and name in integers and (table[name].abs() > _EXACT).any():
+                        what = "whole numbers beyond 2^53 beside blank cells: fill in the blank ones"
+                        raise DataError(what, path=self.path, column=name)
                 yield table
         except (pa.ArrowException, OSError, ValueError, TypeError) as error:
             raise DataError("cannot be read as numbers, or damaged", path=self.path) from error
@@ -295,8 +353,24 @@ class RootTable:
         """The number of entries."""
         return int(self._tree[0].num_entries)
 
+    def numeric(self, names: Sequence[str]) -> list[str]:
+        """Return which of some branches hold one number in each entry, by their first entries."""
+        return [name for name in names if self._is_numeric(name)]
+
+    def _is_numeric(self, name: str) -> bool:
+        try:
+            first = self._tree[0][name].array(library="np", entry_stop=1)
+        except Exception:  # noqa: BLE001 (uproot raises whatever its parsers stumble over)
+            return False
+        return first.ndim == 1 and first.dtype.kind in "fiub"
+
     def chunks(
-        self, used: Collection[str], text: Collection[str] = (), *, rows: int, gaps: bool = False
+        self,
+        used: Collection[str],
+        text: Collection[str] = (),
+        *,
+        rows: int,
+        gaps: Collection[str] = (),
     ) -> Iterator[pd.DataFrame]:
         """Yield the rows, some at a time: see `TextTable.chunks`."""
         del text, gaps
@@ -304,8 +378,6 @@ class RootTable:
         rows = _rows_of(len(used), rows)
         try:
             for part in self._tree[0].iterate(list(used), step_size=rows, library="np"):
-                with np.errstate(all="ignore"):  # as in `_cut`
-                    table = pd.DataFrame({name: np.asarray(part[name], np.float64) for name in used})
-                yield table
+                yield pd.DataFrame({name: _plain(part[name]) for name in used})
         except Exception as error:
             raise DataError("branches that are not plain numbers, or damaged", path=self.path) from error

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flowcei.errors import DataError, UsageError
+from flowcei.events.extracolumns import checked_columns, joined_columns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from flowcei.molecule import Molecule
 
 __all__ = ["Events", "events_of"]
+
+_JOINED = {"momenta": "momenta", "positions": "positions", "ids": "event numbers", "sigma": "a noise (sigma)"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +35,8 @@ class Events:
         sigma: Standard deviation of each momentum component, (B,), hbar / bohr; None where
             nobody said.
         origin: How the events came about (prior, noise, seed, versions), where known.
+        columns: Extra columns, (B,) each: a delay, a shot number, a pulse energy; NaN where an
+            event has none. They are carried along, and nothing is computed from them.
 
     Raises:
         DataError: For shapes that do not match, numbers that are not finite, or an event
@@ -44,6 +49,7 @@ class Events:
     ids: NDArray[np.int64] | None = None
     sigma: NDArray[np.float64] | None = None
     origin: dict[str, Any] = field(default_factory=dict)
+    columns: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check shapes and numbers."""
@@ -65,6 +71,8 @@ class Events:
         if self.ids is not None and self.ids.shape != shape[:1]:
             msg = f"event numbers have shape {self.ids.shape}; expected ({shape[0]},)"
             raise DataError(msg)
+        if self.columns:
+            object.__setattr__(self, "columns", checked_columns(self.columns, self.molecule, shape[0]))
         with np.errstate(over="ignore"):
             spread = self.momenta - np.einsum("bni->bi", self.momenta)[:, None] / n
             squares = np.einsum("bni,bni->b", spread, spread)
@@ -83,18 +91,31 @@ class Events:
             positions=None if self.positions is None else self.positions[rows],
             ids=self.numbers[rows],
             sigma=None if self.sigma is None else self.sigma[rows],
+            columns={name: values[rows] for name, values in self.columns.items()},
         )
 
     @classmethod
     def concatenate(cls, parts: Sequence[Events]) -> Events:
-        """Join events of one molecule, which know the same of themselves."""
+        """Join events of one molecule, each with the same attributes; the origin is that of the first.
 
-        def joined(name: str) -> Any:  # noqa: ANN401 (whatever the attribute is)
+        Raises:
+            DataError: Where there are none, where molecules differ, or where some of them have
+                positions, numbers, a noise or an extra column and others have not.
+        """
+        if not parts:
+            raise DataError("there are no events to join")
+        first = parts[0]
+        for part in parts[1:]:
+            if not part.molecule.same_ions(first.molecule):
+                raise DataError(f"events of {first.molecule.name} and of {part.molecule.name} do not join")
+        joined: dict[str, Any] = {}
+        for name, word in _JOINED.items():
             arrays = [getattr(part, name) for part in parts]
-            return None if arrays[0] is None else np.concatenate(arrays)
-
-        names = ("momenta", "positions", "ids", "sigma")
-        return replace(parts[0], **{name: joined(name) for name in names})
+            missing = [array is None for array in arrays]
+            if any(missing) and not all(missing):
+                raise DataError(f"some events have {word} and others have not: state or drop it in all")
+            joined[name] = None if missing[0] else np.concatenate(arrays)
+        return replace(first, **joined, columns=joined_columns([part.columns for part in parts]))
 
     def digest(self) -> str:
         """Return a fingerprint of the momenta: whether two sets of events are the same."""
@@ -125,7 +146,8 @@ def events_of(momenta: ArrayLike | Events, molecule: Molecule) -> Events:
     if not momenta.molecule.same_ions(molecule):
         msg = (
             f"the events are of {momenta.molecule.name} ({', '.join(momenta.molecule.labels)}), "
-            f"the model is for {molecule.name} ({', '.join(molecule.labels)})"
+            f"the model is for {molecule.name} ({', '.join(molecule.labels)}): "
+            f"{momenta.molecule.difference(molecule)}"
         )
         raise UsageError(msg)
     return momenta

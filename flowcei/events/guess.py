@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from flowcei.errors import DataError, UsageError
 from flowcei.events.columnnames import named_components
+from flowcei.events.extracolumns import listed
 from flowcei.events.mapping import Channel, Component, Ions, Mapping, Vectors, momentum_factor
 from flowcei.events.structures import XyzTable
-from flowcei.events.texttable import NAMELESS, NUMBERED
+from flowcei.events.texttable import NAMELESS
 from flowcei.units import DALTON
 
 if TYPE_CHECKING:
@@ -282,12 +283,10 @@ def _rows_of_events(table: Table, molecule: Molecule, path: Path, order: Sequenc
         places = Vectors(unit=length or "bohr", ions=starts)
         filled += more
         still_open += [] if length or defined else ["positions"]
-    event = next((name for name in table.names if name.lower() in _EVENT), "")
+    # A shot may have several events: its number is an extra column, and no number of an event.
+    event = next((n for n in table.names if n.lower() in _EVENT and n.lower() != "shot"), "")
     unit = unit or ("hbar/bohr" if kind == "momenta" else "m/s")
     mapping = Mapping(momenta=Vectors(unit=unit, ions=vectors), positions=places, event=event)
-    unused = [n for n in table.names if n not in mapping.names and not n.startswith((NAMELESS, NUMBERED))]
-    if unused:
-        said.append(f"columns not read: {_some(unused)}")
     return Guess(mapping, said, tuple(still_open), tuple(filled), ordered=bool(order) and not named)
 
 
@@ -323,7 +322,7 @@ def _by_label(
     lost = [label for label in molecule.labels if label not in by_label]
     if len(lost) > (1 if origin else 0):
         what = f"no column was recognised for {', '.join(lost)} of {molecule.name}: is it another molecule's "
-        what += f"file? it has {_some(columns)}; flowcei convert --guess begins a mapping to be filled in"
+        what += f"file? it has {listed(columns)}; flowcei convert --guess begins a mapping to be filled in"
         raise DataError(what, path=path)
     filled = [
         f"{'position' if origin else 'momentum'} {axis} of {label}"
@@ -337,7 +336,3 @@ def _by_label(
 
 def _triple(parts: Sequence[Component]) -> tuple[Component, Component, Component]:
     return parts[0], parts[1], parts[2]
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(name[:40] for name in names[:8]) + (", ..." if len(names) > 8 else "")

@@ -11,13 +11,20 @@ import h5py
 import numpy as np
 
 from flowcei.errors import DataError
+from flowcei.events.extracolumns import (
+    MOST_COLUMNS,
+    column_problem,
+    dataset_name,
+    exact_numbers,
+    name_of_dataset,
+)
 from flowcei.events.mapped import Arrays
 from flowcei.laidout import LaidOutFile, lay_out
 from flowcei.molecule import Molecule
 from flowcei.storage.hdf import numbers_of, opened, writing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from flowcei.events.container import Events
@@ -25,8 +32,11 @@ if TYPE_CHECKING:
 __all__ = [
     "MOMENTUM_UNIT",
     "HdfEvents",
+    "column_arrays",
+    "column_datasets",
     "describe",
     "hdf_chunks",
+    "is_column",
     "is_hdf5",
     "is_native",
     "look_into",
@@ -98,11 +108,12 @@ def look_into(path: Path, molecule: Molecule | None = None) -> HdfEvents:
         if own is None:
             raise DataError("does not say which molecule; name it with --molecule", path=path)
         if molecule is not None and not own.same_ions(molecule):
-            what = f"events of {own.name}, where {molecule.name} is expected"
+            what = f"events of {own.name}, where {molecule.name} is expected: {own.difference(molecule)}"
             raise DataError(what, path=path)
         if "momenta" not in file:
             raise DataError("has no dataset /momenta: not a file of events", path=path)
         data = {name: _dataset(file, name, path) for name in _DATASETS if name in file}
+        data |= {name: _dataset(file, name, path) for name in column_datasets(file, path)}
         shape = (data["momenta"].shape[:1] or (0,))[0], len(own), 3
         if data["momenta"].size == 0:
             raise DataError("holds no event", path=path)
@@ -113,6 +124,10 @@ def look_into(path: Path, molecule: Molecule | None = None) -> HdfEvents:
                     f"{_SPOKEN.get(name, name)} have shape {array.shape}; expected {expected} for {own.name}"
                 )
                 raise DataError(what, path=path)
+        for name in filter(is_column, data):
+            problem = column_problem(name_of_dataset(name), own)
+            if problem:
+                raise DataError(f"an extra column {problem}", path=path, column=name_of_dataset(name))
         origin = read_json_attribute(file, "origin") or {}
         return HdfEvents(own, origin, shape[0], tuple(data))
 
@@ -125,11 +140,11 @@ def hdf_chunks(path: Path, about: HdfEvents, rows: int) -> Iterator[Arrays]:
     """
     with opened(path) as file:
         for first in range(0, about.count, rows):
-            with np.errstate(all="ignore"):  # what is too large for the type becomes infinite
-                part = {
-                    name: np.asarray(_dataset(file, name, path)[first : first + rows], np.float64)
-                    for name in about.names
-                }
+            part = {
+                name: exact_numbers(np.asarray(_dataset(file, name, path)[first : first + rows]))
+                for name in about.names
+            }
+            part |= {name: part[name].astype(np.float64) for name in (*_UNITS, "sigma") if name in part}
             ids = part.get("event")
             if ids is not None and not ((ids == np.round(ids)) & (np.abs(ids) <= _MAX_EVENT)).all():
                 raise DataError("/event holds numbers that are not whole, up to 2^53", path=path)
@@ -138,7 +153,34 @@ def hdf_chunks(path: Path, about: HdfEvents, rows: int) -> Iterator[Arrays]:
                 part.get("positions"),
                 None if ids is None else ids.astype(np.int64),
                 part.get("sigma"),
+                columns={name_of_dataset(name): part[name] for name in filter(is_column, part)},
             )
+
+
+def column_datasets(file: h5py.File, path: Path) -> list[str]:
+    """Return the datasets of extra columns, those of the group `/columns`.
+
+    Raises:
+        DataError: For too many of them, or a group that is none.
+    """
+    if "columns" not in file:
+        return []
+    group = file["columns"] if isinstance(file.get("columns", getlink=True), h5py.HardLink) else None
+    if not isinstance(group, h5py.Group):
+        raise DataError("/columns is not a group of datasets", path=path)
+    if len(group) > MOST_COLUMNS:
+        raise DataError(f"{len(group)} extra columns; {MOST_COLUMNS} at the most", path=path)
+    return [f"columns/{name}" for name in group]
+
+
+def is_column(name: str) -> bool:
+    """Whether a dataset is that of an extra column."""
+    return name.startswith("columns/")
+
+
+def column_arrays(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return extra columns by the names of their datasets."""
+    return {dataset_name(name): values for name, values in columns.items()}
 
 
 def read_array(file: h5py.File, name: str, path: Path) -> np.ndarray:
@@ -240,6 +282,8 @@ def write_hdf(events: Events, target: BinaryIO) -> None:
             file.create_dataset("sigma", data=events.sigma).attrs["unit"] = MOMENTUM_UNIT
         if events.ids is not None:
             file.create_dataset("event", data=events.ids)
+        for name, values in column_arrays(events.columns).items():
+            file.create_dataset(name, data=values)
 
 
 def write_hdf_parts(source: Callable[[], Iterable[Events]], count: int, target: BinaryIO, path: Path) -> None:
@@ -260,7 +304,7 @@ def write_hdf_parts(source: Callable[[], Iterable[Events]], count: int, target: 
     def about(file: h5py.File) -> None:
         describe(file, first.molecule, first.origin)
         for name in arrays:
-            if name != "event":
+            if name != "event" and not is_column(name):
                 file[name].attrs["unit"] = _UNITS.get(name, MOMENTUM_UNIT)
 
     lay_out(target, path, shapes, 1, about)
@@ -274,4 +318,5 @@ def write_hdf_parts(source: Callable[[], Iterable[Events]], count: int, target: 
 def _arrays(events: Events) -> dict[str, np.ndarray]:
     arrays = {"momenta": events.momenta, "event": events.numbers}
     arrays |= {"positions": events.positions} if events.positions is not None else {}
-    return arrays | ({"sigma": events.sigma} if events.sigma is not None else {})
+    arrays |= {"sigma": events.sigma} if events.sigma is not None else {}
+    return arrays | column_arrays(events.columns)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ from flowcei.events.mapping import momentum_factor
 from flowcei.units import LENGTH_UNITS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -40,6 +40,7 @@ class Arrays:
         sigma: (B,), hbar / bohr.
         incomplete: Events left out since they have other ions than the molecule.
         elsewhere: Events left out since they are of another channel.
+        columns: Extra columns, (B,) each.
     """
 
     momenta: NDArray[np.float64]
@@ -48,6 +49,7 @@ class Arrays:
     sigma: NDArray[np.float64] | None
     incomplete: int = 0
     elsewhere: int = 0
+    columns: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Return the number of events."""
@@ -90,7 +92,7 @@ def mapped_chunks(
         molecule: Whose ions they are.
         path: Of the file, for messages.
         rows: Events of a part, about.
-        gaps: Whether numbers may be missing or not finite.
+        gaps: Whether numbers may be missing or not finite; those of extra columns always may.
 
     Raises:
         DataError: For cells that are no numbers, and event numbers that are not whole or
@@ -98,11 +100,12 @@ def mapped_chunks(
     """
     refuse_misfit(mapping, molecule, table.names, path)
     read = _ion_rows if mapping.rows == "ion" else _event_rows
-    yield from read(table, mapping, molecule, path, rows=rows, gaps=gaps)
+    loose = mapping.names if gaps else mapping.columns or ()
+    yield from read(table, mapping, molecule, path, rows=rows, gaps=loose)
 
 
 def _event_rows(
-    table: Table, mapping: Mapping, molecule: Molecule, path: Path, *, rows: int, gaps: bool
+    table: Table, mapping: Mapping, molecule: Molecule, path: Path, *, rows: int, gaps: Collection[str]
 ) -> Iterator[Arrays]:
     start = 0
     for part in table.chunks(mapping.names, rows=rows, gaps=gaps):
@@ -150,11 +153,12 @@ def _scaled(
         if positions is not None and mapping.positions is not None and mapping.positions.unit != "bohr":
             positions = positions * LENGTH_UNITS[mapping.positions.unit]
         sigma = part[mapping.sigma].to_numpy(np.float64) * factor if mapping.sigma else None
-    return Arrays(momenta, positions, ids, sigma, incomplete, elsewhere)
+    columns = {name: part[name].to_numpy() for name in mapping.columns or ()}
+    return Arrays(momenta, positions, ids, sigma, incomplete, elsewhere, columns)
 
 
 def _ion_rows(
-    table: Table, mapping: Mapping, molecule: Molecule, path: Path, *, rows: int, gaps: bool
+    table: Table, mapping: Mapping, molecule: Molecule, path: Path, *, rows: int, gaps: Collection[str]
 ) -> Iterator[Arrays]:
     """Gather the rows of each event; the last event of a part may go on in the next."""
     names = mapping.ions.column
@@ -172,12 +176,12 @@ def _ion_rows(
             what = f"more than {_MAX_IONS} rows of the same event; which column numbers the events?"
             raise DataError(what, path=path, row=start, column=mapping.event)
         if end:
-            yield _gathered(whole.iloc[:end], mapping, molecule)
+            yield _gathered(whole.iloc[:end], mapping, molecule, path)
     if rest is not None and len(rest):
-        yield _gathered(rest, mapping, molecule)
+        yield _gathered(rest, mapping, molecule, path)
 
 
-def _gathered(part: pd.DataFrame, mapping: Mapping, molecule: Molecule) -> Arrays:
+def _gathered(part: pd.DataFrame, mapping: Mapping, molecule: Molecule, path: Path) -> Arrays:
     """Return the events of whole groups of rows; those with other ions are only counted."""
     n = len(molecule)
     number = part[mapping.event].to_numpy(np.float64)
@@ -201,6 +205,11 @@ def _gathered(part: pd.DataFrame, mapping: Mapping, molecule: Molecule) -> Array
     if mapping.positions is not None and mapping.positions.columns is not None:
         positions = rows[list(mapping.positions.columns)].to_numpy(np.float64).reshape(-1, n, 3)
     first = rows.iloc[::n]
+    for name in mapping.columns or ():
+        values = rows[name].to_numpy().reshape(-1, n)
+        if not ((values == values[:, :1]) | (np.isnan(values) & np.isnan(values[:, :1]))).all():
+            what = "differs between the ions of one event; leave it out of columns in a mapping"
+            raise DataError(what, path=path, column=name)
     ids = first[mapping.event].to_numpy().astype(np.int64)
     wrong = int((~right).sum())
     return _scaled(first, mapping, molecule, momenta, positions, ids, elsewhere=elsewhere, incomplete=wrong)

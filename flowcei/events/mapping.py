@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from flowcei.errors import DataError, UsageError
+from flowcei.events.extracolumns import MOST_COLUMNS
 from flowcei.files import read_toml
 from flowcei.units import LENGTH_UNITS, MOMENTUM_UNITS, VELOCITY_UNITS
 
@@ -100,6 +101,8 @@ class Mapping(_Table):
         event: Column of event numbers; where a row is one ion, rows with the same number
             belong together.
         sigma: Column of the noise of a momentum component, in the unit of the momenta.
+        columns: Extra columns that are carried along, one value an event; all further columns of
+            numbers where None.
         ions: Where a row is one ion: which.
         channel: Which events are meant.
         separator: Of a text file: one of ``, ; tab blank``; found in the file where empty.
@@ -114,6 +117,7 @@ class Mapping(_Table):
     positions: Vectors | None = None
     event: str = ""
     sigma: str = ""
+    columns: tuple[_Name, ...] | None = Field(default=None, max_length=MOST_COLUMNS)
     ions: Ions = Ions()
     channel: Channel | None = None
     separator: Literal["", ",", ";", "tab", "blank"] = ""
@@ -150,6 +154,7 @@ class Mapping(_Table):
                 found += vectors.columns or ()
                 found += [part for row in vectors.ions.values() for part in row if isinstance(part, str)]
         found += [self.event, self.sigma, self.ions.column, self.channel.column if self.channel else ""]
+        found += self.columns or ()
         return tuple(dict.fromkeys(name for name in found if name))
 
     def to_dict(self) -> dict[str, Any]:

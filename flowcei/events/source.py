@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from flowcei.errors import DataError, UsageError
 from flowcei.events.container import Events
+from flowcei.events.extracolumns import MOST_COLUMNS, column_problem, listed
 from flowcei.events.guess import blank_mapping, checked_order, guess_mapping
 from flowcei.events.hdf import hdf_chunks, is_native, look_into
 from flowcei.events.inference import infer_length_unit, infer_momentum_unit
@@ -17,6 +19,7 @@ from flowcei.events.mapping import momentum_factor
 from flowcei.events.selection import Selection, Tally
 from flowcei.events.tables import FORMATS, format_of, open_table
 from flowcei.events.text import is_native_header, native_mapping
+from flowcei.events.texttable import NAMELESS, NUMBERED, TextTable
 from flowcei.files import check_readable
 from flowcei.molecule import Molecule
 
@@ -36,6 +39,7 @@ CHUNK = 65_536
 """Events that are held at a time."""
 
 _LOOK = 10_000  # events that units are told from
+_NUMBERED = re.compile(r"#\d+$")
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,7 @@ class EventSource:
         molecule: Whose ions.
         origin: What the file says of itself, or how it was read.
         said: What was concluded and not stated, a line each: a person should see it.
+        notes: What else a person should see: what was stated, and which columns are carried along.
         count: Events in the file, where it says so.
         selection: Which are left out.
         tally: What was read and left out so far.
@@ -94,6 +99,7 @@ class EventSource:
     count: int | None
     selection: Selection
     _arrays: Callable[[int], Iterator[Arrays]]
+    notes: tuple[str, ...] = ()
     tally: Tally = field(default_factory=Tally)
     drift: NDArray[np.float64] | None = None
     _numbered: bool = False
@@ -159,6 +165,7 @@ class EventSource:
                 ids=ids[rows],
                 sigma=None if arrays.sigma is None else arrays.sigma[rows],
                 origin=self.origin,
+                columns={name: values[rows] for name, values in arrays.columns.items()},
             )
         except DataError as error:
             row = None if error.row is None else first + int(np.flatnonzero(kept)[error.row - 1]) + 1
@@ -222,6 +229,8 @@ def open_events(
     known = molecule or Molecule.load("ocs")
     table = open_table(path, found, reading.mapping)
     mapping, said = _understood(table, known, path, reading)
+    native = is_native_header(table.names, known) and reading.mapping is None
+    mapping, notes = _with_columns(mapping, table, known, path, native=native)
     gaps = reading.selection.finite
 
     def arrays(rows: int) -> Iterator[Arrays]:
@@ -231,7 +240,51 @@ def open_events(
     origin: dict[str, Any] = {"file": path.name}
     if not is_native_header(table.names, known):
         origin["mapping"] = mapping.to_dict()
-    return EventSource(path, known, origin, tuple(said), count, reading.selection, arrays)
+    return EventSource(path, known, origin, tuple(said), count, reading.selection, arrays, tuple(notes))
+
+
+def _with_columns(
+    mapping: Mapping, table: Table, molecule: Molecule, path: Path, *, native: bool = False
+) -> tuple[Mapping, list[str]]:
+    """Return a mapping that names the extra columns, and what a person should know of them.
+
+    Raises:
+        DataError: For a column of flowcei's own tables that is misspelled, or for no extra column that
+            the mapping names as one.
+    """
+    stated = mapping.columns is not None
+    rest = [n for n in table.names if n not in mapping.names and not n.startswith((NAMELESS, NUMBERED))]
+    titled = isinstance(table, TextTable) and table.dialect.header  # else NAME#k is one of many numbers
+    names = list(mapping.columns or ()) if stated else [n for n in rest if titled or not _NUMBERED.search(n)]
+    problems = {name: column_problem(name, molecule) for name in names}
+    wrong = [name for name, problem in problems.items() if problem]
+    if wrong and (native or stated):
+        what = f"unknown column: it {problems[wrong[0]]}; rename or remove it"
+        raise DataError(what, path=path, column=wrong[0])
+    names = [name for name in names if name not in wrong]
+    if len(names) > MOST_COLUMNS:
+        many = f"none of {len(names)} further columns is carried along: a mapping's columns names up to"
+        return mapping.model_copy(update={"columns": ()}), [f"{many} {MOST_COLUMNS}"]
+    numeric = names if stated else table.numeric(names)
+    if mapping.rows == "ion" and not stated:
+        numeric = _of_events(table, mapping, numeric)
+    notes = [f"extra columns carried along: {listed(numeric)}"] if numeric and not stated else []
+    unread = [name for name in rest if name not in numeric]
+    if unread:
+        notes.append(f"columns not read: {listed(unread)}")
+    return mapping.model_copy(update={"columns": tuple(numeric)}), notes
+
+
+def _of_events(table: Table, mapping: Mapping, names: list[str]) -> list[str]:
+    """Return which columns of a table of ions are the same for all ions of an event, by the first rows."""
+    part = next(table.chunks([mapping.event, *names], rows=_LOOK, gaps=names), None) if names else None
+    if part is None:
+        return []
+    number = part[mapping.event].to_numpy()
+    group = np.concatenate([[0], np.cumsum(number[1:] != number[:-1])])
+    # The last event may go on in the next part; what it begins with is the same anyway.
+    several = part[names].groupby(group).nunique(dropna=False).max()
+    return [name for name in names if several[name] <= 1]
 
 
 def _native_hdf(path: Path, molecule: Molecule | None, reading: Reading) -> EventSource:
@@ -288,6 +341,8 @@ def guessed(path: Path, molecule: Molecule, reading: Reading) -> tuple[Mapping, 
         names = ", ".join(table.names[:100]) + (", ..." if len(table.names) > 100 else "")
         said = [f"could not be told: {error.what}", f"the columns of the file are {names}"]
         return blank_mapping(table, molecule), [*said, "a column name, or 0, belongs where a ? stands"]
+    mapping, notes = _with_columns(mapping, table, molecule, path)
+    said += notes
     if guess.filled:
         said.append(f"taken for 0, as no column has it: {', '.join(guess.filled)}")
     return mapping, said

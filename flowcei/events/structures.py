@@ -12,7 +12,7 @@ from flowcei.errors import DataError
 from flowcei.xyz import read_structures
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -67,8 +67,17 @@ class XyzTable:
         """The number of structures: not known before they are read."""
         return None
 
+    def numeric(self, names: Sequence[str]) -> list[str]:
+        """Return which of some columns hold numbers: all."""
+        return list(names)
+
     def chunks(
-        self, used: Collection[str], text: Collection[str] = (), *, rows: int, gaps: bool = False
+        self,
+        used: Collection[str],
+        text: Collection[str] = (),
+        *,
+        rows: int,
+        gaps: Collection[str] = (),
     ) -> Iterator[pd.DataFrame]:
         """Yield the rows, some at a time: see `TextTable.chunks`."""
         del used, text, gaps

@@ -11,7 +11,7 @@ from flowcei.events.texttable import TextTable, sniff
 from flowcei.files import check_readable
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Sequence
     from pathlib import Path
 
     import pandas as pd
@@ -47,8 +47,16 @@ class Table(Protocol):
     def rows(self) -> int | None:
         """The number of rows, where the file says it."""
 
+    def numeric(self, names: Sequence[str]) -> list[str]:
+        """Return which of some columns hold one number in each row."""
+
     def chunks(
-        self, used: Collection[str], text: Collection[str] = (), *, rows: int, gaps: bool = False
+        self,
+        used: Collection[str],
+        text: Collection[str] = (),
+        *,
+        rows: int,
+        gaps: Collection[str] = (),
     ) -> Iterator[pd.DataFrame]:
         """Yield the columns `used`, at most `rows` rows at a time."""
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from flowcei.errors import DataError
 from flowcei.events.mapping import Mapping, Vectors
-from flowcei.events.texttable import NUMBERED
+from flowcei.events.texttable import NAMELESS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["columns", "is_native_header", "native_mapping", "write_csv"]
 
 _AXES = "xyz"
-_EXTRA = ("event", "sigma")
 
 
 def columns(labels: Sequence[str], prefix: str = "") -> list[str]:
@@ -47,7 +46,7 @@ def native_mapping(names: Sequence[str], molecule: Molecule, path: Path) -> Mapp
 
     The header names the columns in any order: momenta (`pcx`, ...), and where known
     positions (`cx`, ...), `event` (a number for each) and `sigma` (noise, hbar / bohr).
-    A leading column of row numbers without a name is dropped.
+    A leading column of row numbers without a name is dropped; what others are is not judged here.
 
     Args:
         names: Of the columns.
@@ -55,7 +54,7 @@ def native_mapping(names: Sequence[str], molecule: Molecule, path: Path) -> Mapp
         path: Of the file, for messages.
 
     Raises:
-        DataError: Naming the first column that is missing, unknown or there twice.
+        DataError: Naming the first column that is missing or there twice.
     """
     names = list(names)
     momenta, positions = columns(molecule.labels, "p"), columns(molecule.labels)
@@ -67,10 +66,9 @@ def native_mapping(names: Sequence[str], molecule: Molecule, path: Path) -> Mapp
     if missing:
         what = f"the momentum column is missing (for {ions}: {momenta[0]} ... {momenta[-1]})"
         raise DataError(what, path=path, column=missing[0])
-    unknown = [c for c in names if c not in (*momenta, *positions, *_EXTRA, NUMBERED)]
-    if unknown:
-        what = f"unknown column; for {ions} rename or remove it"
-        raise DataError(what, path=path, column=unknown[0])
+    nameless = [c for c in names if c.startswith(NAMELESS)]
+    if nameless:
+        raise DataError("unknown column; name it or remove it", path=path, column=nameless[0])
     there = [c for c in positions if c in names]
     if there and len(there) < len(positions):
         lost = next(c for c in positions if c not in names)
@@ -101,4 +99,4 @@ def write_csv(events: Events, file: TextIO, *, header: bool = True) -> None:
     parts |= dict(zip(columns(labels, "p"), flat.T, strict=True))
     if events.sigma is not None and events.sigma.any():
         parts["sigma"] = events.sigma
-    pd.DataFrame(parts).to_csv(file, index=False, header=header)
+    pd.DataFrame(parts | events.columns).to_csv(file, index=False, header=header, na_rep="nan")

@@ -18,7 +18,7 @@ import pandas as pd
 from flowcei.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Sequence
     from pathlib import Path
 
 __all__ = ["NAMELESS", "NUMBERED", "Dialect", "TextTable", "cell_problem", "sniff"]
@@ -39,6 +39,9 @@ _GAPS = ["", "nan", "NaN", "NAN", "-nan", "NA", "N/A", "null", "None", "--"]
 _NUMBER = re.compile(r"[+-]?(\d++(\.\d*+)?|\.\d++)([eEdD][+-]?\d++)?|nan|[+-]?inf(inity)?", re.IGNORECASE)
 _SEP_LINE = re.compile(r"sep=.$")  # Excel tells itself the separator on a line of its own
 _TOP = 64  # lines that are looked at
+_LOOK = 10_000  # rows that a column of numbers is told by
+_EXACT = 1 << 53  # whole numbers are exact in floating point up to here
+_LONG_WHOLE = re.compile(r"[+-]?[0-9]{16,1000}")
 _FORTRAN = re.compile(r"[+-]?[\d.]+[dD][+-]?\d+")
 _COMMA_NUMBER = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
 
@@ -207,8 +210,36 @@ class TextTable:
         """The number of rows: not known before they are read."""
         return None
 
+    def numeric(self, names: Sequence[str]) -> list[str]:
+        """Return which of some columns hold numbers, by the first rows; blank cells may be among them.
+
+        Whole numbers of more digits than float64 holds are none.
+        """
+        if not names:
+            return []
+        try:
+            part = next(self.chunks(names, names, rows=_LOOK), None)
+        except DataError:  # the reading of the numbers says better what is wrong
+            return list(names)
+        if part is None:
+            return []
+        out = []
+        for name in names:
+            cells = [str(cell).strip() for cell in part[name].unique()]
+            if self.dialect.decimal == ",":
+                cells = [cell.replace(",", ".", 1) for cell in cells]
+            exact = not any(_LONG_WHOLE.fullmatch(cell) and abs(int(cell)) > _EXACT for cell in cells)
+            if exact and set(cells) - set(_GAPS) and not any(cell_problem(c, gaps=True) for c in cells):
+                out.append(name)
+        return out
+
     def chunks(
-        self, used: Collection[str], text: Collection[str] = (), *, rows: int, gaps: bool = False
+        self,
+        used: Collection[str],
+        text: Collection[str] = (),
+        *,
+        rows: int,
+        gaps: Collection[str] = (),
     ) -> Iterator[pd.DataFrame]:
         """Yield the rows, some at a time.
 
@@ -216,7 +247,7 @@ class TextTable:
             used: Columns that are needed; their cells must be numbers.
             text: Those of them whose cells may be text.
             rows: Of a part, at the most.
-            gaps: Whether blank cells and numbers that are not finite are allowed.
+            gaps: Those of them that may have blank cells and numbers that are not finite.
 
         Raises:
             DataError: Naming row and column of the first cell that is not right.
@@ -238,7 +269,7 @@ class TextTable:
                         if reader is None:
                             for _ in range(self.dialect.lead):
                                 _skip_line(file)
-                            reader = self._reader(file, kinds, rows, gaps=gaps)
+                            reader = self._reader(file, kinds, rows, gaps)
                         part = reader.get_chunk()
                         if not len(part):
                             return
@@ -248,13 +279,12 @@ class TextTable:
                     raise
                 except (ValueError, pd.errors.ParserError, pd.errors.ParserWarning, OSError) as error:
                     self._refuse_first_bad_cell(numbers, row, str(error), gaps=gaps)
-                if not gaps and not np.isfinite(part[numbers].to_numpy()).all():
-                    self._refuse_first_bad_cell(numbers, row, "a number that is not finite", gaps=gaps)
+                self._refuse_gaps(part, row, numbers, gaps)
                 row += len(part)
                 yield part
 
     def _reader(
-        self, file: io.BufferedReader, kinds: dict[str, type], rows: int, *, gaps: bool
+        self, file: io.BufferedReader, kinds: dict[str, type], rows: int, gaps: Collection[str]
     ) -> pd.io.parsers.TextFileReader:
         return pd.read_csv(
             file,
@@ -264,8 +294,8 @@ class TextTable:
             index_col=False,
             dtype=kinds,
             skipinitialspace=True,
-            na_filter=gaps,
-            na_values=_GAPS,
+            na_filter=bool(gaps),
+            na_values={name: _GAPS for name in self.names if name in gaps},
             keep_default_na=False,
             encoding="utf-8",
             compression=None,  # what is packed is not unpacked: it may be endless
@@ -280,26 +310,42 @@ class TextTable:
             name = next(n for n in self.names if n in seen or seen.add(n))  # type: ignore[func-returns-value]
             raise DataError("the column is there twice; keep one", path=self.path, column=name)
 
-    def _refuse_first_bad_cell(self, numbers: list[str], start: int, reason: str, *, gaps: bool) -> NoReturn:
+    def _refuse_first_bad_cell(
+        self, numbers: list[str], start: int, reason: str, *, gaps: Collection[str]
+    ) -> NoReturn:
         """Read slowly what could not be read fast, to say exactly where it went wrong."""
+        for row, line in self._lines(start, None):
+            self._refuse_line(line, row, numbers, gaps=gaps)
+        raise DataError(f"cannot be read as numbers ({' '.join(reason.split())[:120]})", path=self.path)
+
+    def _refuse_gaps(self, part: pd.DataFrame, start: int, numbers: list[str], gaps: Collection[str]) -> None:
+        """Refuse numbers that are not finite, but for those of some columns."""
+        finite = [name for name in numbers if name not in gaps]
+        if not np.isfinite(part[finite].to_numpy()).all():
+            self._refuse_first_bad_cell(numbers, start, "a number that is not finite", gaps=gaps)
+        if finite and self.names[-1] in gaps and part[self.names[-1]].isna().any():
+            # What a row that is too short lacks at its end looks like a blank cell.
+            for row, line in self._lines(start, start + len(part)):
+                self.dialect.refuse_other_length(line, self.path, row)
+
+    def _lines(self, start: int, stop: int | None) -> Iterator[tuple[int, str]]:
+        """Yield the rows from one on, and their numbers, from 1, as they stand in the file."""
         try:
             with self.path.open("r", encoding="utf-8-sig", newline=None) as file:
                 for _ in range(self.dialect.lead):
                     file.readline(_MAX_LINE)
                 whole = iter(partial(file.readline, _MAX_LINE), "")
-                lines = islice((line for line in whole if line.strip()), start, None)
-                for row, line in enumerate(lines, start=start + 1):
-                    self._refuse_line(line, row, numbers, gaps=gaps)
+                lines = islice((line for line in whole if line.strip()), start, stop)
+                yield from enumerate(lines, start=start + 1)
         except UnicodeDecodeError as error:
             raise DataError("not a text file in UTF-8", path=self.path) from error
-        raise DataError(f"cannot be read as numbers ({' '.join(reason.split())[:120]})", path=self.path)
 
-    def _refuse_line(self, line: str, row: int, numbers: list[str], *, gaps: bool) -> None:
+    def _refuse_line(self, line: str, row: int, numbers: list[str], *, gaps: Collection[str]) -> None:
         self.dialect.refuse_other_length(line, self.path, row)
         for name, cell in zip(self.names, self.dialect.split(line), strict=True):
             if name in numbers:
                 plain = cell.replace(",", ".", 1) if self.dialect.decimal == "," else cell
-                problem = cell_problem(plain, gaps=gaps)
+                problem = cell_problem(plain, gaps=name in gaps)
                 if problem:
                     raise DataError(problem, path=self.path, row=row, column=name)
 

@@ -9,7 +9,7 @@ from scipy.special import i0e
 
 from flowcei.physics._compilation import compiled, kernel
 
-__all__ = ["log_displaced", "log_rotation_averages"]
+__all__ = ["log_average", "log_displaced", "log_rotation_averages", "proper_singular_values"]
 
 _SPLIT = 8.0  # argument beyond which the Bessel function is taken from its inverse
 _NEAR = np.polynomial.chebyshev.chebinterpolate(lambda t: i0e(0.5 * _SPLIT * (t + 1.0)), 24)[::-1].copy()
@@ -51,7 +51,7 @@ def _panel(low, high, fall, narrow, wide):
 
 
 @compiled
-def _log_average(s1, s2, s3):
+def log_average(s1, s2, s3):
     """Return log of the average for proper singular values s1 >= s2 >= |s3|.
 
     1/2 I0((s2 - s3) y / 2) I0((s2 + s3) (2 - y) / 2) exp(s1 (1 - y)) over y in [0, 2]
@@ -92,7 +92,7 @@ def _turn_columns(a, p, q):
 
 
 @compiled
-def _proper_singular_values(a):
+def proper_singular_values(a):
     """Return s1 >= s2 >= |s3| of a (3, 3), s3 with the sign of the determinant; `a` is lost.
 
     One-sided Jacobi rotations, which keep every value to rounding of its own size.
@@ -119,8 +119,8 @@ def log_rotation_averages(matrices, out):
         for row in range(3):
             for column in range(3):
                 a[row, column] = matrices[b, row, column]
-        s1, s2, s3 = _proper_singular_values(a)
-        out[b] = _log_average(s1, s2, s3)
+        s1, s2, s3 = proper_singular_values(a)
+        out[b] = log_average(s1, s2, s3)
 
 
 @kernel
@@ -157,5 +157,5 @@ def log_displaced(points, reference, variance, out):
         for row in range(3):
             for column in range(3):
                 a[row, column] /= variance
-        s1, s2, s3 = _proper_singular_values(a)
-        out[b] = _log_average(s1, s2, s3) - 0.5 * squares / variance
+        s1, s2, s3 = proper_singular_values(a)
+        out[b] = log_average(s1, s2, s3) - 0.5 * squares / variance

@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from flowcei.errors import DataError
+from flowcei.events.extracolumns import name_of_dataset
 from flowcei.events.hdf import (
     MOMENTUM_UNIT,
+    column_arrays,
+    column_datasets,
+    is_column,
     is_hdf5,
     read_array,
     read_json_attribute,
@@ -19,7 +23,7 @@ from flowcei.events.hdf import (
 )
 from flowcei.files import check_readable
 from flowcei.laidout import DONE
-from flowcei.posterior.flags import FLAGS
+from flowcei.posterior.flags import FLAG_BITS, FLAGS
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.posterior.weights import Weights
 from flowcei.storage.hdf import opened, writing
@@ -50,6 +54,7 @@ def arrays_of(samples: PosteriorSamples) -> dict[str, np.ndarray]:
         "flags": samples.flags,
     }
     found |= {name: getattr(samples.weights, name, None) for name in _WEIGHTS}
+    found |= column_arrays(samples.columns)
     return {name: array for name, array in found.items() if array is not None}
 
 
@@ -72,6 +77,7 @@ def samples_of(
         sigma=arrays["sigma"],
         origin=origin,
         weights=Weights(**weights) if len(weights) == len(_WEIGHTS) else None,
+        columns={name_of_dataset(name): arrays[name] for name in filter(is_column, arrays)},
     )
 
 
@@ -125,14 +131,23 @@ def read_samples(path: str | Path) -> PosteriorSamples:
             raise DataError(f"{what}flowcei sample --resume goes on", path=place)
         arrays = {
             name: read_array(file, name, place)
-            for name in (*_NEEDED, *_OPTIONAL)
+            for name in (*_NEEDED, *_OPTIONAL, *column_datasets(file, place))
             if name in file or name not in _OPTIONAL
         }
         origin = read_json_attribute(file, "origin") or {}
-    finite = (np.isfinite(array).all() for name, array in arrays.items() if name not in _WEIGHTS)
-    if arrays["positions"].size == 0 or not all(finite):
-        raise DataError("damaged (no samples, or numbers that are not finite)", path=place)
     try:
-        return samples_of(arrays, molecule, origin)
+        samples = samples_of(arrays, molecule, origin)
     except DataError as error:
         raise DataError(f"damaged ({error})", path=place) from error
+    if samples.positions.size == 0 or not _is_finite(samples):
+        raise DataError("damaged (no samples, or numbers that are not finite)", path=place)
+    return samples
+
+
+def _is_finite(samples: PosteriorSamples) -> bool:
+    """Whether all numbers are, but for the samples of events that are flagged to have none."""
+    flags = np.zeros(len(samples), np.uint16) if samples.flags is None else samples.flags
+    answered = (flags & FLAG_BITS["no-geometry"]) == 0
+    some = samples if answered.all() else samples[answered]
+    tables = (samples.ids, samples.momenta, samples.sigma, some.positions, some.log_prob)
+    return all(table is None or bool(np.isfinite(table).all()) for table in tables)

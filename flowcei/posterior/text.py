@@ -10,6 +10,7 @@ import pandas as pd
 
 from flowcei.cells import write_table
 from flowcei.errors import UsageError
+from flowcei.events.extracolumns import add_columns
 from flowcei.events.text import columns
 from flowcei.posterior.flags import FLAGS, in_words
 
@@ -23,7 +24,11 @@ __all__ = ["refuse_missing_parquet", "samples_table", "write_parquet", "write_sa
 
 
 def samples_table(samples: PosteriorSamples) -> pd.DataFrame:
-    """Return a row a sample: event, sample, positions (bohr), log density, flags, weight."""
+    """Return a row a sample: event, sample, positions (bohr), log density, flags, weight, extra columns.
+
+    Of an event without samples (`PosteriorSamples.answered`) its positions, density and weight are
+    NaN: empty cells in CSV.
+    """
     e, n = samples.positions.shape[:2]
     table: dict[str, Any] = {
         "event": np.repeat(samples.ids, n),
@@ -37,8 +42,9 @@ def samples_table(samples: PosteriorSamples) -> pd.DataFrame:
         words = {int(flags): in_words(flags) for flags in np.unique(samples.flags)}
         table["flags"] = np.repeat([words[int(flags)] for flags in samples.flags], n)
     if samples.weights is not None:
-        table["weight"] = samples.weights.normalised.reshape(-1)
-    return pd.DataFrame(table)
+        weights = np.where(samples.answered[:, None], samples.weights.normalised, np.nan)
+        table["weight"] = weights.reshape(-1)
+    return pd.DataFrame(add_columns(table, samples.columns, np.repeat(np.arange(e), n)))
 
 
 def write_samples_csv(parts: Iterable[PosteriorSamples], file: TextIO) -> None:

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.patches import Circle
 
-from flowcei.events.container import Events
+from flowcei.posterior.labels import speed_names
 from flowcei.posterior.modes import AMBIGUOUS, UNEXPLAINED, UNIQUE, VERDICTS
 from flowcei.posterior.refinement import CONVERGED, OUTSIDE, STALLED
-from flowcei.posterior.spread import along, in_recoil_frame, quantities
-from flowcei.report.figures import momenta_in_recoil_frame
+from flowcei.posterior.spread import first_axis, in_recoil_frame, momenta_in_recoil_frame, quantities
 from flowcei.report.style import COLOURS, new_figure, styled
 
 if TYPE_CHECKING:
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
+    from flowcei.molecule import Molecule
     from flowcei.posterior.modes import Modes
     from flowcei.posterior.samples import PosteriorSamples
 
@@ -42,9 +42,10 @@ def modes_figure(modes: Modes, samples: PosteriorSamples, event: int) -> Figure:
     """
     chosen = modes.of(event)[:_MOST]
     molecule, momenta = samples.molecule, samples.momenta[event : event + 1]
-    places = in_recoil_frame(molecule, momenta, modes.positions[chosen][None])[0]
+    prior, axis = samples.known_prior(), speed_names(molecule)[first_axis(molecule, momenta)]
+    places = in_recoil_frame(molecule, momenta, modes.positions[chosen][None], prior)[0]
     even = samples[event : event + 1].equally_weighted()
-    cloud = in_recoil_frame(molecule, momenta, even.positions)[0][:_MOST_CLOUD]
+    cloud = in_recoil_frame(molecule, momenta, even.positions, prior)[0][:_MOST_CLOUD]
     away = ((cloud[:, None] - places[None]) ** 2).sum(axis=(2, 3))
     nearest = away.argmin(axis=1)
     everything = np.concatenate([places.reshape(-1, 3), cloud.reshape(-1, 3)])
@@ -64,8 +65,8 @@ def modes_figure(modes: Modes, samples: PosteriorSamples, event: int) -> Figure:
             if k % columns == 0:
                 axes.set_ylabel("y in the plane of\nthe momenta (bohr)")
             if k >= len(chosen) - columns:
-                axes.set_xlabel(f"x along the momentum of {along(molecule, momenta)} (bohr)")
-            axes.set_title(_caption(modes, samples, mode), loc="left", fontsize=8)
+                axes.set_xlabel(f"x along the momentum of {axis} (bohr)")
+            axes.set_title(_caption(modes, mode, molecule, places[k]), loc="left", fontsize=8)
     return figure
 
 
@@ -87,8 +88,8 @@ def _draw(axes: Axes, samples: PosteriorSamples, place: NDArray, cloud: NDArray)
         axes.annotate(label, (x, y), (9, 6), textcoords="offset points", color=colour, fontsize=9, zorder=5)
 
 
-def _caption(modes: Modes, samples: PosteriorSamples, mode: int) -> str:
-    names, values = quantities(samples.molecule, modes.positions[mode])
+def _caption(modes: Modes, mode: int, molecule: Molecule, place: NDArray) -> str:
+    names, values = quantities(molecule, place)
     bonds = [f"{q.name} {v:.3f}" for q, v in zip(names, values, strict=True) if q.kind == "bond"]
     angles = [f"{q.name} {v:.1f}°" for q, v in zip(names, values, strict=True) if q.kind == "angle"]
     lines = [f"{modes.number[mode]}: probability {modes.probability[mode]:.3f}{_REMARKS[modes.status[mode]]}"]
@@ -103,8 +104,8 @@ def ambiguity_figure(modes: Modes, samples: PosteriorSamples) -> Figure:
     ions share the kinetic energy (three ions: exact; more: the first two against the rest).
     """
     molecule = samples.molecule
-    p = momenta_in_recoil_frame(Events(molecule, samples.momenta))
-    axis = molecule.labels.index(along(molecule, samples.momenta))
+    p, names = momenta_in_recoil_frame(molecule, samples.momenta), speed_names(molecule)
+    axis = first_axis(molecule, samples.momenta)
     other = next(k for k in range(len(molecule)) if k != axis)
     energy = (p**2).sum(axis=2) / (2.0 * molecule.masses)
     share = energy / energy.sum(axis=1, keepdims=True)
@@ -119,7 +120,7 @@ def ambiguity_figure(modes: Modes, samples: PosteriorSamples) -> Figure:
             style = {"ls": "", "marker": marker, "ms": 3.5, "alpha": 0.7, "color": colour, "label": label}
             left.plot(*newton[mine].T, **style)
             right.plot(first[mine] - second[mine], 1.0 - first[mine] - second[mine], **style)
-        a, b = molecule.labels[axis], molecule.labels[other]
+        a, b = names[axis], names[other]
         left.set(xlabel=f"$p_x$({b}) / |p({a})|", ylabel=f"$p_y$({b}) / |p({a})|")
         left.set_title(f"{molecule.name}: Newton plot, {len(p)} events")
         right.set(xlabel=f"share of KER: {a} less {b}", ylabel="share of KER: the other ions")

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from itertools import permutations, product
-from math import factorial, prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flowcei.errors import NoDensityError, UsageError
+from flowcei.errors import NoDensityError
+from flowcei.physics.priors.orders import all_orders, check_groups, log_count
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
 
 __all__ = ["MOST_ORDERS", "GeometryPrior", "random_orientation"]
@@ -21,7 +18,7 @@ __all__ = ["MOST_ORDERS", "GeometryPrior", "random_orientation"]
 _DRAWS, _BEYOND = 1000, 20.0
 
 MOST_ORDERS = 720
-"""Orders of identical ions that `log_prob_unlabelled` averages over at the most: 6 alike."""
+"""Orders of identical ions that a prior without a search of its own goes through: 6 alike."""
 
 
 class GeometryPrior(ABC):
@@ -36,12 +33,14 @@ class GeometryPrior(ABC):
         mirror_symmetric: Whether a geometry and its mirror image are equally probable;
             then handedness carries no information and may be folded away.
         exchangeable: Whether no order of the atoms is more probable than another.
+        bounded: Whether there are geometries that `allows` excludes.
     """
 
     kind: str
     has_density: bool = False
     mirror_symmetric: bool = True
     exchangeable: bool = False
+    bounded: bool = True
 
     @abstractmethod
     def sample(self, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -84,12 +83,11 @@ class GeometryPrior(ABC):
             >>> bool(np.allclose(swapped, prior.log_prob_unlabelled(x, water.identical)))
             True
         """
-        x = np.asarray(positions, dtype=np.float64)
-        total, count = np.full(len(x), -np.inf), 0
-        for order in self._orders(x.shape[1], identical):
-            total = np.logaddexp(total, self.log_prob(x[:, order]))
-            count += 1
-        return total - np.log(count)
+        x = np.ascontiguousarray(positions, dtype=np.float64)
+        check_groups(x.shape[1], identical)
+        if self.exchangeable or not identical:
+            return self.log_prob(x)
+        return self._log_mean(x, identical)
 
     def allows(
         self, positions: NDArray[np.float64], identical: tuple[tuple[int, ...], ...] = ()
@@ -122,10 +120,13 @@ class GeometryPrior(ABC):
             )
             raise NoDensityError(msg)
         x = np.asarray(positions, dtype=np.float64)
+        check_groups(x.shape[1], identical)
+        finite = np.asarray(np.isfinite(x).all(axis=(1, 2)))
         allowed = np.zeros(len(x), dtype=bool)
-        for order in self._orders(x.shape[1], identical):
-            left = ~allowed & np.isfinite(x).all(axis=(1, 2))
-            allowed[left] = self._supports(x[left][:, order])
+        allowed[finite] = self._supports(x[finite])
+        others = finite & ~allowed
+        if others.any() and identical and not self.exchangeable:  # another order may do
+            allowed[others] = self._log_mean(x[others], identical) > -np.inf
         return allowed
 
     def plausible(
@@ -163,35 +164,18 @@ class GeometryPrior(ABC):
         """Whether finite positions (B, N, 3), as they are labelled, lie in the support."""
         return self.log_prob(positions) > -np.inf
 
-    def _orders(self, n_atoms: int, identical: tuple[tuple[int, ...], ...]) -> Iterator[list[int]]:
-        """Return all orders of the atoms that exchange identical ones; only one where it is no matter."""
-        members = [i for group in identical for i in group]
-        if len(set(members)) < len(members) or not set(members) <= set(range(n_atoms)):
-            msg = f"groups of identical ions {identical} name an ion twice, or one that {n_atoms} ions lack"
-            raise UsageError(msg)
-        if self.exchangeable:
-            return iter([list(range(n_atoms))])
-        count = prod(factorial(len(group)) for group in identical)
-        if count > MOST_ORDERS:
-            msg = (
-                f"identical ions in {count} orders are too many to average over (at most {MOST_ORDERS}); "
-                f"use a prior that treats all atoms alike, such as a ball"
-            )
-            raise UsageError(msg)
-        return _permuted(n_atoms, identical)
+    def _log_mean(
+        self, positions: NDArray[np.float64], identical: tuple[tuple[int, ...], ...]
+    ) -> NDArray[np.float64]:
+        """Return the log of the mean density (B,) over all orders, one after the other."""
+        total = np.full(len(positions), -np.inf)
+        for order in all_orders(positions.shape[1], identical, MOST_ORDERS):
+            total = np.logaddexp(total, self.log_prob(positions[:, order]))
+        return total - log_count(identical)
 
     @abstractmethod
     def spec(self) -> dict[str, Any]:
         """Return the table (plain numbers and text) that makes this prior again."""
-
-
-def _permuted(n_atoms: int, groups: tuple[tuple[int, ...], ...]) -> Iterator[list[int]]:
-    for choice in product(*(permutations(group) for group in groups)):
-        order = list(range(n_atoms))
-        for group, members in zip(groups, choice, strict=True):
-            for place, member in zip(group, members, strict=True):
-                order[place] = member
-        yield order
 
 
 def random_orientation(positions: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from flowcei.errors import UsageError
 from flowcei.physics.priors.base import GeometryPrior, random_orientation
 from flowcei.physics.priors.distributions import Distribution, distribution
+from flowcei.physics.priors.orders import NEGLIGIBLE, log_count, log_mean, too_many
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["InternalPrior"]
 
+_AT_ONCE = 200_000  # entries of a table of densities in memory
+_MOST_STATES = 4_000_000  # partial orders in memory
 _LIMITS = {"length": (0.0, np.inf), "angle": (0.0, 180.0), "dihedral": (-np.inf, np.inf)}
 
 
@@ -55,6 +59,11 @@ class InternalPrior(GeometryPrior):
         self._tables = [dict(row) for row in rows]
         self._rows = _read_rows(self._labels, self._tables)
         self.mirror_symmetric = all(_even(row) for row in self._rows)
+        self.bounded = any(
+            (d.low, d.high) != limits
+            for row in self._rows
+            for d, limits in zip(row.coordinates, _LIMITS.values(), strict=False)
+        )
 
     def sample(self, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
         """Draw `n` geometries, (n, N, 3), bohr."""
@@ -68,21 +77,122 @@ class InternalPrior(GeometryPrior):
         """Return the log density (B,) of positions (B, N, 3), per bohr^(3N-3)."""
         x = np.asarray(positions, dtype=np.float64)
         total = np.full(len(x), -np.log(4.0 * np.pi if len(self._labels) == 2 else 8.0 * np.pi**2))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            for row in self._rows[1:]:
-                for i, (d, value) in enumerate(zip(row.coordinates, _measure(x, row), strict=True)):
-                    total += _wrapped(d, value) if i == 2 else d.log_prob(value)
-                    if i == 0:
-                        total -= 2.0 * np.log(value)
-                    else:
-                        total += np.log(180.0 / np.pi)  # the tables are in degrees
-                    if i == 1:
-                        total -= np.log(np.sin(np.radians(value)))
+        for row in self._rows[1:]:
+            total += _row_log_prob(x, row)
         return np.where(np.isnan(total), -np.inf, total)
+
+    def _log_mean(
+        self, positions: NDArray[np.float64], identical: tuple[tuple[int, ...], ...]
+    ) -> NDArray[np.float64]:
+        """Return the log of the mean density (B,) over all orders, of those that can count.
+
+        Row after row, partial orders grow by every atom that may be meant. A first pass keeps the
+        best one of a geometry; the second gives up those that the greatest densities of
+        the rows to come cannot bring near it.
+        """
+        rows = _OrderedRows(self._rows, identical, positions.shape[1])
+        out = []
+        for first in range(0, len(positions), rows.at_once):
+            x = positions[first : first + rows.at_once]
+            tables = rows.tables(x)
+            _, start = rows.swept(tables, len(x), greedy=True)
+            cut = log_count(identical) - np.log(NEGLIGIBLE)
+            owner, values = rows.swept(tables, len(x), least=start - cut)
+            out.append(log_mean(values, owner, len(x), identical))
+        return np.concatenate(out) - np.log(4.0 * np.pi if len(self._labels) == 2 else 8.0 * np.pi**2)
 
     def spec(self) -> dict[str, Any]:
         """Return the table that makes this prior again."""
         return {"kind": self.kind, "zmatrix": self._tables}
+
+
+class _OrderedRows:
+    """The rows of a Z-matrix where nobody knows which of the identical atoms each one places."""
+
+    def __init__(self, rows: Sequence[_Row], identical: tuple[tuple[int, ...], ...], n_atoms: int) -> None:
+        self._rows = rows
+        self._identical = identical
+        self._alike: list[tuple[int, ...]] = [(i,) for i in range(n_atoms)]
+        for group in identical:
+            for member in group:
+                self._alike[member] = group
+        self._place = np.array([self._alike[i].index(i) for i in range(n_atoms)])
+        self._choices = [
+            np.array(list(product(*(self._alike[i] for i in (row.atom, *row.references))))) for row in rows
+        ]
+        self.at_once = max(1, _AT_ONCE // max(len(choice) for choice in self._choices))
+
+    def tables(self, x: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+        """Return the log density of each row for all atoms that it may mean, (B, like atoms of each)."""
+        out = [np.zeros((len(x), len(self._alike[self._rows[0].atom])))]
+        for row, choice in zip(self._rows[1:], self._choices[1:], strict=True):
+            sites = (row.atom, *row.references)
+            points = x[:, choice].reshape(-1, len(sites), 3)
+            value = _row_log_prob(points, _Row(0, tuple(range(1, len(sites))), row.coordinates))
+            value = np.where(np.isnan(value), -np.inf, value).reshape(len(x), -1)
+            ordered = np.sort(choice, axis=1)
+            value[:, (ordered[:, 1:] == ordered[:, :-1]).any(axis=1)] = -np.inf  # one atom on two sites
+            out.append(value.reshape(len(x), *(len(self._alike[i]) for i in sites)))
+        return out
+
+    def swept(
+        self,
+        tables: list[NDArray[np.float64]],
+        n: int,
+        *,
+        greedy: bool = False,
+        least: NDArray[np.float64] | None = None,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Return whose each whole order is, and its log density, (K,) both.
+
+        Args:
+            tables: As of `tables`.
+            n: Geometries.
+            greedy: Keep one order of each geometry, the best so far.
+            least: What is looked for, (n,).
+
+        Raises:
+            UsageError: Where too many orders count.
+        """
+        # What the rows to come add at the most.
+        rest = np.cumsum([np.zeros(n), *(t.reshape(n, -1).max(axis=1) for t in tables[:0:-1])], axis=0)[::-1]
+        owner, value = np.arange(n), np.zeros(n)
+        order = np.full((n, len(self._rows)), -1)
+        for k, (row, table) in enumerate(zip(self._rows, tables, strict=True)):
+            atoms = np.array(self._alike[row.atom])
+            parent = np.repeat(np.arange(len(owner)), len(atoms))
+            atom = np.tile(atoms, len(owner))
+            free = (order[parent] != atom[:, None]).all(axis=1)
+            parent, atom = parent[free], atom[free]
+            owner, order, value = owner[parent], order[parent], value[parent]
+            order[:, row.atom] = atom
+            meant = self._place[order[:, [row.atom, *row.references]]]
+            value = value + table[(owner, *meant.T)]
+            if greedy:
+                best = np.lexsort((value, owner))
+                kept = best[np.flatnonzero(np.diff(owner[best], append=-1))]
+            else:
+                bound = -np.inf if least is None else least[owner]
+                kept = np.flatnonzero((value > -np.inf) & (value + rest[k][owner] >= bound))
+            owner, order, value = owner[kept], order[kept], value[kept]
+            if len(owner) > _MOST_STATES:
+                raise too_many(self._identical)
+        return owner, value
+
+
+def _row_log_prob(x: NDArray[np.float64], row: _Row) -> NDArray[np.float64]:
+    """Return what a row adds to the log density of positions x (B, N, 3), (B,)."""
+    total = np.zeros(len(x))
+    with np.errstate(divide="ignore", invalid="ignore"):  # atoms that coincide, or lie in line
+        for i, (d, value) in enumerate(zip(row.coordinates, _measure(x, row), strict=True)):
+            total += _wrapped(d, value) if i == 2 else d.log_prob(value)
+            if i == 0:
+                total -= 2.0 * np.log(value)
+            else:
+                total += np.log(180.0 / np.pi)  # the tables are in degrees
+            if i == 1:
+                total -= np.log(np.sin(np.radians(value)))
+    return total
 
 
 def _read_rows(labels: list[str], tables: list[dict[str, Any]]) -> list[_Row]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from flowcei.errors import UsageError
 from flowcei.physics.priors.base import GeometryPrior, random_orientation
+from flowcei.physics.priors.orders import NEGLIGIBLE, OrderSearch, log_count, log_mean
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -16,6 +17,8 @@ __all__ = ["NormalModesPrior"]
 
 _HARTREE_PER_WAVENUMBER = 4.556335252912e-6  # CODATA 2018
 _HARTREE_PER_KELVIN = 3.1668115634556e-6  # CODATA 2018
+_VOLUME_SLACK = 10.0
+_AT_ONCE = 256  # geometries whose orders are in memory
 _RIGID_SHARE = 0.2  # what rounding to two printed digits can leave in a vibration
 
 
@@ -42,6 +45,7 @@ class NormalModesPrior(GeometryPrior):
 
     kind: str = "normal_modes"
     mirror_symmetric: bool = False
+    bounded: bool = False
 
     def __init__(
         self,
@@ -66,14 +70,17 @@ class NormalModesPrior(GeometryPrior):
         self._equilibrium = equilibrium - masses @ equilibrium / masses.sum()
         weighted = self._modes * np.sqrt(masses)[:, None]
         self._basis = _orthonormal(weighted.reshape(len(weighted), -1))
-        _refuse_rigid_motion(self._basis, self._equilibrium, masses)
+        vibrating = _vibrating_share(self._basis, self._equilibrium, masses)
         omega = self._wavenumbers * _HARTREE_PER_WAVENUMBER
         warm = np.ones_like(omega)
         if self._temperature > 0:
             warm = 1.0 / np.tanh(omega / (2.0 * self._temperature * _HARTREE_PER_KELVIN))
         self._sigma = np.sqrt(warm / (2.0 * omega))
+        self._searches: dict[tuple[tuple[int, ...], ...], OrderSearch] = {}
         inertia = _inertia(self._equilibrium[None], self._equilibrium, masses)[0]
         self._root_inertia = np.sqrt(max(np.linalg.det(inertia), 0.0))
+        # Half sum (q / sigma)^2 is never less than this times the squared mass-weighted displacement.
+        self._stiffness = 0.5 * vibrating / self._sigma.max() ** 2
         linear = self._root_inertia < 1e-6 * np.trace(inertia) ** 1.5
         self.has_density = len(self._basis) == 3 * len(masses) - 6 and not linear
 
@@ -93,6 +100,11 @@ class NormalModesPrior(GeometryPrior):
             return super().log_prob(positions)
         m, total = self._masses, self._masses.sum()
         x = np.asarray(positions, dtype=np.float64)
+        finite = np.isfinite(x).all(axis=(1, 2))
+        if not finite.all():  # LAPACK would refuse all of them
+            out = np.full(len(x), np.nan)
+            out[finite] = self.log_prob(x[finite])
+            return out
         x = x - (m @ x / total)[:, None]
         u, _, v = np.linalg.svd(np.swapaxes(x * m[:, None], 1, 2) @ self._equilibrium)
         u[:, :, 2] *= np.linalg.det(u @ v)[:, None]
@@ -106,6 +118,38 @@ class NormalModesPrior(GeometryPrior):
             - np.log(8.0 * np.pi**2 * np.abs(volume))
             + 1.5 * (np.log(m).sum() - np.log(total))
         )
+
+    def _log_mean(
+        self, positions: NDArray[np.float64], identical: tuple[tuple[int, ...], ...]
+    ) -> NDArray[np.float64]:
+        """Return the log of the mean density (B,) over all orders, of those that can count.
+
+        sum (q / sigma)^2 is at least the squared mass-weighted displacement over the largest
+        variance. The volume element enters the bound as it is at equilibrium: an order that is
+        left out counts only where its own is smaller by exp(-`_VOLUME_SLACK`), where hardly any
+        rotation is the best one.
+        """
+        if not self.has_density:
+            return self.log_prob(positions)
+        # Printed modes are not quite symmetric: orders that a rotation undoes are all looked at.
+        search = self._searches.get(identical) or OrderSearch(
+            self._equilibrium, identical, self._masses, symmetric=False
+        )
+        self._searches[identical] = search
+        start = np.full(len(positions), np.nan)
+        rows, nearest = search.within(positions, np.full(len(positions), np.inf), most=1)
+        start[rows] = self.log_prob(positions[rows[:, None], nearest])
+        cut = log_count(identical) - np.log(NEGLIGIBLE) + _VOLUME_SLACK
+        peak = self.log_prob(self._equilibrium[None])
+        out = []
+        for first in range(0, len(positions), _AT_ONCE):
+            x = positions[first : first + _AT_ONCE]
+            rows, orders = search.within(x, (peak + cut - start[first : first + _AT_ONCE]) / self._stiffness)
+            out.append(log_mean(self.log_prob(x[rows[:, None], orders]), rows, len(x), identical))
+        return np.where(np.isnan(start), np.nan, np.concatenate(out))
+
+    def _supports(self, positions: NDArray[np.float64]) -> NDArray[np.bool_]:
+        return np.ones(len(positions), dtype=bool)  # a normal coordinate reaches everywhere
 
     def spec(self) -> dict[str, Any]:
         """Return the table that makes this prior again."""
@@ -134,18 +178,24 @@ def _positive(values: NDArray[np.float64]) -> bool:
     return bool(values.ndim == 1 and values.size and (values > 0).all() and np.isfinite(values).all())
 
 
-def _refuse_rigid_motion(
+def _vibrating_share(
     basis: NDArray[np.float64], equilibrium: NDArray[np.float64], masses: NDArray[np.float64]
-) -> None:
-    """Refuse unit modes (F, 3N) that translate or turn the molecule as a whole."""
+) -> float:
+    """Return the least share that unit modes (F, 3N) hold of a vibration's square.
+
+    Raises:
+        UsageError: For modes that translate or turn the molecule as a whole.
+    """
     root = np.sqrt(masses)[:, None]
     shifts = [(root * axis).ravel() for axis in np.eye(3)]
     turns = [(root * np.cross(axis, equilibrium)).ravel() for axis in np.eye(3)]
     u, s, _ = np.linalg.svd(np.array(shifts + turns).T, full_matrices=False)
     rigid = u[:, s > 1e-6 * s[0]]
-    if np.linalg.norm(basis @ rigid, axis=1).max() > _RIGID_SHARE:
+    moved = basis @ rigid
+    if np.linalg.norm(moved, axis=1).max() > _RIGID_SHARE:
         msg = "a normal mode moves or turns the whole molecule; give the vibrations only"
         raise UsageError(msg)
+    return max(1.0 - float(np.linalg.norm(moved, 2)) ** 2, 0.1)
 
 
 def _inertia(
