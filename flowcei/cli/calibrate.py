@@ -12,6 +12,7 @@ import click
 from flowcei.cli.options import (
     device_option,
     fresh_folder,
+    keep_flagged_option,
     latent_option,
     noise_option,
     note,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 _FAILED = 1
 _TITLES = {
+    "weights": "Importance weights",
     "sbc": "Ranks of the truth (SBC)",
     "coverage": "Coverage",
     "tarp": "All coordinates together (TARP)",
@@ -57,6 +59,7 @@ _TITLES = {
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the samples.")
 @click.option("--strict", is_flag=True, help="End with exit code 1 where a check fails.")
 @click.option("--json", "as_json", is_flag=True, help="Print all as JSON, and write calibration.json.")
+@keep_flagged_option
 @device_option
 @overwrite_option
 def calibrate(
@@ -71,6 +74,7 @@ def calibrate(
     seed: int,
     strict: bool,
     as_json: bool,
+    keep_flagged: bool,
     device: str,
     overwrite: bool,
 ) -> None:
@@ -84,7 +88,7 @@ def calibrate(
     Example: flowcei calibrate bundled --data test.h5
     """
     from flowcei.cli.progress import Progress
-    from flowcei.cli.runs import load_named, note_what_is_assumed
+    from flowcei.cli.runs import load_named, note_what_is_assumed, trusted_events
     from flowcei.evaluation.calibration import calibrate as run
     from flowcei.evaluation.comparison import unseen
     from flowcei.events.storage import read_events
@@ -98,6 +102,7 @@ def calibrate(
         note(f"{name} was trained on {data}: only its {len(events)} test events are used")
     note_what_is_assumed(loaded, events, noise)
     _note_other_prior(loaded, events)
+    events = trusted_events([loaded], events, noise, keep_flagged=keep_flagged)
     with Progress(len(events), "events") as progress:
         found = run(
             loaded,
@@ -107,6 +112,7 @@ def calibrate(
             latent=latent,
             seed=seed,
             weigh=weigh,
+            keep_flagged=True,
             on_events=progress.update,
         )
     folder = fresh_folder(output, overwrite=overwrite)

@@ -12,6 +12,7 @@ import click
 from flowcei.cli.options import (
     device_option,
     fresh_folder,
+    keep_flagged_option,
     latent_option,
     noise_option,
     note,
@@ -51,6 +52,7 @@ _ONLY_IN_FILES = ("mse_sample", "mae_sample", "std_mse_sample", "std_mae_sample"
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the samples.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON, and write comparison.json.")
+@keep_flagged_option
 @device_option
 @overwrite_option
 def compare(
@@ -63,6 +65,7 @@ def compare(
     output: Path,
     seed: int,
     as_json: bool,
+    keep_flagged: bool,
     device: str,
     overwrite: bool,
 ) -> None:
@@ -76,7 +79,7 @@ def compare(
     import numpy as np
 
     from flowcei.cells import write_table
-    from flowcei.cli.runs import load_named, note_what_is_assumed
+    from flowcei.cli.runs import load_named, note_what_is_assumed, trusted_events
     from flowcei.errors import UsageError
     from flowcei.evaluation.comparison import FLOOR, as_record, unseen
     from flowcei.evaluation.comparison import compare as run
@@ -101,7 +104,8 @@ def compare(
     events = whole[fresh]
     for model in loaded.values():
         note_what_is_assumed(model, events, noise)
-    table = run(loaded, events, n=count, noise=noise, latent=latent, seed=seed)
+    events = trusted_events([*loaded.values()], events, noise, keep_flagged=keep_flagged)
+    table = run(loaded, events, n=count, noise=noise, latent=latent, seed=seed, keep_flagged=True)
     folder = fresh_folder(output, overwrite=overwrite)
     with whole_file(folder / "comparison.csv", overwrite=overwrite) as path:
         write_table(table, path, float_format="%.6g")

@@ -25,6 +25,7 @@ __all__ = [
     "fresh_folder",
     "ions_options",
     "is_quiet",
+    "keep_flagged_option",
     "latent_option",
     "named_molecule",
     "named_or_none",
@@ -64,6 +65,9 @@ noise_option = click.option(
     "--noise",
     metavar="LEVEL",
     help="Detector noise of a momentum component: 1% of the rms component, or 0.5 (a.u.).",
+)
+keep_flagged_option = click.option(
+    "--keep-flagged", is_flag=True, help="Keep events whose flags say that they are not to be trusted."
 )
 _ION_OPTIONS = (
     click.option(

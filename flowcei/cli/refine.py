@@ -7,24 +7,27 @@ from pathlib import Path
 
 import click
 
-from flowcei.cli.options import note, overwrite_option, warn
+from flowcei.cli.options import keep_flagged_option, note, overwrite_option, warn
 
 
 @click.command(short_help="Refine posterior samples to the exact physics.")
 @click.argument("samples", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="CSV; NAME.refined.csv if absent.")
+@keep_flagged_option
 @overwrite_option
-def refine(*, samples: Path, output: Path | None, overwrite: bool) -> None:
+def refine(*, samples: Path, output: Path | None, keep_flagged: bool, overwrite: bool) -> None:
     """Start a search for an exact geometry from each of SAMPLES; write where it ended.
 
     One row a sample: status (converged, stalled, left the prior), |dp| / |p| of its simulated
     momenta, the same in units of the noise (chi squared), positions in bohr.
+    Events that are flagged are left out, and counted, unless --keep-flagged.
 
     Example: flowcei refine events.samples.h5
     """
     import numpy as np
 
     from flowcei.cells import write_table
+    from flowcei.cli.runs import unflagged
     from flowcei.files import refuse_existing, whole_file
     from flowcei.posterior.refinement import STATUS
     from flowcei.posterior.storage import read_samples
@@ -32,9 +35,9 @@ def refine(*, samples: Path, output: Path | None, overwrite: bool) -> None:
 
     place = output or Path(f"{samples.stem.removesuffix('.samples')}.refined.csv")
     refuse_existing(place, overwrite=overwrite)
-    drawn = read_samples(samples)
+    drawn = unflagged(read_samples(samples), samples, keep_flagged=keep_flagged)
     began = time.perf_counter()
-    found = drawn.refine()
+    found = drawn.refine(keep_flagged=True)
     rate = found.status.size / (time.perf_counter() - began)
     with whole_file(place, overwrite=overwrite) as path:
         write_table(refined_table(found, drawn), path, index=False, float_format="%.12g")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flowcei.cli.options import fresh_folder, note, overwrite_option, text_table
+from flowcei.cli.options import fresh_folder, keep_flagged_option, note, overwrite_option, text_table
 
 if TYPE_CHECKING:
     from flowcei.posterior.samples import PosteriorSamples
@@ -21,9 +21,16 @@ if TYPE_CHECKING:
 @click.option(
     "--xyz", type=click.Path(path_type=Path), help="Also write the posterior means, extended XYZ, angstrom."
 )
+@keep_flagged_option
 @overwrite_option
 def spread(
-    *, samples: Path, event: int | None, output: Path | None, xyz: Path | None, overwrite: bool
+    *,
+    samples: Path,
+    event: int | None,
+    output: Path | None,
+    xyz: Path | None,
+    keep_flagged: bool,
+    overwrite: bool,
 ) -> None:
     """Analyse the posterior spread of SAMPLES: per atom, bond and angle.
 
@@ -37,31 +44,25 @@ def spread(
     the bonds do not tell apart comes by the speed of the ion, the fastest first ("by speed");
     rows such as "c-h (3)" pool it.
 
+    Events that are flagged are left out, and counted, unless --keep-flagged.
+
     The means of --xyz are in the frame of the momenta, each with its event and spread.
 
     Example: flowcei spread events.samples.h5
     """
-    import numpy as np
-
-    from flowcei.errors import UsageError
+    from flowcei.cli.runs import row_of_event, unflagged
     from flowcei.files import refuse_existing, whole_file
     from flowcei.posterior.storage import read_samples
     from flowcei.posterior.structures import write_means_xyz
 
-    drawn = read_samples(samples)
-    drawn = drawn[drawn.answered]
-    index = 0
-    if event is not None:
-        found = np.flatnonzero(drawn.ids == event)
-        if not len(found):
-            msg = f"{samples} has no event {event}; it has {drawn.ids.min()} to {drawn.ids.max()}"
-            raise UsageError(msg)
-        index = int(found[0])
+    whole = read_samples(samples)
+    drawn = unflagged(whole, samples, keep_flagged=keep_flagged)
+    index = 0 if event is None else row_of_event(whole, drawn, event, samples)
     if xyz:
         refuse_existing(xyz, overwrite=overwrite)
     stem = samples.stem.removesuffix(".samples")
     folder = fresh_folder(output or Path(f"{stem}-spread"), overwrite=overwrite)
-    result = drawn.spread()
+    result = drawn.spread(keep_flagged=True)
     _write(result, index, folder, overwrite=overwrite)
     if xyz:
         with whole_file(xyz, overwrite=overwrite) as path, path.open("w") as file:

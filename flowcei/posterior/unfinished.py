@@ -23,6 +23,7 @@ from flowcei.events.hdffile import opened
 from flowcei.events.streaming import partial_path
 from flowcei.files import whole_file
 from flowcei.laidout import DONE, LaidOutFile, datasets_of, lay_out
+from flowcei.posterior.flags import EXCLUDING
 from flowcei.posterior.hdf import arrays_of, describe_samples, samples_of
 from flowcei.posterior.storage import HDF, check_samples_path, write_parts
 
@@ -44,32 +45,35 @@ class Quality:
     Attributes:
         ids: The number of each event, (E,).
         flags: See `flowcei.posterior.flags`, (E,).
-        efficiency: Effective samples of a drawn one, (E,), where they were weighed.
+        ess: Effective samples of each, (E,), where they were weighed.
         drawn: Samples drawn of each, (E,), where they were weighed.
     """
 
     ids: NDArray[np.int64]
     flags: NDArray[np.uint16]
-    efficiency: NDArray[np.float64] | None
+    ess: NDArray[np.float64] | None
     drawn: NDArray[np.int64] | None
+
+    @property
+    def all_flagged(self) -> bool:
+        """Whether no event has samples that are to be trusted."""
+        return bool((self.flags & EXCLUDING).all())
 
     @classmethod
     def of(cls, arrays: dict[str, np.ndarray]) -> Quality:
         """Judge from the arrays that a file of samples holds: see `flowcei.posterior.hdf`."""
         flags = arrays.get("flags", np.zeros(len(arrays["event"]), np.uint16))
-        weighed = "ess" in arrays and "drawn" in arrays
-        efficiency = arrays["ess"] / arrays["drawn"] if weighed else None
-        return cls(arrays["event"], flags, efficiency, arrays.get("drawn"))
+        return cls(arrays["event"], flags, arrays.get("ess"), arrays.get("drawn"))
 
     @classmethod
     def concatenate(cls, parts: Sequence[Quality]) -> Quality:
         """Join what is known of different events."""
-        efficiency = [part.efficiency for part in parts if part.efficiency is not None]
+        ess = [part.ess for part in parts if part.ess is not None]
         drawn = [part.drawn for part in parts if part.drawn is not None]
         return cls(
             np.concatenate([part.ids for part in parts]),
             np.concatenate([part.flags for part in parts]),
-            np.concatenate(efficiency) if efficiency else None,
+            np.concatenate(ess) if ess else None,
             np.concatenate(drawn) if drawn else None,
         )
 
