@@ -112,7 +112,8 @@ def datasets_of(file: h5py.File) -> list[str]:
     names: list[str] = []
     for name in file:
         item = file[name] if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
-        names += [f"{name}/{part}" for part in item] if isinstance(item, h5py.Group) else [name]
+        parts = list(item) if isinstance(item, h5py.Group) else []
+        names += [f"{name}/{part}" for part in parts] or [name]
     return names
 
 

@@ -383,7 +383,7 @@ TINY = [
 def stranger(folder: Path, quick_fitting: None) -> Path:
     """Return a run folder, unfinished, with a data path of two lines and control characters."""
     del quick_fitting
-    flowcei.write_events(flowcei.simulate("ocs", 60, noise="1%", seed=2), "e.csv")
+    flowcei.write_events(flowcei.simulate("ocs", 120, noise="1%", seed=2), "e.csv")
     Path("a\nforged line\x1b[2J.csv").write_bytes(Path("e.csv").read_bytes())
     run = folder / "run"
     run.mkdir()
