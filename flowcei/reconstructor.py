@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from flowcei.errors import DataError
 from flowcei.events.simulation import fresh_seed
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.sampling import Sampling
@@ -61,7 +62,8 @@ class Reconstructor(TrainedModel):
         Raises:
             UsageError: For n < 1 or noise outside the trained range.
             NoDensityError: For weights, where the model or its prior has no density.
-            DataError: For momenta of the wrong shape or not finite.
+            DataError: For momenta of the wrong shape or not finite, or where the model can express
+                a geometry for none of them. One such event of many is flagged, its samples NaN.
 
         Example:
             >>> import flowcei
@@ -71,8 +73,11 @@ class Reconstructor(TrainedModel):
         """
         options: dict[str, Any] = {"noise": noise, "latent": latent, "seed": seed}
         options |= {"weigh": weigh, "min_ess": min_ess, "budget": budget}
-        parts = list(self.stream(momenta, n, **options))
-        return PosteriorSamples.concatenate(parts)
+        samples = PosteriorSamples.concatenate(list(self.stream(momenta, n, **options)))
+        if not samples.answered.any():
+            msg = f"event {samples.ids[0]} has no geometry the model can express, nor has any other; "
+            raise DataError(f"{msg}are the momenta in hbar/bohr?")
+        return samples
 
     def stream(
         self,
@@ -115,7 +120,7 @@ class Reconstructor(TrainedModel):
         Raises:
             UsageError: For a bad argument, at once; for noise above the trained range, and
                 events of another molecule, when their block comes.
-            DataError: For events that no model can answer, saying which; for none at all.
+            DataError: For no events at all.
 
         Example:
             >>> import flowcei
