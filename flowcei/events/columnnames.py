@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["NamedComponents", "bare_name", "is_momentum_word", "named_components"]
 
-_P, _V = r"(?:p|mom|momentum|momenta)", r"(?:v|vel|velocity|velocities)"
+# The longest first: of mom, momentum_1_x would leave an ion "entum1".
+_P, _V = r"(?:momentum|momenta|mom|p)", r"(?:velocities|velocity|vel|v)"
 # What stands between the parts of a name, and around the ion: px_C, px.C, p_x(C), "p x C".
 _BETWEEN = re.compile(r"[\s_.\-()\[\]{}]+")
 _CHARGE = r"(?:\^?\d*\++)?"  # a charge may follow: C2+, O++
@@ -33,7 +34,7 @@ _PATTERNS += [
     (re.compile(rf"{_ION}_{_AXIS}0?"), "positions"),
     (re.compile(rf"{_AXIS}_?{_ION}"), "positions"),
 ]
-_UNIT = re.compile(r"(.*?\S)\s*(?:\[(.+)\]|\((.+)\)|/\s*(.+))")
+_UNIT = re.compile(r"(.*?\S)\s*(?:\[([^\[\]]+)\]|\(([^()]+(?:\([^()]*\))?)\)|/\s*(.+))")
 
 
 @dataclass(frozen=True)

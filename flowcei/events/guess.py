@@ -311,6 +311,7 @@ def _rows_of_events(
     if found.doubled:
         one, other = found.doubled
         what = f"reads as the same component of the same ion as {one!r}; rename one, or give a --mapping"
+        what = "the column is there twice; keep one" if one == other else what
         raise DataError(what, path=path, column=other)
     starts = {token: axes for token, axes in found.columns["positions"].items() if _is_ion(token, molecule)}
     found.columns["positions"] = starts
