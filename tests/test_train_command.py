@@ -187,7 +187,8 @@ def test_an_old_run_stays_until_there_is_a_new_one(flow: Shell, monkeypatch: pyt
     assert names_in("run") == FINISHED | {"unfinished"}
     assert Path("run/model.safetensors").read_bytes() == old
     flow("simulate", "ocs", "-n", "5", "--noise", "1%", "--seed", "5", "-o", "e.csv")
-    assert flow("sample", "--momenta", "e.csv", "--model", "run", "-n", "2", "--seed", "1") == 0
+    sampling = ["--momenta", "e.csv", "--model", "run", "-n", "2", "--seed", "1", "--keep-flagged"]
+    assert flow("sample", *sampling) == 0
     assert flow(*LINE) == 2
     assert "unfinished training: --resume run goes on, --overwrite begins anew" in flow.err
     assert flow("train", "--resume", "run") == 0
