@@ -33,9 +33,9 @@ _NOT_THESE_IONS = 0.5  # distance of an energy share, beyond which other geometr
 _SCALED = 0.1  # relative: how near to the factor of the momenta that of their noise must be
 _UNIT = 0.03  # relative: how near to a unit a scale must be to be called that unit
 _TAUS = 0.1 * FEMTOSECOND, 100.0 * FEMTOSECOND  # between which a build-up time is fitted
-_FITTED = 300  # geometries of which a build-up time is fitted
+_FITTED = 100  # geometries, at least, of which a build-up time is fitted
 _VIOLENT = 10.0  # times the median energy
-_BUILT_UP = 2_000  # and that are compared
+_BUILT_UP, _FEWEST = 2_000, 300  # geometries that are compared: of three ions, and at least
 # In units of log p: of two that fit as well, that which changes less, or had fewer trials.
 _PENALTY = {"order": 0.1, "build-up": 0.2, "prior": 0.3, "isotopes": 0.4, "charges": 0.5, "molecule": 0.5}
 
@@ -147,11 +147,12 @@ class _Shapes:
     def _build_up(self) -> list[tuple[Trial, Cause]]:
         """Try charges that build up in the time that explains the KER."""
         molecule, rng = self.run.molecule, self.run.rng()
-        positions = self.run.prior.sample(_BUILT_UP, rng)
+        count = max(_FEWEST, int(_BUILT_UP * (3.0 / len(molecule)) ** 2))  # it costs N^2 an event
+        positions = self.run.prior.sample(count, rng)
         energy = np.abs(potential_energy(positions, molecule.charges))
         # The steps of all are those of the most violent: ions that nearly coincide are left out.
         positions = positions[energy < _VIOLENT * np.median(energy)]
-        few = positions[:_FITTED]
+        few = positions[: max(_FITTED, count // 8)]
 
         def shift(log_tau: float) -> float:
             momenta = built_up_momenta(few, molecule.masses, molecule.charges, float(np.exp(log_tau)))
