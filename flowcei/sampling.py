@@ -24,7 +24,7 @@ from flowcei.events.extracolumns import joined_columns
 from flowcei.models.interface import Latent
 from flowcei.physics.detector import Noise
 from flowcei.posterior.budget import top_up
-from flowcei.posterior.flags import combined, few_count, unexplained
+from flowcei.posterior.flags import combined, poor_weights, unexplained
 from flowcei.posterior.restriction import mostly_outside, restricted
 from flowcei.posterior.samples import PosteriorSamples
 
@@ -197,9 +197,10 @@ class Sampling:
         flags["no_geometry"] = ~answered
         flags["outside_prior"] = mostly_outside(found)
         flags["re_simulation"] = unexplained(found) & answered
+        bits = combined(**flags)
         if found.weights is not None:
-            flags["efficiency"] = few_count(found.weights) & answered
-        return replace(found, flags=combined(**flags))
+            bits |= np.where(answered, poor_weights(found.weights), np.uint16(0))
+        return replace(found, flags=bits)
 
     @torch.no_grad()
     def _drawn(

@@ -119,7 +119,7 @@ def test_few_samples_that_count_leave_the_probabilities_to_the_prior() -> None:
     """Where fewer than ten samples count, prior times local volume is what is believed."""
     drawn, _ = _mixture(1e-3, 300)
     spoiled = replace(drawn, log_prob=drawn.log_prob - 40.0 * (np.arange(900) == 5))
-    found = spoiled.weigh().modes()
+    found = spoiled.weigh().modes(keep_flagged=True)
     assert found.source.tolist() == ["laplace"]
     np.testing.assert_allclose(found.probability, found.laplace)
 
@@ -185,7 +185,7 @@ def test_momenta_that_nothing_can_make_are_unexplained() -> None:
         ]
     )
     drawn = flowcei.load().sample(momenta, 20, noise="1%", seed=1, weigh=True)
-    found = drawn.modes()
+    found = drawn.modes(keep_flagged=True)
     assert (found.verdict == UNEXPLAINED).all()
     assert found.count().tolist() == [1, 1]
     assert not np.isnan(found.probability).any()

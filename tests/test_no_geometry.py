@@ -67,15 +67,15 @@ def test_everything_that_follows_leaves_it_out() -> None:
     """Refinement, modes, means and floor say NaN or nothing of it, and the same of the others as ever."""
     drawn = _sampled(weigh=True)
     others = np.arange(6) != LOST
-    found, alone = drawn.modes(), drawn[others].modes()
+    found, alone = drawn.modes(keep_flagged=True), drawn[others].modes()
     assert found.count()[LOST] == 0
     assert found.verdict[LOST] == UNANSWERED
     np.testing.assert_array_equal(found.verdict[others], alone.verdict)
     np.testing.assert_array_equal(found.positions, alone.positions)
-    assert np.isnan(drawn.mean()[LOST]).all()
+    assert np.isnan(drawn.mean(keep_flagged=True)[LOST]).all()
     assert np.isnan(drawn.floor()[LOST]).all()
     np.testing.assert_array_equal(drawn.floor()[others], drawn[others].floor())
-    assert np.isfinite(drawn.mean()[others]).all()
+    assert np.isfinite(drawn.mean(keep_flagged=True)[others]).all()
     file = io.StringIO()
     write_means_xyz(drawn, file)
     file.seek(0)
@@ -120,8 +120,8 @@ def test_calibration_and_comparison_leave_it_out() -> None:
     """They count it, and judge the others."""
     events = _events(60)
     model = flowcei.load()
-    judged = calibrate(model, events, n=20)
+    judged = calibrate(model, events, n=20, keep_flagged=True)
     assert len(judged.sbc) == 59
-    table = compare({"bundled": model}, events, n=20, resamples=10)
+    table = compare({"bundled": model}, events, n=20, resamples=10, keep_flagged=True)
     assert np.isfinite(table.loc["bundled", "atom_error_mean"])
     assert table.loc["bundled", "atom_error_mean"] < 0.1

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 
 from flowcei.errors import DataError, UsageError
+from flowcei.evaluation.comparison import warned
 from flowcei.evaluation.nulls import NULL_MODELS
 from flowcei.evaluation.ranks import (
     Coverage,
@@ -26,9 +27,12 @@ from flowcei.evaluation.verdicts import (
     check_resimulation,
     check_sbc,
     check_tarp,
+    check_weights,
     coverage_band,
 )
+from flowcei.events.container import events_of
 from flowcei.posterior.spread import quantities
+from flowcei.posterior.weights import Weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -112,6 +116,7 @@ def calibrate(
     seed: int = 0,
     level: float = LEVEL,
     weigh: bool = False,
+    keep_flagged: bool = False,
     on_events: Callable[[int], None] | None = None,
 ) -> Calibration:
     """Check the posterior of a model on events whose positions are known.
@@ -132,11 +137,13 @@ def calibrate(
         level: How often a right posterior fails each of the four kinds of check.
         weigh: Whether to judge the samples with their importance weights, which a model with a
             density and a prior can have, or as the model drew them.
+        keep_flagged: Whether to judge events that `flowcei.evaluation.comparison.trusted` leaves
+            out, of which a `FlaggedWarning` is given.
         on_events: Called with the number of events that were judged, part by part.
 
     Raises:
         UsageError: For a model without a posterior, one of another molecule, or n < 10.
-        DataError: For events without positions, or too few.
+        DataError: For events without positions, or too few, or flagged all of them.
 
     Example:
         >>> import flowcei
@@ -145,13 +152,15 @@ def calibrate(
         >>> sorted(set(found.table()["check"]))
         ['coverage', 'resimulation', 'sbc', 'tarp']
     """
+    events = events_of(events, model.molecule) if keep_flagged else warned([model], events, noise)
     truth = _known(model, events, n)
     judge = _Judge.of(model, events, truth, noise, seed)
-    first, parts = 0, []
+    first, parts, weights = 0, [], []
     for drawn in model.stream(events, n, noise=noise, latent=latent, seed=seed, weigh=weigh):
         answered = np.flatnonzero(drawn.answered)
         if len(answered):
             parts.append(judge.ranks(first + answered, drawn[answered]))
+            weights += [] if drawn.weights is None else [drawn.weights[answered]]
         first += len(drawn)
         if on_events is not None:
             on_events(len(drawn))
@@ -167,6 +176,8 @@ def calibrate(
         *check_coverage(coverage, level=level),
         *check_tarp(tarp, level=level),
     ]
+    if weights:
+        verdicts.insert(0, check_weights(Weights.concatenate(weights)))
     left_out = [] if dense else [f"{model.architecture} has no density: no regions of highest density"]
     if len(resimulation):
         verdicts += check_resimulation(resimulation, level=level, seed=seed)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flowcei.errors import DataError, NoDensityError
+from flowcei.errors import DataError, FlaggedWarning, NoDensityError
 from flowcei.events.extracolumns import checked_columns, joined_columns
 from flowcei.physics.likelihood import Likelihood
 from flowcei.physics.priors import GeometryPrior, build_prior
+from flowcei.posterior.flags import EXCLUDING, POOR_WEIGHTS, counted, flag_names, poor_weights
 from flowcei.posterior.labels import label_by_geometry, relabel
 from flowcei.posterior.laplace import local_covariance
 from flowcei.posterior.modes import Modes, find_modes
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from flowcei.molecule import Molecule
 
 __all__ = ["PosteriorSamples"]
+
+_AMONG = " and among these results (samples.unflagged() leaves them out)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,23 +111,29 @@ class PosteriorSamples:
 
     @classmethod
     def concatenate(cls, parts: Sequence[PosteriorSamples]) -> PosteriorSamples:
-        """Join samples of different events."""
+        """Join samples of different events.
+
+        Raises:
+            DataError: Where some have a density or weights and others do not, or molecules differ.
+        """
         first = parts[0]
+        if any(p.molecule.to_dict() != first.molecule.to_dict() for p in parts):
+            raise DataError("samples of different molecules cannot be joined")
+        densities = [p.log_prob for p in parts if p.log_prob is not None]
+        weights = [p.weights for p in parts if p.weights is not None]
+        for name, some in (("a density", densities), ("weights", weights)):
+            if len(some) not in (0, len(parts)):
+                raise DataError(f"some of the samples have {name} and others do not; they cannot be joined")
+        flags = [p.flags if p.flags is not None else np.zeros(len(p), np.uint16) for p in parts]
         return replace(
             first,
             momenta=np.concatenate([p.momenta for p in parts]),
             positions=np.concatenate([p.positions for p in parts]),
-            log_prob=None
-            if first.log_prob is None
-            else np.concatenate([p.log_prob for p in parts if p.log_prob is not None]),
+            log_prob=np.concatenate(densities) if densities else None,
             ids=np.concatenate([p.ids for p in parts]),
             sigma=np.concatenate([p.sigma for p in parts]),
-            weights=None
-            if first.weights is None
-            else Weights.concatenate([p.weights for p in parts if p.weights is not None]),
-            flags=None
-            if first.flags is None
-            else np.concatenate([p.flags for p in parts if p.flags is not None]),
+            weights=Weights.concatenate(weights) if weights else None,
+            flags=np.concatenate(flags) if any(p.flags is not None for p in parts) else None,
             columns=joined_columns([p.columns for p in parts]),
         )
 
@@ -131,6 +141,48 @@ class PosteriorSamples:
     def answered(self) -> NDArray[np.bool_]:
         """Which events (E,) have samples: False where the model can express no geometry for them."""
         return np.asarray(np.isfinite(self.positions).all(axis=(1, 2, 3)))
+
+    @property
+    def flag_names(self) -> tuple[tuple[str, ...], ...]:
+        """The names of the flags of each event, E tuples: see `flowcei.posterior.flags.FLAGS`."""
+        return tuple(map(flag_names, self._bits))
+
+    @property
+    def flagged(self) -> NDArray[np.bool_]:
+        """Which events (E,) have an answer that is not to be trusted.
+
+        Poor weights alone (`efficiency`, `weights`) do not count: the flow's samples stand in.
+        """
+        return np.asarray(self._bits & EXCLUDING > 0)
+
+    @property
+    def _bits(self) -> NDArray[np.uint16]:
+        return np.zeros(len(self), np.uint16) if self.flags is None else self.flags
+
+    def unflagged(self, *, keep_flagged: bool = False) -> PosteriorSamples:
+        """Return the events whose answer may be trusted.
+
+        Args:
+            keep_flagged: Whether to return flagged ones too; those without a geometry never are.
+
+        Raises:
+            DataError: Where none is left.
+        """
+        chosen = self.answered & (keep_flagged | ~self.flagged)
+        if chosen.all():
+            return self
+        if not chosen.any():
+            advice = "none has samples to look at" if keep_flagged else "none is left to look at"
+            raise DataError(f"{counted(self._bits)}: {advice}")
+        return self[chosen]
+
+    def _warn_of_flagged(self, outcome: str, *, keep_flagged: bool) -> None:
+        lines = [f"{counted(self._bits)}{outcome}"] if self.flagged.any() else []
+        if (self._bits & POOR_WEIGHTS).any():
+            lines.append(f"{counted(self._bits, POOR_WEIGHTS)}: samples of the flow count alike there")
+        if lines and not keep_flagged:
+            text = f"{'; '.join(lines)}; keep_flagged=True says nothing of it"
+            warnings.warn(text, FlaggedWarning, stacklevel=3)
 
     @property
     def likelihood(self) -> Likelihood:
@@ -155,6 +207,9 @@ class PosteriorSamples:
     def weigh(self, prior: GeometryPrior | None = None) -> PosteriorSamples:
         """Return these samples with importance weights: see `flowcei.posterior.weights`.
 
+        Events whose weights are not reliable get the flag `weights`; their samples go on counting
+        alike.
+
         Args:
             prior: That of the model where None.
 
@@ -172,7 +227,9 @@ class PosteriorSamples:
             # that does: without it the evidence would be too large by as much.
             restricted = (self.columns[INSIDE] < 1.0) & np.isfinite(log_weights).all(axis=1)
             log_weights += np.log(np.where(restricted, self.columns[INSIDE], 1.0))[:, None]
-        return replace(self, weights=Weights.of(log_weights))
+        weights = Weights.of(log_weights)
+        poor = np.where(self.answered, poor_weights(weights), np.uint16(0))
+        return replace(self, weights=weights, flags=(self._bits & ~np.uint16(POOR_WEIGHTS)) | poor)
 
     def log_posterior(
         self, positions: NDArray[np.floating], prior: GeometryPrior | None = None
@@ -192,14 +249,23 @@ class PosteriorSamples:
         # Atoms in one place can have an infinite density; nothing can follow them.
         return np.where(np.isneginf(log_likelihood), -np.inf, log_prior + log_likelihood)
 
-    def refine(self, prior: GeometryPrior | None = None, *, threads: int | None = None) -> Refinement:
+    def refine(
+        self,
+        prior: GeometryPrior | None = None,
+        *,
+        threads: int | None = None,
+        keep_flagged: bool = False,
+    ) -> Refinement:
         """Return where searches from the samples end: see `flowcei.posterior.refinement`.
 
         Args:
             prior: Whose support is asked of what is found; that of the model where None. A
                 prior that cannot say excludes nothing.
             threads: To use; all the process may run on by default.
+            keep_flagged: Whether flagged events are meant to be among them; else a
+                `FlaggedWarning` says that they are.
         """
+        self._warn_of_flagged(_AMONG, keep_flagged=keep_flagged)
         likelihood = self.likelihood
         found = refine(likelihood, self.positions, threads=threads)
         # Also what explains the momenta within their noise alone must be a geometry of the prior.
@@ -208,7 +274,13 @@ class PosteriorSamples:
         found.status[asked] = np.where(allowed, found.status[asked], OUTSIDE)
         return found
 
-    def modes(self, prior: GeometryPrior | None = None, *, threads: int | None = None) -> Modes:
+    def modes(
+        self,
+        prior: GeometryPrior | None = None,
+        *,
+        threads: int | None = None,
+        keep_flagged: bool = False,
+    ) -> Modes:
         """Return every distinct geometry of each event: see `flowcei.posterior.modes`.
 
         Their probabilities are those of the weights, if the samples were weighed (`weigh`), else
@@ -217,13 +289,15 @@ class PosteriorSamples:
         Args:
             prior: That of the model where None.
             threads: To use; all the process may run on by default.
+            keep_flagged: As of `refine`.
         """
+        self._warn_of_flagged(_AMONG, keep_flagged=keep_flagged)
         stated = prior or self.known_prior()
         return find_modes(
-            self.refine(stated, threads=threads),
+            self.refine(stated, threads=threads, keep_flagged=True),
             self.likelihood,
             weights=None if self.weights is None else self.weights.normalised,
-            ess=None if self.weights is None else self.weights.ess,
+            reliable=None if self.weights is None else self.weights.reliable,
             log_prior=None if stated is None or not stated.has_density else partial(self._log_prior, stated),
         )
 
@@ -250,6 +324,8 @@ class PosteriorSamples:
     def equally_weighted(self, seed: int = 0) -> PosteriorSamples:
         """Return as many samples, drawn from these by their weights, each counting alike.
 
+        Samples whose weights are not reliable stay as they are.
+
         Systematic resampling: a sample comes as often as its share of n, rounded up or down.
 
         Args:
@@ -266,8 +342,13 @@ class PosteriorSamples:
         log_prob = None if self.log_prob is None else self.log_prob[rows, chosen]
         return replace(self, positions=self.positions[rows, chosen], log_prob=log_prob, weights=None)
 
-    def mean(self) -> NDArray[np.float64]:
-        """Return the posterior mean of the positions, (E, N, 3), bohr; weighted where weighed."""
+    def mean(self, *, keep_flagged: bool = False) -> NDArray[np.float64]:
+        """Return the posterior mean of the positions, (E, N, 3), bohr; weighted where weighed.
+
+        Args:
+            keep_flagged: As of `refine`.
+        """
+        self._warn_of_flagged(_AMONG, keep_flagged=keep_flagged)
         if self.weights is not None:
             return np.asarray(np.einsum("en,enix->eix", self.weights.normalised, self.positions))
         mean: NDArray[np.float64] = self.positions.mean(axis=1, dtype=np.float64)
@@ -283,7 +364,7 @@ class PosteriorSamples:
         """
         e = len(self)
         if self.log_prob is None:
-            away = ((self.positions - self.mean()[:, None]) ** 2).sum(axis=(2, 3))
+            away = ((self.positions - self.mean(keep_flagged=True)[:, None]) ** 2).sum(axis=(2, 3))
             best = away.argmin(axis=1)
         else:
             density = self.log_prob if self.weights is None else self.log_prob + self.weights.log_weights
@@ -293,13 +374,20 @@ class PosteriorSamples:
         variance = np.diagonal(covariance, axis1=1, axis2=2).reshape(e, -1, 3).sum(axis=2)
         return np.asarray(np.sqrt(variance))
 
-    def spread(self) -> Spread:
+    def spread(self, *, keep_flagged: bool = False) -> Spread:
         """Return how far the samples of each event lie apart: see `flowcei.posterior.spread`.
 
-        Events without samples are left out: `Spread.ids` says which are there.
+        Flagged events are left out, with a `FlaggedWarning`: `Spread.ids` says which are there.
+
+        Args:
+            keep_flagged: Whether to keep them.
+
+        Raises:
+            DataError: Where all are flagged.
         """
-        even = self[self.answered].equally_weighted()
-        tables = (self.molecule, even.momenta, even.positions, even.ids)
+        even = self.unflagged(keep_flagged=keep_flagged).equally_weighted()
+        self._warn_of_flagged(" and left out", keep_flagged=keep_flagged)
+        tables = (even.molecule, even.momenta, even.positions, even.ids)
         return Spread.of(*tables, prior=self.known_prior(), columns=even.columns)
 
     def labelled(self, positions: NDArray[np.floating] | None = None) -> NDArray[np.float64]:

@@ -67,7 +67,7 @@ def write_means_xyz(samples: PosteriorSamples, file: TextIO) -> None:
     """
     samples = samples[samples.answered]
     labelled = replace(samples, positions=samples.labelled().astype(np.float32))
-    mean = labelled.mean()
+    mean = labelled.mean(keep_flagged=True)  # the flags stand beside it
     away = ((labelled.positions - mean[:, None]) ** 2).sum(axis=3).mean(axis=2)
     share = 1.0 / away.shape[1] if samples.weights is None else samples.weights.normalised
     about = {
