@@ -166,7 +166,9 @@ def find_modes(
     covariance, log_volume = local_covariance(likelihood, positions, event, bounded=True)
     laplace = np.full(len(ends), np.nan)
     if log_prior is not None:
-        log_mass = log_prior(positions) + log_volume - 0.5 * chi_squared
+        with np.errstate(invalid="ignore"):  # no density, of a direction that momenta leave open: no mass
+            log_mass = log_prior(positions) + log_volume - 0.5 * chi_squared
+        log_mass[np.isnan(log_mass)] = -np.inf
         laplace = _normalised(np.where(outside | ~explains, -np.inf, log_mass), event, e)
     source = np.where(believed, "weights", "samples")
     if weights is not None:
