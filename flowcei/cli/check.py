@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flowcei.cli.options import ions_options, named_or_none, noise_option, note, overwrite_option
+from flowcei.cli.options import InputFile, ions_options, named_or_none, noise_option, note, overwrite_option
 from flowcei.cli.reading import reading_options
-from flowcei.errors import UsageError, printable
+from flowcei.cli.streams import show
+from flowcei.errors import UsageError
 
 if TYPE_CHECKING:
     from flowcei.check.verdict import RunCheck
@@ -24,7 +25,7 @@ _TITLES = {"error": "Errors", "warning": "Warnings", "note": "Notes"}
 
 
 @click.command(short_help="Check whether a data file is sound and can bear a claim.")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=InputFile())
 @click.option("--molecule", help="A built-in name, .toml or .xyz; ocs if absent and the file does not say.")
 @click.option("--model", help="A model file or run, or bundled: is the run what its prior predicts?")
 @click.option("--prior", help="Is the run what this prior of the molecule predicts?")
@@ -61,10 +62,10 @@ def check(
 
     Example: flowcei check events.csv --model bundled
     """
-    from flowcei.doctor.examination import examine_file
-
     if output is not None:
         _refuse_output(output, file, overwrite=overwrite)
+    from flowcei.doctor.examination import examine_file
+
     trained = _trained(model, molecule, prior)
     report = examine_file(
         file, named_or_none(molecule, ions) if trained is None else trained.molecule, reading
@@ -73,11 +74,10 @@ def check(
     run = _compared(report, trained, prior, noise, asked=asked)
     if as_json:
         about = run.to_dict() if not isinstance(run, str) else {"compared": 0, "remarks": [run]}
-        click.echo(json.dumps(report.to_dict() | {"run": about}, indent=1))
+        show(json.dumps(report.to_dict() | {"run": about}, indent=1))
     else:
         _show(report)
         _show_run(run, reading.columns)
-    sys.stdout.flush()
     if output is not None:
         _repair(report, output, overwrite=overwrite)
     if not report.sound or (not isinstance(run, str) and run.severity == "error"):
@@ -120,7 +120,7 @@ def _show_run(run: RunCheck | str, columns: str) -> None:
     from flowcei.cli.runcheck import show_run_check
 
     if isinstance(run, str):
-        _say(f"the run was not compared with what a model predicts of it: {run}")
+        show(f"the run was not compared with what a model predicts of it: {run}")
     else:
         show_run_check(run, columns)
 
@@ -131,30 +131,27 @@ def _show(report: Report) -> None:
 
     good = 0 if report.events is None else len(report.events)
     count = f"{report.rows} events" if good == report.rows else f"{good} of {report.rows} events readable"
-    _say(f"{' '.join(report.path.split())}: {report.molecule}, {count}")
+    show(f"{' '.join(report.path.split())}: {report.molecule}, {count}")
     if report.events is not None:
-        _say(described_ions(report.events.molecule))
+        show(described_ions(report.events.molecule))
     for severity in SEVERITIES:
         findings = [f for f in report.findings if f.severity == severity]
         if findings:
-            _say(f"\n{_TITLES[severity]}")
+            show(f"\n{_TITLES[severity]}")
         for finding in findings:
-            _say(f"  {finding.code}: {finding.what}")
-            _say(f"      {finding.means}")
+            show(f"  {finding.code}: {finding.what}")
+            show(f"      {finding.means}")
             if finding.todo:
-                _say(f"      -> {finding.todo}")
-    _say(f"\n{report.verdict}")
-
-
-def _say(text: str) -> None:
-    click.echo(printable(text))
+                show(f"      -> {finding.todo}")
+    show(f"\n{report.verdict}")
 
 
 def _refuse_output(output: Path, file: Path, *, overwrite: bool) -> None:
     """Refuse to repair a file in place, or over another one."""
     from flowcei.errors import UsageError
     from flowcei.events.storage import events_writer
-    from flowcei.files import refuse_existing, same_file
+    from flowcei.files import same_file
+    from flowcei.storage.creation import refuse_existing
 
     events_writer(output)
     if same_file(output, file):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowcei.cli.reading import reading_options
+from flowcei.cli.streams import show
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,11 +56,11 @@ def info(*, file: Path, molecule: str | None, reading: Reading, as_json: bool) -
     """
     facts = _facts(file, molecule, reading)
     if as_json:
-        click.echo(json.dumps(facts.pop(_RAW, facts), indent=1, default=str))
+        show(json.dumps(facts.pop(_RAW, facts), indent=1, default=str))
         return
     for key, value in facts.items():
         if isinstance(value, _Section):
-            click.echo(f"\n{key}")
+            show(f"\n{key}")
             for name, text in value.items():
                 _print("  " + name, text)
         elif key != _RAW:
@@ -70,20 +71,20 @@ def _print(key: str, value: object) -> None:
     """Print a fact; what has several lines is aligned."""
     text = json.dumps(value) if isinstance(value, dict | list) else str(value)
     first, *rest = text.split("\n")
-    click.echo(f"{key:20s} {first}")
+    show(f"{key:20s} {first}")
     for line in rest:
-        click.echo(f"{'':20s} {line}")
+        show(f"{'':20s} {line}")
 
 
 def _facts(file: Path, molecule: str | None, reading: Reading) -> dict[str, Any]:
     from flowcei.cli.runfolder import RUNS
     from flowcei.cli.runs import BUNDLED, find_model
     from flowcei.errors import DataError
-    from flowcei.events.storage import read_events
     from flowcei.files import check_readable
-    from flowcei.modelfile.storage import bundled_model
 
     if str(file) == BUNDLED and not file.exists():
+        from flowcei.modelfile.storage import bundled_model
+
         with bundled_model() as place:
             return _model_facts(place)
     if file.is_dir() or (not file.exists() and (RUNS / file).is_dir()):
@@ -96,6 +97,8 @@ def _facts(file: Path, molecule: str | None, reading: Reading) -> dict[str, Any]
         return _model_facts(file)
     if _is_samples(file):
         return _sample_facts(file)
+    from flowcei.events.storage import read_events
+
     events = read_events(file, molecule, reading)
     return {"content": "events"} | _event_facts(events)
 
@@ -103,7 +106,7 @@ def _facts(file: Path, molecule: str | None, reading: Reading) -> dict[str, Any]
 def _is_samples(file: Path) -> bool:
     from flowcei.errors import DataError
     from flowcei.events.hdf import is_hdf5
-    from flowcei.events.hdffile import opened
+    from flowcei.storage.hdf import opened
 
     if not is_hdf5(file):
         return False

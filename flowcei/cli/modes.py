@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flowcei.cli.options import keep_flagged_option, note, overwrite_option, text_table
+from flowcei.cli.options import InputFile, keep_flagged_option, note, overwrite_option, text_table
+from flowcei.cli.streams import show
 
 if TYPE_CHECKING:
     from flowcei.posterior.samples import PosteriorSamples
@@ -16,7 +17,7 @@ _SHOWN = 12  # modes that are printed
 
 
 @click.command(short_help="Find every geometry that explains an event, with its probability.")
-@click.argument("samples", type=click.Path(path_type=Path))
+@click.argument("samples", type=InputFile())
 @click.option("--prior", help="Of the molecule; that of the model if absent.")
 @click.option("--event", type=int, help="Number of the event to draw; the most ambiguous if absent.")
 @click.option(
@@ -44,9 +45,14 @@ def modes(
 
     Example: flowcei modes events.samples.h5 -o modes.csv
     """
+    from flowcei.storage.creation import atomic_text, refuse_existing
+
+    place = output or Path(f"{samples.stem.removesuffix('.samples')}.modes.csv")
+    pictures = {name: place.with_name(f"{place.stem}-{name}.png") for name in ("event", "map")}
+    for path in (place, *pictures.values(), *([xyz] if xyz else [])):
+        refuse_existing(path, overwrite=overwrite)
     from flowcei.cells import write_table
     from flowcei.cli.runs import row_of_event, unflagged
-    from flowcei.files import refuse_existing, whole_file
     from flowcei.physics.priors import build_prior
     from flowcei.posterior.modes import UNANSWERED, VERDICTS
     from flowcei.posterior.storage import read_samples
@@ -55,10 +61,6 @@ def modes(
     from flowcei.report.modes import ambiguity_figure, modes_figure
     from flowcei.report.style import save
 
-    place = output or Path(f"{samples.stem.removesuffix('.samples')}.modes.csv")
-    pictures = {name: place.with_name(f"{place.stem}-{name}.png") for name in ("event", "map")}
-    for path in (place, *pictures.values(), *([xyz] if xyz else [])):
-        refuse_existing(path, overwrite=overwrite)
     whole = read_samples(samples)
     drawn = unflagged(whole, samples, keep_flagged=keep_flagged)
     shown = None if event is None else row_of_event(whole, drawn, event, samples)
@@ -66,17 +68,17 @@ def modes(
     weighed = _weighed(drawn, stated)
     found = weighed.modes(stated, keep_flagged=True)
     table = modes_table(found, weighed)
-    with whole_file(place, overwrite=overwrite) as path:
-        write_table(table, path, index=False, float_format="%.12g")
+    with atomic_text(place, overwrite=overwrite) as file:
+        write_table(table, file, index=False, float_format="%.12g")
     if xyz:
-        with whole_file(xyz, overwrite=overwrite) as path, path.open("w") as file:
+        with atomic_text(xyz, overwrite=overwrite) as file:
             write_modes_xyz(found, weighed, file)
     shown = found.most_ambiguous if shown is None else shown
     save(modes_figure(found, weighed, shown), pictures["event"], overwrite=overwrite)
     save(ambiguity_figure(found, weighed), pictures["map"], overwrite=overwrite)
     brief = table[table["event"] == drawn.ids[shown]].iloc[:_SHOWN, : -3 * len(drawn.molecule)]
     long = [name for name in brief if name.startswith("corr_")]
-    click.echo(text_table(brief.drop(columns=["starts", "error", "chi_squared", *long])))
+    show(text_table(brief.drop(columns=["starts", "error", "chi_squared", *long])))
     for k, word in enumerate(VERDICTS[:UNANSWERED]):
         note(f"{word:12s} {int((found.verdict == k).sum()):7d} of {len(drawn)} events")
     written = ", ".join(str(path) for path in (place, *pictures.values(), *([xyz] if xyz else [])))

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from flowcei.cli.logs import NOTES
-from flowcei.errors import printable
+from flowcei.cli.streams import say
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     import pandas as pd
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Duration",
+    "InputFile",
     "device_option",
     "fresh_folder",
     "ions_options",
@@ -103,15 +105,33 @@ def is_quiet() -> bool:
 def note(text: str) -> None:
     """Say something to the person, not to the pipe: on stderr, unless --quiet."""
     if not is_quiet():
-        click.echo(printable(text), err=True)
+        say(text)
     _log.info("%s", text)
 
 
 def warn(text: str, code: str = "") -> None:
     """Say what is wrong, or may be, on stderr, also under --quiet."""
     line = f"warning ({code}): {text}" if code else f"warning: {text}"
-    click.echo(printable(line), err=True)
+    say(line)
     _log.info("%s", line)
+
+
+class InputFile(click.Path):
+    """A file to read, looked for before anything slow is imported."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(
+        self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> Path:
+        """Return the path, if there is a file with something in it."""
+        from flowcei.files import check_readable
+
+        del param, ctx
+        path = Path(value)
+        check_readable(path)
+        return path
 
 
 def ions_options(command: Callable[..., Any]) -> Callable[..., Any]:

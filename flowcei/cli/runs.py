@@ -59,9 +59,9 @@ def find_model(name: str | None) -> Path | None:
 
 def load_named(name: str | None, device: str) -> tuple[str, Reconstructor]:
     """Load the model meant and return the name it goes by in tables."""
-    from flowcei.loading import load
-
     place = find_model(name)
+    from flowcei.loading import load  # after what costs nothing to refuse
+
     if place is None:
         return BUNDLED, load(device=device)
     short = place.parent.name if place.name == MODEL else place.stem

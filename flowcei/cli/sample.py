@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from flowcei.cli.options import (
+    InputFile,
     device_option,
     keep_flagged_option,
     latent_option,
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 @click.option(
     "--momenta",
     required=True,
-    type=click.Path(path_type=Path),
+    type=InputFile(),
     help="Events, in any format that flowcei reads.",
 )
 @samples_option
@@ -102,21 +103,17 @@ def sample(
 
     Example: flowcei sample --momenta events.csv -n 100
     """
+    place = output or Path(f"{momenta.stem}.samples.h5")
+    _look_at_names(momenta, place, model, overwrite=overwrite or resume)
     from flowcei.check.observables import Thinning
     from flowcei.cli.runcheck import note_run_check
     from flowcei.cli.runs import BUNDLED, load_named, note_what_is_assumed
-    from flowcei.errors import UsageError
     from flowcei.events.source import open_events
     from flowcei.events.streaming import partial_path
     from flowcei.experiment.drift import subtract_drift
-    from flowcei.files import same_file
     from flowcei.posterior.unfinished import begun_seed
     from flowcei.sampling import Sampling, Survey
 
-    place = output or Path(f"{momenta.stem}.samples.h5")
-    if same_file(place, momenta):
-        msg = f"{momenta} holds the momenta; give -o another name"
-        raise UsageError(msg)
     if resume and place.exists() and not partial_path(place).exists():
         note(f"{place} is there already: nothing to go on with")  # a batch job that was queued again
         return
@@ -152,6 +149,21 @@ def sample(
         _refuse_all_flagged(quality, momenta)
     if place.suffix.lower() in (".h5", ".hdf5"):
         note(f"next: flowcei spread {place}, flowcei modes {place}")
+
+
+def _look_at_names(momenta: Path, place: Path, model: str | None, *, overwrite: bool) -> None:
+    """Refuse names that cannot be right before torch is imported, which takes seconds."""
+    from flowcei.cli.runs import find_model
+    from flowcei.errors import UsageError
+    from flowcei.files import same_file
+    from flowcei.storage.creation import refuse_existing
+
+    if same_file(place, momenta):
+        msg = f"{momenta} holds the momenta; give -o another name"
+        raise UsageError(msg)
+    find_model(model)
+    if str(place) != "-":
+        refuse_existing(place, overwrite=overwrite)
 
 
 def _refuse_all_flagged(quality: Quality, momenta: Path) -> None:

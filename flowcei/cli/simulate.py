@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowcei.cli.options import (
+    InputFile,
     ions_options,
     named_molecule,
     note,
@@ -46,7 +47,7 @@ _COUNT = 10_000  # events, where nobody says
 )
 @click.option(
     "--geometries",
-    type=click.Path(path_type=Path),
+    type=InputFile(),
     help="Instead of a prior: explode the structures of this XYZ file.",
 )
 @click.option(
@@ -96,7 +97,7 @@ def simulate(
     from flowcei.events.storage import events_writer, write_events
     from flowcei.events.streaming import partial_path, partial_seed
     from flowcei.events.text import write_csv
-    from flowcei.files import refuse_existing
+    from flowcei.storage.creation import refuse_existing
 
     precise = _checked(accuracy)
     if geometries is not None:

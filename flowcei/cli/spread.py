@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flowcei.cli.options import fresh_folder, keep_flagged_option, note, overwrite_option, text_table
+from flowcei.cli.options import (
+    InputFile,
+    fresh_folder,
+    keep_flagged_option,
+    note,
+    overwrite_option,
+    refuse_full_folder,
+    text_table,
+)
+from flowcei.cli.streams import show
 
 if TYPE_CHECKING:
     from flowcei.posterior.samples import PosteriorSamples
@@ -15,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Tabulate and draw how far posterior samples lie apart.")
-@click.argument("samples", type=click.Path(path_type=Path))
+@click.argument("samples", type=InputFile())
 @click.option("--event", type=int, help="Number of the event to draw; the first if absent.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder; NAME-spread if absent.")
 @click.option(
@@ -50,24 +59,26 @@ def spread(
 
     Example: flowcei spread events.samples.h5
     """
+    from flowcei.storage.creation import atomic_text, refuse_existing
+
+    place = output or Path(f"{samples.stem.removesuffix('.samples')}-spread")
+    refuse_full_folder(place, overwrite=overwrite)
+    if xyz:
+        refuse_existing(xyz, overwrite=overwrite)
     from flowcei.cli.runs import row_of_event, unflagged
-    from flowcei.files import refuse_existing, whole_file
     from flowcei.posterior.storage import read_samples
     from flowcei.posterior.structures import write_means_xyz
 
     whole = read_samples(samples)
     drawn = unflagged(whole, samples, keep_flagged=keep_flagged)
     index = 0 if event is None else row_of_event(whole, drawn, event, samples)
-    if xyz:
-        refuse_existing(xyz, overwrite=overwrite)
-    stem = samples.stem.removesuffix(".samples")
-    folder = fresh_folder(output or Path(f"{stem}-spread"), overwrite=overwrite)
+    folder = fresh_folder(place, overwrite=overwrite)
     result = drawn.spread(keep_flagged=True)
     _write(result, index, folder, overwrite=overwrite)
     if xyz:
-        with whole_file(xyz, overwrite=overwrite) as path, path.open("w") as file:
+        with atomic_text(xyz, overwrite=overwrite) as file:
             write_means_xyz(drawn, file)
-    click.echo(text_table(result.overall()))
+    show(text_table(result.overall()))
     _say_floor(drawn, result)
     _say_covariation(result)
     note(f"\nrecoil frame, x along {result.along}; sd: of all events together; typical_sd: within one event")
@@ -85,10 +96,10 @@ def spread(
 def _write(result: Spread, index: int, folder: Path, *, overwrite: bool) -> None:
     """Write tables, and pictures of all events and of one."""
     from flowcei.cells import write_table
-    from flowcei.files import whole_file
     from flowcei.posterior.covariance import Covariation
     from flowcei.report.figures import internal_figure, spread_figure
     from flowcei.report.style import save
+    from flowcei.storage.creation import atomic_text
 
     tables = {
         "spread.csv": result.per_event(),
@@ -96,8 +107,8 @@ def _write(result: Spread, index: int, folder: Path, *, overwrite: bool) -> None
         "covariance.csv": Covariation.of(result).table(),
     }
     for name, table in tables.items():
-        with whole_file(folder / name, overwrite=overwrite) as path:
-            write_table(table, path, index=False, float_format="%.6g")
+        with atomic_text(folder / name, overwrite=overwrite) as file:
+            write_table(table, file, index=False, float_format="%.6g")
     number = result.ids[index]
     pictures = {
         "clouds.png": spread_figure(result),

@@ -15,6 +15,7 @@ from click.core import ParameterSource
 from flowcei.cli.architectures import ArchitectureCommand, plugin_options
 from flowcei.cli.options import (
     Duration,
+    InputFile,
     device_option,
     ions_options,
     named_molecule,
@@ -60,9 +61,7 @@ _ALWAYS = ("arch", "frame", "events", "seed", "device", *_SCHEDULE)
 @click.option("--starts", type=int, help="Searches an event (solver: 20).")
 @click.option("--steps", type=int, help="Steps of a search, at the most (solver: 40).")
 @click.option("--neighbours", type=int, help="Rows that the look-up table averages (nearest: 1).")
-@click.option(
-    "--data", type=click.Path(path_type=Path), help="Events with positions; simulated afresh if absent."
-)
+@click.option("--data", type=InputFile(), help="Events with positions; simulated afresh if absent.")
 @click.option("--molecule", help="A built-in name, .toml or .xyz; ocs, or what --data says, if absent.")
 @ions_options
 @click.option("--prior", help="Which geometries to simulate; the molecule's default if absent.")
@@ -135,6 +134,8 @@ def train(
         run = to_resume(resume)
         plan = _Plan.of(_options_of(ctx, options, run))
     else:
+        if output is not None:
+            check_run_folder(output, "", overwrite=overwrite)
         plan = _Plan.of(options)
         folder = check_run_folder(output, f"{plan.molecule.name}-{options['arch']}", overwrite=overwrite)
         plan.options["seed"] = settled_seed(plan.options.get("seed"))
@@ -250,12 +251,12 @@ def _train(plan: _Plan, run: RunFolder, max_time: float | None, *, resume: bool)
     """Train, and finish the run folder; or say how to go on."""
     from flowcei.cli.progress import Progress
     from flowcei.training.checkpoint import read_checkpoint
-    from flowcei.training.schedule import EpochRecord, best_of
+    from flowcei.training.schedule import best_of
 
     run.clean()
     resume = resume and run.checkpoint.exists()
     before = read_checkpoint(run.checkpoint).records if resume else []
-    records = [EpochRecord(**record) for record in before]
+    records = list(before)
     epochs = plan.options["epochs"]
     done = plan.rows * len(records)
     try:

@@ -13,8 +13,8 @@ import pandas as pd
 
 from flowcei.errors import DataError, UsageError
 from flowcei.events.extracolumns import exact_numbers
-from flowcei.events.hdffile import opened, refuse_large_chunks
 from flowcei.files import check_held
+from flowcei.storage.hdf import opened, refuse_large_chunks
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence

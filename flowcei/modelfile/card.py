@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from flowcei.errors import DataError, UsageError
 from flowcei.modelfile.migrations import FORMAT_VERSION
-from flowcei.modelfile.strictjson import LARGEST, MAX_DEPTH, SMALLEST, read_json, refuse_odd_values
+from flowcei.storage.strictjson import LARGEST, MAX_DEPTH, SMALLEST, read_json, refuse_odd_values
 
 __all__ = [
     "ModelCard",

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-import h5py
 import numpy as np
 
 from flowcei.errors import DataError
@@ -22,15 +21,17 @@ from flowcei.events.hdf import (
     read_json_attribute,
     read_molecule,
 )
-from flowcei.events.hdffile import opened
 from flowcei.files import check_readable
 from flowcei.laidout import DONE
 from flowcei.posterior.flags import FLAG_BITS, FLAGS
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.posterior.weights import Weights
+from flowcei.storage.hdf import opened, writing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    import h5py
 
     from flowcei.molecule import Molecule
 
@@ -93,9 +94,9 @@ def describe_samples(file: h5py.File, samples: PosteriorSamples) -> None:
             file[name].attrs["unit"] = unit
 
 
-def write_hdf(parts: Iterable[PosteriorSamples], path: Path) -> None:
-    """Write samples, a part at a time; how many there will be need not be known."""
-    with h5py.File(path, "w") as file:
+def write_hdf(parts: Iterable[PosteriorSamples], target: BinaryIO) -> None:
+    """Write samples to a new file, a part at a time; how many there will be need not be known."""
+    with writing(target) as file:
         for k, part in enumerate(parts):
             arrays = arrays_of(part)
             if k == 0:

@@ -16,8 +16,7 @@ from flowcei.posterior.flags import FLAGS, in_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
-    from typing import TextIO
+    from typing import BinaryIO, TextIO
 
     from flowcei.posterior.samples import PosteriorSamples
 
@@ -70,7 +69,7 @@ def refuse_missing_parquet() -> None:
         raise UsageError(msg) from error
 
 
-def write_parquet(parts: Iterable[PosteriorSamples], path: Path) -> None:
+def write_parquet(parts: Iterable[PosteriorSamples], file: BinaryIO) -> None:
     """Write the long table as Parquet, a row group a part, units with the columns.
 
     Raises:
@@ -86,7 +85,7 @@ def write_parquet(parts: Iterable[PosteriorSamples], path: Path) -> None:
             table = pa.Table.from_pandas(samples_table(part), preserve_index=False)
             if writer is None:
                 schema = _with_units(table.schema, part)
-                writer = pq.ParquetWriter(path, schema, compression="zstd")
+                writer = pq.ParquetWriter(file, schema, compression="zstd")
             writer.write_table(table.cast(schema))
     finally:
         if writer is not None:
