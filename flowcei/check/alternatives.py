@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Alternative", "alternatives_of"]
 
 _ALL_ORDERS = 5  # ions: of more only exchanges of two are tried
+_SEARCHED = 10  # ions: of more, orders and charges are too many to try
 _MOST_CHARGE = 4
 _MOST_COMBINATIONS = 256  # of charges: 4 each of four ions, 3 each of five, 2 each of eight
 
@@ -59,13 +60,13 @@ def alternatives_of(molecule: Molecule, prior: GeometryPrior) -> Iterator[Altern
         [('charges', 63), ('isotopes', 23), ('molecule', 12)]
     """
     own = tuple(range(len(molecule)))
-    for order in _orders(molecule):
+    for order in _orders(molecule) if len(molecule) <= _SEARCHED else ():
         names = ", ".join(molecule.labels[order.index(k)] for k in own)
         what = (
             f"the ions stand in another order: the columns read as {', '.join(molecule.labels)} are {names}"
         )
         yield Alternative("order", what, molecule, prior, order, {"columns": names.replace(",", "")})
-    for charges in _charges(molecule):
+    for charges in _charges(molecule) if len(molecule) <= _SEARCHED else ():
         what = "other charges: " + _each(molecule, [f"{q:+g}" for q in charges])
         other = replace(molecule, charges=charges)
         yield Alternative("charges", what, other, prior, own, {"charges": charges.tolist()})

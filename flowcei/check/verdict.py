@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from flowcei.check.causes import LEVEL, Run, causes_of
+from flowcei.check.causes import LEVEL, Run
 from flowcei.check.comparison import MEANS, compare_lab, compare_shapes, sums_of
 from flowcei.check.observables import MOST_EVENTS
 from flowcei.check.prediction import noise_of_run
+from flowcei.check.search import causes_of
 from flowcei.physics.priors import GeometryPrior, build_prior
 
 if TYPE_CHECKING:
