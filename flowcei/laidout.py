@@ -179,6 +179,17 @@ class LaidOutFile:
         _write(self._handle, np.ones(1, np.uint8), self._places[DONE][0] + block)
         self.done[block] = True
 
+    def rewrite(self, name: str, array: NDArray) -> None:
+        """Replace all rows of a dataset, whatever blocks are there.
+
+        Raises:
+            DataError: Where there is no such dataset of this shape.
+        """
+        offset, shape, dtype = self._places.get(name, (0, (), np.dtype("f8")))
+        if array.shape != shape:
+            raise DataError(f"has no place for /{name}; remove it", path=self._path)
+        _write(self._handle, np.ascontiguousarray(array, dtype), offset)
+
 
 def _write(handle: int, array: NDArray, place: int) -> None:
     data = memoryview(array.view(np.uint8).reshape(-1))  # type: ignore[arg-type]

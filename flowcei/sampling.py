@@ -18,21 +18,25 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 import torch
 
+from flowcei.check.evidence import check_evidence, reference_events
 from flowcei.errors import DataError, UsageError
 from flowcei.events.container import Events, events_of
 from flowcei.events.extracolumns import joined_columns
 from flowcei.models.interface import Latent
 from flowcei.physics.detector import Noise
 from flowcei.posterior.budget import top_up
-from flowcei.posterior.flags import combined, poor_weights, unexplained
+from flowcei.posterior.flags import BY_MOMENTA, FLAG_BITS, combined, poor_weights, unexplained
+from flowcei.posterior.hdf import arrays_of
 from flowcei.posterior.restriction import mostly_outside, restricted
 from flowcei.posterior.samples import PosteriorSamples
+from flowcei.posterior.unfinished import Quality
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from numpy.typing import ArrayLike, NDArray
 
+    from flowcei.check.evidence import EvidenceCheck
     from flowcei.physics.priors import GeometryPrior
     from flowcei.trainedmodel import TrainedModel
 
@@ -42,6 +46,9 @@ ROWS = 200_000
 """Samples that share a random stream, and are held at a time."""
 
 _BUDGET = 100  # times n: samples drawn of one event, at the most
+_REFERENCE_EVENTS = 100, 500
+_REFERENCE_SAMPLES = 1_000_000
+_REFERENCE_SEED = 2**32
 
 
 def block_size(n: int) -> int:
@@ -159,6 +166,37 @@ class Sampling:
         if empty:
             msg = "there is no event to reconstruct"
             raise DataError(msg)
+
+    def judged(self, quality: Quality) -> tuple[Quality, EvidenceCheck | None]:
+        """Compare the evidence of a run with that of events of the prior, sampled and weighed alike.
+
+        Args:
+            quality: Of all the events of the run.
+
+        Returns:
+            The same with p-values and the flag `evidence`, and the comparison: None without weights.
+        """
+        if quality.statistic is None:
+            return quality, None
+        model = self.model
+        count = int(np.clip(_REFERENCE_SAMPLES // self.n, *_REFERENCE_EVENTS))
+        if self.min_ess > 0:  # where more are drawn that costs as much as the run, at the most
+            count = int(np.clip(len(quality.ids), _REFERENCE_EVENTS[0], count))
+        relative = model.noise.relative
+        levels = quality.sigma / quality.size if relative else quality.sigma
+        tables = (model.molecule, model.prior, levels, count, self.seed)
+        events = reference_events(*tables, relative=relative)
+        # A seed of its own: reference events must not share latents with those of the run.
+        other = replace(self, seed=self.seed + _REFERENCE_SEED, noise=None)
+        parts = (Quality.of(arrays_of(part), part.molecule) for part in other.blocks(events))
+        reference = Quality.concatenate(list(parts))
+        if reference.statistic is None:
+            return quality, None
+        # Events with another flag tell of themselves.
+        counts = [q.flags & (BY_MOMENTA | FLAG_BITS["no-geometry"]) == 0 for q in (reference, quality)]
+        check = check_evidence(quality.statistic, reference.statistic[counts[0]], counts[1])
+        flags = quality.flags | combined(evidence=check.improbable)
+        return replace(quality, flags=flags, evidence_p=check.p_values), check
 
     @property
     def _weighs(self) -> bool:

@@ -16,7 +16,7 @@ from flowcei.posterior.tables import modes_table
 
 def answer(samples: PosteriorSamples) -> None:
     """Ask everything of samples, and check what holds of any answer."""
-    refinement, modes = samples.refine(), samples.modes()
+    refinement, modes = samples.refine(keep_flagged=True), samples.modes(keep_flagged=True)
     assert set(np.unique(refinement.status)) <= {CONVERGED, STALLED, OUTSIDE}
     assert not np.isnan(refinement.error).any()
     total = np.bincount(modes.event, modes.probability, minlength=len(samples))
@@ -24,10 +24,10 @@ def answer(samples: PosteriorSamples) -> None:
     assert (modes.count()[~samples.answered] == 0).all()
     modes_table(modes, samples)
     if samples.answered.any():
-        spread = samples.spread()
+        spread = samples.spread(keep_flagged=True)
         spread.overall()
         Covariation.of(spread).in_words()
-    samples.mean()
+    samples.mean(keep_flagged=True)
     assert samples.floor().shape == (len(samples), len(samples.molecule))
 
 

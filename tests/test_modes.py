@@ -313,7 +313,7 @@ def test_a_nearest_miss_has_no_deviation_and_is_no_example(beyond_the_fold: Post
     """Its derivative says how flat the miss is (2e6 bohr): cells are empty, pictures show another event."""
     sound = flowcei.load().sample(flowcei.simulate("ocs", 2, noise="1%", seed=1), 1, seed=1)
     missed = replace(beyond_the_fold, flags=None)
-    plain = replace(sound, log_prob=None, flags=None, origin=missed.origin)
+    plain = replace(sound, molecule=missed.molecule, log_prob=None, flags=None, origin=missed.origin)
     both = PosteriorSamples.concatenate([missed, plain])
     found = both.modes()
     table = modes_table(found, both)

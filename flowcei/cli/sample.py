@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from flowcei.cli.options import (
     samples_option,
     seed_option,
     settled_seed,
+    warn,
 )
 from flowcei.cli.reading import drift_option, note_reading, reading_options, selection_options
 
@@ -201,12 +203,12 @@ def _to_pipe(asked: Sampling, source: EventSource, survey: Survey) -> Quality:
     def counted(progress: Progress) -> Iterator[PosteriorSamples]:
         for part in asked.blocks(source.chunks()):
             yield part
-            parts.append(Quality.of(arrays_of(part)))
+            parts.append(Quality.of(arrays_of(part), part.molecule))
             progress.update(len(part))
 
     with Progress(survey.events, "events") as progress:
         write_samples_csv(counted(progress), sys.stdout)
-    return Quality.concatenate(parts)
+    return _judged(asked, Quality.concatenate(parts))
 
 
 def _to_file(
@@ -234,7 +236,16 @@ def _to_file(
             resume=resume,
             on_block=progress.update,
             on_written=on_written,
+            judge=partial(_judged, asked),
         )
+
+
+def _judged(asked: Sampling, quality: Quality) -> Quality:
+    """Say whether the momenta are as probable as those of the prior, and flag events that are not."""
+    judged, evidence = asked.judged(quality)
+    if evidence is not None:
+        (note if evidence.sound else partial(warn, code="evidence"))(evidence.summary)
+    return judged
 
 
 def _say_quality(quality: Quality, *, whole: bool) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AFTERWARDS",
+    "BY_MOMENTA",
     "EXCLUDING",
     "FLAGS",
     "FLAG_BITS",
@@ -47,7 +48,10 @@ FLAGS = {
 FLAG_BITS = {name: 1 << k for k, name in enumerate(FLAGS)}
 """The bit of each flag."""
 
-AFTERWARDS = {name: bit for name, bit in FLAG_BITS.items() if name not in {"momentum-sum", "ker", "momenta"}}
+BY_MOMENTA = sum(FLAG_BITS[name] for name in ("momentum-sum", "ker", "momenta"))
+"""The bits of the flags that momenta alone raise."""
+
+AFTERWARDS = {name: bit for name, bit in FLAG_BITS.items() if not bit & BY_MOMENTA}
 """The flags that only samples can raise, and their bits."""
 
 POOR_WEIGHTS = FLAG_BITS["efficiency"] | FLAG_BITS["weights"]

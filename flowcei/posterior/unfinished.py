@@ -12,33 +12,38 @@ from __future__ import annotations
 import json
 import os
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import chain
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from flowcei.errors import DataError, StoppedError, UsageError
-from flowcei.events.hdf import read_array, read_json_attribute, read_molecule
+from flowcei.events.hdf import read_json_attribute, read_molecule
 from flowcei.events.streaming import partial_path
 from flowcei.laidout import DONE, LaidOutFile, datasets_of, lay_out
+from flowcei.physics.detector import rms_component
 from flowcei.posterior.flags import EXCLUDING
 from flowcei.posterior.hdf import arrays_of, describe_samples, samples_of
 from flowcei.posterior.storage import HDF, check_samples_path, write_parts
+from flowcei.posterior.weights import scaled_evidence
 from flowcei.storage.creation import atomic_write, create_file, output_lock, reopen_file
 from flowcei.storage.hdf import numbers_of, opened
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import h5py
     from numpy.typing import NDArray
 
+    from flowcei.molecule import Molecule
     from flowcei.posterior.samples import PosteriorSamples
     from flowcei.storage.creation import OutputFile
 
 __all__ = ["Quality", "begun_seed", "sample_to_file"]
+
+_EVIDENCE = "columns/evidence_p"
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,12 +55,20 @@ class Quality:
         flags: See `flowcei.posterior.flags`, (E,).
         ess: Effective samples of each, (E,), where they were weighed.
         drawn: Samples drawn of each, (E,), where they were weighed.
+        sigma: Noise that was assumed, (E,), hbar / bohr.
+        size: Rms momentum component, (E,), hbar / bohr.
+        statistic: `flowcei.posterior.weights.scaled_evidence` of each, (E,), where they were weighed.
+        evidence_p: Chance of momenta as improbable, (E,), once that was judged.
     """
 
     ids: NDArray[np.int64]
     flags: NDArray[np.uint16]
     ess: NDArray[np.float64] | None
     drawn: NDArray[np.int64] | None
+    sigma: NDArray[np.float64]
+    size: NDArray[np.float64]
+    statistic: NDArray[np.float64] | None
+    evidence_p: NDArray[np.float64] | None = None
 
     @property
     def all_flagged(self) -> bool:
@@ -63,22 +76,24 @@ class Quality:
         return bool((self.flags & EXCLUDING).all())
 
     @classmethod
-    def of(cls, arrays: dict[str, np.ndarray]) -> Quality:
+    def of(cls, arrays: Mapping[str, np.ndarray], molecule: Molecule) -> Quality:
         """Judge from the arrays that a file of samples holds: see `flowcei.posterior.hdf`."""
         flags = arrays.get("flags", np.zeros(len(arrays["event"]), np.uint16))
-        return cls(arrays["event"], flags, arrays.get("ess"), arrays.get("drawn"))
+        weighed = (arrays.get("ess"), arrays.get("drawn"))
+        momenta, evidence = arrays["momenta"], arrays.get("log_evidence")
+        statistic = None if evidence is None else scaled_evidence(evidence, momenta, molecule.masses)
+        size = rms_component(momenta)
+        return cls(arrays["event"], flags, *weighed, arrays["sigma"], size, statistic)
 
     @classmethod
     def concatenate(cls, parts: Sequence[Quality]) -> Quality:
         """Join what is known of different events."""
-        ess = [part.ess for part in parts if part.ess is not None]
-        drawn = [part.drawn for part in parts if part.drawn is not None]
-        return cls(
-            np.concatenate([part.ids for part in parts]),
-            np.concatenate([part.flags for part in parts]),
-            np.concatenate(ess) if ess else None,
-            np.concatenate(drawn) if drawn else None,
-        )
+
+        def joined(name: str) -> Any:  # noqa: ANN401 (whatever the attribute is)
+            arrays = [getattr(part, name) for part in parts]
+            return None if arrays[0] is None else np.concatenate(arrays)
+
+        return cls(*(joined(field.name) for field in fields(cls)))
 
 
 def begun_seed(path: Path) -> int | None:
@@ -103,6 +118,7 @@ def sample_to_file(
     resume: bool = False,
     on_block: Callable[[int], None] | None = None,
     on_written: Callable[[int], None] | None = None,
+    judge: Callable[[Quality], Quality] | None = None,
 ) -> Quality:
     """Write the samples of a stream of events to a file, and keep what was done if it is stopped.
 
@@ -117,6 +133,8 @@ def sample_to_file(
         on_block: Called after each block with its number of events, also for those that an
             earlier run has written.
         on_written: Called with the number of events that were turned into CSV or Parquet.
+        judge: What completes flags and `evidence_p` when all events are there, before they are
+            turned into CSV or Parquet.
 
     Returns:
         Flags and weights of all the events.
@@ -138,7 +156,10 @@ def sample_to_file(
     ):
         try:
             _fill(first, parts, output, request, on_block)
-            quality = _quality(output)
+            quality = _quality(output, request["block"])
+            if judge is not None:
+                quality = judge(quality)
+                _put(output, quality)
             if path.suffix.lower() in HDF:
                 output.become(path, overwrite=overwrite)
                 return quality
@@ -165,7 +186,7 @@ def _begun(
     What is refused is refused in the first block, with nothing written and nothing replaced.
     """
     first, events = next(stream), request["events"]
-    datasets = {name: ((events, *a.shape[1:]), a.dtype) for name, a in arrays_of(first).items()}
+    datasets = {name: ((events, *a.shape[1:]), a.dtype) for name, a in _arrays(first).items()}
 
     def describe(file: h5py.File) -> None:
         describe_samples(file, first)
@@ -210,7 +231,7 @@ def _fill(
         for index, part in enumerate(first or parts(kept * block), kept):
             if len(part) != max(0, min(block, events - index * block)):
                 raise changed
-            file.put(index, index * block, arrays_of(part))
+            file.put(index, index * block, _arrays(part))
             _tell(on_block, len(part))
         if not file.done.all():
             raise changed
@@ -243,10 +264,37 @@ def _refuse_other(request: dict[str, Any], output: OutputFile) -> None:
             raise UsageError(msg)
 
 
-def _quality(output: OutputFile) -> Quality:
+def _arrays(part: PosteriorSamples) -> dict[str, np.ndarray]:
+    """Return the arrays of a file, with a place for what is known when all events are there."""
+    place = {} if part.weights is None else {_EVIDENCE: np.full(len(part), np.nan)}
+    return arrays_of(part) | place
+
+
+def _put(output: OutputFile, quality: Quality) -> None:
+    """Write flags, and the p-values of the evidence where there are any."""
+    with LaidOutFile(output.file, output.path) as file:
+        file.rewrite("flags", quality.flags)
+        if quality.evidence_p is not None:
+            file.rewrite(_EVIDENCE, quality.evidence_p)
+
+
+def _quality(output: OutputFile, block: int) -> Quality:
     with opened(output.path, output.file) as file:
-        names = ("event", "flags", "ess", "drawn")
-        return Quality.of({name: read_array(file, name, output.path) for name in names if name in file})
+        molecule = _molecule(file, output.path)
+        names = ("event", "flags", "ess", "drawn", "momenta", "sigma", "log_evidence")
+        datasets = {name: numbers_of(file, name, output.path) for name in names if name in file}
+        parts = []
+        for first in range(0, len(datasets["event"]), block):
+            arrays = {name: data[first : first + block] for name, data in datasets.items()}
+            parts.append(Quality.of(arrays, molecule))
+    return Quality.concatenate(parts)
+
+
+def _molecule(file: h5py.File, path: Path) -> Molecule:
+    molecule = read_molecule(file, path)
+    if molecule is None:
+        raise DataError("is damaged; remove it", path=path)
+    return molecule
 
 
 def _read_back(
@@ -254,9 +302,7 @@ def _read_back(
 ) -> Iterator[PosteriorSamples]:
     """Yield what was written, a block at a time."""
     with opened(output.path, output.file) as file:
-        molecule, origin = read_molecule(file, output.path), read_json_attribute(file, "origin")
-        if molecule is None:
-            raise DataError("is damaged; remove it", path=output.path)
+        molecule, origin = _molecule(file, output.path), read_json_attribute(file, "origin")
         names = [name for name in datasets_of(file) if name != DONE]
         datasets = {name: numbers_of(file, name, output.path) for name in names}
         for first in range(0, len(datasets["event"]), block):

@@ -16,12 +16,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import logsumexp
 
+from flowcei.physics.detector import rms_component
+from flowcei.physics.likelihood import centred_momenta
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-__all__ = ["K_HAT_BOUND", "Weights", "efficiency_in_words", "generalised_pareto_shape", "thinned"]
+__all__ = [
+    "K_HAT_BOUND",
+    "Weights",
+    "efficiency_in_words",
+    "generalised_pareto_shape",
+    "scaled_evidence",
+    "thinned",
+]
 
 K_HAT_BOUND = 0.7
 """Above it the largest weights have no finite mean to speak of: more samples, or a better flow."""
@@ -145,6 +155,26 @@ def efficiency_in_words(ess: NDArray[np.float64], drawn: NDArray[np.integer]) ->
         f"sample efficiency {middle:.1%} (median; a tenth of the events below {low:.1%}), "
         f"{np.median(ess):.3g} effective of {drawn.mean():.0f} drawn"
     )
+
+
+def scaled_evidence(
+    log_evidence: NDArray[np.float64], momenta: NDArray[np.float64], masses: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return log evidence + (3N - 3) log rms(centred momenta), (E,): how probable momenta are, without unit.
+
+    Args:
+        log_evidence: Of `Weights`, (E,); -inf where no sample counts.
+        momenta: (E, N, 3), hbar / bohr.
+        masses: (N,), electron masses.
+
+    Example:
+        >>> p = np.array([[[2.0, 0, 0], [-2.0, 0, 0]]])
+        >>> t = [scaled_evidence(np.array([-3 * np.log(s)]), s * p, np.ones(2)) for s in (1.0, 5.0)]
+        >>> bool(np.isclose(*t).item())
+        True
+    """
+    size = rms_component(centred_momenta(momenta, masses))
+    return np.asarray(log_evidence + (3 * len(masses) - 3) * np.log(size))
 
 
 def thinned(
