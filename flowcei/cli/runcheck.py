@@ -39,7 +39,7 @@ def show_run_check(check: RunCheck, columns: str) -> None:
         show(f"  {k + 1}. {cause.what} ({fit})")
         show(f"      -> {cause.todo}")
         if cause.kind == "order" and columns:
-            show(printable(f'      -> --columns "{_reordered(columns, check, cause.values["columns"])}"'))
+            show(f'      -> --columns "{_reordered(columns, check, cause.values["columns"])}"')
     show(f"\n{check.verdict}")
 
 
