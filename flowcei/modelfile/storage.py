@@ -82,8 +82,7 @@ def bundled_model() -> AbstractContextManager[Path]:
 def read_model(path: Path) -> tuple[ModelCard, dict[str, Tensor]]:
     """Read the description and the tensors of a model file.
 
-    The description is checked before a tensor is read; then description and tensors
-    against their checksums, which files of format 1 do not have.
+    Description and tensors are checked against their checksums, which files of format 1 do not have.
 
     Raises:
         UsageError: For a missing file, a folder, a pipe or a device.

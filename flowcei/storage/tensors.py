@@ -49,8 +49,7 @@ def read_tensors(
 
     Args:
         file: Open; no pipe, no device.
-        describe: Makes a description of the metadata, text by name, or refuses it, before any tensor
-            is read.
+        describe: Makes a description of the metadata, text by name, or refuses it.
         most: Bytes of the file, at the most.
 
     Returns:
@@ -64,12 +63,13 @@ def read_tensors(
     if size > most:
         raise DataError(f"larger than {most >> 30} GiB: not a file of flowcei")
     file.seek(0)
-    content = file.read(size)  # in memory: what is checked is what is used, whatever becomes of the file
-    description = describe(_bounded_header(content))
+    metadata = _bounded_header(file, size)
+    file.seek(0)
     try:
-        return description, load(content)
+        tensors = load(file.read(size))  # in memory, so that what the checksum is of does not change
     except (SafetensorError, RuntimeError, ValueError, OverflowError) as error:
         raise _damaged(" ".join(str(error).split())[:200]) from error
+    return describe(metadata), tensors
 
 
 def write_tensors(file: BinaryIO, metadata: dict[str, str], tensors: dict[str, Tensor]) -> None:
@@ -110,13 +110,13 @@ def _type(tensor: Tensor) -> str:
     return TYPES[tensor.dtype]
 
 
-def _bounded_header(content: bytes) -> dict[str, str]:
-    """Return the metadata of a file whose header is small enough to be parsed, and names nothing twice."""
-    length = int.from_bytes(content[:8], "little")
-    if len(content) < 8 or length > min(len(content) - 8, _MAX_HEADER):
-        raise _damaged(f"a header of {length} bytes in a file of {len(content)}")
+def _bounded_header(file: BinaryIO, size: int) -> dict[str, str]:
+    """Return the metadata of a file whose header is small, names nothing twice and accounts for its size."""
+    length = int.from_bytes(file.read(8), "little")
+    if size < 8 or length > min(size - 8, _MAX_HEADER):
+        raise _damaged(f"a header of {length} bytes in a file of {size}")
     try:
-        table = read_json(content[8 : 8 + length].decode("utf-8"))
+        table = read_json(file.read(length).decode("utf-8"))
     except UnicodeDecodeError as error:
         raise _damaged(f"its header is not UTF-8 ({error.reason})") from error
     except DataError as error:
@@ -126,11 +126,17 @@ def _bounded_header(content: bytes) -> dict[str, str]:
         raise _damaged("its header or its metadata are no table")
     if len(table) > _MAX_TENSORS:
         raise _damaged(f"{len(table)} tensors, above {_MAX_TENSORS}")
+    end = 0
     for name, claims in table.items():  # names are printed where something is wrong with them
         if len(name) > _MAX_NAME or not name.isprintable():
             raise _damaged(f"a tensor is called {ascii(name)[:80]}")
         if not isinstance(claims, dict) or claims.get("dtype") not in TYPES.values():
             raise _damaged(f"tensor {name} is not of type {', '.join(TYPES.values())}")
+        offsets = claims.get("data_offsets")
+        last = offsets[-1] if isinstance(offsets, list) and offsets else None
+        end = max(end, last if isinstance(last, int) else 0)
+    if end != size - 8 - length:  # before a gigabyte of nothing is read
+        raise _damaged(f"its tensors end at byte {end} of {size - 8 - length}")
     return metadata
 
 
