@@ -135,6 +135,19 @@ def indexed(folder: Path) -> None:
     _indexed(events("ch4", "0%")).to_csv(folder / "indexed.csv", index=False)
 
 
+def records(folder: Path) -> None:
+    """One HDF5 dataset of records, as pandas and PyTables write tables: momenta in u m/s, a delay, a shot."""
+    p = events("ocs").momenta / (DALTON * METRE_PER_SECOND)
+    table = {f"p{a}_{k}": p[:, i, j] for i, k in enumerate("COS") for j, a in enumerate("xyz")}
+    table |= {
+        "delay_fs": np.repeat(np.arange(8) * 25.0, EVENTS // 8),
+        "shot": np.arange(EVENTS) // 2 + 51_000,
+    }
+    with h5py.File(folder / "records.h5", "w") as file:
+        data = file.create_dataset("run7/table", data=pd.DataFrame(table).to_records(index=False))
+        data.attrs["Units"] = "u m/s"
+
+
 def parquet(folder: Path) -> None:
     """The same as Parquet, which also states the symbols."""
     import pyarrow as pa
@@ -183,7 +196,8 @@ def main() -> None:
     """Write all files."""
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "data"
     folder.mkdir(parents=True, exist_ok=True)
-    for make in (study, headerless, numpy_array, sculpt, pycesim, ksu, indexed, parquet, hdf5, root, xyz):
+    text = (study, headerless, sculpt, pycesim, ksu, indexed, xyz)
+    for make in (*text, numpy_array, parquet, hdf5, records, root):
         make(folder)
 
 

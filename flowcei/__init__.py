@@ -88,3 +88,8 @@ def __getattr__(name: str) -> object:
         msg = f"module 'flowcei' has no attribute {name!r}"
         raise AttributeError(msg)
     return getattr(import_module(f"flowcei.{_ROOMS[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """Return the public names, which nothing has to be imported for."""
+    return sorted(__all__)

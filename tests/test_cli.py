@@ -188,7 +188,7 @@ BAD_EVENTS = {
 @pytest.mark.parametrize(("text", "where"), BAD_EVENTS.values(), ids=BAD_EVENTS)
 def test_bad_event_files_are_rejected_in_one_line(flow: Shell, text: str, where: str) -> None:
     """Exit code 3, one line that names the file and the place, and nothing written."""
-    Path("bad.csv").write_text(text)
+    Path("bad.csv").write_text(text and f"{text}\n")
     assert flow("sample", "--momenta", "bad.csv", "-n", "5", "--seed", "1") == 3
     last = flow.err.strip().splitlines()
     assert last[-1].startswith("flowcei: error: bad.csv")

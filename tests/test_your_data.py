@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -37,6 +38,9 @@ def test_every_command_of_the_page_runs(
         for line in text.splitlines() if not kind else ():
             assert shell(*shlex.split(line)[1:]) == 0, (line, shell.err)
             said += shell.err + shell.out
+    assert "extra columns carried along: delay_fs, shot" in said
+    Path("page.py").write_text(next(text for kind, text in BLOCKS if kind == "python"))
+    runpy.run_path("page.py")
     assert (
         "momenta taken to be in 1e-22 kg m/s, as the median KER is then 108 eV (Coulomb energy 108 eV)"
         in said
@@ -47,7 +51,7 @@ def test_every_command_of_the_page_runs(
         assert all(part in written for part in line.split("..."))
     # What was converted from each of them is the same events.
     made = flowcei.read_events("study.csv").momenta
-    for name in ("headerless", "from-npy", "sculpt", "from-lab", "from-root"):
+    for name in ("headerless", "from-npy", "sculpt", "from-lab", "from-root", "from-records"):
         np.testing.assert_allclose(flowcei.read_events(f"{name}.h5").momenta, made, atol=1e-4)
 
 

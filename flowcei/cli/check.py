@@ -66,14 +66,17 @@ def check(
         _refuse_output(output, file, overwrite=overwrite)
     from flowcei.doctor.examination import examine_file
 
-    trained = _trained(model, molecule, prior)
+    trained = _trained(model, molecule=molecule, prior=prior, **ions)
     report = examine_file(
         file, named_or_none(molecule, ions) if trained is None else trained.molecule, reading
     )
-    asked = molecule is not None or noise is not None
-    run = _compared(report, trained, prior, noise, asked=asked)
+    run = _compared(report, trained, molecule, prior, noise)
     if as_json:
-        about = run.to_dict() if not isinstance(run, str) else {"compared": 0, "remarks": [run]}
+        about = (
+            run.to_dict()
+            if not isinstance(run, str)
+            else {"compared": 0, "remarks": [run or "nothing to compare with was named"]}
+        )
         show(json.dumps(report.to_dict() | {"run": about}, indent=1))
     else:
         _show(report)
@@ -84,45 +87,49 @@ def check(
         sys.exit(_REJECTED)
 
 
-def _trained(model: str | None, molecule: str | None, prior: str | None) -> TrainedModel | None:
+def _trained(model: str | None, **others: str | None) -> TrainedModel | None:
     """Return the model meant, None where none is named."""
     from flowcei.cli.runs import load_named
 
     if model is None:
         return None
-    if molecule is not None or prior is not None:
-        msg = "a model states its molecule and prior; leave out --molecule and --prior"
+    if given := [name.replace("_", "-") for name, value in others.items() if value is not None]:
+        msg = f"a model states its molecule and prior; leave out --{given[0]}"
         raise UsageError(msg)
     return load_named(model, "cpu")[1]
 
 
 def _compared(
-    report: Report, trained: TrainedModel | None, prior: str | None, noise: str | None, *, asked: bool
+    report: Report, trained: TrainedModel | None, molecule: str | None, prior: str | None, noise: str | None
 ) -> RunCheck | str:
-    """Compare the run with the prior meant, or return why it is not compared."""
+    """Compare the run with the prior meant, or return why it is not compared, "" where nobody asks."""
     from flowcei.check.verdict import check_run
     from flowcei.cli.runcheck import NO_PRIOR
+    from flowcei.physics.priors import build_prior
 
     events = report.events
     if events is None or any(finding.code == "extreme" for finding in report.findings):
         return "the file holds nothing to compare"
     if trained is not None:
         return check_run(events, trained.prior, noise) if trained.prior_spec is not None else NO_PRIOR
-    stated = events.origin.get("prior")
-    if prior is None and events.positions is None and isinstance(stated, dict):
-        return check_run(events, stated, noise)
-    if prior is None and not (asked and events.positions is None and events.molecule.priors):
-        return "give --model, or --molecule and --prior"
+    bare, stated = events.positions is None, events.origin.get("prior")
+    if prior is None and bare and isinstance(stated, dict):
+        try:
+            return check_run(events, build_prior(events.molecule, stated), noise)
+        except UsageError as error:
+            return f"the prior that the file states cannot be built ({error}); give --prior"
+    if prior is None and noise is None and not (bare and molecule is not None and events.molecule.priors):
+        return "give --model, or --molecule and --prior" if bare else ""
     return check_run(events, prior, noise)
 
 
 def _show_run(run: RunCheck | str, columns: str) -> None:
     from flowcei.cli.runcheck import show_run_check
 
-    if isinstance(run, str):
-        show(f"the run was not compared with what a model predicts of it: {run}")
-    else:
+    if not isinstance(run, str):
         show_run_check(run, columns)
+    elif run:
+        show(f"the run was not compared with what a model predicts of it: {run}")
 
 
 def _show(report: Report) -> None:

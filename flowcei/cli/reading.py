@@ -42,6 +42,7 @@ _READING = (
     click.option(
         "--unit", default="", help="Of the momenta: hbar/bohr, 'kg m/s', '1e-22 kg m/s', 'u m/s', ..."
     ),
+    click.option("--allow-truncated", is_flag=True, help="Read a text file whose last line has no line end."),
 )
 _SELECTION = (
     click.option(
@@ -68,12 +69,21 @@ def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of reading; the command takes them as one argument `reading`."""
 
     @wraps(command)
-    def wrapped(*, format: str | None, mapping: Path | None, columns: str, unit: str, **rest: Any) -> Any:  # noqa: A002, ANN401
+    def wrapped(
+        *,
+        format: str | None,  # noqa: A002
+        mapping: Path | None,
+        columns: str,
+        unit: str,
+        allow_truncated: bool,
+        **rest: Any,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
         from flowcei.events.mapping import read_mapping
         from flowcei.events.source import Reading
 
         known = read_mapping(mapping) if mapping is not None else None
-        return command(reading=Reading(format, known, columns, unit), **rest)
+        stated = Reading(format, known, columns, unit, allow_truncated=allow_truncated)
+        return command(reading=stated, **rest)
 
     return _with(_READING, wrapped)
 
@@ -129,7 +139,7 @@ def note_reading(source: EventSource) -> None:
     """Say what was concluded and not stated, what is carried along, and what a bound on the sum costs."""
     from flowcei.events.selection import sum_chance
 
-    for line in (*source.said, *source.notes):
+    for line in (*source.said, *source.stated, *source.notes):
         note(f"{source.path.name}: {line}")
     if any("taken to be" in line for line in source.said):
         note("to state it instead: flowcei convert --guess writes a mapping; check it, then give --mapping")

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import click
-
 from flowcei.cli.options import note, text_table, warn
-from flowcei.errors import printable
+from flowcei.cli.streams import show
 
 if TYPE_CHECKING:
     from flowcei.check.verdict import RunCheck
@@ -29,24 +27,20 @@ def show_run_check(check: RunCheck, columns: str) -> None:
         check: What to print.
         columns: The order of the ions that the user gave, "" for none.
     """
-    click.echo(
-        f"\nThe run beside the prior {check.prior}: {check.compared} of {check.events} events compared"
-    )
+    show(f"\nThe run beside the prior {check.prior}: {check.compared} of {check.events} events compared")
     if check.comparisons:
-        click.echo(text_table(check.table(), digits=4))
+        show(text_table(check.table(), digits=4))
     for remark in check.remarks if check.compared else ():
-        click.echo(f"  {remark}")
+        show(f"  {remark}")
     if check.outlying > 0.01:
-        click.echo(f"  {check.outlying:.1%} have a momentum sum unlike the others and were left out")
+        show(f"  {check.outlying:.1%} have a momentum sum unlike the others and were left out")
     for k, cause in enumerate(check.causes):
         fit = f"explains the rest, p {cause.p_value:.2g}" if cause.fits else f"not all, p {cause.p_value:.1g}"
-        click.echo(printable(f"  {k + 1}. {cause.what} ({fit})"))
-        click.echo(printable(f"      -> {cause.todo}"))
+        show(f"  {k + 1}. {cause.what} ({fit})")
+        show(f"      -> {cause.todo}")
         if cause.kind == "order" and columns:
-            click.echo(
-                printable(f'      -> --columns "{_reordered(columns, check, cause.values["columns"])}"')
-            )
-    click.echo(printable(f"\n{check.verdict}"))
+            show(f'      -> --columns "{_reordered(columns, check, cause.values["columns"])}"')
+    show(f"\n{check.verdict}")
 
 
 def _reordered(columns: str, check: RunCheck, true: str) -> str:

@@ -128,7 +128,8 @@ class RunFolder:
                     shutil.rmtree(left, ignore_errors=True)
         shutil.rmtree(self.folder / _DONE, ignore_errors=True)
         for place in {self.folder, self.work}:
-            remove_left_over(place)
+            if place.is_dir():  # the work of a run that has taken its place is gone
+                remove_left_over(place)
 
     def discard(self) -> None:
         """Remove the folder, and those made for it, where nothing was learned."""

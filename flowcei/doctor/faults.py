@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from flowcei.events.selection import Tally
+
 __all__ = ["Content", "read_with_faults"]
 
 _EXTRA = ("event", "sigma")
@@ -107,6 +109,9 @@ def read_with_faults(
         findings.append(
             Finding("note", "reading", line, means, "a mapping states it: flowcei convert --guess")
         )
+    findings += _left_out(source.tally)
+    for line in source.stated:
+        findings.append(Finding("note", "reading", line, "you stated it; if it is wrong, every answer is"))
     for line in source.notes:
         findings.append(Finding("note", "columns", line, "nothing is computed from them"))
     return Content(known, source.tally.read, events, findings)
@@ -272,7 +277,8 @@ def _number(cell: str) -> tuple[float, str]:
 
 def _read_hdf(path: Path, molecule: Molecule | None) -> Content:
     try:
-        events = open_events(path, molecule).read()
+        source = open_events(path, molecule)
+        events = source.read()
     except DataError as error:
         content = _damaged_hdf(path, molecule)
         if content is None:
@@ -280,7 +286,16 @@ def _read_hdf(path: Path, molecule: Molecule | None) -> Content:
         if not content.findings:
             content.findings.append(Finding("error", "refused", str(error), _REFUSED))
         return content
-    return Content(events.molecule, len(events), events)
+    return Content(events.molecule, source.tally.read, events, _left_out(source.tally))
+
+
+def _left_out(tally: Tally) -> list[Finding]:
+    """Report events that are left out without having been asked for."""
+    means = "they were left out here, as every command leaves them out"
+    return [
+        Finding("warning", "left-out", f"{number} of {tally.read} events: {reason}", means)
+        for reason, number in tally.unasked.items()
+    ]
 
 
 def _damaged_hdf(path: Path, molecule: Molecule | None) -> Content | None:

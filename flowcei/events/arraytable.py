@@ -1,20 +1,17 @@
-"""Tables of numbers that are not text: NumPy arrays, HDF5, Parquet and ROOT."""
+"""Tables of numbers that are not text: NumPy arrays, Parquet and ROOT."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 import pandas as pd
 
 from flowcei.errors import DataError, UsageError
 from flowcei.events.extracolumns import exact_numbers
+from flowcei.events.fields import columns_of, flat_columns, refuse_wide, rows_of
 from flowcei.files import check_held
-from flowcei.storage.hdf import opened, refuse_large_chunks
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -22,29 +19,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["HdfTable", "NpyTable", "ParquetTable", "RootTable"]
+__all__ = ["NpyTable", "ParquetTable", "RootTable"]
 
-_MAX_COLUMNS = 10_000
-_MOST_CELLS = 1 << 23  # of a part
 _EXACT = 1 << 53  # whole numbers are exact in floating point up to here
-
-
-def _rows_of(columns: int, rows: int) -> int:
-    """Return how many rows a part may have, so that a wide table takes no more memory than a long one."""
-    return max(1, min(rows, _MOST_CELLS // max(1, columns)))
-
-
-def _refuse_wide(columns: int, path: Path, name: str = "the file") -> None:
-    if columns > _MAX_COLUMNS:
-        raise DataError(f"{name} has {columns} columns; {_MAX_COLUMNS} at the most", path=path)
-
-
-def _cut(array: NDArray[Any] | h5py.Dataset, rows: slice, path: Path) -> NDArray[Any]:
-    """Return numbers, float64 or int64; what is too large for the type becomes infinite, and is refused."""
-    try:
-        return exact_numbers(np.asarray(array[rows]))
-    except (OSError, ValueError) as error:
-        raise DataError("cannot be read as numbers; is it cut short?", path=path) from error
 
 
 def _plain(array: NDArray[Any]) -> NDArray[Any]:
@@ -55,20 +32,24 @@ def _plain(array: NDArray[Any]) -> NDArray[Any]:
 
 @dataclass(frozen=True, eq=False)
 class NpyTable:
-    """A `.npy` array, (B, 3N) or (B, N, 3), as columns ``#1``, ``#2``, ...
+    """A `.npy` array: (B, 3N) or (B, N, 3) as columns ``#1``, ``#2``, ..., a structured one by its fields.
 
     Attributes:
         path: The file.
     """
 
     path: Path
+    _columns: dict[str, tuple[tuple[str, ...], int]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse what is no array of numbers."""
         array = self._array()
-        if array.dtype.kind not in "fiub" or array.ndim == 0:
+        columns = flat_columns(array.dtype, array.shape) if array.ndim else ()
+        for name, path, k in columns:
+            self._columns[name or "#1"] = (path, k)
+            refuse_wide(len(self._columns), self.path)
+        if not self._columns and array.size:
             raise DataError("is not an array of numbers", path=self.path)
-        _refuse_wide(math.prod(array.shape[1:]), self.path)
 
     def _array(self) -> NDArray[Any]:
         try:
@@ -80,7 +61,7 @@ class NpyTable:
     @property
     def names(self) -> tuple[str, ...]:
         """The columns."""
-        return tuple(f"#{k}" for k in range(1, math.prod(self._array().shape[1:]) + 1))
+        return tuple(self._columns)
 
     @property
     def rows(self) -> int:
@@ -100,107 +81,13 @@ class NpyTable:
         gaps: Collection[str] = (),
     ) -> Iterator[pd.DataFrame]:
         """Yield the rows, some at a time: see `TextTable.chunks`."""
-        del used, text, gaps  # all columns are numbers, and cost nothing
-        array, names = self._array(), list(self.names)
-        rows = _rows_of(len(names), rows)
-        for first in range(0, len(array), rows):
-            part = _cut(array, slice(first, first + rows), self.path)
-            yield pd.DataFrame(part.reshape(len(part), len(names)), columns=names)
-
-
-@dataclass(frozen=True, eq=False)
-class HdfTable:
-    """Datasets of an HDF5 file, side by side: (B,) is a column, (B, N, 3) are ``NAME#1``, ``NAME#2``, ...
-
-    Attributes:
-        path: The file.
-        group: Where the datasets are.
-    """
-
-    path: Path
-    group: str = ""
-    _columns: dict[str, tuple[str, int]] = field(init=False, default_factory=dict)
-    _count: list[int] = field(init=False, default_factory=list)
-
-    def __post_init__(self) -> None:
-        """Find the datasets of numbers that have the same length."""
-        with opened(self.path) as file:
-            place = self._place(file)
-            there = [name[:40] for name in islice(place, 8)]
-            for name in islice(place, _MAX_COLUMNS):
-                data = self._dataset(place, name)
-                if data is None:
-                    continue
-                width = math.prod(data.shape[1:])
-                _refuse_wide(width + len(self._columns), self.path)
-                self._count.append(data.shape[0])
-                names = [name] if data.ndim == 1 else [f"{name}#{k}" for k in range(1, width + 1)]
-                self._columns.update({column: (name, k) for k, column in enumerate(names)})
-        if not self._columns:
-            where = f"group /{self.group}" if self.group else "the top of the file"
-            what = f"{where} holds no dataset of numbers ({', '.join(there) or 'nothing'}); a mapping's tree "
-            what += "names a group"
-            raise DataError(what, path=self.path)
-        if len(set(self._count)) > 1:
-            raise DataError(f"datasets of different length ({sorted(set(self._count))[:4]})", path=self.path)
-
-    def _place(self, file: h5py.File) -> h5py.Group:
-        place = file
-        for part in filter(None, self.group.split("/")):
-            # No link is followed to another file.
-            link = place.get(part, getlink=True)
-            place = place[part] if isinstance(link, h5py.HardLink) else None
-            if not isinstance(place, h5py.Group):
-                raise DataError(f"has no group /{self.group}", path=self.path)
-        return place
-
-    @staticmethod
-    def _dataset(place: h5py.Group, name: str) -> h5py.Dataset | None:
-        data = place[name] if isinstance(place.get(name, getlink=True), h5py.HardLink) else None
-        if not isinstance(data, h5py.Dataset) or data.shape in (None, ()) or data.dtype.kind not in "fiub":
-            return None
-        return None if data.external or data.is_virtual else data
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The columns."""
-        return tuple(self._columns)
-
-    @property
-    def rows(self) -> int:
-        """The number of rows."""
-        return self._count[0]
-
-    def numeric(self, names: Sequence[str]) -> list[str]:
-        """Return which of some columns hold one number in each row: all."""
-        return list(names)
-
-    def chunks(
-        self,
-        used: Collection[str],
-        text: Collection[str] = (),
-        *,
-        rows: int,
-        gaps: Collection[str] = (),
-    ) -> Iterator[pd.DataFrame]:
-        """Yield the rows, some at a time: see `TextTable.chunks`."""
         del text, gaps
-        rows = _rows_of(len(self._columns), rows)
-        with opened(self.path) as file:
-            place = self._place(file)
-            for name in {self._columns[column][0] for column in used}:
-                refuse_large_chunks(place[name], self.path)
-            check_held(self.path, self.rows * len(used), "the table")
-            for first in range(0, self.rows, rows):
-                parts: dict[str, NDArray[Any]] = {}
-                table: dict[str, NDArray[Any]] = {}
-                for column in used:
-                    name, k = self._columns[column]
-                    if name not in parts:
-                        part = _cut(place[name], slice(first, first + rows), self.path)
-                        parts[name] = part.reshape(len(part), -1)
-                    table[column] = parts[name][:, k]
-                yield pd.DataFrame(table)
+        array = self._array()
+        rows = rows_of(len(self._columns), rows)
+        for first in range(0, len(array), rows):
+            # A copy: the file itself cannot be written, and torch warns of such arrays.
+            part = np.array(array[first : first + rows])
+            yield columns_of(part, {name: self._columns[name] for name in used})
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,10 +97,12 @@ class ParquetTable:
     Attributes:
         path: The file.
         symbols: Chemical symbols in the order of the ions, where its metadata states them.
+        units: What the metadata of columns state as their units.
     """
 
     path: Path
     symbols: tuple[str, ...] = field(init=False, default=())
+    units: dict[str, str] = field(init=False, default_factory=dict)
     _file: list[Any] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
@@ -230,8 +119,12 @@ class ParquetTable:
             )
         except (pa.ArrowException, OSError, ValueError) as error:
             raise DataError("not a Parquet file, or damaged", path=self.path) from error
-        _refuse_wide(len(self.names), self.path)
+        refuse_wide(len(self.names), self.path)
         metadata = self._file[0].schema_arrow.metadata or {}
+        for entry in self._file[0].schema_arrow:
+            for key, word in (entry.metadata or {}).items():
+                if key.strip().lower() in (b"unit", b"units"):
+                    self.units[entry.name] = word.decode("utf-8", "replace").strip()
         words = metadata.get(b"symbols", b"").decode("utf-8", "replace")
         object.__setattr__(self, "symbols", tuple("".join(c if c.isalnum() else " " for c in words).split()))
 
@@ -286,7 +179,7 @@ class ParquetTable:
                 kind = str(self._file[0].schema_arrow.field(name).type)
                 raise DataError(f"holds {kind[:40]}, not numbers", path=self.path, column=name)
         check_held(self.path, self.rows * len(used), "the table")
-        rows = _rows_of(len(used), rows)
+        rows = rows_of(len(used), rows)
         integers = [name for name in used if pa.types.is_integer(self._file[0].schema_arrow.field(name).type)]
         whole = self._without_blanks(integers)
         try:
@@ -335,7 +228,7 @@ class RootTable:
                 what = f"has the trees {', '.join(trees[:8]) or '(none)'}; a mapping's tree names one"
                 raise DataError(what, path=self.path)
             self._tree.append(file[found])
-            _refuse_wide(len(self.names), self.path)
+            refuse_wide(len(self.names), self.path)
         except DataError:
             raw.close()
             raise
@@ -375,7 +268,7 @@ class RootTable:
         """Yield the rows, some at a time: see `TextTable.chunks`."""
         del text, gaps
         check_held(self.path, self.rows * len(used), "the table")
-        rows = _rows_of(len(used), rows)
+        rows = rows_of(len(used), rows)
         try:
             for part in self._tree[0].iterate(list(used), step_size=rows, library="np"):
                 yield pd.DataFrame({name: _plain(part[name]) for name in used})

@@ -6,40 +6,35 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from flowcei.errors import UsageError
-from flowcei.events.mapping import momentum_factor
+from flowcei.events.mapping import is_unit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["NamedComponents", "bare_name", "named_components"]
+__all__ = ["NamedComponents", "bare_name", "is_momentum_word", "named_components"]
 
-_ION = r"(?P<ion>[a-z]*\d*?)(?:\d+\+|\++)?"  # a charge may follow: C2+, O++
+# The longest first: of mom, momentum_1_x would leave an ion "entum1".
+_P, _V = r"(?:momentum|momenta|mom|p)", r"(?:velocities|velocity|vel|v)"
+# What stands between the parts of a name, and around the ion: px_C, px.C, p_x(C), "p x C".
+_BETWEEN = re.compile(r"[\s_.\-()\[\]{}]+")
+_CHARGE = r"(?:\^?\d*\++)?"  # a charge may follow: C2+, O++
+_ION = r"(?P<ion>[a-z]*(?:_?\d+)?)"
 _AXIS = r"(?P<axis>[xyz])"
-_P, _V = r"(?:p|mom|momentum)", r"(?:v|vel|velocity)"
+# A name is a quantity, an axis and an ion, in one of the orders in which programs write them.
 _PATTERNS = [
-    (pattern.format(q=quantity, ion=_ION, axis=_AXIS), kind)
+    (re.compile(pattern.format(q=quantity, ion=_ION, axis=_AXIS)), kind)
     for quantity, kind in ((_P, "momenta"), (_V, "velocities"))
     for pattern in (
-        r"{q}_?{axis}[_(]?{ion}\)?",
-        r"{q}_?{ion}_?{axis}",
-        r"{ion}_{q}_?{axis}f?",
+        r"{q}_?{axis}_?{ion}",  # px_C, p_x(C), Px_ion_1, px1, mom_x_O
+        r"{q}_?{ion}_?{axis}",  # p1x, p_C_x, pcx
+        r"{ion}_{q}_?{axis}f?",  # C_px, ion_1_px, Br_vxf
     )
 ]
 _PATTERNS += [
-    (rf"{_ION}_{_AXIS}0?", "positions"),
-    (rf"{_AXIS}_?{_ION}", "positions"),
+    (re.compile(rf"{_ION}_{_AXIS}0?"), "positions"),
+    (re.compile(rf"{_AXIS}_?{_ION}"), "positions"),
 ]
-_LENGTHS = {
-    "bohr": "bohr",
-    "a0": "bohr",
-    "a.u.": "bohr",
-    "angstrom": "angstrom",
-    "å": "angstrom",
-    "a": "angstrom",
-}
-_LENGTHS |= {"nm": "nanometres", "pm": "picometres", "m": "metres"}
-_UNIT = re.compile(r"(.*?\S)\s*(?:\[(.+)\]|\((.+)\)|/\s*(.+))")
+_UNIT = re.compile(r"(.*?\S)\s*(?:\[([^\[\]]+)\]|\(([^()]+(?:\([^()]*\))?)\)|/\s*(.+))")
 
 
 @dataclass(frozen=True)
@@ -48,40 +43,51 @@ class NamedComponents:
 
     Attributes:
         columns: momenta, velocities or positions -> word for the ion -> x, y or z -> column.
-        words: momenta, velocities or positions -> what stands as unit behind the names.
+        doubled: Two columns that read as the same component of the same ion, where there are any.
     """
 
     columns: dict[str, dict[str, dict[str, str]]]
-    words: dict[str, set[str]]
-
-    def unit(self, kind: str) -> str:
-        """Return the unit that all names of a kind state, or nothing."""
-        if kind == "positions":
-            word = next(iter(self.words[kind])) if len(self.words[kind]) == 1 else ""
-            return _LENGTHS.get(word.lower(), "")
-        return _momentum_unit(self.words[kind], velocities=kind == "velocities")
+    doubled: tuple[str, str] | None = None
 
 
 def named_components(names: Sequence[str]) -> NamedComponents:
-    """Read names such as ``px_C``, ``Px_ion1``, ``Br_vxf``, ``p_x(O)``, ``x0`` or ``px_C [kg m/s]``.
+    """Read names such as ``px_C``, ``Px_ion_1``, ``p1x``, ``Br_vxf``, ``p_x(O)`` or ``px_C [kg m/s]``.
 
     Example:
-        >>> found = named_components(["px_C [kg m/s]", "Br_x0"])
-        >>> found.columns["momenta"], found.unit("momenta")
-        ({'c': {'x': 'px_C [kg m/s]'}}, 'kg m/s')
+        >>> named = named_components(["px_C [kg m/s]", "Br_x0", "mom y ion 1"])
+        >>> named.columns["momenta"]
+        {'c': {'x': 'px_C [kg m/s]'}, 'ion1': {'y': 'mom y ion 1'}}
     """
-    kinds = ("momenta", "velocities", "positions")
-    found = NamedComponents({kind: {} for kind in kinds}, {kind: set() for kind in kinds})
+    # H1+ is the first hydrogen, or one of charge 1: the former where the latter names a column twice.
+    found = _components(names, _CHARGE)
+    return _components(names, r"\++$|") if found.doubled else found
+
+
+def _components(names: Sequence[str], charge: str) -> NamedComponents:
+    columns: dict[str, dict[str, dict[str, str]]] = {k: {} for k in ("momenta", "velocities", "positions")}
+    doubled: tuple[str, str] | None = None
     for name in names:
-        bare, word = bare_name(name)
+        plain = _BETWEEN.sub("_", bare_name(name)[0].lower()).strip("_")
+        if "+" in plain:  # charges stand at the end of the ion, which may not be that of the name
+            plain = re.sub(charge + r"(?=_|$|[xyz]f?$)", "", plain)
         for pattern, kind in _PATTERNS:
-            match = re.fullmatch(pattern, bare, re.IGNORECASE)
-            if match and match["ion"]:
-                axes = found.columns[kind].setdefault(match["ion"].lower(), {})
-                axes[match["axis"].lower()] = name
-                found.words[kind].add(word)
+            match = pattern.fullmatch(plain)
+            if match and match["ion"].strip("_"):
+                axes = columns[kind].setdefault(match["ion"].replace("_", ""), {})
+                doubled = doubled or ((axes[match["axis"]], name) if match["axis"] in axes else None)
+                axes[match["axis"]] = name
                 break
-    return found
+    return NamedComponents(columns, doubled)
+
+
+def is_momentum_word(name: str) -> bool:
+    """Whether a dataset or group is called as momenta are.
+
+    Example:
+        >>> is_momentum_word("Momenta"), is_momentum_word("pulse")
+        (True, False)
+    """
+    return re.fullmatch(_P, name.strip().lower()) is not None
 
 
 def bare_name(name: str) -> tuple[str, str]:
@@ -95,16 +101,4 @@ def bare_name(name: str) -> tuple[str, str]:
     if match is None:
         return name.strip(), ""
     word = next(part for part in match.groups()[1:] if part).strip(" ()[]")
-    known = _momentum_unit({word}) or _LENGTHS.get(word.lower())
-    return (match[1].strip(" /"), word) if known else (name.strip(), "")
-
-
-def _momentum_unit(words: set[str], *, velocities: bool | None = None) -> str:
-    """Return the unit that all names state, or nothing."""
-    word = next(iter(words)) if len(words) == 1 else ""
-    if word == "a.u." and velocities:
-        return "bohr/atomic time"
-    try:
-        return word if word and velocities in (None, momentum_factor(word)[1]) else ""
-    except UsageError:
-        return ""
+    return (match[1].strip(" /"), word) if is_unit(word) else (name.strip(), "")

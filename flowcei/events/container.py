@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from flowcei.errors import DataError, UsageError
-from flowcei.events.extracolumns import checked_columns, joined_columns
+from flowcei.events.extracolumns import checked_columns, component_names, joined_columns, listed
+from flowcei.molecule import Molecule
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
+    import pandas as pd
     from numpy.typing import ArrayLike, NDArray
 
-    from flowcei.molecule import Molecule
-
-__all__ = ["Events", "events_of"]
+__all__ = ["Events", "events_of", "one_row"]
 
 _JOINED = {"momenta": "momenta", "positions": "positions", "ids": "event numbers", "sigma": "a noise (sigma)"}
 
@@ -26,6 +27,10 @@ _JOINED = {"momenta": "momenta", "positions": "positions", "ids": "event numbers
 @dataclass(frozen=True, eq=False)
 class Events:
     """Exploded molecules of one kind.
+
+    `molecule` may be given by name, and momenta and positions in any of these ways: (B, N, 3), (B, 3N)
+    or, for one event, (N, 3), as arrays or lists; a DataFrame with the columns of a CSV file of flowcei
+    (`pcx`, ...) brings positions, numbers, noise and extra columns along.
 
     Attributes:
         molecule: Which ions, in the order of the arrays.
@@ -41,6 +46,11 @@ class Events:
     Raises:
         DataError: For shapes that do not match, numbers that are not finite, or an event
             without kinetic energy.
+
+    Example:
+        >>> events = Events("co2", [[0, 0, 1, 50, 2, 80, -50, -2, -81]], columns={"delay_fs": [40.0]})
+        >>> events.momenta.shape, [float(event.columns["delay_fs"][0]) for event in events]
+        ((1, 3, 3), [40.0])
     """
 
     molecule: Molecule
@@ -52,7 +62,9 @@ class Events:
     columns: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check shapes and numbers."""
+        """Take what was given as arrays, and check shapes and numbers."""
+        for name, value in _as_arrays(self).items():
+            object.__setattr__(self, name, value)
         n = len(self.molecule)
         shape = (len(self.momenta) if self.momenta.ndim else 0, n, 3)
         for name, array in (("momenta", self.momenta), ("positions", self.positions)):
@@ -83,8 +95,13 @@ class Events:
         """Return the number of events."""
         return len(self.momenta)
 
-    def __getitem__(self, rows: slice | NDArray[Any]) -> Events:
-        """Return some of the events."""
+    def __iter__(self) -> Iterator[Events]:
+        """Yield the events one by one, each as events of length 1."""
+        return (self[k : k + 1] for k in range(len(self)))
+
+    def __getitem__(self, rows: int | slice | NDArray[Any]) -> Events:
+        """Return some of the events; of a single place the event there, as events of length 1."""
+        rows = one_row(rows, len(self))
         return replace(
             self,
             momenta=self.momenta[rows],
@@ -127,6 +144,73 @@ class Events:
         return np.arange(len(self), dtype=np.int64) if self.ids is None else self.ids
 
 
+def one_row(rows: int | slice | NDArray[Any], count: int) -> slice | NDArray[Any]:
+    """Return a place among `count` events as the slice of it; anything else as it is.
+
+    Raises:
+        IndexError: For a place beyond the events.
+
+    Example:
+        >>> one_row(-1, 5)
+        slice(4, 5, None)
+    """
+    if not isinstance(rows, (int, np.integer)) or isinstance(rows, bool):
+        return rows  # type: ignore[return-value]
+    if not -count <= rows < count:
+        msg = f"there is no event {rows} among {count}"
+        raise IndexError(msg)
+    place = int(rows) % count
+    return slice(place, place + 1)
+
+
+def _as_arrays(events: Events) -> dict[str, Any]:
+    """Return the attributes of events as arrays, from lists, flat rows, a DataFrame or a name.
+
+    Arrays that cannot be written (memory maps of files) are copied: torch takes no others.
+    """
+    molecule: Any = events.molecule
+    if isinstance(molecule, (str, Path)):
+        molecule = Molecule.load(molecule)
+    given = {name: getattr(events, name) for name in ("momenta", "positions", "ids", "sigma")}
+    columns = events.columns
+    if hasattr(given["momenta"], "columns"):  # a DataFrame; pandas need not be imported to ask
+        given, columns = _of_frame(given["momenta"], molecule, given)
+    out: dict[str, Any] = {"molecule": molecule, "columns": columns}
+    for name, value in given.items():
+        if value is None:
+            continue
+        try:
+            dtype = np.int64 if name == "ids" else np.float64
+            array = np.require(value, None if isinstance(value, np.ndarray) else dtype, ["W"])
+            out[name] = array if name == "ids" else array.astype(np.float64, copy=False)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{name} are not an array of numbers") from error
+        if name in ("momenta", "positions") and out[name].ndim == 2:
+            n = len(molecule)
+            flat = out[name].shape[1] == 3 * n
+            out[name] = out[name].reshape(-1, n, 3) if flat else out[name][None]
+    return out
+
+
+def _of_frame(
+    frame: pd.DataFrame, molecule: Molecule, given: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return momenta, positions, numbers and noise of a table, and its extra columns."""
+    names = [str(name) for name in frame.columns]
+    momenta, positions = component_names(molecule.labels, "p"), component_names(molecule.labels)
+    wanted = [*momenta, *(positions if set(positions) & set(names) else ())]
+    missing = next((name for name in wanted if names.count(name) != 1), "")
+    if missing:
+        what = f"a table of {molecule.name} has this column once, among {momenta[0]} ... {momenta[-1]}"
+        raise DataError(f"{what}; it has {listed(names)}", column=missing)
+    rest = {str(name): frame[name].to_numpy() for name in frame.columns if str(name) not in wanted}
+    out = given | {"momenta": frame[momenta].to_numpy(), "ids": rest.pop("event", given["ids"])}
+    out["sigma"] = rest.pop("sigma", given["sigma"])
+    if len(wanted) > len(momenta):
+        out["positions"] = frame[positions].to_numpy()
+    return out, rest
+
+
 def _refuse(bad: NDArray, what: str) -> None:
     if bad.any():
         msg = f"{what} ({int(bad.sum())} of {len(bad)} events)"
@@ -134,15 +218,14 @@ def _refuse(bad: NDArray, what: str) -> None:
 
 
 def events_of(momenta: ArrayLike | Events, molecule: Molecule) -> Events:
-    """Return momenta, (E, N, 3) or (N, 3), hbar / bohr, as events of a molecule.
+    """Return momenta, hbar / bohr, in any way that `Events` takes them, as events of a molecule.
 
     Raises:
         UsageError: For events of another molecule.
         DataError: For an array that holds no events.
     """
     if not isinstance(momenta, Events):
-        array = np.asarray(momenta, dtype=np.float64)
-        return Events(molecule, array[None] if array.ndim == 2 else array)
+        return Events(molecule, momenta)  # type: ignore[arg-type]
     if not momenta.molecule.same_ions(molecule):
         msg = (
             f"the events are of {momenta.molecule.name} ({', '.join(momenta.molecule.labels)}), "

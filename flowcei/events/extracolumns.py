@@ -20,6 +20,7 @@ __all__ = [
     "add_columns",
     "checked_columns",
     "column_problem",
+    "component_names",
     "dataset_name",
     "exact_numbers",
     "joined_columns",
@@ -33,6 +34,16 @@ MOST_COLUMNS = 100
 _MAX_NAME = 100
 _EXACT = 1 << 53  # whole numbers are exact in floating point up to here
 _FORMULA = ("=", "+", "-", "@")  # a spreadsheet runs what begins so
+
+
+def component_names(labels: Sequence[str], prefix: str = "") -> list[str]:
+    """Return the column names of positions, or of momenta with prefix ``p``.
+
+    Example:
+        >>> component_names(["c", "o"], "p")
+        ['pcx', 'pcy', 'pcz', 'pox', 'poy', 'poz']
+    """
+    return [f"{prefix}{label}{axis}" for label in labels for axis in "xyz"]
 
 
 def column_problem(name: str, molecule: Molecule) -> str | None:
@@ -49,13 +60,12 @@ def column_problem(name: str, molecule: Molecule) -> str | None:
     """
     # Imported here: the mapping takes pydantic, which events without extra columns never need.
     from flowcei.events.columnnames import named_components
-    from flowcei.events.text import columns
 
     if not name.strip() or not name.isprintable() or len(name) > _MAX_NAME or name != name.strip():
         return f"is no name of at most {_MAX_NAME} printable characters"
     if name.startswith(_FORMULA) or any(c in name for c in '",;'):
         return "has a name that a table does not bear: a separator, a quote, or what a spreadsheet would run"
-    own = [*columns(molecule.labels, "p"), *columns(molecule.labels), "event", "sigma"]
+    own = [*component_names(molecule.labels, "p"), *component_names(molecule.labels), "event", "sigma"]
     bare = name.casefold().rstrip("_0123456789")
     near = next((word for word in own if word.casefold() in (name.casefold(), bare)), "")
     if near:

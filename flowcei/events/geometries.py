@@ -11,6 +11,7 @@ from flowcei.errors import DataError
 from flowcei.events.container import Events
 from flowcei.events.simulation import fresh_seed
 from flowcei.events.structures import XyzTable
+from flowcei.events.texttable import check_end
 from flowcei.files import check_readable
 from flowcei.isotopes import HYDROGENS
 from flowcei.physics.detector import Noise
@@ -48,6 +49,7 @@ def read_geometries(path: Path, molecule: Molecule, *, unit: str | None = None) 
     """
     check_readable(path)
     table = XyzTable(path)
+    check_end(path, "end it with an empty line")
     first = list(islice(read_structures(path), _LOOK))
     factor = length_in_bohr(check_length_unit(first, unit, path))
     names, wanted = tuple(table.symbols), molecule.symbols

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from flowcei.errors import DataError, UsageError
-from flowcei.events.columnnames import named_components
+from flowcei.events.columnnames import is_momentum_word, named_components
 from flowcei.events.extracolumns import listed
 from flowcei.events.mapping import Channel, Component, Ions, Mapping, Vectors, momentum_factor
+from flowcei.events.statedunits import unit_of_columns
 from flowcei.events.structures import XyzTable
-from flowcei.events.texttable import NAMELESS
+from flowcei.events.texttable import NAMELESS, NUMBERED
 from flowcei.units import DALTON
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ _MASS = {"mass_amu": DALTON, "mass_u": DALTON, "mass_kg": 1.0 / _ELECTRON_MASS}
 _UNREAD = ("m_over_q", "m/q", "mq", "z", "particle", "fragment", "species_id", "pid", "ion_id")
 _WORDS = ("ion", "label", "symbol", "element", "atom", "species")
 _CHANNEL = ("channel_idx", "channel")
+_POSITIONS = ("positions", "position", "pos", "coordinates", "xyz", "r")
+_COUNTED = re.compile(r"(?:ion|atom|particle|fragment|frag|hit)?0*\d+")
+_HEAVY_HYDROGEN = 1.5  # u: between H, 1.008, and D, 2.014
 _FEW = 50  # different words
 _LOOK = 10_000  # rows that are looked at
 
@@ -93,10 +97,15 @@ def guess_mapping(
     if unit:
         momentum_factor(unit)
     stated, order = tuple(order), tuple(order) or _stated_order(table, molecule)
-    if all(re.fullmatch(r".*#\d+", name) or name.startswith(NAMELESS) for name in table.names):
-        guess = _unnamed(table, molecule, path, order)
+    whole = _whole_vectors(table, molecule, path, order)
+    if whole is not None:
+        guess = whole
+    elif all(re.fullmatch(r".*#\d+", n) or n.startswith((NAMELESS, NUMBERED)) for n in table.names):
+        guess = _unnamed(table, molecule, path, order, stated=bool(stated))
     else:
-        guess = _rows_of_ions(table, molecule, path, order) or _rows_of_events(table, molecule, path, order)
+        guess = _rows_of_ions(table, molecule, path, order) or _rows_of_events(
+            table, molecule, path, order, unit=unit, stated=bool(stated)
+        )
         if stated and not guess.ordered:
             msg = f"{path}: its columns say which ion is which; leave out --columns"
             raise UsageError(msg)
@@ -137,10 +146,42 @@ def _stated_order(table: Table, molecule: Molecule) -> tuple[str, ...]:
     return tuple(order)
 
 
-def _unnamed(table: Table, molecule: Molecule, path: Path, order: Sequence[str]) -> Guess:
+def _whole_vectors(table: Table, molecule: Molecule, path: Path, order: Sequence[str]) -> Guess | None:
+    """Look for datasets of all momenta of an event, (B, N, 3), as HDF5 files have them."""
+    sizes = Counter(match[1] for match in (re.fullmatch(r"(.+)#\d+", name) for name in table.names) if match)
+    momenta = next((name for name in sizes if is_momentum_word(name)), "")
+    if not momenta:
+        return None
+    n = len(molecule)
+    positions = next((name for name in sizes if name.lower() in _POSITIONS), "")
+    for name in filter(None, (momenta, positions)):
+        if sizes[name] != 3 * n:
+            what = f"{name} has {sizes[name]} numbers an event; {molecule.name} has {n} ions with 3 each"
+            raise DataError(what, path=path)
+    said = []
+    if not order:
+        order = molecule.labels
+        said.append(f"ions of {momenta} read in the order {' '.join(order)}; --columns states another")
+
+    def vectors(name: str) -> dict[str, tuple[Component, Component, Component]]:
+        return {k: _triple([f"{name}#{3 * i + j}" for j in (1, 2, 3)]) for i, k in enumerate(order)}
+
+    unit = unit_of_columns(table, [f"{momenta}#1"], path, unit="")
+    length = unit_of_columns(table, [f"{positions}#1"], path, unit="", positions=True) if positions else ""
+    mapping = Mapping(
+        momenta=Vectors(unit=unit or "hbar/bohr", ions=vectors(momenta)),
+        positions=Vectors(unit=length or "bohr", ions=vectors(positions)) if positions else None,
+        event=next((name for name in table.names if name == "event"), ""),
+        sigma=next((name for name in table.names if name == "sigma"), ""),
+    )
+    unknown = [*([] if unit else ["momenta"]), *(["positions"] if positions and not length else [])]
+    return Guess(mapping, said, tuple(unknown), ordered=True)
+
+
+def _unnamed(table: Table, molecule: Molecule, path: Path, order: Sequence[str], *, stated: bool) -> Guess:
     """Columns without names: 3N momenta, or nothing that can be told."""
     n = len(molecule)
-    names = [name for name in table.names if not name.startswith(NAMELESS)]
+    names = [name for name in table.names if not name.startswith((NAMELESS, NUMBERED))]
     if len(names) != 3 * n:
         what = f"{len(names)} columns without names; the momenta of {molecule.name} are {3 * n}"
         if getattr(table, "rows", None) == 3 * n:
@@ -151,7 +192,8 @@ def _unnamed(table: Table, molecule: Molecule, path: Path, order: Sequence[str])
         what = f"columns without names: say in which order the ions stand, {such}"
         raise DataError(what, path=path)
     ions = {label: _triple(names[3 * k : 3 * k + 3]) for k, label in enumerate(order)}
-    said = [f"columns without names, read as x, y, z of {', '.join(order)}"]
+    whose = "each ion" if stated else ", ".join(order)
+    said = [f"columns without names, read as x, y, z of {whose}"]
     mapping = Mapping(momenta=Vectors(unit="hbar/bohr", ions=ions))
     return Guess(mapping, said, ("momenta",), ordered=True)
 
@@ -261,32 +303,47 @@ def _channel(table: Table, there: dict[str, str], event: str, n: int) -> Channel
     return Channel(column=column, value=float(fitting[column].mode()[0]))
 
 
-def _rows_of_events(table: Table, molecule: Molecule, path: Path, order: Sequence[str]) -> Guess:
+def _rows_of_events(
+    table: Table, molecule: Molecule, path: Path, order: Sequence[str], *, unit: str, stated: bool
+) -> Guess:
     """Look for one row an event: columns that name a vector's component and an ion."""
     found = named_components(table.names)
+    if found.doubled:
+        one, other = found.doubled
+        what = f"reads as the same component of the same ion as {one!r}; rename one, or give a --mapping"
+        what = "the column is there twice; keep one" if one == other else what
+        raise DataError(what, path=path, column=other)
+    starts = {token: axes for token, axes in found.columns["positions"].items() if _is_ion(token, molecule)}
+    found.columns["positions"] = starts
     if found.columns["positions"] and not found.columns["momenta"] and not found.columns["velocities"]:
         what = "holds geometries and no momenta: flowcei simulate --geometries explodes them"
         raise DataError(what, path=path)
     kind = "momenta" if found.columns["momenta"] else "velocities"
     vectors, filled = _by_label(found.columns[kind], molecule, path, order, table.names)
     named = not set(found.columns[kind]).isdisjoint(molecule.labels)
-    said = [f"ions in the order {', '.join(order)}"] if order and not named else []
+    said = [f"ions in the order {', '.join(order)}"] if order and not named and not stated else []
     # SCULPT and nathan-albin/coulomb-explosion define their momenta as in atomic units, ASE its own.
-    defined = kind == "momenta" and any(re.fullmatch(r"px_ion\d+|px0", n, re.IGNORECASE) for n in table.names)
+    defined = kind == "momenta" and any(
+        re.fullmatch(r"px_?ion_?\d+|px0", n, re.IGNORECASE) for n in table.names
+    )
     ase = isinstance(table, XyzTable)
-    unit = "sqrt(u eV)" if ase else found.unit(kind)
-    length = "angstrom" if ase else found.unit("positions")
-    still_open = [] if unit or defined else ["momenta"]
+    components = [part for row in vectors.values() for part in row]
+    velocities = kind == "velocities"
+    own = "sqrt(u eV)" if ase else unit_of_columns(table, components, path, unit=unit, velocities=velocities)
+    length = "angstrom" if ase else ""
+    still_open = [] if own or defined else ["momenta"]
     places = None
     if found.columns["positions"]:
-        starts, more = _by_label(found.columns["positions"], molecule, path, order, table.names, origin=True)
-        places = Vectors(unit=length or "bohr", ions=starts)
+        ions, more = _by_label(starts, molecule, path, order, table.names, origin=True)
+        where = [part for row in ions.values() for part in row]
+        length = length or unit_of_columns(table, where, path, unit="", positions=True)
+        places = Vectors(unit=length or "bohr", ions=ions)
         filled += more
         still_open += [] if length or defined else ["positions"]
     # A shot may have several events: its number is an extra column, and no number of an event.
     event = next((n for n in table.names if n.lower() in _EVENT and n.lower() != "shot"), "")
-    unit = unit or ("hbar/bohr" if kind == "momenta" else "m/s")
-    mapping = Mapping(momenta=Vectors(unit=unit, ions=vectors), positions=places, event=event)
+    own = own or ("m/s" if velocities else "hbar/bohr")
+    mapping = Mapping(momenta=Vectors(unit=own, ions=vectors), positions=places, event=event)
     return Guess(mapping, said, tuple(still_open), tuple(filled), ordered=bool(order) and not named)
 
 
@@ -307,8 +364,10 @@ def _by_label(
         for symbol, label in zip(molecule.symbols, molecule.labels, strict=True)
         if symbols[symbol.lower()] == 1
     }
-    numbered = [token for token in found if re.fullmatch(r"(ion|particle|fragment)?_?\d+", token)]
-    numbered = [token for token in numbered if token not in names]
+    for symbol, label, mass in zip(molecule.symbols, molecule.labels, molecule.masses, strict=True):
+        if symbol == "H" and mass > _HEAVY_HYDROGEN * DALTON:  # D is how programs call it
+            names["d" + label.lower().removeprefix("h")] = label
+    numbered = [token for token in found if _COUNTED.fullmatch(token) and token not in names]
     if len(numbered) == len(molecule):
         numbered.sort(key=lambda token: int(re.sub(r"\D", "", token)))
         if not order:
@@ -332,6 +391,12 @@ def _by_label(
     ]
     vectors = {k: _triple([by_label.get(k, {}).get(a, 0.0) for a in _AXES]) for k in molecule.labels}
     return vectors, filled
+
+
+def _is_ion(token: str, molecule: Molecule) -> bool:
+    """Whether a word names an ion of the molecule, or only numbers it."""
+    ions = {word.lower() for word in (*molecule.labels, *molecule.symbols)}
+    return token in ions or _COUNTED.fullmatch(token) is not None
 
 
 def _triple(parts: Sequence[Component]) -> tuple[Component, Component, Component]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import h5py
@@ -24,7 +24,7 @@ from flowcei.molecule import Molecule
 from flowcei.storage.hdf import numbers_of, opened, writing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from flowcei.events.container import Events
@@ -36,6 +36,7 @@ __all__ = [
     "column_datasets",
     "describe",
     "hdf_chunks",
+    "hdf_molecule",
     "is_column",
     "is_hdf5",
     "is_native",
@@ -43,6 +44,8 @@ __all__ = [
     "read_array",
     "read_json_attribute",
     "read_molecule",
+    "shared_unit",
+    "stated_unit",
     "text_attribute",
     "write_hdf",
     "write_hdf_parts",
@@ -51,6 +54,8 @@ __all__ = [
 MOMENTUM_UNIT = "hbar/bohr"
 _UNITS = {"momenta": MOMENTUM_UNIT, "positions": "bohr"}
 _DATASETS = ("momenta", "positions", "event", "sigma")
+_UNIT_WORDS = ("unit", "units")
+_MOST_ATTRIBUTES = 1000
 _SPOKEN = {"event": "event numbers"}
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _MAX_EVENT = 1 << 53  # whole numbers are exact in floating point up to here
@@ -81,13 +86,19 @@ def is_hdf5(path: Path) -> bool:
 
 
 def is_native(path: Path) -> bool:
-    """Whether an HDF5 file is laid out as flowcei does it: `/momenta` at its top, or flowcei's mark.
+    """Whether an HDF5 file is laid out as flowcei does it: flowcei's mark, or all that flowcei states.
+
+    `/momenta` alone says neither their unit nor which ions they are of.
 
     Raises:
         DataError: For a damaged file.
     """
     with opened(path) as file:
-        return "momenta" in file or text_attribute(file, "content").startswith("flowcei")
+        if text_attribute(file, "content").startswith("flowcei"):
+            return True
+        data = file["momenta"] if isinstance(file.get("momenta", getlink=True), h5py.HardLink) else None
+        unit = stated_unit(data) if isinstance(data, h5py.Dataset) else ""
+        return unit == MOMENTUM_UNIT or ("molecule" in file.attrs and bool(unit))
 
 
 def look_into(path: Path, molecule: Molecule | None = None) -> HdfEvents:
@@ -196,14 +207,31 @@ def _dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
     """Return a dataset of numbers, in the unit that it must have."""
     data = numbers_of(file, name, path)
     expected = _UNITS.get(name)
-    if expected is not None and "unit" in data.attrs:
-        try:
-            unit = text_attribute(data, "unit")
-        except DataError:
-            unit = "a unit that is no text"
-        if unit != expected:
-            raise DataError(f"/{name} are in {unit[:40]}, not in {expected}", path=path)
+    unit = stated_unit(data) if expected is not None else ""
+    if unit and unit != expected:
+        raise DataError(f"/{name} are in {unit[:40]}, not in {expected}", path=path)
     return data
+
+
+def stated_unit(data: h5py.Dataset) -> str:
+    """Return what an attribute of a dataset states as its unit, whatever its letters; nothing without one."""
+    return _unit_attribute(data, _UNIT_WORDS)
+
+
+def shared_unit(group: h5py.Group) -> str:
+    """Return the unit that a group, or else its file, states of all momenta in it."""
+    words = {*_UNIT_WORDS, *(f"momentum_{word}" for word in _UNIT_WORDS)}
+    return _unit_attribute(group, words) or _unit_attribute(group.file, words)
+
+
+def _unit_attribute(place: h5py.Group | h5py.Dataset, words: Collection[str]) -> str:
+    for name in islice(place.attrs, _MOST_ATTRIBUTES):
+        if name.strip().lower() in words:
+            try:
+                return text_attribute(place, name).strip()
+            except DataError:
+                return "a unit that is no text"
+    return ""
 
 
 def read_molecule(file: h5py.File, path: Path) -> Molecule | None:
@@ -217,6 +245,16 @@ def read_molecule(file: h5py.File, path: Path) -> Molecule | None:
         return None if table is None else Molecule.from_dict(table)
     except DataError as error:
         raise DataError(str(error), path=path) from error
+
+
+def hdf_molecule(path: Path) -> Molecule | None:
+    """Return the molecule that an HDF5 file describes, or None where it does not.
+
+    Raises:
+        DataError: For a damaged file, or a description that is not sound.
+    """
+    with opened(path) as file:
+        return read_molecule(file, path)
 
 
 def read_json_attribute(file: h5py.File, name: str) -> dict | None:

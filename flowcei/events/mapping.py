@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,18 +16,39 @@ from flowcei.events.extracolumns import MOST_COLUMNS
 from flowcei.files import read_toml
 from flowcei.units import LENGTH_UNITS, MOMENTUM_UNITS, VELOCITY_UNITS
 
-__all__ = ["Channel", "Component", "Ions", "Mapping", "Vectors", "momentum_factor", "read_mapping"]
+__all__ = [
+    "Channel",
+    "Component",
+    "Ions",
+    "Mapping",
+    "Vectors",
+    "is_unit",
+    "length_unit",
+    "meaning_of_unit",
+    "momentum_factor",
+    "read_mapping",
+]
 
 _SHORT = {
     "au": "hbar/bohr",
     "a.u.": "hbar/bohr",
     "atomic units": "hbar/bohr",
+    "hbar/a0": "hbar/bohr",
     "SI": "kg m/s",
-    "kg*m/s": "kg m/s",
-    "kg m s^-1": "kg m/s",
     "1e-22 kg*m/s": "1e-22 kg m/s",
-    "amu m/s": "u m/s",
-    "amu km/s": "u km/s",
+}
+_SHORT_LENGTHS = {
+    "au": "bohr",
+    "a.u.": "bohr",
+    "atomic units": "bohr",
+    "a0": "bohr",
+    "ang": "angstrom",
+    "a": "angstrom",
+    "å": "angstrom",
+    "nm": "nanometres",
+    "pm": "picometres",
+    "m": "metres",
+    "si": "metres",
 }
 
 _Name = Annotated[str, Field(min_length=1)]
@@ -106,6 +129,7 @@ class Mapping(_Table):
         ions: Where a row is one ion: which.
         channel: Which events are meant.
         separator: Of a text file: one of ``, ; tab blank``; found in the file where empty.
+        decimal: What separates the decimals of a number in a text file; found in the file where empty.
         header: Whether the first line of a text file names the columns; columns without a
             name are called ``#1``, ``#2``, ...; found in the file where None.
         skip: Lines at the top of a text file that are no part of the table.
@@ -121,6 +145,7 @@ class Mapping(_Table):
     ions: Ions = Ions()
     channel: Channel | None = None
     separator: Literal["", ",", ";", "tab", "blank"] = ""
+    decimal: Literal["", ".", ","] = ""
     header: bool | None = None
     skip: int = Field(default=0, ge=0, le=50)
     tree: str = Field(default="", max_length=200)
@@ -128,6 +153,14 @@ class Mapping(_Table):
     @model_validator(mode="after")
     def _check(self) -> Mapping:
         momentum_factor(self.momenta.unit)
+        parts = [part for v in (self.momenta, self.positions) if v for row in v.ions.values() for part in row]
+        parts += [c for v in (self.momenta, self.positions) if v for c in v.columns or ()]
+        parts += [self.event, self.sigma, *(self.columns or ())]
+        names = Counter(part for part in parts if isinstance(part, str) and part not in ("", "?"))
+        name, count = next(iter(names.most_common(1)), ("", 0))
+        if count > 1:
+            msg = f"column {name[:40]!r} is named {count} times; a column is one component of one ion"
+            raise ValueError(msg)
         if self.positions is not None and self.positions.unit not in LENGTH_UNITS:
             msg = f"unknown unit of positions {self.positions.unit!r}; use one of {', '.join(LENGTH_UNITS)}"
             raise ValueError(msg)
@@ -214,8 +247,15 @@ def momentum_factor(unit: str) -> tuple[float, bool]:
     Example:
         >>> momentum_factor("au"), momentum_factor("bohr/atomic time")
         ((1.0, False), (1.0, True))
+        >>> momentum_factor("kg*m*s^-1") == momentum_factor("kg m/s")
+        True
     """
     name = _SHORT.get(unit, unit)
+    if name not in MOMENTUM_UNITS and name not in VELOCITY_UNITS:
+        plain = re.sub(r"\s+", " ", re.sub(r"[*\u00b7\u22c5]", " ", unit)).strip()
+        plain = re.sub(r" ?(?:s\^?-1|s\u207b\u00b9|/ ?s)$", "/s", plain)
+        plain = re.sub(r"^(?:amu|Da) ", "u ", plain)
+        name = _SHORT.get(plain, plain)
     if name in MOMENTUM_UNITS:
         return MOMENTUM_UNITS[name], False
     if name in VELOCITY_UNITS:
@@ -223,6 +263,37 @@ def momentum_factor(unit: str) -> tuple[float, bool]:
     known = ", ".join((*MOMENTUM_UNITS, *VELOCITY_UNITS))
     msg = f"unknown unit of momenta or velocities {unit[:40]!r}; use one of {known}"
     raise UsageError(msg)
+
+
+def length_unit(word: str) -> str:
+    """Return which unit of length a word means; nothing where it means none.
+
+    Example:
+        >>> length_unit("a.u."), length_unit("Angstrom"), length_unit("fs")
+        ('bohr', 'angstrom', '')
+    """
+    plain = word.strip().lower()
+    return plain if plain in LENGTH_UNITS else _SHORT_LENGTHS.get(plain, "")
+
+
+def meaning_of_unit(word: str, *, positions: bool, velocities: bool = False) -> float | None:
+    """Return one of a stated unit in atomic units; None where it is no unit of the quantity."""
+    if positions:
+        unit = length_unit(word)
+        return LENGTH_UNITS[unit] if unit else None
+    if velocities and word in ("au", "a.u.", "atomic units"):
+        return 1.0
+    try:
+        factor, of_velocity = momentum_factor(word)
+    except UsageError:
+        return None
+    return factor if of_velocity == velocities else None
+
+
+def is_unit(word: str) -> bool:
+    """Whether a word is a unit of momenta, velocities or positions."""
+    kinds = ({"positions": True}, {"positions": False}, {"positions": False, "velocities": True})
+    return any(meaning_of_unit(word, **kind) is not None for kind in kinds)
 
 
 def read_mapping(path: str | Path) -> Mapping:

@@ -19,8 +19,13 @@ if TYPE_CHECKING:
     from flowcei.molecule import Molecule
     from flowcei.physics.detector import Noise
 
-__all__ = ["Selection", "Tally", "sum_bound", "sum_chance"]
+__all__ = ["INCOMPLETE", "Selection", "Tally", "sum_bound", "sum_chance"]
 
+INCOMPLETE = "incomplete"
+"""Why an event is left out whose rows are not those of all ions."""
+
+_LOST = "lacking an ion (zeros or NaN), which flowcei cannot yet reconstruct"
+_AT_REST = 1e-6  # of the largest momentum: files of six digits round the sum of momenta to this
 _AXES = 3  # the length of a vector of three normal components is chi-distributed with as many
 
 
@@ -84,13 +89,16 @@ class Selection:
     def rejected(self, arrays: Arrays, molecule: Molecule) -> dict[str, NDArray[np.bool_]]:
         """Tell for each rule which events (B,) it leaves out; an event is named by the first only.
 
+        Events that lack an ion are left out without a rule: none of them can be reconstructed.
+
         Raises:
             UsageError: For a bound on the momentum sum of events without a known noise.
         """
+        lost = _without_ion(arrays)
         if not self.to_dict():
-            return {}
+            return {_LOST: lost} if lost.any() else {}
         p, m = arrays.momenta, molecule.masses
-        out: dict[str, NDArray[np.bool_]] = {}
+        out: dict[str, NDArray[np.bool_]] = {_LOST: lost}
         finite = np.isfinite(p).all(axis=(1, 2))
         for more in (arrays.positions, arrays.sigma):
             if more is not None:
@@ -137,6 +145,25 @@ class Selection:
         return table
 
 
+def _without_ion(arrays: Arrays) -> NDArray[np.bool_]:
+    """Return which events lack an ion, (B,): a program writes zeros or NaN for one that was lost.
+
+    An ion that truly stays at rest, such as the middle one of a straight CO2 without noise, leaves the
+    others with a total momentum of 0; a lost ion leaves them with its own, turned round.
+    """
+    p = arrays.momenta
+    blank = np.asarray((~np.isfinite(p)).all(axis=2))
+    zero = np.asarray((p == 0).all(axis=2))
+    if not (zero | blank).any():
+        return np.zeros(len(p), dtype=bool)
+    with np.errstate(all="ignore"):
+        total = np.abs(np.where(blank[..., None], 0.0, p).sum(axis=1)).max(axis=1)
+        size = np.abs(np.where(blank[..., None], 0.0, p)).max(axis=(1, 2))
+        moving = total > _AT_REST * size
+    some = ~(zero | blank).all(axis=1)
+    return np.asarray(some & (blank.any(axis=1) | (zero.any(axis=1) & moving)))
+
+
 @dataclass
 class Tally:
     """How many events were read, and how many of them were left out, and why.
@@ -153,6 +180,11 @@ class Tally:
         """Add events that were left out."""
         if number:
             self.rejected[reason] = self.rejected.get(reason, 0) + number
+
+    @property
+    def unasked(self) -> dict[str, int]:
+        """How many events were left out without a rule, by reason: they lack an ion, or have others."""
+        return {reason: n for reason, n in self.rejected.items() if reason in (_LOST, INCOMPLETE)}
 
     @property
     def kept(self) -> int:

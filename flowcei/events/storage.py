@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -44,7 +45,7 @@ def read_events(
             columns, which events to leave out.
 
     Returns:
-        The events, in atomic units.
+        The events, in atomic units. Events that lack an ion are left out, with a warning.
 
     Raises:
         UsageError: For a missing file or unknown molecule.
@@ -58,7 +59,11 @@ def read_events(
         4
     """
     known = Molecule.load(molecule) if isinstance(molecule, str) else molecule
-    return open_events(Path(path), known, reading).read()
+    source = open_events(Path(path), known, reading)
+    events = source.read()
+    if source.tally.unasked:
+        warnings.warn(f"{path}: {source.tally}", stacklevel=2)
+    return events
 
 
 def write_events(events: Events, path: str | Path, *, overwrite: bool = False) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from flowcei.errors import DataError, UsageError
-from flowcei.events.arraytable import HdfTable, NpyTable, ParquetTable, RootTable
+from flowcei.events.arraytable import NpyTable, ParquetTable, RootTable
+from flowcei.events.hdftable import HdfTable
 from flowcei.events.structures import XyzTable, is_xyz
 from flowcei.events.texttable import TextTable, sniff
 from flowcei.files import check_readable
@@ -101,7 +102,8 @@ def open_table(path: Path, format: str | None = None, mapping: Mapping | None = 
     if found == "text":
         if mapping is None:
             return TextTable(path, sniff(path))
-        return TextTable(path, sniff(path, mapping.separator, header=mapping.header, skip=mapping.skip))
+        header, skip, decimal = mapping.header, mapping.skip, mapping.decimal
+        return TextTable(path, sniff(path, mapping.separator, header=header, skip=skip, decimal=decimal))
     if found == "hdf5":
         return HdfTable(path, tree)
     if found == "root":

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from flowcei.errors import DataError
+from flowcei.events.extracolumns import component_names
 from flowcei.events.mapping import Mapping, Vectors
 from flowcei.events.texttable import NAMELESS
 
@@ -23,17 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["columns", "is_native_header", "native_mapping", "write_csv"]
 
-_AXES = "xyz"
-
-
-def columns(labels: Sequence[str], prefix: str = "") -> list[str]:
-    """Return the column names of positions, or of momenta with prefix ``p``.
-
-    Example:
-        >>> columns(["c", "o"], "p")
-        ['pcx', 'pcy', 'pcz', 'pox', 'poy', 'poz']
-    """
-    return [f"{prefix}{label}{axis}" for label in labels for axis in _AXES]
+columns = component_names
 
 
 def is_native_header(names: Sequence[str], molecule: Molecule) -> bool:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
     from pathlib import Path
 
-__all__ = ["NAMELESS", "NUMBERED", "Dialect", "TextTable", "cell_problem", "sniff"]
+__all__ = ["NAMELESS", "NUMBERED", "Dialect", "TextTable", "cell_problem", "check_end", "sniff"]
 
 NAMELESS = "(no name"
 """How columns without a name are called, with their place after it."""
@@ -43,7 +43,8 @@ _LOOK = 10_000  # rows that a column of numbers is told by
 _EXACT = 1 << 53  # whole numbers are exact in floating point up to here
 _LONG_WHOLE = re.compile(r"[+-]?[0-9]{16,1000}")
 _FORTRAN = re.compile(r"[+-]?[\d.]+[dD][+-]?\d+")
-_COMMA_NUMBER = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
+_COMMAS = re.compile(r"[+-]?\d+(?:,\d+)+(?:[eE][+-]?\d+)?")
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(?:,\d{3})+")
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,30 @@ class Dialect:
             raise DataError(f"{count} fields where {whose} {len(self.names)}", path=path, row=row)
 
 
-def sniff(path: Path, separator: str = "", *, header: bool | None = None, skip: int = 0) -> Dialect:
+def check_end(path: Path, remedy: str) -> None:
+    """Refuse a file whose last line has no end: a number that is cut reads as a shorter one.
+
+    Args:
+        path: The file.
+        remedy: What reads a file that is whole all the same.
+
+    Raises:
+        DataError: Naming that line.
+    """
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _MAX_LINE))
+        lines = file.read().replace(b"\r", b"\n").rsplit(b"\n", 1)
+        if len(lines) == 1 or not lines[1].strip():  # a header alone holds no number
+            return
+        file.seek(0)
+        line = 1 + sum(part.count(b"\n") for part in iter(partial(file.read, 1 << 20), b""))
+    what = f"line {line}, the last one, has no line end: the file may be cut in the middle of a number"
+    raise DataError(f"{what}; if it is whole, {remedy}", path=path)
+
+
+def sniff(
+    path: Path, separator: str = "", *, header: bool | None = None, skip: int = 0, decimal: str = ""
+) -> Dialect:
     """Find out how a text file separates and names its columns.
 
     Lines at the top that begin with # or % are comments; the last of them names the columns if
@@ -96,9 +120,11 @@ def sniff(path: Path, separator: str = "", *, header: bool | None = None, skip: 
         separator: One of ``, ; tab blank``; found where empty.
         header: Whether a line names the columns; found where None.
         skip: Lines at the top that are no part of the table.
+        decimal: What separates decimals; found where empty.
 
     Raises:
-        DataError: For a file that is no text, or whose first line is no header and no numbers.
+        DataError: For a file that is no text, whose first line is no header and no numbers, or whose
+            commas may separate thousands as well as decimals.
     """
     lines = _first_lines(path)
     lead = skip + (1 if not skip and _SEP_LINE.match(lines[0]) else 0)
@@ -113,9 +139,7 @@ def sniff(path: Path, separator: str = "", *, header: bool | None = None, skip: 
     names = _cells(line, found, path)
     _refuse_names(names, path)
     following = next((row for row in top[1:] if row.strip()), "")
-    decimal = (
-        "," if found != "," and any(map(_COMMA_NUMBER.fullmatch, _cells(following, found, path))) else "."
-    )
+    decimal = decimal or _decimal(top, found, path)
     numeric = all(_is_number(n, decimal) for n in names if n)
     if comment and numeric and header is not False:
         words = _cells(comment, separator or _separator(comment), path)
@@ -137,6 +161,33 @@ def sniff(path: Path, separator: str = "", *, header: bool | None = None, skip: 
     if names[0] in ("", "Unnamed: 0"):
         names[0] = NUMBERED
     return Dialect(_unique(names), found, header=True, decimal=decimal, lead=lead + 1, first=following)
+
+
+def _decimal(lines: list[str], separator: str, path: Path) -> str:
+    """Return what separates the decimals of the numbers of some lines.
+
+    Raises:
+        DataError: Where every comma may as well separate thousands: 12,170.
+    """
+    if separator == ",":
+        return "."
+    commas = [
+        (line, cell) for line in lines for cell in _cells(line, separator, path) if _COMMAS.fullmatch(cell)
+    ]
+    groups = [_THOUSANDS.fullmatch(cell) is not None for _, cell in commas]
+    sure = [cell for _, cell in commas if cell.count(",") > 1]
+    if sure or (commas and all(groups)):
+        cell = sure[0] if sure else commas[0][1]
+        line = next(line for line, other in commas if other == cell)
+        place = _cells(line, separator, path).index(cell)
+        names = _cells(lines[0], separator, path)
+        column = (
+            names[place] if place < len(names) and not _COMMAS.fullmatch(names[place]) else f"#{place + 1}"
+        )
+        what = f"{cell[:40]!r}: does the comma separate thousands or decimals? Write numbers without commas"
+        what += "" if sure else ', or state decimal = "," in a mapping'
+        raise DataError(what, path=path, column=column)
+    return "," if commas else "."
 
 
 def _refuse_names(names: list[str], path: Path) -> None:
@@ -344,8 +395,10 @@ class TextTable:
         self.dialect.refuse_other_length(line, self.path, row)
         for name, cell in zip(self.names, self.dialect.split(line), strict=True):
             if name in numbers:
-                plain = cell.replace(",", ".", 1) if self.dialect.decimal == "," else cell
-                problem = cell_problem(plain, gaps=name in gaps)
+                comma = self.dialect.decimal == ","
+                problem = cell_problem(cell.replace(",", ".", 1) if comma else cell, gaps=name in gaps)
+                if comma and "." in cell:
+                    problem = f"{cell[:40]!r}: decimals with a point in a file with decimal commas"
                 if problem:
                     raise DataError(problem, path=self.path, row=row, column=name)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flowcei.errors import DataError, FlaggedWarning, NoDensityError
+from flowcei.events.container import one_row
 from flowcei.events.extracolumns import checked_columns, joined_columns
 from flowcei.physics.likelihood import Likelihood
 from flowcei.physics.priors import GeometryPrior, build_prior
@@ -23,7 +24,7 @@ from flowcei.posterior.spread import Spread
 from flowcei.posterior.weights import Weights
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -95,8 +96,13 @@ class PosteriorSamples:
         """Return the number of events."""
         return len(self.positions)
 
-    def __getitem__(self, rows: slice | NDArray) -> PosteriorSamples:
-        """Return some of the events."""
+    def __iter__(self) -> Iterator[PosteriorSamples]:
+        """Yield the samples of one event after the other, each as samples of one event."""
+        return (self[k : k + 1] for k in range(len(self)))
+
+    def __getitem__(self, rows: int | slice | NDArray) -> PosteriorSamples:
+        """Return some of the events; of a single place the event there, as samples of one event."""
+        rows = one_row(rows, len(self))
         return replace(
             self,
             momenta=self.momenta[rows],
