@@ -329,3 +329,20 @@ def test_a_prior_that_can_only_be_sampled() -> None:
     prior = {"kind": "ensemble", "geometries": x.tolist()}
     assert check_run(_run(), prior).sound
     assert not check_run(replace(_run(), momenta=1.05 * _run().momenta), prior).sound
+
+
+def test_a_ker_far_off_is_an_error_whatever_explains_it() -> None:
+    """A hundredth of the energy, stretched along z by five: no axis is calibrated that badly."""
+    events = flowcei.simulate("ocs", 60, noise="1%", seed=3)
+    momenta = 0.1 * events.momenta * np.array([1.0, 1.0, 5.0])
+    found = check_run(replace(events, momenta=momenta, sigma=None))
+    assert found.severity == "error"
+    assert not any(cause.kind == "axis" and "4." in cause.what for cause in found.causes)
+
+
+def test_sums_that_were_made_to_vanish_leave_nothing_out() -> None:
+    """What is left of imposed conservation is rounding, of which nothing is an outlier."""
+    events = flowcei.simulate("ocs", 200, noise="1%", seed=4)
+    momenta = events.momenta - events.momenta.mean(axis=1, keepdims=True)
+    momenta = np.round(momenta, 6)
+    assert check_run(replace(events, momenta=momenta)).outlying == 0.0

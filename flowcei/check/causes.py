@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from flowcei.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
 
-__all__ = ["LEVEL", "PREDICTED", "Cause", "Run", "Trial", "smallest"]
+__all__ = ["FAR", "LEVEL", "PREDICTED", "Cause", "Run", "Trial", "smallest"]
 
 LEVEL = 0.003
 """The chance, over all comparisons, that a run which is what was predicted is called another."""
@@ -30,7 +30,8 @@ PREDICTED = 10_000
 
 _LARGE, _FEWEST = 10.0, 500  # ions from which fewer events are predicted, and how many at least
 _ERRORS = ("units", "order", "charges", "molecule")  # every answer is wrong
-_FAR = 1.25  # factor of the momenta: lengths are wrong by half
+FAR = 1.25
+"""Factor of the momenta, beyond which lengths are wrong by half."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Cause:
         """``error`` where every answer would be wrong, ``note`` where none is, else ``warning``."""
         if self.kind in ("directions", "drift"):
             return "note"
-        far = self.kind == "scale" and abs(np.log(self.values["factor"])) > np.log(_FAR)
+        far = self.kind == "scale" and abs(np.log(self.values["factor"])) > np.log(FAR)
         return "error" if self.kind in _ERRORS or far else "warning"
 
     def to_dict(self) -> dict[str, Any]:

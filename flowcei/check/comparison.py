@@ -93,7 +93,8 @@ def sums_of(observables: Observables, ions: int) -> Sums:
     """Return what the sums of momenta of `ions` ions say."""
     z = observables.total / (observables.sigma * np.sqrt(ions))[:, None]
     away = np.abs(z - np.median(z, axis=0))
-    good = (away <= _FAR * _NORMAL * np.median(away, axis=0) + 1e-12).all(axis=1)
+    # Where sums were made to vanish their scatter is rounding: nothing is an outlier of that.
+    good = (away <= np.maximum(_FAR * _NORMAL * np.median(away, axis=0), _CONSERVED)).all(axis=1)
     total = observables.total[good]
     count = max(len(total), 2)
     return Sums(

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["axes_of", "drift_of", "noise_of_sums"]
 
+_LARGEST_AXIS = float(np.log(2.0))  # of the log of a factor
+
 
 def drift_of(run: Run) -> Cause:
     """Return the mean of the momentum sums."""
@@ -65,11 +67,13 @@ def axes_of(run: Run, predicted: Observables, sums: Sums, count: int) -> tuple[R
             break
         factors = axis_factors(here, predicted, sums.good)
         k = int(np.abs(np.log(factors)).argmax())
+        if abs(np.log(factors[k])) > _LARGEST_AXIS:
+            break  # no calibration is that wrong: the explosion itself depends on its direction
         scale = np.where(np.arange(3) == k, factors[k], 1.0)
         run = replace(run, momenta=run.momenta / scale)
         what = (
-            f"one axis: momenta along {AXES[k]} are {factors[k]:.4g} times too large against the others: "
-            f"the KER depends on the direction of the explosion (or the explosion itself does)"
+            f"one axis: momenta along {AXES[k]} are {factors[k]:.4g} times as large as those of the others "
+            f"let expect: the KER depends on the direction of the explosion (or the explosion itself does)"
         )
         todo = f"calibrate the {AXES[k]} axis"
         values = {"axis": AXES[k], "factor": float(factors[k])}

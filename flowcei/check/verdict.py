@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from flowcei.check.causes import LEVEL, Run
+from flowcei.check.causes import FAR, LEVEL, Run
 from flowcei.check.comparison import MEANS, compare_lab, compare_shapes, sums_of
 from flowcei.check.observables import MOST_EVENTS
 from flowcei.check.prediction import noise_of_run
@@ -68,6 +68,10 @@ class RunCheck:
     @property
     def severity(self) -> str:
         """``error``, ``warning`` or ``note``: the worst of what the likeliest causes do to answers."""
+        # Whatever the cause: a KER so far off makes every length wrong by half.
+        ratios = [c.measured / c.predicted for c in self.comparisons if c.observable == "KER"]
+        if any(abs(np.log(ratio)) > 2.0 * np.log(FAR) for ratio in ratios):
+            return "error"
         # Of several causes that explain the same shapes only the first is believed.
         return min((c.severity for c in self.likely), key=_SEVERITIES.index, default="note")
 

@@ -36,6 +36,7 @@ _TITLES = {
     "coverage": "Coverage",
     "tarp": "All coordinates together (TARP)",
     "resimulation": "Momenta of samples, simulated again",
+    "regions": "By regions of kinetic energy and angle between the two largest momenta",
 }
 
 
@@ -83,7 +84,8 @@ def calibrate(
     Too narrow, too wide, biased? The truth among posterior samples: ranks (SBC), coverage of
     central intervals and regions of highest density, TARP, and simulated momenta. Of a file
     that the model was trained on, only its test rows are used. A right posterior fails each
-    kind of check in 1 of 100 data sets. Writes calibration.csv, coverage.csv and pictures.
+    kind of check in 1 of 100 data sets. Writes calibration.csv, coverage.csv, regions.csv and
+    pictures.
 
     Example: flowcei calibrate bundled --data test.h5
     """
@@ -150,7 +152,8 @@ def _write(found: Calibration, folder: Path, *, overwrite: bool) -> None:
     from flowcei.report.style import save
     from flowcei.storage.creation import atomic_text
 
-    for name, table in (("calibration.csv", found.table()), ("coverage.csv", found.coverage_table())):
+    tables = {"calibration.csv": found.table(), "coverage.csv": found.coverage_table()}
+    for name, table in (tables | {"regions.csv": found.regions}).items():
         with atomic_text(folder / name, overwrite=overwrite) as file:
             write_table(table, file, index=False, float_format="%.6g")
     pictures = {"sbc.png": sbc_figure, "coverage.png": coverage_figure, "joint.png": joint_figure}

@@ -39,6 +39,7 @@ __all__ = [
     "coverage_band",
     "ecdf_band",
     "ecdf_difference",
+    "rank_shape",
     "tarp_band",
 ]
 
@@ -59,12 +60,12 @@ class Verdict:
     """The outcome of one check of one quantity.
 
     Attributes:
-        check: ``sbc``, ``coverage``, ``tarp``, ``resimulation`` or ``weights``.
+        check: ``sbc``, ``coverage``, ``tarp``, ``resimulation``, ``regions`` or ``weights``.
         quantity: What was looked at.
         passed: Whether it may be uniform.
         statistic: ``sbc``, ``tarp``, ``resimulation``: the largest distance of the ECDF of the
-            ranks from a uniform one; ``coverage``: the coverage less its level, where that
-            is most significant; ``weights``: the share of events whose weights are not used.
+            ranks from a uniform one; ``coverage``, ``regions``: the coverage less its level, where
+            that is most significant; ``weights``: the share of events whose weights are not used.
         p_value: Of a right posterior, for all tests of the kind together.
         text: What it means.
     """
@@ -97,7 +98,7 @@ def check_sbc(ranks: Ranks, *, level: float = LEVEL, seed: int = 0) -> list[Verd
         ['biased down by 0.5 of its deviation']
     """
     return [
-        _of_ecdf("sbc", name, values, p, level, _shape(values))
+        _of_ecdf("sbc", name, values, p, level, rank_shape(values))
         for name, values, p in _ecdf_tests(ranks, level, seed)
     ]
 
@@ -148,7 +149,7 @@ def check_coverage(coverage: Coverage, *, level: float = LEVEL) -> list[Verdict]
         which = "HPD" if name == HPD else "central"
         text = f"the {which} {wanted:.0%} hold the truth in {share:.1%} of events"
         if not passed:
-            words = _shape(coverage.ranks[:, k]) if which == "central" else ""
+            words = rank_shape(coverage.ranks[:, k]) if which == "central" else ""
             rarely = "too narrow or beside the truth"
             text += f": {words or (rarely if share < wanted else 'too wide')}"
         found.append(Verdict("coverage", name, passed, share - wanted, min(1.0, float(p[worst])), text))
@@ -260,8 +261,13 @@ def _of_ecdf(
     return Verdict(check, name, passed, most, min(1.0, p), text)
 
 
-def _shape(values: NDArray[np.float64]) -> str:
-    """Say which bias and width of a normal posterior gives such ranks; empty where neither is clear."""
+def rank_shape(values: NDArray[np.float64]) -> str:
+    """Say which bias and width of a normal posterior gives ranks (E,); empty where neither is clear.
+
+    Example:
+        >>> rank_shape(ndtr(ndtri((np.arange(200) + 0.5) / 200) + 0.5))
+        'biased down by 0.5 of its deviation'
+    """
     z = ndtri(values.clip(_TAIL, 1.0 - _TAIL))
     bias, deviation, count = -float(z.mean()), float(z.std()), len(z)
     words = []
