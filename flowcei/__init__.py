@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from flowcei._version import __version__
 
 if TYPE_CHECKING:
+    from flowcei.check.verdict import check_run
     from flowcei.doctor.examination import examine
     from flowcei.doctor.repair import repair
     from flowcei.evaluation.calibration import calibrate
@@ -40,6 +41,7 @@ __all__ = [
     "__version__",
     "asymptotic_momenta",
     "calibrate",
+    "check_run",
     "compare",
     "examine",
     "information_floor",
@@ -63,6 +65,7 @@ _ROOMS = {
     "Schedule": "training.schedule",
     "asymptotic_momenta": "physics.explosion",
     "calibrate": "evaluation.calibration",
+    "check_run": "check.verdict",
     "compare": "evaluation.comparison",
     "examine": "doctor.examination",
     "information_floor": "evaluation.floor",

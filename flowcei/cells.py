@@ -14,7 +14,6 @@ import pandas as pd
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
-    from pathlib import Path
     from typing import TextIO
 
 __all__ = ["safe_cell", "write_table"]
@@ -38,12 +37,12 @@ def safe_cell(cell: object) -> object:
     return f"'{text}" if text.startswith(_FORMULA) and not _NUMBER.fullmatch(text) else text
 
 
-def write_table(table: pd.DataFrame, target: Path | TextIO, **options: Any) -> None:  # noqa: ANN401
+def write_table(table: pd.DataFrame, file: TextIO, **options: Any) -> None:  # noqa: ANN401
     """Write a table as CSV, text made safe: cells, headers and, where it is written, the index.
 
     Args:
         table: What to write.
-        target: A path or an open file.
+        file: Open for text.
         options: Of `pandas.DataFrame.to_csv`.
     """
     columns: dict[Hashable, Any] = {}
@@ -53,4 +52,4 @@ def write_table(table: pd.DataFrame, target: Path | TextIO, **options: Any) -> N
     safe = pd.DataFrame(columns, index=table.index)
     if options.get("index", True):
         safe.index = pd.Index([safe_cell(label) for label in table.index], name=table.index.name)
-    safe.to_csv(target, **options)
+    safe.to_csv(file, **options)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = [
     "DataError",
+    "FlaggedWarning",
     "FlowceiError",
     "NoDensityError",
     "StoppedError",
@@ -83,6 +84,10 @@ class StoppedError(FlowceiError):
     """Something long was stopped before its end and can be resumed (exit code 5)."""
 
     exit_code = 5
+
+
+class FlaggedWarning(UserWarning):
+    """Events whose answers are not to be trusted are among those asked for, or were left out."""
 
 
 class TrainingDivergedError(FlowceiError):

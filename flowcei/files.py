@@ -1,50 +1,23 @@
-"""Files that are whole or not there: written beside their place, then renamed."""
+"""What is asked of a file before it is read."""
 
 from __future__ import annotations
 
-import errno
 import os
 import re
-import tempfile
 import tomllib
-from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flowcei.errors import DataError, FlowceiError, UsageError
+from flowcei.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from pathlib import Path
 
-__all__ = [
-    "check_held",
-    "check_readable",
-    "flush",
-    "read_toml",
-    "refuse_existing",
-    "same_file",
-    "whole_file",
-]
+__all__ = ["check_held", "check_readable", "read_toml", "same_file"]
 
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 _MAX_TOML = 1 << 20
 _LARGE, _MOST_PACKED = 1 << 26, 2000  # bytes; no packing of HDF5 or Parquet saves more than 1 in 1030
 # A key of sixteen parts or more. The parser takes time and memory with the square of their number.
 _DEEP_KEY = re.compile(r"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){16}""")
-
-
-def refuse_existing(path: Path, *, overwrite: bool) -> None:
-    """Refuse to write over a file unless told to.
-
-    Raises:
-        UsageError: Where `path` exists, or its folder does not.
-    """
-    if path.exists() and not overwrite:
-        msg = f"{path} exists; use --overwrite to replace it, or another -o"
-        raise UsageError(msg)
-    if not path.parent.is_dir():
-        msg = f"folder {path.parent} does not exist; make it first"
-        raise UsageError(msg)
 
 
 def same_file(one: Path, other: Path) -> bool:
@@ -53,67 +26,6 @@ def same_file(one: Path, other: Path) -> bool:
         return one.resolve() == other.resolve() or (one.exists() and other.exists() and one.samefile(other))
     except (OSError, RuntimeError):
         return False
-
-
-@contextmanager
-def whole_file(path: Path, *, overwrite: bool = True, durable: bool = False) -> Iterator[Path]:
-    """Yield a temporary path that becomes `path` when the block ends well.
-
-    On any error, an interrupt included, the temporary file goes and `path` is as before.
-
-    Args:
-        path: The file.
-        overwrite: Whether it may be there already.
-        durable: Whether the disk must have it before it takes its place, so that a machine that
-            goes down leaves the old file or the new one. Costs milliseconds.
-
-    Raises:
-        UsageError: As `refuse_existing`, and where the folder cannot be written.
-        FlowceiError: Where the disk is full, or refuses for another reason.
-
-    Example:
-        >>> import tempfile
-        >>> target = Path(tempfile.mkdtemp()) / "a.txt"
-        >>> with whole_file(target) as path:
-        ...     _ = path.write_text("all of it")
-        >>> target.read_text()
-        'all of it'
-    """
-    refuse_existing(path, overwrite=overwrite)
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    except OSError as error:
-        msg = f"cannot write to folder {path.parent} ({error.strerror})"
-        raise UsageError(msg) from error
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        # mkstemp makes files that only their owner can read; results are to be shared.
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        if durable:
-            flush(temporary)
-        temporary.replace(path)
-        if durable and os.name == "posix":  # elsewhere a folder cannot be opened
-            flush(path.parent)
-    except OSError as error:
-        if error.errno not in _DISK:
-            raise
-        msg = f"{path} cannot be written ({error.strerror}); make room there, or name another place"
-        raise FlowceiError(msg) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def flush(path: Path) -> None:
-    """Wait until the disk has what was written to a file, or the names in a folder."""
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def check_readable(path: Path) -> None:
@@ -142,18 +54,19 @@ def check_readable(path: Path) -> None:
         raise DataError("no permission to read the file", path=path)
 
 
-def check_held(path: Path, numbers: int, what: str) -> None:
+def check_held(path: Path, numbers: int, what: str, size: int | None = None) -> None:
     """Refuse a file that says it holds far more numbers than its bytes can: ones never written are free.
 
     Args:
         path: The file.
         numbers: How many it says.
         what: Holds them, for the message.
+        size: Bytes of the file, where it is open and may not have its name yet.
 
     Raises:
         DataError: For more than 64 MB of numbers, and more than 2000 times the size of the file.
     """
-    if 8 * numbers > max(_LARGE, _MOST_PACKED * path.stat().st_size):
+    if 8 * numbers > max(_LARGE, _MOST_PACKED * (path.stat().st_size if size is None else size)):
         raise DataError(f"{what} claims {numbers} numbers, which the file does not hold", path=path)
 
 
@@ -165,7 +78,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         DataError: For a file that is not TOML, or nested without end.
 
     Example:
-        >>> import tempfile
+        >>>         >>> from pathlib import Path
         >>> path = Path(tempfile.mkdtemp()) / "a.toml"
         >>> _ = path.write_text("a = 1")
         >>> read_toml(path)

@@ -18,12 +18,14 @@ from flowcei.frame import RecoilFrame
 from flowcei.modelfile.card import refuse_undescribable, versions
 from flowcei.models.registry import build_model
 from flowcei.molecule import Molecule
-from flowcei.physics.detector import NOISE_FLOOR, Noise, rms_component
+from flowcei.physics.detector import Noise
 from flowcei.physics.priors import GeometryPrior, build_prior
 from flowcei.rawframe import RawFrame
 from flowcei.reconstructor import Reconstructor
+from flowcei.recorded import DEFAULT_NOISE, MIN_EVENTS, RecordedSource, floored, recorded, split_rows
 from flowcei.resimulation import Resimulation
 from flowcei.standardiser import Standardiser
+from flowcei.storable import check_prior, check_storable, plugins_of
 from flowcei.trainedrange import TrainedRange
 from flowcei.training.checkpoint import Checkpoint, Keeping, begun_at, refuse_other
 from flowcei.training.loop import EpochRecord, Schedule, best_of, fit, resolve_device
@@ -38,16 +40,13 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULT_NOISE", "FRAMES", "split_rows", "train"]
 
-DEFAULT_NOISE = Noise(0.001, 0.05)
-"""Detector noise that one model is trained for, where nobody says: 0.1 % to 5 %."""
-
 FRAMES = ("recoil", "raw")
 """Coordinates a model may see."""
 
+_FEW = 8  # events whose answers are compared
 _PILOT = 20_000  # events that frame and standardisers are fitted on
 _VALIDATION = 10_000
 _TRAINING_ACCURACY = 1e-4  # of momenta in training: far below any noise, and fast
-_MIN_EVENTS = 100
 
 
 class _FreshSource:
@@ -67,45 +66,11 @@ class _FreshSource:
         return self._simulator.block(0, _VALIDATION, stream=1)
 
 
-class _RecordedSource:
-    """Events of a file; noise that is added is drawn anew in every epoch."""
-
-    def __init__(self, training: Events, validation: Events, noise: Noise | None, seed: int) -> None:
-        self._training = training
-        self._validation = validation
-        self._noise = noise
-        self._seed = seed
-
-    def pilot(self) -> Events:
-        return self._noisy(self._training, 2, 0)
-
-    def epoch(self, index: int) -> Events:
-        return self._noisy(self._training, 0, index)
-
-    def validation(self) -> Events:
-        return self._noisy(self._validation, 1, 0)
-
-    def raw_frame(self) -> RawFrame:
-        events = self._training
-        if events.positions is None:
-            msg = "training needs events with positions"
-            raise DataError(msg)
-        tables = (events.molecule.masses, events.positions, events.momenta)
-        return RawFrame.of(*(torch.from_numpy(np.asarray(t)) for t in tables))
-
-    def _noisy(self, events: Events, stream: int, index: int) -> Events:
-        if self._noise is None:
-            return events
-        rng = np.random.default_rng(np.random.SeedSequence(self._seed, spawn_key=(stream, index)))
-        momenta, sigma = self._noise.apply(events.momenta, rng)
-        return type(events)(events.molecule, momenta, events.positions, sigma=sigma)
-
-
 @dataclass
 class _Charts:
     """The source as the training loop wants it: standardised charts and conditions."""
 
-    source: _FreshSource | _RecordedSource
+    source: _FreshSource | RecordedSource
     frame: RecoilFrame | RawFrame
     chart: Standardiser
     condition: Standardiser
@@ -126,20 +91,11 @@ class _Charts:
         return self.frame.to_chart(positions, framed)[:, 0], framed.condition
 
     def _standardised(self, events: Events) -> tuple[Tensor, Tensor]:
-        x, c = self.raw(events)
+        return self.standardised(*self.raw(events))
+
+    def standardised(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """Return charts (B, D) and conditions (B, C) as the network sees them."""
         return self.chart(x), self.condition(c)
-
-
-def split_rows(n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the rows of a file for training, validation and test: 80, 10 and 10 %.
-
-    Example:
-        >>> [len(rows) for rows in split_rows(1000, seed=3)]
-        [800, 100, 100]
-    """
-    order = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(9,))).permutation(n)
-    first, second = int(0.8 * n), int(0.9 * n)
-    return order[:first], order[first:second], order[second:]
 
 
 def train(
@@ -170,16 +126,18 @@ def train(
     the number of torch's threads change it, since they change the order of sums.
 
     Args:
-        architecture: A name in `flowcei.models.registry.ARCHITECTURES`, such as ``"cinn"``.
+        architecture: A name in `flowcei.models.registry.ARCHITECTURES`, such as ``"cinn"``, or of a
+            plug-in.
         molecule: What explodes, where no data are given.
         data: Events with positions; split 80 / 10 / 10 into training, validation and test.
         prior: Which geometries to simulate; the molecule's default where None.
         noise: Detector noise to train for: a level or a range, such as ``"0.1%..5%"``, which is
-            the default. For data with noise of their own the default is to add none.
+            the default. For data the default begins at what is measured of them, and what they
+            carry already is part of it: see `flowcei.recorded`.
         frame: ``"recoil"``, or ``"raw"`` for the file's own coordinates, as the first study
             trained: to compare, not to use.
         options: Of the architecture, such as ``{"couplings": 8}``.
-        schedule: Epochs, batch size, rates.
+        schedule: Epochs, batch size, rates; for data `Schedule.for_rows` where None.
         events_per_epoch: Fresh events an epoch, where no data are given.
         seed: Of all randomness; drawn where None.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
@@ -195,8 +153,8 @@ def train(
         The trained model.
 
     Raises:
-        UsageError: For an unknown architecture, option, molecule or prior; for arguments that
-            are not those of the checkpoint.
+        UsageError: For an unknown architecture, option, molecule or prior; for a model that could
+            not be stored; for arguments that are not those of the checkpoint.
         DataError: For data that cannot be trained on, that have changed since the checkpoint was
             made, and for a damaged checkpoint.
         TrainingDivergedError: When the loss is not finite.
@@ -219,19 +177,20 @@ def train(
     place = Path(checkpoint) if checkpoint is not None else None
     begun = begun_at(place, resume=resume)
     seed = _seed(begun) if seed is None else seed
-    schedule = schedule or Schedule()
     level = Noise.parse(noise) if isinstance(noise, str) else noise
     about: dict[str, Any]
-    source: _FreshSource | _RecordedSource
+    source: _FreshSource | RecordedSource
     if data is None:
-        level = _floored(level or DEFAULT_NOISE)
+        level = floored(level or DEFAULT_NOISE)
         source, mirror, about = _fresh(molecule, prior, level, events_per_epoch, seed)
     else:
-        source, level, about = _recorded(data, level, seed)
+        source, level, about = recorded(data, level, seed)
+        schedule = schedule or Schedule.for_rows(int(0.8 * len(data)), fresh_noise=source.draws_noise)
         mirror = False
+    schedule = schedule or Schedule()
     pilot = source.pilot()
     framed: RecoilFrame | RawFrame
-    if frame == "raw" and isinstance(source, _RecordedSource):
+    if frame == "raw" and isinstance(source, RecordedSource):
         framed = source.raw_frame()
     else:
         framed = RecoilFrame.of(pilot.molecule, torch.from_numpy(pilot.momenta), reflect=mirror)
@@ -248,6 +207,9 @@ def train(
             _refuse_unbounded(data, framed)
     if isinstance(framed, RecoilFrame):
         model.attach(Resimulation(pilot.molecule, framed, charts.chart, charts.condition))
+    about |= plugins_of(architecture, about.get("prior"))
+    parts = (pilot.molecule, framed, model, level, charts.chart, charts.condition)
+    check_storable(Reconstructor(*parts, dict(about)), *charts.standardised(x[:_FEW], c[:_FEW]))
     settings = _settings(model, pilot.molecule, level, frame, about)
     settings |= {"seed": seed, **asdict(schedule), "data": None if data is None else _fingerprint(data)}
     if begun is not None:
@@ -273,7 +235,7 @@ def train(
     }
     if card["parameters"]:
         card["rows_per_second"] = float(np.median([r.rows_per_second for r in records]))
-    return Reconstructor(pilot.molecule, framed, model, level, charts.chart, charts.condition, card)
+    return Reconstructor(*parts, card)
 
 
 def _settings(
@@ -315,44 +277,19 @@ def _fresh(
     per_epoch: int,
     seed: int,
 ) -> tuple[_FreshSource, bool, dict[str, Any]]:
-    if per_epoch < _MIN_EVENTS:
-        msg = f"{per_epoch} events an epoch are too few; use {_MIN_EVENTS} or more"
+    if per_epoch < MIN_EVENTS:
+        msg = f"{per_epoch} events an epoch are too few; use {MIN_EVENTS} or more"
         raise UsageError(msg)
     mol = molecule if isinstance(molecule, Molecule) else Molecule.load(molecule)
     geometry = prior if isinstance(prior, GeometryPrior) else build_prior(mol, prior)
+    if isinstance(prior, GeometryPrior):
+        check_prior(mol, prior)
     simulator = Simulator(mol, geometry, noise, seed, _TRAINING_ACCURACY)
     name = prior if isinstance(prior, str) else None if prior else mol.default_prior
     simulation = {"events_per_epoch": per_epoch, "accuracy": _TRAINING_ACCURACY}
     simulation |= {"pilot_events": _PILOT, "validation_events": _VALIDATION}
     about = {"prior": geometry.spec(), "prior_name": name, "simulation": simulation}
     return _FreshSource(simulator, per_epoch), geometry.mirror_symmetric, about
-
-
-def _recorded(data: Events, noise: Noise | None, seed: int) -> tuple[_RecordedSource, Noise, dict[str, Any]]:
-    if data.positions is None:
-        msg = "the data have momenta only; training needs the positions too"
-        raise DataError(msg)
-    if len(data) < _MIN_EVENTS:
-        msg = f"{len(data)} events are too few to train on; {_MIN_EVENTS} at the least"
-        raise DataError(msg)
-    training, validation, _ = (data[np.sort(rows)] for rows in split_rows(len(data), seed))
-    about = {
-        "prior": data.origin.get("prior"),
-        "data": {"rows": len(data), "split_seed": seed, "digest": data.digest()},
-    }
-    if about["prior"] is not None:
-        build_prior(data.molecule, about["prior"])  # a model would carry it
-    own = data.sigma is not None and bool((data.sigma > 0).all())
-    about["noise_added"] = not own
-    if own and noise is None:
-        relative = training.sigma / rms_component(training.momenta)  # type: ignore[operator]
-        seen = Noise(float(relative.min()), float(relative.max()))
-        return _RecordedSource(training, validation, None, seed), _floored(seen), about
-    if own:
-        msg = "the data carry noise of their own; leave --noise out, or give data without"
-        raise UsageError(msg)
-    level = _floored(noise or DEFAULT_NOISE)
-    return _RecordedSource(training, validation, level, seed), level, about
 
 
 def _refuse_unbounded(data: Events, frame: RecoilFrame | RawFrame) -> None:
@@ -363,16 +300,6 @@ def _refuse_unbounded(data: Events, frame: RecoilFrame | RawFrame) -> None:
     if found:
         msg = f"{found[0].what}: {found[0].means}" + (f"; {found[0].todo}" if found[0].todo else "")
         raise DataError(msg)
-
-
-def _floored(noise: Noise) -> Noise:
-    """Raise relative noise to the floor: without any, no density exists."""
-    if not noise.relative:
-        if noise.low == 0:
-            msg = "noise in a.u. must be above 0: without noise the posterior has no density"
-            raise UsageError(msg)
-        return noise
-    return Noise(max(noise.low, NOISE_FLOOR), max(noise.high, NOISE_FLOOR))
 
 
 def _seeded_model(

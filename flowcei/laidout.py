@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, BinaryIO, Self
 
 import h5py
 import numpy as np
 
-from flowcei.errors import DataError, FlowceiError, UsageError
+from flowcei.errors import DataError, FlowceiError
+from flowcei.storage.hdf import numbers_of, opened, writing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -32,96 +33,96 @@ DONE = "done"
 """The dataset that says which blocks are there."""
 
 _PAGE = 4096
-_NO_PLACE = (errno.EPERM, errno.EACCES, errno.EROFS, errno.ENOENT, errno.ENOTDIR)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def lay_out(
+    file: BinaryIO,
     path: Path,
     datasets: Mapping[str, tuple[tuple[int, ...], np.dtype]],
     blocks: int,
     describe: Callable[[h5py.File], None],
 ) -> None:
-    """Make a file with room for all of its rows; it appears when it is whole.
+    """Make HDF5 with room for all of its rows in a new file.
 
     Args:
-        path: The file; one that is there is replaced.
+        file: Empty, open to read and write, as `flowcei.storage.creation` makes it.
+        path: What it is called, for messages.
         datasets: Shape and type of each.
         blocks: How many there will be.
         describe: Writes attributes.
 
     Raises:
         FlowceiError: Where the disk has no room for it.
-        UsageError: Where the folder cannot be written.
 
     Example:
         >>> import tempfile
         >>> from pathlib import Path
+        >>> from flowcei.storage.creation import atomic_write
         >>> path = Path(tempfile.mkdtemp()) / "a.h5"
-        >>> lay_out(path, {"x": ((4,), np.dtype("f8"))}, 2, lambda file: None)
-        >>> with LaidOutFile(path) as file:
-        ...     file.put(0, 0, {"x": np.ones(2)})
-        ...     file.done.tolist()
+        >>> with atomic_write(path) as new:
+        ...     lay_out(new, path, {"x": ((4,), np.dtype("f8"))}, 2, lambda file: None)
+        ...     with LaidOutFile(new, path) as file:
+        ...         file.put(0, 0, {"x": np.ones(2)})
+        ...         file.done.tolist()
         [True, False]
         >>> with h5py.File(path) as read:
         ...     read["x"][:2].tolist(), read["done"][:].tolist()
         ([1.0, 1.0], [1, 0])
     """
-    begun = path.with_name(f".{path.name}")
     layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     layout.set_layout(h5py.h5d.CONTIGUOUS)
     layout.set_obj_track_times(False)  # the same rows, the same bytes
     layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    handle = file.fileno()
     links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
     links.set_create_intermediate_group(True)  # names may be those of datasets in a group
     try:
         # Blocks on whole pages, and all pages there: half the time of writing into a sparse file.
-        with h5py.File(begun, "w", alignment_threshold=_PAGE, alignment_interval=_PAGE) as file:
+        with writing(file, alignment_threshold=_PAGE, alignment_interval=_PAGE) as content:
             for name, (shape, dtype) in {**datasets, DONE: ((blocks,), np.dtype("u1"))}.items():
                 kind, space = h5py.h5t.py_create(dtype), h5py.h5s.create_simple(shape)
-                h5py.h5d.create(file.id, name.encode(), kind, space, layout, links)
-            file[DONE][:] = 0
-            describe(file)
-        with begun.open("r+b") as raw:
-            if hasattr(os, "posix_fallocate"):  # not on macOS
-                os.posix_fallocate(raw.fileno(), 0, begun.stat().st_size)
-            os.fsync(raw.fileno())
-        begun.replace(path)
+                h5py.h5d.create(content.id, name.encode(), kind, space, layout, links)
+            content[DONE][:] = 0
+            describe(content)
+        if hasattr(os, "posix_fallocate"):  # not on macOS
+            os.posix_fallocate(handle, 0, os.fstat(handle).st_size)
+        os.fsync(handle)
     except OSError as error:
-        if error.errno in _NO_PLACE:
-            msg = f"cannot write to folder {path.parent} ({os.strerror(error.errno or 0)})"
-            raise UsageError(msg) from error
         if error.errno not in _NO_ROOM:
             raise
         size = sum(np.prod(shape, dtype=float) * dtype.itemsize for shape, dtype in datasets.values())
-        msg = f"no room for the {size / 1e9:.3g} GB of {path} ({error.strerror}); make room, or name another"
+        reason = os.strerror(error.errno or 0)
+        msg = f"no room for the {size / 1e9:.3g} GB of {path} ({reason}); make room, or name another"
         raise FlowceiError(msg) from error
-    finally:
-        begun.unlink(missing_ok=True)
 
 
-def datasets_of(file: h5py.File) -> dict[str, h5py.Dataset]:
-    """Return the datasets of a file that was laid out, by their names; they may lie in groups of its top.
+def datasets_of(file: h5py.File) -> list[str]:
+    """Return the names of the datasets of a file that was laid out; they may lie in groups of its top.
+
+    No link is followed: what is behind one is not looked at, and its name is that of the link.
 
     Example:
         >>> with h5py.File.in_memory() as file:
         ...     file["a"], file["b/c"] = 1, 2
-        ...     list(datasets_of(file))
+        ...     datasets_of(file)
         ['a', 'b/c']
     """
-    found: dict[str, h5py.Dataset] = {}
-    for name, item in file.items():
-        inner = item.items() if isinstance(item, h5py.Group) else ()
-        found |= {f"{name}/{part}": data for part, data in inner} or {name: item}
-    return found
+    names: list[str] = []
+    for name in file:
+        item = file[name] if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
+        parts = list(item) if isinstance(item, h5py.Group) else []
+        names += [f"{name}/{part}" for part in parts] or [name]
+    return names
 
 
 class LaidOutFile:
     """A file that `lay_out` made, open for its rows.
 
     Args:
-        path: The file.
+        file: Open to read and write; it stays open.
+        path: What it is called, for messages.
         durable: Whether a block is marked only when the disk has its rows. Without, a power cut
             may lose rows that are marked; the death of the process never does.
 
@@ -132,28 +133,32 @@ class LaidOutFile:
         DataError: For a file that was not laid out, or is damaged.
     """
 
-    def __init__(self, path: Path, *, durable: bool = True) -> None:
+    def __init__(self, file: BinaryIO, path: Path, *, durable: bool = True) -> None:
         self._path = path
         self._durable = durable
+        self._handle = file.fileno()
         self._places: dict[str, tuple[int, tuple[int, ...], np.dtype]] = {}
+        size = os.fstat(self._handle).st_size
         try:
-            with h5py.File(path, "r") as file:
-                for name, data in datasets_of(file).items():
+            with opened(path, file) as content:
+                for name in datasets_of(content):
+                    data = numbers_of(content, name, path)
                     offset = data.id.get_offset()
-                    if offset is None:
+                    if offset is None or offset + data.nbytes > size:
                         raise DataError("is damaged; remove it", path=path)
                     self._places[name] = (offset, data.shape, data.dtype)
-                self.done: NDArray[np.bool_] = np.asarray(file[DONE][()], dtype=bool)
-        except (OSError, KeyError, AttributeError, RuntimeError) as error:
+                done = numbers_of(content, DONE, path)
+                if done.ndim != 1:
+                    raise DataError("is damaged; remove it", path=path)
+                self.done: NDArray[np.bool_] = np.asarray(done[()], dtype=bool)
+        except DataError as error:
             raise DataError("is damaged; remove it", path=path) from error
-        self._handle = os.open(path, os.O_RDWR)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         os.fsync(self._handle)
-        os.close(self._handle)
 
     def put(self, block: int, row: int, arrays: Mapping[str, NDArray]) -> None:
         """Write the rows of a block, from number `row` on, and then that it is there.
@@ -173,6 +178,17 @@ class LaidOutFile:
             getattr(os, "fdatasync", os.fsync)(self._handle)  # macOS has no fdatasync
         _write(self._handle, np.ones(1, np.uint8), self._places[DONE][0] + block)
         self.done[block] = True
+
+    def rewrite(self, name: str, array: NDArray) -> None:
+        """Replace all rows of a dataset, whatever blocks are there.
+
+        Raises:
+            DataError: Where there is no such dataset of this shape.
+        """
+        offset, shape, dtype = self._places.get(name, (0, (), np.dtype("f8")))
+        if array.shape != shape:
+            raise DataError(f"has no place for /{name}; remove it", path=self._path)
+        _write(self._handle, np.ascontiguousarray(array, dtype), offset)
 
 
 def _write(handle: int, array: NDArray, place: int) -> None:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch.overrides import TorchFunctionMode
 
+from flowcei import plugins
 from flowcei.errors import DataError, FlowceiError
 from flowcei.frame import RecoilFrame
 from flowcei.modelfile.storage import bundled_model, read_model
-from flowcei.models.registry import ARCHITECTURES, build_model
+from flowcei.models.registry import ARCHITECTURES, build_model, find_architecture
 from flowcei.molecule import Molecule
 from flowcei.physics.detector import Noise
 from flowcei.physics.priors import build_prior
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["load"]
 
 _MAX_WIDTH = 4096  # bound on every option, so that a lying file cannot ask for all memory
+_GROUPS = {"architecture": plugins.ARCHITECTURES, "prior": plugins.PRIORS}
 _CALLS = 50  # of PyTorch for each tensor of a network that is built: many times what is needed
 
 
@@ -65,13 +67,13 @@ def load(path: str | Path | None = None, *, device: str = "cpu") -> Reconstructo
 
 def _model(card: ModelCard, frame: RecoilFrame | RawFrame, tensors: dict[str, Tensor]) -> InverseModel:
     """Return an untrained model with the options of a file, if its tensors can bear them out."""
-    kind = ARCHITECTURES.get(card.architecture)
-    stored = [f"model.{name}" for name in kind.stored] if kind else []
+    stored = [f"model.{name}" for name in find_architecture(card.architecture).stored]
     weights = [t for name, t in tensors.items() if name.startswith("model.") and name not in stored]
     sizes = (size for t in weights for size in t.shape)
     # Options of a model without weights are no sizes: how many neighbours, how many searches.
     largest = min(_MAX_WIDTH, max(len(tensors), *sizes, 1)) if weights else _MAX_WIDTH
-    if any(not isinstance(value, str) and not 0 < value <= largest for value in card.options.values()):
+    sized = card.options if card.architecture in ARCHITECTURES else {}  # what a plug-in's are, it knows
+    if any(not isinstance(value, str) and not 0 < value <= largest for value in sized.values()):
         msg = f"an option of the model is not in 0 to {largest}, where its tensors end"
         raise DataError(msg)
     model = build_model(card.architecture, frame.width, frame.condition_width, card.options)
@@ -128,7 +130,9 @@ def _refuse_unsound(tensors: dict[str, Tensor], parts: dict[str, torch.nn.Module
                 msg = f"tensor {name} holds weights that are not finite"
                 raise DataError(msg)
             continue
-        # All integers in a model are permutations, of which some are the inverse of another.
+        # FrEIA's permutations, of which some are the inverse of another.
+        if not name.removesuffix("_inv").endswith(".perm"):
+            continue
         inverse = tensors.get(f"{name}_inv", tensor.argsort())
         places = torch.arange(tensor.numel())
         if not torch.equal(tensor.sort().values, places) or not torch.equal(tensor.argsort(), inverse):
@@ -152,6 +156,10 @@ def _refuse_unusable(card: ModelCard, molecule: Molecule, frame: RecoilFrame | R
 
 
 def _build(card: ModelCard, tensors: dict[str, Tensor], path: Path, device: torch.device) -> Reconstructor:
+    for what, package in card.training.get("plugins", {}).items():
+        group, _, name = what.partition(" ")
+        if group in _GROUPS and name not in plugins.plugin_names(_GROUPS[group]):
+            raise DataError(f"{group} {name!r} is a plug-in of {package}, which is not installed", path=path)
     try:
         built = _built(card, tensors)
     except (FlowceiError, RuntimeError, ValueError, TypeError, IndexError, KeyError, OverflowError) as error:

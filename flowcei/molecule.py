@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +12,9 @@ import numpy as np
 
 from flowcei.errors import DataError, UsageError
 from flowcei.files import read_toml
-from flowcei.units import ANGSTROM, DALTON, length_in_bohr
-from flowcei.xyz import read_structures
+from flowcei.isotopes import HYDROGENS, read_isotope
+from flowcei.units import DALTON, length_in_bohr
+from flowcei.xyz import default_labels, molecule_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +29,7 @@ _KEYS = {
     "labels",
     "charges",
     "masses",
+    "isotopes",
     "bonds",
     "equilibrium",
     "priors",
@@ -37,8 +38,8 @@ _KEYS = {
 _MAX_IONS = 100
 _LABEL = re.compile(r"[^\W_][\w.+-]{0,39}")  # they name columns of tables: no separators, no formulas
 _LARGEST = {"charges": 1e3, "masses": 1e9, "equilibrium.positions": 1e6}  # elementary, electron, bohr
+_MASSES_AGREE = 1e-4  # relative: isotopes differ by more, tables of one isotope by less
 _CLOSEST = 0.1  # bohr: nearer than any two nuclei rest
-_BOND_STRETCH = 1.3  # of the sum of covalent radii: what counts as a bond in an XYZ file
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +69,7 @@ class Molecule:
     default_prior: str = ""
 
     @classmethod
-    def load(cls, source: str | Path) -> Molecule:
+    def load(cls, source: str | Path, *, unit: str | None = None) -> Molecule:
         """Return a built-in molecule by name, or read one from a TOML or XYZ file.
 
         An XYZ file gives symbols and equilibrium; every ion then has charge +1, bonds come
@@ -77,6 +78,8 @@ class Molecule:
 
         Args:
             source: ``"ocs"``, ``"my.toml"`` or ``"my.xyz"``.
+            unit: Of the positions in an XYZ file, ``"angstrom"`` or ``"bohr"``; where None what
+                its comment names, else angstrom, if bonds are then as long as bonds are.
 
         Raises:
             UsageError: For a name that is neither built in nor a file.
@@ -88,7 +91,7 @@ class Molecule:
         """
         path = Path(source)
         if path.suffix.lower() == ".xyz":
-            return _from_xyz(path)
+            return _from_table(molecule_table(path, unit), path)
         if path.suffix.lower() == ".toml":
             return _from_table({"name": path.stem} | read_toml(path), path)
         name = str(source).lower()
@@ -135,12 +138,76 @@ class Molecule:
         return len(self.symbols)
 
     def same_ions(self, other: Molecule) -> bool:
-        """Whether the ions of two molecules agree in order, charge and mass (to 1 %)."""
-        return (
-            self.labels == other.labels
-            and bool(np.array_equal(self.charges, other.charges))
-            and bool(np.allclose(self.masses, other.masses, rtol=0.01))
-        )
+        """Whether the ions of two molecules agree in order, charge and mass (to 1e-4)."""
+        return not self.difference(other)
+
+    def difference(self, other: Molecule) -> str:
+        """Return in what the ions of another molecule differ from these, and what to do; else nothing.
+
+        Example:
+            >>> usual = Molecule.load("chbrclf")
+            >>> usual.difference(usual.with_isotopes("81Br"))
+            'br has 79.904 u, not 80.9163 u: state the isotopes (--isotopes, [isotopes] in TOML)'
+        """
+        if self.labels != other.labels:
+            return f"ions {', '.join(self.labels)}, not {', '.join(other.labels)}"
+        for label, own, its in zip(self.labels, self.charges, other.charges, strict=True):
+            if own != its:
+                return f"{label} has charge {own:+g}, not {its:+g}: state the charges (--charges)"
+        for label, own, its in zip(self.labels, self.masses / DALTON, other.masses / DALTON, strict=True):
+            if abs(own - its) > _MASSES_AGREE * its:
+                todo = "state the isotopes (--isotopes, [isotopes] in TOML)"
+                return f"{label} has {own:.6g} u, not {its:.6g} u: {todo}"
+        return ""
+
+    def with_isotopes(self, isotopes: str) -> Molecule:
+        """Return this molecule with the masses of isotopes.
+
+        Args:
+            isotopes: ``"81Br,37Cl"`` for all atoms of an element, ``"h1=2H"`` or ``"h1=D"`` for one.
+
+        Raises:
+            UsageError: For what is no isotope, or of an element that the molecule lacks.
+
+        Example:
+            >>> Molecule.load("h2o").with_isotopes("h1=D").nuclides
+            ('O', 'D', 'H')
+        """
+        entries = [part.strip().rpartition("=")[::2] for part in isotopes.split(",") if part.strip()]
+        try:
+            masses = _with_isotopes(self, entries)
+        except ValueError as error:
+            msg = f"isotopes {isotopes!r}: {error}"
+            raise UsageError(msg) from error
+        return replace(self, masses=masses)
+
+    def with_charges(self, charges: str) -> Molecule:
+        """Return this molecule with other charges.
+
+        Args:
+            charges: ``"2,2,2"``, one for each ion, or one for all; elementary charges.
+
+        Raises:
+            UsageError: For another number of charges, or such that nothing explodes.
+
+        Example:
+            >>> Molecule.load("co2").with_charges("2").charges.tolist()
+            [2.0, 2.0, 2.0]
+        """
+        try:
+            values = np.array([float(part) for part in charges.split(",")])
+            if len(values) not in (1, len(self)):
+                msg = f"{len(values)} charges for {len(self)} ions ({', '.join(self.labels)})"
+                raise ValueError(msg)
+            values = np.broadcast_to(values, len(self)).copy()
+            if not (np.abs(values) < _LARGEST["charges"]).all():
+                msg = "charges must be finite, in elementary charges"
+                raise ValueError(msg)
+            _check_charges(values)
+        except ValueError as error:
+            msg = f"charges {charges!r}: {error}"
+            raise UsageError(msg) from error
+        return replace(self, charges=values)
 
     def prior_table(self, name: str | None = None) -> dict[str, Any]:
         """Return the table of a named prior, or of the default one.
@@ -159,6 +226,15 @@ class Molecule:
         """Symbol, charge and mass of each ion: equal ones cannot be told apart."""
         rows = zip(self.symbols, self.charges.tolist(), self.masses.tolist(), strict=True)
         return tuple(rows)
+
+    @property
+    def nuclides(self) -> tuple[str, ...]:
+        """Symbols, with D and T for heavy hydrogen."""
+        heavy = {name: read_isotope(name)[1] for name in HYDROGENS}
+        return tuple(
+            next((d for d, its in heavy.items() if s == "H" and abs(mass - its) < 0.1 * DALTON), s)
+            for s, mass in zip(self.symbols, self.masses, strict=True)
+        )
 
     @property
     def identical(self) -> tuple[tuple[int, ...], ...]:
@@ -213,9 +289,12 @@ def _build(table: dict[str, Any]) -> Molecule:
     geometry = table["equilibrium"]
     symbols, labels, name, default = _names(table)
     n = len(symbols)
+    heavy = np.array([read_isotope(s)[1] if s in HYDROGENS else np.nan for s in symbols])
+    symbols = tuple("H" if s in HYDROGENS else s for s in symbols)
     equilibrium = np.array(geometry["positions"], dtype=float) * length_in_bohr(geometry["unit"])
     charges = np.array(table.get("charges", [1.0] * n), dtype=float)
     masses = _masses(symbols, table.get("masses"))
+    masses = np.where(np.isnan(heavy), masses, heavy) if "masses" not in table else masses
     for what, array, shape in (
         ("equilibrium.positions", equilibrium, (n, 3)),
         ("charges", charges, (n,)),
@@ -239,7 +318,31 @@ def _build(table: dict[str, Any]) -> Molecule:
     bonds = tuple(_bond(labels, pair) for pair in table.get("bonds", []))
     priors = {str(k): dict(v) for k, v in table.get("priors", {}).items()}
     default = default or next(iter(priors), "")
-    return Molecule(name, symbols, charges, masses, equilibrium, labels, bonds, priors, default)
+    molecule = Molecule(name, symbols, charges, masses, equilibrium, labels, bonds, priors, default)
+    if "isotopes" not in table:
+        return molecule
+    if "masses" in table:
+        msg = "masses and isotopes are both given; leave one out"
+        raise ValueError(msg)
+    return replace(molecule, masses=_with_isotopes(molecule, list(table["isotopes"].items())))
+
+
+def _with_isotopes(molecule: Molecule, entries: Sequence[Sequence[str]]) -> NDArray[np.float64]:
+    """Return masses with those of isotopes, each of a label, of an element, or of its own element."""
+    masses = molecule.masses.copy()
+    for where, isotope in sorted(entries, key=lambda entry: entry[0] in molecule.labels):  # one atom wins
+        symbol, mass = read_isotope(isotope)
+        chosen = [
+            where == label or (where in ("", symbol) and where not in molecule.labels and symbol == own)
+            for label, own in zip(molecule.labels, molecule.symbols, strict=True)
+        ]
+        wrong = [s for s, c in zip(molecule.symbols, chosen, strict=True) if c and s != symbol]
+        if wrong or not any(chosen):
+            ions = ", ".join(molecule.labels)
+            msg = f"{isotope} is no isotope of {where or 'an atom'} of {molecule.name} ({ions})"
+            raise ValueError(msg)
+        masses[chosen] = mass
+    return masses
 
 
 def _names(table: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...], str, str]:
@@ -249,7 +352,7 @@ def _names(table: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...], str
         msg = f"{count} symbols; a molecule has at least two ions, and {_MAX_IONS} at the most"
         raise ValueError(msg)
     symbols = tuple(table["symbols"])
-    labels = tuple(table.get("labels") or _labels(symbols))
+    labels = tuple(table.get("labels") or default_labels(symbols))
     name, default = table["name"], table.get("default_prior", "")
     for what, word, most in (
         *(("symbol", symbol, 10) for symbol in symbols),
@@ -282,15 +385,6 @@ def _check_charges(charges: NDArray[np.float64]) -> None:
         raise ValueError(msg)
 
 
-def _labels(symbols: Sequence[str]) -> tuple[str, ...]:
-    total, seen = Counter(symbols), Counter[str]()
-    labels = []
-    for symbol in symbols:
-        seen[symbol] += 1
-        labels.append(symbol.lower() + (str(seen[symbol]) if total[symbol] > 1 else ""))
-    return tuple(labels)
-
-
 def _masses(symbols: Sequence[str], table: dict[str, Any] | None) -> NDArray[np.float64]:
     if table is not None:
         units = {"electron": 1.0, "u": DALTON}
@@ -306,34 +400,3 @@ def _masses(symbols: Sequence[str], table: dict[str, Any] | None) -> NDArray[np.
         msg = f"unknown chemical symbol {unknown[0]!r}"
         raise ValueError(msg)
     return np.array([atomic_masses[atomic_numbers[s]] for s in symbols]) * DALTON
-
-
-def _from_xyz(path: Path) -> Molecule:
-    from ase.data import covalent_radii
-
-    atoms = next(read_structures(path), None)
-    if atoms is None:
-        raise DataError("is not an XYZ file: it holds no atoms", path=path)
-    angstrom = atoms.get_positions()
-    reach = _BOND_STRETCH * covalent_radii[atoms.numbers]
-    gaps = np.linalg.norm(angstrom[:, None] - angstrom[None], axis=-1)
-    symbols: list[str] = atoms.get_chemical_symbols()
-    labels = _labels(symbols)
-    bonds = [
-        [labels[i], labels[j]]
-        for i in range(len(symbols))
-        for j in range(i + 1, len(symbols))
-        if gaps[i, j] < (reach[i] + reach[j])
-    ]
-    size = np.linalg.norm(angstrom - angstrom.mean(axis=0), axis=1).max() * ANGSTROM
-    table = {
-        "name": path.stem,
-        "symbols": symbols,
-        "bonds": bonds,
-        "equilibrium": {"unit": "angstrom", "positions": angstrom.tolist()},
-        "priors": {
-            "equilibrium": {"kind": "displaced", "sigma": 0.15},
-            "ball": {"kind": "ball", "radius": float(max(4.0, size)), "minimal_separation": 0.5},
-        },
-    }
-    return _from_table(table, path)

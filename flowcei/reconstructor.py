@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from flowcei.errors import DataError, UsageError
 from flowcei.events.simulation import fresh_seed
+from flowcei.posterior.hdf import arrays_of
 from flowcei.posterior.samples import PosteriorSamples
+from flowcei.posterior.unfinished import Quality
 from flowcei.sampling import Sampling
 from flowcei.trainedmodel import TrainedModel
 
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike
 
+    from flowcei.check.evidence import EvidenceCheck
     from flowcei.events.container import Events
     from flowcei.models.interface import Latent
     from flowcei.physics.detector import Noise
@@ -61,7 +65,8 @@ class Reconstructor(TrainedModel):
         Raises:
             UsageError: For n < 1 or noise outside the trained range.
             NoDensityError: For weights, where the model or its prior has no density.
-            DataError: For momenta of the wrong shape or not finite.
+            DataError: For momenta of the wrong shape or not finite, or where the model can express
+                a geometry for none of them. One such event of many is flagged, its samples NaN.
 
         Example:
             >>> import flowcei
@@ -71,8 +76,40 @@ class Reconstructor(TrainedModel):
         """
         options: dict[str, Any] = {"noise": noise, "latent": latent, "seed": seed}
         options |= {"weigh": weigh, "min_ess": min_ess, "budget": budget}
-        parts = list(self.stream(momenta, n, **options))
-        return PosteriorSamples.concatenate(parts)
+        samples = PosteriorSamples.concatenate(list(self.stream(momenta, n, **options)))
+        if not samples.answered.any():
+            msg = f"event {samples.ids[0]} has no geometry the model can express, nor has any other; "
+            raise DataError(f"{msg}are the momenta in hbar/bohr?")
+        return samples
+
+    def check_evidence(self, samples: PosteriorSamples, *, seed: int = 0) -> EvidenceCheck:
+        """Compare how probable the momenta of weighed samples are with those of events of the prior.
+
+        100 to 500 events are simulated with the noise that was assumed, sampled and weighed: see
+        `flowcei.check.evidence`.
+
+        Args:
+            samples: Of this model, weighed, without `min_ess`.
+            seed: Of the simulated events and their samples.
+
+        Returns:
+            p-values of each event and of the run, and what they mean.
+
+        Raises:
+            UsageError: For samples that were not weighed.
+
+        Example:
+            >>> import flowcei
+            >>> model, events = flowcei.load(), flowcei.simulate("ocs", 60, noise="1%", seed=1)
+            >>> model.check_evidence(model.sample(events, 20, weigh=True, seed=1)).sound
+            True
+        """
+        asked = Sampling(self, samples.positions.shape[1], seed, weigh=True)
+        found = asked.judged(Quality.of(arrays_of(samples), samples.molecule))[1]
+        if found is None:
+            msg = "the samples have no weights: sample with weigh=True"
+            raise UsageError(msg)
+        return found
 
     def stream(
         self,
@@ -115,7 +152,7 @@ class Reconstructor(TrainedModel):
         Raises:
             UsageError: For a bad argument, at once; for noise above the trained range, and
                 events of another molecule, when their block comes.
-            DataError: For events that no model can answer, saying which; for none at all.
+            DataError: For no events at all.
 
         Example:
             >>> import flowcei

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from flowcei.physics.explosion import asymptotic_momenta
-from flowcei.physics.jacobian import momenta_jacobian
+from flowcei.physics.explosion import followed_momenta
+from flowcei.physics.jacobian import followed_jacobian
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,17 +56,19 @@ class Resimulation:
             c: Standardised conditions, (B, C).
 
         Returns:
-            Infinite where ions coincide.
+            Infinite where ions coincide or nothing can be followed.
         """
         measured = self._frame.momenta(self._condition.inverse(torch.from_numpy(c))).numpy()
         positions, sound = self._positions(x)
         unit = np.sqrt((measured**2).mean(axis=(1, 2)))[:, None, None]
         out = np.full(measured.shape, np.inf)
         if sound.any():
-            simulated = asymptotic_momenta(
+            # A search may come by a geometry too violent to follow: there it must not end for all.
+            simulated = followed_momenta(
                 positions[sound], self._masses, self._charges, accuracy=_ACCURACY, threads=1
             )
-            out[sound] = (simulated - measured[sound]) / unit[sound]
+            off = (simulated - measured[sound]) / unit[sound]
+            out[sound] = np.where(np.isfinite(off), off, np.inf)
         return out.reshape(len(x), -1)
 
     def jacobian(self, x: NDArray[np.float64], c: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -74,7 +76,7 @@ class Resimulation:
         measured = self._frame.momenta(self._condition.inverse(torch.from_numpy(c))).numpy()
         unit = np.sqrt((measured**2).mean(axis=(1, 2)))[:, None, None]
         positions, _ = self._positions(x)
-        slope = momenta_jacobian(positions, self._masses, self._charges, accuracy=_ACCURACY, threads=1)
+        slope = followed_jacobian(positions, self._masses, self._charges, accuracy=_ACCURACY, threads=1)
         assembly = np.kron(self._frame.assembly.numpy(), np.eye(3))
         return slope @ assembly * self._chart.scale.numpy() / unit
 

@@ -18,20 +18,25 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 import torch
 
+from flowcei.check.evidence import check_evidence, reference_events
 from flowcei.errors import DataError, UsageError
 from flowcei.events.container import Events, events_of
 from flowcei.events.extracolumns import joined_columns
 from flowcei.models.interface import Latent
 from flowcei.physics.detector import Noise
 from flowcei.posterior.budget import top_up
-from flowcei.posterior.flags import combined, few_count, unexplained
+from flowcei.posterior.flags import BY_MOMENTA, FLAG_BITS, combined, poor_weights, unexplained
+from flowcei.posterior.hdf import arrays_of
+from flowcei.posterior.restriction import mostly_outside, restricted
 from flowcei.posterior.samples import PosteriorSamples
+from flowcei.posterior.unfinished import Quality
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from numpy.typing import ArrayLike, NDArray
 
+    from flowcei.check.evidence import EvidenceCheck
     from flowcei.physics.priors import GeometryPrior
     from flowcei.trainedmodel import TrainedModel
 
@@ -41,6 +46,9 @@ ROWS = 200_000
 """Samples that share a random stream, and are held at a time."""
 
 _BUDGET = 100  # times n: samples drawn of one event, at the most
+_REFERENCE_EVENTS = 100, 500
+_REFERENCE_SAMPLES = 1_000_000
+_REFERENCE_SEED = 2**32
 
 
 def block_size(n: int) -> int:
@@ -151,22 +159,67 @@ class Sampling:
         chunks = (events_of(chunk, self.model.molecule) for chunk in _chunks(momenta))
         empty = start == 0
         prior = self.model.prior if self._weighs else None
+        support = None if self._weighs else self._support
         for index, events in enumerate(_reblocked(chunks, size, start), start // size):
             empty = False
-            yield self._block(index, events, prior)
+            yield self._block(index, events, prior, support)
         if empty:
             msg = "there is no event to reconstruct"
             raise DataError(msg)
+
+    def judged(self, quality: Quality) -> tuple[Quality, EvidenceCheck | None]:
+        """Compare the evidence of a run with that of events of the prior, sampled and weighed alike.
+
+        Args:
+            quality: Of all the events of the run.
+
+        Returns:
+            The same with p-values and the flag `evidence`, and the comparison: None without weights.
+        """
+        if quality.statistic is None:
+            return quality, None
+        model = self.model
+        count = int(np.clip(_REFERENCE_SAMPLES // self.n, *_REFERENCE_EVENTS))
+        if self.min_ess > 0:  # where more are drawn that costs as much as the run, at the most
+            count = int(np.clip(len(quality.ids), _REFERENCE_EVENTS[0], count))
+        relative = model.noise.relative
+        levels = quality.sigma / quality.size if relative else quality.sigma
+        tables = (model.molecule, model.prior, levels, count, self.seed)
+        events = reference_events(*tables, relative=relative)
+        # A seed of its own: reference events must not share latents with those of the run.
+        other = replace(self, seed=self.seed + _REFERENCE_SEED, noise=None)
+        parts = (Quality.of(arrays_of(part), part.molecule) for part in other.blocks(events))
+        reference = Quality.concatenate(list(parts))
+        if reference.statistic is None:
+            return quality, None
+        # Events with another flag tell of themselves.
+        counts = [q.flags & (BY_MOMENTA | FLAG_BITS["no-geometry"]) == 0 for q in (reference, quality)]
+        check = check_evidence(quality.statistic, reference.statistic[counts[0]], counts[1])
+        flags = quality.flags | combined(evidence=check.improbable)
+        return replace(quality, flags=flags, evidence_p=check.p_values), check
 
     @property
     def _weighs(self) -> bool:
         return self.weigh or self.min_ess > 0
 
     @property
+    def _support(self) -> GeometryPrior | None:
+        """The prior that samples must lie in, where it excludes anything and what draws is a flow.
+
+        Weighted samples need none: what lies outside has no weight.
+        """
+        if self.model.prior_spec is None or not self.model.model.has_density:
+            return None
+        prior = self.model.prior
+        return prior if prior.has_density and prior.bounded else None
+
+    @property
     def _budget(self) -> int:
         return self.budget or _BUDGET * self.n
 
-    def _block(self, index: int, events: Events, prior: GeometryPrior | None) -> PosteriorSamples:
+    def _block(
+        self, index: int, events: Events, prior: GeometryPrior | None, support: GeometryPrior | None
+    ) -> PosteriorSamples:
         sigma = self.model.sigma(events, self.noise)
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(index,)))
         found = self._drawn(events, sigma, rng, np.arange(len(events)), self.n)
@@ -175,11 +228,17 @@ class Sampling:
             draw = partial(self._drawn, events, sigma, rng)
             rules: dict[str, Any] = {"min_ess": self.min_ess, "budget": self._budget}
             found = top_up(found, draw, **rules, rng=rng, prior=prior)
+        elif support is not None:
+            found = restricted(found, partial(self._drawn, events, sigma, rng), support)
+        answered = found.answered
         flags = self.model.unlike_training(replace(events, sigma=sigma))
-        flags["re_simulation"] = unexplained(found)
+        flags["no_geometry"] = ~answered
+        flags["outside_prior"] = mostly_outside(found)
+        flags["re_simulation"] = unexplained(found) & answered
+        bits = combined(**flags)
         if found.weights is not None:
-            flags["efficiency"] = few_count(found.weights)
-        return replace(found, flags=combined(**flags))
+            bits |= np.where(answered, poor_weights(found.weights), np.uint16(0))
+        return replace(found, flags=bits)
 
     @torch.no_grad()
     def _drawn(
@@ -196,16 +255,14 @@ class Sampling:
         drawn, density = model.model.sample_with_log_prob(c, n, latent=self.latent, generator=rng)
         chart = model.chart_standardiser.inverse(drawn.cpu())
         positions = model.frame.to_positions(chart, framed)
+        # One event beyond what single precision holds must not cost the others of its file their
+        # answers: all of its samples are NaN, and it is flagged. A part of them would be a biased lot.
         lost = ~(positions.abs().amax(dim=(1, 2, 3)) < torch.finfo(torch.float32).max)
-        if bool(lost.any()):
-            msg = (
-                f"event {asked.numbers[int(lost.int().argmax())]} has no geometry the model can express; "
-                "are the momenta in hbar/bohr?"
-            )
-            raise DataError(msg)
+        positions[lost] = torch.nan
         log_prob = None
         if density is not None:
             log_prob = (density.cpu().double() + model.log_volume(framed)[:, None]).numpy()
+            log_prob[lost.numpy()] = np.nan
         return PosteriorSamples(
             molecule=model.molecule,
             momenta=asked.momenta,

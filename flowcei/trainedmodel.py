@@ -207,17 +207,17 @@ class TrainedModel:
     def sigma(self, events: Events, noise: str | Noise | None) -> NDArray[np.float64]:
         """Return the standard deviation (E,) of each event's momentum components, hbar / bohr.
 
-        What `noise` says; else what the events say; else 1 %, or the trained level nearest
-        to it; within the trained range: see `flowcei.trainednoise`.
+        What `noise` says; else what the events say; else `default_noise`; within the trained
+        range: see `flowcei.trainednoise`.
 
         Raises:
             UsageError: For noise above the trained range.
         """
-        return assumed_sigma(events, noise, self.noise)
+        return assumed_sigma(events, self._assumed(events, noise), self.noise)
 
     def stated_sigma(self, events: Events, noise: str | Noise | None) -> NDArray[np.float64]:
         """Return what `sigma` starts from (E,), whatever the model was trained for."""
-        return stated_sigma(events, noise, self.noise)
+        return stated_sigma(events, self._assumed(events, noise), self.noise)
 
     def unlike_training(
         self, events: Events, noise: str | Noise | None = None
@@ -227,8 +227,11 @@ class TrainedModel:
         Returns:
             For each flag of `flowcei.posterior.flags` that momenta alone can raise, which
             events it is raised for.
+
+        Raises:
+            UsageError: For events of another molecule.
         """
-        sigma = self.sigma(events, noise)
+        sigma = self.sigma(events_of(events, self.molecule), noise)
         framed, standardised = self.enter(events.momenta, sigma)
         far = (~(standardised.abs() < _FAR)).any(dim=1).cpu().numpy()
         ker = np.zeros(len(events), dtype=bool)
@@ -240,8 +243,12 @@ class TrainedModel:
 
     @property
     def default_noise(self) -> Noise:
-        """The level that is assumed where nobody says: 1 %, or the nearest trained one."""
-        return default_noise(self.noise)
+        """The level that is assumed where nobody says: that of the training data, else 1 %; in the range."""
+        measured = self.card.get("data", {}).get("noise")
+        return default_noise(self.noise) if measured is None else default_noise(self.noise, measured)
+
+    def _assumed(self, events: Events, noise: str | Noise | None) -> str | Noise | None:
+        return self.default_noise if noise is None and events.sigma is None else noise
 
     def refuse_inexact(self) -> None:
         """Refuse a flow whose couplings do not invert themselves.

@@ -25,8 +25,8 @@ _DEFAULT = 0.01  # of the rms momentum component
 _ROUNDING = 1.01
 
 
-def default_noise(trained: Noise) -> Noise:
-    """Return the level that is assumed where nobody says: 1 %, or the nearest trained one.
+def default_noise(trained: Noise, usual: float = _DEFAULT) -> Noise:
+    """Return the level that is assumed where nobody says: the usual one, or the nearest trained one.
 
     Example:
         >>> str(default_noise(Noise(0.001, 0.05))), str(default_noise(Noise(0.02, 0.05)))
@@ -34,7 +34,7 @@ def default_noise(trained: Noise) -> Noise:
     """
     level = trained.high
     if trained.relative:
-        level = min(max(_DEFAULT, trained.low), level)
+        level = min(max(usual, trained.low), level)
     return Noise(level, level, relative=trained.relative)
 
 

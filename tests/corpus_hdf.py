@@ -29,8 +29,14 @@ BY_MAPPING: dict[str, Any] = {
 
 def hdf(path: Path, **changes: Any) -> h5py.File:
     """Write the events as HDF5, and return the file, open, without the datasets named; attributes are set."""
-    flowcei.write_events(base(), path, overwrite=True)
-    file = h5py.File(path, "r+")
+    own = path.with_name("own.h5")
+    flowcei.write_events(base(), own)
+    file = h5py.File(path, "w")  # as the library lays a file out by itself: here bytes are changed by place
+    with h5py.File(own) as source:
+        for name, data in source.items():
+            source.copy(data, file, name)
+        file.attrs.update(source.attrs)
+    own.unlink()
     for name, value in changes.items():
         if name in file:
             del file[name]

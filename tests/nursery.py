@@ -40,7 +40,7 @@ TRAINING = [
 RUN, REFERENCE = Path("run"), Path("reference")
 COLUMNS = {"epoch": [1], "phase": [1], "train_loss": [0.0], "validation_loss": [0.0], "learning_rate": [0.0]}
 OPERATIONS = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.chmod"}
-LEFT = {"config.toml", "train.log", "metrics.csv", "model.safetensors", "loss.png", "checkpoint.pt"}
+LEFT = {"config.toml", "train.log", "metrics.csv", "model.safetensors", "loss.png", "checkpoint.safetensors"}
 
 
 def born(*words: str, before: Callable[[], None] = lambda: None) -> int:
@@ -136,7 +136,7 @@ def refuse_other(folder: Path, *, killed: bool = False) -> None:
     if not one.equals(two):
         sys.exit("the metrics are not those of an uninterrupted training")
     left = {p.name for p in folder.iterdir()}
-    if not killed and left != LEFT - {"checkpoint.pt"}:
+    if not killed and left != LEFT - {"checkpoint.safetensors"}:
         sys.exit(f"files left over: {left}")
 
 

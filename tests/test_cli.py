@@ -351,7 +351,7 @@ def test_what_is_assumed_is_said(flow: Shell) -> None:
     table = pd.read_csv("m.csv")[[f"p{ion}{axis}" for ion in "cos" for axis in "xyz"]]
     table.columns = [f"p{ion}{axis}" for ion in "ocs" for axis in "xyz"]
     table.to_csv("s.csv", index=False)
-    assert flow("sample", "--momenta", "s.csv", "-n", "2", "--seed", "1") == 0
+    assert flow("sample", "--momenta", "s.csv", "-n", "2", "--seed", "1") == 3
     assert f"warning: {len(events)} of {len(events)} events" in flow.err
 
 

@@ -37,6 +37,8 @@ from flowcei.fitting import train
 from flowcei.models.interface import InverseModel, ModelOptions
 from flowcei.molecule import Molecule
 from flowcei.physics.explosion import kinetic_energy
+from flowcei.physics.likelihood import Likelihood, centred_momenta
+from flowcei.posterior.refinement import refine
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.posterior.spread import in_recoil_frame
 from flowcei.reconstructor import Reconstructor
@@ -295,9 +297,13 @@ class _Answers:
         parameters=lambda: iter([torch.zeros(3, requires_grad=True)]),
     )
 
-    def __init__(self, samples: np.ndarray) -> None:
+    def __init__(self, samples: np.ndarray, molecule: Molecule) -> None:
+        self.molecule = molecule
         self.card: dict[str, Any] = {}
         self._samples = samples.astype(np.float32)
+
+    def unlike_training(self, events: Events, _: Any) -> dict[str, np.ndarray]:
+        return {"ker": np.zeros(len(events), dtype=bool)}
 
     def stream(self, events: Events, n: int, **_: Any) -> Iterator[PosteriorSamples]:
         for rows in (slice(0, 13), slice(13, None)):
@@ -314,7 +320,7 @@ def test_answers_are_judged_in_the_frame_of_the_momenta() -> None:
     coincident = truth.copy()
     coincident[::2, ::2] = 0.0
     answers = {"right": truth, "swapped": swapped, "coincident": coincident}
-    table = compare({k: _Answers(v) for k, v in answers.items()}, events, n=30)  # type: ignore[misc]
+    table = compare({k: _Answers(v, events.molecule) for k, v in answers.items()}, events, n=30)  # type: ignore[misc]
     right = table.loc["right"]
     for name in ("mse_mean", "atom_error_p95", "bond_mae", "angle_mae", "energy_score", "crps"):
         assert right[name] < 1e-4, name
@@ -325,6 +331,29 @@ def test_answers_are_judged_in_the_frame_of_the_momenta() -> None:
     assert table.loc["coincident", "resimulation"] < 2.0  # three in four can be simulated
     assert right["parameters"] == 3
     assert table.loc["floor", "atom_error_mean"] > 0
+
+
+def test_an_exact_posterior_explains_the_momenta_as_well_as_the_truth_does() -> None:
+    """h2o, whose hydrogens carry the momentum sum: the errors of samples are those of the truth.
+
+    Geometries whose momenta are the centred measured ones with a fresh draw of their noise are
+    samples of the posterior for a prior that is flat in momenta: truth and sample are then
+    exchangeable. The searches that find them know nothing of the comparison.
+    """
+    events = simulate("h2o", 400, noise="1%", seed=6)
+    assert events.positions is not None
+    assert events.sigma is not None
+    rng = np.random.default_rng(7)
+    noise = events.sigma[:, None, None, None] * rng.standard_normal((400, 8, 3, 3))
+    fresh = (centred_momenta(events.momenta, events.molecule.masses)[:, None] + noise).reshape(-1, 3, 3)
+    known = Likelihood(events.molecule.masses, events.molecule.charges, fresh, np.ones(len(fresh)))
+    ends = refine(known, np.repeat(events.positions, 8, axis=0)[:, None])
+    assert (ends.error < 1e-3).mean() > 0.99
+    samples = ends.positions.reshape(400, 8, 3, 3)
+    table = compare({"exact": _Answers(samples, events.molecule)}, events, n=8)  # type: ignore[dict-item]
+    row = table.loc["exact"]
+    # The median of 400 errors of 6 normal components each is known to 0.3 / sqrt(6 x 400) of itself.
+    assert row["resimulation"] == pytest.approx(row["resimulation_truth"], rel=0.03)
 
 
 def test_the_frame_of_a_comparison_is_that_of_the_spread() -> None:

@@ -258,7 +258,8 @@ def test_samples_and_their_tables_have_them(tiny_cinn: Reconstructor, tmp_path: 
     assert (found["delay"].to_numpy() == DELAY[found["event"] // 7]).all()
     assert (found["file_weight"].to_numpy() == SHOT[found["event"] // 7]).all()
     assert found["weight"].max() <= 1.0
-    for table in (modes_table(drawn.modes(), drawn), drawn.spread().per_event()):
+    ends = drawn.modes(keep_flagged=True)
+    for table in (modes_table(ends, drawn), drawn.spread(keep_flagged=True).per_event()):
         assert (table["delay"].to_numpy() == DELAY[table["event"] // 7]).all()
     flowcei.write_samples([drawn[:4], drawn[4:]], tmp_path / "s.h5")
     again = flowcei.read_samples(tmp_path / "s.h5")

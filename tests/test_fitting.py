@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from flowcei.errors import DataError, UsageError
 from flowcei.events.container import Events
 from flowcei.events.simulation import Simulator, simulate
-from flowcei.fitting import DEFAULT_NOISE, _FreshSource, _RecordedSource, split_rows, train
+from flowcei.fitting import _FreshSource, train
 from flowcei.molecule import Molecule
 from flowcei.physics.detector import NOISE_FLOOR, Noise, rms_component
 from flowcei.physics.priors import build_prior
 from flowcei.reconstructor import Reconstructor
+from flowcei.recorded import DEFAULT_NOISE, RecordedSource, split_rows
 from flowcei.training.loop import Schedule
 
 ONCE = Schedule(epochs=1, batch=100)
@@ -85,7 +86,7 @@ def test_standardisers_see_training_rows_only() -> None:
 def test_noise_is_drawn_anew_for_every_epoch_of_a_file() -> None:
     """Training epochs differ in noise only; validation data stay the same."""
     events = simulate("ocs", 200, seed=1)
-    source = _RecordedSource(events[:150], events[150:], Noise(0.01, 0.01), 7)
+    source = RecordedSource(events[:150], events[150:], Noise(0.01, 0.01), 7)
     first, second = source.epoch(0), source.epoch(1)
     assert np.array_equal(first.positions, second.positions)
     shift = (first.momenta - events.momenta[:150]) / rms_component(events.momenta[:150])[:, None, None]
@@ -99,7 +100,7 @@ def test_data_of_a_file_make_a_model_that_says_so() -> None:
     """Rows, seed of the split and digest are kept, and the shortest validation loss."""
     events = simulate("ocs", 300, seed=1)
     card = _train(events).card
-    assert card["data"] == {"rows": 300, "split_seed": 4, "digest": events.digest()}
+    assert card["data"] == {"rows": 300, "split_seed": 4, "digest": events.digest(), "noise": NOISE_FLOOR}
     assert card["prior"] == events.origin["prior"]
     assert (card["seed"], card["epochs_run"]) == (4, 1)
     assert np.isfinite(card["validation_loss"])
@@ -135,7 +136,7 @@ def test_noise_of_the_data_is_the_noise_of_the_model() -> None:
     events = simulate("ocs", 300, noise="0.5%..2%", seed=1)
     model = _train(events)
     assert events.sigma is not None
-    level = (events.sigma / rms_component(events.momenta))[split_rows(300, 4)[0]]
+    level = events.sigma / rms_component(events.momenta)
     assert (model.noise.low, model.noise.high) == pytest.approx((level.min(), level.max()))
     with pytest.raises(UsageError, match="noise of their own"):
         _train(events, noise="1%")
@@ -152,7 +153,8 @@ def test_noise_of_the_data_is_the_noise_of_the_model() -> None:
     ],
 )
 def test_noise_has_a_floor(*, recorded: bool, said: str | None, low: float, high: float) -> None:
-    """Nothing said is 0.1 % to 5 %; no noise at all is raised to the floor."""
+    """Nothing said is 0.1 % to 5 %, of noise-free data from the floor; none at all is the floor."""
+    low = NOISE_FLOOR if recorded and said is None else low
     data = simulate("ocs", 200, seed=1) if recorded else None
     model = _train(data, noise=said, events_per_epoch=200)
     assert (model.noise.low, model.noise.high) == (low, high)

@@ -16,8 +16,8 @@ from flowcei.events.simulation import simulate
 from flowcei.loading import load
 from flowcei.modelfile.migrations import FORMAT_VERSION, MIGRATIONS
 from flowcei.modelfile.storage import read_card
-from flowcei.modelfile.tensors import checksum
 from flowcei.models.registry import ARCHITECTURES
+from flowcei.storage.tensors import checksum
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

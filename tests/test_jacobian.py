@@ -92,14 +92,22 @@ def test_shape_company_and_threads() -> None:
     assert momenta_jacobian(x[:0], OCS.masses, OCS.charges).shape == (0, 9, 9)
 
 
-def test_bad_input_names_the_row() -> None:
-    """As for the explosion itself."""
+def test_one_event_that_cannot_be_followed_is_told_apart() -> None:
+    """Coincident, not finite, too violent: NaN in that row and a warning; the others as without it."""
     x = np.stack([OCS.equilibrium] * 3)
-    x[1, 0] = x[1, 1]
-    with pytest.raises(ValueError, match=r"row 1 .*coincident"):
-        momenta_jacobian(x, OCS.masses, OCS.charges)
-    x[1, 0] = np.nan
-    with pytest.raises(ValueError, match=r"row 1 .*not finite"):
-        momenta_jacobian(x, OCS.masses, OCS.charges)
+    expected = momenta_jacobian(x[::2], OCS.masses, OCS.charges)
+    violent = x[1] * np.array([[1.0], [1e-250], [1.0]])
+    for bad, what in (
+        (x[1][[0, 0, 2]], "coincident"),
+        (np.full((3, 3), np.nan), "not finite"),
+        (violent * 1e-200, "coincident|too violent"),
+    ):
+        x[1] = bad
+        with pytest.warns(RuntimeWarning, match=rf"row 1 .*({what}).*NaN"):
+            found = momenta_jacobian(x, OCS.masses, OCS.charges)
+        assert np.isnan(found[1]).all()
+        np.testing.assert_array_equal(found[::2], expected)
+        with pytest.raises(ValueError, match=what):
+            momenta_jacobian(x[1], OCS.masses, OCS.charges)
     with pytest.raises(ValueError, match="one sign"):
         momenta_jacobian(x, OCS.masses, [1, -1, 1])

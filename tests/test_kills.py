@@ -78,7 +78,7 @@ def test_a_disk_that_takes_no_checkpoint_leaves_nothing(tmp_path: Path) -> None:
     child = _start(*LINE, script=LIMITED, cwd=tmp_path)
     last = child.communicate()[1].splitlines()[-1]
     assert child.returncode == 1
-    assert last.startswith("flowcei: error: run/checkpoint.pt cannot be written (File too large)")
+    assert last.startswith("flowcei: error: run/checkpoint.safetensors cannot be written (File too large)")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -89,7 +89,7 @@ def test_three_processes_are_killed_and_the_training_is_the_same(
     for name, size in (("_PILOT", 20_000), ("_VALIDATION", 10_000)):  # as in another process
         monkeypatch.setattr(fitting, name, size)
     line = ["train", *TINY, "--epochs", "10", "--events", "400", "-o"]
-    for k, sign in enumerate(("config.toml", "checkpoint.pt", "metrics.csv")):
+    for k, sign in enumerate(("config.toml", "checkpoint.safetensors", "metrics.csv")):
         child = _start(*([*line, "run"] if k == 0 else ["train", "--resume", "run"]), cwd=tmp_path)
         while child.poll() is None and not Path("run", sign).exists():
             time.sleep(0.002)

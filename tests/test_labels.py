@@ -6,7 +6,7 @@ import io
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from itertools import permutations, product
 from pathlib import Path
 
@@ -325,12 +325,13 @@ def test_samples_of_a_flow_are_the_same_whatever_the_labels(tiny: Tiny) -> None:
     order = orders[np.random.default_rng(2).integers(len(orders), size=60)][..., None]
     p, x = (np.take_along_axis(a, order, axis=1) for a in (events.momenta, events.positions))
     shuffled = Events(events.molecule, p, x, sigma=events.sigma)
-    spread, again = (model.sample(e, 30, seed=1).spread() for e in (events, shuffled))
+    spread, again = (model.sample(e, 30, seed=1).spread(keep_flagged=True) for e in (events, shuffled))
     _same(spread.per_event(), again.per_event(), atol=1e-3)
-    ranks = [calibrate(model, e, n=20).sbc for e in (events, shuffled)]
+    ranks = [calibrate(model, e, n=20, keep_flagged=True).sbc for e in (events, shuffled)]
     internal = [k for k, name in enumerate(ranks[0].names) if "." not in name]
     np.testing.assert_allclose(ranks[0].values[:, internal], ranks[1].values[:, internal], atol=1.5 / 21)
-    tables = [compare({"model": model}, e, n=10, resamples=10) for e in (events, shuffled)]
+    score = partial(compare, n=10, resamples=10, keep_flagged=True)
+    tables = [score({"model": model}, e) for e in (events, shuffled)]
     kept = ["mse_mean", "atom_error_mean", "bond_mae", "angle_mae", "crps", "energy_score", "coverage_50"]
     _same(tables[0][kept], tables[1][kept], atol=1e-3)
 

@@ -6,7 +6,7 @@ import json
 import pickle
 from copy import deepcopy
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -268,8 +268,8 @@ def test_nothing_is_left_half_written(
 ) -> None:
     """A disk that fills up half-way: no file, no temporary file, the old one intact."""
 
-    def fill(path: Path, *_: object) -> None:
-        path.write_bytes(b"half")
+    def fill(file: BinaryIO, *_: object) -> None:
+        file.write(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(modelfile, "write_tensors", fill)

@@ -19,7 +19,7 @@ from flowcei.physics.priors import build_prior
 from flowcei.posterior.distinct import shape_of
 from flowcei.posterior.laplace import local_covariance
 from flowcei.posterior.modes import AMBIGUOUS, UNEXPLAINED, UNIQUE, Modes
-from flowcei.posterior.refinement import CONVERGED, OUTSIDE
+from flowcei.posterior.refinement import CONVERGED, OUTSIDE, STALLED
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.posterior.spread import quantities
 from flowcei.posterior.structures import write_means_xyz, write_modes_xyz
@@ -36,7 +36,7 @@ TRIPLE = (
 )
 
 
-def _triple() -> tuple[np.ndarray, np.ndarray]:
+def triple() -> tuple[np.ndarray, np.ndarray]:
     """The three geometries (3, 3, 3), bohr, all turned so that their momenta are one (3, 3)."""
     turned = []
     for co, cs, angle in TRIPLE:
@@ -54,7 +54,7 @@ def _triple() -> tuple[np.ndarray, np.ndarray]:
 
 def _mixture(noise: float, n: int) -> tuple[PosteriorSamples, np.ndarray]:
     """Samples around each of the three, with their exact density: a flow that is nearly right."""
-    places, momenta = _triple()
+    places, momenta = triple()
     sigma = np.array([noise * np.sqrt((momenta**2).mean())])
     empty = PosteriorSamples(
         ISOTOPES, momenta[None], np.zeros((1, 0, 3, 3), np.float32), None, np.array([7]), sigma,
@@ -119,7 +119,7 @@ def test_few_samples_that_count_leave_the_probabilities_to_the_prior() -> None:
     """Where fewer than ten samples count, prior times local volume is what is believed."""
     drawn, _ = _mixture(1e-3, 300)
     spoiled = replace(drawn, log_prob=drawn.log_prob - 40.0 * (np.arange(900) == 5))
-    found = spoiled.weigh().modes()
+    found = spoiled.weigh().modes(keep_flagged=True)
     assert found.source.tolist() == ["laplace"]
     np.testing.assert_allclose(found.probability, found.laplace)
 
@@ -185,7 +185,7 @@ def test_momenta_that_nothing_can_make_are_unexplained() -> None:
         ]
     )
     drawn = flowcei.load().sample(momenta, 20, noise="1%", seed=1, weigh=True)
-    found = drawn.modes()
+    found = drawn.modes(keep_flagged=True)
     assert (found.verdict == UNEXPLAINED).all()
     assert found.count().tolist() == [1, 1]
     assert not np.isnan(found.probability).any()
@@ -271,3 +271,72 @@ def test_table_is_plain_numbers_and_words() -> None:
     text = table.to_csv(index=False)
     again = pd.read_csv(io.StringIO(text))
     pd.testing.assert_frame_equal(again, table, check_dtype=False)
+
+
+@pytest.fixture(scope="module")
+def beyond_the_fold() -> PosteriorSamples:
+    """Events of OCS whose noise has carried the momenta to where no geometry has them exactly."""
+    events = flowcei.simulate("ocs", 400, noise="2%", seed=3)
+    assert events.positions is not None
+    spec = build_prior(events.molecule).spec()
+    drawn = PosteriorSamples(
+        events.molecule, events.momenta, events.positions[:, None].astype(np.float32), None,
+        events.numbers, events.sigma, origin={"prior": spec, "noise_relative": True},
+    )  # fmt: skip
+    return drawn[drawn.refine().status[:, 0] == STALLED]
+
+
+def test_a_nearest_miss_outside_the_prior_explains_nothing(beyond_the_fold: PosteriorSamples) -> None:
+    """`unique` for the prior that has it; `unexplained` everywhere, and without probability, for another."""
+    drawn = beyond_the_fold
+    assert len(drawn) > 10
+    found = drawn.modes()
+    assert (found.status == STALLED).all()
+    assert (found.verdict == UNIQUE).mean() > 0.9
+    rows = build_prior(drawn.molecule, "broad").spec()["zmatrix"]
+    rows = [rows[0], rows[1] | {"length": {"uniform": [2.9, 3.5]}}, rows[2]]
+    other = drawn.modes(build_prior(drawn.molecule, {"kind": "internal", "zmatrix": rows}))
+    assert (other.verdict == UNEXPLAINED).all()
+    assert (other.probability == 0.0).all()
+    assert set(other.status.tolist()) <= {OUTSIDE, STALLED}
+    assert (other.status == OUTSIDE).mean() > 0.9
+    assert set(modes_table(other, drawn)["verdict"]) == {"unexplained"}
+    file = io.StringIO()
+    write_modes_xyz(other, drawn, file)
+    file.seek(0)
+    frames = ase.io.read(file, index=":", format="extxyz")
+    assert {frame.info["verdict"] for frame in frames} == {"unexplained"}
+    assert {frame.info["status"] for frame in frames} <= {"left the prior", "stalled"}
+
+
+def test_a_nearest_miss_has_no_deviation_and_is_no_example(beyond_the_fold: PosteriorSamples) -> None:
+    """Its derivative says how flat the miss is (2e6 bohr): cells are empty, pictures show another event."""
+    sound = flowcei.load().sample(flowcei.simulate("ocs", 2, noise="1%", seed=1), 1, seed=1)
+    missed = replace(beyond_the_fold, flags=None)
+    plain = replace(sound, molecule=missed.molecule, log_prob=None, flags=None, origin=missed.origin)
+    both = PosteriorSamples.concatenate([missed, plain])
+    found = both.modes()
+    table = modes_table(found, both)
+    stalled = table["status"] == "stalled"
+    assert stalled.sum() == len(missed)
+    uncertain = [name for name in table if name.startswith(("sd_", "corr_"))]
+    assert len(uncertain) == 6
+    assert table.loc[stalled, uncertain].isna().all().all()
+    assert table.loc[~stalled, uncertain].notna().all().all()
+    assert table.loc[~stalled, "sd_c-o"].between(0.01, 1.0).all()
+    assert found.most_ambiguous >= len(missed)
+
+
+def test_correlations_are_those_of_samples_around_the_mode() -> None:
+    """numpy.corrcoef of samples of the local posterior, bonds and angle."""
+    drawn, found = _found()
+    table = modes_table(found, drawn)
+    rng = np.random.default_rng(5)
+    for row in range(len(found)):
+        x = rng.multivariate_normal(found.positions[row].ravel(), found.covariance[row], 20_000)
+        names, values = quantities(ISOTOPES, x.reshape(-1, 3, 3))
+        chosen = [k for k, q in enumerate(names) if q.kind != "atom"]
+        expected = np.corrcoef(values[:, chosen].T)
+        for i, j in ((0, 1), (0, 2), (1, 2)):
+            name = f"corr_{names[chosen[i]].name}_{names[chosen[j]].name}"
+            assert table[name][row] == pytest.approx(expected[i, j], abs=0.03)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from flowcei.events.simulation import simulate
 from flowcei.molecule import Molecule
+from flowcei.posterior.covariance import Covariation, correlated
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.posterior.spread import PERCENTILES, in_recoil_frame, quantities
 
@@ -104,3 +107,43 @@ def test_of_identical_ions_the_fastest_comes_first() -> None:
     speed = np.linalg.norm(turned, axis=2)
     assert (speed[:, 1] >= speed[:, 2]).all()
     np.testing.assert_allclose(turned[:, 1, 0], speed[:, 1], rtol=1e-9)
+
+
+def test_covariance_is_that_of_numpy() -> None:
+    """Of every event and pair, with units; the table has a row a pair."""
+    spread = _samples(500).spread()
+    known = Covariation.of(spread)
+    chosen = [k for k, q in enumerate(spread.names) if q.kind != "atom"]
+    for event in range(3):
+        values = spread.values[event][:, chosen].T
+        np.testing.assert_allclose(known.covariance[event], np.cov(values, bias=True), rtol=1e-9)
+        np.testing.assert_allclose(
+            correlated(known.covariance[event])[1], np.corrcoef(values), rtol=1e-9, atol=1e-12
+        )
+    table = known.table()
+    assert len(table) == 3 * 3
+    assert set(table["event"]) == {7, 8, 9}
+    row = table.iloc[1]
+    assert (row["quantity"], row["with"], row["unit"]) == ("c-o", "o-c-s", "bohr*deg")
+    assert row["covariance"] == known.covariance[0, 0, 2]
+
+
+def test_principal_axes_are_those_of_the_distribution() -> None:
+    """Bonds stretched together by 0.1 and apart by 0.02 bohr: axes along c-o +/- c-s."""
+    samples = _samples(4000, sigma=1e-9)
+    rng = np.random.default_rng(1)
+    sum_, difference = 0.1 * rng.standard_normal(4000), 0.02 * rng.standard_normal(4000)
+    x = samples.positions.astype(float)
+    for ion, change in ((1, sum_ + difference), (2, sum_ - difference)):
+        bond = x[:, :, ion] - x[:, :, 0]
+        unit = bond / np.linalg.norm(bond, axis=-1, keepdims=True)
+        x[:, :, ion] += unit * (change / np.sqrt(2.0))[:, None]
+    known = Covariation.of(replace(samples, positions=x.astype(np.float32)).spread())
+    deviation, direction = known.principal_axes()
+    np.testing.assert_allclose(deviation, [0.02, 0.1], rtol=0.05)
+    half = np.sqrt(0.5)
+    np.testing.assert_allclose(np.abs(direction), half, atol=0.02)
+    assert direction[1].prod() > 0 > direction[0].prod()
+    words = "; ".join(known.in_words())
+    assert "correlation of c-o and c-s: 0.92" in words
+    assert "principal axes of the bonds: 0.02 bohr along" in words

@@ -62,6 +62,14 @@ class _Point(nn.Module):
         return ((x - self.place) ** 2).mean(dim=1)
 
 
+class _Explodes(_Point):
+    """The same with one batch, early on, whose loss explodes and points away from x."""
+
+    def loss(self, x: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        loss = super().loss(x, c)
+        return -1e6 * loss if self.training and self.steps == 10 else loss
+
+
 class _Constant:
     """All x of training at one place, all x of validation at another."""
 
@@ -233,3 +241,16 @@ def test_what_has_nothing_to_train_is_ready_at_once(name: str) -> None:
     if name == "marginal":
         every = ((held[:, None] - x[None]) ** 2).mean()
         assert record.validation_loss == pytest.approx(float(every), rel=1e-4)
+
+
+def test_a_batch_that_explodes_moves_no_more_than_any_other() -> None:
+    """Its gradient of 2e6 is cut to 5: the next steps still count, and x = 1 is reached.
+
+    AdamW divides by the root mean square of the gradients of about the last 100 steps. With 2e6
+    among them, steps are a millionth of what they were for the rest of the training.
+    """
+    model = _Explodes()
+    schedule = Schedule(epochs=10, batch=64, learning_rate=0.05, weight_decay=0.0)
+    fit(model, _Constant(1.0, 1.0, rows=640), schedule, seed=1, device=CPU)  # type: ignore[arg-type]
+    assert model.steps == 100
+    assert abs(float(model.place.detach()) - 1.0) < 0.02

@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import genpareto, norm
 
 import flowcei
-from flowcei.errors import DataError, NoDensityError, UsageError
+from flowcei.errors import DataError, FlaggedWarning, NoDensityError, UsageError
 from flowcei.physics.explosion import centre_of_mass
 from flowcei.posterior.weights import K_HAT_BOUND, Weights, generalised_pareto_shape, thinned
 
@@ -128,6 +128,107 @@ def test_equally_weighted_samples_have_the_weighted_mean(weighed: PosteriorSampl
     error = weighed.positions.std(axis=1) / np.sqrt(300)
     assert (np.abs(even.mean() - weighed.mean()) < 2.0 * error).mean() > 0.99
     assert weighed.spread().values.shape == even.spread().values.shape
+
+
+def _cloud(proposal: np.ndarray, log_weights: np.ndarray) -> PosteriorSamples:
+    """Samples (E, n, 9) as positions of OCS in bohr, with weights."""
+    e, n = log_weights.shape
+    ocs = flowcei.Molecule.load("ocs")
+    momenta = np.repeat(flowcei.simulate(ocs, 1, seed=1).momenta, e, axis=0)
+    x = proposal.reshape(e, n, 3, 3).astype(np.float32)
+    weights = Weights.of(log_weights)
+    return flowcei.PosteriorSamples(ocs, momenta, x, None, np.arange(e), np.ones(e), weights=weights)
+
+
+def test_equally_weighted_samples_of_a_wrong_proposal_are_those_of_the_target() -> None:
+    """Draws from N(0, 1), weights of N(0.5, 0.6): mean and deviation become those of the target."""
+    x = np.random.default_rng(3).standard_normal((40, 4000, 9))
+    log_weights = norm.logpdf(x[..., 0], 0.5, 0.6) - norm.logpdf(x[..., 0])
+    even = _cloud(x, log_weights).equally_weighted().positions.reshape(40, 4000, 9)
+    # Within 5 standard errors of 40 x 4000 draws, of which about half count.
+    np.testing.assert_allclose(even[..., 0].mean(), 0.5, atol=5 * 0.6 / np.sqrt(80_000))
+    np.testing.assert_allclose(even[..., 0].std(), 0.6, atol=5 * 0.6 / np.sqrt(160_000))
+    np.testing.assert_allclose(even[..., 1].mean(), 0.0, atol=5 / np.sqrt(80_000))
+
+
+def _covered(samples: PosteriorSamples, truth: np.ndarray) -> list[float]:
+    """How many of the coordinates of the truth lie in the central 50 and 90 % of equal samples."""
+    flat = samples.equally_weighted().positions.reshape(*samples.positions.shape[:2], 9)
+    ends = np.quantile(flat, (0.25, 0.75, 0.05, 0.95), axis=1)
+    return [float(((truth > ends[k]) & (truth < ends[k + 1])).mean()) for k in (0, 2)]
+
+
+def test_collapsed_weights_are_not_used() -> None:
+    """A proposal that is right on average but has no more than a few effective samples of 400.
+
+    In nine dimensions the posterior is N(m, 1) and the proposal N(m + 1.5 d, 1.8) with d normal:
+    calibrated over events. Weighted by the few samples that count, the central 90 % would hold
+    the truth half as often; as it is, the proposal holds it in 50 and 90 %.
+    """
+    rng = np.random.default_rng(5)
+    truth, offset = rng.standard_normal((2, 300, 9))
+    scale = np.sqrt(1 + 1.5**2)
+    x = 1.5 * offset[:, None] + scale * rng.standard_normal((300, 400, 9))
+    log_weights = (norm.logpdf(x) - norm.logpdf(x, 1.5 * offset[:, None], scale)).sum(axis=2)
+    drawn = _cloud(x, log_weights)
+    assert drawn.weights is not None
+    assert np.median(drawn.weights.efficiency) < 0.01
+    assert drawn.weights.reliable.mean() < 0.1
+    np.testing.assert_allclose(_covered(drawn, truth), [0.5, 0.9], atol=0.05)
+    raw = np.exp(log_weights - log_weights.max(axis=1, keepdims=True))
+    rows = np.stack([rng.choice(400, 400, p=w / w.sum()) for w in raw])
+    believed = replace(drawn, positions=drawn.positions[np.arange(300)[:, None], rows], weights=None)
+    assert _covered(believed, truth)[1] < 0.7
+
+
+def test_reliable_weights_stay_in_use_beside_those_that_are_not() -> None:
+    """Event by event; log weights stay as they are; even weights are believed whatever their k-hat."""
+    rng = np.random.default_rng(6)
+    log_weights = rng.standard_normal((3, 400)) * np.array([0.5, 8.0, 1e-3])[:, None]
+    log_weights[2] += 1e-4 * rng.pareto(1.0, 400)
+    drawn = _cloud(rng.standard_normal((3, 400, 9)), log_weights)
+    found = drawn.weights
+    assert found is not None
+    assert found.k_hat[2] > K_HAT_BOUND
+    assert found.reliable.tolist() == [True, False, True]
+    np.testing.assert_allclose(found.normalised[0], np.exp(log_weights[0]) / np.exp(log_weights[0]).sum())
+    np.testing.assert_allclose(found.normalised[1], 1 / 400)
+    np.testing.assert_array_equal(found.log_weights, log_weights)
+    np.testing.assert_allclose(drawn.mean()[1], drawn.positions[1].mean(axis=0), atol=1e-5)
+
+
+def test_a_poor_flow_says_so(off_flow: Callable[[float], Reconstructor]) -> None:
+    """Flags and one warning where weights are not used; spread and modes are then those of the flow."""
+    events = flowcei.simulate("ocs", 30, noise="1%", seed=9)
+    model = off_flow(1.1)
+    plain = model.sample(events, 400, seed=1)
+    poor = plain.weigh()
+    assert poor.weights is not None
+    lost = ~poor.weights.reliable
+    assert 0 < lost.sum() < 30
+    drawn = model.sample(events, 400, seed=1, weigh=True)
+    text = f"weights {lost.sum()}.: samples of the flow count alike"
+    for some in (poor, drawn):
+        assert [("weights" in names) for names in some.flag_names] == lost.tolist()
+        assert not some[lost].flagged.any()
+        with pytest.warns(FlaggedWarning, match=text) as said:
+            spread = some.spread()
+        assert len(said) == 1
+        np.testing.assert_allclose(spread.values[lost], plain.spread().values[lost])
+        assert not np.allclose(spread.values[~lost], plain.spread().values[~lost])
+    assert set(drawn[lost].modes(keep_flagged=True).source) <= {"laplace", "samples"}
+
+
+@pytest.mark.parametrize("budget", [130, 50, 30])
+def test_the_budget_is_kept(budget: int, tiny_cinn: Reconstructor) -> None:
+    """No power of two times n; and where the weights are poor the first draws of the flow stay."""
+    events = flowcei.simulate("ocs", 8, noise="1%", seed=9)
+    found = tiny_cinn.sample(events, 50, seed=1, min_ess=1e9, budget=budget)
+    assert found.weights is not None
+    assert found.weights.drawn.tolist() == [max(budget, 50)] * 8
+    lost = ~found.weights.reliable
+    first = tiny_cinn.sample(events, 50, seed=1)
+    np.testing.assert_array_equal(found.positions[lost], first.positions[lost])
 
 
 def test_more_samples_are_drawn_where_few_count() -> None:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 import click
 
 from flowcei.cli.options import (
+    InputFile,
     device_option,
     fresh_folder,
+    keep_flagged_option,
     latent_option,
     noise_option,
     note,
@@ -19,6 +21,7 @@ from flowcei.cli.options import (
     refuse_full_folder,
     warn,
 )
+from flowcei.cli.streams import show
 
 if TYPE_CHECKING:
     from flowcei.evaluation.calibration import Calibration
@@ -28,18 +31,18 @@ if TYPE_CHECKING:
 
 _FAILED = 1
 _TITLES = {
+    "weights": "Importance weights",
     "sbc": "Ranks of the truth (SBC)",
     "coverage": "Coverage",
     "tarp": "All coordinates together (TARP)",
     "resimulation": "Momenta of samples, simulated again",
+    "regions": "By regions of kinetic energy and angle between the two largest momenta",
 }
 
 
 @click.command(short_help="Check whether the posterior of a model is right.")
 @click.argument("model", metavar="MODEL")
-@click.option(
-    "--data", required=True, type=click.Path(path_type=Path), help="Events with positions, .csv or .h5."
-)
+@click.option("--data", required=True, type=InputFile(), help="Events with positions, .csv or .h5.")
 @click.option(
     "-n", "count", type=click.IntRange(min=10), default=200, show_default=True, help="Samples an event."
 )
@@ -57,6 +60,7 @@ _TITLES = {
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the samples.")
 @click.option("--strict", is_flag=True, help="End with exit code 1 where a check fails.")
 @click.option("--json", "as_json", is_flag=True, help="Print all as JSON, and write calibration.json.")
+@keep_flagged_option
 @device_option
 @overwrite_option
 def calibrate(
@@ -71,6 +75,7 @@ def calibrate(
     seed: int,
     strict: bool,
     as_json: bool,
+    keep_flagged: bool,
     device: str,
     overwrite: bool,
 ) -> None:
@@ -79,25 +84,29 @@ def calibrate(
     Too narrow, too wide, biased? The truth among posterior samples: ranks (SBC), coverage of
     central intervals and regions of highest density, TARP, and simulated momenta. Of a file
     that the model was trained on, only its test rows are used. A right posterior fails each
-    kind of check in 1 of 100 data sets. Writes calibration.csv, coverage.csv and pictures.
+    kind of check in 1 of 100 data sets. Writes calibration.csv, coverage.csv, regions.csv and
+    pictures.
 
     Example: flowcei calibrate bundled --data test.h5
     """
     from flowcei.cli.progress import Progress
-    from flowcei.cli.runs import load_named, note_what_is_assumed
+    from flowcei.cli.runs import find_model, load_named, note_what_is_assumed, trusted_events
+
+    find_model(model)  # before torch, which takes seconds
+    refuse_full_folder(output, overwrite=overwrite)
     from flowcei.evaluation.calibration import calibrate as run
     from flowcei.evaluation.comparison import unseen
     from flowcei.events.storage import read_events
-    from flowcei.files import whole_file
+    from flowcei.storage.creation import atomic_text
 
     name, loaded = load_named(model, device)
     whole = read_events(data, loaded.molecule)
-    refuse_full_folder(output, overwrite=overwrite)
     events = unseen(loaded, whole)
     if len(events) < len(whole):
         note(f"{name} was trained on {data}: only its {len(events)} test events are used")
     note_what_is_assumed(loaded, events, noise)
     _note_other_prior(loaded, events)
+    events = trusted_events([loaded], events, noise, keep_flagged=keep_flagged)
     with Progress(len(events), "events") as progress:
         found = run(
             loaded,
@@ -107,6 +116,7 @@ def calibrate(
             latent=latent,
             seed=seed,
             weigh=weigh,
+            keep_flagged=True,
             on_events=progress.update,
         )
     folder = fresh_folder(output, overwrite=overwrite)
@@ -115,14 +125,13 @@ def calibrate(
     if as_json:
         about |= {"noise": noise, "latent": latent, "weighed": weigh}
         text = json.dumps(about | found.to_dict(), indent=1, allow_nan=False)
-        with whole_file(folder / "calibration.json", overwrite=overwrite) as path:
-            path.write_text(text + "\n", encoding="utf-8")
-        click.echo(text)
+        with atomic_text(folder / "calibration.json", overwrite=overwrite) as file:
+            file.write(text + "\n")
+        show(text)
     else:
-        click.echo(f"{name}: {len(events)} events of {data}, {count} samples each, seed {seed}")
+        show(f"{name}: {len(events)} events of {data}, {count} samples each, seed {seed}")
         _show(found)
     note(f"\ntables and pictures in {folder}")
-    sys.stdout.flush()
     if strict and not found.passed:
         sys.exit(_FAILED)
 
@@ -139,13 +148,14 @@ def _note_other_prior(model: Reconstructor, events: Events) -> None:
 
 def _write(found: Calibration, folder: Path, *, overwrite: bool) -> None:
     from flowcei.cells import write_table
-    from flowcei.files import whole_file
     from flowcei.report.calibration import coverage_figure, joint_figure, sbc_figure
     from flowcei.report.style import save
+    from flowcei.storage.creation import atomic_text
 
-    for name, table in (("calibration.csv", found.table()), ("coverage.csv", found.coverage_table())):
-        with whole_file(folder / name, overwrite=overwrite) as path:
-            write_table(table, path, index=False, float_format="%.6g")
+    tables = {"calibration.csv": found.table(), "coverage.csv": found.coverage_table()}
+    for name, table in (tables | {"regions.csv": found.regions}).items():
+        with atomic_text(folder / name, overwrite=overwrite) as file:
+            write_table(table, file, index=False, float_format="%.6g")
     pictures = {"sbc.png": sbc_figure, "coverage.png": coverage_figure, "joint.png": joint_figure}
     for name, draw in pictures.items():
         save(draw(found), folder / name, overwrite=overwrite)
@@ -157,12 +167,12 @@ def _show(found: Calibration) -> None:
     for check, title in _TITLES.items():
         verdicts = [verdict for verdict in found.verdicts if verdict.check == check]
         if verdicts:
-            click.echo(f"\n{title}")
+            show(f"\n{title}")
         for v in verdicts:
             word = "pass" if v.passed else "FAIL"
-            click.echo(f"  {word}  {v.quantity:<{wide}}  p {v.p_value:<7.2g}  {v.text}")
+            show(f"  {word}  {v.quantity:<{wide}}  p {v.p_value:<7.2g}  {v.text}")
     for words_left in found.left_out:
         note(f"\nnot checked: {words_left}")
     failed, count = sum(not v.passed for v in found.verdicts), len(found.verdicts)
     outcome = f"{failed} of {count} checks fail" if failed else f"none of {count} checks fails"
-    click.echo(f"\n{outcome}; p: for a right posterior, of all rows under one title")
+    show(f"\n{outcome}; p: for a right posterior, of all rows under one title")

@@ -9,21 +9,28 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flowcei.cli.options import note, overwrite_option
+from flowcei.cli.options import InputFile, ions_options, named_or_none, noise_option, note, overwrite_option
 from flowcei.cli.reading import reading_options
-from flowcei.errors import printable
+from flowcei.cli.streams import show
+from flowcei.errors import UsageError
 
 if TYPE_CHECKING:
+    from flowcei.check.verdict import RunCheck
     from flowcei.doctor.finding import Report
     from flowcei.events.source import Reading
+    from flowcei.trainedmodel import TrainedModel
 
 _REJECTED = 3
 _TITLES = {"error": "Errors", "warning": "Warnings", "note": "Notes"}
 
 
 @click.command(short_help="Check whether a data file is sound and can bear a claim.")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=InputFile())
 @click.option("--molecule", help="A built-in name, .toml or .xyz; ocs if absent and the file does not say.")
+@click.option("--model", help="A model file or run, or bundled: is the run what its prior predicts?")
+@click.option("--prior", help="Is the run what this prior of the molecule predicts?")
+@noise_option
+@ions_options
 @click.option(
     "--repair",
     "output",
@@ -37,61 +44,121 @@ def check(
     *,
     file: Path,
     molecule: str | None,
+    model: str | None,
+    prior: str | None,
+    noise: str | None,
     output: Path | None,
     as_json: bool,
     reading: Reading,
     overwrite: bool,
+    **ions: str | None,
 ) -> None:
     """Check whether FILE is sound: units, charges, frames, noise, columns, duplicates.
 
-    Positions are exploded anew and compared with the momenta. Ends with exit code 3 where
-    something is wrong enough to make what is trained on the file wrong.
+    Positions are exploded anew and compared with the momenta. With --model or --prior, and for
+    momenta alone with --molecule, the run is compared with what the prior predicts of it: KER,
+    energy shares, angles, momentum sums. Ends with exit code 3 where something makes what is
+    trained on the file, or reconstructed from it, wrong.
 
-    Example: flowcei check events.csv --repair repaired.csv
+    Example: flowcei check events.csv --model bundled
     """
-    from flowcei.doctor.examination import examine_file
-
     if output is not None:
         _refuse_output(output, file, overwrite=overwrite)
-    report = examine_file(file, molecule, reading)
+    from flowcei.doctor.examination import examine_file
+
+    trained = _trained(model, molecule=molecule, prior=prior, **ions)
+    report = examine_file(
+        file, named_or_none(molecule, ions) if trained is None else trained.molecule, reading
+    )
+    run = _compared(report, trained, molecule, prior, noise)
     if as_json:
-        click.echo(json.dumps(report.to_dict(), indent=1))
+        about = (
+            run.to_dict()
+            if not isinstance(run, str)
+            else {"compared": 0, "remarks": [run or "nothing to compare with was named"]}
+        )
+        show(json.dumps(report.to_dict() | {"run": about}, indent=1))
     else:
         _show(report)
-    sys.stdout.flush()
+        _show_run(run, reading.columns)
     if output is not None:
         _repair(report, output, overwrite=overwrite)
-    if not report.sound:
+    if not report.sound or (not isinstance(run, str) and run.severity == "error"):
         sys.exit(_REJECTED)
+
+
+def _trained(model: str | None, **others: str | None) -> TrainedModel | None:
+    """Return the model meant, None where none is named."""
+    from flowcei.cli.runs import load_named
+
+    if model is None:
+        return None
+    if given := [name.replace("_", "-") for name, value in others.items() if value is not None]:
+        msg = f"a model states its molecule and prior; leave out --{given[0]}"
+        raise UsageError(msg)
+    return load_named(model, "cpu")[1]
+
+
+def _compared(
+    report: Report, trained: TrainedModel | None, molecule: str | None, prior: str | None, noise: str | None
+) -> RunCheck | str:
+    """Compare the run with the prior meant, or return why it is not compared, "" where nobody asks."""
+    from flowcei.check.verdict import check_run
+    from flowcei.cli.runcheck import NO_PRIOR
+    from flowcei.physics.priors import build_prior
+
+    events = report.events
+    if events is None or any(finding.code == "extreme" for finding in report.findings):
+        return "the file holds nothing to compare"
+    if trained is not None:
+        return check_run(events, trained.prior, noise) if trained.prior_spec is not None else NO_PRIOR
+    bare, stated = events.positions is None, events.origin.get("prior")
+    if prior is None and bare and isinstance(stated, dict):
+        try:
+            return check_run(events, build_prior(events.molecule, stated), noise)
+        except UsageError as error:
+            return f"the prior that the file states cannot be built ({error}); give --prior"
+    if prior is None and noise is None and not (bare and molecule is not None and events.molecule.priors):
+        return "give --model, or --molecule and --prior" if bare else ""
+    return check_run(events, prior, noise)
+
+
+def _show_run(run: RunCheck | str, columns: str) -> None:
+    from flowcei.cli.runcheck import show_run_check
+
+    if not isinstance(run, str):
+        show_run_check(run, columns)
+    elif run:
+        show(f"the run was not compared with what a model predicts of it: {run}")
 
 
 def _show(report: Report) -> None:
     from flowcei.doctor.finding import SEVERITIES
+    from flowcei.isotopes import described_ions
 
     good = 0 if report.events is None else len(report.events)
     count = f"{report.rows} events" if good == report.rows else f"{good} of {report.rows} events readable"
-    _say(f"{' '.join(report.path.split())}: {report.molecule}, {count}")
+    show(f"{' '.join(report.path.split())}: {report.molecule}, {count}")
+    if report.events is not None:
+        show(described_ions(report.events.molecule))
     for severity in SEVERITIES:
         findings = [f for f in report.findings if f.severity == severity]
         if findings:
-            _say(f"\n{_TITLES[severity]}")
+            show(f"\n{_TITLES[severity]}")
         for finding in findings:
-            _say(f"  {finding.code}: {finding.what}")
-            _say(f"      {finding.means}")
+            show(f"  {finding.code}: {finding.what}")
+            show(f"      {finding.means}")
             if finding.todo:
-                _say(f"      -> {finding.todo}")
-    _say(f"\n{report.verdict}")
-
-
-def _say(text: str) -> None:
-    click.echo(printable(text))
+                show(f"      -> {finding.todo}")
+    show(f"\n{report.verdict}")
 
 
 def _refuse_output(output: Path, file: Path, *, overwrite: bool) -> None:
     """Refuse to repair a file in place, or over another one."""
     from flowcei.errors import UsageError
     from flowcei.events.storage import events_writer
-    from flowcei.files import refuse_existing, same_file
+    from flowcei.files import same_file
+    from flowcei.storage.creation import refuse_existing
 
     events_writer(output)
     if same_file(output, file):

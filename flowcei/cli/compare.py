@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 import click
 
 from flowcei.cli.options import (
+    InputFile,
     device_option,
     fresh_folder,
+    keep_flagged_option,
     latent_option,
     noise_option,
     note,
@@ -20,6 +22,7 @@ from flowcei.cli.options import (
     samples_option,
     text_table,
 )
+from flowcei.cli.streams import show
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,9 +38,7 @@ _ONLY_IN_FILES = ("mse_sample", "mae_sample", "std_mse_sample", "std_mae_sample"
 
 @click.command(short_help="Score models beside null models on known positions.")
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
-@click.option(
-    "--data", required=True, type=click.Path(path_type=Path), help="Events with positions, .csv or .h5."
-)
+@click.option("--data", required=True, type=InputFile(), help="Events with positions, .csv or .h5.")
 @samples_option
 @noise_option
 @latent_option
@@ -51,6 +52,7 @@ _ONLY_IN_FILES = ("mse_sample", "mae_sample", "std_mse_sample", "std_mae_sample"
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the samples.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON, and write comparison.json.")
+@keep_flagged_option
 @device_option
 @overwrite_option
 def compare(
@@ -63,6 +65,7 @@ def compare(
     output: Path,
     seed: int,
     as_json: bool,
+    keep_flagged: bool,
     device: str,
     overwrite: bool,
 ) -> None:
@@ -73,17 +76,22 @@ def compare(
 
     Example: flowcei compare runs/ocs-cinn-1 runs/ocs-cvae-1 --data test.h5
     """
+    from flowcei.cli.runs import find_model, load_named, note_what_is_assumed
+
+    for name in models:  # before torch, which takes seconds
+        find_model(name)
+    refuse_full_folder(output, overwrite=overwrite)
     import numpy as np
 
     from flowcei.cells import write_table
-    from flowcei.cli.runs import load_named, note_what_is_assumed
+    from flowcei.cli.runs import trusted_events
     from flowcei.errors import UsageError
     from flowcei.evaluation.comparison import FLOOR, as_record, unseen
     from flowcei.evaluation.comparison import compare as run
     from flowcei.events.storage import read_events
-    from flowcei.files import whole_file
     from flowcei.report.comparison import comparison_figure
     from flowcei.report.style import save
+    from flowcei.storage.creation import atomic_text
 
     loaded = dict(load_named(name, device) for name in models)
     if len(loaded) < len(models):
@@ -91,7 +99,6 @@ def compare(
         raise UsageError(msg)
     first = next(iter(loaded.values()))
     whole = read_events(data, first.molecule)
-    refuse_full_folder(output, overwrite=overwrite)
     fresh = np.ones(len(whole), dtype=bool)  # to all of the models
     for name, model in loaded.items():
         fewer = unseen(model, whole)
@@ -101,25 +108,26 @@ def compare(
     events = whole[fresh]
     for model in loaded.values():
         note_what_is_assumed(model, events, noise)
-    table = run(loaded, events, n=count, noise=noise, latent=latent, seed=seed)
+    events = trusted_events([*loaded.values()], events, noise, keep_flagged=keep_flagged)
+    table = run(loaded, events, n=count, noise=noise, latent=latent, seed=seed, keep_flagged=True)
     folder = fresh_folder(output, overwrite=overwrite)
-    with whole_file(folder / "comparison.csv", overwrite=overwrite) as path:
-        write_table(table, path, float_format="%.6g")
+    with atomic_text(folder / "comparison.csv", overwrite=overwrite) as file:
+        write_table(table, file, float_format="%.6g")
     save(comparison_figure(table), folder / "comparison.png", overwrite=overwrite)
     if as_json:
         about = {"data": str(data), "events": len(events), "samples": count, "seed": seed}
         about |= {"noise": noise, "latent": latent, "interval": 0.95}
         text = json.dumps(about | as_record(table), indent=1, allow_nan=False)
-        with whole_file(folder / "comparison.json", overwrite=overwrite) as path:
-            path.write_text(text + "\n", encoding="utf-8")
-        click.echo(text)
+        with atomic_text(folder / "comparison.json", overwrite=overwrite) as file:
+            file.write(text + "\n")
+        show(text)
     else:
-        click.echo(f"{len(events)} events of {data}, {count} samples each, seed {seed}; lengths in bohr")
-        click.echo("±: half of the 95 % interval; all columns and their ends are in comparison.csv")
+        show(f"{len(events)} events of {data}, {count} samples each, seed {seed}; lengths in bohr")
+        show("±: half of the 95 % interval; all columns and their ends are in comparison.csv")
         for title, block in _blocks(table):
-            click.echo(f"\n{text_table(block.rename_axis(title))}")
+            show(f"\n{text_table(block.rename_axis(title))}")
         if FLOOR in table.index:
-            click.echo(
+            show(
                 "\nfloor: the least that a flat prior allows; a model's prior may know more. A few "
                 "geometries that\nthe momenta hardly fix can carry its means: compare medians."
             )

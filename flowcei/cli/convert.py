@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flowcei.cli.options import noise_option, note, overwrite_option, warn
+from flowcei.cli.options import (
+    InputFile,
+    ions_options,
+    named_molecule,
+    noise_option,
+    note,
+    overwrite_option,
+    warn,
+)
 from flowcei.cli.reading import drift_option, note_reading, reading_options, selection_options
 
 if TYPE_CHECKING:
@@ -20,8 +28,9 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Turn events of another program into a file of flowcei.")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=InputFile())
 @click.option("--molecule", default="ocs", show_default=True, help="A built-in name, .toml or .xyz.")
+@ions_options
 @click.option("--guess", is_flag=True, help="Write what the columns probably mean, to be checked by you.")
 @click.option(
     "-o",
@@ -45,6 +54,7 @@ def convert(
     drift: str,
     noise: str | None,
     overwrite: bool,
+    **ions: str | None,
 ) -> None:
     """Turn FILE into events as flowcei writes them, in atomic units, with the mapping kept in it.
 
@@ -60,10 +70,10 @@ def convert(
     from flowcei.events.source import open_events
     from flowcei.events.storage import events_writer, write_event_chunks
     from flowcei.experiment.drift import subtract_drift
-    from flowcei.files import refuse_existing, same_file
-    from flowcei.molecule import Molecule
+    from flowcei.files import same_file
+    from flowcei.storage.creation import refuse_existing
 
-    known = Molecule.load(molecule)
+    known = named_molecule(molecule, ions)
     if guess:
         _guess(file, known, output or Path(f"{file.stem}.toml"), reading, overwrite=overwrite)
         return
@@ -87,7 +97,7 @@ def convert(
 def _guess(file: Path, molecule: Molecule, place: Path, reading: Reading, *, overwrite: bool) -> None:
     """Write a mapping, and say what a person should look at."""
     from flowcei.events.source import guessed
-    from flowcei.files import whole_file
+    from flowcei.storage.creation import atomic_text
 
     name = molecule.name
     mapping, said = guessed(file, molecule, reading)
@@ -99,8 +109,8 @@ def _guess(file: Path, molecule: Molecule, place: Path, reading: Reading, *, ove
             *(f"- {line}" for line in said),
         ]
     )
-    with whole_file(place, overwrite=overwrite) as temporary:
-        temporary.write_text(mapping.to_toml(about), encoding="utf-8")
+    with atomic_text(place, overwrite=overwrite) as text:
+        text.write(mapping.to_toml(about))
     for line in said:
         note(f"{file.name}: {line}")
     note(f"mapping written to {place}: check it, then give it as --mapping {place}")

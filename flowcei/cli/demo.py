@@ -43,7 +43,9 @@ def demo(ctx: click.Context, *, output: Path, quick: bool, seed: int, overwrite:
         note(f"\n$ flowcei {shlex.join(line)}")
         cli.main(line, standalone_mode=False, prog_name="flowcei", parent=ctx.parent)
     _draw_events(folder, overwrite=overwrite)
-    note("\n  ".join(["\nDone. Look at", *(str(folder / name) for name in _PICTURES)]))
+    note("\nDone. Look at")
+    for name in _PICTURES:
+        note(f"  {folder / name}")
 
 
 def _steps(folder: Path, seed: int, *, quick: bool, overwrite: bool) -> list[list[str]]:

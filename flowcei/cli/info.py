@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowcei.cli.reading import reading_options
+from flowcei.cli.streams import show
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,11 +56,11 @@ def info(*, file: Path, molecule: str | None, reading: Reading, as_json: bool) -
     """
     facts = _facts(file, molecule, reading)
     if as_json:
-        click.echo(json.dumps(facts.pop(_RAW, facts), indent=1, default=str))
+        show(json.dumps(facts.pop(_RAW, facts), indent=1, default=str))
         return
     for key, value in facts.items():
         if isinstance(value, _Section):
-            click.echo(f"\n{key}")
+            show(f"\n{key}")
             for name, text in value.items():
                 _print("  " + name, text)
         elif key != _RAW:
@@ -70,20 +71,20 @@ def _print(key: str, value: object) -> None:
     """Print a fact; what has several lines is aligned."""
     text = json.dumps(value) if isinstance(value, dict | list) else str(value)
     first, *rest = text.split("\n")
-    click.echo(f"{key:20s} {first}")
+    show(f"{key:20s} {first}")
     for line in rest:
-        click.echo(f"{'':20s} {line}")
+        show(f"{'':20s} {line}")
 
 
 def _facts(file: Path, molecule: str | None, reading: Reading) -> dict[str, Any]:
     from flowcei.cli.runfolder import RUNS
     from flowcei.cli.runs import BUNDLED, find_model
     from flowcei.errors import DataError
-    from flowcei.events.storage import read_events
     from flowcei.files import check_readable
-    from flowcei.modelfile.storage import bundled_model
 
     if str(file) == BUNDLED and not file.exists():
+        from flowcei.modelfile.storage import bundled_model
+
         with bundled_model() as place:
             return _model_facts(place)
     if file.is_dir() or (not file.exists() and (RUNS / file).is_dir()):
@@ -96,6 +97,8 @@ def _facts(file: Path, molecule: str | None, reading: Reading) -> dict[str, Any]
         return _model_facts(file)
     if _is_samples(file):
         return _sample_facts(file)
+    from flowcei.events.storage import read_events
+
     events = read_events(file, molecule, reading)
     return {"content": "events"} | _event_facts(events)
 
@@ -103,7 +106,7 @@ def _facts(file: Path, molecule: str | None, reading: Reading) -> dict[str, Any]
 def _is_samples(file: Path) -> bool:
     from flowcei.errors import DataError
     from flowcei.events.hdf import is_hdf5
-    from flowcei.events.hdffile import opened
+    from flowcei.storage.hdf import opened
 
     if not is_hdf5(file):
         return False
@@ -168,13 +171,17 @@ def _chart(card: ModelCard, molecule: Molecule, tensors: dict[str, Tensor]) -> d
     }
 
 
-def _molecule_texts(card: ModelCard, molecule: Molecule) -> dict[str, str]:
+def _masses(molecule: Molecule) -> str:
     from flowcei.units import DALTON
 
+    rows = zip(molecule.labels, molecule.masses / DALTON, strict=True)
+    return ", ".join(f"{label} {mass:.6g}" for label, mass in rows)
+
+
+def _molecule_texts(card: ModelCard, molecule: Molecule) -> dict[str, str]:
     table = card.frame.model_dump()
     labels = molecule.labels
-    masses = ", ".join(f"{k} {m / DALTON:.6g}" for k, m in zip(labels, molecule.masses, strict=True))
-    facts = {"name, charges (e)": _described(molecule), "masses (u)": masses}
+    facts = {"name, charges (e)": _described(molecule), "masses (u)": _masses(molecule)}
     if "fixed" in table:
         return facts | {"frame": f"raw: the file's own coordinates, {len(table['seen'])} momenta seen"}
     e1, e2, *e3 = (labels[k] for k in table["axes"])
@@ -287,6 +294,7 @@ def _sample_facts(file: Path) -> dict[str, Any]:
     return {
         "content": "posterior samples",
         "molecule": _described(drawn.molecule),
+        "masses (u)": _masses(drawn.molecule),
         "events": len(drawn),
         "events with flags": ", ".join(f"{n} {name}" for name, n in flagged.items() if n) or "none",
         "samples an event": drawn.positions.shape[1],
@@ -308,6 +316,7 @@ def _event_facts(events: Events) -> dict[str, Any]:
     total = np.linalg.norm(events.momenta.sum(axis=1), axis=-1)
     facts = {
         "molecule": _described(events.molecule),
+        "masses (u)": _masses(events.molecule),
         "events": len(events),
         "positions": "yes" if events.positions is not None else "no",
         "KER (eV)": f"{middle:.2f}, 5-95 %: {low:.2f} to {high:.2f}",

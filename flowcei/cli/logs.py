@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
-from flowcei.errors import UsageError
-
-try:
-    import fcntl
-except ImportError:  # no locks on this system
-    fcntl = None  # type: ignore[assignment]
+from flowcei.errors import printable
+from flowcei.storage.creation import append_to
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +30,7 @@ def show_library_log(level: int = logging.INFO) -> None:
     log.propagate = False
     shown = logging.StreamHandler()
     shown.setLevel(level)
-    shown.setFormatter(logging.Formatter("%(message)s"))
+    shown.setFormatter(_Line("%(message)s"))
     shown.addFilter(lambda record: record.name != NOTES)
     log.handlers = [shown]
 
@@ -45,22 +42,17 @@ def log_file(path: Path) -> Iterator[None]:
     The file is locked: one process at a time works on what it tells of.
 
     Raises:
-        UsageError: Where the file cannot be written, or another process holds it.
+        UsageError: Where the file is a link or no file, cannot be written, or another process holds it.
     """
-    try:
-        handler = _Handler(path, encoding="utf-8")
-    except OSError as error:
-        msg = f"cannot write {path} ({error.strerror})"
-        raise UsageError(msg) from error
+    handler = _Handler(append_to(path))
     log = logging.getLogger(_LIBRARY)
+    log.addHandler(handler)
     try:
-        _lock(handler, path)
-        log.addHandler(handler)
         yield
     finally:
         log.removeHandler(handler)
         with contextlib.suppress(OSError):  # a full disk: what is worth an error has raised one
-            handler.close()
+            handler.stream.close()
 
 
 def refuse_busy(path: Path) -> None:
@@ -69,32 +61,25 @@ def refuse_busy(path: Path) -> None:
     Raises:
         UsageError: As `log_file`.
     """
-    if path.exists():
+    if os.path.lexists(path):
         with log_file(path):
             pass
 
 
-class _Handler(logging.FileHandler):
+class _Line(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        """Return one line: what names of files hold can neither end it nor move a cursor."""
+        return printable(super().format(record)).replace("\n", "\\n")
+
+
+class _Handler(logging.StreamHandler[TextIO]):
     """Stamps lines; a log that cannot be written ends nothing."""
 
-    def __init__(self, path: Path, *, encoding: str) -> None:
-        super().__init__(path, encoding=encoding)
-        stamp = logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%SZ")
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        stamp = _Line("%(asctime)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%SZ")
         stamp.converter = time.gmtime
         self.setFormatter(stamp)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
         del record
-
-
-def _lock(handler: logging.FileHandler, path: Path) -> None:
-    """Hold the file until it is closed, however the process ends."""
-    if fcntl is None or handler.stream is None:
-        return
-    try:
-        fcntl.flock(handler.stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        msg = f"another process is training in {path.parent}; wait for it, or stop it first"
-        raise UsageError(msg) from error
-    except OSError:  # a file system without locks
-        return

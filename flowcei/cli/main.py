@@ -16,7 +16,8 @@ from flowcei._version import __version__
 from flowcei.cli.logs import show_library_log
 from flowcei.cli.options import set_quiet
 from flowcei.cli.stopping import stoppable
-from flowcei.errors import FlowceiError, UsageError, printable
+from flowcei.cli.streams import complete_streams, say, silence
+from flowcei.errors import FlowceiError, UsageError
 
 __all__ = ["cli", "main"]
 
@@ -38,8 +39,24 @@ _COMMANDS = {
 _INTERRUPTED = 130
 
 
+class _ReaderGone(Exception):  # noqa: N818 (no error)
+    """The reader of our output, such as `head`, has seen enough. click would end with 1."""
+
+
 class _LazyGroup(click.Group):
     """Commands that are imported when they are called: torch takes seconds."""
+
+    def make_context(self, *words: Any, **rest: Any) -> click.Context:  # noqa: ANN401 (of click)
+        try:
+            return super().make_context(*words, **rest)
+        except BrokenPipeError as error:
+            raise _ReaderGone from error
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise _ReaderGone from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -111,6 +128,7 @@ def main() -> None:
     0 done, 1 error, 2 usage, 3 data rejected, 4 training diverged, 5 stopped and resumable,
     130 interrupted.
     """
+    complete_streams()
     show_library_log()
     trace = "--traceback" in sys.argv or os.environ.get("FLOWCEI_TRACEBACK", "") not in ("", "0")
     try:
@@ -126,16 +144,19 @@ def main() -> None:
         _leave(error, error.format_message(), error.exit_code, trace=trace)
     except (KeyboardInterrupt, click.Abort) as error:
         _leave(error, "interrupted; nothing was left half-written", _INTERRUPTED, trace=trace)
-    except BrokenPipeError:
-        # The reader of our output, such as `head`, has seen enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, MemoryError) as error:
-        _leave(error, str(error) or "out of memory; use fewer events or samples", 1, trace=trace)
+    except (BrokenPipeError, _ReaderGone):
+        pass
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else "output cannot be written: "
+        _leave(error, f"{where}{error.strerror or error}", 1, trace=trace)
+    except MemoryError as error:
+        _leave(error, "out of memory; use fewer events or samples", 1, trace=trace)
+    finally:
+        silence([sys.stdout, sys.stderr])
 
 
 def _leave(error: BaseException, message: str, code: int, *, trace: bool) -> None:
     if trace:
         raise error
-    line = printable(" ".join(message.split()))
-    click.echo(f"flowcei: error: {line}", err=True)
+    say(f"flowcei: error: {' '.join(message.split())}")
     sys.exit(code)

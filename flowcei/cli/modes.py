@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flowcei.cli.options import note, overwrite_option, text_table
+from flowcei.cli.options import InputFile, keep_flagged_option, note, overwrite_option, text_table
+from flowcei.cli.streams import show
 
 if TYPE_CHECKING:
     from flowcei.posterior.samples import PosteriorSamples
@@ -16,13 +17,14 @@ _SHOWN = 12  # modes that are printed
 
 
 @click.command(short_help="Find every geometry that explains an event, with its probability.")
-@click.argument("samples", type=click.Path(path_type=Path))
+@click.argument("samples", type=InputFile())
 @click.option("--prior", help="Of the molecule; that of the model if absent.")
 @click.option("--event", type=int, help="Number of the event to draw; the most ambiguous if absent.")
 @click.option(
     "--xyz", type=click.Path(path_type=Path), help="Also write the geometries, extended XYZ, angstrom."
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="CSV; NAME.modes.csv if absent.")
+@keep_flagged_option
 @overwrite_option
 def modes(
     *,
@@ -31,50 +33,53 @@ def modes(
     event: int | None,
     xyz: Path | None,
     output: Path | None,
+    keep_flagged: bool,
     overwrite: bool,
 ) -> None:
     """Refine SAMPLES and gather them into the distinct geometries of each event.
 
     One row a mode, with its probability (of the importance weights, where prior and model
     have a density), how it was found, bonds and angles with local deviations, and positions.
-    Draws the modes of one event, and where in momentum space events are ambiguous.
+    Draws the modes of one event, and where in momentum space events are ambiguous. Events that
+    are flagged are left out, and counted, unless --keep-flagged.
 
     Example: flowcei modes events.samples.h5 -o modes.csv
     """
+    from flowcei.storage.creation import atomic_text, refuse_existing
+
+    place = output or Path(f"{samples.stem.removesuffix('.samples')}.modes.csv")
+    pictures = {name: place.with_name(f"{place.stem}-{name}.png") for name in ("event", "map")}
+    for path in (place, *pictures.values(), *([xyz] if xyz else [])):
+        refuse_existing(path, overwrite=overwrite)
     from flowcei.cells import write_table
-    from flowcei.errors import UsageError
-    from flowcei.files import refuse_existing, whole_file
+    from flowcei.cli.runs import row_of_event, unflagged
     from flowcei.physics.priors import build_prior
-    from flowcei.posterior.modes import VERDICTS
+    from flowcei.posterior.modes import UNANSWERED, VERDICTS
     from flowcei.posterior.storage import read_samples
     from flowcei.posterior.structures import write_modes_xyz
     from flowcei.posterior.tables import modes_table
     from flowcei.report.modes import ambiguity_figure, modes_figure
     from flowcei.report.style import save
 
-    place = output or Path(f"{samples.stem.removesuffix('.samples')}.modes.csv")
-    pictures = {name: place.with_name(f"{place.stem}-{name}.png") for name in ("event", "map")}
-    for path in (place, *pictures.values(), *([xyz] if xyz else [])):
-        refuse_existing(path, overwrite=overwrite)
-    drawn = read_samples(samples)
-    if event is not None and event not in drawn.ids:
-        msg = f"{samples} has no event {event}; it has {drawn.ids.min()} to {drawn.ids.max()}"
-        raise UsageError(msg)
+    whole = read_samples(samples)
+    drawn = unflagged(whole, samples, keep_flagged=keep_flagged)
+    shown = None if event is None else row_of_event(whole, drawn, event, samples)
     stated = None if prior is None else build_prior(drawn.molecule, prior)
     weighed = _weighed(drawn, stated)
-    found = weighed.modes(stated)
+    found = weighed.modes(stated, keep_flagged=True)
     table = modes_table(found, weighed)
-    with whole_file(place, overwrite=overwrite) as path:
-        write_table(table, path, index=False, float_format="%.12g")
+    with atomic_text(place, overwrite=overwrite) as file:
+        write_table(table, file, index=False, float_format="%.12g")
     if xyz:
-        with whole_file(xyz, overwrite=overwrite) as path, path.open("w") as file:
+        with atomic_text(xyz, overwrite=overwrite) as file:
             write_modes_xyz(found, weighed, file)
-    shown = found.most_ambiguous if event is None else int((drawn.ids == event).argmax())
+    shown = found.most_ambiguous if shown is None else shown
     save(modes_figure(found, weighed, shown), pictures["event"], overwrite=overwrite)
     save(ambiguity_figure(found, weighed), pictures["map"], overwrite=overwrite)
     brief = table[table["event"] == drawn.ids[shown]].iloc[:_SHOWN, : -3 * len(drawn.molecule)]
-    click.echo(text_table(brief.drop(columns=["starts", "error", "chi_squared"])))
-    for k, word in enumerate(VERDICTS):
+    long = [name for name in brief if name.startswith("corr_")]
+    show(text_table(brief.drop(columns=["starts", "error", "chi_squared", *long])))
+    for k, word in enumerate(VERDICTS[:UNANSWERED]):
         note(f"{word:12s} {int((found.verdict == k).sum()):7d} of {len(drawn)} events")
     written = ", ".join(str(path) for path in (place, *pictures.values(), *([xyz] if xyz else [])))
     note(f"{len(found)} modes; written: {written}")

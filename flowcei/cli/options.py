@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import logging
 import re
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from flowcei.cli.logs import NOTES
-from flowcei.errors import printable
+from flowcei.cli.streams import say
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    import os
+    from collections.abc import Callable, Mapping
 
     import pandas as pd
 
+    from flowcei.molecule import Molecule
+
 __all__ = [
     "Duration",
+    "InputFile",
     "device_option",
     "fresh_folder",
+    "ions_options",
     "is_quiet",
+    "keep_flagged_option",
     "latent_option",
+    "named_molecule",
+    "named_or_none",
     "noise_option",
     "note",
+    "note_ions",
     "overwrite_option",
     "refuse_full_folder",
     "samples_option",
@@ -32,6 +42,7 @@ __all__ = [
     "settled_seed",
     "text_table",
     "warn",
+    "warn_of_masses",
 ]
 
 _QUIET = "flowcei.quiet"
@@ -57,6 +68,24 @@ noise_option = click.option(
     metavar="LEVEL",
     help="Detector noise of a momentum component: 1% of the rms component, or 0.5 (a.u.).",
 )
+keep_flagged_option = click.option(
+    "--keep-flagged", is_flag=True, help="Keep events whose flags say that they are not to be trusted."
+)
+_ION_OPTIONS = (
+    click.option(
+        "--isotopes",
+        metavar="LIST",
+        help="Of the molecule: 81Br,37Cl for all such atoms, h1=2H or h1=D for one.",
+    ),
+    click.option(
+        "--charges", metavar="LIST", help="Of the molecule's ions: 2,2,2 in its order, or one for all."
+    ),
+    click.option(
+        "--length-unit",
+        type=click.Choice(["angstrom", "bohr"]),
+        help="Of the positions in an XYZ file of a molecule.",
+    ),
+)
 samples_option = click.option(
     "-n", "count", type=click.IntRange(min=1), default=100, show_default=True, help="Samples an event."
 )
@@ -76,15 +105,88 @@ def is_quiet() -> bool:
 def note(text: str) -> None:
     """Say something to the person, not to the pipe: on stderr, unless --quiet."""
     if not is_quiet():
-        click.echo(printable(text), err=True)
+        say(text)
     _log.info("%s", text)
 
 
 def warn(text: str, code: str = "") -> None:
     """Say what is wrong, or may be, on stderr, also under --quiet."""
     line = f"warning ({code}): {text}" if code else f"warning: {text}"
-    click.echo(printable(line), err=True)
+    say(line)
     _log.info("%s", line)
+
+
+class InputFile(click.Path):
+    """A file to read, looked for before anything slow is imported."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(
+        self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> Path:
+        """Return the path, if there is a file with something in it."""
+        from flowcei.files import check_readable
+
+        del param, ctx
+        path = Path(value)
+        check_readable(path)
+        return path
+
+
+def ions_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that settle the masses, charges and length unit of a molecule."""
+    for option in reversed(_ION_OPTIONS):
+        command = option(command)
+    return command
+
+
+def named_molecule(name: str, ions: Mapping[str, str | None]) -> Molecule:
+    """Return the molecule that a name and the options of `ions_options` settle; warn of average masses.
+
+    Raises:
+        UsageError: For isotopes or charges that it cannot have.
+        DataError: For a file that does not describe a molecule.
+    """
+    from flowcei.molecule import Molecule
+
+    molecule = Molecule.load(name, unit=ions["length_unit"])
+    if ions["isotopes"] is not None:
+        molecule = molecule.with_isotopes(ions["isotopes"])
+    if ions["charges"] is not None:
+        molecule = molecule.with_charges(ions["charges"])
+    warn_of_masses(molecule)
+    return molecule
+
+
+def named_or_none(name: str | None, ions: Mapping[str, str | None]) -> Molecule | None:
+    """Return `named_molecule`, or None where the file is to say which molecule it is of.
+
+    Raises:
+        UsageError: Where no molecule is named, but its isotopes or charges.
+        DataError: For a file that does not describe a molecule.
+    """
+    from flowcei.errors import UsageError
+
+    if name is None and any(ions.values()):
+        msg = "--isotopes, --charges and --length-unit are of a molecule: name it with --molecule"
+        raise UsageError(msg)
+    return None if name is None else named_molecule(name, ions)
+
+
+def note_ions(molecule: Molecule, *facts: str) -> None:
+    """Say masses, charges and what else is assumed in one line."""
+    from flowcei.isotopes import described_ions
+
+    note("; ".join([f"{molecule.name}: {described_ions(molecule)}", *facts]))
+
+
+def warn_of_masses(molecule: Molecule) -> None:
+    """Warn of elements whose mass is that of no isotope."""
+    from flowcei.isotopes import average_mass_warnings
+
+    for line in average_mass_warnings(molecule):
+        warn(line, "mass")
 
 
 class Duration(click.ParamType):

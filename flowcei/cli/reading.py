@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from functools import wraps
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from flowcei.cli.options import note
+from flowcei.cli.options import InputFile, note
 from flowcei.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from flowcei.events.selection import Selection
     from flowcei.events.source import EventSource
@@ -33,7 +33,7 @@ _READING = (
     click.option("--format", type=click.Choice(_FORMATS), help="Of the file; its content says so if absent."),
     click.option(
         "--mapping",
-        type=click.Path(path_type=Path),
+        type=InputFile(),
         help="What the columns mean: a TOML file, as flowcei convert --guess writes it.",
     ),
     click.option(

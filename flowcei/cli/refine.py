@@ -7,39 +7,44 @@ from pathlib import Path
 
 import click
 
-from flowcei.cli.options import note, overwrite_option, warn
+from flowcei.cli.options import InputFile, keep_flagged_option, note, overwrite_option, warn
+from flowcei.cli.streams import show
 
 
 @click.command(short_help="Refine posterior samples to the exact physics.")
-@click.argument("samples", type=click.Path(path_type=Path))
+@click.argument("samples", type=InputFile())
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="CSV; NAME.refined.csv if absent.")
+@keep_flagged_option
 @overwrite_option
-def refine(*, samples: Path, output: Path | None, overwrite: bool) -> None:
+def refine(*, samples: Path, output: Path | None, keep_flagged: bool, overwrite: bool) -> None:
     """Start a search for an exact geometry from each of SAMPLES; write where it ended.
 
     One row a sample: status (converged, stalled, left the prior), |dp| / |p| of its simulated
     momenta, the same in units of the noise (chi squared), positions in bohr.
+    Events that are flagged are left out, and counted, unless --keep-flagged.
 
     Example: flowcei refine events.samples.h5
     """
+    from flowcei.storage.creation import atomic_text, refuse_existing
+
+    place = output or Path(f"{samples.stem.removesuffix('.samples')}.refined.csv")
+    refuse_existing(place, overwrite=overwrite)
     import numpy as np
 
     from flowcei.cells import write_table
-    from flowcei.files import refuse_existing, whole_file
+    from flowcei.cli.runs import unflagged
     from flowcei.posterior.refinement import STATUS
     from flowcei.posterior.storage import read_samples
     from flowcei.posterior.tables import refined_table
 
-    place = output or Path(f"{samples.stem.removesuffix('.samples')}.refined.csv")
-    refuse_existing(place, overwrite=overwrite)
-    drawn = read_samples(samples)
+    drawn = unflagged(read_samples(samples), samples, keep_flagged=keep_flagged)
     began = time.perf_counter()
-    found = drawn.refine()
+    found = drawn.refine(keep_flagged=True)
     rate = found.status.size / (time.perf_counter() - began)
-    with whole_file(place, overwrite=overwrite) as path:
-        write_table(refined_table(found, drawn), path, index=False, float_format="%.12g")
+    with atomic_text(place, overwrite=overwrite) as file:
+        write_table(refined_table(found, drawn), file, index=False, float_format="%.12g")
     for k, word in enumerate(STATUS):
-        click.echo(f"{word:15s} {int((found.status == k).sum()):9d}  {(found.status == k).mean():6.1%}")
+        show(f"{word:15s} {int((found.status == k).sum()):9d}  {(found.status == k).mean():6.1%}")
     explained = int((found.status == 0).any(axis=1).sum())
     note(
         f"{explained} of {len(drawn)} events have a geometry that explains them exactly, {rate:.0f} starts/s"

@@ -1,13 +1,14 @@
 """A run folder: where a training is kept from its first moment to its last.
 
 While a training goes on its folder holds `config.toml` and, from the first epoch on,
-`checkpoint.pt` and `metrics.csv`. `model.safetensors` comes last, and makes it a finished run.
+`checkpoint.safetensors` and `metrics.csv`. `model.safetensors` comes last, and makes it a finished run.
 A training that is to replace a finished run lives in `unfinished/` inside of it until then, so
 that the old model can be used, and is not lost, while there is no new one.
 """
 
 from __future__ import annotations
 
+import glob
 import json
 import shutil
 import tempfile
@@ -30,12 +31,12 @@ RUNS = Path("runs")
 MODEL = "model.safetensors"
 LOG = "train.log"
 _CONFIG = "config.toml"
-_CHECKPOINT = "checkpoint.pt"
+_CHECKPOINT = "checkpoint.safetensors"
+_OLD_CHECKPOINT = "checkpoint.pt"  # of archives that torch unpickles, which nobody opens any more
 _METRICS = "metrics.csv"
 _PICTURE = "loss.png"
 _UNFINISHED = "unfinished"
 _DONE = ".finished"
-_FOREIGN = ".tmp??????"  # safetensors has temporary files of its own
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,10 @@ class RunFolder:
         """Write the epochs so far."""
         import pandas as pd
 
-        from flowcei.files import whole_file
+        from flowcei.storage.creation import atomic_text
 
-        with whole_file(self.work / _METRICS) as path:
-            pd.DataFrame([asdict(r) for r in records]).to_csv(path, index=False)
+        with atomic_text(self.work / _METRICS) as file:
+            pd.DataFrame([asdict(r) for r in records]).to_csv(file, index=False)
 
     def finish(self, model: Reconstructor, records: Sequence[EpochRecord]) -> None:
         """Write the model, and take the place of the run that is replaced.
@@ -89,7 +90,6 @@ class RunFolder:
         """
         import pandas as pd
 
-        from flowcei.files import flush
         from flowcei.report.figures import training_figure
         from flowcei.report.style import save
 
@@ -99,7 +99,6 @@ class RunFolder:
             training_figure(pd.DataFrame([asdict(r) for r in records])), self.work / _PICTURE, overwrite=True
         )
         model.save(self.work / MODEL, overwrite=True)
-        flush(self.work / MODEL)
         self._move_up()
         # The schedule has come to its end: nobody can go on from here, and momenta of all weights
         # and the weights of the best epoch make a checkpoint several times as large as the model.
@@ -107,28 +106,30 @@ class RunFolder:
         self.clean()
 
     def _move_up(self) -> None:
-        from flowcei.files import whole_file
+        from flowcei.storage.creation import atomic_write
 
         if self.work == self.folder:
             return
         for name in (MODEL, _METRICS, _PICTURE):
             (self.work / name).replace(self.folder / name)
-        with whole_file(self.folder / _CONFIG) as path:
-            path.write_bytes((self.work / _CONFIG).read_bytes())
+        with atomic_write(self.folder / _CONFIG) as file:
+            file.write((self.work / _CONFIG).read_bytes())
         # In one step, since what is half removed is neither finished nor unfinished.
         self.work.replace(self.folder / _DONE)
 
     def clean(self) -> None:
         """Remove what a killed process left half-written."""
-        shutil.rmtree(self.folder / _DONE, ignore_errors=True)
+        from flowcei.storage.creation import remove_left_over
+
         for work in {self.folder, self.folder / _UNFINISHED}:
-            for left in work.parent.glob(f".{work.name}-????????"):  # as `_appear` makes them
-                shutil.rmtree(left, ignore_errors=True)
+            for left in work.parent.glob(f".{glob.escape(work.name)}-????????"):  # as `_appear` makes them
+                own = left.is_dir() and all(_CONFIG in path.name for path in left.iterdir())
+                if own and not left.is_symlink():
+                    shutil.rmtree(left, ignore_errors=True)
+        shutil.rmtree(self.folder / _DONE, ignore_errors=True)
         for place in {self.folder, self.work}:
-            for name in (MODEL, _CONFIG, _CHECKPOINT, _METRICS, _PICTURE):
-                path = place / name
-                for left in (*place.glob(f".{path.stem}-*{path.suffix}"), *place.glob(_FOREIGN)):
-                    left.unlink(missing_ok=True)
+            if place.is_dir():  # the work of a run that has taken its place is gone
+                remove_left_over(place)
 
     def discard(self) -> None:
         """Remove the folder, and those made for it, where nothing was learned."""
@@ -186,8 +187,9 @@ def begin_run(folder: Path, config: dict[str, Any]) -> RunFolder:
     Raises:
         UsageError: Where the folder cannot be made.
     """
-    from flowcei.files import whole_file
+    from flowcei.storage.creation import atomic_text
 
+    _refuse_links(folder)
     lines = [f"{key} = {_toml(value)}\n" for key, value in config.items() if value != ""]
     text = "[train]\n" + "".join(lines)
     work = folder / _UNFINISHED if (folder / MODEL).is_file() else folder
@@ -196,8 +198,8 @@ def begin_run(folder: Path, config: dict[str, Any]) -> RunFolder:
         run.checkpoint.unlink(missing_ok=True)  # first: it belongs to the old configuration
         for name in (_METRICS, _PICTURE):
             (work / name).unlink(missing_ok=True)
-        with whole_file(work / _CONFIG, durable=True) as path:
-            path.write_text(text, encoding="utf-8")
+        with atomic_text(work / _CONFIG, durable=True) as file:
+            file.write(text)
         run.clean()
         return run
     run = RunFolder(folder, work, (*(p for p in reversed(work.parents) if not p.exists()), work))
@@ -215,14 +217,14 @@ def begin_run(folder: Path, config: dict[str, Any]) -> RunFolder:
 
 def _appear(work: Path, config: str) -> None:
     """Make a folder that holds its configuration from the first moment."""
-    from flowcei.files import whole_file
+    from flowcei.storage.creation import atomic_text
 
     work.parent.mkdir(parents=True, exist_ok=True)
     begun = Path(tempfile.mkdtemp(dir=work.parent, prefix=f".{work.name}-"))
     try:
         begun.chmod(0o755)
-        with whole_file(begun / _CONFIG, durable=True) as path:
-            path.write_text(config, encoding="utf-8")
+        with atomic_text(begun / _CONFIG, durable=True) as file:
+            file.write(config)
         begun.rename(work)
     finally:
         shutil.rmtree(begun, ignore_errors=True)
@@ -240,16 +242,40 @@ def to_resume(name: str) -> RunFolder:
             msg = f"there is no unfinished training in {RUNS}"
             raise UsageError(msg)
         work, folder = max(found, key=lambda pair: pair[0].stat().st_mtime)
-        return RunFolder(folder, work)
+        return _checked(RunFolder(folder, work))
     for folder in (Path(name), RUNS / name):
         found_work = _work(folder)
         if found_work is not None:
-            return RunFolder(folder, found_work)
+            return _checked(RunFolder(folder, found_work))
         if (folder / MODEL).is_file():
             msg = f"the training in {folder} is complete"
             raise UsageError(msg)
     msg = f"no unfinished training {name!r}: give a run folder, or a name in {RUNS}"
     raise UsageError(msg)
+
+
+def _checked(run: RunFolder) -> RunFolder:
+    _refuse_links(run.folder)
+    if (run.work / _OLD_CHECKPOINT).exists():
+        msg = f"{run.work} was begun by an older flowcei, whose checkpoints are read no more; begin anew"
+        raise UsageError(msg)
+    return run
+
+
+def _refuse_links(folder: Path) -> None:
+    """Refuse a run folder, which may come from somebody else, in which a file is a link or no file.
+
+    Nothing would be written through it; but it would be found only after hours of work.
+    """
+    from flowcei.storage.creation import refuse_existing
+
+    work = folder / _UNFINISHED
+    if work.is_symlink():
+        msg = f"{work} is a link: a run folder holds only what is its own; remove it"
+        raise UsageError(msg)
+    for place in (folder, work):
+        for name in (LOG, MODEL, _CONFIG, _CHECKPOINT, _METRICS, _PICTURE) if place.is_dir() else ():
+            refuse_existing(place / name, overwrite=True)
 
 
 def _unfinished() -> list[Path]:

@@ -10,12 +10,13 @@ from flowcei.cli.runfolder import MODEL, RUNS, is_unfinished
 from flowcei.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
     from flowcei.events.container import Events
+    from flowcei.posterior.samples import PosteriorSamples
     from flowcei.reconstructor import Reconstructor
 
 __all__ = [
@@ -24,6 +25,9 @@ __all__ = [
     "load_named",
     "note_flags",
     "note_what_is_assumed",
+    "row_of_event",
+    "trusted_events",
+    "unflagged",
 ]
 
 BUNDLED = "bundled"
@@ -55,9 +59,9 @@ def find_model(name: str | None) -> Path | None:
 
 def load_named(name: str | None, device: str) -> tuple[str, Reconstructor]:
     """Load the model meant and return the name it goes by in tables."""
-    from flowcei.loading import load
-
     place = find_model(name)
+    from flowcei.loading import load  # after what costs nothing to refuse
+
     if place is None:
         return BUNDLED, load(device=device)
     short = place.parent.name if place.name == MODEL else place.stem
@@ -84,3 +88,63 @@ def note_flags(found: Mapping[str, NDArray[np.bool_]], ids: NDArray[np.int64]) -
             flag = name.replace("_", "-")
             first = ids[int(rows.argmax())]
             warn(f"{int(rows.sum())} of {len(rows)} events (first: {first}): {flag}: {FLAGS[flag]}")
+
+
+def unflagged(samples: PosteriorSamples, path: Path, *, keep_flagged: bool) -> PosteriorSamples:
+    """Return the events of a file whose answer may be trusted, and say how many are not and why.
+
+    Raises:
+        DataError: Where none is left.
+    """
+    from flowcei.errors import DataError
+    from flowcei.posterior.flags import POOR_WEIGHTS, counted
+
+    try:
+        chosen = samples.unflagged(keep_flagged=keep_flagged)
+    except DataError as error:
+        advice = "" if keep_flagged else "; --keep-flagged looks at them all the same"
+        raise DataError(f"{error}{advice}", path=path) from error
+    if samples.flags is None or chosen.flags is None:
+        return chosen
+    if samples.flagged.any():
+        lost = len(samples) - len(chosen)
+        advice = f"{lost or 'none'} left out" if keep_flagged else "left out; --keep-flagged keeps them"
+        warn(f"{counted(samples.flags)}: {advice}")
+    if (chosen.flags & POOR_WEIGHTS).any():
+        note(f"{counted(chosen.flags, POOR_WEIGHTS)}: samples of the flow count alike there")
+    return chosen
+
+
+def trusted_events(
+    models: Sequence[Reconstructor], events: Events, noise: str | None, *, keep_flagged: bool
+) -> Events:
+    """Return the events whose momenta no model flags, and say how many are left out and why.
+
+    Raises:
+        DataError: Where none is left.
+    """
+    from flowcei.evaluation.comparison import trusted
+
+    if keep_flagged:
+        return events
+    chosen, line = trusted(models, events, noise)
+    if line:
+        warn(f"{line}: left out; --keep-flagged keeps them")
+    return chosen
+
+
+def row_of_event(samples: PosteriorSamples, chosen: PosteriorSamples, event: int, path: Path) -> int:
+    """Return which of the chosen events has a number.
+
+    Raises:
+        UsageError: Where no event has it, or one that is flagged.
+    """
+    rows = (chosen.ids == event).nonzero()[0]
+    if len(rows):
+        return int(rows[0])
+    if event in samples.ids:
+        names = ", ".join(samples.flag_names[int((samples.ids == event).argmax())])
+        msg = f"event {event} of {path} is flagged ({names}); --keep-flagged keeps it"
+    else:
+        msg = f"{path} has no event {event}; it has {samples.ids.min()} to {samples.ids.max()}"
+    raise UsageError(msg)

@@ -5,20 +5,25 @@ from __future__ import annotations
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from flowcei.cli.options import (
+    InputFile,
     device_option,
+    keep_flagged_option,
     latent_option,
     noise_option,
     note,
+    note_ions,
     overwrite_option,
     samples_option,
     seed_option,
     settled_seed,
+    warn,
 )
 from flowcei.cli.reading import drift_option, note_reading, reading_options, selection_options
 
@@ -37,7 +42,7 @@ if TYPE_CHECKING:
 @click.option(
     "--momenta",
     required=True,
-    type=click.Path(path_type=Path),
+    type=InputFile(),
     help="Events, in any format that flowcei reads.",
 )
 @samples_option
@@ -67,6 +72,7 @@ if TYPE_CHECKING:
 )
 @click.option("--resume", is_flag=True, help="Go on with an unfinished file of the same options.")
 @seed_option
+@keep_flagged_option
 @device_option
 @overwrite_option
 def sample(
@@ -85,42 +91,39 @@ def sample(
     output: Path | None,
     resume: bool,
     seed: int | None,
+    keep_flagged: bool,
     device: str,
     overwrite: bool,
 ) -> None:
     """Draw, for every event of a file, geometries that explain its momenta.
 
     Any number of events: until all are there, the file is called FILE.partial, and what was
-    stopped, in whatever way, goes on with --resume.
+    stopped, in whatever way, goes on with --resume. Where all events are flagged as not to be
+    trusted the exit code is 3, unless --keep-flagged; the file is there all the same.
 
     Example: flowcei sample --momenta events.csv -n 100
     """
+    place = output or Path(f"{momenta.stem}.samples.h5")
+    _look_at_names(momenta, place, model, overwrite=overwrite or resume)
+    from flowcei.check.observables import Thinning
+    from flowcei.cli.runcheck import note_run_check
     from flowcei.cli.runs import BUNDLED, load_named, note_what_is_assumed
-    from flowcei.errors import UsageError
     from flowcei.events.source import open_events
     from flowcei.events.streaming import partial_path
     from flowcei.experiment.drift import subtract_drift
-    from flowcei.files import same_file
-    from flowcei.posterior.storage import check_samples_path
     from flowcei.posterior.unfinished import begun_seed
     from flowcei.sampling import Sampling, Survey
 
-    place = output or Path(f"{momenta.stem}.samples.h5")
-    if same_file(place, momenta):
-        msg = f"{momenta} holds the momenta; give -o another name"
-        raise UsageError(msg)
-    to_pipe = str(place) == "-"
     if resume and place.exists() and not partial_path(place).exists():
         note(f"{place} is there already: nothing to go on with")  # a batch job that was queued again
         return
-    if not to_pipe:
-        check_samples_path(place, overwrite=overwrite)
-    if resume:
-        _refuse_nothing_begun(place)
-        seed = begun_seed(place) if seed is None else seed
+    to_pipe = _refuse_place(place, overwrite=overwrite, resume=resume)
+    seed = begun_seed(place) if resume and seed is None else seed
     name, reconstructor = load_named(model, device)
     found = ", the newest of runs/ (--model names another)" if model is None and name != BUNDLED else ""
     note(f"model {name}{found} ({reconstructor.architecture}, {reconstructor.molecule.name})")
+    prior = f"prior {reconstructor.card.get('prior_name') or 'unnamed'}"
+    note_ions(reconstructor.molecule, prior, f"noise {noise or 'as the file or the model says'}")
     source = open_events(momenta, reconstructor.molecule, replace(reading, selection=selection(noise)))
     subtract_drift(source, drift)
     note_reading(source)
@@ -129,7 +132,8 @@ def sample(
     asked = Sampling(
         reconstructor, count, settled_seed(seed), noise, latent, weigh=weigh, min_ess=min_ess, budget=budget
     )
-    survey = Survey.of(source.chunks())
+    thinning = Thinning()
+    survey = Survey.of(thinning.watch(source.chunks()))
     if source.selection.to_dict() or source.tally.rejected:
         source.keep_tally()
         note(f"{source.tally}")
@@ -138,21 +142,53 @@ def sample(
     else:
         quality = _to_file(asked, source, survey, place, overwrite=overwrite, resume=resume)
     _say_quality(quality, whole=survey.events > len(first))
-    if to_pipe:
-        return
-    note(f"{len(quality.ids)} events x {count} samples written to {place}")
+    note_run_check(reconstructor, thinning.events(), noise)
+    if not to_pipe:
+        note(f"{len(quality.ids)} events x {count} samples written to {place}")
+    if not keep_flagged:
+        _refuse_all_flagged(quality, momenta)
     if place.suffix.lower() in (".h5", ".hdf5"):
         note(f"next: flowcei spread {place}, flowcei modes {place}")
 
 
-def _refuse_nothing_begun(place: Path) -> None:
-    """Refuse --resume where there is nothing to go on with."""
+def _look_at_names(momenta: Path, place: Path, model: str | None, *, overwrite: bool) -> None:
+    """Refuse names that cannot be right before torch is imported, which takes seconds."""
+    from flowcei.cli.runs import find_model
+    from flowcei.errors import UsageError
+    from flowcei.files import same_file
+    from flowcei.storage.creation import refuse_existing
+
+    if same_file(place, momenta):
+        msg = f"{momenta} holds the momenta; give -o another name"
+        raise UsageError(msg)
+    find_model(model)
+    if str(place) != "-":
+        refuse_existing(place, overwrite=overwrite)
+
+
+def _refuse_all_flagged(quality: Quality, momenta: Path) -> None:
+    """End with an error where no answer is to be trusted: a batch job should not go on with them."""
+    from flowcei.errors import DataError
+    from flowcei.posterior.flags import counted
+
+    if quality.all_flagged:
+        what = f"{counted(quality.flags)}: no samples are to be trusted; check units, molecule and model"
+        raise DataError(what, path=momenta)
+
+
+def _refuse_place(place: Path, *, overwrite: bool, resume: bool) -> bool:
+    """Refuse what cannot be written, and --resume with nothing to go on with; say whether it is a pipe."""
     from flowcei.errors import UsageError
     from flowcei.events.streaming import partial_path
+    from flowcei.posterior.storage import check_samples_path
 
-    if str(place) == "-" or not partial_path(place).exists():
+    to_pipe = str(place) == "-"
+    if not to_pipe:
+        check_samples_path(place, overwrite=overwrite)
+    if resume and (to_pipe or not partial_path(place).exists()):
         msg = f"there are no unfinished samples {partial_path(place)} to resume"
         raise UsageError(msg)
+    return to_pipe
 
 
 def _to_pipe(asked: Sampling, source: EventSource, survey: Survey) -> Quality:
@@ -167,12 +203,12 @@ def _to_pipe(asked: Sampling, source: EventSource, survey: Survey) -> Quality:
     def counted(progress: Progress) -> Iterator[PosteriorSamples]:
         for part in asked.blocks(source.chunks()):
             yield part
-            parts.append(Quality.of(arrays_of(part)))
+            parts.append(Quality.of(arrays_of(part), part.molecule))
             progress.update(len(part))
 
     with Progress(survey.events, "events") as progress:
         write_samples_csv(counted(progress), sys.stdout)
-    return Quality.concatenate(parts)
+    return _judged(asked, Quality.concatenate(parts))
 
 
 def _to_file(
@@ -200,7 +236,16 @@ def _to_file(
             resume=resume,
             on_block=progress.update,
             on_written=on_written,
+            judge=partial(_judged, asked),
         )
+
+
+def _judged(asked: Sampling, quality: Quality) -> Quality:
+    """Say whether the momenta are as probable as those of the prior, and flag events that are not."""
+    judged, evidence = asked.judged(quality)
+    if evidence is not None:
+        (note if evidence.sound else partial(warn, code="evidence"))(evidence.summary)
+    return judged
 
 
 def _say_quality(quality: Quality, *, whole: bool) -> None:
@@ -208,18 +253,13 @@ def _say_quality(quality: Quality, *, whole: bool) -> None:
 
     Flags that momenta alone raise were said of the first part of the file; `whole`: say them of all.
     """
-    import numpy as np
-
     from flowcei.cli.runs import note_flags
     from flowcei.posterior.flags import AFTERWARDS, FLAG_BITS
+    from flowcei.posterior.weights import efficiency_in_words
 
     note_flags(
         {name: (quality.flags & bit) > 0 for name, bit in (FLAG_BITS if whole else AFTERWARDS).items()},
         quality.ids,
     )
-    if quality.efficiency is not None and quality.drawn is not None:
-        low, middle = np.quantile(quality.efficiency, (0.1, 0.5))
-        note(
-            f"sample efficiency {middle:.1%} (median; a tenth of the events below {low:.1%}), "
-            f"{quality.drawn.mean():.0f} samples drawn of an event"
-        )
+    if quality.ess is not None and quality.drawn is not None:
+        note(efficiency_in_words(quality.ess, quality.drawn))

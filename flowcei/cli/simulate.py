@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flowcei.cli.options import note, overwrite_option, seed_option, settled_seed
+from flowcei.cli.options import (
+    InputFile,
+    ions_options,
+    named_molecule,
+    note,
+    overwrite_option,
+    seed_option,
+    settled_seed,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -39,8 +47,8 @@ _COUNT = 10_000  # events, where nobody says
 )
 @click.option(
     "--geometries",
-    type=click.Path(path_type=Path),
-    help="Instead of a prior: explode the structures of this XYZ file (angstrom).",
+    type=InputFile(),
+    help="Instead of a prior: explode the structures of this XYZ file.",
 )
 @click.option(
     "--as-published",
@@ -57,6 +65,7 @@ _COUNT = 10_000  # events, where nobody says
     "-o", "--output", type=click.Path(path_type=Path), help="File, .csv or .h5; - for CSV on stdout."
 )
 @click.option("--resume", is_flag=True, help="Go on with an unfinished .h5 of the same options.")
+@ions_options
 @seed_option
 @overwrite_option
 def simulate(
@@ -73,6 +82,7 @@ def simulate(
     noise: str | None,
     accuracy: float | None,
     as_published: bool,
+    **ions: str | None,
 ) -> None:
     """Simulate Coulomb explosions of MOLECULE (a built-in name, .toml or .xyz).
 
@@ -87,20 +97,21 @@ def simulate(
     from flowcei.events.storage import events_writer, write_events
     from flowcei.events.streaming import partial_path, partial_seed
     from flowcei.events.text import write_csv
-    from flowcei.files import refuse_existing
+    from flowcei.storage.creation import refuse_existing
 
     precise = _checked(accuracy)
     if geometries is not None:
         others = {"--like": like, "--prior": prior, "-n": count}
         _refuse_beside("--geometries", "which geometries", others)
-        source = _structures(geometries, molecule or "ocs", noise or "0%", precise)
+        source = _structures(geometries, molecule or "ocs", ions, noise or "0%", precise)
     elif like is None:
-        source = _molecule(molecule, count, prior, noise, precise, as_published=as_published)
+        source = _molecule(molecule, ions, count, prior, noise, precise, as_published=as_published)
     else:
         _refuse_beside(
             f"--like {like}",
             "molecule, prior and noise",
-            {"MOLECULE": molecule, "--prior": prior, "--noise": noise},
+            {"MOLECULE": molecule, "--prior": prior, "--noise": noise, "--isotopes": ions["isotopes"]}
+            | {"--charges": ions["charges"]},
         )
         source = _dataset(like, count, precise, as_published=as_published)
     place = output or Path(f"{source.name}.csv")
@@ -139,6 +150,7 @@ class _Source:
 
 def _molecule(
     molecule: str | None,
+    ions: dict[str, str | None],
     count: int | None,
     prior: str | None,
     noise: str | None,
@@ -149,7 +161,7 @@ def _molecule(
     from flowcei.errors import UsageError
     from flowcei.events.simulation import make_simulator
     from flowcei.events.simulation import simulate as run
-    from flowcei.molecule import Molecule
+    from flowcei.isotopes import described_ions
 
     if as_published:
         msg = "--as-published repeats the faults of a dataset; name it with --like"
@@ -157,12 +169,11 @@ def _molecule(
     if molecule is None:
         msg = "nothing to simulate; name a MOLECULE, such as ocs, or a dataset of the first study with --like"
         raise UsageError(msg)
-    known, n = Molecule.load(molecule), count or _COUNT
+    known, n = named_molecule(molecule, ions), count or _COUNT
     asked: dict[str, Any] = {"prior": prior, "noise": noise or "0%", **precise}
-    ions = ", ".join(f"{k} {q:+g}" for k, q in zip(known.labels, known.charges, strict=True))
     return _Source(
         known.name,
-        f"ions {ions}",
+        f"{described_ions(known)}; prior {prior or known.default_prior}; noise {noise or '0%'}",
         n,
         lambda seed: make_simulator(known, n, seed=seed, **asked),
         lambda seed: run(known, n, seed=seed, **asked),
@@ -184,13 +195,15 @@ def _dataset(name: str, count: int | None, precise: dict[str, float], *, as_publ
     )
 
 
-def _structures(path: Path, molecule: str, noise: str, precise: dict[str, float]) -> _Source:
+def _structures(
+    path: Path, molecule: str, ions: dict[str, str | None], noise: str, precise: dict[str, float]
+) -> _Source:
     from flowcei.events.geometries import explode, read_geometries
-    from flowcei.molecule import Molecule
+    from flowcei.isotopes import described_ions
 
-    known = Molecule.load(molecule)
-    positions = read_geometries(path, known)
-    about = f"the {len(positions)} structures of {path}"
+    known = named_molecule(molecule, ions)
+    positions = read_geometries(path, known, unit=ions["length_unit"])
+    about = f"the {len(positions)} structures of {path}; {described_ions(known)}; noise {noise}"
     return _Source(
         known.name,
         about,

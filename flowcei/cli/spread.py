@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flowcei.cli.options import fresh_folder, note, overwrite_option, text_table
+from flowcei.cli.options import (
+    InputFile,
+    fresh_folder,
+    keep_flagged_option,
+    note,
+    overwrite_option,
+    refuse_full_folder,
+    text_table,
+)
+from flowcei.cli.streams import show
 
 if TYPE_CHECKING:
     from flowcei.posterior.samples import PosteriorSamples
@@ -15,19 +24,27 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Tabulate and draw how far posterior samples lie apart.")
-@click.argument("samples", type=click.Path(path_type=Path))
+@click.argument("samples", type=InputFile())
 @click.option("--event", type=int, help="Number of the event to draw; the first if absent.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder; NAME-spread if absent.")
 @click.option(
     "--xyz", type=click.Path(path_type=Path), help="Also write the posterior means, extended XYZ, angstrom."
 )
+@keep_flagged_option
 @overwrite_option
 def spread(
-    *, samples: Path, event: int | None, output: Path | None, xyz: Path | None, overwrite: bool
+    *,
+    samples: Path,
+    event: int | None,
+    output: Path | None,
+    xyz: Path | None,
+    keep_flagged: bool,
+    overwrite: bool,
 ) -> None:
     """Analyse the posterior spread of SAMPLES: per atom, bond and angle.
 
-    Writes spread.csv (every event), overall.csv and pictures; prints the overall table.
+    Writes spread.csv and covariance.csv (every event), overall.csv and pictures; prints the
+    overall table, and what varies together within an event.
     Positions are in the recoil frame: x along the ion with the longest momenta, y in the
     plane of the momenta.
 
@@ -36,36 +53,34 @@ def spread(
     the bonds do not tell apart comes by the speed of the ion, the fastest first ("by speed");
     rows such as "c-h (3)" pool it.
 
+    Events that are flagged are left out, and counted, unless --keep-flagged.
+
     The means of --xyz are in the frame of the momenta, each with its event and spread.
 
     Example: flowcei spread events.samples.h5
     """
-    import numpy as np
+    from flowcei.storage.creation import atomic_text, refuse_existing
 
-    from flowcei.errors import UsageError
-    from flowcei.files import refuse_existing, whole_file
+    place = output or Path(f"{samples.stem.removesuffix('.samples')}-spread")
+    refuse_full_folder(place, overwrite=overwrite)
+    if xyz:
+        refuse_existing(xyz, overwrite=overwrite)
+    from flowcei.cli.runs import row_of_event, unflagged
     from flowcei.posterior.storage import read_samples
     from flowcei.posterior.structures import write_means_xyz
 
-    drawn = read_samples(samples)
-    index = 0
-    if event is not None:
-        found = np.flatnonzero(drawn.ids == event)
-        if not len(found):
-            msg = f"{samples} has no event {event}; it has {drawn.ids.min()} to {drawn.ids.max()}"
-            raise UsageError(msg)
-        index = int(found[0])
-    if xyz:
-        refuse_existing(xyz, overwrite=overwrite)
-    stem = samples.stem.removesuffix(".samples")
-    folder = fresh_folder(output or Path(f"{stem}-spread"), overwrite=overwrite)
-    result = drawn.spread()
+    whole = read_samples(samples)
+    drawn = unflagged(whole, samples, keep_flagged=keep_flagged)
+    index = 0 if event is None else row_of_event(whole, drawn, event, samples)
+    folder = fresh_folder(place, overwrite=overwrite)
+    result = drawn.spread(keep_flagged=True)
     _write(result, index, folder, overwrite=overwrite)
     if xyz:
-        with whole_file(xyz, overwrite=overwrite) as path, path.open("w") as file:
+        with atomic_text(xyz, overwrite=overwrite) as file:
             write_means_xyz(drawn, file)
-    click.echo(text_table(result.overall()))
+    show(text_table(result.overall()))
     _say_floor(drawn, result)
+    _say_covariation(result)
     note(f"\nrecoil frame, x along {result.along}; sd: of all events together; typical_sd: within one event")
     if "by speed" in (q.like for q in result.names):
         note(
@@ -81,13 +96,19 @@ def spread(
 def _write(result: Spread, index: int, folder: Path, *, overwrite: bool) -> None:
     """Write tables, and pictures of all events and of one."""
     from flowcei.cells import write_table
-    from flowcei.files import whole_file
+    from flowcei.posterior.covariance import Covariation
     from flowcei.report.figures import internal_figure, spread_figure
     from flowcei.report.style import save
+    from flowcei.storage.creation import atomic_text
 
-    for name, table in (("spread.csv", result.per_event()), ("overall.csv", result.overall())):
-        with whole_file(folder / name, overwrite=overwrite) as path:
-            write_table(table, path, index=False, float_format="%.6g")
+    tables = {
+        "spread.csv": result.per_event(),
+        "overall.csv": result.overall(),
+        "covariance.csv": Covariation.of(result).table(),
+    }
+    for name, table in tables.items():
+        with atomic_text(folder / name, overwrite=overwrite) as file:
+            write_table(table, file, index=False, float_format="%.6g")
     number = result.ids[index]
     pictures = {
         "clouds.png": spread_figure(result),
@@ -97,6 +118,15 @@ def _write(result: Spread, index: int, folder: Path, *, overwrite: bool) -> None
     }
     for name, figure in pictures.items():
         save(figure, folder / name, overwrite=overwrite)
+
+
+def _say_covariation(result: Spread) -> None:
+    """Say which bonds and angles are fixed together better, or worse, than alone."""
+    from flowcei.posterior.covariance import Covariation
+
+    lines = Covariation.of(result).in_words()
+    if lines:
+        note("\n".join(["\nwithin one event (median):", *(f"  {line}" for line in lines)]))
 
 
 def _say_floor(samples: PosteriorSamples, result: Spread) -> None:

@@ -12,10 +12,16 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from flowcei.cli.architectures import ArchitectureCommand, plugin_options
 from flowcei.cli.options import (
     Duration,
+    InputFile,
     device_option,
+    ions_options,
+    named_molecule,
+    named_or_none,
     note,
+    note_ions,
     overwrite_option,
     seed_option,
     settled_seed,
@@ -37,7 +43,7 @@ _SCHEDULE = ("epochs", "batch", "learning_rate", "patience")
 _ALWAYS = ("arch", "frame", "events", "seed", "device", *_SCHEDULE)
 
 
-@click.command(short_help="Train a model, on fresh simulations or on a file.")
+@click.command(cls=ArchitectureCommand, short_help="Train a model, on fresh simulations or on a file.")
 @click.option(
     "--arch",
     default="cinn",
@@ -55,13 +61,14 @@ _ALWAYS = ("arch", "frame", "events", "seed", "device", *_SCHEDULE)
 @click.option("--starts", type=int, help="Searches an event (solver: 20).")
 @click.option("--steps", type=int, help="Steps of a search, at the most (solver: 40).")
 @click.option("--neighbours", type=int, help="Rows that the look-up table averages (nearest: 1).")
-@click.option(
-    "--data", type=click.Path(path_type=Path), help="Events with positions; simulated afresh if absent."
-)
+@click.option("--data", type=InputFile(), help="Events with positions; simulated afresh if absent.")
 @click.option("--molecule", help="A built-in name, .toml or .xyz; ocs, or what --data says, if absent.")
+@ions_options
 @click.option("--prior", help="Which geometries to simulate; the molecule's default if absent.")
 @click.option(
-    "--noise", metavar="RANGE", help="Detector noise to train for, 1% or a range; 0.1%..5% if absent."
+    "--noise",
+    metavar="RANGE",
+    help="Detector noise to train for, 1% or a range. If absent 0.1%..5%, or from what --data show to 5%.",
 )
 @click.option(
     "--frame",
@@ -70,16 +77,16 @@ _ALWAYS = ("arch", "frame", "events", "seed", "device", *_SCHEDULE)
     show_default=True,
     help="Coordinates: the recoil frame, or the file's own (as the first study did; to compare).",
 )
-@click.option("--epochs", type=int, default=10, show_default=True, help="Passes at the most.")
+@click.option("--epochs", type=int, help="Passes at the most; 10 if absent, with --data by its rows.")
 @click.option(
     "--events", type=int, default=100_000, show_default=True, help="Fresh events an epoch, without --data."
 )
-@click.option("--batch", type=int, default=1024, show_default=True, help="Events a step.")
+@click.option("--batch", type=int, help="Events a step; 1024 if absent, with --data by its rows.")
 @click.option(
     "--learning-rate", type=float, default=3e-3, show_default=True, help="Peak of the one-cycle schedule."
 )
 @click.option(
-    "--patience", type=int, default=10, show_default=True, help="Epochs without progress to stop after."
+    "--patience", type=int, help="Epochs without progress to stop after; 10, or a third if there are more."
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Run folder; runs/NAME if absent.")
 @click.option(
@@ -127,11 +134,15 @@ def train(
         run = to_resume(resume)
         plan = _Plan.of(_options_of(ctx, options, run))
     else:
+        if output is not None:
+            check_run_folder(output, "", overwrite=overwrite)
         plan = _Plan.of(options)
         folder = check_run_folder(output, f"{plan.molecule.name}-{options['arch']}", overwrite=overwrite)
         plan.options["seed"] = settled_seed(plan.options.get("seed"))
         refuse_busy(folder / LOG)
         run = begin_run(folder, plan.options)
+    facts = [f"{name} {plan.options[name]}" for name in ("prior", "noise") if plan.options.get(name)]
+    note_ions(plan.molecule, *facts)
     with log_file(run.folder / LOG), stoppable():
         _log_start(plan, run, resume=resume is not None)
         _train(plan, run, max_time, resume=resume is not None)
@@ -146,26 +157,31 @@ class _Plan:
         architecture: Those of the architecture.
         molecule: What explodes.
         data: The events of the file.
+        said: What was concluded from them, a line each.
     """
 
     options: dict[str, Any]
     architecture: dict[str, Any]
     molecule: Molecule
     data: Events | None
+    said: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> _Plan:
         from flowcei.events.storage import read_events
         from flowcei.fitting import DEFAULT_NOISE
-        from flowcei.models.registry import ARCHITECTURES, parse_options
-        from flowcei.molecule import Molecule
+        from flowcei.models.registry import ARCHITECTURES, find_architecture, parse_options
+        from flowcei.training.schedule import Schedule
 
         resolved = {name: value for name, value in options.items() if value is not None}
-        known = {field.name for kind in ARCHITECTURES.values() for field in fields(kind.options_type)}
+        said: tuple[str, ...] = ()
+        kinds = [*ARCHITECTURES.values(), find_architecture(resolved["arch"])]
+        known = {field.name for kind in kinds for field in fields(kind.options_type)}
         given = {name: resolved.pop(name) for name in known & resolved.keys()}
         architecture = parse_options(resolved["arch"], given).to_dict()
+        ions = {name: resolved.get(name) for name in ("isotopes", "charges", "length_unit")}
         if "data" not in resolved:
-            molecule, data = Molecule.load(resolved.setdefault("molecule", "ocs")), None
+            molecule, data = named_molecule(resolved.setdefault("molecule", "ocs"), ions), None
             resolved.setdefault("noise", str(DEFAULT_NOISE))
             if molecule.default_prior is not None:
                 resolved.setdefault("prior", molecule.default_prior)
@@ -173,10 +189,14 @@ class _Plan:
             msg = "--prior says what to simulate; with --data nothing is simulated"
             raise UsageError(msg)
         else:
-            data = read_events(resolved["data"], resolved.get("molecule"))
+            data = read_events(resolved["data"], named_or_none(resolved.get("molecule"), ions))
             molecule, resolved["data"] = data.molecule, str(resolved["data"])
+            settled, said = _settled_by_data(data, resolved)
+            resolved |= settled
+        plain = Schedule()
+        resolved = {name: getattr(plain, name) for name in _SCHEDULE} | resolved
         arch = {"arch": resolved.pop("arch")}
-        return cls(arch | architecture | resolved, architecture, molecule, data)
+        return cls(arch | architecture | resolved, architecture, molecule, data, said)
 
     @property
     def rows(self) -> int:
@@ -184,12 +204,30 @@ class _Plan:
         return int(0.8 * len(self.data)) if self.data is not None else self.options["events"]
 
 
+def _settled_by_data(data: Events, given: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, str]]:
+    """Return noise and schedule for the events of a file, where they are not given, and a line on each."""
+    from flowcei.recorded import settled_noise
+    from flowcei.training.schedule import Schedule
+
+    level, own = settled_noise(data, given.get("noise"))
+    rows = int(0.8 * len(data))
+    chosen = {name: given[name] for name in _SCHEDULE if name in given}
+    schedule = Schedule.for_rows(rows, fresh_noise=own is not None and not own.level, **chosen)
+    settled = {name: getattr(schedule, name) for name in _SCHEDULE}
+    said = (
+        f"noise of the data: {'as its column says' if own is None else own}; trained for {level}",
+        f"schedule: {schedule.epochs} passes over {rows} events in batches of {schedule.batch}",
+    )
+    return settled if own is None else settled | {"noise": str(level)}, said
+
+
 def _options_of(ctx: click.Context, given: dict[str, Any], run: RunFolder) -> dict[str, Any]:
     """Return the options of an unfinished run; those typed beside --resume must be the same."""
     table, kept = run.read_config(), {}
-    for param in ctx.command.params:
+    params = ctx.command.params
+    for param in [*params, *plugin_options(str(table.get("arch", "")), params)]:
         name = param.name or ""
-        if name not in given:
+        if name not in given and param in params:
             continue
         kept[name] = param.type_cast_value(ctx, table.pop(name)) if name in table else None
         if ctx.get_parameter_source(name) is not ParameterSource.COMMANDLINE or given[name] == kept[name]:
@@ -213,12 +251,12 @@ def _train(plan: _Plan, run: RunFolder, max_time: float | None, *, resume: bool)
     """Train, and finish the run folder; or say how to go on."""
     from flowcei.cli.progress import Progress
     from flowcei.training.checkpoint import read_checkpoint
-    from flowcei.training.schedule import EpochRecord, best_of
+    from flowcei.training.schedule import best_of
 
     run.clean()
     resume = resume and run.checkpoint.exists()
     before = read_checkpoint(run.checkpoint).records if resume else []
-    records = [EpochRecord(**record) for record in before]
+    records = list(before)
     epochs = plan.options["epochs"]
     done = plan.rows * len(records)
     try:
@@ -312,6 +350,8 @@ def _log_start(plan: _Plan, run: RunFolder, *, resume: bool) -> None:
     source = (
         f"the events of {given['data']}" if plan.data is not None else f"fresh events of {plan.molecule.name}"
     )
+    for line in plan.said:
+        note(line)
     note(f"{'going on with' if resume else 'training'} {given['arch']} in {run.folder} on {source}")
 
 

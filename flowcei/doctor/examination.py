@@ -54,8 +54,8 @@ def examine(events: Events) -> list[Finding]:
     found = [*sum_findings(events, noise), *constant_columns(events), *_duplicates(events)]
     found += _identical_ions(events)
     if events.positions is None:
-        what = "momenta only: positions, charges, frames and prior were not looked at"
-        means = "the events can be reconstructed; to train or to score a model positions are needed"
+        what = "momenta only: nothing here shows which ions they are of, with which charges and prior"
+        means = "the events can be reconstructed, if they are what a model believes: see below"
         found += [*plausible_energy(events), Finding("note", "momenta-only", what, means)]
         return _worst_first(found)
     comparison = compare_with_simulation(_some(events), noise)

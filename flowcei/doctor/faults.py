@@ -23,13 +23,13 @@ from flowcei.events.hdf import (
     read_json_attribute,
     read_molecule,
 )
-from flowcei.events.hdffile import opened
 from flowcei.events.source import Reading, open_events
 from flowcei.events.tables import format_of
 from flowcei.events.text import columns
 from flowcei.events.texttable import NAMELESS, NUMBERED, sniff
 from flowcei.files import check_readable
 from flowcei.molecule import Molecule, built_in_molecules
+from flowcei.storage.hdf import opened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

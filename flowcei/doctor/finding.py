@@ -85,7 +85,9 @@ class Report:
         if errors:
             return f"not sound: {counts}; what is trained on this file is not to be believed"
         if self.events is not None and self.events.positions is None:
-            return f"sound as measured momenta: {counts}; without positions it can be sampled, not trained on"
+            return (
+                f"no fault in the file itself: {counts}; momenta alone, which can be sampled, not trained on"
+            )
         if warnings:
             return f"usable with care: {counts}"
         return f"sound: {counts}; the positions explain the momenta"

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 
 from flowcei.errors import DataError, UsageError
+from flowcei.evaluation.comparison import warned
 from flowcei.evaluation.nulls import NULL_MODELS
 from flowcei.evaluation.ranks import (
     Coverage,
@@ -19,6 +20,7 @@ from flowcei.evaluation.ranks import (
     run_sbc,
     run_tarp,
 )
+from flowcei.evaluation.regions import check_regions, regions_of, regions_table
 from flowcei.evaluation.verdicts import (
     LEVEL,
     Verdict,
@@ -26,9 +28,12 @@ from flowcei.evaluation.verdicts import (
     check_resimulation,
     check_sbc,
     check_tarp,
+    check_weights,
     coverage_band,
 )
+from flowcei.events.container import events_of
 from flowcei.posterior.spread import quantities
+from flowcei.posterior.weights import Weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +42,7 @@ if TYPE_CHECKING:
 
     from flowcei.events.container import Events
     from flowcei.models.interface import Latent
+    from flowcei.molecule import Molecule
     from flowcei.physics.detector import Noise
     from flowcei.posterior.samples import PosteriorSamples
     from flowcei.reconstructor import Reconstructor
@@ -59,6 +65,8 @@ class Calibration:
             geometry can be simulated.
         level: How often a right posterior fails each kind of check.
         verdicts: One for each check and quantity.
+        regions: Ranks and errors of bonds and angles by regions of the momenta: see
+            `flowcei.evaluation.regions`.
         left_out: What could not be checked, in words.
     """
 
@@ -68,6 +76,7 @@ class Calibration:
     resimulation: Ranks
     level: float
     verdicts: tuple[Verdict, ...]
+    regions: pd.DataFrame
     left_out: tuple[str, ...] = ()
 
     @property
@@ -98,6 +107,7 @@ class Calibration:
             "level": self.level,
             "verdicts": [asdict(verdict) for verdict in self.verdicts],
             "coverage": self.coverage_table().to_dict("records"),
+            "regions": self.regions.to_dict("records"),
             "left_out": list(self.left_out),
         }
 
@@ -112,6 +122,7 @@ def calibrate(
     seed: int = 0,
     level: float = LEVEL,
     weigh: bool = False,
+    keep_flagged: bool = False,
     on_events: Callable[[int], None] | None = None,
 ) -> Calibration:
     """Check the posterior of a model on events whose positions are known.
@@ -129,30 +140,39 @@ def calibrate(
         noise: As for `Reconstructor.sample`.
         latent: As for `Reconstructor.sample`.
         seed: Of samples, ties, points of reference and bands.
-        level: How often a right posterior fails each of the four kinds of check.
+        level: How often a right posterior fails each of the five kinds of check.
         weigh: Whether to judge the samples with their importance weights, which a model with a
             density and a prior can have, or as the model drew them.
+        keep_flagged: Whether to judge events that `flowcei.evaluation.comparison.trusted` leaves
+            out, of which a `FlaggedWarning` is given.
         on_events: Called with the number of events that were judged, part by part.
 
     Raises:
         UsageError: For a model without a posterior, one of another molecule, or n < 10.
-        DataError: For events without positions, or too few.
+        DataError: For events without positions, or too few, or flagged all of them.
 
     Example:
         >>> import flowcei
-        >>> events = flowcei.simulate("ocs", 50, noise="1%", seed=3)
+        >>> events = flowcei.simulate("ocs", 100, noise="1%", seed=3)
         >>> found = calibrate(flowcei.load(), events, n=20)
         >>> sorted(set(found.table()["check"]))
-        ['coverage', 'resimulation', 'sbc', 'tarp']
+        ['coverage', 'regions', 'resimulation', 'sbc', 'tarp']
     """
+    events = events_of(events, model.molecule) if keep_flagged else warned([model], events, noise)
     truth = _known(model, events, n)
     judge = _Judge.of(model, events, truth, noise, seed)
-    first, parts = 0, []
+    first, parts, rows, weights = 0, [], [], []
     for drawn in model.stream(events, n, noise=noise, latent=latent, seed=seed, weigh=weigh):
-        parts.append(judge.ranks(slice(first, first + len(drawn)), drawn))
+        answered = np.flatnonzero(drawn.answered)
+        if len(answered):
+            parts.append(judge.ranks(first + answered, drawn[answered]))
+            rows.append(first + answered)
+            weights += [] if drawn.weights is None else [drawn.weights[answered]]
         first += len(drawn)
         if on_events is not None:
             on_events(len(drawn))
+    if not parts:
+        raise DataError("the model can express a geometry for none of the events; are the units right?")
     sbc, tarp, resimulation = (
         Ranks.concatenate([part[k] for part in parts]) for k in ("sbc", "tarp", "chi2")
     )
@@ -163,13 +183,23 @@ def calibrate(
         *check_coverage(coverage, level=level),
         *check_tarp(tarp, level=level),
     ]
+    inner, errors = (Ranks.concatenate([part[k] for part in parts]) for k in ("inner", "error"))
+    regions = regions_of(events.molecule, events.momenta[np.concatenate(rows)])
+    by_region = regions_table(inner, errors.values, regions)
+    if len(by_region):
+        verdicts += check_regions(inner, by_region, regions, _units(events.molecule), level=level)
+    if weights:
+        verdicts.insert(0, check_weights(Weights.concatenate(weights)))
     left_out = [] if dense else [f"{model.architecture} has no density: no regions of highest density"]
     if len(resimulation):
         verdicts += check_resimulation(resimulation, level=level, seed=seed)
-    if len(resimulation) < len(events):
-        count = len(events) - len(resimulation)
+    judged = len(sbc)
+    if judged < len(events):
+        left_out.append(f"{len(events) - judged} events: the model can express no geometry for them")
+    if len(resimulation) < judged:
+        count = judged - len(resimulation)
         left_out.append(f"{count} true geometries cannot be simulated: no resimulation of theirs")
-    return Calibration(sbc, coverage, tarp, resimulation, level, tuple(verdicts), tuple(left_out))
+    return Calibration(sbc, coverage, tarp, resimulation, level, tuple(verdicts), by_region, tuple(left_out))
 
 
 def _known(model: Reconstructor, events: Events, n: int) -> NDArray[np.float64]:
@@ -218,7 +248,7 @@ class _Judge:
         references = chart.mean(axis=0) + chart.std(axis=0) * rng.standard_normal(chart.shape)
         return cls(model, events, truth, noise, chart, references, rng)
 
-    def ranks(self, rows: slice, drawn: PosteriorSamples) -> dict[str, Ranks]:
+    def ranks(self, rows: NDArray[np.intp], drawn: PosteriorSamples) -> dict[str, Ranks]:
         """Return the ranks of some events by the name of what is ranked."""
         weights = None if drawn.weights is None else drawn.weights.normalised
         molecule, momenta = drawn.molecule, drawn.momenta
@@ -226,7 +256,9 @@ class _Judge:
         chart = _chart(self.model, momenta, drawn.sigma, drawn.positions)
         names, inner = _internal(drawn, drawn.positions)
         of_truth = _internal(drawn, truth[:, None])[1][:, 0]
+        share = np.full(inner.shape[:2], 1.0 / inner.shape[1]) if weights is None else weights
         found = {
+            "error": Ranks(tuple(names), np.einsum("en,enk->ek", share, inner) - of_truth),
             "sbc": run_sbc(
                 np.concatenate([chart, inner], axis=2),
                 np.concatenate([known, of_truth], axis=1),
@@ -244,6 +276,7 @@ class _Judge:
             ),
             "chi2": self._misfits(drawn, truth, weights),
         }
+        found["inner"] = Ranks(tuple(names), found["sbc"].values[:, chart.shape[2] :])
         if drawn.log_prob is not None and self.model.model.has_density:
             density, of_truth = (
                 drawn.log_prob,
@@ -281,6 +314,11 @@ def _chart(
     """Return the chart (E, n, D) of positions (E, n, N, 3)."""
     framed = model.frame.enter(torch.from_numpy(np.ascontiguousarray(momenta)), torch.from_numpy(sigma))
     return model.frame.to_chart(torch.from_numpy(positions.astype(np.float64)), framed).numpy()
+
+
+def _units(molecule: Molecule) -> dict[str, str]:
+    """Return the unit of each bond and angle."""
+    return {q.name: q.unit for q in quantities(molecule, molecule.equilibrium)[0]}
 
 
 def _internal(

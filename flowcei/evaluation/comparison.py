@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -12,25 +13,31 @@ import numpy as np
 import pandas as pd
 import torch
 
-from flowcei.errors import DataError
+from flowcei.errors import DataError, FlaggedWarning
 from flowcei.evaluation.floor import information_floor
 from flowcei.evaluation.metrics import METRICS, STILL, internal_errors, score, summarise
 from flowcei.evaluation.nulls import NULL_MODELS
+from flowcei.events.container import events_of
 from flowcei.fitting import split_rows
 from flowcei.frame import RecoilFrame
 from flowcei.physics.detector import Noise
 from flowcei.physics.explosion import followed_momenta
+from flowcei.physics.likelihood import centred_momenta
+from flowcei.posterior.flags import combined, counted
 from flowcei.posterior.labels import label_by_geometry, relabel
 from flowcei.rawframe import RawFrame
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
     from flowcei.events.container import Events
     from flowcei.models.interface import Latent
     from flowcei.reconstructor import Reconstructor
+    from flowcei.trainedmodel import TrainedModel
 
-__all__ = ["FLOOR", "as_record", "compare", "unseen"]
+__all__ = ["FLOOR", "as_record", "compare", "trusted", "unseen", "warned"]
 
 FLOOR = "floor"
 """The row of the information floor."""
@@ -52,6 +59,7 @@ def compare(
     latent: Latent = "prior",
     seed: int = 0,
     resamples: int = 500,
+    keep_flagged: bool = False,
 ) -> pd.DataFrame:
     """Score models and null models on events whose positions are known.
 
@@ -64,6 +72,8 @@ def compare(
         latent: As for `Reconstructor.sample`; densities are of latents from the prior.
         seed: Of samples, null models and intervals.
         resamples: Of the bootstrap over events that gives the intervals.
+        keep_flagged: Whether to score events that `trusted` leaves out, of which a
+            `FlaggedWarning` is given.
 
     Returns:
         A row per model, then the null models, then `floor` where the noise is known. For each
@@ -71,7 +81,7 @@ def compare(
         but for those of the run itself. NaN where a row has no such number.
 
     Raises:
-        DataError: For events without positions, or too few.
+        DataError: For events without positions, or too few, or flagged all of them.
         UsageError: For a model of another molecule.
 
     Example:
@@ -81,6 +91,10 @@ def compare(
         >>> list(table.index)
         ['bundled', 'mean', 'marginal', 'floor']
     """
+    for model in models.values():
+        events_of(events, model.molecule)
+    if not keep_flagged:
+        events = warned(models.values(), events, noise)
     if events.positions is None:
         msg = "the data have momenta only; a comparison needs the true positions"
         raise DataError(msg)
@@ -113,6 +127,46 @@ def unseen(model: Reconstructor, events: Events) -> Events:
     if not data or data["digest"] != events.digest():
         return events
     return events[np.sort(split_rows(len(events), data["split_seed"])[2])]
+
+
+def trusted(
+    models: Iterable[TrainedModel], events: Events, noise: Noise | str | None = None
+) -> tuple[Events, str]:
+    """Leave out events whose momenta one of the models would warn of.
+
+    Flags that need samples do not count: to leave out what a model cannot explain would flatter it.
+
+    Returns:
+        The other events, and a line that says how many are flagged and why, empty where none is.
+
+    Raises:
+        UsageError: For a model of another molecule.
+        DataError: Where no event is left.
+
+    Example:
+        >>> import flowcei
+        >>> odd = flowcei.simulate("ocs", 3, noise="1%", seed=1)
+        >>> odd.momenta[1] *= 2.0
+        >>> chosen, line = trusted([flowcei.load()], odd)
+        >>> len(chosen), line
+        (2, '1 of 3 events are flagged (ker 1)')
+    """
+    flags = np.zeros(len(events), dtype=np.uint16)
+    for model in models:
+        flags |= combined(**model.unlike_training(events, noise))
+    if not flags.any():
+        return events, ""
+    if flags.all():
+        raise DataError(f"{counted(flags)}: none is left; check units, molecule and model")
+    return events[flags == 0], counted(flags)
+
+
+def warned(models: Iterable[TrainedModel], events: Events, noise: Noise | str | None) -> Events:
+    """Return `trusted` events, with a `FlaggedWarning` where some are left out."""
+    chosen, line = trusted(models, events, noise)
+    if line:
+        warnings.warn(f"{line} and left out; keep_flagged=True keeps them", FlaggedWarning, stacklevel=3)
+    return chosen
 
 
 def as_record(table: pd.DataFrame) -> dict[str, Any]:
@@ -234,8 +288,13 @@ class _Judge:
     def _momentum_errors(
         self, positions: NDArray[np.floating], momenta: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """Return |p(x) - p| / |p| in % (e, k); infinite where x cannot be simulated."""
+        """Return |p(x) - p| / |p| in % (e, k); infinite where x cannot be simulated.
+
+        p are centred: simulated momenta always are, so the measured sum, which is noise that no
+        geometry can follow, would count against every sample.
+        """
         molecule = self.events.molecule
+        momenta = centred_momenta(momenta, molecule.masses)
         flat = positions.reshape(-1, len(molecule), 3).astype(np.float64)
         p = followed_momenta(flat, molecule.masses, molecule.charges)
         away = np.linalg.norm(p.reshape(positions.shape) - momenta[:, None], axis=(2, 3))
@@ -265,7 +324,10 @@ def _sampled(
         x = drawn.positions
         if raw:  # no momentum tells where the origin was
             x = x - (masses / masses.sum() @ x)[:, :, None]
-        parts.append(judge.scores(rows, x))
+        scores = judge.scores(rows, x)
+        for values in scores.values():  # an event without samples has no score
+            values[~drawn.answered] = np.nan
+        parts.append(scores)
         first += len(drawn)
     return _joined(parts), first * n / seconds
 

@@ -110,7 +110,10 @@ def run_sbc(
 
     Source: S. Talts et al., arXiv:1804.06788 (2018). The rank of n samples is one of n + 1
     numbers; a draw between its ends makes it a continuous one, so that shares of whatever n
-    are uniform. Weighted samples count as 1 / sum(w^2) ones, which is exact for equal weights.
+    are uniform. Weighted samples count as 1 / sum(w^2) ones: exact for equal weights, and of the
+    right variance for any that do not depend on the samples. Weights that one or two samples carry
+    make every rank uniform, whatever the posterior: `flowcei.evaluation.verdicts.check_weights`
+    says so, and `Weights.normalised` are equal where they are not reliable.
 
     Args:
         samples: Q quantities of n samples of each event, (E, n, Q).

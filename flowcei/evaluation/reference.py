@@ -169,11 +169,10 @@ def _log_prior(prior: GeometryPrior, molecule: Molecule) -> _LogPrior | None:
 def _modes(log_prior: _LogPrior | None, likelihood: Likelihood, found: Refinement) -> Modes:
     if log_prior is None:
         return find_modes(found, likelihood, resolve=False)
-    e, n = found.status.shape
     # Where searches start is arbitrary, so how many end in a mode says nothing of its
-    # probability: without effective samples Laplace's is taken.
-    weights, ess = np.full((e, n), 1.0 / n), np.zeros(e)
-    return find_modes(found, likelihood, weights=weights, ess=ess, log_prior=log_prior, resolve=False)
+    # probability: without reliable weights Laplace's is taken.
+    weights, none = np.ones(found.status.shape), np.zeros(len(found.status), dtype=bool)
+    return find_modes(found, likelihood, weights=weights, reliable=none, log_prior=log_prior, resolve=False)
 
 
 def reference_posterior(

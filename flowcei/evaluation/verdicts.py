@@ -18,6 +18,7 @@ from scipy.stats import binom, kstest
 
 from flowcei.errors import UsageError
 from flowcei.evaluation.ranks import HPD
+from flowcei.posterior.weights import efficiency_in_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from flowcei.evaluation.ranks import Coverage, Ranks
+    from flowcei.posterior.weights import Weights
 
 __all__ = [
     "LEVEL",
@@ -33,9 +35,11 @@ __all__ = [
     "check_resimulation",
     "check_sbc",
     "check_tarp",
+    "check_weights",
     "coverage_band",
     "ecdf_band",
     "ecdf_difference",
+    "rank_shape",
     "tarp_band",
 ]
 
@@ -48,6 +52,7 @@ _BEYOND = 20  # draws that should lie outside a band
 _ROWS = 10_000  # draws held at a time
 _CLEAR = 3.0  # deviations from which a bias or a wrong width is named
 _TAIL = 1e-12
+_COLLAPSED = 0.1  # of the events: with more, the checks are those of another posterior
 
 
 @dataclass(frozen=True)
@@ -55,12 +60,12 @@ class Verdict:
     """The outcome of one check of one quantity.
 
     Attributes:
-        check: ``sbc``, ``coverage``, ``tarp`` or ``resimulation``.
+        check: ``sbc``, ``coverage``, ``tarp``, ``resimulation``, ``regions`` or ``weights``.
         quantity: What was looked at.
         passed: Whether it may be uniform.
         statistic: ``sbc``, ``tarp``, ``resimulation``: the largest distance of the ECDF of the
-            ranks from a uniform one; ``coverage``: the coverage less its level, where that
-            is most significant.
+            ranks from a uniform one; ``coverage``, ``regions``: the coverage less its level, where
+            that is most significant; ``weights``: the share of events whose weights are not used.
         p_value: Of a right posterior, for all tests of the kind together.
         text: What it means.
     """
@@ -93,7 +98,7 @@ def check_sbc(ranks: Ranks, *, level: float = LEVEL, seed: int = 0) -> list[Verd
         ['biased down by 0.5 of its deviation']
     """
     return [
-        _of_ecdf("sbc", name, values, p, level, _shape(values))
+        _of_ecdf("sbc", name, values, p, level, rank_shape(values))
         for name, values, p in _ecdf_tests(ranks, level, seed)
     ]
 
@@ -144,7 +149,7 @@ def check_coverage(coverage: Coverage, *, level: float = LEVEL) -> list[Verdict]
         which = "HPD" if name == HPD else "central"
         text = f"the {which} {wanted:.0%} hold the truth in {share:.1%} of events"
         if not passed:
-            words = _shape(coverage.ranks[:, k]) if which == "central" else ""
+            words = rank_shape(coverage.ranks[:, k]) if which == "central" else ""
             rarely = "too narrow or beside the truth"
             text += f": {words or (rarely if share < wanted else 'too wide')}"
         found.append(Verdict("coverage", name, passed, share - wanted, min(1.0, float(p[worst])), text))
@@ -175,6 +180,31 @@ def check_tarp(ranks: Ranks, *, level: float = LEVEL) -> list[Verdict]:
         text = words if abs(z) > _CLEAR else "wrong in shape, correlation or place"
         found.append(_of_ecdf("tarp", name, values, p, level, text))
     return found
+
+
+def check_weights(weights: Weights) -> Verdict:
+    """Say whether importance weights have collapsed: whether they are reliable in nine of ten events.
+
+    Where they are not the flow's own samples are judged (`Weights.normalised`), so that the other
+    checks say nothing of the exact posterior. There is no chance in it: p is 0 or 1.
+
+    Args:
+        weights: Of all the events.
+
+    Example:
+        >>> from flowcei.posterior.weights import Weights
+        >>> v = check_weights(Weights.of(30.0 * np.random.default_rng(0).normal(size=(50, 100))))
+        >>> v.passed, v.text.split(";")[0]
+        (False, 'collapsed: of 50 of 50 events the weights are not reliable and the flow is judged as it is')
+    """
+    lost = int((~weights.reliable).sum())
+    share = lost / len(weights.ess)
+    passed = share <= _COLLAPSED
+    text = efficiency_in_words(weights.ess, weights.drawn)
+    if lost:
+        of = f"of {lost} of {len(weights.ess)} events the weights are not reliable"
+        text = f"{'' if passed else 'collapsed: '}{of} and the flow is judged as it is; {text}"
+    return Verdict("weights", "efficiency", passed, share, float(passed), text)
 
 
 def ecdf_difference(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -231,8 +261,13 @@ def _of_ecdf(
     return Verdict(check, name, passed, most, min(1.0, p), text)
 
 
-def _shape(values: NDArray[np.float64]) -> str:
-    """Say which bias and width of a normal posterior gives such ranks; empty where neither is clear."""
+def rank_shape(values: NDArray[np.float64]) -> str:
+    """Say which bias and width of a normal posterior gives ranks (E,); empty where neither is clear.
+
+    Example:
+        >>> rank_shape(ndtr(ndtri((np.arange(200) + 0.5) / 200) + 0.5))
+        'biased down by 0.5 of its deviation'
+    """
     z = ndtri(values.clip(_TAIL, 1.0 - _TAIL))
     bias, deviation, count = -float(z.mean()), float(z.std()), len(z)
     words = []

@@ -229,7 +229,8 @@ def events_of(momenta: ArrayLike | Events, molecule: Molecule) -> Events:
     if not momenta.molecule.same_ions(molecule):
         msg = (
             f"the events are of {momenta.molecule.name} ({', '.join(momenta.molecule.labels)}), "
-            f"the model is for {molecule.name} ({', '.join(molecule.labels)})"
+            f"the model is for {molecule.name} ({', '.join(molecule.labels)}): "
+            f"{momenta.molecule.difference(molecule)}"
         )
         raise UsageError(msg)
     return momenta

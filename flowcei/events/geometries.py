@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,9 +13,11 @@ from flowcei.events.simulation import fresh_seed
 from flowcei.events.structures import XyzTable
 from flowcei.events.texttable import check_end
 from flowcei.files import check_readable
+from flowcei.isotopes import HYDROGENS
 from flowcei.physics.detector import Noise
 from flowcei.physics.explosion import asymptotic_momenta, centre_of_mass
-from flowcei.units import ANGSTROM
+from flowcei.units import length_in_bohr
+from flowcei.xyz import check_length_unit, nuclides, read_structures
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,14 +29,16 @@ if TYPE_CHECKING:
 __all__ = ["explode", "read_geometries"]
 
 _ROWS = 10_000
+_LOOK = 1_000  # structures that the unit is told from
 
 
-def read_geometries(path: Path, molecule: Molecule) -> NDArray[np.float64]:
+def read_geometries(path: Path, molecule: Molecule, *, unit: str | None = None) -> NDArray[np.float64]:
     """Read structures of a molecule from an XYZ file, its atoms in any order.
 
     Args:
-        path: The file; positions in angstrom, as XYZ has them.
+        path: The file.
         molecule: What they are structures of. Atoms of one symbol come in the order of the file.
+        unit: Of the positions, ``"angstrom"`` or ``"bohr"``; as of `Molecule.load` where None.
 
     Returns:
         (G, N, 3), bohr, atoms in the molecule's order.
@@ -45,17 +50,22 @@ def read_geometries(path: Path, molecule: Molecule) -> NDArray[np.float64]:
     check_readable(path)
     table = XyzTable(path)
     check_end(path, "end it with an empty line")
-    left = list(enumerate(symbol.lower() for symbol in table.symbols))
+    first = list(islice(read_structures(path), _LOOK))
+    factor = length_in_bohr(check_length_unit(first, unit, path))
+    names, wanted = tuple(table.symbols), molecule.symbols
+    if HYDROGENS.keys() & set(nuclides(first[0])):
+        names, wanted = tuple(nuclides(first[0])), molecule.nuclides
+    left = list(enumerate(symbol.lower() for symbol in names))
     order = []
-    for symbol in molecule.symbols:
+    for symbol in wanted:
         place = next((k for k, entry in enumerate(left) if entry[1] == symbol.lower()), None)
         if place is None or len(table.symbols) != len(molecule):
-            what = f"atoms {' '.join(table.symbols)}; {molecule.name} has {' '.join(molecule.symbols)}"
+            what = f"atoms {' '.join(names)}; {molecule.name} has {' '.join(wanted)}"
             raise DataError(what, path=path)
         order.append(left.pop(place)[0])
-    names = [f"{axis}{k}" for k in order for axis in "xyz"]
-    parts = [part[names].to_numpy() for part in table.chunks(names, rows=_ROWS)]
-    found = np.concatenate(parts).reshape(-1, len(molecule), 3) * ANGSTROM
+    columns = [f"{axis}{k}" for k in order for axis in "xyz"]
+    parts = [part[columns].to_numpy() for part in table.chunks(columns, rows=_ROWS)]
+    found = np.concatenate(parts).reshape(-1, len(molecule), 3) * factor
     broken = ~np.isfinite(found).all(axis=(1, 2))
     if broken.any():
         raise DataError("positions are not finite", path=path, row=int(np.argmax(broken)) + 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import h5py
 import numpy as np
@@ -18,11 +18,10 @@ from flowcei.events.extracolumns import (
     exact_numbers,
     name_of_dataset,
 )
-from flowcei.events.hdffile import opened, refuse_large_chunks
 from flowcei.events.mapped import Arrays
-from flowcei.files import check_held
 from flowcei.laidout import LaidOutFile, lay_out
 from flowcei.molecule import Molecule
+from flowcei.storage.hdf import numbers_of, opened, writing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -120,7 +119,7 @@ def look_into(path: Path, molecule: Molecule | None = None) -> HdfEvents:
         if own is None:
             raise DataError("does not say which molecule; name it with --molecule", path=path)
         if molecule is not None and not own.same_ions(molecule):
-            what = f"events of {own.name}, where {molecule.name} is expected"
+            what = f"events of {own.name}, where {molecule.name} is expected: {own.difference(molecule)}"
             raise DataError(what, path=path)
         if "momenta" not in file:
             raise DataError("has no dataset /momenta: not a file of events", path=path)
@@ -205,15 +204,8 @@ def read_array(file: h5py.File, name: str, path: Path) -> np.ndarray:
 
 
 def _dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
-    """Return a dataset of numbers, in the unit it must have, that is no larger than its file can hold."""
-    link = file.get(name, getlink=True)
-    data = file[name] if isinstance(link, h5py.HardLink) else None
-    if not isinstance(data, h5py.Dataset) or data.dtype.kind not in "fiu" or data.shape is None:
-        raise DataError(f"/{name} is not a dataset of numbers", path=path)
-    if data.external or data.is_virtual:
-        raise DataError(f"/{name} lies in another file; copy it into this one", path=path)
-    check_held(path, data.size, f"/{name}")
-    refuse_large_chunks(data, path)
+    """Return a dataset of numbers, in the unit that it must have."""
+    data = numbers_of(file, name, path)
     expected = _UNITS.get(name)
     unit = stated_unit(data) if expected is not None else ""
     if unit and unit != expected:
@@ -317,9 +309,9 @@ def describe(file: h5py.File, molecule: Molecule, origin: dict[str, Any]) -> Non
     file.attrs["origin"] = json.dumps(origin)
 
 
-def write_hdf(events: Events, path: Path) -> None:
-    """Write events as HDF5."""
-    with h5py.File(path, "w") as file:
+def write_hdf(events: Events, target: BinaryIO) -> None:
+    """Write events as HDF5 to a new file."""
+    with writing(target) as file:
         describe(file, events.molecule, events.origin)
         file.create_dataset("momenta", data=events.momenta).attrs["unit"] = MOMENTUM_UNIT
         if events.positions is not None:
@@ -332,14 +324,15 @@ def write_hdf(events: Events, path: Path) -> None:
             file.create_dataset(name, data=values)
 
 
-def write_hdf_parts(source: Callable[[], Iterable[Events]], count: int, path: Path) -> None:
+def write_hdf_parts(source: Callable[[], Iterable[Events]], count: int, target: BinaryIO, path: Path) -> None:
     """Write events as HDF5, a part at a time.
 
     Args:
         source: Yields the events.
         count: How many there are: the file is laid out for them first, so that a full disk is
             found before anything is written (HDF5 that grows does not survive one).
-        path: The file.
+        target: The file, new.
+        path: What it is called, for messages.
     """
     parts = iter(source())
     first = next(parts)
@@ -352,9 +345,9 @@ def write_hdf_parts(source: Callable[[], Iterable[Events]], count: int, path: Pa
             if name != "event" and not is_column(name):
                 file[name].attrs["unit"] = _UNITS.get(name, MOMENTUM_UNIT)
 
-    lay_out(path, shapes, 1, about)
+    lay_out(target, path, shapes, 1, about)
     row = 0
-    with LaidOutFile(path, durable=False) as file:
+    with LaidOutFile(target, path, durable=False) as file:
         for events in chain([first], parts):
             file.put(0, row, _arrays(events))
             row += len(events)

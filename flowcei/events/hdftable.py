@@ -14,9 +14,9 @@ from flowcei.errors import DataError
 from flowcei.events.columnnames import is_momentum_word
 from flowcei.events.fields import MAX_COLUMNS, columns_of, flat_columns, refuse_wide, rows_of
 from flowcei.events.hdf import shared_unit, stated_unit
-from flowcei.events.hdffile import opened, refuse_large_chunks
 from flowcei.events.texttable import NUMBERED
 from flowcei.files import check_held
+from flowcei.storage.hdf import opened, refuse_large_chunks
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence

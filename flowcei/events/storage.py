@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from flowcei.errors import UsageError
 from flowcei.events.hdf import write_hdf, write_hdf_parts
 from flowcei.events.source import Reading, open_events
 from flowcei.events.text import write_csv
-from flowcei.files import whole_file
 from flowcei.molecule import Molecule
+from flowcei.storage.creation import as_text, atomic_write
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 
 __all__ = ["events_writer", "read_events", "write_event_chunks", "write_events"]
 
-_WRITERS = {".csv": write_csv, ".h5": write_hdf, ".hdf5": write_hdf}
+
+def _write_csv(events: Events, file: BinaryIO) -> None:
+    with as_text(file) as text:
+        write_csv(events, text)
+
+
+_WRITERS = {".csv": _write_csv, ".h5": write_hdf, ".hdf5": write_hdf}
 
 
 def read_events(
@@ -77,8 +83,8 @@ def write_events(events: Events, path: str | Path, *, overwrite: bool = False) -
     """
     place = Path(path)
     writer = events_writer(place)
-    with whole_file(place, overwrite=overwrite) as temporary:
-        writer(events, temporary)
+    with atomic_write(place, overwrite=overwrite) as file:
+        writer(events, file)
 
 
 def write_event_chunks(source: EventSource, path: str | Path, *, overwrite: bool = False) -> None:
@@ -97,20 +103,20 @@ def write_event_chunks(source: EventSource, path: str | Path, *, overwrite: bool
     """
     place = Path(path)
     writer = events_writer(place)
-    with whole_file(place, overwrite=overwrite) as temporary:
-        if writer is write_csv:
-            with temporary.open("w", newline="") as file:
+    with atomic_write(place, overwrite=overwrite) as file:
+        if writer is _write_csv:
+            with as_text(file) as text:
                 for k, events in enumerate(source.chunks()):
-                    write_csv(events, file, header=k == 0)
+                    write_csv(events, text, header=k == 0)
         else:
             for _ in source.chunks():  # to know how many are left
                 pass
             source.keep_tally()
-            write_hdf_parts(source.chunks, source.tally.kept, temporary)
+            write_hdf_parts(source.chunks, source.tally.kept, file, place)
 
 
-def events_writer(path: Path) -> Callable[[Events, Path], None]:
-    """Return the function that writes events to a file of this ending.
+def events_writer(path: Path) -> Callable[[Events, BinaryIO], None]:
+    """Return the function that writes events to an open file, for this ending.
 
     Raises:
         UsageError: For an ending that is not known.

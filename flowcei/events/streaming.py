@@ -8,24 +8,29 @@ is its own random stream: what is resumed is what would have been written at onc
 from __future__ import annotations
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-import h5py
 import numpy as np
 
 from flowcei.errors import DataError, StoppedError, UsageError
 from flowcei.events.hdf import MOMENTUM_UNIT, describe, read_json_attribute
 from flowcei.events.simulation import block_count, block_rows
-from flowcei.files import refuse_existing
 from flowcei.laidout import LaidOutFile, lay_out
 from flowcei.physics.explosion import usable_cores
+from flowcei.storage.creation import create_file, output_lock, refuse_existing, reopen_file
+from flowcei.storage.hdf import opened
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    import h5py
+
     from flowcei.events.simulation import Simulator
+    from flowcei.storage.creation import OutputFile
 
 __all__ = ["partial_path", "partial_seed", "simulate_to_file"]
 
@@ -50,9 +55,10 @@ def partial_seed(path: Path) -> int | None:
         DataError: For a file that is no unfinished simulation.
     """
     partial = partial_path(path)
-    if not partial.exists():
+    if not os.path.lexists(partial):
         return None
-    return int(_request(partial)["origin"]["seed"])
+    with reopen_file(partial) as output:
+        return int(_request(output.file, partial)["origin"]["seed"])
 
 
 def simulate_to_file(
@@ -85,27 +91,38 @@ def simulate_to_file(
     """
     refuse_existing(path, overwrite=overwrite)
     partial = partial_path(path)
-    if partial.exists() and not (resume or overwrite):
+    if os.path.lexists(partial) and not (resume or overwrite):
         msg = f"{partial} holds an unfinished simulation: --resume goes on with it, --overwrite begins anew"
         raise UsageError(msg)
-    if not (resume and partial.exists()):
-        _lay_out(simulator, n, partial)
-    _refuse_other(simulator, n, partial)
-    # Not durable: to wait for the disk after every block would halve the rate.
-    with LaidOutFile(partial, durable=False) as file:
-        if len(file.done) != block_count(n):
-            raise DataError("is damaged; remove it", path=partial)
-        try:
-            _fill(simulator, n, file, threads, on_block)
-        except KeyboardInterrupt:
-            kept = f"{int(file.done.sum())} of {len(file.done)} blocks"
-            msg = f"interrupted after {kept}; the same command with --resume goes on"
-            raise StoppedError(msg) from None
-    partial.replace(path)
+    resume = resume and os.path.lexists(partial)
+    with (
+        output_lock(path),
+        reopen_file(partial) if resume else _begun(simulator, n, partial) as output,
+    ):
+        _refuse_other(simulator, n, output.file, partial)
+        # Not durable: to wait for the disk after every block would halve the rate.
+        with LaidOutFile(output.file, partial, durable=False) as file:
+            if len(file.done) != block_count(n):
+                raise DataError("is damaged; remove it", path=partial)
+            try:
+                _fill(simulator, n, file, threads, on_block)
+            except KeyboardInterrupt:
+                kept = f"{int(file.done.sum())} of {len(file.done)} blocks"
+                msg = f"interrupted after {kept}; the same command with --resume goes on"
+                raise StoppedError(msg) from None
+        output.become(path, overwrite=overwrite)
 
 
-def _lay_out(simulator: Simulator, n: int, partial: Path) -> None:
-    """Make the file with room for all events, whole from the first moment."""
+@contextmanager
+def _begun(simulator: Simulator, n: int, partial: Path) -> Iterator[OutputFile]:
+    """Make the file with room for all events, whole from the first moment that it has its name."""
+    with create_file(partial) as output:
+        _lay_out(simulator, n, output.file, partial)
+        output.become(partial)
+        yield output
+
+
+def _lay_out(simulator: Simulator, n: int, target: BinaryIO, partial: Path) -> None:
     vectors = (n, len(simulator.molecule), 3)
     shapes: dict[str, tuple[int, ...]] = {"positions": vectors, "sigma": (n,), "momenta": vectors}
 
@@ -115,20 +132,25 @@ def _lay_out(simulator: Simulator, n: int, partial: Path) -> None:
         for name, unit in (("momenta", MOMENTUM_UNIT), ("sigma", MOMENTUM_UNIT), ("positions", "bohr")):
             file[name].attrs["unit"] = unit
 
-    lay_out(partial, {name: (shape, _FLOAT) for name, shape in shapes.items()}, block_count(n), about)
+    datasets = {name: (shape, _FLOAT) for name, shape in shapes.items()}
+    lay_out(target, partial, datasets, block_count(n), about)
 
 
-def _request(partial: Path) -> dict:
+def _request(file: BinaryIO, partial: Path) -> dict[str, Any]:
+    """Return what was asked for, as the file says."""
     try:
-        with h5py.File(partial, "r") as file:
-            request = {key: read_json_attribute(file, key) for key in ("molecule", "origin")}
-            return request | {"events": int(file.attrs["events"])}
-    except (OSError, KeyError, TypeError, ValueError) as error:
+        with opened(partial, file) as content:
+            request = {key: read_json_attribute(content, key) for key in ("molecule", "origin")}
+            events, seed = int(content.attrs["events"]), (request["origin"] or {})["seed"]
+    except DataError as error:
         raise DataError("is no unfinished simulation; remove it", path=partial) from error
+    if request["molecule"] is None or not isinstance(seed, int):
+        raise DataError("is no unfinished simulation; remove it", path=partial)
+    return request | {"events": events}
 
 
-def _refuse_other(simulator: Simulator, n: int, partial: Path) -> None:
-    found = _request(partial)
+def _refuse_other(simulator: Simulator, n: int, file: BinaryIO, partial: Path) -> None:
+    found = _request(file, partial)
     wanted = json.loads(json.dumps({"molecule": simulator.molecule.to_dict(), "origin": simulator.origin()}))
     wanted["events"] = n
     found, wanted = (table | table.pop("origin") for table in (found, wanted))

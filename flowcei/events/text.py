@@ -77,7 +77,7 @@ def _vectors(molecule: Molecule, prefix: str) -> dict[str, tuple[Component, Comp
     return {k: (f"{prefix}{k}x", f"{prefix}{k}y", f"{prefix}{k}z") for k in molecule.labels}
 
 
-def write_csv(events: Events, path: Path | TextIO, *, header: bool = True) -> None:
+def write_csv(events: Events, file: TextIO, *, header: bool = True) -> None:
     """Write events as CSV; numbers read back exactly."""
     labels = events.molecule.labels
     parts: dict[str, np.ndarray] = {}
@@ -90,4 +90,4 @@ def write_csv(events: Events, path: Path | TextIO, *, header: bool = True) -> No
     parts |= dict(zip(columns(labels, "p"), flat.T, strict=True))
     if events.sigma is not None and events.sigma.any():
         parts["sigma"] = events.sigma
-    pd.DataFrame(parts | events.columns).to_csv(path, index=False, header=header, na_rep="nan")
+    pd.DataFrame(parts | events.columns).to_csv(file, index=False, header=header, na_rep="nan")

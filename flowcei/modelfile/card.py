@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from flowcei.errors import DataError, UsageError
 from flowcei.modelfile.migrations import FORMAT_VERSION
-from flowcei.modelfile.strictjson import LARGEST, MAX_DEPTH, SMALLEST, read_json, refuse_odd_values
+from flowcei.storage.strictjson import LARGEST, MAX_DEPTH, SMALLEST, read_json, refuse_odd_values
 
 __all__ = [
     "ModelCard",
@@ -94,6 +94,7 @@ class _Molecule(_Part):
 class _Data(_Open):
     rows: _Positive
     split_seed: _Positive
+    noise: float | None = Field(default=None, gt=0, le=1)
     digest: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
@@ -131,6 +132,7 @@ class _Training(_Open):
     noise_added: bool = True
     schedule: dict[str, Any] = Field(default={})
     versions: dict[str, str] = Field(default={})
+    plugins: dict[str, str] = Field(default={})
     epochs_run: _Positive = 0
     validation_loss: float | None = None
     round_trip_error: float | None = Field(default=None, ge=0)
@@ -158,7 +160,7 @@ class ModelCard(_Part):
     format_version: int
     flowcei: str
     architecture: str
-    options: dict[str, int | float | str] = Field(max_length=100)
+    options: dict[str, bool | int | float | str] = Field(max_length=100)
     molecule: dict[str, Any]
     frame: _Frame | _RawFrame
     noise: _NoiseRange

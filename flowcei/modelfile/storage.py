@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from flowcei.errors import DataError, UsageError
-from flowcei.files import check_readable, whole_file
+from flowcei.files import check_readable
 from flowcei.modelfile.card import ModelCard, card_of, describe_model
 from flowcei.modelfile.migrations import FORMAT_VERSION, migrated
-from flowcei.modelfile.strictjson import read_json
-from flowcei.modelfile.tensors import checksum, read_tensors, write_tensors
+from flowcei.storage.creation import atomic_write
+from flowcei.storage.strictjson import read_json
+from flowcei.storage.tensors import checksum, read_tensors, write_tensors
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -36,7 +37,7 @@ _SEAL = "sha256"  # of the card, which holds that of the weights: together of th
 def write_model(
     card: ModelCard, tensors: dict[str, Tensor], path: str | Path, *, overwrite: bool = False
 ) -> None:
-    """Write a model, and read it back before the file gets its name.
+    """Write a model, and read it back and have it on the disk before the file gets its name.
 
     Args:
         card: What it says of itself; its checksum becomes that of `tensors`.
@@ -48,12 +49,12 @@ def write_model(
         UsageError: Where the file exists or cannot be written, or could not be read again.
     """
     text = card.model_copy(update={"checksum": checksum(tensors)}).model_dump_json()
-    with whole_file(Path(path), overwrite=overwrite) as temporary:
-        write_tensors(temporary, {_CARD: text, _SEAL: _digest(text)}, tensors)
+    with atomic_write(Path(path), overwrite=overwrite, durable=True) as file:
+        write_tensors(file, {_CARD: text, _SEAL: _digest(text)}, tensors)
         try:
-            read_model(temporary)
+            _read(file)
         except DataError as error:
-            msg = f"the model cannot be stored: {str(error).removeprefix(f'{temporary}: ')}"
+            msg = f"the model cannot be stored: {error}"
             raise UsageError(msg) from error
 
 
@@ -81,8 +82,7 @@ def bundled_model() -> AbstractContextManager[Path]:
 def read_model(path: Path) -> tuple[ModelCard, dict[str, Tensor]]:
     """Read the description and the tensors of a model file.
 
-    The description is checked before a tensor is read; then description and tensors
-    against their checksums, which files of format 1 do not have.
+    Description and tensors are checked against their checksums, which files of format 1 do not have.
 
     Raises:
         UsageError: For a missing file, a folder, a pipe or a device.
@@ -90,13 +90,18 @@ def read_model(path: Path) -> tuple[ModelCard, dict[str, Tensor]]:
     """
     check_readable(path)
     try:
-        card, tensors = read_tensors(path, _card)
-        if card.checksum is not None and checksum(tensors) != card.checksum:
-            raise DataError("damaged: its weights do not match their checksum; copy it again")
+        with path.open("rb") as file:
+            return _read(file)
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror})", path=path) from error
     except DataError as error:
         raise DataError(str(error), path=path) from error
+
+
+def _read(file: BinaryIO) -> tuple[ModelCard, dict[str, Tensor]]:
+    card, tensors = read_tensors(file, _card)
+    if card.checksum is not None and checksum(tensors) != card.checksum:
+        raise DataError("damaged: its weights do not match their checksum; copy it again")
     return card, tensors
 
 

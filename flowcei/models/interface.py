@@ -36,7 +36,7 @@ class Simulates(Protocol):
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Options of an architecture: positive numbers or words, each with a default.
+    """Options of an architecture: positive numbers, words, true or false, each with a default.
 
     Subclasses add fields; the words that one may hold stand in its metadata as `choices`.
     """
@@ -60,6 +60,10 @@ class ModelOptions:
             if choices is not None:
                 if value not in choices:
                     msg = f"option {name!r} of {architecture!r} is {' or '.join(choices)}; got {value!r}"
+                    raise UsageError(msg)
+            elif isinstance(default, bool):
+                if not isinstance(value, bool):
+                    msg = f"option {name!r} of {architecture!r} is true or false; got {value!r}"
                     raise UsageError(msg)
             elif isinstance(value, bool) or not isinstance(value, type(default) | int) or value <= 0:
                 msg = f"option {name!r} of {architecture!r} must be positive, like {default}; got {value!r}"

@@ -1,22 +1,24 @@
-"""Every architecture by name: a new one is a file of its own and a line here."""
+"""Every architecture by name: a new one is a file of its own and a line here, or a plug-in."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from flowcei import plugins
 from flowcei.errors import UsageError
 from flowcei.models.ae_cvae import AECVAE
 from flowcei.models.cinn import CINN
 from flowcei.models.cvae import CVAE
+from flowcei.models.interface import InverseModel
 from flowcei.models.latent_cinn import LatentCINN
 from flowcei.models.nulls import Marginal, Mean, Nearest
 from flowcei.models.point import MLP
 from flowcei.models.solver import Solver
 
 if TYPE_CHECKING:
-    from flowcei.models.interface import InverseModel, ModelOptions
+    from flowcei.models.interface import ModelOptions
 
-__all__ = ["ARCHITECTURES", "build_model", "parse_options"]
+__all__ = ["ARCHITECTURES", "build_model", "find_architecture", "parse_options"]
 
 ARCHITECTURES: dict[str, type[InverseModel]] = {
     model.architecture: model
@@ -32,7 +34,30 @@ ARCHITECTURES: dict[str, type[InverseModel]] = {
         Marginal,
     )
 }
-"""Name on the command line -> class."""
+"""Name on the command line -> class, of those that come with flowcei."""
+
+
+def find_architecture(name: str) -> type[InverseModel]:
+    """Return the class of an architecture, of flowcei or of a plug-in.
+
+    Raises:
+        UsageError: For an unknown name, or a plug-in that is no architecture of that name.
+
+    Example:
+        >>> find_architecture("mlp").__name__
+        'MLP'
+    """
+    if name in ARCHITECTURES:
+        return ARCHITECTURES[name]
+    kind = plugins.load_plugin(plugins.ARCHITECTURES, name)
+    if kind is None:
+        names = [*ARCHITECTURES, *plugins.plugin_names(plugins.ARCHITECTURES)]
+        msg = f"no architecture {name!r}; there are {', '.join(names)}"
+        raise UsageError(msg)
+    if not (isinstance(kind, type) and issubclass(kind, InverseModel) and kind.architecture == name):
+        msg = f"plug-in {name!r} is no subclass of InverseModel with architecture = {name!r}"
+        raise UsageError(msg)
+    return kind
 
 
 def build_model(
@@ -41,7 +66,7 @@ def build_model(
     """Return an untrained model.
 
     Args:
-        architecture: A name in `ARCHITECTURES`.
+        architecture: A name in `ARCHITECTURES`, or of a plug-in.
         width: Width D of x.
         condition_width: Width C of the condition.
         options: Options of the architecture; defaults for those not given.
@@ -54,7 +79,7 @@ def build_model(
         True
     """
     parsed = parse_options(architecture, options or {})
-    return ARCHITECTURES[architecture](width, condition_width, parsed)
+    return find_architecture(architecture)(width, condition_width, parsed)
 
 
 def parse_options(architecture: str, given: dict[str, Any]) -> ModelOptions:
@@ -67,7 +92,4 @@ def parse_options(architecture: str, given: dict[str, Any]) -> ModelOptions:
         >>> parse_options("mlp", {"hidden": 8}).to_dict()["hidden"]
         8
     """
-    if architecture not in ARCHITECTURES:
-        msg = f"no architecture {architecture!r}; there are {', '.join(ARCHITECTURES)}"
-        raise UsageError(msg)
-    return ARCHITECTURES[architecture].options_type.parse(architecture, given)
+    return find_architecture(architecture).options_type.parse(architecture, given)

@@ -93,6 +93,9 @@ def _search(x, group, visit, twin, later, bonded, target, limit, orders, costs):
             _insert(order, partial[n], bonded, orders, costs)
         else:
             depth, fresh = depth + 1, True
+    for k in range(1, len(costs)):  # among the best only while the best was not found
+        if costs[k] > costs[0] + limit:
+            costs[k] = np.inf
 
 
 @kernel

@@ -37,6 +37,7 @@ __all__ = [
     "as_events",
     "asymptotic_momenta",
     "centre_of_mass",
+    "describe_lost",
     "followed_momenta",
     "in_threads",
     "kinetic_energy",
@@ -363,8 +364,12 @@ def refuse_lost(status: NDArray[np.uint8]) -> None:
     Raises:
         ValueError: Naming the first of them and what was wrong.
     """
-    if not status.any():
-        return
+    if status.any():
+        raise ValueError(describe_lost(status))
+
+
+def describe_lost(status: NDArray[np.uint8]) -> str:
+    """Return the first of the events (B,) that a kernel could not follow, and what was wrong with it."""
     from flowcei.physics._kernel import COINCIDENT, LOST, NOT_FINITE
 
     row = int(np.argmax(status != 0))
@@ -373,8 +378,7 @@ def refuse_lost(status: NDArray[np.uint8]) -> None:
         COINCIDENT: "coincident ions",
         LOST: "an explosion too violent to be followed; check units",
     }[int(status[row])]
-    msg = f"row {row} of positions has {what} ({int((status == status[row]).sum())} such rows)"
-    raise ValueError(msg)
+    return f"row {row} of positions has {what} ({int((status == status[row]).sum())} such rows)"
 
 
 def centre_of_mass(positions: NDArray[np.floating], masses: NDArray[np.floating]) -> NDArray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from flowcei.physics.explosion import (
     System,
     as_events,
+    describe_lost,
     in_threads,
     method_of,
     refuse_lost,
@@ -52,8 +54,11 @@ def momenta_jacobian(
         (B, 3N, 3N) or (3N, 3N), hbar / bohr^2: row 3 i + a is component a of the momentum of
         ion i, column 3 j + b component b of the position of ion j.
 
+        Of a batch, events that cannot be followed have NaN, and a RuntimeWarning names the first.
+
     Raises:
-        ValueError: As of `asymptotic_momenta`.
+        ValueError: As of `asymptotic_momenta`; for events that cannot be followed only where a
+            single geometry, (N, 3), is given.
 
     Example:
         Two protons on the x axis, p = sqrt(m / r): dp/dr = -p / (2 r).
@@ -63,8 +68,13 @@ def momenta_jacobian(
         -21.425
     """
     jacobian, status = _differentiated(positions, masses, charges, accuracy, threads)
-    refuse_lost(status)
-    return jacobian if np.ndim(positions) == 3 else jacobian[0]
+    if np.ndim(positions) == 2:
+        refuse_lost(status)
+        return jacobian[0]
+    if status.any():  # the others are right: one event must not take them along
+        jacobian[status != 0] = np.nan
+        warnings.warn(f"{describe_lost(status)}; derivatives are NaN there", RuntimeWarning, stacklevel=2)
+    return jacobian
 
 
 def followed_jacobian(
@@ -75,7 +85,7 @@ def followed_jacobian(
     accuracy: float = 1e-9,
     threads: int | None = None,
 ) -> NDArray[np.float64]:
-    """Return `momenta_jacobian` (B, 3N, 3N), NaN for geometries that it would refuse.
+    """Return `momenta_jacobian` (B, 3N, 3N), NaN without a warning for events that cannot be followed.
 
     Args:
         positions: (B, N, 3), bohr.

@@ -24,16 +24,16 @@ from flowcei.physics.jacobian import followed_jacobian
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Likelihood", "centred_momenta", "whitening"]
+__all__ = ["Likelihood", "centred_momenta", "nonfinite_allowed", "whitening"]
 
 _UNLIKELY = 1e-6
 _SHARE = 1e-3  # of the noise: what the simulator may be wrong by where a likelihood is computed
 _LEAST_ACCURACY, _BEST_ACCURACY = 3e-6, 1e-9
 _SLOPE_ACCURACY = 1e-6  # of the derivative: Newton's method needs no better one
 
-# Momenta of 0 or 1e300, or a noise of 0, belong to one event: its numbers become inf or NaN, which
-# is "not explained", and the other events of the file go on without a warning.
-_absurd_is_nan = np.errstate(over="ignore", divide="ignore", invalid="ignore")
+nonfinite_allowed = np.errstate(over="ignore", divide="ignore", invalid="ignore")
+"""Momenta of 0 or 1e300, or a noise of 0, belong to one event: its numbers become inf or NaN, which is
+"not explained", and the other events of the file go on without a warning."""
 
 
 def whitening(masses: ArrayLike) -> NDArray[np.float64]:
@@ -86,7 +86,7 @@ class Likelihood:
         (100, 1)
     """
 
-    @_absurd_is_nan
+    @nonfinite_allowed
     def __init__(
         self,
         masses: NDArray[np.float64],
@@ -106,7 +106,7 @@ class Likelihood:
         self._log_volume = 3.0 * np.linalg.slogdet(self.whitening[:, 1:] - self.whitening[:, :1])[1]
 
     @property
-    @_absurd_is_nan
+    @nonfinite_allowed
     def noise(self) -> NDArray[np.float64]:
         """Standard deviation (E,) of a momentum component for a geometry that fits, hbar / bohr."""
         return self.sigma if self._level is None else self._level * rms_component(self.measured)
@@ -117,14 +117,14 @@ class Likelihood:
         return float(chi2.isf(_UNLIKELY, 3 * len(self.whitening)))
 
     @property
-    @_absurd_is_nan
+    @nonfinite_allowed
     def accuracy(self) -> float:
         """The relative accuracy of simulated momenta at which the noise hides their error."""
         rms = np.maximum(rms_component(self.measured), 1e-300)
         wanted = _SHARE * float(np.fmin.reduce(self.sigma / rms, initial=1.0))
         return float(np.clip(wanted, _BEST_ACCURACY, _LEAST_ACCURACY))
 
-    @_absurd_is_nan
+    @nonfinite_allowed
     def log_prob(self, positions: NDArray[np.floating], *, threads: int | None = None) -> NDArray[np.float64]:
         """Return the log likelihood (E, n) of geometries, -inf for those that nothing can follow.
 
@@ -140,7 +140,7 @@ class Likelihood:
         out = -0.5 * (left**2).sum(axis=-1) - count * (np.log(sigma) + 0.5 * np.log(2.0 * np.pi))
         return np.where(np.isnan(out), -np.inf, out + self._log_volume)
 
-    @_absurd_is_nan
+    @nonfinite_allowed
     def chi_squared(
         self, positions: NDArray[np.floating], *, threads: int | None = None
     ) -> NDArray[np.float64]:
@@ -152,7 +152,7 @@ class Likelihood:
         out = (self._left(positions, threads)[0] ** 2).sum(axis=-1)
         return np.where(np.isnan(out), np.inf, out)
 
-    @_absurd_is_nan
+    @nonfinite_allowed
     def residual(self, positions: NDArray[np.float64], rows: NDArray[np.intp]) -> NDArray[np.float64]:
         """Return whitened simulated less measured momenta, in units of the measured.
 
@@ -167,7 +167,7 @@ class Likelihood:
         left = (simulated - self.measured[rows]) / self.size[rows, None, None]
         return np.asarray(np.matmul(self.whitening, left)).reshape(len(rows), -1)
 
-    @_absurd_is_nan
+    @nonfinite_allowed
     def slope(
         self,
         positions: NDArray[np.float64],

@@ -86,7 +86,10 @@ def _put(
     if into is None or known is None or samples.log_prob is None or pool.log_prob is None:
         return
     for k, row in enumerate(rows):
-        kept, left = thinned(known.log_weights[k], n, rng)
+        if known.reliable[k]:
+            kept, left = thinned(known.log_weights[k], n, rng)
+        else:  # the flow's own samples stand in, which those chosen by weight are not
+            kept, left = np.arange(n), known.log_weights[k, :n]
         samples.positions[row] = pool.positions[k, kept]
         samples.log_prob[row] = pool.log_prob[k, kept]
         into.log_weights[row] = left

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from flowcei.physics.likelihood import nonfinite_allowed
 from flowcei.posterior.laplace import misfit, momentum_slope
 
 if TYPE_CHECKING:
@@ -17,14 +18,15 @@ if TYPE_CHECKING:
 __all__ = ["covering", "leaders", "shape_of"]
 
 _QUADRUPLES = 100  # of atoms, whose handedness is compared
-# Two geometries are one to the detector where their momenta differ by less than 3 deviations and
-# chi squared between them rises by less than 1: the posterior dips by less than exp(-1/2) there, and
-# two lines of a spectrum with a dip to more than 0.74 are not resolved either (Rayleigh). Of two
-# solutions beside a fold, where they meet, the rise is the distance squared over 16.
+# Two geometries are one to the detector where their momenta, by the derivative, differ by less than 3
+# deviations, and chi squared on the line between them rises by less than 1. Of two solutions beside
+# a fold, where they meet, the rise is the distance squared over 16: at 3 the posterior dips to
+# exp(-0.28) = 0.75 in between, where two lines of a spectrum begin to be resolved (Rayleigh: 0.74).
 _SAME_NOISE, _SAME_RISE = 3.0, 1.0
 _LINE = np.linspace(0.0, 1.0, 11)[:, None, None]
 
 
+@nonfinite_allowed
 def shape_of(positions: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return what makes a geometry the same however it is turned, (K, F), bohr.
 
@@ -45,11 +47,11 @@ def shape_of(positions: NDArray[np.float64]) -> NDArray[np.float64]:
         return distance
     corners = np.array(list(islice(combinations(range(ions), 4), _QUADRUPLES)))
     edges = positions[:, corners[:, 1:]] - positions[:, corners[:, :1]]
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        height = np.linalg.det(edges) / distance.max(axis=1, keepdims=True) ** 2
+    height = np.linalg.det(edges) / distance.max(axis=1, keepdims=True) ** 2
     return np.concatenate([distance, np.nan_to_num(height)], axis=1)
 
 
+@nonfinite_allowed
 def leaders(
     likelihood: Likelihood,
     positions: NDArray[np.float64],
@@ -84,8 +86,7 @@ def leaders(
         return leader
     line = positions[near[:, 0], None] * (1.0 - _LINE) + positions[near[:, 1], None] * _LINE
     along = misfit(likelihood, line, event[near[:, 0]])
-    with np.errstate(invalid="ignore"):
-        joined = along.max(axis=1) - np.maximum(along[:, 0], along[:, -1]) < _SAME_RISE
+    joined = along.max(axis=1) - np.maximum(along[:, 0], along[:, -1]) < _SAME_RISE
     for first, second in near[joined]:
         if leader[second] == second and leader[first] == first:
             leader[second] = first
@@ -114,6 +115,7 @@ def _near(
     return np.concatenate(pairs)
 
 
+@nonfinite_allowed
 def covering(
     covariance: NDArray[np.float64],
     positions: NDArray[np.float64],

@@ -13,7 +13,21 @@ if TYPE_CHECKING:
     from flowcei.posterior.samples import PosteriorSamples
     from flowcei.posterior.weights import Weights
 
-__all__ = ["AFTERWARDS", "FLAGS", "FLAG_BITS", "combined", "few_count", "in_words", "moving", "unexplained"]
+__all__ = [
+    "AFTERWARDS",
+    "BY_MOMENTA",
+    "EXCLUDING",
+    "FLAGS",
+    "FLAG_BITS",
+    "POOR_WEIGHTS",
+    "combined",
+    "counted",
+    "flag_names",
+    "in_words",
+    "moving",
+    "poor_weights",
+    "unexplained",
+]
 
 FLAGS = {
     "momentum-sum": "the momenta do not sum to zero within the noise: an ion is wrong or missing, or the "
@@ -22,8 +36,8 @@ FLAGS = {
     "momenta": "the momenta are far from all that the model was trained on",
     "re-simulation": "no sample gives these momenta within the noise: the model or its prior does not fit",
     "efficiency": "hardly any sample has weight: the model is a poor guide here, or the prior excludes it",
-    "weights": "the weights are not reliable (k-hat above 0.7, or too few effective samples): the samples of "
-    "the flow are used instead",
+    "weights": "the weights are not reliable (k-hat above 0.7, or fewer than ten effective samples): the "
+    "samples of the flow are used as they are",
     "evidence": "the momenta are improbable under the prior and the stated noise: other prior, charge, mass "
     "or noise, or charges that appear slowly",
     "no-geometry": "the model cannot express a geometry for these momenta: the samples are NaN",
@@ -34,11 +48,22 @@ FLAGS = {
 FLAG_BITS = {name: 1 << k for k, name in enumerate(FLAGS)}
 """The bit of each flag."""
 
-AFTERWARDS = {name: FLAG_BITS[name] for name in ("re-simulation", "efficiency")}
+BY_MOMENTA = sum(FLAG_BITS[name] for name in ("momentum-sum", "ker", "momenta"))
+"""The bits of the flags that momenta alone raise."""
+
+AFTERWARDS = {name: bit for name, bit in FLAG_BITS.items() if not bit & BY_MOMENTA}
 """The flags that only samples can raise, and their bits."""
 
+POOR_WEIGHTS = FLAG_BITS["efficiency"] | FLAG_BITS["weights"]
+"""The bits of flags that say that weights are poor."""
+
+# The other flags say that the event is none of those that the model answers for: its samples are
+# geometries of something else. Where only the weights are poor the flow's own samples, which are
+# right on average, stand in for them: such an event is counted aloud and stays.
+EXCLUDING = sum(FLAG_BITS.values()) & ~POOR_WEIGHTS
+"""The bits of the flags whose events are left out of spread, modes, comparison and pictures."""
+
 _UNLIKELY = 1e-6  # chance that an event without fault is flagged
-_FEWEST = 10.0  # effective samples
 _FIRST = 4  # samples of an event that are simulated to see whether any explains it
 
 
@@ -72,10 +97,14 @@ def unexplained(samples: PosteriorSamples) -> NDArray[np.bool_]:
     return np.isin(np.arange(len(samples)), lost)
 
 
-def few_count(weights: Weights) -> NDArray[np.bool_]:
-    """Tell which events (E,) have fewer effective samples than anything can be said from."""
-    fewest = np.minimum(_FEWEST, 0.5 * weights.drawn)
-    return weights.ess < fewest
+def poor_weights(weights: Weights) -> NDArray[np.uint16]:
+    """Return the flags of weights as bits, (E,): `efficiency` where few count, `weights` if unreliable.
+
+    Where they are not and most samples have none, these are outside the prior, and are flagged as such.
+    """
+    lost = ~weights.reliable
+    outside = lost & (np.isfinite(weights.log_weights).mean(axis=1) < 0.5)
+    return combined(efficiency=weights.few_count, weights=lost, outside_prior=outside)
 
 
 def combined(**found: NDArray[np.bool_]) -> NDArray[np.uint16]:
@@ -90,11 +119,33 @@ def combined(**found: NDArray[np.bool_]) -> NDArray[np.uint16]:
     return np.bitwise_or.reduce(bits).astype(np.uint16)
 
 
-def in_words(flags: int) -> str:
+def flag_names(flags: int) -> tuple[str, ...]:
     """Return the names of the flags of one event.
+
+    Example:
+        >>> flag_names(18)
+        ('ker', 'efficiency')
+    """
+    return tuple(name for name, bit in FLAG_BITS.items() if int(flags) & bit)
+
+
+def in_words(flags: int) -> str:
+    """Return the names of the flags of one event as one text.
 
     Example:
         >>> in_words(18)
         'ker;efficiency'
     """
-    return ";".join(name for k, name in enumerate(FLAGS) if int(flags) >> k & 1)
+    return ";".join(flag_names(flags))
+
+
+def counted(flags: NDArray[np.uint16], bits: int = EXCLUDING) -> str:
+    """Say how many events (E,) have one of the flags in `bits`, and how many have each.
+
+    Example:
+        >>> counted(np.array([0, 2, 6, 16]))
+        '2 of 4 events are flagged (ker 2, momenta 1)'
+    """
+    each = {name: int((flags & bit > 0).sum()) for name, bit in FLAG_BITS.items() if bit & bits}
+    some = ", ".join(f"{name} {count}" for name, count in each.items() if count)
+    return f"{int((flags & bits > 0).sum())} of {len(flags)} events are flagged ({some})"

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-import h5py
 import numpy as np
 
 from flowcei.errors import DataError
@@ -22,15 +21,17 @@ from flowcei.events.hdf import (
     read_json_attribute,
     read_molecule,
 )
-from flowcei.events.hdffile import opened
 from flowcei.files import check_readable
 from flowcei.laidout import DONE
-from flowcei.posterior.flags import FLAGS
+from flowcei.posterior.flags import FLAG_BITS, FLAGS
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.posterior.weights import Weights
+from flowcei.storage.hdf import opened, writing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    import h5py
 
     from flowcei.molecule import Molecule
 
@@ -93,9 +94,9 @@ def describe_samples(file: h5py.File, samples: PosteriorSamples) -> None:
             file[name].attrs["unit"] = unit
 
 
-def write_hdf(parts: Iterable[PosteriorSamples], path: Path) -> None:
-    """Write samples, a part at a time; how many there will be need not be known."""
-    with h5py.File(path, "w") as file:
+def write_hdf(parts: Iterable[PosteriorSamples], target: BinaryIO) -> None:
+    """Write samples to a new file, a part at a time; how many there will be need not be known."""
+    with writing(target) as file:
         for k, part in enumerate(parts):
             arrays = arrays_of(part)
             if k == 0:
@@ -134,11 +135,19 @@ def read_samples(path: str | Path) -> PosteriorSamples:
             if name in file or name not in _OPTIONAL
         }
         origin = read_json_attribute(file, "origin") or {}
-    loose = (*_WEIGHTS, *filter(is_column, arrays))
-    finite = (np.isfinite(array).all() for name, array in arrays.items() if name not in loose)
-    if arrays["positions"].size == 0 or not all(finite):
-        raise DataError("damaged (no samples, or numbers that are not finite)", path=place)
     try:
-        return samples_of(arrays, molecule, origin)
+        samples = samples_of(arrays, molecule, origin)
     except DataError as error:
         raise DataError(f"damaged ({error})", path=place) from error
+    if samples.positions.size == 0 or not _is_finite(samples):
+        raise DataError("damaged (no samples, or numbers that are not finite)", path=place)
+    return samples
+
+
+def _is_finite(samples: PosteriorSamples) -> bool:
+    """Whether all numbers are, but for the samples of events that are flagged to have none."""
+    flags = np.zeros(len(samples), np.uint16) if samples.flags is None else samples.flags
+    answered = (flags & FLAG_BITS["no-geometry"]) == 0
+    some = samples if answered.all() else samples[answered]
+    tables = (samples.ids, samples.momenta, samples.sigma, some.positions, some.log_prob)
+    return all(table is None or bool(np.isfinite(table).all()) for table in tables)

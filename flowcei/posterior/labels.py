@@ -34,11 +34,13 @@ if TYPE_CHECKING:
 __all__ = ["environments", "label_by_geometry", "order_by_speed", "relabel", "speed_names"]
 
 _GRAPHS = 8  # sets of bonded ions between which a prior is asked to choose, at the most
+_BLOCK = 10_000  # samples whose ways to bond the ions are held at a time
 _SYMMETRIES = 100  # of the bonds: where there are more, the bond list decides, not the prior
 _DRAWS = 1000  # of a prior, to see how far it lets bonds deviate
-# The sum of squares of a normal prior's bonds exceeds four times the largest of 1000 draws once in
-# 1e10 samples or less: a way to bond the ions that costs so much more is not asked for.
-_BEYOND = 4.0
+# Times the largest sum of squares of 1000 draws, that is the 0.999 quantile of chi squared (10.8 or
+# more) times the variance of a normal bond: a way to bond the ions that costs so much more than the
+# best is less probable by e^10.8 or more for its bonds alone, and the prior is not asked about it.
+_BEYOND = 2.0
 
 
 def label_by_geometry(
@@ -265,21 +267,23 @@ def _preferred(
     bonds: _BondGraph, symmetries: NDArray[np.intp], prior: GeometryPrior, x: NDArray[np.float64]
 ) -> NDArray[np.int64]:
     """Return for each of (B, N, 3) an order, (B, N), of the bonds that the prior's density prefers."""
-    rng = np.random.default_rng(0)
-    draws = prior.sample(_DRAWS, rng)
-    orders, costs = bonds.cheapest(x, _GRAPHS, _BEYOND * float(bonds.misfit(draws).max()))
-    chosen = orders[:, 0].copy()
-    rows = np.flatnonzero(np.isfinite(costs[:, 1]))
-    if not len(rows):
-        return chosen
+    draws = prior.sample(_DRAWS, np.random.default_rng(0))
+    limit = _BEYOND * float(bonds.misfit(draws).max())
     members = _distinct(symmetries, prior, draws[:_GRAPHS])
-    density = np.full((len(rows), _GRAPHS), -np.inf)
-    for k in range(_GRAPHS):
-        asked = np.flatnonzero(np.isfinite(costs[rows, k]))
-        ions = x[rows[asked, None], orders[rows[asked], k]]
-        for member in members:
-            density[asked, k] = np.maximum(density[asked, k], prior.log_prob(ions[:, member]))
-    chosen[rows] = orders[rows, density.argmax(axis=1)]
+    chosen = np.empty(x.shape[:2], dtype=np.int64)
+    for first in range(0, len(x), _BLOCK):
+        part = x[first : first + _BLOCK]
+        orders, costs = bonds.cheapest(part, _GRAPHS, limit)
+        best = np.zeros(len(part), dtype=np.intp)
+        rows = np.flatnonzero(np.isfinite(costs[:, 1]))
+        density = np.full((len(rows), _GRAPHS), -np.inf)
+        for k in range(_GRAPHS if len(rows) else 0):
+            asked = np.flatnonzero(np.isfinite(costs[rows, k]))
+            ions = part[rows[asked, None], orders[rows[asked], k]]
+            for member in members:
+                density[asked, k] = np.maximum(density[asked, k], prior.log_prob(ions[:, member]))
+        best[rows] = density.argmax(axis=1)
+        chosen[first : first + _BLOCK] = orders[np.arange(len(part)), best]
     return chosen
 
 

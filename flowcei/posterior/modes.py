@@ -47,7 +47,6 @@ SAME = 0.01
 COUNTS = 0.01
 """Probability from which on a mode makes an event ambiguous."""
 
-_FEWEST = 10.0  # effective samples from which on their weights are believed
 _FLAT = 10.0  # times as far apart searches may end that arrived nowhere, and be one
 
 
@@ -70,7 +69,7 @@ class Modes:
         starts: Searches that ended there, (M,).
         verdict: What to say of each event, (E,), numbers into `VERDICTS`.
         source: Where the probabilities of each event come from, (E,): ``weights`` (exact),
-            ``laplace`` (where fewer than ten samples count) or ``samples`` (of the model alone).
+            ``laplace`` (where they are not reliable) or ``samples`` (of the model alone).
     """
 
     event: NDArray[np.intp]
@@ -119,7 +118,7 @@ def find_modes(
     likelihood: Likelihood,
     *,
     weights: NDArray[np.float64] | None = None,
-    ess: NDArray[np.float64] | None = None,
+    reliable: NDArray[np.bool_] | None = None,
     log_prior: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None,
     same: float = SAME,
     resolve: bool = True,
@@ -130,7 +129,7 @@ def find_modes(
         refinement: Of the samples of E events.
         likelihood: Of the events.
         weights: Normalised importance weights, (E, n); all equal where None.
-        ess: Effective number of samples, (E,), where there are weights.
+        reliable: Which events (E,) have weights to be believed, where there are any.
         log_prior: Log density (B,) of geometries (B, N, 3), where the prior has one.
         same: Bohr; two geometries whose distances all differ by less are one.
         resolve: Whether geometries that the noise does not tell apart are one mode: the most
@@ -146,10 +145,11 @@ def find_modes(
         [1, 1]
     """
     e, n = refinement.status.shape
+    believed = np.full(e, weights is not None) if reliable is None else reliable
     # Without weights all that is known of the prior is what it excludes.
-    shares = (refinement.status != OUTSIDE) / n if weights is None else weights
-    if ess is not None:
-        shares = np.where(ess[:, None] > 0.0, shares, 0.0)
+    shares = (refinement.status != OUTSIDE) / n
+    if weights is not None:
+        shares = np.where(believed[:, None], weights, shares)
     limit = likelihood.most_misfit
     answered = np.isfinite(refinement.positions).any(axis=(1, 2, 3))
     ends = [
@@ -161,18 +161,19 @@ def find_modes(
     positions = refinement.positions[event, sample]
     status, chi_squared = refinement.status[event, sample], refinement.chi_squared[event, sample]
     # A geometry outside the prior has a probability where weighted samples near it lie inside.
-    believed = np.zeros(e, dtype=bool) if ess is None else ess >= _FEWEST
     outside = status == OUTSIDE
     explains = np.where(outside, believed[event], (status == CONVERGED) | (chi_squared <= limit))
     covariance, log_volume = local_covariance(likelihood, positions, event, bounded=True)
     laplace = np.full(len(ends), np.nan)
     if log_prior is not None:
-        log_mass = log_prior(positions) + log_volume - 0.5 * chi_squared
+        with np.errstate(invalid="ignore"):  # no density, of a direction that momenta leave open: no mass
+            log_mass = log_prior(positions) + log_volume - 0.5 * chi_squared
+        log_mass[np.isnan(log_mass)] = -np.inf
         laplace = _normalised(np.where(outside | ~explains, -np.inf, log_mass), event, e)
-    source = np.full(e, "samples" if weights is None else "weights")
-    if ess is not None:
+    source = np.where(believed, "weights", "samples")
+    if weights is not None:
         known = np.bincount(event, np.nan_to_num(laplace), minlength=e) > 0.5
-        source = np.where((ess < _FEWEST) & known, "laplace", source)
+        source = np.where(~believed & known, "laplace", source)
     share = np.where(explains, np.array([end[2] for end in ends], dtype=float), 0.0)
     share = _shared(share, event, e)
     probability = np.where(source[event] == "laplace", laplace, share)

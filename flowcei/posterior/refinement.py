@@ -22,6 +22,7 @@ from flowcei.physics.explosion import (
     kinetic_energy,
     potential_energy,
 )
+from flowcei.physics.likelihood import nonfinite_allowed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,6 +42,7 @@ TOLERANCE = 1e-9
 _STEPS, _PATIENCE = 60, 20
 _CHUNK = 4_000  # starts that are refined together: their Jacobians are held
 _COLLISION = 1e-3  # of the size of the molecule: nearer ions collide
+_FARTHEST = 1e38  # bohr: about what single precision, in which samples are kept, can say
 _LARGEST = 1e3  # times the size at the start: beyond, a search has run away
 
 
@@ -65,6 +67,7 @@ class Refinement:
         return np.asarray((self.status == status).mean(axis=1))
 
 
+@nonfinite_allowed
 def refine(
     likelihood: Likelihood,
     positions: NDArray[np.floating],
@@ -109,6 +112,7 @@ def refine(
     return Refinement(ends, error.reshape(e, n), chi_squared, status.reshape(e, n))
 
 
+@nonfinite_allowed
 def turned(likelihood: Likelihood, positions: NDArray[np.float64]) -> NDArray[np.float64]:
     """Turn and scale geometries so that their momenta come as near as that brings them.
 
@@ -136,15 +140,20 @@ def turned(likelihood: Likelihood, positions: NDArray[np.float64]) -> NDArray[np
     p = followed_momenta(x.reshape(-1, *x.shape[2:]), m, q, accuracy=1e-5).reshape(x.shape)
     usable = np.isfinite(p).all(axis=(2, 3), keepdims=True)
     p = np.where(usable, p, 0.0)
-    u, _, v = np.linalg.svd(np.einsum("esia,eib->esab", p, likelihood.measured))
+    # Directions alone decide: momenta of 1e300 would overflow, and no SVD comes of that.
+    measured = np.nan_to_num(likelihood.measured / likelihood.size[:, None, None])
+    unit = np.nan_to_num(p / np.abs(p).max(axis=(2, 3), keepdims=True))
+    u, _, v = np.linalg.svd(np.einsum("esia,eib->esab", unit, measured))
     proper = np.ones(u.shape[:-1])
     proper[..., 2] = np.sign(np.linalg.det(u) * np.linalg.det(v))
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        scale = potential_energy(x, q) / kinetic_energy(likelihood.measured, m)[:, None]
-        found = (x @ ((u * proper[..., None, :]) @ v)) * scale[:, :, None, None]
+    scale = potential_energy(x, q) / kinetic_energy(likelihood.measured, m)[:, None]
+    found = (x @ ((u * proper[..., None, :]) @ v)) * scale[:, :, None, None]
+    # Momenta next to nothing would scale a geometry to 1e200 bohr, whose squares no table can hold.
+    usable &= np.abs(found).max(axis=(2, 3), keepdims=True) < _FARTHEST
     return np.where(usable, found, x)
 
 
+@nonfinite_allowed
 def _search(
     likelihood: Likelihood, start: NDArray[np.float64], event: NDArray[np.intp], tolerance: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -295,9 +295,11 @@ class Spread:
 
     def _rows(self) -> dict[Quantity, NDArray[np.float64]]:
         """Return the samples of each row of a table, (E, n) or, pooled, a multiple of n."""
-        rows = {q: self.values[:, :, k] for k, q in enumerate(self.names)}
+        # One quantity after the other in memory: percentiles of columns take half as long again.
+        values = np.ascontiguousarray(np.moveaxis(self.values, 2, 0))
+        rows = dict(zip(self.names, values, strict=True))
         for quantity, group in pooled_quantities(self.molecule).items():
-            rows[quantity] = self.values[:, :, group].reshape(len(self.values), -1)
+            rows[quantity] = np.concatenate(values[group], axis=1)
         return rows
 
     @staticmethod

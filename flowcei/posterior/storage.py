@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from flowcei.errors import UsageError
-from flowcei.files import refuse_existing, whole_file
 from flowcei.posterior.hdf import read_samples, write_hdf
 from flowcei.posterior.text import refuse_missing_parquet, write_parquet, write_samples_csv
+from flowcei.storage.creation import as_text, atomic_write, refuse_existing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -53,17 +53,16 @@ def write_samples(parts: Iterable[PosteriorSamples], path: str | Path, *, overwr
     """
     place = Path(path)
     check_samples_path(place, overwrite=overwrite)
-    with whole_file(place, overwrite=overwrite) as temporary:
-        write_parts(parts, temporary)
+    with atomic_write(place, overwrite=overwrite) as file:
+        write_parts(parts, file, place.suffix.lower())
 
 
-def write_parts(parts: Iterable[PosteriorSamples], path: Path) -> None:
-    """Write samples straight to a path, in the format of its ending."""
-    ending = path.suffix.lower()
+def write_parts(parts: Iterable[PosteriorSamples], file: BinaryIO, ending: str) -> None:
+    """Write samples to an open file, in the format of an ending."""
     if ending in HDF:
-        write_hdf(parts, path)
+        write_hdf(parts, file)
     elif ending == ".parquet":
-        write_parquet(parts, path)
+        write_parquet(parts, file)
     else:
-        with path.open("w", newline="") as file:
-            write_samples_csv(parts, file)
+        with as_text(file) as text:
+            write_samples_csv(parts, text)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flowcei.posterior.flags import in_words
+from flowcei.posterior.modes import VERDICTS
+from flowcei.posterior.refinement import STATUS
 from flowcei.posterior.tables import labelled_modes
 from flowcei.units import ANGSTROM
 
@@ -24,7 +26,7 @@ __all__ = ["write_means_xyz", "write_modes_xyz"]
 
 
 def write_modes_xyz(modes: Modes, samples: PosteriorSamples, file: TextIO) -> None:
-    """Write modes, each with its event, its number and its probability, in the frame of the momenta.
+    """Write modes, each with its event, number, probability, verdict and status, in the frame of the momenta.
 
     Identical ions are labelled by the geometry: atoms stand in the order of the molecule.
 
@@ -37,6 +39,8 @@ def write_modes_xyz(modes: Modes, samples: PosteriorSamples, file: TextIO) -> No
         "event": samples.ids[modes.event],
         "mode": modes.number,
         "probability": modes.probability,
+        "verdict": np.array(VERDICTS)[modes.verdict[modes.event]],
+        "status": np.array(STATUS)[modes.status],
         "chi_squared": modes.chi_squared,
     }
     _write(file, samples.molecule.symbols, labelled_modes(modes, samples).positions, about)
@@ -48,7 +52,7 @@ def write_means_xyz(samples: PosteriorSamples, file: TextIO) -> None:
     Identical ions are labelled by the geometry of each sample before the mean is taken. With it
     the number of the event, how many samples it is of, their `spread` (the rms distance of an
     atom from its mean, angstrom) and their flags. The mean of several modes is none of them: a
-    large spread gives it away.
+    large spread gives it away. Events without samples are left out.
 
     Args:
         samples: Whose means they are.
@@ -61,8 +65,9 @@ def write_means_xyz(samples: PosteriorSamples, file: TextIO) -> None:
         >>> text.getvalue().splitlines()[1].split(" spread")[0]
         'Properties=species:S:1:pos:R:3 unit=angstrom event=0 samples=50'
     """
+    samples = samples[samples.answered]
     labelled = replace(samples, positions=samples.labelled().astype(np.float32))
-    mean = labelled.mean()
+    mean = labelled.mean(keep_flagged=True)  # the flags stand beside it
     away = ((labelled.positions - mean[:, None]) ** 2).sum(axis=3).mean(axis=2)
     share = 1.0 / away.shape[1] if samples.weights is None else samples.weights.normalised
     about = {

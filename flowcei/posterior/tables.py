@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,9 +11,11 @@ import pandas as pd
 
 from flowcei.events.extracolumns import add_columns
 from flowcei.events.text import columns
+from flowcei.physics.likelihood import nonfinite_allowed
+from flowcei.posterior.covariance import correlated
 from flowcei.posterior.labels import label_by_geometry, relabel
 from flowcei.posterior.modes import VERDICTS, Modes
-from flowcei.posterior.refinement import STATUS, Refinement
+from flowcei.posterior.refinement import STALLED, STATUS, Refinement
 from flowcei.posterior.spread import quantities
 
 if TYPE_CHECKING:
@@ -30,9 +33,10 @@ def modes_table(modes: Modes, samples: PosteriorSamples) -> pd.DataFrame:
 
     Returns:
         Number of the event and of the mode, its probability, how it was found, its bonds (bohr)
-        and angles (degrees) with the deviations of the local (Laplace) posterior, its
-        extra columns of its event, and its positions (bohr, in the frame of the momenta), identical ions
-        labelled by the geometry.
+        and angles (degrees) with the deviations of the local posterior and the correlations of
+        each two of them (`sd_c-o`, `corr_c-o_c-s`), extra columns of its event, and its positions
+        (bohr, in the frame of the momenta), identical ions labelled by the geometry. A nearest miss
+        (`stalled`) has no deviation: NaN.
 
     Example:
         >>> import flowcei
@@ -54,11 +58,14 @@ def modes_table(modes: Modes, samples: PosteriorSamples) -> pd.DataFrame:
     }
     modes = labelled_modes(modes, samples)
     names, values = quantities(samples.molecule, modes.positions)
-    deviations = _deviations(modes, samples)
-    for k, quantity in enumerate(names):
-        if quantity.kind != "atom":
-            table[quantity.name] = values[:, k]
-            table[f"sd_{quantity.name}"] = deviations[:, k]
+    covariance = _covariances(modes, samples)
+    deviations, correlation = correlated(covariance)
+    internal = [k for k, quantity in enumerate(names) if quantity.kind != "atom"]
+    for k in internal:
+        table[names[k].name] = values[:, k]
+        table[f"sd_{names[k].name}"] = deviations[:, k]
+    for i, j in combinations(internal, 2):
+        table[f"corr_{names[i].name}_{names[j].name}"] = correlation[:, i, j]
     flat = modes.positions.reshape(len(modes), -1)
     table = add_columns(table, samples.columns, modes.event)
     return pd.DataFrame(table | dict(zip(columns(samples.molecule.labels), flat.T, strict=True)))
@@ -74,15 +81,18 @@ def labelled_modes(modes: Modes, samples: PosteriorSamples) -> Modes:
     return replace(modes, positions=relabel(x, order)[:, 0], covariance=covariance)
 
 
-def _deviations(modes: Modes, samples: PosteriorSamples) -> np.ndarray:
-    """Return the local standard deviation of every quantity of `quantities`, (M, Q)."""
+@nonfinite_allowed
+def _covariances(modes: Modes, samples: PosteriorSamples) -> np.ndarray:
+    """Return the local covariance of all `quantities`, (M, Q, Q), by their derivative; NaN of a near miss."""
     x, step = modes.positions, 1e-5
-    shifts = step * np.eye(x[0].size).reshape(-1, *x.shape[1:])
+    size = 3 * x.shape[1]
+    shifts = step * np.eye(size).reshape(size, -1, 3)
     ends = [quantities(samples.molecule, x[:, None] + sign * shifts)[1] for sign in (1.0, -1.0)]
     slope = (ends[0] - ends[1]) / (2.0 * step)  # (M, 3N, Q)
-    with np.errstate(invalid="ignore"):
-        variance = np.einsum("mdq,mde,meq->mq", slope, modes.covariance, slope)
-        return np.sqrt(variance)
+    covariance = np.einsum("mdq,mde,mer->mqr", slope, modes.covariance, slope)
+    # Where nothing meets the momenta the derivative says how flat the miss is, not how sure the geometry.
+    covariance[modes.status == STALLED] = np.nan
+    return np.asarray(covariance)
 
 
 def refined_table(refinement: Refinement, samples: PosteriorSamples) -> pd.DataFrame:

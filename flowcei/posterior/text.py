@@ -16,8 +16,7 @@ from flowcei.posterior.flags import FLAGS, in_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
-    from typing import TextIO
+    from typing import BinaryIO, TextIO
 
     from flowcei.posterior.samples import PosteriorSamples
 
@@ -25,7 +24,11 @@ __all__ = ["refuse_missing_parquet", "samples_table", "write_parquet", "write_sa
 
 
 def samples_table(samples: PosteriorSamples) -> pd.DataFrame:
-    """Return a row a sample: event, sample, positions (bohr), log density, flags, weight, extra columns."""
+    """Return a row a sample: event, sample, positions (bohr), log density, flags, weight, extra columns.
+
+    Of an event without samples (`PosteriorSamples.answered`) its positions, density and weight are
+    NaN: empty cells in CSV.
+    """
     e, n = samples.positions.shape[:2]
     table: dict[str, Any] = {
         "event": np.repeat(samples.ids, n),
@@ -39,7 +42,8 @@ def samples_table(samples: PosteriorSamples) -> pd.DataFrame:
         words = {int(flags): in_words(flags) for flags in np.unique(samples.flags)}
         table["flags"] = np.repeat([words[int(flags)] for flags in samples.flags], n)
     if samples.weights is not None:
-        table["weight"] = samples.weights.normalised.reshape(-1)
+        weights = np.where(samples.answered[:, None], samples.weights.normalised, np.nan)
+        table["weight"] = weights.reshape(-1)
     return pd.DataFrame(add_columns(table, samples.columns, np.repeat(np.arange(e), n)))
 
 
@@ -65,7 +69,7 @@ def refuse_missing_parquet() -> None:
         raise UsageError(msg) from error
 
 
-def write_parquet(parts: Iterable[PosteriorSamples], path: Path) -> None:
+def write_parquet(parts: Iterable[PosteriorSamples], file: BinaryIO) -> None:
     """Write the long table as Parquet, a row group a part, units with the columns.
 
     Raises:
@@ -81,7 +85,7 @@ def write_parquet(parts: Iterable[PosteriorSamples], path: Path) -> None:
             table = pa.Table.from_pandas(samples_table(part), preserve_index=False)
             if writer is None:
                 schema = _with_units(table.schema, part)
-                writer = pq.ParquetWriter(path, schema, compression="zstd")
+                writer = pq.ParquetWriter(file, schema, compression="zstd")
             writer.write_table(table.cast(schema))
     finally:
         if writer is not None:

@@ -10,31 +10,40 @@ has its own random stream, what is resumed is what would have been written at on
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-import h5py
 import numpy as np
 
 from flowcei.errors import DataError, StoppedError, UsageError
 from flowcei.events.hdf import read_json_attribute, read_molecule
-from flowcei.events.hdffile import opened
 from flowcei.events.streaming import partial_path
-from flowcei.files import whole_file
 from flowcei.laidout import DONE, LaidOutFile, datasets_of, lay_out
+from flowcei.physics.detector import rms_component
+from flowcei.posterior.flags import EXCLUDING
 from flowcei.posterior.hdf import arrays_of, describe_samples, samples_of
 from flowcei.posterior.storage import HDF, check_samples_path, write_parts
+from flowcei.posterior.weights import scaled_evidence
+from flowcei.storage.creation import atomic_write, create_file, output_lock, reopen_file
+from flowcei.storage.hdf import numbers_of, opened
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    import h5py
     from numpy.typing import NDArray
 
+    from flowcei.molecule import Molecule
     from flowcei.posterior.samples import PosteriorSamples
+    from flowcei.storage.creation import OutputFile
 
 __all__ = ["Quality", "begun_seed", "sample_to_file"]
+
+_EVIDENCE = "columns/evidence_p"
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,34 +53,47 @@ class Quality:
     Attributes:
         ids: The number of each event, (E,).
         flags: See `flowcei.posterior.flags`, (E,).
-        efficiency: Effective samples of a drawn one, (E,), where they were weighed.
+        ess: Effective samples of each, (E,), where they were weighed.
         drawn: Samples drawn of each, (E,), where they were weighed.
+        sigma: Noise that was assumed, (E,), hbar / bohr.
+        size: Rms momentum component, (E,), hbar / bohr.
+        statistic: `flowcei.posterior.weights.scaled_evidence` of each, (E,), where they were weighed.
+        evidence_p: Chance of momenta as improbable, (E,), once that was judged.
     """
 
     ids: NDArray[np.int64]
     flags: NDArray[np.uint16]
-    efficiency: NDArray[np.float64] | None
+    ess: NDArray[np.float64] | None
     drawn: NDArray[np.int64] | None
+    sigma: NDArray[np.float64]
+    size: NDArray[np.float64]
+    statistic: NDArray[np.float64] | None
+    evidence_p: NDArray[np.float64] | None = None
+
+    @property
+    def all_flagged(self) -> bool:
+        """Whether no event has samples that are to be trusted."""
+        return bool((self.flags & EXCLUDING).all())
 
     @classmethod
-    def of(cls, arrays: dict[str, np.ndarray]) -> Quality:
+    def of(cls, arrays: Mapping[str, np.ndarray], molecule: Molecule) -> Quality:
         """Judge from the arrays that a file of samples holds: see `flowcei.posterior.hdf`."""
         flags = arrays.get("flags", np.zeros(len(arrays["event"]), np.uint16))
-        weighed = "ess" in arrays and "drawn" in arrays
-        efficiency = arrays["ess"] / arrays["drawn"] if weighed else None
-        return cls(arrays["event"], flags, efficiency, arrays.get("drawn"))
+        weighed = (arrays.get("ess"), arrays.get("drawn"))
+        momenta, evidence = arrays["momenta"], arrays.get("log_evidence")
+        statistic = None if evidence is None else scaled_evidence(evidence, momenta, molecule.masses)
+        size = rms_component(momenta)
+        return cls(arrays["event"], flags, *weighed, arrays["sigma"], size, statistic)
 
     @classmethod
     def concatenate(cls, parts: Sequence[Quality]) -> Quality:
         """Join what is known of different events."""
-        efficiency = [part.efficiency for part in parts if part.efficiency is not None]
-        drawn = [part.drawn for part in parts if part.drawn is not None]
-        return cls(
-            np.concatenate([part.ids for part in parts]),
-            np.concatenate([part.flags for part in parts]),
-            np.concatenate(efficiency) if efficiency else None,
-            np.concatenate(drawn) if drawn else None,
-        )
+
+        def joined(name: str) -> Any:  # noqa: ANN401 (whatever the attribute is)
+            arrays = [getattr(part, name) for part in parts]
+            return None if arrays[0] is None else np.concatenate(arrays)
+
+        return cls(*(joined(field.name) for field in fields(cls)))
 
 
 def begun_seed(path: Path) -> int | None:
@@ -81,7 +103,10 @@ def begun_seed(path: Path) -> int | None:
         DataError: For a file that holds no unfinished samples.
     """
     partial = partial_path(path)
-    return int(_request(partial)["seed"]) if partial.exists() else None
+    if not os.path.lexists(partial):
+        return None
+    with reopen_file(partial) as output:
+        return int(_request(output.file, partial)["seed"])
 
 
 def sample_to_file(
@@ -93,6 +118,7 @@ def sample_to_file(
     resume: bool = False,
     on_block: Callable[[int], None] | None = None,
     on_written: Callable[[int], None] | None = None,
+    judge: Callable[[Quality], Quality] | None = None,
 ) -> Quality:
     """Write the samples of a stream of events to a file, and keep what was done if it is stopped.
 
@@ -107,6 +133,8 @@ def sample_to_file(
         on_block: Called after each block with its number of events, also for those that an
             earlier run has written.
         on_written: Called with the number of events that were turned into CSV or Parquet.
+        judge: What completes flags and `evidence_p` when all events are there, before they are
+            turned into CSV or Parquet.
 
     Returns:
         Flags and weights of all the events.
@@ -118,50 +146,64 @@ def sample_to_file(
     """
     check_samples_path(path, overwrite=overwrite)
     partial = partial_path(path)
-    if partial.exists() and not (resume or overwrite):
+    if os.path.lexists(partial) and not (resume or overwrite):
         msg = f"{partial} holds unfinished samples: --resume goes on with them, --overwrite begins anew"
         raise UsageError(msg)
-    first: Iterator[PosteriorSamples] | None = None
-    if resume and partial.exists():
-        _refuse_other(request, partial)
-    else:
-        first = _begin(parts(0), partial, request)
-    try:
-        _fill(first, parts, partial, request, on_block)
-        quality = _quality(partial)
-        if path.suffix.lower() not in HDF:
-            with whole_file(path, overwrite=overwrite) as temporary:
-                write_parts(_read_back(partial, request["block"], on_written), temporary)
-    except KeyboardInterrupt:
-        with LaidOutFile(partial) as file:
-            kept = min(int(file.done.sum()) * request["block"], request["events"])
-        msg = (
-            f"interrupted after {kept} of {request['events']} events; the same command with --resume goes on"
-        )
-        raise StoppedError(msg) from None
-    if path.suffix.lower() in HDF:
-        partial.replace(path)
-    else:
-        partial.unlink()
+    resume = resume and os.path.lexists(partial)
+    with (
+        output_lock(path),
+        _resumed(partial, request) if resume else _begun(parts(0), partial, request) as (output, first),
+    ):
+        try:
+            _fill(first, parts, output, request, on_block)
+            quality = _quality(output, request["block"])
+            if judge is not None:
+                quality = judge(quality)
+                _put(output, quality)
+            if path.suffix.lower() in HDF:
+                output.become(path, overwrite=overwrite)
+                return quality
+            with atomic_write(path, overwrite=overwrite) as file:
+                write_parts(_read_back(output, request["block"], on_written), file, path.suffix.lower())
+        except KeyboardInterrupt:
+            with LaidOutFile(output.file, partial) as written:
+                kept = min(int(written.done.sum()) * request["block"], request["events"])
+            msg = (
+                f"interrupted after {kept} of {request['events']} events; "
+                "the same command with --resume goes on"
+            )
+            raise StoppedError(msg) from None
+        output.remove()
     return quality
 
 
-def _begin(
+@contextmanager
+def _begun(
     stream: Iterator[PosteriorSamples], partial: Path, request: dict[str, Any]
-) -> Iterator[PosteriorSamples]:
-    """Lay out the file as the first block asks for, and return all of the stream.
+) -> Iterator[tuple[OutputFile, Iterator[PosteriorSamples]]]:
+    """Lay out the file as the first block asks for, and yield it with all of the stream.
 
     What is refused is refused in the first block, with nothing written and nothing replaced.
     """
     first, events = next(stream), request["events"]
-    datasets = {name: ((events, *a.shape[1:]), a.dtype) for name, a in arrays_of(first).items()}
+    datasets = {name: ((events, *a.shape[1:]), a.dtype) for name, a in _arrays(first).items()}
 
     def describe(file: h5py.File) -> None:
         describe_samples(file, first)
         file.attrs["request"] = json.dumps(request)
 
-    lay_out(partial, datasets, _count(request), describe)
-    return chain([first], stream)
+    with create_file(partial) as output:
+        lay_out(output.file, partial, datasets, _count(request), describe)
+        output.become(partial)
+        yield output, chain([first], stream)
+
+
+@contextmanager
+def _resumed(partial: Path, request: dict[str, Any]) -> Iterator[tuple[OutputFile, None]]:
+    """Yield a file that an earlier run has begun with the same request."""
+    with reopen_file(partial) as output:
+        _refuse_other(request, output)
+        yield output, None
 
 
 def _count(request: dict[str, Any]) -> int:
@@ -171,13 +213,13 @@ def _count(request: dict[str, Any]) -> int:
 def _fill(
     first: Iterator[PosteriorSamples] | None,
     parts: Callable[[int], Iterator[PosteriorSamples]],
-    partial: Path,
+    output: OutputFile,
     request: dict[str, Any],
     on_block: Callable[[int], None] | None,
 ) -> None:
     """Write the blocks that are missing."""
-    events, block = request["events"], request["block"]
-    with LaidOutFile(partial) as file:
+    events, block, partial = request["events"], request["block"], output.path
+    with LaidOutFile(output.file, partial) as file:
         if len(file.done) != _count(request):
             raise DataError("is damaged; remove it", path=partial)
         kept = len(file.done) if file.done.all() else int(np.argmin(file.done))
@@ -189,7 +231,7 @@ def _fill(
         for index, part in enumerate(first or parts(kept * block), kept):
             if len(part) != max(0, min(block, events - index * block)):
                 raise changed
-            file.put(index, index * block, arrays_of(part))
+            file.put(index, index * block, _arrays(part))
             _tell(on_block, len(part))
         if not file.done.all():
             raise changed
@@ -200,44 +242,71 @@ def _tell(on: Callable[[int], None] | None, count: int) -> None:
         on(count)
 
 
-def _request(partial: Path) -> dict[str, Any]:
+def _request(file: BinaryIO, partial: Path) -> dict[str, Any]:
     try:
-        with opened(partial) as file:
-            request = read_json_attribute(file, "request")
-    except (OSError, DataError) as error:
+        with opened(partial, file) as content:
+            request = read_json_attribute(content, "request")
+    except DataError as error:
         raise DataError("holds no unfinished samples; remove it", path=partial) from error
     if request is None or not isinstance(request.get("seed"), int):
         raise DataError("holds no unfinished samples; remove it", path=partial)
     return request
 
 
-def _refuse_other(request: dict[str, Any], partial: Path) -> None:
-    found, wanted = _request(partial), json.loads(json.dumps(request))
+def _refuse_other(request: dict[str, Any], output: OutputFile) -> None:
+    found, wanted = _request(output.file, output.path), json.loads(json.dumps(request))
     for key, value in wanted.items():
         if found.get(key) != value:
             msg = (
-                f"{partial} was begun with {key} {found.get(key)}, not {value}; give the same, or --overwrite"
+                f"{output.path} was begun with {key} {found.get(key)}, not {value}; "
+                "give the same, or --overwrite"
             )
             raise UsageError(msg)
 
 
-def _quality(partial: Path) -> Quality:
-    with h5py.File(partial, "r") as file:
-        names = ("event", "flags", "ess", "drawn")
-        return Quality.of({name: file[name][()] for name in names if name in file})
+def _arrays(part: PosteriorSamples) -> dict[str, np.ndarray]:
+    """Return the arrays of a file, with a place for what is known when all events are there."""
+    place = {} if part.weights is None else {_EVIDENCE: np.full(len(part), np.nan)}
+    return arrays_of(part) | place
+
+
+def _put(output: OutputFile, quality: Quality) -> None:
+    """Write flags, and the p-values of the evidence where there are any."""
+    with LaidOutFile(output.file, output.path) as file:
+        file.rewrite("flags", quality.flags)
+        if quality.evidence_p is not None:
+            file.rewrite(_EVIDENCE, quality.evidence_p)
+
+
+def _quality(output: OutputFile, block: int) -> Quality:
+    with opened(output.path, output.file) as file:
+        molecule = _molecule(file, output.path)
+        names = ("event", "flags", "ess", "drawn", "momenta", "sigma", "log_evidence")
+        datasets = {name: numbers_of(file, name, output.path) for name in names if name in file}
+        parts = []
+        for first in range(0, len(datasets["event"]), block):
+            arrays = {name: data[first : first + block] for name, data in datasets.items()}
+            parts.append(Quality.of(arrays, molecule))
+    return Quality.concatenate(parts)
+
+
+def _molecule(file: h5py.File, path: Path) -> Molecule:
+    molecule = read_molecule(file, path)
+    if molecule is None:
+        raise DataError("is damaged; remove it", path=path)
+    return molecule
 
 
 def _read_back(
-    partial: Path, block: int, on_written: Callable[[int], None] | None
+    output: OutputFile, block: int, on_written: Callable[[int], None] | None
 ) -> Iterator[PosteriorSamples]:
     """Yield what was written, a block at a time."""
-    with h5py.File(partial, "r") as file:
-        molecule, origin = read_molecule(file, partial), read_json_attribute(file, "origin")
-        if molecule is None:
-            raise DataError("is damaged; remove it", path=partial)
-        for first in range(0, len(file["event"]), block):
-            rows = slice(first, first + block)
-            arrays = {name: data[rows] for name, data in datasets_of(file).items() if name != DONE}
+    with opened(output.path, output.file) as file:
+        molecule, origin = _molecule(file, output.path), read_json_attribute(file, "origin")
+        names = [name for name in datasets_of(file) if name != DONE]
+        datasets = {name: numbers_of(file, name, output.path) for name in names}
+        for first in range(0, len(datasets["event"]), block):
+            arrays = {name: data[first : first + block] for name, data in datasets.items()}
             part = samples_of(arrays, molecule, origin or {})
             yield part
             _tell(on_written, len(part))

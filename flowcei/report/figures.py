@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.lines import Line2D
+from matplotlib.patches import Ellipse
 from matplotlib.ticker import MaxNLocator
 
 from flowcei.physics.explosion import kinetic_energy
+from flowcei.posterior.covariance import Covariation
 from flowcei.posterior.labels import speed_names
 from flowcei.posterior.spread import momenta_in_recoil_frame
 from flowcei.report.style import COLOURS, new_figure, styled
@@ -31,6 +34,7 @@ __all__ = [
 ]
 
 _MAX_POINTS = 3000
+_MAX_PAIRS = 3  # of bonds, drawn against each other
 _MAX_PERCENTILE = 99.5
 
 
@@ -92,12 +96,20 @@ def _say_stretch(figure: Figure, plane: Axes) -> None:
 
 
 def internal_figure(spread: Spread, event: int | None = None) -> Figure:
-    """Draw the distributions of bonds and angles, with the central 68 %."""
+    """Draw the distributions of bonds and angles, with the central 68 %, and how bonds vary together.
+
+    Args:
+        spread: Of a file of samples.
+        event: Index of one event, or None for all of them together; then the ellipses are those
+            of a typical event.
+    """
     chosen = [i for i, q in enumerate(spread.names) if q.kind != "atom"]
     values = spread.values.reshape(-1, len(spread.names)) if event is None else spread.values[event]
     title = f"{len(spread.values)} events together" if event is None else f"event {spread.ids[event]}"
-    columns = min(3, max(1, len(chosen)))
-    rows = -(-max(1, len(chosen)) // columns)
+    pairs = _correlated_bonds(spread)
+    count = max(1, len(chosen) + len(pairs))
+    columns = min(4 if count == 4 else 3, count)
+    rows = -(-count // columns)
     with styled():
         figure = new_figure(2.6 * columns + 0.4, 2.3 * rows + 0.3)
         words = f"{spread.molecule.name}: posterior, {title}; line: median, band: central 68 %"
@@ -111,7 +123,43 @@ def internal_figure(spread: Spread, event: int | None = None) -> Figure:
             kind = "angle" if quantity.kind == "angle" else "length"
             axes.set(xlabel=f"{quantity.name} {kind} ({quantity.unit})", yticks=[])
             axes.set_title(f"{_with_errors(low, middle, high)} {quantity.unit}")
+        for place, pair in enumerate(pairs, start=len(chosen) + 1):
+            _draw_pair(figure.add_subplot(rows, columns, place), spread, event, pair)
     return figure
+
+
+def _correlated_bonds(spread: Spread) -> list[tuple[int, int]]:
+    """Return the pairs of bonds, as numbers of quantities, that vary together most."""
+    bonds = [k for k, q in enumerate(spread.names) if q.kind == "bond"]
+    known = Covariation.of(spread)
+    typical = np.nan_to_num(known.typical_correlation())[np.ix_(known.bonds, known.bonds)]
+    pairs = sorted(combinations(range(len(bonds)), 2), key=lambda pair: -abs(typical[pair]))
+    return [(bonds[i], bonds[j]) for i, j in pairs[:_MAX_PAIRS]]
+
+
+def _draw_pair(axes: Axes, spread: Spread, event: int | None, pair: tuple[int, int]) -> None:
+    """Draw two bonds against each other, with the ellipses that hold 39 and 86 % of a normal posterior."""
+    values = spread.values[:, :, pair]
+    within = values - values.mean(axis=1, keepdims=True)
+    each = np.einsum("enk,enl->ekl", within, within) / values.shape[1]
+    covariance = np.median(each, axis=0) if event is None else each[event]
+    dots = values.reshape(-1, 2) if event is None else values[event]
+    step = max(1, len(dots) // _MAX_POINTS)
+    axes.plot(*dots[::step].T, ".", ms=3, alpha=0.35, mew=0, color=COLOURS[0])
+    size, directions = np.linalg.eigh(covariance)
+    length = 2.0 * np.sqrt(size.clip(0.0))
+    tilt = np.degrees(np.arctan2(directions[1, 1], directions[0, 1]))
+    for sigma, style in ((1.0, "-"), (2.0, "--")):
+        shape = {"width": sigma * length[1], "height": sigma * length[0], "angle": tilt}
+        label = f"{sigma:.0f} sigma" + (", one event" if event is None else "")
+        axes.add_patch(
+            Ellipse(dots.mean(axis=0), **shape, fc="none", ec="black", ls=style, lw=1, label=label)
+        )
+    (first, second), deviation = (spread.names[k] for k in pair), np.sqrt(np.diagonal(covariance))
+    axes.set(xlabel=f"{first.name} length ({first.unit})", ylabel=f"{second.name} length ({second.unit})")
+    if deviation.all():
+        axes.set_title(f"correlation {covariance[0, 1] / deviation.prod():.2f}")
+    axes.legend(fontsize=7)
 
 
 def _with_errors(low: float, middle: float, high: float) -> str:

@@ -8,7 +8,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from flowcei.files import whole_file
+from flowcei.storage.creation import atomic_write
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -41,5 +41,5 @@ def new_figure(width: float, height: float, gap: float = 0.02) -> Figure:
 
 def save(figure: Figure, path: Path, *, overwrite: bool = False) -> None:
     """Write a figure as PNG."""
-    with styled(), whole_file(path, overwrite=overwrite) as temporary:
-        figure.savefig(temporary, dpi=160, format="png")
+    with styled(), atomic_write(path, overwrite=overwrite) as file:
+        figure.savefig(file, dpi=160, format="png")

@@ -1,28 +1,34 @@
 """Checkpoints: all that a training needs to go on as if it had never stopped.
 
 A checkpoint is the state after a whole epoch. It is written to the disk before it takes the
-place of the one before, so that there is a sound one at every moment. It holds numbers, words
-and tensors only, with a digest of them behind, and nothing in it is ever unpickled.
+place of the one before, so that there is a sound one at every moment. It is a safetensors file,
+as a model is: numbers, and JSON that describes them, with a checksum over both. What follows
+from the settings and the records, such as the rate of the next step, is not in it, and what is
+in it is compared with the model before it is used: a kernel that is handed a tensor of another
+shape writes past its end.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
-import pickle  # only for the name of what torch raises: nothing is unpickled here
-from dataclasses import dataclass, field, fields
+import json
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from flowcei._version import __version__
 from flowcei.errors import DataError, UsageError
-from flowcei.files import check_readable, whole_file
+from flowcei.files import check_readable
+from flowcei.storage.creation import atomic_write
+from flowcei.storage.strictjson import read_json, refuse_odd_values
+from flowcei.storage.tensors import checksum, read_tensors, write_tensors
+from flowcei.training.schedule import EpochRecord
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
 __all__ = [
     "CHECKPOINT_VERSION",
@@ -33,18 +39,17 @@ __all__ = [
     "random_state",
     "read_checkpoint",
     "refuse_other",
-    "set_random_state",
+    "restore",
     "write_checkpoint",
 ]
 
-CHECKPOINT_VERSION = 1
+CHECKPOINT_VERSION = 2
 """Of the files written here. Others are refused: a training that goes on must be the same one."""
 
-_UNREADABLE = (
-    pickle.UnpicklingError, EOFError, OSError, RuntimeError, AttributeError, LookupError,
-    TypeError, ValueError,
-)  # fmt: skip
-_DIGEST = 32  # bytes, of SHA-256, at the end of a file
+_ABOUT, _SEAL = "flowcei-checkpoint", "sha256"
+_PARTS = ("model", "best", "moments", "random")  # names of tensors begin with one
+_MOST = 5 << 30  # bytes: weights twice, two moments of each, of a model of 1 GiB
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of a parameter
 _DAMAGED = "is damaged; begin the training anew with --overwrite"
 
 
@@ -56,34 +61,30 @@ class Checkpoint:
         settings: What was asked for, in plain values: a training of other settings cannot go on
             from here.
         machine: Versions, device and threads, in words: elsewhere sums may round differently.
-        records: Of all epochs so far, as plain values.
-        seconds: That they took.
-        phase: From 0.
-        done: Epochs of the phase.
-        steps: Of an epoch of the phase; 0 before its first.
-        best: Lowest validation loss of the phase.
-        best_index: Its epoch, from 0 where the phase began.
+        records: Of all epochs so far.
         model: Weights and buffers.
-        best_weights: Those of the best epoch.
-        optimiser: State of the optimiser.
-        cycle: State of the schedule of the learning rate; empty before the first epoch.
+        best: Those of the best epoch of the phase.
+        moments: State of the optimiser, by the number of the parameter and its name: `3.exp_avg`.
         random: State of the generators, by the name of the device.
     """
 
     settings: dict[str, Any]
     machine: dict[str, Any]
-    records: list[dict[str, Any]]
-    seconds: float
-    phase: int
-    done: int
-    steps: int
-    best: float
-    best_index: int
+    records: list[EpochRecord]
     model: dict[str, Tensor]
-    best_weights: dict[str, Tensor]
-    optimiser: dict[str, Any]
-    cycle: dict[str, Any] = field(default_factory=dict)
-    random: dict[str, Tensor] = field(default_factory=dict)
+    best: dict[str, Tensor]
+    moments: dict[str, Tensor]
+    random: dict[str, Tensor]
+
+    @property
+    def phase(self) -> int:
+        """The phase of the last epoch, from 0."""
+        return self.records[-1].phase - 1 if self.records else 0
+
+    @property
+    def losses(self) -> list[float]:
+        """Validation losses of its epochs."""
+        return [record.validation_loss for record in self.records if record.phase == self.phase + 1]
 
 
 @dataclass(frozen=True)
@@ -109,29 +110,20 @@ class Keeping:
             raise UsageError(msg)
 
 
-_KINDS: dict[str, type | tuple[type, ...]] = {
-    "seconds": float,
-    "records": list,
-    "best": float,
-    **dict.fromkeys(("phase", "done", "steps", "best_index"), int),
-    **dict.fromkeys(("settings", "machine", "model", "best_weights", "optimiser", "cycle", "random"), dict),
-}
-
-
 def write_checkpoint(state: Checkpoint, path: Path) -> None:
     """Write a checkpoint in the place of the one before.
 
     Raises:
-        UsageError: Where the folder is missing or cannot be written.
+        UsageError: Where the folder is missing or cannot be written, and for weights of a type that
+            no file holds.
         FlowceiError: Where the disk is full; the old checkpoint is as it was.
     """
-    table = {f.name: getattr(state, f.name) for f in fields(state)}
-    # Into memory first: torch reports a full disk with an error of its own, several lines long.
-    whole = io.BytesIO()
-    torch.save({"format_version": CHECKPOINT_VERSION, "flowcei": __version__, **table}, whole)
-    content = whole.getvalue()
-    with whole_file(path, durable=True) as temporary:
-        temporary.write_bytes(content + hashlib.sha256(content).digest())
+    tensors = {f"{part}.{k}": v for part in _PARTS for k, v in getattr(state, part).items()}
+    about = {"format_version": CHECKPOINT_VERSION, "flowcei": __version__}
+    about |= {"settings": state.settings, "machine": state.machine}
+    text = json.dumps(about | {"records": [asdict(record) for record in state.records]})
+    with atomic_write(path, durable=True) as file:
+        write_tensors(file, {_ABOUT: text, _SEAL: _digest(text, tensors)}, tensors)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -143,27 +135,52 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     check_readable(path)
     try:
-        whole = path.read_bytes()
-        content, digest = whole[:-_DIGEST], whole[-_DIGEST:]
-        # torch does not look at the check sums of the archive that it writes.
-        if hashlib.sha256(content).digest() != digest:
-            raise DataError(f"is no checkpoint, or {_DAMAGED}", path=path)
-        table = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except DataError:
-        raise
-    except _UNREADABLE as error:
-        raise DataError(f"is no checkpoint, or {_DAMAGED}", path=path) from error
-    if not isinstance(table, dict) or "format_version" not in table:
-        raise DataError("is no checkpoint of flowcei", path=path)
-    found, writer = table.pop("format_version"), table.pop("flowcei", "another version")
-    if found != CHECKPOINT_VERSION:
-        what = (
-            f"was written by flowcei {writer} (format {found}, known {CHECKPOINT_VERSION}): go on with that"
-        )
+        with path.open("rb") as file:
+            (text, seal), tensors = read_tensors(file, _texts, most=_MOST)
+        if seal != _digest(text, tensors):
+            raise DataError("its checksum is another")
+        table = read_json(text)
+    except (OSError, DataError) as error:
+        raise DataError(f"is no checkpoint of flowcei, or {_DAMAGED}", path=path) from error
+    if not isinstance(table, dict) or table.get("format_version") != CHECKPOINT_VERSION:
+        found = table.get("format_version") if isinstance(table, dict) else None
+        what = f"has format {found}, and {CHECKPOINT_VERSION} is read here; begin the training anew"
         raise DataError(what, path=path)
-    if table.keys() != _KINDS.keys() or not all(isinstance(table[k], kind) for k, kind in _KINDS.items()):
-        raise DataError(_DAMAGED, path=path)
-    return Checkpoint(**table)
+    parts: dict[str, dict[str, Tensor]] = {part: {} for part in _PARTS}
+    try:
+        for name, tensor in tensors.items():
+            part, _, own = name.partition(".")
+            parts[part][own] = tensor
+        refuse_odd_values([table["settings"], table["machine"]])
+        seed, machine = table["settings"]["seed"], dict(table["machine"])
+        if type(seed) is not int or not 0 <= seed < 1 << 64:
+            raise DataError("a seed that is none")
+        return Checkpoint(dict(table["settings"]), machine, _records(table["records"]), **parts)
+    except (DataError, KeyError, TypeError, ValueError) as error:
+        raise DataError(_DAMAGED, path=path) from error
+
+
+def _texts(metadata: dict[str, str]) -> tuple[str, str]:
+    if metadata.keys() != {_ABOUT, _SEAL}:
+        raise DataError("no checkpoint")
+    return metadata[_ABOUT], metadata[_SEAL]
+
+
+def _digest(text: str, tensors: dict[str, Tensor]) -> str:
+    return hashlib.sha256((text + checksum(tensors)).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _records(rows: list[dict[str, Any]]) -> list[EpochRecord]:
+    """Return the epochs, if they are numbered, their phases go up and all else are finite numbers."""
+    records, phase = [EpochRecord(**row) for row in rows], 1
+    kinds = {f.name: int if f.name in ("epoch", "phase") else float for f in fields(EpochRecord)}
+    for number, record in enumerate(records, 1):
+        if any(type(getattr(record, name)) is not kind for name, kind in kinds.items()):
+            raise DataError("an epoch of other numbers")
+        if record.epoch != number or not phase <= record.phase <= phase + 1:
+            raise DataError("epochs out of order")
+        phase = record.phase
+    return records
 
 
 def begun_at(checkpoint: Path | None, *, resume: bool) -> Checkpoint | None:
@@ -205,6 +222,67 @@ def refuse_other(begun: Checkpoint, settings: dict[str, Any]) -> None:
         raise UsageError(msg)
 
 
+def restore(
+    begun: Checkpoint, model: nn.Module, optimiser: torch.optim.Optimizer, device: torch.device
+) -> None:
+    """Put a model, its optimiser and the random generators into the state of a checkpoint.
+
+    All of it is compared with what is there before any of it is used.
+
+    Raises:
+        DataError: For tensors of other names, shapes or types, or with numbers that cannot be.
+    """
+    own = model.state_dict()
+    for part in (begun.model, begun.best):
+        _refuse_other_tensors(part, own)
+    parameters = optimiser.param_groups[0]["params"]
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in begun.moments.items():
+        index, _, key = name.partition(".")
+        if key not in _MOMENTS or not index.isdecimal() or int(index) >= len(parameters):
+            raise DataError(f"state of the optimiser for {name}, which the model does not have")
+        like = parameters[int(index)]
+        _refuse_unlike(name, tensor, torch.zeros(()) if key == "step" else like)
+        if key != "exp_avg" and bool((tensor < 0).any()):
+            raise DataError(f"state of the optimiser below 0 for {name}")
+        state.setdefault(int(index), {})[key] = tensor
+    if any(set(one) != set(_MOMENTS) for one in state.values()):
+        raise DataError("the state of the optimiser is not whole")
+    now = random_state(device)
+    for name, tensor in begun.random.items():
+        if name in now:  # begun on another device, its generator is of no use here
+            _refuse_unlike(name, tensor, now[name])
+    try:
+        _set_random_state({**now, **begun.random}, device)
+        model.load_state_dict(begun.model)
+        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    except RuntimeError as error:
+        raise DataError(str(error).splitlines()[0]) from error
+
+
+def _refuse_other_tensors(tensors: dict[str, Tensor], own: dict[str, Tensor]) -> None:
+    if tensors.keys() != own.keys():
+        raise DataError(f"tensor {min(tensors.keys() ^ own.keys())} is missing, or one too many")
+    for name, tensor in tensors.items():
+        _refuse_unlike(name, tensor, own[name])
+        # Integers may say where to look: as permutations do, of which a flow has many.
+        if _is_permutation(own[name]) and not _is_permutation(tensor):
+            raise DataError(f"tensor {name} is no permutation")
+
+
+def _refuse_unlike(name: str, tensor: Tensor, other: Tensor) -> None:
+    if tensor.shape != other.shape or tensor.dtype != other.dtype:
+        found, wanted = ((str(t.dtype), tuple(t.shape)) for t in (tensor, other))
+        raise DataError(f"tensor {name} is {found}, where the model has {wanted}")
+    if not bool(torch.isfinite(tensor).all()):
+        raise DataError(f"tensor {name} holds numbers that are not finite")
+
+
+def _is_permutation(tensor: Tensor) -> bool:
+    whole = not tensor.is_floating_point() and tensor.dtype != torch.bool and tensor.numel() > 1
+    return whole and bool((tensor.flatten().sort().values.cpu() == torch.arange(tensor.numel())).all())
+
+
 def plain_copy(table: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return copies of tensors, which later steps leave alone."""
     return {name: tensor.detach().clone() for name, tensor in table.items()}
@@ -220,10 +298,9 @@ def random_state(device: torch.device) -> dict[str, Tensor]:
     return state
 
 
-def set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
-    """Put the generators into the state of `random_state`; one that is not in it is left alone."""
+def _set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
     torch.set_rng_state(state["cpu"])
-    if device.type == "cuda" and "cuda" in state:
+    if device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda"], device)
-    elif device.type == "mps" and "mps" in state:
+    elif device.type == "mps":
         torch.mps.set_rng_state(state["mps"])

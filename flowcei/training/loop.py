@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -17,7 +17,7 @@ from flowcei.training.checkpoint import (
     Keeping,
     plain_copy,
     random_state,
-    set_random_state,
+    restore,
     write_checkpoint,
 )
 from flowcei.training.schedule import EpochRecord, Schedule, best_of
@@ -122,7 +122,6 @@ class _Phase:
     optimiser: torch.optim.Optimizer
     best_weights: dict[str, Tensor]
     cycle: torch.optim.lr_scheduler.OneCycleLR | None = None
-    steps: int = 0  # of an epoch
     done: int = 0
     best: float = math.inf
     best_index: int = 0
@@ -131,11 +130,15 @@ class _Phase:
         return self.done < self.epochs and (self.done - 1 - self.best_index < patience)
 
     def begin_cycle(self, steps: int, peak: float) -> None:
-        """Set the rates of all steps, once it is known how many an epoch has."""
-        self.steps = steps
+        """Set the rates of all steps, once it is known how many an epoch has; those done are behind."""
         self.cycle = torch.optim.lr_scheduler.OneCycleLR(
             self.optimiser, peak, total_steps=steps * self.epochs, pct_start=_RISE
         )
+        if self.done:  # rates are a function of the number of the step: no need to keep any
+            past = steps * self.done
+            # One more than torch would count: after the first it asks whether the optimiser has moved.
+            self.cycle.load_state_dict({"last_epoch": past - 1, "_step_count": past + 1})
+            self.cycle.step()
 
 
 class _Run:
@@ -166,6 +169,8 @@ class _Run:
         """Train all phases, from the beginning or from where a checkpoint was made."""
         model, begun = self.model, self._keeping.begun
         trainable = any(p.requires_grad for p in model.parameters())
+        if begun and begun.phase >= model.phases:
+            raise DataError(f"is in phase {begun.phase + 1} of {model.phases}", path=self._keeping.path)
         for number in range(begun.phase if begun else 0, model.phases if trainable else 0):
             phase = self._phase(number)
             if begun and number == begun.phase:
@@ -206,9 +211,10 @@ class _Run:
         """Run an epoch, and keep it."""
         model, schedule, began = self.model, self._schedule, time.perf_counter()
         x, c = self._rows(len(self.records))
+        steps = -(-len(x) // schedule.batch)
         if phase.cycle is None:
-            phase.begin_cycle(-(-len(x) // schedule.batch), schedule.learning_rate)
-        loss = _finite(self._steps(phase, x, c))
+            phase.begin_cycle(steps, schedule.learning_rate)
+        loss = _finite(self._steps(phase, x, c, steps))
         rate = len(x) / (time.perf_counter() - began)
         last_rate = float(phase.optimiser.param_groups[0]["lr"])
         record = self._record(phase.number, loss, last_rate, rate)
@@ -219,7 +225,7 @@ class _Run:
         self._keep(phase)
         self._note(record)
 
-    def _steps(self, phase: _Phase, x: Tensor, c: Tensor) -> float:
+    def _steps(self, phase: _Phase, x: Tensor, c: Tensor, steps: int) -> float:
         """Train on each row once and return the mean loss."""
         model, optimiser, cycle = self.model, phase.optimiser, phase.cycle
         # Parameters that rest in this phase may still have the last gradient of the one before.
@@ -228,7 +234,7 @@ class _Run:
         # Indexing tensors in memory: a DataLoader that collates rows would be the bottleneck.
         order = torch.randperm(len(x)).to(x.device)
         total = 0.0
-        for rows in order.tensor_split(phase.steps):
+        for rows in order.tensor_split(steps):
             self._stop_in_time()
             optimiser.zero_grad(set_to_none=True)
             loss = model.loss(x[rows], c[rows]).mean()
@@ -272,20 +278,14 @@ class _Run:
         """Write the state to the checkpoint, where there is one."""
         if self._keeping.path is None:
             return
+        moments = phase.optimiser.state_dict()["state"]
         state = Checkpoint(
             settings=self._keeping.settings,
             machine=_machine(self._device),
-            records=[asdict(record) for record in self.records],
-            seconds=time.perf_counter() - self._start,
-            phase=phase.number,
-            done=phase.done,
-            steps=phase.steps,
-            best=phase.best,
-            best_index=phase.best_index,
+            records=self.records,
             model=dict(self.model.state_dict()),
-            best_weights=phase.best_weights,
-            optimiser=phase.optimiser.state_dict(),
-            cycle=phase.cycle.state_dict() if phase.cycle is not None else {},
+            best=phase.best_weights,
+            moments={f"{k}.{name}": t for k, one in moments.items() for name, t in one.items()},
             random=random_state(self._device),
         )
         write_checkpoint(state, self._keeping.path)
@@ -298,20 +298,15 @@ class _Run:
             changes = ", ".join(f"{k} {begun.machine.get(k)}, now {_machine(self._device)[k]}" for k in other)
             _log.warning("warning: begun elsewhere (%s): the last digits of the result will differ", changes)
         try:
-            self.model.load_state_dict(begun.model)
-            phase.best_weights = begun.best_weights
-            if begun.cycle:
-                # First, since the schedule writes its first rates into the optimiser.
-                phase.begin_cycle(begun.steps, self._schedule.learning_rate)
-                phase.cycle.load_state_dict(begun.cycle)  # type: ignore[union-attr]
-            phase.optimiser.load_state_dict(begun.optimiser)
-            self.records[:] = [EpochRecord(**record) for record in begun.records]
-            set_random_state(begun.random, self._device)
-        except (RuntimeError, ValueError, TypeError, KeyError) as error:
-            reason = str(error).splitlines()[0]
-            raise DataError(f"does not fit the model ({reason})", path=self._keeping.path) from error
-        phase.done, phase.best, phase.best_index = begun.done, begun.best, begun.best_index
-        self._start -= begun.seconds
+            restore(begun, self.model, phase.optimiser, self._device)
+        except DataError as error:
+            raise DataError(f"does not fit the model ({error})", path=self._keeping.path) from error
+        self.records[:] = begun.records
+        phase.best_weights, phase.done = begun.best, len(begun.losses)
+        if begun.losses:
+            phase.best = min(begun.losses)
+            phase.best_index = begun.losses.index(phase.best)
+            self._start -= begun.records[-1].seconds
 
 
 def _machine(device: torch.device) -> dict[str, Any]:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from flowcei.errors import UsageError
 
 __all__ = ["EpochRecord", "Schedule", "best_of"]
+
+_STEPS = 4800
+_FEWEST_STEPS, _MOST_STEPS = 8, 300  # of a pass, where the batch can be chosen
+_PASSES, _PASSES_OF_FIXED_NOISE = 600, 30
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,36 @@ class Schedule:
             if not (value > 0 or (name == "weight_decay" and value == 0)):
                 msg = f"{name.replace('_', ' ')} of a training is {value}; it must be positive"
                 raise UsageError(msg)
+
+    @classmethod
+    def for_rows(cls, rows: int, *, fresh_noise: bool, **given: Any) -> Schedule:  # noqa: ANN401
+        """Return a schedule for the rows of a file; whatever is given stays.
+
+        Few rows need small batches and many passes: 4,800 steps brought OCS from 1,200 noise-free
+        events to 3e-3 to 5e-3 bohr per atom, ten passes in batches of 1,024, which are ten steps, to
+        0.1. Rows with noise of their own are learned by heart in a few dozen passes. Learning rates
+        fall at the end of all passes only, so patience is a third of them.
+
+        Args:
+            rows: Training rows.
+            fresh_noise: Whether the noise of a row is drawn anew in every pass.
+            **given: Attributes that are settled.
+
+        Example:
+            >>> Schedule.for_rows(960, fresh_noise=True)
+            Schedule(epochs=600, batch=128, learning_rate=0.003, weight_decay=0.0001, clip=5.0, patience=200)
+            >>> [
+            ...     Schedule.for_rows(80_000, fresh_noise=True).epochs,
+            ...     Schedule.for_rows(960, fresh_noise=False).epochs,
+            ... ]
+            [16, 30]
+        """
+        wanted = min(max(rows / _MOST_STEPS, 128), 1024)
+        batch = int(given.get("batch") or 2 ** round(math.log2(max(min(wanted, rows / _FEWEST_STEPS), 32))))
+        steps = -(-rows // batch)
+        most = _PASSES if fresh_noise else _PASSES_OF_FIXED_NOISE
+        epochs = int(given.get("epochs") or min(max(-(-_STEPS // steps), cls.epochs), most))
+        return cls(**{"epochs": epochs, "batch": batch, "patience": max(cls.patience, epochs // 3)} | given)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from flowcei import plugins
 from flowcei.errors import UsageError
 from flowcei.physics.priors.base import GeometryPrior
 from flowcei.physics.priors.displaced import DisplacedPrior
@@ -71,13 +72,21 @@ def build_prior(molecule: Molecule, prior: str | dict[str, Any] | None = None) -
     table = molecule.prior_table(prior) if prior is None or isinstance(prior, str) else prior
     parameters = {key: value for key, value in table.items() if key != "kind"}
     kind = table.get("kind")
-    if not isinstance(kind, str) or kind not in _KINDS:
-        msg = f"a prior's kind is one of {', '.join(_KINDS)}; got {kind!r}"
+    build = _KINDS.get(kind) if isinstance(kind, str) else None
+    if build is None and isinstance(kind, str):
+        build = plugins.load_plugin(plugins.PRIORS, kind)
+    if build is None:
+        kinds = ", ".join([*_KINDS, *plugins.plugin_names(plugins.PRIORS)])
+        msg = f"a prior's kind is one of {kinds}; got {kind!r} (own ones are entry points {plugins.PRIORS})"
         raise UsageError(msg)
     try:
-        return _KINDS[kind](molecule, **parameters)
+        made = build(molecule, **parameters)
     except UsageError:
         raise
     except (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError) as error:
         msg = f"a prior of kind {kind!r} does not fit its parameters {sorted(parameters)}: {error}"
         raise UsageError(msg) from error
+    if not isinstance(made, GeometryPrior):
+        msg = f"the plug-in of prior {kind!r} returned {type(made).__name__}, no GeometryPrior"
+        raise UsageError(msg)
+    return made

@@ -33,12 +33,14 @@ class GeometryPrior(ABC):
         mirror_symmetric: Whether a geometry and its mirror image are equally probable;
             then handedness carries no information and may be folded away.
         exchangeable: Whether no order of the atoms is more probable than another.
+        bounded: Whether there are geometries that `allows` excludes.
     """
 
     kind: str
     has_density: bool = False
     mirror_symmetric: bool = True
     exchangeable: bool = False
+    bounded: bool = True
 
     @abstractmethod
     def sample(self, n: int, rng: np.random.Generator) -> NDArray[np.float64]:

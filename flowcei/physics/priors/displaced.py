@@ -38,6 +38,7 @@ class DisplacedPrior(GeometryPrior):
 
     kind: str = "displaced"
     has_density: bool = True
+    bounded: bool = False
 
     def __init__(self, equilibrium: NDArray[np.float64], kinds: Sequence[Hashable], sigma: float) -> None:
         if not 0 < sigma < np.inf:

@@ -59,6 +59,11 @@ class InternalPrior(GeometryPrior):
         self._tables = [dict(row) for row in rows]
         self._rows = _read_rows(self._labels, self._tables)
         self.mirror_symmetric = all(_even(row) for row in self._rows)
+        self.bounded = any(
+            (d.low, d.high) != limits
+            for row in self._rows
+            for d, limits in zip(row.coordinates, _LIMITS.values(), strict=False)
+        )
 
     def sample(self, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
         """Draw `n` geometries, (n, N, 3), bohr."""

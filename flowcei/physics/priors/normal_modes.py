@@ -45,6 +45,7 @@ class NormalModesPrior(GeometryPrior):
 
     kind: str = "normal_modes"
     mirror_symmetric: bool = False
+    bounded: bool = False
 
     def __init__(
         self,

@@ -1,4 +1,9 @@
-"""HDF5 files, opened so that damage in them is an error and not an endless loop."""
+"""HDF5: the only way in which a file is opened or made.
+
+What is read is watched, so that damage is an error and not an endless loop. What is written goes
+through a file that is open already: the library opens nothing by name, and no disk that is full
+meets it, since it does not survive one (2.0 ends with a segmentation fault when it closes).
+"""
 
 from __future__ import annotations
 
@@ -8,18 +13,18 @@ import os
 import re
 import struct
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import h5py
 
 from flowcei.errors import DataError, FlowceiError
-from flowcei.files import check_readable
+from flowcei.files import check_held, check_readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["opened", "refuse_large_chunks"]
+__all__ = ["numbers_of", "opened", "refuse_large_chunks", "writing"]
 
 _MAX_CHUNK = 1 << 28  # bytes, unpacked
 _MAX_DESCRIPTION = 1 << 16  # bytes that are read at once of what describes an object
@@ -32,17 +37,25 @@ _HEAP, _HEADER, _ENTRY = b"GCOL\x01", 16, struct.Struct("<HHxxxxQ")
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[h5py.File]:
-    """Open an HDF5 file; what h5py stumbles over in the block is a fault of the file.
+def opened(path: Path, file: BinaryIO | None = None) -> Iterator[h5py.File]:
+    """Open an HDF5 file to read; what h5py stumbles over in the block is a fault of the file.
+
+    Args:
+        path: The file.
+        file: The same, where it is open already; it stays open.
 
     Raises:
         UsageError: For a missing file.
         DataError: For a damaged file.
     """
-    check_readable(path)
+    if file is None:
+        check_readable(path)
     try:
-        with _Watched(path) as raw, h5py.File(raw, "r") as file:
-            yield file
+        with (
+            _Watched(path if file is None else file.fileno(), closefd=file is None) as raw,
+            h5py.File(raw, "r") as content,
+        ):
+            yield content
     except DataError as error:
         if str(error).startswith(str(path)):
             raise
@@ -52,6 +65,53 @@ def opened(path: Path) -> Iterator[h5py.File]:
     except (ArithmeticError, KeyError, MemoryError, OSError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]
         raise DataError(f"not an HDF5 file, or damaged ({reason})", path=path) from error
+
+
+@contextmanager
+def writing(file: BinaryIO, **options: Any) -> Iterator[h5py.File]:  # noqa: ANN401 (of h5py)
+    """Make an HDF5 file in a file that is open to read and write.
+
+    Args:
+        file: Empty, as `flowcei.storage.creation` makes it.
+        options: Of `h5py.File`.
+
+    Raises:
+        OSError: Where the disk is full, or refuses for another reason.
+    """
+    raw = _Patient(file.fileno(), "r+", closefd=False)
+    try:
+        with h5py.File(raw, "w", **options) as content:
+            yield content
+    except (OSError, RuntimeError, ValueError):
+        if raw.error is None:
+            raise
+    finally:
+        raw.close()
+    if raw.error is not None:  # its own words are those of the disk, in one line
+        raise raw.error
+
+
+class _Patient(io.FileIO):
+    """A file that remembers the first error of the disk, and lets the library end in peace."""
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:  # noqa: ANN401 (a buffer)
+        view = memoryview(data).cast("B")
+        done = 0
+        try:
+            while self.error is None and done < len(view):  # a write may stop short, at 2 GiB or at a signal
+                done += super().write(view[done:])
+        except OSError as error:
+            self.error = error
+        return len(view)
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return super().truncate(size) if self.error is None else 0
+        except OSError as error:
+            self.error = error
+            return 0
 
 
 class _Watched(io.FileIO):
@@ -91,6 +151,23 @@ def _refuse_endless(heap: bytes, whole: int) -> None:
         place += step
         if step < _ENTRY.size or place > whole:
             raise DataError("not an HDF5 file, or damaged (a heap of texts that goes nowhere)")
+
+
+def numbers_of(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
+    """Return a dataset of numbers that lies in the file itself, no larger than the file can hold.
+
+    Raises:
+        DataError: For anything else: no link is followed and no other file is opened.
+    """
+    link = file.get(name, getlink=True)
+    data = file[name] if isinstance(link, h5py.HardLink) else None
+    if not isinstance(data, h5py.Dataset) or data.dtype.kind not in "fiu" or data.shape is None:
+        raise DataError(f"/{name} is not a dataset of numbers", path=path)
+    if data.external or data.is_virtual:
+        raise DataError(f"/{name} lies in another file; copy it into this one", path=path)
+    check_held(path, data.size, f"/{name}", file.id.get_filesize())
+    refuse_large_chunks(data, path)
+    return data
 
 
 def refuse_large_chunks(data: h5py.Dataset, path: Path) -> None:

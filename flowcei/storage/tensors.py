@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 
 from flowcei.errors import DataError, UsageError
-from flowcei.modelfile.strictjson import read_json
+from flowcei.storage.strictjson import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from torch import Tensor
 
@@ -38,45 +37,43 @@ log-determinant is wrong."""
 
 Description = TypeVar("Description")
 
-_MAX_BYTES = 1 << 30
 _MAX_HEADER = 16 << 20
 _MAX_TENSORS = 20_000
 _MAX_NAME = 500  # characters
 
 
 def read_tensors(
-    path: Path, describe: Callable[[dict[str, str]], Description]
+    file: BinaryIO, describe: Callable[[dict[str, str]], Description], *, most: int = 1 << 30
 ) -> tuple[Description, dict[str, Tensor]]:
-    """Read a safetensors file (no pipe, no device).
+    """Read a safetensors file from its beginning.
 
     Args:
-        path: The file.
-        describe: Makes a description of the metadata, text by name, or refuses it, before any tensor
-            is read.
+        file: Open; no pipe, no device.
+        describe: Makes a description of the metadata, text by name, or refuses it.
+        most: Bytes of the file, at the most.
 
     Returns:
         The description, and the tensors by name.
 
     Raises:
-        OSError: For a file that cannot be opened.
-        DataError: For anything but a sound file of at most 1 GiB; the message has no path.
+        OSError: For a file that cannot be read.
+        DataError: For anything but a sound file of at most `most` bytes; the message has no path.
     """
-    metadata = _bounded_header(path)
+    size = file.seek(0, 2)
+    if size > most:
+        raise DataError(f"larger than {most >> 30} GiB: not a file of flowcei")
+    file.seek(0)
+    metadata = _bounded_header(file, size)
+    file.seek(0)
     try:
-        with safe_open(path, framework="pt") as file:
-            description = describe(metadata)
-            # Cloned: the library's tensors are the file itself, which may change under the checksum.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise _damaged(str(error)[:200]) from error
-    for name, tensor in tensors.items():
-        if tensor.dtype not in TYPES:
-            raise _damaged(f"tensor {name} is of type {tensor.dtype}")
-    return description, tensors
+        tensors = load(file.read(size))  # in memory, so that what the checksum is of does not change
+    except (SafetensorError, RuntimeError, ValueError, OverflowError) as error:
+        raise _damaged(" ".join(str(error).split())[:200]) from error
+    return describe(metadata), tensors
 
 
-def write_tensors(path: Path, metadata: dict[str, str], tensors: dict[str, Tensor]) -> None:
-    """Write a safetensors file.
+def write_tensors(file: BinaryIO, metadata: dict[str, str], tensors: dict[str, Tensor]) -> None:
+    """Write a safetensors file to an open one.
 
     Raises:
         UsageError: For a tensor of a type that no model file holds.
@@ -85,7 +82,7 @@ def write_tensors(path: Path, metadata: dict[str, str], tensors: dict[str, Tenso
         _type(tensor)
     # Cloned: the library refuses tensors that share memory, such as parts of one buffer.
     own = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
-    path.write_bytes(save(own, metadata))
+    file.write(save(own, metadata))
 
 
 def checksum(tensors: dict[str, Tensor]) -> str:
@@ -113,19 +110,13 @@ def _type(tensor: Tensor) -> str:
     return TYPES[tensor.dtype]
 
 
-def _bounded_header(path: Path) -> dict[str, str]:
-    """Return the metadata of a file whose header is small enough to be parsed, and names nothing twice."""
-    with path.open("rb") as file:
-        size = file.seek(0, 2)
-        file.seek(0)
-        if size > _MAX_BYTES:
-            raise DataError("larger than 1 GiB: not a model of flowcei")
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > min(size - 8, _MAX_HEADER):
-            raise _damaged(f"a header of {length} bytes in a file of {size}")
-        raw = file.read(length)
+def _bounded_header(file: BinaryIO, size: int) -> dict[str, str]:
+    """Return the metadata of a file whose header is small, names nothing twice and accounts for its size."""
+    length = int.from_bytes(file.read(8), "little")
+    if size < 8 or length > min(size - 8, _MAX_HEADER):
+        raise _damaged(f"a header of {length} bytes in a file of {size}")
     try:
-        table = read_json(raw.decode("utf-8"))
+        table = read_json(file.read(length).decode("utf-8"))
     except UnicodeDecodeError as error:
         raise _damaged(f"its header is not UTF-8 ({error.reason})") from error
     except DataError as error:
@@ -135,9 +126,17 @@ def _bounded_header(path: Path) -> dict[str, str]:
         raise _damaged("its header or its metadata are no table")
     if len(table) > _MAX_TENSORS:
         raise _damaged(f"{len(table)} tensors, above {_MAX_TENSORS}")
-    for name in table:  # they are printed where something is wrong with them
+    end = 0
+    for name, claims in table.items():  # names are printed where something is wrong with them
         if len(name) > _MAX_NAME or not name.isprintable():
             raise _damaged(f"a tensor is called {ascii(name)[:80]}")
+        if not isinstance(claims, dict) or claims.get("dtype") not in TYPES.values():
+            raise _damaged(f"tensor {name} is not of type {', '.join(TYPES.values())}")
+        offsets = claims.get("data_offsets")
+        last = offsets[-1] if isinstance(offsets, list) and offsets else None
+        end = max(end, last if isinstance(last, int) else 0)
+    if end != size - 8 - length:  # before a gigabyte of nothing is read
+        raise _damaged(f"its tensors end at byte {end} of {size - 8 - length}")
     return metadata
 
 

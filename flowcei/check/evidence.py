@@ -1,0 +1,166 @@
+"""Are measured momenta as probable as those of the prior? Each event, and all of a run together.
+
+As many geometry parameters as momentum invariants: an exact but wrong geometry explains every
+event, so weights and re-simulation cannot notice that a run is not what was stated. What can is
+how probable the momenta are: their evidence, the mean of the importance weights, a density per
+(hbar / bohr)^(3N-3). Times the size of the momenta to the power 3N - 3 it has no unit, and
+
+    T = log evidence + (3N - 3) log rms(centred momenta)
+
+(`flowcei.posterior.weights.scaled_evidence`) has one distribution over all events of the prior with
+the stated noise. That is found by sampling and weighing simulated events as the run was: whatever
+the flow and the number of samples do to T, they do to both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.stats import ks_2samp
+
+from flowcei.check.prediction import predicted_momenta
+from flowcei.events.container import Events
+from flowcei.physics.detector import rms_component
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from flowcei.molecule import Molecule
+    from flowcei.physics.priors import GeometryPrior
+
+__all__ = ["EvidenceCheck", "check_evidence", "reference_events"]
+
+LEVEL = 1e-3
+"""Chance that a sound run is said to be improbable."""
+
+_UNLIKELY = 1e-6  # chance that a sound event is flagged, as of the other flags
+_TAIL = 0.1  # share of the reference to which a tail is fitted
+_FEWEST_IN_TAIL = 10
+_CAUSES = {
+    False: "more noise than stated, other charges, masses, prior or molecule, a wrong momentum scale, or "
+    "charges that build up",
+    True: "less noise than stated, or geometries that spread less than the prior's",
+}
+# The tail of a log density is exponential: exp(-t) times a power of t for a normal law, exp(-t v / (v + d))
+# where densities fall off as r^-(v + d) in d dimensions. A tenth of 500 events fixes its scale to 14 %:
+# with three such errors more, one that came out too short by chance flags no sound event.
+_MARGIN = 1.4
+
+
+def reference_events(
+    molecule: Molecule,
+    prior: GeometryPrior,
+    levels: NDArray[np.float64],
+    count: int,
+    seed: int,
+    *,
+    relative: bool = True,
+) -> Events:
+    """Return events of a prior whose noise levels are distributed as those of a run.
+
+    Args:
+        molecule: What explodes.
+        prior: Of its geometries.
+        levels: Noise of the events of the run, (E,): over the rms momentum component, or hbar / bohr.
+        count: How many events, about: what nothing can follow is left out.
+        seed: Of geometries and noise.
+        relative: Whether the levels are relative.
+
+    Example:
+        >>> from flowcei import Molecule
+        >>> from flowcei.physics.priors import build_prior
+        >>> ocs = Molecule.load("ocs")
+        >>> len(reference_events(ocs, build_prior(ocs), np.array([0.01, 0.02]), 100, 1))
+        100
+    """
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(6,)))
+    momenta = predicted_momenta(molecule, prior, count, rng)
+    level = rng.permutation(np.quantile(levels, (np.arange(len(momenta)) + 0.5) / len(momenta)))
+    sigma = level * rms_component(momenta) if relative else level
+    noisy = momenta + sigma[:, None, None] * rng.standard_normal(momenta.shape)
+    stated = level * rms_component(noisy) if relative else level  # a share of what is measured, as of the run
+    return Events(molecule, noisy, sigma=stated)
+
+
+@dataclass(frozen=True, eq=False)
+class EvidenceCheck:
+    """How probable the momenta of a run are beside those of its prior and noise.
+
+    Attributes:
+        p_values: Of each event, (E,): the chance of the like, or of less probable momenta, in a
+            sound run; beyond a tenth of the reference by the tail fitted to it.
+        p_value: Of the run: Kolmogorov and Smirnov's test of T against the reference; NaN without events.
+        rank: Share of the reference that is less probable than an event of the run, the mean: 0.5 in
+            a sound run.
+        events: That the test of the run looks at.
+    """
+
+    p_values: NDArray[np.float64]
+    p_value: float
+    rank: float
+    events: int
+
+    @property
+    def improbable(self) -> NDArray[np.bool_]:
+        """Which events (E,) get the flag `evidence`."""
+        return self.p_values < _UNLIKELY
+
+    @property
+    def sound(self) -> bool:
+        """Whether the run may be of the prior and the noise."""
+        return not self.p_value < LEVEL
+
+    @property
+    def summary(self) -> str:
+        """What it comes to, in one line."""
+        of = f"(p {self.p_value:.2g}, {self.events} events)"
+        if self.sound:
+            return f"the log evidence of the events is that of events of the prior with this noise {of}"
+        more = self.rank > 0.5
+        than = "more probable" if more else "less probable"
+        return f"the momenta are {than} than those of the prior with this noise {of}: {_CAUSES[more]}"
+
+
+def check_evidence(
+    statistic: NDArray[np.float64], reference: NDArray[np.float64], chosen: NDArray[np.bool_] | None = None
+) -> EvidenceCheck:
+    """Compare T of the events of a run with that of reference events.
+
+    Args:
+        statistic: T of the run, (E,).
+        reference: T of events of the prior, sampled and weighed as the run, (M,), M >= 2.
+        chosen: Events of the run that its test looks at, (E,): those with another flag tell of themselves.
+
+    Example:
+        >>> rng = np.random.default_rng(1)
+        >>> t = -rng.exponential(size=500)
+        >>> check_evidence(t, -rng.exponential(size=500)).sound
+        True
+        >>> found = check_evidence(np.append(t, -60.0), -rng.exponential(size=500))
+        >>> np.flatnonzero(found.improbable).tolist()
+        [500]
+    """
+    asked = statistic if chosen is None else statistic[chosen]
+    ordered = np.sort(reference)
+    p_value, rank = np.nan, 0.5
+    if len(asked):
+        p_value = float(ks_2samp(asked, ordered).pvalue)
+        sides = [np.searchsorted(ordered, asked, side) for side in ("left", "right")]
+        rank = float(np.mean(sides)) / len(ordered)
+    return EvidenceCheck(_lower_tail(statistic, ordered), p_value, rank, len(asked))
+
+
+def _lower_tail(values: NDArray[np.float64], ordered: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the chance of values as small or smaller, from a sorted reference and the fit to its tail."""
+    count = len(ordered)
+    out = (np.searchsorted(ordered, values, "right") + 1.0) / (count + 1.0)
+    most = int(_TAIL * count)
+    if most < _FEWEST_IN_TAIL or not np.isfinite(ordered[0]) or ordered[most] <= ordered[0]:
+        return np.minimum(out, 1.0)
+    cut = ordered[most]
+    scale = _MARGIN * float((cut - ordered[:most]).mean())
+    below = values < cut
+    out[below] = most / count * np.exp((values[below] - cut) / scale)
+    return np.minimum(out, 1.0)

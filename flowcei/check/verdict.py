@@ -1,0 +1,217 @@
+"""Is a run what a model predicts?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from flowcei.check.causes import FAR, LEVEL, Run
+from flowcei.check.comparison import MEANS, compare_lab, compare_shapes, sums_of
+from flowcei.check.observables import MOST_EVENTS
+from flowcei.check.prediction import noise_of_run
+from flowcei.check.search import causes_of
+from flowcei.physics.priors import GeometryPrior, build_prior
+
+if TYPE_CHECKING:
+    from flowcei.check.causes import Cause
+    from flowcei.check.comparison import Comparison
+    from flowcei.events.container import Events
+    from flowcei.physics.detector import Noise
+
+__all__ = ["FEWEST", "RunCheck", "check_run"]
+
+FEWEST = 50
+"""Events below which a run is not compared."""
+
+_EXTREME = 1e-50, 1e50  # beyond, products of a few numbers over- or underflow
+
+
+@dataclass(frozen=True, eq=False)
+class RunCheck:
+    """How a run of events compares with what a prior predicts of it.
+
+    Attributes:
+        molecule: Name of the molecule.
+        labels: Of its ions.
+        prior: Name or kind of the prior.
+        events: Events of the run.
+        compared: Events that were compared: 0 where there are too few.
+        outlying: Share of the compared whose momentum sum is unlike all others, left out.
+        comparisons: All of them.
+        causes: What explains the differences: of the laboratory first, then best first.
+        remarks: What was not compared, and why.
+    """
+
+    molecule: str
+    labels: tuple[str, ...]
+    prior: str
+    events: int
+    compared: int
+    outlying: float
+    comparisons: tuple[Comparison, ...]
+    causes: tuple[Cause, ...]
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def p_value(self) -> float:
+        """The smallest p-value, corrected for the number of comparisons."""
+        return min(1.0, len(self.comparisons) * min((c.p_value for c in self.comparisons), default=1.0))
+
+    @property
+    def sound(self) -> bool:
+        """Whether the run was compared and is what was predicted."""
+        return self.compared > 0 and self.p_value >= LEVEL
+
+    @property
+    def severity(self) -> str:
+        """``error``, ``warning`` or ``note``: the worst of what the likeliest causes do to answers."""
+        # Whatever the cause: a KER so far off makes every length wrong by half.
+        ratios = [c.measured / c.predicted for c in self.comparisons if c.observable == "KER"]
+        if any(abs(np.log(ratio)) > 2.0 * np.log(FAR) for ratio in ratios):
+            return "error"
+        # Of several causes that explain the same shapes only the first is believed.
+        return min((c.severity for c in self.likely), key=_SEVERITIES.index, default="note")
+
+    @property
+    def summary(self) -> str:
+        """Whether the run agrees, or what differs most, in one line."""
+        count = len(self.comparisons)
+        if not self.compared:
+            return f"the run was not compared with the prior {self.prior}: {'; '.join(self.remarks)}"
+        if self.sound:
+            least = min(c.p_value for c in self.comparisons)
+            return f"the run agrees with the prior {self.prior}: {count} comparisons, smallest p {least:.2g}"
+        differing = [c for c in self.comparisons if c.p_value * count < LEVEL]
+        # The means together are for the machine: said where nothing else differs.
+        single = [c for c in differing if c.observable != MEANS] or differing
+        worst = sorted(single, key=lambda c: c.p_value)[:2]
+        listed = ", ".join(
+            f"{c.observable} {c.measured:.4g}{' ' * bool(c.unit)}{c.unit} where {c.predicted:.4g} "
+            f"is predicted (p {_p(c.p_value)})"
+            for c in worst
+        )
+        return f"the run is not what the prior {self.prior} predicts: {listed}"
+
+    @property
+    def likely(self) -> tuple[Cause, ...]:
+        """The causes in the laboratory, and the likeliest of the others."""
+        lab = [c for c in self.causes if c.kind in _LAB]
+        return (*lab, *[c for c in self.causes if c.kind not in _LAB][:1])
+
+    @property
+    def verdict(self) -> str:
+        """What the comparison comes to, and the likely cause of a difference, in one line."""
+        return "; likely: ".join([self.summary, *(cause.what for cause in self.likely)])
+
+    def table(self) -> pd.DataFrame:
+        """Return a row for each comparison: observable, measured, predicted, unit, p, effect."""
+        rows = [
+            (c.observable, c.measured, c.predicted, c.unit, c.p_value, c.effect) for c in self.comparisons
+        ]
+        return pd.DataFrame(rows, columns=["observable", "measured", "predicted", "unit", "p", "effect"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a table of plain numbers and text."""
+        return {
+            "molecule": self.molecule,
+            "prior": self.prior,
+            "events": self.events,
+            "compared": self.compared,
+            "outlying": self.outlying,
+            "sound": self.sound,
+            "severity": self.severity,
+            "p_value": self.p_value,
+            "verdict": self.verdict,
+            "comparisons": [c.to_dict() for c in self.comparisons],
+            "causes": [c.to_dict() for c in self.causes],
+            "remarks": list(self.remarks),
+        }
+
+
+_LAB = ("drift", "noise", "axis", "directions")
+_SEVERITIES = ("error", "warning", "note")
+
+
+def _p(value: float) -> str:
+    return "< 1e-9" if value < 1e-9 else f"{value:.1g}"
+
+
+def check_run(
+    events: Events,
+    prior: GeometryPrior | dict[str, Any] | str | None = None,
+    noise: str | Noise | None = None,
+    *,
+    seed: int = 0,
+) -> RunCheck:
+    """Compare a run of events with what a prior predicts of it, and name what would explain differences.
+
+    Compared are the distributions over events of the KER, of each ion's share of it and of the
+    angles between momenta, the momentum sums along each axis, and the directions, with 10,000
+    events of the prior and the noise of the run. Positions, where there are any, play no part.
+
+    Args:
+        events: Of one molecule; of more than 20,000 as many from the whole length of the run.
+        prior: A name or table of the molecule's, or a prior; its default where None.
+        noise: Of the detector; what the events say where None, else what their sums show.
+        seed: Of the prediction.
+
+    Returns:
+        The comparison.
+
+    Raises:
+        UsageError: For an unknown prior, or a range of noise.
+
+    Example:
+        >>> import flowcei
+        >>> events = flowcei.simulate("ocs", 1000, noise="1%", seed=1)
+        >>> check_run(events).sound
+        True
+        >>> from dataclasses import replace
+        >>> [cause.kind for cause in check_run(replace(events, momenta=1.05 * events.momenta)).causes][0]
+        'scale'
+    """
+    molecule = events.molecule
+    own = prior if isinstance(prior, GeometryPrior) else build_prior(molecule, prior)
+    names = molecule.name, molecule.labels, _name(events, own, prior)
+    if len(events) < FEWEST:
+        few = f"{len(events)} events are too few, {FEWEST} are needed"
+        return RunCheck(*names, len(events), 0, 0.0, (), (), (few,))
+    rows = np.unique(np.linspace(0, len(events) - 1, min(len(events), MOST_EVENTS)).astype(np.int64))
+    some = events[rows]
+    least, most = _EXTREME
+    size = np.abs(some.momenta).max(axis=(1, 2))
+    some = some[(size > least) & (size < most)]
+    if len(some) < FEWEST:
+        beyond = f"momenta beyond {most:g}, or none above {least:g} hbar/bohr"
+        return RunCheck(*names, len(events), 0, 0.0, (), (), (beyond,))
+    level = noise_of_run(some, noise)
+    run = Run(molecule, own, some.momenta, level, level.sigma(some.momenta), seed)
+    here = run.observables()
+    sums = sums_of(here, len(molecule))
+    predicted = run.predicted(run.free())
+    comparisons = compare_shapes(here, predicted, sums.good)
+    comparisons += compare_lab(here, predicted, sums, len(molecule), noise_stated=level.stated)
+    remarks = []
+    if not level.stated:
+        remarks.append(
+            "no noise below the size of the momenta is stated: it was taken from the momentum sums"
+        )
+    if sums.conserved and not level.is_zero:
+        remarks.append("the momentum sums vanish, and say nothing of the noise")
+    differs = min(c.p_value for c in comparisons) * len(comparisons) < LEVEL
+    causes = causes_of(run, comparisons) if differs else []
+    outlying = float(1.0 - sums.good.mean())
+    counts = len(events), len(some)
+    return RunCheck(*names, *counts, outlying, tuple(comparisons), tuple(causes), tuple(remarks))
+
+
+def _name(events: Events, prior: GeometryPrior, asked: object) -> str:
+    """Return what a prior is called: its name in the molecule, else its kind."""
+    if isinstance(asked, str):
+        return asked
+    spec = prior.spec()
+    named = (name for name, table in events.molecule.priors.items() if table == spec)
+    return next(named, prior.kind)

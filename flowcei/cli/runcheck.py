@@ -1,0 +1,76 @@
+"""What the commands say of a run beside its prediction."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flowcei.cli.options import note, text_table, warn
+from flowcei.cli.streams import show
+
+if TYPE_CHECKING:
+    from flowcei.check.verdict import RunCheck
+    from flowcei.events.container import Events
+    from flowcei.trainedmodel import TrainedModel
+
+__all__ = ["NO_PRIOR", "note_run_check", "show_run_check"]
+
+NO_PRIOR = "the model was trained on data whose prior nobody stated: nothing is predicted of a run"
+"""Why a run is not compared with some models."""
+
+_CAUSES = 2  # that `sample` names
+
+
+def show_run_check(check: RunCheck, columns: str) -> None:
+    """Print the comparisons of a run, its causes and the verdict, which is the last line.
+
+    Args:
+        check: What to print.
+        columns: The order of the ions that the user gave, "" for none.
+    """
+    show(f"\nThe run beside the prior {check.prior}: {check.compared} of {check.events} events compared")
+    if check.comparisons:
+        show(text_table(check.table(), digits=4))
+    for remark in check.remarks if check.compared else ():
+        show(f"  {remark}")
+    if check.outlying > 0.01:
+        show(f"  {check.outlying:.1%} have a momentum sum unlike the others and were left out")
+    for k, cause in enumerate(check.causes):
+        fit = f"explains the rest, p {cause.p_value:.2g}" if cause.fits else f"not all, p {cause.p_value:.1g}"
+        show(f"  {k + 1}. {cause.what} ({fit})")
+        show(f"      -> {cause.todo}")
+        if cause.kind == "order" and columns:
+            show(f'      -> --columns "{_reordered(columns, check, cause.values["columns"])}"')
+    show(f"\n{check.verdict}")
+
+
+def _reordered(columns: str, check: RunCheck, true: str) -> str:
+    """Return the order of the ions to give instead of `columns`."""
+    labels = dict(zip(check.labels, true.split(), strict=True))
+    return " ".join(labels.get(word, word) for word in columns.replace(",", " ").split())
+
+
+def note_run_check(model: TrainedModel, events: Events | None, noise: str | None) -> None:
+    """Say in a line or three, on stderr, whether a run is what the prior of a model predicts.
+
+    Args:
+        model: Which was asked.
+        events: Of the run, from its whole length; None for none.
+        noise: That the user stated.
+    """
+    from dataclasses import replace
+
+    from flowcei.check.verdict import check_run
+
+    if events is None:
+        return
+    if model.prior_spec is None:
+        note(f"the run was not compared with a prediction: {NO_PRIOR}")
+        return
+    stated = replace(events, sigma=model.stated_sigma(events, noise), molecule=model.molecule)
+    check = check_run(stated, model.prior)
+    if check.sound or not check.compared or check.severity == "note":
+        note(check.verdict)
+        return
+    warn(check.summary, "run")
+    for cause in check.causes[:_CAUSES]:
+        warn(f"likely: {cause.what}", cause.kind)

@@ -1,0 +1,138 @@
+"""Which ends of searches are one mode, and how wide a mode is where two solutions meet."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from test_modes import ISOTOPES, triple
+
+import flowcei
+from flowcei.evaluation.reference import reference_posterior
+from flowcei.physics.explosion import asymptotic_momenta, centre_of_mass
+from flowcei.physics.priors import build_prior
+from flowcei.posterior.distinct import covering, leaders
+from flowcei.posterior.laplace import local_covariance
+from flowcei.posterior.modes import AMBIGUOUS, UNIQUE, find_modes
+from flowcei.posterior.refinement import CONVERGED, STALLED, Refinement
+from flowcei.posterior.samples import PosteriorSamples
+from flowcei.posterior.spread import quantities
+from flowcei.posterior.tables import modes_table
+
+NEAR_FOLD = 14  # of the events below: two exact geometries 0.018 bohr apart, at 162.2 degrees
+
+
+def _sampled(noise: str) -> PosteriorSamples:
+    events = flowcei.simulate("ocs", 20, seed=21, accuracy=1e-9)
+    return flowcei.load().sample(events.momenta[NEAR_FOLD:], 100, noise=noise, seed=1, weigh=True)
+
+
+def test_what_the_noise_does_not_tell_apart_is_one_mode() -> None:
+    """Two exact geometries at the fold of OCS are one at 1 %; between any two modes the posterior dips."""
+    drawn = _sampled("1%")
+    found = drawn.modes()
+    apart = find_modes(drawn.refine(), drawn.likelihood, resolve=False)
+    assert apart.count()[0] == 2
+    assert found.count()[0] == 1
+    assert found.verdict[0] == UNIQUE
+    assert found.probability[0] == 1.0
+    assert found.starts[0] == 100
+    # Independent: chi squared by the simulator on the straight line from one mode to the next.
+    masses, charges = drawn.molecule.masses, drawn.molecule.charges
+    for event in np.flatnonzero(found.count() > 1):
+        rows = found.of(event)
+        line = np.linspace(0.0, 1.0, 41)[:, None, None]
+        for other in rows[1:]:
+            x = (1 - line) * found.positions[rows[0]] + line * found.positions[other]
+            p = asymptotic_momenta(x, masses, charges, accuracy=1e-10)
+            away = p - p[[0]] * (1 - line) - p[[-1]] * line
+            dip = np.exp(-0.5 * (away**2).sum(axis=(1, 2)).max() / drawn.sigma[event] ** 2)
+            assert dip < 0.8
+
+
+def test_less_noise_tells_them_apart() -> None:
+    """Event 5 of these (0.088 bohr): one mode at 1 %, two at 0.1 %."""
+    for noise, verdict in (("1%", UNIQUE), ("0.1%", AMBIGUOUS)):
+        assert _sampled(noise).modes().verdict[19 - NEAR_FOLD] == verdict
+
+
+@pytest.mark.parametrize(("noise", "count"), [(1e-3, 3), (1e-2, 3), (5e-2, 2)])
+def test_three_geometries_with_the_same_momenta(noise: float, count: int) -> None:
+    """All three at 1 %; at 5 % two of them, 0.65 bohr apart, are closer than the noise."""
+    places, momenta = triple()
+    sigma = np.array([noise * np.sqrt((momenta**2).mean())])
+    drawn = PosteriorSamples(
+        ISOTOPES, momenta[None], places[None].astype(np.float32), None, np.zeros(1, np.int64), sigma
+    )
+    first = leaders(drawn.likelihood, places, np.zeros(3, int), np.arange(3))
+    assert len(set(first.tolist())) == count
+    assert drawn.modes().count().tolist() == [count]
+
+
+def test_a_mode_at_a_fold_is_as_wide_as_the_posterior() -> None:
+    """The derivative all but vanishes there; samples of the exact posterior say how wide its valley is."""
+    drawn = _sampled("1%")[:2]
+    found = drawn.modes()
+    table = modes_table(found, drawn)
+    flat = build_prior(ISOTOPES, "wide")
+    exact = reference_posterior(flat, drawn.likelihood, drawn.molecule, n=300, seed=1, starts=100)
+    for event in (0, 1):
+        x = found.positions[event]
+        near = exact.positions[event][np.abs(exact.positions[event] - x).max(axis=(1, 2)) < 1.0]
+        assert len(near) > 280
+        names, values = quantities(drawn.molecule, near)
+        centre = quantities(drawn.molecule, x)[1]
+        width = np.sqrt(((values - centre) ** 2).mean(axis=0))
+        for name in ("c-o", "c-s", "o-c-s"):
+            k = [q.name for q in names].index(name)
+            factor = (2.0, 1.15)[event]  # the valley is long and bent at the fold; elsewhere it is normal
+            assert 1.0 / factor < table[f"sd_{name}"][event] / width[k] < factor
+    # Closer to the fold the derivative alone would be wrong without bound.
+    closer = replace(drawn, sigma=drawn.sigma * 4.0).likelihood
+    both = [
+        local_covariance(closer, found.positions[:1], np.zeros(1, int), bounded=bounded)[0][0]
+        for bounded in (False, True)
+    ]
+    assert np.trace(both[0]) > 4.0 * np.trace(both[1])
+
+
+def test_the_covariance_of_one_for_two_is_that_of_their_mixture() -> None:
+    """Second moments about the first, of many draws from both."""
+    rng = np.random.default_rng(3)
+    factors, places = rng.standard_normal((2, 6, 6)), rng.standard_normal((2, 2, 3))
+    each = factors @ np.swapaxes(factors, 1, 2)
+    out = covering(each, places, np.array([0.7, 0.3]), np.zeros(2, int))[0]
+    draws = [
+        rng.multivariate_normal(x.ravel(), c, k)
+        for x, c, k in zip(places, each, (70_000, 30_000), strict=True)
+    ]
+    away = np.concatenate(draws) - places[0].ravel()
+    size = np.sqrt(np.diag(out))
+    assert np.abs((away.T @ away / len(away) - out) / np.outer(size, size)).max() < 0.02
+
+
+def test_laplace_mass_counts_how_badly_a_geometry_explains_the_momenta() -> None:
+    """A nearest miss with chi squared 16 has exp(-8) of the mass of an exact geometry as wide."""
+    places, momenta = triple()
+    sigma = np.array([1e-3 * np.sqrt((momenta**2).mean())])
+    drawn = PosteriorSamples(
+        ISOTOPES, momenta[None], places[None].astype(np.float32), None, np.zeros(1, np.int64), sigma
+    )
+    known, x = drawn.likelihood, places[0] - centre_of_mass(places[:1], ISOTOPES.masses)[0]
+    low, high = 1.0, 1.01
+    for _ in range(60):  # a scaling that costs chi squared 16
+        middle = 0.5 * (low + high)
+        low, high = (
+            (middle, high) if known.chi_squared((middle * x)[None, None])[0, 0] < 16 else (low, middle)
+        )
+    both = np.stack([x, low * x])[None]
+    chi2 = known.chi_squared(both)
+    assert chi2[0, 1] == pytest.approx(16.0, rel=1e-6)
+    status = np.array([[CONVERGED, STALLED]], dtype=np.uint8)
+    ends = Refinement(both, np.array([[1e-12, 1e-3]]), chi2, status)
+    found = find_modes(ends, known, log_prior=lambda x: np.zeros(len(x)), same=1e-4)
+    volume = local_covariance(known, both[0], np.zeros(2, int))[1]
+    expected = np.exp(-8.0 + volume[1] - volume[0])
+    assert found.status.tolist() == [CONVERGED, STALLED]
+    assert found.laplace[1] / found.laplace[0] == pytest.approx(expected, rel=0.01)
