@@ -126,7 +126,9 @@ def _say_covariation(result: Spread) -> None:
 
     lines = Covariation.of(result).in_words()
     if lines:
-        note("\n".join(["\nwithin one event (median):", *(f"  {line}" for line in lines)]))
+        note("\nwithin one event (median):")
+    for line in lines:
+        note(f"  {line}")
 
 
 def _say_floor(samples: PosteriorSamples, result: Spread) -> None:

@@ -158,7 +158,7 @@ def _draw_pair(axes: Axes, spread: Spread, event: int | None, pair: tuple[int, i
     (first, second), deviation = (spread.names[k] for k in pair), np.sqrt(np.diagonal(covariance))
     axes.set(xlabel=f"{first.name} length ({first.unit})", ylabel=f"{second.name} length ({second.unit})")
     if deviation.all():
-        axes.set_title(f"correlation {covariance[0, 1] / deviation.prod():.2f}")
+        axes.set_title(f"within one event: correlation {covariance[0, 1] / deviation.prod():.2f}")
     axes.legend(fontsize=7)
 
 
