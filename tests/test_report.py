@@ -39,13 +39,15 @@ def test_clouds_are_drawn_where_the_atoms_are() -> None:
 
 
 def test_internal_figure_names_every_bond_and_angle() -> None:
-    """Two bonds and an angle of OCS, with units."""
+    """Two bonds and an angle of OCS, and the bonds together, with units."""
     axes = figures.internal_figure(_samples().spread(), 0).axes
     assert [a.get_xlabel() for a in axes] == [
         "c-o length (bohr)",
         "c-s length (bohr)",
         "o-c-s angle (deg)",
+        "c-o length (bohr)",
     ]
+    assert axes[3].get_ylabel() == "c-s length (bohr)"
 
 
 def test_bars_are_as_long_as_the_numbers() -> None:

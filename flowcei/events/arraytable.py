@@ -188,7 +188,8 @@ class ParquetTable:
                 table = pa.Table.from_batches([batch]).to_pandas(ignore_metadata=True)
                 for name in used:
                     kind = "str" if name in text else "int64" if name in whole else "float64"
-                    table[name] = table[name].astype(kind)
+                    with np.errstate(invalid="ignore"):  # signalling NaN: it becomes a quiet one
+                        table[name] = table[name].astype(kind)
                     if kind == "float64" and name in integers and (table[name].abs() > _EXACT).any():
                         what = "whole numbers beyond 2^53 beside blank cells: fill in the blank ones"
                         raise DataError(what, path=self.path, column=name)
