@@ -27,7 +27,7 @@ def main(*, quick: bool = False) -> None:
     events = flowcei.simulate("ocs", 5, noise="1%", seed=2)
     samples = model.sample(events.momenta, 200, noise="1%", seed=3)
 
-    # A flow of one short epoch explains few events within the noise: they are flagged, and shown all the same.
+    # A flow of one short epoch explains few events within the noise: they are flagged, and shown here.
     table = samples.spread(keep_flagged=quick).per_event()
     first = table[(table["event"] == 0) & (table["kind"] != "atom")]
     print(first.to_string(index=False, float_format="%.3f"))

@@ -77,7 +77,7 @@ _npy(
     "10000 at the most",
     _header("{'descr': '|i1', 'fortran_order': False, 'shape': (1, 20000)}", bytes(20_000)),
 )
-hostile("npy-structured", "e.npy", "numbers", **ORDER)(
+hostile("npy-structured", "e.npy", "numbers|recognised", **ORDER)(
     lambda _: _saved(np.zeros(9, [("a", "f8"), ("b", "f8")]))
 )
 hostile("npy-text", "e.npy", "numbers", **ORDER)(lambda _: _saved(np.array([["1.0"] * 9])))
@@ -185,7 +185,7 @@ def _xyz(name: str, says: str, content: str) -> None:
 _P = "Properties=species:S:1:pos:R:3:momenta:R:3"
 _FRAME = f"3\n{_P}\nC 0 0 0 0 1 2\nO 0 0 1 3 4 5\nS 0 0 2 -3 -5 -7\n"
 _xyz("xyz-cut", "XYZ", _FRAME[:-40])
-_xyz("xyz-cut-in-the-second", "XYZ", _FRAME + _FRAME[:-40])
+_xyz("xyz-cut-in-the-second", "XYZ|no line end", _FRAME + _FRAME[:-40])
 _xyz("xyz-of-10-to-9-atoms", "atoms", _FRAME.replace("3\n", "1000000000\n", 1))
 _xyz("xyz-of-10-to-9-atoms-in-the-second", "atoms", _FRAME + _FRAME.replace("3\n", "1000000000\n", 1))
 _xyz("xyz-of-too-many-digits", "XYZ|atoms", "1" * 10_000 + "\n\nC 0 0 0\n")

@@ -135,8 +135,8 @@ def test_quiet_is_silent_but_for_data_warnings_and_errors(flow: Shell) -> None:
     lines = Path("a.csv").read_text().splitlines()
     order = [*range(3, 9), *range(3), *range(12, 18), *range(9, 12)]  # o, s, c: not what it says
     rows = [",".join(row.split(",")[k] for k in order) for row in lines[1:]]
-    Path("wrong.csv").write_text("\n".join([lines[0], *rows]))
-    assert flow("-q", "sample", "--momenta", "wrong.csv", "-n", "2", "--seed", "1") == 0
+    Path("wrong.csv").write_text("\n".join([lines[0], *rows, ""]))
+    assert flow("-q", "sample", "--momenta", "wrong.csv", "-n", "2", "--seed", "1", "--keep-flagged") == 0
     assert all(line.startswith("warning: ") for line in flow.err.splitlines())
     assert "of 20 events (first: 0): ker" in flow.err
     assert flow("-q", *line, "a.csv") == 2
@@ -150,6 +150,6 @@ def test_verbose_says_more_and_not_beside_quiet(flow: Shell) -> None:
     assert flow(*tiny) == 0
     assert "kept in" not in flow.err
     assert flow("-v", *tiny) == 0
-    assert re.search(r"epoch 1 kept in runs/ocs-cinn-2/checkpoint\.pt", flow.err)
+    assert re.search(r"epoch 1 kept in runs/ocs-cinn-2/checkpoint\.safetensors", flow.err)
     assert flow("-v", "-q", *tiny) == 2
     assert "not both" in flow.err
