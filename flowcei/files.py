@@ -78,7 +78,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         DataError: For a file that is not TOML, or nested without end.
 
     Example:
-        >>>         >>> from pathlib import Path
+        >>> import tempfile
+        >>> from pathlib import Path
         >>> path = Path(tempfile.mkdtemp()) / "a.toml"
         >>> _ = path.write_text("a = 1")
         >>> read_toml(path)

@@ -350,7 +350,7 @@ def test_even_a_tiny_model_has_learned_something(tiny_cinn: Reconstructor) -> No
     """Posterior means lie nearer the truth than the mean geometry of the prior does."""
     events = simulate("ocs", 300, noise="1%", seed=9)
     assert events.positions is not None
-    turned = tiny_cinn.sample(events, 50, seed=1).mean()
+    turned = tiny_cinn.sample(events, 50, seed=1).mean(keep_flagged=True)
     error = np.linalg.norm(turned - events.positions, axis=2).mean()
     other = np.linalg.norm(turned[::-1] - events.positions, axis=2).mean()
     assert error < 0.25
