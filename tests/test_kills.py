@@ -112,7 +112,7 @@ def test_trainings_killed_at_every_moment_are_the_same(tmp_path: Path) -> None:
     that of a training without interruption.
     """
     done = subprocess.run(
-        [sys.executable, str(HERE / "nursery.py"), "47", "35"],
+        [sys.executable, str(HERE / "nursery.py"), "47", "22"],
         cwd=tmp_path,
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)},
         capture_output=True,
