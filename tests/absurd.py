@@ -16,7 +16,7 @@ from flowcei.posterior.samples import PosteriorSamples
 
 __all__ = ["absurd_events", "absurd_samples"]
 
-_NAMES = ("ocs", "h2o", "co2", "ch2o")
+_NAMES = ("ocs", "h2o", "co2", "ch2o", "c2h2", "ch4")
 
 
 def absurd_samples(seed: int, events: int = 20, n: int = 6) -> PosteriorSamples:

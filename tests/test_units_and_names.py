@@ -298,6 +298,25 @@ def test_an_ion_at_zero_or_nan_is_missing(flow: Shell) -> None:
     assert len(read_events("co2.csv", "co2")) == 1
 
 
+def test_an_event_without_energy_costs_no_other_its_answer(flow: Shell) -> None:
+    """Zeros, three ions alike, the least number: left out and counted; a file of them is refused."""
+    momenta = P.copy()
+    momenta[3], momenta[4], momenta[5], momenta[6] = 0.0, -0.0, [30.0, 0.0, 0.0], 5e-324
+    _table(momenta).to_csv("e.csv", index=False)
+    with pytest.warns(UserWarning, match="40 events read, 4 left out: 4 without kinetic energy"):
+        found = read_events("e.csv", "ocs", Reading(unit="au"))
+    np.testing.assert_array_equal(found.numbers, np.delete(np.arange(B), [3, 4, 5, 6]))
+    assert (
+        flow("sample", "--momenta", "e.csv", "--unit", "au", "-n", "5", "--noise", "1%", "--keep-flagged")
+        == 0
+    )
+    assert "4 without kinetic energy" in flow.err
+    _table(0.0 * momenta).to_csv("zeros.csv", index=False)
+    assert flow("sample", "--momenta", "zeros.csv", "--unit", "au", "-n", "5") == 3
+    assert len([line for line in flow.err.splitlines() if "error:" in line]) == 1
+    assert "without kinetic energy" in flow.err
+
+
 def test_a_last_line_without_its_end_is_named(flow: Shell) -> None:
     """A number that is cut reads as a shorter one; --allow-truncated reads what is known to be whole."""
     text = _lines("pcx,pcy,pcz,pox,poy,poz,psx,psy,psz")

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.stats import chi
 
 from flowcei.errors import UsageError
+from flowcei.events.container import relative_squares
 from flowcei.physics.explosion import kinetic_energy
 from flowcei.units import ELECTRONVOLT
 
@@ -25,6 +26,7 @@ INCOMPLETE = "incomplete"
 """Why an event is left out whose rows are not those of all ions."""
 
 _LOST = "lacking an ion (zeros or NaN), which flowcei cannot yet reconstruct"
+_NO_ENERGY = "without kinetic energy (all momenta alike, such as zeros)"
 _AT_REST = 1e-6  # of the largest momentum: files of six digits round the sum of momenta to this
 _AXES = 3  # the length of a vector of three normal components is chi-distributed with as many
 
@@ -89,28 +91,27 @@ class Selection:
     def rejected(self, arrays: Arrays, molecule: Molecule) -> dict[str, NDArray[np.bool_]]:
         """Tell for each rule which events (B,) it leaves out; an event is named by the first only.
 
-        Events that lack an ion are left out without a rule: none of them can be reconstructed.
+        Events that lack an ion, or have no kinetic energy, are left out without a rule: none of them can
+        be reconstructed, and one of them must not cost the others their answer.
 
         Raises:
             UsageError: For a bound on the momentum sum of events without a known noise.
         """
-        lost = _without_ion(arrays)
-        if not self.to_dict():
-            return {_LOST: lost} if lost.any() else {}
         p, m = arrays.momenta, molecule.masses
-        out: dict[str, NDArray[np.bool_]] = {_LOST: lost}
+        squares = relative_squares(p)
+        out = {_LOST: _without_ion(arrays), _NO_ENERGY: squares == 0}
+        if not self.to_dict():
+            return {name: rows for name, rows in out.items() if rows.any()}
         finite = np.isfinite(p).all(axis=(1, 2))
         for more in (arrays.positions, arrays.sigma):
             if more is not None:
                 finite &= np.isfinite(more).all(axis=tuple(range(1, more.ndim)))
         with np.errstate(invalid="ignore", over="ignore"):
-            spread = ((p - p.mean(axis=1, keepdims=True)) ** 2).sum(axis=(1, 2))
             energy = kinetic_energy(p, m) / ELECTRONVOLT
             total = np.linalg.norm(p.sum(axis=1), axis=1)
-        finite &= np.isfinite(spread) & np.isfinite(energy)
+        finite &= np.isfinite(squares) & np.isfinite(energy)
         if self.finite:
             out["not finite"] = ~finite
-            out["without kinetic energy"] = finite & (spread == 0)
         if self.max_sum is not None:
             sigma = self._sigma(arrays) * np.sqrt(len(molecule))
             out["momentum sum"] = finite & (total > self.max_sum * sigma)
@@ -183,8 +184,8 @@ class Tally:
 
     @property
     def unasked(self) -> dict[str, int]:
-        """How many events were left out without a rule, by reason: they lack an ion, or have others."""
-        return {reason: n for reason, n in self.rejected.items() if reason in (_LOST, INCOMPLETE)}
+        """How many events were left out without a rule: they lack an ion or energy, or have other ions."""
+        return {reason: n for reason, n in self.rejected.items() if reason in (_LOST, _NO_ENERGY, INCOMPLETE)}
 
     @property
     def kept(self) -> int:
