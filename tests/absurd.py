@@ -57,7 +57,7 @@ def absurd_events(seed: int, molecule: Molecule, count: int = 20) -> Events:
     taken = (squares > 0) & np.isfinite(squares)
     taken[0], p[0] = True, np.linspace(1.0, 2.0, p[0].size).reshape(p[0].shape)
     p = p[taken]
-    return Events(molecule, p, sigma=np.minimum(_noise(rng, p), 0.03 * np.sqrt((p**2).mean(axis=(1, 2)))))
+    return Events(molecule, p, sigma=_noise(rng, p))
 
 
 def _momenta(rng: np.random.Generator, x: np.ndarray, molecule: Molecule) -> np.ndarray:
