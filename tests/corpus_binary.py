@@ -83,7 +83,7 @@ hostile("npy-structured", "e.npy", "numbers|recognised", **ORDER)(
 hostile("npy-text", "e.npy", "numbers", **ORDER)(lambda _: _saved(np.array([["1.0"] * 9])))
 hostile("npy-complex", "e.npy", "numbers", **ORDER)(lambda _: _saved(np.ones((9, 9), complex)))
 hostile("npy-dates", "e.npy", "numbers", **ORDER)(lambda _: _saved(np.zeros((9, 9), "M8[s]")))
-hostile("npy-zeros", "e.npy", "KER is 0", **ORDER)(lambda _: _saved(np.zeros((9, 9))))
+hostile("npy-zeros", "e.npy", "without kinetic energy", **ORDER)(lambda _: _saved(np.zeros((9, 9))))
 hostile("npy-largest-numbers", "e.npy", "finite", **ORDER)(
     lambda _: _saved(np.full((9, 9), 1.7e308) * (-1.0) ** np.arange(9))
 )
