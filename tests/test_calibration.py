@@ -360,6 +360,8 @@ def test_collapsed_weights_are_called_that(tiny: Tiny) -> None:
     assert "sample efficiency" in verdict.text
     assert not weighed.passed
     np.testing.assert_allclose(weighed.sbc.values, plain.sbc.values, atol=1e-12)
+    assert HPD in weighed.coverage.names  # its regions too are those of the flow
+    np.testing.assert_allclose(weighed.coverage.share, plain.coverage.share, atol=1e-12)
     sound = calibrate(flowcei.load(), events, n=50, weigh=True).verdicts[0]
     assert sound.passed
     assert sound.text.startswith("sample efficiency 9")

@@ -282,9 +282,10 @@ class _Judge:
                 drawn.log_prob,
                 self.model.log_prob(truth[:, None], self.events[rows], noise=self.noise),
             )
-            if drawn.weights is not None:  # regions of the exact posterior, not of the flow's
-                density = density + drawn.weights.log_weights
-                of_truth = drawn.log_posterior(truth[:, None])
+            if drawn.weights is not None:  # regions of the exact posterior, where it is what is judged
+                exact = drawn.weights.reliable[:, None]
+                density = density + np.where(exact, drawn.weights.log_weights, 0.0)
+                of_truth = np.where(exact, drawn.log_posterior(truth[:, None]), of_truth)
             found["hpd"] = highest_density(density, of_truth[:, 0], weights=weights, seed=self.rng)
         return found
 
