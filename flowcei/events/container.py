@@ -88,7 +88,7 @@ class Events:
         with np.errstate(over="ignore"):
             spread = self.momenta - np.einsum("bni->bi", self.momenta)[:, None] / n
             squares = np.einsum("bni,bni->b", spread, spread)
-        _refuse(squares == 0, "the ions do not move apart (KER is 0); --finite-only leaves such events out")
+        _refuse(squares == 0, "the ions do not move apart (KER is 0)")
         _refuse(~np.isfinite(squares), "momenta are too large (KER is not finite)")
 
     def __len__(self) -> int:
