@@ -131,6 +131,14 @@ def cell(value: str, row: int = 2, column: int = 4) -> bytes:
     return "".join(f"{','.join(line)}\n" for line in lines).encode()
 
 
+def nowhere(value: str) -> bytes:
+    """Return the table with one column replaced."""
+    lines = [line.split(",") for line in text().splitlines()]
+    return "".join(
+        f"{','.join([*line[:4], value if k else line[4], *line[5:]])}\n" for k, line in enumerate(lines)
+    ).encode()
+
+
 def mapping_toml(more: str = "", old: str = "", new: str = "") -> bytes:
     """Return a mapping file, changed."""
     return (more + MAPPING.replace(old, new)).encode()
@@ -217,11 +225,9 @@ hostile("quoted-newline", "e.csv", "fields", report=True)(lambda _: cell('"1.0\n
 hostile("quoted-number", "e.csv", "number belongs", report=True)(lambda _: cell('"1.0"'))
 hostile("unbalanced-quote", "e.csv", "number belongs", report=True)(lambda _: cell('"1.0'))
 hostile("unbalanced-quote-in-the-header", "e.csv")(lambda _: ('"' + text()).encode())
-hostile("too-large-a-number", "e.csv", "not a finite", report=True)(lambda _: cell("1e400"))
-hostile("nan", "e.csv", "not a finite", report=True)(lambda _: cell("nan"))
-hostile("minus-infinity", "e.csv", "not a finite", report=True)(lambda _: cell("-inf"))
-hostile("too-large-a-square", "e.csv", "KER is not finite", report=True)(lambda _: cell("1e200"))
-hostile("empty-cell", "e.csv", "blank cell", report=True)(lambda _: cell(""))
+hostile("nan-everywhere", "e.csv", "no event is left", report=True)(lambda _: nowhere("nan"))
+hostile("blank-everywhere", "e.csv", "no event is left", report=True)(lambda _: nowhere(""))
+hostile("too-large-everywhere", "e.csv", "no event is left", report=True)(lambda _: nowhere("1e200"))
 hostile("formula", "e.csv", "number belongs", report=True)(lambda _: cell("=cmd|' /C calc'!A0"))
 hostile("python-number", "e.csv", "number belongs", report=True)(lambda _: cell("1_000"))
 hostile("arabic-digits", "e.csv", "number belongs", report=True)(lambda _: cell("١٢"))

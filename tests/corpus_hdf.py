@@ -230,7 +230,7 @@ for _name, _says, _data in (
     ("text", "numbers", np.array([[["x"] * 3] * 3] * 6, object)),
     ("compound", "numbers", np.zeros((6, 3, 3), [("a", "f8")])),
     ("complex", "numbers", np.ones((6, 3, 3), complex)),
-    ("nan", "finite", np.full((6, 3, 3), np.nan)),
+    ("nan", "no event is left", np.full((6, 3, 3), np.nan)),
 ):
     hostile(f"hdf5-{_name}", "e.h5", _says, report=_name == "nan")(
         lambda path, data=_data: _momenta(path, data)

@@ -176,9 +176,7 @@ BAD_EVENTS = {
     "unknown column": (HEADER + ",Sigma\n" + ROW + ",1", "Sigma"),
     "component of an ion": (HEADER + ",px_c\n" + ROW + ",1", "px_c"),
     "text": (HEADER + f"\n{ROW}\n1,2,x3,100,-5,6,-101,3,-9", "row 2, column 'pcz'"),
-    "blank cell": (HEADER + f"\n{ROW}\n1,2,,100,-5,6,-101,3,-9", "row 2, column 'pcz'"),
-    "nan": (HEADER + "\n1,2,nan,100,-5,6,-101,3,-9", "row 1, column 'pcz'"),
-    "infinite": (HEADER + "\n1,2,1e400,100,-5,6,-101,3,-9", "row 1, column 'pcz'"),
+    "nan": (HEADER + "\n1,2,nan,100,-5,6,-101,3,-9", "no event is left (1 event read, 1 left out"),
     "no rows": (HEADER + "\n", "no event"),
     "other molecule": ("pox,poy,poz,ph1x,ph1y,ph1z,ph2x,ph2y,ph2z\n" + ROW, "pcx"),
     "empty": ("", "empty"),
@@ -399,5 +397,5 @@ def test_the_command_line_says_that_it_compiles(tmp_path: Path) -> None:
         text=True,
         check=True,
     )
-    assert "compiling the simulator (explode, 3 ions)" in done.stderr
+    assert done.stderr.count("compiling the simulator") == 1
     assert done.stdout.startswith("cx,cy,cz")

@@ -368,6 +368,29 @@ def test_the_frame_of_a_comparison_is_that_of_the_spread() -> None:
         assert found[name] == pytest.approx(getattr(expected, name), rel=1e-9), name
 
 
+def test_a_mean_of_geometries_is_not_labelled_by_its_bonds() -> None:
+    """HCOH: the mean H of the O lies beside the O, where the bond list would take it for another.
+
+    The null model of the mean has a standardised squared error of 1, as the docs say.
+    """
+    hcoh = Molecule.from_dict(
+        {
+            "name": "hcoh",
+            "symbols": ["C", "O", "H", "H"],
+            "charges": [1, 1, 1, 1],
+            "bonds": [["c", "o"], ["c", "h1"], ["o", "h2"]],
+            "equilibrium": {
+                "unit": "angstrom",
+                "positions": [[0, 0, 0], [1.31, 0, 0], [-0.38, 1.04, 0], [1.63, -0.91, 0]],
+            },
+            "priors": {"equilibrium": {"kind": "displaced", "sigma": 0.2}},
+        }
+    )
+    table = compare({}, simulate(hcoh, 300, prior="equilibrium", noise="1%", seed=1), n=20)
+    assert table.loc["mean", "std_mse_mean"] == pytest.approx(1.0, abs=0.1)
+    assert table.loc["marginal", "std_mse_sample"] == pytest.approx(2.0, abs=0.3)
+
+
 class _Normal(InverseModel):
     """Standardised charts are N(0.3, 1), whatever the condition."""
 

@@ -184,12 +184,6 @@ def test_other_separators_are_found(tmp_path: Path, lines: list[str]) -> None:
     ("cell", "word"),
     [
         ("x", "'x' where a number belongs"),
-        ("", "blank"),
-        ("  ", "blank"),
-        ("nan", "not a finite number"),
-        ("inf", "not a finite number"),
-        ("-Infinity", "not a finite number"),
-        ("1e400", "not a finite number"),
         ("0x10", "'0x10' where a number belongs"),
         ("1_000", "'1_000' where a number belongs"),
         ("\u0661", "where a number belongs"),
@@ -206,6 +200,16 @@ def test_a_bad_cell_is_named(
     """File, row and column of the first cell that is no number, wherever it is."""
     name = lines[0].split(",")[column]
     _refused(tmp_path, _with_cell(lines, row, column, cell), f"row {row}, column '{name}'", word)
+
+
+@pytest.mark.parametrize("cell", ["", "  ", "nan", "inf", "-Infinity", "1e400", "NA", "--"])
+def test_a_cell_without_a_finite_number_costs_its_event(tmp_path: Path, lines: list[str], cell: str) -> None:
+    """A momentum or a position, in the first column or the last one: left out, counted, its row named."""
+    for row, column in ((1, 0), (3, 10), (5, 17)):
+        with pytest.warns(UserWarning, match=rf"5 events read, 1 left out: .*\(first: row {row}\)"):
+            events = _read(tmp_path, _with_cell(lines, row, column, cell))
+        assert events.numbers.tolist() == [k for k in range(5) if k != row - 1]
+    _refused(tmp_path, [f"{lines[0]},event", *(f"{line},{cell}" for line in lines[1:])], "event")
 
 
 def test_blank_lines_do_not_shift_the_row(tmp_path: Path, lines: list[str]) -> None:
@@ -228,10 +232,11 @@ def test_ragged_rows_are_named(tmp_path: Path, lines: list[str]) -> None:
 
 
 def test_an_event_without_energy_is_named(tmp_path: Path, lines: list[str]) -> None:
-    """Momenta all zero, or too large for their squares."""
-    for cells, word in (("0,0,0,0,0,0,0,0,0", "KER is 0"), ("1e300,0,0,1,0,0,1,0,0", "too large")):
+    """Momenta all zero, or too large for their squares: left out, and counted."""
+    for cells, word in (("0,0,0,0,0,0,0,0,0", "kinetic energy"), ("1e300,0,0,1,0,0,1,0,0", "too large")):
         row = ",".join(lines[2].split(",")[:9]) + "," + cells
-        _refused(tmp_path, [*lines[:2], row, *lines[3:]], "row 2", word)
+        with pytest.warns(UserWarning, match=f"1 left out: .*{word}.*row 2"):
+            assert len(_read(tmp_path, [*lines[:2], row, *lines[3:]])) == 4
 
 
 @pytest.mark.parametrize(
@@ -321,7 +326,7 @@ def _group(file: h5py.File) -> None:
         (_replaced("momenta", data=1.0), "momenta have shape"),
         (_replaced("momenta", data=np.ones((5, 4, 3))), "momenta have shape"),
         (_replaced("momenta", data=np.ones((0, 3, 3))), "no event"),
-        (_replaced("momenta", data=np.zeros((5, 3, 3))), "row 1"),
+        (_replaced("momenta", data=np.zeros((5, 3, 3))), "no event is left"),
         (_replaced("momenta", shape=(10**13, 3, 3), dtype="f8", chunks=(9, 3, 3)), "damaged"),
         (_replaced("positions", data=np.ones((4, 3, 3))), "positions have shape"),
         (_replaced("sigma", data=-np.ones(5)), "sigma"),
@@ -338,7 +343,6 @@ def _group(file: h5py.File) -> None:
         (lambda file: file["momenta"].attrs.__setitem__("unit", "kg m/s"), "kg m/s"),
         (lambda file: file["positions"].attrs.__setitem__("unit", "angstrom"), "angstrom"),
         (lambda file: file["momenta"].attrs.__setitem__("unit", [1, 2]), "/momenta are in"),
-        (lambda file: file["momenta"].__setitem__((2, 0, 0), np.nan), "row 3"),
     ],
 )
 def test_a_damaged_hdf5_file_is_refused(tmp_path: Path, edit: Callable[[h5py.File], None], word: str) -> None:

@@ -284,6 +284,9 @@ def test_a_mapping_with_a_fault_is_refused(tmp_path: Path, text: str, word: str)
 # --- selection -----------------------------------------------------------------------------------
 
 
+BROKEN = "with a number that is blank, not finite or too large"
+
+
 def test_selection_counts_what_it_leaves_out(tmp_path: Path) -> None:
     """Each rule, by hand: two gaps, three false coincidences, four events outside the KER window."""
     events = flowcei.simulate("ocs", 100, noise="1%", seed=1)
@@ -293,19 +296,22 @@ def test_selection_counts_what_it_leaves_out(tmp_path: Path) -> None:
     table.loc[[20, 30, 40, 60]] *= 5.0
     path = tmp_path / "e.csv"
     table.to_csv(path, index=False)
-    with pytest.raises(DataError, match="row 4, column 'pox'"):
-        read_events(path)
-    selection = Selection(max_sum=6.0, noise=Noise.parse("1%"), ker=(40.0, 400.0), finite=True)
+    with pytest.warns(UserWarning, match=r"2 left out: 2 with a number .*first: row 4"):
+        assert len(read_events(path)) == 98
+    selection = Selection(max_sum=6.0, noise=Noise.parse("1%"), ker=(40.0, 400.0))
     source = open_events(path, None, Reading(selection=selection))
     for rows in (1, 9, 1000):
         kept = flowcei.Events.concatenate(list(source.chunks(rows)))
-        assert source.tally.rejected == {"not finite": 2, "momentum sum": 3, "KER": 4}
+        assert source.tally.rejected == {BROKEN: 2, "momentum sum": 3, "KER": 4}
         assert sorted({*range(100)} - set(kept.ids.tolist())) == [3, 7, 8, 9, 20, 30, 40, 50, 60]
-    assert str(source.tally) == "100 events read, 9 left out: 2 not finite, 3 momentum sum, 4 KER"
+    assert str(source.tally) == (
+        f"100 events read, 9 left out: 2 {BROKEN} (first: row 4), "
+        "3 momentum sum (first: row 8), 4 KER (first: row 21)"
+    )
     with pytest.raises(UsageError, match="--noise"):
-        read_events(path, None, Reading(selection=Selection(max_sum=3.0, finite=True)))
+        read_events(path, None, Reading(selection=Selection(max_sum=3.0)))
     with pytest.raises(DataError, match=r"no event is left \(100 events read, 100 left out"):
-        read_events(path, None, Reading(selection=Selection(ker=(0.0, 0.1), finite=True)))
+        read_events(path, None, Reading(selection=Selection(ker=(0.0, 0.1))))
     for bad in ({"max_sum": 0.0}, {"ker": (3.0, 2.0)}, {"ker": (-1.0, 2.0)}):
         with pytest.raises(UsageError):
             Selection(**bad)
@@ -362,15 +368,16 @@ def test_numbers_that_come_twice_are_found_across_parts(tmp_path: Path) -> None:
                     list(open_events(path).chunks(rows))
 
 
-def test_a_number_that_is_not_finite_is_named_by_its_row(tmp_path: Path) -> None:
+def test_an_event_that_cannot_be_used_is_named_by_its_row(tmp_path: Path) -> None:
     """Also in the third part of an array."""
     events = flowcei.simulate("ocs", 30, seed=4)
     momenta = events.momenta.copy()
     momenta[25, 1, 1] = np.nan
     np.save(tmp_path / "p.npy", momenta)
     source = open_events(tmp_path / "p.npy", events.molecule, Reading(columns="c o s", unit="au"))
-    with pytest.raises(DataError, match="row 26"):
-        list(source.chunks(10))
+    assert [len(part) for part in source.chunks(10)] == [10, 10, 9]
+    assert "1 left out" in str(source.tally)
+    assert "first: row 26" in str(source.tally)
 
 
 # --- the command ---------------------------------------------------------------------------------

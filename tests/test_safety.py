@@ -558,6 +558,8 @@ EARLY = [
     ("sample", "--momenta", "no.csv"),
     ("sample", "--momenta", "e.csv", "--model", "no"),
     ("sample", "--momenta", "e.csv", "-o", "there.h5"),
+    ("sample", "--momenta", "e.csv", "--model", "no"),
+    ("sample", "--momenta", "e.csv", "--mapping", "no.toml"),
     ("train", "--data", "no.csv"),
     ("train", "-o", "there"),
     ("train", "--resume", "no"),
@@ -573,6 +575,7 @@ EARLY = [
     ("refine", "no.h5"),
     ("refine", "e.csv", "-o", "there.h5"),
     ("check", "no.csv"),
+    ("check", "e.csv", "--model", "no"),
     ("check", "e.csv", "--repair", "there.h5"),
     ("convert", "no.csv"),
     ("convert", "e.csv", "--mapping", "no.toml"),
@@ -593,7 +596,7 @@ for words in json.loads(sys.argv[1]):
         assert leave.code == 2, (words, leave.code)
     else:
         raise SystemExit(f"{words} was accepted")
-    slow = {"torch", "numba", "matplotlib"} & set(sys.modules)
+    slow = {"torch", "numba", "matplotlib", "scipy", "pandas", "h5py"} & set(sys.modules)
     assert not slow, (words, slow)
 """
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import io
+import json
 import subprocess
 import sys
 import warnings
@@ -284,37 +286,77 @@ def test_an_ion_at_zero_or_nan_is_missing(flow: Shell) -> None:
         found = read_events("e.csv", "ocs", Reading(unit="au"))
     np.testing.assert_array_equal(found.numbers, np.delete(np.arange(B), [3, 8, 20]))
     assert flow("convert", "e.csv", "--unit", "au") == 0
-    assert "3 lacking an ion (zeros or NaN), which flowcei cannot yet reconstruct" in flow.err
+    assert "3 lacking an ion (zeros, blank or NaN), which flowcei cannot yet reconstruct" in flow.err
     report = examine_file("e.csv", "ocs", Reading(unit="au"))
     assert any("3 of 40 events: lacking an ion" in finding.what for finding in report.findings)
-    momenta[3, 1] = momenta[5, 0] = np.nan
-    momenta[6, 0, 1] = np.nan
-    _table(momenta).to_csv("e.csv", index=False)
-    assert flow("convert", "e.csv", "--unit", "au", "--finite-only", "--overwrite") == 0
-    assert "4 lacking an ion" in flow.err
-    assert "1 not finite" in flow.err
     rest = np.array([[[0.0, 0, 0], [-80, 1, 5], [80, -1, -5]]])
     flowcei.write_events(flowcei.Events("co2", rest), "co2.csv")
     assert len(read_events("co2.csv", "co2")) == 1
 
 
-def test_an_event_without_energy_costs_no_other_its_answer(flow: Shell) -> None:
-    """Zeros, three ions alike, the least number: left out and counted; a file of them is refused."""
+@pytest.mark.parametrize(
+    "ending", ["csv", "blank.csv", "ions.csv", "npy", "struct.npy", "h5", "table.h5", "parquet", "root"]
+)
+def test_what_cannot_be_used_is_counted_in_every_format(flow: Shell, ending: str) -> None:
+    """Ions of 3 and 5 lost, a component of 6 unknown, of 7 infinite, 9 at rest; then nothing is left."""
+    pytest.importorskip({"parquet": "pyarrow", "root": "uproot"}.get(ending, "numpy"))
     momenta = P.copy()
-    momenta[3], momenta[4], momenta[5], momenta[6] = 0.0, -0.0, [30.0, 0.0, 0.0], 5e-324
-    _table(momenta).to_csv("e.csv", index=False)
-    with pytest.warns(UserWarning, match="40 events read, 4 left out: 4 without kinetic energy"):
-        found = read_events("e.csv", "ocs", Reading(unit="au"))
-    np.testing.assert_array_equal(found.numbers, np.delete(np.arange(B), [3, 4, 5, 6]))
-    assert (
-        flow("sample", "--momenta", "e.csv", "--unit", "au", "-n", "5", "--noise", "1%", "--keep-flagged")
-        == 0
-    )
-    assert "4 without kinetic energy" in flow.err
-    _table(0.0 * momenta).to_csv("zeros.csv", index=False)
-    assert flow("sample", "--momenta", "zeros.csv", "--unit", "au", "-n", "5") == 3
-    assert len([line for line in flow.err.splitlines() if "error:" in line]) == 1
-    assert "without kinetic energy" in flow.err
+    momenta[3, 1] = momenta[5, 0] = momenta[6, 0, 1] = np.nan
+    momenta[7, 2, 2], momenta[9] = np.inf, 0.0
+    _written(momenta, f"e.{ending}")
+    words = ["--unit", "au", *(["--columns", "c o s"] if ending == "npy" else []), "-o", "out.h5"]
+    words = ["-o", "out.h5"] if ending == "h5" else words
+    assert flow("convert", f"e.{ending}", *words) == 0, flow.err
+    where = "event" if ending in ("ions.csv", "h5") else "row"
+    first = [number + (where == "row") for number in (3, 6, 9)]
+    for text in (
+        "40 events read, 5 left out: ",
+        "2 lacking an ion (zeros, blank or NaN), which",
+        f"cannot yet reconstruct (first: {where} {first[0]}), 2 with",
+        f"2 with a number that is blank, not finite or too large (first: {where} {first[1]})",
+        f"1 without kinetic energy (first: {where} {first[2]})",
+    ):
+        assert text in flow.err
+    rest = np.delete(np.arange(B), [3, 5, 6, 7, 9])
+    found = read_events("out.h5")
+    np.testing.assert_array_equal(found.numbers, rest)
+    np.testing.assert_allclose(found.momenta, P[rest])
+    _written(np.where(np.arange(3)[:, None] == 1, np.nan, P), f"none.{ending}")
+    words[-1] = "all.h5"
+    assert flow("convert", f"none.{ending}", *words) == 3
+    assert not Path("all.h5").exists()
+
+
+def _written(momenta: np.ndarray, name: str) -> None:
+    """Write momenta as a stranger would, in the format of a name."""
+    table, (kind, _, rest) = _table(momenta), name.partition(".")[2].partition(".")
+    if name.endswith("ions.csv"):
+        ions = pd.DataFrame(momenta.reshape(-1, 3), columns=["px", "py", "pz"])
+        ions.insert(0, "event", np.repeat(np.arange(len(momenta)), 3))
+        ions.insert(1, "ion", ["c", "o", "s"] * len(momenta))
+        ions.to_csv(name, index=False)
+    elif name.endswith("csv"):
+        table.to_csv(name, index=False, na_rep="" if kind == "blank" else "NaN")
+    elif kind == "npy":
+        np.save(name, momenta.reshape(-1, 9))
+    elif kind == "struct":
+        np.save(name, table.to_records(index=False))
+    elif kind == "parquet":
+        table.to_parquet(name, index=False)
+    elif kind == "root":
+        uproot = importlib.import_module("uproot")
+        with uproot.recreate(name) as file:
+            file["events"] = {column: table[column].to_numpy() for column in table}
+    else:
+        with h5py.File(name, "w") as file:
+            if rest:
+                file["events"] = table.to_records(index=False)
+                return
+            file.attrs["content"], file.attrs["molecule"] = (
+                "flowcei events",
+                json.dumps(EVENTS.molecule.to_dict()),
+            )
+            file["momenta"], file["event"] = momenta, np.arange(len(momenta))
 
 
 def test_a_last_line_without_its_end_is_named(flow: Shell) -> None:

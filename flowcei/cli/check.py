@@ -15,6 +15,8 @@ from flowcei.cli.streams import show
 from flowcei.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flowcei.check.verdict import RunCheck
     from flowcei.doctor.finding import Report
     from flowcei.events.source import Reading
@@ -49,7 +51,7 @@ def check(
     noise: str | None,
     output: Path | None,
     as_json: bool,
-    reading: Reading,
+    reading: Callable[[], Reading],
     overwrite: bool,
     **ions: str | None,
 ) -> None:
@@ -64,11 +66,12 @@ def check(
     """
     if output is not None:
         _refuse_output(output, file, overwrite=overwrite)
+    trained = _trained(model, molecule=molecule, prior=prior, **ions)
     from flowcei.doctor.examination import examine_file
 
-    trained = _trained(model, molecule=molecule, prior=prior, **ions)
+    stated = reading()
     report = examine_file(
-        file, named_or_none(molecule, ions) if trained is None else trained.molecule, reading
+        file, named_or_none(molecule, ions) if trained is None else trained.molecule, stated
     )
     run = _compared(report, trained, molecule, prior, noise)
     if as_json:
@@ -80,7 +83,7 @@ def check(
         show(json.dumps(report.to_dict() | {"run": about}, indent=1))
     else:
         _show(report)
-        _show_run(run, reading.columns)
+        _show_run(run, stated.columns)
     if output is not None:
         _repair(report, output, overwrite=overwrite)
     if not report.sound or (not isinstance(run, str) and run.severity == "error"):
@@ -155,16 +158,16 @@ def _show(report: Report) -> None:
 
 def _refuse_output(output: Path, file: Path, *, overwrite: bool) -> None:
     """Refuse to repair a file in place, or over another one."""
-    from flowcei.errors import UsageError
-    from flowcei.events.storage import events_writer
     from flowcei.files import same_file
     from flowcei.storage.creation import refuse_existing
 
-    events_writer(output)
     if same_file(output, file):
         msg = f"{output} is the file that is checked; give --repair another name"
         raise UsageError(msg)
     refuse_existing(output, overwrite=overwrite)
+    from flowcei.events.storage import events_writer  # after what costs nothing to refuse
+
+    events_writer(output)
 
 
 def _repair(report: Report, output: Path, *, overwrite: bool) -> None:

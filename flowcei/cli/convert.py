@@ -49,7 +49,7 @@ def convert(
     molecule: str,
     guess: bool,
     output: Path | None,
-    reading: Reading,
+    reading: Callable[[], Reading],
     selection: Callable[[str | None], Selection],
     drift: str,
     noise: str | None,
@@ -65,25 +65,26 @@ def convert(
 
     Example: flowcei convert run7.dat --molecule ch4 --mapping run7.toml -o run7.h5
     """
-    from flowcei.doctor.scale import plausible_energy
     from flowcei.errors import UsageError
-    from flowcei.events.source import open_events
-    from flowcei.events.storage import events_writer, write_event_chunks
-    from flowcei.experiment.drift import subtract_drift
     from flowcei.files import same_file
     from flowcei.storage.creation import refuse_existing
 
-    known = named_molecule(molecule, ions)
-    if guess:
-        _guess(file, known, output or Path(f"{file.stem}.toml"), reading, overwrite=overwrite)
-        return
-    place = output or Path(f"{file.stem}.events.h5")
+    place = output or Path(f"{file.stem}.toml" if guess else f"{file.stem}.events.h5")
     if same_file(place, file):
         msg = f"{file} is what is converted; give -o another name"
         raise UsageError(msg)
-    events_writer(place)
     refuse_existing(place, overwrite=overwrite)
-    source = open_events(file, known, replace(reading, selection=selection(noise)))
+    from flowcei.doctor.scale import plausible_energy  # after what costs nothing to refuse
+    from flowcei.events.source import open_events
+    from flowcei.events.storage import events_writer, write_event_chunks
+    from flowcei.experiment.drift import subtract_drift
+
+    known = named_molecule(molecule, ions)
+    if guess:
+        _guess(file, known, place, reading(), overwrite=overwrite)
+        return
+    events_writer(place)
+    source = open_events(file, known, replace(reading(), selection=selection(noise)))
     subtract_drift(source, drift)
     note_reading(source)
     for finding in plausible_energy(next(source.chunks())):

@@ -12,6 +12,8 @@ from flowcei.cli.reading import reading_options
 from flowcei.cli.streams import show
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from flowcei.events.container import Events
@@ -49,7 +51,7 @@ class _Section(dict[str, Any]):
 @click.option("--molecule", help="A built-in name, .toml or .xyz; ocs if absent and the file does not say.")
 @reading_options
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def info(*, file: Path, molecule: str | None, reading: Reading, as_json: bool) -> None:
+def info(*, file: Path, molecule: str | None, reading: Callable[[], Reading], as_json: bool) -> None:
     """Print everything that FILE says of itself: a model or run folder, events or samples.
 
     Example: flowcei info runs/ocs-cinn-1
@@ -76,7 +78,7 @@ def _print(key: str, value: object) -> None:
         show(f"{'':20s} {line}")
 
 
-def _facts(file: Path, molecule: str | None, reading: Reading) -> dict[str, Any]:
+def _facts(file: Path, molecule: str | None, reading: Callable[[], Reading]) -> dict[str, Any]:
     from flowcei.cli.runfolder import RUNS
     from flowcei.cli.runs import BUNDLED, find_model
     from flowcei.errors import DataError
@@ -99,7 +101,7 @@ def _facts(file: Path, molecule: str | None, reading: Reading) -> dict[str, Any]
         return _sample_facts(file)
     from flowcei.events.storage import read_events
 
-    events = read_events(file, molecule, reading)
+    events = read_events(file, molecule, reading())
     return {"content": "events"} | _event_facts(events)
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flowcei.events.selection import Selection
-    from flowcei.events.source import EventSource
+    from flowcei.events.source import EventSource, Reading
 
 __all__ = ["drift_option", "note_reading", "reading_options", "selection_options"]
 
@@ -61,12 +61,11 @@ _SELECTION = (
     click.option(
         "--ker", metavar="LOW..HIGH", help="Leave out events outside this kinetic energy release, eV."
     ),
-    click.option("--finite-only", is_flag=True, help="Leave out events with missing or infinite numbers."),
 )
 
 
 def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of reading; the command takes them as one argument `reading`."""
+    """Add the options of reading; the command takes a function that returns them, `reading`."""
 
     @wraps(command)
     def wrapped(
@@ -78,12 +77,14 @@ def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
         allow_truncated: bool,
         **rest: Any,  # noqa: ANN401
     ) -> Any:  # noqa: ANN401
-        from flowcei.events.mapping import read_mapping
-        from flowcei.events.source import Reading
+        def reading() -> Reading:  # called once paths were looked at: the import takes a second
+            from flowcei.events.mapping import read_mapping
+            from flowcei.events.source import Reading
 
-        known = read_mapping(mapping) if mapping is not None else None
-        stated = Reading(format, known, columns, unit, allow_truncated=allow_truncated)
-        return command(reading=stated, **rest)
+            known = read_mapping(mapping) if mapping is not None else None
+            return Reading(format, known, columns, unit, allow_truncated=allow_truncated)
+
+        return command(reading=reading, **rest)
 
     return _with(_READING, wrapped)
 
@@ -97,7 +98,6 @@ def selection_options(command: Callable[..., Any]) -> Callable[..., Any]:
         max_sum: float | None,
         max_sum_chance: float | None,
         ker: str | None,
-        finite_only: bool,
         **rest: Any,  # noqa: ANN401
     ) -> Any:  # noqa: ANN401
         if max_sum is not None and max_sum_chance is not None:
@@ -110,7 +110,7 @@ def selection_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
             bound = max_sum if max_sum_chance is None else sum_bound(max_sum_chance)
             level = Noise.parse(noise) if noise and bound is not None else None
-            return Selection(bound, level, _window(ker), finite_only)
+            return Selection(bound, level, _window(ker))
 
         return command(selection=selection, **rest)
 

@@ -81,7 +81,7 @@ def sample(
     count: int,
     model: str | None,
     noise: str | None,
-    reading: Reading,
+    reading: Callable[[], Reading],
     selection: Callable[[str | None], Selection],
     drift: str,
     latent: Latent,
@@ -124,7 +124,7 @@ def sample(
     note(f"model {name}{found} ({reconstructor.architecture}, {reconstructor.molecule.name})")
     prior = f"prior {reconstructor.card.get('prior_name') or 'unnamed'}"
     note_ions(reconstructor.molecule, prior, f"noise {noise or 'as the file or the model says'}")
-    source = open_events(momenta, reconstructor.molecule, replace(reading, selection=selection(noise)))
+    source = open_events(momenta, reconstructor.molecule, replace(reading(), selection=selection(noise)))
     subtract_drift(source, drift)
     note_reading(source)
     first = next(source.chunks())

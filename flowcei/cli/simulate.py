@@ -94,10 +94,13 @@ def simulate(
     Example: flowcei simulate ocs -n 100000 --noise 1% -o events.h5
     """
     from flowcei.errors import UsageError
-    from flowcei.events.storage import events_writer, write_events
+    from flowcei.storage.creation import refuse_existing
+
+    if output is not None and str(output) != "-":
+        refuse_existing(output, overwrite=overwrite)
+    from flowcei.events.storage import events_writer, write_events  # after what costs nothing to refuse
     from flowcei.events.streaming import partial_path, partial_seed
     from flowcei.events.text import write_csv
-    from flowcei.storage.creation import refuse_existing
 
     precise = _checked(accuracy)
     if geometries is not None:

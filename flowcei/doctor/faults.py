@@ -23,6 +23,8 @@ from flowcei.events.hdf import (
     read_json_attribute,
     read_molecule,
 )
+from flowcei.events.mapped import Arrays
+from flowcei.events.selection import Selection, Tally
 from flowcei.events.source import Reading, open_events
 from flowcei.events.tables import format_of
 from flowcei.events.text import columns
@@ -36,8 +38,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
-
-    from flowcei.events.selection import Tally
 
 __all__ = ["Content", "read_with_faults"]
 
@@ -144,7 +144,7 @@ def _read_csv(path: Path, molecule: Molecule, refusal: DataError) -> Content:
     extra, wrong = _columns(names, molecule, lines)
     findings += wrong
     used = [c for c in (*momenta, *positions, *_EXTRA) if c in names]
-    numbers, faults = _numbers(names, lines, [*used, *extra], extra)
+    numbers, faults = _numbers(names, lines, [*used, *extra])
     findings += faults
     partial = [c for c in positions if c in names]
     if partial and len(partial) < len(positions):
@@ -219,10 +219,8 @@ def _columns(names: list[str], molecule: Molecule, lines: list[list[str]]) -> tu
     return numeric[:MOST_COLUMNS], out
 
 
-def _numbers(
-    names: list[str], lines: list[list[str]], used: list[str], loose: list[str]
-) -> tuple[pd.DataFrame, list[Finding]]:
-    """Return the rows in which all is a number, or blank in a loose column, and what is wrong with others."""
+def _numbers(names: list[str], lines: list[list[str]], used: list[str]) -> tuple[pd.DataFrame, list[Finding]]:
+    """Return the rows in which all is a number, blank or not finite, and what is wrong with others."""
     places = {name: names.index(name) for name in used}
     rows: list[list[float]] = []
     ragged: list[int] = []
@@ -237,7 +235,7 @@ def _numbers(
         for name, place in places.items():
             value, problem = _number(cells[place])
             values.append(value)
-            if problem and (problem == "text" or name not in loose):
+            if problem == "text" or (problem and name == "event"):
                 problems.setdefault(problem, row)
                 where[name] += 1
         for problem in problems:
@@ -283,7 +281,7 @@ def _read_hdf(path: Path, molecule: Molecule | None) -> Content:
         content = _damaged_hdf(path, molecule)
         if content is None:
             raise
-        if not content.findings:
+        if not any(f.severity == "error" for f in content.findings):
             content.findings.append(Finding("error", "refused", str(error), _REFUSED))
         return content
     return Content(events.molecule, source.tally.read, events, _left_out(source.tally))
@@ -293,7 +291,7 @@ def _left_out(tally: Tally) -> list[Finding]:
     """Report events that are left out without having been asked for."""
     means = "they were left out here, as every command leaves them out"
     return [
-        Finding("warning", "left-out", f"{number} of {tally.read} events: {reason}", means)
+        Finding("warning", "left-out", f"{number} of {tally.read} events: {tally.in_words(reason)}", means)
         for reason, number in tally.unasked.items()
     ]
 
@@ -317,39 +315,27 @@ def _damaged_hdf(path: Path, molecule: Molecule | None) -> Content | None:
     shapes = {"momenta": (rows, len(own), 3), "positions": (rows, len(own), 3)}
     if rows == 0 or any(a.shape != shapes.get(name, (rows,)) for name, a in arrays.items()):
         return None
-    keep, findings = np.ones(rows, dtype=bool), []
-    for name, array in ((n, a) for n, a in arrays.items() if not is_column(n)):
-        broken = ~np.isfinite(array.reshape(rows, -1)).all(axis=1)
-        keep &= ~broken
-        if broken.any():
-            numbers = [int(k) + 1 for k in np.flatnonzero(broken)]
-            what = f"{len(numbers)} of {rows} events ({_some([str(k) for k in numbers[: _SHOWN + 1]])})"
-            out = _faulty("cells", f"{what} hold NaN or infinite numbers in /{name}", numbers)
-            findings.append(out)
-    events, refused = _sound(own, {name: array[keep] for name, array in arrays.items()}, origin)
-    return Content(own, rows, events, [*findings, *refused])
+    return Content(own, rows, *_sound(own, arrays, origin))
 
 
 def _sound(
     molecule: Molecule, arrays: dict[str, NDArray[np.float64]], origin: dict[str, Any]
 ) -> tuple[Events | None, list[Finding]]:
-    """Return the events among rows of finite numbers, and what is wrong with the others."""
-    findings = []
-    p = arrays["momenta"]
-    with np.errstate(over="ignore", invalid="ignore"):
-        squares = ((p - p.mean(axis=1, keepdims=True)) ** 2).sum(axis=(1, 2))
-    bad = {
-        "ions that do not move apart (KER is 0)": squares == 0,
-        "momenta whose squares are no numbers": ~np.isfinite(squares),
-    }
-    if "sigma" in arrays:
-        bad["a negative sigma"] = arrays["sigma"] < 0
+    """Return the events among rows that can be used, and what is wrong with the others."""
+    p, tally = arrays["momenta"], Tally(len(arrays["momenta"]))
     keep = np.ones(len(p), dtype=bool)
-    for problem, rows in bad.items():
+    bare = Arrays(p, arrays.get("positions"), None, arrays.get("sigma"))
+    for reason, rows in Selection().rejected(bare, molecule).items():
         if rows.any():
-            numbers = [int(k) + 1 for k in np.flatnonzero(rows)]
-            findings.append(_faulty("events", f"{len(numbers)} of {len(p)} events have {problem}", numbers))
+            tally.count(reason, int(rows.sum()), f"row {int(rows.argmax()) + 1}")
             keep &= ~rows
+    findings = _left_out(tally)
+    negative = arrays["sigma"] < 0 if "sigma" in arrays else ~keep & keep
+    if negative.any():
+        numbers = [int(k) + 1 for k in np.flatnonzero(negative)]
+        what = f"{len(numbers)} of {len(p)} events have a negative sigma"
+        findings.append(_faulty("events", what, numbers))
+        keep &= ~negative
     ids = arrays.get("event")
     if ids is not None:
         whole = (ids == np.round(ids)) & (np.abs(ids) <= float(1 << 53))

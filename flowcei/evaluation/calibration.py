@@ -189,7 +189,10 @@ def calibrate(
     if len(by_region):
         verdicts += check_regions(inner, by_region, regions, _units(events.molecule), level=level)
     if weights:
-        verdicts.insert(0, check_weights(Weights.concatenate(weights)))
+        joined = Weights.concatenate(weights)
+        lowest = {region.name: float(np.median(joined.efficiency[region.events])) for region in regions}
+        by_region["efficiency"] = by_region["region"].map(lowest)
+        verdicts.insert(0, check_weights(joined, lowest))
     left_out = [] if dense else [f"{model.architecture} has no density: no regions of highest density"]
     if len(resimulation):
         verdicts += check_resimulation(resimulation, level=level, seed=seed)
@@ -282,9 +285,10 @@ class _Judge:
                 drawn.log_prob,
                 self.model.log_prob(truth[:, None], self.events[rows], noise=self.noise),
             )
-            if drawn.weights is not None:  # regions of the exact posterior, not of the flow's
-                density = density + drawn.weights.log_weights
-                of_truth = drawn.log_posterior(truth[:, None])
+            if drawn.weights is not None:  # regions of the exact posterior, where it is what is judged
+                exact = drawn.weights.reliable[:, None]
+                density = density + np.where(exact, drawn.weights.log_weights, 0.0)
+                of_truth = np.where(exact, drawn.log_posterior(truth[:, None]), of_truth)
             found["hpd"] = highest_density(density, of_truth[:, 0], weights=weights, seed=self.rng)
         return found
 

@@ -260,10 +260,16 @@ class _Judge:
         order = label_by_geometry(self.events.molecule, self.events.momenta[rows], x)
         return relabel(x.astype(np.float64), order) @ np.swapaxes(self.rotation[rows], 1, 2)[:, None]
 
-    def scores(self, rows: slice, drawn: NDArray[np.floating]) -> dict[str, NDArray[np.float64]]:
-        """Score samples (e, n, N, 3), in the frame of the momenta, of some events."""
+    def scores(
+        self, rows: slice, drawn: NDArray[np.floating], turned: NDArray[np.floating] | None = None
+    ) -> dict[str, NDArray[np.float64]]:
+        """Score samples (e, n, N, 3), in the frame of the momenta, of some events.
+
+        `turned` has them in the recoil frame where that, with its labels, is what was answered.
+        """
         molecule, momenta = self.events.molecule, self.events.momenta[rows]
-        truth, turned = self.turned[rows], self._turn(rows, drawn)
+        truth = self.turned[rows]
+        turned = self._turn(rows, drawn) if turned is None else turned
         scores = score(truth, turned, deviation=self.deviation)
         scores |= internal_errors(molecule, truth, turned)
         k = min(drawn.shape[1], _SIMULATED_SAMPLES)
@@ -274,7 +280,7 @@ class _Judge:
         return scores
 
     def scores_of_turned(self, turned: NDArray[np.floating]) -> dict[str, NDArray[np.float64]]:
-        """Score samples (E, n, N, 3) that are in the recoil frame."""
+        """Score samples (E, n, N, 3) that are in the recoil frame, like ions labelled as in `turned`."""
         parts = []
         step = max(1, _SAMPLES // turned.shape[1])
         for first in range(0, len(turned), step):
@@ -282,7 +288,8 @@ class _Judge:
             lab = np.empty_like(turned[rows])
             back = turned[rows] @ self.rotation[rows, None]
             np.put_along_axis(lab, self.order[rows, :, None][:, None], back, axis=2)
-            parts.append(self.scores(rows, lab))
+            # The mean of many geometries is none: labels chosen by its bonds would be those of other ions.
+            parts.append(self.scores(rows, lab, turned[rows]))
         return _joined(parts)
 
     def _momentum_errors(

@@ -85,12 +85,11 @@ class Events:
             raise DataError(msg)
         if self.columns:
             object.__setattr__(self, "columns", checked_columns(self.columns, self.molecule, shape[0]))
-        squares = relative_squares(self.momenta)
+        with np.errstate(over="ignore"):
+            spread = self.momenta - np.einsum("bni->bi", self.momenta)[:, None] / n
+            squares = np.einsum("bni,bni->b", spread, spread)
         _refuse(squares == 0, "the ions do not move apart (KER is 0)")
-        _refuse(
-            ~np.isfinite(squares),
-            "momenta are too large (KER is not finite); --finite-only omits such events",
-        )
+        _refuse(~np.isfinite(squares), "momenta are too large (KER is not finite)")
 
     def __len__(self) -> int:
         """Return the number of events."""
@@ -143,13 +142,6 @@ class Events:
     def numbers(self) -> NDArray[np.int64]:
         """The number of each event, (B,): `ids`, or 0, 1, 2 and so on."""
         return np.arange(len(self), dtype=np.int64) if self.ids is None else self.ids
-
-
-def relative_squares(momenta: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the sum of squares of momenta (B, N, 3) from their mean, (B,): 0 where no ion leaves another."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        relative = momenta - np.einsum("bni->bi", momenta)[:, None] / momenta.shape[1]
-        return np.asarray(np.einsum("bni,bni->b", relative, relative))
 
 
 def one_row(rows: int | slice | NDArray[Any], count: int) -> slice | NDArray[Any]:

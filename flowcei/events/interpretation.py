@@ -213,7 +213,7 @@ def _settled(guess: Guess, table: Table, molecule: Molecule, path: Path) -> tupl
     if not guess.open:
         return mapping, said
     velocities = momentum_factor(mapping.momenta.unit)[1]
-    part = next(mapped_chunks(table, _in_file_units(mapping), molecule, path, rows=_LOOK, gaps=True), None)
+    part = next(mapped_chunks(table, _in_file_units(mapping), molecule, path, rows=_LOOK), None)
     if part is None or not len(part):
         raise DataError(f"no event of {molecule.name} among the first rows", path=path)
     if "momenta" in guess.open:

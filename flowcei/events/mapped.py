@@ -82,9 +82,11 @@ def refuse_misfit(mapping: Mapping, molecule: Molecule, names: tuple[str, ...], 
 
 
 def mapped_chunks(
-    table: Table, mapping: Mapping, molecule: Molecule, path: Path, *, rows: int, gaps: bool = False
+    table: Table, mapping: Mapping, molecule: Molecule, path: Path, *, rows: int
 ) -> Iterator[Arrays]:
     """Yield the events of a table, some at a time, in the order of the file.
+
+    Numbers may be missing or not finite, but for those that tell events, ions or channels apart.
 
     Args:
         table: The file.
@@ -92,7 +94,6 @@ def mapped_chunks(
         molecule: Whose ions they are.
         path: Of the file, for messages.
         rows: Events of a part, about.
-        gaps: Whether numbers may be missing or not finite; those of extra columns always may.
 
     Raises:
         DataError: For cells that are no numbers, and event numbers that are not whole or
@@ -100,7 +101,8 @@ def mapped_chunks(
     """
     refuse_misfit(mapping, molecule, table.names, path)
     read = _ion_rows if mapping.rows == "ion" else _event_rows
-    loose = mapping.names if gaps else mapping.columns or ()
+    strict = {mapping.event, mapping.ions.column, mapping.channel.column if mapping.channel else ""}
+    loose = [name for name in mapping.names if name not in strict]
     yield from read(table, mapping, molecule, path, rows=rows, gaps=loose)
 
 

@@ -9,7 +9,6 @@ import numpy as np
 from scipy.stats import chi
 
 from flowcei.errors import UsageError
-from flowcei.events.container import relative_squares
 from flowcei.physics.explosion import kinetic_energy
 from flowcei.units import ELECTRONVOLT
 
@@ -25,8 +24,10 @@ __all__ = ["INCOMPLETE", "Selection", "Tally", "sum_bound", "sum_chance"]
 INCOMPLETE = "incomplete"
 """Why an event is left out whose rows are not those of all ions."""
 
-_LOST = "lacking an ion (zeros or NaN), which flowcei cannot yet reconstruct"
-_NO_ENERGY = "without kinetic energy (all momenta alike, such as zeros)"
+_LOST = "lacking an ion (zeros, blank or NaN), which flowcei cannot yet reconstruct"
+_BROKEN = "with a number that is blank, not finite or too large"
+_STILL = "without kinetic energy"
+_UNASKED = (_LOST, _BROKEN, _STILL, INCOMPLETE)
 _AT_REST = 1e-6  # of the largest momentum: files of six digits round the sum of momenta to this
 _AXES = 3  # the length of a vector of three normal components is chi-distributed with as many
 
@@ -59,7 +60,7 @@ def sum_bound(chance: float) -> float:
 
 @dataclass(frozen=True)
 class Selection:
-    """Rules for events; without any, an event that cannot be used is an error.
+    """Rules for events; one that cannot be used, as `rejected` says, is left out without any.
 
     Attributes:
         max_sum: Bound on the total momentum, in standard deviations: a component of the sum of N
@@ -67,13 +68,11 @@ class Selection:
             one in 882, exceed 4; a false coincidence or a lost ion exceeds it by far.
         noise: Of a momentum component, for that bound, where the file has no column for it.
         ker: Least and most kinetic energy release, eV.
-        finite: Whether events with a number that is missing, or not finite, are left out.
     """
 
     max_sum: float | None = None
     noise: Noise | None = None
     ker: tuple[float, float] | None = None
-    finite: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what selects nothing.
@@ -91,31 +90,30 @@ class Selection:
     def rejected(self, arrays: Arrays, molecule: Molecule) -> dict[str, NDArray[np.bool_]]:
         """Tell for each rule which events (B,) it leaves out; an event is named by the first only.
 
-        Events that lack an ion, or have no kinetic energy, are left out without a rule: none of them can
-        be reconstructed, and one of them must not cost the others their answer.
+        Events that lack an ion, hold a number that is blank, not finite or too
+        large, or have no kinetic energy are
+        left out without a rule: none of them can be reconstructed.
 
         Raises:
             UsageError: For a bound on the momentum sum of events without a known noise.
         """
         p, m = arrays.momenta, molecule.masses
-        squares = relative_squares(p)
-        out = {_LOST: _without_ion(arrays), _NO_ENERGY: squares == 0}
-        if not self.to_dict():
-            return {name: rows for name, rows in out.items() if rows.any()}
-        finite = np.isfinite(p).all(axis=(1, 2))
-        for more in (arrays.positions, arrays.sigma):
-            if more is not None:
-                finite &= np.isfinite(more).all(axis=tuple(range(1, more.ndim)))
+        finite = np.ones(len(p), dtype=bool)
+        for array in (p, arrays.positions, arrays.sigma):
+            if array is not None and not np.isfinite(array).all():  # at once: by rows it takes far longer
+                finite &= np.isfinite(array).all(axis=tuple(range(1, array.ndim)))
         with np.errstate(invalid="ignore", over="ignore"):
-            energy = kinetic_energy(p, m) / ELECTRONVOLT
+            spread = p - np.einsum("bni->bi", p)[:, None] / len(molecule)
+            squares = np.einsum("bni,bni->b", spread, spread)
             total = np.linalg.norm(p.sum(axis=1), axis=1)
-        finite &= np.isfinite(squares) & np.isfinite(energy)
-        if self.finite:
-            out["not finite"] = ~finite
+        finite &= np.isfinite(squares)
+        out = {_LOST: _without_ion(arrays), _BROKEN: ~finite, _STILL: finite & (squares == 0)}
         if self.max_sum is not None:
             sigma = self._sigma(arrays) * np.sqrt(len(molecule))
             out["momentum sum"] = finite & (total > self.max_sum * sigma)
         if self.ker is not None:
+            with np.errstate(invalid="ignore", over="ignore"):
+                energy = kinetic_energy(p, m) / ELECTRONVOLT
             out["KER"] = finite & ~((energy >= self.ker[0]) & (energy <= self.ker[1]))
         taken = np.zeros(len(p), dtype=bool)
         for name, rows in out.items():
@@ -141,19 +139,17 @@ class Selection:
                 table["noise"] = str(self.noise)
         if self.ker is not None:
             table["ker_ev"] = list(self.ker)
-        if self.finite:
-            table["finite"] = True
         return table
 
 
 def _without_ion(arrays: Arrays) -> NDArray[np.bool_]:
-    """Return which events lack an ion, (B,): a program writes zeros or NaN for one that was lost.
+    """Return which events lack an ion, (B,): a program writes zeros, blanks or NaN for one that was lost.
 
     An ion that truly stays at rest, such as the middle one of a straight CO2 without noise, leaves the
     others with a total momentum of 0; a lost ion leaves them with its own, turned round.
     """
     p = arrays.momenta
-    blank = np.asarray((~np.isfinite(p)).all(axis=2))
+    blank = np.asarray(np.isnan(p).all(axis=2))
     zero = np.asarray((p == 0).all(axis=2))
     if not (zero | blank).any():
         return np.zeros(len(p), dtype=bool)
@@ -161,8 +157,7 @@ def _without_ion(arrays: Arrays) -> NDArray[np.bool_]:
         total = np.abs(np.where(blank[..., None], 0.0, p).sum(axis=1)).max(axis=1)
         size = np.abs(np.where(blank[..., None], 0.0, p)).max(axis=(1, 2))
         moving = total > _AT_REST * size
-    some = ~(zero | blank).all(axis=1)
-    return np.asarray(some & (blank.any(axis=1) | (zero.any(axis=1) & moving)))
+    return np.asarray(blank.any(axis=1) | (zero.any(axis=1) & moving))
 
 
 @dataclass
@@ -172,20 +167,23 @@ class Tally:
     Attributes:
         read: Events of the file so far.
         rejected: Number by reason.
+        first: Where the first event of a reason is.
     """
 
     read: int = 0
     rejected: dict[str, int] = field(default_factory=dict)
+    first: dict[str, str] = field(default_factory=dict)
 
-    def count(self, reason: str, number: int) -> None:
-        """Add events that were left out."""
+    def count(self, reason: str, number: int, first: str = "") -> None:
+        """Add events that were left out; `first` says where the first of them is."""
         if number:
             self.rejected[reason] = self.rejected.get(reason, 0) + number
+            self.first.setdefault(reason, first)
 
     @property
     def unasked(self) -> dict[str, int]:
-        """How many events were left out without a rule: they lack an ion or energy, or have other ions."""
-        return {reason: n for reason, n in self.rejected.items() if reason in (_LOST, _NO_ENERGY, INCOMPLETE)}
+        """How many events were left out without a rule, by reason: none can be reconstructed."""
+        return {reason: n for reason, n in self.rejected.items() if reason in _UNASKED}
 
     @property
     def kept(self) -> int:
@@ -197,8 +195,12 @@ class Tally:
         count = f"{self.read} event{'' if self.read == 1 else 's'}"
         if not self.rejected:
             return f"{count} read, none left out"
-        why = ", ".join(f"{number} {reason}" for reason, number in self.rejected.items())
+        why = ", ".join(f"{number} {self.in_words(reason)}" for reason, number in self.rejected.items())
         return f"{count} read, {self.read - self.kept} left out: {why}"
+
+    def in_words(self, reason: str) -> str:
+        """Return a reason, and where the first event is that was left out for it."""
+        return f"{reason} (first: {self.first[reason]})" if self.first.get(reason) else reason
 
     def to_dict(self) -> dict[str, Any]:
         """Return the counts."""

@@ -69,7 +69,7 @@ class EventSource:
         Raises:
             DataError: For what cannot be read, and where no event is left.
         """
-        self.tally.read, self.tally.rejected = 0, {}
+        self.tally.read, self.tally.rejected, self.tally.first = 0, {}, {}
         known = _Known(self.path)
         for arrays in self._arrays(rows):
             events = self._judged(arrays, known)
@@ -107,7 +107,10 @@ class EventSource:
             arrays = replace(arrays, momenta=at_rest)
         kept = np.ones(len(arrays), dtype=bool)
         for reason, out in self.selection.rejected(arrays, self.molecule).items():
-            self.tally.count(reason, int(out.sum()))
+            if out.any():
+                k = int(out.argmax())
+                where = f"row {first + k + 1}" if arrays.ids is None else f"event {arrays.ids[k]}"
+                self.tally.count(reason, int(out.sum()), where)
             kept &= ~out
         rows = slice(None) if kept.all() else kept  # a view where nothing is left out
         self._numbered = arrays.ids is not None
@@ -186,12 +189,12 @@ def open_events(
     known = molecule or (hdf_molecule(path) if found == "hdf5" else None) or Molecule.load("ocs")
     table = open_table(path, found, reading.mapping)
     understood = interpret(table, known, path, reading)
-    mapping, gaps = understood.mapping, reading.selection.finite
+    mapping = understood.mapping
     if found in ("text", "xyz") and not reading.allow_truncated:
         check_end(path, "--allow-truncated reads it")
 
     def arrays(rows: int) -> Iterator[Arrays]:
-        return mapped_chunks(table, mapping, known, path, rows=rows, gaps=gaps)
+        return mapped_chunks(table, mapping, known, path, rows=rows)
 
     count = table.rows if mapping.rows == "event" else None
     origin: dict[str, Any] = {"file": path.name}

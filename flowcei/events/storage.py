@@ -45,7 +45,7 @@ def read_events(
             columns, which events to leave out.
 
     Returns:
-        The events, in atomic units. Events that lack an ion or kinetic energy are left out, with a warning.
+        The events, in atomic units. Events that lack an ion are left out, with a warning.
 
     Raises:
         UsageError: For a missing file or unknown molecule.

@@ -9,7 +9,6 @@ import re
 import warnings
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from typing import TYPE_CHECKING, NoReturn, cast
 
 import numpy as np
@@ -311,6 +310,7 @@ class TextTable:
             self.dialect.refuse_other_length(self.dialect.first, self.path, 1)
         reader: pd.io.parsers.TextFileReader | None = None
         row = 0
+        again = self._lines()
         with cast("io.BufferedReader", io.BufferedReader(_Lines(self.path), 1 << 18)) as file:
             while True:
                 try:
@@ -330,7 +330,7 @@ class TextTable:
                     raise
                 except (ValueError, pd.errors.ParserError, pd.errors.ParserWarning, OSError) as error:
                     self._refuse_first_bad_cell(numbers, row, str(error), gaps=gaps)
-                self._refuse_gaps(part, row, numbers, gaps)
+                self._refuse_gaps(part, row, numbers, gaps, again)
                 row += len(part)
                 yield part
 
@@ -365,29 +365,39 @@ class TextTable:
         self, numbers: list[str], start: int, reason: str, *, gaps: Collection[str]
     ) -> NoReturn:
         """Read slowly what could not be read fast, to say exactly where it went wrong."""
-        for row, line in self._lines(start, None):
-            self._refuse_line(line, row, numbers, gaps=gaps)
+        for row, line in self._lines():
+            if row > start:
+                self._refuse_line(line, row, numbers, gaps=gaps)
         raise DataError(f"cannot be read as numbers ({' '.join(reason.split())[:120]})", path=self.path)
 
-    def _refuse_gaps(self, part: pd.DataFrame, start: int, numbers: list[str], gaps: Collection[str]) -> None:
-        """Refuse numbers that are not finite, but for those of some columns."""
+    def _refuse_gaps(
+        self,
+        part: pd.DataFrame,
+        start: int,
+        numbers: list[str],
+        gaps: Collection[str],
+        lines: Iterator[tuple[int, str]],
+    ) -> None:
+        """Refuse numbers that are not finite, but for those of some columns; `lines` is where it last was."""
         finite = [name for name in numbers if name not in gaps]
         if not np.isfinite(part[finite].to_numpy()).all():
             self._refuse_first_bad_cell(numbers, start, "a number that is not finite", gaps=gaps)
-        if finite and self.names[-1] in gaps and part[self.names[-1]].isna().any():
+        if numbers and part[numbers[-1]].isna().any():
             # What a row that is too short lacks at its end looks like a blank cell.
-            for row, line in self._lines(start, start + len(part)):
-                self.dialect.refuse_other_length(line, self.path, row)
+            for row, line in lines:
+                if row > start:
+                    self.dialect.refuse_other_length(line, self.path, row)
+                if row == start + len(part):
+                    return
 
-    def _lines(self, start: int, stop: int | None) -> Iterator[tuple[int, str]]:
-        """Yield the rows from one on, and their numbers, from 1, as they stand in the file."""
+    def _lines(self) -> Iterator[tuple[int, str]]:
+        """Yield the rows as they stand in the file, and their numbers, from 1."""
         try:
             with self.path.open("r", encoding="utf-8-sig", newline=None) as file:
                 for _ in range(self.dialect.lead):
                     file.readline(_MAX_LINE)
                 whole = iter(partial(file.readline, _MAX_LINE), "")
-                lines = islice((line for line in whole if line.strip()), start, stop)
-                yield from enumerate(lines, start=start + 1)
+                yield from enumerate((line for line in whole if line.strip()), start=1)
         except UnicodeDecodeError as error:
             raise DataError("not a text file in UTF-8", path=self.path) from error
 
@@ -428,9 +438,9 @@ def cell_problem(cell: str, *, gaps: bool = False) -> str | None:
         ("'1_0' where a number belongs", None)
     """
     if not cell:
-        return None if gaps else "a blank cell; fill in the number, or leave such events out (--finite-only)"
+        return None if gaps else "a blank cell; fill in the number"
     if cell in _GAPS and "nan" not in cell.lower() and not gaps:
-        return f"{cell!r} where a number belongs; --finite-only leaves such events out"
+        return f"{cell!r} where a number belongs"
     if _FORTRAN.fullmatch(cell):
         return f"{cell[:40]!r}: Fortran's exponent; write an e for the d"
     try:
@@ -439,7 +449,7 @@ def cell_problem(cell: str, *, gaps: bool = False) -> str | None:
     except ValueError:
         return None if gaps and cell in _GAPS else f"{cell[:40]!r} where a number belongs"
     if not math.isfinite(value) and not gaps:
-        return f"{cell[:40]!r} is not a finite number; --finite-only leaves such events out"
+        return f"{cell[:40]!r} is not a finite number"
     return None
 
 
