@@ -185,3 +185,15 @@ def test_atoms_on_top_of_each_other_are_rejected(tmp_path: Path) -> None:
     path.write_text("3\n\nO 0 0 0\nH 0 0 1\nH 0 0 1.01\n")
     with pytest.raises(DataError, match=r"atoms h1 and h2 are 0\.019 bohr apart"):
         Molecule.load(path)
+
+
+def test_an_xyz_file_that_is_cut_is_refused(tmp_path: Path) -> None:
+    """In its last number, between two atoms, between two numbers: not a molecule with other bonds."""
+    text = "3\nwater\nO 0 0 0.1173\nH 0 0.7572 -0.4692\nH 0 -0.7572 -0.4692\n"
+    path = tmp_path / "w.xyz"
+    path.write_text(text)
+    assert Molecule.load(path).labels == ("o", "h1", "h2")
+    for end in (-1, -3, -12, text.index("H 0 -"), text.index("H 0 0.7")):
+        path.write_text(text[:end])
+        with pytest.raises(DataError, match=r"line end|cut XYZ file|damaged"):
+            Molecule.load(path)

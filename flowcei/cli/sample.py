@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import click
@@ -28,12 +30,11 @@ from flowcei.cli.options import (
 from flowcei.cli.reading import drift_option, note_reading, reading_options, selection_options
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from flowcei.events.selection import Selection
     from flowcei.events.source import EventSource, Reading
     from flowcei.models.interface import Latent
-    from flowcei.posterior.samples import PosteriorSamples
     from flowcei.posterior.unfinished import Quality
     from flowcei.sampling import Sampling, Survey
 
@@ -192,23 +193,18 @@ def _refuse_place(place: Path, *, overwrite: bool, resume: bool) -> bool:
 
 
 def _to_pipe(asked: Sampling, source: EventSource, survey: Survey) -> Quality:
-    """Write CSV to stdout."""
-    from flowcei.cli.progress import Progress
-    from flowcei.posterior.hdf import arrays_of
-    from flowcei.posterior.text import write_samples_csv
-    from flowcei.posterior.unfinished import Quality
+    """Write CSV to stdout: that of a file, whose flags take all events to judge."""
+    from flowcei.errors import StoppedError
 
-    parts: list[Quality] = []
-
-    def counted(progress: Progress) -> Iterator[PosteriorSamples]:
-        for part in asked.blocks(source.chunks()):
-            yield part
-            parts.append(Quality.of(arrays_of(part), part.molecule))
-            progress.update(len(part))
-
-    with Progress(survey.events, "events") as progress:
-        write_samples_csv(counted(progress), sys.stdout)
-    return _judged(asked, Quality.concatenate(parts))
+    with TemporaryDirectory() as folder:
+        place = Path(folder) / "samples.csv"
+        try:
+            quality = _to_file(asked, source, survey, place, overwrite=False, resume=False)
+        except StoppedError:
+            raise KeyboardInterrupt from None  # nothing is kept to go on with
+        with place.open(encoding="utf-8", newline="") as file:
+            shutil.copyfileobj(file, sys.stdout)
+    return quality
 
 
 def _to_file(
