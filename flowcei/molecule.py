@@ -153,7 +153,8 @@ class Molecule:
             return f"ions {', '.join(self.labels)}, not {', '.join(other.labels)}"
         for label, own, its in zip(self.labels, self.charges, other.charges, strict=True):
             if own != its:
-                return f"{label} has charge {own:+g}, not {its:+g}: state the charges (--charges)"
+                todo = "charges are stated with --charges, of a model when it is trained"
+                return f"{label} has charge {own:+g}, not {its:+g}: {todo}"
         for label, own, its in zip(self.labels, self.masses / DALTON, other.masses / DALTON, strict=True):
             if abs(own - its) > _MASSES_AGREE * its:
                 todo = "state the isotopes (--isotopes, [isotopes] in TOML)"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import logsumexp
 from scipy.stats import binom, kstest, norm
 
 import flowcei
@@ -304,7 +305,7 @@ def test_a_region_that_another_compensates_is_named() -> None:
     """Averages pass; the region of large angles fails, with its share, direction and mean error."""
     events = flowcei.simulate("ocs", 900, noise="1%", seed=4)
     regions = regions_of(events.molecule, events.momenta)
-    assert len(regions) == 15
+    assert len(regions) == 19
     wide = next(r for r in regions if r.name.startswith("angle of momenta above"))
     p = events.momenta - events.momenta.mean(axis=1, keepdims=True)
     assert wide.events.sum() == 300
@@ -321,6 +322,19 @@ def test_a_region_that_another_compensates_is_named() -> None:
     assert verdict.text.startswith(f"with {wide.name} (300 events) the central 50 % hold")
     assert "biased down" in verdict.text
     assert verdict.text.endswith("mean error -0.28 bohr")
+
+
+def test_what_only_a_tenth_has_is_not_diluted() -> None:
+    """A bias and low weights of the straightest tenth: it is named, not the third that it is a part of."""
+    events = flowcei.simulate("ocs", 2000, noise="1%", seed=4)
+    regions = regions_of(events.molecule, events.momenta)
+    straight, tenth = (r for r in regions if r.name.startswith("angle of momenta above"))
+    assert (tenth.events.sum(), (tenth.events & straight.events).sum()) == (200, 200)
+    u = np.random.default_rng(2).random(2000)
+    ranks = Ranks(("c-s",), np.where(tenth.events, u**0.5, u)[:, None])
+    table = regions_table(ranks, np.zeros((2000, 1)), regions)
+    assert check_regions(ranks, table, regions, {})[0].text.startswith(f"with {tenth.name} (200 events)")
+    assert sum(r.events.sum() for r in regions if r.name.count("KER")) == 2000 * 2 + 400
 
 
 def test_right_posteriors_fail_by_regions_no_more_often_than_stated() -> None:
@@ -343,7 +357,7 @@ def test_regions_of_two_ions_and_of_few_events() -> None:
         masses=np.array([21894.0, 29157.0]), equilibrium=np.array([[0.0, 0, 0], [2.1, 0, 0]]),
     )  # fmt: skip
     momenta = np.random.default_rng(1).normal(size=(120, 2, 3))
-    assert [r.name.split()[0] for r in regions_of(pair, momenta)] == ["KER"] * 3
+    assert [r.name.split()[0] for r in regions_of(pair, momenta)] == ["KER"] * 3  # tenths have 12 events
     events = flowcei.simulate("ocs", 50, noise="1%", seed=4)
     assert regions_of(events.molecule, events.momenta) == []
     assert len(calibrate(flowcei.load(), events, n=10).regions) == 0
@@ -367,10 +381,23 @@ def test_collapsed_weights_are_called_that(tiny: Tiny) -> None:
     assert sound.text.startswith("sample efficiency 9")
 
 
+def test_the_region_of_the_lowest_efficiency_is_named(off_flow: Callable[[float], Reconstructor]) -> None:
+    """As counted by hand from the weights themselves; regions.csv has the efficiency of each."""
+    events = flowcei.simulate("ocs", 300, noise="1%", seed=8)
+    found = calibrate(off_flow(1.03), events, n=100, weigh=True, seed=2)
+    weights = off_flow(1.03).sample(events, 100, seed=2, weigh=True).weights
+    assert weights is not None
+    efficiency = np.exp(2 * logsumexp(weights.log_weights, 1) - logsumexp(2 * weights.log_weights, 1)) / 100
+    own = {r.name: np.median(efficiency[r.events]) for r in regions_of(events.molecule, events.momenta)}
+    np.testing.assert_allclose(found.regions["efficiency"], [own[name] for name in found.regions["region"]])
+    worst = min(own, key=lambda name: own[name])
+    assert found.verdicts[0].text.endswith(f"; lowest with {worst}: {own[worst]:.1%}")
+
+
 def test_weighed_samples_are_judged_by_their_weights(off_flow: Callable[[float], Reconstructor]) -> None:
     """A flow that is a little off fails; its samples with exact weights pass."""
     events = flowcei.simulate("ocs", 300, noise="1%", seed=23)
-    plain, weighed = (calibrate(off_flow(1.03), events, n=400, weigh=weigh) for weigh in (False, True))
+    plain, weighed = (calibrate(off_flow(1.02), events, n=400, weigh=weigh) for weigh in (False, True))
     assert not plain.passed
     assert HPD in weighed.coverage.names
     assert weighed.passed

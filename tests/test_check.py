@@ -337,7 +337,7 @@ def test_the_momentum_sum_shows_the_noise() -> None:
     centred = events.momenta - share[:, None] * events.momenta.sum(axis=1, keepdims=True)
     assert "sigma" in _bad(examine(replace(events, momenta=centred)))
     assert "unexplained" in _bad(examine(replace(events, momenta=centred, sigma=None)))
-    assert "noise-free" in _found(examine(simulate("ocs", 20, seed=1)))
+    assert "conserved-sums" in _found(examine(simulate("ocs", 20, seed=1)))
 
 
 def test_momenta_that_do_not_belong_together_are_found() -> None:

@@ -82,7 +82,7 @@ def _run(cache: Path) -> tuple[str, str]:
 def test_compiled_code_is_kept_and_a_damaged_file_is_made_again(tmp_path: Path) -> None:
     """The first process says what it waits for, the second has nothing to compile."""
     first = _run(tmp_path)
-    assert "compiling the simulator (explode, 2 ions)" in first[1]
+    assert first[1].count("compiling the simulator") == 1
     kept = sorted((tmp_path / "kernels").iterdir())
     assert {p.suffix for p in kept} == {".nbc", ".nbi"}
     assert _run(tmp_path) == (first[0], "")

@@ -163,17 +163,14 @@ def test_mirror_images_are_two_geometries() -> None:
 
 
 def test_events_near_equilibrium_are_unique() -> None:
-    """But for those near the fold of OCS at 162 degrees, where two of them meet."""
+    """Also those beside the fold of OCS at 162 degrees, where two meet: their posterior has one peak."""
     events = flowcei.simulate("ocs", 40, seed=21, accuracy=1e-9)
     assert events.positions is not None
     found = flowcei.load().sample(events.momenta, 50, noise="0.3%", seed=1, weigh=True).modes()
-    assert (found.verdict == UNIQUE).mean() > 0.8
+    assert (found.verdict == UNIQUE).all()
     x = events.positions - centre_of_mass(events.positions, events.molecule.masses)
     first = found.positions[[found.of(k)[0] for k in range(40)]]
     assert (np.abs(first - x).max(axis=(1, 2)) < 1e-5).mean() > 0.9
-    names, values = quantities(events.molecule, found.positions[found.verdict[found.event] == AMBIGUOUS])
-    angle = values[:, [q.name for q in names].index("o-c-s")]
-    assert (np.abs(angle - 162.0) < 3.0).all()
 
 
 def test_momenta_that_nothing_can_make_are_unexplained() -> None:

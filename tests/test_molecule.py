@@ -26,7 +26,7 @@ sigma = 0.2
 
 def test_built_in_molecules() -> None:
     """All seven, charges as stated."""
-    assert set(built_in_molecules()) == {"ocs", "co2", "h2o", "ch4", "c2h2", "chbrclf", "ch2o"}
+    assert set(built_in_molecules()) == {"ocs", "co2", "h2o", "ch4", "c2h2", "chbrclf", "ch2o", "n2o"}
     for name in built_in_molecules():
         molecule = Molecule.load(name)
         assert (molecule.charges == (2 if name == "ocs" else 1)).all()
@@ -197,3 +197,13 @@ def test_an_xyz_file_that_is_cut_is_refused(tmp_path: Path) -> None:
         path.write_text(text[:end])
         with pytest.raises(DataError, match=r"line end|cut XYZ file|damaged"):
             Molecule.load(path)
+
+
+def test_n2o_has_the_rotational_constant_that_spectroscopy_extrapolates_to() -> None:
+    """B_e = B_0 + (alpha_1 + 2 alpha_2 + alpha_3) / 2 of 14N14N16O, MHz (NIST Triatomic Spectral Database)."""
+    n2o = Molecule.load("n2o").with_isotopes("14N,16O")
+    z, mass = n2o.equilibrium[:, 2], n2o.masses
+    z = z - (mass * z).sum() / mass.sum()
+    hartree = 1.0 / (2.0 * (mass * z**2).sum())  # hbar^2 / 2I
+    expected = 12561.635 + 0.5 * (103.46 - 2 * 16.88 + 52.64)
+    assert hartree * 6.579683920502e9 == pytest.approx(expected, rel=2e-4)

@@ -41,7 +41,7 @@ class Cause:
     Attributes:
         kind: ``drift``, ``noise``, ``axis``, ``directions``, ``scale``, ``units``, ``order``,
             ``charges``, ``isotopes``, ``molecule``, ``build-up`` or ``prior``.
-        what: In words, with its numbers.
+        what: In words: the cause with its size, a semicolon, details.
         p_value: Of the comparisons that are left with this cause taken into account, together.
         fits: Whether it explains all of them; else it comes nearest.
         todo: What to do.
@@ -54,6 +54,11 @@ class Cause:
     fits: bool
     todo: str
     values: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def brief(self) -> str:
+        """The cause with its size, without details."""
+        return self.what.partition("; ")[0]
 
     @property
     def severity(self) -> str:

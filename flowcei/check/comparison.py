@@ -34,6 +34,7 @@ MEANS = "all means"
 
 _FAR = 5.0  # standard deviations of a sum: beyond are false coincidences, one true event in 600,000
 _CLIP = 4.0  # robust standard deviations of log KER, where a slope is fitted
+_ROUNDING = 0.5  # of the noise that rounding may have, below which a sum counts as none
 _CONSERVED = 0.01  # of the stated noise: sums that were made to vanish show no noise
 _SMALL = 1e-2  # of the largest variance: directions of less are relations between observables, not physics
 _NORMAL = 1.4826  # standard deviation over median absolute deviation, of a normal distribution
@@ -76,33 +77,29 @@ class Sums:
         mean: Of the sums of the good ones, (3,), hbar / bohr.
         error: Of the mean, (3,), hbar / bohr.
         ratio: Standard deviation over the stated one, (3,).
+        conserved: Whether the sums vanish: noise-free momenta, or momentum conservation was imposed.
     """
 
     good: NDArray[np.bool_]
     mean: NDArray[np.float64]
     error: NDArray[np.float64]
     ratio: NDArray[np.float64]
-
-    @property
-    def conserved(self) -> bool:
-        """Whether the sums vanish: noise-free momenta, or momentum conservation was imposed."""
-        return bool(self.ratio.max() < _CONSERVED)
+    conserved: bool
 
 
 def sums_of(observables: Observables, ions: int) -> Sums:
     """Return what the sums of momenta of `ions` ions say."""
     z = observables.total / (observables.sigma * np.sqrt(ions))[:, None]
     away = np.abs(z - np.median(z, axis=0))
-    # Where sums were made to vanish their scatter is rounding: nothing is an outlier of that.
-    good = (away <= np.maximum(_FAR * _NORMAL * np.median(away, axis=0), _CONSERVED)).all(axis=1)
+    # Where sums were made to vanish their scatter is rounding (of text with six digits 1e-6 of the
+    # momenta): nothing is an outlier of that.
+    limit = max(_CONSERVED, _ROUNDING * float(np.median(observables.least / observables.sigma)))
+    good = (away <= np.maximum(_FAR * _NORMAL * np.median(away, axis=0), limit)).all(axis=1)
     total = observables.total[good]
     count = max(len(total), 2)
-    return Sums(
-        good,
-        total.mean(axis=0),
-        total.std(axis=0) / np.sqrt(count - 1),
-        z[good].std(axis=0, ddof=1),
-    )
+    ratio = z[good].std(axis=0, ddof=1)
+    error = total.std(axis=0) / np.sqrt(count - 1)
+    return Sums(good, total.mean(axis=0), error, ratio, bool(ratio.max() < limit))
 
 
 def compare_shapes(run: Observables, predicted: Observables, good: NDArray[np.bool_]) -> list[Comparison]:

@@ -38,12 +38,14 @@ class Observables:
         total: Sum of the momenta, (B, 3), hbar / bohr.
         sigma: Noise of a momentum component that is stated, (B,), hbar / bohr.
         axis_share: Share of the KER along each lab axis, (B, 3).
+        least: Noise of a momentum component that rounding may have, (B,), hbar / bohr.
     """
 
     shapes: dict[str, NDArray[np.float64]]
     total: NDArray[np.float64]
     sigma: NDArray[np.float64]
     axis_share: NDArray[np.float64]
+    least: NDArray[np.float64]
 
     @property
     def log_ker(self) -> NDArray[np.float64]:
@@ -83,7 +85,7 @@ def observables_of(
     shapes = {name: values + _DITHER * rng.random(len(p)) for name, values in shapes.items()}
     least = NOISE_FLOOR * rms_component(momenta)
     axis_share = energy.sum(axis=1) / ker[:, None]
-    return Observables(shapes, momenta.sum(axis=1), np.maximum(sigma, least), axis_share)
+    return Observables(shapes, momenta.sum(axis=1), np.maximum(sigma, least), axis_share, least)
 
 
 def _sorted(p: NDArray[np.float64], identical: tuple[tuple[int, ...], ...]) -> NDArray[np.float64]:

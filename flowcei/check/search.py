@@ -104,19 +104,19 @@ class _Shapes:
         moved = dict(self.here.shapes)
         moved["log KER"] = self.here.log_ker - 2.0 * np.log(self.factor)
         trial = Trial.of(compare_shapes(replace(self.here, shapes=moved), self.predicted, self.all))
-        size = f"{self.factor:.4g} times what is predicted, energy shares and angles as predicted"
+        size, rest = f"{self.factor:.4g} times those predicted", "energy shares and angles are as predicted"
         values = {"factor": self.factor}
         unit = _unit(self.factor)
         if unit:
-            what = f"units: momenta are {size}: as for {unit}"
+            what = f"units: momenta {size}, as {unit}; {rest}"
             return [(trial, Cause("units", what, 1.0, True, "state the unit: --unit", values))]
         length = self.factor**-2
         scale = Cause(
-            "scale", f"momentum scale: momenta are {size}", 1.0, True, "calibrate the momenta", values
+            "scale", f"momentum scale: momenta {size}; {rest}", 1.0, True, "calibrate the momenta", values
         )
         what = (
-            f"another prior: all lengths {length:.4g} times those of the prior, or all charges "
-            f"{self.factor:.4g} times the declared, explain the same"
+            f"another prior: all lengths {length:.4g} times those of the prior; all charges "
+            f"{self.factor:.4g} times the declared explain the same"
         )
         todo = "take a prior that allows them, where the calibration is sure"
         return [(trial, scale), (trial, Cause("prior", what, 1.0, True, todo, {"lengths": length}))]
@@ -125,7 +125,7 @@ class _Shapes:
         """Try no noise, where sums that vanish say that there is none, or hide it."""
         silent = replace(self.run, noise=self.run.noise.measured(np.zeros(3)))
         trial = Trial.of(compare_shapes(self.here, silent.predicted(self.free), self.all))
-        what = "noise: the momentum sums vanish, and the shapes are those of momenta without noise"
+        what = "noise: none; the momentum sums vanish, and energy shares and angles are those without noise"
         return trial, Cause("noise", what, 1.0, True, "state that there is none: --noise 0%")
 
     def _alternatives(self) -> list[tuple[Trial, Cause]]:
@@ -167,8 +167,8 @@ class _Shapes:
         momenta = built_up_momenta(positions, molecule.masses, molecule.charges, tau)
         trial = Trial.of(compare_shapes(self.here, self.run.predicted(momenta), self.all))
         what = (
-            f"charge build-up: charges that build up in {tau / FEMTOSECOND:.3g} fs, or other forces "
-            "that are not those of the final charges"
+            f"charge build-up: charges that build up in {tau / FEMTOSECOND:.3g} fs; other forces "
+            "that are not those of the final charges do the same"
         )
         todo = "a model that knows of the build-up is needed: lengths come out too long"
         return [(trial, Cause("build-up", what, 1.0, True, todo, {"tau_fs": tau / FEMTOSECOND}))]
@@ -177,12 +177,12 @@ class _Shapes:
         p, rest = self.base.p_value, " beside" if near else ""
         if self.base.farthest > _NOT_THESE_IONS and not near:
             what = (
-                "another molecule or other ions (or geometries far from those of the prior): the ions share "
+                "another molecule or other ions; or geometries far from those of the prior: the ions share "
                 f"the energy as those of {self.run.molecule.name} do in no order and with no charges tried"
             )
             todo = "look at which ions the columns hold, and at their charges"
             return Cause("molecule", what, p, False, todo)
-        what = f"another prior{rest}: geometries, charges or forces that were not tried"
+        what = f"another prior{rest}; geometries, charges or forces that were not tried"
         todo = "take a wider prior, or charges and forces of the experiment"
         return Cause("prior", what, p, False, todo)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from flowcei.events.container import Events
     from flowcei.physics.detector import Noise
 
-__all__ = ["FEWEST", "RunCheck", "check_run"]
+__all__ = ["FEWEST", "LABORATORY", "RunCheck", "check_run"]
 
 FEWEST = 50
 """Events below which a run is not compared."""
@@ -87,24 +87,24 @@ class RunCheck:
         differing = [c for c in self.comparisons if c.p_value * count < LEVEL]
         # The means together are for the machine: said where nothing else differs.
         single = [c for c in differing if c.observable != MEANS] or differing
-        worst = sorted(single, key=lambda c: c.p_value)[:2]
-        listed = ", ".join(
-            f"{c.observable} {c.measured:.4g}{' ' * bool(c.unit)}{c.unit} where {c.predicted:.4g} "
-            f"is predicted (p {_p(c.p_value)})"
-            for c in worst
-        )
-        return f"the run is not what the prior {self.prior} predicts: {listed}"
+        worst = min(single, key=lambda c: (c.p_value, -abs(np.nan_to_num(c.distance))))
+        size = "" if np.isnan(worst.distance) else f", KS distance {worst.distance:.2f}"
+        unit = f" {worst.unit}" if worst.unit else ""
+        numbers = f"{worst.observable} {worst.measured:.4g}{unit}, predicted {worst.predicted:.4g}{size}"
+        return f"not as the prior {self.prior} predicts: {numbers}, p {_p(worst.p_value)}"
 
     @property
     def likely(self) -> tuple[Cause, ...]:
         """The causes in the laboratory, and the likeliest of the others."""
-        lab = [c for c in self.causes if c.kind in _LAB]
-        return (*lab, *[c for c in self.causes if c.kind not in _LAB][:1])
+        lab = [c for c in self.causes if c.kind in LABORATORY]
+        return (*lab, *[c for c in self.causes if c.kind not in LABORATORY][:1])
 
     @property
     def verdict(self) -> str:
-        """What the comparison comes to, and the likely cause of a difference, in one line."""
-        return "; likely: ".join([self.summary, *(cause.what for cause in self.likely)])
+        """What the comparison comes to, and the likeliest cause of a difference, in one short line."""
+        # One in the laboratory that needs no action is named after one that makes answers wrong.
+        first = sorted(self.likely, key=lambda cause: _SEVERITIES.index(cause.severity))[:1]
+        return "; likely ".join([self.summary, *(cause.brief for cause in first)])
 
     def table(self) -> pd.DataFrame:
         """Return a row for each comparison: observable, measured, predicted, unit, p, effect."""
@@ -131,7 +131,8 @@ class RunCheck:
         }
 
 
-_LAB = ("drift", "noise", "axis", "directions")
+LABORATORY = "drift", "noise", "axis", "directions"
+"""Kinds of causes that are measured and taken into account before others are tried."""
 _SEVERITIES = ("error", "warning", "note")
 
 
@@ -195,12 +196,11 @@ def check_run(
     comparisons = compare_shapes(here, predicted, sums.good)
     comparisons += compare_lab(here, predicted, sums, len(molecule), noise_stated=level.stated)
     remarks = []
-    if not level.stated:
-        remarks.append(
-            "no noise below the size of the momenta is stated: it was taken from the momentum sums"
-        )
-    if sums.conserved and not level.is_zero:
-        remarks.append("the momentum sums vanish, and say nothing of the noise")
+    if sums.conserved and not (level.stated and level.is_zero):
+        assumed = "the stated noise was believed" if level.stated else "none was assumed: state it (--noise)"
+        remarks.append(f"the momentum sums are 0: the noise cannot be measured from them; {assumed}")
+    elif not level.stated:
+        remarks.append("no noise is stated: it was taken from the momentum sums")
     differs = min(c.p_value for c in comparisons) * len(comparisons) < LEVEL
     causes = causes_of(run, comparisons) if differs else []
     outlying = float(1.0 - sums.good.mean())

@@ -27,6 +27,8 @@ def show_run_check(check: RunCheck, columns: str) -> None:
         check: What to print.
         columns: The order of the ions that the user gave, "" for none.
     """
+    from flowcei.check.verdict import LABORATORY
+
     show(f"\nThe run beside the prior {check.prior}: {check.compared} of {check.events} events compared")
     if check.comparisons:
         show(text_table(check.table(), digits=4))
@@ -35,8 +37,8 @@ def show_run_check(check: RunCheck, columns: str) -> None:
     if check.outlying > 0.01:
         show(f"  {check.outlying:.1%} have a momentum sum unlike the others and were left out")
     for k, cause in enumerate(check.causes):
-        fit = f"explains the rest, p {cause.p_value:.2g}" if cause.fits else f"not all, p {cause.p_value:.1g}"
-        show(f"  {k + 1}. {cause.what} ({fit})")
+        fit = f" (explains the rest, p {cause.p_value:.2g})" if cause.fits else " (does not explain all)"
+        show(f"  {k + 1}. {cause.what}{'' if cause.kind in LABORATORY else fit}")
         show(f"      -> {cause.todo}")
         if cause.kind == "order" and columns:
             show(f'      -> --columns "{_reordered(columns, check, cause.values["columns"])}"')

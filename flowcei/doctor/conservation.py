@@ -83,9 +83,10 @@ def sum_findings(events: Events, noise: Noisiness) -> list[Finding]:
     values = {"relative": noise.relative, "absolute": noise.absolute}
     out = []
     if noise.relative < NOISE_FLOOR:
-        what = f"the momenta of an event sum to 0 (to {noise.relative:.1e} of the rms component): noise-free"
-        means = "a posterior of noise-free momenta is points; training adds the noise it is told"
-        out.append(Finding("note", "noise-free", what, means, values=values))
+        what = f"the momenta of an event sum to 0 (to {noise.relative:.1e} of the rms component)"
+        means = "simulated without noise, or conservation was imposed: the sums then say nothing of the noise"
+        todo = "of measured momenta state the noise: --noise"
+        out.append(Finding("note", "conserved-sums", what, means, todo, values=values))
     elif velocities := _velocities(events, noise.relative):
         return [velocities]
     else:

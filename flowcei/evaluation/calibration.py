@@ -189,7 +189,10 @@ def calibrate(
     if len(by_region):
         verdicts += check_regions(inner, by_region, regions, _units(events.molecule), level=level)
     if weights:
-        verdicts.insert(0, check_weights(Weights.concatenate(weights)))
+        joined = Weights.concatenate(weights)
+        lowest = {region.name: float(np.median(joined.efficiency[region.events])) for region in regions}
+        by_region["efficiency"] = by_region["region"].map(lowest)
+        verdicts.insert(0, check_weights(joined, lowest))
     left_out = [] if dense else [f"{model.architecture} has no density: no regions of highest density"]
     if len(resimulation):
         verdicts += check_resimulation(resimulation, level=level, seed=seed)

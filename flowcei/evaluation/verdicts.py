@@ -21,7 +21,7 @@ from flowcei.evaluation.ranks import HPD
 from flowcei.posterior.weights import efficiency_in_words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -182,7 +182,7 @@ def check_tarp(ranks: Ranks, *, level: float = LEVEL) -> list[Verdict]:
     return found
 
 
-def check_weights(weights: Weights) -> Verdict:
+def check_weights(weights: Weights, by_region: Mapping[str, float] | None = None) -> Verdict:
     """Say whether importance weights have collapsed: whether they are reliable in nine of ten events.
 
     Where they are not the flow's own samples are judged (`Weights.normalised`), so that the other
@@ -190,6 +190,7 @@ def check_weights(weights: Weights) -> Verdict:
 
     Args:
         weights: Of all the events.
+        by_region: Median efficiency in each region: the lowest is named.
 
     Example:
         >>> from flowcei.posterior.weights import Weights
@@ -204,6 +205,9 @@ def check_weights(weights: Weights) -> Verdict:
     if lost:
         of = f"of {lost} of {len(weights.ess)} events the weights are not reliable"
         text = f"{'' if passed else 'collapsed: '}{of} and the flow is judged as it is; {text}"
+    if by_region:
+        worst = min(by_region, key=by_region.__getitem__)
+        text += f"; lowest with {worst}: {by_region[worst]:.1%}"
     return Verdict("weights", "efficiency", passed, share, float(passed), text)
 
 

@@ -16,7 +16,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from numba import njit, types
+from numba import njit
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 
 __all__ = ["cache_folder", "compiled", "kernel"]
@@ -71,6 +71,12 @@ class _Implementation(CompileResultCacheImpl):
     _locator_classes = (_Locator,)
 
 
+@cache
+def _announce() -> None:
+    """Say once in a process what is waited for."""
+    _log.info("compiling the simulator for this number of ions: some seconds, kept for the next time")
+
+
 class _KernelCache(FunctionCache):
     """A cache that can fail without harm."""
 
@@ -85,9 +91,7 @@ class _KernelCache(FunctionCache):
             with suppress(OSError):
                 self.flush()
         if found is None:
-            sizes = [kind.count for kind in sig if isinstance(kind, types.UniTuple)]
-            what = f"{self._py_func.__name__}, {sizes[0]} ions" if sizes else self._py_func.__name__
-            _log.info("compiling the simulator (%s): some seconds, kept for the next time", what)
+            _announce()
         return found
 
     def save_overload(self, sig, data):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from flowcei.physics.likelihood import Likelihood
 
-__all__ = ["local_covariance", "misfit", "momentum_slope"]
+__all__ = ["local_covariance", "misfit", "momentum_slope", "residuals"]
 
 _RANK = 1e-12  # of the largest singular value: below lies rounding, not information
 # At one deviation of a normal posterior the momenta have changed by 1, squared. Where it is above 4
@@ -62,14 +62,22 @@ def misfit(
         >>> bool((misfit(known, e.positions[:, None], np.arange(2)) < 1e-6).all())
         True
     """
-    total = (_residual(likelihood, positions, event) ** 2).sum(axis=2)
+    total = (residuals(likelihood, positions, event) ** 2).sum(axis=2)
     return np.where(np.isnan(total), np.inf, total)
 
 
-def _residual(
+def residuals(
     likelihood: Likelihood, positions: NDArray[np.float64], event: NDArray[np.intp]
 ) -> NDArray[np.float64]:
-    """Return whitened residuals in units of the noise, (M, K, 3N-3), of geometries (M, K, N, 3)."""
+    """Return whitened residuals in units of the noise, (M, K, 3N-3), of geometries (M, K, N, 3), bohr.
+
+    Example:
+        >>> import flowcei
+        >>> e = flowcei.simulate("ocs", 2, noise="1%", seed=1)
+        >>> known = flowcei.load().sample(e, 2, seed=1).likelihood
+        >>> residuals(known, e.positions[:, None], np.arange(2)).shape
+        (2, 1, 6)
+    """
     rows = np.repeat(event, positions.shape[1])
     residual = likelihood.residual(positions.reshape(-1, *positions.shape[2:]), rows)
     return (residual * (likelihood.size / likelihood.noise)[rows, None]).reshape(*positions.shape[:2], -1)
@@ -142,7 +150,7 @@ def _bounded(
         change: Rows are the directions in which the momenta change along them, (M, D, D).
         scale: What the derivative says, (M, D), bohr; infinite where it says nothing.
     """
-    start = _residual(likelihood, positions[:, None], event)
+    start = residuals(likelihood, positions[:, None], event)
     size = np.abs(positions - positions[:, :1]).max(axis=(1, 2))
     first = np.minimum(scale, size[:, None])  # a width beyond the molecule itself is not sought
     stiffer = np.tril(np.ones(scale.shape[1:] * 2), -1)  # axes of rising length: those before one's own
@@ -153,7 +161,7 @@ def _bounded(
         for _ in range(_CORRECTIONS):
             x = np.concatenate([np.zeros((*step.shape[:2], 3)), step], axis=2)
             ends = positions[:, None] + x.reshape(*step.shape[:2], -1, 3)
-            parts = np.einsum("mkr,mjr->mkj", _residual(likelihood, ends, event) - start, change)
+            parts = np.einsum("mkr,mjr->mkj", residuals(likelihood, ends, event) - start, change)
             # A valley may be bent: what the stiffer axes can make good for is none of this one.
             step -= np.einsum("mkj,mj,mjd->mkd", parts * stiffer, scale, axes)
         return np.einsum("mkk->mk", parts) ** 2

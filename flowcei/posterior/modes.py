@@ -178,7 +178,7 @@ def find_modes(
     share = _shared(share, event, e)
     probability = np.where(source[event] == "laplace", laplace, share)
     first = np.lexsort((refinement.error[event, sample], -probability, status == STALLED, event))
-    leader = leaders(likelihood, positions, event, first) if resolve else np.arange(len(event))
+    leader = leaders(likelihood, positions, event, first, log_prior) if resolve else np.arange(len(event))
     covariance = covering(covariance, positions, probability, leader)
     for sums in (probability, laplace, starts):
         sums[:] = np.bincount(leader, sums, minlength=len(sums))
