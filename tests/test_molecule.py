@@ -200,7 +200,7 @@ def test_an_xyz_file_that_is_cut_is_refused(tmp_path: Path) -> None:
 
 
 def test_n2o_has_the_rotational_constant_that_spectroscopy_extrapolates_to() -> None:
-    """B_e = B_0 + (alpha_1 + 2 alpha_2 + alpha_3) / 2 of 14N14N16O, MHz (NIST Triatomic Spectral Database)."""
+    """B_e = B_0 + (alpha_1 + 2 alpha_2 + alpha_3) / 2 of 14N14N16O, MHz (NIST Triatomic Database)."""
     n2o = Molecule.load("n2o").with_isotopes("14N,16O")
     z, mass = n2o.equilibrium[:, 2], n2o.masses
     z = z - (mass * z).sum() / mass.sum()

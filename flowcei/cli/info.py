@@ -131,6 +131,7 @@ def _model_facts(file: Path) -> dict[str, Any]:
     try:
         molecule = Molecule.from_dict(card.molecule)
         chart = _chart(card, molecule, tensors)
+        warn_of_masses(molecule, of_model=True)
     except (DataError, ValueError, KeyError, IndexError) as error:
         raise DataError(f"its description is damaged: {error}", path=file) from error
     said = card.training
@@ -289,6 +290,7 @@ def _sample_facts(file: Path) -> dict[str, Any]:
     from flowcei.posterior.storage import read_samples
 
     drawn = read_samples(file)
+    warn_of_masses(drawn.molecule)
     origin = dict(drawn.origin)
     measured = origin.pop("events", {})
     relative = float(np.median(drawn.sigma / rms_component(drawn.momenta)))

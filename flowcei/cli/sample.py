@@ -26,6 +26,7 @@ from flowcei.cli.options import (
     seed_option,
     settled_seed,
     warn,
+    warn_of_masses,
 )
 from flowcei.cli.reading import drift_option, note_reading, reading_options, selection_options
 
@@ -124,6 +125,7 @@ def sample(
     found = ", the newest of runs/ (--model names another)" if model is None and name != BUNDLED else ""
     note(f"model {name}{found} ({reconstructor.architecture}, {reconstructor.molecule.name})")
     prior = f"prior {reconstructor.card.get('prior_name') or 'unnamed'}"
+    warn_of_masses(reconstructor.molecule, of_model=True)
     note_ions(reconstructor.molecule, prior, f"noise {noise or 'as the file or the model says'}")
     source = open_events(momenta, reconstructor.molecule, replace(reading(), selection=selection(noise)))
     subtract_drift(source, drift)

@@ -26,6 +26,7 @@ from flowcei.cli.options import (
     seed_option,
     settled_seed,
     warn,
+    warn_of_masses,
 )
 from flowcei.cli.reading import read_noted
 from flowcei.cli.stopping import stoppable
@@ -191,6 +192,8 @@ class _Plan:
         else:
             data = read_noted(resolved["data"], named_or_none(resolved.get("molecule"), ions))
             molecule, resolved["data"] = data.molecule, str(resolved["data"])
+            if "molecule" not in resolved:
+                warn_of_masses(molecule)
             settled, said = _settled_by_data(data, resolved)
             resolved |= settled
         plain = Schedule()
