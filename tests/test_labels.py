@@ -461,3 +461,27 @@ def test_a_search_for_bonds_that_is_stopped_is_told() -> None:
     bonded = np.take_along_axis(x, order[..., None], axis=2)[0, 0]
     gaps = np.linalg.norm(bonded - np.roll(bonded, 1, axis=0), axis=1)
     np.testing.assert_allclose(gaps, gaps.min(), rtol=1e-12)
+
+
+def test_a_search_for_symmetries_of_bonds_has_a_bound() -> None:
+    """A random graph of 24 like atoms, three bonds each: the bond list decides, and minutes are not spent."""
+    n, rng = 24, np.random.default_rng(1)
+    ends: list[tuple[int, ...]] = []
+    while len(set(ends)) < 3 * n // 2 or any(a == b for a, b in ends):
+        ends = [
+            tuple(sorted(pair))
+            for pair in rng.permutation(np.repeat(np.arange(n), 3)).reshape(-1, 2).tolist()
+        ]
+    molecule = Molecule.from_dict(
+        {
+            "name": "net",
+            "symbols": ["H"] * n,
+            "equilibrium": {"unit": "bohr", "positions": (4.0 * rng.normal(size=(n, 3))).tolist()},
+            "bonds": [[f"h{a + 1}", f"h{b + 1}"] for a, b in ends],
+            "priors": {"equilibrium": {"kind": "displaced", "sigma": 0.1}},
+        }
+    )
+    x, prior = molecule.equilibrium[None, None], build_prior(molecule)
+    with pytest.warns(UserWarning, match="1 of 1 samples of net"):
+        order = label_by_geometry(molecule, rng.normal(size=(1, n, 3)), x, prior)
+    assert np.array_equal(np.sort(order[0, 0]), np.arange(n))

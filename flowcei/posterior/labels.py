@@ -37,6 +37,7 @@ __all__ = ["environments", "label_by_geometry", "order_by_speed", "relabel", "sp
 _GRAPHS = 8  # sets of bonded ions between which a prior is asked to choose, at the most
 _BLOCK = 10_000  # samples whose ways to bond the ions are held at a time
 _SYMMETRIES = 100  # of the bonds: where there are more, the bond list decides, not the prior
+_STEPS = 10_000  # of the search for these: an irregular graph of 24 like atoms takes minutes
 _DRAWS = 1000  # of a prior, to see how far it lets bonds deviate
 # Times the largest sum of squares of 1000 draws, that is the 0.999 quantile of chi squared (10.8 or
 # more) times the variance of a normal bond: a way to bond the ions that costs so much more than the
@@ -221,18 +222,20 @@ class _BondGraph:
 
     @cached_property
     def symmetries(self) -> NDArray[np.intp] | None:
-        """The orders (S, N) that leave all bonds where they are; None where there are too many."""
+        """The orders (S, N) that leave all bonds where they are; None where they are too many to find."""
         orders = []
-        for order in self._extended([]):
-            orders.append(order)
-            if len(orders) > _SYMMETRIES:
+        for step, order in enumerate(self._extended([])):
+            if len(order) == len(self.group):
+                orders.append(order)
+            if len(orders) > _SYMMETRIES or step > _STEPS:
                 return None
         return np.array(orders)
 
     def _extended(self, order: list[int]) -> Iterator[list[int]]:
+        """Yield the partial orders that keep the bonds among their places, whole ones too."""
         k = len(order)
+        yield order
         if k == len(self.group):
-            yield order
             return
         for j in np.flatnonzero(self.colour == self.colour[k]).tolist():
             if j not in order and np.array_equal(self.bonded[j, order], self.bonded[k, :k]):
