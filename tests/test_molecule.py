@@ -188,7 +188,7 @@ def test_atoms_on_top_of_each_other_are_rejected(tmp_path: Path) -> None:
 
 
 def test_n2o_has_the_rotational_constant_that_spectroscopy_extrapolates_to() -> None:
-    """B_e = B_0 + (alpha_1 + 2 alpha_2 + alpha_3) / 2 of 14N14N16O, MHz (NIST Triatomic Spectral Database)."""
+    """B_e = B_0 + (alpha_1 + 2 alpha_2 + alpha_3) / 2 of 14N14N16O, MHz (NIST)."""
     n2o = Molecule.load("n2o").with_isotopes("14N,16O")
     z, mass = n2o.equilibrium[:, 2], n2o.masses
     z = z - (mass * z).sum() / mass.sum()

@@ -153,8 +153,8 @@ def _molecules(molecule: Molecule) -> Iterator[Alternative]:
                 continue
             for order in [tuple(range(n)), *_orders(charged)]:
                 ions = ", ".join(charged.symbols[order.index(k)] for k in range(n))
-                what = f"another molecule: {name} of charges {_each(charged, [f'{q:+g}' for q in charges])}"
-                what += f", its ions in the order {ions}"
+                what = f"another molecule: {name}, ions in the order {ions}; "
+                what += f"charges {_each(charged, [f'{q:+g}' for q in charges])}"
                 yield Alternative("molecule", what, charged, prior, order, {"molecule": name})
 
 
