@@ -58,7 +58,7 @@ def test_the_environment_is_sound() -> None:
 
 
 def test_every_test_that_the_security_page_names_exists() -> None:
-    """A promise stands on a test: each bullet of what is not trusted names at least one, by file and function."""
+    """Each promise about what is not trusted names at least one test, by file and function."""
     page = (ROOT / "SECURITY.md").read_text().split("**Trusted:**")[0]
     bullets = page.split("\n- ")[1:]
     for bullet in bullets:
