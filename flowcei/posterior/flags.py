@@ -43,13 +43,14 @@ FLAGS = {
     "or noise, or charges that appear slowly",
     "no-geometry": "the model cannot express a geometry for these momenta: the samples are NaN",
     "outside-prior": "most samples of the model lie where the prior has no geometry",
+    "noise": "the stated noise is above what the model was trained for: the samples are too narrow",
 }
 """What each flag means; flag number k is bit k. New ones are appended: files hold the bits."""
 
 FLAG_BITS = {name: 1 << k for k, name in enumerate(FLAGS)}
 """The bit of each flag."""
 
-BY_MOMENTA = sum(FLAG_BITS[name] for name in ("momentum-sum", "ker", "momenta"))
+BY_MOMENTA = sum(FLAG_BITS[name] for name in ("momentum-sum", "ker", "momenta", "noise"))
 """The bits of the flags that momenta alone raise."""
 
 AFTERWARDS = {name: bit for name, bit in FLAG_BITS.items() if not bit & BY_MOMENTA}
