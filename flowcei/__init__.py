@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from flowcei.events.simulation import simulate
     from flowcei.events.storage import read_events, write_events
     from flowcei.events.study import study_events
+    from flowcei.experiment.drift import without_drift
     from flowcei.fitting import train
     from flowcei.loading import load
     from flowcei.molecule import Molecule
@@ -53,6 +54,7 @@ __all__ = [
     "simulate",
     "study_events",
     "train",
+    "without_drift",
     "write_events",
     "write_samples",
 ]
@@ -77,6 +79,7 @@ _ROOMS = {
     "simulate": "events.simulation",
     "study_events": "events.study",
     "train": "fitting",
+    "without_drift": "experiment.drift",
     "write_events": "events.storage",
     "write_samples": "posterior.storage",
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from flowcei.errors import DataError, UsageError
@@ -12,9 +13,10 @@ from flowcei.errors import DataError, UsageError
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["check_held", "check_readable", "read_toml", "same_file"]
+__all__ = ["check_end", "check_held", "check_readable", "read_toml", "same_file"]
 
 _MAX_TOML = 1 << 20
+_MAX_LINE = 1 << 20
 _LARGE, _MOST_PACKED = 1 << 26, 2000  # bytes; no packing of HDF5 or Parquet saves more than 1 in 1030
 # A key of sixteen parts or more. The parser takes time and memory with the square of their number.
 _DEEP_KEY = re.compile(r"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){16}""")
@@ -52,6 +54,27 @@ def check_readable(path: Path) -> None:
         raise DataError("the file is empty", path=path)
     if not os.access(path, os.R_OK):
         raise DataError("no permission to read the file", path=path)
+
+
+def check_end(path: Path, remedy: str) -> None:
+    """Refuse a file whose last line has no end: a number that is cut reads as a shorter one.
+
+    Args:
+        path: The file.
+        remedy: What reads a file that is whole all the same.
+
+    Raises:
+        DataError: Naming that line.
+    """
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _MAX_LINE))
+        lines = file.read().replace(b"\r", b"\n").rsplit(b"\n", 1)
+        if len(lines) == 1 or not lines[1].strip():  # a header alone holds no number
+            return
+        file.seek(0)
+        line = 1 + sum(part.count(b"\n") for part in iter(partial(file.read, 1 << 20), b""))
+    what = f"line {line}, the last one, has no line end: the file may be cut in the middle of a number"
+    raise DataError(f"{what}; if it is whole, {remedy}", path=path)
 
 
 def check_held(path: Path, numbers: int, what: str, size: int | None = None) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flowcei.errors import DataError
-from flowcei.files import check_readable
+from flowcei.files import check_end, check_readable
 from flowcei.units import ANGSTROM, length_in_bohr
 
 if TYPE_CHECKING:
@@ -155,6 +155,7 @@ def molecule_table(path: Path, unit: str | None = None) -> dict[str, Any]:
     atoms = next(read_structures(path), None)
     if atoms is None:
         raise DataError("is not an XYZ file: it holds no atoms", path=path)
+    check_end(path, "end it with an empty line")
     unit = check_length_unit([atoms], unit, path)
     x = atoms.get_positions() * length_in_bohr(unit)
     reach = _BOND_STRETCH * covalent_radii[atoms.numbers] * ANGSTROM

@@ -101,6 +101,13 @@ def test_samples_to_a_pipe_are_csv_and_nothing_else(flow: Shell) -> None:
     assert lines[0].startswith("event,sample,cx,cy,cz,ox")
     assert len(lines) == 1 + 6
     assert _files() == {"file.csv"}
+    for words in ([], ["--weigh"]):  # weighed: with the chance of the evidence, which all events tell
+        asked = ("sample", "--momenta", "file.csv", "-n", "9", "--seed", "1", "--keep-flagged", *words)
+        assert flow(*asked, "-o", "-") == 0
+        piped = flow.out
+        assert ("evidence_p" in piped) == bool(words)
+        assert flow(*asked, "-o", "same.csv", "--overwrite") == 0
+        assert Path("same.csv").read_text() == piped
     assert flow("simulate", "ocs", "-n", "2", "--seed", "1", "-o", "-") == 0
     assert flow.out.startswith("cx,cy,cz")
 

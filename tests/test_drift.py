@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import constants, stats
 
@@ -14,6 +16,7 @@ from flowcei.errors import UsageError
 from flowcei.events.source import Reading, open_events
 from flowcei.experiment.drift import Drift, measure_drift, parse_drift, subtract_drift
 from flowcei.molecule import Molecule
+from flowcei.recorded import settled_noise
 from tests.shell import Shell
 
 OCS = Molecule.load("ocs")
@@ -123,6 +126,40 @@ def test_the_flag_is_about_the_drift(shell: Shell) -> None:
     assert not (subtracted.flags & 1).any()
     assert (untouched.flags & 1).all()
     assert subtracted.origin["events"]["drift"]["events"] >= 36
+
+
+def test_comparison_is_about_the_drift(shell: Shell) -> None:
+    """`compare` of a drifting beam scores all as without the drift, counts what is left out; so in Python."""
+    rest = flowcei.simulate("ocs", 40, noise="1%", seed=5)
+    beam = replace(rest, momenta=rest.momenta + SHARES * np.array([28.0, 0.0, 0.0]), sigma=None)
+    momenta = beam.momenta.copy()
+    momenta[3, 1], momenta[7] = np.nan, 3.0 * momenta[7]
+    flowcei.write_events(beam, "beam.csv")
+    table = pd.read_csv("beam.csv")
+    table[[c for c in table if c.startswith("p")]] = momenta.reshape(40, 9)
+    table.to_csv("beam.csv", index=False)
+    words = ["compare", "bundled", "--data", "beam.csv", "-n", "5", "--noise", "1%", "--json", "--overwrite"]
+    assert shell(*words) == 0, shell.err
+    told = json.loads(shell.out)
+    assert told["events"] == 38
+    assert told["left_out"] == {"unusable": 1, "flagged": 1}
+    assert "drift of the beam" in shell.err
+    assert "1 lacking an ion" in shell.err
+    assert shell(*words, "--drift", "none") == 3
+    still = flowcei.without_drift(beam)
+    assert not measure_drift(still.momenta).significant
+    measured = np.array(still.origin["drift"]["momentum"])
+    np.testing.assert_allclose(beam.momenta - still.momenta, np.broadcast_to(SHARES * measured, (40, 3, 3)))
+    np.testing.assert_array_equal(flowcei.without_drift(beam, "none").momenta, beam.momenta)
+
+
+def test_training_noise_is_about_the_drift() -> None:
+    """The noise that a training measures is that of the beam at rest: 1 %."""
+    rest = flowcei.simulate("ocs", 1000, noise="1%", seed=5)
+    beam = replace(rest, momenta=rest.momenta + SHARES * np.array([28.0, 0.0, 9.0]), sigma=None)
+    own = settled_noise(beam, None)[1]
+    assert own is not None
+    assert abs(own.level - 0.01) < 5e-4
 
 
 def test_only_what_a_beam_can_do_is_subtracted(tmp_path: Path) -> None:

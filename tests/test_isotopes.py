@@ -195,6 +195,9 @@ def test_commands_state_masses_and_charges(
         "warning (mass): Br: 79.904 u is the average mass, that of no isotope; --isotopes 79Br or 81Br",
     ):
         assert text in shell.err
+    for command in (("info", place), ("check", place)):  # the molecule comes from the file
+        shell(*command)
+        assert "warning (mass): Br: 79.904 u is the average mass" in shell.err
     stated = ("--isotopes", "81Br,37Cl", "--charges", "2")
     assert shell(*simulate, *stated) == 0
     assert "warning" not in shell.err

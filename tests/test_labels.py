@@ -407,6 +407,23 @@ def test_what_is_not_finite_keeps_its_place() -> None:
     np.testing.assert_array_equal(order[1, 0], order_by_speed(molecule, events.momenta)[1])
 
 
+def test_modes_of_another_prior_are_labelled_by_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Oxygen 7 bohr from n2, on the side of n1: `modes --prior loose` says so, whatever the samples state."""
+    monkeypatch.chdir(tmp_path)
+    flow = Shell(monkeypatch, capsys)
+    events = flowcei.simulate(_molecule("n2o"), 6, prior="loose", noise="0.1%", seed=1)
+    drawn = _as_posterior(events, n=3, blur=0.01)
+    own = {"kind": "displaced", "sigma": 1.0}  # about N-N-O: the nearer nitrogen is the middle one
+    write_samples([replace(drawn, origin={"prior": own})], "e.samples.h5")
+    for words, middle in (([], 0), (["--prior", "loose"], 1)):
+        assert flow("modes", "e.samples.h5", *words, "--overwrite") == 0, flow.err
+        table = pd.read_csv("e.modes.csv").query("mode == 1")
+        truth = np.linalg.norm(events.positions[:, middle] - events.positions[:, 2], axis=1)  # type: ignore[index]
+        np.testing.assert_allclose(table["n2-o"], truth, atol=0.3)
+
+
 def test_the_command_says_how_like_atoms_are_labelled(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -187,8 +187,20 @@ def test_atoms_on_top_of_each_other_are_rejected(tmp_path: Path) -> None:
         Molecule.load(path)
 
 
+def test_an_xyz_file_that_is_cut_is_refused(tmp_path: Path) -> None:
+    """In its last number, between two atoms, between two numbers: not a molecule with other bonds."""
+    text = "3\nwater\nO 0 0 0.1173\nH 0 0.7572 -0.4692\nH 0 -0.7572 -0.4692\n"
+    path = tmp_path / "w.xyz"
+    path.write_text(text)
+    assert Molecule.load(path).labels == ("o", "h1", "h2")
+    for end in (-1, -3, -12, text.index("H 0 -"), text.index("H 0 0.7")):
+        path.write_text(text[:end])
+        with pytest.raises(DataError, match=r"line end|cut XYZ file|damaged"):
+            Molecule.load(path)
+
+
 def test_n2o_has_the_rotational_constant_that_spectroscopy_extrapolates_to() -> None:
-    """B_e = B_0 + (alpha_1 + 2 alpha_2 + alpha_3) / 2 of 14N14N16O, MHz (NIST Triatomic Spectral Database)."""
+    """B_e = B_0 + (alpha_1 + 2 alpha_2 + alpha_3) / 2 of 14N14N16O, MHz (NIST Triatomic Database)."""
     n2o = Molecule.load("n2o").with_isotopes("14N,16O")
     z, mass = n2o.equilibrium[:, 2], n2o.masses
     z = z - (mass * z).sum() / mass.sum()

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import constants
 from shell import Shell
 
 import flowcei
@@ -378,6 +379,31 @@ def test_an_event_that_cannot_be_used_is_named_by_its_row(tmp_path: Path) -> Non
     assert [len(part) for part in source.chunks(10)] == [10, 10, 9]
     assert "1 left out" in str(source.tally)
     assert "first: row 26" in str(source.tally)
+
+
+@pytest.mark.parametrize(("unit", "comment"), [("bohr", ""), ("bohr", "positions in bohr"), ("angstrom", "")])
+def test_the_unit_of_positions_in_xyz_is_told(tmp_path: Path, unit: str, comment: str) -> None:
+    """By the comment, by bonds as long as bonds are, else by the energy; never angstrom without a look."""
+    events = flowcei.simulate("ocs", 20, seed=4)
+    assert events.positions is not None
+    momentum = constants.hbar / constants.physical_constants["Bohr radius"][0]
+    momentum /= np.sqrt(constants.atomic_mass * constants.e)  # sqrt(u eV), that of ASE
+    lines = []
+    for x, p in zip(
+        events.positions * (1.0 if unit == "bohr" else 1 / ANGSTROM), events.momenta * momentum, strict=True
+    ):
+        lines += ["3", f"Properties=species:S:1:pos:R:3:momenta:R:3 {comment}".strip()]
+        lines += [
+            f"{s} {a[0]} {a[1]} {a[2]} {b[0]} {b[1]} {b[2]}" for s, a, b in zip("COS", x, p, strict=True)
+        ]
+    path = tmp_path / "e.xyz"
+    path.write_text("\n".join(lines) + "\n")
+    source = open_events(path, events.molecule)
+    found = source.read()
+    np.testing.assert_allclose(found.positions, events.positions, rtol=1e-6)
+    np.testing.assert_allclose(found.momenta, events.momenta, rtol=1e-6)
+    told = any("positions taken to be in bohr" in line for line in source.said)
+    assert told == (unit == "bohr" and not comment)
 
 
 # --- the command ---------------------------------------------------------------------------------

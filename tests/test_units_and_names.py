@@ -178,6 +178,10 @@ def _lines(header: str, *more: str) -> str:
         ("px_C;py_C\n12,170;-8,507\n1,001;9,100\n", Reading(), r"px_C'.*12,170.*thousands"),
         ("px_C\tpy_C\n1,234,567\t-8,507\n", Reading(), r"px_C'.*1,234,567.*thousands"),
         ("px_C;py_C\n12,1705;-8.507\n", Reading(), "no column was recognised"),
+        ("px_C;py_C\n1.5;-8,507.25\n", Reading(), r"py_C'.*-8,507.25.*comma separates thousands"),
+        ('px_C,py_C\n1.5,"-8,507"\n', Reading(), r"py_C'.*-8,507.*comma separates thousands"),
+        ("px_C py_C\n1.5 -8,507.25\n", Reading(), r"py_C'.*-8,507.25.*comma separates thousands"),
+        ("1,001.5 -8,507.25\n", Reading(columns="c o s"), "numbers with commas between blanks"),
     ],
 )
 def test_contradictions_are_refused_naming_the_column(

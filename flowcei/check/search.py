@@ -178,9 +178,10 @@ class _Shapes:
         if self.base.farthest > _NOT_THESE_IONS and not near:
             what = (
                 "another molecule or other ions; or geometries far from those of the prior: the ions share "
-                f"the energy as those of {self.run.molecule.name} do in no order and with no charges tried"
+                f"the energy as those of {self.run.molecule.name} do in no other order and with no other "
+                "charges, each tried alone"
             )
-            todo = "look at which ions the columns hold, and at their charges"
+            todo = "look at which ions the columns hold, in which order, and at their charges"
             return Cause("molecule", what, p, False, todo)
         what = f"another prior{rest}; geometries, charges or forces that were not tried"
         todo = "take a wider prior, or charges and forces of the experiment"

@@ -21,6 +21,7 @@ from flowcei.cli.options import (
     refuse_full_folder,
     warn,
 )
+from flowcei.cli.reading import drift_option, read_noted
 from flowcei.cli.streams import show
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ _TITLES = {
 @click.option("--strict", is_flag=True, help="End with exit code 1 where a check fails.")
 @click.option("--json", "as_json", is_flag=True, help="Print all as JSON, and write calibration.json.")
 @keep_flagged_option
+@drift_option
 @device_option
 @overwrite_option
 def calibrate(
@@ -76,6 +78,7 @@ def calibrate(
     strict: bool,
     as_json: bool,
     keep_flagged: bool,
+    drift: str,
     device: str,
     overwrite: bool,
 ) -> None:
@@ -90,23 +93,21 @@ def calibrate(
     Example: flowcei calibrate bundled --data test.h5
     """
     from flowcei.cli.progress import Progress
-    from flowcei.cli.runs import find_model, load_named, note_what_is_assumed, trusted_events
+    from flowcei.cli.runs import find_model, load_named, trusted_events
 
     find_model(model)  # before torch, which takes seconds
     refuse_full_folder(output, overwrite=overwrite)
     from flowcei.evaluation.calibration import calibrate as run
     from flowcei.evaluation.comparison import unseen
-    from flowcei.events.storage import read_events
     from flowcei.storage.creation import atomic_text
 
     name, loaded = load_named(model, device)
-    whole = read_events(data, loaded.molecule)
+    whole = read_noted(data, loaded.molecule)
     events = unseen(loaded, whole)
     if len(events) < len(whole):
         note(f"{name} was trained on {data}: only its {len(events)} test events are used")
-    note_what_is_assumed(loaded, events, noise)
     _note_other_prior(loaded, events)
-    events = trusted_events([loaded], events, noise, keep_flagged=keep_flagged)
+    events, left_out = trusted_events([loaded], events, noise, drift, keep_flagged=keep_flagged)
     with Progress(len(events), "events") as progress:
         found = run(
             loaded,
@@ -123,13 +124,15 @@ def calibrate(
     _write(found, folder, overwrite=overwrite)
     about = {"model": name, "data": str(data), "events": len(events), "samples": count, "seed": seed}
     if as_json:
-        about |= {"noise": noise, "latent": latent, "weighed": weigh}
+        about |= {"left_out": left_out, "noise": noise, "latent": latent, "weighed": weigh}
         text = json.dumps(about | found.to_dict(), indent=1, allow_nan=False)
         with atomic_text(folder / "calibration.json", overwrite=overwrite) as file:
             file.write(text + "\n")
         show(text)
     else:
         show(f"{name}: {len(events)} events of {data}, {count} samples each, seed {seed}")
+        if any(left_out.values()):
+            show(f"left out: {left_out['unusable']} that cannot be used, {left_out['flagged']} flagged")
         _show(found)
     note(f"\ntables and pictures in {folder}")
     if strict and not found.passed:

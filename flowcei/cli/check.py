@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flowcei.cli.options import InputFile, ions_options, named_or_none, noise_option, note, overwrite_option
+from flowcei.cli.options import (
+    InputFile,
+    ions_options,
+    named_or_none,
+    noise_option,
+    note,
+    overwrite_option,
+    warn_of_masses,
+)
 from flowcei.cli.reading import reading_options
 from flowcei.cli.streams import show
 from flowcei.errors import UsageError
@@ -73,6 +81,8 @@ def check(
     report = examine_file(
         file, named_or_none(molecule, ions) if trained is None else trained.molecule, stated
     )
+    if molecule is None and report.events is not None:
+        warn_of_masses(report.events.molecule, of_model=trained is not None)
     run = _compared(report, trained, molecule, prior, noise)
     if as_json:
         about = (

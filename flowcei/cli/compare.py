@@ -22,6 +22,7 @@ from flowcei.cli.options import (
     samples_option,
     text_table,
 )
+from flowcei.cli.reading import drift_option, read_noted
 from flowcei.cli.streams import show
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ _ONLY_IN_FILES = ("mse_sample", "mae_sample", "std_mse_sample", "std_mae_sample"
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the samples.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON, and write comparison.json.")
 @keep_flagged_option
+@drift_option
 @device_option
 @overwrite_option
 def compare(
@@ -66,6 +68,7 @@ def compare(
     seed: int,
     as_json: bool,
     keep_flagged: bool,
+    drift: str,
     device: str,
     overwrite: bool,
 ) -> None:
@@ -76,7 +79,7 @@ def compare(
 
     Example: flowcei compare runs/ocs-cinn-1 runs/ocs-cvae-1 --data test.h5
     """
-    from flowcei.cli.runs import find_model, load_named, note_what_is_assumed
+    from flowcei.cli.runs import find_model, load_named
 
     for name in models:  # before torch, which takes seconds
         find_model(name)
@@ -88,7 +91,6 @@ def compare(
     from flowcei.errors import UsageError
     from flowcei.evaluation.comparison import FLOOR, as_record, unseen
     from flowcei.evaluation.comparison import compare as run
-    from flowcei.events.storage import read_events
     from flowcei.report.comparison import comparison_figure
     from flowcei.report.style import save
     from flowcei.storage.creation import atomic_text
@@ -98,17 +100,16 @@ def compare(
         msg = f"models share a name: {', '.join(models)}; name each once"
         raise UsageError(msg)
     first = next(iter(loaded.values()))
-    whole = read_events(data, first.molecule)
+    whole = read_noted(data, first.molecule)
     fresh = np.ones(len(whole), dtype=bool)  # to all of the models
     for name, model in loaded.items():
         fewer = unseen(model, whole)
         if len(fewer) < len(whole):
             note(f"{name} was trained on {data}: only its {len(fewer)} test events are used")
             fresh &= np.isin(whole.numbers, fewer.numbers)
-    events = whole[fresh]
-    for model in loaded.values():
-        note_what_is_assumed(model, events, noise)
-    events = trusted_events([*loaded.values()], events, noise, keep_flagged=keep_flagged)
+    events, left_out = trusted_events(
+        [*loaded.values()], whole[fresh], noise, drift, keep_flagged=keep_flagged
+    )
     table = run(loaded, events, n=count, noise=noise, latent=latent, seed=seed, keep_flagged=True)
     folder = fresh_folder(output, overwrite=overwrite)
     with atomic_text(folder / "comparison.csv", overwrite=overwrite) as file:
@@ -116,13 +117,15 @@ def compare(
     save(comparison_figure(table), folder / "comparison.png", overwrite=overwrite)
     if as_json:
         about = {"data": str(data), "events": len(events), "samples": count, "seed": seed}
-        about |= {"noise": noise, "latent": latent, "interval": 0.95}
+        about |= {"left_out": left_out, "noise": noise, "latent": latent, "interval": 0.95}
         text = json.dumps(about | as_record(table), indent=1, allow_nan=False)
         with atomic_text(folder / "comparison.json", overwrite=overwrite) as file:
             file.write(text + "\n")
         show(text)
     else:
         show(f"{len(events)} events of {data}, {count} samples each, seed {seed}; lengths in bohr")
+        if any(left_out.values()):
+            show(f"left out: {left_out['unusable']} that cannot be used, {left_out['flagged']} flagged")
         show("±: half of the 95 % interval; all columns and their ends are in comparison.csv")
         for title, block in _blocks(table):
             show(f"\n{text_table(block.rename_axis(title))}")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flowcei.cli.reading import reading_options
+from flowcei.cli.options import warn_of_masses
+from flowcei.cli.reading import read_noted, reading_options
 from flowcei.cli.streams import show
 
 if TYPE_CHECKING:
@@ -99,9 +100,10 @@ def _facts(file: Path, molecule: str | None, reading: Callable[[], Reading]) -> 
         return _model_facts(file)
     if _is_samples(file):
         return _sample_facts(file)
-    from flowcei.events.storage import read_events
+    from flowcei.molecule import Molecule
 
-    events = read_events(file, molecule, reading())
+    events = read_noted(file, None if molecule is None else Molecule.load(molecule), reading())
+    warn_of_masses(events.molecule)
     return {"content": "events"} | _event_facts(events)
 
 
@@ -129,6 +131,7 @@ def _model_facts(file: Path) -> dict[str, Any]:
     try:
         molecule = Molecule.from_dict(card.molecule)
         chart = _chart(card, molecule, tensors)
+        warn_of_masses(molecule, of_model=True)
     except (DataError, ValueError, KeyError, IndexError) as error:
         raise DataError(f"its description is damaged: {error}", path=file) from error
     said = card.training
@@ -287,6 +290,7 @@ def _sample_facts(file: Path) -> dict[str, Any]:
     from flowcei.posterior.storage import read_samples
 
     drawn = read_samples(file)
+    warn_of_masses(drawn.molecule)
     origin = dict(drawn.origin)
     measured = origin.pop("events", {})
     relative = float(np.median(drawn.sigma / rms_component(drawn.momenta)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,6 +66,8 @@ def modes(
     drawn = unflagged(whole, samples, keep_flagged=keep_flagged)
     shown = None if event is None else row_of_event(whole, drawn, event, samples)
     stated = None if prior is None else build_prior(drawn.molecule, prior)
+    if stated is not None:  # by which identical ions are labelled too
+        drawn = replace(drawn, origin=drawn.origin | {"prior": stated.spec()})
     weighed = _weighed(drawn, stated)
     found = weighed.modes(stated, keep_flagged=True)
     table = modes_table(found, weighed)

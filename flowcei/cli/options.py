@@ -181,12 +181,12 @@ def note_ions(molecule: Molecule, *facts: str) -> None:
     note("; ".join([f"{molecule.name}: {described_ions(molecule)}", *facts]))
 
 
-def warn_of_masses(molecule: Molecule) -> None:
-    """Warn of elements whose mass is that of no isotope."""
+def warn_of_masses(molecule: Molecule, *, of_model: bool = False) -> None:
+    """Warn of elements whose mass is that of no isotope; `of_model`: it can only be trained with another."""
     from flowcei.isotopes import average_mass_warnings
 
     for line in average_mass_warnings(molecule):
-        warn(line, "mass")
+        warn(f"{line} of flowcei train, as the model was trained for this mass" if of_model else line, "mass")
 
 
 class Duration(click.ParamType):

@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flowcei.cli.options import InputFile, note
+from flowcei.cli.options import InputFile, note, warn
 from flowcei.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from flowcei.events.container import Events
     from flowcei.events.selection import Selection
     from flowcei.events.source import EventSource, Reading
+    from flowcei.molecule import Molecule
 
-__all__ = ["drift_option", "note_reading", "reading_options", "selection_options"]
+__all__ = ["drift_option", "note_reading", "read_noted", "reading_options", "selection_options"]
 
 drift_option = click.option(
     "--drift",
@@ -133,6 +135,23 @@ def _window(text: str | None) -> tuple[float, float] | None:
         msg = f"--ker is {text!r}; it must be LOW..HIGH in eV, such as 5..40"
         raise UsageError(msg) from error
     return low, high
+
+
+def read_noted(path: Path, molecule: Molecule | None = None, reading: Reading | None = None) -> Events:
+    """Return all events of a file; say what was concluded of its columns, and which are left out.
+
+    Raises:
+        UsageError: As `flowcei.read_events`, as is DataError.
+    """
+    from flowcei.events.source import open_events
+
+    source = open_events(path, molecule, reading)
+    events = source.read()
+    note_reading(source)
+    if source.tally.rejected:
+        source.keep_tally()
+        warn(f"{path.name}: {source.tally}", "left-out")
+    return events
 
 
 def note_reading(source: EventSource) -> None:

@@ -116,21 +116,29 @@ def unflagged(samples: PosteriorSamples, path: Path, *, keep_flagged: bool) -> P
 
 
 def trusted_events(
-    models: Sequence[Reconstructor], events: Events, noise: str | None, *, keep_flagged: bool
-) -> Events:
-    """Return the events whose momenta no model flags, and say how many are left out and why.
+    models: Sequence[Reconstructor], events: Events, noise: str | None, drift: str, *, keep_flagged: bool
+) -> tuple[Events, dict[str, int]]:
+    """Return the events, without drift, whose momenta no model flags; say what is assumed and left out.
+
+    Returns:
+        The events, and how many others there are: `unusable` in the file, and `flagged`.
 
     Raises:
         DataError: Where none is left.
     """
     from flowcei.evaluation.comparison import trusted
+    from flowcei.experiment.drift import drift_subtracted
 
-    if keep_flagged:
-        return events
-    chosen, line = trusted(models, events, noise)
+    events, words = drift_subtracted(events, drift)
+    if words:
+        note(words)
+    for model in models:
+        note_what_is_assumed(model, events, noise)
+    chosen, line = (events, "") if keep_flagged else trusted(models, events, noise)
     if line:
         warn(f"{line}: left out; --keep-flagged keeps them")
-    return chosen
+    unusable = sum(events.origin.get("selection", {}).get("rejected", {}).values())
+    return chosen, {"unusable": unusable, "flagged": len(events) - len(chosen)}
 
 
 def row_of_event(samples: PosteriorSamples, chosen: PosteriorSamples, event: int, path: Path) -> int:

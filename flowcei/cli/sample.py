@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import click
@@ -24,16 +26,16 @@ from flowcei.cli.options import (
     seed_option,
     settled_seed,
     warn,
+    warn_of_masses,
 )
 from flowcei.cli.reading import drift_option, note_reading, reading_options, selection_options
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from flowcei.events.selection import Selection
     from flowcei.events.source import EventSource, Reading
     from flowcei.models.interface import Latent
-    from flowcei.posterior.samples import PosteriorSamples
     from flowcei.posterior.unfinished import Quality
     from flowcei.sampling import Sampling, Survey
 
@@ -123,6 +125,7 @@ def sample(
     found = ", the newest of runs/ (--model names another)" if model is None and name != BUNDLED else ""
     note(f"model {name}{found} ({reconstructor.architecture}, {reconstructor.molecule.name})")
     prior = f"prior {reconstructor.card.get('prior_name') or 'unnamed'}"
+    warn_of_masses(reconstructor.molecule, of_model=True)
     note_ions(reconstructor.molecule, prior, f"noise {noise or 'as the file or the model says'}")
     source = open_events(momenta, reconstructor.molecule, replace(reading(), selection=selection(noise)))
     subtract_drift(source, drift)
@@ -192,23 +195,18 @@ def _refuse_place(place: Path, *, overwrite: bool, resume: bool) -> bool:
 
 
 def _to_pipe(asked: Sampling, source: EventSource, survey: Survey) -> Quality:
-    """Write CSV to stdout."""
-    from flowcei.cli.progress import Progress
-    from flowcei.posterior.hdf import arrays_of
-    from flowcei.posterior.text import write_samples_csv
-    from flowcei.posterior.unfinished import Quality
+    """Write CSV to stdout: that of a file, whose flags take all events to judge."""
+    from flowcei.errors import StoppedError
 
-    parts: list[Quality] = []
-
-    def counted(progress: Progress) -> Iterator[PosteriorSamples]:
-        for part in asked.blocks(source.chunks()):
-            yield part
-            parts.append(Quality.of(arrays_of(part), part.molecule))
-            progress.update(len(part))
-
-    with Progress(survey.events, "events") as progress:
-        write_samples_csv(counted(progress), sys.stdout)
-    return _judged(asked, Quality.concatenate(parts))
+    with TemporaryDirectory() as folder:
+        place = Path(folder) / "samples.csv"
+        try:
+            quality = _to_file(asked, source, survey, place, overwrite=False, resume=False)
+        except StoppedError:
+            raise KeyboardInterrupt from None  # nothing is kept to go on with
+        with place.open(encoding="utf-8", newline="") as file:
+            shutil.copyfileobj(file, sys.stdout)
+    return quality
 
 
 def _to_file(

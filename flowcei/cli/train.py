@@ -26,7 +26,9 @@ from flowcei.cli.options import (
     seed_option,
     settled_seed,
     warn,
+    warn_of_masses,
 )
+from flowcei.cli.reading import read_noted
 from flowcei.cli.stopping import stoppable
 from flowcei.errors import DataError, FlowceiError, StoppedError, TrainingDivergedError, UsageError
 
@@ -168,7 +170,6 @@ class _Plan:
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> _Plan:
-        from flowcei.events.storage import read_events
         from flowcei.fitting import DEFAULT_NOISE
         from flowcei.models.registry import ARCHITECTURES, find_architecture, parse_options
         from flowcei.training.schedule import Schedule
@@ -189,8 +190,10 @@ class _Plan:
             msg = "--prior says what to simulate; with --data nothing is simulated"
             raise UsageError(msg)
         else:
-            data = read_events(resolved["data"], named_or_none(resolved.get("molecule"), ions))
+            data = read_noted(resolved["data"], named_or_none(resolved.get("molecule"), ions))
             molecule, resolved["data"] = data.molecule, str(resolved["data"])
+            if "molecule" not in resolved:
+                warn_of_masses(molecule)
             settled, said = _settled_by_data(data, resolved)
             resolved |= settled
         plain = Schedule()

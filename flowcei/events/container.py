@@ -14,7 +14,7 @@ from flowcei.events.extracolumns import checked_columns, component_names, joined
 from flowcei.molecule import Molecule
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import pandas as pd
     from numpy.typing import ArrayLike, NDArray
@@ -60,6 +60,19 @@ class Events:
     sigma: NDArray[np.float64] | None = None
     origin: dict[str, Any] = field(default_factory=dict)
     columns: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+    if TYPE_CHECKING:  # what is taken; the attributes are what it becomes
+
+        def __init__(
+            self,
+            molecule: Molecule | str | Path,
+            momenta: ArrayLike | pd.DataFrame,
+            positions: ArrayLike | None = None,
+            ids: ArrayLike | None = None,
+            sigma: ArrayLike | None = None,
+            origin: dict[str, Any] = ...,
+            columns: Mapping[str, ArrayLike] = ...,
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         """Take what was given as arrays, and check shapes and numbers."""
@@ -225,7 +238,7 @@ def events_of(momenta: ArrayLike | Events, molecule: Molecule) -> Events:
         DataError: For an array that holds no events.
     """
     if not isinstance(momenta, Events):
-        return Events(molecule, momenta)  # type: ignore[arg-type]
+        return Events(molecule, momenta)
     if not momenta.molecule.same_ions(molecule):
         msg = (
             f"the events are of {momenta.molecule.name} ({', '.join(momenta.molecule.labels)}), "

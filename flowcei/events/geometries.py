@@ -11,8 +11,7 @@ from flowcei.errors import DataError
 from flowcei.events.container import Events
 from flowcei.events.simulation import fresh_seed
 from flowcei.events.structures import XyzTable
-from flowcei.events.texttable import check_end
-from flowcei.files import check_readable
+from flowcei.files import check_end, check_readable
 from flowcei.isotopes import HYDROGENS
 from flowcei.physics.detector import Noise
 from flowcei.physics.explosion import asymptotic_momenta, centre_of_mass

@@ -326,11 +326,11 @@ def _rows_of_events(
     defined = kind == "momenta" and any(
         re.fullmatch(r"px_?ion_?\d+|px0", n, re.IGNORECASE) for n in table.names
     )
-    ase = isinstance(table, XyzTable)
+    ase = table if isinstance(table, XyzTable) else None
     components = [part for row in vectors.values() for part in row]
     velocities = kind == "velocities"
     own = "sqrt(u eV)" if ase else unit_of_columns(table, components, path, unit=unit, velocities=velocities)
-    length = "angstrom" if ase else ""
+    length = ase.length_unit if ase else ""
     still_open = [] if own or defined else ["momenta"]
     places = None
     if found.columns["positions"]:
@@ -339,7 +339,7 @@ def _rows_of_events(
         length = length or unit_of_columns(table, where, path, unit="", positions=True)
         places = Vectors(unit=length or "bohr", ions=ions)
         filled += more
-        still_open += [] if length or defined else ["positions"]
+        still_open += [] if length or (defined and not ase) else ["positions"]
     # A shot may have several events: its number is an extra column, and no number of an event.
     event = next((n for n in table.names if n.lower() in _EVENT and n.lower() != "shot"), "")
     own = own or ("m/s" if velocities else "hbar/bohr")

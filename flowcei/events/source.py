@@ -15,8 +15,7 @@ from flowcei.events.mapped import Arrays, mapped_chunks
 from flowcei.events.selection import INCOMPLETE, Selection, Tally
 from flowcei.events.tables import format_of, open_table
 from flowcei.events.text import is_native_header
-from flowcei.events.texttable import check_end
-from flowcei.files import check_readable
+from flowcei.files import check_end, check_readable
 from flowcei.molecule import Molecule
 
 if TYPE_CHECKING:

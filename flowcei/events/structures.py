@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from flowcei.errors import DataError
-from flowcei.xyz import read_structures
+from flowcei.xyz import check_length_unit, read_structures
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["XyzTable", "is_xyz"]
 
 _AXES = "xyz"
+_LOOK = 1_000  # structures that the unit is told from
 
 
 def is_xyz(path: Path) -> bool:
@@ -36,8 +38,8 @@ def is_xyz(path: Path) -> bool:
 class XyzTable:
     """An XYZ file as a table with a row for every structure.
 
-    Columns are ``x0``, ``y0``, ... in angstrom and, where the file has momenta, ``px0``, ... in
-    sqrt(u eV), as ASE writes them.
+    Columns are ``x0``, ``y0``, ... and, where the file has momenta, ``px0``, ... in sqrt(u eV), as ASE
+    writes them.
 
     Attributes:
         path: The file.
@@ -61,6 +63,14 @@ class XyzTable:
         """The columns."""
         prefixes = ("", "p") if self._moving[0] else ("",)
         return tuple(f"{p}{a}{k}" for p in prefixes for k in range(len(self.symbols)) for a in _AXES)
+
+    @property
+    def length_unit(self) -> str:
+        """The unit of the positions by the comment, or by lengths of bonds; "" where neither tells."""
+        try:
+            return check_length_unit([*islice(read_structures(self.path), _LOOK)], None, self.path)
+        except DataError:
+            return ""
 
     @property
     def rows(self) -> int | None:

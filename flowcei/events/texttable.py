@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
     from pathlib import Path
 
-__all__ = ["NAMELESS", "NUMBERED", "Dialect", "TextTable", "cell_problem", "check_end", "sniff"]
+__all__ = ["NAMELESS", "NUMBERED", "Dialect", "TextTable", "cell_problem", "sniff"]
 
 NAMELESS = "(no name"
 """How columns without a name are called, with their place after it."""
@@ -44,6 +44,8 @@ _LONG_WHOLE = re.compile(r"[+-]?[0-9]{16,1000}")
 _FORTRAN = re.compile(r"[+-]?[\d.]+[dD][+-]?\d+")
 _COMMAS = re.compile(r"[+-]?\d+(?:,\d+)+(?:[eE][+-]?\d+)?")
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(?:,\d{3})+")
+_GROUPED = re.compile(r'"?[+-]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d*)?"?')  # 12,170.5
+_TWO = re.compile(rf'"?(?:{_NUMBER.pattern})"?\s+"?(?:{_NUMBER.pattern})"?', re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -83,27 +85,6 @@ class Dialect:
         if count != len(self.names):
             whose = "the header has" if self.header else "the first row has"
             raise DataError(f"{count} fields where {whose} {len(self.names)}", path=path, row=row)
-
-
-def check_end(path: Path, remedy: str) -> None:
-    """Refuse a file whose last line has no end: a number that is cut reads as a shorter one.
-
-    Args:
-        path: The file.
-        remedy: What reads a file that is whole all the same.
-
-    Raises:
-        DataError: Naming that line.
-    """
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - _MAX_LINE))
-        lines = file.read().replace(b"\r", b"\n").rsplit(b"\n", 1)
-        if len(lines) == 1 or not lines[1].strip():  # a header alone holds no number
-            return
-        file.seek(0)
-        line = 1 + sum(part.count(b"\n") for part in iter(partial(file.read, 1 << 20), b""))
-    what = f"line {line}, the last one, has no line end: the file may be cut in the middle of a number"
-    raise DataError(f"{what}; if it is whole, {remedy}", path=path)
 
 
 def sniff(
@@ -166,8 +147,19 @@ def _decimal(lines: list[str], separator: str, path: Path) -> str:
     """Return what separates the decimals of the numbers of some lines.
 
     Raises:
-        DataError: Where every comma may as well separate thousands: 12,170.
+        DataError: Where commas separate thousands, or every one may as well: 12,170.
     """
+    for line in lines:
+        for k, cell in enumerate(_cells(line, separator, path)):
+            grouped = _GROUPED.fullmatch(cell) and (separator == "," or "." in cell or '"' in cell)
+            if grouped:
+                what = f"{cell[:40]!r}: a comma separates thousands; write numbers without such commas"
+                raise DataError(what, path=path, column=_column(lines, separator, path, k))
+            if line is lines[0] and separator == "," and _TWO.fullmatch(cell):
+                what = (
+                    f"{line[:40].strip()!r}: numbers with commas between blanks; write them without commas, "
+                )
+                raise DataError(f'{what}or state separator = "blank" and decimal in a mapping', path=path)
     if separator == ",":
         return "."
     commas = [
@@ -178,15 +170,17 @@ def _decimal(lines: list[str], separator: str, path: Path) -> str:
     if sure or (commas and all(groups)):
         cell = sure[0] if sure else commas[0][1]
         line = next(line for line, other in commas if other == cell)
-        place = _cells(line, separator, path).index(cell)
-        names = _cells(lines[0], separator, path)
-        column = (
-            names[place] if place < len(names) and not _COMMAS.fullmatch(names[place]) else f"#{place + 1}"
-        )
+        column = _column(lines, separator, path, _cells(line, separator, path).index(cell))
         what = f"{cell[:40]!r}: does the comma separate thousands or decimals? Write numbers without commas"
         what += "" if sure else ', or state decimal = "," in a mapping'
         raise DataError(what, path=path, column=column)
     return "," if commas else "."
+
+
+def _column(lines: list[str], separator: str, path: Path, place: int) -> str:
+    """Return what a column is called, or its number where the first line does not name it."""
+    names = _cells(lines[0], separator, path)
+    return names[place] if place < len(names) and names[place][:1].isalpha() else f"#{place + 1}"
 
 
 def _refuse_names(names: list[str], path: Path) -> None:
