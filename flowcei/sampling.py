@@ -231,7 +231,7 @@ class Sampling:
         elif support is not None:
             found = restricted(found, partial(self._drawn, events, sigma, rng), support)
         answered = found.answered
-        flags = self.model.unlike_training(replace(events, sigma=sigma))
+        flags = self.model.unlike_training(events, self.noise)
         flags["no_geometry"] = ~answered
         flags["outside_prior"] = mostly_outside(found)
         flags["re_simulation"] = unexplained(found) & answered

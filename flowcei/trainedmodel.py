@@ -16,7 +16,7 @@ from flowcei.modelfile.storage import describe_model, write_model
 from flowcei.physics.priors import build_prior
 from flowcei.posterior.flags import moving
 from flowcei.resimulation import Resimulation
-from flowcei.trainednoise import assumed_sigma, default_noise, stated_sigma
+from flowcei.trainednoise import above_trained, assumed_sigma, default_noise, stated_sigma
 from flowcei.trainedrange import TrainedRange
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ class TrainedModel:
         range: see `flowcei.trainednoise`.
 
         Raises:
-            UsageError: For noise above the trained range.
+            UsageError: For one level of noise above the trained range.
         """
         return assumed_sigma(events, self._assumed(events, noise), self.noise)
 
@@ -239,7 +239,9 @@ class TrainedModel:
             ker, farther = TrainedRange.from_dict(self.card["seen"]).outside(framed.condition.numpy())
             far = farther | far
         stated = np.maximum(sigma, self.stated_sigma(events, noise))
-        return {"momentum_sum": moving(events.momenta, stated), "ker": ker, "momenta": far & ~ker}
+        loud = above_trained(events, self._assumed(events, noise), self.noise)
+        moves = moving(events.momenta, stated)
+        return {"momentum_sum": moves, "ker": ker, "momenta": far & ~ker, "noise": loud}
 
     @property
     def default_noise(self) -> Noise:

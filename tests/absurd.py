@@ -16,7 +16,7 @@ from flowcei.posterior.samples import PosteriorSamples
 
 __all__ = ["absurd_events", "absurd_samples"]
 
-_NAMES = ("ocs", "h2o", "co2", "ch2o")
+_NAMES = ("ocs", "h2o", "co2", "ch2o", "c2h2", "ch4")
 
 
 def absurd_samples(seed: int, events: int = 20, n: int = 6) -> PosteriorSamples:
@@ -57,7 +57,7 @@ def absurd_events(seed: int, molecule: Molecule, count: int = 20) -> Events:
     taken = (squares > 0) & np.isfinite(squares)
     taken[0], p[0] = True, np.linspace(1.0, 2.0, p[0].size).reshape(p[0].shape)
     p = p[taken]
-    return Events(molecule, p, sigma=np.minimum(_noise(rng, p), 0.03 * np.sqrt((p**2).mean(axis=(1, 2)))))
+    return Events(molecule, p, sigma=_noise(rng, p))
 
 
 def _momenta(rng: np.random.Generator, x: np.ndarray, molecule: Molecule) -> np.ndarray:

@@ -440,3 +440,24 @@ def test_the_command_says_how_like_atoms_are_labelled(
         pooled = table[table["quantity"] == "c-h (2)"]
         assert len(pooled) == rows
         assert pooled["mean"].between(1.5, 2.6).all()
+
+
+def test_a_search_for_bonds_that_is_stopped_is_told() -> None:
+    """Twelve like atoms of a ring: a sample far from it is more than is searched, and is counted."""
+    turn = 2.0 * np.pi * np.arange(12) / 12
+    ring = 4.0 * np.stack([np.cos(turn), np.sin(turn), 0.0 * turn], axis=1)
+    molecule = Molecule.from_dict(
+        {
+            "name": "ring",
+            "symbols": ["H"] * 12,
+            "equilibrium": {"unit": "bohr", "positions": ring.tolist()},
+            "bonds": [[f"h{k + 1}", f"h{(k + 1) % 12 + 1}"] for k in range(12)],
+        }
+    )
+    rng = np.random.default_rng(1)
+    x = np.stack([ring[rng.permutation(12)], 40.0 * rng.normal(size=(12, 3))])[None]
+    with pytest.warns(UserWarning, match=r"1 of 2 samples of ring have more orders"):
+        order = label_by_geometry(molecule, rng.normal(size=(1, 12, 3)), x)
+    bonded = np.take_along_axis(x, order[..., None], axis=2)[0, 0]
+    gaps = np.linalg.norm(bonded - np.roll(bonded, 1, axis=0), axis=1)
+    np.testing.assert_allclose(gaps, gaps.min(), rtol=1e-12)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import flowcei
 from flowcei.errors import UsageError
 from flowcei.molecule import Molecule
 from flowcei.physics.priors import DisplacedPrior, GeometryPrior, InternalPrior, NormalModesPrior, build_prior
@@ -128,13 +129,71 @@ def test_twelve_like_atoms(shape: np.ndarray) -> None:
     assert prior.plausible(shuffled, identical).all()
 
 
-def test_orders_beyond_any_bound_are_refused() -> None:
-    """Twelve like atoms of a prior as wide as their distances: one line, soon."""
-    prior = DisplacedPrior(np.random.default_rng(3).normal(size=(12, 3)), ["h"] * 12, 2.0)
-    x = prior.sample(2, np.random.default_rng(0))
-    with pytest.raises(UsageError, match=r"geometry 1 of 12 identical ions are too many .* ball"):
-        prior.log_prob_unlabelled(x, (tuple(range(12)),))
-    assert prior.allows(x, (tuple(range(12)),)).all()
+def test_a_geometry_beyond_any_bound_leaves_the_others_alone() -> None:
+    """Twelve like atoms: what is far off has no density, in no time; what a wide prior allows is unknown."""
+    identical = (tuple(range(12)),)
+    shape = 3.0 * np.random.default_rng(3).normal(size=(12, 3))
+    narrow = DisplacedPrior(shape, ["h"] * 12, 0.05)
+    x = narrow.sample(6, np.random.default_rng(0))
+    expected = narrow.log_prob_unlabelled(x, identical)
+    x[2], x[4] = 3.0 * np.random.default_rng(5).normal(size=(12, 3)), 2.0 * x[4]
+    expected[[2, 4]] = -np.inf
+    np.testing.assert_allclose(narrow.log_prob_unlabelled(x, identical), expected, rtol=1e-12)
+    wide = DisplacedPrior(shape / 3.0, ["h"] * 12, 0.4)
+    x = wide.sample(1, np.random.default_rng(0))
+    with pytest.warns(UserWarning, match="1 of 3 geometries have so many orders .* unknown"):
+        found = wide.log_prob_unlabelled(np.concatenate([100.0 * x, x, 200.0 * x]), identical)
+    assert np.array_equal(found, [-np.inf, np.nan, -np.inf], equal_nan=True)
+    assert wide.allows(x, identical).all()
+
+
+@given(st.integers(0, 10_000), st.floats(0.02, 3.0))
+@settings(max_examples=20, deadline=None)
+def test_no_order_is_below_the_bound_that_gives_geometries_up(seed: int, scale: float) -> None:
+    """The residual of every order of four like atoms and one other, best turned, by SVD."""
+    rng = np.random.default_rng(seed)
+    x0, x = rng.normal(size=(5, 3)), scale * rng.normal(size=(5, 3))
+    x0, x = x0 - x0.mean(axis=0), x - x.mean(axis=0)
+    residuals = []
+    for order in permutations(range(4)):
+        u, s, v = np.linalg.svd(x[[*order, 4]].T @ x0)
+        s[2] *= np.sign(np.linalg.det(u @ v))
+        residuals.append((x**2).sum() + (x0**2).sum() - 2.0 * s.sum())
+    search = OrderSearch(x0, ((0, 1, 2, 3),))
+    assert search.least_residual(x[None])[0] <= min(residuals) + 1e-12
+
+
+class _WithAHole(GeometryPrior):
+    """A prior that cannot say how probable one geometry is."""
+
+    kind = "hole"
+    has_density = True
+
+    def __init__(self, prior: GeometryPrior, hole: np.ndarray) -> None:
+        self.prior, self.hole = prior, hole
+
+    def sample(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        return self.prior.sample(n, rng)
+
+    def log_prob(self, positions: np.ndarray) -> np.ndarray:
+        return np.where((positions == self.hole).all(axis=(1, 2)), np.nan, self.prior.log_prob(positions))
+
+    def spec(self) -> dict[str, Any]:
+        return {}
+
+
+def test_an_event_without_a_prior_density_has_no_weights() -> None:
+    """The density of one of 40 samples is unknown: that event is flagged, the other is weighed as ever."""
+    model = flowcei.load()
+    samples = model.sample(flowcei.simulate("ocs", 2, noise="1%", seed=1), 40, seed=1)
+    assert samples.log_prob is not None
+    whole = samples.weigh()
+    weighed = samples.weigh(_WithAHole(model.prior, samples.positions[1, 7].astype(float)))
+    assert weighed.weights is not None
+    assert whole.weights is not None
+    np.testing.assert_array_equal(weighed.weights.log_weights[0], whole.weights.log_weights[0])
+    np.testing.assert_allclose(weighed.weights.normalised[1], 1 / 40)
+    assert "weights" in weighed.flag_names[1]
 
 
 class _Labelled(GeometryPrior):

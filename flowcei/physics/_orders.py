@@ -207,10 +207,7 @@ def log_displaced_unlabelled(points, plan, free, variance, cut, budget, out):
         variance: Of each component of each atom, bohr^2.
         cut: An order with less than exp(-cut) of the greatest is left out.
         budget: Partial orders of a geometry that are looked at.
-        out: (B,); NaN for positions that are not finite.
-
-    Returns:
-        The first geometry that `budget` did not do for, or -1.
+        out: (B,); NaN for positions that are not finite, and where `budget` does not suffice.
     """
     n = points.shape[1]
     room = _scratch(n)
@@ -247,10 +244,7 @@ def log_displaced_unlabelled(points, plan, free, variance, cut, budget, out):
                 ceiling = 2.0 * variance * (cut - best)
             else:
                 total += math.exp(value - best)
-        if state == _TOO_MANY:
-            return b
-        out[b] = best + math.log(total)
-    return -1
+        out[b] = math.nan if state == _TOO_MANY else best + math.log(total)
 
 
 @kernel
@@ -266,22 +260,23 @@ def near_orders(points, plan, ceilings, most, budget):
 
     Returns:
         The geometry of each order (K,), the orders (K, N): the atom of each site of the
-        reference; and the first geometry that `budget` did not do for, or -1.
+        reference; and of which geometries `budget` did not suffice, (B,): these have no orders.
     """
     n = points.shape[1]
     room = _scratch(n)
     left = np.zeros(1, np.int64)
     rows, orders, count = np.empty(64, np.int64), np.empty((64, n), np.int64), 0
+    lost = np.zeros(len(points), np.bool_)
     for b in range(len(points)):
         _begin(points[b], plan[2], room)
         if not math.isfinite((room[2] ** 2).sum()):
             continue
         left[0] = budget
-        site, fresh, more = 0, True, most
+        site, fresh, more, first = 0, True, most, count
         while more > 0:
             state = _advance(site, fresh, ceilings[b], plan, room, left)
             if state == _TOO_MANY:
-                return rows[:count], orders[:count], b
+                lost[b], count = True, first
             if state != n:
                 break
             site, fresh, more = n - 1, False, more - 1
@@ -292,4 +287,4 @@ def near_orders(points, plan, ceilings, most, budget):
             for site in range(n):
                 orders[count, plan[0][site]] = room[8][site]
             count += 1
-    return rows[:count], orders[:count], -1
+    return rows[:count], orders[:count], lost

@@ -10,7 +10,9 @@ from flowcei.physics._compilation import compiled, kernel
 
 __all__ = ["best_bond_graphs", "first_by_speed"]
 
-_MOST_NODES = 10_000  # of one search: what is best by then is taken, so that no molecule takes for ever
+_MOST_NODES = (
+    10_000  # of one search: what is best by then is taken, and counted, so that no molecule takes for ever
+)
 
 
 @compiled
@@ -96,6 +98,7 @@ def _search(x, group, visit, twin, later, bonded, target, limit, orders, costs):
     for k in range(1, len(costs)):  # among the best only while the best was not found
         if costs[k] > costs[0] + limit:
             costs[k] = np.inf
+    return nodes > _MOST_NODES
 
 
 @kernel
@@ -116,10 +119,17 @@ def best_bond_graphs(positions, group, visit, twin, later, bonded, target, limit
         orders: Which ion stands on each slot, (B, K, N), for output: by rising cost. Where none
             is there (not finite) it stays as it was.
         costs: (B, K), bohr^2, infinite where there are fewer, for output.
+
+    Returns:
+        How many searches ended before they had been through all orders that may be better.
     """
+    stopped = 0
     for b in range(len(positions)):
         costs[b] = np.inf
-        _search(positions[b], group, visit, twin, later, bonded, target, limit, orders[b], costs[b])
+        stopped += _search(
+            positions[b], group, visit, twin, later, bonded, target, limit, orders[b], costs[b]
+        )
+    return stopped
 
 
 @kernel
@@ -133,8 +143,11 @@ def first_by_speed(orders, colour, bonded):
         orders: Which ion stands on each slot, (B, N).
         colour: Of each slot, (N,): slots of different colours are exchanged by no symmetry.
         bonded: (N, N).
+
+    Returns:
+        How many searches ended before they had found it: these orders stay as they were.
     """
-    n = orders.shape[1]
+    n, stopped = orders.shape[1], 0
     place, first = np.empty(n, np.int64), np.empty(n, np.int64)
     used = np.empty(n, np.bool_)
     for b in range(len(orders)):
@@ -163,3 +176,6 @@ def first_by_speed(orders, colour, bonded):
                     ion = first[slot] + 1
         if slot == n:
             orders[b] = first
+        else:
+            stopped += 1
+    return stopped

@@ -17,6 +17,7 @@ and for a truth: ranks of a truth among the samples of an exact posterior stay u
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -60,7 +61,8 @@ def label_by_geometry(
 
     Returns:
         (E, n, N): the ion that has each place, and label, of the molecule. Samples that are not
-        finite keep the order by speed.
+        finite keep the order by speed. A `UserWarning` counts the samples of large molecules whose
+        search was stopped, and which have the best order of those that were tried.
 
     Example:
         Carbon c2 is the faster one: it and its hydrogen become c1 and h1.
@@ -81,10 +83,17 @@ def label_by_geometry(
 
     flat = relabel(x.astype(np.float64), speed[:, None]).reshape(-1, *x.shape[2:])
     if prior is None or not prior.has_density or prior.exchangeable or bonds.symmetries is None:
-        chosen = bonds.cheapest(flat, 1, 0.0)[0][:, 0].copy()
+        orders, _, stopped = bonds.cheapest(flat, 1, 0.0)
+        chosen = orders[:, 0].copy()
     else:
-        chosen = _preferred(bonds, bonds.symmetries, prior, flat)
-    first_by_speed(chosen, bonds.colour, bonds.bonded)
+        chosen, stopped = _preferred(bonds, bonds.symmetries, prior, flat)
+    stopped = max(stopped, first_by_speed(chosen, bonds.colour, bonds.bonded))
+    if stopped:
+        msg = (
+            f"{stopped} of {len(flat)} samples of {molecule.name} have more orders of identical ions than "
+            "are searched: the bonds there are the best of those tried, and may not be the best of all"
+        )
+        warnings.warn(msg, stacklevel=2)
     return np.take_along_axis(speed[:, None], chosen.reshape(x.shape[:3]), axis=2)
 
 
@@ -231,15 +240,18 @@ class _BondGraph:
 
     def cheapest(
         self, x: NDArray[np.float64], graphs: int, limit: float
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Return the orders (B, K, N) of the best ways to bond ions (B, N, 3), and their costs (B, K)."""
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64], int]:
+        """Return the orders (B, K, N) of the best ways to bond ions (B, N, 3), and their costs (B, K).
+
+        Also how many of the B searches were stopped.
+        """
         from flowcei.physics._relabelling import best_bond_graphs
 
         orders = np.tile(np.arange(len(self.group)), (len(x), graphs, 1))
         costs = np.empty((len(x), graphs))
         tables = (self.group, self.visit, self.twin, self.later, self.bonded, self.target)
-        best_bond_graphs(np.ascontiguousarray(x), *tables, limit, orders, costs)
-        return orders, costs
+        stopped = best_bond_graphs(np.ascontiguousarray(x), *tables, limit, orders, costs)
+        return orders, costs, stopped
 
     def misfit(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the sum of squared deviations of the bonds of labelled geometries (B, N, 3), (B,)."""
@@ -265,15 +277,19 @@ def _search_order(group: list[int], bonded: NDArray[np.bool_]) -> list[int]:
 
 def _preferred(
     bonds: _BondGraph, symmetries: NDArray[np.intp], prior: GeometryPrior, x: NDArray[np.float64]
-) -> NDArray[np.int64]:
-    """Return for each of (B, N, 3) an order, (B, N), of the bonds that the prior's density prefers."""
+) -> tuple[NDArray[np.int64], int]:
+    """Return for each of (B, N, 3) an order, (B, N), of the bonds that the prior's density prefers.
+
+    Also how many of the B searches were stopped.
+    """
     draws = prior.sample(_DRAWS, np.random.default_rng(0))
     limit = _BEYOND * float(bonds.misfit(draws).max())
     members = _distinct(symmetries, prior, draws[:_GRAPHS])
-    chosen = np.empty(x.shape[:2], dtype=np.int64)
+    chosen, total = np.empty(x.shape[:2], dtype=np.int64), 0
     for first in range(0, len(x), _BLOCK):
         part = x[first : first + _BLOCK]
-        orders, costs = bonds.cheapest(part, _GRAPHS, limit)
+        orders, costs, stopped = bonds.cheapest(part, _GRAPHS, limit)
+        total += stopped
         best = np.zeros(len(part), dtype=np.intp)
         rows = np.flatnonzero(np.isfinite(costs[:, 1]))
         density = np.full((len(rows), _GRAPHS), -np.inf)
@@ -284,7 +300,7 @@ def _preferred(
                 density[asked, k] = np.maximum(density[asked, k], prior.log_prob(ions[:, member]))
         best[rows] = density.argmax(axis=1)
         chosen[first : first + _BLOCK] = orders[np.arange(len(part)), best]
-    return chosen
+    return chosen, total
 
 
 def _distinct(

@@ -227,7 +227,9 @@ class PosteriorSamples:
             raise NoDensityError(msg)
         posterior = self.log_posterior(self.positions, prior)
         answered = self.answered[:, None]
-        log_weights = np.where(answered, posterior - np.where(answered, self.log_prob, 0.0), -np.inf)
+        # Without the density of one sample nobody can say what the others weigh beside it.
+        weighed = answered & ~np.isnan(posterior).any(axis=1, keepdims=True)
+        log_weights = np.where(weighed, posterior - np.where(answered, self.log_prob, 0.0), -np.inf)
         if INSIDE in self.columns:
             # Where samples were drawn until all lay inside, their density is the flow's over the share
             # that does: without it the evidence would be too large by as much.
@@ -241,6 +243,8 @@ class PosteriorSamples:
         self, positions: NDArray[np.floating], prior: GeometryPrior | None = None
     ) -> NDArray[np.float64]:
         """Return log prior + log likelihood (E, n) of geometries (E, n, N, 3), bohr: not normalised.
+
+        NaN where the prior cannot say (`GeometryPrior.log_prob_unlabelled`).
 
         Args:
             positions: n geometries for each event, in the frame of its momenta.
@@ -308,12 +312,12 @@ class PosteriorSamples:
         )
 
     def _log_prior(self, prior: GeometryPrior, positions: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the log density (B,) of geometries, -inf where they are none: a prior need not take NaN."""
+        """Return the log density (B,) of geometries: -inf where they are none, NaN where it is unknown."""
         whole = np.isfinite(positions).all(axis=(1, 2))
         out = np.full(len(positions), -np.inf)
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
             out[whole] = prior.log_prob_unlabelled(positions[whole], self.molecule.identical)
-        return np.where(np.isnan(out), -np.inf, out)
+        return out
 
     def known_prior(self) -> GeometryPrior | None:
         """Return the prior of the model, None where it was trained on data that state none."""

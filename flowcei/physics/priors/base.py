@@ -68,11 +68,13 @@ class GeometryPrior(ABC):
             identical: Groups of indices of identical ions, as of `Molecule.identical`.
 
         Returns:
-            (B,), per bohr^(3N-3), like `log_prob`.
+            (B,), per bohr^(3N-3), like `log_prob`. NaN, with a warning, for geometries so many of
+            whose orders count that they cannot be added up: some with ten or more like ions.
 
         Raises:
             NoDensityError: Where the prior cannot say.
-            UsageError: For groups that overlap or have too many orders.
+            UsageError: For groups that overlap, or more than `MOST_ORDERS` orders of a prior without a
+                search of its own.
 
         Example:
             >>> from flowcei.molecule import Molecule

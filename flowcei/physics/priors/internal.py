@@ -11,7 +11,7 @@ import numpy as np
 from flowcei.errors import UsageError
 from flowcei.physics.priors.base import GeometryPrior, random_orientation
 from flowcei.physics.priors.distributions import Distribution, distribution
-from flowcei.physics.priors.orders import NEGLIGIBLE, log_count, log_mean, too_many
+from flowcei.physics.priors.orders import NEGLIGIBLE, log_count, log_mean, warn_of_lost
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +22,7 @@ __all__ = ["InternalPrior"]
 
 _AT_ONCE = 200_000  # entries of a table of densities in memory
 _MOST_STATES = 4_000_000  # partial orders in memory
+_MOST_OF_ONE = 400_000  # of one geometry: more than all 109,601 of 8 like atoms
 _LIMITS = {"length": (0.0, np.inf), "angle": (0.0, 180.0), "dihedral": (-np.inf, np.inf)}
 
 
@@ -95,10 +96,11 @@ class InternalPrior(GeometryPrior):
         for first in range(0, len(positions), rows.at_once):
             x = positions[first : first + rows.at_once]
             tables = rows.tables(x)
-            _, start = rows.swept(tables, len(x), greedy=True)
+            _, start, _ = rows.swept(tables, len(x), greedy=True)
             cut = log_count(identical) - np.log(NEGLIGIBLE)
-            owner, values = rows.swept(tables, len(x), least=start - cut)
-            out.append(log_mean(values, owner, len(x), identical))
+            owner, values, lost = rows.swept(tables, len(x), least=start - cut)
+            out.append(np.where(lost, np.nan, log_mean(values, owner, len(x), identical)))
+            warn_of_lost(lost)
         return np.concatenate(out) - np.log(4.0 * np.pi if len(self._labels) == 2 else 8.0 * np.pi**2)
 
     def spec(self) -> dict[str, Any]:
@@ -120,7 +122,10 @@ class _OrderedRows:
         self._choices = [
             np.array(list(product(*(self._alike[i] for i in (row.atom, *row.references))))) for row in rows
         ]
-        self.at_once = max(1, _AT_ONCE // max(len(choice) for choice in self._choices))
+        # All partial orders are e times the whole ones; what is above the bound of one is dropped.
+        most = min(np.exp(log_count(identical) + 1.0), _MOST_OF_ONE)
+        entries = max(len(choice) for choice in self._choices)
+        self.at_once = max(1, min(_AT_ONCE // entries, int(_MOST_STATES / most)))
 
     def tables(self, x: NDArray[np.float64]) -> list[NDArray[np.float64]]:
         """Return the log density of each row for all atoms that it may mean, (B, like atoms of each)."""
@@ -142,21 +147,18 @@ class _OrderedRows:
         *,
         greedy: bool = False,
         least: NDArray[np.float64] | None = None,
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Return whose each whole order is, and its log density, (K,) both.
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.bool_]]:
+        """Return whose each whole order is, its log density, (K,) both, and who has too many orders, (n,).
 
         Args:
             tables: As of `tables`.
             n: Geometries.
             greedy: Keep one order of each geometry, the best so far.
             least: What is looked for, (n,).
-
-        Raises:
-            UsageError: Where too many orders count.
         """
         # What the rows to come add at the most.
         rest = np.cumsum([np.zeros(n), *(t.reshape(n, -1).max(axis=1) for t in tables[:0:-1])], axis=0)[::-1]
-        owner, value = np.arange(n), np.zeros(n)
+        owner, value, lost = np.arange(n), np.zeros(n), np.zeros(n, dtype=bool)
         order = np.full((n, len(self._rows)), -1)
         for k, (row, table) in enumerate(zip(self._rows, tables, strict=True)):
             atoms = np.array(self._alike[row.atom])
@@ -174,10 +176,11 @@ class _OrderedRows:
             else:
                 bound = -np.inf if least is None else least[owner]
                 kept = np.flatnonzero((value > -np.inf) & (value + rest[k][owner] >= bound))
+            if len(kept) > _MOST_OF_ONE:
+                lost |= np.bincount(owner[kept], minlength=n) > _MOST_OF_ONE
+                kept = kept[~lost[owner[kept]]]
             owner, order, value = owner[kept], order[kept], value[kept]
-            if len(owner) > _MOST_STATES:
-                raise too_many(self._identical)
-        return owner, value
+        return owner, value, lost
 
 
 def _row_log_prob(x: NDArray[np.float64], row: _Row) -> NDArray[np.float64]:

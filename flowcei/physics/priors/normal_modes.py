@@ -8,7 +8,7 @@ import numpy as np
 
 from flowcei.errors import UsageError
 from flowcei.physics.priors.base import GeometryPrior, random_orientation
-from flowcei.physics.priors.orders import NEGLIGIBLE, OrderSearch, log_count, log_mean
+from flowcei.physics.priors.orders import NEGLIGIBLE, OrderSearch, log_count, log_mean, warn_of_lost
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -137,15 +137,18 @@ class NormalModesPrior(GeometryPrior):
         )
         self._searches[identical] = search
         start = np.full(len(positions), np.nan)
-        rows, nearest = search.within(positions, np.full(len(positions), np.inf), most=1)
+        rows, nearest, _ = search.within(positions, np.full(len(positions), np.inf), most=1)
         start[rows] = self.log_prob(positions[rows[:, None], nearest])
         cut = log_count(identical) - np.log(NEGLIGIBLE) + _VOLUME_SLACK
         peak = self.log_prob(self._equilibrium[None])
         out = []
         for first in range(0, len(positions), _AT_ONCE):
             x = positions[first : first + _AT_ONCE]
-            rows, orders = search.within(x, (peak + cut - start[first : first + _AT_ONCE]) / self._stiffness)
-            out.append(log_mean(self.log_prob(x[rows[:, None], orders]), rows, len(x), identical))
+            ceilings = (peak + cut - start[first : first + _AT_ONCE]) / self._stiffness
+            rows, orders, lost = search.within(x, ceilings)
+            found = log_mean(self.log_prob(x[rows[:, None], orders]), rows, len(x), identical)
+            out.append(np.where(lost, np.nan, found))
+            warn_of_lost(lost)
         return np.where(np.isnan(start), np.nan, np.concatenate(out))
 
     def _supports(self, positions: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from itertools import permutations, product
 from math import lgamma, log
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,13 +16,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["NEGLIGIBLE", "OrderSearch", "all_orders", "check_groups", "log_count", "log_mean", "too_many"]
+__all__ = ["NEGLIGIBLE", "OrderSearch", "all_orders", "check_groups", "log_count", "log_mean", "warn_of_lost"]
 
 
 NEGLIGIBLE = 1e-12
 """The share of a density that the orders left out can have, all together."""
 
 _WORK = 1 << 26  # partial orders of a geometry times N^2: all those of 8 like atoms; about a second
+_VANISHING = 745.0  # e^-745 is the least positive number in double precision
 _EXACT = 1e-11  # of the size: symmetries beyond rounding are none, or the sum would not be exact
 _ROUNDING = 1e-12  # of the squares that a residual is the difference of
 
@@ -71,14 +73,14 @@ def log_mean(
     return np.asarray(total + shift - log_count(identical))
 
 
-def too_many(identical: tuple[tuple[int, ...], ...], geometry: int | None = None) -> UsageError:
-    """Return the error for identical ions that no search can go through."""
-    ions = ", ".join(str(len(group)) for group in identical)
-    which = "" if geometry is None else f" of geometry {geometry + 1}"
-    return UsageError(
-        f"the orders{which} of {ions} identical ions are too many to average over; "
-        "use a narrower prior, or one that treats all atoms alike, such as a ball"
-    )
+def warn_of_lost(lost: NDArray[np.bool_]) -> None:
+    """Say how many of the geometries (B,) have no density, as too many of their orders count."""
+    if lost.any():
+        msg = (
+            f"{int(lost.sum())} of {len(lost)} geometries have so many orders of identical ions to add up "
+            "that their prior density is unknown (NaN); a narrower prior, or a ball, has one"
+        )
+        warnings.warn(msg, stacklevel=2)
 
 
 def all_orders(
@@ -94,7 +96,12 @@ def all_orders(
         [[0, 1, 2], [2, 1, 0]]
     """
     if log_count(identical) > log(most) + 1e-9:
-        raise too_many(identical)
+        ions = ", ".join(str(len(group)) for group in identical)
+        msg = (
+            f"the orders of {ions} identical ions are too many to average over; "
+            "use a narrower prior, or one that treats all atoms alike, such as a ball"
+        )
+        raise UsageError(msg)
     for choice in product(*(permutations(group) for group in identical)):
         order = np.arange(n_atoms)
         for group, members in zip(identical, choice, strict=True):
@@ -172,51 +179,59 @@ class OrderSearch:
             points: (B, N, 3), bohr.
             sigma: Standard deviation of each component of each atom, bohr.
 
-        Raises:
-            UsageError: Where too many orders count.
+        Returns:
+            (B,); -inf where the density is e^-745 of its greatest or less, and too many orders would
+            have to be searched; NaN where too many count, or positions are not finite.
         """
         from flowcei.physics._orders import log_displaced_unlabelled
 
-        out = np.empty(len(points))
         count = log_count(self.identical)
-        lost = log_displaced_unlabelled(
-            points, self._plan, self._free, sigma**2, count - log(NEGLIGIBLE), self._budget, out
-        )
-        if lost >= 0:
-            raise too_many(self.identical, lost)
+        cut = count - log(NEGLIGIBLE)
+        out = np.full(len(points), -np.inf)
+        asked = np.arange(len(points))
+        if count > log(self._budget):  # a geometry far from the reference could cost all of it
+            asked = np.flatnonzero(~(self.least_residual(points) > 2.0 * sigma**2 * (cut + _VANISHING)))
+        found = np.empty(len(asked))
+        log_displaced_unlabelled(points[asked], self._plan, self._free, sigma**2, cut, self._budget, found)
+        out[asked] = found
+        warn_of_lost(np.isnan(out) & np.isfinite(points).all(axis=(1, 2)))
         return out + log(self.classes) - count
+
+    def least_residual(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return what no order's residual is below, (B,): that of the radii, in the order of their size."""
+        mass, kind, sites = self._plan.weights, self._plan.kind, self._plan.sites
+        own = np.empty(len(mass))
+        own[sites] = np.diagonal(self._plan.spans)
+        with np.errstate(over="ignore", invalid="ignore"):
+            radius = np.linalg.norm(points - (mass @ points / mass.sum())[:, None], axis=2)
+            least = np.zeros(len(points))
+            for k in np.unique(kind):  # rearrangement: sorted against sorted is the best matching
+                alike = kind == k
+                gap = np.sort(radius[:, alike], axis=1) - np.sort(own[alike])
+                least += mass[alike][0] * (gap**2).sum(axis=1)
+        return least
 
     def within(
         self, points: NDArray[np.float64], ceilings: NDArray[np.float64], most: int | None = None
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
         """Return the geometry (K,) and the atoms (K, N) of all orders with a residual within a ceiling.
+
+        Also of which geometries (B,) there are too many to search: they have none.
 
         Args:
             points: (B, N, 3), bohr; geometries that are not finite have none.
             ceilings: Of each geometry's residual, (B,).
             most: Orders of a geometry, those found first; all where None.
-
-        Raises:
-            UsageError: Where there are too many.
         """
-        rows, orders, lost = self._near(points, ceilings, most)
-        if lost >= 0:
-            raise too_many(self.identical, lost)
-        return rows, orders
-
-    def fits(self, point: NDArray[np.float64], ceiling: float) -> bool:
-        """Whether an order of a geometry (N, 3), bohr, with a residual within a ceiling is found."""
-        return len(self._near(point[None], np.array([ceiling]), 1)[0]) > 0
-
-    def _near(
-        self, points: NDArray[np.float64], ceilings: NDArray[np.float64], most: int | None
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
         from flowcei.physics._orders import near_orders
 
         x = np.ascontiguousarray(points, np.float64)
-        return near_orders(
-            x, self._plan, ceilings, np.iinfo(np.int64).max if most is None else most, self._budget
-        )
+        enough = np.iinfo(np.int64).max if most is None else most
+        return near_orders(x, self._plan, ceilings, enough, self._budget)
+
+    def fits(self, point: NDArray[np.float64], ceiling: float) -> bool:
+        """Whether an order of a geometry (N, 3), bohr, with a residual within a ceiling is found."""
+        return len(self.within(point[None], np.array([ceiling]), 1)[0]) > 0
 
     def _use_symmetry(self, x: NDArray[np.float64]) -> None:
         """Let the search go through one order of each class: that which is first in its atoms' numbers.
@@ -224,8 +239,8 @@ class OrderSearch:
         Site after site, its atom has the least number among those of its orbit under the
         rotations that leave the sites before it alone (Schreier and Sims).
         """
-        _, orders, lost = self._near(x[None], np.array([_ROUNDING * self._squares]), None)
-        if lost >= 0:
+        _, orders, lost = self.within(x[None], np.array([_ROUNDING * self._squares]))
+        if lost.any():
             return
         turn = np.linalg.svd(np.swapaxes(x[orders], 1, 2) @ x)
         proper = (
