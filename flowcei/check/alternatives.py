@@ -55,9 +55,8 @@ def alternatives_of(molecule: Molecule, prior: GeometryPrior) -> Iterator[Altern
 
     Example:
         >>> ocs = Molecule.load("ocs")
-        >>> from collections import Counter
-        >>> sorted(Counter(a.kind for a in alternatives_of(ocs, build_prior(ocs))).items())[:3]
-        [('charges', 63), ('isotopes', 23), ('molecule', 18)]
+        >>> sorted({a.kind for a in alternatives_of(ocs, build_prior(ocs))})[:3]
+        ['charges', 'isotopes', 'molecule']
     """
     own = tuple(range(len(molecule)))
     for order in _orders(molecule) if len(molecule) <= _SEARCHED else ():
