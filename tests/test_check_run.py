@@ -307,8 +307,39 @@ def test_the_command_compares_and_says_what_it_has_not_compared(shell: Shell) ->
     words = ("--molecule", "ocs", "--columns", "s c o", "--unit", "hbar/bohr")
     assert shell("check", "bare.txt", *words) == 3
     assert '--columns "c o s"' in shell.out
-    assert "the ions stand in another order" in shell.out.splitlines()[-1]
+    assert "ion order: columns read as c, o, s are o, s, c" in shell.out.splitlines()[-1]
     assert shell("check", path, "--model", "bundled", "--molecule", "ocs") == 2
+    assert shell("check", path, "--prior", "broad") == 2  # of which molecule?
+    assert "--molecule" in shell.err
+
+
+def test_the_verdict_is_one_short_line_with_cause_and_size() -> None:
+    """At most 160 characters, with the Kolmogorov-Smirnov distance of what differs most."""
+    momenta = _run().momenta
+    runs = (
+        0.9487 * momenta,
+        momenta[:, [2, 0, 1]],
+        _run("n2o").momenta,
+        _run("co2").momenta,
+        4.0 * momenta,
+        [1.0, 1.0, 1.05] * momenta,
+    )
+    for run in runs:
+        verdict = _check(run).verdict
+        assert len(verdict) <= 160
+        assert "KS distance" in verdict or "p " in verdict
+        assert "; likely " in verdict
+
+
+def test_sums_that_vanish_say_nothing_of_the_noise_and_exclude_nothing() -> None:
+    """Momenta centred after their noise, printed with six digits: rounding is no false coincidence."""
+    momenta = _run().momenta
+    momenta = momenta - momenta.mean(axis=1, keepdims=True)
+    written = np.array([[float(f"{x:.6g}") for x in row] for row in momenta.reshape(-1, 9)])
+    check = check_run(Events(Molecule.load("ocs"), written.reshape(-1, 3, 3)))
+    assert check.outlying == 0.0
+    assert not any(c.observable.startswith("sum") for c in check.comparisons)
+    assert any("cannot be measured from them" in remark for remark in check.remarks)
 
 
 def test_sample_says_whether_the_run_is_what_the_model_predicts(shell: Shell) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
 import re
 from importlib.metadata import version
@@ -54,3 +55,17 @@ def test_the_environment_is_sound() -> None:
     for name, requirement in _stated().items():
         if name not in LINTERS:
             assert requirement.specifier.contains(version(name)), name
+
+
+def test_every_test_that_the_security_page_names_exists() -> None:
+    """Each promise about what is not trusted names at least one test, by file and function."""
+    page = (ROOT / "SECURITY.md").read_text().split("**Trusted:**")[0]
+    bullets = page.split("\n- ")[1:]
+    for bullet in bullets:
+        named = re.findall(r"`(tests/\w+\.py)::(\w+)`", bullet)
+        assert named, bullet
+        for file, function in named:
+            tree = ast.parse((ROOT / file).read_text())
+            assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, (
+                function
+            )

@@ -286,3 +286,12 @@ def test_what_has_no_density_has_no_weights(
         weighed.weigh(ensemble)
     with pytest.raises(DataError, match="weights of samples have shape"):
         replace(weighed[:2], weights=weighed.weights)
+
+
+def test_few_samples_are_not_called_inefficient_for_one_large_weight() -> None:
+    """Of 20 samples one that weighs 6 times the others leaves 11 effective; one of 40 times, 2."""
+    for largest, flagged in ((6.0, False), (12.0, False), (40.0, True)):
+        weights = Weights.of(np.log(np.array([[largest, *np.ones(19)]])))
+        expected = (largest + 19.0) ** 2 / (largest**2 + 19.0)
+        assert weights.ess[0] == pytest.approx(expected)
+        assert weights.few_count.tolist() == [flagged]

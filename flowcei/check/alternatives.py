@@ -55,16 +55,13 @@ def alternatives_of(molecule: Molecule, prior: GeometryPrior) -> Iterator[Altern
 
     Example:
         >>> ocs = Molecule.load("ocs")
-        >>> from collections import Counter
-        >>> sorted(Counter(a.kind for a in alternatives_of(ocs, build_prior(ocs))).items())[:3]
-        [('charges', 63), ('isotopes', 23), ('molecule', 12)]
+        >>> sorted({a.kind for a in alternatives_of(ocs, build_prior(ocs))})[:3]
+        ['charges', 'isotopes', 'molecule']
     """
     own = tuple(range(len(molecule)))
     for order in _orders(molecule) if len(molecule) <= _SEARCHED else ():
         names = ", ".join(molecule.labels[order.index(k)] for k in own)
-        what = (
-            f"the ions stand in another order: the columns read as {', '.join(molecule.labels)} are {names}"
-        )
+        what = f"ion order: columns read as {', '.join(molecule.labels)} are {names}"
         yield Alternative("order", what, molecule, prior, order, {"columns": names.replace(",", "")})
     for charges in _charges(molecule) if len(molecule) <= _SEARCHED else ():
         what = "other charges: " + _each(molecule, [f"{q:+g}" for q in charges])
@@ -153,8 +150,8 @@ def _molecules(molecule: Molecule) -> Iterator[Alternative]:
                 continue
             for order in [tuple(range(n)), *_orders(charged)]:
                 ions = ", ".join(charged.symbols[order.index(k)] for k in range(n))
-                what = f"another molecule: {name} of charges {_each(charged, [f'{q:+g}' for q in charges])}"
-                what += f", its ions in the order {ions}"
+                what = f"another molecule: {name}, ions in the order {ions}; "
+                what += f"charges {_each(charged, [f'{q:+g}' for q in charges])}"
                 yield Alternative("molecule", what, charged, prior, order, {"molecule": name})
 
 

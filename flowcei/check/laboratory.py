@@ -27,7 +27,7 @@ def drift_of(run: Run) -> Cause:
     """Return the mean of the momentum sums."""
     drift = measure_drift(run.momenta)
     what = (
-        f"drift: the momentum sums have a mean of {drift.in_words(run.molecule)}; "
+        f"drift: mean sum {drift.in_words(run.molecule)}; "
         "a molecular beam, or the zero of the detector or of time"
     )
     todo = "nothing: sample and convert subtract it (--drift)"
@@ -39,10 +39,10 @@ def noise_of_sums(run: Run, sums: Sums) -> tuple[Run, Cause]:
     measured = run.noise.measured(sums.ratio)
     stated, shown = float(np.median(run.noise.levels)), float(np.median(measured.levels)) * measured.axes
     absolute = sums.ratio * float(np.median(run.observables().sigma))
-    unit, factor = ("% of the rms component", 100.0) if measured.relative else ("hbar/bohr", 1.0)
+    unit, factor = ("% of rms", 100.0) if measured.relative else ("hbar/bohr", 1.0)
     what = (
-        f"noise: the sums show {_listed(factor * shown)} {unit} on x/y/z, {factor * stated:.3g} is stated or "
-        f"assumed; {_listed(absolute)} hbar/bohr"
+        f"noise: {_listed(factor * shown)} {unit} on x/y/z, {factor * stated:.3g} stated; from the sums, "
+        f"{_listed(absolute)} hbar/bohr"
     )
     todo = (
         "state the measured noise; what is more than the detector's is the source's, such as thermal motion"
@@ -72,7 +72,7 @@ def axes_of(run: Run, predicted: Observables, sums: Sums, count: int) -> tuple[R
         scale = np.where(np.arange(3) == k, factors[k], 1.0)
         run = replace(run, momenta=run.momenta / scale)
         what = (
-            f"one axis: momenta along {AXES[k]} are {factors[k]:.4g} times those along the other axes; "
+            f"one axis: momenta along {AXES[k]} are {factors[k]:.4g} times the others; "
             f"the KER depends on the direction of the explosion (or the explosion itself does)"
         )
         todo = f"calibrate the {AXES[k]} axis"
@@ -85,7 +85,7 @@ def axes_of(run: Run, predicted: Observables, sums: Sums, count: int) -> tuple[R
     if lab["directions"].p_value * count < LEVEL:
         share = lab["directions"]
         what = (
-            f"directions: the {share.effect} is {share.measured:.3g}, of random directions 0.333; "
+            f"directions: {share.effect} {share.measured:.3g}, random 0.333; "
             f"aligned molecules, a polarised laser, or ions lost in some directions"
         )
         todo = "nothing where molecules were aligned: the reconstruction does not depend on directions"

@@ -108,7 +108,7 @@ class _Shapes:
         values = {"factor": self.factor}
         unit = _unit(self.factor)
         if unit:
-            what = f"units: momenta {size}, as {unit}; {rest}"
+            what = f"units: {unit}; momenta are {size}, {rest}"
             return [(trial, Cause("units", what, 1.0, True, "state the unit: --unit", values))]
         length = self.factor**-2
         scale = Cause(

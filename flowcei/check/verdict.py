@@ -88,10 +88,10 @@ class RunCheck:
         # The means together are for the machine: said where nothing else differs.
         single = [c for c in differing if c.observable != MEANS] or differing
         worst = min(single, key=lambda c: (c.p_value, -abs(np.nan_to_num(c.distance))))
-        size = "" if np.isnan(worst.distance) else f", KS distance {worst.distance:.2f}"
+        size = f"p {_p(worst.p_value)}" if np.isnan(worst.distance) else f"KS distance {worst.distance:.2f}"
         unit = f" {worst.unit}" if worst.unit else ""
-        numbers = f"{worst.observable} {worst.measured:.4g}{unit}, predicted {worst.predicted:.4g}{size}"
-        return f"not as the prior {self.prior} predicts: {numbers}, p {_p(worst.p_value)}"
+        numbers = f"{worst.observable} {worst.measured:.4g}{unit}, predicted {worst.predicted:.4g}, {size}"
+        return f"not as the prior {self.prior} predicts: {numbers}"
 
     @property
     def likely(self) -> tuple[Cause, ...]:

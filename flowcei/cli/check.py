@@ -75,6 +75,8 @@ def check(
     if output is not None:
         _refuse_output(output, file, overwrite=overwrite)
     trained = _trained(model, molecule=molecule, prior=prior, **ions)
+    if prior is not None and molecule is None:
+        _refuse_unnamed(file, prior)
     from flowcei.doctor.examination import examine_file
 
     stated = reading()
@@ -98,6 +100,15 @@ def check(
         _repair(report, output, overwrite=overwrite)
     if not report.sound or (not isinstance(run, str) and run.severity == "error"):
         sys.exit(_REJECTED)
+
+
+def _refuse_unnamed(file: Path, prior: str) -> None:
+    """Refuse a prior of a molecule that neither user nor file names: a default would decide."""
+    from flowcei.events.hdf import hdf_molecule, is_hdf5
+
+    if not is_hdf5(file) or hdf_molecule(file) is None:
+        msg = f"--prior {prior} is of a molecule: name it with --molecule"
+        raise UsageError(msg)
 
 
 def _trained(model: str | None, **others: str | None) -> TrainedModel | None:

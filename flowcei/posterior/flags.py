@@ -35,9 +35,10 @@ FLAGS = {
     "ker": "the kinetic energy release is none that the model was trained on: other units, charges or prior",
     "momenta": "the momenta are far from all that the model was trained on",
     "re-simulation": "no sample gives these momenta within the noise: the model or its prior does not fit",
-    "efficiency": "hardly any sample has weight: the model is a poor guide here, or the prior excludes it",
-    "weights": "the weights are not reliable (k-hat above 0.7, or fewer than ten effective samples): the "
-    "samples of the flow are used as they are",
+    "efficiency": "fewer than ten effective samples: the model is a poor proposal here, or the prior "
+    "excludes the event",
+    "weights": "the weights are not reliable (Pareto tail index k-hat above 0.7, or fewer than ten effective "
+    "samples): the samples of the flow are used as they are",
     "evidence": "the momenta are improbable under the prior and the stated noise: other prior, charge, mass "
     "or noise, or charges that appear slowly",
     "no-geometry": "the model cannot express a geometry for these momenta: the samples are NaN",

@@ -102,8 +102,12 @@ class Weights:
 
     @property
     def few_count(self) -> NDArray[np.bool_]:
-        """Which events (E,) have fewer effective samples than anything can be said from."""
-        return self.ess < np.minimum(_FEWEST, 0.5 * self.drawn)
+        """Which events (E,) have fewer effective samples than anything can be said from.
+
+        Of few that were drawn one large weight can leave half: of 4,000 sound events of OCS the fewest
+        effective of 20 (of 10) samples are 11.3 (3.8), so that a quarter is asked.
+        """
+        return self.ess < np.minimum(_FEWEST, 0.25 * self.drawn)
 
     @property
     def reliable(self) -> NDArray[np.bool_]:

@@ -111,7 +111,7 @@ def internal_figure(spread: Spread, event: int | None = None) -> Figure:
     columns = min(4 if count == 4 else 3, count)
     rows = -(-count // columns)
     with styled():
-        figure = new_figure(2.6 * columns + 0.4, 2.3 * rows + 0.3)
+        figure = new_figure(2.9 * columns + 0.4, 2.3 * rows + 0.3)
         words = f"{spread.molecule.name}: posterior, {title}; line: median, band: central 68 %"
         figure.suptitle(words, fontsize=9, x=0.02, ha="left")
         for place, i in enumerate(chosen, start=1):
@@ -121,7 +121,8 @@ def internal_figure(spread: Spread, event: int | None = None) -> Figure:
             axes.axvspan(low, high, color=COLOURS[4], alpha=0.25, lw=0)
             axes.axvline(middle, color="black", lw=1)
             kind = "angle" if quantity.kind == "angle" else "length"
-            axes.set(xlabel=f"{quantity.name} {kind} ({quantity.unit})", yticks=[])
+            unit = quantity.unit
+            axes.set(xlabel=f"{quantity.name} {kind} ({unit})", ylabel=f"density (1/{unit})")
             axes.set_title(f"{_with_errors(low, middle, high)} {quantity.unit}")
         for place, pair in enumerate(pairs, start=len(chosen) + 1):
             _draw_pair(figure.add_subplot(rows, columns, place), spread, event, pair)
@@ -151,7 +152,7 @@ def _draw_pair(axes: Axes, spread: Spread, event: int | None, pair: tuple[int, i
     tilt = np.degrees(np.arctan2(directions[1, 1], directions[0, 1]))
     for sigma, style in ((1.0, "-"), (2.0, "--")):
         shape = {"width": sigma * length[1], "height": sigma * length[0], "angle": tilt}
-        label = f"{sigma:.0f} sigma" + (", one event" if event is None else "")
+        label = f"{sigma:.0f} sigma"
         axes.add_patch(
             Ellipse(dots.mean(axis=0), **shape, fc="none", ec="black", ls=style, lw=1, label=label)
         )
@@ -159,7 +160,9 @@ def _draw_pair(axes: Axes, spread: Spread, event: int | None, pair: tuple[int, i
     axes.set(xlabel=f"{first.name} length ({first.unit})", ylabel=f"{second.name} length ({second.unit})")
     if deviation.all():
         axes.set_title(f"within one event: correlation {covariance[0, 1] / deviation.prod():.2f}")
-    axes.legend(fontsize=7)
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high + 0.2 * (high - low))  # room for the legend above the points
+    axes.legend(fontsize=7, loc="upper right", ncols=2)
 
 
 def _with_errors(low: float, middle: float, high: float) -> str:

@@ -27,7 +27,7 @@ __all__ = ["ambiguity_figure", "modes_figure"]
 _REMARKS = {CONVERGED: "", STALLED: ", nearest miss", OUTSIDE: ", outside the prior"}
 _MOST = 6  # modes drawn
 _MOST_CLOUD = 400
-_PANEL = 2.4  # inches, width of one geometry
+_PANEL = 2.6  # inches, width of one geometry
 _RADIUS = 0.21  # bohr, of an atom
 _KINDS = ((UNIQUE, "o", COLOURS[5]), (AMBIGUOUS, "^", COLOURS[1]), (UNEXPLAINED, "x", COLOURS[6]))
 
@@ -54,10 +54,11 @@ def modes_figure(modes: Modes, samples: PosteriorSamples, event: int) -> Figure:
     rows = -(-len(chosen) // columns)
     with styled():
         panel = _PANEL * (high[1] - low[1]) / (high[0] - low[0])
-        figure = new_figure((_PANEL + 0.4) * columns + 0.5, (panel + 1.2) * rows + 0.4)
+        figure = new_figure((_PANEL + 0.4) * columns + 0.5, (panel + 1.2) * rows + 0.6)
         number = samples.ids[event]
         words = f"{molecule.name}, event {number}: {VERDICTS[modes.verdict[event]]}"
-        figure.suptitle(f"{words}, {_counted(len(modes.of(event)))}", fontsize=9, x=0.02, ha="left")
+        words = f"{words}, {_counted(len(modes.of(event)))}\ncircles: atoms of the geometry; dots: samples"
+        figure.suptitle(words, fontsize=9, x=0.02, ha="left")
         for k, mode in enumerate(chosen):
             axes = figure.add_subplot(rows, columns, k + 1)
             _draw(axes, samples, places[k], cloud[nearest == k])
@@ -90,18 +91,19 @@ def _draw(axes: Axes, samples: PosteriorSamples, place: NDArray, cloud: NDArray)
 
 def _caption(modes: Modes, mode: int, molecule: Molecule, place: NDArray) -> str:
     names, values = quantities(molecule, place)
-    bonds = [f"{q.name} {v:.3f}" for q, v in zip(names, values, strict=True) if q.kind == "bond"]
+    bonds = [f"{q.name} {v:.2f} bohr" for q, v in zip(names, values, strict=True) if q.kind == "bond"]
     angles = [f"{q.name} {v:.1f}°" for q, v in zip(names, values, strict=True) if q.kind == "angle"]
     lines = [f"{modes.number[mode]}: probability {modes.probability[mode]:.3f}{_REMARKS[modes.status[mode]]}"]
-    lines += ["  ".join(bonds[k : k + 2]) for k in range(0, min(4, len(bonds)), 2)]
+    lines += [", ".join(bonds[k : k + 2]) for k in range(0, min(4, len(bonds)), 2)]
     return "\n".join(lines + angles[:1])
 
 
 def ambiguity_figure(modes: Modes, samples: PosteriorSamples) -> Figure:
     """Draw where in momentum space events are unique, ambiguous or unexplained.
 
-    Left: the Newton plot, momenta in units of the first ion's. Right: the Dalitz plot, how
-    ions share the kinetic energy (three ions: exact; more: the first two against the rest).
+    Left: the Newton plot, momenta in units of the first ion's. Right: the Dalitz plot of the
+    energy shares e_i = E_i / KER: (e_1 - e_2) / sqrt 3 against e_3 - 1/3, of more than three ions
+    with all but the first two as the third (R. H. Dalitz, Phil. Mag. 44, 1068 (1953)).
     """
     molecule = samples.molecule
     p, names = momenta_in_recoil_frame(molecule, samples.momenta), speed_names(molecule)
@@ -119,11 +121,16 @@ def ambiguity_figure(modes: Modes, samples: PosteriorSamples) -> Figure:
             label = f"{VERDICTS[kind]} ({int(mine.sum())})"
             style = {"ls": "", "marker": marker, "ms": 3.5, "alpha": 0.7, "color": colour, "label": label}
             left.plot(*newton[mine].T, **style)
-            right.plot(first[mine] - second[mine], 1.0 - first[mine] - second[mine], **style)
+            right.plot((first - second)[mine] / 3.0**0.5, (2.0 / 3.0 - first - second)[mine], **style)
         a, b = names[axis], names[other]
         left.set(xlabel=f"$p_x$({b}) / |p({a})|", ylabel=f"$p_y$({b}) / |p({a})|")
         left.set_title(f"{molecule.name}: Newton plot, {len(p)} events")
-        right.set(xlabel=f"share of KER: {a} less {b}", ylabel="share of KER: the other ions")
+        others = [name for name in names if name not in (a, b)]
+        third = others[0] if len(others) == 1 else "rest"
+        right.set(
+            xlabel=rf"$(\epsilon_{{{a}}} - \epsilon_{{{b}}}) / \sqrt{{3}}$,  $\epsilon_i = E_i$ / KER",
+            ylabel=rf"$\epsilon_{{{third}}} - 1/3$",
+        )
         right.set_title("Dalitz plot")
         left.legend(fontsize=8)
     return figure
