@@ -12,25 +12,25 @@ from typing import TYPE_CHECKING
 from flowcei._version import __version__
 
 if TYPE_CHECKING:
+    from flowcei.check.examination import examine
+    from flowcei.check.repair import repair
     from flowcei.check.verdict import check_run
-    from flowcei.doctor.examination import examine
-    from flowcei.doctor.repair import repair
     from flowcei.evaluation.calibration import calibrate
     from flowcei.evaluation.comparison import compare
     from flowcei.evaluation.floor import information_floor
     from flowcei.events.container import Events
     from flowcei.events.simulation import simulate
     from flowcei.events.storage import read_events, write_events
-    from flowcei.events.study import study_events
     from flowcei.experiment.drift import without_drift
-    from flowcei.fitting import train
-    from flowcei.loading import load
-    from flowcei.molecule import Molecule
+    from flowcei.molecules.molecule import Molecule
     from flowcei.physics.explosion import asymptotic_momenta
     from flowcei.physics.jacobian import momenta_jacobian
     from flowcei.posterior.samples import PosteriorSamples
     from flowcei.posterior.storage import read_samples, write_samples
-    from flowcei.reconstructor import Reconstructor
+    from flowcei.reconstruction.fitting import train
+    from flowcei.reconstruction.loading import load
+    from flowcei.reconstruction.model import Reconstructor
+    from flowcei.study.datasets import study_events
     from flowcei.training.loop import Schedule
 
 __all__ = [
@@ -61,24 +61,24 @@ __all__ = [
 
 _ROOMS = {
     "Events": "events.container",
-    "Molecule": "molecule",
+    "Molecule": "molecules.molecule",
     "PosteriorSamples": "posterior.samples",
-    "Reconstructor": "reconstructor",
+    "Reconstructor": "reconstruction.model",
     "Schedule": "training.schedule",
     "asymptotic_momenta": "physics.explosion",
     "calibrate": "evaluation.calibration",
     "check_run": "check.verdict",
     "compare": "evaluation.comparison",
-    "examine": "doctor.examination",
+    "examine": "check.examination",
     "information_floor": "evaluation.floor",
-    "load": "loading",
+    "load": "reconstruction.loading",
     "momenta_jacobian": "physics.jacobian",
     "read_events": "events.storage",
     "read_samples": "posterior.storage",
-    "repair": "doctor.repair",
+    "repair": "check.repair",
     "simulate": "events.simulation",
-    "study_events": "events.study",
-    "train": "fitting",
+    "study_events": "study.datasets",
+    "train": "reconstruction.fitting",
     "without_drift": "experiment.drift",
     "write_events": "events.storage",
     "write_samples": "posterior.storage",

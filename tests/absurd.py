@@ -9,7 +9,7 @@ import numpy as np
 
 from flowcei.errors import UsageError
 from flowcei.events.container import Events
-from flowcei.molecule import Molecule
+from flowcei.molecules.molecule import Molecule
 from flowcei.physics.explosion import followed_momenta
 from flowcei.physics.priors import build_prior
 from flowcei.posterior.samples import PosteriorSamples

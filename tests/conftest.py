@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from flowcei import fitting
 from flowcei.events.simulation import simulate
-from flowcei.loading import load
+from flowcei.reconstruction import fitting
+from flowcei.reconstruction.loading import load
 from flowcei.training.loop import Schedule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from flowcei.events.container import Events
-    from flowcei.reconstructor import Reconstructor
+    from flowcei.reconstruction.model import Reconstructor
 
 torch.set_num_threads(1)
 

@@ -14,7 +14,7 @@ from corpus import base, hostile, sound
 from corpus_binary import COLUMNS
 
 import flowcei
-from flowcei.events.mapping import Mapping
+from flowcei.events.foreign.mapping import Mapping
 
 __all__ = ["hdf"]
 

@@ -21,13 +21,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from flowcei import fitting
 from flowcei.cli.main import main
 from flowcei.cli.runfolder import is_unfinished, to_resume
 from flowcei.events.simulation import simulate
-from flowcei.loading import load
-from flowcei.modelfile.storage import read_model
+from flowcei.reconstruction import fitting
+from flowcei.reconstruction.loading import load
 from flowcei.report import figures, style
+from flowcei.storage.modelfile import read_model
 from flowcei.training.checkpoint import read_checkpoint
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from flowcei.modelfile.storage import read_model
+from flowcei.storage.modelfile import read_model
 
 __all__ = ["FINISHED", "LINE", "TINY", "assert_same_runs", "names_in"]
 

@@ -7,7 +7,7 @@ import pytest
 from absurd import absurd_events, absurd_samples
 
 import flowcei
-from flowcei.leastsquares import levenberg_marquardt
+from flowcei.physics.leastsquares import levenberg_marquardt
 from flowcei.posterior.covariance import Covariation
 from flowcei.posterior.refinement import CONVERGED, OUTSIDE, STALLED
 from flowcei.posterior.samples import PosteriorSamples

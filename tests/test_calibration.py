@@ -31,8 +31,8 @@ from flowcei.evaluation.verdicts import (
     ecdf_band,
     ecdf_difference,
 )
-from flowcei.physics.likelihood import Likelihood
-from flowcei.reconstructor import Reconstructor
+from flowcei.experiment.likelihood import Likelihood
+from flowcei.reconstruction.model import Reconstructor
 from flowcei.report.calibration import coverage_figure, joint_figure, sbc_figure
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowcei.cells import safe_cell, write_table
+from flowcei.storage.cells import safe_cell, write_table
 
 DANGEROUS = ("=", "+", "-", "@", "\t", "\r", "\n")
 starts = st.sampled_from([*DANGEROUS, "", "'", '"', " "])

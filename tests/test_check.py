@@ -16,15 +16,15 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 import flowcei
+from flowcei.check.alignment import angles_of, best_rotations
+from flowcei.check.examination import examine, examine_file, unbounded
+from flowcei.check.finding import Finding
+from flowcei.check.repair import repair
 from flowcei.cli.main import main
-from flowcei.doctor.alignment import angles_of, best_rotations
-from flowcei.doctor.examination import examine, examine_file, unbounded
-from flowcei.doctor.finding import Finding
-from flowcei.doctor.repair import repair
 from flowcei.errors import DataError
 from flowcei.events.container import Events
 from flowcei.events.simulation import simulate
-from flowcei.molecule import Molecule, built_in_molecules
+from flowcei.molecules.molecule import Molecule, built_in_molecules
 
 _BOHR_IN_ANGSTROM = 0.529177210903
 _MOMENTUM_IN_SI = 1.99285191410e-24

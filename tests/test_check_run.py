@@ -19,7 +19,7 @@ from flowcei.check.buildup import FEMTOSECOND, built_up_momenta
 from flowcei.check.observables import Thinning, observables_of
 from flowcei.check.verdict import RunCheck, check_run
 from flowcei.events.container import Events
-from flowcei.molecule import Molecule
+from flowcei.molecules.molecule import Molecule
 from flowcei.physics.priors import build_prior
 
 _U = 1822.888486

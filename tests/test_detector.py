@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from flowcei.errors import UsageError
 from flowcei.events.simulation import simulate
-from flowcei.physics.detector import Noise, rms_component
+from flowcei.experiment.detector import Noise, rms_component
 
 level = st.floats(1e-6, 10.0, allow_nan=False)
 

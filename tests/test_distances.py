@@ -8,7 +8,7 @@ from scipy.stats import energy_distance as scipy_energy_distance
 from scipy.stats import norm
 
 from flowcei.errors import DataError
-from flowcei.evaluation.distances import c2st, energy_distance
+from oracles.distances import c2st, energy_distance
 
 
 def clouds(shift: float, width: int, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,6 @@ import pytest
 from test_modes import ISOTOPES, triple
 
 import flowcei
-from flowcei.evaluation.reference import reference_posterior
 from flowcei.physics.explosion import asymptotic_momenta, centre_of_mass
 from flowcei.physics.priors import build_prior
 from flowcei.posterior.distinct import covering, leaders
@@ -19,6 +18,7 @@ from flowcei.posterior.refinement import CONVERGED, STALLED, Refinement
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.posterior.spread import quantities
 from flowcei.posterior.tables import modes_table
+from oracles.reference import reference_posterior
 
 NEAR_FOLD = 14  # of the events below: two exact geometries 0.018 bohr apart, at 162.2 degrees
 

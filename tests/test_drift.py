@@ -15,8 +15,8 @@ import flowcei
 from flowcei.errors import UsageError
 from flowcei.events.source import Reading, open_events
 from flowcei.experiment.drift import Drift, measure_drift, parse_drift, subtract_drift
-from flowcei.molecule import Molecule
-from flowcei.recorded import settled_noise
+from flowcei.molecules.molecule import Molecule
+from flowcei.reconstruction.recorded import settled_noise
 from tests.shell import Shell
 
 OCS = Molecule.load("ocs")

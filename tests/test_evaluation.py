@@ -33,15 +33,15 @@ from flowcei.evaluation.metrics import (
 from flowcei.evaluation.nulls import marginal_samples, mean_samples
 from flowcei.events.container import Events
 from flowcei.events.simulation import simulate
-from flowcei.fitting import train
+from flowcei.experiment.likelihood import Likelihood, centred_momenta
 from flowcei.models.interface import InverseModel, ModelOptions
-from flowcei.molecule import Molecule
+from flowcei.molecules.molecule import Molecule
 from flowcei.physics.explosion import kinetic_energy
-from flowcei.physics.likelihood import Likelihood, centred_momenta
 from flowcei.posterior.refinement import refine
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.posterior.spread import in_recoil_frame
-from flowcei.reconstructor import Reconstructor
+from flowcei.reconstruction.fitting import train
+from flowcei.reconstruction.model import Reconstructor
 from flowcei.training.loop import Schedule
 
 

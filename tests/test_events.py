@@ -20,8 +20,8 @@ from flowcei.events.container import Events
 from flowcei.events.simulation import simulate
 from flowcei.events.storage import read_events, write_events
 from flowcei.events.text import columns
-from flowcei.molecule import Molecule
-from flowcei.physics.detector import rms_component
+from flowcei.experiment.detector import rms_component
+from flowcei.molecules.molecule import Molecule
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,11 +15,11 @@ from shell import Shell
 import flowcei
 from flowcei.check.evidence import LEVEL, check_evidence
 from flowcei.errors import UsageError
-from flowcei.physics.detector import Noise, rms_component
+from flowcei.experiment.detector import Noise, rms_component
 from flowcei.posterior.hdf import arrays_of
 from flowcei.posterior.unfinished import Quality
 from flowcei.posterior.weights import scaled_evidence
-from flowcei.sampling import Sampling
+from flowcei.reconstruction.sampling import Sampling
 
 OCS = flowcei.Molecule.load("ocs")
 EVENTS, SAMPLES = 100, 60

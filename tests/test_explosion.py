@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from flowcei.molecule import Molecule
+from flowcei.molecules.molecule import Molecule
 from flowcei.physics import explosion
 from flowcei.physics.explosion import asymptotic_momenta, kinetic_energy, potential_energy
 from flowcei.physics.priors import BallPrior, build_prior

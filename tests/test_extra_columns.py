@@ -15,21 +15,21 @@ from hypothesis import strategies as st
 from shell import Shell
 
 import flowcei
-import flowcei.sampling
+import flowcei.reconstruction.sampling
 from flowcei.errors import DataError, StoppedError
 from flowcei.events.extracolumns import dataset_name, name_of_dataset
 from flowcei.events.source import Reading, open_events
 from flowcei.posterior.tables import modes_table
 from flowcei.posterior.text import samples_table
 from flowcei.posterior.unfinished import sample_to_file
-from flowcei.sampling import Sampling, Survey
+from flowcei.reconstruction.sampling import Sampling, Survey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from flowcei.events.container import Events
     from flowcei.posterior.samples import PosteriorSamples
-    from flowcei.reconstructor import Reconstructor
+    from flowcei.reconstruction.model import Reconstructor
 
 B = 12
 DELAY = np.linspace(-250.0, 300.0, B)
@@ -171,7 +171,7 @@ def test_a_mapping_names_them_and_too_many_are_left_behind(tmp_path: Path) -> No
     more = pd.DataFrame({f"w{k}": np.full(B, float(k)) for k in range(101)})
     path, ions = tmp_path / "e.csv", {i: [f"a{3 * k + j}" for j in range(3)] for k, i in enumerate("cos")}
     pd.concat([table, more], axis=1).to_csv(path, index=False)
-    from flowcei.events.mapping import Mapping
+    from flowcei.events.foreign.mapping import Mapping
 
     plain = {"momenta": {"unit": "hbar/bohr", "ions": ions}}
     source = open_events(path, reading=Reading(mapping=Mapping.from_dict(plain)))
@@ -294,7 +294,7 @@ def test_what_was_stopped_goes_on_with_its_columns(
     tiny_cinn: Reconstructor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The unfinished file holds them; events with other delays are other events."""
-    monkeypatch.setattr(flowcei.sampling, "ROWS", 20)
+    monkeypatch.setattr(flowcei.reconstruction.sampling, "ROWS", 20)
     events = _events(delay=DELAY, stamp=SHOT)
     asked = Sampling(tiny_cinn, 5, 1, "1%")
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, TextIO
 import pytest
 
 from flowcei.errors import DataError, UsageError
-from flowcei.files import check_readable
 from flowcei.storage.creation import atomic_text
+from flowcei.storage.files import check_readable
 
 if TYPE_CHECKING:
     from pathlib import Path

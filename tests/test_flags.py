@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from flowcei.posterior.samples import PosteriorSamples
-    from flowcei.reconstructor import Reconstructor
+    from flowcei.reconstruction.model import Reconstructor
 
 COUNT = 60
 ODD = {3: "ker", 7: "momentum-sum"}

@@ -8,8 +8,8 @@ import pytest
 from flowcei.errors import DataError
 from flowcei.evaluation.floor import information_floor, mean_length
 from flowcei.events.simulation import simulate
-from flowcei.molecule import Molecule
-from flowcei.physics.detector import rms_component
+from flowcei.experiment.detector import rms_component
+from flowcei.molecules.molecule import Molecule
 from flowcei.physics.explosion import asymptotic_momenta
 from flowcei.physics.jacobian import followed_jacobian, momenta_jacobian
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.spatial.transform import Rotation
 
-from flowcei.frame import FramedEvents, RecoilFrame
-from flowcei.molecule import Molecule
+from flowcei.frame.recoil import FramedEvents, RecoilFrame
+from flowcei.molecules.molecule import Molecule
 
 CO = {
     "name": "co",

@@ -13,10 +13,10 @@ from forged import parts
 
 from flowcei.events.container import events_of
 from flowcei.events.simulation import simulate
-from flowcei.loading import load
-from flowcei.modelfile.migrations import FORMAT_VERSION, MIGRATIONS
-from flowcei.modelfile.storage import read_card
 from flowcei.models.registry import ARCHITECTURES
+from flowcei.reconstruction.loading import load
+from flowcei.storage.migrations import FORMAT_VERSION, MIGRATIONS
+from flowcei.storage.modelfile import read_card
 from flowcei.storage.tensors import checksum
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from flowcei.reconstructor import Reconstructor
+    from flowcei.reconstruction.model import Reconstructor
 
 FOLDER = Path(__file__).parent / "data" / "models-v1"
 ANSWERS: dict[str, dict[str, Any]] = json.loads((FOLDER / "answers.json").read_text())

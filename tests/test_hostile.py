@@ -18,10 +18,10 @@ from shell import Shell
 
 from flowcei.errors import DataError, UsageError
 from flowcei.events.container import Events
-from flowcei.events.mapping import read_mapping
+from flowcei.events.foreign.mapping import read_mapping
 from flowcei.events.source import Reading
 from flowcei.events.storage import read_events, write_events
-from flowcei.molecule import Molecule
+from flowcei.molecules.molecule import Molecule
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -204,7 +204,7 @@ from pathlib import Path
 import corpus, corpus_hdf
 from flowcei.errors import FlowceiError
 from test_hostile import _read
-from flowcei.doctor.examination import examine_file
+from flowcei.check.examination import examine_file
 from flowcei.events.source import Reading
 
 def kilobytes(name):

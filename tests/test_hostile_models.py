@@ -25,8 +25,8 @@ from shell import Shell
 import flowcei
 from flowcei.cli.info import _model_facts
 from flowcei.errors import DataError, FlowceiError, UsageError
-from flowcei.loading import load
-from flowcei.modelfile.storage import read_card
+from flowcei.reconstruction.loading import load
+from flowcei.storage.modelfile import read_card
 
 if TYPE_CHECKING:
     from collections.abc import Callable

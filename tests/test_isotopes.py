@@ -13,9 +13,9 @@ from flowcei.errors import DataError, UsageError
 from flowcei.events.container import events_of
 from flowcei.events.geometries import read_geometries
 from flowcei.events.storage import read_events, write_events
-from flowcei.isotopes import average_mass_warnings, isotope_masses
-from flowcei.molecule import Molecule
-from flowcei.physics.likelihood import Likelihood
+from flowcei.experiment.likelihood import Likelihood
+from flowcei.molecules.isotopes import average_mass_warnings, isotope_masses
+from flowcei.molecules.molecule import Molecule
 from flowcei.posterior.refinement import refine
 from flowcei.units import ANGSTROM, DALTON
 

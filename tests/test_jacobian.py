@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flowcei import asymptotic_momenta, momenta_jacobian
-from flowcei.molecule import Molecule
+from flowcei.molecules.molecule import Molecule
 from flowcei.physics.priors import BallPrior, build_prior
 from flowcei.units import DALTON
 

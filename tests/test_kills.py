@@ -15,8 +15,8 @@ import pytest
 from runfolders import FINISHED, LINE, TINY, assert_same_runs, names_in
 from shell import Shell
 
-from flowcei import fitting
 from flowcei.cli import runfolder
+from flowcei.reconstruction import fitting
 
 HERE = Path(__file__).parent
 
@@ -40,7 +40,7 @@ def _start(*words: str, script: str | None = None, cwd: Path) -> subprocess.Pope
 
 SIGNALLED = """
 import os, signal, sys
-from flowcei import fitting
+from flowcei.reconstruction import fitting
 from flowcei.cli import main, runfolder
 fitting._PILOT, fitting._VALIDATION = 1500, 500
 write = runfolder.RunFolder.write_metrics

@@ -22,11 +22,11 @@ from scipy.stats import chisquare
 from shell import Shell
 
 import flowcei
-from flowcei.doctor.likeness import internal_coordinates
+from flowcei.check.likeness import internal_coordinates
 from flowcei.evaluation.calibration import calibrate
 from flowcei.evaluation.comparison import compare
 from flowcei.events.container import Events
-from flowcei.molecule import Molecule
+from flowcei.molecules.molecule import Molecule
 from flowcei.physics.priors import GeometryPrior, build_prior
 from flowcei.posterior.labels import environments, label_by_geometry, order_by_speed, relabel
 from flowcei.posterior.samples import PosteriorSamples
@@ -34,7 +34,7 @@ from flowcei.posterior.spread import pooled_quantities, quantities
 from flowcei.posterior.storage import write_samples
 from flowcei.posterior.structures import write_means_xyz, write_modes_xyz
 from flowcei.posterior.tables import modes_table, refined_table
-from flowcei.reconstructor import Reconstructor
+from flowcei.reconstruction.model import Reconstructor
 from flowcei.report.modes import modes_figure
 
 _N2O = {

@@ -7,10 +7,10 @@ import pytest
 from scipy.stats import chi2, kstest, multivariate_normal
 
 from flowcei.events.simulation import simulate
-from flowcei.molecule import Molecule
-from flowcei.physics.detector import rms_component
+from flowcei.experiment.detector import rms_component
+from flowcei.experiment.likelihood import Likelihood, centred_momenta, whitening
+from flowcei.molecules.molecule import Molecule
 from flowcei.physics.explosion import asymptotic_momenta
-from flowcei.physics.likelihood import Likelihood, centred_momenta, whitening
 
 MOLECULES = ["co2", "ocs", "ch2o", "chbrclf"]
 

@@ -15,23 +15,23 @@ from forged import edited, forge, parts
 from safetensors.torch import save_file
 from shell import Shell
 
-from flowcei import loading
 from flowcei.errors import DataError, FlowceiError, UsageError
 from flowcei.events.simulation import simulate
-from flowcei.fitting import train
-from flowcei.loading import load
-from flowcei.modelfile import storage as modelfile
-from flowcei.modelfile.card import refuse_undescribable
-from flowcei.modelfile.storage import FORMAT_VERSION, read_card
 from flowcei.models.registry import ARCHITECTURES
-from flowcei.molecule import Molecule
+from flowcei.molecules.molecule import Molecule
+from flowcei.reconstruction import loading
+from flowcei.reconstruction.fitting import train
+from flowcei.reconstruction.loading import load
+from flowcei.storage import modelfile
+from flowcei.storage.card import refuse_undescribable
+from flowcei.storage.modelfile import FORMAT_VERSION, read_card
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from flowcei.events.container import Events
-    from flowcei.reconstructor import Reconstructor
+    from flowcei.reconstruction.model import Reconstructor
 
 NAME = "mine.safetensors"
 

@@ -13,7 +13,7 @@ from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
 import flowcei
-from flowcei.molecule import Molecule
+from flowcei.molecules.molecule import Molecule
 from flowcei.physics.explosion import asymptotic_momenta, centre_of_mass
 from flowcei.physics.priors import build_prior
 from flowcei.posterior.distinct import shape_of

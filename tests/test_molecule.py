@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from flowcei.errors import DataError, UsageError
-from flowcei.molecule import Molecule, built_in_molecules
+from flowcei.molecules.molecule import Molecule, built_in_molecules
 from flowcei.units import ANGSTROM, DALTON, length_in_bohr
 
 TOML = """

@@ -14,15 +14,15 @@ from corpus import base, mapping_toml, molecule_toml, small, text
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flowcei.doctor.examination import examine_file
+from flowcei.check.examination import examine_file
 from flowcei.errors import FlowceiError
 from flowcei.events.container import Events
+from flowcei.events.foreign.mapping import Mapping, read_mapping
 from flowcei.events.hdf import look_into
-from flowcei.events.mapping import Mapping, read_mapping
 from flowcei.events.selection import Selection
 from flowcei.events.source import Reading, guessed, open_events
 from flowcei.events.text import columns
-from flowcei.molecule import Molecule
+from flowcei.molecules.molecule import Molecule
 
 OCS = Molecule.load("ocs")
 READINGS = (

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import flowcei
 from flowcei.errors import UsageError
-from flowcei.molecule import Molecule
+from flowcei.molecules.molecule import Molecule
 from flowcei.physics.priors import DisplacedPrior, GeometryPrior, InternalPrior, NormalModesPrior, build_prior
 from flowcei.physics.priors.orders import OrderSearch
 

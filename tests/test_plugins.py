@@ -14,11 +14,11 @@ import torch
 
 import flowcei
 from flowcei.errors import DataError, UsageError
-from flowcei.fitting import train
-from flowcei.modelfile.storage import read_model
 from flowcei.models.registry import build_model
-from flowcei.molecule import Molecule
+from flowcei.molecules.molecule import Molecule
 from flowcei.physics.priors import GeometryPrior, build_prior
+from flowcei.reconstruction.fitting import train
+from flowcei.storage.modelfile import read_model
 from flowcei.training.loop import Schedule
 from tests.shell import Shell
 

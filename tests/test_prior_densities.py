@@ -8,7 +8,7 @@ from scipy import integrate, optimize, special
 from scipy.spatial.transform import Rotation
 
 from flowcei.errors import NoDensityError, UsageError
-from flowcei.molecule import Molecule
+from flowcei.molecules.molecule import Molecule
 from flowcei.physics._enclosing import enclosing_balls, shift_volumes
 from flowcei.physics._rotation_average import log_rotation_averages
 from flowcei.physics.priors import BallPrior, DisplacedPrior, build_prior

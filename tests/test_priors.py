@@ -10,7 +10,7 @@ from scipy import stats
 from scipy.spatial.transform import Rotation
 
 from flowcei.errors import NoDensityError, UsageError
-from flowcei.molecule import Molecule, built_in_molecules
+from flowcei.molecules.molecule import Molecule, built_in_molecules
 from flowcei.physics.priors import (
     DisplacedPrior,
     EnsemblePrior,
@@ -20,7 +20,7 @@ from flowcei.physics.priors import (
     build_prior,
 )
 from flowcei.physics.priors.distributions import distribution
-from flowcei.physics.priors.study import StretchedChain
+from flowcei.study.priors import StretchedChain
 
 OCS = Molecule.load("ocs")
 WATER = Molecule.load("h2o")

@@ -11,9 +11,9 @@ import torch
 
 from flowcei.errors import DataError, NoDensityError, UsageError
 from flowcei.events.simulation import simulate
-from flowcei.fitting import train
-from flowcei.loading import load
-from flowcei.rawframe import RawFrame
+from flowcei.frame.raw import RawFrame
+from flowcei.reconstruction.fitting import train
+from flowcei.reconstruction.loading import load
 from flowcei.training.loop import Schedule
 
 if TYPE_CHECKING:

@@ -17,12 +17,12 @@ from shell import Shell
 import flowcei
 from flowcei.cli import reading
 from flowcei.errors import DataError, UsageError
-from flowcei.events.mapping import Mapping, read_mapping
+from flowcei.events.foreign.mapping import Mapping, read_mapping
+from flowcei.events.foreign.tables import FORMATS, open_table
 from flowcei.events.selection import Selection
 from flowcei.events.source import Reading, guessed, open_events
 from flowcei.events.storage import read_events
-from flowcei.events.tables import FORMATS, open_table
-from flowcei.physics.detector import Noise
+from flowcei.experiment.detector import Noise
 from flowcei.units import ANGSTROM, DALTON, KILOMETRE_PER_SECOND, MOMENTUM_UNITS, SI_MOMENTUM
 
 if TYPE_CHECKING:
@@ -321,7 +321,7 @@ def test_selection_counts_what_it_leaves_out(tmp_path: Path) -> None:
 def test_the_gate_keeps_what_statistics_says() -> None:
     """Of true events, a gate at 3 sigma keeps 97.1 %: chi with three degrees of freedom."""
     events = flowcei.simulate("ocs", 20_000, noise="2%", seed=5)
-    from flowcei.events.mapped import Arrays
+    from flowcei.events.foreign.mapped import Arrays
 
     arrays = Arrays(events.momenta, None, None, events.sigma)
     out = Selection(max_sum=3.0).rejected(arrays, events.molecule)["momentum sum"].mean()

@@ -10,19 +10,19 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 import flowcei
-import flowcei.sampling
+import flowcei.reconstruction.sampling
 from flowcei.errors import DataError, NoDensityError, UsageError
 from flowcei.events.container import Events
 from flowcei.events.simulation import simulate
+from flowcei.experiment.detector import Noise, rms_component
 from flowcei.models.registry import ARCHITECTURES
-from flowcei.physics.detector import Noise, rms_component
-from flowcei.sampling import Survey
+from flowcei.reconstruction.sampling import Survey
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from flowcei.posterior.samples import PosteriorSamples
-    from flowcei.reconstructor import Reconstructor
+    from flowcei.reconstruction.model import Reconstructor
 
 every = pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
 every_latent = pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_samples_do_not_depend_on_how_events_come(
     tiny: Tiny, architecture: str, latent: str, ocs_events: Events, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Chunks of 1, 7 or 1000 events make the same blocks of 5: equal to the bit, numbers too."""
-    monkeypatch.setattr(flowcei.sampling, "ROWS", 50)
+    monkeypatch.setattr(flowcei.reconstruction.sampling, "ROWS", 50)
     model = tiny(architecture, "ocs")
     whole = model.sample(ocs_events, 10, latent=latent, seed=3)
     for size in (1, 7, 1000):
@@ -137,7 +137,7 @@ def test_a_stream_begins_at_any_block_and_ends_anywhere(
     tiny: Tiny, architecture: str, latent: str, ocs_events: Events, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without the first blocks the rest is the same; so are the first 7 events without the rest."""
-    monkeypatch.setattr(flowcei.sampling, "ROWS", 50)
+    monkeypatch.setattr(flowcei.reconstruction.sampling, "ROWS", 50)
     model = tiny(architecture, "ocs")
     whole = model.sample(ocs_events, 10, latent=latent, seed=3)
     (rest,) = model.stream([ocs_events[:3], ocs_events[3:]], 10, latent=latent, seed=3, start=10)
@@ -153,13 +153,13 @@ def test_blocks_are_streams_of_their_own(
     tiny_cinn: Reconstructor, ocs_events: Events, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same event in two blocks is drawn anew, weighed or not; a start inside a block is refused."""
-    monkeypatch.setattr(flowcei.sampling, "ROWS", 10)
+    monkeypatch.setattr(flowcei.reconstruction.sampling, "ROWS", 10)
     for rules in ({}, {"weigh": True}, {"min_ess": 5.0, "budget": 40}):
         one, two = tiny_cinn.stream([ocs_events[:1]] * 2, 10, seed=1, **rules)
         assert np.abs(one.positions - two.positions).max(axis=(2, 3)).min() > 1e-3
     with pytest.raises(UsageError, match="multiples of 1"):
         tiny_cinn.stream(ocs_events, 10, start=-1)
-    monkeypatch.setattr(flowcei.sampling, "ROWS", 50)
+    monkeypatch.setattr(flowcei.reconstruction.sampling, "ROWS", 50)
     with pytest.raises(UsageError, match=r"start is 7; .* multiples of 5"):
         tiny_cinn.stream(ocs_events, 10, start=7)
 
@@ -168,7 +168,7 @@ def test_what_is_wrong_later_is_refused_when_it_comes(
     tiny_cinn: Reconstructor, ocs_events: Events, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The blocks before it are answered; the error has the number of the event."""
-    monkeypatch.setattr(flowcei.sampling, "ROWS", 50)
+    monkeypatch.setattr(flowcei.reconstruction.sampling, "ROWS", 50)
     mixed = tiny_cinn.stream([ocs_events[:7], replace(ocs_events[7:], sigma=None)], 10)
     assert len(next(mixed)) == 5
     with pytest.raises(DataError, match="event 7: some events state their noise"):

@@ -10,8 +10,8 @@ import pytest
 
 import flowcei
 from flowcei.errors import UsageError
-from flowcei.physics.detector import NOISE_FLOOR, Noise, rms_component
-from flowcei.recorded import RecordedSource, measure_noise, recorded, settled_noise
+from flowcei.experiment.detector import NOISE_FLOOR, Noise, rms_component
+from flowcei.reconstruction.recorded import RecordedSource, measure_noise, recorded, settled_noise
 from flowcei.training.schedule import Schedule
 from tests.shell import Shell
 

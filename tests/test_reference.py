@@ -13,14 +13,14 @@ from scipy.stats import multivariate_normal, multivariate_t
 
 import flowcei
 from flowcei.errors import DataError, NoDensityError
-from flowcei.evaluation import reference
-from flowcei.evaluation.mixtures import StudentMixture
-from flowcei.evaluation.reference import exhaustive_modes, reference_posterior, turned_starts
-from flowcei.physics.likelihood import Likelihood
+from flowcei.experiment.likelihood import Likelihood
 from flowcei.physics.priors import build_prior
 from flowcei.posterior.distinct import shape_of
 from flowcei.posterior.laplace import local_covariance
 from flowcei.posterior.refinement import CONVERGED
+from oracles import reference
+from oracles.mixtures import StudentMixture
+from oracles.reference import exhaustive_modes, reference_posterior, turned_starts
 
 DATA = Path(__file__).parent / "data"
 NAMES = ("ocs-equilibrium", "ocs-broad", "ch2o")

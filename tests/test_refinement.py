@@ -9,8 +9,8 @@ import pytest
 from scipy.optimize import least_squares
 
 import flowcei
+from flowcei.experiment.likelihood import Likelihood, centred_momenta
 from flowcei.physics.explosion import asymptotic_momenta, centre_of_mass
-from flowcei.physics.likelihood import Likelihood, centred_momenta
 from flowcei.physics.priors import EnsemblePrior, build_prior
 from flowcei.posterior.refinement import CONVERGED, OUTSIDE, STALLED, refine
 from flowcei.posterior.samples import PosteriorSamples

@@ -11,7 +11,7 @@ import flowcei
 from flowcei.physics.priors import build_prior
 from flowcei.posterior.flags import FLAG_BITS
 from flowcei.posterior.restriction import INSIDE
-from flowcei.reconstructor import Reconstructor
+from flowcei.reconstruction.model import Reconstructor
 
 
 def _model(low: float, high: float) -> Reconstructor:

@@ -13,7 +13,7 @@ import torch
 
 from flowcei.errors import DataError, FlowceiError, StoppedError, UsageError
 from flowcei.events.simulation import simulate
-from flowcei.fitting import train
+from flowcei.reconstruction.fitting import train
 from flowcei.training import checkpoint as checkpoints
 from flowcei.training import loop as training
 from flowcei.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flowcei.events.container import Events
-    from flowcei.reconstructor import Reconstructor
+    from flowcei.reconstruction.model import Reconstructor
 
 pytestmark = pytest.mark.usefixtures("quick_fitting")
 
@@ -200,8 +200,8 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """Return a checkpoint of two steps."""
     place = tmp_path_factory.mktemp("kept") / "c.safetensors"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flowcei.fitting._PILOT", 500)
-        patch.setattr("flowcei.fitting._VALIDATION", 200)
+        patch.setattr("flowcei.reconstruction.fitting._PILOT", 500)
+        patch.setattr("flowcei.reconstruction.fitting._VALIDATION", 200)
         _train("cinn", checkpoint=place, schedule=Schedule(epochs=1, batch=150))
     return read_checkpoint(place)
 

@@ -22,7 +22,6 @@ import flowcei
 from flowcei.errors import DataError, FlowceiError, StoppedError, UsageError
 from flowcei.events.simulation import make_simulator
 from flowcei.events.streaming import simulate_to_file
-from flowcei.laidout import LaidOutFile, lay_out
 from flowcei.storage.creation import (
     append_to,
     atomic_text,
@@ -33,6 +32,7 @@ from flowcei.storage.creation import (
     reopen_file,
 )
 from flowcei.storage.hdf import opened, writing
+from flowcei.storage.preallocated import LaidOutFile, lay_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,19 +19,19 @@ import pytest
 from shell import Shell
 
 import flowcei
-import flowcei.sampling
+import flowcei.reconstruction.sampling
 from flowcei.errors import DataError, FlowceiError, StoppedError, UsageError
-from flowcei.laidout import LaidOutFile, lay_out
 from flowcei.posterior.hdf import arrays_of
 from flowcei.posterior.unfinished import begun_seed, sample_to_file
-from flowcei.sampling import Sampling, Survey
+from flowcei.reconstruction.sampling import Sampling, Survey
 from flowcei.storage.creation import atomic_write
+from flowcei.storage.preallocated import LaidOutFile, lay_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from flowcei.posterior.samples import PosteriorSamples
-    from flowcei.reconstructor import Reconstructor
+    from flowcei.reconstruction.model import Reconstructor
 
 N, DRAWS, BLOCK = 23, 10, 5
 ENDINGS = ("h5", "csv", "parquet")
@@ -39,10 +39,10 @@ ENDINGS = ("h5", "csv", "parquet")
 # Imports and compiles once, then makes a child of itself for each command: Python takes seconds to start.
 _SERVER = """
 import os, sys
-import flowcei, flowcei.cli.sample, flowcei.sampling
+import flowcei, flowcei.cli.sample, flowcei.reconstruction.sampling
 from flowcei.cli.main import main
 flowcei.load().sample(flowcei.simulate("ocs", 2, noise="1%", seed=1), 2, seed=1)
-flowcei.sampling.ROWS = 400
+flowcei.reconstruction.sampling.ROWS = 400
 for line in sys.stdin:
     child = os.fork()
     if child == 0:
@@ -56,7 +56,7 @@ for line in sys.stdin:
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flowcei.sampling, "ROWS", BLOCK * DRAWS)
+    monkeypatch.setattr(flowcei.reconstruction.sampling, "ROWS", BLOCK * DRAWS)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import flowcei
 from flowcei.errors import DataError, UsageError
 from flowcei.events.simulation import simulate
 from flowcei.events.storage import write_events
-from flowcei.molecule import Molecule
+from flowcei.molecules.molecule import Molecule
 from flowcei.posterior.flags import unexplained
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.posterior.storage import check_samples_path, read_samples, write_samples

@@ -11,17 +11,17 @@ from scipy.optimize import least_squares
 
 from flowcei.errors import UsageError
 from flowcei.events.simulation import simulate
-from flowcei.frame import RecoilFrame
-from flowcei.leastsquares import levenberg_marquardt
-from flowcei.molecule import Molecule
+from flowcei.frame.recoil import RecoilFrame
+from flowcei.frame.resimulation import Resimulation
+from flowcei.frame.standardiser import Standardiser
+from flowcei.molecules.molecule import Molecule
+from flowcei.physics.leastsquares import levenberg_marquardt
 from flowcei.posterior.spread import in_recoil_frame
-from flowcei.resimulation import Resimulation
-from flowcei.standardiser import Standardiser
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from flowcei.reconstructor import Reconstructor
+    from flowcei.reconstruction.model import Reconstructor
 
 
 def _rosenbrock(x: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from flowcei.events.simulation import simulate
-from flowcei.molecule import Molecule
+from flowcei.molecules.molecule import Molecule
 from flowcei.posterior.covariance import Covariation, correlated
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.posterior.spread import PERCENTILES, in_recoil_frame, quantities

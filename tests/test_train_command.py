@@ -17,7 +17,7 @@ import flowcei
 from flowcei.cli import runfolder
 from flowcei.cli.logs import log_file
 from flowcei.cli.runfolder import RunFolder
-from flowcei.modelfile.storage import read_model
+from flowcei.storage.modelfile import read_model
 from flowcei.training import loop
 
 pytestmark = pytest.mark.usefixtures("quick_fitting")

@@ -21,17 +21,17 @@ from hypothesis import strategies as st
 from shell import Shell
 
 import flowcei
-from flowcei.doctor.examination import examine_file
+from flowcei.check.examination import examine_file
 from flowcei.errors import DataError
-from flowcei.events.columnnames import named_components
-from flowcei.events.mapping import Mapping
+from flowcei.events.foreign.columnnames import named_components
+from flowcei.events.foreign.mapping import Mapping
 from flowcei.events.source import Reading, guessed, open_events
 from flowcei.events.storage import read_events
 from flowcei.events.text import write_csv
 from flowcei.units import ANGSTROM, MOMENTUM_UNITS
 
 if TYPE_CHECKING:
-    from flowcei.reconstructor import Reconstructor
+    from flowcei.reconstruction.model import Reconstructor
 
 B = 40
 EVENTS = flowcei.simulate("ocs", B, noise="1%", seed=11)
@@ -435,7 +435,7 @@ def test_arrays_of_a_file_can_be_written(tmp_path: Path, tiny_cinn: Reconstructo
 
 _READ_ONLY = """
 import sys, numpy as np, torch, flowcei
-from flowcei.frame import RecoilFrame
+from flowcei.frame.recoil import RecoilFrame
 events = flowcei.Events("ocs", np.load(sys.argv[1], mmap_mode="r"))
 RecoilFrame.of(events.molecule, torch.from_numpy(events.momenta), reflect=False)
 """

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flowcei.posterior.samples import PosteriorSamples
-    from flowcei.reconstructor import Reconstructor
+    from flowcei.reconstruction.model import Reconstructor
 
 
 def _normal(width: float, *, events: int = 200, n: int = 2000, evidence: float = 3.0) -> tuple:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flowcei.errors import FlowceiError
-from flowcei.isotopes import isotope_masses
-from flowcei.molecule import Molecule, built_in_molecules
+from flowcei.molecules.isotopes import isotope_masses
+from flowcei.molecules.molecule import Molecule, built_in_molecules
 from flowcei.physics.priors import GeometryPrior, build_prior
 from flowcei.units import DALTON
 

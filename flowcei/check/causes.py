@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from flowcei.check.comparison import Comparison
     from flowcei.check.observables import Observables
     from flowcei.check.prediction import RunNoise
-    from flowcei.molecule import Molecule
+    from flowcei.molecules.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
 
 __all__ = ["FAR", "LEVEL", "PREDICTED", "Cause", "Run", "Trial", "smallest"]

@@ -22,12 +22,12 @@ from scipy.stats import ks_2samp
 
 from flowcei.check.prediction import predicted_momenta
 from flowcei.events.container import Events
-from flowcei.physics.detector import rms_component
+from flowcei.experiment.detector import rms_component
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from flowcei.molecule import Molecule
+    from flowcei.molecules.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
 
 __all__ = ["EvidenceCheck", "check_evidence", "reference_events"]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flowcei.physics.detector import NOISE_FLOOR, rms_component
-from flowcei.physics.likelihood import centred_momenta
+from flowcei.experiment.detector import NOISE_FLOOR, rms_component
+from flowcei.experiment.likelihood import centred_momenta
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from flowcei.events.container import Events
-    from flowcei.molecule import Molecule
+    from flowcei.molecules.molecule import Molecule
 
 __all__ = ["MOST_EVENTS", "Observables", "Thinning", "observables_of"]
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from flowcei.check.observables import observables_of
 from flowcei.errors import UsageError
-from flowcei.physics.detector import NOISE_FLOOR, Noise, rms_component
+from flowcei.experiment.detector import NOISE_FLOOR, Noise, rms_component
 from flowcei.physics.explosion import followed_momenta
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from flowcei.check.observables import Observables
     from flowcei.events.container import Events
-    from flowcei.molecule import Molecule
+    from flowcei.molecules.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
 
 __all__ = ["RunNoise", "noise_of_run", "predict", "predicted_momenta"]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from flowcei.check.causes import Cause
     from flowcei.check.comparison import Comparison
     from flowcei.events.container import Events
-    from flowcei.physics.detector import Noise
+    from flowcei.experiment.detector import Noise
 
 __all__ = ["FEWEST", "LABORATORY", "RunCheck", "check_run"]
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from flowcei.evaluation.calibration import Calibration
     from flowcei.events.container import Events
     from flowcei.models.interface import Latent
-    from flowcei.reconstructor import Reconstructor
+    from flowcei.reconstruction.model import Reconstructor
 
 _FAILED = 1
 _TITLES = {
@@ -150,9 +150,9 @@ def _note_other_prior(model: Reconstructor, events: Events) -> None:
 
 
 def _write(found: Calibration, folder: Path, *, overwrite: bool) -> None:
-    from flowcei.cells import write_table
     from flowcei.report.calibration import coverage_figure, joint_figure, sbc_figure
     from flowcei.report.style import save
+    from flowcei.storage.cells import write_table
     from flowcei.storage.creation import atomic_text
 
     tables = {"calibration.csv": found.table(), "coverage.csv": found.coverage_table()}

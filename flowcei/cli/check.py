@@ -25,10 +25,10 @@ from flowcei.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from flowcei.check.finding import Report
     from flowcei.check.verdict import RunCheck
-    from flowcei.doctor.finding import Report
     from flowcei.events.source import Reading
-    from flowcei.trainedmodel import TrainedModel
+    from flowcei.reconstruction.trainedmodel import TrainedModel
 
 _REJECTED = 3
 _TITLES = {"error": "Errors", "warning": "Warnings", "note": "Notes"}
@@ -77,7 +77,7 @@ def check(
     trained = _trained(model, molecule=molecule, prior=prior, **ions)
     if prior is not None and molecule is None:
         _refuse_unnamed(file, prior)
-    from flowcei.doctor.examination import examine_file
+    from flowcei.check.examination import examine_file
 
     stated = reading()
     report = examine_file(
@@ -157,8 +157,8 @@ def _show_run(run: RunCheck | str, columns: str) -> None:
 
 
 def _show(report: Report) -> None:
-    from flowcei.doctor.finding import SEVERITIES
-    from flowcei.isotopes import described_ions
+    from flowcei.check.finding import SEVERITIES
+    from flowcei.molecules.isotopes import described_ions
 
     good = 0 if report.events is None else len(report.events)
     count = f"{report.rows} events" if good == report.rows else f"{good} of {report.rows} events readable"
@@ -179,8 +179,8 @@ def _show(report: Report) -> None:
 
 def _refuse_output(output: Path, file: Path, *, overwrite: bool) -> None:
     """Refuse to repair a file in place, or over another one."""
-    from flowcei.files import same_file
     from flowcei.storage.creation import refuse_existing
+    from flowcei.storage.files import same_file
 
     if same_file(output, file):
         msg = f"{output} is the file that is checked; give --repair another name"
@@ -192,7 +192,7 @@ def _refuse_output(output: Path, file: Path, *, overwrite: bool) -> None:
 
 
 def _repair(report: Report, output: Path, *, overwrite: bool) -> None:
-    from flowcei.doctor.repair import repair
+    from flowcei.check.repair import repair
     from flowcei.errors import DataError
     from flowcei.events.storage import write_events
 

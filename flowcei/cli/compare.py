@@ -86,13 +86,13 @@ def compare(
     refuse_full_folder(output, overwrite=overwrite)
     import numpy as np
 
-    from flowcei.cells import write_table
     from flowcei.cli.runs import trusted_events
     from flowcei.errors import UsageError
     from flowcei.evaluation.comparison import FLOOR, as_record, unseen
     from flowcei.evaluation.comparison import compare as run
     from flowcei.report.comparison import comparison_figure
     from flowcei.report.style import save
+    from flowcei.storage.cells import write_table
     from flowcei.storage.creation import atomic_text
 
     loaded = dict(load_named(name, device) for name in models)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from flowcei.events.selection import Selection
     from flowcei.events.source import Reading
-    from flowcei.molecule import Molecule
+    from flowcei.molecules.molecule import Molecule
 
 
 @click.command(short_help="Turn events of another program into a file of flowcei.")
@@ -66,15 +66,15 @@ def convert(
     Example: flowcei convert run7.dat --molecule ch4 --mapping run7.toml -o run7.h5
     """
     from flowcei.errors import UsageError
-    from flowcei.files import same_file
     from flowcei.storage.creation import refuse_existing
+    from flowcei.storage.files import same_file
 
     place = output or Path(f"{file.stem}.toml" if guess else f"{file.stem}.events.h5")
     if same_file(place, file):
         msg = f"{file} is what is converted; give -o another name"
         raise UsageError(msg)
     refuse_existing(place, overwrite=overwrite)
-    from flowcei.doctor.scale import plausible_energy  # after what costs nothing to refuse
+    from flowcei.check.scale import plausible_energy  # after what costs nothing to refuse
     from flowcei.events.source import open_events
     from flowcei.events.storage import events_writer, write_event_chunks
     from flowcei.experiment.drift import subtract_drift

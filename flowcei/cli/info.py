@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from flowcei.events.container import Events
     from flowcei.events.source import Reading
-    from flowcei.modelfile.storage import ModelCard
-    from flowcei.molecule import Molecule
+    from flowcei.molecules.molecule import Molecule
+    from flowcei.storage.modelfile import ModelCard
 
 _RAW = "\n"  # no name of a fact: what --json prints instead of texts
 _LONG = 20  # lines of a list that are shown
@@ -83,10 +83,10 @@ def _facts(file: Path, molecule: str | None, reading: Callable[[], Reading]) -> 
     from flowcei.cli.runfolder import RUNS
     from flowcei.cli.runs import BUNDLED, find_model
     from flowcei.errors import DataError
-    from flowcei.files import check_readable
+    from flowcei.storage.files import check_readable
 
     if str(file) == BUNDLED and not file.exists():
-        from flowcei.modelfile.storage import bundled_model
+        from flowcei.storage.modelfile import bundled_model
 
         with bundled_model() as place:
             return _model_facts(place)
@@ -100,7 +100,7 @@ def _facts(file: Path, molecule: str | None, reading: Callable[[], Reading]) -> 
         return _model_facts(file)
     if _is_samples(file):
         return _sample_facts(file)
-    from flowcei.molecule import Molecule
+    from flowcei.molecules.molecule import Molecule
 
     events = read_noted(file, None if molecule is None else Molecule.load(molecule), reading())
     warn_of_masses(events.molecule)
@@ -124,8 +124,8 @@ def _is_samples(file: Path) -> bool:
 def _model_facts(file: Path) -> dict[str, Any]:
     """Return what a model says of itself as text in sections, and as it stands in the file."""
     from flowcei.errors import DataError
-    from flowcei.modelfile.storage import read_model
-    from flowcei.molecule import Molecule
+    from flowcei.molecules.molecule import Molecule
+    from flowcei.storage.modelfile import read_model
 
     card, tensors = read_model(file)
     try:
@@ -161,8 +161,8 @@ def _raw(card: ModelCard, chart: dict[str, Any]) -> dict[str, Any]:
 
 def _chart(card: ModelCard, molecule: Molecule, tensors: dict[str, Tensor]) -> dict[str, Any]:
     """Return the coordinates that a model answers in: name, mean and deviation of each."""
-    from flowcei.frame import RecoilFrame
-    from flowcei.rawframe import RawFrame
+    from flowcei.frame.raw import RawFrame
+    from flowcei.frame.recoil import RecoilFrame
 
     table = card.frame.model_dump()
     frame = (RawFrame if "fixed" in table else RecoilFrame).from_dict(table)
@@ -200,7 +200,7 @@ def _molecule_texts(card: ModelCard, molecule: Molecule) -> dict[str, str]:
 def _training_texts(card: ModelCard) -> dict[str, str]:
     from math import exp
 
-    from flowcei.physics.detector import Noise
+    from flowcei.experiment.detector import Noise
     from flowcei.units import ELECTRONVOLT
 
     said, facts = card.training, {}
@@ -285,7 +285,7 @@ def _indented(text: str) -> str:
 def _sample_facts(file: Path) -> dict[str, Any]:
     import numpy as np
 
-    from flowcei.physics.detector import rms_component
+    from flowcei.experiment.detector import rms_component
     from flowcei.posterior.flags import FLAG_BITS
     from flowcei.posterior.storage import read_samples
 
@@ -313,7 +313,7 @@ def _sample_facts(file: Path) -> dict[str, Any]:
 def _event_facts(events: Events) -> dict[str, Any]:
     import numpy as np
 
-    from flowcei.physics.detector import rms_component
+    from flowcei.experiment.detector import rms_component
     from flowcei.physics.explosion import kinetic_energy
     from flowcei.units import ELECTRONVOLT
 

@@ -52,7 +52,6 @@ def modes(
     pictures = {name: place.with_name(f"{place.stem}-{name}.png") for name in ("event", "map")}
     for path in (place, *pictures.values(), *([xyz] if xyz else [])):
         refuse_existing(path, overwrite=overwrite)
-    from flowcei.cells import write_table
     from flowcei.cli.runs import row_of_event, unflagged
     from flowcei.physics.priors import build_prior
     from flowcei.posterior.modes import UNANSWERED, VERDICTS
@@ -61,6 +60,7 @@ def modes(
     from flowcei.posterior.tables import modes_table
     from flowcei.report.modes import ambiguity_figure, modes_figure
     from flowcei.report.style import save
+    from flowcei.storage.cells import write_table
 
     whole = read_samples(samples)
     drawn = unflagged(whole, samples, keep_flagged=keep_flagged)

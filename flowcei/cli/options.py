@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from flowcei.molecule import Molecule
+    from flowcei.molecules.molecule import Molecule
 
 __all__ = [
     "Duration",
@@ -126,7 +126,7 @@ class InputFile(click.Path):
         self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
     ) -> Path:
         """Return the path, if there is a file with something in it."""
-        from flowcei.files import check_readable
+        from flowcei.storage.files import check_readable
 
         del param, ctx
         path = Path(value)
@@ -148,7 +148,7 @@ def named_molecule(name: str, ions: Mapping[str, str | None]) -> Molecule:
         UsageError: For isotopes or charges that it cannot have.
         DataError: For a file that does not describe a molecule.
     """
-    from flowcei.molecule import Molecule
+    from flowcei.molecules.molecule import Molecule
 
     molecule = Molecule.load(name, unit=ions["length_unit"])
     if ions["isotopes"] is not None:
@@ -176,14 +176,14 @@ def named_or_none(name: str | None, ions: Mapping[str, str | None]) -> Molecule 
 
 def note_ions(molecule: Molecule, *facts: str) -> None:
     """Say masses, charges and what else is assumed in one line."""
-    from flowcei.isotopes import described_ions
+    from flowcei.molecules.isotopes import described_ions
 
     note("; ".join([f"{molecule.name}: {described_ions(molecule)}", *facts]))
 
 
 def warn_of_masses(molecule: Molecule, *, of_model: bool = False) -> None:
     """Warn of elements whose mass is that of no isotope; `of_model`: it can only be trained with another."""
-    from flowcei.isotopes import average_mass_warnings
+    from flowcei.molecules.isotopes import average_mass_warnings
 
     for line in average_mass_warnings(molecule):
         warn(f"{line} of flowcei train, as the model was trained for this mass" if of_model else line, "mass")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from flowcei.events.container import Events
     from flowcei.events.selection import Selection
     from flowcei.events.source import EventSource, Reading
-    from flowcei.molecule import Molecule
+    from flowcei.molecules.molecule import Molecule
 
 __all__ = ["drift_option", "note_reading", "read_noted", "reading_options", "selection_options"]
 
@@ -80,7 +80,7 @@ def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
         **rest: Any,  # noqa: ANN401
     ) -> Any:  # noqa: ANN401
         def reading() -> Reading:  # called once paths were looked at: the import takes a second
-            from flowcei.events.mapping import read_mapping
+            from flowcei.events.foreign.mapping import read_mapping
             from flowcei.events.source import Reading
 
             known = read_mapping(mapping) if mapping is not None else None
@@ -108,7 +108,7 @@ def selection_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
         def selection(noise: str | None) -> Selection:
             from flowcei.events.selection import Selection, sum_bound
-            from flowcei.physics.detector import Noise
+            from flowcei.experiment.detector import Noise
 
             bound = max_sum if max_sum_chance is None else sum_bound(max_sum_chance)
             level = Noise.parse(noise) if noise and bound is not None else None

@@ -31,11 +31,11 @@ def refine(*, samples: Path, output: Path | None, keep_flagged: bool, overwrite:
     refuse_existing(place, overwrite=overwrite)
     import numpy as np
 
-    from flowcei.cells import write_table
     from flowcei.cli.runs import unflagged
     from flowcei.posterior.refinement import STATUS
     from flowcei.posterior.storage import read_samples
     from flowcei.posterior.tables import refined_table
+    from flowcei.storage.cells import write_table
 
     drawn = unflagged(read_samples(samples), samples, keep_flagged=keep_flagged)
     began = time.perf_counter()

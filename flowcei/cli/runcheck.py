@@ -10,7 +10,7 @@ from flowcei.cli.streams import show
 if TYPE_CHECKING:
     from flowcei.check.verdict import RunCheck
     from flowcei.events.container import Events
-    from flowcei.trainedmodel import TrainedModel
+    from flowcei.reconstruction.trainedmodel import TrainedModel
 
 __all__ = ["NO_PRIOR", "note_run_check", "show_run_check"]
 

@@ -22,7 +22,7 @@ from flowcei.errors import DataError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from flowcei.reconstructor import Reconstructor
+    from flowcei.reconstruction.model import Reconstructor
     from flowcei.training.schedule import EpochRecord
 
 __all__ = ["LOG", "MODEL", "RUNS", "RunFolder", "begin_run", "check_run_folder", "is_unfinished", "to_resume"]

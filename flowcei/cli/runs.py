@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from flowcei.events.container import Events
     from flowcei.posterior.samples import PosteriorSamples
-    from flowcei.reconstructor import Reconstructor
+    from flowcei.reconstruction.model import Reconstructor
 
 __all__ = [
     "BUNDLED",
@@ -60,7 +60,7 @@ def find_model(name: str | None) -> Path | None:
 def load_named(name: str | None, device: str) -> tuple[str, Reconstructor]:
     """Load the model meant and return the name it goes by in tables."""
     place = find_model(name)
-    from flowcei.loading import load  # after what costs nothing to refuse
+    from flowcei.reconstruction.loading import load  # after what costs nothing to refuse
 
     if place is None:
         return BUNDLED, load(device=device)

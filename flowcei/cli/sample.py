@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from flowcei.events.source import EventSource, Reading
     from flowcei.models.interface import Latent
     from flowcei.posterior.unfinished import Quality
-    from flowcei.sampling import Sampling, Survey
+    from flowcei.reconstruction.sampling import Sampling, Survey
 
 
 @click.command(short_help="Draw the geometries that explain measured momenta.")
@@ -114,7 +114,7 @@ def sample(
     from flowcei.events.streaming import partial_path
     from flowcei.experiment.drift import subtract_drift
     from flowcei.posterior.unfinished import begun_seed
-    from flowcei.sampling import Sampling, Survey
+    from flowcei.reconstruction.sampling import Sampling, Survey
 
     if resume and place.exists() and not partial_path(place).exists():
         note(f"{place} is there already: nothing to go on with")  # a batch job that was queued again
@@ -158,8 +158,8 @@ def _look_at_names(momenta: Path, place: Path, model: str | None, *, overwrite: 
     """Refuse names that cannot be right before torch is imported, which takes seconds."""
     from flowcei.cli.runs import find_model
     from flowcei.errors import UsageError
-    from flowcei.files import same_file
     from flowcei.storage.creation import refuse_existing
+    from flowcei.storage.files import same_file
 
     if same_file(place, momenta):
         msg = f"{momenta} holds the momenta; give -o another name"

@@ -164,7 +164,7 @@ def _molecule(
     from flowcei.errors import UsageError
     from flowcei.events.simulation import make_simulator
     from flowcei.events.simulation import simulate as run
-    from flowcei.isotopes import described_ions
+    from flowcei.molecules.isotopes import described_ions
 
     if as_published:
         msg = "--as-published repeats the faults of a dataset; name it with --like"
@@ -184,7 +184,7 @@ def _molecule(
 
 
 def _dataset(name: str, count: int | None, precise: dict[str, float], *, as_published: bool) -> _Source:
-    from flowcei.events.study import STUDY_DATASETS, study_events, study_simulator, study_size
+    from flowcei.study.datasets import STUDY_DATASETS, study_events, study_simulator, study_size
 
     n = count or study_size(name)
     asked: dict[str, Any] = {"as_published": as_published, **precise}
@@ -202,7 +202,7 @@ def _structures(
     path: Path, molecule: str, ions: dict[str, str | None], noise: str, precise: dict[str, float]
 ) -> _Source:
     from flowcei.events.geometries import explode, read_geometries
-    from flowcei.isotopes import described_ions
+    from flowcei.molecules.isotopes import described_ions
 
     known = named_molecule(molecule, ions)
     positions = read_geometries(path, known, unit=ions["length_unit"])

@@ -95,10 +95,10 @@ def spread(
 
 def _write(result: Spread, index: int, folder: Path, *, overwrite: bool) -> None:
     """Write tables, and pictures of all events and of one."""
-    from flowcei.cells import write_table
     from flowcei.posterior.covariance import Covariation
     from flowcei.report.figures import internal_figure, spread_figure
     from flowcei.report.style import save
+    from flowcei.storage.cells import write_table
     from flowcei.storage.creation import atomic_text
 
     tables = {

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from flowcei.cli.progress import Progress
     from flowcei.cli.runfolder import RunFolder
     from flowcei.events.container import Events
-    from flowcei.molecule import Molecule
-    from flowcei.reconstructor import Reconstructor
+    from flowcei.molecules.molecule import Molecule
+    from flowcei.reconstruction.model import Reconstructor
     from flowcei.training.schedule import EpochRecord
 
 _PARAMETERS_A_ROW = 20
@@ -170,8 +170,8 @@ class _Plan:
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> _Plan:
-        from flowcei.fitting import DEFAULT_NOISE
         from flowcei.models.registry import ARCHITECTURES, find_architecture, parse_options
+        from flowcei.reconstruction.fitting import DEFAULT_NOISE
         from flowcei.training.schedule import Schedule
 
         resolved = {name: value for name, value in options.items() if value is not None}
@@ -209,7 +209,7 @@ class _Plan:
 
 def _settled_by_data(data: Events, given: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, str]]:
     """Return noise and schedule for the events of a file, where they are not given, and a line on each."""
-    from flowcei.recorded import settled_noise
+    from flowcei.reconstruction.recorded import settled_noise
     from flowcei.training.schedule import Schedule
 
     level, own = settled_noise(data, given.get("noise"))
@@ -295,7 +295,7 @@ def _fit(
     *,
     resume: bool,
 ) -> Reconstructor:
-    from flowcei.fitting import train as fit
+    from flowcei.reconstruction.fitting import train as fit
     from flowcei.training.schedule import Schedule
 
     given = plan.options
@@ -360,7 +360,7 @@ def _log_start(plan: _Plan, run: RunFolder, *, resume: bool) -> None:
 
 def _warn_of_findings(events: Events) -> None:
     """Say what `flowcei check` would warn of, a line each."""
-    from flowcei.doctor.examination import examine
+    from flowcei.check.examination import examine
 
     for finding in examine(events):
         if finding.severity != "note":

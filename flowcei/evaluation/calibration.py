@@ -41,11 +41,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from flowcei.events.container import Events
+    from flowcei.experiment.detector import Noise
     from flowcei.models.interface import Latent
-    from flowcei.molecule import Molecule
-    from flowcei.physics.detector import Noise
+    from flowcei.molecules.molecule import Molecule
     from flowcei.posterior.samples import PosteriorSamples
-    from flowcei.reconstructor import Reconstructor
+    from flowcei.reconstruction.model import Reconstructor
 
 __all__ = ["Calibration", "calibrate"]
 

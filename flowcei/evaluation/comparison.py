@@ -18,14 +18,14 @@ from flowcei.evaluation.floor import information_floor
 from flowcei.evaluation.metrics import METRICS, STILL, internal_errors, score, summarise
 from flowcei.evaluation.nulls import NULL_MODELS
 from flowcei.events.container import events_of
-from flowcei.fitting import split_rows
-from flowcei.frame import RecoilFrame
-from flowcei.physics.detector import Noise
+from flowcei.experiment.detector import Noise
+from flowcei.experiment.likelihood import centred_momenta
+from flowcei.frame.raw import RawFrame
+from flowcei.frame.recoil import RecoilFrame
 from flowcei.physics.explosion import followed_momenta
-from flowcei.physics.likelihood import centred_momenta
 from flowcei.posterior.flags import combined, counted
 from flowcei.posterior.labels import label_by_geometry, relabel
-from flowcei.rawframe import RawFrame
+from flowcei.reconstruction.fitting import split_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
     from flowcei.events.container import Events
     from flowcei.models.interface import Latent
-    from flowcei.reconstructor import Reconstructor
-    from flowcei.trainedmodel import TrainedModel
+    from flowcei.reconstruction.model import Reconstructor
+    from flowcei.reconstruction.trainedmodel import TrainedModel
 
 __all__ = ["FLOOR", "as_record", "compare", "trusted", "unseen", "warned"]
 

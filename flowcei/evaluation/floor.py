@@ -24,7 +24,7 @@ from flowcei.physics.jacobian import followed_jacobian
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from flowcei.molecule import Molecule
+    from flowcei.molecules.molecule import Molecule
 
 __all__ = ["InformationFloor", "information_floor", "mean_length"]
 

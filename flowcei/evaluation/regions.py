@@ -18,15 +18,15 @@ from scipy.special import ndtr
 from scipy.stats import binomtest
 
 from flowcei.evaluation.verdicts import LEVEL, Verdict, rank_shape
+from flowcei.experiment.likelihood import centred_momenta
 from flowcei.physics.explosion import kinetic_energy
-from flowcei.physics.likelihood import centred_momenta
 from flowcei.units import ELECTRONVOLT
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from flowcei.evaluation.ranks import Ranks
-    from flowcei.molecule import Molecule
+    from flowcei.molecules.molecule import Molecule
 
 __all__ = ["Region", "check_regions", "regions_of", "regions_table"]
 

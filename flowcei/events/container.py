@@ -11,7 +11,7 @@ import numpy as np
 
 from flowcei.errors import DataError, UsageError
 from flowcei.events.extracolumns import checked_columns, component_names, joined_columns, listed
-from flowcei.molecule import Molecule
+from flowcei.molecules.molecule import Molecule
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    from flowcei.molecule import Molecule
+    from flowcei.molecules.molecule import Molecule
 
 __all__ = [
     "MOST_COLUMNS",
@@ -53,13 +53,13 @@ def column_problem(name: str, molecule: Molecule) -> str | None:
     column of flowcei in other letters, is a misspelled one: carried along, it would be missed in silence.
 
     Example:
-        >>> from flowcei.molecule import Molecule
+        >>> from flowcei.molecules.molecule import Molecule
         >>> ocs = Molecule.load("ocs")
         >>> column_problem("delay [fs]", ocs), column_problem("Sigma", ocs), column_problem("px_C", ocs)
         (None, 'is nearly the name of column sigma', 'reads as a component of an ion of ocs')
     """
     # Imported here: the mapping takes pydantic, which events without extra columns never need.
-    from flowcei.events.columnnames import named_components
+    from flowcei.events.foreign.columnnames import named_components
 
     if not name.strip() or not name.isprintable() or len(name) > _MAX_NAME or name != name.strip():
         return f"is no name of at most {_MAX_NAME} printable characters"

@@ -9,21 +9,21 @@ import numpy as np
 
 from flowcei.errors import DataError
 from flowcei.events.container import Events
+from flowcei.events.foreign.structures import XyzTable
 from flowcei.events.simulation import fresh_seed
-from flowcei.events.structures import XyzTable
-from flowcei.files import check_end, check_readable
-from flowcei.isotopes import HYDROGENS
-from flowcei.physics.detector import Noise
+from flowcei.experiment.detector import Noise
+from flowcei.molecules.isotopes import HYDROGENS
 from flowcei.physics.explosion import asymptotic_momenta, centre_of_mass
+from flowcei.storage.files import check_end, check_readable
+from flowcei.storage.xyz import check_length_unit, nuclides, read_structures
 from flowcei.units import length_in_bohr
-from flowcei.xyz import check_length_unit, nuclides, read_structures
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from flowcei.molecule import Molecule
+    from flowcei.molecules.molecule import Molecule
 
 __all__ = ["explode", "read_geometries"]
 
@@ -95,7 +95,7 @@ def explode(
         ValueError: For geometries that cannot explode, naming the first.
 
     Example:
-        >>> from flowcei.molecule import Molecule
+        >>> from flowcei.molecules.molecule import Molecule
         >>> ocs = Molecule.load("ocs")
         >>> explode(ocs.equilibrium[None], ocs, seed=1).momenta.shape
         (1, 3, 3)

@@ -18,10 +18,10 @@ from flowcei.events.extracolumns import (
     exact_numbers,
     name_of_dataset,
 )
-from flowcei.events.mapped import Arrays
-from flowcei.laidout import LaidOutFile, lay_out
-from flowcei.molecule import Molecule
+from flowcei.events.foreign.mapped import Arrays
+from flowcei.molecules.molecule import Molecule
 from flowcei.storage.hdf import numbers_of, opened, writing
+from flowcei.storage.preallocated import LaidOutFile, lay_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping

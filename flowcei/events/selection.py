@@ -15,9 +15,9 @@ from flowcei.units import ELECTRONVOLT
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from flowcei.events.mapped import Arrays
-    from flowcei.molecule import Molecule
-    from flowcei.physics.detector import Noise
+    from flowcei.events.foreign.mapped import Arrays
+    from flowcei.experiment.detector import Noise
+    from flowcei.molecules.molecule import Molecule
 
 __all__ = ["INCOMPLETE", "Selection", "Tally", "sum_bound", "sum_chance"]
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from flowcei.errors import UsageError
 from flowcei.events.container import Events
-from flowcei.molecule import Molecule
-from flowcei.physics.detector import Noise
+from flowcei.experiment.detector import Noise
+from flowcei.molecules.molecule import Molecule
 from flowcei.physics.explosion import asymptotic_momenta, centre_of_mass, in_threads
 from flowcei.physics.priors import GeometryPrior, build_prior
 

@@ -9,14 +9,14 @@ import numpy as np
 
 from flowcei.errors import DataError, UsageError
 from flowcei.events.container import Events
+from flowcei.events.foreign.interpretation import Reading, guessed, interpret
+from flowcei.events.foreign.mapped import Arrays, mapped_chunks
+from flowcei.events.foreign.tables import format_of, open_table
 from flowcei.events.hdf import hdf_chunks, hdf_molecule, is_native, look_into
-from flowcei.events.interpretation import Reading, guessed, interpret
-from flowcei.events.mapped import Arrays, mapped_chunks
 from flowcei.events.selection import INCOMPLETE, Selection, Tally
-from flowcei.events.tables import format_of, open_table
 from flowcei.events.text import is_native_header
-from flowcei.files import check_end, check_readable
-from flowcei.molecule import Molecule
+from flowcei.molecules.molecule import Molecule
+from flowcei.storage.files import check_end, check_readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

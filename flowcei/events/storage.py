@@ -10,7 +10,7 @@ from flowcei.errors import UsageError
 from flowcei.events.hdf import write_hdf, write_hdf_parts
 from flowcei.events.source import Reading, open_events
 from flowcei.events.text import write_csv
-from flowcei.molecule import Molecule
+from flowcei.molecules.molecule import Molecule
 from flowcei.storage.creation import as_text, atomic_write
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """Simulation into a file: any number of events in little memory, and resumable.
 
 Until it is complete the file has the ending `.partial`. It is laid out whole before the first
-event (`flowcei.laidout`) and can be read at every moment, however the process ends. Each block
+event (`flowcei.storage.preallocated`) and can be read at every moment, however the process ends. Each block
 is its own random stream: what is resumed is what would have been written at once.
 """
 
@@ -18,10 +18,10 @@ import numpy as np
 from flowcei.errors import DataError, StoppedError, UsageError
 from flowcei.events.hdf import MOMENTUM_UNIT, describe, read_json_attribute
 from flowcei.events.simulation import block_count, block_rows
-from flowcei.laidout import LaidOutFile, lay_out
 from flowcei.physics.explosion import usable_cores
 from flowcei.storage.creation import create_file, output_lock, refuse_existing, reopen_file
 from flowcei.storage.hdf import opened
+from flowcei.storage.preallocated import LaidOutFile, lay_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

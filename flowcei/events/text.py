@@ -8,8 +8,8 @@ import pandas as pd
 
 from flowcei.errors import DataError
 from flowcei.events.extracolumns import component_names
-from flowcei.events.mapping import Mapping, Vectors
-from flowcei.events.texttable import NAMELESS
+from flowcei.events.foreign.mapping import Mapping, Vectors
+from flowcei.events.foreign.texttable import NAMELESS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from flowcei.events.container import Events
-    from flowcei.events.mapping import Component
-    from flowcei.molecule import Molecule
+    from flowcei.events.foreign.mapping import Component
+    from flowcei.molecules.molecule import Molecule
 
 __all__ = ["columns", "is_native_header", "native_mapping", "write_csv"]
 

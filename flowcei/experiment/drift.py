@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flowcei.errors import UsageError
-from flowcei.events.mapping import momentum_factor
+from flowcei.events.foreign.mapping import momentum_factor
 from flowcei.events.selection import Tally
-from flowcei.physics.detector import NOISE_FLOOR, rms_component
+from flowcei.experiment.detector import NOISE_FLOOR, rms_component
 from flowcei.units import KILOMETRE_PER_SECOND
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from flowcei.events.container import Events
     from flowcei.events.source import EventSource
-    from flowcei.molecule import Molecule
+    from flowcei.molecules.molecule import Molecule
 
 __all__ = ["Drift", "drift_subtracted", "measure_drift", "parse_drift", "subtract_drift", "without_drift"]
 
@@ -81,7 +81,7 @@ class Drift:
         """Return the drift with its error and as a velocity.
 
         Example:
-            >>> from flowcei.molecule import Molecule
+            >>> from flowcei.molecules.molecule import Molecule
             >>> parse_drift("28,0,0", Molecule.load("ocs")).in_words(Molecule.load("ocs"))
             '28 hbar/bohr along x (559 m/s)'
         """

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from flowcei.errors import UsageError
-from flowcei.leastsquares import levenberg_marquardt
 from flowcei.models.interface import InverseModel, Latent, ModelOptions, Simulates, check_width
+from flowcei.physics.leastsquares import levenberg_marquardt
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flowcei.physics.likelihood import nonfinite_allowed
+from flowcei.experiment.likelihood import nonfinite_allowed
 from flowcei.posterior.laplace import misfit, momentum_slope, residuals
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from flowcei.physics.likelihood import Likelihood
+    from flowcei.experiment.likelihood import Likelihood
 
 __all__ = ["covering", "leaders", "shape_of"]
 

@@ -21,19 +21,19 @@ from flowcei.events.hdf import (
     read_json_attribute,
     read_molecule,
 )
-from flowcei.files import check_readable
-from flowcei.laidout import DONE
 from flowcei.posterior.flags import FLAG_BITS, FLAGS
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.posterior.weights import Weights
+from flowcei.storage.files import check_readable
 from flowcei.storage.hdf import opened, writing
+from flowcei.storage.preallocated import DONE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     import h5py
 
-    from flowcei.molecule import Molecule
+    from flowcei.molecules.molecule import Molecule
 
 __all__ = ["arrays_of", "describe_samples", "read_samples", "samples_of", "write_hdf"]
 

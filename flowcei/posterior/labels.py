@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from flowcei.molecule import Molecule
+    from flowcei.molecules.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
 
 __all__ = ["environments", "label_by_geometry", "order_by_speed", "relabel", "speed_names"]
@@ -68,7 +68,7 @@ def label_by_geometry(
     Example:
         Carbon c2 is the faster one: it and its hydrogen become c1 and h1.
 
-        >>> from flowcei.molecule import Molecule
+        >>> from flowcei.molecules.molecule import Molecule
         >>> c2h2 = Molecule.load("c2h2")
         >>> p = np.array([[[0, 0, -50.0], [0, 0, 51.0], [0, 0, -31.0], [0, 0, 30.0]]])
         >>> label_by_geometry(c2h2, p, c2h2.equilibrium[None, None]).tolist()
@@ -123,7 +123,7 @@ def speed_names(molecule: Molecule) -> list[str]:
     """Return the names of ions in `order_by_speed`.
 
     Example:
-        >>> from flowcei.molecule import Molecule
+        >>> from flowcei.molecules.molecule import Molecule
         >>> speed_names(Molecule.load("h2o"))
         ['o', 'fastest h', '2nd h']
     """
@@ -143,7 +143,7 @@ def environments(molecule: Molecule) -> tuple[int, ...]:
     (1968)). What a symmetry of the bonds exchanges has the same number.
 
     Example:
-        >>> from flowcei.molecule import Molecule
+        >>> from flowcei.molecules.molecule import Molecule
         >>> environments(Molecule.load("c2h2"))
         (0, 0, 1, 1)
     """

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flowcei.physics.likelihood import nonfinite_allowed
+from flowcei.experiment.likelihood import nonfinite_allowed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from flowcei.physics.likelihood import Likelihood
+    from flowcei.experiment.likelihood import Likelihood
 
 __all__ = ["local_covariance", "misfit", "momentum_slope", "residuals"]
 

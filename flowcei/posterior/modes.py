@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from flowcei.physics.likelihood import Likelihood
+    from flowcei.experiment.likelihood import Likelihood
 
 __all__ = [
     "AMBIGUOUS",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flowcei.leastsquares import levenberg_marquardt
+from flowcei.experiment.likelihood import nonfinite_allowed
 from flowcei.physics.explosion import (
     centre_of_mass,
     followed_momenta,
@@ -22,12 +22,12 @@ from flowcei.physics.explosion import (
     kinetic_energy,
     potential_energy,
 )
-from flowcei.physics.likelihood import nonfinite_allowed
+from flowcei.physics.leastsquares import levenberg_marquardt
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from flowcei.physics.likelihood import Likelihood
+    from flowcei.experiment.likelihood import Likelihood
 
 __all__ = ["CONVERGED", "OUTSIDE", "STALLED", "STATUS", "TOLERANCE", "Refinement", "refine", "turned"]
 
@@ -90,7 +90,7 @@ def refine(
 
     Example:
         >>> import flowcei
-        >>> from flowcei.physics.likelihood import Likelihood
+        >>> from flowcei.experiment.likelihood import Likelihood
         >>> e = flowcei.simulate("ocs", 2, seed=1, accuracy=1e-9)
         >>> known = Likelihood(e.molecule.masses, e.molecule.charges, e.momenta, np.ones(2))
         >>> refine(known, 1.02 * e.positions[:, None]).status.tolist()

@@ -12,7 +12,7 @@ import numpy as np
 from flowcei.errors import DataError, FlaggedWarning, NoDensityError
 from flowcei.events.container import one_row
 from flowcei.events.extracolumns import checked_columns, joined_columns
-from flowcei.physics.likelihood import Likelihood
+from flowcei.experiment.likelihood import Likelihood
 from flowcei.physics.priors import GeometryPrior, build_prior
 from flowcei.posterior.flags import EXCLUDING, POOR_WEIGHTS, counted, flag_names, poor_weights
 from flowcei.posterior.labels import label_by_geometry, relabel
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from flowcei.molecule import Molecule
+    from flowcei.molecules.molecule import Molecule
 
 __all__ = ["PosteriorSamples"]
 

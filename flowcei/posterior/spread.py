@@ -16,13 +16,13 @@ import pandas as pd
 import torch
 
 from flowcei.events.extracolumns import add_columns
-from flowcei.frame import RecoilFrame
+from flowcei.frame.recoil import RecoilFrame
 from flowcei.posterior.labels import environments, label_by_geometry, relabel, speed_names
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from flowcei.molecule import Molecule
+    from flowcei.molecules.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
 
 __all__ = [
@@ -169,7 +169,7 @@ def pooled_quantities(molecule: Molecule) -> dict[Quantity, list[int]]:
         The name, with the number of bonds or angles, and which of `quantities` they are.
 
     Example:
-        >>> from flowcei.molecule import Molecule
+        >>> from flowcei.molecules.molecule import Molecule
         >>> [q.name for q in pooled_quantities(Molecule.load("ch4"))]
         ['c-h (4)', 'h-c-h (6)']
     """

@@ -11,7 +11,7 @@ import pandas as pd
 
 from flowcei.events.extracolumns import add_columns
 from flowcei.events.text import columns
-from flowcei.physics.likelihood import nonfinite_allowed
+from flowcei.experiment.likelihood import nonfinite_allowed
 from flowcei.posterior.covariance import correlated
 from flowcei.posterior.labels import label_by_geometry, relabel
 from flowcei.posterior.modes import VERDICTS, Modes

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from flowcei.cells import write_table
 from flowcei.errors import UsageError
 from flowcei.events.extracolumns import add_columns
 from flowcei.events.text import columns
 from flowcei.posterior.flags import FLAGS, in_words
+from flowcei.storage.cells import write_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -1,7 +1,7 @@
 """Samples straight into a file: any number of events in little memory, and resumable.
 
 Until all of them are there they lie in `FILE.partial`: HDF5 that is laid out whole before the
-first block (`flowcei.laidout`), whatever FILE will be. That file can be read at every moment,
+first block (`flowcei.storage.preallocated`), whatever FILE will be. That file can be read at every moment,
 however the process ends, and says what was asked. Then it is renamed to FILE or, for CSV and
 Parquet, which cannot be mended where they end in the middle, turned into it. As each block
 has its own random stream, what is resumed is what would have been written at once.
@@ -21,14 +21,14 @@ import numpy as np
 from flowcei.errors import DataError, StoppedError, UsageError
 from flowcei.events.hdf import read_json_attribute, read_molecule
 from flowcei.events.streaming import partial_path
-from flowcei.laidout import DONE, LaidOutFile, datasets_of, lay_out
-from flowcei.physics.detector import rms_component
+from flowcei.experiment.detector import rms_component
 from flowcei.posterior.flags import EXCLUDING
 from flowcei.posterior.hdf import arrays_of, describe_samples, samples_of
 from flowcei.posterior.storage import HDF, check_samples_path, write_parts
 from flowcei.posterior.weights import scaled_evidence
 from flowcei.storage.creation import atomic_write, create_file, output_lock, reopen_file
 from flowcei.storage.hdf import numbers_of, opened
+from flowcei.storage.preallocated import DONE, LaidOutFile, datasets_of, lay_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import h5py
     from numpy.typing import NDArray
 
-    from flowcei.molecule import Molecule
+    from flowcei.molecules.molecule import Molecule
     from flowcei.posterior.samples import PosteriorSamples
     from flowcei.storage.creation import OutputFile
 

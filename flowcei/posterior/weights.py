@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import logsumexp
 
-from flowcei.physics.detector import rms_component
-from flowcei.physics.likelihood import centred_momenta
+from flowcei.experiment.detector import rms_component
+from flowcei.experiment.likelihood import centred_momenta
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-    from flowcei.molecule import Molecule
+    from flowcei.molecules.molecule import Molecule
     from flowcei.posterior.modes import Modes
     from flowcei.posterior.samples import PosteriorSamples
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import h5py
 
 from flowcei.errors import DataError, FlowceiError
-from flowcei.files import check_held, check_readable
+from flowcei.storage.files import check_held, check_readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,8 +19,8 @@ import torch
 
 from flowcei._version import __version__
 from flowcei.errors import DataError, UsageError
-from flowcei.files import check_readable
 from flowcei.storage.creation import atomic_write
+from flowcei.storage.files import check_readable
 from flowcei.storage.strictjson import read_json, refuse_odd_values
 from flowcei.storage.tensors import checksum, read_tensors, write_tensors
 from flowcei.training.schedule import EpochRecord

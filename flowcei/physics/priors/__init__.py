@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike
 
-    from flowcei.molecule import Molecule
+    from flowcei.molecules.molecule import Molecule
 
 __all__ = [
     "BallPrior",
@@ -64,7 +64,7 @@ def build_prior(molecule: Molecule, prior: str | dict[str, Any] | None = None) -
 
     Example:
         >>> import numpy as np
-        >>> from flowcei.molecule import Molecule
+        >>> from flowcei.molecules.molecule import Molecule
         >>> ocs = Molecule.load("ocs")
         >>> build_prior(ocs, "broad").sample(2, np.random.default_rng(0)).shape
         (2, 3, 3)

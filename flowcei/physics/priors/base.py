@@ -77,7 +77,7 @@ class GeometryPrior(ABC):
                 search of its own.
 
         Example:
-            >>> from flowcei.molecule import Molecule
+            >>> from flowcei.molecules.molecule import Molecule
             >>> from flowcei.physics.priors import build_prior
             >>> water = Molecule.load("h2o")
             >>> prior, x = build_prior(water), water.equilibrium[None]
@@ -109,7 +109,7 @@ class GeometryPrior(ABC):
             UsageError: For groups that overlap or have too many orders.
 
         Example:
-            >>> from flowcei.molecule import Molecule
+            >>> from flowcei.molecules.molecule import Molecule
             >>> from flowcei.physics.priors import build_prior
             >>> ocs = Molecule.load("ocs")
             >>> x = ocs.equilibrium * np.array([1.0, 9.0])[:, None, None]
@@ -147,7 +147,7 @@ class GeometryPrior(ABC):
             NoDensityError: Where the prior has no density.
 
         Example:
-            >>> from flowcei.molecule import Molecule
+            >>> from flowcei.molecules.molecule import Molecule
             >>> from flowcei.physics.priors import build_prior
             >>> ocs = Molecule.load("ocs")
             >>> x = ocs.equilibrium * np.array([1.0, 3.0])[:, None, None] + [

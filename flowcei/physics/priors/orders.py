@@ -134,7 +134,7 @@ class OrderSearch:
             that map the reference onto itself, atom by like atom, change no residual.
 
     Example:
-        >>> from flowcei.molecule import Molecule
+        >>> from flowcei.molecules.molecule import Molecule
         >>> methane = Molecule.load("ch4")
         >>> search = OrderSearch(methane.equilibrium, methane.identical)
         >>> search.classes, search.fits(methane.equilibrium[[0, 2, 1, 3, 4]], 1e-6)

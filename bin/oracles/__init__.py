@@ -1,0 +1,1 @@
+"""Posteriors by brute force and distances between samples, to judge models by."""

@@ -1,1 +1,0 @@
-"""Whether data are sound: what a check looks for, and repairs."""

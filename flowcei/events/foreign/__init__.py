@@ -1,0 +1,1 @@
+"""Files of other programs: which column is which, and in which unit."""

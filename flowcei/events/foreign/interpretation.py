@@ -1,0 +1,240 @@
+"""What the columns of a file mean: by its own words, by a mapping, or by a guess that is said aloud."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flowcei.errors import DataError, UsageError
+from flowcei.events.extracolumns import MOST_COLUMNS, column_problem, listed
+from flowcei.events.foreign.guess import blank_mapping, checked_order, guess_mapping
+from flowcei.events.foreign.inference import infer_length_unit, infer_momentum_unit
+from flowcei.events.foreign.mapped import mapped_chunks
+from flowcei.events.foreign.mapping import momentum_factor
+from flowcei.events.foreign.statedunits import check_units, unit_of_columns
+from flowcei.events.foreign.tables import FORMATS, open_table
+from flowcei.events.foreign.texttable import NAMELESS, NUMBERED, TextTable
+from flowcei.events.selection import Selection
+from flowcei.events.text import is_native_header, native_mapping
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from flowcei.events.foreign.guess import Guess
+    from flowcei.events.foreign.mapping import Mapping
+    from flowcei.events.foreign.tables import Table
+    from flowcei.molecules.molecule import Molecule
+
+__all__ = ["Interpretation", "Reading", "guessed", "interpret"]
+
+_LOOK = 10_000  # events that units are told from
+_NUMBERED = re.compile(r"#\d+$")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a file is to be read, where it does not say so itself.
+
+    Attributes:
+        format: One of ``text, npy, hdf5, parquet, root, xyz``; found in the content where None.
+        mapping: What the columns mean; told from their names where None.
+        columns: Labels of the ions in the order of the file, where it only numbers them.
+        unit: Of momenta or velocities; told from names or sizes where empty.
+        allow_truncated: Whether the last line of a text file may lack its end: the file may be cut
+            in the middle of a number.
+        selection: Which events are left out.
+    """
+
+    format: str | None = None
+    mapping: Mapping | None = None
+    columns: str = ""
+    unit: str = ""
+    selection: Selection = field(default_factory=Selection)
+    allow_truncated: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself.
+
+        Raises:
+            UsageError: For an unknown format or unit, or a mapping beside what it would settle.
+        """
+        if self.format is not None and self.format not in FORMATS:
+            msg = f"unknown format {self.format!r}; use one of {', '.join(FORMATS)}"
+            raise UsageError(msg)
+        if self.unit:
+            momentum_factor(self.unit)
+        if self.mapping is not None and (self.columns or self.unit):
+            msg = "a mapping settles columns and units; leave out --columns and --unit"
+            raise UsageError(msg)
+
+
+@dataclass(frozen=True)
+class Interpretation:
+    """What the columns of a file mean, and who says so.
+
+    Attributes:
+        mapping: The meaning.
+        said: What was concluded and not stated, a line each: a person should see it.
+        stated: What the caller stated, a line each.
+        notes: Which columns are carried along and which are not read, a line each.
+    """
+
+    mapping: Mapping
+    said: tuple[str, ...] = ()
+    stated: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def interpret(table: Table, molecule: Molecule, path: Path, reading: Reading) -> Interpretation:
+    """Return what the columns of a table mean.
+
+    Raises:
+        DataError: Where it cannot be told, or where what is stated contradicts the file.
+    """
+    native = is_native_header(table.names, molecule) and reading.mapping is None
+    if reading.mapping is not None:
+        found = Interpretation(reading.mapping)
+    elif native:
+        found = Interpretation(_native(table, molecule, path, reading), stated=_stated(reading))
+    else:
+        order = checked_order(reading.columns, molecule) if reading.columns else ()
+        guess = guess_mapping(table, molecule, path, order, reading.unit)
+        if guess.filled:
+            what = f"there is no column for {', '.join(guess.filled[:6])}; are they 0 by the choice of axes? "
+            what += "flowcei convert --guess writes a mapping that says so, to be checked and given as "
+            raise DataError(f"{what}--mapping", path=path)
+        mapping, said = _settled(guess, table, molecule, path)
+        found = Interpretation(mapping, tuple(said), _stated(reading))
+    if set(found.mapping.names) <= set(table.names):  # else it is refused where it is read
+        check_units(table, found.mapping, path)
+    mapping, notes = _with_columns(found.mapping, table, molecule, path, native=native)
+    return replace(found, mapping=mapping, notes=tuple(notes))
+
+
+def _stated(reading: Reading) -> tuple[str, ...]:
+    order = " ".join(reading.columns.replace(",", " ").split())
+    lines = (f"ions in the order {order}, as --columns states",) if order else ()
+    return (*lines, f"momenta in {reading.unit}, as --unit states") if reading.unit else lines
+
+
+def _native(table: Table, molecule: Molecule, path: Path, reading: Reading) -> Mapping:
+    """Return the meaning of flowcei's own columns, in the unit that was stated for them, if any was."""
+    mapping = native_mapping(table.names, molecule, path)
+    if reading.columns:
+        msg = f"{path}: its columns say which ion is which; leave out --columns"
+        raise UsageError(msg)
+    columns = [name for row in mapping.momenta.ions.values() for name in row]
+    unit = reading.unit or unit_of_columns(table, columns, path, unit="")
+    if not unit:
+        return mapping
+    return mapping.model_copy(update={"momenta": mapping.momenta.model_copy(update={"unit": unit})})
+
+
+def _with_columns(
+    mapping: Mapping, table: Table, molecule: Molecule, path: Path, *, native: bool = False
+) -> tuple[Mapping, list[str]]:
+    """Return a mapping that names the extra columns, and what a person should know of them.
+
+    Raises:
+        DataError: For a column of flowcei's own tables that is misspelled, or for no extra column that
+            the mapping names as one.
+    """
+    stated = mapping.columns is not None
+    rest = [n for n in table.names if n not in mapping.names and not n.startswith((NAMELESS, NUMBERED))]
+    titled = isinstance(table, TextTable) and table.dialect.header  # else NAME#k is one of many numbers
+    names = list(mapping.columns or ()) if stated else [n for n in rest if titled or not _NUMBERED.search(n)]
+    problems = {name: column_problem(name, molecule) for name in names}
+    wrong = [name for name, problem in problems.items() if problem]
+    if wrong and (native or stated):
+        what = f"unknown column: it {problems[wrong[0]]}; rename or remove it"
+        raise DataError(what, path=path, column=wrong[0])
+    names = [name for name in names if name not in wrong]
+    if len(names) > MOST_COLUMNS:
+        many = f"none of {len(names)} further columns is carried along: a mapping's columns names up to"
+        return mapping.model_copy(update={"columns": ()}), [f"{many} {MOST_COLUMNS}"]
+    numeric = names if stated else table.numeric(names)
+    if mapping.rows == "ion" and not stated:
+        numeric = _of_events(table, mapping, numeric)
+    notes = [f"extra columns carried along: {listed(numeric)}"] if numeric and not stated else []
+    unread = [*(name for name in rest if name not in numeric), *getattr(table, "unread", ())]
+    if unread:
+        notes.append(f"columns not read: {listed(unread)}")
+    return mapping.model_copy(update={"columns": tuple(numeric)}), notes
+
+
+def _of_events(table: Table, mapping: Mapping, names: list[str]) -> list[str]:
+    """Return which columns of a table of ions are the same for all ions of an event, by the first rows."""
+    part = next(table.chunks([mapping.event, *names], rows=_LOOK, gaps=names), None) if names else None
+    if part is None:
+        return []
+    number = part[mapping.event].to_numpy()
+    group = np.concatenate([[0], np.cumsum(number[1:] != number[:-1])])
+    # The last event may go on in the next part; what it begins with is the same anyway.
+    several = part[names].groupby(group).nunique(dropna=False).max()
+    return [name for name in names if several[name] <= 1]
+
+
+def guessed(path: Path, molecule: Molecule, reading: Reading) -> tuple[Mapping, list[str]]:
+    """Return what the columns of a file probably mean, and what of that a person should check.
+
+    Raises:
+        UsageError: For a missing file.
+        DataError: Where it cannot be told.
+    """
+    table = open_table(path, reading.format, reading.mapping)
+    if is_native_header(table.names, molecule):
+        return native_mapping(table.names, molecule, path), ["the columns of flowcei: no mapping is needed"]
+    order = checked_order(reading.columns, molecule) if reading.columns else ()
+    try:
+        guess = guess_mapping(table, molecule, path, order, reading.unit)
+        mapping, said = _settled(guess, table, molecule, path)
+    except DataError as error:
+        names = ", ".join(table.names[:100]) + (", ..." if len(table.names) > 100 else "")
+        said = [f"could not be told: {error.what}", f"the columns of the file are {names}"]
+        return blank_mapping(table, molecule), [*said, "a column name, or 0, belongs where a ? stands"]
+    check_units(table, mapping, path)
+    mapping, notes = _with_columns(mapping, table, molecule, path)
+    said += [*_stated(reading), *notes]
+    if guess.filled:
+        said.append(f"taken for 0, as no column has it: {', '.join(guess.filled)}")
+    return mapping, said
+
+
+def _settled(guess: Guess, table: Table, molecule: Molecule, path: Path) -> tuple[Mapping, list[str]]:
+    """Return a guess with the units that its numbers show, and all that it concluded.
+
+    Raises:
+        DataError: For units that cannot be told.
+    """
+    mapping, said = guess.mapping, list(guess.said)
+    if not guess.open:
+        return mapping, said
+    velocities = momentum_factor(mapping.momenta.unit)[1]
+    part = next(mapped_chunks(table, _in_file_units(mapping), molecule, path, rows=_LOOK), None)
+    if part is None or not len(part):
+        raise DataError(f"no event of {molecule.name} among the first rows", path=path)
+    if "momenta" in guess.open:
+        unit, why = infer_momentum_unit(part.momenta, molecule, path, velocities=velocities)
+        said.append(f"{'velocities' if velocities else 'momenta'} taken to be in {why}")
+        momenta = mapping.momenta.model_copy(update={"unit": unit})
+        mapping = mapping.model_copy(update={"momenta": momenta})
+    if "positions" in guess.open and mapping.positions is not None and part.positions is not None:
+        factor, velocities = momentum_factor(mapping.momenta.unit)
+        with np.errstate(over="ignore"):
+            p = part.momenta * factor * (molecule.masses[:, None] if velocities else 1.0)
+        unit, why = infer_length_unit(part.positions, p, molecule, path)
+        said.append(f"positions taken to be in {why}")
+        places = mapping.positions.model_copy(update={"unit": unit})
+        mapping = mapping.model_copy(update={"positions": places})
+    return mapping, said
+
+
+def _in_file_units(mapping: Mapping) -> Mapping:
+    """Return a mapping that leaves numbers as the file has them."""
+    changes: dict[str, Any] = {"momenta": mapping.momenta.model_copy(update={"unit": "hbar/bohr"})}
+    if mapping.positions is not None:
+        changes["positions"] = mapping.positions.model_copy(update={"unit": "bohr"})
+    return mapping.model_copy(update=changes)

@@ -1,0 +1,320 @@
+"""What the columns of a file mean: which are the momenta of which ion, in what unit."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from flowcei.errors import DataError, UsageError
+from flowcei.events.extracolumns import MOST_COLUMNS
+from flowcei.storage.files import read_toml
+from flowcei.units import LENGTH_UNITS, MOMENTUM_UNITS, VELOCITY_UNITS
+
+__all__ = [
+    "Channel",
+    "Component",
+    "Ions",
+    "Mapping",
+    "Vectors",
+    "is_unit",
+    "length_unit",
+    "meaning_of_unit",
+    "momentum_factor",
+    "read_mapping",
+]
+
+_SHORT = {
+    "au": "hbar/bohr",
+    "a.u.": "hbar/bohr",
+    "atomic units": "hbar/bohr",
+    "hbar/a0": "hbar/bohr",
+    "SI": "kg m/s",
+    "1e-22 kg*m/s": "1e-22 kg m/s",
+}
+_SHORT_LENGTHS = {
+    "au": "bohr",
+    "a.u.": "bohr",
+    "atomic units": "bohr",
+    "a0": "bohr",
+    "ang": "angstrom",
+    "a": "angstrom",
+    "å": "angstrom",
+    "nm": "nanometres",
+    "pm": "picometres",
+    "m": "metres",
+    "si": "metres",
+}
+
+_Name = Annotated[str, Field(min_length=1)]
+Component = _Name | float
+"""A column, or the number that stands for one that the file leaves out."""
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Vectors(_Table):
+    """Three columns for every ion, or three for all where a row is one ion.
+
+    Attributes:
+        unit: Of the numbers; of momenta, or of velocities, which are multiplied by the masses.
+        ions: Columns for x, y and z by label of the ion; a number stands for a component
+            that the file leaves out.
+        columns: Columns for x, y and z where a row is one ion.
+    """
+
+    unit: str = Field(max_length=40)
+    ions: dict[str, tuple[Component, Component, Component]] = Field(default={}, max_length=100)
+    columns: tuple[_Name, _Name, _Name] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Vectors:
+        numbers = [part for row in self.ions.values() for part in row if not isinstance(part, str)]
+        if not all(math.isfinite(number) for number in numbers):
+            msg = "a component that is not a column must be a finite number"
+            raise ValueError(msg)
+        return self
+
+
+class Ions(_Table):
+    """How a row says which ion it is, where a row is one ion.
+
+    Attributes:
+        column: That tells; the order of the rows of an event where empty.
+        values: Of the column, by label. Numbers match to 2 %, so that masses may be rounded.
+    """
+
+    column: str = ""
+    values: dict[str, Component] = Field(default={}, max_length=100)
+
+    @model_validator(mode="after")
+    def _check(self) -> Ions:
+        if not all(math.isfinite(v) for v in self.values.values() if not isinstance(v, str)):
+            msg = "the value of an ion must be text or a finite number"
+            raise ValueError(msg)
+        return self
+
+
+class Channel(_Table):
+    """Which events of a file are meant, where it holds several kinds.
+
+    Attributes:
+        column: That tells.
+        value: Of the events that are read; others are left out and counted.
+    """
+
+    column: _Name
+    value: float = Field(allow_inf_nan=False)
+
+
+class Mapping(_Table):
+    """What the columns of a file mean.
+
+    Attributes:
+        rows: Whether a row is an event or an ion.
+        momenta: Their columns.
+        positions: Columns of what is known of the start, if anything is.
+        event: Column of event numbers; where a row is one ion, rows with the same number
+            belong together.
+        sigma: Column of the noise of a momentum component, in the unit of the momenta.
+        columns: Extra columns that are carried along, one value an event; all further columns of
+            numbers where None.
+        ions: Where a row is one ion: which.
+        channel: Which events are meant.
+        separator: Of a text file: one of ``, ; tab blank``; found in the file where empty.
+        decimal: What separates the decimals of a number in a text file; found in the file where empty.
+        header: Whether the first line of a text file names the columns; columns without a
+            name are called ``#1``, ``#2``, ...; found in the file where None.
+        skip: Lines at the top of a text file that are no part of the table.
+        tree: Group of an HDF5 file or tree of a ROOT file that holds the columns.
+    """
+
+    rows: Literal["event", "ion"] = "event"
+    momenta: Vectors
+    positions: Vectors | None = None
+    event: str = ""
+    sigma: str = ""
+    columns: tuple[_Name, ...] | None = Field(default=None, max_length=MOST_COLUMNS)
+    ions: Ions = Ions()
+    channel: Channel | None = None
+    separator: Literal["", ",", ";", "tab", "blank"] = ""
+    decimal: Literal["", ".", ","] = ""
+    header: bool | None = None
+    skip: int = Field(default=0, ge=0, le=50)
+    tree: str = Field(default="", max_length=200)
+
+    @model_validator(mode="after")
+    def _check(self) -> Mapping:
+        momentum_factor(self.momenta.unit)
+        parts = [part for v in (self.momenta, self.positions) if v for row in v.ions.values() for part in row]
+        parts += [c for v in (self.momenta, self.positions) if v for c in v.columns or ()]
+        parts += [self.event, self.sigma, *(self.columns or ())]
+        names = Counter(part for part in parts if isinstance(part, str) and part not in ("", "?"))
+        name, count = next(iter(names.most_common(1)), ("", 0))
+        if count > 1:
+            msg = f"column {name[:40]!r} is named {count} times; a column is one component of one ion"
+            raise ValueError(msg)
+        if self.positions is not None and self.positions.unit not in LENGTH_UNITS:
+            msg = f"unknown unit of positions {self.positions.unit!r}; use one of {', '.join(LENGTH_UNITS)}"
+            raise ValueError(msg)
+        for name, vectors in (("momenta", self.momenta), ("positions", self.positions)):
+            if vectors is None:
+                continue
+            if self.rows == "ion" and (vectors.columns is None or vectors.ions):
+                msg = f"where a row is an ion, {name} have columns = [x, y, z]"
+                raise ValueError(msg)
+            if self.rows == "event" and (vectors.columns is not None or not vectors.ions):
+                msg = f"where a row is an event, {name} have three columns for every ion"
+                raise ValueError(msg)
+        if self.rows == "ion" and not self.event:
+            msg = "where a row is an ion, event names the column whose number its event shares"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns that are read, each once."""
+        found: list[str] = []
+        for vectors in (self.momenta, self.positions):
+            if vectors is not None:
+                found += vectors.columns or ()
+                found += [part for row in vectors.ions.values() for part in row if isinstance(part, str)]
+        found += [self.event, self.sigma, self.ions.column, self.channel.column if self.channel else ""]
+        found += self.columns or ()
+        return tuple(dict.fromkeys(name for name in found if name))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what differs from the defaults, as `from_dict` takes it."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+    @classmethod
+    def from_dict(cls, table: dict[str, Any]) -> Mapping:
+        """Check a table and return it as a mapping.
+
+        Raises:
+            DataError: Naming the first entry that is not right.
+
+        Example:
+            >>> ions = {"c": ["a", "b", "c"], "o": ["d", "e", "f"]}
+            >>> mapping = Mapping.from_dict({"momenta": {"unit": "hbar/bohr", "ions": ions}})
+            >>> mapping.names
+            ('a', 'b', 'c', 'd', 'e', 'f')
+        """
+        try:
+            return cls.model_validate_json(json.dumps(table))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])[:80]
+            reason = str(first["msg"]).removeprefix("Value error, ")[:200]
+            raise DataError(f"a mapping with a fault at {where or 'the top'}: {reason}") from error
+        except (TypeError, ValueError, RecursionError) as error:
+            raise DataError("a mapping holds text, numbers and tables, nothing else") from error
+
+    def to_toml(self, about: str = "") -> str:
+        """Return the text of a mapping file, which `read_mapping` reads.
+
+        Args:
+            about: A comment for its top.
+        """
+        printable = ("".join(c if c.isprintable() else " " for c in line) for line in about.splitlines())
+        lines = [f"# {line}" for line in printable]
+        table = self.to_dict()
+        lines += [f"{key} = {_toml(value)}" for key, value in table.items() if not isinstance(value, dict)]
+        for key, value in table.items():
+            if isinstance(value, dict):
+                inner = {k: v for k, v in value.items() if not isinstance(v, dict)}
+                lines += ["", f"[{key}]", *(f"{_key(k)} = {_toml(v)}" for k, v in inner.items())]
+                for name, part in value.items():
+                    if isinstance(part, dict):
+                        rows = (f"{_key(k)} = {_toml(v)}" for k, v in part.items())
+                        lines += ["", f"[{key}.{name}]", *rows]
+        return "\n".join(lines) + "\n"
+
+
+def momentum_factor(unit: str) -> tuple[float, bool]:
+    """Return one of a unit in atomic units, and whether it is one of velocity.
+
+    Raises:
+        UsageError: For a unit that is not known.
+
+    Example:
+        >>> momentum_factor("au"), momentum_factor("bohr/atomic time")
+        ((1.0, False), (1.0, True))
+        >>> momentum_factor("kg*m*s^-1") == momentum_factor("kg m/s")
+        True
+    """
+    name = _SHORT.get(unit, unit)
+    if name not in MOMENTUM_UNITS and name not in VELOCITY_UNITS:
+        plain = re.sub(r"\s+", " ", re.sub(r"[*\u00b7\u22c5]", " ", unit)).strip()
+        plain = re.sub(r" ?(?:s\^?-1|s\u207b\u00b9|/ ?s)$", "/s", plain)
+        plain = re.sub(r"^(?:amu|Da) ", "u ", plain)
+        name = _SHORT.get(plain, plain)
+    if name in MOMENTUM_UNITS:
+        return MOMENTUM_UNITS[name], False
+    if name in VELOCITY_UNITS:
+        return VELOCITY_UNITS[name], True
+    known = ", ".join((*MOMENTUM_UNITS, *VELOCITY_UNITS))
+    msg = f"unknown unit of momenta or velocities {unit[:40]!r}; use one of {known}"
+    raise UsageError(msg)
+
+
+def length_unit(word: str) -> str:
+    """Return which unit of length a word means; nothing where it means none.
+
+    Example:
+        >>> length_unit("a.u."), length_unit("Angstrom"), length_unit("fs")
+        ('bohr', 'angstrom', '')
+    """
+    plain = word.strip().lower()
+    return plain if plain in LENGTH_UNITS else _SHORT_LENGTHS.get(plain, "")
+
+
+def meaning_of_unit(word: str, *, positions: bool, velocities: bool = False) -> float | None:
+    """Return one of a stated unit in atomic units; None where it is no unit of the quantity."""
+    if positions:
+        unit = length_unit(word)
+        return LENGTH_UNITS[unit] if unit else None
+    if velocities and word in ("au", "a.u.", "atomic units"):
+        return 1.0
+    try:
+        factor, of_velocity = momentum_factor(word)
+    except UsageError:
+        return None
+    return factor if of_velocity == velocities else None
+
+
+def is_unit(word: str) -> bool:
+    """Whether a word is a unit of momenta, velocities or positions."""
+    kinds = ({"positions": True}, {"positions": False}, {"positions": False, "velocities": True})
+    return any(meaning_of_unit(word, **kind) is not None for kind in kinds)
+
+
+def read_mapping(path: str | Path) -> Mapping:
+    """Read a mapping file, as `flowcei convert --guess` writes it.
+
+    Raises:
+        UsageError: For a missing file.
+        DataError: For a file that is no mapping, naming the first entry that is not right.
+    """
+    place = Path(path)
+    table = read_toml(place)
+    try:
+        return Mapping.from_dict(table)
+    except DataError as error:
+        raise DataError(str(error), path=place) from error
+
+
+def _key(name: str) -> str:
+    return name if name.isascii() and name.replace("_", "").replace("-", "").isalnum() else _toml(name)
+
+
+def _toml(value: object) -> str:
+    """Return a TOML literal: JSON's are, but for two ways to write characters."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,0 +1,197 @@
+"""The likelihood: how probable measured momenta are, for a geometry and a detector.
+
+A detector adds independent normal noise to all 3N momentum components. What a model is
+told are the momenta in the frame of the centre of mass, q_i = p_i - (m_i / M) sum_k p_k, and
+those errors are not independent: per axis their covariance is sigma^2 C with
+
+    C = 1 - w 1^T - 1 w^T + N w w^T,    w = m / M,
+
+of rank N - 1, because the centred momenta sum to zero. N - 1 combinations W q of them, with
+W C W^T = 1, carry all of it: the likelihood is normal in 3N - 3 numbers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.stats import chi2
+
+from flowcei.experiment.detector import rms_component
+from flowcei.physics.explosion import followed_momenta
+from flowcei.physics.jacobian import followed_jacobian
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["Likelihood", "centred_momenta", "nonfinite_allowed", "whitening"]
+
+_UNLIKELY = 1e-6
+_SHARE = 1e-3  # of the noise: what the simulator may be wrong by where a likelihood is computed
+_LEAST_ACCURACY, _BEST_ACCURACY = 3e-6, 1e-9
+_SLOPE_ACCURACY = 1e-6  # of the derivative: Newton's method needs no better one
+
+nonfinite_allowed = np.errstate(over="ignore", divide="ignore", invalid="ignore")
+"""Momenta of 0 or 1e300, or a noise of 0, belong to one event: its numbers become inf or NaN, which is
+"not explained", and the other events of the file go on without a warning."""
+
+
+def whitening(masses: ArrayLike) -> NDArray[np.float64]:
+    """Return W, (N - 1, N), which makes the noise of centred momenta independent and of unit size.
+
+    Args:
+        masses: (N,), in any unit.
+
+    Example:
+        >>> w, p = whitening([1.0, 3.0]), np.array([[0.75, -0.25], [-0.75, 0.25]])  # p centres
+        >>> float((w @ p @ p.T @ w.T).round(12).item())
+        1.0
+    """
+    w = np.asarray(masses, dtype=np.float64)
+    w = w / w.sum()
+    n = len(w)
+    covariance = np.eye(n) - w[:, None] - w[None, :] + n * np.outer(w, w)
+    values, axes = np.linalg.eigh(covariance)
+    # The smallest eigenvalue is 0: the sum of centred momenta has no noise.
+    return (axes[:, 1:] / np.sqrt(values[1:])).T
+
+
+def centred_momenta(momenta: NDArray[np.float64], masses: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return momenta (..., N, 3) in the frame of the centre of mass.
+
+    Example:
+        >>> centred_momenta(np.array([[4.0, 0, 0], [0, 0, 0]]), np.array([1.0, 3.0]))[:, 0].tolist()
+        [3.0, -3.0]
+    """
+    total = momenta.sum(axis=-2, keepdims=True)
+    return momenta - (masses / masses.sum())[:, None] * total
+
+
+class Likelihood:
+    """The likelihood of geometries, given measured events.
+
+    Args:
+        masses: (N,), electron masses.
+        charges: (N,), elementary charges.
+        momenta: Measured, (E, N, 3), hbar / bohr.
+        sigma: Standard deviation of each momentum component as stated, (E,), hbar / bohr.
+        relative: Whether noise is a share of the momenta: then sigma / rms(measured) is that
+            share, and the noise of a geometry is that share of *its* rms momentum component.
+
+    Example:
+        >>> import flowcei
+        >>> e = flowcei.simulate("ocs", 100, noise="1%", seed=1)
+        >>> known = Likelihood(e.molecule.masses, e.molecule.charges, e.momenta, e.sigma)
+        >>> known.chi_squared(e.positions[:, None]).shape
+        (100, 1)
+    """
+
+    @nonfinite_allowed
+    def __init__(
+        self,
+        masses: NDArray[np.float64],
+        charges: NDArray[np.float64],
+        momenta: NDArray[np.float64],
+        sigma: NDArray[np.float64],
+        *,
+        relative: bool = True,
+    ) -> None:
+        self.masses, self.charges = masses, charges
+        self.measured = centred_momenta(np.asarray(momenta, dtype=np.float64), masses)
+        self.sigma = np.asarray(sigma, dtype=np.float64)
+        self.whitening = whitening(masses)
+        self.size = np.sqrt((self.measured**2).sum(axis=(1, 2)))
+        self._level = self.sigma / rms_component(momenta) if relative else None
+        # log det W of the N - 1 ions that are left when one, it does not matter which, is dropped.
+        self._log_volume = 3.0 * np.linalg.slogdet(self.whitening[:, 1:] - self.whitening[:, :1])[1]
+
+    @property
+    @nonfinite_allowed
+    def noise(self) -> NDArray[np.float64]:
+        """Standard deviation (E,) of a momentum component for a geometry that fits, hbar / bohr."""
+        return self.sigma if self._level is None else self._level * rms_component(self.measured)
+
+    @property
+    def most_misfit(self) -> float:
+        """The chi squared that the true geometry exceeds in one event of a million."""
+        return float(chi2.isf(_UNLIKELY, 3 * len(self.whitening)))
+
+    @property
+    @nonfinite_allowed
+    def accuracy(self) -> float:
+        """The relative accuracy of simulated momenta at which the noise hides their error."""
+        rms = np.maximum(rms_component(self.measured), 1e-300)
+        wanted = _SHARE * float(np.fmin.reduce(self.sigma / rms, initial=1.0))
+        return float(np.clip(wanted, _BEST_ACCURACY, _LEAST_ACCURACY))
+
+    @nonfinite_allowed
+    def log_prob(self, positions: NDArray[np.floating], *, threads: int | None = None) -> NDArray[np.float64]:
+        """Return the log likelihood (E, n) of geometries, -inf for those that nothing can follow.
+
+        Args:
+            positions: (E, n, N, 3), bohr; single precision is enough for noise above 0.1 %.
+            threads: As of `asymptotic_momenta`.
+
+        Returns:
+            Log density of the centred momenta, per (hbar / bohr)^(3N-3).
+        """
+        left, sigma = self._left(positions, threads)
+        count = 3 * len(self.whitening)
+        out = -0.5 * (left**2).sum(axis=-1) - count * (np.log(sigma) + 0.5 * np.log(2.0 * np.pi))
+        return np.where(np.isnan(out), -np.inf, out + self._log_volume)
+
+    @nonfinite_allowed
+    def chi_squared(
+        self, positions: NDArray[np.floating], *, threads: int | None = None
+    ) -> NDArray[np.float64]:
+        """Return the squared distance (E, n) from measured to simulated momenta, in units of the noise.
+
+        Of the true geometry it is chi-squared distributed with 3N - 3 degrees of freedom.
+        Infinite where nothing can follow the geometry.
+        """
+        out = (self._left(positions, threads)[0] ** 2).sum(axis=-1)
+        return np.where(np.isnan(out), np.inf, out)
+
+    @nonfinite_allowed
+    def residual(self, positions: NDArray[np.float64], rows: NDArray[np.intp]) -> NDArray[np.float64]:
+        """Return whitened simulated less measured momenta, in units of the measured.
+
+        Args:
+            positions: (K, N, 3), bohr, one geometry of each event in `rows`.
+            rows: (K,) events.
+
+        Returns:
+            (K, 3N-3), NaN where nothing can follow the geometry.
+        """
+        simulated = followed_momenta(positions, self.masses, self.charges, accuracy=_BEST_ACCURACY, threads=1)
+        left = (simulated - self.measured[rows]) / self.size[rows, None, None]
+        return np.asarray(np.matmul(self.whitening, left)).reshape(len(rows), -1)
+
+    @nonfinite_allowed
+    def slope(
+        self,
+        positions: NDArray[np.float64],
+        rows: NDArray[np.intp],
+        *,
+        accuracy: float = _SLOPE_ACCURACY,
+    ) -> NDArray[np.float64]:
+        """Return the derivative of `residual` by the positions, (K, 3N-3, 3N)."""
+        n = len(self.masses)
+        slope = followed_jacobian(positions, self.masses, self.charges, accuracy=accuracy, threads=1)
+        whitened = np.matmul(self.whitening, slope.reshape(-1, n, 9 * n))
+        return whitened.reshape(len(rows), 3 * n - 3, 3 * n) / self.size[rows, None, None]
+
+    def _left(
+        self, positions: NDArray[np.floating], threads: int | None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return whitened residuals over the noise, (E, n, 3N-3), and the noise (E, n)."""
+        e, n, ions = positions.shape[:3]
+        flat = positions.reshape(e * n, ions, 3)
+        followed = followed_momenta(flat, self.masses, self.charges, accuracy=self.accuracy, threads=threads)
+        simulated: NDArray[np.float64] = followed.reshape(positions.shape).astype(np.float64, copy=False)
+        if self._level is None:
+            sigma = np.repeat(self.sigma[:, None], n, axis=1)
+        else:
+            sigma = np.multiply(self._level[:, None], rms_component(simulated))
+        left = np.matmul(self.whitening, simulated - self.measured[:, None]).reshape(e, n, -1)
+        return left / sigma[..., None], sigma

@@ -1,0 +1,1 @@
+"""Frames that momenta and positions are described in, and the condition of a model."""

@@ -1,1 +1,0 @@
-"""Model files: one `.safetensors` with a validated description; nothing is ever unpickled."""

@@ -1,0 +1,1 @@
+"""Molecules: atoms, charges, masses, bonds."""

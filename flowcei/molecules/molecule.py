@@ -1,0 +1,403 @@
+"""The molecule: which ions there are, where they sit at rest, what geometries are possible."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flowcei.errors import DataError, UsageError
+from flowcei.molecules.isotopes import HYDROGENS, read_isotope
+from flowcei.storage.files import read_toml
+from flowcei.storage.xyz import default_labels, molecule_table
+from flowcei.units import DALTON, length_in_bohr
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["Molecule", "built_in_molecules"]
+
+_KEYS = {
+    "name",
+    "symbols",
+    "labels",
+    "charges",
+    "masses",
+    "isotopes",
+    "bonds",
+    "equilibrium",
+    "priors",
+    "default_prior",
+}
+_MAX_IONS = 100
+_LABEL = re.compile(r"[^\W_][\w.+-]{0,39}")  # they name columns of tables: no separators, no formulas
+_LARGEST = {"charges": 1e3, "masses": 1e9, "equilibrium.positions": 1e6}  # elementary, electron, bohr
+_MASSES_AGREE = 1e-4  # relative: isotopes differ by more, tables of one isotope by less
+_CLOSEST = 0.1  # bohr: nearer than any two nuclei rest
+
+
+@dataclass(frozen=True, eq=False)
+class Molecule:
+    """A molecule and the ions it breaks into.
+
+    Attributes:
+        name: What files and models call it.
+        symbols: Chemical symbols, in the order of every array.
+        charges: Charges of the ions, (N,), elementary charges.
+        masses: Masses of the ions, (N,), electron masses.
+        equilibrium: Equilibrium positions, (N, 3), bohr.
+        labels: One per ion, `c` or, where a symbol repeats, `h1`, `h2`.
+        bonds: Pairs of ion indices that are bonded.
+        priors: Tables of the named geometry priors.
+        default_prior: The one meant where none is named.
+    """
+
+    name: str
+    symbols: tuple[str, ...]
+    charges: NDArray[np.float64]
+    masses: NDArray[np.float64]
+    equilibrium: NDArray[np.float64]
+    labels: tuple[str, ...]
+    bonds: tuple[tuple[int, int], ...]
+    priors: dict[str, dict[str, Any]] = field(default_factory=dict)
+    default_prior: str = ""
+
+    @classmethod
+    def load(cls, source: str | Path, *, unit: str | None = None) -> Molecule:
+        """Return a built-in molecule by name, or read one from a TOML or XYZ file.
+
+        An XYZ file gives symbols and equilibrium; every ion then has charge +1, bonds come
+        from covalent radii, and the priors are `equilibrium` (each atom displaced by
+        0.15 bohr) and `ball` (4 bohr, or what holds the molecule).
+
+        Args:
+            source: ``"ocs"``, ``"my.toml"`` or ``"my.xyz"``.
+            unit: Of the positions in an XYZ file, ``"angstrom"`` or ``"bohr"``; where None what
+                its comment names, else angstrom, if bonds are then as long as bonds are.
+
+        Raises:
+            UsageError: For a name that is neither built in nor a file.
+            DataError: For a file that does not describe a molecule.
+
+        Example:
+            >>> Molecule.load("h2o").labels
+            ('o', 'h1', 'h2')
+        """
+        path = Path(source)
+        if path.suffix.lower() == ".xyz":
+            return _from_table(molecule_table(path, unit), path)
+        if path.suffix.lower() == ".toml":
+            return _from_table({"name": path.stem} | read_toml(path), path)
+        name = str(source).lower()
+        if name in built_in_molecules():
+            with as_file(files("flowcei") / "molecules" / f"{name}.toml") as built_in:
+                return _from_table({"name": name} | read_toml(built_in), built_in)
+        msg = (
+            f"no molecule {str(source)!r}: built in are {', '.join(built_in_molecules())}; "
+            "for your own give a .toml or .xyz file"
+        )
+        raise UsageError(msg)
+
+    @classmethod
+    def from_dict(cls, table: dict[str, Any]) -> Molecule:
+        """Build a molecule from a table such as `to_dict` returns or a TOML file holds.
+
+        Raises:
+            DataError: Where the table does not describe a molecule.
+        """
+        return _from_table(table, None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a table of plain numbers and text that `from_dict` reads.
+
+        Example:
+            >>> ocs = Molecule.load("ocs")
+            >>> Molecule.from_dict(ocs.to_dict()).same_ions(ocs)
+            True
+        """
+        return {
+            "name": self.name,
+            "symbols": list(self.symbols),
+            "labels": list(self.labels),
+            "charges": self.charges.tolist(),
+            "masses": {"unit": "electron", "values": self.masses.tolist()},
+            "bonds": [[self.labels[i], self.labels[j]] for i, j in self.bonds],
+            "equilibrium": {"unit": "bohr", "positions": self.equilibrium.tolist()},
+            "priors": self.priors,
+            "default_prior": self.default_prior,
+        }
+
+    def __len__(self) -> int:
+        """Return the number of ions."""
+        return len(self.symbols)
+
+    def same_ions(self, other: Molecule) -> bool:
+        """Whether the ions of two molecules agree in order, charge and mass (to 1e-4)."""
+        return not self.difference(other)
+
+    def difference(self, other: Molecule) -> str:
+        """Return in what the ions of another molecule differ from these, and what to do; else nothing.
+
+        Example:
+            >>> usual = Molecule.load("chbrclf")
+            >>> usual.difference(usual.with_isotopes("81Br"))
+            'br has 79.904 u, not 80.9163 u: state the isotopes (--isotopes, [isotopes] in TOML)'
+        """
+        if self.labels != other.labels:
+            return f"ions {', '.join(self.labels)}, not {', '.join(other.labels)}"
+        for label, own, its in zip(self.labels, self.charges, other.charges, strict=True):
+            if own != its:
+                todo = "charges are stated with --charges, of a model when it is trained"
+                return f"{label} has charge {own:+g}, not {its:+g}: {todo}"
+        for label, own, its in zip(self.labels, self.masses / DALTON, other.masses / DALTON, strict=True):
+            if abs(own - its) > _MASSES_AGREE * its:
+                todo = "state the isotopes (--isotopes, [isotopes] in TOML)"
+                return f"{label} has {own:.6g} u, not {its:.6g} u: {todo}"
+        return ""
+
+    def with_isotopes(self, isotopes: str) -> Molecule:
+        """Return this molecule with the masses of isotopes.
+
+        Args:
+            isotopes: ``"81Br,37Cl"`` for all atoms of an element, ``"h1=2H"`` or ``"h1=D"`` for one.
+
+        Raises:
+            UsageError: For what is no isotope, or of an element that the molecule lacks.
+
+        Example:
+            >>> Molecule.load("h2o").with_isotopes("h1=D").nuclides
+            ('O', 'D', 'H')
+        """
+        entries = [part.strip().rpartition("=")[::2] for part in isotopes.split(",") if part.strip()]
+        try:
+            masses = _with_isotopes(self, entries)
+        except ValueError as error:
+            msg = f"isotopes {isotopes!r}: {error}"
+            raise UsageError(msg) from error
+        return replace(self, masses=masses)
+
+    def with_charges(self, charges: str) -> Molecule:
+        """Return this molecule with other charges.
+
+        Args:
+            charges: ``"2,2,2"``, one for each ion, or one for all; elementary charges.
+
+        Raises:
+            UsageError: For another number of charges, or such that nothing explodes.
+
+        Example:
+            >>> Molecule.load("co2").with_charges("2").charges.tolist()
+            [2.0, 2.0, 2.0]
+        """
+        try:
+            values = np.array([float(part) for part in charges.split(",")])
+            if len(values) not in (1, len(self)):
+                msg = f"{len(values)} charges for {len(self)} ions ({', '.join(self.labels)})"
+                raise ValueError(msg)
+            values = np.broadcast_to(values, len(self)).copy()
+            if not (np.abs(values) < _LARGEST["charges"]).all():
+                msg = "charges must be finite, in elementary charges"
+                raise ValueError(msg)
+            _check_charges(values)
+        except ValueError as error:
+            msg = f"charges {charges!r}: {error}"
+            raise UsageError(msg) from error
+        return replace(self, charges=values)
+
+    def prior_table(self, name: str | None = None) -> dict[str, Any]:
+        """Return the table of a named prior, or of the default one.
+
+        Raises:
+            UsageError: For a name the molecule does not have.
+        """
+        wanted = name or self.default_prior
+        if wanted not in self.priors:
+            msg = f"{self.name} has no prior {wanted!r}; it has {', '.join(self.priors) or 'none'}"
+            raise UsageError(msg)
+        return self.priors[wanted]
+
+    @property
+    def kinds(self) -> tuple[tuple[str, float, float], ...]:
+        """Symbol, charge and mass of each ion: equal ones cannot be told apart."""
+        rows = zip(self.symbols, self.charges.tolist(), self.masses.tolist(), strict=True)
+        return tuple(rows)
+
+    @property
+    def nuclides(self) -> tuple[str, ...]:
+        """Symbols, with D and T for heavy hydrogen."""
+        heavy = {name: read_isotope(name)[1] for name in HYDROGENS}
+        return tuple(
+            next((d for d, its in heavy.items() if s == "H" and abs(mass - its) < 0.1 * DALTON), s)
+            for s, mass in zip(self.symbols, self.masses, strict=True)
+        )
+
+    @property
+    def identical(self) -> tuple[tuple[int, ...], ...]:
+        """Groups of two or more ions that a detector cannot tell apart."""
+        kinds = self.kinds
+        groups = (tuple(i for i, k in enumerate(kinds) if k == kind) for kind in dict.fromkeys(kinds))
+        return tuple(group for group in groups if len(group) > 1)
+
+    @property
+    def angles(self) -> tuple[tuple[int, int, int], ...]:
+        """Bond angles (end, vertex, end) at every atom with two or more bonds."""
+        near: dict[int, list[int]] = {i: [] for i in range(len(self))}
+        for i, j in self.bonds:
+            near[i].append(j)
+            near[j].append(i)
+        return tuple(
+            (a, vertex, b)
+            for vertex, ends in near.items()
+            for k, a in enumerate(sorted(ends))
+            for b in sorted(ends)[k + 1 :]
+        )
+
+
+def built_in_molecules() -> tuple[str, ...]:
+    """Return the names of the molecules that come with flowcei.
+
+    Example:
+        >>> "ocs" in built_in_molecules()
+        True
+    """
+    folder = files("flowcei") / "molecules"
+    return tuple(sorted(p.name[:-5] for p in folder.iterdir() if p.name.endswith(".toml")))
+
+
+def _from_table(table: dict[str, Any], path: Path | None) -> Molecule:
+    if not isinstance(table, dict):
+        raise DataError("a molecule is a table", path=path)
+    unknown = [key for key in table if key not in _KEYS]
+    if unknown:
+        what = f"unknown key {str(unknown[0])[:40]!r}; a molecule has {', '.join(sorted(_KEYS))}"
+        raise DataError(what, path=path)
+    try:
+        with np.errstate(over="ignore"):
+            return _build(table)
+    except KeyError as error:
+        raise DataError(f"the molecule lacks {error}", path=path) from error
+    except (TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+        raise DataError(f"the molecule is not sound: {str(error)[:300]}", path=path) from error
+
+
+def _build(table: dict[str, Any]) -> Molecule:
+    geometry = table["equilibrium"]
+    symbols, labels, name, default = _names(table)
+    n = len(symbols)
+    heavy = np.array([read_isotope(s)[1] if s in HYDROGENS else np.nan for s in symbols])
+    symbols = tuple("H" if s in HYDROGENS else s for s in symbols)
+    equilibrium = np.array(geometry["positions"], dtype=float) * length_in_bohr(geometry["unit"])
+    charges = np.array(table.get("charges", [1.0] * n), dtype=float)
+    masses = _masses(symbols, table.get("masses"))
+    masses = np.where(np.isnan(heavy), masses, heavy) if "masses" not in table else masses
+    for what, array, shape in (
+        ("equilibrium.positions", equilibrium, (n, 3)),
+        ("charges", charges, (n,)),
+        ("masses", masses, (n,)),
+    ):
+        if array.shape != shape or not np.isfinite(array).all():
+            msg = f"{what} must be finite with shape {shape}; got shape {array.shape}"
+            raise ValueError(msg)
+        if np.abs(array).max() > _LARGEST[what]:
+            msg = f"{what} must be below {_LARGEST[what]:g} (elementary charges, electron masses, bohr)"
+            raise ValueError(msg)
+    if not (masses > 0).all():
+        msg = "masses must be positive"
+        raise ValueError(msg)
+    _check_charges(charges)
+    gaps = np.linalg.norm(equilibrium[:, None] - equilibrium[None], axis=-1) + 9.0 * np.eye(n)
+    if gaps.min() < _CLOSEST:
+        i, j = (int(k) for k in np.unravel_index(gaps.argmin(), gaps.shape))
+        msg = f"atoms {labels[i]} and {labels[j]} are {gaps[i, j]:.2g} bohr apart"
+        raise ValueError(msg)
+    bonds = tuple(_bond(labels, pair) for pair in table.get("bonds", []))
+    priors = {str(k): dict(v) for k, v in table.get("priors", {}).items()}
+    default = default or next(iter(priors), "")
+    molecule = Molecule(name, symbols, charges, masses, equilibrium, labels, bonds, priors, default)
+    if "isotopes" not in table:
+        return molecule
+    if "masses" in table:
+        msg = "masses and isotopes are both given; leave one out"
+        raise ValueError(msg)
+    return replace(molecule, masses=_with_isotopes(molecule, list(table["isotopes"].items())))
+
+
+def _with_isotopes(molecule: Molecule, entries: Sequence[Sequence[str]]) -> NDArray[np.float64]:
+    """Return masses with those of isotopes, each of a label, of an element, or of its own element."""
+    masses = molecule.masses.copy()
+    for where, isotope in sorted(entries, key=lambda entry: entry[0] in molecule.labels):  # one atom wins
+        symbol, mass = read_isotope(isotope)
+        chosen = [
+            where == label or (where in ("", symbol) and where not in molecule.labels and symbol == own)
+            for label, own in zip(molecule.labels, molecule.symbols, strict=True)
+        ]
+        wrong = [s for s, c in zip(molecule.symbols, chosen, strict=True) if c and s != symbol]
+        if wrong or not any(chosen):
+            ions = ", ".join(molecule.labels)
+            msg = f"{isotope} is no isotope of {where or 'an atom'} of {molecule.name} ({ions})"
+            raise ValueError(msg)
+        masses[chosen] = mass
+    return masses
+
+
+def _names(table: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...], str, str]:
+    """Return symbols, labels, name and default prior: short and printable, as they name columns."""
+    count = len(table["symbols"])
+    if not 2 <= count <= _MAX_IONS:
+        msg = f"{count} symbols; a molecule has at least two ions, and {_MAX_IONS} at the most"
+        raise ValueError(msg)
+    symbols = tuple(table["symbols"])
+    labels = tuple(table.get("labels") or default_labels(symbols))
+    name, default = table["name"], table.get("default_prior", "")
+    for what, word, most in (
+        *(("symbol", symbol, 10) for symbol in symbols),
+        ("name", name, 200),
+        ("default_prior", default, 200),
+    ):
+        if not isinstance(word, str) or not word.isprintable() or len(word) > most:
+            msg = f"{what} {str(word)[:40]!r}: text of at most {most} printable characters"
+            raise ValueError(msg)
+    for label in labels:
+        if not isinstance(label, str) or not _LABEL.fullmatch(label):
+            msg = f"label {str(label)[:40]!r}: letters, digits and . + - _, the first a letter or a digit"
+            raise ValueError(msg)
+    if len(set(labels)) != count or len(labels) != count:
+        msg = f"{count} symbols with labels {list(labels)[:_MAX_IONS]}: each ion has a label of its own"
+        raise ValueError(msg)
+    return symbols, labels, name, default
+
+
+def _bond(labels: tuple[str, ...], pair: Sequence[str]) -> tuple[int, int]:
+    if len(pair) != 2 or pair[0] == pair[1] or not set(pair) <= set(labels):
+        msg = f"a bond joins two of the labels {list(labels)}; got {pair!r}"
+        raise ValueError(msg)
+    return labels.index(pair[0]), labels.index(pair[1])
+
+
+def _check_charges(charges: NDArray[np.float64]) -> None:
+    if not ((charges > 0).all() or (charges < 0).all()):
+        msg = f"charges must be non-zero and of one sign, or nothing explodes; got {charges.tolist()}"
+        raise ValueError(msg)
+
+
+def _masses(symbols: Sequence[str], table: dict[str, Any] | None) -> NDArray[np.float64]:
+    if table is not None:
+        units = {"electron": 1.0, "u": DALTON}
+        if table["unit"] not in units:
+            msg = f"unknown unit of mass {table['unit']!r}; use one of {', '.join(units)}"
+            raise ValueError(msg)
+        return np.array(table["values"], dtype=float) * units[table["unit"]]
+    # Imported here: ASE takes a quarter of a second, and most commands never need it.
+    from ase.data import atomic_masses, atomic_numbers
+
+    unknown = [s for s in symbols if not atomic_numbers.get(s)]  # 0 is ASE's dummy atom
+    if unknown:
+        msg = f"unknown chemical symbol {unknown[0]!r}"
+        raise ValueError(msg)
+    return np.array([atomic_masses[atomic_numbers[s]] for s in symbols]) * DALTON

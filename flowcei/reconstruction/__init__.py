@@ -1,0 +1,1 @@
+"""One trained reconstruction: its model, its training, its samples."""

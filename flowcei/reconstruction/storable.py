@@ -1,0 +1,100 @@
+"""Whether a model could be stored and read again: asked before the first step of its training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from flowcei import plugins
+from flowcei.errors import FlowceiError, UsageError
+from flowcei.physics.priors import build_prior
+from flowcei.reconstruction.loading import load
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from torch import Tensor
+
+    from flowcei.models.interface import InverseModel
+    from flowcei.molecules.molecule import Molecule
+    from flowcei.physics.priors import GeometryPrior
+    from flowcei.reconstruction.model import Reconstructor
+
+__all__ = ["check_prior", "check_storable", "plugins_of"]
+
+_ROWS = 8
+
+
+def check_storable(model: Reconstructor, x: Tensor, c: Tensor) -> None:
+    """Write an untrained model, read it back and compare what both say of a few rows.
+
+    Args:
+        model: Whose network has its first weights.
+        x: Charts, standardised, (B, D).
+        c: Conditions, standardised, (B, C).
+
+    Raises:
+        UsageError: For what a file cannot hold, or would not give back.
+    """
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        try:
+            model.save(path)
+            again = load(path)
+        except FlowceiError as error:
+            reason = str(error).removeprefix(f"{path}: ").removeprefix("the model cannot be stored: ")
+            msg = f"a model trained like this could not be stored and read again: {reason}"
+            raise UsageError(msg) from error
+    if model.model.stored:  # without its training rows it has no answer yet
+        return
+    here, there = (_answers(network, x[:_ROWS], c[:_ROWS]) for network in (model.model, again.model))
+    if not torch.allclose(here, there, equal_nan=True):
+        msg = (
+            f"a model of {model.architecture!r} read from its file answers otherwise: what it computes "
+            "with must be an option, a parameter or a buffer"
+        )
+        raise UsageError(msg)
+
+
+def check_prior(molecule: Molecule, prior: GeometryPrior) -> None:
+    """Make a prior again from its own table and compare what both draw.
+
+    Raises:
+        UsageError: For a prior that a model file could not name.
+    """
+    try:
+        again = build_prior(molecule, prior.spec())
+    except UsageError as error:
+        msg = f"a model of prior {type(prior).__name__} could not be stored and read again: {error}"
+        raise UsageError(msg) from error
+    first, second = (p.sample(_ROWS, np.random.default_rng(0)) for p in (prior, again))
+    if not np.allclose(first, second):
+        msg = f"build_prior of the spec() of {type(prior).__name__} draws other geometries"
+        raise UsageError(msg)
+
+
+def plugins_of(architecture: str, prior: dict[str, Any] | None) -> dict[str, dict[str, str]]:
+    """Return, for the card of a model, which packages it needs beside flowcei."""
+    asked = {f"architecture {architecture}": (plugins.ARCHITECTURES, architecture)}
+    if prior is not None:
+        asked[f"prior {prior['kind']}"] = (plugins.PRIORS, str(prior["kind"]))
+    packages = {what: plugins.plugin_package(*place) for what, place in asked.items()}
+    needed = {what: package for what, package in packages.items() if package is not None}
+    return {"plugins": needed} if needed else {}
+
+
+@torch.no_grad()
+def _answers(model: InverseModel, x: Tensor, c: Tensor) -> Tensor:
+    """Return losses and samples, with the same random numbers each time, and leave the model as it was."""
+    training = model.training
+    model.eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        losses = model.loss(x, c)
+        samples = model.sample(c, 1, generator=np.random.default_rng(0))
+    model.train(training)
+    return torch.cat([losses.flatten(), samples.flatten()])

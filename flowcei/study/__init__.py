@@ -1,0 +1,1 @@
+"""The first study: its datasets, priors and figures."""

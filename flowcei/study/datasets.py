@@ -1,0 +1,270 @@
+"""The datasets of the first study, made again: sound, or with the faults they were published with.
+
+What was wrong with them, and how their geometries were derived from the published figures,
+is in docs/study-data.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flowcei.errors import UsageError
+from flowcei.events.container import Events
+from flowcei.events.simulation import Simulator, block_count, fresh_seed
+from flowcei.experiment.detector import Noise
+from flowcei.molecules.molecule import Molecule
+from flowcei.physics.explosion import asymptotic_momenta, centre_of_mass
+from flowcei.physics.priors.base import random_orientation
+from flowcei.study.priors import StretchedChain, StudyPrior, UnitCube
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["STUDY_DATASETS", "StudySimulator", "republished", "study_events", "study_simulator", "study_size"]
+
+_ACCURACY = 1e-9  # the momenta are in double precision, as the study's were
+_O, _S = 1, 2  # places of the ions that span the frames of the study
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """How a dataset came about.
+
+    Attributes:
+        about: One line on it.
+        size: Its number of events.
+        prior: The shapes.
+        offset: Deviation of each coordinate of the published centre of mass, bohr.
+        oriented: Whether S was turned to +x and O into the xy plane.
+        shuffled: Whether the sound version is oriented at random.
+    """
+
+    about: str
+    size: int
+    prior: StudyPrior
+    offset: float = 0.0
+    oriented: bool = False
+    shuffled: bool = False
+
+
+_RECIPES = {
+    "cei_traning_orient_1": _Recipe(
+        "OCS stretched by a common factor, nearly linear; S on +x, O in the xy plane",
+        10_000,
+        StretchedChain(),
+        offset=1.0,
+        oriented=True,
+    ),
+    "random_cos3d_10000": _Recipe(
+        "C, O, S each uniform in the cube [-1, 1]^3 bohr, not oriented",
+        10_000,
+        UnitCube(),
+        shuffled=True,
+    ),
+    "generated_cos3d_check": _Recipe(
+        "OCS stretched by a common factor, nearly linear, along z",
+        10_000,
+        StretchedChain(),
+        offset=1.0,
+    ),
+    "random_million_orient": _Recipe(
+        "C, O, S each uniform in the cube [-1, 1]^3 bohr; S on +x, O in the xy plane",
+        1_000_000,
+        UnitCube(),
+        oriented=True,
+    ),
+}
+
+STUDY_DATASETS = {name: recipe.about for name, recipe in _RECIPES.items()}
+"""Name of each dataset of the study (the spelling is the study's) -> one line on it."""
+
+
+@dataclass(frozen=True)
+class StudySimulator(Simulator):
+    """The source of one dataset's events: see `study_events`.
+
+    Attributes:
+        name: Of the dataset.
+        as_published: Whether to repeat the faults.
+    """
+
+    name: str = ""
+    as_published: bool = False
+
+    def arrays(
+        self, index: int, n: int, *, stream: int = 0, threads: int | None = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Return positions (n, 3, 3), momenta (n, 3, 3) and sigma (n,) of a `block`.
+
+        Both versions have the same shapes for the same seed.
+        """
+        recipe, m = _RECIPES[self.name], self.molecule.masses
+        child = np.random.SeedSequence(self.seed, spawn_key=(stream, index))
+        shape_rng, place_rng = (np.random.default_rng(s) for s in child.spawn(2))
+        positions = recipe.prior.unturned(n, shape_rng)
+        if recipe.offset or not self.as_published:  # cubes were published about their centre
+            positions -= centre_of_mass(positions, m)
+        if self.as_published:
+            positions += recipe.offset * place_rng.standard_normal((n, 1, 3))
+        elif recipe.shuffled:
+            positions = random_orientation(positions, place_rng)
+        momenta = np.asarray(
+            asymptotic_momenta(positions, m, self.molecule.charges, accuracy=self.accuracy, threads=threads),
+            np.float64,
+        )
+        if recipe.oriented:
+            rotation = _rotation(momenta)
+            momenta = _turned(momenta, rotation)
+            # The fault of the study: a rotation for the momenta, another for the positions.
+            positions = _turned(positions, _rotation(positions) if self.as_published else rotation)
+        return positions, momenta, np.zeros(n)
+
+    def origin(self) -> dict[str, Any]:
+        """Return all that is needed to make the events again."""
+        whole = super().origin()
+        said = {"dataset": self.name, "as_published": self.as_published}
+        return said | {key: whole[key] for key in ("seed", "accuracy", "flowcei")}
+
+
+def study_events(
+    name: str,
+    n: int | None = None,
+    *,
+    as_published: bool = False,
+    seed: int | None = None,
+    accuracy: float = _ACCURACY,
+) -> Events:
+    """Make a dataset of the first study again: OCS, charges (2, 2, 2), without noise.
+
+    Sound events have positions from the centre of mass, in the frame of the momenta: oriented
+    sets by one rotation, which puts the momentum of S on +x and that of O in the xy plane. As
+    published, positions of oriented sets are turned by a rotation of their own, which puts
+    atom S on +x and O in the xy plane, and positions are not centred.
+
+    Args:
+        name: One of `STUDY_DATASETS`.
+        n: Number of events; as many as the study had where None.
+        as_published: Whether to repeat the faults.
+        seed: Of all randomness; drawn, and kept in `origin`, where None.
+        accuracy: Mean relative error of the momenta: see `asymptotic_momenta`.
+
+    Returns:
+        Events with positions (n, 3, 3), bohr, and momenta (n, 3, 3), hbar / bohr, in the order
+        C, O, S. The first k of n events are the events of a call with k.
+
+    Raises:
+        UsageError: For a name that is not known, or n < 1.
+
+    Example:
+        >>> events = study_events("cei_traning_orient_1", 5, seed=1)
+        >>> events.positions.shape, events.origin["dataset"]
+        ((5, 3, 3), 'cei_traning_orient_1')
+    """
+    simulator = study_simulator(name, as_published=as_published, seed=seed, accuracy=accuracy)
+    count = study_size(name) if n is None else n
+    if count < 1:
+        msg = f"the number of events is {count}; it must be 1 or more"
+        raise UsageError(msg)
+    blocks = [simulator.rows(index, count) for index in range(block_count(count))]
+    positions, momenta, sigma = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+    return Events(simulator.molecule, momenta, positions, sigma=sigma, origin=simulator.origin())
+
+
+def republished(
+    name: str, positions: NDArray[np.float64], copies: int, *, seed: int = 0
+) -> NDArray[np.float64]:
+    """Return other positions that the same momenta could have been published with.
+
+    Momenta do not tell where the origin was. Their scatter is what no model of the published
+    coordinates can explain: its mean variance is the least MSE that any can have.
+
+    Args:
+        name: One of `STUDY_DATASETS`, but `random_million_orient`, whose turned cube cannot be
+            turned back.
+        positions: As published, (E, 3, 3), bohr.
+        copies: Of each event.
+        seed: Of the places.
+
+    Returns:
+        (E, copies, 3, 3), bohr.
+
+    Raises:
+        UsageError: For another name.
+
+    Example:
+        >>> e = study_events("generated_cos3d_check", 50, as_published=True, seed=1)
+        >>> x = republished("generated_cos3d_check", e.positions, 400)
+        >>> round(float(x.var(axis=1).mean()), 1)
+        1.0
+    """
+    recipe, rng = _recipe(name), np.random.default_rng(seed)
+    shape = (len(positions), copies, 1, 3)
+    if recipe.offset:
+        centred = positions - centre_of_mass(positions, Molecule.load("ocs").masses)
+        x = centred[:, None] + recipe.offset * rng.standard_normal(shape)
+    elif recipe.oriented:
+        msg = f"a dataset whose origins are known is asked for; {name!r} is not one"
+        raise UsageError(msg)
+    else:  # anywhere in the cube
+        low, high = -1.0 - positions.min(axis=1), 1.0 - positions.max(axis=1)
+        x = positions[:, None] + rng.uniform(low[:, None, None], high[:, None, None], shape)
+    if not recipe.oriented:
+        return x
+    flat = x.reshape(-1, 3, 3)
+    return _turned(flat, _rotation(flat)).reshape(x.shape)
+
+
+def study_simulator(
+    name: str, *, as_published: bool = False, seed: int | None = None, accuracy: float = _ACCURACY
+) -> StudySimulator:
+    """Return the source of the events that `study_events` returns.
+
+    Raises:
+        UsageError: For a name that is not known.
+
+    Example:
+        >>> study_simulator("generated_cos3d_check", seed=3).block(0, 4).momenta.shape
+        (4, 3, 3)
+    """
+    prior, seed = _recipe(name).prior, fresh_seed() if seed is None else seed
+    return StudySimulator(Molecule.load("ocs"), prior, Noise.parse("0%"), seed, accuracy, name, as_published)
+
+
+def study_size(name: str) -> int:
+    """Return the number of events that a dataset of the study had.
+
+    Raises:
+        UsageError: For a name that is not known.
+
+    Example:
+        >>> study_size("random_million_orient")
+        1000000
+    """
+    return _recipe(name).size
+
+
+def _recipe(name: str) -> _Recipe:
+    if name not in _RECIPES:
+        msg = f"the study has no dataset {name!r}; it has {', '.join(_RECIPES)}"
+        raise UsageError(msg)
+    return _RECIPES[name]
+
+
+def _rotation(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the rotations (B, 3, 3) that put S of (B, 3, 3) on +x, and O in the xy plane, y > 0."""
+    x = _unit(vectors[:, _S])
+    o = vectors[:, _O]
+    y = _unit(o - (o * x).sum(axis=1, keepdims=True) * x)
+    return np.stack([x, y, np.cross(x, y)], axis=1)
+
+
+def _turned(vectors: NDArray[np.float64], rotation: NDArray[np.float64]) -> NDArray[np.float64]:
+    # What should be zero is what rounding leaves, as in the published files.
+    return vectors @ rotation.transpose(0, 2, 1)
+
+
+def _unit(v: NDArray[np.float64]) -> NDArray[np.float64]:
+    return v / np.linalg.norm(v, axis=-1, keepdims=True)
