@@ -91,6 +91,14 @@ class EventSource:
             return replace(whole, ids=None)
         return whole
 
+    def first(self, **rules: Any) -> Events:  # noqa: ANN401 (whatever the selection takes)
+        """Return the first chunk of events, selected with some rules changed; nothing is counted.
+
+        Raises:
+            DataError: As `chunks`.
+        """
+        return next(replace(self, selection=replace(self.selection, **rules), tally=Tally()).chunks())
+
     def keep_tally(self) -> None:
         """Let the origin of events read from now on say which were left out, and why."""
         self.origin["selection"] = self.selection.to_dict() | self.tally.to_dict()

@@ -15,10 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flowcei.errors import UsageError
-from flowcei.events.foreign.mapping import momentum_factor
-from flowcei.events.selection import Tally
 from flowcei.experiment.detector import NOISE_FLOOR, rms_component
-from flowcei.units import KILOMETRE_PER_SECOND
+from flowcei.units import KILOMETRE_PER_SECOND, momentum_factor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -182,8 +180,7 @@ def subtract_drift(source: EventSource, text: str = "auto") -> None:
 
     def look() -> NDArray[np.float64]:
         # The gate on the momentum sum is about the drift, so it cannot come first; the others can.
-        rules = replace(source.selection, max_sum=None, noise=None)
-        return next(replace(source, selection=rules, tally=Tally()).chunks()).momenta
+        return source.first(max_sum=None, noise=None).momenta
 
     drift, words = _settled(text, source.molecule, look)
     source.said += (words,) if words else ()

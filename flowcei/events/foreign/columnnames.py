@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from flowcei.events.foreign.mapping import is_unit
+from flowcei.units import is_unit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

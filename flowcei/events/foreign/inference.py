@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flowcei.errors import DataError
-from flowcei.events.foreign.mapping import momentum_factor
 from flowcei.physics.explosion import kinetic_energy, potential_energy
-from flowcei.units import ELECTRONVOLT, LENGTH_UNITS
+from flowcei.units import ELECTRONVOLT, LENGTH_UNITS, momentum_factor
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,12 +13,12 @@ from flowcei.events.extracolumns import MOST_COLUMNS, column_problem, listed
 from flowcei.events.foreign.guess import blank_mapping, checked_order, guess_mapping
 from flowcei.events.foreign.inference import infer_length_unit, infer_momentum_unit
 from flowcei.events.foreign.mapped import mapped_chunks
-from flowcei.events.foreign.mapping import momentum_factor
 from flowcei.events.foreign.statedunits import check_units, unit_of_columns
 from flowcei.events.foreign.tables import FORMATS, open_table
 from flowcei.events.foreign.texttable import NAMELESS, NUMBERED, TextTable
 from flowcei.events.selection import Selection
 from flowcei.events.text import is_native_header, native_mapping
+from flowcei.units import momentum_factor
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 
 from flowcei.errors import DataError
-from flowcei.events.foreign.mapping import momentum_factor
-from flowcei.units import LENGTH_UNITS
+from flowcei.units import LENGTH_UNITS, momentum_factor
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator

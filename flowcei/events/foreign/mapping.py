@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from flowcei.errors import DataError, UsageError
+from flowcei.errors import DataError
 from flowcei.events.extracolumns import MOST_COLUMNS
 from flowcei.storage.files import read_toml
-from flowcei.units import LENGTH_UNITS, MOMENTUM_UNITS, VELOCITY_UNITS
+from flowcei.units import LENGTH_UNITS, momentum_factor
 
 __all__ = [
     "Channel",
@@ -22,34 +21,8 @@ __all__ = [
     "Ions",
     "Mapping",
     "Vectors",
-    "is_unit",
-    "length_unit",
-    "meaning_of_unit",
-    "momentum_factor",
     "read_mapping",
 ]
-
-_SHORT = {
-    "au": "hbar/bohr",
-    "a.u.": "hbar/bohr",
-    "atomic units": "hbar/bohr",
-    "hbar/a0": "hbar/bohr",
-    "SI": "kg m/s",
-    "1e-22 kg*m/s": "1e-22 kg m/s",
-}
-_SHORT_LENGTHS = {
-    "au": "bohr",
-    "a.u.": "bohr",
-    "atomic units": "bohr",
-    "a0": "bohr",
-    "ang": "angstrom",
-    "a": "angstrom",
-    "å": "angstrom",
-    "nm": "nanometres",
-    "pm": "picometres",
-    "m": "metres",
-    "si": "metres",
-}
 
 _Name = Annotated[str, Field(min_length=1)]
 Component = _Name | float
@@ -236,64 +209,6 @@ class Mapping(_Table):
                         rows = (f"{_key(k)} = {_toml(v)}" for k, v in part.items())
                         lines += ["", f"[{key}.{name}]", *rows]
         return "\n".join(lines) + "\n"
-
-
-def momentum_factor(unit: str) -> tuple[float, bool]:
-    """Return one of a unit in atomic units, and whether it is one of velocity.
-
-    Raises:
-        UsageError: For a unit that is not known.
-
-    Example:
-        >>> momentum_factor("au"), momentum_factor("bohr/atomic time")
-        ((1.0, False), (1.0, True))
-        >>> momentum_factor("kg*m*s^-1") == momentum_factor("kg m/s")
-        True
-    """
-    name = _SHORT.get(unit, unit)
-    if name not in MOMENTUM_UNITS and name not in VELOCITY_UNITS:
-        plain = re.sub(r"\s+", " ", re.sub(r"[*\u00b7\u22c5]", " ", unit)).strip()
-        plain = re.sub(r" ?(?:s\^?-1|s\u207b\u00b9|/ ?s)$", "/s", plain)
-        plain = re.sub(r"^(?:amu|Da) ", "u ", plain)
-        name = _SHORT.get(plain, plain)
-    if name in MOMENTUM_UNITS:
-        return MOMENTUM_UNITS[name], False
-    if name in VELOCITY_UNITS:
-        return VELOCITY_UNITS[name], True
-    known = ", ".join((*MOMENTUM_UNITS, *VELOCITY_UNITS))
-    msg = f"unknown unit of momenta or velocities {unit[:40]!r}; use one of {known}"
-    raise UsageError(msg)
-
-
-def length_unit(word: str) -> str:
-    """Return which unit of length a word means; nothing where it means none.
-
-    Example:
-        >>> length_unit("a.u."), length_unit("Angstrom"), length_unit("fs")
-        ('bohr', 'angstrom', '')
-    """
-    plain = word.strip().lower()
-    return plain if plain in LENGTH_UNITS else _SHORT_LENGTHS.get(plain, "")
-
-
-def meaning_of_unit(word: str, *, positions: bool, velocities: bool = False) -> float | None:
-    """Return one of a stated unit in atomic units; None where it is no unit of the quantity."""
-    if positions:
-        unit = length_unit(word)
-        return LENGTH_UNITS[unit] if unit else None
-    if velocities and word in ("au", "a.u.", "atomic units"):
-        return 1.0
-    try:
-        factor, of_velocity = momentum_factor(word)
-    except UsageError:
-        return None
-    return factor if of_velocity == velocities else None
-
-
-def is_unit(word: str) -> bool:
-    """Whether a word is a unit of momenta, velocities or positions."""
-    kinds = ({"positions": True}, {"positions": False}, {"positions": False, "velocities": True})
-    return any(meaning_of_unit(word, **kind) is not None for kind in kinds)
 
 
 def read_mapping(path: str | Path) -> Mapping:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from flowcei.errors import DataError
 from flowcei.events.foreign.columnnames import bare_name
-from flowcei.events.foreign.mapping import length_unit, meaning_of_unit, momentum_factor
+from flowcei.units import length_unit, meaning_of_unit, momentum_factor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
