@@ -18,7 +18,7 @@ from shell import Shell
 import flowcei
 from flowcei.cli.train import train as train_command
 from flowcei.models.registry import ARCHITECTURES
-from flowcei.reconstruction.fitting import split_rows
+from flowcei.reconstruction.recorded import split_rows
 
 TINY = ["--epochs", "1", "--events", "1000", "--hidden", "8", "--seed", "1"]
 

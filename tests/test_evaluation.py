@@ -290,8 +290,8 @@ def test_errors_of_bonds_and_angles() -> None:
 class _Answers:
     """What a comparison needs of a model, with samples that are given."""
 
-    frame = None
-    model = SimpleNamespace(
+    frame = SimpleNamespace(invariant=True)
+    network = SimpleNamespace(
         has_density=False,
         is_point=False,
         parameters=lambda: iter([torch.zeros(3, requires_grad=True)]),
@@ -424,11 +424,11 @@ def test_density_of_a_known_model_is_per_bohr(tiny_cinn: Reconstructor) -> None:
     assert events.positions is not None
     width, condition = tiny_cinn.frame.width, tiny_cinn.frame.condition_width
     models = {
-        kind.__name__: replace(tiny_cinn, model=kind(width, condition, ModelOptions()))
+        kind.__name__: replace(tiny_cinn, network=kind(width, condition, ModelOptions()))
         for kind in (_Normal, _Bounded)
     }
     for model in models.values():
-        model.model.register_parameter("weight", torch.nn.Parameter(torch.zeros(1)))
+        model.network.register_parameter("weight", torch.nn.Parameter(torch.zeros(1)))
     table = compare(models, events, n=10)
     molecule = events.molecule
     p = events.momenta - (molecule.masses / molecule.masses.sum())[:, None] * events.momenta.sum(
@@ -453,13 +453,15 @@ def test_bound_of_an_auto_encoder_tightens(tiny_cvae: Reconstructor, tiny_cinn: 
     events = simulate("ocs", 200, noise="1%", seed=9)
     assert events.positions is not None
     x = events.positions[:, None]
-    few, many = (tiny_cvae.log_prob_bound(x, events, draws=k, seed=1).mean() for k in (1, 64))
+    few, many = (tiny_cvae.log_prob(x, events, draws=k, seed=1).mean() for k in (1, 64))
     assert few < many
-    again = tiny_cvae.log_prob_bound(x, events, draws=64, seed=1)
+    again = tiny_cvae.log_prob(x, events, draws=64, seed=1)
     assert again.shape == (200, 1)
     assert again.mean() == many
-    with pytest.raises(NoDensityError, match="no bound"):
-        tiny_cinn.log_prob_bound(x, events)
+    with pytest.raises(NoDensityError, match="no exact density"):
+        tiny_cvae.log_prob(x, events)
+    exact = tiny_cinn.log_prob(x, events)
+    np.testing.assert_array_equal(tiny_cinn.log_prob(x, events, draws=8), exact)
 
 
 def test_table_and_record_have_every_metric() -> None:

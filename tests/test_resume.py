@@ -55,7 +55,7 @@ def _timeless(records: list[EpochRecord]) -> list[EpochRecord]:
 
 
 def _assert_same(one: Reconstructor, two: Reconstructor) -> None:
-    tensors, expected = one.model.state_dict(), two.model.state_dict()
+    tensors, expected = one.network.state_dict(), two.network.state_dict()
     assert tensors.keys() == expected.keys()
     for name, tensor in tensors.items():
         assert torch.equal(tensor, expected[name]), name
@@ -200,8 +200,8 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """Return a checkpoint of two steps."""
     place = tmp_path_factory.mktemp("kept") / "c.safetensors"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flowcei.reconstruction.fitting._PILOT", 500)
-        patch.setattr("flowcei.reconstruction.fitting._VALIDATION", 200)
+        patch.setattr("flowcei.reconstruction.training_data.PILOT_EVENTS", 500)
+        patch.setattr("flowcei.reconstruction.training_data.VALIDATION_EVENTS", 200)
         _train("cinn", checkpoint=place, schedule=Schedule(epochs=1, batch=150))
     return read_checkpoint(place)
 

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from flowcei.events.source import EventSource, Reading
     from flowcei.models.interface import Latent
     from flowcei.posterior.unfinished import Quality
-    from flowcei.reconstruction.sampling import Sampling, Survey
+    from flowcei.reconstruction.model import Reconstructor
+    from flowcei.reconstruction.sampling import SamplingRequest, Survey
 
 
 @click.command(short_help="Draw the geometries that explain measured momenta.")
@@ -114,7 +115,7 @@ def sample(
     from flowcei.events.streaming import partial_path
     from flowcei.experiment.drift import subtract_drift
     from flowcei.posterior.unfinished import begun_seed
-    from flowcei.reconstruction.sampling import Sampling, Survey
+    from flowcei.reconstruction.sampling import SamplingRequest, Survey
 
     if resume and place.exists() and not partial_path(place).exists():
         note(f"{place} is there already: nothing to go on with")  # a batch job that was queued again
@@ -132,8 +133,8 @@ def sample(
     note_reading(source)
     first = next(source.chunks())
     note_what_is_assumed(reconstructor, first, noise)
-    asked = Sampling(
-        reconstructor, count, settled_seed(seed), noise, latent, weigh=weigh, min_ess=min_ess, budget=budget
+    request = SamplingRequest(
+        count, settled_seed(seed), noise, latent, weigh=weigh, min_ess=min_ess, budget=budget
     )
     thinning = Thinning()
     survey = Survey.of(thinning.watch(source.chunks()))
@@ -141,9 +142,9 @@ def sample(
         source.keep_tally()
         note(f"{source.tally}")
     if to_pipe:
-        quality = _to_pipe(asked, source, survey)
+        quality = _to_pipe(reconstructor, request, source, survey)
     else:
-        quality = _to_file(asked, source, survey, place, overwrite=overwrite, resume=resume)
+        quality = _to_file(reconstructor, request, source, survey, place, overwrite=overwrite, resume=resume)
     _say_quality(quality, whole=survey.events > len(first))
     note_run_check(reconstructor, thinning.events(), noise)
     if not to_pipe:
@@ -194,14 +195,14 @@ def _refuse_place(place: Path, *, overwrite: bool, resume: bool) -> bool:
     return to_pipe
 
 
-def _to_pipe(asked: Sampling, source: EventSource, survey: Survey) -> Quality:
+def _to_pipe(model: Reconstructor, request: SamplingRequest, source: EventSource, survey: Survey) -> Quality:
     """Write CSV to stdout: that of a file, whose flags take all events to judge."""
     from flowcei.errors import StoppedError
 
     with TemporaryDirectory() as folder:
         place = Path(folder) / "samples.csv"
         try:
-            quality = _to_file(asked, source, survey, place, overwrite=False, resume=False)
+            quality = _to_file(model, request, source, survey, place, overwrite=False, resume=False)
         except StoppedError:
             raise KeyboardInterrupt from None  # nothing is kept to go on with
         with place.open(encoding="utf-8", newline="") as file:
@@ -210,13 +211,20 @@ def _to_pipe(asked: Sampling, source: EventSource, survey: Survey) -> Quality:
 
 
 def _to_file(
-    asked: Sampling, source: EventSource, survey: Survey, place: Path, *, overwrite: bool, resume: bool
+    model: Reconstructor,
+    request: SamplingRequest,
+    source: EventSource,
+    survey: Survey,
+    place: Path,
+    *,
+    overwrite: bool,
+    resume: bool,
 ) -> Quality:
     """Write a file that can be resumed, and tell how far each of its stages has come."""
     from flowcei.cli.progress import Progress
     from flowcei.posterior.unfinished import sample_to_file
 
-    request = asked.request() | {"events": survey.events, "momenta": survey.digest}
+    described = model.describe(request) | {"events": survey.events, "momenta": survey.digest}
     with ExitStack() as stack:
         progress = stack.enter_context(Progress(survey.events, "events"))
         writing: list[Progress] = []
@@ -227,20 +235,20 @@ def _to_file(
             writing[0].update(count)
 
         return sample_to_file(
-            lambda start: asked.blocks(source.chunks(), start),
+            lambda start: model.blocks(source.chunks(), request, start),
             place,
-            request,
+            described,
             overwrite=overwrite,
             resume=resume,
             on_block=progress.update,
             on_written=on_written,
-            judge=partial(_judged, asked),
+            judge=partial(_judged, model, request),
         )
 
 
-def _judged(asked: Sampling, quality: Quality) -> Quality:
+def _judged(model: Reconstructor, request: SamplingRequest, quality: Quality) -> Quality:
     """Say whether the momenta are as probable as those of the prior, and flag events that are not."""
-    judged, evidence = asked.judged(quality)
+    judged, evidence = model.judge(quality, request)
     if evidence is not None:
         (note if evidence.sound else partial(warn, code="evidence"))(evidence.summary)
     return judged

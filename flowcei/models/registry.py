@@ -18,7 +18,7 @@ from flowcei.models.solver import Solver
 if TYPE_CHECKING:
     from flowcei.models.interface import ModelOptions
 
-__all__ = ["ARCHITECTURES", "build_model", "find_architecture", "parse_options"]
+__all__ = ["ARCHITECTURES", "architecture_names", "build_model", "find_architecture", "parse_options"]
 
 ARCHITECTURES: dict[str, type[InverseModel]] = {
     model.architecture: model
@@ -37,6 +37,11 @@ ARCHITECTURES: dict[str, type[InverseModel]] = {
 """Name on the command line -> class, of those that come with flowcei."""
 
 
+def architecture_names() -> tuple[str, ...]:
+    """Return the names of all architectures, of flowcei and of plug-ins."""
+    return (*ARCHITECTURES, *plugins.plugin_names(plugins.ARCHITECTURES))
+
+
 def find_architecture(name: str) -> type[InverseModel]:
     """Return the class of an architecture, of flowcei or of a plug-in.
 
@@ -51,8 +56,7 @@ def find_architecture(name: str) -> type[InverseModel]:
         return ARCHITECTURES[name]
     kind = plugins.load_plugin(plugins.ARCHITECTURES, name)
     if kind is None:
-        names = [*ARCHITECTURES, *plugins.plugin_names(plugins.ARCHITECTURES)]
-        msg = f"no architecture {name!r}; there are {', '.join(names)}"
+        msg = f"no architecture {name!r}; there are {', '.join(architecture_names())}"
         raise UsageError(msg)
     if not (isinstance(kind, type) and issubclass(kind, InverseModel) and kind.architecture == name):
         msg = f"plug-in {name!r} is no subclass of InverseModel with architecture = {name!r}"
