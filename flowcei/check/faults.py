@@ -14,10 +14,17 @@ import pandas as pd
 from flowcei.check.finding import Finding
 from flowcei.errors import DataError
 from flowcei.events.container import Events
-from flowcei.events.extracolumns import MOST_COLUMNS, column_problem, dataset_name, name_of_dataset
+from flowcei.events.extracolumns import (
+    MOST_COLUMNS,
+    NAMELESS,
+    NUMBERED,
+    column_problem,
+    dataset_name,
+    name_of_dataset,
+)
 from flowcei.events.foreign.mapped import Arrays
 from flowcei.events.foreign.tables import format_of
-from flowcei.events.foreign.texttable import NAMELESS, NUMBERED, sniff
+from flowcei.events.foreign.texttable import sniff
 from flowcei.events.hdf import (
     column_datasets,
     is_column,
