@@ -318,3 +318,10 @@ def test_what_was_stopped_goes_on_with_its_columns(
     assert Survey.of([_events(delay=DELAY + 1, stamp=SHOT)]) != survey
     with pytest.raises(DataError, match="column 'delay'"):
         list(tiny_cinn.blocks([_events()[:3], events], asked))
+
+
+@pytest.mark.parametrize("name", ["(no name", "(no name 2)", "(row number)"])
+def test_the_name_of_a_nameless_column_is_not_given(name: str) -> None:
+    """A file that was written with it could not be read again."""
+    with pytest.raises(DataError, match="stands for a column without one"):
+        _events(**{name: DELAY})

@@ -14,16 +14,22 @@ import pandas as pd
 from flowcei.check.finding import Finding
 from flowcei.errors import DataError
 from flowcei.events.container import Events
-from flowcei.events.extracolumns import MOST_COLUMNS, column_problem, dataset_name, name_of_dataset
+from flowcei.events.extracolumns import (
+    MOST_COLUMNS,
+    NAMELESS,
+    NUMBERED,
+    column_problem,
+    dataset_name,
+    name_of_dataset,
+)
 from flowcei.events.foreign.mapped import Arrays
 from flowcei.events.foreign.tables import format_of
-from flowcei.events.foreign.texttable import NAMELESS, NUMBERED, sniff
+from flowcei.events.foreign.texttable import sniff
 from flowcei.events.hdf import (
     column_datasets,
     is_column,
     is_native,
     read_array,
-    read_json_attribute,
     read_molecule,
 )
 from flowcei.events.selection import Selection, Tally
@@ -31,7 +37,7 @@ from flowcei.events.source import Reading, open_events
 from flowcei.events.text import columns
 from flowcei.molecules.molecule import Molecule, built_in_molecules
 from flowcei.storage.files import check_readable
-from flowcei.storage.hdf import opened
+from flowcei.storage.hdf import opened, read_json_attribute
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

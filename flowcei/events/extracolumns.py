@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MOST_COLUMNS",
+    "NAMELESS",
+    "NUMBERED",
     "add_columns",
     "checked_columns",
     "column_problem",
@@ -30,6 +32,12 @@ __all__ = [
 
 MOST_COLUMNS = 100
 """Extra columns of a file: a bound on memory, since a file may have 10,000."""
+
+NAMELESS = "(no name"
+"""How columns without a name are called, with their place after it."""
+
+NUMBERED = "(row number)"
+"""What a first column without a name is called: pandas writes row numbers there."""
 
 _MAX_NAME = 100
 _EXACT = 1 << 53  # whole numbers are exact in floating point up to here
@@ -65,6 +73,8 @@ def column_problem(name: str, molecule: Molecule) -> str | None:
         return f"is no name of at most {_MAX_NAME} printable characters"
     if name.startswith(_FORMULA) or any(c in name for c in '",;'):
         return "has a name that a table does not bear: a separator, a quote, or what a spreadsheet would run"
+    if name.startswith((NAMELESS, NUMBERED)):
+        return "has a name that stands for a column without one"
     own = [*component_names(molecule.labels, "p"), *component_names(molecule.labels), "event", "sigma"]
     bare = name.casefold().rstrip("_0123456789")
     near = next((word for word in own if word.casefold() in (name.casefold(), bare)), "")

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from flowcei.errors import DataError
-from flowcei.events.extracolumns import component_names
+from flowcei.events.extracolumns import NAMELESS, component_names
 from flowcei.events.foreign.mapping import Mapping, Vectors
-from flowcei.events.foreign.texttable import NAMELESS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

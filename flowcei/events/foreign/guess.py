@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from flowcei.errors import DataError, UsageError
-from flowcei.events.extracolumns import listed
+from flowcei.events.extracolumns import NAMELESS, NUMBERED, listed
 from flowcei.events.foreign.columnnames import is_momentum_word, named_components
 from flowcei.events.foreign.mapping import Channel, Component, Ions, Mapping, Vectors
 from flowcei.events.foreign.statedunits import unit_of_columns
 from flowcei.events.foreign.structures import XyzTable
-from flowcei.events.foreign.texttable import NAMELESS, NUMBERED
 from flowcei.units import DALTON, momentum_factor
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from flowcei.errors import DataError
+from flowcei.events.extracolumns import NUMBERED
 from flowcei.events.fields import MAX_COLUMNS, columns_of, flat_columns, refuse_wide, rows_of
 from flowcei.events.foreign.columnnames import is_momentum_word
-from flowcei.events.foreign.texttable import NUMBERED
 from flowcei.events.hdf import shared_unit, stated_unit
 from flowcei.storage.files import check_held
 from flowcei.storage.hdf import opened, refuse_large_chunks

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flowcei.errors import DataError, UsageError
-from flowcei.events.extracolumns import MOST_COLUMNS, column_problem, listed
+from flowcei.events.extracolumns import MOST_COLUMNS, NAMELESS, NUMBERED, column_problem, listed
 from flowcei.events.foreign.guess import blank_mapping, checked_order, guess_mapping
 from flowcei.events.foreign.inference import infer_length_unit, infer_momentum_unit
 from flowcei.events.foreign.mapped import mapped_chunks
 from flowcei.events.foreign.statedunits import check_units, unit_of_columns
 from flowcei.events.foreign.tables import FORMATS, open_table
-from flowcei.events.foreign.texttable import NAMELESS, NUMBERED, TextTable
+from flowcei.events.foreign.texttable import TextTable
 from flowcei.events.selection import Selection
 from flowcei.events.text import is_native_header, native_mapping
 from flowcei.units import momentum_factor

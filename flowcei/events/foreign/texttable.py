@@ -15,18 +15,13 @@ import numpy as np
 import pandas as pd
 
 from flowcei.errors import DataError
+from flowcei.events.extracolumns import NAMELESS, NUMBERED
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
     from pathlib import Path
 
-__all__ = ["NAMELESS", "NUMBERED", "Dialect", "TextTable", "cell_problem", "sniff"]
-
-NAMELESS = "(no name"
-"""How columns without a name are called, with their place after it."""
-
-NUMBERED = "(row number)"
-"""What a first column without a name is called: pandas writes row numbers there."""
+__all__ = ["Dialect", "TextTable", "cell_problem", "sniff"]
 
 _SEPARATORS = {"tab": "\t", "blank": r"\s+", ",": ",", ";": ";"}
 _MAX_LINE = 1 << 20
@@ -149,6 +144,8 @@ def _decimal(lines: list[str], separator: str, path: Path) -> str:
     Raises:
         DataError: Where commas separate thousands, or every one may as well: 12,170.
     """
+    # A longer line has a cell that no number is: where numbers are read it is named.
+    lines = [line for line in lines if len(line) <= csv.field_size_limit()]
     for line in lines:
         for k, cell in enumerate(_cells(line, separator, path)):
             grouped = _GROUPED.fullmatch(cell) and (separator == "," or "." in cell or '"' in cell)
