@@ -386,7 +386,7 @@ def test_simulation_into_hdf5_can_be_resumed(flow: Shell, monkeypatch: pytest.Mo
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("flowcei.events.streaming._tell", stop)
+        patch.setattr("flowcei.cli.progress.Progress.update", stop)
         assert flow(*line, "a.h5", "--seed", "4") == 5
     assert "--resume goes on" in flow.err
     assert flow(*line, "a.h5") == 2

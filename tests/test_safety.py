@@ -32,7 +32,7 @@ from flowcei.storage.creation import (
     reopen_file,
 )
 from flowcei.storage.hdf import opened, writing
-from flowcei.storage.preallocated import LaidOutFile, lay_out
+from flowcei.storage.resumable import PreallocatedFile, preallocate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -280,7 +280,7 @@ def _group(file: h5py.File) -> None:
 
 
 def _no_request(file: h5py.File) -> None:
-    file.attrs["events"] = "many"
+    file.attrs["request"] = "many"
 
 
 def _cut(partial: Path) -> None:
@@ -320,7 +320,7 @@ def test_places_beyond_the_file_are_refused(folder: Path) -> None:
     """A dataset that says it lies past the end of the file would make it grow without end."""
     path = folder / "a.h5"
     with atomic_write(path) as file:
-        lay_out(file, path, {"x": ((40, 4), np.dtype("f8"))}, 4, lambda _: None)
+        preallocate(file, path, {"x": ((40, 4), np.dtype("f8"))}, 4, lambda _: None)
     data = bytearray(path.read_bytes())
     with h5py.File(path) as read:
         offset = read["x"].id.get_offset()
@@ -328,7 +328,7 @@ def test_places_beyond_the_file_are_refused(folder: Path) -> None:
     data[place : place + 8] = (len(data) - 8).to_bytes(8, "little")
     path.write_bytes(bytes(data))
     with path.open("r+b") as raw, pytest.raises(DataError, match="is damaged; remove it"):
-        LaidOutFile(raw, path)
+        PreallocatedFile(raw, path)
 
 
 def test_two_simulations_into_one_file_do_not_mix(shell: Shell, folder: Path) -> None:

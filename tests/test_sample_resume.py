@@ -22,10 +22,10 @@ import flowcei
 import flowcei.reconstruction.sampling
 from flowcei.errors import DataError, FlowceiError, StoppedError, UsageError
 from flowcei.posterior.hdf import arrays_of
-from flowcei.posterior.unfinished import begun_seed, sample_to_file
+from flowcei.posterior.unfinished import sample_to_file
 from flowcei.reconstruction.sampling import Sampling, Survey
 from flowcei.storage.creation import atomic_write
-from flowcei.storage.preallocated import LaidOutFile, lay_out
+from flowcei.storage.resumable import PreallocatedFile, preallocate, unfinished_seed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -202,7 +202,7 @@ def test_the_unfinished_are_neither_taken_for_finished_nor_replaced(flow: Shell)
     assert flow("spread", "a.h5.partial") == 3
     before = Path("a.h5.partial").read_bytes()
     assert flow(*_words("a.h5")) == 2
-    assert "--resume goes on with them, --overwrite begins anew" in flow.err
+    assert "--resume goes on with it, --overwrite begins anew" in flow.err
     # What is refused in the first block replaces nothing either.
     assert flow(*_words("a.h5", "--overwrite", "--noise", "9%")) == 2
     with _stopped_after(0, _interrupt):
@@ -244,7 +244,7 @@ def test_what_differs_is_refused_by_name(flow: Shell) -> None:
     assert Path("a.h5.partial").read_bytes() == before
     Path("a.h5.partial").write_bytes(b"something else")
     assert flow(*_words("a.h5", "--resume", "--model", "bundled")) == 3
-    assert "holds no unfinished samples" in flow.err
+    assert "is no unfinished file of flowcei" in flow.err
 
 
 def test_events_that_change_on_the_way_are_refused(tiny_cinn: Reconstructor, tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_events_that_change_on_the_way_are_refused(tiny_cinn: Reconstructor, tmp
     asked, path = Sampling(tiny_cinn, DRAWS, 1), tmp_path / "a.h5"
     for count in (9, 10, 14, 20):
         request = asked.request() | {"events": count, "momenta": Survey.of([events]).digest}
-        with pytest.raises(DataError, match=r"changed while they were sampled|has no place"):
+        with pytest.raises(DataError, match=r"changed while they were sampled|has no room"):
             sample_to_file(lambda start: asked.blocks(events, start), path, request, overwrite=True)
         assert not path.exists()
 
@@ -263,14 +263,14 @@ def test_the_seed_is_that_of_the_unfinished(tiny_cinn: Reconstructor, tmp_path: 
     events, path = flowcei.simulate("ocs", 12, noise="1%", seed=1), tmp_path / "a.h5"
     asked = Sampling(tiny_cinn, DRAWS, 77)
     request = asked.request() | {"events": 12, "momenta": ""}
-    assert begun_seed(path) is None
+    assert unfinished_seed(path) is None
 
     def stop(_: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(StoppedError, match="after 5 of 12"):
         sample_to_file(lambda start: asked.blocks(events, start), path, request, on_block=stop)
-    assert begun_seed(path) == 77
+    assert unfinished_seed(path) == 77
     told: list[int] = []
     quality = sample_to_file(
         lambda start: asked.blocks(events, start), path, request, resume=True, on_block=told.append
@@ -283,7 +283,7 @@ def test_the_seed_is_that_of_the_unfinished(tiny_cinn: Reconstructor, tmp_path: 
 
 def _laid_out(path: Path, shape: tuple[int, ...], blocks: int) -> None:
     with atomic_write(path) as file:
-        lay_out(file, path, {"x": (shape, np.dtype("f4"))}, blocks, lambda _: None)
+        preallocate(file, path, {"x": (shape, np.dtype("f4"))}, blocks, lambda _: None)
 
 
 def test_a_file_that_has_no_room_is_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,7 +302,8 @@ def test_a_file_that_is_laid_out_otherwise_is_refused(tmp_path: Path) -> None:
     """Other arrays, too many rows, chunks, text."""
     path = tmp_path / "a.h5"
     _laid_out(path, (4, 2), 2)
-    with path.open("r+b") as raw, LaidOutFile(raw, path) as file:
+    with path.open("r+b") as raw:
+        file = PreallocatedFile(raw, path)
         for arrays in ({"x": np.ones((2, 3))}, {"x": np.ones((5, 2))}, {"y": np.ones((2, 2))}, {}):
             with pytest.raises(DataError, match="remove it"):
                 file.put(0, 0, arrays)
@@ -310,10 +311,10 @@ def test_a_file_that_is_laid_out_otherwise_is_refused(tmp_path: Path) -> None:
     with h5py.File(path, "r+") as edited:
         edited.create_dataset("z", (2,), "f4", chunks=(1,), maxshape=(None,))
     with path.open("r+b") as raw, pytest.raises(DataError, match="damaged"):
-        LaidOutFile(raw, path)
+        PreallocatedFile(raw, path)
     path.write_bytes(path.read_bytes()[:700])
     with path.open("r+b") as raw, pytest.raises(DataError, match="damaged"):
-        LaidOutFile(raw, path)
+        PreallocatedFile(raw, path)
 
 
 @pytest.mark.parametrize("ending", ["h5", "csv"])

@@ -15,7 +15,8 @@ import pytest
 from flowcei.errors import DataError, StoppedError, UsageError
 from flowcei.events.simulation import BLOCK, Simulator, make_simulator, simulate
 from flowcei.events.storage import read_events
-from flowcei.events.streaming import partial_path, partial_seed, simulate_to_file
+from flowcei.events.streaming import simulate_to_file
+from flowcei.storage.resumable import partial_path, unfinished_seed
 
 N = 3 * BLOCK + 100
 
@@ -53,10 +54,10 @@ def test_an_interruption_loses_nothing_and_repeats_nothing(tmp_path: Path) -> No
     def stop(_: int) -> None:
         raise KeyboardInterrupt
 
-    with pytest.raises(StoppedError, match=r"of 4 blocks; .* --resume"):
+    with pytest.raises(StoppedError, match=rf"of {N} events; .* --resume"):
         simulate_to_file(_simulator(), N, path, threads=1, on_block=stop)
     assert not path.exists()
-    assert partial_seed(path) == 5
+    assert unfinished_seed(path) == 5
     with h5py.File(partial_path(path)) as file:
         done = file["done"][()].astype(bool)
         assert 0 < done.sum() < 4
@@ -124,5 +125,5 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     simulate_to_file(_simulator(6), N, path, overwrite=True)
     assert read_events(path).origin["seed"] == 6
     partial_path(path).write_bytes(b"something else")
-    with pytest.raises(DataError, match="is no unfinished simulation"):
+    with pytest.raises(DataError, match="is no unfinished file of flowcei"):
         simulate_to_file(_simulator(), N, path, overwrite=True, resume=True)

@@ -362,7 +362,7 @@ def test_an_unfinished_dataset_is_resumed(monkeypatch: pytest.MonkeyPatch, tmp_p
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("flowcei.events.streaming._tell", stop)
+        patch.setattr("flowcei.cli.progress.Progress.update", stop)
         assert _flow(monkeypatch, *line, "a.h5", "--seed", "4") == 5
     assert _flow(monkeypatch, *line, "a.h5", "--resume", "--as-published") == 2
     assert _flow(monkeypatch, *line, "a.h5", "--resume") == 0

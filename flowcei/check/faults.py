@@ -30,7 +30,6 @@ from flowcei.events.hdf import (
     is_column,
     is_native,
     read_array,
-    read_json_attribute,
     read_molecule,
 )
 from flowcei.events.selection import Selection, Tally
@@ -38,7 +37,7 @@ from flowcei.events.source import Reading, open_events
 from flowcei.events.text import columns
 from flowcei.molecules.molecule import Molecule, built_in_molecules
 from flowcei.storage.files import check_readable
-from flowcei.storage.hdf import opened
+from flowcei.storage.hdf import opened, read_json_attribute
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -111,16 +111,15 @@ def sample(
     from flowcei.cli.runcheck import note_run_check
     from flowcei.cli.runs import BUNDLED, load_named, note_what_is_assumed
     from flowcei.events.source import open_events
-    from flowcei.events.streaming import partial_path
     from flowcei.experiment.drift import subtract_drift
-    from flowcei.posterior.unfinished import begun_seed
     from flowcei.reconstruction.sampling import Sampling, Survey
+    from flowcei.storage.resumable import partial_path, unfinished_seed
 
     if resume and place.exists() and not partial_path(place).exists():
         note(f"{place} is there already: nothing to go on with")  # a batch job that was queued again
         return
     to_pipe = _refuse_place(place, overwrite=overwrite, resume=resume)
-    seed = begun_seed(place) if resume and seed is None else seed
+    seed = unfinished_seed(place) if resume and seed is None else seed
     name, reconstructor = load_named(model, device)
     found = ", the newest of runs/ (--model names another)" if model is None and name != BUNDLED else ""
     note(f"model {name}{found} ({reconstructor.architecture}, {reconstructor.molecule.name})")
@@ -182,8 +181,8 @@ def _refuse_all_flagged(quality: Quality, momenta: Path) -> None:
 def _refuse_place(place: Path, *, overwrite: bool, resume: bool) -> bool:
     """Refuse what cannot be written, and --resume with nothing to go on with; say whether it is a pipe."""
     from flowcei.errors import UsageError
-    from flowcei.events.streaming import partial_path
     from flowcei.posterior.storage import check_samples_path
+    from flowcei.storage.resumable import partial_path
 
     to_pipe = str(place) == "-"
     if not to_pipe:

@@ -99,8 +99,8 @@ def simulate(
     if output is not None and str(output) != "-":
         refuse_existing(output, overwrite=overwrite)
     from flowcei.events.storage import events_writer, write_events  # after what costs nothing to refuse
-    from flowcei.events.streaming import partial_path, partial_seed
     from flowcei.events.text import write_csv
+    from flowcei.storage.resumable import partial_path, unfinished_seed
 
     precise = _checked(accuracy)
     if geometries is not None:
@@ -126,7 +126,7 @@ def simulate(
         if not binary or not partial_path(place).exists():
             msg = f"there is no unfinished simulation {partial_path(place)} to resume"
             raise UsageError(msg)
-        seed = partial_seed(place) if seed is None else seed
+        seed = unfinished_seed(place) if seed is None else seed
     note(f"{source.name}: {source.about}")
     seed = settled_seed(seed)
     if binary and source.simulator is not None:

@@ -20,8 +20,8 @@ from flowcei.events.extracolumns import (
 )
 from flowcei.events.foreign.mapped import Arrays
 from flowcei.molecules.molecule import Molecule
-from flowcei.storage.hdf import numbers_of, opened, writing
-from flowcei.storage.preallocated import LaidOutFile, lay_out
+from flowcei.storage.hdf import numbers_of, opened, read_json_attribute, text_attribute, writing
+from flowcei.storage.resumable import PreallocatedFile, preallocate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -42,11 +42,9 @@ __all__ = [
     "is_native",
     "look_into",
     "read_array",
-    "read_json_attribute",
     "read_molecule",
     "shared_unit",
     "stated_unit",
-    "text_attribute",
     "write_hdf",
     "write_hdf_parts",
 ]
@@ -59,7 +57,6 @@ _MOST_ATTRIBUTES = 1000
 _SPOKEN = {"event": "event numbers"}
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _MAX_EVENT = 1 << 53  # whole numbers are exact in floating point up to here
-_MAX_JSON = 1 << 24  # characters
 
 
 @dataclass(frozen=True)
@@ -257,51 +254,6 @@ def hdf_molecule(path: Path) -> Molecule | None:
         return read_molecule(file, path)
 
 
-def read_json_attribute(file: h5py.File, name: str) -> dict | None:
-    """Return an attribute that holds a JSON table, or None where it is not there.
-
-    Raises:
-        DataError: Where it does not hold one.
-    """
-    if name not in file.attrs:
-        return None
-    try:
-        text = text_attribute(file, name)
-    except DataError as error:
-        raise DataError(f"attribute {name} is not JSON", path=_name(file)) from error
-    if len(text) > _MAX_JSON:
-        raise DataError(f"attribute {name} is too large ({len(text)} characters)", path=_name(file))
-    try:
-        table = json.loads(text)
-    except RecursionError as error:
-        raise DataError(f"attribute {name} is nested too deep", path=_name(file)) from error
-    except ValueError as error:
-        raise DataError(f"attribute {name} is not JSON", path=_name(file)) from error
-    if not isinstance(table, dict):
-        raise DataError(f"attribute {name} is not a table", path=_name(file))
-    return table
-
-
-def text_attribute(place: h5py.Group | h5py.Dataset, name: str) -> str:
-    """Return an attribute that is one text, or nothing where it is not there.
-
-    Raises:
-        DataError: For anything else. Many texts are not even read: they may all be the same one, and large.
-    """
-    if name not in place.attrs:
-        return ""
-    where = place.attrs.get_id(name)
-    if where.shape != () or where.get_type().get_class() != h5py.h5t.STRING:
-        raise DataError(f"attribute {name} is not a text", path=_name(place.file))
-    text = place.attrs[name]
-    return text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
-
-
-def _name(file: h5py.File) -> str | None:
-    """Return what a file is called; `opened` says it itself."""
-    return None if file.driver == "fileobj" else file.filename
-
-
 def describe(file: h5py.File, molecule: Molecule, origin: dict[str, Any]) -> None:
     """Write what a file of events says of itself."""
     file.attrs["content"] = "flowcei events"
@@ -329,7 +281,7 @@ def write_hdf_parts(source: Callable[[], Iterable[Events]], count: int, target: 
 
     Args:
         source: Yields the events.
-        count: How many there are: the file is laid out for them first, so that a full disk is
+        count: How many there are: room is made for them first, so that a full disk is
             found before anything is written (HDF5 that grows does not survive one).
         target: The file, new.
         path: What it is called, for messages.
@@ -345,12 +297,11 @@ def write_hdf_parts(source: Callable[[], Iterable[Events]], count: int, target: 
             if name != "event" and not is_column(name):
                 file[name].attrs["unit"] = _UNITS.get(name, MOMENTUM_UNIT)
 
-    lay_out(target, path, shapes, 1, about)
-    row = 0
-    with LaidOutFile(target, path, durable=False) as file:
-        for events in chain([first], parts):
-            file.put(0, row, _arrays(events))
-            row += len(events)
+    preallocate(target, path, shapes, 1, about)
+    file, row = PreallocatedFile(target, path, durable=False), 0
+    for events in chain([first], parts):
+        file.put(0, row, _arrays(events))
+        row += len(events)
 
 
 def _arrays(events: Events) -> dict[str, np.ndarray]:

@@ -18,15 +18,14 @@ from flowcei.events.hdf import (
     is_column,
     is_hdf5,
     read_array,
-    read_json_attribute,
     read_molecule,
 )
 from flowcei.posterior.flags import FLAG_BITS, FLAGS
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.posterior.weights import Weights
 from flowcei.storage.files import check_readable
-from flowcei.storage.hdf import opened, writing
-from flowcei.storage.preallocated import DONE
+from flowcei.storage.hdf import opened, read_json_attribute, writing
+from flowcei.storage.resumable import DONE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

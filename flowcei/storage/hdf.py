@@ -8,6 +8,7 @@ meets it, since it does not survive one (2.0 ends with a segmentation fault when
 from __future__ import annotations
 
 import io
+import json
 import math
 import os
 import re
@@ -24,9 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["numbers_of", "opened", "refuse_large_chunks", "writing"]
+__all__ = ["numbers_of", "opened", "read_json_attribute", "refuse_large_chunks", "text_attribute", "writing"]
 
 _MAX_CHUNK = 1 << 28  # bytes, unpacked
+_MAX_JSON = 1 << 24  # characters
 _MAX_DESCRIPTION = 1 << 16  # bytes that are read at once of what describes an object
 # An attribute that is one text of any length: its type, its single place, and how long it is.
 _TEXT = re.compile(
@@ -179,3 +181,48 @@ def refuse_large_chunks(data: h5py.Dataset, path: Path) -> None:
     chunk = math.prod(data.chunks or ()) * data.dtype.itemsize
     if data.chunks and chunk > _MAX_CHUNK:
         raise DataError(f"{data.name} lies in chunks of {chunk} bytes; write it in smaller ones", path=path)
+
+
+def read_json_attribute(file: h5py.File, name: str) -> dict | None:
+    """Return an attribute that holds a JSON table, or None where it is not there.
+
+    Raises:
+        DataError: Where it does not hold one.
+    """
+    if name not in file.attrs:
+        return None
+    try:
+        text = text_attribute(file, name)
+    except DataError as error:
+        raise DataError(f"attribute {name} is not JSON", path=_name(file)) from error
+    if len(text) > _MAX_JSON:
+        raise DataError(f"attribute {name} is too large ({len(text)} characters)", path=_name(file))
+    try:
+        table = json.loads(text)
+    except RecursionError as error:
+        raise DataError(f"attribute {name} is nested too deep", path=_name(file)) from error
+    except ValueError as error:
+        raise DataError(f"attribute {name} is not JSON", path=_name(file)) from error
+    if not isinstance(table, dict):
+        raise DataError(f"attribute {name} is not a table", path=_name(file))
+    return table
+
+
+def text_attribute(place: h5py.Group | h5py.Dataset, name: str) -> str:
+    """Return an attribute that is one text, or nothing where it is not there.
+
+    Raises:
+        DataError: For anything else. Many texts are not even read: they may all be the same one, and large.
+    """
+    if name not in place.attrs:
+        return ""
+    where = place.attrs.get_id(name)
+    if where.shape != () or where.get_type().get_class() != h5py.h5t.STRING:
+        raise DataError(f"attribute {name} is not a text", path=_name(place.file))
+    text = place.attrs[name]
+    return text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
+
+
+def _name(file: h5py.File) -> str | None:
+    """Return what a file is called; `opened` says it itself."""
+    return None if file.driver == "fileobj" else file.filename
