@@ -253,7 +253,7 @@ def _train(plan: _Plan, run: RunFolder, max_time: float | None, *, resume: bool)
             _warn_of_few_rows(model.card["parameters"], plan.rows)
         run.finish(model, records)
     except (StoppedError, KeyboardInterrupt) as stop:
-        reason = str(stop) or f"interrupted: {len(records)} of {epochs} epochs are kept"
+        reason = str(stop) or f"interrupted: {len(records)} of {epochs} epochs are saved"
         if isinstance(stop, StoppedError) and len(records) == len(before):
             reason += " (--max-time is shorter than an epoch: give more)"
         msg = f"{reason}; go on with: flowcei train --resume {shlex.quote(str(run.folder))}"
@@ -264,7 +264,7 @@ def _train(plan: _Plan, run: RunFolder, max_time: float | None, *, resume: bool)
         elif isinstance(error, TrainingDivergedError):
             note(f"the metrics of the {len(records)} epochs before are in {run.work}")
         else:
-            note(f"{len(records)} epochs are kept: flowcei train --resume {run.folder} goes on with them")
+            note(f"{len(records)} epochs are saved: flowcei train --resume {run.folder} goes on with them")
         raise
     best = best_of(records)
     note(f"validation loss {best.validation_loss:.4f} (epoch {best.epoch}), model in {run.folder}")
@@ -311,7 +311,7 @@ def _fit(
 
 def _line(record: EpochRecord, epochs: int) -> str:
     if math.isnan(record.train_loss):  # nothing has a gradient
-        return f"nothing to train: the training events are kept; validation {record.validation_loss:.4f}"
+        return f"nothing to train: the training events are stored; validation {record.validation_loss:.4f}"
     return (
         f"epoch {record.epoch:3d}/{epochs}  loss {record.train_loss:8.4f}  "
         f"validation {record.validation_loss:8.4f}  {record.rows_per_second:8.0f} events/s"

@@ -135,7 +135,7 @@ class SamplingRequest:
             msg = f"latent is {' or '.join(map(repr, get_args(Latent)))}; got {self.latent!r}"
             raise UsageError(msg)
         if self.weighs and self.latent != "prior":
-            msg = "latents of the training set have no density; weights need latent 'prior'"
+            msg = "latent samples of the training events have no density; weights need latent 'prior'"
             raise UsageError(msg)
 
     @property
