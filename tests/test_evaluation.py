@@ -24,11 +24,10 @@ from flowcei.evaluation.metrics import (
     METRICS,
     central_coverage,
     crps,
-    energy_score,
+    distance_scores,
     internal_errors,
     score,
     summarise,
-    within_samples,
 )
 from flowcei.evaluation.nulls import marginal_samples, mean_samples
 from flowcei.events.container import Events
@@ -62,7 +61,7 @@ def test_coverage_of_the_right_posterior_is_its_level() -> None:
     truth, samples = _gaussian()
     for level in (0.5, 0.9):
         error = 2.5 * np.sqrt(level * (1 - level) / 4000)
-        np.testing.assert_allclose(central_coverage(truth, samples, level), level, atol=error)
+        np.testing.assert_allclose(central_coverage(truth, samples, level).mean(axis=0), level, atol=error)
 
 
 @pytest.mark.parametrize("n", [2, 3, 7, 50])
@@ -70,7 +69,7 @@ def test_coverage_is_unbiased_for_any_number_of_samples(n: int) -> None:
     """Few samples widen nothing and narrow nothing: the ranks are counted exactly."""
     truth, samples = _gaussian(n=n)
     for level in (0.5, 0.9):
-        np.testing.assert_allclose(central_coverage(truth, samples, level), level, atol=0.025)
+        np.testing.assert_allclose(central_coverage(truth, samples, level).mean(axis=0), level, atol=0.025)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +78,7 @@ def test_coverage_is_unbiased_for_any_number_of_samples(n: int) -> None:
 def test_coverage_finds_wrong_posteriors(bias: float, width: float, low: float, high: float) -> None:
     """Too narrow, too wide and biased posteriors miss 50 % by far."""
     truth, samples = _gaussian(bias, width)
-    found = central_coverage(truth, samples, 0.5)
+    found = central_coverage(truth, samples, 0.5).mean(axis=0)
     assert ((found > low) & (found < high)).all()
 
 
@@ -157,12 +156,13 @@ def test_scoring_rules_are_their_definitions() -> None:
     rng = np.random.default_rng(3)
     truth, samples = rng.normal(size=(6, 4)), rng.normal(1.0, 2.0, (6, 7, 4))
     by_hand = [_pairs_by_hand(t, s) for t, s in zip(truth, samples, strict=True)]
-    np.testing.assert_allclose(energy_score(truth, samples), by_hand, rtol=1e-7)
+    np.testing.assert_allclose(distance_scores(truth, samples)[0], by_hand, rtol=1e-7)
     single = [
         [_pairs_by_hand(truth[e, k : k + 1], samples[e, :, k : k + 1]) for k in range(4)] for e in range(6)
     ]
     np.testing.assert_allclose(crps(truth, samples), single, rtol=1e-9)
-    np.testing.assert_allclose(energy_score(truth[:, :1], samples[:, :, :1]), crps(truth, samples)[:, 0])
+    one = distance_scores(truth[:, :1], samples[:, :, :1])[0]
+    np.testing.assert_allclose(one, crps(truth, samples)[:, 0])
 
 
 @pytest.mark.parametrize(("n", "y"), [(2, 0.0), (5, 0.7), (5, -2.5)])
@@ -177,7 +177,7 @@ def test_scoring_rules_of_a_normal_are_unbiased(n: int, y: float) -> None:
     assert found.mean() == pytest.approx(exact, abs=4 * found.std() / np.sqrt(events))
     d = 6
     radius = np.sqrt(2.0) * np.exp(special.gammaln((d + 1) / 2) - special.gammaln(d / 2))
-    scores = energy_score(np.zeros((events, d)), rng.normal(0.0, sd, (events, n, d)))
+    scores = distance_scores(np.zeros((events, d)), rng.normal(0.0, sd, (events, n, d)))[0]
     standard_error = scores.std() / np.sqrt(events)
     assert scores.mean() == pytest.approx(sd * radius * (1.0 - 1.0 / np.sqrt(2.0)), abs=4 * standard_error)
 
@@ -226,7 +226,7 @@ def test_a_point_has_no_inside() -> None:
     """One sample, or a hundred times the same: within and coverage cannot be said."""
     truth = np.random.default_rng(1).normal(size=(30, 2, 3))
     same = np.full((30, 50, 6), 0.123)
-    assert np.isnan(within_samples(truth.reshape(30, 6), same)).all()
+    assert np.isnan(distance_scores(truth.reshape(30, 6), same)[1]).all()
     single = _row(truth, np.zeros((30, 1, 2, 3)))
     assert np.isnan(single.within_samples)
     assert np.isnan(single.coverage_90_low)
