@@ -154,16 +154,17 @@ class _Plan:
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> _Plan:
-        from flowcei.models.registry import ARCHITECTURES, find_architecture, parse_options
+        from flowcei.models.registry import ARCHITECTURES, find_architecture
         from flowcei.reconstruction.recorded import DEFAULT_NOISE
         from flowcei.training.schedule import Schedule
 
         resolved = {name: value for name, value in options.items() if value is not None}
         said: tuple[str, ...] = ()
-        kinds = [*ARCHITECTURES.values(), find_architecture(resolved["arch"])]
+        arch = find_architecture(resolved["arch"])
+        kinds = [*ARCHITECTURES.values(), arch]
         known = {field.name for kind in kinds for field in fields(kind.options_type)}
         given = {name: resolved.pop(name) for name in known & resolved.keys()}
-        architecture = parse_options(resolved["arch"], given).to_dict()
+        architecture = arch.options_type.parse(arch.architecture, given).to_dict()
         ions = {name: resolved.get(name) for name in ("isotopes", "charges", "length_unit")}
         if "data" not in resolved:
             molecule, data = named_molecule(resolved.setdefault("molecule", "ocs"), ions), None
@@ -182,8 +183,8 @@ class _Plan:
             resolved |= settled
         plain = Schedule()
         resolved = {name: getattr(plain, name) for name in _SCHEDULE} | resolved
-        arch = {"arch": resolved.pop("arch")}
-        return cls(arch | architecture | resolved, architecture, molecule, data, said)
+        named = {"arch": resolved.pop("arch")}
+        return cls(named | architecture | resolved, architecture, molecule, data, said)
 
     @property
     def rows(self) -> int:

@@ -168,16 +168,10 @@ def sampled_blocks(
     answer: Callable[[Events, np.random.Generator], PosteriorSamples],
     start: int = 0,
 ) -> Iterator[PosteriorSamples]:
-    """Yield the samples of block after block: see `Reconstructor.stream`.
-
-    Args:
-        chunks: Events, in parts of any size.
-        request: How many samples, of which seed.
-        answer: Returns the samples of a block, with random numbers of its own.
-        start: Events to skip, a whole number of blocks.
+    """Yield the samples of block after block, each by `answer` with a random stream of its own.
 
     Raises:
-        UsageError: For a bad `start`, at once.
+        UsageError: For a `start` that is no whole number of blocks, at once.
         DataError: For no events at all.
     """
     size = block_size(request.n)
@@ -205,14 +199,9 @@ def by_request(
     rng: np.random.Generator,
     prior: GeometryPrior | None,
 ) -> PosteriorSamples:
-    """Draw, weigh or restrict to the prior, and flag, as a request asks.
+    """Return samples as a request asks: weighed by the prior, or else restricted to it, and flagged.
 
-    Args:
-        draw: (which events, how many) -> samples of those events, neither weighed nor flagged.
-        flags: What their momenta alone tell of the events, (E,) each.
-        request: What is asked.
-        rng: For the choice of samples that are kept.
-        prior: By which they are weighed, or without weights, within which they must lie.
+    `draw` gives so many samples of some of the events; `flags` are those that momenta alone raise, (E,).
     """
     samples = draw(np.arange(len(next(iter(flags.values())))), request.n)
     if request.weighs:
@@ -238,14 +227,6 @@ def judged(
     relative: bool,
 ) -> tuple[Quality, EvidenceCheck | None]:
     """Compare the evidence of a weighed run with that of events of the prior, sampled and weighed alike.
-
-    Args:
-        quality: Of all the events of the run.
-        request: By which they were sampled.
-        molecule: What exploded.
-        prior: Of its geometries.
-        blocks: Samples events by a request.
-        relative: Whether the noise is relative to the momenta.
 
     Returns:
         The same with p-values and the flag `evidence`, and the comparison: None without weights.

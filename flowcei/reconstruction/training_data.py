@@ -52,11 +52,7 @@ class FreshSource:
         per_epoch: int,
         seed: int,
     ) -> tuple[FreshSource, dict[str, Any]]:
-        """Return the source of a training on a prior, and what a model says of it.
-
-        Raises:
-            UsageError: For too few events, an unknown molecule or prior, or one no file could name.
-        """
+        """Return the source of a training on a prior, and what a model says of it."""
         if per_epoch < MIN_EVENTS:
             msg = f"{per_epoch} events an epoch are too few; use {MIN_EVENTS} or more"
             raise UsageError(msg)
