@@ -58,7 +58,7 @@ def test_a_request_to_terminate_keeps_the_epochs(flow: Shell, tmp_path: Path) ->
     child = _start(*LINE, script=SIGNALLED, cwd=tmp_path)
     said = child.communicate()[1]
     assert child.returncode == 5, said
-    assert "2 of 4 epochs are kept; go on with: flowcei train --resume run" in said
+    assert "2 of 4 epochs are saved; go on with: flowcei train --resume run" in said
     assert flow("train", "--resume", "run") == 0
     assert flow(*LINE[:-1], "whole") == 0
     assert_same_runs("run", "whole")

@@ -137,7 +137,7 @@ def test_when_the_time_is_up_the_epochs_so_far_are_kept(
         except StoppedError as stop:
             kept.append(len(read_checkpoint(place).records))
             said.append(str(stop))
-    assert said == [f"the time is up: {n} of 5 epochs are kept" for n in kept]
+    assert said == [f"the time is up: {n} of 5 epochs are saved" for n in kept]
     assert kept == sorted(set(kept))
     assert len(kept) > 1
     _assert_same(model, expected)

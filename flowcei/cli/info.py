@@ -143,7 +143,7 @@ def _model_facts(file: Path) -> dict[str, Any]:
         else card.architecture,
         "parameters": f"{said.get('parameters', 0):,}",
         "Molecule": _Section(_molecule_texts(card, molecule)),
-        f"Chart: {chart['what']}, mean and deviation, {chart['unit']}": _Section(
+        f"Model coordinates: {chart['what']}, mean and deviation, {chart['unit']}": _Section(
             {name: f"{mean:9.4f} +- {scale:.4f}" for name, mean, scale in chart["coordinates"]}
         ),
         "Trained on": _Section(_training_texts(card)),
@@ -151,7 +151,7 @@ def _model_facts(file: Path) -> dict[str, Any]:
         "File": _Section(_file_texts(card)),
     }
     rest = {k: _words(v) for k, v in said.items() if k not in _SHOWN}
-    return facts | ({"Also said": _Section(rest)} if rest else {}) | {_RAW: _raw(card, chart)}
+    return facts | ({"Other entries": _Section(rest)} if rest else {}) | {_RAW: _raw(card, chart)}
 
 
 def _raw(card: ModelCard, chart: dict[str, Any]) -> dict[str, Any]:

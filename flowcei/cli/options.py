@@ -61,7 +61,7 @@ latent_option = click.option(
     type=click.Choice(["prior", "training"]),
     default="prior",
     show_default=True,
-    help="Latents from their normal prior, or from those of the training set.",
+    help="Latent samples from their normal prior, or from those of the training events.",
 )
 noise_option = click.option(
     "--noise",

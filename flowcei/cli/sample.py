@@ -125,7 +125,7 @@ def sample(
     note(f"model {name}{found} ({reconstructor.architecture}, {reconstructor.molecule.name})")
     prior = f"prior {reconstructor.card.get('prior_name') or 'unnamed'}"
     warn_of_masses(reconstructor.molecule, of_model=True)
-    note_ions(reconstructor.molecule, prior, f"noise {noise or 'as the file or the model says'}")
+    note_ions(reconstructor.molecule, prior, f"noise {noise or 'of the file, or else of the model'}")
     source = open_events(momenta, reconstructor.molecule, replace(reading(), selection=selection(noise)))
     subtract_drift(source, drift)
     note_reading(source)

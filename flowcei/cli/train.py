@@ -58,7 +58,7 @@ _ALWAYS = ("arch", "frame", "events", "seed", "device", *_SCHEDULE)
 @click.option("--hidden", type=int, help="Width of hidden layers.")
 @click.option("--depth", type=int, help="Number of hidden layers.")
 @click.option("--context", type=int, help="Width of the conditional subnet's output (flows).")
-@click.option("--latent", type=int, help="Width of the latent of a CVAE (6).")
+@click.option("--latent", type=int, help="Latent dimensions of a CVAE (6).")
 @click.option("--decoder-noise", help="learned, or fixed as in the first study (CVAEs: learned).")
 @click.option("--starts", type=int, help="Searches an event (solver: 20).")
 @click.option("--steps", type=int, help="Steps of a search, at the most (solver: 40).")
@@ -269,7 +269,7 @@ def _train(plan: _Plan, run: RunFolder, max_time: float | None, *, resume: bool)
             _warn_of_few_rows(model.card["parameters"], plan.rows)
         run.finish(model, records)
     except (StoppedError, KeyboardInterrupt) as stop:
-        reason = str(stop) or f"interrupted: {len(records)} of {epochs} epochs are kept"
+        reason = str(stop) or f"interrupted: {len(records)} of {epochs} epochs are saved"
         if isinstance(stop, StoppedError) and len(records) == len(before):
             reason += " (--max-time is shorter than an epoch: give more)"
         msg = f"{reason}; go on with: flowcei train --resume {shlex.quote(str(run.folder))}"
@@ -280,7 +280,7 @@ def _train(plan: _Plan, run: RunFolder, max_time: float | None, *, resume: bool)
         elif isinstance(error, TrainingDivergedError):
             note(f"the metrics of the {len(records)} epochs before are in {run.work}")
         else:
-            note(f"{len(records)} epochs are kept: flowcei train --resume {run.folder} goes on with them")
+            note(f"{len(records)} epochs are saved: flowcei train --resume {run.folder} goes on with them")
         raise
     best = best_of(records)
     note(f"validation loss {best.validation_loss:.4f} (epoch {best.epoch}), model in {run.folder}")
@@ -327,7 +327,7 @@ def _fit(
 
 def _line(record: EpochRecord, epochs: int) -> str:
     if math.isnan(record.train_loss):  # nothing has a gradient
-        return f"nothing to train: the training events are kept; validation {record.validation_loss:.4f}"
+        return f"nothing to train: the training events are stored; validation {record.validation_loss:.4f}"
     return (
         f"epoch {record.epoch:3d}/{epochs}  loss {record.train_loss:8.4f}  "
         f"validation {record.validation_loss:8.4f}  {record.rows_per_second:8.0f} events/s"

@@ -177,7 +177,7 @@ def check_tarp(ranks: Ranks, *, level: float = LEVEL) -> list[Verdict]:
         words = (
             f"too narrow or beside the truth (area {area:+.3f})" if z < 0 else f"too wide (area {area:+.3f})"
         )
-        text = words if abs(z) > _CLEAR else "wrong in shape, correlation or place"
+        text = words if abs(z) > _CLEAR else "wrong in shape, correlation or position"
         found.append(_of_ecdf("tarp", name, values, p, level, text))
     return found
 

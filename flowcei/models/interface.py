@@ -168,7 +168,7 @@ class InverseModel(nn.Module, ABC):
             UsageError: Where `latent` is not ``"prior"``.
         """
         if latent != "prior" and not self.has_latent:
-            msg = f"architecture {self.architecture!r} has no latent; leave --latent out"
+            msg = f"architecture {self.architecture!r} has no latent variables; leave --latent out"
             raise UsageError(msg)
 
 

@@ -122,7 +122,7 @@ class Sampling:
             msg = f"latent is {' or '.join(map(repr, get_args(Latent)))}; got {self.latent!r}"
             raise UsageError(msg)
         if self._weighs and self.latent != "prior":
-            msg = "latents of the training set have no density; weights need latent 'prior'"
+            msg = "latent samples of the training events have no density; weights need latent 'prior'"
             raise UsageError(msg)
         self.model.refuse_inexact()
 
