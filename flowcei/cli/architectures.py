@@ -46,14 +46,10 @@ class ArchitectureCommand(click.Command):
 
 
 def architecture_options(architecture: str, own: list[click.Parameter]) -> list[click.Parameter]:
-    """Return the options of all architectures of flowcei, and of one more.
-
-    Args:
-        architecture: As typed after ``--arch``.
-        own: What the command has itself.
+    """Return the options of all architectures of flowcei and of the one that is named.
 
     Raises:
-        UsageError: For an unknown architecture, or an option that the command has for something else.
+        UsageError: For an unknown architecture, or one with an option among the command's `own`.
     """
     from flowcei.models.registry import ARCHITECTURES, find_architecture
 

@@ -103,16 +103,7 @@ class Survey:
 
 @dataclass(frozen=True)
 class SamplingRequest:
-    """What is asked of a model, checked once: the arguments of `Reconstructor.sample`.
-
-    Attributes:
-        n: Samples of each event.
-        seed: Of all random numbers.
-        noise: The detector's, such as ``"1%"``; None: what the events or the model say.
-        latent: ``"prior"``, or ``"training"`` for latents of the training set.
-        weigh: Whether to give the samples importance weights.
-        min_ess: Effective samples an event should have; above 0 it implies `weigh`.
-        budget: Samples drawn of one event, at the most; 100 n where None.
+    """What is asked of a model, checked once: see the arguments of `Reconstructor.sample`.
 
     Raises:
         UsageError: For n < 1, unknown latents, or weights of latents that have no density.

@@ -7,7 +7,7 @@ the KER and the ellipsoid of the other numbers of the condition.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -69,13 +69,7 @@ class TrainedRange:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers that `from_dict` reads."""
-        return {
-            "low": self.low,
-            "high": self.high,
-            "mean": self.mean.tolist(),
-            "precision": self.precision.tolist(),
-            "reach": self.reach,
-        }
+        return {field.name: np.asarray(getattr(self, field.name)).tolist() for field in fields(self)}
 
     @classmethod
     def from_dict(cls, table: object) -> TrainedRange:
