@@ -28,7 +28,7 @@ class ArchitectureCommand(click.Command):
                 first = click.Context(self, ctx.parent, ignore_unknown_options=True, allow_extra_args=True)
                 super().parse_args(first, list(args))
             pairs = pairwise(" ".join(args).replace("--arch=", "--arch ").split(" "))
-            named = dict(pairs).get("--arch", "cinn")
+            named = dict(pairs).get("--arch", (ctx.default_map or {}).get("arch", "cinn"))
             ctx.meta[_OPTIONS] = architecture_options(named, self.params)
         return super().parse_args(ctx, args)
 
@@ -41,7 +41,10 @@ class ArchitectureCommand(click.Command):
         formatter.write_text(f"Architectures: {', '.join(architecture_names())}.")
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        """Return its own options and those of architectures, once they are known."""
+        """Return its own options and those of architectures, once some are typed or in a configuration."""
+        config = ctx.default_map or {}
+        if _OPTIONS not in ctx.meta and config.keys() - {param.name for param in self.params}:
+            ctx.meta[_OPTIONS] = architecture_options(config.get("arch", "cinn"), self.params)
         return [*super().get_params(ctx), *ctx.meta.get(_OPTIONS, [])]
 
 
