@@ -330,7 +330,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(
 
 def test_gradients_of_an_earlier_phase_do_not_clip_a_later_one() -> None:
     """What rests in a phase has no share in the norm, or a resumed training would differ."""
-    model = _train("ae-cvae", schedule=Schedule(epochs=2, batch=50, clip=1e-3)).model
+    model = _train("ae-cvae", schedule=Schedule(epochs=2, batch=50, clip=1e-3)).network
     still = [p.grad for name, p in model.named_parameters() if name.startswith("position_")]
     moved = [p.grad for name, p in model.named_parameters() if not name.startswith("position_")]
     norms = [float(torch.stack([g.norm() for g in part if g is not None]).norm()) for part in (still, moved)]
