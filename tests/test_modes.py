@@ -64,7 +64,7 @@ def _mixture(noise: float, n: int) -> tuple[PosteriorSamples, np.ndarray]:
     # Relative to the first ion, where densities are per bohr^6.
     shift = np.kron(np.array([[-1.0, 1, 0], [-1, 0, 1]]), np.eye(3))
     normals = [
-        multivariate_normal(shift @ x.ravel(), shift @ c @ shift.T * 1.2)
+        multivariate_normal(shift @ x.ravel(), shift @ c @ shift.T * 2.0)
         for x, c in zip(places, covariance, strict=True)
     ]
     rng = np.random.default_rng(1)
