@@ -170,6 +170,21 @@ def test_units_of_xyz_files_are_told_or_asked(name: str, tmp_path: Path) -> None
     assert len(found.bonds) == len(rows) - 1
 
 
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_an_energy_in_the_comment_is_no_unit_of_length(name: str, tmp_path: Path) -> None:
+    """An angstrom file of a program that writes its energy in a.u. keeps its bonds, or is asked about."""
+    rows = STRUCTURES[name]
+    expected = Molecule.load(_xyz(tmp_path / "a.xyz", rows)).equilibrium
+    for comment in ("E = -510.2 a.u.", "energy -510.2 au", "converted from bohr to angstrom"):
+        read = Molecule.load(_xyz(tmp_path / "b.xyz", rows, 1.0, comment))
+        np.testing.assert_allclose(read.equilibrium, expected, atol=1e-9)
+    asked = _xyz(tmp_path / "c.xyz", rows, 1.0, "energy (a.u.): -510.2")
+    with pytest.raises(DataError, match=r"0\.[3-6]\d times .* in bohr: another unit.*state --length-unit"):
+        Molecule.load(asked)
+    with pytest.raises(DataError, match="in bohr: another unit"):  # what is stated is not believed either
+        Molecule.load(_xyz(tmp_path / "d.xyz", rows), unit="bohr")
+
+
 def test_molecules_that_come_apart_are_asked_about(tmp_path: Path) -> None:
     """One bond broken: still angstrom; all broken: it could be bohr, so somebody must say."""
     rows = STRUCTURES["ocs"]

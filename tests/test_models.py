@@ -244,7 +244,7 @@ def test_options_are_checked(name: str) -> None:
 def test_latents_of_the_training_set(name: str) -> None:
     """Refused before any are stored, used afterwards, and part of the weights."""
     model, (x, c) = _model(name), _data()
-    with pytest.raises(UsageError, match="no latents"):
+    with pytest.raises(UsageError, match="no latent samples"):
         model.sample(c, 2, latent="training", generator=np.random.default_rng(0))
     with torch.no_grad():
         model.remember(x, c)

@@ -55,7 +55,7 @@ def _timeless(records: list[EpochRecord]) -> list[EpochRecord]:
 
 
 def _assert_same(one: Reconstructor, two: Reconstructor) -> None:
-    tensors, expected = one.model.state_dict(), two.model.state_dict()
+    tensors, expected = one.network.state_dict(), two.network.state_dict()
     assert tensors.keys() == expected.keys()
     for name, tensor in tensors.items():
         assert torch.equal(tensor, expected[name]), name
@@ -137,7 +137,7 @@ def test_when_the_time_is_up_the_epochs_so_far_are_kept(
         except StoppedError as stop:
             kept.append(len(read_checkpoint(place).records))
             said.append(str(stop))
-    assert said == [f"the time is up: {n} of 5 epochs are kept" for n in kept]
+    assert said == [f"the time is up: {n} of 5 epochs are saved" for n in kept]
     assert kept == sorted(set(kept))
     assert len(kept) > 1
     _assert_same(model, expected)
@@ -200,8 +200,8 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """Return a checkpoint of two steps."""
     place = tmp_path_factory.mktemp("kept") / "c.safetensors"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flowcei.reconstruction.fitting._PILOT", 500)
-        patch.setattr("flowcei.reconstruction.fitting._VALIDATION", 200)
+        patch.setattr("flowcei.reconstruction.training_data.PILOT_EVENTS", 500)
+        patch.setattr("flowcei.reconstruction.training_data.VALIDATION_EVENTS", 200)
         _train("cinn", checkpoint=place, schedule=Schedule(epochs=1, batch=150))
     return read_checkpoint(place)
 
@@ -330,7 +330,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(
 
 def test_gradients_of_an_earlier_phase_do_not_clip_a_later_one() -> None:
     """What rests in a phase has no share in the norm, or a resumed training would differ."""
-    model = _train("ae-cvae", schedule=Schedule(epochs=2, batch=50, clip=1e-3)).model
+    model = _train("ae-cvae", schedule=Schedule(epochs=2, batch=50, clip=1e-3)).network
     still = [p.grad for name, p in model.named_parameters() if name.startswith("position_")]
     moved = [p.grad for name, p in model.named_parameters() if not name.startswith("position_")]
     norms = [float(torch.stack([g.norm() for g in part if g is not None]).norm()) for part in (still, moved)]

@@ -48,7 +48,7 @@ def test_an_interrupted_training_says_how_to_go_on(flow: Shell, monkeypatch: pyt
         _interrupt_after(patch, 2)
         assert flow(*LINE) == 5
     assert flow.err.splitlines()[-1] == (
-        "flowcei: error: interrupted: 2 of 4 epochs are kept; go on with: flowcei train --resume run"
+        "flowcei: error: interrupted: 2 of 4 epochs are saved; go on with: flowcei train --resume run"
     )
     assert names_in("run") == {"config.toml", "checkpoint.safetensors", "metrics.csv", "train.log"}
     assert len(pd.read_csv("run/metrics.csv")) == 2
@@ -80,7 +80,7 @@ def test_a_log_tells_what_was_done_and_when(flow: Shell, monkeypatch: pytest.Mon
 def test_time_that_is_up_ends_with_code_5(flow: Shell) -> None:
     """A limit below an epoch keeps nothing and says so; the run can still be resumed."""
     assert flow(*LINE, "--max-time", "0.000001s") == 5
-    assert "0 of 4 epochs are kept (--max-time is shorter than an epoch: give more)" in flow.err
+    assert "0 of 4 epochs are saved (--max-time is shorter than an epoch: give more)" in flow.err
     assert "flowcei train --resume run" in flow.err
     assert flow("train", "--resume", "run", "--max-time", "2h") == 0
     assert flow(*LINE[:-1], "whole") == 0

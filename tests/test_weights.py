@@ -248,7 +248,7 @@ def test_more_samples_are_drawn_where_few_count() -> None:
     x = events.positions - centre_of_mass(events.positions, events.molecule.masses)
     errors = [np.linalg.norm(s.mean() - x, axis=2).mean() for s in (plain, more)]
     assert errors[1] < 1.02 * errors[0]
-    with pytest.raises(UsageError, match="latents of the training set"):
+    with pytest.raises(UsageError, match="latent samples of the training events"):
         model.sample(events, 5, latent="training", weigh=True)
 
 

@@ -143,7 +143,7 @@ def _model_facts(file: Path) -> dict[str, Any]:
         else card.architecture,
         "parameters": f"{said.get('parameters', 0):,}",
         "Molecule": _Section(_molecule_texts(card, molecule)),
-        f"Chart: {chart['what']}, mean and deviation, {chart['unit']}": _Section(
+        f"Model coordinates: {chart['what']}, mean and deviation, {chart['unit']}": _Section(
             {name: f"{mean:9.4f} +- {scale:.4f}" for name, mean, scale in chart["coordinates"]}
         ),
         "Trained on": _Section(_training_texts(card)),
@@ -151,7 +151,7 @@ def _model_facts(file: Path) -> dict[str, Any]:
         "File": _Section(_file_texts(card)),
     }
     rest = {k: _words(v) for k, v in said.items() if k not in _SHOWN}
-    return facts | ({"Also said": _Section(rest)} if rest else {}) | {_RAW: _raw(card, chart)}
+    return facts | ({"Other entries": _Section(rest)} if rest else {}) | {_RAW: _raw(card, chart)}
 
 
 def _raw(card: ModelCard, chart: dict[str, Any]) -> dict[str, Any]:
@@ -161,17 +161,14 @@ def _raw(card: ModelCard, chart: dict[str, Any]) -> dict[str, Any]:
 
 def _chart(card: ModelCard, molecule: Molecule, tensors: dict[str, Tensor]) -> dict[str, Any]:
     """Return the coordinates that a model answers in: name, mean and deviation of each."""
-    from flowcei.frame.raw import RawFrame
-    from flowcei.frame.recoil import RecoilFrame
+    from flowcei.frame.kinds import frame_from_dict
 
-    table = card.frame.model_dump()
-    frame = (RawFrame if "fixed" in table else RecoilFrame).from_dict(table)
-    raw = isinstance(frame, RawFrame)
+    frame = frame_from_dict(card.frame.model_dump())
     means, scales = (tensors[f"chart.{part}"].flatten().tolist() for part in ("mean", "scale"))
     rows = zip(frame.names(molecule.labels), means, scales, strict=True)
     return {
-        "what": "columns of the file" if raw else "bonds in the recoil frame times KER",
-        "unit": "bohr" if raw else "bohr hartree",
+        "what": "bonds in the recoil frame times KER" if frame.invariant else "columns of the file",
+        "unit": "bohr hartree" if frame.invariant else "bohr",
         "coordinates": [list(row) for row in rows],
     }
 

@@ -19,7 +19,7 @@ from flowcei.cli.streams import show
 def refine(*, samples: Path, output: Path | None, keep_flagged: bool, overwrite: bool) -> None:
     """Start a search for an exact geometry from each of SAMPLES; write where it ended.
 
-    One row a sample: status (converged, stalled, left the prior), |dp| / |p| of its simulated
+    One row a sample: status (converged, did not converge, left the prior), |dp| / |p| of its simulated
     momenta, the same in units of the noise (chi squared), positions in bohr.
     Events that are flagged are left out, and counted, unless --keep-flagged.
 
@@ -44,7 +44,7 @@ def refine(*, samples: Path, output: Path | None, keep_flagged: bool, overwrite:
     with atomic_text(place, overwrite=overwrite) as file:
         write_table(refined_table(found, drawn), file, index=False, float_format="%.12g")
     for k, word in enumerate(STATUS):
-        show(f"{word:15s} {int((found.status == k).sum()):9d}  {(found.status == k).mean():6.1%}")
+        show(f"{word:16s} {int((found.status == k).sum()):9d}  {(found.status == k).mean():6.1%}")
     explained = int((found.status == 0).any(axis=1).sum())
     note(
         f"{explained} of {len(drawn)} events have a geometry that explains them exactly, {rate:.0f} starts/s"

@@ -206,7 +206,7 @@ def _structures(
 
     known = named_molecule(molecule, ions)
     positions = read_geometries(path, known, unit=ions["length_unit"])
-    about = f"the {len(positions)} structures of {path}; {described_ions(known)}; noise {noise}"
+    about = f"structures of {path}: {len(positions)}; {described_ions(known)}; noise {noise}"
     return _Source(
         known.name,
         about,

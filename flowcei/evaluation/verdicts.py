@@ -128,7 +128,7 @@ def check_coverage(coverage: Coverage, *, level: float = LEVEL) -> list[Verdict]
     """Judge the coverage of each quantity at all levels by the binomial distribution.
 
     Args:
-        coverage: As `flowcei.evaluation.ranks.run_coverage` returns it.
+        coverage: Of central intervals and regions of highest density.
         level: How often one of all quantities and levels of a right posterior fails.
 
     Example:
@@ -177,7 +177,7 @@ def check_tarp(ranks: Ranks, *, level: float = LEVEL) -> list[Verdict]:
         words = (
             f"too narrow or beside the truth (area {area:+.3f})" if z < 0 else f"too wide (area {area:+.3f})"
         )
-        text = words if abs(z) > _CLEAR else "wrong in shape, correlation or place"
+        text = words if abs(z) > _CLEAR else "wrong in shape, correlation or position"
         found.append(_of_ecdf("tarp", name, values, p, level, text))
     return found
 

@@ -48,7 +48,7 @@ def read_geometries(path: Path, molecule: Molecule, *, unit: str | None = None) 
     """
     check_readable(path)
     table = XyzTable(path)
-    check_end(path, "end it with an empty line")
+    check_end(path, "add a line end")
     first = list(islice(read_structures(path), _LOOK))
     factor = length_in_bohr(check_length_unit(first, unit, path))
     names, wanted = tuple(table.symbols), molecule.symbols

@@ -50,7 +50,7 @@ class Standardiser(nn.Module):
         if bool(constant.any()) or not bool(torch.isfinite(deviation).all()):
             name = names[int(constant.double().argmax())]
             msg = (
-                f"coordinate {name} of the chart is the same in all training events, so its density "
+                f"model coordinate {name} is the same in all training events, so its density "
                 "is unbounded; train with --noise above 0, or on data that vary there"
             )
             raise DataError(msg)

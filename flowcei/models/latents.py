@@ -66,7 +66,7 @@ class LatentStore(nn.Module):
             UsageError: For a model that was never trained.
         """
         if not len(self.mean):
-            msg = "no latents of a training set are saved in this model; use latent 'prior'"
+            msg = "this model has no latent samples of training events; use latent 'prior'"
             raise UsageError(msg)
         quantile = torch.special.ndtr(noise[..., -1])
         rows = (quantile * len(self.mean)).long().clamp_max(len(self.mean) - 1)

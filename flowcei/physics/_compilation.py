@@ -74,7 +74,7 @@ class _Implementation(CompileResultCacheImpl):
 @cache
 def _announce() -> None:
     """Say once in a process what is waited for."""
-    _log.info("compiling the simulator for this number of ions: some seconds, kept for the next time")
+    _log.info("compiling the simulator for this number of ions: some seconds, stored for the next run")
 
 
 class _KernelCache(FunctionCache):
@@ -100,7 +100,7 @@ class _KernelCache(FunctionCache):
         except OSError as error:
             self.disable()
             _log.warning(
-                "compiled code cannot be kept in %s (%s): every start will compile anew; "
+                "compiled code cannot be stored in %s (%s): every start will compile anew; "
                 "set FLOWCEI_CACHE_DIR to a folder that can be written",
                 self.cache_path,
                 error.strerror or error,

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["CONVERGED", "OUTSIDE", "STALLED", "STATUS", "TOLERANCE", "Refinement", "refine", "turned"]
 
 CONVERGED, STALLED, OUTSIDE = 0, 1, 2
-STATUS = ("converged", "stalled", "left the prior")
+STATUS = ("converged", "did not converge", "left the prior")
 """What became of a start: it explains the momenta; it ended where they are not explained; it
 explains them, but the prior excludes it."""
 

@@ -143,7 +143,12 @@ def _draw_pair(axes: Axes, spread: Spread, event: int | None, pair: tuple[int, i
     values = spread.values[:, :, pair]
     within = values - values.mean(axis=1, keepdims=True)
     each = np.einsum("enk,enl->ekl", within, within) / values.shape[1]
-    covariance = np.median(each, axis=0) if event is None else each[event]
+    if event is None:  # as the printed medians: of deviations and correlations, not of covariances
+        known = Covariation([spread.names[k] for k in pair], each, spread.ids)
+        typical = np.median(np.sqrt(np.diagonal(each, axis1=1, axis2=2)), axis=0)
+        covariance = np.nan_to_num(known.typical_correlation()) * typical * typical[:, None]
+    else:
+        covariance = each[event]
     dots = values.reshape(-1, 2) if event is None else values[event]
     step = max(1, len(dots) // _MAX_POINTS)
     axes.plot(*dots[::step].T, ".", ms=3, alpha=0.35, mew=0, color=COLOURS[0])

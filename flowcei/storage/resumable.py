@@ -233,7 +233,7 @@ def datasets_of(file: h5py.File) -> list[str]:
     No link is followed: what is behind one is not looked at, and its name is that of the link.
 
     Example:
-        >>> with h5py.File.in_memory() as file:
+        >>> with h5py.File("x", "w", driver="core", backing_store=False) as file:
         ...     file["a"], file["b/c"] = 1, 2
         ...     datasets_of(file)
         ['a', 'b/c']

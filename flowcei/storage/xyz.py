@@ -28,8 +28,11 @@ _BOND_STRETCH = 1.3
 Bonds of molecules at rest are 0.77 (N2) to 1.24 (F2) of it, so that in bohr, read as angstrom, they are
 1.46 and more (radii: B. Cordero et al., Dalton Trans. 2832 (2008), as ASE has them).
 """
+_BOND_SQUEEZE = 0.7
+"""Of the same sum: bonds at rest are longer; in angstrom, read as bohr, they are 0.66 and less."""
 _HEAVY = re.compile(r"^(\s*)([DT])(?=\s)")
-_UNIT = re.compile(r"\b(angstroms?|bohr|a\.u\.|au|atomic units)(?![\w.])|\u00c5", re.IGNORECASE)
+# A number before "au" makes it the unit of an energy or a charge: "E = -113.2 au".
+_UNIT = re.compile(r"\b(angstroms?|bohr|(?<!\d )(?:a\.u\.|au|atomic units))(?![\w.])|\u00c5", re.IGNORECASE)
 _PROPERTIES = re.compile(
     r'(?:^|\s)Properties="?((?:\w{1,40}:[SRIL]:[1-9])(?::\w{1,40}:[SRIL]:[1-9]){0,49})(?=["\s]|$)'
 )
@@ -95,37 +98,40 @@ def default_labels(symbols: Sequence[str]) -> tuple[str, ...]:
     return tuple(labels)
 
 
-def check_length_unit(structures: Sequence[Any], unit: str | None, path: Path) -> str:
+def check_length_unit(
+    structures: Sequence[Any], unit: str | None, path: Path, *, at_rest: bool = False
+) -> str:
     """Return the unit of the positions of an XYZ file.
 
     Args:
         structures: Those that it is told from.
         unit: What the user states, or None.
         path: The file.
+        at_rest: Whether nearest atoms are bonded, so that a unit is refused that squeezes them.
 
     Returns:
-        ``"angstrom"`` or ``"bohr"``: what is stated, else what the comment names, else angstrom
-        where the nearest atoms are then no farther apart than bonds are.
+        ``"angstrom"`` or ``"bohr"``: what is stated, else what the comment names, else angstrom,
+        where the nearest atoms are then as far apart as bonds are.
 
     Raises:
         DataError: Where the comment contradicts what is stated, or nothing tells the unit.
     """
     if unit is not None:
         length_in_bohr(unit)
-    match = _UNIT.search(structures[0].info.get("comment", ""))
-    named = "" if match is None else "angstrom" if match[0][:2].lower() in ("an", "\u00e5") else "bohr"
+    words = _UNIT.finditer(structures[0].info.get("comment", ""))
+    names = {"angstrom" if word[0][:2].lower() in ("an", "\u00e5") else "bohr" for word in words}
+    named = names.pop() if len(names) == 1 else ""  # "from bohr to angstrom" names neither
     if unit is not None and named and unit != named:
         raise DataError(f"its comment says {named}, you say {unit}; correct the one that is wrong", path=path)
-    if unit is not None or named:
-        return unit or named
-    ratios = [_nearest(atoms) for atoms in structures]
-    if float(np.median(ratios)) < _BOND_STRETCH:
-        return "angstrom"
-    what = (
-        f"the nearest atoms are {np.median(ratios):.2f} times as far apart as bonded ones if positions are "
-        "in angstrom: they are in bohr, or the molecule has come apart; state --length-unit bohr or angstrom"
-    )
-    raise DataError(what, path=path)
+    chosen = unit or named or "angstrom"
+    apart = float(np.median([_nearest(atoms) for atoms in structures])) * length_in_bohr(chosen) / ANGSTROM
+    too_near = apart < _BOND_SQUEEZE and (at_rest or not unit)
+    if not too_near and (unit or named or apart < _BOND_STRETCH):
+        return chosen
+    why = "another unit, or no molecule" if too_near else "they are in bohr, or the molecule has come apart"
+    what = f"nearest atoms are {apart:.2f} times as far apart as bonded ones if positions are in {chosen}"
+    todo = "state --length-unit bohr or angstrom, or write that word in the comment line"
+    raise DataError(f"the {what}: {why}; {todo}", path=path)
 
 
 def _nearest(atoms: Any) -> float:  # noqa: ANN401
@@ -155,8 +161,8 @@ def molecule_table(path: Path, unit: str | None = None) -> dict[str, Any]:
     atoms = next(read_structures(path), None)
     if atoms is None:
         raise DataError("is not an XYZ file: it holds no atoms", path=path)
-    check_end(path, "end it with an empty line")
-    unit = check_length_unit([atoms], unit, path)
+    check_end(path, "add a line end")
+    unit = check_length_unit([atoms], unit, path, at_rest=True)
     x = atoms.get_positions() * length_in_bohr(unit)
     reach = _BOND_STRETCH * covalent_radii[atoms.numbers] * ANGSTROM
     gaps = np.linalg.norm(x[:, None] - x[None], axis=-1)

@@ -271,7 +271,7 @@ class _Run:
     def _stop_in_time(self) -> None:
         limit = self._keeping.max_seconds
         if limit is not None and time.perf_counter() - self._began >= limit:
-            msg = f"the time is up: {len(self.records)} of {self._schedule.epochs} epochs are kept"
+            msg = f"the time is up: {len(self.records)} of {self._schedule.epochs} epochs are saved"
             raise StoppedError(msg)
 
     def _keep(self, phase: _Phase) -> None:
@@ -289,7 +289,7 @@ class _Run:
             random=random_state(self._device),
         )
         write_checkpoint(state, self._keeping.path)
-        _log.debug("epoch %d kept in %s", len(self.records), self._keeping.path)
+        _log.debug("epoch %d saved in %s", len(self.records), self._keeping.path)
 
     def _go_on(self, phase: _Phase, begun: Checkpoint) -> None:
         """Put everything into the state of a checkpoint."""
