@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from flowcei.events.simulation import simulate
-from flowcei.reconstruction import fitting
+from flowcei.reconstruction import fitting, training_data
 from flowcei.reconstruction.loading import load
 from flowcei.training.loop import Schedule
 
@@ -37,8 +37,8 @@ SMALL = {
 def quick_fitting() -> Iterator[None]:
     """Make pilot and validation sets small while it is in use."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitting, "_PILOT", 1500)
-        patch.setattr(fitting, "_VALIDATION", 500)
+        patch.setattr(training_data, "PILOT_EVENTS", 1500)
+        patch.setattr(training_data, "VALIDATION_EVENTS", 500)
         yield
 
 
@@ -51,8 +51,8 @@ def tiny() -> Iterator[Callable[[str, str], Reconstructor]]:
         key = (architecture, molecule)
         if key not in made:
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(fitting, "_PILOT", 1500)
-                patch.setattr(fitting, "_VALIDATION", 500)
+                patch.setattr(training_data, "PILOT_EVENTS", 1500)
+                patch.setattr(training_data, "VALIDATION_EVENTS", 500)
                 made[key] = fitting.train(
                     architecture,
                     molecule=molecule,

@@ -19,7 +19,15 @@ import flowcei
 from flowcei.cli.main import main
 from flowcei.errors import DataError, UsageError
 from flowcei.evaluation.calibration import calibrate
-from flowcei.evaluation.ranks import HPD, Coverage, Ranks, run_coverage, run_resimulation, run_sbc, run_tarp
+from flowcei.evaluation.ranks import (
+    HPD,
+    Coverage,
+    Ranks,
+    highest_density,
+    run_resimulation,
+    run_sbc,
+    run_tarp,
+)
 from flowcei.evaluation.regions import check_regions, regions_of, regions_table
 from flowcei.evaluation.verdicts import (
     Verdict,
@@ -91,14 +99,8 @@ class _Gaussian:
 
     def verdicts(self, weights: NDArray | None = None) -> dict[str, list[Verdict]]:
         names = ["x", "y", "z"]
-        coverage = run_coverage(
-            self.samples,
-            self.truth,
-            weights=weights,
-            log_prob=self.log_prob,
-            truth_log_prob=self.truth_log_prob,
-            names=names,
-        )
+        central = run_sbc(self.samples, self.truth, weights=weights, names=names)
+        coverage = Coverage.of(central, highest_density(self.log_prob, self.truth_log_prob, weights=weights))
         chi2 = run_resimulation(self.chi2, self.truth_chi2, weights=weights)
         return {
             "sbc": check_sbc(run_sbc(self.samples, self.truth, weights=weights, names=names)),
@@ -140,7 +142,7 @@ def test_a_wrong_width_fails_every_check_by_its_name(wrong: dict[str, float], wo
 def test_a_narrow_posterior_covers_what_the_normal_distribution_says() -> None:
     """Coverage of central intervals of 0.7 of the deviation: closed form, within 4 deviations."""
     case = _Gaussian.of(5, events=4000, width=0.7)
-    held = run_coverage(case.samples, case.truth)
+    held = Coverage.of(run_sbc(case.samples, case.truth), None)
     wanted = 2 * norm.cdf(0.7 * norm.ppf(0.5 + np.asarray(held.levels) / 2)) - 1
     bound = 4 * np.sqrt(wanted * (1 - wanted) / 4000) + 0.01  # intervals of 100 samples are coarse
     assert (np.abs(held.share - wanted[:, None]) < bound[:, None]).all()
@@ -224,8 +226,6 @@ def test_bad_arrays_are_refused(change: dict, words: str) -> None:
     given = {"samples": np.zeros((4, 5, 2)), "truth": np.zeros((4, 2))} | change
     with pytest.raises(UsageError, match=words):
         run_sbc(given.pop("samples"), given.pop("truth"), **given)
-    with pytest.raises(UsageError, match="both"):
-        run_coverage(np.zeros((4, 5, 2)), np.zeros((4, 2)), log_prob=np.zeros((4, 5)))
     with pytest.raises(UsageError, match="no ranks"):
         check_sbc(Ranks(("x",), np.empty((0, 1))))
 

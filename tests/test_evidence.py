@@ -19,7 +19,7 @@ from flowcei.experiment.detector import Noise, rms_component
 from flowcei.posterior.hdf import arrays_of
 from flowcei.posterior.unfinished import Quality
 from flowcei.posterior.weights import scaled_evidence
-from flowcei.reconstruction.sampling import Sampling
+from flowcei.reconstruction.sampling import SamplingRequest
 
 OCS = flowcei.Molecule.load("ocs")
 EVENTS, SAMPLES = 100, 60
@@ -163,8 +163,8 @@ def test_flags_and_p_values_reach_every_file(
     flagged = np.array(["evidence" in names for names in drawn.flag_names])
     assert flagged.sum() > 10
     np.testing.assert_array_equal(flagged, p < 1e-6)
-    asked = Sampling(flowcei.load(), 30, 1, weigh=True)
-    expected = asked.judged(Quality.of(arrays_of(drawn), OCS))[0].evidence_p
+    request = SamplingRequest(30, 1, weigh=True)
+    expected = flowcei.load().judge(Quality.of(arrays_of(drawn), OCS), request)[0].evidence_p
     np.testing.assert_array_equal(p, expected)
     assert flow("spread", "a.h5") in {0, 3}
     assert "evidence" in flow.err

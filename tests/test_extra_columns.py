@@ -22,7 +22,7 @@ from flowcei.events.source import Reading, open_events
 from flowcei.posterior.tables import modes_table
 from flowcei.posterior.text import samples_table
 from flowcei.posterior.unfinished import sample_to_file
-from flowcei.reconstruction.sampling import Sampling, Survey
+from flowcei.reconstruction.sampling import SamplingRequest, Survey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -296,19 +296,19 @@ def test_what_was_stopped_goes_on_with_its_columns(
     """The unfinished file holds them; events with other delays are other events."""
     monkeypatch.setattr(flowcei.reconstruction.sampling, "ROWS", 20)
     events = _events(delay=DELAY, stamp=SHOT)
-    asked = Sampling(tiny_cinn, 5, 1, "1%")
+    asked = SamplingRequest(5, 1, "1%")
 
     def begin(start: int) -> Iterator[PosteriorSamples]:
-        yield next(asked.blocks(events, start))
+        yield next(tiny_cinn.blocks(events, asked, start))
         raise KeyboardInterrupt
 
     survey = Survey.of([events])
-    request = asked.request() | {"events": B, "momenta": survey.digest}
+    request = tiny_cinn.describe(asked) | {"events": B, "momenta": survey.digest}
     for ending in ("h5", "csv"):
         path = tmp_path / f"s.{ending}"
         with pytest.raises(StoppedError, match="4 of 12"):
             sample_to_file(begin, path, request)
-        sample_to_file(lambda start: asked.blocks(events, start), path, request, resume=True)
+        sample_to_file(lambda start: tiny_cinn.blocks(events, asked, start), path, request, resume=True)
     samples = flowcei.read_samples(tmp_path / "s.h5")
     assert (samples.columns["stamp"] == SHOT).all()
     np.testing.assert_array_equal(samples.columns["delay"], DELAY)
@@ -317,7 +317,7 @@ def test_what_was_stopped_goes_on_with_its_columns(
     assert Survey.of([events[:5], events[5:]]) == survey
     assert Survey.of([_events(delay=DELAY + 1, stamp=SHOT)]) != survey
     with pytest.raises(DataError, match="column 'delay'"):
-        list(asked.blocks([_events()[:3], events]))
+        list(tiny_cinn.blocks([_events()[:3], events], asked))
 
 
 @pytest.mark.parametrize("name", ["(no name", "(no name 2)", "(row number)"])

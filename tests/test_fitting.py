@@ -16,9 +16,10 @@ from flowcei.events.simulation import Simulator, simulate
 from flowcei.experiment.detector import NOISE_FLOOR, Noise, rms_component
 from flowcei.molecules.molecule import Molecule
 from flowcei.physics.priors import build_prior
-from flowcei.reconstruction.fitting import _FreshSource, train
+from flowcei.reconstruction.fitting import train
 from flowcei.reconstruction.model import Reconstructor
 from flowcei.reconstruction.recorded import DEFAULT_NOISE, RecordedSource, split_rows
+from flowcei.reconstruction.training_data import FreshSource
 from flowcei.training.loop import Schedule
 
 ONCE = Schedule(epochs=1, batch=100)
@@ -31,9 +32,9 @@ def _train(data: Events | None = None, **rest: object) -> Reconstructor:
     return train("cinn", data=data, options=SMALL, schedule=ONCE, **({"seed": 4} | rest))
 
 
-def _source(seed: int = 1) -> _FreshSource:
+def _source(seed: int = 1) -> FreshSource:
     ocs = Molecule.load("ocs")
-    return _FreshSource(Simulator(ocs, build_prior(ocs), Noise(0.01, 0.01), seed), 200)
+    return FreshSource(Simulator(ocs, build_prior(ocs), Noise(0.01, 0.01), seed), 200)
 
 
 def _rows(events: Events) -> set[bytes]:
@@ -175,7 +176,7 @@ def test_a_seed_repeats_a_model_and_touches_no_global_generator() -> None:
     one, two, other = (_train(events_per_epoch=300, seed=s) for s in (5, 5, 6))
     assert torch.equal(before, torch.get_rng_state())
     assert np.array_equal(legacy, np.random.get_state()[1])
-    weights = [torch.cat([t.flatten() for t in m.model.state_dict().values()]) for m in (one, two, other)]
+    weights = [torch.cat([t.flatten() for t in m.network.state_dict().values()]) for m in (one, two, other)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
     assert one.card["validation_loss"] == two.card["validation_loss"]
@@ -183,7 +184,7 @@ def test_a_seed_repeats_a_model_and_touches_no_global_generator() -> None:
 
 def test_latents_of_the_training_set_are_kept() -> None:
     """As many as there are events, up to the bound; finite and near standard normal."""
-    latents = _train(simulate("ocs", 300, seed=1)).model.state_dict()["latents.mean"]
+    latents = _train(simulate("ocs", 300, seed=1)).network.state_dict()["latents.mean"]
     assert latents.shape == (240, 6)
     assert torch.isfinite(latents).all()
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.spatial.transform import Rotation
 
-from flowcei.frame.recoil import FramedEvents, RecoilFrame
+from flowcei.frame.interface import FramedEvents
+from flowcei.frame.recoil import RecoilFrame
 from flowcei.molecules.molecule import Molecule
 
 CO = {

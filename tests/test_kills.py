@@ -16,7 +16,7 @@ from runfolders import FINISHED, LINE, TINY, assert_same_runs, names_in
 from shell import Shell
 
 from flowcei.cli import runfolder
-from flowcei.reconstruction import fitting
+from flowcei.reconstruction import training_data
 
 HERE = Path(__file__).parent
 
@@ -40,9 +40,9 @@ def _start(*words: str, script: str | None = None, cwd: Path) -> subprocess.Pope
 
 SIGNALLED = """
 import os, signal, sys
-from flowcei.reconstruction import fitting
+from flowcei.reconstruction import training_data
 from flowcei.cli import main, runfolder
-fitting._PILOT, fitting._VALIDATION = 1500, 500
+training_data.PILOT_EVENTS, training_data.VALIDATION_EVENTS = 1500, 500
 write = runfolder.RunFolder.write_metrics
 def stop(self, records):
     write(self, records)
@@ -86,8 +86,8 @@ def test_three_processes_are_killed_and_the_training_is_the_same(
     flow: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SIGKILL once the folder is there, once a checkpoint is, and once some epochs are."""
-    for name, size in (("_PILOT", 20_000), ("_VALIDATION", 10_000)):  # as in another process
-        monkeypatch.setattr(fitting, name, size)
+    for name, size in (("PILOT_EVENTS", 20_000), ("VALIDATION_EVENTS", 10_000)):  # as in another process
+        monkeypatch.setattr(training_data, name, size)
     line = ["train", *TINY, "--epochs", "10", "--events", "400", "-o"]
     for k, sign in enumerate(("config.toml", "checkpoint.safetensors", "metrics.csv")):
         child = _start(*([*line, "run"] if k == 0 else ["train", "--resume", "run"]), cwd=tmp_path)

@@ -60,7 +60,7 @@ def test_a_model_returns_from_its_file(
     model = tiny(architecture, "ocs")
     model.save(tmp_path / NAME)
     again = load(tmp_path / NAME)
-    for latent in ("prior", "training") if model.model.has_latent else ("prior",):
+    for latent in ("prior", "training") if model.network.has_latent else ("prior",):
         one = model.sample(ocs_events, 6, latent=latent, seed=1)
         two = again.sample(ocs_events, 6, latent=latent, seed=1)
         assert np.array_equal(one.positions, two.positions)
@@ -72,7 +72,7 @@ def test_a_model_returns_from_its_file(
     assert again.frame == model.frame
     assert again.noise == model.noise
     assert again.molecule.same_ions(model.molecule)
-    assert not again.model.training
+    assert not again.network.training
 
 
 @pytest.mark.parametrize("molecule", ["co2", "ch4", "chbrclf"])
@@ -309,12 +309,12 @@ def test_what_a_model_is_called_may_be_odd_but_prints(tiny_cinn: Reconstructor, 
 def test_what_could_not_be_read_again_is_not_written(tiny_cinn: Reconstructor, tmp_path: Path) -> None:
     """A description too large or too deep and weights of another type: refused, and no file left."""
     deep: dict[str, Any] = {}
-    for _ in range(40):
+    for _ in range(150):
         deep = {"a": deep}
     for extra in ({"deep": deep}, {"long": [0.0] * 1_000_001}, {"seed": "one"}, {"huge": 1e60}):
         with pytest.raises(UsageError, match="cannot be stored"):
             replace(tiny_cinn, card=tiny_cinn.card | extra).save(tmp_path / NAME)
-    half = replace(tiny_cinn, model=deepcopy(tiny_cinn.model).half())
+    half = replace(tiny_cinn, network=deepcopy(tiny_cinn.network).half())
     with pytest.raises(UsageError, match="float16 cannot be stored"):
         half.save(tmp_path / NAME)
     assert not list(tmp_path.iterdir())

@@ -14,7 +14,7 @@ import torch
 
 import flowcei
 from flowcei.errors import DataError, UsageError
-from flowcei.models.registry import build_model
+from flowcei.models.registry import ARCHITECTURES, build_model
 from flowcei.molecules.molecule import Molecule
 from flowcei.physics.priors import GeometryPrior, build_prior
 from flowcei.reconstruction.fitting import train
@@ -150,10 +150,10 @@ def test_an_architecture_of_someone_else_trains_and_loads(tmp_path: Path) -> Non
     model = _train("masked", options=options)
     model.save(tmp_path / "m.safetensors")
     again = flowcei.load(tmp_path / "m.safetensors")
-    assert again.model.options.to_dict() == options
-    for name, tensor in model.model.state_dict().items():
-        assert torch.equal(again.model.state_dict()[name], tensor)
-        assert again.model.state_dict()[name].dtype == tensor.dtype
+    assert again.network.options.to_dict() == options
+    for name, tensor in model.network.state_dict().items():
+        assert torch.equal(again.network.state_dict()[name], tensor)
+        assert again.network.state_dict()[name].dtype == tensor.dtype
     events = flowcei.simulate("ocs", 5, noise="1%", seed=2)
     np.testing.assert_array_equal(
         again.sample(events, 2, seed=1).positions, model.sample(events, 2, seed=1).positions
@@ -242,7 +242,7 @@ def test_its_options_are_options_of_the_command(
     assert all(option in shell.out for option in ("--rounds", "--share", "--shifted", "[round|square]"))
     words = ["--events", "200", "--epochs", "2", "--seed", "1", "--rounds", "700", "--shifted", "false"]
     assert shell("train", "--arch=masked", *words, "-o", "r") == 0, shell.err
-    assert flowcei.load("r").model.options.to_dict() == {
+    assert flowcei.load("r").network.options.to_dict() == {
         "rounds": 700,
         "share": 0.5,
         "shifted": False,
@@ -253,4 +253,29 @@ def test_its_options_are_options_of_the_command(
     stop = ["--max-time", "0.000001s"]
     assert shell("train", "--arch=masked", *words, *stop, "-o", "t") == 5, shell.err
     assert shell("train", "--resume", "t") == 0, shell.err
-    assert flowcei.load("t").model.options.to_dict()["rounds"] == 700
+    assert flowcei.load("t").network.options.to_dict()["rounds"] == 700
+
+
+@pytest.mark.usefixtures("package")
+def test_a_new_architecture_is_one_file_and_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """In the registry it is trained, saved and loaded, and its options are those of the command."""
+    kind = importlib.import_module(MODULE).Masked
+    shell = Shell(monkeypatch, capsys)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(kind, "architecture", "own")
+    monkeypatch.setitem(ARCHITECTURES, "own", kind)
+    assert shell("train", "--help") == 0
+    assert "--rounds INTEGER" in shell.out
+    assert "mlp, solver" in shell.out
+    assert "own" in shell.out
+    words = ["--events", "200", "--epochs", "1", "--seed", "1", "--rounds", "7", "--shape=square"]
+    assert shell("train", "--arch", "own", *words, "-o", "r") == 0, shell.err
+    options = flowcei.load("r").network.options.to_dict()
+    assert options == {"rounds": 7, "share": 0.5, "shifted": True, "shape": "square"}
+    assert shell("train", "--arch", "own", "--rounds", "7", "--data", "no.csv") == 2
+    assert "no.csv" in shell.err
+    assert shell("train", "--arch", "cvae", "--rounds", "7") == 2
+    assert "architecture 'cvae' has no option 'rounds'" in shell.err
+    assert shell("train", "--arch", "own", "--shape", "flat") == 2

@@ -79,7 +79,7 @@ def test_samples_are_centred_and_have_their_shapes(tiny: Tiny, architecture: str
     assert samples.positions.dtype == np.float32
     centre = np.einsum("k,enkx->enx", model.molecule.masses / model.molecule.masses.sum(), samples.positions)
     assert np.abs(centre).max() < 1e-5
-    assert (samples.log_prob is not None) == model.model.has_density
+    assert (samples.log_prob is not None) == model.network.has_density
     assert np.array_equal(samples.ids, np.arange(12))
     assert samples.origin["seed"] == 1
     assert samples.origin["architecture"] == architecture
@@ -212,7 +212,7 @@ def test_reconstruction_never_encodes(
     def forbidden(*_: object) -> None:
         pytest.fail("the encoder was used to reconstruct an event")
 
-    monkeypatch.setattr(model.model, "encode", forbidden)
+    monkeypatch.setattr(model.network, "encode", forbidden)
     for latent in ("prior", "training"):
         model.sample(ocs_events, 3, latent=latent, seed=1)
 

@@ -55,7 +55,7 @@ def _timeless(records: list[EpochRecord]) -> list[EpochRecord]:
 
 
 def _assert_same(one: Reconstructor, two: Reconstructor) -> None:
-    tensors, expected = one.model.state_dict(), two.model.state_dict()
+    tensors, expected = one.network.state_dict(), two.network.state_dict()
     assert tensors.keys() == expected.keys()
     for name, tensor in tensors.items():
         assert torch.equal(tensor, expected[name]), name
@@ -200,8 +200,8 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """Return a checkpoint of two steps."""
     place = tmp_path_factory.mktemp("kept") / "c.safetensors"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flowcei.reconstruction.fitting._PILOT", 500)
-        patch.setattr("flowcei.reconstruction.fitting._VALIDATION", 200)
+        patch.setattr("flowcei.reconstruction.training_data.PILOT_EVENTS", 500)
+        patch.setattr("flowcei.reconstruction.training_data.VALIDATION_EVENTS", 200)
         _train("cinn", checkpoint=place, schedule=Schedule(epochs=1, batch=150))
     return read_checkpoint(place)
 
@@ -251,7 +251,7 @@ def test_what_pickles_is_refused(tmp_path: Path, kept: Checkpoint) -> None:
         {"records": {"epoch": 1.0}},
         {"records": {"phase": 0}},
         {"records": {"phase": 3}},
-        {"records": {"validation_loss": 1}},
+        {"records": {"validation_loss": None}},
         {"records": {"seconds": "long"}},
     ],
 )
@@ -330,7 +330,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(
 
 def test_gradients_of_an_earlier_phase_do_not_clip_a_later_one() -> None:
     """What rests in a phase has no share in the norm, or a resumed training would differ."""
-    model = _train("ae-cvae", schedule=Schedule(epochs=2, batch=50, clip=1e-3)).model
+    model = _train("ae-cvae", schedule=Schedule(epochs=2, batch=50, clip=1e-3)).network
     still = [p.grad for name, p in model.named_parameters() if name.startswith("position_")]
     moved = [p.grad for name, p in model.named_parameters() if not name.startswith("position_")]
     norms = [float(torch.stack([g.norm() for g in part if g is not None]).norm()) for part in (still, moved)]

@@ -23,7 +23,8 @@ import flowcei.reconstruction.sampling
 from flowcei.errors import DataError, FlowceiError, StoppedError, UsageError
 from flowcei.posterior.hdf import arrays_of
 from flowcei.posterior.unfinished import sample_to_file
-from flowcei.reconstruction.sampling import Sampling, Survey
+from flowcei.reconstruction import model
+from flowcei.reconstruction.sampling import SamplingRequest, Survey
 from flowcei.storage.creation import atomic_write
 from flowcei.storage.resumable import PreallocatedFile, preallocate, unfinished_seed
 
@@ -75,18 +76,18 @@ def _words(output: str, *more: str, seed: str | None = "1") -> list[str]:
 @contextlib.contextmanager
 def _stopped_after(blocks: int, how: Callable[[], None]) -> Iterator[None]:
     """Do something to the process when it has drawn some blocks."""
-    drawn = Sampling._block
+    drawn = model.by_request
     done = 0
 
-    def counted(self: Sampling, *given: Any) -> PosteriorSamples:
+    def counted(*given: Any) -> PosteriorSamples:
         nonlocal done
         if done == blocks:
             how()
         done += 1
-        return drawn(self, *given)
+        return drawn(*given)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Sampling, "_block", counted)
+        patch.setattr(model, "by_request", counted)
         yield
 
 
@@ -250,35 +251,37 @@ def test_what_differs_is_refused_by_name(flow: Shell) -> None:
 def test_events_that_change_on_the_way_are_refused(tiny_cinn: Reconstructor, tmp_path: Path) -> None:
     """More or fewer than were counted: DataError, and no file of its name."""
     events = flowcei.simulate("ocs", 12, noise="1%", seed=1)
-    asked, path = Sampling(tiny_cinn, DRAWS, 1), tmp_path / "a.h5"
+    asked, path = SamplingRequest(DRAWS, 1), tmp_path / "a.h5"
     for count in (9, 10, 14, 20):
-        request = asked.request() | {"events": count, "momenta": Survey.of([events]).digest}
+        request = tiny_cinn.describe(asked) | {"events": count, "momenta": Survey.of([events]).digest}
         with pytest.raises(DataError, match=r"changed while they were sampled|has no room"):
-            sample_to_file(lambda start: asked.blocks(events, start), path, request, overwrite=True)
+            sample_to_file(
+                lambda start: tiny_cinn.blocks(events, asked, start), path, request, overwrite=True
+            )
         assert not path.exists()
 
 
 def test_the_seed_is_that_of_the_unfinished(tiny_cinn: Reconstructor, tmp_path: Path) -> None:
     """None where there is nothing; and a stream that stops says so in Python too."""
     events, path = flowcei.simulate("ocs", 12, noise="1%", seed=1), tmp_path / "a.h5"
-    asked = Sampling(tiny_cinn, DRAWS, 77)
-    request = asked.request() | {"events": 12, "momenta": ""}
+    asked = SamplingRequest(DRAWS, 77)
+    request = tiny_cinn.describe(asked) | {"events": 12, "momenta": ""}
     assert unfinished_seed(path) is None
 
     def stop(_: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(StoppedError, match="after 5 of 12"):
-        sample_to_file(lambda start: asked.blocks(events, start), path, request, on_block=stop)
+        sample_to_file(lambda start: tiny_cinn.blocks(events, asked, start), path, request, on_block=stop)
     assert unfinished_seed(path) == 77
     told: list[int] = []
     quality = sample_to_file(
-        lambda start: asked.blocks(events, start), path, request, resume=True, on_block=told.append
+        lambda start: tiny_cinn.blocks(events, asked, start), path, request, resume=True, on_block=told.append
     )
     assert told == [5, 5, 2]
     assert np.array_equal(quality.ids, np.arange(12))
     with pytest.raises(UsageError, match="exists"):
-        sample_to_file(lambda start: asked.blocks(events, start), path, request, resume=True)
+        sample_to_file(lambda start: tiny_cinn.blocks(events, asked, start), path, request, resume=True)
 
 
 def _laid_out(path: Path, shape: tuple[int, ...], blocks: int) -> None:

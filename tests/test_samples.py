@@ -265,3 +265,19 @@ def test_files_of_another_kind_are_refused(tmp_path: Path) -> None:
             read_samples(tmp_path / name)
     with pytest.raises(UsageError, match=r"none\.h5"):
         read_samples(tmp_path / "none.h5")
+
+
+def test_what_there_is_is_said_in_a_line() -> None:
+    """As a notebook shows it: no arrays, but how many, of what, and how many not to trust."""
+    events, model = flowcei.simulate("ocs", 6, noise="1%", seed=1), flowcei.load()
+    wrong = replace(events, momenta=events.momenta * np.where(np.arange(6) < 2, 3.0, 1.0)[:, None, None])
+    assert (
+        repr(replace(events, columns={"delay": np.arange(6.0)}))
+        == "Events: 6 of ocs, positions, noise, delay"
+    )
+    assert repr(flowcei.Events("ocs", events.momenta)) == "Events: 6 of ocs"
+    assert repr(model) == "Reconstructor: cinn of ocs, prior equilibrium, noise 0.1%..5%"
+    assert repr(flowcei.Molecule.load("h2o")).startswith("Molecule: h2o (o +1 h1 +1 h2 +1), priors ")
+    drawn = model.sample(wrong, 20, seed=1)
+    assert repr(drawn) == "PosteriorSamples: 6 events x 20 samples of ocs, 2 flagged"
+    assert repr(drawn.weigh()).startswith("PosteriorSamples: 6 events x 20 samples of ocs, weighed")

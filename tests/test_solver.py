@@ -12,7 +12,6 @@ from scipy.optimize import least_squares
 from flowcei.errors import UsageError
 from flowcei.events.simulation import simulate
 from flowcei.frame.recoil import RecoilFrame
-from flowcei.frame.resimulation import Resimulation
 from flowcei.frame.standardiser import Standardiser
 from flowcei.molecules.molecule import Molecule
 from flowcei.physics.leastsquares import levenberg_marquardt
@@ -82,7 +81,7 @@ def test_a_true_geometry_explains_its_event(name: str) -> None:
     assert events.positions is not None
     x = frame.to_chart(torch.from_numpy(events.positions)[:, None], framed)[:, 0]
     chart.mean, chart.scale = 0.1 * torch.ones(frame.width).double(), 0.3 * torch.ones(frame.width).double()
-    forward = Resimulation(molecule, frame, chart, condition)
+    forward = frame.simulator(molecule, chart, condition)
     u, c = ((x - chart.mean) / chart.scale).numpy(), framed.condition.numpy()
     assert np.abs(forward.residual(u, c)).max() < 1e-8
     found, h = forward.jacobian(u, c), 1e-4

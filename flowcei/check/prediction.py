@@ -86,7 +86,7 @@ def noise_of_run(events: Events, noise: str | Noise | None) -> RunNoise:
     ones = np.ones(3)
     rms = rms_component(events.momenta)
     if noise is not None:
-        asked = noise if isinstance(noise, Noise) else Noise.parse(noise)
+        asked = Noise.parse(noise)
         if asked.low != asked.high:
             msg = f"noise {asked} is a range; the run is compared with one level"
             raise UsageError(msg)

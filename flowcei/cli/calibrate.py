@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -12,7 +11,9 @@ import click
 from flowcei.cli.options import (
     InputFile,
     device_option,
+    folder_option,
     fresh_folder,
+    judging_seed_option,
     keep_flagged_option,
     latent_option,
     noise_option,
@@ -21,10 +22,12 @@ from flowcei.cli.options import (
     refuse_full_folder,
     warn,
 )
-from flowcei.cli.reading import drift_option, read_noted
+from flowcei.cli.reading import drift_option
 from flowcei.cli.streams import show
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from flowcei.evaluation.calibration import Calibration
     from flowcei.events.container import Events
     from flowcei.models.interface import Latent
@@ -50,15 +53,8 @@ _TITLES = {
 @noise_option
 @latent_option
 @click.option("--weigh", is_flag=True, help="Judge the samples with their importance weights.")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    default=Path("calibration"),
-    show_default=True,
-    help="Folder.",
-)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the samples.")
+@folder_option("calibration")
+@judging_seed_option
 @click.option("--strict", is_flag=True, help="End with exit code 1 where a check fails.")
 @click.option("--json", "as_json", is_flag=True, help="Print all as JSON, and write calibration.json.")
 @keep_flagged_option
@@ -93,21 +89,15 @@ def calibrate(
     Example: flowcei calibrate bundled --data test.h5
     """
     from flowcei.cli.progress import Progress
-    from flowcei.cli.runs import find_model, load_named, trusted_events
+    from flowcei.cli.runs import find_model, load_named, show_json, show_left_out, unseen_events
 
     find_model(model)  # before torch, which takes seconds
     refuse_full_folder(output, overwrite=overwrite)
     from flowcei.evaluation.calibration import calibrate as run
-    from flowcei.evaluation.comparison import unseen
-    from flowcei.storage.creation import atomic_text
 
     name, loaded = load_named(model, device)
-    whole = read_noted(data, loaded.molecule)
-    events = unseen(loaded, whole)
-    if len(events) < len(whole):
-        note(f"{name} was trained on {data}: only its {len(events)} test events are used")
+    events, left_out = unseen_events({name: loaded}, data, noise, drift, keep_flagged=keep_flagged)
     _note_other_prior(loaded, events)
-    events, left_out = trusted_events([loaded], events, noise, drift, keep_flagged=keep_flagged)
     with Progress(len(events), "events") as progress:
         found = run(
             loaded,
@@ -125,14 +115,10 @@ def calibrate(
     about = {"model": name, "data": str(data), "events": len(events), "samples": count, "seed": seed}
     if as_json:
         about |= {"left_out": left_out, "noise": noise, "latent": latent, "weighed": weigh}
-        text = json.dumps(about | found.to_dict(), indent=1, allow_nan=False)
-        with atomic_text(folder / "calibration.json", overwrite=overwrite) as file:
-            file.write(text + "\n")
-        show(text)
+        show_json(about | found.to_dict(), folder / "calibration.json", overwrite=overwrite)
     else:
         show(f"{name}: {len(events)} events of {data}, {count} samples each, seed {seed}")
-        if any(left_out.values()):
-            show(f"left out: {left_out['unusable']} that cannot be used, {left_out['flagged']} flagged")
+        show_left_out(left_out)
         _show(found)
     note(f"\ntables and pictures in {folder}")
     if strict and not found.passed:

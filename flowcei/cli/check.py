@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from flowcei.check.finding import Report
     from flowcei.check.verdict import RunCheck
     from flowcei.events.source import Reading
-    from flowcei.reconstruction.trainedmodel import TrainedModel
+    from flowcei.reconstruction.model import Reconstructor
 
 _REJECTED = 3
 _TITLES = {"error": "Errors", "warning": "Warnings", "note": "Notes"}
@@ -111,7 +111,7 @@ def _refuse_unnamed(file: Path, prior: str) -> None:
         raise UsageError(msg)
 
 
-def _trained(model: str | None, **others: str | None) -> TrainedModel | None:
+def _trained(model: str | None, **others: str | None) -> Reconstructor | None:
     """Return the model meant, None where none is named."""
     from flowcei.cli.runs import load_named
 
@@ -124,7 +124,7 @@ def _trained(model: str | None, **others: str | None) -> TrainedModel | None:
 
 
 def _compared(
-    report: Report, trained: TrainedModel | None, molecule: str | None, prior: str | None, noise: str | None
+    report: Report, trained: Reconstructor | None, molecule: str | None, prior: str | None, noise: str | None
 ) -> RunCheck | str:
     """Compare the run with the prior meant, or return why it is not compared, "" where nobody asks."""
     from flowcei.check.verdict import check_run

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -12,7 +10,9 @@ import click
 from flowcei.cli.options import (
     InputFile,
     device_option,
+    folder_option,
     fresh_folder,
+    judging_seed_option,
     keep_flagged_option,
     latent_option,
     noise_option,
@@ -22,11 +22,12 @@ from flowcei.cli.options import (
     samples_option,
     text_table,
 )
-from flowcei.cli.reading import drift_option, read_noted
+from flowcei.cli.reading import drift_option
 from flowcei.cli.streams import show
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     import pandas as pd
 
@@ -43,15 +44,8 @@ _ONLY_IN_FILES = ("mse_sample", "mae_sample", "std_mse_sample", "std_mae_sample"
 @samples_option
 @noise_option
 @latent_option
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    default=Path("comparison"),
-    show_default=True,
-    help="Folder.",
-)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the samples.")
+@folder_option("comparison")
+@judging_seed_option
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON, and write comparison.json.")
 @keep_flagged_option
 @drift_option
@@ -79,16 +73,13 @@ def compare(
 
     Example: flowcei compare runs/ocs-cinn-1 runs/ocs-cvae-1 --data test.h5
     """
-    from flowcei.cli.runs import find_model, load_named
+    from flowcei.cli.runs import find_model, load_named, show_json, show_left_out, unseen_events
 
     for name in models:  # before torch, which takes seconds
         find_model(name)
     refuse_full_folder(output, overwrite=overwrite)
-    import numpy as np
-
-    from flowcei.cli.runs import trusted_events
     from flowcei.errors import UsageError
-    from flowcei.evaluation.comparison import FLOOR, as_record, unseen
+    from flowcei.evaluation.comparison import FLOOR, as_record
     from flowcei.evaluation.comparison import compare as run
     from flowcei.report.comparison import comparison_figure
     from flowcei.report.style import save
@@ -99,17 +90,7 @@ def compare(
     if len(loaded) < len(models):
         msg = f"models share a name: {', '.join(models)}; name each once"
         raise UsageError(msg)
-    first = next(iter(loaded.values()))
-    whole = read_noted(data, first.molecule)
-    fresh = np.ones(len(whole), dtype=bool)  # to all of the models
-    for name, model in loaded.items():
-        fewer = unseen(model, whole)
-        if len(fewer) < len(whole):
-            note(f"{name} was trained on {data}: only its {len(fewer)} test events are used")
-            fresh &= np.isin(whole.numbers, fewer.numbers)
-    events, left_out = trusted_events(
-        [*loaded.values()], whole[fresh], noise, drift, keep_flagged=keep_flagged
-    )
+    events, left_out = unseen_events(loaded, data, noise, drift, keep_flagged=keep_flagged)
     table = run(loaded, events, n=count, noise=noise, latent=latent, seed=seed, keep_flagged=True)
     folder = fresh_folder(output, overwrite=overwrite)
     with atomic_text(folder / "comparison.csv", overwrite=overwrite) as file:
@@ -118,14 +99,10 @@ def compare(
     if as_json:
         about = {"data": str(data), "events": len(events), "samples": count, "seed": seed}
         about |= {"left_out": left_out, "noise": noise, "latent": latent, "interval": 0.95}
-        text = json.dumps(about | as_record(table), indent=1, allow_nan=False)
-        with atomic_text(folder / "comparison.json", overwrite=overwrite) as file:
-            file.write(text + "\n")
-        show(text)
+        show_json(about | as_record(table), folder / "comparison.json", overwrite=overwrite)
     else:
         show(f"{len(events)} events of {data}, {count} samples each, seed {seed}; lengths in bohr")
-        if any(left_out.values()):
-            show(f"left out: {left_out['unusable']} that cannot be used, {left_out['flagged']} flagged")
+        show_left_out(left_out)
         show("±: half of the 95 % interval; all columns and their ends are in comparison.csv")
         for title, block in _blocks(table):
             show(f"\n{text_table(block.rename_axis(title))}")

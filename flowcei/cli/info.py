@@ -161,17 +161,14 @@ def _raw(card: ModelCard, chart: dict[str, Any]) -> dict[str, Any]:
 
 def _chart(card: ModelCard, molecule: Molecule, tensors: dict[str, Tensor]) -> dict[str, Any]:
     """Return the coordinates that a model answers in: name, mean and deviation of each."""
-    from flowcei.frame.raw import RawFrame
-    from flowcei.frame.recoil import RecoilFrame
+    from flowcei.frame.kinds import frame_from_dict
 
-    table = card.frame.model_dump()
-    frame = (RawFrame if "fixed" in table else RecoilFrame).from_dict(table)
-    raw = isinstance(frame, RawFrame)
+    frame = frame_from_dict(card.frame.model_dump())
     means, scales = (tensors[f"chart.{part}"].flatten().tolist() for part in ("mean", "scale"))
     rows = zip(frame.names(molecule.labels), means, scales, strict=True)
     return {
-        "what": "columns of the file" if raw else "bonds in the recoil frame times KER",
-        "unit": "bohr" if raw else "bohr hartree",
+        "what": "bonds in the recoil frame times KER" if frame.invariant else "columns of the file",
+        "unit": "bohr hartree" if frame.invariant else "bohr",
         "coordinates": [list(row) for row in rows],
     }
 

@@ -85,7 +85,8 @@ def _read_config(ctx: click.Context, _: click.Parameter, path: Path | None) -> N
             msg = f"{path}: {name!r} is not a command; tables are {', '.join(_COMMANDS)}"
             raise UsageError(msg)
         command = ctx.command.get_command(ctx, name)  # type: ignore[attr-defined]
-        known = {p.name for p in command.params}
+        params = command.get_params(click.Context(command, default_map=options))
+        known = {str(p.name) for p in params if p.expose_value}
         for option in options:
             if option not in known:
                 msg = f"{path}: {name} has no option {option!r}; it has {', '.join(sorted(known))}"

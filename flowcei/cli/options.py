@@ -24,9 +24,11 @@ __all__ = [
     "Duration",
     "InputFile",
     "device_option",
+    "folder_option",
     "fresh_folder",
     "ions_options",
     "is_quiet",
+    "judging_seed_option",
     "keep_flagged_option",
     "latent_option",
     "named_molecule",
@@ -67,6 +69,9 @@ noise_option = click.option(
     "--noise",
     metavar="LEVEL",
     help="Detector noise of a momentum component: 1% of the rms component, or 0.5 (a.u.).",
+)
+judging_seed_option = click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the samples."
 )
 keep_flagged_option = click.option(
     "--keep-flagged", is_flag=True, help="Keep events whose flags say that they are not to be trusted."
@@ -132,6 +137,12 @@ class InputFile(click.Path):
         path = Path(value)
         check_readable(path)
         return path
+
+
+def folder_option(default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return the option of a folder for results."""
+    path = click.Path(path_type=Path)
+    return click.option("-o", "--output", type=path, default=Path(default), show_default=True, help="Folder.")
 
 
 def ions_options(command: Callable[..., Any]) -> Callable[..., Any]:

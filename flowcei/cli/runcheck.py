@@ -10,7 +10,7 @@ from flowcei.cli.streams import show
 if TYPE_CHECKING:
     from flowcei.check.verdict import RunCheck
     from flowcei.events.container import Events
-    from flowcei.reconstruction.trainedmodel import TrainedModel
+    from flowcei.reconstruction.model import Reconstructor
 
 __all__ = ["NO_PRIOR", "note_run_check", "show_run_check"]
 
@@ -51,7 +51,7 @@ def _reordered(columns: str, check: RunCheck, true: str) -> str:
     return " ".join(labels.get(word, word) for word in columns.replace(",", " ").split())
 
 
-def note_run_check(model: TrainedModel, events: Events | None, noise: str | None) -> None:
+def note_run_check(model: Reconstructor, events: Events | None, noise: str | None) -> None:
     """Say in a line or three, on stderr, whether a run is what the prior of a model predicts.
 
     Args:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowcei.cli.options import note, warn
 from flowcei.cli.runfolder import MODEL, RUNS, is_unfinished
+from flowcei.cli.streams import show
 from flowcei.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     import numpy as np
     from numpy.typing import NDArray
@@ -26,8 +28,10 @@ __all__ = [
     "note_flags",
     "note_what_is_assumed",
     "row_of_event",
-    "trusted_events",
+    "show_json",
+    "show_left_out",
     "unflagged",
+    "unseen_events",
 ]
 
 BUNDLED = "bundled"
@@ -115,30 +119,56 @@ def unflagged(samples: PosteriorSamples, path: Path, *, keep_flagged: bool) -> P
     return chosen
 
 
-def trusted_events(
-    models: Sequence[Reconstructor], events: Events, noise: str | None, drift: str, *, keep_flagged: bool
+def unseen_events(
+    models: Mapping[str, Reconstructor], data: Path, noise: str | None, drift: str, *, keep_flagged: bool
 ) -> tuple[Events, dict[str, int]]:
-    """Return the events, without drift, whose momenta no model flags; say what is assumed and left out.
+    """Return the events of a file that no model was trained on or flags; say what is assumed and left out.
 
     Returns:
-        The events, and how many others there are: `unusable` in the file, and `flagged`.
+        The events, without drift, and how many others there are: `unusable` in the file, and `flagged`.
 
     Raises:
         DataError: Where none is left.
     """
-    from flowcei.evaluation.comparison import trusted
+    import numpy as np
+
+    from flowcei.cli.reading import read_noted
+    from flowcei.evaluation.comparison import trusted, unseen
     from flowcei.experiment.drift import drift_subtracted
 
-    events, words = drift_subtracted(events, drift)
+    whole = read_noted(data, next(iter(models.values())).molecule)
+    fresh = np.ones(len(whole), dtype=bool)  # to all of the models
+    for name, model in models.items():
+        fewer = unseen(model, whole)
+        if len(fewer) < len(whole):
+            note(f"{name} was trained on {data}: only its {len(fewer)} test events are used")
+            fresh &= np.isin(whole.numbers, fewer.numbers)
+    events, words = drift_subtracted(whole[fresh], drift)
     if words:
         note(words)
-    for model in models:
+    for model in models.values():
         note_what_is_assumed(model, events, noise)
-    chosen, line = (events, "") if keep_flagged else trusted(models, events, noise)
+    chosen, line = (events, "") if keep_flagged else trusted(models.values(), events, noise)
     if line:
         warn(f"{line}: left out; --keep-flagged keeps them")
     unusable = sum(events.origin.get("selection", {}).get("rejected", {}).values())
     return chosen, {"unusable": unusable, "flagged": len(events) - len(chosen)}
+
+
+def show_left_out(left_out: Mapping[str, int]) -> None:
+    """Print how many events `unseen_events` left out."""
+    if any(left_out.values()):
+        show(f"left out: {left_out['unusable']} that cannot be used, {left_out['flagged']} flagged")
+
+
+def show_json(table: dict[str, object], path: Path, *, overwrite: bool) -> None:
+    """Print a table as JSON, and write it to a file."""
+    from flowcei.storage.creation import atomic_text
+
+    text = json.dumps(table, indent=1, allow_nan=False)
+    with atomic_text(path, overwrite=overwrite) as file:
+        file.write(text + "\n")
+    show(text)
 
 
 def row_of_event(samples: PosteriorSamples, chosen: PosteriorSamples, event: int, path: Path) -> int:

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from flowcei.events.source import EventSource, Reading
     from flowcei.models.interface import Latent
     from flowcei.posterior.unfinished import Quality
-    from flowcei.reconstruction.sampling import Sampling, Survey
+    from flowcei.reconstruction.model import Reconstructor
+    from flowcei.reconstruction.sampling import SamplingRequest, Survey
 
 
 @click.command(short_help="Draw the geometries that explain measured momenta.")
@@ -112,7 +113,7 @@ def sample(
     from flowcei.cli.runs import BUNDLED, load_named, note_what_is_assumed
     from flowcei.events.source import open_events
     from flowcei.experiment.drift import subtract_drift
-    from flowcei.reconstruction.sampling import Sampling, Survey
+    from flowcei.reconstruction.sampling import SamplingRequest, Survey
     from flowcei.storage.resumable import partial_path, unfinished_seed
 
     if resume and place.exists() and not partial_path(place).exists():
@@ -131,8 +132,8 @@ def sample(
     note_reading(source)
     first = next(source.chunks())
     note_what_is_assumed(reconstructor, first, noise)
-    asked = Sampling(
-        reconstructor, count, settled_seed(seed), noise, latent, weigh=weigh, min_ess=min_ess, budget=budget
+    request = SamplingRequest(
+        count, settled_seed(seed), noise, latent, weigh=weigh, min_ess=min_ess, budget=budget
     )
     thinning = Thinning()
     survey = Survey.of(thinning.watch(source.chunks()))
@@ -140,9 +141,9 @@ def sample(
         source.keep_tally()
         note(f"{source.tally}")
     if to_pipe:
-        quality = _to_pipe(asked, source, survey)
+        quality = _to_pipe(reconstructor, request, source, survey)
     else:
-        quality = _to_file(asked, source, survey, place, overwrite=overwrite, resume=resume)
+        quality = _to_file(reconstructor, request, source, survey, place, overwrite=overwrite, resume=resume)
     _say_quality(quality, whole=survey.events > len(first))
     note_run_check(reconstructor, thinning.events(), noise)
     if not to_pipe:
@@ -193,14 +194,14 @@ def _refuse_place(place: Path, *, overwrite: bool, resume: bool) -> bool:
     return to_pipe
 
 
-def _to_pipe(asked: Sampling, source: EventSource, survey: Survey) -> Quality:
+def _to_pipe(model: Reconstructor, request: SamplingRequest, source: EventSource, survey: Survey) -> Quality:
     """Write CSV to stdout: that of a file, whose flags take all events to judge."""
     from flowcei.errors import StoppedError
 
     with TemporaryDirectory() as folder:
         place = Path(folder) / "samples.csv"
         try:
-            quality = _to_file(asked, source, survey, place, overwrite=False, resume=False)
+            quality = _to_file(model, request, source, survey, place, overwrite=False, resume=False)
         except StoppedError:
             raise KeyboardInterrupt from None  # nothing is kept to go on with
         with place.open(encoding="utf-8", newline="") as file:
@@ -209,13 +210,20 @@ def _to_pipe(asked: Sampling, source: EventSource, survey: Survey) -> Quality:
 
 
 def _to_file(
-    asked: Sampling, source: EventSource, survey: Survey, place: Path, *, overwrite: bool, resume: bool
+    model: Reconstructor,
+    request: SamplingRequest,
+    source: EventSource,
+    survey: Survey,
+    place: Path,
+    *,
+    overwrite: bool,
+    resume: bool,
 ) -> Quality:
     """Write a file that can be resumed, and tell how far each of its stages has come."""
     from flowcei.cli.progress import Progress
     from flowcei.posterior.unfinished import sample_to_file
 
-    request = asked.request() | {"events": survey.events, "momenta": survey.digest}
+    described = model.describe(request) | {"events": survey.events, "momenta": survey.digest}
     with ExitStack() as stack:
         progress = stack.enter_context(Progress(survey.events, "events"))
         writing: list[Progress] = []
@@ -226,20 +234,20 @@ def _to_file(
             writing[0].update(count)
 
         return sample_to_file(
-            lambda start: asked.blocks(source.chunks(), start),
+            lambda start: model.blocks(source.chunks(), request, start),
             place,
-            request,
+            described,
             overwrite=overwrite,
             resume=resume,
             on_block=progress.update,
             on_written=on_written,
-            judge=partial(_judged, asked),
+            judge=partial(_judged, model, request),
         )
 
 
-def _judged(asked: Sampling, quality: Quality) -> Quality:
+def _judged(model: Reconstructor, request: SamplingRequest, quality: Quality) -> Quality:
     """Say whether the momenta are as probable as those of the prior, and flag events that are not."""
-    judged, evidence = asked.judged(quality)
+    judged, evidence = model.judge(quality, request)
     if evidence is not None:
         (note if evidence.sound else partial(warn, code="evidence"))(evidence.summary)
     return judged

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from flowcei.cli.architectures import ArchitectureCommand, plugin_options
+from flowcei.cli.architectures import ArchitectureCommand, architecture_options
 from flowcei.cli.options import (
     Duration,
     InputFile,
@@ -46,23 +46,7 @@ _ALWAYS = ("arch", "frame", "events", "seed", "device", *_SCHEDULE)
 
 
 @click.command(cls=ArchitectureCommand, short_help="Train a model, on fresh simulations or on a file.")
-@click.option(
-    "--arch",
-    default="cinn",
-    show_default=True,
-    help="cinn, latent-cinn, cvae, ae-cvae, mlp; untrained: solver, nearest, mean, marginal.",
-)
-@click.option("--couplings", type=int, help="Couplings of a flow (cinn, latent-cinn: 8).")
-@click.option("--coupling", help="glow (affine) or spline (cinn: glow).")
-@click.option("--bins", type=int, help="Bins of a spline coupling (8).")
-@click.option("--hidden", type=int, help="Width of hidden layers.")
-@click.option("--depth", type=int, help="Number of hidden layers.")
-@click.option("--context", type=int, help="Width of the conditional subnet's output (flows).")
-@click.option("--latent", type=int, help="Latent dimensions of a CVAE (6).")
-@click.option("--decoder-noise", help="learned, or fixed as in the first study (CVAEs: learned).")
-@click.option("--starts", type=int, help="Searches an event (solver: 20).")
-@click.option("--steps", type=int, help="Steps of a search, at the most (solver: 40).")
-@click.option("--neighbours", type=int, help="Rows that the look-up table averages (nearest: 1).")
+@click.option("--arch", default="cinn", show_default=True, help="The architecture; its options are below.")
 @click.option("--data", type=InputFile(), help="Events with positions; simulated afresh if absent.")
 @click.option("--molecule", help="A built-in name, .toml or .xyz; ocs, or what --data says, if absent.")
 @ions_options
@@ -170,16 +154,17 @@ class _Plan:
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> _Plan:
-        from flowcei.models.registry import ARCHITECTURES, find_architecture, parse_options
-        from flowcei.reconstruction.fitting import DEFAULT_NOISE
+        from flowcei.models.registry import ARCHITECTURES, find_architecture
+        from flowcei.reconstruction.recorded import DEFAULT_NOISE
         from flowcei.training.schedule import Schedule
 
         resolved = {name: value for name, value in options.items() if value is not None}
         said: tuple[str, ...] = ()
-        kinds = [*ARCHITECTURES.values(), find_architecture(resolved["arch"])]
+        arch = find_architecture(resolved["arch"])
+        kinds = [*ARCHITECTURES.values(), arch]
         known = {field.name for kind in kinds for field in fields(kind.options_type)}
         given = {name: resolved.pop(name) for name in known & resolved.keys()}
-        architecture = parse_options(resolved["arch"], given).to_dict()
+        architecture = arch.options_type.parse(arch.architecture, given).to_dict()
         ions = {name: resolved.get(name) for name in ("isotopes", "charges", "length_unit")}
         if "data" not in resolved:
             molecule, data = named_molecule(resolved.setdefault("molecule", "ocs"), ions), None
@@ -198,8 +183,8 @@ class _Plan:
             resolved |= settled
         plain = Schedule()
         resolved = {name: getattr(plain, name) for name in _SCHEDULE} | resolved
-        arch = {"arch": resolved.pop("arch")}
-        return cls(arch | architecture | resolved, architecture, molecule, data, said)
+        named = {"arch": resolved.pop("arch")}
+        return cls(named | architecture | resolved, architecture, molecule, data, said)
 
     @property
     def rows(self) -> int:
@@ -228,7 +213,7 @@ def _options_of(ctx: click.Context, given: dict[str, Any], run: RunFolder) -> di
     """Return the options of an unfinished run; those typed beside --resume must be the same."""
     table, kept = run.read_config(), {}
     params = ctx.command.params
-    for param in [*params, *plugin_options(str(table.get("arch", "")), params)]:
+    for param in [*params, *architecture_options(str(table.get("arch", "")), params)]:
         name = param.name or ""
         if name not in given and param in params:
             continue

@@ -211,7 +211,7 @@ def _known(model: Reconstructor, events: Events, n: int) -> NDArray[np.float64]:
     if name in NULL_MODELS:
         msg = f"{name!r} does not look at the momenta: it has no posterior to check"
         raise UsageError(msg)
-    if model.model.is_point:
+    if model.network.is_point:
         msg = f"{name!r} answers with one geometry: it has no posterior to check; see flowcei compare"
         raise UsageError(msg)
     if n < _MIN_SAMPLES:
@@ -280,7 +280,7 @@ class _Judge:
             "chi2": self._misfits(drawn, truth, weights),
         }
         found["inner"] = Ranks(tuple(names), found["sbc"].values[:, chart.shape[2] :])
-        if drawn.log_prob is not None and self.model.model.has_density:
+        if drawn.log_prob is not None and self.model.network.has_density:
             density, of_truth = (
                 drawn.log_prob,
                 self.model.log_prob(truth[:, None], self.events[rows], noise=self.noise),

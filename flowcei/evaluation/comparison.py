@@ -20,12 +20,11 @@ from flowcei.evaluation.nulls import NULL_MODELS
 from flowcei.events.container import events_of
 from flowcei.experiment.detector import Noise
 from flowcei.experiment.likelihood import centred_momenta
-from flowcei.frame.raw import RawFrame
 from flowcei.frame.recoil import RecoilFrame
 from flowcei.physics.explosion import followed_momenta
 from flowcei.posterior.flags import combined, counted
 from flowcei.posterior.labels import label_by_geometry, relabel
-from flowcei.reconstruction.fitting import split_rows
+from flowcei.reconstruction.recorded import split_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
     from flowcei.events.container import Events
     from flowcei.models.interface import Latent
     from flowcei.reconstruction.model import Reconstructor
-    from flowcei.reconstruction.trainedmodel import TrainedModel
 
 __all__ = ["FLOOR", "as_record", "compare", "trusted", "unseen", "warned"]
 
@@ -48,6 +46,7 @@ _SIMULATED_SAMPLES = 20
 _FLOOR_DRAWS = 20
 _SAMPLES = 200_000  # of null models that are judged at a time
 _BLOCK = 4096  # events whose density is asked for at a time
+_DRAWS = 64  # latents of a bound, where the density is not exact
 
 
 def compare(
@@ -130,7 +129,7 @@ def unseen(model: Reconstructor, events: Events) -> Events:
 
 
 def trusted(
-    models: Iterable[TrainedModel], events: Events, noise: Noise | str | None = None
+    models: Iterable[Reconstructor], events: Events, noise: Noise | str | None = None
 ) -> tuple[Events, str]:
     """Leave out events whose momenta one of the models would warn of.
 
@@ -161,7 +160,7 @@ def trusted(
     return events[flags == 0], counted(flags)
 
 
-def warned(models: Iterable[TrainedModel], events: Events, noise: Noise | str | None) -> Events:
+def warned(models: Iterable[Reconstructor], events: Events, noise: Noise | str | None) -> Events:
     """Return `trusted` events, with a `FlaggedWarning` where some are left out."""
     chosen, line = trusted(models, events, noise)
     if line:
@@ -319,8 +318,8 @@ def _sampled(
 ) -> tuple[dict[str, NDArray[np.float64]], float]:
     """Return the scores of a model's samples, and how many it drew in a second."""
     parts: list[dict[str, NDArray[np.float64]]] = []
-    n = 1 if model.model.is_point else n  # the same answer again is no sample
-    raw, masses = isinstance(model.frame, RawFrame), judge.events.molecule.masses
+    n = 1 if model.network.is_point else n  # the same answer again is no sample
+    raw, masses = not model.frame.invariant, judge.events.molecule.masses
     stream = model.stream(judge.events, n, noise=noise, latent=latent, seed=seed)
     first, seconds = 0, 0.0
     while first < len(judge.events):
@@ -348,24 +347,19 @@ def _densities(
 ) -> dict[str, NDArray[np.float64]]:
     """Return the negative log density at the truth, or a bound on it, (E,), where there is one."""
     found: list[NDArray[np.float64]] = []
-    exact = model.model.has_density
-    known = judge.events.positions if isinstance(model.frame, RawFrame) else judge.truth
-    if known is None:
-        return {}
-    if not exact and not hasattr(model.model, "iwae_bound"):
+    exact = model.network.has_density
+    known = judge.truth if model.frame.invariant else judge.events.positions
+    if known is None or not (exact or hasattr(model.network, "iwae_bound")):
         return {}
     for first in range(0, len(judge.events), _BLOCK):
         part = judge.events[first : first + _BLOCK]
         x = known[first : first + _BLOCK, None]
-        if exact:
-            found.append(-model.log_prob(x, part, noise=noise)[:, 0])
-        else:
-            found.append(-model.log_prob_bound(x, part, noise=noise, seed=seed + first)[:, 0])
+        found.append(-model.log_prob(x, part, noise=noise, draws=_DRAWS, seed=seed + first)[:, 0])
     return {"nll" if exact else "nll_bound": np.concatenate(found)}
 
 
 def _run(model: Reconstructor) -> dict[str, float]:
-    trained = sum(p.numel() for p in model.model.parameters() if p.requires_grad)
+    trained = sum(p.numel() for p in model.network.parameters() if p.requires_grad)
     return {
         "parameters": float(model.card.get("parameters", trained)),
         "training_rate": float(model.card.get("rows_per_second", math.nan)),
@@ -374,7 +368,7 @@ def _run(model: Reconstructor) -> dict[str, float]:
 
 def _floor(judge: _Judge, noise: Noise | str | None, resamples: int, seed: int) -> dict[str, float] | None:
     """Return what an efficient estimate would score; None where the noise is not known."""
-    level = Noise.parse(noise) if isinstance(noise, str) else noise
+    level = None if noise is None else Noise.parse(noise)
     sigma = judge.events.sigma if level is None else level.sigma(judge.events.momenta)
     if sigma is None or not (sigma > 0).all():
         return None

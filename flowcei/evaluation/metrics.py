@@ -22,11 +22,10 @@ __all__ = [
     "Metric",
     "central_coverage",
     "crps",
-    "energy_score",
+    "distance_scores",
     "internal_errors",
     "score",
     "summarise",
-    "within_samples",
 ]
 
 STILL = 1e-6
@@ -121,9 +120,9 @@ def score(
         flat, points = x.reshape(len(x), -1), drawn.reshape(*drawn.shape[:2], -1)
         part = _errors(drawn.mean(axis=1) - x, scale, moving, "mean", "atom")
         part |= _errors(drawn[:, 0] - x, scale, moving, "sample", "atom_sample")
-        part |= {f"coverage_{k}": _inside(flat, points, k / 100).mean(axis=1) for k in (50, 90)}
+        part |= {f"coverage_{k}": central_coverage(flat, points, k / 100).mean(axis=1) for k in (50, 90)}
         part |= {"crps": crps(flat, points).mean(axis=1)}
-        part["energy_score"], part["within_samples"] = _distance_scores(flat, points)
+        part["energy_score"], part["within_samples"] = distance_scores(flat, points)
         for name, values in part.items():
             found.setdefault(name, []).append(values)
     return {name: np.concatenate(values) for name, values in found.items()}
@@ -181,11 +180,11 @@ def internal_errors(
 def central_coverage(
     truth: NDArray[np.float64], samples: NDArray[np.floating], level: float
 ) -> NDArray[np.float64]:
-    """Return how often the truth lies in the central interval of the samples, (K,).
+    """Return how much of each truth counts as inside the central interval of its samples, (E, K).
 
     The rank of the truth among n samples of the right posterior is uniform on 0 ... n; an
     interval is whole ranks, and the two at its ends count by the share that lies inside,
-    so that a perfect posterior scores exactly `level` for any n.
+    so that a perfect posterior scores exactly `level` on average for any n.
 
     Args:
         truth: (E, K).
@@ -193,14 +192,8 @@ def central_coverage(
         level: Such as 0.9.
 
     Returns:
-        Coverage of each of the K coordinates; NaN for n = 1.
+        Numbers from 0 to 1; NaN for n = 1.
     """
-    coverage: NDArray[np.float64] = _inside(truth, samples, level).mean(axis=0)
-    return coverage
-
-
-def _inside(truth: NDArray[np.float64], samples: NDArray[np.floating], level: float) -> NDArray[np.float64]:
-    """Return how much of each truth (E, K) counts as inside, 0 to 1."""
     n = samples.shape[1]
     if n < 2:
         return np.full(truth.shape, np.nan)
@@ -236,27 +229,14 @@ def crps(truth: NDArray[np.float64], samples: NDArray[np.floating]) -> NDArray[n
     return away - halved_gap
 
 
-def energy_score(truth: NDArray[np.float64], samples: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return the energy score of each event, (E,): the CRPS of K coordinates together.
+def distance_scores(
+    truth: NDArray[np.float64], samples: NDArray[np.floating]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the energy score of each event, (E,), and whether its truth is within its samples, (E,).
 
-    Unbiased: E|X - x| - E|X - X'| / 2 over distinct pairs. Smaller is better, and no answer
-    has a smaller expectation than the true posterior. Source: T. Gneiting and A. E. Raftery,
-    J. Am. Stat. Assoc. 102, 359 (2007).
-
-    Args:
-        truth: (E, K).
-        samples: (E, n, K).
-
-    Example:
-        >>> energy_score(np.array([[0.0, 0.0]]), np.array([[[3.0, 4.0], [3.0, 4.0]]])).tolist()
-        [5.0]
-    """
-    rows = _chunks(len(truth), samples[:1].size)
-    return np.concatenate([_distance_scores(truth[k], samples[k].astype(np.float64))[0] for k in rows])
-
-
-def within_samples(truth: NDArray[np.float64], samples: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Tell which events (E,) have their truth within the cloud of their samples: 1, 0 or NaN.
+    The energy score is the CRPS of K coordinates together, unbiased: E|X - x| - E|X - X'| / 2 over
+    distinct pairs. Smaller is better, and no answer has a smaller expectation than the true
+    posterior. Source: T. Gneiting and A. E. Raftery, J. Am. Stat. Assoc. 102, 359 (2007).
 
     Within means: no farther from its nearest sample than 95 % of the samples are from
     theirs. A sample sees more of its like where the density is higher, so this asks whether
@@ -266,28 +246,25 @@ def within_samples(truth: NDArray[np.float64], samples: NDArray[np.floating]) ->
 
     Args:
         truth: (E, K).
-        samples: (E, n, K); NaN for n = 1 and for samples that are all one point.
+        samples: (E, n, K).
+
+    Returns:
+        Scores; 1, 0, or NaN for n = 1 and for samples that are all one point.
 
     Example:
+        >>> distance_scores(np.array([[0.0, 0.0]]), np.array([[[3.0, 4.0], [3.0, 4.0]]]))[0].tolist()
+        [5.0]
         >>> cloud = np.random.default_rng(0).normal(size=(1, 200, 2))
-        >>> [float(within_samples(np.full((1, 2), r), cloud)[0]) for r in (0.0, 9.0)]
+        >>> [float(distance_scores(np.full((1, 2), r), cloud)[1][0]) for r in (0.0, 9.0)]
         [1.0, 0.0]
     """
-    rows = _chunks(len(truth), samples[:1].size)
-    return np.concatenate([_distance_scores(truth[k], samples[k].astype(np.float64))[1] for k in rows])
-
-
-def _distance_scores(
-    truth: NDArray[np.float64], samples: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the energy score and `within_samples` of each event, (E,): both need all distances."""
     events, n = samples.shape[:2]
     away = np.linalg.norm(samples - truth[:, None], axis=-1)
     if n < 2:
         return away[:, 0], np.full(events, np.nan)
     gap, nearest = np.empty(events), np.empty((events, n))
     for rows in _chunks(events, n**2):
-        gap[rows], nearest[rows] = _pairs(samples[rows])
+        gap[rows], nearest[rows] = _pairs(samples[rows].astype(np.float64))
     # The plotting position k / (n + 1), which makes the share right for any n.
     bound = np.quantile(nearest, _LEVEL, axis=1, method="weibull")
     within = np.where(bound > _SAME, away.min(axis=1) <= bound, np.nan)

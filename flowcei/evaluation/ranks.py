@@ -27,7 +27,7 @@ __all__ = [
     "LEVELS",
     "Coverage",
     "Ranks",
-    "run_coverage",
+    "highest_density",
     "run_resimulation",
     "run_sbc",
     "run_tarp",
@@ -147,49 +147,6 @@ def run_sbc(
     one = 1.0 / x.shape[1] if w is None else (w**2).sum(axis=1)[:, None]
     values = (below + rng.random(below.shape) * (tied + one)) / (1.0 + one)
     return Ranks(names, values)
-
-
-def run_coverage(
-    samples: ArrayLike,
-    truth: ArrayLike,
-    *,
-    weights: ArrayLike | None = None,
-    log_prob: ArrayLike | None = None,
-    truth_log_prob: ArrayLike | None = None,
-    names: Sequence[str] | None = None,
-    levels: Sequence[float] = LEVELS,
-    seed: int | np.random.Generator = 0,
-) -> Coverage:
-    """Count how often central intervals, and regions of highest density, hold the truth.
-
-    Args:
-        samples: (E, n, Q), as for `run_sbc`.
-        truth: (E, Q).
-        weights: (E, n), as for `run_sbc`.
-        log_prob: Log density of the samples, (E, n), any density that is the same function
-            for samples and truth; without it no regions of highest density.
-        truth_log_prob: Log density of the truth, (E,).
-        names: Of the quantities.
-        levels: What the regions should hold, between 0 and 1.
-        seed: Of the draws that break ties.
-
-    Raises:
-        UsageError: As `run_sbc`, and for one log density without the other.
-
-    Example:
-        >>> rng = np.random.default_rng(0)
-        >>> right = run_coverage(rng.normal(size=(4000, 50, 1)), rng.normal(size=(4000, 1)))
-        >>> bool(np.abs(right.share[:, 0] - right.levels).max() < 0.03)
-        True
-    """
-    rng = _generator(seed)
-    central = run_sbc(samples, truth, weights=weights, names=names, seed=rng)
-    if (log_prob is None) != (truth_log_prob is None):
-        raise UsageError("give the log density of both samples and truth, or of neither")
-    highest = None
-    if log_prob is not None and truth_log_prob is not None:
-        highest = highest_density(log_prob, truth_log_prob, weights=weights, seed=rng)
-    return Coverage.of(central, highest, levels)
 
 
 def highest_density(

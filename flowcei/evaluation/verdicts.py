@@ -128,7 +128,7 @@ def check_coverage(coverage: Coverage, *, level: float = LEVEL) -> list[Verdict]
     """Judge the coverage of each quantity at all levels by the binomial distribution.
 
     Args:
-        coverage: As `flowcei.evaluation.ranks.run_coverage` returns it.
+        coverage: Of central intervals and regions of highest density.
         level: How often one of all quantities and levels of a right posterior fails.
 
     Example:

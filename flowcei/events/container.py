@@ -24,7 +24,7 @@ __all__ = ["Events", "events_of", "one_row"]
 _JOINED = {"momenta": "momenta", "positions": "positions", "ids": "event numbers", "sigma": "a noise (sigma)"}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Events:
     """Exploded molecules of one kind.
 
@@ -73,6 +73,12 @@ class Events:
             origin: dict[str, Any] = ...,
             columns: Mapping[str, ArrayLike] = ...,
         ) -> None: ...
+
+    def __repr__(self) -> str:
+        """Say in a line what there is of how many events."""
+        there = {"positions": self.positions is not None, "noise": self.sigma is not None}
+        extra = [*(name for name, held in there.items() if held), *self.columns]
+        return ", ".join([f"Events: {len(self)} of {self.molecule.name}", *extra])
 
     def __post_init__(self) -> None:
         """Take what was given as arrays, and check shapes and numbers."""

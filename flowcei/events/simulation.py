@@ -154,7 +154,7 @@ def make_simulator(
     return Simulator(
         mol,
         prior if isinstance(prior, GeometryPrior) else build_prior(mol, prior),
-        noise if isinstance(noise, Noise) else Noise.parse(noise),
+        Noise.parse(noise),
         fresh_seed() if seed is None else seed,
         accuracy,
     )

@@ -47,8 +47,8 @@ class Noise:
             raise UsageError(msg)
 
     @classmethod
-    def parse(cls, text: str) -> Noise:
-        """Read ``"1%"``, ``"0.1%..5%"`` (relative) or ``"0.5"``, ``"0.1..2"`` (a.u.).
+    def parse(cls, text: str | Noise) -> Noise:
+        """Read ``"1%"``, ``"0.1%..5%"`` (relative) or ``"0.5"``, ``"0.1..2"`` (a.u.); noise stays as it is.
 
         Raises:
             UsageError: For anything else.
@@ -57,6 +57,8 @@ class Noise:
             >>> Noise.parse("0.5%..2%")
             Noise(low=0.005, high=0.02, relative=True)
         """
+        if isinstance(text, Noise):
+            return text
         found = _PATTERN.match(text)
         if not found or (found[3] and found[2] != found[4]):
             msg = f"noise {text!r} is not understood: write 1%, 0.1%..5% or, in a.u., 0.5"

@@ -8,17 +8,20 @@ density would be unbounded there, and given back unchanged.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from flowcei.errors import DataError
-from flowcei.frame.recoil import FramedEvents
+from flowcei.frame.interface import FramedEvents
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
+
+    from flowcei.frame.standardiser import Standardiser
+    from flowcei.molecules.molecule import Molecule
 
 __all__ = ["RawFrame"]
 
@@ -36,6 +39,9 @@ class RawFrame:
             events, bohr, else None.
         seen: The momentum columns that vary.
     """
+
+    kind: ClassVar[str] = "raw"
+    invariant: ClassVar[bool] = False
 
     masses: tuple[float, ...]
     fixed: tuple[float | None, ...]
@@ -141,6 +147,10 @@ class RawFrame:
     def log_jacobian(self, events: FramedEvents) -> Tensor:
         """Return log|d chart / d positions|, (B,): 0."""
         return torch.zeros_like(events.ker)
+
+    def simulator(self, molecule: Molecule, chart: Standardiser, condition: Standardiser) -> None:
+        """Return nothing: columns that were left out would be missing."""
+        del molecule, chart, condition
 
 
 def _varying(columns: Tensor) -> Tensor:

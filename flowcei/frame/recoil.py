@@ -18,51 +18,22 @@ alone: log|d chart / d positions| = D log KER.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+
+from flowcei.frame.interface import Condition, FramedEvents
+from flowcei.frame.resimulation import Resimulation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
+    from flowcei.frame.standardiser import Standardiser
     from flowcei.molecules.molecule import Molecule
 
-__all__ = ["FramedEvents", "RecoilFrame"]
-
-
-@dataclass(frozen=True)
-class FramedEvents:
-    """Measured events, taken into their recoil frames.
-
-    Attributes:
-        condition: What a model is told of each event, (B, C).
-        rotation: Rows e1, e2, e3 (with a reflection, e3 is left-handed), (B, 3, 3).
-        order: Which ion of the file stands at each place, (B, N).
-        ker: Kinetic energy release, (B,), hartree.
-        total_momentum: What was subtracted, (B, 3), hbar / bohr.
-    """
-
-    condition: Tensor
-    rotation: Tensor
-    order: Tensor
-    ker: Tensor
-    total_momentum: Tensor
-
-    def __len__(self) -> int:
-        """Return the number of events."""
-        return len(self.ker)
-
-    def __getitem__(self, rows: slice | Tensor) -> FramedEvents:
-        """Return some of the events."""
-        return FramedEvents(
-            self.condition[rows],
-            self.rotation[rows],
-            self.order[rows],
-            self.ker[rows],
-            self.total_momentum[rows],
-        )
+__all__ = ["RecoilFrame"]
 
 
 @dataclass(frozen=True)
@@ -76,6 +47,9 @@ class RecoilFrame:
         reflect: Whether the third ion's side is folded away.
         tree: The N - 1 bonds (from, to) whose vectors are the chart.
     """
+
+    kind: ClassVar[str] = "recoil"
+    invariant: ClassVar[bool] = True
 
     masses: tuple[float, ...]
     identical: tuple[tuple[int, ...], ...]
@@ -190,12 +164,13 @@ class RecoilFrame:
         rotation = self._rotation(p)
         turned = p @ rotation.transpose(1, 2) / ker.sqrt()[:, None, None]
         rms = (p**2).mean(dim=(1, 2)).sqrt()
-        known = [ker.log()[:, None], (sigma / rms).log()[:, None]]
+        told = turned[:, 0, :0]
         if len(self.masses) > 2:  # two ions: the KER says it all
             e1, e2, *_ = self.axes
             rest = [k for k in range(len(self.masses)) if k not in (e1, e2)][:-1]
-            known = [turned[:, e1, :1], turned[:, e2, :2], turned[:, rest].flatten(1), *known]
-        return FramedEvents(torch.cat(known, dim=1), rotation, order, ker, total)
+            told = torch.cat([turned[:, e1, :1], turned[:, e2, :2], turned[:, rest].flatten(1)], dim=1)
+        condition = Condition(told, ker.log(), (sigma / rms).log()).joined()
+        return FramedEvents(condition, rotation, order, ker, total)
 
     def momenta(self, condition: Tensor) -> Tensor:
         """Return the momenta over sqrt(KER) in the recoil frame, (B, N, 3), of conditions (B, C)."""
@@ -207,8 +182,9 @@ class RecoilFrame:
             return out
         e1, e2, *_ = self.axes
         *rest, last = [k for k in range(n) if k not in (e1, e2)]
-        out[:, e1, :1], out[:, e2, :2] = condition[:, :1], condition[:, 1:3]
-        out[:, rest] = condition[:, 3:-2].unflatten(1, (len(rest), 3))
+        told = Condition.split(condition).momenta
+        out[:, e1, :1], out[:, e2, :2] = told[:, :1], told[:, 1:3]
+        out[:, rest] = told[:, 3:].unflatten(1, (len(rest), 3))
         out[:, last] = -out.sum(dim=1)
         return out
 
@@ -248,6 +224,10 @@ class RecoilFrame:
     def log_jacobian(self, events: FramedEvents) -> Tensor:
         """Return log|d chart / d relative positions|, (B,): D log KER."""
         return self.width * events.ker.log()
+
+    def simulator(self, molecule: Molecule, chart: Standardiser, condition: Standardiser) -> Resimulation:
+        """Return the simulator in standardised charts and conditions."""
+        return Resimulation(molecule, self.momenta, self.assembly, chart, condition)
 
     @property
     def assembly(self) -> Tensor:

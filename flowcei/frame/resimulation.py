@@ -16,9 +16,10 @@ from flowcei.physics.explosion import followed_momenta
 from flowcei.physics.jacobian import followed_jacobian
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
-    from flowcei.frame.recoil import RecoilFrame
     from flowcei.frame.standardiser import Standardiser
     from flowcei.molecules.molecule import Molecule
 
@@ -34,17 +35,24 @@ class Resimulation:
 
     Args:
         molecule: What explodes.
-        frame: Its recoil frame.
+        momenta: From conditions (B, C), not standardised, to momenta over sqrt(KER), (B, N, 3).
+        assembly: From the N - 1 bond vectors of a chart to positions, (N, N - 1).
         chart: Standardiser of the chart.
         condition: Standardiser of the condition.
     """
 
     def __init__(
-        self, molecule: Molecule, frame: RecoilFrame, chart: Standardiser, condition: Standardiser
+        self,
+        molecule: Molecule,
+        momenta: Callable[[torch.Tensor], torch.Tensor],
+        assembly: torch.Tensor,
+        chart: Standardiser,
+        condition: Standardiser,
     ) -> None:
         self._masses = molecule.masses
         self._charges = molecule.charges
-        self._frame = frame
+        self._momenta = momenta
+        self._assembly = assembly.numpy()
         self._chart = chart
         self._condition = condition
 
@@ -58,7 +66,7 @@ class Resimulation:
         Returns:
             Infinite where ions coincide or nothing can be followed.
         """
-        measured = self._frame.momenta(self._condition.inverse(torch.from_numpy(c))).numpy()
+        measured = self._momenta(self._condition.inverse(torch.from_numpy(c))).numpy()
         positions, sound = self._positions(x)
         unit = np.sqrt((measured**2).mean(axis=(1, 2)))[:, None, None]
         out = np.full(measured.shape, np.inf)
@@ -73,16 +81,16 @@ class Resimulation:
 
     def jacobian(self, x: NDArray[np.float64], c: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the derivative of `residual` by x, (B, 3N, D)."""
-        measured = self._frame.momenta(self._condition.inverse(torch.from_numpy(c))).numpy()
+        measured = self._momenta(self._condition.inverse(torch.from_numpy(c))).numpy()
         unit = np.sqrt((measured**2).mean(axis=(1, 2)))[:, None, None]
         positions, _ = self._positions(x)
         slope = followed_jacobian(positions, self._masses, self._charges, accuracy=_ACCURACY, threads=1)
-        assembly = np.kron(self._frame.assembly.numpy(), np.eye(3))
+        assembly = np.kron(self._assembly, np.eye(3))
         return slope @ assembly * self._chart.scale.numpy() / unit
 
     def _positions(self, x: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         bonds = self._chart.inverse(torch.from_numpy(x)).numpy().reshape(len(x), -1, 3)
-        positions = np.einsum("kj,bjx->bkx", self._frame.assembly.numpy(), bonds)
+        positions = np.einsum("kj,bjx->bkx", self._assembly, bonds)
         i, j = np.triu_indices(positions.shape[1], 1)
         gap = np.linalg.norm(positions[:, i] - positions[:, j], axis=-1)
         size = np.abs(positions).max(axis=(1, 2))

@@ -7,50 +7,32 @@ and the momenta, and learns to map its own latent z, with the momenta, to positi
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from flowcei.models.cvae import CVAEOptions
 from flowcei.models.interface import ModelOptions, check_width
 from flowcei.models.networks import gaussian, mlp
 from flowcei.models.variational import (
-    DECODER_NOISE,
     VariationalModel,
     divergence,
     log_normal,
     reparameterised,
 )
 
-__all__ = ["AECVAE", "AECVAEOptions"]
-
-
-@dataclass(frozen=True)
-class AECVAEOptions(ModelOptions):
-    """Options of `ae-cvae`.
-
-    Attributes:
-        latent: Width of both latents.
-        hidden: Width of the networks.
-        depth: Hidden layers of the networks.
-        decoder_noise: ``"learned"``, or ``"fixed"``: the fixed weight of the first study.
-    """
-
-    latent: int = 6
-    hidden: int = 256
-    depth: int = 3
-    decoder_noise: str = field(default="learned", metadata={"choices": DECODER_NOISE})
+__all__ = ["AECVAE"]
 
 
 class AECVAE(VariationalModel):
     """An auto-encoder of positions under a CVAE of what it learned."""
 
     architecture: ClassVar[str] = "ae-cvae"
-    options_type: ClassVar[type[ModelOptions]] = AECVAEOptions
+    options_type: ClassVar[type[ModelOptions]] = CVAEOptions
     phases: ClassVar[int] = 2
 
-    def __init__(self, width: int, condition_width: int, options: AECVAEOptions) -> None:
+    def __init__(self, width: int, condition_width: int, options: CVAEOptions) -> None:
         super().__init__(width, condition_width, options, options.latent, options.decoder_noise)
         latent, hidden, depth = options.latent, options.hidden, options.depth
         self.position_encoder = mlp(width, 2 * latent, hidden, depth)
@@ -85,9 +67,3 @@ class AECVAE(VariationalModel):
         check_width(c, self.condition_width, "the condition")
         u = gaussian(self.position_encoder(x))[0]
         return gaussian(self.encoder(torch.cat([u, c], dim=1)))
-
-    def decode(self, z: Tensor, c: Tensor) -> Tensor:
-        """Return the mean of x (B, D) given the latent z (B, L) and c (B, C)."""
-        check_width(c, self.condition_width, "the condition")
-        out: Tensor = self.decoder(torch.cat([z, c], dim=1))
-        return out

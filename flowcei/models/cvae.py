@@ -8,11 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-import torch
-from torch import Tensor
-
-from flowcei.models.interface import ModelOptions, check_width
-from flowcei.models.networks import gaussian, mlp
+from flowcei.models.interface import ModelOptions
+from flowcei.models.networks import mlp
 from flowcei.models.variational import DECODER_NOISE, VariationalModel
 
 __all__ = ["CVAE", "CVAEOptions"]
@@ -20,10 +17,10 @@ __all__ = ["CVAE", "CVAEOptions"]
 
 @dataclass(frozen=True)
 class CVAEOptions(ModelOptions):
-    """Options of `cvae`.
+    """Options of `cvae` and `ae-cvae`.
 
     Attributes:
-        latent: Width of the latent.
+        latent: Width of the latents.
         hidden: Width of the networks.
         depth: Hidden layers of the networks.
         decoder_noise: ``"learned"``, or ``"fixed"``: the fixed weight of the first study.
@@ -45,15 +42,3 @@ class CVAE(VariationalModel):
         super().__init__(width, condition_width, options, options.latent, options.decoder_noise)
         self.encoder = mlp(width, 2 * options.latent, options.hidden, options.depth)
         self.decoder = mlp(options.latent + condition_width, width, options.hidden, options.depth)
-
-    def encode(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mean and the log variance, (B, L) each, of the latent of x (B, D)."""
-        check_width(x, self.width, "the input of the encoder")
-        check_width(c, self.condition_width, "the condition")
-        return gaussian(self.encoder(x))
-
-    def decode(self, z: Tensor, c: Tensor) -> Tensor:
-        """Return the mean of x (B, D) given the latent z (B, L) and c (B, C)."""
-        check_width(c, self.condition_width, "the condition")
-        out: Tensor = self.decoder(torch.cat([z, c], dim=1))
-        return out

@@ -172,6 +172,29 @@ class InverseModel(nn.Module, ABC):
             raise UsageError(msg)
 
 
+class PointModel(InverseModel):
+    """A model whose answer is one x: subclasses say which with `predict`."""
+
+    is_point: ClassVar[bool] = True
+
+    @abstractmethod
+    def predict(self, c: Tensor) -> Tensor:
+        """Return the answer (B, D) to c (B, C)."""
+
+    def loss(self, x: Tensor, c: Tensor) -> Tensor:
+        """Return the mean squared error (B,)."""
+        check_width(x, self.width, "the target")
+        return ((self.predict(c) - x) ** 2).mean(dim=1)
+
+    def sample_with_log_prob(
+        self, c: Tensor, n: int, *, latent: Latent = "prior", generator: np.random.Generator
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the one answer `n` times, (B, n, D)."""
+        del generator
+        self.refuse_latent(latent)
+        return self.predict(c)[:, None].repeat(1, n, 1), None
+
+
 def check_width(tensor: Tensor, width: int, name: str) -> None:
     """Refuse a batch of another width: FrEIA would take it silently.
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from flowcei.models.freia import Couplings
 from flowcei.models.interface import ModelOptions, check_width
-from flowcei.models.networks import gaussian, mlp
+from flowcei.models.networks import mlp
 from flowcei.models.variational import DECODER_NOISE, VariationalModel
 
 if TYPE_CHECKING:
@@ -57,12 +57,6 @@ class LatentCINN(VariationalModel):
             self.latent_width, options.context, count=options.couplings, hidden=hidden // 2 or 1, depth=2
         )
         self.decoder = mlp(self.latent_width, width, hidden, depth)
-
-    def encode(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mean and the log variance, (B, L) each, of the latent of x (B, D)."""
-        check_width(x, self.width, "the input of the encoder")
-        check_width(c, self.condition_width, "the condition")
-        return gaussian(self.encoder(x))
 
     def decode(self, z: Tensor, c: Tensor) -> Tensor:
         """Return the mean of x (B, D) given the latent z (B, L) and c (B, C)."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from flowcei.errors import UsageError
-from flowcei.models.interface import InverseModel, Latent, ModelOptions, check_width
+from flowcei.models.interface import InverseModel, Latent, ModelOptions, PointModel, check_width
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,36 +40,26 @@ class _Recall(InverseModel):
         del c
         self.x = x[:_MAX_ROWS].detach().clone()
 
-    def _rows(self, c: Tensor, latent: Latent) -> Tensor:
+    def _rows(self, c: Tensor) -> Tensor:
         check_width(c, self.condition_width, "the condition")
-        self.refuse_latent(latent)
         if not len(self.x):
             msg = f"this {self.architecture!r} has seen no training data"
             raise UsageError(msg)
         return self.x
 
 
-class Mean(_Recall):
+class Mean(_Recall, PointModel):
     """The mean of the training set, whatever was measured."""
 
     architecture: ClassVar[str] = "mean"
-    is_point: ClassVar[bool] = True
 
     def remember(self, x: Tensor, c: Tensor) -> None:
         """Keep the mean."""
         super().remember(x.double().mean(dim=0, keepdim=True).to(x.dtype), c)
 
-    def loss(self, x: Tensor, c: Tensor) -> Tensor:
-        """Return the mean squared error (B,)."""
-        check_width(x, self.width, "the target")
-        return ((x - self._rows(c, "prior")) ** 2).mean(dim=1)
-
-    def sample_with_log_prob(
-        self, c: Tensor, n: int, *, latent: Latent = "prior", generator: np.random.Generator
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return the mean `n` times, (B, n, D)."""
-        del generator
-        return self._rows(c, latent).expand(len(c), n, -1).clone(), None
+    def predict(self, c: Tensor) -> Tensor:
+        """Return the mean for every condition, (B, D)."""
+        return self._rows(c).expand(len(c), -1)
 
 
 class Marginal(_Recall):
@@ -80,7 +70,7 @@ class Marginal(_Recall):
     def loss(self, x: Tensor, c: Tensor) -> Tensor:
         """Return the expected mean squared error (B,) of one random row."""
         check_width(x, self.width, "the target")
-        rows = self._rows(c, "prior")
+        rows = self._rows(c)
         mean, variance = rows.mean(dim=0), rows.var(dim=0, correction=0)
         return ((x - mean) ** 2 + variance).mean(dim=1)
 
@@ -88,7 +78,8 @@ class Marginal(_Recall):
         self, c: Tensor, n: int, *, latent: Latent = "prior", generator: np.random.Generator
     ) -> tuple[Tensor, Tensor | None]:
         """Draw rows with replacement, (B, n, D)."""
-        rows = self._rows(c, latent)
+        self.refuse_latent(latent)
+        rows = self._rows(c)
         chosen = torch.from_numpy((generator.random((len(c), n)) * len(rows)).astype("int64"))
         return rows[chosen.to(rows.device)], None
 
@@ -104,7 +95,7 @@ class NearestOptions(ModelOptions):
     neighbours: int = 1
 
 
-class Nearest(_Recall):
+class Nearest(_Recall, PointModel):
     """The training event with the most similar condition: a look-up table.
 
     The last column of a condition, the noise, is no momentum and is not compared.
@@ -112,7 +103,6 @@ class Nearest(_Recall):
 
     architecture: ClassVar[str] = "nearest"
     options_type: ClassVar[type[ModelOptions]] = NearestOptions
-    is_point: ClassVar[bool] = True
     stored: ClassVar[tuple[str, ...]] = ("x", "c")
     c: Tensor
 
@@ -128,23 +118,10 @@ class Nearest(_Recall):
 
     def predict(self, c: Tensor) -> Tensor:
         """Return the mean of the nearest rows, (B, D)."""
-        rows = self._rows(c, "prior")
+        rows = self._rows(c)
         count = min(self.neighbours, len(rows))
         answers = [
             rows[torch.cdist(part[:, :-1], self.c[:, :-1]).topk(count, largest=False).indices].mean(dim=1)
             for part in c.split(_CHUNK)
         ]
         return torch.cat(answers)
-
-    def loss(self, x: Tensor, c: Tensor) -> Tensor:
-        """Return the mean squared error (B,)."""
-        check_width(x, self.width, "the target")
-        return ((x - self.predict(c)) ** 2).mean(dim=1)
-
-    def sample_with_log_prob(
-        self, c: Tensor, n: int, *, latent: Latent = "prior", generator: np.random.Generator
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return the one answer `n` times, (B, n, D)."""
-        del generator
-        self._rows(c, latent)
-        return self.predict(c)[:, None].repeat(1, n, 1), None

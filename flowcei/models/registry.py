@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flowcei import plugins
 from flowcei.errors import UsageError
@@ -15,10 +15,7 @@ from flowcei.models.nulls import Marginal, Mean, Nearest
 from flowcei.models.point import MLP
 from flowcei.models.solver import Solver
 
-if TYPE_CHECKING:
-    from flowcei.models.interface import ModelOptions
-
-__all__ = ["ARCHITECTURES", "build_model", "find_architecture", "parse_options"]
+__all__ = ["ARCHITECTURES", "architecture_names", "build_model", "find_architecture"]
 
 ARCHITECTURES: dict[str, type[InverseModel]] = {
     model.architecture: model
@@ -37,6 +34,11 @@ ARCHITECTURES: dict[str, type[InverseModel]] = {
 """Name on the command line -> class, of those that come with flowcei."""
 
 
+def architecture_names() -> tuple[str, ...]:
+    """Return the names of all architectures, of flowcei and of plug-ins."""
+    return (*ARCHITECTURES, *plugins.plugin_names(plugins.ARCHITECTURES))
+
+
 def find_architecture(name: str) -> type[InverseModel]:
     """Return the class of an architecture, of flowcei or of a plug-in.
 
@@ -51,8 +53,7 @@ def find_architecture(name: str) -> type[InverseModel]:
         return ARCHITECTURES[name]
     kind = plugins.load_plugin(plugins.ARCHITECTURES, name)
     if kind is None:
-        names = [*ARCHITECTURES, *plugins.plugin_names(plugins.ARCHITECTURES)]
-        msg = f"no architecture {name!r}; there are {', '.join(names)}"
+        msg = f"no architecture {name!r}; there are {', '.join(architecture_names())}"
         raise UsageError(msg)
     if not (isinstance(kind, type) and issubclass(kind, InverseModel) and kind.architecture == name):
         msg = f"plug-in {name!r} is no subclass of InverseModel with architecture = {name!r}"
@@ -78,18 +79,5 @@ def build_model(
         >>> build_model("cinn", 6, 5, {"couplings": 2}).has_density
         True
     """
-    parsed = parse_options(architecture, options or {})
-    return find_architecture(architecture)(width, condition_width, parsed)
-
-
-def parse_options(architecture: str, given: dict[str, Any]) -> ModelOptions:
-    """Return all options of an architecture: those given, and defaults.
-
-    Raises:
-        UsageError: For an unknown architecture or option.
-
-    Example:
-        >>> parse_options("mlp", {"hidden": 8}).to_dict()["hidden"]
-        8
-    """
-    return find_architecture(architecture).options_type.parse(architecture, given)
+    kind = find_architecture(architecture)
+    return kind(width, condition_width, kind.options_type.parse(architecture, options or {}))

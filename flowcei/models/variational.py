@@ -13,7 +13,6 @@ nothing, and the decoder answers with a mean.
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from flowcei.models.interface import InverseModel, Latent, ModelOptions, check_width
 from flowcei.models.latents import MAX_STORED, LatentStore, standard_normal
+from flowcei.models.networks import gaussian
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,6 +46,8 @@ class VariationalModel(InverseModel):
 
     has_latent: ClassVar[bool] = True
     stored: ClassVar[tuple[str, ...]] = ("latents.mean", "latents.deviation")
+    encoder: nn.Module
+    decoder: nn.Module
 
     def __init__(
         self,
@@ -65,13 +67,17 @@ class VariationalModel(InverseModel):
         fixed = 0.5 * math.log(0.5 * self.width)  # 1 / (2 s^2) = 1 / D: the mean of the squared errors
         return torch.full((self.width,), 0.0 if self.learns_noise else fixed)
 
-    @abstractmethod
     def encode(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean and the log variance, (B, L) each, of the latent of x (B, D)."""
+        check_width(x, self.width, "the input of the encoder")
+        check_width(c, self.condition_width, "the condition")
+        return gaussian(self.encoder(x))
 
-    @abstractmethod
     def decode(self, z: Tensor, c: Tensor) -> Tensor:
         """Return the mean of x (B, D) given the latent z (B, L) and c (B, C)."""
+        check_width(c, self.condition_width, "the condition")
+        out: Tensor = self.decoder(torch.cat([z, c], dim=1))
+        return out
 
     def loss(self, x: Tensor, c: Tensor) -> Tensor:
         """Return the negative evidence bound (B,), with one latent per row."""

@@ -42,7 +42,7 @@ _MASSES_AGREE = 1e-4  # relative: isotopes differ by more, tables of one isotope
 _CLOSEST = 0.1  # bohr: nearer than any two nuclei rest
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Molecule:
     """A molecule and the ions it breaks into.
 
@@ -67,6 +67,11 @@ class Molecule:
     bonds: tuple[tuple[int, int], ...]
     priors: dict[str, dict[str, Any]] = field(default_factory=dict)
     default_prior: str = ""
+
+    def __repr__(self) -> str:
+        """Say in a line which ions, and which priors there are."""
+        ions = " ".join(f"{x} {q:+g}" for x, q in zip(self.labels, self.charges, strict=True))
+        return f"Molecule: {self.name} ({ions}), priors {', '.join(self.priors) or 'none'}"
 
     @classmethod
     def load(cls, source: str | Path, *, unit: str | None = None) -> Molecule:

@@ -35,7 +35,7 @@ __all__ = ["PosteriorSamples"]
 _AMONG = " and among these results (samples.unflagged() leaves them out)"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PosteriorSamples:
     """Samples of the posterior of events.
 
@@ -68,6 +68,13 @@ class PosteriorSamples:
     weights: Weights | None = None
     flags: NDArray[np.uint16] | None = None
     columns: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """Say in a line how many there are, and how many not to trust."""
+        events, n = self.positions.shape[:2]
+        weighed = ", weighed" if self.weights is not None else ""
+        flagged = f", {self.flagged.sum()} flagged" if self.flagged.any() else ""
+        return f"PosteriorSamples: {events} events x {n} samples of {self.molecule.name}{weighed}{flagged}"
 
     def __post_init__(self) -> None:
         """Check shapes."""

@@ -11,8 +11,7 @@ from torch.overrides import TorchFunctionMode
 from flowcei import plugins
 from flowcei.errors import DataError, FlowceiError
 from flowcei.experiment.detector import Noise
-from flowcei.frame.raw import RawFrame
-from flowcei.frame.recoil import RecoilFrame
+from flowcei.frame.kinds import frame_from_dict
 from flowcei.frame.standardiser import Standardiser
 from flowcei.models.registry import ARCHITECTURES, build_model, find_architecture
 from flowcei.molecules.molecule import Molecule
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from flowcei.frame.interface import Frame
     from flowcei.models.interface import InverseModel
     from flowcei.storage.modelfile import ModelCard
 
@@ -65,7 +65,7 @@ def load(path: str | Path | None = None, *, device: str = "cpu") -> Reconstructo
     return _build(*read_model(place), place, where)
 
 
-def _model(card: ModelCard, frame: RecoilFrame | RawFrame, tensors: dict[str, Tensor]) -> InverseModel:
+def _model(card: ModelCard, frame: Frame, tensors: dict[str, Tensor]) -> InverseModel:
     """Return an untrained model with the options of a file, if its tensors can bear them out."""
     stored = [f"model.{name}" for name in find_architecture(card.architecture).stored]
     weights = [t for name, t in tensors.items() if name.startswith("model.") and name not in stored]
@@ -144,13 +144,13 @@ def _refuse_unsound(tensors: dict[str, Tensor], parts: dict[str, torch.nn.Module
             raise DataError(msg)
 
 
-def _refuse_unusable(card: ModelCard, molecule: Molecule, frame: RecoilFrame | RawFrame) -> None:
+def _refuse_unusable(card: ModelCard, molecule: Molecule, frame: Frame) -> None:
     """Refuse a description that would fail later: a prior or a trained range of something else."""
     prior, seen = card.training.get("prior"), card.training.get("seen")
     if prior is not None:
         build_prior(molecule, prior)
     known = frame.condition_width - 2
-    if seen is not None and isinstance(frame, RecoilFrame) and len(seen["mean"]) != known:
+    if seen is not None and frame.invariant and len(seen["mean"]) != known:
         msg = f"the trained range is of {len(seen['mean'])} momenta, the frame has {known}"
         raise DataError(msg)
 
@@ -165,13 +165,12 @@ def _build(card: ModelCard, tensors: dict[str, Tensor], path: Path, device: torc
     except (FlowceiError, RuntimeError, ValueError, TypeError, IndexError, KeyError, OverflowError) as error:
         reason = str(error).splitlines()[0][:300]
         raise DataError(f"its parts do not fit together ({reason})", path=path) from error
-    built.model.to(device).eval()
+    built.network.to(device).eval()
     return built
 
 
 def _built(card: ModelCard, tensors: dict[str, Tensor]) -> Reconstructor:
-    table = card.frame.model_dump()
-    frame = (RawFrame if "fixed" in table else RecoilFrame).from_dict(table)
+    frame = frame_from_dict(card.frame.model_dump())
     molecule = Molecule.from_dict(card.molecule)
     if frame.masses != tuple(molecule.masses.tolist()):
         msg = "the frame is of another molecule"
@@ -184,7 +183,7 @@ def _built(card: ModelCard, tensors: dict[str, Tensor]) -> Reconstructor:
     built = Reconstructor(
         molecule=molecule,
         frame=frame,
-        model=model,
+        network=model,
         noise=Noise(card.noise.low, card.noise.high, relative=card.noise.relative),
         chart_standardiser=Standardiser(frame.width),
         condition_standardiser=Standardiser(frame.condition_width),

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
     from flowcei.events.container import Events
 
-__all__ = ["above_trained", "assumed_sigma", "default_noise", "stated_sigma"]
+__all__ = ["above_trained", "default_noise", "stated_sigma", "within_trained"]
 
 _DEFAULT = 0.01  # of the rms momentum component
 _ROUNDING = 1.01
 
 
-def default_noise(trained: Noise, usual: float = _DEFAULT) -> Noise:
+def default_noise(trained: Noise, usual: float | None = None) -> Noise:
     """Return the level that is assumed where nobody says: the usual one, or the nearest trained one.
 
     Example:
@@ -34,46 +34,47 @@ def default_noise(trained: Noise, usual: float = _DEFAULT) -> Noise:
     """
     level = trained.high
     if trained.relative:
-        level = min(max(usual, trained.low), level)
+        level = min(max(_DEFAULT if usual is None else usual, trained.low), level)
     return Noise(level, level, relative=trained.relative)
 
 
-def stated_sigma(events: Events, noise: str | Noise | None, trained: Noise) -> NDArray[np.float64]:
+def stated_sigma(events: Events, noise: str | Noise | None, default: Noise) -> NDArray[np.float64]:
     """Return the noise that is stated of events, (E,), hbar / bohr, whatever a model knows.
 
     Args:
         events: Whose noise it is.
-        noise: What to take; what the events say where None, else `default_noise`.
-        trained: The range of the model.
+        noise: What to take; what the events say where None, else `default`.
+        default: Where nobody says.
     """
-    if noise is not None:
-        level = noise if isinstance(noise, Noise) else Noise.parse(noise)
-        return level.sigma(events.momenta)
-    return events.sigma if events.sigma is not None else default_noise(trained).sigma(events.momenta)
+    if noise is None and events.sigma is not None:
+        return events.sigma
+    return Noise.parse(noise or default).sigma(events.momenta)
 
 
-def above_trained(events: Events, noise: str | Noise | None, trained: Noise) -> NDArray[np.bool_]:
-    """Tell which events (E,) have a stated noise above the trained range."""
-    return np.asarray(
-        stated_sigma(events, noise, trained) > trained.high * _unit(events, trained) * _ROUNDING
-    )
+def above_trained(
+    sigma: NDArray[np.float64], momenta: NDArray[np.float64], trained: Noise
+) -> NDArray[np.bool_]:
+    """Tell where noise (E,) is above the range that was trained for, of momenta (E, N, 3)."""
+    return np.asarray(sigma > trained.high * _unit(momenta, trained) * _ROUNDING)
 
 
-def assumed_sigma(events: Events, noise: str | Noise | None, trained: Noise) -> NDArray[np.float64]:
-    """Return `stated_sigma` within the trained range, (E,), hbar / bohr.
+def within_trained(
+    sigma: NDArray[np.float64], momenta: NDArray[np.float64], noise: str | Noise | None, trained: Noise
+) -> NDArray[np.float64]:
+    """Return stated noise (E,) within the trained range, hbar / bohr.
 
     Raises:
         UsageError: For a `noise` above it, of all events alike.
     """
-    sigma, unit = stated_sigma(events, noise, trained), _unit(events, trained)
     # A level of the kind that was trained is above the range in every event or in none. Levels that
     # events state, or that are of the other kind, may be above it in one event of thousands.
-    level = Noise.parse(noise) if isinstance(noise, str) else noise
+    level = None if noise is None else Noise.parse(noise)
     if level is not None and level.relative == trained.relative and level.high > trained.high * _ROUNDING:
         msg = f"noise of {level} is above what the model was trained for ({trained})"
         raise UsageError(msg)
+    unit = _unit(momenta, trained)
     return np.clip(sigma, trained.low * unit, trained.high * unit)
 
 
-def _unit(events: Events, trained: Noise) -> NDArray[np.float64]:
-    return rms_component(events.momenta) if trained.relative else np.ones(len(events))
+def _unit(momenta: NDArray[np.float64], trained: Noise) -> NDArray[np.float64]:
+    return rms_component(momenta) if trained.relative else np.ones(len(momenta))

@@ -18,6 +18,7 @@ from flowcei.check.conservation import noisiness
 from flowcei.errors import DataError, UsageError
 from flowcei.experiment.detector import NOISE_FLOOR, Noise, rms_component
 from flowcei.frame.raw import RawFrame
+from flowcei.frame.recoil import RecoilFrame
 from flowcei.physics.priors import build_prior
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from flowcei.check.conservation import Noisiness
     from flowcei.events.container import Events
+    from flowcei.frame.interface import Frame
 
 __all__ = [
     "DEFAULT_NOISE",
@@ -87,18 +89,13 @@ class RecordedSource:
         """Return the validation events."""
         return self._noisy(self._validation, 1, 0)
 
-    def raw_frame(self) -> RawFrame:
-        """Return the frame of the file's own coordinates.
-
-        Raises:
-            DataError: For events without positions.
-        """
-        events = self._training
-        if events.positions is None:
-            msg = "training needs events with positions"
-            raise DataError(msg)
-        tables = (events.molecule.masses, events.positions, events.momenta)
-        return RawFrame.of(*(torch.from_numpy(np.asarray(t)) for t in tables))
+    def frame(self, kind: str, pilot: Events) -> Frame:
+        """Return the frame of a training: raw is that of the file before noise is added."""
+        if kind == RawFrame.kind:
+            events = self._training
+            tables = (events.molecule.masses, events.positions, events.momenta)
+            return RawFrame.of(*(torch.from_numpy(np.asarray(t)) for t in tables))
+        return RecoilFrame.of(pilot.molecule, torch.from_numpy(pilot.momenta), reflect=False)
 
     def _noisy(self, events: Events, stream: int, index: int) -> Events:
         if self._noise is None:
@@ -178,7 +175,7 @@ def settled_noise(data: Events, noise: Noise | str | None) -> tuple[Noise, Measu
     if len(data) < MIN_EVENTS:
         msg = f"{len(data)} events are too few to train on; {MIN_EVENTS} at the least"
         raise DataError(msg)
-    wanted = Noise.parse(noise) if isinstance(noise, str) else noise
+    wanted = None if noise is None else Noise.parse(noise)
     if data.sigma is not None and (data.sigma > 0).all():
         if wanted is not None:
             msg = "the data carry noise of their own; leave --noise out, or give data without"

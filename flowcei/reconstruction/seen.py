@@ -7,12 +7,13 @@ the KER and the ellipsoid of the other numbers of the condition.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from flowcei.errors import DataError
+from flowcei.frame.interface import Condition
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,7 +26,7 @@ _FARTHER = 1.5  # times the largest squared distance in training
 
 @dataclass(frozen=True, eq=False)
 class TrainedRange:
-    """What conditions of training events were like; a condition ends with log KER and log noise.
+    """What conditions of training events were like: see `flowcei.frame.interface.Condition`.
 
     Attributes:
         low: Of log KER (hartree), with a margin.
@@ -51,7 +52,7 @@ class TrainedRange:
             >>> [kind.tolist() for kind in far]
             [[False, True, False], [False, False, True]]
         """
-        known, energy = condition[:, :-2], condition[:, -2]
+        known, energy, _ = Condition.split(condition)
         margin = _MARGIN * float(np.ptp(energy))
         mean: NDArray[np.float64] = known.mean(axis=0)
         covariance = np.cov(known, rowvar=False).reshape(known.shape[1], known.shape[1])
@@ -61,20 +62,14 @@ class TrainedRange:
 
     def outside(self, condition: NDArray[np.float64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Tell of which conditions (B, C) the KER (B,), the other momenta (B,) are unlike all training."""
-        energy = condition[:, -2]
+        momenta, energy, _ = Condition.split(condition)
         ker = ~((energy >= self.low) & (energy <= self.high))
-        far = ~(_distance(condition[:, :-2], self.mean, self.precision) <= self.reach)
+        far = ~(_distance(momenta, self.mean, self.precision) <= self.reach)
         return ker, far
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers that `from_dict` reads."""
-        return {
-            "low": self.low,
-            "high": self.high,
-            "mean": self.mean.tolist(),
-            "precision": self.precision.tolist(),
-            "reach": self.reach,
-        }
+        return {field.name: np.asarray(getattr(self, field.name)).tolist() for field in fields(self)}
 
     @classmethod
     def from_dict(cls, table: object) -> TrainedRange:

@@ -49,9 +49,9 @@ def check_storable(model: Reconstructor, x: Tensor, c: Tensor) -> None:
             reason = str(error).removeprefix(f"{path}: ").removeprefix("the model cannot be stored: ")
             msg = f"a model trained like this could not be stored and read again: {reason}"
             raise UsageError(msg) from error
-    if model.model.stored:  # without its training rows it has no answer yet
+    if model.network.stored:  # without its training rows it has no answer yet
         return
-    here, there = (_answers(network, x[:_ROWS], c[:_ROWS]) for network in (model.model, again.model))
+    here, there = (_answers(network, x[:_ROWS], c[:_ROWS]) for network in (model.network, again.network))
     if not torch.allclose(here, there, equal_nan=True):
         msg = (
             f"a model of {model.architecture!r} read from its file answers otherwise: what it computes "

@@ -27,6 +27,7 @@ __all__ = [
     "describe_model",
     "read_card",
     "read_model",
+    "sealed",
     "write_model",
 ]
 
@@ -48,14 +49,20 @@ def write_model(
     Raises:
         UsageError: Where the file exists or cannot be written, or could not be read again.
     """
-    text = card.model_copy(update={"checksum": checksum(tensors)}).model_dump_json()
+    text, seal = sealed(card, tensors)
     with atomic_write(Path(path), overwrite=overwrite, durable=True) as file:
-        write_tensors(file, {_CARD: text, _SEAL: _digest(text)}, tensors)
+        write_tensors(file, {_CARD: text, _SEAL: seal}, tensors)
         try:
             _read(file)
         except DataError as error:
             msg = f"the model cannot be stored: {error}"
             raise UsageError(msg) from error
+
+
+def sealed(card: ModelCard, tensors: dict[str, Tensor]) -> tuple[str, str]:
+    """Return the description of a model with the checksum of its weights, and the checksum of both."""
+    text = card.model_copy(update={"checksum": checksum(tensors)}).model_dump_json()
+    return text, _digest(text)
 
 
 def read_card(path: str | Path) -> ModelCard:

@@ -60,10 +60,10 @@ def answers(model: flowcei.Reconstructor) -> dict[str, Any]:
         "positions": x.tolist(),
         "mean": drawn.positions.mean(axis=1, dtype=np.float64).tolist(),
     }
-    if model.model.has_density:
+    if model.network.has_density:
         found["log_prob"] = model.log_prob(x, events.momenta, noise="1%").tolist()
-    elif hasattr(model.model, "iwae_bound"):
-        found["log_prob_bound"] = model.log_prob_bound(x, events.momenta, noise="1%", draws=8).tolist()
+    elif hasattr(model.network, "iwae_bound"):
+        found["log_prob_bound"] = model.log_prob(x, events.momenta, noise="1%", draws=8).tolist()
     return found
 
 
