@@ -95,7 +95,7 @@ def killer(count: int) -> Callable[[], None]:
 
 def state_of(folder: Path) -> str:
     """Check that a folder can be read, whatever happened to it, and say what it holds."""
-    if not folder.exists():
+    if not folder.exists() or all(path.name.startswith(".") for path in folder.iterdir()):
         return "nothing"
     had_model = (folder / "model.safetensors").exists()
     if had_model:

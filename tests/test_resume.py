@@ -251,7 +251,7 @@ def test_what_pickles_is_refused(tmp_path: Path, kept: Checkpoint) -> None:
         {"records": {"epoch": 1.0}},
         {"records": {"phase": 0}},
         {"records": {"phase": 3}},
-        {"records": {"validation_loss": 1}},
+        {"records": {"validation_loss": None}},
         {"records": {"seconds": "long"}},
     ],
 )

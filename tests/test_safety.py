@@ -458,13 +458,6 @@ def test_no_folder_beside_a_run_is_removed(shell: Shell, stranger: Path) -> None
     assert (folder / ".*-abcdefgh" / "thesis.tex").exists()
 
 
-def test_a_run_of_old_checkpoints_is_refused(shell: Shell, stranger: Path) -> None:
-    """What torch would unpickle is not opened; it is said what to do."""
-    (stranger / "checkpoint.pt").write_bytes(b"PK")
-    assert shell("train", "--resume", "run") == 2
-    assert "older flowcei" in shell.err
-
-
 # Disks and streams
 
 

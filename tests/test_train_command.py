@@ -14,7 +14,6 @@ from runfolders import FINISHED, LINE, TINY, assert_same_runs, names_in
 from shell import Shell
 
 import flowcei
-from flowcei.cli import runfolder
 from flowcei.cli.logs import log_file
 from flowcei.cli.runfolder import RunFolder
 from flowcei.storage.modelfile import read_model
@@ -210,6 +209,7 @@ def test_an_unfinished_run_can_be_begun_anew(flow: Shell, monkeypatch: pytest.Mo
     assert names_in("run") == FINISHED
     assert len(pd.read_csv("run/metrics.csv")) == 4
     Path("mine").mkdir()
+    Path("mine/thesis.tex").write_text("precious")
     assert flow(*LINE[:-1], "mine", "--overwrite") == 2
     assert "holds no model, so --overwrite will not replace it" in flow.err
 
@@ -274,7 +274,7 @@ def test_places_that_cannot_be_written_leave_nothing(flow: Shell, monkeypatch: p
     def refuse(*_: object, **__: object) -> str:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(runfolder.tempfile, "mkdtemp", refuse)
+    monkeypatch.setattr(Path, "mkdir", refuse)
     assert flow(*LINE[:-1], "new/run") == 2
     assert flow.err.splitlines()[-1] == (
         "flowcei: error: cannot make folder new/run (Read-only file system); name another place with -o"

@@ -8,10 +8,8 @@ that the old model can be used, and is not lost, while there is no new one.
 
 from __future__ import annotations
 
-import glob
 import json
 import shutil
-import tempfile
 import tomllib
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,11 +30,9 @@ MODEL = "model.safetensors"
 LOG = "train.log"
 _CONFIG = "config.toml"
 _CHECKPOINT = "checkpoint.safetensors"
-_OLD_CHECKPOINT = "checkpoint.pt"  # of archives that torch unpickles, which nobody opens any more
 _METRICS = "metrics.csv"
 _PICTURE = "loss.png"
 _UNFINISHED = "unfinished"
-_DONE = ".finished"
 
 
 @dataclass(frozen=True)
@@ -95,38 +91,22 @@ class RunFolder:
 
         model.card["name"] = self.folder.name
         self.write_metrics(records)
-        save(
-            training_figure(pd.DataFrame([asdict(r) for r in records])), self.work / _PICTURE, overwrite=True
-        )
+        picture = training_figure(pd.DataFrame([asdict(r) for r in records]))
+        save(picture, self.work / _PICTURE, overwrite=True)
         model.save(self.work / MODEL, overwrite=True)
-        self._move_up()
+        if self.work != self.folder:
+            for name in (MODEL, _METRICS, _PICTURE, _CONFIG):  # without the last it is unfinished no more
+                (self.work / name).replace(self.folder / name)
+            shutil.rmtree(self.work, ignore_errors=True)
         # The schedule has come to its end: nobody can go on from here, and momenta of all weights
         # and the weights of the best epoch make a checkpoint several times as large as the model.
         (self.folder / _CHECKPOINT).unlink(missing_ok=True)
         self.clean()
 
-    def _move_up(self) -> None:
-        from flowcei.storage.creation import atomic_write
-
-        if self.work == self.folder:
-            return
-        for name in (MODEL, _METRICS, _PICTURE):
-            (self.work / name).replace(self.folder / name)
-        with atomic_write(self.folder / _CONFIG) as file:
-            file.write((self.work / _CONFIG).read_bytes())
-        # In one step, since what is half removed is neither finished nor unfinished.
-        self.work.replace(self.folder / _DONE)
-
     def clean(self) -> None:
         """Remove what a killed process left half-written."""
         from flowcei.storage.creation import remove_left_over
 
-        for work in {self.folder, self.folder / _UNFINISHED}:
-            for left in work.parent.glob(f".{glob.escape(work.name)}-????????"):  # as `_appear` makes them
-                own = left.is_dir() and all(_CONFIG in path.name for path in left.iterdir())
-                if own and not left.is_symlink():
-                    shutil.rmtree(left, ignore_errors=True)
-        shutil.rmtree(self.folder / _DONE, ignore_errors=True)
         for place in {self.folder, self.work}:
             if place.is_dir():  # the work of a run that has taken its place is gone
                 remove_left_over(place)
@@ -172,15 +152,17 @@ def check_run_folder(output: Path | None, name: str, *, overwrite: bool) -> Path
     if is_unfinished(output) and not overwrite:
         msg = f"{output} holds an unfinished training: --resume {output} goes on, --overwrite begins anew"
         raise UsageError(msg)
-    if output.exists() and not (overwrite and (is_unfinished(output) or (output / MODEL).is_file())):
-        known = " (it holds no model, so --overwrite will not replace it)" if overwrite else ""
-        msg = f"{output} exists{known}; use --overwrite to replace a run, or another -o"
+    replaced = overwrite and (is_unfinished(output) or (output / MODEL).is_file())
+    empty = output.is_dir() and all(path.name.startswith(".") for path in output.iterdir())
+    if output.exists() and not (empty or replaced):
+        why = " (it holds no model, so --overwrite will not replace it)" if overwrite else ""
+        msg = f"{output} exists{why}; use --overwrite to replace a run, or another -o"
         raise UsageError(msg)
     return output
 
 
 def begin_run(folder: Path, config: dict[str, Any]) -> RunFolder:
-    """Make the folder of a run, with its configuration in it from the first moment.
+    """Make the folder of a run, with its configuration in it.
 
     An unfinished training that is there is given up; a finished run stays until `finish`.
 
@@ -190,44 +172,24 @@ def begin_run(folder: Path, config: dict[str, Any]) -> RunFolder:
     from flowcei.storage.creation import atomic_text
 
     _refuse_links(folder)
-    lines = [f"{key} = {_toml(value)}\n" for key, value in config.items() if value != ""]
-    text = "[train]\n" + "".join(lines)
     work = folder / _UNFINISHED if (folder / MODEL).is_file() else folder
-    if work.exists():
-        run = RunFolder(folder, work)
-        run.checkpoint.unlink(missing_ok=True)  # first: it belongs to the old configuration
-        for name in (_METRICS, _PICTURE):
+    run = RunFolder(folder, work, tuple(p for p in (*reversed(work.parents), work) if not p.exists()))
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        for name in (_CHECKPOINT, _METRICS, _PICTURE):  # of the old configuration, which goes last
             (work / name).unlink(missing_ok=True)
         with atomic_text(work / _CONFIG, durable=True) as file:
-            file.write(text)
+            # JSON's text and numbers are TOML's too.
+            lines = [f"{k} = {json.dumps(v, ensure_ascii=False)}\n" for k, v in config.items() if v != ""]
+            file.write("[train]\n" + "".join(lines))
         run.clean()
-        return run
-    run = RunFolder(folder, work, (*(p for p in reversed(work.parents) if not p.exists()), work))
-    try:
-        _appear(work, text)
-    except OSError as error:
+    except BaseException as error:
         run.discard()
-        msg = f"cannot make folder {work} ({error.strerror}); name another place with -o"
-        raise UsageError(msg) from error
-    except BaseException:
-        run.discard()
+        if isinstance(error, OSError):
+            msg = f"cannot make folder {work} ({error.strerror}); name another place with -o"
+            raise UsageError(msg) from error
         raise
     return run
-
-
-def _appear(work: Path, config: str) -> None:
-    """Make a folder that holds its configuration from the first moment."""
-    from flowcei.storage.creation import atomic_text
-
-    work.parent.mkdir(parents=True, exist_ok=True)
-    begun = Path(tempfile.mkdtemp(dir=work.parent, prefix=f".{work.name}-"))
-    try:
-        begun.chmod(0o755)
-        with atomic_text(begun / _CONFIG, durable=True) as file:
-            file.write(config)
-        begun.rename(work)
-    finally:
-        shutil.rmtree(begun, ignore_errors=True)
 
 
 def to_resume(name: str) -> RunFolder:
@@ -236,29 +198,17 @@ def to_resume(name: str) -> RunFolder:
     Raises:
         UsageError: Where there is none, and for a run that is complete.
     """
-    if not name:
-        found = [(work, work.parent if work.name == _UNFINISHED else work) for work in _unfinished()]
-        if not found:
+    folders = [Path(name), RUNS / name] if name else list(RUNS.glob("[!.]*"))
+    runs = [RunFolder(folder, work) for folder in folders if (work := _work(folder)) is not None]
+    if not runs:
+        msg = f"no unfinished training {name!r}: give a run folder, or a name in {RUNS}"
+        if not name:
             msg = f"there is no unfinished training in {RUNS}"
-            raise UsageError(msg)
-        work, folder = max(found, key=lambda pair: pair[0].stat().st_mtime)
-        return _checked(RunFolder(folder, work))
-    for folder in (Path(name), RUNS / name):
-        found_work = _work(folder)
-        if found_work is not None:
-            return _checked(RunFolder(folder, found_work))
-        if (folder / MODEL).is_file():
-            msg = f"the training in {folder} is complete"
-            raise UsageError(msg)
-    msg = f"no unfinished training {name!r}: give a run folder, or a name in {RUNS}"
-    raise UsageError(msg)
-
-
-def _checked(run: RunFolder) -> RunFolder:
-    _refuse_links(run.folder)
-    if (run.work / _OLD_CHECKPOINT).exists():
-        msg = f"{run.work} was begun by an older flowcei, whose checkpoints are read no more; begin anew"
+        elif done := [folder for folder in folders if (folder / MODEL).is_file()]:
+            msg = f"the training in {done[0]} is complete"
         raise UsageError(msg)
+    run = runs[0] if name else max(runs, key=lambda run: run.work.stat().st_mtime)
+    _refuse_links(run.folder)
     return run
 
 
@@ -276,12 +226,3 @@ def _refuse_links(folder: Path) -> None:
     for place in (folder, work):
         for name in (LOG, MODEL, _CONFIG, _CHECKPOINT, _METRICS, _PICTURE) if place.is_dir() else ():
             refuse_existing(place / name, overwrite=True)
-
-
-def _unfinished() -> list[Path]:
-    return [work for folder in RUNS.glob("[!.]*") if (work := _work(folder)) is not None]
-
-
-def _toml(value: str | float) -> str:
-    """Return a TOML literal: JSON's text and numbers are TOML's too."""
-    return json.dumps(value, ensure_ascii=False)

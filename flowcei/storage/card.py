@@ -6,13 +6,13 @@ import json
 from importlib.metadata import version
 from math import isfinite
 from platform import python_version
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from flowcei.errors import DataError, UsageError
 from flowcei.storage.migrations import FORMAT_VERSION
-from flowcei.storage.strictjson import LARGEST, MAX_DEPTH, SMALLEST, read_json, refuse_odd_values
+from flowcei.storage.strictjson import LARGEST, SMALLEST, read_json, refuse_odd_values, validated
 
 __all__ = [
     "ModelCard",
@@ -24,11 +24,11 @@ __all__ = [
 
 _IONS = 100
 _ABSENT: Any = None  # of tables that may be missing, but not null
-_Kind = TypeVar("_Kind", bound=BaseModel)
 _Positive = Annotated[int, Field(ge=0)]
 _Numbers = Annotated[list[float], Field(max_length=3 * _IONS)]
 _Pairs = Annotated[list[list[int]], Field(max_length=_IONS)]
 _MOST_TEXT, _MOST_VALUES = 12 << 20, 700_000  # before training: the rest is for results and tensors
+_MAX_DEPTH = 100  # tables within one another; 200 can be read
 _LIBRARIES = ("flowcei", "torch", "FrEIA", "numpy")
 
 
@@ -67,28 +67,6 @@ class _NoiseRange(_Part):
             msg = f"noise from {self.low:g} to {self.high:g}"
             raise ValueError(msg)
         return self
-
-
-class _Masses(_Part):
-    unit: str
-    values: list[float] = Field(max_length=_IONS)
-
-
-class _Equilibrium(_Part):
-    unit: str
-    positions: list[list[float]] = Field(max_length=_IONS)
-
-
-class _Molecule(_Part):
-    name: str
-    symbols: list[str] = Field(min_length=2, max_length=_IONS)
-    labels: list[str] = Field(min_length=2, max_length=_IONS)
-    charges: list[float] = Field(max_length=_IONS)
-    masses: _Masses
-    bonds: list[list[str]] = Field(max_length=_IONS**2)
-    equilibrium: _Equilibrium
-    priors: dict[str, dict[str, Any]]
-    default_prior: str
 
 
 class _Data(_Open):
@@ -175,9 +153,8 @@ def card_of(table: object) -> ModelCard:
         DataError: Naming the first place that is damaged.
     """
     refuse_odd_values(table)
-    card = _checked(ModelCard, table)
-    _checked(_Molecule, card.molecule, "molecule.")
-    _checked(_Training, card.training, "training.")
+    card = validated(ModelCard, table)
+    validated(_Training, card.training, "training.")
     return card
 
 
@@ -236,27 +213,17 @@ def refuse_undescribable(molecule: dict[str, Any], training: dict[str, Any]) -> 
         text = json.dumps(table)
         if len(text) > _MOST_TEXT:
             raise DataError(f"its prior or molecule takes {len(text):,} characters, above {_MOST_TEXT:,}")
-        read_json(text, most=_MOST_VALUES)
-        refuse_odd_values(table)
-        _checked(_Training, _storable(training), "training.")
+        refuse_odd_values(read_json(text, most=_MOST_VALUES))
+        validated(_Training, _storable(training), "training.")
     except DataError as error:
         msg = f"a model trained like this could not be stored: {error}"
         raise UsageError(msg) from error
 
 
-def _checked(kind: type[_Kind], table: object, place: str = "") -> _Kind:
-    try:
-        return kind.model_validate(table)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        where = ascii((place + ".".join(map(str, first["loc"])))[:100])[1:-1]
-        raise DataError(f"its description is damaged at {where}: {first['msg']}") from error
-
-
 def _storable(value: object, depth: int = 0) -> object:
     """Return a value as JSON can hold it and a terminal show it: NaN and infinity as None."""
-    if depth > MAX_DEPTH - 4:  # the description stands within other tables
-        raise DataError(f"more than {MAX_DEPTH} tables within one another")
+    if depth > _MAX_DEPTH:
+        raise DataError(f"more than {_MAX_DEPTH} tables within one another")
     if isinstance(value, dict):
         return {_printable(str(key)): _storable(part, depth + 1) for key, part in value.items()}
     if isinstance(value, list | tuple):

@@ -1,21 +1,21 @@
 """Safetensors files from strangers: bounded first, then read by the library, then sealed by a checksum.
 
 The library checks that types, shapes and offsets agree with the file. What it does not bound is
-how much it takes to say so: a header may have 100 MB, name a key twice, or hold a million tensors.
+how much it takes to say so: a header may have 100 MB, or hold a million tensors.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, Literal, TypeVar
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from flowcei.errors import DataError, UsageError
-from flowcei.storage.strictjson import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +36,20 @@ TYPES = {
 log-determinant is wrong."""
 
 Description = TypeVar("Description")
+
+
+class _Claim(BaseModel):
+    model_config = ConfigDict(strict=True)
+    dtype: Literal["F32", "F64", "I64", "I32", "U8", "BOOL"]
+    shape: list[int]
+    data_offsets: tuple[int, int]
+
+
+class _Header(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+    metadata: dict[str, str] = Field(default={}, alias="__metadata__")
+    __pydantic_extra__: dict[str, _Claim]
+
 
 _MAX_HEADER = 16 << 20
 _MAX_TENSORS = 20_000
@@ -63,7 +77,7 @@ def read_tensors(
     if size > most:
         raise DataError(f"larger than {most >> 30} GiB: not a file of flowcei")
     file.seek(0)
-    metadata = _bounded_header(file, size)
+    metadata = _header(file, size).metadata
     file.seek(0)
     try:
         tensors = load(file.read(size))  # in memory, so that what the checksum is of does not change
@@ -110,34 +124,25 @@ def _type(tensor: Tensor) -> str:
     return TYPES[tensor.dtype]
 
 
-def _bounded_header(file: BinaryIO, size: int) -> dict[str, str]:
-    """Return the metadata of a file whose header is small, names nothing twice and accounts for its size."""
+def _header(file: BinaryIO, size: int) -> _Header:
+    """Return a header that is small and accounts for the size of its file."""
     length = int.from_bytes(file.read(8), "little")
     if size < 8 or length > min(size - 8, _MAX_HEADER):
         raise _damaged(f"a header of {length} bytes in a file of {size}")
     try:
-        table = read_json(file.read(length).decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise _damaged(f"its header is not UTF-8 ({error.reason})") from error
-    except DataError as error:
-        raise _damaged(f"its header: {error}") from error
-    metadata = table.pop("__metadata__", {}) if isinstance(table, dict) else None
-    if not isinstance(table, dict) or not isinstance(metadata, dict):
-        raise _damaged("its header or its metadata are no table")
-    if len(table) > _MAX_TENSORS:
-        raise _damaged(f"{len(table)} tensors, above {_MAX_TENSORS}")
-    end = 0
-    for name, claims in table.items():  # names are printed where something is wrong with them
+        header = _Header.model_validate_json(file.read(length))
+    except ValidationError as error:
+        raise _damaged(f"its header: {error.errors(include_url=False)[0]['msg']}") from error
+    claims = header.__pydantic_extra__
+    if len(claims) > _MAX_TENSORS:
+        raise _damaged(f"{len(claims)} tensors, above {_MAX_TENSORS}")
+    for name in claims:  # names are printed where something is wrong with them
         if len(name) > _MAX_NAME or not name.isprintable():
             raise _damaged(f"a tensor is called {ascii(name)[:80]}")
-        if not isinstance(claims, dict) or claims.get("dtype") not in TYPES.values():
-            raise _damaged(f"tensor {name} is not of type {', '.join(TYPES.values())}")
-        offsets = claims.get("data_offsets")
-        last = offsets[-1] if isinstance(offsets, list) and offsets else None
-        end = max(end, last if isinstance(last, int) else 0)
+    end = max((claim.data_offsets[1] for claim in claims.values()), default=0)
     if end != size - 8 - length:  # before a gigabyte of nothing is read
-        raise _damaged(f"its tensors end at byte {end} of {size - 8 - length}")
-    return metadata
+        raise _damaged(f"its tensors end at byte {str(end)[:20]} of {size - 8 - length}")
+    return header
 
 
 def _damaged(what: str) -> DataError:

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from flowcei._version import __version__
 from flowcei.errors import DataError, UsageError
@@ -23,7 +25,7 @@ from flowcei.storage.creation import atomic_write
 from flowcei.storage.files import check_readable
 from flowcei.storage.strictjson import read_json, refuse_odd_values
 from flowcei.storage.tensors import checksum, read_tensors, write_tensors
-from flowcei.training.schedule import EpochRecord
+from flowcei.training.schedule import EpochRecord  # noqa: TC001 (pydantic reads it)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,6 +89,17 @@ class Checkpoint:
         return [record.validation_loss for record in self.records if record.phase == self.phase + 1]
 
 
+class _Description(BaseModel):
+    """What a checkpoint says beside its tensors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    format_version: int
+    flowcei: str
+    settings: dict[str, Any]
+    machine: dict[str, Any]
+    records: list[EpochRecord]
+
+
 @dataclass(frozen=True)
 class Keeping:
     """How a training is kept so that it survives an interruption.
@@ -142,22 +155,27 @@ def read_checkpoint(path: Path) -> Checkpoint:
         table = read_json(text)
     except (OSError, DataError) as error:
         raise DataError(f"is no checkpoint of flowcei, or {_DAMAGED}", path=path) from error
-    if not isinstance(table, dict) or table.get("format_version") != CHECKPOINT_VERSION:
-        found = table.get("format_version") if isinstance(table, dict) else None
-        what = f"has format {found}, and {CHECKPOINT_VERSION} is read here; begin the training anew"
+    version = table.get("format_version") if isinstance(table, dict) else None
+    if version != CHECKPOINT_VERSION:
+        what = f"has format {version}, and {CHECKPOINT_VERSION} is read here; begin the training anew"
         raise DataError(what, path=path)
     parts: dict[str, dict[str, Tensor]] = {part: {} for part in _PARTS}
     try:
         for name, tensor in tensors.items():
             part, _, own = name.partition(".")
             parts[part][own] = tensor
-        refuse_odd_values([table["settings"], table["machine"]])
-        seed, machine = table["settings"]["seed"], dict(table["machine"])
+        about = _Description.model_validate_json(text)
+        refuse_odd_values([about.settings, about.machine])
+        seed, phases = about.settings.get("seed"), [1, *(record.phase for record in about.records)]
         if type(seed) is not int or not 0 <= seed < 1 << 64:
             raise DataError("a seed that is none")
-        return Checkpoint(dict(table["settings"]), machine, _records(table["records"]), **parts)
-    except (DataError, KeyError, TypeError, ValueError) as error:
+        if [record.epoch for record in about.records] != list(range(1, len(phases))):
+            raise DataError("epochs out of order")
+        if any(b not in (a, a + 1) for a, b in pairwise(phases)):
+            raise DataError("phases out of order")
+    except (DataError, KeyError, ValidationError) as error:
         raise DataError(_DAMAGED, path=path) from error
+    return Checkpoint(about.settings, about.machine, about.records, **parts)
 
 
 def _texts(metadata: dict[str, str]) -> tuple[str, str]:
@@ -168,19 +186,6 @@ def _texts(metadata: dict[str, str]) -> tuple[str, str]:
 
 def _digest(text: str, tensors: dict[str, Tensor]) -> str:
     return hashlib.sha256((text + checksum(tensors)).encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _records(rows: list[dict[str, Any]]) -> list[EpochRecord]:
-    """Return the epochs, if they are numbered, their phases go up and all else are finite numbers."""
-    records, phase = [EpochRecord(**row) for row in rows], 1
-    kinds = {f.name: int if f.name in ("epoch", "phase") else float for f in fields(EpochRecord)}
-    for number, record in enumerate(records, 1):
-        if any(type(getattr(record, name)) is not kind for name, kind in kinds.items()):
-            raise DataError("an epoch of other numbers")
-        if record.epoch != number or not phase <= record.phase <= phase + 1:
-            raise DataError("epochs out of order")
-        phase = record.phase
-    return records
 
 
 def begun_at(checkpoint: Path | None, *, resume: bool) -> Checkpoint | None:
