@@ -445,6 +445,19 @@ def test_a_description_that_lies_breaks_nothing(
         assert "\n" not in str(error)  # noqa: PT017
 
 
+def test_a_deep_description_is_shown_at_once(sound: Sound, flow: Shell) -> None:
+    """Tables 190 within one another: what takes twice the time a level would never end."""
+    deep: dict[str, Any] = {"a": 1}
+    for _ in range(190):
+        deep = {"a": deep}
+    Path(NAME).write_bytes(sound.said("training.prior", deep))
+    assert flow("info", NAME) in {0, 3}
+    assert len(flow.err.splitlines()) <= 1
+    Path(NAME).write_bytes(sound.said("training.figures", deep))
+    assert flow("info", NAME) == 0
+    assert flow("info", NAME, "--json") == 0
+
+
 def test_loading_leaves_the_random_state_of_the_caller(sound: Sound, tmp_path: Path) -> None:
     """First weights are drawn before a file replaces them; nobody notices."""
     (tmp_path / NAME).write_bytes(sound.whole)

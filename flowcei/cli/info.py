@@ -266,9 +266,11 @@ def _words(value: object) -> str:
         return f"{value:.6g}"
     if not isinstance(value, dict):
         return str(value)
-    plain = [f"{k} {_words(v)}" for k, v in value.items() if "\n" not in _words(v) and not _is_deep(v)]
-    deep = [f"{k}:{_indented(_words(v))}" for k, v in value.items() if "\n" in _words(v) or _is_deep(v)]
-    return "\n".join([", ".join(plain)] * bool(plain) + deep)
+    words = {key: _words(part) for key, part in value.items()}  # once: twice a level is 2^depth times
+    deep = {key for key, part in value.items() if "\n" in words[key] or _is_deep(part)}
+    plain = [f"{key} {text}" for key, text in words.items() if key not in deep]
+    below = [f"{key}:{_indented(text)}" for key, text in words.items() if key in deep]
+    return "\n".join([", ".join(plain)] * bool(plain) + below)
 
 
 def _is_deep(value: object) -> bool:
