@@ -150,6 +150,6 @@ def test_verbose_says_more_and_not_beside_quiet(flow: Shell) -> None:
     assert flow(*tiny) == 0
     assert "kept in" not in flow.err
     assert flow("-v", *tiny) == 0
-    assert re.search(r"epoch 1 kept in runs/ocs-cinn-2/checkpoint\.safetensors", flow.err)
+    assert re.search(r"epoch 1 saved in runs/ocs-cinn-2/checkpoint\.safetensors", flow.err)
     assert flow("-v", "-q", *tiny) == 2
     assert "not both" in flow.err
