@@ -98,6 +98,6 @@ def test_a_folder_that_cannot_be_written_costs_only_time(tmp_path: Path) -> None
     (tmp_path / "file").touch()
     result, words = _run(tmp_path / "file")
     assert len(result.split()) == 6
-    lines = [line for line in words.splitlines() if "cannot be kept" in line]
+    lines = [line for line in words.splitlines() if "cannot be stored" in line]
     assert len(lines) == 1
     assert "FLOWCEI_CACHE_DIR" in lines[0]

@@ -125,7 +125,8 @@ def check_length_unit(
         raise DataError(f"its comment says {named}, you say {unit}; correct the one that is wrong", path=path)
     chosen = unit or named or "angstrom"
     apart = float(np.median([_nearest(atoms) for atoms in structures])) * length_in_bohr(chosen) / ANGSTROM
-    too_near = apart < _BOND_SQUEEZE and (at_rest or not unit)
+    # Too near in angstrom is nearer still in bohr: that is no question of the unit.
+    too_near = chosen == "bohr" and apart < _BOND_SQUEEZE and (at_rest or not unit)
     if not too_near and (unit or named or apart < _BOND_STRETCH):
         return chosen
     why = "another unit, or no molecule" if too_near else "they are in bohr, or the molecule has come apart"
