@@ -18,8 +18,8 @@ from flowcei.physics.explosion import asymptotic_momenta, centre_of_mass
 from flowcei.physics.priors import build_prior
 from flowcei.posterior.distinct import shape_of
 from flowcei.posterior.laplace import local_covariance
-from flowcei.posterior.modes import AMBIGUOUS, UNEXPLAINED, UNIQUE, Modes
-from flowcei.posterior.refinement import CONVERGED, OUTSIDE, STALLED
+from flowcei.posterior.modes import AMBIGUOUS, UNEXPLAINED, UNIQUE, Modes, find_modes
+from flowcei.posterior.refinement import CONVERGED, OUTSIDE, STALLED, refine
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.posterior.spread import quantities
 from flowcei.posterior.structures import write_means_xyz, write_modes_xyz
@@ -337,3 +337,19 @@ def test_correlations_are_those_of_samples_around_the_mode() -> None:
         for i, j in ((0, 1), (0, 2), (1, 2)):
             name = f"corr_{names[chosen[i]].name}_{names[chosen[j]].name}"
             assert table[name][row] == pytest.approx(expected[i, j], abs=0.03)
+
+
+def test_a_geometry_that_misses_the_momenta_has_less_mass() -> None:
+    """By exp(-chi squared / 2): Laplace's integral over a Gaussian whose peak is that much lower."""
+    drawn, places = _mixture(1e-3, 60)
+    ends = refine(drawn.likelihood, drawn.positions)
+    first = np.abs(ends.positions - places[0]).max(axis=(2, 3)) < 1e-3
+    misses = replace(ends, chi_squared=ends.chi_squared + 2.0 * first)
+    odds = []
+    for refinement in (ends, misses):
+        found = find_modes(refinement, drawn.likelihood, log_prior=lambda x: np.zeros(len(x)), resolve=False)
+        place = np.abs(found.positions[:, None] - places).max(axis=(2, 3)).argmin(axis=1)
+        mass = np.bincount(place, found.laplace, minlength=3)
+        odds.append(mass[0] / mass[1])
+    assert 0 < first.sum() < first.size
+    assert odds[1] / odds[0] == pytest.approx(np.exp(-1.0), rel=1e-6)
