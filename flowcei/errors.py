@@ -71,7 +71,7 @@ class DataError(FlowceiError, ValueError):
         row: int | None = None,
         column: str | None = None,
     ) -> None:
-        self.what, self.row = what, row
+        self.what, self.row, self.column = what, row, column
         where = [
             *([" ".join(str(path).split())] if path is not None else []),
             *([f"row {row}"] if row is not None else []),

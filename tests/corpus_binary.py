@@ -83,8 +83,8 @@ hostile("npy-structured", "e.npy", "numbers|recognised", **ORDER)(
 hostile("npy-text", "e.npy", "numbers", **ORDER)(lambda _: _saved(np.array([["1.0"] * 9])))
 hostile("npy-complex", "e.npy", "numbers", **ORDER)(lambda _: _saved(np.ones((9, 9), complex)))
 hostile("npy-dates", "e.npy", "numbers", **ORDER)(lambda _: _saved(np.zeros((9, 9), "M8[s]")))
-hostile("npy-zeros", "e.npy", "no event is left", **ORDER)(lambda _: _saved(np.zeros((9, 9))))
-hostile("npy-largest-numbers", "e.npy", "finite", **ORDER)(
+hostile("npy-zeros", "e.npy", "no event is left", report=True, **ORDER)(lambda _: _saved(np.zeros((9, 9))))
+hostile("npy-largest-numbers", "e.npy", "finite", report=True, **ORDER)(
     lambda _: _saved(np.full((9, 9), 1.7e308) * (-1.0) ** np.arange(9))
 )
 hostile(
@@ -93,6 +93,7 @@ hostile(
     "finite",
     words=("--columns", "c o s", "--unit", "kg m/s"),
     reading={"columns": "c o s", "unit": "kg m/s"},
+    report=True,
 )(lambda _: _saved(np.full((9, 9), 1.7e308) * (-1.0) ** np.arange(9)))
 hostile(
     "npy-largest-numbers-of-no-unit",
@@ -144,7 +145,7 @@ hostile("parquet-lists", "e.parquet", "numbers")(lambda _: _table(pcx=[[1.0, 2.0
 hostile("parquet-tables", "e.parquet", "numbers")(lambda _: _table(pcx=[{"a": 1.0}] * 6))
 hostile("parquet-dates", "e.parquet", "numbers")(lambda _: _table(pcx=pa.array([1] * 6, pa.timestamp("ns"))))
 _SIGNALLING = np.full(6, 0x7F800001, np.uint32).view(np.float32)  # a NaN that warns when it is converted
-hostile("parquet-signalling", "e.parquet", "no event is left")(lambda _: _table(pcx=_SIGNALLING))
+hostile("parquet-signalling", "e.parquet", "no event is left", report=True)(lambda _: _table(pcx=_SIGNALLING))
 hostile("parquet-of-another", "e.parquet", "missing|recognised")(lambda _: _written(pa.table({"a": [1]})))
 hostile("parquet-wide", "e.parquet", "10000 at the most")(
     lambda _: _written(pa.table({f"c{k}": [1] for k in range(10_001)}))
@@ -175,8 +176,8 @@ for _cut in (5, 100, 400, 3000):
     hostile(f"root-cut-at-{_cut}", "e.root", "ROOT|plain numbers|tree")(lambda _, cut=_cut: _tree()[:cut])
 
 
-def _xyz(name: str, says: str, content: str) -> None:
-    hostile(name, "e.xyz", says, words=("--format", "xyz"), reading={"format": "xyz"})(
+def _xyz(name: str, says: str, content: str, *, report: bool = False) -> None:
+    hostile(name, "e.xyz", says, words=("--format", "xyz"), reading={"format": "xyz"}, report=report)(
         lambda _: content.encode("utf-8", "surrogateescape")
     )
 
@@ -193,7 +194,7 @@ _xyz("xyz-of-no-atom", "XYZ|atoms", "0\n\n" * 5)
 _xyz("xyz-unknown-symbol", "XYZ", _FRAME.replace("C ", "Qq "))
 _xyz("xyz-other-atoms-later", "atoms other", _FRAME + _FRAME.replace("C ", "N "))
 _xyz("xyz-only-positions", "geometries", "3\n\nC 0 0 0\nO 0 0 1\nS 0 0 2\n")
-_xyz("xyz-nan", "no event is left", _FRAME.replace("-7", "nan"))
+_xyz("xyz-nan", "no event is left", _FRAME.replace("-7", "nan"), report=True)
 _xyz("xyz-columns-without-end", "XYZ", _FRAME.replace("momenta:R:3", "momenta:R:3000000000"))
 _xyz("xyz-flat-momenta", "three numbers", _FRAME.replace("momenta:R:3", "momenta:R:2"))
 _xyz("xyz-flat-momenta-later", "three numbers", _FRAME + _FRAME.replace("momenta:R:3", "momenta:R:2"))
@@ -242,7 +243,7 @@ hostile("name-with-escape-codes", "e\n\x1b[2J\x1b]0;x\x07\u202e.csv", "recognise
 hostile("name-with-escape-codes-of-a-bad-table", "e\n\x1b[2J\r.csv", "number belongs", report=True)(
     lambda _: text().replace("-", "x", 1).encode()
 )
-hostile("names-of-columns-with-escape-codes", "e\n\x1b[2J\r.csv", "number belongs", **ORDER)(
+hostile("names-of-columns-with-escape-codes", "e\n\x1b[2J\r.csv", "number belongs", report=True, **ORDER)(
     lambda _: (
         ",".join(f"a{a}{k}\x1b[2J,p{a}_{k}" for k in range(3) for a in "xyz") + "\n" + "1,x," * 8 + "1,x\n"
     ).encode()

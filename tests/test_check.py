@@ -11,7 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
@@ -23,7 +23,9 @@ from flowcei.check.repair import repair
 from flowcei.cli.main import main
 from flowcei.errors import DataError
 from flowcei.events.container import Events
+from flowcei.events.faults import Faults
 from flowcei.events.simulation import simulate
+from flowcei.events.source import Reading, open_events
 from flowcei.molecules.molecule import Molecule, built_in_molecules
 
 _BOHR_IN_ANGSTROM = 0.529177210903
@@ -482,6 +484,42 @@ def test_every_bad_row_is_counted(lines: list[str], monkeypatch: Any, capsys: An
     ):
         assert words in text
     assert any(f["code"] == "explained" for f in table["findings"])
+
+
+_ILL = st.sampled_from(["two", "1e", "0x1", "1_0", "1.0d3", "=1", "1,2", "\x00"])
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    ill=st.dictionaries(st.integers(1, 40), st.tuples(st.integers(0, 8), _ILL), min_size=1, max_size=6),
+    foreign=st.booleans(),
+)
+def test_what_is_sound_is_what_the_strict_reader_reads_without_the_bad_rows(
+    ill: dict[int, tuple[int, str]], foreign: bool, tmp_path: Path
+) -> None:
+    """Whatever rows are spoilt, in a file of flowcei or of another program; each is counted once."""
+    momenta = simulate("ocs", 40, seed=2).momenta.reshape(40, 9)
+    ions = ["_C", "_O", "_S"] if foreign else ["c", "o", "s"]
+    names = [f"p{a}{k} [kg m/s]" if foreign else f"p{k}{a}" for k in ions for a in "xyz"]
+    rows = [[repr(p * (_MOMENTUM_IN_SI if foreign else 1.0)) for p in row] for row in momenta.tolist()]
+    lines = [",".join(names), *map(",".join, rows)]
+    whole, bad = tmp_path / "whole.csv", tmp_path / "bad.csv"
+    whole.write_text("\n".join(line for k, line in enumerate(lines) if k not in ill) + "\n")
+    for row, (column, cell) in ill.items():
+        lines = _with_cell(lines, row, column, cell)
+    bad.write_text("\n".join(lines) + "\n")
+    strict = flowcei.read_events(whole, "ocs")
+    report = examine_file(bad, "ocs")
+    assert report.events is not None
+    np.testing.assert_allclose(report.events.momenta, strict.momenta, rtol=1e-15)
+    faults = [f for f in report.findings if f.code in ("cells", "fields")]
+    assert (report.rows, sum(f.values["count"] for f in faults)) == (40, len(ill))
+    parts = [
+        *open_events(bad, Molecule.load("ocs"), Reading(faults=Faults())).chunks(7)
+    ]  # pandas reads some, and then fails
+    np.testing.assert_allclose(Events.concatenate(parts).momenta, strict.momenta, rtol=1e-15)
+    with pytest.raises(DataError, match=f"row {min(ill)}\\b"):
+        flowcei.read_events(bad, "ocs")
 
 
 def test_leading_columns_of_row_numbers(lines: list[str], monkeypatch: Any, capsys: Any) -> None:

@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from flowcei.molecules.molecule import Molecule
 
 __all__ = [
+    "EXACT",
     "MOST_COLUMNS",
     "NAMELESS",
     "NUMBERED",
+    "PLACEHOLDERS",
     "add_columns",
     "checked_columns",
     "column_problem",
@@ -39,8 +41,13 @@ NAMELESS = "(no name"
 NUMBERED = "(row number)"
 """What a first column without a name is called: pandas writes row numbers there."""
 
+EXACT = 1 << 53
+"""Whole numbers are exact in floating point up to here."""
+
+PLACEHOLDERS = (NAMELESS, NUMBERED)
+"""How the names of columns begin that the file does not name."""
+
 _MAX_NAME = 100
-_EXACT = 1 << 53  # whole numbers are exact in floating point up to here
 _FORMULA = ("=", "+", "-", "@")  # a spreadsheet runs what begins so
 
 
@@ -73,7 +80,7 @@ def column_problem(name: str, molecule: Molecule) -> str | None:
         return f"is no name of at most {_MAX_NAME} printable characters"
     if name.startswith(_FORMULA) or any(c in name for c in '",;'):
         return "has a name that a table does not bear: a separator, a quote, or what a spreadsheet would run"
-    if name.startswith((NAMELESS, NUMBERED)):
+    if name.startswith(PLACEHOLDERS):
         return "has a name that stands for a column without one"
     own = [*component_names(molecule.labels, "p"), *component_names(molecule.labels), "event", "sigma"]
     bare = name.casefold().rstrip("_0123456789")
@@ -145,7 +152,7 @@ def joined_columns(parts: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDA
     out = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
     for name, values in out.items():
         whole = [part[name] for part in parts if part[name].dtype.kind == "i"]
-        if values.dtype.kind == "f" and any((abs(array) > _EXACT).any() for array in whole):
+        if values.dtype.kind == "f" and any((abs(array) > EXACT).any() for array in whole):
             raise DataError("whole numbers beyond 2^53 in some events and fractions in others", column=name)
     return out
 

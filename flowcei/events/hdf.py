@@ -18,7 +18,7 @@ from flowcei.events.extracolumns import (
     exact_numbers,
     name_of_dataset,
 )
-from flowcei.events.foreign.mapped import Arrays
+from flowcei.events.foreign.mapped import Arrays, whole_numbers
 from flowcei.molecules.molecule import Molecule
 from flowcei.storage.hdf import numbers_of, opened, read_json_attribute, text_attribute, writing
 from flowcei.storage.resumable import PreallocatedFile, preallocate
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flowcei.events.container import Events
+    from flowcei.events.faults import Faults
 
 __all__ = [
     "MOMENTUM_UNIT",
@@ -56,7 +57,6 @@ _UNIT_WORDS = ("unit", "units")
 _MOST_ATTRIBUTES = 1000
 _SPOKEN = {"event": "event numbers"}
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_MAX_EVENT = 1 << 53  # whole numbers are exact in floating point up to here
 
 
 @dataclass(frozen=True)
@@ -140,26 +140,28 @@ def look_into(path: Path, molecule: Molecule | None = None) -> HdfEvents:
         return HdfEvents(own, origin, shape[0], tuple(data))
 
 
-def hdf_chunks(path: Path, about: HdfEvents, rows: int) -> Iterator[Arrays]:
+def hdf_chunks(path: Path, about: HdfEvents, rows: int, faults: Faults | None = None) -> Iterator[Arrays]:
     """Yield the events of a file that `look_into` has seen, some at a time.
+
+    Args:
+        path: The file.
+        about: What it says of itself.
+        rows: Events of a part.
+        faults: Collects event numbers that are none; the first is raised where None.
 
     Raises:
         DataError: For a damaged file, or event numbers that are not whole.
     """
     with opened(path) as file:
         for first in range(0, about.count, rows):
-            part = {
-                name: exact_numbers(np.asarray(_dataset(file, name, path)[first : first + rows]))
-                for name in about.names
-            }
+            part = {n: np.asarray(_dataset(file, n, path)[first : first + rows]) for n in about.names}
+            ids = whole_numbers(part.pop("event"), path, first, faults) if "event" in part else None
+            part = {name: exact_numbers(array) for name, array in part.items()}
             part |= {name: part[name].astype(np.float64) for name in (*_UNITS, "sigma") if name in part}
-            ids = part.get("event")
-            if ids is not None and not ((ids == np.round(ids)) & (np.abs(ids) <= _MAX_EVENT)).all():
-                raise DataError("/event holds numbers that are not whole, up to 2^53", path=path)
             yield Arrays(
                 part["momenta"],
                 part.get("positions"),
-                None if ids is None else ids.astype(np.int64),
+                ids,
                 part.get("sigma"),
                 columns={name_of_dataset(name): part[name] for name in filter(is_column, part)},
             )

@@ -9,6 +9,7 @@ import numpy as np
 
 from flowcei.errors import DataError, UsageError
 from flowcei.events.container import Events
+from flowcei.events.faults import refuse
 from flowcei.events.foreign.interpretation import Reading, guessed, interpret
 from flowcei.events.foreign.mapped import Arrays, mapped_chunks
 from flowcei.events.foreign.tables import format_of, open_table
@@ -16,13 +17,15 @@ from flowcei.events.hdf import hdf_chunks, hdf_molecule, is_native, look_into
 from flowcei.events.selection import INCOMPLETE, Selection, Tally
 from flowcei.events.text import is_native_header
 from flowcei.molecules.molecule import Molecule
-from flowcei.storage.files import check_end, check_readable
+from flowcei.storage.files import check_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from flowcei.events.faults import Faults
 
 __all__ = ["CHUNK", "EventSource", "Reading", "guessed", "open_events"]
 
@@ -38,26 +41,30 @@ class EventSource:
         path: The file.
         molecule: Whose ions.
         origin: What the file says of itself, or how it was read.
+        count: Events in the file, where it says so.
+        selection: Which are left out.
         said: What was concluded and not stated, a line each: a person should see it.
         stated: What the caller stated, a line each.
         notes: Which columns are carried along and which are not read, a line each.
-        count: Events in the file, where it says so.
-        selection: Which are left out.
         tally: What was read and left out so far.
         drift: Total momentum that is subtracted, each ion's share by mass, (3,), hbar / bohr.
+        faults: Collects what would be refused; the first fault is raised where None.
+        names: The columns, where it is a table.
     """
 
     path: Path
     molecule: Molecule
     origin: dict[str, Any]
-    said: tuple[str, ...]
-    stated: tuple[str, ...]
-    notes: tuple[str, ...]
     count: int | None
     selection: Selection
     _arrays: Callable[[int], Iterator[Arrays]]
+    said: tuple[str, ...] = ()
+    stated: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     tally: Tally = field(default_factory=Tally)
     drift: NDArray[np.float64] | None = None
+    faults: Faults | None = None
+    names: tuple[str, ...] = ()
     _numbered: bool = False
 
     def chunks(self, rows: int = CHUNK) -> Iterator[Events]:
@@ -69,7 +76,7 @@ class EventSource:
             DataError: For what cannot be read, and where no event is left.
         """
         self.tally.read, self.tally.rejected, self.tally.first = 0, {}, {}
-        known = _Known(self.path)
+        known = _Known(self.path, self.faults)
         for arrays in self._arrays(rows):
             events = self._judged(arrays, known)
             if len(events):
@@ -119,6 +126,11 @@ class EventSource:
                 where = f"row {first + k + 1}" if arrays.ids is None else f"event {arrays.ids[k]}"
                 self.tally.count(reason, int(out.sum()), where)
             kept &= ~out
+        if arrays.sigma is not None and (negative := kept & (arrays.sigma < 0)).any():
+            what = f"sigma is not a number >= 0 ({int(negative.sum())} of {len(arrays)} events)"
+            error = DataError(what, path=self.path, row=first + int(negative.argmax()) + 1)
+            refuse(error, "events", self.faults, int(negative.sum()))
+            kept &= ~negative
         rows = slice(None) if kept.all() else kept  # a view where nothing is left out
         self._numbered = arrays.ids is not None
         ids = np.arange(first, first + len(arrays)) if arrays.ids is None else arrays.ids
@@ -142,8 +154,8 @@ class EventSource:
 class _Known:
     """The event numbers seen so far: of parts that only count up, the first and the last are enough."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, faults: Faults | None) -> None:
+        self._path, self._faults = path, faults
         self._parts: list[tuple[int, int, NDArray[np.int64] | None]] = []
 
     def refuse_repeated(self, ids: NDArray[np.int64]) -> None:
@@ -156,8 +168,10 @@ class _Known:
             among = ordered[np.searchsorted(ordered, low) : np.searchsorted(ordered, high, "right")]
             repeated = np.append(repeated, among if known is None else among[np.isin(among, known)])
         if len(repeated):
-            what = f"event number {int(repeated[0])} is there twice"
-            raise DataError(what, path=self._path, column="event")
+            error = DataError(
+                f"event number {int(repeated[0])} is there twice", path=self._path, column="event"
+            )
+            refuse(error, "repeated", self._faults, len(repeated))
         gapless = bool((steps == 1).all())
         self._parts.append((int(ordered[0]), int(ordered[-1]), None if gapless else ordered))
 
@@ -189,26 +203,39 @@ def open_events(
         ([2, 2, 1], '5 events read, none left out')
     """
     reading = reading or Reading()
-    check_readable(path)
-    found = format_of(path) if reading.format is None else reading.format
+    found = format_of(path, reading.format)
     if found == "hdf5" and reading.mapping is None and is_native(path):
         return _native_hdf(path, molecule, reading)
     known = molecule or (hdf_molecule(path) if found == "hdf5" else None) or Molecule.load("ocs")
-    table = open_table(path, found, reading.mapping)
-    understood = interpret(table, known, path, reading)
-    mapping = understood.mapping
+    table = open_table(path, found, reading.mapping, reading.faults)
+    meaning = interpret(table, known, reading)
+    mapping = meaning.mapping
     if found in ("text", "xyz") and not reading.allow_truncated:
-        check_end(path, "--allow-truncated reads it")
+        try:
+            check_end(path, "--allow-truncated reads it")
+        except DataError as error:
+            refuse(error, "refused", reading.faults)
 
     def arrays(rows: int) -> Iterator[Arrays]:
-        return mapped_chunks(table, mapping, known, path, rows=rows)
+        return mapped_chunks(table, mapping, known, rows=rows, faults=reading.faults)
 
     count = table.rows if mapping.rows == "event" else None
     origin: dict[str, Any] = {"file": path.name}
     if not is_native_header(table.names, known):
         origin["mapping"] = mapping.to_dict()
-    told = (understood.said, understood.stated, understood.notes)
-    return EventSource(path, known, origin, *told, count, reading.selection, arrays)
+    return EventSource(
+        path,
+        known,
+        origin,
+        count,
+        reading.selection,
+        arrays,
+        said=meaning.said,
+        stated=meaning.stated,
+        notes=meaning.notes,
+        faults=reading.faults,
+        names=table.names,
+    )
 
 
 def _native_hdf(path: Path, molecule: Molecule | None, reading: Reading) -> EventSource:
@@ -219,6 +246,8 @@ def _native_hdf(path: Path, molecule: Molecule | None, reading: Reading) -> Even
     about = look_into(path, molecule)
 
     def arrays(rows: int) -> Iterator[Arrays]:
-        return hdf_chunks(path, about, rows)
+        return hdf_chunks(path, about, rows, reading.faults)
 
-    return EventSource(path, about.molecule, about.origin, (), (), (), about.count, reading.selection, arrays)
+    return EventSource(
+        path, about.molecule, about.origin, about.count, reading.selection, arrays, faults=reading.faults
+    )

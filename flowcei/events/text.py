@@ -8,17 +8,19 @@ import pandas as pd
 
 from flowcei.errors import DataError
 from flowcei.events.extracolumns import NAMELESS, component_names
+from flowcei.events.faults import refuse
 from flowcei.events.foreign.mapping import Mapping, Vectors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
     from typing import TextIO
 
     import numpy as np
 
     from flowcei.events.container import Events
+    from flowcei.events.faults import Faults
     from flowcei.events.foreign.mapping import Component
+    from flowcei.events.foreign.table import Table
     from flowcei.molecules.molecule import Molecule
 
 __all__ = ["columns", "is_native_header", "native_mapping", "write_csv"]
@@ -31,7 +33,7 @@ def is_native_header(names: Sequence[str], molecule: Molecule) -> bool:
     return not set(columns(molecule.labels, "p")).isdisjoint(names)
 
 
-def native_mapping(names: Sequence[str], molecule: Molecule, path: Path) -> Mapping:
+def native_mapping(table: Table, molecule: Molecule, faults: Faults | None = None) -> Mapping:
     """Return the meaning of the columns that flowcei writes, refusing what does not fit.
 
     The header names the columns in any order: momenta (`pcx`, ...), and where known
@@ -39,34 +41,31 @@ def native_mapping(names: Sequence[str], molecule: Molecule, path: Path) -> Mapp
     A leading column of row numbers without a name is dropped; what others are is not judged here.
 
     Args:
-        names: Of the columns.
+        table: The file.
         molecule: Whose ions they name.
-        path: Of the file, for messages.
+        faults: Collects columns without a name, and lacking positions; the first is raised where None.
 
     Raises:
-        DataError: Naming the first column that is missing or there twice.
+        DataError: Naming the first column that is missing.
     """
-    names = list(names)
+    names, path = table.names, table.path
     momenta, positions = columns(molecule.labels, "p"), columns(molecule.labels)
     ions = f"{molecule.name} with ions {', '.join(molecule.labels)}"
-    for name in names:
-        if names.count(name) > 1:
-            raise DataError("the column is there twice; keep one", path=path, column=name)
     missing = [c for c in momenta if c not in names]
     if missing:
         what = f"the momentum column is missing (for {ions}: {momenta[0]} ... {momenta[-1]})"
         raise DataError(what, path=path, column=missing[0])
-    nameless = [c for c in names if c.startswith(NAMELESS)]
-    if nameless:
-        raise DataError("unknown column; name it or remove it", path=path, column=nameless[0])
-    there = [c for c in positions if c in names]
-    if there and len(there) < len(positions):
-        lost = next(c for c in positions if c not in names)
+    for name in names:
+        if name.startswith(NAMELESS):
+            error = DataError("unknown column; name it or remove it", path=path, column=name)
+            refuse(error, "columns", faults)
+    lost = [c for c in positions if c not in names]
+    if 0 < len(lost) < len(positions):
         what = "the position column is missing; give all positions or none"
-        raise DataError(what, path=path, column=lost)
+        refuse(DataError(what, path=path, column=lost[0]), "columns", faults)
     return Mapping(
         momenta=Vectors(unit="hbar/bohr", ions=_vectors(molecule, "p")),
-        positions=Vectors(unit="bohr", ions=_vectors(molecule, "")) if there else None,
+        positions=Vectors(unit="bohr", ions=_vectors(molecule, "")) if not lost else None,
         event="event" if "event" in names else "",
         sigma="sigma" if "sigma" in names else "",
     )

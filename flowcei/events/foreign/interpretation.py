@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from flowcei.errors import DataError, UsageError
-from flowcei.events.extracolumns import MOST_COLUMNS, NAMELESS, NUMBERED, column_problem, listed
-from flowcei.events.foreign.guess import blank_mapping, checked_order, guess_mapping
+from flowcei.events.extracolumns import MOST_COLUMNS, PLACEHOLDERS, column_problem, component_names, listed
+from flowcei.events.faults import refuse
+from flowcei.events.foreign.guess import blank_mapping, guess_mapping
 from flowcei.events.foreign.inference import infer_length_unit, infer_momentum_unit
 from flowcei.events.foreign.mapped import mapped_chunks
 from flowcei.events.foreign.statedunits import check_units, unit_of_columns
 from flowcei.events.foreign.tables import FORMATS, open_table
-from flowcei.events.foreign.texttable import TextTable
 from flowcei.events.selection import Selection
 from flowcei.events.text import is_native_header, native_mapping
 from flowcei.units import momentum_factor
@@ -23,9 +23,9 @@ from flowcei.units import momentum_factor
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from flowcei.events.foreign.guess import Guess
+    from flowcei.events.faults import Faults
     from flowcei.events.foreign.mapping import Mapping
-    from flowcei.events.foreign.tables import Table
+    from flowcei.events.foreign.table import Table
     from flowcei.molecules.molecule import Molecule
 
 __all__ = ["Interpretation", "Reading", "guessed", "interpret"]
@@ -46,6 +46,7 @@ class Reading:
         allow_truncated: Whether the last line of a text file may lack its end: the file may be cut
             in the middle of a number.
         selection: Which events are left out.
+        faults: Collects what would be refused; the first fault is raised where None.
     """
 
     format: str | None = None
@@ -54,6 +55,7 @@ class Reading:
     unit: str = ""
     selection: Selection = field(default_factory=Selection)
     allow_truncated: bool = False
+    faults: Faults | None = None
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself.
@@ -88,7 +90,7 @@ class Interpretation:
     notes: tuple[str, ...] = ()
 
 
-def interpret(table: Table, molecule: Molecule, path: Path, reading: Reading) -> Interpretation:
+def interpret(table: Table, molecule: Molecule, reading: Reading) -> Interpretation:
     """Return what the columns of a table mean.
 
     Raises:
@@ -98,83 +100,14 @@ def interpret(table: Table, molecule: Molecule, path: Path, reading: Reading) ->
     if reading.mapping is not None:
         found = Interpretation(reading.mapping)
     elif native:
-        found = Interpretation(_native(table, molecule, path, reading), stated=_stated(reading))
+        found = Interpretation(_native(table, molecule, reading), stated=_stated(reading))
     else:
-        order = checked_order(reading.columns, molecule) if reading.columns else ()
-        guess = guess_mapping(table, molecule, path, order, reading.unit)
-        if guess.filled:
-            what = f"there is no column for {', '.join(guess.filled[:6])}; are they 0 by the choice of axes? "
+        found, filled = _concluded(table, molecule, reading)
+        if filled:
+            what = f"there is no column for {', '.join(filled[:6])}; are they 0 by the choice of axes? "
             what += "flowcei convert --guess writes a mapping that says so, to be checked and given as "
-            raise DataError(f"{what}--mapping", path=path)
-        mapping, said = _settled(guess, table, molecule, path)
-        found = Interpretation(mapping, tuple(said), _stated(reading))
-    if set(found.mapping.names) <= set(table.names):  # else it is refused where it is read
-        check_units(table, found.mapping, path)
-    mapping, notes = _with_columns(found.mapping, table, molecule, path, native=native)
-    return replace(found, mapping=mapping, notes=tuple(notes))
-
-
-def _stated(reading: Reading) -> tuple[str, ...]:
-    order = " ".join(reading.columns.replace(",", " ").split())
-    lines = (f"ions in the order {order}, as --columns states",) if order else ()
-    return (*lines, f"momenta in {reading.unit}, as --unit states") if reading.unit else lines
-
-
-def _native(table: Table, molecule: Molecule, path: Path, reading: Reading) -> Mapping:
-    """Return the meaning of flowcei's own columns, in the unit that was stated for them, if any was."""
-    mapping = native_mapping(table.names, molecule, path)
-    if reading.columns:
-        msg = f"{path}: its columns say which ion is which; leave out --columns"
-        raise UsageError(msg)
-    columns = [name for row in mapping.momenta.ions.values() for name in row]
-    unit = reading.unit or unit_of_columns(table, columns, path, unit="")
-    if not unit:
-        return mapping
-    return mapping.model_copy(update={"momenta": mapping.momenta.model_copy(update={"unit": unit})})
-
-
-def _with_columns(
-    mapping: Mapping, table: Table, molecule: Molecule, path: Path, *, native: bool = False
-) -> tuple[Mapping, list[str]]:
-    """Return a mapping that names the extra columns, and what a person should know of them.
-
-    Raises:
-        DataError: For a column of flowcei's own tables that is misspelled, or for no extra column that
-            the mapping names as one.
-    """
-    stated = mapping.columns is not None
-    rest = [n for n in table.names if n not in mapping.names and not n.startswith((NAMELESS, NUMBERED))]
-    titled = isinstance(table, TextTable) and table.dialect.header  # else NAME#k is one of many numbers
-    names = list(mapping.columns or ()) if stated else [n for n in rest if titled or not _NUMBERED.search(n)]
-    problems = {name: column_problem(name, molecule) for name in names}
-    wrong = [name for name, problem in problems.items() if problem]
-    if wrong and (native or stated):
-        what = f"unknown column: it {problems[wrong[0]]}; rename or remove it"
-        raise DataError(what, path=path, column=wrong[0])
-    names = [name for name in names if name not in wrong]
-    if len(names) > MOST_COLUMNS:
-        many = f"none of {len(names)} further columns is carried along: a mapping's columns names up to"
-        return mapping.model_copy(update={"columns": ()}), [f"{many} {MOST_COLUMNS}"]
-    numeric = names if stated else table.numeric(names)
-    if mapping.rows == "ion" and not stated:
-        numeric = _of_events(table, mapping, numeric)
-    notes = [f"extra columns carried along: {listed(numeric)}"] if numeric and not stated else []
-    unread = [*(name for name in rest if name not in numeric), *getattr(table, "unread", ())]
-    if unread:
-        notes.append(f"columns not read: {listed(unread)}")
-    return mapping.model_copy(update={"columns": tuple(numeric)}), notes
-
-
-def _of_events(table: Table, mapping: Mapping, names: list[str]) -> list[str]:
-    """Return which columns of a table of ions are the same for all ions of an event, by the first rows."""
-    part = next(table.chunks([mapping.event, *names], rows=_LOOK, gaps=names), None) if names else None
-    if part is None:
-        return []
-    number = part[mapping.event].to_numpy()
-    group = np.concatenate([[0], np.cumsum(number[1:] != number[:-1])])
-    # The last event may go on in the next part; what it begins with is the same anyway.
-    several = part[names].groupby(group).nunique(dropna=False).max()
-    return [name for name in names if several[name] <= 1]
+            raise DataError(f"{what}--mapping", path=table.path)
+    return _completed(found, table, molecule, reading, native=native)
 
 
 def guessed(path: Path, molecule: Molecule, reading: Reading) -> tuple[Mapping, list[str]]:
@@ -186,55 +119,111 @@ def guessed(path: Path, molecule: Molecule, reading: Reading) -> tuple[Mapping, 
     """
     table = open_table(path, reading.format, reading.mapping)
     if is_native_header(table.names, molecule):
-        return native_mapping(table.names, molecule, path), ["the columns of flowcei: no mapping is needed"]
-    order = checked_order(reading.columns, molecule) if reading.columns else ()
+        return native_mapping(table, molecule), ["the columns of flowcei: no mapping is needed"]
     try:
-        guess = guess_mapping(table, molecule, path, order, reading.unit)
-        mapping, said = _settled(guess, table, molecule, path)
+        found, filled = _concluded(table, molecule, reading)
     except DataError as error:
         names = ", ".join(table.names[:100]) + (", ..." if len(table.names) > 100 else "")
         said = [f"could not be told: {error.what}", f"the columns of the file are {names}"]
         return blank_mapping(table, molecule), [*said, "a column name, or 0, belongs where a ? stands"]
-    check_units(table, mapping, path)
-    mapping, notes = _with_columns(mapping, table, molecule, path)
-    said += [*_stated(reading), *notes]
-    if guess.filled:
-        said.append(f"taken for 0, as no column has it: {', '.join(guess.filled)}")
-    return mapping, said
+    found = _completed(found, table, molecule, reading)
+    zeros = [f"taken for 0, as no column has it: {', '.join(filled)}"] if filled else []
+    return found.mapping, [*found.said, *found.stated, *found.notes, *zeros]
 
 
-def _settled(guess: Guess, table: Table, molecule: Molecule, path: Path) -> tuple[Mapping, list[str]]:
-    """Return a guess with the units that its numbers show, and all that it concluded.
+def _stated(reading: Reading) -> tuple[str, ...]:
+    order = " ".join(reading.columns.replace(",", " ").split())
+    lines = (f"ions in the order {order}, as --columns states",) if order else ()
+    return (*lines, f"momenta in {reading.unit}, as --unit states") if reading.unit else lines
+
+
+def _native(table: Table, molecule: Molecule, reading: Reading) -> Mapping:
+    """Return the meaning of flowcei's own columns, in the unit that was stated for them, if any was."""
+    mapping = native_mapping(table, molecule, reading.faults)
+    if reading.columns:
+        msg = f"{table.path}: its columns say which ion is which; leave out --columns"
+        raise UsageError(msg)
+    columns = [name for row in mapping.momenta.ions.values() for name in row]
+    return mapping.with_units(momenta=reading.unit or unit_of_columns(table, columns))
+
+
+def _completed(
+    found: Interpretation, table: Table, molecule: Molecule, reading: Reading, *, native: bool = False
+) -> Interpretation:
+    """Return a meaning that names the extra columns, and what a person should know of them.
 
     Raises:
-        DataError: For units that cannot be told.
+        DataError: For units that the file contradicts, a column of flowcei's own tables that is
+            misspelled, or for no extra column that the mapping names as one.
     """
+    mapping = found.mapping
+    if set(mapping.names) <= set(table.names):  # else it is refused where it is read
+        check_units(table, mapping)
+    stated = mapping.columns is not None
+    own = {*mapping.names, *component_names(molecule.labels)} if native else set(mapping.names)
+    rest = [name for name in table.names if name not in own and not name.startswith(PLACEHOLDERS)]
+    # Where nobody named columns NAME#k is one of many numbers.
+    names = (
+        list(mapping.columns or ())
+        if stated
+        else [n for n in rest if table.titled or not _NUMBERED.search(n)]
+    )
+    problems = {name: problem for name in names if (problem := column_problem(name, molecule))}
+    for name, problem in problems.items() if native or stated else ():
+        what = f"unknown column: it {problem}; rename or remove it"
+        refuse(DataError(what, path=table.path, column=name), "columns", reading.faults)
+    names = [name for name in names if name not in problems]
+    if len(names) > MOST_COLUMNS:
+        many = f"none of {len(names)} further columns is carried along: a mapping's columns names up to"
+        return replace(
+            found, mapping=mapping.model_copy(update={"columns": ()}), notes=(f"{many} {MOST_COLUMNS}",)
+        )
+    numeric = names if stated else table.numeric(names)
+    if mapping.rows == "ion" and not stated:
+        numeric = _of_events(table, mapping, numeric)
+    notes = [f"extra columns carried along: {listed(numeric)}"] if numeric and not stated else []
+    unread = [*(name for name in rest if name not in numeric), *table.unread]
+    if unread:
+        notes.append(f"columns not read: {listed(unread)}")
+    mapping = mapping.model_copy(update={"columns": tuple(numeric)})
+    return replace(found, mapping=mapping, notes=tuple(notes))
+
+
+def _of_events(table: Table, mapping: Mapping, names: list[str]) -> list[str]:
+    """Return which columns of a table of ions are the same for all ions of an event, by the first rows."""
+    part = next(table.chunks([mapping.event, *names], rows=_LOOK), None) if names else None
+    if part is None:
+        return []
+    number = part[mapping.event].to_numpy()
+    group = np.concatenate([[0], np.cumsum(number[1:] != number[:-1])])
+    # The last event may go on in the next part; what it begins with is the same anyway.
+    several = part[names].groupby(group).nunique(dropna=False).max()
+    return [name for name in names if several[name] <= 1]
+
+
+def _concluded(table: Table, molecule: Molecule, reading: Reading) -> tuple[Interpretation, tuple[str, ...]]:
+    """Return a guess with the units that its numbers show, and the components that no column has.
+
+    Raises:
+        DataError: For columns or units that cannot be told.
+    """
+    guess = guess_mapping(table, molecule, reading.columns, reading.unit)
     mapping, said = guess.mapping, list(guess.said)
-    if not guess.open:
-        return mapping, said
-    velocities = momentum_factor(mapping.momenta.unit)[1]
-    part = next(mapped_chunks(table, _in_file_units(mapping), molecule, path, rows=_LOOK), None)
-    if part is None or not len(part):
-        raise DataError(f"no event of {molecule.name} among the first rows", path=path)
-    if "momenta" in guess.open:
-        unit, why = infer_momentum_unit(part.momenta, molecule, path, velocities=velocities)
-        said.append(f"{'velocities' if velocities else 'momenta'} taken to be in {why}")
-        momenta = mapping.momenta.model_copy(update={"unit": unit})
-        mapping = mapping.model_copy(update={"momenta": momenta})
-    if "positions" in guess.open and mapping.positions is not None and part.positions is not None:
-        factor, velocities = momentum_factor(mapping.momenta.unit)
-        with np.errstate(over="ignore"):
-            p = part.momenta * factor * (molecule.masses[:, None] if velocities else 1.0)
-        unit, why = infer_length_unit(part.positions, p, molecule, path)
-        said.append(f"positions taken to be in {why}")
-        places = mapping.positions.model_copy(update={"unit": unit})
-        mapping = mapping.model_copy(update={"positions": places})
-    return mapping, said
-
-
-def _in_file_units(mapping: Mapping) -> Mapping:
-    """Return a mapping that leaves numbers as the file has them."""
-    changes: dict[str, Any] = {"momenta": mapping.momenta.model_copy(update={"unit": "hbar/bohr"})}
-    if mapping.positions is not None:
-        changes["positions"] = mapping.positions.model_copy(update={"unit": "bohr"})
-    return mapping.model_copy(update=changes)
+    if guess.open:
+        velocities = momentum_factor(mapping.momenta.unit)[1]
+        bare = mapping.with_units("hbar/bohr", "bohr")  # numbers as the file has them
+        part = next(mapped_chunks(table, bare, molecule, rows=_LOOK), None)
+        if part is None or not len(part):
+            raise DataError(f"no event of {molecule.name} among the first rows", path=table.path)
+        if "momenta" in guess.open:
+            unit, why = infer_momentum_unit(part.momenta, molecule, table.path, velocities=velocities)
+            said.append(f"{'velocities' if velocities else 'momenta'} taken to be in {why}")
+            mapping = mapping.with_units(momenta=unit)
+        if "positions" in guess.open and part.positions is not None:
+            factor, velocities = momentum_factor(mapping.momenta.unit)
+            with np.errstate(over="ignore"):
+                p = part.momenta * factor * (molecule.masses[:, None] if velocities else 1.0)
+            unit, why = infer_length_unit(part.positions, p, molecule, table.path)
+            said.append(f"positions taken to be in {why}")
+            mapping = mapping.with_units(positions=unit)
+    return Interpretation(mapping, tuple(said), _stated(reading)), guess.filled

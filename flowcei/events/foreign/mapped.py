@@ -9,23 +9,25 @@ import numpy as np
 import pandas as pd
 
 from flowcei.errors import DataError
+from flowcei.events.extracolumns import EXACT
+from flowcei.events.faults import refuse
 from flowcei.units import LENGTH_UNITS, momentum_factor
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from flowcei.events.faults import Faults
     from flowcei.events.foreign.mapping import Mapping, Vectors
-    from flowcei.events.foreign.tables import Table
+    from flowcei.events.foreign.table import Table
     from flowcei.molecules.molecule import Molecule
 
-__all__ = ["Arrays", "mapped_chunks", "refuse_misfit"]
+__all__ = ["Arrays", "mapped_chunks", "whole_numbers"]
 
 _NEAR = 0.02  # relative: a mass in a file may be rounded, or that of one isotope
 _MAX_IONS = 10_000  # rows of an event
-_MAX_EVENT = 1 << 53  # whole numbers are exact in floating point up to here
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +57,7 @@ class Arrays:
         return len(self.momenta)
 
 
-def refuse_misfit(mapping: Mapping, molecule: Molecule, names: tuple[str, ...], path: Path) -> None:
+def _refuse_misfit(mapping: Mapping, molecule: Molecule, table: Table) -> None:
     """Refuse a mapping that is not of this molecule or this file.
 
     Raises:
@@ -66,22 +68,19 @@ def refuse_misfit(mapping: Mapping, molecule: Molecule, names: tuple[str, ...], 
     ]
     if mapping.ions.column:
         tables.append(mapping.ions.values)  # type: ignore[arg-type]
-    for table in tables:
-        if set(table) != set(molecule.labels):
+    for labels in tables:
+        if set(labels) != set(molecule.labels):
             ours = ", ".join(molecule.labels)
-            what = f"the mapping is of ions {', '.join(table)[:80]}; {molecule.name} has {ours}"
-            raise DataError(what, path=path)
-    lost = [name for name in mapping.names if name not in names]
+            what = f"the mapping is of ions {', '.join(labels)[:80]}; {molecule.name} has {ours}"
+            raise DataError(what, path=table.path)
+    lost = [name for name in mapping.names if name not in table.names]
     if lost:
-        seen = ", ".join(name[:20] for name in names[:6]) + (", ..." if len(names) > 6 else "")
-        raise DataError(f"the column is missing; the file has {seen}", path=path, column=lost[0][:40])
-    for name in mapping.names:
-        if names.count(name) > 1:
-            raise DataError("the column is there twice; keep one", path=path, column=name)
+        seen = ", ".join(name[:20] for name in table.names[:6]) + (", ..." if len(table.names) > 6 else "")
+        raise DataError(f"the column is missing; the file has {seen}", path=table.path, column=lost[0][:40])
 
 
 def mapped_chunks(
-    table: Table, mapping: Mapping, molecule: Molecule, path: Path, *, rows: int
+    table: Table, mapping: Mapping, molecule: Molecule, *, rows: int, faults: Faults | None = None
 ) -> Iterator[Arrays]:
     """Yield the events of a table, some at a time, in the order of the file.
 
@@ -91,27 +90,22 @@ def mapped_chunks(
         table: The file.
         mapping: What its columns mean.
         molecule: Whose ions they are.
-        path: Of the file, for messages.
         rows: Events of a part, about.
+        faults: Collects event numbers that are none; the first is raised where None.
 
     Raises:
         DataError: For cells that are no numbers, and event numbers that are not whole or
             are there twice.
     """
-    refuse_misfit(mapping, molecule, table.names, path)
-    read = _ion_rows if mapping.rows == "ion" else _event_rows
-    strict = {mapping.event, mapping.ions.column, mapping.channel.column if mapping.channel else ""}
-    loose = [name for name in mapping.names if name not in strict]
-    yield from read(table, mapping, molecule, path, rows=rows, gaps=loose)
-
-
-def _event_rows(
-    table: Table, mapping: Mapping, molecule: Molecule, path: Path, *, rows: int, gaps: Collection[str]
-) -> Iterator[Arrays]:
+    _refuse_misfit(mapping, molecule, table)
+    if mapping.rows == "ion":
+        yield from _ion_rows(table, mapping, molecule, rows)
+        return
     start = 0
-    for part in table.chunks(mapping.names, rows=rows, gaps=gaps):
+    for part in table.chunks(mapping.names, rows=rows):
         elsewhere = 0
-        ids = _whole(part[mapping.event].to_numpy(), path, start) if mapping.event else None
+        numbers = part[mapping.event].to_numpy() if mapping.event else None
+        ids = None if numbers is None else whole_numbers(numbers, table.path, start, faults)
         start += len(part)
         if mapping.channel is not None:
             kept = (part[mapping.channel.column] == mapping.channel.value).to_numpy()
@@ -158,16 +152,14 @@ def _scaled(
     return Arrays(momenta, positions, ids, sigma, incomplete, elsewhere, columns)
 
 
-def _ion_rows(
-    table: Table, mapping: Mapping, molecule: Molecule, path: Path, *, rows: int, gaps: Collection[str]
-) -> Iterator[Arrays]:
+def _ion_rows(table: Table, mapping: Mapping, molecule: Molecule, rows: int) -> Iterator[Arrays]:
     """Gather the rows of each event; the last event of a part may go on in the next."""
     names = mapping.ions.column
     text = [names] if names and any(isinstance(v, str) for v in mapping.ions.values.values()) else []
     rest: pd.DataFrame | None = None
     start = 0
-    for part in table.chunks(mapping.names, text, rows=rows * len(molecule), gaps=gaps):
-        _whole(part[mapping.event].to_numpy(), path, start)
+    for part in table.chunks(mapping.names, text, rows=rows * len(molecule)):
+        whole_numbers(part[mapping.event].to_numpy(), table.path, start)
         start += len(part)
         whole = part if rest is None else pd.concat([rest, part], ignore_index=True)
         last = whole[mapping.event].to_numpy() != whole[mapping.event].iloc[-1]
@@ -175,11 +167,11 @@ def _ion_rows(
         rest = whole.iloc[end:]
         if len(rest) > _MAX_IONS:  # else it is held until the end of the file
             what = f"more than {_MAX_IONS} rows of the same event; which column numbers the events?"
-            raise DataError(what, path=path, row=start, column=mapping.event)
+            raise DataError(what, path=table.path, row=start, column=mapping.event)
         if end:
-            yield _gathered(whole.iloc[:end], mapping, molecule, path)
+            yield _gathered(whole.iloc[:end], mapping, molecule, table.path)
     if rest is not None and len(rest):
-        yield _gathered(rest, mapping, molecule, path)
+        yield _gathered(rest, mapping, molecule, table.path)
 
 
 def _gathered(part: pd.DataFrame, mapping: Mapping, molecule: Molecule, path: Path) -> Arrays:
@@ -252,10 +244,25 @@ def _same(a: str | float, b: str | float) -> bool:
     return abs(a - b) <= _NEAR * abs(b)
 
 
-def _whole(values: NDArray[np.float64], path: Path, start: int) -> NDArray[np.int64]:
+def whole_numbers(
+    values: NDArray[Any], path: Path, start: int, faults: Faults | None = None
+) -> NDArray[np.int64] | None:
+    """Return event numbers as integers, or None where some are not whole and faults are collected.
+
+    Args:
+        values: The numbers, (B,).
+        path: The file.
+        start: Row of the file before them.
+        faults: Collects how many are not whole; the first is raised where None.
+
+    Raises:
+        DataError: Naming the row.
+    """
     with np.errstate(invalid="ignore"):
-        bad = ~((values == np.round(values)) & (np.abs(values) <= _MAX_EVENT))
+        bad = ~((values == np.round(values)) & (np.abs(values) <= EXACT))
     if bad.any():
-        row = start + int(np.argmax(bad)) + 1
-        raise DataError("event numbers must be whole, up to 2^53", path=path, row=row, column="event")
+        what = "event numbers must be whole, up to 2^53"
+        error = DataError(what, path=path, row=start + int(np.argmax(bad)) + 1, column="event")
+        refuse(error, "event-numbers", faults, int(bad.sum()))
+        return None
     return values.astype(np.int64)

@@ -163,6 +163,13 @@ class Mapping(_Table):
         found += self.columns or ()
         return tuple(dict.fromkeys(name for name in found if name))
 
+    def with_units(self, momenta: str = "", positions: str = "") -> Mapping:
+        """Return the mapping with other units; where none is given it stays."""
+        units = {"momenta": momenta, "positions": positions}
+        vectors = {name: getattr(self, name) for name, unit in units.items() if unit}
+        changes = {n: v.model_copy(update={"unit": units[n]}) for n, v in vectors.items() if v is not None}
+        return self.model_copy(update=changes)
+
     def to_dict(self) -> dict[str, Any]:
         """Return what differs from the defaults, as `from_dict` takes it."""
         return self.model_dump(mode="json", exclude_defaults=True)

@@ -11,10 +11,9 @@ from flowcei.units import length_unit, meaning_of_unit, momentum_factor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from flowcei.events.foreign.mapping import Component, Mapping
-    from flowcei.events.foreign.tables import Table
+    from flowcei.events.foreign.table import Table
 
 __all__ = ["check_units", "unit_of_columns"]
 
@@ -22,9 +21,8 @@ __all__ = ["check_units", "unit_of_columns"]
 def unit_of_columns(
     table: Table,
     columns: Sequence[Component],
-    path: Path,
     *,
-    unit: str,
+    unit: str = "",
     positions: bool = False,
     velocities: bool = False,
 ) -> str:
@@ -33,7 +31,6 @@ def unit_of_columns(
     Args:
         table: The file.
         columns: Components of momenta, velocities or positions; numbers stand for columns left out.
-        path: Of the file, for messages.
         unit: What the caller states: then the file need not state it for every column.
         positions: Whether they are positions.
         velocities: Whether they are velocities.
@@ -45,19 +42,19 @@ def unit_of_columns(
     stated = {name: _words(table, name) for name in columns if isinstance(name, str)}
     first = next((words[0] for words in stated.values() if words), "")
     if not first:
-        shared = str(getattr(table, "shared_unit", ""))
+        shared = table.shared_unit
         meaning = meaning_of_unit(shared, positions=positions, velocities=velocities)
         return "" if meaning is None else _plain(shared, positions=positions, velocities=velocities)
     for name, words in stated.items():
         for word in words:
-            _check_word(word, first, path, name, positions=positions, velocities=velocities)
+            _check_word(word, first, table, name, positions=positions, velocities=velocities)
         if not words and not unit:
             what = f"states no unit where others state {first!r}; --unit states it for all"
-            raise DataError(what, path=path, column=name)
+            raise DataError(what, path=table.path, column=name)
     return _plain(first, positions=positions, velocities=velocities)
 
 
-def check_units(table: Table, mapping: Mapping, path: Path) -> None:
+def check_units(table: Table, mapping: Mapping) -> None:
     """Refuse a mapping whose units are not those that the file states.
 
     Raises:
@@ -72,27 +69,29 @@ def check_units(table: Table, mapping: Mapping, path: Path) -> None:
         for name in names:
             for word in _words(table, name) if isinstance(name, str) else ():
                 moving = velocities and not positions
-                _check_word(word, vectors.unit, path, str(name), positions=positions, velocities=moving)
+                _check_word(word, vectors.unit, table, str(name), positions=positions, velocities=moving)
 
 
 def _words(table: Table, column: str) -> list[str]:
     """Return what states the unit of a column: its name, and an attribute."""
-    words = (bare_name(column)[1], getattr(table, "units", {}).get(column, ""))
+    words = (bare_name(column)[1], table.units.get(column, ""))
     return [word for word in words if word]
 
 
-def _check_word(word: str, other: str, path: Path, column: str, *, positions: bool, velocities: bool) -> None:
+def _check_word(
+    word: str, other: str, table: Table, column: str, *, positions: bool, velocities: bool
+) -> None:
     called = "positions" if positions else "velocities" if velocities else "momenta"
     factor = meaning_of_unit(word, positions=positions, velocities=velocities)
     if factor is None:
-        raise DataError(f"is in {word[:40]!r}, which is no unit of {called}", path=path, column=column)
+        raise DataError(f"is in {word[:40]!r}, which is no unit of {called}", path=table.path, column=column)
     expected = meaning_of_unit(other, positions=positions, velocities=velocities)
     # The same unit in two spellings may differ by rounding; no two units are nearer than 0.1.
     if expected is None or not math.isclose(factor, expected, rel_tol=1e-6):
         what = (
             f"the file states {word[:40]!r} here, and the {called} are taken in {other[:40]!r}; one is wrong"
         )
-        raise DataError(what, path=path, column=column)
+        raise DataError(what, path=table.path, column=column)
 
 
 def _plain(word: str, *, positions: bool, velocities: bool) -> str:

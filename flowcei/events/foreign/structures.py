@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -10,10 +9,11 @@ import numpy as np
 import pandas as pd
 
 from flowcei.errors import DataError
+from flowcei.events.foreign.table import Table
 from flowcei.storage.xyz import check_length_unit, read_structures
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -34,35 +34,28 @@ def is_xyz(path: Path) -> bool:
     return len(first) == 1 and first[0].isdigit() and len(third) > 3 and third[0][:1].isalpha()
 
 
-@dataclass(frozen=True, eq=False)
-class XyzTable:
+class XyzTable(Table):
     """An XYZ file as a table with a row for every structure.
 
     Columns are ``x0``, ``y0``, ... and, where the file has momenta, ``px0``, ... in sqrt(u eV), as ASE
-    writes them.
-
-    Attributes:
-        path: The file.
-        symbols: Chemical symbols, the same in every structure.
+    writes them. Every structure has the same `symbols`.
     """
 
-    path: Path
-    symbols: tuple[str, ...] = field(init=False)
-    _moving: list[bool] = field(init=False, default_factory=list)
+    def __init__(self, path: Path) -> None:
+        """Look at the first structure.
 
-    def __post_init__(self) -> None:
-        """Look at the first structure."""
-        for first in read_structures(self.path):
-            object.__setattr__(self, "symbols", tuple(first.get_chemical_symbols()))
-            self._moving.append(first.has("momenta"))
-            return
-        raise DataError("holds no structure", path=self.path)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The columns."""
-        prefixes = ("", "p") if self._moving[0] else ("",)
-        return tuple(f"{p}{a}{k}" for p in prefixes for k in range(len(self.symbols)) for a in _AXES)
+        Raises:
+            DataError: For a file without any.
+        """
+        first = next(iter(read_structures(path)), None)
+        if first is None:
+            raise DataError("holds no structure", path=path)
+        self.symbols = tuple(first.get_chemical_symbols())
+        self._moving = first.has("momenta")
+        prefixes = ("", "p") if self._moving else ("",)
+        super().__init__(
+            path, [f"{p}{a}{k}" for p in prefixes for k in range(len(self.symbols)) for a in _AXES]
+        )
 
     @property
     def length_unit(self) -> str:
@@ -72,31 +65,14 @@ class XyzTable:
         except DataError:
             return ""
 
-    @property
-    def rows(self) -> int | None:
-        """The number of structures: not known before they are read."""
-        return None
-
-    def numeric(self, names: Sequence[str]) -> list[str]:
-        """Return which of some columns hold numbers: all."""
-        return list(names)
-
-    def chunks(
-        self,
-        used: Collection[str],
-        text: Collection[str] = (),
-        *,
-        rows: int,
-        gaps: Collection[str] = (),
-    ) -> Iterator[pd.DataFrame]:
-        """Yield the rows, some at a time: see `TextTable.chunks`."""
-        del used, text, gaps
+    def _parts(self, used: list[str], text: Collection[str], rows: int) -> Iterator[pd.DataFrame]:
+        del used, text
         part: list[NDArray[np.float64]] = []
         for row, structure in enumerate(read_structures(self.path), start=1):
             if tuple(structure.get_chemical_symbols()) != self.symbols:
                 raise DataError(f"atoms other than {' '.join(self.symbols)}", path=self.path, row=row)
             vectors = [structure.get_positions()]
-            if self._moving[0]:
+            if self._moving:
                 vectors.append(structure.get_momenta())
             if any(v.shape != (len(self.symbols), 3) or v.dtype.kind not in "fiu" for v in vectors):
                 raise DataError("vectors that are not three numbers", path=self.path, row=row)

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from flowcei.errors import DataError, UsageError
 from flowcei.events.foreign.arraytable import NpyTable, ParquetTable, RootTable
 from flowcei.events.foreign.hdftable import HdfTable
 from flowcei.events.foreign.structures import XyzTable, is_xyz
-from flowcei.events.foreign.texttable import TextTable, sniff
+from flowcei.events.foreign.texttable import TextTable
 from flowcei.storage.files import check_readable
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Callable
     from pathlib import Path
 
-    import pandas as pd
-
+    from flowcei.events.faults import Faults
     from flowcei.events.foreign.mapping import Mapping
+    from flowcei.events.foreign.table import Table
 
-__all__ = ["FORMATS", "Table", "format_of", "open_table"]
+__all__ = ["FORMATS", "format_of", "open_table"]
 
 FORMATS = ("text", "npy", "hdf5", "parquet", "root", "xyz")
 """What flowcei reads."""
@@ -37,39 +37,19 @@ _REFUSED = {
 }
 
 
-class Table(Protocol):
-    """Columns of numbers in a file, read a part at a time."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The columns, in the order of the file."""
-
-    @property
-    def rows(self) -> int | None:
-        """The number of rows, where the file says it."""
-
-    def numeric(self, names: Sequence[str]) -> list[str]:
-        """Return which of some columns hold one number in each row."""
-
-    def chunks(
-        self,
-        used: Collection[str],
-        text: Collection[str] = (),
-        *,
-        rows: int,
-        gaps: Collection[str] = (),
-    ) -> Iterator[pd.DataFrame]:
-        """Yield the columns `used`, at most `rows` rows at a time."""
-
-
-def format_of(path: Path) -> str:
-    """Return which of `FORMATS` a file has.
+def format_of(path: Path, stated: str | None = None) -> str:
+    """Return which of `FORMATS` a file has: the one that is stated, or that its content says.
 
     Raises:
-        UsageError: For a missing file.
+        UsageError: For a missing file, or a format that is not known.
         DataError: For an empty file, or of a kind that flowcei does not open.
     """
     check_readable(path)
+    if stated is not None:
+        if stated not in FORMATS:
+            msg = f"unknown format {stated!r}; use one of {', '.join(FORMATS)}"
+            raise UsageError(msg)
+        return stated
     with path.open("rb") as file:
         start = file.read(8)
     for signature, name in _SIGNATURES.items():
@@ -81,33 +61,31 @@ def format_of(path: Path) -> str:
     return "xyz" if is_xyz(path) else "text"
 
 
-def open_table(path: Path, format: str | None = None, mapping: Mapping | None = None) -> Table:  # noqa: A002
+def open_table(
+    path: Path,
+    format: str | None = None,  # noqa: A002
+    mapping: Mapping | None = None,
+    faults: Faults | None = None,
+) -> Table:
     """Open a file as a table.
 
     Args:
         path: The file.
         format: One of `FORMATS`; found in the content where None.
         mapping: What is known of its columns.
+        faults: Collects the faults of text; None raises the first.
 
     Raises:
         UsageError: For a missing file, a format that is not known or needs another package.
         DataError: For a file that is not of that format.
     """
-    found = format_of(path) if format is None else format
-    if found not in FORMATS:
-        msg = f"unknown format {found!r}; use one of {', '.join(FORMATS)}"
-        raise UsageError(msg)
-    check_readable(path)
     tree = mapping.tree if mapping else ""
-    if found == "text":
-        if mapping is None:
-            return TextTable(path, sniff(path))
-        header, skip, decimal = mapping.header, mapping.skip, mapping.decimal
-        return TextTable(path, sniff(path, mapping.separator, header=header, skip=skip, decimal=decimal))
-    if found == "hdf5":
-        return HdfTable(path, tree)
-    if found == "root":
-        return RootTable(path, tree)
-    if found == "npy":
-        return NpyTable(path)
-    return ParquetTable(path) if found == "parquet" else XyzTable(path)
+    readers: dict[str, Callable[[], Table]] = {
+        "text": lambda: TextTable(path, mapping, faults),
+        "npy": lambda: NpyTable(path),
+        "hdf5": lambda: HdfTable(path, tree),
+        "parquet": lambda: ParquetTable(path),
+        "root": lambda: RootTable(path, tree),
+        "xyz": lambda: XyzTable(path),
+    }
+    return readers[format_of(path, format)]()

@@ -1,4 +1,4 @@
-"""Tables of numbers as text: commas, semicolons, tabs or blanks, with a header or without."""
+"""Tables of numbers as text."""
 
 from __future__ import annotations
 
@@ -7,401 +7,217 @@ import io
 import math
 import re
 import warnings
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, NoReturn, cast
+from itertools import islice
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pandas as pd
 
 from flowcei.errors import DataError
-from flowcei.events.extracolumns import NAMELESS, NUMBERED
+from flowcei.events.extracolumns import EXACT, NUMBERED
+from flowcei.events.faults import refuse
+from flowcei.events.foreign.dialect import MAX_LINE, SEPARATORS, sniff
+from flowcei.events.foreign.table import DOUBLED, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
     from pathlib import Path
 
-__all__ = ["Dialect", "TextTable", "cell_problem", "sniff"]
+    from flowcei.events.faults import Faults
+    from flowcei.events.foreign.mapping import Mapping
 
-_SEPARATORS = {"tab": "\t", "blank": r"\s+", ",": ",", ";": ";"}
-_MAX_LINE = 1 << 20
-_MAX_COLUMNS = 10_000
-_MAX_NAME = 1000
-_MOST_CELLS = 1 << 23  # of a part
+__all__ = ["TextTable", "cell_problem"]
+
 # What programs write where there is no number.
 _GAPS = ["", "nan", "NaN", "NAN", "-nan", "NA", "N/A", "null", "None", "--"]
-_NUMBER = re.compile(r"[+-]?(\d++(\.\d*+)?|\.\d++)([eEdD][+-]?\d++)?|nan|[+-]?inf(inity)?", re.IGNORECASE)
-_SEP_LINE = re.compile(r"sep=.$")  # Excel tells itself the separator on a line of its own
-_TOP = 64  # lines that are looked at
 _LOOK = 10_000  # rows that a column of numbers is told by
-_EXACT = 1 << 53  # whole numbers are exact in floating point up to here
 _LONG_WHOLE = re.compile(r"[+-]?[0-9]{16,1000}")
 _FORTRAN = re.compile(r"[+-]?[\d.]+[dD][+-]?\d+")
-_COMMAS = re.compile(r"[+-]?\d+(?:,\d+)+(?:[eE][+-]?\d+)?")
-_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(?:,\d{3})+")
-_GROUPED = re.compile(r'"?[+-]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d*)?"?')  # 12,170.5
-_TWO = re.compile(rf'"?(?:{_NUMBER.pattern})"?\s+"?(?:{_NUMBER.pattern})"?', re.IGNORECASE)
+_UNTITLED = "rows have one field more than the header: a leading column of row numbers without a name"
 
 
-@dataclass(frozen=True)
-class Dialect:
-    """How a text file separates and names its columns.
+class TextTable(Table):
+    """A text file as a table; the number of rows is not known before they are read."""
 
-    Attributes:
-        names: Of the columns; ``#1``, ``#2``, ... where the file has no header.
-        separator: One of ``, ; tab blank``.
-        header: Whether a line names the columns.
-        decimal: What separates the decimals of a number.
-        lead: Lines before the first row: comments, names, units.
-        first: The first row, as it stands.
-    """
+    def __init__(self, path: Path, mapping: Mapping | None = None, faults: Faults | None = None) -> None:
+        """Find out how the file separates and names its columns.
 
-    names: tuple[str, ...]
-    separator: str
-    header: bool
-    decimal: str
-    lead: int = 1
-    first: str = ""
-
-    def split(self, line: str) -> list[str]:
-        """Return the cells of a line of data."""
-        if self.separator == "blank":
-            return line.split()
-        cells = line.rstrip("\r\n").split(_SEPARATORS[self.separator])
-        return [cell.strip() for cell in cells]
-
-    def refuse_other_length(self, line: str, path: Path, row: int) -> None:
-        """Refuse a line that has more or fewer cells than the header.
+        Args:
+            path: The file.
+            mapping: What is known of its columns.
+            faults: Collects doubled columns, and rows that are left out: of another length, or with a
+                cell that is no number. The first is raised where None.
 
         Raises:
-            DataError: With the row.
+            DataError: For a file that is no table of text.
         """
-        count = len(self.split(line))
-        if count != len(self.names):
-            whose = "the header has" if self.header else "the first row has"
-            raise DataError(f"{count} fields where {whose} {len(self.names)}", path=path, row=row)
+        if mapping is None:
+            self._dialect = sniff(path)
+        else:
+            header, skip, decimal = mapping.header, mapping.skip, mapping.decimal
+            self._dialect = sniff(path, mapping.separator, header=header, skip=skip, decimal=decimal)
+        self.path, self._faults, self.titled = path, faults, self._dialect.header
+        if faults is not None:
+            self._dialect = replace(self._dialect, names=self._single(self._dialect.names, faults))
+        super().__init__(path, self._dialect.names)
 
-
-def sniff(
-    path: Path, separator: str = "", *, header: bool | None = None, skip: int = 0, decimal: str = ""
-) -> Dialect:
-    """Find out how a text file separates and names its columns.
-
-    Lines at the top that begin with # or % are comments; the last of them names the columns if
-    numbers follow it, as many as it has words. A line of words below the names is their units.
-
-    Args:
-        path: The file.
-        separator: One of ``, ; tab blank``; found where empty.
-        header: Whether a line names the columns; found where None.
-        skip: Lines at the top that are no part of the table.
-        decimal: What separates decimals; found where empty.
-
-    Raises:
-        DataError: For a file that is no text, whose first line is no header and no numbers, or whose
-            commas may separate thousands as well as decimals.
-    """
-    lines = _first_lines(path)
-    lead = skip + (1 if not skip and _SEP_LINE.match(lines[0]) else 0)
-    top, comment = lines[lead:], ""
-    while top and top[0].lstrip()[:1] in ("#", "%") and top[0].strip():
-        comment, top, lead = top[0].lstrip().lstrip("#%"), top[1:], lead + 1
-    line = top[0] if top else ""
-    if not line.strip() and comment:
-        line, comment = comment, ""
-        top, lead = ["", *top], lead - 1
-    found = separator or _separator(line)
-    names = _cells(line, found, path)
-    _refuse_names(names, path)
-    following = next((row for row in top[1:] if row.strip()), "")
-    decimal = decimal or _decimal(top, found, path)
-    numeric = all(_is_number(n, decimal) for n in names if n)
-    if comment and numeric and header is not False:
-        words = _cells(comment, separator or _separator(comment), path)
-        if len(words) == len(names):
-            return Dialect(_unique(words), found, header=True, decimal=decimal, lead=lead, first=line)
-    if header is None:
-        header = not numeric
-    if not header:
-        names = [f"#{k}" if name else "" for k, name in enumerate(names, start=1)]
-        return Dialect(_unique(names), found, header=False, decimal=decimal, lead=lead, first=line)
-    units = _cells(following, found, path)
-    if len(units) == len(names) and any(units) and not any(_is_number(u, decimal) for u in units if u):
-        names = [
-            f"{name} [{unit.strip('[]()')}]" if unit else name
-            for name, unit in zip(names, units, strict=True)
-        ]
-        lead += 1 + top[1:].index(following)
-        following = ""
-    if names[0] in ("", "Unnamed: 0"):
-        names[0] = NUMBERED
-    return Dialect(_unique(names), found, header=True, decimal=decimal, lead=lead + 1, first=following)
-
-
-def _decimal(lines: list[str], separator: str, path: Path) -> str:
-    """Return what separates the decimals of the numbers of some lines.
-
-    Raises:
-        DataError: Where commas separate thousands, or every one may as well: 12,170.
-    """
-    # A longer line has a cell that no number is: where numbers are read it is named.
-    lines = [line for line in lines if len(line) <= csv.field_size_limit()]
-    for line in lines:
-        for k, cell in enumerate(_cells(line, separator, path)):
-            grouped = _GROUPED.fullmatch(cell) and (separator == "," or "." in cell or '"' in cell)
-            if grouped:
-                what = f"{cell[:40]!r}: a comma separates thousands; write numbers without such commas"
-                raise DataError(what, path=path, column=_column(lines, separator, path, k))
-            if line is lines[0] and separator == "," and _TWO.fullmatch(cell):
-                what = (
-                    f"{line[:40].strip()!r}: numbers with commas between blanks; write them without commas, "
-                )
-                raise DataError(f'{what}or state separator = "blank" and decimal in a mapping', path=path)
-    if separator == ",":
-        return "."
-    commas = [
-        (line, cell) for line in lines for cell in _cells(line, separator, path) if _COMMAS.fullmatch(cell)
-    ]
-    groups = [_THOUSANDS.fullmatch(cell) is not None for _, cell in commas]
-    sure = [cell for _, cell in commas if cell.count(",") > 1]
-    if sure or (commas and all(groups)):
-        cell = sure[0] if sure else commas[0][1]
-        line = next(line for line, other in commas if other == cell)
-        column = _column(lines, separator, path, _cells(line, separator, path).index(cell))
-        what = f"{cell[:40]!r}: does the comma separate thousands or decimals? Write numbers without commas"
-        what += "" if sure else ', or state decimal = "," in a mapping'
-        raise DataError(what, path=path, column=column)
-    return "," if commas else "."
-
-
-def _column(lines: list[str], separator: str, path: Path, place: int) -> str:
-    """Return what a column is called, or its number where the first line does not name it."""
-    names = _cells(lines[0], separator, path)
-    return names[place] if place < len(names) and names[place][:1].isalpha() else f"#{place + 1}"
-
-
-def _refuse_names(names: list[str], path: Path) -> None:
-    if not any(names):
-        raise DataError("the first line must name the columns; it is blank", path=path)
-    if len(names) > _MAX_COLUMNS:
-        raise DataError(f"{len(names)} columns; {_MAX_COLUMNS} at the most", path=path)
-    if max(map(len, names)) > _MAX_NAME:
-        raise DataError(f"the name of a column is longer than {_MAX_NAME} characters", path=path)
-
-
-def _cells(line: str, separator: str, path: Path) -> list[str]:
-    """Return the words of a line that may name columns; quotes around them go."""
-    try:
-        delimiter = _SEPARATORS[separator]
-        cells = line.split() if separator == "blank" else next(csv.reader([line], delimiter=delimiter), [])
-    except csv.Error as error:  # more characters than the module takes for a cell
-        raise DataError("the name of a column is too long; is it a table?", path=path) from error
-    return [cell.strip() for cell in cells]
-
-
-def _is_number(cell: str, decimal: str) -> bool:
-    return bool(_NUMBER.fullmatch(cell.replace(",", ".", 1) if decimal == "," else cell))
-
-
-def _unique(names: list[str]) -> tuple[str, ...]:
-    """Give columns without a name one: a comma at the end of every line makes such a column."""
-    return tuple(name or f"{NAMELESS} {k})" for k, name in enumerate(names, start=1))
-
-
-def _first_lines(path: Path) -> list[str]:
-    try:
-        with path.open("r", encoding="utf-8-sig", newline=None) as file:
-            lines = [file.readline(_MAX_LINE) for _ in range(_TOP)]
-    except (UnicodeDecodeError, OSError) as error:
-        what = "not a text file in UTF-8, nor another format that flowcei reads"
-        raise DataError(what, path=path) from error
-    if "\0" in lines[0]:
-        raise DataError("a binary file, of no format that flowcei reads", path=path)
-    if any(len(line) >= _MAX_LINE for line in lines):
-        raise DataError("a line of more than a million characters; is it a table?", path=path)
-    return lines
-
-
-def _separator(line: str) -> str:
-    for name in ("tab", ";", ","):
-        if _SEPARATORS[name] in line:
-            return name
-    return "blank" if len(line.split()) > 1 else ","
-
-
-@dataclass(frozen=True)
-class TextTable:
-    """A text file as a table.
-
-    Attributes:
-        path: The file.
-        dialect: How it is written.
-    """
-
-    path: Path
-    dialect: Dialect
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The columns, in the order of the file."""
-        return self.dialect.names
-
-    @property
-    def rows(self) -> int | None:
-        """The number of rows: not known before they are read."""
-        return None
+    def _single(self, names: tuple[str, ...], faults: Faults) -> tuple[str, ...]:
+        """Return a name for every column, each once."""
+        widths = [len(self._dialect.split(line)) for _, line in islice(self._lines(), _LOOK)]
+        if NUMBERED not in names and widths.count(len(names) + 1) > len(widths) // 2:
+            what = f"{_UNTITLED}; remove it, or put a comma before the header"
+            refuse(DataError(what, path=self.path), "index-column", faults)
+            names = (NUMBERED, *names)
+        out: list[str] = []
+        for k, name in enumerate(names):
+            if name in out:
+                refuse(DataError(DOUBLED, path=self.path, column=name), "columns", faults)
+            out.append(f"{NUMBERED} {k}" if name in out else name)
+        return tuple(out)
 
     def numeric(self, names: Sequence[str]) -> list[str]:
         """Return which of some columns hold numbers, by the first rows; blank cells may be among them.
 
         Whole numbers of more digits than float64 holds are none.
         """
-        if not names:
-            return []
         try:
-            part = next(self.chunks(names, names, rows=_LOOK), None)
+            part = next(self.chunks(names, names, rows=_LOOK), None) if names else None
         except DataError:  # the reading of the numbers says better what is wrong
             return list(names)
-        if part is None:
-            return []
-        out = []
-        for name in names:
-            cells = [str(cell).strip() for cell in part[name].unique()]
-            if self.dialect.decimal == ",":
-                cells = [cell.replace(",", ".", 1) for cell in cells]
-            exact = not any(_LONG_WHOLE.fullmatch(cell) and abs(int(cell)) > _EXACT for cell in cells)
-            if exact and set(cells) - set(_GAPS) and not any(cell_problem(c, gaps=True) for c in cells):
-                out.append(name)
-        return out
+        return [] if part is None else [name for name in names if self._is_numeric(part[name].unique())]
 
-    def chunks(
-        self,
-        used: Collection[str],
-        text: Collection[str] = (),
-        *,
-        rows: int,
-        gaps: Collection[str] = (),
-    ) -> Iterator[pd.DataFrame]:
-        """Yield the rows, some at a time.
+    def _is_numeric(self, values: Iterable[object]) -> bool:
+        cells = {self._pointed(str(value).strip()) for value in values}
+        exact = not any(_LONG_WHOLE.fullmatch(cell) and abs(int(cell)) > EXACT for cell in cells)
+        return exact and bool(cells - set(_GAPS)) and not any(map(cell_problem, cells))
 
-        Args:
-            used: Columns that are needed; their cells must be numbers.
-            text: Those of them whose cells may be text.
-            rows: Of a part, at the most.
-            gaps: Those of them that may have blank cells and numbers that are not finite.
+    def _pointed(self, cell: str) -> str:
+        """Return a cell with a decimal point."""
+        return cell.replace(",", ".", 1) if self._dialect.decimal == "," else cell
 
-        Raises:
-            DataError: Naming row and column of the first cell that is not right.
-        """
-        self._refuse_doubled()
-        rows = max(1, min(rows, _MOST_CELLS // len(self.names)))
+    def _parts(self, used: list[str], text: Collection[str], rows: int) -> Iterator[pd.DataFrame]:
         numbers = [name for name in self.names if name in used and name not in text]
-        kinds: dict[str, type] = {name: np.float64 if name in numbers else str for name in self.names}
-        if self.dialect.first.strip():  # pandas drops what every row has too much
-            self.dialect.refuse_other_length(self.dialect.first, self.path, 1)
-        reader: pd.io.parsers.TextFileReader | None = None
-        row = 0
-        again = self._lines()
-        with cast("io.BufferedReader", io.BufferedReader(_Lines(self.path), 1 << 18)) as file:
-            while True:
-                try:
-                    with warnings.catch_warnings():
-                        # pandas only warns where every row has more fields than the header.
-                        warnings.simplefilter("error", pd.errors.ParserWarning)
-                        if reader is None:
-                            for _ in range(self.dialect.lead):
-                                _skip_line(file)
-                            reader = self._reader(file, kinds, rows, gaps)
-                        part = reader.get_chunk()
-                        if not len(part):
-                            return
-                except (StopIteration, pd.errors.EmptyDataError):
+        row, reason, lines = 0, "", self._lines()
+        # pandas drops what every row has too much.
+        if not self._dialect.first.strip() or self._is_whole(self._dialect.first):
+            try:
+                for part in self._fast(numbers, rows):
+                    if self._is_short(part, numbers, row, lines):
+                        break
+                    row += len(part)
+                    yield part
+                else:
                     return
-                except DataError:
-                    raise
-                except (ValueError, pd.errors.ParserError, pd.errors.ParserWarning, OSError) as error:
-                    self._refuse_first_bad_cell(numbers, row, str(error), gaps=gaps)
-                self._refuse_gaps(part, row, numbers, gaps, again)
-                row += len(part)
+            except DataError:
+                raise
+            except (ValueError, pd.errors.ParserError, pd.errors.ParserWarning, OSError) as error:
+                reason = " ".join(str(error).split())[:120]
+        yield from self._slowly(numbers, row, rows, reason)
+
+    def _fast(self, numbers: list[str], rows: int) -> Iterator[pd.DataFrame]:
+        """Yield the rows as pandas reads them; it fails where one is not right, and does not say which."""
+        reader: pd.io.parsers.TextFileReader | None = None
+        with cast("io.BufferedReader", io.BufferedReader(_Lines(self.path), 1 << 18)) as file:
+            for _ in range(self._dialect.lead):
+                _skip_line(file)
+            while True:
+                with warnings.catch_warnings():
+                    # pandas only warns where every row has more fields than the header.
+                    warnings.simplefilter("error", pd.errors.ParserWarning)
+                    try:
+                        reader = self._reader(file, numbers, rows) if reader is None else reader
+                        part = reader.get_chunk()
+                    except (StopIteration, pd.errors.EmptyDataError):
+                        return
+                if not len(part):
+                    return
                 yield part
 
-    def _reader(
-        self, file: io.BufferedReader, kinds: dict[str, type], rows: int, gaps: Collection[str]
-    ) -> pd.io.parsers.TextFileReader:
+    def _reader(self, file: io.BufferedReader, numbers: list[str], rows: int) -> pd.io.parsers.TextFileReader:
         return pd.read_csv(
             file,
-            sep=_SEPARATORS[self.dialect.separator],
+            sep=SEPARATORS[self._dialect.separator],
             header=None,
             names=list(self.names),
             index_col=False,
-            dtype=kinds,
+            dtype={name: np.float64 if name in numbers else str for name in self.names},
             skipinitialspace=True,
-            na_filter=bool(gaps),
-            na_values={name: _GAPS for name in self.names if name in gaps},
+            na_filter=bool(numbers),
+            na_values=dict.fromkeys(numbers, _GAPS),
             keep_default_na=False,
             encoding="utf-8",
             compression=None,  # what is packed is not unpacked: it may be endless
-            decimal=self.dialect.decimal,
+            decimal=self._dialect.decimal,
             quoting=csv.QUOTE_NONE,
             chunksize=rows,
         )
 
-    def _refuse_doubled(self) -> None:
-        if len(set(self.names)) < len(self.names):
-            seen: set[str] = set()
-            name = next(n for n in self.names if n in seen or seen.add(n))  # type: ignore[func-returns-value]
-            raise DataError("the column is there twice; keep one", path=self.path, column=name)
+    def _is_whole(self, line: str) -> bool:
+        return len(self._dialect.split(line)) == len(self.names)
 
-    def _refuse_first_bad_cell(
-        self, numbers: list[str], start: int, reason: str, *, gaps: Collection[str]
-    ) -> NoReturn:
-        """Read slowly what could not be read fast, to say exactly where it went wrong."""
-        for row, line in self._lines():
-            if row > start:
-                self._refuse_line(line, row, numbers, gaps=gaps)
-        raise DataError(f"cannot be read as numbers ({' '.join(reason.split())[:120]})", path=self.path)
-
-    def _refuse_gaps(
-        self,
-        part: pd.DataFrame,
-        start: int,
-        numbers: list[str],
-        gaps: Collection[str],
-        lines: Iterator[tuple[int, str]],
-    ) -> None:
-        """Refuse numbers that are not finite, but for those of some columns; `lines` is where it last was."""
-        finite = [name for name in numbers if name not in gaps]
-        if not np.isfinite(part[finite].to_numpy()).all():
-            self._refuse_first_bad_cell(numbers, start, "a number that is not finite", gaps=gaps)
+    def _is_short(
+        self, part: pd.DataFrame, numbers: list[str], start: int, lines: Iterator[tuple[int, str]]
+    ) -> bool:
+        """Whether a row of a part ends early, which looks like a blank cell; `lines` is where it last was."""
         if numbers and part[numbers[-1]].isna().any():
-            # What a row that is too short lacks at its end looks like a blank cell.
             for row, line in lines:
-                if row > start:
-                    self.dialect.refuse_other_length(line, self.path, row)
+                if row > start and not self._is_whole(line):
+                    return True
                 if row == start + len(part):
-                    return
+                    break
+        return False
+
+    def _slowly(self, numbers: list[str], start: int, rows: int, reason: str) -> Iterator[pd.DataFrame]:
+        """Read line by line what cannot be read fast: each row that is not right is a fault."""
+        sound: list[list[float | str]] = []
+        faulty = False
+        for row, line in islice(self._lines(), start, None):
+            cells = self._dialect.split(line)
+            fault = self._fault(cells, row, numbers)
+            if fault is not None:
+                faulty = True
+                refuse(fault, "fields" if fault.column is None else "cells", self._faults)
+                continue
+            sound.append(
+                [self._value(c) if n in numbers else c for n, c in zip(self.names, cells, strict=True)]
+            )
+            if len(sound) == rows:
+                yield pd.DataFrame(sound, columns=list(self.names))
+                sound = []
+        if not faulty:
+            raise DataError(f"cannot be read as numbers ({reason})", path=self.path)
+        if sound:
+            yield pd.DataFrame(sound, columns=list(self.names))
+
+    def _value(self, cell: str) -> float:
+        return math.nan if cell in _GAPS else float(self._pointed(cell))
+
+    def _fault(self, cells: list[str], row: int, numbers: list[str]) -> DataError | None:
+        """Return what is wrong with a row, or None."""
+        if len(cells) != len(self.names):
+            whose = "the header has" if self._dialect.header else "the first row has"
+            return DataError(f"{len(cells)} fields where {whose} {len(self.names)}", path=self.path, row=row)
+        for name, cell in zip(self.names, cells, strict=True):
+            if name in numbers:
+                problem = cell_problem(self._pointed(cell))
+                if self._dialect.decimal == "," and "." in cell:
+                    problem = f"{cell[:40]!r}: decimals with a point in a file with decimal commas"
+                if problem:
+                    return DataError(problem, path=self.path, row=row, column=name)
+        return None
 
     def _lines(self) -> Iterator[tuple[int, str]]:
         """Yield the rows as they stand in the file, and their numbers, from 1."""
         try:
             with self.path.open("r", encoding="utf-8-sig", newline=None) as file:
-                for _ in range(self.dialect.lead):
-                    file.readline(_MAX_LINE)
-                whole = iter(partial(file.readline, _MAX_LINE), "")
+                for _ in range(self._dialect.lead):
+                    file.readline(MAX_LINE)
+                whole = iter(partial(file.readline, MAX_LINE), "")
                 yield from enumerate((line for line in whole if line.strip()), start=1)
         except UnicodeDecodeError as error:
             raise DataError("not a text file in UTF-8", path=self.path) from error
-
-    def _refuse_line(self, line: str, row: int, numbers: list[str], *, gaps: Collection[str]) -> None:
-        self.dialect.refuse_other_length(line, self.path, row)
-        for name, cell in zip(self.names, self.dialect.split(line), strict=True):
-            if name in numbers:
-                comma = self.dialect.decimal == ","
-                problem = cell_problem(cell.replace(",", ".", 1) if comma else cell, gaps=name in gaps)
-                if comma and "." in cell:
-                    problem = f"{cell[:40]!r}: decimals with a point in a file with decimal commas"
-                if problem:
-                    raise DataError(problem, path=self.path, row=row, column=name)
 
 
 def _skip_line(file: io.BufferedReader) -> None:
@@ -417,30 +233,22 @@ def _skip_line(file: io.BufferedReader) -> None:
         return
 
 
-def cell_problem(cell: str, *, gaps: bool = False) -> str | None:
-    """Return why the text of a cell is no number, or None where it is one.
-
-    Args:
-        cell: Its text.
-        gaps: Whether it may be blank or not finite.
+def cell_problem(cell: str) -> str | None:
+    """Return why the text of a cell is no number, or None where it is one, blank or not finite.
 
     Example:
-        >>> cell_problem("1_0"), cell_problem("-1e3")
-        ("'1_0' where a number belongs", None)
+        >>> cell_problem("1_0"), cell_problem("-1e3"), cell_problem("")
+        ("'1_0' where a number belongs", None, None)
     """
-    if not cell:
-        return None if gaps else "a blank cell; fill in the number"
-    if cell in _GAPS and "nan" not in cell.lower() and not gaps:
-        return f"{cell!r} where a number belongs"
+    if cell in _GAPS:
+        return None
     if _FORTRAN.fullmatch(cell):
         return f"{cell[:40]!r}: Fortran's exponent; write an e for the d"
     try:
         # Python also reads 1_000 and the digits of other scripts; a CSV has neither.
-        value = float(cell if cell.isascii() and "_" not in cell else "no number")
+        float(cell if cell.isascii() and "_" not in cell else "no number")
     except ValueError:
-        return None if gaps and cell in _GAPS else f"{cell[:40]!r} where a number belongs"
-    if not math.isfinite(value) and not gaps:
-        return f"{cell[:40]!r} is not a finite number"
+        return f"{cell[:40]!r} where a number belongs"
     return None
 
 
@@ -465,7 +273,7 @@ class _Lines(io.RawIOBase):
             raise ValueError(msg)
         end = max(data.rfind(b"\n"), data.rfind(b"\r"))
         self._length = count - end - 1 if end >= 0 else self._length + count
-        if self._length > _MAX_LINE:
+        if self._length > MAX_LINE:
             raise DataError("a line of more than a million characters; is it a table?", path=self._path)
         return count
 

@@ -1,0 +1,207 @@
+"""How a text file separates and names its columns: commas, semicolons, tabs or blanks, a header or none."""
+
+from __future__ import annotations
+
+import csv
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from flowcei.errors import DataError
+from flowcei.events.extracolumns import NAMELESS, NUMBERED
+from flowcei.events.foreign.table import MAX_COLUMNS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["MAX_LINE", "SEPARATORS", "Dialect", "sniff"]
+
+SEPARATORS = {"tab": "\t", "blank": r"\s+", ",": ",", ";": ";"}
+"""What separates columns, as a mapping and as pandas says it."""
+
+MAX_LINE = 1 << 20
+"""Characters of a line, at the most."""
+
+_MAX_NAME = 1000
+_NUMBER = re.compile(r"[+-]?(\d++(\.\d*+)?|\.\d++)([eEdD][+-]?\d++)?|nan|[+-]?inf(inity)?", re.IGNORECASE)
+_SEP_LINE = re.compile(r"sep=.$")  # Excel tells itself the separator on a line of its own
+_TOP = 64  # lines that are looked at
+_COMMAS = re.compile(r"[+-]?\d+(?:,\d+)+(?:[eE][+-]?\d+)?")
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(?:,\d{3})+")
+_GROUPED = re.compile(r'"?[+-]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d*)?"?')  # 12,170.5
+_TWO = re.compile(rf'"?(?:{_NUMBER.pattern})"?\s+"?(?:{_NUMBER.pattern})"?', re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a text file separates and names its columns.
+
+    Attributes:
+        names: Of the columns; ``#1``, ``#2``, ... where the file has no header.
+        separator: One of ``, ; tab blank``.
+        header: Whether a line names the columns.
+        decimal: What separates the decimals of a number.
+        lead: Lines before the first row: comments, names, units.
+        first: The first row, as it stands.
+    """
+
+    names: tuple[str, ...]
+    separator: str
+    header: bool
+    decimal: str
+    lead: int = 1
+    first: str = ""
+
+    def split(self, line: str) -> list[str]:
+        """Return the cells of a line of data."""
+        if self.separator == "blank":
+            return line.split()
+        cells = line.rstrip("\r\n").split(SEPARATORS[self.separator])
+        return [cell.strip() for cell in cells]
+
+
+def sniff(
+    path: Path, separator: str = "", *, header: bool | None = None, skip: int = 0, decimal: str = ""
+) -> Dialect:
+    """Find out how a text file separates and names its columns.
+
+    Lines at the top that begin with # or % are comments; the last of them names the columns if
+    numbers follow it, as many as it has words. A line of words below the names is their units.
+
+    Args:
+        path: The file.
+        separator: One of ``, ; tab blank``; found where empty.
+        header: Whether a line names the columns; found where None.
+        skip: Lines at the top that are no part of the table.
+        decimal: What separates decimals; found where empty.
+
+    Raises:
+        DataError: For a file that is no text, whose first line is no header and no numbers, or whose
+            commas may separate thousands as well as decimals.
+    """
+    lines = _first_lines(path)
+    lead = skip + (1 if not skip and _SEP_LINE.match(lines[0]) else 0)
+    top, comment = lines[lead:], ""
+    while top and top[0].lstrip()[:1] in ("#", "%") and top[0].strip():
+        comment, top, lead = top[0].lstrip().lstrip("#%"), top[1:], lead + 1
+    line = top[0] if top else ""
+    if not line.strip() and comment:
+        line, comment = comment, ""
+        top, lead = ["", *top], lead - 1
+    found = separator or _separator(line)
+    names = _cells(line, found, path)
+    _refuse_names(names, path)
+    following = next((row for row in top[1:] if row.strip()), "")
+    decimal = decimal or _decimal(top, found, path)
+    numeric = all(_is_number(n, decimal) for n in names if n)
+    if comment and numeric and header is not False:
+        words = _cells(comment, separator or _separator(comment), path)
+        if len(words) == len(names):
+            return Dialect(_unique(words), found, header=True, decimal=decimal, lead=lead, first=line)
+    if header is None:
+        header = not numeric
+    if not header:
+        names = [f"#{k}" if name else "" for k, name in enumerate(names, start=1)]
+        return Dialect(_unique(names), found, header=False, decimal=decimal, lead=lead, first=line)
+    units = _cells(following, found, path)
+    if len(units) == len(names) and any(units) and not any(_is_number(u, decimal) for u in units if u):
+        names = [
+            f"{name} [{unit.strip('[]()')}]" if unit else name
+            for name, unit in zip(names, units, strict=True)
+        ]
+        lead += 1 + top[1:].index(following)
+        following = ""
+    if names[0] in ("", "Unnamed: 0"):
+        names[0] = NUMBERED
+    return Dialect(_unique(names), found, header=True, decimal=decimal, lead=lead + 1, first=following)
+
+
+def _decimal(lines: list[str], separator: str, path: Path) -> str:
+    """Return what separates the decimals of the numbers of some lines.
+
+    Raises:
+        DataError: Where commas separate thousands, or every one may as well: 12,170.
+    """
+    # A longer line has a cell that no number is: where numbers are read it is named.
+    lines = [line for line in lines if len(line) <= csv.field_size_limit()]
+    for line in lines:
+        for k, cell in enumerate(_cells(line, separator, path)):
+            grouped = _GROUPED.fullmatch(cell) and (separator == "," or "." in cell or '"' in cell)
+            if grouped:
+                what = f"{cell[:40]!r}: a comma separates thousands; write numbers without such commas"
+                raise DataError(what, path=path, column=_column(lines, separator, path, k))
+            if line is lines[0] and separator == "," and _TWO.fullmatch(cell):
+                what = (
+                    f"{line[:40].strip()!r}: numbers with commas between blanks; write them without commas, "
+                )
+                raise DataError(f'{what}or state separator = "blank" and decimal in a mapping', path=path)
+    if separator == ",":
+        return "."
+    commas = [
+        (line, cell) for line in lines for cell in _cells(line, separator, path) if _COMMAS.fullmatch(cell)
+    ]
+    groups = [_THOUSANDS.fullmatch(cell) is not None for _, cell in commas]
+    sure = [cell for _, cell in commas if cell.count(",") > 1]
+    if sure or (commas and all(groups)):
+        cell = sure[0] if sure else commas[0][1]
+        line = next(line for line, other in commas if other == cell)
+        column = _column(lines, separator, path, _cells(line, separator, path).index(cell))
+        what = f"{cell[:40]!r}: does the comma separate thousands or decimals? Write numbers without commas"
+        what += "" if sure else ', or state decimal = "," in a mapping'
+        raise DataError(what, path=path, column=column)
+    return "," if commas else "."
+
+
+def _column(lines: list[str], separator: str, path: Path, place: int) -> str:
+    """Return what a column is called, or its number where the first line does not name it."""
+    names = _cells(lines[0], separator, path)
+    return names[place] if place < len(names) and names[place][:1].isalpha() else f"#{place + 1}"
+
+
+def _refuse_names(names: list[str], path: Path) -> None:
+    if not any(names):
+        raise DataError("the first line must name the columns; it is blank", path=path)
+    if len(names) > MAX_COLUMNS:
+        raise DataError(f"{len(names)} columns; {MAX_COLUMNS} at the most", path=path)
+    if max(map(len, names)) > _MAX_NAME:
+        raise DataError(f"the name of a column is longer than {_MAX_NAME} characters", path=path)
+
+
+def _cells(line: str, separator: str, path: Path) -> list[str]:
+    """Return the words of a line that may name columns; quotes around them go."""
+    try:
+        delimiter = SEPARATORS[separator]
+        cells = line.split() if separator == "blank" else next(csv.reader([line], delimiter=delimiter), [])
+    except csv.Error as error:  # more characters than the module takes for a cell
+        raise DataError("the name of a column is too long; is it a table?", path=path) from error
+    return [cell.strip() for cell in cells]
+
+
+def _is_number(cell: str, decimal: str) -> bool:
+    return bool(_NUMBER.fullmatch(cell.replace(",", ".", 1) if decimal == "," else cell))
+
+
+def _unique(names: list[str]) -> tuple[str, ...]:
+    """Give columns without a name one: a comma at the end of every line makes such a column."""
+    return tuple(name or f"{NAMELESS} {k})" for k, name in enumerate(names, start=1))
+
+
+def _first_lines(path: Path) -> list[str]:
+    try:
+        with path.open("r", encoding="utf-8-sig", newline=None) as file:
+            lines = [file.readline(MAX_LINE) for _ in range(_TOP)]
+    except (UnicodeDecodeError, OSError) as error:
+        what = "not a text file in UTF-8, nor another format that flowcei reads"
+        raise DataError(what, path=path) from error
+    if "\0" in lines[0]:
+        raise DataError("a binary file, of no format that flowcei reads", path=path)
+    if any(len(line) >= MAX_LINE for line in lines):
+        raise DataError("a line of more than a million characters; is it a table?", path=path)
+    return lines
+
+
+def _separator(line: str) -> str:
+    for name in ("tab", ";", ","):
+        if SEPARATORS[name] in line:
+            return name
+    return "blank" if len(line.split()) > 1 else ","
