@@ -553,7 +553,9 @@ def test_other_faults_of_files(lines: list[str]) -> None:
     assert what in [finding.what for finding in report.findings]
     assert report.rows == 60
     negative = _with_cell(lines, 5, 18, "-1.0")
-    assert "negative sigma" in _found(examine_file(_write(negative)).findings)["events"].what
+    assert _found(examine_file(_write(negative)).findings)["events"].what.startswith(
+        "1 of 60 rows (5) have a neg"
+    )
     twice = ["event," + lines[0], *(f"{k // 2},{line}" for k, line in enumerate(lines[1:]))]
     assert "30 are there twice" in _found(examine_file(_write(twice)).findings)["event-numbers"].what
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,7 @@ from flowcei.events.source import Reading, open_events
 from flowcei.molecules.molecule import Molecule, built_in_molecules
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from flowcei.events.container import Events
@@ -25,10 +24,11 @@ __all__ = ["Content", "read_with_faults"]
 
 _SHOWN = 5  # names or rows that a sentence lists
 _REFUSED = "flowcei refuses to read the file"
-_ROWS = {
+_LOST = {
     "fields": "have another number of fields than the header",
     "cells": "hold text where a number belongs",
 }
+_ROWS = _LOST | {"events": "have a negative sigma"}
 _NUMBERS = {"event-numbers": "are not whole", "repeated": "are there twice"}
 
 
@@ -74,66 +74,66 @@ def read_with_faults(
         (3, 2, 'cells')
     """
     stated = Molecule.load(molecule) if isinstance(molecule, str) else molecule
-    reading = replace(reading or Reading(), faults=Faults())
+    faults = Faults()
+    reading = replace(reading or Reading(), faults=faults)
     try:
         source = open_events(path, stated, reading)
     except DataError as error:
         raise _of_another_molecule(path, stated or Molecule.load("ocs"), reading, error) from error
-    faults, events, findings = reading.faults or Faults(), None, []
+    events, findings = None, []
     try:
         events = source.read()
     except DataError as error:
-        if not (faults.kinds or source.tally.rejected):
+        if not (faults or source.tally.rejected):
             raise
         findings = [Finding("error", "refused", str(error), _REFUSED)]
-    rows = source.tally.read + faults.rows(*_ROWS)
-    if events is not None and faults.rows(*_NUMBERS):
+    rows = source.tally.read + faults.count(*_LOST)
+    if events is not None and faults.count(*_NUMBERS):
         events = replace(events, ids=None)
     return Content(source.molecule, rows, events, [*_faulty(faults, rows), *findings, *_remarks(source)])
 
 
 def _faulty(faults: Faults, rows: int) -> list[Finding]:
     """Report what the reader refuses, each kind once."""
-    out = []
-    for kind in ("index-column", "columns"):
-        alike: dict[str, list[str]] = {}
-        for error, _ in faults.kinds.get(kind, {}).values():
-            alike.setdefault(error.what, []).append(error.column or "")
-        for what, names in alike.items():
-            fact, _, todo = what.partition("; ")
-            fact += f": {_some(names)}" if any(names) else ""
-            means = f"{_REFUSED}; the first was taken here, or none"
-            out.append(Finding("error", kind, fact, means, todo))
+    out = [*_of_columns("index-column", faults), *_of_columns("columns", faults)]
     for kind, words in _ROWS.items():
-        if bad := faults.kinds.get(kind):
-            where = Counter(error.column for error, _ in bad.values() if error.column)
-            what = f"{len(bad)} of {rows} rows ({_some(list(map(str, bad)))}) {words}"
-            what += f"; columns {_some([name for name, _ in where.most_common()])}" if where else ""
-            out.append(_left_out_here(kind, what, bad))
-    if bad := faults.kinds.get("events"):
-        what = f"{faults.rows('events')} of {rows} events have a negative sigma"
-        out.append(_left_out_here("events", what, bad))
-    numbers = [f"{faults.rows(kind)} {words}" for kind, words in _NUMBERS.items() if faults.rows(kind)]
+        bad = faults.get(kind)
+        if bad is not None:
+            first = [str(error.row) for error in bad.first]
+            shown = ", ".join(first[:_SHOWN]) + (", ..." if bad.count > len(first[:_SHOWN]) else "")
+            what = f"{bad.count} of {rows} rows ({shown}) {words}"
+            named = [name for name, _ in bad.columns.most_common()]
+            what += f"; columns {_some(named)}" if named else ""
+            means = f"{_REFUSED}; these rows were left out here"
+            todo = "remove the events or fill in the numbers"
+            values = {"count": bad.count, "first": bad.first[0].row}
+            out.append(Finding("error", kind, what, means, todo, values=values))
+    numbers = [f"{faults.count(kind)} {words}" for kind, words in _NUMBERS.items() if kind in faults]
     if numbers:
         means = f"{_REFUSED}; the rows were counted here instead"
         what = f"event numbers: {', '.join(numbers)}"
         out.append(Finding("error", "event-numbers", what, means, "number the events anew"))
-    return out + [
-        Finding("error", "refused", str(error), _REFUSED)
-        for error, _ in faults.kinds.get("refused", {}).values()
-    ]
+    cut = faults["refused"].first if "refused" in faults else []
+    return out + [Finding("error", "refused", str(error), _REFUSED) for error in cut]
 
 
-def _left_out_here(code: str, what: str, bad: Collection[int | str]) -> Finding:
-    means = f"{_REFUSED}; these rows were left out here"
-    values = {"count": len(bad), "first": next(iter(bad))}
-    return Finding("error", code, what, means, "remove the events or fill in the numbers", values=values)
+def _of_columns(kind: str, faults: Faults) -> list[Finding]:
+    """Report faults of columns, those of the same kind together."""
+    alike: dict[str, list[str]] = {}
+    for error in faults[kind].first if kind in faults else ():
+        alike.setdefault(error.what, []).append(error.column or "")
+    out = []
+    for what, names in alike.items():
+        fact, _, todo = what.partition("; ")
+        fact += f": {_some(names)}" if any(names) else ""
+        out.append(Finding("error", kind, fact, f"{_REFUSED}; the first was taken here, or none", todo))
+    return out
 
 
 def _remarks(source: EventSource) -> list[Finding]:
     """Report what was concluded, stated, carried along, and left out without having been asked for."""
     out = []
-    if NUMBERED in source.names[:1]:
+    if NUMBERED in source.names[:1] and "index-column" not in (source.faults or ()):
         what = "the first column has no name: row numbers"
         means = "flowcei drops it; a program that takes columns by their place is off by one"
         out.append(Finding("note", "index-column", what, means))

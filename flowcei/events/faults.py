@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from flowcei.errors import DataError
 
-__all__ = ["Faults", "refuse"]
+__all__ = ["Fault", "Faults", "refuse"]
+
+_KEPT = 100  # errors of a kind: a file may have a fault in each of its rows
 
 
 @dataclass
-class Faults:
-    """What a reader would refuse.
+class Fault:
+    """What is wrong with a file in one way.
 
     Attributes:
-        kinds: Kind (``fields``, ``cells``, ...) -> row, or column, of a fault -> what it is, and how many
-            events it is about. A part of a file that is read twice gives each fault once.
+        count: Events, or columns, that it is about.
+        first: The first errors.
+        columns: How often each column is named.
     """
 
-    kinds: dict[str, dict[int | str, tuple[DataError, int]]] = field(default_factory=dict)
+    count: int = 0
+    first: list[DataError] = field(default_factory=list)
+    columns: Counter[str] = field(default_factory=Counter)
 
-    def rows(self, *kinds: str) -> int:
-        """Return how many events have faults of some kinds."""
-        return sum(count for kind in kinds for _, count in self.kinds.get(kind, {}).values())
+
+class Faults(dict[str, Fault]):
+    """What a reader would refuse, by kind: ``fields``, ``cells``, ``columns``, ..."""
+
+    def count(self, *kinds: str) -> int:
+        """Return how many events, or columns, faults of some kinds are about."""
+        return sum(self[kind].count for kind in kinds if kind in self)
 
 
 def refuse(error: DataError, kind: str, faults: Faults | None, count: int = 1) -> None:
@@ -41,7 +51,9 @@ def refuse(error: DataError, kind: str, faults: Faults | None, count: int = 1) -
     """
     if faults is None:
         raise error
-    known = faults.kinds.setdefault(kind, {})
-    key = error.column or "" if error.row is None else error.row
-    before = known[key][1] if key in known and error.row is None else 0
-    known[key] = error, before + count
+    fault = faults.setdefault(kind, Fault())
+    fault.count += count
+    if error.column is not None:
+        fault.columns[error.column] += count
+    if len(fault.first) < _KEPT:
+        fault.first.append(error)

@@ -130,6 +130,7 @@ class EventSource:
             what = f"sigma is not a number >= 0 ({int(negative.sum())} of {len(arrays)} events)"
             error = DataError(what, path=self.path, row=first + int(negative.argmax()) + 1)
             refuse(error, "events", self.faults, int(negative.sum()))
+            self.tally.count("with a negative sigma", int(negative.sum()))
             kept &= ~negative
         rows = slice(None) if kept.all() else kept  # a view where nothing is left out
         self._numbered = arrays.ids is not None
@@ -207,35 +208,7 @@ def open_events(
     if found == "hdf5" and reading.mapping is None and is_native(path):
         return _native_hdf(path, molecule, reading)
     known = molecule or (hdf_molecule(path) if found == "hdf5" else None) or Molecule.load("ocs")
-    table = open_table(path, found, reading.mapping, reading.faults)
-    meaning = interpret(table, known, reading)
-    mapping = meaning.mapping
-    if found in ("text", "xyz") and not reading.allow_truncated:
-        try:
-            check_end(path, "--allow-truncated reads it")
-        except DataError as error:
-            refuse(error, "refused", reading.faults)
-
-    def arrays(rows: int) -> Iterator[Arrays]:
-        return mapped_chunks(table, mapping, known, rows=rows, faults=reading.faults)
-
-    count = table.rows if mapping.rows == "event" else None
-    origin: dict[str, Any] = {"file": path.name}
-    if not is_native_header(table.names, known):
-        origin["mapping"] = mapping.to_dict()
-    return EventSource(
-        path,
-        known,
-        origin,
-        count,
-        reading.selection,
-        arrays,
-        said=meaning.said,
-        stated=meaning.stated,
-        notes=meaning.notes,
-        faults=reading.faults,
-        names=table.names,
-    )
+    return _table(path, found, known, reading)
 
 
 def _native_hdf(path: Path, molecule: Molecule | None, reading: Reading) -> EventSource:
@@ -250,4 +223,36 @@ def _native_hdf(path: Path, molecule: Molecule | None, reading: Reading) -> Even
 
     return EventSource(
         path, about.molecule, about.origin, about.count, reading.selection, arrays, faults=reading.faults
+    )
+
+
+def _table(path: Path, format: str, molecule: Molecule, reading: Reading) -> EventSource:  # noqa: A002
+    table = open_table(path, format, reading.mapping, reading.faults)
+    meaning = interpret(table.preview(), molecule, reading)
+    mapping = meaning.mapping
+    if format in ("text", "xyz") and not reading.allow_truncated:
+        try:
+            check_end(path, "--allow-truncated reads it")
+        except DataError as error:
+            refuse(error, "refused", reading.faults)
+
+    def arrays(rows: int) -> Iterator[Arrays]:
+        return mapped_chunks(table, mapping, molecule, rows=rows, faults=reading.faults)
+
+    count = table.rows if mapping.rows == "event" else None
+    origin: dict[str, Any] = {"file": path.name}
+    if not is_native_header(table.names, molecule):
+        origin["mapping"] = mapping.to_dict()
+    return EventSource(
+        path,
+        molecule,
+        origin,
+        count,
+        reading.selection,
+        arrays,
+        said=meaning.said,
+        stated=meaning.stated,
+        notes=meaning.notes,
+        faults=reading.faults,
+        names=table.names,
     )

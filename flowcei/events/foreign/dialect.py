@@ -79,41 +79,40 @@ def sniff(
         DataError: For a file that is no text, whose first line is no header and no numbers, or whose
             commas may separate thousands as well as decimals.
     """
-    lines = _first_lines(path)
-    lead = skip + (1 if not skip and _SEP_LINE.match(lines[0]) else 0)
-    top, comment = lines[lead:], ""
-    while top and top[0].lstrip()[:1] in ("#", "%") and top[0].strip():
-        comment, top, lead = top[0].lstrip().lstrip("#%"), top[1:], lead + 1
-    line = top[0] if top else ""
-    if not line.strip() and comment:
-        line, comment = comment, ""
-        top, lead = ["", *top], lead - 1
-    found = separator or _separator(line)
-    names = _cells(line, found, path)
+    lead, comment, line, top = _without_comments(_first_lines(path), skip)
+    chosen = separator or _separator(line)
+    names = _cells(line, chosen, path)
     _refuse_names(names, path)
-    following = next((row for row in top[1:] if row.strip()), "")
-    decimal = decimal or _decimal(top, found, path)
-    numeric = all(_is_number(n, decimal) for n in names if n)
+    decimal = decimal or _decimal(top, chosen, path)
+    numeric = all(_is_number(name, decimal) for name in names if name)
     if comment and numeric and header is not False:
         words = _cells(comment, separator or _separator(comment), path)
         if len(words) == len(names):
-            return Dialect(_unique(words), found, header=True, decimal=decimal, lead=lead, first=line)
-    if header is None:
-        header = not numeric
-    if not header:
+            return Dialect(_unique(words), chosen, header=True, decimal=decimal, lead=lead, first=line)
+    if numeric if header is None else not header:
         names = [f"#{k}" if name else "" for k, name in enumerate(names, start=1)]
-        return Dialect(_unique(names), found, header=False, decimal=decimal, lead=lead, first=line)
-    units = _cells(following, found, path)
+        return Dialect(_unique(names), chosen, header=False, decimal=decimal, lead=lead, first=line)
+    below = next((row for row in top[1:] if row.strip()), "")
+    units = _cells(below, chosen, path)
     if len(units) == len(names) and any(units) and not any(_is_number(u, decimal) for u in units if u):
-        names = [
-            f"{name} [{unit.strip('[]()')}]" if unit else name
-            for name, unit in zip(names, units, strict=True)
-        ]
-        lead += 1 + top[1:].index(following)
-        following = ""
+        pairs = zip(names, units, strict=True)
+        names = [f"{name} [{unit.strip('[]()')}]" if unit else name for name, unit in pairs]
+        lead, below = lead + 1 + top[1:].index(below), ""
     if names[0] in ("", "Unnamed: 0"):
         names[0] = NUMBERED
-    return Dialect(_unique(names), found, header=True, decimal=decimal, lead=lead + 1, first=following)
+    return Dialect(_unique(names), chosen, header=True, decimal=decimal, lead=lead + 1, first=below)
+
+
+def _without_comments(lines: list[str], skip: int) -> tuple[int, str, str, list[str]]:
+    """Return how many lines stand before the table, the last comment, the first line, and the lines."""
+    lead = skip or int(_SEP_LINE.match(lines[0]) is not None)
+    comment = ""
+    while lead < len(lines) and lines[lead].strip() and lines[lead].lstrip()[0] in "#%":
+        comment, lead = lines[lead].lstrip().lstrip("#%"), lead + 1
+    line = "".join(lines[lead : lead + 1])
+    if comment and not line.strip():  # no row follows: the comment is the header
+        return lead - 1, "", comment, ["", *lines[lead:]]
+    return lead, comment, line, lines[lead:]
 
 
 def _decimal(lines: list[str], separator: str, path: Path) -> str:
@@ -123,38 +122,29 @@ def _decimal(lines: list[str], separator: str, path: Path) -> str:
         DataError: Where commas separate thousands, or every one may as well: 12,170.
     """
     # A longer line has a cell that no number is: where numbers are read it is named.
-    lines = [line for line in lines if len(line) <= csv.field_size_limit()]
-    for line in lines:
-        for k, cell in enumerate(_cells(line, separator, path)):
-            grouped = _GROUPED.fullmatch(cell) and (separator == "," or "." in cell or '"' in cell)
-            if grouped:
-                what = f"{cell[:40]!r}: a comma separates thousands; write numbers without such commas"
-                raise DataError(what, path=path, column=_column(lines, separator, path, k))
-            if line is lines[0] and separator == "," and _TWO.fullmatch(cell):
-                what = (
-                    f"{line[:40].strip()!r}: numbers with commas between blanks; write them without commas, "
-                )
-                raise DataError(f'{what}or state separator = "blank" and decimal in a mapping', path=path)
+    rows = [_cells(line, separator, path) for line in lines if len(line) <= csv.field_size_limit()]
+    cells = [(k, cell) for row in rows for k, cell in enumerate(row)]
+    for k, cell in cells:
+        if _GROUPED.fullmatch(cell) and (separator == "," or "." in cell or '"' in cell):
+            what = f"{cell[:40]!r}: a comma separates thousands; write numbers without such commas"
+            raise DataError(what, path=path, column=_column(rows[0], k))
     if separator == ",":
+        if any(map(_TWO.fullmatch, rows[0] if rows else ())):
+            what = f"{lines[0][:40].strip()!r}: numbers with commas between blanks; write them without commas"
+            raise DataError(f'{what}, or state separator = "blank" and decimal in a mapping', path=path)
         return "."
-    commas = [
-        (line, cell) for line in lines for cell in _cells(line, separator, path) if _COMMAS.fullmatch(cell)
-    ]
-    groups = [_THOUSANDS.fullmatch(cell) is not None for _, cell in commas]
-    sure = [cell for _, cell in commas if cell.count(",") > 1]
-    if sure or (commas and all(groups)):
-        cell = sure[0] if sure else commas[0][1]
-        line = next(line for line, other in commas if other == cell)
-        column = _column(lines, separator, path, _cells(line, separator, path).index(cell))
+    commas = [(k, cell) for k, cell in cells if _COMMAS.fullmatch(cell)]
+    sure = [(k, cell) for k, cell in commas if cell.count(",") > 1]
+    if sure or (commas and all(_THOUSANDS.fullmatch(cell) for _, cell in commas)):
+        k, cell = (sure or commas)[0]
         what = f"{cell[:40]!r}: does the comma separate thousands or decimals? Write numbers without commas"
         what += "" if sure else ', or state decimal = "," in a mapping'
-        raise DataError(what, path=path, column=column)
+        raise DataError(what, path=path, column=_column(rows[0], k))
     return "," if commas else "."
 
 
-def _column(lines: list[str], separator: str, path: Path, place: int) -> str:
+def _column(names: list[str], place: int) -> str:
     """Return what a column is called, or its number where the first line does not name it."""
-    names = _cells(lines[0], separator, path)
     return names[place] if place < len(names) and names[place][:1].isalpha() else f"#{place + 1}"
 
 

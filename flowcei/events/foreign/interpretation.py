@@ -143,8 +143,7 @@ def _native(table: Table, molecule: Molecule, reading: Reading) -> Mapping:
     if reading.columns:
         msg = f"{table.path}: its columns say which ion is which; leave out --columns"
         raise UsageError(msg)
-    columns = [name for row in mapping.momenta.ions.values() for name in row]
-    return mapping.with_units(momenta=reading.unit or unit_of_columns(table, columns))
+    return mapping.with_units(momenta=reading.unit or unit_of_columns(table, mapping.momenta.components))
 
 
 def _completed(
@@ -159,34 +158,36 @@ def _completed(
     mapping = found.mapping
     if set(mapping.names) <= set(table.names):  # else it is refused where it is read
         check_units(table, mapping)
-    stated = mapping.columns is not None
-    own = {*mapping.names, *component_names(molecule.labels)} if native else set(mapping.names)
+    own = {*mapping.names, *(component_names(molecule.labels) if native else ())}
     rest = [name for name in table.names if name not in own and not name.startswith(PLACEHOLDERS)]
-    # Where nobody named columns NAME#k is one of many numbers.
-    names = (
-        list(mapping.columns or ())
-        if stated
-        else [n for n in rest if table.titled or not _NUMBERED.search(n)]
-    )
+    names = _extra_names(mapping, rest, table, molecule, reading, native=native)
+    if len(names) > MOST_COLUMNS:
+        what = f"none of {len(names)} further columns is carried along: a mapping's columns names up to"
+        mapping = mapping.model_copy(update={"columns": ()})
+        return replace(found, mapping=mapping, notes=(f"{what} {MOST_COLUMNS}",))
+    notes = []
+    if mapping.columns is None:
+        names = table.numeric(names)
+        names = _of_events(table, mapping, names) if mapping.rows == "ion" else names
+        notes += [f"extra columns carried along: {listed(names)}"] if names else []
+    unread = [*(name for name in rest if name not in names), *table.unread]
+    notes += [f"columns not read: {listed(unread)}"] if unread else []
+    mapping = mapping.model_copy(update={"columns": tuple(names)})
+    return replace(found, mapping=mapping, notes=tuple(notes))
+
+
+def _extra_names(
+    mapping: Mapping, rest: list[str], table: Table, molecule: Molecule, reading: Reading, *, native: bool
+) -> list[str]:
+    """Return the columns that may be extra ones: those that the mapping names, or the rest of the file."""
+    # Where nobody named columns, NAME#k is one of many numbers.
+    names = [name for name in rest if table.titled or not _NUMBERED.search(name)]
+    names = names if mapping.columns is None else list(mapping.columns)
     problems = {name: problem for name in names if (problem := column_problem(name, molecule))}
-    for name, problem in problems.items() if native or stated else ():
+    for name, problem in problems.items() if native or mapping.columns is not None else ():
         what = f"unknown column: it {problem}; rename or remove it"
         refuse(DataError(what, path=table.path, column=name), "columns", reading.faults)
-    names = [name for name in names if name not in problems]
-    if len(names) > MOST_COLUMNS:
-        many = f"none of {len(names)} further columns is carried along: a mapping's columns names up to"
-        return replace(
-            found, mapping=mapping.model_copy(update={"columns": ()}), notes=(f"{many} {MOST_COLUMNS}",)
-        )
-    numeric = names if stated else table.numeric(names)
-    if mapping.rows == "ion" and not stated:
-        numeric = _of_events(table, mapping, numeric)
-    notes = [f"extra columns carried along: {listed(numeric)}"] if numeric and not stated else []
-    unread = [*(name for name in rest if name not in numeric), *table.unread]
-    if unread:
-        notes.append(f"columns not read: {listed(unread)}")
-    mapping = mapping.model_copy(update={"columns": tuple(numeric)})
-    return replace(found, mapping=mapping, notes=tuple(notes))
+    return [name for name in names if name not in problems]
 
 
 def _of_events(table: Table, mapping: Mapping, names: list[str]) -> list[str]:

@@ -63,9 +63,7 @@ def _refuse_misfit(mapping: Mapping, molecule: Molecule, table: Table) -> None:
     Raises:
         DataError: Saying what does not fit.
     """
-    tables = [
-        v.ions for v in (mapping.momenta, mapping.positions) if v is not None and mapping.rows == "event"
-    ]
+    tables = [vectors.ions for vectors in mapping.vectors.values() if mapping.rows == "event"]
     if mapping.ions.column:
         tables.append(mapping.ions.values)  # type: ignore[arg-type]
     for labels in tables:

@@ -49,11 +49,15 @@ class Vectors(_Table):
 
     @model_validator(mode="after")
     def _check(self) -> Vectors:
-        numbers = [part for row in self.ions.values() for part in row if not isinstance(part, str)]
-        if not all(math.isfinite(number) for number in numbers):
+        if not all(isinstance(part, str) or math.isfinite(part) for part in self.components):
             msg = "a component that is not a column must be a finite number"
             raise ValueError(msg)
         return self
+
+    @property
+    def components(self) -> list[Component]:
+        """The columns, and the numbers that stand for others."""
+        return [*(self.columns or ()), *(part for row in self.ions.values() for part in row)]
 
 
 class Ions(_Table):
@@ -126,10 +130,8 @@ class Mapping(_Table):
     @model_validator(mode="after")
     def _check(self) -> Mapping:
         momentum_factor(self.momenta.unit)
-        parts = [part for v in (self.momenta, self.positions) if v for row in v.ions.values() for part in row]
-        parts += [c for v in (self.momenta, self.positions) if v for c in v.columns or ()]
-        parts += [self.event, self.sigma, *(self.columns or ())]
-        names = Counter(part for part in parts if isinstance(part, str) and part not in ("", "?"))
+        columns = [*self._components, self.event, self.sigma, *(self.columns or ())]
+        names = Counter(part for part in columns if isinstance(part, str) and part not in ("", "?"))
         name, count = next(iter(names.most_common(1)), ("", 0))
         if count > 1:
             msg = f"column {name[:40]!r} is named {count} times; a column is one component of one ion"
@@ -137,9 +139,7 @@ class Mapping(_Table):
         if self.positions is not None and self.positions.unit not in LENGTH_UNITS:
             msg = f"unknown unit of positions {self.positions.unit!r}; use one of {', '.join(LENGTH_UNITS)}"
             raise ValueError(msg)
-        for name, vectors in (("momenta", self.momenta), ("positions", self.positions)):
-            if vectors is None:
-                continue
+        for name, vectors in self.vectors.items():
             if self.rows == "ion" and (vectors.columns is None or vectors.ions):
                 msg = f"where a row is an ion, {name} have columns = [x, y, z]"
                 raise ValueError(msg)
@@ -152,22 +152,25 @@ class Mapping(_Table):
         return self
 
     @property
+    def vectors(self) -> dict[str, Vectors]:
+        """The momenta and, where they are there, the positions."""
+        return {"momenta": self.momenta} | ({} if self.positions is None else {"positions": self.positions})
+
+    @property
+    def _components(self) -> list[Component]:
+        return [part for vectors in self.vectors.values() for part in vectors.components]
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The columns that are read, each once."""
-        found: list[str] = []
-        for vectors in (self.momenta, self.positions):
-            if vectors is not None:
-                found += vectors.columns or ()
-                found += [part for row in vectors.ions.values() for part in row if isinstance(part, str)]
-        found += [self.event, self.sigma, self.ions.column, self.channel.column if self.channel else ""]
-        found += self.columns or ()
-        return tuple(dict.fromkeys(name for name in found if name))
+        channel = self.channel.column if self.channel else ""
+        names = [*self._components, self.event, self.sigma, self.ions.column, channel, *(self.columns or ())]
+        return tuple(dict.fromkeys(name for name in names if isinstance(name, str) and name))
 
     def with_units(self, momenta: str = "", positions: str = "") -> Mapping:
         """Return the mapping with other units; where none is given it stays."""
         units = {"momenta": momenta, "positions": positions}
-        vectors = {name: getattr(self, name) for name, unit in units.items() if unit}
-        changes = {n: v.model_copy(update={"unit": units[n]}) for n, v in vectors.items() if v is not None}
+        changes = {n: v.model_copy(update={"unit": units[n] or v.unit}) for n, v in self.vectors.items()}
         return self.model_copy(update=changes)
 
     def to_dict(self) -> dict[str, Any]:

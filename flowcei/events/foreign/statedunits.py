@@ -61,11 +61,9 @@ def check_units(table: Table, mapping: Mapping) -> None:
         DataError: Naming the first column that contradicts it.
     """
     velocities = momentum_factor(mapping.momenta.unit)[1]
-    for vectors, positions in ((mapping.momenta, False), (mapping.positions, True)):
-        if vectors is None:
-            continue
-        names = [*(vectors.columns or ()), *(part for row in vectors.ions.values() for part in row)]
-        names += [mapping.sigma] if mapping.sigma and not positions else []
+    for kind, vectors in mapping.vectors.items():
+        positions = kind == "positions"
+        names = [*vectors.components, *([mapping.sigma] if mapping.sigma and not positions else [])]
         for name in names:
             for word in _words(table, name) if isinstance(name, str) else ():
                 moving = velocities and not positions

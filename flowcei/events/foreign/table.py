@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import copy
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import pandas as pd
 
 from flowcei.errors import DataError
 from flowcei.events.extracolumns import exact_numbers
+from flowcei.events.faults import Faults
 from flowcei.storage.files import check_held
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ class Table:
         shared_unit: What the file states as the unit of all momenta.
         symbols: Chemical symbols in the order of the ions, where the file states them.
         unread: Datasets that are not columns of this table.
+        faults: Collects rows that are left out as they cannot be read; the first is raised where None.
     """
 
     titled = False
@@ -48,6 +51,7 @@ class Table:
     shared_unit = ""
     symbols: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
+    faults: Faults | None = None
 
     def __init__(self, path: Path, names: Sequence[str], rows: int | None = None) -> None:
         """Refuse columns that are too many, or there twice.
@@ -61,6 +65,12 @@ class Table:
             name = next(name for k, name in enumerate(names) if name in names[:k])
             raise DataError(DOUBLED, path=path, column=name)
         self.path, self.names, self.rows = path, tuple(names), rows
+
+    def preview(self) -> Table:
+        """Return the table to be looked at before it is read: it is the reading that collects faults."""
+        table = copy(self)
+        table.faults = None if self.faults is None else Faults()
+        return table
 
     def numeric(self, names: Sequence[str]) -> list[str]:
         """Return which of some columns hold one number in each row."""

@@ -33,6 +33,7 @@ __all__ = ["TextTable", "cell_problem"]
 # What programs write where there is no number.
 _GAPS = ["", "nan", "NaN", "NAN", "-nan", "NA", "N/A", "null", "None", "--"]
 _LOOK = 10_000  # rows that a column of numbers is told by
+_SLOW = 1 << 20  # cells of a part that is read line by line: a number takes 32 bytes there
 _LONG_WHOLE = re.compile(r"[+-]?[0-9]{16,1000}")
 _FORTRAN = re.compile(r"[+-]?[\d.]+[dD][+-]?\d+")
 _UNTITLED = "rows have one field more than the header: a leading column of row numbers without a name"
@@ -58,7 +59,7 @@ class TextTable(Table):
         else:
             header, skip, decimal = mapping.header, mapping.skip, mapping.decimal
             self._dialect = sniff(path, mapping.separator, header=header, skip=skip, decimal=decimal)
-        self.path, self._faults, self.titled = path, faults, self._dialect.header
+        self.path, self.faults, self.titled = path, faults, self._dialect.header
         if faults is not None:
             self._dialect = replace(self._dialect, names=self._single(self._dialect.names, faults))
         super().__init__(path, self._dialect.names)
@@ -171,6 +172,7 @@ class TextTable(Table):
 
     def _slowly(self, numbers: list[str], start: int, rows: int, reason: str) -> Iterator[pd.DataFrame]:
         """Read line by line what cannot be read fast: each row that is not right is a fault."""
+        rows = max(1, min(rows, _SLOW // len(self.names)))
         sound: list[list[float | str]] = []
         faulty = False
         for row, line in islice(self._lines(), start, None):
@@ -178,7 +180,7 @@ class TextTable(Table):
             fault = self._fault(cells, row, numbers)
             if fault is not None:
                 faulty = True
-                refuse(fault, "fields" if fault.column is None else "cells", self._faults)
+                refuse(fault, "fields" if fault.column is None else "cells", self.faults)
                 continue
             sound.append(
                 [self._value(c) if n in numbers else c for n, c in zip(self.names, cells, strict=True)]
