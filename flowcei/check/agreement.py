@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flowcei.check.alignment import angles_of, best_rotations, needed_positions, residuals, resimulated
+from flowcei.check.alignment import (
+    angles_of,
+    best_rotations,
+    needed_positions,
+    residuals,
+    resimulated,
+    without_total,
+)
 from flowcei.check.scale import scale_of
 from flowcei.experiment.detector import rms_component
 from flowcei.physics.explosion import kinetic_energy, potential_energy
@@ -138,7 +145,7 @@ def compare_with_simulation(events: Events, noise: Noisiness) -> Agreement | Non
     if not followed.any():
         return None
     kept, sigma, fitted = events[followed], noise.sigma(events)[followed], simulated[followed]
-    recorded = _without_total(kept.momenta, kept.molecule.masses)
+    recorded = without_total(kept.momenta, kept.molecule.masses)
     fitted *= np.sqrt((recorded**2).sum(axis=(1, 2)) / (fitted**2).sum(axis=(1, 2)))[:, None, None]
     level = float(np.median(sigma / rms_component(kept.momenta)))
     scale, spread = scale_of(kept, sigma)
@@ -199,7 +206,7 @@ def _noisy(
     rng, masses = np.random.default_rng(0), events.molecule.masses
     draws = max(1, _DRAWS // len(events))
     return [
-        _without_total(momenta + sigma[:, None, None] * rng.standard_normal(momenta.shape), masses)
+        without_total(momenta + sigma[:, None, None] * rng.standard_normal(momenta.shape), masses)
         for _ in range(draws)
     ]
 
@@ -211,12 +218,6 @@ def _slack(count: int, *, known: bool) -> float:
     """
     few = 1.0 / np.sqrt(count)
     return float((1.0 + 4.0 * few) * (1.0 if known else 1.0 + 3.0 * few))
-
-
-def _without_total(p: NDArray[np.float64], masses: NDArray[np.float64]) -> NDArray[np.float64]:
-    total = p.sum(axis=1, keepdims=True)
-    out: NDArray[np.float64] = p - (masses / masses.sum())[:, None] * total
-    return out
 
 
 def shape_difference(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:

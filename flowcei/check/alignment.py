@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from flowcei.events.container import Events
 
-__all__ = ["angles_of", "best_rotations", "needed_positions", "residuals", "resimulated"]
+__all__ = ["angles_of", "best_rotations", "needed_positions", "residuals", "resimulated", "without_total"]
 
 _ACCURACY = 1e-9
 _COLLINEAR = 1e-11  # of singular values: directions that differ by a few 1e-6, as single precision does
@@ -30,6 +30,12 @@ def needed_positions(events: Events) -> NDArray[np.float64]:
         msg = "the events have momenta only; positions are needed here"
         raise DataError(msg)
     return events.positions
+
+
+def without_total(p: NDArray[np.float64], masses: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return momenta (B, N, 3) in the frame of the centre of mass of ions with masses (N,)."""
+    out: NDArray[np.float64] = p - (masses / masses.sum())[:, None] * p.sum(axis=1, keepdims=True)
+    return out
 
 
 def resimulated(events: Events, charges: NDArray[np.float64] | None = None) -> NDArray[np.float64]:

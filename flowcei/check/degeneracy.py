@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from flowcei.check.alignment import without_total
 from flowcei.check.finding import Finding, percent
 from flowcei.events.text import columns
 from flowcei.physics.explosion import centre_of_mass
@@ -120,8 +121,7 @@ def _in_plane_of_momenta(events: Events, x: NDArray[np.float64]) -> list[Finding
     """Find three ions that lie exactly in the plane of momenta that are said to be noisy."""
     if len(events.molecule) != 3 or events.sigma is None or not (events.sigma > 0).all():
         return []
-    p, m = events.momenta, events.molecule.masses
-    p = p - (m / m.sum())[:, None] * p.sum(axis=1, keepdims=True)
+    p = without_total(events.momenta, events.molecule.masses)
     normal = np.cross(p[:, 0], p[:, 1])
     normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), np.finfo(float).tiny)
     out_of_it = np.abs(np.einsum("bni,bi->bn", x, normal)).max(axis=1)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flowcei.check.alignment import needed_positions
+from flowcei.check.alignment import needed_positions, without_total
 from flowcei.check.finding import Finding, percent
 from flowcei.physics.explosion import kinetic_energy, potential_energy
 from flowcei.units import ELECTRONVOLT, LENGTH_UNITS, MOMENTUM_UNITS
@@ -47,8 +47,7 @@ def scale_of(events: Events, sigma: NDArray[np.float64] | None) -> tuple[float, 
     """
     molecule = events.molecule
     m, share = molecule.masses, molecule.masses / molecule.masses.sum()
-    p = events.momenta - share[:, None] * events.momenta.sum(axis=1, keepdims=True)
-    kinetic = kinetic_energy(p, m)
+    kinetic = kinetic_energy(without_total(events.momenta, m), m)
     if sigma is not None:
         kept = 1.0 - 2.0 * share + len(m) * share**2  # of the variance, without the total
         kinetic = kinetic - sigma**2 * float((1.5 * kept / m).sum())
