@@ -175,16 +175,24 @@ class TextTable(Table):
         rows = max(1, min(rows, _SLOW // len(self.names)))
         sound: list[list[float | str]] = []
         faulty = False
+        kinds = [float if name in numbers else str for name in self.names]
         for row, line in islice(self._lines(), start, None):
             cells = self._dialect.split(line)
-            fault = self._fault(cells, row, numbers)
-            if fault is not None:
-                faulty = True
-                refuse(fault, "fields" if fault.column is None else "cells", self.faults)
-                continue
-            sound.append(
-                [self._value(c) if n in numbers else c for n, c in zip(self.names, cells, strict=True)]
-            )
+            try:
+                # Most rows are right; one that float refuses, or takes too easily, is looked at by cells.
+                plain = line.isascii() and "_" not in line and self._dialect.decimal == "."
+                values = [kind(cell) for kind, cell in zip(kinds, cells, strict=True)] if plain else None
+            except ValueError:
+                values = None
+            if values is None:
+                fault = self._fault(cells, row, numbers)
+                if fault is not None:
+                    faulty = True
+                    refuse(fault, "fields" if fault.column is None else "cells", self.faults)
+                    continue
+                pairs = zip(kinds, cells, strict=True)
+                values = [self._value(cell) if kind is float else cell for kind, cell in pairs]
+            sound.append(values)
             if len(sound) == rows:
                 yield pd.DataFrame(sound, columns=list(self.names))
                 sound = []
