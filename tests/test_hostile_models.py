@@ -133,14 +133,14 @@ FILES: dict[str, tuple[Callable[[Sound], bytes], str]] = {
     "header of 2^63 bytes": (lambda _: laid_out(b"{}", length=1 << 63), "header of"),
     "header longer than the file": (lambda _: laid_out(b"{}", length=3), "header of"),
     "header of 17 MiB": (lambda _: laid_out(b"{}" + b" " * (17 << 20)), "header of"),
-    "no header": (lambda _: laid_out(b""), "damaged"),
-    "header not UTF-8": (lambda _: laid_out(b'{"\xff": 1}'), "damaged"),
+    "no header": (lambda _: laid_out(b""), "no JSON"),
+    "header not UTF-8": (lambda _: laid_out(b'{"\xff": 1}'), "UTF-8"),
     "header a list": (lambda _: laid_out([]), "damaged"),
-    "header 100,000 deep": (lambda _: laid_out(b"[" * 100_000), "recursion limit"),
-    "header 40 deep": (lambda _: laid_out(b"[" * 40 + b"]" * 40), "damaged"),
-    "header of millions of lists": (lambda _: laid_out(b"[" + b"[]," * 2_000_000 + b"[]]"), "damaged"),
-    "a tensor twice": (lambda _: laid_out(b'{"a": {}, "a": {}}'), "damaged"),
-    "NaN in the header": (lambda _: laid_out(b'{"a": NaN}'), "damaged"),
+    "header 100,000 deep": (lambda _: laid_out(b"[" * 100_000), "within one another"),
+    "header 40 deep": (lambda _: laid_out(b"[" * 40 + b"]" * 40), "within one another"),
+    "header of millions of lists": (lambda _: laid_out(b"[" + b"[]," * 2_000_000 + b"[]]"), "values"),
+    "a tensor twice": (lambda _: laid_out(b'{"a": {}, "a": {}}'), "twice"),
+    "NaN in the header": (lambda _: laid_out(b'{"a": NaN}'), "not finite"),
     "20,001 tensors": (lambda _: _many(20_001), "20001 tensors"),
     # The next are the library's to refuse; one of each kind shows that it is asked.
     "tensors overlap": (lambda _: _two([0, 8], [4, 12], 12), "damaged"),
@@ -178,21 +178,16 @@ FILES: dict[str, tuple[Callable[[Sound], bytes], str]] = {
     "no seal": (lambda s: save(s.tensors, {"flowcei": json.dumps(s.card)}), "lost its checksum"),
     "no checksum": (lambda s: s.said("checksum", None), "lost its checksum"),
     "checksum a word": (lambda s: s.said("checksum", "right"), "at checksum"),
-    "a key twice": (lambda s: s.text('{"noise": 1, "noise": 2}'), "format_version"),
-    "infinity": (lambda s: s.text('{"a": -Infinity}'), "no JSON"),
-    "1e999": (
-        lambda s: s.text(
-            json.dumps(edited(s.card, "training.figures", {"a": 1.5e300})).replace("1.5e+300", "1e999")
-        ),
-        "absurd size",
-    ),
-    "5,000 digits": (lambda s: s.text('{"a": %s}' % ("9" * 5000)), "out of range"),
-    "description 5,000 deep": (lambda s: s.text('{"a":' * 5000 + "1" + "}" * 5000), "recursion limit"),
+    "a key twice": (lambda s: s.text('{"noise": 1, "noise": 2}'), "twice"),
+    "infinity": (lambda s: s.text('{"a": -Infinity}'), "not finite"),
+    "1e999": (lambda s: s.text('{"a": 1e999}'), "not finite"),
+    "5,000 digits": (lambda s: s.text('{"a": %s}' % ("9" * 5000)), "digits"),
+    "description 5,000 deep": (lambda s: s.text('{"a":' * 5000 + "1" + "}" * 5000), "within one another"),
     "description of the future": (lambda s: s.said("format_version", 3), "upgrade"),
     "version true": (lambda s: s.said("format_version", True), "format_version"),
     "an escape in the name": (lambda s: s.said("training.name", "\x1b[2J"), "cannot be printed"),
     "a line break in the name": (lambda s: s.said("molecule.name", "a\nflowcei: all well"), "be printed"),
-    "half a surrogate": (lambda s: s.said("architecture", "\ud800"), "no JSON"),
+    "half a surrogate": (lambda s: s.said("architecture", "\ud800"), "cannot be printed"),
     "a name of a megabyte": (lambda s: s.said("training.name", "a" * 1_000_000), "too long"),
     "an escape in a key": (lambda s: s.said("training", {"\x1b[2J": 1}), "cannot be printed"),
     "a number of 10^200": (lambda s: s.said("training.figures", {"a": 1e200}), "absurd size"),
@@ -284,7 +279,7 @@ def flow(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
 def _ends(flow: Shell, codes: set[int], *words: str) -> None:
     """Assert the exit code, one line on stderr, nothing on stdout and no new file."""
     before = set(Path().iterdir())
-    assert flow(*words) in codes
+    assert flow(*words) == code
     assert flow.err.count("\n") == 1
     assert flow.err.startswith("flowcei: error: ")
     assert not flow.out
@@ -446,16 +441,15 @@ def test_a_description_that_lies_breaks_nothing(
 
 
 def test_a_deep_description_is_shown_at_once(sound: Sound, flow: Shell) -> None:
-    """Tables 190 within one another: what takes twice the time a level would never end."""
-    deep: dict[str, Any] = {"a": 1}
-    for _ in range(190):
-        deep = {"a": deep}
-    Path(NAME).write_bytes(sound.said("training.prior", deep))
-    assert flow("info", NAME) in {0, 3}
-    assert len(flow.err.splitlines()) <= 1
-    Path(NAME).write_bytes(sound.said("training.figures", deep))
-    assert flow("info", NAME) == 0
-    assert flow("info", NAME, "--json") == 0
+    """26 tables within one another: twice the time a level would be minutes. More are refused."""
+    for depth, code in ((26, 0), (190, 3)):
+        deep: dict[str, Any] = {"a": 1}
+        for _ in range(depth):
+            deep = {"a": deep}
+        Path(NAME).write_bytes(sound.said("training.figures", deep))
+        assert flow("info", NAME) == code
+        assert flow("info", NAME, "--json") == code
+        assert len(flow.err.splitlines()) <= 1
 
 
 def test_loading_leaves_the_random_state_of_the_caller(sound: Sound, tmp_path: Path) -> None:

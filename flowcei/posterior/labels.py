@@ -63,7 +63,8 @@ def label_by_geometry(
     Returns:
         (E, n, N): the ion that has each place, and label, of the molecule. Samples that are not
         finite keep the order by speed. A `UserWarning` counts the samples of large molecules whose
-        search was stopped, and which have the best order of those that were tried.
+        search was stopped, and which have the best order of those that were tried, and says where
+        the bonds have so many symmetries that the bond list decides though there is a density.
 
     Example:
         Carbon c2 is the faster one: it and its hydrogen become c1 and h1.
@@ -83,7 +84,14 @@ def label_by_geometry(
     from flowcei.physics._relabelling import first_by_speed
 
     flat = relabel(x.astype(np.float64), speed[:, None]).reshape(-1, *x.shape[2:])
-    if prior is None or not prior.has_density or prior.exchangeable or bonds.symmetries is None:
+    listed = prior is None or not prior.has_density or prior.exchangeable
+    if not listed and bonds.symmetries is None:
+        msg = (
+            f"the bonds of {molecule.name} have too many symmetries to ask the prior which ions are bonded: "
+            "the lengths of bonds at equilibrium decide"
+        )
+        warnings.warn(msg, stacklevel=2)
+    if prior is None or listed or bonds.symmetries is None:
         orders, _, stopped = bonds.cheapest(flat, 1, 0.0)
         chosen = orders[:, 0].copy()
     else:
@@ -292,7 +300,8 @@ def _preferred(
     for first in range(0, len(x), _BLOCK):
         part = x[first : first + _BLOCK]
         orders, costs, stopped = bonds.cheapest(part, _GRAPHS, limit)
-        total += stopped
+        # Of so many likely ways to bond the ions, the prior is not asked about the others.
+        total += max(stopped, int(np.isfinite(costs[:, -1]).sum()))
         best = np.zeros(len(part), dtype=np.intp)
         rows = np.flatnonzero(np.isfinite(costs[:, 1]))
         density = np.full((len(rows), _GRAPHS), -np.inf)

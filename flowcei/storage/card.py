@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from flowcei.errors import DataError, UsageError
 from flowcei.storage.migrations import FORMAT_VERSION
-from flowcei.storage.strictjson import LARGEST, SMALLEST, read_json, refuse_odd_values, validated
+from flowcei.storage.strictjson import LARGEST, MAX_DEPTH, SMALLEST, read_json, refuse_odd_values, validated
 
 __all__ = [
     "ModelCard",
@@ -28,7 +28,6 @@ _Positive = Annotated[int, Field(ge=0)]
 _Numbers = Annotated[list[float], Field(max_length=3 * _IONS)]
 _Pairs = Annotated[list[list[int]], Field(max_length=_IONS)]
 _MOST_TEXT, _MOST_VALUES = 12 << 20, 700_000  # before training: the rest is for results and tensors
-_MAX_DEPTH = 100  # tables within one another; 200 can be read
 _LIBRARIES = ("flowcei", "torch", "FrEIA", "numpy")
 
 
@@ -222,8 +221,8 @@ def refuse_undescribable(molecule: dict[str, Any], training: dict[str, Any]) -> 
 
 def _storable(value: object, depth: int = 0) -> object:
     """Return a value as JSON can hold it and a terminal show it: NaN and infinity as None."""
-    if depth > _MAX_DEPTH:
-        raise DataError(f"more than {_MAX_DEPTH} tables within one another")
+    if depth > MAX_DEPTH - 4:  # the description stands within other tables
+        raise DataError(f"more than {MAX_DEPTH} tables within one another")
     if isinstance(value, dict):
         return {_printable(str(key)): _storable(part, depth + 1) for key, part in value.items()}
     if isinstance(value, list | tuple):

@@ -195,7 +195,7 @@ def preallocate(
         ...     file.put(0, 0, {"x": np.ones(2)})
         ...     file.done.tolist()
         [True, False]
-        >>> with h5py.File(path) as read:
+        >>> with opened(path) as read:
         ...     read["x"][:2].tolist(), read["done"][:].tolist()
         ([1.0, 1.0], [1, 0])
     """

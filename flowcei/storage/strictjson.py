@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import math
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import from_json
 
 from flowcei.errors import DataError
 
-__all__ = ["LARGEST", "SMALLEST", "read_json", "refuse_odd_values", "validated"]
+__all__ = ["LARGEST", "MAX_DEPTH", "SMALLEST", "read_json", "refuse_odd_values", "validated"]
+
+MAX_DEPTH = 32
+"""Tables within tables, at the most; a prior's deepest table has six."""
 
 LARGEST, SMALLEST = 1e50, 1e-100
 """Sizes of numbers other than 0, in a description: with others arithmetic overflows."""
@@ -22,22 +26,52 @@ _Kind = TypeVar("_Kind", bound=BaseModel)
 def read_json(text: str, *, most: int = _MAX_VALUES) -> object:
     """Return what a JSON text holds, if it has no more than `most` separators.
 
-    The parser itself refuses NaN, more than 200 tables within one another and numbers of more than
-    4300 digits; of a key that stands there twice it takes the last value.
-
     Raises:
-        DataError: For what is no JSON, or too large.
+        DataError: For what is no JSON, names a key twice, holds numbers that are not finite, or
+            is too large or too deep.
 
     Example:
         >>> read_json('{"a": [1, 2.5]}')
         {'a': [1, 2.5]}
+        >>> read_json('{"a": 1, "a": 2}')
+        Traceback (most recent call last):
+            ...
+        flowcei.errors.DataError: the key 'a' stands there twice
     """
     if sum(text.count(sign) for sign in ",:[{") > most:
         raise DataError(f"more than {most:,} values")
     try:
-        return from_json(text, allow_inf_nan=False)
+        # Not pydantic's parser, which takes the last of two values of a key: a reader that takes
+        # the first would see another description under the same checksum.
+        value = json.loads(text, object_pairs_hook=_table, parse_float=_finite, parse_constant=_finite)
+    except RecursionError:
+        raise DataError(f"more than {MAX_DEPTH} tables within one another") from None
+    except DataError:
+        raise
     except ValueError as error:
         raise DataError(f"no JSON: {error}") from None
+    layer = [value]
+    for _ in range(MAX_DEPTH + 1):
+        tables = (t.values() if isinstance(t, dict) else t for t in layer if isinstance(t, dict | list))
+        layer = [inner for table in tables for inner in table]
+    if layer:
+        raise DataError(f"more than {MAX_DEPTH} tables within one another")
+    return value
+
+
+def _table(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    table: dict[str, object] = {}
+    for key, value in pairs:
+        if key in table:
+            raise DataError(f"the key {key[:60]!a} stands there twice")
+        table[key] = value
+    return table
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(float(text)):
+        raise DataError(f"a number that is not finite ({text[:20]})")
+    return float(text)
 
 
 def validated(kind: type[_Kind], table: object, place: str = "") -> _Kind:

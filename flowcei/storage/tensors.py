@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, BinaryIO, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from flowcei.errors import DataError, UsageError
+from flowcei.storage.strictjson import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +43,7 @@ class _Claim(BaseModel):
     model_config = ConfigDict(strict=True)
     dtype: Literal["F32", "F64", "I64", "I32", "U8", "BOOL"]
     shape: list[int]
-    data_offsets: tuple[int, int]
+    data_offsets: Annotated[list[int], Field(min_length=2, max_length=2)]
 
 
 class _Header(BaseModel):
@@ -130,9 +131,13 @@ def _header(file: BinaryIO, size: int) -> _Header:
     if size < 8 or length > min(size - 8, _MAX_HEADER):
         raise _damaged(f"a header of {length} bytes in a file of {size}")
     try:
-        header = _Header.model_validate_json(file.read(length))
+        header = _Header.model_validate(read_json(file.read(length).decode()))
     except ValidationError as error:
         raise _damaged(f"its header: {error.errors(include_url=False)[0]['msg']}") from error
+    except UnicodeDecodeError as error:
+        raise _damaged("its header is not UTF-8") from error
+    except DataError as error:
+        raise _damaged(f"its header: {error}") from error
     claims = header.__pydantic_extra__
     if len(claims) > _MAX_TENSORS:
         raise _damaged(f"{len(claims)} tensors, above {_MAX_TENSORS}")
