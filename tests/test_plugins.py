@@ -11,6 +11,7 @@ from textwrap import dedent
 import numpy as np
 import pytest
 import torch
+from shell import Shell
 
 import flowcei
 from flowcei.errors import DataError, UsageError
@@ -20,7 +21,6 @@ from flowcei.physics.priors import GeometryPrior, build_prior
 from flowcei.reconstruction.fitting import train
 from flowcei.storage.modelfile import read_model
 from flowcei.training.loop import Schedule
-from tests.shell import Shell
 
 pytestmark = pytest.mark.usefixtures("quick_fitting")
 

@@ -62,7 +62,7 @@ def test_every_test_that_the_security_page_names_exists() -> None:
     page = (ROOT / "SECURITY.md").read_text().split("**Trusted:**")[0]
     bullets = page.split("\n- ")[1:]
     for bullet in bullets:
-        named = re.findall(r"`(tests/\w+\.py)::(\w+)`", bullet)
+        named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", bullet)
         assert named, bullet
         for file, function in named:
             tree = ast.parse((ROOT / file).read_text())

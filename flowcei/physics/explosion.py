@@ -65,7 +65,7 @@ class _Setting:
 # The cheapest that keep the promise with a quarter in hand, of a grid over all four numbers:
 # mean error below `accuracy`, 99th percentile below ten times as much, near equilibrium and
 # in a ball with 0.5 bohr between ions, which is harder than any bound molecule, of 4 bohr for
-# N = 2, 3, 5 and 8 and of 5 bohr for N = 10. tests/test_explosion.py judges them on other
+# N = 2, 3, 5 and 8 and of 5 bohr for N = 10. tests/physics/test_explosion.py judges them on other
 # geometries. With eta above 1 a step could carry an ion past another without noticing; it
 # would save a tenth.
 _SETTINGS = (

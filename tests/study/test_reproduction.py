@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-SCRIPT = Path(__file__).parent.parent / "bin" / "reproduce-study"
+SCRIPT = Path(__file__).parents[2] / "bin" / "reproduce-study"
 
 
 @pytest.fixture(scope="module")

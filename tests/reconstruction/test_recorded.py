@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from shell import Shell
 
 import flowcei
 from flowcei.errors import UsageError
 from flowcei.experiment.detector import NOISE_FLOOR, Noise, rms_component
 from flowcei.reconstruction.recorded import RecordedSource, measure_noise, recorded, settled_noise
 from flowcei.training.schedule import Schedule
-from tests.shell import Shell
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ from flowcei.storage.modelfile import read_card
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-GOLDEN = Path(__file__).parent / "data" / "models-v1" / "cinn-glow.safetensors"
+GOLDEN = Path(__file__).parents[1] / "data" / "models-v1" / "cinn-glow.safetensors"
 NAME = "stranger.safetensors"
 MEMORY = 200 << 20  # bytes; what the largest header that is read at all may take
 EVENTS = np.array([[[9.0, 1, 0], [80, -30, 2], [-89, 29, -2]], [[3, -5, 1], [-70, 30, 0], [67, -25, -1]]])

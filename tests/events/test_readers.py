@@ -36,7 +36,7 @@ def shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], t
     return Shell(monkeypatch, capsys)
 
 
-DATA = Path(__file__).parent.parent / "examples" / "data"
+DATA = Path(__file__).parents[2] / "examples" / "data"
 N = 200
 ROUNDING = 1e-12  # another processor adds in another order: the same simulation differs in its last digits
 

@@ -4,31 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from absurd import absurd_events, absurd_samples
+from absurd import absurd_events, absurd_samples, answer
 
 import flowcei
 from flowcei.physics.leastsquares import levenberg_marquardt
-from flowcei.posterior.covariance import Covariation
-from flowcei.posterior.refinement import CONVERGED, OUTSIDE, STALLED
-from flowcei.posterior.samples import PosteriorSamples
-from flowcei.posterior.tables import modes_table
-
-
-def answer(samples: PosteriorSamples) -> None:
-    """Ask everything of samples, and check what holds of any answer."""
-    refinement, modes = samples.refine(keep_flagged=True), samples.modes(keep_flagged=True)
-    assert set(np.unique(refinement.status)) <= {CONVERGED, STALLED, OUTSIDE}
-    assert not np.isnan(refinement.error).any()
-    total = np.bincount(modes.event, modes.probability, minlength=len(samples))
-    assert ((np.abs(total - 1.0) < 1e-9) | (total == 0.0)).all()
-    assert (modes.count()[~samples.answered] == 0).all()
-    modes_table(modes, samples)
-    if samples.answered.any():
-        spread = samples.spread(keep_flagged=True)
-        spread.overall()
-        Covariation.of(spread).in_words()
-    samples.mean(keep_flagged=True)
-    assert samples.floor().shape == (len(samples), len(samples.molecule))
 
 
 @pytest.mark.parametrize("seed", [1, 2, 9, 17])

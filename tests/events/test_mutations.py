@@ -116,7 +116,7 @@ def test_a_mutated_table_is_never_misread(tmp_path: Path, content: bytes) -> Non
         [
             text().encode(),
             b"".join(
-                (Path(__file__).parent.parent / "examples/data/study.csv")
+                (Path(__file__).parents[2] / "examples/data/study.csv")
                 .read_bytes()
                 .splitlines(keepends=True)[:8]
             ),

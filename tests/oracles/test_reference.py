@@ -22,7 +22,7 @@ from oracles import reference
 from oracles.mixtures import StudentMixture
 from oracles.reference import exhaustive_modes, reference_posterior, turned_starts
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 NAMES = ("ocs-equilibrium", "ocs-broad", "ch2o")
 
 

@@ -12,9 +12,12 @@ from flowcei.events.container import Events
 from flowcei.molecules.molecule import Molecule
 from flowcei.physics.explosion import followed_momenta
 from flowcei.physics.priors import build_prior
+from flowcei.posterior.covariance import Covariation
+from flowcei.posterior.refinement import CONVERGED, OUTSIDE, STALLED
 from flowcei.posterior.samples import PosteriorSamples
+from flowcei.posterior.tables import modes_table
 
-__all__ = ["absurd_events", "absurd_samples"]
+__all__ = ["absurd_events", "absurd_samples", "answer"]
 
 _NAMES = ("ocs", "h2o", "co2", "ch2o", "c2h2", "ch4")
 
@@ -58,6 +61,23 @@ def absurd_events(seed: int, molecule: Molecule, count: int = 20) -> Events:
     taken[0], p[0] = True, np.linspace(1.0, 2.0, p[0].size).reshape(p[0].shape)
     p = p[taken]
     return Events(molecule, p, sigma=_noise(rng, p))
+
+
+def answer(samples: PosteriorSamples) -> None:
+    """Ask everything of samples, and check what holds of any answer."""
+    refinement, modes = samples.refine(keep_flagged=True), samples.modes(keep_flagged=True)
+    assert set(np.unique(refinement.status)) <= {CONVERGED, STALLED, OUTSIDE}
+    assert not np.isnan(refinement.error).any()
+    total = np.bincount(modes.event, modes.probability, minlength=len(samples))
+    assert ((np.abs(total - 1.0) < 1e-9) | (total == 0.0)).all()
+    assert (modes.count()[~samples.answered] == 0).all()
+    modes_table(modes, samples)
+    if samples.answered.any():
+        spread = samples.spread(keep_flagged=True)
+        spread.overall()
+        Covariation.of(spread).in_words()
+    samples.mean(keep_flagged=True)
+    assert samples.floor().shape == (len(samples), len(samples.molecule))
 
 
 def _momenta(rng: np.random.Generator, x: np.ndarray, molecule: Molecule) -> np.ndarray:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from flowcei.reconstruction.model import Reconstructor
 
-FOLDER = Path(__file__).parent / "data" / "models-v1"
+FOLDER = Path(__file__).parents[1] / "data" / "models-v1"
 ANSWERS: dict[str, dict[str, Any]] = json.loads((FOLDER / "answers.json").read_text())
 FLOWS = sorted(name for name, said in ANSWERS.items() if "log_prob" in said)
 ROUNDING = 1e-5  # single precision, on another processor

@@ -87,7 +87,7 @@ def test_numbers_are_not_touched() -> None:
 
 def test_every_table_of_flowcei_is_written_so() -> None:
     """`to_csv` is called in one place for tables with text; elsewhere of numbers alone."""
-    house = Path(__file__).parent.parent / "flowcei"
+    house = Path(__file__).parents[2] / "flowcei"
     callers = {p.name for p in house.rglob("*.py") if re.search(r"\.to_csv\(", p.read_text())}
     assert "cells.py" in callers
     assert callers <= {"cells.py", "runs.py", "runfolder.py", "train.py", "text.py"}, callers

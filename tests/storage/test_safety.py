@@ -37,7 +37,7 @@ from flowcei.storage.resumable import PreallocatedFile, preallocate
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from shell import Shell
 from flowcei.cli import runfolder
 from flowcei.reconstruction import training_data
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.usefixtures("quick_fitting")
 
@@ -32,7 +32,7 @@ def flow(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
 
 def _start(*words: str, script: str | None = None, cwd: Path) -> subprocess.Popen:
     program = ["-c", script] if script else ["-m", "flowcei"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         [sys.executable, *program, *words], cwd=cwd, env=environment, stderr=subprocess.PIPE, text=True
     )
@@ -112,9 +112,9 @@ def test_trainings_killed_at_every_moment_are_the_same(tmp_path: Path) -> None:
     that of a training without interruption.
     """
     done = subprocess.run(
-        [sys.executable, str(HERE / "nursery.py"), "47", "22"],
+        [sys.executable, str(ROOT / "tests" / "support" / "nursery.py"), "47", "22"],
         cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import constants, stats
+from shell import Shell
 
 import flowcei
 from flowcei.errors import UsageError
@@ -17,7 +18,6 @@ from flowcei.events.source import Reading, open_events
 from flowcei.experiment.drift import Drift, measure_drift, parse_drift, subtract_drift
 from flowcei.molecules.molecule import Molecule
 from flowcei.reconstruction.recorded import settled_noise
-from tests.shell import Shell
 
 OCS = Molecule.load("ocs")
 SHARES = (OCS.masses / OCS.masses.sum())[:, None]
