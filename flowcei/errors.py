@@ -6,17 +6,6 @@ who reads it stands at a beam line, not in a debugger.
 
 from __future__ import annotations
 
-__all__ = [
-    "DataError",
-    "FlaggedWarning",
-    "FlowceiError",
-    "NoDensityError",
-    "StoppedError",
-    "TrainingDivergedError",
-    "UsageError",
-    "printable",
-]
-
 
 def printable(text: str) -> str:
     r"""Return text that a terminal only shows: what a file holds may else move its cursor or its title.

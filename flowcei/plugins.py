@@ -10,8 +10,6 @@ from flowcei.errors import UsageError
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["ARCHITECTURES", "PRIORS", "load_plugin", "plugin_names", "plugin_package"]
-
 ARCHITECTURES = "flowcei.architectures"
 """Entry points of subclasses of `InverseModel`, by the name after ``--arch``."""
 

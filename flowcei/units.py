@@ -11,23 +11,6 @@ import re
 
 from flowcei.errors import UsageError
 
-__all__ = [
-    "ANGSTROM",
-    "DALTON",
-    "ELECTRONVOLT",
-    "KILOMETRE_PER_SECOND",
-    "LENGTH_UNITS",
-    "LIGHT",
-    "MOMENTUM_UNITS",
-    "SI_MOMENTUM",
-    "VELOCITY_UNITS",
-    "is_unit",
-    "length_in_bohr",
-    "length_unit",
-    "meaning_of_unit",
-    "momentum_factor",
-]
-
 ANGSTROM = 1.0 / 0.529177210903
 """One angstrom in bohr."""
 

@@ -10,7 +10,7 @@ import torch
 from flowcei.events.simulation import simulate
 from flowcei.reconstruction import fitting, training_data
 from flowcei.reconstruction.loading import load
-from flowcei.training.loop import Schedule
+from flowcei.training.schedule import Schedule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

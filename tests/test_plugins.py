@@ -20,7 +20,7 @@ from flowcei.molecules.molecule import Molecule
 from flowcei.physics.priors import GeometryPrior, build_prior
 from flowcei.reconstruction.fitting import train
 from flowcei.storage.modelfile import read_model
-from flowcei.training.loop import Schedule
+from flowcei.training.schedule import Schedule
 
 pytestmark = pytest.mark.usefixtures("quick_fitting")
 

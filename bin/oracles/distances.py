@@ -13,8 +13,6 @@ from flowcei.errors import DataError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["c2st", "energy_distance"]
-
 _FOLDS, _HIDDEN = 5, 64
 _STEPS, _RATE, _DECAY = 300, 5e-3, 1e-2
 _FEWEST = 10  # samples of a fold

@@ -11,8 +11,6 @@ from scipy.special import gammaln, logsumexp
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["StudentMixture"]
-
 _FREEDOM = 5.0  # degrees of: tails wide enough for weights, and two moments
 _HELD = 2_000_000  # numbers held at a time
 

@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
     _LogPrior = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
-__all__ = ["ReferencePosterior", "exhaustive_modes", "reference_posterior", "turned_starts"]
-
 _IMPOSSIBLE = 1e-6  # chance of a chi-squared as large as that of a miss which still counts
 _DISTINCT = 0.05  # bohr: nearer misses are one
 _MISSES = 100  # at the most, of an event

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from flowcei.check.conservation import Noisiness
     from flowcei.events.container import Events
 
-__all__ = ["HARMLESS", "ROUNDING", "Agreement", "compare_with_simulation", "shape_difference"]
-
 ROUNDING = 1e-3
 """Less than this, of the momenta, is no disagreement: rounded columns, other masses."""
 

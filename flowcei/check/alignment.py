@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from flowcei.events.container import Events
 
-__all__ = ["angles_of", "best_rotations", "needed_positions", "residuals", "resimulated", "without_total"]
-
 _ACCURACY = 1e-9
 _COLLINEAR = 1e-11  # of singular values: directions that differ by a few 1e-6, as single precision does
 

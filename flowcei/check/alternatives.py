@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Alternative", "alternatives_of"]
-
 _ALL_ORDERS = 5  # ions: of more only exchanges of two are tried
 _SEARCHED = 10  # ions: of more, orders and charges are too many to try
 _MOST_CHARGE = 4

@@ -15,8 +15,6 @@ from scipy.integrate import solve_ivp
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["FEMTOSECOND", "built_up_momenta"]
-
 FEMTOSECOND = 41.341373
 """In atomic units of time."""
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
 
-__all__ = ["FAR", "LEVEL", "PREDICTED", "Cause", "Run", "Trial", "smallest"]
-
 LEVEL = 0.003
 """The chance, over all comparisons, that a run which is what was predicted is called another."""
 

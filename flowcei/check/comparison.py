@@ -15,18 +15,6 @@ if TYPE_CHECKING:
 
     from flowcei.check.observables import Observables
 
-__all__ = [
-    "AXES",
-    "MEANS",
-    "Comparison",
-    "Sums",
-    "axis_factors",
-    "compare_lab",
-    "compare_shapes",
-    "separations",
-    "sums_of",
-]
-
 AXES = "xyz"
 
 MEANS = "all means"

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from flowcei.check.finding import Severity
     from flowcei.events.container import Events
 
-__all__ = ["Noisiness", "noisiness", "sum_findings"]
-
 _CHI2_MEDIAN = 2.36597  # of three degrees of freedom
 _CHI2_FAR = 27.9  # exceeded by one event in 260,000
 _ENOUGH = 100  # for a share of 1 % to mean something

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from flowcei.events.container import Events
 
-__all__ = ["constant_columns", "degeneracies"]
-
 _CONSTANT = 1e-6  # of the size of the block: zeros are often written as 1e-10
 _FEWEST = 3
 _MANY = 20  # events a geometry, above which geometries are a short list

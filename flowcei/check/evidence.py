@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
 
-__all__ = ["EvidenceCheck", "check_evidence", "reference_events"]
-
 LEVEL = 1e-3
 """Chance that a sound run is said to be improbable."""
 

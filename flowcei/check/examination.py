@@ -22,10 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from flowcei.events.container import Events
-    from flowcei.events.source import Reading
+    from flowcei.events.foreign.interpretation import Reading
     from flowcei.molecules.molecule import Molecule
-
-__all__ = ["examine", "examine_file", "unbounded"]
 
 _MOST = 2000  # events that are re-simulated
 _CENTRED = 1e-6  # of the size of the molecule

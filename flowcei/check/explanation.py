@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from flowcei.check.agreement import Agreement
     from flowcei.molecules.molecule import Molecule
 
-__all__ = ["agreement_findings"]
-
 _FEWEST = 20  # events from which other charges or orders are inferred
 _TRIALS = 60  # events on which other charges are tried
 _MOST_COMBINATIONS = 4096

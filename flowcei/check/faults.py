@@ -9,8 +9,9 @@ from flowcei.check.finding import Finding
 from flowcei.errors import DataError
 from flowcei.events.extracolumns import NUMBERED, component_names
 from flowcei.events.faults import Faults
+from flowcei.events.foreign.interpretation import Reading
 from flowcei.events.foreign.tables import format_of, open_table
-from flowcei.events.source import Reading, open_events
+from flowcei.events.source import open_events
 from flowcei.molecules.molecule import Molecule, built_in_molecules
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
     from flowcei.events.container import Events
     from flowcei.events.source import EventSource
-
-__all__ = ["Content", "read_with_faults"]
 
 _SHOWN = 5  # names or rows that a sentence lists
 _REFUSED = "flowcei refuses to read the file"

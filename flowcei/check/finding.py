@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from flowcei.events.container import Events
 
-__all__ = ["SEVERITIES", "Finding", "Report", "Severity", "Unbounded", "percent"]
-
 Severity = Literal["error", "warning", "note"]
 Unbounded = Literal["", "raw", "chart"]
 

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from flowcei.check.comparison import Sums
     from flowcei.check.observables import Observables
 
-__all__ = ["axes_of", "drift_of", "noise_of_sums"]
-
 _LARGEST_AXIS = float(np.log(2.0))  # of the log of a factor
 
 

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from flowcei.events.container import Events
     from flowcei.molecules.molecule import Molecule
 
-__all__ = ["internal_coordinates", "likeness"]
-
 _DRAWS = 4000
 _FEWEST = 50
 _TOLERATED = 0.03  # of a Kolmogorov-Smirnov distance, beyond what counting explains

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from flowcei.events.container import Events
     from flowcei.molecules.molecule import Molecule
 
-__all__ = ["MOST_EVENTS", "Observables", "Thinning", "observables_of"]
-
 MOST_EVENTS = 20_000
 """Events of a run that are compared: with more, differences too small to matter become significant."""
 

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
 
-__all__ = ["RunNoise", "noise_of_run", "predict", "predicted_momenta"]
-
 _WHOLE = 1.0  # of the rms momentum component
 _ACCURACY = 3e-6  # as of simulated events
 

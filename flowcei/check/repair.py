@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from flowcei.events.container import Events
 
-__all__ = ["Changes", "repair"]
-
 
 @dataclass(frozen=True, eq=False)
 class Changes:

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from flowcei.check.finding import Severity
     from flowcei.events.container import Events
 
-__all__ = ["explain_scale", "plausible_energy", "scale_of"]
-
 _TOLERANCE = 0.01
 _LOOSEST = 0.05
 _CONSTANT = 0.3

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from flowcei.check.comparison import Comparison
     from flowcei.check.observables import Observables
 
-__all__ = ["causes_of"]
-
 _SCREENED = 500  # events with which many alternatives are tried before the best are compared with all
 _BEST = 6  # alternatives that are compared with all events
 _NEARLY = 0.1, 3.0  # mean distance, and how much nearer than without it, of what nearly fits

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from flowcei.events.container import Events
     from flowcei.experiment.detector import Noise
 
-__all__ = ["FEWEST", "LABORATORY", "RunCheck", "check_run"]
-
 FEWEST = 50
 """Events below which a run is not compared."""
 

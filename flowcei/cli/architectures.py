@@ -11,8 +11,6 @@ import click
 
 from flowcei.errors import UsageError
 
-__all__ = ["ArchitectureCommand", "architecture_options"]
-
 _OPTIONS = "flowcei.architecture_options"
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from flowcei.check.finding import Report
     from flowcei.check.verdict import RunCheck
-    from flowcei.events.source import Reading
+    from flowcei.events.foreign.interpretation import Reading
     from flowcei.reconstruction.model import Reconstructor
 
 _REJECTED = 3

@@ -22,8 +22,8 @@ from flowcei.cli.reading import drift_option, note_reading, reading_options, sel
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from flowcei.events.foreign.interpretation import Reading
     from flowcei.events.selection import Selection
-    from flowcei.events.source import Reading
     from flowcei.molecules.molecule import Molecule
 
 
@@ -97,7 +97,7 @@ def convert(
 
 def _guess(file: Path, molecule: Molecule, place: Path, reading: Reading, *, overwrite: bool) -> None:
     """Write a mapping, and say what a person should look at."""
-    from flowcei.events.source import guessed
+    from flowcei.events.foreign.interpretation import guessed
     from flowcei.storage.creation import atomic_text
 
     name = molecule.name

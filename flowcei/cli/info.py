@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from flowcei.events.container import Events
-    from flowcei.events.source import Reading
+    from flowcei.events.foreign.interpretation import Reading
     from flowcei.molecules.molecule import Molecule
-    from flowcei.storage.modelfile import ModelCard
+    from flowcei.storage.card import ModelCard
 
 _RAW = "\n"  # no name of a fact: what --json prints instead of texts
 _LONG = 20  # lines of a list that are shown
@@ -286,7 +286,7 @@ def _sample_facts(file: Path) -> dict[str, Any]:
 
     from flowcei.experiment.detector import rms_component
     from flowcei.posterior.flags import FLAG_BITS
-    from flowcei.posterior.storage import read_samples
+    from flowcei.posterior.hdf import read_samples
 
     drawn = read_samples(file)
     warn_of_masses(drawn.molecule)

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["NOTES", "log_file", "refuse_busy", "show_library_log"]
-
 NOTES = "flowcei.notes"
 """The logger of what `note` and `warn` have already shown on stderr."""
 

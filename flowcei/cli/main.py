@@ -19,8 +19,6 @@ from flowcei.cli.stopping import stoppable
 from flowcei.cli.streams import complete_streams, say, silence
 from flowcei.errors import FlowceiError, UsageError
 
-__all__ = ["cli", "main"]
-
 _COMMANDS = {
     "simulate": "Simulate Coulomb explosions of a molecule.",
     "convert": "Turn events of another program into a file of flowcei.",

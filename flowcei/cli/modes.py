@@ -54,8 +54,8 @@ def modes(
         refuse_existing(path, overwrite=overwrite)
     from flowcei.cli.runs import row_of_event, unflagged
     from flowcei.physics.priors import build_prior
+    from flowcei.posterior.hdf import read_samples
     from flowcei.posterior.modes import UNANSWERED, VERDICTS
-    from flowcei.posterior.storage import read_samples
     from flowcei.posterior.structures import write_modes_xyz
     from flowcei.posterior.tables import modes_table
     from flowcei.report.modes import ambiguity_figure, modes_figure

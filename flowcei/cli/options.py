@@ -20,33 +20,6 @@ if TYPE_CHECKING:
 
     from flowcei.molecules.molecule import Molecule
 
-__all__ = [
-    "Duration",
-    "InputFile",
-    "device_option",
-    "folder_option",
-    "fresh_folder",
-    "ions_options",
-    "is_quiet",
-    "judging_seed_option",
-    "keep_flagged_option",
-    "latent_option",
-    "named_molecule",
-    "named_or_none",
-    "noise_option",
-    "note",
-    "note_ions",
-    "overwrite_option",
-    "refuse_full_folder",
-    "samples_option",
-    "seed_option",
-    "set_quiet",
-    "settled_seed",
-    "text_table",
-    "warn",
-    "warn_of_masses",
-]
-
 _QUIET = "flowcei.quiet"
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _log = logging.getLogger(NOTES)

@@ -11,8 +11,6 @@ from flowcei.cli.options import is_quiet, note
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Progress"]
-
 _EVERY = 60.0  # seconds between lines
 _RUN_UP = 1.0  # seconds in which work of an earlier run may be counted: no rate is taken from them
 

@@ -15,11 +15,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flowcei.events.container import Events
+    from flowcei.events.foreign.interpretation import Reading
     from flowcei.events.selection import Selection
-    from flowcei.events.source import EventSource, Reading
+    from flowcei.events.source import EventSource
     from flowcei.molecules.molecule import Molecule
-
-__all__ = ["drift_option", "note_reading", "read_noted", "reading_options", "selection_options"]
 
 drift_option = click.option(
     "--drift",
@@ -80,8 +79,8 @@ def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
         **rest: Any,  # noqa: ANN401
     ) -> Any:  # noqa: ANN401
         def reading() -> Reading:  # called once paths were looked at: the import takes a second
+            from flowcei.events.foreign.interpretation import Reading
             from flowcei.events.foreign.mapping import read_mapping
-            from flowcei.events.source import Reading
 
             known = read_mapping(mapping) if mapping is not None else None
             return Reading(format, known, columns, unit, allow_truncated=allow_truncated)

@@ -32,8 +32,8 @@ def refine(*, samples: Path, output: Path | None, keep_flagged: bool, overwrite:
     import numpy as np
 
     from flowcei.cli.runs import unflagged
+    from flowcei.posterior.hdf import read_samples
     from flowcei.posterior.refinement import STATUS
-    from flowcei.posterior.storage import read_samples
     from flowcei.posterior.tables import refined_table
     from flowcei.storage.cells import write_table
 

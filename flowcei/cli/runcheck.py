@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from flowcei.events.container import Events
     from flowcei.reconstruction.model import Reconstructor
 
-__all__ = ["NO_PRIOR", "note_run_check", "show_run_check"]
-
 NO_PRIOR = "the model was trained on data whose prior nobody stated: nothing is predicted of a run"
 """Why a run is not compared with some models."""
 

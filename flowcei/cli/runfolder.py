@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from flowcei.reconstruction.model import Reconstructor
     from flowcei.training.schedule import EpochRecord
 
-__all__ = ["LOG", "MODEL", "RUNS", "RunFolder", "begin_run", "check_run_folder", "is_unfinished", "to_resume"]
-
 RUNS = Path("runs")
 MODEL = "model.safetensors"
 LOG = "train.log"

@@ -21,19 +21,6 @@ if TYPE_CHECKING:
     from flowcei.posterior.samples import PosteriorSamples
     from flowcei.reconstruction.model import Reconstructor
 
-__all__ = [
-    "BUNDLED",
-    "find_model",
-    "load_named",
-    "note_flags",
-    "note_what_is_assumed",
-    "row_of_event",
-    "show_json",
-    "show_left_out",
-    "unflagged",
-    "unseen_events",
-]
-
 BUNDLED = "bundled"
 """The word for the OCS model that comes with flowcei."""
 

@@ -33,8 +33,9 @@ from flowcei.cli.reading import drift_option, note_reading, reading_options, sel
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from flowcei.events.foreign.interpretation import Reading
     from flowcei.events.selection import Selection
-    from flowcei.events.source import EventSource, Reading
+    from flowcei.events.source import EventSource
     from flowcei.models.interface import Latent
     from flowcei.posterior.unfinished import Quality
     from flowcei.reconstruction.model import Reconstructor

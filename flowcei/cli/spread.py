@@ -66,7 +66,7 @@ def spread(
     if xyz:
         refuse_existing(xyz, overwrite=overwrite)
     from flowcei.cli.runs import row_of_event, unflagged
-    from flowcei.posterior.storage import read_samples
+    from flowcei.posterior.hdf import read_samples
     from flowcei.posterior.structures import write_means_xyz
 
     whole = read_samples(samples)

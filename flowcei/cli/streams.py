@@ -14,8 +14,6 @@ from flowcei.errors import FlowceiError, printable
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["complete_streams", "say", "show", "silence"]
-
 
 def complete_streams() -> None:
     """Stand in for streams that the caller has closed, since a file that is opened would get their number.

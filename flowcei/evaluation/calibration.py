@@ -47,8 +47,6 @@ if TYPE_CHECKING:
     from flowcei.posterior.samples import PosteriorSamples
     from flowcei.reconstruction.model import Reconstructor
 
-__all__ = ["Calibration", "calibrate"]
-
 _MIN_EVENTS = 50  # fewer show nothing but a posterior that is grossly wrong
 _MIN_SAMPLES = 10
 

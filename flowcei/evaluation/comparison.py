@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from flowcei.models.interface import Latent
     from flowcei.reconstruction.model import Reconstructor
 
-__all__ = ["FLOOR", "as_record", "compare", "trusted", "unseen", "warned"]
-
 FLOOR = "floor"
 """The row of the information floor."""
 

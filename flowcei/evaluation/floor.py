@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from flowcei.molecules.molecule import Molecule
 
-__all__ = ["InformationFloor", "information_floor", "mean_length"]
-
 _CHUNK = 5_000  # events whose Jacobians are held at a time
 _RANK = 1e-12  # of the largest singular value: below lies rounding, not information
 _STRAIGHT = 1e-9  # a molecule straighter than this has no rotation about itself

@@ -16,18 +16,6 @@ if TYPE_CHECKING:
 
     from flowcei.molecules.molecule import Molecule
 
-__all__ = [
-    "METRICS",
-    "STILL",
-    "Metric",
-    "central_coverage",
-    "crps",
-    "distance_scores",
-    "internal_errors",
-    "score",
-    "summarise",
-]
-
 STILL = 1e-6
 """Bohr: a coordinate that varies less is left out of standardised errors."""
 

@@ -13,8 +13,6 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["NULL_MODELS", "marginal_samples", "mean_samples"]
-
 
 def mean_samples(truth: NDArray[np.float64], n: int, rng: np.random.Generator) -> NDArray[np.float64]:
     """Answer every event with the mean positions of the other half.

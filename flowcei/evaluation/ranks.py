@@ -22,17 +22,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = [
-    "HPD",
-    "LEVELS",
-    "Coverage",
-    "Ranks",
-    "highest_density",
-    "run_resimulation",
-    "run_sbc",
-    "run_tarp",
-]
-
 LEVELS = tuple(k / 10 for k in range(1, 10))
 """Of the regions whose coverage is counted."""
 

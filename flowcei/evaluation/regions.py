@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from flowcei.evaluation.ranks import Ranks
     from flowcei.molecules.molecule import Molecule
 
-__all__ = ["Region", "check_regions", "regions_of", "regions_table"]
-
 _THIRDS = ((0.0, 1 / 3), (1 / 3, 2 / 3), (2 / 3, 1.0))
 # Of OCS `broad` 12 % are straighter than 165 degrees: in the third with the largest angles their
 # efficiency of 0.14 would pass for 0.31.

@@ -28,21 +28,6 @@ if TYPE_CHECKING:
     from flowcei.evaluation.ranks import Coverage, Ranks
     from flowcei.posterior.weights import Weights
 
-__all__ = [
-    "LEVEL",
-    "Verdict",
-    "check_coverage",
-    "check_resimulation",
-    "check_sbc",
-    "check_tarp",
-    "check_weights",
-    "coverage_band",
-    "ecdf_band",
-    "ecdf_difference",
-    "rank_shape",
-    "tarp_band",
-]
-
 LEVEL = 0.01
 """How often a right posterior fails one kind of check."""
 

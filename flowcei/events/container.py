@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Events", "events_of", "one_row"]
-
 _JOINED = {"momenta": "momenta", "positions": "positions", "ids": "event numbers", "sigma": "a noise (sigma)"}
 
 

@@ -15,23 +15,6 @@ if TYPE_CHECKING:
 
     from flowcei.molecules.molecule import Molecule
 
-__all__ = [
-    "EXACT",
-    "MOST_COLUMNS",
-    "NAMELESS",
-    "NUMBERED",
-    "PLACEHOLDERS",
-    "add_columns",
-    "checked_columns",
-    "column_problem",
-    "component_names",
-    "dataset_name",
-    "exact_numbers",
-    "joined_columns",
-    "listed",
-    "name_of_dataset",
-]
-
 MOST_COLUMNS = 100
 """Extra columns of a file: a bound on memory, since a file may have 10,000."""
 

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from flowcei.errors import DataError
 
-__all__ = ["Fault", "Faults", "refuse"]
-
 _KEPT = 100  # errors of a kind: a file may have a fault in each of its rows
 
 

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from flowcei.molecules.molecule import Molecule
 
-__all__ = ["explode", "read_geometries"]
-
 _ROWS = 10_000
 _LOOK = 1_000  # structures that the unit is told from
 

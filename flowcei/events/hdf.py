@@ -30,26 +30,6 @@ if TYPE_CHECKING:
     from flowcei.events.container import Events
     from flowcei.events.faults import Faults
 
-__all__ = [
-    "MOMENTUM_UNIT",
-    "HdfEvents",
-    "column_arrays",
-    "column_datasets",
-    "describe",
-    "hdf_chunks",
-    "hdf_molecule",
-    "is_column",
-    "is_hdf5",
-    "is_native",
-    "look_into",
-    "read_array",
-    "read_molecule",
-    "shared_unit",
-    "stated_unit",
-    "write_hdf",
-    "write_hdf_parts",
-]
-
 MOMENTUM_UNIT = "hbar/bohr"
 _UNITS = {"momenta": MOMENTUM_UNIT, "positions": "bohr"}
 _DATASETS = ("momenta", "positions", "event", "sigma")

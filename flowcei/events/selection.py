@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from flowcei.experiment.detector import Noise
     from flowcei.molecules.molecule import Molecule
 
-__all__ = ["INCOMPLETE", "Selection", "Tally", "sum_bound", "sum_chance"]
-
 INCOMPLETE = "incomplete"
 """Why an event is left out whose rows are not those of all ions."""
 

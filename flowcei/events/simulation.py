@@ -18,8 +18,6 @@ from flowcei.physics.priors import GeometryPrior, build_prior
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["BLOCK", "Simulator", "block_count", "block_rows", "fresh_seed", "make_simulator", "simulate"]
-
 BLOCK = 8_192
 """Events that share a random stream: results do not depend on how many are asked."""
 

@@ -10,7 +10,7 @@ import numpy as np
 from flowcei.errors import DataError, UsageError
 from flowcei.events.container import Events
 from flowcei.events.faults import refuse
-from flowcei.events.foreign.interpretation import Reading, guessed, interpret
+from flowcei.events.foreign.interpretation import Reading, interpret
 from flowcei.events.foreign.mapped import Arrays, mapped_chunks
 from flowcei.events.foreign.tables import format_of, open_table
 from flowcei.events.hdf import hdf_chunks, hdf_molecule, is_native, look_into
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from flowcei.events.faults import Faults
-
-__all__ = ["CHUNK", "EventSource", "Reading", "guessed", "open_events"]
 
 CHUNK = 65_536
 """Events that are held at a time."""

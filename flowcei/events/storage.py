@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from flowcei.errors import UsageError
 from flowcei.events.hdf import write_hdf, write_hdf_parts
-from flowcei.events.source import Reading, open_events
+from flowcei.events.source import open_events
 from flowcei.events.text import write_csv
 from flowcei.molecules.molecule import Molecule
 from flowcei.storage.creation import as_text, atomic_write
@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from flowcei.events.container import Events
+    from flowcei.events.foreign.interpretation import Reading
     from flowcei.events.source import EventSource
-
-__all__ = ["events_writer", "read_events", "write_event_chunks", "write_events"]
 
 
 def _write_csv(events: Events, file: BinaryIO) -> None:

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from flowcei.events.simulation import Simulator
     from flowcei.storage.resumable import Layout, PreallocatedFile
 
-__all__ = ["simulate_to_file"]
-
 _FLOAT = np.dtype("<f8")
 
 

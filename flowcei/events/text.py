@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from flowcei.events.foreign.table import Table
     from flowcei.molecules.molecule import Molecule
 
-__all__ = ["columns", "is_native_header", "native_mapping", "write_csv"]
-
 columns = component_names
 
 

@@ -13,8 +13,6 @@ from flowcei.errors import UsageError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["NOISE_FLOOR", "Noise", "rms_component"]
-
 NOISE_FLOOR = 1e-4
 """The smallest relative noise: without any, the posterior is points and has no density."""
 

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from flowcei.events.source import EventSource
     from flowcei.molecules.molecule import Molecule
 
-__all__ = ["Drift", "drift_subtracted", "measure_drift", "parse_drift", "subtract_drift", "without_drift"]
-
 _NORMAL_MAD = 1.4826  # standard deviation of a normal distribution over its median absolute deviation
 _ALONG = 0.999  # cosine with an axis above which a drift is said to be along it
 _CLIP = 3.0  # standard deviations

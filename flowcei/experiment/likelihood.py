@@ -24,8 +24,6 @@ from flowcei.physics.jacobian import followed_jacobian
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Likelihood", "centred_momenta", "nonfinite_allowed", "whitening"]
-
 _UNLIKELY = 1e-6
 _SHARE = 1e-3  # of the noise: what the simulator may be wrong by where a likelihood is computed
 _LEAST_ACCURACY, _BEST_ACCURACY = 3e-6, 1e-9

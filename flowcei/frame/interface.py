@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from flowcei.frame.standardiser import Standardiser
     from flowcei.molecules.molecule import Molecule
 
-__all__ = ["Condition", "Frame", "FramedEvents"]
-
 Array = TypeVar("Array", bound=Any)
 
 

@@ -10,8 +10,6 @@ from flowcei.frame.recoil import RecoilFrame
 if TYPE_CHECKING:
     from flowcei.frame.interface import Frame
 
-__all__ = ["FRAMES", "frame_from_dict"]
-
 FRAMES = (RecoilFrame.kind, RawFrame.kind)
 """Names of the frames that a model may be trained in."""
 

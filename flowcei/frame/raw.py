@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from flowcei.frame.standardiser import Standardiser
     from flowcei.molecules.molecule import Molecule
 
-__all__ = ["RawFrame"]
-
 _SAME = 1e-5  # of the largest deviation of a column: less is rounding
 _LEAST_NOISE = 1e-8  # whose logarithm stands for none
 

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from flowcei.frame.standardiser import Standardiser
     from flowcei.molecules.molecule import Molecule
 
-__all__ = ["RecoilFrame"]
-
 
 @dataclass(frozen=True)
 class RecoilFrame:

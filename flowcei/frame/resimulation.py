@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from flowcei.frame.standardiser import Standardiser
     from flowcei.molecules.molecule import Molecule
 
-__all__ = ["Resimulation"]
-
 _ACCURACY = 1e-9
 _CLOSEST = 1e-3  # of the size of the molecule: nearer ions are a collision, not an answer
 _LARGEST = 1e6

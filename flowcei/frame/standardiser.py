@@ -12,8 +12,6 @@ from flowcei.errors import DataError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Standardiser"]
-
 _CONSTANT = 1e-5  # of the largest: less is rounding, of single precision or of a text file
 
 

@@ -22,8 +22,6 @@ from flowcei.models.variational import (
     reparameterised,
 )
 
-__all__ = ["AECVAE"]
-
 
 class AECVAE(VariationalModel):
     """An auto-encoder of positions under a CVAE of what it learned."""

@@ -21,8 +21,6 @@ from flowcei.models.networks import mlp
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["CINN", "CINNOptions"]
-
 _CHUNK = 4096  # rows a pass: larger ones leave the cache and run three times slower
 
 

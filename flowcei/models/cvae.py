@@ -12,8 +12,6 @@ from flowcei.models.interface import ModelOptions
 from flowcei.models.networks import mlp
 from flowcei.models.variational import DECODER_NOISE, VariationalModel
 
-__all__ = ["CVAE", "CVAEOptions"]
-
 
 @dataclass(frozen=True)
 class CVAEOptions(ModelOptions):

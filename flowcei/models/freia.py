@@ -22,8 +22,6 @@ from flowcei.models.splines import parameter_count, spline
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["COUPLINGS", "Couplings", "SplineCouplingBlock"]
-
 _BOUND = 5.0  # standard deviations within which a spline bends
 
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["InverseModel", "Latent", "ModelOptions", "Simulates", "check_width"]
-
 Latent = Literal["prior", "training"]
 
 

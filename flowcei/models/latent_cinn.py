@@ -18,8 +18,6 @@ from flowcei.models.variational import DECODER_NOISE, VariationalModel
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["LatentCINN", "LatentCINNOptions"]
-
 
 @dataclass(frozen=True)
 class LatentCINNOptions(ModelOptions):

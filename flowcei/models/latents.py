@@ -13,8 +13,6 @@ from flowcei.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["MAX_STORED", "LatentStore", "standard_normal"]
-
 MAX_STORED = 10_000
 """Latents of the training set that a model keeps, at the most."""
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-__all__ = ["gaussian", "mlp"]
-
 
 def mlp(inputs: int, outputs: int, hidden: int, depth: int, *, zero: bool = False) -> nn.Sequential:
     """Return a perceptron with `depth` hidden layers of `hidden` units (ReLU).

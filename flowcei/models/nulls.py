@@ -18,8 +18,6 @@ from flowcei.models.interface import InverseModel, Latent, ModelOptions, PointMo
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Marginal", "Mean", "Nearest", "NearestOptions"]
-
 _MAX_ROWS = 100_000  # of the training set that a model keeps
 _CHUNK = 256  # conditions compared with all rows at a time
 

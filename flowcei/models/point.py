@@ -16,8 +16,6 @@ from flowcei.models.networks import mlp
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["MLP", "MLPOptions"]
-
 
 @dataclass(frozen=True)
 class MLPOptions(ModelOptions):

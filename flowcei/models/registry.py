@@ -15,8 +15,6 @@ from flowcei.models.nulls import Marginal, Mean, Nearest
 from flowcei.models.point import MLP
 from flowcei.models.solver import Solver
 
-__all__ = ["ARCHITECTURES", "architecture_names", "build_model", "find_architecture"]
-
 ARCHITECTURES: dict[str, type[InverseModel]] = {
     model.architecture: model
     for model in (

@@ -22,8 +22,6 @@ from flowcei.physics.leastsquares import levenberg_marquardt
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Solver", "SolverOptions"]
-
 _MAX_ROWS = 10_000
 _ARRIVED = 1e-6  # of the rms momentum component
 _EVENTS = 256  # solved together

@@ -13,8 +13,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, softplus
 
-__all__ = ["parameter_count", "spline"]
-
 _MIN_BIN = 1e-3  # of the whole width: keeps slopes and their inverses in range
 _MIN_SLOPE = 1e-3
 _UNIT = math.log(math.expm1(1.0 - _MIN_SLOPE))  # what softplus turns into a slope of 1

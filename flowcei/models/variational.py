@@ -25,8 +25,6 @@ from flowcei.models.networks import gaussian
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["DECODER_NOISE", "VariationalModel", "divergence", "log_normal", "reparameterised"]
-
 DECODER_NOISE = ("learned", "fixed")
 """How the weight between reconstruction and divergence is set."""
 

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from flowcei.molecules.molecule import Molecule
 
-__all__ = ["HYDROGENS", "average_mass_warnings", "described_ions", "isotope_masses", "read_isotope"]
-
 HYDROGENS = {"D": 2, "T": 3}
 """Isotopes with a symbol of their own, and their mass numbers."""
 

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Molecule", "built_in_molecules"]
-
 _KEYS = {
     "name",
     "symbols",

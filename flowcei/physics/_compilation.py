@@ -19,8 +19,6 @@ from pathlib import Path
 from numba import njit
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 
-__all__ = ["cache_folder", "compiled", "kernel"]
-
 _log = logging.getLogger("flowcei")
 
 

@@ -10,8 +10,6 @@ import math
 
 from flowcei.physics._compilation import compiled, kernel
 
-__all__ = ["ROUNDING", "closest_pairs", "enclosing_balls", "shift_volumes"]
-
 ROUNDING = 1e-9
 """Bohr by which a geometry may miss a support: what rotating and storing it costs, and more."""
 

@@ -13,8 +13,6 @@ from flowcei.physics._steps import integrate, row_count
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["COINCIDENT", "LOST", "NOT_FINITE", "aligned", "explode", "gather", "verdict"]
-
 NOT_FINITE, COINCIDENT, LOST = 1, 2, 3
 """What `explode` says of an event that it could not follow; 0 where it could."""
 

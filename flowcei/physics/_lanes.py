@@ -21,8 +21,6 @@ from numba.core import cgutils
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
-__all__ = ["LANES", "any_positive", "ceil", "lanes_of", "load", "rsqrt", "sqrt", "store", "where_greater"]
-
 LANES = {types.float32: 16, types.float64: 8}
 """Lanes of a row: one register of 64 bytes, the widest that CPUs have."""
 

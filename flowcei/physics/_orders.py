@@ -17,8 +17,6 @@ import numpy as np
 from flowcei.physics._compilation import compiled, kernel
 from flowcei.physics._rotation_average import log_average, proper_singular_values
 
-__all__ = ["log_displaced_unlabelled", "near_orders"]
-
 _FEW = 6  # atoms up to which all orders cost less than a good first one
 _EXHAUSTED = -1
 _TOO_MANY = -2

@@ -8,8 +8,6 @@ import numpy as np
 
 from flowcei.physics._compilation import compiled, kernel
 
-__all__ = ["best_bond_graphs", "first_by_speed"]
-
 _MOST_NODES = (
     10_000  # of one search: what is best by then is taken, and counted, so that no molecule takes for ever
 )

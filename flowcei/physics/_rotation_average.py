@@ -9,8 +9,6 @@ from scipy.special import i0e
 
 from flowcei.physics._compilation import compiled, kernel
 
-__all__ = ["log_average", "log_displaced", "log_rotation_averages", "proper_singular_values"]
-
 _SPLIT = 8.0  # argument beyond which the Bessel function is taken from its inverse
 _NEAR = np.polynomial.chebyshev.chebinterpolate(lambda t: i0e(0.5 * _SPLIT * (t + 1.0)), 24)[::-1].copy()
 _FAR = np.polynomial.chebyshev.chebinterpolate(

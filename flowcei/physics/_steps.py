@@ -24,8 +24,6 @@ from __future__ import annotations
 from flowcei.physics._compilation import compiled
 from flowcei.physics._lanes import any_positive, ceil, load, rsqrt, sqrt, store, where_greater
 
-__all__ = ["integrate", "row_count"]
-
 _ENERGY_ERROR = 0.01  # relative error of the energy beyond which an event is lost
 _MOST_STEPS = 10_000  # near-collisions take some hundred
 

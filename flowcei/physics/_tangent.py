@@ -19,8 +19,6 @@ from flowcei.physics._steps import integrate, row_count
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["differentiate"]
-
 _SYMMETRIES = 6  # translations, scaling, two rotations
 
 

@@ -31,24 +31,6 @@ if TYPE_CHECKING:
 
 _Task = TypeVar("_Task")
 
-__all__ = [
-    "BEST_ACCURACY",
-    "System",
-    "as_events",
-    "asymptotic_momenta",
-    "centre_of_mass",
-    "describe_lost",
-    "followed_momenta",
-    "in_threads",
-    "kinetic_energy",
-    "method_of",
-    "potential_energy",
-    "refuse_lost",
-    "setting_for",
-    "shares",
-    "usable_cores",
-]
-
 
 @dataclass(frozen=True)
 class _Setting:

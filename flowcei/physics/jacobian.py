@@ -21,8 +21,6 @@ from flowcei.physics.explosion import (
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["followed_jacobian", "momenta_jacobian"]
-
 _LEAST = 1_000  # over N^2: explosions that are worth a thread
 _COARSEST = 1e-6  # the least exact setting in double precision
 

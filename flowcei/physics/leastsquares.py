@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Fit", "levenberg_marquardt"]
-
 _FIRST_DAMPING = 1e-2
 _LESS, _MORE = 0.2, 5.0  # factors of the damping after a step that was taken, or refused
 _MOST_DAMPING = 1e12

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["RKN64", "RKN86", "Tableau", "Tail", "tail"]
-
 
 @dataclass(frozen=True)
 class Tableau:

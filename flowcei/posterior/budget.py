@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from flowcei.physics.priors import GeometryPrior
     from flowcei.posterior.samples import PosteriorSamples
 
-__all__ = ["top_up"]
-
 _HELD = 400_000  # samples held at a time
 
 

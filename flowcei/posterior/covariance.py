@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from flowcei.posterior.spread import Quantity, Spread
 
-__all__ = ["Covariation", "correlated"]
-
 _NAMED = 0.3  # correlation from which on a pair is worth a line
 _LINES = 3
 _PART = 0.1  # of a direction: a bond with a smaller part in it is not named

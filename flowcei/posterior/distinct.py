@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from flowcei.experiment.likelihood import Likelihood
 
-__all__ = ["covering", "leaders", "shape_of"]
-
 _QUADRUPLES = 100  # of atoms, whose handedness is compared
 # Two geometries are one where a path from one to the other exists along which -2 log posterior rises by
 # less than 1 above its value at the less probable end. Of two solutions beside a fold, where they meet,

@@ -13,22 +13,6 @@ if TYPE_CHECKING:
     from flowcei.posterior.samples import PosteriorSamples
     from flowcei.posterior.weights import Weights
 
-__all__ = [
-    "AFTERWARDS",
-    "BY_MOMENTA",
-    "EXCLUDING",
-    "FLAGS",
-    "FLAG_BITS",
-    "POOR_WEIGHTS",
-    "combined",
-    "counted",
-    "flag_names",
-    "in_words",
-    "moving",
-    "poor_weights",
-    "unexplained",
-]
-
 FLAGS = {
     "momentum-sum": "the momenta do not sum to zero within the noise: an ion is wrong or missing, or the "
     "noise is larger than stated",

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
     from flowcei.molecules.molecule import Molecule
 
-__all__ = ["arrays_of", "describe_samples", "read_samples", "samples_of", "write_hdf"]
-
 _CONTENT = "flowcei samples"
 _WEIGHTS = tuple(field.name for field in fields(Weights))
 _NEEDED = ("momenta", "positions", "event", "sigma")

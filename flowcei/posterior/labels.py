@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
 
-__all__ = ["environments", "label_by_geometry", "order_by_speed", "relabel", "speed_names"]
-
 _GRAPHS = 8  # sets of bonded ions between which a prior is asked to choose, at the most
 _BLOCK = 10_000  # samples whose ways to bond the ions are held at a time
 _SYMMETRIES = 100  # of the bonds: where there are more, the bond list decides, not the prior

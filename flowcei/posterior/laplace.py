@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from flowcei.experiment.likelihood import Likelihood
 
-__all__ = ["local_covariance", "misfit", "momentum_slope", "residuals"]
-
 _RANK = 1e-12  # of the largest singular value: below lies rounding, not information
 # At one deviation of a normal posterior the momenta have changed by 1, squared. Where it is above 4
 # the approximation is too wide, and a width is sought at which it is between 1 and 1.5.

@@ -26,16 +26,6 @@ if TYPE_CHECKING:
 
     from flowcei.experiment.likelihood import Likelihood
 
-__all__ = [
-    "AMBIGUOUS",
-    "UNANSWERED",
-    "UNEXPLAINED",
-    "UNIQUE",
-    "VERDICTS",
-    "Modes",
-    "find_modes",
-]
-
 UNIQUE, AMBIGUOUS, UNEXPLAINED, UNANSWERED = 0, 1, 2, 3
 VERDICTS = ("unique", "ambiguous", "unexplained", "no samples")
 """One geometry has all but a hundredth of the probability; several share it; none explains the

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     from flowcei.experiment.likelihood import Likelihood
 
-__all__ = ["CONVERGED", "OUTSIDE", "STALLED", "STATUS", "TOLERANCE", "Refinement", "refine", "turned"]
-
 CONVERGED, STALLED, OUTSIDE = 0, 1, 2
 STATUS = ("converged", "did not converge", "left the prior")
 """What became of a start: it explains the momenta; it ended where they are not explained; it

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from flowcei.physics.priors import GeometryPrior
     from flowcei.posterior.samples import PosteriorSamples
 
-__all__ = ["INSIDE", "mostly_outside", "restricted"]
-
 INSIDE = "inside_prior"
 """The extra column of samples with the share of an event's draws that lay inside the prior."""
 

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
     from flowcei.molecules.molecule import Molecule
 
-__all__ = ["PosteriorSamples"]
-
 _AMONG = " and among these results (samples.unflagged() leaves them out)"
 
 

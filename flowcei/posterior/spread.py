@@ -25,17 +25,6 @@ if TYPE_CHECKING:
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
 
-__all__ = [
-    "PERCENTILES",
-    "Quantity",
-    "Spread",
-    "first_axis",
-    "in_recoil_frame",
-    "momenta_in_recoil_frame",
-    "pooled_quantities",
-    "quantities",
-]
-
 PERCENTILES = (5, 16, 50, 84, 95)
 """The percentiles that every table holds."""
 

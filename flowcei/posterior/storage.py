@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from flowcei.errors import UsageError
-from flowcei.posterior.hdf import read_samples, write_hdf
+from flowcei.posterior.hdf import write_hdf
 from flowcei.posterior.text import refuse_missing_parquet, write_parquet, write_samples_csv
 from flowcei.storage.creation import as_text, atomic_write, refuse_existing
 
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from flowcei.posterior.samples import PosteriorSamples
-
-__all__ = ["HDF", "check_samples_path", "read_samples", "write_parts", "write_samples", "write_samples_csv"]
 
 HDF = (".h5", ".hdf5")
 """Endings of HDF5 files."""

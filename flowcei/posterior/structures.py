@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from flowcei.posterior.modes import Modes
     from flowcei.posterior.samples import PosteriorSamples
 
-__all__ = ["write_means_xyz", "write_modes_xyz"]
-
 
 def write_modes_xyz(modes: Modes, samples: PosteriorSamples, file: TextIO) -> None:
     """Write modes, each with its event, number, probability, verdict and status, in the frame of the momenta.

@@ -21,8 +21,6 @@ from flowcei.posterior.spread import quantities
 if TYPE_CHECKING:
     from flowcei.posterior.samples import PosteriorSamples
 
-__all__ = ["labelled_modes", "modes_table", "refined_table"]
-
 
 def modes_table(modes: Modes, samples: PosteriorSamples) -> pd.DataFrame:
     """Return a row for each mode.

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from flowcei.posterior.samples import PosteriorSamples
 
-__all__ = ["refuse_missing_parquet", "samples_table", "write_parquet", "write_samples_csv"]
-
 
 def samples_table(samples: PosteriorSamples) -> pd.DataFrame:
     """Return a row a sample: event, sample, positions (bohr), log density, flags, weight, extra columns.

@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from flowcei.posterior.samples import PosteriorSamples
     from flowcei.storage.resumable import Layout, PreallocatedFile
 
-__all__ = ["Quality", "sample_to_file"]
-
 _EVIDENCE = "columns/evidence_p"
 
 

@@ -24,15 +24,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = [
-    "K_HAT_BOUND",
-    "Weights",
-    "efficiency_in_words",
-    "generalised_pareto_shape",
-    "scaled_evidence",
-    "thinned",
-]
-
 K_HAT_BOUND = 0.7
 """Above it the largest weights have no finite mean to speak of: more samples, or a better flow."""
 

@@ -25,7 +25,8 @@ from flowcei.reconstruction.storable import check_storable, plugins_of
 from flowcei.reconstruction.training_data import Charts, FreshSource
 from flowcei.storage.card import refuse_undescribable, versions
 from flowcei.training.checkpoint import Keeping, begun_at, refuse_other
-from flowcei.training.loop import EpochRecord, Schedule, best_of, fit, resolve_device
+from flowcei.training.loop import fit, resolve_device
+from flowcei.training.schedule import EpochRecord, Schedule, best_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
     from flowcei.models.interface import InverseModel
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
-
-__all__ = ["train"]
 
 
 def train(

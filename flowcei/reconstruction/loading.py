@@ -27,9 +27,7 @@ if TYPE_CHECKING:
 
     from flowcei.frame.interface import Frame
     from flowcei.models.interface import InverseModel
-    from flowcei.storage.modelfile import ModelCard
-
-__all__ = ["load"]
+    from flowcei.storage.card import ModelCard
 
 _MAX_WIDTH = 4096  # bound on every option, so that a lying file cannot ask for all memory
 _GROUPS = {"architecture": plugins.ARCHITECTURES, "prior": plugins.PRIORS}

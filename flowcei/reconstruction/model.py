@@ -28,7 +28,8 @@ from flowcei.reconstruction.sampling import (
     sampled_blocks,
 )
 from flowcei.reconstruction.seen import TrainedRange
-from flowcei.storage.modelfile import describe_model, sealed, write_model
+from flowcei.storage.card import describe_model
+from flowcei.storage.modelfile import sealed, write_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -44,9 +45,7 @@ if TYPE_CHECKING:
     from flowcei.models.interface import InverseModel, Latent
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
-    from flowcei.storage.modelfile import ModelCard
-
-__all__ = ["ROUND_TRIP_BOUND", "Reconstructor"]
+    from flowcei.storage.card import ModelCard
 
 ROUND_TRIP_BOUND = 1e-2
 """Largest encode-decode error, in standardised units, at which a flow is still used."""

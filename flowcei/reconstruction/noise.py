@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from flowcei.events.container import Events
 
-__all__ = ["above_trained", "default_noise", "stated_sigma", "within_trained"]
-
 _DEFAULT = 0.01  # of the rms momentum component
 _ROUNDING = 1.01
 

@@ -28,19 +28,6 @@ if TYPE_CHECKING:
     from flowcei.events.container import Events
     from flowcei.frame.interface import Frame
 
-__all__ = [
-    "DEFAULT_NOISE",
-    "MIN_EVENTS",
-    "MeasuredNoise",
-    "RecordedSource",
-    "floored",
-    "measure_noise",
-    "noise_for",
-    "recorded",
-    "settled_noise",
-    "split_rows",
-]
-
 DEFAULT_NOISE = Noise(0.001, 0.05)
 """Detector noise that one model is trained for, where nobody says: 0.1 % to 5 %."""
 

@@ -36,17 +36,6 @@ if TYPE_CHECKING:
     from flowcei.physics.priors import GeometryPrior
     from flowcei.posterior.samples import PosteriorSamples
 
-__all__ = [
-    "ROWS",
-    "SamplingRequest",
-    "Survey",
-    "block_size",
-    "by_request",
-    "chunks_of",
-    "judged",
-    "sampled_blocks",
-]
-
 ROWS = 200_000
 """Samples that share a random stream, and are held at a time."""
 

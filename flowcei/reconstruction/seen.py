@@ -18,8 +18,6 @@ from flowcei.frame.interface import Condition
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["TrainedRange"]
-
 _MARGIN = 0.1  # of the range of log KER, on either side
 _FARTHER = 1.5  # times the largest squared distance in training
 

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from flowcei.physics.priors import GeometryPrior
     from flowcei.reconstruction.model import Reconstructor
 
-__all__ = ["check_prior", "check_storable", "plugins_of"]
-
 _ROWS = 8
 
 

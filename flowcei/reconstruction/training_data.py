@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from flowcei.reconstruction.model import Reconstructor
     from flowcei.reconstruction.recorded import RecordedSource
 
-__all__ = ["PILOT_EVENTS", "VALIDATION_EVENTS", "Charts", "FreshSource"]
-
 PILOT_EVENTS = 20_000
 """Fresh events that frame and standardisers are fitted on: their deviations are known to 0.5 %."""
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from flowcei.evaluation.calibration import Calibration
 
-__all__ = ["coverage_figure", "joint_figure", "sbc_figure"]
-
 _PANELS = 6
 _COLUMNS = 3
 _LEAST = 3  # curves in a panel, before there is a second one

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-__all__ = ["comparison_figure"]
-
 _PANELS = (
     ("std_mse_mean", "std_mse_sample", "MSE (standardised units)"),
     ("std_mae_mean", "std_mae_sample", "MAE (standardised units)"),

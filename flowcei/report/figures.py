@@ -26,13 +26,6 @@ if TYPE_CHECKING:
     from flowcei.events.container import Events
     from flowcei.posterior.spread import Spread
 
-__all__ = [
-    "events_figure",
-    "internal_figure",
-    "spread_figure",
-    "training_figure",
-]
-
 _MAX_POINTS = 3000
 _MAX_PAIRS = 3  # of bonds, drawn against each other
 _MAX_PERCENTILE = 99.5

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from flowcei.posterior.modes import Modes
     from flowcei.posterior.samples import PosteriorSamples
 
-__all__ = ["ambiguity_figure", "modes_figure"]
-
 _REMARKS = {CONVERGED: "", STALLED: ", nearest miss", OUTSIDE: ", outside the prior"}
 _MOST = 6  # modes drawn
 _MOST_CLOUD = 400

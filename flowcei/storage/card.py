@@ -14,14 +14,6 @@ from flowcei.errors import DataError, UsageError
 from flowcei.storage.migrations import FORMAT_VERSION
 from flowcei.storage.strictjson import LARGEST, MAX_DEPTH, SMALLEST, read_json, refuse_odd_values, validated
 
-__all__ = [
-    "ModelCard",
-    "card_of",
-    "describe_model",
-    "refuse_undescribable",
-    "versions",
-]
-
 _IONS = 100
 _ABSENT: Any = None  # of tables that may be missing, but not null
 _Positive = Annotated[int, Field(ge=0)]

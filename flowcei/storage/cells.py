@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Hashable
     from typing import TextIO
 
-__all__ = ["safe_cell", "write_table"]
-
 _FORMULA = ("=", "+", "-", "@", "\t", "\n")
 _NUMBER = re.compile(r"[+-]?(?:inf|nan|(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)")
 

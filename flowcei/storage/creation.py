@@ -25,19 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = [
-    "OutputFile",
-    "append_to",
-    "as_text",
-    "atomic_text",
-    "atomic_write",
-    "create_file",
-    "output_lock",
-    "refuse_existing",
-    "remove_left_over",
-    "reopen_file",
-]
-
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 _TEMPORARY, _LOCK = "flowcei-tmp", "flowcei-lock"  # endings of hidden names
 _SAFE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # the last: a pipe must not be waited for

@@ -13,8 +13,6 @@ from flowcei.errors import DataError, UsageError
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["check_end", "check_held", "check_readable", "read_toml", "same_file"]
-
 _MAX_TOML = 1 << 20
 _MAX_LINE = 1 << 20
 _LARGE, _MOST_PACKED = 1 << 26, 2000  # bytes; no packing of HDF5 or Parquet saves more than 1 in 1030

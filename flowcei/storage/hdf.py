@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["numbers_of", "opened", "read_json_attribute", "refuse_large_chunks", "text_attribute", "writing"]
-
 _MAX_CHUNK = 1 << 28  # bytes, unpacked
 _MAX_JSON = 1 << 24  # characters
 _MAX_DESCRIPTION = 1 << 16  # bytes that are read at once of what describes an object

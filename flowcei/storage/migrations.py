@@ -13,8 +13,6 @@ from flowcei.errors import DataError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["FORMAT_VERSION", "MIGRATIONS", "migrated"]
-
 FORMAT_VERSION = 2
 """Of the files written here; older ones are migrated, newer ones refused."""
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from flowcei.errors import DataError, UsageError
-from flowcei.storage.card import ModelCard, card_of, describe_model
+from flowcei.storage.card import ModelCard, card_of
 from flowcei.storage.creation import atomic_write
 from flowcei.storage.files import check_readable
-from flowcei.storage.migrations import FORMAT_VERSION, migrated
+from flowcei.storage.migrations import migrated
 from flowcei.storage.strictjson import read_json
 from flowcei.storage.tensors import checksum, read_tensors, write_tensors
 
@@ -19,17 +19,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from torch import Tensor
-
-__all__ = [
-    "FORMAT_VERSION",
-    "ModelCard",
-    "bundled_model",
-    "describe_model",
-    "read_card",
-    "read_model",
-    "sealed",
-    "write_model",
-]
 
 _CARD = "flowcei"
 _SEAL = "sha256"  # of the card, which holds that of the weights: together of the whole model

@@ -36,16 +36,6 @@ if TYPE_CHECKING:
     Datasets = Mapping[str, tuple[tuple[int, ...], np.dtype]]
     Layout = tuple[Datasets, Callable[[h5py.File], None]]
 
-__all__ = [
-    "DONE",
-    "PreallocatedFile",
-    "datasets_of",
-    "partial_path",
-    "preallocate",
-    "resumable_file",
-    "unfinished_seed",
-]
-
 DONE = "done"
 """The dataset that says which blocks are there."""
 

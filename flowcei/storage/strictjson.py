@@ -10,8 +10,6 @@ from pydantic import BaseModel, ValidationError
 
 from flowcei.errors import DataError
 
-__all__ = ["LARGEST", "MAX_DEPTH", "SMALLEST", "read_json", "refuse_odd_values", "validated"]
-
 MAX_DEPTH = 32
 """Tables within tables, at the most; a prior's deepest table has six."""
 

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["TYPES", "checksum", "read_tensors", "write_tensors"]
-
 TYPES = {
     torch.float32: "F32",
     torch.float64: "F64",

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-__all__ = ["check_length_unit", "default_labels", "molecule_table", "nuclides", "read_structures"]
-
 _MAX_ATOMS = 1000
 _MAX_LINE = 1 << 16
 _MOST_COMMENT = 1000  # characters that are looked at

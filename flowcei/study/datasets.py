@@ -23,8 +23,6 @@ from flowcei.study.priors import StretchedChain, StudyPrior, UnitCube
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["STUDY_DATASETS", "StudySimulator", "republished", "study_events", "study_simulator", "study_size"]
-
 _ACCURACY = 1e-9  # the momenta are in double precision, as the study's were
 _O, _S = 1, 2  # places of the ions that span the frames of the study
 

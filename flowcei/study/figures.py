@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-__all__ = ["ambiguity_figure", "apart_figure", "recoil_figure", "study_figure"]
-
 
 def study_figure(table: pd.DataFrame, published: dict[str, dict[str, float]]) -> Figure:
     """Draw the MSE of one pass through each network on the data as published, beside the study's own figures.

@@ -15,8 +15,6 @@ from flowcei.physics.priors.base import GeometryPrior, random_orientation
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["StretchedChain", "StudyPrior", "UnitCube"]
-
 
 class StudyPrior(GeometryPrior):
     """Geometries that lie in a way of their own before anybody turns them; no density."""

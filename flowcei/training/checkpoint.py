@@ -32,19 +32,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-__all__ = [
-    "CHECKPOINT_VERSION",
-    "Checkpoint",
-    "Keeping",
-    "begun_at",
-    "plain_copy",
-    "random_state",
-    "read_checkpoint",
-    "refuse_other",
-    "restore",
-    "write_checkpoint",
-]
-
 CHECKPOINT_VERSION = 2
 """Of the files written here. Others are refused: a training that goes on must be the same one."""
 

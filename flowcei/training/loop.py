@@ -20,7 +20,7 @@ from flowcei.training.checkpoint import (
     restore,
     write_checkpoint,
 )
-from flowcei.training.schedule import EpochRecord, Schedule, best_of
+from flowcei.training.schedule import EpochRecord, Schedule
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from flowcei.models.interface import InverseModel
-
-__all__ = ["Batches", "EpochRecord", "Keeping", "Schedule", "best_of", "fit", "resolve_device"]
 
 _log = logging.getLogger("flowcei")
 

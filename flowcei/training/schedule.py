@@ -8,8 +8,6 @@ from typing import Any
 
 from flowcei.errors import UsageError
 
-__all__ = ["EpochRecord", "Schedule", "best_of"]
-
 _STEPS = 4800
 _FEWEST_STEPS, _MOST_STEPS = 8, 300  # of a pass, where the batch can be chosen
 _PASSES, _PASSES_OF_FIXED_NOISE = 600, 30

@@ -24,8 +24,9 @@ from flowcei.cli.main import main
 from flowcei.errors import DataError
 from flowcei.events.container import Events
 from flowcei.events.faults import Faults
+from flowcei.events.foreign.interpretation import Reading
 from flowcei.events.simulation import simulate
-from flowcei.events.source import Reading, open_events
+from flowcei.events.source import open_events
 from flowcei.molecules.molecule import Molecule, built_in_molecules
 
 _BOHR_IN_ANGSTROM = 0.529177210903

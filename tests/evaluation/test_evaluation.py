@@ -41,7 +41,7 @@ from flowcei.posterior.samples import PosteriorSamples
 from flowcei.posterior.spread import in_recoil_frame
 from flowcei.reconstruction.fitting import train
 from flowcei.reconstruction.model import Reconstructor
-from flowcei.training.loop import Schedule
+from flowcei.training.schedule import Schedule
 
 
 def _row(truth: np.ndarray, samples: np.ndarray) -> SimpleNamespace:

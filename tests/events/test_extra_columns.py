@@ -18,7 +18,8 @@ import flowcei
 import flowcei.reconstruction.sampling
 from flowcei.errors import DataError, StoppedError
 from flowcei.events.extracolumns import dataset_name, name_of_dataset
-from flowcei.events.source import Reading, open_events
+from flowcei.events.foreign.interpretation import Reading
+from flowcei.events.source import open_events
 from flowcei.posterior.tables import modes_table
 from flowcei.posterior.text import samples_table
 from flowcei.posterior.unfinished import sample_to_file

@@ -18,8 +18,8 @@ from shell import Shell
 
 from flowcei.errors import DataError, UsageError
 from flowcei.events.container import Events
+from flowcei.events.foreign.interpretation import Reading
 from flowcei.events.foreign.mapping import read_mapping
-from flowcei.events.source import Reading
 from flowcei.events.storage import read_events, write_events
 from flowcei.molecules.molecule import Molecule
 

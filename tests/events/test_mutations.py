@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from flowcei.check.examination import examine_file
 from flowcei.errors import FlowceiError
 from flowcei.events.container import Events
+from flowcei.events.foreign.interpretation import Reading, guessed
 from flowcei.events.foreign.mapping import Mapping, read_mapping
 from flowcei.events.hdf import look_into
 from flowcei.events.selection import Selection
-from flowcei.events.source import Reading, guessed, open_events
+from flowcei.events.source import open_events
 from flowcei.events.text import columns
 from flowcei.molecules.molecule import Molecule
 

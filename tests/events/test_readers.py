@@ -17,10 +17,11 @@ from shell import Shell
 import flowcei
 from flowcei.cli import reading
 from flowcei.errors import DataError, UsageError
+from flowcei.events.foreign.interpretation import Reading, guessed
 from flowcei.events.foreign.mapping import Mapping, read_mapping
 from flowcei.events.foreign.tables import FORMATS, open_table
 from flowcei.events.selection import Selection
-from flowcei.events.source import Reading, guessed, open_events
+from flowcei.events.source import open_events
 from flowcei.events.storage import read_events
 from flowcei.experiment.detector import Noise
 from flowcei.units import ANGSTROM, DALTON, KILOMETRE_PER_SECOND, MOMENTUM_UNITS, SI_MOMENTUM

@@ -24,8 +24,9 @@ import flowcei
 from flowcei.check.examination import examine_file
 from flowcei.errors import DataError
 from flowcei.events.foreign.columnnames import named_components
+from flowcei.events.foreign.interpretation import Reading, guessed
 from flowcei.events.foreign.mapping import Mapping
-from flowcei.events.source import Reading, guessed, open_events
+from flowcei.events.source import open_events
 from flowcei.events.storage import read_events
 from flowcei.events.text import write_csv
 from flowcei.units import ANGSTROM, MOMENTUM_UNITS

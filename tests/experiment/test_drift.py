@@ -14,7 +14,8 @@ from shell import Shell
 
 import flowcei
 from flowcei.errors import UsageError
-from flowcei.events.source import Reading, open_events
+from flowcei.events.foreign.interpretation import Reading
+from flowcei.events.source import open_events
 from flowcei.experiment.drift import Drift, measure_drift, parse_drift, subtract_drift
 from flowcei.molecules.molecule import Molecule
 from flowcei.reconstruction.recorded import settled_noise

@@ -14,7 +14,7 @@ from flowcei.events.simulation import simulate
 from flowcei.frame.raw import RawFrame
 from flowcei.reconstruction.fitting import train
 from flowcei.reconstruction.loading import load
-from flowcei.training.loop import Schedule
+from flowcei.training.schedule import Schedule
 
 if TYPE_CHECKING:
     from pathlib import Path

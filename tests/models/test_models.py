@@ -15,7 +15,8 @@ from flowcei.models.latents import LatentStore
 from flowcei.models.registry import ARCHITECTURES, build_model
 from flowcei.models.splines import parameter_count, spline
 from flowcei.models.variational import VariationalModel
-from flowcei.training.loop import EpochRecord, Schedule, fit
+from flowcei.training.loop import fit
+from flowcei.training.schedule import EpochRecord, Schedule
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flowcei import asymptotic_momenta, momenta_jacobian
 from flowcei.molecules.molecule import Molecule
+from flowcei.physics.explosion import asymptotic_momenta
+from flowcei.physics.jacobian import momenta_jacobian
 from flowcei.physics.priors import BallPrior, build_prior
 from flowcei.units import DALTON
 

@@ -20,7 +20,7 @@ from flowcei.reconstruction.fitting import train
 from flowcei.reconstruction.model import Reconstructor
 from flowcei.reconstruction.recorded import DEFAULT_NOISE, RecordedSource, split_rows
 from flowcei.reconstruction.training_data import FreshSource
-from flowcei.training.loop import Schedule
+from flowcei.training.schedule import Schedule
 
 ONCE = Schedule(epochs=1, batch=100)
 SMALL = {"couplings": 2, "hidden": 8, "context": 2}

@@ -24,7 +24,8 @@ from flowcei.reconstruction.fitting import train
 from flowcei.reconstruction.loading import load
 from flowcei.storage import modelfile
 from flowcei.storage.card import refuse_undescribable
-from flowcei.storage.modelfile import FORMAT_VERSION, read_card
+from flowcei.storage.migrations import FORMAT_VERSION
+from flowcei.storage.modelfile import read_card
 
 if TYPE_CHECKING:
     from collections.abc import Callable

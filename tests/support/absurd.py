@@ -17,8 +17,6 @@ from flowcei.posterior.refinement import CONVERGED, OUTSIDE, STALLED
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.posterior.tables import modes_table
 
-__all__ = ["absurd_events", "absurd_samples", "answer"]
-
 _NAMES = ("ocs", "h2o", "co2", "ch2o", "c2h2", "ch4")
 
 

@@ -19,19 +19,6 @@ import flowcei
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = [
-    "HOSTILE",
-    "SOUND",
-    "Case",
-    "base",
-    "hostile",
-    "mapping_toml",
-    "molecule_toml",
-    "small",
-    "sound",
-    "text",
-]
-
 HEADER = "event,pcx,pcy,pcz,pox,poy,poz,psx,psy,psz"
 MAPPING = """
 [momenta]

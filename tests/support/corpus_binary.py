@@ -16,8 +16,6 @@ from pyarrow import parquet
 
 import flowcei
 
-__all__ = ["COLUMNS", "ORDER"]
-
 COLUMNS = HEADER.split(",")[1:]
 ORDER: dict[str, Any] = {
     "words": ("--columns", "c o s", "--unit", "au"),

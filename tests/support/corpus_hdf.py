@@ -16,8 +16,6 @@ from corpus_binary import COLUMNS
 import flowcei
 from flowcei.events.foreign.mapping import Mapping
 
-__all__ = ["hdf"]
-
 BY_MAPPING: dict[str, Any] = {
     "reading": {
         "mapping": Mapping.from_dict(

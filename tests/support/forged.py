@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     import torch
 
-__all__ = ["edited", "forge", "laid_out", "parts", "sealed"]
-
 
 def parts(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Return the description and the tensors of a model file."""

@@ -9,8 +9,6 @@ import torch
 
 from flowcei.storage.modelfile import read_model
 
-__all__ = ["FINISHED", "LINE", "TINY", "assert_same_runs", "names_in"]
-
 TINY = ["--hidden", "8", "--couplings", "2", "--batch", "50", "--seed", "1"]
 LINE = ["train", *TINY, "--epochs", "4", "--events", "200", "-o", "run"]
 FINISHED = {"model.safetensors", "metrics.csv", "config.toml", "loss.png", "train.log"}

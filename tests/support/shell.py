@@ -11,9 +11,6 @@ if TYPE_CHECKING:
     import pytest
 
 
-__all__ = ["Shell"]
-
-
 class Shell:
     """Runs `flowcei ...` in this process and keeps what it printed."""
 

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["NpyTable", "ParquetTable", "RootTable"]
-
 
 class NpyTable(Table):
     """A `.npy` array: (B, 3N) or (B, N, 3) as columns ``#1``, ``#2``, ..., a structured one by its fields."""

@@ -11,8 +11,6 @@ from flowcei.units import is_unit
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["NamedComponents", "bare_name", "is_momentum_word", "named_components"]
-
 # The longest first: of mom, momentum_1_x would leave an ion "entum1".
 _P, _V = r"(?:momentum|momenta|mom|p)", r"(?:velocities|velocity|vel|v)"
 # What stands between the parts of a name, and around the ion: px_C, px.C, p_x(C), "p x C".

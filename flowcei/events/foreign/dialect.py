@@ -14,8 +14,6 @@ from flowcei.events.foreign.table import MAX_COLUMNS
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["MAX_LINE", "SEPARATORS", "Dialect", "sniff"]
-
 SEPARATORS = {"tab": "\t", "blank": r"\s+", ",": ",", ";": ";"}
 """What separates columns, as a mapping and as pandas says it."""
 

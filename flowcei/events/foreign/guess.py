@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     Triple = tuple[Component, Component, Component]
 
-__all__ = ["Guess", "blank_mapping", "guess_mapping"]
-
 _AXES = "xyz"
 _ELECTRON_MASS = 9.1093837015e-31  # kg, CODATA 2018
 # Columns where a row is an ion, their unit, and whether their names say it.

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["HdfTable"]
-
 _DEEPEST = 5  # groups within groups that are entered without a word
 
 

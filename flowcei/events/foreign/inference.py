@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from flowcei.molecules.molecule import Molecule
 
-__all__ = ["infer_length_unit", "infer_momentum_unit"]
-
 # Momenta are told apart by a factor of 400 in energy between the least and the most that a
 # molecule can release; of two units that are closer than that (u km/s is 0.83 hbar/bohr) only
 # one may be looked for, and the other must be stated.

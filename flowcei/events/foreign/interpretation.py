@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from flowcei.events.foreign.table import Table
     from flowcei.molecules.molecule import Molecule
 
-__all__ = ["Interpretation", "Reading", "guessed", "interpret"]
-
 _LOOK = 10_000  # events that units are told from
 _NUMBERED = re.compile(r"#\d+$")
 

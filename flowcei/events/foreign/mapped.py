@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from flowcei.events.foreign.table import Table
     from flowcei.molecules.molecule import Molecule
 
-__all__ = ["Arrays", "mapped_chunks", "whole_numbers"]
-
 _NEAR = 0.02  # relative: a mass in a file may be rounded, or that of one isotope
 _MAX_IONS = 10_000  # rows of an event
 

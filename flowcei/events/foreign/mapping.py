@@ -15,15 +15,6 @@ from flowcei.events.extracolumns import MOST_COLUMNS
 from flowcei.storage.files import read_toml
 from flowcei.units import LENGTH_UNITS, momentum_factor
 
-__all__ = [
-    "Channel",
-    "Component",
-    "Ions",
-    "Mapping",
-    "Vectors",
-    "read_mapping",
-]
-
 _Name = Annotated[str, Field(min_length=1)]
 Component = _Name | float
 """A column, or the number that stands for one that the file leaves out."""

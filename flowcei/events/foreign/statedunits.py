@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from flowcei.events.foreign.mapping import Component, Mapping
     from flowcei.events.foreign.table import Table
 
-__all__ = ["check_units", "unit_of_columns"]
-
 
 def unit_of_columns(
     table: Table,

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["XyzTable", "is_xyz"]
-
 _AXES = "xyz"
 _LOOK = 1_000  # structures that the unit is told from
 

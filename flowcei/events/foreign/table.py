@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["DOUBLED", "MAX_COLUMNS", "Table", "columns_of", "flat_columns"]
-
 DOUBLED = "the column is there twice; keep one"
 MAX_COLUMNS = 10_000
 """Columns of a table, at the most."""

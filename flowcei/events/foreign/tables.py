@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from flowcei.events.foreign.mapping import Mapping
     from flowcei.events.foreign.table import Table
 
-__all__ = ["FORMATS", "format_of", "open_table"]
-
 FORMATS = ("text", "npy", "hdf5", "parquet", "root", "xyz")
 """What flowcei reads."""
 

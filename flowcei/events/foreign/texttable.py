@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from flowcei.events.faults import Faults
     from flowcei.events.foreign.mapping import Mapping
 
-__all__ = ["TextTable", "cell_problem"]
-
 # What programs write where there is no number.
 _GAPS = ["", "nan", "NaN", "NAN", "-nan", "NA", "N/A", "null", "None", "--"]
 _LOOK = 10_000  # rows that a column of numbers is told by

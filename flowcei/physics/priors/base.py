@@ -13,8 +13,6 @@ from flowcei.physics.priors.orders import all_orders, check_groups, log_count
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["MOST_ORDERS", "GeometryPrior", "random_orientation"]
-
 _DRAWS, _BEYOND = 1000, 20.0
 
 MOST_ORDERS = 720

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["DisplacedPrior"]
-
 _SAME = 2e-6  # of the squares of all radii: the residual of a mirror image that is the molecule itself
 
 

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Distribution", "distribution"]
-
 _LOG_SQRT_2PI = 0.5 * np.log(2.0 * np.pi)
 _LEAST_SHARE = 1e-6  # of a normal distribution within its limits
 

@@ -12,8 +12,6 @@ from flowcei.physics.priors.base import GeometryPrior, random_orientation
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["EnsemblePrior"]
-
 
 class EnsemblePrior(GeometryPrior):
     """Geometries drawn with replacement from a list, oriented at random; no density.

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["InternalPrior"]
-
 _AT_ONCE = 200_000  # entries of a table of densities in memory
 _MOST_STATES = 4_000_000  # partial orders in memory
 _MOST_OF_ONE = 400_000  # of one geometry: more than all 109,601 of 8 like atoms

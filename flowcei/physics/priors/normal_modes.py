@@ -13,8 +13,6 @@ from flowcei.physics.priors.orders import NEGLIGIBLE, OrderSearch, log_count, lo
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["NormalModesPrior"]
-
 _HARTREE_PER_WAVENUMBER = 4.556335252912e-6  # CODATA 2018
 _HARTREE_PER_KELVIN = 3.1668115634556e-6  # CODATA 2018
 _VOLUME_SLACK = 10.0

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["NEGLIGIBLE", "OrderSearch", "all_orders", "check_groups", "log_count", "log_mean", "warn_of_lost"]
-
 
 NEGLIGIBLE = 1e-12
 """The share of a density that the orders left out can have, all together."""

@@ -13,8 +13,6 @@ from flowcei.physics.priors.base import GeometryPrior, random_orientation
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["BallPrior", "CubePrior"]
-
 _HOPELESS = 1e-4  # share of accepted draws below which a separation is refused
 _COINCIDENT = 1e-3  # bohr: atoms nearer than this are drawn again whatever is asked
 _TRIALS = 1_000_000  # draws that the acceptance is estimated from
