@@ -11,23 +11,12 @@ import re
 
 from flowcei.errors import UsageError
 
-ANGSTROM = 1.0 / 0.529177210903
-"""One angstrom in bohr."""
-
-DALTON = 1822.888486209
-"""One atomic mass unit (u) in electron masses."""
-
-ELECTRONVOLT = 1.0 / 27.211386245988
-"""One electronvolt in hartree."""
-
-SI_MOMENTUM = 1.0 / 1.99285191410e-24
-"""One kg m/s in hbar / bohr."""
-
-KILOMETRE_PER_SECOND = 1.0 / 2187.69126364
-"""One km/s in atomic units of velocity."""
-
-LIGHT = 1.0 / 7.2973525693e-3
-"""The speed of light in atomic units: the reciprocal of the fine-structure constant."""
+ANGSTROM = 1.0 / 0.529177210903  # bohr
+DALTON = 1822.888486209  # one atomic mass unit (u) in electron masses
+ELECTRONVOLT = 1.0 / 27.211386245988  # hartree
+SI_MOMENTUM = 1.0 / 1.99285191410e-24  # one kg m/s in hbar / bohr
+KILOMETRE_PER_SECOND = 1.0 / 2187.69126364  # atomic units of velocity
+LIGHT = 1.0 / 7.2973525693e-3  # speed of light: the reciprocal of the fine-structure constant
 
 LENGTH_UNITS = {
     "bohr": 1.0,
@@ -36,8 +25,6 @@ LENGTH_UNITS = {
     "picometres": 0.01 * ANGSTROM,
     "metres": 1e10 * ANGSTROM,
 }
-"""What other programs write positions in -> one of it in bohr."""
-
 MOMENTUM_UNITS = {
     "hbar/bohr": 1.0,
     "kg m/s": SI_MOMENTUM,
@@ -49,115 +36,65 @@ MOMENTUM_UNITS = {
     "eV/c": ELECTRONVOLT / LIGHT,
     "keV/c": 1000.0 * ELECTRONVOLT / LIGHT,
 }
-"""What other programs write momenta in -> one of it in hbar / bohr."""
-
 VELOCITY_UNITS = {
     "bohr/atomic time": 1.0,
     "m/s": KILOMETRE_PER_SECOND / 1000.0,
     "km/s": KILOMETRE_PER_SECOND,
     "angstrom/fs": 100.0 * KILOMETRE_PER_SECOND,
 }
-"""What other programs write velocities in -> one of it in atomic units."""
+UNITS = {"momenta": MOMENTUM_UNITS, "velocities": VELOCITY_UNITS, "positions": LENGTH_UNITS}
+"""Quantity -> its units in files of other programs -> one of each in atomic units."""
 
-_LENGTHS = {"bohr": 1.0, "angstrom": ANGSTROM}
-_SHORT = {
-    "au": "hbar/bohr",
-    "a.u.": "hbar/bohr",
-    "atomic units": "hbar/bohr",
-    "hbar/a0": "hbar/bohr",
-    "SI": "kg m/s",
-    "1e-22 kg*m/s": "1e-22 kg m/s",
-}
-_SHORT_LENGTHS = {
-    "au": "bohr",
-    "a.u.": "bohr",
-    "atomic units": "bohr",
-    "a0": "bohr",
-    "ang": "angstrom",
-    "a": "angstrom",
-    "å": "angstrom",
-    "nm": "nanometres",
-    "pm": "picometres",
-    "m": "metres",
-    "si": "metres",
+_ATOMIC = ("au", "a.u.", "atomic units")
+_SYNONYMS = {
+    "momenta": dict.fromkeys((*_ATOMIC, "hbar/a0"), "hbar/bohr") | {"SI": "kg m/s"},
+    "velocities": dict.fromkeys(_ATOMIC, "bohr/atomic time"),
+    "positions": dict.fromkeys((*_ATOMIC, "a0"), "bohr")
+    | dict.fromkeys(("ang", "a", "å"), "angstrom")
+    | {"nm": "nanometres", "pm": "picometres", "m": "metres", "si": "metres"},
 }
 
 
 def length_in_bohr(unit: str) -> float:
-    """Return one `unit` of length in bohr.
+    """One ``"bohr"`` or ``"angstrom"`` in bohr; ValueError for another unit."""
+    if unit not in ("bohr", "angstrom"):
+        msg = f"unknown unit of length {unit!r}; use one of bohr, angstrom"
+        raise ValueError(msg)
+    return LENGTH_UNITS[unit]
 
-    Args:
-        unit: ``"bohr"`` or ``"angstrom"``.
 
-    Returns:
-        The factor that turns a number in `unit` into bohr.
-
-    Raises:
-        ValueError: For any other unit.
+def unit_name(word: str, quantity: str) -> str:
+    """The unit of momenta, velocities or positions that a word means, as `UNITS` calls it; "" for none.
 
     Example:
-        >>> round(length_in_bohr("angstrom"), 6)
-        1.889726
+        >>> unit_name("kg*m*s^-1", "momenta"), unit_name("a.u.", "velocities"), unit_name("fs", "positions")
+        ('kg m/s', 'bohr/atomic time', '')
     """
-    if unit not in _LENGTHS:
-        msg = f"unknown unit of length {unit!r}; use one of {', '.join(_LENGTHS)}"
-        raise ValueError(msg)
-    return _LENGTHS[unit]
+    if quantity == "positions":
+        plain = word.strip().lower()
+    else:
+        plain = re.sub(r"\s+", " ", re.sub(r"[*\u00b7\u22c5]", " ", word)).strip()
+        plain = re.sub(r" ?(?:s\^?-1|s\u207b\u00b9|/ ?s)$", "/s", plain)
+        plain = re.sub(r"^(?:amu|Da) ", "u ", plain)
+    name = _SYNONYMS[quantity].get(plain, plain)
+    return name if name in UNITS[quantity] else ""
 
 
 def momentum_factor(unit: str) -> tuple[float, bool]:
-    """Return one of a unit in atomic units, and whether it is one of velocity.
-
-    Raises:
-        UsageError: For a unit that is not known.
+    """One unit of momentum or velocity in atomic units, and whether it is one of velocity.
 
     Example:
         >>> momentum_factor("au"), momentum_factor("bohr/atomic time")
         ((1.0, False), (1.0, True))
-        >>> momentum_factor("kg*m*s^-1") == momentum_factor("kg m/s")
-        True
     """
-    name = _SHORT.get(unit, unit)
-    if name not in MOMENTUM_UNITS and name not in VELOCITY_UNITS:
-        plain = re.sub(r"\s+", " ", re.sub(r"[*\u00b7\u22c5]", " ", unit)).strip()
-        plain = re.sub(r" ?(?:s\^?-1|s\u207b\u00b9|/ ?s)$", "/s", plain)
-        plain = re.sub(r"^(?:amu|Da) ", "u ", plain)
-        name = _SHORT.get(plain, plain)
-    if name in MOMENTUM_UNITS:
-        return MOMENTUM_UNITS[name], False
-    if name in VELOCITY_UNITS:
-        return VELOCITY_UNITS[name], True
+    for quantity in ("momenta", "velocities"):
+        if name := unit_name(unit, quantity):
+            return UNITS[quantity][name], quantity == "velocities"
     known = ", ".join((*MOMENTUM_UNITS, *VELOCITY_UNITS))
     msg = f"unknown unit of momenta or velocities {unit[:40]!r}; use one of {known}"
     raise UsageError(msg)
 
 
-def length_unit(word: str) -> str:
-    """Return which unit of length a word means; nothing where it means none.
-
-    Example:
-        >>> length_unit("a.u."), length_unit("Angstrom"), length_unit("fs")
-        ('bohr', 'angstrom', '')
-    """
-    plain = word.strip().lower()
-    return plain if plain in LENGTH_UNITS else _SHORT_LENGTHS.get(plain, "")
-
-
-def meaning_of_unit(word: str, *, positions: bool, velocities: bool = False) -> float | None:
-    """Return one of a stated unit in atomic units; None where it is no unit of the quantity."""
-    if positions:
-        unit = length_unit(word)
-        return LENGTH_UNITS[unit] if unit else None
-    if velocities and word in ("au", "a.u.", "atomic units"):
-        return 1.0
-    try:
-        factor, of_velocity = momentum_factor(word)
-    except UsageError:
-        return None
-    return factor if of_velocity == velocities else None
-
-
 def is_unit(word: str) -> bool:
     """Whether a word is a unit of momenta, velocities or positions."""
-    kinds = ({"positions": True}, {"positions": False}, {"positions": False, "velocities": True})
-    return any(meaning_of_unit(word, **kind) is not None for kind in kinds)
+    return any(unit_name(word, quantity) for quantity in UNITS)

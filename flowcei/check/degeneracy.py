@@ -9,7 +9,7 @@ import pandas as pd
 
 from flowcei.check.alignment import without_total
 from flowcei.check.finding import Finding, percent
-from flowcei.events.text import columns
+from flowcei.events.extracolumns import component_names as columns
 from flowcei.physics.explosion import centre_of_mass
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from flowcei.check.finding import Finding
 from flowcei.errors import DataError
 from flowcei.events.extracolumns import NUMBERED, component_names
 from flowcei.events.faults import Faults
-from flowcei.events.foreign.interpretation import Reading
-from flowcei.events.foreign.tables import format_of, open_table
+from flowcei.events.foreign.interpretation import Reading, open_table
+from flowcei.events.foreign.openedfile import OpenedFile
 from flowcei.events.source import open_events
 from flowcei.molecules.molecule import Molecule, built_in_molecules
 
@@ -138,23 +138,24 @@ def _remarks(source: EventSource) -> list[Finding]:
         out.append(Finding("note", "index-column", what, means))
     means = "nobody stated it; a wrong guess makes every answer wrong"
     todo = "a mapping states it: flowcei convert --guess"
-    out += [Finding("note", "reading", line, means, todo) for line in source.said]
+    out += [Finding("note", "reading", line, means, todo) for line in source.conclusions]
     means = "they were left out here, as every command leaves them out"
     for reason, number in source.tally.unasked.items():
         what = f"{number} of {source.tally.read} events: {source.tally.in_words(reason)}"
         out.append(Finding("warning", "left-out", what, means))
     means = "you stated it; if it is wrong, every answer is"
-    out += [Finding("note", "reading", line, means) for line in source.stated]
+    out += [Finding("note", "reading", line, means) for line in source.statements]
     means = "nothing is computed from them"
-    return out + [Finding("note", "columns", line, means) for line in source.notes]
+    return out + [Finding("note", "columns", line, means) for line in source.column_notes]
 
 
 def _of_another_molecule(path: Path, molecule: Molecule, reading: Reading, refusal: DataError) -> DataError:
     """Return the refusal; of a text file of flowcei with what is missing and which molecule would fit."""
-    if reading.mapping is not None or format_of(path, reading.format) != "text":
+    file = OpenedFile(path, reading.format)
+    if reading.mapping is not None or file.format != "text":
         return refusal
     try:
-        there = set(open_table(path, "text", None, Faults()).names)
+        there = set(open_table(file, faults=Faults()).names)
     except DataError:
         return refusal
     momenta = component_names(molecule.labels, "p")

@@ -104,9 +104,9 @@ def check(
 
 def _refuse_unnamed(file: Path, prior: str) -> None:
     """Refuse a prior of a molecule that neither user nor file names: a default would decide."""
-    from flowcei.events.hdf import hdf_molecule, is_hdf5
+    from flowcei.events.hdf import hdf_molecule
 
-    if not is_hdf5(file) or hdf_molecule(file) is None:
+    if hdf_molecule(file) is None:
         msg = f"--prior {prior} is of a molecule: name it with --molecule"
         raise UsageError(msg)
 

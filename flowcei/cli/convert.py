@@ -92,7 +92,7 @@ def convert(
             warn(f"{finding.what}: {finding.means}", finding.code)
     write_event_chunks(source, place, overwrite=overwrite)
     note(f"{source.tally}")
-    note(f"{source.tally.kept} events of {known.name} written to {place}; next: flowcei check {place}")
+    note(f"{source.tally.accepted} events of {known.name} written to {place}; next: flowcei check {place}")
 
 
 def _guess(file: Path, molecule: Molecule, place: Path, reading: Reading, *, overwrite: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import wraps
+from functools import reduce, wraps
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -28,7 +28,7 @@ drift_option = click.option(
     help="Momentum of the beam to subtract, hbar/bohr, or its velocity, '560,0,0 m/s'; auto measures it.",
 )
 
-# Those of `events.tables`, which --help must not import: it takes a second.
+# Those of `events.foreign.openedfile`, which --help must not import: it takes a second.
 _FORMATS = ("text", "npy", "hdf5", "parquet", "root", "xyz")
 _READING = (
     click.option("--format", type=click.Choice(_FORMATS), help="Of the file; its content says so if absent."),
@@ -69,25 +69,18 @@ def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of reading; the command takes a function that returns them, `reading`."""
 
     @wraps(command)
-    def wrapped(
-        *,
-        format: str | None,  # noqa: A002
-        mapping: Path | None,
-        columns: str,
-        unit: str,
-        allow_truncated: bool,
-        **rest: Any,  # noqa: ANN401
-    ) -> Any:  # noqa: ANN401
+    def wrapped(*, mapping: Path | None, **options: Any) -> Any:  # noqa: ANN401
+        stated = {name: options.pop(name) for name in ("format", "columns", "unit", "allow_truncated")}
+
         def reading() -> Reading:  # called once paths were looked at: the import takes a second
             from flowcei.events.foreign.interpretation import Reading
             from flowcei.events.foreign.mapping import read_mapping
 
-            known = read_mapping(mapping) if mapping is not None else None
-            return Reading(format, known, columns, unit, allow_truncated=allow_truncated)
+            return Reading(mapping=None if mapping is None else read_mapping(mapping), **stated)
 
-        return command(reading=reading, **rest)
+        return command(reading=reading, **options)
 
-    return _with(_READING, wrapped)
+    return reduce(lambda decorated, option: option(decorated), reversed(_READING), wrapped)
 
 
 def selection_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -99,7 +92,7 @@ def selection_options(command: Callable[..., Any]) -> Callable[..., Any]:
         max_sum: float | None,
         max_sum_chance: float | None,
         ker: str | None,
-        **rest: Any,  # noqa: ANN401
+        **options: Any,  # noqa: ANN401
     ) -> Any:  # noqa: ANN401
         if max_sum is not None and max_sum_chance is not None:
             msg = "--max-sum and --max-sum-chance are one bound; give one of them"
@@ -111,25 +104,17 @@ def selection_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
             bound = max_sum if max_sum_chance is None else sum_bound(max_sum_chance)
             level = Noise.parse(noise) if noise and bound is not None else None
-            return Selection(bound, level, _window(ker))
+            return Selection(bound, level, None if ker is None else _window(ker))
 
-        return command(selection=selection, **rest)
+        return command(selection=selection, **options)
 
-    return _with(_SELECTION, wrapped)
-
-
-def _with(options: tuple[Any, ...], command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in reversed(options):
-        command = option(command)
-    return command
+    return reduce(lambda decorated, option: option(decorated), reversed(_SELECTION), wrapped)
 
 
-def _window(text: str | None) -> tuple[float, float] | None:
+def _window(text: str) -> tuple[float, float]:
     """Return the KER window that `LOW..HIGH` means, eV."""
-    if text is None:
-        return None
     try:
-        low, high = (float(part) for part in text.split(".."))
+        low, high = map(float, text.split(".."))
     except ValueError as error:
         msg = f"--ker is {text!r}; it must be LOW..HIGH in eV, such as 5..40"
         raise UsageError(msg) from error
@@ -137,11 +122,7 @@ def _window(text: str | None) -> tuple[float, float] | None:
 
 
 def read_noted(path: Path, molecule: Molecule | None = None, reading: Reading | None = None) -> Events:
-    """Return all events of a file; say what was concluded of its columns, and which are left out.
-
-    Raises:
-        UsageError: As `flowcei.read_events`, as is DataError.
-    """
+    """Read all events of a file; say what was concluded of its columns, and which events are left out."""
     from flowcei.events.source import open_events
 
     source = open_events(path, molecule, reading)
@@ -154,12 +135,12 @@ def read_noted(path: Path, molecule: Molecule | None = None, reading: Reading | 
 
 
 def note_reading(source: EventSource) -> None:
-    """Say what was concluded and not stated, what is carried along, and what a bound on the sum costs."""
+    """Say what was concluded and what was stated, what is carried along, and what a bound on the sum costs."""
     from flowcei.events.selection import sum_chance
 
-    for line in (*source.said, *source.stated, *source.notes):
+    for line in (*source.conclusions, *source.statements, *source.column_notes):
         note(f"{source.path.name}: {line}")
-    if any("taken to be" in line for line in source.said):
+    if any("taken to be" in line for line in source.conclusions):
         note("to state it instead: flowcei convert --guess writes a mapping; check it, then give --mapping")
     if source.selection.max_sum is not None:
         bound = source.selection.max_sum

@@ -98,8 +98,11 @@ def simulate(
 
     if output is not None and str(output) != "-":
         refuse_existing(output, overwrite=overwrite)
-    from flowcei.events.storage import events_writer, write_events  # after what costs nothing to refuse
-    from flowcei.events.text import write_csv
+    from flowcei.events.storage import (  # after what costs nothing to refuse
+        events_writer,
+        write_csv,
+        write_events,
+    )
     from flowcei.storage.resumable import partial_path, unfinished_seed
 
     precise = _checked(accuracy)
@@ -201,7 +204,8 @@ def _dataset(name: str, count: int | None, precise: dict[str, float], *, as_publ
 def _structures(
     path: Path, molecule: str, ions: dict[str, str | None], noise: str, precise: dict[str, float]
 ) -> _Source:
-    from flowcei.events.geometries import explode, read_geometries
+    from flowcei.events.foreign.structures import read_geometries
+    from flowcei.events.simulation import explode
     from flowcei.molecules.isotopes import described_ions
 
     known = named_molecule(molecule, ions)
@@ -249,7 +253,7 @@ def _stream(
 ) -> None:
     """Simulate into a file, and tell how far it has come."""
     from flowcei.cli.progress import Progress
-    from flowcei.events.streaming import simulate_to_file
+    from flowcei.events.simulation import simulate_to_file
 
     start, count = time.perf_counter(), source.count
     simulator = make(seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,16 +11,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flowcei.errors import DataError, UsageError
-from flowcei.events.extracolumns import checked_columns, component_names, joined_columns, listed
+from flowcei.events.extracolumns import add_columns, checked_columns, component_names, joined_columns
 from flowcei.molecules.molecule import Molecule
+from flowcei.storage.html import html_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     import pandas as pd
+    import xarray as xr
     from numpy.typing import ArrayLike, NDArray
 
 _JOINED = {"momenta": "momenta", "positions": "positions", "ids": "event numbers", "sigma": "a noise (sigma)"}
+_UNITS = {"momenta": "hbar/bohr", "positions": "bohr", "sigma": "hbar/bohr"}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -27,16 +31,14 @@ class Events:
     """Exploded molecules of one kind.
 
     `molecule` may be given by name, and momenta and positions in any of these ways: (B, N, 3), (B, 3N)
-    or, for one event, (N, 3), as arrays or lists; a DataFrame with the columns of a CSV file of flowcei
-    (`pcx`, ...) brings positions, numbers, noise and extra columns along.
+    or, for one event, (N, 3), as arrays or lists; a DataFrame is taken as `from_dataframe` takes it.
 
     Attributes:
         molecule: Which ions, in the order of the arrays.
         momenta: (B, N, 3), hbar / bohr.
         positions: Where the ions started, (B, N, 3), bohr; None for measured events.
         ids: The number of each event, (B,).
-        sigma: Standard deviation of each momentum component, (B,), hbar / bohr; None where
-            nobody said.
+        sigma: Standard deviation of each momentum component, (B,), hbar / bohr; None where unknown.
         origin: How the events came about (prior, noise, seed, versions), where known.
         columns: Extra columns, (B,) each: a delay, a shot number, a pulse energy; NaN where an
             event has none. They are carried along, and nothing is computed from them.
@@ -73,10 +75,29 @@ class Events:
         ) -> None: ...
 
     def __repr__(self) -> str:
-        """Say in a line what there is of how many events."""
-        there = {"positions": self.positions is not None, "noise": self.sigma is not None}
-        extra = [*(name for name, held in there.items() if held), *self.columns]
+        """Return one line: how many events of which molecule, with what."""
+        given = {"positions": self.positions is not None, "noise": self.sigma is not None}
+        extra = [*(name for name, is_given in given.items() if is_given), *self.columns]
         return ", ".join([f"Events: {len(self)} of {self.molecule.name}", *extra])
+
+    def _repr_html_(self) -> str:
+        """Return the facts that a notebook shows."""
+        from flowcei.physics.explosion import kinetic_energy
+        from flowcei.units import ELECTRONVOLT
+
+        molecule = self.molecule
+        charges = zip(molecule.labels, molecule.charges, strict=True)
+        facts = {"events": len(self), "ions": ", ".join(f"{label} {q:+g}" for label, q in charges)}
+        if len(self):
+            energy = kinetic_energy(self.momenta, molecule.masses) / ELECTRONVOLT
+            low, middle, high = np.percentile(energy, (5, 50, 95))
+            facts["KER"] = f"{middle:.3g} eV (median), {low:.3g} to {high:.3g} eV (90 %)"
+            facts["momenta"] = f"{np.sqrt((self.momenta**2).mean()):.3g} hbar/bohr (rms component)"
+            if self.sigma is not None:
+                facts["noise"] = f"{np.median(self.sigma):.3g} hbar/bohr (median sigma)"
+        facts["positions"] = "none" if self.positions is None else "in bohr"
+        facts |= {"extra columns": ", ".join(self.columns)} if self.columns else {}
+        return html_table(f"Events of {molecule.name}", facts)
 
     def __post_init__(self) -> None:
         """Take what was given as arrays, and check shapes and numbers."""
@@ -91,22 +112,19 @@ class Events:
                 msg = f"{name} have shape {array.shape}; expected (B, {n}, 3) for {self.molecule.name}"
                 raise DataError(msg)
             if not np.isfinite(array).all():  # at once: along short axes it takes ten times as long
-                _refuse(np.asarray(~np.isfinite(array).all(axis=(1, 2))), f"{name} are not finite")
+                _check_none(np.asarray(~np.isfinite(array).all(axis=(1, 2))), f"{name} are not finite")
+        for name, verb, array in (("sigma", "has", self.sigma), ("event numbers", "have", self.ids)):
+            if array is not None and array.shape != shape[:1]:
+                raise DataError(f"{name} {verb} shape {array.shape}; expected ({shape[0]},)")
         if self.sigma is not None:
-            if self.sigma.shape != shape[:1]:
-                msg = f"sigma has shape {self.sigma.shape}; expected ({shape[0]},)"
-                raise DataError(msg)
-            _refuse(~(np.isfinite(self.sigma) & (self.sigma >= 0)), "sigma is not a number >= 0")
-        if self.ids is not None and self.ids.shape != shape[:1]:
-            msg = f"event numbers have shape {self.ids.shape}; expected ({shape[0]},)"
-            raise DataError(msg)
+            _check_none(~(np.isfinite(self.sigma) & (self.sigma >= 0)), "sigma is not a number >= 0")
         if self.columns:
             object.__setattr__(self, "columns", checked_columns(self.columns, self.molecule, shape[0]))
         with np.errstate(over="ignore"):
-            spread = self.momenta - np.einsum("bni->bi", self.momenta)[:, None] / n
-            squares = np.einsum("bni,bni->b", spread, spread)
-        _refuse(squares == 0, "the ions do not move apart (KER is 0)")
-        _refuse(~np.isfinite(squares), "momenta are too large (KER is not finite)")
+            relative = self.momenta - np.einsum("bni->bi", self.momenta)[:, None] / n
+            squares = np.einsum("bni,bni->b", relative, relative)
+        _check_none(squares == 0, "the ions do not move apart (KER is 0)")
+        _check_none(~np.isfinite(squares), "momenta are too large (KER is not finite)")
 
     def __len__(self) -> int:
         """Return the number of events."""
@@ -117,7 +135,14 @@ class Events:
         return (self[k : k + 1] for k in range(len(self)))
 
     def __getitem__(self, rows: int | slice | NDArray[Any]) -> Events:
-        """Return some of the events; of a single place the event there, as events of length 1."""
+        """Return some of the events; of an integer that event, as events of length 1.
+
+        Example:
+            >>> import flowcei
+            >>> events = flowcei.simulate("ocs", 5, seed=1)
+            >>> len(events[3]), events[3].numbers, len(events[1:4])
+            (1, array([3]), 3)
+        """
         rows = one_row(rows, len(self))
         return replace(
             self,
@@ -129,27 +154,155 @@ class Events:
         )
 
     @classmethod
-    def concatenate(cls, parts: Sequence[Events]) -> Events:
+    def from_dataframe(
+        cls,
+        frame: pd.DataFrame,
+        molecule: Molecule | str,
+        *,
+        unit: str = "",
+        columns: str = "",
+        mapping: Mapping[str, Any] | None = None,
+    ) -> Events:
+        """Return the events in a DataFrame, whose columns are understood as those of a file.
+
+        Columns are called as flowcei writes them (`pcx`, ...) or as other programs do (`px_C [au]`, `Px_ion_1`, ...),
+        a row is an event or an ion, and further columns of numbers are carried along.
+
+        Args:
+            frame: The table.
+            molecule: Whose ions they are.
+            unit: Unit of momenta or velocities, such as ``"kg m/s"``; else that of the column names, or
+                what the size of the numbers shows, which is said in a warning.
+            columns: Labels of the ions in the order of the table, where it only numbers them: ``"o c s"``.
+            mapping: Meaning of the columns, as a mapping file states it.
+
+        Returns:
+            The events, in atomic units. Those that lack an ion are left out, with a warning.
+
+        Raises:
+            UsageError: For an unknown molecule or unit.
+            DataError: For columns that are not understood, or hold no numbers, naming the first.
+
+        Example:
+            >>> import pandas as pd
+            >>> names = [f"p{axis}_{ion}" for ion in "COS" for axis in "xyz"]
+            >>> frame = pd.DataFrame([[0.0, 0, 1e-23, 8e-23, 0, 1e-23, -8e-23, 0, -2e-23]], columns=names)
+            >>> events = Events.from_dataframe(frame.assign(delay=40.0), "ocs", unit="kg m/s")
+            >>> events.momenta[0, 1].round(2).tolist(), events.columns["delay"].tolist()
+            ([40.14, 0.0, 5.02], [40.0])
+        """
+        from flowcei.events.foreign.frame import frame_arrays
+        from flowcei.events.foreign.interpretation import Reading
+        from flowcei.events.foreign.mapping import Mapping as ColumnMapping
+
+        known = molecule if isinstance(molecule, Molecule) else Molecule.load(molecule)
+        stated = None if mapping is None else ColumnMapping.from_dict(dict(mapping))
+        reading = Reading(mapping=stated, columns=columns, unit=unit)
+        chunks, origin, lines = frame_arrays(frame, known, reading)
+        for line in lines:
+            warnings.warn(f"DataFrame: {line}", stacklevel=2)
+        return cls.concatenate(
+            [
+                cls(known, a.momenta, a.positions, a.event_id, a.sigma, origin, a.columns)  # type: ignore[arg-type]
+                for a in chunks
+            ]
+        )
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return a table with a row for each event: the columns of a CSV file of flowcei.
+
+        Returns:
+            `event` where events are numbered, positions (`cx`, ...), bohr, and momenta (`pcx`, ...) and
+            `sigma`, hbar / bohr, where they are there, and the extra columns. `from_dataframe` reads it back.
+
+        Example:
+            >>> import flowcei
+            >>> table = flowcei.simulate("co2", 2, seed=1).to_dataframe()
+            >>> list(table.columns[9:12]), len(table)
+            (['pcx', 'pcy', 'pcz'], 2)
+        """
+        import pandas as pd
+
+        labels, table = self.molecule.labels, {}
+        if self.ids is not None:
+            table["event"] = self.ids
+        if self.positions is not None:
+            flat = self.positions.reshape(len(self), -1)
+            table |= dict(zip(component_names(labels), flat.T, strict=True))
+        flat = self.momenta.reshape(len(self), -1)
+        table |= dict(zip(component_names(labels, "p"), flat.T, strict=True))
+        if self.sigma is not None:
+            table["sigma"] = self.sigma
+        return pd.DataFrame(table | self.columns)
+
+    def to_xarray(self) -> xr.Dataset:
+        """Return the events as an xarray Dataset with dimensions event, ion and axis.
+
+        Returns:
+            Variables `momenta` and, where they are there, `positions` (event, ion, axis) and `sigma` (event),
+            with their unit in `attrs`, and the extra columns (event). Coordinates are the numbers of events,
+            the labels of ions, and x, y, z.
+
+        Raises:
+            UsageError: Where xarray is not installed.
+
+        Example:
+            >>> import flowcei
+            >>> data = flowcei.simulate("ocs", 4, seed=1).to_xarray()
+            >>> (
+            ...     dict(data.momenta.sizes),
+            ...     data.momenta.sel(ion="s", axis="z").shape,
+            ...     data.momenta.attrs["units"],
+            ... )
+            ({'event': 4, 'ion': 3, 'axis': 3}, (4,), 'hbar/bohr')
+        """
+        try:
+            import xarray as xr
+        except ImportError as error:
+            msg = "to_xarray needs xarray: pip install xarray"
+            raise UsageError(msg) from error
+
+        arrays = {name: getattr(self, name) for name in _UNITS if getattr(self, name) is not None}
+        coordinates = {"event": self.numbers, "ion": list(self.molecule.labels), "axis": list("xyz")}
+        variables = {
+            name: (("event", "ion", "axis")[: values.ndim], values, {"units": _UNITS[name]})
+            for name, values in arrays.items()
+        }
+        # An extra column may be called as a variable or a dimension is.
+        named = add_columns(variables | coordinates, self.columns, np.arange(len(self)))
+        variables |= {
+            name: ("event", values) for name, values in named.items() if name not in variables | coordinates
+        }
+        return xr.Dataset(variables, coordinates, {"molecule": self.molecule.name})
+
+    @classmethod
+    def concatenate(cls, chunks: Sequence[Events]) -> Events:
         """Join events of one molecule, each with the same attributes; the origin is that of the first.
 
         Raises:
             DataError: Where there are none, where molecules differ, or where some of them have
                 positions, numbers, a noise or an extra column and others have not.
+
+        Example:
+            >>> import flowcei
+            >>> events = flowcei.simulate("ocs", 5, seed=1)
+            >>> len(Events.concatenate([events, events]))
+            10
         """
-        if not parts:
+        if not chunks:
             raise DataError("there are no events to join")
-        first = parts[0]
-        for part in parts[1:]:
-            if not part.molecule.same_ions(first.molecule):
-                raise DataError(f"events of {first.molecule.name} and of {part.molecule.name} do not join")
+        first = chunks[0]
+        for chunk in chunks[1:]:
+            if not chunk.molecule.same_ions(first.molecule):
+                raise DataError(f"events of {first.molecule.name} and of {chunk.molecule.name} do not join")
         joined: dict[str, Any] = {}
         for name, word in _JOINED.items():
-            arrays = [getattr(part, name) for part in parts]
+            arrays = [getattr(chunk, name) for chunk in chunks]
             missing = [array is None for array in arrays]
             if any(missing) and not all(missing):
                 raise DataError(f"some events have {word} and others have not: state or drop it in all")
             joined[name] = None if missing[0] else np.concatenate(arrays)
-        return replace(first, **joined, columns=joined_columns([part.columns for part in parts]))
+        return replace(first, **joined, columns=joined_columns([chunk.columns for chunk in chunks]))
 
     def digest(self) -> str:
         """Return a fingerprint of the momenta: whether two sets of events are the same."""
@@ -162,22 +315,14 @@ class Events:
 
 
 def one_row(rows: int | slice | NDArray[Any], count: int) -> slice | NDArray[Any]:
-    """Return a place among `count` events as the slice of it; anything else as it is.
-
-    Raises:
-        IndexError: For a place beyond the events.
-
-    Example:
-        >>> one_row(-1, 5)
-        slice(4, 5, None)
-    """
+    """An integer among `count` events as the slice of that event; anything else as it is."""
     if not isinstance(rows, (int, np.integer)) or isinstance(rows, bool):
         return rows  # type: ignore[return-value]
     if not -count <= rows < count:
         msg = f"there is no event {rows} among {count}"
         raise IndexError(msg)
-    place = int(rows) % count
-    return slice(place, place + 1)
+    row = int(rows) % count
+    return slice(row, row + 1)
 
 
 def _as_arrays(events: Events) -> dict[str, Any]:
@@ -188,59 +333,35 @@ def _as_arrays(events: Events) -> dict[str, Any]:
     molecule: Any = events.molecule
     if isinstance(molecule, (str, Path)):
         molecule = Molecule.load(molecule)
-    given = {name: getattr(events, name) for name in ("momenta", "positions", "ids", "sigma")}
-    columns = events.columns
-    if hasattr(given["momenta"], "columns"):  # a DataFrame; pandas need not be imported to ask
-        given, columns = _of_frame(given["momenta"], molecule, given)
-    out: dict[str, Any] = {"molecule": molecule, "columns": columns}
+    given = {name: getattr(events, name) for name in _JOINED}
+    arrays: dict[str, Any] = {"molecule": molecule}
+    if hasattr(events.momenta, "columns"):  # a DataFrame; pandas need not be imported to ask
+        table = Events.from_dataframe(events.momenta, molecule)
+        arrays["columns"] = table.columns
+        given |= {name: getattr(table, name) for name in _JOINED if getattr(table, name) is not None}
     for name, value in given.items():
         if value is None:
             continue
         try:
             dtype = np.int64 if name == "ids" else np.float64
             array = np.require(value, None if isinstance(value, np.ndarray) else dtype, ["W"])
-            out[name] = array if name == "ids" else array.astype(np.float64, copy=False)
+            arrays[name] = array if name == "ids" else array.astype(np.float64, copy=False)
         except (TypeError, ValueError) as error:
             raise DataError(f"{name} are not an array of numbers") from error
-        if name in ("momenta", "positions") and out[name].ndim == 2:
+        if name in ("momenta", "positions") and arrays[name].ndim == 2:
             n = len(molecule)
-            flat = out[name].shape[1] == 3 * n
-            out[name] = out[name].reshape(-1, n, 3) if flat else out[name][None]
-    return out
+            flat = arrays[name].shape[1] == 3 * n
+            arrays[name] = arrays[name].reshape(-1, n, 3) if flat else arrays[name][None]
+    return arrays
 
 
-def _of_frame(
-    frame: pd.DataFrame, molecule: Molecule, given: dict[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return momenta, positions, numbers and noise of a table, and its extra columns."""
-    names = [str(name) for name in frame.columns]
-    momenta, positions = component_names(molecule.labels, "p"), component_names(molecule.labels)
-    wanted = [*momenta, *(positions if set(positions) & set(names) else ())]
-    missing = next((name for name in wanted if names.count(name) != 1), "")
-    if missing:
-        what = f"a table of {molecule.name} has this column once, among {momenta[0]} ... {momenta[-1]}"
-        raise DataError(f"{what}; it has {listed(names)}", column=missing)
-    rest = {str(name): frame[name].to_numpy() for name in frame.columns if str(name) not in wanted}
-    out = given | {"momenta": frame[momenta].to_numpy(), "ids": rest.pop("event", given["ids"])}
-    out["sigma"] = rest.pop("sigma", given["sigma"])
-    if len(wanted) > len(momenta):
-        out["positions"] = frame[positions].to_numpy()
-    return out, rest
-
-
-def _refuse(bad: NDArray, what: str) -> None:
+def _check_none(bad: NDArray, what: str) -> None:
     if bad.any():
-        msg = f"{what} ({int(bad.sum())} of {len(bad)} events)"
-        raise DataError(msg, row=int(np.argmax(bad)) + 1)
+        raise DataError(f"{what} ({int(bad.sum())} of {len(bad)} events)", row=int(np.argmax(bad)) + 1)
 
 
 def events_of(momenta: ArrayLike | Events, molecule: Molecule) -> Events:
-    """Return momenta, hbar / bohr, in any way that `Events` takes them, as events of a molecule.
-
-    Raises:
-        UsageError: For events of another molecule.
-        DataError: For an array that holds no events.
-    """
+    """Momenta, hbar / bohr, in any way that `Events` takes them, as events of a molecule, and of no other."""
     if not isinstance(momenta, Events):
         return Events(molecule, momenta)
     if not momenta.molecule.same_ions(molecule):

@@ -18,7 +18,8 @@ from flowcei.events.extracolumns import (
     exact_numbers,
     name_of_dataset,
 )
-from flowcei.events.foreign.mapped import Arrays, whole_numbers
+from flowcei.events.foreign.assembly import whole_numbers
+from flowcei.events.foreign.table import Arrays
 from flowcei.molecules.molecule import Molecule
 from flowcei.storage.hdf import numbers_of, opened, read_json_attribute, text_attribute, writing
 from flowcei.storage.resumable import PreallocatedFile, preallocate
@@ -35,20 +36,12 @@ _UNITS = {"momenta": MOMENTUM_UNIT, "positions": "bohr"}
 _DATASETS = ("momenta", "positions", "event", "sigma")
 _UNIT_WORDS = ("unit", "units")
 _MOST_ATTRIBUTES = 1000
-_SPOKEN = {"event": "event numbers"}
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 @dataclass(frozen=True)
 class HdfEvents:
-    """What a file of events in HDF5 says of itself.
-
-    Attributes:
-        molecule: Whose ions.
-        origin: How the events came about.
-        count: Their number.
-        names: The datasets that are there.
-    """
+    """What a file of events in HDF5 says of itself; `names` are its datasets."""
 
     molecule: Molecule
     origin: dict[str, Any]
@@ -62,97 +55,66 @@ def is_hdf5(path: Path) -> bool:
         return file.read(len(_SIGNATURE)) == _SIGNATURE
 
 
-def is_native(path: Path) -> bool:
-    """Whether an HDF5 file is laid out as flowcei does it: flowcei's mark, or all that flowcei states.
+def is_native(file: h5py.File) -> bool:
+    """Whether a file is laid out as flowcei does it: flowcei's mark, or all that flowcei states.
 
     `/momenta` alone says neither their unit nor which ions they are of.
-
-    Raises:
-        DataError: For a damaged file.
     """
-    with opened(path) as file:
-        if text_attribute(file, "content").startswith("flowcei"):
-            return True
-        data = file["momenta"] if isinstance(file.get("momenta", getlink=True), h5py.HardLink) else None
-        unit = stated_unit(data) if isinstance(data, h5py.Dataset) else ""
-        return unit == MOMENTUM_UNIT or ("molecule" in file.attrs and bool(unit))
+    if text_attribute(file, "content").startswith("flowcei"):
+        return True
+    data = file["momenta"] if isinstance(file.get("momenta", getlink=True), h5py.HardLink) else None
+    unit = stated_unit(data) if isinstance(data, h5py.Dataset) else ""
+    return unit == MOMENTUM_UNIT or ("molecule" in file.attrs and bool(unit))
 
 
-def look_into(path: Path, molecule: Molecule | None = None) -> HdfEvents:
-    """Check what an HDF5 file says of itself, reading no event.
-
-    Args:
-        path: The file.
-        molecule: Whose ions they must be; what the file says where None.
-
-    Raises:
-        DataError: For a file that lacks momenta or a molecule, or is damaged, or is of
-            another molecule.
-    """
-    with opened(path) as file:
-        if text_attribute(file, "content") == "flowcei samples":
-            raise DataError("holds posterior samples; events are needed here", path=path)
-        own = read_molecule(file, path) or molecule
-        if own is None:
-            raise DataError("does not say which molecule; name it with --molecule", path=path)
-        if molecule is not None and not own.same_ions(molecule):
-            what = f"events of {own.name}, where {molecule.name} is expected: {own.difference(molecule)}"
+def read_header(file: h5py.File, path: Path, molecule: Molecule | None = None) -> HdfEvents:
+    """Check what an HDF5 file says of itself, and that it is of a molecule, reading no event."""
+    if text_attribute(file, "content") == "flowcei samples":
+        raise DataError("holds posterior samples; events are needed here", path=path)
+    own = read_molecule(file, path) or molecule
+    if own is None:
+        raise DataError("does not say which molecule; name it with --molecule", path=path)
+    if molecule is not None and not own.same_ions(molecule):
+        what = f"events of {own.name}, where {molecule.name} is expected: {own.difference(molecule)}"
+        raise DataError(what, path=path)
+    if "momenta" not in file:
+        raise DataError("has no dataset /momenta: not a file of events", path=path)
+    names = [*(name for name in _DATASETS if name in file), *column_datasets(file, path)]
+    data = {name: _dataset(file, name, path) for name in names}
+    if data["momenta"].size == 0:
+        raise DataError("holds no event", path=path)
+    count = data["momenta"].shape[0] if data["momenta"].shape else 0
+    for name, array in data.items():
+        expected = (count, len(own), 3) if name in _UNITS else (count,)
+        if array.shape != expected:
+            called = "event numbers" if name == "event" else name
+            what = f"{called} have shape {array.shape}; expected {expected} for {own.name}"
             raise DataError(what, path=path)
-        if "momenta" not in file:
-            raise DataError("has no dataset /momenta: not a file of events", path=path)
-        data = {name: _dataset(file, name, path) for name in _DATASETS if name in file}
-        data |= {name: _dataset(file, name, path) for name in column_datasets(file, path)}
-        shape = (data["momenta"].shape[:1] or (0,))[0], len(own), 3
-        if data["momenta"].size == 0:
-            raise DataError("holds no event", path=path)
-        for name, array in data.items():
-            expected = shape if name in _UNITS else shape[:1]
-            if array.shape != expected:
-                what = (
-                    f"{_SPOKEN.get(name, name)} have shape {array.shape}; expected {expected} for {own.name}"
-                )
-                raise DataError(what, path=path)
-        for name in filter(is_column, data):
-            problem = column_problem(name_of_dataset(name), own)
-            if problem:
-                raise DataError(f"an extra column {problem}", path=path, column=name_of_dataset(name))
-        origin = read_json_attribute(file, "origin") or {}
-        return HdfEvents(own, origin, shape[0], tuple(data))
+        if is_column(name) and (problem := column_problem(name_of_dataset(name), own)):
+            raise DataError(f"an extra column {problem}", path=path, column=name_of_dataset(name))
+    return HdfEvents(own, read_json_attribute(file, "origin") or {}, count, tuple(data))
 
 
-def hdf_chunks(path: Path, about: HdfEvents, rows: int, faults: Faults | None = None) -> Iterator[Arrays]:
-    """Yield the events of a file that `look_into` has seen, some at a time.
-
-    Args:
-        path: The file.
-        about: What it says of itself.
-        rows: Events of a part.
-        faults: Collects event numbers that are none; the first is raised where None.
-
-    Raises:
-        DataError: For a damaged file, or event numbers that are not whole.
-    """
+def hdf_chunks(path: Path, header: HdfEvents, rows: int, faults: Faults | None = None) -> Iterator[Arrays]:
+    """Yield the events of a file whose header was read, `rows` at a time."""
     with opened(path) as file:
-        for first in range(0, about.count, rows):
-            part = {n: np.asarray(_dataset(file, n, path)[first : first + rows]) for n in about.names}
-            ids = whole_numbers(part.pop("event"), path, first, faults) if "event" in part else None
-            part = {name: exact_numbers(array) for name, array in part.items()}
-            part |= {name: part[name].astype(np.float64) for name in (*_UNITS, "sigma") if name in part}
+        for first in range(0, header.count, rows):
+            chunk = {n: np.asarray(_dataset(file, n, path)[first : first + rows]) for n in header.names}
+            numbers = chunk.pop("event", None)
+            event_id = None if numbers is None else whole_numbers(numbers, path, first, faults)
+            chunk = {name: exact_numbers(array) for name, array in chunk.items()}
+            chunk |= {name: chunk[name].astype(np.float64) for name in (*_UNITS, "sigma") if name in chunk}
             yield Arrays(
-                part["momenta"],
-                part.get("positions"),
-                ids,
-                part.get("sigma"),
-                columns={name_of_dataset(name): part[name] for name in filter(is_column, part)},
+                chunk["momenta"],
+                chunk.get("positions"),
+                event_id,
+                chunk.get("sigma"),
+                columns={name_of_dataset(name): chunk[name] for name in filter(is_column, chunk)},
             )
 
 
 def column_datasets(file: h5py.File, path: Path) -> list[str]:
-    """Return the datasets of extra columns, those of the group `/columns`.
-
-    Raises:
-        DataError: For too many of them, or a group that is none.
-    """
+    """The datasets of extra columns, those of the group `/columns`."""
     if "columns" not in file:
         return []
     group = file["columns"] if isinstance(file.get("columns", getlink=True), h5py.HardLink) else None
@@ -169,16 +131,12 @@ def is_column(name: str) -> bool:
 
 
 def column_arrays(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return extra columns by the names of their datasets."""
+    """Extra columns by the names of their datasets."""
     return {dataset_name(name): values for name, values in columns.items()}
 
 
 def read_array(file: h5py.File, name: str, path: Path) -> np.ndarray:
-    """Read a dataset of numbers that lies in the file itself.
-
-    Raises:
-        DataError: For anything else: no link is followed and no other file is opened.
-    """
+    """Read a dataset of numbers that lies in the file itself; no link is followed to another file."""
     return np.asarray(_dataset(file, name, path)[()])
 
 
@@ -193,32 +151,28 @@ def _dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
 
 
 def stated_unit(data: h5py.Dataset) -> str:
-    """Return what an attribute of a dataset states as its unit, whatever its letters; nothing without one."""
+    """What an attribute of a dataset states as its unit, whatever its letters; "" without one."""
     return _unit_attribute(data, _UNIT_WORDS)
 
 
 def shared_unit(group: h5py.Group) -> str:
-    """Return the unit that a group, or else its file, states of all momenta in it."""
+    """The unit that a group, or else its file, states of all momenta in it."""
     words = {*_UNIT_WORDS, *(f"momentum_{word}" for word in _UNIT_WORDS)}
     return _unit_attribute(group, words) or _unit_attribute(group.file, words)
 
 
-def _unit_attribute(place: h5py.Group | h5py.Dataset, words: Collection[str]) -> str:
-    for name in islice(place.attrs, _MOST_ATTRIBUTES):
+def _unit_attribute(item: h5py.Group | h5py.Dataset, words: Collection[str]) -> str:
+    for name in islice(item.attrs, _MOST_ATTRIBUTES):
         if name.strip().lower() in words:
             try:
-                return text_attribute(place, name).strip()
+                return text_attribute(item, name).strip()
             except DataError:
                 return "a unit that is no text"
     return ""
 
 
 def read_molecule(file: h5py.File, path: Path) -> Molecule | None:
-    """Return the molecule that a file describes, or None where it does not.
-
-    Raises:
-        DataError: For a description that is not sound.
-    """
+    """The molecule that a file describes, or None where it does not."""
     table = read_json_attribute(file, "molecule")
     try:
         return None if table is None else Molecule.from_dict(table)
@@ -227,61 +181,48 @@ def read_molecule(file: h5py.File, path: Path) -> Molecule | None:
 
 
 def hdf_molecule(path: Path) -> Molecule | None:
-    """Return the molecule that an HDF5 file describes, or None where it does not.
-
-    Raises:
-        DataError: For a damaged file, or a description that is not sound.
-    """
+    """The molecule that a file describes, or None where it is not HDF5 or does not."""
+    if not is_hdf5(path):
+        return None
     with opened(path) as file:
         return read_molecule(file, path)
 
 
 def describe(file: h5py.File, molecule: Molecule, origin: dict[str, Any]) -> None:
-    """Write what a file of events says of itself."""
+    """Write what a file of events says of itself, and the units of its datasets."""
     file.attrs["content"] = "flowcei events"
     file.attrs["molecule"] = json.dumps(molecule.to_dict())
     file.attrs["origin"] = json.dumps(origin)
+    for name, unit in (("momenta", MOMENTUM_UNIT), ("sigma", MOMENTUM_UNIT), ("positions", "bohr")):
+        if name in file:
+            file[name].attrs["unit"] = unit
 
 
 def write_hdf(events: Events, target: BinaryIO) -> None:
     """Write events as HDF5 to a new file."""
+    arrays = _arrays(events)
+    if events.ids is None:
+        del arrays["event"]
     with writing(target) as file:
-        describe(file, events.molecule, events.origin)
-        file.create_dataset("momenta", data=events.momenta).attrs["unit"] = MOMENTUM_UNIT
-        if events.positions is not None:
-            file.create_dataset("positions", data=events.positions).attrs["unit"] = "bohr"
-        if events.sigma is not None:
-            file.create_dataset("sigma", data=events.sigma).attrs["unit"] = MOMENTUM_UNIT
-        if events.ids is not None:
-            file.create_dataset("event", data=events.ids)
-        for name, values in column_arrays(events.columns).items():
+        for name, values in arrays.items():
             file.create_dataset(name, data=values)
+        describe(file, events.molecule, events.origin)
 
 
-def write_hdf_parts(source: Callable[[], Iterable[Events]], count: int, target: BinaryIO, path: Path) -> None:
-    """Write events as HDF5, a part at a time.
+def write_hdf_chunks(
+    source: Callable[[], Iterable[Events]], count: int, target: BinaryIO, path: Path
+) -> None:
+    """Write `count` events as HDF5, a chunk at a time.
 
-    Args:
-        source: Yields the events.
-        count: How many there are: room is made for them first, so that a full disk is
-            found before anything is written (HDF5 that grows does not survive one).
-        target: The file, new.
-        path: What it is called, for messages.
+    Room is made for all of them first, so that a full disk is found before anything is written (HDF5 that
+    grows does not survive one). Messages call the file `path`.
     """
-    parts = iter(source())
-    first = next(parts)
-    arrays = _arrays(first)
-    shapes = {name: ((count, *array.shape[1:]), array.dtype) for name, array in arrays.items()}
-
-    def about(file: h5py.File) -> None:
-        describe(file, first.molecule, first.origin)
-        for name in arrays:
-            if name != "event" and not is_column(name):
-                file[name].attrs["unit"] = _UNITS.get(name, MOMENTUM_UNIT)
-
-    preallocate(target, path, shapes, 1, about)
+    chunks = iter(source())
+    first = next(chunks)
+    shapes = {name: ((count, *array.shape[1:]), array.dtype) for name, array in _arrays(first).items()}
+    preallocate(target, path, shapes, 1, lambda file: describe(file, first.molecule, first.origin))
     file, row = PreallocatedFile(target, path, durable=False), 0
-    for events in chain([first], parts):
+    for events in chain([first], chunks):
         file.put(0, row, _arrays(events))
         row += len(events)
 

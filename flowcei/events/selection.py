@@ -1,55 +1,44 @@
-"""Which events of a file are worth a reconstruction, and how many were left out, and why."""
+"""Which events of a file are worth a reconstruction, and how many are left out, and why."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.stats import chi
 
-from flowcei.errors import UsageError
+from flowcei.errors import DataError, UsageError
+from flowcei.events.faults import report_fault
 from flowcei.physics.explosion import kinetic_energy
 from flowcei.units import ELECTRONVOLT
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
-    from flowcei.events.foreign.mapped import Arrays
+    from flowcei.events.faults import Faults
+    from flowcei.events.foreign.table import Arrays
     from flowcei.experiment.detector import Noise
     from flowcei.molecules.molecule import Molecule
 
-INCOMPLETE = "incomplete"
-"""Why an event is left out whose rows are not those of all ions."""
-
-_LOST = "lacking an ion (zeros, blank or NaN), which flowcei cannot yet reconstruct"
-_BROKEN = "with a number that is blank, not finite or too large"
-_STILL = "without kinetic energy"
-_UNASKED = (_LOST, _BROKEN, _STILL, INCOMPLETE)
-_AT_REST = 1e-6  # of the largest momentum: files of six digits round the sum of momenta to this
+_MISSING_ION = "lacking an ion (zeros, blank or NaN), which flowcei cannot yet reconstruct"
+_NOT_FINITE = "with a number that is blank, not finite or too large"
+_AT_REST = "without kinetic energy"
+_INCOMPLETE = "incomplete"  # rows of ions other than those of the molecule
+_UNUSABLE = (_MISSING_ION, _NOT_FINITE, _AT_REST, _INCOMPLETE)
+_ROUNDING = 1e-6  # of the largest momentum: files of six digits round the sum of momenta to this
 _AXES = 3  # the length of a vector of three normal components is chi-distributed with as many
 
 
 def sum_chance(bound: float) -> float:
-    """Return the share of true events whose total momentum exceeds `bound` standard deviations.
-
-    Example:
-        >>> round(1 / sum_chance(4.0))
-        882
-    """
+    """Share of true events whose total momentum exceeds `bound` standard deviations: one in 882 exceeds 4."""
     return float(chi.sf(bound, _AXES))
 
 
 def sum_bound(chance: float) -> float:
-    """Return the bound, in standard deviations, that true events exceed with a chance.
-
-    Raises:
-        UsageError: For a chance that is not between 0 and 1.
-
-    Example:
-        >>> round(sum_bound(1e-4), 2)
-        4.59
-    """
+    """Bound, in standard deviations, that true events exceed with a chance: 4.59 with 1e-4."""
     if not 0.0 < chance < 1.0:
         msg = f"the chance to lose a true event is {chance}; it must be between 0 and 1"
         raise UsageError(msg)
@@ -58,14 +47,18 @@ def sum_bound(chance: float) -> float:
 
 @dataclass(frozen=True)
 class Selection:
-    """Rules for events; one that cannot be used, as `rejected` says, is left out without any.
+    """Rules for events; what cannot be reconstructed is left out without any.
 
     Attributes:
         max_sum: Bound on the total momentum, in standard deviations: a component of the sum of N
             momenta with independent noise sigma has sigma sqrt(N). Of true events `sum_chance(4)`,
             one in 882, exceed 4; a false coincidence or a lost ion exceeds it by far.
-        noise: Of a momentum component, for that bound, where the file has no column for it.
+        noise: Noise of a momentum component, for that bound, where the file has no column for it.
         ker: Least and most kinetic energy release, eV.
+
+    Example:
+        >>> Selection(max_sum=4.0, ker=(5.0, 40.0)).to_dict()
+        {'max_sum': 4.0, 'ker_ev': [5.0, 40.0]}
     """
 
     max_sum: float | None = None
@@ -73,11 +66,7 @@ class Selection:
     ker: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what selects nothing.
-
-        Raises:
-            UsageError: For bounds that no event can be within.
-        """
+        """Refuse bounds that no event can be within."""
         if self.max_sum is not None and not self.max_sum > 0:
             msg = f"the bound on the momentum sum is {self.max_sum}; it must be above 0"
             raise UsageError(msg)
@@ -86,58 +75,49 @@ class Selection:
             raise UsageError(msg)
 
     def rejected(self, arrays: Arrays, molecule: Molecule) -> dict[str, NDArray[np.bool_]]:
-        """Tell for each rule which events (B,) it leaves out; an event is named by the first only.
-
-        Events that lack an ion, hold a number that is blank, not finite or too
-        large, or have no kinetic energy are
-        left out without a rule: none of them can be reconstructed.
-
-        Raises:
-            UsageError: For a bound on the momentum sum of events without a known noise.
-        """
+        """Which events (B,) are left out, by reason; an event is named by the first reason only."""
         p, m = arrays.momenta, molecule.masses
         finite = np.ones(len(p), dtype=bool)
         for array in (p, arrays.positions, arrays.sigma):
             if array is not None and not np.isfinite(array).all():  # at once: by rows it takes far longer
                 finite &= np.isfinite(array).all(axis=tuple(range(1, array.ndim)))
         with np.errstate(invalid="ignore", over="ignore"):
-            spread = p - np.einsum("bni->bi", p)[:, None] / len(molecule)
-            squares = np.einsum("bni,bni->b", spread, spread)
+            relative = p - np.einsum("bni->bi", p)[:, None] / len(molecule)
+            squares = np.einsum("bni,bni->b", relative, relative)
             total = np.linalg.norm(p.sum(axis=1), axis=1)
         finite &= np.isfinite(squares)
-        out = {_LOST: _without_ion(arrays), _BROKEN: ~finite, _STILL: finite & (squares == 0)}
+        reasons = {
+            _MISSING_ION: _without_ion(arrays),
+            _NOT_FINITE: ~finite,
+            _AT_REST: finite & (squares == 0),
+        }
         if self.max_sum is not None:
             sigma = self._sigma(arrays) * np.sqrt(len(molecule))
-            out["momentum sum"] = finite & (total > self.max_sum * sigma)
+            reasons["momentum sum"] = finite & (total > self.max_sum * sigma)
         if self.ker is not None:
             with np.errstate(invalid="ignore", over="ignore"):
                 energy = kinetic_energy(p, m) / ELECTRONVOLT
-            out["KER"] = finite & ~((energy >= self.ker[0]) & (energy <= self.ker[1]))
-        taken = np.zeros(len(p), dtype=bool)
-        for name, rows in out.items():
-            out[name] = rows & ~taken
-            taken |= rows
-        return out
+            reasons["KER"] = finite & ~((energy >= self.ker[0]) & (energy <= self.ker[1]))
+        named = np.zeros(len(p), dtype=bool)
+        for reason, events in reasons.items():
+            reasons[reason] = events & ~named
+            named |= events
+        return reasons
 
     def _sigma(self, arrays: Arrays) -> NDArray[np.float64]:
         if self.noise is not None:
-            good = np.where(np.isfinite(arrays.momenta), arrays.momenta, 0.0)
-            return self.noise.sigma(good)
+            return self.noise.sigma(np.where(np.isfinite(arrays.momenta), arrays.momenta, 0.0))
         if arrays.sigma is not None:
             return arrays.sigma
         msg = "a bound on the momentum sum needs the detector's noise: state it with --noise"
         raise UsageError(msg)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the rules that are set."""
-        table: dict[str, Any] = {}
-        if self.max_sum is not None:
-            table["max_sum"] = self.max_sum
-            if self.noise is not None:
-                table["noise"] = str(self.noise)
-        if self.ker is not None:
-            table["ker_ev"] = list(self.ker)
-        return table
+        """The rules that are set."""
+        noise = None if self.max_sum is None or self.noise is None else str(self.noise)
+        ker = None if self.ker is None else list(self.ker)
+        rules = {"max_sum": self.max_sum, "noise": noise, "ker_ev": ker}
+        return {name: value for name, value in rules.items() if value is not None}
 
 
 def _without_ion(arrays: Arrays) -> NDArray[np.bool_]:
@@ -154,37 +134,31 @@ def _without_ion(arrays: Arrays) -> NDArray[np.bool_]:
     with np.errstate(all="ignore"):
         total = np.abs(np.where(blank[..., None], 0.0, p).sum(axis=1)).max(axis=1)
         size = np.abs(np.where(blank[..., None], 0.0, p)).max(axis=(1, 2))
-        moving = total > _AT_REST * size
+        moving = total > _ROUNDING * size
     return np.asarray(blank.any(axis=1) | (zero.any(axis=1) & moving))
 
 
 @dataclass
 class Tally:
-    """How many events were read, and how many of them were left out, and why.
-
-    Attributes:
-        read: Events of the file so far.
-        rejected: Number by reason.
-        first: Where the first event of a reason is.
-    """
+    """How many events were read, how many of them were left out by reason, and where the first of each is."""
 
     read: int = 0
     rejected: dict[str, int] = field(default_factory=dict)
     first: dict[str, str] = field(default_factory=dict)
 
     def count(self, reason: str, number: int, first: str = "") -> None:
-        """Add events that were left out; `first` says where the first of them is."""
+        """Add events that were left out."""
         if number:
             self.rejected[reason] = self.rejected.get(reason, 0) + number
             self.first.setdefault(reason, first)
 
     @property
     def unasked(self) -> dict[str, int]:
-        """How many events were left out without a rule, by reason: none can be reconstructed."""
-        return {reason: n for reason, n in self.rejected.items() if reason in _UNASKED}
+        """Numbers of events, by reason, that were left out without a rule: none can be reconstructed."""
+        return {reason: n for reason, n in self.rejected.items() if reason in _UNUSABLE}
 
     @property
-    def kept(self) -> int:
+    def accepted(self) -> int:
         """The number of events that were not left out."""
         return self.read - sum(self.rejected.values())
 
@@ -194,12 +168,87 @@ class Tally:
         if not self.rejected:
             return f"{count} read, none left out"
         why = ", ".join(f"{number} {self.in_words(reason)}" for reason, number in self.rejected.items())
-        return f"{count} read, {self.read - self.kept} left out: {why}"
+        return f"{count} read, {self.read - self.accepted} left out: {why}"
 
     def in_words(self, reason: str) -> str:
-        """Return a reason, and where the first event is that was left out for it."""
+        """A reason, and where the first event is that was left out for it."""
         return f"{reason} (first: {self.first[reason]})" if self.first.get(reason) else reason
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the counts."""
-        return {"read": self.read, "kept": self.kept, "rejected": dict(self.rejected)}
+        """The counts."""
+        return {"read": self.read, "kept": self.accepted, "rejected": dict(self.rejected)}
+
+
+class EventFilter:
+    """Leaves out events of one file, chunk after chunk, and counts them."""
+
+    def __init__(
+        self,
+        path: Path,
+        molecule: Molecule,
+        selection: Selection,
+        drift: NDArray[np.float64] | None = None,
+        faults: Faults | None = None,
+    ) -> None:
+        """`drift` (3,), hbar / bohr, is subtracted first, each ion's share by mass."""
+        self.path, self.molecule, self.selection, self.faults = path, molecule, selection, faults
+        self.tally, self.numbered, self._event_ids = Tally(), False, _EventIds()
+        masses = molecule.masses
+        self._drift = None if drift is None else (masses / masses.sum())[:, None] * drift
+
+    def __call__(self, arrays: Arrays) -> Arrays:
+        """Return the events that are not left out, with an event_id: that of the file, or the row from 0."""
+        start, tally, self.numbered = self.tally.read, self.tally, arrays.event_id is not None
+        tally.read += len(arrays) + arrays.incomplete + arrays.elsewhere
+        tally.count(_INCOMPLETE, arrays.incomplete)
+        tally.count("of another channel", arrays.elsewhere)
+        if self._drift is not None:
+            arrays = replace(arrays, momenta=arrays.momenta - self._drift)
+        accepted = np.ones(len(arrays), dtype=bool)
+        for reason, events in self.selection.rejected(arrays, self.molecule).items():
+            if events.any():
+                k = int(events.argmax())
+                where = f"row {start + k + 1}" if arrays.event_id is None else f"event {arrays.event_id[k]}"
+                tally.count(reason, int(events.sum()), where)
+            accepted &= ~events
+        if arrays.sigma is not None and (negative := accepted & (arrays.sigma < 0)).any():
+            what = f"sigma is not a number >= 0 ({int(negative.sum())} of {len(arrays)} events)"
+            error = DataError(what, path=self.path, row=start + int(negative.argmax()) + 1)
+            report_fault(error, "events", self.faults, int(negative.sum()))
+            tally.count("with a negative sigma", int(negative.sum()))
+            accepted &= ~negative
+        event_id = np.arange(start, start + len(arrays)) if arrays.event_id is None else arrays.event_id
+        if arrays.event_id is not None and len(repeated := self._event_ids.repeated(event_id)):
+            what = f"event number {int(repeated[0])} is there twice"
+            error = DataError(what, path=self.path, column="event")
+            report_fault(error, "repeated", self.faults, len(repeated))
+        rows = slice(None) if accepted.all() else accepted  # a view where nothing is left out
+        return replace(
+            arrays,
+            momenta=arrays.momenta[rows],
+            positions=None if arrays.positions is None else arrays.positions[rows],
+            event_id=event_id[rows],
+            sigma=None if arrays.sigma is None else arrays.sigma[rows],
+            columns={name: values[rows] for name, values in arrays.columns.items()},
+        )
+
+
+class _EventIds:
+    """The event numbers of a file so far: of chunks that only count up, the first and the last are enough."""
+
+    def __init__(self) -> None:
+        self._chunks: list[tuple[int, int, NDArray[np.int64] | None]] = []
+
+    def repeated(self, event_id: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Add the numbers of a chunk; return those that came before."""
+        if not len(event_id):
+            return event_id
+        ordered = np.sort(event_id)
+        steps = np.diff(ordered)
+        repeated = ordered[1:][steps == 0]
+        for low, high, numbers in self._chunks:
+            among = ordered[np.searchsorted(ordered, low) : np.searchsorted(ordered, high, "right")]
+            repeated = np.append(repeated, among if numbers is None else among[np.isin(among, numbers)])
+        gapless = bool((steps == 1).all())
+        self._chunks.append((int(ordered[0]), int(ordered[-1]), None if gapless else ordered))
+        return repeated

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -10,31 +11,30 @@ import numpy as np
 
 from flowcei.errors import UsageError
 from flowcei.events.container import Events
+from flowcei.events.hdf import describe
 from flowcei.experiment.detector import Noise
 from flowcei.molecules.molecule import Molecule
-from flowcei.physics.explosion import asymptotic_momenta, centre_of_mass, in_threads
+from flowcei.physics.explosion import asymptotic_momenta, centre_of_mass, in_threads, usable_cores
 from flowcei.physics.priors import GeometryPrior, build_prior
+from flowcei.storage.creation import refuse_existing
+from flowcei.storage.resumable import resumable_file
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
-BLOCK = 8_192
-"""Events that share a random stream: results do not depend on how many are asked."""
+    from flowcei.storage.resumable import Layout
 
+BLOCK = 8_192  # events that share a random stream: results do not depend on how many are asked
 _ACCURACY = 3e-6  # far below any noise; single precision makes twice as many events a second as 1e-6
+_FLOAT = np.dtype("<f8")
 
 
 @dataclass(frozen=True)
 class Simulator:
-    """A source of fresh events: molecule, prior, noise and seed.
-
-    Attributes:
-        molecule: What explodes.
-        prior: Which geometries it has.
-        noise: What the detector adds.
-        seed: Of all randomness.
-        accuracy: Of the momenta: see `asymptotic_momenta`.
-    """
+    """A source of fresh events: molecule, prior, noise, seed, and mean relative error of the momenta."""
 
     molecule: Molecule
     prior: GeometryPrior
@@ -43,20 +43,14 @@ class Simulator:
     accuracy: float = _ACCURACY
 
     def block(self, index: int, n: int, *, stream: int = 0) -> Events:
-        """Return `n` events of an independent random stream.
-
-        Args:
-            index: Number of the block; every block is its own stream.
-            n: Events in it.
-            stream: Another set of blocks, such as one kept for validation.
-        """
+        """`n` events of an independent random stream: every index, and every `stream`, is one."""
         positions, momenta, sigma = self.arrays(index, n, stream=stream)
         return Events(self.molecule, momenta, positions, sigma=sigma, origin=self.origin())
 
     def arrays(
         self, index: int, n: int, *, stream: int = 0, threads: int | None = None
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        """Return positions (n, N, 3), momenta (n, N, 3) and sigma (n,) of a `block`."""
+        """Positions (n, N, 3), momenta (n, N, 3) and sigma (n,) of a `block`."""
         child = np.random.SeedSequence(self.seed, spawn_key=(stream, index))
         geometry_rng, noise_rng = (np.random.default_rng(s) for s in child.spawn(2))
         m, q = self.molecule.masses, self.molecule.charges
@@ -66,17 +60,18 @@ class Simulator:
         momenta, sigma = self.noise.apply(momenta.astype(np.float64, copy=False), noise_rng)
         return positions, momenta, sigma
 
-    def rows(self, index: int, n: int) -> tuple[NDArray[np.float64], ...]:
-        """Return positions, momenta and sigma of block `index` of `n` events.
+    def rows(self, index: int, n: int) -> dict[str, NDArray[np.float64]]:
+        """Positions, momenta and sigma of block `index` of `n` events.
 
-        Whole blocks are drawn and the last is cut, so that a longer run begins the same,
+        Full blocks are drawn and the last is cut, so that a longer run begins the same,
         whoever computes which block.
         """
         rows = block_rows(index, n)
-        return tuple(a[: rows.stop - rows.start] for a in self.arrays(index, BLOCK, threads=1))
+        arrays = (a[: rows.stop - rows.start] for a in self.arrays(index, BLOCK, threads=1))
+        return dict(zip(("positions", "momenta", "sigma"), arrays, strict=True))
 
     def origin(self) -> dict[str, Any]:
-        """Return all that is needed to make the events again."""
+        """All that is needed to make the events again."""
         return {
             "prior": self.prior.spec(),
             "noise": str(self.noise),
@@ -103,7 +98,7 @@ def simulate(
         prior: A name or table of the molecule's, or a prior; its default where None.
         noise: Standard deviation added to each momentum component: ``"1%"`` of the
             event's rms component, ``"0.5"`` hbar / bohr, or a range ``"0.1%..5%"``.
-        seed: Of all randomness; drawn, and kept in `origin`, where None.
+        seed: Seed of all randomness; drawn, and kept in `origin`, where None.
         accuracy: Mean relative error of the momenta: see `asymptotic_momenta`.
 
     Returns:
@@ -119,16 +114,82 @@ def simulate(
         ((3, 3, 3), 7)
     """
     simulator = make_simulator(molecule, n, prior=prior, noise=noise, seed=seed, accuracy=accuracy)
-    mol = simulator.molecule
-    positions, momenta, sigma = (np.empty((n, *shape)) for shape in ((len(mol), 3), (len(mol), 3), ()))
+    shapes = _shapes(simulator.molecule, n)
+    arrays = {name: np.empty(shape) for name, shape in shapes.items()}
 
     def work(index: int) -> None:
-        rows = block_rows(index, n)
-        for whole, part in zip((positions, momenta, sigma), simulator.rows(index, n), strict=True):
-            whole[rows] = part
+        for name, values in simulator.rows(index, n).items():
+            arrays[name][block_rows(index, n)] = values
 
     in_threads(work, range(block_count(n)), None)
-    return Events(mol, momenta, positions, sigma=sigma, origin=simulator.origin())
+    return Events(simulator.molecule, **arrays, origin=simulator.origin())
+
+
+def simulate_to_file(
+    simulator: Simulator,
+    n: int,
+    path: Path,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    threads: int | None = None,
+    on_block: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Write `n` events to an HDF5 file, the same as `simulate` returns: in little memory, and resumable.
+
+    Until all is there, the file is called `path` + `.partial`. The result does not depend on the number of
+    threads. `on_block` is called with the number of events of each block, also of those that an earlier
+    run has written.
+    """
+    refuse_existing(path, overwrite=overwrite)
+
+    def layout() -> Layout:
+        shapes = {name: (shape, _FLOAT) for name, shape in _shapes(simulator.molecule, n).items()}
+        return shapes, lambda file: describe(file, simulator.molecule, simulator.origin())
+
+    request = {"events": n, "block": BLOCK, **simulator.origin(), "molecule": simulator.molecule.to_dict()}
+    # Not durable: to wait for the disk after every block would halve the rate.
+    how = {"overwrite": overwrite, "resume": resume, "durable": False}
+    with resumable_file(path, request, layout, **how) as file:
+
+        def work(index: int) -> int:
+            rows = block_rows(index, n)
+            file.put(index, rows.start, simulator.rows(index, n))
+            return rows.stop - rows.start
+
+        done = file.done.copy()
+        pool = ThreadPoolExecutor(threads or usable_cores())
+        try:
+            for index in np.flatnonzero(done).tolist():
+                rows = block_rows(index, n)
+                on_block(rows.stop - rows.start)
+            for count in pool.map(work, np.flatnonzero(~done).tolist()):
+                on_block(count)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _shapes(molecule: Molecule, n: int) -> dict[str, tuple[int, ...]]:
+    vectors = (n, len(molecule), 3)
+    return {"positions": vectors, "sigma": (n,), "momenta": vectors}
+
+
+def explode(
+    positions: NDArray[np.float64],
+    molecule: Molecule,
+    *,
+    noise: str = "0%",
+    seed: int | None = None,
+    accuracy: float = 1e-8,
+) -> Events:
+    """Explode geometries (G, N, 3), bohr: an event of each, in their order, centres of mass at 0."""
+    seed = fresh_seed() if seed is None else seed
+    x = positions - centre_of_mass(positions, molecule.masses)
+    exact = asymptotic_momenta(x, molecule.masses, molecule.charges, accuracy=accuracy)
+    rng = np.random.default_rng(np.random.SeedSequence(seed))
+    momenta, sigma = Noise.parse(noise).apply(np.asarray(exact, np.float64), rng)
+    origin = {"noise": noise, "seed": seed, "accuracy": accuracy}
+    return Events(molecule, momenta, x, sigma=sigma, origin=origin)
 
 
 def make_simulator(
@@ -140,31 +201,22 @@ def make_simulator(
     seed: int | None = None,
     accuracy: float = _ACCURACY,
 ) -> Simulator:
-    """Return the source of the events that `simulate` returns.
-
-    Raises:
-        UsageError: As of `simulate`.
-    """
+    """The source of the events that `simulate` returns."""
     if n < 1:
         msg = f"the number of events is {n}; it must be 1 or more"
         raise UsageError(msg)
     mol = molecule if isinstance(molecule, Molecule) else Molecule.load(molecule)
-    return Simulator(
-        mol,
-        prior if isinstance(prior, GeometryPrior) else build_prior(mol, prior),
-        Noise.parse(noise),
-        fresh_seed() if seed is None else seed,
-        accuracy,
-    )
+    prior = prior if isinstance(prior, GeometryPrior) else build_prior(mol, prior)
+    return Simulator(mol, prior, Noise.parse(noise), fresh_seed() if seed is None else seed, accuracy)
 
 
 def block_count(n: int) -> int:
-    """Return the number of blocks that `n` events fill."""
+    """The number of blocks that `n` events fill."""
     return -(-n // BLOCK)
 
 
 def block_rows(index: int, n: int) -> slice:
-    """Return the rows of `n` events that a block fills."""
+    """The rows of `n` events that a block fills."""
     return slice(index * BLOCK, min((index + 1) * BLOCK, n))
 
 

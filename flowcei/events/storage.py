@@ -3,36 +3,27 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from flowcei.errors import UsageError
-from flowcei.events.hdf import write_hdf, write_hdf_parts
+from flowcei.events.hdf import write_hdf, write_hdf_chunks
 from flowcei.events.source import open_events
-from flowcei.events.text import write_csv
 from flowcei.molecules.molecule import Molecule
 from flowcei.storage.creation import as_text, atomic_write
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import TextIO
 
     from flowcei.events.container import Events
     from flowcei.events.foreign.interpretation import Reading
     from flowcei.events.source import EventSource
 
 
-def _write_csv(events: Events, file: BinaryIO) -> None:
-    with as_text(file) as text:
-        write_csv(events, text)
-
-
-_WRITERS = {".csv": _write_csv, ".h5": write_hdf, ".hdf5": write_hdf}
-
-
 def read_events(
-    path: str | Path,
-    molecule: Molecule | str | None = None,
-    reading: Reading | None = None,
+    path: str | Path, molecule: Molecule | str | None = None, reading: Reading | None = None
 ) -> Events:
     """Read all events of a file: text, HDF5, .npy, Parquet, ROOT or XYZ; its content decides which.
 
@@ -57,8 +48,9 @@ def read_events(
         >>> len(read_events(path))
         4
     """
-    known = Molecule.load(molecule) if isinstance(molecule, str) else molecule
-    source = open_events(Path(path), known, reading)
+    source = open_events(
+        Path(path), Molecule.load(molecule) if isinstance(molecule, str) else molecule, reading
+    )
     events = source.read()
     if source.tally.unasked:
         warnings.warn(f"{path}: {source.tally}", stacklevel=2)
@@ -80,46 +72,49 @@ def write_events(events: Events, path: str | Path, *, overwrite: bool = False) -
         >>> import tempfile, flowcei
         >>> write_events(flowcei.simulate("ocs", 4, seed=1), Path(tempfile.mkdtemp()) / "e.h5")
     """
-    place = Path(path)
-    writer = events_writer(place)
-    with atomic_write(place, overwrite=overwrite) as file:
+    writer = events_writer(Path(path))
+    with atomic_write(Path(path), overwrite=overwrite) as file:
         writer(events, file)
 
 
-def write_event_chunks(source: EventSource, path: str | Path, *, overwrite: bool = False) -> None:
-    """Write the events of a source a part at a time, as `write_events` would write them at once.
+def write_event_chunks(source: EventSource, path: Path, *, overwrite: bool = False) -> None:
+    """Write the events of a source a chunk at a time, as `write_events` would write them at once.
 
-    The file also keeps how the source was read, and what was left out of it and why.
-
-    Args:
-        source: Where they come from.
-        path: `.csv` or `.h5`.
-        overwrite: Whether an existing file may be replaced.
-
-    Raises:
-        UsageError: As `write_events`.
-        DataError: For what cannot be read; nothing is written then.
+    HDF5 also keeps how the source was read, and what was left out of it and why.
     """
-    place = Path(path)
-    writer = events_writer(place)
-    with atomic_write(place, overwrite=overwrite) as file:
-        if writer is _write_csv:
-            with as_text(file) as text:
-                for k, events in enumerate(source.chunks()):
-                    write_csv(events, text, header=k == 0)
-        else:
+    writer = events_writer(path)
+    with atomic_write(path, overwrite=overwrite) as file:
+        if writer is write_hdf:
             for _ in source.chunks():  # to know how many are left
                 pass
             source.keep_tally()
-            write_hdf_parts(source.chunks, source.tally.kept, file, place)
+            write_hdf_chunks(source.chunks, source.tally.accepted, file, path)
+        else:
+            with as_text(file) as text:
+                for k, events in enumerate(source.chunks()):
+                    _to_csv(events, text, header=k == 0)
+
+
+def write_csv(events: Events, file: TextIO) -> None:
+    """Write events as CSV; numbers read back exactly. Without noise there is no column of it."""
+    silent = events.sigma is not None and not events.sigma.any()
+    _to_csv(replace(events, sigma=None) if silent else events, file)
+
+
+def _to_csv(events: Events, file: TextIO, *, header: bool = True) -> None:
+    events.to_dataframe().to_csv(file, index=False, header=header, na_rep="nan")
+
+
+def _write_csv(events: Events, file: BinaryIO) -> None:
+    with as_text(file) as text:
+        write_csv(events, text)
+
+
+_WRITERS = {".csv": _write_csv, ".h5": write_hdf, ".hdf5": write_hdf}
 
 
 def events_writer(path: Path) -> Callable[[Events, BinaryIO], None]:
-    """Return the function that writes events to an open file, for this ending.
-
-    Raises:
-        UsageError: For an ending that is not known.
-    """
+    """The function that writes events to an open file with this ending; UsageError for others."""
     if path.suffix.lower() not in _WRITERS:
         msg = f"{path}: events are written as {' or '.join(_WRITERS)}; give -o such an ending"
         raise UsageError(msg)

@@ -178,10 +178,10 @@ def subtract_drift(source: EventSource, text: str = "auto") -> None:
 
     def look() -> NDArray[np.float64]:
         # The gate on the momentum sum is about the drift, so it cannot come first; the others can.
-        return source.first(max_sum=None, noise=None).momenta
+        return source.first(replace(source.selection, max_sum=None, noise=None)).momenta
 
     drift, words = _settled(text, source.molecule, look)
-    source.said += (words,) if words else ()
+    source.conclusions += (words,) if words else ()
     if drift is not None:
         source.drift = drift.momentum
         source.origin["drift"] = drift.to_dict()

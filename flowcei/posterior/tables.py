@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from flowcei.events.extracolumns import add_columns
-from flowcei.events.text import columns
+from flowcei.events.extracolumns import component_names as columns
 from flowcei.experiment.likelihood import nonfinite_allowed
 from flowcei.posterior.covariance import correlated
 from flowcei.posterior.labels import label_by_geometry, relabel

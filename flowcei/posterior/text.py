@@ -10,7 +10,7 @@ import pandas as pd
 
 from flowcei.errors import UsageError
 from flowcei.events.extracolumns import add_columns
-from flowcei.events.text import columns
+from flowcei.events.extracolumns import component_names as columns
 from flowcei.posterior.flags import FLAGS, in_words
 from flowcei.storage.cells import write_table
 

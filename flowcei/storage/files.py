@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+from contextlib import nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from flowcei.errors import DataError, UsageError
 
@@ -54,7 +55,7 @@ def check_readable(path: Path) -> None:
         raise DataError("no permission to read the file", path=path)
 
 
-def check_end(path: Path, remedy: str) -> None:
+def check_end(path: Path, remedy: str, file: BinaryIO | None = None) -> None:
     """Refuse a file whose last line has no end: a number that is cut reads as a shorter one.
 
     Args:
@@ -64,7 +65,7 @@ def check_end(path: Path, remedy: str) -> None:
     Raises:
         DataError: Naming that line.
     """
-    with path.open("rb") as file:
+    with path.open("rb") if file is None else nullcontext(file) as file:  # noqa: PLR1704
         file.seek(max(0, path.stat().st_size - _MAX_LINE))
         lines = file.read().replace(b"\r", b"\n").rsplit(b"\n", 1)
         if len(lines) == 1 or not lines[1].strip():  # a header alone holds no number

@@ -167,8 +167,8 @@ def study_events(
         msg = f"the number of events is {count}; it must be 1 or more"
         raise UsageError(msg)
     blocks = [simulator.rows(index, count) for index in range(block_count(count))]
-    positions, momenta, sigma = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
-    return Events(simulator.molecule, momenta, positions, sigma=sigma, origin=simulator.origin())
+    arrays = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+    return Events(simulator.molecule, **arrays, origin=simulator.origin())
 
 
 def republished(

@@ -542,7 +542,7 @@ def test_leading_columns_of_row_numbers(lines: list[str], monkeypatch: Any, caps
 def test_other_faults_of_files(lines: list[str]) -> None:
     """Doubled and missing columns, ions at rest, negative sigma, doubled event numbers."""
     doubled = [f"{line},{line.split(',')[0]}" for line in lines]
-    assert "there twice: cx" in _found(examine_file(_write(doubled)).findings)["columns"].what
+    assert "duplicate column: cx" in _found(examine_file(_write(doubled)).findings)["columns"].what
     partial = [",".join(line.split(",")[1:]) for line in lines]
     report = examine_file(_write(partial))
     assert "missing: cx" in _found(report.findings)["columns"].what

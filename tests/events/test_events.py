@@ -17,9 +17,9 @@ from hypothesis.extra.numpy import arrays
 from flowcei.errors import DataError, UsageError
 from flowcei.events import simulation
 from flowcei.events.container import Events
+from flowcei.events.extracolumns import component_names as columns
 from flowcei.events.simulation import simulate
 from flowcei.events.storage import read_events, write_events
-from flowcei.events.text import columns
 from flowcei.experiment.detector import rms_component
 from flowcei.molecules.molecule import Molecule
 
@@ -160,7 +160,12 @@ def test_a_missing_column_is_named(tmp_path: Path, lines: list[str], drop: int) 
 
 def test_double_and_unknown_columns_are_named(tmp_path: Path, lines: list[str]) -> None:
     """`pcx` twice, once with blanks around it; nearly a name of flowcei; no name at all."""
-    for name, word in (("pcx", "twice"), (" pcx ", "twice"), ("Sigma", "unknown"), ("PCX", "unknown")):
+    for name, word in (
+        ("pcx", "duplicate"),
+        (" pcx ", "duplicate"),
+        ("Sigma", "unknown"),
+        ("PCX", "unknown"),
+    ):
         text = [f"{line},{name if k == 0 else 1}" for k, line in enumerate(lines)]
         _refused(tmp_path, text, f"column '{name.strip()}'", word)
     _refused(tmp_path, [line + "," for line in lines], "unknown column")

@@ -115,9 +115,9 @@ def test_a_file_of_another_program_brings_its_columns(tmp_path: Path, ending: st
     assert set(found.columns) == {"delay_fs", "shot"}
     np.testing.assert_array_equal(found.columns["delay_fs"], DELAY)
     np.testing.assert_array_equal(found.columns["shot"], np.arange(B) // 2)
-    assert "extra columns carried along: delay_fs, shot" in " ".join(source.notes)
+    assert "extra columns carried along: delay_fs, shot" in " ".join(source.column_notes)
     if ending in ("csv", "dat", "parquet"):
-        assert "columns not read: comment" in source.notes
+        assert "columns not read: comment" in source.column_notes
 
 
 def test_rows_of_ions_bring_what_is_the_same_for_all_of_an_event(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_rows_of_ions_bring_what_is_the_same_for_all_of_an_event(tmp_path: Path)
     source = open_events(tmp_path / "e.csv")
     assert source.read().columns.keys() == {"delay"}
     np.testing.assert_array_equal(source.read().columns["delay"], DELAY)
-    assert "columns not read: tof" in source.notes
+    assert "columns not read: tof" in source.column_notes
     table.loc[20, "delay"] = 1.0
     table.to_csv(tmp_path / "e.csv", index=False)
     assert not open_events(tmp_path / "e.csv").read().columns
@@ -177,7 +177,7 @@ def test_a_mapping_names_them_and_too_many_are_left_behind(tmp_path: Path) -> No
     plain = {"momenta": {"unit": "hbar/bohr", "ions": ions}}
     source = open_events(path, reading=Reading(mapping=Mapping.from_dict(plain)))
     assert not source.read().columns
-    assert any("none of 101 further columns" in line for line in source.notes)
+    assert any("none of 101 further columns" in line for line in source.column_notes)
     source = open_events(path, reading=Reading(mapping=Mapping.from_dict(plain | {"columns": ["w7"]})))
     assert {name: set(values) for name, values in source.read().columns.items()} == {"w7": {7.0}}
     with pytest.raises(DataError, match="column 'w200'"):
@@ -192,7 +192,7 @@ def test_whole_numbers_beyond_floats_are_exact_or_not_there(tmp_path: Path) -> N
     flowcei.write_events(events, tmp_path / "e.csv")
     source = open_events(tmp_path / "e.csv")
     assert not source.read().columns
-    assert "columns not read: stamp" in source.notes
+    assert "columns not read: stamp" in source.column_notes
 
 
 @pytest.mark.parametrize(

@@ -17,12 +17,11 @@ from hypothesis import strategies as st
 from flowcei.check.examination import examine_file
 from flowcei.errors import FlowceiError
 from flowcei.events.container import Events
+from flowcei.events.extracolumns import component_names as columns
 from flowcei.events.foreign.interpretation import Reading, guessed
 from flowcei.events.foreign.mapping import Mapping, read_mapping
-from flowcei.events.hdf import look_into
 from flowcei.events.selection import Selection
 from flowcei.events.source import open_events
-from flowcei.events.text import columns
 from flowcei.molecules.molecule import Molecule
 
 OCS = Molecule.load("ocs")
@@ -217,7 +216,7 @@ def test_any_table_of_a_molecule_is_taken_or_refused(tmp_path: Path, table: Any)
     try:
         with corpus_hdf.hdf(tmp_path / "e.h5", molecule=json.dumps(table)):
             pass
-        look_into(tmp_path / "e.h5")
+        open_events(tmp_path / "e.h5")
     except FlowceiError:
         pass
 

@@ -17,9 +17,9 @@ from shell import Shell
 import flowcei
 from flowcei.cli import reading
 from flowcei.errors import DataError, UsageError
-from flowcei.events.foreign.interpretation import Reading, guessed
+from flowcei.events.foreign.interpretation import Reading, guessed, open_table
 from flowcei.events.foreign.mapping import Mapping, read_mapping
-from flowcei.events.foreign.tables import FORMATS, open_table
+from flowcei.events.foreign.openedfile import FORMATS, OpenedFile
 from flowcei.events.selection import Selection
 from flowcei.events.source import open_events
 from flowcei.events.storage import read_events
@@ -83,7 +83,7 @@ def test_a_file_of_another_program_is_read(
     _close(found.momenta, expected.momenta, relative)
     if name.startswith(("indexed", "study")):
         _close(found.positions, expected.positions, relative)
-    text = " ".join((*source.said, *source.stated, *source.notes))
+    text = " ".join((*source.conclusions, *source.statements, *source.column_notes))
     for word in said:
         assert word in text or word == "in this order"
     assert (text == "") == (not said)
@@ -200,7 +200,7 @@ def test_units_are_told_from_the_energy(tmp_path: Path, molecule: str, unit: str
         order = " ".join(events.molecule.labels)
         source = open_events(tmp_path / "p.npy", events.molecule, Reading(columns=order))
         _close(source.read().momenta, events.momenta, 1e-12)
-        assert f"in {unit}" in " ".join(source.said)
+        assert f"in {unit}" in " ".join(source.conclusions)
 
 
 def test_a_unit_that_cannot_be_told_is_asked_for(tmp_path: Path) -> None:
@@ -322,7 +322,7 @@ def test_selection_counts_what_it_leaves_out(tmp_path: Path) -> None:
 def test_the_gate_keeps_what_statistics_says() -> None:
     """Of true events, a gate at 3 sigma keeps 97.1 %: chi with three degrees of freedom."""
     events = flowcei.simulate("ocs", 20_000, noise="2%", seed=5)
-    from flowcei.events.foreign.mapped import Arrays
+    from flowcei.events.foreign.table import Arrays
 
     arrays = Arrays(events.momenta, None, None, events.sigma)
     out = Selection(max_sum=3.0).rejected(arrays, events.molecule)["momentum sum"].mean()
@@ -403,7 +403,7 @@ def test_the_unit_of_positions_in_xyz_is_told(tmp_path: Path, unit: str, comment
     found = source.read()
     np.testing.assert_allclose(found.positions, events.positions, rtol=1e-6)
     np.testing.assert_allclose(found.momenta, events.momenta, rtol=1e-6)
-    told = any("positions taken to be in bohr" in line for line in source.said)
+    told = any("positions taken to be in bohr" in line for line in source.conclusions)
     assert told == (unit == "bohr" and not comment)
 
 
@@ -464,7 +464,10 @@ def test_formats_are_found_by_content_and_can_be_forced(tmp_path: Path) -> None:
         mapping = Mapping.from_dict(
             {"tree": "coincidences", "momenta": {"unit": "au", "ions": {"c": ["a", "b", "c"]}}}
         )
-        assert type(open_table(DATA / name, None, mapping if kind == "HdfTable" else None)).__name__ == kind
+        assert (
+            type(open_table(OpenedFile(DATA / name), mapping if kind == "HdfTable" else None)).__name__
+            == kind
+        )
 
 
 def test_geometries_of_another_program_are_exploded(shell: Shell, tmp_path: Path) -> None:
@@ -580,7 +583,7 @@ def test_ions_that_are_not_understood_are_asked_for(shell: Shell, tmp_path: Path
             Path("ions.toml").write_text(
                 text.replace('event = "?"', 'event = "shot"').replace('"?"', f'"{column}"')
             )
-            found = read_events(path, "ocs", Reading(mapping=read_mapping("ions.toml")))
+            found = read_events(path, "ocs", Reading(mapping=read_mapping(Path("ions.toml"))))
             np.testing.assert_array_equal(found.momenta[0], momenta)
     # Numbers, in an order that is stated.
     path.write_text("shot,ion,px,py,pz\n1,3,-140.5,-20.1,15.1\n1,1,-60.2,5.0,10.0\n1,2,200.7,15.1,-25.1\n")

@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 
 from flowcei.errors import DataError, StoppedError, UsageError
-from flowcei.events.simulation import BLOCK, Simulator, make_simulator, simulate
+from flowcei.events.simulation import BLOCK, Simulator, make_simulator, simulate, simulate_to_file
 from flowcei.events.storage import read_events
-from flowcei.events.streaming import simulate_to_file
 from flowcei.storage.resumable import partial_path, unfinished_seed
 
 N = 3 * BLOCK + 100

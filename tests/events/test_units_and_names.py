@@ -23,12 +23,11 @@ from shell import Shell
 import flowcei
 from flowcei.check.examination import examine_file
 from flowcei.errors import DataError
-from flowcei.events.foreign.columnnames import named_components
 from flowcei.events.foreign.interpretation import Reading, guessed
 from flowcei.events.foreign.mapping import Mapping
+from flowcei.events.foreign.names import named_components
 from flowcei.events.source import open_events
-from flowcei.events.storage import read_events
-from flowcei.events.text import write_csv
+from flowcei.events.storage import read_events, write_csv
 from flowcei.units import ANGSTROM, MOMENTUM_UNITS
 
 if TYPE_CHECKING:
@@ -69,8 +68,8 @@ def test_a_unit_in_an_attribute_is_read(tmp_path: Path, name: str, place: str, w
     _hdf(tmp_path / "e.h5", U, **{place: (name, word)})
     source = open_events(tmp_path / "e.h5")
     np.testing.assert_allclose(source.read().momenta, P, rtol=1e-8)
-    assert "taken to be" not in " ".join(source.said)
-    assert "c o s; --columns states another" in " ".join(source.said)
+    assert "taken to be" not in " ".join(source.conclusions)
+    assert "c o s; --columns states another" in " ".join(source.conclusions)
 
 
 def test_without_an_attribute_the_unit_is_told_from_the_energy_and_said(tmp_path: Path) -> None:
@@ -79,7 +78,7 @@ def test_without_an_attribute_the_unit_is_told_from_the_energy_and_said(tmp_path
         _hdf(tmp_path / "e.h5", P * factor)
         source = open_events(tmp_path / "e.h5")
         np.testing.assert_allclose(source.read().momenta, P, rtol=1e-8)
-        assert f"momenta taken to be in {unit}" in " ".join(source.said)
+        assert f"momenta taken to be in {unit}" in " ".join(source.conclusions)
     _hdf(tmp_path / "e.h5", P * 1e9)
     with pytest.raises(DataError, match="--unit"):
         read_events(tmp_path / "e.h5")
@@ -103,8 +102,8 @@ def test_positions_and_more_stand_beside_foreign_momenta(tmp_path: Path) -> None
         np.testing.assert_allclose(found.positions, EVENTS.positions, rtol=1e-8)
         assert found.numbers[0] == 5
         assert (found.columns["delay"] == np.arange(B) * 2.0).all()
-        assert "columns not read: axis" in source.notes
-        assert ("positions taken to be" in " ".join(source.said)) == (not unit)
+        assert "columns not read: axis" in source.column_notes
+        assert ("positions taken to be" in " ".join(source.conclusions)) == (not unit)
 
 
 def _records() -> np.ndarray:

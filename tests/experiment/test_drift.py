@@ -169,7 +169,7 @@ def test_only_what_a_beam_can_do_is_subtracted(tmp_path: Path) -> None:
     flowcei.write_events(_drifting(500, (1000.0, 0.0, 0.0)), path)
     source = open_events(path, None, Reading())
     subtract_drift(source, "auto")
-    assert "not subtracted" in source.said[-1]
+    assert "not subtracted" in source.conclusions[-1]
     assert abs(source.read().momenta.sum(axis=1)[:, 0].mean() - 1000.0) < 1.0
 
 

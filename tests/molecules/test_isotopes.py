@@ -11,7 +11,7 @@ from shell import Shell
 import flowcei
 from flowcei.errors import DataError, UsageError
 from flowcei.events.container import events_of
-from flowcei.events.geometries import read_geometries
+from flowcei.events.foreign.structures import read_geometries
 from flowcei.events.storage import read_events, write_events
 from flowcei.experiment.likelihood import Likelihood
 from flowcei.molecules.isotopes import average_mass_warnings, isotope_masses

@@ -20,8 +20,7 @@ from shell import Shell
 
 import flowcei
 from flowcei.errors import DataError, FlowceiError, StoppedError, UsageError
-from flowcei.events.simulation import make_simulator
-from flowcei.events.streaming import simulate_to_file
+from flowcei.events.simulation import make_simulator, simulate_to_file
 from flowcei.storage.creation import (
     append_to,
     atomic_text,

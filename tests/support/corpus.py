@@ -196,8 +196,10 @@ hostile("cut-in-a-row", "e.csv", "row 6: 5 fields", report=True)(
 hostile("blank-header", "e.csv", "blank")(lambda _: b"\n" + text().encode())
 hostile("header-of-separators", "e.csv", "blank")(lambda _: b",,,,\n1,2,3,4,5\n")
 hostile("only-newlines", "e.csv", "blank")(lambda _: b"\n" * 1000)
-hostile("duplicate-header", "e.csv", "twice", report=True)(lambda _: text().replace("event", "pcx").encode())
-hostile("duplicate-unused-columns", "e.csv", "twice", report=True)(
+hostile("duplicate-header", "e.csv", "duplicate", report=True)(
+    lambda _: text().replace("event", "pcx").encode()
+)
+hostile("duplicate-unused-columns", "e.csv", "duplicate", report=True)(
     lambda _: "".join(f"{line},{'aa'[: 1 + k]},a\n" for k, line in enumerate(text().split())).encode()
 )
 hostile("utf-16-le", "e.csv", "UTF-16")(lambda _: text().encode("utf-16"))

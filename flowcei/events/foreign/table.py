@@ -1,9 +1,10 @@
-"""What every reader of other programs' files is: a table of named columns, read a part at a time."""
+"""The interface of readers of other programs' files: named columns in, arrays of events out."""
 
 from __future__ import annotations
 
 import math
 from copy import copy
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -21,94 +22,84 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-DOUBLED = "the column is there twice; keep one"
-MAX_COLUMNS = 10_000
-"""Columns of a table, at the most."""
+    Field = tuple[tuple[str, ...], int]
 
-_MOST_CELLS = 1 << 23  # of a part: a wide table takes no more memory than a long one
+DUPLICATE = "duplicate column; keep one"
+LOOK = 10_000  # rows that types and units of columns are inferred from
+MAX_COLUMNS = 10_000
+_MOST_CELLS = 1 << 23  # of a chunk: a wide table takes no more memory than a long one
 _DEEPEST = 3  # fields within fields
 
 
-class Table:
-    """Columns of numbers in a file; a reader fills in `_parts`.
+@dataclass(frozen=True, eq=False)
+class Arrays:
+    """Events of a chunk, not checked yet: momenta and positions (B, N, 3), event_id and sigma (B,).
 
-    Attributes:
-        path: The file.
-        names: The columns, in the order of the file.
-        rows: Their number, where the file says it.
-        titled: Whether somebody named the columns; else ``NAME#k`` is one of many numbers.
-        units: What the file states as units of columns.
-        shared_unit: What the file states as the unit of all momenta.
-        symbols: Chemical symbols in the order of the ions, where the file states them.
-        unread: Datasets that are not columns of this table.
-        faults: Collects rows that are left out as they cannot be read; the first is raised where None.
+    `incomplete` and `elsewhere` count events that are not among them: with other ions than the molecule,
+    and of another channel. `columns` are extra ones, (B,) each.
     """
 
-    titled = False
-    units: Mapping[str, str] = MappingProxyType({})
-    shared_unit = ""
-    symbols: tuple[str, ...] = ()
-    unread: tuple[str, ...] = ()
-    faults: Faults | None = None
+    momenta: NDArray[np.float64]
+    positions: NDArray[np.float64] | None = None
+    event_id: NDArray[np.int64] | None = None
+    sigma: NDArray[np.float64] | None = None
+    incomplete: int = 0
+    elsewhere: int = 0
+    columns: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """Return the number of events."""
+        return len(self.momenta)
+
+
+class Table:
+    """Columns of numbers in a file; a reader fills in `_chunks` and, where the file states them, the rest."""
+
+    titled = False  # whether somebody named the columns; else NAME#k is one of many numbers
+    units: Mapping[str, str] = MappingProxyType({})  # of columns
+    shared_unit = ""  # of all momenta
+    symbols: tuple[str, ...] = ()  # in the order of the ions
+    unread: tuple[str, ...] = ()  # datasets that are not columns of this table
+    faults: Faults | None = None  # collects rows that cannot be read
 
     def __init__(self, path: Path, names: Sequence[str], rows: int | None = None) -> None:
-        """Refuse columns that are too many, or there twice.
-
-        Raises:
-            DataError: Saying which.
-        """
+        """`rows` is None where only reading tells."""
         if len(names) > MAX_COLUMNS:
             raise DataError(f"has more than {MAX_COLUMNS} columns; {MAX_COLUMNS} at the most", path=path)
         if len(set(names)) < len(names):
             name = next(name for k, name in enumerate(names) if name in names[:k])
-            raise DataError(DOUBLED, path=path, column=name)
+            raise DataError(DUPLICATE, path=path, column=name)
         self.path, self.names, self.rows = path, tuple(names), rows
 
     def preview(self) -> Table:
-        """Return the table to be looked at before it is read: it is the reading that collects faults."""
+        """The table to be looked at before it is read: only the reading collects faults."""
         table = copy(self)
         table.faults = None if self.faults is None else Faults()
         return table
 
     def numeric(self, names: Sequence[str]) -> list[str]:
-        """Return which of some columns hold one number in each row."""
+        """Those columns that hold one number in each row."""
         return list(names)
 
     def chunks(
         self, used: Collection[str], text: Collection[str] = (), *, rows: int
     ) -> Iterator[pd.DataFrame]:
-        """Yield the rows, some at a time; numbers may be blank or not finite.
-
-        Args:
-            used: Columns that are needed; their cells must be numbers.
-            text: Those of them whose cells may be text.
-            rows: Of a part, at the most.
-
-        Raises:
-            DataError: Naming row and column of the first cell that is not right.
-        """
+        """At most `rows` rows at a time, blank or not finite numbers included; cells of `text` need be none."""
         if self.rows is not None:
             check_held(self.path, self.rows * len(used), "the table")
         most = max(1, _MOST_CELLS // max(1, len(self.names)))
-        yield from self._parts(list(dict.fromkeys(used)), text, min(rows, most))
+        yield from self._chunks(list(dict.fromkeys(used)), text, min(rows, most))
 
-    def _parts(self, used: list[str], text: Collection[str], rows: int) -> Iterator[pd.DataFrame]:
-        """Yield parts with at least the columns that are used."""
+    def _chunks(self, used: list[str], text: Collection[str], rows: int) -> Iterator[pd.DataFrame]:
+        """Yield chunks with at least the columns that are used."""
         raise NotImplementedError
 
 
 def flat_columns(dtype: np.dtype, shape: tuple[int, ...]) -> Iterator[tuple[str, tuple[str, ...], int]]:
-    """Yield the columns of numbers of an array: name, path of fields, place among the numbers of a row.
+    """Columns of numbers of an array: name, path of fields, index among the numbers of a row.
 
     Elements without fields are ``#1``, ``#2``, ... where a row has several. A field ``x`` of a table
     is ``x``; of an array of N ions a row it is ``x1``, ``x2``, ...; a field of k numbers is ``x#1``, ...
-
-    Example:
-        >>> table = np.dtype([("c", [("px", "f8"), ("py", "f8")]), ("delay", "f4")])
-        >>> [name for name, _, _ in flat_columns(table, (9,))]
-        ['c_px', 'c_py', 'delay']
-        >>> [name for name, _, _ in flat_columns(np.dtype([("x", "f8"), ("y", "f8")]), (9, 2))]
-        ['x1', 'x2', 'y1', 'y2']
     """
     ions = math.prod(shape[1:])
     for path, base, inner in _leaves(dtype, (), ()):
@@ -136,18 +127,15 @@ def _leaves(
             yield from _leaves(dtype[name], (*path, name), inner)
 
 
-def columns_of(array: NDArray[Any], columns: Mapping[str, tuple[tuple[str, ...], int]]) -> pd.DataFrame:
-    """Return columns as `flat_columns` names them of some rows, float64 or int64.
-
-    What is too large for the type becomes infinite, and is refused later.
-    """
-    parts: dict[tuple[str, ...], NDArray[Any]] = {}
+def columns_of(array: NDArray[Any], columns: Mapping[str, Field]) -> pd.DataFrame:
+    """Columns of some rows by the path and index of `flat_columns`, float64 or int64."""
+    blocks: dict[tuple[str, ...], NDArray[Any]] = {}
     table: dict[str, NDArray[Any]] = {}
     for column, (path, k) in columns.items():
-        if path not in parts:
+        if path not in blocks:
             inner = array
             for name in path:
                 inner = inner[name]
-            parts[path] = exact_numbers(np.asarray(inner)).reshape(len(array), -1)
-        table[column] = parts[path][:, k]
+            blocks[path] = exact_numbers(np.asarray(inner)).reshape(len(array), -1)
+        table[column] = blocks[path][:, k]
     return pd.DataFrame(table)

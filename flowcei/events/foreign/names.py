@@ -37,15 +37,10 @@ _UNIT = re.compile(r"(.*?\S)\s*(?:\[([^\[\]]+)\]|\(([^()]+(?:\([^()]*\))?)\)|/\s
 
 @dataclass(frozen=True)
 class NamedComponents:
-    """What the names of columns say.
-
-    Attributes:
-        columns: momenta, velocities or positions -> word for the ion -> x, y or z -> column.
-        doubled: Two columns that read as the same component of the same ion, where there are any.
-    """
+    """Columns by quantity (momenta, velocities, positions), word for the ion and axis, and a duplicate."""
 
     columns: dict[str, dict[str, dict[str, str]]]
-    doubled: tuple[str, str] | None = None
+    duplicate: tuple[str, str] | None = None  # two columns that read as the same component
 
 
 def named_components(names: Sequence[str]) -> NamedComponents:
@@ -57,13 +52,13 @@ def named_components(names: Sequence[str]) -> NamedComponents:
         {'c': {'x': 'px_C [kg m/s]'}, 'ion1': {'y': 'mom y ion 1'}}
     """
     # H1+ is the first hydrogen, or one of charge 1: the former where the latter names a column twice.
-    found = _components(names, _CHARGE)
-    return _components(names, r"\++$|") if found.doubled else found
+    components = _components(names, _CHARGE)
+    return _components(names, r"\++$|") if components.duplicate else components
 
 
 def _components(names: Sequence[str], charge: str) -> NamedComponents:
     columns: dict[str, dict[str, dict[str, str]]] = {k: {} for k in ("momenta", "velocities", "positions")}
-    doubled: tuple[str, str] | None = None
+    duplicate: tuple[str, str] | None = None
     for name in names:
         plain = _BETWEEN.sub("_", bare_name(name)[0].lower()).strip("_")
         if "+" in plain:  # charges stand at the end of the ion, which may not be that of the name
@@ -72,19 +67,14 @@ def _components(names: Sequence[str], charge: str) -> NamedComponents:
             match = pattern.fullmatch(plain)
             if match and match["ion"].strip("_"):
                 axes = columns[kind].setdefault(match["ion"].replace("_", ""), {})
-                doubled = doubled or ((axes[match["axis"]], name) if match["axis"] in axes else None)
+                duplicate = duplicate or ((axes[match["axis"]], name) if match["axis"] in axes else None)
                 axes[match["axis"]] = name
                 break
-    return NamedComponents(columns, doubled)
+    return NamedComponents(columns, duplicate)
 
 
 def is_momentum_word(name: str) -> bool:
-    """Whether a dataset or group is called as momenta are.
-
-    Example:
-        >>> is_momentum_word("Momenta"), is_momentum_word("pulse")
-        (True, False)
-    """
+    """Whether a dataset or group is called as momenta are."""
     return re.fullmatch(_P, name.strip().lower()) is not None
 
 
@@ -98,5 +88,5 @@ def bare_name(name: str) -> tuple[str, str]:
     match = _UNIT.fullmatch(name.strip())
     if match is None:
         return name.strip(), ""
-    word = next(part for part in match.groups()[1:] if part).strip(" ()[]")
+    word = next(group for group in match.groups()[1:] if group).strip(" ()[]")
     return (match[1].strip(" /"), word) if is_unit(word) else (name.strip(), "")

@@ -1,0 +1,199 @@
+"""From the columns of a file, by its mapping, to arrays in atomic units."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from flowcei.errors import DataError
+from flowcei.events.extracolumns import EXACT, listed
+from flowcei.events.faults import report_fault
+from flowcei.events.foreign.table import Arrays
+from flowcei.units import LENGTH_UNITS, momentum_factor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from flowcei.events.faults import Faults
+    from flowcei.events.foreign.mapping import Component, Mapping, Vectors
+    from flowcei.events.foreign.table import Table
+    from flowcei.molecules.molecule import Molecule
+
+_NEAR = 0.02  # relative: a mass in a file may be rounded, or that of one isotope
+_MAX_IONS = 10_000  # rows of an event
+
+
+def mapped_chunks(
+    table: Table, mapping: Mapping, molecule: Molecule, *, rows: int, faults: Faults | None = None
+) -> Iterator[Arrays]:
+    """About `rows` events at a time, in the order of the file; numbers may be missing or not finite."""
+    _check_fit(mapping, molecule, table)
+    if mapping.rows == "ion":
+        yield from _ion_rows(table, mapping, molecule, rows)
+        return
+    start = 0
+    for chunk in table.chunks(mapping.names, rows=rows):
+        elsewhere = 0
+        numbers = chunk[mapping.event].to_numpy() if mapping.event else None
+        event_id = None if numbers is None else whole_numbers(numbers, table.path, start, faults)
+        start += len(chunk)
+        if mapping.channel is not None:
+            selected = (chunk[mapping.channel.column] == mapping.channel.value).to_numpy()
+            elsewhere = int((~selected).sum())
+            chunk, event_id = chunk[selected], None if event_id is None else event_id[selected]  # noqa: PLW2901
+        momenta = _vectors(chunk, mapping.momenta, molecule)
+        positions = None if mapping.positions is None else _vectors(chunk, mapping.positions, molecule)
+        yield _scaled(chunk, mapping, molecule, Arrays(momenta, positions, event_id, elsewhere=elsewhere))
+
+
+def _check_fit(mapping: Mapping, molecule: Molecule, table: Table) -> None:
+    """Refuse a mapping that is not of this molecule or this file."""
+    tables: list[dict[str, Any]] = [v.ions for v in mapping.vectors.values() if mapping.rows == "event"]
+    for labels in [*tables, *([mapping.ions.values] if mapping.ions.column else [])]:
+        if set(labels) != set(molecule.labels):
+            ours = ", ".join(molecule.labels)
+            what = f"the mapping is of ions {', '.join(labels)[:80]}; {molecule.name} has {ours}"
+            raise DataError(what, path=table.path)
+    if missing := [name for name in mapping.names if name not in table.names]:
+        what = f"the column is missing; the file has {listed(table.names)}"
+        raise DataError(what, path=table.path, column=missing[0][:40])
+
+
+def _vectors(chunk: pd.DataFrame, vectors: Vectors, molecule: Molecule) -> NDArray[np.float64]:
+    """Return (B, N, 3), as the file has them."""
+    components = [component for label in molecule.labels for component in vectors.ions[label]]
+    if all(isinstance(name, str) for name in components):
+        return chunk[components].to_numpy(np.float64).reshape(len(chunk), len(molecule), 3)
+    flat = np.empty((len(chunk), len(components)))
+    for k, component in enumerate(components):
+        flat[:, k] = chunk[component].to_numpy() if isinstance(component, str) else component
+    return flat.reshape(len(chunk), len(molecule), 3)
+
+
+def _scaled(chunk: pd.DataFrame, mapping: Mapping, molecule: Molecule, events: Arrays) -> Arrays:
+    """Turn numbers of the file into atomic units, and add sigma and extra columns, a row of `chunk` an event."""
+    momenta, positions = events.momenta, events.positions
+    factor, velocities = momentum_factor(mapping.momenta.unit)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is infinite is refused later, with its row
+        if factor != 1.0:
+            momenta = momenta * factor
+        if velocities:
+            momenta = momenta * molecule.masses[:, None]
+        if positions is not None and mapping.positions is not None and mapping.positions.unit != "bohr":
+            positions = positions * LENGTH_UNITS[mapping.positions.unit]
+        sigma = chunk[mapping.sigma].to_numpy(np.float64) * factor if mapping.sigma else None
+    columns = {name: chunk[name].to_numpy() for name in mapping.columns or ()}
+    return Arrays(momenta, positions, events.event_id, sigma, events.incomplete, events.elsewhere, columns)
+
+
+def _ion_rows(table: Table, mapping: Mapping, molecule: Molecule, rows: int) -> Iterator[Arrays]:
+    """Gather the rows of each event; the last event of a chunk may go on in the next."""
+    column = mapping.ions.column
+    text = [column] if column and any(isinstance(v, str) for v in mapping.ions.values.values()) else []
+    begun: pd.DataFrame | None = None
+    start = 0
+    for chunk in table.chunks(mapping.names, text, rows=rows * len(molecule)):
+        whole_numbers(chunk[mapping.event].to_numpy(), table.path, start)
+        start += len(chunk)
+        joined = chunk if begun is None else pd.concat([begun, chunk], ignore_index=True)
+        before = joined[mapping.event].to_numpy() != joined[mapping.event].iloc[-1]
+        end = int(np.flatnonzero(before)[-1]) + 1 if before.any() else 0
+        begun = joined.iloc[end:]
+        if len(begun) > _MAX_IONS:  # else it is held until the end of the file
+            what = f"more than {_MAX_IONS} rows of the same event; which column numbers the events?"
+            raise DataError(what, path=table.path, row=start, column=mapping.event)
+        if end:
+            yield _gathered(joined.iloc[:end], mapping, molecule, table.path)
+    if begun is not None and len(begun):
+        yield _gathered(begun, mapping, molecule, table.path)
+
+
+def _gathered(chunk: pd.DataFrame, mapping: Mapping, molecule: Molecule, path: Path) -> Arrays:
+    """Return the events of complete groups of rows; those with other ions are only counted."""
+    n, number, elsewhere = len(molecule), chunk[mapping.event].to_numpy(np.float64), 0
+    if mapping.channel is not None:
+        selected = (chunk[mapping.channel.column] == mapping.channel.value).to_numpy()
+        others = number[~selected]
+        elsewhere = int((others[1:] != others[:-1]).sum()) + bool(len(others))
+        chunk, number = chunk[selected], number[selected]
+    group = np.cumsum(np.append(0, number[1:] != number[:-1]))[: len(number)]
+    ion = _ion_of(chunk, mapping, molecule, group)
+    seen = np.zeros((int(group[-1]) + 1 if len(group) else 0, n), dtype=bool)
+    seen[group[ion >= 0], ion[ion >= 0]] = True
+    complete = (np.bincount(group, minlength=len(seen)) == n) & seen.all(axis=1)
+    selected = complete[group]
+    order = np.lexsort((ion[selected], group[selected]))
+    rows = chunk[selected].iloc[order]
+
+    def vectors(columns: tuple[str, str, str] | None) -> NDArray[np.float64]:
+        return rows[list(columns or ())].to_numpy(np.float64).reshape(-1, n, 3)
+
+    for name in mapping.columns or ():
+        values = rows[name].to_numpy().reshape(-1, n)
+        if not ((values == values[:, :1]) | (np.isnan(values) & np.isnan(values[:, :1]))).all():
+            what = "differs between the ions of one event; leave it out of columns in a mapping"
+            raise DataError(what, path=path, column=name)
+    first = rows.iloc[::n]
+    events = Arrays(
+        vectors(mapping.momenta.columns),
+        None if mapping.positions is None else vectors(mapping.positions.columns),
+        first[mapping.event].to_numpy().astype(np.int64),
+        incomplete=int((~complete).sum()),
+        elsewhere=elsewhere,
+    )
+    return _scaled(first, mapping, molecule, events)
+
+
+def _ion_of(
+    chunk: pd.DataFrame, mapping: Mapping, molecule: Molecule, group: NDArray[np.intp]
+) -> NDArray[np.intp]:
+    """Return which ion each row is, (rows,); -1 for none. Identical ones come in the order of the rows."""
+    column = mapping.ions.column
+    if not column:
+        index = np.arange(len(chunk)) - np.searchsorted(group, group)
+        return np.where(index < len(molecule), index, -1)
+    values = [mapping.ions.values[label] for label in molecule.labels]
+    kinds = [next(j for j, other in enumerate(values) if _same(other, value)) for value in values]
+    kind = np.full(len(chunk), -1)
+    for k in set(kinds):
+        value = values[k]
+        if isinstance(value, str):
+            kind[(chunk[column].astype(str).str.strip() == value).to_numpy()] = k
+        else:
+            kind[np.abs(chunk[column].to_numpy(np.float64) - value) <= _NEAR * abs(value)] = k
+    # The second row of a kind in its event is the second ion of that kind.
+    rank = pd.DataFrame({"group": group, "kind": kind}).groupby(["group", "kind"]).cumcount().to_numpy()
+    ion = np.full(len(chunk), -1)
+    for k, first in enumerate(kinds):
+        ion[(kind == first) & (rank == kinds[:k].count(first))] = k
+    return ion
+
+
+def _same(a: Component, b: Component) -> bool:
+    """Whether two values of the column of ions mean the same kind."""
+    if isinstance(a, str) or isinstance(b, str):
+        return a == b
+    return abs(a - b) <= _NEAR * abs(b)
+
+
+def whole_numbers(
+    values: NDArray[Any], path: Path, start: int, faults: Faults | None = None
+) -> NDArray[np.int64] | None:
+    """Event numbers (B,) after row `start` as integers; None where some are not and faults are collected."""
+    with np.errstate(invalid="ignore"):
+        bad = ~((values == np.round(values)) & (np.abs(values) <= EXACT))
+    if bad.any():
+        error = DataError(
+            "event numbers must be whole, up to 2^53",
+            path=path,
+            row=start + int(np.argmax(bad)) + 1,
+            column="event",
+        )
+        report_fault(error, "event-numbers", faults, int(bad.sum()))
+        return None
+    return values.astype(np.int64)

@@ -1,0 +1,282 @@
+"""Tables of numbers that are not text: NumPy arrays, HDF5, Parquet and ROOT."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+import pandas as pd
+
+from flowcei.errors import DataError, UsageError
+from flowcei.events.extracolumns import EXACT, NUMBERED, exact_numbers
+from flowcei.events.foreign.names import is_momentum_word
+from flowcei.events.foreign.table import MAX_COLUMNS, Table, columns_of, flat_columns
+from flowcei.events.hdf import shared_unit, stated_unit
+from flowcei.storage.hdf import opened, refuse_large_chunks
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from flowcei.events.foreign.table import Field
+
+_DEEPEST = 5  # groups within groups that are entered by themselves
+
+
+class NpyTable(Table):
+    """A `.npy` array: (B, 3N) or (B, N, 3) as columns ``#1``, ``#2``, ..., a structured one by its fields."""
+
+    def __init__(self, path: Path) -> None:
+        """Map the file."""
+        try:
+            self._array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        except Exception as error:  # the header is Python text: tokenizer, parser and limits raise
+            raise DataError("not a .npy array of numbers, or cut short", path=path) from error
+        fields = flat_columns(self._array.dtype, self._array.shape) if self._array.ndim else iter(())
+        columns = [(name or "#1", inner, k) for name, inner, k in islice(fields, MAX_COLUMNS + 1)]
+        if not columns and self._array.size:
+            raise DataError("is not an array of numbers", path=path)
+        super().__init__(path, [name for name, _, _ in columns], len(self._array) if self._array.ndim else 0)
+        self._columns = {name: (inner, k) for name, inner, k in columns}
+
+    def _chunks(self, used: list[str], text: Collection[str], rows: int) -> Iterator[pd.DataFrame]:
+        del text
+        for first in range(0, len(self._array), rows):
+            # A copy: the file itself cannot be written, and torch warns of such arrays.
+            chunk = np.array(self._array[first : first + rows])
+            yield columns_of(chunk, {name: self._columns[name] for name in used})
+
+
+class HdfTable(Table):
+    """Datasets of an HDF5 file, side by side.
+
+    (B,) is a column, (B, N, 3) are ``NAME#1``, ``NAME#2``, ...; of a dataset of records each field is a
+    column, ``FIELD`` or, beside other datasets, ``NAME_FIELD``, and of (B, N) records ``NAME_FIELD1``, ...
+    A file with one group and no dataset at its top is entered by itself.
+    """
+
+    def __init__(self, path: Path, group: str = "") -> None:
+        """Take the datasets of numbers in a group that are as long as the momenta."""
+        self._tree = group
+        with opened(path) as file:
+            parent = self._group(file, path)
+            numbers = _datasets(parent, path)
+            momenta = [item for name, item in numbers.items() if is_momentum_word(name)]
+            lengths = sorted({len(item) for item in momenta or numbers.values()})
+            if len(lengths) > 1:
+                raise DataError(f"datasets of different length ({lengths[:4]})", path=path)
+            self.unread = tuple(name for name, item in numbers.items() if len(item) != lengths[0])
+            columns: list[tuple[str, str, Field]] = []
+            for name, item in numbers.items():
+                if name not in self.unread:
+                    prefix = _prefix(item, name, parent, sole=len(numbers) == 1)
+                    # PyTables and pandas number the rows of a table by "index".
+                    named = (
+                        (NUMBERED if fields == ("index",) else prefix + column, name, (fields, k))
+                        for column, fields, k in flat_columns(item.dtype, item.shape)
+                    )
+                    columns += islice(named, MAX_COLUMNS + 1 - len(columns))
+            stated = {name: stated_unit(numbers[name]) for _, name, _ in columns}
+            self.units = {column: stated[name] for column, name, _ in columns if stated[name]}
+            self.shared_unit = shared_unit(parent)
+        super().__init__(path, [column for column, *_ in columns], lengths[0])
+        self._columns = {column: (name, field) for column, name, field in columns}
+
+    def _group(self, file: h5py.File, path: Path) -> h5py.Group:
+        group = file
+        for name in filter(None, self._tree.split("/")):
+            group = _item(group, name)
+            if not isinstance(group, h5py.Group):
+                raise DataError(f"has no group /{self._tree}", path=path)
+        for _ in range(0 if self._tree else _DEEPEST):
+            names = list(islice(group, 2))
+            inner = _item(group, names[0]) if len(names) == 1 else None
+            if not isinstance(inner, h5py.Group):
+                break
+            group = inner
+        return group
+
+    def _chunks(self, used: list[str], text: Collection[str], rows: int) -> Iterator[pd.DataFrame]:
+        del text
+        wanted: dict[str, dict[str, Field]] = {}
+        for column in used:
+            name, field = self._columns[column]
+            wanted.setdefault(name, {})[column] = field
+        with opened(self.path) as file:
+            group = self._group(file, self.path)
+            for name in wanted:
+                refuse_large_chunks(group[name], self.path)
+            for first in range(0, self.rows or 0, rows):
+                tables = [
+                    columns_of(self._read(group[name], slice(first, first + rows), columns), columns)
+                    for name, columns in wanted.items()
+                ]
+                yield pd.concat(tables, axis=1)[used]
+
+    def _read(self, data: h5py.Dataset, rows: slice, columns: dict[str, Field]) -> NDArray[Any]:
+        """Return some rows; of records the fields that are needed."""
+        names = list(dict.fromkeys(path[0] for path, _ in columns.values() if path))
+        try:
+            return np.asarray(data.fields(names)[rows] if names else data[rows])
+        except (OSError, ValueError) as error:
+            raise DataError("cannot be read as numbers; is it cut short?", path=self.path) from error
+
+
+def _datasets(group: h5py.Group, path: Path) -> dict[str, h5py.Dataset]:
+    """Return the datasets of numbers, or of records with such, that lie in the file itself."""
+    names = list(islice(group, MAX_COLUMNS))
+    numbers = {}
+    for name in names:
+        data = _item(group, name)
+        if not isinstance(data, h5py.Dataset) or data.shape in (None, ()) or data.dtype.kind not in "fiubV":
+            continue
+        empty = data.dtype.names is not None and next(flat_columns(data.dtype, data.shape), None) is None
+        if not (empty or data.external or data.is_virtual):
+            numbers[name] = data
+    if not numbers:
+        where = f"group {group.name}" if group.name != "/" else "the top of the file"
+        content = ", ".join(name[:40] for name in names[:8]) or "nothing"
+        what = f"{where} holds no dataset of numbers ({content}); a mapping's tree names a group"
+        raise DataError(what, path=path)
+    return numbers
+
+
+def _item(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | None:
+    """Return what a group holds under a name; no link is followed to another file."""
+    return group[name] if isinstance(group.get(name, getlink=True), h5py.HardLink) else None
+
+
+def _prefix(data: h5py.Dataset, name: str, group: h5py.Group, *, sole: bool) -> str:
+    """Return what the columns of a dataset begin with."""
+    if data.dtype.names is None:
+        return name
+    if sole and len(data.shape) == 1:
+        return ""
+    # A dataset of an ion in a group of momenta: its x is a momentum.
+    return f"p_{name}_" if is_momentum_word(group.name.rsplit("/", 1)[-1]) else f"{name}_"
+
+
+class ParquetTable(Table):
+    """A Parquet file; reading it takes the extra ``flowcei[parquet]``."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file and look at its description."""
+        try:
+            import pyarrow as pa
+            from pyarrow import parquet
+        except ImportError as error:
+            msg = f"{path}: Parquet needs pyarrow: pip install 'flowcei[parquet]'"
+            raise UsageError(msg) from error
+        try:
+            self._file = parquet.ParquetFile(path, memory_map=False, thrift_string_size_limit=1 << 24)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise DataError("not a Parquet file, or damaged", path=path) from error
+        self._schema = self._file.schema_arrow
+        super().__init__(path, self._schema.names, int(self._file.metadata.num_rows))
+        self.units = {
+            entry.name: word.decode("utf-8", "replace").strip()
+            for entry in self._schema
+            for key, word in (entry.metadata or {}).items()
+            if key.strip().lower() in (b"unit", b"units")
+        }
+        words = (self._schema.metadata or {}).get(b"symbols", b"").decode("utf-8", "replace")
+        self.symbols = tuple("".join(c if c.isalnum() else " " for c in words).split())
+
+    def numeric(self, names: Sequence[str]) -> list[str]:
+        """Those columns that hold one number in each row, by their type."""
+        from pyarrow import types
+
+        numeric = (types.is_floating, types.is_integer, types.is_boolean, types.is_decimal)
+        return [name for name in names if any(fits(self._schema.field(name).type) for fits in numeric)]
+
+    def _with_blanks(self) -> set[str]:
+        """Return which columns may have blank cells, so that their type may differ between chunks."""
+        about = self._file.metadata
+        groups = [about.row_group(k) for k in range(about.num_row_groups)]
+        columns = [group.column(k) for group in groups for k in range(group.num_columns)]
+        counted = [(column, column.statistics if column.is_stats_set else None) for column in columns]
+        return {c.path_in_schema for c, s in counted if s is None or not s.has_null_count or s.null_count}
+
+    def _chunks(self, used: list[str], text: Collection[str], rows: int) -> Iterator[pd.DataFrame]:
+        import pyarrow as pa
+
+        for name in used:
+            if name not in text and not self.numeric([name]):
+                kind = str(self._schema.field(name).type)
+                raise DataError(f"holds {kind[:40]}, not numbers", path=self.path, column=name)
+        integers = {name for name in used if pa.types.is_integer(self._schema.field(name).type)}
+        exact = integers - self._with_blanks()
+        try:
+            for batch in self._file.iter_batches(batch_size=rows, columns=used):
+                # pandas' own description of the file may hide columns.
+                table = pa.Table.from_batches([batch]).to_pandas(ignore_metadata=True)
+                for name in used:
+                    kind = "str" if name in text else "int64" if name in exact else "float64"
+                    with np.errstate(invalid="ignore"):  # signalling NaN: it becomes a quiet one
+                        table[name] = table[name].astype(kind)
+                    if kind == "float64" and name in integers and (table[name].abs() > EXACT).any():
+                        what = "whole numbers beyond 2^53 beside blank cells: fill in the blank ones"
+                        raise DataError(what, path=self.path, column=name)
+                yield table
+        except DataError:
+            raise
+        except (pa.ArrowException, OSError, ValueError, TypeError) as error:
+            raise DataError("cannot be read as numbers, or damaged", path=self.path) from error
+
+
+class RootTable(Table):
+    """A tree of a ROOT file; reading it takes the extra ``flowcei[root]``."""
+
+    def __init__(self, path: Path, tree: str = "") -> None:
+        """Open the tree: the only one of the file where its name is empty."""
+        try:
+            import uproot
+        except ImportError as error:
+            msg = f"{path}: ROOT files need uproot: pip install 'flowcei[root]'"
+            raise UsageError(msg) from error
+        # Not its path: uproot takes one with colons for a URL or for a part of a file.
+        raw = path.open("rb")
+        try:
+            file = uproot.open(raw)
+            kinds = file.classnames(cycle=False)
+            trees = [name for name, kind in kinds.items() if kind in ("TTree", "ROOT::RNTuple")]
+            chosen = tree or (trees[0] if len(trees) == 1 else "")
+            if chosen not in trees:
+                what = f"has the trees {', '.join(trees[:8]) or '(none)'}; a mapping's tree names one"
+                raise DataError(what, path=path)
+            self._tree = file[chosen]
+            super().__init__(path, self._tree.keys(recursive=False), int(self._tree.num_entries))
+        except DataError:
+            raw.close()
+            raise
+        except Exception as error:  # uproot raises whatever its parsers stumble over
+            raw.close()
+            raise DataError("not a ROOT file, or damaged", path=path) from error
+
+    def numeric(self, names: Sequence[str]) -> list[str]:
+        """Those branches that hold one number in each entry, by their first entries."""
+        return [name for name in names if self._is_numeric(name)]
+
+    def _is_numeric(self, name: str) -> bool:
+        try:
+            first = self._tree[name].array(library="np", entry_stop=1)
+        except Exception:  # noqa: BLE001 (uproot raises whatever its parsers stumble over)
+            return False
+        return first.ndim == 1 and first.dtype.kind in "fiub"
+
+    def _chunks(self, used: list[str], text: Collection[str], rows: int) -> Iterator[pd.DataFrame]:
+        del text
+        try:
+            for chunk in self._tree.iterate(used, step_size=rows, library="np"):
+                yield pd.DataFrame({name: _numbers(chunk[name]) for name in used})
+        except Exception as error:
+            raise DataError("branches that are not plain numbers, or damaged", path=self.path) from error
+
+
+def _numbers(array: NDArray[Any]) -> NDArray[Any]:
+    """Return the numbers of a branch; a column of objects or of several numbers is none."""
+    return exact_numbers(array if array.dtype.kind in "fiub" else np.asarray(array, np.float64))

@@ -1,0 +1,101 @@
+"""A file of events, opened once, and its format: by content, not by name."""
+
+from __future__ import annotations
+
+import io
+import os
+import weakref
+from functools import partial
+from typing import TYPE_CHECKING, cast
+
+from flowcei.errors import DataError, UsageError
+from flowcei.storage.files import check_end, check_readable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+FORMATS = ("text", "npy", "hdf5", "parquet", "root", "xyz")
+MAX_LINE = 1 << 20  # characters
+LONG_LINE = "a line of more than a million characters; is it a table?"
+_SIGNATURES = {b"\x89HDF\r\n\x1a\n": "hdf5", b"\x93NUMPY": "npy", b"PAR1": "parquet", b"root": "root"}
+_REFUSED = {
+    b"PK\x03\x04": "a zip archive (.npz, .xlsx or a torch file?); export the numbers as CSV, .npy or HDF5",
+    b"\x1f\x8b": "compressed with gzip; unpack it first",
+    b"BZh": "compressed with bzip2; unpack it first",
+    b"\xfd7zXZ": "compressed with xz; unpack it first",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd; unpack it first",
+    b"\x80": "a pickle, which flowcei never opens: it may run any program; export the numbers as CSV or .npy",
+    b"\xff\xfe": "text in UTF-16; save it as UTF-8",
+    b"\xfe\xff": "text in UTF-16; save it as UTF-8",
+}
+
+
+class OpenedFile:
+    """An existing file with a known format; every pass over its text has a position of its own."""
+
+    def __init__(self, path: Path, stated: str | None = None) -> None:
+        """Open the file; its format is the one that is stated, or else that of its content."""
+        check_readable(path)
+        if stated is not None and stated not in FORMATS:
+            msg = f"unknown format {stated!r}; use one of {', '.join(FORMATS)}"
+            raise UsageError(msg)
+        self.path, self.descriptor = path, os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self.descriptor)
+        self.format, self.size = stated or self._format(), os.fstat(self.descriptor).st_size
+
+    def _format(self) -> str:
+        start = os.pread(self.descriptor, 8, 0)
+        for signature, name in _SIGNATURES.items():
+            if start.startswith(signature):
+                return name
+        for signature, what in _REFUSED.items():
+            if start.startswith(signature):
+                raise DataError(what, path=self.path)
+        try:
+            lines = self.lines(1000)
+            first, _, third = (next(lines, "").split() for _ in range(3))
+        except UnicodeDecodeError:
+            return "text"  # whose reader says what is wrong
+        # XYZ: a number of atoms alone on its first line.
+        xyz = len(first) == 1 and first[0].isdigit() and len(third) > 3 and third[0][:1].isalpha()
+        return "xyz" if xyz else "text"
+
+    def stream(self, *, guarded: bool = False) -> io.BufferedReader:
+        """The bytes, without a mark of UTF-8; `guarded`: zero bytes and lines without end are refused."""
+        return cast("io.BufferedReader", io.BufferedReader(_Stream(self, guarded=guarded), 1 << 18))
+
+    def lines(self, longest: int = MAX_LINE) -> Iterator[str]:
+        """The lines of text, longer ones in pieces."""
+        with io.TextIOWrapper(self.stream(), encoding="utf-8") as text:
+            yield from iter(partial(text.readline, longest), "")
+
+    def check_end(self, remedy: str) -> None:
+        """Refuse text whose last line has no end."""
+        with os.fdopen(os.dup(self.descriptor), "rb") as file:
+            check_end(self.path, remedy, file)
+
+
+class _Stream(io.RawIOBase):
+    """A pass over an opened file. Of zero bytes and endless lines pandas would take all memory."""
+
+    def __init__(self, file: OpenedFile, *, guarded: bool) -> None:
+        self._file, self._guarded, self._length = file, guarded, 0
+        self._offset = 3 if os.pread(file.descriptor, 3, 0) == b"\xef\xbb\xbf" else 0  # some editors' mark
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        data = os.pread(self._file.descriptor, len(buffer), self._offset)
+        self._offset += len(data)
+        buffer[: len(data)] = data
+        if self._guarded:
+            if b"\0" in data:
+                msg = "bytes of 0"
+                raise ValueError(msg)
+            end = max(data.rfind(b"\n"), data.rfind(b"\r"))
+            self._length = len(data) - end - 1 if end >= 0 else self._length + len(data)
+            if self._length > MAX_LINE:
+                raise DataError(LONG_LINE, path=self._file.path)
+        return len(data)
