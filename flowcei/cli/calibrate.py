@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -92,7 +92,7 @@ def calibrate(
     name, loaded = load_named(model, device)
     events, left_out = unseen_events({name: loaded}, data, noise, drift, keep_flagged=keep_flagged)
     _warn_of_other_prior(loaded, events)
-    how = {"n": count, "noise": noise, "latent": latent, "seed": seed, "weigh": weigh}
+    how: dict[str, Any] = {"n": count, "noise": noise, "latent": latent, "seed": seed, "weigh": weigh}
     with Progress(len(events), "events") as progress:
         found = flowcei.calibrate(loaded, events, keep_flagged=True, on_events=progress.update, **how)
     folder = made_folder(output, overwrite=overwrite)
@@ -131,7 +131,7 @@ def _write(found: Calibration, folder: Path, *, overwrite: bool) -> None:
         "coverage.png": coverage_figure(found),
         "joint.png": joint_figure(found),
     }
-    write_results({folder / name: content for name, content in results.items()}, overwrite=overwrite)
+    write_results(results, folder, overwrite=overwrite)
 
 
 def _show(found: Calibration) -> None:

@@ -86,7 +86,7 @@ def compare(
     table = flowcei.compare(loaded, events, n=count, noise=noise, latent=latent, seed=seed, keep_flagged=True)
     folder = made_folder(output, overwrite=overwrite)
     results = {"comparison.csv": table, "comparison.png": comparison_figure(table)}
-    write_results({folder / name: content for name, content in results.items()}, overwrite=overwrite)
+    write_results(results, folder, overwrite=overwrite)
     if as_json:
         about = {"data": str(data), "events": len(events), "samples": count, "seed": seed}
         about |= {"left_out": left_out, "noise": noise, "latent": latent, "interval": 0.95}

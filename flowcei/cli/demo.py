@@ -50,18 +50,18 @@ def demo(ctx: click.Context, *, output: Path, quick: bool, seed: int, overwrite:
 
     Each step is an ordinary command, printed as you would type it.
     """
-    from flowcei.cli.main import cli
+    folder = made_folder(output, overwrite=overwrite)
     from flowcei.report.figures import events_figure
 
-    folder = made_folder(output, overwrite=overwrite)
+    group = ctx.find_root().command
     sizes = (_QUICK, _QUICK, 200) if quick else ("--epochs 8", "--epochs 5", 4000)
     words = dict(zip(("size", "small", "count"), sizes, strict=True)) | {"folder": shlex.quote(str(folder))}
-    for step in _STEPS.format(*range(seed, seed + 7), **words).strip().splitlines():
-        line = [*shlex.split(step), *["--overwrite"] * overwrite]
+    for step in _STEPS.strip().splitlines():
+        line = shlex.split(step.format(*range(seed, seed + 7), **words)) + ["--overwrite"] * overwrite
         note(f"\n$ flowcei {shlex.join(line)}")
-        cli.main(line, standalone_mode=False, prog_name="flowcei", parent=ctx.parent)
+        group.main(line, standalone_mode=False, prog_name="flowcei", parent=ctx.parent)
     picture = events_figure(flowcei.read_events(folder / "events.csv"))
-    write_results({folder / "events.png": picture}, overwrite=overwrite)
+    write_results({"events.png": picture}, folder, overwrite=overwrite)
     note("\nDone. Look at")
     for name in _PICTURES:
         note(f"  {folder / name}")

@@ -57,8 +57,8 @@ def modes(
     Example: flowcei modes events.samples.h5 -o modes.csv
     """
     path = output or Path(f"{samples.stem.removesuffix('.samples')}.modes.csv")
-    written = [path, *(path.with_name(f"{path.stem}-{name}.png") for name in ("event", "map"))]
-    written += [xyz] if xyz else []
+    pictures = [path.with_name(f"{path.stem}-{name}.png") for name in ("event", "map")]
+    written = [path, *pictures, *([xyz] if xyz else [])]
     for file in written:
         check_output(file, overwrite=overwrite)
     from flowcei.physics.priors import build_prior
@@ -75,8 +75,12 @@ def modes(
     gathered = weighed.modes(stated, keep_flagged=True)
     row = gathered.most_ambiguous if row is None else row
     table = modes_table(gathered, weighed)
-    results = (table, modes_figure(gathered, weighed, row), ambiguity_figure(gathered, weighed))
-    write_results(dict(zip(written, results, strict=False)), overwrite=overwrite, digits=12)
+    results = {
+        path.name: table,
+        pictures[0].name: modes_figure(gathered, weighed, row),
+        pictures[1].name: ambiguity_figure(gathered, weighed),
+    }
+    write_results(results, path.parent, overwrite=overwrite, digits=12)
     if xyz:
         with atomic_text(xyz, overwrite=overwrite) as text:
             write_modes_xyz(gathered, weighed, text)

@@ -106,7 +106,9 @@ def _check_device(text: str) -> None:
 NOISE, MOLECULE = Checked(_check_noise), Checked(_check_molecule)
 
 molecule_option = click.option(
-    "--molecule", type=MOLECULE, help="A built-in name, .toml or .xyz; ocs if absent and the file does not say."
+    "--molecule",
+    type=MOLECULE,
+    help="A built-in name, .toml or .xyz; ocs if absent and the file does not say.",
 )
 seed_option = click.option("--seed", type=SEED, help="Of all randomness; drawn and printed if absent.")
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace files that exist.")
@@ -139,9 +141,7 @@ drift_option = click.option(
     metavar="auto|none|X,Y,Z",
     help="Momentum of the beam to subtract, hbar/bohr, or its velocity, '560,0,0 m/s'; auto measures it.",
 )
-judging_seed_option = click.option(
-    "--seed", type=SEED, default=0, show_default=True, help="Of the samples."
-)
+judging_seed_option = click.option("--seed", type=SEED, default=0, show_default=True, help="Of the samples.")
 judged_data_option = click.option(
     "--data", required=True, type=InputFile(), help="Events with positions, .csv or .h5."
 )

@@ -26,12 +26,12 @@ class _Notes(io.TextIOBase):
 
 
 class Progress:
-    """Progress over `total`, of which an earlier run has done some; off a terminal a line `every` so often."""
+    """Progress over `total`; off a terminal a line every so many seconds."""
 
     def __init__(self, total: int, unit: str, *, done: int = 0, every: float = 60.0) -> None:
         how: dict[str, Any] = {"unit_scale": True, "leave": False}
         if not sys.stderr.isatty():
-            how = {"file": _Notes(), "bar_format": _LINE, "leave": None, "smoothing": 1.0}
+            how = {"file": _Notes(), "bar_format": _LINE, "leave": False, "smoothing": 1.0}
             how |= {"miniters": 1, "mininterval": every, "maxinterval": math.inf, "delay": every}
         self._bar = tqdm(total=total, initial=done, unit=f" {unit}", disable=is_quiet(), **how)
         self._start = time.monotonic()

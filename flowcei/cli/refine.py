@@ -7,13 +7,7 @@ from pathlib import Path
 
 import click
 
-from flowcei.cli.options import (
-    InputFile,
-    check_output,
-    keep_flagged_option,
-    output_option,
-    overwrite_option,
-)
+from flowcei.cli.options import InputFile, check_output, keep_flagged_option, output_option, overwrite_option
 from flowcei.cli.runs import read_unflagged
 from flowcei.cli.streams import note, show, warn, write_results
 
@@ -43,7 +37,7 @@ def refine(*, samples: Path, output: Path | None, keep_flagged: bool, overwrite:
     began = time.perf_counter()
     refined = drawn.refine(keep_flagged=True)
     rate = refined.status.size / (time.perf_counter() - began)
-    write_results({path: refined_table(refined, drawn)}, overwrite=overwrite, digits=12)
+    write_results({path.name: refined_table(refined, drawn)}, path.parent, overwrite=overwrite, digits=12)
     for k, word in enumerate(STATUS):
         show(f"{word:16s} {int((refined.status == k).sum()):9d}  {(refined.status == k).mean():6.1%}")
     explained = int((refined.status == 0).any(axis=1).sum())

@@ -81,7 +81,7 @@ def spread(
         f"{shown}-clouds.png": spread_figure(result, row),
         f"{shown}-internal.png": internal_figure(result, row),
     }
-    write_results({folder / name: content for name, content in results.items()}, overwrite=overwrite)
+    write_results(results, folder, overwrite=overwrite)
     if xyz:
         with atomic_text(xyz, overwrite=overwrite) as file:
             write_means_xyz(drawn, file)

@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pandas as pd
-    from matplotlib.figure import Figure
 
 _log = logging.getLogger("flowcei")  # the library's: notes stand beside what it says of itself
 
@@ -101,16 +100,16 @@ def text_table(table: pd.DataFrame, digits: int = 4) -> str:
     return table.to_string(float_format=lambda v: f"{v:.{digits}g}", index=table.index.name is not None)
 
 
-def write_results(results: Mapping[Path, pd.DataFrame | Figure], *, overwrite: bool, digits: int = 6) -> None:
-    """Write tables as CSV, with the index where it has a name, and figures as PNG."""
+def write_results(results: Mapping[str, Any], folder: Path, *, overwrite: bool, digits: int = 6) -> None:
+    """Write each figure as PNG, by the ending of its name, and each table as CSV, with a named index."""
     from flowcei.report.style import save
     from flowcei.storage.cells import write_table
 
-    for path, result in results.items():
-        if path.suffix == ".png":
-            save(result, path, overwrite=overwrite)
+    for name, result in results.items():
+        if name.endswith(".png"):
+            save(result, folder / name, overwrite=overwrite)
             continue
-        with atomic_text(path, overwrite=overwrite) as file:
+        with atomic_text(folder / name, overwrite=overwrite) as file:
             write_table(result, file, index=result.index.name is not None, float_format=f"%.{digits}g")
 
 

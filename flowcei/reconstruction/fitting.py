@@ -14,12 +14,12 @@ import torch
 from flowcei.check.examination import unbounded
 from flowcei.errors import DataError, UsageError
 from flowcei.events.simulation import fresh_seed
-from flowcei.experiment.detector import Noise
+from flowcei.experiment.detector import DEFAULT_NOISE, Noise
 from flowcei.frame.kinds import FRAMES
 from flowcei.frame.standardiser import Standardiser, check_varying
 from flowcei.models.registry import build_model
 from flowcei.reconstruction.model import Reconstructor
-from flowcei.reconstruction.recorded import DEFAULT_NOISE, RecordedSource, floored, recorded
+from flowcei.reconstruction.recorded import RecordedSource, floored, recorded
 from flowcei.reconstruction.seen import TrainedRange
 from flowcei.reconstruction.storable import check_storable, plugins_of
 from flowcei.reconstruction.training_data import Charts, FreshSource

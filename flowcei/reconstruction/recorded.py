@@ -16,10 +16,11 @@ from flowcei.check.agreement import ROUNDING, compare_with_simulation
 from flowcei.check.alignment import residuals
 from flowcei.check.conservation import noisiness
 from flowcei.errors import DataError, UsageError
-from flowcei.experiment.detector import NOISE_FLOOR, Noise, rms_component
+from flowcei.experiment.detector import DEFAULT_NOISE, NOISE_FLOOR, Noise, rms_component
 from flowcei.frame.raw import RawFrame
 from flowcei.frame.recoil import RecoilFrame
 from flowcei.physics.priors import build_prior
+from flowcei.training.schedule import MIN_EVENTS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,12 +28,6 @@ if TYPE_CHECKING:
     from flowcei.check.conservation import Noisiness
     from flowcei.events.container import Events
     from flowcei.frame.interface import Frame
-
-DEFAULT_NOISE = Noise(0.001, 0.05)
-"""Detector noise that one model is trained for, where nobody says: 0.1 % to 5 %."""
-
-MIN_EVENTS = 100
-"""Fewest events, of a file or of an epoch, that are trained on."""
 
 _MOST = 2000  # events that noise is measured on: to 1 %
 _TURNED = 0.5  # share of events in another frame, beyond which distances say nothing

@@ -13,8 +13,8 @@ from flowcei.frame.raw import RawFrame
 from flowcei.frame.recoil import RecoilFrame
 from flowcei.molecules.molecule import Molecule
 from flowcei.physics.priors import GeometryPrior, build_prior
-from flowcei.reconstruction.recorded import MIN_EVENTS
 from flowcei.reconstruction.storable import check_prior
+from flowcei.training.schedule import MIN_EVENTS
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -63,6 +63,11 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
         raise UsageError(msg)
 
 
+def partial_path(path: Path) -> Path:
+    """Name of a resumable file until all of it is there."""
+    return path.with_name(path.name + ".partial")
+
+
 class OutputFile:
     """A file that this process made, or opened again, in a folder that is held open.
 

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from flowcei.errors import DataError, UsageError
 from flowcei.events.container import Events
 from flowcei.events.simulation import Simulator, simulate
-from flowcei.experiment.detector import NOISE_FLOOR, Noise, rms_component
+from flowcei.experiment.detector import DEFAULT_NOISE, NOISE_FLOOR, Noise, rms_component
 from flowcei.molecules.molecule import Molecule
 from flowcei.physics.priors import build_prior
 from flowcei.reconstruction.fitting import train
 from flowcei.reconstruction.model import Reconstructor
-from flowcei.reconstruction.recorded import DEFAULT_NOISE, RecordedSource, split_rows
+from flowcei.reconstruction.recorded import RecordedSource, split_rows
 from flowcei.reconstruction.training_data import FreshSource
 from flowcei.training.schedule import Schedule
 
