@@ -87,7 +87,7 @@ class RunFolder:
         from flowcei.report.figures import training_figure
         from flowcei.report.style import save
 
-        model.card["name"] = self.folder.name
+        model.training.name = self.folder.name
         self.write_metrics(records)
         picture = training_figure(pd.DataFrame([asdict(r) for r in records]))
         save(picture, self.work / _PICTURE, overwrite=True)

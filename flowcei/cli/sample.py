@@ -125,7 +125,7 @@ def sample(
     name, reconstructor = load_named(model, device)
     found = ", the newest of runs/ (--model names another)" if model is None and name != BUNDLED else ""
     note(f"model {name}{found} ({reconstructor.architecture}, {reconstructor.molecule.name})")
-    prior = f"prior {reconstructor.card.get('prior_name') or 'unnamed'}"
+    prior = f"prior {reconstructor.training.prior_name or 'unnamed'}"
     warn_of_masses(reconstructor.molecule, of_model=True)
     note_ions(reconstructor.molecule, prior, f"noise {noise or 'of the file, or else of the model'}")
     source = open_events(momenta, reconstructor.molecule, replace(reading(), selection=selection(noise)))

@@ -120,10 +120,10 @@ def unseen(model: Reconstructor, events: Events) -> Events:
     A model trained on a file remembers a fingerprint of it and how it was split: of that
     file only the test rows are returned, of any other events all.
     """
-    data = model.card.get("data")
-    if not data or data["digest"] != events.digest():
+    data = model.training.data
+    if data is None or data.digest != events.digest():
         return events
-    return events[np.sort(split_rows(len(events), data["split_seed"])[2])]
+    return events[np.sort(split_rows(len(events), data.split_seed)[2])]
 
 
 def trusted(
@@ -359,8 +359,8 @@ def _densities(
 def _run(model: Reconstructor) -> dict[str, float]:
     trained = sum(p.numel() for p in model.network.parameters() if p.requires_grad)
     return {
-        "parameters": float(model.card.get("parameters", trained)),
-        "training_rate": float(model.card.get("rows_per_second", math.nan)),
+        "parameters": float(model.training.parameters or trained),
+        "training_rate": float(model.training.rows_per_second or math.nan),
     }
 
 
