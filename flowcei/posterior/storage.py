@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from flowcei.errors import UsageError
 from flowcei.posterior.hdf import write_hdf
 from flowcei.posterior.text import refuse_missing_parquet, write_parquet, write_samples_csv
-from flowcei.storage.creation import as_text, atomic_write, refuse_existing
+from flowcei.storage.creation import as_text, atomic_write, check_output
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,7 +34,7 @@ def check_samples_path(path: Path, *, overwrite: bool) -> None:
         raise UsageError(msg)
     if ending == ".parquet":
         refuse_missing_parquet()
-    refuse_existing(path, overwrite=overwrite)
+    check_output(path, overwrite=overwrite)
 
 
 def write_samples(parts: Iterable[PosteriorSamples], path: str | Path, *, overwrite: bool = False) -> None:

@@ -135,6 +135,9 @@ def recorded(data: Events, noise: Noise | None, seed: int) -> tuple[RecordedSour
     training, validation, _ = (data[np.sort(rows)] for rows in split_rows(len(data), seed))
     prior = data.origin.get("prior")
     if prior is not None:
+        if not isinstance(prior, dict):
+            msg = f"the events name a prior {prior!r:.60}; a table that tells how to draw belongs there"
+            raise UsageError(msg)
         build_prior(data.molecule, prior)  # a model would carry it
     about = DataRecord(rows=len(data), split_seed=seed, digest=data.digest())
     record = TrainingRecord(prior=prior, data=about, noise_added=own is not None)

@@ -124,8 +124,8 @@ class TrainingRecord(_Open):
         return value
 
     def to_dict(self) -> dict[str, Any]:
-        """What is known, as plain values."""
-        return self.model_dump(exclude_unset=True)
+        """What is known, as plain values; what is wrong with them shows when they are read."""
+        return self.model_dump(exclude_unset=True, warnings=False)
 
 
 class ModelCard(_Closed):
