@@ -286,7 +286,7 @@ def _sample_facts(file: Path) -> dict[str, Any]:
 
     from flowcei.experiment.detector import rms_component
     from flowcei.posterior.flags import FLAG_BITS
-    from flowcei.posterior.hdf import read_samples
+    from flowcei.posterior.files import read_samples
 
     drawn = read_samples(file)
     warn_of_masses(drawn.molecule)

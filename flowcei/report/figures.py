@@ -12,9 +12,8 @@ from matplotlib.patches import Ellipse
 from matplotlib.ticker import MaxNLocator
 
 from flowcei.physics.explosion import kinetic_energy
-from flowcei.posterior.covariance import Covariation
 from flowcei.posterior.labels import speed_names
-from flowcei.posterior.spread import momenta_in_recoil_frame
+from flowcei.posterior.spread import momenta_in_recoil_frame, typical_correlation
 from flowcei.report.style import COLOURS, new_figure, styled
 from flowcei.units import ELECTRONVOLT
 
@@ -41,7 +40,7 @@ def spread_figure(spread: Spread, event: int | None = None) -> Figure:
     clouds = spread.positions.reshape(-1, *spread.positions.shape[2:])
     title = f"{len(spread.positions)} events together"
     if event is not None:
-        clouds, title = spread.positions[event], f"event {spread.ids[event]}"
+        clouds, title = spread.positions[event], f"event {spread.event_id[event]}"
     with styled():
         figure = new_figure(6.4, 4.8)
         grid = figure.add_gridspec(2, 2, width_ratios=(4, 1), height_ratios=(1, 3))
@@ -98,7 +97,7 @@ def internal_figure(spread: Spread, event: int | None = None) -> Figure:
     """
     chosen = [i for i, q in enumerate(spread.names) if q.kind != "atom"]
     values = spread.values.reshape(-1, len(spread.names)) if event is None else spread.values[event]
-    title = f"{len(spread.values)} events together" if event is None else f"event {spread.ids[event]}"
+    title = f"{len(spread.values)} events together" if event is None else f"event {spread.event_id[event]}"
     pairs = _correlated_bonds(spread)
     count = max(1, len(chosen) + len(pairs))
     columns = min(4 if count == 4 else 3, count)
@@ -125,8 +124,7 @@ def internal_figure(spread: Spread, event: int | None = None) -> Figure:
 def _correlated_bonds(spread: Spread) -> list[tuple[int, int]]:
     """Return the pairs of bonds, as numbers of quantities, that vary together most."""
     bonds = [k for k, q in enumerate(spread.names) if q.kind == "bond"]
-    known = Covariation.of(spread)
-    typical = np.nan_to_num(known.typical_correlation())[np.ix_(known.bonds, known.bonds)]
+    typical = np.nan_to_num(typical_correlation(spread.covariance()))  # bonds come first
     pairs = sorted(combinations(range(len(bonds)), 2), key=lambda pair: -abs(typical[pair]))
     return [(bonds[i], bonds[j]) for i, j in pairs[:_MAX_PAIRS]]
 
@@ -137,9 +135,8 @@ def _draw_pair(axes: Axes, spread: Spread, event: int | None, pair: tuple[int, i
     within = values - values.mean(axis=1, keepdims=True)
     each = np.einsum("enk,enl->ekl", within, within) / values.shape[1]
     if event is None:  # as the printed medians: of deviations and correlations, not of covariances
-        known = Covariation([spread.names[k] for k in pair], each, spread.ids)
         typical = np.median(np.sqrt(np.diagonal(each, axis1=1, axis2=2)), axis=0)
-        covariance = np.nan_to_num(known.typical_correlation()) * typical * typical[:, None]
+        covariance = np.nan_to_num(typical_correlation(each)) * typical * typical[:, None]
     else:
         covariance = each[event]
     dots = values.reshape(-1, 2) if event is None else values[event]

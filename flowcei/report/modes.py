@@ -53,7 +53,7 @@ def modes_figure(modes: Modes, samples: PosteriorSamples, event: int) -> Figure:
     with styled():
         panel = _PANEL * (high[1] - low[1]) / (high[0] - low[0])
         figure = new_figure((_PANEL + 0.4) * columns + 0.5, (panel + 1.2) * rows + 0.6)
-        number = samples.ids[event]
+        number = samples.event_id[event]
         words = f"{molecule.name}, event {number}: {VERDICTS[modes.verdict[event]]}"
         words = f"{words}, {_counted(len(modes.of(event)))}\ncircles: atoms of the geometry; dots: samples"
         figure.suptitle(words, fontsize=9, x=0.02, ha="left")
