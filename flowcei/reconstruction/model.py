@@ -453,7 +453,7 @@ class Reconstructor:
     def _stored(self) -> tuple[ModelCard, dict[str, torch.Tensor]]:
         """Return what a file holds of it."""
         options, molecule = self.network.options.to_dict(), self.molecule.to_dict()
-        tables = (options, molecule, self.frame.to_dict(), asdict(self.noise), self.card)
+        tables = (options, molecule, asdict(self.frame), asdict(self.noise), self.card)
         card = describe_model(self.architecture, *tables)
         parts = ((p, module.state_dict()) for p, module in self.parts().items())
         return card, {f"{part}.{name}": tensor for part, state in parts for name, tensor in state.items()}
