@@ -14,8 +14,8 @@ from .molecules.molecule import Molecule as Molecule
 from .physics.explosion import asymptotic_momenta as asymptotic_momenta
 from .physics.jacobian import momenta_jacobian as momenta_jacobian
 from .posterior.files import read_samples as read_samples
-from .posterior.samples import PosteriorSamples as PosteriorSamples
 from .posterior.files import write_samples as write_samples
+from .posterior.samples import PosteriorSamples as PosteriorSamples
 from .reconstruction.fitting import train as train
 from .reconstruction.loading import load as load
 from .reconstruction.model import Reconstructor as Reconstructor

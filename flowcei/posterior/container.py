@@ -63,16 +63,20 @@ class SampleArrays:
         facts |= {name: self.origin[name] for name in ("model", "noise", "seed") if name in self.origin}
         if self.weights is not None:
             facts["sample efficiency (median)"] = f"{np.median(self.weights.efficiency):.1%}"
-        facts |= {
-            f"flagged {name}": count for name, bit in FLAG_BITS.items() if (count := (self._bits & bit > 0).sum())
-        }
-        return html_table("PosteriorSamples", facts | {"extra column": name for name in self.columns})
+        counts = {f"flagged {name}": int((self.flag_bits & bit > 0).sum()) for name, bit in FLAG_BITS.items()}
+        facts |= {name: count for name, count in counts.items() if count}
+        return html_table("PosteriorSamples", facts | {f"column {name}": "extra" for name in self.columns})
 
     def __post_init__(self) -> None:
         """Check shapes."""
         e, n = (*self.positions.shape, 0, 0)[:2]
         atoms = len(self.molecule)
-        expected = {"positions": (e, n, atoms, 3), "momenta": (e, atoms, 3), "log_prob": (e, n), "weights": (e, n)}
+        expected = {
+            "positions": (e, n, atoms, 3),
+            "momenta": (e, atoms, 3),
+            "log_prob": (e, n),
+            "weights": (e, n),
+        }
         for name in (*ARRAYS, "weights"):
             array = getattr(self, name)
             array = array.log_weights if isinstance(array, Weights) else array
@@ -93,8 +97,8 @@ class SampleArrays:
     def __getitem__(self, rows: int | slice | NDArray) -> Self:
         """Return some of the events; of an integer the event there, as samples of one event."""
         rows = one_row(rows, len(self))
-        arrays = {name: getattr(self, name) for name in (*ARRAYS, "weights")}
-        chosen = {name: None if array is None else array[rows] for name, array in arrays.items()}
+        arrays: dict[str, Any] = {name: getattr(self, name) for name in (*ARRAYS, "weights")}
+        chosen: dict[str, Any] = {name: a if a is None else a[rows] for name, a in arrays.items()}
         return replace(self, **chosen, columns={name: values[rows] for name, values in self.columns.items()})
 
     @classmethod
@@ -110,18 +114,18 @@ class SampleArrays:
             >>> flowcei.PosteriorSamples.concatenate([s[:1], s[2]]).event_id.tolist()
             [0, 2]
         """
-        first, joined = parts[0], {}
+        first, joined = parts[0], dict[str, Any]()
         if any(part.molecule.to_dict() != first.molecule.to_dict() for part in parts):
             raise DataError("samples of different molecules cannot be joined")
         flags = any(part.flags is not None for part in parts)
         for name in (*ARRAYS, "weights"):
-            arrays = [part._bits if name == "flags" and flags else getattr(part, name) for part in parts]
+            arrays = [part.flag_bits if name == "flags" and flags else getattr(part, name) for part in parts]
             missing = sum(array is None for array in arrays)
             if 0 < missing < len(parts):
                 text = f"some of the samples have {_SPOKEN[name]} and others do not; they cannot be joined"
                 raise DataError(text)
-            join = Weights.concatenate if name == "weights" else np.concatenate
-            joined[name] = None if missing else join(arrays)  # type: ignore[operator]
+            join: Any = Weights.concatenate if name == "weights" else np.concatenate
+            joined[name] = None if missing else join(arrays)
         return replace(first, **joined, columns=joined_columns([part.columns for part in parts]))
 
     @property
@@ -132,7 +136,7 @@ class SampleArrays:
     @property
     def flag_names(self) -> tuple[tuple[str, ...], ...]:
         """The names of the flags of each event, E tuples: see `flowcei.posterior.flags.FLAGS`."""
-        return tuple(map(flag_names, self._bits))
+        return tuple(map(flag_names, self.flag_bits))
 
     @property
     def flagged(self) -> NDArray[np.bool_]:
@@ -140,10 +144,11 @@ class SampleArrays:
 
         Poor weights alone (`efficiency`, `weights`) do not count: the flow's samples stand in.
         """
-        return np.asarray(self._bits & EXCLUDING > 0)
+        return np.asarray(self.flag_bits & EXCLUDING > 0)
 
     @property
-    def _bits(self) -> NDArray[np.uint16]:
+    def flag_bits(self) -> NDArray[np.uint16]:
+        """The flags of each event, (E,): 0 where none were raised."""
         return np.zeros(len(self), np.uint16) if self.flags is None else self.flags
 
     @property
@@ -164,14 +169,14 @@ class SampleArrays:
         chosen = self.answered & (keep_flagged | ~self.flagged)
         if not chosen.any():
             advice = "none has samples to look at" if keep_flagged else "none is left to look at"
-            raise DataError(f"{counted(self._bits)}: {advice}")
+            raise DataError(f"{counted(self.flag_bits)}: {advice}")
         return self if chosen.all() else self[chosen]
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return a row a sample: event, sample, positions (bohr), log density, flags, weight, extra columns.
 
-        Positions are in the frame of the momenta, each ion as it was measured (`labelled`). Of an event without samples
-        (`answered`) positions, density and weight are NaN.
+        Positions are in the frame of the momenta, each ion as it was measured (`labelled`). Of an event
+        without samples (`answered`) positions, density and weight are NaN.
 
         Example:
             >>> import flowcei
@@ -197,10 +202,10 @@ class SampleArrays:
         return pd.DataFrame(add_columns(table, self.columns, np.repeat(np.arange(e), n)))
 
     def to_xarray(self) -> Any:  # noqa: ANN401 (xarray is optional)
-        """Return the samples as an `xarray.Dataset`: dimensions event, sample, ion and axis, units in `attrs`.
+        """Return the samples as an `xarray.Dataset` of dimensions event, sample, ion and axis.
 
-        The arrays have the names of the attributes, `weight` is normalised, `log_weight` is not, and
-        extra columns go along.
+        Variables have the names of the attributes and their unit in `attrs`; `weight` is normalised,
+        `log_weight` is not; extra columns go along.
 
         Raises:
             UsageError: Where xarray is not installed.

@@ -1,4 +1,4 @@
-"""Which geometries are one mode: the same however they are turned, or two points of one peak of the posterior."""
+"""Which geometries are one mode: the same but turned, or two points of one peak of the posterior."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class ModeRules:
         counts: Probability from which on a mode makes an event ambiguous.
         resolve: Whether geometries that the noise does not tell apart are one mode: the most probable of
             them, with a covariance that covers all.
-        rise: Of -2 log posterior along a path, above its less probable end, below which the ends are one. Beside a
-            fold chi squared rises by the distance squared over 16: two are told apart from 4 deviations on, about
-            where two lines of a spectrum begin to be resolved.
-        steps: Gauss-Newton steps that bend a straight path into the valley between two solutions: of 30 pairs of OCS
-            at 1 % the line rises by 1 to 800, the valley by 0.01 to 8, and 3 steps suffice for all.
+        rise: Of -2 log posterior along a path, above its less probable end, below which the ends are one.
+            Beside a fold chi squared rises by the distance squared over 16: two are told apart from 4
+            deviations on, about where two lines of a spectrum begin to be resolved.
+        steps: Gauss-Newton steps that bend a straight path into the valley between two solutions: of 30 pairs
+            of OCS at 1 % the line rises by 1 to 800, the valley by 0.01 to 8, and 3 steps suffice for all.
         far: Chi squared at which a path is given up; ten times less after each step, all of which gain more.
     """
 
@@ -53,11 +53,15 @@ class ModeRules:
     far: float = 1e5
 
 
+MODE_RULES = ModeRules()
+
+
 @nonfinite_allowed
 def shape_of(positions: NDArray[np.float64]) -> NDArray[np.float64]:
     """Invariants (K, F), bohr, of geometries (K, N, 3), bohr: the same however these are turned.
 
-    All distances, and for the handedness the heights of quadruples of atoms: six volumes over the squared size.
+    All distances, and for the handedness the heights of quadruples of atoms: six volumes over the squared
+    size.
     """
     ions = positions.shape[1]
     first, second = np.triu_indices(ions, 1)
@@ -77,9 +81,9 @@ def leaders(
     event: NDArray[np.intp],
     order: NDArray[np.intp],
     log_prior: LogPrior | None = None,
-    rules: ModeRules = ModeRules(),
+    rules: ModeRules = MODE_RULES,
 ) -> NDArray[np.intp]:
-    """For each of geometries (M, N, 3) of events (M,) the one that the noise does not tell it from, itself if none, (M,).
+    """The geometry that the noise does not tell each of (M, N, 3) of events (M,) from, itself if none, (M,).
 
     `order` (M,) lists all, event by event: a geometry leads those after it. The prior is flat where None.
     """
@@ -159,8 +163,8 @@ def covering(
 ) -> NDArray[np.float64]:
     """Covariances (M, D, D) about leaders (M,) of the mixtures of all that they lead.
 
-    `covariance` is of each geometry (M, N, 3) about itself, bohr^2, `share` (M,) its part in the mixture; those led by
-    one count alike where all shares are 0.
+    `covariance` is of each geometry (M, N, 3) about itself, bohr^2, `share` (M,) its part in the mixture;
+    those led by one count alike where all shares are 0.
     """
     out = covariance.copy()
     for first in np.unique(leader[leader != np.arange(len(leader))]):

@@ -37,9 +37,10 @@ def top_up(
     rng: np.random.Generator,
     prior: GeometryPrior | None = None,
 ) -> PosteriorSamples:
-    """Draw up to `budget` samples of weighed events with fewer than `min_ess` effective ones, and keep n (`thinned`).
+    """Draw up to `budget` samples of weighed events with fewer than `min_ess` effective ones.
 
-    What is kept carries what the others weighed; `weights.drawn` and `ess` tell of all.
+    Of these n are kept (`thinned`). What is kept carries what the others weighed; `weights.drawn` and `ess`
+    tell of all.
     """
     if samples.weights is None:
         msg = "samples have no weights"
@@ -93,10 +94,11 @@ def _put(
 
 
 def restricted(samples: PosteriorSamples, draw: Draw, prior: GeometryPrior) -> PosteriorSamples:
-    """Replace samples outside the prior by further draws inside: independent samples of the flow restricted to it.
+    """Replace samples outside the prior by further draws inside.
 
-    The column `INSIDE` has the share of draws inside, by which the flow's density is to be divided. An event that
-    cannot be filled up keeps its samples: its few draws inside would have to be repeated, and not be independent.
+    What results are independent samples of the flow restricted to the prior.     The column `INSIDE` has the
+    share of draws inside, by which the flow's density is to be divided. An event that cannot be filled up
+    keeps its samples: its few draws inside would have to be repeated, and not be independent.
     """
     n = samples.positions.shape[1]
     inside, answered = _inside(samples, prior), samples.answered

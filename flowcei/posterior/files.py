@@ -1,8 +1,8 @@
 """Files of posterior samples: HDF5, or long tables with one row a sample (CSV, Parquet); all streamed.
 
-What takes long is written resumably (`sample_to_file`): until all events are there, the samples lie in `FILE.partial`,
-which is HDF5 whatever FILE will be (`flowcei.storage.resumable`). Then it is renamed to FILE or, for CSV and Parquet,
-which cannot be mended where they end in the middle, turned into it.
+What takes long is written resumably (`sample_to_file`): until all events are there, the samples lie in
+`FILE.partial`, which is HDF5 whatever FILE will be (`flowcei.storage.resumable`). Then it is renamed to FILE
+or, for CSV and Parquet, which cannot be mended where they end in the middle, turned into it.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from flowcei.events.hdf import (
     read_array,
     read_molecule,
 )
-from flowcei.posterior.flags import EXCLUDING, FLAG_BITS, FLAGS
 from flowcei.experiment.detector import rms_component
 from flowcei.posterior.container import ARRAYS
+from flowcei.posterior.flags import EXCLUDING, FLAG_BITS, FLAGS
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.posterior.weights import WEIGHT_ARRAYS, Weights, scaled_evidence
 from flowcei.storage.cells import write_table
@@ -55,7 +55,7 @@ _OPTIONAL = ("log_prob", "flags", *WEIGHT_ARRAYS)
 
 
 def check_samples_path(path: Path, *, overwrite: bool) -> None:
-    """Raise UsageError for a path that samples cannot be written to: ending, pyarrow, existing file, missing folder."""
+    """Raise UsageError where samples cannot be written: ending, pyarrow, existing file, missing folder."""
     ending = path.suffix.lower()
     if ending not in (*HDF, ".csv", ".parquet"):
         msg = f"{path}: samples are written as .h5, .csv or .parquet; give -o such an ending"
@@ -114,7 +114,7 @@ def samples_of(
     arrays: Mapping[str, np.ndarray], molecule: Molecule, origin: dict[str, Any]
 ) -> PosteriorSamples:
     """Samples from what `arrays_of` returned; DataError for shapes that do not match."""
-    weights = {name: arrays[name] for name in WEIGHT_ARRAYS if name in arrays}
+    weights: dict[str, Any] = {name: arrays[name] for name in WEIGHT_ARRAYS if name in arrays}
     return PosteriorSamples(
         molecule,
         **{name: arrays.get(_DATASETS.get(name, name)) for name in ARRAYS},  # type: ignore[arg-type]
@@ -181,7 +181,9 @@ def _write_parquet(parts: Iterable[PosteriorSamples], file: BinaryIO) -> None:
             if writer is None:
                 units = dict.fromkeys(component_names(part.molecule.labels), "bohr")
                 units["log_prob"] = part.units["log_prob"]
-                named = [f.with_metadata({"unit": units[f.name]}) if f.name in units else f for f in table.schema]
+                named = [
+                    f.with_metadata({"unit": units[f.name]}) if f.name in units else f for f in table.schema
+                ]
                 facts = {name: json.dumps(value) for name, value in _facts(part).items()}
                 schema = pa.schema(named, metadata={"content": _CONTENT, **facts})
                 writer = pa.parquet.ParquetWriter(file, schema, compression="zstd")
@@ -264,8 +266,9 @@ class Quality:
     @classmethod
     def concatenate(cls, parts: Sequence[Quality]) -> Quality:
         """Join what is known of different events."""
-        columns = zip(*(vars(part).values() for part in parts), strict=True)
-        return cls(*(None if column[0] is None else np.concatenate(column) for column in columns))
+        arrays = {name: [getattr(part, name) for part in parts] for name in vars(parts[0])}
+        joined: dict[str, Any] = {n: None if a[0] is None else np.concatenate(a) for n, a in arrays.items()}
+        return cls(**joined)
 
 
 def _silent(_: int) -> None:
@@ -283,11 +286,12 @@ def sample_to_file(
     on_written: Callable[[int], None] = _silent,
     judge: Callable[[Quality], Quality] | None = None,
 ) -> Quality:
-    """Write the samples of a stream of events to a file, and keep what was done if it is stopped (StoppedError).
+    """Write the samples of a stream of events to a file; what was done before a StoppedError is kept.
 
-    `parts` gives the samples of the blocks after so many events, `request` is as of `resumable_file`. `on_block` is
-    called with the number of events of each block, also of those an earlier run has written, `on_written` with those
-    turned into CSV or Parquet. `judge` completes flags and `evidence_p` when all events are there.
+    `parts` gives the samples of the blocks after so many events, `request` is as of `resumable_file`.
+    `on_block` is called with the number of events of each block, also of those an earlier run has written,
+    `on_written` with those turned into CSV or Parquet. `judge` completes flags and `evidence_p` when all
+    events are there.
     """
     check_samples_path(path, overwrite=overwrite)
     stream: Iterator[PosteriorSamples] | None = None

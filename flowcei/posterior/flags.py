@@ -57,7 +57,7 @@ _FIRST = 4  # samples of an event that are simulated first: most events are expl
 
 
 def moving(momenta: NDArray[np.float64], sigma: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which events (E,) have a total of momenta (E, N, 3) beyond the noise of a component (E,), hbar / bohr."""
+    """Which events (E,) have a sum of momenta (E, N, 3) beyond the noise (E,) of a component, hbar / bohr."""
     total = momenta.sum(axis=1)
     return np.asarray((total**2).sum(axis=1) > chi2.isf(_UNLIKELY, 3) * momenta.shape[1] * sigma**2)
 
@@ -74,7 +74,7 @@ def unexplained(samples: PosteriorSamples) -> NDArray[np.bool_]:
 
 
 def poor_weights(weights: Weights) -> NDArray[np.uint16]:
-    """Flags of weights as bits, (E,); outside the prior where they are unreliable and most samples have none."""
+    """Flags of weights as bits, (E,): `outside-prior` where unreliable and most samples have none."""
     unreliable = ~weights.reliable
     outside = unreliable & (np.isfinite(weights.log_weights).mean(axis=1) < 0.5)
     return combined(efficiency=weights.few_count, weights=unreliable, outside_prior=outside)
@@ -104,7 +104,7 @@ def counted(flags: NDArray[np.uint16], bits: int = EXCLUDING) -> str:
 
 
 def warn_of_flagged(flags: NDArray[np.uint16], outcome: str, *, keep_flagged: bool) -> None:
-    """Warn whoever called the method of samples that calls this, unless flagged events (E,) are meant to be there."""
+    """Warn the caller of the method that calls this of flags (E,), unless flagged events are meant."""
     lines = [f"{counted(flags)}{outcome}"] if (flags & EXCLUDING).any() else []
     if (flags & POOR_WEIGHTS).any():
         lines.append(f"{counted(flags, POOR_WEIGHTS)}: samples of the flow count alike there")

@@ -1,7 +1,7 @@
 """Which hydrogen is h1: identical ions are labelled by the geometry of each sample.
 
-No detector tells one H+ from another: read with the labels of a file, or by momentum, the bond list of a molecule
-connects atoms that are not bonded. Here an order of identical ions is chosen for each sample:
+No detector tells one H+ from another: read with the labels of a file, or by momentum, the bond list of a
+molecule connects atoms that are not bonded. Here an order of identical ions is chosen for each sample:
 
 1. Of all ways to bond the ions as the molecule is bonded, that which the prior prefers; without
    a density, the one with the smallest sum of squared deviations of the bonds from their lengths
@@ -48,11 +48,11 @@ def label_by_geometry(
     positions: NDArray[np.floating],
     prior: GeometryPrior | None = None,
 ) -> NDArray[np.intp]:
-    """The ion at each label of the molecule, (E, n, N), of positions (E, n, N, 3) with ions as momenta (E, N, 3).
+    """The ion at each label, (E, n, N), of positions (E, n, N, 3) with ions as momenta (E, N, 3).
 
-    Samples that are not finite keep the order by speed. A `UserWarning` counts the samples of large molecules whose
-    search was stopped, which have the best order of those tried, and says where the bonds have too many symmetries to
-    ask the prior.
+    Samples that are not finite keep the order by speed. A `UserWarning` counts the samples of large molecules
+    whose search was stopped, which have the best order of those tried, and says where the bonds have too many
+    symmetries to ask the prior.
     """
     x = np.asarray(positions)
     speed = order_by_speed(molecule, momenta)
@@ -111,10 +111,10 @@ def speed_names(molecule: Molecule) -> list[str]:
 
 
 def environments(molecule: Molecule) -> tuple[int, ...]:
-    """A number for each atom, equal for atoms that are bonded alike to atoms bonded alike: of C2H2 (0, 0, 1, 1).
+    """A number for each atom, equal for atoms bonded alike to atoms bonded alike: of C2H2 (0, 0, 1, 1).
 
-    Colour refinement (B. Weisfeiler and A. Leman, Nauchno-Tekhnicheskaya Informatsiya 2 (9), 12 (1968)); what a
-    symmetry of the bonds exchanges has the same number.
+    Colour refinement (B. Weisfeiler and A. Leman, Nauchno-Tekhnicheskaya Informatsiya 2 (9), 12 (1968)); what
+    a symmetry of the bonds exchanges has the same number.
     """
     kinds = molecule.kinds
     number = tuple(kinds.index(kind) for kind in kinds)
@@ -138,7 +138,9 @@ class _BondGraph:
     group: NDArray[np.int64]  # number of the kind of each ion, (N,)
     colour: NDArray[np.int64]  # number of its environment, (N,)
     bonded: NDArray[np.bool_]  # (N, N)
-    target: NDArray[np.float64]  # bonds at equilibrium, the mean of those that a symmetry exchanges, (N, N), bohr
+    target: NDArray[
+        np.float64
+    ]  # bonds at equilibrium, the mean of those that a symmetry exchanges, (N, N), bohr
     visit: NDArray[np.int64]  # atoms in the order of the search, (N,)
     twin: NDArray[np.bool_]  # whether an atom of `visit` has the kind and the bonds of the one before, (N,)
     later: NDArray[np.int64]  # how many such follow it directly, (N,)
@@ -198,7 +200,7 @@ class _BondGraph:
     def cheapest(
         self, x: NDArray[np.float64], graphs: int, limit: float
     ) -> tuple[NDArray[np.int64], NDArray[np.float64], int]:
-        """Orders (B, K, N) of the best ways to bond ions (B, N, 3), their costs (B, K), and how many searches stopped."""
+        """Orders (B, K, N) of the best bonds of ions (B, N, 3), costs (B, K), how many searches stopped."""
         from flowcei.physics._relabelling import best_bond_graphs
 
         orders = np.tile(np.arange(len(self.group)), (len(x), graphs, 1))
@@ -232,7 +234,7 @@ def _search_order(group: list[int], bonded: NDArray[np.bool_]) -> list[int]:
 def _preferred(
     bonds: _BondGraph, symmetries: NDArray[np.intp], prior: GeometryPrior, x: NDArray[np.float64]
 ) -> tuple[NDArray[np.int64], int]:
-    """Orders (B, N) of ions (B, N, 3) whose bonds the prior's density prefers, and how many searches stopped."""
+    """Orders (B, N) of ions (B, N, 3) whose bonds the prior prefers, and how many searches stopped."""
     draws = prior.sample(_DRAWS, np.random.default_rng(0))
     limit = _BEYOND * float(bonds.misfit(draws).max())
     members = _distinct(symmetries, prior, draws[:_GRAPHS])

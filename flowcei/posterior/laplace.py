@@ -52,9 +52,10 @@ def local_covariance(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Covariance (M, 3N, 3N), bohr^2, of geometries (M, N, 3) of events (M,), and the log of its volume (M,).
 
-    Of positions with the centre of mass at 0; the volume is that of the square root of the covariance of the 3N - 3
-    relative positions. NaN and -inf where a geometry cannot be simulated, infinite where momenta leave a direction
-    open. `bounded` shortens an axis to where the momenta change, near a fold where the derivative vanishes.
+    Of positions with the centre of mass at 0; the volume is that of the square root of the covariance of the
+    3N - 3 relative positions. NaN and -inf where a geometry cannot be simulated, infinite where momenta leave
+    a direction open. `bounded` shortens an axis to where the momenta change, near a fold where the derivative
+    vanishes.
     """
     ions = positions.shape[1]
     slope = momentum_slope(likelihood, positions, event)[:, :, 3:]
@@ -86,8 +87,8 @@ def _bounded(
 ) -> NDArray[np.float64]:
     """Lengths of axes (M, D), bohr, shortened to where the momenta change by about one deviation.
 
-    Rows of `axes` (M, D, D) are directions of positions relative to the first ion, those of `change` of the momenta
-    along them; `scale` (M, D) is what the derivative says, infinite where it vanishes.
+    Rows of `axes` (M, D, D) are directions of positions relative to the first ion, those of `change` of the
+    momenta along them; `scale` (M, D) is what the derivative says, infinite where it vanishes.
     """
     start = residuals(likelihood, positions[:, None], event)
     size = np.abs(positions - positions[:, :1]).max(axis=(1, 2))

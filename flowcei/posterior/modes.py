@@ -1,9 +1,10 @@
 """Modes: the distinct geometries that explain an event, each with its probability.
 
-Refined samples of an event fall onto a few points: every exact geometry is the end of the searches that began in its
-basin, and its probability the weight of the samples there. Two ends are one mode where all distances and the handedness
-agree, or where the noise does not tell them apart (`flowcei.posterior.distinct`). Where noise has carried the momenta
-to where no geometry has them, the nearest miss, if within the noise, is a mode too.
+Refined samples of an event fall onto a few points: every exact geometry is the end of the searches that began
+in its basin, and its probability the weight of the samples there. Two ends are one mode where all distances
+and the handedness agree, or where the noise does not tell them apart (`flowcei.posterior.distinct`). Where
+noise has carried the momenta to where no geometry has them, the nearest miss, if within the noise, is a mode
+too.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import pandas as pd
 from flowcei.events.container import one_row
 from flowcei.events.extracolumns import add_columns, component_names
 from flowcei.experiment.likelihood import nonfinite_allowed
-from flowcei.posterior.distinct import ModeRules, covering, leaders, shape_of
+from flowcei.posterior.distinct import MODE_RULES, ModeRules, covering, leaders, shape_of
 from flowcei.posterior.labels import label_by_geometry, relabel
 from flowcei.posterior.laplace import local_covariance
 from flowcei.posterior.refinement import CONVERGED, OUTSIDE, STALLED, STATUS, Refinement, required
@@ -91,7 +92,7 @@ class Modes:
     starts: NDArray[np.intp]
     verdict: NDArray[np.uint8]
     source: NDArray[np.str_]
-    rules: ModeRules = ModeRules()
+    rules: ModeRules = MODE_RULES
     samples: PosteriorSamples | None = None
 
     def __repr__(self) -> str:
@@ -168,10 +169,10 @@ class Modes:
         """Return a row for each mode.
 
         Returns:
-            Number of the event and of the mode, its probability, its bonds (bohr) and angles (degrees) with the
-            deviations of the local posterior and the correlations of each two of them (`sd_c-o`, `corr_c-o_c-s`),
-            extra columns of its event, and its positions (bohr, in the frame of the momenta), identical ions labelled
-            by the geometry. A nearest miss has no deviation: NaN.
+            Number of the event and of the mode, its probability, its bonds (bohr) and angles (degrees) with
+            the deviations of the local posterior and the correlations of each two of them (`sd_c-o`,
+            `corr_c-o_c-s`), extra columns of its event, and its positions (bohr, in the frame of the
+            momenta), identical ions labelled by the geometry. A nearest miss has no deviation: NaN.
 
         Raises:
             UsageError: Where it is not known of which samples they are.
@@ -238,11 +239,12 @@ def find_modes(
     weights: NDArray[np.float64] | None = None,
     reliable: NDArray[np.bool_] | None = None,
     log_prior: LogPrior | None = None,
-    rules: ModeRules = ModeRules(),
+    rules: ModeRules = MODE_RULES,
 ) -> Modes:
-    """Gather refined samples of E events into modes; an event that no search explains has its nearest miss alone.
+    """Gather refined samples of E events into modes.
 
-    `weights` (E, n) are normalised, equal where None, and used for the events `reliable` (E,), all where None.
+    An event that no search explains has its nearest miss alone.     `weights` (E, n) are normalised, equal
+    where None, and used for the events `reliable` (E,), all where None.
     """
     e, n = refinement.status.shape
     used = np.full(e, weights is not None) if reliable is None else reliable
@@ -250,15 +252,15 @@ def find_modes(
     shares = (refinement.status != OUTSIDE) / n
     shares = shares if weights is None else np.where(used[:, None], weights, shares)
     limit = likelihood.most_misfit
-    answered = np.isfinite(refinement.positions).any(axis=(1, 2, 3))
+    answered = np.asarray(np.isfinite(refinement.positions).any(axis=(1, 2, 3)))
     ends = [
         (k, *end)
         for k in np.flatnonzero(answered).tolist()
         for end in _gathered(refinement, k, shares[k], limit, rules)
     ]
     event, sample, starts = (np.array([end[k] for end in ends], dtype=np.intp) for k in (0, 1, 3))
-    arrays = (refinement.positions, refinement.status, refinement.error, refinement.chi_squared)
-    positions, status, error, chi_squared = (array[event, sample] for array in arrays)
+    positions, status = refinement.positions[event, sample], refinement.status[event, sample]
+    error, chi_squared = refinement.error[event, sample], refinement.chi_squared[event, sample]
     # A geometry outside the prior has a probability where weighted samples near it lie inside.
     outside = status == OUTSIDE
     explains = np.where(outside, used[event], (status == CONVERGED) | (chi_squared <= limit))
@@ -283,11 +285,22 @@ def find_modes(
         sums[:] = np.bincount(leader, sums, minlength=len(sums))
     order = np.lexsort((chi_squared, -probability, event))
     order = order[leader[order] == order]
-    event, number = event[order], np.arange(len(order)) - np.searchsorted(event[order], event[order]) + 1
-    per_mode = (positions, covariance, probability, laplace, status, error, chi_squared, starts)
-    per_mode = tuple(array[order] for array in per_mode)
-    verdict = _verdicts(event[explains[order] & (probability[order] >= rules.counts)], answered)
-    return Modes(event, number, *per_mode, verdict, source, rules, refinement.samples)
+    number = np.zeros(len(event), dtype=np.intp)
+    number[order] = np.arange(len(order)) - np.searchsorted(event[order], event[order]) + 1
+    verdict = _verdicts(event[order][explains[order] & (probability[order] >= rules.counts)], answered)
+    per_mode = (
+        event,
+        number,
+        positions,
+        covariance,
+        probability,
+        laplace,
+        status,
+        error,
+        chi_squared,
+        starts,
+    )
+    return Modes(*per_mode, verdict, source, rules, refinement.samples)[order]
 
 
 def _gathered(

@@ -1,8 +1,9 @@
 """Refinement: from posterior samples to geometries that the exact simulator confirms.
 
-Each sample is the start of a search by Levenberg and Marquardt's steps for a geometry with the measured momenta.
-Momenta in the frame of the centre of mass and positions relative to one ion are 3N - 3 numbers each, so the misfit
-goes to zero wherever the momenta can be explained; elsewhere the search ends at the nearest miss in units of the noise.
+Each sample is the start of a search by Levenberg and Marquardt's steps for a geometry with the measured
+momenta. Momenta in the frame of the centre of mass and positions relative to one ion are 3N - 3 numbers each,
+so the misfit goes to zero wherever the momenta can be explained; elsewhere the search ends at the nearest
+miss in units of the noise.
 """
 
 from __future__ import annotations
@@ -58,6 +59,9 @@ class RefinementRules:
     largest: float = 1e3
 
 
+REFINEMENT_RULES = RefinementRules()
+
+
 @dataclass(frozen=True, eq=False)
 class Refinement:
     """Where the searches from the n samples of each of E events ended.
@@ -75,7 +79,7 @@ class Refinement:
     error: NDArray[np.float64]
     chi_squared: NDArray[np.float64]
     status: NDArray[np.uint8]
-    rules: RefinementRules = RefinementRules()
+    rules: RefinementRules = REFINEMENT_RULES
     samples: PosteriorSamples | None = None
 
     def share(self, status: int) -> NDArray[np.float64]:
@@ -122,10 +126,10 @@ def refine(
     likelihood: Likelihood,
     positions: NDArray[np.floating],
     *,
-    rules: RefinementRules = RefinementRules(),
+    rules: RefinementRules = REFINEMENT_RULES,
     threads: int | None = None,
 ) -> Refinement:
-    """Search from samples (E, n, N, 3), bohr, each `turned` first; `CONVERGED` or `STALLED`, no prior is asked."""
+    """Search from samples (E, n, N, 3), bohr, each `turned` first: `CONVERGED` or `STALLED`, by no prior."""
     e, n, ions = positions.shape[:3]
     start = turned(likelihood, np.asarray(positions, dtype=np.float64)).reshape(e * n, ions, 3)
     event = np.repeat(np.arange(e), n)
@@ -145,8 +149,9 @@ def refine(
 def turned(likelihood: Likelihood, positions: NDArray[np.float64]) -> NDArray[np.float64]:
     """Geometries (E, n, N, 3), bohr, turned and scaled so that their momenta come nearest, centre of mass 0.
 
-    Both are exact symmetries of a Coulomb explosion: each is turned as W. Kabsch, Acta Cryst. A 32, 922 (1976), and
-    scaled so that its potential energy is the measured kinetic energy. What cannot be simulated stays as it is.
+    Both are exact symmetries of a Coulomb explosion: each is turned as W. Kabsch, Acta Cryst. A 32, 922
+    (1976), and scaled so that its potential energy is the measured kinetic energy. What cannot be simulated
+    stays as it is.
     """
     m, q = likelihood.masses, likelihood.charges
     x = positions - centre_of_mass(positions, m)
@@ -170,7 +175,7 @@ def turned(likelihood: Likelihood, positions: NDArray[np.float64]) -> NDArray[np
 def _search(
     likelihood: Likelihood, start: NDArray[np.float64], event: NDArray[np.intp], rules: RefinementRules
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Geometries (K, N, 3) where searches from `start` (K, N, 3) of events (K,) end, and |dp| / |p| there (K,)."""
+    """Ends (K, N, 3) of searches from `start` (K, N, 3) of events (K,), and |dp| / |p| there, (K,)."""
     ions = start.shape[1]
     relative = (start[:, 1:] - start[:, :1]).reshape(len(start), -1)
     size = np.abs(relative).max(axis=1)

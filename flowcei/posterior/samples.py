@@ -12,16 +12,23 @@ from flowcei.errors import NoDensityError
 from flowcei.experiment.likelihood import Likelihood
 from flowcei.physics.priors import GeometryPrior, build_prior
 from flowcei.posterior.container import SampleArrays
-from flowcei.posterior.distinct import ModeRules
+from flowcei.posterior.distinct import MODE_RULES, ModeRules
 from flowcei.posterior.drawing import INSIDE
 from flowcei.posterior.flags import POOR_WEIGHTS, poor_weights, warn_of_flagged
 from flowcei.posterior.labels import label_by_geometry, relabel
 from flowcei.posterior.laplace import local_covariance
 from flowcei.posterior.modes import Modes, find_modes
-from flowcei.posterior.refinement import CONVERGED, OUTSIDE, Refinement, RefinementRules, refine
+from flowcei.posterior.refinement import (
+    CONVERGED,
+    OUTSIDE,
+    REFINEMENT_RULES,
+    Refinement,
+    RefinementRules,
+    refine,
+)
 from flowcei.posterior.spread import Spread
 from flowcei.posterior.structures import to_atoms
-from flowcei.posterior.weights import WeightRules, Weights
+from flowcei.posterior.weights import WEIGHT_RULES, WeightRules, Weights
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,15 +37,17 @@ _AMONG = " and among these results (samples.unflagged() leaves them out)"
 
 
 class PosteriorSamples(SampleArrays):
-    """Samples of the posterior of E events, n of each; `samples[3]` are those of one, `for one in samples` of each.
+    """Samples of the posterior of E events, n of each.
+
+    `samples[3]` are those of one event, and iteration goes over events.
 
     Attributes:
         molecule: Which atoms, in the order of the arrays.
         momenta: What was measured, (E, N, 3), hbar / bohr.
         positions: (E, n, N, 3), bohr, in the frame of the momenta, centre of mass 0; NaN for
             an event that the model can express no geometry for (`answered`).
-        log_prob: Log density of each sample under the model, (E, n), per bohr^(3N-3); NaN like the positions, and
-            before samples were restricted to the prior (`flowcei.posterior.drawing`).
+        log_prob: Log density of each sample under the model, (E, n), per bohr^(3N-3); NaN like the positions,
+            and before samples were restricted to the prior (`flowcei.posterior.drawing`).
         event_id: The number of each event, (E,).
         sigma: Noise that was assumed, (E,), hbar / bohr.
         origin: Model, prior, seed, latent and what is known of the events.
@@ -68,7 +77,7 @@ class PosteriorSamples(SampleArrays):
 
     @property
     def prior(self) -> GeometryPrior:
-        """The geometry prior of the model that drew the samples; NoDensityError where its training data state none."""
+        """The geometry prior of the model that drew the samples; NoDensityError where none is stated."""
         prior = self.known_prior()
         if prior is None:
             msg = "the model was trained on data whose prior nobody stated; --prior states one"
@@ -81,7 +90,7 @@ class PosteriorSamples(SampleArrays):
         return build_prior(self.molecule, spec) if isinstance(spec, dict) else None
 
     def weigh(
-        self, prior: GeometryPrior | None = None, *, rules: WeightRules = WeightRules()
+        self, prior: GeometryPrior | None = None, *, rules: WeightRules = WEIGHT_RULES
     ) -> PosteriorSamples:
         """Return these samples with importance weights: see `flowcei.posterior.weights`.
 
@@ -116,7 +125,7 @@ class PosteriorSamples(SampleArrays):
             log_weights += np.log(np.where(restricted, self.columns[INSIDE], 1.0))[:, None]
         weights = Weights.of(log_weights, rules)
         poor = np.where(self.answered, poor_weights(weights), np.uint16(0))
-        return replace(self, weights=weights, flags=(self._bits & ~np.uint16(POOR_WEIGHTS)) | poor)
+        return replace(self, weights=weights, flags=(self.flag_bits & ~np.uint16(POOR_WEIGHTS)) | poor)
 
     def log_posterior(
         self, positions: NDArray[np.floating], prior: GeometryPrior | None = None
@@ -150,7 +159,7 @@ class PosteriorSamples(SampleArrays):
         self,
         prior: GeometryPrior | None = None,
         *,
-        rules: RefinementRules = RefinementRules(),
+        rules: RefinementRules = REFINEMENT_RULES,
         threads: int | None = None,
         keep_flagged: bool = False,
     ) -> Refinement:
@@ -164,7 +173,7 @@ class PosteriorSamples(SampleArrays):
             keep_flagged: Whether flagged events are meant to be among them; else a
                 `FlaggedWarning` says that they are.
         """
-        warn_of_flagged(self._bits, _AMONG, keep_flagged=keep_flagged)
+        warn_of_flagged(self.flag_bits, _AMONG, keep_flagged=keep_flagged)
         likelihood, prior = self.likelihood, prior or self.known_prior()
         refinement = refine(likelihood, self.positions, rules=rules, threads=threads)
         if prior is not None and prior.has_density:
@@ -178,7 +187,7 @@ class PosteriorSamples(SampleArrays):
         self,
         prior: GeometryPrior | None = None,
         *,
-        rules: ModeRules = ModeRules(),
+        rules: ModeRules = MODE_RULES,
         threads: int | None = None,
         keep_flagged: bool = False,
     ) -> Modes:
@@ -193,7 +202,7 @@ class PosteriorSamples(SampleArrays):
             threads: To use; all the process may run on by default.
             keep_flagged: As of `refine`.
         """
-        warn_of_flagged(self._bits, _AMONG, keep_flagged=keep_flagged)
+        warn_of_flagged(self.flag_bits, _AMONG, keep_flagged=keep_flagged)
         prior = prior or self.known_prior()
         return find_modes(
             self.refine(prior, threads=threads, keep_flagged=True),
@@ -207,8 +216,8 @@ class PosteriorSamples(SampleArrays):
     def equally_weighted(self, seed: int = 0) -> PosteriorSamples:
         """Return as many samples, drawn from these by their weights, each counting alike.
 
-        Systematic resampling: a sample comes as often as its share of n, rounded up or down. Samples whose weights are
-        not reliable stay as they are.
+        Systematic resampling: a sample comes as often as its share of n, rounded up or down. Samples whose
+        weights are not reliable stay as they are.
 
         Args:
             seed: Of the one random number an event.
@@ -225,7 +234,7 @@ class PosteriorSamples(SampleArrays):
         Args:
             keep_flagged: As of `refine`.
         """
-        warn_of_flagged(self._bits, _AMONG, keep_flagged=keep_flagged)
+        warn_of_flagged(self.flag_bits, _AMONG, keep_flagged=keep_flagged)
         if self.weights is not None:
             return np.asarray(np.einsum("en,enix->eix", self.weights.normalised, self.positions))
         return np.asarray(self.positions.mean(axis=1, dtype=np.float64))
@@ -262,7 +271,7 @@ class PosteriorSamples(SampleArrays):
             DataError: Where all are flagged.
         """
         even = self.unflagged(keep_flagged=keep_flagged).equally_weighted()
-        warn_of_flagged(self._bits, " and left out", keep_flagged=keep_flagged)
+        warn_of_flagged(self.flag_bits, " and left out", keep_flagged=keep_flagged)
         return Spread.of(even)
 
     def labelled(self, positions: NDArray[np.floating] | None = None) -> NDArray[np.float64]:
@@ -284,8 +293,8 @@ class PosteriorSamples(SampleArrays):
             event: Counted from 0.
 
         Returns:
-            n structures, identical ions labelled by the geometry, each with event number, sample and, where it was
-            weighed, weight in its `info`.
+            n structures, identical ions labelled by the geometry, each with event number, sample and, where
+            it was weighed, weight in its `info`.
 
         Example:
             >>> import flowcei

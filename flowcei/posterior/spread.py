@@ -1,9 +1,9 @@
 """How far the samples of an event lie apart: the posterior spread of positions, and what varies together.
 
-Positions are looked at in the recoil frame of each event: x along the ion with the longest momenta, y in the plane of
-the momenta, z out of it, the centre of mass at 0, identical ions labelled by the geometry (`flowcei.posterior.labels`).
-Momenta fix some combinations of bonds much better than each alone: of OCS at 1 % noise the correlation of the two
-lengths is -0.87, and their sum is known four times better than either.
+Positions are looked at in the recoil frame of each event: x along the ion with the longest momenta, y in the
+plane of the momenta, z out of it, the centre of mass at 0, identical ions labelled by the geometry
+(`flowcei.posterior.labels`). Momenta fix some combinations of bonds much better than each alone: of OCS at 1
+% noise the correlation of the two lengths is -0.87, and their sum is known four times better than either.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def in_recoil_frame(
     positions: NDArray[np.floating],
     prior: GeometryPrior | None = None,
 ) -> NDArray[np.float64]:
-    """Positions (E, n, N, 3), bohr, in the recoil frame of momenta (E, N, 3), identical ions labelled by the geometry."""
+    """Positions (E, n, N, 3), bohr, labelled by the geometry, in the recoil frame of momenta (E, N, 3)."""
     frame, p = _frame(molecule, momenta)
     rotation = frame.enter(p, torch.ones(len(p), dtype=p.dtype)).rotation.numpy()
     x = np.asarray(positions, dtype=np.float64)
@@ -79,7 +79,7 @@ def momenta_in_recoil_frame(molecule: Molecule, momenta: NDArray[np.float64]) ->
 
 
 def first_axis(molecule: Molecule, momenta: NDArray[np.float64]) -> int:
-    """Which of the ions in `order_by_speed` has its momentum along x of the recoil frame: of identical ones the fastest."""
+    """Which ion in `order_by_speed` has its momentum along x of the recoil frame."""
     return _frame(molecule, momenta)[0].axes[0]
 
 
@@ -91,7 +91,7 @@ def _frame(molecule: Molecule, momenta: NDArray[np.float64]) -> tuple[RecoilFram
 def quantities(
     molecule: Molecule, positions: NDArray[np.floating]
 ) -> tuple[list[Quantity], NDArray[np.float64]]:
-    """Atom coordinates, bonds and angles of labelled geometries (..., N, 3), bohr: Q names, values (..., Q), bohr, deg."""
+    """Coordinates, bonds, angles of labelled geometries (..., N, 3), bohr: Q names, values (..., Q)."""
     x = np.asarray(positions, dtype=np.float64)
     values = [x.reshape(*x.shape[:-2], -1)]
     for i, j in molecule.bonds:
@@ -108,7 +108,7 @@ def quantities(
 
 
 def pooled_quantities(molecule: Molecule) -> dict[Quantity, list[int]]:
-    """Bonds and angles that differ by a symmetry of the bonds alone: of CH4 c-h (4) and h-c-h (6), places in `quantities`."""
+    """Bonds and angles that a symmetry of the bonds exchanges, by place: of CH4 c-h (4) and h-c-h (6)."""
     listed, number = _listed(molecule), environments(molecule)
     alone = Counter(number)
     words = [
@@ -149,7 +149,7 @@ def _alike(molecule: Molecule, listed: list[tuple[Quantity, tuple[int, ...]]]) -
 
 
 def correlated(covariance: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Deviations (..., Q) and correlations (..., Q, Q) of covariances (..., Q, Q); NaN where not finite or constant."""
+    """Deviations (..., Q), correlations (..., Q, Q) of covariances (..., Q, Q); NaN if constant, infinite."""
     with np.errstate(divide="ignore", invalid="ignore"):
         deviation = np.sqrt(np.diagonal(covariance, axis1=-2, axis2=-1))
         correlation = covariance / (deviation[..., :, None] * deviation[..., None, :])
@@ -198,9 +198,7 @@ class Spread:
         molecule, momenta = samples.molecule, samples.momenta
         turned = in_recoil_frame(molecule, momenta, samples.positions, samples.known_prior())
         along = speed_names(molecule)[first_axis(molecule, momenta)]
-        return cls(
-            molecule, turned, *quantities(molecule, turned), samples.event_id, along, samples.columns
-        )
+        return cls(molecule, turned, *quantities(molecule, turned), samples.event_id, along, samples.columns)
 
     def __repr__(self) -> str:
         size = f"{len(self.values)} events x {self.values.shape[1]} samples of {self.molecule.name}"
@@ -266,7 +264,7 @@ class Spread:
         return [k for k, q in enumerate(self.names) if q.kind != "atom"]
 
     def covariance(self) -> NDArray[np.float64]:
-        """Return the covariance of bonds and angles within each event, (E, K, K), divided by the number of samples."""
+        """Return the covariance (1 / n) of the K bonds and angles within each event, (E, K, K)."""
         values = self.values[:, :, self.internal]
         values = values - values.mean(axis=1, keepdims=True)
         return np.asarray(np.einsum("enk,enl->ekl", values, values) / values.shape[1])
@@ -283,7 +281,7 @@ class Spread:
         }
         numbers = {"covariance": covariance, "correlation": correlated(covariance)[1]}
         events = len(self.event_id)
-        table = {"event": np.repeat(self.event_id, len(pairs))}
+        table: dict[str, Any] = {"event": np.repeat(self.event_id, len(pairs))}
         table |= {name: np.tile(np.array(column, dtype=object), events) for name, column in words.items()}
         table |= {name: array[:, first, second].reshape(-1) for name, array in numbers.items()}
         return pd.DataFrame(table)
@@ -319,7 +317,9 @@ class Spread:
             combined = [zip(direction, bonds, strict=True) for direction in directions]
             axes = [
                 f"{deviation[k]:.2g} bohr along "
-                + " ".join(f"{x:+.2f} {name}" for x, name in combined[k] if abs(x) > _COMPONENT).removeprefix("+")
+                + " ".join(f"{x:+.2f} {name}" for x, name in combined[k] if abs(x) > _COMPONENT).removeprefix(
+                    "+"
+                )
                 for k in (0, -1)
             ]
             lines.append(f"principal axes of the bonds: {' and '.join(axes)}")

@@ -30,21 +30,23 @@ def to_atoms(molecule: Molecule, positions: NDArray[np.floating], facts: Mapping
     symbols = ["H" if symbol in HYDROGENS else symbol for symbol in molecule.symbols]
     return [
         Atoms(symbols, x, masses=molecule.masses / DALTON, info=dict(zip(facts, values, strict=True)))
-        for x, *values in zip(positions / ANGSTROM, *(array.tolist() for array in facts.values()), strict=True)
+        for x, *values in zip(
+            positions / ANGSTROM, *(array.tolist() for array in facts.values()), strict=True
+        )
     ]
 
 
 def write_modes_xyz(modes: Modes, file: TextIO) -> None:
-    """Write modes with their `facts`, in the frame of the momenta, identical ions labelled by the geometry."""
+    """Write modes with their `facts`, in the frame of the momenta, labelled by the geometry."""
     _write(file, required(modes.samples).molecule, modes.labelled().positions, modes.facts())
 
 
 def write_means_xyz(samples: PosteriorSamples, file: TextIO) -> None:
     """Write the posterior mean of each event that has samples, in the frame of the momenta.
 
-    Identical ions are labelled by the geometry of each sample before the mean is taken. With it the number of the
-    event, how many samples it is of, their `spread` (the rms distance of an atom from its mean, angstrom: large where
-    the mean of several modes is none of them) and their flags.
+    Identical ions are labelled by the geometry of each sample before the mean is taken. With it the number of
+    the event, how many samples it is of, their `spread` (the rms distance of an atom from its mean, angstrom:
+    large where the mean of several modes is none of them) and their flags.
     """
     samples = samples[samples.answered]
     labelled = replace(samples, positions=samples.labelled().astype(np.float32))

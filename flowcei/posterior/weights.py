@@ -1,15 +1,15 @@
 """Importance weights: from the samples of a flow to those of the exact posterior.
 
-A flow draws x from its own density q(x | P). The posterior is, up to a constant, prior p(x) times likelihood L(P | x):
-samples with the weights p L / q are samples of it, their mean weight is the evidence, and the effective number of
-samples, ESS = (sum w)^2 / sum w^2, measures the flow without the truth (DINGO-IS: M. Dax et al., Phys. Rev. Lett. 130,
-171403 (2023)).
+A flow draws x from its own density q(x | P). The posterior is, up to a constant, prior p(x) times likelihood
+L(P | x): samples with the weights p L / q are samples of it, their mean weight is the evidence, and the
+effective number of samples, ESS = (sum w)^2 / sum w^2, measures the flow without the truth (DINGO-IS: M. Dax
+et al., Phys. Rev. Lett. 130, 171403 (2023)).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.special import logsumexp
@@ -28,17 +28,17 @@ WEIGHT_ARRAYS = ("log_weights", "drawn", "ess", "log_evidence", "k_hat")
 
 @dataclass(frozen=True)
 class WeightRules:
-    """When weights are reliable. Files hold no rules: weigh again after reading to use others than the defaults.
+    """When weights are reliable; files hold no rules: weigh again after reading for others than these.
 
     Attributes:
-        k_hat: Pareto tail index above which the largest weights have no finite mean to speak of (A. Vehtari et al.,
-            JMLR 25, 72 (2024)).
+        k_hat: Pareto tail index above which the largest weights have no finite mean to speak of (A. Vehtari
+            et al., JMLR 25, 72 (2024)).
         min_ess: Effective samples; fewer give no deviation to a quarter of itself.
-        min_efficiency: Effective share that is enough where few were drawn: of 4,000 sound events of OCS the least ESS
-            of 20 (10) samples is 11.3 (3.8), of one large weight.
-        even: Efficiency from which on no few samples carry the weight, so that k-hat, then of the small differences of
-            nearly equal weights, does not count: of 1,000 sound events with 40 (100, 300) samples 61 (10, 1) exceed
-            0.7, all with an efficiency above 0.85.
+        min_efficiency: Effective share that is enough where few were drawn: of 4,000 sound events of OCS the
+            least ESS of 20 (10) samples is 11.3 (3.8), of one large weight.
+        even: Efficiency from which on no few samples carry the weight, so that k-hat, then of the small
+            differences of nearly equal weights, does not count: of 1,000 sound events with 40 (100, 300)
+            samples 61 (10, 1) exceed 0.7, all with an efficiency above 0.85.
     """
 
     k_hat: float = 0.7
@@ -47,13 +47,16 @@ class WeightRules:
     even: float = 0.5
 
 
+WEIGHT_RULES = WeightRules()
+
+
 @dataclass(frozen=True, eq=False)
 class Weights:
     """Importance weights of n samples of each of E events.
 
     Attributes:
-        log_weights: log prior + log likelihood - log q, (E, n); -inf where the prior excludes the geometry or it cannot
-            be simulated.
+        log_weights: log prior + log likelihood - log q, (E, n); -inf where the prior excludes the geometry or
+            it cannot be simulated.
         drawn: Samples drawn, (E,): n, or more where some were dropped.
         ess: Effective number of all samples drawn, (E,); 0 where no sample counts.
         log_evidence: Log of the mean weight of all samples drawn, (E,).
@@ -66,10 +69,10 @@ class Weights:
     ess: NDArray[np.float64]
     log_evidence: NDArray[np.float64]
     k_hat: NDArray[np.float64]
-    rules: WeightRules = WeightRules()
+    rules: WeightRules = WEIGHT_RULES
 
     @classmethod
-    def of(cls, log_weights: NDArray[np.float64], rules: WeightRules = WeightRules()) -> Weights:
+    def of(cls, log_weights: NDArray[np.float64], rules: WeightRules = WEIGHT_RULES) -> Weights:
         """Judge raw weights (E, n), all that were drawn."""
         e, n = log_weights.shape
         with np.errstate(divide="ignore", invalid="ignore"):  # where no sample counts
@@ -80,11 +83,13 @@ class Weights:
 
     def __getitem__(self, rows: slice | NDArray) -> Weights:
         """Return those of some of the events."""
-        return replace(self, **{name: getattr(self, name)[rows] for name in WEIGHT_ARRAYS})
+        arrays: dict[str, Any] = {name: getattr(self, name)[rows] for name in WEIGHT_ARRAYS}
+        return replace(self, **arrays)
 
     @classmethod
     def concatenate(cls, parts: Sequence[Weights]) -> Weights:
         """Join the weights of different events."""
+        arrays: dict[str, Any]
         arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in WEIGHT_ARRAYS}
         return replace(parts[0], **arrays)
 
@@ -97,8 +102,8 @@ class Weights:
     def reliable(self) -> NDArray[np.bool_]:
         """Which events (E,) have weights to be used.
 
-        Beyond the bound of k-hat the few samples that carry the weight are where the flow happened to reach: their
-        moments are biased and too narrow. The flow itself is right on average.
+        Beyond the bound of k-hat the few samples that carry the weight are where the flow happened to reach:
+        their moments are biased and too narrow. The flow itself is right on average.
         """
         carried_by_few = (self.k_hat > self.rules.k_hat) & (self.efficiency < self.rules.even)
         return ~self.few_count & ~carried_by_few
@@ -116,7 +121,7 @@ class Weights:
         return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 
     def resampled(self, seed: int) -> NDArray[np.intp]:
-        """Which samples (E, n) systematic resampling takes: each as often as its share of n, rounded up or down."""
+        """Samples (E, n) of systematic resampling: each as often as its share of n, rounded up or down."""
         e, n = self.log_weights.shape
         steps = self.normalised.cumsum(axis=1)
         marks = (np.arange(n) + np.random.default_rng(seed).random((e, 1))) / n * steps[:, -1:]
@@ -146,7 +151,7 @@ def efficiency_in_words(ess: NDArray[np.float64], drawn: NDArray[np.integer]) ->
 def scaled_evidence(
     log_evidence: NDArray[np.float64], momenta: NDArray[np.float64], masses: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """log evidence (E,) + (3N - 3) log rms(centred momenta (E, N, 3)): how probable momenta are, without unit, (E,)."""
+    """How probable momenta (E, N, 3) are, without unit: log evidence + (3N - 3) log rms(centred), (E,)."""
     size = rms_component(centred_momenta(momenta, masses))
     return np.asarray(log_evidence + (3 * len(masses) - 3) * np.log(size))
 
@@ -154,10 +159,10 @@ def scaled_evidence(
 def thinned(
     log_weights: NDArray[np.float64], n: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Choose n of the m weighted samples of one event, without bias and none twice: rows and log weights, (n,).
+    """Choose n of m weighted samples of one event, without bias and none twice: rows, log weights (n,).
 
-    Heavy samples keep their weights; of the others some are chosen, evenly, and get one and the same weight: the choice
-    with the least variance (P. Fearnhead and P. Clifford, J. R. Statist. Soc. B 65, 887 (2003)).
+    Heavy samples keep their weights; of the others some are chosen, evenly, and get one and the same weight:
+    the choice with the least variance (P. Fearnhead and P. Clifford, J. R. Statist. Soc. B 65, 887 (2003)).
     """
     top = log_weights.max()
     if len(log_weights) <= n or not np.isfinite(top):
@@ -177,7 +182,9 @@ def thinned(
     with np.errstate(divide="ignore", invalid="ignore"):
         level = np.concatenate([[falling.sum() / n], remainder[:-1] / (n - heavy[:-1] - 1.0)])
     k = int(np.argmax((falling <= level) & (heavy < n)))
-    marks = np.floor(np.cumsum(falling[k:]) / level[k] - rng.random())  # systematic: one in every unit of weight
+    marks = np.floor(
+        np.cumsum(falling[k:]) / level[k] - rng.random()
+    )  # systematic: one in every unit of weight
     light = order[k:][np.diff(marks, prepend=-1.0) > 0][: n - k]
     light_weight = np.full(len(light), np.log(level[k]) + top)
     return np.concatenate([order[:k], light]), np.concatenate([log_weights[order[:k]], light_weight])
@@ -197,10 +204,10 @@ def _k_hat(log_weights: NDArray[np.float64], fewest_in_tail: int = 5) -> NDArray
 
 
 def generalised_pareto_shape(excess: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Shape k (E,) of generalised Pareto distributions, from rising excesses (E, M) over a threshold; NaN without spread.
+    """Shape k (E,) of generalised Pareto distributions of rising excesses (E, M); NaN without spread.
 
-    The estimate of J. Zhang and M. A. Stephens (Technometrics 51, 316 (2009)) with the weak prior, ten observations of
-    0.5, of A. Vehtari et al.
+    The estimate of J. Zhang and M. A. Stephens (Technometrics 51, 316 (2009)) with the weak prior, ten
+    observations of 0.5, of A. Vehtari et al.
     """
     count = excess.shape[1]
     grid = 30 + int(np.sqrt(count))

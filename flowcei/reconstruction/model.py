@@ -15,10 +15,9 @@ from flowcei.errors import DataError, NoDensityError, UsageError
 from flowcei.events.container import events_of
 from flowcei.events.simulation import fresh_seed
 from flowcei.physics.priors import build_prior
+from flowcei.posterior.files import Quality, arrays_of
 from flowcei.posterior.flags import moving
-from flowcei.posterior.files import arrays_of
 from flowcei.posterior.samples import PosteriorSamples
-from flowcei.posterior.files import Quality
 from flowcei.reconstruction.noise import above_trained, default_noise, stated_sigma, within_trained
 from flowcei.reconstruction.sampling import (
     SamplingRequest,

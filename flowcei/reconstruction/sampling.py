@@ -20,11 +20,9 @@ from flowcei.events.container import Events
 from flowcei.events.extracolumns import joined_columns
 from flowcei.experiment.detector import Noise
 from flowcei.models.interface import Latent
-from flowcei.posterior.drawing import top_up
+from flowcei.posterior.drawing import mostly_outside, restricted, top_up
+from flowcei.posterior.files import Quality, arrays_of
 from flowcei.posterior.flags import BY_MOMENTA, FLAG_BITS, combined, poor_weights, unexplained
-from flowcei.posterior.files import arrays_of
-from flowcei.posterior.drawing import mostly_outside, restricted
-from flowcei.posterior.files import Quality
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -21,8 +21,7 @@ from shell import Shell
 import flowcei
 import flowcei.reconstruction.sampling
 from flowcei.errors import DataError, FlowceiError, StoppedError, UsageError
-from flowcei.posterior.files import arrays_of
-from flowcei.posterior.files import sample_to_file
+from flowcei.posterior.files import arrays_of, sample_to_file
 from flowcei.reconstruction import model
 from flowcei.reconstruction.sampling import SamplingRequest, Survey
 from flowcei.storage.creation import atomic_write

@@ -20,8 +20,6 @@ from flowcei.errors import DataError, StoppedError
 from flowcei.events.extracolumns import dataset_name, name_of_dataset
 from flowcei.events.foreign.interpretation import Reading
 from flowcei.events.source import open_events
-
-
 from flowcei.posterior.files import sample_to_file
 from flowcei.reconstruction.sampling import SamplingRequest, Survey
 

@@ -151,7 +151,9 @@ def test_laplace_mass_counts_how_badly_a_geometry_explains_the_momenta() -> None
     assert chi2[0, 1] == pytest.approx(16.0, rel=1e-6)
     status = np.array([[CONVERGED, STALLED]], dtype=np.uint8)
     ends = Refinement(both, np.array([[1e-12, 1e-3]]), chi2, status)
-    found = find_modes(ends, known, log_prior=lambda x: np.zeros(len(x)), rules=ModeRules(same=1e-4, resolve=False))
+    found = find_modes(
+        ends, known, log_prior=lambda x: np.zeros(len(x)), rules=ModeRules(same=1e-4, resolve=False)
+    )
     volume = local_covariance(known, both[0], np.zeros(2, int))[1]
     expected = np.exp(-8.0 + volume[1] - volume[0])
     assert found.status.tolist() == [CONVERGED, STALLED]

@@ -28,10 +28,10 @@ from flowcei.evaluation.comparison import compare
 from flowcei.events.container import Events
 from flowcei.molecules.molecule import Molecule
 from flowcei.physics.priors import GeometryPrior, build_prior
+from flowcei.posterior.files import write_samples
 from flowcei.posterior.labels import environments, label_by_geometry, order_by_speed, relabel
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.posterior.spread import pooled_quantities, quantities
-from flowcei.posterior.files import write_samples
 from flowcei.posterior.structures import write_means_xyz, write_modes_xyz
 from flowcei.reconstruction.model import Reconstructor
 from flowcei.report.modes import modes_figure

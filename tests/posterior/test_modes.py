@@ -263,7 +263,7 @@ def test_means_as_xyz_are_read_by_ase(*, weigh: bool) -> None:
 
 def test_table_is_plain_numbers_and_words() -> None:
     """It goes through CSV and back."""
-    drawn, found = _found()
+    _, found = _found()
     table = found.to_dataframe()
     text = table.to_csv(index=False)
     again = pd.read_csv(io.StringIO(text))
@@ -326,7 +326,7 @@ def test_a_nearest_miss_has_no_deviation_and_is_no_example(beyond_the_fold: Post
 
 def test_correlations_are_those_of_samples_around_the_mode() -> None:
     """numpy.corrcoef of samples of the local posterior, bonds and angle."""
-    drawn, found = _found()
+    _, found = _found()
     table = found.to_dataframe()
     rng = np.random.default_rng(5)
     for row in range(len(found)):

@@ -15,10 +15,9 @@ from flowcei.errors import DataError, UsageError
 from flowcei.events.simulation import simulate
 from flowcei.events.storage import write_events
 from flowcei.molecules.molecule import Molecule
+from flowcei.posterior.files import check_samples_path, read_samples, write_samples
 from flowcei.posterior.flags import unexplained
-from flowcei.posterior.files import read_samples
 from flowcei.posterior.samples import PosteriorSamples
-from flowcei.posterior.files import check_samples_path, write_samples
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
