@@ -16,9 +16,9 @@ from .experiment.drift import without_drift as without_drift
 from .molecules.molecule import Molecule as Molecule
 from .physics.explosion import asymptotic_momenta as asymptotic_momenta
 from .physics.jacobian import momenta_jacobian as momenta_jacobian
-from .posterior.hdf import read_samples as read_samples
+from .posterior.files import read_samples as read_samples
+from .posterior.files import write_samples as write_samples
 from .posterior.samples import PosteriorSamples as PosteriorSamples
-from .posterior.storage import write_samples as write_samples
 from .reconstruction.fitting import train as train
 from .reconstruction.loading import load as load
 from .reconstruction.model import Reconstructor as Reconstructor

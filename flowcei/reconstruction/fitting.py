@@ -16,7 +16,7 @@ from flowcei.errors import DataError, UsageError
 from flowcei.events.simulation import fresh_seed
 from flowcei.experiment.detector import Noise
 from flowcei.frame.kinds import FRAMES
-from flowcei.frame.standardiser import Standardiser
+from flowcei.frame.standardiser import Standardiser, check_varying
 from flowcei.models.registry import build_model
 from flowcei.reconstruction.model import Reconstructor
 from flowcei.reconstruction.recorded import DEFAULT_NOISE, RecordedSource, floored, recorded
@@ -161,7 +161,7 @@ def _prepare(charts: Charts, pilot: Events, data: Events | None) -> None:
         model.card["seen"] = TrainedRange.of(c.double().numpy()).to_dict()
     refuse_undescribable(pilot.molecule.to_dict(), model.card)
     if network.has_density:
-        model.chart_standardiser.refuse_constant(x, model.frame.names(pilot.molecule.labels))
+        check_varying(x, model.frame.names(pilot.molecule.labels))
         if data is not None:
             _refuse_unbounded(data, model.frame)
     model.card |= plugins_of(model.architecture, model.card.get("prior"))

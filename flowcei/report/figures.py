@@ -12,9 +12,8 @@ from matplotlib.patches import Ellipse
 from matplotlib.ticker import MaxNLocator
 
 from flowcei.physics.explosion import kinetic_energy
-from flowcei.posterior.covariance import Covariation
 from flowcei.posterior.labels import speed_names
-from flowcei.posterior.spread import momenta_in_recoil_frame
+from flowcei.posterior.spread import momenta_in_recoil_frame, typical_correlation
 from flowcei.report.style import COLOURS, colour, dots, grid, new_figure, styled
 from flowcei.units import ELECTRONVOLT
 
@@ -97,14 +96,13 @@ def _of_event(
     """Return the samples of one event, or of all together, and what they are called."""
     if event is None:
         return values.reshape(-1, *values.shape[2:]), f"{len(values)} events together"
-    return values[event], f"event {spread.ids[event]}"
+    return values[event], f"event {spread.event_id[event]}"
 
 
 def _correlated_bonds(spread: Spread) -> list[tuple[int, int]]:
     """Return the pairs of bonds, as numbers of quantities, that vary together most."""
     bonds = [k for k, q in enumerate(spread.names) if q.kind == "bond"]
-    known = Covariation.of(spread)
-    typical = np.nan_to_num(known.typical_correlation())[np.ix_(known.bonds, known.bonds)]
+    typical = np.nan_to_num(typical_correlation(spread.covariance()))  # bonds come first
     pairs = sorted(combinations(range(len(bonds)), 2), key=lambda pair: -abs(typical[pair]))
     return [(bonds[i], bonds[j]) for i, j in pairs[:_MAX_PAIRS]]
 
@@ -115,9 +113,8 @@ def _draw_pair(axes: Axes, spread: Spread, event: int | None, pair: tuple[int, i
     within = values - values.mean(axis=1, keepdims=True)
     each = np.einsum("enk,enl->ekl", within, within) / values.shape[1]
     if event is None:  # as the printed medians: of deviations and correlations, not of covariances
-        known = Covariation([spread.names[k] for k in pair], each, spread.ids)
         typical = np.median(np.sqrt(np.diagonal(each, axis1=1, axis2=2)), axis=0)
-        covariance = np.nan_to_num(known.typical_correlation()) * typical * typical[:, None]
+        covariance = np.nan_to_num(typical_correlation(each)) * typical * typical[:, None]
     else:
         covariance = each[event]
     points = _of_event(spread, values, event)[0]

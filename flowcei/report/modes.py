@@ -45,7 +45,7 @@ def modes_figure(modes: Modes, samples: PosteriorSamples, event: int) -> Figure:
     low, high = everything.min(axis=0) - 0.4, everything.max(axis=0) + 0.4
     geometries = "1 geometry" if count == 1 else f"{count} geometries"
     title = (
-        f"{molecule.name}, event {samples.ids[event]}: {VERDICTS[modes.verdict[event]]}, {geometries}"
+        f"{molecule.name}, event {samples.event_id[event]}: {VERDICTS[modes.verdict[event]]}, {geometries}"
         f"{f', {_MOST} drawn' if count > _MOST else ''}\ncircles: atoms of the geometry; dots: samples"
     )
     height = _PANEL * (high[1] - low[1]) / (high[0] - low[0])

@@ -16,11 +16,10 @@ import flowcei
 from flowcei.errors import DataError
 from flowcei.evaluation.calibration import calibrate
 from flowcei.evaluation.comparison import compare
+from flowcei.posterior.files import read_samples, write_samples
 from flowcei.posterior.flags import FLAG_BITS
-from flowcei.posterior.hdf import read_samples
 from flowcei.posterior.modes import UNANSWERED
 from flowcei.posterior.samples import PosteriorSamples
-from flowcei.posterior.storage import write_samples
 from flowcei.posterior.structures import write_means_xyz
 
 LOST = 2
