@@ -285,8 +285,8 @@ def _sample_facts(file: Path) -> dict[str, Any]:
     import numpy as np
 
     from flowcei.experiment.detector import rms_component
+    from flowcei.posterior.files import read_samples
     from flowcei.posterior.flags import FLAG_BITS
-    from flowcei.posterior.hdf import read_samples
 
     drawn = read_samples(file)
     warn_of_masses(drawn.molecule)

@@ -15,10 +15,9 @@ from flowcei.errors import DataError, NoDensityError, UsageError
 from flowcei.events.container import events_of
 from flowcei.events.simulation import fresh_seed
 from flowcei.physics.priors import build_prior
+from flowcei.posterior.files import Quality, arrays_of
 from flowcei.posterior.flags import moving
-from flowcei.posterior.hdf import arrays_of
 from flowcei.posterior.samples import PosteriorSamples
-from flowcei.posterior.unfinished import Quality
 from flowcei.reconstruction.noise import above_trained, default_noise, stated_sigma, within_trained
 from flowcei.reconstruction.sampling import (
     SamplingRequest,
@@ -137,7 +136,7 @@ class Reconstructor:
         blocks = self.stream(momenta, n, seed=seed, noise=noise, latent=latent, **rules)
         samples = PosteriorSamples.concatenate(list(blocks))
         if not samples.answered.any():
-            msg = f"event {samples.ids[0]} has no geometry the model can express, nor has any other; "
+            msg = f"event {samples.event_id[0]} has no geometry the model can express, nor has any other; "
             raise DataError(f"{msg}are the momenta in hbar/bohr?")
         return samples
 
@@ -236,7 +235,7 @@ class Reconstructor:
             momenta=asked.momenta,
             positions=positions.numpy().astype(np.float32),
             log_prob=log_prob,
-            ids=asked.numbers,
+            event_id=asked.numbers,
             sigma=sigma[rows],
             origin={
                 "model": self.training.name or None,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from flowcei.reconstruction.model import Reconstructor
 
 _ROWS = 8
-_RESERVE = ["-" * 9_000, *[0] * 1_000]  # what a record says when the training has ended is shorter
+_RESERVE = ["-" * 3_000, *[0] * 500]  # what a record says when the training has ended is shorter
 
 
 def check_storable(model: Reconstructor, x: Tensor, c: Tensor) -> None:

@@ -172,7 +172,7 @@ def read_json_attribute(file: h5py.File, name: str) -> dict | None:
     except ValueError as error:  # also where it is no text
         raise fault("is not JSON") from error
     if not isinstance(table, dict):
-        raise fault("is not a table of at most 16 MiB")
+        raise fault("is too large, or no table")
     return table
 
 

@@ -9,8 +9,8 @@ import pytest
 
 import flowcei
 from flowcei.physics.priors import build_prior
+from flowcei.posterior.drawing import INSIDE
 from flowcei.posterior.flags import FLAG_BITS
-from flowcei.posterior.restriction import INSIDE
 from flowcei.reconstruction.model import Reconstructor
 
 

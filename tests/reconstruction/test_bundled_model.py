@@ -9,7 +9,7 @@ import pytest
 
 import flowcei
 from flowcei.evaluation.comparison import compare
-from flowcei.evaluation.metrics import central_coverage
+from flowcei.evaluation.scores import central_coverage
 from flowcei.posterior.spread import in_recoil_frame
 
 PATH = Path(flowcei.__file__).parent / "assets" / "ocs.safetensors"
@@ -34,7 +34,7 @@ def test_its_figures_are_those_of_its_description(model: flowcei.Reconstructor) 
     """Per-atom error, coverage and the null model, measured again on other unseen events."""
     said = model.training.figures["at noise 1%"]
     events = flowcei.simulate("ocs", 4000, noise="1%", seed=4321)
-    table = compare({"model": model}, events, n=100)
+    table = compare({"model": model}, events, n=100).table
     for row in ("model", "mean"):
         found = table.loc[row, "atom_error_mean"]
         assert found == pytest.approx(said[row]["atom_error_mean"], rel=0.04)
