@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from flowcei.evaluation.verdicts import (
     tarp_distances,
 )
 from flowcei.events.container import events_of
-from flowcei.posterior.spread import Quantity, quantities
+from flowcei.posterior.spread import quantities
 from flowcei.posterior.weights import Weights
 
 if TYPE_CHECKING:
@@ -169,7 +170,12 @@ def calibrate(
         ['coverage', 'regions', 'resimulation', 'sbc', 'tarp']
     """
     events = events_of(events, model.molecule) if keep_flagged else warned([model], events, noise)
-    judge = _Judge.of(model, events, _true_positions(model, events, n, rules), noise, seed)
+    truth = _true_positions(model, events, n, rules)
+    # A stream of its own: a truth drawn with the same seed must not be its own reference.
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(4,)))
+    chart = _chart(model, events.momenta, model.sigma(events, noise), truth[:, None])[:, 0]
+    references = chart.mean(axis=0) + chart.std(axis=0) * rng.standard_normal(chart.shape)
+    judge = _Judge(model, events, truth, noise, chart, references, rng)
     first, blocks, weights = 0, [], []
     for block in model.stream(events, n, noise=noise, latent=latent, seed=seed, weigh=weigh):
         answered = np.flatnonzero(block.answered)
@@ -215,25 +221,13 @@ class _Judge:
     noise: Noise | str | None
     chart: NDArray[np.float64]
     references: NDArray[np.float64]
-    internal: list[Quantity]  # bonds and angles
     rng: np.random.Generator
 
-    @classmethod
-    def of(
-        cls,
-        model: Reconstructor,
-        events: Events,
-        truth: NDArray[np.float64],
-        noise: Noise | str | None,
-        seed: int,
-    ) -> _Judge:
-        # A stream of its own: a truth drawn with the same seed must not be its own reference.
-        rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(4,)))
-        chart = _chart(model, events.momenta, model.sigma(events, noise), truth[:, None])[:, 0]
-        references = chart.mean(axis=0) + chart.std(axis=0) * rng.standard_normal(chart.shape)
-        every = quantities(events.molecule, events.molecule.equilibrium)[0]
-        internal = [quantity for quantity in every if quantity.kind != "atom"]
-        return cls(model, events, truth, noise, chart, references, internal, rng)
+    @cached_property
+    def units(self) -> dict[str, str]:
+        """Name and unit of bonds and angles."""
+        every = quantities(self.events.molecule, self.events.molecule.equilibrium)[0]
+        return {quantity.name: quantity.unit for quantity in every if quantity.kind != "atom"}
 
     def rank(self, rows: NDArray[np.intp], samples: PosteriorSamples) -> dict[str, NDArray[Any]]:
         """Return ranks (e, Q) of the truth of events `rows` (e,) by what is ranked, and errors (e, K)."""
@@ -246,23 +240,19 @@ class _Judge:
         )
         chi2, true_chi2 = (samples.likelihood.chi_squared(x) for x in (samples.positions, truth))
         known = np.isfinite(true_chi2[:, 0])  # samples may have infinity: they explain nothing
+        coordinates, of_truth = (
+            np.concatenate(pair, axis=2) for pair in ((chart, internal), (true_chart[:, None], true_internal))
+        )
+        scale = self.chart.std(axis=0)
         ranked = {
-            "sbc": (
-                np.concatenate([chart, internal], axis=2),
-                np.concatenate([true_chart, true_internal[:, 0]], axis=1),
-                weights,
-            ),
-            "tarp": (
-                *tarp_distances(chart, true_chart, self.references[rows], self.chart.std(axis=0)),
-                weights,
-            ),
+            "sbc": (coordinates, of_truth[:, 0], weights),
+            "tarp": (*tarp_distances(chart, true_chart, self.references[rows], scale), weights),
             "chi2": (chi2[known, :, None], true_chi2[known], None if weights is None else weights[known]),
             "hpd": (*self._densities(rows, samples), weights),
         }
         mean = internal.mean(axis=1) if weights is None else np.einsum("en,enk->ek", weights, internal)
-        return {"rows": rows, "error": mean - true_internal[:, 0]} | {
-            k: rank(*given, self.rng) for k, given in ranked.items()
-        }
+        ranks = {name: rank(*given, self.rng) for name, given in ranked.items()}
+        return ranks | {"rows": rows, "error": mean - true_internal[:, 0]}
 
     def _densities(
         self, rows: NDArray[np.intp], samples: PosteriorSamples
@@ -288,25 +278,21 @@ class _Judge:
     ) -> Calibration:
         """Judge the ranks of all events."""
         molecule, rows = self.events.molecule, ranks["rows"]
-        units = {quantity.name: quantity.unit for quantity in self.internal}
-        names = (*self.model.frame.names(molecule.labels), *units)
+        names = (*self.model.frame.names(molecule.labels), *self.units)
         sbc, tarp, chi2 = (
-            Ranks(names, ranks["sbc"]),
-            Ranks(("joint",), ranks["tarp"]),
-            Ranks(("chi2",), ranks["chi2"]),
+            Ranks(labels, ranks[key])
+            for labels, key in ((names, "sbc"), (("joint",), "tarp"), (("chi2",), "chi2"))
         )
         dense = ranks["hpd"].shape[1]
         coverage = Ranks((*names, *[HPD] * dense), np.concatenate([ranks["sbc"], ranks["hpd"]], axis=1))
-        inner = Ranks(tuple(units), ranks["sbc"][:, self.chart.shape[1] :])
+        inner = Ranks(tuple(self.units), ranks["sbc"][:, self.chart.shape[1] :])
         regions = regions_of(molecule, self.events.momenta[rows], rules)
         table = regions_table(inner, ranks["error"], regions)
-        verdicts = [
-            *check_sbc(sbc, rules, seed=seed),
-            *check_coverage(coverage, rules),
-            *check_tarp(tarp, rules),
-        ]
+        verdicts = (
+            check_sbc(sbc, rules, seed=seed) + check_coverage(coverage, rules) + check_tarp(tarp, rules)
+        )
         if len(table):
-            verdicts += check_regions(inner, table, regions, units, rules)
+            verdicts += check_regions(inner, table, regions, self.units, rules)
         if weights is not None:
             medians = {name: float(np.median(weights.efficiency[inside])) for name, inside in regions}
             table["efficiency"] = table["region"].map(medians)

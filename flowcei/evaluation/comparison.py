@@ -88,20 +88,15 @@ class Comparison:
 
         Plain numbers for JSON; what is not known, or not finite, is None.
         """
-        scores = [score for score in self.scores if score.name in self.table]
-        ends = (("value", ""), ("low", "_low"), ("high", "_high"))
-        models = {
-            str(model): {
-                s.name: {
-                    key: float(row[s.name + end]) if math.isfinite(row[s.name + end]) else None
-                    for key, end in ends
-                    if s.name + end in row
-                }
-                for s in scores
-            }
-            for model, row in self.table.iterrows()
-        }
-        return {"metrics": {s.name: {"unit": s.unit, "text": s.text} for s in scores}, "models": models}
+        about = {s.name: {"unit": s.unit, "text": s.text} for s in self.scores if s.name in self.table}
+        ends = {"value": "", "low": "_low", "high": "_high"}
+
+        def numbers(row: pd.Series, name: str) -> dict[str, float | None]:
+            there = {key: float(row[name + end]) for key, end in ends.items() if name + end in row}
+            return {key: value if math.isfinite(value) else None for key, value in there.items()}
+
+        models = {str(model): {n: numbers(row, n) for n in about} for model, row in self.table.iterrows()}
+        return {"metrics": about, "models": models}
 
 
 def compare(
@@ -156,12 +151,11 @@ def compare(
     for name, model in models.items():
         values, rate = _sampled(model, events, test, n, scores, request)
         trained = sum(p.numel() for p in model.network.parameters() if p.requires_grad)
-        run = {
+        rows[name] = row(values | _densities(model, events, test, noise, seed)) | {
             "parameters": float(model.training.parameters or trained),
             "training_rate": float(model.training.rows_per_second or math.nan),
             "sampling_rate": rate,
         }
-        rows[name] = row(values | _densities(model, events, test, noise, seed)) | run
     for name, answer in NULL_MODELS.items():
         rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1,)))
         rows[name] = row(evaluate(scores, Answers(test, answer(test.recoil, n, rng), in_recoil_frame=True)))
@@ -206,38 +200,33 @@ def warned(models: Iterable[Reconstructor], events: Events, noise: Noise | str |
     return chosen
 
 
-# Null models know the recoil frame, nothing else. They are fitted crosswise: an event of one half of the
-# test set is answered from the other half, never from itself.
-
-
 def mean_samples(truth: NDArray[np.float64], n: int, rng: np.random.Generator) -> NDArray[np.float64]:
     """Answer events (E, N, 3) with the mean positions of the other half, (E, 1, N, 3), whatever `n`."""
     del n
-    out = np.empty((len(truth), 1, *truth.shape[1:]))
-    for mine, other in _halves(len(truth), rng):
-        out[mine] = truth[other].mean(axis=0)
-    return out
+    return _crosswise(truth, 1, rng, lambda other, _: truth[other].mean(axis=0))
 
 
 def marginal_samples(truth: NDArray[np.float64], n: int, rng: np.random.Generator) -> NDArray[np.float64]:
     """Answer events (E, N, 3) with geometries of random events of the other half, (E, n, N, 3)."""
+    return _crosswise(truth, n, rng, lambda other, count: truth[rng.choice(other, (count, n))])
+
+
+def _crosswise(
+    truth: NDArray[np.float64],
+    n: int,
+    rng: np.random.Generator,
+    answer: Callable[[NDArray[np.intp], int], NDArray[np.float64]],
+) -> NDArray[np.float64]:
+    """Answer each half of the events from the other: none is answered with itself."""
+    order, middle = rng.permutation(len(truth)), len(truth) // 2
     out = np.empty((len(truth), n, *truth.shape[1:]))
-    for mine, other in _halves(len(truth), rng):
-        out[mine] = truth[rng.choice(other, (len(mine), n))]
+    for mine, other in ((order[:middle], order[middle:]), (order[middle:], order[:middle])):
+        out[mine] = answer(other, len(mine))
     return out
 
 
-NULL_MODELS: dict[str, Callable[[NDArray[np.float64], int, np.random.Generator], NDArray[np.float64]]] = {
-    "mean": mean_samples,
-    "marginal": marginal_samples,
-}
-"""Name in the tables -> how it answers."""
-
-
-def _halves(n: int, rng: np.random.Generator) -> tuple[tuple[NDArray[np.intp], NDArray[np.intp]], ...]:
-    order = rng.permutation(n)
-    first, second = order[: n // 2], order[n // 2 :]
-    return (first, second), (second, first)
+NULL_MODELS = {"mean": mean_samples, "marginal": marginal_samples}
+"""Name in the tables -> how it answers from the recoil frame alone, without looking at the momenta."""
 
 
 def _sampled(

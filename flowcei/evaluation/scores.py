@@ -35,29 +35,18 @@ _RESIMULATED_SAMPLES = 20  # of each
 
 @dataclass(frozen=True, eq=False)
 class TestSet:
-    """The truth of events, in the frames that scores need; centre of mass 0, bohr.
-
-    Attributes:
-        molecule: Masses, bonds and angles.
-        momenta: (E, N, 3), hbar / bohr.
-        lab: Positions in the frame and with the labels of the momenta, (E, N, 3).
-        recoil: Positions in the recoil frame, identical ions labelled by the geometry, (E, N, 3).
-        rotation: From the first to the second, (E, 3, 3).
-        order: Which ion of the truth has each label there, (E, N): see `flowcei.posterior.labels`.
-        resimulated: Whose samples are simulated again, (E,).
-        deviation: Of each coordinate in the recoil frame over the whole test set, (N, 3).
-    """
+    """The truth of E events, in the frames that scores need; centre of mass 0, bohr."""
 
     __test__ = False  # pytest takes the name for its own
 
     molecule: Molecule
-    momenta: NDArray[np.float64]
-    lab: NDArray[np.float64]
-    recoil: NDArray[np.float64]
-    rotation: NDArray[np.float64]
-    order: NDArray[np.intp]
-    resimulated: NDArray[np.bool_]
-    deviation: NDArray[np.float64]
+    momenta: NDArray[np.float64]  # (E, N, 3), hbar / bohr
+    lab: NDArray[np.float64]  # positions (E, N, 3) in the frame and with the labels of the momenta
+    recoil: NDArray[np.float64]  # (E, N, 3), identical ions labelled by the geometry
+    rotation: NDArray[np.float64]  # from the first to the second, (E, 3, 3)
+    order: NDArray[np.intp]  # which ion of the truth has each label there, (E, N)
+    resimulated: NDArray[np.bool_]  # whose samples are simulated again, (E,)
+    deviation: NDArray[np.float64]  # of each coordinate in the recoil frame over the whole test set, (N, 3)
 
     @classmethod
     def of(cls, events: Events, positions: NDArray[np.float64]) -> TestSet:
@@ -97,7 +86,7 @@ class Answers:
     given: NDArray[np.floating]
     in_recoil_frame: bool = False
 
-    @cached_property
+    @property
     def truth(self) -> NDArray[np.float64]:
         """Positions in the recoil frame, (E, N, 3), bohr."""
         return self.test.recoil

@@ -21,7 +21,7 @@ from flowcei.errors import UsageError
 from flowcei.posterior.weights import efficiency_in_words
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -147,22 +147,21 @@ def check_sbc(ranks: Ranks, rules: CalibrationRules = RULES, *, seed: int = 0) -
 
     Source: T. Saeilynoja, P.-C. Buerkner and A. Vehtari, Stat. Comput. 32, 32 (2022).
     """
-    p = _ecdf_p_values(ranks.values, rules.level, seed)
-    return _uniform("sbc", ranks, p, lambda values: rank_shape(values, rules), rules)
+    words = [rank_shape(values, rules) for values in ranks.values.T]
+    return _uniform("sbc", ranks, _ecdf_p_values(ranks.values, rules.level, seed), words, rules)
 
 
 def check_resimulation(ranks: Ranks, rules: CalibrationRules = RULES, *, seed: int = 0) -> list[Verdict]:
     """Judge whether samples explain the momenta as well as the truth does, from ranks of its misfit."""
-
-    def words(values: NDArray[np.float64]) -> str:
-        mean = values.mean()
-        above = (mean - 0.5) * math.sqrt(12 * len(values))
+    words = []
+    for mean in ranks.values.mean(axis=0):
+        above = (mean - 0.5) * math.sqrt(12 * len(ranks))
+        text = "samples explain the momenta otherwise than the truth does"
         if above > rules.clear:
-            return f"too narrow: {mean:.0%} of samples fit the momenta better than the truth"
-        if above < -rules.clear:
-            return f"too wide or beside the truth: {1.0 - mean:.0%} of samples fit the momenta worse"
-        return "samples explain the momenta otherwise than the truth does"
-
+            text = f"too narrow: {mean:.0%} of samples fit the momenta better than the truth"
+        elif above < -rules.clear:
+            text = f"too wide or beside the truth: {1.0 - mean:.0%} of samples fit the momenta worse"
+        words.append(text)
     return _uniform("resimulation", ranks, _ecdf_p_values(ranks.values, rules.level, seed), words, rules)
 
 
@@ -172,44 +171,31 @@ def check_tarp(ranks: Ranks, rules: CalibrationRules = RULES) -> list[Verdict]:
     Its sign is that of a too wide (positive) or too narrow posterior: one number sees that better than a
     test of all shapes.
     """
-
-    def area(values: NDArray[np.float64]) -> tuple[float, float]:
-        # Of one uniform rank u the area is 1/4 - |u - 1/2|, with a variance of 1/48.
-        mean = 0.25 - float(np.abs(values - 0.5).mean())
-        return mean, mean * math.sqrt(48 * len(values))
-
-    def p_value(values: NDArray[np.float64]) -> float:
-        return min(float(kstest(values, "uniform").pvalue), 2.0 * float(ndtr(-abs(area(values)[1]))))
-
-    def words(values: NDArray[np.float64]) -> str:
-        mean, z = area(values)
-        if abs(z) <= rules.clear:
-            return "wrong in shape, correlation or position"
-        return f"too {'narrow or beside the truth' if z < 0 else 'wide'} (area {mean:+.3f})"
-
-    tests = 2 * len(ranks.names)
-    return _uniform("tarp", ranks, [tests * p_value(v) for v in ranks.values.T], words, rules)
+    # Of one uniform rank u the area is 1/4 - |u - 1/2|, with a variance of 1/48.
+    area = 0.25 - np.abs(ranks.values - 0.5).mean(axis=0)
+    z = area * math.sqrt(48 * len(ranks))
+    shape = np.array([kstest(values, "uniform").pvalue for values in ranks.values.T])
+    p_values = 2 * len(z) * np.minimum(shape, 2.0 * ndtr(-np.abs(z)))
+    words = [
+        f"too {'wide' if far > 0 else 'narrow or beside the truth'} (area {mean:+.3f})"
+        if abs(far) > rules.clear
+        else "wrong in shape, correlation or position"
+        for mean, far in zip(area, z, strict=True)
+    ]
+    return _uniform("tarp", ranks, p_values, words, rules)
 
 
 def _uniform(
-    check: str,
-    ranks: Ranks,
-    p_values: Sequence[float] | NDArray[np.float64],
-    words: Callable[[NDArray[np.float64]], str],
-    rules: CalibrationRules,
+    check: str, ranks: Ranks, p_values: NDArray[np.float64], words: list[str], rules: CalibrationRules
 ) -> list[Verdict]:
+    """Return verdicts on ranks, with words for those that fail."""
+    verdicts = []
     largest = np.abs(ecdf_difference(ranks.values)[1]).max(axis=0)
-    return [
-        Verdict(
-            check,
-            name,
-            bool(p >= rules.level),
-            float(distance),
-            min(1.0, float(p)),
-            f"uniform but for {distance:.1%}" if p >= rules.level else words(values) or "wrong in shape",
-        )
-        for name, values, p, distance in zip(ranks.names, ranks.values.T, p_values, largest, strict=True)
-    ]
+    for name, p, distance, failure in zip(ranks.names, p_values, largest, words, strict=True):
+        passed = bool(p >= rules.level)
+        text = f"uniform but for {distance:.1%}" if passed else failure or "wrong in shape"
+        verdicts.append(Verdict(check, name, passed, float(distance), min(1.0, float(p)), text))
+    return verdicts
 
 
 def check_coverage(ranks: Ranks, rules: CalibrationRules = RULES) -> list[Verdict]:
