@@ -244,8 +244,8 @@ def find_modes(
 ) -> Modes:
     """Gather refined samples of E events into modes.
 
-    An event that no search explains has its nearest miss alone. `weights` (E, n) are normalised, equal where None, and
-    used for the events `reliable` (E,), all where None.
+    An event that no search explains has its nearest miss alone. `weights` (E, n) are normalised, equal where
+    None, and used for the events `reliable` (E,), all where None.
     """
     e, n = refinement.status.shape
     used = np.full(e, weights is not None) if reliable is None else reliable

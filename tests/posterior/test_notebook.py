@@ -101,8 +101,8 @@ def test_ase_has_the_geometries_in_angstrom(weighed: PosteriorSamples) -> None:
     assert [one.info["mode"] for one in found.to_ase(3)] == found.number[found.of(3)].tolist()
     heavy = flowcei.Molecule.load("h2o")
     heavy = replace(heavy, symbols=("O", "D", "D"), masses=heavy.masses * np.array([1.0, 2.0, 2.0]))
-    water = PosteriorSamples(heavy, np.ones((1, 3, 3)), np.ones((1, 1, 3, 3), np.float32) * np.arange(3)[:, None],
-                             None, np.zeros(1, int), np.ones(1))  # fmt: skip
+    x = np.ones((1, 1, 3, 3), np.float32) * np.arange(3, dtype=np.float32)[:, None]
+    water = PosteriorSamples(heavy, np.ones((1, 3, 3)), x, None, np.zeros(1, int), np.ones(1))
     assert water.to_ase(0)[0].get_chemical_symbols() == ["O", "H", "H"]
 
 
