@@ -2,9 +2,12 @@
 from .check.examination import examine as examine
 from .check.repair import repair as repair
 from .check.verdict import check_run as check_run
+from .evaluation.calibration import Calibration as Calibration
 from .evaluation.calibration import calibrate as calibrate
+from .evaluation.comparison import Comparison as Comparison
 from .evaluation.comparison import compare as compare
 from .evaluation.floor import information_floor as information_floor
+from .evaluation.verdicts import CalibrationRules as CalibrationRules
 from .events.container import Events as Events
 from .events.simulation import simulate as simulate
 from .events.storage import read_events as read_events

@@ -24,7 +24,7 @@ from flowcei.posterior.flags import EXCLUDING, FLAG_BITS, FLAGS
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.posterior.weights import WEIGHT_ARRAYS, Weights, scaled_evidence
 from flowcei.storage.cells import write_table
-from flowcei.storage.creation import as_text, atomic_write, refuse_existing
+from flowcei.storage.creation import as_text, atomic_write, check_output
 from flowcei.storage.files import check_readable
 from flowcei.storage.hdf import numbers_of, opened, read_json_attribute, writing
 from flowcei.storage.resumable import DONE, datasets_of, resumable_file
@@ -56,7 +56,7 @@ def check_samples_path(path: Path, *, overwrite: bool) -> None:
         raise UsageError(msg)
     if ending == ".parquet":
         _parquet()
-    refuse_existing(path, overwrite=overwrite)
+    check_output(path, overwrite=overwrite)
 
 
 def write_samples(parts: Iterable[PosteriorSamples], path: str | Path, *, overwrite: bool = False) -> None:

@@ -156,8 +156,8 @@ def test_scores_leave_flagged_events_out(flow: Shell) -> None:
     keep = np.array([k for k in range(COUNT) if k not in ODD])
     sound = _odd()[keep]
     with pytest.warns(FlaggedWarning, match="2 of 60 events are flagged"):
-        table = flowcei.compare({"bundled": flowcei.load()}, _odd(), n=20)
-    expected = flowcei.compare({"bundled": flowcei.load()}, sound, n=20)
+        table = flowcei.compare({"bundled": flowcei.load()}, _odd(), n=20).table
+    expected = flowcei.compare({"bundled": flowcei.load()}, sound, n=20).table
     np.testing.assert_array_equal(table["crps"], expected["crps"])
     with pytest.warns(FlaggedWarning, match="left out"):
         found = flowcei.calibrate(flowcei.load(), _odd(), n=10)

@@ -122,6 +122,6 @@ def test_calibration_and_comparison_leave_it_out() -> None:
     model = flowcei.load()
     judged = calibrate(model, events, n=20, keep_flagged=True)
     assert len(judged.sbc) == 59
-    table = compare({"bundled": model}, events, n=20, resamples=10, keep_flagged=True)
+    table = compare({"bundled": model}, events, n=20, resamples=10, keep_flagged=True).table
     assert np.isfinite(table.loc["bundled", "atom_error_mean"])
     assert table.loc["bundled", "atom_error_mean"] < 0.1

@@ -233,8 +233,7 @@ def test_cubes() -> None:
 
 def test_close_atoms_are_drawn_again() -> None:
     """With a larger distance the redraw is seen at work, and terminates."""
-    cube = UnitCube()
-    cube._CLOSEST = 0.5
+    cube = UnitCube(closest=0.5)
     x = cube.unturned(2000, np.random.default_rng(1))
     first, second = np.triu_indices(3, 1)
     assert np.linalg.norm(x[:, first] - x[:, second], axis=-1).min() >= 0.5
