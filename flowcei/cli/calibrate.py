@@ -127,7 +127,7 @@ def calibrate(
 
 def _note_other_prior(model: Reconstructor, events: Events) -> None:
     """Say it where the events were drawn from another prior: then no posterior would pass."""
-    trained, drawn = model.card.get("prior"), events.origin.get("prior")
+    trained, drawn = model.training.prior, events.origin.get("prior")
     if trained and drawn and json.dumps(trained, sort_keys=True) != json.dumps(drawn, sort_keys=True):
         warn(
             "the events were drawn from another prior than the model was trained with; "

@@ -46,12 +46,12 @@ def modes(
 
     Example: flowcei modes events.samples.h5 -o modes.csv
     """
-    from flowcei.storage.creation import atomic_text, refuse_existing
+    from flowcei.storage.creation import atomic_text, check_output
 
     place = output or Path(f"{samples.stem.removesuffix('.samples')}.modes.csv")
     pictures = {name: place.with_name(f"{place.stem}-{name}.png") for name in ("event", "map")}
     for path in (place, *pictures.values(), *([xyz] if xyz else [])):
-        refuse_existing(path, overwrite=overwrite)
+        check_output(path, overwrite=overwrite)
     from flowcei.cli.runs import row_of_event, unflagged
     from flowcei.physics.priors import build_prior
     from flowcei.posterior.files import read_samples

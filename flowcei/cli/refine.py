@@ -25,10 +25,10 @@ def refine(*, samples: Path, output: Path | None, keep_flagged: bool, overwrite:
 
     Example: flowcei refine events.samples.h5
     """
-    from flowcei.storage.creation import atomic_text, refuse_existing
+    from flowcei.storage.creation import atomic_text, check_output
 
     place = output or Path(f"{samples.stem.removesuffix('.samples')}.refined.csv")
-    refuse_existing(place, overwrite=overwrite)
+    check_output(place, overwrite=overwrite)
     import numpy as np
 
     from flowcei.cli.runs import unflagged

@@ -125,7 +125,7 @@ def sample(
     name, reconstructor = load_named(model, device)
     found = ", the newest of runs/ (--model names another)" if model is None and name != BUNDLED else ""
     note(f"model {name}{found} ({reconstructor.architecture}, {reconstructor.molecule.name})")
-    prior = f"prior {reconstructor.card.get('prior_name') or 'unnamed'}"
+    prior = f"prior {reconstructor.training.prior_name or 'unnamed'}"
     warn_of_masses(reconstructor.molecule, of_model=True)
     note_ions(reconstructor.molecule, prior, f"noise {noise or 'of the file, or else of the model'}")
     source = open_events(momenta, reconstructor.molecule, replace(reading(), selection=selection(noise)))
@@ -159,7 +159,7 @@ def _look_at_names(momenta: Path, place: Path, model: str | None, *, overwrite: 
     """Refuse names that cannot be right before torch is imported, which takes seconds."""
     from flowcei.cli.runs import find_model
     from flowcei.errors import UsageError
-    from flowcei.storage.creation import refuse_existing
+    from flowcei.storage.creation import check_output
     from flowcei.storage.files import same_file
 
     if same_file(place, momenta):
@@ -167,7 +167,7 @@ def _look_at_names(momenta: Path, place: Path, model: str | None, *, overwrite: 
         raise UsageError(msg)
     find_model(model)
     if str(place) != "-":
-        refuse_existing(place, overwrite=overwrite)
+        check_output(place, overwrite=overwrite)
 
 
 def _refuse_all_flagged(quality: Quality, momenta: Path) -> None:

@@ -59,12 +59,12 @@ def spread(
 
     Example: flowcei spread events.samples.h5
     """
-    from flowcei.storage.creation import atomic_text, refuse_existing
+    from flowcei.storage.creation import atomic_text, check_output
 
     place = output or Path(f"{samples.stem.removesuffix('.samples')}-spread")
     refuse_full_folder(place, overwrite=overwrite)
     if xyz:
-        refuse_existing(xyz, overwrite=overwrite)
+        check_output(xyz, overwrite=overwrite)
     from flowcei.cli.runs import row_of_event, unflagged
     from flowcei.posterior.files import read_samples
     from flowcei.posterior.structures import write_means_xyz

@@ -157,8 +157,8 @@ def compare(
         values, rate = _sampled(model, events, test, n, scores, request)
         trained = sum(p.numel() for p in model.network.parameters() if p.requires_grad)
         rows[name] = row(values | _densities(model, events, test, noise, seed)) | {
-            "parameters": float(model.card.get("parameters", trained)),
-            "training_rate": float(model.card.get("rows_per_second", math.nan)),
+            "parameters": float(model.training.parameters or trained),
+            "training_rate": float(model.training.rows_per_second or math.nan),
             "sampling_rate": rate,
         }
     for name, answer in NULL_MODELS.items():
@@ -174,10 +174,10 @@ def compare(
 
 def unseen(model: Reconstructor, events: Events) -> Events:
     """Return the events a model did not see in training: the test rows of its own file, all of any other."""
-    data = model.card.get("data")
-    if not data or data["digest"] != events.digest():
+    data = model.training.data
+    if data is None or data.digest != events.digest():
         return events
-    return events[np.sort(split_rows(len(events), data["split_seed"])[2])]
+    return events[np.sort(split_rows(len(events), data.split_seed)[2])]
 
 
 def trusted(

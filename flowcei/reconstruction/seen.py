@@ -8,12 +8,12 @@ the KER and the ellipsoid of the other numbers of the condition.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flowcei.errors import DataError
 from flowcei.frame.interface import Condition
+from flowcei.storage.card import RangeRecord
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -65,28 +65,16 @@ class TrainedRange:
         far = ~(_distance(momenta, self.mean, self.precision) <= self.reach)
         return ker, far
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain numbers that `from_dict` reads."""
-        return {field.name: np.asarray(getattr(self, field.name)).tolist() for field in fields(self)}
+    def to_record(self) -> RangeRecord:
+        """As the description of a model has it."""
+        return RangeRecord(
+            **{field.name: np.asarray(getattr(self, field.name)).tolist() for field in fields(self)}
+        )
 
     @classmethod
-    def from_dict(cls, table: object) -> TrainedRange:
-        """Build one from what `to_dict` returned.
-
-        Raises:
-            DataError: For anything else.
-        """
-        try:
-            mean = np.asarray(table["mean"], dtype=np.float64)  # type: ignore[index]
-            precision = np.asarray(table["precision"], dtype=np.float64)  # type: ignore[index]
-            low, high, reach = (float(table[k]) for k in ("low", "high", "reach"))  # type: ignore[index]
-        except (TypeError, KeyError, ValueError) as error:
-            msg = f"the trained range of the model is damaged ({error})"
-            raise DataError(msg) from error
-        if mean.ndim != 1 or precision.shape != (len(mean), len(mean)):
-            msg = f"the trained range of the model is damaged (shapes {mean.shape}, {precision.shape})"
-            raise DataError(msg)
-        return cls(low, high, mean, precision, reach)
+    def of_record(cls, record: RangeRecord) -> TrainedRange:
+        """From the description of a model."""
+        return cls(record.low, record.high, np.array(record.mean), np.array(record.precision), record.reach)
 
 
 def _distance(

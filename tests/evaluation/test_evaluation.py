@@ -42,6 +42,7 @@ from flowcei.posterior.spread import in_recoil_frame
 from flowcei.reconstruction.fitting import train
 from flowcei.reconstruction.model import Reconstructor
 from flowcei.report.comparison import comparison_figure
+from flowcei.storage.card import TrainingRecord
 from flowcei.training.schedule import Schedule
 
 POSITIONS = [s for s in SCORES if s.name.split("_")[0] not in ("bond", "angle", "resimulation")]
@@ -312,7 +313,7 @@ class _Answers:
 
     def __init__(self, samples: np.ndarray, molecule: Molecule) -> None:
         self.molecule = molecule
-        self.card: dict[str, Any] = {}
+        self.training = TrainingRecord()
         self._samples = samples.astype(np.float32)
 
     def unlike_training(self, events: Events, _: Any) -> dict[str, np.ndarray]:

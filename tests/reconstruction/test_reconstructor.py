@@ -342,8 +342,9 @@ def test_a_flow_that_does_not_invert_itself_is_refused(
     tiny_cinn: Reconstructor, ocs_events: Events, error: float
 ) -> None:
     """Its measured round-trip error is above the bound: no samples."""
+    record = tiny_cinn.training.model_copy(update={"round_trip_error": error})
     with pytest.raises(UsageError, match="does not invert itself"):
-        replace(tiny_cinn, card={"round_trip_error": error}).sample(ocs_events, 3)
+        replace(tiny_cinn, training=record).sample(ocs_events, 3)
 
 
 def test_even_a_tiny_model_has_learned_something(tiny_cinn: Reconstructor) -> None:
