@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from flowcei.molecules.molecule import Molecule
+    from flowcei.posterior.arrays import Bools, Floats, Numbers
 
 ARRAYS = ("positions", "momenta", "event_id", "sigma", "log_prob", "flags")
 """The arrays of samples, in the order of files."""
@@ -41,11 +42,11 @@ class SampleArrays:
     """The arrays of `PosteriorSamples`, which says what they are."""
 
     molecule: Molecule
-    momenta: NDArray[np.float64]
+    momenta: Floats
     positions: NDArray[np.float32]
-    log_prob: NDArray[np.float64] | None
-    event_id: NDArray[np.int64]
-    sigma: NDArray[np.float64]
+    log_prob: Floats | None
+    event_id: Numbers
+    sigma: Floats
     origin: dict[str, Any] = field(default_factory=dict)
     weights: Weights | None = None
     flags: NDArray[np.uint16] | None = None
@@ -129,7 +130,7 @@ class SampleArrays:
         return replace(first, **joined, columns=joined_columns([part.columns for part in parts]))
 
     @property
-    def answered(self) -> NDArray[np.bool_]:
+    def answered(self) -> Bools:
         """Which events (E,) have samples: False where the model can express no geometry for them."""
         return np.asarray(np.isfinite(self.positions).all(axis=(1, 2, 3)))
 
@@ -139,7 +140,7 @@ class SampleArrays:
         return tuple(map(flag_names, self.flag_bits))
 
     @property
-    def flagged(self) -> NDArray[np.bool_]:
+    def flagged(self) -> Bools:
         """Which events (E,) have an answer that is not to be trusted.
 
         Poor weights alone (`efficiency`, `weights`) do not count: the flow's samples stand in.

@@ -14,11 +14,10 @@ from flowcei.posterior.laplace import momentum_slope, residuals
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from numpy.typing import NDArray
-
     from flowcei.experiment.likelihood import Likelihood
+    from flowcei.posterior.arrays import Bools, Floats, Rows
 
-    LogPrior = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+    LogPrior = Callable[[Floats], Floats]
     """Log density (B,) of geometries (B, N, 3)."""
 
 _QUADRUPLES = 100  # of atoms, whose handedness is compared
@@ -57,7 +56,7 @@ MODE_RULES = ModeRules()
 
 
 @nonfinite_allowed
-def shape_of(positions: NDArray[np.float64]) -> NDArray[np.float64]:
+def shape_of(positions: Floats) -> Floats:
     """Invariants (K, F), bohr, of geometries (K, N, 3), bohr: the same however these are turned.
 
     All distances, and for the handedness the heights of quadruples of atoms: six volumes over the squared
@@ -77,12 +76,12 @@ def shape_of(positions: NDArray[np.float64]) -> NDArray[np.float64]:
 @nonfinite_allowed
 def leaders(
     likelihood: Likelihood,
-    positions: NDArray[np.float64],
-    event: NDArray[np.intp],
-    order: NDArray[np.intp],
+    positions: Floats,
+    event: Rows,
+    order: Rows,
     log_prior: LogPrior | None = None,
     rules: ModeRules = MODE_RULES,
-) -> NDArray[np.intp]:
+) -> Rows:
     """The geometry that the noise does not tell each of (M, N, 3) of events (M,) from, itself if none, (M,).
 
     `order` (M,) lists all, event by event: a geometry leads those after it. The prior is flat where None.
@@ -100,12 +99,8 @@ def leaders(
 
 
 def _joined(
-    likelihood: Likelihood,
-    ends: NDArray[np.float64],
-    event: NDArray[np.intp],
-    log_prior: LogPrior | None,
-    rules: ModeRules,
-) -> NDArray[np.bool_]:
+    likelihood: Likelihood, ends: Floats, event: Rows, log_prior: LogPrior | None, rules: ModeRules
+) -> Bools:
     """Which of P pairs of geometries (P, 2, N, 3) a path joins without a rise, (P,).
 
     Tried are the straight line and what Gauss-Newton steps at right angles to it make of it. Any
@@ -134,9 +129,7 @@ def _joined(
     return joined
 
 
-def _towards_valley(
-    likelihood: Likelihood, path: NDArray[np.float64], event: NDArray[np.intp]
-) -> NDArray[np.float64]:
+def _towards_valley(likelihood: Likelihood, path: Floats, event: Rows) -> Floats:
     """Steps (P, K - 2, N - 1, 3) of the inner points of paths (P, K, N, 3) across their chords."""
     pairs, count, ions = path.shape[:3]
     rows, inner = np.repeat(event, count - 2), path[:, 1:-1].reshape(-1, ions, 3)
@@ -155,12 +148,7 @@ def _towards_valley(
 
 
 @nonfinite_allowed
-def covering(
-    covariance: NDArray[np.float64],
-    positions: NDArray[np.float64],
-    share: NDArray[np.float64],
-    leader: NDArray[np.intp],
-) -> NDArray[np.float64]:
+def covering(covariance: Floats, positions: Floats, share: Floats, leader: Rows) -> Floats:
     """Covariances (M, D, D) about leaders (M,) of the mixtures of all that they lead.
 
     `covariance` is of each geometry (M, N, 3) about itself, bohr^2, `share` (M,) its part in the mixture;

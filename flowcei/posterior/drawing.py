@@ -12,12 +12,11 @@ from flowcei.posterior.weights import WEIGHT_ARRAYS, Weights, thinned
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from numpy.typing import NDArray
-
     from flowcei.physics.priors import GeometryPrior
+    from flowcei.posterior.arrays import Bools, Rows
     from flowcei.posterior.samples import PosteriorSamples
 
-    Draw = Callable[[NDArray[np.intp], int], PosteriorSamples]
+    Draw = Callable[[Rows, int], PosteriorSamples]
     """(which events, how many) -> samples of those events, not weighed."""
 
 INSIDE = "inside_prior"
@@ -71,11 +70,7 @@ def _beside(one: PosteriorSamples, other: PosteriorSamples) -> PosteriorSamples:
 
 
 def _put(
-    samples: PosteriorSamples,
-    rows: NDArray[np.intp],
-    pool: PosteriorSamples,
-    n: int,
-    rng: np.random.Generator,
+    samples: PosteriorSamples, rows: Rows, pool: PosteriorSamples, n: int, rng: np.random.Generator
 ) -> None:
     """Write n samples of each event of a pool to its row."""
     target, source = samples.weights, pool.weights
@@ -126,11 +121,11 @@ def restricted(samples: PosteriorSamples, draw: Draw, prior: GeometryPrior) -> P
     return replace(samples, **filled, columns={**samples.columns, INSIDE: share})
 
 
-def _inside(samples: PosteriorSamples, prior: GeometryPrior) -> NDArray[np.bool_]:
+def _inside(samples: PosteriorSamples, prior: GeometryPrior) -> Bools:
     flat = samples.positions.reshape(-1, *samples.positions.shape[2:]).astype(np.float64)
     return prior.allows(flat, samples.molecule.identical).reshape(samples.positions.shape[:2])
 
 
-def mostly_outside(samples: PosteriorSamples) -> NDArray[np.bool_]:
+def mostly_outside(samples: PosteriorSamples) -> Bools:
     """Which events (E,) had less than half of their draws inside the prior."""
     return np.asarray(samples.columns.get(INSIDE, np.ones(len(samples))) < _MOSTLY)

@@ -17,14 +17,7 @@ import numpy as np
 
 from flowcei.errors import DataError, UsageError
 from flowcei.events.extracolumns import component_names, name_of_dataset
-from flowcei.events.hdf import (
-    column_arrays,
-    column_datasets,
-    is_column,
-    is_hdf5,
-    read_array,
-    read_molecule,
-)
+from flowcei.events.hdf import column_arrays, column_datasets, is_column, is_hdf5, read_array, read_molecule
 from flowcei.experiment.detector import rms_component
 from flowcei.posterior.container import ARRAYS
 from flowcei.posterior.flags import EXCLUDING, FLAG_BITS, FLAGS
@@ -37,12 +30,13 @@ from flowcei.storage.hdf import numbers_of, opened, read_json_attribute, writing
 from flowcei.storage.resumable import DONE, datasets_of, resumable_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     import h5py
     from numpy.typing import NDArray
 
     from flowcei.molecules.molecule import Molecule
+    from flowcei.posterior.arrays import Floats, Numbers
     from flowcei.storage.resumable import Layout, PreallocatedFile
 
 HDF = (".h5", ".hdf5")
@@ -240,14 +234,14 @@ def _is_finite(samples: PosteriorSamples) -> bool:
 class Quality:
     """What samples say of themselves, an array (E,) each; weights only where they were weighed."""
 
-    event_id: NDArray[np.int64]
+    event_id: Numbers
     flags: NDArray[np.uint16]
-    ess: NDArray[np.float64] | None
-    drawn: NDArray[np.int64] | None
-    sigma: NDArray[np.float64]  # noise that was assumed, hbar / bohr
-    size: NDArray[np.float64]  # rms momentum component, hbar / bohr
-    statistic: NDArray[np.float64] | None  # `scaled_evidence`
-    evidence_p: NDArray[np.float64] | None = None  # chance of momenta as improbable, once that was judged
+    ess: Floats | None
+    drawn: Numbers | None
+    sigma: Floats  # noise that was assumed, hbar / bohr
+    size: Floats  # rms momentum component, hbar / bohr
+    statistic: Floats | None  # `scaled_evidence`
+    evidence_p: Floats | None = None  # chance of momenta as improbable, once that was judged
 
     @property
     def all_flagged(self) -> bool:
@@ -312,11 +306,9 @@ def sample_to_file(
             on_block(min(start * block, request["events"]))
         if start < len(file.done):
             _fill(file, start, stream or parts(start * block), request, on_block)
-        with opened(file.path, file.file) as content:
-            molecule = _molecule(content, file.path)
-            names = ("event", "flags", "ess", "drawn", "momenta", "sigma", "log_evidence")
-            rows = _rows(content, file.path, names, block)
-            quality = Quality.concatenate([Quality.of(arrays, molecule) for arrays in rows])
+        names = ("event", "flags", "ess", "drawn", "momenta", "sigma", "log_evidence")
+        judged = (Quality.of(arrays, molecule) for arrays, molecule, _ in _blocks(file, block, names))
+        quality = Quality.concatenate(list(judged))
         if judge is not None:
             quality = judge(quality)
             file.rewrite("flags", quality.flags)
@@ -357,24 +349,21 @@ def _read_back(
     file: PreallocatedFile, block: int, on_written: Callable[[int], None]
 ) -> Iterator[PosteriorSamples]:
     """What was written, a block at a time."""
-    with opened(file.path, file.file) as content:
-        molecule, origin = _molecule(content, file.path), read_json_attribute(content, "origin") or {}
-        names = [name for name in datasets_of(content) if name != DONE]
-        for arrays in _rows(content, file.path, names, block):
-            yield samples_of(arrays, molecule, origin)
-            on_written(len(arrays["event"]))
+    for arrays, molecule, origin in _blocks(file, block):
+        yield samples_of(arrays, molecule, origin)
+        on_written(len(arrays["event"]))
 
 
-def _rows(
-    content: h5py.File, path: Path, names: Iterable[str], block: int
-) -> Iterator[dict[str, np.ndarray]]:
-    datasets = {name: numbers_of(content, name, path) for name in names if name in content}
-    for first in range(0, len(datasets["event"]), block):
-        yield {name: data[first : first + block] for name, data in datasets.items()}
-
-
-def _molecule(file: h5py.File, path: Path) -> Molecule:
-    molecule = read_molecule(file, path)
-    if molecule is None:
-        raise DataError("is damaged; remove it", path=path)
-    return molecule
+def _blocks(
+    file: PreallocatedFile, block: int, names: Collection[str] = ()
+) -> Iterator[tuple[dict[str, np.ndarray], Molecule, dict[str, Any]]]:
+    """The arrays of each block, all where none are named, with the molecule and the origin."""
+    path = file.path
+    with opened(path, file.file) as content:
+        molecule, origin = read_molecule(content, path), read_json_attribute(content, "origin") or {}
+        if molecule is None:
+            raise DataError("is damaged; remove it", path=path)
+        chosen = [name for name in datasets_of(content) if name != DONE and (not names or name in names)]
+        datasets = {name: numbers_of(content, name, path) for name in chosen}
+        for first in range(0, len(datasets["event"]), block):
+            yield {name: data[first : first + block] for name, data in datasets.items()}, molecule, origin

@@ -13,6 +13,7 @@ from flowcei.errors import FlaggedWarning
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from flowcei.posterior.arrays import Bools, Floats
     from flowcei.posterior.samples import PosteriorSamples
     from flowcei.posterior.weights import Weights
 
@@ -56,13 +57,13 @@ _UNLIKELY = 1e-6  # chance that an event without fault is flagged
 _FIRST = 4  # samples of an event that are simulated first: most events are explained by one of them
 
 
-def moving(momenta: NDArray[np.float64], sigma: NDArray[np.float64]) -> NDArray[np.bool_]:
+def moving(momenta: Floats, sigma: Floats) -> Bools:
     """Which events (E,) have a sum of momenta (E, N, 3) beyond the noise (E,) of a component, hbar / bohr."""
     total = momenta.sum(axis=1)
     return np.asarray((total**2).sum(axis=1) > chi2.isf(_UNLIKELY, 3) * momenta.shape[1] * sigma**2)
 
 
-def unexplained(samples: PosteriorSamples) -> NDArray[np.bool_]:
+def unexplained(samples: PosteriorSamples) -> Bools:
     """Which events (E,) none of their samples explains within the noise."""
     rows = np.arange(len(samples))
     for positions in (samples.positions[:, :_FIRST], samples.positions[:, _FIRST:]):
@@ -80,7 +81,7 @@ def poor_weights(weights: Weights) -> NDArray[np.uint16]:
     return combined(efficiency=weights.few_count, weights=unreliable, outside_prior=outside)
 
 
-def combined(**flags: NDArray[np.bool_]) -> NDArray[np.uint16]:
+def combined(**flags: Bools) -> NDArray[np.uint16]:
     """Flags as bits, (E,), from arrays (E,) by the names of flags, with `_` for `-`."""
     bits = [np.where(events, FLAG_BITS[name.replace("_", "-")], 0) for name, events in flags.items()]
     return np.bitwise_or.reduce(bits).astype(np.uint16)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
+    from flowcei.posterior.arrays import Bools, Floats, Numbers, Reals, Rows
 
 _GRAPHS = 8  # sets of bonded ions between which a prior is asked to choose, at the most
 _BLOCK = 10_000  # samples whose ways to bond the ions are held at a time
@@ -43,11 +44,8 @@ _BEYOND = 2.0
 
 
 def label_by_geometry(
-    molecule: Molecule,
-    momenta: NDArray[np.float64],
-    positions: NDArray[np.floating],
-    prior: GeometryPrior | None = None,
-) -> NDArray[np.intp]:
+    molecule: Molecule, momenta: Floats, positions: Reals, prior: GeometryPrior | None = None
+) -> Rows:
     """The ion at each label, (E, n, N), of positions (E, n, N, 3) with ions as momenta (E, N, 3).
 
     Samples that are not finite keep the order by speed. A `UserWarning` counts the samples of large molecules
@@ -85,12 +83,12 @@ def label_by_geometry(
     return np.take_along_axis(speed[:, None], chosen.reshape(x.shape[:3]), axis=2)
 
 
-def relabel(positions: NDArray[np.float64], order: NDArray[np.intp]) -> NDArray[np.float64]:
+def relabel(positions: Floats, order: Rows) -> Floats:
     """Positions (E, n, N, 3) with ions in an order (E, n, N) or (E, 1, N)."""
     return np.take_along_axis(positions, order[..., None], axis=2)
 
 
-def order_by_speed(molecule: Molecule, momenta: NDArray[np.float64]) -> NDArray[np.intp]:
+def order_by_speed(molecule: Molecule, momenta: Floats) -> Rows:
     """The ion at each label, (E, N), where identical ones come by falling speed, of momenta (E, N, 3)."""
     share = molecule.masses / molecule.masses.sum()
     size = np.linalg.norm(momenta - share[:, None] * momenta.sum(axis=1, keepdims=True), axis=2)
@@ -135,15 +133,15 @@ def environments(molecule: Molecule) -> tuple[int, ...]:
 class _BondGraph:
     """The bonds of a molecule of N atoms, and in which order a search assigns ions to these."""
 
-    group: NDArray[np.int64]  # number of the kind of each ion, (N,)
-    colour: NDArray[np.int64]  # number of its environment, (N,)
-    bonded: NDArray[np.bool_]  # (N, N)
+    group: Numbers  # number of the kind of each ion, (N,)
+    colour: Numbers  # number of its environment, (N,)
+    bonded: Bools  # (N, N)
     target: NDArray[
         np.float64
     ]  # bonds at equilibrium, the mean of those that a symmetry exchanges, (N, N), bohr
-    visit: NDArray[np.int64]  # atoms in the order of the search, (N,)
-    twin: NDArray[np.bool_]  # whether an atom of `visit` has the kind and the bonds of the one before, (N,)
-    later: NDArray[np.int64]  # how many such follow it directly, (N,)
+    visit: Numbers  # atoms in the order of the search, (N,)
+    twin: Bools  # whether an atom of `visit` has the kind and the bonds of the one before, (N,)
+    later: Numbers  # how many such follow it directly, (N,)
 
     @classmethod
     def of(cls, molecule: Molecule) -> _BondGraph:
@@ -177,7 +175,7 @@ class _BondGraph:
         return True
 
     @cached_property
-    def symmetries(self) -> NDArray[np.intp] | None:
+    def symmetries(self) -> Rows | None:
         """The orders (S, N) that leave all bonds where they are; None where they are too many to search."""
         orders = []
         for step, order in enumerate(self._extended([])):
@@ -197,9 +195,7 @@ class _BondGraph:
             if j not in order and np.array_equal(self.bonded[j, order], self.bonded[k, :k]):
                 yield from self._extended([*order, j])
 
-    def cheapest(
-        self, x: NDArray[np.float64], graphs: int, limit: float
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64], int]:
+    def cheapest(self, x: Floats, graphs: int, limit: float) -> tuple[Numbers, Floats, int]:
         """Orders (B, K, N) of the best bonds of ions (B, N, 3), costs (B, K), how many searches stopped."""
         from flowcei.physics._relabelling import best_bond_graphs
 
@@ -209,14 +205,14 @@ class _BondGraph:
         stopped = best_bond_graphs(np.ascontiguousarray(x), *tables, limit, orders, costs)
         return orders, costs, stopped
 
-    def misfit(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+    def misfit(self, x: Floats) -> Floats:
         """Sum of squared deviations (B,) of the bonds of labelled geometries (B, N, 3)."""
         first, second = np.nonzero(np.triu(self.bonded))
         length = np.linalg.norm(x[:, first] - x[:, second], axis=2)
         return np.asarray(((length - self.target[first, second]) ** 2).sum(axis=1))
 
 
-def _search_order(group: list[int], bonded: NDArray[np.bool_]) -> list[int]:
+def _search_order(group: list[int], bonded: Bools) -> list[int]:
     """Atoms along the bonds from the rarest kind on, ends last: so bonds prune a search early."""
     count, degree = np.bincount(group)[group], bonded.sum(axis=1)
     rank: dict[int, int] = {}
@@ -231,9 +227,7 @@ def _search_order(group: list[int], bonded: NDArray[np.bool_]) -> list[int]:
     return sorted(rank, key=lambda k: (0, rank[k], ()) if degree[k] > 1 else (1, 0, ends[k]))
 
 
-def _preferred(
-    bonds: _BondGraph, symmetries: NDArray[np.intp], prior: GeometryPrior, x: NDArray[np.float64]
-) -> tuple[NDArray[np.int64], int]:
+def _preferred(bonds: _BondGraph, symmetries: Rows, prior: GeometryPrior, x: Floats) -> tuple[Numbers, int]:
     """Orders (B, N) of ions (B, N, 3) whose bonds the prior prefers, and how many searches stopped."""
     draws = prior.sample(_DRAWS, np.random.default_rng(0))
     limit = _BEYOND * float(bonds.misfit(draws).max())
@@ -257,11 +251,9 @@ def _preferred(
     return chosen, total
 
 
-def _distinct(
-    symmetries: NDArray[np.intp], prior: GeometryPrior, draws: NDArray[np.float64]
-) -> list[NDArray[np.intp]]:
+def _distinct(symmetries: Rows, prior: GeometryPrior, draws: Floats) -> list[Rows]:
     """One symmetry of the bonds for each density that the prior gives to one geometry."""
-    chosen: list[tuple[NDArray[np.intp], NDArray[np.float64]]] = []
+    chosen: list[tuple[Rows, Floats]] = []
     for order in symmetries:
         density = prior.log_prob(draws[:, order])
         if not any(np.allclose(density, other, rtol=1e-9, atol=1e-6) for _, other in chosen):

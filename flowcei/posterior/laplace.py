@@ -14,9 +14,8 @@ import numpy as np
 from flowcei.experiment.likelihood import nonfinite_allowed
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from flowcei.experiment.likelihood import Likelihood
+    from flowcei.posterior.arrays import Floats, Rows
 
 _RANK = 1e-12  # of the largest singular value: below lies rounding, not information
 # At one deviation of a normal posterior the momenta have changed by 1, squared. Where it is above 4
@@ -25,17 +24,13 @@ _TOO_HIGH, _HIGH = 4.0, 1.5
 _SHORTENINGS, _CORRECTIONS = 40, 4
 
 
-def momentum_slope(
-    likelihood: Likelihood, positions: NDArray[np.float64], event: NDArray[np.intp]
-) -> NDArray[np.float64]:
+def momentum_slope(likelihood: Likelihood, positions: Floats, event: Rows) -> Floats:
     """Derivatives (M, 3N-3, 3N) of whitened momenta over the noise by positions (M, N, 3) of events (M,)."""
     slope = likelihood.slope(positions, event, accuracy=1e-8)
     return np.asarray(slope * (likelihood.size / likelihood.noise)[event, None, None])
 
 
-def residuals(
-    likelihood: Likelihood, positions: NDArray[np.float64], event: NDArray[np.intp]
-) -> NDArray[np.float64]:
+def residuals(likelihood: Likelihood, positions: Floats, event: Rows) -> Floats:
     """Whitened residuals over the noise, (M, K, 3N-3), of K geometries (M, K, N, 3) of each event of (M,)."""
     rows = np.repeat(event, positions.shape[1])
     residual = likelihood.residual(positions.reshape(-1, *positions.shape[2:]), rows)
@@ -44,12 +39,8 @@ def residuals(
 
 @nonfinite_allowed
 def local_covariance(
-    likelihood: Likelihood,
-    positions: NDArray[np.float64],
-    event: NDArray[np.intp],
-    *,
-    bounded: bool = False,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    likelihood: Likelihood, positions: Floats, event: Rows, *, bounded: bool = False
+) -> tuple[Floats, Floats]:
     """Covariance (M, 3N, 3N), bohr^2, of geometries (M, N, 3) of events (M,), and the log of its volume (M,).
 
     Of positions with the centre of mass at 0; the volume is that of the square root of the covariance of the
@@ -78,13 +69,8 @@ def local_covariance(
 
 
 def _bounded(
-    likelihood: Likelihood,
-    positions: NDArray[np.float64],
-    event: NDArray[np.intp],
-    axes: NDArray[np.float64],
-    change: NDArray[np.float64],
-    scale: NDArray[np.float64],
-) -> NDArray[np.float64]:
+    likelihood: Likelihood, positions: Floats, event: Rows, axes: Floats, change: Floats, scale: Floats
+) -> Floats:
     """Lengths of axes (M, D), bohr, shortened to where the momenta change by about one deviation.
 
     Rows of `axes` (M, D, D) are directions of positions relative to the first ion, those of `change` of the
@@ -95,7 +81,7 @@ def _bounded(
     first = np.minimum(scale, size[:, None])  # a width beyond the molecule itself is not sought
     stiffer = np.tril(np.ones(scale.shape[1:] * 2), -1)  # axes of rising length: those before one's own
 
-    def changed(width: NDArray[np.float64]) -> NDArray[np.float64]:
+    def changed(width: Floats) -> Floats:
         """Squares of the changes of momenta (M, D) at steps along the axes."""
         step = width[:, :, None] * axes
         for _ in range(_CORRECTIONS):

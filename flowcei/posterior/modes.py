@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from flowcei.experiment.likelihood import Likelihood
+    from flowcei.posterior.arrays import Bools, Floats, Rows
     from flowcei.posterior.distinct import LogPrior
     from flowcei.posterior.samples import PosteriorSamples
 
@@ -80,16 +81,16 @@ class Modes:
         Modes: 2 geometries of 2 events of ocs, 2 unique
     """
 
-    event: NDArray[np.intp]
-    number: NDArray[np.intp]
-    positions: NDArray[np.float64]
-    covariance: NDArray[np.float64]
-    probability: NDArray[np.float64]
-    laplace: NDArray[np.float64]
+    event: Rows
+    number: Rows
+    positions: Floats
+    covariance: Floats
+    probability: Floats
+    laplace: Floats
     status: NDArray[np.uint8]
-    error: NDArray[np.float64]
-    chi_squared: NDArray[np.float64]
-    starts: NDArray[np.intp]
+    error: Floats
+    chi_squared: Floats
+    starts: Rows
     verdict: NDArray[np.uint8]
     source: NDArray[np.str_]
     rules: ModeRules = MODE_RULES
@@ -123,11 +124,11 @@ class Modes:
         rows = one_row(rows, len(self))
         return replace(self, **{name: getattr(self, name)[rows] for name in _PER_MODE})
 
-    def of(self, event: int) -> NDArray[np.intp]:
+    def of(self, event: int) -> Rows:
         """Return which modes belong to an event, counted from 0."""
         return np.flatnonzero(self.event == event)
 
-    def count(self, status: int | None = None) -> NDArray[np.intp]:
+    def count(self, status: int | None = None) -> Rows:
         """Return how many modes each event has, (E,), of one status where it is given."""
         chosen = self.event if status is None else self.event[self.status == status]
         return np.bincount(chosen, minlength=len(self.verdict))
@@ -236,15 +237,15 @@ def find_modes(
     refinement: Refinement,
     likelihood: Likelihood,
     *,
-    weights: NDArray[np.float64] | None = None,
-    reliable: NDArray[np.bool_] | None = None,
+    weights: Floats | None = None,
+    reliable: Bools | None = None,
     log_prior: LogPrior | None = None,
     rules: ModeRules = MODE_RULES,
 ) -> Modes:
     """Gather refined samples of E events into modes.
 
-    An event that no search explains has its nearest miss alone.     `weights` (E, n) are normalised, equal
-    where None, and used for the events `reliable` (E,), all where None.
+    An event that no search explains has its nearest miss alone. `weights` (E, n) are normalised, equal where
+    None, and used for the events `reliable` (E,), all where None.
     """
     e, n = refinement.status.shape
     used = np.full(e, weights is not None) if reliable is None else reliable
@@ -253,28 +254,21 @@ def find_modes(
     shares = shares if weights is None else np.where(used[:, None], weights, shares)
     limit = likelihood.most_misfit
     answered = np.asarray(np.isfinite(refinement.positions).any(axis=(1, 2, 3)))
-    ends = [
-        (k, *end)
-        for k in np.flatnonzero(answered).tolist()
-        for end in _gathered(refinement, k, shares[k], limit, rules)
-    ]
-    event, sample, starts = (np.array([end[k] for end in ends], dtype=np.intp) for k in (0, 1, 3))
+    event, sample, starts, share = _ends(refinement, shares, answered, limit, rules)
     positions, status = refinement.positions[event, sample], refinement.status[event, sample]
     error, chi_squared = refinement.error[event, sample], refinement.chi_squared[event, sample]
     # A geometry outside the prior has a probability where weighted samples near it lie inside.
     outside = status == OUTSIDE
     explains = np.where(outside, used[event], (status == CONVERGED) | (chi_squared <= limit))
     covariance, log_volume = local_covariance(likelihood, positions, event, bounded=True)
-    laplace = np.full(len(ends), np.nan)
+    laplace = np.full(len(event), np.nan)
     if log_prior is not None:
-        with np.errstate(invalid="ignore"):  # no density, of a direction that momenta leave open: no mass
-            log_mass = log_prior(positions) + log_volume - 0.5 * chi_squared
-        log_mass[np.isnan(log_mass)] = -np.inf
+        log_mass = _log_mass(log_prior, positions, log_volume, chi_squared)
         laplace = _normalised(np.where(outside | ~explains, -np.inf, log_mass), event, e)
     source = np.where(used, "weights", "samples")
     if weights is not None:
         source[~used & (np.bincount(event, np.nan_to_num(laplace), minlength=e) > 0.5)] = "laplace"
-    share = _shared(np.where(explains, np.array([end[2] for end in ends], dtype=float), 0.0), event, e)
+    share = _shared(np.where(explains, share, 0.0), event, e)
     probability = np.where(source[event] == "laplace", laplace, share)
     leader = np.arange(len(event))
     if rules.resolve:
@@ -288,23 +282,26 @@ def find_modes(
     number = np.zeros(len(event), dtype=np.intp)
     number[order] = np.arange(len(order)) - np.searchsorted(event[order], event[order]) + 1
     verdict = _verdicts(event[order][explains[order] & (probability[order] >= rules.counts)], answered)
-    per_mode = (
-        event,
-        number,
-        positions,
-        covariance,
-        probability,
-        laplace,
-        status,
-        error,
-        chi_squared,
-        starts,
-    )
-    return Modes(*per_mode, verdict, source, rules, refinement.samples)[order]
+    geometry, misfit = (event, number, positions, covariance), (status, error, chi_squared, starts)
+    modes = Modes(*geometry, probability, laplace, *misfit, verdict, source, rules, refinement.samples)
+    return modes[order]
+
+
+def _ends(
+    refinement: Refinement, shares: Floats, answered: Bools, limit: float, rules: ModeRules
+) -> tuple[Rows, Rows, Rows, Floats]:
+    """Event, sample, starts and share (M,) of the distinct ends of all events, of shares (E, n)."""
+    ends = [
+        (k, *end)
+        for k in np.flatnonzero(answered).tolist()
+        for end in _gathered(refinement, k, shares[k], limit, rules)
+    ]
+    event, sample, starts = (np.array([end[k] for end in ends], dtype=np.intp) for k in (0, 1, 3))
+    return event, sample, starts, np.array([end[2] for end in ends], dtype=float)
 
 
 def _gathered(
-    refinement: Refinement, event: int, shares: NDArray[np.float64], limit: float, rules: ModeRules
+    refinement: Refinement, event: int, shares: Floats, limit: float, rules: ModeRules
 ) -> list[tuple[int, float, int]]:
     """The distinct ends of one event: the best of their samples, their share of the weight, their starts."""
     status, error = refinement.status[event], refinement.error[event]
@@ -329,7 +326,14 @@ def _gathered(
     return [(k, share / total if total > 0 else 0.0, starts) for k, share, starts in ends]
 
 
-def _normalised(log_density: NDArray[np.float64], event: NDArray[np.intp], e: int) -> NDArray[np.float64]:
+def _log_mass(log_prior: LogPrior, positions: Floats, log_volume: Floats, chi_squared: Floats) -> Floats:
+    """Log of Laplace's integral, (M,), of geometries (M, N, 3)."""
+    with np.errstate(invalid="ignore"):  # no density, of a direction that momenta leave open: no mass
+        log_mass = log_prior(positions) + log_volume - 0.5 * chi_squared
+    return np.where(np.isnan(log_mass), -np.inf, log_mass)
+
+
+def _normalised(log_density: Floats, event: Rows, e: int) -> Floats:
     """exp(log density) (M,) over its sum within each event; NaN where all are 0 or unbounded."""
     total = np.full(e, -np.inf)
     np.logaddexp.at(total, event, log_density)
@@ -338,13 +342,13 @@ def _normalised(log_density: NDArray[np.float64], event: NDArray[np.intp], e: in
     return np.where(finite, np.exp(log_density - np.where(finite, total, 0.0)), np.nan)
 
 
-def _shared(share: NDArray[np.float64], event: NDArray[np.intp], e: int) -> NDArray[np.float64]:
+def _shared(share: Floats, event: Rows, e: int) -> Floats:
     """Shares (M,) over their sum within each event; 0 where that is 0."""
     total = np.bincount(event, share, minlength=e)[event]
     return np.where(total > 0.0, share / np.where(total > 0.0, total, 1.0), 0.0)
 
 
-def _verdicts(event: NDArray[np.intp], answered: NDArray[np.bool_]) -> NDArray[np.uint8]:
+def _verdicts(event: Rows, answered: Bools) -> NDArray[np.uint8]:
     """Verdicts (E,) from the events of the geometries that explain one, and which were answered, (E,)."""
     count = np.bincount(event, minlength=len(answered)).clip(max=2)
     return np.where(answered, np.array([UNEXPLAINED, UNIQUE, AMBIGUOUS])[count], UNANSWERED).astype(np.uint8)

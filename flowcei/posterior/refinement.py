@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from flowcei.experiment.likelihood import Likelihood
+    from flowcei.posterior.arrays import Floats, Reals, Rows
     from flowcei.posterior.samples import PosteriorSamples
 
 CONVERGED, STALLED, OUTSIDE = 0, 1, 2
@@ -75,14 +76,14 @@ class Refinement:
         samples: The samples they began at, of `PosteriorSamples.refine`.
     """
 
-    positions: NDArray[np.float64]
-    error: NDArray[np.float64]
-    chi_squared: NDArray[np.float64]
+    positions: Floats
+    error: Floats
+    chi_squared: Floats
     status: NDArray[np.uint8]
     rules: RefinementRules = REFINEMENT_RULES
     samples: PosteriorSamples | None = None
 
-    def share(self, status: int) -> NDArray[np.float64]:
+    def share(self, status: int) -> Floats:
         """Return the share of starts of each event with a status, (E,)."""
         return np.asarray((self.status == status).mean(axis=1))
 
@@ -124,7 +125,7 @@ def required(samples: PosteriorSamples | None) -> PosteriorSamples:
 @nonfinite_allowed
 def refine(
     likelihood: Likelihood,
-    positions: NDArray[np.floating],
+    positions: Reals,
     *,
     rules: RefinementRules = REFINEMENT_RULES,
     threads: int | None = None,
@@ -146,7 +147,7 @@ def refine(
 
 
 @nonfinite_allowed
-def turned(likelihood: Likelihood, positions: NDArray[np.float64]) -> NDArray[np.float64]:
+def turned(likelihood: Likelihood, positions: Floats) -> Floats:
     """Geometries (E, n, N, 3), bohr, turned and scaled so that their momenta come nearest, centre of mass 0.
 
     Both are exact symmetries of a Coulomb explosion: each is turned as W. Kabsch, Acta Cryst. A 32, 922
@@ -173,18 +174,18 @@ def turned(likelihood: Likelihood, positions: NDArray[np.float64]) -> NDArray[np
 
 @nonfinite_allowed
 def _search(
-    likelihood: Likelihood, start: NDArray[np.float64], event: NDArray[np.intp], rules: RefinementRules
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    likelihood: Likelihood, start: Floats, event: Rows, rules: RefinementRules
+) -> tuple[Floats, Floats]:
     """Ends (K, N, 3) of searches from `start` (K, N, 3) of events (K,), and |dp| / |p| there, (K,)."""
     ions = start.shape[1]
     relative = (start[:, 1:] - start[:, :1]).reshape(len(start), -1)
     size = np.abs(relative).max(axis=1)
     first, second = np.triu_indices(ions, 1)
 
-    def geometry(y: NDArray[np.float64]) -> NDArray[np.float64]:
+    def geometry(y: Floats) -> Floats:
         return np.concatenate([np.zeros((len(y), 3)), y], axis=1).reshape(-1, ions, 3)
 
-    def residual(y: NDArray[np.float64], rows: NDArray[np.intp]) -> NDArray[np.float64]:
+    def residual(y: Floats, rows: Rows) -> Floats:
         x = geometry(y)
         gap = np.linalg.norm(x[:, first] - x[:, second], axis=-1).min(axis=1)
         reach = np.abs(y).max(axis=1)
@@ -194,7 +195,7 @@ def _search(
         out[bad] = np.nan
         return out
 
-    def slope(y: NDArray[np.float64], rows: NDArray[np.intp]) -> NDArray[np.float64]:
+    def slope(y: Floats, rows: Rows) -> Floats:
         return likelihood.slope(geometry(y), event[rows])[:, :, 3:]
 
     # Whitened and plain residuals differ by a factor between 1 and that of the least whitened.

@@ -31,7 +31,7 @@ from flowcei.posterior.structures import to_atoms
 from flowcei.posterior.weights import WEIGHT_RULES, WeightRules, Weights
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from flowcei.posterior.arrays import Floats, Reals
 
 _AMONG = " and among these results (samples.unflagged() leaves them out)"
 
@@ -127,9 +127,7 @@ class PosteriorSamples(SampleArrays):
         poor = np.where(self.answered, poor_weights(weights), np.uint16(0))
         return replace(self, weights=weights, flags=(self.flag_bits & ~np.uint16(POOR_WEIGHTS)) | poor)
 
-    def log_posterior(
-        self, positions: NDArray[np.floating], prior: GeometryPrior | None = None
-    ) -> NDArray[np.float64]:
+    def log_posterior(self, positions: Reals, prior: GeometryPrior | None = None) -> Floats:
         """Return log prior + log likelihood (E, n) of geometries, not normalised.
 
         NaN where the prior cannot say (`GeometryPrior.log_prob_unlabelled`).
@@ -147,7 +145,7 @@ class PosteriorSamples(SampleArrays):
         # Atoms in one place can have an infinite density; such momenta cannot be simulated.
         return np.where(np.isneginf(log_likelihood), -np.inf, log_prior + log_likelihood)
 
-    def _log_prior(self, prior: GeometryPrior, positions: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _log_prior(self, prior: GeometryPrior, positions: Floats) -> Floats:
         """Log density (B,) of geometries (B, N, 3): -inf where they are none, NaN where it is unknown."""
         finite = np.isfinite(positions).all(axis=(1, 2))
         out = np.full(len(positions), -np.inf)
@@ -228,7 +226,7 @@ class PosteriorSamples(SampleArrays):
         log_prob = None if self.log_prob is None else self.log_prob[rows, chosen]
         return replace(self, positions=self.positions[rows, chosen], log_prob=log_prob, weights=None)
 
-    def mean(self, *, keep_flagged: bool = False) -> NDArray[np.float64]:
+    def mean(self, *, keep_flagged: bool = False) -> Floats:
         """Return the posterior mean of the positions, (E, N, 3), bohr; weighted where weighed.
 
         Args:
@@ -239,7 +237,7 @@ class PosteriorSamples(SampleArrays):
             return np.asarray(np.einsum("en,enix->eix", self.weights.normalised, self.positions))
         return np.asarray(self.positions.mean(axis=1, dtype=np.float64))
 
-    def floor(self) -> NDArray[np.float64]:
+    def floor(self) -> Floats:
         """Return what the momenta alone fix each atom to, (E, N), bohr: the Cramer-Rao bound.
 
         The rms distance of an efficient estimate from the truth, at the most probable sample
@@ -274,7 +272,7 @@ class PosteriorSamples(SampleArrays):
         warn_of_flagged(self.flag_bits, " and left out", keep_flagged=keep_flagged)
         return Spread.of(even)
 
-    def labelled(self, positions: NDArray[np.floating] | None = None) -> NDArray[np.float64]:
+    def labelled(self, positions: Reals | None = None) -> Floats:
         """Return positions (E, n, N, 3), bohr, with identical ions labelled by the geometry.
 
         `positions` has each ion where its momentum stands in `momenta`; bonds, angles and means

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
+    from flowcei.posterior.arrays import Floats, Numbers, Reals
     from flowcei.posterior.samples import PosteriorSamples
 
 PERCENTILES = (5, 16, 50, 84, 95)
@@ -56,11 +57,8 @@ class Quantity:
 
 
 def in_recoil_frame(
-    molecule: Molecule,
-    momenta: NDArray[np.float64],
-    positions: NDArray[np.floating],
-    prior: GeometryPrior | None = None,
-) -> NDArray[np.float64]:
+    molecule: Molecule, momenta: Floats, positions: Reals, prior: GeometryPrior | None = None
+) -> Floats:
     """Positions (E, n, N, 3), bohr, labelled by the geometry, in the recoil frame of momenta (E, N, 3)."""
     frame, p = _frame(molecule, momenta)
     rotation = frame.enter(p, torch.ones(len(p), dtype=p.dtype)).rotation.numpy()
@@ -70,27 +68,25 @@ def in_recoil_frame(
     return x @ np.swapaxes(rotation, 1, 2)[:, None]
 
 
-def momenta_in_recoil_frame(molecule: Molecule, momenta: NDArray[np.float64]) -> NDArray[np.float64]:
+def momenta_in_recoil_frame(molecule: Molecule, momenta: Floats) -> Floats:
     """Momenta (E, N, 3) in their recoil frame, the total shared by mass, identical ions by falling speed."""
     frame, p = _frame(molecule, momenta)
     framed = frame.enter(p, torch.ones(len(p), dtype=p.dtype))
-    turned: NDArray[np.float64] = (frame.momenta(framed.condition) * framed.ker.sqrt()[:, None, None]).numpy()
+    turned: Floats = (frame.momenta(framed.condition) * framed.ker.sqrt()[:, None, None]).numpy()
     return turned
 
 
-def first_axis(molecule: Molecule, momenta: NDArray[np.float64]) -> int:
+def first_axis(molecule: Molecule, momenta: Floats) -> int:
     """Which ion in `order_by_speed` has its momentum along x of the recoil frame."""
     return _frame(molecule, momenta)[0].axes[0]
 
 
-def _frame(molecule: Molecule, momenta: NDArray[np.float64]) -> tuple[RecoilFrame, torch.Tensor]:
+def _frame(molecule: Molecule, momenta: Floats) -> tuple[RecoilFrame, torch.Tensor]:
     p = torch.from_numpy(np.ascontiguousarray(momenta, dtype=np.float64))
     return RecoilFrame.of(molecule, p, reflect=False), p
 
 
-def quantities(
-    molecule: Molecule, positions: NDArray[np.floating]
-) -> tuple[list[Quantity], NDArray[np.float64]]:
+def quantities(molecule: Molecule, positions: Reals) -> tuple[list[Quantity], Floats]:
     """Coordinates, bonds, angles of labelled geometries (..., N, 3), bohr: Q names, values (..., Q)."""
     x = np.asarray(positions, dtype=np.float64)
     values = [x.reshape(*x.shape[:-2], -1)]
@@ -148,7 +144,7 @@ def _alike(molecule: Molecule, listed: list[tuple[Quantity, tuple[int, ...]]]) -
     return [group for group in groups.values() if len(group) > 1]
 
 
-def correlated(covariance: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def correlated(covariance: Floats) -> tuple[Floats, Floats]:
     """Deviations (..., Q), correlations (..., Q, Q) of covariances (..., Q, Q); NaN if constant, infinite."""
     with np.errstate(divide="ignore", invalid="ignore"):
         deviation = np.sqrt(np.diagonal(covariance, axis1=-2, axis2=-1))
@@ -157,7 +153,7 @@ def correlated(covariance: NDArray[np.float64]) -> tuple[NDArray[np.float64], ND
     return np.where(finite, deviation, np.nan), np.where(np.isfinite(correlation), correlation, np.nan)
 
 
-def typical_correlation(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
+def typical_correlation(covariance: Floats) -> Floats:
     """Median over events of each correlation of covariances (E, K, K), (K, K); NaN where no event varies."""
     correlation = correlated(covariance)[1]
     varies = np.isfinite(correlation).all(axis=(1, 2))
@@ -185,10 +181,10 @@ class Spread:
     """
 
     molecule: Molecule
-    positions: NDArray[np.float64]
+    positions: Floats
     names: list[Quantity]
-    values: NDArray[np.float64]
-    event_id: NDArray[np.int64]
+    values: Floats
+    event_id: Numbers
     along: str
     columns: dict[str, NDArray[Any]] = field(default_factory=dict)
 
@@ -245,12 +241,12 @@ class Spread:
         ]
         return pd.concat([pd.DataFrame(_named(list(rows))), pd.DataFrame(statistics)], axis=1)
 
-    def per_atom(self) -> NDArray[np.float64]:
+    def per_atom(self) -> Floats:
         """Return the rms distance of samples from their event's mean, (E, N), bohr."""
         offset = self.positions - self.positions.mean(axis=1, keepdims=True)
         return np.asarray(np.sqrt((offset**2).sum(axis=-1).mean(axis=1)))
 
-    def _rows(self) -> dict[Quantity, NDArray[np.float64]]:
+    def _rows(self) -> dict[Quantity, Floats]:
         """The samples of each row of a table, (E, n) or, pooled, a multiple of n."""
         # One quantity after the other in memory: percentiles of columns take half as long again.
         values = np.ascontiguousarray(np.moveaxis(self.values, 2, 0))
@@ -263,7 +259,7 @@ class Spread:
         """Places of the K bonds and angles among the quantities."""
         return [k for k, q in enumerate(self.names) if q.kind != "atom"]
 
-    def covariance(self) -> NDArray[np.float64]:
+    def covariance(self) -> Floats:
         """Return the covariance (1 / n) of the K bonds and angles within each event, (E, K, K)."""
         values = self.values[:, :, self.internal]
         values = values - values.mean(axis=1, keepdims=True)
@@ -286,7 +282,7 @@ class Spread:
         table |= {name: array[:, first, second].reshape(-1) for name, array in numbers.items()}
         return pd.DataFrame(table)
 
-    def principal_axes(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def principal_axes(self) -> tuple[Floats, Floats]:
         """Return the principal axes of the B bonds: deviations (B,), bohr, rising, and directions (B, B).
 
         Medians over events of the deviations within an event; row k is the direction that axis k
@@ -331,7 +327,7 @@ def _named(names: list[Quantity]) -> dict[str, list[str]]:
     return {column: [getattr(q, attribute) for q in names] for column, attribute in attributes.items()}
 
 
-def _statistics(values: NDArray[np.float64], axis: int) -> dict[str, NDArray[np.float64]]:
+def _statistics(values: Floats, axis: int) -> dict[str, Floats]:
     percentiles = np.percentile(values, PERCENTILES, axis=axis)
     return {"mean": values.mean(axis=axis), "sd": values.std(axis=axis)} | {
         f"p{p:02d}": row for p, row in zip(PERCENTILES, percentiles, strict=True)

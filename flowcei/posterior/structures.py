@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from flowcei.molecules.molecule import Molecule
+    from flowcei.posterior.arrays import Floats, Reals
     from flowcei.posterior.modes import Modes
     from flowcei.posterior.samples import PosteriorSamples
 
 
-def to_atoms(molecule: Molecule, positions: NDArray[np.floating], facts: Mapping[str, NDArray]) -> list[Any]:
+def to_atoms(molecule: Molecule, positions: Reals, facts: Mapping[str, NDArray]) -> list[Any]:
     """Geometries (K, N, 3), bohr, as `ase.Atoms`, each with its row of `facts` (K,) as `info`."""
     from ase import Atoms
 
@@ -63,9 +64,7 @@ def write_means_xyz(samples: PosteriorSamples, file: TextIO) -> None:
     _write(file, samples.molecule, mean, facts)
 
 
-def _write(
-    file: TextIO, molecule: Molecule, positions: NDArray[np.float64], facts: Mapping[str, NDArray]
-) -> None:
+def _write(file: TextIO, molecule: Molecule, positions: Floats, facts: Mapping[str, NDArray]) -> None:
     """Write positions (K, N, 3), bohr, each with its row of facts."""
     columns = [array.tolist() for array in facts.values()]
     for x, *values in zip(positions / ANGSTROM, *columns, strict=True):

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from flowcei.posterior.arrays import Bools, Floats, Numbers, Rows
+
 WEIGHT_ARRAYS = ("log_weights", "drawn", "ess", "log_evidence", "k_hat")
 """The arrays of `Weights`, with their names in files."""
 
@@ -64,15 +66,15 @@ class Weights:
         rules: When they are reliable.
     """
 
-    log_weights: NDArray[np.float64]
-    drawn: NDArray[np.int64]
-    ess: NDArray[np.float64]
-    log_evidence: NDArray[np.float64]
-    k_hat: NDArray[np.float64]
+    log_weights: Floats
+    drawn: Numbers
+    ess: Floats
+    log_evidence: Floats
+    k_hat: Floats
     rules: WeightRules = WEIGHT_RULES
 
     @classmethod
-    def of(cls, log_weights: NDArray[np.float64], rules: WeightRules = WEIGHT_RULES) -> Weights:
+    def of(cls, log_weights: Floats, rules: WeightRules = WEIGHT_RULES) -> Weights:
         """Judge raw weights (E, n), all that were drawn."""
         e, n = log_weights.shape
         with np.errstate(divide="ignore", invalid="ignore"):  # where no sample counts
@@ -94,12 +96,12 @@ class Weights:
         return replace(parts[0], **arrays)
 
     @property
-    def few_count(self) -> NDArray[np.bool_]:
+    def few_count(self) -> Bools:
         """Which events (E,) have too few effective samples to say anything."""
         return self.ess < np.minimum(self.rules.min_ess, self.rules.min_efficiency * self.drawn)
 
     @property
-    def reliable(self) -> NDArray[np.bool_]:
+    def reliable(self) -> Bools:
         """Which events (E,) have weights to be used.
 
         Beyond the bound of k-hat the few samples that carry the weight are where the flow happened to reach:
@@ -109,7 +111,7 @@ class Weights:
         return ~self.few_count & ~carried_by_few
 
     @property
-    def normalised(self) -> NDArray[np.float64]:
+    def normalised(self) -> Floats:
         """Weights (E, n) that sum to 1 for each event; equal where they are not `reliable`.
 
         Samples that the prior excludes then have none either, unless too few would remain.
@@ -120,7 +122,7 @@ class Weights:
         weights = np.exp(log_weights - log_weights.max(axis=1, keepdims=True))
         return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 
-    def resampled(self, seed: int) -> NDArray[np.intp]:
+    def resampled(self, seed: int) -> Rows:
         """Samples (E, n) of systematic resampling: each as often as its share of n, rounded up or down."""
         e, n = self.log_weights.shape
         steps = self.normalised.cumsum(axis=1)
@@ -128,18 +130,18 @@ class Weights:
         return np.stack([np.searchsorted(s, m).clip(0, n - 1) for s, m in zip(steps, marks, strict=True)])
 
     @property
-    def efficiency(self) -> NDArray[np.float64]:
+    def efficiency(self) -> Floats:
         """ESS over the number drawn, (E,): 1 where the flow is the exact posterior."""
         return self.ess / self.drawn
 
     @property
-    def log_evidence_error(self) -> NDArray[np.float64]:
+    def log_evidence_error(self) -> Floats:
         """Standard error of `log_evidence`, (E,), by the delta method; infinite where none counts."""
         with np.errstate(divide="ignore"):
             return np.sqrt(np.maximum(1.0 / self.ess - 1.0 / self.drawn, 0.0))
 
 
-def efficiency_in_words(ess: NDArray[np.float64], drawn: NDArray[np.integer]) -> str:
+def efficiency_in_words(ess: Floats, drawn: NDArray[np.integer]) -> str:
     """Say how many samples count, from the effective (E,) and the drawn (E,) of each event."""
     low, middle = np.quantile(ess / drawn, (0.1, 0.5))
     return (
@@ -148,17 +150,13 @@ def efficiency_in_words(ess: NDArray[np.float64], drawn: NDArray[np.integer]) ->
     )
 
 
-def scaled_evidence(
-    log_evidence: NDArray[np.float64], momenta: NDArray[np.float64], masses: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def scaled_evidence(log_evidence: Floats, momenta: Floats, masses: Floats) -> Floats:
     """How probable momenta (E, N, 3) are, without unit: log evidence + (3N - 3) log rms(centred), (E,)."""
     size = rms_component(centred_momenta(momenta, masses))
     return np.asarray(log_evidence + (3 * len(masses) - 3) * np.log(size))
 
 
-def thinned(
-    log_weights: NDArray[np.float64], n: int, rng: np.random.Generator
-) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+def thinned(log_weights: Floats, n: int, rng: np.random.Generator) -> tuple[Rows, Floats]:
     """Choose n of m weighted samples of one event, without bias and none twice: rows, log weights (n,).
 
     Heavy samples keep their weights; of the others some are chosen, evenly, and get one and the same weight:
@@ -190,7 +188,7 @@ def thinned(
     return np.concatenate([order[:k], light]), np.concatenate([log_weights[order[:k]], light_weight])
 
 
-def _k_hat(log_weights: NDArray[np.float64], fewest_in_tail: int = 5) -> NDArray[np.float64]:
+def _k_hat(log_weights: Floats, fewest_in_tail: int = 5) -> Floats:
     """Pareto shape of the largest of weights (E, n), (E,)."""
     n = log_weights.shape[1]
     count = int(np.ceil(min(0.2 * n, 3.0 * np.sqrt(n))))
@@ -203,7 +201,7 @@ def _k_hat(log_weights: NDArray[np.float64], fewest_in_tail: int = 5) -> NDArray
         return generalised_pareto_shape(excess)
 
 
-def generalised_pareto_shape(excess: NDArray[np.float64]) -> NDArray[np.float64]:
+def generalised_pareto_shape(excess: Floats) -> Floats:
     """Shape k (E,) of generalised Pareto distributions of rising excesses (E, M); NaN without spread.
 
     The estimate of J. Zhang and M. A. Stephens (Technometrics 51, 316 (2009)) with the weak prior, ten
