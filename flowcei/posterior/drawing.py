@@ -93,8 +93,7 @@ def restricted(samples: PosteriorSamples, draw: Draw, prior: GeometryPrior) -> P
 
     What results are independent samples of the flow restricted to the prior. The column `INSIDE` has the
     share of draws inside, by which the flow's density is to be divided. An event that cannot be filled up
-    keeps its
-    samples: its few draws inside would have to be repeated, and not be independent.
+    keeps its samples: its few draws inside would have to be repeated, and not be independent.
     """
     n = samples.positions.shape[1]
     inside, answered = _inside(samples, prior), samples.answered
