@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from flowcei.errors import DataError, FlaggedWarning
+from flowcei.errors import DataError, FlaggedWarning, UsageError
 from flowcei.evaluation.floor import information_floor
 from flowcei.evaluation.scores import SCORES, STILL, Answers, Score, TestSet, evaluate
 from flowcei.events.container import events_of
@@ -127,7 +127,7 @@ def compare(
 
     Raises:
         DataError: For events without positions, or too few, or flagged all of them.
-        UsageError: For a model of another molecule.
+        UsageError: For a model of another molecule, no score, or a name that two scores have.
 
     Example:
         >>> import flowcei
@@ -135,6 +135,11 @@ def compare(
         >>> list(flowcei.compare({"bundled": flowcei.load()}, events, n=20).to_dataframe().index)
         ['bundled', 'mean', 'marginal', 'floor']
     """
+    names = [score.name for score in scores]
+    if len(set(names)) < len(names) or not any(score.of for score in scores):
+        raise UsageError(
+            f"scores are {', '.join(names)}; expected one of samples or more, and each name once"
+        )
     for model in models.values():
         events_of(events, model.molecule)
     if not keep_flagged:

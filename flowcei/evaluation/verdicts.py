@@ -94,12 +94,12 @@ def rank(
     """
     if np.isnan(samples).any() or np.isnan(truth).any():
         raise UsageError("samples or truth are not numbers; leave such events out")
-    w = np.full(samples.shape[:2], 1.0 / samples.shape[1]) if weights is None else weights
-    below, tied = (
-        np.einsum("en,enq->eq", w, chosen, optimize=True)
-        for chosen in (samples < truth[:, None], samples == truth[:, None])
-    )
-    one = (w**2).sum(axis=1)[:, None]
+    lower, equal = samples < truth[:, None], samples == truth[:, None]
+    if weights is None:
+        below, tied, one = lower.mean(axis=1), equal.mean(axis=1), np.array(1.0 / samples.shape[1])
+    else:
+        below, tied = (np.einsum("en,enq->eq", weights, c, optimize=True) for c in (lower, equal))
+        one = (weights**2).sum(axis=1)[:, None]
     return np.asarray((below + rng.random(below.shape) * (tied + one)) / (1.0 + one))
 
 

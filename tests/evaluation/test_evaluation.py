@@ -18,7 +18,7 @@ import torch
 from scipy import special, stats
 
 from flowcei.cli.main import main
-from flowcei.errors import DataError, NoDensityError
+from flowcei.errors import DataError, NoDensityError, UsageError
 from flowcei.evaluation.comparison import compare, marginal_samples, mean_samples, summarise, unseen
 from flowcei.evaluation.scores import (
     SCORES,
@@ -512,6 +512,8 @@ def test_one_more_score_is_one_entry() -> None:
     record = result.to_dict()
     assert record["metrics"]["worst_atom"] == {"unit": "bohr", "text": worst.text}
     assert record["models"]["mean"]["worst_atom"]["value"] == mean["worst_atom"]
+    with pytest.raises(UsageError, match="each name once"):
+        compare({}, simulate("ocs", 40, noise="1%", seed=2), scores=(*SCORES, worst, worst))
     panel = comparison_figure(result).axes[-1]
     assert panel.get_xlabel() == "worst atom (bohr)"
     assert panel.patches[0].get_width() == mean["worst_atom"]

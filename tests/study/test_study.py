@@ -15,8 +15,15 @@ from flowcei.cli.main import main
 from flowcei.errors import UsageError
 from flowcei.events.container import Events
 from flowcei.physics.explosion import asymptotic_momenta, kinetic_energy, potential_energy
-from flowcei.study.datasets import STUDY_DATASETS, republished, study_events, study_simulator, study_size
-from flowcei.study.priors import StretchedChain, UnitCube
+from flowcei.study.datasets import (
+    STUDY_DATASETS,
+    StretchedChain,
+    UnitCube,
+    republished,
+    study_events,
+    study_simulator,
+    study_size,
+)
 from flowcei.units import ELECTRONVOLT
 
 N = 10_000
