@@ -136,8 +136,7 @@ def check_run_folder(output: Path | None, name: str, *, overwrite: bool) -> Path
     empty = output.is_dir() and all(path.name.startswith(".") for path in output.iterdir())
     if output.exists() and not (empty or replaced):
         why = " (it holds no model, so --overwrite will not replace it)" if overwrite else ""
-        msg = f"{output} exists{why}; use --overwrite to replace a run, or another -o"
-        raise UsageError(msg)
+        raise UsageError(f"{output} exists{why}; use --overwrite to replace a run, or another -o")
     return output
 
 
@@ -191,8 +190,7 @@ def _check_no_links(folder: Path) -> None:
 
     work = folder / _UNFINISHED
     if work.is_symlink():
-        msg = f"{work} is a link: a run folder holds only what is its own; remove it"
-        raise UsageError(msg)
+        raise UsageError(f"{work} is a link: a run folder holds only what is its own; remove it")
     for directory in (folder, work):
         for name in (LOG, MODEL, _CONFIG, _CHECKPOINT, _METRICS, _PICTURE) if directory.is_dir() else ():
             check_output(directory / name, overwrite=True)

@@ -61,8 +61,7 @@ def check_prior(molecule: Molecule, prior: GeometryPrior) -> None:
         raise UsageError(msg) from error
     first, second = (p.sample(_ROWS, np.random.default_rng(0)) for p in (prior, rebuilt))
     if not np.allclose(first, second):
-        msg = f"build_prior of the spec() of {type(prior).__name__} draws other geometries"
-        raise UsageError(msg)
+        raise UsageError(f"build_prior of the spec() of {type(prior).__name__} draws other geometries")
 
 
 def plugins_of(architecture: str, prior: dict[str, Any] | None) -> dict[str, str]:

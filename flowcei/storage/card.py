@@ -54,8 +54,7 @@ class _NoiseRange(_Closed):
     @model_validator(mode="after")
     def _in_order(self) -> _NoiseRange:
         if self.low > self.high or (self.relative and self.high > 1.0):
-            msg = f"noise from {self.low:g} to {self.high:g}"
-            raise ValueError(msg)
+            raise ValueError(f"noise from {self.low:g} to {self.high:g}")
         return self
 
 
@@ -89,8 +88,7 @@ class RangeRecord(_Closed):
     @model_validator(mode="after")
     def _square(self) -> RangeRecord:
         if [len(row) for row in self.precision] != [len(self.mean)] * len(self.mean):
-            msg = f"a precision that is not {len(self.mean)} x {len(self.mean)}"
-            raise ValueError(msg)
+            raise ValueError(f"a precision that is not {len(self.mean)} x {len(self.mean)}")
         return self
 
 
@@ -119,8 +117,7 @@ class TrainingRecord(_Open):
     @classmethod
     def _not_null(cls, value: object) -> object:
         if value is None:
-            msg = "null where a value belongs"
-            raise ValueError(msg)
+            raise ValueError("null where a value belongs")
         return value
 
     def to_dict(self) -> dict[str, Any]:
@@ -169,8 +166,7 @@ def describe_model(training: TrainingRecord, **tables: object) -> ModelCard:
     try:
         return card_of(_storable({**table, "checksum": None}))
     except DataError as error:
-        msg = f"the model cannot be stored: {error}"
-        raise UsageError(msg) from error
+        raise UsageError(f"the model cannot be stored: {error}") from error
 
 
 def _storable(value: object, depth: int = 0) -> object:

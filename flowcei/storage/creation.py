@@ -45,14 +45,11 @@ def check_output(path: Path, *, overwrite: bool) -> None:
     except FileNotFoundError:
         if path.parent.is_dir():
             return
-        msg = f"folder {path.parent} does not exist; make it first"
-        raise UsageError(msg) from None
+        raise UsageError(f"folder {path.parent} does not exist; make it first") from None
     except OSError as error:
-        msg = f"{path} cannot be written ({error.strerror}); name another place"
-        raise UsageError(msg) from error
+        raise UsageError(f"{path} cannot be written ({error.strerror}); name another place") from error
     if not overwrite:
-        msg = f"{path} exists; use --overwrite to replace it, or another -o"
-        raise UsageError(msg)
+        raise UsageError(f"{path} exists; use --overwrite to replace it, or another -o")
     if not stat.S_ISREG(mode):
         # A link is refused, not followed: its target may be a file of somebody else's choice.
         msg = f"{path} is {_kind(mode)}, which is never replaced; remove it, or name the file itself"
@@ -121,8 +118,7 @@ def reopen_file(path: Path) -> Iterator[OutputFile]:
         try:
             handle = _open(path, folder, os.O_RDWR)
         except FileNotFoundError:
-            msg = f"no file {str(path)!r}"
-            raise UsageError(msg) from None
+            raise UsageError(f"no file {str(path)!r}") from None
         output = OutputFile(handle, folder, path.name, path)
         with output.file:
             yield output
@@ -168,8 +164,7 @@ def append_to(path: Path) -> TextIO:
         handle = _open(path, folder, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     if not _lock(handle):
         os.close(handle)
-        msg = f"another process is writing {path}; wait for it, or stop it first"
-        raise UsageError(msg)
+        raise UsageError(f"another process is writing {path}; wait for it, or stop it first")
     return os.fdopen(handle, "a", encoding="utf-8")
 
 
@@ -188,8 +183,7 @@ def _folder_of(path: Path) -> Iterator[int]:
     try:
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        msg = f"cannot write to folder {path.parent} ({error.strerror})"
-        raise UsageError(msg) from error
+        raise UsageError(f"cannot write to folder {path.parent} ({error.strerror})") from error
     try:
         yield folder
     finally:
@@ -207,15 +201,13 @@ def _claim(name: str, folder: int, path: Path) -> int:
         except FileExistsError:
             pass
         except OSError as error:
-            msg = f"cannot write to folder {path.parent} ({error.strerror})"
-            raise UsageError(msg) from error
+            raise UsageError(f"cannot write to folder {path.parent} ({error.strerror})") from error
         if handle >= 0:
             if _lock(handle) and _is_at(handle, name, folder):
                 return handle
             os.close(handle)  # another process took it for a stale one
         if time.monotonic() > deadline:
-            msg = f"another process is writing {path}; wait for it, or name another file"
-            raise UsageError(msg)
+            raise UsageError(f"another process is writing {path}; wait for it, or name another file")
         time.sleep(_PAUSE)
 
 
@@ -243,8 +235,7 @@ def _open(path: Path, folder: int, flags: int) -> int:
     except FileNotFoundError:
         raise
     except OSError as error:
-        msg = f"cannot write {path} ({error.strerror})"
-        raise UsageError(msg) from error
+        raise UsageError(f"cannot write {path} ({error.strerror})") from error
     try:
         _check_kind(path, os.fstat(handle))
     except UsageError:
@@ -255,8 +246,7 @@ def _open(path: Path, folder: int, flags: int) -> int:
 
 def _check_kind(path: Path, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
-        msg = f"{path} is {_kind(status.st_mode)}: nothing is written to it; remove it"
-        raise UsageError(msg)
+        raise UsageError(f"{path} is {_kind(status.st_mode)}: nothing is written to it; remove it")
 
 
 def _kind(mode: int) -> str:

@@ -32,11 +32,9 @@ def check_readable(path: Path) -> None:
     try:
         exists, regular = path.exists(), path.is_file()
     except OSError as error:
-        msg = f"{str(path)!r}: not a file that can be opened ({error.strerror})"
-        raise UsageError(msg) from error
+        raise UsageError(f"{str(path)!r}: not a file that can be opened ({error.strerror})") from error
     if not regular:
-        msg = f"{str(path)!r} is not a file" if exists else f"no file {str(path)!r}"
-        raise UsageError(msg)
+        raise UsageError(f"{str(path)!r} is not a file" if exists else f"no file {str(path)!r}")
     if path.stat().st_size == 0:
         raise DataError("the file is empty", path=path)
     if not os.access(path, os.R_OK):

@@ -160,19 +160,15 @@ def read_json_attribute(file: h5py.File, name: str) -> dict | None:
     """An attribute that holds a JSON table, or None where it is not there."""
     if name not in file.attrs:
         return None
-
-    def fault(what: str) -> DataError:
-        return DataError(f"attribute {name} {what}", path=_name(file))
-
     try:
         text = text_attribute(file, name)
         table = json.loads(text) if len(text) <= _MAX_JSON else None
     except RecursionError as error:
-        raise fault("is nested too deep") from error
+        raise DataError(f"attribute {name} is nested too deep") from error
     except ValueError as error:  # also where it is no text
-        raise fault("is not JSON") from error
+        raise DataError(f"attribute {name} is not JSON") from error
     if not isinstance(table, dict):
-        raise fault("is too large, or no table")
+        raise DataError(f"attribute {name} is too large, or no table")
     return table
 
 
@@ -185,11 +181,6 @@ def text_attribute(owner: h5py.Group | h5py.Dataset, name: str) -> str:
         return ""
     attribute = owner.attrs.get_id(name)
     if attribute.shape != () or attribute.get_type().get_class() != h5py.h5t.STRING:
-        raise DataError(f"attribute {name} is not a text", path=_name(owner.file))
+        raise DataError(f"attribute {name} is not a text")
     text = owner.attrs[name]
     return text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
-
-
-def _name(file: h5py.File) -> str | None:
-    """What a file is called; `opened` says it itself."""
-    return None if file.driver == "fileobj" else file.filename

@@ -37,8 +37,7 @@ def write_model(
         try:
             _read(file)
         except DataError as error:
-            msg = f"the model cannot be stored: {error}"
-            raise UsageError(msg) from error
+            raise UsageError(f"the model cannot be stored: {error}") from error
 
 
 def sealed(card: ModelCard, tensors: dict[str, Tensor]) -> tuple[str, str]:

@@ -70,22 +70,15 @@ def resumable_file(
 ) -> Iterator[PreallocatedFile]:
     """Yield the unfinished file for `path`, new or as it was left, to write the blocks that are missing.
 
-    Args:
-        path: The file.
-        request: All that its content depends on, as JSON can hold it: `events`, how many there
-            are, `block`, how many of them make one, and `seed` among them.
-        layout: Returns shape and type of each dataset, and what writes attributes. Called for a new
-            file only, before anything is written or replaced.
-        overwrite: Whether `path`, or an unfinished file for it, may be replaced.
-        resume: Whether to go on with an unfinished one.
-        durable: See `PreallocatedFile`.
-        rename: Whether the file becomes `path` in the end; else it goes, and the caller has written `path`.
+    `request` is all that its content depends on, as JSON can hold it, `events`, `block` (events of one) and
+    `seed` among them. `layout` returns shape and type of each dataset and what writes attributes; it is
+    called for a new file only, before anything is written or replaced. Without `rename` the file goes in
+    the end, and the caller has written `path`.
     """
     partial, events, block = partial_path(path), request["events"], request["block"]
     exists = os.path.lexists(partial)
     if exists and not (resume or overwrite):
-        msg = f"{partial} is not finished: --resume goes on with it, --overwrite begins anew"
-        raise UsageError(msg)
+        raise UsageError(f"{partial} is not finished: --resume goes on with it, --overwrite begins anew")
     with (
         output_lock(path),
         reopen_file(partial) if resume and exists else _begin(partial, request, layout()) as output,

@@ -89,8 +89,7 @@ def checksum(tensors: dict[str, Tensor]) -> str:
     for name, tensor in sorted(tensors.items()):
         if tensor.dtype not in _TYPES:
             types = ", ".join(_TYPES.values())
-            msg = f"weights of type {tensor.dtype} cannot be stored; model files hold {types}"
-            raise UsageError(msg)
+            raise UsageError(f"weights of type {tensor.dtype} cannot be stored; model files hold {types}")
         digest.update(json.dumps([name, _TYPES[tensor.dtype], list(tensor.shape)]).encode() + b"\n")
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return f"sha256:{digest.hexdigest()}"

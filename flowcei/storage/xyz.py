@@ -172,6 +172,5 @@ def _columns(comment: str) -> dict[str, str]:
     if match := _PROPERTIES.search(comment):
         return {"Properties": match[1]}
     if "Properties" in comment:
-        msg = "columns that cannot be understood"
-        raise ValueError(msg)
+        raise ValueError("columns that cannot be understood")
     return {}

@@ -56,8 +56,7 @@ class _Description(BaseModel):
         epochs = [record.epoch for record in self.records]
         ordered = epochs == list(range(1, len(phases))) and all(b in (a, a + 1) for a, b in pairwise(phases))
         if not ordered or type(seed) is not int or not 0 <= seed < 1 << 64:
-            msg = "a seed that is none, or epochs out of order"
-            raise ValueError(msg)
+            raise ValueError("a seed that is none, or epochs out of order")
         return self
 
 
@@ -102,8 +101,7 @@ class Keeping:
     def __post_init__(self) -> None:
         """Refuse a limit that would lose everything."""
         if self.max_seconds is not None and (self.path is None or not self.max_seconds > 0):
-            msg = f"max_seconds is {self.max_seconds}; it must be positive, with a checkpoint"
-            raise UsageError(msg)
+            raise UsageError(f"max_seconds is {self.max_seconds}; it must be positive, with a checkpoint")
 
 
 def write_checkpoint(state: Checkpoint, path: Path) -> None:
@@ -146,12 +144,10 @@ def begun_at(checkpoint: Path | None, *, resume: bool) -> Checkpoint | None:
     """The checkpoint to go on from, or None for a new training, which must find none there."""
     if resume:
         if checkpoint is None:
-            msg = "resume needs the checkpoint to go on from"
-            raise UsageError(msg)
+            raise UsageError("resume needs the checkpoint to go on from")
         return read_checkpoint(checkpoint)
     if checkpoint is not None and checkpoint.exists():
-        msg = f"{checkpoint} holds an unfinished training: resume it, or remove it"
-        raise UsageError(msg)
+        raise UsageError(f"{checkpoint} holds an unfinished training: resume it, or remove it")
     return None
 
 
@@ -165,8 +161,7 @@ def check_settings(begun: Checkpoint, settings: dict[str, Any]) -> None:
             )
             raise DataError(f"{what}); put them back as they were, or begin anew")
         if was != now:
-            msg = f"{key.replace('_', ' ')} is {now}; the training was begun with {was}"
-            raise UsageError(msg)
+            raise UsageError(f"{key.replace('_', ' ')} is {now}; the training was begun with {was}")
 
 
 def restore(
