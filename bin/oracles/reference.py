@@ -19,8 +19,7 @@ import numpy as np
 from scipy.stats import chi2
 
 from flowcei.errors import DataError, NoDensityError
-from flowcei.posterior.distinct import ModeRules
-from flowcei.posterior.laplace import local_covariance
+from flowcei.posterior.laplace import ModeRules, local_covariance
 from flowcei.posterior.modes import Modes, find_modes
 from flowcei.posterior.refinement import CONVERGED, OUTSIDE, STALLED, Refinement, refine, turned
 from flowcei.posterior.weights import WEIGHT_RULES, Weights

@@ -142,14 +142,8 @@ def compare(
         )
     for model in models.values():
         events_of(events, model.molecule)
-    if not keep_flagged:
-        events = warned(models.values(), events, noise)
-    if events.positions is None:
-        raise DataError("the data have momenta only; a comparison needs the true positions")
-    if len(events) < _MIN_EVENTS:
-        msg = f"{len(events)} events are too few to compare on; {_MIN_EVENTS} at the least"
-        raise DataError(msg)
-    test = TestSet.of(events, events.positions)
+    events = events if keep_flagged else warned(models.values(), events, noise)
+    test = TestSet.of(events, _true_positions(events))
     request = {"noise": noise, "latent": latent, "seed": seed}
     row = partial(summarise, scores=scores, resamples=resamples, seed=seed)
     rows: dict[str, dict[str, float]] = {}
@@ -164,12 +158,19 @@ def compare(
     for name, answer in NULL_MODELS.items():
         rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1,)))
         rows[name] = row(evaluate(scores, Answers(test, answer(test.recoil, n, rng), in_recoil_frame=True)))
-    floor = _floor(events, test, noise, seed)
-    if floor is not None:
+    if floor := _floor(events, test, noise, seed):
         rows[FLOOR] = row(floor)
     columns = [s.name + end for s in scores for end in (("",) if s.block == "run" else ("", "_low", "_high"))]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("model")
     return Comparison(table, len(events), tuple(scores))
+
+
+def _true_positions(events: Events) -> NDArray[np.float64]:
+    if events.positions is None:
+        raise DataError("the data have momenta only; a comparison needs the true positions")
+    if len(events) < _MIN_EVENTS:
+        raise DataError(f"{len(events)} events are too few to compare on; {_MIN_EVENTS} at the least")
+    return events.positions
 
 
 def unseen(model: Reconstructor, events: Events) -> Events:

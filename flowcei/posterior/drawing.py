@@ -76,8 +76,8 @@ def _put(
     target, source = samples.weights, pool.weights
     if target is None or source is None or samples.log_prob is None or pool.log_prob is None:
         return
-    for k, row in enumerate(rows):
-        if source.reliable[k]:
+    for k, (row, reliable) in enumerate(zip(rows, source.reliable, strict=True)):
+        if reliable:
             chosen, log_weights = thinned(source.log_weights[k], n, rng)
         else:  # the flow's own samples stand in, which those chosen by weight are not
             chosen, log_weights = np.arange(n), source.log_weights[k, :n]
@@ -91,7 +91,7 @@ def _put(
 def restricted(samples: PosteriorSamples, draw: Draw, prior: GeometryPrior) -> PosteriorSamples:
     """Replace samples outside the prior by further draws inside.
 
-    What results are independent samples of the flow restricted to the prior.     The column `INSIDE` has the
+    What results are independent samples of the flow restricted to the prior. The column `INSIDE` has the
     share of draws inside, by which the flow's density is to be divided. An event that cannot be filled up
     keeps its samples: its few draws inside would have to be repeated, and not be independent.
     """

@@ -2,7 +2,7 @@
 
 Refined samples of an event fall onto a few points: every exact geometry is the end of the searches that began
 in its basin, and its probability the weight of the samples there. Two ends are one mode where all distances
-and the handedness agree, or where the noise does not tell them apart (`flowcei.posterior.distinct`). Where
+and the handedness agree, or where the noise does not tell them apart (`flowcei.posterior.laplace`). Where
 noise has carried the momenta to where no geometry has them, the nearest miss, if within the noise, is a mode
 too.
 """
@@ -20,9 +20,8 @@ import pandas as pd
 from flowcei.events.container import one_row
 from flowcei.events.extracolumns import add_columns, component_names
 from flowcei.experiment.likelihood import nonfinite_allowed
-from flowcei.posterior.distinct import MODE_RULES, ModeRules, covering, leaders, shape_of
 from flowcei.posterior.labels import label_by_geometry, relabel
-from flowcei.posterior.laplace import local_covariance
+from flowcei.posterior.laplace import MODE_RULES, ModeRules, covering, leaders, local_covariance, shape_of
 from flowcei.posterior.refinement import CONVERGED, OUTSIDE, STALLED, STATUS, Refinement, required
 from flowcei.posterior.spread import correlated, quantities
 from flowcei.posterior.structures import to_atoms
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 
     from flowcei.experiment.likelihood import Likelihood
     from flowcei.posterior.arrays import Bools, Floats, Rows
-    from flowcei.posterior.distinct import LogPrior
+    from flowcei.posterior.laplace import LogPrior
     from flowcei.posterior.samples import PosteriorSamples
 
 UNIQUE, AMBIGUOUS, UNEXPLAINED, UNANSWERED = 0, 1, 2, 3

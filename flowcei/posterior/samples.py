@@ -12,11 +12,10 @@ from flowcei.errors import NoDensityError
 from flowcei.experiment.likelihood import Likelihood
 from flowcei.physics.priors import GeometryPrior, build_prior
 from flowcei.posterior.container import SampleArrays
-from flowcei.posterior.distinct import MODE_RULES, ModeRules
 from flowcei.posterior.drawing import INSIDE
 from flowcei.posterior.flags import POOR_WEIGHTS, poor_weights, warn_of_flagged
 from flowcei.posterior.labels import label_by_geometry, relabel
-from flowcei.posterior.laplace import local_covariance
+from flowcei.posterior.laplace import MODE_RULES, ModeRules, local_covariance
 from flowcei.posterior.modes import Modes, find_modes
 from flowcei.posterior.refinement import (
     CONVERGED,
