@@ -112,7 +112,7 @@ def calibrate(
 
 def _warn_of_other_prior(model: flowcei.Reconstructor, events: flowcei.Events) -> None:
     """Say it where the events were drawn from another prior: then no posterior would pass."""
-    trained, drawn = model.card.get("prior"), events.origin.get("prior")
+    trained, drawn = model.training.prior, events.origin.get("prior")
     if trained and drawn and json.dumps(trained, sort_keys=True) != json.dumps(drawn, sort_keys=True):
         warn(
             "the events were drawn from another prior than the model was trained with; "
@@ -124,7 +124,7 @@ def _write(found: Calibration, folder: Path, *, overwrite: bool) -> None:
     from flowcei.report.calibration import coverage_figure, joint_figure, sbc_figure
 
     results = {
-        "calibration.csv": found.table(),
+        "calibration.csv": found.to_dataframe(),
         "coverage.csv": found.coverage_table(),
         "regions.csv": found.regions,
         "sbc.png": sbc_figure(found),
@@ -146,6 +146,4 @@ def _show(found: Calibration) -> None:
             show(f"  {word}  {v.quantity:<{width}}  p {v.p_value:<7.2g}  {v.text}")
     for words in found.left_out:
         note(f"\nnot checked: {words}")
-    failed, count = sum(not v.passed for v in found.verdicts), len(found.verdicts)
-    outcome = f"{failed} of {count} checks fail" if failed else f"none of {count} checks fails"
-    show(f"\n{outcome}; p: for a right posterior, of all rows under one title")
+    show(f"\n{found.outcome}; p: for a right posterior, of all rows under one title")

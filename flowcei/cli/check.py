@@ -12,12 +12,12 @@ import click
 from flowcei.cli.options import (
     EVENT_FILES,
     InputFile,
-    check_output,
     ions_options,
     json_option,
     molecule_option,
     named_or_none,
     noise_option,
+    output_path,
     overwrite_option,
     warn_of_masses,
 )
@@ -79,7 +79,7 @@ def check(
     Example: flowcei check events.csv --model bundled
     """
     if output is not None:
-        check_output(output, overwrite=overwrite, endings=EVENT_FILES, source=file)
+        output_path(output, overwrite=overwrite, endings=EVENT_FILES, source=file)
     claimed = named_or_none(molecule, ions, prior)
     trained = _trained(model, molecule=molecule, prior=prior, **ions)
     if prior is not None and molecule is None:

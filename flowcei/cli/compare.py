@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from flowcei.evaluation.comparison import Comparison
     from flowcei.models.interface import Latent
 
 _BLOCKS = ("errors", "posterior", "run")
 _NOTHING = "-"
-_ONLY_IN_FILES = ("mse_sample", "mae_sample", "std_mse_sample", "std_mae_sample", "atom_error_sample_median")
 
 
 @click.command(short_help="Score models beside null models on known positions.")
@@ -76,28 +76,30 @@ def compare(
     Example: flowcei compare runs/ocs-cinn-1 runs/ocs-cvae-1 --data test.h5
     """
     check_folder(output, overwrite=overwrite)
-    from flowcei.evaluation.comparison import FLOOR, as_record
+    from flowcei.evaluation.comparison import FLOOR
     from flowcei.report.comparison import comparison_figure
 
     loaded = dict(load_named(name, device) for name in models)
     if len(loaded) < len(models):
         raise UsageError(f"models share a name: {', '.join(models)}; name each once")
     events, left_out = unseen_events(loaded, data, noise, drift, keep_flagged=keep_flagged)
-    table = flowcei.compare(loaded, events, n=count, noise=noise, latent=latent, seed=seed, keep_flagged=True)
+    result = flowcei.compare(
+        loaded, events, n=count, noise=noise, latent=latent, seed=seed, keep_flagged=True
+    )
     folder = made_folder(output, overwrite=overwrite)
-    results = {"comparison.csv": table, "comparison.png": comparison_figure(table)}
+    results = {"comparison.csv": result.table, "comparison.png": comparison_figure(result)}
     write_results(results, folder, overwrite=overwrite)
     if as_json:
         about = {"data": str(data), "events": len(events), "samples": count, "seed": seed}
         about |= {"left_out": left_out, "noise": noise, "latent": latent, "interval": 0.95}
-        show_json(about | as_record(table), folder / "comparison.json", overwrite=overwrite)
+        show_json(about | result.to_dict(), folder / "comparison.json", overwrite=overwrite)
     else:
         show(f"{len(events)} events of {data}, {count} samples each, seed {seed}; lengths in bohr")
         show_left_out(left_out)
         show("±: half of the 95 % interval; all columns and their ends are in comparison.csv")
-        for title, block in _blocks(table):
+        for title, block in _blocks(result):
             show(f"\n{text_table(block.rename_axis(title))}")
-        if FLOOR in table.index:
+        if FLOOR in result.table.index:
             show(
                 "\nfloor: the least that a flat prior allows; a model's prior may know more. A few "
                 "geometries that\nthe momenta hardly fix can carry its means: compare medians."
@@ -105,19 +107,18 @@ def compare(
     note(f"\ntable and picture in {folder}")
 
 
-def _blocks(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+def _blocks(result: Comparison) -> Iterator[tuple[str, pd.DataFrame]]:
     """Title and text of each block of the table: a column a model, rows without numbers left out."""
     import pandas as pd
 
-    from flowcei.evaluation.metrics import METRICS
-
+    table = result.table
     for block in _BLOCKS:
         rows = {
-            name + (f" ({metric.unit})" if metric.unit and metric.unit != "bohr" else ""): [
-                _with_error(row, name) for _, row in table.iterrows()
+            score.name + (f" ({score.unit})" if score.unit and score.unit != "bohr" else ""): [
+                _with_error(row, score.name) for _, row in table.iterrows()
             ]
-            for name, metric in METRICS.items()
-            if metric.block == block and name not in _ONLY_IN_FILES and not table[name].isna().all()
+            for score in result.scores
+            if score.block == block and not table[score.name].isna().all()
         }
         text = pd.DataFrame.from_dict(rows, orient="index", columns=[*table.index])
         yield block, text.loc[:, (text != _NOTHING).any()]

@@ -12,12 +12,12 @@ from flowcei.cli.options import (
     EVENT_FILES,
     MOLECULE,
     InputFile,
-    check_output,
     drift_option,
     ions_options,
     named_molecule,
     noise_option,
     output_option,
+    output_path,
     overwrite_option,
 )
 from flowcei.cli.reading import note_reading, reading_options, selection_options
@@ -68,7 +68,7 @@ def convert(
     Example: flowcei convert run7.dat --molecule ch4 --mapping run7.toml -o run7.h5
     """
     path = output or Path(f"{file.stem}.toml" if guess else f"{file.stem}.events.h5")
-    check_output(path, overwrite=overwrite, endings=() if guess else EVENT_FILES, source=file)
+    output_path(path, overwrite=overwrite, endings=() if guess else EVENT_FILES, source=file)
     exploded = named_molecule(molecule, ions)
     if guess:
         _guess(file, exploded, path, reading(), overwrite=overwrite)

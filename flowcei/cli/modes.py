@@ -11,9 +11,9 @@ import click
 from flowcei.cli.options import (
     OUTPUT,
     InputFile,
-    check_output,
     keep_flagged_option,
     output_option,
+    output_path,
     overwrite_option,
 )
 from flowcei.cli.runs import read_unflagged
@@ -60,11 +60,10 @@ def modes(
     pictures = [path.with_name(f"{path.stem}-{name}.png") for name in ("event", "map")]
     written = [path, *pictures, *([xyz] if xyz else [])]
     for file in written:
-        check_output(file, overwrite=overwrite)
+        output_path(file, overwrite=overwrite)
     from flowcei.physics.priors import build_prior
     from flowcei.posterior.modes import UNANSWERED, VERDICTS
     from flowcei.posterior.structures import write_modes_xyz
-    from flowcei.posterior.tables import modes_table
     from flowcei.report.modes import ambiguity_figure, modes_figure
 
     drawn, row = read_unflagged(samples, event, keep_flagged=keep_flagged)
@@ -74,7 +73,7 @@ def modes(
     weighed = drawn if drawn.weights is not None and stated is None else _weighed(drawn, stated)
     gathered = weighed.modes(stated, keep_flagged=True)
     row = gathered.most_ambiguous if row is None else row
-    table = modes_table(gathered, weighed)
+    table = gathered.to_dataframe()
     results = {
         path.name: table,
         pictures[0].name: modes_figure(gathered, weighed, row),
@@ -83,8 +82,8 @@ def modes(
     write_results(results, path.parent, overwrite=overwrite, digits=12)
     if xyz:
         with atomic_text(xyz, overwrite=overwrite) as text:
-            write_modes_xyz(gathered, weighed, text)
-    brief = table[table["event"] == drawn.ids[row]].iloc[:_SHOWN, : -3 * len(drawn.molecule)]
+            write_modes_xyz(gathered, text)
+    brief = table[table["event"] == drawn.event_id[row]].iloc[:_SHOWN, : -3 * len(drawn.molecule)]
     correlations = [name for name in brief if name.startswith("corr_")]
     show(text_table(brief.drop(columns=[*_LESS_TELLING, *correlations])))
     for k, word in enumerate(VERDICTS[:UNANSWERED]):

@@ -11,7 +11,7 @@ import click
 
 from flowcei.cli.streams import note, warn
 from flowcei.errors import UsageError
-from flowcei.storage.creation import refuse_existing
+from flowcei.storage.creation import check_output
 from flowcei.storage.files import check_readable, same_file
 
 if TYPE_CHECKING:
@@ -87,7 +87,10 @@ def _check_noise(text: str) -> None:
 def _check_molecule(text: str) -> None:
     from flowcei.molecules.molecule import Molecule
 
-    Molecule.load(text)
+    if Path(text).suffix.lower() == ".xyz":  # its reader is slow to import
+        check_readable(Path(text))
+    else:
+        Molecule.load(text)
 
 
 def _check_drift(text: str) -> None:
@@ -245,7 +248,7 @@ def settled_seed(seed: int | None) -> int:
     return drawn
 
 
-def check_output(
+def output_path(
     path: Path, *, overwrite: bool, endings: Sequence[str] = (), source: Path | None = None
 ) -> Path:
     """Path of a file to write, not `source`, with one of the endings; `-` is stdout. UsageError else."""
@@ -254,7 +257,7 @@ def check_output(
     if str(path) != "-":
         if endings and path.suffix.lower() not in endings:
             raise UsageError(f"{path} is to be written as {' or '.join(endings)}; give -o such an ending")
-        refuse_existing(path, overwrite=overwrite)
+        check_output(path, overwrite=overwrite)
     return path
 
 

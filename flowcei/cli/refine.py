@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from flowcei.cli.options import InputFile, check_output, keep_flagged_option, output_option, overwrite_option
+from flowcei.cli.options import InputFile, keep_flagged_option, output_option, output_path, overwrite_option
 from flowcei.cli.runs import read_unflagged
 from flowcei.cli.streams import note, show, warn, write_results
 
@@ -27,24 +27,23 @@ def refine(*, samples: Path, output: Path | None, keep_flagged: bool, overwrite:
     Example: flowcei refine events.samples.h5
     """
     path = output or Path(f"{samples.stem.removesuffix('.samples')}.refined.csv")
-    check_output(path, overwrite=overwrite)
+    output_path(path, overwrite=overwrite)
     import numpy as np
 
     from flowcei.posterior.refinement import STATUS
-    from flowcei.posterior.tables import refined_table
 
     drawn, _ = read_unflagged(samples, keep_flagged=keep_flagged)
     began = time.perf_counter()
     refined = drawn.refine(keep_flagged=True)
     rate = refined.status.size / (time.perf_counter() - began)
-    write_results({path.name: refined_table(refined, drawn)}, path.parent, overwrite=overwrite, digits=12)
+    write_results({path.name: refined.to_dataframe()}, path.parent, overwrite=overwrite, digits=12)
     for k, word in enumerate(STATUS):
         show(f"{word:16s} {int((refined.status == k).sum()):9d}  {(refined.status == k).mean():6.1%}")
     explained = int((refined.status == 0).any(axis=1).sum())
     note(
         f"{explained} of {len(drawn)} events have a geometry that explains them exactly, {rate:.0f} starts/s"
     )
-    hopeless = drawn.ids[~np.isfinite(refined.error).any(axis=1)]
+    hopeless = drawn.event_id[~np.isfinite(refined.error).any(axis=1)]
     if len(hopeless):
         warn(f"no search of event {hopeless[0]} could even begin ({len(hopeless)} such events)")
     note(f"written to {path}; next: flowcei modes {samples}")

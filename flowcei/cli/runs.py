@@ -101,13 +101,15 @@ def read_unflagged(
 def _row_of(
     event: int, samples: flowcei.PosteriorSamples, chosen: flowcei.PosteriorSamples, path: Path
 ) -> int:
-    rows = (chosen.ids == event).nonzero()[0]
+    rows = (chosen.event_id == event).nonzero()[0]
     if len(rows):
         return int(rows[0])
-    if event in samples.ids:
-        names = ", ".join(samples.flag_names[int((samples.ids == event).argmax())])
+    if event in samples.event_id:
+        names = ", ".join(samples.flag_names[int((samples.event_id == event).argmax())])
         raise UsageError(f"event {event} of {path} is flagged ({names}); --keep-flagged keeps it")
-    raise UsageError(f"{path} has no event {event}; it has {samples.ids.min()} to {samples.ids.max()}")
+    raise UsageError(
+        f"{path} has no event {event}; it has {samples.event_id.min()} to {samples.event_id.max()}"
+    )
 
 
 def unseen_events(

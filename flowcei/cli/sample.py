@@ -16,7 +16,6 @@ import click
 from flowcei.cli.options import (
     SAMPLE_FILES,
     InputFile,
-    check_output,
     device_option,
     drift_option,
     keep_flagged_option,
@@ -24,6 +23,7 @@ from flowcei.cli.options import (
     noise_option,
     note_ions,
     output_option,
+    output_path,
     overwrite_option,
     samples_option,
     seed_option,
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from flowcei.events.selection import Selection
     from flowcei.events.source import EventSource
     from flowcei.models.interface import Latent
-    from flowcei.posterior.unfinished import Quality
+    from flowcei.posterior.files import Quality
     from flowcei.reconstruction.sampling import SamplingRequest, Survey
 
 
@@ -107,7 +107,7 @@ def sample(
     Example: flowcei sample --momenta events.csv -n 100
     """
     path = output or Path(f"{momenta.stem}.samples.h5")
-    check_output(path, overwrite=overwrite or resume, endings=SAMPLE_FILES, source=momenta)
+    output_path(path, overwrite=overwrite or resume, endings=SAMPLE_FILES, source=momenta)
     if resume and not partial_path(path).exists():
         if not path.exists():
             raise UsageError(f"there are no unfinished samples {partial_path(path)} to resume")
@@ -148,7 +148,7 @@ def _loaded(name: str | None, device: str, noise: str | None) -> Reconstructor:
     newest = ", the newest of runs/ (--model names another)" if name is None and title != BUNDLED else ""
     note(f"model {title}{newest} ({model.architecture}, {model.molecule.name})")
     warn_of_masses(model.molecule, of_model=True)
-    prior = f"prior {model.card.get('prior_name') or 'unnamed'}"
+    prior = f"prior {model.training.prior_name or 'unnamed'}"
     note_ions(model.molecule, prior, f"noise {noise or 'of the file, or else of the model'}")
     return model
 
@@ -179,7 +179,7 @@ def _to_file(
     resume: bool,
 ) -> Quality:
     """Write a file that can be resumed, and tell how far each of its stages has come."""
-    from flowcei.posterior.unfinished import sample_to_file
+    from flowcei.posterior.files import sample_to_file
 
     with ExitStack() as stack:
         drawing = stack.enter_context(Progress(survey.events, "events"))
@@ -217,7 +217,7 @@ def _note_quality(quality: Quality, *, complete: bool) -> None:
     from flowcei.posterior.weights import efficiency_in_words
 
     bits = FLAG_BITS if complete else AFTERWARDS
-    warn_of_flags({name: (quality.flags & bit) > 0 for name, bit in bits.items()}, quality.ids)
+    warn_of_flags({name: (quality.flags & bit) > 0 for name, bit in bits.items()}, quality.event_id)
     if quality.ess is not None and quality.drawn is not None:
         note(efficiency_in_words(quality.ess, quality.drawn))
 
@@ -227,7 +227,7 @@ def _finish(quality: Quality, path: Path, momenta: Path, count: int, *, keep_fla
     from flowcei.posterior.flags import counted
 
     if str(path) != "-":
-        note(f"{len(quality.ids)} events x {count} samples written to {path}")
+        note(f"{len(quality.event_id)} events x {count} samples written to {path}")
     if quality.all_flagged and not keep_flagged:
         what = f"{counted(quality.flags)}: no samples are to be trusted; check units, molecule and model"
         raise DataError(what, path=momenta)

@@ -15,10 +15,10 @@ from flowcei.cli.options import (
     EVENT_FILES,
     NOISE,
     InputFile,
-    check_output,
     ions_options,
     named_molecule,
     output_option,
+    output_path,
     overwrite_option,
     seed_option,
     settled_seed,
@@ -109,7 +109,7 @@ def simulate(
         raise UsageError("--as-published repeats the faults of a dataset; name it with --like")
     exploded = None if like is not None else _exploded(molecule, ions, prior)
     default = Path(f"{like if exploded is None else exploded.name}.csv")
-    path = check_output(output or default, overwrite=overwrite, endings=EVENT_FILES)
+    path = output_path(output or default, overwrite=overwrite, endings=EVENT_FILES)
     binary = path.suffix.lower() in (".h5", ".hdf5")
     if resume and not (binary and partial_path(path).exists()):
         raise UsageError(f"there is no unfinished simulation {partial_path(path)} to resume")

@@ -11,10 +11,10 @@ from flowcei.cli.options import (
     OUTPUT,
     InputFile,
     check_folder,
-    check_output,
     keep_flagged_option,
     made_folder,
     output_option,
+    output_path,
     overwrite_option,
 )
 from flowcei.cli.runs import read_unflagged
@@ -63,19 +63,18 @@ def spread(
     folder = output or Path(f"{samples.stem.removesuffix('.samples')}-spread")
     check_folder(folder, overwrite=overwrite)
     if xyz:
-        check_output(xyz, overwrite=overwrite)
-    from flowcei.posterior.covariance import Covariation
+        output_path(xyz, overwrite=overwrite)
     from flowcei.posterior.structures import write_means_xyz
     from flowcei.report.figures import internal_figure, spread_figure
 
     drawn, row = read_unflagged(samples, event, keep_flagged=keep_flagged)
     made_folder(folder, overwrite=overwrite)
     result, row = drawn.spread(keep_flagged=True), row or 0
-    covariation, shown = Covariation.of(result), f"event-{result.ids[row]}"
+    shown = f"event-{result.event_id[row]}"
     results = {
-        "spread.csv": result.per_event(),
+        "spread.csv": result.to_dataframe(),
         "overall.csv": result.overall(),
-        "covariance.csv": covariation.table(),
+        "covariance.csv": result.covariance_table(),
         "clouds.png": spread_figure(result),
         "internal.png": internal_figure(result),
         f"{shown}-clouds.png": spread_figure(result, row),
@@ -87,7 +86,7 @@ def spread(
             write_means_xyz(drawn, file)
     show(text_table(result.overall()))
     _note_floor(drawn, result)
-    if lines := covariation.in_words():
+    if lines := result.covariance_in_words():
         note("\nwithin one event (median):")
     for line in lines:
         note(f"  {line}")

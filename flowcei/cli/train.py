@@ -159,7 +159,7 @@ class _Plan:
 
     @classmethod
     def of(cls, given: dict[str, Any]) -> _Plan:
-        """Plan of the options that are given, not None; UsageError or DataError where it cannot be trained."""
+        """Plan of the options that are given, not None; UsageError or DataError if it cannot be trained."""
         options = {name: value for name, value in given.items() if value is not None}
         arch = options.pop("arch")
         names = {field.name for kind in (*OPTIONS.values(), options_type(arch)) for field in fields(kind)}
@@ -246,10 +246,10 @@ def _train(plan: _Plan, run: RunFolder, max_time: float | None, *, resume: bool)
     try:
         with Progress(plan.rows * epochs, "events", done=plan.rows * before) as progress:
             model = _fit(plan, run, progress, records, max_time, resume=resume)
-        if plan.data is not None and model.card["parameters"] > _PARAMETERS_A_ROW * plan.rows:
+        if plan.data is not None and model.training.parameters > _PARAMETERS_A_ROW * plan.rows:
             warn(
-                f"{plan.rows} training events for {model.card['parameters']} parameters: they may be learned "
-                "by heart; fewer --couplings or --hidden, or no --data, so that events are simulated"
+                f"{plan.rows} training events for {model.training.parameters} parameters: they may be "
+                "learned by heart; fewer --couplings or --hidden, or no --data, so that events are simulated"
             )
         run.finish(model, records)
     except (StoppedError, KeyboardInterrupt) as stop:

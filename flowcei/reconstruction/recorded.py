@@ -7,7 +7,7 @@ the sums of momenta and from the positions, exploded anew. What is added comes o
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from flowcei.experiment.detector import DEFAULT_NOISE, NOISE_FLOOR, Noise, rms_c
 from flowcei.frame.raw import RawFrame
 from flowcei.frame.recoil import RecoilFrame
 from flowcei.physics.priors import build_prior
+from flowcei.storage.card import DataRecord, TrainingRecord
 from flowcei.training.schedule import MIN_EVENTS
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def split_rows(n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return order[:first], order[first:second], order[second:]
 
 
-def recorded(data: Events, noise: Noise | None, seed: int) -> tuple[RecordedSource, Noise, dict[str, Any]]:
+def recorded(data: Events, noise: Noise | None, seed: int) -> tuple[RecordedSource, Noise, TrainingRecord]:
     """Return the source of a training on data, the noise it trains for, and what a model says of both.
 
     Args:
@@ -127,17 +128,18 @@ def recorded(data: Events, noise: Noise | None, seed: int) -> tuple[RecordedSour
     """
     level, own = settled_noise(data, noise)
     training, validation, _ = (data[np.sort(rows)] for rows in split_rows(len(data), seed))
-    about: dict[str, Any] = {
-        "prior": data.origin.get("prior"),
-        "data": {"rows": len(data), "split_seed": seed, "digest": data.digest()},
-    }
-    if about["prior"] is not None:
-        build_prior(data.molecule, about["prior"])  # a model would carry it
-    about["noise_added"] = own is not None
+    prior = data.origin.get("prior")
+    if prior is not None:
+        if not isinstance(prior, dict):
+            msg = f"the events name a prior {prior!r:.60}; a table that tells how to draw belongs there"
+            raise UsageError(msg)
+        build_prior(data.molecule, prior)  # a model would carry it
+    about = DataRecord(rows=len(data), split_seed=seed, digest=data.digest())
+    record = TrainingRecord(prior=prior, data=about, noise_added=own is not None)
     if own is None:
-        return RecordedSource(training, validation, None, seed), level, about
-    about["data"]["noise"] = max(own.level, NOISE_FLOOR)
-    return RecordedSource(training, validation, level, seed, own.level), level, about
+        return RecordedSource(training, validation, None, seed), level, record
+    about.noise = max(own.level, NOISE_FLOOR)
+    return RecordedSource(training, validation, level, seed, own.level), level, record
 
 
 def settled_noise(data: Events, noise: Noise | str | None) -> tuple[Noise, MeasuredNoise | None]:

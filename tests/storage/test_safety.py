@@ -28,7 +28,7 @@ from flowcei.storage.creation import (
     atomic_write,
     create_file,
     output_lock,
-    remove_left_over,
+    remove_stale,
     reopen_file,
 )
 from flowcei.storage.hdf import opened, writing
@@ -160,11 +160,11 @@ def test_what_a_killed_process_left_is_replaced(folder: Path) -> None:
         ended = subprocess.run([sys.executable, "-c", code], env=_environment(), check=False)
         assert ended.returncode == -signal.SIGKILL
         assert _names(folder) == [".a.txt.flowcei-lock", ".a.txt.flowcei-tmp"]
-    remove_left_over(folder)
+    remove_stale(folder)
     assert _names(folder) == []
     subprocess.run([sys.executable, "-c", code], env=_environment(), check=False)
     with output_lock(Path("a.txt")), atomic_text(Path("a.txt")) as file:
-        remove_left_over(folder)  # not what is in use
+        remove_stale(folder)  # not what is in use
         file.write("whole")
     assert _names(folder) == ["a.txt"]
     assert Path("a.txt").read_text() == "whole"
@@ -574,22 +574,95 @@ _SELECTION = [
 _MOLECULE = ["--molecule no", "--molecule no.toml", "--molecule no.xyz", "--molecule empty.toml"]
 _JUDGED = ["-o there", "--noise much", "--latent no", "--device abacus", "--drift up", "--seed -1", "-n 0"]
 WRONG = {
-    "simulate": ["--prior no", "--noise much", "--noise 200%", "-n 0", "-n x", "--accuracy 0", "--accuracy nan",
-                 "--seed -1", "-o there.h5", "-o no/e.h5", "-o e.docx", "-o e.csv --resume", "-o f.h5 --resume",
-                 "--geometries no.xyz", "--geometries empty.toml", "--as-published", *_IONS],
-    "convert": [*_MOLECULE, *_IONS, *_READING, *_SELECTION, "--noise much", "-o there.h5", "-o e.csv",
-                "-o e.docx", "-o no/e.h5"],
-    "check": [*_MOLECULE, *_READING, "--model no", "--noise much", "--repair there.h5", "--repair e.csv",
-              "--repair e.docx", "--charges 2,2,2", "--molecule ocs --prior no", "--molecule ocs --charges 1,2",
-              "--model bundled --molecule ocs"],
-    "train": [*_MOLECULE, *_IONS, "--data no.csv", "--data empty.toml", "--prior no", "--noise much",
-              "--noise 200%", "--frame no", "--arch no", "--couplings 0", "--couplings x", "--coupling no",
-              "--arch cvae --couplings 8", "--epochs 0", "--epochs x", "--events 5", "--batch 0",
-              "--learning-rate 0", "--patience 0", "-o there", "--max-time soon", "--resume no",
-              "--resume x -o y", "--seed -1", "--device abacus", "--data e.csv --prior broad"],
-    "sample": [*_READING, *_SELECTION, "--model no", "--model there", "-n 0", "--noise much", "--latent no",
-               "--min-ess -1", "--budget 0", "-o there.h5", "-o e.csv", "-o e.docx", "-o no/s.h5",
-               "-o s.h5 --resume", "--seed -1", "--device abacus"],
+    "simulate": [
+        "--prior no",
+        "--noise much",
+        "--noise 200%",
+        "-n 0",
+        "-n x",
+        "--accuracy 0",
+        "--accuracy nan",
+        "--seed -1",
+        "-o there.h5",
+        "-o no/e.h5",
+        "-o e.docx",
+        "-o e.csv --resume",
+        "-o f.h5 --resume",
+        "--geometries no.xyz",
+        "--geometries empty.toml",
+        "--as-published",
+        *_IONS,
+    ],
+    "convert": [
+        *_MOLECULE,
+        *_IONS,
+        *_READING,
+        *_SELECTION,
+        "--noise much",
+        "-o there.h5",
+        "-o e.csv",
+        "-o e.docx",
+        "-o no/e.h5",
+    ],
+    "check": [
+        *_MOLECULE,
+        *_READING,
+        "--model no",
+        "--noise much",
+        "--repair there.h5",
+        "--repair e.csv",
+        "--repair e.docx",
+        "--charges 2,2,2",
+        "--molecule ocs --prior no",
+        "--molecule ocs --charges 1,2",
+        "--model bundled --molecule ocs",
+    ],
+    "train": [
+        *_MOLECULE,
+        *_IONS,
+        "--data no.csv",
+        "--data empty.toml",
+        "--prior no",
+        "--noise much",
+        "--noise 200%",
+        "--frame no",
+        "--arch no",
+        "--couplings 0",
+        "--couplings x",
+        "--coupling no",
+        "--arch cvae --couplings 8",
+        "--epochs 0",
+        "--epochs x",
+        "--events 5",
+        "--batch 0",
+        "--learning-rate 0",
+        "--patience 0",
+        "-o there",
+        "--max-time soon",
+        "--resume no",
+        "--resume x -o y",
+        "--seed -1",
+        "--device abacus",
+        "--data e.csv --prior broad",
+    ],
+    "sample": [
+        *_READING,
+        *_SELECTION,
+        "--model no",
+        "--model there",
+        "-n 0",
+        "--noise much",
+        "--latent no",
+        "--min-ess -1",
+        "--budget 0",
+        "-o there.h5",
+        "-o e.csv",
+        "-o e.docx",
+        "-o no/s.h5",
+        "-o s.h5 --resume",
+        "--seed -1",
+        "--device abacus",
+    ],
     "spread": ["--event x", "-o there", "--xyz there.h5", "--xyz no/x.xyz"],
     "refine": ["-o there.h5", "-o no/r.csv"],
     "modes": ["--event x", "-o there.h5", "-o no/m.csv", "--xyz there.h5"],
@@ -597,18 +670,36 @@ WRONG = {
     "calibrate": [*_JUDGED, "-n 5"],
     "info": [*_MOLECULE, *_READING],
     "demo": ["-o there", "--seed -1"],
-}  # fmt: skip
+}
 EARLY = [
     *(f"{command} {WELL[command]} {wrong}" for command, several in WRONG.items() for wrong in several),
     *(f"{command} {well} --no-such-option" for command, well in WELL.items()),
     *(f"{command} {well} -q -v" for command, well in WELL.items()),
-    *(f"{command} {file}" for command in ("spread", "refine", "modes", "info", "check", "convert")
-      for file in ("no.h5", "there", "empty.toml")),
-    *(f"{command} bundled --data {file}" for command in ("compare", "calibrate") for file in ("no.csv", "there")),
-    "sample --momenta no.csv", "sample", "compare bundled", "compare no --data e.csv", "calibrate no --data e.csv",
-    "simulate", "simulate no", "simulate no.toml", "simulate --like no", "simulate ocs --like random_cos3d_10000",
-    "frobnicate", "--config no.toml demo", "--config bad.toml train", "-q -v demo",
-]  # fmt: skip
+    *(
+        f"{command} {file}"
+        for command in ("spread", "refine", "modes", "info", "check", "convert")
+        for file in ("no.h5", "there", "empty.toml")
+    ),
+    *(
+        f"{command} bundled --data {file}"
+        for command in ("compare", "calibrate")
+        for file in ("no.csv", "there")
+    ),
+    "sample --momenta no.csv",
+    "sample",
+    "compare bundled",
+    "compare no --data e.csv",
+    "calibrate no --data e.csv",
+    "simulate",
+    "simulate no",
+    "simulate no.toml",
+    "simulate --like no",
+    "simulate ocs --like random_cos3d_10000",
+    "frobnicate",
+    "--config no.toml demo",
+    "--config bad.toml train",
+    "-q -v demo",
+]
 
 _LOOK = """
 import json, sys, time
@@ -642,4 +733,4 @@ def test_what_is_typed_is_looked_at_before_anything_slow_is_imported(folder: Pat
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert len(done.stderr.splitlines()) == len(EARLY), done.stderr
-    assert set(os.listdir(folder)) == {"e.csv", "there.h5", "empty.toml", "bad.toml", "there"}
+    assert set(_names(folder)) == {"e.csv", "there.h5", "empty.toml", "bad.toml", "there"}
