@@ -223,8 +223,8 @@ def read_samples(path: str | Path) -> PosteriorSamples:
 
 def _is_finite(samples: PosteriorSamples) -> bool:
     """Whether all numbers are, but for the samples of events that are flagged to have none."""
-    flags = np.zeros(len(samples), np.uint16) if samples.flags is None else samples.flags
-    answered = samples[(flags & FLAG_BITS["no-geometry"]) == 0]
+    chosen = samples.flag_bits & FLAG_BITS["no-geometry"] == 0
+    answered = samples if chosen.all() else samples[chosen]  # no copy of a large file that is sound
     tables = (samples.event_id, samples.momenta, samples.sigma, answered.positions, answered.log_prob)
     return all(table is None or bool(np.isfinite(table).all()) for table in tables)
 
