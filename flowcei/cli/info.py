@@ -163,7 +163,7 @@ def _chart(card: ModelCard, molecule: Molecule, tensors: dict[str, Tensor]) -> d
     """Return the coordinates that a model answers in: name, mean and deviation of each."""
     from flowcei.frame.kinds import frame_from_dict
 
-    frame = frame_from_dict(card.frame.model_dump())
+    frame = frame_from_dict(card.frame)
     means, scales = (tensors[f"chart.{part}"].flatten().tolist() for part in ("mean", "scale"))
     rows = zip(frame.names(molecule.labels), means, scales, strict=True)
     return {
@@ -181,7 +181,7 @@ def _masses(molecule: Molecule) -> str:
 
 
 def _molecule_texts(card: ModelCard, molecule: Molecule) -> dict[str, str]:
-    table = card.frame.model_dump()
+    table = card.frame
     labels = molecule.labels
     facts = {"name, charges (e)": _described(molecule), "masses (u)": _masses(molecule)}
     if "fixed" in table:
@@ -215,7 +215,7 @@ def _training_texts(card: ModelCard) -> dict[str, str]:
     added = "" if said.get("noise_added", True) else ", of the data themselves"
     level = Noise(card.noise.low, card.noise.high, relative=card.noise.relative)
     facts["detector noise"] = f"{level} {unit}{added}"
-    if "seen" in said and "fixed" not in card.frame.model_dump():
+    if "seen" in said and "fixed" not in card.frame:
         low, high = (exp(min(said["seen"][k], 700.0)) / ELECTRONVOLT for k in ("low", "high"))
         facts["KER seen"] = f"{low:.3g} to {high:.3g} eV"
     facts["seed"] = str(said.get("seed", "unknown"))

@@ -20,7 +20,7 @@ from flowcei.frame.standardiser import Standardiser, check_varying
 from flowcei.models.registry import build_model
 from flowcei.reconstruction.model import Reconstructor
 from flowcei.reconstruction.recorded import DEFAULT_NOISE, RecordedSource, floored, recorded
-from flowcei.reconstruction.seen import TrainedRange
+from flowcei.reconstruction.seen import trained_range
 from flowcei.reconstruction.storable import check_storable, plugins_of
 from flowcei.reconstruction.training_data import Charts, FreshSource
 from flowcei.storage.card import versions
@@ -159,7 +159,7 @@ def _prepare(charts: Charts, pilot: Events, data: Events | None) -> None:
     model.chart_standardiser.fit(x)
     model.condition_standardiser.fit(c)
     if model.frame.invariant:
-        model.training.seen = TrainedRange.of(c.double().numpy()).to_record()
+        model.training.seen = trained_range(c.double().numpy())
     if network.has_density:
         check_varying(x, model.frame.names(pilot.molecule.labels))
         if data is not None:

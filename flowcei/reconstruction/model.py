@@ -26,7 +26,7 @@ from flowcei.reconstruction.sampling import (
     judged,
     sampled_blocks,
 )
-from flowcei.reconstruction.seen import TrainedRange
+from flowcei.reconstruction.seen import outside
 from flowcei.storage.card import TrainingRecord, describe_model
 from flowcei.storage.modelfile import sealed, write_model
 
@@ -419,7 +419,7 @@ class Reconstructor:
         far = (~(standardised.abs() < _FAR)).any(dim=1).cpu().numpy()
         ker = np.zeros(len(events), dtype=bool)
         if self.frame.invariant and self.training.seen is not None:
-            ker, farther = TrainedRange.of_record(self.training.seen).outside(framed.condition.numpy())
+            ker, farther = outside(self.training.seen, framed.condition.numpy())
             far = farther | far
         stated = self.stated_sigma(events, noise)
         loud = above_trained(stated, events.momenta, self.noise)
