@@ -19,10 +19,10 @@ import numpy as np
 from scipy.stats import chi2
 
 from flowcei.errors import DataError, NoDensityError
-from flowcei.posterior.laplace import local_covariance
+from flowcei.posterior.laplace import ModeRules, local_covariance
 from flowcei.posterior.modes import Modes, find_modes
 from flowcei.posterior.refinement import CONVERGED, OUTSIDE, STALLED, Refinement, refine, turned
-from flowcei.posterior.weights import K_HAT_BOUND, Weights
+from flowcei.posterior.weights import WEIGHT_RULES, Weights
 from oracles.mixtures import StudentMixture
 
 if TYPE_CHECKING:
@@ -35,18 +35,42 @@ if TYPE_CHECKING:
     from flowcei.physics.priors import GeometryPrior
 
     _LogPrior = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+_APART = ModeRules(resolve=False)
 
-_IMPOSSIBLE = 1e-6  # chance of a chi-squared as large as that of a miss which still counts
-_DISTINCT = 0.05  # bohr: nearer misses are one
-_MISSES = 100  # at the most, of an event
-_REACH = 0.1  # of the size of the molecule: no kernel is wider, however little momenta say
-_ROUNDS, _ROUND = 4, 4_000  # of adaptation, and samples an event in each
-_CENTRES = 400  # of the adapted mixture
-_DEFENCE = 0.1  # share that stays with the first proposal: no mode is lost
-_FIRST, _WIDE = 1.5, 4.0  # times the Laplace deviation: kernels of the first proposal
-_LEAST_ROUND = 200.0  # effective samples below which a round tempers its weights
-_FINAL = 20_000  # samples an event that the answer is drawn from
-_LEAST = 4.0  # effective samples for each one that is asked for
+
+@dataclass(frozen=True)
+class ProposalRules:
+    """How the proposal of an event is made and judged; measured by `bin/make-reference-posteriors`.
+
+    Attributes:
+        impossible: Chance of a chi-squared as large as that of a stalled search which still counts.
+        distinct: Stalled searches that end nearer than this are one, bohr.
+        stalled: Stalled searches, at the most, of an event.
+        reach: Widest kernel, in sizes of the molecule, however little momenta tell.
+        rounds: Rounds of adaptation.
+        round_samples: Samples an event in each round.
+        centres: Kernels of the adapted mixture.
+        defence: Share that stays with the first proposal: no mode is lost.
+        near: Deviation of the narrow kernels of the first proposal, in Laplace deviations.
+        wide: Deviation of its wide kernels.
+        round_ess: Effective samples below which a round tempers its weights.
+        samples: Samples an event that the answer is drawn from.
+        least_ess: Effective samples for each one that is asked for.
+    """
+
+    impossible: float = 1e-6
+    distinct: float = 0.05
+    stalled: int = 100
+    reach: float = 0.1
+    rounds: int = 4
+    round_samples: int = 4_000
+    centres: int = 400
+    defence: float = 0.1
+    near: float = 1.5
+    wide: float = 4.0
+    round_ess: float = 200.0
+    samples: int = 20_000
+    least_ess: float = 4.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,11 +190,11 @@ def _log_prior(prior: GeometryPrior, molecule: Molecule) -> _LogPrior | None:
 
 def _modes(log_prior: _LogPrior | None, likelihood: Likelihood, found: Refinement) -> Modes:
     if log_prior is None:
-        return find_modes(found, likelihood, resolve=False)
+        return find_modes(found, likelihood, rules=_APART)
     # Where searches start is arbitrary, so how many end in a mode says nothing of its
     # probability: without reliable weights Laplace's is taken.
-    weights, none = np.ones(found.status.shape), np.zeros(len(found.status), dtype=bool)
-    return find_modes(found, likelihood, weights=weights, reliable=none, log_prior=log_prior, resolve=False)
+    none = Weights.of(np.full(found.status.shape, -np.inf))
+    return find_modes(found, likelihood, weights=none, log_prior=log_prior, rules=_APART)
 
 
 def reference_posterior(
@@ -182,6 +206,7 @@ def reference_posterior(
     seed: int,
     starts: int = 2_000,
     threads: int | None = None,
+    rules: ProposalRules = ProposalRules(),
 ) -> ReferencePosterior:
     """Return samples of the exact posteriors of events, by importance sampling without a network.
 
@@ -193,6 +218,7 @@ def reference_posterior(
         seed: Of all draws.
         starts: Searches for modes, for each event.
         threads: To use; all the process may run on by default.
+        rules: How the proposal is made and judged.
 
     Returns:
         The samples; `succeeded` is False for events whose samples must not be believed: fewer
@@ -222,9 +248,9 @@ def reference_posterior(
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1,)))
     found = _searched(prior, likelihood, molecule, starts, seed, threads)
     modes = _modes(log_prior, likelihood, found)
-    target = _Target(log_prior, likelihood, threads)
+    target = _Target(log_prior, likelihood, rules, threads)
     proposals = _adapted(target, _first_proposals(target, found, modes), rng)
-    count = max(_FINAL, int(10 * n))
+    count = max(rules.samples, int(10 * n))
     y, log_weights, log_target = target.weighed(proposals, count, rng)
     weights = Weights.of(log_weights)
     chosen = np.stack([_resampled(w, n, rng) for w in weights.normalised])
@@ -236,15 +262,17 @@ def reference_posterior(
         modes=modes,
         mass=np.exp(_log_laplace(target, modes) - weights.log_evidence[modes.event]),
         # NaN and infinity fail: where nothing counts, nothing is known.
-        succeeded=(weights.ess >= _LEAST * n) & (weights.k_hat < K_HAT_BOUND),
+        succeeded=(weights.ess >= rules.least_ess * n) & (weights.k_hat < WEIGHT_RULES.k_hat),
     )
 
 
 class _Target:
     """Prior times likelihood of E events, as a function of the 3N-3 positions relative to ion 0."""
 
-    def __init__(self, log_prior: _LogPrior, likelihood: Likelihood, threads: int | None) -> None:
-        self.log_prior, self.likelihood, self.threads = log_prior, likelihood, threads
+    def __init__(
+        self, log_prior: _LogPrior, likelihood: Likelihood, rules: ProposalRules, threads: int | None
+    ) -> None:
+        self.log_prior, self.likelihood, self.rules, self.threads = log_prior, likelihood, rules, threads
 
     def geometry(self, y: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return positions (..., N, 3), centre of mass 0, of relative ones (..., D)."""
@@ -302,65 +330,67 @@ def _relative(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _first_proposals(target: _Target, found: Refinement, modes: Modes) -> list[StudentMixture]:
     """Return the mixture of each event: kernels at its modes and at its nearest misses."""
-    out = []
+    out, rules = [], target.rules
     for event in range(len(found.status)):
         exact = modes.of(event)
         exact = exact[modes.status[exact] != STALLED]
-        misses = _near_misses(found, event)
+        misses = _near_misses(found, event, rules)
         y = _relative(np.concatenate([modes.positions[exact], misses]))
         size = np.abs(y).max(axis=1).mean()
-        kernels = target.kernels(y, event, (_REACH * size) ** 2 * np.eye(y.shape[1]))
+        kernels = target.kernels(y, event, (rules.reach * size) ** 2 * np.eye(y.shape[1]))
         share = np.concatenate([np.full(k, 1.0 / k) for k in (len(exact), len(misses)) if k] or [np.ones(0)])
-        near, wide = (StudentMixture.of(y, f**2 * kernels, share) for f in (_FIRST, _WIDE))
+        near, wide = (
+            StudentMixture.of(y, f**2 * kernels, share) for f in (target.rules.near, target.rules.wide)
+        )
         out.append(near.joined(wide, 0.3))
     return out
 
 
-def _near_misses(found: Refinement, event: int) -> NDArray[np.float64]:
+def _near_misses(found: Refinement, event: int, rules: ProposalRules) -> NDArray[np.float64]:
     """Return distinct geometries (K, N, 3) where searches stalled within the noise of the momenta."""
     size = 3 * found.positions.shape[2] - 3
     distance = np.where(found.status[event] == STALLED, found.chi_squared[event], np.inf)
     order = np.argsort(distance)
-    within = distance[order] < chi2.isf(_IMPOSSIBLE, size)
+    within = distance[order] < chi2.isf(rules.impossible, size)
     if not within.any() and (found.status[event] == STALLED).all():
         within[:10] = True  # unexplained: the nearest, whatever they are worth
     kept: list[NDArray[np.float64]] = []
     for x in found.positions[event, order[within]]:
         y = x - x[:1]
-        if all(np.abs(y - other + other[:1]).max() > _DISTINCT for other in kept):
+        if all(np.abs(y - other + other[:1]).max() > rules.distinct for other in kept):
             kept.append(x)
-            if len(kept) == _MISSES:
+            if len(kept) == rules.stalled:
                 break
     return np.array(kept).reshape(-1, *found.positions.shape[2:])
 
 
 def _adapted(target: _Target, first: list[StudentMixture], rng: np.random.Generator) -> list[StudentMixture]:
     """Return proposals that samples of earlier rounds shaped."""
-    proposals = first
-    for _ in range(_ROUNDS):
-        y, log_weights, _ = target.weighed(proposals, _ROUND, rng)
+    proposals, rules = first, target.rules
+    for _ in range(rules.rounds):
+        y, log_weights, _ = target.weighed(proposals, rules.round_samples, rng)
         adapted = []
         for event, mixture in enumerate(first):
-            weights = _tempered(log_weights[event])
-            centre, count = np.unique(_resampled(weights, _CENTRES, rng), return_counts=True)
+            weights = _tempered(log_weights[event], rules.round_ess)
+            centre, count = np.unique(_resampled(weights, rules.centres, rng), return_counts=True)
             limit = np.cov(y[event].T, aweights=weights)
             limit += 1e-6 * np.trace(limit) * np.eye(len(limit))
             kernels = target.kernels(y[event, centre], event, limit)
             kernel_mixture = StudentMixture.of(y[event, centre], kernels, count.astype(np.float64))
-            adapted.append(kernel_mixture.joined(mixture, _DEFENCE))
+            adapted.append(kernel_mixture.joined(mixture, rules.defence))
         proposals = adapted
     return proposals
 
 
-def _tempered(log_weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return weights that sum to 1, flattened until `_LEAST_ROUND` effective samples are left."""
+def _tempered(log_weights: NDArray[np.float64], least_ess: float) -> NDArray[np.float64]:
+    """Return weights that sum to 1, flattened until `least_ess` effective samples are left."""
     if not np.isfinite(log_weights).any():
         return np.full(len(log_weights), 1.0 / len(log_weights))
     power, shifted = 1.0, log_weights - log_weights.max()
     while True:
         weights = np.exp(power * shifted)
         weights /= weights.sum()
-        if power < 1e-3 or 1.0 / (weights**2).sum() >= _LEAST_ROUND:
+        if power < 1e-3 or 1.0 / (weights**2).sum() >= least_ess:
             return np.asarray(weights)
         power *= 0.8
 

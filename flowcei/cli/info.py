@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flowcei.cli.options import warn_of_masses
+from flowcei.cli.options import json_option, molecule_option, warn_of_masses
 from flowcei.cli.reading import read_noted, reading_options
 from flowcei.cli.streams import show
 
@@ -49,9 +49,9 @@ class _Section(dict[str, Any]):
 
 @click.command(short_help="Print what a model, data or sample file says of itself.")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--molecule", help="A built-in name, .toml or .xyz; ocs if absent and the file does not say.")
+@molecule_option
 @reading_options
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@json_option()
 def info(*, file: Path, molecule: str | None, reading: Callable[[], Reading], as_json: bool) -> None:
     """Print everything that FILE says of itself: a model or run folder, events or samples.
 
@@ -134,7 +134,7 @@ def _model_facts(file: Path) -> dict[str, Any]:
         warn_of_masses(molecule, of_model=True)
     except (DataError, ValueError, KeyError, IndexError) as error:
         raise DataError(f"its description is damaged: {error}", path=file) from error
-    said = card.training
+    said = card.training.to_dict()
     facts = {
         "content": "model",
         "name": said.get("name") or file.stem,
@@ -156,14 +156,14 @@ def _model_facts(file: Path) -> dict[str, Any]:
 
 def _raw(card: ModelCard, chart: dict[str, Any]) -> dict[str, Any]:
     checked = "match" if card.checksum else "no checksum (format 1)"
-    return {"content": "model"} | card.model_dump() | {"chart": chart, "weights": checked}
+    return {"content": "model"} | card.to_dict() | {"chart": chart, "weights": checked}
 
 
 def _chart(card: ModelCard, molecule: Molecule, tensors: dict[str, Tensor]) -> dict[str, Any]:
     """Return the coordinates that a model answers in: name, mean and deviation of each."""
     from flowcei.frame.kinds import frame_from_dict
 
-    frame = frame_from_dict(card.frame.model_dump())
+    frame = frame_from_dict(card.frame)
     means, scales = (tensors[f"chart.{part}"].flatten().tolist() for part in ("mean", "scale"))
     rows = zip(frame.names(molecule.labels), means, scales, strict=True)
     return {
@@ -181,7 +181,7 @@ def _masses(molecule: Molecule) -> str:
 
 
 def _molecule_texts(card: ModelCard, molecule: Molecule) -> dict[str, str]:
-    table = card.frame.model_dump()
+    table = card.frame
     labels = molecule.labels
     facts = {"name, charges (e)": _described(molecule), "masses (u)": _masses(molecule)}
     if "fixed" in table:
@@ -200,7 +200,7 @@ def _training_texts(card: ModelCard) -> dict[str, str]:
     from flowcei.experiment.detector import Noise
     from flowcei.units import ELECTRONVOLT
 
-    said, facts = card.training, {}
+    said, facts = card.training.to_dict(), {}
     fresh, data = said.get("simulation"), said.get("data")
     if fresh:
         facts["data"] = f"simulated afresh, {fresh['events_per_epoch']:,} events an epoch"
@@ -215,7 +215,7 @@ def _training_texts(card: ModelCard) -> dict[str, str]:
     added = "" if said.get("noise_added", True) else ", of the data themselves"
     level = Noise(card.noise.low, card.noise.high, relative=card.noise.relative)
     facts["detector noise"] = f"{level} {unit}{added}"
-    if "seen" in said and "fixed" not in card.frame.model_dump():
+    if "seen" in said and "fixed" not in card.frame:
         low, high = (exp(min(said["seen"][k], 700.0)) / ELECTRONVOLT for k in ("low", "high"))
         facts["KER seen"] = f"{low:.3g} to {high:.3g} eV"
     facts["seed"] = str(said.get("seed", "unknown"))
@@ -242,7 +242,7 @@ def _file_texts(card: ModelCard) -> dict[str, str]:
     return {
         "format": f"{card.format_version}" if card.checksum else f"1, read as {card.format_version}",
         "written by flowcei": card.flowcei,
-        "trained with": _words(card.training.get("versions", {})) or "unknown versions",
+        "trained with": _words(card.training.versions) or "unknown versions",
         "weights": found,
     } | ({"checksum": card.checksum} if card.checksum else {})
 
@@ -285,8 +285,8 @@ def _sample_facts(file: Path) -> dict[str, Any]:
     import numpy as np
 
     from flowcei.experiment.detector import rms_component
+    from flowcei.posterior.files import read_samples
     from flowcei.posterior.flags import FLAG_BITS
-    from flowcei.posterior.hdf import read_samples
 
     drawn = read_samples(file)
     warn_of_masses(drawn.molecule)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from functools import reduce, wraps
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from flowcei.cli.options import InputFile, note, warn
+from flowcei.cli.options import Checked, InputFile, option_group
+from flowcei.cli.streams import note, warn
 from flowcei.errors import UsageError
+from flowcei.units import momentum_factor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,13 +22,18 @@ if TYPE_CHECKING:
     from flowcei.events.source import EventSource
     from flowcei.molecules.molecule import Molecule
 
-drift_option = click.option(
-    "--drift",
-    default="auto",
-    show_default=True,
-    metavar="auto|none|X,Y,Z",
-    help="Momentum of the beam to subtract, hbar/bohr, or its velocity, '560,0,0 m/s'; auto measures it.",
-)
+
+def _window(text: str | None) -> tuple[float, float] | None:
+    """KER window that `LOW..HIGH` means, eV."""
+    if text is None:
+        return None
+    try:
+        low, high = (float(part) for part in text.split(".."))
+    except ValueError as error:
+        msg = f"--ker is {text!r}; it must be LOW..HIGH in eV, such as 5..40"
+        raise UsageError(msg) from error
+    return low, high
+
 
 # Those of `events.foreign.openedfile`, which --help must not import: it takes a second.
 _FORMATS = ("text", "npy", "hdf5", "parquet", "root", "xyz")
@@ -41,7 +48,10 @@ _READING = (
         "--columns", default="", metavar="IONS", help="Order of the ions where a file has no names: 'o c s'."
     ),
     click.option(
-        "--unit", default="", help="Of the momenta: hbar/bohr, 'kg m/s', '1e-22 kg m/s', 'u m/s', ..."
+        "--unit",
+        type=Checked(lambda unit: unit and momentum_factor(unit)),
+        default="",
+        help="Of the momenta: hbar/bohr, 'kg m/s', '1e-22 kg m/s', 'u m/s', ...",
     ),
     click.option("--allow-truncated", is_flag=True, help="Read a text file whose last line has no line end."),
 )
@@ -60,7 +70,10 @@ _SELECTION = (
         help="The same bound by the chance to lose a true event: 1e-4 is --max-sum 4.59.",
     ),
     click.option(
-        "--ker", metavar="LOW..HIGH", help="Leave out events outside this kinetic energy release, eV."
+        "--ker",
+        type=Checked(_window),
+        metavar="LOW..HIGH",
+        help="Leave out events outside this kinetic energy release, eV.",
     ),
 )
 
@@ -70,17 +83,17 @@ def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(command)
     def wrapped(*, mapping: Path | None, **options: Any) -> Any:  # noqa: ANN401
-        stated = {name: options.pop(name) for name in ("format", "columns", "unit", "allow_truncated")}
+        given = {name: options.pop(name) for name in ("format", "columns", "unit", "allow_truncated")}
 
         def reading() -> Reading:  # called once paths were looked at: the import takes a second
             from flowcei.events.foreign.interpretation import Reading
             from flowcei.events.foreign.mapping import read_mapping
 
-            return Reading(mapping=None if mapping is None else read_mapping(mapping), **stated)
+            return Reading(mapping=None if mapping is None else read_mapping(mapping), **given)
 
         return command(reading=reading, **options)
 
-    return reduce(lambda decorated, option: option(decorated), reversed(_READING), wrapped)
+    return option_group(*_READING)(wrapped)
 
 
 def selection_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -104,21 +117,11 @@ def selection_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
             bound = max_sum if max_sum_chance is None else sum_bound(max_sum_chance)
             level = Noise.parse(noise) if noise and bound is not None else None
-            return Selection(bound, level, None if ker is None else _window(ker))
+            return Selection(bound, level, _window(ker))
 
         return command(selection=selection, **options)
 
-    return reduce(lambda decorated, option: option(decorated), reversed(_SELECTION), wrapped)
-
-
-def _window(text: str) -> tuple[float, float]:
-    """Return the KER window that `LOW..HIGH` means, eV."""
-    try:
-        low, high = map(float, text.split(".."))
-    except ValueError as error:
-        msg = f"--ker is {text!r}; it must be LOW..HIGH in eV, such as 5..40"
-        raise UsageError(msg) from error
-    return low, high
+    return option_group(*_SELECTION)(wrapped)
 
 
 def read_noted(path: Path, molecule: Molecule | None = None, reading: Reading | None = None) -> Events:
@@ -135,7 +138,7 @@ def read_noted(path: Path, molecule: Molecule | None = None, reading: Reading | 
 
 
 def note_reading(source: EventSource) -> None:
-    """Say what was concluded and what was stated, what is carried along, and what a bound on the sum costs."""
+    """Say what was concluded and stated, what is carried along, and what a bound on the sum costs."""
     from flowcei.events.selection import sum_chance
 
     for line in (*source.conclusions, *source.statements, *source.column_notes):

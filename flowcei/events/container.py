@@ -113,9 +113,9 @@ class Events:
                 raise DataError(msg)
             if not np.isfinite(array).all():  # at once: along short axes it takes ten times as long
                 _check_none(np.asarray(~np.isfinite(array).all(axis=(1, 2))), f"{name} are not finite")
-        for name, verb, array in (("sigma", "has", self.sigma), ("event numbers", "have", self.ids)):
-            if array is not None and array.shape != shape[:1]:
-                raise DataError(f"{name} {verb} shape {array.shape}; expected ({shape[0]},)")
+        for name, verb, scalars in (("sigma", "has", self.sigma), ("event numbers", "have", self.ids)):
+            if scalars is not None and scalars.shape != shape[:1]:
+                raise DataError(f"{name} {verb} shape {scalars.shape}; expected ({shape[0]},)")
         if self.sigma is not None:
             _check_none(~(np.isfinite(self.sigma) & (self.sigma >= 0)), "sigma is not a number >= 0")
         if self.columns:
@@ -165,8 +165,8 @@ class Events:
     ) -> Events:
         """Return the events in a DataFrame, whose columns are understood as those of a file.
 
-        Columns are called as flowcei writes them (`pcx`, ...) or as other programs do (`px_C [au]`, `Px_ion_1`, ...),
-        a row is an event or an ion, and further columns of numbers are carried along.
+        Columns are called as flowcei writes them (`pcx`, ...) or as other programs do (`px_C [au]`,
+        `Px_ion_1`, ...), a row is an event or an ion, and further columns of numbers are carried along.
 
         Args:
             frame: The table.
@@ -202,10 +202,7 @@ class Events:
         for line in lines:
             warnings.warn(f"DataFrame: {line}", stacklevel=2)
         return cls.concatenate(
-            [
-                cls(known, a.momenta, a.positions, a.event_id, a.sigma, origin, a.columns)  # type: ignore[arg-type]
-                for a in chunks
-            ]
+            [cls(known, a.momenta, a.positions, a.event_id, a.sigma, origin, a.columns) for a in chunks]
         )
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -223,7 +220,8 @@ class Events:
         """
         import pandas as pd
 
-        labels, table = self.molecule.labels, {}
+        labels = self.molecule.labels
+        table: dict[str, NDArray[Any]] = {}
         if self.ids is not None:
             table["event"] = self.ids
         if self.positions is not None:
@@ -264,7 +262,7 @@ class Events:
 
         arrays = {name: getattr(self, name) for name in _UNITS if getattr(self, name) is not None}
         coordinates = {"event": self.numbers, "ion": list(self.molecule.labels), "axis": list("xyz")}
-        variables = {
+        variables: dict[str, Any] = {
             name: (("event", "ion", "axis")[: values.ndim], values, {"units": _UNITS[name]})
             for name, values in arrays.items()
         }
@@ -336,7 +334,7 @@ def _as_arrays(events: Events) -> dict[str, Any]:
     given = {name: getattr(events, name) for name in _JOINED}
     arrays: dict[str, Any] = {"molecule": molecule}
     if hasattr(events.momenta, "columns"):  # a DataFrame; pandas need not be imported to ask
-        table = Events.from_dataframe(events.momenta, molecule)
+        table = Events.from_dataframe(given["momenta"], molecule)
         arrays["columns"] = table.columns
         given |= {name: getattr(table, name) for name in _JOINED if getattr(table, name) is not None}
     for name, value in given.items():

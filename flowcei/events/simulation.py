@@ -16,7 +16,7 @@ from flowcei.experiment.detector import Noise
 from flowcei.molecules.molecule import Molecule
 from flowcei.physics.explosion import asymptotic_momenta, centre_of_mass, in_threads, usable_cores
 from flowcei.physics.priors import GeometryPrior, build_prior
-from flowcei.storage.creation import refuse_existing
+from flowcei.storage.creation import check_output
 from flowcei.storage.resumable import resumable_file
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def simulate(
     """
     simulator = make_simulator(molecule, n, prior=prior, noise=noise, seed=seed, accuracy=accuracy)
     shapes = _shapes(simulator.molecule, n)
-    arrays = {name: np.empty(shape) for name, shape in shapes.items()}
+    arrays: dict[str, Any] = {name: np.empty(shape) for name, shape in shapes.items()}
 
     def work(index: int) -> None:
         for name, values in simulator.rows(index, n).items():
@@ -141,7 +141,7 @@ def simulate_to_file(
     threads. `on_block` is called with the number of events of each block, also of those that an earlier
     run has written.
     """
-    refuse_existing(path, overwrite=overwrite)
+    check_output(path, overwrite=overwrite)
 
     def layout() -> Layout:
         shapes = {name: (shape, _FLOAT) for name, shape in _shapes(simulator.molecule, n).items()}

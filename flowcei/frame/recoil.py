@@ -18,65 +18,78 @@ alone: log|d chart / d positions| = D log KER.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
 import torch
+from torch.nn.functional import normalize
 
 from flowcei.frame.interface import Condition, FramedEvents
-from flowcei.frame.resimulation import Resimulation
+from flowcei.physics.explosion import followed_momenta
+from flowcei.physics.jacobian import followed_jacobian
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from flowcei.frame.standardiser import Standardiser
     from flowcei.molecules.molecule import Molecule
 
+_ACCURACY = 1e-9  # of re-simulated momenta
+_CLOSEST = 1e-3  # of the size of the molecule: nearer ions are a collision, not an answer
+_LARGEST = 1e6
+
 
 @dataclass(frozen=True)
 class RecoilFrame:
-    """The frame of one molecule; which ions span it is chosen once.
-
-    Attributes:
-        masses: (N,), electron masses.
-        identical: Groups of ions that are sorted.
-        axes: The ions along e1, in the plane of e2, and (N > 3) on the side of e3.
-        reflect: Whether the third ion's side is folded away.
-        tree: The N - 1 bonds (from, to) whose vectors are the chart.
-    """
+    """The frame of one molecule; which ions span it is chosen once."""
 
     kind: ClassVar[str] = "recoil"
     invariant: ClassVar[bool] = True
 
-    masses: tuple[float, ...]
-    identical: tuple[tuple[int, ...], ...]
-    axes: tuple[int, ...]
-    reflect: bool
-    tree: tuple[tuple[int, int], ...]
+    masses: tuple[float, ...]  # (N,), electron masses
+    identical: tuple[tuple[int, ...], ...]  # groups of ions that are sorted
+    axes: tuple[int, ...]  # the ions along e1, in the plane of e2, and (N > 3) on the side of e3
+    reflect: bool  # whether the third ion's side is folded away
+    tree: tuple[tuple[int, int], ...]  # the N - 1 bonds (from, to) whose vectors are the chart
+
+    def __post_init__(self) -> None:
+        """ValueError for axes, groups or bonds that do not fit the ions."""
+        n = len(self.masses)
+        grouped = [k for group in self.identical for k in group]
+        reached = [0, *(end for _, end in self.tree)]
+        sound = (
+            len(self.axes) == (3 if n > 3 else 2)
+            and (n > 3 or not self.reflect)
+            and all(len(set(ions)) == len(ions) for ions in (self.axes, grouped))
+            and set(self.axes) | set(grouped) <= set(range(n))
+            and sorted(reached) == list(range(n))
+            and all(start in reached[: k + 1] for k, (start, _) in enumerate(self.tree))
+        )
+        if not sound:
+            raise ValueError(
+                f"axes {self.axes}, groups {self.identical} and bonds {self.tree} are no frame of {n} ions"
+            )
 
     @classmethod
     def of(cls, molecule: Molecule, momenta: Tensor, *, reflect: bool) -> RecoilFrame:
-        """Choose the frame of a molecule from typical momenta.
+        """Choose the frame of a molecule from typical momenta (B, N, 3), hbar / bohr.
 
-        The longest momentum is the best known direction; among the others the one with
-        the longest perpendicular part fixes the plane best.
-
-        Args:
-            molecule: Its ions and bonds.
-            momenta: Typical events, (B, N, 3), hbar / bohr.
-            reflect: Whether handedness carries no information (`mirror_symmetric`).
+        The longest momentum is the best known direction; among the others the one with the longest
+        perpendicular part fixes the plane best. `reflect`: handedness carries no information.
         """
         masses = torch.tensor(molecule.masses, dtype=momenta.dtype)
-        p, _ = _sorted(_centred(momenta, masses)[0], molecule.identical)
+        p, _ = _sorted(_centred(momenta, masses), molecule.identical)
         e1 = _first_largest(p.norm(dim=2).mean(dim=0), ())
-        along = torch.nn.functional.normalize(p[:, e1], dim=1)[:, None]
+        along = normalize(p[:, e1], dim=1)[:, None]
         across = p - (p * along).sum(dim=2, keepdim=True) * along
         e2 = _first_largest(across.norm(dim=2).mean(dim=0), (e1,))
         axes = [e1, e2]
         if len(molecule) > 3:
-            normal = torch.linalg.cross(along, across[:, e2, None])
-            normal = torch.nn.functional.normalize(normal, dim=2)
+            normal = normalize(torch.linalg.cross(along, across[:, e2, None]), dim=2)
             axes.append(_first_largest((p * normal).sum(dim=2).abs().mean(dim=0), (e1, e2)))
         return cls(
             tuple(molecule.masses.tolist()),
@@ -97,106 +110,59 @@ class RecoilFrame:
         return 3 * len(self.masses) - 4
 
     def names(self, labels: Sequence[str]) -> list[str]:
-        """Return names of the chart's D coordinates, such as ``c-o.x``."""
+        """Names of the chart's D coordinates, such as ``c-o.x``."""
         return [f"{labels[i]}-{labels[j]}.{axis}" for i, j in self.tree for axis in "xyz"]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain numbers that `from_dict` reads."""
-        return {
-            "masses": list(self.masses),
-            "identical": [list(g) for g in self.identical],
-            "axes": list(self.axes),
-            "reflect": self.reflect,
-            "tree": [list(b) for b in self.tree],
-        }
-
-    @classmethod
-    def from_dict(cls, table: dict[str, Any]) -> RecoilFrame:
-        """Build a frame from what `to_dict` returned.
-
-        Raises:
-            ValueError: For a table that describes no frame.
-        """
-        frame = cls(
-            tuple(map(float, table["masses"])),
-            tuple(tuple(map(int, g)) for g in table["identical"]),
-            tuple(map(int, table["axes"])),
-            bool(table["reflect"]),
-            tuple((int(i), int(j)) for i, j in table["tree"]),
-        )
-        frame._check()
-        return frame
-
-    def _check(self) -> None:
-        n = len(self.masses)
-        grouped = [k for group in self.identical for k in group]
-        reached = [0, *(end for _, end in self.tree)]
-        sound = (
-            len(self.axes) == (3 if n > 3 else 2)
-            and (n > 3 or not self.reflect)
-            and all(len(set(ions)) == len(ions) for ions in (self.axes, grouped))
-            and set(self.axes) | set(grouped) <= set(range(n))
-            and sorted(reached) == list(range(n))
-            and all(start in reached[: k + 1] for k, (start, _) in enumerate(self.tree))
-        )
-        if not sound:
-            msg = f"axes {self.axes}, groups {self.identical} and bonds {self.tree} are no frame of {n} ions"
-            raise ValueError(msg)
+    @property
+    def _others(self) -> list[int]:
+        """Ions off the two axes of the plane."""
+        return [k for k in range(len(self.masses)) if k not in self.axes[:2]]
 
     def enter(self, momenta: Tensor, sigma: Tensor) -> FramedEvents:
-        """Take measured events into their recoil frames.
+        """Events of momenta (B, N, 3) with noise (B,) of their components, hbar / bohr, in their frames.
 
-        Args:
-            momenta: (B, N, 3), hbar / bohr.
-            sigma: Standard deviation of each momentum component, (B,), hbar / bohr.
-
-        Returns:
-            The events; their condition holds the momenta over sqrt(KER) (without zeros
-            and without what momentum conservation repeats), log KER, and the log of sigma
-            over the rms momentum component.
+        Their condition holds the momenta over sqrt(KER), without zeros and without what momentum conservation
+        repeats, log KER, and the log of sigma over the rms momentum component.
         """
         masses = torch.tensor(self.masses, dtype=momenta.dtype, device=momenta.device)
-        centred, total = _centred(momenta, masses)
-        p, order = _sorted(centred, self.identical)
+        p, order = _sorted(_centred(momenta, masses), self.identical)
         ker = (p**2 / (2.0 * masses[:, None])).sum(dim=(1, 2))
         rotation = self._rotation(p)
         turned = p @ rotation.transpose(1, 2) / ker.sqrt()[:, None, None]
         rms = (p**2).mean(dim=(1, 2)).sqrt()
-        told = turned[:, 0, :0]
-        if len(self.masses) > 2:  # two ions: the KER says it all
+        blocks = turned[:, 0, :0]  # two ions: the KER says it all
+        if len(self.masses) > 2:
             e1, e2, *_ = self.axes
-            rest = [k for k in range(len(self.masses)) if k not in (e1, e2)][:-1]
-            told = torch.cat([turned[:, e1, :1], turned[:, e2, :2], turned[:, rest].flatten(1)], dim=1)
-        condition = Condition(told, ker.log(), (sigma / rms).log()).joined()
-        return FramedEvents(condition, rotation, order, ker, total)
+            first, second = turned[:, e1, :1], turned[:, e2, :2]
+            blocks = torch.cat([first, second, turned[:, self._others[:-1]].flatten(1)], dim=1)
+        condition = Condition(blocks, ker.log(), (sigma / rms).log()).joined()
+        return FramedEvents(condition, rotation, order, ker)
 
     def momenta(self, condition: Tensor) -> Tensor:
-        """Return the momenta over sqrt(KER) in the recoil frame, (B, N, 3), of conditions (B, C)."""
-        n = len(self.masses)
+        """Momenta over sqrt(KER) in the recoil frame, (B, N, 3), of conditions (B, C)."""
+        n, (e1, e2, *_) = len(self.masses), self.axes
         out = condition.new_zeros(len(condition), n, 3)
         if n == 2:  # the KER says it all: p^2 / 2 mu = 1
             size = (2.0 / sum(1.0 / m for m in self.masses)) ** 0.5
-            out[:, self.axes[0], 0], out[:, self.axes[1], 0] = size, -size
+            out[:, e1, 0], out[:, e2, 0] = size, -size
             return out
-        e1, e2, *_ = self.axes
-        *rest, last = [k for k in range(n) if k not in (e1, e2)]
-        told = Condition.split(condition).momenta
-        out[:, e1, :1], out[:, e2, :2] = told[:, :1], told[:, 1:3]
-        out[:, rest] = told[:, 3:].unflatten(1, (len(rest), 3))
+        *others, last = self._others
+        blocks = Condition.split(condition).momenta
+        out[:, e1, :1], out[:, e2, :2] = blocks[:, :1], blocks[:, 1:3]
+        out[:, others] = blocks[:, 3:].unflatten(1, (len(others), 3))
         out[:, last] = -out.sum(dim=1)
         return out
 
     def _rotation(self, p: Tensor) -> Tensor:
-        first = torch.nn.functional.normalize(p[:, self.axes[0]], dim=1)
+        first = normalize(p[:, self.axes[0]], dim=1)
         # An ion exactly at rest has no direction: take any.
-        rest = first.norm(dim=1, keepdim=True) == 0
-        first = torch.where(rest, first.new_tensor([1.0, 0.0, 0.0]), first)
+        resting = first.norm(dim=1, keepdim=True) == 0
+        first = torch.where(resting, first.new_tensor([1.0, 0.0, 0.0]), first)
         second = p[:, self.axes[1]]
         second = second - (second * first).sum(dim=1, keepdim=True) * first
         # Exactly collinear momenta fix no plane: take any, the condition says so.
         flat = second.norm(dim=1, keepdim=True) <= 1e-12 * p[:, self.axes[1]].norm(dim=1, keepdim=True)
-        second = torch.where(flat, _any_normal(first), second)
-        second = torch.nn.functional.normalize(second, dim=1)
+        second = normalize(torch.where(flat, _any_normal(first), second), dim=1)
         third = torch.linalg.cross(first, second)
         if self.reflect:
             side = (p[:, self.axes[2]] * third).sum(dim=1, keepdim=True)
@@ -204,7 +170,7 @@ class RecoilFrame:
         return torch.stack([first, second, third], dim=1)
 
     def to_chart(self, positions: Tensor, events: FramedEvents) -> Tensor:
-        """Return the chart (B, n, D) of positions (B, n, N, 3), bohr, lab frame."""
+        """Chart (B, n, D) of positions (B, n, N, 3), bohr, lab frame."""
         order = events.order[:, None, :, None].expand_as(positions)
         x = positions.gather(2, order)
         start, end = (list(side) for side in zip(*self.tree, strict=True))
@@ -212,24 +178,23 @@ class RecoilFrame:
         return bonds.flatten(2) * events.ker[:, None, None]
 
     def to_positions(self, chart: Tensor, events: FramedEvents) -> Tensor:
-        """Return positions (B, n, N, 3), bohr, lab frame, centre of mass 0, of charts (B, n, D)."""
+        """Positions (B, n, N, 3), bohr, lab frame, centre of mass 0, of charts (B, n, D)."""
         bonds = chart.unflatten(2, (-1, 3)) / events.ker[:, None, None, None]
         bonds = bonds @ events.rotation[:, None]
         x = torch.einsum("kj,bnjx->bnkx", self.assembly.to(chart), bonds)
-        out = torch.empty_like(x)
-        return out.scatter_(2, events.order[:, None, :, None].expand_as(x), x)
+        return torch.empty_like(x).scatter_(2, events.order[:, None, :, None].expand_as(x), x)
 
     def log_jacobian(self, events: FramedEvents) -> Tensor:
-        """Return log|d chart / d relative positions|, (B,): D log KER."""
+        """log|d chart / d relative positions|, (B,): D log KER."""
         return self.width * events.ker.log()
 
     def simulator(self, molecule: Molecule, chart: Standardiser, condition: Standardiser) -> Resimulation:
-        """Return the simulator in standardised charts and conditions."""
-        return Resimulation(molecule, self.momenta, self.assembly, chart, condition)
+        """Exact simulator in standardised charts and conditions."""
+        return Resimulation(self, molecule, chart, condition)
 
-    @property
+    @cached_property
     def assembly(self) -> Tensor:
-        """The matrix (N, N - 1) from bond vectors to positions, centre of mass 0."""
+        """Matrix (N, N - 1) from bond vectors to positions, centre of mass 0."""
         n = len(self.masses)
         rows = torch.zeros(n, n - 1, dtype=torch.float64)
         for k, (start, end) in enumerate(self.tree):
@@ -239,23 +204,71 @@ class RecoilFrame:
         return rows - weight / weight.sum() @ rows
 
 
-def _centred(momenta: Tensor, masses: Tensor) -> tuple[Tensor, Tensor]:
-    total = momenta.sum(dim=1)
-    return momenta - (masses / masses.sum())[:, None] * total[:, None], total
+@dataclass(frozen=True, eq=False)
+class Resimulation:
+    """How far the simulated momenta of standardised charts are from those of standardised conditions.
+
+    For a chart that fits its event the potential energy is 1 in the chart's own units, because KER = U0 and
+    the chart is bond vectors times KER; its simulated momenta then are the measured ones over sqrt(KER),
+    which is what the condition holds. Nothing has to be scaled back.
+    """
+
+    frame: RecoilFrame
+    molecule: Molecule
+    chart: Standardiser
+    condition: Standardiser
+
+    def residual(self, x: NDArray[np.float64], c: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Simulated less measured momenta, (B, 3N), over the measured rms component; inf at a collision."""
+        measured, unit = self._measured(c)
+        positions = self._positions(x)
+        i, j = np.triu_indices(positions.shape[1], 1)
+        gap = np.linalg.norm(positions[:, i] - positions[:, j], axis=-1)
+        size = np.abs(positions).max(axis=(1, 2))
+        sound = np.isfinite(size) & (gap.min(axis=1) > _CLOSEST * size) & (size < _LARGEST)
+        out = np.full(measured.shape, np.inf)
+        if sound.any():
+            masses, charges = self.molecule.masses, self.molecule.charges
+            simulated = followed_momenta(positions[sound], masses, charges, accuracy=_ACCURACY, threads=1)
+            off = (simulated - measured[sound]) / unit[sound]
+            # A search may come by a geometry too violent to follow: there it must not end for all.
+            out[sound] = np.where(np.isfinite(off), off, np.inf)
+        return out.reshape(len(x), -1)
+
+    def jacobian(self, x: NDArray[np.float64], c: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Derivative of `residual` by x, (B, 3N, D)."""
+        masses, charges = self.molecule.masses, self.molecule.charges
+        slope = followed_jacobian(self._positions(x), masses, charges, accuracy=_ACCURACY, threads=1)
+        assembly = np.kron(self.frame.assembly.numpy(), np.eye(3))
+        return slope @ assembly * self.chart.scale.numpy() / self._measured(c)[1]
+
+    def _measured(self, c: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Measured momenta over sqrt(KER), (B, N, 3), and their rms component, (B, 1, 1)."""
+        p = self.frame.momenta(self.condition.inverse(torch.from_numpy(c))).numpy()
+        return p, np.sqrt((p**2).mean(axis=(1, 2)))[:, None, None]
+
+    def _positions(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        bonds = self.chart.inverse(torch.from_numpy(x)).numpy().reshape(len(x), -1, 3)
+        return np.einsum("kj,bjx->bkx", self.frame.assembly.numpy(), bonds)
+
+
+def _centred(momenta: Tensor, masses: Tensor) -> Tensor:
+    """Momenta (B, N, 3) without each ion's share, by mass, of the total momentum."""
+    return momenta - (masses / masses.sum())[:, None] * momenta.sum(dim=1)[:, None, :]
 
 
 def _sorted(p: Tensor, identical: tuple[tuple[int, ...], ...]) -> tuple[Tensor, Tensor]:
-    """Return momenta with identical ions sorted by falling magnitude, and the order."""
+    """Momenta with identical ions sorted by falling magnitude, and the order."""
     order = torch.arange(p.shape[1], device=p.device).repeat(len(p), 1)
     for group in identical:
-        places = torch.tensor(group, device=p.device)
-        rank = p[:, places].norm(dim=2).argsort(dim=1, descending=True, stable=True)
-        order[:, places] = places[rank]
+        ions = torch.tensor(group, device=p.device)
+        rank = p[:, ions].norm(dim=2).argsort(dim=1, descending=True, stable=True)
+        order[:, ions] = ions[rank]
     return p.gather(1, order[:, :, None].expand_as(p)), order
 
 
 def _first_largest(values: Tensor, taken: tuple[int, ...]) -> int:
-    """Return the first index within rounding of the largest value: ties must not flicker."""
+    """First index within rounding of the largest value, but for those taken: ties must not flicker."""
     values = values.clone()
     values[list(taken)] = -1.0
     return int((values >= values.max() * (1.0 - 1e-6)).nonzero()[0])
@@ -267,16 +280,12 @@ def _any_normal(v: Tensor) -> Tensor:
 
 
 def _spanning_tree(n: int, bonds: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
-    """Return N - 1 bonds (from, to), each from an atom already reached; atom 0 first."""
+    """N - 1 bonds (from, to), each from an atom already reached; atom 0 reaches what no bond does."""
     reached, tree = [0], []
     while len(reached) < n:
-        for i, j in (*bonds, *((j, i) for i, j in bonds)):
-            if i in reached and j not in reached:
-                tree.append((i, j))
-                reached.append(j)
-                break
-        else:
-            loose = next(k for k in range(n) if k not in reached)
-            tree.append((0, loose))
-            reached.append(loose)
+        free = next(k for k in range(n) if k not in reached)
+        both = (*bonds, *((j, i) for i, j in bonds), (0, free))
+        bond = next((i, j) for i, j in both if i in reached and j not in reached)
+        tree.append(bond)
+        reached.append(bond[1])
     return tuple(tree)

@@ -16,11 +16,7 @@ _CONSTANT = 1e-5  # of the largest: less is rounding, of single precision or of 
 
 
 class Standardiser(nn.Module):
-    """An affine map of each column, fitted once, on training data only.
-
-    Args:
-        width: Number of columns.
-    """
+    """An affine map of each of `width` columns, fitted once, on training data only."""
 
     mean: Tensor
     scale: Tensor
@@ -37,22 +33,6 @@ class Standardiser(nn.Module):
         constant = deviation <= _CONSTANT * rows.abs().max().clamp_min(1e-300)
         self.scale = torch.where(constant, torch.ones_like(deviation), deviation)
 
-    def refuse_constant(self, rows: Tensor, names: Sequence[str]) -> None:
-        """Refuse a column that does not vary: the likelihood of a flow would be unbounded.
-
-        Raises:
-            DataError: Naming the column.
-        """
-        deviation = rows.std(dim=0)
-        constant = deviation <= _CONSTANT * deviation.max()
-        if bool(constant.any()) or not bool(torch.isfinite(deviation).all()):
-            name = names[int(constant.double().argmax())]
-            msg = (
-                f"model coordinate {name} is the same in all training events, so its density "
-                "is unbounded; train with --noise above 0, or on data that vary there"
-            )
-            raise DataError(msg)
-
     def forward(self, rows: Tensor) -> Tensor:
         """Return standardised rows (..., W), float32."""
         return ((rows - self.mean) / self.scale).float()
@@ -64,3 +44,14 @@ class Standardiser(nn.Module):
     def log_scale(self) -> Tensor:
         """Return log|d rows / d standardised rows|, a number."""
         return self.scale.log().sum()
+
+
+def check_varying(rows: Tensor, names: Sequence[str]) -> None:
+    """DataError for a constant column of rows (B, W), by name: a flow's likelihood would be unbounded."""
+    deviation = rows.std(dim=0)
+    constant = deviation <= _CONSTANT * deviation.max()
+    if bool(constant.any()) or not bool(torch.isfinite(deviation).all()):
+        raise DataError(
+            f"model coordinate {names[int(constant.double().argmax())]} is the same in all training events, "
+            "so its density is unbounded; train with --noise above 0, or on data that vary there"
+        )

@@ -7,16 +7,15 @@ networks", arXiv:1907.02392 (2019); D. P. Kingma and P. Dhariwal, "Glow", NeurIP
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
-from flowcei.models.freia import COUPLINGS, Couplings
-from flowcei.models.interface import InverseModel, Latent, ModelOptions, check_width
-from flowcei.models.latents import MAX_STORED, LatentStore, standard_normal
-from flowcei.models.networks import mlp
+from flowcei.models.freia import Couplings
+from flowcei.models.interface import InverseModel, Latent
+from flowcei.models.networks import MAX_STORED, LatentStore, mlp, rows_of_events, standard_normal
+from flowcei.models.options import CINNOptions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,32 +23,11 @@ if TYPE_CHECKING:
 _CHUNK = 4096  # rows a pass: larger ones leave the cache and run three times slower
 
 
-@dataclass(frozen=True)
-class CINNOptions(ModelOptions):
-    """Options of `cinn`.
-
-    Attributes:
-        couplings: Number of couplings.
-        coupling: ``"glow"`` (affine) or ``"spline"`` (rational-quadratic).
-        hidden: Width of their subnets.
-        depth: Hidden layers of their subnets.
-        context: Width of the conditional subnet's output.
-        bins: Of each spline.
-    """
-
-    couplings: int = 8
-    coupling: str = field(default="glow", metadata={"choices": COUPLINGS})
-    hidden: int = 64
-    depth: int = 2
-    context: int = 16
-    bins: int = 8
-
-
 class CINN(InverseModel):
     """Couplings whose subnets see the condition and the output of a subnet on it."""
 
     architecture: ClassVar[str] = "cinn"
-    options_type: ClassVar[type[ModelOptions]] = CINNOptions
+    options_type = CINNOptions
     has_density: ClassVar[bool] = True
     has_latent: ClassVar[bool] = True
     stored: ClassVar[tuple[str, ...]] = ("latents.mean", "latents.deviation")
@@ -69,13 +47,12 @@ class CINN(InverseModel):
         self.latents = LatentStore(width)
 
     def _context(self, c: Tensor) -> Tensor:
-        check_width(c, self.condition_width, "the condition")
+        self.check_condition(c)
         return torch.cat([c, self.condition_net(c)], dim=1)
 
     def encode(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         """Return the latent z (B, D) of x (B, D) and log|det dz/dx| (B,)."""
-        z, log_det = self.couplings(x, self._context(c))
-        return z, log_det
+        return self.couplings(x, self._context(c))
 
     def decode(self, z: Tensor, c: Tensor) -> Tensor:
         """Return x (B, D) of the latent z (B, D)."""
@@ -97,22 +74,16 @@ class CINN(InverseModel):
     def sample_with_log_prob(
         self, c: Tensor, n: int, *, latent: Latent = "prior", generator: np.random.Generator
     ) -> tuple[Tensor, Tensor | None]:
-        """Draw `n` samples (B, n, D) and their log density (B, n).
-
-        The context of an event is computed once and shared by its samples. With
-        latents of the training set the density is that of the flow all the same.
-        """
-        context = self._context(c)
+        """Draw `n` samples (B, n, D) and their log density (B, n): the flow's, wherever latents come from."""
+        context = self._context(c)  # of an event, shared by its samples
         shape = (len(c), n, self.width)
         if latent == "training":
-            z = self.latents.draw(standard_normal((*shape[:2], self.width + 1), generator, c))
+            z = self.latents.draw(standard_normal((len(c), n, self.width + 1), generator, c))
         else:
             z = standard_normal(shape, generator, c)
         z = z.reshape(-1, self.width)
         samples, densities = torch.empty_like(z), z.new_empty(len(z))
-        for first in range(0, len(z), _CHUNK):
-            rows = slice(first, first + _CHUNK)
-            event = torch.arange(first, min(first + _CHUNK, len(z)), device=c.device) // n
+        for rows, event in rows_of_events(len(z), n, _CHUNK, c.device):
             x, log_det = self.couplings.inverse(z[rows], context[event])
             samples[rows], densities[rows] = x, _log_normal(z[rows]) - log_det
         return samples.reshape(shape), densities.reshape(shape[:2])

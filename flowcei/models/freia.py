@@ -1,8 +1,7 @@
 """The only file that touches FrEIA: a stack of conditional couplings, GLOW or spline.
 
-What bites in FrEIA 0.2 is handled here: a block appended without `cond` and `cond_shape`
-ignores the condition silently, the condition is a list, and widths are not checked when
-a permutation comes first.
+What bites in FrEIA 0.2 is handled here: a block appended without `cond` and `cond_shape` silently ignores the
+condition, the condition is a list, and widths are not checked when a permutation comes first.
 """
 
 from __future__ import annotations
@@ -23,22 +22,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 _BOUND = 5.0  # standard deviations within which a spline bends
+_CLAMP = 2.0  # bound on the log scale of an affine map
 
 
 class SplineCouplingBlock(InvertibleModule):  # type: ignore[misc]  # FrEIA has no types
-    """A FrEIA block like `GLOWCouplingBlock` with a spline after each affine map.
+    """A FrEIA block like `GLOWCouplingBlock` with monotone rational-quadratic splines after each affine map.
 
-    Each half in turn is scaled and shifted, then goes through monotone rational-quadratic
-    splines; a subnet computes all of their parameters from the other half and the
-    condition. Splines alone keep [-5, 5] where it is and cannot move or shrink a posterior
-    as a whole.
-
-    Args:
-        dims_in: One shape, (D,).
-        dims_c: Shapes of the conditions.
-        subnet_constructor: (inputs, outputs) -> module.
-        bins: Of each spline.
-        clamp: Bound on the log scale.
+    A subnet computes all parameters of one half from the other half and the condition. Splines alone keep
+    [-5, 5] where it is and cannot move or shrink a posterior as a whole.
     """
 
     def __init__(
@@ -47,15 +38,12 @@ class SplineCouplingBlock(InvertibleModule):  # type: ignore[misc]  # FrEIA has 
         dims_c: Sequence[tuple[int]] = (),
         *,
         subnet_constructor: Callable[[int, int], nn.Module],
-        bins: int = 8,
-        clamp: float = 2.0,
+        bins: int,
     ) -> None:
         super().__init__(dims_in, dims_c)
-        self.clamp = clamp
         width, extra = dims_in[0][0], sum(shape[0] for shape in dims_c)
-        self.halves = [width // 2, width - width // 2]
+        first, second = self.halves = [width // 2, width - width // 2]
         count = 2 + parameter_count(bins)
-        first, second = self.halves
         self.subnet1 = subnet_constructor(second + extra, first * count)
         self.subnet2 = subnet_constructor(first + extra, second * count)
 
@@ -67,7 +55,6 @@ class SplineCouplingBlock(InvertibleModule):  # type: ignore[misc]  # FrEIA has 
         jac: bool = True,  # noqa: FBT001, FBT002
     ) -> tuple[tuple[Tensor], Tensor]:
         """Return the transformed (B, D) and log|det| (B,) of the direction that is run."""
-        del jac
         halves = list(x_or_z[0].split(self.halves, dim=1))
         total = x_or_z[0].new_zeros(len(x_or_z[0]))
         steps = [(0, self.subnet1), (1, self.subnet2)]
@@ -78,12 +65,11 @@ class SplineCouplingBlock(InvertibleModule):  # type: ignore[misc]  # FrEIA has 
         return (torch.cat(halves, dim=1),), total
 
     def _bend(self, v: Tensor, raw: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor]:
-        log_scale = self.clamp * torch.tanh(raw[..., 0] / self.clamp)
-        shift, rest = raw[..., 1], raw[..., 2:]
+        log_scale, shift = _CLAMP * torch.tanh(raw[..., 0] / _CLAMP), raw[..., 1]
         if inverse:
-            bent, slope = spline(v, rest, bound=_BOUND, inverse=True)
+            bent, slope = spline(v, raw[..., 2:], bound=_BOUND, inverse=True)
             return (bent - shift) * torch.exp(-log_scale), slope - log_scale
-        bent, slope = spline(v * torch.exp(log_scale) + shift, rest, bound=_BOUND)
+        bent, slope = spline(v * torch.exp(log_scale) + shift, raw[..., 2:], bound=_BOUND)
         return bent, slope + log_scale
 
     def output_dims(self, input_dims: list[tuple[int]]) -> list[tuple[int]]:
@@ -91,23 +77,8 @@ class SplineCouplingBlock(InvertibleModule):  # type: ignore[misc]  # FrEIA has 
         return input_dims
 
 
-COUPLINGS = ("glow", "spline")
-"""Kinds of couplings."""
-
-
 class Couplings(nn.Module):
-    """An invertible map between x and z (B, D), given a context h (B, H).
-
-    Args:
-        width: D.
-        context_width: H.
-        count: Number of couplings, each a block after a fixed permutation.
-        hidden: Width of the subnets.
-        depth: Hidden layers of the subnets.
-        kind: ``"glow"`` for FrEIA's `GLOWCouplingBlock`, ``"spline"`` for `SplineCouplingBlock`.
-        clamp: Bound on the log scale of a GLOW coupling.
-        bins: Of a spline.
-    """
+    """An invertible map between x and z (B, D), given a context h (B, H): blocks after fixed permutations."""
 
     def __init__(
         self,
@@ -118,25 +89,21 @@ class Couplings(nn.Module):
         hidden: int,
         depth: int,
         kind: str = "glow",
-        clamp: float = 2.0,
         bins: int = 8,
     ) -> None:
         super().__init__()
         self.width = width
         self.context_width = context_width
-
-        def subnet(inputs: int, outputs: int) -> nn.Module:
-            return mlp(inputs, outputs, hidden, depth, zero=True)
-
-        block: dict[str, Any] = {"module_class": GLOWCouplingBlock, "clamp": clamp}
+        block: dict[str, Any] = {"module_class": GLOWCouplingBlock, "clamp": _CLAMP}
         if kind == "spline":
             block = {"module_class": SplineCouplingBlock, "bins": bins}
+        block["subnet_constructor"] = lambda inputs, outputs: mlp(inputs, outputs, hidden, depth, zero=True)
         self.blocks = SequenceINN(width)
         # PermuteRandom seeds NumPy's global generator, which belongs to the caller.
         state = np.random.get_state()
         for k in range(count):
             self.blocks.append(PermuteRandom, seed=k)
-            self.blocks.append(cond=0, cond_shape=(context_width,), subnet_constructor=subnet, **block)
+            self.blocks.append(cond=0, cond_shape=(context_width,), **block)
         np.random.set_state(state)
 
     def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
@@ -150,5 +117,4 @@ class Couplings(nn.Module):
     def _run(self, v: Tensor, h: Tensor, *, reverse: bool) -> tuple[Tensor, Tensor]:
         check_width(v, self.width, "the input of the couplings")
         check_width(h, self.context_width, "the context of the couplings")
-        out, log_det = self.blocks(v, c=[h], rev=reverse)
-        return out, log_det
+        return self.blocks(v, c=[h], rev=reverse)

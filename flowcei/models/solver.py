@@ -8,67 +8,47 @@ weighed, geometries are not weighed against each other, and it takes millisecond
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from flowcei.errors import UsageError
-from flowcei.models.interface import InverseModel, Latent, ModelOptions, Simulates, check_width
+from flowcei.models.baselines import Recall
+from flowcei.models.interface import Latent, Simulates, check_width
+from flowcei.models.options import SolverOptions
 from flowcei.physics.leastsquares import levenberg_marquardt
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from torch import Tensor
 
-_MAX_ROWS = 10_000
 _ARRIVED = 1e-6  # of the rms momentum component
 _EVENTS = 256  # solved together
 
 
-@dataclass(frozen=True)
-class SolverOptions(ModelOptions):
-    """Options of `solver`.
-
-    Attributes:
-        starts: Searches an event.
-        steps: Of each, at the most.
-    """
-
-    starts: int = 20
-    steps: int = 40
-
-
-class Solver(InverseModel):
+class Solver(Recall):
     """Searches from training geometries; samples are the answers that were found."""
 
     architecture: ClassVar[str] = "solver"
-    options_type: ClassVar[type[ModelOptions]] = SolverOptions
-    stored: ClassVar[tuple[str, ...]] = ("x",)
-    x: Tensor
+    options_type = SolverOptions
+    max_rows: ClassVar[int] = 10_000
 
     def __init__(self, width: int, condition_width: int, options: SolverOptions) -> None:
         super().__init__(width, condition_width, options)
         self._starts, self._steps = options.starts, options.steps
-        self._simulator: Simulates | None = None
-        self.register_buffer("x", torch.zeros(0, width))
+        self._attached: Simulates | None = None
 
     def attach(self, simulator: Simulates) -> None:
         """Take the simulator that is searched."""
-        self._simulator = simulator
-
-    def remember(self, x: Tensor, c: Tensor) -> None:
-        """Keep up to 10,000 geometries to start from."""
-        del c
-        self.x = x[:_MAX_ROWS].detach().clone()
+        self._attached = simulator
 
     def loss(self, x: Tensor, c: Tensor) -> Tensor:
         """Return the misfit (B,) of x that the search makes small: half the squared residual."""
         check_width(x, self.width, "the geometry")
-        check_width(c, self.condition_width, "the condition")
-        left = self._known().residual(_numbers(x), _numbers(c))
-        return torch.from_numpy(0.5 * (left**2).sum(axis=1)).to(x)
+        self.check_condition(c)
+        residual = self._simulator.residual(_array(x), _array(c))
+        return torch.from_numpy(0.5 * (residual**2).sum(axis=1)).to(x)
 
     def sample_with_log_prob(
         self, c: Tensor, n: int, *, latent: Latent = "prior", generator: np.random.Generator
@@ -77,21 +57,16 @@ class Solver(InverseModel):
 
         Where no search of an event arrives, the nearest miss is its answer.
         """
-        check_width(c, self.condition_width, "the condition")
-        self.refuse_latent(latent)
-        if not len(self.x):
-            msg = "this 'solver' has seen no training data to start from"
-            raise UsageError(msg)
-        chosen = (generator.random((len(c), self._starts)) * len(self.x)).astype(np.int64)
-        start, known = _numbers(self.x), _numbers(c)
-        answers = [
-            self._solve(start[chosen[first : first + _EVENTS]], known[first : first + _EVENTS], n)
-            for first in range(0, len(c), _EVENTS)
-        ]
+        self.check_latent(latent)
+        geometries, conditions = _array(self.rows(c)), _array(c)
+        chosen = (generator.random((len(c), self._starts)) * len(geometries)).astype(np.int64)
+        chunks = (slice(first, first + _EVENTS) for first in range(0, len(c), _EVENTS))
+        answers = [self._solve(geometries[chosen[rows]], conditions[rows], n) for rows in chunks]
         return torch.from_numpy(np.concatenate(answers)).to(c), None
 
     def _solve(self, start: NDArray[np.float64], c: NDArray[np.float64], n: int) -> NDArray[np.float64]:
-        simulator, (events, starts, _) = self._known(), start.shape
+        """Return n answers (B, n, D) to conditions (B, C) from geometries (B, S, D)."""
+        simulator, (events, starts, _) = self._simulator, start.shape
         every = np.repeat(c, starts, axis=0)
         fit = levenberg_marquardt(
             lambda x, rows: simulator.residual(x, every[rows]),
@@ -100,18 +75,18 @@ class Solver(InverseModel):
             tolerance=0.01 * _ARRIVED,
             steps=self._steps,
         )
-        found, norm = fit.x.reshape(start.shape), fit.norm.reshape(events, starts)
+        x, norm = fit.x.reshape(start.shape), fit.norm.reshape(events, starts)
         order = norm.argsort(axis=1, kind="stable")
         count = (norm <= _ARRIVED).sum(axis=1).clip(1)
-        place = np.take_along_axis(order, np.arange(n) % count[:, None], axis=1)
-        return np.take_along_axis(found, place[:, :, None], axis=1)
+        best = np.take_along_axis(order, np.arange(n) % count[:, None], axis=1)
+        return np.take_along_axis(x, best[:, :, None], axis=1)
 
-    def _known(self) -> Simulates:
-        if self._simulator is None:
-            msg = "the solver has no simulator; it is used through flowcei.train and flowcei.load"
-            raise UsageError(msg)
-        return self._simulator
+    @property
+    def _simulator(self) -> Simulates:
+        if self._attached is None:
+            raise UsageError("the solver has no simulator; it is used through flowcei.train and flowcei.load")
+        return self._attached
 
 
-def _numbers(t: Tensor) -> NDArray[np.float64]:
+def _array(t: Tensor) -> NDArray[np.float64]:
     return t.detach().cpu().double().numpy()

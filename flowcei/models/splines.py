@@ -19,31 +19,14 @@ _UNIT = math.log(math.expm1(1.0 - _MIN_SLOPE))  # what softplus turns into a slo
 
 
 def parameter_count(bins: int) -> int:
-    """Return how many numbers describe a spline: widths, heights and inner slopes.
-
-    Example:
-        >>> parameter_count(8)
-        23
-    """
+    """Numbers that describe a spline: widths, heights and inner slopes."""
     return 3 * bins - 1
 
 
 def spline(x: Tensor, parameters: Tensor, *, bound: float, inverse: bool = False) -> tuple[Tensor, Tensor]:
-    """Apply a spline to every element, or its inverse.
+    """Value (B, D) and log slope dy/dx (B, D) of a spline, or of its inverse, at every element of x (B, D).
 
-    Args:
-        x: (B, D).
-        parameters: (B, D, 3 K - 1), any numbers; all zero is the identity.
-        bound: Where the identity begins.
-        inverse: Whether to invert.
-
-    Returns:
-        The values (B, D) and the log of the slope dy/dx at each, (B, D).
-
-    Example:
-        >>> y, log_slope = spline(torch.tensor([[0.3, 9.0]]), torch.zeros(1, 2, 23), bound=5.0)
-        >>> bool((y - torch.tensor([[0.3, 9.0]])).abs().max() < 1e-6), bool(log_slope.abs().max() < 1e-5)
-        (True, True)
+    `parameters` are any numbers (B, D, 3 K - 1); all zero is the identity.
     """
     inside = x.abs() < bound
     v = torch.where(inside, x, torch.zeros_like(x))
@@ -51,37 +34,31 @@ def spline(x: Tensor, parameters: Tensor, *, bound: float, inverse: bool = False
     width, height, slope = parameters.split([bins, bins, bins - 1], dim=-1)
     left, wide = _knots(width, bound)
     low, high = _knots(height, bound)
-    inner = _MIN_SLOPE + softplus(slope + _UNIT)
-    slopes = pad(inner, (1, 1), value=1.0)
+    slopes = pad(_MIN_SLOPE + softplus(slope + _UNIT), (1, 1), value=1.0)
     edges = low if inverse else left
     k = (edges[..., 1:] <= v[..., None]).sum(dim=-1, keepdim=True)
     table = torch.stack([left, wide, low, high, slopes[..., :-1], slopes[..., 1:]])
     x0, w, y0, h, d0, d1 = table.gather(-1, k.expand(6, *k.shape))[..., 0]
     s = h / w
     curve = d0 + d1 - 2.0 * s
-    if inverse:
-        theta = _root(v - y0, h, s, d0, curve)
-        out = x0 + theta * w
-    else:
-        theta = (v - x0) / w
+    theta = _root(v - y0, h, s, d0, curve) if inverse else (v - x0) / w
     flat = theta * (1.0 - theta)
     below = s + curve * flat
-    if not inverse:
-        out = y0 + h * (s * theta**2 + d0 * flat) / below
+    out = x0 + theta * w if inverse else y0 + h * (s * theta**2 + d0 * flat) / below
     rise = s**2 * (d1 * theta**2 + 2.0 * s * flat + d0 * (1.0 - theta) ** 2) / below**2
     log_slope = -rise.log() if inverse else rise.log()
     return torch.where(inside, out, x), torch.where(inside, log_slope, torch.zeros_like(x))
 
 
 def _knots(raw: Tensor, bound: float) -> tuple[Tensor, Tensor]:
-    """Return the left ends (..., K) and the sizes (..., K) of bins that fill [-bound, bound]."""
+    """Left ends (..., K) and sizes (..., K) of bins that fill [-bound, bound]."""
     share = _MIN_BIN + (1.0 - _MIN_BIN * raw.shape[-1]) * raw.softmax(dim=-1)
     size = 2.0 * bound * share
     return pad(size.cumsum(dim=-1)[..., :-1], (1, 0)) - bound, size
 
 
 def _root(rise: Tensor, h: Tensor, s: Tensor, d0: Tensor, curve: Tensor) -> Tensor:
-    """Solve the quadratic of a bin for theta, in the form that does not cancel."""
+    """Solution theta of the quadratic of a bin, in the form that does not cancel."""
     a = h * (s - d0) + rise * curve
     b = h * d0 - rise * curve
     c = -s * rise

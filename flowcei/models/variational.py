@@ -1,13 +1,11 @@
-"""What the variational architectures of the first study have in common.
+"""The variational auto-encoders of the first study: `cvae`, `ae-cvae`, and the base of `latent-cinn`.
 
-An encoder turns x into the mean and log variance of a latent z, a decoder turns (z, c) into
-x; the loss is the squared error of the reconstruction plus the Kullback-Leibler divergence
-of the latent from a standard normal (K. Sohn, H. Lee and X. Yan, NeurIPS 2015). The weight
-between the two is learned, as the noise of the decoder (O. Rybkin et al., "Simple and
-effective VAE training with calibrated decoders", ICML 2021), and samples carry that noise.
-With `decoder_noise="fixed"` the loss is mean squared error plus divergence, as in the first
-study, which is a noise of sqrt(D / 2): where the momenta say little the latent then carries
-nothing, and the decoder answers with a mean.
+The loss is the squared error of the reconstruction plus the Kullback-Leibler divergence of the latent from a
+standard normal (K. Sohn, H. Lee and X. Yan, NeurIPS 2015). The weight between the two is learned, as the
+noise of the decoder (O. Rybkin et al., "Simple and effective VAE training with calibrated decoders", ICML
+2021), and samples carry that noise. With `decoder_noise="fixed"` it is the study's mean squared error plus
+divergence, a noise of sqrt(D / 2): where the momenta say little the latent then carries nothing, and the
+answer is a mean.
 """
 
 from __future__ import annotations
@@ -18,29 +16,18 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor, nn
 
-from flowcei.models.interface import InverseModel, Latent, ModelOptions, check_width
-from flowcei.models.latents import MAX_STORED, LatentStore, standard_normal
-from flowcei.models.networks import gaussian
+from flowcei.models.interface import InverseModel, Latent, check_width
+from flowcei.models.networks import MAX_STORED, LatentStore, gaussian, mlp, rows_of_events, standard_normal
+from flowcei.models.options import CVAEOptions, ModelOptions
 
 if TYPE_CHECKING:
     import numpy as np
-
-DECODER_NOISE = ("learned", "fixed")
-"""How the weight between reconstruction and divergence is set."""
 
 _CHUNK = 16384
 
 
 class VariationalModel(InverseModel):
-    """Encoder and decoder; the encoder is not used to reconstruct an event.
-
-    Args:
-        width: D.
-        condition_width: C.
-        options: Of the architecture.
-        latent_width: Width of z.
-        decoder_noise: ``"learned"``, or ``"fixed"`` at sqrt(D / 2).
-    """
+    """Encoder x -> (mean, log variance) of a latent z, decoder (z, c) -> x; sampling encodes nothing."""
 
     has_latent: ClassVar[bool] = True
     stored: ClassVar[tuple[str, ...]] = ("latents.mean", "latents.deviation")
@@ -48,46 +35,47 @@ class VariationalModel(InverseModel):
     decoder: nn.Module
 
     def __init__(
-        self,
-        width: int,
-        condition_width: int,
-        options: ModelOptions,
-        latent_width: int,
-        decoder_noise: str = "learned",
+        self, width: int, condition_width: int, options: ModelOptions, latent_width: int, decoder_noise: str
     ) -> None:
         super().__init__(width, condition_width, options)
         self.latent_width = latent_width
         self.learns_noise = decoder_noise == "learned"
-        self.log_noise = nn.Parameter(self._first_noise(), requires_grad=self.learns_noise)
+        self.log_noise = self._noise_parameter()
         self.latents = LatentStore(latent_width)
 
-    def _first_noise(self) -> Tensor:
+    def _noise_parameter(self) -> nn.Parameter:
         fixed = 0.5 * math.log(0.5 * self.width)  # 1 / (2 s^2) = 1 / D: the mean of the squared errors
-        return torch.full((self.width,), 0.0 if self.learns_noise else fixed)
+        first = torch.full((self.width,), 0.0 if self.learns_noise else fixed)
+        return nn.Parameter(first, requires_grad=self.learns_noise)
+
+    def _encoder_input(self, x: Tensor, c: Tensor) -> Tensor:
+        return x
+
+    def _decoder_input(self, z: Tensor, c: Tensor) -> Tensor:
+        return torch.cat([z, c], dim=1)
 
     def encode(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean and the log variance, (B, L) each, of the latent of x (B, D)."""
         check_width(x, self.width, "the input of the encoder")
-        check_width(c, self.condition_width, "the condition")
-        return gaussian(self.encoder(x))
+        self.check_condition(c)
+        return gaussian(self.encoder(self._encoder_input(x, c)))
 
     def decode(self, z: Tensor, c: Tensor) -> Tensor:
         """Return the mean of x (B, D) given the latent z (B, L) and c (B, C)."""
-        check_width(c, self.condition_width, "the condition")
-        out: Tensor = self.decoder(torch.cat([z, c], dim=1))
-        return out
+        self.check_condition(c)
+        return self.decoder(self._decoder_input(z, c))
 
     def loss(self, x: Tensor, c: Tensor) -> Tensor:
         """Return the negative evidence bound (B,), with one latent per row."""
         mean, log_variance = self.encode(x, c)
-        z = reparameterised(mean, log_variance)
-        return divergence(mean, log_variance) - self.log_likelihood(x, self.decode(z, c))
+        z = _reparameterised(mean, log_variance)
+        return _divergence(mean, log_variance) - self.log_likelihood(x, self.decode(z, c))
 
-    def iwae_bound(self, x: Tensor, c: Tensor, *, draws: int = 64, generator: np.random.Generator) -> Tensor:
+    def iwae_bound(self, x: Tensor, c: Tensor, *, draws: int, generator: np.random.Generator) -> Tensor:
         """Return a lower bound (B,) on log p(x | c) that tightens with `draws`.
 
-        Source: Y. Burda, R. Grosse and R. Salakhutdinov, ICLR 2016. Not a reconstruction:
-        it judges known positions and so may encode them.
+        Source: Y. Burda, R. Grosse and R. Salakhutdinov, ICLR 2016. It judges given positions, and so may
+        encode them.
         """
         mean, log_variance = self.encode(x, c)
         terms = []
@@ -101,7 +89,7 @@ class VariationalModel(InverseModel):
 
     def log_likelihood(self, x: Tensor, mean: Tensor) -> Tensor:
         """Return log p(x | z, c), (B,), of x (B, D) around the decoder's answer (B, D)."""
-        return log_normal(x, mean, self.log_noise)
+        return _log_normal(x, mean, self.log_noise)
 
     def remember(self, x: Tensor, c: Tensor) -> None:
         """Keep the latent distributions of training data for `latent="training"`."""
@@ -112,7 +100,7 @@ class VariationalModel(InverseModel):
         self, c: Tensor, n: int, *, latent: Latent = "prior", generator: np.random.Generator
     ) -> tuple[Tensor, Tensor | None]:
         """Draw `n` samples (B, n, D); there is no density."""
-        check_width(c, self.condition_width, "the condition")
+        self.check_condition(c)
         # One draw holds all that a sample needs: its order must not depend on the batches.
         extra = int(latent == "training")
         drawn = standard_normal((len(c) * n, self.width + self.latent_width + extra), generator, c)
@@ -120,39 +108,75 @@ class VariationalModel(InverseModel):
         if latent == "training":
             z = self.latents.draw(z)
         samples = torch.empty_like(noise)
-        for first in range(0, len(z), _CHUNK):
-            rows = slice(first, first + _CHUNK)
-            event = torch.arange(first, min(first + _CHUNK, len(z)), device=c.device) // n
+        for rows, event in rows_of_events(len(z), n, _CHUNK, c.device):
             samples[rows] = self.decode(z[rows], c[event]) + noise[rows]
         return samples.reshape(len(c), n, self.width), None
 
 
-def reparameterised(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """Draw z (B, L) such that gradients reach its mean and log variance, (B, L) each.
+class CVAE(VariationalModel):
+    """`cvae`, the first study's approach 2: an encoder of positions, a decoder that sees the condition."""
 
-    Example:
-        >>> reparameterised(torch.zeros(2, 3), torch.zeros(2, 3)).shape
-        torch.Size([2, 3])
+    architecture: ClassVar[str] = "cvae"
+    options_type = CVAEOptions
+
+    def __init__(self, width: int, condition_width: int, options: CVAEOptions) -> None:
+        super().__init__(width, condition_width, options, options.latent, options.decoder_noise)
+        self.encoder = mlp(width, 2 * options.latent, options.hidden, options.depth)
+        self.decoder = mlp(options.latent + condition_width, width, options.hidden, options.depth)
+
+
+class AECVAE(VariationalModel):
+    """`ae-cvae`, the first study's approach 1, in two phases.
+
+    First an auto-encoder of positions alone learns a representation u of them, as a distribution. Then, with
+    that encoder held, a CVAE takes the mean of u (so that bounds stay bounds) and the condition.
     """
+
+    architecture: ClassVar[str] = "ae-cvae"
+    options_type = CVAEOptions
+    phases: ClassVar[int] = 2
+
+    def __init__(self, width: int, condition_width: int, options: CVAEOptions) -> None:
+        super().__init__(width, condition_width, options, options.latent, options.decoder_noise)
+        latent, hidden, depth = options.latent, options.hidden, options.depth
+        self.position_encoder = mlp(width, 2 * latent, hidden, depth)
+        self.position_decoder = mlp(latent, width, hidden, depth)
+        self.position_noise = self._noise_parameter()
+        self.encoder = mlp(latent + condition_width, 2 * latent, hidden, depth)
+        self.decoder = mlp(latent + condition_width, width, hidden, depth)
+        self._first = False
+
+    def begin_phase(self, phase: int) -> None:
+        """Train the auto-encoder of positions (0), then the CVAE (1)."""
+        self._first = phase == 0
+        for name, parameter in self.named_parameters():
+            fixed = name.endswith("_noise") and not self.learns_noise
+            parameter.requires_grad_(name.startswith("position_") == self._first and not fixed)
+
+    def loss(self, x: Tensor, c: Tensor) -> Tensor:
+        """Return the negative evidence bound (B,) of the phase that is trained."""
+        if not self._first:
+            return super().loss(x, c)
+        check_width(x, self.width, "the input of the encoder")
+        mean, log_variance = gaussian(self.position_encoder(x))
+        back = self.position_decoder(_reparameterised(mean, log_variance))
+        return _divergence(mean, log_variance) - _log_normal(x, back, self.position_noise)
+
+    def _encoder_input(self, x: Tensor, c: Tensor) -> Tensor:
+        return torch.cat([gaussian(self.position_encoder(x))[0], c], dim=1)
+
+
+def _reparameterised(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """A draw of z (B, L) such that gradients reach its mean and log variance."""
     return mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
 
 
-def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """Return the Kullback-Leibler divergence (B,) from a standard normal, closed form.
-
-    Example:
-        >>> divergence(torch.ones(1, 2), torch.zeros(1, 2))
-        tensor([1.])
-    """
+def _divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """Kullback-Leibler divergence (B,) from a standard normal, closed form."""
     return 0.5 * (mean**2 + log_variance.exp() - 1.0 - log_variance).sum(dim=1)
 
 
-def log_normal(x: Tensor, mean: Tensor, log_deviation: Tensor) -> Tensor:
-    """Return the log density (B,) of x (B, D) under independent normals.
-
-    Example:
-        >>> round(float(log_normal(torch.zeros(1, 1), torch.zeros(1, 1), torch.zeros(1))), 4)
-        -0.9189
-    """
+def _log_normal(x: Tensor, mean: Tensor, log_deviation: Tensor) -> Tensor:
+    """Log density (B,) of x (B, D) under independent normals."""
     scaled = (x - mean) * torch.exp(-log_deviation)
     return (-0.5 * scaled**2 - log_deviation - 0.5 * math.log(2.0 * math.pi)).sum(dim=1)

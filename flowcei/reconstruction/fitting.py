@@ -14,17 +14,17 @@ import torch
 from flowcei.check.examination import unbounded
 from flowcei.errors import DataError, UsageError
 from flowcei.events.simulation import fresh_seed
-from flowcei.experiment.detector import Noise
+from flowcei.experiment.detector import DEFAULT_NOISE, Noise
 from flowcei.frame.kinds import FRAMES
-from flowcei.frame.standardiser import Standardiser
+from flowcei.frame.standardiser import Standardiser, check_varying
 from flowcei.models.registry import build_model
 from flowcei.reconstruction.model import Reconstructor
-from flowcei.reconstruction.recorded import DEFAULT_NOISE, RecordedSource, floored, recorded
-from flowcei.reconstruction.seen import TrainedRange
+from flowcei.reconstruction.recorded import RecordedSource, floored, recorded
+from flowcei.reconstruction.seen import trained_range
 from flowcei.reconstruction.storable import check_storable, plugins_of
 from flowcei.reconstruction.training_data import Charts, FreshSource
-from flowcei.storage.card import refuse_undescribable, versions
-from flowcei.training.checkpoint import Keeping, begun_at, refuse_other
+from flowcei.storage.card import versions
+from flowcei.training.checkpoint import Keeping, begun_at, check_settings
 from flowcei.training.loop import fit, resolve_device
 from flowcei.training.schedule import EpochRecord, Schedule, best_of
 
@@ -136,7 +136,7 @@ def train(
     _prepare(charts, pilot, data)
     settings = _settings(model) | {"seed": seed, **asdict(schedule), "data": data and _fingerprint(data)}
     if begun is not None:
-        refuse_other(begun, settings)
+        check_settings(begun, settings)
     records = fit(
         network,
         charts,
@@ -147,7 +147,8 @@ def train(
         on_step=on_step,
         on_epoch=on_epoch,
     )
-    model.card |= {"seed": seed, "schedule": asdict(schedule)} | _outcome(charts, records)
+    model.training.seed, model.training.schedule = seed, asdict(schedule)
+    _record_outcome(charts, records)
     return model
 
 
@@ -158,42 +159,37 @@ def _prepare(charts: Charts, pilot: Events, data: Events | None) -> None:
     model.chart_standardiser.fit(x)
     model.condition_standardiser.fit(c)
     if model.frame.invariant:
-        model.card["seen"] = TrainedRange.of(c.double().numpy()).to_dict()
-    refuse_undescribable(pilot.molecule.to_dict(), model.card)
+        model.training.seen = trained_range(c.double().numpy())
     if network.has_density:
-        model.chart_standardiser.refuse_constant(x, model.frame.names(pilot.molecule.labels))
+        check_varying(x, model.frame.names(pilot.molecule.labels))
         if data is not None:
             _refuse_unbounded(data, model.frame)
-    model.card |= plugins_of(model.architecture, model.card.get("prior"))
+    if packages := plugins_of(model.architecture, model.training.prior):
+        model.training.plugins = packages
     check_storable(model, *charts.standardised(x, c))
 
 
-def _outcome(charts: Charts, records: list[EpochRecord]) -> dict[str, Any]:
-    """Return what a model says of its training."""
-    parameters = sum(p.numel() for p in charts.model.network.parameters() if p.requires_grad)
-    outcome = {
-        "versions": versions(),
-        "epochs_run": len(records),
-        "validation_loss": best_of(records).validation_loss,
-        "round_trip_error": charts.round_trip_error(),
-        "parameters": parameters,
-    }
-    if parameters:
-        outcome["rows_per_second"] = float(np.median([r.rows_per_second for r in records]))
-    return outcome
+def _record_outcome(charts: Charts, records: list[EpochRecord]) -> None:
+    record, network = charts.model.training, charts.model.network
+    record.versions, record.epochs_run = versions(), len(records)
+    record.validation_loss = best_of(records).validation_loss
+    record.round_trip_error = charts.round_trip_error()
+    record.parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    if record.parameters:
+        record.rows_per_second = float(np.median([r.rows_per_second for r in records]))
 
 
 def _settings(model: Reconstructor) -> dict[str, Any]:
     """Return what a training must share with the checkpoint that it goes on from, in plain values."""
-    simulation = model.card.get("simulation", {})
+    simulation = model.training.simulation
     table: dict[str, Any] = {
         "architecture": model.architecture,
         **model.network.options.to_dict(),
         "molecule": model.molecule.to_dict(),
         "noise": asdict(model.noise),
         "frame": model.frame.kind,
-        "prior": model.card.get("prior"),
-        "events_per_epoch": simulation.get("events_per_epoch"),
+        "prior": model.training.prior,
+        "events_per_epoch": simulation and simulation.events_per_epoch,
     }
     return json.loads(json.dumps(table))  # pairs become lists, as they are read back
 

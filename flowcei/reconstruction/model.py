@@ -15,10 +15,9 @@ from flowcei.errors import DataError, NoDensityError, UsageError
 from flowcei.events.container import events_of
 from flowcei.events.simulation import fresh_seed
 from flowcei.physics.priors import build_prior
+from flowcei.posterior.files import Quality, arrays_of
 from flowcei.posterior.flags import moving
-from flowcei.posterior.hdf import arrays_of
 from flowcei.posterior.samples import PosteriorSamples
-from flowcei.posterior.unfinished import Quality
 from flowcei.reconstruction.noise import above_trained, default_noise, stated_sigma, within_trained
 from flowcei.reconstruction.sampling import (
     SamplingRequest,
@@ -27,8 +26,8 @@ from flowcei.reconstruction.sampling import (
     judged,
     sampled_blocks,
 )
-from flowcei.reconstruction.seen import TrainedRange
-from flowcei.storage.card import describe_model
+from flowcei.reconstruction.seen import outside
+from flowcei.storage.card import TrainingRecord, describe_model
 from flowcei.storage.modelfile import sealed, write_model
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ class Reconstructor:
         noise: The range of detector noise it was trained for.
         chart_standardiser: Of the chart.
         condition_standardiser: Of the condition.
-        card: What else is known of the training: prior, schedule, seed, data, metrics.
+        training: What else is known of the training: prior, schedule, seed, data, metrics.
     """
 
     molecule: Molecule
@@ -73,7 +72,7 @@ class Reconstructor:
     noise: Noise
     chart_standardiser: Standardiser
     condition_standardiser: Standardiser
-    card: dict[str, Any] = field(default_factory=dict)
+    training: TrainingRecord = field(default_factory=TrainingRecord)
 
     def __post_init__(self) -> None:
         """Give the model the simulator."""
@@ -84,7 +83,7 @@ class Reconstructor:
 
     def __repr__(self) -> str:
         """Say in a line what it is a model of."""
-        prior = self.card.get("prior_name") or ("unnamed" if self.prior_spec else "unknown")
+        prior = self.training.prior_name or ("unnamed" if self.prior_spec else "unknown")
         return (
             f"Reconstructor: {self.architecture} of {self.molecule.name}, prior {prior}, noise {self.noise}"
         )
@@ -137,7 +136,7 @@ class Reconstructor:
         blocks = self.stream(momenta, n, seed=seed, noise=noise, latent=latent, **rules)
         samples = PosteriorSamples.concatenate(list(blocks))
         if not samples.answered.any():
-            msg = f"event {samples.ids[0]} has no geometry the model can express, nor has any other; "
+            msg = f"event {samples.event_id[0]} has no geometry the model can express, nor has any other; "
             raise DataError(f"{msg}are the momenta in hbar/bohr?")
         return samples
 
@@ -236,10 +235,10 @@ class Reconstructor:
             momenta=asked.momenta,
             positions=positions.numpy().astype(np.float32),
             log_prob=log_prob,
-            ids=asked.numbers,
+            event_id=asked.numbers,
             sigma=sigma[rows],
             origin={
-                "model": self.card.get("name"),
+                "model": self.training.name or None,
                 "architecture": self.architecture,
                 "latent": request.latent,
                 "seed": request.seed,
@@ -253,7 +252,7 @@ class Reconstructor:
 
     def describe(self, request: SamplingRequest) -> dict[str, Any]:
         """Return all that the samples of given events depend on, as plain numbers and words."""
-        name = self.card.get("name") or self.architecture
+        name = self.training.name or self.architecture
         about = {"model": name, "model checksum": sealed(*self._stored())[1][:16]}
         return about | {"flowcei": version("flowcei")} | request.to_dict()
 
@@ -315,8 +314,7 @@ class Reconstructor:
     @property
     def prior_spec(self) -> dict[str, Any] | None:
         """The table of the prior, or None where `prior` would be refused."""
-        spec = self.card.get("prior")
-        return spec if isinstance(spec, dict) and self.frame.invariant else None
+        return self.training.prior if self.frame.invariant else None
 
     @property
     def device(self) -> torch.device:
@@ -326,7 +324,8 @@ class Reconstructor:
     @property
     def default_noise(self) -> Noise:
         """The level that is assumed where nobody says: that of the training data, else 1 %; in the range."""
-        return default_noise(self.noise, self.card.get("data", {}).get("noise"))
+        data = self.training.data
+        return default_noise(self.noise, None if data is None else data.noise)
 
     @torch.no_grad()
     def log_prob(
@@ -419,8 +418,8 @@ class Reconstructor:
         framed, standardised = self.enter(events.momenta, sigma)
         far = (~(standardised.abs() < _FAR)).any(dim=1).cpu().numpy()
         ker = np.zeros(len(events), dtype=bool)
-        if self.frame.invariant and "seen" in self.card:
-            ker, farther = TrainedRange.from_dict(self.card["seen"]).outside(framed.condition.numpy())
+        if self.frame.invariant and self.training.seen is not None:
+            ker, farther = outside(self.training.seen, framed.condition.numpy())
             far = farther | far
         stated = self.stated_sigma(events, noise)
         loud = above_trained(stated, events.momenta, self.noise)
@@ -429,7 +428,7 @@ class Reconstructor:
 
     def _refuse_inexact(self) -> None:
         """Refuse a flow whose couplings do not invert themselves."""
-        error = self.card.get("round_trip_error")
+        error = self.training.round_trip_error
         if error is not None and not error <= ROUND_TRIP_BOUND:
             msg = (
                 f"the flow does not invert itself (error {error:.2g} of a standard deviation, "
@@ -452,8 +451,13 @@ class Reconstructor:
 
     def _stored(self) -> tuple[ModelCard, dict[str, torch.Tensor]]:
         """Return what a file holds of it."""
-        options, molecule = self.network.options.to_dict(), self.molecule.to_dict()
-        tables = (options, molecule, self.frame.to_dict(), asdict(self.noise), self.card)
-        card = describe_model(self.architecture, *tables)
+        card = describe_model(
+            self.training,
+            architecture=self.architecture,
+            options=self.network.options.to_dict(),
+            molecule=self.molecule.to_dict(),
+            frame=asdict(self.frame),
+            noise=asdict(self.noise),
+        )
         parts = ((p, module.state_dict()) for p, module in self.parts().items())
         return card, {f"{part}.{name}": tensor for part, state in parts for name, tensor in state.items()}

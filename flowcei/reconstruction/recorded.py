@@ -7,7 +7,7 @@ the sums of momenta and from the positions, exploded anew. What is added comes o
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,10 +16,12 @@ from flowcei.check.agreement import ROUNDING, compare_with_simulation
 from flowcei.check.alignment import residuals
 from flowcei.check.conservation import noisiness
 from flowcei.errors import DataError, UsageError
-from flowcei.experiment.detector import NOISE_FLOOR, Noise, rms_component
+from flowcei.experiment.detector import DEFAULT_NOISE, NOISE_FLOOR, Noise, rms_component
 from flowcei.frame.raw import RawFrame
 from flowcei.frame.recoil import RecoilFrame
 from flowcei.physics.priors import build_prior
+from flowcei.storage.card import DataRecord, TrainingRecord
+from flowcei.training.schedule import MIN_EVENTS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,12 +29,6 @@ if TYPE_CHECKING:
     from flowcei.check.conservation import Noisiness
     from flowcei.events.container import Events
     from flowcei.frame.interface import Frame
-
-DEFAULT_NOISE = Noise(0.001, 0.05)
-"""Detector noise that one model is trained for, where nobody says: 0.1 % to 5 %."""
-
-MIN_EVENTS = 100
-"""Fewest events, of a file or of an epoch, that are trained on."""
 
 _MOST = 2000  # events that noise is measured on: to 1 %
 _TURNED = 0.5  # share of events in another frame, beyond which distances say nothing
@@ -119,7 +115,7 @@ def split_rows(n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return order[:first], order[first:second], order[second:]
 
 
-def recorded(data: Events, noise: Noise | None, seed: int) -> tuple[RecordedSource, Noise, dict[str, Any]]:
+def recorded(data: Events, noise: Noise | None, seed: int) -> tuple[RecordedSource, Noise, TrainingRecord]:
     """Return the source of a training on data, the noise it trains for, and what a model says of both.
 
     Args:
@@ -132,17 +128,18 @@ def recorded(data: Events, noise: Noise | None, seed: int) -> tuple[RecordedSour
     """
     level, own = settled_noise(data, noise)
     training, validation, _ = (data[np.sort(rows)] for rows in split_rows(len(data), seed))
-    about: dict[str, Any] = {
-        "prior": data.origin.get("prior"),
-        "data": {"rows": len(data), "split_seed": seed, "digest": data.digest()},
-    }
-    if about["prior"] is not None:
-        build_prior(data.molecule, about["prior"])  # a model would carry it
-    about["noise_added"] = own is not None
+    prior = data.origin.get("prior")
+    if prior is not None:
+        if not isinstance(prior, dict):
+            msg = f"the events name a prior {prior!r:.60}; a table that tells how to draw belongs there"
+            raise UsageError(msg)
+        build_prior(data.molecule, prior)  # a model would carry it
+    about = DataRecord(rows=len(data), split_seed=seed, digest=data.digest())
+    record = TrainingRecord(prior=prior, data=about, noise_added=own is not None)
     if own is None:
-        return RecordedSource(training, validation, None, seed), level, about
-    about["data"]["noise"] = max(own.level, NOISE_FLOOR)
-    return RecordedSource(training, validation, level, seed, own.level), level, about
+        return RecordedSource(training, validation, None, seed), level, record
+    about.noise = max(own.level, NOISE_FLOOR)
+    return RecordedSource(training, validation, level, seed, own.level), level, record
 
 
 def settled_noise(data: Events, noise: Noise | str | None) -> tuple[Noise, MeasuredNoise | None]:

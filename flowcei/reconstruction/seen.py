@@ -1,19 +1,18 @@
 """The trained range: which measured momenta a model has seen the like of.
 
-A network answers anything, also momenta in other units, of another molecule or from
-geometries that its prior excludes. What it was trained on is remembered as the range of
-the KER and the ellipsoid of the other numbers of the condition.
+A network answers anything, also momenta in other units, of another molecule or from geometries that its
+prior excludes. What it was trained on is remembered as the range of the KER and the ellipsoid of the other
+numbers of the condition.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flowcei.errors import DataError
 from flowcei.frame.interface import Condition
+from flowcei.storage.card import RangeRecord
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,75 +21,35 @@ _MARGIN = 0.1  # of the range of log KER, on either side
 _FARTHER = 1.5  # times the largest squared distance in training
 
 
-@dataclass(frozen=True, eq=False)
-class TrainedRange:
-    """What conditions of training events were like: see `flowcei.frame.interface.Condition`.
+def trained_range(condition: NDArray[np.float64]) -> RangeRecord:
+    """Range of training conditions (B, C), not standardised."""
+    momenta, energy, _ = Condition.split(condition)
+    margin = _MARGIN * float(np.ptp(energy))
+    mean: NDArray[np.float64] = momenta.mean(axis=0)
+    covariance = np.cov(momenta, rowvar=False).reshape(len(mean), len(mean))
+    precision = np.asarray(np.linalg.pinv(covariance, hermitian=True), dtype=np.float64)
+    return RangeRecord(
+        low=float(energy.min()) - margin,
+        high=float(energy.max()) + margin,
+        mean=mean.tolist(),
+        precision=precision.tolist(),
+        reach=float(_FARTHER * _distance(momenta, mean, precision).max(initial=0.0)),
+    )
 
-    Attributes:
-        low: Of log KER (hartree), with a margin.
-        high: Of log KER, with a margin.
-        mean: Of the other numbers, (K,): momenta over sqrt(KER) in the recoil frame.
-        precision: The inverse of their covariance, (K, K).
-        reach: The squared distance that no training event came near to.
-    """
 
-    low: float
-    high: float
-    mean: NDArray[np.float64]
-    precision: NDArray[np.float64]
-    reach: float
-
-    @classmethod
-    def of(cls, condition: NDArray[np.float64]) -> TrainedRange:
-        """Remember training conditions (B, C), not standardised.
-
-        Example:
-            >>> seen = TrainedRange.of(np.random.default_rng(1).normal(size=(1000, 5)))
-            >>> far = seen.outside(np.array([[0.0, 0, 0, 0, 0], [0, 0, 0, 9, 0], [9, 0, 0, 0, 0]]))
-            >>> [kind.tolist() for kind in far]
-            [[False, True, False], [False, False, True]]
-        """
-        known, energy, _ = Condition.split(condition)
-        margin = _MARGIN * float(np.ptp(energy))
-        mean: NDArray[np.float64] = known.mean(axis=0)
-        covariance = np.cov(known, rowvar=False).reshape(known.shape[1], known.shape[1])
-        precision = np.asarray(np.linalg.pinv(covariance, hermitian=True), dtype=np.float64)
-        reach = _FARTHER * _distance(known, mean, precision).max(initial=0.0)
-        return cls(float(energy.min()) - margin, float(energy.max()) + margin, mean, precision, float(reach))
-
-    def outside(self, condition: NDArray[np.float64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Tell of which conditions (B, C) the KER (B,), the other momenta (B,) are unlike all training."""
-        momenta, energy, _ = Condition.split(condition)
-        ker = ~((energy >= self.low) & (energy <= self.high))
-        far = ~(_distance(momenta, self.mean, self.precision) <= self.reach)
-        return ker, far
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain numbers that `from_dict` reads."""
-        return {field.name: np.asarray(getattr(self, field.name)).tolist() for field in fields(self)}
-
-    @classmethod
-    def from_dict(cls, table: object) -> TrainedRange:
-        """Build one from what `to_dict` returned.
-
-        Raises:
-            DataError: For anything else.
-        """
-        try:
-            mean = np.asarray(table["mean"], dtype=np.float64)  # type: ignore[index]
-            precision = np.asarray(table["precision"], dtype=np.float64)  # type: ignore[index]
-            low, high, reach = (float(table[k]) for k in ("low", "high", "reach"))  # type: ignore[index]
-        except (TypeError, KeyError, ValueError) as error:
-            msg = f"the trained range of the model is damaged ({error})"
-            raise DataError(msg) from error
-        if mean.ndim != 1 or precision.shape != (len(mean), len(mean)):
-            msg = f"the trained range of the model is damaged (shapes {mean.shape}, {precision.shape})"
-            raise DataError(msg)
-        return cls(low, high, mean, precision, reach)
+def outside(
+    record: RangeRecord, condition: NDArray[np.float64]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Of which conditions (B, C) the KER, (B,), and the other momenta, (B,), are unlike all training."""
+    momenta, energy, _ = Condition.split(condition)
+    ker = ~((energy >= record.low) & (energy <= record.high))
+    distance = _distance(momenta, np.array(record.mean), np.array(record.precision))
+    return ker, ~(distance <= record.reach)
 
 
 def _distance(
-    known: NDArray[np.float64], mean: NDArray[np.float64], precision: NDArray[np.float64]
+    momenta: NDArray[np.float64], mean: NDArray[np.float64], precision: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    away = known - mean
-    return np.asarray(np.einsum("bi,ij,bj->b", away, precision, away))
+    """Squared Mahalanobis distance, (B,)."""
+    residual = momenta - mean
+    return np.asarray(np.einsum("bi,ij,bj->b", residual, precision, residual))

@@ -13,8 +13,9 @@ from flowcei.frame.raw import RawFrame
 from flowcei.frame.recoil import RecoilFrame
 from flowcei.molecules.molecule import Molecule
 from flowcei.physics.priors import GeometryPrior, build_prior
-from flowcei.reconstruction.recorded import MIN_EVENTS
 from flowcei.reconstruction.storable import check_prior
+from flowcei.storage.card import SimulationRecord, TrainingRecord
+from flowcei.training.schedule import MIN_EVENTS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,7 +50,7 @@ class FreshSource:
         noise: Noise,
         per_epoch: int,
         seed: int,
-    ) -> tuple[FreshSource, dict[str, Any]]:
+    ) -> tuple[FreshSource, TrainingRecord]:
         """Return the source of a training on a prior, and what a model says of it."""
         if per_epoch < MIN_EVENTS:
             msg = f"{per_epoch} events an epoch are too few; use {MIN_EVENTS} or more"
@@ -58,10 +59,14 @@ class FreshSource:
         geometry = prior if isinstance(prior, GeometryPrior) else build_prior(mol, prior)
         if isinstance(prior, GeometryPrior):
             check_prior(mol, prior)
-        simulation = {"events_per_epoch": per_epoch, "accuracy": _TRAINING_ACCURACY}
-        simulation |= {"pilot_events": PILOT_EVENTS, "validation_events": VALIDATION_EVENTS}
+        simulation = SimulationRecord(
+            events_per_epoch=per_epoch,
+            accuracy=_TRAINING_ACCURACY,
+            pilot_events=PILOT_EVENTS,
+            validation_events=VALIDATION_EVENTS,
+        )
         name = prior if isinstance(prior, str) else None if prior else mol.default_prior
-        about = {"prior": geometry.spec(), "prior_name": name, "simulation": simulation}
+        about = TrainingRecord(prior=geometry.spec(), prior_name=name, simulation=simulation)
         return cls(Simulator(mol, geometry, noise, seed, _TRAINING_ACCURACY), per_epoch), about
 
     def frame(self, kind: str, pilot: Events) -> Frame:

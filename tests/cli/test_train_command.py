@@ -14,8 +14,8 @@ from runfolders import FINISHED, LINE, TINY, assert_same_runs, names_in
 from shell import Shell
 
 import flowcei
-from flowcei.cli.logs import log_file
 from flowcei.cli.runfolder import RunFolder
+from flowcei.cli.streams import log_file
 from flowcei.storage.modelfile import read_model
 from flowcei.training import loop
 
@@ -170,7 +170,7 @@ def test_a_file_that_has_moved_is_found_and_one_that_has_changed_is_refused(
     table.loc[7, "cx"] += 1e-6
     table.to_csv("d.csv", index=False)
     assert flow("train", "--resume", "run") == 3
-    assert "data are not those that the training was begun with" in flow.err
+    assert "data are not those of the training that was begun" in flow.err
     assert flow("train", "--resume", "run", "--data", "moved.csv") == 0
     assert_same_runs("run", "whole")
 

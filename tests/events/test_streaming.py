@@ -15,7 +15,8 @@ import pytest
 from flowcei.errors import DataError, StoppedError, UsageError
 from flowcei.events.simulation import BLOCK, Simulator, make_simulator, simulate, simulate_to_file
 from flowcei.events.storage import read_events
-from flowcei.storage.resumable import partial_path, unfinished_seed
+from flowcei.storage.creation import partial_path
+from flowcei.storage.resumable import unfinished_seed
 
 N = 3 * BLOCK + 100
 

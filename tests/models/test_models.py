@@ -9,12 +9,11 @@ import pytest
 import torch
 
 from flowcei.errors import NoDensityError, UsageError
-from flowcei.models.cvae import CVAE
 from flowcei.models.interface import InverseModel
-from flowcei.models.latents import LatentStore
+from flowcei.models.networks import LatentStore
 from flowcei.models.registry import ARCHITECTURES, build_model
 from flowcei.models.splines import parameter_count, spline
-from flowcei.models.variational import VariationalModel
+from flowcei.models.variational import CVAE, VariationalModel
 from flowcei.training.loop import fit
 from flowcei.training.schedule import EpochRecord, Schedule
 

@@ -15,12 +15,10 @@ import flowcei
 from flowcei.errors import DataError, NoDensityError
 from flowcei.experiment.likelihood import Likelihood
 from flowcei.physics.priors import build_prior
-from flowcei.posterior.distinct import shape_of
-from flowcei.posterior.laplace import local_covariance
+from flowcei.posterior.laplace import local_covariance, shape_of
 from flowcei.posterior.refinement import CONVERGED
-from oracles import reference
 from oracles.mixtures import StudentMixture
-from oracles.reference import exhaustive_modes, reference_posterior, turned_starts
+from oracles.reference import ProposalRules, exhaustive_modes, reference_posterior, turned_starts
 
 DATA = Path(__file__).parents[1] / "data"
 NAMES = ("ocs-equilibrium", "ocs-broad", "ch2o")
@@ -256,15 +254,12 @@ def test_the_flow_has_the_same_evidence_and_means() -> None:
     assert (z**2).mean() < 1.5
 
 
-def test_too_few_effective_samples_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_few_effective_samples_are_said() -> None:
     """One bad proposal that nothing adapts: the answer says that it is none."""
     sample = read("ocs-broad")[:2]
-    monkeypatch.setattr(reference, "_ROUNDS", 0)
-    monkeypatch.setattr(reference, "_FIRST", 0.1)
-    monkeypatch.setattr(reference, "_WIDE", 0.1)
-    monkeypatch.setattr(reference, "_FINAL", 2_000)
+    rules = ProposalRules(rounds=0, near=0.1, wide=0.1, samples=2_000)
     exact = reference_posterior(
-        sample.prior, sample.likelihood, sample.molecule, n=200, seed=1, starts=50, threads=1
+        sample.prior, sample.likelihood, sample.molecule, n=200, seed=1, starts=50, threads=1, rules=rules
     )
     assert not exact.succeeded.any()
 

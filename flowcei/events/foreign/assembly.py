@@ -76,7 +76,7 @@ def _vectors(chunk: pd.DataFrame, vectors: Vectors, molecule: Molecule) -> NDArr
 
 
 def _scaled(chunk: pd.DataFrame, mapping: Mapping, molecule: Molecule, events: Arrays) -> Arrays:
-    """Turn numbers of the file into atomic units, and add sigma and extra columns, a row of `chunk` an event."""
+    """Arrays in atomic units, with sigma and extra columns; a row of `chunk` is an event."""
     momenta, positions = events.momenta, events.positions
     factor, velocities = momentum_factor(mapping.momenta.unit)
     with np.errstate(over="ignore", invalid="ignore"):  # what is infinite is refused later, with its row

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flowcei.errors import DataError, UsageError
 from flowcei.events.extracolumns import PLACEHOLDERS, listed
@@ -112,13 +112,14 @@ class _Guesser:
         positions = next((name for name in sizes if name.lower() in _POSITIONS), "")
         if not momenta:
             return None
-        conclusions = ()
+        conclusions: tuple[str, ...] = ()
         order = self.order or self.molecule.labels
         if not self.order:
             conclusions = (
                 f"ions of {momenta} read in the order {' '.join(order)}; --columns states another",
             )
-        n, vectors, unknown = len(self.molecule), {}, []
+        n, unknown = len(self.molecule), []
+        vectors: dict[str, Any] = {}
         for quantity, name in (("momenta", momenta), ("positions", positions)):
             if name and sizes[name] != 3 * n:
                 what = f"{name} has {sizes[name]} numbers an event; {self.molecule.name} has {n} ions with 3"
@@ -129,7 +130,7 @@ class _Guesser:
                 default = "hbar/bohr" if quantity == "momenta" else "bohr"
                 vectors[quantity] = Vectors(unit=unit or default, ions=ions)
                 unknown += [] if unit else [quantity]
-        scalars = {name: name for name in ("event", "sigma") if name in self.table.names}
+        scalars: dict[str, Any] = {name: name for name in ("event", "sigma") if name in self.table.names}
         return Guess(Mapping(**vectors, **scalars), conclusions, tuple(unknown))
 
     def unnamed(self) -> Guess | None:
@@ -156,15 +157,15 @@ class _Guesser:
             return None
         columns, unit, sure = triple
         ions, conclusion = self._which_ion()
-        channel, conclusions = self._channel(event), (conclusion,)
+        channel, conclusions = self._channel(event), [conclusion]
         if channel is not None:
-            conclusions += (
-                f"several kinds of events: those with {channel.column} {channel.value:g} are read",
+            conclusions.append(
+                f"several kinds of events: those with {channel.column} {channel.value:g} are read"
             )
         momenta = Vectors(unit=unit, columns=columns)
         mapping = Mapping(rows="ion", momenta=momenta, event=event, ions=ions, channel=channel)
         ordered = not ions.column or all(isinstance(v, float) and v == int(v) for v in ions.values.values())
-        return Guess(mapping, conclusions, () if sure else ("momenta",), ordered=ordered)
+        return Guess(mapping, tuple(conclusions), () if sure else ("momenta",), ordered=ordered)
 
     def _which_ion(self) -> tuple[Ions, str]:
         """Return how rows say which ion they are: by mass, by name, or by their stated order.

@@ -84,7 +84,7 @@ class Table:
     def chunks(
         self, used: Collection[str], text: Collection[str] = (), *, rows: int
     ) -> Iterator[pd.DataFrame]:
-        """At most `rows` rows at a time, blank or not finite numbers included; cells of `text` need be none."""
+        """At most `rows` rows at a time, with numbers blank or not finite; cells of `text` may be words."""
         if self.rows is not None:
             check_held(self.path, self.rows * len(used), "the table")
         most = max(1, _MOST_CELLS // max(1, len(self.names)))

@@ -126,7 +126,7 @@ def _without_comments(lines: list[str], skip: int) -> tuple[int, str, str, list[
 
 
 def _decimal(lines: list[str], separator: str, path: Path) -> str:
-    """Return the decimal separator of some lines; a comma may not be one of thousands as well, as in 12,170."""
+    """The decimal separator of some lines; a comma may not also be one of thousands, as in 12,170."""
     # A longer line has a cell that no number is: where numbers are read it is named.
     rows = [_cells(line, separator, path) for line in lines if len(line) <= csv.field_size_limit()]
     cells = [(k, cell) for row in rows for k, cell in enumerate(row)]
@@ -198,7 +198,7 @@ class TextTable(Table):
     def __init__(
         self, file: OpenedFile, mapping: Mapping | None = None, faults: Faults | None = None
     ) -> None:
-        """`mapping` may state the dialect; `faults` collects duplicate columns, and rows that are left out."""
+        """`mapping` may state the dialect; `faults` collects duplicate columns and rows that are left out."""
         if mapping is None:
             self._dialect = sniff(file)
         else:
@@ -307,7 +307,7 @@ class TextTable(Table):
     def _is_short(
         self, chunk: pd.DataFrame, numbers: list[str], start: int, lines: Iterator[tuple[int, str]]
     ) -> bool:
-        """Whether a row of a chunk ends early, which looks like a blank cell; `lines` go on from the last call."""
+        """Whether a row of a chunk ends early (it looks like a blank cell); `lines` is consumed."""
         if numbers and chunk[numbers[-1]].isna().any():
             for row, line in lines:
                 if row > start and not self._fits(line):
@@ -344,7 +344,7 @@ class TextTable(Table):
             yield pd.DataFrame(sound, columns=list(self.names))
 
     def _plain_values(self, line: str, cells: list[str], kinds: list[_Kind]) -> list[float | str] | None:
-        """Return the values of a row, as most are; None where float refuses a cell, or takes it too easily."""
+        """The values of a row, as most are; None where float refuses a cell, or takes it too easily."""
         if not line.isascii() or "_" in line or self._dialect.decimal != ".":
             return None
         try:
