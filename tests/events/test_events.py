@@ -341,7 +341,7 @@ def _group(file: h5py.File) -> None:
         (_replaced("event", data=[1, 2, 3, 4, np.nan]), "row 5, column 'event'.*whole"),
         (_attribute("molecule", "not JSON"), "not JSON"),
         (_attribute("molecule", 3), "not JSON"),
-        (_attribute("molecule", "[]"), "not a table"),
+        (_attribute("molecule", "[]"), "no table"),
         (_attribute("molecule", '{"symbols": ["C"]}'), "the molecule lacks"),
         (_attribute("origin", "{"), "not JSON"),
         (lambda file: file.attrs.__delitem__("molecule"), "which molecule"),

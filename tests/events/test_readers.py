@@ -207,7 +207,7 @@ def test_a_unit_that_cannot_be_told_is_asked_for(tmp_path: Path) -> None:
     """Numbers that fit no unit are refused with the KER; stated ones are believed."""
     events = flowcei.simulate("ocs", 50, noise="1%", seed=3)
     np.save(tmp_path / "p.npy", events.momenta * 1e5)
-    with pytest.raises(DataError, match=r"cannot be told.*eV.*--unit"):
+    with pytest.raises(DataError, match=r"cannot infer the unit.*eV.*--unit"):
         read_events(tmp_path / "p.npy", "ocs", Reading(columns="c o s"))
     found = read_events(tmp_path / "p.npy", "ocs", Reading(columns="c o s", unit="kg m/s"))
     np.testing.assert_allclose(found.momenta, events.momenta * 1e5 * SI_MOMENTUM)
@@ -502,7 +502,7 @@ _AU = "-60.2,5.0,10.0,200.7,15.1,-25.1,-140.5,-20.1,15.1"
     [
         ([f"{n} [kg m/s]" for n in _P], _SI, "kg m/s"),
         ([f"p_{a}({k})" for k in "COS" for a in "xyz"], _AU, ""),
-        ([f"{k}2+_p{a} (a.u.)" for k in "COS" for a in "xyz"], _AU, "a.u."),
+        ([f"{k}2+_p{a} (a.u.)" for k in "COS" for a in "xyz"], _AU, "hbar/bohr"),
         ([f"Mom_{k}_{a.upper()}" for k in "COS" for a in "xyz"], _AU, ""),
         ([f"v{a}_{k}/(m/s)" for k in "COS" for a in "xyz"], "-3e3,1,2,2e4,3,4,-5e3,6,7", "m/s"),
         ([f"{k}_momentum_{a}" for a in "xyz" for k in "COS"], _AU, ""),
@@ -575,7 +575,7 @@ def test_ions_that_are_not_understood_are_asked_for(shell: Shell, tmp_path: Path
         assert shell("convert", path, "--guess", "-o", "ions.toml", "--overwrite") == 0
         text = Path("ions.toml").read_text()
         assert '"?"' in text
-        assert "could not be told" in text
+        assert "cannot be inferred" in text
         if words:
             values = dict(zip("cos", words.split(), strict=True))
             for label, word in values.items():

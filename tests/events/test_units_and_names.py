@@ -167,11 +167,15 @@ def _lines(header: str, *more: str) -> str:
 @pytest.mark.parametrize(
     ("text", "reading", "words"),
     [
-        (_lines(",".join(CELLS), "au,au,kg m/s," + ",".join(["au"] * 6)), Reading(), "pz_C.*'kg m/s'.*'au'"),
+        (
+            _lines(",".join(CELLS), "au,au,kg m/s," + ",".join(["au"] * 6)),
+            Reading(),
+            "pz_C.*'kg m/s'.*'hbar/bohr'",
+        ),
         (_lines(",".join(CELLS), "au,au,,au,au,au,au,au,au"), Reading(), "pz_C'.*states no unit"),
         (_lines(",".join(CELLS), ",".join(["m"] * 9)), Reading(), "px_C.*'m'.*no unit of momenta"),
         (_lines(",".join(f"{n} [kg m/s]" for n in CELLS)), Reading(unit="au"), "px_C.*'kg m/s'.*'au'"),
-        (_lines(",".join(CELLS).replace("py_C", "px_C")), Reading(), "px_C'.*twice"),
+        (_lines(",".join(CELLS).replace("py_C", "px_C")), Reading(), "px_C'.*duplicate"),
         (_lines(",".join(CELLS).replace("py_C", "Px(C)")), Reading(), "same component of the same ion"),
         (_lines("pcx,pcy,pcz,pox,poy,poz,psx,psy,psz"), Reading(columns="c o s"), "leave out --columns"),
         (_lines(",".join(CELLS)).replace(",", ";").replace(".", ","), None, ""),
