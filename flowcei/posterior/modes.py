@@ -119,7 +119,7 @@ class Modes:
         return (self[k] for k in range(len(self)))
 
     def __getitem__(self, rows: int | slice | NDArray) -> Modes:
-        """Return some of the modes, of an integer one; `verdict`, `source`, `samples` stay those of all events."""
+        """Return some of the modes, of an integer one; `verdict` and `source` stay those of all events."""
         rows = np.atleast_1d(np.arange(len(self))[rows])
         return replace(self, **{name: getattr(self, name)[rows] for name in _PER_MODE})
 
