@@ -19,5 +19,6 @@ from .posterior.storage import write_samples as write_samples
 from .reconstruction.fitting import train as train
 from .reconstruction.loading import load as load
 from .reconstruction.model import Reconstructor as Reconstructor
+from .reconstruction.training_data import TrainingRules as TrainingRules
 from .study.datasets import study_events as study_events
 from .training.schedule import Schedule as Schedule

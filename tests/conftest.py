@@ -34,15 +34,6 @@ SMALL = {
 
 
 @pytest.fixture(scope="session")
-def quick_fitting() -> Iterator[None]:
-    """Make pilot and validation sets small while it is in use."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training_data, "PILOT_EVENTS", 1500)
-        patch.setattr(training_data, "VALIDATION_EVENTS", 500)
-        yield
-
-
-@pytest.fixture(scope="session")
 def tiny() -> Iterator[Callable[[str, str], Reconstructor]]:
     """`tiny("cinn", "ocs")`: a small model, trained once on a few thousand events."""
     made: dict[tuple[str, str], Reconstructor] = {}

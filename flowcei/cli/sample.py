@@ -235,7 +235,7 @@ def _to_file(
             writing[0].update(count)
 
         return sample_to_file(
-            lambda start: model.blocks(source.chunks(), request, start),
+            lambda start: model.stream(source.chunks(), request, start=start),
             place,
             described,
             overwrite=overwrite,

@@ -155,7 +155,7 @@ class _Plan:
     @classmethod
     def of(cls, options: dict[str, Any]) -> _Plan:
         from flowcei.models.registry import ARCHITECTURES, find_architecture
-        from flowcei.reconstruction.recorded import DEFAULT_NOISE
+        from flowcei.reconstruction.training_data import DEFAULT_NOISE
         from flowcei.training.schedule import Schedule
 
         resolved = {name: value for name, value in options.items() if value is not None}
@@ -194,7 +194,7 @@ class _Plan:
 
 def _settled_by_data(data: Events, given: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, str]]:
     """Return noise and schedule for the events of a file, where they are not given, and a line on each."""
-    from flowcei.reconstruction.recorded import settled_noise
+    from flowcei.reconstruction.training_data import settled_noise
     from flowcei.training.schedule import Schedule
 
     level, own = settled_noise(data, given.get("noise"))

@@ -24,7 +24,7 @@ from flowcei.frame.recoil import RecoilFrame
 from flowcei.physics.explosion import followed_momenta
 from flowcei.posterior.flags import combined, counted
 from flowcei.posterior.labels import label_by_geometry, relabel
-from flowcei.reconstruction.recorded import split_rows
+from flowcei.reconstruction.training_data import split_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

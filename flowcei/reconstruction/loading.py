@@ -17,6 +17,7 @@ from flowcei.models.registry import ARCHITECTURES, build_model, find_architectur
 from flowcei.molecules.molecule import Molecule
 from flowcei.physics.priors import build_prior
 from flowcei.reconstruction.model import Reconstructor
+from flowcei.reconstruction.stored import parts_of
 from flowcei.storage.modelfile import bundled_model, read_model
 from flowcei.training.loop import resolve_device
 
@@ -187,8 +188,8 @@ def _built(card: ModelCard, tensors: dict[str, Tensor]) -> Reconstructor:
         condition_standardiser=Standardiser(frame.condition_width),
         card=card.training,
     )
-    for part, module in built.parts().items():
+    for part, module in parts_of(built).items():
         own = {k.removeprefix(f"{part}."): v for k, v in tensors.items() if k.startswith(f"{part}.")}
         module.load_state_dict(own, strict=True)
-    _refuse_unsound(tensors, built.parts())
+    _refuse_unsound(tensors, parts_of(built))
     return built

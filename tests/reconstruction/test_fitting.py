@@ -18,8 +18,7 @@ from flowcei.molecules.molecule import Molecule
 from flowcei.physics.priors import build_prior
 from flowcei.reconstruction.fitting import train
 from flowcei.reconstruction.model import Reconstructor
-from flowcei.reconstruction.recorded import DEFAULT_NOISE, RecordedSource, split_rows
-from flowcei.reconstruction.training_data import FreshSource
+from flowcei.reconstruction.training_data import DEFAULT_NOISE, FreshSource, RecordedSource, split_rows
 from flowcei.training.schedule import Schedule
 
 ONCE = Schedule(epochs=1, batch=100)
