@@ -25,7 +25,7 @@ def main(*, quick: bool = False) -> None:
         for architecture in ("cinn", "cvae")
     }
     unseen = flowcei.simulate("ocs", 200 if quick else 4_000, noise="1%", seed=2)
-    table = compare(models, unseen, n=100)
+    table = compare(models, unseen, n=100).to_dataframe()
     print(table[["std_mse_mean", "atom_error_mean", "coverage_50", "coverage_90"]])
 
 

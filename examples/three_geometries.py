@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 import flowcei
+from flowcei.posterior.distinct import ModeRules
 from flowcei.posterior.modes import find_modes
 from flowcei.units import ANGSTROM, DALTON
 
@@ -53,7 +54,9 @@ def main(*, quick: bool = False) -> None:
     for seed in range(seeds):
         samples = model.sample(momenta, 200, noise="1%", seed=seed, weigh=True)
         # At 1 % the noise does not tell the first two apart: samples.modes() counts them as one.
-        modes = find_modes(samples.refine(keep_flagged=True), samples.likelihood, resolve=False)
+        modes = find_modes(
+            samples.refine(keep_flagged=True), samples.likelihood, rules=ModeRules(resolve=False)
+        )
         away = np.abs(shape(modes.positions)[:, None] - shape(places)).max(axis=2).min(axis=0)
         complete += bool((away < 1e-6).all())
         print(f"seed {seed}: {len(modes)} geometries, probabilities {modes.probability.round(2).tolist()}")

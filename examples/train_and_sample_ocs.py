@@ -28,7 +28,7 @@ def main(*, quick: bool = False) -> None:
     samples = model.sample(events.momenta, 200, noise="1%", seed=3)
 
     # A flow of one short epoch explains few events within the noise: they are flagged, and shown here.
-    table = samples.spread(keep_flagged=quick).per_event()
+    table = samples.spread(keep_flagged=quick).to_dataframe()
     first = table[(table["event"] == 0) & (table["kind"] != "atom")]
     print(first.to_string(index=False, float_format="%.3f"))
 

@@ -2,9 +2,12 @@
 from .check.examination import examine as examine
 from .check.repair import repair as repair
 from .check.verdict import check_run as check_run
+from .evaluation.calibration import Calibration as Calibration
 from .evaluation.calibration import calibrate as calibrate
+from .evaluation.comparison import Comparison as Comparison
 from .evaluation.comparison import compare as compare
 from .evaluation.floor import information_floor as information_floor
+from .evaluation.verdicts import CalibrationRules as CalibrationRules
 from .events.container import Events as Events
 from .events.simulation import simulate as simulate
 from .events.storage import read_events as read_events
@@ -13,9 +16,9 @@ from .experiment.drift import without_drift as without_drift
 from .molecules.molecule import Molecule as Molecule
 from .physics.explosion import asymptotic_momenta as asymptotic_momenta
 from .physics.jacobian import momenta_jacobian as momenta_jacobian
-from .posterior.hdf import read_samples as read_samples
+from .posterior.files import read_samples as read_samples
+from .posterior.files import write_samples as write_samples
 from .posterior.samples import PosteriorSamples as PosteriorSamples
-from .posterior.storage import write_samples as write_samples
 from .reconstruction.fitting import train as train
 from .reconstruction.loading import load as load
 from .reconstruction.model import Reconstructor as Reconstructor

@@ -6,14 +6,11 @@ who reads it stands at a beam line, not in a debugger.
 
 from __future__ import annotations
 
+_MAX_NAME = 60  # characters
+
 
 def printable(text: str) -> str:
-    r"""Return text that a terminal only shows: what a file holds may else move its cursor or its title.
-
-    Example:
-        >>> print(printable("a\x1b[2J"))
-        a\x1b[2J
-    """
+    """Text that a terminal only shows: what a file holds may else move its cursor or its title."""
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
@@ -33,9 +30,6 @@ class NoDensityError(UsageError):
     """A density was asked of a prior or a model that has none (exit code 2)."""
 
 
-_LONG = 60  # characters of a name
-
-
 class DataError(FlowceiError, ValueError):
     """A file or an array was rejected (exit code 3).
 
@@ -53,20 +47,21 @@ class DataError(FlowceiError, ValueError):
     exit_code = 3
 
     def __init__(
-        self,
-        what: str,
-        *,
-        path: object = None,
-        row: int | None = None,
-        column: str | None = None,
+        self, what: str, *, path: object = None, row: int | None = None, column: str | None = None
     ) -> None:
         self.what, self.row, self.column = what, row, column
         where = [
             *([" ".join(str(path).split())] if path is not None else []),
             *([f"row {row}"] if row is not None else []),
-            *([f"column '{column[:_LONG]}'"] if column is not None else []),
+            *([f"column '{column[:_MAX_NAME]}'"] if column is not None else []),
         ]
         super().__init__(f"{', '.join(where)}: {what}" if where else what)
+
+
+class TrainingDivergedError(FlowceiError):
+    """The loss stopped being a number (exit code 4)."""
+
+    exit_code = 4
 
 
 class StoppedError(FlowceiError):
@@ -77,9 +72,3 @@ class StoppedError(FlowceiError):
 
 class FlaggedWarning(UserWarning):
     """Events whose answers are not to be trusted are among those asked for, or were left out."""
-
-
-class TrainingDivergedError(FlowceiError):
-    """The loss stopped being a number (exit code 4)."""
-
-    exit_code = 4

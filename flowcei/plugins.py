@@ -18,30 +18,19 @@ PRIORS = "flowcei.priors"
 
 
 def plugin_names(group: str) -> tuple[str, ...]:
-    """Return the names of a group, without importing anything.
-
-    Example:
-        >>> plugin_names("flowcei.no-such-group")
-        ()
-    """
+    """Names of a group, without importing anything."""
     return tuple(sorted({point.name for point in entry_points(group=group)}))
 
 
 def plugin_package(group: str, name: str) -> str | None:
-    """Return the package of a plug-in with its version, or None where no package has it."""
-    point = _only(group, name)
-    if point is None or point.dist is None:
-        return None
-    return f"{point.dist.name} {point.dist.version}"
+    """The package of a plug-in with its version, or None where no package has it."""
+    point = _entry_point(group, name)
+    return None if point is None or point.dist is None else f"{point.dist.name} {point.dist.version}"
 
 
 def load_plugin(group: str, name: str) -> Any:  # noqa: ANN401
-    """Return what the entry point of a name stands for, or None where there is none.
-
-    Raises:
-        UsageError: Where two packages have the name, or it cannot be imported.
-    """
-    point = _only(group, name)
+    """What the entry point of a name stands for, or None where there is none."""
+    point = _entry_point(group, name)
     if point is None:
         return None
     try:
@@ -51,7 +40,7 @@ def load_plugin(group: str, name: str) -> Any:  # noqa: ANN401
         raise UsageError(msg) from error
 
 
-def _only(group: str, name: str) -> EntryPoint | None:
+def _entry_point(group: str, name: str) -> EntryPoint | None:
     points = {point.value: point for point in entry_points(group=group, name=name)}
     if len(points) > 1:
         msg = f"plug-in {name!r} is there {len(points)} times ({', '.join(sorted(points))}); uninstall one"

@@ -168,7 +168,7 @@ def test_a_file_names_the_package_that_it_needs(package: Path, tmp_path: Path) -
     ocs = Molecule.load("ocs")
     _train("masked", molecule=ocs, prior={"kind": "shell", "width": 0.05}).save(tmp_path / "m.safetensors")
     card, _ = read_model(tmp_path / "m.safetensors")
-    assert card.training["plugins"] == {
+    assert card.training.plugins == {
         "architecture masked": "someone-elses-package 1.5",
         "prior shell": "someone-elses-package 1.5",
     }

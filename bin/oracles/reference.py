@@ -19,10 +19,11 @@ import numpy as np
 from scipy.stats import chi2
 
 from flowcei.errors import DataError, NoDensityError
+from flowcei.posterior.distinct import ModeRules
 from flowcei.posterior.laplace import local_covariance
 from flowcei.posterior.modes import Modes, find_modes
 from flowcei.posterior.refinement import CONVERGED, OUTSIDE, STALLED, Refinement, refine, turned
-from flowcei.posterior.weights import K_HAT_BOUND, Weights
+from flowcei.posterior.weights import WEIGHT_RULES, Weights
 from oracles.mixtures import StudentMixture
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from flowcei.physics.priors import GeometryPrior
 
     _LogPrior = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+_APART = ModeRules(resolve=False)
 
 
 @dataclass(frozen=True)
@@ -189,11 +191,11 @@ def _log_prior(prior: GeometryPrior, molecule: Molecule) -> _LogPrior | None:
 
 def _modes(log_prior: _LogPrior | None, likelihood: Likelihood, found: Refinement) -> Modes:
     if log_prior is None:
-        return find_modes(found, likelihood, resolve=False)
+        return find_modes(found, likelihood, rules=_APART)
     # Where searches start is arbitrary, so how many end in a mode says nothing of its
     # probability: without reliable weights Laplace's is taken.
     weights, none = np.ones(found.status.shape), np.zeros(len(found.status), dtype=bool)
-    return find_modes(found, likelihood, weights=weights, reliable=none, log_prior=log_prior, resolve=False)
+    return find_modes(found, likelihood, weights=weights, reliable=none, log_prior=log_prior, rules=_APART)
 
 
 def reference_posterior(
@@ -261,7 +263,7 @@ def reference_posterior(
         modes=modes,
         mass=np.exp(_log_laplace(target, modes) - weights.log_evidence[modes.event]),
         # NaN and infinity fail: where nothing counts, nothing is known.
-        succeeded=(weights.ess >= rules.least_ess * n) & (weights.k_hat < K_HAT_BOUND),
+        succeeded=(weights.ess >= rules.least_ess * n) & (weights.k_hat < WEIGHT_RULES.k_hat),
     )
 
 

@@ -127,7 +127,7 @@ def calibrate(
 
 def _note_other_prior(model: Reconstructor, events: Events) -> None:
     """Say it where the events were drawn from another prior: then no posterior would pass."""
-    trained, drawn = model.card.get("prior"), events.origin.get("prior")
+    trained, drawn = model.training.prior, events.origin.get("prior")
     if trained and drawn and json.dumps(trained, sort_keys=True) != json.dumps(drawn, sort_keys=True):
         warn(
             "the events were drawn from another prior than the model was trained with; "
@@ -141,7 +141,7 @@ def _write(found: Calibration, folder: Path, *, overwrite: bool) -> None:
     from flowcei.storage.cells import write_table
     from flowcei.storage.creation import atomic_text
 
-    tables = {"calibration.csv": found.table(), "coverage.csv": found.coverage_table()}
+    tables = {"calibration.csv": found.to_dataframe(), "coverage.csv": found.coverage_table()}
     for name, table in (tables | {"regions.csv": found.regions}).items():
         with atomic_text(folder / name, overwrite=overwrite) as file:
             write_table(table, file, index=False, float_format="%.6g")
@@ -162,6 +162,4 @@ def _show(found: Calibration) -> None:
             show(f"  {word}  {v.quantity:<{wide}}  p {v.p_value:<7.2g}  {v.text}")
     for words_left in found.left_out:
         note(f"\nnot checked: {words_left}")
-    failed, count = sum(not v.passed for v in found.verdicts), len(found.verdicts)
-    outcome = f"{failed} of {count} checks fail" if failed else f"none of {count} checks fails"
-    show(f"\n{outcome}; p: for a right posterior, of all rows under one title")
+    show(f"\n{found.outcome}; p: for a right posterior, of all rows under one title")

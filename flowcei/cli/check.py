@@ -179,13 +179,13 @@ def _show(report: Report) -> None:
 
 def _refuse_output(output: Path, file: Path, *, overwrite: bool) -> None:
     """Refuse to repair a file in place, or over another one."""
-    from flowcei.storage.creation import refuse_existing
+    from flowcei.storage.creation import check_output
     from flowcei.storage.files import same_file
 
     if same_file(output, file):
         msg = f"{output} is the file that is checked; give --repair another name"
         raise UsageError(msg)
-    refuse_existing(output, overwrite=overwrite)
+    check_output(output, overwrite=overwrite)
     from flowcei.events.storage import events_writer  # after what costs nothing to refuse
 
     events_writer(output)

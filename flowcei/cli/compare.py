@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from flowcei.evaluation.comparison import Comparison
     from flowcei.models.interface import Latent
 
 _BLOCKS = ("errors", "posterior", "run")
 _NOTHING = "-"
-_ONLY_IN_FILES = ("mse_sample", "mae_sample", "std_mse_sample", "std_mae_sample", "atom_error_sample_median")
 
 
 @click.command(short_help="Score models beside null models on known positions.")
@@ -79,7 +79,7 @@ def compare(
         find_model(name)
     refuse_full_folder(output, overwrite=overwrite)
     from flowcei.errors import UsageError
-    from flowcei.evaluation.comparison import FLOOR, as_record
+    from flowcei.evaluation.comparison import FLOOR
     from flowcei.evaluation.comparison import compare as run
     from flowcei.report.comparison import comparison_figure
     from flowcei.report.style import save
@@ -91,22 +91,22 @@ def compare(
         msg = f"models share a name: {', '.join(models)}; name each once"
         raise UsageError(msg)
     events, left_out = unseen_events(loaded, data, noise, drift, keep_flagged=keep_flagged)
-    table = run(loaded, events, n=count, noise=noise, latent=latent, seed=seed, keep_flagged=True)
+    result = run(loaded, events, n=count, noise=noise, latent=latent, seed=seed, keep_flagged=True)
     folder = fresh_folder(output, overwrite=overwrite)
     with atomic_text(folder / "comparison.csv", overwrite=overwrite) as file:
-        write_table(table, file, float_format="%.6g")
-    save(comparison_figure(table), folder / "comparison.png", overwrite=overwrite)
+        write_table(result.table, file, float_format="%.6g")
+    save(comparison_figure(result), folder / "comparison.png", overwrite=overwrite)
     if as_json:
         about = {"data": str(data), "events": len(events), "samples": count, "seed": seed}
         about |= {"left_out": left_out, "noise": noise, "latent": latent, "interval": 0.95}
-        show_json(about | as_record(table), folder / "comparison.json", overwrite=overwrite)
+        show_json(about | result.to_dict(), folder / "comparison.json", overwrite=overwrite)
     else:
         show(f"{len(events)} events of {data}, {count} samples each, seed {seed}; lengths in bohr")
         show_left_out(left_out)
         show("±: half of the 95 % interval; all columns and their ends are in comparison.csv")
-        for title, block in _blocks(table):
+        for title, block in _blocks(result):
             show(f"\n{text_table(block.rename_axis(title))}")
-        if FLOOR in table.index:
+        if FLOOR in result.table.index:
             show(
                 "\nfloor: the least that a flat prior allows; a model's prior may know more. A few "
                 "geometries that\nthe momenta hardly fix can carry its means: compare medians."
@@ -114,18 +114,17 @@ def compare(
     note(f"\ntable and picture in {folder}")
 
 
-def _blocks(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+def _blocks(result: Comparison) -> Iterator[tuple[str, pd.DataFrame]]:
     """Yield title and text of each part of the table: a column a model, rows without numbers left out."""
     import pandas as pd
 
-    from flowcei.evaluation.metrics import METRICS
-
+    table = result.table
     for block in _BLOCKS:
         rows = {}
-        for name, metric in METRICS.items():
-            if metric.block == block and name not in _ONLY_IN_FILES and not table[name].isna().all():
-                unit = f" ({metric.unit})" if metric.unit and metric.unit != "bohr" else ""
-                rows[name + unit] = [_with_error(row, name) for _, row in table.iterrows()]
+        for score in result.scores:
+            if score.block == block and not table[score.name].isna().all():
+                unit = f" ({score.unit})" if score.unit and score.unit != "bohr" else ""
+                rows[score.name + unit] = [_with_error(row, score.name) for _, row in table.iterrows()]
         text = pd.DataFrame.from_dict(rows, orient="index", columns=[*table.index])
         yield block, text.loc[:, (text != _NOTHING).any()]
 

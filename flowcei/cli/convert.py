@@ -66,14 +66,14 @@ def convert(
     Example: flowcei convert run7.dat --molecule ch4 --mapping run7.toml -o run7.h5
     """
     from flowcei.errors import UsageError
-    from flowcei.storage.creation import refuse_existing
+    from flowcei.storage.creation import check_output
     from flowcei.storage.files import same_file
 
     place = output or Path(f"{file.stem}.toml" if guess else f"{file.stem}.events.h5")
     if same_file(place, file):
         msg = f"{file} is what is converted; give -o another name"
         raise UsageError(msg)
-    refuse_existing(place, overwrite=overwrite)
+    check_output(place, overwrite=overwrite)
     from flowcei.check.scale import plausible_energy  # after what costs nothing to refuse
     from flowcei.events.source import open_events
     from flowcei.events.storage import events_writer, write_event_chunks

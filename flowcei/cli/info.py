@@ -134,7 +134,7 @@ def _model_facts(file: Path) -> dict[str, Any]:
         warn_of_masses(molecule, of_model=True)
     except (DataError, ValueError, KeyError, IndexError) as error:
         raise DataError(f"its description is damaged: {error}", path=file) from error
-    said = card.training
+    said = card.training.to_dict()
     facts = {
         "content": "model",
         "name": said.get("name") or file.stem,
@@ -156,7 +156,7 @@ def _model_facts(file: Path) -> dict[str, Any]:
 
 def _raw(card: ModelCard, chart: dict[str, Any]) -> dict[str, Any]:
     checked = "match" if card.checksum else "no checksum (format 1)"
-    return {"content": "model"} | card.model_dump() | {"chart": chart, "weights": checked}
+    return {"content": "model"} | card.to_dict() | {"chart": chart, "weights": checked}
 
 
 def _chart(card: ModelCard, molecule: Molecule, tensors: dict[str, Tensor]) -> dict[str, Any]:
@@ -200,7 +200,7 @@ def _training_texts(card: ModelCard) -> dict[str, str]:
     from flowcei.experiment.detector import Noise
     from flowcei.units import ELECTRONVOLT
 
-    said, facts = card.training, {}
+    said, facts = card.training.to_dict(), {}
     fresh, data = said.get("simulation"), said.get("data")
     if fresh:
         facts["data"] = f"simulated afresh, {fresh['events_per_epoch']:,} events an epoch"
@@ -242,7 +242,7 @@ def _file_texts(card: ModelCard) -> dict[str, str]:
     return {
         "format": f"{card.format_version}" if card.checksum else f"1, read as {card.format_version}",
         "written by flowcei": card.flowcei,
-        "trained with": _words(card.training.get("versions", {})) or "unknown versions",
+        "trained with": _words(card.training.versions) or "unknown versions",
         "weights": found,
     } | ({"checksum": card.checksum} if card.checksum else {})
 
@@ -285,8 +285,8 @@ def _sample_facts(file: Path) -> dict[str, Any]:
     import numpy as np
 
     from flowcei.experiment.detector import rms_component
+    from flowcei.posterior.files import read_samples
     from flowcei.posterior.flags import FLAG_BITS
-    from flowcei.posterior.hdf import read_samples
 
     drawn = read_samples(file)
     warn_of_masses(drawn.molecule)

@@ -46,18 +46,17 @@ def modes(
 
     Example: flowcei modes events.samples.h5 -o modes.csv
     """
-    from flowcei.storage.creation import atomic_text, refuse_existing
+    from flowcei.storage.creation import atomic_text, check_output
 
     place = output or Path(f"{samples.stem.removesuffix('.samples')}.modes.csv")
     pictures = {name: place.with_name(f"{place.stem}-{name}.png") for name in ("event", "map")}
     for path in (place, *pictures.values(), *([xyz] if xyz else [])):
-        refuse_existing(path, overwrite=overwrite)
+        check_output(path, overwrite=overwrite)
     from flowcei.cli.runs import row_of_event, unflagged
     from flowcei.physics.priors import build_prior
-    from flowcei.posterior.hdf import read_samples
+    from flowcei.posterior.files import read_samples
     from flowcei.posterior.modes import UNANSWERED, VERDICTS
     from flowcei.posterior.structures import write_modes_xyz
-    from flowcei.posterior.tables import modes_table
     from flowcei.report.modes import ambiguity_figure, modes_figure
     from flowcei.report.style import save
     from flowcei.storage.cells import write_table
@@ -70,16 +69,16 @@ def modes(
         drawn = replace(drawn, origin=drawn.origin | {"prior": stated.spec()})
     weighed = _weighed(drawn, stated)
     found = weighed.modes(stated, keep_flagged=True)
-    table = modes_table(found, weighed)
+    table = found.to_dataframe()
     with atomic_text(place, overwrite=overwrite) as file:
         write_table(table, file, index=False, float_format="%.12g")
     if xyz:
         with atomic_text(xyz, overwrite=overwrite) as file:
-            write_modes_xyz(found, weighed, file)
+            write_modes_xyz(found, file)
     shown = found.most_ambiguous if shown is None else shown
     save(modes_figure(found, weighed, shown), pictures["event"], overwrite=overwrite)
     save(ambiguity_figure(found, weighed), pictures["map"], overwrite=overwrite)
-    brief = table[table["event"] == drawn.ids[shown]].iloc[:_SHOWN, : -3 * len(drawn.molecule)]
+    brief = table[table["event"] == drawn.event_id[shown]].iloc[:_SHOWN, : -3 * len(drawn.molecule)]
     long = [name for name in brief if name.startswith("corr_")]
     show(text_table(brief.drop(columns=["starts", "error", "chi_squared", *long])))
     for k, word in enumerate(VERDICTS[:UNANSWERED]):

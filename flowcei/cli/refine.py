@@ -25,16 +25,15 @@ def refine(*, samples: Path, output: Path | None, keep_flagged: bool, overwrite:
 
     Example: flowcei refine events.samples.h5
     """
-    from flowcei.storage.creation import atomic_text, refuse_existing
+    from flowcei.storage.creation import atomic_text, check_output
 
     place = output or Path(f"{samples.stem.removesuffix('.samples')}.refined.csv")
-    refuse_existing(place, overwrite=overwrite)
+    check_output(place, overwrite=overwrite)
     import numpy as np
 
     from flowcei.cli.runs import unflagged
-    from flowcei.posterior.hdf import read_samples
+    from flowcei.posterior.files import read_samples
     from flowcei.posterior.refinement import STATUS
-    from flowcei.posterior.tables import refined_table
     from flowcei.storage.cells import write_table
 
     drawn = unflagged(read_samples(samples), samples, keep_flagged=keep_flagged)
@@ -42,14 +41,14 @@ def refine(*, samples: Path, output: Path | None, keep_flagged: bool, overwrite:
     found = drawn.refine(keep_flagged=True)
     rate = found.status.size / (time.perf_counter() - began)
     with atomic_text(place, overwrite=overwrite) as file:
-        write_table(refined_table(found, drawn), file, index=False, float_format="%.12g")
+        write_table(found.to_dataframe(), file, index=False, float_format="%.12g")
     for k, word in enumerate(STATUS):
         show(f"{word:16s} {int((found.status == k).sum()):9d}  {(found.status == k).mean():6.1%}")
     explained = int((found.status == 0).any(axis=1).sum())
     note(
         f"{explained} of {len(drawn)} events have a geometry that explains them exactly, {rate:.0f} starts/s"
     )
-    hopeless = drawn.ids[~np.isfinite(found.error).any(axis=1)]
+    hopeless = drawn.event_id[~np.isfinite(found.error).any(axis=1)]
     if len(hopeless):
         warn(f"no search of event {hopeless[0]} could even begin ({len(hopeless)} such events)")
     note(f"written to {place}; next: flowcei modes {samples}")

@@ -35,12 +35,10 @@ _UNFINISHED = "unfinished"
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A training's folder.
+    """A training's folder, by the name of the run.
 
-    Attributes:
-        folder: By the name of the run.
-        work: Where the training is kept until its end: `folder`, or `unfinished/` in it.
-        made: Folders that were made for it, the outermost first.
+    `work` is where the training is kept until its end: `folder`, or `unfinished/` in it; `made` are the
+    folders that were made for it, the outermost first.
     """
 
     folder: Path
@@ -53,11 +51,7 @@ class RunFolder:
         return self.work / _CHECKPOINT
 
     def read_config(self) -> dict[str, Any]:
-        """Return the options that the training was begun with.
-
-        Raises:
-            DataError: For a configuration that cannot be read.
-        """
+        """The options that the training was begun with."""
         path = self.work / _CONFIG
         try:
             return dict(tomllib.loads(path.read_text("utf-8"))["train"])
@@ -78,16 +72,13 @@ class RunFolder:
         """Write the model, and take the place of the run that is replaced.
 
         Killed anywhere in between, the training can be resumed and comes here again.
-
-        Raises:
-            FlowceiError: Where the disk is full.
         """
         import pandas as pd
 
         from flowcei.report.figures import training_figure
         from flowcei.report.style import save
 
-        model.card["name"] = self.folder.name
+        model.training.name = self.folder.name
         self.write_metrics(records)
         picture = training_figure(pd.DataFrame([asdict(r) for r in records]))
         save(picture, self.work / _PICTURE, overwrite=True)
@@ -103,11 +94,11 @@ class RunFolder:
 
     def clean(self) -> None:
         """Remove what a killed process left half-written."""
-        from flowcei.storage.creation import remove_left_over
+        from flowcei.storage.creation import remove_stale
 
-        for place in {self.folder, self.work}:
-            if place.is_dir():  # the work of a run that has taken its place is gone
-                remove_left_over(place)
+        for path in {self.folder, self.work}:
+            if path.is_dir():  # the work of a run that has taken its place is gone
+                remove_stale(path)
 
     def discard(self) -> None:
         """Remove the folder, and those made for it, where nothing was learned."""
@@ -119,57 +110,41 @@ class RunFolder:
 
 
 def is_unfinished(folder: Path) -> bool:
-    """Return whether a training in a folder can be resumed."""
+    """Whether a training in a folder can be resumed."""
     return _work(folder) is not None
 
 
 def _work(folder: Path) -> Path | None:
-    """Return where the unfinished training of a folder is kept, if there is one."""
+    """Where the unfinished training of a folder is kept, if there is one."""
     if (folder / _UNFINISHED / _CONFIG).is_file():
         return folder / _UNFINISHED
-    finished = (folder / MODEL).is_file()
-    return folder if (folder / _CONFIG).is_file() and not finished else None
+    return folder if (folder / _CONFIG).is_file() and not (folder / MODEL).is_file() else None
 
 
 def check_run_folder(output: Path | None, name: str, *, overwrite: bool) -> Path:
-    """Return the folder for a new run, before any work is done.
-
-    Args:
-        output: What the user asked for, or None for the next free `runs/NAME-k`.
-        name: NAME.
-        overwrite: Whether an existing run may be replaced.
-
-    Raises:
-        UsageError: For a folder that exists.
-    """
+    """The folder for a new run, `output` or the next free `runs/NAME-k`, before any work is done."""
     if output is None:
         k = 1
         while (RUNS / f"{name}-{k}").exists():
             k += 1
         return RUNS / f"{name}-{k}"
-    if is_unfinished(output) and not overwrite:
+    unfinished = is_unfinished(output)
+    if unfinished and not overwrite:
         msg = f"{output} holds an unfinished training: --resume {output} goes on, --overwrite begins anew"
         raise UsageError(msg)
-    replaced = overwrite and (is_unfinished(output) or (output / MODEL).is_file())
+    replaced = overwrite and (unfinished or (output / MODEL).is_file())
     empty = output.is_dir() and all(path.name.startswith(".") for path in output.iterdir())
     if output.exists() and not (empty or replaced):
         why = " (it holds no model, so --overwrite will not replace it)" if overwrite else ""
-        msg = f"{output} exists{why}; use --overwrite to replace a run, or another -o"
-        raise UsageError(msg)
+        raise UsageError(f"{output} exists{why}; use --overwrite to replace a run, or another -o")
     return output
 
 
 def begin_run(folder: Path, config: dict[str, Any]) -> RunFolder:
-    """Make the folder of a run, with its configuration in it.
-
-    An unfinished training that is there is given up; a finished run stays until `finish`.
-
-    Raises:
-        UsageError: Where the folder cannot be made.
-    """
+    """Make the folder of a run, with its configuration in it; a finished run there stays until `finish`."""
     from flowcei.storage.creation import atomic_text
 
-    _refuse_links(folder)
+    _check_no_links(folder)
     work = folder / _UNFINISHED if (folder / MODEL).is_file() else folder
     run = RunFolder(folder, work, tuple(p for p in (*reversed(work.parents), work) if not p.exists()))
     try:
@@ -191,36 +166,31 @@ def begin_run(folder: Path, config: dict[str, Any]) -> RunFolder:
 
 
 def to_resume(name: str) -> RunFolder:
-    """Return the unfinished run meant: a folder, a name in runs/, or the newest there for "".
-
-    Raises:
-        UsageError: Where there is none, and for a run that is complete.
-    """
+    """The unfinished run meant: a folder, a name in runs/, or the newest there for ""."""
     folders = [Path(name), RUNS / name] if name else list(RUNS.glob("[!.]*"))
     runs = [RunFolder(folder, work) for folder in folders if (work := _work(folder)) is not None]
     if not runs:
         msg = f"no unfinished training {name!r}: give a run folder, or a name in {RUNS}"
         if not name:
             msg = f"there is no unfinished training in {RUNS}"
-        elif done := [folder for folder in folders if (folder / MODEL).is_file()]:
-            msg = f"the training in {done[0]} is complete"
+        elif finished := [folder for folder in folders if (folder / MODEL).is_file()]:
+            msg = f"the training in {finished[0]} is complete"
         raise UsageError(msg)
     run = runs[0] if name else max(runs, key=lambda run: run.work.stat().st_mtime)
-    _refuse_links(run.folder)
+    _check_no_links(run.folder)
     return run
 
 
-def _refuse_links(folder: Path) -> None:
+def _check_no_links(folder: Path) -> None:
     """Refuse a run folder, which may come from somebody else, in which a file is a link or no file.
 
-    Nothing would be written through it; but it would be found only after hours of work.
+    Nothing would be written through it; but it would be noticed only after hours of work.
     """
-    from flowcei.storage.creation import refuse_existing
+    from flowcei.storage.creation import check_output
 
     work = folder / _UNFINISHED
     if work.is_symlink():
-        msg = f"{work} is a link: a run folder holds only what is its own; remove it"
-        raise UsageError(msg)
-    for place in (folder, work):
-        for name in (LOG, MODEL, _CONFIG, _CHECKPOINT, _METRICS, _PICTURE) if place.is_dir() else ():
-            refuse_existing(place / name, overwrite=True)
+        raise UsageError(f"{work} is a link: a run folder holds only what is its own; remove it")
+    for directory in (folder, work):
+        for name in (LOG, MODEL, _CONFIG, _CHECKPOINT, _METRICS, _PICTURE) if directory.is_dir() else ():
+            check_output(directory / name, overwrite=True)

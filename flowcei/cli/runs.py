@@ -164,12 +164,12 @@ def row_of_event(samples: PosteriorSamples, chosen: PosteriorSamples, event: int
     Raises:
         UsageError: Where no event has it, or one that is flagged.
     """
-    rows = (chosen.ids == event).nonzero()[0]
+    rows = (chosen.event_id == event).nonzero()[0]
     if len(rows):
         return int(rows[0])
-    if event in samples.ids:
-        names = ", ".join(samples.flag_names[int((samples.ids == event).argmax())])
+    if event in samples.event_id:
+        names = ", ".join(samples.flag_names[int((samples.event_id == event).argmax())])
         msg = f"event {event} of {path} is flagged ({names}); --keep-flagged keeps it"
     else:
-        msg = f"{path} has no event {event}; it has {samples.ids.min()} to {samples.ids.max()}"
+        msg = f"{path} has no event {event}; it has {samples.event_id.min()} to {samples.event_id.max()}"
     raise UsageError(msg)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from flowcei.events.selection import Selection
     from flowcei.events.source import EventSource
     from flowcei.models.interface import Latent
-    from flowcei.posterior.unfinished import Quality
+    from flowcei.posterior.files import Quality
     from flowcei.reconstruction.model import Reconstructor
     from flowcei.reconstruction.sampling import SamplingRequest, Survey
 
@@ -125,7 +125,7 @@ def sample(
     name, reconstructor = load_named(model, device)
     found = ", the newest of runs/ (--model names another)" if model is None and name != BUNDLED else ""
     note(f"model {name}{found} ({reconstructor.architecture}, {reconstructor.molecule.name})")
-    prior = f"prior {reconstructor.card.get('prior_name') or 'unnamed'}"
+    prior = f"prior {reconstructor.training.prior_name or 'unnamed'}"
     warn_of_masses(reconstructor.molecule, of_model=True)
     note_ions(reconstructor.molecule, prior, f"noise {noise or 'of the file, or else of the model'}")
     source = open_events(momenta, reconstructor.molecule, replace(reading(), selection=selection(noise)))
@@ -148,7 +148,7 @@ def sample(
     _say_quality(quality, whole=survey.events > len(first))
     note_run_check(reconstructor, thinning.events(), noise)
     if not to_pipe:
-        note(f"{len(quality.ids)} events x {count} samples written to {place}")
+        note(f"{len(quality.event_id)} events x {count} samples written to {place}")
     if not keep_flagged:
         _refuse_all_flagged(quality, momenta)
     if place.suffix.lower() in (".h5", ".hdf5"):
@@ -159,7 +159,7 @@ def _look_at_names(momenta: Path, place: Path, model: str | None, *, overwrite: 
     """Refuse names that cannot be right before torch is imported, which takes seconds."""
     from flowcei.cli.runs import find_model
     from flowcei.errors import UsageError
-    from flowcei.storage.creation import refuse_existing
+    from flowcei.storage.creation import check_output
     from flowcei.storage.files import same_file
 
     if same_file(place, momenta):
@@ -167,7 +167,7 @@ def _look_at_names(momenta: Path, place: Path, model: str | None, *, overwrite: 
         raise UsageError(msg)
     find_model(model)
     if str(place) != "-":
-        refuse_existing(place, overwrite=overwrite)
+        check_output(place, overwrite=overwrite)
 
 
 def _refuse_all_flagged(quality: Quality, momenta: Path) -> None:
@@ -183,7 +183,7 @@ def _refuse_all_flagged(quality: Quality, momenta: Path) -> None:
 def _refuse_place(place: Path, *, overwrite: bool, resume: bool) -> bool:
     """Refuse what cannot be written, and --resume with nothing to go on with; say whether it is a pipe."""
     from flowcei.errors import UsageError
-    from flowcei.posterior.storage import check_samples_path
+    from flowcei.posterior.files import check_samples_path
     from flowcei.storage.resumable import partial_path
 
     to_pipe = str(place) == "-"
@@ -222,7 +222,7 @@ def _to_file(
 ) -> Quality:
     """Write a file that can be resumed, and tell how far each of its stages has come."""
     from flowcei.cli.progress import Progress
-    from flowcei.posterior.unfinished import sample_to_file
+    from flowcei.posterior.files import sample_to_file
 
     described = model.describe(request) | {"events": survey.events, "momenta": survey.digest}
     with ExitStack() as stack:
@@ -265,7 +265,7 @@ def _say_quality(quality: Quality, *, whole: bool) -> None:
 
     note_flags(
         {name: (quality.flags & bit) > 0 for name, bit in (FLAG_BITS if whole else AFTERWARDS).items()},
-        quality.ids,
+        quality.event_id,
     )
     if quality.ess is not None and quality.drawn is not None:
         note(efficiency_in_words(quality.ess, quality.drawn))

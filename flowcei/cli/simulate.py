@@ -94,10 +94,10 @@ def simulate(
     Example: flowcei simulate ocs -n 100000 --noise 1% -o events.h5
     """
     from flowcei.errors import UsageError
-    from flowcei.storage.creation import refuse_existing
+    from flowcei.storage.creation import check_output
 
     if output is not None and str(output) != "-":
-        refuse_existing(output, overwrite=overwrite)
+        check_output(output, overwrite=overwrite)
     from flowcei.events.storage import events_writer, write_events  # after what costs nothing to refuse
     from flowcei.events.text import write_csv
     from flowcei.storage.resumable import partial_path, unfinished_seed
@@ -121,7 +121,7 @@ def simulate(
     binary = place.suffix.lower() in (".h5", ".hdf5")
     if str(place) != "-":
         events_writer(place)
-        refuse_existing(place, overwrite=overwrite)
+        check_output(place, overwrite=overwrite)
     if resume:
         if not binary or not partial_path(place).exists():
             msg = f"there is no unfinished simulation {partial_path(place)} to resume"

@@ -59,14 +59,14 @@ def spread(
 
     Example: flowcei spread events.samples.h5
     """
-    from flowcei.storage.creation import atomic_text, refuse_existing
+    from flowcei.storage.creation import atomic_text, check_output
 
     place = output or Path(f"{samples.stem.removesuffix('.samples')}-spread")
     refuse_full_folder(place, overwrite=overwrite)
     if xyz:
-        refuse_existing(xyz, overwrite=overwrite)
+        check_output(xyz, overwrite=overwrite)
     from flowcei.cli.runs import row_of_event, unflagged
-    from flowcei.posterior.hdf import read_samples
+    from flowcei.posterior.files import read_samples
     from flowcei.posterior.structures import write_means_xyz
 
     whole = read_samples(samples)
@@ -95,21 +95,20 @@ def spread(
 
 def _write(result: Spread, index: int, folder: Path, *, overwrite: bool) -> None:
     """Write tables, and pictures of all events and of one."""
-    from flowcei.posterior.covariance import Covariation
     from flowcei.report.figures import internal_figure, spread_figure
     from flowcei.report.style import save
     from flowcei.storage.cells import write_table
     from flowcei.storage.creation import atomic_text
 
     tables = {
-        "spread.csv": result.per_event(),
+        "spread.csv": result.to_dataframe(),
         "overall.csv": result.overall(),
-        "covariance.csv": Covariation.of(result).table(),
+        "covariance.csv": result.covariance_table(),
     }
     for name, table in tables.items():
         with atomic_text(folder / name, overwrite=overwrite) as file:
             write_table(table, file, index=False, float_format="%.6g")
-    number = result.ids[index]
+    number = result.event_id[index]
     pictures = {
         "clouds.png": spread_figure(result),
         "internal.png": internal_figure(result),
@@ -122,9 +121,7 @@ def _write(result: Spread, index: int, folder: Path, *, overwrite: bool) -> None
 
 def _say_covariation(result: Spread) -> None:
     """Say which bonds and angles are fixed together better, or worse, than alone."""
-    from flowcei.posterior.covariance import Covariation
-
-    lines = Covariation.of(result).in_words()
+    lines = result.covariance_in_words()
     if lines:
         note("\nwithin one event (median):")
     for line in lines:

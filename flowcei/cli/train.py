@@ -251,7 +251,7 @@ def _train(plan: _Plan, run: RunFolder, max_time: float | None, *, resume: bool)
         with Progress(plan.rows * epochs, "events", done=done) as progress:
             model = _fit(plan, run, progress, records, max_time, resume=resume)
         if plan.data is not None:
-            _warn_of_few_rows(model.card["parameters"], plan.rows)
+            _warn_of_few_rows(model.training.parameters, plan.rows)
         run.finish(model, records)
     except (StoppedError, KeyboardInterrupt) as stop:
         reason = str(stop) or f"interrupted: {len(records)} of {epochs} epochs are saved"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,19 +11,13 @@ import pandas as pd
 import torch
 
 from flowcei.errors import DataError, UsageError
-from flowcei.evaluation.comparison import warned
-from flowcei.evaluation.nulls import NULL_MODELS
-from flowcei.evaluation.ranks import (
-    Coverage,
-    Ranks,
-    highest_density,
-    run_resimulation,
-    run_sbc,
-    run_tarp,
-)
+from flowcei.evaluation.comparison import NULL_MODELS, warned
 from flowcei.evaluation.regions import check_regions, regions_of, regions_table
 from flowcei.evaluation.verdicts import (
-    LEVEL,
+    HPD,
+    RULES,
+    CalibrationRules,
+    Ranks,
     Verdict,
     check_coverage,
     check_resimulation,
@@ -30,6 +25,8 @@ from flowcei.evaluation.verdicts import (
     check_tarp,
     check_weights,
     coverage_band,
+    rank,
+    tarp_distances,
 )
 from flowcei.events.container import events_of
 from flowcei.posterior.spread import quantities
@@ -43,66 +40,83 @@ if TYPE_CHECKING:
     from flowcei.events.container import Events
     from flowcei.experiment.detector import Noise
     from flowcei.models.interface import Latent
-    from flowcei.molecules.molecule import Molecule
     from flowcei.posterior.samples import PosteriorSamples
     from flowcei.reconstruction.model import Reconstructor
 
-_MIN_EVENTS = 50  # fewer show nothing but a posterior that is grossly wrong
-_MIN_SAMPLES = 10
 
-
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Calibration:
     """Ranks of the truth among the samples of a model, and what they say.
 
     Attributes:
         sbc: Ranks of chart coordinates, bonds and angles, (E, Q).
-        coverage: Of their central intervals, and of regions of highest density.
+        coverage: The same, last of the density, where the model has one.
         tarp: Ranks of the distance of the chart to a random point, (E, 1).
         resimulation: Ranks of the misfit of the momenta, (E', 1), of events whose true
             geometry can be simulated.
-        level: How often a right posterior fails each kind of check.
+        rules: When a check fails.
         verdicts: One for each check and quantity.
-        regions: Ranks and errors of bonds and angles by regions of the momenta: see
-            `flowcei.evaluation.regions`.
+        regions: Ranks and errors of bonds and angles by regions of the momenta.
         left_out: What could not be checked, in words.
+
+    Example:
+        >>> import flowcei
+        >>> events = flowcei.simulate("ocs", 100, noise="1%", seed=3)
+        >>> flowcei.calibrate(flowcei.load(), events, n=20)
+        Calibration: 100 events, none of 24 checks fails
     """
 
     sbc: Ranks
-    coverage: Coverage
+    coverage: Ranks
     tarp: Ranks
     resimulation: Ranks
-    level: float
+    rules: CalibrationRules
     verdicts: tuple[Verdict, ...]
     regions: pd.DataFrame
     left_out: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """Return one line: events and failures."""
+        return f"{type(self).__name__}: {len(self.sbc)} events, {self.outcome}"
+
+    def _repr_html_(self) -> str:
+        html: str = self.to_dataframe().to_html(index=False, border=0, float_format="{:.2g}".format)
+        return html
 
     @property
     def passed(self) -> bool:
         """Whether no check failed."""
         return all(verdict.passed for verdict in self.verdicts)
 
-    def table(self) -> pd.DataFrame:
+    @property
+    def outcome(self) -> str:
+        """How many checks failed, in words."""
+        failed, count = sum(not v.passed for v in self.verdicts), len(self.verdicts)
+        return f"{failed} of {count} checks fail" if failed else f"none of {count} checks fails"
+
+    def to_dataframe(self) -> pd.DataFrame:
         """Return a row for each verdict."""
         return pd.DataFrame([asdict(verdict) for verdict in self.verdicts])
 
     def coverage_table(self) -> pd.DataFrame:
         """Return a row for each quantity and level: what is held, and the band in which it passes."""
-        held = self.coverage
-        levels = np.asarray(held.levels)
-        low, high = coverage_band(len(held.ranks), levels, held.share.size, level=self.level)
-        rows = [
-            {"quantity": name, "level": level, "coverage": share, "low": left, "high": right}
-            for name, shares in zip(held.names, held.share.T, strict=True)
-            for level, share, left, right in zip(levels, shares, low, high, strict=True)
-        ]
-        return pd.DataFrame(rows)
+        levels = self.rules.levels
+        low, high = coverage_band(self.coverage, self.rules)
+        return pd.DataFrame(
+            {
+                "quantity": np.repeat(self.coverage.names, len(levels)),
+                "level": np.tile(levels, len(self.coverage.names)),
+                "coverage": self.coverage.coverage(levels).T.ravel(),
+                "low": np.tile(low, len(self.coverage.names)),
+                "high": np.tile(high, len(self.coverage.names)),
+            }
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers and words, for JSON."""
         return {
             "passed": self.passed,
-            "level": self.level,
+            "level": self.rules.level,
             "verdicts": [asdict(verdict) for verdict in self.verdicts],
             "coverage": self.coverage_table().to_dict("records"),
             "regions": self.regions.to_dict("records"),
@@ -118,9 +132,9 @@ def calibrate(
     noise: Noise | str | None = None,
     latent: Latent = "prior",
     seed: int = 0,
-    level: float = LEVEL,
     weigh: bool = False,
     keep_flagged: bool = False,
+    rules: CalibrationRules = RULES,
     on_events: Callable[[int], None] | None = None,
 ) -> Calibration:
     """Check the posterior of a model on events whose positions are known.
@@ -133,178 +147,166 @@ def calibrate(
     Args:
         model: With a posterior: not a point, not a null model.
         events: With positions, 50 or more; the more there are, the smaller the faults
-            that are found.
+            that are seen.
         n: Samples an event, 10 or more.
         noise: As for `Reconstructor.sample`.
         latent: As for `Reconstructor.sample`.
         seed: Of samples, ties, points of reference and bands.
-        level: How often a right posterior fails each of the five kinds of check.
         weigh: Whether to judge the samples with their importance weights, which a model with a
             density and a prior can have, or as the model drew them.
-        keep_flagged: Whether to judge events that `flowcei.evaluation.comparison.trusted` leaves
-            out, of which a `FlaggedWarning` is given.
-        on_events: Called with the number of events that were judged, part by part.
+        keep_flagged: Whether to judge events that a model flags, of which a `FlaggedWarning` is given.
+        rules: How often a right posterior may fail each of the five kinds of check, and other thresholds.
+        on_events: Called with the number of events that were judged, block by block.
 
     Raises:
-        UsageError: For a model without a posterior, one of another molecule, or n < 10.
+        UsageError: For a model without a posterior, one of another molecule, or too few samples.
         DataError: For events without positions, or too few, or flagged all of them.
 
     Example:
         >>> import flowcei
         >>> events = flowcei.simulate("ocs", 100, noise="1%", seed=3)
-        >>> found = calibrate(flowcei.load(), events, n=20)
-        >>> sorted(set(found.table()["check"]))
+        >>> result = flowcei.calibrate(flowcei.load(), events, n=20)
+        >>> sorted(set(result.to_dataframe()["check"]))
         ['coverage', 'regions', 'resimulation', 'sbc', 'tarp']
     """
     events = events_of(events, model.molecule) if keep_flagged else warned([model], events, noise)
-    truth = _known(model, events, n)
-    judge = _Judge.of(model, events, truth, noise, seed)
-    first, parts, rows, weights = 0, [], [], []
-    for drawn in model.stream(events, n, noise=noise, latent=latent, seed=seed, weigh=weigh):
-        answered = np.flatnonzero(drawn.answered)
+    truth = _true_positions(model, events, n, rules)
+    # A stream of its own: a truth drawn with the same seed must not be its own reference.
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(4,)))
+    chart = _chart(model, events.momenta, model.sigma(events, noise), truth[:, None])[:, 0]
+    references = chart.mean(axis=0) + chart.std(axis=0) * rng.standard_normal(chart.shape)
+    judge = _Judge(model, events, truth, noise, chart, references, rng)
+    first, blocks, weights = 0, [], []
+    for block in model.stream(events, n, noise=noise, latent=latent, seed=seed, weigh=weigh):
+        answered = np.flatnonzero(block.answered)
         if len(answered):
-            parts.append(judge.ranks(first + answered, drawn[answered]))
-            rows.append(first + answered)
-            weights += [] if drawn.weights is None else [drawn.weights[answered]]
-        first += len(drawn)
+            blocks.append(judge.rank(first + answered, block[answered]))
+            weights += [] if block.weights is None else [block.weights[answered]]
+        first += len(block)
         if on_events is not None:
-            on_events(len(drawn))
-    if not parts:
+            on_events(len(block))
+    if not blocks:
         raise DataError("the model can express a geometry for none of the events; are the units right?")
-    sbc, tarp, resimulation = (
-        Ranks.concatenate([part[k] for part in parts]) for k in ("sbc", "tarp", "chi2")
-    )
-    dense = "hpd" in parts[0]
-    coverage = Coverage.of(sbc, Ranks.concatenate([part["hpd"] for part in parts]) if dense else None)
-    verdicts = [
-        *check_sbc(sbc, level=level, seed=seed),
-        *check_coverage(coverage, level=level),
-        *check_tarp(tarp, level=level),
-    ]
-    inner, errors = (Ranks.concatenate([part[k] for part in parts]) for k in ("inner", "error"))
-    regions = regions_of(events.molecule, events.momenta[np.concatenate(rows)])
-    by_region = regions_table(inner, errors.values, regions)
-    if len(by_region):
-        verdicts += check_regions(inner, by_region, regions, _units(events.molecule), level=level)
-    if weights:
-        joined = Weights.concatenate(weights)
-        lowest = {region.name: float(np.median(joined.efficiency[region.events])) for region in regions}
-        by_region["efficiency"] = by_region["region"].map(lowest)
-        verdicts.insert(0, check_weights(joined, lowest))
-    left_out = [] if dense else [f"{model.architecture} has no density: no regions of highest density"]
-    if len(resimulation):
-        verdicts += check_resimulation(resimulation, level=level, seed=seed)
-    judged = len(sbc)
-    if judged < len(events):
-        left_out.append(f"{len(events) - judged} events: the model can express no geometry for them")
-    if len(resimulation) < judged:
-        count = judged - len(resimulation)
-        left_out.append(f"{count} true geometries cannot be simulated: no resimulation of theirs")
-    return Calibration(sbc, coverage, tarp, resimulation, level, tuple(verdicts), by_region, tuple(left_out))
+    ranks = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+    return judge.verdicts(ranks, Weights.concatenate(weights) if weights else None, rules, seed)
 
 
-def _known(model: Reconstructor, events: Events, n: int) -> NDArray[np.float64]:
-    """Return the true positions, or refuse what cannot be judged."""
-    name = model.architecture
-    if name in NULL_MODELS:
-        msg = f"{name!r} does not look at the momenta: it has no posterior to check"
-        raise UsageError(msg)
+def _true_positions(
+    model: Reconstructor, events: Events, n: int, rules: CalibrationRules
+) -> NDArray[np.float64]:
+    """Return the true positions (E, N, 3) of what can be judged."""
+    name, check = repr(model.architecture), "to check a posterior"
+    if model.architecture in NULL_MODELS:
+        raise UsageError(f"{name} does not look at the momenta: it has no posterior to check")
     if model.network.is_point:
-        msg = f"{name!r} answers with one geometry: it has no posterior to check; see flowcei compare"
-        raise UsageError(msg)
-    if n < _MIN_SAMPLES:
-        msg = f"{n} samples an event are too few to check a posterior; {_MIN_SAMPLES} at the least"
-        raise UsageError(msg)
+        raise UsageError(
+            f"{name} answers with one geometry: it has no posterior to check; see flowcei compare"
+        )
+    if n < rules.min_samples:
+        raise UsageError(f"{n} samples an event are too few {check}; {rules.min_samples} at the least")
     if events.positions is None:
         raise DataError("the data have momenta only; a check of posteriors needs the true positions")
-    if len(events) < _MIN_EVENTS:
-        msg = f"{len(events)} events are too few to check a posterior; {_MIN_EVENTS} at the least"
-        raise DataError(msg)
+    if len(events) < rules.min_events:
+        raise DataError(f"{len(events)} events are too few {check}; {rules.min_events} at the least")
     return events.positions
 
 
 @dataclass(frozen=True, eq=False)
 class _Judge:
-    """What does not depend on the samples, for all events."""
+    """What does not depend on the samples: truth (E, N, 3), its chart and random points (E, D)."""
 
     model: Reconstructor
     events: Events
     truth: NDArray[np.float64]
     noise: Noise | str | None
-    chart: NDArray[np.float64]  # of the truth, (E, D)
-    references: NDArray[np.float64]  # of TARP, (E, D)
+    chart: NDArray[np.float64]
+    references: NDArray[np.float64]
     rng: np.random.Generator
 
-    @classmethod
-    def of(
-        cls,
-        model: Reconstructor,
-        events: Events,
-        truth: NDArray[np.float64],
-        noise: Noise | str | None,
-        seed: int,
-    ) -> _Judge:
-        rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(4,)))
-        chart = _chart(model, events.momenta, model.sigma(events, noise), truth[:, None])[:, 0]
-        references = chart.mean(axis=0) + chart.std(axis=0) * rng.standard_normal(chart.shape)
-        return cls(model, events, truth, noise, chart, references, rng)
+    @cached_property
+    def units(self) -> dict[str, str]:
+        """Name and unit of bonds and angles."""
+        every = quantities(self.events.molecule, self.events.molecule.equilibrium)[0]
+        return {quantity.name: quantity.unit for quantity in every if quantity.kind != "atom"}
 
-    def ranks(self, rows: NDArray[np.intp], drawn: PosteriorSamples) -> dict[str, Ranks]:
-        """Return the ranks of some events by the name of what is ranked."""
-        weights = None if drawn.weights is None else drawn.weights.normalised
-        molecule, momenta = drawn.molecule, drawn.momenta
-        truth, known = self.truth[rows], self.chart[rows]
-        chart = _chart(self.model, momenta, drawn.sigma, drawn.positions)
-        names, inner = _internal(drawn, drawn.positions)
-        of_truth = _internal(drawn, truth[:, None])[1][:, 0]
-        share = np.full(inner.shape[:2], 1.0 / inner.shape[1]) if weights is None else weights
-        found = {
-            "error": Ranks(tuple(names), np.einsum("en,enk->ek", share, inner) - of_truth),
-            "sbc": run_sbc(
-                np.concatenate([chart, inner], axis=2),
-                np.concatenate([known, of_truth], axis=1),
-                weights=weights,
-                names=[*self.model.frame.names(molecule.labels), *names],
-                seed=self.rng,
-            ),
-            "tarp": run_tarp(
-                chart,
-                known,
-                weights=weights,
-                references=self.references[rows],
-                deviation=self.chart.std(axis=0),
-                seed=self.rng,
-            ),
-            "chi2": self._misfits(drawn, truth, weights),
-        }
-        found["inner"] = Ranks(tuple(names), found["sbc"].values[:, chart.shape[2] :])
-        if drawn.log_prob is not None and self.model.network.has_density:
-            density, of_truth = (
-                drawn.log_prob,
-                self.model.log_prob(truth[:, None], self.events[rows], noise=self.noise),
-            )
-            if drawn.weights is not None:  # regions of the exact posterior, where it is what is judged
-                exact = drawn.weights.reliable[:, None]
-                density = density + np.where(exact, drawn.weights.log_weights, 0.0)
-                of_truth = np.where(exact, drawn.log_posterior(truth[:, None]), of_truth)
-            found["hpd"] = highest_density(density, of_truth[:, 0], weights=weights, seed=self.rng)
-        return found
-
-    def _misfits(
-        self, drawn: PosteriorSamples, truth: NDArray[np.float64], weights: NDArray[np.float64] | None
-    ) -> Ranks:
-        likelihood = drawn.likelihood
-        of_truth = likelihood.chi_squared(truth[:, None])[:, 0]
-        chi2 = likelihood.chi_squared(drawn.positions)  # infinite: what cannot explode explains nothing
-        sound = np.isfinite(of_truth)
-        if not sound.any():
-            return Ranks(("chi2",), np.empty((0, 1)))
-        return run_resimulation(
-            chi2[sound],
-            of_truth[sound],
-            weights=None if weights is None else weights[sound],
-            seed=self.rng,
+    def rank(self, rows: NDArray[np.intp], samples: PosteriorSamples) -> dict[str, NDArray[Any]]:
+        """Return ranks (e, Q) of the truth of events `rows` (e,) by what is ranked, and errors (e, K)."""
+        weights = None if samples.weights is None else samples.weights.normalised
+        truth, true_chart = self.truth[rows][:, None], self.chart[rows]
+        chart = _chart(self.model, samples.momenta, samples.sigma, samples.positions)
+        internal, true_internal = (
+            quantities(samples.molecule, samples.labelled(x))[1][..., 3 * len(samples.molecule) :]
+            for x in (samples.positions, truth)
         )
+        chi2, true_chi2 = (samples.likelihood.chi_squared(x) for x in (samples.positions, truth))
+        known = np.isfinite(true_chi2[:, 0])  # samples may have infinity: they explain nothing
+        coordinates, of_truth = (
+            np.concatenate(pair, axis=2) for pair in ((chart, internal), (true_chart[:, None], true_internal))
+        )
+        scale = self.chart.std(axis=0)
+        ranked = {
+            "sbc": (coordinates, of_truth[:, 0], weights),
+            "tarp": (*tarp_distances(chart, true_chart, self.references[rows], scale), weights),
+            "chi2": (chi2[known, :, None], true_chi2[known], None if weights is None else weights[known]),
+            "hpd": (*self._densities(rows, samples), weights),
+        }
+        mean = internal.mean(axis=1) if weights is None else np.einsum("en,enk->ek", weights, internal)
+        ranks = {name: rank(*given, self.rng) for name, given in ranked.items()}
+        return ranks | {"rows": rows, "error": mean - true_internal[:, 0]}
+
+    def _densities(
+        self, rows: NDArray[np.intp], samples: PosteriorSamples
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return minus log densities of samples (e, n, 1) and truth (e, 1); no column without densities."""
+        truth = self.truth[rows][:, None]
+        if samples.log_prob is None or not self.model.network.has_density:
+            return np.empty((*samples.positions.shape[:2], 0)), np.empty((len(rows), 0))
+        density = samples.log_prob.astype(np.float64)
+        of_truth = self.model.log_prob(truth, self.events[rows], noise=self.noise)
+        if samples.weights is not None:  # regions of the exact posterior, where it is what is judged
+            exact = samples.weights.reliable[:, None]
+            density = density + np.where(exact, samples.weights.log_weights, 0.0)
+            of_truth = np.where(exact, samples.log_posterior(truth), of_truth)
+        return -density[..., None], -of_truth
+
+    def verdicts(
+        self,
+        ranks: dict[str, NDArray[np.float64]],
+        weights: Weights | None,
+        rules: CalibrationRules,
+        seed: int,
+    ) -> Calibration:
+        """Judge the ranks of all events."""
+        molecule, rows = self.events.molecule, ranks["rows"]
+        names = (*self.model.frame.names(molecule.labels), *self.units)
+        sbc, tarp, chi2 = (
+            Ranks(labels, ranks[key])
+            for labels, key in ((names, "sbc"), (("joint",), "tarp"), (("chi2",), "chi2"))
+        )
+        dense = ranks["hpd"].shape[1]
+        coverage = Ranks((*names, *[HPD] * dense), np.concatenate([ranks["sbc"], ranks["hpd"]], axis=1))
+        inner = Ranks(tuple(self.units), ranks["sbc"][:, self.chart.shape[1] :])
+        regions = regions_of(molecule, self.events.momenta[rows], rules)
+        table = regions_table(inner, ranks["error"], regions)
+        verdicts = (
+            check_sbc(sbc, rules, seed=seed) + check_coverage(coverage, rules) + check_tarp(tarp, rules)
+        )
+        if len(table):
+            verdicts += check_regions(inner, table, regions, self.units, rules)
+        if weights is not None:
+            medians = {name: float(np.median(weights.efficiency[inside])) for name, inside in regions}
+            table["efficiency"] = table["region"].map(medians)
+            verdicts.insert(0, check_weights(weights, medians, rules))
+        if len(chi2):
+            verdicts += check_resimulation(chi2, rules, seed=seed)
+        lost, closed = len(self.events) - len(rows), len(rows) - len(chi2)
+        unchecked = {
+            f"{self.model.architecture} has no density: no regions of highest density": not dense,
+            f"{lost} events: the model can express no geometry for them": lost,
+            f"{closed} true geometries cannot be simulated: no resimulation of theirs": closed,
+        }
+        left_out = tuple(text for text, holds in unchecked.items() if holds)
+        return Calibration(sbc, coverage, tarp, chi2, rules, tuple(verdicts), table, left_out)
 
 
 def _chart(
@@ -316,17 +318,3 @@ def _chart(
     """Return the chart (E, n, D) of positions (E, n, N, 3)."""
     framed = model.frame.enter(torch.from_numpy(np.ascontiguousarray(momenta)), torch.from_numpy(sigma))
     return model.frame.to_chart(torch.from_numpy(positions.astype(np.float64)), framed).numpy()
-
-
-def _units(molecule: Molecule) -> dict[str, str]:
-    """Return the unit of each bond and angle."""
-    return {q.name: q.unit for q in quantities(molecule, molecule.equilibrium)[0]}
-
-
-def _internal(
-    drawn: PosteriorSamples, positions: NDArray[np.floating]
-) -> tuple[list[str], NDArray[np.float64]]:
-    """Return names and values (E, n, K) of bonds and angles; truth and samples are labelled alike."""
-    names, values = quantities(drawn.molecule, drawn.labelled(positions))
-    chosen = [k for k, q in enumerate(names) if q.kind != "atom"]
-    return [names[k].name for k in chosen], values[..., chosen]

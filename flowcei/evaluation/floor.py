@@ -1,12 +1,7 @@
 """The information floor: how well noisy momenta can fix a geometry, whatever reads them.
 
-Measured momenta are p = f(x) + noise, each component with its own standard deviation sigma.
-The Fisher information of the 3N coordinates is J^T J / sigma^2 with J = df/dx; its inverse
-bounds the covariance of every unbiased estimate (Cramer and Rao), and for small noise it is
-the covariance of the posterior under a flat prior. A rotation changes the momenta and is
-known as well as they are, so orientation counts; a translation changes nothing and is fixed
-by the centre of mass. Forces between the ions keep the total momentum at zero whatever the
-geometry: what is measured of it is noise and tells nothing.
+Of p = f(x) + noise the Fisher information of the 3N coordinates is J^T J / sigma^2 with J = df/dx; its
+inverse bounds the covariance of every unbiased estimate (Cramer and Rao). See docs/comparing.md.
 """
 
 from __future__ import annotations
@@ -56,23 +51,21 @@ class InformationFloor:
         # Columns: displacements by a rotation about x, y and z.
         turns = np.stack([np.cross(axis, self.positions) for axis in np.eye(3)], axis=-1)
         turns = turns.reshape(len(turns), -1, 3)
-        rest = np.eye(turns.shape[1]) - turns @ np.linalg.pinv(turns, rcond=_STRAIGHT)
+        shape = np.eye(turns.shape[1]) - turns @ np.linalg.pinv(turns, rcond=_STRAIGHT)
         finite = _finite(self.covariance)
         out = self.covariance.copy()
-        out[finite] = rest[finite] @ out[finite] @ rest[finite]
+        out[finite] = shape[finite] @ out[finite] @ shape[finite]
         return _atom_errors(out)
 
     @property
     def variance(self) -> NDArray[np.float64]:
         """Of each coordinate, (E, N, 3), bohr^2."""
-        diagonal = np.diagonal(self.covariance, axis1=1, axis2=2)
-        return diagonal.reshape(self.positions.shape)
+        return np.diagonal(self.covariance, axis1=1, axis2=2).reshape(self.positions.shape)
 
     @property
     def mse(self) -> NDArray[np.float64]:
         """Expected squared error per coordinate, (E,), bohr^2: the trace over 3N."""
-        mean: NDArray[np.float64] = self.variance.mean(axis=(1, 2))
-        return mean
+        return np.asarray(self.variance.mean(axis=(1, 2)))
 
     def draw(self, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
         """Draw `n` errors of an efficient estimate for each event, (E, n, N, 3), bohr.
@@ -83,9 +76,9 @@ class InformationFloor:
         finite = _finite(self.covariance)
         values, axes = np.linalg.eigh(np.where(finite[:, None, None], self.covariance, 0.0))
         factor = axes * np.sqrt(values.clip(0.0))[:, None]
-        drawn = rng.standard_normal((len(factor), n, factor.shape[1])) @ np.swapaxes(factor, 1, 2)
-        drawn[~finite] = np.nan
-        return drawn.reshape(len(factor), n, -1, 3)
+        errors = rng.standard_normal((len(factor), n, factor.shape[1])) @ np.swapaxes(factor, 1, 2)
+        errors[~finite] = np.nan
+        return errors.reshape(len(factor), n, -1, 3)
 
     def summary(self) -> dict[str, float]:
         """Return mean and median over events of the errors per atom (bohr) and the MSE (bohr^2).
@@ -93,17 +86,13 @@ class InformationFloor:
         Expected errors average event by event; the few geometries that the momenta hardly fix
         carry the mean, which need not even converge: the median says what is typical.
         """
-        per_event = {
-            "atom_error": self.atom_error.mean(axis=1),
-            "shape_error": self.shape_error.mean(axis=1),
-            "mse": self.mse,
-        }
-        found: dict[str, float] = {}
-        for name, values in per_event.items():
+        summary: dict[str, float] = {}
+        for name in ("atom_error", "shape_error", "mse"):
+            values = getattr(self, name).reshape(len(self.positions), -1).mean(axis=1)
             known = values[~np.isnan(values)]
-            found[f"{name}_mean"] = float(known.mean()) if len(known) else float("nan")
-            found[f"{name}_median"] = float(np.median(known)) if len(known) else float("nan")
-        return found
+            summary[f"{name}_mean"] = float(known.mean()) if len(known) else float("nan")
+            summary[f"{name}_median"] = float(np.median(known)) if len(known) else float("nan")
+        return summary
 
 
 def information_floor(
@@ -135,21 +124,16 @@ def information_floor(
     """
     x = np.asarray(positions, dtype=np.float64)
     x = x - centre_of_mass(x, molecule.masses)
-    known = _per_ion(sigma, x.shape[0], x.shape[1])
-    parts = [slice(k, k + _CHUNK) for k in range(0, max(1, len(x)), _CHUNK)]
-    return InformationFloor(
-        x, np.concatenate([_covariances(molecule, x[rows], known[rows]) for rows in parts])
-    )
-
-
-def _finite(matrices: NDArray[np.float64]) -> NDArray[np.bool_]:
-    return np.asarray(np.isfinite(matrices).all(axis=(-2, -1)))
-
-
-def _atom_errors(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
-    n = covariance.shape[1] // 3
-    blocks = [covariance[:, 3 * k : 3 * k + 3, 3 * k : 3 * k + 3] for k in range(n)]
-    return mean_length(np.stack(blocks, axis=1))
+    events, ions = x.shape[:2]
+    given = np.asarray(sigma, dtype=np.float64)
+    if given.shape not in ((), (events,), (events, ions)):
+        msg = f"sigma has shape {given.shape}; expected one number, ({events},) or ({events}, {ions})"
+        raise DataError(msg)
+    if not (np.isfinite(given) & (given > 0)).all():
+        raise DataError("sigma must be positive: without noise there is no floor")
+    per_ion = np.broadcast_to(given[:, None] if given.ndim == 1 else given, (events, ions))
+    blocks = [slice(k, k + _CHUNK) for k in range(0, max(1, events), _CHUNK)]
+    return InformationFloor(x, np.concatenate([_covariances(molecule, x[b], per_ion[b]) for b in blocks]))
 
 
 def mean_length(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -157,10 +141,6 @@ def mean_length(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
 
     Exact: the mean over directions u of sqrt(u C u) is Carlson's symmetric elliptic integral
     R_G of the eigenvalues, and E|u v| = sqrt(2 / pi) sqrt(u C u) is half of it in |v|.
-
-    Example:
-        >>> float(mean_length(np.eye(3)).round(6))  # sqrt(8 / pi)
-        1.595769
     """
     bad = ~_finite(covariance)
     values = np.linalg.eigvalsh(np.where(bad[..., None, None], 0.0, covariance)).clip(0.0)
@@ -170,28 +150,25 @@ def mean_length(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(bad, np.where(unknown, np.nan, np.inf), length)
 
 
-def _per_ion(sigma: ArrayLike, events: int, ions: int) -> NDArray[np.float64]:
-    """Return sigma as (E, N)."""
-    given = np.asarray(sigma, dtype=np.float64)
-    if given.shape not in ((), (events,), (events, ions)):
-        msg = f"sigma has shape {given.shape}; expected one number, ({events},) or ({events}, {ions})"
-        raise DataError(msg)
-    if not (np.isfinite(given) & (given > 0)).all():
-        msg = "sigma must be positive: without noise there is no floor"
-        raise DataError(msg)
-    return np.broadcast_to(given[:, None] if given.ndim == 1 else given, (events, ions))
+def _finite(matrices: NDArray[np.float64]) -> NDArray[np.bool_]:
+    return np.asarray(np.isfinite(matrices).all(axis=(-2, -1)))
+
+
+def _atom_errors(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
+    blocks = [covariance[:, k : k + 3, k : k + 3] for k in range(0, covariance.shape[1], 3)]
+    return mean_length(np.stack(blocks, axis=1))
 
 
 def _covariances(
     molecule: Molecule, x: NDArray[np.float64], sigma: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return the covariance (E, 3N, 3N) of positions relative to the centre of mass."""
+    """Return the covariance (E, 3N, 3N) of positions (E, N, 3) about the centre of mass, sigma (E, N)."""
     n = len(molecule)
-
-    slope = followed_jacobian(x, molecule.masses, molecule.charges)
-    weighted = slope / np.repeat(sigma, 3, axis=1)[:, :, None]
-    # Columns: orthonormal displacements without translation; rows of `shift` take them to
-    # positions whose centre of mass is 0.
+    weighted = (
+        followed_jacobian(x, molecule.masses, molecule.charges) / np.repeat(sigma, 3, axis=1)[:, :, None]
+    )
+    # Columns: orthonormal displacements without translation, which changes no momentum; rows of `shift` take
+    # them to positions whose centre of mass is 0.
     relative = np.kron(np.linalg.qr(np.eye(n) - 1.0 / n)[0][:, : n - 1], np.eye(3))
     shift = np.kron(np.eye(n) - molecule.masses / molecule.masses.sum(), np.eye(3)) @ relative
     usable = _finite(weighted)

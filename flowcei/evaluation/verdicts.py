@@ -1,8 +1,9 @@
-"""Whether ranks are uniform: bands, tests, and a line that says what a failure means.
+"""Ranks of the truth among posterior samples, whether they are uniform, and what it means if they are not.
 
-Every kind of check fails for a right posterior with the probability `level`, 1 % unless told,
-over all of its quantities and levels together: p-values are multiplied by the number of tests
-(Bonferroni), and the bands of pictures are those the verdicts use.
+For any function of a geometry and its momenta the share of samples below the truth is uniform over events, if
+the posterior is right: of a coordinate that is simulation-based calibration (SBC), of the density it gives
+regions of highest density, of the distance to a random point TARP, of the momenta a predictive check.
+P-values are multiplied by the number of tests of a kind (Bonferroni); pictures have the verdicts' bands.
 """
 
 from __future__ import annotations
@@ -17,27 +18,105 @@ from scipy.special import bdtr, bdtrc, kolmogi, ndtr, ndtri
 from scipy.stats import binom, kstest
 
 from flowcei.errors import UsageError
-from flowcei.evaluation.ranks import HPD
 from flowcei.posterior.weights import efficiency_in_words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from flowcei.evaluation.ranks import Coverage, Ranks
     from flowcei.posterior.weights import Weights
 
-LEVEL = 0.01
-"""How often a right posterior fails one kind of check."""
+HPD = "HPD region"
+"""The name of the joint region of highest density among quantities."""
 
 _POINTS = 100  # bins of an ECDF
 _DRAWS = 10_000  # of uniform ranks, at the least
 _BEYOND = 20  # draws that should lie outside a band
 _ROWS = 10_000  # draws held at a time
-_CLEAR = 3.0  # deviations from which a bias or a wrong width is named
 _TAIL = 1e-12
-_COLLAPSED = 0.1  # of the events: with more, the checks are those of another posterior
+
+
+@dataclass(frozen=True)
+class CalibrationRules:
+    """What `calibrate` asks for, and when it says that a posterior is wrong.
+
+    Attributes:
+        level: How often a right posterior fails each kind of check.
+        levels: Of the regions whose coverage is counted.
+        clear: Standard errors from which a bias or a wrong width is named; of a right one 1 in 370 is.
+        collapsed: Share of events without reliable weights: with more the checks are of another posterior.
+        min_events: Fewer show nothing but a posterior that is grossly wrong.
+        min_samples: Samples an event, at the least.
+        region_events: Events of a region, at the least.
+    """
+
+    level: float = 0.01
+    levels: tuple[float, ...] = tuple(k / 10 for k in range(1, 10))
+    clear: float = 3.0
+    collapsed: float = 0.1
+    min_events: int = 50
+    min_samples: int = 10
+    region_events: int = 30
+
+
+RULES = CalibrationRules()
+
+
+@dataclass(frozen=True, eq=False)
+class Ranks:
+    """Share of the samples below the truth, of each quantity (Q names), (E, Q)."""
+
+    names: tuple[str, ...]
+    values: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        """Return the number of events."""
+        return len(self.values)
+
+    def coverage(self, levels: Sequence[float]) -> NDArray[np.float64]:
+        """Return how often central intervals, or regions of highest density, hold the truth, (L, Q)."""
+        central = np.abs(2.0 * self.values - 1.0)
+        needed = np.where(np.array(self.names) == HPD, self.values, central)
+        return np.stack([(needed <= level).mean(axis=0) for level in levels])
+
+
+def rank(
+    samples: NDArray[np.float64],
+    truth: NDArray[np.float64],
+    weights: NDArray[np.float64] | None,
+    rng: np.random.Generator,
+) -> NDArray[np.float64]:
+    """Return the ranks (E, Q) of truths (E, Q) among samples (E, n, Q) with weights (E, n), equal where None.
+
+    One of n + 1 numbers (S. Talts et al., arXiv:1804.06788 (2018)), and a draw between its ends. Weighted
+    samples count as 1 / sum(w^2): the variance is right for weights that do not depend on them.
+    """
+    if np.isnan(samples).any() or np.isnan(truth).any():
+        raise UsageError("samples or truth are not numbers; leave such events out")
+    lower, equal = samples < truth[:, None], samples == truth[:, None]
+    if weights is None:
+        below, tied, one = lower.mean(axis=1), equal.mean(axis=1), np.array(1.0 / samples.shape[1])
+    else:
+        below, tied = (np.einsum("en,enq->eq", weights, c, optimize=True) for c in (lower, equal))
+        one = (weights**2).sum(axis=1)[:, None]
+    return np.asarray((below + rng.random(below.shape) * (tied + one)) / (1.0 + one))
+
+
+def tarp_distances(
+    samples: NDArray[np.float64],
+    truth: NDArray[np.float64],
+    references: NDArray[np.float64],
+    deviation: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return distances to random points (E, D) of samples (E, n, D), (E, n, 1), and truths (E, D), (E, 1).
+
+    Source: P. Lemos, A. Coogan, Y. Hezaveh and L. Perreault-Levasseur, arXiv:2302.03026 (2023). TARP sees
+    wrong widths and correlations; a bias that all events share hardly, which ranks of coordinates see.
+    """
+    scale = np.where(deviation > 0, deviation, 1.0)
+    of_samples = np.linalg.norm((samples - references[:, None]) / scale, axis=2, keepdims=True)
+    return of_samples, np.linalg.norm((truth - references) / scale, axis=1, keepdims=True)
 
 
 @dataclass(frozen=True)
@@ -63,129 +142,90 @@ class Verdict:
     text: str
 
 
-def check_sbc(ranks: Ranks, *, level: float = LEVEL, seed: int = 0) -> list[Verdict]:
-    """Judge the ranks of each quantity by a simultaneous band around their ECDF.
+def check_sbc(ranks: Ranks, rules: CalibrationRules = RULES, *, seed: int = 0) -> list[Verdict]:
+    """Judge ranks by a simultaneous band around their ECDF, simulated with as many uniform ranks.
 
-    Source: T. Saeilynoja, P.-C. Buerkner and A. Vehtari, Stat. Comput. 32, 32 (2022); the
-    coverage of the band is simulated with as many uniform ranks as there are events. Bias
-    and width are those of a normal posterior with such ranks: of one that is biased otherwise
-    in every event the width looks too narrow.
-
-    Args:
-        ranks: As `flowcei.evaluation.ranks.run_sbc` returns them, (E, Q).
-        level: How often one of all quantities of a right posterior fails.
-        seed: Of the simulated ranks.
-
-    Example:
-        >>> from flowcei.evaluation.ranks import Ranks
-        >>> u = (np.arange(1000)[:, None] + 0.5) / 1000
-        >>> [v.text for v in check_sbc(Ranks(("x",), ndtr(ndtri(u) + 0.5)))]
-        ['biased down by 0.5 of its deviation']
+    Source: T. Saeilynoja, P.-C. Buerkner and A. Vehtari, Stat. Comput. 32, 32 (2022).
     """
-    return [
-        _of_ecdf("sbc", name, values, p, level, rank_shape(values))
-        for name, values, p in _ecdf_tests(ranks, level, seed)
-    ]
+    words = [rank_shape(values, rules) for values in ranks.values.T]
+    return _uniform("sbc", ranks, _ecdf_p_values(ranks.values, rules.level, seed), words, rules)
 
 
-def check_resimulation(ranks: Ranks, *, level: float = LEVEL, seed: int = 0) -> list[Verdict]:
-    """Judge whether samples explain the momenta as well as the truth does.
-
-    Args:
-        ranks: As `flowcei.evaluation.ranks.run_resimulation` returns them.
-        level: How often a right posterior fails.
-        seed: Of the simulated ranks.
-    """
-    found = []
-    for name, values, p in _ecdf_tests(ranks, level, seed):
-        above = (values.mean() - 0.5) * math.sqrt(12 * len(values))
+def check_resimulation(ranks: Ranks, rules: CalibrationRules = RULES, *, seed: int = 0) -> list[Verdict]:
+    """Judge whether samples explain the momenta as well as the truth does, from ranks of its misfit."""
+    words = []
+    for mean in ranks.values.mean(axis=0):
+        above = (mean - 0.5) * math.sqrt(12 * len(ranks))
         text = "samples explain the momenta otherwise than the truth does"
-        if above > _CLEAR:
-            text = f"too narrow: {values.mean():.0%} of samples fit the momenta better than the truth"
-        elif above < -_CLEAR:
-            worse = 1.0 - values.mean()
-            text = f"too wide or beside the truth: {worse:.0%} of samples fit the momenta worse"
-        found.append(_of_ecdf("resimulation", name, values, p, level, text))
-    return found
+        if above > rules.clear:
+            text = f"too narrow: {mean:.0%} of samples fit the momenta better than the truth"
+        elif above < -rules.clear:
+            text = f"too wide or beside the truth: {1.0 - mean:.0%} of samples fit the momenta worse"
+        words.append(text)
+    return _uniform("resimulation", ranks, _ecdf_p_values(ranks.values, rules.level, seed), words, rules)
 
 
-def check_coverage(coverage: Coverage, *, level: float = LEVEL) -> list[Verdict]:
-    """Judge the coverage of each quantity at all levels by the binomial distribution.
+def check_tarp(ranks: Ranks, rules: CalibrationRules = RULES) -> list[Verdict]:
+    """Judge TARP's ranks by Kolmogorov and Smirnov's test, and by the area between coverage and diagonal.
 
-    Args:
-        coverage: Of central intervals and regions of highest density.
-        level: How often one of all quantities and levels of a right posterior fails.
-
-    Example:
-        >>> from flowcei.evaluation.ranks import Coverage, Ranks
-        >>> u = np.random.default_rng(0).random((1000, 1))
-        >>> v = check_coverage(Coverage.of(Ranks(("x",), 0.25 + 0.5 * u), None))[0]
-        >>> v.passed, v.text.split(": ")[1]
-        (False, 'too wide')
+    Its sign is that of a too wide (positive) or too narrow posterior: one number sees that better than a
+    test of all shapes.
     """
-    events = len(coverage.ranks)
-    found = []
-    for k, name in enumerate(coverage.names):
-        counts = np.rint(coverage.share[:, k] * events)
-        p = _binomial_tails(counts, events, np.asarray(coverage.levels)) * coverage.share.size
+    # Of one uniform rank u the area is 1/4 - |u - 1/2|, with a variance of 1/48.
+    area = 0.25 - np.abs(ranks.values - 0.5).mean(axis=0)
+    z = area * math.sqrt(48 * len(ranks))
+    shape = np.array([kstest(values, "uniform").pvalue for values in ranks.values.T])
+    p_values = 2 * len(z) * np.minimum(shape, 2.0 * ndtr(-np.abs(z)))
+    words = [
+        f"too {'wide' if far > 0 else 'narrow or beside the truth'} (area {mean:+.3f})"
+        if abs(far) > rules.clear
+        else "wrong in shape, correlation or position"
+        for mean, far in zip(area, z, strict=True)
+    ]
+    return _uniform("tarp", ranks, p_values, words, rules)
+
+
+def _uniform(
+    check: str, ranks: Ranks, p_values: NDArray[np.float64], words: list[str], rules: CalibrationRules
+) -> list[Verdict]:
+    """Return verdicts on ranks, with words for those that fail."""
+    verdicts = []
+    largest = np.abs(ecdf_difference(ranks.values)[1]).max(axis=0)
+    for name, p, distance, failure in zip(ranks.names, p_values, largest, words, strict=True):
+        passed = bool(p >= rules.level)
+        text = f"uniform but for {distance:.1%}" if passed else failure or "wrong in shape"
+        verdicts.append(Verdict(check, name, passed, float(distance), min(1.0, float(p)), text))
+    return verdicts
+
+
+def check_coverage(ranks: Ranks, rules: CalibrationRules = RULES) -> list[Verdict]:
+    """Judge the coverage of each quantity at all levels by the binomial distribution."""
+    events, shares, levels = len(ranks), ranks.coverage(rules.levels), np.asarray(rules.levels)
+    p_values = _binomial_tails(np.rint(shares * events), events, levels[:, None]) * shares.size
+    verdicts = []
+    for name, values, share, p in zip(ranks.names, ranks.values.T, shares.T, p_values.T, strict=True):
         worst = int(p.argmin())
-        wanted, share = coverage.levels[worst], float(coverage.share[worst, k])
-        passed = bool(p[worst] >= level)
+        missing = float(share[worst] - levels[worst])
+        passed = bool(p[worst] >= rules.level)
         which = "HPD" if name == HPD else "central"
-        text = f"the {which} {wanted:.0%} hold the truth in {share:.1%} of events"
+        text = f"the {which} {levels[worst]:.0%} hold the truth in {share[worst]:.1%} of events"
         if not passed:
-            words = rank_shape(coverage.ranks[:, k]) if which == "central" else ""
-            rarely = "too narrow or beside the truth"
-            text += f": {words or (rarely if share < wanted else 'too wide')}"
-        found.append(Verdict("coverage", name, passed, share - wanted, min(1.0, float(p[worst])), text))
-    return found
+            shape = "" if name == HPD else rank_shape(values, rules)
+            text += f": {shape or ('too narrow or beside the truth' if missing < 0 else 'too wide')}"
+        verdicts.append(Verdict("coverage", name, passed, missing, min(1.0, float(p[worst])), text))
+    return verdicts
 
 
-def check_tarp(ranks: Ranks, *, level: float = LEVEL) -> list[Verdict]:
-    """Judge TARP's ranks: Kolmogorov and Smirnov's test, and one of the signed area.
+def check_weights(
+    weights: Weights, by_region: Mapping[str, float] | None = None, rules: CalibrationRules = RULES
+) -> Verdict:
+    """Say whether importance weights have collapsed: no chance, p is 0 or 1. `by_region`: median efficiency.
 
-    The area between the coverage and the diagonal, above the middle less below it, is that
-    of Lemos et al.'s curve of a too wide (positive) or too narrow (negative) posterior, and
-    one number sees it better than a test of all shapes.
-
-    Args:
-        ranks: As `flowcei.evaluation.ranks.run_tarp` returns them.
-        level: How often a right posterior fails.
-    """
-    found = []
-    for name, values in zip(ranks.names, ranks.values.T, strict=True):
-        # Of one uniform rank u the area is 1/4 - |u - 1/2|, with a variance of 1/48.
-        area = 0.25 - float(np.abs(values - 0.5).mean())
-        z = area * math.sqrt(48 * len(values))
-        tests = 2 * len(ranks.names)
-        p = tests * min(float(kstest(values, "uniform").pvalue), 2.0 * float(ndtr(-abs(z))))
-        words = (
-            f"too narrow or beside the truth (area {area:+.3f})" if z < 0 else f"too wide (area {area:+.3f})"
-        )
-        text = words if abs(z) > _CLEAR else "wrong in shape, correlation or position"
-        found.append(_of_ecdf("tarp", name, values, p, level, text))
-    return found
-
-
-def check_weights(weights: Weights, by_region: Mapping[str, float] | None = None) -> Verdict:
-    """Say whether importance weights have collapsed: whether they are reliable in nine of ten events.
-
-    Where they are not the flow's own samples are judged (`Weights.normalised`), so that the other
-    checks say nothing of the exact posterior. There is no chance in it: p is 0 or 1.
-
-    Args:
-        weights: Of all the events.
-        by_region: Median efficiency in each region: the lowest is named.
-
-    Example:
-        >>> from flowcei.posterior.weights import Weights
-        >>> v = check_weights(Weights.of(30.0 * np.random.default_rng(0).normal(size=(50, 100))))
-        >>> v.passed, v.text.split(";")[0]
-        (False, 'collapsed: of 50 of 50 events the weights are not reliable and the flow is judged as it is')
+    Where they are not reliable the flow's own samples are judged (`Weights.normalised`).
     """
     lost = int((~weights.reliable).sum())
     share = lost / len(weights.ess)
-    passed = share <= _COLLAPSED
+    passed = share <= rules.collapsed
     text = efficiency_in_words(weights.ess, weights.drawn)
     if lost:
         of = f"of {lost} of {len(weights.ess)} events the weights are not reliable"
@@ -196,31 +236,34 @@ def check_weights(weights: Weights, by_region: Mapping[str, float] | None = None
     return Verdict("weights", "efficiency", passed, share, float(passed), text)
 
 
+def rank_shape(values: NDArray[np.float64], rules: CalibrationRules = RULES) -> str:
+    """Say which bias and width of a normal posterior gives ranks (E,); empty where neither is clear."""
+    # Of a posterior that is biased otherwise in every event the width looks too narrow.
+    z = ndtri(values.clip(_TAIL, 1.0 - _TAIL))
+    bias, deviation, count = -float(z.mean()), float(z.std()), len(z)
+    words = []
+    if abs(bias) / max(deviation, _TAIL) * math.sqrt(count) > rules.clear:
+        words.append(f"biased {'up' if bias > 0 else 'down'} by {abs(bias):.2g} of its deviation")
+    # The deviation of the squares of normal numbers is the square root of 2.
+    excess = (deviation**2 - 1.0) * math.sqrt(count / 2.0)
+    if excess > rules.clear:
+        words.append(f"too narrow: about {1.0 / deviation:.2g} of the right deviation")
+    elif excess < -rules.clear:
+        words.append(f"too wide: about {1.0 / max(deviation, _TAIL):.2g} times the right deviation")
+    return "; ".join(words)
+
+
 def ecdf_difference(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return points z (K,) and the ECDF of values (E, ...) at them less z, (K, ...)."""
+    """Return points z (K,) and the ECDF of values (E, Q) at them less z, (K, Q)."""
     z = np.arange(1, _POINTS) / _POINTS
-    ordered = np.sort(values.reshape(len(values), -1), axis=0)
-    ecdf = [np.searchsorted(column, z, side="right") / len(values) for column in ordered.T]
-    return z, np.stack(ecdf, axis=-1).reshape(-1, *values.shape[1:]) - z.reshape(-1, *[1] * (values.ndim - 1))
+    ecdf = [np.searchsorted(np.sort(column), z, side="right") / len(values) for column in values.T]
+    return z, np.stack(ecdf, axis=1) - z[:, None]
 
 
 def ecdf_band(
-    events: int, quantities: int, *, level: float = LEVEL, seed: int = 0
+    events: int, quantities: int, *, level: float = RULES.level, seed: int = 0
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Return z, lower and upper end (K,) of the band of `ecdf_difference` that `check_sbc` uses.
-
-    Args:
-        events: Number of ranks.
-        quantities: That are checked together.
-        level: How often one of all of them leaves the band where all is right.
-        seed: Of the simulated ranks.
-
-    Example:
-        >>> z, low, high = ecdf_band(1000, 1)
-        >>> u = np.random.default_rng(1).random(1000)
-        >>> bool(((ecdf_difference(u)[1] > low) & (ecdf_difference(u)[1] < high)).all())
-        True
-    """
+    """Return z, lower and upper end (K,) of the band of `ecdf_difference` that `check_sbc` uses."""
     tails = _simulated_tails(events, _draws(quantities, level), seed)
     pointwise = float(tails[int(level / quantities * len(tails))])
     z = np.arange(1, _POINTS) / _POINTS
@@ -228,60 +271,27 @@ def ecdf_band(
     return z, low / events - z, high / events - z
 
 
-def coverage_band(
-    events: int, levels: NDArray[np.float64], tests: int, *, level: float = LEVEL
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the ends (L,) within which the coverage at levels (L,) passes, of `tests` in all."""
-    low, high = binom.interval(1.0 - level / tests, events, levels)
-    return low / events, high / events
+def coverage_band(ranks: Ranks, rules: CalibrationRules = RULES) -> NDArray[np.float64]:
+    """Return the ends (2, L) within which the coverage at each level passes."""
+    tests = len(rules.levels) * len(ranks.names)
+    return np.array(binom.interval(1.0 - rules.level / tests, len(ranks), np.asarray(rules.levels))) / len(
+        ranks
+    )
 
 
-def tarp_band(events: int, *, level: float = LEVEL) -> float:
+def tarp_band(events: int, *, level: float = RULES.level) -> float:
     """Return the distance from the diagonal at which `check_tarp` fails by its first test."""
     return float(kolmogi(level / 2.0)) / math.sqrt(events)
 
 
-def _of_ecdf(
-    check: str, name: str, values: NDArray[np.float64], p: float, level: float, failed: str
-) -> Verdict:
-    most = float(np.abs(ecdf_difference(values)[1]).max())
-    passed = bool(p >= level)
-    text = f"uniform but for {most:.1%}" if passed else failed or "wrong in shape"
-    return Verdict(check, name, passed, most, min(1.0, p), text)
-
-
-def rank_shape(values: NDArray[np.float64]) -> str:
-    """Say which bias and width of a normal posterior gives ranks (E,); empty where neither is clear.
-
-    Example:
-        >>> rank_shape(ndtr(ndtri((np.arange(200) + 0.5) / 200) + 0.5))
-        'biased down by 0.5 of its deviation'
-    """
-    z = ndtri(values.clip(_TAIL, 1.0 - _TAIL))
-    bias, deviation, count = -float(z.mean()), float(z.std()), len(z)
-    words = []
-    if abs(bias) / max(deviation, _TAIL) * math.sqrt(count) > _CLEAR:
-        words.append(f"biased {'up' if bias > 0 else 'down'} by {abs(bias):.2g} of its deviation")
-    # The deviation of the squares of normal numbers is the square root of 2.
-    off = (deviation**2 - 1.0) * math.sqrt(count / 2.0)
-    if off > _CLEAR:
-        words.append(f"too narrow: about {1.0 / deviation:.2g} of the right deviation")
-    elif off < -_CLEAR:
-        words.append(f"too wide: about {1.0 / max(deviation, _TAIL):.2g} times the right deviation")
-    return "; ".join(words)
-
-
-def _ecdf_tests(ranks: Ranks, level: float, seed: int) -> Iterator[tuple[str, NDArray[np.float64], float]]:
-    """Yield name, ranks and corrected p-value of each quantity."""
-    events, count = ranks.values.shape
-    if events < 1 or count < 1:
-        raise UsageError("there are no ranks to check")
+def _ecdf_p_values(values: NDArray[np.float64], level: float, seed: int) -> NDArray[np.float64]:
+    """Return the corrected p-value (Q,) of ranks (E, Q)."""
+    events, count = values.shape
     tails = _simulated_tails(events, _draws(count, level), seed)
-    z, difference = ecdf_difference(ranks.values)
-    for name, values, above in zip(ranks.names, ranks.values.T, difference.T, strict=True):
-        own = _binomial_tails(np.rint((above + z) * events), events, z).min()
-        beyond = int(np.searchsorted(tails, own * (1.0 + 1e-9), side="right"))
-        yield name, values, count * (beyond + 1) / (len(tails) + 1)
+    z, difference = ecdf_difference(values)
+    least = _binomial_tails(np.rint((difference + z[:, None]) * events), events, z[:, None]).min(axis=0)
+    beyond = np.searchsorted(tails, least * (1.0 + 1e-9), side="right")
+    return np.asarray(count * (beyond + 1) / (len(tails) + 1))
 
 
 def _draws(quantities: int, level: float) -> int:
@@ -292,16 +302,16 @@ def _draws(quantities: int, level: float) -> int:
 def _simulated_tails(events: int, draws: int, seed: int) -> NDArray[np.float64]:
     """Return the smallest pointwise tail of the ECDFs of uniform ranks, sorted, (draws,)."""
     rng = np.random.default_rng(np.random.SeedSequence(seed))
-    found = []
+    blocks = []
     for first in range(0, draws, _ROWS):
         rows = min(_ROWS, draws - first)
         counts = rng.multinomial(events, np.full(_POINTS, 1.0 / _POINTS), size=rows).cumsum(axis=1)
         least = np.ones(rows)
         for k in range(1, _POINTS):
             met, where = np.unique(counts[:, k - 1], return_inverse=True)
-            np.minimum(least, _binomial_tails(met, events, np.full(len(met), k / _POINTS))[where], out=least)
-        found.append(least)
-    tails = np.sort(np.concatenate(found))
+            np.minimum(least, _binomial_tails(met, events, np.array(k / _POINTS))[where], out=least)
+        blocks.append(least)
+    tails = np.sort(np.concatenate(blocks))
     tails.flags.writeable = False
     return tails
 
@@ -309,7 +319,7 @@ def _simulated_tails(events: int, draws: int, seed: int) -> NDArray[np.float64]:
 def _binomial_tails(
     counts: NDArray[np.integer] | NDArray[np.float64], events: int, p: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return twice the smaller tail of binomial counts, (K,)."""
+    """Return twice the smaller tail of binomial counts, in their shape."""
     counts = np.asarray(counts, dtype=np.float64)
     above = np.where(counts > 0, bdtrc((counts - 1.0).clip(0.0), events, p), 1.0)
     return np.minimum(1.0, 2.0 * np.minimum(bdtr(counts, events, p), above))

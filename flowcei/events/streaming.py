@@ -10,7 +10,7 @@ import numpy as np
 from flowcei.events.hdf import MOMENTUM_UNIT, describe
 from flowcei.events.simulation import BLOCK, block_rows
 from flowcei.physics.explosion import usable_cores
-from flowcei.storage.creation import refuse_existing
+from flowcei.storage.creation import check_output
 from flowcei.storage.resumable import resumable_file
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def simulate_to_file(
         UsageError: Where the file exists, or as `resumable_file`.
         StoppedError: On an interruption; what was done is kept.
     """
-    refuse_existing(path, overwrite=overwrite)
+    check_output(path, overwrite=overwrite)
     vectors = (n, len(simulator.molecule), 3)
 
     def about(file: h5py.File) -> None:

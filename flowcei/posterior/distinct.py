@@ -1,50 +1,66 @@
-"""Which geometries are one: the same however they are turned, or two points of one peak of the posterior."""
+"""Which geometries are one mode: the same but turned, or two points of one peak of the posterior."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import combinations, islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from flowcei.experiment.likelihood import nonfinite_allowed
-from flowcei.posterior.laplace import misfit, momentum_slope, residuals
+from flowcei.posterior.laplace import momentum_slope, residuals
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from numpy.typing import NDArray
-
     from flowcei.experiment.likelihood import Likelihood
+    from flowcei.posterior.arrays import Bools, Floats, Rows
+
+    LogPrior = Callable[[Floats], Floats]
+    """Log density (B,) of geometries (B, N, 3)."""
 
 _QUADRUPLES = 100  # of atoms, whose handedness is compared
-# Two geometries are one where a path from one to the other exists along which -2 log posterior rises by
-# less than 1 above its value at the less probable end. Of two solutions beside a fold, where they meet,
-# chi squared rises by their distance squared over 16: they are two from 4 deviations apart, about where
-# two lines of a spectrum begin to be resolved.
-_SAME_RISE = 1.0
-# The valley between two solutions is bent: of 30 pairs of OCS at 1 % the straight line rises by 1 to 800,
-# the valley by 0.01 to 8. Gauss-Newton steps across the line carry it there; 3 suffice for all of them.
-_STEPS = 4
-_FAR = 1e5  # chi squared at which a line is given up; ten times less after each step, all of which gain more
 _MOST_PAIRS = 20_000  # at once: 100 MB of derivatives of five ions
 _LINE = np.linspace(0.0, 1.0, 11)[:, None, None]
-_LAST = len(_LINE) - 1
+
+
+@dataclass(frozen=True)
+class ModeRules:
+    """When two geometries are one mode, and when an event is ambiguous.
+
+    Attributes:
+        same: Bohr: geometries whose distances all differ by less are one.
+        flat: Times `same` for searches that ended inexactly: where two solutions meet, the valley is flat.
+        counts: Probability from which on a mode makes an event ambiguous.
+        resolve: Whether geometries that the noise does not tell apart are one mode: the most probable of
+            them, with a covariance that covers all.
+        rise: Of -2 log posterior along a path, above its less probable end, below which the ends are one.
+            Beside a fold chi squared rises by the distance squared over 16: two are told apart from 4
+            deviations on, about where two lines of a spectrum begin to be resolved.
+        steps: Gauss-Newton steps that bend a straight path into the valley between two solutions: of 30 pairs
+            of OCS at 1 % the line rises by 1 to 800, the valley by 0.01 to 8, and 3 steps suffice for all.
+        far: Chi squared at which a path is given up; ten times less after each step, all of which gain more.
+    """
+
+    same: float = 0.01
+    flat: float = 10.0
+    counts: float = 0.01
+    resolve: bool = True
+    rise: float = 1.0
+    steps: int = 4
+    far: float = 1e5
+
+
+MODE_RULES = ModeRules()
 
 
 @nonfinite_allowed
-def shape_of(positions: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return what makes a geometry the same however it is turned, (K, F), bohr.
+def shape_of(positions: Floats) -> Floats:
+    """Invariants (K, F), bohr, of geometries (K, N, 3), bohr: the same however these are turned.
 
-    All distances, and for the handedness the heights of quadruples of atoms: six volumes over
-    the square of the size.
-
-    Args:
-        positions: (K, N, 3), bohr.
-
-    Example:
-        >>> shape_of(np.array([[[0.0, 0, 0], [3, 0, 0], [3, 4, 0]]])).tolist()
-        [[3.0, 5.0, 4.0]]
+    All distances, and for the handedness the heights of quadruples of atoms: six volumes over the squared
+    size.
     """
     ions = positions.shape[1]
     first, second = np.triu_indices(ions, 1)
@@ -60,79 +76,61 @@ def shape_of(positions: NDArray[np.float64]) -> NDArray[np.float64]:
 @nonfinite_allowed
 def leaders(
     likelihood: Likelihood,
-    positions: NDArray[np.float64],
-    event: NDArray[np.intp],
-    order: NDArray[np.intp],
-    log_prior: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None,
-) -> NDArray[np.intp]:
-    """Return for each of M geometries the one that the noise does not tell it from, itself if none.
+    positions: Floats,
+    event: Rows,
+    order: Rows,
+    log_prior: LogPrior | None = None,
+    rules: ModeRules = MODE_RULES,
+) -> Rows:
+    """The geometry that the noise does not tell each of (M, N, 3) of events (M,) from, itself if none, (M,).
 
-    Args:
-        likelihood: Of the events.
-        positions: (M, N, 3), bohr.
-        event: Whose each is, (M,).
-        order: All of them, (M,), event by event; a geometry leads those that come after it.
-        log_prior: Log density (B,) of geometries (B, N, 3); flat where None.
-
-    Returns:
-        (M,) numbers of geometries, each of which leads itself.
-
-    Example:
-        >>> import flowcei
-        >>> e = flowcei.simulate("ocs", 1, noise="1%", seed=1)
-        >>> known = flowcei.load().sample(e, 2, seed=1).likelihood
-        >>> x = e.positions * np.array([1.0, 1.001])[:, None, None]
-        >>> leaders(known, x, np.zeros(2, int), np.arange(2)).tolist()
-        [0, 0]
+    `order` (M,) lists all, event by event: a geometry leads those after it. The prior is flat where None.
     """
     leader = np.arange(len(event))
     groups = np.split(order, np.flatnonzero(np.diff(event[order])) + 1)
     near = np.array([pair for rows in groups for pair in combinations(rows.tolist(), 2)], dtype=np.intp)
     for start in range(0, len(near), _MOST_PAIRS):
         pairs = near[start : start + _MOST_PAIRS]
-        for first, second in pairs[_joined(likelihood, positions[pairs], event[pairs[:, 0]], log_prior)]:
+        joined = _joined(likelihood, positions[pairs], event[pairs[:, 0]], log_prior, rules)
+        for first, second in pairs[joined]:
             if leader[second] == second and leader[first] == first:
                 leader[second] = first
     return leader
 
 
 def _joined(
-    likelihood: Likelihood,
-    ends: NDArray[np.float64],
-    event: NDArray[np.intp],
-    log_prior: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None,
-) -> NDArray[np.bool_]:
-    """Return for which of P pairs of geometries (P, 2, N, 3) a path joins them without a rise.
+    likelihood: Likelihood, ends: Floats, event: Rows, log_prior: LogPrior | None, rules: ModeRules
+) -> Bools:
+    """Which of P pairs of geometries (P, 2, N, 3) a path joins without a rise, (P,).
 
     Tried are the straight line and what Gauss-Newton steps at right angles to it make of it. Any
     path is a witness, so that a search which fails leaves two geometries apart.
     """
     joined = np.zeros(len(ends), dtype=bool)
-    todo = np.arange(len(ends))
+    open_pairs = np.arange(len(ends))
     path = ends[:, :1] * (1.0 - _LINE) + ends[:, 1:] * _LINE
     path -= path[:, :, :1]
-    for step in range(_STEPS + 1):
+    for step in range(rules.steps + 1):
         between = 0.5 * (path[:, 1:] + path[:, :-1])  # a path that is torn rises here
         points = np.concatenate([path, between], axis=1)
-        height = misfit(likelihood, points, event[todo])
+        height = (residuals(likelihood, points, event[open_pairs]) ** 2).sum(axis=2)
+        height[np.isnan(height)] = np.inf  # cannot be simulated
         if log_prior is not None:
             with np.errstate(invalid="ignore"):
                 height -= 2.0 * log_prior(points.reshape(-1, *points.shape[2:])).reshape(height.shape)
         with np.errstate(invalid="ignore"):  # inf - inf: an end that the prior excludes joins nothing
-            low = height.max(axis=1) - np.maximum(height[:, 0], height[:, _LAST]) < _SAME_RISE
-            far = height.max(axis=1) > _FAR / 10.0**step
-        joined[todo[low]] = True
-        todo, path = todo[~(low | far)], path[~(low | far)]
-        if step == _STEPS or not len(todo):
+            low = height.max(axis=1) - np.maximum(height[:, 0], height[:, len(_LINE) - 1]) < rules.rise
+            far = height.max(axis=1) > rules.far / 10.0**step
+        joined[open_pairs[low]] = True
+        open_pairs, path = open_pairs[~(low | far)], path[~(low | far)]
+        if step == rules.steps or not len(open_pairs):
             break
-        path[:, 1:-1, 1:] += _towards_valley(likelihood, path, event[todo])
+        path[:, 1:-1, 1:] += _towards_valley(likelihood, path, event[open_pairs])
     return joined
 
 
-def _towards_valley(
-    likelihood: Likelihood, path: NDArray[np.float64], event: NDArray[np.intp]
-) -> NDArray[np.float64]:
-    """Return steps (P, K - 2, N - 1, 3) of the inner points of paths (P, K, N, 3) across their chords."""
+def _towards_valley(likelihood: Likelihood, path: Floats, event: Rows) -> Floats:
+    """Steps (P, K - 2, N - 1, 3) of the inner points of paths (P, K, N, 3) across their chords."""
     pairs, count, ions = path.shape[:3]
     rows, inner = np.repeat(event, count - 2), path[:, 1:-1].reshape(-1, ions, 3)
     slope = momentum_slope(likelihood, inner, rows)[:, :, 3:]
@@ -141,39 +139,26 @@ def _towards_valley(
     slope[bad], residual[bad] = 0.0, 0.0
     chord = (path[:, -1] - path[:, 0])[:, 1:].reshape(pairs, -1)
     length = np.linalg.norm(chord, axis=1)
-    along = np.repeat(chord / np.maximum(length, np.finfo(float).tiny)[:, None], count - 2, axis=0)
+    tiny = np.finfo(float).tiny
+    along = np.repeat(chord / np.maximum(length, tiny)[:, None], count - 2, axis=0)
     across = slope - np.einsum("krd,kd,ke->kre", slope, along, along)
     step = -np.einsum("kdr,kr->kd", np.linalg.pinv(across, rcond=1e-6), residual)
-    reach = np.repeat(length, count - 2) / np.maximum(np.linalg.norm(step, axis=1), np.finfo(float).tiny)
+    reach = np.repeat(length, count - 2) / np.maximum(np.linalg.norm(step, axis=1), tiny)
     return np.asarray((step * np.minimum(1.0, reach)[:, None]).reshape(pairs, count - 2, ions - 1, 3))
 
 
 @nonfinite_allowed
-def covering(
-    covariance: NDArray[np.float64],
-    positions: NDArray[np.float64],
-    share: NDArray[np.float64],
-    leader: NDArray[np.intp],
-) -> NDArray[np.float64]:
-    """Return covariances about leaders that cover all that they lead: those of the mixtures.
+def covering(covariance: Floats, positions: Floats, share: Floats, leader: Rows) -> Floats:
+    """Covariances (M, D, D) about leaders (M,) of the mixtures of all that they lead.
 
-    Args:
-        covariance: Of each geometry about itself, (M, D, D), bohr^2.
-        positions: (M, N, 3), bohr.
-        share: Of each in the mixture, (M,); those led by one count alike where all are 0.
-        leader: As of `leaders`.
-
-    Example:
-        >>> x = np.array([[[0.0, 0, 0]], [[2.0, 0, 0]]])
-        >>> c = covering(np.zeros((2, 3, 3)), x, np.array([0.75, 0.25]), np.array([0, 0]))
-        >>> float(c[0, 0, 0])
-        1.0
+    `covariance` is of each geometry (M, N, 3) about itself, bohr^2, `share` (M,) its part in the mixture;
+    those led by one count alike where all shares are 0.
     """
     out = covariance.copy()
     for first in np.unique(leader[leader != np.arange(len(leader))]):
         rows = np.flatnonzero(leader == first)
-        part = share[rows] if share[rows].sum() > 0 else np.ones(len(rows))
+        weight = share[rows] if share[rows].sum() > 0 else np.ones(len(rows))
         step = (positions[rows] - positions[first]).reshape(len(rows), -1)
         each = covariance[rows] + step[:, :, None] * step[:, None]
-        out[first] = np.einsum("k,kij->ij", part / part.sum(), each)
+        out[first] = np.einsum("k,kij->ij", weight / weight.sum(), each)
     return out

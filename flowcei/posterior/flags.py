@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.stats import chi2
 
+from flowcei.errors import FlaggedWarning
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from flowcei.posterior.arrays import Bools, Floats
     from flowcei.posterior.samples import PosteriorSamples
     from flowcei.posterior.weights import Weights
 
@@ -29,7 +33,7 @@ FLAGS = {
     "outside-prior": "most samples of the model lie where the prior has no geometry",
     "noise": "the stated noise is above what the model was trained for: the samples are too narrow",
 }
-"""What each flag means; flag number k is bit k. New ones are appended: files hold the bits."""
+"""What each flag means; flag number k is bit k. New flags are appended: files hold the bits."""
 
 FLAG_BITS = {name: 1 << k for k, name in enumerate(FLAGS)}
 """The bit of each flag."""
@@ -50,88 +54,61 @@ EXCLUDING = sum(FLAG_BITS.values()) & ~POOR_WEIGHTS
 """The bits of the flags whose events are left out of spread, modes, comparison and pictures."""
 
 _UNLIKELY = 1e-6  # chance that an event without fault is flagged
-_FIRST = 4  # samples of an event that are simulated to see whether any explains it
+_FIRST = 4  # samples of an event that are simulated first: most events are explained by one of them
 
 
-def moving(momenta: NDArray[np.float64], sigma: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Tell which events (E,) have a total momentum beyond the noise of their ions.
-
-    Args:
-        momenta: (E, N, 3), hbar / bohr.
-        sigma: Of each component, (E,), hbar / bohr.
-
-    Example:
-        >>> moving(np.array([[[9.0, 0, 0], [1, 0, 0]], [[1.0, 0, 0], [-1, 0, 0]]]), np.ones(2)).tolist()
-        [True, False]
-    """
+def moving(momenta: Floats, sigma: Floats) -> Bools:
+    """Which events (E,) have a sum of momenta (E, N, 3) beyond the noise (E,) of a component, hbar / bohr."""
     total = momenta.sum(axis=1)
     return np.asarray((total**2).sum(axis=1) > chi2.isf(_UNLIKELY, 3) * momenta.shape[1] * sigma**2)
 
 
-def unexplained(samples: PosteriorSamples) -> NDArray[np.bool_]:
-    """Tell which events (E,) none of their samples explains within the noise.
-
-    Most events are explained by one of their first samples: only for the others are the rest
-    simulated.
-    """
-    lost = np.arange(len(samples))
-    for some in (samples.positions[:, :_FIRST], samples.positions[:, _FIRST:]):
-        if len(lost) and some.shape[1]:
-            likelihood = samples[lost].likelihood
-            best = likelihood.chi_squared(some[lost]).min(axis=1)
-            lost = lost[best > likelihood.most_misfit]
-    return np.isin(np.arange(len(samples)), lost)
+def unexplained(samples: PosteriorSamples) -> Bools:
+    """Which events (E,) none of their samples explains within the noise."""
+    rows = np.arange(len(samples))
+    for positions in (samples.positions[:, :_FIRST], samples.positions[:, _FIRST:]):
+        if len(rows) and positions.shape[1]:
+            likelihood = samples[rows].likelihood
+            best = likelihood.chi_squared(positions[rows]).min(axis=1)
+            rows = rows[best > likelihood.most_misfit]
+    return np.isin(np.arange(len(samples)), rows)
 
 
 def poor_weights(weights: Weights) -> NDArray[np.uint16]:
-    """Return the flags of weights as bits, (E,): `efficiency` where few count, `weights` if unreliable.
-
-    Where they are not and most samples have none, these are outside the prior, and are flagged as such.
-    """
-    lost = ~weights.reliable
-    outside = lost & (np.isfinite(weights.log_weights).mean(axis=1) < 0.5)
-    return combined(efficiency=weights.few_count, weights=lost, outside_prior=outside)
+    """Flags of weights as bits, (E,): `outside-prior` where unreliable and most samples have none."""
+    unreliable = ~weights.reliable
+    outside = unreliable & (np.isfinite(weights.log_weights).mean(axis=1) < 0.5)
+    return combined(efficiency=weights.few_count, weights=unreliable, outside_prior=outside)
 
 
-def combined(**found: NDArray[np.bool_]) -> NDArray[np.uint16]:
-    """Return flags as bits, (E,); a flag's name with `_` for `-`.
-
-    Example:
-        >>> combined(ker=np.array([True, False]), efficiency=np.array([True, True])).tolist()
-        [18, 16]
-    """
-    names = list(FLAGS)
-    bits = [np.where(there, 1 << names.index(name.replace("_", "-")), 0) for name, there in found.items()]
+def combined(**flags: Bools) -> NDArray[np.uint16]:
+    """Flags as bits, (E,), from arrays (E,) by the names of flags, with `_` for `-`."""
+    bits = [np.where(events, FLAG_BITS[name.replace("_", "-")], 0) for name, events in flags.items()]
     return np.bitwise_or.reduce(bits).astype(np.uint16)
 
 
 def flag_names(flags: int) -> tuple[str, ...]:
-    """Return the names of the flags of one event.
-
-    Example:
-        >>> flag_names(18)
-        ('ker', 'efficiency')
-    """
+    """Names of the flags of one event: 18 is ker, efficiency."""
     return tuple(name for name, bit in FLAG_BITS.items() if int(flags) & bit)
 
 
 def in_words(flags: int) -> str:
-    """Return the names of the flags of one event as one text.
-
-    Example:
-        >>> in_words(18)
-        'ker;efficiency'
-    """
+    """Names of the flags of one event as the text of a cell: 18 is ker;efficiency."""
     return ";".join(flag_names(flags))
 
 
 def counted(flags: NDArray[np.uint16], bits: int = EXCLUDING) -> str:
-    """Say how many events (E,) have one of the flags in `bits`, and how many have each.
-
-    Example:
-        >>> counted(np.array([0, 2, 6, 16]))
-        '2 of 4 events are flagged (ker 2, momenta 1)'
-    """
+    """How many events (E,) have one of the flags in `bits`, and how many have each, in words."""
     each = {name: int((flags & bit > 0).sum()) for name, bit in FLAG_BITS.items() if bit & bits}
-    some = ", ".join(f"{name} {count}" for name, count in each.items() if count)
-    return f"{int((flags & bits > 0).sum())} of {len(flags)} events are flagged ({some})"
+    listed = ", ".join(f"{name} {count}" for name, count in each.items() if count)
+    return f"{int((flags & bits > 0).sum())} of {len(flags)} events are flagged ({listed})"
+
+
+def warn_of_flagged(flags: NDArray[np.uint16], outcome: str, *, keep_flagged: bool) -> None:
+    """Warn the caller of the method that calls this of flags (E,), unless flagged events are meant."""
+    lines = [f"{counted(flags)}{outcome}"] if (flags & EXCLUDING).any() else []
+    if (flags & POOR_WEIGHTS).any():
+        lines.append(f"{counted(flags, POOR_WEIGHTS)}: samples of the flow count alike there")
+    if lines and not keep_flagged:
+        text = f"{'; '.join(lines)}; keep_flagged=True says nothing of it"
+        warnings.warn(text, FlaggedWarning, stacklevel=3)

@@ -1,8 +1,7 @@
 """Which hydrogen is h1: identical ions are labelled by the geometry of each sample.
 
-No detector tells one H+ from another, so the labels of like ions in a file mean nothing, and
-neither does their order by momentum: read with such labels, the bond list of a molecule
-connects atoms that are not bonded. Here an order of like ions is chosen for each sample:
+No detector tells one H+ from another: read with the labels of a file, or by momentum, the bond list of a
+molecule connects atoms that are not bonded. Here an order of identical ions is chosen for each sample:
 
 1. Of all ways to bond the ions as the molecule is bonded, that which the prior prefers; without
    a density, the one with the smallest sum of squared deviations of the bonds from their lengths
@@ -11,8 +10,8 @@ connects atoms that are not bonded. Here an order of like ions is chosen for eac
    the fastest ion, by its measured momentum, on the first place it can have, and so on through
    the places of the molecule. Once h1 is chosen, what is bonded to it follows.
 
-The order is a function of one sample and the momenta of its event alone, the same for samples
-and for a truth: ranks of a truth among the samples of an exact posterior stay uniform.
+The order is a function of one sample and the momenta of its event alone, so that ranks of a truth among
+the samples of an exact posterior stay uniform.
 """
 
 from __future__ import annotations
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
+    from flowcei.posterior.arrays import Bools, Floats, Numbers, Reals, Rows
 
 _GRAPHS = 8  # sets of bonded ions between which a prior is asked to choose, at the most
 _BLOCK = 10_000  # samples whose ways to bond the ions are held at a time
@@ -44,34 +44,13 @@ _BEYOND = 2.0
 
 
 def label_by_geometry(
-    molecule: Molecule,
-    momenta: NDArray[np.float64],
-    positions: NDArray[np.floating],
-    prior: GeometryPrior | None = None,
-) -> NDArray[np.intp]:
-    """Choose which of the identical ions is which in each sample.
+    molecule: Molecule, momenta: Floats, positions: Reals, prior: GeometryPrior | None = None
+) -> Rows:
+    """The ion at each label, (E, n, N), of positions (E, n, N, 3) with ions as momenta (E, N, 3).
 
-    Args:
-        molecule: Its bonds say what is to be recognised.
-        momenta: (E, N, 3), hbar / bohr.
-        positions: (E, n, N, 3), bohr, in any frame, ions in the order of the momenta.
-        prior: Whose density decides between ways to bond the ions; the bond list where it is
-            None, has no density or treats all atoms alike.
-
-    Returns:
-        (E, n, N): the ion that has each place, and label, of the molecule. Samples that are not
-        finite keep the order by speed. A `UserWarning` counts the samples of large molecules whose
-        search was stopped, and which have the best order of those that were tried, and says where
-        the bonds have so many symmetries that the bond list decides though there is a density.
-
-    Example:
-        Carbon c2 is the faster one: it and its hydrogen become c1 and h1.
-
-        >>> from flowcei.molecules.molecule import Molecule
-        >>> c2h2 = Molecule.load("c2h2")
-        >>> p = np.array([[[0, 0, -50.0], [0, 0, 51.0], [0, 0, -31.0], [0, 0, 30.0]]])
-        >>> label_by_geometry(c2h2, p, c2h2.equilibrium[None, None]).tolist()
-        [[[1, 0, 3, 2]]]
+    Samples that are not finite keep the order by speed. A `UserWarning` counts the samples of large molecules
+    whose search was stopped, which have the best order of those tried, and says where the bonds have too many
+    symmetries to ask the prior.
     """
     x = np.asarray(positions)
     speed = order_by_speed(molecule, momenta)
@@ -82,18 +61,18 @@ def label_by_geometry(
     from flowcei.physics._relabelling import first_by_speed
 
     flat = relabel(x.astype(np.float64), speed[:, None]).reshape(-1, *x.shape[2:])
-    listed = prior is None or not prior.has_density or prior.exchangeable
-    if not listed and bonds.symmetries is None:
+    decides = prior is not None and prior.has_density and not prior.exchangeable
+    if decides and bonds.symmetries is None:
         msg = (
             f"the bonds of {molecule.name} have too many symmetries to ask the prior which ions are bonded: "
             "the lengths of bonds at equilibrium decide"
         )
         warnings.warn(msg, stacklevel=2)
-    if prior is None or listed or bonds.symmetries is None:
+    if prior is not None and decides and bonds.symmetries is not None:
+        chosen, stopped = _preferred(bonds, bonds.symmetries, prior, flat)
+    else:
         orders, _, stopped = bonds.cheapest(flat, 1, 0.0)
         chosen = orders[:, 0].copy()
-    else:
-        chosen, stopped = _preferred(bonds, bonds.symmetries, prior, flat)
     stopped = max(stopped, first_by_speed(chosen, bonds.colour, bonds.bonded))
     if stopped:
         msg = (
@@ -104,54 +83,36 @@ def label_by_geometry(
     return np.take_along_axis(speed[:, None], chosen.reshape(x.shape[:3]), axis=2)
 
 
-def relabel(positions: NDArray[np.float64], order: NDArray[np.intp]) -> NDArray[np.float64]:
-    """Return positions (E, n, N, 3) with ions in an order (E, n, N) or (E, 1, N)."""
+def relabel(positions: Floats, order: Rows) -> Floats:
+    """Positions (E, n, N, 3) with ions in an order (E, n, N) or (E, 1, N)."""
     return np.take_along_axis(positions, order[..., None], axis=2)
 
 
-def order_by_speed(molecule: Molecule, momenta: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Return the ion that has each place where identical ones come by falling speed, (E, N).
-
-    Args:
-        molecule: Whose ions they are.
-        momenta: (E, N, 3), hbar / bohr; their total does not count.
-    """
+def order_by_speed(molecule: Molecule, momenta: Floats) -> Rows:
+    """The ion at each label, (E, N), where identical ones come by falling speed, of momenta (E, N, 3)."""
     share = molecule.masses / molecule.masses.sum()
     size = np.linalg.norm(momenta - share[:, None] * momenta.sum(axis=1, keepdims=True), axis=2)
     order = np.tile(np.arange(len(molecule)), (len(size), 1))
-    for group in molecule.identical:
-        places = np.array(group)
-        order[:, places] = places[np.argsort(-size[:, places], axis=1, kind="stable")]
+    for group in map(np.array, molecule.identical):
+        order[:, group] = group[np.argsort(-size[:, group], axis=1, kind="stable")]
     return order
 
 
 def speed_names(molecule: Molecule) -> list[str]:
-    """Return the names of ions in `order_by_speed`.
-
-    Example:
-        >>> from flowcei.molecules.molecule import Molecule
-        >>> speed_names(Molecule.load("h2o"))
-        ['o', 'fastest h', '2nd h']
-    """
+    """Names of ions in `order_by_speed`: of water o, fastest h, 2nd h."""
     names = list(molecule.labels)
     for group in molecule.identical:
-        for rank, place in enumerate(group, start=1):
+        for rank, ion in enumerate(group, start=1):
             ordinal = {1: "fastest", 2: "2nd", 3: "3rd"}.get(rank, f"{rank}th")
-            names[place] = f"{ordinal} {molecule.symbols[place].lower()}"
+            names[ion] = f"{ordinal} {molecule.symbols[ion].lower()}"
     return names
 
 
 def environments(molecule: Molecule) -> tuple[int, ...]:
-    """Return a number for each atom, equal for atoms that are bonded alike to atoms bonded alike.
+    """A number for each atom, equal for atoms bonded alike to atoms bonded alike: of C2H2 (0, 0, 1, 1).
 
-    Colour refinement: atoms of one kind are told apart by the numbers of their neighbours until
-    nothing changes (B. Weisfeiler and A. Leman, Nauchno-Tekhnicheskaya Informatsiya 2 (9), 12
-    (1968)). What a symmetry of the bonds exchanges has the same number.
-
-    Example:
-        >>> from flowcei.molecules.molecule import Molecule
-        >>> environments(Molecule.load("c2h2"))
-        (0, 0, 1, 1)
+    Colour refinement (B. Weisfeiler and A. Leman, Nauchno-Tekhnicheskaya Informatsiya 2 (9), 12 (1968)); what
+    a symmetry of the bonds exchanges has the same number.
     """
     kinds = molecule.kinds
     number = tuple(kinds.index(kind) for kind in kinds)
@@ -170,65 +131,52 @@ def environments(molecule: Molecule) -> tuple[int, ...]:
 
 @dataclass(frozen=True, eq=False)
 class _BondGraph:
-    """The bonds of a molecule of N places, and in which order a search fills these.
+    """The bonds of a molecule of N atoms, and in which order a search assigns ions to these."""
 
-    Attributes:
-        group: Number of the kind of each ion, (N,).
-        colour: Number of its environment, (N,).
-        bonded: (N, N).
-        target: Lengths of bonds at equilibrium, the mean of those that a symmetry of the bonds
-            exchanges, (N, N), bohr.
-        visit: Places in the order of the search, (N,).
-        twin: Whether a place of `visit` has the kind and the bonds of the one before, (N,).
-        later: How many such follow it directly, (N,).
-    """
-
-    group: NDArray[np.int64]
-    colour: NDArray[np.int64]
-    bonded: NDArray[np.bool_]
-    target: NDArray[np.float64]
-    visit: NDArray[np.int64]
-    twin: NDArray[np.bool_]
-    later: NDArray[np.int64]
+    group: Numbers  # number of the kind of each ion, (N,)
+    colour: Numbers  # number of its environment, (N,)
+    bonded: Bools  # (N, N)
+    target: NDArray[
+        np.float64
+    ]  # bonds at equilibrium, the mean of those that a symmetry exchanges, (N, N), bohr
+    visit: Numbers  # atoms in the order of the search, (N,)
+    twin: Bools  # whether an atom of `visit` has the kind and the bonds of the one before, (N,)
+    later: Numbers  # how many such follow it directly, (N,)
 
     @classmethod
     def of(cls, molecule: Molecule) -> _BondGraph:
         n, kinds = len(molecule), molecule.kinds
+        group, colour = [kinds.index(kind) for kind in kinds], np.array(environments(molecule))
         bonded, target = np.zeros((n, n), dtype=np.bool_), np.zeros((n, n))
-        colour = environments(molecule)
-        lengths: dict[tuple[int, ...], list[float]] = {}
-        alike = {(i, j): tuple(sorted((colour[i], colour[j]))) for i, j in molecule.bonds}
-        for (i, j), key in alike.items():
-            gap = molecule.equilibrium[i] - molecule.equilibrium[j]
-            lengths.setdefault(key, []).append(float(np.linalg.norm(gap)))
-        for (i, j), key in alike.items():
+        if molecule.bonds:
+            i, j = np.array(molecule.bonds).T
             bonded[i, j] = bonded[j, i] = True
-            target[i, j] = target[j, i] = np.mean(lengths[key])
-        group = [kinds.index(kind) for kind in kinds]
+            length = [np.linalg.norm(gap) for gap in molecule.equilibrium[i] - molecule.equilibrium[j]]
+            alike = [sorted(pair) for pair in zip(colour[i], colour[j], strict=True)]
+            mean = [np.mean([l for l, key in zip(length, alike, strict=True) if key == own]) for own in alike]
+            target[i, j] = target[j, i] = mean
         visit = _search_order(group, bonded)
         bonds_of = [(group[k], tuple(np.flatnonzero(bonded[k]))) for k in visit]
         twin = [k > 0 and bonds_of[k] == bonds_of[k - 1] for k in range(n)]
         later = [0] * n
         for k in range(n - 2, -1, -1):
             later[k] = later[k + 1] + 1 if twin[k + 1] else 0
-        search = (np.array(visit), np.array(twin), np.array(later))
-        return cls(np.array(group), np.array(colour), bonded, target, *search)
+        return cls(np.array(group), colour, bonded, target, np.array(visit), np.array(twin), np.array(later))
 
     @property
     def exchangeable(self) -> bool:
         """Whether every order of identical ions joins the same ions by bonds."""
-        n = len(self.group)
-        for k, kind in enumerate(self.group.tolist()):
-            order = np.arange(n)
-            first = self.group.tolist().index(kind)
-            order[[first, k]] = k, first
+        group = self.group.tolist()
+        for k, kind in enumerate(group):
+            order = np.arange(len(group))
+            order[[group.index(kind), k]] = k, group.index(kind)
             if not np.array_equal(self.bonded[np.ix_(order, order)], self.bonded):
                 return False
         return True
 
     @cached_property
-    def symmetries(self) -> NDArray[np.intp] | None:
-        """The orders (S, N) that leave all bonds where they are; None where they are too many to find."""
+    def symmetries(self) -> Rows | None:
+        """The orders (S, N) that leave all bonds where they are; None where they are too many to search."""
         orders = []
         for step, order in enumerate(self._extended([])):
             if len(order) == len(self.group):
@@ -238,7 +186,7 @@ class _BondGraph:
         return np.array(orders)
 
     def _extended(self, order: list[int]) -> Iterator[list[int]]:
-        """Yield the partial orders that keep the bonds among their places, whole ones too."""
+        """Partial orders that keep the bonds among their atoms, complete ones too."""
         k = len(order)
         yield order
         if k == len(self.group):
@@ -247,13 +195,8 @@ class _BondGraph:
             if j not in order and np.array_equal(self.bonded[j, order], self.bonded[k, :k]):
                 yield from self._extended([*order, j])
 
-    def cheapest(
-        self, x: NDArray[np.float64], graphs: int, limit: float
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64], int]:
-        """Return the orders (B, K, N) of the best ways to bond ions (B, N, 3), and their costs (B, K).
-
-        Also how many of the B searches were stopped.
-        """
+    def cheapest(self, x: Floats, graphs: int, limit: float) -> tuple[Numbers, Floats, int]:
+        """Orders (B, K, N) of the best bonds of ions (B, N, 3), costs (B, K), how many searches stopped."""
         from flowcei.physics._relabelling import best_bond_graphs
 
         orders = np.tile(np.arange(len(self.group)), (len(x), graphs, 1))
@@ -262,15 +205,15 @@ class _BondGraph:
         stopped = best_bond_graphs(np.ascontiguousarray(x), *tables, limit, orders, costs)
         return orders, costs, stopped
 
-    def misfit(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the sum of squared deviations of the bonds of labelled geometries (B, N, 3), (B,)."""
+    def misfit(self, x: Floats) -> Floats:
+        """Sum of squared deviations (B,) of the bonds of labelled geometries (B, N, 3)."""
         first, second = np.nonzero(np.triu(self.bonded))
         length = np.linalg.norm(x[:, first] - x[:, second], axis=2)
         return np.asarray(((length - self.target[first, second]) ** 2).sum(axis=1))
 
 
-def _search_order(group: list[int], bonded: NDArray[np.bool_]) -> list[int]:
-    """Return the places along the bonds from the rarest kind on, ends last: so bonds prune a search early."""
+def _search_order(group: list[int], bonded: Bools) -> list[int]:
+    """Atoms along the bonds from the rarest kind on, ends last: so bonds prune a search early."""
     count, degree = np.bincount(group)[group], bonded.sum(axis=1)
     rank: dict[int, int] = {}
     for root in sorted(range(len(group)), key=lambda k: (degree[k] < 2, count[k], k)):
@@ -284,42 +227,35 @@ def _search_order(group: list[int], bonded: NDArray[np.bool_]) -> list[int]:
     return sorted(rank, key=lambda k: (0, rank[k], ()) if degree[k] > 1 else (1, 0, ends[k]))
 
 
-def _preferred(
-    bonds: _BondGraph, symmetries: NDArray[np.intp], prior: GeometryPrior, x: NDArray[np.float64]
-) -> tuple[NDArray[np.int64], int]:
-    """Return for each of (B, N, 3) an order, (B, N), of the bonds that the prior's density prefers.
-
-    Also how many of the B searches were stopped.
-    """
+def _preferred(bonds: _BondGraph, symmetries: Rows, prior: GeometryPrior, x: Floats) -> tuple[Numbers, int]:
+    """Orders (B, N) of ions (B, N, 3) whose bonds the prior prefers, and how many searches stopped."""
     draws = prior.sample(_DRAWS, np.random.default_rng(0))
     limit = _BEYOND * float(bonds.misfit(draws).max())
     members = _distinct(symmetries, prior, draws[:_GRAPHS])
     chosen, total = np.empty(x.shape[:2], dtype=np.int64), 0
     for first in range(0, len(x), _BLOCK):
-        part = x[first : first + _BLOCK]
-        orders, costs, stopped = bonds.cheapest(part, _GRAPHS, limit)
+        block = x[first : first + _BLOCK]
+        orders, costs, stopped = bonds.cheapest(block, _GRAPHS, limit)
         # Of so many likely ways to bond the ions, the prior is not asked about the others.
         total += max(stopped, int(np.isfinite(costs[:, -1]).sum()))
-        best = np.zeros(len(part), dtype=np.intp)
+        best = np.zeros(len(block), dtype=np.intp)
         rows = np.flatnonzero(np.isfinite(costs[:, 1]))
         density = np.full((len(rows), _GRAPHS), -np.inf)
         for k in range(_GRAPHS if len(rows) else 0):
             asked = np.flatnonzero(np.isfinite(costs[rows, k]))
-            ions = part[rows[asked, None], orders[rows[asked], k]]
+            ions = block[rows[asked, None], orders[rows[asked], k]]
             for member in members:
                 density[asked, k] = np.maximum(density[asked, k], prior.log_prob(ions[:, member]))
         best[rows] = density.argmax(axis=1)
-        chosen[first : first + _BLOCK] = orders[np.arange(len(part)), best]
+        chosen[first : first + _BLOCK] = orders[np.arange(len(block)), best]
     return chosen, total
 
 
-def _distinct(
-    symmetries: NDArray[np.intp], prior: GeometryPrior, draws: NDArray[np.float64]
-) -> list[NDArray[np.intp]]:
-    """Return one symmetry of the bonds for each density that the prior gives to one geometry."""
-    density = np.stack([prior.log_prob(draws[:, order]) for order in symmetries])
-    chosen: list[int] = []
-    for k, row in enumerate(density):
-        if not any(np.allclose(row, density[j], rtol=1e-9, atol=1e-6) for j in chosen):
-            chosen.append(k)
-    return [symmetries[k] for k in chosen]
+def _distinct(symmetries: Rows, prior: GeometryPrior, draws: Floats) -> list[Rows]:
+    """One symmetry of the bonds for each density that the prior gives to one geometry."""
+    chosen: list[tuple[Rows, Floats]] = []
+    for order in symmetries:
+        density = prior.log_prob(draws[:, order])
+        if not any(np.allclose(density, other, rtol=1e-9, atol=1e-6) for _, other in chosen):
+            chosen.append((order, density))
+    return [order for order, _ in chosen]

@@ -1,8 +1,8 @@
 """The posterior near one geometry: as narrow as the noise and the derivative of the momenta make it.
 
 Laplace's approximation for a flat prior: the covariance is the inverse of S'S, with S the derivative
-of the momenta in units of the noise. Where two solutions meet (a fold) S is singular and says
-nothing; there the width is where the momenta themselves have changed by one deviation.
+of the momenta in units of the noise. Where two solutions meet (a fold) S is singular; there the width
+is where the momenta themselves have changed by one deviation.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ import numpy as np
 from flowcei.experiment.likelihood import nonfinite_allowed
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from flowcei.experiment.likelihood import Likelihood
+    from flowcei.posterior.arrays import Floats, Rows
 
 _RANK = 1e-12  # of the largest singular value: below lies rounding, not information
 # At one deviation of a normal posterior the momenta have changed by 1, squared. Where it is above 4
@@ -25,57 +24,14 @@ _TOO_HIGH, _HIGH = 4.0, 1.5
 _SHORTENINGS, _CORRECTIONS = 40, 4
 
 
-@nonfinite_allowed
-def momentum_slope(
-    likelihood: Likelihood, positions: NDArray[np.float64], event: NDArray[np.intp]
-) -> NDArray[np.float64]:
-    """Return the derivatives of whitened momenta in units of the noise by positions, (M, 3N-3, 3N).
-
-    Args:
-        likelihood: Of the events.
-        positions: Geometries, (M, N, 3), bohr.
-        event: Whose each is, (M,).
-
-    Example:
-        >>> import flowcei
-        >>> e = flowcei.simulate("ocs", 2, noise="1%", seed=1)
-        >>> known = flowcei.load().sample(e, 2, seed=1).likelihood
-        >>> momentum_slope(known, e.positions, np.arange(2)).shape
-        (2, 6, 9)
-    """
+def momentum_slope(likelihood: Likelihood, positions: Floats, event: Rows) -> Floats:
+    """Derivatives (M, 3N-3, 3N) of whitened momenta over the noise by positions (M, N, 3) of events (M,)."""
     slope = likelihood.slope(positions, event, accuracy=1e-8)
     return np.asarray(slope * (likelihood.size / likelihood.noise)[event, None, None])
 
 
-@nonfinite_allowed
-def misfit(
-    likelihood: Likelihood, positions: NDArray[np.float64], event: NDArray[np.intp]
-) -> NDArray[np.float64]:
-    """Return chi squared (M, K) of K geometries each, (M, K, N, 3), bohr; inf where nothing can follow.
-
-    Example:
-        >>> import flowcei
-        >>> e = flowcei.simulate("ocs", 2, seed=1, accuracy=1e-9)
-        >>> known = flowcei.load().sample(e.momenta, 2, seed=1).likelihood
-        >>> bool((misfit(known, e.positions[:, None], np.arange(2)) < 1e-6).all())
-        True
-    """
-    total = (residuals(likelihood, positions, event) ** 2).sum(axis=2)
-    return np.where(np.isnan(total), np.inf, total)
-
-
-def residuals(
-    likelihood: Likelihood, positions: NDArray[np.float64], event: NDArray[np.intp]
-) -> NDArray[np.float64]:
-    """Return whitened residuals in units of the noise, (M, K, 3N-3), of geometries (M, K, N, 3), bohr.
-
-    Example:
-        >>> import flowcei
-        >>> e = flowcei.simulate("ocs", 2, noise="1%", seed=1)
-        >>> known = flowcei.load().sample(e, 2, seed=1).likelihood
-        >>> residuals(known, e.positions[:, None], np.arange(2)).shape
-        (2, 1, 6)
-    """
+def residuals(likelihood: Likelihood, positions: Floats, event: Rows) -> Floats:
+    """Whitened residuals over the noise, (M, K, 3N-3), of K geometries (M, K, N, 3) of each event of (M,)."""
     rows = np.repeat(event, positions.shape[1])
     residual = likelihood.residual(positions.reshape(-1, *positions.shape[2:]), rows)
     return (residual * (likelihood.size / likelihood.noise)[rows, None]).reshape(*positions.shape[:2], -1)
@@ -83,32 +39,14 @@ def residuals(
 
 @nonfinite_allowed
 def local_covariance(
-    likelihood: Likelihood,
-    positions: NDArray[np.float64],
-    event: NDArray[np.intp],
-    *,
-    bounded: bool = False,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return how well the momenta fix geometries near these ones (Laplace, flat prior).
+    likelihood: Likelihood, positions: Floats, event: Rows, *, bounded: bool = False
+) -> tuple[Floats, Floats]:
+    """Covariance (M, 3N, 3N), bohr^2, of geometries (M, N, 3) of events (M,), and the log of its volume (M,).
 
-    Args:
-        likelihood: Of the events.
-        positions: Geometries, (M, N, 3), bohr.
-        event: Whose each is, (M,).
-        bounded: Whether an axis along which the momenta change sooner than the derivative says
-            is only as long as that: near a fold, where the derivative vanishes, it would be infinite.
-
-    Returns:
-        Covariance (M, 3N, 3N), bohr^2, of positions with the centre of mass at 0, and the log
-        of the volume (M,) of its square root in the 3N - 3 relative positions. NaN and -inf
-        where the simulator cannot follow, infinite where momenta leave a direction open.
-
-    Example:
-        >>> import flowcei
-        >>> e = flowcei.simulate("ocs", 2, noise="1%", seed=1)
-        >>> known = flowcei.load().sample(e, 2, seed=1).likelihood
-        >>> local_covariance(known, e.positions, np.arange(2))[0].shape
-        (2, 9, 9)
+    Of positions with the centre of mass at 0; the volume is that of the square root of the covariance of the
+    3N - 3 relative positions. NaN and -inf where a geometry cannot be simulated, infinite where momenta leave
+    a direction open. `bounded` shortens an axis to where the momenta change, near a fold where the derivative
+    vanishes.
     """
     ions = positions.shape[1]
     slope = momentum_slope(likelihood, positions, event)[:, :, 3:]
@@ -131,36 +69,26 @@ def local_covariance(
 
 
 def _bounded(
-    likelihood: Likelihood,
-    positions: NDArray[np.float64],
-    event: NDArray[np.intp],
-    axes: NDArray[np.float64],
-    change: NDArray[np.float64],
-    scale: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """Return lengths of axes (M, D), shortened to where the momenta change by about one deviation.
+    likelihood: Likelihood, positions: Floats, event: Rows, axes: Floats, change: Floats, scale: Floats
+) -> Floats:
+    """Lengths of axes (M, D), bohr, shortened to where the momenta change by about one deviation.
 
-    Args:
-        likelihood: Of the events.
-        positions: Geometries, (M, N, 3), bohr.
-        event: Whose each is, (M,).
-        axes: Rows are directions of positions relative to the first ion, (M, D, D).
-        change: Rows are the directions in which the momenta change along them, (M, D, D).
-        scale: What the derivative says, (M, D), bohr; infinite where it says nothing.
+    Rows of `axes` (M, D, D) are directions of positions relative to the first ion, those of `change` of the
+    momenta along them; `scale` (M, D) is what the derivative says, infinite where it vanishes.
     """
     start = residuals(likelihood, positions[:, None], event)
     size = np.abs(positions - positions[:, :1]).max(axis=(1, 2))
     first = np.minimum(scale, size[:, None])  # a width beyond the molecule itself is not sought
     stiffer = np.tril(np.ones(scale.shape[1:] * 2), -1)  # axes of rising length: those before one's own
 
-    def changed(width: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the squares of the changes of momenta (M, D) at steps along the axes."""
+    def changed(width: Floats) -> Floats:
+        """Squares of the changes of momenta (M, D) at steps along the axes."""
         step = width[:, :, None] * axes
         for _ in range(_CORRECTIONS):
             x = np.concatenate([np.zeros((*step.shape[:2], 3)), step], axis=2)
             ends = positions[:, None] + x.reshape(*step.shape[:2], -1, 3)
             parts = np.einsum("mkr,mjr->mkj", residuals(likelihood, ends, event) - start, change)
-            # A valley may be bent: what the stiffer axes can make good for is none of this one.
+            # A valley may be bent: what the stiffer axes can compensate does not count for this one.
             step -= np.einsum("mkj,mj,mjd->mkd", parts * stiffer, scale, axes)
         return np.einsum("mkk->mk", parts) ** 2
 

@@ -1,99 +1,81 @@
-"""Geometries as extended XYZ, angstrom: what ASE, OVITO and VMD read."""
+"""Geometries in angstrom: extended XYZ, which ASE, OVITO and VMD read, and `ase.Atoms`."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flowcei.molecules.isotopes import HYDROGENS
 from flowcei.posterior.flags import in_words
-from flowcei.posterior.modes import VERDICTS
-from flowcei.posterior.refinement import STATUS
-from flowcei.posterior.tables import labelled_modes
-from flowcei.units import ANGSTROM
+from flowcei.posterior.refinement import required
+from flowcei.units import ANGSTROM, DALTON
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from typing import TextIO
 
     from numpy.typing import NDArray
 
+    from flowcei.molecules.molecule import Molecule
+    from flowcei.posterior.arrays import Floats, Reals
     from flowcei.posterior.modes import Modes
     from flowcei.posterior.samples import PosteriorSamples
 
 
-def write_modes_xyz(modes: Modes, samples: PosteriorSamples, file: TextIO) -> None:
-    """Write modes, each with its event, number, probability, verdict and status, in the frame of the momenta.
+def to_atoms(molecule: Molecule, positions: Reals, facts: Mapping[str, NDArray]) -> list[Any]:
+    """Geometries (K, N, 3), bohr, as `ase.Atoms`, each with its row of `facts` (K,) as `info`."""
+    from ase import Atoms
 
-    Identical ions are labelled by the geometry: atoms stand in the order of the molecule.
+    symbols = ["H" if symbol in HYDROGENS else symbol for symbol in molecule.symbols]
+    return [
+        Atoms(symbols, x, masses=molecule.masses / DALTON, info=dict(zip(facts, values, strict=True)))
+        for x, *values in zip(
+            positions / ANGSTROM, *(array.tolist() for array in facts.values()), strict=True
+        )
+    ]
 
-    Args:
-        modes: Of the samples.
-        samples: Their molecule, and the number of each event.
-        file: Open for writing.
-    """
-    about = {
-        "event": samples.ids[modes.event],
-        "mode": modes.number,
-        "probability": modes.probability,
-        "verdict": np.array(VERDICTS)[modes.verdict[modes.event]],
-        "status": np.array(STATUS)[modes.status],
-        "chi_squared": modes.chi_squared,
-    }
-    _write(file, samples.molecule.symbols, labelled_modes(modes, samples).positions, about)
+
+def write_modes_xyz(modes: Modes, file: TextIO) -> None:
+    """Write modes with their `facts`, in the frame of the momenta, labelled by the geometry."""
+    _write(file, required(modes.samples).molecule, modes.labelled().positions, modes.facts())
 
 
 def write_means_xyz(samples: PosteriorSamples, file: TextIO) -> None:
-    """Write the posterior mean of each event, in the frame of the momenta.
+    """Write the posterior mean of each event that has samples, in the frame of the momenta.
 
-    Identical ions are labelled by the geometry of each sample before the mean is taken. With it
-    the number of the event, how many samples it is of, their `spread` (the rms distance of an
-    atom from its mean, angstrom) and their flags. The mean of several modes is none of them: a
-    large spread gives it away. Events without samples are left out.
-
-    Args:
-        samples: Whose means they are.
-        file: Open for writing.
-
-    Example:
-        >>> import io, flowcei
-        >>> s = flowcei.load().sample(flowcei.simulate("ocs", 1, noise="1%", seed=1), 50, seed=1)
-        >>> write_means_xyz(s, text := io.StringIO())
-        >>> text.getvalue().splitlines()[1].split(" spread")[0]
-        'Properties=species:S:1:pos:R:3 unit=angstrom event=0 samples=50'
+    Identical ions are labelled by the geometry of each sample before the mean is taken. With it the number of
+    the event, how many samples it is of, their `spread` (the rms distance of an atom from its mean, angstrom:
+    large where the mean of several modes is none of them) and their flags.
     """
     samples = samples[samples.answered]
     labelled = replace(samples, positions=samples.labelled().astype(np.float32))
     mean = labelled.mean(keep_flagged=True)  # the flags stand beside it
-    away = ((labelled.positions - mean[:, None]) ** 2).sum(axis=3).mean(axis=2)
-    share = 1.0 / away.shape[1] if samples.weights is None else samples.weights.normalised
-    about = {
-        "event": samples.ids,
-        "samples": np.full(len(samples), away.shape[1]),
-        "spread": np.sqrt((share * away).sum(axis=1)) / ANGSTROM,
+    distance = ((labelled.positions - mean[:, None]) ** 2).sum(axis=3).mean(axis=2)
+    share = 1.0 / distance.shape[1] if samples.weights is None else samples.weights.normalised
+    facts = {
+        "event": samples.event_id,
+        "samples": np.full(len(samples), distance.shape[1]),
+        "spread": np.sqrt((share * distance).sum(axis=1)) / ANGSTROM,
     }
     if samples.flags is not None:
-        about["flags"] = np.array([in_words(flags) or "none" for flags in samples.flags])
-    _write(file, samples.molecule.symbols, mean, about)
+        facts["flags"] = np.array([in_words(flags) or "none" for flags in samples.flags])
+    _write(file, samples.molecule, mean, facts)
 
 
-def _write(
-    file: TextIO, symbols: Sequence[str], positions: NDArray[np.float64], about: Mapping[str, NDArray]
-) -> None:
-    """Write positions (K, N, 3), bohr, each with one row of what is known about it."""
-    columns = [array.tolist() for array in about.values()]
+def _write(file: TextIO, molecule: Molecule, positions: Floats, facts: Mapping[str, NDArray]) -> None:
+    """Write positions (K, N, 3), bohr, each with its row of facts."""
+    columns = [array.tolist() for array in facts.values()]
     for x, *values in zip(positions / ANGSTROM, *columns, strict=True):
-        known = (f"{name}={_value(value)}" for name, value in zip(about, values, strict=True))
-        file.write(f"{len(symbols)}\nProperties=species:S:1:pos:R:3 unit=angstrom {' '.join(known)}\n")
-        file.writelines(
-            f"{symbol:2s} {p[0]:15.8f} {p[1]:15.8f} {p[2]:15.8f}\n"
-            for symbol, p in zip(symbols, x, strict=True)
-        )
+        info = " ".join(f"{name}={_value(value)}" for name, value in zip(facts, values, strict=True))
+        file.write(f"{len(x)}\nProperties=species:S:1:pos:R:3 unit=angstrom {info}\n")
+        atoms = zip(molecule.symbols, x, strict=True)
+        file.writelines(f"{symbol:2s} {p[0]:15.8f} {p[1]:15.8f} {p[2]:15.8f}\n" for symbol, p in atoms)
 
 
 def _value(value: str | float) -> str:
-    """Return a value as extended XYZ has it: numbers that are not whole keep a point, text has quotes."""
+    """A value as extended XYZ has it: numbers that are not whole keep a point, text has quotes."""
     if isinstance(value, float):
         return f"{value:#.6g}"
     return f'"{value}"' if isinstance(value, str) else str(value)

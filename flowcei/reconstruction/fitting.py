@@ -19,13 +19,13 @@ from flowcei.experiment.detector import Noise
 from flowcei.frame.kinds import FRAMES
 from flowcei.frame.standardiser import Standardiser, check_varying
 from flowcei.models.registry import build_model
-from flowcei.reconstruction.limits import TrainedRange
+from flowcei.reconstruction.limits import trained_range
 from flowcei.reconstruction.model import Reconstructor
 from flowcei.reconstruction.sampling import bar_of_events
 from flowcei.reconstruction.storable import check_storable, plugins_of
 from flowcei.reconstruction.training_data import RULES, Charts, Source, TrainingRules, fresh, recorded
-from flowcei.storage.card import refuse_undescribable, versions
-from flowcei.training.checkpoint import Keeping, begun_at, refuse_other
+from flowcei.storage.card import versions
+from flowcei.training.checkpoint import Keeping, begun_at, check_settings
 from flowcei.training.loop import fit, resolve_device
 from flowcei.training.schedule import EpochRecord, Schedule, best_of
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from flowcei.events.container import Events
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
+    from flowcei.storage.card import TrainingRecord
 
 
 def train(
@@ -125,18 +126,18 @@ def train(
     level = None if noise is None else Noise.parse(noise)
     source: Source
     if data is None:
-        source, level, about = fresh(molecule, prior, level, events_per_epoch, seed, rules)
+        source, level, record = fresh(molecule, prior, level, events_per_epoch, seed, rules)
         rows, usual = events_per_epoch, Schedule()
     else:
-        source, level, about = recorded(data, level, seed)
+        source, level, record = recorded(data, level, seed)
         rows = int(0.8 * len(data))
         usual = Schedule.for_rows(rows, fresh_noise=source.draws_noise)
     schedule = schedule or usual
-    charts = _prepared(source, frame, (architecture, options), level, about, seed, data)
+    charts = _prepared(source, frame, (architecture, options), level, record, seed, data)
     model = charts.model
     settings = _settings(model, data) | {"seed": seed, **asdict(schedule)}
     if begun is not None:
-        refuse_other(begun, settings)
+        check_settings(begun, settings)
     done = rows * len(begun.records) if begun is not None else 0
     with bar_of_events(rows * schedule.epochs, show=progress, done=done) as bar:
         records = fit(
@@ -149,7 +150,7 @@ def train(
             on_step=partial(_step, bar, on_step),
             on_epoch=on_epoch,
         )
-    model.card |= {"seed": seed, "schedule": asdict(schedule)} | _outcome(charts, records)
+    _record_outcome(charts, records, schedule, seed)
     return model
 
 
@@ -158,7 +159,7 @@ def _prepared(
     kind: str,
     network: tuple[str, dict[str, Any] | None],
     noise: Noise,
-    about: dict[str, Any],
+    record: TrainingRecord,
     seed: int,
     data: Events | None,
 ) -> Charts:
@@ -169,21 +170,21 @@ def _prepared(
         torch.manual_seed(seed)
         built = build_model(network[0], frame.width, frame.condition_width, network[1])
     tables = (Standardiser(frame.width), Standardiser(frame.condition_width))
-    model = Reconstructor(pilot.molecule, frame, built, noise, *tables, about)
+    model = Reconstructor(pilot.molecule, frame, built, noise, *tables, record)
     charts = Charts(source, model)
     x, c = charts.raw(pilot)
     for standardiser, rows in zip(tables, (x, c), strict=True):
         standardiser.fit(rows)
     if frame.invariant:
-        model.card["seen"] = TrainedRange.of(c.double().numpy()).to_dict()
-    refuse_undescribable(pilot.molecule.to_dict(), model.card)
+        model.training.seen = trained_range(c.double().numpy())
     if built.has_density:
         check_varying(x, frame.names(pilot.molecule.labels))
         for finding in unbounded(data, coordinates="chart" if frame.invariant else "raw") if data else ():
             if finding.code != "constant-columns":  # a raw frame leaves constant columns out
                 todo = f"; {finding.todo}" if finding.todo else ""
                 raise DataError(f"{finding.what}: {finding.means}{todo}")
-    model.card |= plugins_of(model.architecture, model.card.get("prior"))
+    if packages := plugins_of(model.architecture, model.training.prior):
+        model.training.plugins = packages
     check_storable(model, *charts.standardised(x, c))
     return charts
 
@@ -195,31 +196,27 @@ def _step(bar: tqdm, on_step: Callable[[int, float], None] | None, rows: int, lo
         on_step(rows, loss)
 
 
-def _outcome(charts: Charts, records: list[EpochRecord]) -> dict[str, Any]:
-    """What a model says of its training."""
-    parameters = sum(p.numel() for p in charts.model.network.parameters() if p.requires_grad)
-    outcome = {
-        "versions": versions(),
-        "epochs_run": len(records),
-        "validation_loss": best_of(records).validation_loss,
-        "round_trip_error": charts.round_trip_error(),
-        "parameters": parameters,
-    }
-    if parameters:
-        outcome["rows_per_second"] = float(np.median([r.rows_per_second for r in records]))
-    return outcome
+def _record_outcome(charts: Charts, epochs: list[EpochRecord], schedule: Schedule, seed: int) -> None:
+    record, network = charts.model.training, charts.model.network
+    record.seed, record.schedule, record.versions = seed, asdict(schedule), versions()
+    record.epochs_run, record.validation_loss = len(epochs), best_of(epochs).validation_loss
+    record.round_trip_error = charts.round_trip_error()
+    record.parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    if record.parameters:
+        record.rows_per_second = float(np.median([epoch.rows_per_second for epoch in epochs]))
 
 
 def _settings(model: Reconstructor, data: Events | None) -> dict[str, Any]:
     """What a training must share with the checkpoint that it goes on from, in plain values."""
+    simulation = model.training.simulation
     table: dict[str, Any] = {
         "architecture": model.architecture,
         **model.network.options.to_dict(),
         "molecule": model.molecule.to_dict(),
         "noise": asdict(model.noise),
         "frame": model.frame.kind,
-        "prior": model.card.get("prior"),
-        **model.card.get("simulation", {}),
+        "prior": model.training.prior,
+        **({} if simulation is None else simulation.model_dump()),
         "data": None if data is None else _digest(data),
     }
     return json.loads(json.dumps(table))  # pairs become lists, as they are read back

@@ -8,14 +8,14 @@ errs towards caution; more is an error where one level is asked for, and a flag 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from flowcei.errors import UsageError
 from flowcei.experiment.detector import Noise, rms_component
 from flowcei.frame.interface import Condition
+from flowcei.storage.card import RangeRecord
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -73,43 +73,27 @@ def check_noise(noise: str | Noise | None, trained: Noise) -> None:
         raise UsageError(f"noise of {level} is above what the model was trained for ({trained})")
 
 
-@dataclass(frozen=True, eq=False)
-class TrainedRange:
-    """Extent of the conditions of training events, not standardised."""
+def trained_range(condition: NDArray[np.float64]) -> RangeRecord:
+    """Extent of training conditions (B, C), not standardised."""
+    momenta, log_ker, _ = Condition.split(condition)
+    low, high = float(log_ker.min()), float(log_ker.max())
+    margin = _MARGIN * (high - low)
+    mean: NDArray[np.float64] = momenta.mean(axis=0)
+    covariance = np.cov(momenta, rowvar=False).reshape(momenta.shape[1], momenta.shape[1])
+    precision = np.asarray(np.linalg.pinv(covariance, hermitian=True), dtype=np.float64)
+    reach = _FARTHER * float(_distance(momenta, mean, precision).max(initial=0.0))
+    return RangeRecord(
+        low=low - margin, high=high + margin, mean=mean.tolist(), precision=precision.tolist(), reach=reach
+    )
 
-    low: float  # of log KER (hartree), with a margin
-    high: float  # of log KER, with a margin
-    mean: NDArray[np.float64]  # of momenta over sqrt(KER) in the recoil frame, (K,)
-    precision: NDArray[np.float64]  # inverse of their covariance, (K, K)
-    reach: float  # squared distance that no training event came near to
 
-    @classmethod
-    def of(cls, condition: NDArray[np.float64]) -> TrainedRange:
-        """Range of training conditions (B, C)."""
-        momenta, log_ker, _ = Condition.split(condition)
-        low, high = float(log_ker.min()), float(log_ker.max())
-        margin = _MARGIN * (high - low)
-        mean: NDArray[np.float64] = momenta.mean(axis=0)
-        covariance = np.cov(momenta, rowvar=False).reshape(momenta.shape[1], momenta.shape[1])
-        precision = np.asarray(np.linalg.pinv(covariance, hermitian=True), dtype=np.float64)
-        reach = _FARTHER * _distance(momenta, mean, precision).max(initial=0.0)
-        return cls(low - margin, high + margin, mean, precision, float(reach))
-
-    def outside(self, condition: NDArray[np.float64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Conditions (B, C) whose KER (B,), whose other momenta (B,) are unlike all training."""
-        momenta, log_ker, _ = Condition.split(condition)
-        ker = ~((log_ker >= self.low) & (log_ker <= self.high))
-        return ker, ~(_distance(momenta, self.mean, self.precision) <= self.reach)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers that `from_dict` reads."""
-        return {field.name: np.asarray(getattr(self, field.name)).tolist() for field in fields(self)}
-
-    @classmethod
-    def from_dict(cls, table: dict[str, Any]) -> TrainedRange:
-        """Range of a table that was checked when its file was read."""
-        mean, precision = (np.asarray(table[name], dtype=np.float64) for name in ("mean", "precision"))
-        return cls(table["low"], table["high"], mean, precision, table["reach"])
+def outside(
+    condition: NDArray[np.float64], trained: RangeRecord
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Conditions (B, C) whose KER (B,), whose other momenta (B,) are unlike all training."""
+    momenta, log_ker, _ = Condition.split(condition)
+    distance = _distance(momenta, np.array(trained.mean), np.array(trained.precision))
+    return ~((log_ker >= trained.low) & (log_ker <= trained.high)), ~(distance <= trained.reach)
 
 
 def _distance(

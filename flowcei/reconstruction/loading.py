@@ -54,34 +54,89 @@ def load(path: str | Path | None = None, *, device: str = "cpu") -> Reconstructo
         >>> load().molecule.name
         'ocs'
     """
-    where = resolve_device(device)
+    target = resolve_device(device)
     if path is None:
         with bundled_model() as bundled:
-            return _build(*read_model(bundled), bundled, where)
-    place = Path(path)
-    if place.is_dir():
-        place = place / "model.safetensors"
-    return _build(*read_model(place), place, where)
+            return _load(bundled, target)
+    path = Path(path)
+    return _load(path / "model.safetensors" if path.is_dir() else path, target)
 
 
-def _model(card: ModelCard, frame: Frame, tensors: dict[str, Tensor]) -> InverseModel:
-    """Return an untrained model with the options of a file, if its tensors can bear them out."""
+def _load(path: Path, device: torch.device) -> Reconstructor:
+    card, tensors = read_model(path)
+    for key, package in card.training.plugins.items():
+        group, _, name = key.partition(" ")
+        if group in _GROUPS and name not in plugins.plugin_names(_GROUPS[group]):
+            raise DataError(f"{group} {name!r} is a plug-in of {package}, which is not installed", path=path)
+    try:
+        model = _built(card, tensors)
+    except (FlowceiError, RuntimeError, ValueError, TypeError, IndexError, KeyError, OverflowError) as error:
+        reason = str(error).splitlines()[0][:300]
+        raise DataError(f"its parts do not fit together ({reason})", path=path) from error
+    model.network.to(device).eval()
+    return model
+
+
+def _built(card: ModelCard, tensors: dict[str, Tensor]) -> Reconstructor:
+    frame = frame_from_dict(card.frame.model_dump())
+    molecule = Molecule.from_dict(card.molecule)
+    if frame.masses != tuple(molecule.masses.tolist()):
+        raise DataError("the frame is of another molecule")
+    _check_record(card, molecule, frame)
+    with torch.device("meta"), _Bounded(len(tensors)):  # shapes without memory: a lying file gets none
+        for name, tensor in _network(card, frame, tensors).state_dict().items():
+            stored = tensors.get(f"model.{name}")
+            if stored is None or stored.shape != tensor.shape:
+                fault = "is missing" if stored is None else f"has shape {tuple(stored.shape)}"
+                raise DataError(f"tensor {name} {fault}; the options ask for {tuple(tensor.shape)}")
+    with torch.random.fork_rng(devices=[]):  # first weights are drawn; the caller's state stays
+        network = _network(card, frame, tensors)
+    model = Reconstructor(
+        molecule=molecule,
+        frame=frame,
+        network=network,
+        noise=Noise(card.noise.low, card.noise.high, relative=card.noise.relative),
+        chart_standardiser=Standardiser(frame.width),
+        condition_standardiser=Standardiser(frame.condition_width),
+        training=card.training,
+    )
+    expected = {
+        f"{part}.{k}": t for part, module in parts_of(model).items() for k, t in module.state_dict().items()
+    }
+    _check_tensors(tensors, expected)
+    for part, module in parts_of(model).items():
+        prefix = f"{part}."
+        state = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+        module.load_state_dict(state, strict=True)
+    return model
+
+
+def _check_record(card: ModelCard, molecule: Molecule, frame: Frame) -> None:
+    """Refuse a prior or a trained range of something else, which would fail later."""
+    record, width = card.training, frame.condition_width - 2
+    if record.prior is not None:
+        build_prior(molecule, record.prior)
+    if record.seen is not None and frame.invariant and len(record.seen.mean) != width:
+        raise DataError(f"the trained range is of {len(record.seen.mean)} momenta, the frame has {width}")
+
+
+def _network(card: ModelCard, frame: Frame, tensors: dict[str, Tensor]) -> InverseModel:
+    """An untrained network with the options of a file, if its tensors can bear them out."""
     stored = [f"model.{name}" for name in find_architecture(card.architecture).stored]
     weights = [t for name, t in tensors.items() if name.startswith("model.") and name not in stored]
     sizes = (size for t in weights for size in t.shape)
     # Options of a model without weights are no sizes: how many neighbours, how many searches.
     largest = min(_MAX_WIDTH, max(len(tensors), *sizes, 1)) if weights else _MAX_WIDTH
-    sized = card.options if card.architecture in ARCHITECTURES else {}  # what a plug-in's are, it knows
+    sized = card.options if card.architecture in ARCHITECTURES else {}  # a plug-in knows its own
     if any(not isinstance(value, str) and not 0 < value <= largest for value in sized.values()):
-        msg = f"an option of the model is not in 0 to {largest}, where its tensors end"
-        raise DataError(msg)
-    model = build_model(card.architecture, frame.width, frame.condition_width, card.options)
-    model.make_room(len(tensors.get(stored[0], ())) if stored else 0)
-    return model
+        raise DataError(f"an option of the model is not in 0 to {largest}, where its tensors end")
+    network = build_model(card.architecture, frame.width, frame.condition_width, card.options)
+    network.make_room(len(tensors.get(stored[0], ())) if stored else 0)
+    return network
 
 
 class _Bounded(TorchFunctionMode):
-    """While it is in use, no more of PyTorch is called than a file with `count` tensors needs.
+    """No more of PyTorch is called than a file with `count` tensors needs.
 
     Options such as the number of couplings say how often something is repeated: a small
     file must not keep us busy for hours before its shapes are compared.
@@ -89,8 +144,7 @@ class _Bounded(TorchFunctionMode):
 
     def __init__(self, count: int) -> None:
         super().__init__()
-        self._left = 1000 + _CALLS * count
-        self._count = count
+        self._count, self._calls = count, 1000 + _CALLS * count
 
     def __torch_function__(
         self,
@@ -101,95 +155,25 @@ class _Bounded(TorchFunctionMode):
     ) -> object:
         """Call it, and count."""
         del types
-        self._left -= 1
-        if self._left < 0:
-            msg = f"the options ask for far more than the {self._count} tensors of the file"
-            raise DataError(msg)
+        self._calls -= 1
+        if self._calls < 0:
+            raise DataError(f"the options ask for far more than the {self._count} tensors of the file")
         return func(*args, **(kwargs or {}))
 
 
-def _refuse_other_shapes(model: InverseModel, tensors: dict[str, Tensor]) -> None:
-    for name, tensor in model.state_dict().items():
-        found = tensors.get(f"model.{name}")
-        if found is None or found.shape != tensor.shape:
-            what = "is missing" if found is None else f"has shape {tuple(found.shape)}"
-            msg = f"tensor {name} {what}; the options ask for {tuple(tensor.shape)}"
-            raise DataError(msg)
-
-
-def _refuse_unsound(tensors: dict[str, Tensor], parts: dict[str, torch.nn.Module]) -> None:
+def _check_tensors(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     """Refuse numbers with which a model would fail later, or be wrong without a word."""
-    expected = {f"{part}.{k}": v for part, module in parts.items() for k, v in module.state_dict().items()}
     for name, tensor in tensors.items():
         if name in expected and tensor.dtype != expected[name].dtype:
-            msg = f"tensor {name} is of {tensor.dtype}, not of {expected[name].dtype}"
-            raise DataError(msg)
+            raise DataError(f"tensor {name} is of {tensor.dtype}, not of {expected[name].dtype}")
         if tensor.is_floating_point():
             if not bool(torch.isfinite(tensor).all()):
-                msg = f"tensor {name} holds weights that are not finite"
-                raise DataError(msg)
-            continue
-        # FrEIA's permutations, of which some are the inverse of another.
-        if not name.removesuffix("_inv").endswith(".perm"):
-            continue
-        inverse = tensors.get(f"{name}_inv", tensor.argsort())
-        places = torch.arange(tensor.numel())
-        if not torch.equal(tensor.sort().values, places) or not torch.equal(tensor.argsort(), inverse):
-            msg = f"tensor {name} is no permutation"
-            raise DataError(msg)
+                raise DataError(f"tensor {name} holds weights that are not finite")
+        elif name.removesuffix("_inv").endswith(".perm"):
+            # FrEIA's permutations, of which some are the inverse of another.
+            inverse, order = tensors.get(f"{name}_inv", tensor.argsort()), torch.arange(tensor.numel())
+            if not torch.equal(tensor.sort().values, order) or not torch.equal(tensor.argsort(), inverse):
+                raise DataError(f"tensor {name} is no permutation")
     for name in ("chart.scale", "condition.scale"):
         if not bool((tensors[name] > 0).all()):
-            msg = f"tensor {name} holds deviations that are not above 0"
-            raise DataError(msg)
-
-
-def _refuse_unusable(card: ModelCard, molecule: Molecule, frame: Frame) -> None:
-    """Refuse a description that would fail later: a prior or a trained range of something else."""
-    prior, seen = card.training.get("prior"), card.training.get("seen")
-    if prior is not None:
-        build_prior(molecule, prior)
-    known = frame.condition_width - 2
-    if seen is not None and frame.invariant and len(seen["mean"]) != known:
-        msg = f"the trained range is of {len(seen['mean'])} momenta, the frame has {known}"
-        raise DataError(msg)
-
-
-def _build(card: ModelCard, tensors: dict[str, Tensor], path: Path, device: torch.device) -> Reconstructor:
-    for what, package in card.training.get("plugins", {}).items():
-        group, _, name = what.partition(" ")
-        if group in _GROUPS and name not in plugins.plugin_names(_GROUPS[group]):
-            raise DataError(f"{group} {name!r} is a plug-in of {package}, which is not installed", path=path)
-    try:
-        built = _built(card, tensors)
-    except (FlowceiError, RuntimeError, ValueError, TypeError, IndexError, KeyError, OverflowError) as error:
-        reason = str(error).splitlines()[0][:300]
-        raise DataError(f"its parts do not fit together ({reason})", path=path) from error
-    built.network.to(device).eval()
-    return built
-
-
-def _built(card: ModelCard, tensors: dict[str, Tensor]) -> Reconstructor:
-    frame = frame_from_dict(card.frame.model_dump())
-    molecule = Molecule.from_dict(card.molecule)
-    if frame.masses != tuple(molecule.masses.tolist()):
-        msg = "the frame is of another molecule"
-        raise DataError(msg)
-    _refuse_unusable(card, molecule, frame)
-    with torch.device("meta"), _Bounded(len(tensors)):  # shapes without memory: a lying file gets none
-        _refuse_other_shapes(_model(card, frame, tensors), tensors)
-    with torch.random.fork_rng(devices=[]):  # first weights are drawn; the caller's state stays
-        model = _model(card, frame, tensors)
-    built = Reconstructor(
-        molecule=molecule,
-        frame=frame,
-        network=model,
-        noise=Noise(card.noise.low, card.noise.high, relative=card.noise.relative),
-        chart_standardiser=Standardiser(frame.width),
-        condition_standardiser=Standardiser(frame.condition_width),
-        card=card.training,
-    )
-    for part, module in parts_of(built).items():
-        own = {k.removeprefix(f"{part}."): v for k, v in tensors.items() if k.startswith(f"{part}.")}
-        module.load_state_dict(own, strict=True)
-    _refuse_unsound(tensors, parts_of(built))
-    return built
+            raise DataError(f"tensor {name} holds deviations that are not above 0")

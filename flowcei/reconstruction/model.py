@@ -16,10 +16,9 @@ from flowcei.events.container import Events, events_of
 from flowcei.events.simulation import fresh_seed
 from flowcei.experiment.detector import Noise
 from flowcei.physics.priors import build_prior
+from flowcei.posterior.files import Quality, arrays_of
 from flowcei.posterior.flags import moving
-from flowcei.posterior.hdf import arrays_of
 from flowcei.posterior.samples import PosteriorSamples
-from flowcei.posterior.unfinished import Quality
 from flowcei.reconstruction import limits
 from flowcei.reconstruction.sampling import (
     SamplingRequest,
@@ -30,6 +29,7 @@ from flowcei.reconstruction.sampling import (
     sampled_blocks,
 )
 from flowcei.reconstruction.stored import stored
+from flowcei.storage.card import TrainingRecord
 from flowcei.storage.html import html_table
 from flowcei.storage.modelfile import sealed, write_model
 
@@ -58,7 +58,7 @@ class Reconstructor:
         noise: The range of detector noise it was trained for.
         chart_standardiser: Of the chart.
         condition_standardiser: Of the condition.
-        card: Record of the training: prior, schedule, seed, data, metrics.
+        training: Record of the training: prior, schedule, seed, data, metrics.
 
     Example:
         >>> import flowcei
@@ -72,7 +72,7 @@ class Reconstructor:
     noise: Noise
     chart_standardiser: Standardiser
     condition_standardiser: Standardiser
-    card: dict[str, Any] = field(default_factory=dict)
+    training: TrainingRecord = field(default_factory=TrainingRecord)
 
     def __post_init__(self) -> None:
         """Give the network the simulator."""
@@ -91,7 +91,7 @@ class Reconstructor:
             "noise": f"{self.noise}; {self.default_noise} where nobody says",
             "frame": self.frame.kind,
             "options": ", ".join(f"{k} {v}" for k, v in self.network.options.to_dict().items()) or "none",
-            "validation loss": self.card.get("validation_loss", "unknown"),
+            "validation loss": self.training.validation_loss,
         }
         return html_table(self._title, facts)
 
@@ -101,7 +101,7 @@ class Reconstructor:
 
     @property
     def _prior_name(self) -> str:
-        return self.card.get("prior_name") or ("unnamed" if self.prior_spec else "unknown")
+        return self.training.prior_name or ("unnamed" if self.prior_spec else "unknown")
 
     def sample(
         self,
@@ -159,7 +159,7 @@ class Reconstructor:
         samples = PosteriorSamples.concatenate(parts)
         if not samples.answered.any():
             raise DataError(
-                f"event {samples.ids[0]} has no geometry the model can express, nor has any other; "
+                f"event {samples.event_id[0]} has no geometry the model can express, nor has any other; "
                 "are the momenta in hbar/bohr?"
             )
         return samples
@@ -204,7 +204,7 @@ class Reconstructor:
         """
         seed = fresh_seed() if seed is None else seed
         request = n if isinstance(n, SamplingRequest) else SamplingRequest(n, seed, **settings)
-        limits.check_invertible(self.card.get("round_trip_error"))
+        limits.check_invertible(self.training.round_trip_error)
         flow = self.network.has_density and self.prior_spec is not None
         prior = self.prior if request.weighs or flow else None
 
@@ -244,10 +244,10 @@ class Reconstructor:
             momenta=asked.momenta,
             positions=positions.numpy().astype(np.float32),
             log_prob=log_prob,
-            ids=asked.numbers,
+            event_id=asked.numbers,
             sigma=sigma[rows],
             origin={
-                "model": self.card.get("name"),
+                "model": self.training.name or None,
                 "architecture": self.architecture,
                 "latent": request.latent,
                 "seed": request.seed,
@@ -261,7 +261,7 @@ class Reconstructor:
 
     def describe(self, request: SamplingRequest) -> dict[str, Any]:
         """All that the samples of given events depend on, as plain numbers and words."""
-        name = self.card.get("name") or self.architecture
+        name = self.training.name or self.architecture
         about = {"model": name, "model checksum": sealed(*stored(self))[1][:16]}
         return about | {"flowcei": version("flowcei")} | request.to_dict()
 
@@ -319,8 +319,7 @@ class Reconstructor:
     @property
     def prior_spec(self) -> dict[str, Any] | None:
         """The table of the prior, or None where there is no `prior`."""
-        spec = self.card.get("prior")
-        return spec if isinstance(spec, dict) and self.frame.invariant else None
+        return self.training.prior if self.frame.invariant else None
 
     @property
     def device(self) -> torch.device:
@@ -330,7 +329,8 @@ class Reconstructor:
     @property
     def default_noise(self) -> Noise:
         """The level that is assumed where nobody says: that of the training data, else 1 %; in the range."""
-        return limits.default_noise(self.noise, self.card.get("data", {}).get("noise"))
+        data = self.training.data
+        return limits.default_noise(self.noise, None if data is None else data.noise)
 
     @torch.no_grad()
     def log_prob(
@@ -408,8 +408,8 @@ class Reconstructor:
         framed, standardised, _ = self._enter(events.momenta, sigma)
         far = (~(standardised.abs() < limits.FAR)).any(dim=1).cpu().numpy()
         ker = np.zeros(len(events), dtype=bool)
-        if self.frame.invariant and "seen" in self.card:
-            ker, farther = limits.TrainedRange.from_dict(self.card["seen"]).outside(framed.condition.numpy())
+        if self.frame.invariant and self.training.seen is not None:
+            ker, farther = limits.outside(framed.condition.numpy(), self.training.seen)
             far = farther | far
         stated = self.stated_sigma(events, noise)
         loud = limits.above_trained(stated, events.momenta, self.noise)

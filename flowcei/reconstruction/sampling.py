@@ -22,11 +22,9 @@ from flowcei.events.container import Events
 from flowcei.events.extracolumns import joined_columns
 from flowcei.experiment.detector import Noise
 from flowcei.models.interface import Latent
-from flowcei.posterior.budget import top_up
+from flowcei.posterior.drawing import mostly_outside, restricted, top_up
+from flowcei.posterior.files import Quality, arrays_of
 from flowcei.posterior.flags import BY_MOMENTA, FLAG_BITS, combined, poor_weights, unexplained
-from flowcei.posterior.hdf import arrays_of
-from flowcei.posterior.restriction import mostly_outside, restricted
-from flowcei.posterior.unfinished import Quality
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -191,7 +189,7 @@ def judged(
     """
     count = int(np.clip(_REFERENCE_SAMPLES // request.n, *_REFERENCE_EVENTS))
     if request.min_ess > 0:  # where more are drawn that costs as much as the run, at the most
-        count = int(np.clip(len(quality.ids), _REFERENCE_EVENTS[0], count))
+        count = int(np.clip(len(quality.event_id), _REFERENCE_EVENTS[0], count))
     levels = quality.sigma / quality.size if relative else quality.sigma
     events = reference_events(molecule, prior, levels, count, request.seed, relative=relative)
     # A seed of its own: reference events must not share latents with those of the run.

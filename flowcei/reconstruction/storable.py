@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -25,32 +26,25 @@ if TYPE_CHECKING:
     from flowcei.reconstruction.model import Reconstructor
 
 _ROWS = 8
+_RESERVE = ["-" * 3_000, *[0] * 500]  # what a record says when the training has ended is shorter
 
 
 def check_storable(model: Reconstructor, x: Tensor, c: Tensor) -> None:
-    """Write an untrained model, read it back and compare what both say of a few rows.
-
-    Args:
-        model: Whose network has its first weights.
-        x: Charts, standardised, (B, D).
-        c: Conditions, standardised, (B, C).
-
-    Raises:
-        UsageError: For what a file cannot hold, or would not give back.
-    """
+    """Store an untrained model, read it back, compare what both say of standardised x (B, D), c (B, C)."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
+        record = model.training.model_copy(update={"figures": {"reserve": _RESERVE}})
         try:
-            model.save(path)
-            again = load(path)
+            replace(model, training=record).save(path)
+            stored = load(path)
         except FlowceiError as error:
             reason = str(error).removeprefix(f"{path}: ").removeprefix("the model cannot be stored: ")
             msg = f"a model trained like this could not be stored and read again: {reason}"
             raise UsageError(msg) from error
     if model.network.stored:  # without its training rows it has no answer yet
         return
-    here, there = (_answers(network, x[:_ROWS], c[:_ROWS]) for network in (model.network, again.network))
-    if not torch.allclose(here, there, equal_nan=True):
+    now, then = (_answers(network, x[:_ROWS], c[:_ROWS]) for network in (model.network, stored.network))
+    if not torch.allclose(now, then, equal_nan=True):
         msg = (
             f"a model of {model.architecture!r} read from its file answers otherwise: what it computes "
             "with must be an option, a parameter or a buffer"
@@ -59,35 +53,29 @@ def check_storable(model: Reconstructor, x: Tensor, c: Tensor) -> None:
 
 
 def check_prior(molecule: Molecule, prior: GeometryPrior) -> None:
-    """Make a prior again from its own table and compare what both draw.
-
-    Raises:
-        UsageError: For a prior that a model file could not name.
-    """
+    """Make a prior again from its own table and compare what both draw."""
     try:
-        again = build_prior(molecule, prior.spec())
+        rebuilt = build_prior(molecule, prior.spec())
     except UsageError as error:
         msg = f"a model of prior {type(prior).__name__} could not be stored and read again: {error}"
         raise UsageError(msg) from error
-    first, second = (p.sample(_ROWS, np.random.default_rng(0)) for p in (prior, again))
+    first, second = (p.sample(_ROWS, np.random.default_rng(0)) for p in (prior, rebuilt))
     if not np.allclose(first, second):
-        msg = f"build_prior of the spec() of {type(prior).__name__} draws other geometries"
-        raise UsageError(msg)
+        raise UsageError(f"build_prior of the spec() of {type(prior).__name__} draws other geometries")
 
 
-def plugins_of(architecture: str, prior: dict[str, Any] | None) -> dict[str, dict[str, str]]:
-    """Return, for the card of a model, which packages it needs beside flowcei."""
-    asked = {f"architecture {architecture}": (plugins.ARCHITECTURES, architecture)}
+def plugins_of(architecture: str, prior: dict[str, Any] | None) -> dict[str, str]:
+    """The packages that a model needs beside flowcei, by what they are needed for."""
+    names = {f"architecture {architecture}": (plugins.ARCHITECTURES, architecture)}
     if prior is not None:
-        asked[f"prior {prior['kind']}"] = (plugins.PRIORS, str(prior["kind"]))
-    packages = {what: plugins.plugin_package(*place) for what, place in asked.items()}
-    needed = {what: package for what, package in packages.items() if package is not None}
-    return {"plugins": needed} if needed else {}
+        names[f"prior {prior['kind']}"] = (plugins.PRIORS, str(prior["kind"]))
+    packages = {key: plugins.plugin_package(*name) for key, name in names.items()}
+    return {key: package for key, package in packages.items() if package is not None}
 
 
 @torch.no_grad()
 def _answers(model: InverseModel, x: Tensor, c: Tensor) -> Tensor:
-    """Return losses and samples, with the same random numbers each time, and leave the model as it was."""
+    """Losses and samples, with the same random numbers each time; the model is left as it was."""
     training = model.training
     model.eval()
     with torch.random.fork_rng(devices=[]):

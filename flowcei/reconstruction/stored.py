@@ -22,8 +22,14 @@ def parts_of(model: Reconstructor) -> dict[str, nn.Module]:
 
 def stored(model: Reconstructor) -> tuple[ModelCard, dict[str, Tensor]]:
     """Description and tensors of a model."""
-    options, molecule = model.network.options.to_dict(), model.molecule.to_dict()
-    tables = (options, molecule, asdict(model.frame), asdict(model.noise), model.card)
     states = {name: module.state_dict() for name, module in parts_of(model).items()}
     tensors = {f"{part}.{name}": t for part, state in states.items() for name, t in state.items()}
-    return describe_model(model.architecture, *tables), tensors
+    card = describe_model(
+        model.training,
+        architecture=model.architecture,
+        options=model.network.options.to_dict(),
+        molecule=model.molecule.to_dict(),
+        frame=asdict(model.frame),
+        noise=asdict(model.noise),
+    )
+    return card, tensors

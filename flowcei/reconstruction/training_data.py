@@ -7,7 +7,7 @@ the sums of momenta and from the positions, exploded anew. What is added comes o
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from flowcei.frame.recoil import RecoilFrame
 from flowcei.molecules.molecule import Molecule
 from flowcei.physics.priors import GeometryPrior, build_prior
 from flowcei.reconstruction.storable import check_prior
+from flowcei.storage.card import DataRecord, SimulationRecord, TrainingRecord
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -120,7 +121,7 @@ def fresh(
     per_epoch: int,
     seed: int,
     rules: TrainingRules,
-) -> tuple[FreshSource, Noise, dict[str, Any]]:
+) -> tuple[FreshSource, Noise, TrainingRecord]:
     """Source of a training on a prior, the noise it trains for, and what a model says of both."""
     if per_epoch < MIN_EVENTS:
         raise UsageError(f"{per_epoch} events an epoch are too few; use {MIN_EVENTS} or more")
@@ -129,17 +130,10 @@ def fresh(
     if isinstance(prior, GeometryPrior):
         check_prior(mol, prior)
     level = floored(noise or DEFAULT_NOISE)
-    about = {
-        "prior": geometry.spec(),
-        "prior_name": prior if isinstance(prior, str) else None if prior else mol.default_prior,
-        "simulation": {
-            "events_per_epoch": per_epoch,
-            "accuracy": rules.accuracy,
-            "pilot_events": rules.pilot_events,
-            "validation_events": rules.validation_events,
-        },
-    }
-    return FreshSource(Simulator(mol, geometry, level, seed, rules.accuracy), per_epoch, rules), level, about
+    name = prior if isinstance(prior, str) else None if prior else mol.default_prior
+    simulation = SimulationRecord(events_per_epoch=per_epoch, **asdict(rules))
+    record = TrainingRecord(prior=geometry.spec(), prior_name=name, simulation=simulation)
+    return FreshSource(Simulator(mol, geometry, level, seed, rules.accuracy), per_epoch, rules), level, record
 
 
 @dataclass(frozen=True)
@@ -196,21 +190,23 @@ def split_rows(n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return order[:first], order[first:second], order[second:]
 
 
-def recorded(data: Events, noise: Noise | None, seed: int) -> tuple[RecordedSource, Noise, dict[str, Any]]:
+def recorded(data: Events, noise: Noise | None, seed: int) -> tuple[RecordedSource, Noise, TrainingRecord]:
     """Source of a training on data, the noise it trains for, and what a model says of both."""
     level, own = settled_noise(data, noise)
     training, validation, _ = (data[np.sort(rows)] for rows in split_rows(len(data), seed))
-    about: dict[str, Any] = {
-        "prior": data.origin.get("prior"),
-        "data": {"rows": len(data), "split_seed": seed, "digest": data.digest()},
-    }
-    if about["prior"] is not None:
-        build_prior(data.molecule, about["prior"])  # a model would carry it
-    about["noise_added"] = own is not None
+    prior = data.origin.get("prior")
+    if prior is not None:
+        if not isinstance(prior, dict):
+            raise UsageError(
+                f"the events name a prior {prior!r:.60}; a table that tells how to draw belongs there"
+            )
+        build_prior(data.molecule, prior)  # a model would carry it
+    about = DataRecord(rows=len(data), split_seed=seed, digest=data.digest())
+    record = TrainingRecord(prior=prior, data=about, noise_added=own is not None)
     if own is None:
-        return RecordedSource(training, validation, None, seed), level, about
-    about["data"]["noise"] = max(own.level, NOISE_FLOOR)
-    return RecordedSource(training, validation, level, seed, own.level), level, about
+        return RecordedSource(training, validation, None, seed), level, record
+    about.noise = max(own.level, NOISE_FLOOR)
+    return RecordedSource(training, validation, level, seed, own.level), level, record
 
 
 def settled_noise(data: Events, noise: Noise | str | None) -> tuple[Noise, MeasuredNoise | None]:

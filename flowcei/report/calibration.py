@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flowcei.evaluation.ranks import HPD
-from flowcei.evaluation.verdicts import coverage_band, ecdf_band, ecdf_difference, tarp_band
-from flowcei.report.style import COLOURS, new_figure, styled
+from flowcei.evaluation.verdicts import HPD, coverage_band, ecdf_band, ecdf_difference, tarp_band
+from flowcei.report.style import COLOURS, colour, grid, styled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,96 +19,69 @@ if TYPE_CHECKING:
     from flowcei.evaluation.calibration import Calibration
 
 _PANELS = 6
-_COLUMNS = 3
 _LEAST = 3  # curves in a panel, before there is a second one
 _LINES = ("-", "--", ":")
-_RANK = "share of samples below the truth"
 
 
+@styled
 def sbc_figure(calibration: Calibration) -> Figure:
-    """Draw the ECDF of each quantity's ranks less that of uniform ones, with the band.
-
-    Args:
-        calibration: As `flowcei.evaluation.calibration.calibrate` returns it.
-    """
+    """Draw the ECDF of each quantity's ranks less that of uniform ones, with the band."""
     ranks = calibration.sbc
-    band = ecdf_band(len(ranks), len(ranks.names), level=calibration.level)
     z, difference = ecdf_difference(ranks.values)
+    band = ecdf_band(len(ranks), len(ranks.names), level=calibration.rules.level)[1:]
     groups = _groups(len(ranks.names), _PANELS)
-    with styled():
-        figure, axes = _panels(len(groups), f"{_right(calibration)}; SBC of {len(ranks)} events")
-        for axis, group in zip(axes, groups, strict=True):
-            _band(axis, *band)
-            for k, column in enumerate(group):
-                name = ranks.names[column]
-                _curve(axis, z, difference[:, column], k, name, failed=_failed(calibration, "sbc", name))
-            _dress(axis, _RANK, "ECDF less uniform (%)", len(group))
-        _same_scale(axes)
+    figure, axes = _panels(calibration, len(groups), f"SBC of {len(ranks)} events")
+    for axis, group in zip(axes, groups, strict=True):
+        _band(axis, z, *band)
+        for k, column in enumerate(group):
+            _curve(axis, z, difference[:, column], k, calibration, "sbc", ranks.names[column])
+        _dress(axis, "share of samples below the truth", "ECDF less uniform (%)")
+    _same_scale(axes)
     return figure
 
 
+@styled
 def coverage_figure(calibration: Calibration) -> Figure:
-    """Draw what central intervals and regions of highest density hold less what they should.
-
-    Args:
-        calibration: As `flowcei.evaluation.calibration.calibrate` returns it.
-    """
-    held = calibration.coverage
-    levels = np.asarray(held.levels)
-    low, high = coverage_band(len(held.ranks), levels, held.share.size, level=calibration.level)
-    groups = _groups(sum(name != HPD for name in held.names), _PANELS - 1)
-    groups += [[k] for k, name in enumerate(held.names) if name == HPD]
-    with styled():
-        title = f"{_right(calibration)}; coverage of {len(held.ranks)} events"
-        figure, axes = _panels(len(groups), title)
-        for axis, group in zip(axes, groups, strict=True):
-            _band(axis, levels, low - levels, high - levels)
-            for k, column in enumerate(group):
-                name = held.names[column]
-                failed = _failed(calibration, "coverage", name)
-                where = len(COLOURS) - 1 if name == HPD else k
-                words = f"{name} (joint)" if name == HPD else name
-                _curve(axis, levels, held.share[:, column] - levels, where, words, failed=failed, marker="o")
-            _dress(axis, "level of the region", "events inside less level (%)", len(group))
-        _same_scale(axes)
+    """Draw what central intervals and regions of highest density hold less what they should."""
+    ranks, levels = calibration.coverage, np.asarray(calibration.rules.levels)
+    difference = ranks.coverage(calibration.rules.levels) - levels[:, None]
+    band = coverage_band(ranks, calibration.rules) - levels
+    groups = _groups(sum(name != HPD for name in ranks.names), _PANELS - 1)
+    groups += [[k] for k, name in enumerate(ranks.names) if name == HPD]
+    figure, axes = _panels(calibration, len(groups), f"coverage of {len(ranks)} events")
+    for axis, group in zip(axes, groups, strict=True):
+        _band(axis, levels, *band)
+        for k, column in enumerate(group):
+            name = ranks.names[column]
+            label, place = (f"{name} (joint)", len(COLOURS) - 1) if name == HPD else (name, k)
+            _curve(axis, levels, difference[:, column], place, calibration, "coverage", name, label, "o")
+        _dress(axis, "level of the region", "events inside less level (%)")
+    _same_scale(axes)
     return figure
 
 
+@styled
 def joint_figure(calibration: Calibration) -> Figure:
-    """Draw TARP's curve, its distance from the diagonal, and the ranks of the momenta's misfit.
-
-    Args:
-        calibration: As `flowcei.evaluation.calibration.calibrate` returns it.
-    """
+    """Draw TARP's curve, its distance from the diagonal, and the ranks of the momenta's misfit."""
     ranks, chi2 = calibration.tarp, calibration.resimulation
-    z, difference = ecdf_difference(ranks.values[:, 0])
-    half = tarp_band(len(ranks), level=calibration.level)
-    with styled():
-        figure, axes = _panels(3 if len(chi2) else 2, f"{_right(calibration)}; {len(ranks)} events")
-        failed = _failed(calibration, "tarp", "joint")
-        for axis, base in ((axes[0], z), (axes[1], np.zeros_like(z))):
-            _band(axis, z, base - half, base + half)
-            _curve(axis, z, base + difference, 0, "TARP, all coordinates", failed=failed)
-        axes[0].plot([0, 1], [0, 100], color="black", lw=0.8)
-        _dress(axes[0], "credibility", "expected coverage (%)", 1)
-        axes[0].set(ylim=(0, 100), yticks=range(0, 101, 25))
-        _dress(axes[1], "credibility", "coverage less credibility (%)", 1)
-        if len(chi2):
-            _band(axes[2], *ecdf_band(len(chi2), 1, level=calibration.level))
-            failed = _failed(calibration, "resimulation", "chi2")
-            _curve(axes[2], *ecdf_difference(chi2.values[:, 0]), 1, "misfit of momenta", failed=failed)
-            _dress(axes[2], "share of samples that fit better", "ECDF less uniform (%)", 1)
-        for axis in axes[1:]:
-            _same_scale([axis])
+    z, difference = ecdf_difference(ranks.values)
+    half = tarp_band(len(ranks), level=calibration.rules.level)
+    figure, axes = _panels(calibration, 3 if len(chi2) else 2, f"{len(ranks)} events")
+    for axis, base in ((axes[0], z), (axes[1], np.zeros_like(z))):
+        _band(axis, z, base - half, base + half)
+        _curve(axis, z, base + difference[:, 0], 0, calibration, "tarp", "joint", "TARP, all coordinates")
+    axes[0].plot([0, 1], [0, 100], color="black", lw=0.8)
+    _dress(axes[0], "credibility", "expected coverage (%)")
+    axes[0].set(ylim=(0, 100), yticks=range(0, 101, 25))
+    _dress(axes[1], "credibility", "coverage less credibility (%)")
+    if len(chi2):
+        _band(axes[2], *ecdf_band(len(chi2), 1, level=calibration.rules.level))
+        z, difference = ecdf_difference(chi2.values)
+        _curve(axes[2], z, difference[:, 0], 1, calibration, "resimulation", "chi2", "misfit of momenta")
+        _dress(axes[2], "share of samples that fit better", "ECDF less uniform (%)")
+    for axis in axes[1:]:
+        _same_scale([axis])
     return figure
-
-
-def _right(calibration: Calibration) -> str:
-    return f"grey: where {100.0 * (1.0 - calibration.level):.3g} % of right posteriors stay"
-
-
-def _failed(calibration: Calibration, check: str, name: str) -> bool:
-    return any(v.check == check and v.quantity == name and not v.passed for v in calibration.verdicts)
 
 
 def _groups(count: int, panels: int) -> list[list[int]]:
@@ -117,12 +89,17 @@ def _groups(count: int, panels: int) -> list[list[int]]:
     return [list(range(first, min(first + size, count))) for first in range(0, count, size)]
 
 
-def _panels(count: int, title: str) -> tuple[Figure, list[Axes]]:
-    columns = 2 if count == 4 else min(_COLUMNS, count)
-    rows = -(-count // columns)
-    figure = new_figure(max(3.1 * columns, 5.2), 2.9 * rows + 0.3, gap=0.05)
-    figure.suptitle(title, fontsize=9, x=0.02, ha="left")
-    return figure, [figure.add_subplot(rows, columns, k + 1) for k in range(count)]
+def _panels(calibration: Calibration, count: int, title: str) -> tuple[Figure, list[Axes]]:
+    right = f"grey: where {100.0 * (1.0 - calibration.rules.level):.3g} % of right posteriors stay"
+    return grid(
+        count,
+        (3.1, 2.9),
+        (0.0, 0.3),
+        title=f"{right}; {title}",
+        columns=2 if count == 4 else 3,
+        least=5.2,
+        gap=0.05,
+    )
 
 
 def _band(axis: Axes, x: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64]) -> None:
@@ -134,28 +111,24 @@ def _curve(
     x: NDArray[np.float64],
     y: NDArray[np.float64],
     k: int,
-    name: str,
-    *,
-    failed: bool,
+    calibration: Calibration,
+    check: str,
+    quantity: str,
+    label: str = "",
     marker: str = "",
 ) -> None:
-    axis.plot(
-        x,
-        100.0 * y,
-        color=COLOURS[k % len(COLOURS)],
-        ls=_LINES[k // len(COLOURS) % len(_LINES)],
-        lw=2.0 if failed else 1.1,
-        marker=marker,
-        ms=3.5,
-        label=f"{name} (fails)" if failed else name,
-    )
+    key, label = (check, quantity, False), label or quantity
+    failed = any((v.check, v.quantity, v.passed) == key for v in calibration.verdicts)
+    line: Any = {"ls": _LINES[k // len(COLOURS) % len(_LINES)], "lw": 2.0 if failed else 1.1}
+    label = f"{label} (fails)" if failed else label
+    axis.plot(x, 100.0 * y, color=colour(k), marker=marker, ms=3.5, label=label, **line)
 
 
-def _dress(axis: Axes, xlabel: str, ylabel: str, curves: int) -> None:
-    axis.set(xlabel=xlabel, ylabel=ylabel, xlim=(0, 1), xticks=np.linspace(0, 1, 5))
+def _dress(axis: Axes, xlabel: str, ylabel: str) -> None:
+    axis.set(xlabel=xlabel, ylabel=ylabel, xlim=(0, 1))
     axis.set_xticks(np.linspace(0, 1, 5), ["0", "0.25", "0.5", "0.75", "1"])
-    longest = max(len(str(text)) for text in axis.get_legend_handles_labels()[1])
-    columns = max(1, min(curves, 44 // (longest + 6)))
+    labels = [str(text) for text in axis.get_legend_handles_labels()[1]]
+    columns = max(1, min(len(labels), 44 // (max(map(len, labels)) + 6)))
     axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns, fontsize=8, handlelength=1.4)
 
 

@@ -1,10 +1,10 @@
-"""The pictures: of events (Newton, KER), of posteriors (spread) and of a training."""
+"""The pictures of events (Newton, KER), of posteriors (spread) and of a training."""
 
 from __future__ import annotations
 
 import math
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.lines import Line2D
@@ -12,121 +12,97 @@ from matplotlib.patches import Ellipse
 from matplotlib.ticker import MaxNLocator
 
 from flowcei.physics.explosion import kinetic_energy
-from flowcei.posterior.covariance import Covariation
 from flowcei.posterior.labels import speed_names
-from flowcei.posterior.spread import momenta_in_recoil_frame
-from flowcei.report.style import COLOURS, new_figure, styled
+from flowcei.posterior.spread import momenta_in_recoil_frame, typical_correlation
+from flowcei.report.style import COLOURS, colour, dots, grid, new_figure, styled
 from flowcei.units import ELECTRONVOLT
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
     from flowcei.events.container import Events
     from flowcei.posterior.spread import Spread
 
-_MAX_POINTS = 3000
 _MAX_PAIRS = 3  # of bonds, drawn against each other
 _MAX_PERCENTILE = 99.5
 
 
+@styled
 def spread_figure(spread: Spread, event: int | None = None) -> Figure:
-    """Draw the clouds of atoms in the molecular plane, with their marginals.
-
-    Args:
-        spread: Of a file of samples.
-        event: Index of one event, or None for all of them together.
-    """
-    clouds = spread.positions.reshape(-1, *spread.positions.shape[2:])
-    title = f"{len(spread.positions)} events together"
-    if event is not None:
-        clouds, title = spread.positions[event], f"event {spread.ids[event]}"
-    with styled():
-        figure = new_figure(6.4, 4.8)
-        grid = figure.add_gridspec(2, 2, width_ratios=(4, 1), height_ratios=(1, 3))
-        plane = figure.add_subplot(grid[1, 0])
-        above = figure.add_subplot(grid[0, 0], sharex=plane)
-        right = figure.add_subplot(grid[1, 1], sharey=plane)
-        step = max(1, len(clouds) // _MAX_POINTS)
-        handles: list[Line2D] = []
-        for k, label in enumerate(spread.molecule.labels):
-            x, y = clouds[:, k, 0], clouds[:, k, 1]
-            colour = COLOURS[k % len(COLOURS)]
-            dots = plane.plot(x[::step], y[::step], ".", ms=4, alpha=0.35, color=colour, mew=0)[0]
-            handles.append(Line2D([], [], marker="o", ls="", color=dots.get_color(), label=label))
-            plane.plot(x.mean(), y.mean(), "+", ms=9, color="black", mew=1.2, label=label)
-            above.hist(
-                x, bins=_bins(len(clouds)), density=True, histtype="stepfilled", alpha=0.6, color=colour
-            )
-            right.hist(
-                y,
-                bins=_bins(len(clouds)),
-                density=True,
-                histtype="stepfilled",
-                alpha=0.6,
-                color=colour,
-                orientation="horizontal",
-            )
-        plane.set(xlabel=f"x along the momentum of {spread.along} (bohr)", ylabel=" \n ")
-        handles.append(Line2D([], [], marker="+", ls="", color="black", label="mean"))
-        plane.legend(handles=handles, loc="best")
-        for side in (above, right):
-            side.tick_params(labelbottom=side is right, labelleft=side is above)
-        above.set_ylabel("density\n(1/bohr)")
-        right.set_xlabel("density\n(1/bohr)")
-        above.set_title(f"{spread.molecule.name}: posterior positions, {title}", loc="left")
-        _say_stretch(figure, plane)
+    """Draw the clouds of atoms in the molecular plane of one event, or of all, with their marginals."""
+    clouds, title = _of_event(spread, spread.positions, event)
+    figure = new_figure(6.4, 4.8)
+    cells = figure.add_gridspec(2, 2, width_ratios=(4, 1), height_ratios=(1, 3))
+    plane = figure.add_subplot(cells[1, 0])
+    above = figure.add_subplot(cells[0, 0], sharex=plane)
+    right = figure.add_subplot(cells[1, 1], sharey=plane)
+    handles: list[Line2D] = []
+    for k, label in enumerate(spread.molecule.labels):
+        x, y = clouds[:, k, 0], clouds[:, k, 1]
+        dots(plane, clouds[:, k, :2], k, 4)
+        handles.append(Line2D([], [], marker="o", ls="", color=colour(k), label=label))
+        plane.plot(x.mean(), y.mean(), "+", ms=9, color="black", mew=1.2, label=label)
+        look: Any = {"bins": _bins(len(clouds)), "histtype": "stepfilled", "alpha": 0.6, "color": colour(k)}
+        above.hist(x, density=True, **look)
+        right.hist(y, density=True, orientation="horizontal", **look)
+    plane.set(xlabel=f"x along the momentum of {spread.along} (bohr)", ylabel=" \n ")
+    handles.append(Line2D([], [], marker="+", ls="", color="black", label="mean"))
+    plane.legend(handles=handles, loc="best")
+    above.tick_params(labelbottom=False)
+    right.tick_params(labelleft=False)
+    above.set_ylabel("density\n(1/bohr)")
+    right.set_xlabel("density\n(1/bohr)")
+    above.set_title(f"{spread.molecule.name}: posterior positions, {title}", loc="left")
+    # At equal scales most clouds would be dots: how many times longer is a bohr on the y axis?
+    figure.draw_without_rendering()
+    box, (left, end), (low, high) = plane.get_window_extent(), plane.get_xlim(), plane.get_ylim()
+    stretch = (box.height / (high - low)) / (box.width / (end - left))
+    plane.set_ylabel(f"y in the plane of the momenta\n(bohr, drawn {stretch:.2g} times larger than x)")
     return figure
 
 
-def _say_stretch(figure: Figure, plane: Axes) -> None:
-    """Say how many times longer a bohr is on the y axis: at equal scales most clouds are dots."""
-    figure.draw_without_rendering()
-    box, (left, right), (low, high) = plane.get_window_extent(), plane.get_xlim(), plane.get_ylim()
-    stretch = (box.height / (high - low)) / (box.width / (right - left))
-    plane.set_ylabel(f"y in the plane of the momenta\n(bohr, drawn {stretch:.2g} times larger than x)")
-
-
+@styled
 def internal_figure(spread: Spread, event: int | None = None) -> Figure:
     """Draw the distributions of bonds and angles, with the central 68 %, and how bonds vary together.
 
-    Args:
-        spread: Of a file of samples.
-        event: Index of one event, or None for all of them together; then the ellipses are those
-            of a typical event.
+    Of all events together the ellipses are those of a typical event.
     """
     chosen = [i for i, q in enumerate(spread.names) if q.kind != "atom"]
-    values = spread.values.reshape(-1, len(spread.names)) if event is None else spread.values[event]
-    title = f"{len(spread.values)} events together" if event is None else f"event {spread.ids[event]}"
+    values, title = _of_event(spread, spread.values, event)
     pairs = _correlated_bonds(spread)
     count = max(1, len(chosen) + len(pairs))
-    columns = min(4 if count == 4 else 3, count)
-    rows = -(-count // columns)
-    with styled():
-        figure = new_figure(2.9 * columns + 0.4, 2.3 * rows + 0.3)
-        words = f"{spread.molecule.name}: posterior, {title}; line: median, band: central 68 %"
-        figure.suptitle(words, fontsize=9, x=0.02, ha="left")
-        for place, i in enumerate(chosen, start=1):
-            quantity, axes = spread.names[i], figure.add_subplot(rows, columns, place)
-            low, middle, high = np.percentile(values[:, i], (16, 50, 84))
-            axes.hist(values[:, i], bins=_bins(len(values)), density=True, color=COLOURS[0], alpha=0.7)
-            axes.axvspan(low, high, color=COLOURS[4], alpha=0.25, lw=0)
-            axes.axvline(middle, color="black", lw=1)
-            kind = "angle" if quantity.kind == "angle" else "length"
-            unit = quantity.unit
-            axes.set(xlabel=f"{quantity.name} {kind} ({unit})", ylabel=f"density (1/{unit})")
-            axes.set_title(f"{_with_errors(low, middle, high)} {quantity.unit}")
-        for place, pair in enumerate(pairs, start=len(chosen) + 1):
-            _draw_pair(figure.add_subplot(rows, columns, place), spread, event, pair)
+    words = f"{spread.molecule.name}: posterior, {title}; line: median, band: central 68 %"
+    figure, panels = grid(count, (2.9, 2.3), (0.4, 0.3), title=words, columns=4 if count == 4 else 3)
+    for i, axes in zip(chosen, panels, strict=False):
+        quantity = spread.names[i]
+        low, middle, high = np.percentile(values[:, i], (16, 50, 84))
+        axes.hist(values[:, i], bins=_bins(len(values)), density=True, color=COLOURS[0], alpha=0.7)
+        axes.axvspan(low, high, color=COLOURS[4], alpha=0.25, lw=0)
+        axes.axvline(middle, color="black", lw=1)
+        kind = "angle" if quantity.kind == "angle" else "length"
+        axes.set(xlabel=f"{quantity.name} {kind} ({quantity.unit})", ylabel=f"density (1/{quantity.unit})")
+        axes.set_title(f"{_with_errors(low, middle, high)} {quantity.unit}")
+    for pair, axes in zip(pairs, panels[len(chosen) :], strict=True):
+        _draw_pair(axes, spread, event, pair)
     return figure
+
+
+def _of_event(
+    spread: Spread, values: NDArray[np.float64], event: int | None
+) -> tuple[NDArray[np.float64], str]:
+    """Return the samples of one event, or of all together, and what they are called."""
+    if event is None:
+        return values.reshape(-1, *values.shape[2:]), f"{len(values)} events together"
+    return values[event], f"event {spread.event_id[event]}"
 
 
 def _correlated_bonds(spread: Spread) -> list[tuple[int, int]]:
     """Return the pairs of bonds, as numbers of quantities, that vary together most."""
     bonds = [k for k, q in enumerate(spread.names) if q.kind == "bond"]
-    known = Covariation.of(spread)
-    typical = np.nan_to_num(known.typical_correlation())[np.ix_(known.bonds, known.bonds)]
+    typical = np.nan_to_num(typical_correlation(spread.covariance()))  # bonds come first
     pairs = sorted(combinations(range(len(bonds)), 2), key=lambda pair: -abs(typical[pair]))
     return [(bonds[i], bonds[j]) for i, j in pairs[:_MAX_PAIRS]]
 
@@ -137,23 +113,19 @@ def _draw_pair(axes: Axes, spread: Spread, event: int | None, pair: tuple[int, i
     within = values - values.mean(axis=1, keepdims=True)
     each = np.einsum("enk,enl->ekl", within, within) / values.shape[1]
     if event is None:  # as the printed medians: of deviations and correlations, not of covariances
-        known = Covariation([spread.names[k] for k in pair], each, spread.ids)
         typical = np.median(np.sqrt(np.diagonal(each, axis1=1, axis2=2)), axis=0)
-        covariance = np.nan_to_num(known.typical_correlation()) * typical * typical[:, None]
+        covariance = np.nan_to_num(typical_correlation(each)) * typical * typical[:, None]
     else:
         covariance = each[event]
-    dots = values.reshape(-1, 2) if event is None else values[event]
-    step = max(1, len(dots) // _MAX_POINTS)
-    axes.plot(*dots[::step].T, ".", ms=3, alpha=0.35, mew=0, color=COLOURS[0])
+    points = _of_event(spread, values, event)[0]
+    dots(axes, points, 0, 3)
     size, directions = np.linalg.eigh(covariance)
     length = 2.0 * np.sqrt(size.clip(0.0))
     tilt = np.degrees(np.arctan2(directions[1, 1], directions[0, 1]))
     for sigma, style in ((1.0, "-"), (2.0, "--")):
-        shape = {"width": sigma * length[1], "height": sigma * length[0], "angle": tilt}
+        shape: Any = {"width": sigma * length[1], "height": sigma * length[0], "angle": tilt, "ls": style}
         label = f"{sigma:.0f} sigma"
-        axes.add_patch(
-            Ellipse(dots.mean(axis=0), **shape, fc="none", ec="black", ls=style, lw=1, label=label)
-        )
+        axes.add_patch(Ellipse(points.mean(axis=0), fc="none", ec="black", lw=1, label=label, **shape))
     (first, second), deviation = (spread.names[k] for k in pair), np.sqrt(np.diagonal(covariance))
     axes.set(xlabel=f"{first.name} length ({first.unit})", ylabel=f"{second.name} length ({second.unit})")
     if deviation.all():
@@ -175,42 +147,37 @@ def _bins(count: int) -> int:
     return int(min(60, 2 * count ** (1 / 3)))
 
 
+@styled
 def events_figure(events: Events) -> Figure:
     """Draw the Newton plot of events in their recoil frames, and their kinetic energy release."""
     p, names = momenta_in_recoil_frame(events.molecule, events.momenta), speed_names(events.molecule)
     first = np.linalg.norm(p, axis=(0, 2)).argmax()
-    unit = np.linalg.norm(p[:, first], axis=-1)[:, None, None]
-    with styled():
-        figure = new_figure(7.4, 3.2)
-        newton, ker = figure.subplots(1, 2, width_ratios=(3, 2))
-        step = max(1, len(p) // _MAX_POINTS)
-        for k, label in enumerate(names):
-            q = (p / unit)[::step, k]
-            newton.plot(q[:, 0], q[:, 1], ".", ms=2.5, alpha=0.4, mew=0, color=COLOURS[k % len(COLOURS)])
-            if k == first:  # all of its points are one
-                newton.plot(1.0, 0.0, "o", ms=6, color=COLOURS[k % len(COLOURS)])
-            newton.plot([], [], "o", ms=5, color=COLOURS[k % len(COLOURS)], label=label)
-        newton.set(xlabel=f"$p_x$ / |p({names[first]})|", ylabel=f"$p_y$ / |p({names[first]})|")
-        newton.set_title(f"{events.molecule.name}: Newton plot in the recoil frame, {len(p)} events")
-        newton.legend(title="ion")
-        energy = kinetic_energy(p, events.molecule.masses) / ELECTRONVOLT
-        ker.hist(
-            energy[energy <= np.percentile(energy, _MAX_PERCENTILE)], bins=_bins(len(p)), color=COLOURS[0]
-        )
-        ker.set(xlabel="kinetic energy release (eV)", ylabel="events", title="KER")
+    scaled = p / np.linalg.norm(p[:, first], axis=-1)[:, None, None]
+    figure = new_figure(7.4, 3.2)
+    newton, ker = figure.subplots(1, 2, width_ratios=(3, 2))
+    for k, label in enumerate(names):
+        dots(newton, scaled[:, k, :2], k, 2.5, alpha=0.4)
+        if k == first:  # all of its points are one
+            newton.plot(1.0, 0.0, "o", ms=6, color=colour(k))
+        newton.plot([], [], "o", ms=5, color=colour(k), label=label)
+    newton.set(xlabel=f"$p_x$ / |p({names[first]})|", ylabel=f"$p_y$ / |p({names[first]})|")
+    newton.set_title(f"{events.molecule.name}: Newton plot in the recoil frame, {len(p)} events")
+    newton.legend(title="ion")
+    energy = kinetic_energy(p, events.molecule.masses) / ELECTRONVOLT
+    ker.hist(energy[energy <= np.percentile(energy, _MAX_PERCENTILE)], bins=_bins(len(p)), color=COLOURS[0])
+    ker.set(xlabel="kinetic energy release (eV)", ylabel="events", title="KER")
     return figure
 
 
+@styled
 def training_figure(metrics: pd.DataFrame) -> Figure:
     """Draw training and validation loss against epochs."""
-    with styled():
-        figure = new_figure(4.6, 3.0)
-        axis = figure.subplots()
-        axis.plot(metrics["epoch"], metrics["train_loss"], "s-", ms=3, color=COLOURS[0], label="training")
-        axis.plot(
-            metrics["epoch"], metrics["validation_loss"], "o--", ms=3, color=COLOURS[1], label="validation"
-        )
-        axis.set(xlabel="epoch", ylabel="loss (nats per event)")
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.legend()
+    figure = new_figure(4.6, 3.0)
+    axis = figure.subplots()
+    for k, (name, line) in enumerate({"training": "s-", "validation": "o--"}.items()):
+        column = "train_loss" if name == "training" else "validation_loss"
+        axis.plot(metrics["epoch"], metrics[column], line, ms=3, color=COLOURS[k], label=name)
+    axis.set(xlabel="epoch", ylabel="loss (nats per event)")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.legend()
     return figure

@@ -1,29 +1,28 @@
-"""The description of a model: what it may say, and within which bounds."""
+"""The description of a model: what it may say, within which bounds, and in which formats."""
 
 from __future__ import annotations
 
-import json
 from importlib.metadata import version
 from math import isfinite
 from platform import python_version
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from flowcei.errors import DataError, UsageError
-from flowcei.storage.migrations import FORMAT_VERSION
-from flowcei.storage.strictjson import LARGEST, MAX_DEPTH, SMALLEST, read_json, refuse_odd_values, validated
+from flowcei.storage.strictjson import LARGEST, MAX_DEPTH, SMALLEST, check_values, reason
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _IONS = 100
-_ABSENT: Any = None  # of tables that may be missing, but not null
 _Positive = Annotated[int, Field(ge=0)]
 _Numbers = Annotated[list[float], Field(max_length=3 * _IONS)]
 _Pairs = Annotated[list[list[int]], Field(max_length=_IONS)]
-_MOST_TEXT, _MOST_VALUES = 12 << 20, 700_000  # before training: the rest is for results and tensors
 _LIBRARIES = ("flowcei", "torch", "FrEIA", "numpy")
 
 
-class _Part(BaseModel):
+class _Closed(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
@@ -33,7 +32,7 @@ class _Open(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
 
-class _Frame(_Part):
+class _Frame(_Closed):
     masses: list[float] = Field(min_length=2, max_length=_IONS)
     identical: _Pairs
     axes: list[int] = Field(max_length=3)
@@ -41,13 +40,13 @@ class _Frame(_Part):
     tree: _Pairs
 
 
-class _RawFrame(_Part):
+class _RawFrame(_Closed):
     masses: list[float] = Field(min_length=2, max_length=_IONS)
     fixed: list[float | None] = Field(max_length=3 * _IONS)
     seen: list[int] = Field(max_length=3 * _IONS)
 
 
-class _NoiseRange(_Part):
+class _NoiseRange(_Closed):
     low: float = Field(ge=0)
     high: float = Field(gt=0)
     relative: bool
@@ -55,26 +54,31 @@ class _NoiseRange(_Part):
     @model_validator(mode="after")
     def _in_order(self) -> _NoiseRange:
         if self.low > self.high or (self.relative and self.high > 1.0):
-            msg = f"noise from {self.low:g} to {self.high:g}"
-            raise ValueError(msg)
+            raise ValueError(f"noise from {self.low:g} to {self.high:g}")
         return self
 
 
-class _Data(_Open):
-    rows: _Positive
-    split_seed: _Positive
-    noise: float | None = Field(default=None, gt=0, le=1)
-    digest: str = Field(pattern=r"^[0-9a-f]{64}$")
+class SimulationRecord(_Open):
+    """How the events of a training on a prior were simulated; accuracy relative, of momenta."""
 
-
-class _Simulation(_Open):
     events_per_epoch: _Positive
+    accuracy: float = Field(default=0.0, ge=0)
     pilot_events: _Positive = 0
     validation_events: _Positive = 0
-    accuracy: float = Field(default=0.0, ge=0)
 
 
-class _Seen(_Part):
+class DataRecord(_Open):
+    """Which file a training is of: rows, split, SHA-256 of its momenta, measured noise (relative)."""
+
+    rows: _Positive
+    split_seed: _Positive
+    digest: str = Field(pattern=r"^[0-9a-f]{64}$")
+    noise: float | None = Field(default=None, gt=0, le=1)
+
+
+class RangeRecord(_Closed):
+    """Conditions of training events: range of log KER (hartree), ellipsoid of the K other numbers."""
+
     low: float
     high: float
     mean: _Numbers
@@ -82,49 +86,47 @@ class _Seen(_Part):
     reach: float
 
     @model_validator(mode="after")
-    def _square(self) -> _Seen:
+    def _square(self) -> RangeRecord:
         if [len(row) for row in self.precision] != [len(self.mean)] * len(self.mean):
-            msg = f"a precision that is not {len(self.mean)} x {len(self.mean)}"
-            raise ValueError(msg)
+            raise ValueError(f"a precision that is not {len(self.mean)} x {len(self.mean)}")
         return self
 
 
-class _Training(_Open):
-    """What code reads back of a training, or `flowcei info` shows; all of it may be missing."""
+class TrainingRecord(_Open):
+    """What is known of a training; all of it may be missing, and what else a file says is kept."""
 
-    name: str = ""
     prior: dict[str, Any] | None = None
     prior_name: str | None = None
-    seed: _Positive = 0
-    simulation: _Simulation = Field(default=_ABSENT)
-    data: _Data = Field(default=_ABSENT)
+    simulation: SimulationRecord | None = None
+    data: DataRecord | None = None
     noise_added: bool = True
+    seen: RangeRecord | None = None
+    plugins: dict[str, str] = Field(default={})
+    seed: _Positive | None = None
     schedule: dict[str, Any] = Field(default={})
     versions: dict[str, str] = Field(default={})
-    plugins: dict[str, str] = Field(default={})
-    epochs_run: _Positive = 0
+    epochs_run: _Positive | None = None
     validation_loss: float | None = None
     round_trip_error: float | None = Field(default=None, ge=0)
     parameters: _Positive = 0
     rows_per_second: float | None = Field(default=None, ge=0)
-    seen: _Seen = Field(default=_ABSENT)
+    name: str = ""
     figures: dict[str, Any] = Field(default={})
 
+    @field_validator("simulation", "data", "seen", "seed", "epochs_run", mode="before")
+    @classmethod
+    def _not_null(cls, value: object) -> object:
+        if value is None:
+            raise ValueError("null where a value belongs")
+        return value
 
-class ModelCard(_Part):
-    """What a model file says of itself, checked before anything is built from it.
+    def to_dict(self) -> dict[str, Any]:
+        """What is known, as plain values; what is wrong with them shows when they are read."""
+        return self.model_dump(exclude_unset=True, warnings=False)
 
-    Attributes:
-        format_version: Of the file; what is older is migrated.
-        flowcei: Version that wrote it.
-        architecture: Name in the registry.
-        options: Options of the architecture.
-        molecule: Table of the molecule.
-        frame: Table of the recoil frame, or of a raw one.
-        noise: Range of detector noise in training.
-        training: Prior, schedule, seed, data, versions and metrics.
-        checksum: Of the weights; None for a file of format 1.
-    """
+
+class ModelCard(_Closed):
+    """What a model file says of itself, checked before anything is built; `checksum` is of the weights."""
 
     format_version: int
     flowcei: str
@@ -133,98 +135,88 @@ class ModelCard(_Part):
     molecule: dict[str, Any]
     frame: _Frame | _RawFrame
     noise: _NoiseRange
-    training: dict[str, Any]
+    training: TrainingRecord
     checksum: str | None = Field(pattern=r"^sha256:[0-9a-f]{64}$")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it stands in the file."""
+        return self.model_dump(exclude_unset=True)
 
 
 def card_of(table: object) -> ModelCard:
-    """Return the description that a table in the newest format holds.
-
-    Raises:
-        DataError: Naming the first place that is damaged.
-    """
-    refuse_odd_values(table)
-    card = validated(ModelCard, table)
-    validated(_Training, card.training, "training.")
-    return card
+    """The description that a table of any format holds; DataError names the first place that is damaged."""
+    check_values(table)
+    try:
+        return ModelCard.model_validate(migrated(table))
+    except ValidationError as error:
+        raise DataError(f"its description is damaged {reason(error)}") from error
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what computes here.
-
-    Example:
-        >>> sorted(versions())
-        ['FrEIA', 'flowcei', 'numpy', 'python', 'torch']
-    """
+    """Versions of what computes here."""
     return {name: version(name) for name in _LIBRARIES} | {"python": python_version()}
 
 
-def describe_model(
-    architecture: str,
-    options: dict[str, Any],
-    molecule: dict[str, Any],
-    frame: dict[str, Any],
-    noise: dict[str, Any],
-    training: dict[str, Any],
-) -> ModelCard:
-    """Return the description of a model made with this version: see `ModelCard`.
-
-    Raises:
-        UsageError: For what cannot be described.
-    """
-    error = training.get("round_trip_error")
-    if isinstance(error, float) and not isfinite(error):  # not None: that would be no error at all
-        training = training | {"round_trip_error": LARGEST}
-    table = {
-        "format_version": FORMAT_VERSION,
-        "flowcei": version("flowcei"),
-        "architecture": architecture,
-        "options": options,
-        "molecule": molecule,
-        "frame": frame,
-        "noise": noise,
-        "training": training,
-        "checksum": None,
-    }
+def describe_model(training: TrainingRecord, **tables: object) -> ModelCard:
+    """The description of a model of this version: its architecture, options, molecule, frame and noise."""
+    record = training.to_dict()
+    if not isfinite(record.get("round_trip_error") or 0.0):  # not None: that would be no error at all
+        record["round_trip_error"] = LARGEST
+    table = {"format_version": FORMAT_VERSION, "flowcei": version("flowcei"), **tables, "training": record}
     try:
-        return card_of(_storable(table))
+        return card_of(_storable({**table, "checksum": None}))
     except DataError as error:
-        msg = f"the model cannot be stored: {error}"
-        raise UsageError(msg) from error
-
-
-def refuse_undescribable(molecule: dict[str, Any], training: dict[str, Any]) -> None:
-    """Refuse, before hours of training, what no model file could say of it.
-
-    Raises:
-        UsageError: Naming the place.
-    """
-    try:
-        table = _storable({"molecule": molecule, "training": training})
-        text = json.dumps(table)
-        if len(text) > _MOST_TEXT:
-            raise DataError(f"its prior or molecule takes {len(text):,} characters, above {_MOST_TEXT:,}")
-        refuse_odd_values(read_json(text, most=_MOST_VALUES))
-        validated(_Training, _storable(training), "training.")
-    except DataError as error:
-        msg = f"a model trained like this could not be stored: {error}"
-        raise UsageError(msg) from error
+        raise UsageError(f"the model cannot be stored: {error}") from error
 
 
 def _storable(value: object, depth: int = 0) -> object:
-    """Return a value as JSON can hold it and a terminal show it: NaN and infinity as None."""
-    if depth > MAX_DEPTH - 4:  # the description stands within other tables
+    """A value as JSON can hold it and a terminal show it: NaN and infinity as None."""
+    if depth > MAX_DEPTH:
         raise DataError(f"more than {MAX_DEPTH} tables within one another")
-    if isinstance(value, dict):
-        return {_printable(str(key)): _storable(part, depth + 1) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_storable(part, depth + 1) for part in value]
-    if isinstance(value, float):
-        if not isfinite(value):
-            return None
-        return 0.0 if abs(value) < SMALLEST else float(value)
-    return _printable(value) if isinstance(value, str) else value
+    match value:
+        case dict():
+            return {_printable(str(key)): _storable(item, depth + 1) for key, item in value.items()}
+        case list() | tuple():
+            return [_storable(item, depth + 1) for item in value]
+        case float():
+            return None if not isfinite(value) else 0.0 if abs(value) < SMALLEST else float(value)
+        case str():
+            return _printable(value)
+    return value
 
 
 def _printable(text: str) -> str:
     return "".join(sign if sign.isprintable() else "?" for sign in text)
+
+
+# A format is a contract with files that people have. What changes it raises the version and adds
+# a migration; the old ones stay, and so do the files of `tests/data/models-v*`.
+FORMAT_VERSION = 2
+
+
+def _from_1(table: dict[str, Any]) -> dict[str, Any]:
+    """No checksum; versions and events per epoch stood loose in `training`."""
+    training = table.get("training")
+    if isinstance(training, dict):
+        training = dict(training)
+        if loose := {name: training.pop(name) for name in ("flowcei", "torch") if name in training}:
+            training["versions"] = loose
+        if "events_per_epoch" in training:
+            training["simulation"] = {"events_per_epoch": training.pop("events_per_epoch")}
+    return {"checksum": None} | table | {"training": training}
+
+
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}
+"""Version -> what turns a description of it into one of the next."""
+
+
+def migrated(table: object) -> dict[str, Any]:
+    """A description in the newest format."""
+    number = table.get("format_version") if isinstance(table, dict) else None
+    if not isinstance(table, dict) or type(number) is not int or number < 1:
+        raise DataError(f"its description has format_version {ascii(number)[:40]}")
+    if number > FORMAT_VERSION:
+        raise DataError(f"written by a newer flowcei (format {number}, known {FORMAT_VERSION}): upgrade")
+    for step in range(number, FORMAT_VERSION):
+        table = MIGRATIONS[step](table) | {"format_version": step + 1}
+    return table

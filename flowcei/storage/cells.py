@@ -1,8 +1,7 @@
 """Tables as CSV whose text no spreadsheet takes for a formula.
 
-A spreadsheet runs a cell that begins with `=`, `+`, `-` or `@`, and drops blanks before it.
-Names of files, models and labels come from elsewhere: such a cell gets an apostrophe, which
-a spreadsheet hides. Numbers, also those that are text, stay as they are.
+A spreadsheet runs a cell that begins with `=`, `+`, `-` or `@`, and drops blanks before it. Names of
+files, models and labels come from elsewhere: such a cell gets an apostrophe, which a spreadsheet hides.
 """
 
 from __future__ import annotations
@@ -21,12 +20,7 @@ _NUMBER = re.compile(r"[+-]?(?:inf|nan|(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[
 
 
 def safe_cell(cell: object) -> object:
-    """Return a cell that no spreadsheet runs, its line breaks of one kind; what is no text as it is.
-
-    Example:
-        >>> [safe_cell(cell) for cell in ("=1+1", "-1.5e-3", "c-o", "-x", -2.0)]
-        ["'=1+1", '-1.5e-3', 'c-o', "'-x", -2.0]
-    """
+    """A cell that no spreadsheet runs, its line breaks of one kind; numbers, also in text, as they are."""
     if not isinstance(cell, str):
         return cell
     # A lone carriage return ends a line for many readers, and is not quoted for it: what comes
@@ -36,13 +30,7 @@ def safe_cell(cell: object) -> object:
 
 
 def write_table(table: pd.DataFrame, file: TextIO, **options: Any) -> None:  # noqa: ANN401
-    """Write a table as CSV, text made safe: cells, headers and, where it is written, the index.
-
-    Args:
-        table: What to write.
-        file: Open for text.
-        options: Of `pandas.DataFrame.to_csv`.
-    """
+    """Write a table as CSV, the text of cells, headers and index made safe; options of `to_csv`."""
     columns: dict[Hashable, Any] = {}
     for name, column in table.items():
         text = not pd.api.types.is_numeric_dtype(column)

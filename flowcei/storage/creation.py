@@ -1,11 +1,10 @@
 """Creating, replacing and locking files in folders that other people can write to.
 
-A new file is made under a hidden name of its own, exclusively, and is written through its
-handle, never again by name: nothing that somebody plants there in between, such as a link to
-another file, is ever written to. It is locked until it takes its place by one rename. The
-operating system gives the lock up with the process, so what a killed one left is replaced.
-The folder is held open meanwhile, and links on the way to it are followed: it was named by
-the person who runs flowcei.
+A new file is made under a hidden name of its own, exclusively, and is written through its handle, never
+again by name: nothing that somebody plants there in between, such as a link to another file, is ever
+written to. It is locked until it takes its place by one rename. The operating system gives the lock up
+with the process, so what a killed one left is replaced. The folder is held open meanwhile, and links on
+the way to it are followed: it was named by the person who runs flowcei.
 """
 
 from __future__ import annotations
@@ -23,40 +22,34 @@ from flowcei.errors import FlowceiError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 _TEMPORARY, _LOCK = "flowcei-tmp", "flowcei-lock"  # endings of hidden names
 _SAFE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # the last: a pipe must not be waited for
-_KINDS = (
-    (stat.S_ISLNK, "a link"),
-    (stat.S_ISDIR, "a folder"),
-    (stat.S_ISFIFO, "a pipe"),
-    (stat.S_ISSOCK, "a socket"),
-)
+_KINDS = {
+    stat.S_IFREG: "a file of several names",
+    stat.S_IFLNK: "a link",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+}
 _PATIENCE, _PAUSE = 1.0, 0.05  # seconds; small files are written in less
 
 
-def refuse_existing(path: Path, *, overwrite: bool) -> None:
-    """Refuse a place where no file can be written, or none without being told to.
-
-    Raises:
-        UsageError: Where `path` exists, or its folder does not; with `overwrite`, where it is a
-            link, a folder, a pipe or a device, since only a file is replaced.
-    """
+def check_output(path: Path, *, overwrite: bool) -> None:
+    """Refuse a path where no file can be written, or none without being told to."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
         if path.parent.is_dir():
             return
-        msg = f"folder {path.parent} does not exist; make it first"
-        raise UsageError(msg) from None
+        raise UsageError(f"folder {path.parent} does not exist; make it first") from None
     except OSError as error:
-        msg = f"{path} cannot be written ({error.strerror}); name another place"
-        raise UsageError(msg) from error
+        raise UsageError(f"{path} cannot be written ({error.strerror}); name another place") from error
     if not overwrite:
-        msg = f"{path} exists; use --overwrite to replace it, or another -o"
-        raise UsageError(msg)
+        raise UsageError(f"{path} exists; use --overwrite to replace it, or another -o")
     if not stat.S_ISREG(mode):
         # A link is refused, not followed: its target may be a file of somebody else's choice.
         msg = f"{path} is {_kind(mode)}, which is never replaced; remove it, or name the file itself"
@@ -64,37 +57,23 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
 
 
 class OutputFile:
-    """A file that this process made, or opened again, in a folder that is held open.
-
-    Attributes:
-        file: Open for reading and writing.
-        path: What it will be, or is, called.
-        name: What it is called in its folder now.
-    """
+    """A file open to read and write, in a folder that is held open, where it has the name `name` now."""
 
     def __init__(self, handle: int, folder: int, name: str, path: Path) -> None:
         self.file: BinaryIO = os.fdopen(handle, "r+b")
-        self.path = path
+        self.path, self.name = path, name
         self._folder = folder
-        self.name = name
 
     def become(self, path: Path, *, overwrite: bool = True, durable: bool = False) -> None:
         """Take the place of `path`, in the same folder, in one step; from then on it is not locked.
 
-        Args:
-            path: The new name.
-            overwrite: Whether a file may have it; meanwhile somebody may have made one.
-            durable: Whether the disk must have the file before, so that a machine that goes down
-                leaves the old file or the new one. Costs milliseconds.
-
-        Raises:
-            UsageError: As `refuse_existing`.
-            FlowceiError: Where somebody else has moved the file away.
+        Where `durable`, the disk has the file before, so that a machine that goes down leaves the old
+        file or the new one. Costs milliseconds.
         """
         self.file.flush()
         if durable:
             os.fsync(self.file.fileno())
-        refuse_existing(path, overwrite=overwrite)
+        check_output(path, overwrite=overwrite)  # meanwhile somebody may have made one
         if not _is_at(self.file.fileno(), self.name, self._folder):
             msg = f"{path} cannot be written: another process has moved its temporary file {self.name}"
             raise FlowceiError(msg)
@@ -113,14 +92,9 @@ class OutputFile:
 
 
 @contextmanager
-def create_file(path: Path) -> Iterator[OutputFile]:
-    """Make a new, locked file with a hidden name beside `path`; it goes, unless it has become something.
-
-    Raises:
-        UsageError: Where the folder cannot be written, where a link or anything but a file has the
-            hidden name, and where another process is writing a file for `path`.
-    """
-    name = f".{path.name}.{_TEMPORARY}"
+def create_file(path: Path, ending: str = _TEMPORARY) -> Iterator[OutputFile]:
+    """Make a new, locked file with a hidden name beside `path`; it goes, unless it has become something."""
+    name = f".{path.name}.{ending}"
     with _folder_of(path) as folder:
         output = OutputFile(_claim(name, folder, path), folder, name, path)
         try:
@@ -132,69 +106,28 @@ def create_file(path: Path) -> Iterator[OutputFile]:
                 output.file.close()
 
 
+def output_lock(path: Path) -> AbstractContextManager[OutputFile]:
+    """Hold the right to write `path`, for something that lasts."""
+    return create_file(path, _LOCK)
+
+
 @contextmanager
 def reopen_file(path: Path) -> Iterator[OutputFile]:
-    """Open a file that an earlier run has begun, to go on writing into it.
-
-    Raises:
-        UsageError: For a link, also a hard one, a folder, a pipe or a device, and where it is not
-            there or may not be written.
-    """
+    """Open a file that an earlier run has begun, to go on writing into it."""
     with _folder_of(path) as folder:
         try:
-            handle = _opened(path, folder, os.O_RDWR)
+            handle = _open(path, folder, os.O_RDWR)
         except FileNotFoundError:
-            msg = f"no file {str(path)!r}"
-            raise UsageError(msg) from None
+            raise UsageError(f"no file {str(path)!r}") from None
         output = OutputFile(handle, folder, path.name, path)
-        try:
+        with output.file:
             yield output
-        finally:
-            output.file.close()
-
-
-@contextmanager
-def output_lock(path: Path) -> Iterator[None]:
-    """Hold the right to write `path`, for something that lasts.
-
-    Raises:
-        UsageError: Where another process has it.
-    """
-    name = f".{path.name}.{_LOCK}"
-    with _folder_of(path) as folder:
-        lock = OutputFile(_claim(name, folder, path), folder, name, path)
-        try:
-            yield
-        finally:
-            lock.remove()
-            lock.file.close()
 
 
 @contextmanager
 def atomic_write(path: Path, *, overwrite: bool = True, durable: bool = False) -> Iterator[BinaryIO]:
-    """Yield an open file that becomes `path` when the block ends well.
-
-    On any error, an interrupt included, the new file goes and `path` is as before.
-
-    Args:
-        path: The file.
-        overwrite: Whether it may be there already.
-        durable: See `OutputFile.become`.
-
-    Raises:
-        UsageError: As `refuse_existing` and `create_file`.
-        FlowceiError: Where the disk is full, or refuses for another reason.
-
-    Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> target = Path(tempfile.mkdtemp()) / "a.txt"
-        >>> with atomic_write(target) as file:
-        ...     _ = file.write(b"all of it")
-        >>> target.read_text()
-        'all of it'
-    """
-    refuse_existing(path, overwrite=overwrite)
+    """Yield an open file that becomes `path` when the block ends well; else all is as before."""
+    check_output(path, overwrite=overwrite)
     with create_file(path) as output:
         try:
             yield output.file
@@ -226,30 +159,22 @@ def as_text(file: BinaryIO) -> Iterator[TextIO]:
 
 
 def append_to(path: Path) -> TextIO:
-    """Open a text file (UTF-8) to append to, and lock it until it is closed; made where it is missing.
-
-    Raises:
-        UsageError: For a link, also a hard one, a folder, a pipe or a device; where it cannot be
-            written; and where another process has locked it.
-    """
+    """Open a text file (UTF-8) to append to, made where it is missing, and lock it until it is closed."""
     with _folder_of(path) as folder:
-        handle = _opened(path, folder, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    try:
-        _lock(handle)
-    except BlockingIOError:
+        handle = _open(path, folder, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    if not _lock(handle):
         os.close(handle)
-        msg = f"another process is writing {path}; wait for it, or stop it first"
-        raise UsageError(msg) from None
+        raise UsageError(f"another process is writing {path}; wait for it, or stop it first")
     return os.fdopen(handle, "a", encoding="utf-8")
 
 
-def remove_left_over(folder: Path) -> None:
+def remove_stale(folder: Path) -> None:
     """Remove hidden files of processes that are gone from a folder."""
     with _folder_of(folder / "*") as handle:
         for name in os.listdir(handle):  # noqa: PTH208 (of the folder that is open, whatever is moved)
             if name.startswith(".") and name.endswith((f".{_TEMPORARY}", f".{_LOCK}")):
-                with suppress(BlockingIOError, UsageError):
-                    _remove_one(folder / name, handle)
+                with suppress(UsageError):
+                    _remove_stale(folder / name, handle)
 
 
 @contextmanager
@@ -258,8 +183,7 @@ def _folder_of(path: Path) -> Iterator[int]:
     try:
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        msg = f"cannot write to folder {path.parent} ({error.strerror})"
-        raise UsageError(msg) from error
+        raise UsageError(f"cannot write to folder {path.parent} ({error.strerror})") from error
     try:
         yield folder
     finally:
@@ -267,89 +191,82 @@ def _folder_of(path: Path) -> Iterator[int]:
 
 
 def _claim(name: str, folder: int, path: Path) -> int:
-    """Return the handle of a new file that is locked, once no other process holds one of its name."""
+    """Handle of a new file that is locked, once no other process holds one of its name."""
     deadline = time.monotonic() + _PATIENCE
     while True:
+        handle = -1
         try:
-            handle = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | _SAFE, 0o666, dir_fd=folder)
+            if _remove_stale(path.with_name(name), folder):
+                handle = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | _SAFE, 0o666, dir_fd=folder)
         except FileExistsError:
-            handle = -1
+            pass
         except OSError as error:
-            msg = f"cannot write to folder {path.parent} ({error.strerror})"
-            raise UsageError(msg) from error
-        try:
-            if handle >= 0:
-                _lock(handle)
-                if _is_at(handle, name, folder):
-                    return handle
-                os.close(handle)  # another process took it for left over: once more
-                continue
-            _remove_one(path.with_name(name), folder)
-        except BlockingIOError:
-            if handle >= 0:
-                os.close(handle)
-            if time.monotonic() > deadline:
-                msg = f"another process is writing {path}; wait for it, or name another file"
-                raise UsageError(msg) from None
-            time.sleep(_PAUSE)
+            raise UsageError(f"cannot write to folder {path.parent} ({error.strerror})") from error
+        if handle >= 0:
+            if _lock(handle) and _is_at(handle, name, folder):
+                return handle
+            os.close(handle)  # another process took it for a stale one
+        if time.monotonic() > deadline:
+            raise UsageError(f"another process is writing {path}; wait for it, or name another file")
+        time.sleep(_PAUSE)
 
 
-def _remove_one(place: Path, folder: int) -> None:
-    """Remove the file of a process that is gone; BlockingIOError where it is not."""
+def _remove_stale(path: Path, folder: int) -> bool:
+    """Remove the file of a process that is gone; False where it is not gone."""
     try:
-        handle = _opened(place, folder, os.O_RDWR)
-    except FileNotFoundError:  # removed meanwhile
-        return
+        handle = _open(path, folder, os.O_RDWR)
+    except FileNotFoundError:
+        return True
     try:
-        _lock(handle)
-        if _is_at(handle, place.name, folder):
-            os.unlink(place.name, dir_fd=folder)
+        locked = _lock(handle)
+        if locked and _is_at(handle, path.name, folder):
+            os.unlink(path.name, dir_fd=folder)
+        return locked
     finally:
         os.close(handle)
 
 
-def _opened(path: Path, folder: int, flags: int) -> int:
+def _open(path: Path, folder: int, flags: int) -> int:
     """Open a file that is no link and has no second name; FileNotFoundError where there is none."""
+    with suppress(FileNotFoundError):  # to name what is there; what counts is what has been opened
+        _check_kind(path, os.stat(path.name, dir_fd=folder, follow_symlinks=False))
     try:
         handle = os.open(path.name, flags | _SAFE, 0o666, dir_fd=folder)
     except FileNotFoundError:
         raise
     except OSError as error:
-        with suppress(OSError):
-            mode = os.stat(path.name, dir_fd=folder, follow_symlinks=False).st_mode
-            if not stat.S_ISREG(mode):
-                msg = f"{path} is {_kind(mode)}, not a file: nothing is written to it; remove it"
-                raise UsageError(msg) from error
-        msg = f"cannot write {path} ({error.strerror})"
-        raise UsageError(msg) from error
-    found = os.fstat(handle)
-    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        raise UsageError(f"cannot write {path} ({error.strerror})") from error
+    try:
+        _check_kind(path, os.fstat(handle))
+    except UsageError:
         os.close(handle)
-        what = _kind(found.st_mode) if not stat.S_ISREG(found.st_mode) else "a file of several names"
-        msg = f"{path} is {what}: nothing is written to it; remove it"
-        raise UsageError(msg)
+        raise
     return handle
 
 
-def _lock(handle: int) -> None:
-    """Lock a file until it is closed, however the process ends; BlockingIOError where another has it."""
+def _check_kind(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        raise UsageError(f"{path} is {_kind(status.st_mode)}: nothing is written to it; remove it")
+
+
+def _kind(mode: int) -> str:
+    return _KINDS.get(stat.S_IFMT(mode), "a device")
+
+
+def _lock(handle: int) -> bool:
+    """Lock a file until it is closed, however the process ends; False where another process has it."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise
+        return False
     except OSError:  # a file system without locks
-        return
+        return True
+    return True
 
 
 def _is_at(handle: int, name: str, folder: int) -> bool:
     """Whether a folder has an open file under a name."""
     try:
-        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        return os.path.samestat(os.stat(name, dir_fd=folder, follow_symlinks=False), os.fstat(handle))
     except FileNotFoundError:
         return False
-    return os.path.samestat(found, os.fstat(handle))
-
-
-def _kind(mode: int) -> str:
-    """Return what is there in place of a file."""
-    return next((word for test, word in _KINDS if test(mode)), "a device")

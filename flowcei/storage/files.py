@@ -13,8 +13,7 @@ from flowcei.errors import DataError, UsageError
 if TYPE_CHECKING:
     from pathlib import Path
 
-_MAX_TOML = 1 << 20
-_MAX_LINE = 1 << 20
+_MAX_TOML = _MAX_LINE = 1 << 20
 _LARGE, _MOST_PACKED = 1 << 26, 2000  # bytes; no packing of HDF5 or Parquet saves more than 1 in 1030
 # A key of sixteen parts or more. The parser takes time and memory with the square of their number.
 _DEEP_KEY = re.compile(r"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){16}""")
@@ -29,25 +28,13 @@ def same_file(one: Path, other: Path) -> bool:
 
 
 def check_readable(path: Path) -> None:
-    """Refuse a path that is not a readable file with something in it.
-
-    Pipes and devices are no files: reading them may wait for ever, or never end.
-
-    Raises:
-        UsageError: For a missing file, a folder, a pipe or a device.
-        DataError: For an empty or unreadable file.
-    """
+    """Refuse what is no readable file with something in it: reading a pipe or a device may never end."""
     try:
-        there, regular = path.exists(), path.is_file()
+        exists, regular = path.exists(), path.is_file()
     except OSError as error:
-        msg = f"{str(path)!r}: not a file that can be opened ({error.strerror})"
-        raise UsageError(msg) from error
-    if not there:
-        msg = f"no file {str(path)!r}"
-        raise UsageError(msg)
+        raise UsageError(f"{str(path)!r}: not a file that can be opened ({error.strerror})") from error
     if not regular:
-        msg = f"{str(path)!r} is not a file"
-        raise UsageError(msg)
+        raise UsageError(f"{str(path)!r} is not a file" if exists else f"no file {str(path)!r}")
     if path.stat().st_size == 0:
         raise DataError("the file is empty", path=path)
     if not os.access(path, os.R_OK):
@@ -55,57 +42,26 @@ def check_readable(path: Path) -> None:
 
 
 def check_end(path: Path, remedy: str) -> None:
-    """Refuse a file whose last line has no end: a number that is cut reads as a shorter one.
-
-    Args:
-        path: The file.
-        remedy: What reads a file that is whole all the same.
-
-    Raises:
-        DataError: Naming that line.
-    """
+    """Refuse a file whose last line has no end: a number that is cut reads as a shorter one."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - _MAX_LINE))
         lines = file.read().replace(b"\r", b"\n").rsplit(b"\n", 1)
         if len(lines) == 1 or not lines[1].strip():  # a header alone holds no number
             return
         file.seek(0)
-        line = 1 + sum(part.count(b"\n") for part in iter(partial(file.read, 1 << 20), b""))
+        line = 1 + sum(block.count(b"\n") for block in iter(partial(file.read, 1 << 20), b""))
     what = f"line {line}, the last one, has no line end: the file may be cut in the middle of a number"
     raise DataError(f"{what}; if it is whole, {remedy}", path=path)
 
 
 def check_held(path: Path, numbers: int, what: str, size: int | None = None) -> None:
-    """Refuse a file that says it holds far more numbers than its bytes can: ones never written are free.
-
-    Args:
-        path: The file.
-        numbers: How many it says.
-        what: Holds them, for the message.
-        size: Bytes of the file, where it is open and may not have its name yet.
-
-    Raises:
-        DataError: For more than 64 MB of numbers, and more than 2000 times the size of the file.
-    """
+    """Refuse a claim of more than 64 MB of numbers, and 2000 times the bytes of the file (`size` if open)."""
     if 8 * numbers > max(_LARGE, _MOST_PACKED * (path.stat().st_size if size is None else size)):
         raise DataError(f"{what} claims {numbers} numbers, which the file does not hold", path=path)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Return what a TOML file says; larger ones than 1 MiB are none.
-
-    Raises:
-        UsageError: For a missing file.
-        DataError: For a file that is not TOML, or nested without end.
-
-    Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> path = Path(tempfile.mkdtemp()) / "a.toml"
-        >>> _ = path.write_text("a = 1")
-        >>> read_toml(path)
-        {'a': 1}
-    """
+    """Content of a TOML file of at most 1 MiB."""
     check_readable(path)
     if path.stat().st_size > _MAX_TOML:
         raise DataError("larger than 1 MiB: not a file of this kind", path=path)

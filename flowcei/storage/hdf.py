@@ -38,15 +38,9 @@ _HEAP, _HEADER, _ENTRY = b"GCOL\x01", 16, struct.Struct("<HHxxxxQ")
 
 @contextmanager
 def opened(path: Path, file: BinaryIO | None = None) -> Iterator[h5py.File]:
-    """Open an HDF5 file to read; what h5py stumbles over in the block is a fault of the file.
+    """Open an HDF5 file to read, or one that is open already and stays so.
 
-    Args:
-        path: The file.
-        file: The same, where it is open already; it stays open.
-
-    Raises:
-        UsageError: For a missing file.
-        DataError: For a damaged file.
+    What h5py stumbles over in the block is a fault of the file.
     """
     if file is None:
         check_readable(path)
@@ -69,15 +63,7 @@ def opened(path: Path, file: BinaryIO | None = None) -> Iterator[h5py.File]:
 
 @contextmanager
 def writing(file: BinaryIO, **options: Any) -> Iterator[h5py.File]:  # noqa: ANN401 (of h5py)
-    """Make an HDF5 file in a file that is open to read and write.
-
-    Args:
-        file: Empty, as `flowcei.storage.creation` makes it.
-        options: Of `h5py.File`.
-
-    Raises:
-        OSError: Where the disk is full, or refuses for another reason.
-    """
+    """Make an HDF5 file in an empty one that is open to read and write; OSError where the disk refuses."""
     raw = _Patient(file.fileno(), "r+", closefd=False)
     try:
         with h5py.File(raw, "w", **options) as content:
@@ -125,15 +111,12 @@ class _Watched(io.FileIO):
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         start, size = self.tell(), os.fstat(self.fileno()).st_size
         view, done = memoryview(buffer), 0  # h5py's own kind of view compares with nothing
-        while done < len(view):
-            count = super().readinto(view[done:])
-            if not count:
-                break
+        while count := super().readinto(view[done:]) if done < len(view) else 0:
             done += count
         if view[: len(_HEAP)] == _HEAP:
-            whole = int.from_bytes(view[8:_HEADER], "little")
+            length = int.from_bytes(view[8:_HEADER], "little")
             self.seek(start)  # the library reads a long heap in two parts
-            _refuse_endless(self.read(min(whole, size)), whole)
+            _check_heap(self.read(min(length, size)), length)
         if done <= _MAX_DESCRIPTION:
             for text in _TEXT.finditer(view[:done]):
                 if int.from_bytes(text[1], "little") > size:
@@ -141,24 +124,20 @@ class _Watched(io.FileIO):
         return done
 
 
-def _refuse_endless(heap: bytes, whole: int) -> None:
-    """Refuse a heap that says it has `whole` bytes, with an entry that does not lead to the next."""
-    place = _HEADER
-    while place + _ENTRY.size <= whole:
+def _check_heap(heap: bytes, length: int) -> None:
+    """Refuse a heap that says it has `length` bytes, with an entry that does not lead to the next."""
+    offset = _HEADER
+    while offset + _ENTRY.size <= length:
         # Entry 0 is the room that is left, and counts its own beginning; others are padded to 8 bytes.
-        number, _, size = _ENTRY.unpack_from(heap, place) if place + _ENTRY.size <= len(heap) else (0, 0, 0)
+        number, _, size = _ENTRY.unpack_from(heap, offset) if offset + _ENTRY.size <= len(heap) else (0, 0, 0)
         step = size if number == 0 else _ENTRY.size + (size + 7) // 8 * 8
-        place += step
-        if step < _ENTRY.size or place > whole:
+        offset += step
+        if step < _ENTRY.size or offset > length:
             raise DataError("not an HDF5 file, or damaged (a heap of texts that goes nowhere)")
 
 
 def numbers_of(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
-    """Return a dataset of numbers that lies in the file itself, no larger than the file can hold.
-
-    Raises:
-        DataError: For anything else: no link is followed and no other file is opened.
-    """
+    """A dataset of numbers, no larger than the file can hold; no link is followed, no other file opened."""
     link = file.get(name, getlink=True)
     data = file[name] if isinstance(link, h5py.HardLink) else None
     if not isinstance(data, h5py.Dataset) or data.dtype.kind not in "fiu" or data.shape is None:
@@ -166,61 +145,42 @@ def numbers_of(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
     if data.external or data.is_virtual:
         raise DataError(f"/{name} lies in another file; copy it into this one", path=path)
     check_held(path, data.size, f"/{name}", file.id.get_filesize())
-    refuse_large_chunks(data, path)
+    check_chunks(data, path)
     return data
 
 
-def refuse_large_chunks(data: h5py.Dataset, path: Path) -> None:
-    """Refuse a dataset in chunks that may not fit in memory: each is unpacked as a whole.
-
-    Raises:
-        DataError: For chunks of more than 256 MB.
-    """
+def check_chunks(data: h5py.Dataset, path: Path) -> None:
+    """Refuse a dataset in chunks of more than 256 MB: each is unpacked in memory."""
     chunk = math.prod(data.chunks or ()) * data.dtype.itemsize
     if data.chunks and chunk > _MAX_CHUNK:
         raise DataError(f"{data.name} lies in chunks of {chunk} bytes; write it in smaller ones", path=path)
 
 
 def read_json_attribute(file: h5py.File, name: str) -> dict | None:
-    """Return an attribute that holds a JSON table, or None where it is not there.
-
-    Raises:
-        DataError: Where it does not hold one.
-    """
+    """An attribute that holds a JSON table, or None where it is not there."""
     if name not in file.attrs:
         return None
     try:
         text = text_attribute(file, name)
-    except DataError as error:
-        raise DataError(f"attribute {name} is not JSON", path=_name(file)) from error
-    if len(text) > _MAX_JSON:
-        raise DataError(f"attribute {name} is too large ({len(text)} characters)", path=_name(file))
-    try:
-        table = json.loads(text)
+        table = json.loads(text) if len(text) <= _MAX_JSON else None
     except RecursionError as error:
-        raise DataError(f"attribute {name} is nested too deep", path=_name(file)) from error
-    except ValueError as error:
-        raise DataError(f"attribute {name} is not JSON", path=_name(file)) from error
+        raise DataError(f"attribute {name} is nested too deep") from error
+    except ValueError as error:  # also where it is no text
+        raise DataError(f"attribute {name} is not JSON") from error
     if not isinstance(table, dict):
-        raise DataError(f"attribute {name} is not a table", path=_name(file))
+        raise DataError(f"attribute {name} is too large, or no table")
     return table
 
 
-def text_attribute(place: h5py.Group | h5py.Dataset, name: str) -> str:
-    """Return an attribute that is one text, or nothing where it is not there.
+def text_attribute(owner: h5py.Group | h5py.Dataset, name: str) -> str:
+    """An attribute that is one text, or nothing where it is not there.
 
-    Raises:
-        DataError: For anything else. Many texts are not even read: they may all be the same one, and large.
+    Many texts are not even read: they may all be the same one, and large.
     """
-    if name not in place.attrs:
+    if name not in owner.attrs:
         return ""
-    where = place.attrs.get_id(name)
-    if where.shape != () or where.get_type().get_class() != h5py.h5t.STRING:
-        raise DataError(f"attribute {name} is not a text", path=_name(place.file))
-    text = place.attrs[name]
+    attribute = owner.attrs.get_id(name)
+    if attribute.shape != () or attribute.get_type().get_class() != h5py.h5t.STRING:
+        raise DataError(f"attribute {name} is not a text")
+    text = owner.attrs[name]
     return text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
-
-
-def _name(file: h5py.File) -> str | None:
-    """Return what a file is called; `opened` says it itself."""
-    return None if file.driver == "fileobj" else file.filename

@@ -10,11 +10,6 @@ if TYPE_CHECKING:
 
 
 def html_table(title: str, facts: Mapping[str, object]) -> str:
-    """Return a table with a title and a row for each fact; all text is escaped.
-
-    Example:
-        >>> html_table("ocs", {"charge": "<2>"})
-        '<table><caption>ocs</caption><tr><th>charge</th><td>&lt;2&gt;</td></tr></table>'
-    """
+    """A table with a title and a row for each fact; all text is escaped."""
     rows = (f"<tr><th>{escape(name)}</th><td>{escape(str(fact))}</td></tr>" for name, fact in facts.items())
     return f"<table><caption>{escape(title)}</caption>{''.join(rows)}</table>"

@@ -1,13 +1,12 @@
 """HDF5 files that are filled in block by block, readable at every moment, and resumable.
 
-HDF5 that grows in place is lost with the process that writes it: the index of its chunks is
-changed in many places, and half a change is no file (its mode for readers beside a writer
-bears that, but leaves a file that no other program opens until it was mended). Here all
-datasets are allocated on disk before the first row is known. Rows are then written there
-past the library, which never opens the file to write again, and a dataset `/done` says which
-blocks are there. Until all are, the file is called `FILE.partial`, and its attribute
-`request` says what was asked for. As each block has its own random stream, what is resumed
-is what would have been written at once.
+HDF5 that grows in place is lost with the process that writes it: the index of its chunks is changed in
+many places, and half a change is no file (its mode for readers beside a writer bears that, but leaves a
+file that no other program opens until it was mended). Here all datasets are allocated on disk before the
+first row is known. Rows are then written there past the library, which never opens the file to write
+again, and a dataset `/done` says which blocks are there. Until all are, the file is called `FILE.partial`,
+and its attribute `request` says what was asked for. As each block has its own random stream, what is
+resumed is what would have been written at once.
 """
 
 from __future__ import annotations
@@ -45,22 +44,12 @@ _DAMAGED = "is damaged; remove it"
 
 
 def partial_path(path: Path) -> Path:
-    """Return what a file is called until all of it is there.
-
-    Example:
-        >>> from pathlib import Path
-        >>> str(partial_path(Path("a/ocs.h5")))
-        'a/ocs.h5.partial'
-    """
+    """What a file is called until all of it is there."""
     return path.with_name(path.name + ".partial")
 
 
 def unfinished_seed(path: Path) -> int | None:
-    """Return the seed that the unfinished file for `path` was begun with, or None where there is none.
-
-    Raises:
-        DataError: For a file that `resumable_file` did not make.
-    """
+    """The seed that the unfinished file for `path` was begun with, or None where there is none."""
     partial = partial_path(path)
     if not os.path.lexists(partial):
         return None
@@ -81,32 +70,18 @@ def resumable_file(
 ) -> Iterator[PreallocatedFile]:
     """Yield the unfinished file for `path`, new or as it was left, to write the blocks that are missing.
 
-    Args:
-        path: The file.
-        request: All that its content depends on, as JSON can hold it: `events`, how many there
-            are, `block`, how many of them make one, and `seed` among them.
-        layout: Returns shape and type of each dataset, and what writes attributes. Called for a new
-            file only, before anything is written or replaced.
-        overwrite: Whether `path`, or an unfinished file for it, may be replaced.
-        resume: Whether to go on with an unfinished one.
-        durable: See `PreallocatedFile`.
-        rename: Whether the file becomes `path` in the end; else it goes, and the caller has written `path`.
-
-    Raises:
-        UsageError: Where an unfinished file exists and neither `resume` nor `overwrite` is given,
-            or where it was begun with another request.
-        DataError: For an unfinished file that is damaged.
-        StoppedError: On an interruption; what was done is kept.
+    `request` is all that its content depends on, as JSON can hold it, `events`, `block` (events of one) and
+    `seed` among them. `layout` returns shape and type of each dataset and what writes attributes; it is
+    called for a new file only, before anything is written or replaced. Without `rename` the file goes in
+    the end, and the caller has written `path`.
     """
     partial, events, block = partial_path(path), request["events"], request["block"]
     exists = os.path.lexists(partial)
     if exists and not (resume or overwrite):
-        msg = f"{partial} is not finished: --resume goes on with it, --overwrite begins anew"
-        raise UsageError(msg)
-    reopened = resume and exists
+        raise UsageError(f"{partial} is not finished: --resume goes on with it, --overwrite begins anew")
     with (
         output_lock(path),
-        reopen_file(partial) if reopened else _begun(partial, request, layout()) as output,
+        reopen_file(partial) if resume and exists else _begin(partial, request, layout()) as output,
     ):
         _check_request(output, request)
         file = PreallocatedFile(output.file, partial, durable=durable)
@@ -118,24 +93,25 @@ def resumable_file(
             if rename:
                 output.become(path, overwrite=overwrite)
         except KeyboardInterrupt:
-            kept = sum(min(block, events - int(k) * block) for k in np.flatnonzero(file.done))
-            msg = f"interrupted after {kept} of {events} events; the same command with --resume goes on"
+            count = sum(min(block, events - int(k) * block) for k in np.flatnonzero(file.done))
+            msg = f"interrupted after {count} of {events} events; the same command with --resume goes on"
             raise StoppedError(msg) from None
         if not rename:
             output.remove()
 
 
 @contextmanager
-def _begun(partial: Path, request: dict[str, Any], layout: Layout) -> Iterator[OutputFile]:
-    """Make the file, whole from the first moment that it has its name."""
+def _begin(partial: Path, request: dict[str, Any], layout: Layout) -> Iterator[OutputFile]:
+    """Make the file, with all of its parts from the first moment that it has its name."""
     datasets, describe = layout
 
-    def about(content: h5py.File) -> None:
+    def describe_all(content: h5py.File) -> None:
         describe(content)
         content.attrs["request"] = json.dumps(request)
 
     with create_file(partial) as output:
-        preallocate(output.file, partial, datasets, -(-request["events"] // request["block"]), about)
+        blocks = -(-request["events"] // request["block"])
+        preallocate(output.file, partial, datasets, blocks, describe_all)
         output.become(partial)
         yield output
 
@@ -144,8 +120,8 @@ def _request(output: OutputFile) -> dict[str, Any]:
     try:
         with opened(output.path, output.file) as content:
             request = read_json_attribute(content, "request") or {}
-    except DataError as error:
-        raise DataError("is no unfinished file of flowcei; remove it", path=output.path) from error
+    except DataError:
+        request = {}
     if type(request.get("seed")) is not int:
         raise DataError("is no unfinished file of flowcei; remove it", path=output.path)
     return request
@@ -162,39 +138,12 @@ def _check_request(output: OutputFile, request: dict[str, Any]) -> None:
 def preallocate(
     file: BinaryIO, path: Path, datasets: Datasets, blocks: int, describe: Callable[[h5py.File], None]
 ) -> None:
-    """Make HDF5 with room for all of its rows in a new file.
-
-    Args:
-        file: Empty, open to read and write, as `flowcei.storage.creation` makes it.
-        path: What it is called, for messages.
-        datasets: Shape and type of each.
-        blocks: How many there will be.
-        describe: Writes attributes.
-
-    Raises:
-        FlowceiError: Where the disk has no room for it.
-
-    Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from flowcei.storage.creation import atomic_write
-        >>> path = Path(tempfile.mkdtemp()) / "a.h5"
-        >>> with atomic_write(path) as new:
-        ...     preallocate(new, path, {"x": ((4,), np.dtype("f8"))}, 2, lambda file: None)
-        ...     file = PreallocatedFile(new, path)
-        ...     file.put(0, 0, {"x": np.ones(2)})
-        ...     file.done.tolist()
-        [True, False]
-        >>> with opened(path) as read:
-        ...     read["x"][:2].tolist(), read["done"][:].tolist()
-        ([1.0, 1.0], [1, 0])
-    """
+    """Make HDF5 with room for all of its rows in an empty file; `describe` writes attributes."""
     layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     layout.set_layout(h5py.h5d.CONTIGUOUS)
     layout.set_obj_track_times(False)  # the same rows, the same bytes
     layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    handle = file.fileno()
     links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
     links.set_create_intermediate_group(True)  # names may be those of datasets in a group
     try:
@@ -206,8 +155,8 @@ def preallocate(
             content[DONE][:] = 0
             describe(content)
         if hasattr(os, "posix_fallocate"):  # not on macOS
-            os.posix_fallocate(handle, 0, os.fstat(handle).st_size)
-        os.fsync(handle)
+            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+        os.fsync(file.fileno())
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise
@@ -218,43 +167,24 @@ def preallocate(
 
 
 def datasets_of(file: h5py.File) -> list[str]:
-    """Return the names of the datasets of a preallocated file; they may lie in groups of its top.
-
-    No link is followed: what is behind one is not looked at, and its name is that of the link.
-
-    Example:
-        >>> with h5py.File("x", "w", driver="core", backing_store=False) as file:
-        ...     file["a"], file["b/c"] = 1, 2
-        ...     datasets_of(file)
-        ['a', 'b/c']
-    """
+    """Names of the datasets of a preallocated file, at its top or in groups there; no link is followed."""
     names: list[str] = []
     for name in file:
         item = file[name] if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
-        inner = list(item) if isinstance(item, h5py.Group) else []
-        names += [f"{name}/{own}" for own in inner] or [name]
+        members = list(item) if isinstance(item, h5py.Group) else []
+        names += [f"{name}/{member}" for member in members] or [name]
     return names
 
 
 class PreallocatedFile:
-    """A file that `preallocate` made, open for its rows.
+    """A file that `preallocate` made, open for its rows; `done` says which blocks are there, (blocks,).
 
-    Args:
-        file: Open to read and write; it stays open.
-        path: What it is called, for messages.
-        durable: Whether a block is marked only when the disk has its rows. Without, a power cut
-            may lose rows that are marked; the death of the process never does.
-
-    Attributes:
-        done: Which blocks are there, (blocks,).
-
-    Raises:
-        DataError: For a file that was not preallocated, or is damaged.
+    Where `durable`, a block is marked only when the disk has its rows. Without, a power cut may lose
+    rows that are marked; the death of the process never does.
     """
 
     def __init__(self, file: BinaryIO, path: Path, *, durable: bool = True) -> None:
-        self.file, self.path = file, path
-        self._durable = durable
+        self.file, self.path, self._durable = file, path, durable
         self._handle = file.fileno()
         self._offsets: dict[str, tuple[int, tuple[int, ...], np.dtype]] = {}
         size = os.fstat(self._handle).st_size
@@ -274,11 +204,7 @@ class PreallocatedFile:
             raise DataError(_DAMAGED, path=path) from error
 
     def put(self, block: int, row: int, arrays: Mapping[str, NDArray]) -> None:
-        """Write the rows of a block, from number `row` on, and then that it is there.
-
-        Raises:
-            DataError: Where the file has no room for them.
-        """
+        """Write the rows of a block, from number `row` on, and then that it is there."""
         if {*arrays, DONE} != set(self._offsets):
             raise DataError("was begun for other arrays; remove it", path=self.path)
         for name, array in arrays.items():
@@ -286,26 +212,21 @@ class PreallocatedFile:
             if array.shape[1:] != shape[1:] or row + len(array) > shape[0]:
                 raise DataError(f"has no room for more of /{name}; remove it", path=self.path)
             rows = np.ascontiguousarray(array, dtype)
-            _write(self._handle, rows, offset + row * (rows.nbytes // max(1, len(rows))))
+            self._write(rows, offset + row * (rows.nbytes // max(1, len(rows))))
         if self._durable:
             getattr(os, "fdatasync", os.fsync)(self._handle)  # macOS has no fdatasync
-        _write(self._handle, np.ones(1, np.uint8), self._offsets[DONE][0] + block)
+        self._write(np.ones(1, np.uint8), self._offsets[DONE][0] + block)
         self.done[block] = True
 
     def rewrite(self, name: str, array: NDArray) -> None:
-        """Replace all rows of a dataset, whatever blocks are there.
-
-        Raises:
-            DataError: Where there is no such dataset of this shape.
-        """
+        """Replace all rows of a dataset, whatever blocks are there."""
         offset, shape, dtype = self._offsets.get(name, (0, (), np.dtype("f8")))
         if array.shape != shape:
             raise DataError(f"has no room for /{name}; remove it", path=self.path)
-        _write(self._handle, np.ascontiguousarray(array, dtype), offset)
+        self._write(np.ascontiguousarray(array, dtype), offset)
 
-
-def _write(handle: int, array: NDArray, offset: int) -> None:
-    data = memoryview(array.view(np.uint8).reshape(-1))  # type: ignore[arg-type]
-    while data:  # a write may stop short, at 2 GiB or at a signal
-        written = os.pwrite(handle, data, offset)
-        data, offset = data[written:], offset + written
+    def _write(self, array: NDArray, offset: int) -> None:
+        data = memoryview(array.view(np.uint8).reshape(-1))  # type: ignore[arg-type]
+        while data:  # a write may stop short, at 2 GiB or at a signal
+            written = os.pwrite(self._handle, data, offset)
+            data, offset = data[written:], offset + written

@@ -4,57 +4,31 @@ from __future__ import annotations
 
 import json
 import math
-from typing import TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from flowcei.errors import DataError
 
-MAX_DEPTH = 32
-"""Tables within tables, at the most; a prior's deepest table has six."""
-
-LARGEST, SMALLEST = 1e50, 1e-100
-"""Sizes of numbers other than 0, in a description: with others arithmetic overflows."""
-
+MAX_DEPTH = 32  # tables within tables; a prior's deepest table has six
+LARGEST, SMALLEST = 1e50, 1e-100  # sizes of numbers other than 0: with others arithmetic overflows
 _MAX_VALUES = 1_000_000  # separators: they bound the memory that values take
 _MAX_TEXT = 10_000  # characters of one text
-_Kind = TypeVar("_Kind", bound=BaseModel)
 
 
-def read_json(text: str, *, most: int = _MAX_VALUES) -> object:
-    """Return what a JSON text holds, if it has no more than `most` separators.
-
-    Raises:
-        DataError: For what is no JSON, names a key twice, holds numbers that are not finite, or
-            is too large or too deep.
-
-    Example:
-        >>> read_json('{"a": [1, 2.5]}')
-        {'a': [1, 2.5]}
-        >>> read_json('{"a": 1, "a": 2}')
-        Traceback (most recent call last):
-            ...
-        flowcei.errors.DataError: the key 'a' stands there twice
-    """
-    if sum(text.count(sign) for sign in ",:[{") > most:
-        raise DataError(f"more than {most:,} values")
+def read_json(text: str) -> object:
+    """Content of a JSON text of at most a million values, with finite numbers and no key twice in a table."""
+    if sum(text.count(sign) for sign in ",:[{") > _MAX_VALUES:
+        raise DataError(f"more than {_MAX_VALUES:,} values")
     try:
         # Not pydantic's parser, which takes the last of two values of a key: a reader that takes
         # the first would see another description under the same checksum.
-        value = json.loads(text, object_pairs_hook=_table, parse_float=_finite, parse_constant=_finite)
+        return json.loads(text, object_pairs_hook=_table, parse_float=_finite, parse_constant=_finite)
     except RecursionError:
         raise DataError(f"more than {MAX_DEPTH} tables within one another") from None
     except DataError:
         raise
     except ValueError as error:
         raise DataError(f"no JSON: {error}") from None
-    layer = [value]
-    for _ in range(MAX_DEPTH + 1):
-        tables = (t.values() if isinstance(t, dict) else t for t in layer if isinstance(t, dict | list))
-        layer = [inner for table in tables for inner in table]
-    if layer:
-        raise DataError(f"more than {MAX_DEPTH} tables within one another")
-    return value
 
 
 def _table(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -67,42 +41,33 @@ def _table(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _finite(text: str) -> float:
-    if not math.isfinite(float(text)):
+    if not math.isfinite(number := float(text)):
         raise DataError(f"a number that is not finite ({text[:20]})")
-    return float(text)
+    return number
 
 
-def validated(kind: type[_Kind], table: object, place: str = "") -> _Kind:
-    """Return a table as a record.
+def check_values(table: object) -> None:
+    """Refuse tables too deep, numbers of absurd size, text that is very long or that terminals obey."""
+    stack: list[tuple[str, int, object]] = [("", 0, table)]
+    while stack:
+        path, depth, value = stack.pop()
+        if depth > MAX_DEPTH:
+            raise DataError(f"more than {MAX_DEPTH} tables within one another")
+        if isinstance(value, dict):
+            stack += [("a key", depth, key) for key in value]
+            stack += [(f"{path}.{key}".lstrip("."), depth + 1, item) for key, item in value.items()]
+        elif isinstance(value, list):
+            stack += [(path, depth + 1, item) for item in value]
+        elif isinstance(value, str) and (len(value) > _MAX_TEXT or not value.isprintable()):
+            raise DataError(f"text at {path[:100]!a} is too long or cannot be printed ({value[:30]!a})")
+        elif isinstance(value, int | float) and value and not SMALLEST <= abs(value) <= LARGEST:
+            raise DataError(f"a number of absurd size at {path[:100]!a} ({str(value)[:20]})")
 
-    Raises:
-        DataError: Naming the first place, within `place`, that is damaged.
-    """
-    try:
-        return kind.model_validate(table)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        where = ascii((place + ".".join(map(str, first["loc"])))[:100])[1:-1]
-        raise DataError(f"its description is damaged at {where}: {first['msg']}") from error
 
-
-def refuse_odd_values(value: object) -> None:
-    """Refuse text that cannot be printed or is very long and numbers of absurd size, anywhere in a value.
-
-    What a file says of itself, keys too, is shown on terminals: it holds no control characters.
-
-    Raises:
-        DataError: Naming the place.
-    """
-    open_ends: list[tuple[str, object]] = [("", value)]
-    while open_ends:
-        place, found = open_ends.pop()
-        if isinstance(found, dict):
-            open_ends += [("a key", key) for key in found]
-            open_ends += [(f"{place}.{key}".lstrip("."), inner) for key, inner in found.items()]
-        elif isinstance(found, list):
-            open_ends += [(place, inner) for inner in found]
-        elif isinstance(found, str) and (len(found) > _MAX_TEXT or not found.isprintable()):
-            raise DataError(f"text at {place[:100]!a} is too long or cannot be printed ({found[:30]!a})")
-        elif isinstance(found, int | float) and found and not SMALLEST <= abs(found) <= LARGEST:
-            raise DataError(f"a number of absurd size at {place[:100]!a} ({str(found)[:20]})")
+def reason(error: ValueError) -> str:
+    """What is wrong, in one line; of a schema the first fault and its place."""
+    if not isinstance(error, ValidationError):
+        return " ".join(str(error).split())[:200]
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    place = ascii(".".join(map(str, first["loc"]))[:100])[1:-1]
+    return f"at {place}: {first['msg']}" if place else first["msg"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections import Counter
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,17 +18,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
 _MAX_ATOMS = 1000
 _MAX_LINE = 1 << 16
-_MOST_COMMENT = 1000  # characters that are looked at
-_BOND_STRETCH = 1.3
-"""Of the sum of covalent radii: what counts as a bond.
-
-Bonds of molecules at rest are 0.77 (N2) to 1.24 (F2) of it, so that in bohr, read as angstrom, they are
-1.46 and more (radii: B. Cordero et al., Dalton Trans. 2832 (2008), as ASE has them).
-"""
-_BOND_SQUEEZE = 0.7
-"""Of the same sum: bonds at rest are longer; in angstrom, read as bohr, they are 0.66 and less."""
+_MAX_COMMENT = 1000  # characters that are looked at
+# Of the sum of covalent radii. Bonds of molecules at rest are 0.77 (N2) to 1.24 (F2) of it, so that in bohr,
+# read as angstrom, they are 1.46 and more; in angstrom, read as bohr, 0.66 and less (radii: B. Cordero et
+# al., Dalton Trans. 2832 (2008), as ASE has them).
+_BOND_SQUEEZE, _BOND_STRETCH = 0.7, 1.3
 _HEAVY = re.compile(r"^(\s*)([DT])(?=\s)")
 # A number before "au" makes it the unit of an energy or a charge: "E = -113.2 au".
 _UNIT = re.compile(r"\b(angstroms?|bohr|(?<!\d )(?:a\.u\.|au|atomic units))(?![\w.])|\u00c5", re.IGNORECASE)
@@ -37,23 +36,11 @@ _PROPERTIES = re.compile(
 
 
 def read_structures(path: Path) -> Iterator[Any]:
-    r"""Yield the structures of an XYZ file, plain or extended, as `ase.Atoms`.
+    """Yield the structures of an XYZ file, plain or extended, as `ase.Atoms`.
 
-    Of the comment only the columns that it names are read. Atoms and characters of a line are
-    bounded before ASE sees them: it takes memory for as many columns as a comment announces, and
-    time for as many atoms.
-
-    Raises:
-        UsageError: For a missing file.
-        DataError: For what is no XYZ file, or damaged.
-
-    Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> path = Path(tempfile.mkdtemp()) / "co.xyz"
-        >>> _ = path.write_text("2\n\nC 0 0 0\nO 0 0 1.1\n")
-        >>> [len(atoms) for atoms in read_structures(path)]
-        [2]
+    Of the comment only the columns that it names are read. Atoms and characters of a line are bounded
+    before ASE sees them: it takes memory for as many columns as a comment announces, and time for as
+    many atoms.
     """
     from ase.io.extxyz import read_xyz
 
@@ -66,9 +53,9 @@ def read_structures(path: Path) -> Iterator[Any]:
                 heavy = [_HEAVY.match(line) for line in lines[2:]]
                 text = "\n".join([*lines[:2], *(_HEAVY.sub(r"\1H", line) for line in lines[2:])])
                 for atoms in read_xyz(io.StringIO(text), index=slice(0, 1), properties_parser=_columns):
-                    atoms.info = {"comment": lines[1][:_MOST_COMMENT]}
-                    names = zip(atoms.get_chemical_symbols(), heavy, strict=False)
-                    atoms.new_array("nuclides", np.array([found[2] if found else s for s, found in names]))
+                    atoms.info = {"comment": lines[1][:_MAX_COMMENT]}
+                    symbols = zip(atoms.get_chemical_symbols(), heavy, strict=False)
+                    atoms.new_array("nuclides", np.array([match[2] if match else s for s, match in symbols]))
                     yield atoms
     except DataError:
         raise
@@ -77,106 +64,83 @@ def read_structures(path: Path) -> Iterator[Any]:
 
 
 def nuclides(atoms: Any) -> list[str]:  # noqa: ANN401 - ASE carries no types
-    """Return the symbols of a structure that `read_structures` read, D and T as they are in the file."""
-    return [str(name) for name in atoms.arrays["nuclides"]]
+    """Symbols of a structure that `read_structures` read, D and T as they are in the file."""
+    return [str(symbol) for symbol in atoms.arrays["nuclides"]]
 
 
 def default_labels(symbols: Sequence[str]) -> tuple[str, ...]:
-    """Return a label for each symbol, numbered where one repeats.
-
-    Example:
-        >>> default_labels(["O", "H", "H"])
-        ('o', 'h1', 'h2')
-    """
-    total, seen = Counter(symbols), Counter[str]()
+    """A label for each symbol, numbered where one repeats: o, h1, h2."""
+    total, count = Counter(symbols), Counter[str]()
     labels = []
     for symbol in symbols:
-        seen[symbol] += 1
-        labels.append(symbol.lower() + (str(seen[symbol]) if total[symbol] > 1 else ""))
+        count[symbol] += 1
+        labels.append(symbol.lower() + (str(count[symbol]) if total[symbol] > 1 else ""))
     return tuple(labels)
 
 
 def check_length_unit(
     structures: Sequence[Any], unit: str | None, path: Path, *, at_rest: bool = False
 ) -> str:
-    """Return the unit of the positions of an XYZ file.
+    """The unit of the positions of an XYZ file, ``"angstrom"`` or ``"bohr"``.
 
-    Args:
-        structures: Those that it is told from.
-        unit: What the user states, or None.
-        path: The file.
-        at_rest: Whether nearest atoms are bonded, so that a unit is refused that squeezes them.
-
-    Returns:
-        ``"angstrom"`` or ``"bohr"``: what is stated, else what the comment names, else angstrom,
-        where the nearest atoms are then as far apart as bonds are.
-
-    Raises:
-        DataError: Where the comment contradicts what is stated, or nothing tells the unit.
+    It is `unit` where the user says one, else what the comment names, else angstrom where the nearest atoms
+    are then as far apart as bonds are. DataError where nothing tells it, where the comment contradicts
+    the user, or where it squeezes atoms `at_rest`, of which the nearest are bonded.
     """
-    if unit is not None:
-        length_in_bohr(unit)
-    words = _UNIT.finditer(structures[0].info.get("comment", ""))
-    names = {"angstrom" if word[0][:2].lower() in ("an", "\u00e5") else "bohr" for word in words}
-    named = names.pop() if len(names) == 1 else ""  # "from bohr to angstrom" names neither
-    if unit is not None and named and unit != named:
+    named = _named_unit(structures[0].info.get("comment", ""))
+    if unit and named and unit != named:
         raise DataError(f"its comment says {named}, you say {unit}; correct the one that is wrong", path=path)
     chosen = unit or named or "angstrom"
-    apart = float(np.median([_nearest(atoms) for atoms in structures])) * length_in_bohr(chosen) / ANGSTROM
+    distance = float(np.median([_nearest(atoms) for atoms in structures])) * length_in_bohr(chosen) / ANGSTROM
     # Too near in angstrom is nearer still in bohr: that is no question of the unit.
-    too_near = chosen == "bohr" and apart < _BOND_SQUEEZE and (at_rest or not unit)
-    if not too_near and (unit or named or apart < _BOND_STRETCH):
+    if chosen == "bohr" and distance < _BOND_SQUEEZE and (at_rest or not unit):
+        why = "another unit, or no molecule"
+    elif not (unit or named) and distance >= _BOND_STRETCH:
+        why = "they are in bohr, or the molecule has come apart"
+    else:
         return chosen
-    why = "another unit, or no molecule" if too_near else "they are in bohr, or the molecule has come apart"
-    what = f"nearest atoms are {apart:.2f} times as far apart as bonded ones if positions are in {chosen}"
-    todo = "state --length-unit bohr or angstrom, or write that word in the comment line"
-    raise DataError(f"the {what}: {why}; {todo}", path=path)
+    raise DataError(
+        f"the nearest atoms are {distance:.2f} times as far apart as bonded ones if positions are in {chosen}"
+        f": {why}; state --length-unit bohr or angstrom, or write that word in the comment line",
+        path=path,
+    )
 
 
-def _nearest(atoms: Any) -> float:  # noqa: ANN401
-    """Return the least distance of two atoms over the sum of their covalent radii, angstrom."""
+def _named_unit(comment: str) -> str:
+    """The unit that a comment names; "from bohr to angstrom" names neither."""
+    words = {match[0][:2].lower() for match in _UNIT.finditer(comment)}
+    units = {"angstrom" if word in ("an", "\u00e5") else "bohr" for word in words}
+    return units.pop() if len(units) == 1 else ""
+
+
+def _over_radii(atoms: Any) -> NDArray[np.float64]:  # noqa: ANN401
+    """Distances of atoms (angstrom) over the sums of their covalent radii; of each pair, in order."""
     from ase.data import covalent_radii
 
     x, radius = atoms.get_positions(), covalent_radii[atoms.numbers]
     first, second = np.triu_indices(len(x), 1)
-    if not len(first):
-        return 0.0
-    return float((np.linalg.norm(x[first] - x[second], axis=1) / (radius[first] + radius[second])).min())
+    return np.asarray(np.linalg.norm(x[first] - x[second], axis=1) / (radius[first] + radius[second]))
+
+
+def _nearest(atoms: Any) -> float:  # noqa: ANN401
+    return float(_over_radii(atoms).min()) if len(atoms) > 1 else 0.0
 
 
 def molecule_table(path: Path, unit: str | None = None) -> dict[str, Any]:
-    """Return what the first structure of an XYZ file says of a molecule, as a table of `Molecule`.
-
-    Args:
-        path: The file.
-        unit: As of `check_length_unit`.
-
-    Raises:
-        UsageError: For a missing file.
-        DataError: For what is no XYZ file, or in no unit that can be told.
-    """
-    from ase.data import covalent_radii
-
+    """What the first structure of an XYZ file says of a molecule, as a table of `Molecule`."""
     atoms = next(read_structures(path), None)
     if atoms is None:
         raise DataError("is not an XYZ file: it holds no atoms", path=path)
     check_end(path, "add a line end")
     unit = check_length_unit([atoms], unit, path, at_rest=True)
     x = atoms.get_positions() * length_in_bohr(unit)
-    reach = _BOND_STRETCH * covalent_radii[atoms.numbers] * ANGSTROM
-    gaps = np.linalg.norm(x[:, None] - x[None], axis=-1)
-    labels = default_labels(nuclides(atoms))
-    bonds = [
-        [labels[i], labels[j]]
-        for i in range(len(x))
-        for j in range(i + 1, len(x))
-        if gaps[i, j] < (reach[i] + reach[j])
-    ]
     size = np.linalg.norm(x - x.mean(axis=0), axis=1).max()
+    bonded = _over_radii(atoms) * length_in_bohr(unit) / ANGSTROM < _BOND_STRETCH
+    pairs = combinations(default_labels(nuclides(atoms)), 2)
     return {
         "name": path.stem,
         "symbols": nuclides(atoms),
-        "bonds": bonds,
+        "bonds": [list(pair) for pair, bond in zip(pairs, bonded, strict=True) if bond],
         "equilibrium": {"unit": unit, "positions": atoms.get_positions().tolist()},
         "priors": {
             "equilibrium": {"kind": "displaced", "sigma": 0.15},
@@ -195,22 +159,18 @@ def _frames(file: io.TextIOBase, path: Path) -> Iterator[str]:
             raise DataError("not an XYZ file: no number of atoms where a structure begins", path=path)
         if count > _MAX_ATOMS:
             raise DataError(f"{count} atoms in a structure; {_MAX_ATOMS} at the most", path=path)
-        lines = [first]
-        for _ in range(count + 1):
-            lines.append(file.readline(_MAX_LINE))
-            if not lines[-1]:
-                raise DataError(f"a cut XYZ file: a structure of {count} atoms ends too early", path=path)
-            if len(lines[-1]) >= _MAX_LINE:
-                raise DataError(f"not an XYZ file: a line of more than {_MAX_LINE} characters", path=path)
+        lines = [first, *(file.readline(_MAX_LINE) for _ in range(count + 1))]
+        if not lines[-1]:
+            raise DataError(f"a cut XYZ file: a structure of {count} atoms ends too early", path=path)
+        if max(map(len, lines)) >= _MAX_LINE:
+            raise DataError(f"not an XYZ file: a line of more than {_MAX_LINE} characters", path=path)
         yield "".join(lines)
 
 
 def _columns(comment: str) -> dict[str, str]:
-    """Return what the comment says of the columns; ASE's defaults hold where it says nothing."""
-    found = _PROPERTIES.search(comment)
-    if found:
-        return {"Properties": found[1]}
+    """What the comment says of the columns; ASE's defaults hold where it says nothing."""
+    if match := _PROPERTIES.search(comment):
+        return {"Properties": match[1]}
     if "Properties" in comment:
-        msg = "columns that cannot be understood"
-        raise ValueError(msg)
+        raise ValueError("columns that cannot be understood")
     return {}

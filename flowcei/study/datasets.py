@@ -1,11 +1,11 @@
 """The datasets of the first study, made again: sound, or with the faults they were published with.
 
-What was wrong with them, and how their geometries were derived from the published figures,
-is in docs/study-data.md.
+What was wrong with them, and how their geometries were derived, is in docs/study-data.md.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,62 +17,99 @@ from flowcei.events.simulation import Simulator, block_count, fresh_seed
 from flowcei.experiment.detector import Noise
 from flowcei.molecules.molecule import Molecule
 from flowcei.physics.explosion import asymptotic_momenta, centre_of_mass
-from flowcei.physics.priors.base import random_orientation
-from flowcei.study.priors import StretchedChain, StudyPrior, UnitCube
+from flowcei.physics.priors.base import GeometryPrior, random_orientation
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _ACCURACY = 1e-9  # the momenta are in double precision, as the study's were
-_O, _S = 1, 2  # places of the ions that span the frames of the study
+_O, _S = 1, 2  # the ions that span the frames of the study
+
+
+class StudyPrior(GeometryPrior):
+    """Geometries (n, N, 3), bohr, that lie in a way of their own before anybody turns them; no density."""
+
+    @abstractmethod
+    def unturned(self, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Draw `n` geometries as they lie."""
+
+    def sample(self, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Draw `n` geometries, oriented at random."""
+        return random_orientation(self.unturned(n, rng), rng)
+
+    def spec(self) -> dict[str, Any]:
+        """Return its name: it has no parameters."""
+        return {"kind": self.kind}
+
+
+class StretchedChain(StudyPrior):
+    """OCS, nearly linear, both bonds stretched by one factor; along z, C at the origin, O below.
+
+    r(CO) = 2.08 s (1 + 0.003 a) and r(CS) = 2.89 s (1 + 0.003 b) bohr with s = 1 + 0.275 |c|, where a, b and
+    c are normal; 180 degrees minus the angle is Rayleigh distributed with 3.3 degrees, half on either bond.
+    """
+
+    kind = "stretched_chain"
+
+    def unturned(self, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Draw `n` geometries along z, in the order C, O, S."""
+        stretch = 1.0 + 0.275 * np.abs(rng.standard_normal((n, 1)))
+        scatter = 1.0 + 0.003 * rng.standard_normal((n, 2))
+        length = np.array([2.08, 2.89]) * stretch * scatter
+        half = 0.5 * rng.rayleigh(np.radians(3.3), (n, 1))
+        side = rng.uniform(0.0, 2.0 * np.pi, (n, 1))
+        across, along = length * np.sin(half), length * np.cos(half) * [-1.0, 1.0]
+        x = np.zeros((n, 3, 3))
+        x[:, 1:] = np.stack([across * np.cos(side), across * np.sin(side), along], axis=2)
+        return x
+
+
+@dataclass(frozen=True)
+class UnitCube(StudyPrior):
+    """Three atoms, each uniform in the cube [-1, 1]^3 bohr; drawn again where two are closer than `closest`.
+
+    One draw in 600,000 is. The others the simulator can follow to its best accuracy.
+    """
+
+    kind = "unit_cube"
+    closest: float = 0.01
+
+    def unturned(self, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Draw `n` geometries about the centre of the cube."""
+        x = rng.uniform(-1.0, 1.0, (n, 3, 3))
+        first, second = np.triu_indices(3, 1)
+        while True:
+            gap = np.linalg.norm(x[:, first] - x[:, second], axis=-1).min(axis=1)
+            close = np.flatnonzero(gap < self.closest)
+            if not len(close):
+                return x
+            x[close] = rng.uniform(-1.0, 1.0, (len(close), 3, 3))
 
 
 @dataclass(frozen=True)
 class _Recipe:
-    """How a dataset came about.
-
-    Attributes:
-        about: One line on it.
-        size: Its number of events.
-        prior: The shapes.
-        offset: Deviation of each coordinate of the published centre of mass, bohr.
-        oriented: Whether S was turned to +x and O into the xy plane.
-        shuffled: Whether the sound version is oriented at random.
-    """
+    """How a dataset came about."""
 
     about: str
     size: int
     prior: StudyPrior
-    offset: float = 0.0
-    oriented: bool = False
-    shuffled: bool = False
+    offset: float = 0.0  # deviation of each coordinate of the published centre of mass, bohr
+    oriented: bool = False  # was S turned to +x and O into the xy plane?
+    shuffled: bool = False  # is the sound version oriented at random?
 
 
+_CHAIN, _CUBE = (
+    "OCS stretched by a common factor, nearly linear",
+    "C, O, S each uniform in the cube [-1, 1]^3 bohr",
+)
 _RECIPES = {
     "cei_traning_orient_1": _Recipe(
-        "OCS stretched by a common factor, nearly linear; S on +x, O in the xy plane",
-        10_000,
-        StretchedChain(),
-        offset=1.0,
-        oriented=True,
+        f"{_CHAIN}; S on +x, O in the xy plane", 10_000, StretchedChain(), offset=1.0, oriented=True
     ),
-    "random_cos3d_10000": _Recipe(
-        "C, O, S each uniform in the cube [-1, 1]^3 bohr, not oriented",
-        10_000,
-        UnitCube(),
-        shuffled=True,
-    ),
-    "generated_cos3d_check": _Recipe(
-        "OCS stretched by a common factor, nearly linear, along z",
-        10_000,
-        StretchedChain(),
-        offset=1.0,
-    ),
+    "random_cos3d_10000": _Recipe(f"{_CUBE}, not oriented", 10_000, UnitCube(), shuffled=True),
+    "generated_cos3d_check": _Recipe(f"{_CHAIN}, along z", 10_000, StretchedChain(), offset=1.0),
     "random_million_orient": _Recipe(
-        "C, O, S each uniform in the cube [-1, 1]^3 bohr; S on +x, O in the xy plane",
-        1_000_000,
-        UnitCube(),
-        oriented=True,
+        f"{_CUBE}; S on +x, O in the xy plane", 1_000_000, UnitCube(), oriented=True
     ),
 }
 
@@ -82,12 +119,7 @@ STUDY_DATASETS = {name: recipe.about for name, recipe in _RECIPES.items()}
 
 @dataclass(frozen=True)
 class StudySimulator(Simulator):
-    """The source of one dataset's events: see `study_events`.
-
-    Attributes:
-        name: Of the dataset.
-        as_published: Whether to repeat the faults.
-    """
+    """The source of the events of the dataset `name`: see `study_events`."""
 
     name: str = ""
     as_published: bool = False
@@ -95,36 +127,32 @@ class StudySimulator(Simulator):
     def arrays(
         self, index: int, n: int, *, stream: int = 0, threads: int | None = None
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        """Return positions (n, 3, 3), momenta (n, 3, 3) and sigma (n,) of a `block`.
-
-        Both versions have the same shapes for the same seed.
-        """
+        """Return positions (n, 3, 3), momenta (n, 3, 3) and sigma (n,) of a `block`, one shape a seed."""
         recipe, m = _RECIPES[self.name], self.molecule.masses
         child = np.random.SeedSequence(self.seed, spawn_key=(stream, index))
-        shape_rng, place_rng = (np.random.default_rng(s) for s in child.spawn(2))
+        shape_rng, origin_rng = (np.random.default_rng(s) for s in child.spawn(2))
         positions = recipe.prior.unturned(n, shape_rng)
         if recipe.offset or not self.as_published:  # cubes were published about their centre
             positions -= centre_of_mass(positions, m)
         if self.as_published:
-            positions += recipe.offset * place_rng.standard_normal((n, 1, 3))
+            positions += recipe.offset * origin_rng.standard_normal((n, 1, 3))
         elif recipe.shuffled:
-            positions = random_orientation(positions, place_rng)
-        momenta = np.asarray(
-            asymptotic_momenta(positions, m, self.molecule.charges, accuracy=self.accuracy, threads=threads),
-            np.float64,
-        )
+            positions = random_orientation(positions, origin_rng)
+        charges = self.molecule.charges
+        momenta = asymptotic_momenta(positions, m, charges, accuracy=self.accuracy, threads=threads)
         if recipe.oriented:
             rotation = _rotation(momenta)
             momenta = _turned(momenta, rotation)
             # The fault of the study: a rotation for the momenta, another for the positions.
             positions = _turned(positions, _rotation(positions) if self.as_published else rotation)
-        return positions, momenta, np.zeros(n)
+        return positions, momenta.astype(np.float64), np.zeros(n)
 
     def origin(self) -> dict[str, Any]:
         """Return all that is needed to make the events again."""
-        whole = super().origin()
-        said = {"dataset": self.name, "as_published": self.as_published}
-        return said | {key: whole[key] for key in ("seed", "accuracy", "flowcei")}
+        origin = super().origin()
+        return {"dataset": self.name, "as_published": self.as_published} | {
+            key: origin[key] for key in ("seed", "accuracy", "flowcei")
+        }
 
 
 def study_events(
@@ -154,7 +182,7 @@ def study_events(
         C, O, S. The first k of n events are the events of a call with k.
 
     Raises:
-        UsageError: For a name that is not known, or n < 1.
+        UsageError: For an unknown name, or n < 1.
 
     Example:
         >>> events = study_events("cei_traning_orient_1", 5, seed=1)
@@ -174,29 +202,11 @@ def study_events(
 def republished(
     name: str, positions: NDArray[np.float64], copies: int, *, seed: int = 0
 ) -> NDArray[np.float64]:
-    """Return other positions that the same momenta could have been published with.
+    """Return other positions (E, copies, 3, 3) that the momenta of published ones (E, 3, 3) could have had.
 
-    Momenta do not tell where the origin was. Their scatter is what no model of the published
-    coordinates can explain: its mean variance is the least MSE that any can have.
-
-    Args:
-        name: One of `STUDY_DATASETS`, but `random_million_orient`, whose turned cube cannot be
-            turned back.
-        positions: As published, (E, 3, 3), bohr.
-        copies: Of each event.
-        seed: Of the places.
-
-    Returns:
-        (E, copies, 3, 3), bohr.
-
-    Raises:
-        UsageError: For another name.
-
-    Example:
-        >>> e = study_events("generated_cos3d_check", 50, as_published=True, seed=1)
-        >>> x = republished("generated_cos3d_check", e.positions, 400)
-        >>> round(float(x.var(axis=1).mean()), 1)
-        1.0
+    Momenta do not tell where the origin was. The scatter is what no model of the published coordinates can
+    explain: its mean variance is the least MSE. Not for `random_million_orient`, whose turned cube cannot be
+    turned back.
     """
     recipe, rng = _recipe(name), np.random.default_rng(seed)
     shape = (len(positions), copies, 1, 3)
@@ -209,38 +219,20 @@ def republished(
     else:  # anywhere in the cube
         low, high = -1.0 - positions.min(axis=1), 1.0 - positions.max(axis=1)
         x = positions[:, None] + rng.uniform(low[:, None, None], high[:, None, None], shape)
-    if not recipe.oriented:
-        return x
     flat = x.reshape(-1, 3, 3)
-    return _turned(flat, _rotation(flat)).reshape(x.shape)
+    return _turned(flat, _rotation(flat)).reshape(x.shape) if recipe.oriented else x
 
 
 def study_simulator(
     name: str, *, as_published: bool = False, seed: int | None = None, accuracy: float = _ACCURACY
 ) -> StudySimulator:
-    """Return the source of the events that `study_events` returns.
-
-    Raises:
-        UsageError: For a name that is not known.
-
-    Example:
-        >>> study_simulator("generated_cos3d_check", seed=3).block(0, 4).momenta.shape
-        (4, 3, 3)
-    """
+    """Return the source of the events that `study_events` returns."""
     prior, seed = _recipe(name).prior, fresh_seed() if seed is None else seed
     return StudySimulator(Molecule.load("ocs"), prior, Noise.parse("0%"), seed, accuracy, name, as_published)
 
 
 def study_size(name: str) -> int:
-    """Return the number of events that a dataset of the study had.
-
-    Raises:
-        UsageError: For a name that is not known.
-
-    Example:
-        >>> study_size("random_million_orient")
-        1000000
-    """
+    """Return the number of events that a dataset of the study had."""
     return _recipe(name).size
 
 
@@ -251,18 +243,14 @@ def _recipe(name: str) -> _Recipe:
     return _RECIPES[name]
 
 
-def _rotation(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+def _rotation(vectors: NDArray[np.floating]) -> NDArray[np.float64]:
     """Return the rotations (B, 3, 3) that put S of (B, 3, 3) on +x, and O in the xy plane, y > 0."""
-    x = _unit(vectors[:, _S])
-    o = vectors[:, _O]
-    y = _unit(o - (o * x).sum(axis=1, keepdims=True) * x)
+    x = vectors[:, _S] / np.linalg.norm(vectors[:, _S], axis=-1, keepdims=True)
+    y = vectors[:, _O] - (vectors[:, _O] * x).sum(axis=1, keepdims=True) * x
+    y = y / np.linalg.norm(y, axis=-1, keepdims=True)
     return np.stack([x, y, np.cross(x, y)], axis=1)
 
 
-def _turned(vectors: NDArray[np.float64], rotation: NDArray[np.float64]) -> NDArray[np.float64]:
-    # What should be zero is what rounding leaves, as in the published files.
-    return vectors @ rotation.transpose(0, 2, 1)
-
-
-def _unit(v: NDArray[np.float64]) -> NDArray[np.float64]:
-    return v / np.linalg.norm(v, axis=-1, keepdims=True)
+def _turned(vectors: NDArray[np.floating], rotation: NDArray[np.float64]) -> NDArray[np.float64]:
+    # Zeros come out as rounding errors, as in the published files.
+    return np.asarray(vectors @ rotation.transpose(0, 2, 1), dtype=np.float64)

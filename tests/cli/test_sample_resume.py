@@ -21,8 +21,7 @@ from shell import Shell
 import flowcei
 import flowcei.reconstruction.sampling
 from flowcei.errors import DataError, FlowceiError, StoppedError, UsageError
-from flowcei.posterior.hdf import arrays_of
-from flowcei.posterior.unfinished import sample_to_file
+from flowcei.posterior.files import arrays_of, sample_to_file
 from flowcei.reconstruction import model
 from flowcei.reconstruction.sampling import SamplingRequest, Survey
 from flowcei.storage.creation import atomic_write
@@ -185,7 +184,7 @@ def test_an_interruption_while_the_table_is_written_keeps_the_samples(
     """Nothing is sampled again, and no half of a CSV is left."""
     assert flow(*_words("whole.csv")) == 0
     with monkeypatch.context() as patch:
-        patch.setattr("flowcei.posterior.unfinished.write_parts", lambda *_: _interrupt())
+        patch.setattr("flowcei.posterior.files.write_parts", lambda *_: _interrupt())
         assert flow(*_words("a.csv")) == 5
     assert "after 23 of 23 events" in flow.err
     assert {p.name for p in Path().iterdir()} == {"e.csv", "whole.csv", "a.csv.partial"}
@@ -279,7 +278,7 @@ def test_the_seed_is_that_of_the_unfinished(tiny_cinn: Reconstructor, tmp_path: 
         lambda start: tiny_cinn.blocks(events, asked, start), path, request, resume=True, on_block=told.append
     )
     assert told == [5, 5, 2]
-    assert np.array_equal(quality.ids, np.arange(12))
+    assert np.array_equal(quality.event_id, np.arange(12))
     with pytest.raises(UsageError, match="exists"):
         sample_to_file(lambda start: tiny_cinn.blocks(events, asked, start), path, request, resume=True)
 

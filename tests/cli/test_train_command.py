@@ -170,7 +170,7 @@ def test_a_file_that_has_moved_is_found_and_one_that_has_changed_is_refused(
     table.loc[7, "cx"] += 1e-6
     table.to_csv("d.csv", index=False)
     assert flow("train", "--resume", "run") == 3
-    assert "data are not those that the training was begun with" in flow.err
+    assert "data are not those of the training that was begun" in flow.err
     assert flow("train", "--resume", "run", "--data", "moved.csv") == 0
     assert_same_runs("run", "whole")
 

@@ -19,17 +19,11 @@ import flowcei
 from flowcei.cli.main import main
 from flowcei.errors import DataError, UsageError
 from flowcei.evaluation.calibration import calibrate
-from flowcei.evaluation.ranks import (
-    HPD,
-    Coverage,
-    Ranks,
-    highest_density,
-    run_resimulation,
-    run_sbc,
-    run_tarp,
-)
 from flowcei.evaluation.regions import check_regions, regions_of, regions_table
 from flowcei.evaluation.verdicts import (
+    HPD,
+    CalibrationRules,
+    Ranks,
     Verdict,
     check_coverage,
     check_resimulation,
@@ -38,6 +32,8 @@ from flowcei.evaluation.verdicts import (
     coverage_band,
     ecdf_band,
     ecdf_difference,
+    rank,
+    tarp_distances,
 )
 from flowcei.experiment.likelihood import Likelihood
 from flowcei.reconstruction.model import Reconstructor
@@ -51,6 +47,39 @@ if TYPE_CHECKING:
 Tiny = Callable[[str, str], Reconstructor]
 KINDS = ("sbc", "coverage", "tarp", "resimulation")
 NOISE = 0.5
+
+
+def _generator(seed: int) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(4,)))
+
+
+def run_sbc(
+    samples: NDArray, truth: NDArray, *, weights: NDArray | None = None, names: str = "xyz", seed: int = 0
+) -> Ranks:
+    """Rank the truth among samples, in every coordinate."""
+    return Ranks(tuple(names[: truth.shape[1]]), rank(samples, truth, weights, _generator(seed)))
+
+
+def run_tarp(
+    samples: NDArray,
+    truth: NDArray,
+    *,
+    weights: NDArray | None = None,
+    references: NDArray | None = None,
+    deviation: NDArray | None = None,
+) -> Ranks:
+    """Rank the truth by its distance from random points, drawn like it where none are given."""
+    rng = _generator(0)
+    scale = truth.std(axis=0) if deviation is None else deviation
+    points = (
+        truth.mean(axis=0) + scale * rng.standard_normal(truth.shape) if references is None else references
+    )
+    return Ranks(("joint",), rank(*tarp_distances(samples, truth, points, scale), weights, rng))
+
+
+def with_density(central: Ranks, highest: Ranks) -> Ranks:
+    """Ranks of coordinates and of the density together, as coverage takes them."""
+    return Ranks((*central.names, HPD), np.concatenate([central.values, highest.values], axis=1))
 
 
 @dataclass(frozen=True)
@@ -98,13 +127,12 @@ class _Gaussian:
         return ratio / ratio.sum(axis=1, keepdims=True)
 
     def verdicts(self, weights: NDArray | None = None) -> dict[str, list[Verdict]]:
-        names = ["x", "y", "z"]
-        central = run_sbc(self.samples, self.truth, weights=weights, names=names)
-        coverage = Coverage.of(central, highest_density(self.log_prob, self.truth_log_prob, weights=weights))
-        chi2 = run_resimulation(self.chi2, self.truth_chi2, weights=weights)
+        central = run_sbc(self.samples, self.truth, weights=weights)
+        highest = run_sbc(-self.log_prob[..., None], -self.truth_log_prob[:, None], weights=weights)
+        chi2 = run_sbc(self.chi2[..., None], self.truth_chi2[:, None], weights=weights)
         return {
-            "sbc": check_sbc(run_sbc(self.samples, self.truth, weights=weights, names=names)),
-            "coverage": check_coverage(coverage),
+            "sbc": check_sbc(central),
+            "coverage": check_coverage(with_density(central, highest)),
             "tarp": check_tarp(run_tarp(self.samples, self.truth, weights=weights)),
             "resimulation": check_resimulation(chi2),
         }
@@ -142,10 +170,11 @@ def test_a_wrong_width_fails_every_check_by_its_name(wrong: dict[str, float], wo
 def test_a_narrow_posterior_covers_what_the_normal_distribution_says() -> None:
     """Coverage of central intervals of 0.7 of the deviation: closed form, within 4 deviations."""
     case = _Gaussian.of(5, events=4000, width=0.7)
-    held = Coverage.of(run_sbc(case.samples, case.truth), None)
-    wanted = 2 * norm.cdf(0.7 * norm.ppf(0.5 + np.asarray(held.levels) / 2)) - 1
+    levels = CalibrationRules().levels
+    share = run_sbc(case.samples, case.truth).coverage(levels)
+    wanted = 2 * norm.cdf(0.7 * norm.ppf(0.5 + np.asarray(levels) / 2)) - 1
     bound = 4 * np.sqrt(wanted * (1 - wanted) / 4000) + 0.01  # intervals of 100 samples are coarse
-    assert (np.abs(held.share - wanted[:, None]) < bound[:, None]).all()
+    assert (np.abs(share - wanted[:, None]) < bound[:, None]).all()
 
 
 @pytest.mark.parametrize(("bias", "word"), [(0.3, "biased up by 0."), (-0.3, "biased down by 0.")])
@@ -192,11 +221,10 @@ def test_equal_weights_are_no_weights() -> None:
 
 
 def test_points_of_reference_are_not_the_truth_drawn_with_the_same_seed() -> None:
-    """A normal truth from seed 0, TARP with seed 0: the streams differ."""
-    rng = np.random.default_rng(0)
-    truth = rng.normal(size=(1000, 3))
-    samples = rng.normal(size=(1000, 50, 3))
-    assert check_tarp(run_tarp(samples, truth, seed=0))[0].passed
+    """Positions from a generator with seed 0, a calibration with seed 0: TARP passes."""
+    events = flowcei.simulate("ocs", 200, noise="1%", seed=0)
+    result = calibrate(flowcei.load(), events, n=20, seed=0)
+    assert all(v.passed for v in result.verdicts if v.check == "tarp")
 
 
 def test_bands_hold_what_they_say() -> None:
@@ -207,27 +235,15 @@ def test_bands_hold_what_they_say() -> None:
     difference = ecdf_difference(rng.random((events, runs)))[1]
     inside = ((difference >= low[:, None] - 1e-12) & (difference <= high[:, None] + 1e-12)).all(axis=0)
     assert abs(inside.mean() - 0.95) < 0.02
-    left, right = coverage_band(1000, np.array([0.5]), 1, level=0.05)
+    ranks = Ranks(("x",), rng.random((1000, 1)))
+    left, right = coverage_band(ranks, CalibrationRules(level=0.05, levels=(0.5,)))
     assert (float(left[0]), float(right[0])) == pytest.approx((0.469, 0.531))  # 0.5 -+ 1.96 sqrt(.25/1000)
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"truth": np.zeros((4, 3))}, "expected"),
-        ({"truth": np.full((4, 2), np.nan)}, "not numbers"),
-        ({"weights": np.ones((4, 5))}, "sum to 1"),
-        ({"weights": np.ones((3, 5))}, "shape"),
-        ({"names": ["a"]}, "names"),
-    ],
-)
-def test_bad_arrays_are_refused(change: dict, words: str) -> None:
-    """In words, whatever is wrong."""
-    given = {"samples": np.zeros((4, 5, 2)), "truth": np.zeros((4, 2))} | change
-    with pytest.raises(UsageError, match=words):
-        run_sbc(given.pop("samples"), given.pop("truth"), **given)
-    with pytest.raises(UsageError, match="no ranks"):
-        check_sbc(Ranks(("x",), np.empty((0, 1))))
+def test_ranks_need_numbers() -> None:
+    """NaN has no rank, and says so."""
+    with pytest.raises(UsageError, match="not numbers"):
+        run_sbc(np.zeros((4, 5, 2)), np.full((4, 2), np.nan))
 
 
 @pytest.mark.slow
@@ -259,7 +275,7 @@ def test_noise_that_is_misstated_is_seen() -> None:
     events = flowcei.simulate("ocs", 300, noise="1%", seed=21)
     model = flowcei.load()
     found = calibrate(model, events, n=50)
-    assert found.passed, found.table()
+    assert found.passed, found.to_dataframe()
     names = [*model.frame.names("cos"), "c-o", "c-s", "o-c-s"]
     assert list(found.sbc.names) == names
     assert list(found.coverage.names) == [*names, HPD]
@@ -287,7 +303,7 @@ def test_events_may_be_cut_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     parts = calibrate(flowcei.load(), events, n=50)
     # The ranks differ by their ties alone, which lie within 1 / (n + 1).
     np.testing.assert_allclose(parts.sbc.values, whole.sbc.values, atol=1 / 51 + 1e-9)
-    np.testing.assert_allclose(parts.coverage.ranks, whole.coverage.ranks, atol=2 / 51)
+    np.testing.assert_allclose(parts.coverage.values, whole.coverage.values, atol=2 / 51)
     np.testing.assert_allclose(parts.resimulation.values, whole.resimulation.values, atol=2 / 51)
     np.testing.assert_allclose(parts.tarp.values, whole.tarp.values, atol=2 / 51)
 
@@ -314,7 +330,7 @@ def test_a_region_that_another_compensates_is_named() -> None:
     assert (cosine[wide.events] < np.quantile(cosine, 0.4)).mean() > 0.95
     ranks = _compensated(wide.events, 1)
     assert all(v.passed for v in check_sbc(ranks))
-    assert all(v.passed for v in check_coverage(Coverage.of(ranks, None)))
+    assert all(v.passed for v in check_coverage(ranks))
     errors = np.where(wide.events, -0.28, 0.14)[:, None]
     verdict = check_regions(ranks, regions_table(ranks, errors, regions), regions, {"c-s": "bohr"})[0]
     assert not verdict.passed
@@ -375,7 +391,7 @@ def test_collapsed_weights_are_called_that(tiny: Tiny) -> None:
     assert not weighed.passed
     np.testing.assert_allclose(weighed.sbc.values, plain.sbc.values, atol=1e-12)
     assert HPD in weighed.coverage.names  # its regions too are those of the flow
-    np.testing.assert_allclose(weighed.coverage.share, plain.coverage.share, atol=1e-12)
+    np.testing.assert_allclose(weighed.coverage.values, plain.coverage.values, atol=1e-12)
     sound = calibrate(flowcei.load(), events, n=50, weigh=True).verdicts[0]
     assert sound.passed
     assert sound.text.startswith("sample efficiency 9")

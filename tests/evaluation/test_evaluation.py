@@ -18,18 +18,18 @@ import torch
 from scipy import special, stats
 
 from flowcei.cli.main import main
-from flowcei.errors import DataError, NoDensityError
-from flowcei.evaluation.comparison import as_record, compare, unseen
-from flowcei.evaluation.metrics import (
-    METRICS,
+from flowcei.errors import DataError, NoDensityError, UsageError
+from flowcei.evaluation.comparison import compare, marginal_samples, mean_samples, summarise, unseen
+from flowcei.evaluation.scores import (
+    SCORES,
+    Answers,
+    Score,
+    TestSet,
     central_coverage,
     crps,
     distance_scores,
-    internal_errors,
-    score,
-    summarise,
+    evaluate,
 )
-from flowcei.evaluation.nulls import marginal_samples, mean_samples
 from flowcei.events.container import Events
 from flowcei.events.simulation import simulate
 from flowcei.experiment.likelihood import Likelihood, centred_momenta
@@ -41,11 +41,24 @@ from flowcei.posterior.samples import PosteriorSamples
 from flowcei.posterior.spread import in_recoil_frame
 from flowcei.reconstruction.fitting import train
 from flowcei.reconstruction.model import Reconstructor
+from flowcei.report.comparison import comparison_figure
+from flowcei.storage.card import TrainingRecord
 from flowcei.training.schedule import Schedule
+
+POSITIONS = [s for s in SCORES if s.name.split("_")[0] not in ("bond", "angle", "resimulation")]
+
+
+def _answers(truth: np.ndarray, samples: np.ndarray, molecule: str | Molecule = "ocs") -> Answers:
+    """Return samples (E, n, N, D) of truths (E, N, D) that are in the recoil frame already."""
+    known = Molecule.load(molecule) if isinstance(molecule, str) else molecule
+    same, order = np.broadcast_to(np.eye(3), (len(truth), 3, 3)), np.zeros((len(truth), 1), dtype=np.intp)
+    chosen = np.zeros(len(truth), dtype=bool)
+    test = TestSet(known, truth, truth, truth, same, order, chosen, truth.std(axis=0))
+    return Answers(test, samples, in_recoil_frame=True)
 
 
 def _row(truth: np.ndarray, samples: np.ndarray) -> SimpleNamespace:
-    return SimpleNamespace(**summarise(score(truth, samples), resamples=20))
+    return SimpleNamespace(**summarise(evaluate(POSITIONS, _answers(truth, samples)), resamples=20))
 
 
 def _gaussian(bias: float = 0.0, width: float = 1.0, n: int = 99) -> tuple[np.ndarray, np.ndarray]:
@@ -182,15 +195,16 @@ def test_scoring_rules_of_a_normal_are_unbiased(n: int, y: float) -> None:
     assert scores.mean() == pytest.approx(sd * radius * (1.0 - 1.0 / np.sqrt(2.0)), abs=4 * standard_error)
 
 
-def test_large_numbers_of_samples_are_scored_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_numbers_of_samples_are_scored_in_blocks() -> None:
     """How many distances are held at a time changes nothing."""
     rng = np.random.default_rng(5)
     truth, samples = rng.normal(size=(9, 2, 3)), rng.normal(size=(9, 40, 2, 3))
-    whole = score(truth, samples)
-    monkeypatch.setattr("flowcei.evaluation.metrics._PAIRS", 500)
-    parts = score(truth, samples)
+    whole, parts = (evaluate(POSITIONS, _answers(truth, samples), **given) for given in ({}, {"held": 500}))
     for name, values in whole.items():
         np.testing.assert_allclose(parts[name], values, rtol=1e-9, err_msg=name)
+    flat = truth.reshape(9, 6), samples.reshape(9, 40, 6)
+    for all_at_once, in_blocks in zip(distance_scores(*flat), distance_scores(*flat, held=500), strict=True):
+        np.testing.assert_allclose(in_blocks, all_at_once, rtol=1e-9)
 
 
 def _six(bias: float, width: float, n: int = 99) -> SimpleNamespace:
@@ -241,7 +255,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     repeats = 300
     for k in range(repeats):
         drawn = np.random.default_rng((7, k)).gamma(2.0, size=(250, 2))
-        row = summarise({"atom": drawn}, resamples=200, seed=k)
+        row = summarise(dict.fromkeys(held, drawn), resamples=200, seed=k)
         for name in held:
             held[name] += row[f"{name}_low"] <= true[name] <= row[f"{name}_high"]
     for name, count in held.items():
@@ -251,10 +265,10 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
 def test_intervals_follow_events_not_atoms() -> None:
     """Atoms of an event that err together are one observation: the interval is the wider."""
     values = np.random.default_rng(8).normal(5.0, 1.0, (400, 1))
-    row = summarise({"atom": np.repeat(values, 25, axis=1)}, seed=1)
+    row = summarise({"atom_error_mean": np.repeat(values, 25, axis=1)}, seed=1)
     half = (row["atom_error_mean_high"] - row["atom_error_mean_low"]) / 2.0
     assert half == pytest.approx(1.96 / np.sqrt(400), rel=0.15)
-    again = summarise({"atom": np.repeat(values, 25, axis=1)}, seed=1)
+    again = summarise({"atom_error_mean": np.repeat(values, 25, axis=1)}, seed=1)
     assert row == again
 
 
@@ -265,7 +279,7 @@ def test_what_is_missing_is_left_out_and_what_is_infinite_stays() -> None:
     assert summarise({"crps": holes})["crps"] == 2.0
     assert np.isnan(summarise({"crps": np.full(40, np.nan)})["crps"])
     values[0] = np.inf
-    row = summarise({"nll": values, "momenta": values[:, None]})
+    row = summarise({"nll": values, "resimulation": values[:, None]})
     assert row["nll"] == row["nll_high"] == np.inf
     assert row["resimulation"] in (1.0, 3.0)
 
@@ -280,11 +294,11 @@ def test_errors_of_bonds_and_angles() -> None:
         return np.array([[0.0, 0, 0], [2.0 + stretch, 0, 0], [s * np.cos(t), s * np.sin(t), 0]])
 
     samples = np.array([[bent(10.0, 0.1), bent(30.0, 0.3)]])
-    found = internal_errors(ocs, bent(15.0, 0.0)[None], samples)
-    assert found["bond_mae"][0] == pytest.approx(0.2)
-    assert found["angle_mae"][0] == pytest.approx(5.0)
-    free = replace(ocs, bonds=())
-    assert np.isnan(internal_errors(free, bent(15.0, 0.0)[None], samples)["angle_mae"][0])
+    truth = bent(15.0, 0.0)[None]
+    errors = _answers(truth, samples).internal
+    assert errors["bond"][0] == pytest.approx(0.2)
+    assert errors["angle"][0] == pytest.approx(5.0)
+    assert np.isnan(_answers(truth, samples, replace(ocs, bonds=())).internal["angle"][0])
 
 
 class _Answers:
@@ -299,7 +313,7 @@ class _Answers:
 
     def __init__(self, samples: np.ndarray, molecule: Molecule) -> None:
         self.molecule = molecule
-        self.card: dict[str, Any] = {}
+        self.training = TrainingRecord()
         self._samples = samples.astype(np.float32)
 
     def unlike_training(self, events: Events, _: Any) -> dict[str, np.ndarray]:
@@ -320,7 +334,7 @@ def test_answers_are_judged_in_the_frame_of_the_momenta() -> None:
     coincident = truth.copy()
     coincident[::2, ::2] = 0.0
     answers = {"right": truth, "swapped": swapped, "coincident": coincident}
-    table = compare({k: _Answers(v, events.molecule) for k, v in answers.items()}, events, n=30)  # type: ignore[misc]
+    table = compare({k: _Answers(v, events.molecule) for k, v in answers.items()}, events, n=30).table  # type: ignore[misc]
     right = table.loc["right"]
     for name in ("mse_mean", "atom_error_p95", "bond_mae", "angle_mae", "energy_score", "crps"):
         assert right[name] < 1e-4, name
@@ -350,7 +364,7 @@ def test_an_exact_posterior_explains_the_momenta_as_well_as_the_truth_does() -> 
     ends = refine(known, np.repeat(events.positions, 8, axis=0)[:, None])
     assert (ends.error < 1e-3).mean() > 0.99
     samples = ends.positions.reshape(400, 8, 3, 3)
-    table = compare({"exact": _Answers(samples, events.molecule)}, events, n=8)  # type: ignore[dict-item]
+    table = compare({"exact": _Answers(samples, events.molecule)}, events, n=8).table  # type: ignore[dict-item]
     row = table.loc["exact"]
     # The median of 400 errors of 6 normal components each is known to 0.3 / sqrt(6 x 400) of itself.
     assert row["resimulation"] == pytest.approx(row["resimulation_truth"], rel=0.03)
@@ -363,7 +377,7 @@ def test_the_frame_of_a_comparison_is_that_of_the_spread() -> None:
     truth = in_recoil_frame(events.molecule, events.momenta, events.positions[:, None])[:, 0]
     rng = np.random.default_rng(np.random.SeedSequence(3, spawn_key=(1,)))
     expected = _row(truth, marginal_samples(truth, 25, rng))
-    found = compare({}, events, n=25, seed=3).loc["marginal"]
+    found = compare({}, events, n=25, seed=3).table.loc["marginal"]
     for name in ("mse_mean", "std_mae_sample", "coverage_50", "energy_score", "within_samples"):
         assert found[name] == pytest.approx(getattr(expected, name), rel=1e-9), name
 
@@ -386,7 +400,7 @@ def test_a_mean_of_geometries_is_not_labelled_by_its_bonds() -> None:
             "priors": {"equilibrium": {"kind": "displaced", "sigma": 0.2}},
         }
     )
-    table = compare({}, simulate(hcoh, 300, prior="equilibrium", noise="1%", seed=1), n=20)
+    table = compare({}, simulate(hcoh, 300, prior="equilibrium", noise="1%", seed=1), n=20).table
     assert table.loc["mean", "std_mse_mean"] == pytest.approx(1.0, abs=0.1)
     assert table.loc["marginal", "std_mse_sample"] == pytest.approx(2.0, abs=0.3)
 
@@ -429,7 +443,7 @@ def test_density_of_a_known_model_is_per_bohr(tiny_cinn: Reconstructor) -> None:
     }
     for model in models.values():
         model.network.register_parameter("weight", torch.nn.Parameter(torch.zeros(1)))
-    table = compare(models, events, n=10)
+    table = compare(models, events, n=10).table
     molecule = events.molecule
     p = events.momenta - (molecule.masses / molecule.masses.sum())[:, None] * events.momenta.sum(
         axis=1, keepdims=True
@@ -464,26 +478,52 @@ def test_bound_of_an_auto_encoder_tightens(tiny_cvae: Reconstructor, tiny_cinn: 
     np.testing.assert_array_equal(tiny_cinn.log_prob(x, events, draws=8), exact)
 
 
-def test_table_and_record_have_every_metric() -> None:
-    """Columns as `METRICS` say, each with its interval; JSON holds the same numbers, and no NaN."""
-    table = compare({}, simulate("ocs", 30, noise="1%", seed=2), n=10)
+def test_table_and_record_have_every_score() -> None:
+    """Columns as `SCORES` say, each with its interval; JSON holds the same numbers, and no NaN."""
+    result = compare({}, simulate("ocs", 30, noise="1%", seed=2), n=10)
+    table = result.to_dataframe()
     assert list(table.index) == ["mean", "marginal", "floor"]
-    for name, metric in METRICS.items():
-        assert (f"{name}_low" in table) == (metric.block != "run")
+    for score in SCORES:
+        assert score.name in table
+        assert (f"{score.name}_low" in table) == (score.block != "run")
     ends = table["atom_error_mean_low"] <= table["atom_error_mean"]
     assert (ends & (table["atom_error_mean"] <= table["atom_error_mean_high"])).all()
-    record = json.loads(json.dumps(as_record(table), allow_nan=False))
+    record = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert record["models"]["mean"]["nll"]["value"] is None
     found = record["models"]["floor"]["atom_error_median"]
     assert found["value"] == table.loc["floor", "atom_error_median"]
     assert record["metrics"]["bond_mae"]["unit"] == "bohr"
+    assert repr(result) == "Comparison: mean, marginal, floor on 30 events; best crps: marginal"
+    assert "<td>" in result._repr_html_()
+
+
+def test_one_more_score_is_one_entry() -> None:
+    """A score of one's own is in the table with its interval, in the picture and in JSON."""
+    worst = Score(
+        "worst_atom",
+        "bohr",
+        "distance of the worst atom of the posterior mean",
+        lambda answers: np.linalg.norm(answers.error["mean"], axis=-1).max(axis=1),
+        picture=("worst atom (bohr)", "posterior mean"),
+    )
+    result = compare({}, simulate("ocs", 40, noise="1%", seed=2), n=10, scores=(*SCORES, worst))
+    mean = result.to_dataframe().loc["mean"]
+    assert mean["atom_error_mean"] < mean["worst_atom_low"] < mean["worst_atom"] < mean["worst_atom_high"]
+    record = result.to_dict()
+    assert record["metrics"]["worst_atom"] == {"unit": "bohr", "text": worst.text}
+    assert record["models"]["mean"]["worst_atom"]["value"] == mean["worst_atom"]
+    with pytest.raises(UsageError, match="each name once"):
+        compare({}, simulate("ocs", 40, noise="1%", seed=2), scores=(*SCORES, worst, worst))
+    panel = comparison_figure(result).axes[-1]
+    assert panel.get_xlabel() == "worst atom (bohr)"
+    assert panel.patches[0].get_width() == mean["worst_atom"]
 
 
 def test_no_floor_where_the_noise_is_not_known() -> None:
     """Events without noise have none unless it is said; then it is as of events that say so."""
     events = simulate("ocs", 30, seed=2)
-    assert "floor" not in compare({}, events, n=5).index
-    assert "floor" in compare({}, events, n=5, noise="1%").index
+    assert "floor" not in compare({}, events, n=5).table.index
+    assert "floor" in compare({}, events, n=5, noise="1%").table.index
 
 
 def test_json_of_the_command_line(

@@ -20,9 +20,7 @@ from flowcei.errors import DataError, StoppedError
 from flowcei.events.extracolumns import dataset_name, name_of_dataset
 from flowcei.events.foreign.interpretation import Reading
 from flowcei.events.source import open_events
-from flowcei.posterior.tables import modes_table
-from flowcei.posterior.text import samples_table
-from flowcei.posterior.unfinished import sample_to_file
+from flowcei.posterior.files import sample_to_file
 from flowcei.reconstruction.sampling import SamplingRequest, Survey
 
 if TYPE_CHECKING:
@@ -252,15 +250,15 @@ def test_samples_and_their_tables_have_them(tiny_cinn: Reconstructor, tmp_path: 
     """A value of its event in each row of samples, modes and spread; names of the tables come first."""
     drawn = tiny_cinn.sample(_events(delay=DELAY, weight=SHOT)[:6], 6, noise="1%", seed=1, weigh=True)
     for samples in (drawn, drawn[2:5], flowcei.PosteriorSamples.concatenate([drawn[:4], drawn[4:]])):
-        delay = dict(zip(samples.ids.tolist(), samples.columns["delay"].tolist(), strict=True))
-        assert delay == {i: delay[i] for i in samples.ids.tolist()}
+        delay = dict(zip(samples.event_id.tolist(), samples.columns["delay"].tolist(), strict=True))
+        assert delay == {i: delay[i] for i in samples.event_id.tolist()}
         assert all(DELAY[event // 7] == value for event, value in delay.items())
-    found = samples_table(drawn)
+    found = drawn.to_dataframe()
     assert (found["delay"].to_numpy() == DELAY[found["event"] // 7]).all()
     assert (found["file_weight"].to_numpy() == SHOT[found["event"] // 7]).all()
     assert found["weight"].max() <= 1.0
     ends = drawn.modes(keep_flagged=True)
-    for table in (modes_table(ends, drawn), drawn.spread(keep_flagged=True).per_event()):
+    for table in (ends.to_dataframe(), drawn.spread(keep_flagged=True).to_dataframe()):
         assert (table["delay"].to_numpy() == DELAY[table["event"] // 7]).all()
     flowcei.write_samples([drawn[:4], drawn[4:]], tmp_path / "s.h5")
     again = flowcei.read_samples(tmp_path / "s.h5")
@@ -279,7 +277,7 @@ def test_the_commands_carry_them(flow: Shell, tiny_cinn: Reconstructor, ending: 
     assert flow("sample", *words, "-o", f"s.{ending}") == 0
     if ending == "h5":
         samples = flowcei.read_samples("s.h5")
-        delay = dict(zip(samples.ids.tolist(), samples.columns["delay_fs"].tolist(), strict=True))
+        delay = dict(zip(samples.event_id.tolist(), samples.columns["delay_fs"].tolist(), strict=True))
         assert flow("spread", "s.h5") == 0
         assert flow("modes", "s.h5") == 0
         tables = [pd.read_csv("s-spread/spread.csv"), pd.read_csv("s.modes.csv")]

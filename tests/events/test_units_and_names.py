@@ -492,7 +492,7 @@ def test_one_event_is_events_of_length_one(tiny_cinn: Reconstructor) -> None:
         np.testing.assert_array_equal(many[np.int64(2)].positions, many.positions[2:3])
         with pytest.raises(IndexError, match="no event 40"):
             many[B]
-    assert samples[5].ids.tolist() == [5]
+    assert samples[5].event_id.tolist() == [5]
 
 
 def test_all_public_names_are_listed_without_importing_them() -> None:

@@ -20,7 +20,7 @@ from flowcei.physics.priors import (
     build_prior,
 )
 from flowcei.physics.priors.distributions import distribution
-from flowcei.study.priors import StretchedChain
+from flowcei.study.datasets import StretchedChain
 
 OCS = Molecule.load("ocs")
 WATER = Molecule.load("h2o")

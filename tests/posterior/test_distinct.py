@@ -11,13 +11,12 @@ from test_modes import ISOTOPES, triple
 import flowcei
 from flowcei.physics.explosion import asymptotic_momenta, centre_of_mass
 from flowcei.physics.priors import build_prior
-from flowcei.posterior.distinct import covering, leaders
+from flowcei.posterior.distinct import ModeRules, covering, leaders
 from flowcei.posterior.laplace import local_covariance
 from flowcei.posterior.modes import AMBIGUOUS, UNIQUE, find_modes
 from flowcei.posterior.refinement import CONVERGED, STALLED, Refinement
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.posterior.spread import quantities
-from flowcei.posterior.tables import modes_table
 from oracles.reference import reference_posterior
 
 NEAR_FOLD = 14  # of the events below: two exact geometries 0.018 bohr apart, at 162.2 degrees
@@ -32,7 +31,7 @@ def test_what_the_noise_does_not_tell_apart_is_one_mode() -> None:
     """Two exact geometries at the fold of OCS are one at 1 %; between any two modes the posterior dips."""
     drawn = _sampled("1%")
     found = drawn.modes()
-    apart = find_modes(drawn.refine(), drawn.likelihood, resolve=False)
+    apart = find_modes(drawn.refine(), drawn.likelihood, rules=ModeRules(resolve=False))
     assert apart.count()[0] == 2
     assert found.count()[0] == 1
     assert found.verdict[0] == UNIQUE
@@ -66,7 +65,7 @@ def test_modes_do_not_split_one_cloud() -> None:
     """
     event = flowcei.simulate("ocs", 500, noise="1%", seed=1)[215:216]
     drawn = flowcei.load().sample(event, 400, seed=4, weigh=True)
-    apart = find_modes(drawn.refine(), drawn.likelihood, resolve=False)
+    apart = find_modes(drawn.refine(), drawn.likelihood, rules=ModeRules(resolve=False))
     assert apart.count().tolist() == [2]
     lengths = quantities(drawn.molecule, apart.positions)[1][:, 9]  # c-o
     assert abs(lengths[1] - lengths[0]) > 0.7
@@ -95,7 +94,7 @@ def test_a_mode_at_a_fold_is_as_wide_as_the_posterior() -> None:
     """The derivative all but vanishes there; samples of the exact posterior say how wide its valley is."""
     drawn = _sampled("1%")[:2]
     found = drawn.modes()
-    table = modes_table(found, drawn)
+    table = found.to_dataframe()
     flat = build_prior(ISOTOPES, "wide")
     exact = reference_posterior(flat, drawn.likelihood, drawn.molecule, n=300, seed=1, starts=100)
     for event in (0, 1):
@@ -152,7 +151,9 @@ def test_laplace_mass_counts_how_badly_a_geometry_explains_the_momenta() -> None
     assert chi2[0, 1] == pytest.approx(16.0, rel=1e-6)
     status = np.array([[CONVERGED, STALLED]], dtype=np.uint8)
     ends = Refinement(both, np.array([[1e-12, 1e-3]]), chi2, status)
-    found = find_modes(ends, known, log_prior=lambda x: np.zeros(len(x)), same=1e-4, resolve=False)
+    found = find_modes(
+        ends, known, log_prior=lambda x: np.zeros(len(x)), rules=ModeRules(same=1e-4, resolve=False)
+    )
     volume = local_covariance(known, both[0], np.zeros(2, int))[1]
     expected = np.exp(-8.0 + volume[1] - volume[0])
     assert found.status.tolist() == [CONVERGED, STALLED]

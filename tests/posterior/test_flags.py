@@ -60,14 +60,14 @@ def test_python_reads_the_flags_and_warns_once(drawn: PosteriorSamples) -> None:
     ) as all_of:
         spread = drawn.spread()
     assert len(all_of) == 1
-    assert spread.ids.tolist() == [k for k in range(COUNT) if k not in ODD]
+    assert spread.event_id.tolist() == [k for k in range(COUNT) if k not in ODD]
     assert len(spread.values) == COUNT - 2
     for aligned in (drawn.mean, drawn[2:5].modes, drawn[2:5].refine):
         with pytest.warns(FlaggedWarning, match="among these results") as all_of:
             aligned()
         assert len(all_of) == 1
     assert drawn.mean(keep_flagged=True).shape == (COUNT, 3, 3)
-    assert len(drawn.spread(keep_flagged=True).ids) == COUNT
+    assert len(drawn.spread(keep_flagged=True).event_id) == COUNT
     np.testing.assert_array_equal(drawn.unflagged().spread().values, spread.values)
 
 
@@ -76,10 +76,10 @@ def test_no_answer_where_all_are_flagged(drawn: PosteriorSamples) -> None:
     odd = drawn[np.array([3, 7])]
     with pytest.raises(DataError, match="2 of 2 events are flagged"):
         odd.spread()
-    assert odd.spread(keep_flagged=True).ids.tolist() == [3, 7]
+    assert odd.spread(keep_flagged=True).event_id.tolist() == [3, 7]
     lost = replace(odd, positions=odd.positions.copy())
     lost.positions[0] = np.nan
-    assert lost.unflagged(keep_flagged=True).ids.tolist() == [7]
+    assert lost.unflagged(keep_flagged=True).event_id.tolist() == [7]
 
 
 def test_poor_weights_leave_no_event_out() -> None:
@@ -92,7 +92,7 @@ def test_joining_forgets_no_flag(drawn: PosteriorSamples) -> None:
     none = replace(drawn[10:12], flags=None)
     for parts in ([none, drawn[2:5]], [drawn[2:5], none]):
         joined = flowcei.PosteriorSamples.concatenate(parts)
-        assert dict(zip(joined.ids.tolist(), joined.flagged.tolist(), strict=True))[3]
+        assert dict(zip(joined.event_id.tolist(), joined.flagged.tolist(), strict=True))[3]
         assert joined.flagged.sum() == 1
     weighed = drawn[10:12].weigh()
     for parts in ([weighed, drawn[:2]], [drawn[:2], weighed]):
@@ -156,8 +156,8 @@ def test_scores_leave_flagged_events_out(flow: Shell) -> None:
     keep = np.array([k for k in range(COUNT) if k not in ODD])
     sound = _odd()[keep]
     with pytest.warns(FlaggedWarning, match="2 of 60 events are flagged"):
-        table = flowcei.compare({"bundled": flowcei.load()}, _odd(), n=20)
-    expected = flowcei.compare({"bundled": flowcei.load()}, sound, n=20)
+        table = flowcei.compare({"bundled": flowcei.load()}, _odd(), n=20).table
+    expected = flowcei.compare({"bundled": flowcei.load()}, sound, n=20).table
     np.testing.assert_array_equal(table["crps"], expected["crps"])
     with pytest.warns(FlaggedWarning, match="left out"):
         found = flowcei.calibrate(flowcei.load(), _odd(), n=10)

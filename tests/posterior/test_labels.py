@@ -28,12 +28,11 @@ from flowcei.evaluation.comparison import compare
 from flowcei.events.container import Events
 from flowcei.molecules.molecule import Molecule
 from flowcei.physics.priors import GeometryPrior, build_prior
+from flowcei.posterior.files import write_samples
 from flowcei.posterior.labels import environments, label_by_geometry, order_by_speed, relabel
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.posterior.spread import pooled_quantities, quantities
-from flowcei.posterior.storage import write_samples
 from flowcei.posterior.structures import write_means_xyz, write_modes_xyz
-from flowcei.posterior.tables import modes_table, refined_table
 from flowcei.reconstruction.model import Reconstructor
 from flowcei.report.modes import modes_figure
 
@@ -284,7 +283,7 @@ def test_labels_in_the_file_change_no_bond_or_angle(name: str, seed: int) -> Non
     events = Events(molecule, 50.0 * rng.normal(size=x[:, 0].shape), x[:, 0])
     one = replace(_as_posterior(events), positions=x.astype(np.float32))
     other = _shuffled(one, seed)
-    _same(one.spread().per_event(), other.spread().per_event(), atol=1e-5)
+    _same(one.spread().to_dataframe(), other.spread().to_dataframe(), atol=1e-5)
     _same(one.spread().overall(), other.spread().overall(), atol=1e-5)
 
 
@@ -295,13 +294,13 @@ def test_labels_in_the_file_change_no_mode_file_or_picture() -> None:
     other = _shuffled(one, seed=3)
     assert not np.array_equal(one.momenta, other.momenta)
     modes = [samples.modes() for samples in (one, other)]
-    tables = [modes_table(m, s) for m, s in zip(modes, (one, other), strict=True)]
+    tables = [found.to_dataframe() for found in modes]
     assert not tables[0].empty
     _same(tables[0].drop(columns="laplace"), tables[1].drop(columns="laplace"), atol=1e-4)
-    _same(refined_table(one.refine(), one), refined_table(other.refine(), other), atol=1e-4)
+    _same(one.refine().to_dataframe(), other.refine().to_dataframe(), atol=1e-4)
     texts = []
     for found, samples in zip(modes, (one, other), strict=True):
-        write_modes_xyz(found, samples, file := io.StringIO())
+        write_modes_xyz(found, file := io.StringIO())
         write_means_xyz(samples, file)
         file.seek(0)
         texts.append(np.array([a.get_positions() for a in ase.io.read(file, ":", format="extxyz")]))
@@ -326,12 +325,12 @@ def test_samples_of_a_flow_are_the_same_whatever_the_labels(tiny: Tiny) -> None:
     p, x = (np.take_along_axis(a, order, axis=1) for a in (events.momenta, events.positions))
     shuffled = Events(events.molecule, p, x, sigma=events.sigma)
     spread, again = (model.sample(e, 30, seed=1).spread(keep_flagged=True) for e in (events, shuffled))
-    _same(spread.per_event(), again.per_event(), atol=1e-3)
+    _same(spread.to_dataframe(), again.to_dataframe(), atol=1e-3)
     ranks = [calibrate(model, e, n=20, keep_flagged=True).sbc for e in (events, shuffled)]
     internal = [k for k, name in enumerate(ranks[0].names) if "." not in name]
     np.testing.assert_allclose(ranks[0].values[:, internal], ranks[1].values[:, internal], atol=1.5 / 21)
     score = partial(compare, n=10, resamples=10, keep_flagged=True)
-    tables = [score({"model": model}, e) for e in (events, shuffled)]
+    tables = [score({"model": model}, e).table for e in (events, shuffled)]
     kept = ["mse_mean", "atom_error_mean", "bond_mae", "angle_mae", "crps", "energy_score", "coverage_50"]
     _same(tables[0][kept], tables[1][kept], atol=1e-3)
 

@@ -16,16 +16,16 @@ import flowcei
 from flowcei.molecules.molecule import Molecule
 from flowcei.physics.explosion import asymptotic_momenta, centre_of_mass
 from flowcei.physics.priors import build_prior
-from flowcei.posterior.distinct import shape_of
+from flowcei.posterior.distinct import ModeRules, shape_of
 from flowcei.posterior.laplace import local_covariance
 from flowcei.posterior.modes import AMBIGUOUS, UNEXPLAINED, UNIQUE, Modes, find_modes
 from flowcei.posterior.refinement import CONVERGED, OUTSIDE, STALLED, refine
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.posterior.spread import quantities
 from flowcei.posterior.structures import write_means_xyz, write_modes_xyz
-from flowcei.posterior.tables import modes_table, refined_table
 from flowcei.units import ANGSTROM, DALTON
 
+APART = ModeRules(resolve=False)
 ISOTOPES = replace(
     Molecule.load("ocs"), name="ocs-isotopes", masses=np.array([12.0, 15.9949146, 31.9720707]) * DALTON
 )
@@ -199,7 +199,7 @@ def _found() -> tuple[PosteriorSamples, Modes]:
 def test_tables_say_what_was_found() -> None:
     """One row a mode: bonds in bohr, angles in degrees, deviations; positions that make the momenta."""
     drawn, found = _found()
-    table = modes_table(found, drawn)
+    table = found.to_dataframe()
     assert table["event"].tolist() == [7, 7, 7]
     assert table["mode"].tolist() == [1, 2, 3]
     bonds = sorted(table["c-o"] / ANGSTROM)
@@ -214,7 +214,7 @@ def test_tables_say_what_was_found() -> None:
     mean = (weights * values[:, bond]).sum() / weights.sum()
     deviation = np.sqrt((weights * (values[:, bond] - mean) ** 2).sum() / weights.sum())
     assert row["sd_c-o"] == pytest.approx(deviation, rel=0.25)
-    refined = refined_table(drawn.refine(), drawn)
+    refined = drawn.refine().to_dataframe()
     assert len(refined) == 300
     assert set(refined["status"]) == {"converged"}
 
@@ -223,7 +223,7 @@ def test_xyz_is_read_by_ase() -> None:
     """Symbols, angstrom, and what is known of each."""
     drawn, found = _found()
     file = io.StringIO()
-    write_modes_xyz(found, drawn, file)
+    write_modes_xyz(found, file)
     file.seek(0)
     frames = ase.io.read(file, index=":", format="extxyz")
     assert len(frames) == 3
@@ -233,7 +233,7 @@ def test_xyz_is_read_by_ase() -> None:
         np.testing.assert_allclose(frame.positions * ANGSTROM, found.positions[k], atol=2e-8)
         known = {name: frame.info[name] for name in ("event", "mode", "unit")}
         number = int(found.number[k])
-        assert known == {"event": drawn.ids[found.event[k]], "mode": number, "unit": "angstrom"}
+        assert known == {"event": drawn.event_id[found.event[k]], "mode": number, "unit": "angstrom"}
         for name in ("probability", "chi_squared"):
             assert frame.info[name] == pytest.approx(float(getattr(found, name)[k]), rel=1e-5)
 
@@ -242,7 +242,7 @@ def test_xyz_is_read_by_ase() -> None:
 def test_means_as_xyz_are_read_by_ase(*, weigh: bool) -> None:
     """Weighted where samples were weighed; the spread is the rms distance of an atom from its mean."""
     events = flowcei.simulate("ocs", 4, noise="1%", seed=3)
-    drawn = replace(flowcei.load().sample(events, 30, seed=1, weigh=weigh), ids=np.array([2, 4, 6, 9]))
+    drawn = replace(flowcei.load().sample(events, 30, seed=1, weigh=weigh), event_id=np.array([2, 4, 6, 9]))
     assert drawn.flags is not None
     drawn.flags[1] = 18
     file = io.StringIO()
@@ -258,13 +258,13 @@ def test_means_as_xyz_are_read_by_ase(*, weigh: bool) -> None:
         assert frame.info["spread"] == pytest.approx(float(expected), rel=1e-5)
         assert frame.info["flags"] == ("ker;efficiency" if k == 1 else "none")
         known = {name: frame.info[name] for name in ("event", "samples", "unit")}
-        assert known == {"event": drawn.ids[k], "samples": 30, "unit": "angstrom"}
+        assert known == {"event": drawn.event_id[k], "samples": 30, "unit": "angstrom"}
 
 
 def test_table_is_plain_numbers_and_words() -> None:
     """It goes through CSV and back."""
-    drawn, found = _found()
-    table = modes_table(found, drawn)
+    _, found = _found()
+    table = found.to_dataframe()
     text = table.to_csv(index=False)
     again = pd.read_csv(io.StringIO(text))
     pd.testing.assert_frame_equal(again, table, check_dtype=False)
@@ -297,9 +297,9 @@ def test_a_nearest_miss_outside_the_prior_explains_nothing(beyond_the_fold: Post
     assert (other.probability == 0.0).all()
     assert set(other.status.tolist()) <= {OUTSIDE, STALLED}
     assert (other.status == OUTSIDE).mean() > 0.9
-    assert set(modes_table(other, drawn)["verdict"]) == {"unexplained"}
+    assert set(other.to_dataframe()["verdict"]) == {"unexplained"}
     file = io.StringIO()
-    write_modes_xyz(other, drawn, file)
+    write_modes_xyz(other, file)
     file.seek(0)
     frames = ase.io.read(file, index=":", format="extxyz")
     assert {frame.info["verdict"] for frame in frames} == {"unexplained"}
@@ -313,7 +313,7 @@ def test_a_nearest_miss_has_no_deviation_and_is_no_example(beyond_the_fold: Post
     plain = replace(sound, molecule=missed.molecule, log_prob=None, flags=None, origin=missed.origin)
     both = PosteriorSamples.concatenate([missed, plain])
     found = both.modes()
-    table = modes_table(found, both)
+    table = found.to_dataframe()
     stalled = table["status"] == "did not converge"
     assert stalled.sum() == len(missed)
     uncertain = [name for name in table if name.startswith(("sd_", "corr_"))]
@@ -326,8 +326,8 @@ def test_a_nearest_miss_has_no_deviation_and_is_no_example(beyond_the_fold: Post
 
 def test_correlations_are_those_of_samples_around_the_mode() -> None:
     """numpy.corrcoef of samples of the local posterior, bonds and angle."""
-    drawn, found = _found()
-    table = modes_table(found, drawn)
+    _, found = _found()
+    table = found.to_dataframe()
     rng = np.random.default_rng(5)
     for row in range(len(found)):
         x = rng.multivariate_normal(found.positions[row].ravel(), found.covariance[row], 20_000)
@@ -347,7 +347,7 @@ def test_a_geometry_that_misses_the_momenta_has_less_mass() -> None:
     misses = replace(ends, chi_squared=ends.chi_squared + 2.0 * first)
     odds = []
     for refinement in (ends, misses):
-        found = find_modes(refinement, drawn.likelihood, log_prior=lambda x: np.zeros(len(x)), resolve=False)
+        found = find_modes(refinement, drawn.likelihood, log_prior=lambda x: np.zeros(len(x)), rules=APART)
         place = np.abs(found.positions[:, None] - places).max(axis=(2, 3)).argmin(axis=1)
         mass = np.bincount(place, found.laplace, minlength=3)
         odds.append(mass[0] / mass[1])

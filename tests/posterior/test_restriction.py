@@ -9,8 +9,8 @@ import pytest
 
 import flowcei
 from flowcei.physics.priors import build_prior
+from flowcei.posterior.drawing import INSIDE
 from flowcei.posterior.flags import FLAG_BITS
-from flowcei.posterior.restriction import INSIDE
 from flowcei.reconstruction.model import Reconstructor
 
 
@@ -20,7 +20,7 @@ def _model(low: float, high: float) -> Reconstructor:
     rows = build_prior(model.molecule).spec()["zmatrix"]
     length = {"truncated_normal": [2.19, 0.15, low, high]}
     rows = [rows[0], rows[1] | {"length": length}, rows[2]]
-    model.card = model.card | {"prior": {"kind": "internal", "zmatrix": rows}}
+    model.training.prior = {"kind": "internal", "zmatrix": rows}
     return model
 
 

@@ -15,10 +15,9 @@ from flowcei.errors import DataError, UsageError
 from flowcei.events.simulation import simulate
 from flowcei.events.storage import write_events
 from flowcei.molecules.molecule import Molecule
+from flowcei.posterior.files import check_samples_path, read_samples, write_samples
 from flowcei.posterior.flags import unexplained
-from flowcei.posterior.hdf import read_samples
 from flowcei.posterior.samples import PosteriorSamples
-from flowcei.posterior.storage import check_samples_path, write_samples
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,14 +34,14 @@ def _samples(molecule: str = "ocs", *, density: bool = True) -> PosteriorSamples
         momenta=rng.standard_normal((EVENTS, len(mol), 3)),
         positions=rng.standard_normal((EVENTS, DRAWS, len(mol), 3)).astype(np.float32),
         log_prob=rng.standard_normal((EVENTS, DRAWS)) if density else None,
-        ids=np.arange(EVENTS) * 3 + 1,
+        event_id=np.arange(EVENTS) * 3 + 1,
         sigma=np.full(EVENTS, 0.5),
         origin={"seed": 7, "events": {"prior": {"kind": "ball"}}},
     )
 
 
 def _same(found: PosteriorSamples, expected: PosteriorSamples) -> None:
-    for name in ("momenta", "positions", "log_prob", "ids", "sigma"):
+    for name in ("momenta", "positions", "log_prob", "event_id", "sigma"):
         a, b = getattr(found, name), getattr(expected, name)
         assert (a is None) == (b is None), name
         assert a is None or (np.array_equal(a, b) and a.dtype == b.dtype), name
@@ -100,7 +99,7 @@ def test_csv_has_a_row_a_sample(tmp_path: Path, *, density: bool) -> None:
     names = [f"{label}{axis}" for label in "cos" for axis in "xyz"]
     assert list(table.columns) == ["event", "sample", *names, *(["log_prob"] if density else [])]
     assert len(table) == EVENTS * DRAWS
-    assert list(table["event"]) == list(np.repeat(samples.ids, DRAWS))
+    assert list(table["event"]) == list(np.repeat(samples.event_id, DRAWS))
     assert list(table["sample"]) == list(range(DRAWS)) * EVENTS
     found = table[names].to_numpy().astype(np.float32).reshape(samples.positions.shape)
     np.testing.assert_array_equal(found, samples.positions)
@@ -131,7 +130,7 @@ def test_some_events_and_all_again() -> None:
     """Slices keep numbers; concatenated, they are the whole."""
     samples = _samples()
     assert len(samples) == EVENTS
-    assert list(samples[2:4].ids) == [7, 10]
+    assert list(samples[2:4].event_id) == [7, 10]
     _same(PosteriorSamples.concatenate(list(_cut(samples, 4))), samples)
     no_density = _samples(density=False)
     _same(PosteriorSamples.concatenate(list(_cut(no_density, 4))), no_density)
@@ -152,7 +151,7 @@ def test_the_mean_is_over_the_samples_of_an_event() -> None:
         ("positions", ()),
         ("momenta", (EVENTS, 4, 3)),
         ("log_prob", (EVENTS, DRAWS + 1)),
-        ("ids", (EVENTS + 1,)),
+        ("event_id", (EVENTS + 1,)),
         ("sigma", (1,)),
     ],
 )

@@ -9,9 +9,8 @@ import pytest
 
 from flowcei.events.simulation import simulate
 from flowcei.molecules.molecule import Molecule
-from flowcei.posterior.covariance import Covariation, correlated
 from flowcei.posterior.samples import PosteriorSamples
-from flowcei.posterior.spread import PERCENTILES, in_recoil_frame, quantities
+from flowcei.posterior.spread import PERCENTILES, correlated, in_recoil_frame, quantities
 
 
 def _samples(n: int = 4000, sigma: float = 0.1) -> PosteriorSamples:
@@ -24,7 +23,7 @@ def _samples(n: int = 4000, sigma: float = 0.1) -> PosteriorSamples:
         momenta=events.momenta,
         positions=(events.positions[:, None] + noise).astype(np.float32),
         log_prob=None,
-        ids=np.array([7, 8, 9]),
+        event_id=np.array([7, 8, 9]),
         sigma=np.ones(3),
     )
 
@@ -69,7 +68,7 @@ def test_spread_of_known_noise_is_that_noise() -> None:
     # Of x_i - sum_j w_j x_j: variance sigma^2 ((1 - w_i)^2 + sum over the others of w_j^2).
     expected = 0.1 * np.sqrt((1 - mass) ** 2 + (mass**2).sum() - mass**2)
     spread = samples.spread()
-    table = spread.per_event()
+    table = spread.to_dataframe()
     for label, sigma in zip(samples.molecule.labels, expected, strict=True):
         rows = table[table["quantity"].isin([f"{label}.x", f"{label}.y", f"{label}.z"])]
         np.testing.assert_allclose(rows["sd"], sigma, rtol=0.05)
@@ -80,7 +79,7 @@ def test_spread_of_known_noise_is_that_noise() -> None:
 
 def test_tables_hold_every_quantity_of_every_event() -> None:
     """9 coordinates, 2 bonds and 1 angle for each of 3 events; event numbers are kept."""
-    table = _samples(50).spread().per_event()
+    table = _samples(50).spread().to_dataframe()
     assert len(table) == 3 * 12
     assert sorted(set(table["event"])) == [7, 8, 9]
     assert {f"p{p:02d}" for p in PERCENTILES} <= set(table.columns)
@@ -112,20 +111,20 @@ def test_of_identical_ions_the_fastest_comes_first() -> None:
 def test_covariance_is_that_of_numpy() -> None:
     """Of every event and pair, with units; the table has a row a pair."""
     spread = _samples(500).spread()
-    known = Covariation.of(spread)
+    covariance = spread.covariance()
     chosen = [k for k, q in enumerate(spread.names) if q.kind != "atom"]
     for event in range(3):
         values = spread.values[event][:, chosen].T
-        np.testing.assert_allclose(known.covariance[event], np.cov(values, bias=True), rtol=1e-9)
+        np.testing.assert_allclose(covariance[event], np.cov(values, bias=True), rtol=1e-9)
         np.testing.assert_allclose(
-            correlated(known.covariance[event])[1], np.corrcoef(values), rtol=1e-9, atol=1e-12
+            correlated(covariance[event])[1], np.corrcoef(values), rtol=1e-9, atol=1e-12
         )
-    table = known.table()
+    table = spread.covariance_table()
     assert len(table) == 3 * 3
     assert set(table["event"]) == {7, 8, 9}
     row = table.iloc[1]
     assert (row["quantity"], row["with"], row["unit"]) == ("c-o", "o-c-s", "bohr*deg")
-    assert row["covariance"] == known.covariance[0, 0, 2]
+    assert row["covariance"] == covariance[0, 0, 2]
 
 
 def test_principal_axes_are_those_of_the_distribution() -> None:
@@ -138,12 +137,12 @@ def test_principal_axes_are_those_of_the_distribution() -> None:
         bond = x[:, :, ion] - x[:, :, 0]
         unit = bond / np.linalg.norm(bond, axis=-1, keepdims=True)
         x[:, :, ion] += unit * (change / np.sqrt(2.0))[:, None]
-    known = Covariation.of(replace(samples, positions=x.astype(np.float32)).spread())
+    known = replace(samples, positions=x.astype(np.float32)).spread()
     deviation, direction = known.principal_axes()
     np.testing.assert_allclose(deviation, [0.02, 0.1], rtol=0.05)
     half = np.sqrt(0.5)
     np.testing.assert_allclose(np.abs(direction), half, atol=0.02)
     assert direction[1].prod() > 0 > direction[0].prod()
-    words = "; ".join(known.in_words())
+    words = "; ".join(known.covariance_in_words())
     assert "correlation of c-o and c-s: 0.92" in words
     assert "principal axes of the bonds: 0.02 bohr along" in words

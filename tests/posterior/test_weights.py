@@ -12,7 +12,7 @@ from scipy.stats import genpareto, norm
 import flowcei
 from flowcei.errors import DataError, FlaggedWarning, NoDensityError, UsageError
 from flowcei.physics.explosion import centre_of_mass
-from flowcei.posterior.weights import K_HAT_BOUND, Weights, generalised_pareto_shape, thinned
+from flowcei.posterior.weights import WeightRules, Weights, generalised_pareto_shape, thinned
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +42,7 @@ def test_efficiency_and_evidence_of_a_normal(width: float) -> None:
 
 def test_a_heavy_tail_is_found_out() -> None:
     """A proposal too narrow has k-hat above the bound, one too wide far below."""
-    assert np.median(_normal(0.35)[1].k_hat) > K_HAT_BOUND
+    assert np.median(_normal(0.35)[1].k_hat) > WeightRules().k_hat
     assert np.median(_normal(1.5)[1].k_hat) < 0.3
     assert np.isnan(Weights.of(np.zeros((2, 10))).k_hat).all()
 
@@ -102,7 +102,7 @@ def test_the_bundled_flow_is_nearly_the_exact_posterior(weighed: PosteriorSample
     assert weighed.weights is not None
     assert np.median(weighed.weights.efficiency) > 0.95
     assert np.quantile(weighed.weights.efficiency, 0.1) > 0.80
-    assert (weighed.weights.k_hat < K_HAT_BOUND).mean() > 0.98
+    assert (weighed.weights.k_hat < WeightRules().k_hat).mean() > 0.98
 
 
 def test_weights_turn_one_noise_into_another() -> None:
@@ -189,7 +189,7 @@ def test_reliable_weights_stay_in_use_beside_those_that_are_not() -> None:
     drawn = _cloud(rng.standard_normal((3, 400, 9)), log_weights)
     found = drawn.weights
     assert found is not None
-    assert found.k_hat[2] > K_HAT_BOUND
+    assert found.k_hat[2] > WeightRules().k_hat
     assert found.reliable.tolist() == [True, False, True]
     np.testing.assert_allclose(found.normalised[0], np.exp(log_weights[0]) / np.exp(log_weights[0]).sum())
     np.testing.assert_allclose(found.normalised[1], 1 / 400)

@@ -9,7 +9,7 @@ import pytest
 
 import flowcei
 from flowcei.evaluation.comparison import compare
-from flowcei.evaluation.metrics import central_coverage
+from flowcei.evaluation.scores import central_coverage
 from flowcei.posterior.spread import in_recoil_frame
 
 PATH = Path(flowcei.__file__).parent / "assets" / "ocs.safetensors"
@@ -27,14 +27,14 @@ def test_it_is_small_and_a_flow_of_eight_couplings(model: flowcei.Reconstructor)
     assert model.architecture == "cinn"
     assert model.network.options.to_dict()["couplings"] == 8
     assert (model.noise.low, model.noise.high) == (0.001, 0.05)
-    assert model.card["round_trip_error"] < 1e-4
+    assert model.training.round_trip_error < 1e-4
 
 
 def test_its_figures_are_those_of_its_description(model: flowcei.Reconstructor) -> None:
     """Per-atom error, coverage and the null model, measured again on other unseen events."""
-    said = model.card["figures"]["at noise 1%"]
+    said = model.training.figures["at noise 1%"]
     events = flowcei.simulate("ocs", 4000, noise="1%", seed=4321)
-    table = compare({"model": model}, events, n=100)
+    table = compare({"model": model}, events, n=100).table
     for row in ("model", "mean"):
         found = table.loc[row, "atom_error_mean"]
         assert found == pytest.approx(said[row]["atom_error_mean"], rel=0.04)

@@ -99,7 +99,7 @@ def test_noise_is_drawn_anew_for_every_epoch_of_a_file() -> None:
 def test_data_of_a_file_make_a_model_that_says_so() -> None:
     """Rows, seed of the split and digest are kept, and the shortest validation loss."""
     events = simulate("ocs", 300, seed=1)
-    card = _train(events).card
+    card = _train(events).training.to_dict()
     assert card["data"] == {"rows": 300, "split_seed": 4, "digest": events.digest(), "noise": NOISE_FLOOR}
     assert card["prior"] == events.origin["prior"]
     assert (card["seed"], card["epochs_run"]) == (4, 1)
@@ -178,7 +178,7 @@ def test_a_seed_repeats_a_model_and_touches_no_global_generator() -> None:
     weights = [torch.cat([t.flatten() for t in m.network.state_dict().values()]) for m in (one, two, other)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
-    assert one.card["validation_loss"] == two.card["validation_loss"]
+    assert one.training.validation_loss == two.training.validation_loss
 
 
 def test_latents_of_the_training_set_are_kept() -> None:

@@ -15,8 +15,8 @@ from flowcei.events.container import events_of
 from flowcei.events.simulation import simulate
 from flowcei.models.registry import ARCHITECTURES
 from flowcei.reconstruction.loading import load
-from flowcei.storage.migrations import FORMAT_VERSION, MIGRATIONS
-from flowcei.storage.modelfile import read_card
+from flowcei.storage.card import FORMAT_VERSION, MIGRATIONS
+from flowcei.storage.modelfile import read_model
 from flowcei.storage.tensors import checksum
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def _file(name: str) -> Path:
 def test_every_architecture_has_a_file() -> None:
     """None is forgotten when one is added; all files together stay small."""
     files = sorted(FOLDER.glob("*.safetensors"))
-    assert {read_card(path).architecture for path in files} == set(ARCHITECTURES)
+    assert {read_model(path)[0].architecture for path in files} == set(ARCHITECTURES)
     assert sorted(path.stem for path in files) == sorted(ANSWERS)
     assert sum(path.stat().st_size for path in files) < 300_000
 
@@ -79,9 +79,9 @@ def test_the_files_are_of_format_1_and_migrate() -> None:
     """What stood loose is found in its new place; nothing of the rest is lost."""
     old, tensors = parts(_file("cinn-glow"))
     assert (old["format_version"], set(old) & {"checksum"}) == (1, set())
-    card = read_card(_file("cinn-glow"))
+    card = read_model(_file("cinn-glow"))[0]
     assert (card.format_version, card.checksum) == (FORMAT_VERSION, None)
-    training = dict(card.training)
+    training = card.training.to_dict()
     assert training.pop("versions") == {k: old["training"].pop(k) for k in ("flowcei", "torch")}
     assert training.pop("simulation") == {"events_per_epoch": old["training"].pop("events_per_epoch")}
     assert training == old["training"]
@@ -166,4 +166,4 @@ def test_a_cuda_device_gives_the_same_densities(name: str, tmp_path: Path) -> No
     np.testing.assert_allclose(_densities(there), _densities(here), rtol=ROUNDING, atol=ROUNDING)
     here.save(tmp_path / "here.safetensors")
     there.save(tmp_path / "there.safetensors")
-    assert read_card(tmp_path / "here.safetensors") == read_card(tmp_path / "there.safetensors")
+    assert read_model(tmp_path / "here.safetensors")[0] == read_model(tmp_path / "there.safetensors")[0]

@@ -16,11 +16,10 @@ import flowcei
 from flowcei.errors import DataError
 from flowcei.evaluation.calibration import calibrate
 from flowcei.evaluation.comparison import compare
+from flowcei.posterior.files import read_samples, write_samples
 from flowcei.posterior.flags import FLAG_BITS
-from flowcei.posterior.hdf import read_samples
 from flowcei.posterior.modes import UNANSWERED
 from flowcei.posterior.samples import PosteriorSamples
-from flowcei.posterior.storage import write_samples
 from flowcei.posterior.structures import write_means_xyz
 
 LOST = 2
@@ -123,6 +122,6 @@ def test_calibration_and_comparison_leave_it_out() -> None:
     model = flowcei.load()
     judged = calibrate(model, events, n=20, keep_flagged=True)
     assert len(judged.sbc) == 59
-    table = compare({"bundled": model}, events, n=20, resamples=10, keep_flagged=True)
+    table = compare({"bundled": model}, events, n=20, resamples=10, keep_flagged=True).table
     assert np.isfinite(table.loc["bundled", "atom_error_mean"])
     assert table.loc["bundled", "atom_error_mean"] < 0.1

@@ -80,7 +80,7 @@ def test_samples_are_centred_and_have_their_shapes(tiny: Tiny, architecture: str
     centre = np.einsum("k,enkx->enx", model.molecule.masses / model.molecule.masses.sum(), samples.positions)
     assert np.abs(centre).max() < 1e-5
     assert (samples.log_prob is not None) == model.network.has_density
-    assert np.array_equal(samples.ids, np.arange(12))
+    assert np.array_equal(samples.event_id, np.arange(12))
     assert samples.origin["seed"] == 1
     assert samples.origin["architecture"] == architecture
 
@@ -125,7 +125,7 @@ def test_samples_do_not_depend_on_how_events_come(
             chunks = (events[k : k + size] for k in range(0, 12, size))
             parts = list(model.stream(chunks, 10, latent=latent, seed=3))
             assert [len(part) for part in parts] == [5, 5, 2]
-            for name in ("positions", "log_prob", "ids", "flags", "sigma"):
+            for name in ("positions", "log_prob", "event_id", "flags", "sigma"):
                 found = [getattr(part, name) for part in parts]
                 expected = getattr(whole, name)
                 assert (expected is None) == (found[0] is None)
@@ -142,7 +142,7 @@ def test_a_stream_begins_at_any_block_and_ends_anywhere(
     whole = model.sample(ocs_events, 10, latent=latent, seed=3)
     (rest,) = model.stream([ocs_events[:3], ocs_events[3:]], 10, latent=latent, seed=3, start=10)
     assert np.array_equal(rest.positions, whole.positions[10:])
-    assert np.array_equal(rest.ids, [10, 11])
+    assert np.array_equal(rest.event_id, [10, 11])
     assert not list(model.stream(ocs_events[:10], 10, latent=latent, seed=3, start=10))
     few = model.sample(ocs_events[:7], 10, latent=latent, seed=3)
     assert np.array_equal(few.positions[:5], whole.positions[:5])
@@ -342,8 +342,9 @@ def test_a_flow_that_does_not_invert_itself_is_refused(
     tiny_cinn: Reconstructor, ocs_events: Events, error: float
 ) -> None:
     """Its measured round-trip error is above the bound: no samples."""
+    record = tiny_cinn.training.model_copy(update={"round_trip_error": error})
     with pytest.raises(UsageError, match="does not invert itself"):
-        replace(tiny_cinn, card={"round_trip_error": error}).sample(ocs_events, 3)
+        replace(tiny_cinn, training=record).sample(ocs_events, 3)
 
 
 def test_even_a_tiny_model_has_learned_something(tiny_cinn: Reconstructor) -> None:

@@ -72,7 +72,7 @@ def test_what_is_asked_for_wins_within_what_is_there() -> None:
     assert settled_noise(noisy, None)[0] == Noise(low, 0.05)
     with pytest.raises(UsageError, match="the data show noise of"):
         settled_noise(noisy, "1%")
-    assert recorded(noisy, None, 1)[2]["data"]["noise"] == low
+    assert recorded(noisy, None, 1)[2].data.noise == low
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from flowcei.errors import UsageError
+from flowcei.evaluation.comparison import Comparison
 from flowcei.events.simulation import simulate
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.report import figures
@@ -57,7 +58,7 @@ def test_bars_are_as_long_as_the_numbers() -> None:
     table = pd.DataFrame(np.arange(1.0, 13.0).reshape(2, 6), index=["flow", "mean"], columns=keys).assign(
         coverage_50=0.5, coverage_90=0.9
     )
-    axes = comparison_figure(table).axes
+    axes = comparison_figure(Comparison(table)).axes
     widths = [bar.get_width() for bar in axes[0].patches]
     assert widths == [1.0, 7.0, 2.0, 8.0]
     assert [t.get_text() for t in axes[0].get_yticklabels()] == ["flow", "mean\n(null model)"]

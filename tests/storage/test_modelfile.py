@@ -6,6 +6,7 @@ import json
 import pickle
 from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -18,18 +19,16 @@ from shell import Shell
 from flowcei.errors import DataError, FlowceiError, UsageError
 from flowcei.events.simulation import simulate
 from flowcei.models.registry import ARCHITECTURES
-from flowcei.molecules.molecule import Molecule
 from flowcei.reconstruction import loading
 from flowcei.reconstruction.fitting import train
 from flowcei.reconstruction.loading import load
+from flowcei.reconstruction.storable import check_storable
 from flowcei.storage import modelfile
-from flowcei.storage.card import refuse_undescribable
-from flowcei.storage.migrations import FORMAT_VERSION
-from flowcei.storage.modelfile import read_card
+from flowcei.storage.card import FORMAT_VERSION
+from flowcei.storage.modelfile import read_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from flowcei.events.container import Events
     from flowcei.reconstruction.model import Reconstructor
@@ -43,6 +42,11 @@ def written(tiny_cinn: Reconstructor, tmp_path_factory: pytest.TempPathFactory) 
     path = tmp_path_factory.mktemp("model") / "whole.safetensors"
     tiny_cinn.save(path)
     return path
+
+
+def _with_record(model: Reconstructor, **record: object) -> Reconstructor:
+    """Return a model whose training says something else."""
+    return replace(model, training=model.training.model_copy(update=record))
 
 
 def _refused(path: Path, what: str | None = None) -> None:
@@ -69,7 +73,7 @@ def test_a_model_returns_from_its_file(
             assert np.array_equal(one.log_prob, two.log_prob)
             found = again.log_prob(one.positions, ocs_events)
             assert np.array_equal(found, model.log_prob(one.positions, ocs_events))
-    assert again.card == json.loads(json.dumps(model.card))
+    assert again.training.to_dict() == json.loads(json.dumps(model.training.to_dict()))
     assert again.frame == model.frame
     assert again.noise == model.noise
     assert again.molecule.same_ions(model.molecule)
@@ -88,11 +92,11 @@ def test_other_molecules_return_too(
 
 
 def test_a_card_is_read_without_building(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`read_card` says what a model is; no network is made."""
+    """`read_model` says what a model is; no network is made."""
     monkeypatch.setattr(loading, "build_model", lambda *_: pytest.fail("a model was built"))
-    card = read_card(written)
+    card = read_model(written)[0]
     assert (card.format_version, card.architecture) == (FORMAT_VERSION, "cinn")
-    assert card.training["seed"] == 11
+    assert card.training.seed == 11
 
 
 def test_the_folder_of_a_run_is_its_model(tiny_cinn: Reconstructor, tmp_path: Path) -> None:
@@ -105,7 +109,7 @@ def test_the_folder_of_a_run_is_its_model(tiny_cinn: Reconstructor, tmp_path: Pa
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     """UsageError with the name."""
-    for read in (load, read_card):
+    for read in (load, read_model):
         with pytest.raises(UsageError, match=NAME):
             read(tmp_path / NAME)
 
@@ -295,7 +299,7 @@ def test_a_flow_that_never_inverted_itself_is_not_forgiven_by_its_file(
 ) -> None:
     """JSON has no NaN: an error that is none must not come back as no error."""
     for k, error in enumerate((float("nan"), float("inf"))):
-        broken = replace(tiny_cinn, card=tiny_cinn.card | {"round_trip_error": error})
+        broken = _with_record(tiny_cinn, round_trip_error=error)
         broken.save(tmp_path / f"{k}.safetensors")
         with pytest.raises(UsageError, match="does not invert itself"):
             load(tmp_path / f"{k}.safetensors").sample(ocs_events, 2)
@@ -303,8 +307,8 @@ def test_a_flow_that_never_inverted_itself_is_not_forgiven_by_its_file(
 
 def test_what_a_model_is_called_may_be_odd_but_prints(tiny_cinn: Reconstructor, tmp_path: Path) -> None:
     """Control characters in a name become question marks when it is written."""
-    replace(tiny_cinn, card=tiny_cinn.card | {"name": "a\x1b[2J\nb"}).save(tmp_path / NAME)
-    assert load(tmp_path / NAME).card["name"] == "a?[2J?b"
+    _with_record(tiny_cinn, name="a\x1b[2J\nb").save(tmp_path / NAME)
+    assert load(tmp_path / NAME).training.name == "a?[2J?b"
 
 
 def test_what_could_not_be_read_again_is_not_written(tiny_cinn: Reconstructor, tmp_path: Path) -> None:
@@ -314,7 +318,7 @@ def test_what_could_not_be_read_again_is_not_written(tiny_cinn: Reconstructor, t
         deep = {"a": deep}
     for extra in ({"deep": deep}, {"long": [0.0] * 1_000_001}, {"seed": "one"}, {"huge": 1e60}):
         with pytest.raises(UsageError, match="cannot be stored"):
-            replace(tiny_cinn, card=tiny_cinn.card | extra).save(tmp_path / NAME)
+            _with_record(tiny_cinn, **extra).save(tmp_path / NAME)
     half = replace(tiny_cinn, network=deepcopy(tiny_cinn.network).half())
     with pytest.raises(UsageError, match="float16 cannot be stored"):
         half.save(tmp_path / NAME)
@@ -333,13 +337,17 @@ def test_training_says_at_once_that_a_prior_of_the_data_is_damaged() -> None:
             train("mlp", data=replace(data, origin={"prior": prior}), on_epoch=trained)
 
 
-def test_a_prior_too_large_for_a_file_is_refused_before_training() -> None:
+def test_a_prior_too_large_for_a_file_is_refused_before_training(tiny_cinn: Reconstructor) -> None:
     """An ensemble of 80,000 geometries fits no description; one of 40,000 does."""
-    molecule = Molecule.load("ocs").to_dict()
-    geometries = [[[0.123456, 0.0, 0.0]] * 3] * 80_000
-    with pytest.raises(UsageError, match="could not be stored: more than 700,000 values"):
-        refuse_undescribable(molecule, {"prior": {"kind": "ensemble", "geometries": geometries}})
-    refuse_undescribable(molecule, {"prior": {"kind": "ensemble", "geometries": geometries[:40_000]}})
+    geometries = [[[0.123456, 0.0, 0.0], [0.5, 0.0, 0.0], [0.0, 1.5, 0.0]]] * 80_000
+    x, c = torch.zeros(2, tiny_cinn.frame.width), torch.zeros(2, tiny_cinn.frame.condition_width)
+    large, small = (
+        _with_record(tiny_cinn, prior={"kind": "ensemble", "geometries": geometries[:count]})
+        for count in (80_000, 40_000)
+    )
+    with pytest.raises(UsageError, match=r"could not be stored and read again: .*more than 1,000,000 values"):
+        check_storable(large, x, c)
+    check_storable(small, x, c)
 
 
 def test_info_says_all_of_it(
@@ -372,7 +380,7 @@ def test_info_says_all_of_it(
     assert flow("info", NAME, "--json") == 0
     said = json.loads(flow.out)
     assert said["content"] == "model"
-    assert said["training"] == json.loads(json.dumps(tiny_cinn.card))
-    assert said["checksum"] == read_card(NAME).checksum
+    assert said["training"] == json.loads(json.dumps(tiny_cinn.training.to_dict()))
+    assert said["checksum"] == read_model(Path(NAME))[0].checksum
     means = [mean for _, mean, _ in said["chart"]["coordinates"]]
     assert means == tiny_cinn.chart_standardiser.mean.tolist()

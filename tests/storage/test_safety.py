@@ -28,7 +28,7 @@ from flowcei.storage.creation import (
     atomic_write,
     create_file,
     output_lock,
-    remove_left_over,
+    remove_stale,
     reopen_file,
 )
 from flowcei.storage.hdf import opened, writing
@@ -160,11 +160,11 @@ def test_what_a_killed_process_left_is_replaced(folder: Path) -> None:
         ended = subprocess.run([sys.executable, "-c", code], env=_environment(), check=False)
         assert ended.returncode == -signal.SIGKILL
         assert _names(folder) == [".a.txt.flowcei-lock", ".a.txt.flowcei-tmp"]
-    remove_left_over(folder)
+    remove_stale(folder)
     assert _names(folder) == []
     subprocess.run([sys.executable, "-c", code], env=_environment(), check=False)
     with output_lock(Path("a.txt")), atomic_text(Path("a.txt")) as file:
-        remove_left_over(folder)  # not what is in use
+        remove_stale(folder)  # not what is in use
         file.write("whole")
     assert _names(folder) == ["a.txt"]
     assert Path("a.txt").read_text() == "whole"

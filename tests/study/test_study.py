@@ -15,8 +15,15 @@ from flowcei.cli.main import main
 from flowcei.errors import UsageError
 from flowcei.events.container import Events
 from flowcei.physics.explosion import asymptotic_momenta, kinetic_energy, potential_energy
-from flowcei.study.datasets import STUDY_DATASETS, republished, study_events, study_simulator, study_size
-from flowcei.study.priors import StretchedChain, UnitCube
+from flowcei.study.datasets import (
+    STUDY_DATASETS,
+    StretchedChain,
+    UnitCube,
+    republished,
+    study_events,
+    study_simulator,
+    study_size,
+)
 from flowcei.units import ELECTRONVOLT
 
 N = 10_000
@@ -233,8 +240,7 @@ def test_cubes() -> None:
 
 def test_close_atoms_are_drawn_again() -> None:
     """With a larger distance the redraw is seen at work, and terminates."""
-    cube = UnitCube()
-    cube._CLOSEST = 0.5
+    cube = UnitCube(closest=0.5)
     x = cube.unturned(2000, np.random.default_rng(1))
     first, second = np.triu_indices(3, 1)
     assert np.linalg.norm(x[:, first] - x[:, second], axis=-1).min() >= 0.5

@@ -12,10 +12,8 @@ from flowcei.events.container import Events
 from flowcei.molecules.molecule import Molecule
 from flowcei.physics.explosion import followed_momenta
 from flowcei.physics.priors import build_prior
-from flowcei.posterior.covariance import Covariation
 from flowcei.posterior.refinement import CONVERGED, OUTSIDE, STALLED
 from flowcei.posterior.samples import PosteriorSamples
-from flowcei.posterior.tables import modes_table
 
 _NAMES = ("ocs", "h2o", "co2", "ch2o", "c2h2", "ch4")
 
@@ -69,11 +67,11 @@ def answer(samples: PosteriorSamples) -> None:
     total = np.bincount(modes.event, modes.probability, minlength=len(samples))
     assert ((np.abs(total - 1.0) < 1e-9) | (total == 0.0)).all()
     assert (modes.count()[~samples.answered] == 0).all()
-    modes_table(modes, samples)
+    modes.to_dataframe()
     if samples.answered.any():
         spread = samples.spread(keep_flagged=True)
         spread.overall()
-        Covariation.of(spread).in_words()
+        spread.covariance_in_words()
     samples.mean(keep_flagged=True)
     assert samples.floor().shape == (len(samples), len(samples.molecule))
 

@@ -126,7 +126,8 @@ def refuse_other(folder: Path, *, killed: bool = False) -> None:
     pairs = [read_model(place / "model.safetensors") for place in (folder, REFERENCE)]
     (card, tensors), (other, expected) = pairs
     timeless = [
-        {k: v for k, v in c.training.items() if k not in ("name", "rows_per_second")} for c in (card, other)
+        {k: v for k, v in c.training.to_dict().items() if k not in ("name", "rows_per_second")}
+        for c in (card, other)
     ]
     same = tensors.keys() == expected.keys() and timeless[0] == timeless[1]
     if not same or not all(torch.equal(tensors[k], expected[k]) for k in expected):

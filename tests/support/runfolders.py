@@ -24,6 +24,6 @@ def assert_same_runs(one: str, two: str) -> None:
     (card, tensors), (other, expected) = (read_model(Path(run) / "model.safetensors") for run in (one, two))
     assert tensors.keys() == expected.keys()
     assert all(torch.equal(tensors[name], expected[name]) for name in expected)
-    assert card.training["validation_loss"] == other.training["validation_loss"]
+    assert card.training.validation_loss == other.training.validation_loss
     tables = [pd.read_csv(Path(run) / "metrics.csv") for run in (one, two)]
     pd.testing.assert_frame_equal(*(t.drop(columns=["seconds", "rows_per_second"]) for t in tables))

@@ -59,7 +59,7 @@ def _assert_same(one: Reconstructor, two: Reconstructor) -> None:
     assert tensors.keys() == expected.keys()
     for name, tensor in tensors.items():
         assert torch.equal(tensor, expected[name]), name
-    cards = [{k: v for k, v in m.card.items() if k != "rows_per_second"} for m in (one, two)]
+    cards = [{k: v for k, v in m.training.to_dict().items() if k != "rows_per_second"} for m in (one, two)]
     assert cards[0] == cards[1]
 
 
@@ -191,7 +191,7 @@ def test_data_that_have_changed_are_refused(tmp_path: Path, recorded: Events, pa
     _train("cinn", recorded, checkpoint=place)
     other = getattr(recorded, part).copy()
     other[7, 1, 2] += 1e-9
-    with pytest.raises(DataError, match="not those that the training was begun with"):
+    with pytest.raises(DataError, match="not those of the training that was begun"):
         _train("cinn", replace(recorded, **{part: other}), checkpoint=place, resume=True)
 
 

@@ -14,7 +14,7 @@ from flowcei.events.extracolumns import NUMBERED
 from flowcei.events.foreign.columnnames import is_momentum_word
 from flowcei.events.foreign.table import MAX_COLUMNS, Table, columns_of, flat_columns
 from flowcei.events.hdf import shared_unit, stated_unit
-from flowcei.storage.hdf import opened, refuse_large_chunks
+from flowcei.storage.hdf import check_chunks, opened
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -91,7 +91,7 @@ class HdfTable(Table):
         with opened(self.path) as file:
             place = self._place(file, self.path)
             for name in wanted:
-                refuse_large_chunks(place[name], self.path)
+                check_chunks(place[name], self.path)
             for first in range(0, self.rows or 0, rows):
                 parts = [
                     columns_of(self._rows(place[name], slice(first, first + rows), columns), columns)

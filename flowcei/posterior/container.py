@@ -1,0 +1,244 @@
+"""The arrays of posterior samples: rows, joining, tables."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import pandas as pd
+
+from flowcei.errors import DataError, UsageError
+from flowcei.events.container import one_row
+from flowcei.events.extracolumns import add_columns, checked_columns, component_names, joined_columns
+from flowcei.posterior.flags import EXCLUDING, FLAG_BITS, counted, flag_names, in_words
+from flowcei.posterior.weights import Weights
+from flowcei.storage.html import html_table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from flowcei.molecules.molecule import Molecule
+    from flowcei.posterior.arrays import Bools, Floats, Numbers
+
+ARRAYS = ("positions", "momenta", "event_id", "sigma", "log_prob", "flags")
+"""The arrays of samples, in the order of files."""
+
+_SPOKEN = {"log_prob": "a density", "weights": "weights"}
+_DIMENSIONS = {
+    "positions": ("event", "sample", "ion", "axis"),
+    "momenta": ("event", "ion", "axis"),
+    "log_prob": ("event", "sample"),
+    "sigma": ("event",),
+    "flags": ("event",),
+}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SampleArrays:
+    """The arrays of `PosteriorSamples`, which says what they are."""
+
+    molecule: Molecule
+    momenta: Floats
+    positions: NDArray[np.float32]
+    log_prob: Floats | None
+    event_id: Numbers
+    sigma: Floats
+    origin: dict[str, Any] = field(default_factory=dict)
+    weights: Weights | None = None
+    flags: NDArray[np.uint16] | None = None
+    columns: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        events, n = self.positions.shape[:2]
+        weighed = ", weighed" if self.weights is not None else ""
+        flagged = f", {self.flagged.sum()} flagged" if self.flagged.any() else ""
+        return f"PosteriorSamples: {events} events x {n} samples of {self.molecule.name}{weighed}{flagged}"
+
+    def _repr_html_(self) -> str:
+        events, n = self.positions.shape[:2]
+        facts: dict[str, object] = {"molecule": self.molecule.name, "events": events, "samples": n}
+        facts |= {name: self.origin[name] for name in ("model", "noise", "seed") if name in self.origin}
+        if self.weights is not None:
+            facts["sample efficiency (median)"] = f"{np.median(self.weights.efficiency):.1%}"
+        counts = {f"flagged {name}": int((self.flag_bits & bit > 0).sum()) for name, bit in FLAG_BITS.items()}
+        facts |= {name: count for name, count in counts.items() if count}
+        return html_table("PosteriorSamples", facts | {f"column {name}": "extra" for name in self.columns})
+
+    def __post_init__(self) -> None:
+        """Check shapes."""
+        e, n = (*self.positions.shape, 0, 0)[:2]
+        atoms = len(self.molecule)
+        expected = {
+            "positions": (e, n, atoms, 3),
+            "momenta": (e, atoms, 3),
+            "log_prob": (e, n),
+            "weights": (e, n),
+        }
+        for name in (*ARRAYS, "weights"):
+            array = getattr(self, name)
+            array = array.log_weights if isinstance(array, Weights) else array
+            shape = expected.get(name, (e,))
+            if array is not None and array.shape != shape:
+                raise DataError(f"{name} of samples have shape {array.shape}; expected {shape}")
+        if self.columns:
+            object.__setattr__(self, "columns", checked_columns(self.columns, self.molecule, e))
+
+    def __len__(self) -> int:
+        """Return the number of events."""
+        return len(self.positions)
+
+    def __iter__(self) -> Iterator[Self]:
+        """Yield the samples of one event after the other, each as samples of one event."""
+        return (self[k] for k in range(len(self)))
+
+    def __getitem__(self, rows: int | slice | NDArray) -> Self:
+        """Return some of the events; of an integer the event there, as samples of one event."""
+        rows = one_row(rows, len(self))
+        arrays: dict[str, Any] = {name: getattr(self, name) for name in (*ARRAYS, "weights")}
+        chosen: dict[str, Any] = {name: a if a is None else a[rows] for name, a in arrays.items()}
+        return replace(self, **chosen, columns={name: values[rows] for name, values in self.columns.items()})
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Self]) -> Self:
+        """Join samples of different events.
+
+        Raises:
+            DataError: Where some have a density or weights and others do not, or molecules differ.
+
+        Example:
+            >>> import flowcei
+            >>> s = flowcei.load().sample(flowcei.simulate("ocs", 3, seed=1), 9, noise="1%", seed=1)
+            >>> flowcei.PosteriorSamples.concatenate([s[:1], s[2]]).event_id.tolist()
+            [0, 2]
+        """
+        first, joined = parts[0], dict[str, Any]()
+        if any(part.molecule.to_dict() != first.molecule.to_dict() for part in parts):
+            raise DataError("samples of different molecules cannot be joined")
+        flags = any(part.flags is not None for part in parts)
+        for name in (*ARRAYS, "weights"):
+            arrays = [part.flag_bits if name == "flags" and flags else getattr(part, name) for part in parts]
+            missing = sum(array is None for array in arrays)
+            if 0 < missing < len(parts):
+                text = f"some of the samples have {_SPOKEN[name]} and others do not; they cannot be joined"
+                raise DataError(text)
+            join: Any = Weights.concatenate if name == "weights" else np.concatenate
+            joined[name] = None if missing else join(arrays)
+        return replace(first, **joined, columns=joined_columns([part.columns for part in parts]))
+
+    @property
+    def answered(self) -> Bools:
+        """Which events (E,) have samples: False where the model can express no geometry for them."""
+        return np.asarray(np.isfinite(self.positions).all(axis=(1, 2, 3)))
+
+    @property
+    def flag_names(self) -> tuple[tuple[str, ...], ...]:
+        """The names of the flags of each event, E tuples: see `flowcei.posterior.flags.FLAGS`."""
+        return tuple(map(flag_names, self.flag_bits))
+
+    @property
+    def flagged(self) -> Bools:
+        """Which events (E,) have an answer that is not to be trusted.
+
+        Poor weights alone (`efficiency`, `weights`) do not count: the flow's samples stand in.
+        """
+        return np.asarray(self.flag_bits & EXCLUDING > 0)
+
+    @property
+    def flag_bits(self) -> NDArray[np.uint16]:
+        """The flags of each event, (E,): 0 where none were raised."""
+        return np.zeros(len(self), np.uint16) if self.flags is None else self.flags
+
+    @property
+    def units(self) -> dict[str, str]:
+        """The units of the arrays that have one."""
+        density = f"log(1/bohr^{3 * len(self.molecule) - 3})"
+        return {"positions": "bohr", "momenta": "hbar/bohr", "sigma": "hbar/bohr", "log_prob": density}
+
+    def unflagged(self, *, keep_flagged: bool = False) -> Self:
+        """Return the events whose answer may be trusted.
+
+        Args:
+            keep_flagged: Whether to return flagged ones too; those without a geometry never are.
+
+        Raises:
+            DataError: Where none is left.
+        """
+        chosen = self.answered & (keep_flagged | ~self.flagged)
+        if not chosen.any():
+            advice = "none has samples to look at" if keep_flagged else "none is left to look at"
+            raise DataError(f"{counted(self.flag_bits)}: {advice}")
+        return self if chosen.all() else self[chosen]
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return a row a sample: event, sample, positions (bohr), log density, flags, weight, extra columns.
+
+        Positions are in the frame of the momenta, each ion as it was measured (`labelled`). Of an event
+        without samples (`answered`) positions, density and weight are NaN.
+
+        Example:
+            >>> import flowcei
+            >>> s = flowcei.load().sample(flowcei.simulate("ocs", 2, noise="1%", seed=1), 5, seed=1)
+            >>> s.to_dataframe()[["event", "sample", "cx"]].shape
+            (10, 3)
+        """
+        e, n = self.positions.shape[:2]
+        flat = self.positions.reshape(e * n, -1)
+        table: dict[str, Any] = {
+            "event": np.repeat(self.event_id, n),
+            "sample": np.tile(np.arange(n), e),
+            **dict(zip(component_names(self.molecule.labels), flat.T, strict=True)),
+        }
+        if self.log_prob is not None:
+            table["log_prob"] = self.log_prob.reshape(-1)
+        if self.flags is not None:
+            words = {int(flags): in_words(flags) for flags in np.unique(self.flags)}
+            table["flags"] = np.repeat([words[int(flags)] for flags in self.flags], n)
+        if self.weights is not None:
+            weights = np.where(self.answered[:, None], self.weights.normalised, np.nan)
+            table["weight"] = weights.reshape(-1)
+        return pd.DataFrame(add_columns(table, self.columns, np.repeat(np.arange(e), n)))
+
+    def to_xarray(self) -> Any:  # noqa: ANN401 (xarray is optional)
+        """Return the samples as an `xarray.Dataset` of dimensions event, sample, ion and axis.
+
+        Variables have the names of the attributes and their unit in `attrs`; `weight` is normalised,
+        `log_weight` is not; extra columns go along.
+
+        Raises:
+            UsageError: Where xarray is not installed.
+
+        Example:
+            >>> import flowcei
+            >>> s = flowcei.load().sample(flowcei.simulate("ocs", 2, noise="1%", seed=1), 5, seed=1)
+            >>> s.to_xarray()["positions"].sel(event=1, ion="c").mean("sample").shape
+            (3,)
+        """
+        try:
+            import xarray
+        except ImportError as error:
+            msg = "to_xarray needs xarray: pip install flowcei[xarray]; or use to_dataframe"
+            raise UsageError(msg) from error
+        flags = {"flag_masks": list(FLAG_BITS.values()), "flag_meanings": " ".join(FLAG_BITS)}
+        attrs = {name: {"unit": unit} for name, unit in self.units.items()} | {"flags": flags}
+        variables: dict[str, Any] = {
+            name: (dims, getattr(self, name), attrs[name])
+            for name, dims in _DIMENSIONS.items()
+            if getattr(self, name) is not None
+        }
+        if self.weights is not None:
+            variables["weight"] = ("event", "sample"), self.weights.normalised
+            variables["log_weight"] = ("event", "sample"), self.weights.log_weights
+        coords = {
+            "event": self.event_id,
+            "sample": np.arange(self.positions.shape[1]),
+            "ion": list(self.molecule.labels),
+            "axis": ["x", "y", "z"],
+        }
+        every = add_columns(variables | coords, self.columns, np.arange(len(self)))
+        variables |= {name: ("event", every[name]) for name in list(every)[len(variables) + len(coords) :]}
+        facts = {"molecule": self.molecule.name, "origin": json.dumps(self.origin)}
+        return xarray.Dataset(variables, coords, facts)

@@ -1,0 +1,369 @@
+"""Files of posterior samples: HDF5, or long tables with one row a sample (CSV, Parquet); all streamed.
+
+What takes long is written resumably (`sample_to_file`): until all events are there, the samples lie in
+`FILE.partial`, which is HDF5 whatever FILE will be (`flowcei.storage.resumable`). Then it is renamed to FILE
+or, for CSV and Parquet, which cannot be mended where they end in the middle, turned into it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
+
+import numpy as np
+
+from flowcei.errors import DataError, UsageError
+from flowcei.events.extracolumns import component_names, name_of_dataset
+from flowcei.events.hdf import column_arrays, column_datasets, is_column, is_hdf5, read_array, read_molecule
+from flowcei.experiment.detector import rms_component
+from flowcei.posterior.container import ARRAYS
+from flowcei.posterior.flags import EXCLUDING, FLAG_BITS, FLAGS
+from flowcei.posterior.samples import PosteriorSamples
+from flowcei.posterior.weights import WEIGHT_ARRAYS, Weights, scaled_evidence
+from flowcei.storage.cells import write_table
+from flowcei.storage.creation import as_text, atomic_write, check_output
+from flowcei.storage.files import check_readable
+from flowcei.storage.hdf import numbers_of, opened, read_json_attribute, writing
+from flowcei.storage.resumable import DONE, datasets_of, resumable_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+
+    import h5py
+    from numpy.typing import NDArray
+
+    from flowcei.molecules.molecule import Molecule
+    from flowcei.posterior.arrays import Floats, Numbers
+    from flowcei.storage.resumable import Layout, PreallocatedFile
+
+HDF = (".h5", ".hdf5")
+"""Endings of HDF5 files."""
+
+_CONTENT = "flowcei samples"
+_DATASETS = {"event_id": "event"}  # other arrays have the name of their attribute
+_EVIDENCE = "columns/evidence_p"
+_OPTIONAL = ("log_prob", "flags", *WEIGHT_ARRAYS)
+
+
+def check_samples_path(path: Path, *, overwrite: bool) -> None:
+    """Raise UsageError where samples cannot be written: ending, pyarrow, existing file, missing folder."""
+    ending = path.suffix.lower()
+    if ending not in (*HDF, ".csv", ".parquet"):
+        msg = f"{path}: samples are written as .h5, .csv or .parquet; give -o such an ending"
+        raise UsageError(msg)
+    if ending == ".parquet":
+        _parquet()
+    check_output(path, overwrite=overwrite)
+
+
+def write_samples(parts: Iterable[PosteriorSamples], path: str | Path, *, overwrite: bool = False) -> None:
+    """Write samples, a part at a time.
+
+    Args:
+        parts: Samples of successive events.
+        path: `.h5` (float32 positions, and molecule, momenta and origin with them), `.csv` or
+            `.parquet`.
+        overwrite: Whether an existing file may be replaced.
+
+    Raises:
+        UsageError: For another ending, or where the file exists or cannot be written.
+
+    Example:
+        >>> import flowcei, tempfile
+        >>> s = flowcei.load().sample(flowcei.simulate("ocs", 2, noise="1%", seed=1), 20, seed=1)
+        >>> path = tempfile.mkdtemp() + "/ocs.h5"
+        >>> flowcei.write_samples([s[:1], s[1:]], path)
+        >>> flowcei.read_samples(path)
+        PosteriorSamples: 2 events x 20 samples of ocs
+    """
+    target = Path(path)
+    check_samples_path(target, overwrite=overwrite)
+    with atomic_write(target, overwrite=overwrite) as file:
+        write_parts(parts, file, target.suffix.lower())
+
+
+def write_parts(parts: Iterable[PosteriorSamples], file: BinaryIO, ending: str) -> None:
+    """Write samples to an open file, in the format of an ending."""
+    if ending in HDF:
+        _write_hdf(parts, file)
+    elif ending == ".parquet":
+        _write_parquet(parts, file)
+    else:
+        with as_text(file) as text:
+            _write_csv(parts, text)
+
+
+def arrays_of(samples: PosteriorSamples) -> dict[str, np.ndarray]:
+    """The arrays of samples by the names they have in a file."""
+    arrays = {_DATASETS.get(name, name): getattr(samples, name) for name in ARRAYS}
+    arrays |= {name: getattr(samples.weights, name, None) for name in WEIGHT_ARRAYS}
+    arrays |= column_arrays(samples.columns)
+    return {name: array for name, array in arrays.items() if array is not None}
+
+
+def samples_of(
+    arrays: Mapping[str, np.ndarray], molecule: Molecule, origin: dict[str, Any]
+) -> PosteriorSamples:
+    """Samples from what `arrays_of` returned; DataError for shapes that do not match."""
+    weights: dict[str, Any] = {name: arrays[name] for name in WEIGHT_ARRAYS if name in arrays}
+    return PosteriorSamples(
+        molecule,
+        **{name: arrays.get(_DATASETS.get(name, name)) for name in ARRAYS},  # type: ignore[arg-type]
+        origin=origin,
+        weights=Weights(**weights) if len(weights) == len(WEIGHT_ARRAYS) else None,
+        columns={name_of_dataset(name): arrays[name] for name in filter(is_column, arrays)},
+    )
+
+
+def describe_samples(file: h5py.File, samples: PosteriorSamples) -> None:
+    """Write what a file of samples says of itself, with the units of its datasets."""
+    file.attrs["content"] = _CONTENT
+    for name, value in _facts(samples).items():
+        file.attrs[name] = json.dumps(value)
+    for name, unit in samples.units.items():
+        if name in file:
+            file[name].attrs["unit"] = unit
+
+
+def _facts(samples: PosteriorSamples) -> dict[str, Any]:
+    return {"molecule": samples.molecule.to_dict(), "origin": samples.origin, "flags": FLAGS}
+
+
+def _write_hdf(parts: Iterable[PosteriorSamples], target: BinaryIO) -> None:
+    """Write samples to a new file, a part at a time; how many there will be need not be known."""
+    with writing(target) as file:
+        for k, part in enumerate(parts):
+            arrays = arrays_of(part)
+            if k == 0:
+                for name, array in arrays.items():
+                    shape = array.shape[1:]
+                    file.create_dataset(name, (0, *shape), array.dtype, maxshape=(None, *shape), chunks=True)
+                describe_samples(file, part)
+            for name, array in arrays.items():
+                data = file[name]
+                data.resize(len(data) + len(array), axis=0)
+                data[-len(array) :] = array
+
+
+def _write_csv(parts: Iterable[PosteriorSamples], file: TextIO) -> None:
+    """Write long CSV; the log density to 1e-6."""
+    for k, part in enumerate(parts):
+        table = part.to_dataframe()
+        if part.log_prob is not None:
+            table["log_prob"] = table["log_prob"].round(6)
+        write_table(table, file, index=False, header=k == 0)
+
+
+def _parquet() -> Any:  # noqa: ANN401 (of pyarrow)
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        msg = "writing .parquet needs pyarrow: pip install flowcei[parquet]; or write .h5 or .csv"
+        raise UsageError(msg) from error
+    return pyarrow
+
+
+def _write_parquet(parts: Iterable[PosteriorSamples], file: BinaryIO) -> None:
+    """Write the long table as Parquet, a row group a part, units with the columns."""
+    pa, writer = _parquet(), None
+    try:
+        for part in parts:
+            table = pa.Table.from_pandas(part.to_dataframe(), preserve_index=False)
+            if writer is None:
+                units = dict.fromkeys(component_names(part.molecule.labels), "bohr")
+                units["log_prob"] = part.units["log_prob"]
+                named = [
+                    f.with_metadata({"unit": units[f.name]}) if f.name in units else f for f in table.schema
+                ]
+                facts = {name: json.dumps(value) for name, value in _facts(part).items()}
+                schema = pa.schema(named, metadata={"content": _CONTENT, **facts})
+                writer = pa.parquet.ParquetWriter(file, schema, compression="zstd")
+            writer.write_table(table.cast(schema))
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def read_samples(path: str | Path) -> PosteriorSamples:
+    """Read an HDF5 file of samples.
+
+    Raises:
+        UsageError: For a missing file.
+        DataError: For a file that is not one of samples, is not finished, or is damaged.
+
+    Example:
+        See `write_samples`.
+    """
+    source = Path(path)
+    check_readable(source)
+    if not is_hdf5(source):
+        what = "not HDF5; this needs the samples as flowcei sample writes them to an .h5 file"
+        raise DataError(what, path=source)
+    with opened(source) as file:
+        molecule = read_molecule(file, source)
+        if str(file.attrs.get("content")) != _CONTENT or molecule is None:
+            raise DataError("an HDF5 file, but not of samples", path=source)
+        if DONE in file and not (done := read_array(file, DONE, source)).all():
+            what = f"not finished: {int((done != 0).sum())} of {done.size} blocks are there; "
+            raise DataError(f"{what}flowcei sample --resume goes on", path=source)
+        names = [_DATASETS.get(name, name) for name in ARRAYS]
+        names = [*names, *WEIGHT_ARRAYS, *column_datasets(file, source)]
+        arrays = {n: read_array(file, n, source) for n in names if n in file or n not in _OPTIONAL}
+        origin = read_json_attribute(file, "origin") or {}
+    try:
+        samples = samples_of(arrays, molecule, origin)
+    except DataError as error:
+        raise DataError(f"damaged ({error})", path=source) from error
+    if samples.positions.size == 0 or not _is_finite(samples):
+        raise DataError("damaged (no samples, or numbers that are not finite)", path=source)
+    return samples
+
+
+def _is_finite(samples: PosteriorSamples) -> bool:
+    """Whether all numbers are, but for the samples of events that are flagged to have none."""
+    flags = np.zeros(len(samples), np.uint16) if samples.flags is None else samples.flags
+    answered = samples[(flags & FLAG_BITS["no-geometry"]) == 0]
+    tables = (samples.event_id, samples.momenta, samples.sigma, answered.positions, answered.log_prob)
+    return all(table is None or bool(np.isfinite(table).all()) for table in tables)
+
+
+@dataclass(frozen=True, eq=False)
+class Quality:
+    """What samples say of themselves, an array (E,) each; weights only where they were weighed."""
+
+    event_id: Numbers
+    flags: NDArray[np.uint16]
+    ess: Floats | None
+    drawn: Numbers | None
+    sigma: Floats  # noise that was assumed, hbar / bohr
+    size: Floats  # rms momentum component, hbar / bohr
+    statistic: Floats | None  # `scaled_evidence`
+    evidence_p: Floats | None = None  # chance of momenta as improbable, once that was judged
+
+    @property
+    def all_flagged(self) -> bool:
+        """Whether no event has samples that are to be trusted."""
+        return bool((self.flags & EXCLUDING).all())
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, np.ndarray], molecule: Molecule) -> Quality:
+        """Judge from `arrays_of` samples, as a file holds them."""
+        flags = arrays.get("flags", np.zeros(len(arrays["event"]), np.uint16))
+        momenta, evidence = arrays["momenta"], arrays.get("log_evidence")
+        statistic = None if evidence is None else scaled_evidence(evidence, momenta, molecule.masses)
+        weighed, size = (arrays.get("ess"), arrays.get("drawn")), rms_component(momenta)
+        return cls(arrays["event"], flags, *weighed, arrays["sigma"], size, statistic)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Quality]) -> Quality:
+        """Join what is known of different events."""
+        arrays = {name: [getattr(part, name) for part in parts] for name in vars(parts[0])}
+        joined: dict[str, Any] = {n: None if a[0] is None else np.concatenate(a) for n, a in arrays.items()}
+        return cls(**joined)
+
+
+def _silent(_: int) -> None:
+    """Nobody wants to know how far the work has come."""
+
+
+def sample_to_file(
+    parts: Callable[[int], Iterator[PosteriorSamples]],
+    path: Path,
+    request: dict[str, Any],
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    on_block: Callable[[int], None] = _silent,
+    on_written: Callable[[int], None] = _silent,
+    judge: Callable[[Quality], Quality] | None = None,
+) -> Quality:
+    """Write the samples of a stream of events to a file; what was done before a StoppedError is kept.
+
+    `parts` gives the samples of the blocks after so many events, `request` is as of `resumable_file`.
+    `on_block` is called with the number of events of each block, also of those an earlier run has written,
+    `on_written` with those turned into CSV or Parquet. `judge` completes flags and `evidence_p` when all
+    events are there.
+    """
+    check_samples_path(path, overwrite=overwrite)
+    stream: Iterator[PosteriorSamples] | None = None
+
+    def layout() -> Layout:
+        # A fault of the request is raised in the first block, with nothing written and nothing replaced.
+        nonlocal stream
+        stream = parts(0)
+        first = next(stream)
+        stream = chain([first], stream)
+        rows = {name: ((request["events"], *a.shape[1:]), a.dtype) for name, a in _arrays(first).items()}
+        return rows, lambda file: describe_samples(file, first)
+
+    hdf, block = path.suffix.lower() in HDF, request["block"]
+    with resumable_file(path, request, layout, overwrite=overwrite, resume=resume, rename=hdf) as file:
+        start = len(file.done) if file.done.all() else int(np.argmin(file.done))
+        if start:
+            on_block(min(start * block, request["events"]))
+        if start < len(file.done):
+            _fill(file, start, stream or parts(start * block), request, on_block)
+        names = ("event", "flags", "ess", "drawn", "momenta", "sigma", "log_evidence")
+        judged = (Quality.of(arrays, molecule) for arrays, molecule, _ in _blocks(file, block, names))
+        quality = Quality.concatenate(list(judged))
+        if judge is not None:
+            quality = judge(quality)
+            file.rewrite("flags", quality.flags)
+            if quality.evidence_p is not None:
+                file.rewrite(_EVIDENCE, quality.evidence_p)
+        if not hdf:
+            with atomic_write(path, overwrite=overwrite) as target:
+                write_parts(_read_back(file, block, on_written), target, path.suffix.lower())
+    return quality
+
+
+def _fill(
+    file: PreallocatedFile,
+    start: int,
+    stream: Iterator[PosteriorSamples],
+    request: dict[str, Any],
+    on_block: Callable[[int], None],
+) -> None:
+    """Write the blocks from number `start` on."""
+    events, block = request["events"], request["block"]
+    changed = DataError("the events changed while they were sampled; begin anew", path=file.path)
+    for index, part in enumerate(stream, start):
+        if len(part) != max(0, min(block, events - index * block)):
+            raise changed
+        file.put(index, index * block, _arrays(part))
+        on_block(len(part))
+    if not file.done.all():
+        raise changed
+
+
+def _arrays(part: PosteriorSamples) -> dict[str, np.ndarray]:
+    """The arrays of a file, with room for what is known when all events are there."""
+    room = {} if part.weights is None else {_EVIDENCE: np.full(len(part), np.nan)}
+    return arrays_of(part) | room
+
+
+def _read_back(
+    file: PreallocatedFile, block: int, on_written: Callable[[int], None]
+) -> Iterator[PosteriorSamples]:
+    """What was written, a block at a time."""
+    for arrays, molecule, origin in _blocks(file, block):
+        yield samples_of(arrays, molecule, origin)
+        on_written(len(arrays["event"]))
+
+
+def _blocks(
+    file: PreallocatedFile, block: int, names: Collection[str] = ()
+) -> Iterator[tuple[dict[str, np.ndarray], Molecule, dict[str, Any]]]:
+    """The arrays of each block, all where none are named, with the molecule and the origin."""
+    path = file.path
+    with opened(path, file.file) as content:
+        molecule, origin = read_molecule(content, path), read_json_attribute(content, "origin") or {}
+        if molecule is None:
+            raise DataError("is damaged; remove it", path=path)
+        chosen = [name for name in datasets_of(content) if name != DONE and (not names or name in names)]
+        datasets = {name: numbers_of(content, name, path) for name in chosen}
+        for first in range(0, len(datasets["event"]), block):
+            yield {name: data[first : first + block] for name, data in datasets.items()}, molecule, origin
