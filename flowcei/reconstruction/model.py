@@ -227,7 +227,7 @@ class Reconstructor:
     ) -> PosteriorSamples:
         """Return n samples of some of the events, neither weighed nor flagged."""
         asked = events[rows]
-        framed, c, log_volume = self._enter(asked.momenta, sigma[rows])
+        framed, c, log_volume = self.enter(asked.momenta, sigma[rows])
         charts, density = self.network.sample_with_log_prob(c, n, latent=request.latent, generator=rng)
         positions = self.frame.to_positions(self.chart_standardiser.inverse(charts.cpu()), framed)
         # One event beyond what single precision holds must not cost the others of its file their
@@ -375,13 +375,13 @@ class Reconstructor:
         if draws and not self.network.has_density and bound is not None:
             rng = np.random.default_rng(np.random.SeedSequence(seed))
             density = partial(bound, draws=draws, generator=rng)
-        framed, c, log_volume = self._enter(events.momenta, self.sigma(events, noise))
+        framed, c, log_volume = self.enter(events.momenta, self.sigma(events, noise))
         chart = self.chart_standardiser(self.frame.to_chart(torch.from_numpy(x), framed))
         flat = chart.reshape(-1, self.frame.width).to(self.device)
         values = density(flat, c.repeat_interleave(x.shape[1], dim=0)).cpu().double()
         return (values.reshape(x.shape[:2]) + log_volume).numpy()
 
-    def _enter(
+    def enter(
         self, momenta: NDArray[np.float64], sigma: NDArray[np.float64]
     ) -> tuple[FramedEvents, torch.Tensor, torch.Tensor]:
         """Events (E, N, 3) in the frame, their conditions (E, C), log|d chart / d positions| (E, 1)."""
@@ -405,7 +405,7 @@ class Reconstructor:
     ) -> dict[str, NDArray[np.bool_]]:
         """Events (E,) unlike all that it was trained on, for each flag that momenta alone can raise."""
         sigma = self.sigma(events_of(events, self.molecule), noise)
-        framed, standardised, _ = self._enter(events.momenta, sigma)
+        framed, standardised, _ = self.enter(events.momenta, sigma)
         far = (~(standardised.abs() < limits.FAR)).any(dim=1).cpu().numpy()
         ker = np.zeros(len(events), dtype=bool)
         if self.frame.invariant and self.training.seen is not None:
