@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 import flowcei
-from flowcei.posterior.distinct import ModeRules
+from flowcei.posterior.laplace import ModeRules
 from flowcei.posterior.modes import find_modes
 from flowcei.units import ANGSTROM, DALTON
 

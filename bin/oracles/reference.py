@@ -19,8 +19,7 @@ import numpy as np
 from scipy.stats import chi2
 
 from flowcei.errors import DataError, NoDensityError
-from flowcei.posterior.distinct import ModeRules
-from flowcei.posterior.laplace import local_covariance
+from flowcei.posterior.laplace import ModeRules, local_covariance
 from flowcei.posterior.modes import Modes, find_modes
 from flowcei.posterior.refinement import CONVERGED, OUTSIDE, STALLED, Refinement, refine, turned
 from flowcei.posterior.weights import WEIGHT_RULES, Weights
@@ -194,8 +193,8 @@ def _modes(log_prior: _LogPrior | None, likelihood: Likelihood, found: Refinemen
         return find_modes(found, likelihood, rules=_APART)
     # Where searches start is arbitrary, so how many end in a mode says nothing of its
     # probability: without reliable weights Laplace's is taken.
-    weights, none = np.ones(found.status.shape), np.zeros(len(found.status), dtype=bool)
-    return find_modes(found, likelihood, weights=weights, reliable=none, log_prior=log_prior, rules=_APART)
+    none = Weights.of(np.full(found.status.shape, -np.inf))
+    return find_modes(found, likelihood, weights=none, log_prior=log_prior, rules=_APART)
 
 
 def reference_posterior(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flowcei.cli.options import warn_of_masses
+from flowcei.cli.options import json_option, molecule_option, warn_of_masses
 from flowcei.cli.reading import read_noted, reading_options
 from flowcei.cli.streams import show
 
@@ -49,9 +49,9 @@ class _Section(dict[str, Any]):
 
 @click.command(short_help="Print what a model, data or sample file says of itself.")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--molecule", help="A built-in name, .toml or .xyz; ocs if absent and the file does not say.")
+@molecule_option
 @reading_options
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@json_option()
 def info(*, file: Path, molecule: str | None, reading: Callable[[], Reading], as_json: bool) -> None:
     """Print everything that FILE says of itself: a model or run folder, events or samples.
 
@@ -163,7 +163,7 @@ def _chart(card: ModelCard, molecule: Molecule, tensors: dict[str, Tensor]) -> d
     """Return the coordinates that a model answers in: name, mean and deviation of each."""
     from flowcei.frame.kinds import frame_from_dict
 
-    frame = frame_from_dict(card.frame.model_dump())
+    frame = frame_from_dict(card.frame)
     means, scales = (tensors[f"chart.{part}"].flatten().tolist() for part in ("mean", "scale"))
     rows = zip(frame.names(molecule.labels), means, scales, strict=True)
     return {
@@ -181,7 +181,7 @@ def _masses(molecule: Molecule) -> str:
 
 
 def _molecule_texts(card: ModelCard, molecule: Molecule) -> dict[str, str]:
-    table = card.frame.model_dump()
+    table = card.frame
     labels = molecule.labels
     facts = {"name, charges (e)": _described(molecule), "masses (u)": _masses(molecule)}
     if "fixed" in table:
@@ -215,7 +215,7 @@ def _training_texts(card: ModelCard) -> dict[str, str]:
     added = "" if said.get("noise_added", True) else ", of the data themselves"
     level = Noise(card.noise.low, card.noise.high, relative=card.noise.relative)
     facts["detector noise"] = f"{level} {unit}{added}"
-    if "seen" in said and "fixed" not in card.frame.model_dump():
+    if "seen" in said and "fixed" not in card.frame:
         low, high = (exp(min(said["seen"][k], 700.0)) / ELECTRONVOLT for k in ("low", "high"))
         facts["KER seen"] = f"{low:.3g} to {high:.3g} eV"
     facts["seed"] = str(said.get("seed", "unknown"))

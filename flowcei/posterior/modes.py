@@ -2,7 +2,7 @@
 
 Refined samples of an event fall onto a few points: every exact geometry is the end of the searches that began
 in its basin, and its probability the weight of the samples there. Two ends are one mode where all distances
-and the handedness agree, or where the noise does not tell them apart (`flowcei.posterior.distinct`). Where
+and the handedness agree, or where the noise does not tell them apart (`flowcei.posterior.laplace`). Where
 noise has carried the momenta to where no geometry has them, the nearest miss, if within the noise, is a mode
 too.
 """
@@ -20,9 +20,8 @@ import pandas as pd
 from flowcei.events.container import one_row
 from flowcei.events.extracolumns import add_columns, component_names
 from flowcei.experiment.likelihood import nonfinite_allowed
-from flowcei.posterior.distinct import MODE_RULES, ModeRules, covering, leaders, shape_of
 from flowcei.posterior.labels import label_by_geometry, relabel
-from flowcei.posterior.laplace import local_covariance
+from flowcei.posterior.laplace import MODE_RULES, ModeRules, covering, leaders, local_covariance, shape_of
 from flowcei.posterior.refinement import CONVERGED, OUTSIDE, STALLED, STATUS, Refinement, required
 from flowcei.posterior.spread import correlated, quantities
 from flowcei.posterior.structures import to_atoms
@@ -35,8 +34,9 @@ if TYPE_CHECKING:
 
     from flowcei.experiment.likelihood import Likelihood
     from flowcei.posterior.arrays import Bools, Floats, Rows
-    from flowcei.posterior.distinct import LogPrior
+    from flowcei.posterior.laplace import LogPrior
     from flowcei.posterior.samples import PosteriorSamples
+    from flowcei.posterior.weights import Weights
 
 UNIQUE, AMBIGUOUS, UNEXPLAINED, UNANSWERED = 0, 1, 2, 3
 VERDICTS = ("unique", "ambiguous", "unexplained", "no samples")
@@ -237,21 +237,16 @@ def find_modes(
     refinement: Refinement,
     likelihood: Likelihood,
     *,
-    weights: Floats | None = None,
-    reliable: Bools | None = None,
+    weights: Weights | None = None,
     log_prior: LogPrior | None = None,
     rules: ModeRules = MODE_RULES,
 ) -> Modes:
-    """Gather refined samples of E events into modes.
-
-    An event that no search explains has its nearest miss alone. `weights` (E, n) are normalised, equal where
-    None, and used for the events `reliable` (E,), all where None.
-    """
+    """Gather refined samples of E events into modes; unexplained ones have their nearest miss alone."""
     e, n = refinement.status.shape
-    used = np.full(e, weights is not None) if reliable is None else reliable
+    used = np.zeros(e, dtype=bool) if weights is None else weights.reliable
     # Without weights all that is known of the prior is what it excludes.
     shares = (refinement.status != OUTSIDE) / n
-    shares = shares if weights is None else np.where(used[:, None], weights, shares)
+    shares = shares if weights is None else np.where(used[:, None], weights.normalised, shares)
     limit = likelihood.most_misfit
     answered = np.asarray(np.isfinite(refinement.positions).any(axis=(1, 2, 3)))
     event, sample, starts, share = _ends(refinement, shares, answered, limit, rules)

@@ -78,7 +78,7 @@ def _load(path: Path, device: torch.device) -> Reconstructor:
 
 
 def _built(card: ModelCard, tensors: dict[str, Tensor]) -> Reconstructor:
-    frame = frame_from_dict(card.frame.model_dump())
+    frame = frame_from_dict(card.frame)
     molecule = Molecule.from_dict(card.molecule)
     if frame.masses != tuple(molecule.masses.tolist()):
         raise DataError("the frame is of another molecule")

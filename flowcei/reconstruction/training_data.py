@@ -18,13 +18,14 @@ from flowcei.check.alignment import residuals
 from flowcei.check.conservation import noisiness
 from flowcei.errors import DataError, UsageError
 from flowcei.events.simulation import Simulator
-from flowcei.experiment.detector import NOISE_FLOOR, Noise, rms_component
+from flowcei.experiment.detector import DEFAULT_NOISE, NOISE_FLOOR, Noise, rms_component
 from flowcei.frame.raw import RawFrame
 from flowcei.frame.recoil import RecoilFrame
 from flowcei.molecules.molecule import Molecule
 from flowcei.physics.priors import GeometryPrior, build_prior
 from flowcei.reconstruction.storable import check_prior
 from flowcei.storage.card import DataRecord, SimulationRecord, TrainingRecord
+from flowcei.training.schedule import MIN_EVENTS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,12 +35,6 @@ if TYPE_CHECKING:
     from flowcei.events.container import Events
     from flowcei.frame.interface import Frame
     from flowcei.reconstruction.model import Reconstructor
-
-DEFAULT_NOISE = Noise(0.001, 0.05)
-"""Detector noise that one model is trained for, where nobody says: 0.1 % to 5 %."""
-
-MIN_EVENTS = 100
-"""Fewest events, of a file or of an epoch, that are trained on."""
 
 _MOST = 2000  # events that noise is measured on: to 1 %
 _TURNED = 0.5  # share of events in another frame, beyond which distances say nothing
@@ -225,7 +220,9 @@ def settled_noise(data: Events, noise: Noise | str | None) -> tuple[Noise, Measu
         relative = data.sigma / rms_component(data.momenta)
         return floored(Noise(float(relative.min()), float(relative.max()))), None
     own = measure_noise(data)
-    level = floored(wanted or Noise(max(own.level, NOISE_FLOOR), min(1.0, max(0.05, 2.0 * own.level))))
+    level = floored(
+        wanted or Noise(max(own.level, NOISE_FLOOR), min(1.0, max(DEFAULT_NOISE.high, 2.0 * own.level)))
+    )
     if not level.relative:
         return level, own
     if level.high < own.level / _TOLERANCE:

@@ -8,6 +8,9 @@ from typing import Any
 
 from flowcei.errors import UsageError
 
+MIN_EVENTS = 100
+"""Fewest events, of a file or of an epoch, that are trained on."""
+
 _STEPS = 4800  # brought OCS from 1,200 noise-free events to 3e-3 to 5e-3 bohr per atom; ten steps, to 0.1
 _FEWEST_STEPS, _MOST_STEPS = 8, 300  # of a pass, where the batch can be chosen
 _PASSES, _PASSES_OF_FIXED_NOISE = 600, 30  # the latter are learned by heart in a few dozen

@@ -15,8 +15,7 @@ import flowcei
 from flowcei.errors import DataError, NoDensityError
 from flowcei.experiment.likelihood import Likelihood
 from flowcei.physics.priors import build_prior
-from flowcei.posterior.distinct import shape_of
-from flowcei.posterior.laplace import local_covariance
+from flowcei.posterior.laplace import local_covariance, shape_of
 from flowcei.posterior.refinement import CONVERGED
 from oracles.mixtures import StudentMixture
 from oracles.reference import ProposalRules, exhaustive_modes, reference_posterior, turned_starts

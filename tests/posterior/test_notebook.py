@@ -11,8 +11,8 @@ import pytest
 
 import flowcei
 from flowcei.errors import UsageError
-from flowcei.posterior.distinct import ModeRules
 from flowcei.posterior.flags import FLAG_BITS
+from flowcei.posterior.laplace import ModeRules
 from flowcei.posterior.modes import find_modes
 from flowcei.posterior.refinement import RefinementRules, refine
 from flowcei.posterior.samples import PosteriorSamples

@@ -228,7 +228,7 @@ def _empty(file: h5py.File) -> None:
         (lambda file: file.attrs.__delitem__("molecule"), "not of samples"),
         (lambda file: file.attrs.__setitem__("molecule", "{"), "not JSON"),
         (lambda file: file.attrs.__setitem__("molecule", '{"symbols": ["C"]}'), "the molecule lacks"),
-        (lambda file: file.attrs.__setitem__("origin", "[]"), "not a table"),
+        (lambda file: file.attrs.__setitem__("origin", "[]"), "no table"),
     ],
 )
 def test_damaged_files_are_refused(tmp_path: Path, edit: Callable[[h5py.File], None], word: str) -> None:

@@ -14,12 +14,12 @@ from quick import QUICK
 from flowcei.errors import DataError, UsageError
 from flowcei.events.container import Events
 from flowcei.events.simulation import Simulator, simulate
-from flowcei.experiment.detector import NOISE_FLOOR, Noise, rms_component
+from flowcei.experiment.detector import DEFAULT_NOISE, NOISE_FLOOR, Noise, rms_component
 from flowcei.molecules.molecule import Molecule
 from flowcei.physics.priors import build_prior
 from flowcei.reconstruction.fitting import train
 from flowcei.reconstruction.model import Reconstructor
-from flowcei.reconstruction.training_data import DEFAULT_NOISE, FreshSource, RecordedSource, split_rows
+from flowcei.reconstruction.training_data import FreshSource, RecordedSource, split_rows
 from flowcei.training.schedule import Schedule
 
 ONCE = Schedule(epochs=1, batch=100)
