@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowcei.cli.options import note, warn
-from flowcei.cli.runfolder import MODEL, RUNS, is_unfinished
+from flowcei.cli.runfolder import MODEL, RUNS, unfinished_work
 from flowcei.cli.streams import show
 from flowcei.errors import UsageError
 
@@ -41,7 +41,7 @@ def find_model(name: str | None) -> Path | None:
             return place
         if (place / MODEL).is_file():
             return place / MODEL
-        if is_unfinished(place):
+        if unfinished_work(place):
             msg = f"the training in {place} is not finished: flowcei train --resume {place} goes on with it"
             raise UsageError(msg)
     msg = f"no model {name!r}: give a .safetensors file, a run folder, or {BUNDLED!r}"
