@@ -11,18 +11,18 @@ from textwrap import dedent
 import numpy as np
 import pytest
 import torch
+from quick import QUICK
 from shell import Shell
 
 import flowcei
 from flowcei.errors import DataError, UsageError
+from flowcei.models.options import OPTIONS
 from flowcei.models.registry import ARCHITECTURES, build_model
 from flowcei.molecules.molecule import Molecule
 from flowcei.physics.priors import GeometryPrior, build_prior
 from flowcei.reconstruction.fitting import train
 from flowcei.storage.modelfile import read_model
 from flowcei.training.schedule import Schedule
-
-pytestmark = pytest.mark.usefixtures("quick_fitting")
 
 MODULE = "a_package_of_someone_else"
 PACKAGE = '''
@@ -140,7 +140,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def _train(architecture: str, **rest: object) -> flowcei.Reconstructor:
-    return train(architecture, schedule=ONCE, events_per_epoch=200, seed=1, **rest)  # type: ignore[arg-type]
+    return train(architecture, schedule=ONCE, events_per_epoch=200, seed=1, rules=QUICK, **rest)  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("package")
@@ -257,15 +257,16 @@ def test_its_options_are_options_of_the_command(
 
 
 @pytest.mark.usefixtures("package")
-def test_a_new_architecture_is_one_file_and_one_line(
+def test_a_new_architecture_is_one_file_its_options_and_their_lines(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """In the registry it is trained, saved and loaded, and its options are those of the command."""
+    """In both tables it is trained, saved and loaded, and its options are those of the command."""
     kind = importlib.import_module(MODULE).Masked
     shell = Shell(monkeypatch, capsys)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(kind, "architecture", "own")
     monkeypatch.setitem(ARCHITECTURES, "own", kind)
+    monkeypatch.setitem(OPTIONS, "own", kind.options_type)
     assert shell("train", "--help") == 0
     assert "--rounds INTEGER" in shell.out
     assert "mlp, solver" in shell.out

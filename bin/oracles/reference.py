@@ -193,8 +193,8 @@ def _modes(log_prior: _LogPrior | None, likelihood: Likelihood, found: Refinemen
         return find_modes(found, likelihood, rules=_APART)
     # Where searches start is arbitrary, so how many end in a mode says nothing of its
     # probability: without reliable weights Laplace's is taken.
-    weights, none = np.ones(found.status.shape), np.zeros(len(found.status), dtype=bool)
-    return find_modes(found, likelihood, weights=weights, reliable=none, log_prior=log_prior, rules=_APART)
+    none = Weights.of(np.full(found.status.shape, -np.inf))
+    return find_modes(found, likelihood, weights=none, log_prior=log_prior, rules=_APART)
 
 
 def reference_posterior(

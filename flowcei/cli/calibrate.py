@@ -4,34 +4,34 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+import flowcei
 from flowcei.cli.options import (
-    InputFile,
+    check_folder,
     device_option,
+    drift_option,
     folder_option,
-    fresh_folder,
+    json_option,
+    judged_data_option,
     judging_seed_option,
     keep_flagged_option,
     latent_option,
+    made_folder,
     noise_option,
-    note,
     overwrite_option,
-    refuse_full_folder,
-    warn,
 )
-from flowcei.cli.reading import drift_option
-from flowcei.cli.streams import show
+from flowcei.cli.progress import Progress
+from flowcei.cli.runs import MODEL_NAME, load_named, show_left_out, unseen_events
+from flowcei.cli.streams import note, show, show_json, warn, write_results
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from flowcei.evaluation.calibration import Calibration
-    from flowcei.events.container import Events
     from flowcei.models.interface import Latent
-    from flowcei.reconstruction.model import Reconstructor
 
 _FAILED = 1
 _TITLES = {
@@ -45,8 +45,8 @@ _TITLES = {
 
 
 @click.command(short_help="Check whether the posterior of a model is right.")
-@click.argument("model", metavar="MODEL")
-@click.option("--data", required=True, type=InputFile(), help="Events with positions, .csv or .h5.")
+@click.argument("model", type=MODEL_NAME, metavar="MODEL")
+@judged_data_option
 @click.option(
     "-n", "count", type=click.IntRange(min=10), default=200, show_default=True, help="Samples an event."
 )
@@ -56,7 +56,7 @@ _TITLES = {
 @folder_option("calibration")
 @judging_seed_option
 @click.option("--strict", is_flag=True, help="End with exit code 1 where a check fails.")
-@click.option("--json", "as_json", is_flag=True, help="Print all as JSON, and write calibration.json.")
+@json_option("Print all as JSON, and write calibration.json.")
 @keep_flagged_option
 @drift_option
 @device_option
@@ -88,32 +88,17 @@ def calibrate(
 
     Example: flowcei calibrate bundled --data test.h5
     """
-    from flowcei.cli.progress import Progress
-    from flowcei.cli.runs import find_model, load_named, show_json, show_left_out, unseen_events
-
-    find_model(model)  # before torch, which takes seconds
-    refuse_full_folder(output, overwrite=overwrite)
-    from flowcei.evaluation.calibration import calibrate as run
-
+    check_folder(output, overwrite=overwrite)
     name, loaded = load_named(model, device)
     events, left_out = unseen_events({name: loaded}, data, noise, drift, keep_flagged=keep_flagged)
-    _note_other_prior(loaded, events)
+    _warn_of_other_prior(loaded, events)
+    how: dict[str, Any] = {"n": count, "noise": noise, "latent": latent, "seed": seed, "weigh": weigh}
     with Progress(len(events), "events") as progress:
-        found = run(
-            loaded,
-            events,
-            n=count,
-            noise=noise,
-            latent=latent,
-            seed=seed,
-            weigh=weigh,
-            keep_flagged=True,
-            on_events=progress.update,
-        )
-    folder = fresh_folder(output, overwrite=overwrite)
+        found = flowcei.calibrate(loaded, events, keep_flagged=True, on_events=progress.update, **how)
+    folder = made_folder(output, overwrite=overwrite)
     _write(found, folder, overwrite=overwrite)
-    about = {"model": name, "data": str(data), "events": len(events), "samples": count, "seed": seed}
     if as_json:
+        about = {"model": name, "data": str(data), "events": len(events), "samples": count, "seed": seed}
         about |= {"left_out": left_out, "noise": noise, "latent": latent, "weighed": weigh}
         show_json(about | found.to_dict(), folder / "calibration.json", overwrite=overwrite)
     else:
@@ -125,7 +110,7 @@ def calibrate(
         sys.exit(_FAILED)
 
 
-def _note_other_prior(model: Reconstructor, events: Events) -> None:
+def _warn_of_other_prior(model: flowcei.Reconstructor, events: flowcei.Events) -> None:
     """Say it where the events were drawn from another prior: then no posterior would pass."""
     trained, drawn = model.training.prior, events.origin.get("prior")
     if trained and drawn and json.dumps(trained, sort_keys=True) != json.dumps(drawn, sort_keys=True):
@@ -137,29 +122,28 @@ def _note_other_prior(model: Reconstructor, events: Events) -> None:
 
 def _write(found: Calibration, folder: Path, *, overwrite: bool) -> None:
     from flowcei.report.calibration import coverage_figure, joint_figure, sbc_figure
-    from flowcei.report.style import save
-    from flowcei.storage.cells import write_table
-    from flowcei.storage.creation import atomic_text
 
-    tables = {"calibration.csv": found.to_dataframe(), "coverage.csv": found.coverage_table()}
-    for name, table in (tables | {"regions.csv": found.regions}).items():
-        with atomic_text(folder / name, overwrite=overwrite) as file:
-            write_table(table, file, index=False, float_format="%.6g")
-    pictures = {"sbc.png": sbc_figure, "coverage.png": coverage_figure, "joint.png": joint_figure}
-    for name, draw in pictures.items():
-        save(draw(found), folder / name, overwrite=overwrite)
+    results = {
+        "calibration.csv": found.to_dataframe(),
+        "coverage.csv": found.coverage_table(),
+        "regions.csv": found.regions,
+        "sbc.png": sbc_figure(found),
+        "coverage.png": coverage_figure(found),
+        "joint.png": joint_figure(found),
+    }
+    write_results(results, folder, overwrite=overwrite)
 
 
 def _show(found: Calibration) -> None:
     """Print a table for each kind of check, and the sum of it."""
-    wide = max(len(verdict.quantity) for verdict in found.verdicts)
+    width = max(len(verdict.quantity) for verdict in found.verdicts)
     for check, title in _TITLES.items():
         verdicts = [verdict for verdict in found.verdicts if verdict.check == check]
         if verdicts:
             show(f"\n{title}")
         for v in verdicts:
             word = "pass" if v.passed else "FAIL"
-            show(f"  {word}  {v.quantity:<{wide}}  p {v.p_value:<7.2g}  {v.text}")
-    for words_left in found.left_out:
-        note(f"\nnot checked: {words_left}")
+            show(f"  {word}  {v.quantity:<{width}}  p {v.p_value:<7.2g}  {v.text}")
+    for words in found.left_out:
+        note(f"\nnot checked: {words}")
     show(f"\n{found.outcome}; p: for a right posterior, of all rows under one title")

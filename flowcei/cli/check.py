@@ -10,16 +10,20 @@ from typing import TYPE_CHECKING
 import click
 
 from flowcei.cli.options import (
+    EVENT_FILES,
     InputFile,
     ions_options,
+    json_option,
+    molecule_option,
     named_or_none,
     noise_option,
-    note,
+    output_path,
     overwrite_option,
     warn_of_masses,
 )
 from flowcei.cli.reading import reading_options
-from flowcei.cli.streams import show
+from flowcei.cli.runs import MODEL_NAME
+from flowcei.cli.streams import note, show
 from flowcei.errors import UsageError
 
 if TYPE_CHECKING:
@@ -36,8 +40,10 @@ _TITLES = {"error": "Errors", "warning": "Warnings", "note": "Notes"}
 
 @click.command(short_help="Check whether a data file is sound and can bear a claim.")
 @click.argument("file", type=InputFile())
-@click.option("--molecule", help="A built-in name, .toml or .xyz; ocs if absent and the file does not say.")
-@click.option("--model", help="A model file or run, or bundled: is the run what its prior predicts?")
+@molecule_option
+@click.option(
+    "--model", type=MODEL_NAME, help="A model file or run, or bundled: is the run what its prior predicts?"
+)
 @click.option("--prior", help="Is the run what this prior of the molecule predicts?")
 @noise_option
 @ions_options
@@ -47,7 +53,7 @@ _TITLES = {"error": "Errors", "warning": "Warnings", "note": "Notes"}
     type=click.Path(path_type=Path),
     help="Write the events to this .csv or .h5, positions centred and in the frame of the momenta.",
 )
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@json_option()
 @reading_options
 @overwrite_option
 def check(
@@ -73,16 +79,15 @@ def check(
     Example: flowcei check events.csv --model bundled
     """
     if output is not None:
-        _refuse_output(output, file, overwrite=overwrite)
+        output_path(output, overwrite=overwrite, endings=EVENT_FILES, source=file)
+    claimed = named_or_none(molecule, ions, prior)
     trained = _trained(model, molecule=molecule, prior=prior, **ions)
     if prior is not None and molecule is None:
         _refuse_unnamed(file, prior)
     from flowcei.check.examination import examine_file
 
     stated = reading()
-    report = examine_file(
-        file, named_or_none(molecule, ions) if trained is None else trained.molecule, stated
-    )
+    report = examine_file(file, claimed if trained is None else trained.molecule, stated)
     if molecule is None and report.events is not None:
         warn_of_masses(report.events.molecule, of_model=trained is not None)
     run = _compared(report, trained, molecule, prior, noise)
@@ -175,20 +180,6 @@ def _show(report: Report) -> None:
             if finding.todo:
                 show(f"      -> {finding.todo}")
     show(f"\n{report.verdict}")
-
-
-def _refuse_output(output: Path, file: Path, *, overwrite: bool) -> None:
-    """Refuse to repair a file in place, or over another one."""
-    from flowcei.storage.creation import check_output
-    from flowcei.storage.files import same_file
-
-    if same_file(output, file):
-        msg = f"{output} is the file that is checked; give --repair another name"
-        raise UsageError(msg)
-    check_output(output, overwrite=overwrite)
-    from flowcei.events.storage import events_writer  # after what costs nothing to refuse
-
-    events_writer(output)
 
 
 def _repair(report: Report, output: Path, *, overwrite: bool) -> None:

@@ -7,23 +7,25 @@ from typing import TYPE_CHECKING
 
 import click
 
+import flowcei
 from flowcei.cli.options import (
-    InputFile,
+    check_folder,
     device_option,
+    drift_option,
     folder_option,
-    fresh_folder,
+    json_option,
+    judged_data_option,
     judging_seed_option,
     keep_flagged_option,
     latent_option,
+    made_folder,
     noise_option,
-    note,
     overwrite_option,
-    refuse_full_folder,
     samples_option,
-    text_table,
 )
-from flowcei.cli.reading import drift_option
-from flowcei.cli.streams import show
+from flowcei.cli.runs import MODEL_NAME, load_named, show_left_out, unseen_events
+from flowcei.cli.streams import note, show, show_json, text_table, write_results
+from flowcei.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,14 +41,14 @@ _NOTHING = "-"
 
 
 @click.command(short_help="Score models beside null models on known positions.")
-@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
-@click.option("--data", required=True, type=InputFile(), help="Events with positions, .csv or .h5.")
+@click.argument("models", type=MODEL_NAME, nargs=-1, required=True, metavar="MODEL...")
+@judged_data_option
 @samples_option
 @noise_option
 @latent_option
 @folder_option("comparison")
 @judging_seed_option
-@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON, and write comparison.json.")
+@json_option("Print everything as JSON, and write comparison.json.")
 @keep_flagged_option
 @drift_option
 @device_option
@@ -73,29 +75,20 @@ def compare(
 
     Example: flowcei compare runs/ocs-cinn-1 runs/ocs-cvae-1 --data test.h5
     """
-    from flowcei.cli.runs import find_model, load_named, show_json, show_left_out, unseen_events
-
-    for name in models:  # before torch, which takes seconds
-        find_model(name)
-    refuse_full_folder(output, overwrite=overwrite)
-    from flowcei.errors import UsageError
+    check_folder(output, overwrite=overwrite)
     from flowcei.evaluation.comparison import FLOOR
-    from flowcei.evaluation.comparison import compare as run
     from flowcei.report.comparison import comparison_figure
-    from flowcei.report.style import save
-    from flowcei.storage.cells import write_table
-    from flowcei.storage.creation import atomic_text
 
     loaded = dict(load_named(name, device) for name in models)
     if len(loaded) < len(models):
-        msg = f"models share a name: {', '.join(models)}; name each once"
-        raise UsageError(msg)
+        raise UsageError(f"models share a name: {', '.join(models)}; name each once")
     events, left_out = unseen_events(loaded, data, noise, drift, keep_flagged=keep_flagged)
-    result = run(loaded, events, n=count, noise=noise, latent=latent, seed=seed, keep_flagged=True)
-    folder = fresh_folder(output, overwrite=overwrite)
-    with atomic_text(folder / "comparison.csv", overwrite=overwrite) as file:
-        write_table(result.table, file, float_format="%.6g")
-    save(comparison_figure(result), folder / "comparison.png", overwrite=overwrite)
+    result = flowcei.compare(
+        loaded, events, n=count, noise=noise, latent=latent, seed=seed, keep_flagged=True
+    )
+    folder = made_folder(output, overwrite=overwrite)
+    results = {"comparison.csv": result.table, "comparison.png": comparison_figure(result)}
+    write_results(results, folder, overwrite=overwrite)
     if as_json:
         about = {"data": str(data), "events": len(events), "samples": count, "seed": seed}
         about |= {"left_out": left_out, "noise": noise, "latent": latent, "interval": 0.95}
@@ -115,16 +108,18 @@ def compare(
 
 
 def _blocks(result: Comparison) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Yield title and text of each part of the table: a column a model, rows without numbers left out."""
+    """Title and text of each block of the table: a column a model, rows without numbers left out."""
     import pandas as pd
 
     table = result.table
     for block in _BLOCKS:
-        rows = {}
-        for score in result.scores:
-            if score.block == block and not table[score.name].isna().all():
-                unit = f" ({score.unit})" if score.unit and score.unit != "bohr" else ""
-                rows[score.name + unit] = [_with_error(row, score.name) for _, row in table.iterrows()]
+        rows = {
+            score.name + (f" ({score.unit})" if score.unit and score.unit != "bohr" else ""): [
+                _with_error(row, score.name) for _, row in table.iterrows()
+            ]
+            for score in result.scores
+            if score.block == block and not table[score.name].isna().all()
+        }
         text = pd.DataFrame.from_dict(rows, orient="index", columns=[*table.index])
         yield block, text.loc[:, (text != _NOTHING).any()]
 

@@ -9,35 +9,37 @@ from typing import TYPE_CHECKING
 import click
 
 from flowcei.cli.options import (
+    EVENT_FILES,
+    MOLECULE,
     InputFile,
+    drift_option,
     ions_options,
     named_molecule,
     noise_option,
-    note,
+    output_option,
+    output_path,
     overwrite_option,
-    warn,
 )
-from flowcei.cli.reading import drift_option, note_reading, reading_options, selection_options
+from flowcei.cli.reading import note_reading, reading_options, selection_options
+from flowcei.cli.streams import note, warn
+from flowcei.storage.creation import atomic_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from flowcei import Molecule
     from flowcei.events.foreign.interpretation import Reading
     from flowcei.events.selection import Selection
-    from flowcei.molecules.molecule import Molecule
 
 
 @click.command(short_help="Turn events of another program into a file of flowcei.")
 @click.argument("file", type=InputFile())
-@click.option("--molecule", default="ocs", show_default=True, help="A built-in name, .toml or .xyz.")
+@click.option(
+    "--molecule", type=MOLECULE, default="ocs", show_default=True, help="A built-in name, .toml or .xyz."
+)
 @ions_options
 @click.option("--guess", is_flag=True, help="Write what the columns probably mean, to be checked by you.")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    help="Events, .h5 or .csv; with --guess a .toml. NAME.events.h5 or NAME.toml if absent.",
-)
+@output_option("Events, .h5 or .csv; with --guess a .toml. NAME.events.h5 or NAME.toml if absent.")
 @reading_options
 @selection_options
 @drift_option
@@ -65,53 +67,41 @@ def convert(
 
     Example: flowcei convert run7.dat --molecule ch4 --mapping run7.toml -o run7.h5
     """
-    from flowcei.errors import UsageError
-    from flowcei.storage.creation import check_output
-    from flowcei.storage.files import same_file
-
-    place = output or Path(f"{file.stem}.toml" if guess else f"{file.stem}.events.h5")
-    if same_file(place, file):
-        msg = f"{file} is what is converted; give -o another name"
-        raise UsageError(msg)
-    check_output(place, overwrite=overwrite)
-    from flowcei.check.scale import plausible_energy  # after what costs nothing to refuse
+    path = output or Path(f"{file.stem}.toml" if guess else f"{file.stem}.events.h5")
+    output_path(path, overwrite=overwrite, endings=() if guess else EVENT_FILES, source=file)
+    exploded = named_molecule(molecule, ions)
+    if guess:
+        _guess(file, exploded, path, reading(), overwrite=overwrite)
+        return
+    from flowcei.check.scale import plausible_energy
     from flowcei.events.source import open_events
-    from flowcei.events.storage import events_writer, write_event_chunks
+    from flowcei.events.storage import write_event_chunks
     from flowcei.experiment.drift import subtract_drift
 
-    known = named_molecule(molecule, ions)
-    if guess:
-        _guess(file, known, place, reading(), overwrite=overwrite)
-        return
-    events_writer(place)
-    source = open_events(file, known, replace(reading(), selection=selection(noise)))
+    source = open_events(file, exploded, replace(reading(), selection=selection(noise)))
     subtract_drift(source, drift)
     note_reading(source)
     for finding in plausible_energy(next(source.chunks())):
         if finding.severity != "note":
             warn(f"{finding.what}: {finding.means}", finding.code)
-    write_event_chunks(source, place, overwrite=overwrite)
+    write_event_chunks(source, path, overwrite=overwrite)
     note(f"{source.tally}")
-    note(f"{source.tally.kept} events of {known.name} written to {place}; next: flowcei check {place}")
+    note(f"{source.tally.kept} events of {exploded.name} written to {path}; next: flowcei check {path}")
 
 
-def _guess(file: Path, molecule: Molecule, place: Path, reading: Reading, *, overwrite: bool) -> None:
+def _guess(file: Path, molecule: Molecule, path: Path, reading: Reading, *, overwrite: bool) -> None:
     """Write a mapping, and say what a person should look at."""
     from flowcei.events.foreign.interpretation import guessed
-    from flowcei.storage.creation import atomic_text
 
-    name = molecule.name
-    mapping, said = guessed(file, molecule, reading)
-    about = "\n".join(
-        [
-            f"What the columns of {file.name} mean, guessed for {name}. Check every line, above all",
-            "units and which ion is which; then:",
-            f"flowcei convert {file.name} --molecule {name} --mapping {place.name}",
-            *(f"- {line}" for line in said),
-        ]
-    )
-    with atomic_text(place, overwrite=overwrite) as text:
-        text.write(mapping.to_toml(about))
-    for line in said:
+    mapping, conclusions = guessed(file, molecule, reading)
+    about = [
+        f"What the columns of {file.name} mean, guessed for {molecule.name}. Check every line, above all",
+        "units and which ion is which; then:",
+        f"flowcei convert {file.name} --molecule {molecule.name} --mapping {path.name}",
+        *(f"- {line}" for line in conclusions),
+    ]
+    with atomic_text(path, overwrite=overwrite) as text:
+        text.write(mapping.to_toml("\n".join(about)))
+    for line in conclusions:
         note(f"{file.name}: {line}")
-    note(f"mapping written to {place}: check it, then give it as --mapping {place}")
+    note(f"mapping written to {path}: check it, then give it as --mapping {path}")

@@ -3,12 +3,33 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from flowcei.cli.options import fresh_folder, note, overwrite_option
+import flowcei
+from flowcei.cli.options import SEED, folder_option, made_folder, overwrite_option
+from flowcei.cli.streams import note, write_results
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# Events that several geometries explain, of bent and stretched OCS, come last.
+_STEPS = """
+simulate ocs -n {count} --noise 1% -o {folder}/events.csv --seed {0}
+train --arch cinn --couplings 8 {size} -o {folder}/cinn --seed {1}
+train --arch cvae {small} -o {folder}/cvae --seed {2}
+sample --momenta {folder}/events.csv -n 100 --model {folder}/cinn -o {folder}/samples.h5 --seed {3}
+spread {folder}/samples.h5 -o {folder}/spread
+compare {folder}/cinn {folder}/cvae --data {folder}/events.csv -o {folder}/comparison
+calibrate {folder}/cinn --data {folder}/events.csv -o {folder}/calibration
+simulate ocs --prior broad --noise 1% -n 200 -o {folder}/broad.csv --seed {4}
+train --prior broad --noise 1% {size} -o {folder}/broad --seed {5}
+sample --momenta {folder}/broad.csv --noise 1% -n 500 --weigh --model {folder}/broad -o \
+{folder}/broad.samples.h5 --seed {6}
+modes {folder}/broad.samples.h5 -o {folder}/modes.csv
+"""
+_QUICK = "--epochs 2 --events 2000"
 _PICTURES = (
     "comparison/comparison.png",
     "spread/clouds.png",
@@ -19,16 +40,9 @@ _PICTURES = (
 
 
 @click.command(short_help="All of it on OCS, in minutes, into one folder.")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    default=Path("demo"),
-    show_default=True,
-    help="Folder.",
-)
+@folder_option("demo")
 @click.option("--quick", is_flag=True, help="Tiny: seconds, to see that it runs; the figures are poor.")
-@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Of everything.")
+@click.option("--seed", type=SEED, default=1, show_default=True, help="Of everything.")
 @overwrite_option
 @click.pass_context
 def demo(ctx: click.Context, *, output: Path, quick: bool, seed: int, overwrite: bool) -> None:
@@ -36,57 +50,18 @@ def demo(ctx: click.Context, *, output: Path, quick: bool, seed: int, overwrite:
 
     Each step is an ordinary command, printed as you would type it.
     """
-    from flowcei.cli.main import cli
+    folder = made_folder(output, overwrite=overwrite)
+    from flowcei.report.figures import events_figure
 
-    folder = fresh_folder(output, overwrite=overwrite)
-    for line in _steps(folder, seed, quick=quick, overwrite=overwrite):
+    group = ctx.find_root().command
+    sizes = (_QUICK, _QUICK, 200) if quick else ("--epochs 8", "--epochs 5", 4000)
+    words = dict(zip(("size", "small", "count"), sizes, strict=True)) | {"folder": shlex.quote(str(folder))}
+    for step in _STEPS.strip().splitlines():
+        line = shlex.split(step.format(*range(seed, seed + 7), **words)) + ["--overwrite"] * overwrite
         note(f"\n$ flowcei {shlex.join(line)}")
-        cli.main(line, standalone_mode=False, prog_name="flowcei", parent=ctx.parent)
-    _draw_events(folder, overwrite=overwrite)
+        group.main(line, standalone_mode=False, prog_name="flowcei", parent=ctx.parent)
+    picture = events_figure(flowcei.read_events(folder / "events.csv"))
+    write_results({"events.png": picture}, folder, overwrite=overwrite)
     note("\nDone. Look at")
     for name in _PICTURES:
         note(f"  {folder / name}")
-
-
-def _steps(folder: Path, seed: int, *, quick: bool, overwrite: bool) -> list[list[str]]:
-    events, samples = str(folder / "events.csv"), str(folder / "samples.h5")
-    flow, cvae = str(folder / "cinn"), str(folder / "cvae")
-    size = ["--epochs", "2", "--events", "2000"] if quick else ["--epochs", "8"]
-    small = ["--epochs", "2", "--events", "2000"] if quick else ["--epochs", "5"]
-    count = "200" if quick else "4000"
-    replace = ["--overwrite"] if overwrite else []
-    common = [*replace, "--seed"]
-    return [
-        ["simulate", "ocs", "-n", count, "--noise", "1%", "-o", events, *common, str(seed)],
-        ["train", "--arch", "cinn", "--couplings", "8", *size, "-o", flow, *common, str(seed + 1)],
-        ["train", "--arch", "cvae", *small, "-o", cvae, *common, str(seed + 2)],
-        ["sample", "--momenta", events, "-n", "100", "--model", flow, "-o", samples, *common, str(seed + 3)],
-        ["spread", samples, "-o", str(folder / "spread"), *replace],
-        ["compare", flow, cvae, "--data", events, "-o", str(folder / "comparison"), *replace],
-        ["calibrate", flow, "--data", events, "-o", str(folder / "calibration"), *replace],
-        *_ambiguous(folder, seed + 4, size, replace),
-    ]
-
-
-def _ambiguous(folder: Path, seed: int, size: list[str], replace: list[str]) -> list[list[str]]:
-    """Return the steps that show events which several geometries explain: bent and stretched OCS."""
-    events, samples = str(folder / "broad.csv"), str(folder / "broad.samples.h5")
-    wide, common = str(folder / "broad"), [*replace, "--seed"]
-    noise = ["--noise", "1%"]
-    prior = ["--prior", "broad", *noise]
-    draw = ["--momenta", events, *noise, "-n", "500", "--weigh", "--model", wide]
-    return [
-        ["simulate", "ocs", *prior, "-n", "200", "-o", events, *common, str(seed)],
-        ["train", *prior, *size, "-o", wide, *common, str(seed + 1)],
-        ["sample", *draw, "-o", samples, *common, str(seed + 2)],
-        ["modes", samples, "-o", str(folder / "modes.csv"), *replace],
-    ]
-
-
-def _draw_events(folder: Path, *, overwrite: bool) -> None:
-    from flowcei.events.storage import read_events
-    from flowcei.report.figures import events_figure
-    from flowcei.report.style import save
-
-    events = read_events(folder / "events.csv")
-    save(events_figure(events), folder / "events.png", overwrite=overwrite)

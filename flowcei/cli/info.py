@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flowcei.cli.options import warn_of_masses
+from flowcei.cli.options import json_option, molecule_option, warn_of_masses
 from flowcei.cli.reading import read_noted, reading_options
 from flowcei.cli.streams import show
 
@@ -49,9 +49,9 @@ class _Section(dict[str, Any]):
 
 @click.command(short_help="Print what a model, data or sample file says of itself.")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--molecule", help="A built-in name, .toml or .xyz; ocs if absent and the file does not say.")
+@molecule_option
 @reading_options
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@json_option()
 def info(*, file: Path, molecule: str | None, reading: Callable[[], Reading], as_json: bool) -> None:
     """Print everything that FILE says of itself: a model or run folder, events or samples.
 

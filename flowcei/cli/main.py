@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import tomllib
+from contextlib import contextmanager
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from flowcei._version import __version__
-from flowcei.cli.logs import show_library_log
-from flowcei.cli.options import set_quiet
-from flowcei.cli.stopping import stoppable
-from flowcei.cli.streams import complete_streams, say, silence
+from flowcei.cli.streams import complete_streams, log_to_stderr, say, silence
 from flowcei.errors import FlowceiError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _COMMANDS = {
     "simulate": "Simulate Coulomb explosions of a molecule.",
@@ -42,7 +45,7 @@ class _ReaderGone(Exception):  # noqa: N818 (no error)
 
 
 class _LazyGroup(click.Group):
-    """Commands that are imported when they are called: torch takes seconds."""
+    """Commands that are imported when they are called."""
 
     def make_context(self, *words: Any, **rest: Any) -> click.Context:  # noqa: ANN401 (of click)
         try:
@@ -60,13 +63,33 @@ class _LazyGroup(click.Group):
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
-            return None
-        return getattr(import_module(f"flowcei.cli.{cmd_name}"), cmd_name)
+        return _command(cmd_name) if cmd_name in _COMMANDS else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(_COMMANDS.items()))
+
+
+@cache
+def _command(name: str) -> click.Command:
+    """Command of a name; it too has -q and -v, which are described once, in `flowcei --help`."""
+    command: click.Command = getattr(import_module(f"flowcei.cli.{name}"), name)
+    command.params += [click.Option(names, hidden=True, **rest) for names, rest in _VERBOSITY.items()]
+    return command
+
+
+def _set_verbosity(ctx: click.Context, param: click.Parameter, value: bool) -> None:  # noqa: FBT001 (of click)
+    if value:
+        if ctx.meta.setdefault("flowcei.verbosity", param.name) != param.name:
+            raise UsageError("--quiet or --verbose, not both")
+        log_to_stderr(logging.WARNING if param.name == "quiet" else logging.DEBUG)
+
+
+_FLAG: dict[str, Any] = {"is_flag": True, "expose_value": False, "callback": _set_verbosity}
+_VERBOSITY: dict[tuple[str, ...], dict[str, Any]] = {
+    ("-q", "--quiet"): _FLAG | {"help": "Say nothing but results, warnings and errors."},
+    ("-v", "--verbose"): _FLAG | {"help": "Say more: what the library does."},
+}
 
 
 def _read_config(ctx: click.Context, _: click.Parameter, path: Path | None) -> None:
@@ -76,19 +99,15 @@ def _read_config(ctx: click.Context, _: click.Parameter, path: Path | None) -> N
     try:
         table: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        msg = f"{path}: not a TOML file that can be read ({error})"
-        raise UsageError(msg) from error
+        raise UsageError(f"{path}: not a TOML file that can be read ({error})") from error
     for name, options in table.items():
         if name not in _COMMANDS or not isinstance(options, dict):
-            msg = f"{path}: {name!r} is not a command; tables are {', '.join(_COMMANDS)}"
-            raise UsageError(msg)
-        command = ctx.command.get_command(ctx, name)  # type: ignore[attr-defined]
+            raise UsageError(f"{path}: {name!r} is not a command; tables are {', '.join(_COMMANDS)}")
+        command = _command(name)
         params = command.get_params(click.Context(command, default_map=options))
-        known = {str(p.name) for p in params if p.expose_value}
-        for option in options:
-            if option not in known:
-                msg = f"{path}: {name} has no option {option!r}; it has {', '.join(sorted(known))}"
-                raise UsageError(msg)
+        names = sorted(str(param.name) for param in params if param.expose_value)
+        for option in options.keys() - set(names):
+            raise UsageError(f"{path}: {name} has no option {option!r}; it has {', '.join(names)}")
     ctx.default_map = table
 
 
@@ -102,23 +121,34 @@ def _read_config(ctx: click.Context, _: click.Parameter, path: Path | None) -> N
     expose_value=False,
     help="TOML file with defaults: a table for each command.",
 )
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing but results, warnings and errors.")
-@click.option("-v", "--verbose", is_flag=True, help="Say more: what the library does.")
-@click.option("--traceback", is_flag=True, help="On an error, show where in the code it happened.")
-def cli(*, quiet: bool, verbose: bool, traceback: bool) -> None:  # noqa: ARG001 (main looks for it)
+@click.option("-q", "--quiet", **_VERBOSITY["-q", "--quiet"])
+@click.option("-v", "--verbose", **_VERBOSITY["-v", "--verbose"])
+@click.option(
+    "--traceback",
+    is_flag=True,
+    expose_value=False,  # `main` looks for it, as it tells of errors in the command line too
+    help="On an error, show where in the code it happened.",
+)
+def cli() -> None:
     """Molecular geometries from the ion momenta of Coulomb explosions.
 
     Event by event: which geometries explain the momenta, with their probability and
     uncertainty. Start with: flowcei demo
     """
-    if quiet and verbose:
-        msg = "--quiet or --verbose, not both"
-        raise UsageError(msg)
-    if quiet:
-        set_quiet()
-        show_library_log(logging.WARNING)
-    if verbose:
-        show_library_log(logging.DEBUG)
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Let SIGTERM, as of a batch system, be an interrupt like Ctrl-C; in the main thread, which hears it."""
+    try:
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    except ValueError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
 
 
 def main() -> None:
@@ -128,28 +158,29 @@ def main() -> None:
     130 interrupted.
     """
     complete_streams()
-    show_library_log()
+    log_to_stderr()
     trace = "--traceback" in sys.argv or os.environ.get("FLOWCEI_TRACEBACK", "") not in ("", "0")
+    leave = partial(_leave, trace=trace)
     try:
-        with stoppable():
+        with _stoppable():
             cli.main(prog_name="flowcei", standalone_mode=False, auto_envvar_prefix="FLOWCEI")
         sys.stdout.flush()
     except FlowceiError as error:
-        _leave(error, str(error), error.exit_code, trace=trace)
+        leave(error, str(error), error.exit_code)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         sys.exit(error.exit_code)
     except click.ClickException as error:
-        _leave(error, error.format_message(), error.exit_code, trace=trace)
+        leave(error, error.format_message(), error.exit_code)
     except (KeyboardInterrupt, click.Abort) as error:
-        _leave(error, "interrupted; nothing was left half-written", _INTERRUPTED, trace=trace)
+        leave(error, "interrupted; nothing was left half-written", _INTERRUPTED)
     except (BrokenPipeError, _ReaderGone):
         pass
     except OSError as error:
         where = f"{error.filename}: " if error.filename else "output cannot be written: "
-        _leave(error, f"{where}{error.strerror or error}", 1, trace=trace)
+        leave(error, f"{where}{error.strerror or error}", 1)
     except MemoryError as error:
-        _leave(error, "out of memory; use fewer events or samples", 1, trace=trace)
+        leave(error, "out of memory; use fewer events or samples", 1)
     finally:
         silence([sys.stdout, sys.stderr])
 

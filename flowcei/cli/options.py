@@ -1,35 +1,127 @@
-"""Options that several commands share, so that they read and behave the same."""
+"""Options that several commands share. What is typed is checked here, before anything slow is imported."""
 
 from __future__ import annotations
 
-import logging
 import re
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from flowcei.cli.logs import NOTES
-from flowcei.cli.streams import say
+from flowcei.cli.streams import note, warn
+from flowcei.errors import UsageError
+from flowcei.storage.creation import check_output
+from flowcei.storage.files import check_readable, same_file
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Mapping
-
-    import pandas as pd
+    from collections.abc import Callable, Mapping, Sequence
 
     from flowcei.molecules.molecule import Molecule
 
-_QUIET = "flowcei.quiet"
-_SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_log = logging.getLogger(NOTES)
+    Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
-seed_option = click.option(
-    "--seed", type=click.IntRange(min=0), help="Of all randomness; drawn and printed if absent."
+EVENT_FILES = (".csv", ".h5", ".hdf5")
+"""Endings of files that events are written to."""
+
+SAMPLE_FILES = (".h5", ".hdf5", ".csv", ".parquet")
+"""Endings of files that samples are written to."""
+
+_SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DEVICES = ("auto", "cpu", "cuda", "mps")
+OUTPUT = click.Path(path_type=Path)
+SEED = click.IntRange(min=0)
+
+
+class Checked(click.ParamType):
+    """Text that a function can read: the error that it raises, and not what it returns, is the answer."""
+
+    name = "text"
+
+    def __init__(self, check: Callable[[str], object]) -> None:
+        self._check = check
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the text as it is."""
+        del param, ctx
+        self._check(value)
+        return value
+
+
+class InputFile(click.Path):
+    """A file to read, with something in it."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(
+        self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> Path:
+        """Return the path."""
+        del param, ctx
+        check_readable(Path(value))
+        return Path(value)
+
+
+class Duration(click.ParamType):
+    """A time span: 90, 90s, 45m, 2h, 1.5d; in seconds."""
+
+    name = "duration"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return seconds, above 0."""
+        matched = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) *([smhd]?)", str(value).strip())
+        seconds = float(matched[1]) * _SECONDS[matched[2]] if matched else 0.0
+        if seconds <= 0.0:
+            self.fail(f"{value!r} is no time span; write 90s, 45m, 2h or 1.5d", param, ctx)
+        return seconds
+
+
+def _check_noise(text: str) -> None:
+    from flowcei.experiment.detector import Noise
+
+    Noise.parse(text)
+
+
+def _check_molecule(text: str) -> None:
+    from flowcei.molecules.molecule import Molecule
+
+    if Path(text).suffix.lower() == ".xyz":  # its reader is slow to import
+        check_readable(Path(text))
+    else:
+        Molecule.load(text)
+
+
+def _check_drift(text: str) -> None:
+    from flowcei.experiment.drift import parse_drift
+    from flowcei.molecules.molecule import Molecule
+
+    if text != "auto":
+        parse_drift(text, Molecule.load("ocs"))  # a velocity needs some mass
+
+
+def _check_device(text: str) -> None:
+    if text.split(":", maxsplit=1)[0] not in _DEVICES:
+        raise UsageError(f"no device {text!r}; there are {', '.join(_DEVICES)}")
+
+
+NOISE, MOLECULE = Checked(_check_noise), Checked(_check_molecule)
+
+molecule_option = click.option(
+    "--molecule",
+    type=MOLECULE,
+    help="A built-in name, .toml or .xyz; ocs if absent and the file does not say.",
 )
+seed_option = click.option("--seed", type=SEED, help="Of all randomness; drawn and printed if absent.")
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 device_option = click.option(
-    "--device", default="auto", show_default=True, metavar="auto|cpu|cuda|mps", help="Where to compute."
+    "--device",
+    type=Checked(_check_device),
+    default="auto",
+    show_default=True,
+    metavar="|".join(_DEVICES),
+    help="Where to compute.",
 )
 latent_option = click.option(
     "--latent",
@@ -40,16 +132,36 @@ latent_option = click.option(
 )
 noise_option = click.option(
     "--noise",
+    type=NOISE,
     metavar="LEVEL",
     help="Detector noise of a momentum component: 1% of the rms component, or 0.5 (a.u.).",
 )
-judging_seed_option = click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the samples."
+drift_option = click.option(
+    "--drift",
+    type=Checked(_check_drift),
+    default="auto",
+    show_default=True,
+    metavar="auto|none|X,Y,Z",
+    help="Momentum of the beam to subtract, hbar/bohr, or its velocity, '560,0,0 m/s'; auto measures it.",
+)
+judging_seed_option = click.option("--seed", type=SEED, default=0, show_default=True, help="Of the samples.")
+judged_data_option = click.option(
+    "--data", required=True, type=InputFile(), help="Events with positions, .csv or .h5."
 )
 keep_flagged_option = click.option(
     "--keep-flagged", is_flag=True, help="Keep events whose flags say that they are not to be trusted."
 )
-_ION_OPTIONS = (
+samples_option = click.option(
+    "-n", "count", type=click.IntRange(min=1), default=100, show_default=True, help="Samples an event."
+)
+
+
+def option_group(*options: Decorator) -> Decorator:
+    """Make one decorator of several options."""
+    return lambda command: reduce(lambda made, option: option(made), reversed(options), command)
+
+
+ions_options = option_group(
     click.option(
         "--isotopes",
         metavar="LIST",
@@ -64,73 +176,29 @@ _ION_OPTIONS = (
         help="Of the positions in an XYZ file of a molecule.",
     ),
 )
-samples_option = click.option(
-    "-n", "count", type=click.IntRange(min=1), default=100, show_default=True, help="Samples an event."
-)
 
 
-def set_quiet() -> None:
-    """Say no more notes in the command that runs now, nor in those it calls."""
-    click.get_current_context().meta[_QUIET] = True
+def output_option(text: str) -> Decorator:
+    """Option of a file for results."""
+    return click.option("-o", "--output", type=OUTPUT, help=text)
 
 
-def is_quiet() -> bool:
-    """Return whether notes are left out."""
-    context = click.get_current_context(silent=True)
-    return context is not None and bool(context.meta.get(_QUIET))
+def folder_option(default: str) -> Decorator:
+    """Option of a folder for results."""
+    return click.option(
+        "-o", "--output", type=OUTPUT, default=Path(default), show_default=True, help="Folder."
+    )
 
 
-def note(text: str) -> None:
-    """Say something to the person, not to the pipe: on stderr, unless --quiet."""
-    if not is_quiet():
-        say(text)
-    _log.info("%s", text)
+def json_option(text: str = "As JSON.") -> Decorator:
+    """Option of a table as JSON: see `show_json`."""
+    return click.option("--json", "as_json", is_flag=True, help=text)
 
 
-def warn(text: str, code: str = "") -> None:
-    """Say what is wrong, or may be, on stderr, also under --quiet."""
-    line = f"warning ({code}): {text}" if code else f"warning: {text}"
-    say(line)
-    _log.info("%s", line)
+def named_molecule(name: str, ions: Mapping[str, str | None], prior: str | None = None) -> Molecule:
+    """Molecule of a name and the options of `ions_options`; warns of average masses.
 
-
-class InputFile(click.Path):
-    """A file to read, looked for before anything slow is imported."""
-
-    def __init__(self) -> None:
-        super().__init__(path_type=Path)
-
-    def convert(
-        self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
-    ) -> Path:
-        """Return the path, if there is a file with something in it."""
-        from flowcei.storage.files import check_readable
-
-        del param, ctx
-        path = Path(value)
-        check_readable(path)
-        return path
-
-
-def folder_option(default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return the option of a folder for results."""
-    path = click.Path(path_type=Path)
-    return click.option("-o", "--output", type=path, default=Path(default), show_default=True, help="Folder.")
-
-
-def ions_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that settle the masses, charges and length unit of a molecule."""
-    for option in reversed(_ION_OPTIONS):
-        command = option(command)
-    return command
-
-
-def named_molecule(name: str, ions: Mapping[str, str | None]) -> Molecule:
-    """Return the molecule that a name and the options of `ions_options` settle; warn of average masses.
-
-    Raises:
-        UsageError: For isotopes or charges that it cannot have.
-        DataError: For a file that does not describe a molecule.
+    UsageError also where it has no such prior.
     """
     from flowcei.molecules.molecule import Molecule
 
@@ -139,23 +207,19 @@ def named_molecule(name: str, ions: Mapping[str, str | None]) -> Molecule:
         molecule = molecule.with_isotopes(ions["isotopes"])
     if ions["charges"] is not None:
         molecule = molecule.with_charges(ions["charges"])
+    if prior is not None:
+        molecule.prior_table(prior)
     warn_of_masses(molecule)
     return molecule
 
 
-def named_or_none(name: str | None, ions: Mapping[str, str | None]) -> Molecule | None:
-    """Return `named_molecule`, or None where the file is to say which molecule it is of.
-
-    Raises:
-        UsageError: Where no molecule is named, but its isotopes or charges.
-        DataError: For a file that does not describe a molecule.
-    """
-    from flowcei.errors import UsageError
-
+def named_or_none(
+    name: str | None, ions: Mapping[str, str | None], prior: str | None = None
+) -> Molecule | None:
+    """`named_molecule`, or None where the file is to say which molecule it is of."""
     if name is None and any(ions.values()):
-        msg = "--isotopes, --charges and --length-unit are of a molecule: name it with --molecule"
-        raise UsageError(msg)
-    return None if name is None else named_molecule(name, ions)
+        raise UsageError("--isotopes, --charges and --length-unit are of a molecule: name it with --molecule")
+    return None if name is None else named_molecule(name, ions, prior)
 
 
 def note_ions(molecule: Molecule, *facts: str) -> None:
@@ -173,22 +237,8 @@ def warn_of_masses(molecule: Molecule, *, of_model: bool = False) -> None:
         warn(f"{line} of flowcei train, as the model was trained for this mass" if of_model else line, "mass")
 
 
-class Duration(click.ParamType):
-    """A time span: 90, 90s, 45m, 2h, 1.5d; in seconds."""
-
-    name = "duration"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return seconds, above 0."""
-        found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) *([smhd]?)", str(value).strip())
-        seconds = float(found[1]) * _SECONDS[found[2]] if found else 0.0
-        if seconds <= 0.0:
-            self.fail(f"{value!r} is no time span; write 90s, 45m, 2h or 1.5d", param, ctx)
-        return seconds
-
-
 def settled_seed(seed: int | None) -> int:
-    """Return the seed given, or draw one and print it."""
+    """Seed given, or one that is drawn and said."""
     if seed is not None:
         return seed
     from flowcei.events.simulation import fresh_seed
@@ -198,36 +248,30 @@ def settled_seed(seed: int | None) -> int:
     return drawn
 
 
-def fresh_folder(path: Path, *, overwrite: bool) -> Path:
-    """Make a folder for results; an existing one that is not empty needs --overwrite.
-
-    Raises:
-        UsageError: Where it exists with something in it, or cannot be made.
-    """
-    from flowcei.errors import UsageError
-
-    refuse_full_folder(path, overwrite=overwrite)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        msg = f"cannot make folder {path} ({error.strerror})"
-        raise UsageError(msg) from error
+def output_path(
+    path: Path, *, overwrite: bool, endings: Sequence[str] = (), source: Path | None = None
+) -> Path:
+    """Path of a file to write, not `source`, with one of the endings; `-` is stdout. UsageError else."""
+    if source is not None and same_file(path, source):
+        raise UsageError(f"{source} is what is read; give -o another name")
+    if str(path) != "-":
+        if endings and path.suffix.lower() not in endings:
+            raise UsageError(f"{path} is to be written as {' or '.join(endings)}; give -o such an ending")
+        check_output(path, overwrite=overwrite)
     return path
 
 
-def refuse_full_folder(path: Path, *, overwrite: bool) -> None:
-    """Refuse a folder with something in it, before any work is done.
-
-    Raises:
-        UsageError: Unless it may be overwritten.
-    """
-    from flowcei.errors import UsageError
-
+def check_folder(path: Path, *, overwrite: bool) -> None:
+    """Refuse a folder with something in it, unless it may be overwritten."""
     if path.is_dir() and any(path.iterdir()) and not overwrite:
-        msg = f"folder {path} exists; use --overwrite to replace files in it, or another -o"
-        raise UsageError(msg)
+        raise UsageError(f"folder {path} exists; use --overwrite to replace files in it, or another -o")
 
 
-def text_table(table: pd.DataFrame, digits: int = 4) -> str:
-    """Return a table for a terminal, numbers with `digits` significant digits."""
-    return table.to_string(float_format=lambda v: f"{v:.{digits}g}", index=table.index.name is not None)
+def made_folder(path: Path, *, overwrite: bool) -> Path:
+    """Folder for results, made where it is missing: see `check_folder`."""
+    check_folder(path, overwrite=overwrite)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make folder {path} ({error.strerror})") from error
+    return path

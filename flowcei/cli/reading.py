@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flowcei.cli.options import InputFile, note, warn
+from flowcei.cli.options import Checked, InputFile, option_group
+from flowcei.cli.streams import note, warn
 from flowcei.errors import UsageError
+from flowcei.units import momentum_factor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,13 +22,18 @@ if TYPE_CHECKING:
     from flowcei.events.source import EventSource
     from flowcei.molecules.molecule import Molecule
 
-drift_option = click.option(
-    "--drift",
-    default="auto",
-    show_default=True,
-    metavar="auto|none|X,Y,Z",
-    help="Momentum of the beam to subtract, hbar/bohr, or its velocity, '560,0,0 m/s'; auto measures it.",
-)
+
+def _window(text: str | None) -> tuple[float, float] | None:
+    """KER window that `LOW..HIGH` means, eV."""
+    if text is None:
+        return None
+    try:
+        low, high = (float(part) for part in text.split(".."))
+    except ValueError as error:
+        msg = f"--ker is {text!r}; it must be LOW..HIGH in eV, such as 5..40"
+        raise UsageError(msg) from error
+    return low, high
+
 
 # Those of `events.tables`, which --help must not import: it takes a second.
 _FORMATS = ("text", "npy", "hdf5", "parquet", "root", "xyz")
@@ -41,7 +48,10 @@ _READING = (
         "--columns", default="", metavar="IONS", help="Order of the ions where a file has no names: 'o c s'."
     ),
     click.option(
-        "--unit", default="", help="Of the momenta: hbar/bohr, 'kg m/s', '1e-22 kg m/s', 'u m/s', ..."
+        "--unit",
+        type=Checked(lambda unit: unit and momentum_factor(unit)),
+        default="",
+        help="Of the momenta: hbar/bohr, 'kg m/s', '1e-22 kg m/s', 'u m/s', ...",
     ),
     click.option("--allow-truncated", is_flag=True, help="Read a text file whose last line has no line end."),
 )
@@ -60,7 +70,10 @@ _SELECTION = (
         help="The same bound by the chance to lose a true event: 1e-4 is --max-sum 4.59.",
     ),
     click.option(
-        "--ker", metavar="LOW..HIGH", help="Leave out events outside this kinetic energy release, eV."
+        "--ker",
+        type=Checked(_window),
+        metavar="LOW..HIGH",
+        help="Leave out events outside this kinetic energy release, eV.",
     ),
 )
 
@@ -87,7 +100,7 @@ def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
         return command(reading=reading, **rest)
 
-    return _with(_READING, wrapped)
+    return option_group(*_READING)(wrapped)
 
 
 def selection_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -115,25 +128,7 @@ def selection_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
         return command(selection=selection, **rest)
 
-    return _with(_SELECTION, wrapped)
-
-
-def _with(options: tuple[Any, ...], command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def _window(text: str | None) -> tuple[float, float] | None:
-    """Return the KER window that `LOW..HIGH` means, eV."""
-    if text is None:
-        return None
-    try:
-        low, high = (float(part) for part in text.split(".."))
-    except ValueError as error:
-        msg = f"--ker is {text!r}; it must be LOW..HIGH in eV, such as 5..40"
-        raise UsageError(msg) from error
-    return low, high
+    return option_group(*_SELECTION)(wrapped)
 
 
 def read_noted(path: Path, molecule: Molecule | None = None, reading: Reading | None = None) -> Events:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flowcei.cli.options import note, text_table, warn
-from flowcei.cli.streams import show
+from flowcei.cli.streams import note, show, text_table, warn
 
 if TYPE_CHECKING:
     from flowcei.check.verdict import RunCheck

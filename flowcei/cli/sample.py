@@ -6,7 +6,7 @@ import shutil
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -14,43 +14,47 @@ from typing import TYPE_CHECKING
 import click
 
 from flowcei.cli.options import (
+    SAMPLE_FILES,
     InputFile,
     device_option,
+    drift_option,
     keep_flagged_option,
     latent_option,
     noise_option,
-    note,
     note_ions,
+    output_option,
+    output_path,
     overwrite_option,
     samples_option,
     seed_option,
     settled_seed,
-    warn,
     warn_of_masses,
 )
-from flowcei.cli.reading import drift_option, note_reading, reading_options, selection_options
+from flowcei.cli.progress import Progress
+from flowcei.cli.reading import note_reading, reading_options, selection_options
+from flowcei.cli.runs import BUNDLED, MODEL_NAME, load_named, note_what_is_assumed, warn_of_flags
+from flowcei.cli.streams import note, warn
+from flowcei.errors import DataError, StoppedError, UsageError
+from flowcei.storage.creation import partial_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from flowcei import Reconstructor
     from flowcei.events.foreign.interpretation import Reading
     from flowcei.events.selection import Selection
     from flowcei.events.source import EventSource
     from flowcei.models.interface import Latent
     from flowcei.posterior.files import Quality
-    from flowcei.reconstruction.model import Reconstructor
     from flowcei.reconstruction.sampling import SamplingRequest, Survey
 
 
 @click.command(short_help="Draw the geometries that explain measured momenta.")
-@click.option(
-    "--momenta",
-    required=True,
-    type=InputFile(),
-    help="Events, in any format that flowcei reads.",
-)
+@click.option("--momenta", required=True, type=InputFile(), help="Events, in any format that flowcei reads.")
 @samples_option
-@click.option("--model", help="Model file or run; the newest in runs/, else the bundled OCS model.")
+@click.option(
+    "--model", type=MODEL_NAME, help="Model file or run; the newest in runs/, else the bundled OCS model."
+)
 @noise_option
 @reading_options
 @selection_options
@@ -68,12 +72,7 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     help="Samples drawn of one event, at the most; 100 times -n if absent.",
 )
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    help="File, .h5, .csv or .parquet; - for CSV on stdout; NAME.samples.h5 if absent.",
-)
+@output_option("File, .h5, .csv or .parquet; - for CSV on stdout; NAME.samples.h5 if absent.")
 @click.option("--resume", is_flag=True, help="Go on with an unfinished file of the same options.")
 @seed_option
 @keep_flagged_option
@@ -107,27 +106,22 @@ def sample(
 
     Example: flowcei sample --momenta events.csv -n 100
     """
-    place = output or Path(f"{momenta.stem}.samples.h5")
-    _look_at_names(momenta, place, model, overwrite=overwrite or resume)
+    path = output or Path(f"{momenta.stem}.samples.h5")
+    output_path(path, overwrite=overwrite or resume, endings=SAMPLE_FILES, source=momenta)
+    if resume and not partial_path(path).exists():
+        if not path.exists():
+            raise UsageError(f"there are no unfinished samples {partial_path(path)} to resume")
+        note(f"{path} is there already: nothing to go on with")  # a batch job that was queued again
+        return
     from flowcei.check.observables import Thinning
     from flowcei.cli.runcheck import note_run_check
-    from flowcei.cli.runs import BUNDLED, load_named, note_what_is_assumed
     from flowcei.events.source import open_events
     from flowcei.experiment.drift import subtract_drift
     from flowcei.reconstruction.sampling import SamplingRequest, Survey
-    from flowcei.storage.resumable import partial_path, unfinished_seed
+    from flowcei.storage.resumable import unfinished_seed
 
-    if resume and place.exists() and not partial_path(place).exists():
-        note(f"{place} is there already: nothing to go on with")  # a batch job that was queued again
-        return
-    to_pipe = _refuse_place(place, overwrite=overwrite, resume=resume)
-    seed = unfinished_seed(place) if resume and seed is None else seed
-    name, reconstructor = load_named(model, device)
-    found = ", the newest of runs/ (--model names another)" if model is None and name != BUNDLED else ""
-    note(f"model {name}{found} ({reconstructor.architecture}, {reconstructor.molecule.name})")
-    prior = f"prior {reconstructor.training.prior_name or 'unnamed'}"
-    warn_of_masses(reconstructor.molecule, of_model=True)
-    note_ions(reconstructor.molecule, prior, f"noise {noise or 'of the file, or else of the model'}")
+    seed = unfinished_seed(path) if resume and seed is None else seed
+    reconstructor = _loaded(model, device, noise)
     source = open_events(momenta, reconstructor.molecule, replace(reading(), selection=selection(noise)))
     subtract_drift(source, drift)
     note_reading(source)
@@ -141,107 +135,67 @@ def sample(
     if source.selection.to_dict() or source.tally.rejected:
         source.keep_tally()
         note(f"{source.tally}")
-    if to_pipe:
-        quality = _to_pipe(reconstructor, request, source, survey)
-    else:
-        quality = _to_file(reconstructor, request, source, survey, place, overwrite=overwrite, resume=resume)
-    _say_quality(quality, whole=survey.events > len(first))
+    write = _to_stdout if str(path) == "-" else partial(_to_file, path, overwrite=overwrite, resume=resume)
+    quality = write(reconstructor, request, source, survey)
+    _note_quality(quality, complete=survey.events > len(first))
     note_run_check(reconstructor, thinning.events(), noise)
-    if not to_pipe:
-        note(f"{len(quality.event_id)} events x {count} samples written to {place}")
-    if not keep_flagged:
-        _refuse_all_flagged(quality, momenta)
-    if place.suffix.lower() in (".h5", ".hdf5"):
-        note(f"next: flowcei spread {place}, flowcei modes {place}")
+    _finish(quality, path, momenta, count, keep_flagged=keep_flagged)
 
 
-def _look_at_names(momenta: Path, place: Path, model: str | None, *, overwrite: bool) -> None:
-    """Refuse names that cannot be right before torch is imported, which takes seconds."""
-    from flowcei.cli.runs import find_model
-    from flowcei.errors import UsageError
-    from flowcei.storage.creation import check_output
-    from flowcei.storage.files import same_file
-
-    if same_file(place, momenta):
-        msg = f"{momenta} holds the momenta; give -o another name"
-        raise UsageError(msg)
-    find_model(model)
-    if str(place) != "-":
-        check_output(place, overwrite=overwrite)
+def _loaded(name: str | None, device: str, noise: str | None) -> Reconstructor:
+    """Load the model meant, and say which it is and what it assumes."""
+    title, model = load_named(name, device)
+    newest = ", the newest of runs/ (--model names another)" if name is None and title != BUNDLED else ""
+    note(f"model {title}{newest} ({model.architecture}, {model.molecule.name})")
+    warn_of_masses(model.molecule, of_model=True)
+    prior = f"prior {model.training.prior_name or 'unnamed'}"
+    note_ions(model.molecule, prior, f"noise {noise or 'of the file, or else of the model'}")
+    return model
 
 
-def _refuse_all_flagged(quality: Quality, momenta: Path) -> None:
-    """End with an error where no answer is to be trusted: a batch job should not go on with them."""
-    from flowcei.errors import DataError
-    from flowcei.posterior.flags import counted
-
-    if quality.all_flagged:
-        what = f"{counted(quality.flags)}: no samples are to be trusted; check units, molecule and model"
-        raise DataError(what, path=momenta)
-
-
-def _refuse_place(place: Path, *, overwrite: bool, resume: bool) -> bool:
-    """Refuse what cannot be written, and --resume with nothing to go on with; say whether it is a pipe."""
-    from flowcei.errors import UsageError
-    from flowcei.posterior.files import check_samples_path
-    from flowcei.storage.resumable import partial_path
-
-    to_pipe = str(place) == "-"
-    if not to_pipe:
-        check_samples_path(place, overwrite=overwrite)
-    if resume and (to_pipe or not partial_path(place).exists()):
-        msg = f"there are no unfinished samples {partial_path(place)} to resume"
-        raise UsageError(msg)
-    return to_pipe
-
-
-def _to_pipe(model: Reconstructor, request: SamplingRequest, source: EventSource, survey: Survey) -> Quality:
+def _to_stdout(
+    model: Reconstructor, request: SamplingRequest, source: EventSource, survey: Survey
+) -> Quality:
     """Write CSV to stdout: that of a file, whose flags take all events to judge."""
-    from flowcei.errors import StoppedError
-
     with TemporaryDirectory() as folder:
-        place = Path(folder) / "samples.csv"
+        path = Path(folder) / "samples.csv"
         try:
-            quality = _to_file(model, request, source, survey, place, overwrite=False, resume=False)
+            quality = _to_file(path, model, request, source, survey, overwrite=False, resume=False)
         except StoppedError:
             raise KeyboardInterrupt from None  # nothing is kept to go on with
-        with place.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8", newline="") as file:
             shutil.copyfileobj(file, sys.stdout)
     return quality
 
 
 def _to_file(
+    path: Path,
     model: Reconstructor,
     request: SamplingRequest,
     source: EventSource,
     survey: Survey,
-    place: Path,
     *,
     overwrite: bool,
     resume: bool,
 ) -> Quality:
     """Write a file that can be resumed, and tell how far each of its stages has come."""
-    from flowcei.cli.progress import Progress
     from flowcei.posterior.files import sample_to_file
 
-    described = model.describe(request) | {"events": survey.events, "momenta": survey.digest}
     with ExitStack() as stack:
-        progress = stack.enter_context(Progress(survey.events, "events"))
-        writing: list[Progress] = []
+        drawing = stack.enter_context(Progress(survey.events, "events"))
 
-        def on_written(count: int) -> None:
-            if not writing:  # its bar shows itself when its stage has begun
-                writing.append(stack.enter_context(Progress(survey.events, f"events to {place.suffix}")))
-            writing[0].update(count)
+        @cache
+        def writing() -> Progress:  # its bar shows itself when its stage has begun
+            return stack.enter_context(Progress(survey.events, f"events to {path.suffix}"))
 
         return sample_to_file(
-            lambda start: model.blocks(source.chunks(), request, start),
-            place,
-            described,
+            lambda start: model.stream(source.chunks(), request, start=start),
+            path,
+            model.describe(request) | {"events": survey.events, "momenta": survey.digest},
             overwrite=overwrite,
             resume=resume,
-            on_block=progress.update,
-            on_written=on_written,
+            on_block=drawing.update,
+            on_written=lambda count: writing().update(count),
             judge=partial(_judged, model, request),
         )
 
@@ -254,18 +208,28 @@ def _judged(model: Reconstructor, request: SamplingRequest, quality: Quality) ->
     return judged
 
 
-def _say_quality(quality: Quality, *, whole: bool) -> None:
+def _note_quality(quality: Quality, *, complete: bool) -> None:
     """Warn of events that their samples speak against, and say what the weights left of them.
 
-    Flags that momenta alone raise were said of the first part of the file; `whole`: say them of all.
+    Flags that momenta alone raise were said of the first events of the file; `complete`: say them of all.
     """
-    from flowcei.cli.runs import note_flags
     from flowcei.posterior.flags import AFTERWARDS, FLAG_BITS
     from flowcei.posterior.weights import efficiency_in_words
 
-    note_flags(
-        {name: (quality.flags & bit) > 0 for name, bit in (FLAG_BITS if whole else AFTERWARDS).items()},
-        quality.event_id,
-    )
+    bits = FLAG_BITS if complete else AFTERWARDS
+    warn_of_flags({name: (quality.flags & bit) > 0 for name, bit in bits.items()}, quality.event_id)
     if quality.ess is not None and quality.drawn is not None:
         note(efficiency_in_words(quality.ess, quality.drawn))
+
+
+def _finish(quality: Quality, path: Path, momenta: Path, count: int, *, keep_flagged: bool) -> None:
+    """Say where the samples are; DataError where none is to be trusted: a batch job should not go on."""
+    from flowcei.posterior.flags import counted
+
+    if str(path) != "-":
+        note(f"{len(quality.event_id)} events x {count} samples written to {path}")
+    if quality.all_flagged and not keep_flagged:
+        what = f"{counted(quality.flags)}: no samples are to be trusted; check units, molecule and model"
+        raise DataError(what, path=momenta)
+    if path.suffix.lower() in (".h5", ".hdf5"):
+        note(f"next: flowcei spread {path}, flowcei modes {path}")

@@ -8,28 +8,29 @@ from typing import TYPE_CHECKING
 import click
 
 from flowcei.cli.options import (
+    OUTPUT,
     InputFile,
-    fresh_folder,
+    check_folder,
     keep_flagged_option,
-    note,
+    made_folder,
+    output_option,
+    output_path,
     overwrite_option,
-    refuse_full_folder,
-    text_table,
 )
-from flowcei.cli.streams import show
+from flowcei.cli.runs import read_unflagged
+from flowcei.cli.streams import note, show, text_table, write_results
+from flowcei.storage.creation import atomic_text
 
 if TYPE_CHECKING:
-    from flowcei.posterior.samples import PosteriorSamples
+    from flowcei import PosteriorSamples
     from flowcei.posterior.spread import Spread
 
 
 @click.command(short_help="Tabulate and draw how far posterior samples lie apart.")
 @click.argument("samples", type=InputFile())
 @click.option("--event", type=int, help="Number of the event to draw; the first if absent.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder; NAME-spread if absent.")
-@click.option(
-    "--xyz", type=click.Path(path_type=Path), help="Also write the posterior means, extended XYZ, angstrom."
-)
+@output_option("Folder; NAME-spread if absent.")
+@click.option("--xyz", type=OUTPUT, help="Also write the posterior means, extended XYZ, angstrom.")
 @keep_flagged_option
 @overwrite_option
 def spread(
@@ -59,30 +60,38 @@ def spread(
 
     Example: flowcei spread events.samples.h5
     """
-    from flowcei.storage.creation import atomic_text, check_output
-
-    place = output or Path(f"{samples.stem.removesuffix('.samples')}-spread")
-    refuse_full_folder(place, overwrite=overwrite)
+    folder = output or Path(f"{samples.stem.removesuffix('.samples')}-spread")
+    check_folder(folder, overwrite=overwrite)
     if xyz:
-        check_output(xyz, overwrite=overwrite)
-    from flowcei.cli.runs import row_of_event, unflagged
-    from flowcei.posterior.files import read_samples
+        output_path(xyz, overwrite=overwrite)
     from flowcei.posterior.structures import write_means_xyz
+    from flowcei.report.figures import internal_figure, spread_figure
 
-    whole = read_samples(samples)
-    drawn = unflagged(whole, samples, keep_flagged=keep_flagged)
-    index = 0 if event is None else row_of_event(whole, drawn, event, samples)
-    folder = fresh_folder(place, overwrite=overwrite)
-    result = drawn.spread(keep_flagged=True)
-    _write(result, index, folder, overwrite=overwrite)
+    drawn, row = read_unflagged(samples, event, keep_flagged=keep_flagged)
+    made_folder(folder, overwrite=overwrite)
+    result, row = drawn.spread(keep_flagged=True), row or 0
+    shown = f"event-{result.event_id[row]}"
+    results = {
+        "spread.csv": result.to_dataframe(),
+        "overall.csv": result.overall(),
+        "covariance.csv": result.covariance_table(),
+        "clouds.png": spread_figure(result),
+        "internal.png": internal_figure(result),
+        f"{shown}-clouds.png": spread_figure(result, row),
+        f"{shown}-internal.png": internal_figure(result, row),
+    }
+    write_results(results, folder, overwrite=overwrite)
     if xyz:
         with atomic_text(xyz, overwrite=overwrite) as file:
             write_means_xyz(drawn, file)
     show(text_table(result.overall()))
-    _say_floor(drawn, result)
-    _say_covariation(result)
+    _note_floor(drawn, result)
+    if lines := result.covariance_in_words():
+        note("\nwithin one event (median):")
+    for line in lines:
+        note(f"  {line}")
     note(f"\nrecoil frame, x along {result.along}; sd: of all events together; typical_sd: within one event")
-    if "by speed" in (q.like for q in result.names):
+    if "by speed" in (quantity.like for quantity in result.names):
         note(
             "by speed: like atoms in the order of their ions' speed, which makes their rows differ though "
             "the bonds may be alike; rows that are pooled take them together"
@@ -93,50 +102,15 @@ def spread(
     note(f"{len(drawn)} events; tables and pictures in {folder}{means}")
 
 
-def _write(result: Spread, index: int, folder: Path, *, overwrite: bool) -> None:
-    """Write tables, and pictures of all events and of one."""
-    from flowcei.report.figures import internal_figure, spread_figure
-    from flowcei.report.style import save
-    from flowcei.storage.cells import write_table
-    from flowcei.storage.creation import atomic_text
-
-    tables = {
-        "spread.csv": result.to_dataframe(),
-        "overall.csv": result.overall(),
-        "covariance.csv": result.covariance_table(),
-    }
-    for name, table in tables.items():
-        with atomic_text(folder / name, overwrite=overwrite) as file:
-            write_table(table, file, index=False, float_format="%.6g")
-    number = result.event_id[index]
-    pictures = {
-        "clouds.png": spread_figure(result),
-        "internal.png": internal_figure(result),
-        f"event-{number}-clouds.png": spread_figure(result, index),
-        f"event-{number}-internal.png": internal_figure(result, index),
-    }
-    for name, figure in pictures.items():
-        save(figure, folder / name, overwrite=overwrite)
-
-
-def _say_covariation(result: Spread) -> None:
-    """Say which bonds and angles are fixed together better, or worse, than alone."""
-    lines = result.covariance_in_words()
-    if lines:
-        note("\nwithin one event (median):")
-    for line in lines:
-        note(f"  {line}")
-
-
-def _say_floor(samples: PosteriorSamples, result: Spread) -> None:
+def _note_floor(samples: PosteriorSamples, result: Spread) -> None:
     """Say how the spread compares with what the noise allows: the model may be vague, or the data."""
     import numpy as np
 
     width = np.sqrt((result.per_atom() ** 2).mean(axis=1))
     floor = np.sqrt((samples.floor() ** 2).mean(axis=1))
-    known = np.isfinite(floor) & (floor > 0)
-    if known.any() and samples.positions.shape[1] > 1:
-        ratio = np.median(width[known] / floor[known])
+    bounded = np.isfinite(floor) & (floor > 0)
+    if bounded.any() and samples.positions.shape[1] > 1:
+        ratio = np.median(width[bounded] / floor[bounded])
         note(
             f"\nwithin an event atoms spread by {np.median(width):.3g} bohr (rms, median), "
             f"{ratio:.3g} times what the data allow without a prior (median of the ratios)"

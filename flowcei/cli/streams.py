@@ -1,18 +1,30 @@
-"""stdout and stderr, which may be closed, full, or a pipe whose reader has gone."""
+"""What is said: results on stdout, notes and warnings on stderr and in a log file.
+
+Streams may be closed, full, or a pipe whose reader has gone; texts may hold control characters.
+"""
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import sys
-from contextlib import suppress
-from typing import TYPE_CHECKING, TextIO
+import time
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from flowcei.errors import FlowceiError, printable
+from flowcei.storage.creation import append_to, atomic_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    import pandas as pd
+
+_log = logging.getLogger("flowcei")  # the library's: notes stand beside what it says of itself
 
 
 def complete_streams() -> None:
@@ -46,24 +58,23 @@ def silence(streams: Iterable[TextIO]) -> None:
 
 
 def say(text: str) -> None:
-    """Say something on stderr, its control characters escaped; that nobody can hear it ends no work.
-
-    Line breaks belong to us only at the beginning: a name with one could forge a line of its own.
-    """
-    line = text.lstrip("\n")
+    """Write a line to stderr, its control characters escaped; that nobody can read it ends no work."""
     try:
-        click.echo("\n" * (len(text) - len(line)) + printable(line).replace("\n", "\\n"), err=True)
+        click.echo(_line(text), err=True)
     except OSError:
         silence([sys.stderr])
 
 
+def _line(text: str) -> str:
+    """Escape line breaks, but for those at the beginning, which are ours: a name could forge a line."""
+    line = text.lstrip("\n")
+    return "\n" * (len(text) - len(line)) + printable(line).replace("\n", "\\n")
+
+
 def show(text: str) -> None:
-    """Print results on stdout, their control characters escaped.
+    """Print results on stdout, their control characters escaped; FlowceiError where that fails.
 
     A reader that has gone, such as `head`, has seen enough; the command goes on to its own end.
-
-    Raises:
-        FlowceiError: Where they cannot be printed.
     """
     try:
         click.echo(printable(text))
@@ -72,5 +83,90 @@ def show(text: str) -> None:
         silence([sys.stdout])
     except OSError as error:
         silence([sys.stdout])
-        msg = f"stdout cannot be written ({error.strerror})"
-        raise FlowceiError(msg) from error
+        raise FlowceiError(f"stdout cannot be written ({error.strerror})") from error
+
+
+def show_json(table: Mapping[str, object], path: Path | None = None, *, overwrite: bool = False) -> None:
+    """Print a table as JSON, and write it to a file where one is named."""
+    text = json.dumps(table, indent=1, allow_nan=False)
+    if path is not None:
+        with atomic_text(path, overwrite=overwrite) as file:
+            file.write(text + "\n")
+    show(text)
+
+
+def text_table(table: pd.DataFrame, digits: int = 4) -> str:
+    """Table for a terminal, numbers with so many significant digits."""
+    return table.to_string(float_format=lambda v: f"{v:.{digits}g}", index=table.index.name is not None)
+
+
+def write_results(results: Mapping[str, Any], folder: Path, *, overwrite: bool, digits: int = 6) -> None:
+    """Write each figure as PNG, by the ending of its name, and each table as CSV, with a named index."""
+    from flowcei.report.style import save
+    from flowcei.storage.cells import write_table
+
+    for name, result in results.items():
+        if name.endswith(".png"):
+            save(result, folder / name, overwrite=overwrite)
+            continue
+        with atomic_text(folder / name, overwrite=overwrite) as file:
+            write_table(result, file, index=result.index.name is not None, float_format=f"%.{digits}g")
+
+
+def note(text: str) -> None:
+    """Say something on stderr, unless --quiet, and in the log file while there is one."""
+    _log.info(text)
+
+
+def warn(text: str, code: str = "") -> None:
+    """Say what is or may be wrong, as `note`, also under --quiet."""
+    _log.warning(f"warning ({code}): {text}" if code else f"warning: {text}")
+
+
+def log(text: str) -> None:
+    """Write a line to the log file; it is on stderr under --verbose only."""
+    _log.debug(text)
+
+
+class _Stderr(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage())
+
+
+def log_to_stderr(level: int = logging.INFO) -> None:
+    """Show notes, and what the library logs, on stderr, from a level of `logging` on."""
+    _log.setLevel(logging.DEBUG)
+    _log.propagate = False
+    _log.handlers = [_Stderr(level)]
+
+
+def is_quiet() -> bool:
+    """Whether notes are left out."""
+    return bool(_log.handlers) and _log.handlers[0].level > logging.INFO
+
+
+class _LogFile(logging.StreamHandler[TextIO]):
+    """Stamps each line with its time (UTC); a log that cannot be written ends nothing."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created))
+        return f"{stamp} {_line(record.getMessage().lstrip())}"
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        del record
+
+
+@contextmanager
+def log_file(path: Path) -> Iterator[None]:
+    """Append all that is said or logged to a file, which is locked: one process works on what it tells of.
+
+    UsageError where it is a link or no file, cannot be written, or another process holds it.
+    """
+    handler = _LogFile(append_to(path))
+    _log.addHandler(handler)
+    try:
+        yield
+    finally:
+        _log.removeHandler(handler)
+        with suppress(OSError):  # a full disk
+            handler.stream.close()

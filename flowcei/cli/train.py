@@ -3,42 +3,46 @@
 from __future__ import annotations
 
 import math
+import os
+import platform
 import shlex
 import sys
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
-from flowcei.cli.architectures import ArchitectureCommand, architecture_options
+import flowcei
+from flowcei._version import __version__
+from flowcei.cli.architectures import ArchitectureCommand, architecture_options, options_type
 from flowcei.cli.options import (
+    MOLECULE,
+    NOISE,
     Duration,
     InputFile,
     device_option,
     ions_options,
     named_molecule,
     named_or_none,
-    note,
     note_ions,
+    output_option,
     overwrite_option,
     seed_option,
     settled_seed,
-    warn,
     warn_of_masses,
 )
+from flowcei.cli.progress import Progress
 from flowcei.cli.reading import read_noted
-from flowcei.cli.stopping import stoppable
+from flowcei.cli.runfolder import LOG, RunFolder, begin_run, check_run_folder, to_resume
+from flowcei.cli.streams import log, log_file, note, warn
 from flowcei.errors import DataError, FlowceiError, StoppedError, TrainingDivergedError, UsageError
+from flowcei.experiment.detector import DEFAULT_NOISE
+from flowcei.models.options import OPTIONS
+from flowcei.training.schedule import MIN_EVENTS, EpochRecord, Schedule, best_of
 
 if TYPE_CHECKING:
-    from flowcei.cli.progress import Progress
-    from flowcei.cli.runfolder import RunFolder
-    from flowcei.events.container import Events
-    from flowcei.molecules.molecule import Molecule
-    from flowcei.reconstruction.model import Reconstructor
-    from flowcei.training.schedule import EpochRecord
+    from pathlib import Path
 
 _PARAMETERS_A_ROW = 20
 _SCHEDULE = ("epochs", "batch", "learning_rate", "patience")
@@ -48,11 +52,14 @@ _ALWAYS = ("arch", "frame", "events", "seed", "device", *_SCHEDULE)
 @click.command(cls=ArchitectureCommand, short_help="Train a model, on fresh simulations or on a file.")
 @click.option("--arch", default="cinn", show_default=True, help="The architecture; its options are below.")
 @click.option("--data", type=InputFile(), help="Events with positions; simulated afresh if absent.")
-@click.option("--molecule", help="A built-in name, .toml or .xyz; ocs, or what --data says, if absent.")
+@click.option(
+    "--molecule", type=MOLECULE, help="A built-in name, .toml or .xyz; ocs, or what --data says, if absent."
+)
 @ions_options
 @click.option("--prior", help="Which geometries to simulate; the molecule's default if absent.")
 @click.option(
     "--noise",
+    type=NOISE,
     metavar="RANGE",
     help="Detector noise to train for, 1% or a range. If absent 0.1%..5%, or from what --data show to 5%.",
 )
@@ -74,7 +81,7 @@ _ALWAYS = ("arch", "frame", "events", "seed", "device", *_SCHEDULE)
 @click.option(
     "--patience", type=int, help="Epochs without progress to stop after; 10, or a third if there are more."
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Run folder; runs/NAME if absent.")
+@output_option("Run folder; runs/NAME if absent.")
 @click.option(
     "--max-time",
     type=Duration(),
@@ -110,13 +117,9 @@ def train(
 
     Example: flowcei train --arch cinn --couplings 8
     """
-    from flowcei.cli.logs import log_file, refuse_busy
-    from flowcei.cli.runfolder import LOG, begin_run, check_run_folder, to_resume
-
     if resume is not None:
         if output is not None or overwrite:
-            msg = "--resume goes on in the folder of the run; leave --output and --overwrite out"
-            raise UsageError(msg)
+            raise UsageError("--resume goes on in the folder of the run; leave --output and --overwrite out")
         run = to_resume(resume)
         plan = _Plan.of(_options_of(ctx, options, run))
     else:
@@ -125,11 +128,13 @@ def train(
         plan = _Plan.of(options)
         folder = check_run_folder(output, f"{plan.molecule.name}-{options['arch']}", overwrite=overwrite)
         plan.options["seed"] = settled_seed(plan.options.get("seed"))
-        refuse_busy(folder / LOG)
+        if os.path.lexists(folder / LOG):
+            with log_file(folder / LOG):  # another process may train there
+                pass
         run = begin_run(folder, plan.options)
     facts = [f"{name} {plan.options[name]}" for name in ("prior", "noise") if plan.options.get(name)]
     note_ions(plan.molecule, *facts)
-    with log_file(run.folder / LOG), stoppable():
+    with log_file(run.folder / LOG):
         _log_start(plan, run, resume=resume is not None)
         _train(plan, run, max_time, resume=resume is not None)
 
@@ -143,48 +148,46 @@ class _Plan:
         architecture: Those of the architecture.
         molecule: What explodes.
         data: The events of the file.
-        said: What was concluded from them, a line each.
+        conclusions: What was concluded from them, a line each.
     """
 
     options: dict[str, Any]
     architecture: dict[str, Any]
-    molecule: Molecule
-    data: Events | None
-    said: tuple[str, ...] = ()
+    molecule: flowcei.Molecule
+    data: flowcei.Events | None = None
+    conclusions: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, options: dict[str, Any]) -> _Plan:
-        from flowcei.models.registry import ARCHITECTURES, find_architecture
-        from flowcei.reconstruction.recorded import DEFAULT_NOISE
-        from flowcei.training.schedule import Schedule
-
-        resolved = {name: value for name, value in options.items() if value is not None}
-        said: tuple[str, ...] = ()
-        arch = find_architecture(resolved["arch"])
-        kinds = [*ARCHITECTURES.values(), arch]
-        known = {field.name for kind in kinds for field in fields(kind.options_type)}
-        given = {name: resolved.pop(name) for name in known & resolved.keys()}
-        architecture = arch.options_type.parse(arch.architecture, given).to_dict()
-        ions = {name: resolved.get(name) for name in ("isotopes", "charges", "length_unit")}
-        if "data" not in resolved:
-            molecule, data = named_molecule(resolved.setdefault("molecule", "ocs"), ions), None
-            resolved.setdefault("noise", str(DEFAULT_NOISE))
+    def of(cls, given: dict[str, Any]) -> _Plan:
+        """Plan of the options that are given, not None; UsageError or DataError if it cannot be trained."""
+        options = {name: value for name, value in given.items() if value is not None}
+        arch = options.pop("arch")
+        names = {field.name for kind in (*OPTIONS.values(), options_type(arch)) for field in fields(kind)}
+        own = {name: options.pop(name) for name in names & options.keys()}
+        architecture = options_type(arch).parse(arch, own).to_dict()
+        Schedule(**{name: options[name] for name in _SCHEDULE if name in options})
+        ions = {name: options.get(name) for name in ("isotopes", "charges", "length_unit")}
+        data, conclusions = None, tuple[str, ...]()
+        if "data" not in options:
+            prior = options.get("prior")
+            molecule = named_molecule(options.setdefault("molecule", "ocs"), ions, prior)
+            if options["events"] < MIN_EVENTS:
+                raise UsageError(f"--events is {options['events']}; it must be {MIN_EVENTS} or more")
+            options.setdefault("noise", str(DEFAULT_NOISE))
             if molecule.default_prior is not None:
-                resolved.setdefault("prior", molecule.default_prior)
-        elif "prior" in resolved:
-            msg = "--prior says what to simulate; with --data nothing is simulated"
-            raise UsageError(msg)
+                options.setdefault("prior", molecule.default_prior)
+        elif "prior" in options:
+            raise UsageError("--prior says what to simulate; with --data nothing is simulated")
         else:
-            data = read_noted(resolved["data"], named_or_none(resolved.get("molecule"), ions))
-            molecule, resolved["data"] = data.molecule, str(resolved["data"])
-            if "molecule" not in resolved:
+            data = read_noted(options["data"], named_or_none(options.get("molecule"), ions))
+            molecule, options["data"] = data.molecule, str(options["data"])
+            if "molecule" not in options:
                 warn_of_masses(molecule)
-            settled, said = _settled_by_data(data, resolved)
-            resolved |= settled
-        plain = Schedule()
-        resolved = {name: getattr(plain, name) for name in _SCHEDULE} | resolved
-        named = {"arch": resolved.pop("arch")}
-        return cls(named | architecture | resolved, architecture, molecule, data, said)
+            settled, conclusions = _settled_by_data(data, options)
+            options |= settled
+        defaults = {name: getattr(Schedule(), name) for name in _SCHEDULE}
+        resolved = {"arch": arch} | architecture | defaults | options
+        return cls(resolved, architecture, molecule, data, conclusions)
 
     @property
     def rows(self) -> int:
@@ -192,73 +195,69 @@ class _Plan:
         return int(0.8 * len(self.data)) if self.data is not None else self.options["events"]
 
 
-def _settled_by_data(data: Events, given: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, str]]:
-    """Return noise and schedule for the events of a file, where they are not given, and a line on each."""
-    from flowcei.reconstruction.recorded import settled_noise
-    from flowcei.training.schedule import Schedule
+def _settled_by_data(data: flowcei.Events, given: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Noise and schedule for the events of a file, where they are not given, and a line on each."""
+    from flowcei.reconstruction.training_data import settled_noise
 
     level, own = settled_noise(data, given.get("noise"))
     rows = int(0.8 * len(data))
     chosen = {name: given[name] for name in _SCHEDULE if name in given}
     schedule = Schedule.for_rows(rows, fresh_noise=own is not None and not own.level, **chosen)
     settled = {name: getattr(schedule, name) for name in _SCHEDULE}
-    said = (
+    conclusions = (
         f"noise of the data: {'as its column says' if own is None else own}; trained for {level}",
         f"schedule: {schedule.epochs} passes over {rows} events in batches of {schedule.batch}",
     )
-    return settled if own is None else settled | {"noise": str(level)}, said
+    return settled if own is None else settled | {"noise": str(level)}, conclusions
 
 
 def _options_of(ctx: click.Context, given: dict[str, Any], run: RunFolder) -> dict[str, Any]:
-    """Return the options of an unfinished run; those typed beside --resume must be the same."""
-    table, kept = run.read_config(), {}
-    params = ctx.command.params
-    for param in [*params, *architecture_options(str(table.get("arch", "")), params)]:
+    """Options of an unfinished run; those typed beside --resume must be the same."""
+    table, stored = run.read_config(), {}
+    own = ctx.command.params
+    for param in [*own, *architecture_options(str(table.get("arch", "")))]:
         name = param.name or ""
-        if name not in given and param in params:
+        if name not in given and param in own:
             continue
-        kept[name] = param.type_cast_value(ctx, table.pop(name)) if name in table else None
-        if ctx.get_parameter_source(name) is not ParameterSource.COMMANDLINE or given[name] == kept[name]:
+        stored[name] = param.type_cast_value(ctx, table.pop(name)) if name in table else None
+        if ctx.get_parameter_source(name) is not ParameterSource.COMMANDLINE or given[name] == stored[name]:
             continue
-        if name == "data" and kept[name] is not None:  # the file may have moved: what is in it is compared
-            kept[name] = given[name]
+        if name == "data" and stored[name] is not None:  # the file may have moved: its content is compared
+            stored[name] = given[name]
             continue
-        begun = "without" if kept[name] is None else f"with {kept[name]}"
-        msg = f"{param.opts[0]} is {given[name]}; the run was begun {begun}; leave it out"
-        raise UsageError(msg)
-    missing = [name for name in _ALWAYS if kept.get(name) is None]
+        begun = "without" if stored[name] is None else f"with {stored[name]}"
+        raise UsageError(f"{param.opts[0]} is {given[name]}; the run was begun {begun}; leave it out")
+    missing = [name for name in _ALWAYS if stored.get(name) is None]
     if table or missing:
-        what = (
-            f"its options {', '.join([*table, *missing])} are unknown or missing; begin anew with --overwrite"
-        )
+        names = ", ".join([*table, *missing])
+        what = f"its options {names} are unknown or missing; begin anew with --overwrite"
         raise DataError(what, path=run.work / "config.toml")
-    return kept
+    return stored
 
 
 def _train(plan: _Plan, run: RunFolder, max_time: float | None, *, resume: bool) -> None:
     """Train, and finish the run folder; or say how to go on."""
-    from flowcei.cli.progress import Progress
     from flowcei.training.checkpoint import read_checkpoint
-    from flowcei.training.schedule import best_of
 
     run.clean()
     resume = resume and run.checkpoint.exists()
-    before = read_checkpoint(run.checkpoint).records if resume else []
-    records = list(before)
+    before = len(records := read_checkpoint(run.checkpoint).records if resume else [])
     epochs = plan.options["epochs"]
-    done = plan.rows * len(records)
     try:
-        with Progress(plan.rows * epochs, "events", done=done) as progress:
+        with Progress(plan.rows * epochs, "events", done=plan.rows * before) as progress:
             model = _fit(plan, run, progress, records, max_time, resume=resume)
-        if plan.data is not None:
-            _warn_of_few_rows(model.training.parameters, plan.rows)
+        if plan.data is not None and model.training.parameters > _PARAMETERS_A_ROW * plan.rows:
+            warn(
+                f"{plan.rows} training events for {model.training.parameters} parameters: they may be "
+                "learned by heart; fewer --couplings or --hidden, or no --data, so that events are simulated"
+            )
         run.finish(model, records)
     except (StoppedError, KeyboardInterrupt) as stop:
         reason = str(stop) or f"interrupted: {len(records)} of {epochs} epochs are saved"
-        if isinstance(stop, StoppedError) and len(records) == len(before):
+        if isinstance(stop, StoppedError) and len(records) == before:
             reason += " (--max-time is shorter than an epoch: give more)"
-        msg = f"{reason}; go on with: flowcei train --resume {shlex.quote(str(run.folder))}"
-        raise StoppedError(msg) from None
+        folder = shlex.quote(str(run.folder))
+        raise StoppedError(f"{reason}; go on with: flowcei train --resume {folder}") from None
     except (FlowceiError, OSError) as error:
         if not records:
             run.discard()
@@ -279,18 +278,15 @@ def _fit(
     max_time: float | None,
     *,
     resume: bool,
-) -> Reconstructor:
-    from flowcei.reconstruction.fitting import train as fit
-    from flowcei.training.schedule import Schedule
-
+) -> flowcei.Reconstructor:
     given = plan.options
 
-    def tell(record: EpochRecord) -> None:
+    def record_epoch(record: EpochRecord) -> None:
         records.append(record)
         progress.note(_line(record, given["epochs"]))
         run.write_metrics(records)
 
-    return fit(
+    return flowcei.train(
         given["arch"],
         molecule=plan.molecule,
         data=plan.data,
@@ -306,7 +302,7 @@ def _fit(
         resume=resume,
         max_seconds=max_time,
         on_step=lambda rows, loss: progress.update(rows, f"loss {loss:.3f}"),
-        on_epoch=tell,
+        on_epoch=record_epoch,
     )
 
 
@@ -320,42 +316,18 @@ def _line(record: EpochRecord, epochs: int) -> str:
 
 
 def _log_start(plan: _Plan, run: RunFolder, *, resume: bool) -> None:
-    """Write to the log what the run is; say on stderr what is trained, and on what."""
-    import logging
-    import platform
-
+    """Write to the log what the run is; say what is trained, on what, and what `flowcei check` warns of."""
     import torch
 
-    from flowcei._version import __version__
-    from flowcei.cli.logs import NOTES
-
-    log, given = logging.getLogger(NOTES), plan.options
-    log.info("$ flowcei %s", shlex.join(sys.argv[1:]))
-    versions = (__version__, platform.python_version(), torch.__version__, given["seed"])
-    log.info("flowcei %s, Python %s, torch %s, seed %d", *versions)
-    if plan.data is not None and not resume:
-        _warn_of_findings(plan.data)
-    source = (
-        f"the events of {given['data']}" if plan.data is not None else f"fresh events of {plan.molecule.name}"
-    )
-    for line in plan.said:
-        note(line)
-    note(f"{'going on with' if resume else 'training'} {given['arch']} in {run.folder} on {source}")
-
-
-def _warn_of_findings(events: Events) -> None:
-    """Say what `flowcei check` would warn of, a line each."""
-    from flowcei.check.examination import examine
-
-    for finding in examine(events):
+    given, versions = plan.options, f"Python {platform.python_version()}, torch {torch.__version__}"
+    log(f"$ flowcei {shlex.join(sys.argv[1:])}")
+    log(f"flowcei {__version__}, {versions}, seed {given['seed']}")
+    for finding in flowcei.examine(plan.data) if plan.data is not None and not resume else ():
         if finding.severity != "note":
             warn(f"{finding.what}; {finding.means}", finding.code)
-
-
-def _warn_of_few_rows(parameters: int, rows: int) -> None:
-    """Warn where a file has too few events for the network; fresh simulations have no end."""
-    if parameters > _PARAMETERS_A_ROW * rows:
-        warn(
-            f"{rows} training events for {parameters} parameters: they may be learned by heart; "
-            "fewer --couplings or --hidden, or no --data, so that events are simulated"
-        )
+    for line in plan.conclusions:
+        note(line)
+    source = (
+        "fresh events of " + plan.molecule.name if plan.data is None else f"the events of {given['data']}"
+    )
+    note(f"{'going on with' if resume else 'training'} {given['arch']} in {run.folder} on {source}")

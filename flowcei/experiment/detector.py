@@ -121,6 +121,10 @@ class Noise:
         return np.full(len(momenta), self.low) * (rms_component(momenta) if self.relative else 1.0)
 
 
+DEFAULT_NOISE = Noise(0.001, 0.05)
+"""What a model is trained for where nobody says: 0.1 % to 5 %."""
+
+
 def rms_component(momenta: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the root mean square (...,) over the 3N components of momenta (..., N, 3).
 

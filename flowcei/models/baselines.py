@@ -6,15 +6,15 @@ What a trained model gains over `mean` and `marginal` is what the momenta told i
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
 from flowcei.errors import UsageError
-from flowcei.models.interface import InverseModel, Latent, ModelOptions, check_width
+from flowcei.models.interface import InverseModel, Latent, check_width
 from flowcei.models.networks import mlp
+from flowcei.models.options import MLPOptions, ModelOptions, NearestOptions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,19 +44,6 @@ class PointModel(InverseModel):
         return self.predict(c)[:, None].repeat(1, n, 1), None
 
 
-@dataclass(frozen=True)
-class MLPOptions(ModelOptions):
-    """Options of `mlp`.
-
-    Attributes:
-        hidden: Width of the network.
-        depth: Hidden layers.
-    """
-
-    hidden: int = 256
-    depth: int = 3
-
-
 class MLP(PointModel):
     """`mlp`: regression on the squared error, as published networks do it (arXiv:2602.14205).
 
@@ -64,7 +51,7 @@ class MLP(PointModel):
     """
 
     architecture: ClassVar[str] = "mlp"
-    options_type: ClassVar[type[ModelOptions]] = MLPOptions
+    options_type = MLPOptions
 
     def __init__(self, width: int, condition_width: int, options: MLPOptions) -> None:
         super().__init__(width, condition_width, options)
@@ -134,17 +121,6 @@ class Marginal(Recall):
         return rows[chosen.to(rows.device)], None
 
 
-@dataclass(frozen=True)
-class NearestOptions(ModelOptions):
-    """Options of `nearest`.
-
-    Attributes:
-        neighbours: Rows whose mean is the answer; 1 is the look-up table.
-    """
-
-    neighbours: int = 1
-
-
 class Nearest(Recall, PointModel):
     """`nearest`: the training event with the most similar condition, as in studies of triatomic molecules.
 
@@ -152,7 +128,7 @@ class Nearest(Recall, PointModel):
     """
 
     architecture: ClassVar[str] = "nearest"
-    options_type: ClassVar[type[ModelOptions]] = NearestOptions
+    options_type = NearestOptions
     stored: ClassVar[tuple[str, ...]] = ("x", "c")
     c: Tensor
 

@@ -7,15 +7,15 @@ networks", arXiv:1907.02392 (2019); D. P. Kingma and P. Dhariwal, "Glow", NeurIP
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
-from flowcei.models.freia import COUPLINGS, Couplings
-from flowcei.models.interface import InverseModel, Latent, ModelOptions
+from flowcei.models.freia import Couplings
+from flowcei.models.interface import InverseModel, Latent
 from flowcei.models.networks import MAX_STORED, LatentStore, mlp, rows_of_events, standard_normal
+from flowcei.models.options import CINNOptions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,32 +23,11 @@ if TYPE_CHECKING:
 _CHUNK = 4096  # rows a pass: larger ones leave the cache and run three times slower
 
 
-@dataclass(frozen=True)
-class CINNOptions(ModelOptions):
-    """Options of `cinn`.
-
-    Attributes:
-        couplings: Number of couplings.
-        coupling: ``"glow"`` (affine) or ``"spline"`` (rational-quadratic).
-        hidden: Width of their subnets.
-        depth: Hidden layers of their subnets.
-        context: Width of the conditional subnet's output.
-        bins: Of each spline.
-    """
-
-    couplings: int = 8
-    coupling: str = field(default="glow", metadata={"choices": COUPLINGS})
-    hidden: int = 64
-    depth: int = 2
-    context: int = 16
-    bins: int = 8
-
-
 class CINN(InverseModel):
     """Couplings whose subnets see the condition and the output of a subnet on it."""
 
     architecture: ClassVar[str] = "cinn"
-    options_type: ClassVar[type[ModelOptions]] = CINNOptions
+    options_type = CINNOptions
     has_density: ClassVar[bool] = True
     has_latent: ClassVar[bool] = True
     stored: ClassVar[tuple[str, ...]] = ("latents.mean", "latents.deviation")

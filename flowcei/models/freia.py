@@ -21,9 +21,6 @@ from flowcei.models.splines import parameter_count, spline
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-COUPLINGS = ("glow", "spline")
-"""Kinds of couplings."""
-
 _BOUND = 5.0  # standard deviations within which a spline bends
 _CLAMP = 2.0  # bound on the log scale of an affine map
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import Field, asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from torch import Tensor, nn
 
 from flowcei.errors import NoDensityError, UsageError
+from flowcei.models.options import ModelOptions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,43 +25,6 @@ class Simulates(Protocol):
 
     def jacobian(self, x: NDArray[np.float64], c: NDArray[np.float64]) -> NDArray[np.float64]:
         """Derivative of `residual` by x, (B, R, D)."""
-
-
-@dataclass(frozen=True)
-class ModelOptions:
-    """Options of an architecture: positive numbers, words, true or false, each with a default.
-
-    Subclasses add fields; the words that one may hold stand in its metadata as `choices`.
-    """
-
-    @classmethod
-    def parse(cls, architecture: str, given: dict[str, Any]) -> ModelOptions:
-        """Options from those given and defaults; UsageError for an unknown name or a bad value."""
-        options: dict[str, Field] = {f.name: f for f in fields(cls)}
-        for name, value in given.items():
-            if name not in options:
-                there = ", ".join(sorted(options)) or "none"
-                raise UsageError(f"architecture {architecture!r} has no option {name!r}; it has {there}")
-            wanted = _expected(options[name], value)
-            if wanted:
-                raise UsageError(f"option {name!r} of {architecture!r} {wanted}; got {value!r}")
-        return cls(**given)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Options as plain numbers and words."""
-        return asdict(self)
-
-
-def _expected(option: Field, value: object) -> str:
-    """What an option must be, where a value is not that."""
-    choices, default = option.metadata.get("choices"), option.default
-    if choices is not None:
-        return "" if value in choices else f"is {' or '.join(choices)}"
-    if isinstance(default, bool):
-        return "" if isinstance(value, bool) else "is true or false"
-    numbers = (int,) if isinstance(default, int) else (int, float)
-    positive = not isinstance(value, bool) and isinstance(value, numbers) and value > 0
-    return "" if positive else f"must be positive, like {default}"
 
 
 class InverseModel(nn.Module, ABC):

@@ -1,4 +1,4 @@
-"""Every architecture by name: a new one is a file of its own and a line here, or a plug-in."""
+"""Every architecture by name: a new one is a file of its own, its options and a line here, or a plug-in."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from flowcei.models.baselines import MLP, Marginal, Mean, Nearest
 from flowcei.models.cinn import CINN
 from flowcei.models.interface import InverseModel
 from flowcei.models.latent_cinn import LatentCINN
+from flowcei.models.options import check_architecture
 from flowcei.models.solver import Solver
 from flowcei.models.variational import AECVAE, CVAE
 
@@ -19,18 +20,12 @@ ARCHITECTURES: dict[str, type[InverseModel]] = {model.architecture: model for mo
 """Name on the command line -> class, of those that come with flowcei."""
 
 
-def architecture_names() -> tuple[str, ...]:
-    """Names of all architectures, of flowcei and of plug-ins."""
-    return (*ARCHITECTURES, *plugins.plugin_names(plugins.ARCHITECTURES))
-
-
 def find_architecture(name: str) -> type[InverseModel]:
     """Class of an architecture, of flowcei or of a plug-in; UsageError for an unknown name."""
+    check_architecture(name)
     if name in ARCHITECTURES:
         return ARCHITECTURES[name]
     kind = plugins.load_plugin(plugins.ARCHITECTURES, name)
-    if kind is None:
-        raise UsageError(f"no architecture {name!r}; there are {', '.join(architecture_names())}")
     if not (isinstance(kind, type) and issubclass(kind, InverseModel) and kind.architecture == name):
         raise UsageError(f"plug-in {name!r} is no subclass of InverseModel with architecture = {name!r}")
     return kind

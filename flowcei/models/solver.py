@@ -8,7 +8,6 @@ weighed, geometries are not weighed against each other, and it takes millisecond
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -16,7 +15,8 @@ import torch
 
 from flowcei.errors import UsageError
 from flowcei.models.baselines import Recall
-from flowcei.models.interface import Latent, ModelOptions, Simulates, check_width
+from flowcei.models.interface import Latent, Simulates, check_width
+from flowcei.models.options import SolverOptions
 from flowcei.physics.leastsquares import levenberg_marquardt
 
 if TYPE_CHECKING:
@@ -27,24 +27,11 @@ _ARRIVED = 1e-6  # of the rms momentum component
 _EVENTS = 256  # solved together
 
 
-@dataclass(frozen=True)
-class SolverOptions(ModelOptions):
-    """Options of `solver`.
-
-    Attributes:
-        starts: Searches an event.
-        steps: Of each, at the most.
-    """
-
-    starts: int = 20
-    steps: int = 40
-
-
 class Solver(Recall):
     """Searches from training geometries; samples are the answers that were found."""
 
     architecture: ClassVar[str] = "solver"
-    options_type: ClassVar[type[ModelOptions]] = SolverOptions
+    options_type = SolverOptions
     max_rows: ClassVar[int] = 10_000
 
     def __init__(self, width: int, condition_width: int, options: SolverOptions) -> None:

@@ -11,20 +11,17 @@ answer is a mean.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from flowcei.models.interface import InverseModel, Latent, ModelOptions, check_width
+from flowcei.models.interface import InverseModel, Latent, check_width
 from flowcei.models.networks import MAX_STORED, LatentStore, gaussian, mlp, rows_of_events, standard_normal
+from flowcei.models.options import CVAEOptions, ModelOptions
 
 if TYPE_CHECKING:
     import numpy as np
-
-DECODER_NOISE = ("learned", "fixed")
-"""How the weight between reconstruction and divergence is set."""
 
 _CHUNK = 16384
 
@@ -116,28 +113,11 @@ class VariationalModel(InverseModel):
         return samples.reshape(len(c), n, self.width), None
 
 
-@dataclass(frozen=True)
-class CVAEOptions(ModelOptions):
-    """Options of `cvae` and `ae-cvae`.
-
-    Attributes:
-        latent: Width of the latents.
-        hidden: Width of the networks.
-        depth: Hidden layers of the networks.
-        decoder_noise: ``"learned"``, or ``"fixed"``: the fixed weight of the first study.
-    """
-
-    latent: int = 6
-    hidden: int = 256
-    depth: int = 3
-    decoder_noise: str = field(default="learned", metadata={"choices": DECODER_NOISE})
-
-
 class CVAE(VariationalModel):
     """`cvae`, the first study's approach 2: an encoder of positions, a decoder that sees the condition."""
 
     architecture: ClassVar[str] = "cvae"
-    options_type: ClassVar[type[ModelOptions]] = CVAEOptions
+    options_type = CVAEOptions
 
     def __init__(self, width: int, condition_width: int, options: CVAEOptions) -> None:
         super().__init__(width, condition_width, options, options.latent, options.decoder_noise)
@@ -153,7 +133,7 @@ class AECVAE(VariationalModel):
     """
 
     architecture: ClassVar[str] = "ae-cvae"
-    options_type: ClassVar[type[ModelOptions]] = CVAEOptions
+    options_type = CVAEOptions
     phases: ClassVar[int] = 2
 
     def __init__(self, width: int, condition_width: int, options: CVAEOptions) -> None:

@@ -36,14 +36,9 @@ def top_up(
     rng: np.random.Generator,
     prior: GeometryPrior | None = None,
 ) -> PosteriorSamples:
-    """Draw up to `budget` samples of weighed events with fewer than `min_ess` effective ones.
-
-    Of these n are kept (`thinned`). What is kept carries what the others weighed; `weights.drawn` and `ess`
-    tell of all.
-    """
+    """Draw up to `budget` samples of events with fewer than `min_ess` effective ones; keep n (`thinned`)."""
     if samples.weights is None:
-        msg = "samples have no weights"
-        raise ValueError(msg)
+        raise ValueError("samples have no weights")
     n = samples.positions.shape[1]
     poor = np.flatnonzero(samples.weights.ess < min_ess)
     size = max(1, _HELD // max(budget, n))
@@ -89,11 +84,10 @@ def _put(
 
 
 def restricted(samples: PosteriorSamples, draw: Draw, prior: GeometryPrior) -> PosteriorSamples:
-    """Replace samples outside the prior by further draws inside.
+    """Replace samples outside the prior by further draws inside: the flow restricted to the prior.
 
-    What results are independent samples of the flow restricted to the prior. The column `INSIDE` has the
-    share of draws inside, by which the flow's density is to be divided. An event that cannot be filled up
-    keeps its samples: its few draws inside would have to be repeated, and not be independent.
+    The column `INSIDE` has the share of draws inside, by which the flow's density is to be divided. An event
+    that cannot be filled up keeps its samples: its few draws inside would have to be repeated.
     """
     n = samples.positions.shape[1]
     inside, answered = _inside(samples, prior), samples.answered

@@ -52,8 +52,7 @@ def check_samples_path(path: Path, *, overwrite: bool) -> None:
     """Raise UsageError where samples cannot be written: ending, pyarrow, existing file, missing folder."""
     ending = path.suffix.lower()
     if ending not in (*HDF, ".csv", ".parquet"):
-        msg = f"{path}: samples are written as .h5, .csv or .parquet; give -o such an ending"
-        raise UsageError(msg)
+        raise UsageError(f"{path}: samples are written as .h5, .csv or .parquet; give -o such an ending")
     if ending == ".parquet":
         _parquet()
     check_output(path, overwrite=overwrite)
@@ -224,8 +223,8 @@ def read_samples(path: str | Path) -> PosteriorSamples:
 
 def _is_finite(samples: PosteriorSamples) -> bool:
     """Whether all numbers are, but for the samples of events that are flagged to have none."""
-    flags = np.zeros(len(samples), np.uint16) if samples.flags is None else samples.flags
-    answered = samples[(flags & FLAG_BITS["no-geometry"]) == 0]
+    chosen = samples.flag_bits & FLAG_BITS["no-geometry"] == 0
+    answered = samples if chosen.all() else samples[chosen]  # no copy of a large file that is sound
     tables = (samples.event_id, samples.momenta, samples.sigma, answered.positions, answered.log_prob)
     return all(table is None or bool(np.isfinite(table).all()) for table in tables)
 
@@ -282,10 +281,9 @@ def sample_to_file(
 ) -> Quality:
     """Write the samples of a stream of events to a file; what was done before a StoppedError is kept.
 
-    `parts` gives the samples of the blocks after so many events, `request` is as of `resumable_file`.
-    `on_block` is called with the number of events of each block, also of those an earlier run has written,
-    `on_written` with those turned into CSV or Parquet. `judge` completes flags and `evidence_p` when all
-    events are there.
+    `parts` gives the samples of the blocks after so many events; `judge` completes flags and `evidence_p`
+    when all are there; `on_block` and `on_written` are told of the events sampled, resumed ones too, and
+    turned into a table.
     """
     check_samples_path(path, overwrite=overwrite)
     stream: Iterator[PosteriorSamples] | None = None

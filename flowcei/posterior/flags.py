@@ -35,23 +35,15 @@ FLAGS = {
 }
 """What each flag means; flag number k is bit k. New flags are appended: files hold the bits."""
 
+# Bits, of each flag and of sets of them.
 FLAG_BITS = {name: 1 << k for k, name in enumerate(FLAGS)}
-"""The bit of each flag."""
-
 BY_MOMENTA = sum(FLAG_BITS[name] for name in ("momentum-sum", "ker", "momenta", "noise"))
-"""The bits of the flags that momenta alone raise."""
-
-AFTERWARDS = {name: bit for name, bit in FLAG_BITS.items() if not bit & BY_MOMENTA}
-"""The flags that only samples can raise, and their bits."""
-
+AFTERWARDS = {name: bit for name, bit in FLAG_BITS.items() if not bit & BY_MOMENTA}  # only samples raise them
 POOR_WEIGHTS = FLAG_BITS["efficiency"] | FLAG_BITS["weights"]
-"""The bits of flags that say that weights are poor."""
-
-# The other flags say that the event is none of those that the model answers for: its samples are
-# geometries of something else. Where only the weights are poor the flow's own samples, which are
-# right on average, stand in for them: such an event is counted aloud and stays.
+# Events with these are left out of spread, modes, comparison, pictures: the model does not answer for them.
+# Where only the weights are poor the flow's own samples, right on average, stand in for them: such an event
+# is counted aloud and stays.
 EXCLUDING = sum(FLAG_BITS.values()) & ~POOR_WEIGHTS
-"""The bits of the flags whose events are left out of spread, modes, comparison and pictures."""
 
 _UNLIKELY = 1e-6  # chance that an event without fault is flagged
 _FIRST = 4  # samples of an event that are simulated first: most events are explained by one of them

@@ -48,9 +48,8 @@ def label_by_geometry(
 ) -> Rows:
     """The ion at each label, (E, n, N), of positions (E, n, N, 3) with ions as momenta (E, N, 3).
 
-    Samples that are not finite keep the order by speed. A `UserWarning` counts the samples of large molecules
-    whose search was stopped, which have the best order of those tried, and says where the bonds have too many
-    symmetries to ask the prior.
+    Samples that are not finite keep the order by speed. Warns where the search was stopped or the prior not
+    asked.
     """
     x = np.asarray(positions)
     speed = order_by_speed(molecule, momenta)

@@ -53,10 +53,8 @@ def local_covariance(
 ) -> tuple[Floats, Floats]:
     """Covariance (M, 3N, 3N), bohr^2, of geometries (M, N, 3) of events (M,), and the log of its volume (M,).
 
-    Of positions with the centre of mass at 0; the volume is that of the square root of the covariance of the
-    3N - 3 relative positions. NaN and -inf where a geometry cannot be simulated, infinite where momenta leave
-    a direction open. `bounded` shortens an axis to where the momenta change, near a fold where the derivative
-    vanishes.
+    The volume is that of one deviation of the 3N - 3 relative positions. NaN and -inf where a geometry cannot
+    be simulated, infinite where momenta leave a direction open; `bounded` is for the neighbourhood of folds.
     """
     ions = positions.shape[1]
     slope = momentum_slope(likelihood, positions, event)[:, :, 3:]
@@ -83,8 +81,8 @@ def _bounded(
 ) -> Floats:
     """Lengths of axes (M, D), bohr, shortened to where the momenta change by about one deviation.
 
-    Rows of `axes` (M, D, D) are directions of positions relative to the first ion, those of `change` of the
-    momenta along them; `scale` (M, D) is what the derivative says, infinite where it vanishes.
+    Rows of `axes` and `change` (M, D, D) are directions of positions relative to the first ion and of
+    momenta.
     """
     start = residuals(likelihood, positions[:, None], event)
     size = np.abs(positions - positions[:, :1]).max(axis=(1, 2))
@@ -177,7 +175,7 @@ def leaders(
 ) -> Rows:
     """The geometry that the noise does not tell each of (M, N, 3) of events (M,) from, itself if none, (M,).
 
-    `order` (M,) lists all, event by event: a geometry leads those after it. The prior is flat where None.
+    `order` (M,) lists all, event by event: a geometry leads those after it.
     """
     leader = np.arange(len(event))
     groups = np.split(order, np.flatnonzero(np.diff(event[order])) + 1)
@@ -196,8 +194,7 @@ def _joined(
 ) -> Bools:
     """Which of P pairs of geometries (P, 2, N, 3) a path joins without a rise, (P,).
 
-    Tried are the straight line and what Gauss-Newton steps at right angles to it make of it. Any
-    path is a witness, so that a search which fails leaves two geometries apart.
+    Any path is a witness, so that a search which fails leaves two geometries apart.
     """
     joined = np.zeros(len(ends), dtype=bool)
     open_pairs = np.arange(len(ends))
@@ -242,11 +239,7 @@ def _towards_valley(likelihood: Likelihood, path: Floats, event: Rows) -> Floats
 
 @nonfinite_allowed
 def covering(covariance: Floats, positions: Floats, share: Floats, leader: Rows) -> Floats:
-    """Covariances (M, D, D) about leaders (M,) of the mixtures of all that they lead.
-
-    `covariance` is of each geometry (M, N, 3) about itself, bohr^2, `share` (M,) its part in the mixture;
-    those led by one count alike where all shares are 0.
-    """
+    """Covariances (M, D, D) about leaders (M,) of the mixtures, with shares (M,), of all that they lead."""
     out = covariance.copy()
     for first in np.unique(leader[leader != np.arange(len(leader))]):
         rows = np.flatnonzero(leader == first)

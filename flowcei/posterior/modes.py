@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from flowcei.events.container import one_row
 from flowcei.events.extracolumns import add_columns, component_names
 from flowcei.experiment.likelihood import nonfinite_allowed
 from flowcei.posterior.labels import label_by_geometry, relabel
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from flowcei.posterior.arrays import Bools, Floats, Rows
     from flowcei.posterior.laplace import LogPrior
     from flowcei.posterior.samples import PosteriorSamples
+    from flowcei.posterior.weights import Weights
 
 UNIQUE, AMBIGUOUS, UNEXPLAINED, UNANSWERED = 0, 1, 2, 3
 VERDICTS = ("unique", "ambiguous", "unexplained", "no samples")
@@ -119,8 +119,8 @@ class Modes:
         return (self[k] for k in range(len(self)))
 
     def __getitem__(self, rows: int | slice | NDArray) -> Modes:
-        """Return some of the modes; `event`, `verdict` and `samples` stay those of all events."""
-        rows = one_row(rows, len(self))
+        """Return some of the modes, of an integer one; `verdict` and `source` stay those of all events."""
+        rows = np.atleast_1d(np.arange(len(self))[rows])
         return replace(self, **{name: getattr(self, name)[rows] for name in _PER_MODE})
 
     def of(self, event: int) -> Rows:
@@ -236,21 +236,16 @@ def find_modes(
     refinement: Refinement,
     likelihood: Likelihood,
     *,
-    weights: Floats | None = None,
-    reliable: Bools | None = None,
+    weights: Weights | None = None,
     log_prior: LogPrior | None = None,
     rules: ModeRules = MODE_RULES,
 ) -> Modes:
-    """Gather refined samples of E events into modes.
-
-    An event that no search explains has its nearest miss alone. `weights` (E, n) are normalised, equal where
-    None, and used for the events `reliable` (E,), all where None.
-    """
+    """Gather refined samples of E events into modes; unexplained ones have their nearest miss alone."""
     e, n = refinement.status.shape
-    used = np.full(e, weights is not None) if reliable is None else reliable
+    used = np.zeros(e, dtype=bool) if weights is None else weights.reliable
     # Without weights all that is known of the prior is what it excludes.
     shares = (refinement.status != OUTSIDE) / n
-    shares = shares if weights is None else np.where(used[:, None], weights, shares)
+    shares = shares if weights is None else np.where(used[:, None], weights.normalised, shares)
     limit = likelihood.most_misfit
     answered = np.asarray(np.isfinite(refinement.positions).any(axis=(1, 2, 3)))
     event, sample, starts, share = _ends(refinement, shares, answered, limit, rules)

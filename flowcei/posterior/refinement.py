@@ -150,9 +150,8 @@ def refine(
 def turned(likelihood: Likelihood, positions: Floats) -> Floats:
     """Geometries (E, n, N, 3), bohr, turned and scaled so that their momenta come nearest, centre of mass 0.
 
-    Both are exact symmetries of a Coulomb explosion: each is turned as W. Kabsch, Acta Cryst. A 32, 922
-    (1976), and scaled so that its potential energy is the measured kinetic energy. What cannot be simulated
-    stays as it is.
+    Both are exact symmetries: turned as W. Kabsch, Acta Cryst. A 32, 922 (1976), scaled to the measured
+    energy. What cannot be simulated stays as it is.
     """
     m, q = likelihood.masses, likelihood.charges
     x = positions - centre_of_mass(positions, m)

@@ -45,8 +45,8 @@ class PosteriorSamples(SampleArrays):
         momenta: What was measured, (E, N, 3), hbar / bohr.
         positions: (E, n, N, 3), bohr, in the frame of the momenta, centre of mass 0; NaN for
             an event that the model can express no geometry for (`answered`).
-        log_prob: Log density of each sample under the model, (E, n), per bohr^(3N-3); NaN like the positions,
-            and before samples were restricted to the prior (`flowcei.posterior.drawing`).
+        log_prob: Log density of each sample under the model, (E, n), per bohr^(3N-3), also where samples are
+            restricted to the prior (`flowcei.posterior.drawing`); NaN like the positions.
         event_id: The number of each event, (E,).
         sigma: Noise that was assumed, (E,), hbar / bohr.
         origin: Model, prior, seed, latent and what is known of the events.
@@ -65,6 +65,12 @@ class PosteriorSamples(SampleArrays):
         PosteriorSamples: 2 events x 20 samples of ocs
         >>> samples[1].event_id.tolist()
         [1]
+        >>> samples.mean().shape, samples.floor().shape
+        ((2, 3, 3), (2, 3))
+        >>> samples.refine().share(0).tolist(), samples.weigh().modes().count().tolist()
+        ([1.0, 1.0], [1, 1])
+        >>> samples.weigh().equally_weighted(seed=1).spread().per_atom().shape
+        (2, 3)
     """
 
     @property
@@ -204,8 +210,7 @@ class PosteriorSamples(SampleArrays):
         return find_modes(
             self.refine(prior, threads=threads, keep_flagged=True),
             self.likelihood,
-            weights=None if self.weights is None else self.weights.normalised,
-            reliable=None if self.weights is None else self.weights.reliable,
+            weights=self.weights,
             log_prior=None if prior is None or not prior.has_density else partial(self._log_prior, prior),
             rules=rules,
         )

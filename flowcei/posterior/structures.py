@@ -43,11 +43,10 @@ def write_modes_xyz(modes: Modes, file: TextIO) -> None:
 
 
 def write_means_xyz(samples: PosteriorSamples, file: TextIO) -> None:
-    """Write the posterior mean of each event that has samples, in the frame of the momenta.
+    """Write the posterior mean of each event that has samples, labelled, in the frame of the momenta.
 
-    Identical ions are labelled by the geometry of each sample before the mean is taken. With it the number of
-    the event, how many samples it is of, their `spread` (the rms distance of an atom from its mean, angstrom:
-    large where the mean of several modes is none of them) and their flags.
+    With it the `spread`, the rms distance of an atom from its mean, angstrom: large where the mean is of
+    several modes.
     """
     samples = samples[samples.answered]
     labelled = replace(samples, positions=samples.labelled().astype(np.float32))

@@ -159,8 +159,7 @@ def scaled_evidence(log_evidence: Floats, momenta: Floats, masses: Floats) -> Fl
 def thinned(log_weights: Floats, n: int, rng: np.random.Generator) -> tuple[Rows, Floats]:
     """Choose n of m weighted samples of one event, without bias and none twice: rows, log weights (n,).
 
-    Heavy samples keep their weights; of the others some are chosen, evenly, and get one and the same weight:
-    the choice with the least variance (P. Fearnhead and P. Clifford, J. R. Statist. Soc. B 65, 887 (2003)).
+    With the least variance: P. Fearnhead and P. Clifford, J. R. Statist. Soc. B 65, 887 (2003).
     """
     top = log_weights.max()
     if len(log_weights) <= n or not np.isfinite(top):
@@ -204,8 +203,8 @@ def _k_hat(log_weights: Floats, fewest_in_tail: int = 5) -> Floats:
 def generalised_pareto_shape(excess: Floats) -> Floats:
     """Shape k (E,) of generalised Pareto distributions of rising excesses (E, M); NaN without spread.
 
-    The estimate of J. Zhang and M. A. Stephens (Technometrics 51, 316 (2009)) with the weak prior, ten
-    observations of 0.5, of A. Vehtari et al.
+    J. Zhang and M. A. Stephens, Technometrics 51, 316 (2009), with the weak prior, ten times 0.5, of A.
+    Vehtari et al.
     """
     count = excess.shape[1]
     grid = 30 + int(np.sqrt(count))

@@ -56,6 +56,11 @@ def check_output(path: Path, *, overwrite: bool) -> None:
         raise UsageError(msg)
 
 
+def partial_path(path: Path) -> Path:
+    """Name of a resumable file until all of it is there."""
+    return path.with_name(path.name + ".partial")
+
+
 class OutputFile:
     """A file open to read and write, in a folder that is held open, where it has the name `name` now."""
 

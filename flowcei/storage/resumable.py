@@ -21,7 +21,7 @@ import h5py
 import numpy as np
 
 from flowcei.errors import DataError, FlowceiError, StoppedError, UsageError
-from flowcei.storage.creation import create_file, output_lock, reopen_file
+from flowcei.storage.creation import create_file, output_lock, partial_path, reopen_file
 from flowcei.storage.hdf import numbers_of, opened, read_json_attribute, writing
 
 if TYPE_CHECKING:
@@ -41,11 +41,6 @@ DONE = "done"
 _PAGE = 4096
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DAMAGED = "is damaged; remove it"
-
-
-def partial_path(path: Path) -> Path:
-    """What a file is called until all of it is there."""
-    return path.with_name(path.name + ".partial")
 
 
 def unfinished_seed(path: Path) -> int | None:

@@ -17,7 +17,7 @@ from shell import Shell
 
 import flowcei
 from flowcei.models.registry import ARCHITECTURES
-from flowcei.reconstruction.recorded import split_rows
+from flowcei.reconstruction.training_data import split_rows
 
 TINY = ["--epochs", "1", "--events", "1000", "--hidden", "8", "--seed", "1"]
 

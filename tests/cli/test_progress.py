@@ -1,9 +1,10 @@
-"""How far something has come, by a clock of the test's own; what is said and what is not."""
+"""How far something has come; what is said and what is not."""
 
 from __future__ import annotations
 
 import re
-from itertools import count
+import sys
+import time
 from pathlib import Path
 
 import click
@@ -11,18 +12,9 @@ import pytest
 from shell import Shell
 
 import flowcei
+from flowcei.cli import progress
 from flowcei.cli.options import Duration
-from flowcei.cli.progress import Progress
-
-
-class _Clock:
-    """Seconds, moved by hand."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from flowcei.cli.streams import log_to_stderr
 
 
 @pytest.fixture
@@ -32,49 +24,45 @@ def flow(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
     return Shell(monkeypatch, capsys)
 
 
-def test_a_line_a_minute_with_share_rate_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:
-    """100 events a second, of 36,000, told every 10 s for three minutes."""
-    clock = _Clock()
-    with Progress(36_000, "events", clock=clock, terminal=False) as progress:
-        for _ in range(18):
-            clock.now += 10.0
-            progress.update(1000)
-    assert capsys.readouterr().err.splitlines() == [
-        "16 % of 36000 events, 100 events/s, 5 min left",
-        "33 % of 36000 events, 100 events/s, 4 min left",
-        "50 % of 36000 events, 100 events/s, 3 min left",
-    ]
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return what is said of progress off a terminal."""
+    said: list[str] = []
+    monkeypatch.setattr(progress, "note", said.append)
+    return said
 
 
-def test_a_line_tells_the_rate_of_its_own_minute(capsys: pytest.CaptureFixture[str]) -> None:
-    """What an earlier run did is part of the share and not of the rate; a slower minute is slower."""
-    clock = _Clock()
-    progress = Progress(10_000, "events", done=4000, clock=clock, terminal=False)
-    progress.update(1000)  # at once: found in the file
-    for done in (60, 30, 0):
-        clock.now += 60.0
-        progress.update(done)
-    assert capsys.readouterr().err.splitlines() == [
-        "50 % of 10000 events, 1 events/s, 82 min left",
-        "50 % of 10000 events, 0.5 events/s, 2.7 h left",
-        "50 % of 10000 events, 0 events/s",
-    ]
+def test_a_line_every_so_often_with_share_rate_and_time_left(lines: list[str]) -> None:
+    """Told of every 50 ms; what was done before is part of the share, not of the rate."""
+    with progress.Progress(10_000, "events", done=4000, every=0.05) as bar:
+        bar.update(1000)  # at once: found in the file
+        time.sleep(1.0)
+        for count in (60, 30):
+            time.sleep(0.06)
+            bar.update(count, "loss 1.0")
+    first, second = (re.fullmatch(r"(\d+) % of 10000 events, +([0-9.]+) events/s, (\S+) left, loss 1.0", line)
+                     for line in lines)  # fmt: skip
+    assert first is not None
+    assert second is not None
+    assert first[1] == second[1] == "51"
+    assert 20 < float(first[2]) < 60  # 60 events since the start
+    assert 200 < float(second[2]) < 501  # 30 events in 60 ms or a bit more
 
 
-def test_what_ends_within_a_minute_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_ends_within_a_minute_says_nothing(lines: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """No line, and no escape sequences where stderr is no terminal."""
-    clock = _Clock()
-    with Progress(100, "events", clock=clock) as progress:
-        clock.now += 59.0
-        progress.update(100, "loss 1.0")
+    with progress.Progress(100, "events") as bar:
+        bar.update(100, "loss 1.0")
+    assert lines == []
     assert capsys.readouterr().err == ""
 
 
-def test_a_bar_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """With its share, and what stands beside it; notes are lines of their own."""
-    with Progress(100, "events", done=50, terminal=True) as progress:
-        progress.update(25, "loss 1.234")
-        progress.note("epoch 1")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    log_to_stderr()
+    with progress.Progress(100, "events", done=50) as bar:
+        bar.note("epoch 1")
     said = capsys.readouterr().err
     assert "50%" in said
     assert "epoch 1\n" in said
@@ -94,18 +82,17 @@ def test_a_calibration_tells_how_far_it_is() -> None:
 def test_long_commands_say_a_line_a_minute(
     flow: Shell, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    """On stderr, through a clock that goes on by two minutes a look; not under -q."""
-    minutes = count()
-    monkeypatch.setattr(Progress.__init__, "__kwdefaults__", {
-        "done": 0, "terminal": None, "clock": lambda: 120.0 * next(minutes),
-    })  # fmt: skip
+    """On stderr, here a line a millisecond; not under -q."""
+    rules = progress.Progress.__init__.__kwdefaults__ | {"every": 1e-3}
+    monkeypatch.setattr(progress.Progress.__init__, "__kwdefaults__", rules)
     assert flow("-q", "simulate", "ocs", "-n", "60", "--noise", "1%", "--seed", "3", "-o", "e.h5") == 0
     assert flow.err == ""
     line = ["simulate", "ocs", "-n", "60", "--seed", "3", "-o", "f.h5"]
     if command == "calibrate":
         line = ["calibrate", "bundled", "--data", "e.h5", "-n", "10"]
+    monkeypatch.setattr(progress, "_RUN_UP", 0.0)
     assert flow(*line) == 0
-    assert "100 % of 60 events, 0.5 events/s, 0 s left" in flow.err
+    assert re.search("100 % of 60 events, .* events/s, 00:00 left", flow.err)
 
 
 @pytest.mark.parametrize(
@@ -151,5 +138,17 @@ def test_verbose_says_more_and_not_beside_quiet(flow: Shell) -> None:
     assert "kept in" not in flow.err
     assert flow("-v", *tiny) == 0
     assert re.search(r"epoch 1 saved in runs/ocs-cinn-2/checkpoint\.safetensors", flow.err)
-    assert flow("-v", "-q", *tiny) == 2
+    for words in (["-v", "-q", *tiny], ["-v", *tiny, "-q"], [*tiny, "-q", "-v"]):
+        assert flow(*words) == 2
+        assert "not both" in flow.err
+
+
+@pytest.mark.parametrize("command", ["simulate", "convert", "check", "train", "sample", "spread", "refine",
+                                     "modes", "compare", "calibrate", "info", "demo"])  # fmt: skip
+def test_quiet_and_verbose_may_come_after_the_command(flow: Shell, command: str) -> None:
+    """Every command takes them; none needs to say so in its own help."""
+    assert flow(command, "-q", "-v") == 2
     assert "not both" in flow.err
+    if command == "simulate":
+        assert flow(command, "ocs", "-n", "20", "--seed", "1", "-o", "a.csv", "-q") == 0
+        assert flow.err == ""

@@ -14,12 +14,10 @@ from runfolders import FINISHED, LINE, TINY, assert_same_runs, names_in
 from shell import Shell
 
 import flowcei
-from flowcei.cli.logs import log_file
 from flowcei.cli.runfolder import RunFolder
+from flowcei.cli.streams import log_file
 from flowcei.storage.modelfile import read_model
 from flowcei.training import loop
-
-pytestmark = pytest.mark.usefixtures("quick_fitting")
 
 
 @pytest.fixture

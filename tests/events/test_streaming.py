@@ -16,7 +16,8 @@ from flowcei.errors import DataError, StoppedError, UsageError
 from flowcei.events.simulation import BLOCK, Simulator, make_simulator, simulate
 from flowcei.events.storage import read_events
 from flowcei.events.streaming import simulate_to_file
-from flowcei.storage.resumable import partial_path, unfinished_seed
+from flowcei.storage.creation import partial_path
+from flowcei.storage.resumable import unfinished_seed
 
 N = 3 * BLOCK + 100
 

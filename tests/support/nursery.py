@@ -24,7 +24,6 @@ import torch
 from flowcei.cli.main import main
 from flowcei.cli.runfolder import to_resume, unfinished_work
 from flowcei.events.simulation import simulate
-from flowcei.reconstruction import training_data
 from flowcei.reconstruction.loading import load
 from flowcei.report import figures, style
 from flowcei.storage.modelfile import read_model
@@ -187,7 +186,6 @@ def before_every_operation(*, replace: bool, every: int) -> int:
 
 
 if __name__ == "__main__":
-    training_data.PILOT_EVENTS, training_data.VALIDATION_EVENTS = 500, 200
     simulate("ocs", 10, seed=1)  # loads compiled code
     torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])  # imports as much as all else
     style.save(figures.training_figure(pd.DataFrame(COLUMNS)), Path("warm.png"))

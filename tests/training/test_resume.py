@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from quick import QUICK
 
 from flowcei.errors import DataError, FlowceiError, StoppedError, UsageError
 from flowcei.events.simulation import simulate
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
     from flowcei.events.container import Events
     from flowcei.reconstruction.model import Reconstructor
-
-pytestmark = pytest.mark.usefixtures("quick_fitting")
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "cinn": {"couplings": 2, "hidden": 8, "context": 2},
@@ -46,7 +45,7 @@ def recorded() -> Events:
 
 def _train(architecture: str, data: Events | None = None, **rest: Any) -> Reconstructor:
     given: dict[str, Any] = {"options": OPTIONS[architecture], "schedule": SCHEDULE, "seed": 4}
-    return train(architecture, data=data, events_per_epoch=210, **(given | rest))
+    return train(architecture, data=data, events_per_epoch=210, rules=QUICK, **(given | rest))
 
 
 def _timeless(records: list[EpochRecord]) -> list[EpochRecord]:
@@ -198,10 +197,7 @@ def test_data_that_have_changed_are_refused(tmp_path: Path, recorded: Events, pa
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """Return a checkpoint of two steps."""
     place = tmp_path_factory.mktemp("kept") / "c.safetensors"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flowcei.reconstruction.training_data.PILOT_EVENTS", 500)
-        patch.setattr("flowcei.reconstruction.training_data.VALIDATION_EVENTS", 200)
-        _train("cinn", checkpoint=place, schedule=Schedule(epochs=1, batch=150))
+    _train("cinn", checkpoint=place, schedule=Schedule(epochs=1, batch=150))
     return read_checkpoint(place)
 
 
