@@ -22,5 +22,6 @@ from .posterior.samples import PosteriorSamples as PosteriorSamples
 from .reconstruction.fitting import train as train
 from .reconstruction.loading import load as load
 from .reconstruction.model import Reconstructor as Reconstructor
+from .reconstruction.training_data import TrainingRules as TrainingRules
 from .study.datasets import study_events as study_events
 from .training.schedule import Schedule as Schedule

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from quick import QUICK
 
 from flowcei.events.simulation import simulate
-from flowcei.reconstruction import fitting, training_data
+from flowcei.reconstruction import fitting
 from flowcei.reconstruction.loading import load
 from flowcei.training.schedule import Schedule
 
@@ -34,15 +35,6 @@ SMALL = {
 
 
 @pytest.fixture(scope="session")
-def quick_fitting() -> Iterator[None]:
-    """Make pilot and validation sets small while it is in use."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training_data, "PILOT_EVENTS", 1500)
-        patch.setattr(training_data, "VALIDATION_EVENTS", 500)
-        yield
-
-
-@pytest.fixture(scope="session")
 def tiny() -> Iterator[Callable[[str, str], Reconstructor]]:
     """`tiny("cinn", "ocs")`: a small model, trained once on a few thousand events."""
     made: dict[tuple[str, str], Reconstructor] = {}
@@ -50,18 +42,16 @@ def tiny() -> Iterator[Callable[[str, str], Reconstructor]]:
     def get(architecture: str, molecule: str) -> Reconstructor:
         key = (architecture, molecule)
         if key not in made:
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(training_data, "PILOT_EVENTS", 1500)
-                patch.setattr(training_data, "VALIDATION_EVENTS", 500)
-                made[key] = fitting.train(
-                    architecture,
-                    molecule=molecule,
-                    options=SMALL[architecture],
-                    noise="0.5%..2%",
-                    schedule=Schedule(epochs=2, batch=128, learning_rate=5e-3),
-                    events_per_epoch=3000,
-                    seed=11,
-                )
+            made[key] = fitting.train(
+                architecture,
+                molecule=molecule,
+                options=SMALL[architecture],
+                noise="0.5%..2%",
+                schedule=Schedule(epochs=2, batch=128, learning_rate=5e-3),
+                events_per_epoch=3000,
+                rules=QUICK,
+                seed=11,
+            )
         return made[key]
 
     yield get

@@ -11,6 +11,7 @@ from textwrap import dedent
 import numpy as np
 import pytest
 import torch
+from quick import QUICK
 from shell import Shell
 
 import flowcei
@@ -22,8 +23,6 @@ from flowcei.physics.priors import GeometryPrior, build_prior
 from flowcei.reconstruction.fitting import train
 from flowcei.storage.modelfile import read_model
 from flowcei.training.schedule import Schedule
-
-pytestmark = pytest.mark.usefixtures("quick_fitting")
 
 MODULE = "a_package_of_someone_else"
 PACKAGE = '''
@@ -141,7 +140,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def _train(architecture: str, **rest: object) -> flowcei.Reconstructor:
-    return train(architecture, schedule=ONCE, events_per_epoch=200, seed=1, **rest)  # type: ignore[arg-type]
+    return train(architecture, schedule=ONCE, events_per_epoch=200, seed=1, rules=QUICK, **rest)  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("package")

@@ -197,7 +197,7 @@ class _Plan:
 
 def _settled_by_data(data: flowcei.Events, given: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Noise and schedule for the events of a file, where they are not given, and a line on each."""
-    from flowcei.reconstruction.recorded import settled_noise
+    from flowcei.reconstruction.training_data import settled_noise
 
     level, own = settled_noise(data, given.get("noise"))
     rows = int(0.8 * len(data))

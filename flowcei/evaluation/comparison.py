@@ -19,7 +19,7 @@ from flowcei.events.container import events_of
 from flowcei.experiment.detector import Noise
 from flowcei.physics.explosion import centre_of_mass
 from flowcei.posterior.flags import combined, counted
-from flowcei.reconstruction.recorded import split_rows
+from flowcei.reconstruction.training_data import split_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

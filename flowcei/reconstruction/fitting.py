@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,15 +15,15 @@ import torch
 from flowcei.check.examination import unbounded
 from flowcei.errors import DataError, UsageError
 from flowcei.events.simulation import fresh_seed
-from flowcei.experiment.detector import DEFAULT_NOISE, Noise
+from flowcei.experiment.detector import Noise
 from flowcei.frame.kinds import FRAMES
 from flowcei.frame.standardiser import Standardiser, check_varying
 from flowcei.models.registry import build_model
+from flowcei.reconstruction.limits import trained_range
 from flowcei.reconstruction.model import Reconstructor
-from flowcei.reconstruction.recorded import RecordedSource, floored, recorded
-from flowcei.reconstruction.seen import trained_range
+from flowcei.reconstruction.sampling import bar_of_events
 from flowcei.reconstruction.storable import check_storable, plugins_of
-from flowcei.reconstruction.training_data import Charts, FreshSource
+from flowcei.reconstruction.training_data import RULES, Charts, Source, TrainingRules, fresh, recorded
 from flowcei.storage.card import versions
 from flowcei.training.checkpoint import Keeping, begun_at, check_settings
 from flowcei.training.loop import fit, resolve_device
@@ -31,11 +32,12 @@ from flowcei.training.schedule import EpochRecord, Schedule, best_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tqdm import tqdm
+
     from flowcei.events.container import Events
-    from flowcei.frame.interface import Frame
-    from flowcei.models.interface import InverseModel
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
+    from flowcei.storage.card import TrainingRecord
 
 
 def train(
@@ -49,11 +51,13 @@ def train(
     options: dict[str, Any] | None = None,
     schedule: Schedule | None = None,
     events_per_epoch: int = 100_000,
+    rules: TrainingRules = RULES,
     seed: int | None = None,
     device: str = "cpu",
     checkpoint: str | Path | None = None,
     resume: bool = False,
     max_seconds: float | None = None,
+    progress: bool = False,
     on_step: Callable[[int, float], None] | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
 ) -> Reconstructor:
@@ -73,12 +77,13 @@ def train(
         prior: Which geometries to simulate; the molecule's default where None.
         noise: Detector noise to train for: a level or a range, such as ``"0.1%..5%"``, which is
             the default. For data the default begins at what is measured of them, and what they
-            carry already is part of it: see `flowcei.reconstruction.recorded`.
+            carry already is part of it: see `flowcei.reconstruction.training_data`.
         frame: ``"recoil"``, or ``"raw"`` for the file's own coordinates, as the first study
             trained: to compare, not to use.
         options: Of the architecture, such as ``{"couplings": 8}``.
         schedule: Epochs, batch size, rates; for data `Schedule.for_rows` where None.
         events_per_epoch: Fresh events an epoch, where no data are given.
+        rules: How many events fit the frame and choose the best epoch.
         seed: Of all randomness; drawn where None.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         checkpoint: File that keeps the training after every epoch. It stays when the training
@@ -86,6 +91,7 @@ def train(
         resume: Whether to go on from the checkpoint, with the same arguments; the seed may be
             left out. The model is that of a training without interruption, to the bit.
         max_seconds: Time after which to stop; the epochs so far are in the checkpoint.
+        progress: Whether to show a bar.
         on_step: Called after each step with its rows and its loss.
         on_epoch: Called with the record of each epoch, once it is kept.
 
@@ -112,75 +118,96 @@ def train(
         'cinn'
     """
     if frame not in FRAMES or (frame == "raw" and data is None):
-        msg = f"frame is {' or '.join(FRAMES)}, raw only with data of a file; got {frame!r}"
-        raise UsageError(msg)
+        raise UsageError(f"frame is {' or '.join(FRAMES)}, raw only with data of a file; got {frame!r}")
     path = Path(checkpoint) if checkpoint is not None else None
     begun = begun_at(path, resume=resume)
     if seed is None:
         seed = fresh_seed() if begun is None else int(begun.settings["seed"])
     level = None if noise is None else Noise.parse(noise)
-    source: FreshSource | RecordedSource
+    source: Source
     if data is None:
-        level = floored(level or DEFAULT_NOISE)
-        source, about = FreshSource.of(molecule, prior, level, events_per_epoch, seed)
-        schedule = schedule or Schedule()
+        source, level, record = fresh(molecule, prior, level, events_per_epoch, seed, rules)
+        rows, usual = events_per_epoch, Schedule()
     else:
-        source, level, about = recorded(data, level, seed)
-        schedule = schedule or Schedule.for_rows(int(0.8 * len(data)), fresh_noise=source.draws_noise)
-    pilot = source.pilot()
-    framed = source.frame(frame, pilot)
-    network = _seeded_network(architecture, framed, options, seed)
-    tables = (Standardiser(framed.width), Standardiser(framed.condition_width))
-    model = Reconstructor(pilot.molecule, framed, network, level, *tables, about)
-    charts = Charts(source, model)
-    _prepare(charts, pilot, data)
-    settings = _settings(model) | {"seed": seed, **asdict(schedule), "data": data and _fingerprint(data)}
+        source, level, record = recorded(data, level, seed)
+        rows = int(0.8 * len(data))
+        usual = Schedule.for_rows(rows, fresh_noise=source.draws_noise)
+    schedule = schedule or usual
+    charts = _prepared(source, frame, (architecture, options), level, record, seed, data)
+    model = charts.model
+    settings = _settings(model, data) | {"seed": seed, **asdict(schedule)}
     if begun is not None:
         check_settings(begun, settings)
-    records = fit(
-        network,
-        charts,
-        schedule,
-        seed=seed,
-        device=resolve_device(device),
-        keeping=Keeping(path, settings, begun, max_seconds),
-        on_step=on_step,
-        on_epoch=on_epoch,
-    )
-    model.training.seed, model.training.schedule = seed, asdict(schedule)
-    _record_outcome(charts, records)
+    done = rows * len(begun.records) if begun is not None else 0
+    with bar_of_events(rows * schedule.epochs, show=progress, done=done) as bar:
+        records = fit(
+            model.network,
+            charts,
+            schedule,
+            seed=seed,
+            device=resolve_device(device),
+            keeping=Keeping(path, settings, begun, max_seconds),
+            on_step=partial(_step, bar, on_step),
+            on_epoch=on_epoch,
+        )
+    _record_outcome(charts, records, schedule, seed)
     return model
 
 
-def _prepare(charts: Charts, pilot: Events, data: Events | None) -> None:
-    """Fit the standardisers, and refuse before the first step what would fail after the last."""
-    model, network = charts.model, charts.model.network
+def _prepared(
+    source: Source,
+    kind: str,
+    network: tuple[str, dict[str, Any] | None],
+    noise: Noise,
+    record: TrainingRecord,
+    seed: int,
+    data: Events | None,
+) -> Charts:
+    """Untrained model with its standardisers; what would fail after the last step is refused now."""
+    pilot = source.pilot()
+    frame = source.frame(kind, pilot)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        built = build_model(network[0], frame.width, frame.condition_width, network[1])
+    tables = (Standardiser(frame.width), Standardiser(frame.condition_width))
+    model = Reconstructor(pilot.molecule, frame, built, noise, *tables, record)
+    charts = Charts(source, model)
     x, c = charts.raw(pilot)
-    model.chart_standardiser.fit(x)
-    model.condition_standardiser.fit(c)
-    if model.frame.invariant:
+    for standardiser, rows in zip(tables, (x, c), strict=True):
+        standardiser.fit(rows)
+    if frame.invariant:
         model.training.seen = trained_range(c.double().numpy())
-    if network.has_density:
-        check_varying(x, model.frame.names(pilot.molecule.labels))
-        if data is not None:
-            _refuse_unbounded(data, model.frame)
+    if built.has_density:
+        check_varying(x, frame.names(pilot.molecule.labels))
+        for finding in unbounded(data, coordinates="chart" if frame.invariant else "raw") if data else ():
+            if finding.code != "constant-columns":  # a raw frame leaves constant columns out
+                todo = f"; {finding.todo}" if finding.todo else ""
+                raise DataError(f"{finding.what}: {finding.means}{todo}")
     if packages := plugins_of(model.architecture, model.training.prior):
         model.training.plugins = packages
     check_storable(model, *charts.standardised(x, c))
+    return charts
 
 
-def _record_outcome(charts: Charts, records: list[EpochRecord]) -> None:
+def _step(bar: tqdm, on_step: Callable[[int, float], None] | None, rows: int, loss: float) -> None:
+    bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+    bar.update(rows)
+    if on_step is not None:
+        on_step(rows, loss)
+
+
+def _record_outcome(charts: Charts, epochs: list[EpochRecord], schedule: Schedule, seed: int) -> None:
     record, network = charts.model.training, charts.model.network
-    record.versions, record.epochs_run = versions(), len(records)
-    record.validation_loss = best_of(records).validation_loss
+    record.seed, record.schedule, record.versions = seed, asdict(schedule), versions()
+    record.epochs_run, record.validation_loss = len(epochs), best_of(epochs).validation_loss
     record.round_trip_error = charts.round_trip_error()
     record.parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
     if record.parameters:
-        record.rows_per_second = float(np.median([r.rows_per_second for r in records]))
+        record.rows_per_second = float(np.median([epoch.rows_per_second for epoch in epochs]))
 
 
-def _settings(model: Reconstructor) -> dict[str, Any]:
-    """Return what a training must share with the checkpoint that it goes on from, in plain values."""
+def _settings(model: Reconstructor, data: Events | None) -> dict[str, Any]:
+    """What a training must share with the checkpoint that it goes on from, in plain values."""
     simulation = model.training.simulation
     table: dict[str, Any] = {
         "architecture": model.architecture,
@@ -189,32 +216,15 @@ def _settings(model: Reconstructor) -> dict[str, Any]:
         "noise": asdict(model.noise),
         "frame": model.frame.kind,
         "prior": model.training.prior,
-        "events_per_epoch": simulation and simulation.events_per_epoch,
+        **({} if simulation is None else simulation.model_dump()),
+        "data": None if data is None else _digest(data),
     }
     return json.loads(json.dumps(table))  # pairs become lists, as they are read back
 
 
-def _fingerprint(data: Events) -> str:
-    """Return a digest of all that training takes from events, positions and noise included."""
+def _digest(data: Events) -> str:
+    """Digest of all that training takes from events, positions and noise included."""
     digest = hashlib.sha256()
-    for part in (data.momenta, data.positions, data.sigma):
-        digest.update(b"-" if part is None else np.ascontiguousarray(part).tobytes())
+    for array in (data.momenta, data.positions, data.sigma):
+        digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
-
-
-def _refuse_unbounded(data: Events, frame: Frame) -> None:
-    """Refuse data whose positions fill no volume: a flow's likelihood would grow for ever."""
-    findings = unbounded(data, coordinates="chart" if frame.invariant else "raw")
-    for finding in findings:
-        if finding.code != "constant-columns":  # a raw frame leaves constant columns out
-            todo = f"; {finding.todo}" if finding.todo else ""
-            msg = f"{finding.what}: {finding.means}{todo}"
-            raise DataError(msg)
-
-
-def _seeded_network(
-    architecture: str, frame: Frame, options: dict[str, Any] | None, seed: int
-) -> InverseModel:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return build_model(architecture, frame.width, frame.condition_width, options)

@@ -17,6 +17,7 @@ from flowcei.models.registry import ARCHITECTURES, build_model, find_architectur
 from flowcei.molecules.molecule import Molecule
 from flowcei.physics.priors import build_prior
 from flowcei.reconstruction.model import Reconstructor
+from flowcei.reconstruction.stored import parts_of
 from flowcei.storage.modelfile import bundled_model, read_model
 from flowcei.training.loop import resolve_device
 
@@ -100,10 +101,10 @@ def _built(card: ModelCard, tensors: dict[str, Tensor]) -> Reconstructor:
         training=card.training,
     )
     expected = {
-        f"{part}.{k}": t for part, module in model.parts().items() for k, t in module.state_dict().items()
+        f"{part}.{k}": t for part, module in parts_of(model).items() for k, t in module.state_dict().items()
     }
     _check_tensors(tensors, expected)
-    for part, module in model.parts().items():
+    for part, module in parts_of(model).items():
         prefix = f"{part}."
         state = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
         module.load_state_dict(state, strict=True)

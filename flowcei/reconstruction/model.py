@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from itertools import chain
@@ -12,22 +12,25 @@ import numpy as np
 import torch
 
 from flowcei.errors import DataError, NoDensityError, UsageError
-from flowcei.events.container import events_of
+from flowcei.events.container import Events, events_of
 from flowcei.events.simulation import fresh_seed
+from flowcei.experiment.detector import Noise
 from flowcei.physics.priors import build_prior
 from flowcei.posterior.files import Quality, arrays_of
 from flowcei.posterior.flags import moving
 from flowcei.posterior.samples import PosteriorSamples
-from flowcei.reconstruction.noise import above_trained, default_noise, stated_sigma, within_trained
+from flowcei.reconstruction import limits
 from flowcei.reconstruction.sampling import (
     SamplingRequest,
+    bar_of_events,
     by_request,
     chunks_of,
     judged,
     sampled_blocks,
 )
-from flowcei.reconstruction.seen import outside
-from flowcei.storage.card import TrainingRecord, describe_model
+from flowcei.reconstruction.stored import stored
+from flowcei.storage.card import TrainingRecord
+from flowcei.storage.html import html_table
 from flowcei.storage.modelfile import sealed, write_model
 
 if TYPE_CHECKING:
@@ -37,19 +40,11 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from flowcei.check.evidence import EvidenceCheck
-    from flowcei.events.container import Events
-    from flowcei.experiment.detector import Noise
     from flowcei.frame.interface import Frame, FramedEvents
     from flowcei.frame.standardiser import Standardiser
     from flowcei.models.interface import InverseModel, Latent
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
-    from flowcei.storage.card import ModelCard
-
-ROUND_TRIP_BOUND = 1e-2
-"""Largest encode-decode error, in standardised units, at which a flow is still used."""
-
-_FAR = 10.0  # standard deviations
 
 
 @dataclass(eq=False, repr=False)
@@ -63,7 +58,12 @@ class Reconstructor:
         noise: The range of detector noise it was trained for.
         chart_standardiser: Of the chart.
         condition_standardiser: Of the condition.
-        training: What else is known of the training: prior, schedule, seed, data, metrics.
+        training: Record of the training: prior, schedule, seed, data, metrics.
+
+    Example:
+        >>> import flowcei
+        >>> flowcei.load()
+        Reconstructor: cinn of ocs, prior ocs, noise 0.1%..5%
     """
 
     molecule: Molecule
@@ -75,18 +75,33 @@ class Reconstructor:
     training: TrainingRecord = field(default_factory=TrainingRecord)
 
     def __post_init__(self) -> None:
-        """Give the model the simulator."""
+        """Give the network the simulator."""
         tables = (self.chart_standardiser, self.condition_standardiser)
         simulator = self.frame.simulator(self.molecule, *tables)
         if simulator is not None:
             self.network.attach(simulator)
 
     def __repr__(self) -> str:
-        """Say in a line what it is a model of."""
-        prior = self.training.prior_name or ("unnamed" if self.prior_spec else "unknown")
-        return (
-            f"Reconstructor: {self.architecture} of {self.molecule.name}, prior {prior}, noise {self.noise}"
-        )
+        return f"{self._title}, prior {self._prior_name}, noise {self.noise}"
+
+    def _repr_html_(self) -> str:
+        facts = {
+            "molecule": ", ".join(self.molecule.labels),
+            "prior": self._prior_name,
+            "noise": f"{self.noise}; {self.default_noise} where nobody says",
+            "frame": self.frame.kind,
+            "options": ", ".join(f"{k} {v}" for k, v in self.network.options.to_dict().items()) or "none",
+            "validation loss": self.training.validation_loss,
+        }
+        return html_table(self._title, facts)
+
+    @property
+    def _title(self) -> str:
+        return f"Reconstructor: {self.architecture} of {self.molecule.name}"
+
+    @property
+    def _prior_name(self) -> str:
+        return self.training.prior_name or ("unnamed" if self.prior_spec else "unknown")
 
     def sample(
         self,
@@ -99,6 +114,7 @@ class Reconstructor:
         weigh: bool = False,
         min_ess: float = 0.0,
         budget: int | None = None,
+        progress: bool = False,
     ) -> PosteriorSamples:
         """Draw geometries that explain measured momenta.
 
@@ -115,6 +131,7 @@ class Reconstructor:
             min_ess: Effective samples an event should have; for one with fewer more are
                 drawn. Above 0 it implies `weigh`.
             budget: Samples drawn of one event, at the most; 100 n where None.
+            progress: Whether to show a bar, block by block.
 
         Returns:
             Positions (E, n, N, 3), bohr, in the frame of the momenta with the centre of
@@ -132,18 +149,25 @@ class Reconstructor:
             >>> flowcei.load().sample(events, 50, seed=2).positions.shape
             (2, 50, 3, 3)
         """
-        rules: dict[str, Any] = {"weigh": weigh, "min_ess": min_ess, "budget": budget}
-        blocks = self.stream(momenta, n, seed=seed, noise=noise, latent=latent, **rules)
-        samples = PosteriorSamples.concatenate(list(blocks))
+        seed = fresh_seed() if seed is None else seed
+        request = SamplingRequest(n, seed, noise, latent, weigh=weigh, min_ess=min_ess, budget=budget)
+        total, parts = len(momenta) if isinstance(momenta, Events) else None, []
+        with bar_of_events(total, show=progress) as bar:
+            for part in self.stream(momenta, request):
+                parts.append(part)
+                bar.update(len(part))
+        samples = PosteriorSamples.concatenate(parts)
         if not samples.answered.any():
-            msg = f"event {samples.event_id[0]} has no geometry the model can express, nor has any other; "
-            raise DataError(f"{msg}are the momenta in hbar/bohr?")
+            raise DataError(
+                f"event {samples.event_id[0]} has no geometry the model can express, nor has any other; "
+                "are the momenta in hbar/bohr?"
+            )
         return samples
 
     def stream(
         self,
         momenta: ArrayLike | Events | Iterable[Events | ArrayLike],
-        n: int = 100,
+        n: int | SamplingRequest = 100,
         *,
         seed: int | None = None,
         start: int = 0,
@@ -159,7 +183,7 @@ class Reconstructor:
         Args:
             momenta: As for `sample`, or anything that yields events or arrays, chunk by chunk:
                 a file of any size. Events without numbers are numbered through.
-            n: Samples of each event.
+            n: Samples of each event; or a `SamplingRequest`, which says all but `start`.
             seed: Of all blocks; the number of a block chooses its stream.
             start: Events to skip at the beginning, a whole number of blocks: what follows is
                 what it would have been after them.
@@ -178,33 +202,18 @@ class Reconstructor:
             >>> [len(part) for part in flowcei.load().stream([events[:3], events[3:]], 10, seed=2)]
             [5]
         """
-        request = SamplingRequest(n, fresh_seed() if seed is None else seed, **settings)
-        return self.blocks(momenta, request, start)
+        seed = fresh_seed() if seed is None else seed
+        request = n if isinstance(n, SamplingRequest) else SamplingRequest(n, seed, **settings)
+        limits.check_invertible(self.training.round_trip_error)
+        flow = self.network.has_density and self.prior_spec is not None
+        prior = self.prior if request.weighs or flow else None
 
-    def blocks(
-        self,
-        momenta: ArrayLike | Events | Iterable[Events | ArrayLike],
-        request: SamplingRequest,
-        start: int = 0,
-    ) -> Iterator[PosteriorSamples]:
-        """Yield the samples that a request asks for: see `stream`."""
-        self._refuse_inexact()
-        # By the prior samples are weighed, or else, where it excludes anything and a flow draws, they
-        # must lie in it: what is weighed needs no bounds, since outside there is no weight.
-        prior = None
-        if request.weighs or (self.network.has_density and self.prior_spec is not None):
-            prior = self.prior
-            if not (request.weighs or (prior.has_density and prior.bounded)):
-                prior = None
+        def answer(events: Events, rng: np.random.Generator) -> PosteriorSamples:
+            draw = partial(self._draw, request, events, self.sigma(events, request.noise), rng)
+            return by_request(draw, self.unlike_training(events, request.noise), request, rng, prior)
+
         chunks = (events_of(chunk, self.molecule) for chunk in chunks_of(momenta))
-        return sampled_blocks(chunks, request, partial(self._answer, request, prior), start)
-
-    def _answer(
-        self, request: SamplingRequest, prior: GeometryPrior | None, events: Events, rng: np.random.Generator
-    ) -> PosteriorSamples:
-        """Return the samples of a block of events, with weights and flags."""
-        draw = partial(self._draw, request, events, self.sigma(events, request.noise), rng)
-        return by_request(draw, self.unlike_training(events, request.noise), request, rng, prior)
+        return sampled_blocks(chunks, request, answer, start)
 
     @torch.no_grad()
     def _draw(
@@ -218,18 +227,18 @@ class Reconstructor:
     ) -> PosteriorSamples:
         """Return n samples of some of the events, neither weighed nor flagged."""
         asked = events[rows]
-        framed, c = self.enter(asked.momenta, sigma[rows])
-        drawn, density = self.network.sample_with_log_prob(c, n, latent=request.latent, generator=rng)
-        positions = self.frame.to_positions(self.chart_standardiser.inverse(drawn.cpu()), framed)
+        framed, c, log_volume = self.enter(asked.momenta, sigma[rows])
+        charts, density = self.network.sample_with_log_prob(c, n, latent=request.latent, generator=rng)
+        positions = self.frame.to_positions(self.chart_standardiser.inverse(charts.cpu()), framed)
         # One event beyond what single precision holds must not cost the others of its file their
         # answers: all of its samples are NaN, and it is flagged. A part of them would be a biased lot.
         lost = ~(positions.abs().amax(dim=(1, 2, 3)) < torch.finfo(torch.float32).max)
         positions[lost] = torch.nan
         log_prob = None
         if density is not None:
-            log_prob = (density.cpu().double() + self.log_volume(framed)[:, None]).numpy()
+            log_prob = (density.cpu().double() + log_volume).numpy()
             log_prob[lost.numpy()] = np.nan
-        stated = request.noise is None and events.sigma is not None
+        of_events = request.noise is None and events.sigma is not None
         return PosteriorSamples(
             molecule=self.molecule,
             momenta=asked.momenta,
@@ -242,7 +251,7 @@ class Reconstructor:
                 "architecture": self.architecture,
                 "latent": request.latent,
                 "seed": request.seed,
-                "noise": "of each event" if stated else str(request.noise),
+                "noise": "of each event" if of_events else str(request.noise),
                 "noise_relative": self.noise.relative,
                 "prior": self.prior_spec,
                 "events": events.origin,
@@ -251,17 +260,16 @@ class Reconstructor:
         )
 
     def describe(self, request: SamplingRequest) -> dict[str, Any]:
-        """Return all that the samples of given events depend on, as plain numbers and words."""
+        """All that the samples of given events depend on, as plain numbers and words."""
         name = self.training.name or self.architecture
-        about = {"model": name, "model checksum": sealed(*self._stored())[1][:16]}
+        about = {"model": name, "model checksum": sealed(*stored(self))[1][:16]}
         return about | {"flowcei": version("flowcei")} | request.to_dict()
 
     def judge(self, quality: Quality, request: SamplingRequest) -> tuple[Quality, EvidenceCheck | None]:
-        """Compare the evidence of a run with that of its prior: `flowcei.reconstruction.sampling.judged`."""
+        """Compare the evidence of a run with that of its prior: see `judged`."""
         if quality.statistic is None:
             return quality, None
-        relative = self.noise.relative
-        return judged(quality, request, self.molecule, self.prior, self.blocks, relative=relative)
+        return judged(quality, request, self.molecule, self.prior, self.stream, relative=self.noise.relative)
 
     def check_evidence(self, samples: PosteriorSamples, *, seed: int = 0) -> EvidenceCheck:
         """Compare how probable the momenta of weighed samples are with those of events of the prior.
@@ -285,8 +293,7 @@ class Reconstructor:
         request = SamplingRequest(samples.positions.shape[1], seed, weigh=True)
         check = self.judge(Quality.of(arrays_of(samples), samples.molecule), request)[1]
         if check is None:
-            msg = "the samples have no weights: sample with weigh=True"
-            raise UsageError(msg)
+            raise UsageError("the samples have no weights: sample with weigh=True")
         return check
 
     @property
@@ -302,30 +309,28 @@ class Reconstructor:
             NoDensityError: Where it was trained on a file that states none, or in the raw
                 coordinates of a file, whose orientation belongs to what it learned.
         """
-        spec = self.prior_spec
-        if spec is None:
-            msg = (
+        if self.prior_spec is None:
+            raise NoDensityError(
                 "the model was trained on data whose prior nobody stated, or in a frame of their own; "
                 "flowcei modes takes a --prior"
             )
-            raise NoDensityError(msg)
-        return build_prior(self.molecule, spec)
+        return build_prior(self.molecule, self.prior_spec)
 
     @property
     def prior_spec(self) -> dict[str, Any] | None:
-        """The table of the prior, or None where `prior` would be refused."""
+        """The table of the prior, or None where there is no `prior`."""
         return self.training.prior if self.frame.invariant else None
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """Device of the network."""
         return next(chain(self.network.parameters(), self.network.buffers())).device
 
     @property
     def default_noise(self) -> Noise:
         """The level that is assumed where nobody says: that of the training data, else 1 %; in the range."""
         data = self.training.data
-        return default_noise(self.noise, None if data is None else data.noise)
+        return limits.default_noise(self.noise, None if data is None else data.noise)
 
     @torch.no_grad()
     def log_prob(
@@ -364,100 +369,57 @@ class Reconstructor:
         events = events_of(momenta, self.molecule)
         x = np.asarray(positions, dtype=np.float64)
         if x.ndim != 4 or x.shape[::2] != (len(events), len(self.molecule)) or x.shape[3] != 3:
-            msg = f"positions have shape {x.shape}; expected ({len(events)}, n, {len(self.molecule)}, 3)"
-            raise UsageError(msg)
+            expected = f"({len(events)}, n, {len(self.molecule)}, 3)"
+            raise UsageError(f"positions have shape {x.shape}; expected {expected}")
         density, bound = self.network.log_prob, getattr(self.network, "iwae_bound", None)
         if draws and not self.network.has_density and bound is not None:
             rng = np.random.default_rng(np.random.SeedSequence(seed))
             density = partial(bound, draws=draws, generator=rng)
-        framed, c = self.enter(events.momenta, self.sigma(events, noise))
+        framed, c, log_volume = self.enter(events.momenta, self.sigma(events, noise))
         chart = self.chart_standardiser(self.frame.to_chart(torch.from_numpy(x), framed))
         flat = chart.reshape(-1, self.frame.width).to(self.device)
         values = density(flat, c.repeat_interleave(x.shape[1], dim=0)).cpu().double()
-        return (values.reshape(x.shape[:2]) + self.log_volume(framed)[:, None]).numpy()
-
-    def log_volume(self, framed: FramedEvents) -> torch.Tensor:
-        """Return log|d standardised chart / d positions|, (B,)."""
-        return self.frame.log_jacobian(framed) - self.chart_standardiser.log_scale()
+        return (values.reshape(x.shape[:2]) + log_volume).numpy()
 
     def enter(
         self, momenta: NDArray[np.float64], sigma: NDArray[np.float64]
-    ) -> tuple[FramedEvents, torch.Tensor]:
-        """Return events (E, N, 3) in the frame, and their standardised conditions (E, C)."""
+    ) -> tuple[FramedEvents, torch.Tensor, torch.Tensor]:
+        """Events (E, N, 3) in the frame, their conditions (E, C), log|d chart / d positions| (E, 1)."""
         framed = self.frame.enter(torch.from_numpy(momenta), torch.from_numpy(sigma))
-        return framed, self.condition_standardiser(framed.condition).to(self.device)
+        log_volume = self.frame.log_jacobian(framed) - self.chart_standardiser.log_scale()
+        return framed, self.condition_standardiser(framed.condition).to(self.device), log_volume[:, None]
 
     def sigma(self, events: Events, noise: str | Noise | None) -> NDArray[np.float64]:
-        """Return the standard deviation (E,) of each event's momentum components, hbar / bohr.
-
-        What `noise` says; else what the events say; else `default_noise`; within the trained
-        range: see `flowcei.reconstruction.noise`.
-
-        Raises:
-            UsageError: For one level of noise above the trained range.
-        """
-        return within_trained(self.stated_sigma(events, noise), events.momenta, noise, self.noise)
+        """Noise (E,) of each event's components, hbar / bohr: `stated_sigma` within the trained range."""
+        limits.check_noise(noise, self.noise)
+        return np.clip(self.stated_sigma(events, noise), *limits.noise_limits(events.momenta, self.noise))
 
     def stated_sigma(self, events: Events, noise: str | Noise | None) -> NDArray[np.float64]:
-        """Return what `sigma` starts from (E,), whatever the model was trained for."""
-        return stated_sigma(events, noise, self.default_noise)
+        """What `noise` says (E,); else what the events say; else `default_noise`."""
+        if noise is None and events.sigma is not None:
+            return events.sigma
+        return Noise.parse(noise or self.default_noise).sigma(events.momenta)
 
     def unlike_training(
         self, events: Events, noise: str | Noise | None = None
     ) -> dict[str, NDArray[np.bool_]]:
-        """Tell which events (E,) are unlike all that the model was trained on.
-
-        Returns:
-            For each flag of `flowcei.posterior.flags` that momenta alone can raise, which
-            events it is raised for.
-
-        Raises:
-            UsageError: For events of another molecule.
-        """
+        """Events (E,) unlike all that it was trained on, for each flag that momenta alone can raise."""
         sigma = self.sigma(events_of(events, self.molecule), noise)
-        framed, standardised = self.enter(events.momenta, sigma)
-        far = (~(standardised.abs() < _FAR)).any(dim=1).cpu().numpy()
+        framed, standardised, _ = self.enter(events.momenta, sigma)
+        far = (~(standardised.abs() < limits.FAR)).any(dim=1).cpu().numpy()
         ker = np.zeros(len(events), dtype=bool)
         if self.frame.invariant and self.training.seen is not None:
-            ker, farther = outside(self.training.seen, framed.condition.numpy())
+            ker, farther = limits.outside(framed.condition.numpy(), self.training.seen)
             far = farther | far
         stated = self.stated_sigma(events, noise)
-        loud = above_trained(stated, events.momenta, self.noise)
+        loud = limits.above_trained(stated, events.momenta, self.noise)
         moves = moving(events.momenta, np.maximum(sigma, stated))
         return {"momentum_sum": moves, "ker": ker, "momenta": far & ~ker, "noise": loud}
-
-    def _refuse_inexact(self) -> None:
-        """Refuse a flow whose couplings do not invert themselves."""
-        error = self.training.round_trip_error
-        if error is not None and not error <= ROUND_TRIP_BOUND:
-            msg = (
-                f"the flow does not invert itself (error {error:.2g} of a standard deviation, "
-                f"bound {ROUND_TRIP_BOUND}): train again with a lower --learning-rate"
-            )
-            raise UsageError(msg)
-
-    def parts(self) -> dict[str, torch.nn.Module]:
-        """Return what has tensors, by the name it has in a model file."""
-        tables = {"chart": self.chart_standardiser, "condition": self.condition_standardiser}
-        return {"model": self.network, **tables}
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the model to a `.safetensors` file, which `flowcei.load` reads.
 
         Raises:
-            UsageError: Where the file exists or cannot be written.
+            UsageError: Where the file exists, without `overwrite`, or cannot be written.
         """
-        write_model(*self._stored(), path, overwrite=overwrite)
-
-    def _stored(self) -> tuple[ModelCard, dict[str, torch.Tensor]]:
-        """Return what a file holds of it."""
-        card = describe_model(
-            self.training,
-            architecture=self.architecture,
-            options=self.network.options.to_dict(),
-            molecule=self.molecule.to_dict(),
-            frame=asdict(self.frame),
-            noise=asdict(self.noise),
-        )
-        parts = ((p, module.state_dict()) for p, module in self.parts().items())
-        return card, {f"{part}.{name}": tensor for part, state in parts for name, tensor in state.items()}
+        write_model(*stored(self), path, overwrite=overwrite)

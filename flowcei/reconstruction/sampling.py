@@ -9,10 +9,12 @@ the 699 before it. Nothing here knows of models: who draws hands in the function
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, get_args
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from flowcei.check.evidence import check_evidence, reference_events
 from flowcei.errors import DataError, UsageError
@@ -25,7 +27,7 @@ from flowcei.posterior.files import Quality, arrays_of
 from flowcei.posterior.flags import BY_MOMENTA, FLAG_BITS, combined, poor_weights, unexplained
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -38,63 +40,43 @@ ROWS = 200_000
 """Samples that share a random stream, and are held at a time."""
 
 _BUDGET = 100  # times n: samples drawn of one event, at the most
-_REFERENCE_EVENTS = 100, 500
+_REFERENCE_EVENTS = 100, 500  # of the prior, with which evidence is compared
 _REFERENCE_SAMPLES = 1_000_000
 _REFERENCE_SEED = 2**32
 
 
 def block_size(n: int) -> int:
-    """Return how many events, of `n` samples each, make a block.
-
-    Example:
-        >>> block_size(100)
-        2000
-    """
+    """How many events, of `n` samples each, make a block: 2,000 for 100."""
     return max(1, ROWS // n)
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What is known of a stream of events after one look at all of it.
-
-    Attributes:
-        events: How many there are.
-        digest: A fingerprint of their momenta, noise, numbers and extra columns.
-    """
+    """What one look at all of a stream of events tells."""
 
     events: int
-    digest: str
+    digest: str  # of their momenta, noise, numbers and extra columns; chunks do not count
 
     @classmethod
     def of(cls, chunks: Iterable[Events]) -> Survey:
-        """Count events and take their fingerprint, which does not depend on the chunks.
-
-        Example:
-            >>> import flowcei
-            >>> events = flowcei.simulate("ocs", 5, noise="1%", seed=1)
-            >>> Survey.of([events]) == Survey.of([events[:2], events[2:]])
-            True
-        """
-        parts = {name: hashlib.sha256() for name in ("momenta", "sigma", "numbers")}
+        """Count events and take their digest."""
+        names = ("momenta", "sigma", "numbers")
+        hashes = {name: hashlib.sha256() for name in names}
         count = 0
         for chunk in _numbered(chunks):
-            for name in ("momenta", "sigma", "numbers"):
+            for name in names:
                 array = getattr(chunk, name)
-                parts[name].update(b"" if array is None else np.ascontiguousarray(array).tobytes())
+                hashes[name].update(b"" if array is None else np.ascontiguousarray(array).tobytes())
             for name, values in chunk.columns.items():
-                parts.setdefault(f"column {name}", hashlib.sha256(name.encode())).update(values.tobytes())
+                hashes.setdefault(f"column {name}", hashlib.sha256(name.encode())).update(values.tobytes())
             count += len(chunk)
-        whole = hashlib.sha256(b"".join(digest.digest() for digest in parts.values()))
-        return cls(count, whole.hexdigest()[:16])
+        joined = b"".join(column.digest() for column in hashes.values())
+        return cls(count, hashlib.sha256(joined).hexdigest()[:16])
 
 
 @dataclass(frozen=True)
 class SamplingRequest:
-    """What is asked of a model, checked once: see the arguments of `Reconstructor.sample`.
-
-    Raises:
-        UsageError: For n < 1, unknown latents, or weights of latents that have no density.
-    """
+    """What is asked of a model, checked once: see the arguments of `Reconstructor.sample`."""
 
     n: int
     seed: int
@@ -105,16 +87,15 @@ class SamplingRequest:
     budget: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be answered, before any event is read."""
+        """UsageError for what cannot be answered, before any event is read."""
         if self.n < 1:
-            msg = f"the number of samples is {self.n}; it must be 1 or more"
-            raise UsageError(msg)
+            raise UsageError(f"the number of samples is {self.n}; it must be 1 or more")
         if self.latent not in get_args(Latent):
-            msg = f"latent is {' or '.join(map(repr, get_args(Latent)))}; got {self.latent!r}"
-            raise UsageError(msg)
+            raise UsageError(f"latent is {' or '.join(map(repr, get_args(Latent)))}; got {self.latent!r}")
         if self.weighs and self.latent != "prior":
-            msg = "latent samples of the training events have no density; weights need latent 'prior'"
-            raise UsageError(msg)
+            raise UsageError(
+                "latent samples of the training events have no density; weights need latent 'prior'"
+            )
 
     @property
     def weighs(self) -> bool:
@@ -127,7 +108,7 @@ class SamplingRequest:
         return self.budget or _BUDGET * self.n
 
     def to_dict(self) -> dict[str, object]:
-        """Return what the samples of given events and a given model depend on, as plain values."""
+        """What the samples of given events and a given model depend on, as plain values."""
         return {
             "n": self.n,
             "seed": self.seed,
@@ -146,16 +127,15 @@ def sampled_blocks(
     answer: Callable[[Events, np.random.Generator], PosteriorSamples],
     start: int = 0,
 ) -> Iterator[PosteriorSamples]:
-    """Yield the samples of block after block, each by `answer` with a random stream of its own.
+    """Samples of block after block, each by `answer` with a random stream of its own.
 
-    Raises:
-        UsageError: For a `start` that is no whole number of blocks, at once.
-        DataError: For no events at all.
+    UsageError, at once, for a `start` that is no whole number of blocks; DataError for no events at all.
     """
     size = block_size(request.n)
     if start < 0 or start % size:
-        msg = f"start is {start}; with {request.n} samples an event blocks begin at multiples of {size}"
-        raise UsageError(msg)
+        raise UsageError(
+            f"start is {start}; with {request.n} samples an event blocks begin at multiples of {size}"
+        )
 
     def blocks() -> Iterator[PosteriorSamples]:
         empty = start == 0
@@ -164,8 +144,7 @@ def sampled_blocks(
             stream = np.random.SeedSequence(request.seed, spawn_key=(index,))
             yield answer(events, np.random.default_rng(stream))
         if empty:
-            msg = "there is no event to reconstruct"
-            raise DataError(msg)
+            raise DataError("there is no event to reconstruct")
 
     return blocks()
 
@@ -177,7 +156,7 @@ def by_request(
     rng: np.random.Generator,
     prior: GeometryPrior | None,
 ) -> PosteriorSamples:
-    """Return samples as a request asks: weighed by the prior, or else restricted to it, and flagged.
+    """Samples as a request asks: weighed by the prior, or else within it where it has bounds, and flagged.
 
     `draw` gives so many samples of some of the events; `flags` are those that momenta alone raise, (E,).
     """
@@ -185,7 +164,7 @@ def by_request(
     if request.weighs:
         least, most = request.min_ess, request.most_draws
         samples = top_up(samples.weigh(prior), draw, min_ess=least, budget=most, rng=rng, prior=prior)
-    elif prior is not None:
+    elif prior is not None and prior.has_density and prior.bounded:  # what is weighed is 0 outside anyway
         samples = restricted(samples, draw, prior)
     answered = samples.answered
     more = {"no_geometry": ~answered, "outside_prior": mostly_outside(samples)}
@@ -200,17 +179,14 @@ def judged(
     request: SamplingRequest,
     molecule: Molecule,
     prior: GeometryPrior,
-    blocks: Callable[[Events, SamplingRequest], Iterable[PosteriorSamples]],
+    sample: Callable[[Events, SamplingRequest], Iterable[PosteriorSamples]],
     *,
     relative: bool,
 ) -> tuple[Quality, EvidenceCheck | None]:
-    """Compare the evidence of a weighed run with that of events of the prior, sampled and weighed alike.
+    """Evidence of a weighed run beside that of events of the prior, sampled and weighed alike.
 
-    Returns:
-        The same with p-values and the flag `evidence`, and the comparison: None without weights.
+    Returns the same with p-values and the flag `evidence`, and the comparison: None without weights.
     """
-    if quality.statistic is None:
-        return quality, None
     count = int(np.clip(_REFERENCE_SAMPLES // request.n, *_REFERENCE_EVENTS))
     if request.min_ess > 0:  # where more are drawn that costs as much as the run, at the most
         count = int(np.clip(len(quality.event_id), _REFERENCE_EVENTS[0], count))
@@ -218,8 +194,8 @@ def judged(
     events = reference_events(molecule, prior, levels, count, request.seed, relative=relative)
     # A seed of its own: reference events must not share latents with those of the run.
     other = replace(request, seed=request.seed + _REFERENCE_SEED, noise=None)
-    reference = Quality.concatenate([Quality.of(arrays_of(s), molecule) for s in blocks(events, other)])
-    if reference.statistic is None:
+    reference = Quality.concatenate([Quality.of(arrays_of(s), molecule) for s in sample(events, other)])
+    if quality.statistic is None or reference.statistic is None:
         return quality, None
     # Events with another flag tell of themselves.
     counts = [q.flags & (BY_MOMENTA | FLAG_BITS["no-geometry"]) == 0 for q in (reference, quality)]
@@ -228,27 +204,32 @@ def judged(
     return replace(quality, flags=flags, evidence_p=check.p_values), check
 
 
+def bar_of_events(total: int | None, *, show: bool, done: int = 0) -> tqdm:
+    """Progress bar, in a terminal or a notebook, of which an earlier run has done some."""
+    return tqdm(total=total, initial=done, unit=" events", unit_scale=True, disable=not show)
+
+
 def chunks_of(momenta: ArrayLike | Events | Iterable[Events | ArrayLike]) -> Iterable[Events | ArrayLike]:
-    """Return momenta as chunks: events and arrays are one, anything else that yields them is many."""
+    """Momenta as chunks: events and arrays are one, anything else that yields them is many."""
     if isinstance(momenta, (list, tuple)):
         several = len(momenta) > 0 and isinstance(momenta[0], Events)
     else:
-        several = not isinstance(momenta, Events) and not hasattr(momenta, "__array__")
-        several = several and hasattr(momenta, "__iter__")
+        array = isinstance(momenta, Events) or hasattr(momenta, "__array__")
+        several = isinstance(momenta, Iterable) and not array
     return momenta if several else [momenta]  # type: ignore[return-value, list-item]
 
 
 def _numbered(chunks: Iterable[Events]) -> Iterator[Events]:
-    """Yield chunks whose events have numbers: their own, or their places in the stream."""
-    seen = 0
+    """Chunks whose events have numbers: their own, or their places in the stream."""
+    count = 0
     for chunk in chunks:
         own = chunk.ids is not None
-        yield chunk if own else replace(chunk, ids=np.arange(seen, seen + len(chunk), dtype=np.int64))
-        seen += len(chunk)
+        yield chunk if own else replace(chunk, ids=np.arange(count, count + len(chunk), dtype=np.int64))
+        count += len(chunk)
 
 
 def _reblocked(chunks: Iterable[Events], size: int, skip: int) -> Iterator[Events]:
-    """Yield blocks of `size` events, the last what is left, without the first `skip` events."""
+    """Blocks of `size` events, the last shorter, without the first `skip` events."""
     held: list[Events] = []
     count = 0
     for chunk in _numbered(chunks):
@@ -266,19 +247,20 @@ def _reblocked(chunks: Iterable[Events], size: int, skip: int) -> Iterator[Event
         yield _joined(held)
 
 
-def _joined(parts: list[Events]) -> Events:
-    """Return the measured part of several chunks as one."""
-    first = parts[0]
-    known = [part.sigma for part in parts if part.sigma is not None]
-    if len(known) not in (0, len(parts)):
-        odd = next(part for part in parts if (part.sigma is None) != (first.sigma is None))
-        msg = f"event {odd.numbers[0]}: some events state their noise and others do not; --noise states one"
-        raise DataError(msg)
+def _joined(chunks: list[Events]) -> Events:
+    """Momenta, noise, numbers and columns of several chunks as one."""
+    first = chunks[0]
+    sigmas = [chunk.sigma for chunk in chunks if chunk.sigma is not None]
+    if len(sigmas) not in (0, len(chunks)):
+        odd = next(chunk for chunk in chunks if (chunk.sigma is None) != (first.sigma is None))
+        raise DataError(
+            f"event {odd.numbers[0]}: some events state their noise and others do not; --noise states one"
+        )
     return Events(
         first.molecule,
-        np.concatenate([part.momenta for part in parts]),
-        ids=np.concatenate([part.numbers for part in parts]),
-        sigma=np.concatenate(known) if known else None,
+        np.concatenate([chunk.momenta for chunk in chunks]),
+        ids=np.concatenate([chunk.numbers for chunk in chunks]),
+        sigma=np.concatenate(sigmas) if sigmas else None,
         origin=first.origin,
-        columns=joined_columns([part.columns for part in parts]),
+        columns=joined_columns([chunk.columns for chunk in chunks]),
     )

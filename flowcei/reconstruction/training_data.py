@@ -1,127 +1,322 @@
-"""What the training loop is fed: events of the simulator or of a file, as charts and conditions."""
+"""What the training loop is fed: events of the simulator or of a file, as charts and conditions.
+
+A model is trained for the noise that its data have: it is read from a column, or measured from
+the sums of momenta and from the positions, exploded anew. What is added comes on top of it.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
+from flowcei.check.agreement import ROUNDING, compare_with_simulation
+from flowcei.check.alignment import residuals
+from flowcei.check.conservation import noisiness
 from flowcei.errors import DataError, UsageError
 from flowcei.events.simulation import Simulator
+from flowcei.experiment.detector import DEFAULT_NOISE, NOISE_FLOOR, Noise, rms_component
 from flowcei.frame.raw import RawFrame
 from flowcei.frame.recoil import RecoilFrame
 from flowcei.molecules.molecule import Molecule
 from flowcei.physics.priors import GeometryPrior, build_prior
 from flowcei.reconstruction.storable import check_prior
-from flowcei.storage.card import SimulationRecord, TrainingRecord
+from flowcei.storage.card import DataRecord, SimulationRecord, TrainingRecord
 from flowcei.training.schedule import MIN_EVENTS
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
+    from flowcei.check.conservation import Noisiness
     from flowcei.events.container import Events
-    from flowcei.experiment.detector import Noise
     from flowcei.frame.interface import Frame
     from flowcei.reconstruction.model import Reconstructor
-    from flowcei.reconstruction.recorded import RecordedSource
 
-PILOT_EVENTS = 20_000
-"""Fresh events that frame and standardisers are fitted on: their deviations are known to 0.5 %."""
-
-VALIDATION_EVENTS = 10_000
-"""Fresh events that choose the best epoch."""
-
-_TRAINING_ACCURACY = 1e-4  # of momenta in training: far below any noise, and fast
+_MOST = 2000  # events that noise is measured on: to 1 %
+_TURNED = 0.5  # share of events in another frame, beyond which distances say nothing
+_TOLERANCE = 1.1  # what is stated may be this much below what is measured
 
 
-class FreshSource:
-    """Events simulated as they are needed: no epoch sees one twice."""
+@dataclass(frozen=True)
+class TrainingRules:
+    """How many events a training takes, and how exact they are.
 
-    def __init__(self, simulator: Simulator, per_epoch: int) -> None:
-        self._simulator = simulator
-        self._per_epoch = per_epoch
+    Attributes:
+        pilot_events: Fresh events that frame and standardisers are fitted on; 20,000 give their
+            deviations to 0.5 %.
+        validation_events: Fresh events that choose the best epoch.
+        accuracy: Of fresh momenta: far below any noise, and fast.
 
-    @classmethod
-    def of(
-        cls,
-        molecule: Molecule | str,
-        prior: str | dict[str, Any] | GeometryPrior | None,
-        noise: Noise,
-        per_epoch: int,
-        seed: int,
-    ) -> tuple[FreshSource, TrainingRecord]:
-        """Return the source of a training on a prior, and what a model says of it."""
-        if per_epoch < MIN_EVENTS:
-            msg = f"{per_epoch} events an epoch are too few; use {MIN_EVENTS} or more"
-            raise UsageError(msg)
-        mol = molecule if isinstance(molecule, Molecule) else Molecule.load(molecule)
-        geometry = prior if isinstance(prior, GeometryPrior) else build_prior(mol, prior)
-        if isinstance(prior, GeometryPrior):
-            check_prior(mol, prior)
-        simulation = SimulationRecord(
-            events_per_epoch=per_epoch,
-            accuracy=_TRAINING_ACCURACY,
-            pilot_events=PILOT_EVENTS,
-            validation_events=VALIDATION_EVENTS,
-        )
-        name = prior if isinstance(prior, str) else None if prior else mol.default_prior
-        about = TrainingRecord(prior=geometry.spec(), prior_name=name, simulation=simulation)
-        return cls(Simulator(mol, geometry, noise, seed, _TRAINING_ACCURACY), per_epoch), about
+    Example:
+        >>> TrainingRules(pilot_events=1500, validation_events=500).accuracy
+        0.0001
+    """
 
+    pilot_events: int = 20_000
+    validation_events: int = 10_000
+    accuracy: float = 1e-4
+
+
+RULES = TrainingRules()
+
+
+class Source(ABC):
+    """Where the events of a training come from, with positions and noise: three independent streams."""
+
+    draws_noise = True  # all of it, anew in every epoch, so that no event is learned by heart
+
+    @abstractmethod
+    def events(self, stream: int, index: int) -> Events:
+        """Events of an epoch (stream 0), for validation (1), or to fit frame and standardisers on (2)."""
+
+    @abstractmethod
     def frame(self, kind: str, pilot: Events) -> Frame:
-        """Return the frame of a training: mirror images are folded where the prior has both."""
-        if kind == RawFrame.kind:
-            msg = "frame is raw only with data of a file"
-            raise UsageError(msg)
-        momenta, reflect = torch.from_numpy(pilot.momenta), self._simulator.prior.mirror_symmetric
-        return RecoilFrame.of(pilot.molecule, momenta, reflect=reflect)
-
-    def pilot(self) -> Events:
-        """Return events that frame and standardisers are fitted on."""
-        return self._simulator.block(0, PILOT_EVENTS, stream=2)
+        """Frame of a training whose pilot events are these."""
 
     def epoch(self, index: int) -> Events:
-        """Return the fresh events of an epoch."""
-        return self._simulator.block(index, self._per_epoch)
+        """Training events of an epoch."""
+        return self.events(0, index)
 
     def validation(self) -> Events:
-        """Return the validation events."""
-        return self._simulator.block(0, VALIDATION_EVENTS, stream=1)
+        """Events that no epoch sees."""
+        return self.events(1, 0)
+
+    def pilot(self) -> Events:
+        """Events that frame and standardisers are fitted on."""
+        return self.events(2, 0)
 
 
-@dataclass
+@dataclass(frozen=True)
+class FreshSource(Source):
+    """Events simulated as they are needed: no epoch sees one twice."""
+
+    simulator: Simulator
+    per_epoch: int
+    rules: TrainingRules = RULES
+
+    def events(self, stream: int, index: int) -> Events:
+        """Fresh events."""
+        counts = (self.per_epoch, self.rules.validation_events, self.rules.pilot_events)
+        return self.simulator.block(index, counts[stream], stream=stream)
+
+    def frame(self, kind: str, pilot: Events) -> Frame:  # noqa: ARG002 (raw ones are of files)
+        """Recoil frame, in which mirror images are folded where the prior has both."""
+        reflect = self.simulator.prior.mirror_symmetric
+        return RecoilFrame.of(pilot.molecule, torch.from_numpy(pilot.momenta), reflect=reflect)
+
+
+def fresh(
+    molecule: Molecule | str,
+    prior: str | dict[str, Any] | GeometryPrior | None,
+    noise: Noise | None,
+    per_epoch: int,
+    seed: int,
+    rules: TrainingRules,
+) -> tuple[FreshSource, Noise, TrainingRecord]:
+    """Source of a training on a prior, the noise it trains for, and what a model says of both."""
+    if per_epoch < MIN_EVENTS:
+        raise UsageError(f"{per_epoch} events an epoch are too few; use {MIN_EVENTS} or more")
+    mol = molecule if isinstance(molecule, Molecule) else Molecule.load(molecule)
+    geometry = prior if isinstance(prior, GeometryPrior) else build_prior(mol, prior)
+    if isinstance(prior, GeometryPrior):
+        check_prior(mol, prior)
+    level = floored(noise or DEFAULT_NOISE)
+    name = prior if isinstance(prior, str) else None if prior else mol.default_prior
+    simulation = SimulationRecord(events_per_epoch=per_epoch, **asdict(rules))
+    record = TrainingRecord(prior=geometry.spec(), prior_name=name, simulation=simulation)
+    return FreshSource(Simulator(mol, geometry, level, seed, rules.accuracy), per_epoch, rules), level, record
+
+
+@dataclass(frozen=True)
+class RecordedSource(Source):
+    """Events of a file; noise that is added is drawn anew in every epoch."""
+
+    training: Events
+    held_out: Events  # for validation
+    noise: Noise | None  # what the momenta have in the end, or None to leave them as they are
+    seed: int  # of the noise
+    own: float = 0.0  # noise that they have already, relative to the rms momentum component
+
+    def __post_init__(self) -> None:
+        """Noise that comes with the data is the same in every epoch."""
+        object.__setattr__(self, "draws_noise", self.noise is not None and not self.own)
+
+    def events(self, stream: int, index: int) -> Events:
+        """Rows of the file, with noise of their own in each epoch."""
+        events = self.held_out if stream == 1 else self.training
+        if self.noise is None:
+            return events
+        rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(stream, index)))
+        momenta, sigma = _raised(events.momenta, self.noise, self.own, rng)
+        return type(events)(events.molecule, momenta, events.positions, sigma=sigma)
+
+    def frame(self, kind: str, pilot: Events) -> Frame:
+        """Frame of the training: raw is that of the file before noise is added."""
+        if kind == RawFrame.kind:
+            events = self.training
+            tables = (events.molecule.masses, events.positions, events.momenta)
+            return RawFrame.of(*(torch.from_numpy(np.asarray(t)) for t in tables))
+        return RecoilFrame.of(pilot.molecule, torch.from_numpy(pilot.momenta), reflect=False)
+
+
+def _raised(
+    momenta: NDArray[np.float64], noise: Noise, own: float, rng: np.random.Generator
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Add what momenta (B, N, 3) lack of a level of noise; independent noises add in squares."""
+    if not own:
+        return noise.apply(momenta, rng)
+    rms = rms_component(momenta)
+    unit = rms if noise.relative else np.ones(len(momenta))
+    present = own * rms / unit
+    level = np.maximum(noise.draw(len(momenta), rng), present)
+    added = np.sqrt(level**2 - present**2) * unit
+    noisy = momenta + added[:, None, None] * rng.standard_normal(momenta.shape)
+    return noisy, level * (rms_component(noisy) if noise.relative else 1.0)
+
+
+def split_rows(n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of a file for training, validation and test: 80, 10 and 10 %."""
+    order = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(9,))).permutation(n)
+    first, second = int(0.8 * n), int(0.9 * n)
+    return order[:first], order[first:second], order[second:]
+
+
+def recorded(data: Events, noise: Noise | None, seed: int) -> tuple[RecordedSource, Noise, TrainingRecord]:
+    """Source of a training on data, the noise it trains for, and what a model says of both."""
+    level, own = settled_noise(data, noise)
+    training, validation, _ = (data[np.sort(rows)] for rows in split_rows(len(data), seed))
+    prior = data.origin.get("prior")
+    if prior is not None:
+        if not isinstance(prior, dict):
+            raise UsageError(
+                f"the events name a prior {prior!r:.60}; a table that tells how to draw belongs there"
+            )
+        build_prior(data.molecule, prior)  # a model would carry it
+    about = DataRecord(rows=len(data), split_seed=seed, digest=data.digest())
+    record = TrainingRecord(prior=prior, data=about, noise_added=own is not None)
+    if own is None:
+        return RecordedSource(training, validation, None, seed), level, record
+    about.noise = max(own.level, NOISE_FLOOR)
+    return RecordedSource(training, validation, level, seed, own.level), level, record
+
+
+def settled_noise(data: Events, noise: Noise | str | None) -> tuple[Noise, MeasuredNoise | None]:
+    """Noise to train for (from what is measured to 5 % where None), and what the data have of it.
+
+    The latter is None where a column says so. UsageError for `noise` beside it or below what the data show.
+    """
+    if data.positions is None:
+        raise DataError("the data have momenta only; training needs the positions too")
+    if len(data) < MIN_EVENTS:
+        raise DataError(f"{len(data)} events are too few to train on; {MIN_EVENTS} at the least")
+    wanted = None if noise is None else Noise.parse(noise)
+    if data.sigma is not None and (data.sigma > 0).all():
+        if wanted is not None:
+            raise UsageError("the data carry noise of their own; leave --noise out, or give data without")
+        relative = data.sigma / rms_component(data.momenta)
+        return floored(Noise(float(relative.min()), float(relative.max()))), None
+    own = measure_noise(data)
+    level = floored(
+        wanted or Noise(max(own.level, NOISE_FLOOR), min(1.0, max(DEFAULT_NOISE.high, 2.0 * own.level)))
+    )
+    if not level.relative:
+        return level, own
+    if level.high < own.level / _TOLERANCE:
+        raise UsageError(f"the data show noise of {own}, more than --noise {level}")
+    return Noise(max(level.low, min(own.level, level.high)), level.high), own
+
+
+@dataclass(frozen=True)
+class MeasuredNoise:
+    """Noise of a momentum component of data, relative to the rms component."""
+
+    level: float  # what training takes it for, three digits; 0 where there is none
+    sums: float  # as the sums of momenta show it
+    positions: float | None  # as the positions, exploded anew, show it; None where they explain nothing
+
+    def __str__(self) -> str:
+        level = f"{100 * self.level:.3g} %" if self.level else f"none, below {100 * NOISE_FLOOR:g} %"
+        return f"{level} ({'sums' if self.positions is None else 'sums and re-simulated positions'})"
+
+
+def measure_noise(events: Events) -> MeasuredNoise:
+    """Noise that momenta carry, from their sums and from their positions exploded anew.
+
+    Where positions explain the momenta, the residual is the noise of what a model sees, momenta without
+    the motion of the centre of mass: it decides. Sums also hold the motion of the source, and hold nothing
+    where momentum conservation was imposed.
+    """
+    bare = replace(events, sigma=None)
+    if len(bare) > _MOST:
+        bare = bare[np.linspace(0, len(bare) - 1, _MOST).astype(np.int64)]
+    sums = noisiness(bare)
+    positions = _residual(bare, sums)
+    level = sums.relative if positions is None else positions
+    if sums.relative < NOISE_FLOOR and level < ROUNDING:
+        level = 0.0  # exact sums and a little off: masses or digits of another program, no noise
+    level = 0.0 if level < NOISE_FLOOR else float(f"{level:.3g}")
+    return MeasuredNoise(min(level, 1.0), sums.relative, positions)
+
+
+def _residual(events: Events, sums: Noisiness) -> float | None:
+    """Noise that explains the distance of momenta from those of the positions."""
+    agreement = compare_with_simulation(events, sums)
+    if agreement is None or not agreement.one_shape or agreement.rotated.mean() > _TURNED:
+        return None
+    # What noise of the whole rms component does to that distance: drawn, since the median of a sum
+    # of squares with unequal weights has no formula.
+    p, masses = agreement.recorded, events.molecule.masses
+    drawn = np.random.default_rng(0).standard_normal(p.shape) * rms_component(p)[:, None, None]
+    drawn -= (masses / masses.sum())[:, None] * drawn.sum(axis=1, keepdims=True)
+    along = np.einsum("bni,bni->b", drawn, p) / np.einsum("bni,bni->b", p, p)  # the scale was fitted
+    unit = residuals(p + drawn - along[:, None, None] * p, p)
+    return float(np.median(agreement.apart) / np.median(unit))
+
+
+def floored(noise: Noise) -> Noise:
+    """Noise, raised to the floor where it is relative: without any, no density exists."""
+    if noise.relative:
+        return Noise(max(noise.low, NOISE_FLOOR), max(noise.high, NOISE_FLOOR))
+    if noise.low == 0:
+        raise UsageError("noise in a.u. must be above 0: without noise the posterior has no density")
+    return noise
+
+
+@dataclass(frozen=True)
 class Charts:
-    """A source of events as the training loop wants it: standardised charts and conditions."""
+    """A source of events for the training loop: standardised charts (B, D) and conditions (B, C)."""
 
-    source: FreshSource | RecordedSource
+    source: Source
     model: Reconstructor
 
     def epoch(self, index: int) -> tuple[Tensor, Tensor]:
-        """Return standardised charts (B, D) and conditions (B, C) of an epoch."""
+        """Those of an epoch."""
         return self.standardised(*self.raw(self.source.epoch(index)))
 
     def validation(self) -> tuple[Tensor, Tensor]:
-        """Return those of the validation events."""
+        """Those of the validation events."""
         return self.standardised(*self.raw(self.source.validation()))
 
     def raw(self, events: Events) -> tuple[Tensor, Tensor]:
-        """Return chart (B, D) and condition (B, C), not standardised."""
-        if events.positions is None or events.sigma is None:
-            msg = "training needs events with positions"
-            raise DataError(msg)
+        """Chart (B, D) and condition (B, C), not standardised."""
         frame = self.model.frame
-        framed = frame.enter(torch.from_numpy(events.momenta), torch.from_numpy(events.sigma))
-        positions = torch.from_numpy(events.positions)[:, None]
-        return frame.to_chart(positions, framed)[:, 0], framed.condition
+        momenta, sigma, positions = (
+            torch.from_numpy(np.asarray(a)) for a in (events.momenta, events.sigma, events.positions)
+        )
+        framed = frame.enter(momenta, sigma)
+        return frame.to_chart(positions[:, None], framed)[:, 0], framed.condition
 
     def standardised(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """Return charts (B, D) and conditions (B, C) as the network sees them."""
+        """Charts (B, D) and conditions (B, C) as the network sees them."""
         return self.model.chart_standardiser(x), self.model.condition_standardiser(c)
 
     @torch.no_grad()
     def round_trip_error(self) -> float | None:
-        """Return the largest |decode(encode(x)) - x| of a flow over validation data, standardised units."""
+        """Largest |decode(encode(x)) - x| of a flow over validation data, standardised units."""
         network = self.model.network
         if not network.has_density:
             return None

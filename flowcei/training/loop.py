@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import math
 import time
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch.nn.utils import clip_grad_norm_
+from torch.optim.lr_scheduler import OneCycleLR
 
 from flowcei.errors import DataError, StoppedError, TrainingDivergedError, UsageError
 from flowcei.training.checkpoint import (
@@ -39,32 +41,19 @@ class Batches(Protocol):
     """Where training data come from: x (B, D) and conditions c (B, C), standardised."""
 
     def epoch(self, index: int) -> tuple[Tensor, Tensor]:
-        """Return the data of an epoch."""
+        """Data of an epoch."""
 
     def validation(self) -> tuple[Tensor, Tensor]:
-        """Return data that no epoch sees."""
+        """Data that no epoch sees."""
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device that ``auto``, ``cpu``, ``cuda`` or ``mps`` means here.
-
-    Raises:
-        UsageError: For a device this machine lacks.
-
-    Example:
-        >>> resolve_device("cpu")
-        device(type='cpu')
-    """
-    there = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
+    """Device that ``auto``, ``cpu``, ``cuda`` or ``mps`` means here; UsageError for one it lacks."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        return torch.device(next(kind for kind, here in there.items() if here))
-    if not there.get(name.split(":", maxsplit=1)[0], False):
-        msg = f"device {name!r} is not available here; use auto or cpu"
-        raise UsageError(msg)
+        return torch.device(next(kind for kind, there in available.items() if there))
+    if not available.get(name.split(":", maxsplit=1)[0], False):
+        raise UsageError(f"device {name!r} is not available here; use auto or cpu")
     return torch.device(name)
 
 
@@ -79,36 +68,17 @@ def fit(
     on_step: Callable[[int, float], None] | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
 ) -> list[EpochRecord]:
-    """Train a model in place and leave it with the weights of its best epoch.
+    """Train a model in place, leave it with the weights of its best epoch, and return a record per epoch.
 
-    On one machine the result depends on the arguments alone: not on what the process drew
-    before, and not on whether the training was interrupted. It does depend on the batch size,
-    the device and the number of torch's threads, since sums then round in another order.
-
-    Args:
-        model: The model.
-        batches: Its data.
-        schedule: Epochs, batch size, rates.
-        seed: Of the order of rows and of the noise inside a loss.
-        device: Where to train.
-        keeping: Where to keep what a later call goes on from; nothing is kept where None.
-        on_step: Called after each step with its rows and its loss.
-        on_epoch: Called after each epoch, when it is kept.
-
-    Returns:
-        A record per epoch, those before an interruption included.
-
-    Raises:
-        TrainingDivergedError: When a loss is not finite.
-        StoppedError: When the time is up; the epochs so far are kept.
-        DataError: For a checkpoint of another model.
+    On one machine the result depends on the arguments alone: not on what the process drew before, and not on
+    whether the training was interrupted. It does depend on the batch size, the device and the number of
+    torch's threads, since sums then round in another order. `on_step` is called with rows and loss.
     """
     # The caller's random state is put back: nothing here seeds the process.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        return _Run(
-            model.to(device), batches, schedule, device, keeping or Keeping(), on_step, on_epoch
-        ).fit()
+        run = _Run(model.to(device), batches, schedule, device, keeping or Keeping(), on_step, on_epoch)
+        return run.fit()
 
 
 @dataclass
@@ -119,7 +89,7 @@ class _Phase:
     epochs: int
     optimiser: torch.optim.Optimizer
     best_weights: dict[str, Tensor]
-    cycle: torch.optim.lr_scheduler.OneCycleLR | None = None
+    cycle: OneCycleLR | None = None
     done: int = 0
     best: float = math.inf
     best_index: int = 0
@@ -129,9 +99,8 @@ class _Phase:
 
     def begin_cycle(self, steps: int, peak: float) -> None:
         """Set the rates of all steps, once it is known how many an epoch has; those done are behind."""
-        self.cycle = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimiser, peak, total_steps=steps * self.epochs, pct_start=_RISE
-        )
+        total = steps * self.epochs
+        self.cycle = OneCycleLR(self.optimiser, peak, total_steps=total, pct_start=_RISE)
         if self.done:  # rates are a function of the number of the step: no need to keep any
             past = steps * self.done
             # One more than torch would count: after the first it asks whether the optimiser has moved.
@@ -139,89 +108,82 @@ class _Phase:
             self.cycle.step()
 
 
+@dataclass
 class _Run:
     """One training: what all of its epochs share."""
 
-    def __init__(
-        self,
-        model: InverseModel,
-        batches: Batches,
-        schedule: Schedule,
-        device: torch.device,
-        keeping: Keeping,
-        on_step: Callable[[int, float], None] | None,
-        on_epoch: Callable[[EpochRecord], None] | None,
-    ) -> None:
-        self.model = model
-        self.records: list[EpochRecord] = []
-        self._batches = batches
-        self._schedule = schedule
-        self._device = device
-        self._keeping = keeping
-        self._on_step = on_step
-        self._on_epoch = on_epoch
-        self._held = self._moved(batches.validation())
+    model: InverseModel
+    batches: Batches
+    schedule: Schedule
+    device: torch.device
+    keeping: Keeping
+    on_step: Callable[[int, float], None] | None
+    on_epoch: Callable[[EpochRecord], None] | None
+    records: list[EpochRecord] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Put the validation data on the device, and look at the clock."""
+        self._validation = self._moved(self.batches.validation())
         self._began = self._start = time.perf_counter()
 
     def fit(self) -> list[EpochRecord]:
         """Train all phases, from the beginning or from where a checkpoint was made."""
-        model, begun = self.model, self._keeping.begun
+        model, begun = self.model, self.keeping.begun
         trainable = any(p.requires_grad for p in model.parameters())
         if begun and begun.phase >= model.phases:
-            raise DataError(f"is in phase {begun.phase + 1} of {model.phases}", path=self._keeping.path)
+            raise DataError(f"is in phase {begun.phase + 1} of {model.phases}", path=self.keeping.path)
         for number in range(begun.phase if begun else 0, model.phases if trainable else 0):
             phase = self._phase(number)
             if begun and number == begun.phase:
-                self._go_on(phase, begun)
+                self._resume(phase, begun)
             elif number == 0:
-                self._keep(phase)
-            while phase.lasts(self._schedule.patience):
+                self._save(phase)
+            while phase.lasts(self.schedule.patience):
                 self._epoch(phase)
             model.load_state_dict(phase.best_weights)
         model.eval()
         if model.stored:
             with torch.no_grad():
-                model.remember(*self._rows(0))
+                model.remember(*self._moved(self.batches.epoch(0)))
         if not trainable:
-            self._note(self._record(0, math.nan, 0.0, math.nan))
+            self._tell(self._record(0, math.nan, 0.0, math.nan))
         return self.records
 
     def _moved(self, pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        return pair[0].to(self._device), pair[1].to(self._device)
-
-    def _rows(self, index: int) -> tuple[Tensor, Tensor]:
-        return self._moved(self._batches.epoch(index))
+        return pair[0].to(self.device), pair[1].to(self.device)
 
     def _phase(self, number: int) -> _Phase:
-        model, schedule = self.model, self._schedule
+        model, schedule = self.model, self.schedule
         model.begin_phase(number)
         optimiser = torch.optim.AdamW(
             [p for p in model.parameters() if p.requires_grad],
             lr=schedule.learning_rate,
             weight_decay=schedule.weight_decay,
             betas=(0.9, 0.99),
-            fused=self._device.type in {"cpu", "cuda"},
+            fused=self.device.type in {"cpu", "cuda"},
         )
-        epochs = _share(schedule.epochs, model.phases, number)
+        each = max(1, schedule.epochs // model.phases)  # what is left over goes to the last
+        last = number == model.phases - 1
+        epochs = max(1, schedule.epochs - each * (model.phases - 1)) if last else each
         return _Phase(number, epochs, optimiser, plain_copy(model.state_dict()))
 
     def _epoch(self, phase: _Phase) -> None:
-        """Run an epoch, and keep it."""
-        model, schedule, began = self.model, self._schedule, time.perf_counter()
-        x, c = self._rows(len(self.records))
-        steps = -(-len(x) // schedule.batch)
+        """Run an epoch, and save it."""
+        began = time.perf_counter()
+        x, c = self._moved(self.batches.epoch(len(self.records)))
+        steps = -(-len(x) // self.schedule.batch)
         if phase.cycle is None:
-            phase.begin_cycle(steps, schedule.learning_rate)
+            phase.begin_cycle(steps, self.schedule.learning_rate)
         loss = _finite(self._steps(phase, x, c, steps))
-        rate = len(x) / (time.perf_counter() - began)
-        last_rate = float(phase.optimiser.param_groups[0]["lr"])
-        record = self._record(phase.number, loss, last_rate, rate)
+        rows_per_second = len(x) / (time.perf_counter() - began)
+        rate = float(phase.optimiser.param_groups[0]["lr"])
+        record = self._record(phase.number, loss, rate, rows_per_second)
         if record.validation_loss < phase.best:
             phase.best, phase.best_index = record.validation_loss, phase.done
-            phase.best_weights = plain_copy(model.state_dict())
+            phase.best_weights = plain_copy(self.model.state_dict())
         phase.done += 1
-        self._keep(phase)
-        self._note(record)
+        self._save(phase)
+        self._tell(record)
 
     def _steps(self, phase: _Phase, x: Tensor, c: Tensor, steps: int) -> float:
         """Train on each row once and return the mean loss."""
@@ -237,68 +199,66 @@ class _Run:
             optimiser.zero_grad(set_to_none=True)
             loss = model.loss(x[rows], c[rows]).mean()
             loss.backward()
-            clip_grad_norm_(moving, self._schedule.clip)
+            clip_grad_norm_(moving, self.schedule.clip)
             value = _finite(loss.item())
             optimiser.step()
             if cycle is not None:
                 cycle.step()
             total += value * len(rows)
-            if self._on_step is not None:
-                self._on_step(len(rows), value)
+            if self.on_step is not None:
+                self.on_step(len(rows), value)
         return total / len(x)
 
+    @torch.no_grad()
     def _record(self, phase: int, loss: float, rate: float, rows_per_second: float) -> EpochRecord:
         """Measure the validation loss and return the record of the epoch."""
         self.model.eval()
-        record = EpochRecord(
-            epoch=len(self.records) + 1,
-            phase=phase + 1,
-            train_loss=loss,
-            validation_loss=_finite(_mean_loss(self.model, *self._held)),
-            learning_rate=rate,
-            rows_per_second=rows_per_second,
-            seconds=time.perf_counter() - self._start,
-        )
-        self.records.append(record)
-        return record
+        x, c = self._validation
+        chunks = zip(x.split(_VALIDATION_CHUNK), c.split(_VALIDATION_CHUNK), strict=True)
+        validation = _finite(sum(float(self.model.loss(a, b).sum()) for a, b in chunks) / len(x))
+        epoch, seconds = len(self.records) + 1, time.perf_counter() - self._start
+        self.records.append(EpochRecord(epoch, phase + 1, loss, validation, rate, rows_per_second, seconds))
+        return self.records[-1]
 
-    def _note(self, record: EpochRecord) -> None:
-        if self._on_epoch is not None:
-            self._on_epoch(record)
+    def _tell(self, record: EpochRecord) -> None:
+        if self.on_epoch is not None:
+            self.on_epoch(record)
 
     def _stop_in_time(self) -> None:
-        limit = self._keeping.max_seconds
+        limit = self.keeping.max_seconds
         if limit is not None and time.perf_counter() - self._began >= limit:
-            msg = f"the time is up: {len(self.records)} of {self._schedule.epochs} epochs are saved"
-            raise StoppedError(msg)
+            raise StoppedError(
+                f"the time is up: {len(self.records)} of {self.schedule.epochs} epochs are saved"
+            )
 
-    def _keep(self, phase: _Phase) -> None:
+    def _save(self, phase: _Phase) -> None:
         """Write the state to the checkpoint, where there is one."""
-        if self._keeping.path is None:
+        if self.keeping.path is None:
             return
         moments = phase.optimiser.state_dict()["state"]
         state = Checkpoint(
-            settings=self._keeping.settings,
-            machine=_machine(self._device),
+            settings=self.keeping.settings,
+            machine=_machine(self.device),
             records=self.records,
             model=dict(self.model.state_dict()),
             best=phase.best_weights,
             moments={f"{k}.{name}": t for k, one in moments.items() for name, t in one.items()},
-            random=random_state(self._device),
+            random=random_state(self.device),
         )
-        write_checkpoint(state, self._keeping.path)
-        _log.debug("epoch %d saved in %s", len(self.records), self._keeping.path)
+        write_checkpoint(state, self.keeping.path)
+        _log.debug("epoch %d saved in %s", len(self.records), self.keeping.path)
 
-    def _go_on(self, phase: _Phase, begun: Checkpoint) -> None:
+    def _resume(self, phase: _Phase, begun: Checkpoint) -> None:
         """Put everything into the state of a checkpoint."""
-        other = [k for k, v in _machine(self._device).items() if begun.machine.get(k) != v]
-        if other:
-            changes = ", ".join(f"{k} {begun.machine.get(k)}, now {_machine(self._device)[k]}" for k in other)
-            _log.warning("warning: begun elsewhere (%s): the last digits of the result will differ", changes)
+        before, now = begun.machine, _machine(self.device)
+        changes = [f"{k} {before.get(k)}, now {v}" for k, v in now.items() if before.get(k) != v]
+        if changes:
+            text = f"begun elsewhere ({', '.join(changes)}): the last digits of the result will differ"
+            warnings.warn(text, stacklevel=2)
         try:
-            restore(begun, self.model, phase.optimiser, self._device)
+            restore(begun, self.model, phase.optimiser, self.device)
         except DataError as error:
-            raise DataError(f"does not fit the model ({error})", path=self._keeping.path) from error
+            raise DataError(f"does not fit the model ({error})", path=self.keeping.path) from error
         self.records[:] = begun.records
         phase.best_weights, phase.done = begun.best, len(begun.losses)
         if begun.losses:
@@ -308,32 +268,14 @@ class _Run:
 
 
 def _machine(device: torch.device) -> dict[str, Any]:
-    """Return what the last digits of a sum depend on."""
+    """What the last digits of a sum depend on."""
     return {"torch": str(torch.__version__), "device": device.type, "threads": torch.get_num_threads()}
-
-
-def _share(epochs: int, phases: int, phase: int) -> int:
-    """Return the epochs of a phase: all the same, what is left over to the last; one at the least.
-
-    Example:
-        >>> [_share(5, 2, k) for k in range(2)]
-        [2, 3]
-    """
-    each = max(1, epochs // phases)
-    return max(1, epochs - each * (phases - 1)) if phase == phases - 1 else each
-
-
-@torch.no_grad()
-def _mean_loss(model: InverseModel, x: Tensor, c: Tensor) -> float:
-    pairs = zip(x.split(_VALIDATION_CHUNK), c.split(_VALIDATION_CHUNK), strict=True)
-    return sum(float(model.loss(a, b).sum()) for a, b in pairs) / len(x)
 
 
 def _finite(loss: float) -> float:
     if not math.isfinite(loss):
-        msg = (
+        raise TrainingDivergedError(
             f"the loss became {loss}: try a lower --learning-rate, a larger --noise, "
             "or look at the data for events far from the rest"
         )
-        raise TrainingDivergedError(msg)
     return loss

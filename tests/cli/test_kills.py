@@ -16,11 +16,8 @@ from runfolders import FINISHED, LINE, TINY, assert_same_runs, names_in
 from shell import Shell
 
 from flowcei.cli import runfolder
-from flowcei.reconstruction import training_data
 
 ROOT = Path(__file__).parents[2]
-
-pytestmark = pytest.mark.usefixtures("quick_fitting")
 
 
 @pytest.fixture
@@ -40,9 +37,7 @@ def _start(*words: str, script: str | None = None, cwd: Path) -> subprocess.Pope
 
 SIGNALLED = """
 import os, signal, sys
-from flowcei.reconstruction import training_data
 from flowcei.cli import main, runfolder
-training_data.PILOT_EVENTS, training_data.VALIDATION_EVENTS = 1500, 500
 write = runfolder.RunFolder.write_metrics
 def stop(self, records):
     write(self, records)
@@ -82,12 +77,8 @@ def test_a_disk_that_takes_no_checkpoint_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_three_processes_are_killed_and_the_training_is_the_same(
-    flow: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_three_processes_are_killed_and_the_training_is_the_same(flow: Shell, tmp_path: Path) -> None:
     """SIGKILL once the folder is there, once a checkpoint is, and once some epochs are."""
-    for name, size in (("PILOT_EVENTS", 20_000), ("VALIDATION_EVENTS", 10_000)):  # as in another process
-        monkeypatch.setattr(training_data, name, size)
     line = ["train", *TINY, "--epochs", "10", "--events", "400", "-o"]
     for k, sign in enumerate(("config.toml", "checkpoint.safetensors", "metrics.csv")):
         child = _start(*([*line, "run"] if k == 0 else ["train", "--resume", "run"]), cwd=tmp_path)
@@ -95,7 +86,7 @@ def test_three_processes_are_killed_and_the_training_is_the_same(
             time.sleep(0.002)
         child.send_signal(signal.SIGKILL)
         child.communicate()
-        if not runfolder.is_unfinished(Path("run")):  # it was faster
+        if not runfolder.unfinished_work(Path("run")):  # it was faster
             break
     else:
         assert flow("train", "--resume", "run") == 0

@@ -19,8 +19,6 @@ from flowcei.cli.streams import log_file
 from flowcei.storage.modelfile import read_model
 from flowcei.training import loop
 
-pytestmark = pytest.mark.usefixtures("quick_fitting")
-
 
 @pytest.fixture
 def flow(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Shell:

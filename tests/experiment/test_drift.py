@@ -18,7 +18,7 @@ from flowcei.events.foreign.interpretation import Reading
 from flowcei.events.source import open_events
 from flowcei.experiment.drift import Drift, measure_drift, parse_drift, subtract_drift
 from flowcei.molecules.molecule import Molecule
-from flowcei.reconstruction.recorded import settled_noise
+from flowcei.reconstruction.training_data import settled_noise
 
 OCS = Molecule.load("ocs")
 SHARES = (OCS.masses / OCS.masses.sum())[:, None]

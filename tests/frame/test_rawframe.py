@@ -77,7 +77,6 @@ def test_events_that_are_all_the_same_are_refused() -> None:
         RawFrame.of(torch.ones(3), same, same)
 
 
-@pytest.mark.usefixtures("quick_fitting")
 def test_a_raw_model_trains_saves_and_answers(oriented: Events, tmp_path: Path) -> None:
     """Samples lie where the file's positions lie, not around the centre of mass; a flow has a density."""
     options = {"couplings": 2, "hidden": 8, "context": 2}

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from quick import QUICK
 
 from flowcei.errors import DataError, UsageError
 from flowcei.events.container import Events
@@ -18,23 +19,20 @@ from flowcei.molecules.molecule import Molecule
 from flowcei.physics.priors import build_prior
 from flowcei.reconstruction.fitting import train
 from flowcei.reconstruction.model import Reconstructor
-from flowcei.reconstruction.recorded import RecordedSource, split_rows
-from flowcei.reconstruction.training_data import FreshSource
+from flowcei.reconstruction.training_data import FreshSource, RecordedSource, split_rows
 from flowcei.training.schedule import Schedule
 
 ONCE = Schedule(epochs=1, batch=100)
 SMALL = {"couplings": 2, "hidden": 8, "context": 2}
 
-pytestmark = pytest.mark.usefixtures("quick_fitting")
-
 
 def _train(data: Events | None = None, **rest: object) -> Reconstructor:
-    return train("cinn", data=data, options=SMALL, schedule=ONCE, **({"seed": 4} | rest))
+    return train("cinn", data=data, options=SMALL, schedule=ONCE, **({"seed": 4, "rules": QUICK} | rest))
 
 
 def _source(seed: int = 1) -> FreshSource:
     ocs = Molecule.load("ocs")
-    return FreshSource(Simulator(ocs, build_prior(ocs), Noise(0.01, 0.01), seed), 200)
+    return FreshSource(Simulator(ocs, build_prior(ocs), Noise(0.01, 0.01), seed), 200, QUICK)
 
 
 def _rows(events: Events) -> set[bytes]:

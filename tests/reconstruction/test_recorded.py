@@ -12,7 +12,7 @@ from shell import Shell
 import flowcei
 from flowcei.errors import UsageError
 from flowcei.experiment.detector import NOISE_FLOOR, Noise, rms_component
-from flowcei.reconstruction.recorded import RecordedSource, measure_noise, recorded, settled_noise
+from flowcei.reconstruction.training_data import RecordedSource, measure_noise, recorded, settled_noise
 from flowcei.training.schedule import Schedule
 
 

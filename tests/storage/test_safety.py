@@ -379,9 +379,8 @@ TINY = [
 
 
 @pytest.fixture
-def stranger(folder: Path, quick_fitting: None) -> Path:
+def stranger(folder: Path) -> Path:
     """Return a run folder, unfinished, with a data path of two lines and control characters."""
-    del quick_fitting
     flowcei.write_events(flowcei.simulate("ocs", 120, noise="1%", seed=2), "e.csv")
     Path("a\nforged line\x1b[2J.csv").write_bytes(Path("e.csv").read_bytes())
     run = folder / "run"

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from quick import QUICK
 
 from flowcei.errors import DataError, FlowceiError, StoppedError, UsageError
 from flowcei.events.simulation import simulate
 from flowcei.reconstruction.fitting import train
-from flowcei.training import checkpoint as checkpoints
 from flowcei.training import loop as training
 from flowcei.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from flowcei.training.schedule import EpochRecord, Schedule
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from flowcei.events.container import Events
     from flowcei.reconstruction.model import Reconstructor
-
-pytestmark = pytest.mark.usefixtures("quick_fitting")
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "cinn": {"couplings": 2, "hidden": 8, "context": 2},
@@ -47,7 +45,7 @@ def recorded() -> Events:
 
 def _train(architecture: str, data: Events | None = None, **rest: Any) -> Reconstructor:
     given: dict[str, Any] = {"options": OPTIONS[architecture], "schedule": SCHEDULE, "seed": 4}
-    return train(architecture, data=data, events_per_epoch=210, **(given | rest))
+    return train(architecture, data=data, events_per_epoch=210, rules=QUICK, **(given | rest))
 
 
 def _timeless(records: list[EpochRecord]) -> list[EpochRecord]:
@@ -199,10 +197,7 @@ def test_data_that_have_changed_are_refused(tmp_path: Path, recorded: Events, pa
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """Return a checkpoint of two steps."""
     place = tmp_path_factory.mktemp("kept") / "c.safetensors"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flowcei.reconstruction.training_data.PILOT_EVENTS", 500)
-        patch.setattr("flowcei.reconstruction.training_data.VALIDATION_EVENTS", 200)
-        _train("cinn", checkpoint=place, schedule=Schedule(epochs=1, batch=150))
+    _train("cinn", checkpoint=place, schedule=Schedule(epochs=1, batch=150))
     return read_checkpoint(place)
 
 
@@ -231,9 +226,7 @@ def test_what_pickles_is_refused(tmp_path: Path, kept: Checkpoint) -> None:
         archive.writestr("data.pkl", bytes(1 << 26))
     with pytest.raises(DataError, match="no checkpoint of flowcei"):
         read_checkpoint(place)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoints, "CHECKPOINT_VERSION", 3)
-        write_checkpoint(kept, place)
+    write_checkpoint(kept.model_copy(update={"format_version": 3}), place)
     with pytest.raises(DataError, match="has format 3, and 2 is read here"):
         read_checkpoint(place)
 
@@ -262,7 +255,7 @@ def test_a_description_of_other_kinds_is_refused(
     place = tmp_path / "c.safetensors"
     if "records" in change:
         change = {"records": [replace(kept.records[0], **change["records"])]}
-    write_checkpoint(replace(kept, **change), place)
+    write_checkpoint(kept.model_copy(update=change), place)
     with pytest.raises(DataError, match="is damaged; begin the training anew"):
         read_checkpoint(place)
 
@@ -291,19 +284,21 @@ def test_every_tensor_of_a_checkpoint_is_compared_with_the_model(tmp_path: Path,
         ]
         bad += [torch.full_like(tensor, torch.nan)] if tensor.is_floating_point() else []
         for other in bad:
-            _refused(place, replace(kept, **{part: own | {name: other}}), "does not fit the model")
+            _refused(place, kept.model_copy(update={part: own | {name: other}}), "does not fit the model")
         if part != "random":
             fewer = {k: v for k, v in own.items() if k != name}
-            _refused(place, replace(kept, **{part: fewer}), "does not fit the model")
-            _refused(place, replace(kept, **{part: own | {"99.exp_avg": tensor}}), "does not fit the model")
+            _refused(place, kept.model_copy(update={part: fewer}), "does not fit the model")
+            _refused(
+                place, kept.model_copy(update={part: own | {"99.exp_avg": tensor}}), "does not fit the model"
+            )
     squares = next(k for k in kept.moments if k.endswith("exp_avg_sq"))
     below = kept.moments | {squares: -1.0 - kept.moments[squares]}
-    _refused(place, replace(kept, moments=below), "below 0")
+    _refused(place, kept.model_copy(update={"moments": below}), "below 0")
     order = next(k for k, v in kept.model.items() if not v.is_floating_point())
     far = kept.model | {order: kept.model[order] + 1_000_000}
-    _refused(place, replace(kept, model=far), "no permutation")
+    _refused(place, kept.model_copy(update={"model": far}), "no permutation")
     late = [replace(kept.records[0], phase=2)]
-    _refused(place, replace(kept, records=late), "is in phase 2 of 1")
+    _refused(place, kept.model_copy(update={"records": late}), "is in phase 2 of 1")
 
 
 def test_a_full_disk_leaves_the_old_checkpoint(
@@ -323,7 +318,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(
             with pytest.raises(
                 FlowceiError, match=r"c\.safetensors cannot be written \(No space left on device\)"
             ):
-                write_checkpoint(replace(kept, records=[]), place)
+                write_checkpoint(kept.model_copy(update={"records": []}), place)
         assert place.read_bytes() == before
         assert [p.name for p in tmp_path.iterdir()] == ["c.safetensors"]
 

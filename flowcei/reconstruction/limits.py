@@ -1,0 +1,102 @@
+"""What a model may be asked: the noise and the momenta it was trained for.
+
+A network answers anything, also momenta in other units, of another molecule or from geometries that its
+prior excludes. What it was trained on is remembered as the range of the KER and the ellipsoid of the other
+numbers of the condition. Noise is told with the momenta: less than trained for is raised to the least, which
+errs towards caution; more is an error where one level is asked for, and a flag where events state their own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flowcei.errors import UsageError
+from flowcei.experiment.detector import Noise, rms_component
+from flowcei.frame.interface import Condition
+from flowcei.storage.card import RangeRecord
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+ROUND_TRIP_BOUND = 1e-2
+"""Largest encode-decode error, in standardised units, at which a flow is still used."""
+
+FAR = 10.0
+"""Standard deviations of a condition beyond which nothing was trained on."""
+
+_DEFAULT = 0.01  # of the rms momentum component
+_ROUNDING = 1.01  # of a level of noise
+_MARGIN = 0.1  # of the range of log KER, on either side
+_FARTHER = 1.5  # times the largest squared distance in training
+
+
+def check_invertible(error: float | None) -> None:
+    """UsageError for a flow whose couplings do not invert themselves."""
+    if error is not None and not error <= ROUND_TRIP_BOUND:
+        raise UsageError(
+            f"the flow does not invert itself (error {error:.2g} of a standard deviation, "
+            f"bound {ROUND_TRIP_BOUND}): train again with a lower --learning-rate"
+        )
+
+
+def default_noise(trained: Noise, usual: float | None = None) -> Noise:
+    """Level that is assumed where nobody says: the usual one, else 1 %, or the nearest trained one."""
+    level = trained.high
+    if trained.relative:
+        level = min(max(_DEFAULT if usual is None else usual, trained.low), level)
+    return Noise(level, level, relative=trained.relative)
+
+
+def noise_limits(momenta: NDArray[np.float64], trained: Noise) -> tuple[NDArray[np.float64], ...]:
+    """Least and largest noise (E,) that a model was trained for, of momenta (E, N, 3), hbar / bohr."""
+    unit = rms_component(momenta) if trained.relative else np.ones(len(momenta))
+    return trained.low * unit, trained.high * unit
+
+
+def above_trained(
+    sigma: NDArray[np.float64], momenta: NDArray[np.float64], trained: Noise
+) -> NDArray[np.bool_]:
+    """Where noise (E,) of momenta (E, N, 3) is above the trained range."""
+    return np.asarray(sigma > noise_limits(momenta, trained)[1] * _ROUNDING)
+
+
+def check_noise(noise: str | Noise | None, trained: Noise) -> None:
+    """UsageError for one level of noise above the trained range.
+
+    A level of the kind that was trained is above the range in every event or in none. Levels that events
+    state, or that are of the other kind, may be above it in one event of thousands.
+    """
+    level = None if noise is None else Noise.parse(noise)
+    if level is not None and level.relative == trained.relative and level.high > trained.high * _ROUNDING:
+        raise UsageError(f"noise of {level} is above what the model was trained for ({trained})")
+
+
+def trained_range(condition: NDArray[np.float64]) -> RangeRecord:
+    """Extent of training conditions (B, C), not standardised."""
+    momenta, log_ker, _ = Condition.split(condition)
+    low, high = float(log_ker.min()), float(log_ker.max())
+    margin = _MARGIN * (high - low)
+    mean: NDArray[np.float64] = momenta.mean(axis=0)
+    covariance = np.cov(momenta, rowvar=False).reshape(momenta.shape[1], momenta.shape[1])
+    precision = np.asarray(np.linalg.pinv(covariance, hermitian=True), dtype=np.float64)
+    reach = _FARTHER * float(_distance(momenta, mean, precision).max(initial=0.0))
+    return RangeRecord(
+        low=low - margin, high=high + margin, mean=mean.tolist(), precision=precision.tolist(), reach=reach
+    )
+
+
+def outside(
+    condition: NDArray[np.float64], trained: RangeRecord
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Conditions (B, C) whose KER (B,), whose other momenta (B,) are unlike all training."""
+    momenta, log_ker, _ = Condition.split(condition)
+    distance = _distance(momenta, np.array(trained.mean), np.array(trained.precision))
+    return ~((log_ker >= trained.low) & (log_ker <= trained.high)), ~(distance <= trained.reach)
+
+
+def _distance(
+    x: NDArray[np.float64], mean: NDArray[np.float64], precision: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    return np.asarray(np.einsum("bi,ij,bj->b", x - mean, precision, x - mean))
