@@ -9,20 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import flowcei
-from flowcei.cli.options import (
-    check_folder,
-    device_option,
-    drift_option,
-    folder_option,
-    json_option,
-    judged_data_option,
-    judging_seed_option,
-    keep_flagged_option,
-    latent_option,
-    made_folder,
-    noise_option,
-    overwrite_option,
-)
+from flowcei.cli import options
 from flowcei.cli.progress import Progress
 from flowcei.cli.runs import MODEL_NAME, load_named, show_left_out, unseen_events
 from flowcei.cli.streams import note, show, show_json, warn, write_results
@@ -46,21 +33,21 @@ _TITLES = {
 
 @click.command(short_help="Check whether the posterior of a model is right.")
 @click.argument("model", type=MODEL_NAME, metavar="MODEL")
-@judged_data_option
+@options.judged_data_option
 @click.option(
     "-n", "count", type=click.IntRange(min=10), default=200, show_default=True, help="Samples an event."
 )
-@noise_option
-@latent_option
+@options.noise_option
+@options.latent_option
 @click.option("--weigh", is_flag=True, help="Judge the samples with their importance weights.")
-@folder_option("calibration")
-@judging_seed_option
+@options.folder_option("calibration")
+@options.judging_seed_option
 @click.option("--strict", is_flag=True, help="End with exit code 1 where a check fails.")
-@json_option("Print all as JSON, and write calibration.json.")
-@keep_flagged_option
-@drift_option
-@device_option
-@overwrite_option
+@options.json_option("Print all as JSON, and write calibration.json.")
+@options.keep_flagged_option
+@options.drift_option
+@options.device_option
+@options.overwrite_option
 def calibrate(
     *,
     model: str,
@@ -88,14 +75,14 @@ def calibrate(
 
     Example: flowcei calibrate bundled --data test.h5
     """
-    check_folder(output, overwrite=overwrite)
+    options.check_folder(output, overwrite=overwrite)
     name, loaded = load_named(model, device)
     events, left_out = unseen_events({name: loaded}, data, noise, drift, keep_flagged=keep_flagged)
     _warn_of_other_prior(loaded, events)
     how: dict[str, Any] = {"n": count, "noise": noise, "latent": latent, "seed": seed, "weigh": weigh}
     with Progress(len(events), "events") as progress:
         found = flowcei.calibrate(loaded, events, keep_flagged=True, on_events=progress.update, **how)
-    folder = made_folder(output, overwrite=overwrite)
+    folder = options.made_folder(output, overwrite=overwrite)
     _write(found, folder, overwrite=overwrite)
     if as_json:
         about = {"model": name, "data": str(data), "events": len(events), "samples": count, "seed": seed}

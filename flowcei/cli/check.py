@@ -9,18 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flowcei.cli.options import (
-    EVENT_FILES,
-    InputFile,
-    ions_options,
-    json_option,
-    molecule_option,
-    named_or_none,
-    noise_option,
-    output_path,
-    overwrite_option,
-    warn_of_masses,
-)
+from flowcei.cli import options
 from flowcei.cli.reading import reading_options
 from flowcei.cli.runs import MODEL_NAME
 from flowcei.cli.streams import note, show
@@ -39,23 +28,23 @@ _TITLES = {"error": "Errors", "warning": "Warnings", "note": "Notes"}
 
 
 @click.command(short_help="Check whether a data file is sound and can bear a claim.")
-@click.argument("file", type=InputFile())
-@molecule_option
+@click.argument("file", type=options.InputFile())
+@options.molecule_option
 @click.option(
     "--model", type=MODEL_NAME, help="A model file or run, or bundled: is the run what its prior predicts?"
 )
 @click.option("--prior", help="Is the run what this prior of the molecule predicts?")
-@noise_option
-@ions_options
+@options.noise_option
+@options.ions_options
 @click.option(
     "--repair",
     "output",
     type=click.Path(path_type=Path),
     help="Write the events to this .csv or .h5, positions centred and in the frame of the momenta.",
 )
-@json_option()
+@options.json_option()
 @reading_options
-@overwrite_option
+@options.overwrite_option
 def check(
     *,
     file: Path,
@@ -79,8 +68,8 @@ def check(
     Example: flowcei check events.csv --model bundled
     """
     if output is not None:
-        output_path(output, overwrite=overwrite, endings=EVENT_FILES, source=file)
-    claimed = named_or_none(molecule, ions, prior)
+        options.output_path(output, overwrite=overwrite, endings=options.EVENT_FILES, source=file)
+    claimed = options.named_or_none(molecule, ions, prior)
     trained = _trained(model, molecule=molecule, prior=prior, **ions)
     if prior is not None and molecule is None:
         _refuse_unnamed(file, prior)
@@ -89,7 +78,7 @@ def check(
     stated = reading()
     report = examine_file(file, claimed if trained is None else trained.molecule, stated)
     if molecule is None and report.events is not None:
-        warn_of_masses(report.events.molecule, of_model=trained is not None)
+        options.warn_of_masses(report.events.molecule, of_model=trained is not None)
     run = _compared(report, trained, molecule, prior, noise)
     if as_json:
         about = (

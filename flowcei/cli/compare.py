@@ -8,21 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 import flowcei
-from flowcei.cli.options import (
-    check_folder,
-    device_option,
-    drift_option,
-    folder_option,
-    json_option,
-    judged_data_option,
-    judging_seed_option,
-    keep_flagged_option,
-    latent_option,
-    made_folder,
-    noise_option,
-    overwrite_option,
-    samples_option,
-)
+from flowcei.cli import options
 from flowcei.cli.runs import MODEL_NAME, load_named, show_left_out, unseen_events
 from flowcei.cli.streams import note, show, show_json, text_table, write_results
 from flowcei.errors import UsageError
@@ -42,17 +28,17 @@ _NOTHING = "-"
 
 @click.command(short_help="Score models beside null models on known positions.")
 @click.argument("models", type=MODEL_NAME, nargs=-1, required=True, metavar="MODEL...")
-@judged_data_option
-@samples_option
-@noise_option
-@latent_option
-@folder_option("comparison")
-@judging_seed_option
-@json_option("Print everything as JSON, and write comparison.json.")
-@keep_flagged_option
-@drift_option
-@device_option
-@overwrite_option
+@options.judged_data_option
+@options.samples_option
+@options.noise_option
+@options.latent_option
+@options.folder_option("comparison")
+@options.judging_seed_option
+@options.json_option("Print everything as JSON, and write comparison.json.")
+@options.keep_flagged_option
+@options.drift_option
+@options.device_option
+@options.overwrite_option
 def compare(
     *,
     models: tuple[str, ...],
@@ -75,7 +61,7 @@ def compare(
 
     Example: flowcei compare runs/ocs-cinn-1 runs/ocs-cvae-1 --data test.h5
     """
-    check_folder(output, overwrite=overwrite)
+    options.check_folder(output, overwrite=overwrite)
     from flowcei.evaluation.comparison import FLOOR
     from flowcei.report.comparison import comparison_figure
 
@@ -86,7 +72,7 @@ def compare(
     result = flowcei.compare(
         loaded, events, n=count, noise=noise, latent=latent, seed=seed, keep_flagged=True
     )
-    folder = made_folder(output, overwrite=overwrite)
+    folder = options.made_folder(output, overwrite=overwrite)
     results = {"comparison.csv": result.table, "comparison.png": comparison_figure(result)}
     write_results(results, folder, overwrite=overwrite)
     if as_json:

@@ -8,18 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flowcei.cli.options import (
-    EVENT_FILES,
-    MOLECULE,
-    InputFile,
-    drift_option,
-    ions_options,
-    named_molecule,
-    noise_option,
-    output_option,
-    output_path,
-    overwrite_option,
-)
+from flowcei.cli import options
 from flowcei.cli.reading import note_reading, reading_options, selection_options
 from flowcei.cli.streams import note, warn
 from flowcei.storage.creation import atomic_text
@@ -33,18 +22,22 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Turn events of another program into a file of flowcei.")
-@click.argument("file", type=InputFile())
+@click.argument("file", type=options.InputFile())
 @click.option(
-    "--molecule", type=MOLECULE, default="ocs", show_default=True, help="A built-in name, .toml or .xyz."
+    "--molecule",
+    type=options.MOLECULE,
+    default="ocs",
+    show_default=True,
+    help="A built-in name, .toml or .xyz.",
 )
-@ions_options
+@options.ions_options
 @click.option("--guess", is_flag=True, help="Write what the columns probably mean, to be checked by you.")
-@output_option("Events, .h5 or .csv; with --guess a .toml. NAME.events.h5 or NAME.toml if absent.")
+@options.output_option("Events, .h5 or .csv; with --guess a .toml. NAME.events.h5 or NAME.toml if absent.")
 @reading_options
 @selection_options
-@drift_option
-@noise_option
-@overwrite_option
+@options.drift_option
+@options.noise_option
+@options.overwrite_option
 def convert(
     *,
     file: Path,
@@ -68,8 +61,8 @@ def convert(
     Example: flowcei convert run7.dat --molecule ch4 --mapping run7.toml -o run7.h5
     """
     path = output or Path(f"{file.stem}.toml" if guess else f"{file.stem}.events.h5")
-    output_path(path, overwrite=overwrite, endings=() if guess else EVENT_FILES, source=file)
-    exploded = named_molecule(molecule, ions)
+    options.output_path(path, overwrite=overwrite, endings=() if guess else options.EVENT_FILES, source=file)
+    exploded = options.named_molecule(molecule, ions)
     if guess:
         _guess(file, exploded, path, reading(), overwrite=overwrite)
         return

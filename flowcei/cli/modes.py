@@ -8,14 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flowcei.cli.options import (
-    OUTPUT,
-    InputFile,
-    keep_flagged_option,
-    output_option,
-    output_path,
-    overwrite_option,
-)
+from flowcei.cli import options
 from flowcei.cli.runs import read_unflagged
 from flowcei.cli.streams import note, show, text_table, write_results
 from flowcei.errors import NoDensityError
@@ -30,13 +23,13 @@ _LESS_TELLING = ("starts", "error", "chi_squared")  # columns of the file that a
 
 
 @click.command(short_help="Find every geometry that explains an event, with its probability.")
-@click.argument("samples", type=InputFile())
+@click.argument("samples", type=options.InputFile())
 @click.option("--prior", help="Of the molecule; that of the model if absent.")
 @click.option("--event", type=int, help="Number of the event to draw; the most ambiguous if absent.")
-@click.option("--xyz", type=OUTPUT, help="Also write the geometries, extended XYZ, angstrom.")
-@output_option("CSV; NAME.modes.csv if absent.")
-@keep_flagged_option
-@overwrite_option
+@click.option("--xyz", type=options.OUTPUT, help="Also write the geometries, extended XYZ, angstrom.")
+@options.output_option("CSV; NAME.modes.csv if absent.")
+@options.keep_flagged_option
+@options.overwrite_option
 def modes(
     *,
     samples: Path,
@@ -60,7 +53,7 @@ def modes(
     pictures = [path.with_name(f"{path.stem}-{name}.png") for name in ("event", "map")]
     written = [path, *pictures, *([xyz] if xyz else [])]
     for file in written:
-        output_path(file, overwrite=overwrite)
+        options.output_path(file, overwrite=overwrite)
     from flowcei.physics.priors import build_prior
     from flowcei.posterior.modes import UNANSWERED, VERDICTS
     from flowcei.posterior.structures import write_modes_xyz

@@ -109,13 +109,8 @@ class RunFolder:
                 parent.rmdir()
 
 
-def is_unfinished(folder: Path) -> bool:
-    """Whether a training in a folder can be resumed."""
-    return _work(folder) is not None
-
-
-def _work(folder: Path) -> Path | None:
-    """Where the unfinished training of a folder is kept, if there is one."""
+def unfinished_work(folder: Path) -> Path | None:
+    """Where the unfinished training of a folder is kept, if there is one to resume."""
     if (folder / _UNFINISHED / _CONFIG).is_file():
         return folder / _UNFINISHED
     return folder if (folder / _CONFIG).is_file() and not (folder / MODEL).is_file() else None
@@ -128,7 +123,7 @@ def check_run_folder(output: Path | None, name: str, *, overwrite: bool) -> Path
         while (RUNS / f"{name}-{k}").exists():
             k += 1
         return RUNS / f"{name}-{k}"
-    unfinished = is_unfinished(output)
+    unfinished = unfinished_work(output)
     if unfinished and not overwrite:
         msg = f"{output} holds an unfinished training: --resume {output} goes on, --overwrite begins anew"
         raise UsageError(msg)
@@ -168,7 +163,7 @@ def begin_run(folder: Path, config: dict[str, Any]) -> RunFolder:
 def to_resume(name: str) -> RunFolder:
     """The unfinished run meant: a folder, a name in runs/, or the newest there for ""."""
     folders = [Path(name), RUNS / name] if name else list(RUNS.glob("[!.]*"))
-    runs = [RunFolder(folder, work) for folder in folders if (work := _work(folder)) is not None]
+    runs = [RunFolder(folder, work) for folder in folders if (work := unfinished_work(folder)) is not None]
     if not runs:
         msg = f"no unfinished training {name!r}: give a run folder, or a name in {RUNS}"
         if not name:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import flowcei
 from flowcei.cli.options import Checked
-from flowcei.cli.runfolder import MODEL, RUNS, is_unfinished
+from flowcei.cli.runfolder import MODEL, RUNS, unfinished_work
 from flowcei.cli.streams import note, show, warn
 from flowcei.errors import DataError, UsageError
 
@@ -33,7 +33,7 @@ def find_model(name: str | None) -> Path | None:
             return path
         if (path / MODEL).is_file():
             return path / MODEL
-        if is_unfinished(path):
+        if unfinished_work(path):
             raise UsageError(
                 f"the training in {path} is not finished: flowcei train --resume {path} goes on with it"
             )

@@ -13,23 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flowcei.cli.options import (
-    SAMPLE_FILES,
-    InputFile,
-    device_option,
-    drift_option,
-    keep_flagged_option,
-    latent_option,
-    noise_option,
-    note_ions,
-    output_option,
-    output_path,
-    overwrite_option,
-    samples_option,
-    seed_option,
-    settled_seed,
-    warn_of_masses,
-)
+from flowcei.cli import options
 from flowcei.cli.progress import Progress
 from flowcei.cli.reading import note_reading, reading_options, selection_options
 from flowcei.cli.runs import BUNDLED, MODEL_NAME, load_named, note_what_is_assumed, warn_of_flags
@@ -50,16 +34,18 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Draw the geometries that explain measured momenta.")
-@click.option("--momenta", required=True, type=InputFile(), help="Events, in any format that flowcei reads.")
-@samples_option
+@click.option(
+    "--momenta", required=True, type=options.InputFile(), help="Events, in any format that flowcei reads."
+)
+@options.samples_option
 @click.option(
     "--model", type=MODEL_NAME, help="Model file or run; the newest in runs/, else the bundled OCS model."
 )
-@noise_option
+@options.noise_option
 @reading_options
 @selection_options
-@drift_option
-@latent_option
+@options.drift_option
+@options.latent_option
 @click.option("--weigh", is_flag=True, help="Weigh samples by the exact prior and likelihood.")
 @click.option(
     "--min-ess",
@@ -72,12 +58,12 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     help="Samples drawn of one event, at the most; 100 times -n if absent.",
 )
-@output_option("File, .h5, .csv or .parquet; - for CSV on stdout; NAME.samples.h5 if absent.")
+@options.output_option("File, .h5, .csv or .parquet; - for CSV on stdout; NAME.samples.h5 if absent.")
 @click.option("--resume", is_flag=True, help="Go on with an unfinished file of the same options.")
-@seed_option
-@keep_flagged_option
-@device_option
-@overwrite_option
+@options.seed_option
+@options.keep_flagged_option
+@options.device_option
+@options.overwrite_option
 def sample(
     *,
     momenta: Path,
@@ -107,7 +93,7 @@ def sample(
     Example: flowcei sample --momenta events.csv -n 100
     """
     path = output or Path(f"{momenta.stem}.samples.h5")
-    output_path(path, overwrite=overwrite or resume, endings=SAMPLE_FILES, source=momenta)
+    options.output_path(path, overwrite=overwrite or resume, endings=options.SAMPLE_FILES, source=momenta)
     if resume and not partial_path(path).exists():
         if not path.exists():
             raise UsageError(f"there are no unfinished samples {partial_path(path)} to resume")
@@ -115,26 +101,20 @@ def sample(
         return
     from flowcei.check.observables import Thinning
     from flowcei.cli.runcheck import note_run_check
-    from flowcei.events.source import open_events
-    from flowcei.experiment.drift import subtract_drift
     from flowcei.reconstruction.sampling import SamplingRequest, Survey
     from flowcei.storage.resumable import unfinished_seed
 
     seed = unfinished_seed(path) if resume and seed is None else seed
     reconstructor = _loaded(model, device, noise)
-    source = open_events(momenta, reconstructor.molecule, replace(reading(), selection=selection(noise)))
-    subtract_drift(source, drift)
-    note_reading(source)
+    source = _opened(momenta, reconstructor, replace(reading(), selection=selection(noise)), drift)
     first = next(source.chunks())
     note_what_is_assumed(reconstructor, first, noise)
     request = SamplingRequest(
-        count, settled_seed(seed), noise, latent, weigh=weigh, min_ess=min_ess, budget=budget
+        count, options.settled_seed(seed), noise, latent, weigh=weigh, min_ess=min_ess, budget=budget
     )
     thinning = Thinning()
     survey = Survey.of(thinning.watch(source.chunks()))
-    if source.selection.to_dict() or source.tally.rejected:
-        source.keep_tally()
-        note(f"{source.tally}")
+    _note_selection(source)
     write = _to_stdout if str(path) == "-" else partial(_to_file, path, overwrite=overwrite, resume=resume)
     quality = write(reconstructor, request, source, survey)
     _note_quality(quality, complete=survey.events > len(first))
@@ -147,10 +127,28 @@ def _loaded(name: str | None, device: str, noise: str | None) -> Reconstructor:
     title, model = load_named(name, device)
     newest = ", the newest of runs/ (--model names another)" if name is None and title != BUNDLED else ""
     note(f"model {title}{newest} ({model.architecture}, {model.molecule.name})")
-    warn_of_masses(model.molecule, of_model=True)
+    options.warn_of_masses(model.molecule, of_model=True)
     prior = f"prior {model.training.prior_name or 'unnamed'}"
-    note_ions(model.molecule, prior, f"noise {noise or 'of the file, or else of the model'}")
+    options.note_ions(model.molecule, prior, f"noise {noise or 'of the file, or else of the model'}")
     return model
+
+
+def _opened(path: Path, model: Reconstructor, reading: Reading, drift: str) -> EventSource:
+    """Open a file of events of a model, and say how it is read."""
+    from flowcei.events.source import open_events
+    from flowcei.experiment.drift import subtract_drift
+
+    source = open_events(path, model.molecule, reading)
+    subtract_drift(source, drift)
+    note_reading(source)
+    return source
+
+
+def _note_selection(source: EventSource) -> None:
+    """Say how many events of a file are left out, and keep it with the samples."""
+    if source.selection.to_dict() or source.tally.rejected:
+        source.keep_tally()
+        note(f"{source.tally}")
 
 
 def _to_stdout(

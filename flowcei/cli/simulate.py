@@ -11,25 +11,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import flowcei
-from flowcei.cli.options import (
-    EVENT_FILES,
-    NOISE,
-    InputFile,
-    ions_options,
-    named_molecule,
-    output_option,
-    output_path,
-    overwrite_option,
-    seed_option,
-    settled_seed,
-)
+from flowcei.cli import options
 from flowcei.cli.progress import Progress
 from flowcei.cli.streams import note
 from flowcei.errors import UsageError
 from flowcei.storage.creation import partial_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from flowcei.events.simulation import Simulator
 
@@ -44,7 +33,7 @@ _DATASETS = ("cei_traning_orient_1", "random_cos3d_10000", "generated_cos3d_chec
 @click.option("--prior", help="Which geometries: a prior of the molecule; its default if absent.")
 @click.option(
     "--noise",
-    type=NOISE,
+    type=options.NOISE,
     show_default="0%",
     metavar="LEVEL",
     help="Detector noise: 1% of the event's rms momentum component, 0.5 (a.u.), or 0.1%..5%.",
@@ -57,7 +46,9 @@ _DATASETS = ("cei_traning_orient_1", "random_cos3d_10000", "generated_cos3d_chec
     f"{', '.join(_DATASETS[:-1])} or {_DATASETS[-1]}.",
 )
 @click.option(
-    "--geometries", type=InputFile(), help="Instead of a prior: explode the structures of this XYZ file."
+    "--geometries",
+    type=options.InputFile(),
+    help="Instead of a prior: explode the structures of this XYZ file.",
 )
 @click.option(
     "--as-published",
@@ -67,11 +58,11 @@ _DATASETS = ("cei_traning_orient_1", "random_cos3d_10000", "generated_cos3d_chec
 @click.option(
     "--accuracy", type=float, show_default="3e-6; 1e-9 with --like", help="Relative error of the momenta."
 )
-@output_option("File, .csv or .h5; - for CSV on stdout.")
+@options.output_option("File, .csv or .h5; - for CSV on stdout.")
 @click.option("--resume", is_flag=True, help="Go on with an unfinished .h5 of the same options.")
-@ions_options
-@seed_option
-@overwrite_option
+@options.ions_options
+@options.seed_option
+@options.overwrite_option
 def simulate(
     *,
     molecule: str | None,
@@ -97,31 +88,26 @@ def simulate(
 
     Example: flowcei simulate ocs -n 100000 --noise 1% -o events.h5
     """
-    if geometries is not None:
-        others = {"--like": like, "--prior": prior, "-n": count}
-        _refuse_beside("--geometries", "which geometries", others)
-        molecule = molecule or "ocs"
-    if like is not None:
-        others = {"MOLECULE": molecule, "--prior": prior, "--noise": noise}
-        others |= {f"--{name.replace('_', '-')}": value for name, value in ions.items()}
-        _refuse_beside(f"--like {like}", "molecule, prior and noise", others)
-    elif as_published:
-        raise UsageError("--as-published repeats the faults of a dataset; name it with --like")
-    exploded = None if like is not None else _exploded(molecule, ions, prior)
+    given = {"MOLECULE": molecule, "--prior": prior, "--noise": noise, "--like": like, "-n": count}
+    given |= {f"--{name.replace('_', '-')}": value for name, value in ions.items()}
+    _check_together(given, geometries, as_published=as_published)
+    exploded = None
+    if like is None:
+        exploded = options.named_molecule(molecule or "ocs", ions, prior)
     default = Path(f"{like if exploded is None else exploded.name}.csv")
-    path = output_path(output or default, overwrite=overwrite, endings=EVENT_FILES)
+    path = options.output_path(output or default, overwrite=overwrite, endings=options.EVENT_FILES)
     binary = path.suffix.lower() in (".h5", ".hdf5")
     if resume and not (binary and partial_path(path).exists()):
         raise UsageError(f"there is no unfinished simulation {partial_path(path)} to resume")
     how: dict[str, Any] = {} if accuracy is None else {"accuracy": _checked(accuracy)}
     if exploded is None:
         source = _dataset(str(like), count, how | {"as_published": as_published})
-    elif geometries is not None:
-        source = _structures(geometries, exploded, ions["length_unit"], how | {"noise": noise or "0%"})
+    elif geometries is None:
+        source = _molecule(exploded, count, prior, noise, how)
     else:
-        source = _molecule(exploded, count or _COUNT, how | {"prior": prior, "noise": noise or "0%"})
+        source = _structures(geometries, exploded, ions["length_unit"], noise, how)
     note(f"{source.name}: {source.about}")
-    seed = settled_seed(_stored_seed(path) if resume and seed is None else seed)
+    seed = options.settled_seed(_stored_seed(path) if resume and seed is None else seed)
     if binary and source.simulator is not None:
         _stream(source, source.simulator(seed), path, resume=resume, overwrite=overwrite)
     else:
@@ -139,25 +125,34 @@ class _Source:
     simulator: Callable[[int], Simulator] | None = None
 
 
-def _exploded(name: str | None, ions: Mapping[str, str | None], prior: str | None) -> flowcei.Molecule:
-    if name is None:
+def _check_together(given: Mapping[str, object], geometries: Path | None, *, as_published: bool) -> None:
+    """Refuse options that contradict each other, and too few of them."""
+    like = given["--like"]
+    if geometries is not None:
+        _refuse_beside("--geometries", "which geometries", given, ("--like", "--prior", "-n"))
+    if like is not None:
+        _refuse_beside(f"--like {like}", "molecule, prior and noise", given, given.keys() - {"--like", "-n"})
+    elif as_published:
+        raise UsageError("--as-published repeats the faults of a dataset; name it with --like")
+    elif geometries is None and given["MOLECULE"] is None:
         raise UsageError(
             "nothing to simulate; name a MOLECULE, such as ocs, or a dataset of the first study with --like"
         )
-    return named_molecule(name, ions, prior)
 
 
-def _molecule(molecule: flowcei.Molecule, count: int, how: dict[str, Any]) -> _Source:
+def _molecule(
+    molecule: flowcei.Molecule, count: int | None, prior: str | None, noise: str | None, how: dict[str, Any]
+) -> _Source:
     from flowcei.events.simulation import make_simulator
     from flowcei.molecules.isotopes import described_ions
 
-    prior = how["prior"] or molecule.default_prior
+    n, how = count or _COUNT, how | {"prior": prior, "noise": noise or "0%"}
     return _Source(
         molecule.name,
-        f"{described_ions(molecule)}; prior {prior}; noise {how['noise']}",
-        count,
-        lambda seed: flowcei.simulate(molecule, count, seed=seed, **how),
-        lambda seed: make_simulator(molecule, count, seed=seed, **how),
+        f"{described_ions(molecule)}; prior {prior or molecule.default_prior}; noise {how['noise']}",
+        n,
+        lambda seed: flowcei.simulate(molecule, n, seed=seed, **how),
+        lambda seed: make_simulator(molecule, n, seed=seed, **how),
     )
 
 
@@ -175,19 +170,21 @@ def _dataset(name: str, count: int | None, how: dict[str, Any]) -> _Source:
     )
 
 
-def _structures(path: Path, molecule: flowcei.Molecule, unit: str | None, how: dict[str, Any]) -> _Source:
+def _structures(
+    path: Path, molecule: flowcei.Molecule, unit: str | None, noise: str | None, how: dict[str, Any]
+) -> _Source:
     from flowcei.events.geometries import explode, read_geometries
     from flowcei.molecules.isotopes import described_ions
 
-    positions = read_geometries(path, molecule, unit=unit)
+    positions, how = read_geometries(path, molecule, unit=unit), how | {"noise": noise or "0%"}
     about = f"structures of {path}: {len(positions)}; {described_ions(molecule)}; noise {how['noise']}"
     return _Source(
         molecule.name, about, len(positions), lambda seed: explode(positions, molecule, seed=seed, **how)
     )
 
 
-def _refuse_beside(option: str, settled: str, others: Mapping[str, object]) -> None:
-    given = [name for name, value in others.items() if value is not None]
+def _refuse_beside(option: str, settled: str, named: Mapping[str, object], others: Collection[str]) -> None:
+    given = [name for name, value in named.items() if name in others and value is not None]
     if given:
         raise UsageError(f"{option} settles {settled}; leave out {' and '.join(given)}")
 

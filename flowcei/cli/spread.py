@@ -7,16 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flowcei.cli.options import (
-    OUTPUT,
-    InputFile,
-    check_folder,
-    keep_flagged_option,
-    made_folder,
-    output_option,
-    output_path,
-    overwrite_option,
-)
+from flowcei.cli import options
 from flowcei.cli.runs import read_unflagged
 from flowcei.cli.streams import note, show, text_table, write_results
 from flowcei.storage.creation import atomic_text
@@ -27,12 +18,12 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Tabulate and draw how far posterior samples lie apart.")
-@click.argument("samples", type=InputFile())
+@click.argument("samples", type=options.InputFile())
 @click.option("--event", type=int, help="Number of the event to draw; the first if absent.")
-@output_option("Folder; NAME-spread if absent.")
-@click.option("--xyz", type=OUTPUT, help="Also write the posterior means, extended XYZ, angstrom.")
-@keep_flagged_option
-@overwrite_option
+@options.output_option("Folder; NAME-spread if absent.")
+@click.option("--xyz", type=options.OUTPUT, help="Also write the posterior means, extended XYZ, angstrom.")
+@options.keep_flagged_option
+@options.overwrite_option
 def spread(
     *,
     samples: Path,
@@ -61,14 +52,14 @@ def spread(
     Example: flowcei spread events.samples.h5
     """
     folder = output or Path(f"{samples.stem.removesuffix('.samples')}-spread")
-    check_folder(folder, overwrite=overwrite)
+    options.check_folder(folder, overwrite=overwrite)
     if xyz:
-        output_path(xyz, overwrite=overwrite)
+        options.output_path(xyz, overwrite=overwrite)
     from flowcei.posterior.structures import write_means_xyz
     from flowcei.report.figures import internal_figure, spread_figure
 
     drawn, row = read_unflagged(samples, event, keep_flagged=keep_flagged)
-    made_folder(folder, overwrite=overwrite)
+    options.made_folder(folder, overwrite=overwrite)
     result, row = drawn.spread(keep_flagged=True), row or 0
     shown = f"event-{result.event_id[row]}"
     results = {

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from flowcei.events.container import one_row
 from flowcei.events.extracolumns import add_columns, component_names
 from flowcei.experiment.likelihood import nonfinite_allowed
 from flowcei.posterior.labels import label_by_geometry, relabel
@@ -120,8 +119,8 @@ class Modes:
         return (self[k] for k in range(len(self)))
 
     def __getitem__(self, rows: int | slice | NDArray) -> Modes:
-        """Return some of the modes; `event`, `verdict` and `samples` stay those of all events."""
-        rows = one_row(rows, len(self))
+        """Return some of the modes, of an integer one; `verdict` and `source` stay those of all events."""
+        rows = np.atleast_1d(np.arange(len(self))[rows])
         return replace(self, **{name: getattr(self, name)[rows] for name in _PER_MODE})
 
     def of(self, event: int) -> Rows:

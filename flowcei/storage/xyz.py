@@ -91,7 +91,8 @@ def check_length_unit(
     if unit and named and unit != named:
         raise DataError(f"its comment says {named}, you say {unit}; correct the one that is wrong", path=path)
     chosen = unit or named or "angstrom"
-    distance = float(np.median([_nearest(atoms) for atoms in structures])) * length_in_bohr(chosen) / ANGSTROM
+    nearest = [_over_radii(atoms).min() if len(atoms) > 1 else 0.0 for atoms in structures]
+    distance = float(np.median(nearest)) * length_in_bohr(chosen) / ANGSTROM
     # Too near in angstrom is nearer still in bohr: that is no question of the unit.
     if chosen == "bohr" and distance < _BOND_SQUEEZE and (at_rest or not unit):
         why = "another unit, or no molecule"
@@ -120,10 +121,6 @@ def _over_radii(atoms: Any) -> NDArray[np.float64]:  # noqa: ANN401
     x, radius = atoms.get_positions(), covalent_radii[atoms.numbers]
     first, second = np.triu_indices(len(x), 1)
     return np.asarray(np.linalg.norm(x[first] - x[second], axis=1) / (radius[first] + radius[second]))
-
-
-def _nearest(atoms: Any) -> float:  # noqa: ANN401
-    return float(_over_radii(atoms).min()) if len(atoms) > 1 else 0.0
 
 
 def molecule_table(path: Path, unit: str | None = None) -> dict[str, Any]:

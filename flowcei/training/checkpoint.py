@@ -8,13 +8,12 @@ handed a tensor of another shape writes past its end.
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from flowcei._version import __version__
 from flowcei.errors import DataError, UsageError
@@ -39,29 +38,7 @@ _MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of a parameter
 _DAMAGED = "is damaged; begin the training anew with --overwrite"
 
 
-class _Description(BaseModel):
-    """What a checkpoint says beside its tensors."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-    format_version: int
-    flowcei: str
-    settings: dict[str, Any]
-    machine: dict[str, Any]
-    records: list[EpochRecord]
-
-    @model_validator(mode="after")
-    def _sound(self) -> _Description:
-        check_values([self.settings, self.machine])
-        seed, phases = self.settings.get("seed"), [1, *(record.phase for record in self.records)]
-        epochs = [record.epoch for record in self.records]
-        ordered = epochs == list(range(1, len(phases))) and all(b in (a, a + 1) for a, b in pairwise(phases))
-        if not ordered or type(seed) is not int or not 0 <= seed < 1 << 64:
-            raise ValueError("a seed that is none, or epochs out of order")
-        return self
-
-
-@dataclass
-class Checkpoint:
+class Checkpoint(BaseModel):
     """The state of a training after an epoch, or before the first.
 
     `settings` are what was asked for, which a training that goes on must share; `machine` versions, device
@@ -70,13 +47,26 @@ class Checkpoint:
     `random` generators by device.
     """
 
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+    format_version: int = CHECKPOINT_VERSION
+    flowcei: str = __version__
     settings: dict[str, Any]
     machine: dict[str, Any]
     records: list[EpochRecord]
-    model: dict[str, Tensor]
-    best: dict[str, Tensor]
-    moments: dict[str, Tensor]
-    random: dict[str, Tensor]
+    model: dict[str, torch.Tensor] = Field(default={}, exclude=True)
+    best: dict[str, torch.Tensor] = Field(default={}, exclude=True)
+    moments: dict[str, torch.Tensor] = Field(default={}, exclude=True)
+    random: dict[str, torch.Tensor] = Field(default={}, exclude=True)
+
+    @model_validator(mode="after")
+    def _sound(self) -> Checkpoint:
+        check_values([self.settings, self.machine])
+        seed, phases = self.settings.get("seed"), [1, *(record.phase for record in self.records)]
+        epochs = [record.epoch for record in self.records]
+        ordered = epochs == list(range(1, len(phases))) and all(b in (a, a + 1) for a, b in pairwise(phases))
+        if not ordered or type(seed) is not int or not 0 <= seed < 1 << 64:
+            raise ValueError("a seed that is none, or epochs out of order")
+        return self
 
     @property
     def phase(self) -> int:
@@ -107,9 +97,7 @@ class Keeping:
 def write_checkpoint(state: Checkpoint, path: Path) -> None:
     """Write a checkpoint in the place of the one before, which stays as it was where that fails."""
     tensors = {f"{part}.{name}": t for part in _PARTS for name, t in getattr(state, part).items()}
-    about = {"format_version": CHECKPOINT_VERSION, "flowcei": __version__}
-    about |= {"settings": state.settings, "machine": state.machine}
-    text = json.dumps(about | {"records": [asdict(record) for record in state.records]})
+    text = state.model_dump_json(warnings=False)
     with atomic_write(path, durable=True) as file:
         write_tensors(file, {_ABOUT: text, _SEAL: text_digest(text + checksum(tensors))}, tensors)
 
@@ -134,10 +122,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
         for key, tensor in tensors.items():
             part, _, name = key.partition(".")
             parts[part][name] = tensor
-        about = _Description.model_validate_json(metadata[_ABOUT])
+        return Checkpoint.model_validate_json(metadata[_ABOUT]).model_copy(update=parts)
     except (KeyError, ValueError) as error:
         raise DataError(_DAMAGED, path=path) from error
-    return Checkpoint(about.settings, about.machine, about.records, **parts)
 
 
 def begun_at(checkpoint: Path | None, *, resume: bool) -> Checkpoint | None:
@@ -171,53 +158,43 @@ def restore(
 
     All of it is compared with what is there before any of it is used; DataError where it differs.
     """
-    reference = model.state_dict()
-    for weights in (begun.model, begun.best):
-        _check_weights(weights, reference)
-    moments = _checked_moments(begun.moments, optimiser.param_groups[0]["params"])
-    now = random_state(device)
-    for name in begun.random.keys() & now.keys():  # begun on another device, its generator is of no use here
-        _check_tensor(name, begun.random[name], now[name])
+    weights, generators = model.state_dict(), random_state(device)
+    for tensors in (begun.model, begun.best):
+        _check_tensors(tensors, weights)
+        # Integers may say where to look: as permutations do, of which a flow has many.
+        for name in weights:
+            if _is_permutation(weights[name]) and not _is_permutation(tensors[name]):
+                raise DataError(f"tensor {name} is no permutation")
+    parameters = dict(enumerate(optimiser.param_groups[0]["params"]))
+    indices = [k for k in parameters if f"{k}.step" in begun.moments]
+    like = {"step": torch.zeros(())}  # the others are as their parameter
+    _check_tensors(
+        begun.moments, {f"{k}.{key}": like.get(key, parameters[k]) for k in indices for key in _MOMENTS}
+    )
+    for name, tensor in begun.moments.items():
+        if not name.endswith(".exp_avg") and bool((tensor < 0).any()):
+            raise DataError(f"state of the optimiser below 0 for {name}")
+    drawn = {k: begun.random.get(k, state) for k, state in generators.items()}  # of another device: of no use
+    _check_tensors(drawn, generators)
+    state = {k: {key: begun.moments[f"{k}.{key}"] for key in _MOMENTS} for k in indices}
     try:
-        _set_random_state({**now, **begun.random}, device)
+        _set_random_state(drawn, device)
         model.load_state_dict(begun.model)
-        optimiser.load_state_dict({"state": moments, "param_groups": optimiser.state_dict()["param_groups"]})
+        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
     except RuntimeError as error:
         raise DataError(str(error).splitlines()[0]) from error
 
 
-def _checked_moments(moments: dict[str, Tensor], parameters: list[Tensor]) -> dict[int, dict[str, Tensor]]:
-    """State of the optimiser by the number of the parameter."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in moments.items():
-        index, _, key = name.partition(".")
-        if key not in _MOMENTS or not index.isdecimal() or int(index) >= len(parameters):
-            raise DataError(f"state of the optimiser for {name}, which the model does not have")
-        _check_tensor(name, tensor, torch.zeros(()) if key == "step" else parameters[int(index)])
-        if key != "exp_avg" and bool((tensor < 0).any()):
-            raise DataError(f"state of the optimiser below 0 for {name}")
-        state.setdefault(int(index), {})[key] = tensor
-    if any(set(one) != set(_MOMENTS) for one in state.values()):
-        raise DataError("the state of the optimiser is not whole")
-    return state
-
-
-def _check_weights(tensors: dict[str, Tensor], reference: dict[str, Tensor]) -> None:
+def _check_tensors(tensors: dict[str, Tensor], reference: dict[str, Tensor]) -> None:
+    """Refuse tensors of other names, types or shapes than those of reference, or that are not finite."""
     if tensors.keys() != reference.keys():
         raise DataError(f"tensor {min(tensors.keys() ^ reference.keys())} is missing, or one too many")
     for name, tensor in tensors.items():
-        _check_tensor(name, tensor, reference[name])
-        # Integers may say where to look: as permutations do, of which a flow has many.
-        if _is_permutation(reference[name]) and not _is_permutation(tensor):
-            raise DataError(f"tensor {name} is no permutation")
-
-
-def _check_tensor(name: str, tensor: Tensor, reference: Tensor) -> None:
-    if tensor.shape != reference.shape or tensor.dtype != reference.dtype:
-        actual, expected = ((str(t.dtype), tuple(t.shape)) for t in (tensor, reference))
-        raise DataError(f"tensor {name} is {actual}, where the model has {expected}")
-    if not bool(torch.isfinite(tensor).all()):
-        raise DataError(f"tensor {name} holds numbers that are not finite")
+        expected = (str(reference[name].dtype), tuple(reference[name].shape))
+        if (actual := (str(tensor.dtype), tuple(tensor.shape))) != expected:
+            raise DataError(f"tensor {name} is {actual}, where the model has {expected}")
+        if not bool(torch.isfinite(tensor).all()):
+            raise DataError(f"tensor {name} holds numbers that are not finite")
 
 
 def _is_permutation(tensor: Tensor) -> bool:

@@ -631,7 +631,7 @@ def test_repair_refuses_the_file_itself_and_what_cannot_be_repaired(
     for name in ("good.csv", "./good.csv", "link.csv"):
         code, _, err = _check(monkeypatch, capsys, "good.csv", "--repair", name, "--overwrite")
         assert code == 2
-        assert "is the file that is checked" in err
+        assert "good.csv is what is read" in err
     assert Path("good.csv").read_bytes() == before
     assert _check(monkeypatch, capsys, "good.csv", "--repair", "out.txt")[0] == 2
     momenta = _write([",".join(line.split(",")[9:]) for line in lines], "momenta.csv")

@@ -16,6 +16,7 @@ import pytest
 from shell import Shell
 
 import flowcei
+from flowcei.models.options import OPTIONS
 from flowcei.models.registry import ARCHITECTURES
 from flowcei.reconstruction.training_data import split_rows
 
@@ -320,6 +321,7 @@ def test_every_option_of_an_architecture_can_be_typed(flow: Shell) -> None:
     for name, model in ARCHITECTURES.items():
         options = {f"--{field.name.replace('_', '-')}" for field in fields(model.options_type)}
         assert options | {name} <= set(words), name
+    assert {name: model.options_type for name, model in ARCHITECTURES.items()} == OPTIONS
 
 
 def test_traceback_only_on_request(flow: Shell) -> None:

@@ -433,7 +433,7 @@ def test_a_description_that_lies_breaks_nothing(
     table[last] = value
     forge(tmp_path / NAME, card, tensors)
     with suppress(FlowceiError):
-        assert _model_facts(tmp_path / NAME)["content"] == "model"
+        assert _model_facts(tmp_path / NAME)[0]["content"] == "model"
     try:
         _answers(tmp_path / NAME)
     except FlowceiError as error:

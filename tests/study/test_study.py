@@ -347,8 +347,11 @@ def test_wrong_use_in_one_line(
         ([], "name a MOLECULE"),
         (["ocs", "--as-published"], "name it with --like"),
         (["--as-published"], "name it with --like"),
-        (["--like", "cei_training_orient_1"], "no dataset 'cei_training_orient_1'"),
-        (["--like", ""], "no dataset ''"),
+        (
+            ["--like", "cei_training_orient_1"],
+            "'cei_training_orient_1' is not one of 'cei_traning_orient_1', ",
+        ),
+        (["--like", ""], "'' is not one of " + ", ".join(map(repr, STUDY_DATASETS))),
     ):
         assert _flow(monkeypatch, "simulate", *words) == 2
         lines = capsys.readouterr().err.strip().splitlines()

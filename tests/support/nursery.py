@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 
 from flowcei.cli.main import main
-from flowcei.cli.runfolder import is_unfinished, to_resume
+from flowcei.cli.runfolder import to_resume, unfinished_work
 from flowcei.events.simulation import simulate
 from flowcei.reconstruction.loading import load
 from flowcei.report import figures, style
@@ -68,7 +68,7 @@ def ended(child: int) -> int:
 
 def words_for(folder: Path) -> list[str]:
     """Return what a person would type now: begin, go on, or replace a finished run by a new one."""
-    if is_unfinished(folder):
+    if unfinished_work(folder):
         return ["--resume", str(folder)]
     replace = ["--overwrite"] if folder.exists() else []
     return [*TRAINING, "-o", str(folder), *replace]
@@ -99,7 +99,7 @@ def state_of(folder: Path) -> str:
     had_model = (folder / "model.safetensors").exists()
     if had_model:
         load(folder / "model.safetensors")
-    if not is_unfinished(folder):
+    if not unfinished_work(folder):
         if not had_model:
             sys.exit(f"{folder} is neither finished nor unfinished: {sorted(folder.iterdir())}")
         return "finished"

@@ -15,7 +15,6 @@ from quick import QUICK
 from flowcei.errors import DataError, FlowceiError, StoppedError, UsageError
 from flowcei.events.simulation import simulate
 from flowcei.reconstruction.fitting import train
-from flowcei.training import checkpoint as checkpoints
 from flowcei.training import loop as training
 from flowcei.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from flowcei.training.schedule import EpochRecord, Schedule
@@ -227,9 +226,7 @@ def test_what_pickles_is_refused(tmp_path: Path, kept: Checkpoint) -> None:
         archive.writestr("data.pkl", bytes(1 << 26))
     with pytest.raises(DataError, match="no checkpoint of flowcei"):
         read_checkpoint(place)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoints, "CHECKPOINT_VERSION", 3)
-        write_checkpoint(kept, place)
+    write_checkpoint(kept.model_copy(update={"format_version": 3}), place)
     with pytest.raises(DataError, match="has format 3, and 2 is read here"):
         read_checkpoint(place)
 
@@ -258,7 +255,7 @@ def test_a_description_of_other_kinds_is_refused(
     place = tmp_path / "c.safetensors"
     if "records" in change:
         change = {"records": [replace(kept.records[0], **change["records"])]}
-    write_checkpoint(replace(kept, **change), place)
+    write_checkpoint(kept.model_copy(update=change), place)
     with pytest.raises(DataError, match="is damaged; begin the training anew"):
         read_checkpoint(place)
 
@@ -287,19 +284,21 @@ def test_every_tensor_of_a_checkpoint_is_compared_with_the_model(tmp_path: Path,
         ]
         bad += [torch.full_like(tensor, torch.nan)] if tensor.is_floating_point() else []
         for other in bad:
-            _refused(place, replace(kept, **{part: own | {name: other}}), "does not fit the model")
+            _refused(place, kept.model_copy(update={part: own | {name: other}}), "does not fit the model")
         if part != "random":
             fewer = {k: v for k, v in own.items() if k != name}
-            _refused(place, replace(kept, **{part: fewer}), "does not fit the model")
-            _refused(place, replace(kept, **{part: own | {"99.exp_avg": tensor}}), "does not fit the model")
+            _refused(place, kept.model_copy(update={part: fewer}), "does not fit the model")
+            _refused(
+                place, kept.model_copy(update={part: own | {"99.exp_avg": tensor}}), "does not fit the model"
+            )
     squares = next(k for k in kept.moments if k.endswith("exp_avg_sq"))
     below = kept.moments | {squares: -1.0 - kept.moments[squares]}
-    _refused(place, replace(kept, moments=below), "below 0")
+    _refused(place, kept.model_copy(update={"moments": below}), "below 0")
     order = next(k for k, v in kept.model.items() if not v.is_floating_point())
     far = kept.model | {order: kept.model[order] + 1_000_000}
-    _refused(place, replace(kept, model=far), "no permutation")
+    _refused(place, kept.model_copy(update={"model": far}), "no permutation")
     late = [replace(kept.records[0], phase=2)]
-    _refused(place, replace(kept, records=late), "is in phase 2 of 1")
+    _refused(place, kept.model_copy(update={"records": late}), "is in phase 2 of 1")
 
 
 def test_a_full_disk_leaves_the_old_checkpoint(
@@ -319,7 +318,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(
             with pytest.raises(
                 FlowceiError, match=r"c\.safetensors cannot be written \(No space left on device\)"
             ):
-                write_checkpoint(replace(kept, records=[]), place)
+                write_checkpoint(kept.model_copy(update={"records": []}), place)
         assert place.read_bytes() == before
         assert [p.name for p in tmp_path.iterdir()] == ["c.safetensors"]
 
