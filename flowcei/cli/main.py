@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import tomllib
+import warnings
 from contextlib import contextmanager
 from functools import cache, partial
 from importlib import import_module
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowcei._version import __version__
-from flowcei.cli.streams import complete_streams, log_to_stderr, say, silence
+from flowcei.cli.streams import complete_streams, log_to_stderr, say, silence, warn
 from flowcei.errors import FlowceiError, UsageError
 
 if TYPE_CHECKING:
@@ -162,7 +163,8 @@ def main() -> None:
     trace = "--traceback" in sys.argv or os.environ.get("FLOWCEI_TRACEBACK", "") not in ("", "0")
     leave = partial(_leave, trace=trace)
     try:
-        with _stoppable():
+        with _stoppable(), warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: warn(str(message))  # a line, without our code
             cli.main(prog_name="flowcei", standalone_mode=False, auto_envvar_prefix="FLOWCEI")
         sys.stdout.flush()
     except FlowceiError as error:

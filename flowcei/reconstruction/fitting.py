@@ -15,7 +15,6 @@ import torch
 from flowcei.check.examination import unbounded
 from flowcei.errors import DataError, UsageError
 from flowcei.events.simulation import fresh_seed
-from flowcei.experiment.detector import Noise
 from flowcei.frame.kinds import FRAMES
 from flowcei.frame.standardiser import Standardiser, check_varying
 from flowcei.models.registry import build_model
@@ -23,7 +22,15 @@ from flowcei.reconstruction.limits import trained_range
 from flowcei.reconstruction.model import Reconstructor
 from flowcei.reconstruction.sampling import bar_of_events
 from flowcei.reconstruction.storable import check_storable, plugins_of
-from flowcei.reconstruction.training_data import RULES, Charts, Source, TrainingRules, fresh, recorded
+from flowcei.reconstruction.training_data import (
+    RULES,
+    Charts,
+    FreshSource,
+    RecordedSource,
+    TrainingRules,
+    fresh,
+    recorded,
+)
 from flowcei.storage.card import versions
 from flowcei.training.checkpoint import Keeping, begun_at, check_settings
 from flowcei.training.loop import fit, resolve_device
@@ -35,6 +42,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
     from flowcei.events.container import Events
+    from flowcei.experiment.detector import Noise
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
     from flowcei.storage.card import TrainingRecord
@@ -119,29 +127,24 @@ def train(
     """
     if frame not in FRAMES or (frame == "raw" and data is None):
         raise UsageError(f"frame is {' or '.join(FRAMES)}, raw only with data of a file; got {frame!r}")
-    path = Path(checkpoint) if checkpoint is not None else None
+    path = None if checkpoint is None else Path(checkpoint)
     begun = begun_at(path, resume=resume)
     if seed is None:
         seed = fresh_seed() if begun is None else int(begun.settings["seed"])
-    level = None if noise is None else Noise.parse(noise)
-    source: Source
+    source: FreshSource | RecordedSource
     if data is None:
-        source, level, record = fresh(molecule, prior, level, events_per_epoch, seed, rules)
-        rows, usual = events_per_epoch, Schedule()
+        source, level, record = fresh(molecule, prior, noise, events_per_epoch, seed, rules)
     else:
-        source, level, record = recorded(data, level, seed)
-        rows = int(0.8 * len(data))
-        usual = Schedule.for_rows(rows, fresh_noise=source.draws_noise)
-    schedule = schedule or usual
+        source, level, record = recorded(data, noise, seed)
+    schedule = schedule or source.schedule()
     charts = _prepared(source, frame, (architecture, options), level, record, seed, data)
-    model = charts.model
-    settings = _settings(model, data) | {"seed": seed, **asdict(schedule)}
+    settings = _settings(charts.model, data) | {"seed": seed, **asdict(schedule)}
     if begun is not None:
         check_settings(begun, settings)
-    done = rows * len(begun.records) if begun is not None else 0
-    with bar_of_events(rows * schedule.epochs, show=progress, done=done) as bar:
+    done = source.rows * len(begun.records) if begun is not None else 0
+    with bar_of_events(source.rows * schedule.epochs, show=progress, done=done) as bar:
         records = fit(
-            model.network,
+            charts.model.network,
             charts,
             schedule,
             seed=seed,
@@ -150,12 +153,11 @@ def train(
             on_step=partial(_step, bar, on_step),
             on_epoch=on_epoch,
         )
-    _record_outcome(charts, records, schedule, seed)
-    return model
+    return _finished(charts, records, schedule, seed)
 
 
 def _prepared(
-    source: Source,
+    source: FreshSource | RecordedSource,
     kind: str,
     network: tuple[str, dict[str, Any] | None],
     noise: Noise,
@@ -196,7 +198,8 @@ def _step(bar: tqdm, on_step: Callable[[int, float], None] | None, rows: int, lo
         on_step(rows, loss)
 
 
-def _record_outcome(charts: Charts, epochs: list[EpochRecord], schedule: Schedule, seed: int) -> None:
+def _finished(charts: Charts, epochs: list[EpochRecord], schedule: Schedule, seed: int) -> Reconstructor:
+    """The model, with the record of its training."""
     record, network = charts.model.training, charts.model.network
     record.seed, record.schedule, record.versions = seed, asdict(schedule), versions()
     record.epochs_run, record.validation_loss = len(epochs), best_of(epochs).validation_loss
@@ -204,6 +207,7 @@ def _record_outcome(charts: Charts, epochs: list[EpochRecord], schedule: Schedul
     record.parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
     if record.parameters:
         record.rows_per_second = float(np.median([epoch.rows_per_second for epoch in epochs]))
+    return charts.model
 
 
 def _settings(model: Reconstructor, data: Events | None) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import numpy as np
 from flowcei.errors import UsageError
 from flowcei.experiment.detector import Noise, rms_component
 from flowcei.frame.interface import Condition
-from flowcei.storage.card import RangeRecord
+from flowcei.storage.card import DataRecord, RangeRecord
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,11 +41,12 @@ def check_invertible(error: float | None) -> None:
         )
 
 
-def default_noise(trained: Noise, usual: float | None = None) -> Noise:
-    """Level that is assumed where nobody says: the usual one, else 1 %, or the nearest trained one."""
+def default_noise(trained: Noise, data: DataRecord | None) -> Noise:
+    """Level that is assumed where nobody says: that of the data, else 1 %, or the nearest trained one."""
     level = trained.high
     if trained.relative:
-        level = min(max(_DEFAULT if usual is None else usual, trained.low), level)
+        usual = _DEFAULT if data is None or data.noise is None else data.noise
+        level = min(max(usual, trained.low), level)
     return Noise(level, level, relative=trained.relative)
 
 
@@ -88,9 +89,11 @@ def trained_range(condition: NDArray[np.float64]) -> RangeRecord:
 
 
 def outside(
-    condition: NDArray[np.float64], trained: RangeRecord
+    condition: NDArray[np.float64], trained: RangeRecord | None
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Conditions (B, C) whose KER (B,), whose other momenta (B,) are unlike all training."""
+    """Conditions (B, C) whose KER (B,), whose other momenta (B,) are unlike all training: none if unknown."""
+    if trained is None:
+        return np.zeros(len(condition), dtype=bool), np.zeros(len(condition), dtype=bool)
     momenta, log_ker, _ = Condition.split(condition)
     distance = _distance(momenta, np.array(trained.mean), np.array(trained.precision))
     return ~((log_ker >= trained.low) & (log_ker <= trained.high)), ~(distance <= trained.reach)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,14 +19,7 @@ from flowcei.posterior.files import Quality, arrays_of
 from flowcei.posterior.flags import moving
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.reconstruction import limits
-from flowcei.reconstruction.sampling import (
-    SamplingRequest,
-    bar_of_events,
-    by_request,
-    chunks_of,
-    judged,
-    sampled_blocks,
-)
+from flowcei.reconstruction.sampling import SamplingRequest, bar_of_events, by_request, judged, sampled_blocks
 from flowcei.reconstruction.stored import stored
 from flowcei.storage.card import TrainingRecord
 from flowcei.storage.html import html_table
@@ -76,13 +68,13 @@ class Reconstructor:
 
     def __post_init__(self) -> None:
         """Give the network the simulator."""
-        tables = (self.chart_standardiser, self.condition_standardiser)
-        simulator = self.frame.simulator(self.molecule, *tables)
+        simulator = self.frame.simulator(self.molecule, self.chart_standardiser, self.condition_standardiser)
         if simulator is not None:
             self.network.attach(simulator)
 
     def __repr__(self) -> str:
-        return f"{self._title}, prior {self._prior_name}, noise {self.noise}"
+        title = f"Reconstructor: {self.architecture} of {self.molecule.name}"
+        return f"{title}, prior {self._prior_name}, noise {self.noise}"
 
     def _repr_html_(self) -> str:
         facts = {
@@ -93,11 +85,7 @@ class Reconstructor:
             "options": ", ".join(f"{k} {v}" for k, v in self.network.options.to_dict().items()) or "none",
             "validation loss": self.training.validation_loss,
         }
-        return html_table(self._title, facts)
-
-    @property
-    def _title(self) -> str:
-        return f"Reconstructor: {self.architecture} of {self.molecule.name}"
+        return html_table(repr(self).partition(",")[0], facts)
 
     @property
     def _prior_name(self) -> str:
@@ -149,19 +137,16 @@ class Reconstructor:
             >>> flowcei.load().sample(events, 50, seed=2).positions.shape
             (2, 50, 3, 3)
         """
-        seed = fresh_seed() if seed is None else seed
-        request = SamplingRequest(n, seed, noise, latent, weigh=weigh, min_ess=min_ess, budget=budget)
+        rules: dict[str, Any] = {"latent": latent, "weigh": weigh, "min_ess": min_ess, "budget": budget}
         total, parts = len(momenta) if isinstance(momenta, Events) else None, []
         with bar_of_events(total, show=progress) as bar:
-            for part in self.stream(momenta, request):
+            for part in self.stream(momenta, n, seed=seed, noise=noise, **rules):
                 parts.append(part)
                 bar.update(len(part))
         samples = PosteriorSamples.concatenate(parts)
         if not samples.answered.any():
-            raise DataError(
-                f"event {samples.event_id[0]} has no geometry the model can express, nor has any other; "
-                "are the momenta in hbar/bohr?"
-            )
+            first = samples.event_id[0]
+            raise DataError(f"no geometry for event {first}, nor any other: are the momenta in hbar/bohr?")
         return samples
 
     def stream(
@@ -189,9 +174,6 @@ class Reconstructor:
                 what it would have been after them.
             settings: ``noise``, ``latent``, ``weigh``, ``min_ess`` and ``budget`` as for `sample`.
 
-        Yields:
-            The samples of a block of events.
-
         Raises:
             UsageError: For a bad argument, at once; for noise or events that do not fit, with their block.
             DataError: For no events at all.
@@ -205,15 +187,13 @@ class Reconstructor:
         seed = fresh_seed() if seed is None else seed
         request = n if isinstance(n, SamplingRequest) else SamplingRequest(n, seed, **settings)
         limits.check_invertible(self.training.round_trip_error)
-        flow = self.network.has_density and self.prior_spec is not None
-        prior = self.prior if request.weighs or flow else None
+        prior = self.prior if request.weighs or (self.network.has_density and self.prior_spec) else None
 
         def answer(events: Events, rng: np.random.Generator) -> PosteriorSamples:
             draw = partial(self._draw, request, events, self.sigma(events, request.noise), rng)
             return by_request(draw, self.unlike_training(events, request.noise), request, rng, prior)
 
-        chunks = (events_of(chunk, self.molecule) for chunk in chunks_of(momenta))
-        return sampled_blocks(chunks, request, answer, start)
+        return sampled_blocks(momenta, self.molecule, request, answer, start)
 
     @torch.no_grad()
     def _draw(
@@ -261,9 +241,8 @@ class Reconstructor:
 
     def describe(self, request: SamplingRequest) -> dict[str, Any]:
         """All that the samples of given events depend on, as plain numbers and words."""
-        name = self.training.name or self.architecture
-        about = {"model": name, "model checksum": sealed(*stored(self))[1][:16]}
-        return about | {"flowcei": version("flowcei")} | request.to_dict()
+        about = {"model": self.training.name or self.architecture, "flowcei": version("flowcei")}
+        return about | {"model checksum": sealed(*stored(self))[1][:16]} | request.to_dict()
 
     def judge(self, quality: Quality, request: SamplingRequest) -> tuple[Quality, EvidenceCheck | None]:
         """Compare the evidence of a run with that of its prior: see `judged`."""
@@ -324,13 +303,12 @@ class Reconstructor:
     @property
     def device(self) -> torch.device:
         """Device of the network."""
-        return next(chain(self.network.parameters(), self.network.buffers())).device
+        return next(iter(self.network.state_dict().values())).device
 
     @property
     def default_noise(self) -> Noise:
         """The level that is assumed where nobody says: that of the training data, else 1 %; in the range."""
-        data = self.training.data
-        return limits.default_noise(self.noise, None if data is None else data.noise)
+        return limits.default_noise(self.noise, self.training.data)
 
     @torch.no_grad()
     def log_prob(
@@ -342,7 +320,7 @@ class Reconstructor:
         draws: int = 0,
         seed: int = 0,
     ) -> NDArray[np.float64]:
-        """Return the log posterior density of geometries, per bohr^(3N-3), or a bound on it.
+        """Return the log posterior density (E, n) of geometries, per bohr^(3N-3), or a bound on it.
 
         Args:
             positions: (E, n, N, 3), bohr, n geometries for each event; where they are in
@@ -352,9 +330,6 @@ class Reconstructor:
             draws: Of an architecture without an exact density, latents for a lower bound, which holds
                 on average over them; the more, the tighter.
             seed: Of the latents.
-
-        Returns:
-            (E, n).
 
         Raises:
             NoDensityError: Without an exact density, where `draws` is 0 or there is no bound either.
@@ -373,8 +348,7 @@ class Reconstructor:
             raise UsageError(f"positions have shape {x.shape}; expected {expected}")
         density, bound = self.network.log_prob, getattr(self.network, "iwae_bound", None)
         if draws and not self.network.has_density and bound is not None:
-            rng = np.random.default_rng(np.random.SeedSequence(seed))
-            density = partial(bound, draws=draws, generator=rng)
+            density = partial(bound, draws=draws, generator=np.random.default_rng(seed))
         framed, c, log_volume = self.enter(events.momenta, self.sigma(events, noise))
         chart = self.chart_standardiser(self.frame.to_chart(torch.from_numpy(x), framed))
         flat = chart.reshape(-1, self.frame.width).to(self.device)
@@ -406,11 +380,9 @@ class Reconstructor:
         """Events (E,) unlike all that it was trained on, for each flag that momenta alone can raise."""
         sigma = self.sigma(events_of(events, self.molecule), noise)
         framed, standardised, _ = self.enter(events.momenta, sigma)
-        far = (~(standardised.abs() < limits.FAR)).any(dim=1).cpu().numpy()
-        ker = np.zeros(len(events), dtype=bool)
-        if self.frame.invariant and self.training.seen is not None:
-            ker, farther = limits.outside(framed.condition.numpy(), self.training.seen)
-            far = farther | far
+        seen = self.training.seen if self.frame.invariant else None
+        ker, far = limits.outside(framed.condition.numpy(), seen)
+        far |= (~(standardised.abs() < limits.FAR)).any(dim=1).cpu().numpy()
         stated = self.stated_sigma(events, noise)
         loud = limits.above_trained(stated, events.momenta, self.noise)
         moves = moving(events.momenta, np.maximum(sigma, stated))

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from flowcei.check.evidence import check_evidence, reference_events
 from flowcei.errors import DataError, UsageError
-from flowcei.events.container import Events
+from flowcei.events.container import Events, events_of
 from flowcei.events.extracolumns import joined_columns
 from flowcei.experiment.detector import Noise
 from flowcei.models.interface import Latent
@@ -122,7 +122,8 @@ class SamplingRequest:
 
 
 def sampled_blocks(
-    chunks: Iterable[Events],
+    momenta: ArrayLike | Events | Iterable[Events | ArrayLike],
+    molecule: Molecule,
     request: SamplingRequest,
     answer: Callable[[Events, np.random.Generator], PosteriorSamples],
     start: int = 0,
@@ -136,6 +137,8 @@ def sampled_blocks(
         raise UsageError(
             f"start is {start}; with {request.n} samples an event blocks begin at multiples of {size}"
         )
+
+    chunks = (events_of(chunk, molecule) for chunk in chunks_of(momenta))
 
     def blocks() -> Iterator[PosteriorSamples]:
         empty = start == 0

@@ -25,7 +25,7 @@ from flowcei.molecules.molecule import Molecule
 from flowcei.physics.priors import GeometryPrior, build_prior
 from flowcei.reconstruction.storable import check_prior
 from flowcei.storage.card import DataRecord, SimulationRecord, TrainingRecord
-from flowcei.training.schedule import MIN_EVENTS
+from flowcei.training.schedule import MIN_EVENTS, Schedule
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -67,11 +67,13 @@ RULES = TrainingRules()
 class Source(ABC):
     """Where the events of a training come from, with positions and noise: three independent streams."""
 
-    draws_noise = True  # all of it, anew in every epoch, so that no event is learned by heart
-
     @abstractmethod
     def events(self, stream: int, index: int) -> Events:
         """Events of an epoch (stream 0), for validation (1), or to fit frame and standardisers on (2)."""
+
+    @abstractmethod
+    def schedule(self) -> Schedule:
+        """How long to train, where nobody says."""
 
     @abstractmethod
     def frame(self, kind: str, pilot: Events) -> Frame:
@@ -95,13 +97,17 @@ class FreshSource(Source):
     """Events simulated as they are needed: no epoch sees one twice."""
 
     simulator: Simulator
-    per_epoch: int
+    rows: int  # of an epoch
     rules: TrainingRules = RULES
 
     def events(self, stream: int, index: int) -> Events:
         """Fresh events."""
-        counts = (self.per_epoch, self.rules.validation_events, self.rules.pilot_events)
+        counts = (self.rows, self.rules.validation_events, self.rules.pilot_events)
         return self.simulator.block(index, counts[stream], stream=stream)
+
+    def schedule(self) -> Schedule:
+        """Usual schedule."""
+        return Schedule()
 
     def frame(self, kind: str, pilot: Events) -> Frame:  # noqa: ARG002 (raw ones are of files)
         """Recoil frame, in which mirror images are folded where the prior has both."""
@@ -112,7 +118,7 @@ class FreshSource(Source):
 def fresh(
     molecule: Molecule | str,
     prior: str | dict[str, Any] | GeometryPrior | None,
-    noise: Noise | None,
+    noise: Noise | str | None,
     per_epoch: int,
     seed: int,
     rules: TrainingRules,
@@ -124,7 +130,7 @@ def fresh(
     geometry = prior if isinstance(prior, GeometryPrior) else build_prior(mol, prior)
     if isinstance(prior, GeometryPrior):
         check_prior(mol, prior)
-    level = floored(noise or DEFAULT_NOISE)
+    level = floored(Noise.parse(noise or DEFAULT_NOISE))
     name = prior if isinstance(prior, str) else None if prior else mol.default_prior
     simulation = SimulationRecord(events_per_epoch=per_epoch, **asdict(rules))
     record = TrainingRecord(prior=geometry.spec(), prior_name=name, simulation=simulation)
@@ -141,10 +147,6 @@ class RecordedSource(Source):
     seed: int  # of the noise
     own: float = 0.0  # noise that they have already, relative to the rms momentum component
 
-    def __post_init__(self) -> None:
-        """Noise that comes with the data is the same in every epoch."""
-        object.__setattr__(self, "draws_noise", self.noise is not None and not self.own)
-
     def events(self, stream: int, index: int) -> Events:
         """Rows of the file, with noise of their own in each epoch."""
         events = self.held_out if stream == 1 else self.training
@@ -153,6 +155,15 @@ class RecordedSource(Source):
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(stream, index)))
         momenta, sigma = _raised(events.momenta, self.noise, self.own, rng)
         return type(events)(events.molecule, momenta, events.positions, sigma=sigma)
+
+    @property
+    def rows(self) -> int:
+        """Events of an epoch."""
+        return len(self.training)
+
+    def schedule(self) -> Schedule:
+        """By the rows; noise that comes with them is the same in every epoch, and is learned by heart."""
+        return Schedule.for_rows(self.rows, fresh_noise=self.noise is not None and not self.own)
 
     def frame(self, kind: str, pilot: Events) -> Frame:
         """Frame of the training: raw is that of the file before noise is added."""
@@ -185,7 +196,9 @@ def split_rows(n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return order[:first], order[first:second], order[second:]
 
 
-def recorded(data: Events, noise: Noise | None, seed: int) -> tuple[RecordedSource, Noise, TrainingRecord]:
+def recorded(
+    data: Events, noise: Noise | str | None, seed: int
+) -> tuple[RecordedSource, Noise, TrainingRecord]:
     """Source of a training on data, the noise it trains for, and what a model says of both."""
     level, own = settled_noise(data, noise)
     training, validation, _ = (data[np.sort(rows)] for rows in split_rows(len(data), seed))
