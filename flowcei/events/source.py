@@ -99,10 +99,10 @@ class EventSource:
 
     def first(self, selection: Selection) -> Events:
         """Return the first chunk of events that another selection leaves; nothing is counted."""
-        chunks = map(self._new_filter(selection), self._chunks(CHUNK))
-        arrays = next(filter(len, chunks), None)
+        select = self._new_filter(selection)
+        arrays = next(filter(len, map(select, self._chunks(CHUNK))), None)
         if arrays is None:
-            raise DataError("no event is left", path=self.path)
+            raise DataError(f"no event is left ({select.tally})", path=self.path)
         return self._events(arrays)
 
     def _events(self, arrays: Arrays) -> Events:
