@@ -1,11 +1,4 @@
-"""How the kernels are compiled, and where the compiled code is kept.
-
-numba's own cache looks only at the file of the function it keeps: a change in a file that
-this one calls would go unnoticed. It also refuses to work at all where it finds no folder
-that can be written. Here one folder holds the kernels of all users of an account's flowcei,
-its key covers the sources of every kernel, and where the folder fails, so does only the
-keeping.
-"""
+"""How the kernels are compiled, and the folder of compiled code: see docs/decisions/0010."""
 
 from __future__ import annotations
 
@@ -15,6 +8,7 @@ import os
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from numba import njit
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
@@ -23,21 +17,16 @@ _log = logging.getLogger("flowcei")
 
 
 def cache_folder() -> Path:
-    """Return the folder of compiled kernels: `FLOWCEI_CACHE_DIR`, else one in the user's cache.
-
-    Example:
-        >>> cache_folder().name
-        'kernels'
-    """
-    given = os.environ.get("FLOWCEI_CACHE_DIR")
-    if given:
-        return Path(given) / "kernels"
+    """Folder of compiled kernels: `FLOWCEI_CACHE_DIR`, else one in the user's cache."""
+    if own := os.environ.get("FLOWCEI_CACHE_DIR"):
+        return Path(own) / "kernels"
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path("~").expanduser() / ".cache") / "flowcei" / "kernels"
 
 
 @cache
 def _source_digest() -> str:
+    # Of all kernels: numba's own stamp would not notice a change in a file that a kernel calls.
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("_*.py")):
         digest.update(path.read_bytes())
@@ -47,21 +36,21 @@ def _source_digest() -> str:
 class _Locator(_CacheLocator):
     """Where numba looks for a kernel."""
 
-    def get_cache_path(self):
+    def get_cache_path(self) -> str:
         return str(cache_folder())
 
-    def ensure_cache_path(self):
-        # What is kept is code: nobody else may write it.
+    def ensure_cache_path(self) -> None:
+        # What is stored is code: nobody else may write it.
         Path(self.get_cache_path()).mkdir(mode=0o700, parents=True, exist_ok=True)
 
-    def get_source_stamp(self):
+    def get_source_stamp(self) -> str:
         return _source_digest()
 
-    def get_disambiguator(self):
+    def get_disambiguator(self) -> str:
         return ""
 
     @classmethod
-    def from_function(cls, _function, _file):
+    def from_function(cls, _function, _file) -> _Locator:
         return cls()
 
 
@@ -80,19 +69,19 @@ class _KernelCache(FunctionCache):
 
     _impl_class = _Implementation
 
-    def load_overload(self, sig, target_context):
+    def load_overload(self, sig, target_context) -> Any:
         try:
-            found = super().load_overload(sig, target_context)
+            overload = super().load_overload(sig, target_context)
         except Exception as error:  # noqa: BLE001 - whatever a damaged file raises, compiling is right
             _log.debug("damaged kernels in %s are made again: %s", self.cache_path, error)
-            found = None
+            overload = None
             with suppress(OSError):
                 self.flush()
-        if found is None:
+        if overload is None:
             _announce()
-        return found
+        return overload
 
-    def save_overload(self, sig, data):
+    def save_overload(self, sig, data) -> None:
         try:
             super().save_overload(sig, data)
         except OSError as error:
@@ -105,13 +94,13 @@ class _KernelCache(FunctionCache):
             )
 
 
-def compiled(function):
+def compiled(function) -> Any:
     """Compile a function that kernels call; it becomes part of each of them."""
     return njit(nogil=True, error_model="numpy", forceinline=True)(function)
 
 
-def kernel(function):
-    """Compile a function that Python calls, once for each number of ions and precision, and keep it."""
+def kernel(function) -> Any:
+    """Compile a function that Python calls, once for each number of ions and precision, and store it."""
     dispatcher = njit(nogil=True, error_model="numpy")(function)
     dispatcher._cache = _KernelCache(function)  # noqa: SLF001 - what cache=True would do, with our cache
     return dispatcher

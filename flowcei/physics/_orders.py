@@ -15,7 +15,7 @@ import math
 import numpy as np
 
 from flowcei.physics._compilation import compiled, kernel
-from flowcei.physics._rotation_average import log_average, proper_singular_values
+from flowcei.physics._rotations import log_average, proper_singular_values
 
 _FEW = 6  # atoms up to which all orders cost less than a good first one
 _EXHAUSTED = -1

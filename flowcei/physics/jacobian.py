@@ -110,7 +110,7 @@ def _differentiated(
 ) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
     setting = setting_for(min(accuracy, _COARSEST))
     # Imported here: numba takes half a second.
-    from flowcei.physics._tangent import differentiate
+    from flowcei.physics._kernel import differentiate
 
     geometry = as_events("positions", np.asarray(positions, dtype=np.float64))
     n = geometry.shape[1]

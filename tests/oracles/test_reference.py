@@ -25,11 +25,9 @@ NAMES = ("ocs-equilibrium", "ocs-broad", "ch2o")
 
 
 def _log_average_of_rotations(matrices: np.ndarray) -> np.ndarray:
-    from flowcei.physics._rotation_average import log_rotation_averages
+    from flowcei.physics._rotations import log_average, proper_singular_values
 
-    out = np.empty(len(matrices))
-    log_rotation_averages(np.ascontiguousarray(matrices), out)
-    return out
+    return np.array([log_average(*proper_singular_values(matrix.copy())) for matrix in matrices])
 
 
 def read(name: str) -> flowcei.PosteriorSamples:

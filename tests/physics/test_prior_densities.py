@@ -9,8 +9,8 @@ from scipy.spatial.transform import Rotation
 
 from flowcei.errors import NoDensityError, UsageError
 from flowcei.molecules.molecule import Molecule
-from flowcei.physics._enclosing import enclosing_balls, shift_volumes
-from flowcei.physics._rotation_average import log_rotation_averages
+from flowcei.physics._enclosing import shift_volumes, smallest_ball
+from flowcei.physics._rotations import log_average, proper_singular_values
 from flowcei.physics.priors import BallPrior, DisplacedPrior, build_prior
 
 OCS = Molecule.load("ocs")
@@ -36,15 +36,12 @@ def _volumes(x: np.ndarray, radius: float, closest: float = 1e-3) -> np.ndarray:
 
 
 def _balls(x: np.ndarray) -> np.ndarray:
-    out = np.empty((len(x), 4))
-    enclosing_balls(np.ascontiguousarray(x, np.float64), out)
-    return out
+    balls = np.array([smallest_ball(points) for points in np.ascontiguousarray(x, np.float64)])
+    return np.concatenate([balls[:, :3], np.sqrt(balls[:, 3:])], axis=1)
 
 
 def _averages(matrices: np.ndarray) -> np.ndarray:
-    out = np.empty(len(matrices))
-    log_rotation_averages(np.ascontiguousarray(matrices), out)
-    return out
+    return np.array([log_average(*proper_singular_values(matrix.copy())) for matrix in matrices])
 
 
 def _in_unit_ball(n: int, rng: np.random.Generator) -> np.ndarray:

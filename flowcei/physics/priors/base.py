@@ -188,7 +188,7 @@ def random_orientation(positions: NDArray[np.float64], rng: np.random.Generator)
     """
     # Imported here: numba takes half a second. Compiled, it is four times faster than SciPy's
     # rotations, which were a third of the cost of a simulated event.
-    from flowcei.physics._orientation import rotate
+    from flowcei.physics._rotations import rotate
 
     out = np.empty(positions.shape)
     # Four normal numbers are a quaternion that is uniform over the directions of four dimensions.

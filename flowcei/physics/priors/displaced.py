@@ -55,7 +55,7 @@ class DisplacedPrior(GeometryPrior):
     def log_prob(self, positions: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the log density (B,) of positions (B, N, 3), per bohr^(3N-3)."""
         # Imported here: numba takes half a second, and a prior can be named without it.
-        from flowcei.physics._rotation_average import log_displaced
+        from flowcei.physics._rotations import log_displaced
 
         x = np.ascontiguousarray(positions, dtype=np.float64)
         out = np.empty(len(x))

@@ -60,10 +60,10 @@ class _UniformPrior(GeometryPrior):
     def _accepted(self, x: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Whether no two atoms of x (B, N, 3) are too close, (B,)."""
         # Imported here: numba takes half a second, and a prior can be named without it.
-        from flowcei.physics._enclosing import closest_pairs
+        from flowcei.physics._enclosing import least_distances
 
         gap = np.empty(len(x))
-        closest_pairs(x, gap)
+        least_distances(x, gap)
         return gap > self._closest
 
     def _no_room(self) -> UsageError:

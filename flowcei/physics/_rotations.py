@@ -1,4 +1,4 @@
-"""The mean of exp(trace(R^T M)) over all rotations R, for many geometries at once."""
+"""Rotations of many geometries: by quaternions, and averages of exp(trace(R^T M)) over all R."""
 
 from __future__ import annotations
 
@@ -21,15 +21,30 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(18)
 _NEGLIGIBLE = 30.0  # exp(-30) of the peak is left out
 
 
+@kernel
+def rotate(positions, quaternions, out) -> None:
+    """Write positions (B, N, 3), turned by quaternions (B, 4) of any length, to `out`.
+
+    x' = x + 2 w (u x x) + 2 u x (u x x) over the squared length, for a quaternion (u, w).
+    """
+    for b in range(len(positions)):
+        a, e, c, w = quaternions[b, 0], quaternions[b, 1], quaternions[b, 2], quaternions[b, 3]
+        scale = 2.0 / (a * a + e * e + c * c + w * w)
+        for i in range(positions.shape[1]):
+            x, y, z = positions[b, i, 0], positions[b, i, 1], positions[b, i, 2]
+            p, q, r = e * z - c * y, c * x - a * z, a * y - e * x
+            out[b, i, 0] = x + scale * (w * p + e * r - c * q)
+            out[b, i, 1] = y + scale * (w * q + c * p - a * r)
+            out[b, i, 2] = z + scale * (w * r + a * q - e * p)
+
+
 @compiled
-def _bessel(x):
-    """Return exp(-x) I0(x), x >= 0, by Chebyshev series: to 1e-13 of its value."""
+def _bessel(x) -> float:
+    """exp(-x) I0(x), x >= 0, by Chebyshev series: to 1e-13 of its value."""
     if x <= _SPLIT:
-        t, top = 2.0 * x / _SPLIT - 1.0, 1.0
-        series = _NEAR
+        t, top, series = 2.0 * x / _SPLIT - 1.0, 1.0, _NEAR
     else:
-        t, top = 2.0 * _SPLIT / x - 1.0, 1.0 / math.sqrt(x)
-        series = _FAR
+        t, top, series = 2.0 * _SPLIT / x - 1.0, 1.0 / math.sqrt(x), _FAR
     p, q = 0.0, 0.0
     for k in range(len(series) - 1):
         p, q = series[k] + 2.0 * t * p - q, p
@@ -37,8 +52,8 @@ def _bessel(x):
 
 
 @compiled
-def _panel(low, high, fall, narrow, wide):
-    """Return the integral of the scaled integrand over q in [low, high]."""
+def _panel(low, high, fall, narrow, wide) -> float:
+    """Integral of the scaled integrand over q in [low, high]."""
     total, half = 0.0, 0.5 * (high - low)
     for k in range(len(_NODES)):
         q = low + half * (1.0 + _NODES[k])
@@ -49,8 +64,8 @@ def _panel(low, high, fall, narrow, wide):
 
 
 @compiled
-def log_average(s1, s2, s3):
-    """Return log of the average for proper singular values s1 >= s2 >= |s3|.
+def log_average(s1, s2, s3) -> float:
+    """Log of the average for proper singular values s1 >= s2 >= |s3| of M.
 
     1/2 I0((s2 - s3) y / 2) I0((s2 + s3) (2 - y) / 2) exp(s1 (1 - y)) over y in [0, 2]
     (T. Lee, IEEE Trans. Automat. Contr. 63, 3377 (2018), eq. 14, its axes turned so that the
@@ -58,13 +73,9 @@ def log_average(s1, s2, s3):
     nodes where the peak is.
     """
     fall, narrow, wide = s1 + s3, s2 - s3, s2 + s3
-    end = 1.0
-    if 2.0 * fall > _NEGLIGIBLE:
-        end = math.sqrt(0.5 * _NEGLIGIBLE / fall)
+    end = math.sqrt(0.5 * _NEGLIGIBLE / fall) if 2.0 * fall > _NEGLIGIBLE else 1.0
     # Where s3 is about -s1 the exponential does not fall: then panels grow from the narrow peak.
-    high = end
-    if narrow * end * end > 30.0:
-        high = math.sqrt(15.0 / narrow)
+    high = math.sqrt(15.0 / narrow) if narrow * end * end > 30.0 else end
     total = _panel(0.0, high, fall, narrow, wide)
     while high < end:
         low, high = high, min(3.0 * high, end)
@@ -73,11 +84,15 @@ def log_average(s1, s2, s3):
 
 
 @compiled
-def _turn_columns(a, p, q):
+def _dot(a, p, q) -> float:
+    """Scalar product of columns p and q of a (3, 3)."""
+    return a[0, p] * a[0, q] + a[1, p] * a[1, q] + a[2, p] * a[2, q]
+
+
+@compiled
+def _turn_columns(a, p, q) -> bool:
     """Rotate columns p and q of a (3, 3) until they are orthogonal; return whether it was needed."""
-    alpha = a[0, p] * a[0, p] + a[1, p] * a[1, p] + a[2, p] * a[2, p]
-    beta = a[0, q] * a[0, q] + a[1, q] * a[1, q] + a[2, q] * a[2, q]
-    gamma = a[0, p] * a[0, q] + a[1, p] * a[1, q] + a[2, p] * a[2, q]
+    alpha, beta, gamma = _dot(a, p, p), _dot(a, q, q), _dot(a, p, q)
     if gamma * gamma <= 1e-30 * alpha * beta:
         return False
     zeta = (beta - alpha) / (2.0 * gamma)
@@ -90,10 +105,10 @@ def _turn_columns(a, p, q):
 
 
 @compiled
-def proper_singular_values(a):
-    """Return s1 >= s2 >= |s3| of a (3, 3), s3 with the sign of the determinant; `a` is lost.
+def proper_singular_values(a) -> tuple[float, float, float]:
+    """s1 >= s2 >= |s3| of a (3, 3), s3 with the sign of the determinant; `a` is overwritten.
 
-    One-sided Jacobi rotations, which keep every value to rounding of its own size.
+    One-sided Jacobi rotations, which give every value to rounding of its own size.
     """
     det = a[0, 0] * (a[1, 1] * a[2, 2] - a[1, 2] * a[2, 1])
     det -= a[0, 1] * (a[1, 0] * a[2, 2] - a[1, 2] * a[2, 0])
@@ -102,58 +117,34 @@ def proper_singular_values(a):
         first, second, third = _turn_columns(a, 0, 1), _turn_columns(a, 0, 2), _turn_columns(a, 1, 2)
         if not (first or second or third):
             break
-    x = math.sqrt(a[0, 0] ** 2 + a[1, 0] ** 2 + a[2, 0] ** 2)
-    y = math.sqrt(a[0, 1] ** 2 + a[1, 1] ** 2 + a[2, 1] ** 2)
-    z = math.sqrt(a[0, 2] ** 2 + a[1, 2] ** 2 + a[2, 2] ** 2)
-    s1, s3 = max(x, y, z), min(x, y, z)
-    return s1, x + y + z - s1 - s3, math.copysign(s3, det)
+    x, y, z = math.sqrt(_dot(a, 0, 0)), math.sqrt(_dot(a, 1, 1)), math.sqrt(_dot(a, 2, 2))
+    middle = max(min(x, y), min(max(x, y), z))
+    return max(x, y, z), middle, math.copysign(min(x, y, z), det)
 
 
 @kernel
-def log_rotation_averages(matrices, out):
-    """Write log of the mean over rotations R of exp(trace(R^T M)), for M (B, 3, 3), to `out` (B,)."""
-    a = np.empty((3, 3))
-    for b in range(len(matrices)):
-        for row in range(3):
-            for column in range(3):
-                a[row, column] = matrices[b, row, column]
-        s1, s2, s3 = proper_singular_values(a)
-        out[b] = log_average(s1, s2, s3)
+def log_displaced(points, reference, variance, out) -> None:
+    """Write the log density, up to a constant, of displaced geometries (B, N, 3), bohr, to `out` (B,).
 
-
-@kernel
-def log_displaced(points, reference, variance, out):
-    """Write the log density, up to a constant, of displaced geometries to `out` (B,).
-
-    Args:
-        points: (B, N, 3), bohr.
-        reference: (N, 3), the geometry that is displaced, its centroid at the origin, bohr.
-        variance: Of each component of each atom, bohr^2.
-        out: -(|x|^2 + |E|^2) / (2 variance) + log c(x^T E / variance), x from its centroid.
+    -(|x|^2 + |E|^2) / (2 variance) + log average(x^T E / variance), x from its centroid, for a
+    reference E (N, 3) with its centroid at the origin and a variance, bohr^2, of each component.
     """
     n = points.shape[1]
     a = np.empty((3, 3))
-    centre = np.empty(3)
-    own = 0.0
-    for i in range(n):
-        for axis in range(3):
-            own += reference[i, axis] ** 2
+    own = (reference**2).sum()
     for b in range(len(points)):
         squares = own
         a[:] = 0.0
-        for axis in range(3):
-            centre[axis] = 0.0
+        for row in range(3):
+            centre = 0.0
             for i in range(n):
-                centre[axis] += points[b, i, axis]
-            centre[axis] /= n
-        for i in range(n):
-            for row in range(3):
-                x = points[b, i, row] - centre[row]
+                centre += points[b, i, row]
+            centre /= n
+            for i in range(n):
+                x = points[b, i, row] - centre
                 squares += x * x
                 for column in range(3):
                     a[row, column] += x * reference[i, column]
-        for row in range(3):
-            for column in range(3):
-                a[row, column] /= variance
+        a /= variance
         s1, s2, s3 = proper_singular_values(a)
         out[b] = log_average(s1, s2, s3) - 0.5 * squares / variance
