@@ -43,43 +43,24 @@ _FEWEST = 20  # events of which a correlation means something
 
 @dataclass(frozen=True, eq=False)
 class Agreement:
-    """Recorded momenta beside those re-simulated from the positions.
+    """Recorded momenta of B events beside those re-simulated from the positions."""
 
-    Attributes:
-        events: Those that could be followed.
-        lost: How many could not: ions that coincide.
-        recorded: Momenta without the motion of the centre of mass, (B, N, 3), hbar / bohr.
-        simulated: Re-simulated, scaled to the size of the recorded ones, (B, N, 3).
-        scale: Median of KE / U0.
-        spread: Relative spread of KE / U0 from event to event.
-        noise: Median relative noise.
-        slack: By what factor few events may exceed what noise explains.
-        shape: Relative difference of the Gram matrices over their traces, (B,).
-        shape_of_noise: The same of the re-simulated momenta before and after noise, (B,).
-        apart: Distance of recorded and re-simulated momenta, over their size, (B,).
-        turned: The same after the best rotation, (B,).
-        apart_of_noise: What noise alone does to `apart`, (B,).
-        angle: Of the best rotation, (B,), degrees.
-        angle_of_noise: What noise alone does to `angle`, (B,), degrees.
-        mirrored: Whether only a reflection makes them agree, (B,).
-    """
-
-    events: Events
-    lost: int
-    recorded: NDArray[np.float64]
-    simulated: NDArray[np.float64]
-    scale: float
-    spread: float
-    noise: float
-    slack: float
-    shape: NDArray[np.float64]
-    shape_of_noise: NDArray[np.float64]
-    apart: NDArray[np.float64]
-    turned: NDArray[np.float64]
-    apart_of_noise: NDArray[np.float64]
-    angle: NDArray[np.float64]
-    angle_of_noise: NDArray[np.float64]
-    mirrored: NDArray[np.bool_]
+    events: Events  # those that could be followed
+    lost: int  # events that could not: ions coincide
+    recorded: NDArray[np.float64]  # momenta in the frame of the centre of mass, (B, N, 3), hbar / bohr
+    simulated: NDArray[np.float64]  # re-simulated, scaled to the size of the recorded ones, (B, N, 3)
+    scale: float  # median of KE / U0
+    spread: float  # relative spread of KE / U0
+    noise: float  # median relative noise
+    slack: float  # factor by which few events may exceed what noise explains
+    shape: NDArray[np.float64]  # relative difference of the Gram matrices over their traces, (B,)
+    shape_of_noise: NDArray[np.float64]  # what noise alone does to `shape`, (B,)
+    apart: NDArray[np.float64]  # distance of recorded and re-simulated momenta, over their size, (B,)
+    turned: NDArray[np.float64]  # `apart` after the best rotation, (B,)
+    apart_of_noise: NDArray[np.float64]  # what noise alone does to `apart`, (B,)
+    angle: NDArray[np.float64]  # of the best rotation, (B,), degrees
+    angle_of_noise: NDArray[np.float64]  # what noise alone does to `angle`, (B,), degrees
+    mirrored: NDArray[np.bool_]  # whether only a reflection makes them agree, (B,)
 
     @property
     def tolerated(self) -> float:
@@ -118,26 +99,7 @@ class Agreement:
 
 
 def compare_with_simulation(events: Events, noise: Noisiness) -> Agreement | None:
-    """Re-simulate events and compare.
-
-    Args:
-        events: With positions.
-        noise: What their sums show.
-
-    Returns:
-        The comparison, or None where no event can be followed.
-
-    Raises:
-        DataError: For events that have momenta only.
-
-    Example:
-        >>> import flowcei
-        >>> from flowcei.check.conservation import noisiness
-        >>> events = flowcei.simulate("ocs", 20, seed=1)
-        >>> found = compare_with_simulation(events, noisiness(events))
-        >>> found.one_shape, bool(found.rotated.any())
-        (True, False)
-    """
+    """Re-simulate events with positions and compare; None where no event can be followed."""
     simulated = resimulated(events)
     followed = np.asarray(np.isfinite(simulated).all(axis=(1, 2)))
     if not followed.any():
@@ -210,26 +172,14 @@ def _noisy(
 
 
 def _slack(count: int, *, known: bool) -> float:
-    """Return how far above its expectation the median of `count` events may lie.
-
-    A sigma that is estimated from the sums of few events may itself be far too small.
-    """
+    """Return how far above its expectation the median of `count` events may lie."""
+    # A sigma estimated from the sums of few events may itself be far too small.
     few = 1.0 / np.sqrt(count)
     return float((1.0 + 4.0 * few) * (1.0 if known else 1.0 + 3.0 * few))
 
 
 def shape_difference(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the relative difference (B,) of the Gram matrices p_i . p_j over their traces.
-
-    Args:
-        a: Momenta, (B, N, 3).
-        b: Those to which the difference is relative, (B, N, 3).
-
-    Example:
-        >>> p = np.array([[[1.0, 0, 0], [-1, 0, 0]]])
-        >>> float(shape_difference(p, 3.0 * p[:, :, [1, 0, 2]])[0])
-        0.0
-    """
+    """Return the relative difference (B,) of the Gram matrices p_i . p_j over their traces, to that of b."""
     first, second = _shape(a), _shape(b)
     out: NDArray[np.float64] = np.linalg.norm(first - second, axis=(1, 2)) / np.linalg.norm(
         second, axis=(1, 2)

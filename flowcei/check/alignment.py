@@ -19,11 +19,7 @@ _COLLINEAR = 1e-11  # of singular values: directions that differ by a few 1e-6, 
 
 
 def needed_positions(events: Events) -> NDArray[np.float64]:
-    """Return the positions (B, N, 3), bohr.
-
-    Raises:
-        DataError: For events that have momenta only.
-    """
+    """Return the positions (B, N, 3), bohr; DataError for events that have momenta only."""
     if events.positions is None:
         msg = "the events have momenta only; positions are needed here"
         raise DataError(msg)
@@ -37,23 +33,9 @@ def without_total(p: NDArray[np.float64], masses: NDArray[np.float64]) -> NDArra
 
 
 def resimulated(events: Events, charges: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
-    """Explode the positions of events anew.
+    """Explode positions, in any unit of length, anew: momenta (B, N, 3), NaN where ions coincide.
 
-    Args:
-        events: With positions, in whatever unit: an explosion is the same on every scale.
-        charges: (N,), elementary charges; those of the molecule where None.
-
-    Returns:
-        Momenta (B, N, 3), hbar / bohr for positions in bohr; NaN where ions coincide.
-
-    Raises:
-        DataError: For events that have momenta only.
-
-    Example:
-        >>> import flowcei
-        >>> events = flowcei.simulate("ocs", 5, seed=1)
-        >>> bool(np.allclose(resimulated(events), events.momenta, rtol=1e-3, atol=1e-2))
-        True
+    Charges (N,) are those of the molecule where None.
     """
     masses = events.molecule.masses
     q = events.molecule.charges if charges is None else charges
@@ -83,28 +65,11 @@ def _exploded(
 def best_rotations(
     source: NDArray[np.float64], target: NDArray[np.float64], *, noise: float = 0.0, mirror: bool = False
 ) -> NDArray[np.float64]:
-    """Return the rotations that bring one set of vectors closest to another.
+    """Return rotations R (B, 3, 3), or reflections, with ``source @ R^T`` closest to target, (B, N, 3).
 
-    W. Kabsch, Acta Cryst. A 32, 922 (1976), through singular values. Where the vectors of an
-    event are collinear, all rotations about their line are equally good; the one of
-    smallest angle is returned.
-
-    Args:
-        source: (B, N, 3).
-        target: (B, N, 3).
-        noise: Relative size of what in the vectors is noise: what is collinear within it
-            counts as collinear.
-        mirror: Return reflections (determinant -1) instead.
-
-    Returns:
-        R (B, 3, 3): ``source @ R^T`` is close to `target`.
-
-    Example:
-        >>> x = np.array([[[1.0, 0, 0], [0, 2, 0]]])
-        >>> y = np.array([[[0.0, 1, 0], [-2, 0, 0]]])
-        >>> float(angles_of(best_rotations(x, y))[0].round(9))
-        90.0
+    Of vectors collinear within the relative `noise`, the rotation of smallest angle.
     """
+    # W. Kabsch, Acta Cryst. A 32, 922 (1976), through singular values.
     u, s, vt = np.linalg.svd(np.einsum("bni,bnj->bij", target, source))
     sign = np.sign(np.linalg.det(u) * np.linalg.det(vt))
     u[:, :, 2] *= (-sign if mirror else sign)[:, None]
@@ -136,12 +101,7 @@ def _half_turn(axis: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def angles_of(rotations: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the angles (B,) of rotations (B, 3, 3), degrees.
-
-    Example:
-        >>> float(angles_of(np.diag([1.0, -1.0, -1.0])[None])[0])
-        180.0
-    """
+    """Return the angles (B,) of rotations (B, 3, 3), degrees."""
     # Not from the trace: its arccos loses half the digits of small angles.
     away = np.linalg.norm(rotations - np.eye(3), axis=(1, 2)) / np.sqrt(8.0)
     out: NDArray[np.float64] = np.degrees(2.0 * np.arcsin(np.minimum(away, 1.0)))
@@ -149,11 +109,6 @@ def angles_of(rotations: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def residuals(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the distances (B,) of vectors (B, N, 3) from `b`, over the size of `b`.
-
-    Example:
-        >>> residuals(np.ones((1, 2, 3)), 2.0 * np.ones((1, 2, 3))).tolist()
-        [0.5]
-    """
+    """Return the distances (B,) of vectors (B, N, 3) from `b`, over the size of `b`."""
     out: NDArray[np.float64] = np.linalg.norm(a - b, axis=(1, 2)) / np.linalg.norm(b, axis=(1, 2))
     return out

@@ -29,33 +29,18 @@ _SAME_MASS = 5e-3  # relative: no isotope is nearer to another, and average mass
 
 @dataclass(frozen=True, eq=False)
 class Alternative:
-    """Another belief of what a run is.
+    """Another belief of what a run is."""
 
-    Attributes:
-        kind: Of the cause: ``order``, ``charges``, ``isotopes``, ``molecule`` or ``prior``.
-        what: In words.
-        molecule: What exploded then.
-        prior: Which geometries it had.
-        order: Which column of the run holds each of its ions, (N,).
-        values: The numbers of `what`.
-    """
-
-    kind: str
+    kind: str  # of the cause: order, charges, isotopes, molecule or prior
     what: str
     molecule: Molecule
     prior: GeometryPrior
-    order: tuple[int, ...]
-    values: dict[str, Any]
+    order: tuple[int, ...]  # column of the run that holds each of its ions, (N,)
+    values: dict[str, Any]  # the numbers of `what`
 
 
 def alternatives_of(molecule: Molecule, prior: GeometryPrior) -> Iterator[Alternative]:
-    """Yield what a run of a molecule may be instead, one change at a time.
-
-    Example:
-        >>> ocs = Molecule.load("ocs")
-        >>> sorted({a.kind for a in alternatives_of(ocs, build_prior(ocs))})[:3]
-        ['charges', 'isotopes', 'molecule']
-    """
+    """Yield what a run of a molecule may be instead, one change at a time."""
     own = tuple(range(len(molecule)))
     for order in _orders(molecule) if len(molecule) <= _SEARCHED else ():
         names = ", ".join(molecule.labels[order.index(k)] for k in own)

@@ -27,20 +27,9 @@ def built_up_momenta(
     charges: NDArray[np.float64],
     tau: float,
 ) -> NDArray[np.float64]:
-    """Return the momenta (B, N, 3), hbar / bohr, of ions whose charges build up, to about 1e-4.
+    """Return the momenta (B, N, 3), hbar / bohr, to about 1e-4, of ions at positions (B, N, 3), bohr.
 
-    Args:
-        positions: At the start, (B, N, 3), bohr.
-        masses: (N,), electron masses.
-        charges: In the end, (N,), elementary charges.
-        tau: Time constant, atomic units of time, above 0.
-
-    Example:
-        >>> x = np.array([[[0.0, 0, 0], [0, 0, 2.0]]])
-        >>> m = np.array([1836.0, 1836.0])
-        >>> p = built_up_momenta(x, m, np.ones(2), 1e-3)  # at once: 1 / 2 hartree
-        >>> round(float((p**2 / (2.0 * m[:, None])).sum()), 3)
-        0.5
+    Masses (N,), final charges (N,) and the time constant tau > 0 are in atomic units.
     """
     shape, size = positions.shape, positions.size
     products = charges[:, None] * charges

@@ -73,23 +73,14 @@ class Cause:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """Events of a run, and what they are believed to be.
-
-    Attributes:
-        molecule: What exploded.
-        prior: Its geometries.
-        momenta: (B, N, 3), hbar / bohr.
-        noise: Of the momenta.
-        sigma: The stated noise of each event, (B,), hbar / bohr.
-        seed: Of the predictions.
-    """
+    """Events of a run, and what they are believed to be."""
 
     molecule: Molecule
     prior: GeometryPrior
-    momenta: NDArray[np.float64]
+    momenta: NDArray[np.float64]  # (B, N, 3), hbar / bohr
     noise: RunNoise
-    sigma: NDArray[np.float64]
-    seed: int
+    sigma: NDArray[np.float64]  # stated noise of each event, (B,), hbar / bohr
+    seed: int  # of the predictions
 
     def rng(self) -> np.random.Generator:
         """Return a random stream of its own: not that of events simulated with the same seed."""
@@ -112,19 +103,12 @@ class Run:
 
 @dataclass(frozen=True)
 class Trial:
-    """How well the shapes of a run agree with a prediction.
+    """How well the shapes of a run agree with a prediction."""
 
-    Attributes:
-        p_value: The smallest of the comparisons, corrected for their number.
-        rank: Mean log p, and that of the means together: what ranks those that fit.
-        distance: Mean Kolmogorov-Smirnov distance: what ranks those that do not.
-        farthest: The largest distance of an energy share.
-    """
-
-    p_value: float
-    rank: float
-    distance: float
-    farthest: float
+    p_value: float  # smallest of the comparisons, corrected for their number
+    rank: float  # mean log p, and that of the means together: ranks those that fit
+    distance: float  # mean Kolmogorov-Smirnov distance: ranks those that do not
+    farthest: float  # largest distance of an energy share
 
     @classmethod
     def of(cls, comparisons: list[Comparison]) -> Trial:

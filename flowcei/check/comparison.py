@@ -58,21 +58,13 @@ class Comparison:
 
 @dataclass(frozen=True, eq=False)
 class Sums:
-    """What the momentum sums of a run say of drift and noise, without false coincidences.
+    """What the momentum sums of a run say of drift and noise, without false coincidences."""
 
-    Attributes:
-        good: Which events have a sum like the others, (B,).
-        mean: Of the sums of the good ones, (3,), hbar / bohr.
-        error: Of the mean, (3,), hbar / bohr.
-        ratio: Standard deviation over the stated one, (3,).
-        conserved: Whether the sums vanish: noise-free momenta, or momentum conservation was imposed.
-    """
-
-    good: NDArray[np.bool_]
-    mean: NDArray[np.float64]
-    error: NDArray[np.float64]
-    ratio: NDArray[np.float64]
-    conserved: bool
+    good: NDArray[np.bool_]  # events with a sum like the others, (B,)
+    mean: NDArray[np.float64]  # of their sums, (3,), hbar / bohr
+    error: NDArray[np.float64]  # of the mean, (3,), hbar / bohr
+    ratio: NDArray[np.float64]  # standard deviation over the stated one, (3,)
+    conserved: bool  # the sums vanish: no noise, or conservation was imposed
 
 
 def sums_of(observables: Observables, ions: int) -> Sums:
@@ -91,16 +83,7 @@ def sums_of(observables: Observables, ions: int) -> Sums:
 
 
 def compare_shapes(run: Observables, predicted: Observables, good: NDArray[np.bool_]) -> list[Comparison]:
-    """Compare distributions that do not depend on orientation: KER, energy shares, angles.
-
-    Args:
-        run: Of B events.
-        predicted: Of any number.
-        good: Which events of the run to compare, (B,).
-
-    Returns:
-        A comparison each, by the Kolmogorov-Smirnov test of two samples.
-    """
+    """Compare KER, energy shares and angles of the good (B,) events, each by a two-sample KS test."""
     out = [_distributions(name, run.shapes[name][good], other) for name, other in predicted.shapes.items()]
     return [*out, _means(run, predicted, good)]
 
@@ -117,11 +100,9 @@ def _distributions(name: str, run: NDArray[np.float64], other: NDArray[np.float6
 
 
 def _means(run: Observables, predicted: Observables, good: NDArray[np.bool_]) -> Comparison:
-    """Compare the means of all shapes together, by Hotelling's test of two samples.
-
-    A mass that is wrong by a few per cent moves several of them a little, in a way in which they
-    do not vary by themselves: that no single distribution shows.
-    """
+    """Compare the means of all shapes together, by Hotelling's test of two samples."""
+    # A mass that is wrong by a few per cent moves several of them a little, in a way in which they
+    # do not vary by themselves: no single distribution shows that.
     apart, dimensions = _separation(run, predicted, good)
     n, m = int(good.sum()), len(predicted.log_ker)
     free = n + m - dimensions - 1
@@ -153,11 +134,7 @@ def _independent(observables: Observables) -> list[str]:
 
 
 def separations(run: Observables, predicted: Observables) -> tuple[float, float]:
-    """Return the mean distance of the distributions of shapes, and the distance of their means.
-
-    The first is Kolmogorov and Smirnov's, the second in standard deviations. For many trials: no
-    p-values.
-    """
+    """Return the mean KS distance of the shapes, and the distance of their means in standard deviations."""
     distances = []
     for name, other in predicted.shapes.items():
         here, there = np.sort(run.shapes[name]), np.sort(other)
@@ -171,15 +148,7 @@ def separations(run: Observables, predicted: Observables) -> tuple[float, float]
 def compare_lab(
     run: Observables, predicted: Observables, sums: Sums, ions: int, *, noise_stated: bool
 ) -> list[Comparison]:
-    """Compare what belongs to the laboratory: momentum sums and the three axes.
-
-    Args:
-        run: Of B events.
-        predicted: Of any number.
-        sums: Of the run.
-        ions: Number of ions.
-        noise_stated: Whether there is a stated noise to compare the sums with.
-    """
+    """Compare momentum sums, with the stated noise if any, and the three lab axes of a run of `ions` ions."""
     out = []
     count = int(sums.good.sum())
     if not sums.conserved:
@@ -225,10 +194,7 @@ def _directions(run: Observables, predicted: Observables, good: NDArray[np.bool_
 
 
 def axis_factors(run: Observables, predicted: Observables, good: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return by what factor momenta along each axis are larger than along the two others, (3,).
-
-    Each factor supposes that the two other axes agree.
-    """
+    """Return the factors (3,) of momenta along each axis over the two others, which are taken to agree."""
     difference = _slopes(run, good)[0] - _slopes(predicted, np.ones(len(predicted.log_ker), dtype=bool))[0]
     # Of one axis f times too large the slopes are 2 log f and twice 0, less their mean: 4/3 log f.
     out: NDArray[np.float64] = np.exp(0.75 * (difference - difference.mean()))
@@ -238,10 +204,8 @@ def axis_factors(run: Observables, predicted: Observables, good: NDArray[np.bool
 def _slopes(
     observables: Observables, good: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the slopes (3,) of log KER by the shares along the axes, and their covariance (3, 3).
-
-    d log KER / d log(scale of an axis) is twice the share of that axis.
-    """
+    """Return the slopes (3,) of log KER by the shares along the axes, and their covariance (3, 3)."""
+    # d log KER / d log(scale of an axis) is twice the share of that axis.
     y, share = observables.log_ker[good], observables.axis_share[good]
     middle = np.median(y)
     reach = _CLIP * _NORMAL * float(np.median(np.abs(y - middle)))

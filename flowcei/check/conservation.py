@@ -26,22 +26,12 @@ _HOPELESS = 0.5
 
 @dataclass(frozen=True)
 class Noisiness:
-    """Noise of a momentum component, read from the sum of the momenta.
+    """Noise of a momentum component, from the momentum sum: each component of it has sigma sqrt(N)."""
 
-    For independent noise of standard deviation sigma on each component, each component of the
-    sum has sigma sqrt(N).
-
-    Attributes:
-        relative: Over the event's rms momentum component; the median event's.
-        absolute: hbar / bohr; the median event's.
-        offset: Mean of the sum, (3,), hbar / bohr, where it is significant; else 0.
-        far: Share of events whose sum is out of proportion.
-    """
-
-    relative: float
-    absolute: float
-    offset: NDArray[np.float64]
-    far: float
+    relative: float  # over the rms momentum component; median event
+    absolute: float  # hbar / bohr; median event
+    offset: NDArray[np.float64]  # mean of the sum, (3,), hbar / bohr, where significant; else 0
+    far: float  # share of events whose sum is out of proportion
 
     def sigma(self, events: Events) -> NDArray[np.float64]:
         """Return the noise (B,), hbar / bohr: what is stated, else what the sum shows."""
@@ -51,13 +41,7 @@ class Noisiness:
 
 
 def noisiness(events: Events) -> Noisiness:
-    """Estimate the noise of momenta from their sum.
-
-    Example:
-        >>> import flowcei
-        >>> round(noisiness(flowcei.simulate("ocs", 4000, noise="2%", seed=1)).relative, 3)
-        0.02
-    """
+    """Estimate the noise of momenta from their sum."""
     total = events.momenta.sum(axis=1)
     drift = measure_drift(events.momenta)
     offset = drift.momentum if drift.significant else np.zeros(3)

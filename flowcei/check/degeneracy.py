@@ -23,15 +23,7 @@ _MANY = 20  # events a geometry, above which geometries are a short list
 
 
 def constant_columns(events: Events) -> list[Finding]:
-    """Name the columns that are the same in every event.
-
-    Example:
-        >>> import flowcei
-        >>> events = flowcei.simulate("ocs", 9, seed=1)
-        >>> events.positions[:, 2, 1:] = 0.0
-        >>> [finding.values["columns"] for finding in constant_columns(events)]
-        [['sy', 'sz']]
-    """
+    """Name the columns that are the same in every event."""
     if len(events) < _FEWEST:
         return []
     labels = events.molecule.labels
@@ -62,15 +54,7 @@ def _constant(block: NDArray[np.float64], names: list[str]) -> list[str]:
 
 
 def degeneracies(events: Events) -> list[Finding]:
-    """Say which geometries or relations leave the positions no volume.
-
-    Example:
-        >>> import flowcei, numpy as np
-        >>> events = flowcei.simulate("ocs", 9, seed=1)
-        >>> events.positions[:, :, 1:] = 0.0
-        >>> degeneracies(events)[0].code
-        'collinear'
-    """
+    """Say which geometries or relations leave the positions no volume."""
     if events.positions is None or len(events) < _FEWEST:
         return []
     x = events.positions - centre_of_mass(events.positions, events.molecule.masses)

@@ -56,22 +56,9 @@ def reference_events(
     *,
     relative: bool = True,
 ) -> Events:
-    """Return events of a prior whose noise levels are distributed as those of a run.
+    """Return about `count` events of a prior whose noise levels are distributed as `levels` (E,) of a run.
 
-    Args:
-        molecule: What explodes.
-        prior: Of its geometries.
-        levels: Noise of the events of the run, (E,): over the rms momentum component, or hbar / bohr.
-        count: How many events, about: what nothing can follow is left out.
-        seed: Of geometries and noise.
-        relative: Whether the levels are relative.
-
-    Example:
-        >>> from flowcei import Molecule
-        >>> from flowcei.physics.priors import build_prior
-        >>> ocs = Molecule.load("ocs")
-        >>> len(reference_events(ocs, build_prior(ocs), np.array([0.01, 0.02]), 100, 1))
-        100
+    Levels are over the rms momentum component where relative, else hbar / bohr.
     """
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(6,)))
     momenta = predicted_momenta(molecule, prior, count, rng)
@@ -84,21 +71,12 @@ def reference_events(
 
 @dataclass(frozen=True, eq=False)
 class EvidenceCheck:
-    """How probable the momenta of a run are beside those of its prior and noise.
+    """How probable the momenta of a run are beside those of its prior and noise."""
 
-    Attributes:
-        p_values: Of each event, (E,): the chance of the like, or of less probable momenta, in a
-            sound run; beyond a tenth of the reference by the tail fitted to it.
-        p_value: Of the run: Kolmogorov and Smirnov's test of T against the reference; NaN without events.
-        rank: Share of the reference that is less probable than an event of the run, the mean: 0.5 in
-            a sound run.
-        events: That the test of the run looks at.
-    """
-
-    p_values: NDArray[np.float64]
-    p_value: float
-    rank: float
-    events: int
+    p_values: NDArray[np.float64]  # of each event, (E,): chance of the like or less in a sound run
+    p_value: float  # of the run: Kolmogorov-Smirnov test of T against the reference; NaN without events
+    rank: float  # mean share of the reference that is less probable: 0.5 in a sound run
+    events: int  # that the test of the run looks at
 
     @property
     def improbable(self) -> NDArray[np.bool_]:
@@ -124,21 +102,9 @@ class EvidenceCheck:
 def check_evidence(
     statistic: NDArray[np.float64], reference: NDArray[np.float64], chosen: NDArray[np.bool_] | None = None
 ) -> EvidenceCheck:
-    """Compare T of the events of a run with that of reference events.
+    """Compare T (E,) of a run with T (M,) of events of the prior, sampled and weighed as the run, M >= 2.
 
-    Args:
-        statistic: T of the run, (E,).
-        reference: T of events of the prior, sampled and weighed as the run, (M,), M >= 2.
-        chosen: Events of the run that its test looks at, (E,): those with another flag tell of themselves.
-
-    Example:
-        >>> rng = np.random.default_rng(1)
-        >>> t = -rng.exponential(size=500)
-        >>> check_evidence(t, -rng.exponential(size=500)).sound
-        True
-        >>> found = check_evidence(np.append(t, -60.0), -rng.exponential(size=500))
-        >>> np.flatnonzero(found.improbable).tolist()
-        [500]
+    The test of the run looks at the chosen (E,): events with another flag tell of themselves.
     """
     asked = statistic if chosen is None else statistic[chosen]
     ordered = np.sort(reference)

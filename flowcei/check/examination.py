@@ -71,30 +71,7 @@ def examine(events: Events) -> list[Finding]:
 def examine_file(
     path: str | Path, molecule: Molecule | str | None = None, reading: Reading | None = None
 ) -> Report:
-    """Look for everything that is wrong with a file of events.
-
-    Rows and columns that the reader refuses are reported, all of them; the other rows are
-    then examined.
-
-    Args:
-        path: The file.
-        molecule: As for `read_events`.
-        reading: As for `read_events`.
-
-    Returns:
-        What was found.
-
-    Raises:
-        UsageError: For a missing file or an unknown molecule.
-        DataError: For a file that does not hold events of the molecule.
-
-    Example:
-        >>> import tempfile, flowcei
-        >>> file = Path(tempfile.mkdtemp()) / "events.csv"
-        >>> flowcei.write_events(flowcei.simulate("ocs", 300, seed=1), file)
-        >>> examine_file(file).sound
-        True
-    """
+    """Examine a file, read as by `read_events`: faulty rows and columns are reported, the others examined."""
     content = read_with_faults(Path(path), molecule, reading)
     findings = list(content.findings)
     if content.events is not None:
@@ -103,24 +80,9 @@ def examine_file(
 
 
 def unbounded(events: Events, *, coordinates: Literal["chart", "raw"] = "chart") -> list[Finding]:
-    """Return what lets the likelihood of a flow grow without bound.
+    """Return what lets the likelihood of a flow grow without bound: positions that fill no volume.
 
-    A flow can put any density on a set of no volume: a constant column, one bond length in
-    every event. Its loss then falls for ever and says nothing.
-
-    Args:
-        events: To train on.
-        coordinates: ``chart``, the relative positions in the recoil frame that flowcei
-            trains on, or ``raw``, the nine columns of the file.
-
-    Returns:
-        The findings; none where the likelihood is bounded, or without positions.
-
-    Example:
-        >>> import flowcei
-        >>> events = flowcei.simulate("ocs", 100, seed=1)
-        >>> len(unbounded(events)), unbounded(events, coordinates="raw")[0].code
-        (0, 'linear-relations')
+    Coordinates: ``chart`` (relative positions, recoil frame: those of training), ``raw`` (columns).
     """
     found = [*constant_columns(events), *degeneracies(events)]
     return _worst_first([f for f in found if f.unbounded and coordinates in ("raw", f.unbounded)])

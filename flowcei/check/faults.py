@@ -33,45 +33,18 @@ _NUMBERS = {"event-numbers": "are not whole", "repeated": "are there twice"}
 
 @dataclass(eq=False)
 class Content:
-    """What can be read of a file.
+    """What can be read of a file."""
 
-    Attributes:
-        molecule: Which molecule it was taken to be of.
-        rows: Events in the file.
-        events: The sound ones; None where there is none.
-        findings: What the reader refuses, or silently drops.
-    """
-
-    molecule: Molecule
-    rows: int
-    events: Events | None
-    findings: list[Finding] = field(default_factory=list)
+    molecule: Molecule  # the one it was taken to be of
+    rows: int  # events in the file
+    events: Events | None  # the sound ones; None where there is none
+    findings: list[Finding] = field(default_factory=list)  # what the reader refuses, or silently drops
 
 
 def read_with_faults(
     path: Path, molecule: Molecule | str | None = None, reading: Reading | None = None
 ) -> Content:
-    """Read what is sound in a file of events, and say what is not.
-
-    Args:
-        path: The file.
-        molecule: As for `read_events`.
-        reading: As for `read_events`.
-
-    Raises:
-        UsageError: For a missing file or an unknown molecule.
-        DataError: For a file that does not hold events of the molecule.
-
-    Example:
-        >>> import tempfile, flowcei
-        >>> from pathlib import Path
-        >>> path = Path(tempfile.mkdtemp()) / "events.csv"
-        >>> flowcei.write_events(flowcei.simulate("co2", 3, seed=1), path)
-        >>> _ = path.write_text(path.read_text().rstrip() + "oops")
-        >>> content = read_with_faults(path, "co2")
-        >>> content.rows, len(content.events), content.findings[0].code
-        (3, 2, 'cells')
-    """
+    """Read what is sound in a file of events, and say what is not; arguments as of `read_events`."""
     stated = Molecule.load(molecule) if isinstance(molecule, str) else molecule
     faults = Faults()
     reading = replace(reading or Reading(), faults=faults)

@@ -104,12 +104,7 @@ class Report:
 
 
 def percent(share: float) -> str:
-    """Return a share in per cent for a sentence.
-
-    Example:
-        >>> percent(0.0123), percent(1.0), percent(3e-17)
-        ('1.23 %', '100 %', '0 %')
-    """
+    """Return a share in per cent for a sentence: 0.0123 is '1.23 %', 3e-17 '0 %'."""
     return f"{100.0 * share:.3g} %" if share > 1e-9 else "0 %"
 
 

@@ -27,13 +27,7 @@ _CRITICAL = 1.95  # the distance that chance exceeds once in a thousand times, i
 
 
 def likeness(events: Events) -> list[Finding]:
-    """Compare lengths and angles of events with those of each named prior of the molecule.
-
-    Example:
-        >>> import flowcei
-        >>> likeness(flowcei.simulate("ocs", 400, prior="broad", seed=1))[0].values["prior"]
-        'broad'
-    """
+    """Compare lengths and angles of events with those of each named prior of the molecule."""
     molecule = events.molecule
     if len(events) < _FEWEST or not molecule.priors:
         why = (
@@ -68,21 +62,9 @@ def likeness(events: Events) -> list[Finding]:
 def internal_coordinates(
     molecule: Molecule, positions: NDArray[np.float64]
 ) -> dict[str, NDArray[np.float64]]:
-    """Return all distances and bond angles, those of like ions pooled under one name.
+    """Return distances (bohr) and bond angles (degrees) by names such as ``o-c-s``, like ions pooled.
 
-    Args:
-        molecule: Its symbols and bonds.
-        positions: (B, N, 3), bohr, identical atoms in any order: the bonds are assigned by the
-            geometry, and which of like angles is which is no matter.
-
-    Returns:
-        Name such as ``c-o`` or ``o-c-s`` -> values, bohr or degrees, B or a multiple of it.
-
-    Example:
-        >>> from flowcei.molecules.molecule import Molecule
-        >>> co2 = Molecule.load("co2")
-        >>> {k: v.round(2).tolist() for k, v in internal_coordinates(co2, co2.equilibrium[None]).items()}
-        {'c-o': [2.19, 2.19], 'o-o': [4.38], 'o-c-o': [180.0]}
+    Positions are (B, N, 3), bohr, identical atoms in any order; bonds are assigned by geometry.
     """
     order = label_by_geometry(molecule, np.zeros_like(positions), positions[:, None])
     positions = relabel(positions[:, None], order)[:, 0]

@@ -28,22 +28,14 @@ _DITHER = 1e-4  # noise-free rigid molecules differ by rounding alone, which is 
 
 @dataclass(frozen=True, eq=False)
 class Observables:
-    """Numbers of B events.
+    """Numbers of B events."""
 
-    Attributes:
-        shapes: Name -> (B,) for ``log KER`` (hartree), ``share of c`` (of the KER) and
-            ``cos(c, o)`` of the angle between two momenta; like ions are sorted by momentum.
-        total: Sum of the momenta, (B, 3), hbar / bohr.
-        sigma: Noise of a momentum component that is stated, (B,), hbar / bohr.
-        axis_share: Share of the KER along each lab axis, (B, 3).
-        least: Noise of a momentum component that rounding may have, (B,), hbar / bohr.
-    """
-
+    # log KER (hartree), share of c (of the KER), cos(c, o) -> (B,); like ions are sorted by momentum
     shapes: dict[str, NDArray[np.float64]]
-    total: NDArray[np.float64]
-    sigma: NDArray[np.float64]
-    axis_share: NDArray[np.float64]
-    least: NDArray[np.float64]
+    total: NDArray[np.float64]  # sum of the momenta, (B, 3), hbar / bohr
+    sigma: NDArray[np.float64]  # stated noise of a component, (B,), hbar / bohr
+    axis_share: NDArray[np.float64]  # share of the KER along each lab axis, (B, 3)
+    least: NDArray[np.float64]  # noise that rounding may have, (B,), hbar / bohr
 
     @property
     def log_ker(self) -> NDArray[np.float64]:
@@ -54,19 +46,7 @@ class Observables:
 def observables_of(
     molecule: Molecule, momenta: NDArray[np.float64], sigma: NDArray[np.float64]
 ) -> Observables:
-    """Return the observables of events.
-
-    Args:
-        molecule: Its masses, labels and identical ions.
-        momenta: (B, N, 3), hbar / bohr.
-        sigma: Stated noise of a momentum component, (B,), hbar / bohr.
-
-    Example:
-        >>> import flowcei
-        >>> e = flowcei.simulate("co2", 5, seed=1)
-        >>> list(observables_of(e.molecule, e.momenta, e.sigma).shapes)[:4]
-        ['log KER', 'share of c', 'share of o1', 'share of o2']
-    """
+    """Return the observables of momenta (B, N, 3) with stated noise sigma (B,), hbar / bohr."""
     n, labels = len(molecule), molecule.labels
     p = _sorted(centred_momenta(momenta, molecule.masses), molecule.identical)
     energy = p**2 / (2.0 * molecule.masses[:, None])
@@ -96,18 +76,9 @@ def _sorted(p: NDArray[np.float64], identical: tuple[tuple[int, ...], ...]) -> N
 
 
 class Thinning:
-    """Keeps events from the whole length of a stream, at most `most`, without knowing its length.
+    """Keeps at most `most` events from the whole length of a stream without knowing its length."""
 
-    Every k-th event is kept; k doubles when there are too many.
-
-    Example:
-        >>> import flowcei
-        >>> thinning = Thinning(4)
-        >>> for _ in thinning.watch([flowcei.simulate("ocs", 10, seed=1)]):
-        ...     pass
-        >>> len(thinning.events()), thinning.count
-        (3, 10)
-    """
+    # Every k-th event is kept; k doubles when there are too many.
 
     def __init__(self, most: int = MOST_EVENTS) -> None:
         self.count = 0

@@ -26,19 +26,12 @@ _ACCURACY = 3e-6  # as of simulated events
 
 @dataclass(frozen=True, eq=False)
 class RunNoise:
-    """The detector noise of a run, as it is stated or measured.
+    """The detector noise of a run, as it is stated or measured."""
 
-    Attributes:
-        levels: Of its events, (K,): shares of the rms momentum component, or hbar / bohr.
-        relative: Which of the two.
-        axes: What the noise along each lab axis is, in units of the level, (3,).
-        stated: Whether somebody stated it; else it was measured from the sums.
-    """
-
-    levels: NDArray[np.float64]
-    relative: bool
-    axes: NDArray[np.float64]
-    stated: bool = True
+    levels: NDArray[np.float64]  # of its events, (K,): shares of the rms momentum component, or hbar / bohr
+    relative: bool  # which of the two
+    axes: NDArray[np.float64]  # noise along each lab axis over the level, (3,)
+    stated: bool = True  # by somebody; else measured from the sums
 
     @property
     def is_zero(self) -> bool:
@@ -53,11 +46,7 @@ class RunNoise:
     def apply(
         self, momenta: NDArray[np.float64], rng: np.random.Generator
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Add noise of the levels of the run, drawn at random, to noise-free momenta (B, N, 3).
-
-        Returns:
-            The noisy momenta and the noise that would be stated of them, (B,), hbar / bohr.
-        """
+        """Add noise of random levels of the run to momenta (B, N, 3): with the sigma (B,) to be stated."""
         level = rng.choice(self.levels, len(momenta))
         sigma = level * rms_component(momenta) if self.relative else level
         noisy = momenta + sigma[:, None, None] * rng.standard_normal(momenta.shape) * self.axes
@@ -72,14 +61,7 @@ class RunNoise:
 def noise_of_run(events: Events, noise: str | Noise | None) -> RunNoise:
     """Return the noise of events: what `noise` says, else what they say, else what their sums show.
 
-    Raises:
-        UsageError: For a range of noise: the sums are judged by one level.
-
-    Example:
-        >>> import flowcei
-        >>> run = noise_of_run(flowcei.simulate("ocs", 5, noise="0.5", seed=1), None)
-        >>> run.levels.round(6).tolist(), run.relative
-        ([0.5, 0.5, 0.5, 0.5, 0.5], False)
+    UsageError for a range of noise: the sums are judged by one level.
     """
     ones = np.ones(3)
     rms = rms_component(events.momenta)

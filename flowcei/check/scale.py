@@ -31,18 +31,7 @@ _ENERGIES = (0.05, 20.0)  # KER over U0 of the equilibrium: beyond, a unit is wr
 
 
 def scale_of(events: Events, sigma: NDArray[np.float64] | None) -> tuple[float, float]:
-    """Return the median of KE / U0 over events with positions, and its relative spread.
-
-    Args:
-        events: With positions.
-        sigma: Noise of a momentum component, (B,), hbar / bohr: its energy is subtracted.
-
-    Example:
-        >>> import flowcei
-        >>> k, spread = scale_of(flowcei.simulate("ocs", 50, seed=1), None)
-        >>> round(k, 4), spread < 1e-4
-        (1.0, True)
-    """
+    """Return median and relative spread of KE / U0; the energy of the noise sigma (B,) is subtracted."""
     molecule = events.molecule
     m, share = molecule.masses, molecule.masses / molecule.masses.sum()
     kinetic = kinetic_energy(without_total(events.momenta, m), m)
@@ -87,13 +76,7 @@ def _guesses(charges: NDArray[np.float64]) -> Iterator[_Guess]:
 
 
 def explain_scale(events: Events, ratio: float, spread: float) -> list[Finding]:
-    """Say which charges or units make the kinetic energy the potential energy at the start.
-
-    Args:
-        events: Whose positions explain the momenta up to scale.
-        ratio: Median of KE / U0.
-        spread: Its relative spread, or what noise explains of it, where that is more.
-    """
+    """Say which charges or units make KE the potential energy U0: median of KE / U0, relative spread."""
     tolerance = _TOLERANCE + 6.0 * spread / np.sqrt(len(events))
     values: dict[str, Any] = {"ratio": ratio, "spread": spread}
     fact = f"KE / U0 is {ratio:.4g} (median; spread up to {percent(spread)})"

@@ -39,12 +39,7 @@ _PENALTY = {"order": 0.1, "build-up": 0.2, "prior": 0.3, "isotopes": 0.4, "charg
 
 
 def causes_of(run: Run, comparisons: list[Comparison]) -> list[Cause]:
-    """Return what explains the comparisons of a run that differ, the laboratory first, then best first.
-
-    Args:
-        run: Its events.
-        comparisons: All of them, as of the run with what is stated.
-    """
+    """Return what explains the comparisons of a run that differ: the laboratory first, then best first."""
     count = len(comparisons)
     suspect = {c.observable for c in comparisons if c.p_value * count < LEVEL}
     sums = sums_of(run.observables(), len(run.molecule))

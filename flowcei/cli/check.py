@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from flowcei.check.finding import Report
     from flowcei.check.verdict import RunCheck
+    from flowcei.events.container import Events
     from flowcei.events.foreign.interpretation import Reading
     from flowcei.reconstruction.model import Reconstructor
 
@@ -123,22 +124,29 @@ def _compared(
     """Compare the run with the prior meant, or return why it is not compared, "" where nobody asks."""
     from flowcei.check.verdict import check_run
     from flowcei.cli.runcheck import NO_PRIOR
-    from flowcei.physics.priors import build_prior
 
     events = report.events
     if events is None or any(finding.code == "extreme" for finding in report.findings):
         return "the file holds nothing to compare"
     if trained is not None:
         return check_run(events, trained.prior, noise) if trained.prior_spec is not None else NO_PRIOR
-    bare, stated = events.positions is None, events.origin.get("prior")
-    if prior is None and bare and isinstance(stated, dict):
-        try:
-            return check_run(events, build_prior(events.molecule, stated), noise)
-        except UsageError as error:
-            return f"the prior that the file states cannot be built ({error}); give --prior"
+    bare = events.positions is None
+    if prior is None and bare and isinstance(events.origin.get("prior"), dict):
+        return _compared_with_stated(events, noise)
     if prior is None and noise is None and not (bare and molecule is not None and events.molecule.priors):
         return "give --model, or --molecule and --prior" if bare else ""
     return check_run(events, prior, noise)
+
+
+def _compared_with_stated(events: Events, noise: str | None) -> RunCheck | str:
+    """Compare momenta with the prior that their file states, or return why it cannot be built."""
+    from flowcei.check.verdict import check_run
+    from flowcei.physics.priors import build_prior
+
+    try:
+        return check_run(events, build_prior(events.molecule, events.origin["prior"]), noise)
+    except UsageError as error:
+        return f"the prior that the file states cannot be built ({error}); give --prior"
 
 
 def _show_run(run: RunCheck | str, columns: str) -> None:

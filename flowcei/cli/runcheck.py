@@ -18,12 +18,7 @@ _CAUSES = 2  # that `sample` names
 
 
 def show_run_check(check: RunCheck, columns: str) -> None:
-    """Print the comparisons of a run, its causes and the verdict, which is the last line.
-
-    Args:
-        check: What to print.
-        columns: The order of the ions that the user gave, "" for none.
-    """
+    """Print comparisons, causes, verdict (last); `columns` is the order of ions that the user gave, or ''."""
     from flowcei.check.verdict import LABORATORY
 
     show(f"\nThe run beside the prior {check.prior}: {check.compared} of {check.events} events compared")
@@ -49,13 +44,7 @@ def _reordered(columns: str, check: RunCheck, true: str) -> str:
 
 
 def note_run_check(model: Reconstructor, events: Events | None, noise: str | None) -> None:
-    """Say in a line or three, on stderr, whether a run is what the prior of a model predicts.
-
-    Args:
-        model: Which was asked.
-        events: Of the run, from its whole length; None for none.
-        noise: That the user stated.
-    """
+    """Say on stderr whether a run (None: no events) is what the prior of a model predicts."""
     from dataclasses import replace
 
     from flowcei.check.verdict import check_run
