@@ -58,8 +58,7 @@ _SYNONYMS = {
 def length_in_bohr(unit: str) -> float:
     """One ``"bohr"`` or ``"angstrom"`` in bohr; ValueError for another unit."""
     if unit not in ("bohr", "angstrom"):
-        msg = f"unknown unit of length {unit!r}; use one of bohr, angstrom"
-        raise ValueError(msg)
+        raise ValueError(f"unknown unit of length {unit!r}; use one of bohr, angstrom")
     return LENGTH_UNITS[unit]
 
 
@@ -91,8 +90,7 @@ def momentum_factor(unit: str) -> tuple[float, bool]:
         if name := unit_name(unit, quantity):
             return UNITS[quantity][name], quantity == "velocities"
     known = ", ".join((*MOMENTUM_UNITS, *VELOCITY_UNITS))
-    msg = f"unknown unit of momenta or velocities {unit[:40]!r}; use one of {known}"
-    raise UsageError(msg)
+    raise UsageError(f"unknown unit of momenta or velocities {unit[:40]!r}; use one of {known}")
 
 
 def is_unit(word: str) -> bool:

@@ -21,8 +21,7 @@ _COLLINEAR = 1e-11  # of singular values: directions that differ by a few 1e-6, 
 def needed_positions(events: Events) -> NDArray[np.float64]:
     """Return the positions (B, N, 3), bohr; DataError for events that have momenta only."""
     if events.positions is None:
-        msg = "the events have momenta only; positions are needed here"
-        raise DataError(msg)
+        raise DataError("the events have momenta only; positions are needed here")
     return events.positions
 
 

@@ -68,8 +68,7 @@ def noise_of_run(events: Events, noise: str | Noise | None) -> RunNoise:
     if noise is not None:
         asked = Noise.parse(noise)
         if asked.low != asked.high:
-            msg = f"noise {asked} is a range; the run is compared with one level"
-            raise UsageError(msg)
+            raise UsageError(f"noise {asked} is a range; the run is compared with one level")
         return RunNoise(np.array([asked.low]), asked.relative, ones)
     share = np.full(len(rms), np.inf) if events.sigma is None else events.sigma / rms
     # Noise larger than the momenta is nobody's statement of them: they are in another unit.

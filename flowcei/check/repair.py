@@ -90,8 +90,7 @@ def repair(events: Events) -> tuple[Events, Changes]:
     found = compare_with_simulation(events, noisiness(events))
     if found is None or found.lost:
         count = len(events) if found is None else found.lost
-        msg = f"in {count} of {len(events)} events ions coincide; remove these events first"
-        raise DataError(msg)
+        raise DataError(f"in {count} of {len(events)} events ions coincide; remove these events first")
     if not found.one_shape:
         msg = (
             "the positions do not explain the momenta in any orientation "

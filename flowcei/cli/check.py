@@ -102,8 +102,7 @@ def _refuse_unnamed(file: Path, prior: str) -> None:
     from flowcei.events.hdf import hdf_molecule
 
     if hdf_molecule(file) is None:
-        msg = f"--prior {prior} is of a molecule: name it with --molecule"
-        raise UsageError(msg)
+        raise UsageError(f"--prior {prior} is of a molecule: name it with --molecule")
 
 
 def _trained(model: str | None, **others: str | None) -> Reconstructor | None:
@@ -113,8 +112,7 @@ def _trained(model: str | None, **others: str | None) -> Reconstructor | None:
     if model is None:
         return None
     if given := [name.replace("_", "-") for name, value in others.items() if value is not None]:
-        msg = f"a model states its molecule and prior; leave out --{given[0]}"
-        raise UsageError(msg)
+        raise UsageError(f"a model states its molecule and prior; leave out --{given[0]}")
     return load_named(model, "cpu")[1]
 
 

@@ -30,8 +30,7 @@ def _window(text: str | None) -> tuple[float, float] | None:
     try:
         low, high = (float(part) for part in text.split(".."))
     except ValueError as error:
-        msg = f"--ker is {text!r}; it must be LOW..HIGH in eV, such as 5..40"
-        raise UsageError(msg) from error
+        raise UsageError(f"--ker is {text!r}; it must be LOW..HIGH in eV, such as 5..40") from error
     return low, high
 
 
@@ -108,8 +107,7 @@ def selection_options(command: Callable[..., Any]) -> Callable[..., Any]:
         **options: Any,  # noqa: ANN401
     ) -> Any:  # noqa: ANN401
         if max_sum is not None and max_sum_chance is not None:
-            msg = "--max-sum and --max-sum-chance are one bound; give one of them"
-            raise UsageError(msg)
+            raise UsageError("--max-sum and --max-sum-chance are one bound; give one of them")
 
         def selection(noise: str | None) -> Selection:
             from flowcei.events.selection import Selection, sum_bound

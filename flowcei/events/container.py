@@ -257,8 +257,7 @@ class Events:
         try:
             import xarray as xr
         except ImportError as error:
-            msg = "to_xarray needs xarray: pip install xarray"
-            raise UsageError(msg) from error
+            raise UsageError("to_xarray needs xarray: pip install xarray") from error
 
         arrays = {name: getattr(self, name) for name in _UNITS if getattr(self, name) is not None}
         coordinates = {"event": self.numbers, "ion": list(self.molecule.labels), "axis": list("xyz")}
@@ -317,8 +316,7 @@ def one_row(rows: int | slice | NDArray[Any], count: int) -> slice | NDArray[Any
     if not isinstance(rows, (int, np.integer)) or isinstance(rows, bool):
         return rows  # type: ignore[return-value]
     if not -count <= rows < count:
-        msg = f"there is no event {rows} among {count}"
-        raise IndexError(msg)
+        raise IndexError(f"there is no event {rows} among {count}")
     row = int(rows) % count
     return slice(row, row + 1)
 

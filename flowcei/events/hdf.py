@@ -84,6 +84,11 @@ def read_header(file: h5py.File, path: Path, molecule: Molecule | None = None) -
     if data["momenta"].size == 0:
         raise DataError("holds no event", path=path)
     count = data["momenta"].shape[0] if data["momenta"].shape else 0
+    _check_datasets(data, own, count, path)
+    return HdfEvents(own, read_json_attribute(file, "origin") or {}, count, tuple(data))
+
+
+def _check_datasets(data: dict[str, h5py.Dataset], own: Molecule, count: int, path: Path) -> None:
     for name, array in data.items():
         expected = (count, len(own), 3) if name in _UNITS else (count,)
         if array.shape != expected:
@@ -92,7 +97,6 @@ def read_header(file: h5py.File, path: Path, molecule: Molecule | None = None) -
             raise DataError(what, path=path)
         if is_column(name) and (problem := column_problem(name_of_dataset(name), own)):
             raise DataError(f"an extra column {problem}", path=path, column=name_of_dataset(name))
-    return HdfEvents(own, read_json_attribute(file, "origin") or {}, count, tuple(data))
 
 
 def hdf_chunks(path: Path, header: HdfEvents, rows: int, faults: Faults | None = None) -> Iterator[Arrays]:

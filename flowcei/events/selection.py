@@ -40,8 +40,7 @@ def sum_chance(bound: float) -> float:
 def sum_bound(chance: float) -> float:
     """Bound, in standard deviations, that true events exceed with a chance: 4.59 with 1e-4."""
     if not 0.0 < chance < 1.0:
-        msg = f"the chance to lose a true event is {chance}; it must be between 0 and 1"
-        raise UsageError(msg)
+        raise UsageError(f"the chance to lose a true event is {chance}; it must be between 0 and 1")
     return float(chi.isf(chance, _AXES))
 
 
@@ -68,11 +67,9 @@ class Selection:
     def __post_init__(self) -> None:
         """Refuse bounds that no event can be within."""
         if self.max_sum is not None and not self.max_sum > 0:
-            msg = f"the bound on the momentum sum is {self.max_sum}; it must be above 0"
-            raise UsageError(msg)
+            raise UsageError(f"the bound on the momentum sum is {self.max_sum}; it must be above 0")
         if self.ker is not None and not 0 <= self.ker[0] < self.ker[1]:
-            msg = f"the KER window is {self.ker[0]}..{self.ker[1]} eV; the least comes first"
-            raise UsageError(msg)
+            raise UsageError(f"the KER window is {self.ker[0]}..{self.ker[1]} eV; the least comes first")
 
     def rejected(self, arrays: Arrays, molecule: Molecule) -> dict[str, NDArray[np.bool_]]:
         """Which events (B,) are left out, by reason; an event is named by the first reason only."""
@@ -109,8 +106,7 @@ class Selection:
             return self.noise.sigma(np.where(np.isfinite(arrays.momenta), arrays.momenta, 0.0))
         if arrays.sigma is not None:
             return arrays.sigma
-        msg = "a bound on the momentum sum needs the detector's noise: state it with --noise"
-        raise UsageError(msg)
+        raise UsageError("a bound on the momentum sum needs the detector's noise: state it with --noise")
 
     def to_dict(self) -> dict[str, Any]:
         """The rules that are set."""

@@ -203,8 +203,7 @@ def make_simulator(
 ) -> Simulator:
     """The source of the events that `simulate` returns."""
     if n < 1:
-        msg = f"the number of events is {n}; it must be 1 or more"
-        raise UsageError(msg)
+        raise UsageError(f"the number of events is {n}; it must be 1 or more")
     mol = molecule if isinstance(molecule, Molecule) else Molecule.load(molecule)
     prior = prior if isinstance(prior, GeometryPrior) else build_prior(mol, prior)
     return Simulator(mol, prior, Noise.parse(noise), fresh_seed() if seed is None else seed, accuracy)

@@ -116,6 +116,5 @@ _WRITERS = {".csv": _write_csv, ".h5": write_hdf, ".hdf5": write_hdf}
 def events_writer(path: Path) -> Callable[[Events, BinaryIO], None]:
     """The function that writes events to an open file with this ending; UsageError for others."""
     if path.suffix.lower() not in _WRITERS:
-        msg = f"{path}: events are written as {' or '.join(_WRITERS)}; give -o such an ending"
-        raise UsageError(msg)
+        raise UsageError(f"{path}: events are written as {' or '.join(_WRITERS)}; give -o such an ending")
     return _WRITERS[path.suffix.lower()]

@@ -38,8 +38,7 @@ class Noise:
     def __post_init__(self) -> None:
         """Refuse levels that are not numbers in order."""
         if not 0.0 <= self.low <= self.high < np.inf:
-            msg = f"noise must be 0 <= low <= high; got {self.low} to {self.high}"
-            raise UsageError(msg)
+            raise UsageError(f"noise must be 0 <= low <= high; got {self.low} to {self.high}")
         if self.relative and self.high > 1.0:
             msg = f"noise of {self.high:.0%} of the momenta leaves nothing of them; it must be 100 % or less"
             raise UsageError(msg)
@@ -59,8 +58,7 @@ class Noise:
             return text
         found = _PATTERN.match(text)
         if not found or (found[3] and found[2] != found[4]):
-            msg = f"noise {text!r} is not understood: write 1%, 0.1%..5% or, in a.u., 0.5"
-            raise UsageError(msg)
+            raise UsageError(f"noise {text!r} is not understood: write 1%, 0.1%..5% or, in a.u., 0.5")
         unit = 0.01 if found[2] else 1.0
         low = float(found[1]) * unit
         return cls(low, float(found[3]) * unit if found[3] else low, relative=bool(found[2]))
@@ -81,8 +79,7 @@ class Noise:
         if self.low == self.high:
             return np.full(n, self.low)
         if self.low == 0.0:
-            msg = "a range of noise is log-uniform and cannot start at 0"
-            raise UsageError(msg)
+            raise UsageError("a range of noise is log-uniform and cannot start at 0")
         return np.exp(rng.uniform(np.log(self.low), np.log(self.high), n))
 
     def apply(
@@ -116,8 +113,7 @@ class Noise:
             UsageError: For a range, which is not one level.
         """
         if self.low != self.high:
-            msg = f"noise {self} is a range; one level is needed here"
-            raise UsageError(msg)
+            raise UsageError(f"noise {self} is a range; one level is needed here")
         return np.full(len(momenta), self.low) * (rms_component(momenta) if self.relative else 1.0)
 
 

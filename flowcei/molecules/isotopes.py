@@ -57,8 +57,7 @@ def read_isotope(text: str) -> tuple[str, float]:
     if number in of_element:
         return symbol, of_element[number] * DALTON
     others = f"; {symbol} has {', '.join(f'{a}{symbol}' for a in of_element)}" if of_element else ""
-    msg = f"{name[:40]!r} is no isotope{others or ': write 81Br, or D'}"
-    raise ValueError(msg)
+    raise ValueError(f"{name[:40]!r} is no isotope{others or ': write 81Br, or D'}")
 
 
 def described_ions(molecule: Molecule) -> str:

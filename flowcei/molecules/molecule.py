@@ -181,8 +181,7 @@ class Molecule:
         try:
             masses = _with_isotopes(self, entries)
         except ValueError as error:
-            msg = f"isotopes {isotopes!r}: {error}"
-            raise UsageError(msg) from error
+            raise UsageError(f"isotopes {isotopes!r}: {error}") from error
         return replace(self, masses=masses)
 
     def with_charges(self, charges: str) -> Molecule:
@@ -201,16 +200,13 @@ class Molecule:
         try:
             values = np.array([float(part) for part in charges.split(",")])
             if len(values) not in (1, len(self)):
-                msg = f"{len(values)} charges for {len(self)} ions ({', '.join(self.labels)})"
-                raise ValueError(msg)
+                raise ValueError(f"{len(values)} charges for {len(self)} ions ({', '.join(self.labels)})")
             values = np.broadcast_to(values, len(self)).copy()
             if not (np.abs(values) < _LARGEST["charges"]).all():
-                msg = "charges must be finite, in elementary charges"
-                raise ValueError(msg)
+                raise ValueError("charges must be finite, in elementary charges")
             _check_charges(values)
         except ValueError as error:
-            msg = f"charges {charges!r}: {error}"
-            raise UsageError(msg) from error
+            raise UsageError(f"charges {charges!r}: {error}") from error
         return replace(self, charges=values)
 
     def prior_table(self, name: str | None = None) -> dict[str, Any]:
@@ -299,26 +295,12 @@ def _build(table: dict[str, Any]) -> Molecule:
     charges = np.array(table.get("charges", [1.0] * n), dtype=float)
     masses = _masses(symbols, table.get("masses"))
     masses = np.where(np.isnan(heavy), masses, heavy) if "masses" not in table else masses
-    for what, array, shape in (
-        ("equilibrium.positions", equilibrium, (n, 3)),
-        ("charges", charges, (n,)),
-        ("masses", masses, (n,)),
-    ):
-        if array.shape != shape or not np.isfinite(array).all():
-            msg = f"{what} must be finite with shape {shape}; got shape {array.shape}"
-            raise ValueError(msg)
-        if np.abs(array).max() > _LARGEST[what]:
-            msg = f"{what} must be below {_LARGEST[what]:g} (elementary charges, electron masses, bohr)"
-            raise ValueError(msg)
-    if not (masses > 0).all():
-        msg = "masses must be positive"
-        raise ValueError(msg)
+    _check_arrays({"equilibrium.positions": equilibrium, "charges": charges, "masses": masses}, n)
     _check_charges(charges)
     gaps = np.linalg.norm(equilibrium[:, None] - equilibrium[None], axis=-1) + 9.0 * np.eye(n)
     if gaps.min() < _CLOSEST:
         i, j = (int(k) for k in np.unravel_index(gaps.argmin(), gaps.shape))
-        msg = f"atoms {labels[i]} and {labels[j]} are {gaps[i, j]:.2g} bohr apart"
-        raise ValueError(msg)
+        raise ValueError(f"atoms {labels[i]} and {labels[j]} are {gaps[i, j]:.2g} bohr apart")
     bonds = tuple(_bond(labels, pair) for pair in table.get("bonds", []))
     priors = {str(k): dict(v) for k, v in table.get("priors", {}).items()}
     default = default or next(iter(priors), "")
@@ -326,9 +308,20 @@ def _build(table: dict[str, Any]) -> Molecule:
     if "isotopes" not in table:
         return molecule
     if "masses" in table:
-        msg = "masses and isotopes are both given; leave one out"
-        raise ValueError(msg)
+        raise ValueError("masses and isotopes are both given; leave one out")
     return replace(molecule, masses=_with_isotopes(molecule, list(table["isotopes"].items())))
+
+
+def _check_arrays(arrays: dict[str, NDArray[np.float64]], n: int) -> None:
+    for name, array in arrays.items():
+        shape = (n, 3) if array is arrays["equilibrium.positions"] else (n,)
+        if array.shape != shape or not np.isfinite(array).all():
+            raise ValueError(f"{name} must be finite with shape {shape}; got shape {array.shape}")
+        if np.abs(array).max() > _LARGEST[name]:
+            msg = f"{name} must be below {_LARGEST[name]:g} (elementary charges, electron masses, bohr)"
+            raise ValueError(msg)
+    if not (arrays["masses"] > 0).all():
+        raise ValueError("masses must be positive")
 
 
 def _with_isotopes(molecule: Molecule, entries: Sequence[Sequence[str]]) -> NDArray[np.float64]:
@@ -343,8 +336,7 @@ def _with_isotopes(molecule: Molecule, entries: Sequence[Sequence[str]]) -> NDAr
         wrong = [s for s, c in zip(molecule.symbols, chosen, strict=True) if c and s != symbol]
         if wrong or not any(chosen):
             ions = ", ".join(molecule.labels)
-            msg = f"{isotope} is no isotope of {where or 'an atom'} of {molecule.name} ({ions})"
-            raise ValueError(msg)
+            raise ValueError(f"{isotope} is no isotope of {where or 'an atom'} of {molecule.name} ({ions})")
         masses[chosen] = mass
     return masses
 
@@ -353,8 +345,7 @@ def _names(table: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...], str
     """Return symbols, labels, name and default prior: short and printable, as they name columns."""
     count = len(table["symbols"])
     if not 2 <= count <= _MAX_IONS:
-        msg = f"{count} symbols; a molecule has at least two ions, and {_MAX_IONS} at the most"
-        raise ValueError(msg)
+        raise ValueError(f"{count} symbols; a molecule has at least two ions, and {_MAX_IONS} at the most")
     symbols = tuple(table["symbols"])
     labels = tuple(table.get("labels") or default_labels(symbols))
     name, default = table["name"], table.get("default_prior", "")
@@ -364,8 +355,7 @@ def _names(table: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...], str
         ("default_prior", default, 200),
     ):
         if not isinstance(word, str) or not word.isprintable() or len(word) > most:
-            msg = f"{what} {str(word)[:40]!r}: text of at most {most} printable characters"
-            raise ValueError(msg)
+            raise ValueError(f"{what} {str(word)[:40]!r}: text of at most {most} printable characters")
     for label in labels:
         if not isinstance(label, str) or not _LABEL.fullmatch(label):
             msg = f"label {str(label)[:40]!r}: letters, digits and . + - _, the first a letter or a digit"
@@ -378,8 +368,7 @@ def _names(table: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...], str
 
 def _bond(labels: tuple[str, ...], pair: Sequence[str]) -> tuple[int, int]:
     if len(pair) != 2 or pair[0] == pair[1] or not set(pair) <= set(labels):
-        msg = f"a bond joins two of the labels {list(labels)}; got {pair!r}"
-        raise ValueError(msg)
+        raise ValueError(f"a bond joins two of the labels {list(labels)}; got {pair!r}")
     return labels.index(pair[0]), labels.index(pair[1])
 
 
@@ -393,14 +382,12 @@ def _masses(symbols: Sequence[str], table: dict[str, Any] | None) -> NDArray[np.
     if table is not None:
         units = {"electron": 1.0, "u": DALTON}
         if table["unit"] not in units:
-            msg = f"unknown unit of mass {table['unit']!r}; use one of {', '.join(units)}"
-            raise ValueError(msg)
+            raise ValueError(f"unknown unit of mass {table['unit']!r}; use one of {', '.join(units)}")
         return np.array(table["values"], dtype=float) * units[table["unit"]]
     # Imported here: ASE takes a quarter of a second, and most commands never need it.
     from ase.data import atomic_masses, atomic_numbers
 
     unknown = [s for s in symbols if not atomic_numbers.get(s)]  # 0 is ASE's dummy atom
     if unknown:
-        msg = f"unknown chemical symbol {unknown[0]!r}"
-        raise ValueError(msg)
+        raise ValueError(f"unknown chemical symbol {unknown[0]!r}")
     return np.array([atomic_masses[atomic_numbers[s]] for s in symbols]) * DALTON

@@ -50,7 +50,7 @@ class _Setting:
 # N = 2, 3, 5 and 8 and of 5 bohr for N = 10. tests/physics/test_explosion.py judges them on other
 # geometries. With eta above 1 a step could carry an ion past another without noticing; it
 # would save a tenth.
-_SETTINGS = (
+SETTINGS = (
     _Setting(1e-4, np.float32, RKN64, 0.9, 0.7, 7),
     _Setting(3e-5, np.float32, RKN64, 0.9, 0.7, 9),
     _Setting(1e-5, np.float32, RKN64, 0.7, 0.75, 9),
@@ -63,7 +63,7 @@ _SETTINGS = (
     _Setting(1e-10, np.float64, RKN86, 0.15, 0.99, 12),
 )
 
-BEST_ACCURACY = _SETTINGS[-1].accuracy
+BEST_ACCURACY = SETTINGS[-1].accuracy
 """The smallest relative error that may be asked for."""
 
 _CHUNK = 16_384  # explosions a thread takes at a time, at the most
@@ -165,9 +165,8 @@ def setting_for(accuracy: float) -> _Setting:
         ValueError: For an accuracy below `BEST_ACCURACY`.
     """
     if not accuracy >= BEST_ACCURACY:
-        msg = f"accuracy is {accuracy}; it must be {BEST_ACCURACY:g} or more"
-        raise ValueError(msg)
-    return next(s for s in _SETTINGS if s.accuracy <= accuracy)
+        raise ValueError(f"accuracy is {accuracy}; it must be {BEST_ACCURACY:g} or more")
+    return next(s for s in SETTINGS if s.accuracy <= accuracy)
 
 
 @lru_cache(maxsize=16)
@@ -205,13 +204,11 @@ class System:
                 both signs, or shapes that do not match.
         """
         if n < 2:
-            msg = f"positions hold {n} ion; a Coulomb explosion needs two or more"
-            raise ValueError(msg)
+            raise ValueError(f"positions hold {n} ion; a Coulomb explosion needs two or more")
         m = _per_ion("masses", masses, n)
         q = _per_ion("charges", charges, n)
         if not (m > 0).all():
-            msg = f"masses must be positive, in electron masses; got {m.tolist()}"
-            raise ValueError(msg)
+            raise ValueError(f"masses must be positive, in electron masses; got {m.tolist()}")
         if not ((q > 0).all() or (q < 0).all()):
             msg = f"charges must be non-zero and of one sign, or nothing explodes; got {q.tolist()}"
             raise ValueError(msg)
@@ -247,7 +244,7 @@ def _follow(
     if len(lost):
         part, again = np.empty_like(geometry[lost]), np.zeros(len(lost), np.uint8)
         start = motion[lost] if len(motion) else motion
-        _run(geometry[lost], start, system, _SETTINGS[-1], part, again, threads)
+        _run(geometry[lost], start, system, SETTINGS[-1], part, again, threads)
         momenta[lost], status[lost] = part, again
     return momenta, status
 
@@ -324,19 +321,16 @@ def as_events(name: str, values: ArrayLike) -> NDArray[np.floating]:
     if array.ndim == 2:
         array = array[None]
     if array.ndim != 3 or array.shape[2] != 3:
-        msg = f"{name} have shape {np.shape(values)}; expected (B, N, 3) or (N, 3)"
-        raise ValueError(msg)
+        raise ValueError(f"{name} have shape {np.shape(values)}; expected (B, N, 3) or (N, 3)")
     return array
 
 
 def _per_ion(name: str, values: ArrayLike, n: int) -> NDArray[np.float64]:
     array = np.asarray(values, dtype=np.float64)
     if array.shape != (n,):
-        msg = f"{name} have shape {array.shape}; expected ({n},), one per ion"
-        raise ValueError(msg)
+        raise ValueError(f"{name} have shape {array.shape}; expected ({n},), one per ion")
     if not np.isfinite(array).all():
-        msg = f"{name} must be finite; got {array.tolist()}"
-        raise ValueError(msg)
+        raise ValueError(f"{name} must be finite; got {array.tolist()}")
     return array
 
 

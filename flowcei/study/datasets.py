@@ -192,8 +192,7 @@ def study_events(
     simulator = study_simulator(name, as_published=as_published, seed=seed, accuracy=accuracy)
     count = study_size(name) if n is None else n
     if count < 1:
-        msg = f"the number of events is {count}; it must be 1 or more"
-        raise UsageError(msg)
+        raise UsageError(f"the number of events is {count}; it must be 1 or more")
     blocks = [simulator.rows(index, count) for index in range(block_count(count))]
     arrays: dict[str, Any] = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
     return Events(simulator.molecule, **arrays, origin=simulator.origin())
@@ -214,8 +213,7 @@ def republished(
         centred = positions - centre_of_mass(positions, Molecule.load("ocs").masses)
         x = centred[:, None] + recipe.offset * rng.standard_normal(shape)
     elif recipe.oriented:
-        msg = f"a dataset whose origins are known is asked for; {name!r} is not one"
-        raise UsageError(msg)
+        raise UsageError(f"a dataset whose origins are known is asked for; {name!r} is not one")
     else:  # anywhere in the cube
         low, high = -1.0 - positions.min(axis=1), 1.0 - positions.max(axis=1)
         x = positions[:, None] + rng.uniform(low[:, None, None], high[:, None, None], shape)
@@ -238,8 +236,7 @@ def study_size(name: str) -> int:
 
 def _recipe(name: str) -> _Recipe:
     if name not in _RECIPES:
-        msg = f"the study has no dataset {name!r}; it has {', '.join(_RECIPES)}"
-        raise UsageError(msg)
+        raise UsageError(f"the study has no dataset {name!r}; it has {', '.join(_RECIPES)}")
     return _RECIPES[name]
 
 

@@ -75,13 +75,13 @@ def test_accuracy_is_a_promise(place: str) -> None:
     """Mean below what is asked and 99th percentile below ten times that, for every setting."""
     x, m, q = HELD_OUT[place]()
     truth = asymptotic_momenta(x, m, q, accuracy=1e-10)
-    for setting in explosion._SETTINGS[:-1]:
+    for setting in explosion.SETTINGS[:-1]:
         error = _error(asymptotic_momenta(x, m, q, accuracy=setting.accuracy), truth)
         assert error.mean() < setting.accuracy
         assert np.quantile(error, 0.99) < 10 * setting.accuracy
 
 
-@pytest.mark.parametrize("setting", explosion._SETTINGS, ids=lambda s: f"{s.accuracy:g}")
+@pytest.mark.parametrize("setting", explosion.SETTINGS, ids=lambda s: f"{s.accuracy:g}")
 def test_every_setting_against_the_oracle(
     setting: explosion._Setting, solved: tuple[np.ndarray, np.ndarray]
 ) -> None:
@@ -104,9 +104,9 @@ def test_a_wrong_integrator_is_found_out(
 ) -> None:
     """Steps twice too long, or no tail, miss the promise of 1e-8: the comparison is sharp."""
     x, truth = solved
-    good = next(s for s in explosion._SETTINGS if s.accuracy == 1e-8)
+    good = next(s for s in explosion.SETTINGS if s.accuracy == 1e-8)
     for bad in (replace(good, eta=2.5 * good.eta), replace(good, z1=0.5, tail_nodes=3)):
-        monkeypatch.setattr(explosion, "_SETTINGS", (bad,))
+        monkeypatch.setattr(explosion, "SETTINGS", (bad,))
         found = asymptotic_momenta(x, OCS.masses, OCS.charges, accuracy=good.accuracy)
         assert _error(found, truth).mean() > good.accuracy
 

@@ -169,8 +169,7 @@ class ParquetTable(Table):
             import pyarrow as pa
             from pyarrow import parquet
         except ImportError as error:
-            msg = f"{path}: Parquet needs pyarrow: pip install 'flowcei[parquet]'"
-            raise UsageError(msg) from error
+            raise UsageError(f"{path}: Parquet needs pyarrow: pip install 'flowcei[parquet]'") from error
         try:
             self._file = parquet.ParquetFile(path, memory_map=False, thrift_string_size_limit=1 << 24)
         except (pa.ArrowException, OSError, ValueError) as error:
@@ -236,8 +235,7 @@ class RootTable(Table):
         try:
             import uproot
         except ImportError as error:
-            msg = f"{path}: ROOT files need uproot: pip install 'flowcei[root]'"
-            raise UsageError(msg) from error
+            raise UsageError(f"{path}: ROOT files need uproot: pip install 'flowcei[root]'") from error
         # Not its path: uproot takes one with colons for a URL or for a part of a file.
         raw = path.open("rb")
         try:

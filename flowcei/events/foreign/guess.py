@@ -70,8 +70,7 @@ def guess_mapping(table: Table, molecule: Molecule, columns: str = "", unit: str
     if guess is None:
         guess = guesser.rows_of_ions() or guesser.rows_of_events(unit)
         if columns and not guess.ordered:
-            msg = f"{table.path}: its columns say which ion is which; leave out --columns"
-            raise UsageError(msg)
+            raise UsageError(f"{table.path}: its columns say which ion is which; leave out --columns")
         velocities = momentum_factor(guess.mapping.momenta.unit)[1]
         if unit and momentum_factor(unit)[1] != velocities:
             quantity = "velocities" if velocities else "momenta"
@@ -211,7 +210,8 @@ class _Guesser:
         table, columns = self.table, self._components()
         quantity = "momenta" if columns["momenta"] else "velocities"
         named = not set(columns[quantity]).isdisjoint(self.molecule.labels)
-        inferred = bool(self.order) and not named and not self.stated
+        ordered = bool(self.order) and not named
+        inferred = ordered and not self.stated
         conclusions = (f"ions in the order {', '.join(self.order)}",) if inferred else ()
         vectors, zeros = self._by_label(columns[quantity], "momentum")
         ase = isinstance(table, XyzTable)
@@ -222,15 +222,19 @@ class _Guesser:
         unknown = [] if stated or defined else ["momenta"]
         if columns["positions"]:
             starts, more = self._by_label(columns["positions"], "position")
-            length = table.length_unit if isinstance(table, XyzTable) else ""
-            length = length or unit_of_columns(table, _flat(starts), "positions")
+            length = self._length_unit(starts)
             positions, zeros = Vectors(unit=length or "bohr", ions=starts), zeros + more
             unknown += [] if length or (defined and not ase) else ["positions"]
-        # A shot may have several events: its number is an extra column, and no number of an event.
-        event = next((n for n in table.names if n.lower() in _EVENT and n.lower() != "shot"), "")
-        mapping = Mapping(momenta=momenta, positions=positions, event=event)
-        ordered = bool(self.order) and not named
+        mapping = Mapping(momenta=momenta, positions=positions, event=self._event_column())
         return Guess(mapping, conclusions, tuple(unknown), tuple(zeros), ordered=ordered)
+
+    def _event_column(self) -> str:
+        # A shot may have several events: its number is an extra column, and no number of an event.
+        return next((n for n in self.table.names if n.lower() in _EVENT and n.lower() != "shot"), "")
+
+    def _length_unit(self, positions: dict[str, Triple]) -> str:
+        own = self.table.length_unit if isinstance(self.table, XyzTable) else ""
+        return own or unit_of_columns(self.table, _flat(positions), "positions")
 
     def _components(self) -> dict[str, dict[str, dict[str, str]]]:
         """Return the columns that name a component of an ion, by quantity, ion and axis."""

@@ -74,13 +74,11 @@ class Reading:
     def __post_init__(self) -> None:
         """Refuse what contradicts itself."""
         if self.format is not None and self.format not in FORMATS:
-            msg = f"unknown format {self.format!r}; use one of {', '.join(FORMATS)}"
-            raise UsageError(msg)
+            raise UsageError(f"unknown format {self.format!r}; use one of {', '.join(FORMATS)}")
         if self.unit:
             momentum_factor(self.unit)
         if self.mapping is not None and (self.columns or self.unit):
-            msg = "a mapping settles columns and units; leave out --columns and --unit"
-            raise UsageError(msg)
+            raise UsageError("a mapping settles columns and units; leave out --columns and --unit")
 
 
 @dataclass(frozen=True)
@@ -114,8 +112,7 @@ def interpret(table: Table, molecule: Molecule, reading: Reading) -> Interpretat
         meaning = Interpretation(reading.mapping)
     elif native:
         if reading.columns:
-            msg = f"{table.path}: its columns say which ion is which; leave out --columns"
-            raise UsageError(msg)
+            raise UsageError(f"{table.path}: its columns say which ion is which; leave out --columns")
         mapping = native_mapping(table, molecule, reading.faults)
         unit = reading.unit or unit_of_columns(table, mapping.momenta.components, "momenta")
         meaning = Interpretation(mapping.with_units(momenta=unit), statements=_statements(reading))
@@ -198,14 +195,7 @@ def _with_extra_columns(
         check_units(table, mapping)
     own = {*mapping.names, *(component_names(molecule.labels) if native else ())}
     others = [name for name in table.names if name not in own and not name.startswith(PLACEHOLDERS)]
-    # Where nobody named columns, NAME#k is one of many numbers.
-    names = [name for name in others if table.titled or not _ELEMENT.search(name)]
-    names = names if mapping.columns is None else list(mapping.columns)
-    problems = {name: problem for name in names if (problem := column_problem(name, molecule))}
-    for name, problem in problems.items() if native or mapping.columns is not None else ():
-        what = f"unknown column: it {problem}; rename or remove it"
-        report_fault(DataError(what, path=table.path, column=name), "columns", reading.faults)
-    names = [name for name in names if name not in problems]
+    names = _extra_names(others, table, mapping, molecule, reading, native=native)
     if len(names) > MOST_COLUMNS:
         what = f"none of {len(names)} further columns is carried along: a mapping's columns names up to"
         mapping = mapping.model_copy(update={"columns": ()})
@@ -219,6 +209,20 @@ def _with_extra_columns(
     notes += (f"columns not read: {listed(unread)}",) if unread else ()
     mapping = mapping.model_copy(update={"columns": tuple(names)})
     return replace(meaning, mapping=mapping, column_notes=notes)
+
+
+def _extra_names(
+    others: list[str], table: Table, mapping: Mapping, molecule: Molecule, reading: Reading, *, native: bool
+) -> list[str]:
+    """The extra columns that a mapping names, or else all; one that may be misspelled is a fault."""
+    # Where nobody named columns, NAME#k is one of many numbers.
+    names = [name for name in others if table.titled or not _ELEMENT.search(name)]
+    names = names if mapping.columns is None else list(mapping.columns)
+    problems = {name: problem for name in names if (problem := column_problem(name, molecule))}
+    for name, problem in problems.items() if native or mapping.columns is not None else ():
+        what = f"unknown column: it {problem}; rename or remove it"
+        report_fault(DataError(what, path=table.path, column=name), "columns", reading.faults)
+    return [name for name in names if name not in problems]
 
 
 def _same_in_events(table: Table, mapping: Mapping, names: list[str]) -> list[str]:

@@ -106,6 +106,9 @@ class Mapping(_Section):
                 yield f"column {name[:40]!r} is named {count} times; a column is one component of one ion"
         if self.positions is not None and self.positions.unit not in LENGTH_UNITS:
             yield f"unknown unit of positions {self.positions.unit!r}; use one of {', '.join(LENGTH_UNITS)}"
+        yield from self._layout_faults()
+
+    def _layout_faults(self) -> Iterator[str]:
         for name, vectors in self.vectors.items():
             if self.rows == "ion" and (vectors.columns is None or vectors.ions):
                 yield f"where a row is an ion, {name} have columns = [x, y, z]"

@@ -38,8 +38,7 @@ class OpenedFile:
         """Open the file; its format is the one that is stated, or else that of its content."""
         check_readable(path)
         if stated is not None and stated not in FORMATS:
-            msg = f"unknown format {stated!r}; use one of {', '.join(FORMATS)}"
-            raise UsageError(msg)
+            raise UsageError(f"unknown format {stated!r}; use one of {', '.join(FORMATS)}")
         self.path, self.descriptor = path, os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self.descriptor)
         self.format, self.size = stated or self._format(), os.fstat(self.descriptor).st_size
@@ -92,8 +91,7 @@ class _Stream(io.RawIOBase):
         buffer[: len(data)] = data
         if self._guarded:
             if b"\0" in data:
-                msg = "bytes of 0"
-                raise ValueError(msg)
+                raise ValueError("bytes of 0")
             end = max(data.rfind(b"\n"), data.rfind(b"\r"))
             self._length = len(data) - end - 1 if end >= 0 else self._length + len(data)
             if self._length > MAX_LINE:

@@ -87,17 +87,24 @@ def sniff(
         if len(words) == len(names):
             return dialect(_named(words), header=True, lead=lead, first=line)
     if numeric if header is None else not header:
-        numbered = [f"#{k}" if name else "" for k, name in enumerate(names, start=1)]
-        return dialect(_named(numbered), header=False, lead=lead, first=line)
+        return dialect(_named(_numbers_of(names)), header=False, lead=lead, first=line)
     below = next((row for row in top[1:] if row.strip()), "")
-    units = _cells(below, chosen, path)
-    if len(units) == len(names) and any(units) and not any(_are_numbers([u], decimal) for u in units if u):
-        pairs = zip(names, units, strict=True)
-        names = [f"{name} [{unit.strip('[]()')}]" if unit else name for name, unit in pairs]
+    if units := _units_below(names, _cells(below, chosen, path), decimal):
+        names = [f"{n} [{unit.strip('[]()')}]" if unit else n for n, unit in zip(names, units, strict=True)]
         lead, below = lead + 1 + top[1:].index(below), ""
-    if names[0] in ("", "Unnamed: 0"):
-        names[0] = NUMBERED
+    names[0] = NUMBERED if names[0] in ("", "Unnamed: 0") else names[0]
     return dialect(_named(names), header=True, lead=lead + 1, first=below)
+
+
+def _numbers_of(cells: list[str]) -> list[str]:
+    return [f"#{k}" if cell else "" for k, cell in enumerate(cells, start=1)]
+
+
+def _units_below(names: list[str], cells: list[str], decimal: str) -> list[str]:
+    """The cells of the line below the names if they are words, as many as there are names; else none."""
+    filled = [cell for cell in cells if cell]
+    words = len(cells) == len(names) and not any(_are_numbers([cell], decimal) for cell in filled)
+    return cells if words and filled else []
 
 
 def _first_lines(file: OpenedFile) -> list[str]:
@@ -131,28 +138,39 @@ def _decimal(lines: list[str], separator: str, path: Path) -> str:
     rows = [_cells(line, separator, path) for line in lines if len(line) <= csv.field_size_limit()]
     cells = [(k, cell) for row in rows for k, cell in enumerate(row)]
 
-    def refuse(index: int, cell: str, what: str) -> None:
+    def fault(index: int, cell: str, what: str) -> DataError:
         names = rows[0]
         titled = index < len(names) and names[index][:1].isalpha()
         column = names[index] if titled else f"#{index + 1}"
-        raise DataError(f"{cell[:40]!r}: {what}", path=path, column=column)
+        return DataError(f"{cell[:40]!r}: {what}", path=path, column=column)
 
     for k, cell in cells:
         if _GROUPED.fullmatch(cell) and (separator == "," or "." in cell or '"' in cell):
-            refuse(k, cell, "a comma separates thousands; write numbers without such commas")
+            raise fault(k, cell, "a comma separates thousands; write numbers without such commas")
     if separator == ",":
-        if any(map(_TWO.fullmatch, rows[0] if rows else ())):
-            what = f"{lines[0][:40].strip()!r}: numbers with commas between blanks; write them without commas"
-            raise DataError(f'{what}, or state separator = "blank" and decimal in a mapping', path=path)
+        _check_no_numbers_between_blanks(rows, lines, path)
         return "."
     commas = [(k, cell) for k, cell in cells if _COMMAS.fullmatch(cell)]
-    several = [(k, cell) for k, cell in commas if cell.count(",") > 1]
-    question = "does the comma separate thousands or decimals? Write numbers without commas"
-    if several:
-        refuse(*several[0], question)
-    if commas and all(_THOUSANDS.fullmatch(cell) for _, cell in commas):
-        refuse(*commas[0], f'{question}, or state decimal = "," in a mapping')
+    if ambiguous := _ambiguous_comma(commas):
+        raise fault(*ambiguous)
     return "," if commas else "."
+
+
+def _check_no_numbers_between_blanks(rows: list[list[str]], lines: list[str], path: Path) -> None:
+    if any(map(_TWO.fullmatch, rows[0] if rows else ())):
+        what = f"{lines[0][:40].strip()!r}: numbers with commas between blanks; write them without commas"
+        raise DataError(f'{what}, or state separator = "blank" and decimal in a mapping', path=path)
+
+
+def _ambiguous_comma(commas: list[tuple[int, str]]) -> tuple[int, str, str] | None:
+    """Of cells with commas, one whose comma may separate thousands: its column, its text and what to do."""
+    what = "does the comma separate thousands or decimals? Write numbers without commas"
+    for index, cell in commas:
+        if cell.count(",") > 1:
+            return index, cell, what
+    if commas and all(_THOUSANDS.fullmatch(cell) for _, cell in commas):
+        return *commas[0], f'{what}, or state decimal = "," in a mapping'
+    return None
 
 
 def _check_names(names: list[str], path: Path) -> None:

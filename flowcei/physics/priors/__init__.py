@@ -44,8 +44,7 @@ _KINDS: dict[str, Callable[..., GeometryPrior]] = {
 def _ensemble(n_atoms: int, geometries: ArrayLike) -> EnsemblePrior:
     prior = EnsemblePrior(geometries)
     if prior.n_atoms != n_atoms:
-        msg = f"an ensemble holds geometries of {prior.n_atoms} atoms; the molecule has {n_atoms}"
-        raise UsageError(msg)
+        raise UsageError(f"an ensemble holds geometries of {prior.n_atoms} atoms; the molecule has {n_atoms}")
     return prior
 
 
@@ -87,6 +86,5 @@ def build_prior(molecule: Molecule, prior: str | dict[str, Any] | None = None) -
         msg = f"a prior of kind {kind!r} does not fit its parameters {sorted(parameters)}: {error}"
         raise UsageError(msg) from error
     if not isinstance(made, GeometryPrior):
-        msg = f"the plug-in of prior {kind!r} returned {type(made).__name__}, no GeometryPrior"
-        raise UsageError(msg)
+        raise UsageError(f"the plug-in of prior {kind!r} returned {type(made).__name__}, no GeometryPrior")
     return made

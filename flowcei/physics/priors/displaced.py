@@ -40,8 +40,7 @@ class DisplacedPrior(GeometryPrior):
 
     def __init__(self, equilibrium: NDArray[np.float64], kinds: Sequence[Hashable], sigma: float) -> None:
         if not 0 < sigma < np.inf:
-            msg = f"sigma = {sigma} of a displaced prior must be positive, in bohr"
-            raise UsageError(msg)
+            raise UsageError(f"sigma = {sigma} of a displaced prior must be positive, in bohr")
         self._equilibrium = np.ascontiguousarray(equilibrium - equilibrium.mean(axis=0), np.float64)
         self._sigma = float(sigma)
         self._searches: dict[tuple[tuple[int, ...], ...], OrderSearch] = {}

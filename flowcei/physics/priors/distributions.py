@@ -70,23 +70,20 @@ def _ndtr(x: float) -> float:
 
 def _normal(p: list[float], limits: tuple[float, float]) -> tuple[float, float]:
     if p[1] <= 0:
-        msg = f"normal = {p}: the standard deviation must be positive"
-        raise UsageError(msg)
+        raise UsageError(f"normal = {p}: the standard deviation must be positive")
     _refuse_empty("normal", p, limits)
     return limits
 
 
 def _uniform(p: list[float], limits: tuple[float, float]) -> tuple[float, float]:
     if not limits[0] <= p[0] < p[1] <= limits[1]:
-        msg = f"uniform = {p}: must rise and lie within {list(limits)}"
-        raise UsageError(msg)
+        raise UsageError(f"uniform = {p}: must rise and lie within {list(limits)}")
     return p[0], p[1]
 
 
 def _truncated(p: list[float], limits: tuple[float, float]) -> tuple[float, float]:
     if p[1] <= 0 or not limits[0] <= p[2] < p[3] <= limits[1]:
-        msg = f"truncated_normal = {p}: [mean, deviation > 0, low, high], within {list(limits)}"
-        raise UsageError(msg)
+        raise UsageError(f"truncated_normal = {p}: [mean, deviation > 0, low, high], within {list(limits)}")
     _refuse_empty("truncated_normal", p, (p[2], p[3]))
     return p[2], p[3]
 
@@ -94,8 +91,7 @@ def _truncated(p: list[float], limits: tuple[float, float]) -> tuple[float, floa
 def _refuse_empty(form: str, p: list[float], limits: tuple[float, float]) -> None:
     """Refuse limits so far out on a tail that rounding is all that is left of it."""
     if _ndtr((limits[1] - p[0]) / p[1]) - _ndtr((limits[0] - p[0]) / p[1]) < _LEAST_SHARE:
-        msg = f"{form} = {p}: hardly any of it lies within {list(limits)}"
-        raise UsageError(msg)
+        raise UsageError(f"{form} = {p}: hardly any of it lies within {list(limits)}")
 
 
 def _bend(p: list[float], limits: tuple[float, float]) -> tuple[float, float]:
@@ -134,13 +130,11 @@ def distribution(table: dict[str, Any], limits: tuple[float, float]) -> Distribu
         array([-0.78845736,        -inf])
     """
     if len(table) != 1 or next(iter(table)) not in _FORMS:
-        msg = f"a distribution is one of {', '.join(_FORMS)}; got {table}"
-        raise UsageError(msg)
+        raise UsageError(f"a distribution is one of {', '.join(_FORMS)}; got {table}")
     form, raw = next(iter(table.items()))
     values = [float(v) for v in (raw if isinstance(raw, list | tuple) else [raw])]
     count, check = _FORMS[form]
     if len(values) != count or not np.isfinite(values).all():
-        msg = f"{form} takes {count} finite number(s); got {raw}"
-        raise UsageError(msg)
+        raise UsageError(f"{form} takes {count} finite number(s); got {raw}")
     low, high = check(values, limits)
     return Distribution(form, tuple(values), low, high)

@@ -29,11 +29,9 @@ class EnsemblePrior(GeometryPrior):
     def __init__(self, geometries: ArrayLike) -> None:
         self._geometries = np.asarray(geometries, dtype=np.float64)
         if self._geometries.ndim != 3 or self._geometries.shape[2] != 3 or not len(self._geometries):
-            msg = f"an ensemble has shape (G, N, 3) with G > 0; got {self._geometries.shape}"
-            raise UsageError(msg)
+            raise UsageError(f"an ensemble has shape (G, N, 3) with G > 0; got {self._geometries.shape}")
         if not np.isfinite(self._geometries).all():
-            msg = "an ensemble holds positions that are not finite"
-            raise UsageError(msg)
+            raise UsageError("an ensemble holds positions that are not finite")
 
     @property
     def n_atoms(self) -> int:

@@ -202,14 +202,12 @@ def _read_rows(labels: list[str], tables: list[dict[str, Any]]) -> list[_Row]:
     for i, table in enumerate(tables):
         expected = {"atom", *(k for pair in keys[: min(i, 3)] for k in pair)}
         if set(table) != expected:
-            msg = f"row {i + 1} of a zmatrix takes {sorted(expected)}; got {sorted(table)}"
-            raise UsageError(msg)
+            raise UsageError(f"row {i + 1} of a zmatrix takes {sorted(expected)}; got {sorted(table)}")
         placed = [row.atom for row in rows]
         names = [table["atom"], *(table[k] for k, _ in keys[: min(i, 3)])]
         unknown = [name for name in names if name not in labels]
         if unknown:
-            msg = f"a zmatrix names {unknown[0]!r}; the atoms are {', '.join(labels)}"
-            raise UsageError(msg)
+            raise UsageError(f"a zmatrix names {unknown[0]!r}; the atoms are {', '.join(labels)}")
         atom, *references = (labels.index(name) for name in names)
         if atom in placed or len(set(references)) < len(references) or set(references) - set(placed):
             msg = f"row {i + 1} of a zmatrix must place a new atom by different atoms placed before"
@@ -217,8 +215,7 @@ def _read_rows(labels: list[str], tables: list[dict[str, Any]]) -> list[_Row]:
         coordinates = tuple(distribution(table[k], _LIMITS[k]) for _, k in keys[: min(i, 3)])
         rows.append(_Row(atom, tuple(references), coordinates))
     if len(rows) != len(labels):
-        msg = f"a zmatrix has {len(rows)} rows for {len(labels)} atoms"
-        raise UsageError(msg)
+        raise UsageError(f"a zmatrix has {len(rows)} rows for {len(labels)} atoms")
     return rows
 
 

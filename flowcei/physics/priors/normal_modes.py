@@ -194,8 +194,7 @@ def _vibrating_share(
     rigid = u[:, s > 1e-6 * s[0]]
     moved = basis @ rigid
     if np.linalg.norm(moved, axis=1).max() > _RIGID_SHARE:
-        msg = "a normal mode moves or turns the whole molecule; give the vibrations only"
-        raise UsageError(msg)
+        raise UsageError("a normal mode moves or turns the whole molecule; give the vibrations only")
     return max(1.0 - float(np.linalg.norm(moved, 2)) ** 2, 0.1)
 
 

@@ -29,8 +29,7 @@ class _UniformPrior(GeometryPrior):
             msg = f"{name} = {size} and minimal_separation = {minimal_separation} must be positive, in bohr"
             raise UsageError(msg)
         if n_atoms < 2:
-            msg = f"a {self.kind} takes two atoms or more; got {n_atoms}"
-            raise UsageError(msg)
+            raise UsageError(f"a {self.kind} takes two atoms or more; got {n_atoms}")
         self._n_atoms = n_atoms
         self._size = float(size)
         self._separation = float(minimal_separation)
