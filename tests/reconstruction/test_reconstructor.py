@@ -15,7 +15,7 @@ from flowcei.errors import DataError, NoDensityError, UsageError
 from flowcei.events.container import Events
 from flowcei.events.simulation import simulate
 from flowcei.experiment.detector import Noise, rms_component
-from flowcei.models.registry import ARCHITECTURES
+from flowcei.models.registry import ARCHITECTURES, find_architecture
 from flowcei.reconstruction.sampling import Survey
 
 if TYPE_CHECKING:
@@ -28,10 +28,14 @@ every = pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
 every_latent = pytest.mark.parametrize(
     ("architecture", "latent"),
     [(name, "prior") for name in sorted(ARCHITECTURES)]
-    + [(name, "training") for name, m in sorted(ARCHITECTURES.items()) if m.has_latent],
+    + [(name, "training") for name in sorted(ARCHITECTURES) if find_architecture(name).has_latent],
 )
-random_ones = pytest.mark.parametrize("architecture", [k for k, m in ARCHITECTURES.items() if not m.is_point])
-with_latent = pytest.mark.parametrize("architecture", [k for k, m in ARCHITECTURES.items() if m.has_latent])
+random_ones = pytest.mark.parametrize(
+    "architecture", [k for k in ARCHITECTURES if not find_architecture(k).is_point]
+)
+with_latent = pytest.mark.parametrize(
+    "architecture", [k for k in ARCHITECTURES if find_architecture(k).has_latent]
+)
 
 Tiny: TypeAlias = "Callable[[str, str], Reconstructor]"
 
