@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from flowcei._version import __version__
+from flowcei import __version__
 from flowcei.errors import DataError, UsageError
 from flowcei.storage.creation import atomic_write
 from flowcei.storage.files import check_readable
