@@ -1,0 +1,301 @@
+"""Plots of events, as groups look at coincidence data: of the momenta alone, or beside those of others.
+
+Every function takes `Events`, or a table of them by name: the first is drawn filled, the others, such as
+simulated events of a prior, as lines over it. Identical ions come by falling speed, since no detector tells
+them apart; but for `momentum_sums` each ion's share of the total momentum, by mass, is taken off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.colors import LogNorm
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
+from scipy.ndimage import gaussian_filter
+from scipy.stats import norm
+
+from flowcei.errors import UsageError
+from flowcei.events.container import Events
+from flowcei.plot.style import colour, new_axes
+from flowcei.posterior.labels import speed_names
+from flowcei.posterior.spread import first_axis, momenta_in_recoil_frame
+from flowcei.units import ELECTRONVOLT
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+    Series = dict[str, Floats]
+
+EventSets = Events | Mapping[str, Events]
+"""Events, or several sets of them by the name in the legend."""
+
+_LINES = "-", "--", ":", "-."  # of one set after the other
+_TAIL = 0.25  # per cent at each end that the range of an axis leaves out
+_INSIDE = 0.39, 0.86  # share of the events in contours: 1 and 2 sigma of a normal distribution in the plane
+_SMOOTH = 1.5  # bins, of the histogram that contours are drawn of
+
+
+def newton(events: EventSets, axes: Axes | None = None, *, normalised: bool = True) -> Axes:
+    """Draw the Newton plot: momenta of all ions, the first ion along x, the second with y > 0.
+
+    Args:
+        events: Events, or several sets of them by name.
+        axes: Where to draw; axes of a new figure where None.
+        normalised: In units of the momentum of the first ion of each event, else in hbar / bohr.
+
+    Returns:
+        The axes, with equal scales.
+
+    Example:
+        >>> import flowcei
+        >>> axes = newton(flowcei.simulate("ocs", 100, noise="1%", seed=1))
+        >>> axes.get_aspect(), axes.get_xlabel()
+        (1.0, '$p_x$ / |p(s)|')
+    """
+    sets, axes = _sets(events), new_axes(axes)
+    measured = next(iter(sets.values()))
+    first, names = first_axis(measured.molecule, measured.momenta), speed_names(measured.molecule)
+    planes = {}
+    for name, one in sets.items():
+        p = momenta_in_recoil_frame(one.molecule, one.momenta)
+        length = np.linalg.norm(p[:, first], axis=-1)[:, None, None]
+        planes[name] = (p / length if normalised else p)[..., :2]
+    others = [k for k in range(len(names)) if k != first]
+    points = {name: p[:, others].reshape(-1, 2) for name, p in planes.items()}
+    middle = np.median(next(iter(planes.values())), axis=0)
+    reach = max(*(np.percentile(np.abs(p), 100.0 - _TAIL) for p in points.values()), np.abs(middle).max())
+    _density(axes, points, "ions", 1.1 * reach * np.array([[-1.0, -1.0], [1.0, 1.0]]))
+    axes.annotate("", middle[first], (0, 0), arrowprops={"arrowstyle": "->", "color": colour(first), "lw": 1.5})
+    for k, name in enumerate(names):
+        text = axes.text(*middle[k], name, color=colour(k), weight="bold", ha="center", va="center")
+        text.set_path_effects([withStroke(linewidth=3, foreground="white")])
+    unit = f"|p({names[first]})|" if normalised else "(hbar/bohr)"
+    axes.set(xlabel=f"$p_x$ {'/ ' * normalised}{unit}", ylabel=f"$p_y$ {'/ ' * normalised}{unit}", aspect="equal")
+    return axes
+
+
+def ker(events: EventSets, axes: Axes | None = None) -> Axes:
+    """Draw the spectrum of the kinetic energy release, eV: see `newton` for the arguments.
+
+    Example:
+        >>> import flowcei
+        >>> ker(flowcei.simulate("ocs", 100, noise="1%", seed=1)).get_xlabel()
+        'kinetic energy release (eV)'
+    """
+    series = {name: {"": _energies(one).sum(axis=1)} for name, one in _sets(events).items()}
+    return _spectra(new_axes(axes), series, "kinetic energy release (eV)")
+
+
+def energy_shares(events: EventSets, axes: Axes | None = None) -> Axes:
+    """Draw the share of each ion in the kinetic energy: see `newton` for the arguments."""
+    series = {}
+    for name, one in _sets(events).items():
+        share = _energies(one) / _energies(one).sum(axis=1, keepdims=True)
+        series[name] = dict(zip(speed_names(one.molecule), share.T, strict=True))
+    return _spectra(new_axes(axes), series, "share of the kinetic energy")
+
+
+def angles(events: EventSets, axes: Axes | None = None) -> Axes:
+    """Draw the angles between momenta, degrees, of all pairs of ions: see `newton` for the arguments."""
+    series = {name: _all_angles(one) for name, one in _sets(events).items()}
+    return _spectra(new_axes(axes), series, "angle between momenta (deg)")
+
+
+def momentum_sums(events: EventSets, axes: Axes | None = None) -> Axes:
+    """Draw the total momentum along the axes of the laboratory, and what the stated noise makes of it."""
+    sets, axes = _sets(events), new_axes(axes)
+    sums = {name: one.momenta.sum(axis=1) for name, one in sets.items()}
+    series = {name: dict(zip("xyz", total.T, strict=True)) for name, total in sums.items()}
+    _spectra(axes, series, "total momentum (hbar/bohr)")
+    sigma = next(iter(sets.values())).sigma
+    if sigma is not None and (sigma > 0).all():
+        x = np.linspace(*axes.get_xlim(), 300)
+        width = np.sqrt(len(next(iter(sets.values())).molecule)) * sigma
+        density = norm.pdf(x[:, None], 0.0, width[None, :2000]).mean(axis=1)
+        axes.plot(x, density, color="black", lw=1, ls="--", label="stated noise")
+        axes.legend()
+    return axes
+
+
+def dalitz(events: EventSets, axes: Axes | None = None) -> Axes:
+    """Draw the Dalitz plot of three ions, within the line that momentum conservation allows.
+
+    Coordinates: R. H. Dalitz, Phil. Mag. 44, 1068 (1953); with the shares e of the kinetic energy, x is
+    (e_1 - e_3) / sqrt 3 and y is e_2 - 1/3. On the line all momenta are along one axis.
+
+    Raises:
+        UsageError: For a molecule of more or fewer ions.
+    """
+    sets, axes = _sets(events), new_axes(axes)
+    molecule = next(iter(sets.values())).molecule
+    if len(molecule) != 3:
+        raise UsageError(f"a Dalitz plot is of three ions; {molecule.name} has {len(molecule)}")
+    points = {name: _dalitz(_energies(one)) for name, one in sets.items()}
+    turn = np.linspace(0.0, np.pi, 400)
+    along = np.stack([np.cos(turn), np.sin(turn), -np.cos(turn) - np.sin(turn)], axis=1)
+    edge = _dalitz(along**2 / molecule.masses)
+    _density(axes, points, "events", edge)
+    axes.plot(*edge.T, color="black", lw=1)
+    a, b, c = (f"E({name})" for name in speed_names(molecule))
+    axes.set(xlabel=rf"({a} - {c}) / ($\sqrt{{3}}$ KER)", ylabel=f"{b} / KER - 1/3", aspect="equal")
+    return axes
+
+
+def ker_angle(events: EventSets, axes: Axes | None = None, *, pair: tuple[str, str] | None = None) -> Axes:
+    """Draw the kinetic energy release against the angle between the momenta of two ions.
+
+    Args:
+        events: Events, or several sets of them by name.
+        axes: Where to draw; axes of a new figure where None.
+        pair: Names of the ions; the ends of the first angle of the molecule where None.
+
+    Returns:
+        The axes.
+
+    Raises:
+        UsageError: For ions that the molecule does not have.
+    """
+    sets, axes = _sets(events), new_axes(axes)
+    i, j = _pair(next(iter(sets.values())), pair)
+    names = speed_names(next(iter(sets.values())).molecule)
+    _density(axes, {k: np.stack([_angle(_momenta(e), i, j), _energies(e).sum(axis=1)], 1) for k, e in sets.items()}, "events")
+    axes.set(xlabel=f"angle between p({names[i]}) and p({names[j]}) (deg)", ylabel="kinetic energy release (eV)")
+    return axes
+
+
+def correlation(events: EventSets, axes: Axes | None = None, *, pair: tuple[str, str] | None = None) -> Axes:
+    """Draw the size of the momentum of one ion against that of another: see `ker_angle` for the arguments."""
+    sets, axes = _sets(events), new_axes(axes)
+    i, j = _pair(next(iter(sets.values())), pair)
+    names = speed_names(next(iter(sets.values())).molecule)
+    sizes = {name: np.linalg.norm(_momenta(one), axis=2)[:, [i, j]] for name, one in sets.items()}
+    _density(axes, sizes, "events")
+    axes.set(xlabel=f"|p({names[i]})| (hbar/bohr)", ylabel=f"|p({names[j]})| (hbar/bohr)")
+    return axes
+
+
+def covariance(events: EventSets, axes: Axes | None = None) -> Axes:
+    """Draw the correlation coefficients of all momentum components in the recoil frame, of one set of events."""
+    one, axes = next(iter(_sets(events).values())), new_axes(axes)
+    p = momenta_in_recoil_frame(one.molecule, one.momenta).reshape(len(one), -1)
+    p = p[:, moving := p.std(axis=0) > 1e-9 * np.abs(p).max()]
+    names = [f"{ion} {x}" for ion in speed_names(one.molecule) for x in "xyz"]
+    labels = [name for name, moves in zip(names, moving, strict=True) if moves]
+    image = axes.imshow(np.corrcoef(p, rowvar=False), cmap="RdBu_r", vmin=-1, vmax=1)
+    axes.set_xticks(range(len(labels)), labels, rotation=90)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.figure.colorbar(image, ax=axes, label="correlation of momenta")
+    return axes
+
+
+def _sets(events: EventSets) -> dict[str, Events]:
+    """Sets of events by name, all of one molecule, none of them empty."""
+    sets = {"": events} if isinstance(events, Events) else dict(events)
+    if not sets or not all(map(len, sets.values())):
+        raise UsageError("there are no events to draw")
+    first = next(iter(sets.values())).molecule
+    for one in sets.values():
+        if not first.same_ions(one.molecule):
+            raise UsageError(f"events of {first.name} and of {one.molecule.name} cannot be drawn together")
+    return sets
+
+
+def _momenta(events: Events) -> Floats:
+    return momenta_in_recoil_frame(events.molecule, events.momenta)
+
+
+def _energies(events: Events) -> Floats:
+    """Kinetic energies (B, N), eV."""
+    return (_momenta(events) ** 2).sum(axis=2) / (2.0 * events.molecule.masses * ELECTRONVOLT)
+
+
+def _angle(p: Floats, i: int, j: int) -> Floats:
+    cross = np.linalg.norm(np.cross(p[:, i], p[:, j]), axis=1)
+    return np.degrees(np.arctan2(cross, (p[:, i] * p[:, j]).sum(axis=1)))
+
+
+def _all_angles(events: Events) -> Series:
+    p, names = _momenta(events), speed_names(events.molecule)
+    return {f"{names[i]} / {names[j]}": _angle(p, i, j) for i, j in combinations(range(len(names)), 2)}
+
+
+def _dalitz(energies: Floats) -> Floats:
+    """Dalitz coordinates (B, 2) of the energies of three ions (B, 3)."""
+    share = energies / energies.sum(axis=1, keepdims=True)
+    return np.stack([(share[:, 0] - share[:, 2]) / np.sqrt(3.0), share[:, 1] - 1.0 / 3.0], axis=1)
+
+
+def _pair(events: Events, pair: tuple[str, str] | None) -> tuple[int, int]:
+    """Numbers of two ions by their names."""
+    names, angle = speed_names(events.molecule), events.molecule.angles
+    if pair is None:
+        return (angle[0][0], angle[0][2]) if angle else (0, 1)
+    if len(set(pair)) != 2 or not set(pair) <= set(names):
+        raise UsageError(f"no pair of ions {' '.join(pair)}; {events.molecule.name} has {', '.join(names)}")
+    return names.index(pair[0]), names.index(pair[1])
+
+
+def _range(values: Floats) -> tuple[float, float]:
+    """The range of almost all values, with a margin."""
+    low, high = np.percentile(values, (_TAIL, 100.0 - _TAIL))
+    margin = 0.05 * (high - low) or max(abs(low), 1.0) * 1e-3
+    return float(low - margin), float(high + margin)
+
+
+def _bin_count(count: int) -> int:
+    """A number of bins that leaves enough in each (J. Rice's rule), 80 at the most."""
+    return int(np.clip(2 * count ** (1 / 3), 8, 80))
+
+
+def _spectra(axes: Axes, sets: dict[str, Series], xlabel: str) -> Axes:
+    """Draw the densities of one or more series of each set: counts where there is a single one."""
+    series = next(iter(sets.values()))
+    low, high = _range(np.concatenate([values for table in sets.values() for values in table.values()]))
+    edges = np.linspace(low, high, 1 + _bin_count(min(map(len, series.values()))))
+    several, density = len(series) > 1, len(sets) > 1 or len(series) > 1
+    for row, (name, table) in enumerate(sets.items()):
+        for k, (label, values) in enumerate(table.items()):
+            look: dict[str, Any] = {"color": colour(k if several else row), "ls": _LINES[row % len(_LINES)]}
+            if row == 0:
+                axes.hist(values, edges, density=density, color=look["color"], alpha=0.25)
+            shown = label if several and row == 0 else None if several else name or None
+            axes.hist(values, edges, density=density, histtype="step", lw=1.2, label=shown, **look)
+    handles, labels = axes.get_legend_handles_labels()
+    if several and len(sets) > 1:
+        handles += [Line2D([], [], color="black", ls=line) for line in _LINES[: len(sets)]]
+        labels += list(sets)
+    if handles:
+        axes.legend(handles, labels)
+    unit = xlabel.rpartition("(")[2].rstrip(")") if "(" in xlabel else ""
+    axes.set(xlabel=xlabel, ylabel=(f"density (1/{unit})" if unit else "density") if density else "events", xlim=(low, high))
+    return axes
+
+
+def _density(axes: Axes, sets: dict[str, Floats], counted: str, extent: Floats | None = None) -> None:
+    """Draw points (n, 2): a histogram of the first set, and contours of the others."""
+    first = next(iter(sets.values()))
+    if extent is None:
+        ranges = [_range(column) for column in np.concatenate([*sets.values()]).T]
+    else:
+        ranges = [(1.05 * column.min(), 1.05 * column.max()) for column in extent.T]
+    bins = 100 if extent is not None else _bin_count(len(first))
+    *_, image = axes.hist2d(*first.T, bins=bins, range=ranges, norm=LogNorm(vmin=1), cmap="cividis", cmin=1)
+    axes.figure.colorbar(image, ax=axes, label=f"{counted} per bin")
+    handles = []
+    for row, (name, points) in enumerate(list(sets.items())[1:]):
+        counts, *edges = np.histogram2d(*points.T, bins=bins, range=ranges)
+        smooth = gaussian_filter(counts, _SMOOTH)
+        ordered = np.sort(smooth, axis=None)[::-1]
+        inside = np.cumsum(ordered) / ordered.sum()
+        levels = sorted({float(ordered[np.searchsorted(inside, share)]) for share in _INSIDE})
+        middles = [0.5 * (edge[1:] + edge[:-1]) for edge in edges]
+        axes.contour(*middles, smooth.T, levels, colors=colour(1 + row), linestyles=_LINES[row % 4])
+        handles.append(Line2D([], [], color=colour(1 + row), ls=_LINES[row % 4], label=f"{name} (39, 86 % inside)"))
+    if handles:  # above the axes, where no point lies
+        axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0.0, 1.0))

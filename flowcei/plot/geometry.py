@@ -1,0 +1,180 @@
+"""Plots of posterior samples: structures with their uncertainty, internal coordinates, predictions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.lines import Line2D
+from matplotlib.patches import Ellipse
+from scipy.spatial.transform import Rotation
+
+from flowcei.errors import UsageError
+from flowcei.events.container import Events
+from flowcei.physics.explosion import asymptotic_momenta
+from flowcei.plot.style import colour, dots, new_axes, new_figure
+from flowcei.posterior.spread import Spread, quantities
+from flowcei.units import ANGSTROM
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+    from flowcei.molecules.molecule import Molecule
+    from flowcei.posterior.samples import PosteriorSamples
+
+    Floats = NDArray[np.float64]
+
+LENGTHS = {"angstrom": ANGSTROM, "bohr": 1.0}
+"""Units of length in pictures, in bohr."""
+
+_STICKS = 40  # samples whose bonds are drawn
+
+
+def structure(
+    samples: PosteriorSamples,
+    axes: Axes | None = None,
+    *,
+    truth: Floats | None = None,
+    unit: str = "angstrom",
+) -> Axes:
+    """Draw the samples of one event as ball and stick, in the plane that holds most of the molecule.
+
+    Each atom is drawn at the median of its samples, with the ellipses that hold 39 and 86 % of a normal
+    distribution; samples are turned onto their median, so that ellipses show the shape, not the orientation.
+
+    Args:
+        samples: Samples of one event: `samples[3]`.
+        axes: Where to draw; axes of a new figure where None.
+        truth: Known positions (N, 3), bohr, labelled as the molecule, drawn as crosses.
+        unit: ``angstrom`` or ``bohr``.
+
+    Returns:
+        The axes, with equal scales.
+
+    Raises:
+        UsageError: For samples of more or fewer than one event, or an unknown unit.
+
+    Example:
+        >>> import flowcei
+        >>> s = flowcei.load().sample(flowcei.simulate("ocs", 2, noise="1%", seed=1), 20, seed=1)
+        >>> structure(s[0]).get_xlabel()
+        'angstrom'
+    """
+    molecule, axes = samples.molecule, new_axes(axes)
+    if len(samples) != 1:
+        raise UsageError(f"a structure is drawn of one event; there are {len(samples)}: samples[0] is the first")
+    x = samples.equally_weighted().labelled()[0]
+    middle = _superposed(x, x[0], molecule)
+    for _ in range(3):  # to the mean shape; a first sample is an arbitrary one
+        middle = _superposed(x, middle.mean(axis=0), molecule)
+    axis = np.linalg.svd(middle.mean(axis=0))[2]
+    scale = LENGTHS[_length(unit)]
+    flat = middle @ axis.T[:, :2] / scale
+    handles = _balls(axes, flat, molecule)
+    for name, marker, geometry in (("truth", "x", truth), ("equilibrium", "+", molecule.equilibrium)):
+        if geometry is not None:
+            other = _superposed(np.asarray(geometry)[None], middle.mean(axis=0), molecule)[0] @ axis.T[:, :2] / scale
+            axes.plot(*other.T, marker, ms=8, mew=1.5, color="black", zorder=5)
+            handles.append(Line2D([], [], marker=marker, ls="", color="black", label=name))
+    axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.set(xlabel=unit, ylabel=unit, aspect="equal")
+    axes.margins(0.15)
+    return axes
+
+
+def corner(samples: PosteriorSamples, *, unit: str = "angstrom") -> Figure:
+    """Draw bonds and angles of one event, each and in pairs, with the central 68 % and the correlation.
+
+    Args:
+        samples: Samples of one event: `samples[3]`.
+        unit: Of lengths, ``angstrom`` or ``bohr``.
+
+    Returns:
+        The figure, a panel for each pair.
+
+    Raises:
+        UsageError: For samples of more or fewer than one event, or an unknown unit.
+    """
+    if len(samples) != 1:
+        raise UsageError(f"a corner plot is of one event; there are {len(samples)}: samples[0] is the first")
+    scale = LENGTHS[_length(unit)]
+    x = samples.equally_weighted().labelled()
+    names, values = quantities(samples.molecule, x)
+    columns = [k for k, q in enumerate(names) if q.kind != "atom"]
+    numbers = [values[0, :, k] / (scale if names[k].kind == "bond" else 1.0) for k in columns]
+    labels = [f"{names[k].name} ({unit if names[k].kind == 'bond' else 'deg'})" for k in columns]
+    count = len(columns)
+    figure = new_figure(1.7 * count + 0.8, 1.7 * count + 0.4)
+    panels = figure.subplots(count, count, squeeze=False)
+    for row in range(count):
+        for column in range(count):
+            axes = panels[row, column]
+            if column > row:
+                axes.set_visible(False)
+                continue
+            if row == column:
+                low, middle, high = np.percentile(numbers[row], (16, 50, 84))
+                axes.hist(numbers[row], 24, color=colour(0), alpha=0.5)
+                axes.axvline(middle, color="black", lw=1)
+                axes.axvspan(low, high, color=colour(4), alpha=0.25, lw=0)
+                axes.set_title(f"{middle:.3g} +{high - middle:.2g} -{middle - low:.2g}", fontsize=8)
+                axes.set_yticks([])
+            else:
+                pair = np.stack([numbers[column], numbers[row]], axis=1)
+                dots(axes, pair, 0, 2)
+                _ellipses(axes, pair, "black")
+                axes.set_title(f"correlation {np.corrcoef(pair.T)[0, 1]:+.2f}", fontsize=7)
+            axes.tick_params(labelbottom=row == count - 1, labelleft=column == 0 and row > 0, labelsize=7)
+            if row == count - 1:
+                axes.set_xlabel(labels[column], fontsize=8)
+            if column == 0 and row > 0:
+                axes.set_ylabel(labels[row], fontsize=8)
+    return figure
+
+
+def predicted(samples: PosteriorSamples) -> dict[str, Events]:
+    """Measured events, and those that the exact simulator makes of one sample of each: for any plot of events."""
+    x = np.asarray(samples.equally_weighted().positions[:, 0], dtype=np.float64)
+    momenta = asymptotic_momenta(x, samples.molecule.masses, samples.molecule.charges)
+    measured = Events(samples.molecule, samples.momenta, sigma=samples.sigma)
+    return {"measured": measured, "re-simulated": Events(samples.molecule, momenta)}
+
+
+def _length(unit: str) -> str:
+    if unit not in LENGTHS:
+        raise UsageError(f"no unit of length {unit!r} in pictures; use one of {', '.join(LENGTHS)}")
+    return unit
+
+
+def _superposed(x: Floats, onto: Floats, molecule: Molecule) -> Floats:
+    """Geometries (n, N, 3), centred and turned onto one (N, 3) with the least squared distance (W. Kabsch)."""
+    x, onto = x - x.mean(axis=-2, keepdims=True), onto - onto.mean(axis=0)
+    u, _, vt = np.linalg.svd(np.einsum("nki,kj->nij", x, onto))
+    sign = np.sign(np.linalg.det(u @ vt))
+    u[:, :, -1] *= sign[:, None]
+    return x @ (u @ vt)
+
+
+def _balls(axes: Axes, x: Floats, molecule: Molecule) -> list[Line2D]:
+    """Draw samples (n, N, 2) of atoms and bonds in the plane."""
+    middle = np.median(x, axis=0)
+    for i, j in molecule.bonds:
+        axes.plot(*x[:_STICKS, [i, j]].transpose(2, 1, 0), color="0.6", lw=0.5, alpha=0.25, zorder=1)
+        axes.plot(*middle[[i, j]].T, color="0.3", lw=4, alpha=0.7, zorder=2, solid_capstyle="round")
+    for k, label in enumerate(molecule.labels):
+        dots(axes, x[:, k], k, 2, alpha=0.15)
+        axes.plot(*middle[k], "o", ms=11, color=colour(k), mec="black", zorder=3, label=label)
+        _ellipses(axes, x[:, k], colour(k))
+    return [Line2D([], [], marker="o", ls="", color=colour(k), mec="black", label=label) for k, label in enumerate(molecule.labels)]
+
+
+def _ellipses(axes: Axes, points: Floats, ink: str) -> None:
+    """Draw the ellipses of one and two standard deviations of points (n, 2)."""
+    size, directions = np.linalg.eigh(np.cov(points.T))
+    tilt = np.degrees(np.arctan2(directions[1, 1], directions[0, 1]))
+    for sigma, line in ((1.0, "-"), (2.0, "--")):
+        width, height = 2.0 * sigma * np.sqrt(size[::-1].clip(0.0))
+        axes.add_patch(Ellipse(points.mean(axis=0), width, height, angle=tilt, fc="none", ec=ink, ls=line, lw=1.2, zorder=4))
