@@ -12,7 +12,7 @@ import flowcei
 from flowcei.cli import options
 from flowcei.cli.reading import read_noted, reading_options
 from flowcei.cli.runfolder import RUNS
-from flowcei.cli.runs import BUNDLED, find_model
+from flowcei.cli.runs import BUNDLED, find_model, is_samples
 from flowcei.cli.streams import show
 from flowcei.errors import DataError
 from flowcei.storage.files import check_readable
@@ -81,25 +81,12 @@ def _facts(
         raise DataError(what, path=file)
     if file.suffix.lower() == ".safetensors":
         return _model_facts(file)
-    if _is_samples(file):
+    if is_samples(file):
         facts = _sample_facts(flowcei.read_samples(file))
     else:
         stated = None if molecule is None else flowcei.Molecule.load(molecule)
         facts = _event_facts(read_noted(file, stated, reading()))
     return facts, {"": facts}
-
-
-def _is_samples(file: Path) -> bool:
-    from flowcei.events.hdf import is_hdf5
-    from flowcei.storage.hdf import opened
-
-    if not is_hdf5(file):
-        return False
-    try:
-        with opened(file) as data:
-            return bool(data.attrs.get("content") == "flowcei samples")
-    except DataError:
-        return False  # damaged: the reader says so
 
 
 def _model_facts(file: Path) -> tuple[Facts, dict[str, Facts]]:

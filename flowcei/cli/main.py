@@ -30,6 +30,7 @@ _COMMANDS = {
     "train": "Train a model, on fresh simulations or on a file.",
     "sample": "Draw the geometries that explain measured momenta.",
     "spread": "Tabulate and draw how far posterior samples lie apart.",
+    "plot": "Draw events or samples: Newton plot, KER, angles, structure, ...",
     "refine": "Refine posterior samples to the exact physics.",
     "modes": "Find every geometry that explains an event, with its probability.",
     "compare": "Score models beside null models on known positions.",

@@ -75,8 +75,8 @@ class RunFolder:
         """
         import pandas as pd
 
+        from flowcei.plot.style import save
         from flowcei.report.figures import training_figure
-        from flowcei.report.style import save
 
         model.training.name = self.folder.name
         self.write_metrics(records)

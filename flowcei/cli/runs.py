@@ -149,6 +149,20 @@ def unseen_events(
     return chosen, {"unusable": unusable, "flagged": len(events) - len(chosen)}
 
 
+def is_samples(file: Path) -> bool:
+    """Whether a file holds samples, in HDF5."""
+    from flowcei.events.hdf import is_hdf5
+    from flowcei.storage.hdf import opened
+
+    if not is_hdf5(file):
+        return False
+    try:
+        with opened(file) as data:
+            return bool(data.attrs.get("content") == "flowcei samples")
+    except DataError:
+        return False  # damaged: the reader says so
+
+
 def show_left_out(left_out: Mapping[str, int]) -> None:
     """Print how many events `unseen_events` left out."""
     if any(left_out.values()):

@@ -102,7 +102,7 @@ def text_table(table: pd.DataFrame, digits: int = 4) -> str:
 
 def write_results(results: Mapping[str, Any], folder: Path, *, overwrite: bool, digits: int = 6) -> None:
     """Write each figure as PNG, by the ending of its name, and each table as CSV, with a named index."""
-    from flowcei.report.style import save
+    from flowcei.plot.style import save
     from flowcei.storage.cells import write_table
 
     for name, result in results.items():

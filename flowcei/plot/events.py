@@ -20,7 +20,7 @@ from scipy.stats import norm
 
 from flowcei.errors import UsageError
 from flowcei.events.container import Events
-from flowcei.plot.style import colour, new_axes
+from flowcei.plot.style import colour, new_axes, plain
 from flowcei.posterior.labels import speed_names
 from flowcei.posterior.spread import first_axis, momenta_in_recoil_frame
 from flowcei.units import ELECTRONVOLT
@@ -71,12 +71,15 @@ def newton(events: EventSets, axes: Axes | None = None, *, normalised: bool = Tr
     middle = np.median(next(iter(planes.values())), axis=0)
     reach = max(*(np.percentile(np.abs(p), 100.0 - _TAIL) for p in points.values()), np.abs(middle).max())
     _density(axes, points, "ions", 1.1 * reach * np.array([[-1.0, -1.0], [1.0, 1.0]]))
-    axes.annotate("", middle[first], (0, 0), arrowprops={"arrowstyle": "->", "color": colour(first), "lw": 1.5})
+    arrow = {"arrowstyle": "->", "color": colour(first), "lw": 1.5}
+    axes.annotate("", middle[first], (0, 0), arrowprops=arrow)
     for k, name in enumerate(names):
-        text = axes.text(*middle[k], name, color=colour(k), weight="bold", ha="center", va="center")
+        text = axes.text(
+            middle[k, 0], middle[k, 1], name, color=colour(k), weight="bold", ha="center", va="center"
+        )
         text.set_path_effects([withStroke(linewidth=3, foreground="white")])
-    unit = f"|p({names[first]})|" if normalised else "(hbar/bohr)"
-    axes.set(xlabel=f"$p_x$ {'/ ' * normalised}{unit}", ylabel=f"$p_y$ {'/ ' * normalised}{unit}", aspect="equal")
+    unit = f"/ |p({names[first]})|" if normalised else "(hbar/bohr)"
+    axes.set(xlabel=f"$p_x$ {unit}", ylabel=f"$p_y$ {unit}", aspect="equal")
     return axes
 
 
@@ -162,26 +165,26 @@ def ker_angle(events: EventSets, axes: Axes | None = None, *, pair: tuple[str, s
         UsageError: For ions that the molecule does not have.
     """
     sets, axes = _sets(events), new_axes(axes)
-    i, j = _pair(next(iter(sets.values())), pair)
-    names = speed_names(next(iter(sets.values())).molecule)
-    _density(axes, {k: np.stack([_angle(_momenta(e), i, j), _energies(e).sum(axis=1)], 1) for k, e in sets.items()}, "events")
-    axes.set(xlabel=f"angle between p({names[i]}) and p({names[j]}) (deg)", ylabel="kinetic energy release (eV)")
+    (i, first), (j, second) = _pair(next(iter(sets.values())), pair)
+    angle = {name: _angle(_momenta(one), i, j) for name, one in sets.items()}
+    points = {name: np.stack([angle[name], _energies(one).sum(axis=1)], axis=1) for name, one in sets.items()}
+    _density(axes, points, "events")
+    axes.set(xlabel=f"angle between p({first}) and p({second}) (deg)", ylabel="kinetic energy release (eV)")
     return axes
 
 
 def correlation(events: EventSets, axes: Axes | None = None, *, pair: tuple[str, str] | None = None) -> Axes:
     """Draw the size of the momentum of one ion against that of another: see `ker_angle` for the arguments."""
     sets, axes = _sets(events), new_axes(axes)
-    i, j = _pair(next(iter(sets.values())), pair)
-    names = speed_names(next(iter(sets.values())).molecule)
+    (i, first), (j, second) = _pair(next(iter(sets.values())), pair)
     sizes = {name: np.linalg.norm(_momenta(one), axis=2)[:, [i, j]] for name, one in sets.items()}
     _density(axes, sizes, "events")
-    axes.set(xlabel=f"|p({names[i]})| (hbar/bohr)", ylabel=f"|p({names[j]})| (hbar/bohr)")
+    axes.set(xlabel=f"|p({first})| (hbar/bohr)", ylabel=f"|p({second})| (hbar/bohr)")
     return axes
 
 
 def covariance(events: EventSets, axes: Axes | None = None) -> Axes:
-    """Draw the correlation coefficients of all momentum components in the recoil frame, of one set of events."""
+    """Draw the correlations of all momentum components in the recoil frame, of the first set of events."""
     one, axes = next(iter(_sets(events).values())), new_axes(axes)
     p = momenta_in_recoil_frame(one.molecule, one.momenta).reshape(len(one), -1)
     p = p[:, moving := p.std(axis=0) > 1e-9 * np.abs(p).max()]
@@ -231,14 +234,15 @@ def _dalitz(energies: Floats) -> Floats:
     return np.stack([(share[:, 0] - share[:, 2]) / np.sqrt(3.0), share[:, 1] - 1.0 / 3.0], axis=1)
 
 
-def _pair(events: Events, pair: tuple[str, str] | None) -> tuple[int, int]:
-    """Numbers of two ions by their names."""
+def _pair(events: Events, pair: tuple[str, str] | None) -> list[tuple[int, str]]:
+    """Numbers and names of two ions."""
     names, angle = speed_names(events.molecule), events.molecule.angles
     if pair is None:
-        return (angle[0][0], angle[0][2]) if angle else (0, 1)
+        i, _, j = angle[0] if angle else (0, 0, 1)
+        pair = names[i], names[j]
     if len(set(pair)) != 2 or not set(pair) <= set(names):
         raise UsageError(f"no pair of ions {' '.join(pair)}; {events.molecule.name} has {', '.join(names)}")
-    return names.index(pair[0]), names.index(pair[1])
+    return [(names.index(name), name) for name in pair]
 
 
 def _range(values: Floats) -> tuple[float, float]:
@@ -257,23 +261,24 @@ def _spectra(axes: Axes, sets: dict[str, Series], xlabel: str) -> Axes:
     """Draw the densities of one or more series of each set: counts where there is a single one."""
     series = next(iter(sets.values()))
     low, high = _range(np.concatenate([values for table in sets.values() for values in table.values()]))
-    edges = np.linspace(low, high, 1 + _bin_count(min(map(len, series.values()))))
+    edges = np.linspace(low, high, 1 + _bin_count(min(map(len, series.values())))).tolist()
     several, density = len(series) > 1, len(sets) > 1 or len(series) > 1
     for row, (name, table) in enumerate(sets.items()):
         for k, (label, values) in enumerate(table.items()):
             look: dict[str, Any] = {"color": colour(k if several else row), "ls": _LINES[row % len(_LINES)]}
             if row == 0:
                 axes.hist(values, edges, density=density, color=look["color"], alpha=0.25)
-            shown = label if several and row == 0 else None if several else name or None
+            shown = label if several and row == 0 else None if several else plain(name) or None
             axes.hist(values, edges, density=density, histtype="step", lw=1.2, label=shown, **look)
     handles, labels = axes.get_legend_handles_labels()
     if several and len(sets) > 1:
         handles += [Line2D([], [], color="black", ls=line) for line in _LINES[: len(sets)]]
-        labels += list(sets)
+        labels += map(plain, sets)
     if handles:
         axes.legend(handles, labels)
     unit = xlabel.rpartition("(")[2].rstrip(")") if "(" in xlabel else ""
-    axes.set(xlabel=xlabel, ylabel=(f"density (1/{unit})" if unit else "density") if density else "events", xlim=(low, high))
+    counted = f"density (1/({unit}))" if "/" in unit else f"density (1/{unit})" if unit else "density"
+    axes.set(xlabel=xlabel, ylabel=counted if density else "events", xlim=(low, high))
     return axes
 
 
@@ -285,17 +290,19 @@ def _density(axes: Axes, sets: dict[str, Floats], counted: str, extent: Floats |
     else:
         ranges = [(1.05 * column.min(), 1.05 * column.max()) for column in extent.T]
     bins = 100 if extent is not None else _bin_count(len(first))
-    *_, image = axes.hist2d(*first.T, bins=bins, range=ranges, norm=LogNorm(vmin=1), cmap="cividis", cmin=1)
+    look: dict[str, Any] = {"norm": LogNorm(vmin=1), "cmap": "cividis", "cmin": 1}
+    *_, image = axes.hist2d(first[:, 0], first[:, 1], bins=bins, range=ranges, **look)
     axes.figure.colorbar(image, ax=axes, label=f"{counted} per bin")
     handles = []
     for row, (name, points) in enumerate(list(sets.items())[1:]):
-        counts, *edges = np.histogram2d(*points.T, bins=bins, range=ranges)
+        counts, *edges = np.histogram2d(points[:, 0], points[:, 1], bins=bins, range=ranges)
         smooth = gaussian_filter(counts, _SMOOTH)
         ordered = np.sort(smooth, axis=None)[::-1]
         inside = np.cumsum(ordered) / ordered.sum()
         levels = sorted({float(ordered[np.searchsorted(inside, share)]) for share in _INSIDE})
         middles = [0.5 * (edge[1:] + edge[:-1]) for edge in edges]
         axes.contour(*middles, smooth.T, levels, colors=colour(1 + row), linestyles=_LINES[row % 4])
-        handles.append(Line2D([], [], color=colour(1 + row), ls=_LINES[row % 4], label=f"{name} (39, 86 % inside)"))
+        text = f"{plain(name)} (39, 86 % inside)"
+        handles.append(Line2D([], [], color=colour(1 + row), ls=_LINES[row % 4], label=text))
     if handles:  # above the axes, where no point lies
         axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0.0, 1.0))

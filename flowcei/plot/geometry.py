@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse
-from scipy.spatial.transform import Rotation
 
 from flowcei.errors import UsageError
 from flowcei.events.container import Events
 from flowcei.physics.explosion import asymptotic_momenta
 from flowcei.plot.style import colour, dots, new_axes, new_figure
-from flowcei.posterior.spread import Spread, quantities
+from flowcei.posterior.spread import quantities
 from flowcei.units import ANGSTROM
 
 if TYPE_CHECKING:
@@ -64,20 +62,16 @@ def structure(
         'angstrom'
     """
     molecule, axes = samples.molecule, new_axes(axes)
-    if len(samples) != 1:
-        raise UsageError(f"a structure is drawn of one event; there are {len(samples)}: samples[0] is the first")
-    x = samples.equally_weighted().labelled()[0]
-    middle = _superposed(x, x[0], molecule)
+    x = _of_one(samples).labelled()[0]
+    onto = x[0]
     for _ in range(3):  # to the mean shape; a first sample is an arbitrary one
-        middle = _superposed(x, middle.mean(axis=0), molecule)
-    axis = np.linalg.svd(middle.mean(axis=0))[2]
-    scale = LENGTHS[_length(unit)]
-    flat = middle @ axis.T[:, :2] / scale
-    handles = _balls(axes, flat, molecule)
+        onto = _superposed(x, onto).mean(axis=0)
+    plane = np.linalg.svd(onto)[2].T[:, :2] / _length(unit)
+    handles = _balls(axes, _superposed(x, onto) @ plane, molecule)
     for name, marker, geometry in (("truth", "x", truth), ("equilibrium", "+", molecule.equilibrium)):
         if geometry is not None:
-            other = _superposed(np.asarray(geometry)[None], middle.mean(axis=0), molecule)[0] @ axis.T[:, :2] / scale
-            axes.plot(*other.T, marker, ms=8, mew=1.5, color="black", zorder=5)
+            flat = _superposed(np.asarray(geometry)[None], onto)[0] @ plane
+            axes.plot(*flat.T, marker, ms=8, mew=1.5, color="black", zorder=5)
             handles.append(Line2D([], [], marker=marker, ls="", color="black", label=name))
     axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5))
     axes.set(xlabel=unit, ylabel=unit, aspect="equal")
@@ -98,10 +92,7 @@ def corner(samples: PosteriorSamples, *, unit: str = "angstrom") -> Figure:
     Raises:
         UsageError: For samples of more or fewer than one event, or an unknown unit.
     """
-    if len(samples) != 1:
-        raise UsageError(f"a corner plot is of one event; there are {len(samples)}: samples[0] is the first")
-    scale = LENGTHS[_length(unit)]
-    x = samples.equally_weighted().labelled()
+    scale, x = _length(unit), _of_one(samples).labelled()
     names, values = quantities(samples.molecule, x)
     columns = [k for k, q in enumerate(names) if q.kind != "atom"]
     numbers = [values[0, :, k] / (scale if names[k].kind == "bond" else 1.0) for k in columns]
@@ -126,7 +117,7 @@ def corner(samples: PosteriorSamples, *, unit: str = "angstrom") -> Figure:
                 pair = np.stack([numbers[column], numbers[row]], axis=1)
                 dots(axes, pair, 0, 2)
                 _ellipses(axes, pair, "black")
-                axes.set_title(f"correlation {np.corrcoef(pair.T)[0, 1]:+.2f}", fontsize=7)
+                axes.set_title(f"correlation {np.corrcoef(pair.T).flat[1]:+.2f}", fontsize=7)
             axes.tick_params(labelbottom=row == count - 1, labelleft=column == 0 and row > 0, labelsize=7)
             if row == count - 1:
                 axes.set_xlabel(labels[column], fontsize=8)
@@ -136,21 +127,27 @@ def corner(samples: PosteriorSamples, *, unit: str = "angstrom") -> Figure:
 
 
 def predicted(samples: PosteriorSamples) -> dict[str, Events]:
-    """Measured events, and those that the exact simulator makes of one sample of each: for any plot of events."""
+    """Measured events, and those that the simulator makes of one sample of each, for any plot of events."""
     x = np.asarray(samples.equally_weighted().positions[:, 0], dtype=np.float64)
     momenta = asymptotic_momenta(x, samples.molecule.masses, samples.molecule.charges)
     measured = Events(samples.molecule, samples.momenta, sigma=samples.sigma)
     return {"measured": measured, "re-simulated": Events(samples.molecule, momenta)}
 
 
-def _length(unit: str) -> str:
+def _length(unit: str) -> float:
     if unit not in LENGTHS:
         raise UsageError(f"no unit of length {unit!r} in pictures; use one of {', '.join(LENGTHS)}")
-    return unit
+    return LENGTHS[unit]
 
 
-def _superposed(x: Floats, onto: Floats, molecule: Molecule) -> Floats:
-    """Geometries (n, N, 3), centred and turned onto one (N, 3) with the least squared distance (W. Kabsch)."""
+def _of_one(samples: PosteriorSamples) -> PosteriorSamples:
+    if len(samples) != 1:
+        raise UsageError(f"this picture is of one event; there are {len(samples)}: samples[0] is the first")
+    return samples.equally_weighted()
+
+
+def _superposed(x: Floats, onto: Floats) -> Floats:
+    """Geometries (n, N, 3), centred and turned onto one (N, 3) (W. Kabsch, Acta Cryst. A 32, 922 (1976))."""
     x, onto = x - x.mean(axis=-2, keepdims=True), onto - onto.mean(axis=0)
     u, _, vt = np.linalg.svd(np.einsum("nki,kj->nij", x, onto))
     sign = np.sign(np.linalg.det(u @ vt))
@@ -168,7 +165,10 @@ def _balls(axes: Axes, x: Floats, molecule: Molecule) -> list[Line2D]:
         dots(axes, x[:, k], k, 2, alpha=0.15)
         axes.plot(*middle[k], "o", ms=11, color=colour(k), mec="black", zorder=3, label=label)
         _ellipses(axes, x[:, k], colour(k))
-    return [Line2D([], [], marker="o", ls="", color=colour(k), mec="black", label=label) for k, label in enumerate(molecule.labels)]
+    return [
+        Line2D([], [], marker="o", ls="", color=colour(k), mec="black", label=label)
+        for k, label in enumerate(molecule.labels)
+    ]
 
 
 def _ellipses(axes: Axes, points: Floats, ink: str) -> None:
@@ -177,4 +177,5 @@ def _ellipses(axes: Axes, points: Floats, ink: str) -> None:
     tilt = np.degrees(np.arctan2(directions[1, 1], directions[0, 1]))
     for sigma, line in ((1.0, "-"), (2.0, "--")):
         width, height = 2.0 * sigma * np.sqrt(size[::-1].clip(0.0))
-        axes.add_patch(Ellipse(points.mean(axis=0), width, height, angle=tilt, fc="none", ec=ink, ls=line, lw=1.2, zorder=4))
+        look: Any = {"fc": "none", "ec": ink, "ls": line, "lw": 1.2, "zorder": 4}
+        axes.add_patch(Ellipse(points.mean(axis=0), width, height, angle=tilt, **look))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flowcei.evaluation.verdicts import HPD, coverage_band, ecdf_band, ecdf_difference, tarp_band
-from flowcei.report.style import COLOURS, colour, grid, styled
+from flowcei.plot.style import COLOURS, colour, grid, styled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

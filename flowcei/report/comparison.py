@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flowcei.evaluation.comparison import FLOOR, NULL_MODELS
-from flowcei.report.style import COLOURS, new_figure, styled
+from flowcei.plot.style import COLOURS, new_figure, styled
 
 if TYPE_CHECKING:
     import pandas as pd

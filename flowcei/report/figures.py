@@ -12,9 +12,9 @@ from matplotlib.patches import Ellipse
 from matplotlib.ticker import MaxNLocator
 
 from flowcei.physics.explosion import kinetic_energy
+from flowcei.plot.style import COLOURS, colour, dots, grid, new_figure, styled
 from flowcei.posterior.labels import speed_names
 from flowcei.posterior.spread import momenta_in_recoil_frame, typical_correlation
-from flowcei.report.style import COLOURS, colour, dots, grid, new_figure, styled
 from flowcei.units import ELECTRONVOLT
 
 if TYPE_CHECKING:

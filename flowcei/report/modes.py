@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.patches import Circle
 
+from flowcei.plot.style import COLOURS, colour, grid, new_figure, styled
 from flowcei.posterior.labels import speed_names
 from flowcei.posterior.modes import AMBIGUOUS, UNEXPLAINED, UNIQUE, VERDICTS
 from flowcei.posterior.refinement import CONVERGED, OUTSIDE, STALLED
 from flowcei.posterior.spread import first_axis, in_recoil_frame, momenta_in_recoil_frame, quantities
-from flowcei.report.style import COLOURS, colour, grid, new_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

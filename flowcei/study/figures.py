@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flowcei.report.style import COLOURS, new_figure, styled
+from flowcei.plot.style import COLOURS, new_figure, styled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

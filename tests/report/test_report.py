@@ -14,7 +14,7 @@ from flowcei.events.simulation import simulate
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.report import figures
 from flowcei.report.comparison import comparison_figure
-from flowcei.report.style import save
+from flowcei.plot.style import save
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,0 +1,127 @@
+"""Figures of several plots: by kind, of several sets of events, by a column of theirs."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flowcei.errors import UsageError
+from flowcei.events.container import Events
+from flowcei.plot import events as of_events
+from flowcei.plot.geometry import corner, predicted, structure
+from flowcei.plot.style import new_figure, plain, styled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from flowcei.plot.events import EventSets
+    from flowcei.posterior.samples import PosteriorSamples
+
+EVENT_KINDS: dict[str, Callable[..., Axes]] = {
+    "newton": of_events.newton,
+    "ker": of_events.ker,
+    "shares": of_events.energy_shares,
+    "angles": of_events.angles,
+    "dalitz": of_events.dalitz,
+    "ker-angle": of_events.ker_angle,
+    "sum": of_events.momentum_sums,
+    "correlation": of_events.correlation,
+    "covariance": of_events.covariance,
+}
+"""Plots of events by their kind."""
+
+SAMPLE_KINDS = ("structure", "corner", "predictive")
+"""Plots of posterior samples by their kind."""
+
+_PANEL = 4.2, 3.1  # inches
+_COLUMNS = 3
+_GROUPS = 6  # values of a column that are drawn one by one; of more, this many equal shares of the events
+
+
+@styled
+def events_figure(
+    events: EventSets, kinds: Sequence[str] = ("newton", "ker"), by: str | None = None
+) -> Figure:
+    """Draw events in one or more kinds of plot.
+
+    Args:
+        events: Events, or several sets of them by name: see `flowcei.plot.newton`.
+        kinds: Of `EVENT_KINDS`.
+        by: A column of the events: a row of plots for each of its values, or of six ranges of these.
+
+    Returns:
+        The figure.
+
+    Raises:
+        UsageError: For an unknown kind or column.
+    """
+    for kind in kinds:
+        if kind not in EVENT_KINDS:
+            raise UsageError(f"no plot of events {kind!r}; there are {', '.join(EVENT_KINDS)}")
+    sets = {"": events} if isinstance(events, Events) else dict(events)
+    rows = {"": sets} if by is None else _by_column(sets, by)
+    columns = min(_COLUMNS, len(kinds)) if by is None else len(kinds)
+    cells = [(title, part, kind) for title, part in rows.items() for kind in kinds]
+    height = -(-len(cells) // columns)
+    figure = new_figure(_PANEL[0] * columns, _PANEL[1] * height)
+    for place, (title, part, kind) in enumerate(cells):
+        axes = EVENT_KINDS[kind](part, figure.add_subplot(height, columns, place + 1))
+        first = next(iter(part.values()))
+        axes.set_title(f"{title or plain(first.molecule.name)}, {len(first)} events", loc="right")
+    return figure
+
+
+def _by_column(sets: dict[str, Events], by: str) -> dict[str, dict[str, Events]]:
+    """The first set cut by the values of a column; the others, which may lack it, whole."""
+    name, events = next(iter(sets.items()))
+    if by not in events.columns:
+        there = ", ".join(events.columns) or "none"
+        raise UsageError(f"the events have no extra column {by!r}; they have {there}")
+    values = events.columns[by]
+    distinct = np.unique(values[~np.isnan(values)] if values.dtype.kind == "f" else values)
+    if len(distinct) <= _GROUPS:
+        groups = {f"{by} = {value:g}": values == value for value in distinct}
+    else:
+        edges = np.quantile(distinct, np.linspace(0.0, 1.0, _GROUPS + 1))
+        edges[-1] = np.nextafter(edges[-1], np.inf)
+        groups = {
+            f"{by} {low:.4g} to {high:.4g}": (values >= low) & (values < high)
+            for low, high in pairwise(edges)
+        }
+    others = dict(list(sets.items())[1:])
+    return {plain(title): {name: events[rows]} | others for title, rows in groups.items() if rows.any()}
+
+
+@styled
+def samples_figure(samples: PosteriorSamples, kind: str, event: int = 0, unit: str = "angstrom") -> Figure:
+    """Draw samples: the structure or the internal coordinates of one event, or the momenta that they predict.
+
+    Args:
+        samples: Of any number of events.
+        kind: Of `SAMPLE_KINDS`.
+        event: Which of them, from 0, but for ``predictive``, which is of all.
+        unit: Of lengths, ``angstrom`` or ``bohr``.
+
+    Returns:
+        The figure.
+
+    Raises:
+        UsageError: For an unknown kind.
+    """
+    if kind == "predictive":
+        return events_figure(predicted(samples), ("newton", "ker", "shares", "angles"))
+    if kind == "corner":
+        return corner(samples[event], unit=unit)
+    if kind != "structure":
+        raise UsageError(f"no plot of samples {kind!r}; there are {', '.join(SAMPLE_KINDS)}")
+    figure = new_figure(6.4, 3.4)
+    axes = structure(samples[event], figure.subplots(), unit=unit)
+    axes.set_title(
+        f"{samples.molecule.name}, event {samples.event_id[event]}: {samples.positions.shape[1]} samples"
+    )
+    return figure
