@@ -30,6 +30,7 @@ _COMMANDS = {
     "train": "Train a model, on fresh simulations or on a file.",
     "sample": "Draw the geometries that explain measured momenta.",
     "spread": "Tabulate and draw how far posterior samples lie apart.",
+    "report": "One page of samples, of a run or of a model, to pass on.",
     "plot": "Draw events or samples: Newton plot, KER, angles, structure, ...",
     "refine": "Refine posterior samples to the exact physics.",
     "modes": "Find every geometry that explains an event, with its probability.",

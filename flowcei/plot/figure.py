@@ -71,8 +71,12 @@ def events_figure(
     figure = new_figure(_PANEL[0] * columns, _PANEL[1] * height)
     for place, (title, part, kind) in enumerate(cells):
         axes = EVENT_KINDS[kind](part, figure.add_subplot(height, columns, place + 1))
-        first = next(iter(part.values()))
-        axes.set_title(f"{title or plain(first.molecule.name)}, {len(first)} events", loc="right")
+        if title:
+            axes.set_title(f"{title} ({len(next(iter(part.values())))} events)", loc="right")
+    counts = ", ".join(f"{name or 'events'}: {len(one):,}" for name, one in sets.items())
+    figure.suptitle(
+        plain(f"{next(iter(sets.values())).molecule.name}, {counts}"), fontsize=9, x=0.02, ha="left"
+    )
     return figure
 
 

@@ -59,7 +59,7 @@ def structure(
         >>> import flowcei
         >>> s = flowcei.load().sample(flowcei.simulate("ocs", 2, noise="1%", seed=1), 20, seed=1)
         >>> structure(s[0]).get_xlabel()
-        'angstrom'
+        '(angstrom)'
     """
     molecule, axes = samples.molecule, new_axes(axes)
     x = _of_one(samples).labelled()[0]
@@ -74,8 +74,14 @@ def structure(
             axes.plot(*flat.T, marker, ms=8, mew=1.5, color="black", zorder=5)
             handles.append(Line2D([], [], marker=marker, ls="", color="black", label=name))
     axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    axes.set(xlabel=unit, ylabel=unit, aspect="equal")
+    axes.set(xlabel=f"({unit})", ylabel=f"({unit})", aspect="equal")
     axes.margins(0.15)
+    low, high = axes.get_xlim()
+    middle, half = (
+        float(np.mean(axes.get_ylim())),
+        max(0.5 * float(np.ptp(axes.get_ylim())), 0.2 * (high - low)),
+    )
+    axes.set_ylim(middle - half, middle + half)  # room for the marks of a straight molecule
     return axes
 
 

@@ -220,7 +220,7 @@ class Spread:
             >>> s.spread().to_dataframe().query("kind == 'bond'")["quantity"].tolist()
             ['c-o', 'c-s', 'c-o', 'c-s']
         """
-        rows = self._rows()
+        rows = self.rows()
         statistics = [_statistics(values, axis=1) for values in rows.values()]
         table: dict[str, Any] = {"event": np.repeat(self.event_id, len(rows))}
         table |= _named(list(rows) * len(self.values))
@@ -234,7 +234,7 @@ class Spread:
         `mean`, `sd` and percentiles are of all samples together; `typical_sd` is the median
         over events of the deviation within an event: what one event is uncertain by.
         """
-        rows = self._rows()
+        rows = self.rows()
         statistics = [
             _statistics(values.reshape(-1), axis=0) | {"typical_sd": np.median(values.std(axis=1))}
             for values in rows.values()
@@ -246,7 +246,7 @@ class Spread:
         offset = self.positions - self.positions.mean(axis=1, keepdims=True)
         return np.asarray(np.sqrt((offset**2).sum(axis=-1).mean(axis=1)))
 
-    def _rows(self) -> dict[Quantity, Floats]:
+    def rows(self) -> dict[Quantity, Floats]:
         """The samples of each row of a table, (E, n) or, pooled, a multiple of n."""
         # One quantity after the other in memory: percentiles of columns take half as long again.
         values = np.ascontiguousarray(np.moveaxis(self.values, 2, 0))

@@ -1,0 +1,136 @@
+"""`flowcei report`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+import flowcei
+from flowcei.cli import options
+from flowcei.cli.runs import BUNDLED, MODEL_NAME, is_samples, load_named
+from flowcei.cli.streams import note
+from flowcei.errors import DataError, UsageError
+from flowcei.storage.creation import atomic_text
+
+if TYPE_CHECKING:
+    from flowcei import PosteriorSamples, Reconstructor
+    from flowcei.evaluation.calibration import Calibration
+
+_CALIBRATED, _SAMPLES = 200, 50  # events of the prior on which the model is judged, and samples of each
+_OF_MODEL = 1000  # events that a page of a model alone is of
+
+
+@click.command(short_help="One page of samples, of a run or of a model, to look at and to pass on.")
+@click.argument("file", type=options.OUTPUT, required=False)
+@click.option("--momenta", type=options.InputFile(), help="Events instead: sampled first, with the weights.")
+@click.option(
+    "--model", type=MODEL_NAME, help="Model file or run; that of the samples, else the newest, if absent."
+)
+@click.option(
+    "--molecule", type=options.MOLECULE, help="What the events must be of; refused where the model is not."
+)
+@options.samples_option
+@options.noise_option
+@options.output_option("Page, .html; NAME.report.html if absent.")
+@click.option(
+    "--seed", type=options.SEED, default=0, show_default=True, help="Of what is simulated and sampled."
+)
+@options.device_option
+@options.overwrite_option
+@click.pass_context
+def report(
+    ctx: click.Context,
+    *,
+    file: Path | None,
+    momenta: Path | None,
+    model: str | None,
+    molecule: str | None,
+    count: int,
+    noise: str | None,
+    output: Path | None,
+    seed: int,
+    device: str,
+    overwrite: bool,
+) -> None:
+    """Make one HTML page of FILE: posterior samples (.h5), or a model or run folder.
+
+    It needs no network: what was read, whether the run is what the model believes, momenta,
+    bonds and angles, structures that turn, single events, the model and its calibration.
+
+    Examples:
+      flowcei report events.samples.h5 -o report.html
+
+      flowcei report --momenta events.csv -o report.html
+    """
+    if (file is None) == (momenta is None):
+        raise UsageError("give samples, a model or a run folder, or events with --momenta")
+    source = momenta or Path(str(file))
+    path = output or Path(f"{source.stem.removesuffix('.samples')}.report.html")
+    options.output_path(path, overwrite=overwrite, endings=(".html",), source=source)
+    commands = [shlex.join(["flowcei", *sys.argv[1:]])]
+    if momenta is not None:
+        _check_molecule(model, molecule, device)
+        file = Path(f"{momenta.stem}.samples.h5")
+        words = ["sample", "--momenta", str(momenta), "-n", str(count), "--weigh", "--seed", str(seed)]
+        words += [*(["--model", model] if model else []), *(["--noise", noise] if noise else [])]
+        words += ["--device", device, "-o", str(file), *["--overwrite"] * overwrite]
+        ctx.find_root().command.main(words, standalone_mode=False, prog_name="flowcei", parent=ctx.parent)
+        commands = [shlex.join(["flowcei", *words]), *commands]
+    from flowcei.report.page import page
+    from flowcei.report.sections import Material
+
+    given, notes = Path(str(file)), tuple[str, ...]()
+    if given.is_file() and is_samples(given):
+        samples = flowcei.read_samples(given)
+        network = _model_of(samples, model, device)
+    else:
+        network = load_named(model or str(file), device)[1]
+        samples, notes = _of_prior(network, count, noise, seed)
+    html = page(Material(samples, source.name, network, _calibrated(network, seed), notes, tuple(commands)))
+    with atomic_text(path, overwrite=overwrite) as text:
+        text.write(html)
+    note(f"page in {path} ({len(html) / 1e6:.1f} MB): open it in any browser")
+
+
+def _check_molecule(model: str | None, molecule: str | None, device: str) -> None:
+    if molecule is None:
+        return
+    wanted, there = flowcei.Molecule.load(molecule), load_named(model, device)[1].molecule
+    if not wanted.same_ions(there):
+        raise UsageError(
+            f"the model is of {there.name}, not of {wanted.name}: name another with --model, or train one"
+        )
+
+
+def _model_of(samples: PosteriorSamples, name: str | None, device: str) -> Reconstructor | None:
+    """The model that is named, or that drew the samples where it can be found."""
+    own = str(samples.origin.get("model", ""))
+    try:
+        return load_named(name or (BUNDLED if own == "ocs-bundled" else own), device)[1]
+    except (UsageError, DataError):
+        if name is not None:
+            raise
+        note(f"the model {own!r} of the samples is not here: --model names it, for its calibration")
+        return None
+
+
+def _of_prior(
+    model: Reconstructor, count: int, noise: str | None, seed: int
+) -> tuple[PosteriorSamples, tuple[str, ...]]:
+    level = noise or str(model.default_noise)
+    events = flowcei.simulate(model.molecule, _OF_MODEL, prior=model.prior, noise=level, seed=seed)
+    line = f"No measurement: {_OF_MODEL:,} events simulated from the prior of the model, noise {level}."
+    return model.sample(events, count, noise=level, seed=seed), (line,)
+
+
+def _calibrated(model: Reconstructor | None, seed: int) -> Calibration | None:
+    """The model judged on events of its prior, where it has one."""
+    if model is None or model.prior_spec is None:
+        return None
+    level = str(model.default_noise)
+    events = flowcei.simulate(model.molecule, _CALIBRATED, prior=model.prior, noise=level, seed=seed + 1)
+    return flowcei.calibrate(model, events, n=_SAMPLES, seed=seed)

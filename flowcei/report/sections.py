@@ -1,0 +1,346 @@
+"""The sections of the page: each a function of the material, and one more is one more entry of `SECTIONS`."""
+
+from __future__ import annotations
+
+import io
+import json
+from base64 import b64encode
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flowcei.check.verdict import check_run
+from flowcei.events.container import Events
+from flowcei.molecules.isotopes import HYDROGENS, described_ions
+from flowcei.physics.explosion import kinetic_energy
+from flowcei.plot.figure import events_figure, samples_figure
+from flowcei.plot.geometry import predicted
+from flowcei.posterior.flags import FLAGS, in_words
+from flowcei.posterior.modes import AMBIGUOUS, UNEXPLAINED, VERDICTS
+from flowcei.storage.card import versions
+from flowcei.units import ANGSTROM, ELECTRONVOLT
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+    from flowcei.check.verdict import RunCheck
+    from flowcei.evaluation.calibration import Calibration
+    from flowcei.posterior.modes import Modes
+    from flowcei.posterior.samples import PosteriorSamples
+    from flowcei.posterior.spread import Quantity, Spread
+    from flowcei.reconstruction.model import Reconstructor
+
+_DPI = 110
+_SEARCHED = 300  # events whose modes are sought, beside those of the cards
+_STICKS = 25  # samples drawn as sticks in the structure that turns
+_LISTED = 20_000  # events that can be searched by number
+_SHOWN = 3_000  # events that are re-simulated for pictures
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells under headings; numbers are given as numbers, and are shown with four digits."""
+
+    columns: tuple[str, ...]
+    rows: list[tuple[Any, ...]]
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as it stands in the page, with what it shows in words."""
+
+    png: str
+    words: str
+
+    @classmethod
+    def of(cls, figure: Figure, words: str) -> Picture:
+        """Return a figure as PNG, base64."""
+        file = io.BytesIO()
+        figure.savefig(file, dpi=_DPI, format="png", bbox_inches="tight")
+        return cls(b64encode(file.getvalue()).decode(), words)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, and below it in this order: paragraphs, facts, tables, pictures, and what a script shows."""
+
+    anchor: str
+    title: str
+    words: tuple[str, ...] = ()
+    facts: dict[str, str] = field(default_factory=dict)
+    tables: tuple[Table, ...] = ()
+    pictures: tuple[Picture, ...] = ()
+    commands: tuple[str, ...] = ()
+    viewer: bool = False
+    search: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """All that a page is made of.
+
+    Attributes:
+        samples: Posterior samples of the events, weighed or not.
+        source: Name of the file that was read.
+        model: The model that drew them, where it is there.
+        calibration: Of that model, on events simulated from its prior.
+        notes: What was said while the file was read, a line each.
+        commands: Those that make the page again.
+    """
+
+    samples: PosteriorSamples
+    source: str
+    model: Reconstructor | None = None
+    calibration: Calibration | None = None
+    notes: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()
+
+    @cached_property
+    def trusted(self) -> PosteriorSamples:
+        """Samples of the events that no flag excludes; of all where none is left."""
+        flagged = self.samples.flagged
+        return self.samples if flagged.all() else self.samples[~flagged]
+
+    @cached_property
+    def spread(self) -> Spread:
+        """Spread of the trusted events."""
+        return self.trusted.spread(keep_flagged=True)
+
+    @cached_property
+    def width(self) -> NDArray[np.float64]:
+        """Rms distance of the atoms from their mean within each trusted event, (E,), bohr."""
+        return np.asarray(np.sqrt((self.spread.per_atom() ** 2).mean(axis=1)))
+
+    @cached_property
+    def searched(self) -> NDArray[np.intp]:
+        """Rows of the trusted events whose modes are sought: the widest, and others from the whole run."""
+        count = len(self.trusted)
+        even = np.linspace(0, count - 1, min(count, _SEARCHED)).astype(np.intp)
+        return np.unique([*even, self.typical, int(self.width.argmax())])
+
+    @cached_property
+    def typical(self) -> int:
+        """The trusted event whose width is next to the median."""
+        return int(np.abs(self.width - np.median(self.width)).argmin())
+
+    @cached_property
+    def modes(self) -> Modes:
+        """Modes of the searched events."""
+        return self.trusted[self.searched].modes(keep_flagged=True)
+
+    @cached_property
+    def check(self) -> RunCheck | None:
+        """The run beside the prior; None where nobody stated one."""
+        prior = self.samples.known_prior()
+        return None if prior is None else check_run(self.events, prior)
+
+    def place(self, row: int) -> int:
+        """Place of a trusted event among those whose modes are sought."""
+        return int(np.flatnonzero(self.searched == row)[0])
+
+    @property
+    def events(self) -> Events:
+        """The measured events."""
+        s = self.samples
+        return Events(s.molecule, s.momenta, sigma=s.sigma, columns=s.columns)
+
+    @cached_property
+    def cards(self) -> dict[str, int]:
+        """Rows of trusted events that are shown one by one, by why."""
+        verdict = self.modes.verdict
+        cards = {"typical": self.typical, "least certain": int(self.width.argmax())}
+        if (verdict == AMBIGUOUS).any():
+            cards["ambiguous"] = int(self.searched[self.modes.most_ambiguous])
+        if (verdict == UNEXPLAINED).any():
+            cards["unexplained"] = int(self.searched[(verdict == UNEXPLAINED).argmax()])
+        return cards
+
+
+def data_section(material: Material) -> Section:
+    """What was read, which events were left out, and which are flagged."""
+    s, origin = material.samples, material.samples.origin
+    selection = origin.get("events", {}).get("selection", {})
+    facts = {
+        "file": material.source,
+        "events": f"{len(s):,}",
+        "samples of each": f"{s.positions.shape[1]:,}",
+        "molecule": f"{s.molecule.name}: {described_ions(s.molecule)}",
+        "noise": str(origin.get("noise", "of the file")),
+        "extra columns": ", ".join(s.columns) or "none",
+    }
+    facts |= {f"left out: {reason}": f"{count:,}" for reason, count in selection.get("rejected", {}).items()}
+    counts = {name: sum(name in names for names in s.flag_names) for name in FLAGS}
+    rows = [(name, count, FLAGS[name]) for name, count in counts.items() if count]
+    table = Table(("flag", "events", "meaning"), rows, "Flagged events") if rows else None
+    words = (
+        *material.notes,
+        "No event is flagged." if table is None else f"{int(s.flagged.sum())} events are not used below.",
+    )
+    return Section("data", "What was read", words, facts, (table,) if table else ())
+
+
+def check_section(material: Material) -> Section | None:
+    """Whether the run is what the prior of the model predicts."""
+    check = material.check
+    if check is None:
+        return None
+    table = check.table()
+    rows = [tuple(row) for row in table.itertuples(index=False)]
+    words = (
+        check.verdict,
+        *(f"Possible cause: {cause.what}. {cause.todo}" for cause in check.causes),
+        *check.remarks,
+    )
+    return Section(
+        "check", "Is the run what the model believes?", words, tables=(Table(tuple(table.columns), rows),)
+    )
+
+
+def momenta_section(material: Material) -> Section:
+    """Measured momenta beside those that the samples predict."""
+    step = max(1, len(material.trusted) // _SHOWN)
+    sets = predicted(material.trusted[::step])
+    words = "Filled: measured; lines: one sample of each event, exploded by the exact simulator."
+    figure = events_figure(sets, ("newton", "ker", "shares", "angles", "sum", "covariance"))
+    return Section(
+        "momenta",
+        "Momenta",
+        (words,),
+        pictures=(Picture.of(figure, "Newton plot, kinetic energy, shares, angles"),),
+    )
+
+
+def geometry_section(material: Material) -> Section:
+    """Bonds and angles: of all events together, and within one event."""
+    rows = []
+    for quantity, values in material.spread.rows().items():
+        if quantity.kind != "atom":
+            unit, scale = _unit_of(quantity)
+            low, middle, high = np.percentile(values, (16, 50, 84)) / scale
+            within = float(np.median(values.std(axis=1))) / scale
+            rows.append((quantity.name, unit, middle, low, high, within, quantity.like))
+    columns = ("quantity", "unit", "median", "16 %", "84 %", "within one event", "remark")
+    words = (
+        f"Median and central 68 % are of all samples of {len(material.trusted):,} events together, the average "
+        "of their posteriors: it is wider than the distribution of the molecules by what one event leaves "
+        "open (the median standard deviation within one event)."
+    )
+    return Section("geometry", "Bonds and angles", (words,), tables=(Table(columns, rows),))
+
+
+def _unit_of(quantity: Quantity) -> tuple[str, float]:
+    """Unit in which a bond or an angle is shown, and its size in the unit of the quantity."""
+    return ("angstrom", ANGSTROM) if quantity.kind == "bond" else ("deg", 1.0)
+
+
+def events_section(material: Material) -> Section:
+    """Single events: a structure that turns, their geometries, and a search by number."""
+    verdict, modes, molecule = material.modes.verdict, material.modes, material.samples.molecule
+    counts = {word: int((verdict == k).sum()) for k, word in enumerate(VERDICTS)}
+    listed = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+    pictures, rows = [], []
+    for why, row in material.cards.items():
+        number = int(material.trusted.event_id[row])
+        figure = samples_figure(material.trusted, "structure", row)
+        pictures.append(Picture.of(figure, f"{why}: event {number}"))
+        for k in modes.of(material.place(row)):
+            ends = modes.positions[k][np.array(molecule.bonds, dtype=int).reshape(-1, 2)]
+            bonds = np.linalg.norm(ends[:, 0] - ends[:, 1], axis=1) / ANGSTROM
+            rows.append((why, number, int(modes.number[k]), float(modes.probability[k]), *bonds.tolist()))
+    bonds_of = [f"{q.name} (angstrom)" for q in material.spread.names if q.kind == "bond"]
+    columns = ("event is", "number", "geometry", "probability", *bonds_of)
+    table = Table(columns, rows, "Geometries of these events, most probable first")
+    words = (f"Geometries were sought for {len(verdict)} events: {listed}.",)
+    shown: Any = {"tables": (table,), "pictures": tuple(pictures), "viewer": True, "search": True}
+    return Section("events", "Single events", words, **shown)
+
+
+def model_section(material: Material) -> Section | None:
+    """What the model is, and whether its posteriors are right on events of its prior."""
+    model, calibration = material.model, material.calibration
+    if model is None:
+        return None
+    record = model.training
+    facts = {
+        "architecture": model.architecture,
+        "prior": record.prior_name or "unnamed",
+        "noise": str(model.noise),
+        "parameters": f"{record.parameters:,}",
+        "validation loss": "unknown" if record.validation_loss is None else f"{record.validation_loss:.4f}",
+    }
+    if calibration is None:
+        return Section("model", "The model", facts=facts)
+    columns = ("check", "quantity", "passed", "p")
+    rows = [
+        (v.check, v.quantity, "yes" if v.passed else "no", float(v.p_value)) for v in calibration.verdicts
+    ]
+    words = (f"On {len(calibration.sbc)} events simulated from its prior, {calibration.outcome}.",)
+    return Section("model", "The model", words, facts, (Table(columns, rows),))
+
+
+def provenance_section(material: Material) -> Section:
+    """What made the page, and the commands that make it again."""
+    facts = versions()
+    facts |= {
+        name: json.dumps(value) if isinstance(value, dict | list) else str(value)
+        for name, value in material.samples.origin.items()
+    }
+    return Section("provenance", "How this was made", facts=facts, commands=material.commands)
+
+
+SECTIONS = (
+    data_section,
+    check_section,
+    momenta_section,
+    geometry_section,
+    events_section,
+    model_section,
+    provenance_section,
+)
+"""The sections in the order of the page, each a function of `Material`; None says nothing."""
+
+
+def viewer_data(material: Material) -> list[dict[str, Any]]:
+    """Of each card: its title, mean geometry, samples and modes, as XYZ in angstrom."""
+    molecule, trusted, modes = material.samples.molecule, material.trusted, material.modes.labelled()
+    symbols = ["H" if symbol in HYDROGENS else symbol for symbol in molecule.symbols]
+
+    def xyz(positions: NDArray[Any]) -> str:
+        rows = zip(symbols, positions / ANGSTROM, strict=True)
+        return "\n".join([str(len(symbols)), "", *(f"{s} {x[0]:.4f} {x[1]:.4f} {x[2]:.4f}" for s, x in rows)])
+
+    cards = []
+    for why, row in material.cards.items():
+        samples = trusted[row].equally_weighted().labelled()[0]
+        cards.append(
+            {
+                "title": f"{why}: event {trusted.event_id[row]}",
+                "mean": xyz(samples.mean(axis=0)),
+                "samples": [xyz(x) for x in samples[:_STICKS]],
+                "modes": [xyz(modes.positions[k]) for k in modes.of(material.place(row))],
+            }
+        )
+    return cards
+
+
+def search_data(material: Material) -> dict[str, Any]:
+    """Columns and rows of the events that can be searched by number: of 20,000 at the most."""
+    s, spread = material.samples[:_LISTED], material.spread
+    internal = [k for k, quantity in enumerate(spread.names) if quantity.kind != "atom"]
+    columns = [f"{spread.names[k].name} ({_unit_of(spread.names[k])[0]})" for k in internal]
+    scale = np.array([_unit_of(spread.names[k])[1] for k in internal])
+    percentiles = np.percentile(spread.values[:, :, internal], (50, 16, 84), axis=1) / scale
+    cells = {
+        number: [f"{middle:.3f} [{low:.3f}, {high:.3f}]" for middle, low, high in table.T]
+        for number, table in zip(
+            material.trusted.event_id.tolist(), np.moveaxis(percentiles, 0, 1), strict=True
+        )
+    }
+    energies = (kinetic_energy(s.momenta, s.molecule.masses) / ELECTRONVOLT).tolist()
+    known = zip(s.event_id.tolist(), energies, s.flag_bits.tolist(), strict=True)
+    rows = [[number, f"{ker:.1f}", in_words(flags), *cells.get(number, [])] for number, ker, flags in known]
+    return {"columns": ["event", "KER (eV)", "flags", *columns], "rows": rows}
