@@ -168,11 +168,11 @@ def _balls(axes: Axes, x: Floats, molecule: Molecule) -> list[Line2D]:
         axes.plot(*x[:_STICKS, [i, j]].transpose(2, 1, 0), color="0.6", lw=0.5, alpha=0.25, zorder=1)
         axes.plot(*middle[[i, j]].T, color="0.3", lw=4, alpha=0.7, zorder=2, solid_capstyle="round")
     for k, label in enumerate(molecule.labels):
+        axes.plot(*middle[k], "o", ms=9, mfc="white", mec=colour(k), mew=2, zorder=3, label=label)
         dots(axes, x[:, k], k, 2, alpha=0.15)
-        axes.plot(*middle[k], "o", ms=11, color=colour(k), mec="black", zorder=3, label=label)
         _ellipses(axes, x[:, k], colour(k))
     return [
-        Line2D([], [], marker="o", ls="", color=colour(k), mec="black", label=label)
+        Line2D([], [], marker="o", ls="", mfc="white", mec=colour(k), mew=2, label=label)
         for k, label in enumerate(molecule.labels)
     ]
 

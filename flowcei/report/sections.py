@@ -40,6 +40,17 @@ _LISTED = 20_000  # events that can be searched by number
 _SHOWN = 3_000  # events that are re-simulated for pictures
 
 
+_KINDS = {
+    "newton": "Newton plot: momenta of all ions, the first along x",
+    "ker": "Kinetic energy release",
+    "shares": "Shares of the ions in the kinetic energy",
+    "angles": "Angles between momenta",
+    "dalitz": "Dalitz plot",
+    "sum": "Total momentum",
+    "covariance": "Correlation of the momenta in the recoil frame",
+}
+
+
 @dataclass(frozen=True)
 class Table:
     """Rows of cells under headings; numbers are given as numbers, and are shown with four digits."""
@@ -204,14 +215,20 @@ def momenta_section(material: Material) -> Section:
     """Measured momenta beside those that the samples predict."""
     step = max(1, len(material.trusted) // _SHOWN)
     sets = predicted(material.trusted[::step])
+    kinds = [
+        "newton",
+        "ker",
+        "shares",
+        "angles",
+        *(["dalitz"] if len(material.samples.molecule) == 3 else []),
+    ]
+    pictures = [Picture.of(events_figure(sets, (kind,)), _KINDS[kind]) for kind in kinds]
+    # Those of the simulator sum to zero, as they have no noise.
+    pictures += [
+        Picture.of(events_figure(sets["measured"], (kind,)), _KINDS[kind]) for kind in ("sum", "covariance")
+    ]
     words = "Filled: measured; lines: one sample of each event, exploded by the exact simulator."
-    figure = events_figure(sets, ("newton", "ker", "shares", "angles", "sum", "covariance"))
-    return Section(
-        "momenta",
-        "Momenta",
-        (words,),
-        pictures=(Picture.of(figure, "Newton plot, kinetic energy, shares, angles"),),
-    )
+    return Section("momenta", "Momenta", (words,), pictures=tuple(pictures))
 
 
 def geometry_section(material: Material) -> Section:
@@ -225,8 +242,8 @@ def geometry_section(material: Material) -> Section:
             rows.append((quantity.name, unit, middle, low, high, within, quantity.like))
     columns = ("quantity", "unit", "median", "16 %", "84 %", "within one event", "remark")
     words = (
-        f"Median and central 68 % are of all samples of {len(material.trusted):,} events together, the average "
-        "of their posteriors: it is wider than the distribution of the molecules by what one event leaves "
+        f"Median and central 68 % are of all samples of {len(material.trusted):,} events together, the "
+        "average of their posteriors: wider than the distribution of the molecules by what one event leaves "
         "open (the median standard deviation within one event)."
     )
     return Section("geometry", "Bonds and angles", (words,), tables=(Table(columns, rows),))

@@ -11,10 +11,10 @@ import pytest
 from flowcei.errors import UsageError
 from flowcei.evaluation.comparison import Comparison
 from flowcei.events.simulation import simulate
+from flowcei.plot.style import save
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.report import figures
 from flowcei.report.comparison import comparison_figure
-from flowcei.plot.style import save
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,0 +1,236 @@
+"""Plots show the numbers that they claim to show."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from matplotlib.path import Path as Curve
+from shell import Shell
+
+import flowcei
+from flowcei import plot
+from flowcei.errors import UsageError
+from flowcei.plot.figure import EVENT_KINDS, events_figure, samples_figure
+from flowcei.plot.geometry import corner, predicted, structure
+from flowcei.plot.style import save
+from flowcei.posterior.samples import PosteriorSamples
+from flowcei.units import ANGSTROM, ELECTRONVOLT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
+
+
+def _events(molecule: str = "ocs", n: int = 400, noise: str = "1%") -> flowcei.Events:
+    return flowcei.simulate(molecule, n, noise=noise, seed=1)
+
+
+def _samples(molecule: str = "ocs") -> PosteriorSamples:
+    events = _events(molecule, 5, "0%")
+    assert events.positions is not None
+    noise = np.random.default_rng(0).normal(0.0, 0.05, (5, 200, len(events.molecule), 3))
+    x = (events.positions[:, None] + noise).astype(np.float32)
+    return PosteriorSamples(events.molecule, events.momenta, x, None, np.arange(5) + 10, np.ones(5))
+
+
+def _counts(axes: Axes) -> float:
+    """Sum of the cells of the histogram in the plane."""
+    cells = axes.collections[0].get_array()
+    assert cells is not None
+    return float(np.ma.filled(cells, 0.0).sum())
+
+
+@pytest.mark.parametrize("molecule", ["ocs", "ch4"])
+def test_a_newton_plot_counts_all_ions_but_the_first(molecule: str) -> None:
+    """At equal scales, the first ion at (1, 0); few ions of the tails are outside."""
+    events = _events(molecule)
+    axes = plot.newton(events)
+    expected = len(events) * (len(events.molecule) - 1)
+    assert 0.97 * expected <= _counts(axes) <= expected
+    assert axes.get_aspect() == 1.0
+    assert axes.texts[0].arrow_patch.get_path() is not None
+    np.testing.assert_allclose(axes.texts[0].xy, (1.0, 0.0), atol=1e-12)
+
+
+def test_a_newton_plot_does_not_depend_on_labels_or_orientation() -> None:
+    """Momenta turned together, with like ions exchanged, give the same picture."""
+    events = _events("h2o")
+    rotation = np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))[0]
+    turned = events.momenta[:, [0, 2, 1]] @ (rotation * np.sign(np.linalg.det(rotation)))
+    cells = [plot.newton(e).collections[0].get_array() for e in (events, flowcei.Events("h2o", turned))]
+    np.testing.assert_allclose(np.ma.filled(cells[0], 0.0), np.ma.filled(cells[1], 0.0), atol=2)
+
+
+def test_energies_are_those_of_the_momenta() -> None:
+    """KER and shares, computed here again, in their bins."""
+    events = _events()
+    p = (
+        events.momenta
+        - events.momenta.sum(axis=1, keepdims=True)
+        * (events.molecule.masses / events.molecule.masses.sum())[:, None]
+    )
+    energy = (p**2).sum(axis=2) / (2.0 * events.molecule.masses) / ELECTRONVOLT
+    heights = [patch.get_height() for patch in plot.ker(events).patches if hasattr(patch, "get_height")]
+    edges = [patch.get_x() for patch in plot.ker(events).patches if hasattr(patch, "get_x")]
+    width = edges[1] - edges[0]
+    counts, _ = np.histogram(energy.sum(axis=1), [*edges, edges[-1] + width])
+    np.testing.assert_array_equal(heights, counts)
+    axes = plot.energy_shares(events)
+    assert axes.get_legend_handles_labels()[1] == ["c", "o", "s"]
+
+
+def test_the_line_of_a_dalitz_plot_holds_every_event() -> None:
+    """Momentum conservation allows no event without noise outside; some of bent OCS are well inside."""
+    for molecule, prior in {"ocs": "broad", "h2o": "ball"}.items():
+        events = flowcei.simulate(molecule, 300, prior=prior, seed=2)
+        axes = plot.dalitz(events)
+        edge = Curve(axes.lines[0].get_xydata())
+        energy = (events.momenta**2).sum(axis=2) / events.molecule.masses
+        if events.molecule.identical:
+            energy[:, 1:] = -np.sort(-energy[:, 1:], axis=1)
+        share = energy / energy.sum(axis=1, keepdims=True)
+        points = np.stack([(share[:, 0] - share[:, 2]) / 3**0.5, share[:, 1] - 1 / 3], axis=1)
+        # The curve is of 400 points; which side is inside depends on its direction.
+        assert max(edge.contains_points(points, radius=r).mean() for r in (-1e-3, 1e-3)) == 1.0
+    with pytest.raises(UsageError, match="three ions; ch4 has 5"):
+        plot.dalitz(_events("ch4"))
+
+
+def test_the_sum_of_momenta_is_as_wide_as_the_noise() -> None:
+    """The line of the stated noise is a normal density with its width, and lies on the histogram."""
+    events = _events(n=4000, noise="2%")
+    axes = plot.momentum_sums(events)
+    line = next(line for line in axes.lines if line.get_label() == "stated noise")
+    x, density = line.get_xydata().T
+    width = np.sqrt(np.trapezoid(density * x**2, x))
+    assert events.sigma is not None
+    assert width == pytest.approx(np.sqrt(3 * (events.sigma**2).mean()), rel=0.05)
+    bars = [p for p in axes.patches if hasattr(p, "get_height")][: len(axes.patches) // 3]
+    assert max(p.get_height() for p in bars) == pytest.approx(density.max(), rel=0.2)
+
+
+def test_correlations_of_momenta() -> None:
+    """Of two ions back to back the components along x are opposite."""
+    image = plot.covariance(_events("ocs")).images[0].get_array()
+    assert image is not None
+    np.testing.assert_allclose(np.diag(image), 1.0)
+    np.testing.assert_allclose(image, image.T)
+
+
+@pytest.mark.parametrize("kind", EVENT_KINDS)
+@pytest.mark.parametrize("molecule", ["ocs", "h2o", "ch4"])
+def test_every_kind_is_drawn_of_one_set_and_of_two(kind: str, molecule: str, tmp_path: Path) -> None:
+    """Axes have units or are pure numbers, and the second set has a name in the legend."""
+    if kind == "dalitz" and molecule == "ch4":
+        return
+    events = _events(molecule, 200)
+    figure = events_figure({"run $1": events, "prior <b>": _events(molecule, 200, "3%")}, (kind,))
+    save(figure, tmp_path / "a.svg")
+    text = (tmp_path / "a.svg").read_text()
+    assert "<b>" not in text
+    axes = events_figure(events, (kind,)).axes[0]
+    if kind != "covariance":
+        assert axes.get_xlabel()
+        assert axes.get_ylabel()
+
+
+def test_a_column_cuts_the_events() -> None:
+    """One plot for each of few values, or for each of six ranges of many."""
+    events = _events(n=300)
+    delay = np.arange(300.0) % 3
+    few = flowcei.Events(events.molecule, events.momenta, columns={"delay_fs": delay})
+    figure = events_figure(few, ("ker",), by="delay_fs")
+    assert [axes.get_title(loc="right") for axes in figure.axes] == [
+        f"delay_fs = {k} (100 events)" for k in range(3)
+    ]
+    many = flowcei.Events(events.molecule, events.momenta, columns={"delay_fs": np.arange(300.0)})
+    titles = [axes.get_title(loc="right") for axes in events_figure(many, ("ker",), by="delay_fs").axes]
+    assert len(titles) == 6
+    assert all("(50 events)" in title for title in titles)
+    with pytest.raises(UsageError, match="no extra column 'phase'; they have delay_fs"):
+        events_figure(few, ("ker",), by="phase")
+
+
+@pytest.mark.parametrize("unit", ["angstrom", "bohr"])
+def test_a_structure_has_the_bonds_of_the_samples(unit: str) -> None:
+    """Atoms are drawn as far apart as they are, in the plane of a planar molecule."""
+    samples = _samples()
+    axes = structure(samples[2], unit=unit)
+    marks = {line.get_label(): line.get_xydata()[0] for line in axes.lines if len(line.get_xdata()) == 1}
+    x = samples.positions[2].astype(float)
+    scale = ANGSTROM if unit == "angstrom" else 1.0
+    for i, j in samples.molecule.bonds:
+        a, b = samples.molecule.labels[i], samples.molecule.labels[j]
+        drawn = np.linalg.norm(marks[a] - marks[b])
+        assert drawn == pytest.approx(np.median(np.linalg.norm(x[:, i] - x[:, j], axis=1)) / scale, rel=0.02)
+    assert unit in axes.get_xlabel()
+    with pytest.raises(UsageError, match="one event; there are 5"):
+        structure(samples)
+    with pytest.raises(UsageError, match="no unit of length 'mile'"):
+        structure(samples[0], unit="mile")
+
+
+def test_a_corner_plot_prints_the_correlations_of_the_samples() -> None:
+    """Of OCS two bonds and an angle: six panels, each correlation as numpy has it."""
+    samples = _samples()
+    figure = corner(samples[1])
+    shown = [axes for axes in figure.axes if axes.get_visible()]
+    assert len(shown) == 6
+    x = samples.positions[1].astype(float)
+    bonds = [np.linalg.norm(x[:, i] - x[:, j], axis=1) for i, j in samples.molecule.bonds]
+    words = f"correlation {np.corrcoef(bonds)[0, 1]:+.2f}"
+    assert words in [axes.get_title() for axes in shown]
+
+
+def test_predicted_momenta_are_those_of_the_samples() -> None:
+    """Samples that are the truth give back the measured momenta without noise."""
+    samples = _samples()
+    events = _events(n=5, noise="0%")
+    exact = PosteriorSamples(
+        events.molecule,
+        events.momenta,
+        events.positions[:, None].astype(np.float32),
+        None,
+        np.arange(5),
+        np.ones(5),
+    )
+    sets = predicted(exact)
+    np.testing.assert_allclose(sets["re-simulated"].momenta, sets["measured"].momenta, rtol=2e-4, atol=2e-3)
+    assert len(samples_figure(samples, "predictive").axes) >= 4
+
+
+def test_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In three formats; what cannot be drawn is one line, and nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    flow = Shell(monkeypatch, capsys)
+    flowcei.write_events(_events(n=50), tmp_path / "e.csv")
+    flowcei.write_samples(_samples(), tmp_path / "s.h5")
+    for name in ("a.png", "a.pdf", "a.svg"):
+        assert flow("plot", "e.csv", "--kind", "newton,ker,sum", "--prior", "broad", "-o", name) == 0, (
+            flow.err
+        )
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "a.pdf").read_bytes().startswith(b"%PDF")
+    assert flow("plot", "e.csv", "--compare", "e.csv", "-o", "b.png") == 0, flow.err
+    for kind in ("structure", "corner", "predictive", "ker"):
+        assert flow("plot", "s.h5", "--kind", kind, "--event", "12", "-o", f"{kind}.png") == 0, flow.err
+    before = sorted(tmp_path.iterdir())
+    for words, line in {
+        ("e.csv", "--kind", "pie"): "no plot 'pie'",
+        ("e.csv", "--kind", "structure"): "structure is of samples; e.csv holds events",
+        ("s.h5", "--kind", "ker,corner"): "corner is a picture of its own",
+        ("e.csv", "--by", "delay"): "no extra column 'delay'",
+        ("e.csv", "-o", "x.gif"): "to be written as .png or .pdf or .svg",
+        ("e.csv", "-o", "a.png"): "a.png exists",
+        ("s.h5", "--event", "99"): "no event 99",
+        ("e.csv", "--prior", "none-such"): "none-such",
+    }.items():
+        assert flow("plot", *words) in (2, 3), words
+        assert line in flow.err
+        assert len(flow.err.strip().splitlines()) <= 2
+    assert sorted(tmp_path.iterdir()) == before

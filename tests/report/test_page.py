@@ -1,0 +1,165 @@
+"""The page holds what it says, lets nothing of a file become a part of it, and works in a browser."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from shell import Shell
+
+import flowcei
+from flowcei.posterior.samples import PosteriorSamples
+from flowcei.report.page import page
+from flowcei.report.sections import SECTIONS, Material
+from flowcei.units import ANGSTROM
+
+HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(1)>\u2028$x$'
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+class _Page(HTMLParser):
+    """Elements and texts of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.cells: list[list[str]] = []
+        self._open = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag == "tr":
+            self.cells.append([])
+        self._open = tag
+
+    def handle_data(self, data: str) -> None:
+        if self._open in ("td", "th") and self.cells and data.strip():
+            self.cells[-1].append(data.strip())
+
+
+def _samples(n: int = 30) -> PosteriorSamples:
+    events = flowcei.simulate("ocs", n, noise="1%", seed=1)
+    return flowcei.load().sample(events, 20, seed=1)
+
+
+@pytest.fixture(scope="module")
+def text() -> str:
+    """A page of samples whose names are hostile."""
+    samples = _samples()
+    object.__setattr__(samples, "origin", samples.origin | {"model": HOSTILE})
+    return page(Material(samples, HOSTILE, notes=(HOSTILE,), commands=(HOSTILE,)))
+
+
+def test_nothing_of_a_file_becomes_a_part_of_the_page(text: str) -> None:
+    """No element, no attribute and no script of its own; nothing is loaded from anywhere."""
+    parsed = _Page(text)
+    assert "alert(1)</script>" not in text.replace("\\u003c", "")
+    assert not [
+        attributes for _, attributes in parsed.tags if any(name.startswith("on") for name in attributes)
+    ]
+    assert [tag for tag, _ in parsed.tags].count("script") == 4
+    for tag, attributes in parsed.tags:
+        for name in ("src", "href", "action", "srcset", "data"):
+            link = attributes.get(name) or ""
+            assert link.startswith(("#", "data:image/png;base64,")) or not link, (tag, link[:80])
+    policy = next(a["content"] for tag, a in parsed.tags if tag == "meta" and a.get("http-equiv"))
+    assert policy is not None
+    assert policy.startswith("default-src 'none';")
+    assert "http" not in policy
+
+
+def test_the_table_of_bonds_is_that_of_the_samples(text: str) -> None:
+    """Medians over all samples together, in angstrom."""
+    samples = _samples()
+    rows = {row[0]: row for row in _Page(text).cells if row}
+    x = samples.positions.astype(float)
+    for i, j in samples.molecule.bonds:
+        name = f"{samples.molecule.labels[i]}-{samples.molecule.labels[j]}"
+        lengths = np.linalg.norm(x[:, :, i] - x[:, :, j], axis=2) / ANGSTROM
+        assert rows[name][1] == "angstrom"
+        assert float(rows[name][2]) == pytest.approx(np.median(lengths), rel=1e-3)
+        assert float(rows[name][5]) == pytest.approx(np.median(lengths.std(axis=1)), rel=1e-3)
+
+
+def test_events_are_found_by_their_number(text: str) -> None:
+    """The table that is searched has every event, with its KER."""
+    samples = _samples()
+    table = json.loads(re.search(r'id="events-table">(.*?)</script>', text, re.DOTALL)[1])  # type: ignore[index]
+    assert [row[0] for row in table["rows"]] == samples.event_id.tolist()
+    assert all(len(row) == len(table["columns"]) for row in table["rows"])
+
+
+def test_a_section_is_one_entry(text: str) -> None:
+    """Each has a heading, and a link to it."""
+    links = [a["href"] for tag, a in _Page(text).tags if tag == "a"]
+    assert len(links) == len(SECTIONS) - 1  # no model here
+    anchors = [a.get("id") for tag, a in _Page(text).tags if tag == "section"]
+    assert links == [f"#{anchor}" for anchor in anchors]
+
+
+def test_what_is_flagged_is_said_and_not_pooled() -> None:
+    """Momenta twice too large are flagged; with all flagged the page is made all the same."""
+    events = flowcei.simulate("ocs", 6, noise="1%", seed=2)
+    mixed = flowcei.Events(
+        events.molecule, events.momenta * np.where(np.arange(6) < 2, 2.0, 1.0)[:, None, None]
+    )
+    samples = flowcei.load().sample(mixed, 20, noise="1%", seed=1)
+    assert "2 events are not used below" in page(Material(samples, "e.csv"))
+    assert "not used below" in page(Material(samples[:2], "e.csv"))
+    page(Material(samples[4:5], "e.csv"))
+
+
+def test_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From events to the page in one line; what is wrong is one line, before anything is written."""
+    monkeypatch.chdir(tmp_path)
+    flow = Shell(monkeypatch, capsys)
+    flowcei.write_events(flowcei.simulate("ocs", 40, noise="1%", seed=3), tmp_path / "e.csv")
+    assert flow("report", "--momenta", "e.csv", "--molecule", "ocs", "-n", "20", "-o", "r.html") == 0, (
+        flow.err
+    )
+    assert "flowcei sample --momenta e.csv" in (tmp_path / "r.html").read_text()
+    assert flow("report", "e.samples.h5", "-o", "r.html") == 2
+    assert "r.html exists" in flow.err
+    assert flow("report") == 2
+    assert flow("report", "--momenta", "e.csv", "--molecule", "co2", "-o", "c.html") == 2
+    assert "the model is of ocs, not of co2" in flow.err
+    assert not (tmp_path / "c.html").exists()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+def test_in_a_browser(text: str, tmp_path: Path) -> None:
+    """Scripts run without a word on the console: tables sort, the structure is drawn."""
+    (tmp_path / "page.html").write_text(text)
+    words = [
+        str(CHROMIUM),
+        "--headless",
+        "--no-sandbox",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-sync",
+    ]
+    words += ["--disable-background-networking", "--disable-component-update", "--use-gl=angle"]
+    words += [
+        "--use-angle=swiftshader",
+        "--enable-unsafe-swiftshader",
+        f"--user-data-dir={tmp_path / 'profile'}",
+    ]
+    words += ["--enable-logging=stderr", "--virtual-time-budget=4000", "--dump-dom"]
+    ran = subprocess.run(
+        [*words, (tmp_path / "page.html").as_uri()], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert "CONSOLE" not in ran.stderr
+    shown = _Page(ran.stdout)
+    assert [tag for tag, a in shown.tags if a.get("class") == "copy"]
+    controls = next(a for _, a in shown.tags if a.get("id") == "viewer-controls")
+    assert "hidden" not in controls
+    assert "canvas" in [tag for tag, _ in shown.tags]
