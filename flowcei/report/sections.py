@@ -37,6 +37,7 @@ _DPI = 110
 _SEARCHED = 300  # events whose modes are sought, beside those of the cards
 _STICKS = 25  # samples drawn as sticks in the structure that turns
 _LISTED = 20_000  # events that can be searched by number
+_FEWEST = 3  # events of which correlations are drawn
 _SHOWN = 3_000  # events that are re-simulated for pictures
 
 
@@ -223,6 +224,7 @@ def momenta_section(material: Material) -> Section:
         *(["dalitz"] if len(material.samples.molecule) == 3 else []),
     ]
     pictures = [Picture.of(events_figure(sets, (kind,)), _KINDS[kind]) for kind in kinds]
+    alone = ("sum", "covariance") if len(sets["measured"]) >= _FEWEST else ("sum",)
     # Those of the simulator sum to zero, as they have no noise.
     pictures += [
         Picture.of(events_figure(sets["measured"], (kind,)), _KINDS[kind]) for kind in ("sum", "covariance")
