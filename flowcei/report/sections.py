@@ -226,9 +226,7 @@ def momenta_section(material: Material) -> Section:
     pictures = [Picture.of(events_figure(sets, (kind,)), _KINDS[kind]) for kind in kinds]
     alone = ("sum", "covariance") if len(sets["measured"]) >= _FEWEST else ("sum",)
     # Those of the simulator sum to zero, as they have no noise.
-    pictures += [
-        Picture.of(events_figure(sets["measured"], (kind,)), _KINDS[kind]) for kind in ("sum", "covariance")
-    ]
+    pictures += [Picture.of(events_figure(sets["measured"], (kind,)), _KINDS[kind]) for kind in alone]
     words = "Filled: measured; lines: one sample of each event, exploded by the exact simulator."
     return Section("momenta", "Momenta", (words,), pictures=tuple(pictures))
 
