@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 import sys
 from pathlib import Path
@@ -25,6 +26,21 @@ def test_example(
     assert "inf" not in out
 
 
+NOTEBOOKS = sorted((Path(__file__).parent.parent / "examples" / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebook(notebook: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Every cell runs, in order, from an empty folder; none holds an old output."""
+    monkeypatch.chdir(tmp_path)
+    cells = [cell for cell in json.loads(notebook.read_text())["cells"] if cell["cell_type"] == "code"]
+    assert len(cells) >= 3
+    names: dict[str, object] = {}
+    for cell in cells:
+        assert not cell["outputs"]
+        exec(compile("".join(cell["source"]), notebook.name, "exec"), names)  # noqa: S102
+
+
 def test_there_are_four_examples() -> None:
     """None was lost."""
-    assert len(EXAMPLES) == 4
+    assert len(EXAMPLES) == len(NOTEBOOKS) == 4

@@ -11,15 +11,22 @@ from flowcei.plot.events import (
     momentum_sums,
     newton,
 )
+from flowcei.plot.figure import events_figure, samples_figure
+from flowcei.plot.geometry import corner, predicted, structure
 
 __all__ = [
     "angles",
+    "corner",
     "correlation",
     "covariance",
     "dalitz",
     "energy_shares",
+    "events_figure",
     "ker",
     "ker_angle",
     "momentum_sums",
     "newton",
+    "predicted",
+    "samples_figure",
+    "structure",
 ]

@@ -288,6 +288,29 @@ class PosteriorSamples(SampleArrays):
         x = np.asarray(self.positions if positions is None else positions, dtype=np.float64)
         return relabel(x, label_by_geometry(self.molecule, self.momenta, x, self.known_prior()))
 
+    def to_arviz(self, *, seed: int = 0) -> Any:  # noqa: ANN401 (xarray is optional)
+        """Return an `xarray.DataTree` in the layout of ArviZ, of which `to_netcdf` makes a file.
+
+        Groups `posterior` (dimensions chain, draw, event), `sample_stats`, `observed_data`, `constant_data`
+        and, of samples with weights, `posterior_resampled`, of which all draws count alike.
+
+        Args:
+            seed: Of the resampling.
+
+        Raises:
+            UsageError: Where xarray is not installed.
+
+        Example:
+            >>> import flowcei
+            >>> s = flowcei.load().sample(flowcei.simulate("ocs", 2, noise="1%", seed=1), 5, seed=1)
+            >>> tree = s.to_arviz()
+            >>> sorted(tree.children), tree["posterior/c-o"].sizes["draw"]
+            (['constant_data', 'observed_data', 'posterior', 'sample_stats'], 5)
+        """
+        from flowcei.posterior.inference_data import to_datatree
+
+        return to_datatree(self, seed=seed)
+
     def to_ase(self, event: int) -> list[Any]:
         """Return the samples of one event as `ase.Atoms`, angstrom, in the frame of the momenta.
 
