@@ -38,6 +38,7 @@ _SEARCHED = 300  # events whose modes are sought, beside those of the cards
 _STICKS = 25  # samples drawn as sticks in the structure that turns
 _LISTED = 20_000  # events that can be searched by number
 _FEWEST = 3  # events of which correlations are drawn
+_POOLED = 5_000  # events of which figures are, from the whole length of a longer run
 _SHOWN = 3_000  # events that are re-simulated for pictures
 
 
@@ -113,9 +114,10 @@ class Material:
 
     @cached_property
     def trusted(self) -> PosteriorSamples:
-        """Samples of the events that no flag excludes; of all where none is left."""
+        """Samples of the events that no flag excludes, of all where none is left; thinned over the run."""
         flagged = self.samples.flagged
-        return self.samples if flagged.all() else self.samples[~flagged]
+        rows = np.arange(len(flagged)) if flagged.all() else np.flatnonzero(~flagged)
+        return self.samples[rows[:: -(-len(rows) // _POOLED)]]
 
     @cached_property
     def spread(self) -> Spread:
@@ -242,9 +244,9 @@ def geometry_section(material: Material) -> Section:
             rows.append((quantity.name, unit, middle, low, high, within, quantity.like))
     columns = ("quantity", "unit", "median", "16 %", "84 %", "within one event", "remark")
     words = (
-        f"Median and central 68 % are of all samples of {len(material.trusted):,} events together, the "
-        "average of their posteriors: wider than the distribution of the molecules by what one event leaves "
-        "open (the median standard deviation within one event)."
+        f"Median and central 68 % are of all samples of {len(material.trusted):,} of "
+        f"{len(material.samples):,} events together, the average of their posteriors: wider than the "
+        "distribution of the molecules by what one event leaves open (the median standard deviation within one event)."
     )
     return Section("geometry", "Bonds and angles", (words,), tables=(Table(columns, rows),))
 
