@@ -99,7 +99,7 @@ def sample(
             raise UsageError(f"there are no unfinished samples {partial_path(path)} to resume")
         note(f"{path} is there already: nothing to go on with")  # a batch job that was queued again
         return
-    from flowcei.check.observables import Thinning
+    from flowcei.check.comparison import Thinning
     from flowcei.cli.runcheck import note_run_check
     from flowcei.reconstruction.sampling import SamplingRequest, Survey
     from flowcei.storage.resumable import unfinished_seed
