@@ -57,7 +57,7 @@ class Simulator:
         return Events(self.molecule, **self.arrays(index, n, stream=stream), origin=self.origin())
 
     def rows(self, index: int, n: int) -> Arrays:
-        """Block `index` of `n` events; the last is drawn in full and cut, so that a longer run begins the same."""
+        """Block `index` of `n` events; all are drawn in full, so that a longer run begins the same."""
         arrays = self.arrays(index, BLOCK, threads=1)
         return {name: values[: n - index * BLOCK] for name, values in arrays.items()}
 
