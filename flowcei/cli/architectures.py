@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import fields
-from inspect import getdoc
 from itertools import pairwise
 
 import click
 
 from flowcei.errors import UsageError
-from flowcei.models.options import OPTIONS, ModelOptions, architecture_names, check_architecture
+from flowcei.models.registry import architecture_names, listed_options, options_type
 
 _NAMED = "flowcei.architecture"
 
@@ -22,7 +20,7 @@ class ArchitectureCommand(click.Command):
         """Look for the architecture, whose options decide what can be parsed, and parse."""
         words = " ".join(args).replace("--arch=", "--arch ").split(" ")
         named = dict(pairwise(words)).get("--arch", (ctx.default_map or {}).get("arch", "cinn"))
-        if named not in OPTIONS and not set(args) & set(ctx.help_option_names):
+        if named not in listed_options() and not set(args) & set(ctx.help_option_names):
             # What else is wrong is answered before the plug-in, and torch with it, is imported.
             first = click.Context(self, ctx.parent, ignore_unknown_options=True, allow_extra_args=True)
             super().parse_args(first, list(args))
@@ -47,28 +45,17 @@ class ArchitectureCommand(click.Command):
         return [*super().get_params(ctx), *options]
 
 
-def options_type(architecture: str) -> type[ModelOptions]:
-    """Options of an architecture; only a plug-in is imported for them."""
-    check_architecture(architecture)
-    if architecture in OPTIONS:
-        return OPTIONS[architecture]
-    from flowcei.models.registry import find_architecture
-
-    return find_architecture(architecture).options_type
-
-
 def architecture_options(architecture: str) -> tuple[click.Option, ...]:
     """Options of all architectures of flowcei and of the one that is named."""
     options: dict[str, click.Option] = {}
-    helps: dict[str, list[str]] = {}
-    for name, kind in (OPTIONS | {architecture: options_type(architecture)}).items():
+    for name, kind in (listed_options() | {architecture: options_type(architecture)}).items():
         for field in fields(kind):
             choices = field.metadata.get("choices")
             value = click.Choice(choices) if choices else type(field.default)
-            options.setdefault(field.name, click.Option([f"--{field.name.replace('_', '-')}"], type=value))
-            about = re.search(rf"^ +{field.name}: (.*?)\.?$", getdoc(kind) or "", re.MULTILINE)
-            texts = helps.setdefault(field.name, [about[1] if about else ""])
-            texts.append(f"{name} {field.default}")
-    for key, (about_it, *defaults) in helps.items():
-        options[key].help = f"{about_it.replace('`', '')} ({', '.join(defaults)})."
+            new = click.Option([f"--{field.name.replace('_', '-')}"], type=value)
+            new.help = field.metadata.get("help", "")
+            option = options.setdefault(field.name, new)
+            option.help += f"{', ' if option is not new else ' ('}{name} {field.default}"  # type: ignore[operator]
+    for option in options.values():
+        option.help += ")."  # type: ignore[operator]
     return tuple(options.values())

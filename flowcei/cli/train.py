@@ -7,15 +7,14 @@ import os
 import platform
 import shlex
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
 import flowcei
-from flowcei._version import __version__
-from flowcei.cli.architectures import ArchitectureCommand, architecture_options, options_type
+from flowcei.cli.architectures import ArchitectureCommand, architecture_options
 from flowcei.cli.options import (
     MOLECULE,
     NOISE,
@@ -38,7 +37,7 @@ from flowcei.cli.runfolder import LOG, RunFolder, begin_run, check_run_folder, t
 from flowcei.cli.streams import log, log_file, note, warn
 from flowcei.errors import DataError, FlowceiError, StoppedError, TrainingDivergedError, UsageError
 from flowcei.experiment.detector import DEFAULT_NOISE
-from flowcei.models.options import OPTIONS
+from flowcei.models.registry import options_type
 from flowcei.training.schedule import MIN_EVENTS, EpochRecord, Schedule, best_of
 
 if TYPE_CHECKING:
@@ -162,7 +161,7 @@ class _Plan:
         """Plan of the options that are given, not None; UsageError or DataError if it cannot be trained."""
         options = {name: value for name, value in given.items() if value is not None}
         arch = options.pop("arch")
-        names = {field.name for kind in (*OPTIONS.values(), options_type(arch)) for field in fields(kind)}
+        names = {str(option.name) for option in architecture_options(arch)}
         own = {name: options.pop(name) for name in names & options.keys()}
         architecture = options_type(arch).parse(arch, own).to_dict()
         Schedule(**{name: options[name] for name in _SCHEDULE if name in options})
@@ -321,7 +320,7 @@ def _log_start(plan: _Plan, run: RunFolder, *, resume: bool) -> None:
 
     given, versions = plan.options, f"Python {platform.python_version()}, torch {torch.__version__}"
     log(f"$ flowcei {shlex.join(sys.argv[1:])}")
-    log(f"flowcei {__version__}, {versions}, seed {given['seed']}")
+    log(f"flowcei {flowcei.__version__}, {versions}, seed {given['seed']}")
     for finding in flowcei.examine(plan.data) if plan.data is not None and not resume else ():
         if finding.severity != "note":
             warn(f"{finding.what}; {finding.means}", finding.code)

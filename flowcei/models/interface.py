@@ -35,7 +35,7 @@ class InverseModel(nn.Module, ABC):
 
     Attributes:
         architecture: The name in the registry and on the command line.
-        options_type: Its options: a frozen dataclass, whose `Attributes` are the help of `flowcei train`.
+        options_type: Its options: a frozen dataclass, each field an option of `flowcei train`.
         has_density: Whether `log_prob` is exact.
         has_latent: Whether samples are made from a latent, which may be one of training.
         is_point: Whether the answer is one x, however many samples are asked for.

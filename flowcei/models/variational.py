@@ -1,4 +1,4 @@
-"""The variational auto-encoders of the first study: `cvae`, `ae-cvae`, and the base of `latent-cinn`.
+"""The variational auto-encoders of the first study: `cvae`, `ae-cvae` and `latent-cinn`.
 
 The loss is the squared error of the reconstruction plus the Kullback-Leibler divergence of the latent from a
 standard normal (K. Sohn, H. Lee and X. Yan, NeurIPS 2015). The weight between the two is learned, as the
@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor, nn
 
+from flowcei.models.freia import Couplings
 from flowcei.models.interface import InverseModel, Latent, check_width
 from flowcei.models.networks import MAX_STORED, LatentStore, gaussian, mlp, rows_of_events, standard_normal
-from flowcei.models.options import CVAEOptions, ModelOptions
+from flowcei.models.options import CVAEOptions, LatentCINNOptions, ModelOptions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -164,6 +165,29 @@ class AECVAE(VariationalModel):
 
     def _encoder_input(self, x: Tensor, c: Tensor) -> Tensor:
         return torch.cat([gaussian(self.position_encoder(x))[0], c], dim=1)
+
+
+class LatentCINN(VariationalModel):
+    """`latent-cinn`, the first study's CINN: encoder, conditional couplings in reverse, decoder.
+
+    A network turns the momenta into the context of the couplings. The density of x is not known.
+    """
+
+    architecture: ClassVar[str] = "latent-cinn"
+    options_type = LatentCINNOptions
+
+    def __init__(self, width: int, condition_width: int, options: LatentCINNOptions) -> None:
+        super().__init__(width, condition_width, options, max(2, options.latent), options.decoder_noise)
+        latent, hidden, depth = self.latent_width, options.hidden, options.depth
+        self.encoder = mlp(width, 2 * latent, hidden, depth)
+        self.condition_net = mlp(condition_width, options.context, hidden, 2)
+        self.couplings = Couplings(
+            latent, options.context, count=options.couplings, hidden=hidden // 2 or 1, depth=2
+        )
+        self.decoder = mlp(latent, width, hidden, depth)
+
+    def _decoder_input(self, z: Tensor, c: Tensor) -> Tensor:
+        return self.couplings.inverse(z, self.condition_net(c))[0]
 
 
 def _reparameterised(mean: Tensor, log_variance: Tensor) -> Tensor:

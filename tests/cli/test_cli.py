@@ -16,8 +16,7 @@ import pytest
 from shell import Shell
 
 import flowcei
-from flowcei.models.options import OPTIONS
-from flowcei.models.registry import ARCHITECTURES
+from flowcei.models.registry import ARCHITECTURES, find_architecture, listed_options
 from flowcei.reconstruction.training_data import split_rows
 
 TINY = ["--epochs", "1", "--events", "1000", "--hidden", "8", "--seed", "1"]
@@ -318,10 +317,10 @@ def test_every_option_of_an_architecture_can_be_typed(flow: Shell) -> None:
     """And every architecture is named in the help."""
     assert flow("train", "--help") == 0
     words = flow.out.replace(",", " ").replace(".", " ").split()
-    for name, model in ARCHITECTURES.items():
-        options = {f"--{field.name.replace('_', '-')}" for field in fields(model.options_type)}
+    for name, kind in listed_options().items():
+        options = {f"--{field.name.replace('_', '-')}" for field in fields(kind)}
         assert options | {name} <= set(words), name
-    assert {name: model.options_type for name, model in ARCHITECTURES.items()} == OPTIONS
+    assert {name: find_architecture(name).options_type for name in ARCHITECTURES} == listed_options()
 
 
 def test_traceback_only_on_request(flow: Shell) -> None:

@@ -11,7 +11,7 @@ import torch
 from flowcei.errors import NoDensityError, UsageError
 from flowcei.models.interface import InverseModel
 from flowcei.models.networks import LatentStore
-from flowcei.models.registry import ARCHITECTURES, build_model
+from flowcei.models.registry import ARCHITECTURES, build_model, find_architecture
 from flowcei.models.splines import parameter_count, spline
 from flowcei.models.variational import CVAE, VariationalModel
 from flowcei.training.loop import fit
@@ -37,7 +37,7 @@ SMALL = {
 
 
 def _those(wanted: Callable[[type[InverseModel]], bool]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("name", [k for k, (a, _) in SMALL.items() if wanted(ARCHITECTURES[a])])
+    return pytest.mark.parametrize("name", [k for k, (a, _) in SMALL.items() if wanted(find_architecture(a))])
 
 
 every = _those(lambda _: True)

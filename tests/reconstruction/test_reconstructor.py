@@ -15,7 +15,7 @@ from flowcei.errors import DataError, NoDensityError, UsageError
 from flowcei.events.container import Events
 from flowcei.events.simulation import simulate
 from flowcei.experiment.detector import Noise, rms_component
-from flowcei.models.registry import ARCHITECTURES
+from flowcei.models.registry import ARCHITECTURES, find_architecture
 from flowcei.reconstruction.sampling import Survey
 
 if TYPE_CHECKING:
@@ -28,10 +28,14 @@ every = pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
 every_latent = pytest.mark.parametrize(
     ("architecture", "latent"),
     [(name, "prior") for name in sorted(ARCHITECTURES)]
-    + [(name, "training") for name, m in sorted(ARCHITECTURES.items()) if m.has_latent],
+    + [(name, "training") for name in sorted(ARCHITECTURES) if find_architecture(name).has_latent],
 )
-random_ones = pytest.mark.parametrize("architecture", [k for k, m in ARCHITECTURES.items() if not m.is_point])
-with_latent = pytest.mark.parametrize("architecture", [k for k, m in ARCHITECTURES.items() if m.has_latent])
+random_ones = pytest.mark.parametrize(
+    "architecture", [k for k in ARCHITECTURES if not find_architecture(k).is_point]
+)
+with_latent = pytest.mark.parametrize(
+    "architecture", [k for k in ARCHITECTURES if find_architecture(k).has_latent]
+)
 
 Tiny: TypeAlias = "Callable[[str, str], Reconstructor]"
 
@@ -189,6 +193,16 @@ def test_one_look_at_a_stream_tells_it_from_others(ocs_events: Events) -> None:
     momenta[11, 2, 2] += 1e-12
     others = ({"momenta": momenta}, {"sigma": None}, {"ids": np.arange(1, 13)})
     assert len({Survey.of([replace(ocs_events, **other)]).digest for other in others} | {survey.digest}) == 4
+
+
+def test_thinning_keeps_events_of_the_whole_stream() -> None:
+    """However it is cut, the same events, at most as many as asked, evenly."""
+    run = replace(simulate("ocs", 1000, seed=2), ids=np.arange(1000))
+    for step in (1, 7, 300, 1000):
+        survey = Survey.of((run[k : k + step] for k in range(0, 1000, step)), 100)
+        assert survey.events == 1000
+        assert survey.thinned is not None
+        assert survey.thinned.numbers.tolist() == list(range(0, 1000, 16))
 
 
 @random_ones

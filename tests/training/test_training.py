@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from flowcei.errors import TrainingDivergedError, UsageError
-from flowcei.models.registry import ARCHITECTURES, build_model
+from flowcei.models.registry import ARCHITECTURES, build_model, options_type
 from flowcei.training.loop import fit, resolve_device
 from flowcei.training.schedule import EpochRecord, Schedule
 
@@ -87,7 +87,7 @@ class _Constant:
 def _model(name: str = "cinn") -> InverseModel:
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        known = {f.name for f in fields(ARCHITECTURES[name].options_type)}
+        known = {f.name for f in fields(options_type(name))}
         small = {"hidden": 8, "couplings": 2, "depth": 1}
         return build_model(name, 2, 2, {k: v for k, v in small.items() if k in known})
 
