@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from flowcei._version import __version__
+from flowcei import __version__
 from flowcei.errors import DataError, UsageError
 from flowcei.storage.creation import atomic_write
 from flowcei.storage.files import check_readable
+from flowcei.storage.modelfile import checksum, read_tensors, text_digest, write_tensors
 from flowcei.storage.strictjson import check_values, read_json
-from flowcei.storage.tensors import checksum, read_tensors, text_digest, write_tensors
 from flowcei.training.schedule import EpochRecord  # noqa: TC001 (pydantic reads it)
 
 if TYPE_CHECKING:
