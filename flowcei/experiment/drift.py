@@ -1,9 +1,4 @@
-"""Drift of the molecular beam, measured from the sums of momenta and subtracted.
-
-A molecule that flew with momentum P0 gives ion i the share m_i / M of it. The sum of an event's
-momenta is P0 plus the noise of all ions, so over a run its mean is the drift d and, on each lab
-axis, var(sum) = sum_i sigma_i^2 + s^2 with the momentum spread s of the source.
-"""
+"""Drift of the molecular beam, measured from the sums of momenta and subtracted."""
 
 from __future__ import annotations
 
@@ -24,7 +19,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from flowcei.events.container import Events
-    from flowcei.events.source import EventSource
     from flowcei.molecules.molecule import Molecule
 
 _NORMAL_MAD = 1.4826  # standard deviation of a normal distribution over its median absolute deviation
@@ -47,7 +41,7 @@ class Drift:
 
     momentum: NDArray[np.float64]  # mean of the sums, (3,), hbar / bohr
     error: NDArray[np.float64]  # its standard error, (3,); 0 where it was stated
-    spread: NDArray[np.float64]  # standard deviation of a sum, (3,): noise of all ions, and of the source
+    spread: NDArray[np.float64]  # of the sums, (3,): spread^2 = sum_i sigma_i^2 (noise) + s^2 (of the source)
     floor: float = 0.0  # smaller sums are rounding, hbar / bohr
     events: int = 0  # how many it was measured on; 0 where it was stated
 
@@ -126,24 +120,6 @@ def parse_drift(text: str, molecule: Molecule) -> Drift | None:
     return Drift(momentum, np.zeros(3), np.zeros(3))
 
 
-def subtract_drift(source: EventSource, text: str = "auto") -> None:
-    """Let a file's events be read without the drift of the beam, each ion without its share by mass.
-
-    A measured drift is that of the first chunk. The origin of the events holds it, and what the source
-    concluded says it.
-    """
-
-    def look() -> NDArray[np.float64]:
-        # The gate on the momentum sum is about the drift, so it cannot come first; the others can.
-        return source.first(replace(source.selection, max_sum=None, noise=None)).momenta
-
-    drift, conclusion = _settled(text, source.molecule, look)
-    source.conclusions += (conclusion,) if conclusion else ()
-    if drift is not None:
-        source.drift = drift.momentum
-        source.origin["drift"] = drift.to_dict()
-
-
 def without_drift(events: Events, drift: str = "auto") -> Events:
     """Return events without the drift of the beam, each ion without its share by mass.
 
@@ -170,7 +146,7 @@ def without_drift(events: Events, drift: str = "auto") -> Events:
 
 def drift_subtracted(events: Events, text: str) -> tuple[Events, str]:
     """Events `without_drift`, and what a person should know of the drift, empty where there is none."""
-    drift, conclusion = _settled(text, events.molecule, lambda: events.momenta)
+    drift, conclusion = settled_drift(text, events.molecule, lambda: events.momenta)
     if drift is None:
         return events, conclusion
     share = (events.molecule.masses / events.molecule.masses.sum())[:, None]
@@ -178,7 +154,7 @@ def drift_subtracted(events: Events, text: str) -> tuple[Events, str]:
     return replace(events, momenta=events.momenta - share * drift.momentum, origin=origin), conclusion
 
 
-def _settled(
+def settled_drift(
     text: str, molecule: Molecule, momenta: Callable[[], NDArray[np.float64]]
 ) -> tuple[Drift | None, str]:
     """The drift to subtract, None for none, and what was concluded of one that was measured."""
