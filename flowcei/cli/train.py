@@ -16,15 +16,16 @@ from click.core import ParameterSource
 import flowcei
 from flowcei.cli.architectures import ArchitectureCommand, architecture_options
 from flowcei.cli.options import (
+    INPUT,
     MOLECULE,
     NOISE,
     Duration,
-    InputFile,
     device_option,
     ions_options,
     named_molecule,
     named_or_none,
     note_ions,
+    option,
     output_option,
     overwrite_option,
     seed_option,
@@ -32,8 +33,8 @@ from flowcei.cli.options import (
     warn_of_masses,
 )
 from flowcei.cli.progress import Progress
-from flowcei.cli.reading import read_noted
 from flowcei.cli.runfolder import LOG, RunFolder, begin_run, check_run_folder, to_resume
+from flowcei.cli.runs import read_noted
 from flowcei.cli.streams import log, log_file, note, warn
 from flowcei.errors import DataError, FlowceiError, StoppedError, TrainingDivergedError, UsageError
 from flowcei.experiment.detector import DEFAULT_NOISE
@@ -49,50 +50,41 @@ _ALWAYS = ("arch", "frame", "events", "seed", "device", *_SCHEDULE)
 
 
 @click.command(cls=ArchitectureCommand, short_help="Train a model, on fresh simulations or on a file.")
-@click.option("--arch", default="cinn", show_default=True, help="The architecture; its options are below.")
-@click.option("--data", type=InputFile(), help="Events with positions; simulated afresh if absent.")
-@click.option(
-    "--molecule", type=MOLECULE, help="A built-in name, .toml or .xyz; ocs, or what --data says, if absent."
-)
+@option("--arch", "The architecture; its options are below.", default="cinn")
+@option("--data", "Events with positions; simulated afresh if absent.", INPUT)
+@option("--molecule", "A built-in name, .toml or .xyz; ocs, or what --data says, if absent.", MOLECULE)
 @ions_options
-@click.option("--prior", help="Which geometries to simulate; the molecule's default if absent.")
-@click.option(
+@option("--prior", "Which geometries to simulate; the molecule's default if absent.")
+@option(
     "--noise",
-    type=NOISE,
+    "Detector noise to train for, 1% or a range. If absent 0.1%..5%, or from what --data show to 5%.",
+    NOISE,
     metavar="RANGE",
-    help="Detector noise to train for, 1% or a range. If absent 0.1%..5%, or from what --data show to 5%.",
 )
-@click.option(
+@option(
     "--frame",
-    type=click.Choice(["recoil", "raw"]),
+    "Coordinates: the recoil frame, or the file's own (as the first study did; to compare).",
+    click.Choice(["recoil", "raw"]),
     default="recoil",
-    show_default=True,
-    help="Coordinates: the recoil frame, or the file's own (as the first study did; to compare).",
 )
-@click.option("--epochs", type=int, help="Passes at the most; 10 if absent, with --data by its rows.")
-@click.option(
-    "--events", type=int, default=100_000, show_default=True, help="Fresh events an epoch, without --data."
-)
-@click.option("--batch", type=int, help="Events a step; 1024 if absent, with --data by its rows.")
-@click.option(
-    "--learning-rate", type=float, default=3e-3, show_default=True, help="Peak of the one-cycle schedule."
-)
-@click.option(
-    "--patience", type=int, help="Epochs without progress to stop after; 10, or a third if there are more."
-)
+@option("--epochs", "Passes at the most; 10 if absent, with --data by its rows.", int)
+@option("--events", "Fresh events an epoch, without --data.", int, default=100_000)
+@option("--batch", "Events a step; 1024 if absent, with --data by its rows.", int)
+@option("--learning-rate", "Peak of the one-cycle schedule.", float, default=3e-3)
+@option("--patience", "Epochs without progress to stop after; 10, or a third if there are more.", int)
 @output_option("Run folder; runs/NAME if absent.")
-@click.option(
+@option(
     "--max-time",
-    type=Duration(),
+    "Stop after 90s, 45m or 2h, before the next step; --resume goes on from the last whole epoch.",
+    Duration(),
     metavar="DURATION",
-    help="Stop after 90s, 45m or 2h, before the next step; --resume goes on from the last whole epoch.",
 )
-@click.option(
+@option(
     "--resume",
+    "Go on with an unfinished training, with its own options; the newest in runs/ if none is named.",
     is_flag=False,
     flag_value="",
     metavar="[RUN]",
-    help="Go on with an unfinished training, with its own options; the newest in runs/ if none is named.",
 )
 @seed_option
 @device_option
