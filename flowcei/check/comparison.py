@@ -16,8 +16,6 @@ from flowcei.physics.explosion import followed_momenta
 from flowcei.units import ELECTRONVOLT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
     from flowcei.events.container import Events
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
@@ -89,32 +87,6 @@ def _sorted(p: Floats, identical: tuple[tuple[int, ...], ...]) -> Floats:
         order = np.argsort(-np.linalg.norm(p[:, group], axis=2), axis=1, kind="stable")
         p[:, group] = np.take_along_axis(p[:, group], order[:, :, None], axis=1)
     return p
-
-
-class Thinning:
-    """Stores at most `most` events from the whole length of a stream without knowing its length."""
-
-    def __init__(self, most: int = MOST_EVENTS) -> None:
-        self.count = 0
-        self._most, self._step = most, 1  # every step-th event is stored; it doubles when there are too many
-        self._chunks: list[Events] = []
-
-    def watch(self, chunks: Iterable[Events]) -> Iterator[Events]:
-        """Yield chunks as they come, and store some of their events."""
-        for chunk in chunks:
-            first = -self.count % self._step
-            self.count += len(chunk)
-            if first < len(chunk):
-                # A copy: a view would hold the whole chunk in memory.
-                self._chunks.append(chunk[np.arange(first, len(chunk), self._step)])
-            while sum(map(len, self._chunks)) > self._most:
-                self._step *= 2
-                self._chunks = [type(chunk).concatenate(self._chunks)[::2]]
-            yield chunk
-
-    def events(self) -> Events | None:
-        """Return the events that were stored, None where there was none."""
-        return type(self._chunks[0]).concatenate(self._chunks) if self._chunks else None
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,6 @@ import click
 
 import flowcei
 from flowcei.cli import options
-from flowcei.cli.reading import reading_options
 from flowcei.cli.runcheck import NO_PRIOR, show_run_check
 from flowcei.cli.runs import MODEL_NAME, load_named
 from flowcei.cli.streams import note, show
@@ -45,7 +44,7 @@ _REJECTED = 3
     help="Write the events to this .csv or .h5, positions centred and in the frame of the momenta.",
 )
 @options.json_option()
-@reading_options
+@options.reading_options
 @options.overwrite_option
 def check(
     *,
