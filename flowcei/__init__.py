@@ -4,8 +4,10 @@ The public names stand in `__init__.pyi` and are imported when they are first us
 answers at once.
 """
 
+from importlib.metadata import version
+
 import lazy_loader
 
-from flowcei._version import __version__ as __version__  # not lazily: setup.cfg reads it
+__version__ = version("flowcei")  # of setup.cfg
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -25,3 +25,5 @@ from .reconstruction.model import Reconstructor as Reconstructor
 from .reconstruction.training_data import TrainingRules as TrainingRules
 from .study.datasets import study_events as study_events
 from .training.schedule import Schedule as Schedule
+
+__version__: str

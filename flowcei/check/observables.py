@@ -12,11 +12,8 @@ from flowcei.experiment.detector import NOISE_FLOOR, rms_component
 from flowcei.experiment.likelihood import centred_momenta
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
     from numpy.typing import NDArray
 
-    from flowcei.events.container import Events
     from flowcei.molecules.molecule import Molecule
 
 MOST_EVENTS = 20_000
@@ -73,34 +70,3 @@ def _sorted(p: NDArray[np.float64], identical: tuple[tuple[int, ...], ...]) -> N
         order = np.argsort(-np.linalg.norm(p[:, group], axis=2), axis=1, kind="stable")
         p[:, group] = np.take_along_axis(p[:, group], order[:, :, None], axis=1)
     return p
-
-
-class Thinning:
-    """Keeps at most `most` events from the whole length of a stream without knowing its length."""
-
-    # Every k-th event is kept; k doubles when there are too many.
-
-    def __init__(self, most: int = MOST_EVENTS) -> None:
-        self.count = 0
-        self._most, self._step = most, 1
-        self._parts: list[Events] = []
-
-    def watch(self, chunks: Iterable[Events]) -> Iterator[Events]:
-        """Yield chunks as they come, and keep some of their events."""
-        for chunk in chunks:
-            self._keep(chunk)
-            yield chunk
-
-    def _keep(self, chunk: Events) -> None:
-        first = -self.count % self._step
-        self.count += len(chunk)
-        if first < len(chunk):
-            # A copy: a view would keep the whole chunk in memory.
-            self._parts.append(chunk[np.arange(first, len(chunk), self._step)])
-        while sum(map(len, self._parts)) > self._most:
-            self._step *= 2
-            self._parts = [type(chunk).concatenate(self._parts)[::2]]
-
-    def events(self) -> Events | None:
-        """Return the events that were kept, None where there was none."""
-        return type(self._parts[0]).concatenate(self._parts) if self._parts else None

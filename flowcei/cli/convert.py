@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from flowcei.cli import options
-from flowcei.cli.reading import note_reading, reading_options, selection_options
+from flowcei.cli.reading import run_options
 from flowcei.cli.streams import note, warn
 from flowcei.storage.creation import atomic_text
 
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 
     from flowcei import Molecule
     from flowcei.events.foreign.interpretation import Reading
-    from flowcei.events.selection import Selection
 
 
 @click.command(short_help="Turn events of another program into a file of flowcei.")
@@ -33,9 +31,7 @@ if TYPE_CHECKING:
 @options.ions_options
 @click.option("--guess", is_flag=True, help="Write what the columns probably mean, to be checked by you.")
 @options.output_option("Events, .h5 or .csv; with --guess a .toml. NAME.events.h5 or NAME.toml if absent.")
-@reading_options
-@selection_options
-@options.drift_option
+@run_options
 @options.noise_option
 @options.overwrite_option
 def convert(
@@ -44,9 +40,7 @@ def convert(
     molecule: str,
     guess: bool,
     output: Path | None,
-    reading: Callable[[], Reading],
-    selection: Callable[[str | None], Selection],
-    drift: str,
+    reading: Callable[[str | None], Reading],
     noise: str | None,
     overwrite: bool,
     **ions: str | None,
@@ -64,16 +58,14 @@ def convert(
     options.output_path(path, overwrite=overwrite, endings=() if guess else options.EVENT_FILES, source=file)
     exploded = options.named_molecule(molecule, ions)
     if guess:
-        _guess(file, exploded, path, reading(), overwrite=overwrite)
+        _guess(file, exploded, path, reading(noise), overwrite=overwrite)
         return
     from flowcei.check.scale import plausible_energy
     from flowcei.events.source import open_events
     from flowcei.events.storage import write_event_chunks
-    from flowcei.experiment.drift import subtract_drift
 
-    source = open_events(file, exploded, replace(reading(), selection=selection(noise)))
-    subtract_drift(source, drift)
-    note_reading(source)
+    source = open_events(file, exploded, reading(noise))
+    source.log_reading()
     for finding in plausible_energy(next(source.chunks())):
         if finding.severity != "note":
             warn(f"{finding.what}: {finding.means}", finding.code)

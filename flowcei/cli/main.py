@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flowcei._version import __version__
+from flowcei import __version__
 from flowcei.cli.streams import complete_streams, log_to_stderr, say, silence, warn
 from flowcei.errors import FlowceiError, UsageError
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flowcei.cli.options import Checked, InputFile, option_group
-from flowcei.cli.streams import note, warn
+from flowcei.cli.options import Checked, InputFile, drift_option, option_group
+from flowcei.cli.streams import warn
 from flowcei.errors import UsageError
 from flowcei.units import momentum_factor
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from flowcei.events.container import Events
     from flowcei.events.foreign.interpretation import Reading
-    from flowcei.events.selection import Selection
-    from flowcei.events.source import EventSource
     from flowcei.molecules.molecule import Molecule
 
 
@@ -54,6 +52,7 @@ _READING = (
     ),
     click.option("--allow-truncated", is_flag=True, help="Read a text file whose last line has no line end."),
 )
+_OF_READING = ("format", "columns", "unit", "allow_truncated", "drift")
 _SELECTION = (
     click.option(
         "--max-sum",
@@ -79,47 +78,42 @@ _SELECTION = (
 
 def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of reading; the command takes a function that returns them, `reading`."""
-
-    @wraps(command)
-    def wrapped(*, mapping: Path | None, **options: Any) -> Any:  # noqa: ANN401
-        given = {name: options.pop(name) for name in ("format", "columns", "unit", "allow_truncated")}
-
-        def reading() -> Reading:  # called once paths were looked at: the import takes a second
-            from flowcei.events.foreign.interpretation import Reading
-            from flowcei.events.foreign.mapping import read_mapping
-
-            return Reading(mapping=None if mapping is None else read_mapping(mapping), **given)
-
-        return command(reading=reading, **options)
-
-    return option_group(*_READING)(wrapped)
+    return option_group(*_READING)(_with_reading(command))
 
 
-def selection_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of selection; the command takes a function of the noise, `selection`."""
+def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of reading a run: also which events are left out, and its drift."""
+    return option_group(*_READING, *_SELECTION, drift_option)(_with_reading(command))
 
+
+def _with_reading(command: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(command)
     def wrapped(
         *,
-        max_sum: float | None,
-        max_sum_chance: float | None,
-        ker: str | None,
+        mapping: Path | None,
+        max_sum: float | None = None,
+        max_sum_chance: float | None = None,
+        ker: str | None = None,
         **options: Any,  # noqa: ANN401
     ) -> Any:  # noqa: ANN401
         if max_sum is not None and max_sum_chance is not None:
             raise UsageError("--max-sum and --max-sum-chance are one bound; give one of them")
+        given = {name: options.pop(name) for name in _OF_READING if name in options}
 
-        def selection(noise: str | None) -> Selection:
+        def reading(noise: str | None = None) -> Reading:  # once paths were looked at: the import takes 1 s
+            from flowcei.events.foreign.interpretation import Reading
+            from flowcei.events.foreign.mapping import read_mapping
             from flowcei.events.selection import Selection, sum_bound
             from flowcei.experiment.detector import Noise
 
             bound = max_sum if max_sum_chance is None else sum_bound(max_sum_chance)
             level = Noise.parse(noise) if noise and bound is not None else None
-            return Selection(bound, level, _window(ker))
+            columns = None if mapping is None else read_mapping(mapping)
+            return Reading(mapping=columns, selection=Selection(bound, level, _window(ker)), **given)
 
-        return command(selection=selection, **options)
+        return command(reading=reading, **options)
 
-    return option_group(*_SELECTION)(wrapped)
+    return wrapped
 
 
 def read_noted(path: Path, molecule: Molecule | None = None, reading: Reading | None = None) -> Events:
@@ -128,21 +122,8 @@ def read_noted(path: Path, molecule: Molecule | None = None, reading: Reading | 
 
     source = open_events(path, molecule, reading)
     events = source.read()
-    note_reading(source)
+    source.log_reading()
     if source.tally.rejected:
         source.keep_tally()
         warn(f"{path.name}: {source.tally}", "left-out")
     return events
-
-
-def note_reading(source: EventSource) -> None:
-    """Say what was concluded and stated, what is carried along, and what a bound on the sum costs."""
-    from flowcei.events.selection import sum_chance
-
-    for line in (*source.conclusions, *source.statements, *source.column_notes):
-        note(f"{source.path.name}: {line}")
-    if any("taken to be" in line for line in source.conclusions):
-        note("to state it instead: flowcei convert --guess writes a mapping; check it, then give --mapping")
-    if source.selection.max_sum is not None:
-        bound = source.selection.max_sum
-        note(f"--max-sum {bound:.3g} loses 1 in {1.0 / sum_chance(bound):.3g} true events")

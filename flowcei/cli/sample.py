@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import sys
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +14,7 @@ import click
 
 from flowcei.cli import options
 from flowcei.cli.progress import Progress
-from flowcei.cli.reading import note_reading, reading_options, selection_options
+from flowcei.cli.reading import run_options
 from flowcei.cli.runs import BUNDLED, MODEL_NAME, load_named, note_what_is_assumed, warn_of_flags
 from flowcei.cli.streams import note, warn
 from flowcei.errors import DataError, StoppedError, UsageError
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
     from flowcei import Reconstructor
     from flowcei.events.foreign.interpretation import Reading
-    from flowcei.events.selection import Selection
     from flowcei.events.source import EventSource
     from flowcei.models.interface import Latent
     from flowcei.posterior.files import Quality
@@ -42,9 +40,7 @@ if TYPE_CHECKING:
     "--model", type=MODEL_NAME, help="Model file or run; the newest in runs/, else the bundled OCS model."
 )
 @options.noise_option
-@reading_options
-@selection_options
-@options.drift_option
+@run_options
 @options.latent_option
 @click.option("--weigh", is_flag=True, help="Weigh samples by the exact prior and likelihood.")
 @click.option(
@@ -70,9 +66,7 @@ def sample(
     count: int,
     model: str | None,
     noise: str | None,
-    reading: Callable[[], Reading],
-    selection: Callable[[str | None], Selection],
-    drift: str,
+    reading: Callable[[str | None], Reading],
     latent: Latent,
     weigh: bool,
     min_ess: float,
@@ -99,26 +93,28 @@ def sample(
             raise UsageError(f"there are no unfinished samples {partial_path(path)} to resume")
         note(f"{path} is there already: nothing to go on with")  # a batch job that was queued again
         return
-    from flowcei.check.observables import Thinning
     from flowcei.cli.runcheck import note_run_check
+    from flowcei.events.source import open_events
     from flowcei.reconstruction.sampling import SamplingRequest, Survey
     from flowcei.storage.resumable import unfinished_seed
 
     seed = unfinished_seed(path) if resume and seed is None else seed
     reconstructor = _loaded(model, device, noise)
-    source = _opened(momenta, reconstructor, replace(reading(), selection=selection(noise)), drift)
+    source = open_events(momenta, reconstructor.molecule, reading(noise))
+    source.log_reading()
     first = next(source.chunks())
     note_what_is_assumed(reconstructor, first, noise)
     request = SamplingRequest(
         count, options.settled_seed(seed), noise, latent, weigh=weigh, min_ess=min_ess, budget=budget
     )
-    thinning = Thinning()
-    survey = Survey.of(thinning.watch(source.chunks()))
-    _note_selection(source)
+    survey = Survey.of(source.chunks())
+    if source.selection.to_dict() or source.tally.rejected:
+        source.keep_tally()
+        note(f"{source.tally}")
     write = _to_stdout if str(path) == "-" else partial(_to_file, path, overwrite=overwrite, resume=resume)
     quality = write(reconstructor, request, source, survey)
     _note_quality(quality, complete=survey.events > len(first))
-    note_run_check(reconstructor, thinning.events(), noise)
+    note_run_check(reconstructor, survey.thinned, noise)
     _finish(quality, path, momenta, count, keep_flagged=keep_flagged)
 
 
@@ -131,24 +127,6 @@ def _loaded(name: str | None, device: str, noise: str | None) -> Reconstructor:
     prior = f"prior {model.training.prior_name or 'unnamed'}"
     options.note_ions(model.molecule, prior, f"noise {noise or 'of the file, or else of the model'}")
     return model
-
-
-def _opened(path: Path, model: Reconstructor, reading: Reading, drift: str) -> EventSource:
-    """Open a file of events of a model, and say how it is read."""
-    from flowcei.events.source import open_events
-    from flowcei.experiment.drift import subtract_drift
-
-    source = open_events(path, model.molecule, reading)
-    subtract_drift(source, drift)
-    note_reading(source)
-    return source
-
-
-def _note_selection(source: EventSource) -> None:
-    """Say how many events of a file are left out, and keep it with the samples."""
-    if source.selection.to_dict() or source.tally.rejected:
-        source.keep_tally()
-        note(f"{source.tally}")
 
 
 def _to_stdout(

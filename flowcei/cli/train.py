@@ -14,7 +14,6 @@ import click
 from click.core import ParameterSource
 
 import flowcei
-from flowcei._version import __version__
 from flowcei.cli.architectures import ArchitectureCommand, architecture_options
 from flowcei.cli.options import (
     MOLECULE,
@@ -321,7 +320,7 @@ def _log_start(plan: _Plan, run: RunFolder, *, resume: bool) -> None:
 
     given, versions = plan.options, f"Python {platform.python_version()}, torch {torch.__version__}"
     log(f"$ flowcei {shlex.join(sys.argv[1:])}")
-    log(f"flowcei {__version__}, {versions}, seed {given['seed']}")
+    log(f"flowcei {flowcei.__version__}, {versions}, seed {given['seed']}")
     for finding in flowcei.examine(plan.data) if plan.data is not None and not resume else ():
         if finding.severity != "note":
             warn(f"{finding.what}; {finding.means}", finding.code)

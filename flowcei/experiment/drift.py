@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from flowcei.events.container import Events
-    from flowcei.events.source import EventSource
     from flowcei.molecules.molecule import Molecule
 
 _NORMAL_MAD = 1.4826  # standard deviation of a normal distribution over its median absolute deviation
@@ -161,32 +160,6 @@ def parse_drift(text: str, molecule: Molecule) -> Drift | None:
     return Drift(momentum, np.zeros(3), np.zeros(3))
 
 
-def subtract_drift(source: EventSource, text: str = "auto") -> None:
-    """Let a file's events be read without the drift of the beam, each ion without its share by mass.
-
-    What was measured or stated is kept in the origin of the events and, where it was measured,
-    in what the source concluded.
-
-    Args:
-        source: The file; its first chunk is looked at where the drift is to be measured.
-        text: ``auto``, ``none`` or a drift: see `parse_drift`.
-
-    Raises:
-        UsageError: For a drift that cannot be understood.
-        DataError: For a file whose first chunk cannot be read.
-    """
-
-    def look() -> NDArray[np.float64]:
-        # The gate on the momentum sum is about the drift, so it cannot come first; the others can.
-        return source.first(replace(source.selection, max_sum=None, noise=None)).momenta
-
-    drift, words = _settled(text, source.molecule, look)
-    source.conclusions += (words,) if words else ()
-    if drift is not None:
-        source.drift = drift.momentum
-        source.origin["drift"] = drift.to_dict()
-
-
 def without_drift(events: Events, drift: str = "auto") -> Events:
     """Return events without the drift of the beam, each ion without its share by mass.
 
@@ -213,7 +186,7 @@ def without_drift(events: Events, drift: str = "auto") -> Events:
 
 def drift_subtracted(events: Events, text: str) -> tuple[Events, str]:
     """Return `without_drift`, and what a person should know of the drift, empty where there is none."""
-    drift, words = _settled(text, events.molecule, lambda: events.momenta)
+    drift, words = settled_drift(text, events.molecule, lambda: events.momenta)
     if drift is None:
         return events, words
     share = (events.molecule.masses / events.molecule.masses.sum())[:, None]
@@ -221,7 +194,7 @@ def drift_subtracted(events: Events, text: str) -> tuple[Events, str]:
     return replace(events, momenta=events.momenta - share * drift.momentum, origin=about), words
 
 
-def _settled(
+def settled_drift(
     text: str, molecule: Molecule, momenta: Callable[[], NDArray[np.float64]]
 ) -> tuple[Drift | None, str]:
     """Return the drift to subtract, None for none, and what was concluded of one that was measured."""

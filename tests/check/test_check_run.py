@@ -16,7 +16,7 @@ from shell import Shell
 
 import flowcei
 from flowcei.check.buildup import FEMTOSECOND, built_up_momenta
-from flowcei.check.observables import Thinning, observables_of
+from flowcei.check.observables import observables_of
 from flowcei.check.verdict import RunCheck, check_run
 from flowcei.events.container import Events
 from flowcei.molecules.molecule import Molecule
@@ -263,18 +263,6 @@ def test_what_cannot_be_compared_is_never_called_sound() -> None:
     assert check.remarks
     assert check.sound
     assert not [c for c in check.comparisons if c.observable.startswith("sum")]
-
-
-def test_thinning_keeps_events_of_the_whole_stream() -> None:
-    """However it is cut, the same events, at most as many as asked, evenly."""
-    run = replace(_run(), ids=np.arange(1000))
-    for step in (1, 7, 300, 1000):
-        thinning = Thinning(100)
-        assert sum(len(c) for c in thinning.watch(run[k : k + step] for k in range(0, 1000, step))) == 1000
-        events = thinning.events()
-        assert events is not None
-        assert events.numbers.tolist() == list(range(0, 1000, 16))
-    assert Thinning().events() is None
 
 
 def _file(folder: Path, events: Events, name: str = "run.csv") -> str:

@@ -16,8 +16,7 @@ from flowcei.events.simulation import simulate
 from flowcei.models.registry import ARCHITECTURES
 from flowcei.reconstruction.loading import load
 from flowcei.storage.card import FORMAT_VERSION, MIGRATIONS
-from flowcei.storage.modelfile import read_model
-from flowcei.storage.tensors import checksum
+from flowcei.storage.modelfile import checksum, read_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

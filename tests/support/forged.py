@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from flowcei.storage.tensors import checksum
+from flowcei.storage.modelfile import checksum
 
 if TYPE_CHECKING:
     from pathlib import Path

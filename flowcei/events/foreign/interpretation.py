@@ -51,6 +51,7 @@ class Reading:
         columns: Labels of the ions in the order of the file, where it only numbers them.
         unit: Unit of momenta or velocities; inferred from names or sizes where empty.
         selection: Rules for events that are left out.
+        drift: Of the beam, to be subtracted: ``none``, ``auto`` or what `parse_drift` reads.
         allow_truncated: Whether the last line of a text file may lack its end: the file may be cut
             in the middle of a number.
         faults: Collects what would be refused; the first fault is raised where None.
@@ -68,6 +69,7 @@ class Reading:
     columns: str = ""
     unit: str = ""
     selection: Selection = field(default_factory=Selection)
+    drift: str = "none"
     allow_truncated: bool = False
     faults: Faults | None = None
 
