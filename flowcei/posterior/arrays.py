@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowcei.errors import DataError
+from flowcei.events.container import one_row
 from flowcei.events.extracolumns import joined_columns
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ class RowArrays:
     """A dataclass whose attributes `ROWS` share their first axis: arrays, dicts of them, or None."""
 
     ROWS: ClassVar[tuple[str, ...]]
+    ROW: ClassVar[str] = "event"  # what a row is, for messages
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -36,8 +38,7 @@ class RowArrays:
 
     def __getitem__(self, rows: int | slice | NDArray[Any]) -> Self:
         """Return some of the rows; of an integer that row alone."""
-        index = np.arange(len(self))[rows]  # IndexError where there is no such row
-        chosen = rows if isinstance(rows, slice) else np.atleast_1d(index)  # a slice copies nothing
+        chosen = one_row(rows, len(self), self.ROW)
         each: dict[str, Any] = {}
         for name in self.ROWS:
             value = getattr(self, name)

@@ -54,6 +54,8 @@ class Modes(RowArrays):
         "chi_squared", "starts",
     )  # fmt: skip
 
+    ROW = "mode"
+
     event: Rows  # its place among the samples, (M,), 0 ... E - 1
     number: Rows  # place among the modes of its event, (M,), from 1
     positions: Floats  # (M, N, 3), bohr, in the frame of the momenta, centre of mass 0
