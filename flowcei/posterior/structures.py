@@ -10,12 +10,11 @@ import pandas as pd
 
 from flowcei.errors import UsageError
 from flowcei.events.extracolumns import add_columns, component_names
-from flowcei.molecules.isotopes import HYDROGENS
 from flowcei.posterior.flags import in_words
-from flowcei.units import ANGSTROM, DALTON
+from flowcei.units import ANGSTROM
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from typing import TextIO
 
     from numpy.typing import NDArray
@@ -48,19 +47,18 @@ def sample_table(
     return pd.DataFrame(add_columns(table, samples.columns, np.repeat(np.arange(e), n)))
 
 
-def _rows(positions: Reals, facts: Mapping[str, NDArray]) -> Iterator[tuple[Reals, dict[str, Any]]]:
-    """Each of geometries (K, N, 3), in angstrom, with its row of facts (K,)."""
-    for x, *values in zip(positions / ANGSTROM, *(array.tolist() for array in facts.values()), strict=True):
-        yield x, dict(zip(facts, values, strict=True))
+def _rows(geometries: Iterable[Any], facts: Mapping[str, NDArray]) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Each of K geometries with its row of facts (K,)."""
+    for one, *values in zip(geometries, *(array.tolist() for array in facts.values()), strict=True):
+        yield one, dict(zip(facts, values, strict=True))
 
 
 def to_atoms(molecule: Molecule, positions: Reals, facts: Mapping[str, NDArray]) -> list[Any]:
     """Geometries (K, N, 3), bohr, as `ase.Atoms`, each with its row of `facts` (K,) as `info`."""
-    from ase import Atoms
-
-    symbols = ["H" if symbol in HYDROGENS else symbol for symbol in molecule.symbols]
-    masses = molecule.masses / DALTON
-    return [Atoms(symbols, x, masses=masses, info=info) for x, info in _rows(positions, facts)]
+    atoms = [molecule.to_ase(x) for x in positions]
+    for one, info in _rows(atoms, facts):
+        one.info = info
+    return atoms
 
 
 def write_modes_xyz(modes: Modes, file: TextIO) -> None:
@@ -89,7 +87,7 @@ def write_means_xyz(samples: PosteriorSamples, file: TextIO) -> None:
 
 def _write(file: TextIO, molecule: Molecule, positions: Floats, facts: Mapping[str, NDArray]) -> None:
     """Write positions (K, N, 3), bohr, each with its row of facts."""
-    for x, info in _rows(positions, facts):
+    for x, info in _rows(positions / ANGSTROM, facts):
         comment = " ".join(f"{name}={_value(value)}" for name, value in info.items())
         file.write(f"{len(x)}\nProperties=species:S:1:pos:R:3 unit=angstrom {comment}\n")
         atoms = zip(molecule.symbols, x, strict=True)
