@@ -89,7 +89,6 @@ class Comparison:
         about = {s.name: {"unit": s.unit, "text": s.text} for s in self.scores if s.name in self.table}
         ends = {"value": "", "low": "_low", "high": "_high"}
 
-
         def numbers(row: pd.Series, name: str) -> dict[str, float | None]:
             there = {key: float(row[name + end]) for key, end in ends.items() if name + end in row}
             return {key: value if math.isfinite(value) else None for key, value in there.items()}
