@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import click
 
 from flowcei.cli import options
-from flowcei.cli.reading import reading_options
 from flowcei.cli.runs import MODEL_NAME
 from flowcei.cli.streams import note, show
 from flowcei.errors import UsageError
@@ -44,7 +43,7 @@ _TITLES = {"error": "Errors", "warning": "Warnings", "note": "Notes"}
     help="Write the events to this .csv or .h5, positions centred and in the frame of the momenta.",
 )
 @options.json_option()
-@reading_options
+@options.reading_options
 @options.overwrite_option
 def check(
     *,

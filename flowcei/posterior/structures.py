@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flowcei.molecules.isotopes import HYDROGENS
 from flowcei.posterior.flags import in_words
 from flowcei.posterior.refinement import required
-from flowcei.units import ANGSTROM, DALTON
+from flowcei.units import ANGSTROM
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,15 +25,10 @@ if TYPE_CHECKING:
 
 def to_atoms(molecule: Molecule, positions: Reals, facts: Mapping[str, NDArray]) -> list[Any]:
     """Geometries (K, N, 3), bohr, as `ase.Atoms`, each with its row of `facts` (K,) as `info`."""
-    from ase import Atoms
-
-    symbols = ["H" if symbol in HYDROGENS else symbol for symbol in molecule.symbols]
-    return [
-        Atoms(symbols, x, masses=molecule.masses / DALTON, info=dict(zip(facts, values, strict=True)))
-        for x, *values in zip(
-            positions / ANGSTROM, *(array.tolist() for array in facts.values()), strict=True
-        )
-    ]
+    atoms = [molecule.to_ase(x) for x in positions]
+    for one, *values in zip(atoms, *(array.tolist() for array in facts.values()), strict=True):
+        one.info = dict(zip(facts, values, strict=True))
+    return atoms
 
 
 def write_modes_xyz(modes: Modes, file: TextIO) -> None:
