@@ -261,7 +261,7 @@ def test_names_of_programs_are_recognised(
     name = order.format(q=quantity, a=axis, i=ion, s=between) + unit
     kind = "velocities" if quantity[0] in "vV" else "momenta"
     bare = {"O++": "o", "C2+": "c", "ion_2": "ion2"}.get(ion, ion.lower())
-    assert named_components([name]).columns[kind] == {bare: {axis.lower(): name}}
+    assert named_components([name])[0][kind] == {bare: {axis.lower(): name}}
 
 
 @pytest.mark.parametrize(
