@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from flowcei.cli import options
-from flowcei.cli.reading import note_reading, reading_options, selection_options
+from flowcei.cli.options import flag, option
 from flowcei.cli.streams import note, warn
 from flowcei.storage.creation import atomic_text
 
@@ -18,24 +17,15 @@ if TYPE_CHECKING:
 
     from flowcei import Molecule
     from flowcei.events.foreign.interpretation import Reading
-    from flowcei.events.selection import Selection
 
 
 @click.command(short_help="Turn events of another program into a file of flowcei.")
-@click.argument("file", type=options.InputFile())
-@click.option(
-    "--molecule",
-    type=options.MOLECULE,
-    default="ocs",
-    show_default=True,
-    help="A built-in name, .toml or .xyz.",
-)
+@click.argument("file", type=options.INPUT)
+@option("--molecule", "A built-in name, .toml or .xyz.", options.MOLECULE, default="ocs")
 @options.ions_options
-@click.option("--guess", is_flag=True, help="Write what the columns probably mean, to be checked by you.")
+@flag("--guess", "Write what the columns probably mean, to be checked by you.")
 @options.output_option("Events, .h5 or .csv; with --guess a .toml. NAME.events.h5 or NAME.toml if absent.")
-@reading_options
-@selection_options
-@options.drift_option
+@options.run_options
 @options.noise_option
 @options.overwrite_option
 def convert(
@@ -44,9 +34,7 @@ def convert(
     molecule: str,
     guess: bool,
     output: Path | None,
-    reading: Callable[[], Reading],
-    selection: Callable[[str | None], Selection],
-    drift: str,
+    reading: Callable[[str | None], Reading],
     noise: str | None,
     overwrite: bool,
     **ions: str | None,
@@ -64,19 +52,17 @@ def convert(
     options.output_path(path, overwrite=overwrite, endings=() if guess else options.EVENT_FILES, source=file)
     exploded = options.named_molecule(molecule, ions)
     if guess:
-        _guess(file, exploded, path, reading(), overwrite=overwrite)
+        _guess(file, exploded, path, reading(noise), overwrite=overwrite)
         return
-    from flowcei.check.scale import plausible_energy
+    from flowcei.check.momenta import plausible_energy
     from flowcei.events.source import open_events
     from flowcei.events.storage import write_event_chunks
-    from flowcei.experiment.drift import subtract_drift
 
-    source = open_events(file, exploded, replace(reading(), selection=selection(noise)))
-    subtract_drift(source, drift)
-    note_reading(source)
-    for finding in plausible_energy(next(source.chunks())):
-        if finding.severity != "note":
-            warn(f"{finding.what}: {finding.means}", finding.code)
+    source = open_events(file, exploded, reading(noise))
+    source.log_reading()
+    energy = plausible_energy(next(source.chunks()))
+    if energy.severity != "note":
+        warn(f"{energy.message}: {energy.means}", energy.code)
     write_event_chunks(source, path, overwrite=overwrite)
     note(f"{source.tally}")
     note(f"{source.tally.accepted} events of {exploded.name} written to {path}; next: flowcei check {path}")

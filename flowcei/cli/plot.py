@@ -9,8 +9,7 @@ import click
 
 import flowcei
 from flowcei.cli import options
-from flowcei.cli.reading import read_noted, reading_options
-from flowcei.cli.runs import is_samples, read_unflagged
+from flowcei.cli.runs import is_samples, read_noted, read_unflagged
 from flowcei.cli.streams import note
 from flowcei.errors import UsageError
 
@@ -38,26 +37,22 @@ def _kinds(text: str) -> tuple[str, ...]:
 
 
 @click.command(short_help="Draw events or samples: Newton plot, KER, angles, structure, ...")
-@click.argument("file", type=options.InputFile())
-@click.option(
+@click.argument("file", type=options.INPUT)
+@options.option(
     "--kind",
-    type=options.Checked(_kinds),
+    f"Of events: {', '.join(_EVENTS)}; newton,ker if absent. Of samples also {', '.join(_SAMPLES)}.",
+    options.Checked(_kinds),
     metavar="KIND,...",
-    help=f"Of events: {', '.join(_EVENTS)}; newton,ker if absent. Of samples also {', '.join(_SAMPLES)}.",
 )
-@click.option("--compare", type=options.InputFile(), help="Other events, drawn as lines over those of FILE.")
-@click.option("--prior", help="Draw simulated events of this prior of the molecule over those of FILE.")
-@click.option("--by", metavar="COLUMN", help="A row of plots for each value of an extra column, as a delay.")
-@click.option("--event", type=int, help="Number of the event whose samples are drawn; the first if absent.")
+@options.option("--compare", "Other events, drawn as lines over those of FILE.", options.INPUT)
+@options.option("--prior", "Draw simulated events of this prior of the molecule over those of FILE.")
+@options.option("--by", "A row of plots for each value of an extra column, as a delay.", metavar="COLUMN")
+@options.option("--event", "Number of the event whose samples are drawn; the first if absent.", int)
 @options.molecule_option
-@click.option(
-    "--length-unit",
-    type=click.Choice(["angstrom", "bohr"]),
-    default="angstrom",
-    show_default=True,
-    help="Of lengths.",
+@options.option(
+    "--length-unit", "Of lengths in the picture.", click.Choice(["angstrom", "bohr"]), default="angstrom"
 )
-@reading_options
+@options.reading_options
 @options.output_option("Picture, .png, .pdf or .svg; NAME-KIND.png if absent.")
 @options.keep_flagged_option
 @options.overwrite_option

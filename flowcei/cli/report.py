@@ -26,19 +26,13 @@ _OF_MODEL = 1000  # events that a page of a model alone is of
 
 @click.command(short_help="One page of samples, of a run or of a model, to look at and to pass on.")
 @click.argument("file", type=options.OUTPUT, required=False)
-@click.option("--momenta", type=options.InputFile(), help="Events instead: sampled first, with the weights.")
-@click.option(
-    "--model", type=MODEL_NAME, help="Model file or run; that of the samples, else the newest, if absent."
-)
-@click.option(
-    "--molecule", type=options.MOLECULE, help="What the events must be of; refused where the model is not."
-)
-@options.samples_option
+@options.option("--momenta", "Events instead: sampled first, with the weights.", options.INPUT)
+@options.option("--model", "Model file or run; that of the samples, else the newest, if absent.", MODEL_NAME)
+@options.option("--molecule", "What the events are of; refused where the model is not.", options.MOLECULE)
+@options.samples_option()
 @options.noise_option
 @options.output_option("Page, .html; NAME.report.html if absent.")
-@click.option(
-    "--seed", type=options.SEED, default=0, show_default=True, help="Of what is simulated and sampled."
-)
+@options.option("--seed", "Of what is simulated and sampled.", options.SEED, default=0)
 @options.device_option
 @options.overwrite_option
 @click.pass_context

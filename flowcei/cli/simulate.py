@@ -152,7 +152,7 @@ def _molecule(
         f"{described_ions(molecule)}; prior {prior or molecule.default_prior}; noise {how['noise']}",
         n,
         lambda seed: flowcei.simulate(molecule, n, seed=seed, **how),
-        lambda seed: make_simulator(molecule, n, seed=seed, **how),
+        lambda seed: make_simulator(molecule, seed=seed, **how),
     )
 
 

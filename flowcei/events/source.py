@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -20,7 +21,8 @@ from flowcei.events.foreign.interpretation import (
 )
 from flowcei.events.foreign.openedfile import OpenedFile
 from flowcei.events.hdf import hdf_chunks, is_native, read_header, read_molecule
-from flowcei.events.selection import EventFilter, Tally
+from flowcei.events.selection import EventFilter, Tally, sum_chance
+from flowcei.experiment.drift import settled_drift
 from flowcei.molecules.molecule import Molecule
 from flowcei.storage.hdf import opened
 
@@ -35,10 +37,10 @@ if TYPE_CHECKING:
     from flowcei.events.foreign.mapping import Mapping
     from flowcei.events.foreign.table import Arrays, Table
     from flowcei.events.hdf import HdfEvents
-    from flowcei.events.selection import Selection
 
     Chunks = Callable[[int], Iterator[Arrays]]
 
+_log = logging.getLogger("flowcei")
 CHUNK = 65_536  # events that are held at a time
 HELD_BYTES = 1 << 27  # text files up to this are parsed once, and their numbers held for the next pass
 
@@ -56,22 +58,46 @@ class EventSource:
         molecule: Molecule,
         reading: Reading,
         chunks: Chunks,
+        origin: dict[str, Any],
         count: int | None = None,
         meaning: Interpretation | None = None,
     ) -> None:
-        """`chunks` yields the arrays of the file, so many events at a time."""
+        """`chunks` yields the arrays of the file, so many events at a time; the first ones tell the drift."""
         self.path, self.molecule, self.count = path, molecule, count
         self.selection, self.faults = reading.selection, reading.faults
         self.conclusions = meaning.conclusions if meaning else ()
         self.statements = meaning.statements if meaning else ()
         self.column_notes = meaning.column_notes if meaning else ()
         self.names: tuple[str, ...] = ()
-        self.origin: dict[str, Any] = {}
-        self.drift: NDArray[np.float64] | None = None
-        self._chunks, self._filter = chunks, self._new_filter(reading.selection)
+        self.origin, self.drift, self._chunks = origin, None, chunks
+        drift, words = settled_drift(reading.drift, molecule, self._first_momenta)
+        self.conclusions += (words,) if words else ()
+        if drift is not None:
+            self.drift, origin["drift"] = drift.momentum, drift.to_dict()
+        self._filter = self._new_filter()
 
-    def _new_filter(self, selection: Selection) -> EventFilter:
-        return EventFilter(self.path, self.molecule, selection, self.drift, self.faults)
+    def _new_filter(self) -> EventFilter:
+        return EventFilter(self.path, self.molecule, self.selection, self.drift, self.faults)
+
+    def _first_momenta(self) -> NDArray[np.float64]:
+        # The gate on the momentum sum is about the drift, so it cannot come first; the others can.
+        gates = replace(self.selection, max_sum=None, noise=None)
+        select = EventFilter(self.path, self.molecule, gates, None, self.faults)
+        arrays = next(filter(len, map(select, self._chunks(CHUNK))), None)
+        if arrays is None:
+            raise DataError(f"no event is left ({select.tally})", path=self.path)
+        return arrays.momenta
+
+    def log_reading(self) -> None:
+        """Log what was concluded and stated, what is carried along, and what a bound on the sum costs."""
+        for line in (*self.conclusions, *self.statements, *self.column_notes):
+            _log.info("%s: %s", self.path.name, line)
+        if any("taken to be" in line for line in self.conclusions):
+            _log.info(
+                "to state it instead: flowcei convert --guess writes a mapping; check it, then give --mapping"
+            )
+        if (bound := self.selection.max_sum) is not None:
+            _log.info("--max-sum %.3g loses 1 in %.3g true events", bound, 1.0 / sum_chance(bound))
 
     @property
     def tally(self) -> Tally:
@@ -83,7 +109,7 @@ class EventSource:
 
         Each is numbered by the file, or by its row in it, from 0.
         """
-        self._filter = select = self._new_filter(self.selection)
+        self._filter = select = self._new_filter()
         for arrays in map(select, self._chunks(rows)):
             if len(arrays):
                 yield self._events(arrays)
@@ -96,14 +122,6 @@ class EventSource:
         """Return all events that are not left out."""
         events = Events.concatenate(list(self.chunks()))
         return events if self._filter.numbered or self.tally.rejected else replace(events, ids=None)
-
-    def first(self, selection: Selection) -> Events:
-        """Return the first chunk of events that another selection leaves; nothing is counted."""
-        select = self._new_filter(selection)
-        arrays = next(filter(len, map(select, self._chunks(CHUNK))), None)
-        if arrays is None:
-            raise DataError(f"no event is left ({select.tally})", path=self.path)
-        return self._events(arrays)
 
     def _events(self, arrays: Arrays) -> Events:
         return Events(
@@ -174,10 +192,11 @@ def open_events(path: Path, molecule: Molecule | None = None, reading: Reading |
     parse = partial(_parsed, table, meaning.mapping, molecule, reading.faults)
     held = file.format in ("text", "xyz") and file.size <= HELD_BYTES and reading.faults is None
     rows = table.rows if meaning.mapping.rows == "event" else None
-    source = EventSource(path, molecule, reading, _Replay(parse) if held else parse, rows, meaning)
-    source.names, source.origin = table.names, {"file": path.name}
+    origin: dict[str, Any] = {"file": path.name}
     if not is_native_header(table, molecule):
-        source.origin["mapping"] = meaning.mapping.to_dict()
+        origin["mapping"] = meaning.mapping.to_dict()
+    source = EventSource(path, molecule, reading, _Replay(parse) if held else parse, origin, rows, meaning)
+    source.names = table.names
     return source
 
 
@@ -193,6 +212,4 @@ def _native(path: Path, header: HdfEvents, reading: Reading) -> EventSource:
             msg = f"{path} is a file of flowcei, which states its ions and units; leave out {option}"
             raise UsageError(msg)
     chunks = partial(hdf_chunks, path, header, faults=reading.faults)
-    source = EventSource(path, header.molecule, reading, chunks, header.count)
-    source.origin = header.origin
-    return source
+    return EventSource(path, header.molecule, reading, chunks, header.origin, header.count)

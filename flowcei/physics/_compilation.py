@@ -18,19 +18,15 @@ _log = logging.getLogger("flowcei")
 
 def cache_folder() -> Path:
     """Folder of compiled kernels: `FLOWCEI_CACHE_DIR`, else one in the user's cache."""
-    if own := os.environ.get("FLOWCEI_CACHE_DIR"):
-        return Path(own) / "kernels"
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path("~").expanduser() / ".cache") / "flowcei" / "kernels"
+    base = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    return Path(os.environ.get("FLOWCEI_CACHE_DIR") or Path(base) / "flowcei") / "kernels"
 
 
 @cache
 def _source_digest() -> str:
     # Of all kernels: numba's own stamp would not notice a change in a file that a kernel calls.
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("_*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+    sources = sorted(Path(__file__).parent.glob("_*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 
 class _Locator(_CacheLocator):
@@ -41,7 +37,7 @@ class _Locator(_CacheLocator):
 
     def ensure_cache_path(self) -> None:
         # What is stored is code: nobody else may write it.
-        Path(self.get_cache_path()).mkdir(mode=0o700, parents=True, exist_ok=True)
+        cache_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def get_source_stamp(self) -> str:
         return _source_digest()
@@ -70,11 +66,11 @@ class _KernelCache(FunctionCache):
     _impl_class = _Implementation
 
     def load_overload(self, sig, target_context) -> Any:
+        overload = None
         try:
             overload = super().load_overload(sig, target_context)
         except Exception as error:  # noqa: BLE001 - whatever a damaged file raises, compiling is right
             _log.debug("damaged kernels in %s are made again: %s", self.cache_path, error)
-            overload = None
             with suppress(OSError):
                 self.flush()
         if overload is None:
@@ -94,13 +90,16 @@ class _KernelCache(FunctionCache):
             )
 
 
+_OPTIONS = {"nogil": True, "error_model": "numpy"}
+
+
 def compiled(function) -> Any:
     """Compile a function that kernels call; it becomes part of each of them."""
-    return njit(nogil=True, error_model="numpy", forceinline=True)(function)
+    return njit(forceinline=True, **_OPTIONS)(function)
 
 
 def kernel(function) -> Any:
     """Compile a function that Python calls, once for each number of ions and precision, and store it."""
-    dispatcher = njit(nogil=True, error_model="numpy")(function)
+    dispatcher = njit(**_OPTIONS)(function)
     dispatcher._cache = _KernelCache(function)  # noqa: SLF001 - what cache=True would do, with our cache
     return dispatcher

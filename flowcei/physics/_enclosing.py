@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from flowcei.physics._compilation import compiled, kernel
-from flowcei.physics._vectors import between, combine, cross, dot, insert, scaled, unit
+from flowcei.physics._vectors import across, between, combine, cross, dot, insert, scaled, unit_vector
 
 ROUNDING = 1e-9
 """Bohr by which a geometry may miss a support: what rotating and storing it costs, and more."""
@@ -124,13 +124,7 @@ def _triangle(p, a, b) -> float:
 @compiled
 def _pole(c, i) -> tuple[float, float, float]:
     """Unit vector from centre i to another: every face of ball i lies around it."""
-    return unit(between(c, i, 1 if i == 0 else 0))
-
-
-@compiled
-def _across(m) -> tuple[float, float, float]:
-    """Unit vector at right angles to a unit vector."""
-    return unit((0.0, m[2], -m[1])) if abs(m[0]) < 0.6 else unit((-m[2], 0.0, m[0]))
+    return unit_vector(between(c, i, 1 if i == 0 else 0))
 
 
 @compiled
@@ -194,9 +188,9 @@ def _intersection(c, start, length) -> float:
             if h >= 1.0:
                 return 0.0
             rho = math.sqrt((1.0 - h) * (1.0 + h))
-            m = unit(apart)
+            m = unit_vector(apart)
             middle = combine(0.5, c[i], 0.5, c[j])
-            e = _across(m)
+            e = across(m)
             f = cross(m, e)
             count = _hidden(c, i, j, middle, e, f, h, rho, start, length)
             if count == 0:

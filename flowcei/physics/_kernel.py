@@ -12,9 +12,9 @@ import numpy as np
 from flowcei.physics._compilation import compiled, kernel
 from flowcei.physics._lanes import lanes_of
 from flowcei.physics._steps import integrate, layout
+from flowcei.physics._vectors import across, cross, dot, scaled, unit_vector
 
-NOT_FINITE, COINCIDENT, LOST = 1, 2, 3
-"""Status of an event that could not be followed; 0 where it could."""
+NOT_FINITE, COINCIDENT, LOST = 1, 2, 3  # status of an event that could not be followed; 0 where it could
 
 _CLOSEST = 3e-6  # distance of two ions, in rms radii, below which they coincide
 _FARTHEST = 1e9  # distance from the origin, in rms radii, beyond which positions are rounding
@@ -22,67 +22,46 @@ _SYMMETRIES = 6  # translations, scaling, two rotations
 
 
 @kernel
-def explode(positions, initial, ions, ladder, system, method, masses, unit, momenta, status) -> None:
-    """Write the asymptotic momenta of positions (B, 3N), bohr, to `momenta` (B, 3N).
+def explode(
+    positions, initial, ions, ladder, directions, system, method, unit, momenta, jacobian, status
+) -> None:
+    """Write momenta at infinity and, unless `jacobian` is None, dp/dx of positions (B, N, 3), bohr.
 
-    initial: momenta at the start (B, 3N), hbar / bohr, or (0, 3N) for ions at rest. ions, ladder: a
-    tuple of N zeros, and of as many as the method has stages. system: masses over their sum (N,), their
-    reciprocals, and for every pair the product of the charges over the square of the largest and that
-    over the reduced mass. method: a, c, bp, eta, z1, nodes and weights (see `nystrom`); their type is
-    the precision. masses: over their sum, in double precision. unit: sqrt(sum of masses) times the
-    largest charge. status (B,): 0, or why the momenta mean nothing.
-    """
-    n = len(ions)
-    rows = _aligned(layout(n, len(ladder), len(method[5]), 0).total, method[0])
-    lanes = lanes_of(rows)
-    for first in range(0, len(positions), lanes):
-        filled = min(lanes, len(positions) - first)
-        for lane in range(lanes):  # a last block is filled up with copies
-            _gather(positions, initial, first + min(lane, filled - 1), n, rows, lane)
-        integrate(rows, ions, ladder, (), system, method, unit, len(initial) > 0)
-        for lane in range(filled):
-            event = first + lane
-            status[event] = _status(rows, lane, n, positions, initial, event)
-            scale = unit * np.sqrt(rows[3 * n * lanes + lane])
-            for d in range(3 * n):
-                momenta[event, d] = rows[d * lanes + lane] * scale
-    for event in range(len(initial)):  # the motion of the centre of mass
-        for axis in range(3):
-            total = 0.0
-            for i in range(n):
-                total += initial[event, 3 * i + axis]
-            for i in range(n):
-                momenta[event, 3 * i + axis] += masses[i] * total
-
-
-@kernel
-def differentiate(positions, ions, ladder, directions, system, method, unit, jacobian, status) -> None:
-    """Write dp/dx of positions (B, 3N), bohr, to `jacobian` (B, 3N, 3N).
-
-    directions: a tuple of 3N - 6 zeros; the others as of `explode`.
+    initial: momenta at the start (B, N, 3), hbar / bohr, that sum to zero, or (0, N, 3) for ions at rest.
+    ions, ladder, directions: tuples of N zeros, of as many as the method has stages, and of 3N - 6, or
+    none without derivatives. system: for each coordinate the mass over the sum of masses and its reciprocal
+    (3N,), for every pair the product of the charges over the square of the largest and that over the
+    reduced mass. method: a, c, bp, eta, z1, nodes and weights (see `nystrom`); their type is the precision.
+    unit: sqrt(sum of masses) times the largest charge. momenta (B, N, 3), jacobian (B, 3N, 3N). status
+    (B,): 0, or why the others mean nothing.
     """
     n = len(ions)
     o = layout(n, len(ladder), len(method[5]), len(directions))
     rows = _aligned(o.total, method[0])
     lanes = lanes_of(rows)
-    bases, turns = np.empty((lanes, 3 * n, 3 * n)), np.empty((lanes, 2, 3))
-    norms = np.empty(lanes)
-    at_rest = positions[:0]
+    if jacobian is not None:  # numba compiles this, and what follows of it, only where there is one
+        bases, axes, norms = np.empty((lanes, o.n3, o.n3)), np.empty((lanes, 2, 3)), np.empty(lanes)
     for first in range(0, len(positions), lanes):
         filled = min(lanes, len(positions) - first)
-        for lane in range(lanes):
-            _gather(positions, at_rest, first + min(lane, filled - 1), n, rows, lane)
-            norms[lane] = _basis(rows, lane, n, bases[lane], turns[lane])
-            for c in range(o.count):
-                for d in range(3 * n):
-                    rows[((c + 1) * o.gap + d) * lanes + lane] = bases[lane, d, _SYMMETRIES + c]
-        integrate(rows, ions, ladder, directions, system, method, unit, False)
+        for lane in range(lanes):  # a last block is filled up with copies
+            _gather(positions, initial, first + min(lane, filled - 1), n, rows, lane)
+            if jacobian is not None:
+                norms[lane] = _basis(rows, lane, n, bases[lane], axes[lane])
+                for c in range(o.count):
+                    for d in range(o.n3):
+                        rows[((c + 1) * o.gap + d) * lanes + lane] = bases[lane, d, _SYMMETRIES + c]
+        integrate(rows, ions, ladder, directions, system, method, unit, len(initial) > 0)
         for lane in range(filled):
             event = first + lane
-            status[event] = _status(rows, lane, n, positions, at_rest, event)
-            size = rows[3 * n * lanes + lane]
-            scale = unit * np.sqrt(size) * size
-            _assemble(rows, lane, o, bases[lane], turns[lane], norms[lane] * size, scale, jacobian[event])
+            status[event] = _status(rows, lane, n, positions, initial, event)
+            size = rows[o.n3 * lanes + lane]
+            scale = unit * np.sqrt(size)
+            for i in range(n):
+                for axis in range(3):
+                    momenta[event, i, axis] = rows[(3 * i + axis) * lanes + lane] * scale
+            if jacobian is not None:
+                norm = norms[lane] * size
+                _assemble(rows, lane, o, n, bases[lane], axes[lane], norm, scale * size, jacobian[event])
 
 
 @compiled
@@ -96,102 +75,102 @@ def _aligned(count, like) -> np.ndarray:
 
 @compiled
 def _gather(positions, initial, event, n, rows, lane) -> None:
-    """Write the positions of one event, from its first ion, and its momenta to a lane.
-
-    The origin is arbitrary: subtracting in double precision keeps single precision exact
-    for molecules far from it.
-    """
+    """Write the positions of one event, from its first ion, and its momenta to a lane."""
     lanes = lanes_of(rows)
     for axis in range(3):
-        origin = positions[event, axis]
+        # In double precision: this keeps single precision exact for molecules far from the origin.
+        origin = positions[event, 0, axis]
         for i in range(n):
-            rows[(3 * i + axis) * lanes + lane] = positions[event, 3 * i + axis] - origin
+            rows[(3 * i + axis) * lanes + lane] = positions[event, i, axis] - origin
     if len(initial):
-        for d in range(3 * n):
-            rows[(3 * n + d) * lanes + lane] = initial[event, d]
+        for i in range(n):
+            for axis in range(3):
+                rows[(3 * (n + i) + axis) * lanes + lane] = initial[event, i, axis]
 
 
 @compiled
 def _status(rows, lane, n, positions, initial, event) -> int:
     """Status of the event in a lane after the integration."""
-    lanes, total = lanes_of(rows), 0.0
+    lanes, total, offset = lanes_of(rows), 0.0, 0.0
     for d in range(3 * n):
         total += abs(rows[d * lanes + lane])
+    for axis in range(3):
+        offset += abs(positions[event, 0, axis])
     size, closest = rows[3 * n * lanes + lane], rows[(3 * n + 1) * lanes + lane]
-    left = rows[(3 * n + 2) * lanes + lane]
-    offset = abs(positions[event, 0]) + abs(positions[event, 1]) + abs(positions[event, 2])
     status = 0
     if closest <= _CLOSEST * _CLOSEST or offset * size > _FARTHEST:
         status = COINCIDENT
-    elif left > 0.0 or not np.isfinite(total):
+    elif rows[(3 * n + 2) * lanes + lane] > 0.0 or not np.isfinite(total):
         status = LOST
-    if status and not (_is_finite(positions, event) and (len(initial) == 0 or _is_finite(initial, event))):
-        status = NOT_FINITE
+    if status:
+        finite = np.isfinite(positions[event]).all()
+        if len(initial):
+            finite = finite and np.isfinite(initial[event]).all()
+        if not finite:
+            status = NOT_FINITE
     return status
 
 
 @compiled
-def _is_finite(values, event) -> bool:
-    for d in range(values.shape[1]):
-        if not np.isfinite(values[event, d]):
-            return False
-    return True
-
-
-@compiled
-def _assemble(rows, lane, o, basis, turns, norm, unit, jacobian) -> None:
+def _assemble(rows, lane, o, n, basis, axes, norm, unit, jacobian) -> None:
     """Write dp/dx of one lane to `jacobian` (3N, 3N), in units of `unit`."""
     lanes = lanes_of(rows)
-    for i in range(o.n):
+    for i in range(n):
+        p = (rows[3 * i * lanes + lane], rows[(3 * i + 1) * lanes + lane], rows[(3 * i + 2) * lanes + lane])
+        one, two = scaled(1.0 / norm, cross(axes[0], p)), scaled(1.0 / norm, cross(axes[1], p))
         for axis in range(3):
-            d = 3 * i + axis
-            u, v = (axis + 1) % 3, (axis + 2) % 3
-            pu, pv = rows[(3 * i + u) * lanes + lane], rows[(3 * i + v) * lanes + lane]
-            scaled = -0.5 * rows[d * lanes + lane] / norm
-            one = (turns[0, u] * pv - turns[0, v] * pu) / norm
-            two = (turns[1, u] * pv - turns[1, v] * pu) / norm
+            d, half = 3 * i + axis, -0.5 * p[axis] / norm
             for e in range(o.n3):
-                total = scaled * basis[e, 3] + one * basis[e, 4] + two * basis[e, 5]
+                total = half * basis[e, 3] + one[axis] * basis[e, 4] + two[axis] * basis[e, 5]
                 for c in range(o.count):
                     total += rows[((c + 1) * o.gap + d) * lanes + lane] * basis[e, _SYMMETRIES + c]
                 jacobian[d, e] = total * unit
 
 
 @compiled
-def _basis(rows, lane, n, basis, turns) -> float:
-    """Write an orthonormal basis of the 3N displacements of one lane to the columns of `basis`.
+def _basis(rows, lane, n, basis, axes) -> float:
+    """Write an orthonormal basis of the displacements of one lane to the columns of `basis` (3N, 3N).
 
-    Columns 0 ... 2 are translations, 3 the scaling about the centroid, 4 and 5 rotations about
-    the axes of the rows of `turns`, the others a complement. Returns the norm of x from the
-    centroid: the columns are that many times the rotations and the scaling.
+    Columns 0 ... 2 are translations, 3 the scaling about the centroid, 4 and 5 rotations about `axes`
+    (2, 3), the others a complement. Returns the norm of x from the centroid: the columns are that many
+    times the rotations and the scaling.
     """
-    n3, lanes = 3 * n, lanes_of(rows)
-    basis[:, :] = 0.0
-    for axis in range(3):
-        middle = 0.0
-        for i in range(n):
-            middle += rows[(3 * i + axis) * lanes + lane] / n
+    lanes = lanes_of(rows)
+    basis[:], axes[:] = 0.0, 0.0
+    for i in range(n):
+        for axis in range(3):
             basis[3 * i + axis, axis] = 1.0 / np.sqrt(n)
+            basis[3 * i + axis, 3] = rows[(3 * i + axis) * lanes + lane]
+    norm = _orthonormalise(basis, 3)
+    far, square = 0, -1.0
+    for i in range(n):
+        x = basis[3 * i : 3 * i + 3, 3]
+        if dot(x, x) > square:
+            far, square = i, dot(x, x)
+    # Both axes at right angles to the ion farthest out: whatever the shape, each turns it by a right angle.
+    first = across(unit_vector(basis[3 * far : 3 * far + 3, 3]))
+    second = cross(first, unit_vector(basis[3 * far : 3 * far + 3, 3]))
+    for k in range(2):
+        axis = second if k else first
         for i in range(n):
-            basis[3 * i + axis, 3] = rows[(3 * i + axis) * lanes + lane] - middle
-    norm = _normalise(basis, 3)
-    _rotations(n, basis, turns)
-    # Unit vectors, each time the one that is worst described so far, made orthogonal twice.
-    for column in range(_SYMMETRIES, n3):
-        best, most = 0, -1.0
-        for d in range(n3):
+            turned = cross(axis, basis[3 * i : 3 * i + 3, 3])
+            for a in range(3):
+                basis[3 * i + a, 4 + k] = turned[a]
+        common = _dot(basis, 4, 5)  # 0 for the first: column 5 is empty still
+        length = _orthonormalise(basis, 4 + k)
+        for a in range(3):
+            axes[k, a] = (axis[a] - common * axes[0, a]) / length
+    # Unit vectors, each time the one that is worst described so far: rounding stays small.
+    for column in range(_SYMMETRIES, 3 * n):
+        worst, most = 0, -1.0
+        for d in range(3 * n):
             undescribed = 1.0
             for k in range(column):
                 undescribed -= basis[d, k] ** 2
             if undescribed > most:
-                best, most = d, undescribed
-        basis[best, column] = 1.0
-        for _ in range(2):
-            for k in range(column):
-                dot = _dot(basis, k, column)
-                for d in range(n3):
-                    basis[d, column] -= dot * basis[d, k]
-        _normalise(basis, column)
+                worst, most = d, undescribed
+        basis[worst, column] = 1.0
+        _orthonormalise(basis, column)
     return norm
 
 
@@ -205,53 +184,13 @@ def _dot(basis, j, k) -> float:
 
 
 @compiled
-def _normalise(basis, column) -> float:
-    """Scale a column to unit length; return the length that it had."""
+def _orthonormalise(basis, column) -> float:
+    """Make a column orthogonal to those before it and of unit length; return its length between the two."""
+    for k in range(column):
+        common = _dot(basis, k, column)
+        for d in range(len(basis)):
+            basis[d, column] -= common * basis[d, k]
     length = np.sqrt(_dot(basis, column, column))
     for d in range(len(basis)):
         basis[d, column] /= length
     return length
-
-
-@compiled
-def _rotations(n, basis, turns) -> None:
-    """Fill columns 4 and 5 of `basis` with the two rotations that move most, axes to `turns`."""
-    turns[:, :] = 0.0
-    first, most = 0, -1.0
-    for axis in range(3):  # about e_axis every ion moves by its distance from that axis
-        moved = 0.0
-        for d in range(3 * n):
-            if d % 3 != axis:
-                moved += basis[d, 3] ** 2
-        if moved > most:
-            first, most = axis, moved
-    turns[0, first] = 1.0
-    _turn(n, basis, turns[0], 4)
-    best = -1.0
-    for axis in range(3):
-        if axis == first:
-            continue
-        moved, dot = 0.0, 0.0
-        u, v = (axis + 1) % 3, (axis + 2) % 3
-        for i in range(n):
-            xu, xv = basis[3 * i + u, 3], basis[3 * i + v, 3]
-            moved += xu * xu + xv * xv
-            dot += -xv * basis[3 * i + u, 4] + xu * basis[3 * i + v, 4]
-        if moved - dot * dot > best:
-            best = moved - dot * dot
-            for k in range(3):
-                turns[1, k] = -dot * turns[0, k]
-            turns[1, axis] += 1.0
-    _turn(n, basis, turns[1], 5)
-
-
-@compiled
-def _turn(n, basis, axes, column) -> None:
-    """Write the rotation about `axes` (3,) to a column, and scale both to unit length."""
-    for i in range(n):
-        for axis in range(3):
-            u, v = (axis + 1) % 3, (axis + 2) % 3
-            basis[3 * i + axis, column] = axes[u] * basis[3 * i + v, 3] - axes[v] * basis[3 * i + u, 3]
-    length = _normalise(basis, column)
-    for k in range(3):
-        axes[k] /= length

@@ -1,19 +1,17 @@
-"""Vectors of lanes for numba: one number of many explosions in one register.
+"""Vectors of lanes for numba: one number of many explosions in one register (docs/decisions/0010).
 
-numba leaves vector instructions to LLVM's loop vectoriser, which has to prove that arrays
-do not overlap, gives up where it cannot, and may treat the last lanes of a loop unlike the
-first. Here a row of an array is loaded as one value of LLVM's vector type. Every lane then
-goes through the very same instructions, so that a result never depends on its neighbours,
-and arithmetic on rows reads like arithmetic on numbers:
+A row of an array is loaded as one value of LLVM's vector type, which LLVM cuts into whatever registers
+the machine has. Every lane goes through the very same instructions, so that a result never depends on
+its neighbours, and arithmetic on rows reads like arithmetic on numbers:
 
     r = rsqrt(dx * dx + dy * dy + dz * dz)
-
-LLVM cuts a vector into whatever registers the machine has.
 """
 
 from __future__ import annotations
 
 import operator
+from functools import partial
+from typing import Any
 
 from llvmlite import ir
 from numba import types
@@ -21,198 +19,176 @@ from numba.core import cgutils
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
-LANES = {types.float32: 16, types.float64: 8}
-"""Lanes of a row: one register of 64 bytes, the widest that CPUs have."""
+LANES = {types.float32: 16, types.float64: 8}  # of a row: one register of 64 bytes, the widest that CPUs have
 
 # Fused multiply-add and approximate reciprocals (refined to rounding by LLVM), but no
 # reordering of sums.
 _FLAGS = ("contract", "arcp", "afn", "nsz")
 
 
-class _Lanes(types.Type):
+class Lanes(types.Type):
     """Type of a vector: `LANES` numbers of one precision."""
 
     def __init__(self, dtype: types.Float) -> None:
         self.dtype = dtype
         self.lanes = LANES[dtype]
+        scalar = ir.FloatType() if dtype == types.float32 else ir.DoubleType()
+        self.llvm = ir.VectorType(scalar, self.lanes)
         super().__init__(name=f"Lanes({dtype} x {self.lanes})")
 
-    @property
-    def llvm(self) -> ir.VectorType:
-        scalar = ir.FloatType() if self.dtype == types.float32 else ir.DoubleType()
-        return ir.VectorType(scalar, self.lanes)
 
-    def constant(self, value: float) -> ir.Constant:
-        return ir.Constant(self.llvm, [value] * self.lanes)
-
-
-@register_model(_Lanes)
+@register_model(Lanes)
 class _LanesModel(models.PrimitiveModel):
-    def __init__(self, dmm, fe_type):
+    def __init__(self, dmm, fe_type) -> None:
         super().__init__(dmm, fe_type, fe_type.llvm)
 
 
-def _broadcast(context, builder, value, kind, lanes):
-    """Return a vector whose lanes all hold a scalar; a vector as it is."""
-    if isinstance(kind, _Lanes):
+def _broadcast(context, builder, value, kind, lanes) -> ir.Value:
+    """A vector whose lanes all hold a scalar; a vector as it is."""
+    if isinstance(kind, Lanes):
         return value
     scalar = context.cast(builder, value, kind, lanes.dtype)
     empty = ir.Constant(lanes.llvm, ir.Undefined)
-    zero = ir.Constant(ir.IntType(32), 0)
-    first = builder.insert_element(empty, scalar, zero)
+    first = builder.insert_element(empty, scalar, ir.Constant(ir.IntType(32), 0))
     everywhere = ir.Constant(ir.VectorType(ir.IntType(32), lanes.lanes), [0] * lanes.lanes)
     return builder.shuffle_vector(first, empty, everywhere)
 
 
-def _arithmetic(function, instruction):
+def _arithmetic(function, instruction) -> None:
     """Teach numba an operator between vectors, or between a vector and a scalar."""
 
     @infer_global(function)
     class _Operator(AbstractTemplate):
-        def generic(self, args, _kws):
-            lanes = [a for a in args if isinstance(a, _Lanes)]
-            if lanes and all(isinstance(a, _Lanes | types.Number) for a in args):
+        def generic(self, args, _kws) -> Any:
+            lanes = [a for a in args if isinstance(a, Lanes)]
+            if lanes and all(isinstance(a, Lanes | types.Number) for a in args):
                 return signature(lanes[0], *args)
             return None
 
-    def lower(context, builder, sig, args):
-        a, b = (
-            _broadcast(context, builder, v, kind, sig.return_type)
-            for v, kind in zip(args, sig.args, strict=True)
-        )
-        return getattr(builder, instruction)(a, b, flags=_FLAGS)
+    def lower(context, builder, sig, args) -> ir.Value:
+        pairs = zip(args, sig.args, strict=True)
+        operands = [_broadcast(context, builder, value, kind, sig.return_type) for value, kind in pairs]
+        return getattr(builder, instruction)(*operands, flags=_FLAGS)
 
-    for kinds in ((_Lanes, _Lanes), (_Lanes, types.Number), (types.Number, _Lanes)):
+    for kinds in ((Lanes, Lanes), (Lanes, types.Number), (types.Number, Lanes)):
         lower_builtin(function, *kinds)(lower)
 
 
-for _in_place, _function, _instruction in (
-    (operator.iadd, operator.add, "fadd"),
-    (operator.isub, operator.sub, "fsub"),
-    (operator.imul, operator.mul, "fmul"),
-    (operator.itruediv, operator.truediv, "fdiv"),
-):
-    _arithmetic(_function, _instruction)
-    _arithmetic(_in_place, _instruction)
+for _function in (operator.add, operator.sub, operator.mul, operator.truediv):
+    _arithmetic(_function, f"f{_function.__name__.removeprefix('true')}")
 
 
-def _row(context, builder, array_type, array, row):
-    """Return a pointer to a row of a flat array."""
-    lanes = _Lanes(array_type.dtype)
+def _row(context, builder, array_type, array, row) -> ir.Value:
+    """A pointer to a row of a flat array."""
+    lanes = Lanes(array_type.dtype)
     first = builder.mul(row, ir.Constant(row.type, lanes.lanes))
     data = context.make_array(array_type)(context, builder, array).data
     return builder.bitcast(builder.gep(data, [first]), lanes.llvm.as_pointer())
 
 
 @intrinsic
-def lanes_of(_typing, array):
-    """Return the number of lanes of a row of `array`, a constant for the compiler."""
+def lanes_of(_typing, array) -> tuple:
+    """The number of lanes of a row of `array`, a constant for the compiler."""
 
-    def lower(context, _builder, sig, _args):
+    def lower(context, _builder, sig, _args) -> ir.Value:
         return context.get_constant(types.intp, LANES[sig.args[0].dtype])
 
     return types.intp(array), lower
 
 
 @intrinsic
-def load(_typing, array, row):
-    """Return row `row` of a flat array that begins at a multiple of 64 bytes."""
+def load(_typing, array, row) -> tuple:
+    """Row `row` of a flat array that begins at a multiple of 64 bytes."""
 
-    def lower(context, builder, sig, args):
+    def lower(context, builder, sig, args) -> ir.Value:
         return builder.load(_row(context, builder, sig.args[0], *args), align=64)
 
-    return _Lanes(array.dtype)(array, types.intp), lower
+    return Lanes(array.dtype)(array, types.intp), lower
 
 
 @intrinsic
-def store(_typing, array, row, value):
+def store(_typing, array, row, value) -> tuple:
     """Write a vector, or a scalar into every lane, to row `row` of a flat array."""
-    lanes = _Lanes(array.dtype)
 
-    def lower(context, builder, sig, args):
-        vector = _broadcast(context, builder, args[2], sig.args[2], lanes)
+    def lower(context, builder, sig, args) -> ir.Value:
+        vector = _broadcast(context, builder, args[2], sig.args[2], Lanes(array.dtype))
         builder.store(vector, _row(context, builder, sig.args[0], *args[:2]), align=64)
         return context.get_dummy_value()
 
     return types.void(array, types.intp, value), lower
 
 
-def _call(builder, name, lanes, value):
-    width = 32 if lanes.dtype == types.float32 else 64
-    kind = ir.FunctionType(value.type, [value.type])
-    function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}.v{lanes.lanes}f{width}")
-    return builder.call(function, [value], fastmath=_FLAGS)
-
-
-def _unary(name):
-    def define(_typing, v):
-        def lower(_context, builder, sig, args):
-            return _call(builder, name, sig.args[0], args[0])
-
-        return v(v), lower
-
-    define.__name__ = name
-    define.__doc__ = f"Return the {name} of every lane."
-    return intrinsic(define)
-
-
-sqrt = _unary("sqrt")
-ceil = _unary("ceil")
+def _call(builder, name, vector) -> ir.Value:
+    """Call one of LLVM's functions of a vector."""
+    width = 32 if isinstance(vector.type.element, ir.FloatType) else 64
+    name = f"llvm.{name}.v{vector.type.count}f{width}"
+    function = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(vector.type, [vector.type]), name
+    )
+    return builder.call(function, [vector], fastmath=_FLAGS)
 
 
 @intrinsic
-def rsqrt(_typing, v):
-    """Return 1 / sqrt of every lane.
+def sqrt(_typing, v) -> tuple:
+    """Square root of every lane."""
+    return v(v), lambda _context, builder, _sig, args: _call(builder, "sqrt", args[0])
 
-    In double precision the estimate in single precision is refined by one third-order
-    step, which is several times faster than a square root and a division. The argument
-    then must be within the range of single precision.
-    """
 
-    def lower(_context, builder, sig, args):
-        lanes, x = sig.args[0], args[0]
-        one = lanes.constant(1.0)
-        if lanes.dtype == types.float32:
-            return builder.fdiv(one, _call(builder, "sqrt", lanes, x), flags=_FLAGS)
-        single = ir.VectorType(ir.FloatType(), lanes.lanes)
-        kind = ir.FunctionType(single, [single])
-        root = cgutils.get_or_insert_function(builder.module, kind, f"llvm.sqrt.v{lanes.lanes}f32")
-        rough = builder.call(root, [builder.fptrunc(x, single)], fastmath=_FLAGS)
-        rough = builder.fdiv(ir.Constant(single, [1.0] * lanes.lanes), rough, flags=_FLAGS)
+@intrinsic
+def ceil(_typing, v) -> tuple:
+    """Least integer above every lane."""
+    return v(v), lambda _context, builder, _sig, args: _call(builder, "ceil", args[0])
+
+
+@intrinsic
+def rsqrt(_typing, v) -> tuple:
+    """1 / sqrt of every lane, which must be within the range of single precision."""
+
+    def lower(_context, builder, sig, args) -> ir.Value:
+        x, count = args[0], sig.args[0].lanes
+        add, sub, mul, div = (
+            partial(getattr(builder, name), flags=_FLAGS) for name in ("fadd", "fsub", "fmul", "fdiv")
+        )
+
+        def constant(value, kind=x.type) -> ir.Constant:
+            return ir.Constant(kind, [value] * count)
+
+        # In double precision one third-order step refines the estimate in single precision: several times
+        # faster than a square root and a division.
+        single = ir.VectorType(ir.FloatType(), count)
+        root = _call(builder, "sqrt", x if x.type == single else builder.fptrunc(x, single))
+        rough = div(constant(1.0, single), root)
+        if x.type == single:
+            return rough
         r = builder.fpext(rough, x.type)
         # With e = 1 - x r^2:  1 / sqrt(x) = r (1 - e)^(-1/2) = r (1 + e / 2 + 3 e^2 / 8 + ...)
-        e = builder.fsub(one, builder.fmul(builder.fmul(x, r, flags=_FLAGS), r, flags=_FLAGS), flags=_FLAGS)
-        series = builder.fmul(lanes.constant(0.375), e, flags=_FLAGS)
-        series = builder.fadd(lanes.constant(0.5), series, flags=_FLAGS)
-        series = builder.fmul(series, e, flags=_FLAGS)
-        return builder.fadd(r, builder.fmul(r, series, flags=_FLAGS), flags=_FLAGS)
+        e = sub(constant(1.0), mul(mul(x, r), r))
+        series = mul(add(constant(0.5), mul(constant(0.375), e)), e)
+        return add(r, mul(r, series))
 
     return v(v), lower
 
 
 @intrinsic
-def where_greater(_typing, a, b, yes, no):
-    """Return `yes` in the lanes where a > b, else `no`; scalars stand for all lanes."""
-    lanes = next(kind for kind in (a, b, yes, no) if isinstance(kind, _Lanes))
+def where_greater(_typing, a, b, yes, no) -> tuple:
+    """`yes` in the lanes where a > b, else `no`; scalars stand for all lanes."""
+    lanes = next(kind for kind in (a, b, yes, no) if isinstance(kind, Lanes))
 
-    def lower(context, builder, sig, args):
-        vectors = [
-            _broadcast(context, builder, v, kind, lanes) for v, kind in zip(args, sig.args, strict=True)
-        ]
+    def lower(context, builder, sig, args) -> ir.Value:
+        pairs = zip(args, sig.args, strict=True)
+        vectors = [_broadcast(context, builder, value, kind, lanes) for value, kind in pairs]
         return builder.select(builder.fcmp_ordered(">", *vectors[:2]), *vectors[2:])
 
     return lanes(a, b, yes, no), lower
 
 
 @intrinsic
-def any_positive(_typing, v):
+def any_positive(_typing, v) -> tuple:
     """Whether any lane is above zero."""
 
-    def lower(_context, builder, sig, args):
-        lanes = sig.args[0]
-        bits = builder.bitcast(
-            builder.fcmp_ordered(">", args[0], lanes.constant(0.0)), ir.IntType(lanes.lanes)
-        )
+    def lower(_context, builder, sig, args) -> ir.Value:
+        positive = builder.fcmp_ordered(">", args[0], ir.Constant(args[0].type, [0.0] * sig.args[0].lanes))
+        bits = builder.bitcast(positive, ir.IntType(sig.args[0].lanes))
         return builder.icmp_unsigned("!=", bits, ir.Constant(bits.type, 0))
 
     return types.boolean(v), lower

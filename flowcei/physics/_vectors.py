@@ -38,9 +38,15 @@ def scaled(a, u) -> tuple[float, float, float]:
 
 
 @compiled
-def unit(u) -> tuple[float, float, float]:
+def unit_vector(u) -> tuple[float, float, float]:
     """Vector of length 1 in the direction of u."""
     return scaled(1.0 / math.sqrt(dot(u, u)), u)
+
+
+@compiled
+def across(m) -> tuple[float, float, float]:
+    """Unit vector at right angles to a unit vector."""
+    return unit_vector((0.0, m[2], -m[1])) if abs(m[0]) < 0.6 else unit_vector((-m[2], 0.0, m[0]))
 
 
 @compiled

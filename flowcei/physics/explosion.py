@@ -1,22 +1,11 @@
-"""The forward model: point charges at rest to the momenta of a detector at infinity.
-
-In the centre-of-mass frame the change of variables x(t) = R(t) y with
-
-    R = 1 / (1 - z^2),   t = T (atanh z + z / (1 - z^2)),   T^2 = I0 / (2 U0)
-
-(I0 = sum m |x0|^2, U0 the potential energy at the start) turns the equation of motion
-exactly into y'' = S(y) / (1 - z^2), S(y) = 4 T^2 A(y) - 2 y, on z in [0, 1): infinite
-time is a unit interval and no velocity appears on the right. A Runge-Kutta-Nystrom
-method runs to z1, a quadrature that knows the logarithmic singularity at z = 1 does
-the rest, and p = m y(1) / T. A homologous expansion is stationary, so N = 2 is exact.
-"""
+"""The forward model, from point charges to momenta at infinity; derived in docs/simulator.md."""
 
 from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -25,18 +14,22 @@ from flowcei.physics.nystrom import RKN64, RKN86, Tableau, tail
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Any
+    from typing import Any, TypeAlias
 
     from numpy.typing import ArrayLike, NDArray
+
+    Reals: TypeAlias = NDArray[np.floating]
+    Floats: TypeAlias = NDArray[np.float64]
+    Status: TypeAlias = NDArray[np.uint8]
 
 _Task = TypeVar("_Task")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # eq=False: hashed by identity, not through 60 fractions at every call
 class _Setting:
-    """A way to run the integrator, and the mean relative error it stays below."""
+    """A way to run the integrator."""
 
-    accuracy: float
+    accuracy: float  # mean relative error of the momenta that it stays below
     dtype: type[np.floating[Any]]
     tableau: Tableau
     eta: float
@@ -63,10 +56,10 @@ SETTINGS = (
     _Setting(1e-10, np.float64, RKN86, 0.15, 0.99, 12),
 )
 
-BEST_ACCURACY = SETTINGS[-1].accuracy
-"""The smallest relative error that may be asked for."""
+BEST_ACCURACY = SETTINGS[-1].accuracy  # the smallest relative error that may be asked for
 
 _CHUNK = 16_384  # explosions a thread takes at a time, at the most
+_LEAST_DERIVATIVES = 1_000  # over N^2: explosions with derivatives that are worth a thread
 
 
 def asymptotic_momenta(
@@ -111,182 +104,135 @@ def asymptotic_momenta(
         >>> p.round(3).tolist()
         [[-42.85, 0.0, 0.0], [42.85, 0.0, 0.0]]
     """
-    setting = setting_for(accuracy)
-    geometry = as_events("positions", positions)
-    motion = geometry[:0] if initial_momenta is None else as_events("initial momenta", initial_momenta)
-    if initial_momenta is not None and motion.shape != geometry.shape:
-        msg = f"initial momenta have shape {np.shape(initial_momenta)}; expected {np.shape(positions)}"
-        raise ValueError(msg)
-    system = System.of(masses, charges, geometry.shape[1])
-    momenta, status = _follow(geometry, motion, system, setting, threads)
-    refuse_lost(status)
+    momenta, _, status = follow(positions, masses, charges, accuracy, threads, initial_momenta)
+    check_followed(status)
     return momenta.reshape(np.shape(positions))
 
 
 def followed_momenta(
-    positions: NDArray[np.floating],
+    positions: Reals,
     masses: ArrayLike,
     charges: ArrayLike,
     *,
     accuracy: float = 1e-6,
     threads: int | None = None,
-) -> NDArray[np.floating]:
-    """Return `asymptotic_momenta` (B, N, 3) of ions at rest, NaN for those that it would refuse.
-
-    For searches, whose trials may collide: one of them must not end all the others.
-
-    Args:
-        positions: (B, N, 3), bohr.
-        masses: (N,), electron masses.
-        charges: (N,), elementary charges.
-        accuracy: As of `asymptotic_momenta`.
-        threads: As of `asymptotic_momenta`.
-
-    Raises:
-        ValueError: For masses, charges or shapes that `asymptotic_momenta` refuses.
-
-    Example:
-        >>> x = np.array([[[0.0, 0, 0], [1, 0, 0]], [[0.0, 0, 0], [0, 0, 0]]])
-        >>> bool(np.isnan(followed_momenta(x, [1836.15, 1836.15], [1, 1])[1]).all())
-        True
-    """
-    setting = setting_for(accuracy)
-    geometry = as_events("positions", positions)
-    system = System.of(masses, charges, geometry.shape[1])
-    momenta, status = _follow(geometry, geometry[:0], system, setting, threads)
+) -> Reals:
+    """`asymptotic_momenta` (B, N, 3) from rest, NaN where it would refuse: trials of a search may collide."""
+    momenta, _, status = follow(positions, masses, charges, accuracy, threads)
     momenta[status != 0] = np.nan
     return momenta
 
 
-def setting_for(accuracy: float) -> _Setting:
-    """Return the cheapest setting that keeps a promise.
+def follow(
+    positions: ArrayLike,
+    masses: ArrayLike,
+    charges: ArrayLike,
+    accuracy: float,
+    threads: int | None,
+    initial_momenta: ArrayLike | None = None,
+    *,
+    derivatives: bool = False,
+) -> tuple[Reals, Floats, Status]:
+    """Momenta (B, N, 3), derivatives (B, 3N, 3N), none unless asked for, and status (B,): 0 where right."""
+    from flowcei.physics._kernel import LOST
 
-    Raises:
-        ValueError: For an accuracy below `BEST_ACCURACY`.
-    """
+    setting = setting_for(accuracy)
+    x = _as_events("positions", positions)
+    system, unit = _system(masses, charges, x.shape[1])
+    motion, drift = np.empty((0, *x.shape[1:])), None
+    if initial_momenta is not None:
+        motion = _as_events("initial momenta", initial_momenta)
+        if motion.shape != x.shape:
+            shapes = f"{np.shape(initial_momenta)}; expected {np.shape(positions)}"
+            raise ValueError(f"initial momenta have shape {shapes}")
+        with np.errstate(invalid="ignore"):  # rows that are not finite are named later
+            drift = system[0].reshape(-1, 3) * motion.sum(axis=1, keepdims=True, dtype=np.float64)
+            motion = motion - drift
+    momenta, jacobian, status = _run(x, motion, system, unit, setting, threads, derivatives=derivatives)
+    # One geometry in a million comes so close to a collision that a coarse setting loses it. It is followed
+    # again, alone, by the finest: a long training must not end for it.
+    lost = np.flatnonzero(status == LOST)
+    if len(lost) and setting is not SETTINGS[-1]:
+        start = motion[lost] if len(motion) else motion
+        again = _run(x[lost], start, system, unit, SETTINGS[-1], threads, derivatives=derivatives)
+        momenta[lost], status[lost] = again[0], again[2]
+        if derivatives:
+            jacobian[lost] = again[1]
+    if drift is not None:
+        momenta += drift
+    return momenta, jacobian, status
+
+
+def _run(
+    x: Reals,
+    motion: Reals,
+    system: tuple[Floats, ...],
+    unit: float,
+    setting: _Setting,
+    threads: int | None,
+    *,
+    derivatives: bool,
+) -> tuple[Reals, Floats, Status]:
+    # Imported here: numba takes half a second that a command which simulates nothing saves.
+    from flowcei.physics._kernel import explode
+
+    count, n = x.shape[:2]
+    momenta, status = np.empty_like(x), np.zeros(count, np.uint8)
+    jacobian = np.empty((count if derivatives else 0, 3 * n, 3 * n))
+    sizes = (0,) * n, (0,) * len(setting.tableau.c), (0,) * (3 * n - 6 if derivatives else 0)
+    tables = tuple(table.astype(setting.dtype) for table in system), _method(setting), unit
+
+    def work(rows: slice) -> None:
+        slope = jacobian[rows] if derivatives else None
+        explode(x[rows], motion[rows], *sizes, *tables, momenta[rows], slope, status[rows])
+
+    least = (_LEAST_DERIVATIVES if derivatives else _CHUNK) // n**2
+    in_threads(work, shares(count, least, threads), threads)
+    return momenta, jacobian, status
+
+
+def setting_for(accuracy: float) -> _Setting:
+    """The cheapest setting that keeps a promise of accuracy."""
     if not accuracy >= BEST_ACCURACY:
         raise ValueError(f"accuracy is {accuracy}; it must be {BEST_ACCURACY:g} or more")
     return next(s for s in SETTINGS if s.accuracy <= accuracy)
 
 
-@lru_cache(maxsize=16)
-def method_of(setting: _Setting) -> tuple[object, ...]:
-    """Return a setting as the kernels want it: a, c, bp, eta, z1, nodes, weights."""
+@cache
+def _method(setting: _Setting) -> tuple[object, ...]:
+    """A setting as the kernel wants it: a, c, bp, eta, z1, nodes, weights."""
     dtype: Any = setting.dtype
     c, a, bp = setting.tableau.arrays(dtype)
-    end = tail(setting.z1, setting.tail_nodes)
-    nodes, weights = end.nodes.astype(dtype), end.weights.astype(dtype)
-    return a, c, bp, dtype(setting.eta), dtype(setting.z1), nodes, weights
+    nodes, weights = tail(setting.z1, setting.tail_nodes)
+    return a, c, bp, dtype(setting.eta), dtype(setting.z1), nodes.astype(dtype), weights.astype(dtype)
 
 
-@dataclass(frozen=True)
-class System:
-    """The ions of a molecule in the units of the kernel: see `flowcei.physics._kernel`.
-
-    Attributes:
-        masses: Over their sum, (N,).
-        unit: Momentum in hbar / bohr of a molecule with an rms radius of 1 bohr.
-        strengths: Of each pair, the product of the charges over the square of the largest.
-        curvatures: Of each pair, its strength over its reduced mass.
-    """
-
-    masses: NDArray[np.float64]
-    unit: float
-    strengths: NDArray[np.float64]
-    curvatures: NDArray[np.float64]
-
-    @classmethod
-    def of(cls, masses: ArrayLike, charges: ArrayLike, n: int) -> System:
-        """Check masses (N,), electron masses, and charges (N,), elementary charges.
-
-        Raises:
-            ValueError: For N < 2, masses that are not positive, charges that are zero or of
-                both signs, or shapes that do not match.
-        """
-        if n < 2:
-            raise ValueError(f"positions hold {n} ion; a Coulomb explosion needs two or more")
-        m = _per_ion("masses", masses, n)
-        q = _per_ion("charges", charges, n)
-        if not (m > 0).all():
-            raise ValueError(f"masses must be positive, in electron masses; got {m.tolist()}")
-        if not ((q > 0).all() or (q < 0).all()):
-            msg = f"charges must be non-zero and of one sign, or nothing explodes; got {q.tolist()}"
-            raise ValueError(msg)
-        share, largest = m / m.sum(), np.abs(q).max()
-        i, j = np.triu_indices(n, 1)
-        strengths = q[i] * q[j] / largest**2
-        curvatures = strengths * (1.0 / share[i] + 1.0 / share[j])
-        return cls(share, float(np.sqrt(m.sum()) * largest), strengths, curvatures)
-
-    def arrays(self, dtype: type[np.floating]) -> tuple[NDArray[np.floating], ...]:
-        """Return masses, their reciprocals, strengths and curvatures in one precision."""
-        arrays = (self.masses, 1.0 / self.masses, self.strengths, self.curvatures)
-        return tuple(array.astype(dtype) for array in arrays)
-
-
-def _follow(
-    geometry: NDArray[np.floating],
-    motion: NDArray[np.floating],
-    system: System,
-    setting: _Setting,
-    threads: int | None,
-) -> tuple[NDArray[np.floating], NDArray[np.uint8]]:
-    """Return momenta (B, N, 3) and status (B,).
-
-    One geometry in a million comes so close to a collision that a coarse setting loses it: it
-    is followed again, alone, by the finest. A long training must not end for it.
-    """
-    from flowcei.physics._kernel import LOST
-
-    momenta, status = np.empty_like(geometry), np.zeros(len(geometry), np.uint8)
-    _run(geometry, motion, system, setting, momenta, status, threads)
-    lost = np.flatnonzero(status == LOST)
-    if len(lost):
-        part, again = np.empty_like(geometry[lost]), np.zeros(len(lost), np.uint8)
-        start = motion[lost] if len(motion) else motion
-        _run(geometry[lost], start, system, SETTINGS[-1], part, again, threads)
-        momenta[lost], status[lost] = part, again
-    return momenta, status
-
-
-def _run(
-    geometry: NDArray[np.floating],
-    motion: NDArray[np.floating],
-    system: System,
-    setting: _Setting,
-    momenta: NDArray[np.floating],
-    status: NDArray[np.uint8],
-    threads: int | None,
-) -> None:
-    # Imported here: numba takes half a second that a command which simulates nothing saves.
-    from flowcei.physics._kernel import explode
-
-    n = geometry.shape[1]
-    flat, out = geometry.reshape(-1, 3 * n), momenta.reshape(-1, 3 * n)
-    moving = motion.reshape(-1, 3 * n)
-    ladder = (0,) * setting.tableau.stages
-    fixed = ((0,) * n, ladder, system.arrays(setting.dtype), method_of(setting), system.masses, system.unit)
-
-    def work(part: slice) -> None:
-        explode(flat[part], moving[part], *fixed, out[part], status[part])
-
-    in_threads(work, shares(len(flat), _CHUNK // n**2, threads), threads)
+def _system(masses: ArrayLike, charges: ArrayLike, n: int) -> tuple[tuple[Floats, ...], float]:
+    """The tables of `_kernel.explode` for n ions, and sqrt(sum of masses) times the largest charge."""
+    if n < 2:
+        raise ValueError(f"positions hold {n} ion; a Coulomb explosion needs two or more")
+    m, q = _per_ion("masses", masses, n), _per_ion("charges", charges, n)
+    if not (m > 0).all():
+        raise ValueError(f"masses must be positive, in electron masses; got {m.tolist()}")
+    if not ((q > 0).all() or (q < 0).all()):
+        raise ValueError(f"charges must be non-zero and of one sign, or nothing explodes; got {q.tolist()}")
+    share, largest = m / m.sum(), np.abs(q).max()
+    i, j = np.triu_indices(n, 1)
+    strengths = q[i] * q[j] / largest**2
+    curvatures = strengths * (1.0 / share[i] + 1.0 / share[j])
+    coordinate = np.repeat(share, 3)
+    return (coordinate, 1.0 / coordinate, strengths, curvatures), float(np.sqrt(m.sum()) * largest)
 
 
 def usable_cores() -> int:
-    """Return the number of cores that this process may run on.
-
-    Example:
-        >>> usable_cores() >= 1
-        True
-    """
+    """The number of cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def shares(count: int, least: int, threads: int | None) -> list[slice]:
-    """Cut `count` rows into parts of at least `least`, the same number for every thread.
+    """Slices of `count` rows, each of at least `least`, as many for every thread.
 
     Example:
         >>> shares(100, 40, 2)
@@ -294,28 +240,25 @@ def shares(count: int, least: int, threads: int | None) -> list[slice]:
     """
     workers = threads or usable_cores()
     rounds = max(min(8, count // (workers * max(1, least))), -(-count // (workers * _CHUNK)), 1)
-    parts = workers * rounds if count > least else 1
-    size = max(1, -(-count // parts))
+    size = max(1, -(-count // (workers * rounds if count > least else 1)))
     return [slice(first, min(first + size, count)) for first in range(0, count, size)]
 
 
 def in_threads(work: Callable[[_Task], None], tasks: Sequence[_Task], threads: int | None) -> None:
-    """Call `work` for every task, in `threads` threads, or in all the process may run on.
-
-    Threads are Python's, not numba's: a kernel releases the lock, and numba's own pool
-    would go on spinning next to torch's.
-    """
+    """Call `work` for every task, in `threads` threads, or in all the process may run on."""
     workers = min(threads or usable_cores(), len(tasks))
     if workers <= 1:
         for task in tasks:
             work(task)
         return
+    # Python's threads, not numba's: a kernel releases the lock, and numba's own pool would go on spinning
+    # next to torch's.
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(work, tasks))
 
 
-def as_events(name: str, values: ArrayLike) -> NDArray[np.floating]:
-    """Return positions or momenta as contiguous (B, N, 3), float32 as it is, else float64."""
+def _as_events(name: str, values: ArrayLike) -> Reals:
+    """Positions or momenta as contiguous (B, N, 3), float32 as it is, else float64."""
     array = np.asarray(values)
     array = np.ascontiguousarray(array, dtype=np.float32 if array.dtype == np.float32 else np.float64)
     if array.ndim == 2:
@@ -325,7 +268,7 @@ def as_events(name: str, values: ArrayLike) -> NDArray[np.floating]:
     return array
 
 
-def _per_ion(name: str, values: ArrayLike, n: int) -> NDArray[np.float64]:
+def _per_ion(name: str, values: ArrayLike, n: int) -> Floats:
     array = np.asarray(values, dtype=np.float64)
     if array.shape != (n,):
         raise ValueError(f"{name} have shape {array.shape}; expected ({n},), one per ion")
@@ -334,56 +277,38 @@ def _per_ion(name: str, values: ArrayLike, n: int) -> NDArray[np.float64]:
     return array
 
 
-def refuse_lost(status: NDArray[np.uint8]) -> None:
-    """Refuse events (B,) that a kernel could not follow.
-
-    Raises:
-        ValueError: Naming the first of them and what was wrong.
-    """
+def check_followed(status: Status) -> None:
+    """Raise a ValueError that names the first event (B,) that the kernel could not follow, and why."""
     if status.any():
         raise ValueError(describe_lost(status))
 
 
-def describe_lost(status: NDArray[np.uint8]) -> str:
-    """Return the first of the events (B,) that a kernel could not follow, and what was wrong with it."""
+def describe_lost(status: Status) -> str:
+    """The first of the events (B,) that the kernel could not follow, and what was wrong with it."""
     from flowcei.physics._kernel import COINCIDENT, LOST, NOT_FINITE
 
     row = int(np.argmax(status != 0))
-    what = {
+    reason = {
         NOT_FINITE: "a position or momentum that is not finite",
         COINCIDENT: "coincident ions",
         LOST: "an explosion too violent to be followed; check units",
     }[int(status[row])]
-    return f"row {row} of positions has {what} ({int((status == status[row]).sum())} such rows)"
+    return f"row {row} of positions has {reason} ({int((status == status[row]).sum())} such rows)"
 
 
-def centre_of_mass(positions: NDArray[np.floating], masses: NDArray[np.floating]) -> NDArray:
-    """Return the centre of mass, (..., 1, 3), of positions (..., N, 3) with masses (N,).
-
-    Example:
-        >>> centre_of_mass(np.array([[0.0, 0, 0], [3, 0, 0]]), np.array([2.0, 1])).tolist()
-        [[1.0, 0.0, 0.0]]
-    """
+def centre_of_mass(positions: Reals, masses: Reals) -> NDArray:
+    """Centre of mass (..., 1, 3) of positions (..., N, 3) with masses (N,)."""
     return np.einsum("i,...ij->...j", masses / masses.sum(), positions)[..., None, :]
 
 
-def kinetic_energy(momenta: NDArray[np.floating], masses: NDArray[np.floating]) -> NDArray:
-    """Return the kinetic energy release (...,), hartree, of momenta (..., N, 3), hbar / bohr.
-
-    Example:
-        >>> float(kinetic_energy(np.array([[3.0, 0, 0], [-3, 0, 0]]), np.array([1.0, 1])))
-        9.0
-    """
+def kinetic_energy(momenta: Reals, masses: Reals) -> NDArray:
+    """Kinetic energy release (...,), hartree, of momenta (..., N, 3), hbar / bohr."""
     return (momenta**2 / (2.0 * masses[:, None])).sum(axis=(-2, -1))
 
 
-def potential_energy(positions: NDArray[np.floating], charges: NDArray[np.floating]) -> NDArray:
-    """Return the Coulomb energy (...,), hartree, of positions (..., N, 3), bohr.
-
-    Example:
-        >>> float(potential_energy(np.array([[0.0, 0, 0], [2, 0, 0]]), np.array([1.0, 1])))
-        0.5
-    """
-    first, second = np.triu_indices(len(charges), 1)
-    gap = np.linalg.norm(positions[..., first, :] - positions[..., second, :], axis=-1)
-    return (charges[first] * charges[second] / gap).sum(axis=-1)
+def potential_energy(positions: Reals, charges: Reals) -> NDArray:
+    """Coulomb energy (...,), hartree, of positions (..., N, 3), bohr."""
+    i, j = np.triu_indices(len(charges), 1)
+    return (
+        charges[i] * charges[j] / np.linalg.norm(positions[..., i, :] - positions[..., j, :], axis=-1)
+    ).sum(-1)

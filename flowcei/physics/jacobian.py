@@ -7,21 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flowcei.physics.explosion import (
-    System,
-    as_events,
-    describe_lost,
-    in_threads,
-    method_of,
-    refuse_lost,
-    setting_for,
-    shares,
-)
+from flowcei.physics.explosion import check_followed, describe_lost, follow
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-_LEAST = 1_000  # over N^2: explosions that are worth a thread
+    from flowcei.physics.explosion import Floats, Status
+
 _COARSEST = 1e-6  # the least exact setting in double precision
 
 
@@ -65,64 +57,31 @@ def momenta_jacobian(
         >>> round(float(j[3, 3]), 3)
         -21.425
     """
-    jacobian, status = _differentiated(positions, masses, charges, accuracy, threads)
+    jacobian, status = _differentiate(positions, masses, charges, accuracy, threads)
     if np.ndim(positions) == 2:
-        refuse_lost(status)
+        check_followed(status)
         return jacobian[0]
     if status.any():  # the others are right: one event must not take them along
-        jacobian[status != 0] = np.nan
         warnings.warn(f"{describe_lost(status)}; derivatives are NaN there", RuntimeWarning, stacklevel=2)
     return jacobian
 
 
 def followed_jacobian(
-    positions: NDArray[np.float64],
+    positions: Floats,
     masses: ArrayLike,
     charges: ArrayLike,
     *,
     accuracy: float = 1e-9,
     threads: int | None = None,
-) -> NDArray[np.float64]:
-    """Return `momenta_jacobian` (B, 3N, 3N), NaN without a warning for events that cannot be followed.
-
-    Args:
-        positions: (B, N, 3), bohr.
-        masses: (N,), electron masses.
-        charges: (N,), elementary charges.
-        accuracy: As of `momenta_jacobian`.
-        threads: As of `momenta_jacobian`.
-
-    Raises:
-        ValueError: For masses, charges or shapes that `momenta_jacobian` refuses.
-
-    Example:
-        >>> x = np.zeros((1, 2, 3))
-        >>> bool(np.isnan(followed_jacobian(x, [1836.15, 1836.15], [1, 1])).all())
-        True
-    """
-    jacobian, status = _differentiated(positions, masses, charges, accuracy, threads)
-    jacobian[status != 0] = np.nan
-    return jacobian
+) -> Floats:
+    """`momenta_jacobian` (B, 3N, 3N), NaN without a warning for events that cannot be followed."""
+    return _differentiate(positions, masses, charges, accuracy, threads)[0]
 
 
-def _differentiated(
+def _differentiate(
     positions: ArrayLike, masses: ArrayLike, charges: ArrayLike, accuracy: float, threads: int | None
-) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
-    setting = setting_for(min(accuracy, _COARSEST))
-    # Imported here: numba takes half a second.
-    from flowcei.physics._kernel import differentiate
-
-    geometry = as_events("positions", np.asarray(positions, dtype=np.float64))
-    n = geometry.shape[1]
-    system = System.of(masses, charges, n)
-    flat = geometry.reshape(-1, 3 * n)
-    jacobian = np.empty((len(flat), 3 * n, 3 * n))
-    status = np.zeros(len(flat), np.uint8)
-    sizes = (0,) * n, (0,) * setting.tableau.stages, (0,) * (3 * n - 6)
-    fixed = (*sizes, system.arrays(np.float64), method_of(setting), system.unit)
-
-    def work(part: slice) -> None:
-        differentiate(flat[part], *fixed, jacobian[part], status[part])
-
-    in_threads(work, shares(len(flat), _LEAST // n**2, threads), threads)
+) -> tuple[Floats, Status]:
+    x = np.asarray(positions, dtype=np.float64)
+    _, jacobian, status = follow(x, masses, charges, min(accuracy, _COARSEST), threads, derivatives=True)
+    jacobian[status != 0] = np.nan
     return jacobian, status

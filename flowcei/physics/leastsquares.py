@@ -1,20 +1,22 @@
 """Many small nonlinear least-squares problems at once: Levenberg-Marquardt, row by row.
 
-K. Levenberg, Q. Appl. Math. 2, 164 (1944); D. Marquardt, SIAM J. Appl. Math. 11, 431
-(1963). SciPy solves one at a time; here thousands share each call of the simulator.
+K. Levenberg, Q. Appl. Math. 2, 164 (1944); D. Marquardt, SIAM J. Appl. Math. 11, 431 (1963).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import TypeAlias
 
     from numpy.typing import NDArray
+
+    Floats: TypeAlias = NDArray[np.float64]
+    OfRows: TypeAlias = Callable[[Floats, NDArray[np.intp]], Floats]
 
 _FIRST_DAMPING = 1e-2
 _LESS, _MORE = 0.2, 5.0  # factors of the damping after a step that was taken, or refused
@@ -25,62 +27,38 @@ _ENDING = 1e-2  # of the residual before, and of one: a step that leaves less ha
 _PROGRESS = 0.9  # of the residual
 
 
-@dataclass(frozen=True)
-class Fit:
-    """Where least squares ended.
+class Fit(NamedTuple):
+    """Where least squares ended."""
 
-    Attributes:
-        x: (B, D).
-        norm: |residual| there, (B,).
-        steps: Steps tried, (B,).
-    """
-
-    x: NDArray[np.float64]
-    norm: NDArray[np.float64]
-    steps: NDArray[np.intp]
+    x: Floats  # (B, D)
+    norm: Floats  # |residual| there, (B,)
+    steps: NDArray[np.intp]  # tried, (B,)
 
 
 def levenberg_marquardt(
-    residual: Callable[[NDArray[np.float64], NDArray[np.intp]], NDArray[np.float64]],
-    jacobian: Callable[[NDArray[np.float64], NDArray[np.intp]], NDArray[np.float64]],
-    start: NDArray[np.float64],
+    residual: OfRows,
+    jacobian: OfRows,
+    start: Floats,
     *,
     tolerance: float = 1e-9,
     steps: int = 50,
     patience: int | None = None,
 ) -> Fit:
-    """Minimise |residual| of every row.
+    """Minimise |residual| of every row of `start` (B, D), in `steps` steps at the most.
 
-    Args:
-        residual: (x (K, D), rows (K,)) -> (K, R): of some rows, whose numbers in `start` are
-            given too. Not finite where x is no possible answer: the step is refused.
-        jacobian: The same -> (K, R, D).
-        start: (B, D).
-        tolerance: |residual| at which a row has arrived.
-        steps: Steps at the most.
-        patience: Steps without a residual less by a tenth after which a row has stalled; as
-            many as `steps` where None.
-
-    Returns:
-        The best x found; a row ends when it has arrived, when it has stalled, when its steps
-        change nothing any more, or after `steps`.
-
-    Example:
-        >>> fit = levenberg_marquardt(
-        ...     lambda x, rows: x**2 - 2.0, lambda x, rows: 2.0 * x[:, :, None], np.ones((1, 1))
-        ... )
-        >>> round(float(fit.x[0, 0]), 6)
-        1.414214
+    residual(x (K, D), rows (K,)) -> (K, R), of some rows of `start`, and jacobian(x, rows) -> (K, R, D). A
+    step to where the residual is not finite is refused. A row ends when |residual| <= `tolerance`, when
+    `patience` steps made no residual less by a tenth, or when its steps change nothing any more.
     """
     x = np.array(start, dtype=np.float64)
-    everyone = np.arange(len(x))
-    value = _finite(residual(x, everyone))
+    rows = np.arange(len(x))
+    value = _finite(residual(x, rows))
     norm = np.linalg.norm(value, axis=1)
     damping = np.full(len(x), _FIRST_DAMPING)
     tried, slow = np.zeros(len(x), dtype=np.intp), np.zeros(len(x), dtype=np.intp)
     slope = np.empty((*value.shape, x.shape[1]))
     stale = np.ones(len(x), dtype=bool)
-    active = everyone[np.isfinite(norm) & (norm > tolerance)]
+    active = rows[np.isfinite(norm) & (norm > tolerance)]
     for _ in range(steps):
         if not len(active):
             break
@@ -89,13 +67,13 @@ def levenberg_marquardt(
             slope[renew] = jacobian(x[renew], renew)
         step = _step(slope[active], value[active], damping[active])
         trial = x[active] + step
-        found = _finite(residual(trial, active))
-        length, before = np.linalg.norm(found, axis=1), norm[active]
+        moved = _finite(residual(trial, active))
+        length, before = np.linalg.norm(moved, axis=1), norm[active]
         better = length < before
         small = np.linalg.norm(step, axis=1) <= 1e-14 * (1.0 + np.linalg.norm(x[active], axis=1))
         tried[active] += 1
         taken = active[better]
-        x[taken], value[taken], norm[taken] = trial[better], found[better], length[better]
+        x[taken], value[taken], norm[taken] = trial[better], moved[better], length[better]
         # The derivative is the dearest part. After a refused step it is the same, and after
         # one that all but ended the search it is near enough for the last.
         stale[active] = better & ((length > _ENDING * before) | (length > _ENDING))
@@ -106,9 +84,7 @@ def levenberg_marquardt(
     return Fit(x, norm, tried)
 
 
-def _step(
-    slope: NDArray[np.float64], value: NDArray[np.float64], damping: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _step(slope: Floats, value: Floats, damping: Floats) -> Floats:
     """Solve (J'J + damping diag(J'J)) step = -J'r for every row."""
     # In units of the columns' lengths (Marquardt's scaling) the damped matrix has no eigenvalue below
     # the damping: neither lengths of 1e30 bohr nor a direction that changes nothing make it singular.
@@ -122,6 +98,6 @@ def _step(
     return -np.linalg.solve(square, gradient[:, :, None])[:, :, 0] / length
 
 
-def _finite(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    whole = np.isfinite(values).all(axis=1, keepdims=True)
-    return np.where(whole, values, np.inf)
+def _finite(values: Floats) -> Floats:
+    """Rows of values (B, R), infinite as a whole where one is not finite."""
+    return np.where(np.isfinite(values).all(axis=1, keepdims=True), values, np.inf)

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 from tqdm.auto import tqdm
 
+from flowcei.check.comparison import MOST_EVENTS
 from flowcei.check.evidence import check_evidence, reference_events
 from flowcei.errors import DataError, UsageError
 from flowcei.events.container import Events, events_of
@@ -56,22 +57,29 @@ class Survey:
 
     events: int
     digest: str  # of their momenta, noise, numbers and extra columns; chunks do not count
+    thinned: Events | None = field(default=None, compare=False)  # evenly: by them a run is judged
 
     @classmethod
-    def of(cls, chunks: Iterable[Events]) -> Survey:
-        """Count events and take their digest."""
+    def of(cls, chunks: Iterable[Events], most: int = MOST_EVENTS) -> Survey:
+        """Count events, take their digest, and keep at most `most` of them, evenly."""
         names = ("momenta", "sigma", "numbers")
         hashes = {name: hashlib.sha256() for name in names}
-        count = 0
+        count, step, thinned = 0, 1, list[Events]()
         for chunk in _numbered(chunks):
             for name in names:
                 array = getattr(chunk, name)
                 hashes[name].update(b"" if array is None else np.ascontiguousarray(array).tobytes())
             for name, values in chunk.columns.items():
                 hashes.setdefault(f"column {name}", hashlib.sha256(name.encode())).update(values.tobytes())
+            rows = np.arange(-count % step, len(chunk), step)
+            thinned += [chunk[rows]] if len(rows) else []  # a copy: a view would hold the whole chunk
             count += len(chunk)
+            while sum(map(len, thinned)) > most:
+                step, thinned = 2 * step, [Events.concatenate(thinned)[::2]]
         joined = b"".join(column.digest() for column in hashes.values())
-        return cls(count, hashlib.sha256(joined).hexdigest()[:16])
+        return cls(
+            count, hashlib.sha256(joined).hexdigest()[:16], Events.concatenate(thinned) if thinned else None
+        )
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flowcei.check.verdict import check_run
+from flowcei.check.run import check_run
 from flowcei.events.container import Events
 from flowcei.molecules.isotopes import HYDROGENS, described_ions
 from flowcei.physics.explosion import kinetic_energy
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-    from flowcei.check.verdict import RunCheck
+    from flowcei.check.run import RunCheck
     from flowcei.evaluation.calibration import Calibration
     from flowcei.posterior.modes import Modes
     from flowcei.posterior.samples import PosteriorSamples
@@ -206,7 +206,7 @@ def check_section(material: Material) -> Section | None:
     rows = [tuple(row) for row in table.itertuples(index=False)]
     words = (
         check.verdict,
-        *(f"Possible cause: {cause.what}. {cause.todo}" for cause in check.causes),
+        *(f"Possible cause: {cause.message}. {cause.todo}" for cause in check.causes),
         *check.remarks,
     )
     return Section(
@@ -246,7 +246,8 @@ def geometry_section(material: Material) -> Section:
     words = (
         f"Median and central 68 % are of all samples of {len(material.trusted):,} of "
         f"{len(material.samples):,} events together, the average of their posteriors: wider than the "
-        "distribution of the molecules by what one event leaves open (the median standard deviation within one event)."
+        "distribution of the molecules by what one event leaves open (the median standard deviation within "
+        "one event)."
     )
     return Section("geometry", "Bonds and angles", (words,), tables=(Table(columns, rows),))
 

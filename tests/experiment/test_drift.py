@@ -16,7 +16,7 @@ import flowcei
 from flowcei.errors import UsageError
 from flowcei.events.foreign.interpretation import Reading
 from flowcei.events.source import open_events
-from flowcei.experiment.drift import Drift, measure_drift, parse_drift, subtract_drift
+from flowcei.experiment.drift import Drift, measure_drift, parse_drift
 from flowcei.molecules.molecule import Molecule
 from flowcei.reconstruction.training_data import settled_noise
 
@@ -167,8 +167,7 @@ def test_only_what_a_beam_can_do_is_subtracted(tmp_path: Path) -> None:
     """Sums with the mean of a beam of 20 km/s are no drift: an ion is missing, or a unit is wrong."""
     path = tmp_path / "fast.h5"
     flowcei.write_events(_drifting(500, (1000.0, 0.0, 0.0)), path)
-    source = open_events(path, None, Reading())
-    subtract_drift(source, "auto")
+    source = open_events(path, None, Reading(drift="auto"))
     assert "not subtracted" in source.conclusions[-1]
     assert abs(source.read().momenta.sum(axis=1)[:, 0].mean() - 1000.0) < 1.0
 

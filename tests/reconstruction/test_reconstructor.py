@@ -195,6 +195,16 @@ def test_one_look_at_a_stream_tells_it_from_others(ocs_events: Events) -> None:
     assert len({Survey.of([replace(ocs_events, **other)]).digest for other in others} | {survey.digest}) == 4
 
 
+def test_thinning_keeps_events_of_the_whole_stream() -> None:
+    """However it is cut, the same events, at most as many as asked, evenly."""
+    run = replace(simulate("ocs", 1000, seed=2), ids=np.arange(1000))
+    for step in (1, 7, 300, 1000):
+        survey = Survey.of((run[k : k + step] for k in range(0, 1000, step)), 100)
+        assert survey.events == 1000
+        assert survey.thinned is not None
+        assert survey.thinned.numbers.tolist() == list(range(0, 1000, 16))
+
+
 @random_ones
 def test_seeds_repeat_and_differ(tiny: Tiny, architecture: str, ocs_events: Events) -> None:
     """The same seed to the bit; another seed, and no seed, otherwise."""

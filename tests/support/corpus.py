@@ -223,6 +223,9 @@ hostile("arabic-digits", "e.csv", "number belongs", report=True)(lambda _: cell(
 hostile("hexadecimal", "e.csv", "number belongs", report=True)(lambda _: cell("0x10"))
 hostile("long-cell", "e.csv", "number belongs", report=True)(lambda _: cell("1" * 200_000 + "x"))
 hostile("ragged", "e.csv", "row 2: 11 fields", report=True)(lambda _: cell("1,2"))
+hostile("ragged-in-a-column-that-is-not-read", "e.csv", "row 3: 10 fields", report=True)(
+    lambda _: "".join(f"{line}{',a' if k != 3 else ''}\n" for k, line in enumerate(text().split())).encode()
+)
 hostile("ragged-everywhere", "e.csv", "fields", report=True)(
     lambda _: text().replace("\n", ",1\n").replace("z,1", "z", 1).encode()
 )

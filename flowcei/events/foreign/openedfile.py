@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import weakref
-from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from flowcei.errors import DataError, UsageError
@@ -16,15 +15,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FORMATS = ("text", "npy", "hdf5", "parquet", "root", "xyz")
-MAX_LINE = 1 << 20  # characters
-LONG_LINE = "a line of more than a million characters; is it a table?"
+_MAX_LINE = 1 << 20  # bytes
 _SIGNATURES = {b"\x89HDF\r\n\x1a\n": "hdf5", b"\x93NUMPY": "npy", b"PAR1": "parquet", b"root": "root"}
+_PACKED = "compressed with {}; unpack it first"
 _REFUSED = {
     b"PK\x03\x04": "a zip archive (.npz, .xlsx or a torch file?); export the numbers as CSV, .npy or HDF5",
-    b"\x1f\x8b": "compressed with gzip; unpack it first",
-    b"BZh": "compressed with bzip2; unpack it first",
-    b"\xfd7zXZ": "compressed with xz; unpack it first",
-    b"\x28\xb5\x2f\xfd": "compressed with zstd; unpack it first",
+    b"\x1f\x8b": _PACKED.format("gzip"),
+    b"BZh": _PACKED.format("bzip2"),
+    b"\xfd7zXZ": _PACKED.format("xz"),
+    b"\x28\xb5\x2f\xfd": _PACKED.format("zstd"),
     b"\x80": "a pickle, which flowcei never opens: it may run any program; export the numbers as CSV or .npy",
     b"\xff\xfe": "text in UTF-16; save it as UTF-8",
     b"\xfe\xff": "text in UTF-16; save it as UTF-8",
@@ -52,7 +51,7 @@ class OpenedFile:
             if start.startswith(signature):
                 raise DataError(what, path=self.path)
         try:
-            lines = self.lines(1000)
+            lines = self.lines()
             first, _, third = (next(lines, "").split() for _ in range(3))
         except UnicodeDecodeError:
             return "text"  # whose reader says what is wrong
@@ -61,13 +60,13 @@ class OpenedFile:
         return "xyz" if xyz else "text"
 
     def stream(self, *, guarded: bool = False) -> io.BufferedReader:
-        """The bytes, without a mark of UTF-8; `guarded`: zero bytes and lines without end are refused."""
+        """The bytes; a line without end is refused, if `guarded` a zero byte too."""
         return cast("io.BufferedReader", io.BufferedReader(_Stream(self, guarded=guarded), 1 << 18))
 
-    def lines(self, longest: int = MAX_LINE) -> Iterator[str]:
-        """The lines of text, longer ones in pieces."""
+    def lines(self) -> Iterator[str]:
+        """The lines of text."""
         with io.TextIOWrapper(self.stream(), encoding="utf-8") as text:
-            yield from iter(partial(text.readline, longest), "")
+            yield from text
 
     def check_end(self, remedy: str) -> None:
         """Refuse text whose last line has no end."""
@@ -89,11 +88,10 @@ class _Stream(io.RawIOBase):
         data = os.pread(self._file.descriptor, len(buffer), self._offset)
         self._offset += len(data)
         buffer[: len(data)] = data
-        if self._guarded:
-            if b"\0" in data:
-                raise ValueError("bytes of 0")
-            end = max(data.rfind(b"\n"), data.rfind(b"\r"))
-            self._length = len(data) - end - 1 if end >= 0 else self._length + len(data)
-            if self._length > MAX_LINE:
-                raise DataError(LONG_LINE, path=self._file.path)
+        if self._guarded and b"\0" in data:
+            raise ValueError("bytes of 0")
+        end = max(data.rfind(b"\n"), data.rfind(b"\r"))
+        self._length = len(data) - end - 1 if end >= 0 else self._length + len(data)
+        if self._length > _MAX_LINE:
+            raise DataError("a line of more than a million characters; is it a table?", path=self._file.path)
         return len(data)

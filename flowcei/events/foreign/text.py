@@ -6,8 +6,8 @@ import csv
 import math
 import re
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -17,31 +17,26 @@ import pandas as pd
 from flowcei.errors import DataError
 from flowcei.events.extracolumns import EXACT, NAMELESS, NUMBERED
 from flowcei.events.faults import report_fault
-from flowcei.events.foreign.openedfile import LONG_LINE, MAX_LINE
 from flowcei.events.foreign.table import DUPLICATE, LOOK, MAX_COLUMNS, Table
 
 if TYPE_CHECKING:
-    import io
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
     from pathlib import Path
 
     from flowcei.events.faults import Faults
     from flowcei.events.foreign.mapping import Mapping
     from flowcei.events.foreign.openedfile import OpenedFile
 
-    _Kind = type[float | str]
-
-_SEPARATORS = {"tab": "\t", "blank": r"\s+", ",": ",", ";": ";"}  # as a mapping and as pandas says it
+_SEPARATORS = {"tab": "\t", ";": ";", ",": ",", "blank": r"\s+"}  # as a mapping and as pandas says it
 # What programs write where there is no number.
 _BLANK = ["", "nan", "NaN", "NAN", "-nan", "NA", "N/A", "null", "None", "--"]
 _MAX_NAME = 1000
 _TOP = 64  # lines that the dialect is inferred from
 _SLOW_CELLS = 1 << 20  # of a chunk that is read line by line: a number takes 32 bytes there
 _NUMBER = re.compile(r"[+-]?(\d++(\.\d*+)?|\.\d++)([eEdD][+-]?\d++)?|nan|[+-]?inf(inity)?", re.IGNORECASE)
-_SEP_LINE = re.compile(r"sep=.$")  # Excel tells itself the separator on a line of its own
 _COMMAS = re.compile(r"[+-]?\d+(?:,\d+)+(?:[eE][+-]?\d+)?")
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(?:,\d{3})+")
-_GROUPED = re.compile(r'"?[+-]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d*)?"?')  # 12,170.5
+_GROUPED = re.compile(rf'"?{_THOUSANDS.pattern}(?:\.\d*)?"?')  # 12,170.5
 _TWO = re.compile(rf'"?(?:{_NUMBER.pattern})"?\s+"?(?:{_NUMBER.pattern})"?', re.IGNORECASE)
 _LONG_INTEGER = re.compile(r"[+-]?[0-9]{16,1000}")
 _FORTRAN = re.compile(r"[+-]?[\d.]+[dD][+-]?\d+")
@@ -56,11 +51,10 @@ class Dialect:
     separator: str  # , ; tab blank
     decimal: str
     header: bool  # whether a line names the columns
-    lead: int = 1  # lines before the first row: comments, names, units
-    first: str = ""  # the first row
+    lead: int  # lines before the first row: comments, names, units
 
     def split(self, line: str) -> list[str]:
-        """Return the cells of a line of data."""
+        """Cells of a line of data."""
         if self.separator == "blank":
             return line.split()
         return [cell.strip() for cell in line.rstrip("\r\n").split(_SEPARATORS[self.separator])]
@@ -69,42 +63,49 @@ class Dialect:
 def sniff(
     file: OpenedFile, separator: str = "", *, header: bool | None = None, skip: int = 0, decimal: str = ""
 ) -> Dialect:
-    """Infer how a text file separates and names its columns, but for what is stated.
+    """How a text file separates and names its columns: as stated, else inferred from its first lines.
 
     Lines at the top that begin with # or % are comments; the last of them names the columns if
     numbers follow it, as many as it has words. A line of words below the names is their units.
     """
-    path = file.path
-    lead, comment, line, top = _without_comments(_first_lines(file), skip)
-    chosen = separator or _separator(line)
-    names = _cells(line, chosen, path)
+    path, top = file.path, _first_lines(file)
+    lead, comment = skip or int(bool(re.match(r"sep=.$", top[0]))), ""  # Excel states the separator in a line
+    while lead < len(top) and top[lead].lstrip()[:1] in ("#", "%"):
+        comment, lead = top[lead].lstrip().lstrip("#%"), lead + 1
+    top = top[lead:] or [""]
+    if comment and not top[0].strip():  # no row follows: the comment is the header
+        lead, top, comment = lead - 1, [comment, *top], ""
+    chosen = separator or _separator(top[0])
+    # A longer line below has a cell that no number is: where numbers are read it is named.
+    rows = [_cells(top[0], chosen, path)]
+    rows += [_cells(line, chosen, path) if len(line) <= csv.field_size_limit() else [] for line in top[1:]]
+    names = rows[0]
     _check_names(names, path)
-    decimal = decimal or _decimal(top, chosen, path)
-    dialect = partial(Dialect, separator=chosen, decimal=decimal)
-    numeric = _are_numbers(names, decimal)
-    if comment and numeric and header is not False:
-        words = _cells(comment, separator or _separator(comment), path)
-        if len(words) == len(names):
-            return dialect(_named(words), header=True, lead=lead, first=line)
-    if numeric if header is None else not header:
-        return dialect(_named(_numbers_of(names)), header=False, lead=lead, first=line)
-    below = next((row for row in top[1:] if row.strip()), "")
-    if units := _units_below(names, _cells(below, chosen, path), decimal):
-        names = [f"{n} [{unit.strip('[]()')}]" if unit else n for n, unit in zip(names, units, strict=True)]
-        lead, below = lead + 1 + top[1:].index(below), ""
-    names[0] = NUMBERED if names[0] in ("", "Unnamed: 0") else names[0]
-    return dialect(_named(names), header=True, lead=lead + 1, first=below)
-
-
-def _numbers_of(cells: list[str]) -> list[str]:
-    return [f"#{k}" if cell else "" for k, cell in enumerate(cells, start=1)]
+    decimal = decimal or _decimal(rows, top[0], chosen, path)
+    numeric, titles = _are_numbers(names, decimal), _cells(comment, separator or _separator(comment), path)
+    if numeric and comment and header is not False and len(titles) == len(names):
+        names, header = titles, True
+    elif numeric if header is None else not header:
+        names, header = [f"#{k}" if cell else "" for k, cell in enumerate(names, start=1)], False
+    else:
+        below = next((k for k, line in enumerate(top) if k and line.strip()), 0)
+        if units := _units_below(names, rows[below], decimal):
+            names = [
+                f"{n} [{unit.strip('[]()')}]" if unit else n for n, unit in zip(names, units, strict=True)
+            ]
+            lead += below
+        names[0] = NUMBERED if names[0] in ("", "Unnamed: 0") else names[0]
+        lead, header = lead + 1, True
+    # A comma at the end of every line makes a column without a name.
+    titled = tuple(name or f"{NAMELESS} {k})" for k, name in enumerate(names, start=1))
+    return Dialect(titled, chosen, decimal, header, lead)
 
 
 def _units_below(names: list[str], cells: list[str], decimal: str) -> list[str]:
     """The cells of the line below the names if they are words, as many as there are names; else none."""
     filled = [cell for cell in cells if cell]
     words = len(cells) == len(names) and not any(_are_numbers([cell], decimal) for cell in filled)
-    return cells if words and filled else []
+    return cells if words and filled and cells is not names else []
 
 
 def _first_lines(file: OpenedFile) -> list[str]:
@@ -115,81 +116,54 @@ def _first_lines(file: OpenedFile) -> list[str]:
         raise DataError(what, path=file.path) from error
     if "\0" in "".join(lines[:1]):
         raise DataError("a binary file, of no format that flowcei reads", path=file.path)
-    if any(len(line) >= MAX_LINE for line in lines):
-        raise DataError(LONG_LINE, path=file.path)
     return lines + [""] * (_TOP - len(lines))
 
 
-def _without_comments(lines: list[str], skip: int) -> tuple[int, str, str, list[str]]:
-    """Return how many lines stand before the table, the last comment, the first line, and the lines."""
-    lead = skip or int(_SEP_LINE.match(lines[0]) is not None)
-    comment = ""
-    while lead < len(lines) and lines[lead].strip() and lines[lead].lstrip()[0] in "#%":
-        comment, lead = lines[lead].lstrip().lstrip("#%"), lead + 1
-    line = "".join(lines[lead : lead + 1])
-    if comment and not line.strip():  # no row follows: the comment is the header
-        return lead - 1, "", comment, ["", *lines[lead:]]
-    return lead, comment, line, lines[lead:]
-
-
-def _decimal(lines: list[str], separator: str, path: Path) -> str:
-    """The decimal separator of some lines; a comma may not also be one of thousands, as in 12,170."""
-    # A longer line has a cell that no number is: where numbers are read it is named.
-    rows = [_cells(line, separator, path) for line in lines if len(line) <= csv.field_size_limit()]
+def _decimal(rows: list[list[str]], first: str, separator: str, path: Path) -> str:
+    """The decimal separator of some rows; a comma may not also be one of thousands, as in 12,170."""
     cells = [(k, cell) for row in rows for k, cell in enumerate(row)]
-
-    def fault(index: int, cell: str, what: str) -> DataError:
-        names = rows[0]
-        titled = index < len(names) and names[index][:1].isalpha()
-        column = names[index] if titled else f"#{index + 1}"
-        return DataError(f"{cell[:40]!r}: {what}", path=path, column=column)
-
-    for k, cell in cells:
-        if _GROUPED.fullmatch(cell) and (separator == "," or "." in cell or '"' in cell):
-            raise fault(k, cell, "a comma separates thousands; write numbers without such commas")
-    if separator == ",":
-        _check_no_numbers_between_blanks(rows, lines, path)
-        return "."
-    commas = [(k, cell) for k, cell in cells if _COMMAS.fullmatch(cell)]
-    if ambiguous := _ambiguous_comma(commas):
-        raise fault(*ambiguous)
+    thousands = "a comma separates thousands; write numbers without such commas"
+    faults = [
+        (k, cell, thousands)
+        for k, cell in cells
+        if _GROUPED.fullmatch(cell) and (separator == "," or "." in cell or '"' in cell)
+    ]
+    commas = [(k, cell) for k, cell in cells if separator != "," and _COMMAS.fullmatch(cell)]
+    which = "does the comma separate thousands or decimals? Write numbers without commas"
+    faults += [(k, cell, which) for k, cell in commas if cell.count(",") > 1]
+    if commas and all(_THOUSANDS.fullmatch(cell) for _, cell in commas):
+        faults.append((*commas[0], f'{which}, or state decimal = "," in a mapping'))
+    if faults:
+        k, cell, what = faults[0]
+        titled = k < len(rows[0]) and rows[0][k][:1].isalpha()
+        column = rows[0][k] if titled else f"#{k + 1}"
+        raise DataError(f"{cell[:40]!r}: {what}", path=path, column=column)
+    if separator == "," and any(map(_TWO.fullmatch, rows[0])):
+        what = f"{first[:40].strip()!r}: numbers with commas between blanks; write them without commas"
+        raise DataError(f'{what}, or state separator = "blank" and decimal in a mapping', path=path)
     return "," if commas else "."
 
 
-def _check_no_numbers_between_blanks(rows: list[list[str]], lines: list[str], path: Path) -> None:
-    if any(map(_TWO.fullmatch, rows[0] if rows else ())):
-        what = f"{lines[0][:40].strip()!r}: numbers with commas between blanks; write them without commas"
-        raise DataError(f'{what}, or state separator = "blank" and decimal in a mapping', path=path)
-
-
-def _ambiguous_comma(commas: list[tuple[int, str]]) -> tuple[int, str, str] | None:
-    """Of cells with commas, one whose comma may separate thousands: its column, its text and what to do."""
-    what = "does the comma separate thousands or decimals? Write numbers without commas"
-    for index, cell in commas:
-        if cell.count(",") > 1:
-            return index, cell, what
-    if commas and all(_THOUSANDS.fullmatch(cell) for _, cell in commas):
-        return *commas[0], f'{what}, or state decimal = "," in a mapping'
-    return None
-
-
 def _check_names(names: list[str], path: Path) -> None:
+    what = ""
     if not any(names):
-        raise DataError("the first line must name the columns; it is blank", path=path)
-    if len(names) > MAX_COLUMNS:
-        raise DataError(f"{len(names)} columns; {MAX_COLUMNS} at the most", path=path)
-    if max(map(len, names)) > _MAX_NAME:
-        raise DataError(f"the name of a column is longer than {_MAX_NAME} characters", path=path)
+        what = "the first line must name the columns; it is blank"
+    elif len(names) > MAX_COLUMNS:
+        what = f"{len(names)} columns; {MAX_COLUMNS} at the most"
+    elif max(map(len, names)) > _MAX_NAME:
+        what = f"the name of a column is longer than {_MAX_NAME} characters"
+    if what:
+        raise DataError(what, path=path)
 
 
 def _cells(line: str, separator: str, path: Path) -> list[str]:
-    """Return the words of a line that may name columns; quotes around them go."""
+    """The words of a line that may name columns; quotes around them go."""
+    if separator == "blank":
+        return line.split()
     try:
-        delimiter = _SEPARATORS[separator]
-        cells = line.split() if separator == "blank" else next(csv.reader([line], delimiter=delimiter), [])
+        return [cell.strip() for cell in next(csv.reader([line], delimiter=_SEPARATORS[separator]), [])]
     except csv.Error as error:  # more characters than the module takes for a cell
         raise DataError("the name of a column is too long; is it a table?", path=path) from error
-    return [cell.strip() for cell in cells]
 
 
 def _are_numbers(cells: list[str], decimal: str) -> bool:
@@ -198,16 +172,9 @@ def _are_numbers(cells: list[str], decimal: str) -> bool:
     return all(map(_NUMBER.fullmatch, plain))
 
 
-def _named(names: list[str]) -> tuple[str, ...]:
-    """Give columns without a name one: a comma at the end of every line makes such a column."""
-    return tuple(name or f"{NAMELESS} {k})" for k, name in enumerate(names, start=1))
-
-
 def _separator(line: str) -> str:
-    for name in ("tab", ";", ","):
-        if _SEPARATORS[name] in line:
-            return name
-    return "blank" if len(line.split()) > 1 else ","
+    written = (name for name in ("tab", ";", ",") if _SEPARATORS[name] in line)
+    return next(written, "blank" if len(line.split()) > 1 else ",")
 
 
 class TextTable(Table):
@@ -220,15 +187,16 @@ class TextTable(Table):
         if mapping is None:
             self._dialect = sniff(file)
         else:
-            stated = {"header": mapping.header, "skip": mapping.skip, "decimal": mapping.decimal}
-            self._dialect = sniff(file, mapping.separator, **stated)  # type: ignore[arg-type]
+            self._dialect = sniff(
+                file, mapping.separator, header=mapping.header, skip=mapping.skip, decimal=mapping.decimal
+            )
         self._file, self.path, self.faults, self.titled = file, file.path, faults, self._dialect.header
         if faults is not None:
             self._dialect = replace(self._dialect, names=self._single(self._dialect.names, faults))
         super().__init__(file.path, self._dialect.names)
 
     def _single(self, names: tuple[str, ...], faults: Faults) -> tuple[str, ...]:
-        """Return a name for every column, each once."""
+        """A name for every column, each once."""
         widths = [len(self._dialect.split(line)) for _, line in islice(self._rows(), LOOK)]
         if NUMBERED not in names and widths.count(len(names) + 1) > len(widths) // 2:
             what = f"{_UNTITLED}; remove it, or put a comma before the header"
@@ -242,153 +210,114 @@ class TextTable(Table):
         return tuple(out)
 
     def numeric(self, names: Sequence[str]) -> list[str]:
-        """Those columns that hold numbers in the first rows, blank cells among them.
+        """Those columns that hold numbers in the first rows; integers beyond what float64 holds are none."""
+        chunk = next(self.chunks(names, names, rows=LOOK), None) if names else None
+        return [name for name in names if chunk is not None and self._is_numeric(set(chunk[name]))]
 
-        Integers of more digits than float64 holds are none.
-        """
-        try:
-            chunk = next(self.chunks(names, names, rows=LOOK), None) if names else None
-        except DataError:  # the reading of the numbers says better what is wrong
-            return list(names)
-        return [] if chunk is None else [name for name in names if self._is_numeric(chunk[name].unique())]
-
-    def _is_numeric(self, values: Iterable[object]) -> bool:
+    def _is_numeric(self, values: set[object]) -> bool:
         cells = {self._pointed(str(value).strip()) for value in values}
+        try:
+            list(map(_number, cells))
+        except ValueError:
+            return False
         exact = not any(_LONG_INTEGER.fullmatch(cell) and abs(int(cell)) > EXACT for cell in cells)
-        return exact and bool(cells - set(_BLANK)) and not any(map(cell_problem, cells))
+        return exact and not cells.issubset(_BLANK)
 
     def _pointed(self, cell: str) -> str:
-        """Return a cell with a decimal point."""
         return cell.replace(",", ".", 1) if self._dialect.decimal == "," else cell
 
     def _chunks(self, used: list[str], text: Collection[str], rows: int) -> Iterator[pd.DataFrame]:
+        """Chunks as pandas reads them as long as it can: which row is wrong it does not say."""
         numbers = [name for name in self.names if name in used and name not in text]
-        row, reason, lines = 0, "", self._rows()
-        # pandas drops what every row has too much.
-        if not self._dialect.first.strip() or self._fits(self._dialect.first):
-            try:
+        done, lines = 0, self._rows()
+        # pandas drops a blank cell that every row has too much.
+        if self._fits(next(lines, (0, ""))[1]):
+            with suppress(ValueError, pd.errors.ParserWarning):
                 for chunk in self._fast(numbers, rows):
-                    if self._is_short(chunk, numbers, row, lines):
+                    if self._is_ragged(chunk, done, lines):
                         break
-                    row += len(chunk)
+                    done += len(chunk)
                     yield chunk
                 else:
                     return
-            except DataError:
-                raise
-            except (ValueError, pd.errors.ParserError, pd.errors.ParserWarning, OSError) as error:
-                reason = " ".join(str(error).split())[:120]
-        yield from self._slowly(numbers, row, rows, reason)
+        yield from self._slowly(set(numbers), done, rows)
 
     def _fast(self, numbers: list[str], rows: int) -> Iterator[pd.DataFrame]:
-        """Yield the rows as pandas reads them; it fails where one is not right, and does not say which."""
-        reader: pd.io.parsers.TextFileReader | None = None
-        with self._file.stream(guarded=True) as stream:
-            while True:
-                with warnings.catch_warnings():
-                    # pandas only warns where every row has more fields than the header.
-                    warnings.simplefilter("error", pd.errors.ParserWarning)
-                    try:
-                        reader = self._reader(stream, numbers, rows) if reader is None else reader
-                        chunk = reader.get_chunk()
-                    except (StopIteration, pd.errors.EmptyDataError):
-                        return
-                if not len(chunk):
-                    return
-                yield chunk
-
-    def _reader(
-        self, stream: io.BufferedReader, numbers: list[str], rows: int
-    ) -> pd.io.parsers.TextFileReader:
-        return pd.read_csv(
-            stream,
-            sep=_SEPARATORS[self._dialect.separator],
-            header=None,
-            names=list(self.names),
-            skiprows=self._dialect.lead,
-            index_col=False,
-            dtype={name: np.float64 if name in numbers else str for name in self.names},
-            skipinitialspace=True,
-            na_filter=bool(numbers),
-            na_values=dict.fromkeys(numbers, _BLANK),
-            keep_default_na=False,
-            encoding="utf-8",
-            compression=None,  # what is packed is not unpacked: it may be endless
-            decimal=self._dialect.decimal,
-            quoting=csv.QUOTE_NONE,
-            chunksize=rows,
-        )
+        """The rows by pandas' reader; ValueError, or its warning, where one is not right."""
+        with self._file.stream(guarded=True) as stream, warnings.catch_warnings():
+            # pandas only warns where every row has more fields than the header.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            try:
+                reader = pd.read_csv(
+                    stream,
+                    sep=_SEPARATORS[self._dialect.separator],
+                    header=None,
+                    names=list(self.names),
+                    skiprows=self._dialect.lead,
+                    index_col=False,
+                    dtype={name: np.float64 if name in numbers else str for name in self.names},
+                    skipinitialspace=True,
+                    na_filter=bool(numbers),
+                    na_values=dict.fromkeys(numbers, _BLANK),
+                    keep_default_na=False,
+                    encoding="utf-8",
+                    compression=None,  # what is packed is not unpacked: it may be endless
+                    decimal=self._dialect.decimal,
+                    quoting=csv.QUOTE_NONE,
+                    chunksize=rows,
+                )
+            except pd.errors.EmptyDataError:
+                return
+            yield from filter(len, reader)
 
     def _fits(self, line: str) -> bool:
-        return len(self._dialect.split(line)) == len(self.names)
+        return not line or len(self._dialect.split(line)) == len(self.names)
 
-    def _is_short(
-        self, chunk: pd.DataFrame, numbers: list[str], start: int, lines: Iterator[tuple[int, str]]
-    ) -> bool:
-        """Whether a row of a chunk ends early (it looks like a blank cell); `lines` is consumed."""
-        if numbers and chunk[numbers[-1]].isna().any():
+    def _is_ragged(self, chunk: pd.DataFrame, done: int, lines: Iterator[tuple[int, str]]) -> bool:
+        """Whether a row of a chunk ends early, as if its last cells were blank; `lines` is consumed."""
+        last = chunk[self.names[-1]]
+        if (last.isna() | (last == "")).any():
             for row, line in lines:
-                if row > start and not self._fits(line):
+                if row > done and not self._fits(line):
                     return True
-                if row == start + len(chunk):
+                if row == done + len(chunk):
                     break
         return False
 
-    def _slowly(self, numbers: list[str], start: int, rows: int, reason: str) -> Iterator[pd.DataFrame]:
-        """Read line by line what cannot be read fast: each row that is not right is a fault."""
+    def _slowly(self, numbers: set[str], done: int, rows: int) -> Iterator[pd.DataFrame]:
+        """Read line by line what pandas refuses: each row that is not right is a fault."""
         rows = max(1, min(rows, _SLOW_CELLS // len(self.names)))
-        numeric = set(numbers)
-        kinds: list[_Kind] = [float if name in numeric else str for name in self.names]
         sound: list[list[float | str]] = []
-        faulty = False
-        for row, line in islice(self._rows(), start, None):
-            cells = self._dialect.split(line)
-            values = self._plain_values(line, cells, kinds)
-            if values is None:
-                fault = self._fault(cells, row, kinds)
-                if fault is not None:
-                    faulty = True
-                    report_fault(fault, "fields" if fault.column is None else "cells", self.faults)
-                    continue
-                pairs = zip(kinds, cells, strict=True)
-                values = [self._value(cell) if kind is float else cell for kind, cell in pairs]
-            sound.append(values)
+        for row, line in islice(self._rows(), done, None):
+            try:
+                sound.append(self._values(self._dialect.split(line), row, numbers))
+            except DataError as error:
+                report_fault(error, "cells" if error.column else "fields", self.faults)
             if len(sound) == rows:
                 yield pd.DataFrame(sound, columns=list(self.names))
                 sound = []
-        if not faulty:
-            raise DataError(f"cannot be read as numbers ({reason})", path=self.path)
         if sound:
             yield pd.DataFrame(sound, columns=list(self.names))
 
-    def _plain_values(self, line: str, cells: list[str], kinds: list[_Kind]) -> list[float | str] | None:
-        """The values of a row, as most are; None where float refuses a cell, or takes it too easily."""
-        if not line.isascii() or "_" in line or self._dialect.decimal != ".":
-            return None
-        try:
-            return [kind(cell) for kind, cell in zip(kinds, cells, strict=True)]
-        except ValueError:
-            return None
-
-    def _value(self, cell: str) -> float:
-        return math.nan if cell in _BLANK else float(self._pointed(cell))
-
-    def _fault(self, cells: list[str], row: int, kinds: list[_Kind]) -> DataError | None:
-        """Return what is wrong with a row, or None."""
+    def _values(self, cells: list[str], row: int, numbers: set[str]) -> list[float | str]:
+        """The values of a row; DataError for the first that is not right."""
         if len(cells) != len(self.names):
             whose = "the header has" if self._dialect.header else "the first row has"
-            return DataError(f"{len(cells)} fields where {whose} {len(self.names)}", path=self.path, row=row)
-        for name, kind, cell in zip(self.names, kinds, cells, strict=True):
-            if kind is float:
-                problem = cell_problem(self._pointed(cell))
-                if self._dialect.decimal == "," and "." in cell:
-                    problem = f"{cell[:40]!r}: decimals with a point in a file with decimal commas"
-                if problem:
-                    return DataError(problem, path=self.path, row=row, column=name)
-        return None
+            raise DataError(f"{len(cells)} fields where {whose} {len(self.names)}", path=self.path, row=row)
+        values: list[float | str] = []
+        for name, cell in zip(self.names, cells, strict=True):
+            try:
+                if name not in numbers and "\0" in cell:
+                    raise ValueError(f"{cell[:40]!r}: a byte of 0; is the file damaged?")
+                if name in numbers and self._dialect.decimal == "," and "." in cell:
+                    raise ValueError(f"{cell[:40]!r}: decimals with a point in a file with decimal commas")
+                values.append(_number(self._pointed(cell)) if name in numbers else cell)
+            except ValueError as error:
+                raise DataError(str(error), path=self.path, row=row, column=name) from error
+        return values
 
     def _rows(self) -> Iterator[tuple[int, str]]:
-        """Yield the rows as they stand in the file, and their numbers, from 1."""
+        """The rows as they stand in the file, and their numbers, from 1."""
         try:
             lines = islice(self._file.lines(), self._dialect.lead, None)
             yield from enumerate((line for line in lines if line.strip()), start=1)
@@ -396,20 +325,14 @@ class TextTable(Table):
             raise DataError("not a text file in UTF-8", path=self.path) from error
 
 
-def cell_problem(cell: str) -> str | None:
-    """Return why the text of a cell is no number, or None where it is one, blank or not finite.
-
-    Example:
-        >>> cell_problem("1_0"), cell_problem("-1e3"), cell_problem("")
-        ("'1_0' where a number belongs", None, None)
-    """
+def _number(cell: str) -> float:
+    """The number of a cell, NaN where it is blank; ValueError says why it is none."""
     if cell in _BLANK:
-        return None
-    if _FORTRAN.fullmatch(cell):
-        return f"{cell[:40]!r}: Fortran's exponent; write an e for the d"
+        return math.nan
     try:
         # Python also reads 1_000 and the digits of other scripts; a CSV has neither.
-        float(cell if cell.isascii() and "_" not in cell else "no number")
+        return float(cell if cell.isascii() and "_" not in cell else "no number")
     except ValueError:
-        return f"{cell[:40]!r} where a number belongs"
-    return None
+        fortran = _FORTRAN.fullmatch(cell) is not None
+        why = ": Fortran's exponent; write an e for the d" if fortran else " where a number belongs"
+        raise ValueError(f"{cell[:40]!r}{why}") from None
