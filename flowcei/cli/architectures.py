@@ -7,10 +7,12 @@ from itertools import pairwise
 
 import click
 
+from flowcei.cli.options import Checked
 from flowcei.errors import UsageError
 from flowcei.models.registry import architecture_names, listed_options, options_type
 
 _NAMED = "flowcei.architecture"
+ARCHITECTURE = Checked(values=lambda _: architecture_names())
 
 
 class ArchitectureCommand(click.Command):

@@ -10,10 +10,12 @@ import click
 
 import flowcei
 from flowcei.cli import options
+from flowcei.cli.molecules import molecule_facts
 from flowcei.cli.runfolder import RUNS
 from flowcei.cli.runs import BUNDLED, find_model, is_samples, read_noted
 from flowcei.cli.streams import show
 from flowcei.errors import DataError
+from flowcei.molecules.molecule import built_in_molecules
 from flowcei.storage.files import check_readable
 from flowcei.units import DALTON, ELECTRONVOLT
 
@@ -41,13 +43,13 @@ _SHOWN |= {"schedule", "epochs_run", "validation_loss", "round_trip_error", "row
 _SHOWN |= {"versions"}
 
 
-@click.command(short_help="Print what a model, data or sample file says of itself.")
+@click.command(short_help="Print what a model, data or sample file, or a molecule, says of itself.")
 @click.argument("file", type=options.OUTPUT)
 @options.molecule_option
 @options.reading_options
 @options.json_option()
 def info(*, file: Path, molecule: str | None, reading: Callable[[], Reading], as_json: bool) -> None:
-    """Print everything that FILE says of itself: a model or run folder, events or samples.
+    """Print everything that FILE says of itself: a model or run folder, events, samples, a molecule.
 
     Example: flowcei info runs/ocs-cinn-1
     """
@@ -72,6 +74,9 @@ def _facts(
 
         with bundled_model() as path:
             return _model_facts(path)
+    if not file.exists() and str(file) in built_in_molecules():
+        facts = molecule_facts(flowcei.Molecule.load(str(file)))
+        return facts, {"": facts}
     if file.is_dir() or (not file.exists() and (RUNS / file).is_dir()):
         file = find_model(str(file)) or file
     check_readable(file)

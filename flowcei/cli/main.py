@@ -9,6 +9,7 @@ import sys
 import tomllib
 import warnings
 from contextlib import contextmanager
+from difflib import get_close_matches
 from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
@@ -23,23 +24,33 @@ from flowcei.errors import FlowceiError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_COMMANDS = {
-    "simulate": "Simulate Coulomb explosions of a molecule.",
-    "convert": "Turn events of another program into a file of flowcei.",
-    "check": "Check whether a data file is sound and can bear a claim.",
-    "train": "Train a model, on fresh simulations or on a file.",
-    "sample": "Draw the geometries that explain measured momenta.",
-    "spread": "Tabulate and draw how far posterior samples lie apart.",
-    "report": "One page of samples, of a run or of a model, to pass on.",
-    "plot": "Draw events or samples: Newton plot, KER, angles, structure, ...",
-    "refine": "Refine posterior samples to the exact physics.",
-    "modes": "Find every geometry that explains an event, with its probability.",
-    "compare": "Score models beside null models on known positions.",
-    "calibrate": "Check whether the posterior of a model is right.",
-    "info": "Print what a model, data or sample file says of itself.",
-    "demo": "All of it on OCS, in minutes, into one folder.",
+_GROUPS = {
+    "Events": {
+        "simulate": "Simulate Coulomb explosions of a molecule.",
+        "convert": "Turn events of another program into a file of flowcei.",
+        "check": "Check whether a data file is sound and can bear a claim.",
+        "plot": "Draw events or samples: Newton plot, KER, angles, structure, ...",
+    },
+    "Geometries": {
+        "sample": "Draw the geometries that explain measured momenta.",
+        "spread": "Tabulate and draw how far posterior samples lie apart.",
+        "refine": "Refine posterior samples to the exact physics.",
+        "modes": "Find every geometry that explains an event, with its probability.",
+        "report": "One page of samples, of a run or of a model, to pass on.",
+    },
+    "Models": {
+        "train": "Train a model, on fresh simulations or on a file.",
+        "compare": "Score models beside null models on known positions.",
+        "calibrate": "Check whether the posterior of a model is right.",
+    },
+    "Help": {
+        "demo": "All of it on OCS, in minutes, into one folder.",
+        "info": "Print what a model, data or sample file, or a molecule, says of itself.",
+        "molecules": "List the built-in molecules.",
+        "help": "Show the help of a command.",
+    },
 }
-
+_COMMANDS = {name: text for group in _GROUPS.values() for name, text in group.items()}
 _INTERRUPTED = 130
 
 
@@ -69,8 +80,14 @@ class _LazyGroup(click.Group):
         return _command(cmd_name) if cmd_name in _COMMANDS else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(_COMMANDS.items()))
+        for title, commands in _GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl(list(commands.items()), col_spacing=3)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:  # noqa: ANN401 (of click)
+        if args and args[0] not in _COMMANDS and (close := get_close_matches(args[0], _COMMANDS, 1)):
+            raise click.UsageError(f"no command {args[0]!r}; did you mean {close[0]}?", ctx)
+        return super().resolve_command(ctx, args)
 
 
 @cache
@@ -96,22 +113,31 @@ _VERBOSITY: dict[tuple[str, ...], dict[str, Any]] = {
 
 
 def _read_config(ctx: click.Context, _: click.Parameter, path: Path | None) -> None:
-    """Take defaults from a TOML file with a table for each command."""
+    """Take defaults from a TOML file with a table for each command: that of the user where none is named."""
     if path is None:
-        return
+        path = _own_config()
+        if not path.is_file():
+            return
     try:
         table: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"{path}: not a TOML file that can be read ({error})") from error
-    for name, options in table.items():
-        if name not in _COMMANDS or not isinstance(options, dict):
+    for name, given in table.items():
+        if name not in _COMMANDS or not isinstance(given, dict):
             raise UsageError(f"{path}: {name!r} is not a command; tables are {', '.join(_COMMANDS)}")
+        table[name] = options = {key.replace("-", "_"): value for key, value in given.items()}
         command = _command(name)
         params = command.get_params(click.Context(command, default_map=options))
         names = sorted(str(param.name) for param in params if param.expose_value)
         for option in options.keys() - set(names):
             raise UsageError(f"{path}: {name} has no option {option!r}; it has {', '.join(names)}")
     ctx.default_map = table
+
+
+def _own_config() -> Path:
+    """The user's own file of defaults (XDG Base Directory Specification)."""
+    folder = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(folder) / "flowcei" / "config.toml"
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -122,7 +148,7 @@ def _read_config(ctx: click.Context, _: click.Parameter, path: Path | None) -> N
     callback=_read_config,
     is_eager=True,
     expose_value=False,
-    help="TOML file with defaults: a table for each command.",
+    help="TOML file with defaults, a table for each command; ~/.config/flowcei/config.toml if absent.",
 )
 @click.option("-q", "--quiet", **_VERBOSITY["-q", "--quiet"])
 @click.option("-v", "--verbose", **_VERBOSITY["-v", "--verbose"])

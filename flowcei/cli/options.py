@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import atexit
 import re
+import shutil
+import sys
 from dataclasses import fields
 from functools import reduce, wraps
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from flowcei.cli.streams import note, warn
-from flowcei.errors import UsageError
+from flowcei.errors import FlowceiError, UsageError
 from flowcei.storage.creation import check_output
 from flowcei.storage.files import check_readable, same_file
 from flowcei.units import momentum_factor
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from flowcei.events.foreign.interpretation import Reading
     from flowcei.molecules.molecule import Molecule
@@ -35,12 +40,26 @@ _OF_READING = ("format", "columns", "unit", "allow_truncated", "drift")
 
 
 class Checked(click.ParamType):
-    """Text that a function can read: the error that it raises, and not what it returns, is the answer."""
+    """Text that a function can read: the error that it raises, and not what it returns, is the answer.
+
+    `values` names what may be typed, for completion in the shell, by the options that are typed already.
+    """
 
     name = "text"
 
-    def __init__(self, check: Callable[[str], object]) -> None:
-        self._check = check
+    def __init__(
+        self,
+        check: Callable[[str], object] = lambda _: None,
+        values: Callable[[dict[str, Any]], Iterable[str]] = lambda _: (),
+    ) -> None:
+        self._check, self._values = check, values
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Return the values that begin like what is typed."""
+        del param
+        return [CompletionItem(name) for name in self._values(ctx.params) if name.startswith(incomplete)]
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the text as it is."""
@@ -57,8 +76,20 @@ class InputFile(click.Path):
     ) -> Path:
         """Return the path."""
         del param, ctx
+        if str(value) == "-":
+            value = _stdin_as_file()
         check_readable(Path(value))
         return Path(value)
+
+
+def _stdin_as_file() -> Path:
+    """A file of what comes on stdin, which goes with the process: readers look at a file more than once."""
+    folder = Path(mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = folder / "stdin"
+    with path.open("xb") as file:
+        shutil.copyfileobj(sys.stdin.buffer, file)
+    return path
 
 
 class Duration(click.ParamType):
@@ -114,9 +145,26 @@ def _window(text: str | None) -> tuple[float, float] | None:
     return low, high
 
 
+def _molecule_names(_: dict[str, Any]) -> Iterable[str]:
+    from flowcei.molecules.molecule import built_in_molecules
+
+    return built_in_molecules()
+
+
+def _prior_names(typed: dict[str, Any]) -> Iterable[str]:
+    """Names of the priors of the molecule that is typed, or of ocs."""
+    from flowcei.molecules.molecule import Molecule
+
+    try:
+        return Molecule.load(str(typed.get("molecule") or "ocs")).priors
+    except FlowceiError:
+        return ()
+
+
+MOLECULE_NAME, PRIOR_NAME = Checked(values=_molecule_names), Checked(values=_prior_names)
 NOISE, MOLECULE, INPUT, OUTPUT = (
     Checked(_check_noise),
-    Checked(_check_molecule),
+    Checked(_check_molecule, _molecule_names),
     InputFile(),
     click.Path(path_type=Path),
 )
@@ -154,7 +202,9 @@ def gathered(kind: type, name: str) -> Decorator:
 
 
 molecule_option = option(
-    "--molecule", "A built-in name, .toml or .xyz; ocs if absent and the file does not say.", MOLECULE
+    "--molecule",
+    "A built-in name, .toml or .xyz; ocs if absent and the file does not say.",
+    MOLECULE,
 )
 seed_option = option("--seed", "Of all randomness; drawn and printed if absent.", SEED)
 overwrite_option = flag("--overwrite", "Replace files that exist.")

@@ -45,7 +45,11 @@ def _kinds(text: str) -> tuple[str, ...]:
     metavar="KIND,...",
 )
 @options.option("--compare", "Other events, drawn as lines over those of FILE.", options.INPUT)
-@options.option("--prior", "Draw simulated events of this prior of the molecule over those of FILE.")
+@options.option(
+    "--prior",
+    "Draw simulated events of this prior of the molecule over those of FILE.",
+    options.PRIOR_NAME,
+)
 @options.option("--by", "A row of plots for each value of an extra column, as a delay.", metavar="COLUMN")
 @options.option("--event", "Number of the event whose samples are drawn; the first if absent.", int)
 @options.molecule_option

@@ -41,7 +41,7 @@ def find_model(name: str | None) -> Path | None:
     raise UsageError(f"no model {name!r}: give a .safetensors file, a run folder, or {BUNDLED!r}")
 
 
-MODEL_NAME = Checked(find_model)
+MODEL_NAME = Checked(find_model, lambda _: [BUNDLED, *(path.parent.name for path in RUNS.glob(f"*/{MODEL}"))])
 
 
 def load_named(name: str | None, device: str) -> tuple[str, flowcei.Reconstructor]:

@@ -28,9 +28,13 @@ _DATASETS = ("cei_traning_orient_1", "random_cos3d_10000", "generated_cos3d_chec
 
 
 @click.command(short_help="Simulate Coulomb explosions of a molecule.")
-@click.argument("molecule", required=False)
+@click.argument("molecule", required=False, type=options.MOLECULE_NAME)
 @click.option("-n", "count", type=click.IntRange(min=1), show_default="10000", help="Events.")
-@click.option("--prior", help="Which geometries: a prior of the molecule; its default if absent.")
+@click.option(
+    "--prior",
+    help="Which geometries: a prior of the molecule; its default if absent.",
+    type=options.PRIOR_NAME,
+)
 @click.option(
     "--noise",
     type=options.NOISE,

@@ -15,8 +15,8 @@ from click.core import ParameterSource
 
 import flowcei
 from flowcei.cli import options
-from flowcei.cli.architectures import ArchitectureCommand, architecture_options
-from flowcei.cli.options import INPUT, MOLECULE, NOISE, Duration, option
+from flowcei.cli.architectures import ARCHITECTURE, ArchitectureCommand, architecture_options
+from flowcei.cli.options import INPUT, MOLECULE, NOISE, PRIOR_NAME, Duration, option
 from flowcei.cli.progress import Progress
 from flowcei.cli.runfolder import LOG, RunFolder, begin_run, check_run_folder, to_resume
 from flowcei.cli.runs import read_noted
@@ -35,11 +35,11 @@ _ALWAYS = ("arch", "frame", "events", "seed", "device", *_SCHEDULE)
 
 
 @click.command(cls=ArchitectureCommand, short_help="Train a model, on fresh simulations or on a file.")
-@option("--arch", "The architecture; its options are below.", default="cinn")
+@option("--arch", "The architecture; its options are below.", ARCHITECTURE, default="cinn")
 @option("--data", "Events with positions; simulated afresh if absent.", INPUT)
 @option("--molecule", "A built-in name, .toml or .xyz; ocs, or what --data says, if absent.", MOLECULE)
 @options.ions_options
-@option("--prior", "Which geometries to simulate; the molecule's default if absent.")
+@option("--prior", "Which geometries to simulate; the molecule's default if absent.", PRIOR_NAME)
 @option(
     "--noise",
     "Detector noise to train for, 1% or a range. If absent 0.1%..5%, or from what --data show to 5%.",
