@@ -51,7 +51,7 @@ def demo(ctx: click.Context, *, output: Path, quick: bool, seed: int, overwrite:
     Each step is an ordinary command, printed as you would type it.
     """
     folder = made_folder(output, overwrite=overwrite)
-    from flowcei.report.figures import events_figure
+    from flowcei.plot.figure import events_figure
 
     group = ctx.find_root().command
     sizes = (_QUICK, _QUICK, 200) if quick else ("--epochs 8", "--epochs 5", 4000)

@@ -119,4 +119,5 @@ def _drawn(file: Path, kind: str, event: int | None, unit: str, *, keep_flagged:
     from flowcei.plot.figure import samples_figure
 
     samples, row = read_unflagged(file, event, keep_flagged=keep_flagged)
-    return samples_figure(samples, kind, row or 0, unit)
+    alone = samples if kind == "predictive" else samples[row or 0]
+    return samples_figure(alone, kind, unit)

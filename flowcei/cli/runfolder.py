@@ -76,7 +76,7 @@ class RunFolder:
         import pandas as pd
 
         from flowcei.plot.style import save
-        from flowcei.report.figures import training_figure
+        from flowcei.report.training import training_figure
 
         model.training.name = self.folder.name
         self.write_metrics(records)

@@ -56,8 +56,8 @@ def spread(
     options.check_folder(folder, overwrite=overwrite)
     if xyz:
         options.output_path(xyz, overwrite=overwrite)
+    from flowcei.plot.figure import samples_figure
     from flowcei.posterior.structures import write_means_xyz
-    from flowcei.report.figures import internal_figure, spread_figure
 
     drawn, row = read_unflagged(samples, event, keep_flagged=keep_flagged)
     options.made_folder(folder, overwrite=overwrite)
@@ -67,10 +67,10 @@ def spread(
         "spread.csv": result.to_dataframe(),
         "overall.csv": result.overall(),
         "covariance.csv": result.covariance_table(),
-        "clouds.png": spread_figure(result),
-        "internal.png": internal_figure(result),
-        f"{shown}-clouds.png": spread_figure(result, row),
-        f"{shown}-internal.png": internal_figure(result, row),
+        "clouds.png": samples_figure(drawn, "structure"),
+        "internal.png": samples_figure(drawn, "corner"),
+        f"{shown}-clouds.png": samples_figure(drawn[row], "structure"),
+        f"{shown}-internal.png": samples_figure(drawn[row], "corner"),
     }
     write_results(results, folder, overwrite=overwrite)
     if xyz:

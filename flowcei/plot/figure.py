@@ -10,7 +10,7 @@ import numpy as np
 from flowcei.errors import UsageError
 from flowcei.events.container import Events
 from flowcei.plot import events as of_events
-from flowcei.plot.geometry import corner, predicted, structure
+from flowcei.plot.geometry import corner, predicted, structure, title_of
 from flowcei.plot.style import new_figure, plain, styled
 
 if TYPE_CHECKING:
@@ -102,13 +102,12 @@ def _by_column(sets: dict[str, Events], by: str) -> dict[str, dict[str, Events]]
 
 
 @styled
-def samples_figure(samples: PosteriorSamples, kind: str, event: int = 0, unit: str = "angstrom") -> Figure:
-    """Draw samples: the structure or the internal coordinates of one event, or the momenta that they predict.
+def samples_figure(samples: PosteriorSamples, kind: str, unit: str = "angstrom") -> Figure:
+    """Draw samples: their structure or internal coordinates, or the momenta that they predict.
 
     Args:
-        samples: Of any number of events.
+        samples: Of one event, `samples[3]`, or of several, which are drawn together.
         kind: Of `SAMPLE_KINDS`.
-        event: Which of them, from 0, but for ``predictive``, which is of all.
         unit: Of lengths, ``angstrom`` or ``bohr``.
 
     Returns:
@@ -120,12 +119,9 @@ def samples_figure(samples: PosteriorSamples, kind: str, event: int = 0, unit: s
     if kind == "predictive":
         return events_figure(predicted(samples), ("newton", "ker", "shares", "angles"))
     if kind == "corner":
-        return corner(samples[event], unit=unit)
+        return corner(samples, unit=unit)
     if kind != "structure":
         raise UsageError(f"no plot of samples {kind!r}; there are {', '.join(SAMPLE_KINDS)}")
-    figure = new_figure(6.4, 3.4)
-    axes = structure(samples[event], figure.subplots(), unit=unit)
-    axes.set_title(
-        f"{samples.molecule.name}, event {samples.event_id[event]}: {samples.positions.shape[1]} samples"
-    )
+    figure = new_figure(6.4, 3.4, title=title_of(samples))
+    structure(samples, figure.subplots(), unit=unit)
     return figure

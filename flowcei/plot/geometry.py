@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,8 +12,7 @@ from matplotlib.patches import Ellipse
 from flowcei.errors import UsageError
 from flowcei.events.container import Events
 from flowcei.physics.explosion import asymptotic_momenta
-from flowcei.plot.style import colour, dots, new_axes, new_figure
-from flowcei.posterior.spread import quantities
+from flowcei.plot.style import colour, dots, new_axes, new_figure, plain
 from flowcei.units import ANGSTROM
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 LENGTHS = {"angstrom": ANGSTROM, "bohr": 1.0}
 """Units of length in pictures, in bohr."""
 
+_MOST = 8  # bonds and angles in a corner plot
 _STICKS = 40  # samples whose bonds are drawn
 
 
@@ -38,13 +39,13 @@ def structure(
     truth: Floats | None = None,
     unit: str = "angstrom",
 ) -> Axes:
-    """Draw the samples of one event as ball and stick, in the plane that holds most of the molecule.
+    """Draw samples as ball and stick in the recoil frame: x along one momentum, y in the plane of two.
 
     Each atom is drawn at the median of its samples, with the ellipses that hold 39 and 86 % of a normal
-    distribution; samples are turned onto their median, so that ellipses show the shape, not the orientation.
+    distribution; of several events all samples are drawn together.
 
     Args:
-        samples: Samples of one event: `samples[3]`.
+        samples: Samples of one event, `samples[3]`, or of several.
         axes: Where to draw; axes of a new figure where None.
         truth: Known positions (N, 3), bohr, labelled as the molecule, drawn as crosses.
         unit: ``angstrom`` or ``bohr``.
@@ -53,83 +54,93 @@ def structure(
         The axes, with equal scales.
 
     Raises:
-        UsageError: For samples of more or fewer than one event, or an unknown unit.
+        UsageError: For an unknown unit.
 
     Example:
         >>> import flowcei
         >>> s = flowcei.load().sample(flowcei.simulate("ocs", 2, noise="1%", seed=1), 20, seed=1)
         >>> structure(s[0]).get_xlabel()
-        '(angstrom)'
+        'x along p(s) (angstrom)'
     """
-    molecule, axes = samples.molecule, new_axes(axes)
-    x = _of_one(samples).labelled()[0]
-    onto = x[0]
-    for _ in range(3):  # to the mean shape; a first sample is an arbitrary one
-        onto = _superposed(x, onto).mean(axis=0)
-    plane = np.linalg.svd(onto)[2].T[:, :2] / _length(unit)
-    handles = _balls(axes, _superposed(x, onto) @ plane, molecule)
-    for name, marker, geometry in (("truth", "x", truth), ("equilibrium", "+", molecule.equilibrium)):
+    scale, spread, axes = _length(unit), samples.spread(keep_flagged=True), new_axes(axes)
+    x = spread.positions.reshape(-1, *spread.positions.shape[2:])
+    handles = _balls(axes, x[..., :2] / scale, samples.molecule)
+    for name, marker, geometry in (("truth", "x", truth), ("equilibrium", "+", samples.molecule.equilibrium)):
         if geometry is not None:
-            flat = _superposed(np.asarray(geometry)[None], onto)[0] @ plane
+            flat = _superposed(np.asarray(geometry), np.median(x, axis=0))[:, :2] / scale
             axes.plot(*flat.T, marker, ms=8, mew=1.5, color="black", zorder=5)
             handles.append(Line2D([], [], marker=marker, ls="", color="black", label=name))
     axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    axes.set(xlabel=f"({unit})", ylabel=f"({unit})", aspect="equal")
+    axes.set(
+        xlabel=f"x along p({spread.along}) ({unit})",
+        ylabel=f"y in the plane\nof momenta ({unit})",
+        aspect="equal",
+    )
     axes.margins(0.15)
     low, high = axes.get_xlim()
-    middle, half = (
-        float(np.mean(axes.get_ylim())),
-        max(0.5 * float(np.ptp(axes.get_ylim())), 0.2 * (high - low)),
-    )
-    axes.set_ylim(middle - half, middle + half)  # room for the marks of a straight molecule
+    middle, half = float(np.mean(axes.get_ylim())), 0.5 * float(np.ptp(axes.get_ylim()))
+    half = max(half, 0.2 * (high - low))  # room for the marks of a straight molecule
+    axes.set_ylim(middle - half, middle + half)
     return axes
 
 
 def corner(samples: PosteriorSamples, *, unit: str = "angstrom") -> Figure:
-    """Draw bonds and angles of one event, each and in pairs, with the central 68 % and the correlation.
+    """Draw bonds and angles, each and in pairs, with medians, the central 68 % and correlations.
 
     Args:
-        samples: Samples of one event: `samples[3]`.
+        samples: Samples of one event, `samples[3]`, or of several, which are drawn together.
         unit: Of lengths, ``angstrom`` or ``bohr``.
 
     Returns:
         The figure, a panel for each pair.
 
     Raises:
-        UsageError: For samples of more or fewer than one event, or an unknown unit.
+        UsageError: For an unknown unit.
     """
-    scale, x = _length(unit), _of_one(samples).labelled()
-    names, values = quantities(samples.molecule, x)
-    columns = [k for k, q in enumerate(names) if q.kind != "atom"]
-    numbers = [values[0, :, k] / (scale if names[k].kind == "bond" else 1.0) for k in columns]
-    labels = [f"{names[k].name} ({unit if names[k].kind == 'bond' else 'deg'})" for k in columns]
-    count = len(columns)
-    figure = new_figure(1.7 * count + 0.8, 1.7 * count + 0.4)
-    panels = figure.subplots(count, count, squeeze=False)
+    scale, spread = _length(unit), samples.spread(keep_flagged=True)
+    chosen = spread.internal[:_MOST]
+    names = [spread.names[k] for k in chosen]
+    values = spread.values[:, :, chosen].reshape(-1, len(chosen))
+    values = values / [scale if name.kind == "bond" else 1.0 for name in names]
+    labels = [f"{name.name} ({unit if name.kind == 'bond' else 'deg'})" for name in names]
+    count = len(chosen)
+    figure = new_figure(1.8 * count + 1.0, 1.7 * count + 0.6, title=title_of(samples))
     for row in range(count):
-        for column in range(count):
-            axes = panels[row, column]
-            if column > row:
-                axes.set_visible(False)
-                continue
-            if row == column:
-                low, middle, high = np.percentile(numbers[row], (16, 50, 84))
-                axes.hist(numbers[row], 24, color=colour(0), alpha=0.5)
-                axes.axvline(middle, color="black", lw=1)
-                axes.axvspan(low, high, color=colour(4), alpha=0.25, lw=0)
-                axes.set_title(f"{middle:.3g} +{high - middle:.2g} -{middle - low:.2g}", fontsize=8)
-                axes.set_yticks([])
-            else:
-                pair = np.stack([numbers[column], numbers[row]], axis=1)
-                dots(axes, pair, 0, 2)
-                _ellipses(axes, pair, "black")
-                axes.set_title(f"correlation {np.corrcoef(pair.T).flat[1]:+.2f}", fontsize=7)
+        for column in range(row + 1):
+            axes = figure.add_subplot(count, count, row * count + column + 1)
+            _corner_panel(axes, values[:, column], None if row == column else values[:, row])
+            axes.locator_params(nbins=3)
             axes.tick_params(labelbottom=row == count - 1, labelleft=column == 0 and row > 0, labelsize=7)
-            if row == count - 1:
-                axes.set_xlabel(labels[column], fontsize=8)
-            if column == 0 and row > 0:
-                axes.set_ylabel(labels[row], fontsize=8)
+            axes.set_xlabel(labels[column] if row == count - 1 else "", fontsize=8)
+            axes.set_ylabel(labels[row] if column == 0 and row > 0 else "", fontsize=8)
     return figure
+
+
+def _corner_panel(axes: Axes, x: Floats, y: Floats | None) -> None:
+    if y is None:
+        low, middle, high = np.percentile(x, (16, 50, 84))
+        axes.hist(x, int(np.clip(2 * len(x) ** (1 / 3), 8, 60)), color=colour(0), alpha=0.5)
+        axes.axvline(middle, color="black", lw=1)
+        axes.axvspan(low, high, color=colour(4), alpha=0.25, lw=0)
+        digits = (
+            max(0, 1 - math.floor(math.log10(error)))
+            if (error := min(high - middle, middle - low)) > 0
+            else 3
+        )
+        errors = f"+{high - middle:.{digits}f} -{middle - low:.{digits}f}"
+        axes.set_title(f"{middle:.{digits}f} {errors}", fontsize=8)
+        axes.set_yticks([])
+        return
+    pair = np.stack([x, y], axis=1)
+    dots(axes, pair, 0, 2)
+    _ellipses(axes, pair, "black")
+    axes.set_title(f"correlation {np.corrcoef(x, y).flat[1]:+.2f}", fontsize=7)
+
+
+def title_of(samples: PosteriorSamples) -> str:
+    """What a picture of samples is of."""
+    events = f"event {samples.event_id[0]}" if len(samples) == 1 else f"{len(samples):,} events together"
+    return f"{plain(samples.molecule.name)}, {events}, {samples.positions.shape[1]} samples of each"
 
 
 def predicted(samples: PosteriorSamples) -> dict[str, Events]:
@@ -146,19 +157,12 @@ def _length(unit: str) -> float:
     return LENGTHS[unit]
 
 
-def _of_one(samples: PosteriorSamples) -> PosteriorSamples:
-    if len(samples) != 1:
-        raise UsageError(f"this picture is of one event; there are {len(samples)}: samples[0] is the first")
-    return samples.equally_weighted()
-
-
 def _superposed(x: Floats, onto: Floats) -> Floats:
-    """Geometries (n, N, 3), centred and turned onto one (N, 3) (W. Kabsch, Acta Cryst. A 32, 922 (1976))."""
-    x, onto = x - x.mean(axis=-2, keepdims=True), onto - onto.mean(axis=0)
-    u, _, vt = np.linalg.svd(np.einsum("nki,kj->nij", x, onto))
-    sign = np.sign(np.linalg.det(u @ vt))
-    u[:, :, -1] *= sign[:, None]
-    return x @ (u @ vt)
+    """A geometry (N, 3), centred and turned onto another (W. Kabsch, Acta Cryst. A 32, 922 (1976))."""
+    middle = onto.mean(axis=0)
+    u, _, vt = np.linalg.svd((x - x.mean(axis=0)).T @ (onto - middle))
+    u[:, -1] *= np.sign(np.linalg.det(u @ vt))
+    return (x - x.mean(axis=0)) @ (u @ vt) + middle
 
 
 def _balls(axes: Axes, x: Floats, molecule: Molecule) -> list[Line2D]:

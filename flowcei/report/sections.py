@@ -265,7 +265,7 @@ def events_section(material: Material) -> Section:
     pictures, rows = [], []
     for why, row in material.cards.items():
         number = int(material.trusted.event_id[row])
-        figure = samples_figure(material.trusted, "structure", row)
+        figure = samples_figure(material.trusted[row], "structure")
         pictures.append(Picture.of(figure, f"{why}: event {number}"))
         for k in modes.of(material.place(row)):
             ends = modes.positions[k][np.array(molecule.bonds, dtype=int).reshape(-1, 2)]

@@ -167,8 +167,6 @@ def test_a_structure_has_the_bonds_of_the_samples(unit: str) -> None:
         drawn = np.linalg.norm(marks[a] - marks[b])
         assert drawn == pytest.approx(np.median(np.linalg.norm(x[:, i] - x[:, j], axis=1)) / scale, rel=0.02)
     assert unit in axes.get_xlabel()
-    with pytest.raises(UsageError, match="one event; there are 5"):
-        structure(samples)
     with pytest.raises(UsageError, match="no unit of length 'mile'"):
         structure(samples[0], unit="mile")
 
@@ -177,7 +175,7 @@ def test_a_corner_plot_prints_the_correlations_of_the_samples() -> None:
     """Of OCS two bonds and an angle: six panels, each correlation as numpy has it."""
     samples = _samples()
     figure = corner(samples[1])
-    shown = [axes for axes in figure.axes if axes.get_visible()]
+    shown = figure.axes
     assert len(shown) == 6
     x = samples.positions[1].astype(float)
     bonds = [np.linalg.norm(x[:, i] - x[:, j], axis=1) for i, j in samples.molecule.bonds]
