@@ -328,8 +328,12 @@ def warn_of_masses(molecule: Molecule, *, of_model: bool = False) -> None:
         warn(f"{line} of flowcei train, as the model was trained for this mass" if of_model else line, "mass")
 
 
-def settled_seed(seed: int | None) -> int:
-    """Seed given, or one that is drawn and said."""
+def settled_seed(seed: int | None, unfinished: Path | None = None) -> int:
+    """Seed given, or that of an unfinished file, or one that is drawn and said."""
+    if seed is None and unfinished is not None:
+        from flowcei.storage.resumable import unfinished_seed
+
+        seed = unfinished_seed(unfinished)
     if seed is None:
         from flowcei.events.simulation import fresh_seed
 

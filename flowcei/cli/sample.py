@@ -82,15 +82,15 @@ def sample(
     from flowcei.cli.runcheck import note_run_check
     from flowcei.events.source import open_events
     from flowcei.reconstruction.sampling import SamplingRequest, Survey
-    from flowcei.storage.resumable import unfinished_seed
 
-    seed, noise = unfinished_seed(path) if resume and seed is None else seed, asked["noise"]
+    noise = asked["noise"]
     reconstructor = _loaded(model, device, noise)
     source = open_events(momenta, reconstructor.molecule, reading(noise))
     source.log_reading()
     first = next(source.chunks())
     note_what_is_assumed(reconstructor, first, noise)
-    request = SamplingRequest(asked.pop("count"), options.settled_seed(seed), **asked)
+    seed = options.settled_seed(seed, path if resume else None)
+    request = SamplingRequest(asked.pop("count"), seed, **asked)
     survey = Survey.of(source.chunks())
     if source.selection.to_dict() or source.tally.rejected:
         source.keep_tally()
