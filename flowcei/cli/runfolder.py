@@ -12,13 +12,17 @@ import json
 import shutil
 import tomllib
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flowcei.errors import DataError, UsageError
+from flowcei.storage.creation import atomic_text, check_output, remove_stale
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import pandas as pd
 
     from flowcei.reconstruction.model import Reconstructor
     from flowcei.training.schedule import EpochRecord
@@ -35,15 +39,11 @@ _UNFINISHED = "unfinished"
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A training's folder, by the name of the run.
-
-    `work` is where the training is kept until its end: `folder`, or `unfinished/` in it; `made` are the
-    folders that were made for it, the outermost first.
-    """
+    """A training's folder, by the name of the run."""
 
     folder: Path
-    work: Path
-    made: tuple[Path, ...] = ()
+    work: Path  # where the training is kept until its end: `folder`, or `unfinished/` in it
+    made: tuple[Path, ...] = ()  # folders that were made for it, the outermost first
 
     @property
     def checkpoint(self) -> Path:
@@ -56,32 +56,28 @@ class RunFolder:
         try:
             return dict(tomllib.loads(path.read_text("utf-8"))["train"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            what = "is not the configuration of a training; begin it anew with --overwrite"
-            raise DataError(what, path=path) from error
+            message = "is not the configuration of a training; begin it anew with --overwrite"
+            raise DataError(message, path=path) from error
 
-    def write_metrics(self, records: Sequence[EpochRecord]) -> None:
-        """Write the epochs so far."""
+    def write_metrics(self, records: Sequence[EpochRecord]) -> pd.DataFrame:
+        """Write the epochs so far, and return them."""
         import pandas as pd
 
-        from flowcei.storage.creation import atomic_text
-
+        table = pd.DataFrame([asdict(record) for record in records])
         with atomic_text(self.work / _METRICS) as file:
-            pd.DataFrame([asdict(r) for r in records]).to_csv(file, index=False)
+            table.to_csv(file, index=False)
+        return table
 
     def finish(self, model: Reconstructor, records: Sequence[EpochRecord]) -> None:
         """Write the model, and take the place of the run that is replaced.
 
         Killed anywhere in between, the training can be resumed and comes here again.
         """
-        import pandas as pd
-
         from flowcei.report.figures import training_figure
         from flowcei.report.style import save
 
         model.training.name = self.folder.name
-        self.write_metrics(records)
-        picture = training_figure(pd.DataFrame([asdict(r) for r in records]))
-        save(picture, self.work / _PICTURE, overwrite=True)
+        save(training_figure(self.write_metrics(records)), self.work / _PICTURE, overwrite=True)
         model.save(self.work / MODEL, overwrite=True)
         if self.work != self.folder:
             for name in (MODEL, _METRICS, _PICTURE, _CONFIG):  # without the last it is unfinished no more
@@ -94,8 +90,6 @@ class RunFolder:
 
     def clean(self) -> None:
         """Remove what a killed process left half-written."""
-        from flowcei.storage.creation import remove_stale
-
         for path in {self.folder, self.work}:
             if path.is_dir():  # the work of a run that has taken its place is gone
                 remove_stale(path)
@@ -119,14 +113,12 @@ def unfinished_work(folder: Path) -> Path | None:
 def check_run_folder(output: Path | None, name: str, *, overwrite: bool) -> Path:
     """The folder for a new run, `output` or the next free `runs/NAME-k`, before any work is done."""
     if output is None:
-        k = 1
-        while (RUNS / f"{name}-{k}").exists():
-            k += 1
-        return RUNS / f"{name}-{k}"
+        return next(path for k in count(1) if not (path := RUNS / f"{name}-{k}").exists())
     unfinished = unfinished_work(output)
     if unfinished and not overwrite:
-        msg = f"{output} holds an unfinished training: --resume {output} goes on, --overwrite begins anew"
-        raise UsageError(msg)
+        raise UsageError(
+            f"{output} holds an unfinished training: --resume {output} goes on, --overwrite begins anew"
+        )
     replaced = overwrite and (unfinished or (output / MODEL).is_file())
     empty = output.is_dir() and all(path.name.startswith(".") for path in output.iterdir())
     if output.exists() and not (empty or replaced):
@@ -137,8 +129,6 @@ def check_run_folder(output: Path | None, name: str, *, overwrite: bool) -> Path
 
 def begin_run(folder: Path, config: dict[str, Any]) -> RunFolder:
     """Make the folder of a run, with its configuration in it; a finished run there stays until `finish`."""
-    from flowcei.storage.creation import atomic_text
-
     _check_no_links(folder)
     work = folder / _UNFINISHED if (folder / MODEL).is_file() else folder
     run = RunFolder(folder, work, tuple(p for p in (*reversed(work.parents), work) if not p.exists()))
@@ -154,8 +144,8 @@ def begin_run(folder: Path, config: dict[str, Any]) -> RunFolder:
     except BaseException as error:
         run.discard()
         if isinstance(error, OSError):
-            msg = f"cannot make folder {work} ({error.strerror}); name another place with -o"
-            raise UsageError(msg) from error
+            message = f"cannot make folder {work} ({error.strerror}); name another place with -o"
+            raise UsageError(message) from error
         raise
     return run
 
@@ -164,25 +154,20 @@ def to_resume(name: str) -> RunFolder:
     """The unfinished run meant: a folder, a name in runs/, or the newest there for ""."""
     folders = [Path(name), RUNS / name] if name else list(RUNS.glob("[!.]*"))
     runs = [RunFolder(folder, work) for folder in folders if (work := unfinished_work(folder)) is not None]
+    if not runs and not name:
+        raise UsageError(f"there is no unfinished training in {RUNS}")
     if not runs:
-        msg = f"no unfinished training {name!r}: give a run folder, or a name in {RUNS}"
-        if not name:
-            msg = f"there is no unfinished training in {RUNS}"
-        elif finished := [folder for folder in folders if (folder / MODEL).is_file()]:
-            msg = f"the training in {finished[0]} is complete"
-        raise UsageError(msg)
+        for folder in folders:
+            if (folder / MODEL).is_file():
+                raise UsageError(f"the training in {folder} is complete")
+        raise UsageError(f"no unfinished training {name!r}: give a run folder, or a name in {RUNS}")
     run = runs[0] if name else max(runs, key=lambda run: run.work.stat().st_mtime)
     _check_no_links(run.folder)
     return run
 
 
 def _check_no_links(folder: Path) -> None:
-    """Refuse a run folder, which may come from somebody else, in which a file is a link or no file.
-
-    Nothing would be written through it; but it would be noticed only after hours of work.
-    """
-    from flowcei.storage.creation import check_output
-
+    """Refuse a run folder, perhaps from somebody else, with a link in it: now, not after hours of work."""
     work = folder / _UNFINISHED
     if work.is_symlink():
         raise UsageError(f"{work} is a link: a run folder holds only what is its own; remove it")
