@@ -183,15 +183,11 @@ drift_option = option(
 keep_flagged_option = flag("--keep-flagged", "Keep events whose flags say that they are not to be trusted.")
 ions_options = option_group(
     option(
-        "--isotopes",
-        "Of the molecule: 81Br,37Cl for all such atoms, h1=2H or h1=D for one.",
-        metavar="LIST",
+        "--isotopes", "Of the molecule: 81Br,37Cl for all such atoms, h1=2H or h1=D for one.", metavar="LIST"
     ),
     option("--charges", "Of the molecule's ions: 2,2,2 in its order, or one for all.", metavar="LIST"),
     option(
-        "--length-unit",
-        "Of the positions in an XYZ file of a molecule.",
-        click.Choice(["angstrom", "bohr"]),
+        "--length-unit", "Of the positions in an XYZ file of a molecule.", click.Choice(["angstrom", "bohr"])
     ),
 )
 _READING = (
