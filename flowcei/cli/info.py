@@ -114,8 +114,9 @@ def _model_facts(file: Path) -> tuple[Facts, dict[str, Facts]]:
         options.warn_of_masses(molecule, of_model=True)
     except (DataError, ValueError, KeyError, IndexError) as error:
         raise DataError(f"its description is damaged: {error}", path=file) from error
-    what = "bonds in the recoil frame times KER" if frame.invariant else "columns of the file"
-    unit = "bohr hartree" if frame.invariant else "bohr"
+    what, unit = "columns of the file", "bohr"
+    if frame.invariant:
+        what, unit = "bonds in the recoil frame times KER", "bohr hartree"
     training = card.training.to_dict()
     sections = {
         "": {
@@ -130,13 +131,7 @@ def _model_facts(file: Path) -> tuple[Facts, dict[str, Facts]]:
         },
         "Trained on": _training_texts(card, training),
         "Result": _result_texts(training),
-        "File": {
-            "format": f"{card.format_version}" if card.checksum else f"1, read as {card.format_version}",
-            "written by flowcei": card.flowcei,
-            "trained with": _words(card.training.versions) or "unknown versions",
-            "weights": "match their checksum" if card.checksum else "carry no checksum (format 1)",
-            "checksum": card.checksum,
-        },
+        "File": _file_texts(card),
         "Other entries": {key: _words(value) for key, value in training.items() if key not in _SHOWN},
     }
     table = {"content": "model"} | card.to_dict()
@@ -146,6 +141,16 @@ def _model_facts(file: Path) -> tuple[Facts, dict[str, Facts]]:
         heading: {key: text for key, text in facts.items() if text} for heading, facts in sections.items()
     }
     return table, {heading: facts for heading, facts in told.items() if facts}
+
+
+def _file_texts(card: ModelCard) -> Facts:
+    return {
+        "format": f"{card.format_version}" if card.checksum else f"1, read as {card.format_version}",
+        "written by flowcei": card.flowcei,
+        "trained with": _words(card.training.versions) or "unknown versions",
+        "weights": "match their checksum" if card.checksum else "carry no checksum (format 1)",
+        "checksum": card.checksum,
+    }
 
 
 def _molecule_texts(card: ModelCard, molecule: flowcei.Molecule) -> Facts:
@@ -201,25 +206,27 @@ def _result_texts(training: Facts) -> Facts:
 
 
 def _words(value: object) -> str:
-    """Table as text: plain values in one line, tables within it below one another."""
-    if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
-        return "\n".join(map(_words, value[:_LONG])) + ("\n..." if len(value) > _LONG else "")
+    """Value as text: of a table plain values in one line, tables within it below one another."""
+    if isinstance(value, dict):
+        return _table(value)
+    if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
+        return "\n".join([*map(_words, value[:_LONG]), *["..."] * (len(value) > _LONG)])
     if isinstance(value, list):
         text = json.dumps(value)
         return text if len(text) <= 100 else f"{len(value)} entries"
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if not isinstance(value, dict):
-        return str(value)
-    words = {key: _words(part) for key, part in value.items()}  # once: twice a level is 2^depth times
-    deep = {
-        key for key, part in value.items() if "\n" in words[key] or (isinstance(part, dict) and len(part) > 1)
-    }
-    plain = [f"{key} {text}" for key, text in words.items() if key not in deep]
-    lines = {
-        key: f"\n{text}".replace("\n", "\n  ") if "\n" in text else f" {text}" for key, text in words.items()
-    }
-    below = [f"{key}:{text}" for key, text in lines.items() if key in deep]
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _table(table: Facts) -> str:
+    plain, below = [], []
+    for key, value in table.items():
+        text = _words(value)  # once: twice a level is 2^depth times
+        if "\n" in text:
+            below.append(f"{key}:\n{text}".replace("\n", "\n  "))
+        elif isinstance(value, dict) and len(value) > 1:
+            below.append(f"{key}: {text}")
+        else:
+            plain.append(f"{key} {text}")
     return "\n".join([", ".join(plain)] * bool(plain) + below)
 
 

@@ -162,14 +162,11 @@ def _to_file(
 
 
 def _note_quality(quality: Quality, *, complete: bool) -> None:
-    """Warn of events that their samples speak against, and say what the weights left of them.
-
-    Flags that momenta alone raise were said of the first events of the file; `complete`: say them of all.
-    """
+    """Warn of events that their samples speak against, and say what the weights left of them."""
     from flowcei.posterior.flags import AFTERWARDS, FLAG_BITS
     from flowcei.posterior.weights import efficiency_in_words
 
-    bits = FLAG_BITS if complete else AFTERWARDS
+    bits = FLAG_BITS if complete else AFTERWARDS  # flags of momenta were said of the first events already
     warn_of_flags({name: (quality.flags & bit) > 0 for name, bit in bits.items()}, quality.event_id)
     if quality.ess is not None and quality.drawn is not None:
         note(efficiency_in_words(quality.ess, quality.drawn))
