@@ -10,8 +10,7 @@ import click
 
 import flowcei
 from flowcei.cli import options
-from flowcei.cli.runfolder import RUNS
-from flowcei.cli.runs import BUNDLED, find_model, read_noted
+from flowcei.cli.runs import BUNDLED, RUNS, find_model, read_noted
 from flowcei.cli.streams import show
 from flowcei.errors import DataError
 from flowcei.storage.files import check_readable

@@ -18,8 +18,7 @@ import flowcei
 from flowcei.cli import options
 from flowcei.cli.options import INPUT, MOLECULE, NOISE, Duration, option
 from flowcei.cli.progress import Progress
-from flowcei.cli.runfolder import LOG, RunFolder, begin_run, check_run_folder, to_resume
-from flowcei.cli.runs import read_noted
+from flowcei.cli.runs import LOG, RunFolder, begin_run, check_run_folder, read_noted, to_resume
 from flowcei.cli.streams import log, log_file, note, warn
 from flowcei.errors import DataError, FlowceiError, StoppedError, TrainingDivergedError, UsageError
 from flowcei.experiment.detector import DEFAULT_NOISE
