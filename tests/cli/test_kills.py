@@ -15,6 +15,8 @@ import pytest
 from runfolders import FINISHED, LINE, TINY, assert_same_runs, names_in
 from shell import Shell
 
+from flowcei.cli import runs
+
 ROOT = Path(__file__).parents[2]
 
 
