@@ -324,9 +324,10 @@ def _log_start(plan: _Plan, run: RunFolder, *, resuming: bool) -> None:
     given, versions = plan.options, f"Python {platform.python_version()}, torch {torch.__version__}"
     log(f"$ flowcei {shlex.join(sys.argv[1:])}")
     log(f"flowcei {flowcei.__version__}, {versions}, seed {given['seed']}")
-    for finding in flowcei.examine(plan.data) if plan.data is not None and not resuming else ():
-        if finding.severity != "note":
-            warn(f"{finding.what}; {finding.means}", finding.code)
+    checked = flowcei.check_file(plan.data) if plan.data is not None and not resuming else None
+    for diagnostic in checked.diagnostics if checked is not None else ():
+        if diagnostic.severity != "note":
+            warn(f"{diagnostic.message}; {diagnostic.means}", diagnostic.code)
     for line in plan.conclusions:
         note(line)
     source = (
