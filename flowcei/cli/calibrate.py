@@ -29,7 +29,7 @@ _TITLES = {
 }
 
 
-@click.command(short_help="Check whether the posterior of a model is right.")
+@click.command()
 @click.argument("model", type=MODEL_NAME, metavar="MODEL")
 @judging_options("calibration", "Print all as JSON, and write calibration.json.", count=200, least=10)
 @flag("--weigh", "Judge the samples with their importance weights.")
