@@ -48,7 +48,7 @@ def calibrate(*, model: str, judging: Judging, weigh: bool, strict: bool) -> Non
     ((name, loaded),) = (models := judging.load([model])).items()
     judged = events, _ = judging.events(models)
     _warn_of_other_prior(loaded, events)
-    from flowcei.report.calibration import coverage_figure, joint_figure, sbc_figure
+    from flowcei.report.judging import coverage_figure, joint_figure, sbc_figure
 
     with Progress(len(events), "events") as progress:
         result = flowcei.calibrate(loaded, events, weigh=weigh, on_events=progress.update, **judging.sampling)

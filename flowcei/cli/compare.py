@@ -35,7 +35,7 @@ def compare(*, models: tuple[str, ...], judging: Judging) -> None:
     """
     loaded = judging.load(models)
     from flowcei.evaluation.comparison import FLOOR
-    from flowcei.report.comparison import comparison_figure
+    from flowcei.report.judging import comparison_figure
 
     judged = judging.events(loaded)
     result = flowcei.compare(loaded, judged[0], **judging.sampling)
