@@ -105,7 +105,7 @@ def _of_columns(kind: str, faults: Faults) -> list[Finding]:
 def _remarks(source: EventSource) -> list[Finding]:
     """Report what was concluded, stated, carried along, and left out without having been asked for."""
     out = []
-    if NUMBERED in source.names[:1] and "index-column" not in (source.faults or ()):
+    if NUMBERED in source.names[:1] and "index-column" not in (source.reading.faults or ()):
         what = "the first column has no name: row numbers"
         means = "flowcei drops it; a program that takes columns by their place is off by one"
         out.append(Finding("note", "index-column", what, means))

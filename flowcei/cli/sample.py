@@ -108,7 +108,7 @@ def sample(
         count, options.settled_seed(seed), noise, latent, weigh=weigh, min_ess=min_ess, budget=budget
     )
     survey = Survey.of(source.chunks())
-    if source.selection.to_dict() or source.tally.rejected:
+    if source.reading.selection.to_dict() or source.tally.rejected:
         source.keep_tally()
         note(f"{source.tally}")
     write = _to_stdout if str(path) == "-" else partial(_to_file, path, overwrite=overwrite, resume=resume)
