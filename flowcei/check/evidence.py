@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.stats import ks_2samp
 
-from flowcei.check.prediction import predicted_momenta
+from flowcei.check.comparison import predicted_momenta
 from flowcei.events.container import Events
 from flowcei.experiment.detector import rms_component
 

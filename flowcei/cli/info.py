@@ -10,9 +10,8 @@ import click
 
 import flowcei
 from flowcei.cli import options
-from flowcei.cli.reading import read_noted, reading_options
 from flowcei.cli.runfolder import RUNS
-from flowcei.cli.runs import BUNDLED, find_model
+from flowcei.cli.runs import BUNDLED, find_model, read_noted
 from flowcei.cli.streams import show
 from flowcei.errors import DataError
 from flowcei.storage.files import check_readable
@@ -45,7 +44,7 @@ _SHOWN |= {"versions"}
 @click.command(short_help="Print what a model, data or sample file says of itself.")
 @click.argument("file", type=options.OUTPUT)
 @options.molecule_option
-@reading_options
+@options.reading_options
 @options.json_option()
 def info(*, file: Path, molecule: str | None, reading: Callable[[], Reading], as_json: bool) -> None:
     """Print everything that FILE says of itself: a model or run folder, events or samples.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from flowcei.cli import options
+from flowcei.cli.options import option
 from flowcei.cli.runs import read_unflagged
 from flowcei.cli.streams import note, show, text_table, write_results
 from flowcei.errors import NoDensityError
@@ -23,10 +24,10 @@ _LESS_TELLING = ("starts", "error", "chi_squared")  # columns of the file that a
 
 
 @click.command(short_help="Find every geometry that explains an event, with its probability.")
-@click.argument("samples", type=options.InputFile())
-@click.option("--prior", help="Of the molecule; that of the model if absent.")
-@click.option("--event", type=int, help="Number of the event to draw; the most ambiguous if absent.")
-@click.option("--xyz", type=options.OUTPUT, help="Also write the geometries, extended XYZ, angstrom.")
+@click.argument("samples", type=options.INPUT)
+@option("--prior", "Of the molecule; that of the model if absent.")
+@option("--event", "Number of the event to draw; the most ambiguous if absent.", int)
+@option("--xyz", "Also write the geometries, extended XYZ, angstrom.", options.OUTPUT)
 @options.output_option("CSV; NAME.modes.csv if absent.")
 @options.keep_flagged_option
 @options.overwrite_option

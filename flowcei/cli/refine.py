@@ -7,13 +7,13 @@ from pathlib import Path
 
 import click
 
-from flowcei.cli.options import InputFile, keep_flagged_option, output_option, output_path, overwrite_option
+from flowcei.cli.options import INPUT, keep_flagged_option, output_option, output_path, overwrite_option
 from flowcei.cli.runs import read_unflagged
 from flowcei.cli.streams import note, show, warn, write_results
 
 
 @click.command(short_help="Refine posterior samples to the exact physics.")
-@click.argument("samples", type=InputFile())
+@click.argument("samples", type=INPUT)
 @output_option("CSV; NAME.refined.csv if absent.")
 @keep_flagged_option
 @overwrite_option

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import flowcei
 from flowcei.cli.options import Checked
 from flowcei.cli.runfolder import MODEL, RUNS, unfinished_work
-from flowcei.cli.streams import note, show, warn
+from flowcei.cli.streams import note, warn
 from flowcei.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-BUNDLED = "bundled"
-"""The word for the OCS model that comes with flowcei."""
+    from flowcei.events.foreign.interpretation import Reading
+
+BUNDLED = "bundled"  # the OCS model that comes with flowcei
 
 
 def find_model(name: str | None) -> Path | None:
@@ -112,44 +113,16 @@ def _row_of(
     )
 
 
-def unseen_events(
-    models: Mapping[str, flowcei.Reconstructor],
-    data: Path,
-    noise: str | None,
-    drift: str,
-    *,
-    keep_flagged: bool,
-) -> tuple[flowcei.Events, dict[str, int]]:
-    """Events of a file, without drift, that no model was trained on or flags; says what is left out.
+def read_noted(
+    path: Path, molecule: flowcei.Molecule | None = None, reading: Reading | None = None
+) -> flowcei.Events:
+    """Read all events of a file; say what was concluded of its columns, and which events are left out."""
+    from flowcei.events.source import open_events
 
-    Also how many are left out: `unusable` in the file, and `flagged`. DataError where none is left.
-    """
-    import numpy as np
-
-    from flowcei.cli.reading import read_noted
-    from flowcei.evaluation.comparison import trusted, unseen
-    from flowcei.experiment.drift import drift_subtracted
-
-    read = read_noted(data, next(iter(models.values())).molecule)
-    fresh = np.ones(len(read), dtype=bool)  # to all of the models
-    for name, model in models.items():
-        fewer = unseen(model, read)
-        if len(fewer) < len(read):
-            note(f"{name} was trained on {data}: only its {len(fewer)} test events are used")
-            fresh &= np.isin(read.numbers, fewer.numbers)
-    events, words = drift_subtracted(read[fresh], drift)
-    if words:
-        note(words)
-    for model in models.values():
-        note_what_is_assumed(model, events, noise)
-    chosen, line = (events, "") if keep_flagged else trusted(models.values(), events, noise)
-    if line:
-        warn(f"{line}: left out; --keep-flagged keeps them")
-    unusable = sum(events.origin.get("selection", {}).get("rejected", {}).values())
-    return chosen, {"unusable": unusable, "flagged": len(events) - len(chosen)}
-
-
-def show_left_out(left_out: Mapping[str, int]) -> None:
-    """Print how many events `unseen_events` left out."""
-    if any(left_out.values()):
-        show(f"left out: {left_out['unusable']} that cannot be used, {left_out['flagged']} flagged")
+    source = open_events(path, molecule, reading)
+    events = source.read()
+    source.log_reading()
+    if source.tally.rejected:
+        source.keep_tally()
+        warn(f"{path.name}: {source.tally}", "left-out")
+    return events

@@ -298,14 +298,14 @@ class Events:
         return np.arange(len(self), dtype=np.int64) if self.ids is None else self.ids
 
 
-def one_row(rows: int | slice | NDArray[Any], count: int) -> slice | NDArray[Any]:
-    """An integer among `count` events as the slice of that event; anything else as it is."""
+def one_row(rows: int | slice | NDArray[Any], count: int, row: str = "event") -> slice | NDArray[Any]:
+    """An integer among `count` rows as the slice of that row; anything else as it is."""
     if not isinstance(rows, (int, np.integer)) or isinstance(rows, bool):
         return rows  # type: ignore[return-value]
     if not -count <= rows < count:
-        raise IndexError(f"there is no event {rows} among {count}")
-    row = int(rows) % count
-    return slice(row, row + 1)
+        raise IndexError(f"there is no {row} {rows} among {count}")
+    first = int(rows) % count
+    return slice(first, first + 1)
 
 
 def _checked_array(name: str, value: Any, molecule: Molecule, count: int | None) -> NDArray[Any]:  # noqa: ANN401

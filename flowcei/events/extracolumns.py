@@ -48,7 +48,7 @@ def column_problem(name: str, molecule: Molecule) -> str | None:
     if near := next((word for word in own if word.casefold() in (name.casefold(), bare)), ""):
         return f"is nearly the name of column {near}"
     ions = {word.lower() for word in (*molecule.labels, *molecule.symbols)}
-    if any(not ions.isdisjoint(vector) for vector in named_components([name]).columns.values()):
+    if any(not ions.isdisjoint(vector) for vector in named_components([name])[0].values()):
         return f"reads as a component of an ion of {molecule.name}"
     return None
 

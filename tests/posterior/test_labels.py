@@ -22,7 +22,7 @@ from scipy.stats import chisquare
 from shell import Shell
 
 import flowcei
-from flowcei.check.likeness import internal_coordinates
+from flowcei.check.geometry import internal_coordinates
 from flowcei.evaluation.calibration import calibrate
 from flowcei.evaluation.comparison import compare
 from flowcei.events.container import Events
