@@ -257,11 +257,8 @@ def compare_lab(
         law = f(count - 1, int(expected.good.sum()) - 1)
         for k, axis in enumerate(AXES):
             ratio = float(sums.ratio[k] / other[k])
-            p = (
-                float(law.sf(ratio**2))
-                if expected.conserved
-                else 2.0 * float(min(law.sf(ratio**2), law.cdf(ratio**2)))
-            )
+            above, below = float(law.sf(ratio**2)), float(law.cdf(ratio**2))
+            p = above if expected.conserved else 2.0 * min(above, below)
             sizes = float(sums.ratio[k] * noise), float(other[k] * noise)
             out.append(Comparison(f"sum {axis}: noise", "hbar/bohr", *sizes, p, f"{ratio:.3g} times"))
     run = run.of_events(sums.good)
@@ -272,10 +269,8 @@ def compare_lab(
     out.append(Comparison("KER by direction", "", float(factors[k]), 1.0, p, effect))
     mean = run.axis_share.mean(axis=0)
     k = int(np.abs(mean - 1.0 / 3.0).argmax())
-    p, effect = (
-        _equal(mean, np.cov(run.axis_share, rowvar=False) / count),
-        f"share of the KER along {AXES[k]}",
-    )
+    p = _equal(mean, np.cov(run.axis_share, rowvar=False) / count)
+    effect = f"share of the KER along {AXES[k]}"
     out.append(Comparison("directions", "", float(mean[k]), 1.0 / 3.0, p, effect))
     return {comparison.observable: comparison for comparison in out}
 

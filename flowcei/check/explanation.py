@@ -114,10 +114,8 @@ def _frames(agreement: Agreement) -> Iterator[Diagnostic]:
         median, of_noise = float(np.median(agreement.angle)), float(np.median(agreement.angle_of_noise))
         message = f"positions and momenta are in one frame: turned by {median:.2g} degrees (median)"
         message += f", as noise does ({of_noise:.2g})" if of_noise > 0.01 else ""
-        means, values = (
-            "they may be rotated together, by one matrix",
-            {"median": median, "of_noise": of_noise},
-        )
+        means = "they may be rotated together, by one matrix"
+        values = {"median": median, "of_noise": of_noise}
         yield Diagnostic("note", "one-frame", message, means, values=values)
 
 
@@ -160,9 +158,8 @@ def _other_charges(agreement: Agreement) -> Diagnostic | None:
     some, recorded = events[rows], agreement.recorded[rows]
     most = next((q for q in range(_MOST_CHARGE, 1, -1) if q ** len(molecule) <= _MOST_COMBINATIONS), 0)
     # Charges that are multiples of others give the same shape.
-    trials = [
-        np.array(q, float) for q in product(range(1, most + 1), repeat=len(molecule)) if math.gcd(*q) == 1
-    ]
+    ratios = (q for q in product(range(1, most + 1), repeat=len(molecule)) if math.gcd(*q) == 1)
+    trials = [np.array(q, dtype=np.float64) for q in ratios]
     if not trials:
         return None
     charges = min(trials, key=lambda q: np.median(shape_difference(resimulated(some, q), recorded)))
@@ -178,10 +175,8 @@ def _other_charges(agreement: Agreement) -> Diagnostic | None:
         for values in (whole, molecule.charges)
     )
     now, before = percent(float(np.median(shape))), percent(float(np.median(agreement.shape)))
-    message = (
-        f"the momenta are those of charges {named}{'' if factor else f' times {root:.3g}'}, "
-        f"not of {declared} (p_i.p_j differ by {now}, with {declared} by {before})"
-    )
+    message = f"the momenta are those of charges {named}{'' if factor else f' times {root:.3g}'}, "
+    message += f"not of {declared} (p_i.p_j differ by {now}, with {declared} by {before})"
     means = "simulations of the declared charges give other momenta: models and checks would be wrong"
     values = {"charges": whole.tolist(), "ratio": scale, "spread": spread}
     return Diagnostic("error", "charges", message, means, _DECLARE, values=values)
@@ -230,9 +225,8 @@ def _energies(agreement: Agreement) -> Diagnostic:
     values: dict[str, Any] = {"ratio": ratio, "spread": spread}
     message = f"KE / U0 is {ratio:.4g} (median; spread up to {percent(spread)})"
     if abs(ratio - 1.0) <= tolerance:
-        return Diagnostic(
-            "note", "energy", message, "charges, masses and units are those declared", values=values
-        )
+        means = "charges, masses and units are those declared"
+        return Diagnostic("note", "energy", message, means, values=values)
     severity: Severity = "error"
     best = _simplest(charges, ratio, min(tolerance, _LOOSEST)) if spread < _CONSTANT else []
     if best:
@@ -250,9 +244,8 @@ def _energies(agreement: Agreement) -> Diagnostic:
     else:
         code, todo, factor = "scale", "check charges, masses and units", float(np.sqrt(max(ratio, 0.0)))
         severity = "warning" if abs(ratio - 1.0) < _SLIGHT else "error"
-        message += (
-            f": as for charges {factor:.3g} times the declared, or momenta {factor:.3g} times too large"
-        )
+        message += f": as for charges {factor:.3g} times the declared, "
+        message += f"or momenta {factor:.3g} times too large"
         values["charge_factor"] = factor
     means = "re-simulated geometries do not give the momenta: weights, refinement and checks are wrong"
     return Diagnostic(severity, code, message, means, todo, values=values)

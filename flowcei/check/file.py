@@ -118,9 +118,8 @@ def _diagnostics(events: Events) -> Iterator[Diagnostic]:
     agreement = compare_with_simulation(events[rows], noise)
     if agreement is None:
         message = "no event has positions that can explode: ions coincide in all of them"
-        yield Diagnostic(
-            "error", "coincident", message, "there is no geometry to learn", "look at the columns"
-        )
+        means, todo = "there is no geometry to learn", "look at the columns"
+        yield Diagnostic("error", "coincident", message, means, todo)
         return
     yield from (*explanation(agreement), centre(events))
     yield from (*degeneracies(events), likeness(agreement.events))
@@ -141,10 +140,8 @@ def _refused(faults: Faults, rows: int) -> Iterator[Diagnostic]:
         values = {"count": bad.count, "first": bad.first[0].row}
         yield Diagnostic("error", kind, message, means, todo, values=values)
     if numbers := [f"{faults.count(kind)} {words}" for kind, words in _NUMBERS.items() if kind in faults]:
-        message, means = (
-            f"event numbers: {', '.join(numbers)}",
-            f"{_REFUSED}; the rows were counted here instead",
-        )
+        message = f"event numbers: {', '.join(numbers)}"
+        means = f"{_REFUSED}; the rows were counted here instead"
         yield Diagnostic("error", "event-numbers", message, means, "number the events anew")
     for error in faults["refused"].first if "refused" in faults else ():
         yield Diagnostic("error", "refused", str(error), _REFUSED)
