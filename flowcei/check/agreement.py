@@ -149,6 +149,10 @@ def compare_with_simulation(events: Events, noise: Noisiness) -> Agreement | Non
     rotation = best_rotations(simulated, recorded, noise=level)
     turned = residuals(simulated @ np.swapaxes(rotation, 1, 2), recorded)
     apart_of_noise = sigma * np.sqrt(3.0 * centred_variances(masses).sum()) / _size(recorded)
+    reflection = best_rotations(simulated, recorded, mirror=True)
+    mirrored = residuals(simulated @ np.swapaxes(reflection, 1, 2), recorded)
+    usual = float(np.percentile(np.minimum(turned, mirrored), 95))
+    allowed = 5.0 * np.maximum(slack * apart_of_noise, usual)
     return Agreement(
         events=events,
         lost=lost,
@@ -164,16 +168,8 @@ def compare_with_simulation(events: Events, noise: Noisiness) -> Agreement | Non
         apart_of_noise=apart_of_noise,
         angle=angles_of(rotation),
         angle_of_noise=angles_of(best_rotations(simulated, noisy[0], noise=level)),
-        mirrored=_mirrored(simulated, recorded, turned, slack * apart_of_noise),
+        mirrored=(turned > allowed + ROUNDING) & (mirrored <= allowed),
     )
-
-
-def _mirrored(simulated: Floats, recorded: Floats, turned: Floats, expected: Floats) -> Bools:
-    """Whether a reflection makes momenta agree, and no rotation does, (B,)."""
-    reflection = best_rotations(simulated, recorded, mirror=True)
-    mirrored = residuals(simulated @ np.swapaxes(reflection, 1, 2), recorded)
-    allowed = 5.0 * np.maximum(expected, float(np.percentile(np.minimum(turned, mirrored), 95)))
-    return (turned > allowed + ROUNDING) & (mirrored <= allowed)
 
 
 def needed_positions(events: Events) -> Floats:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -193,29 +193,6 @@ def scale_of(events: Events, sigma: Floats | None) -> tuple[float, float]:
     return float(median), float((high - low) / 1.349 / abs(median))
 
 
-@dataclass(frozen=True)
-class _Assumption:
-    """Units and a factor of the charges that would make KE = U0."""
-
-    length: str
-    momentum: str
-    factor: float
-    charges: Floats  # declared, (N,)
-
-    @property
-    def ratio(self) -> float:
-        """KE / U0 of the numbers as they are."""
-        return self.factor**2 / (LENGTH_UNITS[self.length] * MOMENTUM_UNITS[self.momentum] ** 2)
-
-    @property
-    def changes(self) -> list[str]:
-        """What is not as declared, in words."""
-        scaled = ", ".join(f"{q * self.factor:+g}" for q in self.charges)
-        changes = [f"positions in {self.length}"] * (self.length != "bohr")
-        changes += [f"momenta in {self.momentum}"] * (self.momentum != "hbar/bohr")
-        return changes + [f"charges {scaled}"] * (self.factor != 1.0)
-
-
 def _energies(agreement: Agreement) -> Diagnostic:
     """Say which charges or units make KE the potential energy U0."""
     charges = agreement.events.molecule.charges
@@ -230,13 +207,13 @@ def _energies(agreement: Agreement) -> Diagnostic:
     severity: Severity = "error"
     best = _simplest(charges, ratio, min(tolerance, _LOOSEST)) if spread < _CONSTANT else []
     if best:
-        message += ": as for " + ", or ".join(" and ".join(other.changes) for other in best)
-        first = best[0]
-        if first.factor != 1.0:
-            values["charges"] = (charges * first.factor).tolist()
-        values |= {"length": first.length, "momentum": first.momentum}
+        message += ": as for " + ", or ".join(" and ".join(changes) for changes, *_ in best)
+        changes, length, momentum, factor = best[0]
+        if factor != 1.0:
+            values["charges"] = (charges * factor).tolist()
+        values |= {"length": length, "momentum": momentum}
         code, todo = "units", "convert positions to bohr and momenta to hbar/bohr"
-        if first.factor != 1.0 and len(first.changes) == 1:
+        if factor != 1.0 and len(changes) == 1:
             code, todo = "charges", _DECLARE
     elif spread > _CONSTANT:
         code, message = "scale", f"{message}: it is not the same in every event"
@@ -251,13 +228,19 @@ def _energies(agreement: Agreement) -> Diagnostic:
     return Diagnostic(severity, code, message, means, todo, values=values)
 
 
-def _simplest(charges: Floats, ratio: float, tolerance: float) -> list[_Assumption]:
-    """Return what makes KE = U0 with the fewest changes, one or two."""
+def _simplest(charges: Floats, ratio: float, tolerance: float) -> list[tuple[list[str], str, str, float]]:
+    """Return what makes KE = U0 with one or two changes: in words, units of length and momentum, factor."""
     if _NEAR[0] < ratio < _NEAR[1]:
         return []
     factors = np.arange(1, _MOST_FACTOR + 1) / np.abs(charges).min()
     whole = [float(f) for f in factors if np.allclose(charges * f, np.round(charges * f))] or [1.0]
-    assumptions = [_Assumption(a, b, f, charges) for a, b, f in product(LENGTH_UNITS, MOMENTUM_UNITS, whole)]
-    fitting = [a for a in assumptions if abs(ratio / a.ratio - 1.0) <= tolerance]
-    fewest = min((len(a.changes) for a in fitting), default=3)
-    return [a for a in fitting if len(a.changes) == fewest][:3] if fewest < 3 else []
+    fitting = []
+    for length, momentum, factor in product(LENGTH_UNITS, MOMENTUM_UNITS, whole):
+        expected = factor**2 / (LENGTH_UNITS[length] * MOMENTUM_UNITS[momentum] ** 2)
+        if abs(ratio / expected - 1.0) <= tolerance:
+            changes = [f"positions in {length}"] * (length != "bohr")
+            changes += [f"momenta in {momentum}"] * (momentum != "hbar/bohr")
+            changes += [f"charges {', '.join(f'{q * factor:+g}' for q in charges)}"] * (factor != 1.0)
+            fitting.append((changes, length, momentum, factor))
+    fewest = min((len(changes) for changes, *_ in fitting), default=3)
+    return [other for other in fitting if len(other[0]) == fewest][:3] if fewest < 3 else []

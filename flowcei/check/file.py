@@ -164,17 +164,17 @@ def _remarks(source: EventSource) -> Iterator[Diagnostic]:
         message = "the first column has no name: row numbers"
         means = "flowcei drops it; a program that takes columns by their place is off by one"
         yield Diagnostic("note", "index-column", message, means)
-    means = "nobody stated it; a wrong guess makes every answer wrong"
-    for line in source.conclusions:
-        yield Diagnostic("note", "reading", line, means, "a mapping states it: flowcei convert --guess")
     means = "they were left out here, as every command leaves them out"
     for reason, number in source.tally.unasked.items():
         message = f"{number} of {source.tally.read} events: {source.tally.in_words(reason)}"
         yield Diagnostic("warning", "left-out", message, means)
-    means = "you stated it; if it is wrong, every answer is"
-    yield from (Diagnostic("note", "reading", line, means) for line in source.statements)
-    means = "nothing is computed from them"
-    yield from (Diagnostic("note", "columns", line, means) for line in source.column_notes)
+    guess = "nobody stated it; a wrong guess makes every answer wrong"
+    todo = "a mapping states it: flowcei convert --guess"
+    yield from (Diagnostic("note", "reading", line, guess, todo) for line in source.conclusions)
+    stated = "you stated it; if it is wrong, every answer is"
+    yield from (Diagnostic("note", "reading", line, stated) for line in source.statements)
+    unused = "nothing is computed from them"
+    yield from (Diagnostic("note", "columns", line, unused) for line in source.column_notes)
 
 
 def _of_another_molecule(path: Path, molecule: Molecule, reading: Reading, refusal: DataError) -> DataError:
