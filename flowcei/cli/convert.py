@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from flowcei.cli import options
-from flowcei.cli.reading import run_options
+from flowcei.cli.options import flag, option
 from flowcei.cli.streams import note, warn
 from flowcei.storage.creation import atomic_text
 
@@ -19,19 +19,13 @@ if TYPE_CHECKING:
     from flowcei.events.foreign.interpretation import Reading
 
 
-@click.command(short_help="Turn events of another program into a file of flowcei.")
-@click.argument("file", type=options.InputFile())
-@click.option(
-    "--molecule",
-    type=options.MOLECULE,
-    default="ocs",
-    show_default=True,
-    help="A built-in name, .toml or .xyz.",
-)
+@click.command()
+@click.argument("file", type=options.INPUT)
+@option("--molecule", "A built-in name, .toml or .xyz.", options.MOLECULE, default="ocs")
 @options.ions_options
-@click.option("--guess", is_flag=True, help="Write what the columns probably mean, to be checked by you.")
+@flag("--guess", "Write what the columns probably mean, to be checked by you.")
 @options.output_option("Events, .h5 or .csv; with --guess a .toml. NAME.events.h5 or NAME.toml if absent.")
-@run_options
+@options.run_options
 @options.noise_option
 @options.overwrite_option
 def convert(
@@ -60,15 +54,15 @@ def convert(
     if guess:
         _guess(file, exploded, path, reading(noise), overwrite=overwrite)
         return
-    from flowcei.check.scale import plausible_energy
+    from flowcei.check.momenta import plausible_energy
     from flowcei.events.source import open_events
     from flowcei.events.storage import write_event_chunks
 
     source = open_events(file, exploded, reading(noise))
     source.log_reading()
-    for finding in plausible_energy(next(source.chunks())):
-        if finding.severity != "note":
-            warn(f"{finding.what}: {finding.means}", finding.code)
+    energy = plausible_energy(next(source.chunks()))
+    if energy.severity != "note":
+        warn(f"{energy.message}: {energy.means}", energy.code)
     write_event_chunks(source, path, overwrite=overwrite)
     note(f"{source.tally}")
     note(f"{source.tally.accepted} events of {exploded.name} written to {path}; next: flowcei check {path}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 import flowcei
-from flowcei.cli.options import SEED, folder_option, made_folder, overwrite_option
+from flowcei.cli.options import SEED, flag, folder_option, made_folder, option, overwrite_option
 from flowcei.cli.streams import note, write_results
 
 if TYPE_CHECKING:
@@ -39,10 +39,10 @@ _PICTURES = (
 )
 
 
-@click.command(short_help="All of it on OCS, in minutes, into one folder.")
+@click.command()
 @folder_option("demo")
-@click.option("--quick", is_flag=True, help="Tiny: seconds, to see that it runs; the figures are poor.")
-@click.option("--seed", type=SEED, default=1, show_default=True, help="Of everything.")
+@flag("--quick", "Tiny: seconds, to see that it runs; the figures are poor.")
+@option("--seed", "Of everything.", SEED, default=1)
 @overwrite_option
 @click.pass_context
 def demo(ctx: click.Context, *, output: Path, quick: bool, seed: int, overwrite: bool) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from flowcei.cli import options
+from flowcei.cli.options import option
 from flowcei.cli.runs import read_unflagged
 from flowcei.cli.streams import note, show, text_table, write_results
 from flowcei.errors import NoDensityError
@@ -22,11 +23,11 @@ _SHOWN = 12  # modes that are printed
 _LESS_TELLING = ("starts", "error", "chi_squared")  # columns of the file that are not printed
 
 
-@click.command(short_help="Find every geometry that explains an event, with its probability.")
-@click.argument("samples", type=options.InputFile())
-@click.option("--prior", help="Of the molecule; that of the model if absent.")
-@click.option("--event", type=int, help="Number of the event to draw; the most ambiguous if absent.")
-@click.option("--xyz", type=options.OUTPUT, help="Also write the geometries, extended XYZ, angstrom.")
+@click.command()
+@click.argument("samples", type=options.INPUT)
+@option("--prior", "Of the molecule; that of the model if absent.")
+@option("--event", "Number of the event to draw; the most ambiguous if absent.", int)
+@option("--xyz", "Also write the geometries, extended XYZ, angstrom.", options.OUTPUT)
 @options.output_option("CSV; NAME.modes.csv if absent.")
 @options.keep_flagged_option
 @options.overwrite_option
@@ -57,7 +58,7 @@ def modes(
     from flowcei.physics.priors import build_prior
     from flowcei.posterior.modes import UNANSWERED, VERDICTS
     from flowcei.posterior.structures import write_modes_xyz
-    from flowcei.report.modes import ambiguity_figure, modes_figure
+    from flowcei.report.figures import ambiguity_figure, modes_figure
 
     drawn, row = read_unflagged(samples, event, keep_flagged=keep_flagged)
     stated = None if prior is None else build_prior(drawn.molecule, prior)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from functools import reduce
+from dataclasses import fields
+from functools import reduce, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,25 +14,24 @@ from flowcei.cli.streams import note, warn
 from flowcei.errors import UsageError
 from flowcei.storage.creation import check_output
 from flowcei.storage.files import check_readable, same_file
+from flowcei.units import momentum_factor
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Mapping, Sequence
 
+    from flowcei.events.foreign.interpretation import Reading
     from flowcei.molecules.molecule import Molecule
 
-    Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+    Command = Callable[..., Any]
+    Decorator = Callable[[Command], Command]
 
 EVENT_FILES = (".csv", ".h5", ".hdf5")
-"""Endings of files that events are written to."""
-
 SAMPLE_FILES = (".h5", ".hdf5", ".csv", ".parquet")
-"""Endings of files that samples are written to."""
-
+FORMATS = ("text", "npy", "hdf5", "parquet", "root", "xyz")  # of `openedfile`, whose import takes a second
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DEVICES = ("auto", "cpu", "cuda", "mps")
-OUTPUT = click.Path(path_type=Path)
-SEED = click.IntRange(min=0)
+_OF_READING = ("format", "columns", "unit", "allow_truncated", "drift")
 
 
 class Checked(click.ParamType):
@@ -51,9 +51,6 @@ class Checked(click.ParamType):
 
 class InputFile(click.Path):
     """A file to read, with something in it."""
-
-    def __init__(self) -> None:
-        super().__init__(path_type=Path)
 
     def convert(
         self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
@@ -106,54 +103,35 @@ def _check_device(text: str) -> None:
         raise UsageError(f"no device {text!r}; there are {', '.join(_DEVICES)}")
 
 
-NOISE, MOLECULE = Checked(_check_noise), Checked(_check_molecule)
+def _window(text: str | None) -> tuple[float, float] | None:
+    """KER window that `LOW..HIGH` means, eV."""
+    if text is None:
+        return None
+    try:
+        low, high = (float(end) for end in text.split(".."))
+    except ValueError as error:
+        raise UsageError(f"--ker is {text!r}; it must be LOW..HIGH in eV, such as 5..40") from error
+    return low, high
 
-molecule_option = click.option(
-    "--molecule",
-    type=MOLECULE,
-    help="A built-in name, .toml or .xyz; ocs if absent and the file does not say.",
+
+NOISE, MOLECULE, INPUT, OUTPUT = (
+    Checked(_check_noise),
+    Checked(_check_molecule),
+    InputFile(),
+    click.Path(path_type=Path),
 )
-seed_option = click.option("--seed", type=SEED, help="Of all randomness; drawn and printed if absent.")
-overwrite_option = click.option("--overwrite", is_flag=True, help="Replace files that exist.")
-device_option = click.option(
-    "--device",
-    type=Checked(_check_device),
-    default="auto",
-    show_default=True,
-    metavar="|".join(_DEVICES),
-    help="Where to compute.",
-)
-latent_option = click.option(
-    "--latent",
-    type=click.Choice(["prior", "training"]),
-    default="prior",
-    show_default=True,
-    help="Latent samples from their normal prior, or from those of the training events.",
-)
-noise_option = click.option(
-    "--noise",
-    type=NOISE,
-    metavar="LEVEL",
-    help="Detector noise of a momentum component: 1% of the rms component, or 0.5 (a.u.).",
-)
-drift_option = click.option(
-    "--drift",
-    type=Checked(_check_drift),
-    default="auto",
-    show_default=True,
-    metavar="auto|none|X,Y,Z",
-    help="Momentum of the beam to subtract, hbar/bohr, or its velocity, '560,0,0 m/s'; auto measures it.",
-)
-judging_seed_option = click.option("--seed", type=SEED, default=0, show_default=True, help="Of the samples.")
-judged_data_option = click.option(
-    "--data", required=True, type=InputFile(), help="Events with positions, .csv or .h5."
-)
-keep_flagged_option = click.option(
-    "--keep-flagged", is_flag=True, help="Keep events whose flags say that they are not to be trusted."
-)
-samples_option = click.option(
-    "-n", "count", type=click.IntRange(min=1), default=100, show_default=True, help="Samples an event."
-)
+COUNT, SEED = click.IntRange(min=1), click.IntRange(min=0)
+
+
+def option(names: str, text: str, kind: Any = None, **more: Any) -> Decorator:  # noqa: ANN401 (of click)
+    """Option with its help; a default that is not 0 or empty is shown."""
+    shown = {"show_default": bool(more.get("default"))} | more
+    return click.option(*names.split(), type=kind, help=text, **shown)
+
+
+def flag(names: str, text: str) -> Decorator:
+    """Option without a value."""
+    return click.option(*names.split(), is_flag=True, help=text)
 
 
 def option_group(*options: Decorator) -> Decorator:
@@ -161,45 +139,154 @@ def option_group(*options: Decorator) -> Decorator:
     return lambda command: reduce(lambda made, option: option(made), reversed(options), command)
 
 
+def gathered(kind: type, name: str) -> Decorator:
+    """Hand options to a command as one dataclass, whose fields they are."""
+
+    def decorate(command: Command) -> Command:
+        @wraps(command)
+        def wrapped(**given: Any) -> Any:  # noqa: ANN401
+            own = {field.name: given.pop(field.name) for field in fields(kind)}
+            return command(**{name: kind(**own)}, **given)
+
+        return wrapped
+
+    return decorate
+
+
+molecule_option = option(
+    "--molecule", "A built-in name, .toml or .xyz; ocs if absent and the file does not say.", MOLECULE
+)
+seed_option = option("--seed", "Of all randomness; drawn and printed if absent.", SEED)
+overwrite_option = flag("--overwrite", "Replace files that exist.")
+device_option = option(
+    "--device", "Where to compute.", Checked(_check_device), default="auto", metavar="|".join(_DEVICES)
+)
+latent_option = option(
+    "--latent",
+    "Latent samples from their normal prior, or from those of the training events.",
+    click.Choice(["prior", "training"]),
+    default="prior",
+)
+noise_option = option(
+    "--noise",
+    "Detector noise of a momentum component: 1% of the rms component, or 0.5 (a.u.).",
+    NOISE,
+    metavar="LEVEL",
+)
+drift_option = option(
+    "--drift",
+    "Momentum of the beam to subtract, hbar/bohr, or its velocity, '560,0,0 m/s'; auto measures it.",
+    Checked(_check_drift),
+    default="auto",
+    metavar="auto|none|X,Y,Z",
+)
+keep_flagged_option = flag("--keep-flagged", "Keep events whose flags say that they are not to be trusted.")
 ions_options = option_group(
-    click.option(
-        "--isotopes",
-        metavar="LIST",
-        help="Of the molecule: 81Br,37Cl for all such atoms, h1=2H or h1=D for one.",
+    option(
+        "--isotopes", "Of the molecule: 81Br,37Cl for all such atoms, h1=2H or h1=D for one.", metavar="LIST"
     ),
-    click.option(
-        "--charges", metavar="LIST", help="Of the molecule's ions: 2,2,2 in its order, or one for all."
+    option("--charges", "Of the molecule's ions: 2,2,2 in its order, or one for all.", metavar="LIST"),
+    option(
+        "--length-unit", "Of the positions in an XYZ file of a molecule.", click.Choice(["angstrom", "bohr"])
     ),
-    click.option(
-        "--length-unit",
-        type=click.Choice(["angstrom", "bohr"]),
-        help="Of the positions in an XYZ file of a molecule.",
+)
+_READING = (
+    option("--format", "Of the file; its content says so if absent.", click.Choice(FORMATS)),
+    option("--mapping", "What the columns mean: a TOML file, as flowcei convert --guess writes it.", INPUT),
+    option("--columns", "Order of the ions where a file has no names: 'o c s'.", default="", metavar="IONS"),
+    option(
+        "--unit",
+        "Of the momenta: hbar/bohr, 'kg m/s', '1e-22 kg m/s', 'u m/s', ...",
+        Checked(lambda unit: unit and momentum_factor(unit)),
+        default="",
+    ),
+    flag("--allow-truncated", "Read a text file whose last line has no line end."),
+)
+_SELECTION = (
+    option(
+        "--max-sum",
+        "Leave out events whose momenta sum to more, in standard deviations of the sum: 4 loses one true "
+        "event in 882.",
+        click.FloatRange(min=0, min_open=True),
+        metavar="SIGMAS",
+    ),
+    option(
+        "--max-sum-chance",
+        "The same bound by the chance to lose a true event: 1e-4 is --max-sum 4.59.",
+        click.FloatRange(min=0, max=1, min_open=True, max_open=True),
+        metavar="CHANCE",
+    ),
+    option(
+        "--ker",
+        "Leave out events outside this kinetic energy release, eV.",
+        Checked(_window),
+        metavar="LOW..HIGH",
     ),
 )
 
 
+def samples_option(count: int = 100, least: int = 1) -> Decorator:
+    """Option of the number of samples."""
+    return option("-n count", "Samples an event.", click.IntRange(min=least), default=count)
+
+
 def output_option(text: str) -> Decorator:
     """Option of a file for results."""
-    return click.option("-o", "--output", type=OUTPUT, help=text)
+    return option("-o --output", text, OUTPUT)
 
 
 def folder_option(default: str) -> Decorator:
     """Option of a folder for results."""
-    return click.option(
-        "-o", "--output", type=OUTPUT, default=Path(default), show_default=True, help="Folder."
-    )
+    return option("-o --output", "Folder.", OUTPUT, default=Path(default))
 
 
 def json_option(text: str = "As JSON.") -> Decorator:
     """Option of a table as JSON: see `show_json`."""
-    return click.option("--json", "as_json", is_flag=True, help=text)
+    return flag("--json as_json", text)
+
+
+def reading_options(command: Command) -> Command:
+    """Add the options of reading; the command takes a function that returns them, `reading`."""
+    return option_group(*_READING)(_with_reading(command))
+
+
+def run_options(command: Command) -> Command:
+    """Add the options of reading a run: also which events are left out, and its drift."""
+    return option_group(*_READING, *_SELECTION, drift_option)(_with_reading(command))
+
+
+def _with_reading(command: Command) -> Command:
+    @wraps(command)
+    def wrapped(
+        *,
+        mapping: Path | None,
+        max_sum: float | None = None,
+        max_sum_chance: float | None = None,
+        ker: str | None = None,
+        **options: Any,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
+        if max_sum is not None and max_sum_chance is not None:
+            raise UsageError("--max-sum and --max-sum-chance are one bound; give one of them")
+        given = {name: options.pop(name) for name in _OF_READING if name in options}
+
+        def reading(noise: str | None = None) -> Reading:  # once paths were looked at: the import takes 1 s
+            from flowcei.events.foreign.interpretation import Reading
+            from flowcei.events.foreign.mapping import read_mapping
+            from flowcei.events.selection import Selection, sum_bound
+            from flowcei.experiment.detector import Noise
+
+            bound = max_sum if max_sum_chance is None else sum_bound(max_sum_chance)
+            level = Noise.parse(noise) if noise and bound is not None else None
+            columns = None if mapping is None else read_mapping(mapping)
+            return Reading(mapping=columns, selection=Selection(bound, level, _window(ker)), **given)
+
+        return command(reading=reading, **options)
+
+    return wrapped
 
 
 def named_molecule(name: str, ions: Mapping[str, str | None], prior: str | None = None) -> Molecule:
-    """Molecule of a name and the options of `ions_options`; warns of average masses.
-
-    UsageError also where it has no such prior.
-    """
+    """Molecule of a name and the options of `ions_options`, which has a prior; warns of average masses."""
     from flowcei.molecules.molecule import Molecule
 
     molecule = Molecule.load(name, unit=ions["length_unit"])
@@ -237,15 +324,18 @@ def warn_of_masses(molecule: Molecule, *, of_model: bool = False) -> None:
         warn(f"{line} of flowcei train, as the model was trained for this mass" if of_model else line, "mass")
 
 
-def settled_seed(seed: int | None) -> int:
-    """Seed given, or one that is drawn and said."""
-    if seed is not None:
-        return seed
-    from flowcei.events.simulation import fresh_seed
+def settled_seed(seed: int | None, unfinished: Path | None = None) -> int:
+    """Seed given, or that of an unfinished file, or one that is drawn and said."""
+    if seed is None and unfinished is not None:
+        from flowcei.storage.resumable import unfinished_seed
 
-    drawn = fresh_seed()
-    note(f"seed {drawn}")
-    return drawn
+        seed = unfinished_seed(unfinished)
+    if seed is None:
+        from flowcei.events.simulation import fresh_seed
+
+        seed = fresh_seed()
+        note(f"seed {seed}")
+    return seed
 
 
 def output_path(
@@ -261,17 +351,17 @@ def output_path(
     return path
 
 
-def check_folder(path: Path, *, overwrite: bool) -> None:
+def check_folder(path: Path, *, overwrite: bool) -> Path:
     """Refuse a folder with something in it, unless it may be overwritten."""
     if path.is_dir() and any(path.iterdir()) and not overwrite:
         raise UsageError(f"folder {path} exists; use --overwrite to replace files in it, or another -o")
+    return path
 
 
 def made_folder(path: Path, *, overwrite: bool) -> Path:
     """Folder for results, made where it is missing: see `check_folder`."""
-    check_folder(path, overwrite=overwrite)
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        check_folder(path, overwrite=overwrite).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"cannot make folder {path} ({error.strerror})") from error
     return path

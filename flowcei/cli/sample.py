@@ -8,13 +8,13 @@ from contextlib import ExitStack
 from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from flowcei.cli import options
+from flowcei.cli.options import flag, option
 from flowcei.cli.progress import Progress
-from flowcei.cli.reading import run_options
 from flowcei.cli.runs import BUNDLED, MODEL_NAME, load_named, note_what_is_assumed, warn_of_flags
 from flowcei.cli.streams import note, warn
 from flowcei.errors import DataError, StoppedError, UsageError
@@ -26,36 +26,27 @@ if TYPE_CHECKING:
     from flowcei import Reconstructor
     from flowcei.events.foreign.interpretation import Reading
     from flowcei.events.source import EventSource
-    from flowcei.models.interface import Latent
     from flowcei.posterior.files import Quality
     from flowcei.reconstruction.sampling import SamplingRequest, Survey
 
 
-@click.command(short_help="Draw the geometries that explain measured momenta.")
-@click.option(
-    "--momenta", required=True, type=options.InputFile(), help="Events, in any format that flowcei reads."
-)
-@options.samples_option
-@click.option(
-    "--model", type=MODEL_NAME, help="Model file or run; the newest in runs/, else the bundled OCS model."
-)
+@click.command()
+@option("--momenta", "Events, in any format that flowcei reads.", options.INPUT, required=True)
+@options.samples_option()
+@option("--model", "Model file or run; the newest in runs/, else the bundled OCS model.", MODEL_NAME)
 @options.noise_option
-@run_options
+@options.run_options
 @options.latent_option
-@click.option("--weigh", is_flag=True, help="Weigh samples by the exact prior and likelihood.")
-@click.option(
+@flag("--weigh", "Weigh samples by the exact prior and likelihood.")
+@option(
     "--min-ess",
-    type=click.FloatRange(min=0),
+    "Effective samples an event should have; more are drawn where it has fewer. Implies --weigh.",
+    click.FloatRange(min=0),
     default=0.0,
-    help="Effective samples an event should have; more are drawn where it has fewer. Implies --weigh.",
 )
-@click.option(
-    "--budget",
-    type=click.IntRange(min=1),
-    help="Samples drawn of one event, at the most; 100 times -n if absent.",
-)
+@option("--budget", "Samples drawn of one event, at the most; 100 times -n if absent.", options.COUNT)
 @options.output_option("File, .h5, .csv or .parquet; - for CSV on stdout; NAME.samples.h5 if absent.")
-@click.option("--resume", is_flag=True, help="Go on with an unfinished file of the same options.")
+@flag("--resume", "Go on with an unfinished file of the same options.")
 @options.seed_option
 @options.keep_flagged_option
 @options.device_option
@@ -63,20 +54,15 @@ if TYPE_CHECKING:
 def sample(
     *,
     momenta: Path,
-    count: int,
     model: str | None,
-    noise: str | None,
     reading: Callable[[str | None], Reading],
-    latent: Latent,
-    weigh: bool,
-    min_ess: float,
-    budget: int | None,
     output: Path | None,
     resume: bool,
     seed: int | None,
     keep_flagged: bool,
     device: str,
     overwrite: bool,
+    **asked: Any,  # noqa: ANN401 (of a SamplingRequest)
 ) -> None:
     """Draw, for every event of a file, geometries that explain its momenta.
 
@@ -96,26 +82,24 @@ def sample(
     from flowcei.cli.runcheck import note_run_check
     from flowcei.events.source import open_events
     from flowcei.reconstruction.sampling import SamplingRequest, Survey
-    from flowcei.storage.resumable import unfinished_seed
 
-    seed = unfinished_seed(path) if resume and seed is None else seed
+    noise = asked["noise"]
     reconstructor = _loaded(model, device, noise)
     source = open_events(momenta, reconstructor.molecule, reading(noise))
     source.log_reading()
     first = next(source.chunks())
     note_what_is_assumed(reconstructor, first, noise)
-    request = SamplingRequest(
-        count, options.settled_seed(seed), noise, latent, weigh=weigh, min_ess=min_ess, budget=budget
-    )
+    seed = options.settled_seed(seed, path if resume else None)
+    request = SamplingRequest(asked.pop("count"), seed, **asked)
     survey = Survey.of(source.chunks())
-    if source.selection.to_dict() or source.tally.rejected:
+    if source.reading.selection.to_dict() or source.tally.rejected:
         source.keep_tally()
         note(f"{source.tally}")
     write = _to_stdout if str(path) == "-" else partial(_to_file, path, overwrite=overwrite, resume=resume)
     quality = write(reconstructor, request, source, survey)
     _note_quality(quality, complete=survey.events > len(first))
     note_run_check(reconstructor, survey.thinned, noise)
-    _finish(quality, path, momenta, count, keep_flagged=keep_flagged)
+    _finish(quality, path, momenta, request.n, keep_flagged=keep_flagged)
 
 
 def _loaded(name: str | None, device: str, noise: str | None) -> Reconstructor:
@@ -129,14 +113,12 @@ def _loaded(name: str | None, device: str, noise: str | None) -> Reconstructor:
     return model
 
 
-def _to_stdout(
-    model: Reconstructor, request: SamplingRequest, source: EventSource, survey: Survey
-) -> Quality:
+def _to_stdout(*words: Any) -> Quality:  # noqa: ANN401 (those of `_to_file`)
     """Write CSV to stdout: that of a file, whose flags take all events to judge."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "samples.csv"
         try:
-            quality = _to_file(path, model, request, source, survey, overwrite=False, resume=False)
+            quality = _to_file(path, *words)
         except StoppedError:
             raise KeyboardInterrupt from None  # nothing is kept to go on with
         with path.open(encoding="utf-8", newline="") as file:
@@ -150,12 +132,16 @@ def _to_file(
     request: SamplingRequest,
     source: EventSource,
     survey: Survey,
-    *,
-    overwrite: bool,
-    resume: bool,
+    **how: bool,
 ) -> Quality:
     """Write a file that can be resumed, and tell how far each of its stages has come."""
     from flowcei.posterior.files import sample_to_file
+
+    def judge(quality: Quality) -> Quality:  # are the momenta as probable as those of the prior?
+        judged, evidence = model.judge(quality, request)
+        if evidence is not None:
+            (note if evidence.sound else partial(warn, code="evidence"))(evidence.summary)
+        return judged
 
     with ExitStack() as stack:
         drawing = stack.enter_context(Progress(survey.events, "events"))
@@ -168,31 +154,19 @@ def _to_file(
             lambda start: model.stream(source.chunks(), request, start=start),
             path,
             model.describe(request) | {"events": survey.events, "momenta": survey.digest},
-            overwrite=overwrite,
-            resume=resume,
             on_block=drawing.update,
             on_written=lambda count: writing().update(count),
-            judge=partial(_judged, model, request),
+            judge=judge,
+            **how,
         )
 
 
-def _judged(model: Reconstructor, request: SamplingRequest, quality: Quality) -> Quality:
-    """Say whether the momenta are as probable as those of the prior, and flag events that are not."""
-    judged, evidence = model.judge(quality, request)
-    if evidence is not None:
-        (note if evidence.sound else partial(warn, code="evidence"))(evidence.summary)
-    return judged
-
-
 def _note_quality(quality: Quality, *, complete: bool) -> None:
-    """Warn of events that their samples speak against, and say what the weights left of them.
-
-    Flags that momenta alone raise were said of the first events of the file; `complete`: say them of all.
-    """
+    """Warn of events that their samples speak against, and say what the weights left of them."""
     from flowcei.posterior.flags import AFTERWARDS, FLAG_BITS
     from flowcei.posterior.weights import efficiency_in_words
 
-    bits = FLAG_BITS if complete else AFTERWARDS
+    bits = FLAG_BITS if complete else AFTERWARDS  # flags of momenta were said of the first events already
     warn_of_flags({name: (quality.flags & bit) > 0 for name, bit in bits.items()}, quality.event_id)
     if quality.ess is not None and quality.drawn is not None:
         note(efficiency_in_words(quality.ess, quality.drawn))
@@ -205,7 +179,7 @@ def _finish(quality: Quality, path: Path, momenta: Path, count: int, *, keep_fla
     if str(path) != "-":
         note(f"{len(quality.event_id)} events x {count} samples written to {path}")
     if quality.all_flagged and not keep_flagged:
-        what = f"{counted(quality.flags)}: no samples are to be trusted; check units, molecule and model"
-        raise DataError(what, path=momenta)
+        message = f"{counted(quality.flags)}: no samples are to be trusted; check units, molecule and model"
+        raise DataError(message, path=momenta)
     if path.suffix.lower() in (".h5", ".hdf5"):
         note(f"next: flowcei spread {path}, flowcei modes {path}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from flowcei.cli import options
+from flowcei.cli.options import option
 from flowcei.cli.runs import read_unflagged
 from flowcei.cli.streams import note, show, text_table, write_results
 from flowcei.storage.creation import atomic_text
@@ -17,11 +18,11 @@ if TYPE_CHECKING:
     from flowcei.posterior.spread import Spread
 
 
-@click.command(short_help="Tabulate and draw how far posterior samples lie apart.")
-@click.argument("samples", type=options.InputFile())
-@click.option("--event", type=int, help="Number of the event to draw; the first if absent.")
+@click.command()
+@click.argument("samples", type=options.INPUT)
+@option("--event", "Number of the event to draw; the first if absent.", int)
 @options.output_option("Folder; NAME-spread if absent.")
-@click.option("--xyz", type=options.OUTPUT, help="Also write the posterior means, extended XYZ, angstrom.")
+@option("--xyz", "Also write the posterior means, extended XYZ, angstrom.", options.OUTPUT)
 @options.keep_flagged_option
 @options.overwrite_option
 def spread(

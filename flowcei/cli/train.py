@@ -1,4 +1,4 @@
-"""`flowcei train`."""
+"""`flowcei train`; each field of the options of an architecture is an option of it by itself."""
 
 from __future__ import annotations
 
@@ -7,96 +7,119 @@ import os
 import platform
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
 import flowcei
-from flowcei.cli.architectures import ArchitectureCommand, architecture_options
-from flowcei.cli.options import (
-    MOLECULE,
-    NOISE,
-    Duration,
-    InputFile,
-    device_option,
-    ions_options,
-    named_molecule,
-    named_or_none,
-    note_ions,
-    output_option,
-    overwrite_option,
-    seed_option,
-    settled_seed,
-    warn_of_masses,
-)
+from flowcei.cli import options
+from flowcei.cli.options import INPUT, MOLECULE, NOISE, Duration, option
 from flowcei.cli.progress import Progress
-from flowcei.cli.reading import read_noted
-from flowcei.cli.runfolder import LOG, RunFolder, begin_run, check_run_folder, to_resume
+from flowcei.cli.runs import LOG, RunFolder, begin_run, check_run_folder, read_noted, to_resume
 from flowcei.cli.streams import log, log_file, note, warn
 from flowcei.errors import DataError, FlowceiError, StoppedError, TrainingDivergedError, UsageError
 from flowcei.experiment.detector import DEFAULT_NOISE
-from flowcei.models.registry import options_type
+from flowcei.models.registry import architecture_names, listed_options, options_type
 from flowcei.training.schedule import MIN_EVENTS, EpochRecord, Schedule, best_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+_NAMED = "flowcei.architecture"
 _PARAMETERS_A_ROW = 20
 _SCHEDULE = ("epochs", "batch", "learning_rate", "patience")
 _ALWAYS = ("arch", "frame", "events", "seed", "device", *_SCHEDULE)
 
 
-@click.command(cls=ArchitectureCommand, short_help="Train a model, on fresh simulations or on a file.")
-@click.option("--arch", default="cinn", show_default=True, help="The architecture; its options are below.")
-@click.option("--data", type=InputFile(), help="Events with positions; simulated afresh if absent.")
-@click.option(
-    "--molecule", type=MOLECULE, help="A built-in name, .toml or .xyz; ocs, or what --data says, if absent."
-)
-@ions_options
-@click.option("--prior", help="Which geometries to simulate; the molecule's default if absent.")
-@click.option(
+class _ArchitectureCommand(click.Command):
+    """Has the options of the architectures of flowcei too, and of a plug-in where one is named."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Look for the architecture, whose options decide what can be parsed, and parse."""
+        words = " ".join(args).replace("--arch=", "--arch ").split(" ")
+        named = dict(pairwise(words)).get("--arch", (ctx.default_map or {}).get("arch", "cinn"))
+        if named not in listed_options() and not set(args) & set(ctx.help_option_names):
+            # What else is wrong is answered before the plug-in, and torch with it, is imported.
+            first = click.Context(self, ctx.parent, ignore_unknown_options=True, allow_extra_args=True)
+            super().parse_args(first, list(args))
+        ctx.meta[_NAMED] = named
+        return super().parse_args(ctx, args)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Name the architectures."""
+        del ctx
+        formatter.write_paragraph()
+        formatter.write_text(f"Architectures: {', '.join(architecture_names())}.")
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Own options and those of architectures."""
+        named = ctx.meta.get(_NAMED) or (ctx.default_map or {}).get("arch", "cinn")
+        added, own = _architecture_options(named), {name for param in self.params for name in param.opts}
+        for name in (param.opts[0] for param in added):
+            if name in own:
+                raise UsageError(f"architecture {named!r} may not have the option {name} of flowcei train")
+        return [*super().get_params(ctx), *added]
+
+
+def _architecture_options(architecture: str) -> tuple[click.Option, ...]:
+    """Options of all architectures of flowcei and of the one that is named."""
+    added: dict[str, click.Option] = {}
+    for name, kind in (listed_options() | {architecture: options_type(architecture)}).items():
+        for field in fields(kind):
+            choices = field.metadata.get("choices")
+            value = click.Choice(choices) if choices else type(field.default)
+            new = click.Option([f"--{field.name.replace('_', '-')}"], type=value)
+            new.help = field.metadata.get("help", "")
+            shared = added.setdefault(field.name, new)
+            shared.help += f"{', ' if shared is not new else ' ('}{name} {field.default}"  # type: ignore[operator]
+    for shared in added.values():
+        shared.help += ")."  # type: ignore[operator]
+    return tuple(added.values())
+
+
+@click.command(cls=_ArchitectureCommand)
+@option("--arch", "The architecture; its options are below.", default="cinn")
+@option("--data", "Events with positions; simulated afresh if absent.", INPUT)
+@option("--molecule", "A built-in name, .toml or .xyz; ocs, or what --data says, if absent.", MOLECULE)
+@options.ions_options
+@option("--prior", "Which geometries to simulate; the molecule's default if absent.")
+@option(
     "--noise",
-    type=NOISE,
+    "Detector noise to train for, 1% or a range. If absent 0.1%..5%, or from what --data show to 5%.",
+    NOISE,
     metavar="RANGE",
-    help="Detector noise to train for, 1% or a range. If absent 0.1%..5%, or from what --data show to 5%.",
 )
-@click.option(
+@option(
     "--frame",
-    type=click.Choice(["recoil", "raw"]),
+    "Coordinates: the recoil frame, or the file's own (as the first study did; to compare).",
+    click.Choice(["recoil", "raw"]),
     default="recoil",
-    show_default=True,
-    help="Coordinates: the recoil frame, or the file's own (as the first study did; to compare).",
 )
-@click.option("--epochs", type=int, help="Passes at the most; 10 if absent, with --data by its rows.")
-@click.option(
-    "--events", type=int, default=100_000, show_default=True, help="Fresh events an epoch, without --data."
-)
-@click.option("--batch", type=int, help="Events a step; 1024 if absent, with --data by its rows.")
-@click.option(
-    "--learning-rate", type=float, default=3e-3, show_default=True, help="Peak of the one-cycle schedule."
-)
-@click.option(
-    "--patience", type=int, help="Epochs without progress to stop after; 10, or a third if there are more."
-)
-@output_option("Run folder; runs/NAME if absent.")
-@click.option(
+@option("--epochs", "Passes at the most; 10 if absent, with --data by its rows.", int)
+@option("--events", "Fresh events an epoch, without --data.", int, default=100_000)
+@option("--batch", "Events a step; 1024 if absent, with --data by its rows.", int)
+@option("--learning-rate", "Peak of the one-cycle schedule.", float, default=3e-3)
+@option("--patience", "Epochs without progress to stop after; 10, or a third if there are more.", int)
+@options.output_option("Run folder; runs/NAME if absent.")
+@option(
     "--max-time",
-    type=Duration(),
+    "Stop after 90s, 45m or 2h, before the next step; --resume goes on from the last whole epoch.",
+    Duration(),
     metavar="DURATION",
-    help="Stop after 90s, 45m or 2h, before the next step; --resume goes on from the last whole epoch.",
 )
-@click.option(
+@option(
     "--resume",
+    "Go on with an unfinished training, with its own options; the newest in runs/ if none is named.",
     is_flag=False,
     flag_value="",
     metavar="[RUN]",
-    help="Go on with an unfinished training, with its own options; the newest in runs/ if none is named.",
 )
-@seed_option
-@device_option
-@overwrite_option
+@options.seed_option
+@options.device_option
+@options.overwrite_option
 @click.pass_context
 def train(
     ctx: click.Context,
@@ -106,7 +129,7 @@ def train(
     overwrite: bool,
     resume: str | None,
     max_time: float | None,
-    **options: str | float | Path | None,
+    **given: str | float | Path | None,
 ) -> None:
     """Train a model that reads geometries out of momenta, and write it to a run folder.
 
@@ -116,82 +139,86 @@ def train(
 
     Example: flowcei train --arch cinn --couplings 8
     """
+    resuming = resume is not None
     if resume is not None:
         if output is not None or overwrite:
             raise UsageError("--resume goes on in the folder of the run; leave --output and --overwrite out")
         run = to_resume(resume)
-        plan = _Plan.of(_options_of(ctx, options, run))
+        plan = _Plan.of(_options_of(ctx, given, run))
     else:
         if output is not None:
             check_run_folder(output, "", overwrite=overwrite)
-        plan = _Plan.of(options)
-        folder = check_run_folder(output, f"{plan.molecule.name}-{options['arch']}", overwrite=overwrite)
-        plan.options["seed"] = settled_seed(plan.options.get("seed"))
+        plan = _Plan.of(given)
+        folder = check_run_folder(output, f"{plan.molecule.name}-{given['arch']}", overwrite=overwrite)
+        plan.options["seed"] = options.settled_seed(plan.options.get("seed"))
         if os.path.lexists(folder / LOG):
             with log_file(folder / LOG):  # another process may train there
                 pass
         run = begin_run(folder, plan.options)
     facts = [f"{name} {plan.options[name]}" for name in ("prior", "noise") if plan.options.get(name)]
-    note_ions(plan.molecule, *facts)
+    options.note_ions(plan.molecule, *facts)
     with log_file(run.folder / LOG):
-        _log_start(plan, run, resume=resume is not None)
-        _train(plan, run, max_time, resume=resume is not None)
+        _log_start(plan, run, resuming=resuming)
+        _train(plan, run, max_time, resuming=resuming)
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is to be trained, on what.
+    """What is to be trained, on what."""
 
-    Attributes:
-        options: All options of the run, resolved: with them it can be made again.
-        architecture: Those of the architecture.
-        molecule: What explodes.
-        data: The events of the file.
-        conclusions: What was concluded from them, a line each.
-    """
-
-    options: dict[str, Any]
-    architecture: dict[str, Any]
+    options: dict[str, Any]  # all of the run, resolved: with them it can be made again
     molecule: flowcei.Molecule
     data: flowcei.Events | None = None
-    conclusions: tuple[str, ...] = ()
+    conclusions: tuple[str, ...] = ()  # from the data, a line each
 
     @classmethod
     def of(cls, given: dict[str, Any]) -> _Plan:
         """Plan of the options that are given, not None; UsageError or DataError if it cannot be trained."""
-        options = {name: value for name, value in given.items() if value is not None}
-        arch = options.pop("arch")
-        names = {str(option.name) for option in architecture_options(arch)}
-        own = {name: options.pop(name) for name in names & options.keys()}
+        chosen = {name: value for name, value in given.items() if value is not None}
+        arch = chosen.pop("arch")
+        names = {str(option.name) for option in _architecture_options(arch)}
+        own = {name: chosen.pop(name) for name in names & chosen.keys()}
         architecture = options_type(arch).parse(arch, own).to_dict()
-        Schedule(**{name: options[name] for name in _SCHEDULE if name in options})
-        ions = {name: options.get(name) for name in ("isotopes", "charges", "length_unit")}
+        Schedule(**{name: chosen[name] for name in _SCHEDULE if name in chosen})
+        ions = {name: chosen.get(name) for name in ("isotopes", "charges", "length_unit")}
         data, conclusions = None, tuple[str, ...]()
-        if "data" not in options:
-            prior = options.get("prior")
-            molecule = named_molecule(options.setdefault("molecule", "ocs"), ions, prior)
-            if options["events"] < MIN_EVENTS:
-                raise UsageError(f"--events is {options['events']}; it must be {MIN_EVENTS} or more")
-            options.setdefault("noise", str(DEFAULT_NOISE))
+        if "data" not in chosen:
+            molecule = options.named_molecule(chosen.setdefault("molecule", "ocs"), ions, chosen.get("prior"))
+            if chosen["events"] < MIN_EVENTS:
+                raise UsageError(f"--events is {chosen['events']}; it must be {MIN_EVENTS} or more")
+            chosen.setdefault("noise", str(DEFAULT_NOISE))
             if molecule.default_prior is not None:
-                options.setdefault("prior", molecule.default_prior)
-        elif "prior" in options:
+                chosen.setdefault("prior", molecule.default_prior)
+        elif "prior" in chosen:
             raise UsageError("--prior says what to simulate; with --data nothing is simulated")
         else:
-            data = read_noted(options["data"], named_or_none(options.get("molecule"), ions))
-            molecule, options["data"] = data.molecule, str(options["data"])
-            if "molecule" not in options:
-                warn_of_masses(molecule)
-            settled, conclusions = _settled_by_data(data, options)
-            options |= settled
-        defaults = {name: getattr(Schedule(), name) for name in _SCHEDULE}
-        resolved = {"arch": arch} | architecture | defaults | options
-        return cls(resolved, architecture, molecule, data, conclusions)
+            data = read_noted(chosen["data"], options.named_or_none(chosen.get("molecule"), ions))
+            molecule, chosen["data"] = data.molecule, str(chosen["data"])
+            if "molecule" not in chosen:
+                options.warn_of_masses(molecule)
+            settled, conclusions = _settled_by_data(data, chosen)
+            chosen |= settled
+        resolved = {"arch": arch} | architecture | {name: getattr(Schedule(), name) for name in _SCHEDULE}
+        return cls(resolved | chosen, molecule, data, conclusions)
 
     @property
     def rows(self) -> int:
         """Events of an epoch."""
         return int(0.8 * len(self.data)) if self.data is not None else self.options["events"]
+
+    def fit(self, **how: Any) -> flowcei.Reconstructor:  # noqa: ANN401 (of `flowcei.train`)
+        """Train."""
+        given = self.options
+        how |= {name: given.get(name) for name in ("prior", "noise", "frame", "seed", "device")}
+        return flowcei.train(
+            given["arch"],
+            molecule=self.molecule,
+            data=self.data,
+            options={field.name: given[field.name] for field in fields(options_type(given["arch"]))},
+            schedule=Schedule(**{name: given[name] for name in _SCHEDULE}),
+            events_per_epoch=given["events"],
+            **how,
+        )
 
 
 def _settled_by_data(data: flowcei.Events, given: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -214,7 +241,7 @@ def _options_of(ctx: click.Context, given: dict[str, Any], run: RunFolder) -> di
     """Options of an unfinished run; those typed beside --resume must be the same."""
     table, stored = run.read_config(), {}
     own = ctx.command.params
-    for param in [*own, *architecture_options(str(table.get("arch", "")))]:
+    for param in [*own, *_architecture_options(str(table.get("arch", "")))]:
         name = param.name or ""
         if name not in given and param in own:
             continue
@@ -234,17 +261,29 @@ def _options_of(ctx: click.Context, given: dict[str, Any], run: RunFolder) -> di
     return stored
 
 
-def _train(plan: _Plan, run: RunFolder, max_time: float | None, *, resume: bool) -> None:
+def _train(plan: _Plan, run: RunFolder, max_time: float | None, *, resuming: bool) -> None:
     """Train, and finish the run folder; or say how to go on."""
     from flowcei.training.checkpoint import read_checkpoint
 
     run.clean()
-    resume = resume and run.checkpoint.exists()
+    resume = resuming and run.checkpoint.exists()
     before = len(records := read_checkpoint(run.checkpoint).records if resume else [])
     epochs = plan.options["epochs"]
+
+    def record_epoch(record: EpochRecord) -> None:
+        records.append(record)
+        progress.note(_line(record, epochs))
+        run.write_metrics(records)
+
     try:
         with Progress(plan.rows * epochs, "events", done=plan.rows * before) as progress:
-            model = _fit(plan, run, progress, records, max_time, resume=resume)
+            model = plan.fit(
+                checkpoint=run.checkpoint,
+                resume=resume,
+                max_seconds=max_time,
+                on_step=lambda rows, loss: progress.update(rows, f"loss {loss:.3f}"),
+                on_epoch=record_epoch,
+            )
         if plan.data is not None and model.training.parameters > _PARAMETERS_A_ROW * plan.rows:
             warn(
                 f"{plan.rows} training events for {model.training.parameters} parameters: they may be "
@@ -269,42 +308,6 @@ def _train(plan: _Plan, run: RunFolder, max_time: float | None, *, resume: bool)
     note(f"validation loss {best.validation_loss:.4f} (epoch {best.epoch}), model in {run.folder}")
 
 
-def _fit(
-    plan: _Plan,
-    run: RunFolder,
-    progress: Progress,
-    records: list[EpochRecord],
-    max_time: float | None,
-    *,
-    resume: bool,
-) -> flowcei.Reconstructor:
-    given = plan.options
-
-    def record_epoch(record: EpochRecord) -> None:
-        records.append(record)
-        progress.note(_line(record, given["epochs"]))
-        run.write_metrics(records)
-
-    return flowcei.train(
-        given["arch"],
-        molecule=plan.molecule,
-        data=plan.data,
-        prior=given.get("prior"),
-        noise=given.get("noise"),
-        frame=given["frame"],
-        options=plan.architecture,
-        schedule=Schedule(**{name: given[name] for name in _SCHEDULE}),
-        events_per_epoch=given["events"],
-        seed=given["seed"],
-        device=given["device"],
-        checkpoint=run.checkpoint,
-        resume=resume,
-        max_seconds=max_time,
-        on_step=lambda rows, loss: progress.update(rows, f"loss {loss:.3f}"),
-        on_epoch=record_epoch,
-    )
-
-
 def _line(record: EpochRecord, epochs: int) -> str:
     if math.isnan(record.train_loss):  # nothing has a gradient
         return f"nothing to train: the training events are stored; validation {record.validation_loss:.4f}"
@@ -314,19 +317,20 @@ def _line(record: EpochRecord, epochs: int) -> str:
     )
 
 
-def _log_start(plan: _Plan, run: RunFolder, *, resume: bool) -> None:
+def _log_start(plan: _Plan, run: RunFolder, *, resuming: bool) -> None:
     """Write to the log what the run is; say what is trained, on what, and what `flowcei check` warns of."""
     import torch
 
     given, versions = plan.options, f"Python {platform.python_version()}, torch {torch.__version__}"
     log(f"$ flowcei {shlex.join(sys.argv[1:])}")
     log(f"flowcei {flowcei.__version__}, {versions}, seed {given['seed']}")
-    for finding in flowcei.examine(plan.data) if plan.data is not None and not resume else ():
-        if finding.severity != "note":
-            warn(f"{finding.what}; {finding.means}", finding.code)
+    checked = flowcei.check_file(plan.data) if plan.data is not None and not resuming else None
+    for diagnostic in checked.diagnostics if checked is not None else ():
+        if diagnostic.severity != "note":
+            warn(f"{diagnostic.message}; {diagnostic.means}", diagnostic.code)
     for line in plan.conclusions:
         note(line)
     source = (
-        "fresh events of " + plan.molecule.name if plan.data is None else f"the events of {given['data']}"
+        f"fresh events of {plan.molecule.name}" if plan.data is None else f"the events of {given['data']}"
     )
-    note(f"{'going on with' if resume else 'training'} {given['arch']} in {run.folder} on {source}")
+    note(f"{'going on with' if resuming else 'training'} {given['arch']} in {run.folder} on {source}")

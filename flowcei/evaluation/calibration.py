@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,23 +10,9 @@ import pandas as pd
 import torch
 
 from flowcei.errors import DataError, UsageError
-from flowcei.evaluation.comparison import NULL_MODELS, warned
-from flowcei.evaluation.regions import check_regions, regions_of, regions_table
-from flowcei.evaluation.verdicts import (
-    HPD,
-    RULES,
-    CalibrationRules,
-    Ranks,
-    Verdict,
-    check_coverage,
-    check_resimulation,
-    check_sbc,
-    check_tarp,
-    check_weights,
-    coverage_band,
-    rank,
-    tarp_distances,
-)
+from flowcei.evaluation import verdicts
+from flowcei.evaluation.comparison import NULL_MODELS, true_positions, warned
+from flowcei.evaluation.verdicts import HPD, RULES, CalibrationRules, Ranks, Verdict
 from flowcei.events.container import events_of
 from flowcei.posterior.spread import quantities
 from flowcei.posterior.weights import Weights
@@ -40,6 +25,7 @@ if TYPE_CHECKING:
     from flowcei.events.container import Events
     from flowcei.experiment.detector import Noise
     from flowcei.models.interface import Latent
+    from flowcei.posterior.arrays import Floats, Reals, Rows
     from flowcei.posterior.samples import PosteriorSamples
     from flowcei.reconstruction.model import Reconstructor
 
@@ -76,7 +62,6 @@ class Calibration:
     left_out: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        """Return one line: events and failures."""
         return f"{type(self).__name__}: {len(self.sbc)} events, {self.outcome}"
 
     def _repr_html_(self) -> str:
@@ -100,17 +85,14 @@ class Calibration:
 
     def coverage_table(self) -> pd.DataFrame:
         """Return a row for each quantity and level: what is held, and the band in which it passes."""
-        levels = self.rules.levels
-        low, high = coverage_band(self.coverage, self.rules)
-        return pd.DataFrame(
-            {
-                "quantity": np.repeat(self.coverage.names, len(levels)),
-                "level": np.tile(levels, len(self.coverage.names)),
-                "coverage": self.coverage.coverage(levels).T.ravel(),
-                "low": np.tile(low, len(self.coverage.names)),
-                "high": np.tile(high, len(self.coverage.names)),
-            }
+        index = pd.MultiIndex.from_product(
+            [self.coverage.names, self.rules.levels], names=["quantity", "level"]
         )
+        shares = self.coverage.coverage(self.rules.levels)
+        low, high = (
+            np.tile(ends, shares.shape[1]) for ends in verdicts.coverage_band(self.coverage, self.rules)
+        )
+        return pd.DataFrame({"coverage": shares.T.ravel(), "low": low, "high": high}, index).reset_index()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers and words, for JSON."""
@@ -188,12 +170,10 @@ def calibrate(
     if not blocks:
         raise DataError("the model can express a geometry for none of the events; are the units right?")
     ranks = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
-    return judge.verdicts(ranks, Weights.concatenate(weights) if weights else None, rules, seed)
+    return judge.calibration(ranks, Weights.concatenate(weights) if weights else None, rules, seed)
 
 
-def _true_positions(
-    model: Reconstructor, events: Events, n: int, rules: CalibrationRules
-) -> NDArray[np.float64]:
+def _true_positions(model: Reconstructor, events: Events, n: int, rules: CalibrationRules) -> Floats:
     """Return the true positions (E, N, 3) of what can be judged."""
     name, check = repr(model.architecture), "to check a posterior"
     if model.architecture in NULL_MODELS:
@@ -204,32 +184,22 @@ def _true_positions(
         )
     if n < rules.min_samples:
         raise UsageError(f"{n} samples an event are too few {check}; {rules.min_samples} at the least")
-    if events.positions is None:
-        raise DataError("the data have momenta only; a check of posteriors needs the true positions")
-    if len(events) < rules.min_events:
-        raise DataError(f"{len(events)} events are too few {check}; {rules.min_events} at the least")
-    return events.positions
+    return true_positions(events, rules.min_events, check)
 
 
 @dataclass(frozen=True, eq=False)
 class _Judge:
-    """What does not depend on the samples: truth (E, N, 3), its chart and random points (E, D)."""
+    """What does not depend on the samples."""
 
     model: Reconstructor
     events: Events
-    truth: NDArray[np.float64]
+    truth: Floats  # positions (E, N, 3), bohr
     noise: Noise | str | None
-    chart: NDArray[np.float64]
-    references: NDArray[np.float64]
+    chart: Floats  # of the truth, (E, D)
+    references: Floats  # random points, (E, D)
     rng: np.random.Generator
 
-    @cached_property
-    def units(self) -> dict[str, str]:
-        """Name and unit of bonds and angles."""
-        every = quantities(self.events.molecule, self.events.molecule.equilibrium)[0]
-        return {quantity.name: quantity.unit for quantity in every if quantity.kind != "atom"}
-
-    def rank(self, rows: NDArray[np.intp], samples: PosteriorSamples) -> dict[str, NDArray[Any]]:
+    def rank(self, rows: Rows, samples: PosteriorSamples) -> dict[str, NDArray[Any]]:
         """Return ranks (e, Q) of the truth of events `rows` (e,) by what is ranked, and errors (e, K)."""
         weights = None if samples.weights is None else samples.weights.normalised
         truth, true_chart = self.truth[rows][:, None], self.chart[rows]
@@ -239,24 +209,20 @@ class _Judge:
             for x in (samples.positions, truth)
         )
         chi2, true_chi2 = (samples.likelihood.chi_squared(x) for x in (samples.positions, truth))
-        known = np.isfinite(true_chi2[:, 0])  # samples may have infinity: they explain nothing
-        coordinates, of_truth = (
-            np.concatenate(pair, axis=2) for pair in ((chart, internal), (true_chart[:, None], true_internal))
-        )
+        finite = np.isfinite(true_chi2[:, 0])  # samples may have infinity: they explain nothing
+        of_truth = np.concatenate([true_chart, true_internal[:, 0]], axis=1)
         scale = self.chart.std(axis=0)
         ranked = {
-            "sbc": (coordinates, of_truth[:, 0], weights),
-            "tarp": (*tarp_distances(chart, true_chart, self.references[rows], scale), weights),
-            "chi2": (chi2[known, :, None], true_chi2[known], None if weights is None else weights[known]),
+            "sbc": (np.concatenate([chart, internal], axis=2), of_truth, weights),
+            "tarp": (*verdicts.tarp_distances(chart, true_chart, self.references[rows], scale), weights),
+            "chi2": (chi2[finite, :, None], true_chi2[finite], None if weights is None else weights[finite]),
             "hpd": (*self._densities(rows, samples), weights),
         }
         mean = internal.mean(axis=1) if weights is None else np.einsum("en,enk->ek", weights, internal)
-        ranks = {name: rank(*given, self.rng) for name, given in ranked.items()}
+        ranks = {name: verdicts.rank(*given, self.rng) for name, given in ranked.items()}
         return ranks | {"rows": rows, "error": mean - true_internal[:, 0]}
 
-    def _densities(
-        self, rows: NDArray[np.intp], samples: PosteriorSamples
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _densities(self, rows: Rows, samples: PosteriorSamples) -> tuple[Floats, Floats]:
         """Return minus log densities of samples (e, n, 1) and truth (e, 1); no column without densities."""
         truth = self.truth[rows][:, None]
         if samples.log_prob is None or not self.model.network.has_density:
@@ -269,36 +235,35 @@ class _Judge:
             of_truth = np.where(exact, samples.log_posterior(truth), of_truth)
         return -density[..., None], -of_truth
 
-    def verdicts(
-        self,
-        ranks: dict[str, NDArray[np.float64]],
-        weights: Weights | None,
-        rules: CalibrationRules,
-        seed: int,
+    def calibration(
+        self, ranks: dict[str, NDArray[Any]], weights: Weights | None, rules: CalibrationRules, seed: int
     ) -> Calibration:
         """Judge the ranks of all events."""
-        molecule, rows = self.events.molecule, ranks["rows"]
-        names = (*self.model.frame.names(molecule.labels), *self.units)
+        molecule, rows, width = self.events.molecule, ranks["rows"], self.chart.shape[1]
+        units = {q.name: q.unit for q in quantities(molecule, molecule.equilibrium)[0] if q.kind != "atom"}
+        names, dense = (*self.model.frame.names(molecule.labels), *units), ranks["hpd"].shape[1]
         sbc, tarp, chi2 = (
-            Ranks(labels, ranks[key])
-            for labels, key in ((names, "sbc"), (("joint",), "tarp"), (("chi2",), "chi2"))
+            Ranks(names, ranks["sbc"]),
+            Ranks(("joint",), ranks["tarp"]),
+            Ranks(("chi2",), ranks["chi2"]),
         )
-        dense = ranks["hpd"].shape[1]
         coverage = Ranks((*names, *[HPD] * dense), np.concatenate([ranks["sbc"], ranks["hpd"]], axis=1))
-        inner = Ranks(tuple(self.units), ranks["sbc"][:, self.chart.shape[1] :])
-        regions = regions_of(molecule, self.events.momenta[rows], rules)
-        table = regions_table(inner, ranks["error"], regions)
-        verdicts = (
-            check_sbc(sbc, rules, seed=seed) + check_coverage(coverage, rules) + check_tarp(tarp, rules)
+        internal = Ranks(tuple(units), ranks["sbc"][:, width:])
+        regions = verdicts.regions_of(molecule, self.events.momenta[rows], rules)
+        table = verdicts.regions_table(internal, ranks["error"], regions)
+        outcomes = (
+            verdicts.check_sbc(sbc, rules, seed=seed)
+            + verdicts.check_coverage(coverage, rules)
+            + verdicts.check_tarp(tarp, rules)
         )
         if len(table):
-            verdicts += check_regions(inner, table, regions, self.units, rules)
+            outcomes += verdicts.check_regions(internal, table, regions, units, rules)
         if weights is not None:
             medians = {name: float(np.median(weights.efficiency[inside])) for name, inside in regions}
             table["efficiency"] = table["region"].map(medians)
-            verdicts.insert(0, check_weights(weights, medians, rules))
+            outcomes.insert(0, verdicts.check_weights(weights, medians, rules))
         if len(chi2):
-            verdicts += check_resimulation(chi2, rules, seed=seed)
+            outcomes += verdicts.check_resimulation(chi2, rules, seed=seed)
         lost, closed = len(self.events) - len(rows), len(rows) - len(chi2)
         unchecked = {
             f"{self.model.architecture} has no density: no regions of highest density": not dense,
@@ -306,15 +271,10 @@ class _Judge:
             f"{closed} true geometries cannot be simulated: no resimulation of theirs": closed,
         }
         left_out = tuple(text for text, holds in unchecked.items() if holds)
-        return Calibration(sbc, coverage, tarp, chi2, rules, tuple(verdicts), table, left_out)
+        return Calibration(sbc, coverage, tarp, chi2, rules, tuple(outcomes), table, left_out)
 
 
-def _chart(
-    model: Reconstructor,
-    momenta: NDArray[np.float64],
-    sigma: NDArray[np.float64],
-    positions: NDArray[np.floating],
-) -> NDArray[np.float64]:
+def _chart(model: Reconstructor, momenta: Floats, sigma: Floats, positions: Reals) -> Floats:
     """Return the chart (E, n, D) of positions (E, n, N, 3)."""
     framed = model.frame.enter(torch.from_numpy(np.ascontiguousarray(momenta)), torch.from_numpy(sigma))
     return model.frame.to_chart(torch.from_numpy(positions.astype(np.float64)), framed).numpy()

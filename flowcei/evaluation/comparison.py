@@ -6,7 +6,6 @@ import math
 import time
 import warnings
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,16 +21,16 @@ from flowcei.posterior.flags import combined, counted
 from flowcei.reconstruction.training_data import split_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-
-    from numpy.typing import NDArray
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from flowcei.events.container import Events
     from flowcei.models.interface import Latent
+    from flowcei.posterior.arrays import Floats
+    from flowcei.posterior.samples import PosteriorSamples
     from flowcei.reconstruction.model import Reconstructor
 
-FLOOR = "floor"
-"""The row of the information floor."""
+FLOOR = "floor"  # row of the information floor
+NULL_MODELS = ("mean", "marginal")  # rows that answer without looking at the momenta
 
 _MIN_EVENTS = 10
 _FLOOR_DRAWS = 20
@@ -62,7 +61,6 @@ class Comparison:
     scores: tuple[Score, ...] = SCORES
 
     def __repr__(self) -> str:
-        """Return one line: rows, events and the best model."""
         best = f"; best crps: {self.best('crps')}" if "crps" in self.table else ""
         return f"{type(self).__name__}: {', '.join(self.table.index)} on {self.events} events{best}"
 
@@ -143,33 +141,31 @@ def compare(
     for model in models.values():
         events_of(events, model.molecule)
     events = events if keep_flagged else warned(models.values(), events, noise)
-    test = TestSet.of(events, _true_positions(events))
-    request = {"noise": noise, "latent": latent, "seed": seed}
-    row = partial(summarise, scores=scores, resamples=resamples, seed=seed)
-    rows: dict[str, dict[str, float]] = {}
+    test = TestSet.of(events, true_positions(events, _MIN_EVENTS, "to compare on"))
+    values = {}
     for name, model in models.items():
-        values, rate = _sampled(model, events, test, n, scores, request)
-        trained = sum(p.numel() for p in model.network.parameters() if p.requires_grad)
-        rows[name] = row(values | _densities(model, events, test, noise, seed)) | {
-            "parameters": float(model.training.parameters or trained),
-            "training_rate": float(model.training.rows_per_second or math.nan),
-            "sampling_rate": rate,
-        }
-    for name, answer in NULL_MODELS.items():
+        count = 1 if model.network.is_point else n  # the same answer again is no sample
+        stream = model.stream(events, count, noise=noise, latent=latent, seed=seed)
+        values[name] = _sampled(model, stream, test, scores)
+        values[name] |= _densities(model, events, test, noise, seed)
+    for name in NULL_MODELS:
         rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1,)))
-        rows[name] = row(evaluate(scores, Answers(test, answer(test.recoil, n, rng), in_recoil_frame=True)))
+        answer = Answers(test, null_samples(name, test.recoil, n, rng), in_recoil_frame=True)
+        values[name] = evaluate(scores, answer)
     if floor := _floor(events, test, noise, seed):
-        rows[FLOOR] = row(floor)
-    columns = [s.name + end for s in scores for end in (("",) if s.block == "run" else ("", "_low", "_high"))]
+        values[FLOOR] = floor
+    rows = {name: summarise(v, scores, resamples=resamples, seed=seed) for name, v in values.items()}
+    columns = [column for score in scores for column in score.columns]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("model")
     return Comparison(table, len(events), tuple(scores))
 
 
-def _true_positions(events: Events) -> NDArray[np.float64]:
+def true_positions(events: Events, fewest: int, purpose: str) -> Floats:
+    """Return positions (E, N, 3), bohr; DataError without any, or with fewer events than a purpose needs."""
     if events.positions is None:
-        raise DataError("the data have momenta only; a comparison needs the true positions")
-    if len(events) < _MIN_EVENTS:
-        raise DataError(f"{len(events)} events are too few to compare on; {_MIN_EVENTS} at the least")
+        raise DataError(f"the data have momenta only; the true positions are needed {purpose}")
+    if len(events) < fewest:
+        raise DataError(f"{len(events)} events are too few {purpose}; {fewest} at the least")
     return events.positions
 
 
@@ -184,10 +180,8 @@ def unseen(model: Reconstructor, events: Events) -> Events:
 def trusted(
     models: Iterable[Reconstructor], events: Events, noise: Noise | str | None = None
 ) -> tuple[Events, str]:
-    """Return the events whose momenta no model flags, and a line that counts the others, empty for none.
-
-    Flags that need samples do not count: to leave out what a model cannot explain would flatter it.
-    """
+    """Return the events whose momenta no model flags, and a line that counts the others, empty for none."""
+    # Flags that need samples do not count: to leave out what a model cannot explain would flatter it.
     flags = np.zeros(len(events), dtype=np.uint16)
     for model in models:
         flags |= combined(**model.unlike_training(events, noise))
@@ -206,91 +200,72 @@ def warned(models: Iterable[Reconstructor], events: Events, noise: Noise | str |
     return chosen
 
 
-def mean_samples(truth: NDArray[np.float64], n: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Answer events (E, N, 3) with the mean positions of the other half, (E, 1, N, 3), whatever `n`."""
-    del n
-    return _crosswise(truth, 1, rng, lambda other, _: truth[other].mean(axis=0))
+def null_samples(name: str, truth: Floats, n: int, rng: np.random.Generator) -> Floats:
+    """Answer each half of the events (E, N, 3) from the other: none is answered with itself.
 
-
-def marginal_samples(truth: NDArray[np.float64], n: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Answer events (E, N, 3) with geometries of random events of the other half, (E, n, N, 3)."""
-    return _crosswise(truth, n, rng, lambda other, count: truth[rng.choice(other, (count, n))])
-
-
-def _crosswise(
-    truth: NDArray[np.float64],
-    n: int,
-    rng: np.random.Generator,
-    answer: Callable[[NDArray[np.intp], int], NDArray[np.float64]],
-) -> NDArray[np.float64]:
-    """Answer each half of the events from the other: none is answered with itself."""
+    With its `mean`, (E, 1, N, 3), whatever `n`, or with positions of random events of it, (E, n, N, 3).
+    """
     order, middle = rng.permutation(len(truth)), len(truth) // 2
-    out = np.empty((len(truth), n, *truth.shape[1:]))
+    out = np.empty((len(truth), 1 if name == "mean" else n, *truth.shape[1:]))
     for mine, other in ((order[:middle], order[middle:]), (order[middle:], order[:middle])):
-        out[mine] = answer(other, len(mine))
+        out[mine] = truth[other].mean(axis=0) if name == "mean" else truth[rng.choice(other, (len(mine), n))]
     return out
 
 
-NULL_MODELS = {"mean": mean_samples, "marginal": marginal_samples}
-"""Name in the tables -> how it answers from the recoil frame alone, without looking at the momenta."""
-
-
 def _sampled(
-    model: Reconstructor,
-    events: Events,
-    test: TestSet,
-    n: int,
-    scores: Sequence[Score],
-    request: dict[str, Any],
-) -> tuple[dict[str, NDArray[np.float64]], float]:
-    """Return the scores of a model's samples, and how many it drew in a second."""
-    parts: list[dict[str, NDArray[np.float64]]] = []
-    n = 1 if model.network.is_point else n  # the same answer again is no sample
-    stream = model.stream(events, n, **request)
-    first, seconds = 0, 0.0
-    while first < len(events):
+    model: Reconstructor, stream: Iterator[PosteriorSamples], test: TestSet, scores: Sequence[Score]
+) -> dict[str, Floats]:
+    """Return the scores of a model's samples, and those of its run."""
+    parts: list[dict[str, Floats]] = []
+    first, drawn, seconds = 0, 0, 0.0
+    while first < len(test.momenta):
         began = time.perf_counter()
         samples = next(stream)
         seconds += time.perf_counter() - began
         x = samples.positions
         if not model.frame.invariant:  # no momentum tells where the origin was
-            x = x - centre_of_mass(x, events.molecule.masses)
+            x = x - centre_of_mass(x, test.molecule.masses)
         values = evaluate(scores, Answers(test[first : first + len(samples)], x))
         for column in values.values():  # an event without samples has no score
             column[~samples.answered] = np.nan
         parts.append(values)
-        first += len(samples)
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, first * n / seconds
+        first, drawn = first + len(samples), drawn + len(x) * x.shape[1]
+    trained = sum(p.numel() for p in model.network.parameters() if p.requires_grad)
+    run = {
+        "parameters": model.training.parameters or trained,
+        "training_rate": model.training.rows_per_second or math.nan,
+        "sampling_rate": drawn / seconds,
+    }
+    values = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return values | {name: np.full(first, float(value)) for name, value in run.items()}
 
 
 def _densities(
     model: Reconstructor, events: Events, test: TestSet, noise: Noise | str | None, seed: int
-) -> dict[str, NDArray[np.float64]]:
+) -> dict[str, Floats]:
     """Return the negative log density at the truth, or a bound on it, (E,), where there is one."""
     exact = model.network.has_density
     truth = test.lab if model.frame.invariant else events.positions
     if truth is None or not (exact or hasattr(model.network, "iwae_bound")):
         return {}
-    blocks = [(k, slice(k, k + _BLOCK)) for k in range(0, len(truth), _BLOCK)]
     densities = [
-        model.log_prob(truth[rows, None], events[rows], noise=noise, draws=_DRAWS, seed=seed + k)[:, 0]
-        for k, rows in blocks
+        model.log_prob(
+            truth[k : k + _BLOCK, None], events[k : k + _BLOCK], noise=noise, draws=_DRAWS, seed=seed + k
+        )
+        for k in range(0, len(truth), _BLOCK)
     ]
-    return {"nll" if exact else "nll_bound": -np.concatenate(densities)}
+    return {"nll" if exact else "nll_bound": -np.concatenate(densities)[:, 0]}
 
 
-def _floor(
-    events: Events, test: TestSet, noise: Noise | str | None, seed: int
-) -> dict[str, NDArray[np.float64]] | None:
+def _floor(events: Events, test: TestSet, noise: Noise | str | None, seed: int) -> dict[str, Floats] | None:
     """Return what an efficient estimate would score, (E, ...); None where the noise is not known."""
-    scale = test.deviation
     sigma = events.sigma if noise is None else Noise.parse(noise).sigma(events.momenta)
     if sigma is None or not (sigma > 0).all():
         return None
     floor = information_floor(events.molecule, test.recoil, sigma)
-    moving = scale > STILL
-    standard = floor.variance[:, moving] / scale[moving] ** 2
-    absolute = math.sqrt(2.0 / math.pi)
+    moving = test.deviation > STILL
+    standard = floor.variance[:, moving] / test.deviation[moving] ** 2
+    absolute = math.sqrt(2.0 / math.pi)  # of a normal number
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(3,)))
     drawn = np.linalg.norm(floor.draw(_FLOOR_DRAWS, rng), axis=-1).reshape(len(sigma), -1)
     return {
@@ -306,63 +281,51 @@ def _floor(
 
 
 def summarise(
-    values: Mapping[str, NDArray[np.float64]],
-    scores: Sequence[Score] = SCORES,
-    *,
-    resamples: int = 500,
-    seed: int = 0,
+    values: Mapping[str, Floats], scores: Sequence[Score] = SCORES, *, resamples: int = 500, seed: int = 0
 ) -> dict[str, float]:
     """Return each score with `name_low` and `name_high`, its 95 % interval by the bootstrap over events.
 
     Values are (E,) or (E, k), NaN where there is none. Events are what is drawn, with all of their atoms,
     and the draws are the same for every model of a comparison.
     """
-    chosen = [score for score in scores if score.name in values]
-    columns = [
-        _mean(values[s.name]) if s.quantile is None else _quantile(values[s.name], s.quantile) for s in chosen
-    ]
+    statistics = {s.name: _statistic(values[s.name], s.quantile) for s in scores if s.name in values}
     count = len(next(iter(values.values())))
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2,)))
     drawn = (np.bincount(rng.integers(count, size=count), minlength=count) for _ in range(resamples))
-    spread = np.array([[of(weight.astype(np.float64)) for of in columns] for weight in drawn])
+    spread = np.array([[of(weight.astype(np.float64)) for of in statistics.values()] for weight in drawn])
     row: dict[str, float] = {}
-    for score, of, ends in zip(chosen, columns, spread.T, strict=True):
-        known = ends[~np.isnan(ends)]
+    for (name, of), ends in zip(statistics.items(), spread.T, strict=True):
+        some = ends[~np.isnan(ends)]
         # No interpolation: between infinities there is none.
-        low, high = np.quantile(known, (0.025, 0.975), method="nearest") if len(known) else (np.nan, np.nan)
-        row |= {
-            score.name: of(np.ones(count)),
-            f"{score.name}_low": float(low),
-            f"{score.name}_high": float(high),
-        }
+        low, high = np.quantile(some, (0.025, 0.975), method="nearest") if len(some) else (np.nan, np.nan)
+        row |= {name: of(np.ones(count)), f"{name}_low": float(low), f"{name}_high": float(high)}
     return row
 
 
-def _mean(values: NDArray[np.float64]) -> Callable[[NDArray[np.float64]], float]:
-    """Return the mean as a function of the weights of events (E,): without NaN, infinite with an infinity."""
+def _statistic(values: Floats, level: float | None) -> Callable[[Floats], float]:
+    """Return a quantile, or the mean, of values (E, ...) as a function of the weights of events (E,).
+
+    NaN does not count; a mean is infinite with an infinity.
+    """
     flat = values.reshape(len(values), -1)
-    finite, infinite = np.isfinite(flat), np.isinf(flat).any(axis=1).astype(np.float64)
-    total, count = np.where(finite, flat, 0.0).sum(axis=1), finite.sum(axis=1).astype(np.float64)
+    if level is None:
+        finite, infinite = np.isfinite(flat), np.isinf(flat).any(axis=1)
+        total, count = np.where(finite, flat, 0.0).sum(axis=1), finite.sum(axis=1)
 
-    def of(weight: NDArray[np.float64]) -> float:
-        if weight @ infinite > 0:
-            return float("inf")
-        counted = weight @ count
-        return float(weight @ total / counted) if counted > 0 else float("nan")
+        def mean(weight: Floats) -> float:
+            if weight[infinite].any():
+                return math.inf
+            counted = weight @ count
+            return float(weight @ total / counted) if counted > 0 else math.nan
 
-    return of
+        return mean
+    order = np.argsort(flat, axis=None)[: np.count_nonzero(~np.isnan(flat))]  # NaN comes last
+    ordered, event = flat.ravel()[order], order // flat.shape[1]
 
+    def quantile(weight: Floats) -> float:
+        below = np.cumsum(weight[event])
+        if not len(below) or not below[-1]:
+            return math.nan
+        return float(ordered[np.searchsorted(below, level * below[-1])])
 
-def _quantile(values: NDArray[np.float64], level: float) -> Callable[[NDArray[np.float64]], float]:
-    """Return a quantile of all numbers but NaN as a function of the weights of events (E,)."""
-    flat = values.reshape(-1)
-    order = np.argsort(flat)[: int((~np.isnan(flat)).sum())]  # NaN comes last
-    ordered, event = flat[order], order // (flat.size // len(values))
-
-    def of(weight: NDArray[np.float64]) -> float:
-        total = np.cumsum(weight[event])
-        if not len(total) or not total[-1]:
-            return float("nan")
-        return float(ordered[np.searchsorted(total, level * total[-1])])
-
-    return of
+    return quantile

@@ -1,8 +1,7 @@
-"""The information floor: how well noisy momenta can fix a geometry, whatever reads them.
+"""The information floor: how well noisy momenta can fix a geometry (docs/comparing.md)."""
 
-Of p = f(x) + noise the Fisher information of the 3N coordinates is J^T J / sigma^2 with J = df/dx; its
-inverse bounds the covariance of every unbiased estimate (Cramer and Rao). See docs/comparing.md.
-"""
+# Of p = f(x) + noise the Fisher information of the 3N coordinates is J^T J / sigma^2 with J = df/dx; its
+# inverse bounds the covariance of every unbiased estimate (Cramer and Rao).
 
 from __future__ import annotations
 
@@ -17,9 +16,10 @@ from flowcei.physics.explosion import centre_of_mass
 from flowcei.physics.jacobian import followed_jacobian
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike
 
     from flowcei.molecules.molecule import Molecule
+    from flowcei.posterior.arrays import Bools, Floats
 
 _CHUNK = 5_000  # events whose Jacobians are held at a time
 _RANK = 1e-12  # of the largest singular value: below lies rounding, not information
@@ -28,25 +28,20 @@ _STRAIGHT = 1e-9  # a molecule straighter than this has no rotation about itself
 
 @dataclass(frozen=True, eq=False)
 class InformationFloor:
-    """How far from the truth an efficient estimate lies, event by event.
+    """How far from the truth an efficient estimate lies, event by event."""
 
-    Attributes:
-        positions: The geometries, centre of mass 0, (E, N, 3), bohr.
-        covariance: Of the 3N coordinates, in the frame of the positions, (E, 3N, 3N), bohr^2;
-            inf where the momenta leave a direction open, NaN where the geometry cannot be
-            simulated.
-    """
-
-    positions: NDArray[np.float64]
-    covariance: NDArray[np.float64]
+    positions: Floats  # centre of mass 0, (E, N, 3), bohr
+    # Of the 3N coordinates, in the frame of the positions, (E, 3N, 3N), bohr^2; inf where the momenta leave a
+    # direction open, NaN where the geometry cannot be simulated.
+    covariance: Floats
 
     @property
-    def atom_error(self) -> NDArray[np.float64]:
+    def atom_error(self) -> Floats:
         """Expected distance of each atom from the truth, (E, N), bohr."""
         return _atom_errors(self.covariance)
 
     @property
-    def shape_error(self) -> NDArray[np.float64]:
+    def shape_error(self) -> Floats:
         """The same after the best small rotation, (E, N), bohr: errors of shape alone."""
         # Columns: displacements by a rotation about x, y and z.
         turns = np.stack([np.cross(axis, self.positions) for axis in np.eye(3)], axis=-1)
@@ -58,21 +53,17 @@ class InformationFloor:
         return _atom_errors(out)
 
     @property
-    def variance(self) -> NDArray[np.float64]:
+    def variance(self) -> Floats:
         """Of each coordinate, (E, N, 3), bohr^2."""
         return np.diagonal(self.covariance, axis1=1, axis2=2).reshape(self.positions.shape)
 
     @property
-    def mse(self) -> NDArray[np.float64]:
+    def mse(self) -> Floats:
         """Expected squared error per coordinate, (E,), bohr^2: the trace over 3N."""
         return np.asarray(self.variance.mean(axis=(1, 2)))
 
-    def draw(self, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
-        """Draw `n` errors of an efficient estimate for each event, (E, n, N, 3), bohr.
-
-        The expected error of an event is a number; quantiles over events need the errors
-        themselves. NaN where the covariance is not finite.
-        """
+    def draw(self, n: int, rng: np.random.Generator) -> Floats:
+        """Draw `n` errors of an efficient estimate for each event, (E, n, N, 3), bohr; NaN without any."""
         finite = _finite(self.covariance)
         values, axes = np.linalg.eigh(np.where(finite[:, None, None], self.covariance, 0.0))
         factor = axes * np.sqrt(values.clip(0.0))[:, None]
@@ -83,21 +74,19 @@ class InformationFloor:
     def summary(self) -> dict[str, float]:
         """Return mean and median over events of the errors per atom (bohr) and the MSE (bohr^2).
 
-        Expected errors average event by event; the few geometries that the momenta hardly fix
-        carry the mean, which need not even converge: the median says what is typical.
+        The few geometries that the momenta hardly fix carry the mean, which need not even converge: the
+        median says what is typical.
         """
         summary: dict[str, float] = {}
         for name in ("atom_error", "shape_error", "mse"):
             values = getattr(self, name).reshape(len(self.positions), -1).mean(axis=1)
-            known = values[~np.isnan(values)]
-            summary[f"{name}_mean"] = float(known.mean()) if len(known) else float("nan")
-            summary[f"{name}_median"] = float(np.median(known)) if len(known) else float("nan")
+            values = values[~np.isnan(values)]
+            summary[f"{name}_mean"] = float(values.mean()) if len(values) else float("nan")
+            summary[f"{name}_median"] = float(np.median(values)) if len(values) else float("nan")
         return summary
 
 
-def information_floor(
-    molecule: Molecule, positions: NDArray[np.float64], sigma: ArrayLike
-) -> InformationFloor:
+def information_floor(molecule: Molecule, positions: Floats, sigma: ArrayLike) -> InformationFloor:
     """Return the information floor of geometries, for a flat prior.
 
     A model can stay below it where its prior knows what the momenta do not say, above all
@@ -127,8 +116,8 @@ def information_floor(
     events, ions = x.shape[:2]
     given = np.asarray(sigma, dtype=np.float64)
     if given.shape not in ((), (events,), (events, ions)):
-        msg = f"sigma has shape {given.shape}; expected one number, ({events},) or ({events}, {ions})"
-        raise DataError(msg)
+        expected = f"one number, ({events},) or ({events}, {ions})"
+        raise DataError(f"sigma has shape {given.shape}; expected {expected}")
     if not (np.isfinite(given) & (given > 0)).all():
         raise DataError("sigma must be positive: without noise there is no floor")
     per_ion = np.broadcast_to(given[:, None] if given.ndim == 1 else given, (events, ions))
@@ -136,41 +125,35 @@ def information_floor(
     return InformationFloor(x, np.concatenate([_covariances(molecule, x[b], per_ion[b]) for b in blocks]))
 
 
-def mean_length(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return E|v| (...,) of normal vectors v of mean 0 and covariance (..., 3, 3).
-
-    Exact: the mean over directions u of sqrt(u C u) is Carlson's symmetric elliptic integral
-    R_G of the eigenvalues, and E|u v| = sqrt(2 / pi) sqrt(u C u) is half of it in |v|.
-    """
+def mean_length(covariance: Floats) -> Floats:
+    """Return E|v| (...,) of normal vectors v of mean 0 and covariance (..., 3, 3)."""
     bad = ~_finite(covariance)
     values = np.linalg.eigvalsh(np.where(bad[..., None, None], 0.0, covariance)).clip(0.0)
+    # Exact: the mean over directions u of sqrt(u C u) is Carlson's symmetric elliptic integral R_G of the
+    # eigenvalues, and E|u v| = sqrt(2 / pi) sqrt(u C u) is half of it in |v|.
     length = 2.0 * np.sqrt(2.0 / np.pi) * elliprg(values[..., 0], values[..., 1], values[..., 2])
     # Of a direction that is left open the length is infinite; of what is unknown, unknown.
     unknown = np.isnan(np.trace(covariance, axis1=-2, axis2=-1))
     return np.where(bad, np.where(unknown, np.nan, np.inf), length)
 
 
-def _finite(matrices: NDArray[np.float64]) -> NDArray[np.bool_]:
+def _finite(matrices: Floats) -> Bools:
     return np.asarray(np.isfinite(matrices).all(axis=(-2, -1)))
 
 
-def _atom_errors(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
+def _atom_errors(covariance: Floats) -> Floats:
     blocks = [covariance[:, k : k + 3, k : k + 3] for k in range(0, covariance.shape[1], 3)]
     return mean_length(np.stack(blocks, axis=1))
 
 
-def _covariances(
-    molecule: Molecule, x: NDArray[np.float64], sigma: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _covariances(molecule: Molecule, x: Floats, sigma: Floats) -> Floats:
     """Return the covariance (E, 3N, 3N) of positions (E, N, 3) about the centre of mass, sigma (E, N)."""
-    n = len(molecule)
-    weighted = (
-        followed_jacobian(x, molecule.masses, molecule.charges) / np.repeat(sigma, 3, axis=1)[:, :, None]
-    )
+    n, masses = len(molecule), molecule.masses
+    weighted = followed_jacobian(x, masses, molecule.charges) / np.repeat(sigma, 3, axis=1)[:, :, None]
     # Columns: orthonormal displacements without translation, which changes no momentum; rows of `shift` take
     # them to positions whose centre of mass is 0.
     relative = np.kron(np.linalg.qr(np.eye(n) - 1.0 / n)[0][:, : n - 1], np.eye(3))
-    shift = np.kron(np.eye(n) - molecule.masses / molecule.masses.sum(), np.eye(3)) @ relative
+    shift = np.kron(np.eye(n) - masses / masses.sum(), np.eye(3)) @ relative
     usable = _finite(weighted)
     design = np.where(usable[:, None, None], weighted, 0.0) @ relative
     _, size, directions = np.linalg.svd(design, full_matrices=False)

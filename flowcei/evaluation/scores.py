@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from scipy.spatial.distance import cdist
 
 from flowcei.experiment.likelihood import centred_momenta
 from flowcei.frame.recoil import RecoilFrame
@@ -16,16 +17,13 @@ from flowcei.posterior.labels import label_by_geometry, relabel
 from flowcei.posterior.spread import quantities
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from numpy.typing import NDArray
+    from collections.abc import Callable, Sequence
 
     from flowcei.events.container import Events
     from flowcei.molecules.molecule import Molecule
+    from flowcei.posterior.arrays import Bools, Floats, Reals, Rows
 
-STILL = 1e-6
-"""Bohr: a coordinate that varies less is left out of standardised errors."""
-
+STILL = 1e-6  # bohr: a coordinate that varies less is left out of standardised errors
 _COINCIDENT = 1e-7  # bohr: samples nearer to each other than this are one point
 _HELD = 2_000_000  # numbers held at a time
 _WITHIN = 0.95  # of `within_samples`
@@ -40,16 +38,16 @@ class TestSet:
     __test__ = False  # pytest takes the name for its own
 
     molecule: Molecule
-    momenta: NDArray[np.float64]  # (E, N, 3), hbar / bohr
-    lab: NDArray[np.float64]  # positions (E, N, 3) in the frame and with the labels of the momenta
-    recoil: NDArray[np.float64]  # (E, N, 3), identical ions labelled by the geometry
-    rotation: NDArray[np.float64]  # from the first to the second, (E, 3, 3)
-    order: NDArray[np.intp]  # which ion of the truth has each label there, (E, N)
-    resimulated: NDArray[np.bool_]  # whose samples are simulated again, (E,)
-    deviation: NDArray[np.float64]  # of each coordinate in the recoil frame over the whole test set, (N, 3)
+    momenta: Floats  # (E, N, 3), hbar / bohr
+    lab: Floats  # positions (E, N, 3) in the frame and with the labels of the momenta
+    recoil: Floats  # (E, N, 3), identical ions labelled by the geometry
+    rotation: Floats  # from the first to the second, (E, 3, 3)
+    order: Rows  # which ion of the truth has each label there, (E, N)
+    resimulated: Bools  # whose samples are simulated again, (E,)
+    deviation: Floats  # of each coordinate in the recoil frame over the whole test set, (N, 3)
 
     @classmethod
-    def of(cls, events: Events, positions: NDArray[np.float64]) -> TestSet:
+    def of(cls, events: Events, positions: Floats) -> TestSet:
         """Turn positions (E, N, 3) of events into the recoil frame."""
         molecule, count = events.molecule, len(events)
         p = torch.from_numpy(np.ascontiguousarray(events.momenta, dtype=np.float64))
@@ -73,39 +71,25 @@ class TestSet:
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """Samples of some events beside the truth: what a score is a function of.
-
-    Attributes:
-        test: The truth.
-        given: Samples (E, n, N, 3), bohr. The first of each event is the random sample; a single one is a
-            point, without an interval.
-        in_recoil_frame: Whether they are given there, identical ions labelled alike, or as the momenta are.
-    """
+    """Samples of some events beside the truth, bohr: what a score is a function of."""
 
     test: TestSet
-    given: NDArray[np.floating]
-    in_recoil_frame: bool = False
-
-    @property
-    def truth(self) -> NDArray[np.float64]:
-        """Positions in the recoil frame, (E, N, 3), bohr."""
-        return self.test.recoil
+    given: Reals  # (E, n, N, 3): the first of each event is the random sample; a single one is a point
+    in_recoil_frame: bool = False  # identical ions labelled as there; or all as the momenta are
 
     @cached_property
-    def samples(self) -> NDArray[np.float64]:
-        """Samples in the recoil frame, (E, n, N, 3), bohr, identical ions labelled by the bond list.
-
-        Priors of several models would label one truth in several ways.
-        """
+    def samples(self) -> Floats:
+        """Samples in the recoil frame, (E, n, N, 3), identical ions labelled by the bond list."""
         x = self.given.astype(np.float64)
         if self.in_recoil_frame:
             return x
+        # Not by a prior: those of several models would label one truth in several ways.
         order = label_by_geometry(self.test.molecule, self.test.momenta, self.given)
         return relabel(x, order) @ np.swapaxes(self.test.rotation, 1, 2)[:, None]
 
     @cached_property
-    def lab_samples(self) -> NDArray[np.floating]:
-        """Samples in the frame of the momenta, (E, n, N, 3), bohr."""
+    def lab_samples(self) -> Reals:
+        """Samples in the frame of the momenta, (E, n, N, 3)."""
         if not self.in_recoil_frame:
             return self.given
         # The mean of many geometries is none: labels chosen by its bonds would be those of other ions.
@@ -115,91 +99,86 @@ class Answers:
         return lab
 
     @cached_property
-    def error(self) -> dict[str, NDArray[np.float64]]:
-        """The posterior `mean` and one random `sample` less the truth, (E, N, 3), bohr."""
-        return {"mean": self.samples.mean(axis=1) - self.truth, "sample": self.samples[:, 0] - self.truth}
+    def error(self) -> dict[str, Floats]:
+        """The posterior `mean` and one random `sample` less the truth, (E, N, 3)."""
+        x, truth = self.samples, self.test.recoil
+        return {"mean": x.mean(axis=1) - truth, "sample": x[:, 0] - truth}
 
     @cached_property
-    def standardised(self) -> dict[str, NDArray[np.float64]]:
+    def standardised(self) -> dict[str, Floats]:
         """The same over the deviation of each coordinate that moves, (E, K)."""
         moving = self.test.deviation > STILL
         if not moving.any():
-            return dict.fromkeys(self.error, np.full((len(self.truth), 1), np.nan))
+            return dict.fromkeys(self.error, np.full((len(self.given), 1), np.nan))
         return {name: error[:, moving] / self.test.deviation[moving] for name, error in self.error.items()}
 
     @cached_property
-    def internal(self) -> dict[str, NDArray[np.float64]]:
+    def internal(self) -> dict[str, Floats]:
         """Errors (E,) of the mean sampled `bond` (bohr) and `angle` (degrees); NaN without any."""
         names, values = quantities(self.test.molecule, self.samples)
-        error = np.abs(values.mean(axis=1) - quantities(self.test.molecule, self.truth)[1])
+        error = np.abs(values.mean(axis=1) - quantities(self.test.molecule, self.test.recoil)[1])
         chosen = {kind: [q.kind == kind for q in names] for kind in ("bond", "angle")}
         unknown = np.full(len(error), np.nan)
         return {kind: error[:, k].mean(axis=1) if any(k) else unknown for kind, k in chosen.items()}
 
     @cached_property
-    def flat(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def flat(self) -> tuple[Floats, Floats]:
         """Truth (E, 3N) and samples (E, n, 3N)."""
         x = self.samples
-        return self.truth.reshape(len(x), -1), x.reshape(*x.shape[:2], -1)
+        return self.test.recoil.reshape(len(x), -1), x.reshape(*x.shape[:2], -1)
 
     @cached_property
-    def distances(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def distances(self) -> tuple[Floats, Floats]:
         """Energy score, and whether the truth is within the samples, (E,) each."""
         return distance_scores(*self.flat)
 
 
 @dataclass(frozen=True)
 class Score:
-    """A column of a comparison: an entry of `SCORES` is all that table, picture and JSON need.
-
-    Attributes:
-        name: Of the column.
-        unit: Of its numbers; empty for a pure number.
-        text: What it is.
-        of: From answers to the value of each event, (E,) or (E, k), NaN where there is none; None for
-            densities and numbers of the run, which are no functions of samples.
-        quantile: Which quantile over all events (and atoms, samples) the column is; None for the mean.
-        better: ``smaller``, ``larger``, what a right posterior has, or empty where none is.
-        block: ``errors``, ``posterior`` or ``run``: where it is printed; empty for files alone. Those of
-            ``run`` have no interval.
-        picture: Axis label of the panel that shows it, and its name in the legend; None for no panel.
-    """
+    """A column of a comparison: an entry of `SCORES` is all that table, picture and JSON need."""
 
     name: str
-    unit: str
-    text: str
-    of: Callable[[Answers], NDArray[Any]] | None = None
-    quantile: float | None = None
-    better: str | float = "smaller"
-    block: str = "errors"
-    picture: tuple[str, str] | None = None
+    unit: str  # empty for a pure number
+    text: str  # what it is
+    # From answers to the value of each event, (E,) or (E, k), NaN where there is none; None for densities and
+    # numbers of the run, which are no functions of samples.
+    of: Callable[[Answers], Floats] | None = None
+    quantile: float | None = None  # over all events (and atoms, samples); None for the mean
+    better: str | float = "smaller"  # or larger, or what a right posterior has; empty where none is
+    block: str = (
+        "errors"  # posterior or run (without an interval): where it is printed; empty for files alone
+    )
+    picture: tuple[str, str] | None = None  # axis label of its panel, and its name in the legend
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Its columns in a table, with the ends of its interval."""
+        return (self.name,) if self.block == "run" else (self.name, f"{self.name}_low", f"{self.name}_high")
 
 
-def _power(power: int, answer: str, *, standard: bool = False) -> Callable[[Answers], NDArray[Any]]:
+def _power(power: int, answer: str, *, standard: bool = False) -> Callable[[Answers], Floats]:
     """Mean over coordinates of |error| to a power."""
 
-    def of(answers: Answers) -> NDArray[Any]:
+    def of(answers: Answers) -> Floats:
         error = (answers.standardised if standard else answers.error)[answer]
         return np.asarray((np.abs(error) ** power).reshape(len(error), -1).mean(axis=1))
 
     return of
 
 
-def _atom(answer: str) -> Callable[[Answers], NDArray[Any]]:
+def _atom(answer: str) -> Callable[[Answers], Floats]:
     return lambda answers: np.linalg.norm(answers.error[answer], axis=-1)
 
 
-def _resimulation(answer: str) -> Callable[[Answers], NDArray[Any]]:
-    """|p(x) - p| / |p| in % (E, k); infinite where x cannot be simulated, NaN where nothing is.
+def _resimulation(answer: str) -> Callable[[Answers], Floats]:
+    """|p(x) - p| / |p| in % (E, k); infinite where x cannot be simulated, NaN where nothing is."""
 
-    p are centred: simulated momenta always are, so the measured sum, which is noise that no geometry can
-    follow, would count against every sample.
-    """
-
-    def of(answers: Answers) -> NDArray[Any]:
+    def of(answers: Answers) -> Floats:
         test = answers.test
         masses, chosen = test.molecule.masses, test.resimulated
         positions = test.lab[:, None] if answer == "truth" else answers.lab_samples[:, :_RESIMULATED_SAMPLES]
+        # Centred, as simulated momenta always are: the measured sum is noise that no geometry can follow, and
+        # would count against every sample.
         x, p = positions[chosen].astype(np.float64), centred_momenta(test.momenta[chosen], masses)
         again = followed_momenta(x.reshape(-1, *x.shape[2:]), masses, test.molecule.charges)
         miss = np.linalg.norm(again.reshape(x.shape) - p[:, None], axis=(2, 3))
@@ -223,6 +202,14 @@ def _coverage(percent: int) -> Score:
     )
 
 
+def _crps(answers: Answers) -> Floats:
+    return crps(*answers.flat).mean(axis=1)
+
+
+def _within(answers: Answers) -> Floats:
+    return answers.distances[1]
+
+
 _standard = partial(_power, standard=True)
 _filed, _right = partial(Score, block=""), partial(Score, block="posterior")
 _run, _median = partial(Score, block="run", better="larger"), partial(Score, quantile=0.5)
@@ -233,7 +220,7 @@ _MSE, _MAE, _ATOM = (
     for label in ("MSE (standardised units)", "MAE (standardised units)", "median error per atom (bohr)")
 )
 
-SCORES: tuple[Score, ...] = (
+SCORES: tuple[Score, ...] = (  # in the order of the columns
     Score("mse_mean", "bohr^2", "squared error per coordinate of the posterior mean", _power(2, "mean")),
     Score("mae_mean", "bohr", "absolute error per coordinate of the posterior mean", _power(1, "mean")),
     _filed("mse_sample", "bohr^2", f"mse_mean {_INSTEAD}", _power(2, "sample")),
@@ -251,20 +238,9 @@ SCORES: tuple[Score, ...] = (
     Score("angle_mae", "deg", "absolute error of the mean sampled bond angle", lambda a: a.internal["angle"]),
     _coverage(50),
     _coverage(90),
-    _right(
-        "within_samples",
-        "",
-        "share of events within the samples; 0.95 is right",
-        lambda a: a.distances[1],
-        better=0.95,
-    ),
+    _right("within_samples", "", "share of events within the samples; 0.95 is right", _within, better=0.95),
     _right("energy_score", "bohr", "energy score of all 3N coordinates", lambda a: a.distances[0]),
-    _right(
-        "crps",
-        "bohr",
-        "continuous ranked probability score of a coordinate",
-        lambda a: crps(*a.flat).mean(axis=1),
-    ),
+    _right("crps", "bohr", "continuous ranked probability score of a coordinate", _crps),
     _right("nll", "nats", "negative log density at the truth, per bohr^(3N-3)"),
     _right("nll_bound", "nats", "upper bound on it, of models without a density"),
     _right("resimulation", "%", "median momentum error of simulated samples", _resimulation("samples"), 0.5),
@@ -273,26 +249,20 @@ SCORES: tuple[Score, ...] = (
     _run("training_rate", "1/s", "events a second in training"),
     _run("sampling_rate", "1/s", "samples a second in this run"),
 )
-"""Every score of a comparison, in the order of its columns."""
 
 
-def evaluate(
-    scores: Sequence[Score], answers: Answers, *, held: int = _HELD
-) -> dict[str, NDArray[np.float64]]:
+def evaluate(scores: Sequence[Score], answers: Answers, *, held: int = _HELD) -> dict[str, Floats]:
     """Return the value of each event, (E,) or (E, k), by the name of the score; `held` bounds the memory."""
     test, given = answers.test, answers.given
-    blocks = [
-        Answers(test[rows], given[rows], answers.in_recoil_frame)
-        for rows in _blocks(len(given), given[:1].size, held)
-    ]
+    step = max(1, held // given[0].size)
+    cuts = [slice(k, k + step) for k in range(0, len(given), step)]
+    blocks = [Answers(test[rows], given[rows], answers.in_recoil_frame) for rows in cuts]
     functions = {score.name: score.of for score in scores if score.of is not None}
     parts = [[of(block) for of in functions.values()] for block in blocks]
     return dict(zip(functions, map(np.concatenate, zip(*parts, strict=True)), strict=True))
 
 
-def central_coverage(
-    truth: NDArray[np.float64], samples: NDArray[np.floating], level: float
-) -> NDArray[np.float64]:
+def central_coverage(truth: Floats, samples: Reals, level: float) -> Floats:
     """Return how much of truths (E, K) is inside the central interval of samples (E, n, K); NaN for n = 1."""
     n = samples.shape[1]
     if n < 2:
@@ -300,67 +270,44 @@ def central_coverage(
     rank = (samples < truth[:, None]).sum(axis=1)
     # Rank k stands for the interval [k, k + 1] / (n + 1) of the cumulative distribution; those at the ends
     # count by the share that lies inside, which is right on average for any n.
-    low, high = 0.5 - level / 2, 0.5 + level / 2
-    left, right = rank / (n + 1), (rank + 1) / (n + 1)
-    inside: NDArray[np.float64] = (np.minimum(right, high) - np.maximum(left, low)).clip(0.0) * (n + 1)
-    return inside
+    first, last = rank / (n + 1), (rank + 1) / (n + 1)
+    inside: Floats = np.minimum(last, 0.5 + level / 2) - np.maximum(first, 0.5 - level / 2)
+    return inside.clip(0.0) * (n + 1)
 
 
-def crps(truth: NDArray[np.float64], samples: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return the CRPS (E, K) of truths (E, K) and samples (E, n, K), unbiased; of n = 1 it is the distance.
-
-    E|X - x| - E|X - X'| / 2 over distinct pairs: C. Ferro, Q. J. R. Meteorol. Soc. 140, 1917 (2014).
-    """
+def crps(truth: Floats, samples: Reals) -> Floats:
+    """Return the CRPS (E, K) of truths (E, K) and samples (E, n, K), unbiased; of n = 1 the distance."""
+    # E|X - x| - E|X - X'| / 2 over distinct pairs: C. Ferro, Q. J. R. Meteorol. Soc. 140, 1917 (2014).
     x = np.sort(samples.astype(np.float64), axis=1)
     n = x.shape[1]
-    distance = np.abs(x - truth[:, None]).mean(axis=1)
+    distance: Floats = np.abs(x - truth[:, None]).mean(axis=1)
     if n < 2:
         return distance
     weights = 2.0 * np.arange(1, n + 1) - n - 1.0
-    halved_gap: NDArray[np.float64] = np.einsum("i,eik->ek", weights, x) / (n * (n - 1))
-    return distance - halved_gap
+    return distance - np.einsum("i,eik->ek", weights, x) / (n * (n - 1))
 
 
-def distance_scores(
-    truth: NDArray[np.float64], samples: NDArray[np.floating], *, held: int = _HELD
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def distance_scores(truth: Floats, samples: Reals, *, held: int = _HELD) -> tuple[Floats, Floats]:
     """Return the energy score of truths (E, K), and whether they are within samples (E, n, K), (E,) each.
 
-    E|X - x| - E|X - X'| / 2 over distinct pairs: T. Gneiting and A. E. Raftery, J. Am. Stat. Assoc. 102, 359
-    (2007). Within (1, 0, NaN for a point): no farther from the nearest sample than 95 % of the samples are
-    from theirs, see docs/comparing.md.
+    Within (1, 0, NaN for a point): no farther from the nearest sample than 95 % of the samples are from
+    theirs, see docs/comparing.md.
     """
+    # E|X - x| - E|X - X'| / 2 over distinct pairs: T. Gneiting and A. E. Raftery, J. Am. Stat. Assoc. 102,
+    # 359 (2007).
     events, n = samples.shape[:2]
     distance = np.linalg.norm(samples - truth[:, None], axis=-1)
     if n < 2:
         return distance[:, 0], np.full(events, np.nan)
-    gap, nearest = np.empty(events), np.empty((events, n))
-    for rows in _blocks(events, n**2, held):
-        gap[rows], nearest[rows] = _pairs(samples[rows].astype(np.float64), held)
+    total, nearest = np.zeros(events), np.empty((events, n))
+    step = max(1, held // n)
+    for event, x in enumerate(samples):
+        for first in range(0, n, step):
+            between = cdist(x[first : first + step], x)
+            total[event] += between.sum()
+            np.fill_diagonal(between[:, first:], np.inf)
+            nearest[event, first : first + step] = between.min(axis=1)
     # The plotting position k / (n + 1), which makes the share right for any n.
     bound = np.quantile(nearest, _WITHIN, axis=1, method="weibull")
     within = np.where(bound > _COINCIDENT, distance.min(axis=1) <= bound, np.nan)
-    return distance.mean(axis=1) - gap / 2.0, within
-
-
-def _pairs(x: NDArray[np.float64], held: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the mean distance of distinct samples (E,) and that of each to its nearest (E, n)."""
-    events, n = x.shape[:2]
-    x = x - x.mean(axis=1, keepdims=True)  # the smaller the numbers, the less the squares cancel
-    squares = (x**2).sum(axis=-1)
-    total, nearest = np.zeros(events), np.empty((events, n))
-    for rows in _blocks(n, events * n, held):
-        square = squares[:, rows, None] + squares[:, None] - 2.0 * x[:, rows] @ np.swapaxes(x, 1, 2)
-        distance = np.sqrt(square.clip(0.0))
-        itself = np.arange(n)[rows]
-        distance[:, itself - rows.start, itself] = 0.0
-        total += distance.sum(axis=(1, 2))
-        distance[:, itself - rows.start, itself] = np.inf
-        nearest[:, rows] = distance.min(axis=2)
-    return total / (n * (n - 1)), nearest
-
-
-def _blocks(rows: int, size: int, held: int) -> Iterator[slice]:
-    """Yield slices of rows that hold about `held` numbers, at `size` a row."""
-    step = max(1, held // max(1, size))
-    return (slice(first, min(first + step, rows)) for first in range(0, rows, step))
+    return distance.mean(axis=1) - total / (2 * n * (n - 1)), within

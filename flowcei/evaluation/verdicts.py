@@ -1,40 +1,50 @@
-"""Ranks of the truth among posterior samples, whether they are uniform, and what it means if they are not.
+"""Ranks of the truth among posterior samples: are they uniform, and what does it mean if they are not?"""
 
-For any function of a geometry and its momenta the share of samples below the truth is uniform over events, if
-the posterior is right: of a coordinate that is simulation-based calibration (SBC), of the density it gives
-regions of highest density, of the distance to a random point TARP, of the momenta a predictive check.
-P-values are multiplied by the number of tests of a kind (Bonferroni); pictures have the verdicts' bands.
-"""
+# For any function of a geometry and its momenta the share of samples below the truth is uniform over events,
+# if the posterior is right: of a coordinate that is simulation-based calibration (SBC), of the density it
+# gives regions of highest density, of the distance to a random point TARP, of the momenta a predictive check.
+# That holds also among events that are chosen by their momenta alone: a posterior that is too low in one
+# place and too high in another is right on average, and wrong by regions. P-values are multiplied by the
+# number of tests of a kind (Bonferroni); pictures have the verdicts' bands.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from scipy.special import bdtr, bdtrc, kolmogi, ndtr, ndtri
-from scipy.stats import binom, kstest
+import pandas as pd
+from scipy.special import kolmogi, ndtr, ndtri
+from scipy.stats import binom, binomtest, kstest
 
 from flowcei.errors import UsageError
+from flowcei.experiment.likelihood import centred_momenta
+from flowcei.physics.explosion import kinetic_energy
 from flowcei.posterior.weights import efficiency_in_words
+from flowcei.units import ELECTRONVOLT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from numpy.typing import NDArray
-
+    from flowcei.molecules.molecule import Molecule
+    from flowcei.posterior.arrays import Bools, Floats
     from flowcei.posterior.weights import Weights
 
-HPD = "HPD region"
-"""The name of the joint region of highest density among quantities."""
+HPD = "HPD region"  # name of the joint region of highest density among quantities
 
 _POINTS = 100  # bins of an ECDF
 _DRAWS = 10_000  # of uniform ranks, at the least
 _BEYOND = 20  # draws that should lie outside a band
 _ROWS = 10_000  # draws held at a time
 _TAIL = 1e-12
+_THIRDS = ((0.0, 1 / 3), (1 / 3, 2 / 3), (2 / 3, 1.0))
+# Of OCS `broad` 12 % are straighter than 165 degrees: in the third with the largest angles their
+# efficiency of 0.14 would pass for 0.31.
+_TENTHS = ((0.0, 0.1), (0.9, 1.0))
+_CENTRAL = 0.5  # the interval counted in a region: its coverage moves most with a bias or a wrong width
 
 
 @dataclass(frozen=True)
@@ -68,30 +78,20 @@ class Ranks:
     """Share of the samples below the truth, of each quantity (Q names), (E, Q)."""
 
     names: tuple[str, ...]
-    values: NDArray[np.float64]
+    values: Floats
 
     def __len__(self) -> int:
-        """Return the number of events."""
         return len(self.values)
 
-    def coverage(self, levels: Sequence[float]) -> NDArray[np.float64]:
+    def coverage(self, levels: Sequence[float]) -> Floats:
         """Return how often central intervals, or regions of highest density, hold the truth, (L, Q)."""
         central = np.abs(2.0 * self.values - 1.0)
         needed = np.where(np.array(self.names) == HPD, self.values, central)
         return np.stack([(needed <= level).mean(axis=0) for level in levels])
 
 
-def rank(
-    samples: NDArray[np.float64],
-    truth: NDArray[np.float64],
-    weights: NDArray[np.float64] | None,
-    rng: np.random.Generator,
-) -> NDArray[np.float64]:
-    """Return the ranks (E, Q) of truths (E, Q) among samples (E, n, Q) with weights (E, n), equal where None.
-
-    One of n + 1 numbers (S. Talts et al., arXiv:1804.06788 (2018)), and a draw between its ends. Weighted
-    samples count as 1 / sum(w^2): the variance is right for weights that do not depend on them.
-    """
+def rank(samples: Floats, truth: Floats, weights: Floats | None, rng: np.random.Generator) -> Floats:
+    """Return the ranks (E, Q) of truths (E, Q) among samples (E, n, Q) with weights (E, n), or equal ones."""
     if np.isnan(samples).any() or np.isnan(truth).any():
         raise UsageError("samples or truth are not numbers; leave such events out")
     lower, equal = samples < truth[:, None], samples == truth[:, None]
@@ -99,21 +99,18 @@ def rank(
         below, tied, one = lower.mean(axis=1), equal.mean(axis=1), np.array(1.0 / samples.shape[1])
     else:
         below, tied = (np.einsum("en,enq->eq", weights, c, optimize=True) for c in (lower, equal))
+        # They count as 1 / sum(w^2) samples: the variance is right for weights that do not depend on them.
         one = (weights**2).sum(axis=1)[:, None]
+    # One of n + 1 numbers (S. Talts et al., arXiv:1804.06788 (2018)), and a draw between its ends.
     return np.asarray((below + rng.random(below.shape) * (tied + one)) / (1.0 + one))
 
 
 def tarp_distances(
-    samples: NDArray[np.float64],
-    truth: NDArray[np.float64],
-    references: NDArray[np.float64],
-    deviation: NDArray[np.float64],
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return distances to random points (E, D) of samples (E, n, D), (E, n, 1), and truths (E, D), (E, 1).
-
-    Source: P. Lemos, A. Coogan, Y. Hezaveh and L. Perreault-Levasseur, arXiv:2302.03026 (2023). TARP sees
-    wrong widths and correlations; a bias that all events share hardly, which ranks of coordinates see.
-    """
+    samples: Floats, truth: Floats, references: Floats, deviation: Floats
+) -> tuple[Floats, Floats]:
+    """Return distances of samples (E, n, D) and truths (E, D) to random points (E, D), (E, n, 1), (E, 1)."""
+    # P. Lemos, A. Coogan, Y. Hezaveh and L. Perreault-Levasseur, arXiv:2302.03026 (2023). It sees wrong
+    # widths and correlations; a bias that all events share hardly, which ranks of coordinates see.
     scale = np.where(deviation > 0, deviation, 1.0)
     of_samples = np.linalg.norm((samples - references[:, None]) / scale, axis=2, keepdims=True)
     return of_samples, np.linalg.norm((truth - references) / scale, axis=1, keepdims=True)
@@ -121,32 +118,21 @@ def tarp_distances(
 
 @dataclass(frozen=True)
 class Verdict:
-    """The outcome of one check of one quantity.
+    """The outcome of one check of one quantity."""
 
-    Attributes:
-        check: ``sbc``, ``coverage``, ``tarp``, ``resimulation``, ``regions`` or ``weights``.
-        quantity: What was looked at.
-        passed: Whether it may be uniform.
-        statistic: ``sbc``, ``tarp``, ``resimulation``: the largest distance of the ECDF of the
-            ranks from a uniform one; ``coverage``, ``regions``: the coverage less its level, where
-            that is most significant; ``weights``: the share of events whose weights are not used.
-        p_value: Of a right posterior, for all tests of the kind together.
-        text: What it means.
-    """
-
-    check: str
+    check: str  # sbc, coverage, tarp, resimulation, regions or weights
     quantity: str
     passed: bool
+    # Largest distance of the ECDF of the ranks from a uniform one; of coverage and regions the coverage less
+    # its level, where that is most significant; of weights the share of events whose weights are not used.
     statistic: float
-    p_value: float
-    text: str
+    p_value: float  # of a right posterior, for all tests of the kind together
+    text: str  # what it means
 
 
 def check_sbc(ranks: Ranks, rules: CalibrationRules = RULES, *, seed: int = 0) -> list[Verdict]:
-    """Judge ranks by a simultaneous band around their ECDF, simulated with as many uniform ranks.
-
-    Source: T. Saeilynoja, P.-C. Buerkner and A. Vehtari, Stat. Comput. 32, 32 (2022).
-    """
+    """Judge ranks by a simultaneous band around their ECDF, simulated with as many uniform ranks."""
+    # T. Saeilynoja, P.-C. Buerkner and A. Vehtari, Stat. Comput. 32, 32 (2022).
     words = [rank_shape(values, rules) for values in ranks.values.T]
     return _uniform("sbc", ranks, _ecdf_p_values(ranks.values, rules.level, seed), words, rules)
 
@@ -166,12 +152,10 @@ def check_resimulation(ranks: Ranks, rules: CalibrationRules = RULES, *, seed: i
 
 
 def check_tarp(ranks: Ranks, rules: CalibrationRules = RULES) -> list[Verdict]:
-    """Judge TARP's ranks by Kolmogorov and Smirnov's test, and by the area between coverage and diagonal.
-
-    Its sign is that of a too wide (positive) or too narrow posterior: one number sees that better than a
-    test of all shapes.
-    """
-    # Of one uniform rank u the area is 1/4 - |u - 1/2|, with a variance of 1/48.
+    """Judge TARP's ranks by Kolmogorov and Smirnov's test, and by the area between coverage and diagonal."""
+    # The sign of the area is that of a too wide (positive) or too narrow posterior: one number sees that
+    # better than a test of all shapes. Of one uniform rank u the area is 1/4 - |u - 1/2|, with a variance of
+    # 1/48.
     area = 0.25 - np.abs(ranks.values - 0.5).mean(axis=0)
     z = area * math.sqrt(48 * len(ranks))
     shape = np.array([kstest(values, "uniform").pvalue for values in ranks.values.T])
@@ -186,7 +170,7 @@ def check_tarp(ranks: Ranks, rules: CalibrationRules = RULES) -> list[Verdict]:
 
 
 def _uniform(
-    check: str, ranks: Ranks, p_values: NDArray[np.float64], words: list[str], rules: CalibrationRules
+    check: str, ranks: Ranks, p_values: Floats, words: list[str], rules: CalibrationRules
 ) -> list[Verdict]:
     """Return verdicts on ranks, with words for those that fail."""
     verdicts = []
@@ -217,17 +201,14 @@ def check_coverage(ranks: Ranks, rules: CalibrationRules = RULES) -> list[Verdic
 
 
 def check_weights(
-    weights: Weights, by_region: Mapping[str, float] | None = None, rules: CalibrationRules = RULES
+    weights: Weights, by_region: Mapping[str, float], rules: CalibrationRules = RULES
 ) -> Verdict:
-    """Say whether importance weights have collapsed: no chance, p is 0 or 1. `by_region`: median efficiency.
-
-    Where they are not reliable the flow's own samples are judged (`Weights.normalised`).
-    """
+    """Say whether importance weights have collapsed; no chance: p is 0 or 1. By region: median efficiency."""
     lost = int((~weights.reliable).sum())
     share = lost / len(weights.ess)
     passed = share <= rules.collapsed
     text = efficiency_in_words(weights.ess, weights.drawn)
-    if lost:
+    if lost:  # of these events `Weights.normalised` takes the flow's own samples
         of = f"of {lost} of {len(weights.ess)} events the weights are not reliable"
         text = f"{'' if passed else 'collapsed: '}{of} and the flow is judged as it is; {text}"
     if by_region:
@@ -236,24 +217,103 @@ def check_weights(
     return Verdict("weights", "efficiency", passed, share, float(passed), text)
 
 
-def rank_shape(values: NDArray[np.float64], rules: CalibrationRules = RULES) -> str:
+def rank_shape(values: Floats, rules: CalibrationRules = RULES) -> str:
     """Say which bias and width of a normal posterior gives ranks (E,); empty where neither is clear."""
     # Of a posterior that is biased otherwise in every event the width looks too narrow.
     z = ndtri(values.clip(_TAIL, 1.0 - _TAIL))
-    bias, deviation, count = -float(z.mean()), float(z.std()), len(z)
+    bias, deviation, count = -float(z.mean()), max(float(z.std()), _TAIL), len(z)
     words = []
-    if abs(bias) / max(deviation, _TAIL) * math.sqrt(count) > rules.clear:
+    if abs(bias) / deviation * math.sqrt(count) > rules.clear:
         words.append(f"biased {'up' if bias > 0 else 'down'} by {abs(bias):.2g} of its deviation")
     # The deviation of the squares of normal numbers is the square root of 2.
     excess = (deviation**2 - 1.0) * math.sqrt(count / 2.0)
     if excess > rules.clear:
         words.append(f"too narrow: about {1.0 / deviation:.2g} of the right deviation")
     elif excess < -rules.clear:
-        words.append(f"too wide: about {1.0 / max(deviation, _TAIL):.2g} times the right deviation")
+        words.append(f"too wide: about {1.0 / deviation:.2g} times the right deviation")
     return "; ".join(words)
 
 
-def ecdf_difference(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+class Region(NamedTuple):
+    """What events (E,) have in common by their momenta, and which they are."""
+
+    name: str
+    events: Bools
+
+
+def regions_of(molecule: Molecule, momenta: Floats, rules: CalibrationRules = RULES) -> list[Region]:
+    """Return the regions of events (E, N, 3), hbar / bohr, that have enough events to be judged."""
+    p = centred_momenta(momenta, molecule.masses)
+    regions = energies = _bands("KER", kinetic_energy(p, molecule.masses) / ELECTRONVOLT, "eV")
+    if len(molecule) > 2:  # two momenta are opposite
+        # The two largest, of whatever ions: no label of identical ions matters.
+        size = np.linalg.norm(p, axis=2)
+        a, b = np.moveaxis(np.take_along_axis(p, np.argsort(-size, axis=1)[:, :2, None], axis=1), 1, 0)
+        angle = np.degrees(np.arctan2(np.linalg.norm(np.cross(a, b), axis=1), (a * b).sum(axis=1)))
+        angles = _bands("angle of momenta", angle, "deg")
+        pairs = itertools.product(energies[: len(_THIRDS)], angles[: len(_THIRDS)])
+        both = [Region(f"{k.name} and {j.name}", k.events & j.events) for k, j in pairs]
+        regions = [*energies, *angles, *both]
+    return [region for region in regions if region.events.sum() >= rules.region_events]
+
+
+def _bands(name: str, values: Floats, unit: str) -> list[Region]:
+    """Return thirds, then outer tenths."""
+    regions = []
+    for low, high in (*_THIRDS, *_TENTHS):
+        start, end = np.quantile(values, (low, high))
+        text = f"of {start:.3g} to {end:.3g}"
+        if low == 0.0 or high == 1.0:
+            text = f"below {end:.3g}" if low == 0.0 else f"above {start:.3g}"
+        inside = ((values >= start) | (low == 0.0)) & ((values < end) | (high == 1.0))
+        regions.append(Region(f"{name} {text} {unit}", inside))
+    return regions
+
+
+def regions_table(ranks: Ranks, errors: Floats, regions: list[Region]) -> pd.DataFrame:
+    """Return a row for each region and quantity, from ranks and errors (posterior mean less truth) (E, Q).
+
+    `events` in it, `coverage_50` of the central half, `rank` and `error`, the means of ranks and errors, and
+    `p`: for a right posterior, of mean rank and coverage, not corrected.
+    """
+    rows = []
+    for name, inside in regions:
+        count = int(inside.sum())
+        for quantity, u, error in zip(ranks.names, ranks.values[inside].T, errors[inside].T, strict=True):
+            central = int((np.abs(2.0 * u - 1.0) <= _CENTRAL).sum())
+            above = (u.mean() - 0.5) * np.sqrt(12.0 * count)
+            p = 2.0 * min(2.0 * float(ndtr(-abs(above))), binomtest(central, count, _CENTRAL).pvalue)
+            rows.append((name, quantity, count, central / count, u.mean(), error.mean(), min(p, 1.0)))
+    columns = ["region", "quantity", "events", "coverage_50", "rank", "error", "p"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def check_regions(
+    ranks: Ranks,
+    table: pd.DataFrame,
+    regions: list[Region],
+    units: Mapping[str, str],
+    rules: CalibrationRules = RULES,
+) -> list[Verdict]:
+    """Judge each quantity, with its unit, by its worst region in the table."""
+    inside = dict(regions)
+    verdicts = []
+    for name, values in zip(ranks.names, ranks.values.T, strict=True):
+        worst = table[table["quantity"] == name].sort_values("p").iloc[0]
+        p = min(1.0, float(worst["p"]) * len(table))
+        passed, share = p >= rules.level, float(worst["coverage_50"])
+        region = f"with {worst['region']} ({worst['events']} events)"
+        text = f"{region} the central 50 % hold {100.0 * share:.0f} %"
+        if passed:
+            text = f"as everywhere; the worst: {text}"
+        else:
+            shape = rank_shape(values[inside[worst["region"]]], rules) or "wrong in shape"
+            text = f"{text}: {shape}; mean error {worst['error']:+.2g} {units.get(name, '')}".rstrip()
+        verdicts.append(Verdict("regions", name, passed, share - _CENTRAL, p, text))
+    return verdicts
+
+
+def ecdf_difference(values: Floats) -> tuple[Floats, Floats]:
     """Return points z (K,) and the ECDF of values (E, Q) at them less z, (K, Q)."""
     z = np.arange(1, _POINTS) / _POINTS
     ecdf = [np.searchsorted(np.sort(column), z, side="right") / len(values) for column in values.T]
@@ -262,7 +322,7 @@ def ecdf_difference(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], N
 
 def ecdf_band(
     events: int, quantities: int, *, level: float = RULES.level, seed: int = 0
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+) -> tuple[Floats, Floats, Floats]:
     """Return z, lower and upper end (K,) of the band of `ecdf_difference` that `check_sbc` uses."""
     tails = _simulated_tails(events, _draws(quantities, level), seed)
     pointwise = float(tails[int(level / quantities * len(tails))])
@@ -271,12 +331,10 @@ def ecdf_band(
     return z, low / events - z, high / events - z
 
 
-def coverage_band(ranks: Ranks, rules: CalibrationRules = RULES) -> NDArray[np.float64]:
+def coverage_band(ranks: Ranks, rules: CalibrationRules = RULES) -> Floats:
     """Return the ends (2, L) within which the coverage at each level passes."""
-    tests = len(rules.levels) * len(ranks.names)
-    return np.array(binom.interval(1.0 - rules.level / tests, len(ranks), np.asarray(rules.levels))) / len(
-        ranks
-    )
+    inside = 1.0 - rules.level / (len(rules.levels) * len(ranks.names))
+    return np.array(binom.interval(inside, len(ranks), np.asarray(rules.levels))) / len(ranks)
 
 
 def tarp_band(events: int, *, level: float = RULES.level) -> float:
@@ -284,7 +342,7 @@ def tarp_band(events: int, *, level: float = RULES.level) -> float:
     return float(kolmogi(level / 2.0)) / math.sqrt(events)
 
 
-def _ecdf_p_values(values: NDArray[np.float64], level: float, seed: int) -> NDArray[np.float64]:
+def _ecdf_p_values(values: Floats, level: float, seed: int) -> Floats:
     """Return the corrected p-value (Q,) of ranks (E, Q)."""
     events, count = values.shape
     tails = _simulated_tails(events, _draws(count, level), seed)
@@ -299,7 +357,7 @@ def _draws(quantities: int, level: float) -> int:
 
 
 @lru_cache(maxsize=4)
-def _simulated_tails(events: int, draws: int, seed: int) -> NDArray[np.float64]:
+def _simulated_tails(events: int, draws: int, seed: int) -> Floats:
     """Return the smallest pointwise tail of the ECDFs of uniform ranks, sorted, (draws,)."""
     rng = np.random.default_rng(np.random.SeedSequence(seed))
     blocks = []
@@ -308,18 +366,14 @@ def _simulated_tails(events: int, draws: int, seed: int) -> NDArray[np.float64]:
         counts = rng.multinomial(events, np.full(_POINTS, 1.0 / _POINTS), size=rows).cumsum(axis=1)
         least = np.ones(rows)
         for k in range(1, _POINTS):
-            met, where = np.unique(counts[:, k - 1], return_inverse=True)
-            np.minimum(least, _binomial_tails(met, events, np.array(k / _POINTS))[where], out=least)
+            distinct, where = np.unique(counts[:, k - 1], return_inverse=True)
+            np.minimum(least, _binomial_tails(distinct, events, np.array(k / _POINTS))[where], out=least)
         blocks.append(least)
     tails = np.sort(np.concatenate(blocks))
     tails.flags.writeable = False
     return tails
 
 
-def _binomial_tails(
-    counts: NDArray[np.integer] | NDArray[np.float64], events: int, p: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _binomial_tails(counts: Floats, events: int, p: Floats) -> Floats:
     """Return twice the smaller tail of binomial counts, in their shape."""
-    counts = np.asarray(counts, dtype=np.float64)
-    above = np.where(counts > 0, bdtrc((counts - 1.0).clip(0.0), events, p), 1.0)
-    return np.minimum(1.0, 2.0 * np.minimum(bdtr(counts, events, p), above))
+    return np.minimum(1.0, 2.0 * np.minimum(binom.cdf(counts, events, p), binom.sf(counts - 1, events, p)))

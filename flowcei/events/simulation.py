@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
     from flowcei.storage.resumable import Layout
 
+    Floats = NDArray[np.float64]
+    Arrays = dict[str, Any]  # positions (n, N, 3), momenta (n, N, 3) and sigma (n,)
+
 BLOCK = 8_192  # events that share a random stream: results do not depend on how many are asked
 _ACCURACY = 3e-6  # far below any noise; single precision makes twice as many events a second as 1e-6
 _FLOAT = np.dtype("<f8")
@@ -42,43 +45,44 @@ class Simulator:
     seed: int
     accuracy: float = _ACCURACY
 
-    def block(self, index: int, n: int, *, stream: int = 0) -> Events:
+    def arrays(self, index: int, n: int, *, stream: int = 0, threads: int | None = None) -> Arrays:
         """`n` events of an independent random stream: every index, and every `stream`, is one."""
-        positions, momenta, sigma = self.arrays(index, n, stream=stream)
-        return Events(self.molecule, momenta, positions, sigma=sigma, origin=self.origin())
-
-    def arrays(
-        self, index: int, n: int, *, stream: int = 0, threads: int | None = None
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        """Positions (n, N, 3), momenta (n, N, 3) and sigma (n,) of a `block`."""
         child = np.random.SeedSequence(self.seed, spawn_key=(stream, index))
         geometry_rng, noise_rng = (np.random.default_rng(s) for s in child.spawn(2))
-        m, q = self.molecule.masses, self.molecule.charges
         positions = self.prior.sample(n, geometry_rng)
-        positions -= centre_of_mass(positions, m)
-        momenta = asymptotic_momenta(positions, m, q, accuracy=self.accuracy, threads=threads)
-        momenta, sigma = self.noise.apply(momenta.astype(np.float64, copy=False), noise_rng)
-        return positions, momenta, sigma
+        return _exploded(positions, self.molecule, self.noise, noise_rng, self.accuracy, threads)
 
-    def rows(self, index: int, n: int) -> dict[str, NDArray[np.float64]]:
-        """Positions, momenta and sigma of block `index` of `n` events.
+    def block(self, index: int, n: int, *, stream: int = 0) -> Events:
+        """The events of `arrays`."""
+        return Events(self.molecule, **self.arrays(index, n, stream=stream), origin=self.origin())
 
-        Full blocks are drawn and the last is cut, so that a longer run begins the same,
-        whoever computes which block.
-        """
-        rows = block_rows(index, n)
-        arrays = (a[: rows.stop - rows.start] for a in self.arrays(index, BLOCK, threads=1))
-        return dict(zip(("positions", "momenta", "sigma"), arrays, strict=True))
+    def rows(self, index: int, n: int) -> Arrays:
+        """Block `index` of `n` events; all are drawn in full, so that a longer run begins the same."""
+        arrays = self.arrays(index, BLOCK, threads=1)
+        return {name: values[: n - index * BLOCK] for name, values in arrays.items()}
+
+    def shapes(self, n: int) -> dict[str, tuple[int, ...]]:
+        """The shapes of the arrays of `n` events, in the order of files; UsageError for n < 1."""
+        if n < 1:
+            raise UsageError(f"the number of events is {n}; it must be 1 or more")
+        vectors = (n, len(self.molecule), 3)
+        return {"positions": vectors, "sigma": (n,), "momenta": vectors}
+
+    def events(self, n: int) -> Events:
+        """The first `n` events, on all cores."""
+        arrays: Arrays = {name: np.empty(shape) for name, shape in self.shapes(n).items()}
+
+        def work(index: int) -> None:
+            for name, values in self.rows(index, n).items():
+                arrays[name][index * BLOCK :][: len(values)] = values
+
+        in_threads(work, range(-(-n // BLOCK)), None)
+        return Events(self.molecule, **arrays, origin=self.origin())
 
     def origin(self) -> dict[str, Any]:
         """All that is needed to make the events again."""
-        return {
-            "prior": self.prior.spec(),
-            "noise": str(self.noise),
-            "seed": self.seed,
-            "accuracy": self.accuracy,
-            "flowcei": version("flowcei"),
-        }
+        settings = {"noise": str(self.noise), "seed": self.seed, "accuracy": self.accuracy}
+        return {"prior": self.prior.spec(), **settings, "flowcei": version("flowcei")}
 
 
 def simulate(
@@ -113,16 +117,20 @@ def simulate(
         >>> events.positions.shape, events.origin["seed"]
         ((3, 3, 3), 7)
     """
-    simulator = make_simulator(molecule, n, prior=prior, noise=noise, seed=seed, accuracy=accuracy)
-    shapes = _shapes(simulator.molecule, n)
-    arrays: dict[str, Any] = {name: np.empty(shape) for name, shape in shapes.items()}
+    return make_simulator(molecule, prior, noise, seed, accuracy).events(n)
 
-    def work(index: int) -> None:
-        for name, values in simulator.rows(index, n).items():
-            arrays[name][block_rows(index, n)] = values
 
-    in_threads(work, range(block_count(n)), None)
-    return Events(simulator.molecule, **arrays, origin=simulator.origin())
+def make_simulator(
+    molecule: Molecule | str,
+    prior: str | dict[str, Any] | GeometryPrior | None = None,
+    noise: Noise | str = "0%",
+    seed: int | None = None,
+    accuracy: float = _ACCURACY,
+) -> Simulator:
+    """The source of the events that `simulate` returns."""
+    mol = molecule if isinstance(molecule, Molecule) else Molecule.load(molecule)
+    prior = prior if isinstance(prior, GeometryPrior) else build_prior(mol, prior)
+    return Simulator(mol, prior, Noise.parse(noise), fresh_seed() if seed is None else seed, accuracy)
 
 
 def simulate_to_file(
@@ -135,16 +143,15 @@ def simulate_to_file(
     threads: int | None = None,
     on_block: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Write `n` events to an HDF5 file, the same as `simulate` returns: in little memory, and resumable.
+    """Write the first `n` events to an HDF5 file: in little memory, with any number of threads, resumable.
 
-    Until all is there, the file is called `path` + `.partial`. The result does not depend on the number of
-    threads. `on_block` is called with the number of events of each block, also of those that an earlier
-    run has written.
+    Until all is there, the file is called `path` + `.partial`. `on_block` is called with the number of
+    events of each block, also of those that an earlier run has written.
     """
     check_output(path, overwrite=overwrite)
 
     def layout() -> Layout:
-        shapes = {name: (shape, _FLOAT) for name, shape in _shapes(simulator.molecule, n).items()}
+        shapes = {name: (shape, _FLOAT) for name, shape in simulator.shapes(n).items()}
         return shapes, lambda file: describe(file, simulator.molecule, simulator.origin())
 
     request = {"events": n, "block": BLOCK, **simulator.origin(), "molecule": simulator.molecule.to_dict()}
@@ -153,29 +160,21 @@ def simulate_to_file(
     with resumable_file(path, request, layout, **how) as file:
 
         def work(index: int) -> int:
-            rows = block_rows(index, n)
-            file.put(index, rows.start, simulator.rows(index, n))
-            return rows.stop - rows.start
+            if not done[index]:
+                file.put(index, index * BLOCK, simulator.rows(index, n))
+            return min(BLOCK, n - index * BLOCK)
 
         done = file.done.copy()
         pool = ThreadPoolExecutor(threads or usable_cores())
         try:
-            for index in np.flatnonzero(done).tolist():
-                rows = block_rows(index, n)
-                on_block(rows.stop - rows.start)
-            for count in pool.map(work, np.flatnonzero(~done).tolist()):
+            for count in pool.map(work, [*np.flatnonzero(done).tolist(), *np.flatnonzero(~done).tolist()]):
                 on_block(count)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _shapes(molecule: Molecule, n: int) -> dict[str, tuple[int, ...]]:
-    vectors = (n, len(molecule), 3)
-    return {"positions": vectors, "sigma": (n,), "momenta": vectors}
-
-
 def explode(
-    positions: NDArray[np.float64],
+    positions: Floats,
     molecule: Molecule,
     *,
     noise: str = "0%",
@@ -184,39 +183,24 @@ def explode(
 ) -> Events:
     """Explode geometries (G, N, 3), bohr: an event of each, in their order, centres of mass at 0."""
     seed = fresh_seed() if seed is None else seed
-    x = positions - centre_of_mass(positions, molecule.masses)
-    exact = asymptotic_momenta(x, molecule.masses, molecule.charges, accuracy=accuracy)
     rng = np.random.default_rng(np.random.SeedSequence(seed))
-    momenta, sigma = Noise.parse(noise).apply(np.asarray(exact, np.float64), rng)
-    origin = {"noise": noise, "seed": seed, "accuracy": accuracy}
-    return Events(molecule, momenta, x, sigma=sigma, origin=origin)
+    arrays = _exploded(positions, molecule, Noise.parse(noise), rng, accuracy, None)
+    return Events(molecule, **arrays, origin={"noise": noise, "seed": seed, "accuracy": accuracy})
 
 
-def make_simulator(
-    molecule: Molecule | str,
-    n: int,
-    *,
-    prior: str | dict[str, Any] | GeometryPrior | None = None,
-    noise: Noise | str = "0%",
-    seed: int | None = None,
-    accuracy: float = _ACCURACY,
-) -> Simulator:
-    """The source of the events that `simulate` returns."""
-    if n < 1:
-        raise UsageError(f"the number of events is {n}; it must be 1 or more")
-    mol = molecule if isinstance(molecule, Molecule) else Molecule.load(molecule)
-    prior = prior if isinstance(prior, GeometryPrior) else build_prior(mol, prior)
-    return Simulator(mol, prior, Noise.parse(noise), fresh_seed() if seed is None else seed, accuracy)
-
-
-def block_count(n: int) -> int:
-    """The number of blocks that `n` events fill."""
-    return -(-n // BLOCK)
-
-
-def block_rows(index: int, n: int) -> slice:
-    """The rows of `n` events that a block fills."""
-    return slice(index * BLOCK, min((index + 1) * BLOCK, n))
+def _exploded(
+    x: Floats,
+    molecule: Molecule,
+    noise: Noise,
+    rng: np.random.Generator,
+    accuracy: float,
+    threads: int | None,
+) -> Arrays:
+    m, q = molecule.masses, molecule.charges
+    x = x - centre_of_mass(x, m)
+    exact = asymptotic_momenta(x, m, q, accuracy=accuracy, threads=threads)
+    momenta, sigma = noise.apply(exact.astype(np.float64, copy=False), rng)
+    return {"positions": x, "momenta": momenta, "sigma": sigma}
 
 
 def fresh_seed() -> int:

@@ -1,9 +1,4 @@
-"""Drift of the molecular beam, measured from the sums of momenta and subtracted.
-
-A molecule that flew with momentum P0 gives ion i the share m_i / M of it. The sum of an event's
-momenta is P0 plus the noise of all ions, so over a run its mean is the drift d and, on each lab
-axis, var(sum) = sum_i sigma_i^2 + s^2 with the momentum spread s of the source.
-"""
+"""Drift of the molecular beam, measured from the sums of momenta and subtracted."""
 
 from __future__ import annotations
 
@@ -42,22 +37,13 @@ _STATED = re.compile(rf"{_NUMBER},{_NUMBER},{_NUMBER}([a-z][a-z /]*)?", re.IGNOR
 
 @dataclass(frozen=True, eq=False)
 class Drift:
-    """Momentum that the molecules of a run had before they exploded.
+    """Momentum that the molecules of a run had before they exploded, along the lab axes."""
 
-    Attributes:
-        momentum: Mean total momentum along the lab axes, (3,), hbar / bohr.
-        error: Its standard error, (3,); 0 where it was stated.
-        spread: Standard deviation of an event's total momentum, (3,), hbar / bohr: noise of all
-            ions and momentum spread of the source.
-        floor: Sums smaller than this are rounding, hbar / bohr.
-        events: How many it was measured on; 0 where it was stated.
-    """
-
-    momentum: NDArray[np.float64]
-    error: NDArray[np.float64]
-    spread: NDArray[np.float64]
-    floor: float = 0.0
-    events: int = 0
+    momentum: NDArray[np.float64]  # mean of the sums, (3,), hbar / bohr
+    error: NDArray[np.float64]  # its standard error, (3,); 0 where it was stated
+    spread: NDArray[np.float64]  # of the sums, (3,): spread^2 = sum_i sigma_i^2 (noise) + s^2 (of the source)
+    floor: float = 0.0  # smaller sums are rounding, hbar / bohr
+    events: int = 0  # how many it was measured on; 0 where it was stated
 
     @property
     def significant(self) -> bool:
@@ -68,30 +54,24 @@ class Drift:
         return self.events >= _FEWEST and bool((np.abs(self.momentum) > least).any())
 
     def velocity(self, molecule: Molecule) -> float:
-        """Return the speed of the molecule, m/s."""
+        """Speed of the molecule, m/s."""
         speed = float(np.linalg.norm(self.momentum)) / float(molecule.masses.sum())
         return 1000.0 * speed / KILOMETRE_PER_SECOND
 
     def in_words(self, molecule: Molecule) -> str:
-        """Return the drift with its error and as a velocity.
-
-        Example:
-            >>> from flowcei.molecules.molecule import Molecule
-            >>> parse_drift("28,0,0", Molecule.load("ocs")).in_words(Molecule.load("ocs"))
-            '28 hbar/bohr along x (559 m/s)'
-        """
-        size, error = float(np.linalg.norm(self.momentum)), float(self.error.max())
+        """The drift with its error and as a velocity, such as ``28 hbar/bohr along x (559 m/s)``."""
+        error = float(self.error.max())
         digits = max(0, 1 - math.floor(math.log10(error))) if error > 0 else 0
         axis = int(np.abs(self.momentum).argmax())
-        if abs(self.momentum[axis]) > _ALONG * size:
-            value, along = f"{self.momentum[axis]:.{digits}f}", f" along {'xyz'[axis]}"
-        else:
-            value, along = "(" + ", ".join(f"{p:.{digits}f}" for p in self.momentum) + ")", ""
+        components = [f"{p:.{digits}f}" for p in self.momentum]
+        value, along = f"({', '.join(components)})", ""
+        if abs(self.momentum[axis]) > _ALONG * np.linalg.norm(self.momentum):
+            value, along = components[axis], f" along {'xyz'[axis]}"
         shown = f" +/- {error:.{digits}f}" if error > 0 else ""
         return f"{value}{shown} hbar/bohr{along} ({self.velocity(molecule):.0f} m/s)"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain numbers, for the origin of events."""
+        """Plain numbers, for the origin of events."""
         table: dict[str, Any] = {
             "momentum": self.momentum.tolist(),
             "unit": "hbar/bohr",
@@ -103,20 +83,11 @@ class Drift:
 
 
 def measure_drift(momenta: NDArray[np.float64]) -> Drift:
-    """Measure the mean total momentum of events, and its spread, on each lab axis.
+    """Mean and spread of the sums of momenta (B, N, 3), hbar / bohr; what is not finite is left out.
 
-    The mean of the sums within three standard deviations of their median on all axes: false
+    It is the mean of the sums within three standard deviations of their median on all axes: false
     coincidences, whose sums lie far out, move it little, and of a sound run it uses 99 %. The median
     itself would need 1.6 times the events.
-
-    Args:
-        momenta: (B, N, 3), hbar / bohr; events with numbers that are not finite are left out.
-
-    Example:
-        >>> import flowcei
-        >>> momenta = flowcei.simulate("ocs", 500, noise="1%", seed=1).momenta
-        >>> measure_drift(momenta).significant, measure_drift(momenta + 9.0).significant
-        (False, True)
     """
     with np.errstate(over="ignore", invalid="ignore"):
         total, size = momenta.sum(axis=1), rms_component(momenta)
@@ -125,9 +96,9 @@ def measure_drift(momenta: NDArray[np.float64]) -> Drift:
     if not len(total):
         return Drift(np.zeros(3), np.zeros(3), np.zeros(3), events=1)
     floor = NOISE_FLOOR * float(np.median(size[sound]))
-    middle = np.median(total, axis=0)
-    width = np.maximum(_NORMAL_MAD * np.median(np.abs(total - middle), axis=0), floor)
-    core = total[(np.abs(total - middle) <= _CLIP * width).all(axis=1)]
+    distance = np.abs(total - np.median(total, axis=0))
+    width = np.maximum(_NORMAL_MAD * np.median(distance, axis=0), floor)
+    core = total[(distance <= _CLIP * width).all(axis=1)]
     if not len(core):  # few events, each far out on another axis
         core = total
     spread = core.std(axis=0) / _CLIPPED
@@ -135,26 +106,15 @@ def measure_drift(momenta: NDArray[np.float64]) -> Drift:
 
 
 def parse_drift(text: str, molecule: Molecule) -> Drift | None:
-    """Return the drift that ``"28,0,0"`` (hbar / bohr) or ``"560,0,0 m/s"`` (of the molecule) states.
-
-    Args:
-        text: As typed after ``--drift``.
-        molecule: What flies.
-
-    Returns:
-        The drift: zero for ``"none"``; None for ``"auto"``, where it is to be measured.
-
-    Raises:
-        UsageError: For anything else.
-    """
+    """The drift ``"28,0,0"`` (hbar / bohr) or ``"560,0,0 m/s"`` of a molecule; 0 of none, None of auto."""
     if text == "auto":
         return None
-    matched = _STATED.fullmatch("0,0,0" if text == "none" else text)
-    if matched is None:
-        msg = f"--drift is {text!r}; it must be auto, none, X,Y,Z in hbar/bohr, or such as '560,0,0 m/s'"
-        raise UsageError(msg)
-    factor, is_velocity = momentum_factor(matched[4] or "hbar/bohr")
-    momentum = factor * np.array([float(matched[k]) for k in (1, 2, 3)])
+    match = _STATED.fullmatch("0,0,0" if text == "none" else text)
+    if match is None:
+        forms = "auto, none, X,Y,Z in hbar/bohr, or such as '560,0,0 m/s'"
+        raise UsageError(f"--drift is {text!r}; it must be {forms}")
+    factor, is_velocity = momentum_factor(match[4] or "hbar/bohr")
+    momentum = factor * np.array([float(match[k]) for k in (1, 2, 3)])
     if is_velocity:
         momentum *= molecule.masses.sum()
     return Drift(momentum, np.zeros(3), np.zeros(3))
@@ -185,27 +145,25 @@ def without_drift(events: Events, drift: str = "auto") -> Events:
 
 
 def drift_subtracted(events: Events, text: str) -> tuple[Events, str]:
-    """Return `without_drift`, and what a person should know of the drift, empty where there is none."""
-    drift, words = settled_drift(text, events.molecule, lambda: events.momenta)
+    """Events `without_drift`, and what a person should know of the drift, empty where there is none."""
+    drift, conclusion = settled_drift(text, events.molecule, lambda: events.momenta)
     if drift is None:
-        return events, words
+        return events, conclusion
     share = (events.molecule.masses / events.molecule.masses.sum())[:, None]
-    about = events.origin | {"drift": drift.to_dict()}
-    return replace(events, momenta=events.momenta - share * drift.momentum, origin=about), words
+    origin = events.origin | {"drift": drift.to_dict()}
+    return replace(events, momenta=events.momenta - share * drift.momentum, origin=origin), conclusion
 
 
 def settled_drift(
     text: str, molecule: Molecule, momenta: Callable[[], NDArray[np.float64]]
 ) -> tuple[Drift | None, str]:
-    """Return the drift to subtract, None for none, and what was concluded of one that was measured."""
-    drift = parse_drift(text, molecule)
-    if drift is not None:
+    """The drift to subtract, None for none, and what was concluded of one that was measured."""
+    stated = parse_drift(text, molecule)
+    drift = stated or measure_drift(momenta())
+    if stated or not drift.significant:
         return (drift if drift.significant else None), ""
-    drift = measure_drift(momenta())
-    if not drift.significant:
-        return None, ""
-    words = f"drift of the beam: {drift.in_words(molecule)}"
+    conclusion = f"drift of the beam: {drift.in_words(molecule)}"
     if drift.velocity(molecule) > _FASTEST:
-        why = "that is faster than any beam: look for a wrong ion, axis or unit"
-        return None, f"{words}; {why}; not subtracted (--drift X,Y,Z would be)"
-    return drift, f"{words}; subtracted"
+        reason = "that is faster than any beam: look for a wrong ion, axis or unit"
+        return None, f"{conclusion}; {reason}; not subtracted (--drift X,Y,Z would be)"
+    return drift, f"{conclusion}; subtracted"

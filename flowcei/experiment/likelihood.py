@@ -1,14 +1,4 @@
-"""The likelihood: how probable measured momenta are, for a geometry and a detector.
-
-A detector adds independent normal noise to all 3N momentum components. What a model is
-told are the momenta in the frame of the centre of mass, q_i = p_i - (m_i / M) sum_k p_k, and
-those errors are not independent: per axis their covariance is sigma^2 C with
-
-    C = 1 - w 1^T - 1 w^T + N w w^T,    w = m / M,
-
-of rank N - 1, because the centred momenta sum to zero. N - 1 combinations W q of them, with
-W C W^T = 1, carry all of it: the likelihood is normal in 3N - 3 numbers.
-"""
+"""The likelihood: how probable measured momenta are, for a geometry and a detector (docs/decisions/0014)."""
 
 from __future__ import annotations
 
@@ -29,38 +19,25 @@ _SHARE = 1e-3  # of the noise: what the simulator may be wrong by where a likeli
 _LEAST_ACCURACY, _BEST_ACCURACY = 3e-6, 1e-9
 _SLOPE_ACCURACY = 1e-6  # of the derivative: Newton's method needs no better one
 
+# Momenta of 0 or 1e300, or a noise of 0, belong to one event: its numbers become inf or NaN, which is "not
+# explained", and the other events of the file go on without a warning.
 nonfinite_allowed = np.errstate(over="ignore", divide="ignore", invalid="ignore")
-"""Momenta of 0 or 1e300, or a noise of 0, belong to one event: its numbers become inf or NaN, which is
-"not explained", and the other events of the file go on without a warning."""
 
 
 def whitening(masses: ArrayLike) -> NDArray[np.float64]:
-    """Return W, (N - 1, N), which makes the noise of centred momenta independent and of unit size.
-
-    Args:
-        masses: (N,), in any unit.
-
-    Example:
-        >>> w, p = whitening([1.0, 3.0]), np.array([[0.75, -0.25], [-0.75, 0.25]])  # p centres
-        >>> float((w @ p @ p.T @ w.T).round(12).item())
-        1.0
-    """
+    """W, (N - 1, N), of masses (N,): it makes the noise of centred momenta independent and of unit size."""
     w = np.asarray(masses, dtype=np.float64)
     w = w / w.sum()
     n = len(w)
+    # Of q_i = p_i - w_i sum_k p_k, per axis and over sigma^2: of rank N - 1, because the q sum to zero. N - 1
+    # combinations W q with W C W^T = 1 carry all of it: the likelihood is normal in 3N - 3 numbers.
     covariance = np.eye(n) - w[:, None] - w[None, :] + n * np.outer(w, w)
     values, axes = np.linalg.eigh(covariance)
-    # The smallest eigenvalue is 0: the sum of centred momenta has no noise.
-    return (axes[:, 1:] / np.sqrt(values[1:])).T
+    return (axes[:, 1:] / np.sqrt(values[1:])).T  # the smallest eigenvalue is 0
 
 
 def centred_momenta(momenta: NDArray[np.float64], masses: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return momenta (..., N, 3) in the frame of the centre of mass.
-
-    Example:
-        >>> centred_momenta(np.array([[4.0, 0, 0], [0, 0, 0]]), np.array([1.0, 3.0]))[:, 0].tolist()
-        [3.0, -3.0]
-    """
+    """Momenta (..., N, 3) in the frame of the centre of mass."""
     total = momenta.sum(axis=-2, keepdims=True)
     return momenta - (masses / masses.sum())[:, None] * total
 
@@ -68,29 +45,17 @@ def centred_momenta(momenta: NDArray[np.float64], masses: NDArray[np.float64]) -
 class Likelihood:
     """The likelihood of geometries, given measured events.
 
-    Args:
-        masses: (N,), electron masses.
-        charges: (N,), elementary charges.
-        momenta: Measured, (E, N, 3), hbar / bohr.
-        sigma: Standard deviation of each momentum component as stated, (E,), hbar / bohr.
-        relative: Whether noise is a share of the momenta: then sigma / rms(measured) is that
-            share, and the noise of a geometry is that share of *its* rms momentum component.
-
-    Example:
-        >>> import flowcei
-        >>> e = flowcei.simulate("ocs", 100, noise="1%", seed=1)
-        >>> known = Likelihood(e.molecule.masses, e.molecule.charges, e.momenta, e.sigma)
-        >>> known.chi_squared(e.positions[:, None]).shape
-        (100, 1)
+    Where the noise is `relative`, sigma / rms(measured) is a share, and the noise of a geometry is that share
+    of *its* rms momentum component.
     """
 
     @nonfinite_allowed
     def __init__(
         self,
-        masses: NDArray[np.float64],
-        charges: NDArray[np.float64],
-        momenta: NDArray[np.float64],
-        sigma: NDArray[np.float64],
+        masses: NDArray[np.float64],  # (N,), electron masses
+        charges: NDArray[np.float64],  # (N,), elementary charges
+        momenta: NDArray[np.float64],  # measured, (E, N, 3), hbar / bohr
+        sigma: NDArray[np.float64],  # stated standard deviation of a component, (E,), hbar / bohr
         *,
         relative: bool = True,
     ) -> None:
@@ -124,65 +89,52 @@ class Likelihood:
 
     @nonfinite_allowed
     def log_prob(self, positions: NDArray[np.floating], *, threads: int | None = None) -> NDArray[np.float64]:
-        """Return the log likelihood (E, n) of geometries, -inf for those that nothing can follow.
+        """Log likelihood (E, n) of geometries (E, n, N, 3), bohr, per (hbar / bohr)^(3N-3).
 
-        Args:
-            positions: (E, n, N, 3), bohr; single precision is enough for noise above 0.1 %.
-            threads: As of `asymptotic_momenta`.
-
-        Returns:
-            Log density of the centred momenta, per (hbar / bohr)^(3N-3).
+        It is -inf for those that nothing can follow; single precision is enough for noise above 0.1 %.
         """
-        left, sigma = self._left(positions, threads)
+        residual, sigma = self._whitened(positions, threads)
         count = 3 * len(self.whitening)
-        out = -0.5 * (left**2).sum(axis=-1) - count * (np.log(sigma) + 0.5 * np.log(2.0 * np.pi))
+        out = -0.5 * (residual**2).sum(axis=-1) - count * (np.log(sigma) + 0.5 * np.log(2.0 * np.pi))
         return np.where(np.isnan(out), -np.inf, out + self._log_volume)
 
     @nonfinite_allowed
     def chi_squared(
         self, positions: NDArray[np.floating], *, threads: int | None = None
     ) -> NDArray[np.float64]:
-        """Return the squared distance (E, n) from measured to simulated momenta, in units of the noise.
+        """Squared distance (E, n) from measured to simulated momenta, in units of the noise.
 
-        Of the true geometry it is chi-squared distributed with 3N - 3 degrees of freedom.
-        Infinite where nothing can follow the geometry.
+        Of the true geometry it is chi-squared distributed with 3N - 3 degrees of freedom. Infinite where
+        nothing can follow the geometry.
         """
-        out = (self._left(positions, threads)[0] ** 2).sum(axis=-1)
+        out = (self._whitened(positions, threads)[0] ** 2).sum(axis=-1)
         return np.where(np.isnan(out), np.inf, out)
 
     @nonfinite_allowed
     def residual(self, positions: NDArray[np.float64], rows: NDArray[np.intp]) -> NDArray[np.float64]:
-        """Return whitened simulated less measured momenta, in units of the measured.
+        """Whitened simulated less measured momenta over the size of the measured, (K, 3N-3).
 
-        Args:
-            positions: (K, N, 3), bohr, one geometry of each event in `rows`.
-            rows: (K,) events.
-
-        Returns:
-            (K, 3N-3), NaN where nothing can follow the geometry.
+        Positions (K, N, 3), bohr, are one geometry of each event in `rows` (K,); NaN where nothing can
+        follow it.
         """
         simulated = followed_momenta(positions, self.masses, self.charges, accuracy=_BEST_ACCURACY, threads=1)
-        left = (simulated - self.measured[rows]) / self.size[rows, None, None]
-        return np.asarray(np.matmul(self.whitening, left)).reshape(len(rows), -1)
+        residual = (simulated - self.measured[rows]) / self.size[rows, None, None]
+        return np.asarray(np.matmul(self.whitening, residual)).reshape(len(rows), -1)
 
     @nonfinite_allowed
     def slope(
-        self,
-        positions: NDArray[np.float64],
-        rows: NDArray[np.intp],
-        *,
-        accuracy: float = _SLOPE_ACCURACY,
+        self, positions: NDArray[np.float64], rows: NDArray[np.intp], *, accuracy: float = _SLOPE_ACCURACY
     ) -> NDArray[np.float64]:
-        """Return the derivative of `residual` by the positions, (K, 3N-3, 3N)."""
+        """Derivative of `residual` by the positions, (K, 3N-3, 3N)."""
         n = len(self.masses)
         slope = followed_jacobian(positions, self.masses, self.charges, accuracy=accuracy, threads=1)
         whitened = np.matmul(self.whitening, slope.reshape(-1, n, 9 * n))
         return whitened.reshape(len(rows), 3 * n - 3, 3 * n) / self.size[rows, None, None]
 
-    def _left(
+    def _whitened(
         self, positions: NDArray[np.floating], threads: int | None
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return whitened residuals over the noise, (E, n, 3N-3), and the noise (E, n)."""
+        """Whitened residuals over the noise, (E, n, 3N-3), and the noise (E, n)."""
         e, n, ions = positions.shape[:3]
         flat = positions.reshape(e * n, ions, 3)
         followed = followed_momenta(flat, self.masses, self.charges, accuracy=self.accuracy, threads=threads)
@@ -191,5 +143,5 @@ class Likelihood:
             sigma = np.repeat(self.sigma[:, None], n, axis=1)
         else:
             sigma = np.multiply(self._level[:, None], rms_component(simulated))
-        left = np.matmul(self.whitening, simulated - self.measured[:, None]).reshape(e, n, -1)
-        return left / sigma[..., None], sigma
+        residual = np.matmul(self.whitening, simulated - self.measured[:, None]).reshape(e, n, -1)
+        return residual / sigma[..., None], sigma

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from importlib.resources import as_file, files
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,29 +14,18 @@ import numpy as np
 from flowcei.errors import DataError, UsageError
 from flowcei.molecules.isotopes import HYDROGENS, read_isotope
 from flowcei.storage.files import read_toml
+from flowcei.storage.html import html_table
 from flowcei.storage.xyz import default_labels, molecule_table
-from flowcei.units import DALTON, length_in_bohr
+from flowcei.units import ANGSTROM, DALTON, length_in_bohr
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
-_KEYS = {
-    "name",
-    "symbols",
-    "labels",
-    "charges",
-    "masses",
-    "isotopes",
-    "bonds",
-    "equilibrium",
-    "priors",
-    "default_prior",
-}
 _MAX_IONS = 100
 _LABEL = re.compile(r"[^\W_][\w.+-]{0,39}")  # they name columns of tables: no separators, no formulas
-_LARGEST = {"charges": 1e3, "masses": 1e9, "equilibrium.positions": 1e6}  # elementary, electron, bohr
+_LARGEST_CHARGE, _LARGEST_MASS, _LARGEST_LENGTH = 1e3, 1e9, 1e6  # elementary charges, electron masses, bohr
 _MASSES_AGREE = 1e-4  # relative: isotopes differ by more, tables of one isotope by less
 _CLOSEST = 0.1  # bohr: nearer than any two nuclei rest
 
@@ -94,27 +84,42 @@ class Molecule:
         """
         path = Path(source)
         if path.suffix.lower() == ".xyz":
-            return _from_table(molecule_table(path, unit), path)
+            return cls.from_dict(molecule_table(path, unit), path)
         if path.suffix.lower() == ".toml":
-            return _from_table({"name": path.stem} | read_toml(path), path)
+            return cls.from_dict({"name": path.stem} | read_toml(path), path)
         name = str(source).lower()
         if name in built_in_molecules():
             with as_file(files("flowcei") / "molecules" / f"{name}.toml") as built_in:
-                return _from_table({"name": name} | read_toml(built_in), built_in)
-        msg = (
-            f"no molecule {str(source)!r}: built in are {', '.join(built_in_molecules())}; "
-            "for your own give a .toml or .xyz file"
+                return cls.from_dict({"name": name} | read_toml(built_in), built_in)
+        names = ", ".join(built_in_molecules())
+        raise UsageError(
+            f"no molecule {str(source)!r}: built in are {names}; for your own give a .toml or .xyz file"
         )
-        raise UsageError(msg)
 
     @classmethod
-    def from_dict(cls, table: dict[str, Any]) -> Molecule:
+    def from_dict(cls, table: dict[str, Any], path: Path | None = None) -> Molecule:
         """Build a molecule from a table such as `to_dict` returns or a TOML file holds.
+
+        Args:
+            table: Its entries; lengths and masses with their unit.
+            path: The file that holds it, named where it is refused.
 
         Raises:
             DataError: Where the table does not describe a molecule.
         """
-        return _from_table(table, None)
+        if not isinstance(table, dict):
+            raise DataError("a molecule is a table", path=path)
+        keys = sorted({"isotopes", *(entry.name for entry in fields(cls))})
+        if unknown := [key for key in table if key not in keys]:
+            message = f"unknown key {str(unknown[0])[:40]!r}; a molecule has {', '.join(keys)}"
+            raise DataError(message, path=path)
+        try:
+            with np.errstate(over="ignore"):
+                return _build(table)
+        except KeyError as error:
+            raise DataError(f"the molecule lacks {error}", path=path) from error
+        except (TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+            raise DataError(f"the molecule is not sound: {str(error)[:300]}", path=path) from error
 
     def to_dict(self) -> dict[str, Any]:
         """Return a table of plain numbers and text that `from_dict` reads.
@@ -136,6 +141,29 @@ class Molecule:
             "default_prior": self.default_prior,
         }
 
+    def to_ase(self, positions: ArrayLike | None = None) -> Any:  # noqa: ANN401 - ASE carries no types
+        """Return a geometry as `ase.Atoms`, positions in angstrom, masses in u.
+
+        Args:
+            positions: (N, 3), bohr; the equilibrium where None.
+
+        Example:
+            >>> print(f"{Molecule.load('ocs').to_ase().get_distance(0, 1):.2f}")  # C to O, angstrom
+            1.16
+        """
+        from ase import Atoms  # takes a quarter of a second
+
+        symbols = ["H" if symbol in HYDROGENS else symbol for symbol in self.symbols]
+        x = self.equilibrium if positions is None else np.asarray(positions)
+        return Atoms(symbols, x / ANGSTROM, masses=self.masses / DALTON)
+
+    def _repr_html_(self) -> str:
+        """A table of the ions, with their masses and charges, for notebooks."""
+        rows = zip(self.labels, self.symbols, self.masses / DALTON, self.charges, strict=True)
+        ions = {label: f"{symbol}, {mass:.6g} u, charge {q:+g}" for label, symbol, mass, q in rows}
+        priors = ", ".join(self.priors) or "none"
+        return html_table(f"Molecule {self.name}", ions | {"geometry priors": priors})
+
     def __len__(self) -> int:
         """Return the number of ions."""
         return len(self.symbols)
@@ -154,11 +182,13 @@ class Molecule:
         """
         if self.labels != other.labels:
             return f"ions {', '.join(self.labels)}, not {', '.join(other.labels)}"
-        for label, own, its in zip(self.labels, self.charges, other.charges, strict=True):
+        charges = zip(self.labels, self.charges, other.charges, strict=True)
+        masses = zip(self.labels, self.masses / DALTON, other.masses / DALTON, strict=True)
+        for label, own, its in charges:
             if own != its:
                 todo = "charges are stated with --charges, of a model when it is trained"
                 return f"{label} has charge {own:+g}, not {its:+g}: {todo}"
-        for label, own, its in zip(self.labels, self.masses / DALTON, other.masses / DALTON, strict=True):
+        for label, own, its in masses:
             if abs(own - its) > _MASSES_AGREE * its:
                 todo = "state the isotopes (--isotopes, [isotopes] in TOML)"
                 return f"{label} has {own:.6g} u, not {its:.6g} u: {todo}"
@@ -177,7 +207,7 @@ class Molecule:
             >>> Molecule.load("h2o").with_isotopes("h1=D").nuclides
             ('O', 'D', 'H')
         """
-        entries = [part.strip().rpartition("=")[::2] for part in isotopes.split(",") if part.strip()]
+        entries = [word.strip().rpartition("=")[::2] for word in isotopes.split(",") if word.strip()]
         try:
             masses = _with_isotopes(self, entries)
         except ValueError as error:
@@ -198,11 +228,11 @@ class Molecule:
             [2.0, 2.0, 2.0]
         """
         try:
-            values = np.array([float(part) for part in charges.split(",")])
+            values = np.array([float(word) for word in charges.split(",")])
             if len(values) not in (1, len(self)):
                 raise ValueError(f"{len(values)} charges for {len(self)} ions ({', '.join(self.labels)})")
             values = np.broadcast_to(values, len(self)).copy()
-            if not (np.abs(values) < _LARGEST["charges"]).all():
+            if not (np.abs(values) < _LARGEST_CHARGE).all():
                 raise ValueError("charges must be finite, in elementary charges")
             _check_charges(values)
         except ValueError as error:
@@ -217,15 +247,14 @@ class Molecule:
         """
         wanted = name or self.default_prior
         if wanted not in self.priors:
-            msg = f"{self.name} has no prior {wanted!r}; it has {', '.join(self.priors) or 'none'}"
-            raise UsageError(msg)
+            has = ", ".join(self.priors) or "none"
+            raise UsageError(f"{self.name} has no prior {wanted!r}; it has {has}")
         return self.priors[wanted]
 
     @property
     def kinds(self) -> tuple[tuple[str, float, float], ...]:
         """Symbol, charge and mass of each ion: equal ones cannot be told apart."""
-        rows = zip(self.symbols, self.charges.tolist(), self.masses.tolist(), strict=True)
-        return tuple(rows)
+        return tuple(zip(self.symbols, self.charges.tolist(), self.masses.tolist(), strict=True))
 
     @property
     def nuclides(self) -> tuple[str, ...]:
@@ -246,65 +275,30 @@ class Molecule:
     @property
     def angles(self) -> tuple[tuple[int, int, int], ...]:
         """Bond angles (end, vertex, end) at every atom with two or more bonds."""
-        near: dict[int, list[int]] = {i: [] for i in range(len(self))}
-        for i, j in self.bonds:
-            near[i].append(j)
-            near[j].append(i)
-        return tuple(
-            (a, vertex, b)
-            for vertex, ends in near.items()
-            for k, a in enumerate(sorted(ends))
-            for b in sorted(ends)[k + 1 :]
-        )
+        ends = [sorted(sum(bond) - i for bond in self.bonds if i in bond) for i in range(len(self))]
+        return tuple((a, i, b) for i, near in enumerate(ends) for a, b in combinations(near, 2))
 
 
 def built_in_molecules() -> tuple[str, ...]:
-    """Return the names of the molecules that come with flowcei.
-
-    Example:
-        >>> "ocs" in built_in_molecules()
-        True
-    """
+    """Names of the molecules that come with flowcei."""
     folder = files("flowcei") / "molecules"
     return tuple(sorted(p.name[:-5] for p in folder.iterdir() if p.name.endswith(".toml")))
 
 
-def _from_table(table: dict[str, Any], path: Path | None) -> Molecule:
-    if not isinstance(table, dict):
-        raise DataError("a molecule is a table", path=path)
-    unknown = [key for key in table if key not in _KEYS]
-    if unknown:
-        what = f"unknown key {str(unknown[0])[:40]!r}; a molecule has {', '.join(sorted(_KEYS))}"
-        raise DataError(what, path=path)
-    try:
-        with np.errstate(over="ignore"):
-            return _build(table)
-    except KeyError as error:
-        raise DataError(f"the molecule lacks {error}", path=path) from error
-    except (TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
-        raise DataError(f"the molecule is not sound: {str(error)[:300]}", path=path) from error
-
-
 def _build(table: dict[str, Any]) -> Molecule:
+    """The molecule of a table; KeyError or ValueError, among others, where it describes none."""
     geometry = table["equilibrium"]
     symbols, labels, name, default = _names(table)
     n = len(symbols)
-    heavy = np.array([read_isotope(s)[1] if s in HYDROGENS else np.nan for s in symbols])
-    symbols = tuple("H" if s in HYDROGENS else s for s in symbols)
     equilibrium = np.array(geometry["positions"], dtype=float) * length_in_bohr(geometry["unit"])
     charges = np.array(table.get("charges", [1.0] * n), dtype=float)
     masses = _masses(symbols, table.get("masses"))
-    masses = np.where(np.isnan(heavy), masses, heavy) if "masses" not in table else masses
-    _check_arrays({"equilibrium.positions": equilibrium, "charges": charges, "masses": masses}, n)
-    _check_charges(charges)
-    gaps = np.linalg.norm(equilibrium[:, None] - equilibrium[None], axis=-1) + 9.0 * np.eye(n)
-    if gaps.min() < _CLOSEST:
-        i, j = (int(k) for k in np.unravel_index(gaps.argmin(), gaps.shape))
-        raise ValueError(f"atoms {labels[i]} and {labels[j]} are {gaps[i, j]:.2g} bohr apart")
+    symbols = tuple("H" if s in HYDROGENS else s for s in symbols)
     bonds = tuple(_bond(labels, pair) for pair in table.get("bonds", []))
     priors = {str(k): dict(v) for k, v in table.get("priors", {}).items()}
     default = default or next(iter(priors), "")
     molecule = Molecule(name, symbols, charges, masses, equilibrium, labels, bonds, priors, default)
+    _check_ions(molecule)
     if "isotopes" not in table:
         return molecule
     if "masses" in table:
@@ -312,58 +306,24 @@ def _build(table: dict[str, Any]) -> Molecule:
     return replace(molecule, masses=_with_isotopes(molecule, list(table["isotopes"].items())))
 
 
-def _check_arrays(arrays: dict[str, NDArray[np.float64]], n: int) -> None:
-    for name, array in arrays.items():
-        shape = (n, 3) if array is arrays["equilibrium.positions"] else (n,)
-        if array.shape != shape or not np.isfinite(array).all():
-            raise ValueError(f"{name} must be finite with shape {shape}; got shape {array.shape}")
-        if np.abs(array).max() > _LARGEST[name]:
-            msg = f"{name} must be below {_LARGEST[name]:g} (elementary charges, electron masses, bohr)"
-            raise ValueError(msg)
-    if not (arrays["masses"] > 0).all():
-        raise ValueError("masses must be positive")
-
-
-def _with_isotopes(molecule: Molecule, entries: Sequence[Sequence[str]]) -> NDArray[np.float64]:
-    """Return masses with those of isotopes, each of a label, of an element, or of its own element."""
-    masses = molecule.masses.copy()
-    for where, isotope in sorted(entries, key=lambda entry: entry[0] in molecule.labels):  # one atom wins
-        symbol, mass = read_isotope(isotope)
-        chosen = [
-            where == label or (where in ("", symbol) and where not in molecule.labels and symbol == own)
-            for label, own in zip(molecule.labels, molecule.symbols, strict=True)
-        ]
-        wrong = [s for s, c in zip(molecule.symbols, chosen, strict=True) if c and s != symbol]
-        if wrong or not any(chosen):
-            ions = ", ".join(molecule.labels)
-            raise ValueError(f"{isotope} is no isotope of {where or 'an atom'} of {molecule.name} ({ions})")
-        masses[chosen] = mass
-    return masses
-
-
-def _names(table: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...], str, str]:
-    """Return symbols, labels, name and default prior: short and printable, as they name columns."""
-    count = len(table["symbols"])
-    if not 2 <= count <= _MAX_IONS:
-        raise ValueError(f"{count} symbols; a molecule has at least two ions, and {_MAX_IONS} at the most")
-    symbols = tuple(table["symbols"])
-    labels = tuple(table.get("labels") or default_labels(symbols))
-    name, default = table["name"], table.get("default_prior", "")
-    for what, word, most in (
-        *(("symbol", symbol, 10) for symbol in symbols),
-        ("name", name, 200),
-        ("default_prior", default, 200),
+def _check_ions(molecule: Molecule) -> None:
+    n, equilibrium = len(molecule), molecule.equilibrium
+    for key, array, shape, most in (
+        ("equilibrium.positions", equilibrium, (n, 3), _LARGEST_LENGTH),
+        ("charges", molecule.charges, (n,), _LARGEST_CHARGE),
+        ("masses", molecule.masses, (n,), _LARGEST_MASS),
     ):
-        if not isinstance(word, str) or not word.isprintable() or len(word) > most:
-            raise ValueError(f"{what} {str(word)[:40]!r}: text of at most {most} printable characters")
-    for label in labels:
-        if not isinstance(label, str) or not _LABEL.fullmatch(label):
-            msg = f"label {str(label)[:40]!r}: letters, digits and . + - _, the first a letter or a digit"
-            raise ValueError(msg)
-    if len(set(labels)) != count or len(labels) != count:
-        msg = f"{count} symbols with labels {list(labels)[:_MAX_IONS]}: each ion has a label of its own"
-        raise ValueError(msg)
-    return symbols, labels, name, default
+        if array.shape != shape or not np.isfinite(array).all():
+            raise ValueError(f"{key} must be finite with shape {shape}; got shape {array.shape}")
+        if np.abs(array).max() > most:
+            raise ValueError(f"{key} must be below {most:g} (elementary charges, electron masses, bohr)")
+    if not (molecule.masses > 0).all():
+        raise ValueError("masses must be positive")
+    _check_charges(molecule.charges)
+    gaps = np.linalg.norm(equilibrium[:, None] - equilibrium[None], axis=-1) + 9.0 * np.eye(n)
+    if gaps.min() < _CLOSEST:
+        i, j = (molecule.labels[k] for k in np.unravel_index(gaps.argmin(), gaps.shape))
+        raise ValueError(f"atoms {i} and {j} are {gaps.min():.2g} bohr apart")
 
 
 def _bond(labels: tuple[str, ...], pair: Sequence[str]) -> tuple[int, int]:
@@ -372,13 +332,30 @@ def _bond(labels: tuple[str, ...], pair: Sequence[str]) -> tuple[int, int]:
     return labels.index(pair[0]), labels.index(pair[1])
 
 
-def _check_charges(charges: NDArray[np.float64]) -> None:
-    if not ((charges > 0).all() or (charges < 0).all()):
-        msg = f"charges must be non-zero and of one sign, or nothing explodes; got {charges.tolist()}"
-        raise ValueError(msg)
+def _names(table: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...], str, str]:
+    """Symbols, labels, name and default prior: short and printable, as they name columns."""
+    count = len(table["symbols"])
+    if not 2 <= count <= _MAX_IONS:
+        raise ValueError(f"{count} symbols; a molecule has at least two ions, and {_MAX_IONS} at the most")
+    symbols = tuple(table["symbols"])
+    labels = tuple(table.get("labels") or default_labels(symbols))
+    name, default = table["name"], table.get("default_prior", "")
+    words = [("name", name, 200), ("default_prior", default, 200), *(("symbol", s, 10) for s in symbols)]
+    for key, word, most in words:
+        if not isinstance(word, str) or not word.isprintable() or len(word) > most:
+            raise ValueError(f"{key} {str(word)[:40]!r}: text of at most {most} printable characters")
+    for label in labels:
+        if not isinstance(label, str) or not _LABEL.fullmatch(label):
+            rule = "letters, digits and . + - _, the first a letter or a digit"
+            raise ValueError(f"label {str(label)[:40]!r}: {rule}")
+    if len(set(labels)) != count or len(labels) != count:
+        own = list(labels)[:_MAX_IONS]
+        raise ValueError(f"{count} symbols with labels {own}: each ion has a label of its own")
+    return symbols, labels, name, default
 
 
 def _masses(symbols: Sequence[str], table: dict[str, Any] | None) -> NDArray[np.float64]:
+    """Masses (N,), electron masses: as stated, else of D or T, else the average of the element."""
     if table is not None:
         units = {"electron": 1.0, "u": DALTON}
         if table["unit"] not in units:
@@ -387,7 +364,32 @@ def _masses(symbols: Sequence[str], table: dict[str, Any] | None) -> NDArray[np.
     # Imported here: ASE takes a quarter of a second, and most commands never need it.
     from ase.data import atomic_masses, atomic_numbers
 
-    unknown = [s for s in symbols if not atomic_numbers.get(s)]  # 0 is ASE's dummy atom
-    if unknown:
+    average = {s: atomic_masses[k] * DALTON for s, k in atomic_numbers.items() if k}  # 0 is a dummy atom
+    masses = average | {s: read_isotope(s)[1] for s in HYDROGENS}
+    if unknown := [s for s in symbols if s not in masses]:
         raise ValueError(f"unknown chemical symbol {unknown[0]!r}")
-    return np.array([atomic_masses[atomic_numbers[s]] for s in symbols]) * DALTON
+    return np.array([masses[s] for s in symbols])
+
+
+def _with_isotopes(molecule: Molecule, entries: Sequence[Sequence[str]]) -> NDArray[np.float64]:
+    """Masses (N,) with those of isotopes, each of a label, of an element, or of its own element."""
+    masses = molecule.masses.copy()
+    for owner, isotope in sorted(entries, key=lambda entry: entry[0] in molecule.labels):  # one atom wins
+        symbol, mass = read_isotope(isotope)
+        by_element = owner in ("", symbol) and owner not in molecule.labels
+        ions = [
+            i
+            for i, (label, own) in enumerate(zip(molecule.labels, molecule.symbols, strict=True))
+            if owner == label or (by_element and symbol == own)
+        ]
+        if not ions or any(molecule.symbols[i] != symbol for i in ions):
+            labels = ", ".join(molecule.labels)
+            raise ValueError(f"{isotope} is no isotope of {owner or 'an atom'} of {molecule.name} ({labels})")
+        masses[ions] = mass
+    return masses
+
+
+def _check_charges(charges: NDArray[np.float64]) -> None:
+    if not ((charges > 0).all() or (charges < 0).all()):
+        rule = "charges must be non-zero and of one sign, or nothing explodes"
+        raise ValueError(f"{rule}; got {charges.tolist()}")

@@ -1,7 +1,4 @@
-"""The datasets of the first study, made again: sound, or with the faults they were published with.
-
-What was wrong with them, and how their geometries were derived, is in docs/study-data.md.
-"""
+"""The datasets of the first study, made again: sound, or with their published faults (docs/study-data.md)."""
 
 from __future__ import annotations
 
@@ -12,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flowcei.errors import UsageError
-from flowcei.events.container import Events
-from flowcei.events.simulation import Simulator, block_count, fresh_seed
+from flowcei.events.simulation import Simulator, fresh_seed
 from flowcei.experiment.detector import Noise
 from flowcei.molecules.molecule import Molecule
 from flowcei.physics.explosion import asymptotic_momenta, centre_of_mass
@@ -21,6 +17,10 @@ from flowcei.physics.priors.base import GeometryPrior, random_orientation
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from flowcei.events.container import Events
+
+    Floats = NDArray[np.float64]
 
 _ACCURACY = 1e-9  # the momenta are in double precision, as the study's were
 _O, _S = 1, 2  # the ions that span the frames of the study
@@ -30,10 +30,10 @@ class StudyPrior(GeometryPrior):
     """Geometries (n, N, 3), bohr, that lie in a way of their own before anybody turns them; no density."""
 
     @abstractmethod
-    def unturned(self, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    def unturned(self, n: int, rng: np.random.Generator) -> Floats:
         """Draw `n` geometries as they lie."""
 
-    def sample(self, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    def sample(self, n: int, rng: np.random.Generator) -> Floats:
         """Draw `n` geometries, oriented at random."""
         return random_orientation(self.unturned(n, rng), rng)
 
@@ -43,25 +43,20 @@ class StudyPrior(GeometryPrior):
 
 
 class StretchedChain(StudyPrior):
-    """OCS, nearly linear, both bonds stretched by one factor; along z, C at the origin, O below.
-
-    r(CO) = 2.08 s (1 + 0.003 a) and r(CS) = 2.89 s (1 + 0.003 b) bohr with s = 1 + 0.275 |c|, where a, b and
-    c are normal; 180 degrees minus the angle is Rayleigh distributed with 3.3 degrees, half on either bond.
-    """
+    """OCS, nearly linear, both bonds stretched by one factor; along z, C at the origin, O below."""
 
     kind = "stretched_chain"
 
-    def unturned(self, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    def unturned(self, n: int, rng: np.random.Generator) -> Floats:
         """Draw `n` geometries along z, in the order C, O, S."""
         stretch = 1.0 + 0.275 * np.abs(rng.standard_normal((n, 1)))
         scatter = 1.0 + 0.003 * rng.standard_normal((n, 2))
-        length = np.array([2.08, 2.89]) * stretch * scatter
-        half = 0.5 * rng.rayleigh(np.radians(3.3), (n, 1))
+        length = np.array([2.08, 2.89]) * stretch * scatter  # r(CO) and r(CS), bohr
+        half = 0.5 * rng.rayleigh(np.radians(3.3), (n, 1))  # of 180 degrees minus the angle
         side = rng.uniform(0.0, 2.0 * np.pi, (n, 1))
         across, along = length * np.sin(half), length * np.cos(half) * [-1.0, 1.0]
-        x = np.zeros((n, 3, 3))
-        x[:, 1:] = np.stack([across * np.cos(side), across * np.sin(side), along], axis=2)
-        return x
+        bonds = np.stack([across * np.cos(side), across * np.sin(side), along], axis=2)
+        return np.concatenate([np.zeros((n, 1, 3)), bonds], axis=1)
 
 
 @dataclass(frozen=True)
@@ -74,7 +69,7 @@ class UnitCube(StudyPrior):
     kind = "unit_cube"
     closest: float = 0.01
 
-    def unturned(self, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    def unturned(self, n: int, rng: np.random.Generator) -> Floats:
         """Draw `n` geometries about the centre of the cube."""
         x = rng.uniform(-1.0, 1.0, (n, 3, 3))
         first, second = np.triu_indices(3, 1)
@@ -91,26 +86,21 @@ class _Recipe:
     """How a dataset came about."""
 
     about: str
-    size: int
     prior: StudyPrior
     offset: float = 0.0  # deviation of each coordinate of the published centre of mass, bohr
     oriented: bool = False  # was S turned to +x and O into the xy plane?
     shuffled: bool = False  # is the sound version oriented at random?
+    size: int = 10_000
 
 
-_CHAIN, _CUBE = (
-    "OCS stretched by a common factor, nearly linear",
-    "C, O, S each uniform in the cube [-1, 1]^3 bohr",
-)
+_CHAIN = "OCS stretched by a common factor, nearly linear"
+_CUBE = "C, O, S each uniform in the cube [-1, 1]^3 bohr"
+_ORIENTED = "S on +x, O in the xy plane"
 _RECIPES = {
-    "cei_traning_orient_1": _Recipe(
-        f"{_CHAIN}; S on +x, O in the xy plane", 10_000, StretchedChain(), offset=1.0, oriented=True
-    ),
-    "random_cos3d_10000": _Recipe(f"{_CUBE}, not oriented", 10_000, UnitCube(), shuffled=True),
-    "generated_cos3d_check": _Recipe(f"{_CHAIN}, along z", 10_000, StretchedChain(), offset=1.0),
-    "random_million_orient": _Recipe(
-        f"{_CUBE}; S on +x, O in the xy plane", 1_000_000, UnitCube(), oriented=True
-    ),
+    "cei_traning_orient_1": _Recipe(f"{_CHAIN}; {_ORIENTED}", StretchedChain(), offset=1.0, oriented=True),
+    "random_cos3d_10000": _Recipe(f"{_CUBE}, not oriented", UnitCube(), shuffled=True),
+    "generated_cos3d_check": _Recipe(f"{_CHAIN}, along z", StretchedChain(), offset=1.0),
+    "random_million_orient": _Recipe(f"{_CUBE}; {_ORIENTED}", UnitCube(), oriented=True, size=1_000_000),
 }
 
 STUDY_DATASETS = {name: recipe.about for name, recipe in _RECIPES.items()}
@@ -124,9 +114,7 @@ class StudySimulator(Simulator):
     name: str = ""
     as_published: bool = False
 
-    def arrays(
-        self, index: int, n: int, *, stream: int = 0, threads: int | None = None
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    def arrays(self, index: int, n: int, *, stream: int = 0, threads: int | None = None) -> dict[str, Floats]:
         """Return positions (n, 3, 3), momenta (n, 3, 3) and sigma (n,) of a `block`, one shape a seed."""
         recipe, m = _RECIPES[self.name], self.molecule.masses
         child = np.random.SeedSequence(self.seed, spawn_key=(stream, index))
@@ -145,14 +133,12 @@ class StudySimulator(Simulator):
             momenta = _turned(momenta, rotation)
             # The fault of the study: a rotation for the momenta, another for the positions.
             positions = _turned(positions, _rotation(positions) if self.as_published else rotation)
-        return positions, momenta.astype(np.float64), np.zeros(n)
+        return {"positions": positions, "momenta": momenta.astype(np.float64), "sigma": np.zeros(n)}
 
     def origin(self) -> dict[str, Any]:
         """Return all that is needed to make the events again."""
-        origin = super().origin()
-        return {"dataset": self.name, "as_published": self.as_published} | {
-            key: origin[key] for key in ("seed", "accuracy", "flowcei")
-        }
+        settings = {key: super(StudySimulator, self).origin()[key] for key in ("seed", "accuracy", "flowcei")}
+        return {"dataset": self.name, "as_published": self.as_published, **settings}
 
 
 def study_events(
@@ -190,17 +176,10 @@ def study_events(
         ((5, 3, 3), 'cei_traning_orient_1')
     """
     simulator = study_simulator(name, as_published=as_published, seed=seed, accuracy=accuracy)
-    count = study_size(name) if n is None else n
-    if count < 1:
-        raise UsageError(f"the number of events is {count}; it must be 1 or more")
-    blocks = [simulator.rows(index, count) for index in range(block_count(count))]
-    arrays: dict[str, Any] = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
-    return Events(simulator.molecule, **arrays, origin=simulator.origin())
+    return simulator.events(study_size(name) if n is None else n)
 
 
-def republished(
-    name: str, positions: NDArray[np.float64], copies: int, *, seed: int = 0
-) -> NDArray[np.float64]:
+def republished(name: str, positions: Floats, copies: int, *, seed: int = 0) -> Floats:
     """Return other positions (E, copies, 3, 3) that the momenta of published ones (E, 3, 3) could have had.
 
     Momenta do not tell where the origin was. The scatter is what no model of the published coordinates can
@@ -240,7 +219,7 @@ def _recipe(name: str) -> _Recipe:
     return _RECIPES[name]
 
 
-def _rotation(vectors: NDArray[np.floating]) -> NDArray[np.float64]:
+def _rotation(vectors: NDArray[np.floating]) -> Floats:
     """Return the rotations (B, 3, 3) that put S of (B, 3, 3) on +x, and O in the xy plane, y > 0."""
     x = vectors[:, _S] / np.linalg.norm(vectors[:, _S], axis=-1, keepdims=True)
     y = vectors[:, _O] - (vectors[:, _O] * x).sum(axis=1, keepdims=True) * x
@@ -248,6 +227,6 @@ def _rotation(vectors: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.stack([x, y, np.cross(x, y)], axis=1)
 
 
-def _turned(vectors: NDArray[np.floating], rotation: NDArray[np.float64]) -> NDArray[np.float64]:
+def _turned(vectors: NDArray[np.floating], rotation: Floats) -> Floats:
     # Zeros come out as rounding errors, as in the published files.
     return np.asarray(vectors @ rotation.transpose(0, 2, 1), dtype=np.float64)

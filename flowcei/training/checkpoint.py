@@ -1,10 +1,4 @@
-"""Checkpoints: all that a training needs to go on as if it had never stopped.
-
-A checkpoint is the state after an epoch, on the disk before it takes the place of the one before. It is
-a safetensors file, as a model is. What follows from settings and records, such as the rate of the next
-step, is not in it, and what is in it is compared with the model before it is used: a kernel that is
-handed a tensor of another shape writes past its end.
-"""
+"""Checkpoints: safetensors files with all that a training needs to go on as if it had never stopped."""
 
 from __future__ import annotations
 
@@ -28,9 +22,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-CHECKPOINT_VERSION = 2
-"""Of the files written here. Others are refused: a training that goes on must be the same one."""
-
+CHECKPOINT_VERSION = 2  # others are refused: a training that goes on must be the same one
 _ABOUT, _SEAL = "flowcei-checkpoint", "sha256"
 _PARTS = ("model", "best", "moments", "random")  # names of tensors begin with one
 _MOST = 5 << 30  # bytes: weights twice, two moments of each, of a model of 1 GiB
@@ -39,24 +31,18 @@ _DAMAGED = "is damaged; begin the training anew with --overwrite"
 
 
 class Checkpoint(BaseModel):
-    """The state of a training after an epoch, or before the first.
-
-    `settings` are what was asked for, which a training that goes on must share; `machine` versions, device
-    and threads: elsewhere sums may round differently. Tensors by name: weights and buffers of the `model`,
-    those of the `best` epoch of the phase, `moments` of the optimiser as `3.exp_avg`, and the state of the
-    `random` generators by device.
-    """
+    """The state of a training after an epoch, or before the first; rates are a function of it."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
     format_version: int = CHECKPOINT_VERSION
     flowcei: str = __version__
-    settings: dict[str, Any]
-    machine: dict[str, Any]
+    settings: dict[str, Any]  # what was asked for, which a training that goes on must share
+    machine: dict[str, Any]  # versions, device and threads: elsewhere sums may round differently
     records: list[EpochRecord]
-    model: dict[str, torch.Tensor] = Field(default={}, exclude=True)
-    best: dict[str, torch.Tensor] = Field(default={}, exclude=True)
-    moments: dict[str, torch.Tensor] = Field(default={}, exclude=True)
-    random: dict[str, torch.Tensor] = Field(default={}, exclude=True)
+    model: dict[str, torch.Tensor] = Field(default={}, exclude=True)  # weights and buffers
+    best: dict[str, torch.Tensor] = Field(default={}, exclude=True)  # those of the best epoch of the phase
+    moments: dict[str, torch.Tensor] = Field(default={}, exclude=True)  # of the optimiser, as `3.exp_avg`
+    random: dict[str, torch.Tensor] = Field(default={}, exclude=True)  # states of generators by device
 
     @model_validator(mode="after")
     def _sound(self) -> Checkpoint:
@@ -95,7 +81,7 @@ class Keeping:
 
 
 def write_checkpoint(state: Checkpoint, path: Path) -> None:
-    """Write a checkpoint in the place of the one before, which stays as it was where that fails."""
+    """Write a checkpoint, all of it on the disk before it replaces the last; that stays where this fails."""
     tensors = {f"{part}.{name}": t for part in _PARTS for name, t in getattr(state, part).items()}
     text = state.model_dump_json(warnings=False)
     with atomic_write(path, durable=True) as file:
@@ -143,10 +129,9 @@ def check_settings(begun: Checkpoint, settings: dict[str, Any]) -> None:
     for key in sorted(begun.settings.keys() | settings.keys()):
         was, now = begun.settings.get(key), settings.get(key)
         if was != now and key == "data" and was is not None and now is not None:
-            what = (
-                f"the data are not those of the training that was begun (digest {now[:12]}, then {was[:12]}"
-            )
-            raise DataError(f"{what}); put them back as they were, or begin anew")
+            digests = f"(digest {now[:12]}, then {was[:12]})"
+            what = f"the data are not those of the training that was begun {digests}"
+            raise DataError(f"{what}; put them back as they were, or begin anew")
         if was != now:
             raise UsageError(f"{key.replace('_', ' ')} is {now}; the training was begun with {was}")
 
@@ -154,10 +139,8 @@ def check_settings(begun: Checkpoint, settings: dict[str, Any]) -> None:
 def restore(
     begun: Checkpoint, model: nn.Module, optimiser: torch.optim.Optimizer, device: torch.device
 ) -> None:
-    """Put a model, its optimiser and the random generators into the state of a checkpoint.
-
-    All of it is compared with what is there before any of it is used; DataError where it differs.
-    """
+    """Put a model, its optimiser and the random generators into the state of a checkpoint."""
+    # All is compared before any is used: a kernel handed a tensor of another shape writes past its end.
     weights, generators = model.state_dict(), random_state(device)
     for tensors in (begun.model, begun.best):
         _check_tensors(tensors, weights)
@@ -168,9 +151,8 @@ def restore(
     parameters = dict(enumerate(optimiser.param_groups[0]["params"]))
     indices = [k for k in parameters if f"{k}.step" in begun.moments]
     like = {"step": torch.zeros(())}  # the others are as their parameter
-    _check_tensors(
-        begun.moments, {f"{k}.{key}": like.get(key, parameters[k]) for k in indices for key in _MOMENTS}
-    )
+    moments = {f"{k}.{key}": like.get(key, parameters[k]) for k in indices for key in _MOMENTS}
+    _check_tensors(begun.moments, moments)
     for name, tensor in begun.moments.items():
         if not name.endswith(".exp_avg") and bool((tensor < 0).any()):
             raise DataError(f"state of the optimiser below 0 for {name}")
@@ -178,7 +160,11 @@ def restore(
     _check_tensors(drawn, generators)
     state = {k: {key: begun.moments[f"{k}.{key}"] for key in _MOMENTS} for k in indices}
     try:
-        _set_random_state(drawn, device)
+        torch.set_rng_state(drawn["cpu"])
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(drawn["cuda"], device)
+        elif device.type == "mps":
+            torch.mps.set_rng_state(drawn["mps"])
         model.load_state_dict(begun.model)
         optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
     except RuntimeError as error:
@@ -202,11 +188,6 @@ def _is_permutation(tensor: Tensor) -> bool:
     return integers and bool((tensor.flatten().sort().values.cpu() == torch.arange(tensor.numel())).all())
 
 
-def plain_copy(table: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copies of tensors, which later steps leave alone."""
-    return {name: tensor.detach().clone() for name, tensor in table.items()}
-
-
 def random_state(device: torch.device) -> dict[str, Tensor]:
     """State of torch's generators, of the CPU and of the device."""
     state = {"cpu": torch.get_rng_state()}
@@ -215,11 +196,3 @@ def random_state(device: torch.device) -> dict[str, Tensor]:
     elif device.type == "mps":
         state["mps"] = torch.mps.get_rng_state()
     return state
-
-
-def _set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
-    torch.set_rng_state(state["cpu"])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state["cuda"], device)
-    elif device.type == "mps":
-        torch.mps.set_rng_state(state["mps"])

@@ -14,14 +14,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import OneCycleLR
 
 from flowcei.errors import DataError, StoppedError, TrainingDivergedError, UsageError
-from flowcei.training.checkpoint import (
-    Checkpoint,
-    Keeping,
-    plain_copy,
-    random_state,
-    restore,
-    write_checkpoint,
-)
+from flowcei.training.checkpoint import Checkpoint, Keeping, random_state, restore, write_checkpoint
 from flowcei.training.schedule import EpochRecord, Schedule
 
 if TYPE_CHECKING:
@@ -74,11 +67,11 @@ def fit(
     whether the training was interrupted. It does depend on the batch size, the device and the number of
     torch's threads, since sums then round in another order. `on_step` is called with rows and loss.
     """
+    told = on_step or (lambda *_: None), on_epoch or (lambda _: None)
     # The caller's random state is put back: nothing here seeds the process.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        run = _Run(model.to(device), batches, schedule, device, keeping or Keeping(), on_step, on_epoch)
-        return run.fit()
+        return _Run(model.to(device), batches, schedule, device, keeping or Keeping(), *told).fit()
 
 
 @dataclass
@@ -89,23 +82,22 @@ class _Phase:
     epochs: int
     optimiser: torch.optim.Optimizer
     best_weights: dict[str, Tensor]
+    losses: list[float] = field(default_factory=list)  # of validation, an epoch each
     cycle: OneCycleLR | None = None
-    done: int = 0
-    best: float = math.inf
-    best_index: int = 0
 
     def lasts(self, patience: int) -> bool:
-        return self.done < self.epochs and (self.done - 1 - self.best_index < patience)
+        done = len(self.losses)
+        return not done or (done < self.epochs and done - 1 - self.losses.index(min(self.losses)) < patience)
 
-    def begin_cycle(self, steps: int, peak: float) -> None:
-        """Set the rates of all steps, once it is known how many an epoch has; those done are behind."""
-        total = steps * self.epochs
-        self.cycle = OneCycleLR(self.optimiser, peak, total_steps=total, pct_start=_RISE)
-        if self.done:  # rates are a function of the number of the step: no need to keep any
-            past = steps * self.done
-            # One more than torch would count: after the first it asks whether the optimiser has moved.
-            self.cycle.load_state_dict({"last_epoch": past - 1, "_step_count": past + 1})
-            self.cycle.step()
+    def rates(self, steps: int, peak: float) -> OneCycleLR:
+        """The rates of all steps, once it is known how many an epoch has; those done are behind."""
+        if self.cycle is None:
+            self.cycle = OneCycleLR(self.optimiser, peak, total_steps=steps * self.epochs, pct_start=_RISE)
+            if past := steps * len(self.losses):  # rates follow from the number of the step: none is stored
+                # One more than torch would count: after the first it asks whether the optimiser has moved.
+                self.cycle.load_state_dict({"last_epoch": past - 1, "_step_count": past + 1})
+                self.cycle.step()
+        return self.cycle
 
 
 @dataclass
@@ -117,24 +109,23 @@ class _Run:
     schedule: Schedule
     device: torch.device
     keeping: Keeping
-    on_step: Callable[[int, float], None] | None
-    on_epoch: Callable[[EpochRecord], None] | None
+    on_step: Callable[[int, float], None]
+    on_epoch: Callable[[EpochRecord], None]
     records: list[EpochRecord] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Put the validation data on the device, and look at the clock."""
         self._validation = self._moved(self.batches.validation())
         self._began = self._start = time.perf_counter()
 
     def fit(self) -> list[EpochRecord]:
         """Train all phases, from the beginning or from where a checkpoint was made."""
         model, begun = self.model, self.keeping.begun
-        trainable = any(p.requires_grad for p in model.parameters())
-        if begun and begun.phase >= model.phases:
-            raise DataError(f"is in phase {begun.phase + 1} of {model.phases}", path=self.keeping.path)
-        for number in range(begun.phase if begun else 0, model.phases if trainable else 0):
+        trainable, first = any(p.requires_grad for p in model.parameters()), begun.phase if begun else 0
+        if first >= model.phases:
+            raise DataError(f"is in phase {first + 1} of {model.phases}", path=self.keeping.path)
+        for number in range(first, model.phases if trainable else 0):
             phase = self._phase(number)
-            if begun and number == begun.phase:
+            if begun and number == first:
                 self._resume(phase, begun)
             elif number == 0:
                 self._save(phase)
@@ -146,7 +137,7 @@ class _Run:
             with torch.no_grad():
                 model.remember(*self._moved(self.batches.epoch(0)))
         if not trainable:
-            self._tell(self._record(0, math.nan, 0.0, math.nan))
+            self.on_epoch(self._record(0, math.nan, 0.0, math.nan))
         return self.records
 
     def _moved(self, pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -165,36 +156,19 @@ class _Run:
         each = max(1, schedule.epochs // model.phases)  # what is left over goes to the last
         last = number == model.phases - 1
         epochs = max(1, schedule.epochs - each * (model.phases - 1)) if last else each
-        return _Phase(number, epochs, optimiser, plain_copy(model.state_dict()))
+        return _Phase(number, epochs, optimiser, _copy(model.state_dict()))
 
     def _epoch(self, phase: _Phase) -> None:
-        """Run an epoch, and save it."""
-        began = time.perf_counter()
+        """Train on each row once, and save what came of it."""
+        start, model, optimiser = time.perf_counter(), self.model, phase.optimiser
         x, c = self._moved(self.batches.epoch(len(self.records)))
         steps = -(-len(x) // self.schedule.batch)
-        if phase.cycle is None:
-            phase.begin_cycle(steps, self.schedule.learning_rate)
-        loss = _finite(self._steps(phase, x, c, steps))
-        rows_per_second = len(x) / (time.perf_counter() - began)
-        rate = float(phase.optimiser.param_groups[0]["lr"])
-        record = self._record(phase.number, loss, rate, rows_per_second)
-        if record.validation_loss < phase.best:
-            phase.best, phase.best_index = record.validation_loss, phase.done
-            phase.best_weights = plain_copy(self.model.state_dict())
-        phase.done += 1
-        self._save(phase)
-        self._tell(record)
-
-    def _steps(self, phase: _Phase, x: Tensor, c: Tensor, steps: int) -> float:
-        """Train on each row once and return the mean loss."""
-        model, optimiser, cycle = self.model, phase.optimiser, phase.cycle
+        rates, total = phase.rates(steps, self.schedule.learning_rate), 0.0
         # Parameters that rest in this phase may still have the last gradient of the one before.
         moving = [p for p in model.parameters() if p.requires_grad]
         model.train()
         # Indexing tensors in memory: a DataLoader that collates rows would be the bottleneck.
-        order = torch.randperm(len(x)).to(x.device)
-        total = 0.0
-        for rows in order.tensor_split(steps):
+        for rows in torch.randperm(len(x)).to(x.device).tensor_split(steps):
             self._stop_in_time()
             optimiser.zero_grad(set_to_none=True)
             loss = model.loss(x[rows], c[rows]).mean()
@@ -202,12 +176,16 @@ class _Run:
             clip_grad_norm_(moving, self.schedule.clip)
             value = _finite(loss.item())
             optimiser.step()
-            if cycle is not None:
-                cycle.step()
+            rates.step()
             total += value * len(rows)
-            if self.on_step is not None:
-                self.on_step(len(rows), value)
-        return total / len(x)
+            self.on_step(len(rows), value)
+        rate, speed = float(optimiser.param_groups[0]["lr"]), len(x) / (time.perf_counter() - start)
+        record = self._record(phase.number, _finite(total / len(x)), rate, speed)
+        if record.validation_loss < min(phase.losses, default=math.inf):
+            phase.best_weights = _copy(model.state_dict())
+        phase.losses.append(record.validation_loss)
+        self._save(phase)
+        self.on_epoch(record)
 
     @torch.no_grad()
     def _record(self, phase: int, loss: float, rate: float, rows_per_second: float) -> EpochRecord:
@@ -220,16 +198,11 @@ class _Run:
         self.records.append(EpochRecord(epoch, phase + 1, loss, validation, rate, rows_per_second, seconds))
         return self.records[-1]
 
-    def _tell(self, record: EpochRecord) -> None:
-        if self.on_epoch is not None:
-            self.on_epoch(record)
-
     def _stop_in_time(self) -> None:
         limit = self.keeping.max_seconds
         if limit is not None and time.perf_counter() - self._began >= limit:
-            raise StoppedError(
-                f"the time is up: {len(self.records)} of {self.schedule.epochs} epochs are saved"
-            )
+            epochs = self.schedule.epochs
+            raise StoppedError(f"the time is up: {len(self.records)} of {epochs} epochs are saved")
 
     def _save(self, phase: _Phase) -> None:
         """Write the state to the checkpoint, where there is one."""
@@ -260,11 +233,13 @@ class _Run:
         except DataError as error:
             raise DataError(f"does not fit the model ({error})", path=self.keeping.path) from error
         self.records[:] = begun.records
-        phase.best_weights, phase.done = begun.best, len(begun.losses)
-        if begun.losses:
-            phase.best = min(begun.losses)
-            phase.best_index = begun.losses.index(phase.best)
-            self._start -= begun.records[-1].seconds
+        phase.best_weights, phase.losses = begun.best, begun.losses
+        self._start -= begun.records[-1].seconds if begun.records else 0.0
+
+
+def _copy(table: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of tensors, which later steps leave alone."""
+    return {name: tensor.detach().clone() for name, tensor in table.items()}
 
 
 def _machine(device: torch.device) -> dict[str, Any]:

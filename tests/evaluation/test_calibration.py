@@ -19,13 +19,13 @@ import flowcei
 from flowcei.cli.main import main
 from flowcei.errors import DataError, UsageError
 from flowcei.evaluation.calibration import calibrate
-from flowcei.evaluation.regions import check_regions, regions_of, regions_table
 from flowcei.evaluation.verdicts import (
     HPD,
     CalibrationRules,
     Ranks,
     Verdict,
     check_coverage,
+    check_regions,
     check_resimulation,
     check_sbc,
     check_tarp,
@@ -33,11 +33,13 @@ from flowcei.evaluation.verdicts import (
     ecdf_band,
     ecdf_difference,
     rank,
+    regions_of,
+    regions_table,
     tarp_distances,
 )
 from flowcei.experiment.likelihood import Likelihood
 from flowcei.reconstruction.model import Reconstructor
-from flowcei.report.calibration import coverage_figure, joint_figure, sbc_figure
+from flowcei.report.judging import coverage_figure, joint_figure, sbc_figure
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -19,7 +19,7 @@ from scipy import special, stats
 
 from flowcei.cli.main import main
 from flowcei.errors import DataError, NoDensityError, UsageError
-from flowcei.evaluation.comparison import compare, marginal_samples, mean_samples, summarise, unseen
+from flowcei.evaluation.comparison import compare, null_samples, summarise, unseen
 from flowcei.evaluation.scores import (
     SCORES,
     Answers,
@@ -41,7 +41,7 @@ from flowcei.posterior.samples import PosteriorSamples
 from flowcei.posterior.spread import in_recoil_frame
 from flowcei.reconstruction.fitting import train
 from flowcei.reconstruction.model import Reconstructor
-from flowcei.report.comparison import comparison_figure
+from flowcei.report.judging import comparison_figure
 from flowcei.storage.card import TrainingRecord
 from flowcei.training.schedule import Schedule
 
@@ -116,8 +116,8 @@ def test_null_models_score_what_they_must() -> None:
     """Standardised MSE 1 for the mean, 2 for a marginal sample, whose coverage is right."""
     rng = np.random.default_rng(1)
     truth = rng.normal(2.0, 0.7, (3000, 3, 3))
-    mean = _row(truth, mean_samples(truth, 1, rng))
-    marginal = _row(truth, marginal_samples(truth, 50, rng))
+    mean = _row(truth, null_samples("mean", truth, 1, rng))
+    marginal = _row(truth, null_samples("marginal", truth, 50, rng))
     assert mean.std_mse_mean == pytest.approx(1.0, abs=0.01)
     assert marginal.std_mse_sample == pytest.approx(2.0, abs=0.05)
     assert marginal.coverage_90 == pytest.approx(0.9, abs=0.01)
@@ -127,8 +127,8 @@ def test_null_models_never_answer_an_event_with_itself() -> None:
     """Two halves, each answered from the other: a lone outlier cannot be found."""
     truth = np.zeros((100, 1, 3))
     truth[17] = 1.0
-    for answer in (mean_samples, marginal_samples):
-        assert (answer(truth, 20, np.random.default_rng(0))[17] == 0.0).all()
+    for name in ("mean", "marginal"):
+        assert (null_samples(name, truth, 20, np.random.default_rng(0))[17] == 0.0).all()
 
 
 def test_comparison_needs_positions_and_enough_events() -> None:
@@ -376,7 +376,7 @@ def test_the_frame_of_a_comparison_is_that_of_the_spread() -> None:
     assert events.positions is not None
     truth = in_recoil_frame(events.molecule, events.momenta, events.positions[:, None])[:, 0]
     rng = np.random.default_rng(np.random.SeedSequence(3, spawn_key=(1,)))
-    expected = _row(truth, marginal_samples(truth, 25, rng))
+    expected = _row(truth, null_samples("marginal", truth, 25, rng))
     found = compare({}, events, n=25, seed=3).table.loc["marginal"]
     for name in ("mse_mean", "std_mae_sample", "coverage_50", "energy_score", "within_samples"):
         assert found[name] == pytest.approx(getattr(expected, name), rel=1e-9), name

@@ -15,7 +15,7 @@ from scipy import constants
 from shell import Shell
 
 import flowcei
-from flowcei.cli import reading
+from flowcei.cli import options
 from flowcei.errors import DataError, UsageError
 from flowcei.events.foreign.interpretation import Reading, guessed, open_table
 from flowcei.events.foreign.mapping import Mapping, read_mapping
@@ -626,4 +626,4 @@ def test_convert_warns_of_energies_that_a_molecule_hardly_has(shell: Shell) -> N
 
 def test_the_command_line_offers_every_format() -> None:
     """Its list is written out, as --help imports no reader."""
-    assert reading._FORMATS == FORMATS
+    assert options.FORMATS == FORMATS

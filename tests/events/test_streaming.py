@@ -22,7 +22,7 @@ N = 3 * BLOCK + 100
 
 
 def _simulator(seed: int = 5) -> Simulator:
-    return make_simulator("ocs", N, noise="1%", seed=seed, accuracy=1e-5)
+    return make_simulator("ocs", noise="1%", seed=seed, accuracy=1e-5)
 
 
 @pytest.mark.parametrize("threads", [1, 3])

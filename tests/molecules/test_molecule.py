@@ -207,3 +207,24 @@ def test_n2o_has_the_rotational_constant_that_spectroscopy_extrapolates_to() -> 
     hartree = 1.0 / (2.0 * (mass * z**2).sum())  # hbar^2 / 2I
     expected = 12561.635 + 0.5 * (103.46 - 2 * 16.88 + 52.64)
     assert hartree * 6.579683920502e9 == pytest.approx(expected, rel=2e-4)
+
+
+def test_ase_has_the_equilibrium_in_angstrom() -> None:
+    """Bonds as the file of water states them, 0.9578 angstrom and 104.48 degrees; masses of the isotopes."""
+    atoms = Molecule.load("h2o").with_isotopes("h1=D").to_ase()
+    assert atoms.get_chemical_symbols() == ["O", "H", "H"]
+    assert atoms.get_distance(0, 1) == pytest.approx(0.9578, abs=1e-4)
+    assert atoms.get_angle(1, 0, 2) == pytest.approx(104.48, abs=0.02)
+    np.testing.assert_allclose(atoms.get_masses(), [15.999, 2.01410178, 1.008], rtol=1e-6)
+    moved = Molecule.load("h2o").to_ase(np.eye(3) * ANGSTROM)
+    np.testing.assert_allclose(moved.positions, np.eye(3), rtol=1e-12)
+
+
+def test_a_notebook_shows_a_table_of_the_ions() -> None:
+    """A row for each ion with its mass and charge; text of a file is escaped."""
+    table = Molecule.load("h2o").with_isotopes("h1=D").with_charges("2,1,1").to_dict()
+    html = Molecule.from_dict(table | {"name": "<b>"})._repr_html_()
+    assert "<caption>Molecule &lt;b&gt;</caption>" in html
+    assert "<tr><th>o</th><td>O, 15.999 u, charge +2</td></tr>" in html
+    assert "<tr><th>h1</th><td>H, 2.0141 u, charge +1</td></tr>" in html
+    assert "<th>geometry priors</th><td>equilibrium, ball" in html

@@ -234,7 +234,7 @@ def _begun(name: str = "ev.h5") -> Path:
     def stop(_: int) -> None:
         raise KeyboardInterrupt
 
-    simulator = make_simulator("ocs", 20, seed=1)
+    simulator = make_simulator("ocs", seed=1)
     with pytest.raises(StoppedError):
         simulate_to_file(simulator, 20, Path(name), on_block=stop)
     return Path(f"{name}.partial")
@@ -339,7 +339,7 @@ def test_two_simulations_into_one_file_do_not_mix(shell: Shell, folder: Path) ->
             code = shell("simulate", "ocs", "-n", "30", "--seed", "2", "-o", "ev.h5", "--overwrite")
             codes.append((code, shell.err))
 
-    simulate_to_file(make_simulator("ocs", 20, seed=1), 20, Path("ev.h5"), on_block=second)
+    simulate_to_file(make_simulator("ocs", seed=1), 20, Path("ev.h5"), on_block=second)
     assert codes[0][0] == 2
     assert "another process is writing ev.h5; wait for it" in codes[0][1]
     found = flowcei.read_events("ev.h5")
@@ -355,7 +355,7 @@ def test_an_unfinished_file_can_be_read_by_others(folder: Path) -> None:
         with h5py.File("ev.h5.partial") as file:
             seen.append(len(file["momenta"]))
 
-    simulate_to_file(make_simulator("ocs", 20, seed=1), 20, Path("ev.h5"), on_block=read)
+    simulate_to_file(make_simulator("ocs", seed=1), 20, Path("ev.h5"), on_block=read)
     assert seen == [20]
     assert _names(folder) == ["ev.h5"]
 
