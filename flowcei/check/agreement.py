@@ -140,18 +140,19 @@ def compare_with_simulation(events: Events, noise: Noisiness) -> Agreement | Non
     simulated *= (_size(recorded) / _size(simulated))[:, None, None]
     level = float(np.median(sigma / rms_component(events.momenta)))
     # What noise alone does to a shape is drawn, not derived: it depends on the shape of the explosion.
-    rng, scale = np.random.default_rng(0), sigma[:, None, None]
-    noisy = [
-        centred_momenta(simulated + scale * rng.standard_normal(simulated.shape), masses)
-        for _ in range(max(1, _DRAWS // count))
-    ]
+    rng, scale, draws = np.random.default_rng(0), sigma[:, None, None], max(1, _DRAWS // count)
+    drawn = (simulated + scale * rng.standard_normal(simulated.shape) for _ in range(draws))
+    noisy = [centred_momenta(draw, masses) for draw in drawn]
     # The median of few events may lie above its expectation; of few sums sigma itself may be far too small.
-    slack = (1.0 + 4.0 / np.sqrt(count)) * (
-        1.0 if stated_sigma(events) is not None else 1.0 + 3.0 / np.sqrt(count)
-    )
+    few = 1.0 / np.sqrt(count)
+    slack = (1.0 + 4.0 * few) * (1.0 if stated_sigma(events) is not None else 1.0 + 3.0 * few)
     rotation = best_rotations(simulated, recorded, noise=level)
     turned = residuals(simulated @ np.swapaxes(rotation, 1, 2), recorded)
     apart_of_noise = sigma * np.sqrt(3.0 * centred_variances(masses).sum()) / _size(recorded)
+    reflection = best_rotations(simulated, recorded, mirror=True)
+    mirrored = residuals(simulated @ np.swapaxes(reflection, 1, 2), recorded)
+    usual = float(np.percentile(np.minimum(turned, mirrored), 95))
+    allowed = 5.0 * np.maximum(slack * apart_of_noise, usual)
     return Agreement(
         events=events,
         lost=lost,
@@ -167,16 +168,8 @@ def compare_with_simulation(events: Events, noise: Noisiness) -> Agreement | Non
         apart_of_noise=apart_of_noise,
         angle=angles_of(rotation),
         angle_of_noise=angles_of(best_rotations(simulated, noisy[0], noise=level)),
-        mirrored=_mirrored(simulated, recorded, turned, slack * apart_of_noise),
+        mirrored=(turned > allowed + ROUNDING) & (mirrored <= allowed),
     )
-
-
-def _mirrored(simulated: Floats, recorded: Floats, turned: Floats, expected: Floats) -> Bools:
-    """Whether a reflection makes momenta agree, and no rotation does, (B,)."""
-    reflection = best_rotations(simulated, recorded, mirror=True)
-    mirrored = residuals(simulated @ np.swapaxes(reflection, 1, 2), recorded)
-    allowed = 5.0 * np.maximum(expected, float(np.percentile(np.minimum(turned, mirrored), 95)))
-    return (turned > allowed + ROUNDING) & (mirrored <= allowed)
 
 
 def needed_positions(events: Events) -> Floats:
@@ -266,19 +259,12 @@ def shape_difference(a: Floats, b: Floats) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class Changes:
-    """What a repair did to each event.
+    """What a repair did to each event."""
 
-    Attributes:
-        shift: How far the centre of mass was from 0, (B,), bohr.
-        angle: By how much the positions were turned, (B,), degrees; 0 where they were not.
-        mirrored: Whether only a reflection would have made them fit, (B,).
-        noise: Median relative noise of the momenta.
-    """
-
-    shift: Floats
-    angle: Floats
-    mirrored: Bools
-    noise: float
+    shift: Floats  # how far the centre of mass was from 0, (B,), bohr
+    angle: Floats  # by how much the positions were turned, (B,), degrees; 0 where they were not
+    mirrored: Bools  # whether only a reflection would have made them fit, (B,)
+    noise: float  # median relative noise of the momenta
 
     def __str__(self) -> str:
         """Say it in one line."""

@@ -73,13 +73,9 @@ def _each(molecule: Molecule, charges: Iterable[float]) -> str:
 def _orders(molecule: Molecule) -> Iterator[tuple[int, ...]]:
     """Yield which column each ion may stand in instead; exchanges of like ions are no other order."""
     own, kinds = tuple(range(len(molecule))), molecule.kinds
-    orders = (
-        permutations(own)
-        if len(own) <= _ALL_ORDERS
-        else (tuple({i: j, j: i}.get(k, k) for k in own) for i, j in combinations(own, 2))
-    )
+    exchanges = (tuple({i: j, j: i}.get(k, k) for k in own) for i, j in combinations(own, 2))
     seen = {kinds}
-    for order in orders:
+    for order in permutations(own) if len(own) <= _ALL_ORDERS else exchanges:
         # The kinds of the ions in the order of the columns: what tells one order from another.
         arranged = tuple(kinds[order.index(k)] for k in own)
         if arranged not in seen:
@@ -127,9 +123,8 @@ def _molecules(molecule: Molecule) -> Iterator[Alternative]:
                 continue
             for order in (own, *_orders(charged)):
                 ions = ", ".join(charged.symbols[order.index(k)] for k in own)
-                message = (
-                    f"another molecule: {name}, ions in the order {ions}; charges {_each(charged, charges)}"
-                )
+                message = f"another molecule: {name}, ions in the order {ions}; "
+                message += f"charges {_each(charged, charges)}"
                 cause = Cause("molecule", message, "give that molecule: --molecule", {"molecule": name})
                 yield Alternative(cause, charged, prior, order)
 

@@ -150,12 +150,10 @@ def _noise_of_sums(run: Run, sums: Sums) -> tuple[Run, Cause]:
     absolute = sums.ratio * float(np.median(run.observables().sigma))
     unit, factor = ("% of rms", 100.0) if measured.relative else ("hbar/bohr", 1.0)
     levels, sizes = ("/".join(f"{value:.3g}" for value in axes) for axes in (factor * shown, absolute))
-    message = (
-        f"noise: {levels} {unit} on x/y/z, {factor * stated:.3g} stated; from the sums, {sizes} hbar/bohr"
-    )
-    todo = (
-        "state the measured noise; what is more than the detector's is the source's, such as thermal motion"
-    )
+    message = f"noise: {levels} {unit} on x/y/z, {factor * stated:.3g} stated; "
+    message += f"from the sums, {sizes} hbar/bohr"
+    todo = "state the measured noise; "
+    todo += "what is more than the detector's is the source's, such as thermal motion"
     values = {"ratio": sums.ratio.tolist(), "measured": shown.tolist(), "relative": measured.relative}
     return replace(run, noise=measured), Cause("noise", message, todo, values)
 
@@ -231,9 +229,8 @@ class _Shapes:
         """Try no noise, where sums that vanish say that there is none, or hide it."""
         if self.conserved and not self.run.noise.is_zero:
             silent = replace(self.run, noise=self.run.noise.measured(np.zeros(3)))
-            message = (
-                "noise: none; the momentum sums vanish, and energy shares and angles are those without noise"
-            )
+            message = "noise: none; the momentum sums vanish, "
+            message += "and energy shares and angles are those without noise"
             cause = Cause("noise", message, "state that there is none: --noise 0%")
             yield _Trial.of(cause, self.here, silent.predicted(self.free))
 
@@ -262,9 +259,8 @@ class _Shapes:
         at_once = np.log(energy[gentle][fitted])
 
         def momenta(log_tau: float, some: slice = slice(None)) -> Floats:
-            return built_up_momenta(
-                positions[some], molecule.masses, molecule.charges, float(np.exp(log_tau))
-            )
+            tau = float(np.exp(log_tau))
+            return built_up_momenta(positions[some], molecule.masses, molecule.charges, tau)
 
         def shift(log_tau: float) -> float:
             energy = (momenta(log_tau, fitted) ** 2 / (2.0 * molecule.masses[:, None])).sum(axis=(1, 2))
@@ -282,18 +278,15 @@ class _Shapes:
         yield _Trial.of(cause, self.here, self.run.predicted(momenta(log_tau)))
 
     def _unexplained(self, *, beside: bool) -> Cause:
+        kind, todo = "prior", "take a wider prior, or charges and forces of the experiment"
+        message = f"another prior{' beside' if beside else ''}; "
+        message += "geometries, charges or forces that were not tried"
         if self.base.farthest > _NOT_THESE_IONS and not beside:
-            kind, todo = (
-                "molecule",
-                "look at which ions the columns hold, in which order, and at their charges",
-            )
+            kind = "molecule"
             message = "another molecule or other ions; or geometries far from those of the prior: the ions "
             message += f"share the energy as those of {self.run.molecule.name} do in no other order and with "
             message += "no other charges, each tried alone"
-        else:
-            kind, todo = "prior", "take a wider prior, or charges and forces of the experiment"
-            message = f"another prior{' beside' if beside else ''}; "
-            message += "geometries, charges or forces that were not tried"
+            todo = "look at which ions the columns hold, in which order, and at their charges"
         return Cause(kind, message, todo, p_value=self.base.p_value, fits=False)
 
 

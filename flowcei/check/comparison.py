@@ -191,7 +191,18 @@ class Sums:
 
 def compare_shapes(run: Observables, predicted: Observables) -> list[Comparison]:
     """Compare KER, energy shares and angles, each by a two-sample KS test, and their means together."""
-    out = [_distributions(name, run.shapes[name], other) for name, other in predicted.shapes.items()]
+    out = []
+    for name, values in predicted.shapes.items():
+        test = ks_2samp(run.shapes[name], values, method="asymp")
+        here, there = float(np.median(run.shapes[name])), float(np.median(values))
+        observable, unit, effect = name, "", f"{here - there:+.3g}"
+        if name == "log KER":
+            observable, unit = "KER", "eV"
+            here, there = float(np.exp(here)) / ELECTRONVOLT, float(np.exp(there)) / ELECTRONVOLT
+            effect = f"{100.0 * (here / there - 1.0):+.3g} %"
+        distance, p = float(test.statistic), float(test.pvalue)
+        effect += f", distance {distance:.2f}"
+        out.append(Comparison(observable, unit, here, there, p, effect, distance))
     # A mass that is wrong by a few per cent moves several of them a little, in a way in which they
     # do not vary by themselves: no single distribution shows that. Hotelling's test of two samples does.
     apart, dimensions = _separation(run, predicted)
@@ -199,17 +210,6 @@ def compare_shapes(run: Observables, predicted: Observables) -> list[Comparison]
     free = n + m - dimensions - 1
     p = float(f.sf(n * m / (n + m) * apart**2 * free / (dimensions * (n + m - 2)), dimensions, free))
     return [*out, Comparison(MEANS, "deviations", apart, 0.0, p, f"{apart:.2g} standard deviations apart")]
-
-
-def _distributions(name: str, run: Floats, other: Floats) -> Comparison:
-    test = ks_2samp(run, other, method="asymp")
-    distance, p = float(test.statistic), float(test.pvalue)
-    here, there = float(np.median(run)), float(np.median(other))
-    if name != "log KER":
-        return Comparison(name, "", here, there, p, f"{here - there:+.3g}, distance {distance:.2f}", distance)
-    here, there = (float(np.exp(value)) / ELECTRONVOLT for value in (here, there))
-    effect = f"{100.0 * (here / there - 1.0):+.3g} %, distance {distance:.2f}"
-    return Comparison("KER", "eV", here, there, p, effect, distance)
 
 
 def _separation(run: Observables, predicted: Observables) -> tuple[float, int]:
@@ -257,11 +257,8 @@ def compare_lab(
         law = f(count - 1, int(expected.good.sum()) - 1)
         for k, axis in enumerate(AXES):
             ratio = float(sums.ratio[k] / other[k])
-            p = (
-                float(law.sf(ratio**2))
-                if expected.conserved
-                else 2.0 * float(min(law.sf(ratio**2), law.cdf(ratio**2)))
-            )
+            above, below = float(law.sf(ratio**2)), float(law.cdf(ratio**2))
+            p = above if expected.conserved else 2.0 * min(above, below)
             sizes = float(sums.ratio[k] * noise), float(other[k] * noise)
             out.append(Comparison(f"sum {axis}: noise", "hbar/bohr", *sizes, p, f"{ratio:.3g} times"))
     run = run.of_events(sums.good)
@@ -272,10 +269,8 @@ def compare_lab(
     out.append(Comparison("KER by direction", "", float(factors[k]), 1.0, p, effect))
     mean = run.axis_share.mean(axis=0)
     k = int(np.abs(mean - 1.0 / 3.0).argmax())
-    p, effect = (
-        _equal(mean, np.cov(run.axis_share, rowvar=False) / count),
-        f"share of the KER along {AXES[k]}",
-    )
+    p = _equal(mean, np.cov(run.axis_share, rowvar=False) / count)
+    effect = f"share of the KER along {AXES[k]}"
     out.append(Comparison("directions", "", float(mean[k]), 1.0 / 3.0, p, effect))
     return {comparison.observable: comparison for comparison in out}
 

@@ -59,22 +59,13 @@ class Cause:
 
 @dataclass(frozen=True, eq=False)
 class FileCheck:
-    """What is wrong with a file of events, or worth knowing before training.
+    """What is wrong with a file of events, or worth knowing before training."""
 
-    Attributes:
-        path: The file, as it was named; empty for events in memory.
-        molecule: Name of the molecule it was taken to be of.
-        rows: Events in the file, sound or not.
-        events: The sound ones; None where there is none.
-        diagnostics: The worst first: each with `severity` (``error``, ``warning`` or ``note``), `code`,
-            `message`, `means`, `todo` and `values`, the numbers of its message.
-    """
-
-    path: str
-    molecule: str
-    rows: int
-    events: Events | None
-    diagnostics: list[Diagnostic]
+    path: str  # as it was named; empty for events in memory
+    molecule: str  # name of the one that the file was taken to be of
+    rows: int  # events in the file, sound or not
+    events: Events | None  # the sound ones; None where there is none
+    diagnostics: list[Diagnostic]  # the worst first
 
     def count(self, severity: Severity) -> int:
         """Return the number of diagnostics of a severity."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -114,10 +114,8 @@ def _frames(agreement: Agreement) -> Iterator[Diagnostic]:
         median, of_noise = float(np.median(agreement.angle)), float(np.median(agreement.angle_of_noise))
         message = f"positions and momenta are in one frame: turned by {median:.2g} degrees (median)"
         message += f", as noise does ({of_noise:.2g})" if of_noise > 0.01 else ""
-        means, values = (
-            "they may be rotated together, by one matrix",
-            {"median": median, "of_noise": of_noise},
-        )
+        means = "they may be rotated together, by one matrix"
+        values = {"median": median, "of_noise": of_noise}
         yield Diagnostic("note", "one-frame", message, means, values=values)
 
 
@@ -160,9 +158,8 @@ def _other_charges(agreement: Agreement) -> Diagnostic | None:
     some, recorded = events[rows], agreement.recorded[rows]
     most = next((q for q in range(_MOST_CHARGE, 1, -1) if q ** len(molecule) <= _MOST_COMBINATIONS), 0)
     # Charges that are multiples of others give the same shape.
-    trials = [
-        np.array(q, float) for q in product(range(1, most + 1), repeat=len(molecule)) if math.gcd(*q) == 1
-    ]
+    ratios = (q for q in product(range(1, most + 1), repeat=len(molecule)) if math.gcd(*q) == 1)
+    trials = [np.array(q, dtype=np.float64) for q in ratios]
     if not trials:
         return None
     charges = min(trials, key=lambda q: np.median(shape_difference(resimulated(some, q), recorded)))
@@ -178,10 +175,8 @@ def _other_charges(agreement: Agreement) -> Diagnostic | None:
         for values in (whole, molecule.charges)
     )
     now, before = percent(float(np.median(shape))), percent(float(np.median(agreement.shape)))
-    message = (
-        f"the momenta are those of charges {named}{'' if factor else f' times {root:.3g}'}, "
-        f"not of {declared} (p_i.p_j differ by {now}, with {declared} by {before})"
-    )
+    message = f"the momenta are those of charges {named}{'' if factor else f' times {root:.3g}'}, "
+    message += f"not of {declared} (p_i.p_j differ by {now}, with {declared} by {before})"
     means = "simulations of the declared charges give other momenta: models and checks would be wrong"
     values = {"charges": whole.tolist(), "ratio": scale, "spread": spread}
     return Diagnostic("error", "charges", message, means, _DECLARE, values=values)
@@ -198,29 +193,6 @@ def scale_of(events: Events, sigma: Floats | None) -> tuple[float, float]:
     return float(median), float((high - low) / 1.349 / abs(median))
 
 
-@dataclass(frozen=True)
-class _Assumption:
-    """Units and a factor of the charges that would make KE = U0."""
-
-    length: str
-    momentum: str
-    factor: float
-    charges: Floats  # declared, (N,)
-
-    @property
-    def ratio(self) -> float:
-        """KE / U0 of the numbers as they are."""
-        return self.factor**2 / (LENGTH_UNITS[self.length] * MOMENTUM_UNITS[self.momentum] ** 2)
-
-    @property
-    def changes(self) -> list[str]:
-        """What is not as declared, in words."""
-        scaled = ", ".join(f"{q * self.factor:+g}" for q in self.charges)
-        changes = [f"positions in {self.length}"] * (self.length != "bohr")
-        changes += [f"momenta in {self.momentum}"] * (self.momentum != "hbar/bohr")
-        return changes + [f"charges {scaled}"] * (self.factor != 1.0)
-
-
 def _energies(agreement: Agreement) -> Diagnostic:
     """Say which charges or units make KE the potential energy U0."""
     charges = agreement.events.molecule.charges
@@ -230,19 +202,18 @@ def _energies(agreement: Agreement) -> Diagnostic:
     values: dict[str, Any] = {"ratio": ratio, "spread": spread}
     message = f"KE / U0 is {ratio:.4g} (median; spread up to {percent(spread)})"
     if abs(ratio - 1.0) <= tolerance:
-        return Diagnostic(
-            "note", "energy", message, "charges, masses and units are those declared", values=values
-        )
+        means = "charges, masses and units are those declared"
+        return Diagnostic("note", "energy", message, means, values=values)
     severity: Severity = "error"
     best = _simplest(charges, ratio, min(tolerance, _LOOSEST)) if spread < _CONSTANT else []
     if best:
-        message += ": as for " + ", or ".join(" and ".join(other.changes) for other in best)
-        first = best[0]
-        if first.factor != 1.0:
-            values["charges"] = (charges * first.factor).tolist()
-        values |= {"length": first.length, "momentum": first.momentum}
+        message += ": as for " + ", or ".join(" and ".join(changes) for changes, *_ in best)
+        changes, length, momentum, factor = best[0]
+        if factor != 1.0:
+            values["charges"] = (charges * factor).tolist()
+        values |= {"length": length, "momentum": momentum}
         code, todo = "units", "convert positions to bohr and momenta to hbar/bohr"
-        if first.factor != 1.0 and len(first.changes) == 1:
+        if factor != 1.0 and len(changes) == 1:
             code, todo = "charges", _DECLARE
     elif spread > _CONSTANT:
         code, message = "scale", f"{message}: it is not the same in every event"
@@ -250,21 +221,26 @@ def _energies(agreement: Agreement) -> Diagnostic:
     else:
         code, todo, factor = "scale", "check charges, masses and units", float(np.sqrt(max(ratio, 0.0)))
         severity = "warning" if abs(ratio - 1.0) < _SLIGHT else "error"
-        message += (
-            f": as for charges {factor:.3g} times the declared, or momenta {factor:.3g} times too large"
-        )
+        message += f": as for charges {factor:.3g} times the declared, "
+        message += f"or momenta {factor:.3g} times too large"
         values["charge_factor"] = factor
     means = "re-simulated geometries do not give the momenta: weights, refinement and checks are wrong"
     return Diagnostic(severity, code, message, means, todo, values=values)
 
 
-def _simplest(charges: Floats, ratio: float, tolerance: float) -> list[_Assumption]:
-    """Return what makes KE = U0 with the fewest changes, one or two."""
+def _simplest(charges: Floats, ratio: float, tolerance: float) -> list[tuple[list[str], str, str, float]]:
+    """Return what makes KE = U0 with one or two changes: in words, units of length and momentum, factor."""
     if _NEAR[0] < ratio < _NEAR[1]:
         return []
     factors = np.arange(1, _MOST_FACTOR + 1) / np.abs(charges).min()
     whole = [float(f) for f in factors if np.allclose(charges * f, np.round(charges * f))] or [1.0]
-    assumptions = [_Assumption(a, b, f, charges) for a, b, f in product(LENGTH_UNITS, MOMENTUM_UNITS, whole)]
-    fitting = [a for a in assumptions if abs(ratio / a.ratio - 1.0) <= tolerance]
-    fewest = min((len(a.changes) for a in fitting), default=3)
-    return [a for a in fitting if len(a.changes) == fewest][:3] if fewest < 3 else []
+    fitting = []
+    for length, momentum, factor in product(LENGTH_UNITS, MOMENTUM_UNITS, whole):
+        expected = factor**2 / (LENGTH_UNITS[length] * MOMENTUM_UNITS[momentum] ** 2)
+        if abs(ratio / expected - 1.0) <= tolerance:
+            changes = [f"positions in {length}"] * (length != "bohr")
+            changes += [f"momenta in {momentum}"] * (momentum != "hbar/bohr")
+            changes += [f"charges {', '.join(f'{q * factor:+g}' for q in charges)}"] * (factor != 1.0)
+            fitting.append((changes, length, momentum, factor))
+    fewest = min((len(changes) for changes, *_ in fitting), default=3)
+    return [other for other in fitting if len(other[0]) == fewest][:3] if fewest < 3 else []

@@ -118,9 +118,8 @@ def _diagnostics(events: Events) -> Iterator[Diagnostic]:
     agreement = compare_with_simulation(events[rows], noise)
     if agreement is None:
         message = "no event has positions that can explode: ions coincide in all of them"
-        yield Diagnostic(
-            "error", "coincident", message, "there is no geometry to learn", "look at the columns"
-        )
+        means, todo = "there is no geometry to learn", "look at the columns"
+        yield Diagnostic("error", "coincident", message, means, todo)
         return
     yield from (*explanation(agreement), centre(events))
     yield from (*degeneracies(events), likeness(agreement.events))
@@ -141,10 +140,8 @@ def _refused(faults: Faults, rows: int) -> Iterator[Diagnostic]:
         values = {"count": bad.count, "first": bad.first[0].row}
         yield Diagnostic("error", kind, message, means, todo, values=values)
     if numbers := [f"{faults.count(kind)} {words}" for kind, words in _NUMBERS.items() if kind in faults]:
-        message, means = (
-            f"event numbers: {', '.join(numbers)}",
-            f"{_REFUSED}; the rows were counted here instead",
-        )
+        message = f"event numbers: {', '.join(numbers)}"
+        means = f"{_REFUSED}; the rows were counted here instead"
         yield Diagnostic("error", "event-numbers", message, means, "number the events anew")
     for error in faults["refused"].first if "refused" in faults else ():
         yield Diagnostic("error", "refused", str(error), _REFUSED)
@@ -163,21 +160,21 @@ def _of_columns(kind: str, faults: Faults) -> Iterator[Diagnostic]:
 
 def _remarks(source: EventSource) -> Iterator[Diagnostic]:
     """Report what was concluded, stated, carried along, and left out without having been asked for."""
-    if NUMBERED in source.names[:1] and "index-column" not in (source.faults or ()):
+    if NUMBERED in source.names[:1] and "index-column" not in (source.reading.faults or ()):
         message = "the first column has no name: row numbers"
         means = "flowcei drops it; a program that takes columns by their place is off by one"
         yield Diagnostic("note", "index-column", message, means)
-    means = "nobody stated it; a wrong guess makes every answer wrong"
-    for line in source.conclusions:
-        yield Diagnostic("note", "reading", line, means, "a mapping states it: flowcei convert --guess")
     means = "they were left out here, as every command leaves them out"
     for reason, number in source.tally.unasked.items():
         message = f"{number} of {source.tally.read} events: {source.tally.in_words(reason)}"
         yield Diagnostic("warning", "left-out", message, means)
-    means = "you stated it; if it is wrong, every answer is"
-    yield from (Diagnostic("note", "reading", line, means) for line in source.statements)
-    means = "nothing is computed from them"
-    yield from (Diagnostic("note", "columns", line, means) for line in source.column_notes)
+    guess = "nobody stated it; a wrong guess makes every answer wrong"
+    todo = "a mapping states it: flowcei convert --guess"
+    yield from (Diagnostic("note", "reading", line, guess, todo) for line in source.conclusions)
+    stated = "you stated it; if it is wrong, every answer is"
+    yield from (Diagnostic("note", "reading", line, stated) for line in source.statements)
+    unused = "nothing is computed from them"
+    yield from (Diagnostic("note", "columns", line, unused) for line in source.column_notes)
 
 
 def _of_another_molecule(path: Path, molecule: Molecule, reading: Reading, refusal: DataError) -> DataError:

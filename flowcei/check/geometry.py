@@ -50,10 +50,8 @@ def centre(events: Events) -> Diagnostic:
         means = "nothing in the positions is invisible to the momenta"
         return Diagnostic("note", "centred", message, means, values=values)
     message = f"the centre of mass lies {rms:.4g} bohr (rms) from 0"
-    means = (
-        f"momenta cannot see it: a model of raw coordinates cannot have a mean squared error below "
-        f"{floor:.3g} bohr^2 per coordinate; flowcei itself trains on relative positions"
-    )
+    means = "momenta cannot see it: a model of raw coordinates cannot have a mean squared error below "
+    means += f"{floor:.3g} bohr^2 per coordinate; flowcei itself trains on relative positions"
     todo = "subtract it from the positions: flowcei check FILE --repair OUT"
     severity: Severity = "warning" if rms > _SHIFTED else "note"
     return Diagnostic(severity, "centre-of-mass", message, means, todo, values=values)
@@ -163,10 +161,9 @@ def likeness(events: Events) -> Diagnostic:
     """Compare lengths and angles of events with those of each named prior of the molecule."""
     molecule = events.molecule
     if len(events) < _COMPARED or not molecule.priors:
-        reason = f"{molecule.name} has no priors to"
-        if molecule.priors:
-            reason = f"{len(events)} events are too few to"
-        message, means = f"{reason} compare with priors", "say which geometries are possible when you train"
+        few, none = f"{len(events)} events are too few to", f"{molecule.name} has no priors to"
+        message = f"{few if molecule.priors else none} compare with priors"
+        means = "say which geometries are possible when you train"
         return Diagnostic("note", "prior", message, means, values={"prior": None})
     own = internal_coordinates(molecule, needed_positions(events))
     distances = {}
@@ -182,13 +179,11 @@ def likeness(events: Events) -> Diagnostic:
     values = {"prior": None, "distances": distances}
     listed = ", ".join(f"{name} {d:.2f}" for name, d in distances.items())
     if not nearest or distances[nearest] > limit:
-        message = (
-            f"the geometries resemble none of the priors of {molecule.name} (largest KS distance: {listed})"
-        )
+        message = f"the geometries resemble none of the priors of {molecule.name} "
+        message += f"(largest KS distance: {listed})"
         means = "a posterior is relative to the geometries of its training set: these, not a named prior"
-        return Diagnostic(
-            "note", "prior", message, means, "train on the file itself: --data FILE", values=values
-        )
+        todo = "train on the file itself: --data FILE"
+        return Diagnostic("note", "prior", message, means, todo, values=values)
     message = f"the geometries resemble {nearest} (largest KS distance {distances[nearest]:.2f}; {listed})"
     means = f"fresh simulations with --prior {nearest} may replace or extend the file"
     return Diagnostic("note", "prior", message, means, values=values | {"prior": nearest})

@@ -53,18 +53,14 @@ def momentum_sums(events: Events, noise: Noisiness) -> Iterator[Diagnostic]:
         yield Diagnostic("note", "conserved-sums", message, means, todo, values=values)
     elif _are_velocities(events, noise.relative):
         message = "the numbers sum to 0 only when multiplied by the masses: they are velocities"
-        means, todo = (
-            "every momentum is wrong by the mass of its ion",
-            "multiply each by its mass, in electron masses",
-        )
+        means = "every momentum is wrong by the mass of its ion"
+        todo = "multiply each by its mass, in electron masses"
         yield Diagnostic("error", "velocities", message, means, todo)
         return
     else:
         size = f"{percent(noise.relative)} of the rms component, {noise.absolute:.3g} hbar/bohr"
-        message, means = (
-            f"the sum of the momenta shows noise of {size}, on each component",
-            "a model must be trained for this level",
-        )
+        message = f"the sum of the momenta shows noise of {size}, on each component"
+        means = "a model must be trained for this level"
         if noise.relative > _HOPELESS:
             todo = "look for a missing ion, a column in another unit, or ions of different events in one row"
             yield Diagnostic("error", "momentum-sum", message, means, todo, values=values)

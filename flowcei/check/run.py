@@ -27,29 +27,17 @@ LABORATORY = "drift", "noise", "axis", "directions"
 
 @dataclass(frozen=True, eq=False)
 class RunCheck:
-    """How a run of events compares with what a prior predicts of it.
+    """How a run of events compares with what a prior predicts of it."""
 
-    Attributes:
-        molecule: Name of the molecule.
-        labels: Of its ions.
-        prior: Name or kind of the prior.
-        events: Events of the run.
-        compared: Events that were compared: 0 where there are too few.
-        outlying: Share of the compared whose momentum sum is unlike all others, left out.
-        comparisons: All of them.
-        causes: What explains the differences: of the laboratory first, then best first.
-        remarks: What was not compared, and why.
-    """
-
-    molecule: str
-    labels: tuple[str, ...]
-    prior: str
-    events: int
-    compared: int = 0
-    outlying: float = 0.0
+    molecule: str  # its name
+    labels: tuple[str, ...]  # of its ions
+    prior: str  # name or kind
+    events: int  # of the run
+    compared: int = 0  # events that were compared: 0 where there are too few
+    outlying: float = 0.0  # share of the compared whose momentum sum is unlike all others, left out
     comparisons: tuple[Comparison, ...] = ()
-    causes: tuple[Cause, ...] = ()
-    remarks: tuple[str, ...] = ()
+    causes: tuple[Cause, ...] = ()  # of the differences: in the laboratory first, then best first
+    remarks: tuple[str, ...] = ()  # what was not compared, and why
 
     @property
     def p_value(self) -> float:
@@ -104,27 +92,16 @@ class RunCheck:
 
     def table(self) -> pd.DataFrame:
         """Return a row for each comparison: observable, measured, predicted, unit, p, effect."""
-        columns = {"observable": "observable", "measured": "measured", "predicted": "predicted"}
-        columns |= {"unit": "unit", "p_value": "p", "effect": "effect"}
-        table = pd.DataFrame([as_table(c) for c in self.comparisons], columns=list(columns))
-        return table.rename(columns=columns)
+        columns = ["observable", "measured", "predicted", "unit", "p_value", "effect"]
+        return pd.DataFrame(map(as_table, self.comparisons), columns=columns).rename(columns={"p_value": "p"})
 
     def to_dict(self) -> dict[str, Any]:
         """Return a table of plain numbers and text."""
-        return {
-            "molecule": self.molecule,
-            "prior": self.prior,
-            "events": self.events,
-            "compared": self.compared,
-            "outlying": self.outlying,
-            "sound": self.sound,
-            "severity": self.severity,
-            "p_value": self.p_value,
-            "verdict": self.verdict,
-            "comparisons": [as_table(c) for c in self.comparisons],
-            "causes": [as_table(c) | {"severity": c.severity} for c in self.causes],
-            "remarks": list(self.remarks),
-        }
+        stored = ("molecule", "prior", "events", "compared", "outlying")
+        table = {name: getattr(self, name) for name in (*stored, "sound", "severity", "p_value", "verdict")}
+        table["comparisons"] = [as_table(c) for c in self.comparisons]
+        table["causes"] = [as_table(c) | {"severity": c.severity} for c in self.causes]
+        return table | {"remarks": list(self.remarks)}
 
 
 def check_run(

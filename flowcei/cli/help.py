@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 
-@click.command(short_help="Show the help of a command.")
+@click.command()
 @click.argument("command", required=False)
 @click.pass_context
 def help(ctx: click.Context, *, command: str | None) -> None:  # noqa: A001 (the name of the command)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from flowcei.molecules.molecule import Molecule
 
 
-@click.command(short_help="List the built-in molecules.")
+@click.command()
 @options.json_option()
 def molecules(*, as_json: bool) -> None:
     """List the built-in molecules: ions, their charges and masses, priors (the default first)."""

@@ -36,7 +36,7 @@ def _kinds(text: str) -> tuple[str, ...]:
     return kinds
 
 
-@click.command(short_help="Draw events or samples: Newton plot, KER, angles, structure, ...")
+@click.command()
 @click.argument("file", type=options.INPUT)
 @options.option(
     "--kind",

@@ -24,7 +24,7 @@ _CALIBRATED, _SAMPLES = 200, 50  # events of the prior on which the model is jud
 _OF_MODEL = 1000  # events that a page of a model alone is of
 
 
-@click.command(short_help="One page of samples, of a run or of a model, to look at and to pass on.")
+@click.command()
 @click.argument("file", type=options.OUTPUT, required=False)
 @options.option("--momenta", "Events instead: sampled first, with the weights.", options.INPUT)
 @options.option("--model", "Model file or run; that of the samples, else the newest, if absent.", MODEL_NAME)

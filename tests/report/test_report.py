@@ -11,8 +11,8 @@ import pytest
 from flowcei.errors import UsageError
 from flowcei.evaluation.comparison import Comparison
 from flowcei.plot.style import save
-from flowcei.report.comparison import comparison_figure
-from flowcei.report.training import training_figure
+from flowcei.report.figures import training_figure
+from flowcei.report.judging import comparison_figure
 
 if TYPE_CHECKING:
     from pathlib import Path

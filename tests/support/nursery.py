@@ -22,11 +22,11 @@ import pandas as pd
 import torch
 
 from flowcei.cli.main import main
-from flowcei.cli.runfolder import to_resume, unfinished_work
+from flowcei.cli.runs import to_resume, unfinished_work
 from flowcei.events.simulation import simulate
 from flowcei.plot import style
 from flowcei.reconstruction.loading import load
-from flowcei.report import training
+from flowcei.report import figures
 from flowcei.storage.modelfile import read_model
 from flowcei.training.checkpoint import read_checkpoint
 
@@ -189,7 +189,7 @@ def before_every_operation(*, replace: bool, every: int) -> int:
 if __name__ == "__main__":
     simulate("ocs", 10, seed=1)  # loads compiled code
     torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])  # imports as much as all else
-    style.save(training.training_figure(pd.DataFrame(COLUMNS)), Path("warm.png"))
+    style.save(figures.training_figure(pd.DataFrame(COLUMNS)), Path("warm.png"))
     began = time.perf_counter()
     if ended(born(*TRAINING, "-o", str(REFERENCE))):
         sys.exit(Path("stderr.txt").read_text())

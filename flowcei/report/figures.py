@@ -1,4 +1,4 @@
-"""Pictures of modes: those of one event side by side, and where events are ambiguous."""
+"""The pictures of modes and of a training."""
 
 from __future__ import annotations
 
@@ -6,14 +6,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.patches import Circle
+from matplotlib.ticker import MaxNLocator
 
 from flowcei.plot.style import COLOURS, colour, grid, new_figure, styled
 from flowcei.posterior.labels import speed_names
 from flowcei.posterior.modes import AMBIGUOUS, UNEXPLAINED, UNIQUE, VERDICTS
 from flowcei.posterior.refinement import CONVERGED, OUTSIDE, STALLED
-from flowcei.posterior.spread import first_axis, in_recoil_frame, momenta_in_recoil_frame, quantities
+from flowcei.posterior.spread import (
+    first_axis,
+    in_recoil_frame,
+    momenta_in_recoil_frame,
+    quantities,
+)
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
@@ -28,6 +35,20 @@ _MOST_CLOUD = 400
 _PANEL = 2.6  # inches, width of one geometry
 _RADIUS = 0.21  # bohr, of an atom
 _KINDS = ((UNIQUE, "o", COLOURS[5]), (AMBIGUOUS, "^", COLOURS[1]), (UNEXPLAINED, "x", COLOURS[6]))
+
+
+@styled
+def training_figure(metrics: pd.DataFrame) -> Figure:
+    """Draw training and validation loss against epochs."""
+    figure = new_figure(4.6, 3.0)
+    axis = figure.subplots()
+    for k, (name, line) in enumerate({"training": "s-", "validation": "o--"}.items()):
+        column = "train_loss" if name == "training" else "validation_loss"
+        axis.plot(metrics["epoch"], metrics[column], line, ms=3, color=COLOURS[k], label=name)
+    axis.set(xlabel="epoch", ylabel="loss (nats per event)")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.legend()
+    return figure
 
 
 @styled
@@ -52,7 +73,7 @@ def modes_figure(modes: Modes, samples: PosteriorSamples, event: int) -> Figure:
     figure, panels = grid(len(chosen), (_PANEL + 0.4, height + 1.2), (0.5, 0.6), title=title)
     columns = min(3, len(chosen))
     for k, (axes, mode) in enumerate(zip(panels, chosen, strict=True)):
-        _draw(axes, molecule, atoms[k], cloud[nearest == k])
+        _draw_molecule(axes, molecule, atoms[k], cloud[nearest == k])
         axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
         if k % columns == 0:
             axes.set_ylabel("y in the plane of\nthe momenta (bohr)")
@@ -62,7 +83,7 @@ def modes_figure(modes: Modes, samples: PosteriorSamples, event: int) -> Figure:
     return figure
 
 
-def _draw(axes: Axes, molecule: Molecule, atoms: NDArray, cloud: NDArray) -> None:
+def _draw_molecule(axes: Axes, molecule: Molecule, atoms: NDArray, cloud: NDArray) -> None:
     for i, j in molecule.bonds:
         axes.plot(*atoms[[i, j], :2].T, "-", color="0.6", lw=1.5, zorder=1)
     for k, label in enumerate(molecule.labels):
