@@ -190,14 +190,29 @@ def open_events(path: Path, molecule: Molecule | None = None, reading: Reading |
         except DataError as error:
             report_fault(error, "refused", reading.faults)
     parse = partial(_parsed, table, meaning.mapping, molecule, reading.faults)
-    held = file.format in ("text", "xyz") and file.size <= HELD_BYTES and reading.faults is None
+    chunks: Chunks = parse
+    if file.format in ("text", "xyz") and reading.faults is None:
+        chunks = _Replay(parse) if file.size <= HELD_BYTES else _noted(parse, file)
     rows = table.rows if meaning.mapping.rows == "event" else None
     origin: dict[str, Any] = {"file": path.name}
     if not is_native_header(table, molecule):
         origin["mapping"] = meaning.mapping.to_dict()
-    source = EventSource(path, molecule, reading, _Replay(parse) if held else parse, origin, rows, meaning)
+    source = EventSource(path, molecule, reading, chunks, origin, rows, meaning)
     source.names = table.names
     return source
+
+
+def _noted(parse: Chunks, file: OpenedFile) -> Chunks:
+    """The chunks of a text file too large to be held; the second pass over it is noted."""
+    passes, size = count(1), file.size >> 20
+    what = "%s: %d MB of text, parsed anew in each pass; flowcei convert to HDF5 saves that"
+
+    def chunks(rows: int) -> Iterator[Arrays]:
+        if next(passes) == 2:
+            _log.info(what, file.path.name, size)
+        return parse(rows)
+
+    return chunks
 
 
 def _parsed(
