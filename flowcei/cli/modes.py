@@ -58,7 +58,7 @@ def modes(
     from flowcei.physics.priors import build_prior
     from flowcei.posterior.modes import UNANSWERED, VERDICTS
     from flowcei.posterior.structures import write_modes_xyz
-    from flowcei.report.modes import ambiguity_figure, modes_figure
+    from flowcei.report.figures import ambiguity_figure, modes_figure
 
     drawn, row = read_unflagged(samples, event, keep_flagged=keep_flagged)
     stated = None if prior is None else build_prior(drawn.molecule, prior)

@@ -89,11 +89,11 @@ class Comparison:
         about = {s.name: {"unit": s.unit, "text": s.text} for s in self.scores if s.name in self.table}
         ends = {"value": "", "low": "_low", "high": "_high"}
 
-        table = self.table.astype(object).where(np.isfinite(self.table), None)
-        models = {
-            str(model): {n: {key: row[n + end] for key, end in ends.items() if n + end in row} for n in about}
-            for model, row in table.iterrows()
-        }
+        def numbers(row: pd.Series, name: str) -> dict[str, float | None]:
+            there = {key: float(row[name + end]) for key, end in ends.items() if name + end in row}
+            return {key: value if math.isfinite(value) else None for key, value in there.items()}
+
+        models = {str(model): {n: numbers(row, n) for n in about} for model, row in self.table.iterrows()}
         return {"metrics": about, "models": models}
 
 

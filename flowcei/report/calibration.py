@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from flowcei.evaluation.calibration import Calibration
 
+    Curve = tuple[str, str, int, NDArray]  # quantity, label, number of its colour, y
+
 _PANELS = 6
 _LEAST = 3  # curves in a panel, before there is a second one
 _LINES = ("-", "--", ":")
@@ -32,9 +34,8 @@ def sbc_figure(calibration: Calibration) -> Figure:
     groups = _groups(len(ranks.names), _PANELS)
     figure, axes = _panels(calibration, len(groups), f"SBC of {len(ranks)} events")
     for axis, group in zip(axes, groups, strict=True):
-        _band(axis, z, *band)
-        for k, column in enumerate(group):
-            _curve(axis, z, difference[:, column], k, calibration, "sbc", ranks.names[column])
+        curves = [(ranks.names[c], ranks.names[c], k, difference[:, c]) for k, c in enumerate(group)]
+        _draw(axis, z, band, curves, _failed(calibration, "sbc"))
         _dress(axis, "share of samples below the truth", "ECDF less uniform (%)")
     _same_scale(axes)
     return figure
@@ -50,11 +51,10 @@ def coverage_figure(calibration: Calibration) -> Figure:
     groups += [[k] for k, name in enumerate(ranks.names) if name == HPD]
     figure, axes = _panels(calibration, len(groups), f"coverage of {len(ranks)} events")
     for axis, group in zip(axes, groups, strict=True):
-        _band(axis, levels, *band)
-        for k, column in enumerate(group):
-            name = ranks.names[column]
-            label, place = (f"{name} (joint)", len(COLOURS) - 1) if name == HPD else (name, k)
-            _curve(axis, levels, difference[:, column], place, calibration, "coverage", name, label, "o")
+        curves = [(ranks.names[c], ranks.names[c], k, difference[:, c]) for k, c in enumerate(group)]
+        if curves[0][0] == HPD:
+            curves = [(HPD, f"{HPD} (joint)", len(COLOURS) - 1, curves[0][3])]
+        _draw(axis, levels, band, curves, _failed(calibration, "coverage"), "o")
         _dress(axis, "level of the region", "events inside less level (%)")
     _same_scale(axes)
     return figure
@@ -63,21 +63,22 @@ def coverage_figure(calibration: Calibration) -> Figure:
 @styled
 def joint_figure(calibration: Calibration) -> Figure:
     """Draw TARP's curve, its distance from the diagonal, and the ranks of the momenta's misfit."""
-    ranks, chi2 = calibration.tarp, calibration.resimulation
+    ranks, chi2, level = calibration.tarp, calibration.resimulation, calibration.rules.level
     z, difference = ecdf_difference(ranks.values)
-    half = tarp_band(len(ranks), level=calibration.rules.level)
+    half = tarp_band(len(ranks), level=level)
     figure, axes = _panels(calibration, 3 if len(chi2) else 2, f"{len(ranks)} events")
     for axis, base in ((axes[0], z), (axes[1], np.zeros_like(z))):
-        _band(axis, z, base - half, base + half)
-        _curve(axis, z, base + difference[:, 0], 0, calibration, "tarp", "joint", "TARP, all coordinates")
+        curve = ("joint", "TARP, all coordinates", 0, base + difference[:, 0])
+        _draw(axis, z, (base - half, base + half), [curve], _failed(calibration, "tarp"))
     axes[0].plot([0, 1], [0, 100], color="black", lw=0.8)
     _dress(axes[0], "credibility", "expected coverage (%)")
     axes[0].set(ylim=(0, 100), yticks=range(0, 101, 25))
     _dress(axes[1], "credibility", "coverage less credibility (%)")
     if len(chi2):
-        _band(axes[2], *ecdf_band(len(chi2), 1, level=calibration.rules.level))
         z, difference = ecdf_difference(chi2.values)
-        _curve(axes[2], z, difference[:, 0], 1, calibration, "resimulation", "chi2", "misfit of momenta")
+        band = ecdf_band(len(chi2), 1, level=level)[1:]
+        curve = ("chi2", "misfit of momenta", 1, difference[:, 0])
+        _draw(axes[2], z, band, [curve], _failed(calibration, "resimulation"))
         _dress(axes[2], "share of samples that fit better", "ECDF less uniform (%)")
     for axis in axes[1:]:
         _same_scale([axis])
@@ -90,38 +91,25 @@ def _groups(count: int, panels: int) -> list[list[int]]:
 
 
 def _panels(calibration: Calibration, count: int, title: str) -> tuple[Figure, list[Axes]]:
-    right = f"grey: where {100.0 * (1.0 - calibration.rules.level):.3g} % of right posteriors stay"
-    return grid(
-        count,
-        (3.1, 2.9),
-        (0.0, 0.3),
-        title=f"{right}; {title}",
-        columns=2 if count == 4 else 3,
-        least=5.2,
-        gap=0.05,
-    )
+    within = 100.0 * (1.0 - calibration.rules.level)
+    title = f"grey: where {within:.3g} % of right posteriors stay; {title}"
+    columns = 2 if count == 4 else 3
+    return grid(count, (3.1, 2.9), (0.0, 0.3), title=title, columns=columns, least=5.2, gap=0.05)
 
 
-def _band(axis: Axes, x: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64]) -> None:
-    axis.fill_between(x, 100.0 * low, 100.0 * high, color="0.88", lw=0)
+def _failed(calibration: Calibration, check: str) -> set[str]:
+    return {v.quantity for v in calibration.verdicts if v.check == check and not v.passed}
 
 
-def _curve(
-    axis: Axes,
-    x: NDArray[np.float64],
-    y: NDArray[np.float64],
-    k: int,
-    calibration: Calibration,
-    check: str,
-    quantity: str,
-    label: str = "",
-    marker: str = "",
+def _draw(
+    axis: Axes, x: NDArray, band: Sequence[NDArray], curves: list[Curve], failed: set[str], marker: str = ""
 ) -> None:
-    key, label = (check, quantity, False), label or quantity
-    failed = any((v.check, v.quantity, v.passed) == key for v in calibration.verdicts)
-    line: Any = {"ls": _LINES[k // len(COLOURS) % len(_LINES)], "lw": 2.0 if failed else 1.1}
-    label = f"{label} (fails)" if failed else label
-    axis.plot(x, 100.0 * y, color=colour(k), marker=marker, ms=3.5, label=label, **line)
+    """Draw a band (low, high) and curves against x, shares as percentages."""
+    axis.fill_between(x, 100.0 * band[0], 100.0 * band[1], color="0.88", lw=0)
+    for quantity, label, k, y in curves:
+        name, width = (f"{label} (fails)", 2.0) if quantity in failed else (label, 1.1)
+        style: Any = {"ls": _LINES[k // len(COLOURS) % len(_LINES)], "lw": width, "marker": marker, "ms": 3.5}
+        axis.plot(x, 100.0 * y, color=colour(k), label=name, **style)
 
 
 def _dress(axis: Axes, xlabel: str, ylabel: str) -> None:

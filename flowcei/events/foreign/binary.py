@@ -1,8 +1,10 @@
-"""Tables of numbers that are not text: NumPy arrays, HDF5, Parquet and ROOT."""
+"""Tables of numbers that are not text: NumPy arrays, HDF5, Parquet, ROOT and DataFrames."""
 
 from __future__ import annotations
 
+import math
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import h5py
@@ -12,19 +14,17 @@ import pandas as pd
 from flowcei.errors import DataError, UsageError
 from flowcei.events.extracolumns import EXACT, NUMBERED, exact_numbers
 from flowcei.events.foreign.names import is_momentum_word
-from flowcei.events.foreign.table import MAX_COLUMNS, Table, columns_of, flat_columns
+from flowcei.events.foreign.table import MAX_COLUMNS, Table, columns_of
 from flowcei.events.hdf import shared_unit, stated_unit
 from flowcei.storage.hdf import check_chunks, opened
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from flowcei.events.foreign.table import Field
-
 _DEEPEST = 5  # groups within groups that are entered by themselves
+_MAX_ROW = 1 << 26  # bytes of a row of a dataset
 
 
 class NpyTable(Table):
@@ -33,22 +33,22 @@ class NpyTable(Table):
     def __init__(self, path: Path) -> None:
         """Map the file."""
         try:
-            self._array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
         except Exception as error:  # the header is Python text: tokenizer, parser and limits raise
             raise DataError("not a .npy array of numbers, or cut short", path=path) from error
-        fields = flat_columns(self._array.dtype, self._array.shape) if self._array.ndim else iter(())
-        columns = [(name or "#1", inner, k) for name, inner, k in islice(fields, MAX_COLUMNS + 1)]
-        if not columns and self._array.size:
+        columns = list(islice(columns_of(array), MAX_COLUMNS + 1)) if array.ndim else []
+        if not columns and array.size:
             raise DataError("is not an array of numbers", path=path)
-        super().__init__(path, [name for name, _, _ in columns], len(self._array) if self._array.ndim else 0)
-        self._columns = {name: (inner, k) for name, inner, k in columns}
+        names = [name or "#1" for name, *_ in columns]
+        super().__init__(path, names, len(array) if array.ndim else 0)
+        self._columns = dict(zip(names, (values for *_, values in columns), strict=True))
 
     def _chunks(self, used: list[str], text: Collection[str], rows: int) -> Iterator[pd.DataFrame]:
         del text
-        for first in range(0, len(self._array), rows):
+        for first in range(0, self.rows or 0, rows):
+            columns = {name: exact_numbers(self._columns[name][first : first + rows]) for name in used}
             # A copy: the file itself cannot be written, and torch warns of such arrays.
-            chunk = np.array(self._array[first : first + rows])
-            yield columns_of(chunk, {name: self._columns[name] for name in used})
+            yield pd.DataFrame(columns, copy=True)
 
 
 class HdfTable(Table):
@@ -70,21 +70,21 @@ class HdfTable(Table):
             if len(lengths) > 1:
                 raise DataError(f"datasets of different length ({lengths[:4]})", path=path)
             self.unread = tuple(name for name, item in numbers.items() if len(item) != lengths[0])
-            columns: list[tuple[str, str, Field]] = []
+            self._columns: dict[str, tuple[str, str, str]] = {}  # dataset, field, name in `columns_of`
+            names: list[str] = []
             for name, item in numbers.items():
                 if name not in self.unread:
                     prefix = _prefix(item, name, parent, sole=len(numbers) == 1)
-                    # PyTables and pandas number the rows of a table by "index".
-                    named = (
-                        (NUMBERED if fields == ("index",) else prefix + column, name, (fields, k))
-                        for column, fields, k in flat_columns(item.dtype, item.shape)
-                    )
-                    columns += islice(named, MAX_COLUMNS + 1 - len(columns))
-            stated = {name: stated_unit(numbers[name]) for _, name, _ in columns}
-            self.units = {column: stated[name] for column, name, _ in columns if stated[name]}
+                    for column, field, _ in islice(_columns_of(item), MAX_COLUMNS + 1 - len(names)):
+                        # PyTables and pandas number the rows of a table by "index".
+                        names.append(NUMBERED if field == column == "index" else prefix + column)
+                        self._columns[names[-1]] = (name, field, column)
+            stated = {name: stated_unit(numbers[name]) for name, *_ in self._columns.values()}
+            self.units = {
+                column: stated[name] for column, (name, *_) in self._columns.items() if stated[name]
+            }
             self.shared_unit = shared_unit(parent)
-        super().__init__(path, [column for column, *_ in columns], lengths[0])
-        self._columns = {column: (name, field) for column, name, field in columns}
+        super().__init__(path, names, lengths[0])
 
     def _group(self, file: h5py.File, path: Path) -> h5py.Group:
         group = file
@@ -102,39 +102,43 @@ class HdfTable(Table):
 
     def _chunks(self, used: list[str], text: Collection[str], rows: int) -> Iterator[pd.DataFrame]:
         del text
-        wanted: dict[str, dict[str, Field]] = {}
-        for column in used:
-            name, field = self._columns[column]
-            wanted.setdefault(name, {})[column] = field
+        wanted = {column: self._columns[column] for column in used}
+        fields: dict[str, list[str]] = {}  # by dataset; those that are needed
+        for name, field, _ in wanted.values():
+            fields.setdefault(name, []).extend([field] if field else [])
         with opened(self.path) as file:
             group = self._group(file, self.path)
-            for name in wanted:
+            for name in fields:
                 check_chunks(group[name], self.path)
             for first in range(0, self.rows or 0, rows):
-                tables = [
-                    columns_of(self._read(group[name], slice(first, first + rows), columns), columns)
-                    for name, columns in wanted.items()
-                ]
-                yield pd.concat(tables, axis=1)[used]
+                arrays = {}
+                for name, some in fields.items():
+                    data = group[name].fields(list(dict.fromkeys(some))) if some else group[name]
+                    try:
+                        array = np.asarray(data[first : first + rows])
+                    except (OSError, ValueError) as error:
+                        what = "cannot be read as numbers; is it cut short?"
+                        raise DataError(what, path=self.path) from error
+                    arrays[name] = {column: values for column, _, values in columns_of(array)}
+                yield pd.DataFrame({c: exact_numbers(arrays[name][k]) for c, (name, _, k) in wanted.items()})
 
-    def _read(self, data: h5py.Dataset, rows: slice, columns: dict[str, Field]) -> NDArray[Any]:
-        """Return some rows; of records the fields that are needed."""
-        names = list(dict.fromkeys(path[0] for path, _ in columns.values() if path))
-        try:
-            return np.asarray(data.fields(names)[rows] if names else data[rows])
-        except (OSError, ValueError) as error:
-            raise DataError("cannot be read as numbers; is it cut short?", path=self.path) from error
+
+def _columns_of(data: h5py.Dataset) -> Iterator[tuple[str, str, NDArray[Any]]]:
+    """The columns that a dataset has, without rows; none where they cannot be counted."""
+    if math.prod(data.shape[1:]) * data.dtype.itemsize > _MAX_ROW:
+        raise DataError(f"a row of {data.name} is longer than 64 MB", path=data.file.filename)
+    return columns_of(np.empty((0, *data.shape[1:]), data.dtype))
 
 
 def _datasets(group: h5py.Group, path: Path) -> dict[str, h5py.Dataset]:
-    """Return the datasets of numbers, or of records with such, that lie in the file itself."""
+    """The datasets of numbers, or of records with such, that lie in the file itself."""
     names = list(islice(group, MAX_COLUMNS))
     numbers = {}
     for name in names:
         data = _item(group, name)
         if not isinstance(data, h5py.Dataset) or data.shape in (None, ()) or data.dtype.kind not in "fiubV":
             continue
-        empty = data.dtype.names is not None and next(flat_columns(data.dtype, data.shape), None) is None
+        empty = data.dtype.names is not None and next(_columns_of(data), None) is None
         if not (empty or data.external or data.is_virtual):
             numbers[name] = data
     if not numbers:
@@ -146,12 +150,12 @@ def _datasets(group: h5py.Group, path: Path) -> dict[str, h5py.Dataset]:
 
 
 def _item(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | None:
-    """Return what a group holds under a name; no link is followed to another file."""
+    """What a group holds under a name; no link is followed to another file."""
     return group[name] if isinstance(group.get(name, getlink=True), h5py.HardLink) else None
 
 
 def _prefix(data: h5py.Dataset, name: str, group: h5py.Group, *, sole: bool) -> str:
-    """Return what the columns of a dataset begin with."""
+    """What the names of the columns of a dataset begin with."""
     if data.dtype.names is None:
         return name
     if sole and len(data.shape) == 1:
@@ -193,7 +197,7 @@ class ParquetTable(Table):
         return [name for name in names if any(fits(self._schema.field(name).type) for fits in numeric)]
 
     def _with_blanks(self) -> set[str]:
-        """Return which columns may have blank cells, so that their type may differ between chunks."""
+        """Columns that may have blank cells, so that their type may differ between chunks."""
         about = self._file.metadata
         groups = [about.row_group(k) for k in range(about.num_row_groups)]
         columns = [group.column(k) for group in groups for k in range(group.num_columns)]
@@ -203,10 +207,10 @@ class ParquetTable(Table):
     def _chunks(self, used: list[str], text: Collection[str], rows: int) -> Iterator[pd.DataFrame]:
         import pyarrow as pa
 
-        for name in used:
-            if name not in text and not self.numeric([name]):
-                kind = str(self._schema.field(name).type)
-                raise DataError(f"holds {kind[:40]}, not numbers", path=self.path, column=name)
+        numeric = self.numeric(used)
+        if words := [name for name in used if name not in text and name not in numeric]:
+            kind = str(self._schema.field(words[0]).type)
+            raise DataError(f"holds {kind[:40]}, not numbers", path=self.path, column=words[0])
         integers = {name for name in used if pa.types.is_integer(self._schema.field(name).type)}
         exact = integers - self._with_blanks()
         try:
@@ -248,12 +252,10 @@ class RootTable(Table):
                 raise DataError(what, path=path)
             self._tree = file[chosen]
             super().__init__(path, self._tree.keys(recursive=False), int(self._tree.num_entries))
-        except DataError:
-            raw.close()
-            raise
         except Exception as error:  # uproot raises whatever its parsers stumble over
             raw.close()
-            raise DataError("not a ROOT file, or damaged", path=path) from error
+            refused = isinstance(error, DataError)
+            raise error if refused else DataError("not a ROOT file, or damaged", path=path) from error
 
     def numeric(self, names: Sequence[str]) -> list[str]:
         """Those branches that hold one number in each entry, by their first entries."""
@@ -270,11 +272,38 @@ class RootTable(Table):
         del text
         try:
             for chunk in self._tree.iterate(used, step_size=rows, library="np"):
-                yield pd.DataFrame({name: _numbers(chunk[name]) for name in used})
+                yield pd.DataFrame({name: _as_numbers(chunk[name]) for name in used})
         except Exception as error:
             raise DataError("branches that are not plain numbers, or damaged", path=self.path) from error
 
 
-def _numbers(array: NDArray[Any]) -> NDArray[Any]:
-    """Return the numbers of a branch; a column of objects or of several numbers is none."""
-    return exact_numbers(array if array.dtype.kind in "fiub" else np.asarray(array, np.float64))
+class FrameTable(Table):
+    """A DataFrame, whose column names become text."""
+
+    titled = True
+
+    def __init__(self, frame: pd.DataFrame) -> None:
+        """Messages call it DataFrame."""
+        super().__init__(Path("DataFrame"), [str(name) for name in frame.columns])
+        self._frame = frame.set_axis(list(self.names), axis=1)
+
+    def numeric(self, names: Sequence[str]) -> list[str]:
+        """Those columns whose type is one of numbers."""
+        return [name for name in names if self._frame[name].dtype.kind in "fiub"]
+
+    def _chunks(self, used: list[str], text: Collection[str], rows: int) -> Iterator[pd.DataFrame]:
+        columns = {}
+        for name in used:
+            try:
+                values = self._frame[name].to_numpy()
+                columns[name] = values if name in text else _as_numbers(values, name)
+            except (TypeError, ValueError) as error:
+                raise DataError("text where numbers belong", path=self.path, column=name) from error
+        table = pd.DataFrame(columns)
+        for first in range(0, len(table), rows):
+            yield table[first : first + rows]
+
+
+def _as_numbers(array: NDArray[Any], name: str | None = None) -> NDArray[Any]:
+    """The numbers of a column; ValueError or TypeError where it holds something else."""
+    return exact_numbers(array if array.dtype.kind in "fiub" else np.asarray(array, np.float64), name)

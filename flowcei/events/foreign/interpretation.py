@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,15 +18,14 @@ from flowcei.events.extracolumns import (
     listed,
 )
 from flowcei.events.faults import report_fault
-from flowcei.events.foreign.assembly import mapped_chunks
 from flowcei.events.foreign.binary import HdfTable, NpyTable, ParquetTable, RootTable
-from flowcei.events.foreign.guess import blank_mapping, guess_mapping
+from flowcei.events.foreign.guess import Guesser, triples
 from flowcei.events.foreign.mapping import Mapping, Vectors
 from flowcei.events.foreign.openedfile import FORMATS, OpenedFile
 from flowcei.events.foreign.structures import XyzTable
 from flowcei.events.foreign.table import LOOK
 from flowcei.events.foreign.text import TextTable
-from flowcei.events.foreign.units import check_units, infer_length_unit, infer_momentum_unit, unit_of_columns
+from flowcei.events.foreign.units import check_units, unit_of_columns
 from flowcei.events.selection import Selection
 from flowcei.units import momentum_factor
 
@@ -45,33 +44,22 @@ _ELEMENT = re.compile(r"#\d+$")
 class Reading:
     """How a file is to be read, where it does not say so itself.
 
-    Attributes:
-        format: One of ``text, npy, hdf5, parquet, root, xyz``; inferred from the content where None.
-        mapping: Meaning of the columns; inferred from their names where None.
-        columns: Labels of the ions in the order of the file, where it only numbers them.
-        unit: Unit of momenta or velocities; inferred from names or sizes where empty.
-        selection: Rules for events that are left out.
-        drift: Of the beam, to be subtracted: ``none``, ``auto`` or what `parse_drift` reads.
-        allow_truncated: Whether the last line of a text file may lack its end: the file may be cut
-            in the middle of a number.
-        faults: Collects what would be refused; the first fault is raised where None.
-
-    Raises:
-        UsageError: For an unknown format or unit, or a mapping beside what it would settle.
+    UsageError for an unknown format or unit, or a mapping beside what it would settle.
 
     Example:
         >>> Reading(columns="o c s", unit="kg m/s").unit
         'kg m/s'
     """
 
-    format: str | None = None
-    mapping: Mapping | None = None
-    columns: str = ""
-    unit: str = ""
-    selection: Selection = field(default_factory=Selection)
-    drift: str = "none"
+    format: str | None = None  # text, npy, hdf5, parquet, root or xyz; by the content where None
+    mapping: Mapping | None = None  # meaning of the columns; inferred from their names where None
+    columns: str = ""  # labels of the ions in the order of the file, where it only numbers them
+    unit: str = ""  # of momenta or velocities; inferred from names or sizes where empty
+    selection: Selection = field(default_factory=Selection)  # rules for events that are left out
+    drift: str = "none"  # of the beam, to be subtracted: none, auto or what `parse_drift` reads
+    # Whether the last line of a text file may lack its end: it may be cut in the middle of a number.
     allow_truncated: bool = False
-    faults: Faults | None = None
+    faults: Faults | None = None  # collects what would be refused; the first fault is raised where None
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself."""
@@ -81,6 +69,13 @@ class Reading:
             momentum_factor(self.unit)
         if self.mapping is not None and (self.columns or self.unit):
             raise UsageError("a mapping settles columns and units; leave out --columns and --unit")
+
+    @property
+    def statements(self) -> tuple[str, ...]:
+        """Lines for a person on what the caller stated."""
+        order = " ".join(self.columns.replace(",", " ").split())
+        lines = (f"ions in the order {order}, as --columns states",) if order else ()
+        return (*lines, f"momenta in {self.unit}, as --unit states") if self.unit else lines
 
 
 @dataclass(frozen=True)
@@ -108,41 +103,45 @@ def open_table(file: OpenedFile, mapping: Mapping | None = None, faults: Faults 
 
 
 def interpret(table: Table, molecule: Molecule, reading: Reading) -> Interpretation:
-    """Return what the columns of a table mean; DataError where it cannot be told, or contradicts the file."""
+    """What the columns of a table mean; DataError where it cannot be told, or contradicts the file."""
     native = is_native_header(table, molecule) and reading.mapping is None
+    conclusions, zeros = [], []
     if reading.mapping is not None:
-        meaning = Interpretation(reading.mapping)
+        mapping = reading.mapping
     elif native:
         if reading.columns:
             raise UsageError(f"{table.path}: its columns say which ion is which; leave out --columns")
         mapping = native_mapping(table, molecule, reading.faults)
         unit = reading.unit or unit_of_columns(table, mapping.momenta.components, "momenta")
-        meaning = Interpretation(mapping.with_units(momenta=unit), statements=_statements(reading))
+        mapping = mapping.with_units(momenta=unit)
     else:
-        meaning, zeros = _inferred(table, molecule, reading)
-        if zeros:
-            what = f"there is no column for {', '.join(zeros[:6])}; are they 0 by the choice of axes? "
-            what += "flowcei convert --guess writes a mapping that says so, to be checked and given as "
-            raise DataError(f"{what}--mapping", path=table.path)
-    return _with_extra_columns(meaning, table, molecule, reading, native=native)
+        guesser = Guesser(table, molecule, reading.columns, reading.unit)
+        mapping, conclusions, zeros = guesser.mapping(), guesser.conclusions, guesser.zeros
+    if zeros:
+        what = f"there is no column for {', '.join(zeros[:6])}; are they 0 by the choice of axes? "
+        what += "flowcei convert --guess writes a mapping that says so, to be checked and given as "
+        raise DataError(f"{what}--mapping", path=table.path)
+    mapping, notes = _with_extra_columns(mapping, table, molecule, reading, native=native)
+    return Interpretation(mapping, tuple(conclusions), reading.statements, notes)
 
 
 def guessed(path: Path, molecule: Molecule, reading: Reading) -> tuple[Mapping, list[str]]:
-    """Return what the columns of a file probably mean, and what of that a person should check."""
+    """What the columns of a file probably mean, and what of that a person should check."""
     table = open_table(OpenedFile(path, reading.format), reading.mapping)
     if is_native_header(table, molecule):
         return native_mapping(table, molecule), ["the columns of flowcei: no mapping is needed"]
+    guesser = Guesser(table, molecule, reading.columns, reading.unit)
     try:
-        meaning, zeros = _inferred(table, molecule, reading)
+        mapping = guesser.mapping()
     except DataError as error:
         names = ", ".join(table.names[:100]) + (", ..." if len(table.names) > 100 else "")
         lines = [f"cannot be inferred: {error.what}", f"the columns of the file are {names}"]
-        return blank_mapping(table, molecule), [*lines, "a column name, or 0, belongs where a ? stands"]
-    meaning = _with_extra_columns(meaning, table, molecule, reading)
-    lines = [*meaning.conclusions, *meaning.statements, *meaning.column_notes]
-    if zeros:
-        lines.append(f"taken for 0, as no column has it: {', '.join(zeros)}")
-    return meaning.mapping, lines
+        return guesser.blank(), [*lines, "a column name, or 0, belongs where a ? stands"]
+    mapping, notes = _with_extra_columns(mapping, table, molecule, reading)
+    lines = [*guesser.conclusions, *reading.statements, *notes]
+    if guesser.zeros:
+        lines.append(f"taken for 0, as no column has it: {', '.join(guesser.zeros)}")
+    return mapping, lines
 
 
 def is_native_header(table: Table, molecule: Molecule) -> bool:
@@ -169,54 +168,26 @@ def native_mapping(table: Table, molecule: Molecule, faults: Faults | None = Non
     if 0 < len(missing) < len(positions):
         what = "the position column is missing; give all positions or none"
         report_fault(DataError(what, path=table.path, column=missing[0]), "columns", faults)
-
-    def vectors(unit: str, names: list[str]) -> Vectors:
-        triples = zip(names[::3], names[1::3], names[2::3], strict=True)
-        return Vectors(unit=unit, ions=dict(zip(molecule.labels, triples, strict=True)))
-
+    starts = Vectors(unit="bohr", ions=triples(molecule.labels, positions))
     return Mapping(
-        momenta=vectors("hbar/bohr", momenta),
-        positions=None if missing else vectors("bohr", positions),
+        momenta=Vectors(unit="hbar/bohr", ions=triples(molecule.labels, momenta)),
+        positions=None if missing else starts,
         event="event" if "event" in table.names else "",
         sigma="sigma" if "sigma" in table.names else "",
     )
 
 
-def _statements(reading: Reading) -> tuple[str, ...]:
-    order = " ".join(reading.columns.replace(",", " ").split())
-    lines = (f"ions in the order {order}, as --columns states",) if order else ()
-    return (*lines, f"momenta in {reading.unit}, as --unit states") if reading.unit else lines
-
-
 def _with_extra_columns(
-    meaning: Interpretation, table: Table, molecule: Molecule, reading: Reading, *, native: bool = False
-) -> Interpretation:
-    """Check units, and name the extra columns; a misspelled column of flowcei's own is refused."""
-    mapping = meaning.mapping
+    mapping: Mapping, table: Table, molecule: Molecule, reading: Reading, *, native: bool = False
+) -> tuple[Mapping, tuple[str, ...]]:
+    """The mapping with the extra columns named, and notes on them; its units are checked.
+
+    A column that may be a misspelled one of flowcei is a fault.
+    """
     if set(mapping.names) <= set(table.names):  # else it is refused where it is read
         check_units(table, mapping)
     own = {*mapping.names, *(component_names(molecule.labels) if native else ())}
     others = [name for name in table.names if name not in own and not name.startswith(PLACEHOLDERS)]
-    names = _extra_names(others, table, mapping, molecule, reading, native=native)
-    if len(names) > MOST_COLUMNS:
-        what = f"none of {len(names)} further columns is carried along: a mapping's columns names up to"
-        mapping = mapping.model_copy(update={"columns": ()})
-        return replace(meaning, mapping=mapping, column_notes=(f"{what} {MOST_COLUMNS}",))
-    notes: tuple[str, ...] = ()
-    if mapping.columns is None:
-        names = table.numeric(names)
-        names = _same_in_events(table, mapping, names) if mapping.rows == "ion" else names
-        notes += (f"extra columns carried along: {listed(names)}",) if names else ()
-    unread = [*(name for name in others if name not in names), *table.unread]
-    notes += (f"columns not read: {listed(unread)}",) if unread else ()
-    mapping = mapping.model_copy(update={"columns": tuple(names)})
-    return replace(meaning, mapping=mapping, column_notes=notes)
-
-
-def _extra_names(
-    others: list[str], table: Table, mapping: Mapping, molecule: Molecule, reading: Reading, *, native: bool
-) -> list[str]:
-    """The extra columns that a mapping names, or else all; one that may be misspelled is a fault."""
     # Where nobody named columns, NAME#k is one of many numbers.
     names = [name for name in others if table.titled or not _ELEMENT.search(name)]
     names = names if mapping.columns is None else list(mapping.columns)
@@ -224,11 +195,22 @@ def _extra_names(
     for name, problem in problems.items() if native or mapping.columns is not None else ():
         what = f"unknown column: it {problem}; rename or remove it"
         report_fault(DataError(what, path=table.path, column=name), "columns", reading.faults)
-    return [name for name in names if name not in problems]
+    names = [name for name in names if name not in problems]
+    if len(names) > MOST_COLUMNS:
+        what = f"none of {len(names)} further columns is carried along: a mapping's columns names up to"
+        return mapping.model_copy(update={"columns": ()}), (f"{what} {MOST_COLUMNS}",)
+    notes: tuple[str, ...] = ()
+    if mapping.columns is None:
+        names = table.numeric(names)
+        names = _same_in_events(table, mapping, names) if mapping.rows == "ion" else names
+        notes += (f"extra columns carried along: {listed(names)}",) if names else ()
+    unread = [*(name for name in others if name not in names), *table.unread]
+    notes += (f"columns not read: {listed(unread)}",) if unread else ()
+    return mapping.model_copy(update={"columns": tuple(names)}), notes
 
 
 def _same_in_events(table: Table, mapping: Mapping, names: list[str]) -> list[str]:
-    """Return which columns of a table of ions are the same for all ions of an event, by the first rows."""
+    """Columns of a table of ions that are the same for all ions of an event, by the first rows."""
     chunk = next(table.chunks([mapping.event, *names], rows=LOOK), None) if names else None
     if chunk is None:
         return []
@@ -237,27 +219,3 @@ def _same_in_events(table: Table, mapping: Mapping, names: list[str]) -> list[st
     # The last event may go on in the next chunk; what it begins with is the same anyway.
     several = chunk[names].groupby(group).nunique(dropna=False).max()
     return [name for name in names if several[name] <= 1]
-
-
-def _inferred(table: Table, molecule: Molecule, reading: Reading) -> tuple[Interpretation, tuple[str, ...]]:
-    """Return a guess with the units that its numbers show, and the components that no column has."""
-    guess = guess_mapping(table, molecule, reading.columns, reading.unit)
-    mapping, conclusions = guess.mapping, guess.conclusions
-    if guess.unknown_units:
-        quantity = "velocities" if momentum_factor(mapping.momenta.unit)[1] else "momenta"
-        as_in_file = mapping.with_units("hbar/bohr", "bohr")
-        events = next(mapped_chunks(table, as_in_file, molecule, rows=LOOK), None)
-        if events is None or not len(events):
-            raise DataError(f"no event of {molecule.name} among the first rows", path=table.path)
-        if "momenta" in guess.unknown_units:
-            unit, why = infer_momentum_unit(events.momenta, molecule, table.path, quantity)
-            conclusions += (f"{quantity} taken to be in {why}",)
-            mapping = mapping.with_units(momenta=unit)
-        if "positions" in guess.unknown_units and events.positions is not None:
-            factor, velocities = momentum_factor(mapping.momenta.unit)
-            with np.errstate(over="ignore"):
-                momenta = events.momenta * factor * (molecule.masses[:, None] if velocities else 1.0)
-            unit, why = infer_length_unit(events.positions, momenta, molecule, table.path)
-            conclusions += (f"positions taken to be in {why}",)
-            mapping = mapping.with_units(positions=unit)
-    return Interpretation(mapping, conclusions, _statements(reading)), guess.zeros

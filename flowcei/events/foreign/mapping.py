@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,12 +14,13 @@ from flowcei.storage.files import read_toml
 from flowcei.units import LENGTH_UNITS, momentum_factor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
 _Name = Annotated[str, Field(min_length=1)]
-Component = _Name | float
+Component = _Name | Annotated[float, Field(allow_inf_nan=False)]
 """A column, or the number that stands for one that the file leaves out."""
+Triple = tuple[Component, Component, Component]
 
 
 class _Section(BaseModel):
@@ -31,18 +31,13 @@ class Vectors(_Section):
     """Three columns for every ion, or three for all where a row is one ion."""
 
     unit: str = Field(max_length=40)  # velocities are multiplied by the masses
-    ions: dict[str, tuple[Component, Component, Component]] = Field(default={}, max_length=100)  # by label
+    ions: dict[str, Triple] = Field(default={}, max_length=100)  # by label
     columns: tuple[_Name, _Name, _Name] | None = None  # where a row is one ion
 
     @property
     def components(self) -> list[Component]:
         """The columns, and the numbers that stand for others."""
         return [*(self.columns or ()), *(component for row in self.ions.values() for component in row)]
-
-    @model_validator(mode="after")
-    def _check(self) -> Vectors:
-        _check_finite(self.components, "a component that is not a column must be a finite number")
-        return self
 
 
 class Ions(_Section):
@@ -53,16 +48,6 @@ class Ions(_Section):
 
     column: str = ""
     values: dict[str, Component] = Field(default={}, max_length=100)
-
-    @model_validator(mode="after")
-    def _check(self) -> Ions:
-        _check_finite(self.values.values(), "the value of an ion must be text or a finite number")
-        return self
-
-
-def _check_finite(components: Iterable[Component], fault: str) -> None:
-    if not all(isinstance(component, str) or math.isfinite(component) for component in components):
-        raise ValueError(fault)
 
 
 class Channel(_Section):
@@ -94,28 +79,24 @@ class Mapping(_Section):
     @model_validator(mode="after")
     def _check(self) -> Mapping:
         momentum_factor(self.momenta.unit)
-        if fault := next(self._faults(), None):
-            raise ValueError(fault)
-        return self
-
-    def _faults(self) -> Iterator[str]:
         columns = [*self._components, self.event, self.sigma, *(self.columns or ())]
         names = Counter(name for name in columns if isinstance(name, str) and name not in ("", "?"))
         for name, count in names.most_common(1):
             if count > 1:
-                yield f"column {name[:40]!r} is named {count} times; a column is one component of one ion"
+                what = f"column {name[:40]!r} is named {count} times; a column is one component of one ion"
+                raise ValueError(what)
         if self.positions is not None and self.positions.unit not in LENGTH_UNITS:
-            yield f"unknown unit of positions {self.positions.unit!r}; use one of {', '.join(LENGTH_UNITS)}"
-        yield from self._layout_faults()
-
-    def _layout_faults(self) -> Iterator[str]:
+            known = ", ".join(LENGTH_UNITS)
+            raise ValueError(f"unknown unit of positions {self.positions.unit!r}; use one of {known}")
         for name, vectors in self.vectors.items():
-            if self.rows == "ion" and (vectors.columns is None or vectors.ions):
-                yield f"where a row is an ion, {name} have columns = [x, y, z]"
-            if self.rows == "event" and (vectors.columns is not None or not vectors.ions):
-                yield f"where a row is an event, {name} have three columns for every ion"
+            shape = (vectors.columns is not None, bool(vectors.ions))
+            if self.rows == "ion" and shape != (True, False):
+                raise ValueError(f"where a row is an ion, {name} have columns = [x, y, z]")
+            if self.rows == "event" and shape != (False, True):
+                raise ValueError(f"where a row is an event, {name} have three columns for every ion")
         if self.rows == "ion" and not self.event:
-            yield "where a row is an ion, event names the column whose number its event shares"
+            raise ValueError("where a row is an ion, event names the column whose number its event shares")
+        return self
 
     @property
     def vectors(self) -> dict[str, Vectors]:
@@ -149,7 +130,8 @@ class Mapping(_Section):
         try:
             return cls.model_validate_json(json.dumps(table))
         except ValidationError as error:
-            first = error.errors()[0]
+            # A component may be text or a finite number: of the two complaints the second says more.
+            first = min(error.errors(), key=lambda fault: fault["type"] != "finite_number")
             where = ".".join(str(key) for key in first["loc"])[:80]
             reason = str(first["msg"]).removeprefix("Value error, ")[:200]
             raise DataError(f"a mapping with a fault at {where or 'the top'}: {reason}") from error
@@ -185,5 +167,5 @@ def _toml_lines(table: dict[str, Any], header: str = "") -> Iterator[str]:
 
 
 def _toml(value: object) -> str:
-    """Return a TOML literal: JSON's are, but for two ways to write characters."""
+    """TOML literal of a value: as JSON writes it, but for one character."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flowcei.units import is_unit
@@ -35,42 +34,43 @@ _PATTERNS += [
 _UNIT = re.compile(r"(.*?\S)\s*(?:\[([^\[\]]+)\]|\(([^()]+(?:\([^()]*\))?)\)|/\s*(.+))")
 
 
-@dataclass(frozen=True)
-class NamedComponents:
-    """Columns by quantity (momenta, velocities, positions), word for the ion and axis, and a duplicate."""
-
-    columns: dict[str, dict[str, dict[str, str]]]
-    duplicate: tuple[str, str] | None = None  # two columns that read as the same component
+Columns = dict[str, dict[str, dict[str, str]]]
+"""Columns by quantity (momenta, velocities, positions), word for the ion and axis."""
 
 
-def named_components(names: Sequence[str]) -> NamedComponents:
-    """Read names such as ``px_C``, ``Px_ion_1``, ``p1x``, ``Br_vxf``, ``p_x(O)`` or ``px_C [kg m/s]``.
+def named_components(names: Sequence[str]) -> tuple[Columns, tuple[str, str] | None]:
+    """Columns by what names such as ``Px_ion_1`` or ``p_x(O) [au]`` say; two that say the same, if any do.
 
     Example:
-        >>> named = named_components(["px_C [kg m/s]", "Br_x0", "mom y ion 1"])
-        >>> named.columns["momenta"]
+        >>> columns, _ = named_components(["px_C [kg m/s]", "Br_x0", "mom y ion 1"])
+        >>> columns["momenta"]
         {'c': {'x': 'px_C [kg m/s]'}, 'ion1': {'y': 'mom y ion 1'}}
     """
     # H1+ is the first hydrogen, or one of charge 1: the former where the latter names a column twice.
-    components = _components(names, _CHARGE)
-    return _components(names, r"\++$|") if components.duplicate else components
+    for charge in (_CHARGE, r"\++$|"):
+        columns: Columns = {quantity: {} for quantity in ("momenta", "velocities", "positions")}
+        duplicate: tuple[str, str] | None = None
+        for name in names:
+            quantity, ion, axis = _component(name, charge)
+            if ion:
+                axes = columns[quantity].setdefault(ion, {})
+                duplicate = duplicate or ((axes[axis], name) if axis in axes else None)
+                axes[axis] = name
+        if not duplicate:
+            break
+    return columns, duplicate
 
 
-def _components(names: Sequence[str], charge: str) -> NamedComponents:
-    columns: dict[str, dict[str, dict[str, str]]] = {k: {} for k in ("momenta", "velocities", "positions")}
-    duplicate: tuple[str, str] | None = None
-    for name in names:
-        plain = _BETWEEN.sub("_", bare_name(name)[0].lower()).strip("_")
-        if "+" in plain:  # charges stand at the end of the ion, which may not be that of the name
-            plain = re.sub(charge + r"(?=_|$|[xyz]f?$)", "", plain)
-        for pattern, kind in _PATTERNS:
-            match = pattern.fullmatch(plain)
-            if match and match["ion"].strip("_"):
-                axes = columns[kind].setdefault(match["ion"].replace("_", ""), {})
-                duplicate = duplicate or ((axes[match["axis"]], name) if match["axis"] in axes else None)
-                axes[match["axis"]] = name
-                break
-    return NamedComponents(columns, duplicate)
+def _component(name: str, charge: str) -> tuple[str, str, str]:
+    """Quantity, ion and axis of a column; "" where its name says none."""
+    plain = _BETWEEN.sub("_", bare_name(name)[0].lower()).strip("_")
+    if "+" in plain:  # charges stand at the end of the ion, which may not be that of the name
+        plain = re.sub(charge + r"(?=_|$|[xyz]f?$)", "", plain)
+    for pattern, quantity in _PATTERNS:
+        match = pattern.fullmatch(plain)
+        if match and match["ion"].strip("_"):
+            return quantity, match["ion"].replace("_", ""), match["axis"]
+    return "", "", ""
 
 
 def is_momentum_word(name: str) -> bool:
@@ -79,7 +79,7 @@ def is_momentum_word(name: str) -> bool:
 
 
 def bare_name(name: str) -> tuple[str, str]:
-    """Return a name without the unit that follows it, and the unit: in brackets or after a slash.
+    """A name without the unit that follows it, and the unit: in brackets or after a slash.
 
     Example:
         >>> bare_name("px_C [kg m/s]"), bare_name("p_x(C)"), bare_name("vx_C/(m/s)")

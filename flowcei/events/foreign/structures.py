@@ -18,7 +18,6 @@ from flowcei.units import length_in_bohr
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
     from pathlib import Path
-    from typing import Any
 
     from numpy.typing import NDArray
 
@@ -29,23 +28,21 @@ _ROWS = 10_000
 
 
 class XyzTable(Table):
-    """An XYZ file as a table with a row for every structure.
+    """An XYZ file as a table with a row for every structure, all with the same `symbols`.
 
     Columns are ``x0``, ``y0``, ... and, where the file has momenta, ``px0``, ... in sqrt(u eV), as ASE
-    writes them. Every structure has the same `symbols`.
+    writes them.
     """
 
     def __init__(self, path: Path) -> None:
         """Look at the first structures."""
-        self.first: list[Any] = list(islice(read_structures(path), _LOOK))
+        self.first = list(islice(read_structures(path), _LOOK))
         if not self.first:
             raise DataError("holds no structure", path=path)
         self.symbols = tuple(self.first[0].get_chemical_symbols())
-        self._moving = self.first[0].has("momenta")
-        prefixes = ("", "p") if self._moving else ("",)
-        super().__init__(
-            path, [f"{p}{a}{k}" for p in prefixes for k in range(len(self.symbols)) for a in "xyz"]
-        )
+        prefixes = ("", "p") if self.first[0].has("momenta") else ("",)
+        names = [f"{p}{axis}{k}" for p in prefixes for k in range(len(self.symbols)) for axis in "xyz"]
+        super().__init__(path, names)
 
     @property
     def length_unit(self) -> str:
@@ -57,21 +54,20 @@ class XyzTable(Table):
 
     def _chunks(self, used: list[str], text: Collection[str], rows: int) -> Iterator[pd.DataFrame]:
         del used, text
-        chunk: list[NDArray[np.float64]] = []
+        numbers = self._numbers()
+        for chunk in iter(lambda: list(islice(numbers, rows)), []):
+            yield pd.DataFrame(np.array(chunk), columns=list(self.names))
+
+    def _numbers(self) -> Iterator[NDArray[np.float64]]:
+        n = len(self.symbols)
         for row, structure in enumerate(read_structures(self.path), start=1):
             if tuple(structure.get_chemical_symbols()) != self.symbols:
                 raise DataError(f"atoms other than {' '.join(self.symbols)}", path=self.path, row=row)
-            vectors = [structure.get_positions()]
-            if self._moving:
-                vectors.append(structure.get_momenta())
-            if any(v.shape != (len(self.symbols), 3) or v.dtype.kind not in "fiu" for v in vectors):
+            moving = [structure.get_momenta()] if len(self.names) > 3 * n else []
+            vectors = [structure.get_positions(), *moving]
+            if any(v.shape != (n, 3) or v.dtype.kind not in "fiu" for v in vectors):
                 raise DataError("vectors that are not three numbers", path=self.path, row=row)
-            chunk.append(np.concatenate(vectors, axis=None))
-            if len(chunk) == rows:
-                yield pd.DataFrame(np.array(chunk), columns=list(self.names))
-                chunk = []
-        if chunk:
-            yield pd.DataFrame(np.array(chunk), columns=list(self.names))
+            yield np.concatenate(vectors, axis=None)
 
 
 def read_geometries(path: Path, molecule: Molecule, *, unit: str | None = None) -> NDArray[np.float64]:
@@ -82,18 +78,14 @@ def read_geometries(path: Path, molecule: Molecule, *, unit: str | None = None) 
     table = XyzTable(path)
     check_end(path, "add a line end")
     factor = length_in_bohr(check_length_unit(table.first, unit, path))
-    names, wanted = tuple(table.symbols), molecule.symbols
+    names, wanted = list(table.symbols), molecule.symbols
     if HYDROGENS.keys() & set(nuclides(table.first[0])):
-        names, wanted = tuple(nuclides(table.first[0])), molecule.nuclides
-    free = {k: symbol.lower() for k, symbol in enumerate(names)}
-    order = []
-    for symbol in wanted:
-        index = next((k for k, name in free.items() if name == symbol.lower()), None)
-        if index is None or len(names) != len(molecule):
-            what = f"atoms {' '.join(names)}; {molecule.name} has {' '.join(wanted)}"
-            raise DataError(what, path=path)
-        del free[index]
-        order.append(index)
+        names, wanted = nuclides(table.first[0]), molecule.nuclides
+    # Both in the order of their symbols: stable, so that equal atoms stay in the order of the file.
+    there, ours = (sorted(range(len(s)), key=[w.lower() for w in s].__getitem__) for s in (names, wanted))
+    if [names[k].lower() for k in there] != [wanted[k].lower() for k in ours]:
+        raise DataError(f"atoms {' '.join(names)}; {molecule.name} has {' '.join(wanted)}", path=path)
+    order = [there[ours.index(k)] for k in range(len(ours))]
     columns = [f"{axis}{k}" for k in order for axis in "xyz"]
     chunks = [chunk[columns].to_numpy() for chunk in table.chunks(columns, rows=_ROWS)]
     positions = np.concatenate(chunks).reshape(-1, len(molecule), 3) * factor

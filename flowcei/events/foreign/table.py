@@ -8,11 +8,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pandas as pd
-
 from flowcei.errors import DataError
-from flowcei.events.extracolumns import exact_numbers
 from flowcei.events.faults import Faults
 from flowcei.storage.files import check_held
 
@@ -20,9 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    import numpy as np
+    import pandas as pd
     from numpy.typing import NDArray
-
-    Field = tuple[tuple[str, ...], int]
 
 DUPLICATE = "duplicate column; keep one"
 LOOK = 10_000  # rows that types and units of columns are inferred from
@@ -33,19 +29,15 @@ _DEEPEST = 3  # fields within fields
 
 @dataclass(frozen=True, eq=False)
 class Arrays:
-    """Events of a chunk, not checked yet: momenta and positions (B, N, 3), event_id and sigma (B,).
+    """Events of a chunk, in atomic units, not checked yet."""
 
-    `incomplete` and `elsewhere` count events that are not among them: with other ions than the molecule,
-    and of another channel. `columns` are extra ones, (B,) each.
-    """
-
-    momenta: NDArray[np.float64]
-    positions: NDArray[np.float64] | None = None
-    event_id: NDArray[np.int64] | None = None
-    sigma: NDArray[np.float64] | None = None
-    incomplete: int = 0
-    elsewhere: int = 0
-    columns: dict[str, NDArray[Any]] = field(default_factory=dict)
+    momenta: NDArray[np.float64]  # (B, N, 3)
+    positions: NDArray[np.float64] | None = None  # (B, N, 3)
+    event_id: NDArray[np.int64] | None = None  # (B,)
+    sigma: NDArray[np.float64] | None = None  # (B,)
+    incomplete: int = 0  # events that are not here: with other ions than the molecule
+    elsewhere: int = 0  # events that are not here: of another channel
+    columns: dict[str, NDArray[Any]] = field(default_factory=dict)  # extra ones, (B,) each
 
     def __len__(self) -> int:
         """Return the number of events."""
@@ -95,47 +87,26 @@ class Table:
         raise NotImplementedError
 
 
-def flat_columns(dtype: np.dtype, shape: tuple[int, ...]) -> Iterator[tuple[str, tuple[str, ...], int]]:
-    """Columns of numbers of an array: name, path of fields, index among the numbers of a row.
+def columns_of(array: NDArray[Any]) -> Iterator[tuple[str, str, NDArray[Any]]]:
+    """Columns of numbers of an array (B, ...): name, outermost field, values (B,).
 
     Elements without fields are ``#1``, ``#2``, ... where a row has several. A field ``x`` of a table
     is ``x``; of an array of N ions a row it is ``x1``, ``x2``, ...; a field of k numbers is ``x#1``, ...
     """
-    ions = math.prod(shape[1:])
-    for path, base, inner in _leaves(dtype, (), ()):
-        if base.kind not in "fiub":
-            continue
-        numbers = math.prod(inner)
-        for k in range(ions * numbers):
-            ion = str(k // numbers + 1) if path and len(shape) > 1 else ""
-            several = inner if path else (*shape[1:], *inner)
-            number = f"#{(k % numbers if path else k) + 1}" if several else ""
-            yield "_".join(path) + ion + number, path, k
+    ions = math.prod(array.shape[1:])
+    for path, values in _leaves(array, ()):
+        total, several = math.prod(values.shape[1:]), values.ndim > (array.ndim if path else 1)
+        numbers = values.reshape(len(values), total)
+        for k in range(total):
+            ion, inner = divmod(k, total // ions) if path else (0, k)
+            named = "_".join(path) + (f"{ion + 1}" if path and array.ndim > 1 else "")
+            yield named + (f"#{inner + 1}" if several else ""), "".join(path[:1]), numbers[:, k]
 
 
-def _leaves(
-    dtype: np.dtype, path: tuple[str, ...], inner: tuple[int, ...]
-) -> Iterator[tuple[tuple[str, ...], np.dtype, tuple[int, ...]]]:
-    """Yield the fields that have no fields: their path, type and the shape of one of them."""
-    if dtype.subdtype is not None:
-        base, shape = dtype.subdtype
-        yield from _leaves(base, path, (*inner, *shape))
-    elif dtype.names is None:
-        yield path, dtype, inner
+def _leaves(array: NDArray[Any], path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], NDArray[Any]]]:
+    """Yield the fields of numbers that have no fields, with their path."""
+    if array.dtype.names is None:
+        yield from [(path, array)] if array.dtype.kind in "fiub" else []
     elif len(path) < _DEEPEST:
-        for name in dtype.names:
-            yield from _leaves(dtype[name], (*path, name), inner)
-
-
-def columns_of(array: NDArray[Any], columns: Mapping[str, Field]) -> pd.DataFrame:
-    """Columns of some rows by the path and index of `flat_columns`, float64 or int64."""
-    blocks: dict[tuple[str, ...], NDArray[Any]] = {}
-    table: dict[str, NDArray[Any]] = {}
-    for column, (path, k) in columns.items():
-        if path not in blocks:
-            inner = array
-            for name in path:
-                inner = inner[name]
-            blocks[path] = exact_numbers(np.asarray(inner)).reshape(len(array), -1)
-        table[column] = blocks[path][:, k]
-    return pd.DataFrame(table)
+        for name in array.dtype.names:
+            yield from _leaves(array[name], (*path, name))
