@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from flowcei.reconstruction.sampling import SamplingRequest, Survey
 
 
-@click.command(short_help="Draw the geometries that explain measured momenta.")
+@click.command()
 @option("--momenta", "Events, in any format that flowcei reads.", options.INPUT, required=True)
 @options.samples_option()
 @option("--model", "Model file or run; the newest in runs/, else the bundled OCS model.", MODEL_NAME)

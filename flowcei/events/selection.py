@@ -120,11 +120,11 @@ def _without_ion(arrays: Arrays) -> NDArray[np.bool_]:
 
 @dataclass
 class Tally:
-    """How many events were read, how many of them were left out by reason, and where the first of each is."""
+    """How many events were read, and how many of them were left out."""
 
     read: int = 0
-    rejected: dict[str, int] = field(default_factory=dict)
-    first: dict[str, str] = field(default_factory=dict)
+    rejected: dict[str, int] = field(default_factory=dict)  # by reason
+    first: dict[str, str] = field(default_factory=dict)  # where the first of a reason is
 
     def count(self, reason: str, number: int, first: str = "") -> None:
         """Add events that were left out."""

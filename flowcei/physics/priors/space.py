@@ -126,7 +126,7 @@ class BallPrior(_UniformPrior):
         if x.shape[1:] != (n, 3):
             raise UsageError(f"a ball of {n} atoms has geometries (B, {n}, 3); got {x.shape}")
         out = np.empty(len(x))
-        shift_volumes(x, self._size, self._closest, np.empty((n, 3)), np.empty(n), np.empty(n), out)
+        shift_volumes(x, self._size, self._closest, out)
         return out
 
     @cached_property
