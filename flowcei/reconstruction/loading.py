@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from flowcei.frame.interface import Frame
     from flowcei.models.interface import InverseModel
     from flowcei.physics.priors import GeometryPrior
-    from flowcei.storage.card import ModelCard
+    from flowcei.storage.card import ModelCard, TrainingRecord
 
 _MAX_WIDTH = 4096  # bound on every option, so that a lying file cannot ask for all memory
 _GROUPS = {"architecture": plugins.ARCHITECTURES, "prior": plugins.PRIORS}
@@ -83,11 +83,7 @@ def _built(card: ModelCard, tensors: dict[str, Tensor]) -> Reconstructor:
     molecule = Molecule.from_dict(card.molecule)
     if frame.masses != tuple(molecule.masses.tolist()):
         raise DataError("the frame is of another molecule")
-    record, width = card.training, frame.condition_width - 2
-    if record.prior is not None:  # of another molecule it would fail later
-        build_prior(molecule, record.prior)
-    if record.seen is not None and frame.invariant and len(record.seen.mean) != width:
-        raise DataError(f"the trained range is of {len(record.seen.mean)} momenta, the frame has {width}")
+    _check_record(card.training, molecule, frame)
     with torch.device("meta"), _Bounded(len(tensors)):  # shapes without memory: a lying file gets none
         for name, tensor in _network(card, frame, tensors).state_dict().items():
             stored = tensors.get(f"model.{name}")
@@ -111,6 +107,15 @@ def _built(card: ModelCard, tensors: dict[str, Tensor]) -> Reconstructor:
         state = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
         module.load_state_dict(state, strict=True)
     return model
+
+
+def _check_record(record: TrainingRecord, molecule: Molecule, frame: Frame) -> None:
+    """Refuse a prior or a trained range of something else, which would fail later."""
+    width = frame.condition_width - 2
+    if record.prior is not None:
+        build_prior(molecule, record.prior)
+    if record.seen is not None and frame.invariant and len(record.seen.mean) != width:
+        raise DataError(f"the trained range is of {len(record.seen.mean)} momenta, the frame has {width}")
 
 
 def _network(card: ModelCard, frame: Frame, tensors: dict[str, Tensor]) -> InverseModel:
