@@ -1,7 +1,7 @@
 # The public names of flowcei: the one place where they stand.
-from .check.examination import examine as examine
-from .check.repair import repair as repair
-from .check.verdict import check_run as check_run
+from .check.agreement import repair as repair
+from .check.file import check_file as check_file
+from .check.run import check_run as check_run
 from .evaluation.calibration import Calibration as Calibration
 from .evaluation.calibration import calibrate as calibrate
 from .evaluation.comparison import Comparison as Comparison

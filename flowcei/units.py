@@ -16,6 +16,7 @@ DALTON = 1822.888486209  # one atomic mass unit (u) in electron masses
 ELECTRONVOLT = 1.0 / 27.211386245988  # hartree
 SI_MOMENTUM = 1.0 / 1.99285191410e-24  # one kg m/s in hbar / bohr
 KILOMETRE_PER_SECOND = 1.0 / 2187.69126364  # atomic units of velocity
+FEMTOSECOND = 41.341373  # atomic units of time
 LIGHT = 1.0 / 7.2973525693e-3  # speed of light: the reciprocal of the fine-structure constant
 
 LENGTH_UNITS = {

@@ -1,13 +1,15 @@
-"""What else a run may be: other orders of the ions, charges, isotopes, molecules, priors."""
+"""What else a run may be: other orders, charges, isotopes, molecules, priors, charges that build up."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import combinations, permutations, product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.integrate import solve_ivp
 
+from flowcei.check.diagnostic import Cause
 from flowcei.errors import FlowceiError
 from flowcei.molecules.isotopes import isotope_masses
 from flowcei.molecules.molecule import Molecule, built_in_molecules
@@ -15,15 +17,15 @@ from flowcei.physics.priors import GeometryPrior, build_prior
 from flowcei.units import DALTON
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
-    from numpy.typing import NDArray
+    from flowcei.posterior.arrays import Floats
 
+_END = 1e7  # 0.24 ns: the energy that remains then is 1e-5
 _ALL_ORDERS = 5  # ions: of more only exchanges of two are tried
 _SEARCHED = 10  # ions: of more, orders and charges are too many to try
 _MOST_CHARGE = 4
 _MOST_COMBINATIONS = 256  # of charges: 4 each of four ions, 3 each of five, 2 each of eight
-
 _SAME_MASS = 5e-3  # relative: no isotope is nearer to another, and average masses of light elements are
 
 
@@ -31,111 +33,100 @@ _SAME_MASS = 5e-3  # relative: no isotope is nearer to another, and average mass
 class Alternative:
     """Another belief of what a run is."""
 
-    kind: str  # of the cause: order, charges, isotopes, molecule or prior
-    what: str
+    cause: Cause  # order, charges, isotopes, molecule or prior
     molecule: Molecule
     prior: GeometryPrior
     order: tuple[int, ...]  # column of the run that holds each of its ions, (N,)
-    values: dict[str, Any]  # the numbers of `what`
 
 
 def alternatives_of(molecule: Molecule, prior: GeometryPrior) -> Iterator[Alternative]:
     """Yield what a run of a molecule may be instead, one change at a time."""
-    own = tuple(range(len(molecule)))
-    for order in _orders(molecule) if len(molecule) <= _SEARCHED else ():
-        names = ", ".join(molecule.labels[order.index(k)] for k in own)
-        what = f"ion order: columns read as {', '.join(molecule.labels)} are {names}"
-        yield Alternative("order", what, molecule, prior, order, {"columns": names.replace(",", "")})
-    for charges in _charges(molecule) if len(molecule) <= _SEARCHED else ():
-        what = "other charges: " + _each(molecule, [f"{q:+g}" for q in charges])
-        other = replace(molecule, charges=charges)
-        yield Alternative("charges", what, other, prior, own, {"charges": charges.tolist()})
-    yield from _isotopes(molecule, prior)
+    own, searched = tuple(range(len(molecule))), len(molecule) <= _SEARCHED
+    todo = "give the ions in the order of the columns: --columns, or a mapping"
+    for order in _orders(molecule) if searched else ():
+        ions = [molecule.labels[order.index(k)] for k in own]
+        message = f"ion order: columns read as {', '.join(molecule.labels)} are {', '.join(ions)}"
+        yield Alternative(Cause("order", message, todo, {"columns": " ".join(ions)}), molecule, prior, order)
+    for charges in _charges(molecule) if searched else ():
+        values = {"charges": charges.tolist()}
+        message = f"other charges: {_each(molecule, charges)}"
+        cause = Cause("charges", message, "state these charges: --charges", values)
+        yield Alternative(cause, replace(molecule, charges=charges), prior, own)
+    for names, masses in _isotopes(molecule):
+        values = {"isotopes": ",".join(names)}
+        todo = f"state them: --isotopes {','.join(names)}"
+        cause = Cause("isotopes", f"other isotopes: {', '.join(names)}", todo, values)
+        yield Alternative(cause, replace(molecule, masses=masses), prior, own)
     yield from _molecules(molecule)
+    todo = "take that prior, and a model trained for it"
     for name, table in molecule.priors.items():
-        if table == prior.spec():
-            continue
-        other_prior = _built(molecule, name)
-        if other_prior is not None:
-            what = f"other geometries: those of the prior {name}"
-            yield Alternative("prior", what, molecule, other_prior, own, {"prior": name})
+        other = None if table == prior.spec() else _built(molecule, name)
+        if other is not None:
+            cause = Cause("prior", f"other geometries: those of the prior {name}", todo, {"prior": name})
+            yield Alternative(cause, molecule, other, own)
 
 
-def _each(molecule: Molecule, values: list[str]) -> str:
-    return ", ".join(f"{label} {value}" for label, value in zip(molecule.labels, values, strict=True))
+def _each(molecule: Molecule, charges: Iterable[float]) -> str:
+    return ", ".join(f"{label} {q:+g}" for label, q in zip(molecule.labels, charges, strict=True))
 
 
 def _orders(molecule: Molecule) -> Iterator[tuple[int, ...]]:
     """Yield which column each ion may stand in instead; exchanges of like ions are no other order."""
-    n, kinds = len(molecule), molecule.kinds
+    own, kinds = tuple(range(len(molecule))), molecule.kinds
+    exchanges = (tuple({i: j, j: i}.get(k, k) for k in own) for i, j in combinations(own, 2))
     seen = {kinds}
-    if n <= _ALL_ORDERS:
-        orders: list[tuple[int, ...]] = list(permutations(range(n)))
-    else:
-        orders = []
-        for i, j in combinations(range(n), 2):
-            exchanged = {i: j, j: i}
-            orders.append(tuple(exchanged.get(k, k) for k in range(n)))
-    for order in orders:
+    for order in permutations(own) if len(own) <= _ALL_ORDERS else exchanges:
         # The kinds of the ions in the order of the columns: what tells one order from another.
-        arranged = tuple(kinds[order.index(k)] for k in range(n))
+        arranged = tuple(kinds[order.index(k)] for k in own)
         if arranged not in seen:
             seen.add(arranged)
             yield order
 
 
-def _charges(molecule: Molecule) -> Iterator[NDArray[np.float64]]:
+def _charges(molecule: Molecule) -> Iterator[Floats]:
     """Yield other small integer charges; of many ions one at a time."""
-    own, n = molecule.charges, len(molecule)
-    sign = np.sign(own[0])
+    own, n = np.abs(molecule.charges), len(molecule)
     most = next((q for q in range(_MOST_CHARGE, 1, -1) if q**n <= _MOST_COMBINATIONS), 0)
-    if most:
-        trials = [sign * np.array(q, dtype=np.float64) for q in product(range(1, most + 1), repeat=n)]
-    else:
-        trials = [sign * np.full(n, float(q)) for q in range(1, _MOST_CHARGE + 1)]
-        for k, q in product(range(n), range(1, _MOST_CHARGE + 1)):
-            trials.append(np.where(np.arange(n) == k, sign * q, own))
-    yield from (charges for charges in trials if not np.array_equal(charges, own))
+    trials = [np.array(q, float) for q in product(range(1, most + 1), repeat=n)]
+    if not most:
+        sizes = np.arange(1.0, _MOST_CHARGE + 1)
+        trials = [np.full(n, q) for q in sizes]
+        trials += [np.where(np.arange(n) == k, q, own) for k, q in product(range(n), sizes)]
+    yield from (np.sign(molecule.charges[0]) * q for q in trials if not np.array_equal(q, own))
 
 
-def _isotopes(molecule: Molecule, prior: GeometryPrior) -> Iterator[Alternative]:
-    """Yield other isotopes of one or two elements, each of all its atoms."""
-    masses_of = {symbol: isotope_masses(symbol) for symbol in dict.fromkeys(molecule.symbols)}
-    changes = [((element, number),) for element, masses in masses_of.items() for number in masses]
-    pairs = [(a[0], b[0]) for a, b in combinations(changes, 2) if a[0][0] != b[0][0]]
-    for change in [*changes, *pairs]:
+def _isotopes(molecule: Molecule) -> Iterator[tuple[list[str], Floats]]:
+    """Yield names and masses (N,) of other isotopes of one or two elements, each of all its atoms."""
+    symbols, elements = np.array(molecule.symbols), dict.fromkeys(molecule.symbols)
+    singles = [(symbol, a, mass) for symbol in elements for a, mass in isotope_masses(symbol).items()]
+    pairs = [pair for pair in combinations(singles, 2) if pair[0][0] != pair[1][0]]
+    for change in [*((single,) for single in singles), *pairs]:
         masses = molecule.masses.copy()
-        for element, number in change:
-            here = np.array([symbol == element for symbol in molecule.symbols])
-            masses[here] = masses_of[element][number] * DALTON
-        moved = np.abs(masses / molecule.masses - 1.0) > _SAME_MASS
-        if all(
-            any(moved[k] for k, s in enumerate(molecule.symbols) if s == element) for element, _ in change
-        ):
-            names = ", ".join(f"{number}{element}" for element, number in change)
-            other = replace(molecule, masses=masses)
-            own = tuple(range(len(molecule)))
-            what = f"other isotopes: {names}"
-            yield Alternative("isotopes", what, other, prior, own, {"isotopes": names.replace(" ", "")})
+        for symbol, _, mass in change:
+            masses[symbols == symbol] = mass * DALTON
+        moved = symbols[np.abs(masses / molecule.masses - 1.0) > _SAME_MASS]
+        if all(symbol in moved for symbol, _, _ in change):
+            yield [f"{number}{symbol}" for symbol, number, _ in change], masses
 
 
 def _molecules(molecule: Molecule) -> Iterator[Alternative]:
     """Yield the built-in molecules with as many ions, in all orders, with their own charges and these."""
-    n = len(molecule)
+    own = tuple(range(len(molecule)))
     for name in built_in_molecules():
         other = Molecule.load(name)
-        if len(other) != n or sorted(other.symbols) == sorted(molecule.symbols):
+        if len(other) != len(own) or sorted(other.symbols) == sorted(molecule.symbols):
             continue
         for charges in dict.fromkeys((tuple(other.charges.tolist()), tuple(molecule.charges.tolist()))):
             charged = replace(other, charges=np.array(charges))
             prior = _built(charged, other.default_prior)
             if prior is None:
                 continue
-            for order in [tuple(range(n)), *_orders(charged)]:
-                ions = ", ".join(charged.symbols[order.index(k)] for k in range(n))
-                what = f"another molecule: {name}, ions in the order {ions}; "
-                what += f"charges {_each(charged, [f'{q:+g}' for q in charges])}"
-                yield Alternative("molecule", what, charged, prior, order, {"molecule": name})
+            for order in (own, *_orders(charged)):
+                ions = ", ".join(charged.symbols[order.index(k)] for k in own)
+                message = f"another molecule: {name}, ions in the order {ions}; "
+                message += f"charges {_each(charged, charges)}"
+                cause = Cause("molecule", message, "give that molecule: --molecule", {"molecule": name})
+                yield Alternative(cause, charged, prior, order)
 
 
 def _built(molecule: Molecule, name: str) -> GeometryPrior | None:
@@ -144,3 +135,26 @@ def _built(molecule: Molecule, name: str) -> GeometryPrior | None:
         return build_prior(molecule, name)
     except FlowceiError:
         return None
+
+
+def built_up_momenta(positions: Floats, masses: Floats, charges: Floats, tau: float) -> Floats:
+    """Return the momenta (B, N, 3), hbar / bohr, to about 1e-4, of ions at positions (B, N, 3), bohr.
+
+    Their charges build up during the explosion: q_i(t) = Q_i (1 - exp(-t / tau)) with final charges Q (N,),
+    tau > 0 and masses (N,) in atomic units. Forces are those of the final charges times
+    (1 - exp(-t / tau))^2; of ions that explode faster than they are charged the KER is lower, and light
+    ions lose most (the model: K. Motomura et al., J. Phys. Chem. Lett. 6, 2944 (2015)).
+    """
+    shape, size, diagonal = positions.shape, positions.size, np.eye(len(charges))
+    products = charges[:, None] * charges
+
+    def slope(time: float, state: Floats) -> Floats:
+        x = state[:size].reshape(shape)
+        gap = x[:, :, None] - x[:, None]
+        distance = np.sqrt(np.einsum("bijx,bijx->bij", gap, gap)) + diagonal
+        force = np.einsum("bij,bijx->bix", products / distance**3, gap) * np.expm1(-time / tau) ** 2
+        return np.concatenate([state[size:], (force / masses[:, None]).ravel()])
+
+    start = np.concatenate([positions.ravel(), np.zeros(size)])
+    end = solve_ivp(slope, (0.0, _END), start, method="DOP853", rtol=1e-5, atol=1e-6).y[size:, -1]
+    return end.reshape(shape) * masses[:, None]

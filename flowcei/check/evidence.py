@@ -1,16 +1,4 @@
-"""Are measured momenta as probable as those of the prior? Each event, and all of a run together.
-
-As many geometry parameters as momentum invariants: an exact but wrong geometry explains every
-event, so weights and re-simulation cannot notice that a run is not what was stated. What can is
-how probable the momenta are: their evidence, the mean of the importance weights, a density per
-(hbar / bohr)^(3N-3). Times the size of the momenta to the power 3N - 3 it has no unit, and
-
-    T = log evidence + (3N - 3) log rms(centred momenta)
-
-(`flowcei.posterior.weights.scaled_evidence`) has one distribution over all events of the prior with
-the stated noise. That is found by sampling and weighing simulated events as the run was: whatever
-the flow and the number of samples do to T, they do to both.
-"""
+"""Are measured momenta as probable as those of the prior? Each event, and all of a run together."""
 
 from __future__ import annotations
 
@@ -20,19 +8,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.stats import ks_2samp
 
-from flowcei.check.prediction import predicted_momenta
+from flowcei.check.comparison import predicted_momenta
 from flowcei.events.container import Events
 from flowcei.experiment.detector import rms_component
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
+    from flowcei.posterior.arrays import Bools, Floats
 
-LEVEL = 1e-3
-"""Chance that a sound run is said to be improbable."""
-
+# T = log evidence + (3N - 3) log rms(centred momenta) (`posterior.weights.scaled_evidence`) has one
+# distribution over events of the prior with the stated noise, and whatever the flow does to it, it does to
+# simulated events that are sampled and weighed as the run was: docs/trust.md.
+LEVEL = 1e-3  # chance that a sound run is said to be improbable
 _UNLIKELY = 1e-6  # chance that a sound event is flagged, as of the other flags
 _TAIL = 0.1  # share of the reference to which a tail is fitted
 _FEWEST_IN_TAIL = 10
@@ -48,13 +36,7 @@ _MARGIN = 1.4
 
 
 def reference_events(
-    molecule: Molecule,
-    prior: GeometryPrior,
-    levels: NDArray[np.float64],
-    count: int,
-    seed: int,
-    *,
-    relative: bool = True,
+    molecule: Molecule, prior: GeometryPrior, levels: Floats, count: int, seed: int, *, relative: bool = True
 ) -> Events:
     """Return about `count` events of a prior whose noise levels are distributed as `levels` (E,) of a run.
 
@@ -73,13 +55,13 @@ def reference_events(
 class EvidenceCheck:
     """How probable the momenta of a run are beside those of its prior and noise."""
 
-    p_values: NDArray[np.float64]  # of each event, (E,): chance of the like or less in a sound run
+    p_values: Floats  # of each event, (E,): chance of the like or less in a sound run
     p_value: float  # of the run: Kolmogorov-Smirnov test of T against the reference; NaN without events
     rank: float  # mean share of the reference that is less probable: 0.5 in a sound run
     events: int  # that the test of the run looks at
 
     @property
-    def improbable(self) -> NDArray[np.bool_]:
+    def improbable(self) -> Bools:
         """Which events (E,) get the flag `evidence`."""
         return self.p_values < _UNLIKELY
 
@@ -99,9 +81,7 @@ class EvidenceCheck:
         return f"the momenta are {than} than those of the prior with this noise {of}: {_CAUSES[more]}"
 
 
-def check_evidence(
-    statistic: NDArray[np.float64], reference: NDArray[np.float64], chosen: NDArray[np.bool_] | None = None
-) -> EvidenceCheck:
+def check_evidence(statistic: Floats, reference: Floats, chosen: Bools | None = None) -> EvidenceCheck:
     """Compare T (E,) of a run with T (M,) of events of the prior, sampled and weighed as the run, M >= 2.
 
     The test of the run looks at the chosen (E,): events with another flag tell of themselves.
@@ -116,7 +96,7 @@ def check_evidence(
     return EvidenceCheck(_lower_tail(statistic, ordered), p_value, rank, len(asked))
 
 
-def _lower_tail(values: NDArray[np.float64], ordered: NDArray[np.float64]) -> NDArray[np.float64]:
+def _lower_tail(values: Floats, ordered: Floats) -> Floats:
     """Return the chance of values as small or smaller, from a sorted reference and the fit to its tail."""
     count = len(ordered)
     out = (np.searchsorted(ordered, values, "right") + 1.0) / (count + 1.0)

@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import json
 import sys
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+import flowcei
 from flowcei.cli import options
-from flowcei.cli.runs import MODEL_NAME
+from flowcei.cli.runcheck import NO_PRIOR, show_run_check
+from flowcei.cli.runs import MODEL_NAME, load_named
 from flowcei.cli.streams import note, show
-from flowcei.errors import UsageError
+from flowcei.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from flowcei.check.finding import Report
-    from flowcei.check.verdict import RunCheck
-    from flowcei.events.container import Events
+    from flowcei.check.diagnostic import FileCheck
+    from flowcei.check.run import RunCheck
     from flowcei.events.foreign.interpretation import Reading
     from flowcei.reconstruction.model import Reconstructor
 
 _REJECTED = 3
-_TITLES = {"error": "Errors", "warning": "Warnings", "note": "Notes"}
 
 
-@click.command(short_help="Check whether a data file is sound and can bear a claim.")
+@click.command()
 @click.argument("file", type=options.InputFile())
 @options.molecule_option
 @click.option(
@@ -73,26 +74,24 @@ def check(
     trained = _trained(model, molecule=molecule, prior=prior, **ions)
     if prior is not None and molecule is None:
         _refuse_unnamed(file, prior)
-    from flowcei.check.examination import examine_file
-
     stated = reading()
-    report = examine_file(file, claimed if trained is None else trained.molecule, stated)
-    if molecule is None and report.events is not None:
-        options.warn_of_masses(report.events.molecule, of_model=trained is not None)
-    run = _compared(report, trained, molecule, prior, noise)
+    checked = flowcei.check_file(file, claimed if trained is None else trained.molecule, stated)
+    if molecule is None and checked.events is not None:
+        options.warn_of_masses(checked.events.molecule, of_model=trained is not None)
+    run = _compared(checked, trained, molecule, prior, noise)
     if as_json:
-        about = (
-            run.to_dict()
-            if not isinstance(run, str)
-            else {"compared": 0, "remarks": [run or "nothing to compare with was named"]}
-        )
-        show(json.dumps(report.to_dict() | {"run": about}, indent=1))
+        unasked = {"compared": 0, "remarks": [run or "nothing to compare with was named"]}
+        table = unasked if isinstance(run, str) else run.to_dict()
+        show(json.dumps(checked.to_dict() | {"run": table}, indent=1))
     else:
-        _show(report)
-        _show_run(run, stated.columns)
+        _show(checked)
+        if not isinstance(run, str):
+            show_run_check(run, stated.columns)
+        elif run:
+            show(f"the run was not compared with what a model predicts of it: {run}")
     if output is not None:
-        _repair(report, output, overwrite=overwrite)
-    if not report.sound or (not isinstance(run, str) and run.severity == "error"):
+        _repair(checked, output, overwrite=overwrite)
+    if not checked.sound or (not isinstance(run, str) and run.severity == "error"):
         sys.exit(_REJECTED)
 
 
@@ -106,8 +105,6 @@ def _refuse_unnamed(file: Path, prior: str) -> None:
 
 def _trained(model: str | None, **others: str | None) -> Reconstructor | None:
     """Return the model meant, None where none is named."""
-    from flowcei.cli.runs import load_named
-
     if model is None:
         return None
     if given := [name.replace("_", "-") for name, value in others.items() if value is not None]:
@@ -116,79 +113,58 @@ def _trained(model: str | None, **others: str | None) -> Reconstructor | None:
 
 
 def _compared(
-    report: Report, trained: Reconstructor | None, molecule: str | None, prior: str | None, noise: str | None
+    checked: FileCheck,
+    trained: Reconstructor | None,
+    molecule: str | None,
+    prior: str | None,
+    noise: str | None,
 ) -> RunCheck | str:
     """Compare the run with the prior meant, or return why it is not compared, "" where nobody asks."""
-    from flowcei.check.verdict import check_run
-    from flowcei.cli.runcheck import NO_PRIOR
-
-    events = report.events
-    if events is None or any(finding.code == "extreme" for finding in report.findings):
+    events = checked.events
+    if events is None or not checked.computable:
         return "the file holds nothing to compare"
     if trained is not None:
-        return check_run(events, trained.prior, noise) if trained.prior_spec is not None else NO_PRIOR
+        return flowcei.check_run(events, trained.prior, noise) if trained.prior_spec is not None else NO_PRIOR
     bare = events.positions is None
-    if prior is None and bare and isinstance(events.origin.get("prior"), dict):
-        return _compared_with_stated(events, noise)
+    stated = events.origin.get("prior")
+    if prior is None and bare and isinstance(stated, dict):
+        try:
+            return flowcei.check_run(events, stated, noise)
+        except UsageError as error:
+            return f"the prior that the file states cannot be built ({error}); give --prior"
     if prior is None and noise is None and not (bare and molecule is not None and events.molecule.priors):
         return "give --model, or --molecule and --prior" if bare else ""
-    return check_run(events, prior, noise)
+    return flowcei.check_run(events, prior, noise)
 
 
-def _compared_with_stated(events: Events, noise: str | None) -> RunCheck | str:
-    """Compare momenta with the prior that their file states, or return why it cannot be built."""
-    from flowcei.check.verdict import check_run
-    from flowcei.physics.priors import build_prior
-
-    try:
-        return check_run(events, build_prior(events.molecule, events.origin["prior"]), noise)
-    except UsageError as error:
-        return f"the prior that the file states cannot be built ({error}); give --prior"
-
-
-def _show_run(run: RunCheck | str, columns: str) -> None:
-    from flowcei.cli.runcheck import show_run_check
-
-    if not isinstance(run, str):
-        show_run_check(run, columns)
-    elif run:
-        show(f"the run was not compared with what a model predicts of it: {run}")
-
-
-def _show(report: Report) -> None:
-    from flowcei.check.finding import SEVERITIES
+def _show(checked: FileCheck) -> None:
     from flowcei.molecules.isotopes import described_ions
 
-    good = 0 if report.events is None else len(report.events)
-    count = f"{report.rows} events" if good == report.rows else f"{good} of {report.rows} events readable"
-    show(f"{' '.join(report.path.split())}: {report.molecule}, {count}")
-    if report.events is not None:
-        show(described_ions(report.events.molecule))
-    for severity in SEVERITIES:
-        findings = [f for f in report.findings if f.severity == severity]
-        if findings:
-            show(f"\n{_TITLES[severity]}")
-        for finding in findings:
-            show(f"  {finding.code}: {finding.what}")
-            show(f"      {finding.means}")
-            if finding.todo:
-                show(f"      -> {finding.todo}")
-    show(f"\n{report.verdict}")
+    good = 0 if checked.events is None else len(checked.events)
+    count = f"{checked.rows} events" if good == checked.rows else f"{good} of {checked.rows} events readable"
+    show(f"{' '.join(checked.path.split())}: {checked.molecule}, {count}")
+    if checked.events is not None:
+        show(described_ions(checked.events.molecule))
+    for severity, lines in groupby(checked.diagnostics, key=lambda line: line.severity):
+        show(f"\n{severity.capitalize()}s")
+        for line in lines:
+            show(f"  {line.code}: {line.message}")
+            show(f"      {line.means}")
+            if line.todo:
+                show(f"      -> {line.todo}")
+    show(f"\n{checked.verdict}")
 
 
-def _repair(report: Report, output: Path, *, overwrite: bool) -> None:
-    from flowcei.check.repair import repair
-    from flowcei.errors import DataError
-    from flowcei.events.storage import write_events
-
-    if report.events is None:
-        raise DataError("no event is sound: nothing to repair", path=report.path)
-    if any(finding.code == "extreme" for finding in report.findings):
-        raise DataError("holds numbers beyond 1e50, or none above 1e-50: remove them first", path=report.path)
-    repaired, changes = repair(report.events)
-    write_events(repaired, output, overwrite=overwrite)
+def _repair(checked: FileCheck, output: Path, *, overwrite: bool) -> None:
+    if checked.events is None:
+        raise DataError("no event is sound: nothing to repair", path=checked.path)
+    if not checked.computable:
+        raise DataError(
+            "holds numbers beyond 1e50, or none above 1e-50: remove them first", path=checked.path
+        )
+    repaired, changes = flowcei.repair(checked.events)
+    flowcei.write_events(repaired, output, overwrite=overwrite)
     note(f"repaired: {changes}")
-    left_out = report.rows - len(repaired)
-    if left_out:
-        note(f"{left_out} of {report.rows} events could not be read and were left out")
+    if lost := checked.rows - len(repaired):
+        note(f"{lost} of {checked.rows} events could not be read and were left out")
     note(f"{len(repaired)} events written to {output}")

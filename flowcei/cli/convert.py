@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from flowcei.events.foreign.interpretation import Reading
 
 
-@click.command(short_help="Turn events of another program into a file of flowcei.")
+@click.command()
 @click.argument("file", type=options.INPUT)
 @option("--molecule", "A built-in name, .toml or .xyz.", options.MOLECULE, default="ocs")
 @options.ions_options
@@ -54,15 +54,15 @@ def convert(
     if guess:
         _guess(file, exploded, path, reading(noise), overwrite=overwrite)
         return
-    from flowcei.check.scale import plausible_energy
+    from flowcei.check.momenta import plausible_energy
     from flowcei.events.source import open_events
     from flowcei.events.storage import write_event_chunks
 
     source = open_events(file, exploded, reading(noise))
     source.log_reading()
-    for finding in plausible_energy(next(source.chunks())):
-        if finding.severity != "note":
-            warn(f"{finding.what}: {finding.means}", finding.code)
+    energy = plausible_energy(next(source.chunks()))
+    if energy.severity != "note":
+        warn(f"{energy.message}: {energy.means}", energy.code)
     write_event_chunks(source, path, overwrite=overwrite)
     note(f"{source.tally}")
     note(f"{source.tally.accepted} events of {exploded.name} written to {path}; next: flowcei check {path}")

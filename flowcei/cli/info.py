@@ -10,8 +10,7 @@ import click
 
 import flowcei
 from flowcei.cli import options
-from flowcei.cli.runfolder import RUNS
-from flowcei.cli.runs import BUNDLED, find_model, read_noted
+from flowcei.cli.runs import BUNDLED, RUNS, find_model, read_noted
 from flowcei.cli.streams import show
 from flowcei.errors import DataError
 from flowcei.storage.files import check_readable
@@ -41,7 +40,7 @@ _SHOWN |= {"schedule", "epochs_run", "validation_loss", "round_trip_error", "row
 _SHOWN |= {"versions"}
 
 
-@click.command(short_help="Print what a model, data or sample file says of itself.")
+@click.command()
 @click.argument("file", type=options.OUTPUT)
 @options.molecule_option
 @options.reading_options
@@ -114,20 +113,21 @@ def _model_facts(file: Path) -> tuple[Facts, dict[str, Facts]]:
         options.warn_of_masses(molecule, of_model=True)
     except (DataError, ValueError, KeyError, IndexError) as error:
         raise DataError(f"its description is damaged: {error}", path=file) from error
-    what = "bonds in the recoil frame times KER" if frame.invariant else "columns of the file"
-    unit = "bohr hartree" if frame.invariant else "bohr"
+    what, unit = "columns of the file", "bohr"
+    if frame.invariant:
+        what, unit = "bonds in the recoil frame times KER", "bohr hartree"
     training = card.training.to_dict()
-    architecture = f"{card.architecture} ({_words(card.options)})" if card.options else card.architecture
-    texts = {name: f"{mean:9.4f} +- {scale:.4f}" for name, mean, scale in coordinates}
     sections = {
         "": {
             "content": "model",
             "name": training.get("name") or file.stem,
-            "architecture": architecture,
+            "architecture": card.architecture + (f" ({_words(card.options)})" if card.options else ""),
             "parameters": f"{training.get('parameters', 0):,}",
         },
         "Molecule": _molecule_texts(card, molecule),
-        f"Model coordinates: {what}, mean and deviation, {unit}": texts,
+        f"Model coordinates: {what}, mean and deviation, {unit}": {
+            name: f"{mean:9.4f} +- {scale:.4f}" for name, mean, scale in coordinates
+        },
         "Trained on": _training_texts(card, training),
         "Result": _result_texts(training),
         "File": _file_texts(card),
@@ -136,7 +136,20 @@ def _model_facts(file: Path) -> tuple[Facts, dict[str, Facts]]:
     table = {"content": "model"} | card.to_dict()
     table["chart"] = {"what": what, "unit": unit, "coordinates": coordinates}
     table["weights"] = "match" if card.checksum else "no checksum (format 1)"
-    return table, {heading: facts for heading, facts in sections.items() if facts}
+    told = {
+        heading: {key: text for key, text in facts.items() if text} for heading, facts in sections.items()
+    }
+    return table, {heading: facts for heading, facts in told.items() if facts}
+
+
+def _file_texts(card: ModelCard) -> Facts:
+    return {
+        "format": f"{card.format_version}" if card.checksum else f"1, read as {card.format_version}",
+        "written by flowcei": card.flowcei,
+        "trained with": _words(card.training.versions) or "unknown versions",
+        "weights": "match their checksum" if card.checksum else "carry no checksum (format 1)",
+        "checksum": card.checksum,
+    }
 
 
 def _molecule_texts(card: ModelCard, molecule: flowcei.Molecule) -> Facts:
@@ -157,13 +170,16 @@ def _training_texts(card: ModelCard, training: Facts) -> Facts:
     facts: Facts = {}
     if fresh := training.get("simulation"):
         facts["data"] = f"simulated afresh, {fresh['events_per_epoch']:,} events an epoch"
-        facts["made again from"] = "molecule, prior, noise, seed" + "".join(
-            f", {word} {fresh[key]:g}" for key, word in _RECIPE.items() if fresh.get(key)
-        )
+        recipe = (f", {word} {fresh[key]:g}" for key, word in _RECIPE.items() if fresh.get(key))
+        facts["made again from"] = "molecule, prior, noise, seed" + "".join(recipe)
     if data := training.get("data"):
         facts["data"] = f"a file of {data['rows']:,} events, split by seed {data['split_seed']}"
         facts["sha256 of momenta"] = data["digest"]
-    facts["prior"] = " ".join(filter(None, [training.get("prior_name"), _prior(training.get("prior"))]))
+    facts["prior"], spec = "unknown: nobody stated it", training.get("prior")
+    if spec is not None:
+        rest = _words({key: value for key, value in spec.items() if key != "kind"})
+        facts["prior"] = f"({spec.get('kind')})\n{rest}".rstrip()
+    facts["prior"] = f"{training.get('prior_name') or ''} {facts['prior']}".lstrip()
     unit = "of the rms momentum component" if card.noise.relative else "hbar/bohr"
     added = "" if training.get("noise_added", True) else ", of the data themselves"
     level = Noise(card.noise.low, card.noise.high, relative=card.noise.relative)
@@ -171,67 +187,46 @@ def _training_texts(card: ModelCard, training: Facts) -> Facts:
     if "seen" in training and "fixed" not in card.frame:
         low, high = (exp(min(training["seen"][k], 700.0)) / ELECTRONVOLT for k in ("low", "high"))
         facts["KER seen"] = f"{low:.3g} to {high:.3g} eV"
-    return facts | {
-        "seed": str(training.get("seed", "unknown")),
-        "schedule": _words(training.get("schedule", {})),
-    }
+    seed, schedule = training.get("seed", "unknown"), training.get("schedule", {})
+    return facts | {"seed": str(seed), "schedule": _words(schedule)}
 
 
 def _result_texts(training: Facts) -> Facts:
     loss, error = training.get("validation_loss"), training.get("round_trip_error")
     rate, figures = training.get("rows_per_second"), training.get("figures")
     unit = "of the best epoch" if error is None else "nat, in standardised coordinates"
-    facts = {
+    return {
         "epochs": str(training.get("epochs_run", "unknown")),
         "validation loss": loss is not None and f"{loss:.5g} {unit}",
         "round-trip error": error is not None and f"{error:.2g} standard deviations, at the most",
         "training rate": rate and f"{rate:,.0f} events a second",
         "figures": figures and f"(errors in bohr, coverages as fractions)\n{_words(figures)}",
     }
-    return {name: text for name, text in facts.items() if text}
-
-
-def _file_texts(card: ModelCard) -> Facts:
-    facts = {
-        "format": f"{card.format_version}" if card.checksum else f"1, read as {card.format_version}",
-        "written by flowcei": card.flowcei,
-        "trained with": _words(card.training.versions) or "unknown versions",
-        "weights": "match their checksum" if card.checksum else "carry no checksum (format 1)",
-        "checksum": card.checksum,
-    }
-    return {name: text for name, text in facts.items() if text}
-
-
-def _prior(spec: dict[str, Any] | None) -> str:
-    """Prior as text; long lists are counted."""
-    if spec is None:
-        return "unknown: nobody stated it"
-    rest = {key: value for key, value in spec.items() if key != "kind"}
-    return f"({spec.get('kind')})\n{_words(rest)}".rstrip()
 
 
 def _words(value: object) -> str:
-    """Table as text: plain values in one line, tables within it below one another."""
-    if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
-        return "\n".join(map(_words, value[:_LONG])) + ("\n..." if len(value) > _LONG else "")
+    """Value as text: of a table plain values in one line, tables within it below one another."""
+    if isinstance(value, dict):
+        return _table(value)
+    if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
+        return "\n".join([*map(_words, value[:_LONG]), *["..."] * (len(value) > _LONG)])
     if isinstance(value, list):
         text = json.dumps(value)
         return text if len(text) <= 100 else f"{len(value)} entries"
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if not isinstance(value, dict):
-        return str(value)
-    words = {key: _words(part) for key, part in value.items()}  # once: twice a level is 2^depth times
-    deep = {
-        key for key, part in value.items() if "\n" in words[key] or (isinstance(part, dict) and len(part) > 1)
-    }
-    plain = [f"{key} {text}" for key, text in words.items() if key not in deep]
-    below = [f"{key}:{_indented(text)}" for key, text in words.items() if key in deep]
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _table(table: Facts) -> str:
+    plain, below = [], []
+    for key, value in table.items():
+        text = _words(value)  # once: twice a level is 2^depth times
+        if "\n" in text:
+            below.append(f"{key}:\n{text}".replace("\n", "\n  "))
+        elif isinstance(value, dict) and len(value) > 1:
+            below.append(f"{key}: {text}")
+        else:
+            plain.append(f"{key} {text}")
     return "\n".join([", ".join(plain)] * bool(plain) + below)
-
-
-def _indented(text: str) -> str:
-    return "\n  " + text.replace("\n", "\n  ") if "\n" in text else f" {text}"
 
 
 def _sample_facts(samples: flowcei.PosteriorSamples) -> Facts:

@@ -8,7 +8,7 @@ import signal
 import sys
 import tomllib
 import warnings
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
@@ -75,6 +75,7 @@ class _LazyGroup(click.Group):
 def _command(name: str) -> click.Command:
     """Command of a name; it too has -q and -v, which are described once, in `flowcei --help`."""
     command: click.Command = getattr(import_module(f"flowcei.cli.{name}"), name)
+    command.short_help = _COMMANDS[name]
     command.params += [click.Option(names, hidden=True, **rest) for names, rest in _VERBOSITY.items()]
     return command
 
@@ -141,15 +142,11 @@ def cli() -> None:
 @contextmanager
 def _stoppable() -> Iterator[None]:
     """Let SIGTERM, as of a batch system, be an interrupt like Ctrl-C; in the main thread, which hears it."""
-    try:
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    except ValueError:
+    with ExitStack() as stack:
+        with suppress(ValueError):  # not the main thread
+            before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+            stack.callback(signal.signal, signal.SIGTERM, signal.SIG_DFL if before is None else before)
         yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
 
 
 def main() -> None:

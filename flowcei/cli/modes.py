@@ -23,7 +23,7 @@ _SHOWN = 12  # modes that are printed
 _LESS_TELLING = ("starts", "error", "chi_squared")  # columns of the file that are not printed
 
 
-@click.command(short_help="Find every geometry that explains an event, with its probability.")
+@click.command()
 @click.argument("samples", type=options.INPUT)
 @option("--prior", "Of the molecule; that of the model if absent.")
 @option("--event", "Number of the event to draw; the most ambiguous if absent.", int)
@@ -58,7 +58,7 @@ def modes(
     from flowcei.physics.priors import build_prior
     from flowcei.posterior.modes import UNANSWERED, VERDICTS
     from flowcei.posterior.structures import write_modes_xyz
-    from flowcei.report.modes import ambiguity_figure, modes_figure
+    from flowcei.report.figures import ambiguity_figure, modes_figure
 
     drawn, row = read_unflagged(samples, event, keep_flagged=keep_flagged)
     stated = None if prior is None else build_prior(drawn.molecule, prior)

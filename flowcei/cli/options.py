@@ -183,15 +183,11 @@ drift_option = option(
 keep_flagged_option = flag("--keep-flagged", "Keep events whose flags say that they are not to be trusted.")
 ions_options = option_group(
     option(
-        "--isotopes",
-        "Of the molecule: 81Br,37Cl for all such atoms, h1=2H or h1=D for one.",
-        metavar="LIST",
+        "--isotopes", "Of the molecule: 81Br,37Cl for all such atoms, h1=2H or h1=D for one.", metavar="LIST"
     ),
     option("--charges", "Of the molecule's ions: 2,2,2 in its order, or one for all.", metavar="LIST"),
     option(
-        "--length-unit",
-        "Of the positions in an XYZ file of a molecule.",
-        click.Choice(["angstrom", "bohr"]),
+        "--length-unit", "Of the positions in an XYZ file of a molecule.", click.Choice(["angstrom", "bohr"])
     ),
 )
 _READING = (
@@ -328,8 +324,12 @@ def warn_of_masses(molecule: Molecule, *, of_model: bool = False) -> None:
         warn(f"{line} of flowcei train, as the model was trained for this mass" if of_model else line, "mass")
 
 
-def settled_seed(seed: int | None) -> int:
-    """Seed given, or one that is drawn and said."""
+def settled_seed(seed: int | None, unfinished: Path | None = None) -> int:
+    """Seed given, or that of an unfinished file, or one that is drawn and said."""
+    if seed is None and unfinished is not None:
+        from flowcei.storage.resumable import unfinished_seed
+
+        seed = unfinished_seed(unfinished)
     if seed is None:
         from flowcei.events.simulation import fresh_seed
 

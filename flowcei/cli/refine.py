@@ -12,7 +12,7 @@ from flowcei.cli.runs import read_unflagged
 from flowcei.cli.streams import note, show, warn, write_results
 
 
-@click.command(short_help="Refine posterior samples to the exact physics.")
+@click.command()
 @click.argument("samples", type=INPUT)
 @output_option("CSV; NAME.refined.csv if absent.")
 @keep_flagged_option
@@ -39,10 +39,8 @@ def refine(*, samples: Path, output: Path | None, keep_flagged: bool, overwrite:
     write_results({path.name: refined.to_dataframe()}, path.parent, overwrite=overwrite, digits=12)
     for k, word in enumerate(STATUS):
         show(f"{word:16s} {int((refined.status == k).sum()):9d}  {(refined.status == k).mean():6.1%}")
-    explained = int((refined.status == 0).any(axis=1).sum())
-    note(
-        f"{explained} of {len(drawn)} events have a geometry that explains them exactly, {rate:.0f} starts/s"
-    )
+    n = int((refined.status == 0).any(axis=1).sum())
+    note(f"{n} of {len(drawn)} events have a geometry that explains them exactly, {rate:.0f} starts/s")
     hopeless = drawn.event_id[~np.isfinite(refined.error).any(axis=1)]
     if len(hopeless):
         warn(f"no search of event {hopeless[0]} could even begin ({len(hopeless)} such events)")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from flowcei.cli.streams import note, show, text_table, warn
 
 if TYPE_CHECKING:
-    from flowcei.check.verdict import RunCheck
+    from flowcei.check.run import RunCheck
     from flowcei.events.container import Events
     from flowcei.reconstruction.model import Reconstructor
 
@@ -19,7 +19,7 @@ _CAUSES = 2  # that `sample` names
 
 def show_run_check(check: RunCheck, columns: str) -> None:
     """Print comparisons, causes, verdict (last); `columns` is the order of ions that the user gave, or ''."""
-    from flowcei.check.verdict import LABORATORY
+    from flowcei.check.run import LABORATORY
 
     show(f"\nThe run beside the prior {check.prior}: {check.compared} of {check.events} events compared")
     if check.comparisons:
@@ -30,7 +30,7 @@ def show_run_check(check: RunCheck, columns: str) -> None:
         show(f"  {check.outlying:.1%} have a momentum sum unlike the others and were left out")
     for k, cause in enumerate(check.causes):
         fit = f" (explains the rest, p {cause.p_value:.2g})" if cause.fits else " (does not explain all)"
-        show(f"  {k + 1}. {cause.what}{'' if cause.kind in LABORATORY else fit}")
+        show(f"  {k + 1}. {cause.message}{'' if cause.kind in LABORATORY else fit}")
         show(f"      -> {cause.todo}")
         if cause.kind == "order" and columns:
             show(f'      -> --columns "{_reordered(columns, check, cause.values["columns"])}"')
@@ -47,7 +47,7 @@ def note_run_check(model: Reconstructor, events: Events | None, noise: str | Non
     """Say on stderr whether a run (None: no events) is what the prior of a model predicts."""
     from dataclasses import replace
 
-    from flowcei.check.verdict import check_run
+    from flowcei.check.run import check_run
 
     if events is None:
         return
@@ -61,4 +61,4 @@ def note_run_check(model: Reconstructor, events: Events | None, noise: str | Non
         return
     warn(check.summary, "run")
     for cause in check.causes[:_CAUSES]:
-        warn(f"likely: {cause.what}", cause.kind)
+        warn(f"likely: {cause.message}", cause.kind)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from flowcei.reconstruction.sampling import SamplingRequest, Survey
 
 
-@click.command(short_help="Draw the geometries that explain measured momenta.")
+@click.command()
 @option("--momenta", "Events, in any format that flowcei reads.", options.INPUT, required=True)
 @options.samples_option()
 @option("--model", "Model file or run; the newest in runs/, else the bundled OCS model.", MODEL_NAME)
@@ -82,17 +82,17 @@ def sample(
     from flowcei.cli.runcheck import note_run_check
     from flowcei.events.source import open_events
     from flowcei.reconstruction.sampling import SamplingRequest, Survey
-    from flowcei.storage.resumable import unfinished_seed
 
-    seed, noise = unfinished_seed(path) if resume and seed is None else seed, asked["noise"]
+    noise = asked["noise"]
     reconstructor = _loaded(model, device, noise)
     source = open_events(momenta, reconstructor.molecule, reading(noise))
     source.log_reading()
     first = next(source.chunks())
     note_what_is_assumed(reconstructor, first, noise)
-    request = SamplingRequest(asked.pop("count"), options.settled_seed(seed), **asked)
+    seed = options.settled_seed(seed, path if resume else None)
+    request = SamplingRequest(asked.pop("count"), seed, **asked)
     survey = Survey.of(source.chunks())
-    if source.selection.to_dict() or source.tally.rejected:
+    if source.reading.selection.to_dict() or source.tally.rejected:
         source.keep_tally()
         note(f"{source.tally}")
     write = _to_stdout if str(path) == "-" else partial(_to_file, path, overwrite=overwrite, resume=resume)
@@ -162,14 +162,11 @@ def _to_file(
 
 
 def _note_quality(quality: Quality, *, complete: bool) -> None:
-    """Warn of events that their samples speak against, and say what the weights left of them.
-
-    Flags that momenta alone raise were said of the first events of the file; `complete`: say them of all.
-    """
+    """Warn of events that their samples speak against, and say what the weights left of them."""
     from flowcei.posterior.flags import AFTERWARDS, FLAG_BITS
     from flowcei.posterior.weights import efficiency_in_words
 
-    bits = FLAG_BITS if complete else AFTERWARDS
+    bits = FLAG_BITS if complete else AFTERWARDS  # flags of momenta were said of the first events already
     warn_of_flags({name: (quality.flags & bit) > 0 for name, bit in bits.items()}, quality.event_id)
     if quality.ess is not None and quality.drawn is not None:
         note(efficiency_in_words(quality.ess, quality.drawn))

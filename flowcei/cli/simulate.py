@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,54 +12,50 @@ import click
 
 import flowcei
 from flowcei.cli import options
+from flowcei.cli.options import flag, option
 from flowcei.cli.progress import Progress
 from flowcei.cli.streams import note
 from flowcei.errors import UsageError
 from flowcei.storage.creation import partial_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Mapping
 
     from flowcei.events.simulation import Simulator
+
+    _Source = tuple[str, int, Callable[..., Simulator | flowcei.Events]]  # about it, how many, of a seed
 
 _COUNT = 10_000  # events, where nobody says
 # Those of `flowcei.study`, which takes a second to import.
 _DATASETS = ("cei_traning_orient_1", "random_cos3d_10000", "generated_cos3d_check", "random_million_orient")
 
 
-@click.command(short_help="Simulate Coulomb explosions of a molecule.")
+@click.command()
 @click.argument("molecule", required=False)
-@click.option("-n", "count", type=click.IntRange(min=1), show_default="10000", help="Events.")
-@click.option("--prior", help="Which geometries: a prior of the molecule; its default if absent.")
-@click.option(
+@option("-n count", "Events.", options.COUNT, show_default="10000")
+@option("--prior", "Which geometries: a prior of the molecule; its default if absent.")
+@option(
     "--noise",
-    type=options.NOISE,
+    "Detector noise: 1% of the event's rms momentum component, 0.5 (a.u.), or 0.1%..5%.",
+    options.NOISE,
     show_default="0%",
     metavar="LEVEL",
-    help="Detector noise: 1% of the event's rms momentum component, 0.5 (a.u.), or 0.1%..5%.",
 )
-@click.option(
+@option(
     "--like",
-    type=click.Choice(_DATASETS),
-    metavar="DATASET",
-    help="Instead of a molecule: a dataset of the first study, in its size. "
+    "Instead of a molecule: a dataset of the first study, in its size. "
     f"{', '.join(_DATASETS[:-1])} or {_DATASETS[-1]}.",
+    click.Choice(_DATASETS),
+    metavar="DATASET",
 )
-@click.option(
-    "--geometries",
-    type=options.InputFile(),
-    help="Instead of a prior: explode the structures of this XYZ file.",
-)
-@click.option(
+@option("--geometries", "Instead of a prior: explode the structures of this XYZ file.", options.INPUT)
+@flag(
     "--as-published",
-    is_flag=True,
-    help="With --like: repeat the study's faults (positions not centred, turned apart from momenta).",
+    "With --like: repeat the study's faults (positions not centred, turned apart from momenta).",
 )
-@click.option(
-    "--accuracy", type=float, show_default="3e-6; 1e-9 with --like", help="Relative error of the momenta."
-)
+@option("--accuracy", "Relative error of the momenta.", float, show_default="3e-6; 1e-9 with --like")
 @options.output_option("File, .csv or .h5; - for CSV on stdout.")
-@click.option("--resume", is_flag=True, help="Go on with an unfinished .h5 of the same options.")
+@flag("--resume", "Go on with an unfinished .h5 of the same options.")
 @options.ions_options
 @options.seed_option
 @options.overwrite_option
@@ -91,103 +87,44 @@ def simulate(
     given = {"MOLECULE": molecule, "--prior": prior, "--noise": noise, "--like": like, "-n": count}
     given |= {f"--{name.replace('_', '-')}": value for name, value in ions.items()}
     _check_together(given, geometries, as_published=as_published)
-    exploded = None
+    noise, exploded = noise or "0%", None
     if like is None:
         exploded = options.named_molecule(molecule or "ocs", ions, prior)
-    default = Path(f"{like if exploded is None else exploded.name}.csv")
-    path = options.output_path(output or default, overwrite=overwrite, endings=options.EVENT_FILES)
-    binary = path.suffix.lower() in (".h5", ".hdf5")
-    if resume and not (binary and partial_path(path).exists()):
+    name = str(like) if exploded is None else exploded.name
+    path = output or Path(f"{name}.csv")
+    options.output_path(path, overwrite=overwrite, endings=options.EVENT_FILES)
+    if resume and (path.suffix.lower() not in (".h5", ".hdf5") or not partial_path(path).exists()):
         raise UsageError(f"there is no unfinished simulation {partial_path(path)} to resume")
     how: dict[str, Any] = {} if accuracy is None else {"accuracy": _checked(accuracy)}
     if exploded is None:
-        source = _dataset(str(like), count, how | {"as_published": as_published})
+        about, n, make = _dataset(str(like), count, how | {"as_published": as_published})
     elif geometries is None:
-        source = _molecule(exploded, count, prior, noise, how)
+        about, n, make = _molecule(exploded, count, how | {"prior": prior, "noise": noise})
     else:
-        source = _structures(geometries, exploded, ions["length_unit"], noise, how)
-    note(f"{source.name}: {source.about}")
-    seed = options.settled_seed(_stored_seed(path) if resume and seed is None else seed)
-    if binary and source.simulator is not None:
-        _stream(source, source.simulator(seed), path, resume=resume, overwrite=overwrite)
-    else:
-        _write(source, seed, path, overwrite=overwrite)
-
-
-@dataclass(frozen=True)
-class _Source:
-    """What is simulated, and how for a seed: all events at once, or by a simulator into a file."""
-
-    name: str
-    about: str
-    count: int
-    events: Callable[[int], flowcei.Events]
-    simulator: Callable[[int], Simulator] | None = None
+        about, n, make = _structures(geometries, exploded, ions["length_unit"], how | {"noise": noise})
+    note(f"{name}: {about}")
+    made = make(seed=options.settled_seed(seed, path if resume else None))
+    rate = _write(made, n, path, overwrite=overwrite, resume=resume)
+    if str(path) != "-":
+        note(f"{n} events of {name} written to {path}{rate}")
 
 
 def _check_together(given: Mapping[str, object], geometries: Path | None, *, as_published: bool) -> None:
     """Refuse options that contradict each other, and too few of them."""
     like = given["--like"]
-    if geometries is not None:
-        _refuse_beside("--geometries", "which geometries", given, ("--like", "--prior", "-n"))
+    settled = [("--geometries", "which geometries", ["--prior", "--like", "-n"])] if geometries else []
     if like is not None:
-        _refuse_beside(f"--like {like}", "molecule, prior and noise", given, given.keys() - {"--like", "-n"})
-    elif as_published:
+        others = [name for name in given if name not in ("--like", "-n")]
+        settled.append((f"--like {like}", "molecule, prior and noise", others))
+    for name, topic, others in settled:
+        if beside := [other for other in others if given[other] is not None]:
+            raise UsageError(f"{name} settles {topic}; leave out {' and '.join(beside)}")
+    if like is None and as_published:
         raise UsageError("--as-published repeats the faults of a dataset; name it with --like")
-    elif geometries is None and given["MOLECULE"] is None:
+    if like is None and geometries is None and given["MOLECULE"] is None:
         raise UsageError(
             "nothing to simulate; name a MOLECULE, such as ocs, or a dataset of the first study with --like"
         )
-
-
-def _molecule(
-    molecule: flowcei.Molecule, count: int | None, prior: str | None, noise: str | None, how: dict[str, Any]
-) -> _Source:
-    from flowcei.events.simulation import make_simulator
-    from flowcei.molecules.isotopes import described_ions
-
-    n, how = count or _COUNT, how | {"prior": prior, "noise": noise or "0%"}
-    return _Source(
-        molecule.name,
-        f"{described_ions(molecule)}; prior {prior or molecule.default_prior}; noise {how['noise']}",
-        n,
-        lambda seed: flowcei.simulate(molecule, n, seed=seed, **how),
-        lambda seed: make_simulator(molecule, seed=seed, **how),
-    )
-
-
-def _dataset(name: str, count: int | None, how: dict[str, Any]) -> _Source:
-    from flowcei.study.datasets import STUDY_DATASETS, study_simulator, study_size
-
-    n = count or study_size(name)
-    warning = "; as published, with its faults: to study them, not to train on" * how["as_published"]
-    return _Source(
-        name,
-        STUDY_DATASETS[name] + warning,
-        n,
-        lambda seed: flowcei.study_events(name, n, seed=seed, **how),
-        lambda seed: study_simulator(name, seed=seed, **how),
-    )
-
-
-def _structures(
-    path: Path, molecule: flowcei.Molecule, unit: str | None, noise: str | None, how: dict[str, Any]
-) -> _Source:
-    from flowcei.events.foreign.structures import read_geometries
-    from flowcei.events.simulation import explode
-    from flowcei.molecules.isotopes import described_ions
-
-    positions, how = read_geometries(path, molecule, unit=unit), how | {"noise": noise or "0%"}
-    about = f"structures of {path}: {len(positions)}; {described_ions(molecule)}; noise {how['noise']}"
-    return _Source(
-        molecule.name, about, len(positions), lambda seed: explode(positions, molecule, seed=seed, **how)
-    )
-
-
-def _refuse_beside(option: str, settled: str, named: Mapping[str, object], others: Collection[str]) -> None:
-    given = [name for name, value in named.items() if name in others and value is not None]
-    if given:
-        raise UsageError(f"{option} settles {settled}; leave out {' and '.join(given)}")
 
 
 def _checked(accuracy: float) -> float:
@@ -198,30 +135,46 @@ def _checked(accuracy: float) -> float:
     return accuracy
 
 
-def _stored_seed(path: Path) -> int | None:
-    from flowcei.storage.resumable import unfinished_seed
+def _molecule(molecule: flowcei.Molecule, count: int | None, how: dict[str, Any]) -> _Source:
+    from flowcei.events.simulation import make_simulator
+    from flowcei.molecules.isotopes import described_ions
 
-    return unfinished_seed(path)
+    prior = how["prior"] or molecule.default_prior
+    about = f"{described_ions(molecule)}; prior {prior}; noise {how['noise']}"
+    return about, count or _COUNT, partial(make_simulator, molecule, **how)
 
 
-def _stream(source: _Source, simulator: Simulator, path: Path, *, resume: bool, overwrite: bool) -> None:
-    """Simulate into a file, and tell how far it has come."""
+def _dataset(name: str, count: int | None, how: dict[str, Any]) -> _Source:
+    from flowcei.study.datasets import STUDY_DATASETS, study_simulator, study_size
+
+    warning = "; as published, with its faults: to study them, not to train on" * how["as_published"]
+    return STUDY_DATASETS[name] + warning, count or study_size(name), partial(study_simulator, name, **how)
+
+
+def _structures(path: Path, molecule: flowcei.Molecule, unit: str | None, how: dict[str, Any]) -> _Source:
+    from flowcei.events.foreign.structures import read_geometries
+    from flowcei.events.simulation import explode
+    from flowcei.molecules.isotopes import described_ions
+
+    positions = read_geometries(path, molecule, unit=unit)
+    about = f"structures of {path}: {len(positions)}; {described_ions(molecule)}; noise {how['noise']}"
+    return about, len(positions), partial(explode, positions, molecule, **how)
+
+
+def _write(made: Simulator | flowcei.Events, n: int, path: Path, *, overwrite: bool, resume: bool) -> str:
+    """Write events, those of a simulator in HDF5 as they are made; return how fast, where that is told."""
     from flowcei.events.simulation import simulate_to_file
-
-    start, count = time.perf_counter(), source.count
-    with Progress(count, "events") as bar:
-        simulate_to_file(simulator, count, path, overwrite=overwrite, resume=resume, on_block=bar.update)
-    seconds = time.perf_counter() - start
-    rate = f"{seconds:.1f} s ({count / seconds:.3g} events/s)"
-    note(f"{count} events of {source.name} written to {path} in {rate}")
-
-
-def _write(source: _Source, seed: int, path: Path, *, overwrite: bool) -> None:
     from flowcei.events.storage import write_csv
 
-    events = source.events(seed)
+    if not isinstance(made, flowcei.Events) and path.suffix.lower() in options.EVENT_FILES[1:]:
+        start = time.perf_counter()
+        with Progress(n, "events") as bar:
+            simulate_to_file(made, n, path, overwrite=overwrite, resume=resume, on_block=bar.update)
+        seconds = time.perf_counter() - start
+        return f" in {seconds:.1f} s ({n / seconds:.3g} events/s)"
+    events = made if isinstance(made, flowcei.Events) else made.events(n)
     if str(path) == "-":
         write_csv(events, sys.stdout)
-        return
-    flowcei.write_events(events, path, overwrite=overwrite)
-    note(f"{len(events)} events of {source.name} written to {path}")
+    else:
+        flowcei.write_events(events, path, overwrite=overwrite)
+    return ""

@@ -1,7 +1,4 @@
-"""What is said: results on stdout, notes and warnings on stderr and in a log file.
-
-Streams may be closed, full, or a pipe whose reader has gone; texts may hold control characters.
-"""
+"""What is said: results on stdout, notes and warnings on stderr and in a log file."""
 
 from __future__ import annotations
 
@@ -28,11 +25,8 @@ _log = logging.getLogger("flowcei")  # the library's: notes stand beside what it
 
 
 def complete_streams() -> None:
-    """Stand in for streams that the caller has closed, since a file that is opened would get their number.
-
-    What is written to a closed stdout fails, so that results are not lost without a word; without
-    stderr there is nobody to tell.
-    """
+    """Stand in for streams that the caller has closed, since a file that is opened would get their number."""
+    # What is written to a closed stdout fails: no result is lost without a word. Stderr has nobody to tell.
     for number in range(3):
         try:
             os.fstat(number)
@@ -72,18 +66,14 @@ def _line(text: str) -> str:
 
 
 def show(text: str) -> None:
-    """Print results on stdout, their control characters escaped; FlowceiError where that fails.
-
-    A reader that has gone, such as `head`, has seen enough; the command goes on to its own end.
-    """
+    """Print results on stdout, their control characters escaped; FlowceiError where that fails."""
     try:
         click.echo(printable(text))
         sys.stdout.flush()
-    except BrokenPipeError:
-        silence([sys.stdout])
     except OSError as error:
         silence([sys.stdout])
-        raise FlowceiError(f"stdout cannot be written ({error.strerror})") from error
+        if not isinstance(error, BrokenPipeError):  # such as `head`, which has seen enough
+            raise FlowceiError(f"stdout cannot be written ({error.strerror})") from error
 
 
 def show_json(table: Mapping[str, object], path: Path | None = None, *, overwrite: bool = False) -> None:
@@ -158,10 +148,7 @@ class _LogFile(logging.StreamHandler[TextIO]):
 
 @contextmanager
 def log_file(path: Path) -> Iterator[None]:
-    """Append all that is said or logged to a file, which is locked: one process works on what it tells of.
-
-    UsageError where it is a link or no file, cannot be written, or another process holds it.
-    """
+    """Append all that is said or logged to a file, which is locked: one process works on what it tells of."""
     handler = _LogFile(append_to(path))
     _log.addHandler(handler)
     try:

@@ -1,4 +1,4 @@
-"""`flowcei train`."""
+"""`flowcei train`; each field of the options of an architecture is an option of it by itself."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import platform
 import shlex
 import sys
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,26 +16,71 @@ from click.core import ParameterSource
 
 import flowcei
 from flowcei.cli import options
-from flowcei.cli.architectures import ArchitectureCommand, architecture_options
 from flowcei.cli.options import INPUT, MOLECULE, NOISE, Duration, option
 from flowcei.cli.progress import Progress
-from flowcei.cli.runfolder import LOG, RunFolder, begin_run, check_run_folder, to_resume
-from flowcei.cli.runs import read_noted
+from flowcei.cli.runs import LOG, RunFolder, begin_run, check_run_folder, read_noted, to_resume
 from flowcei.cli.streams import log, log_file, note, warn
 from flowcei.errors import DataError, FlowceiError, StoppedError, TrainingDivergedError, UsageError
 from flowcei.experiment.detector import DEFAULT_NOISE
-from flowcei.models.registry import options_type
+from flowcei.models.registry import architecture_names, listed_options, options_type
 from flowcei.training.schedule import MIN_EVENTS, EpochRecord, Schedule, best_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+_NAMED = "flowcei.architecture"
 _PARAMETERS_A_ROW = 20
 _SCHEDULE = ("epochs", "batch", "learning_rate", "patience")
 _ALWAYS = ("arch", "frame", "events", "seed", "device", *_SCHEDULE)
 
 
-@click.command(cls=ArchitectureCommand, short_help="Train a model, on fresh simulations or on a file.")
+class _ArchitectureCommand(click.Command):
+    """Has the options of the architectures of flowcei too, and of a plug-in where one is named."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Look for the architecture, whose options decide what can be parsed, and parse."""
+        words = " ".join(args).replace("--arch=", "--arch ").split(" ")
+        named = dict(pairwise(words)).get("--arch", (ctx.default_map or {}).get("arch", "cinn"))
+        if named not in listed_options() and not set(args) & set(ctx.help_option_names):
+            # What else is wrong is answered before the plug-in, and torch with it, is imported.
+            first = click.Context(self, ctx.parent, ignore_unknown_options=True, allow_extra_args=True)
+            super().parse_args(first, list(args))
+        ctx.meta[_NAMED] = named
+        return super().parse_args(ctx, args)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Name the architectures."""
+        del ctx
+        formatter.write_paragraph()
+        formatter.write_text(f"Architectures: {', '.join(architecture_names())}.")
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Own options and those of architectures."""
+        named = ctx.meta.get(_NAMED) or (ctx.default_map or {}).get("arch", "cinn")
+        added, own = _architecture_options(named), {name for param in self.params for name in param.opts}
+        for name in (param.opts[0] for param in added):
+            if name in own:
+                raise UsageError(f"architecture {named!r} may not have the option {name} of flowcei train")
+        return [*super().get_params(ctx), *added]
+
+
+def _architecture_options(architecture: str) -> tuple[click.Option, ...]:
+    """Options of all architectures of flowcei and of the one that is named."""
+    added: dict[str, click.Option] = {}
+    for name, kind in (listed_options() | {architecture: options_type(architecture)}).items():
+        for field in fields(kind):
+            choices = field.metadata.get("choices")
+            value = click.Choice(choices) if choices else type(field.default)
+            new = click.Option([f"--{field.name.replace('_', '-')}"], type=value)
+            new.help = field.metadata.get("help", "")
+            shared = added.setdefault(field.name, new)
+            shared.help += f"{', ' if shared is not new else ' ('}{name} {field.default}"  # type: ignore[operator]
+    for shared in added.values():
+        shared.help += ")."  # type: ignore[operator]
+    return tuple(added.values())
+
+
+@click.command(cls=_ArchitectureCommand)
 @option("--arch", "The architecture; its options are below.", default="cinn")
 @option("--data", "Events with positions; simulated afresh if absent.", INPUT)
 @option("--molecule", "A built-in name, .toml or .xyz; ocs, or what --data says, if absent.", MOLECULE)
@@ -130,7 +176,7 @@ class _Plan:
         """Plan of the options that are given, not None; UsageError or DataError if it cannot be trained."""
         chosen = {name: value for name, value in given.items() if value is not None}
         arch = chosen.pop("arch")
-        names = {str(option.name) for option in architecture_options(arch)}
+        names = {str(option.name) for option in _architecture_options(arch)}
         own = {name: chosen.pop(name) for name in names & chosen.keys()}
         architecture = options_type(arch).parse(arch, own).to_dict()
         Schedule(**{name: chosen[name] for name in _SCHEDULE if name in chosen})
@@ -195,7 +241,7 @@ def _options_of(ctx: click.Context, given: dict[str, Any], run: RunFolder) -> di
     """Options of an unfinished run; those typed beside --resume must be the same."""
     table, stored = run.read_config(), {}
     own = ctx.command.params
-    for param in [*own, *architecture_options(str(table.get("arch", "")))]:
+    for param in [*own, *_architecture_options(str(table.get("arch", "")))]:
         name = param.name or ""
         if name not in given and param in own:
             continue
@@ -278,9 +324,10 @@ def _log_start(plan: _Plan, run: RunFolder, *, resuming: bool) -> None:
     given, versions = plan.options, f"Python {platform.python_version()}, torch {torch.__version__}"
     log(f"$ flowcei {shlex.join(sys.argv[1:])}")
     log(f"flowcei {flowcei.__version__}, {versions}, seed {given['seed']}")
-    for finding in flowcei.examine(plan.data) if plan.data is not None and not resuming else ():
-        if finding.severity != "note":
-            warn(f"{finding.what}; {finding.means}", finding.code)
+    checked = flowcei.check_file(plan.data) if plan.data is not None and not resuming else None
+    for diagnostic in checked.diagnostics if checked is not None else ():
+        if diagnostic.severity != "note":
+            warn(f"{diagnostic.message}; {diagnostic.means}", diagnostic.code)
     for line in plan.conclusions:
         note(line)
     source = (

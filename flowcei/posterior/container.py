@@ -7,39 +7,40 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import pandas as pd
 
 from flowcei.errors import DataError, UsageError
-from flowcei.events.container import one_row
-from flowcei.events.extracolumns import add_columns, checked_columns, component_names, joined_columns
+from flowcei.events.extracolumns import add_columns, checked_columns
+from flowcei.posterior.arrays import RowArrays
 from flowcei.posterior.flags import EXCLUDING, FLAG_BITS, counted, flag_names, in_words
-from flowcei.posterior.weights import Weights
+from flowcei.posterior.structures import sample_table
 from flowcei.storage.html import html_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
+    import pandas as pd
     from numpy.typing import NDArray
 
     from flowcei.molecules.molecule import Molecule
     from flowcei.posterior.arrays import Bools, Floats, Numbers
+    from flowcei.posterior.weights import Weights
 
-ARRAYS = ("positions", "momenta", "event_id", "sigma", "log_prob", "flags")
-"""The arrays of samples, in the order of files."""
-
-_SPOKEN = {"log_prob": "a density", "weights": "weights"}
-_DIMENSIONS = {
+ARRAYS = {
     "positions": ("event", "sample", "ion", "axis"),
     "momenta": ("event", "ion", "axis"),
-    "log_prob": ("event", "sample"),
+    "event_id": ("event",),
     "sigma": ("event",),
+    "log_prob": ("event", "sample"),
     "flags": ("event",),
 }
+"""The arrays of samples with their dimensions, in the order of files."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class SampleArrays:
+class SampleArrays(RowArrays):
     """The arrays of `PosteriorSamples`, which says what they are."""
+
+    ROWS = (*ARRAYS, "weights", "columns")
 
     molecule: Molecule
     momenta: Floats
@@ -51,6 +52,19 @@ class SampleArrays:
     weights: Weights | None = None
     flags: NDArray[np.uint16] | None = None
     columns: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check shapes."""
+        e, n = (*self.positions.shape, 0, 0)[:2]
+        size = {"event": e, "sample": n, "ion": len(self.molecule), "axis": 3}
+        arrays = {name: getattr(self, name) for name in ARRAYS}
+        arrays["weights"] = None if self.weights is None else self.weights.log_weights
+        for name, array in arrays.items():
+            expected = tuple(size[dimension] for dimension in ARRAYS.get(name, ("event", "sample")))
+            if array is not None and array.shape != expected:
+                raise DataError(f"{name} of samples have shape {array.shape}; expected {expected}")
+        if self.columns:
+            object.__setattr__(self, "columns", checked_columns(self.columns, self.molecule, e))
 
     def __repr__(self) -> str:
         events, n = self.positions.shape[:2]
@@ -68,40 +82,6 @@ class SampleArrays:
         facts |= {name: count for name, count in counts.items() if count}
         return html_table("PosteriorSamples", facts | {f"column {name}": "extra" for name in self.columns})
 
-    def __post_init__(self) -> None:
-        """Check shapes."""
-        e, n = (*self.positions.shape, 0, 0)[:2]
-        atoms = len(self.molecule)
-        expected = {
-            "positions": (e, n, atoms, 3),
-            "momenta": (e, atoms, 3),
-            "log_prob": (e, n),
-            "weights": (e, n),
-        }
-        for name in (*ARRAYS, "weights"):
-            array = getattr(self, name)
-            array = array.log_weights if isinstance(array, Weights) else array
-            shape = expected.get(name, (e,))
-            if array is not None and array.shape != shape:
-                raise DataError(f"{name} of samples have shape {array.shape}; expected {shape}")
-        if self.columns:
-            object.__setattr__(self, "columns", checked_columns(self.columns, self.molecule, e))
-
-    def __len__(self) -> int:
-        """Return the number of events."""
-        return len(self.positions)
-
-    def __iter__(self) -> Iterator[Self]:
-        """Yield the samples of one event after the other, each as samples of one event."""
-        return (self[k] for k in range(len(self)))
-
-    def __getitem__(self, rows: int | slice | NDArray) -> Self:
-        """Return some of the events; of an integer the event there, as samples of one event."""
-        rows = one_row(rows, len(self))
-        arrays: dict[str, Any] = {name: getattr(self, name) for name in (*ARRAYS, "weights")}
-        chosen: dict[str, Any] = {name: a if a is None else a[rows] for name, a in arrays.items()}
-        return replace(self, **chosen, columns={name: values[rows] for name, values in self.columns.items()})
-
     @classmethod
     def concatenate(cls, parts: Sequence[Self]) -> Self:
         """Join samples of different events.
@@ -115,24 +95,21 @@ class SampleArrays:
             >>> flowcei.PosteriorSamples.concatenate([s[:1], s[2]]).event_id.tolist()
             [0, 2]
         """
-        first, joined = parts[0], dict[str, Any]()
-        if any(part.molecule.to_dict() != first.molecule.to_dict() for part in parts):
+        if any(part.molecule.to_dict() != parts[0].molecule.to_dict() for part in parts):
             raise DataError("samples of different molecules cannot be joined")
-        flags = any(part.flags is not None for part in parts)
-        for name in (*ARRAYS, "weights"):
-            arrays = [part.flag_bits if name == "flags" and flags else getattr(part, name) for part in parts]
-            missing = sum(array is None for array in arrays)
-            if 0 < missing < len(parts):
-                text = f"some of the samples have {_SPOKEN[name]} and others do not; they cannot be joined"
-                raise DataError(text)
-            join: Any = Weights.concatenate if name == "weights" else np.concatenate
-            joined[name] = None if missing else join(arrays)
-        return replace(first, **joined, columns=joined_columns([part.columns for part in parts]))
+        if any(part.flags is not None for part in parts):
+            parts = [replace(part, flags=part.flag_bits) for part in parts]
+        return super().concatenate(parts)
 
     @property
     def answered(self) -> Bools:
         """Which events (E,) have samples: False where the model can express no geometry for them."""
         return np.asarray(np.isfinite(self.positions).all(axis=(1, 2, 3)))
+
+    @property
+    def flag_bits(self) -> NDArray[np.uint16]:
+        """The flags of each event, (E,): 0 where none were raised."""
+        return np.zeros(len(self), np.uint16) if self.flags is None else self.flags
 
     @property
     def flag_names(self) -> tuple[tuple[str, ...], ...]:
@@ -146,11 +123,6 @@ class SampleArrays:
         Poor weights alone (`efficiency`, `weights`) do not count: the flow's samples stand in.
         """
         return np.asarray(self.flag_bits & EXCLUDING > 0)
-
-    @property
-    def flag_bits(self) -> NDArray[np.uint16]:
-        """The flags of each event, (E,): 0 where none were raised."""
-        return np.zeros(len(self), np.uint16) if self.flags is None else self.flags
 
     @property
     def units(self) -> dict[str, str]:
@@ -185,22 +157,13 @@ class SampleArrays:
             >>> s.to_dataframe()[["event", "sample", "cx"]].shape
             (10, 3)
         """
-        e, n = self.positions.shape[:2]
-        flat = self.positions.reshape(e * n, -1)
-        table: dict[str, Any] = {
-            "event": np.repeat(self.event_id, n),
-            "sample": np.tile(np.arange(n), e),
-            **dict(zip(component_names(self.molecule.labels), flat.T, strict=True)),
-        }
-        if self.log_prob is not None:
-            table["log_prob"] = self.log_prob.reshape(-1)
+        after: dict[str, Any] = {} if self.log_prob is None else {"log_prob": self.log_prob}
         if self.flags is not None:
-            words = {int(flags): in_words(flags) for flags in np.unique(self.flags)}
-            table["flags"] = np.repeat([words[int(flags)] for flags in self.flags], n)
+            words = np.array([in_words(flags) for flags in self.flags], dtype=object)
+            after["flags"] = np.repeat(words, self.positions.shape[1])
         if self.weights is not None:
-            weights = np.where(self.answered[:, None], self.weights.normalised, np.nan)
-            table["weight"] = weights.reshape(-1)
-        return pd.DataFrame(add_columns(table, self.columns, np.repeat(np.arange(e), n)))
+            after["weight"] = np.where(self.answered[:, None], self.weights.normalised, np.nan)
+        return sample_table(self, self.positions, {}, after)
 
     def to_xarray(self) -> Any:  # noqa: ANN401 (xarray is optional)
         """Return the samples as an `xarray.Dataset` of dimensions event, sample, ion and axis.
@@ -222,23 +185,19 @@ class SampleArrays:
         except ImportError as error:
             msg = "to_xarray needs xarray: pip install flowcei[xarray]; or use to_dataframe"
             raise UsageError(msg) from error
-        flags = {"flag_masks": list(FLAG_BITS.values()), "flag_meanings": " ".join(FLAG_BITS)}
-        attrs = {name: {"unit": unit} for name, unit in self.units.items()} | {"flags": flags}
-        variables: dict[str, Any] = {
-            name: (dims, getattr(self, name), attrs[name])
-            for name, dims in _DIMENSIONS.items()
-            if getattr(self, name) is not None
-        }
+        arrays = {name: getattr(self, name) for name in ARRAYS}
+        event, sample, ion = arrays.pop("event_id"), np.arange(self.positions.shape[1]), self.molecule.labels
+        coords = {"event": event, "sample": sample, "ion": list(ion), "axis": ["x", "y", "z"]}
+        attrs: dict[str, Any] = {name: {"unit": unit} for name, unit in self.units.items()}
+        attrs["flags"] = {"flag_masks": list(FLAG_BITS.values()), "flag_meanings": " ".join(FLAG_BITS)}
+        variables: dict[str, Any]
+        variables = {k: (ARRAYS[k], array, attrs[k]) for k, array in arrays.items() if array is not None}
         if self.weights is not None:
             variables["weight"] = ("event", "sample"), self.weights.normalised
             variables["log_weight"] = ("event", "sample"), self.weights.log_weights
-        coords = {
-            "event": self.event_id,
-            "sample": np.arange(self.positions.shape[1]),
-            "ion": list(self.molecule.labels),
-            "axis": ["x", "y", "z"],
-        }
-        every = add_columns(variables | coords, self.columns, np.arange(len(self)))
-        variables |= {name: ("event", every[name]) for name in list(every)[len(variables) + len(coords) :]}
-        facts = {"molecule": self.molecule.name, "origin": json.dumps(self.origin)}
-        return xarray.Dataset(variables, coords, facts)
+        named = add_columns(variables | coords, self.columns, np.arange(len(self)))
+        extra = list(named)[len(variables) + len(coords) :]
+        variables |= {name: ("event", named[name]) for name in extra}
+        return xarray.Dataset(
+            variables, coords, {"molecule": self.molecule.name, "origin": json.dumps(self.origin)}
+        )

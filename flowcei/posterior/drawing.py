@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flowcei.posterior.weights import WEIGHT_ARRAYS, Weights, thinned
+from flowcei.posterior.weights import Weights, thinned
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,7 +78,7 @@ def _put(
             chosen, log_weights = np.arange(n), source.log_weights[k, :n]
         samples.positions[row] = pool.positions[k, chosen]
         samples.log_prob[row] = pool.log_prob[k, chosen]
-        for name in WEIGHT_ARRAYS[1:]:
+        for name in Weights.ROWS[1:]:
             getattr(target, name)[row] = getattr(source, name)[k]
         target.log_weights[row] = log_weights
 

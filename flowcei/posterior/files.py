@@ -19,10 +19,11 @@ from flowcei.errors import DataError, UsageError
 from flowcei.events.extracolumns import component_names, name_of_dataset
 from flowcei.events.hdf import column_arrays, column_datasets, is_column, is_hdf5, read_array, read_molecule
 from flowcei.experiment.detector import rms_component
+from flowcei.posterior.arrays import RowArrays
 from flowcei.posterior.container import ARRAYS
 from flowcei.posterior.flags import EXCLUDING, FLAG_BITS, FLAGS
 from flowcei.posterior.samples import PosteriorSamples
-from flowcei.posterior.weights import WEIGHT_ARRAYS, Weights, scaled_evidence
+from flowcei.posterior.weights import Weights, scaled_evidence
 from flowcei.storage.cells import write_table
 from flowcei.storage.creation import as_text, atomic_write, check_output
 from flowcei.storage.files import check_readable
@@ -30,7 +31,7 @@ from flowcei.storage.hdf import numbers_of, opened, read_json_attribute, writing
 from flowcei.storage.resumable import DONE, datasets_of, resumable_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
     import h5py
     from numpy.typing import NDArray
@@ -45,7 +46,7 @@ HDF = (".h5", ".hdf5")
 _CONTENT = "flowcei samples"
 _DATASETS = {"event_id": "event"}  # other arrays have the name of their attribute
 _EVIDENCE = "columns/evidence_p"
-_OPTIONAL = ("log_prob", "flags", *WEIGHT_ARRAYS)
+_OPTIONAL = ("log_prob", "flags", *Weights.ROWS)
 
 
 def check_samples_path(path: Path, *, overwrite: bool) -> None:
@@ -98,7 +99,7 @@ def write_parts(parts: Iterable[PosteriorSamples], file: BinaryIO, ending: str) 
 def arrays_of(samples: PosteriorSamples) -> dict[str, np.ndarray]:
     """The arrays of samples by the names they have in a file."""
     arrays = {_DATASETS.get(name, name): getattr(samples, name) for name in ARRAYS}
-    arrays |= {name: getattr(samples.weights, name, None) for name in WEIGHT_ARRAYS}
+    arrays |= {name: getattr(samples.weights, name, None) for name in Weights.ROWS}
     arrays |= column_arrays(samples.columns)
     return {name: array for name, array in arrays.items() if array is not None}
 
@@ -107,12 +108,12 @@ def samples_of(
     arrays: Mapping[str, np.ndarray], molecule: Molecule, origin: dict[str, Any]
 ) -> PosteriorSamples:
     """Samples from what `arrays_of` returned; DataError for shapes that do not match."""
-    weights: dict[str, Any] = {name: arrays[name] for name in WEIGHT_ARRAYS if name in arrays}
+    weights: dict[str, Any] = {name: arrays[name] for name in Weights.ROWS if name in arrays}
     return PosteriorSamples(
         molecule,
         **{name: arrays.get(_DATASETS.get(name, name)) for name in ARRAYS},  # type: ignore[arg-type]
         origin=origin,
-        weights=Weights(**weights) if len(weights) == len(WEIGHT_ARRAYS) else None,
+        weights=Weights(**weights) if len(weights) == len(Weights.ROWS) else None,
         columns={name_of_dataset(name): arrays[name] for name in filter(is_column, arrays)},
     )
 
@@ -209,7 +210,7 @@ def read_samples(path: str | Path) -> PosteriorSamples:
             what = f"not finished: {int((done != 0).sum())} of {done.size} blocks are there; "
             raise DataError(f"{what}flowcei sample --resume goes on", path=source)
         names = [_DATASETS.get(name, name) for name in ARRAYS]
-        names = [*names, *WEIGHT_ARRAYS, *column_datasets(file, source)]
+        names = [*names, *Weights.ROWS, *column_datasets(file, source)]
         arrays = {n: read_array(file, n, source) for n in names if n in file or n not in _OPTIONAL}
         origin = read_json_attribute(file, "origin") or {}
     try:
@@ -230,8 +231,10 @@ def _is_finite(samples: PosteriorSamples) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class Quality:
+class Quality(RowArrays):
     """What samples say of themselves, an array (E,) each; weights only where they were weighed."""
+
+    ROWS = ("event_id", "flags", "ess", "drawn", "sigma", "size", "statistic", "evidence_p")
 
     event_id: Numbers
     flags: NDArray[np.uint16]
@@ -255,13 +258,6 @@ class Quality:
         statistic = None if evidence is None else scaled_evidence(evidence, momenta, molecule.masses)
         weighed, size = (arrays.get("ess"), arrays.get("drawn")), rms_component(momenta)
         return cls(arrays["event"], flags, *weighed, arrays["sigma"], size, statistic)
-
-    @classmethod
-    def concatenate(cls, parts: Sequence[Quality]) -> Quality:
-        """Join what is known of different events."""
-        arrays = {name: [getattr(part, name) for part in parts] for name in vars(parts[0])}
-        joined: dict[str, Any] = {n: None if a[0] is None else np.concatenate(a) for n, a in arrays.items()}
-        return cls(**joined)
 
 
 def _silent(_: int) -> None:

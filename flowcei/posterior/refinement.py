@@ -12,10 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
-from flowcei.errors import UsageError
-from flowcei.events.extracolumns import add_columns, component_names
 from flowcei.experiment.likelihood import nonfinite_allowed
 from flowcei.physics.explosion import (
     centre_of_mass,
@@ -25,8 +22,10 @@ from flowcei.physics.explosion import (
     potential_energy,
 )
 from flowcei.physics.leastsquares import levenberg_marquardt
+from flowcei.posterior.structures import required, sample_table
 
 if TYPE_CHECKING:
+    import pandas as pd
     from numpy.typing import NDArray
 
     from flowcei.experiment.likelihood import Likelihood
@@ -43,21 +42,13 @@ _FARTHEST = 1e38  # bohr: about what single precision, in which samples are kept
 
 @dataclass(frozen=True)
 class RefinementRules:
-    """When a search ends.
+    """When a search ends."""
 
-    Attributes:
-        tolerance: |dp| / |p| at which a geometry explains noise-free momenta.
-        steps: At the most.
-        patience: Steps without progress.
-        collision: Distance over the size of the molecule below which ions collide.
-        largest: Times the size at the start, beyond which a search has diverged.
-    """
-
-    tolerance: float = 1e-9
-    steps: int = 60
-    patience: int = 20
-    collision: float = 1e-3
-    largest: float = 1e3
+    tolerance: float = 1e-9  # |dp| / |p| at which a geometry explains noise-free momenta
+    steps: int = 60  # at the most
+    patience: int = 20  # steps without progress
+    collision: float = 1e-3  # distance over the size of the molecule below which ions collide
+    largest: float = 1e3  # times the size at the start, beyond which a search has diverged
 
 
 REFINEMENT_RULES = RefinementRules()
@@ -65,61 +56,24 @@ REFINEMENT_RULES = RefinementRules()
 
 @dataclass(frozen=True, eq=False)
 class Refinement:
-    """Where the searches from the n samples of each of E events ended.
+    """Where the searches from the n samples of each of E events ended."""
 
-    Attributes:
-        positions: (E, n, N, 3), bohr, in the frame of the momenta, centre of mass 0.
-        error: |dp| / |p| there, (E, n): simulated against measured, in the frame of the centre of mass.
-        chi_squared: The same in units of the noise, (E, n), of 3N - 3 degrees of freedom.
-        status: `CONVERGED`, `STALLED` or `OUTSIDE`, (E, n), numbers into `STATUS`.
-        rules: When the searches ended.
-        samples: The samples they began at, of `PosteriorSamples.refine`.
-    """
-
-    positions: Floats
-    error: Floats
-    chi_squared: Floats
-    status: NDArray[np.uint8]
+    positions: Floats  # (E, n, N, 3), bohr, in the frame of the momenta, centre of mass 0
+    error: Floats  # |dp| / |p| there, (E, n): simulated against measured, in the frame of the centre of mass
+    chi_squared: Floats  # the same in units of the noise, (E, n), of 3N - 3 degrees of freedom
+    status: NDArray[np.uint8]  # numbers into `STATUS`, (E, n)
     rules: RefinementRules = REFINEMENT_RULES
-    samples: PosteriorSamples | None = None
+    samples: PosteriorSamples | None = None  # they began at, of `PosteriorSamples.refine`
 
     def share(self, status: int) -> Floats:
         """Return the share of starts of each event with a status, (E,)."""
         return np.asarray((self.status == status).mean(axis=1))
 
     def to_dataframe(self) -> pd.DataFrame:
-        """Return a row for each sample: status, |dp| / |p|, chi squared, refined positions, extra columns.
-
-        Positions in bohr, in the frame of the momenta, identical ions labelled by the geometry.
-
-        Raises:
-            UsageError: Where it is not known of which samples it is.
-
-        Example:
-            >>> import flowcei
-            >>> s = flowcei.load().sample(flowcei.simulate("ocs", 2, seed=1), 5, noise="1%", seed=1)
-            >>> s.refine().to_dataframe()["status"].unique().tolist()
-            ['converged']
-        """
-        samples, (e, n) = required(self.samples), self.status.shape
-        flat = samples.labelled(self.positions).reshape(e * n, -1)
-        table: dict[str, np.ndarray] = {
-            "event": np.repeat(samples.event_id, n),
-            "sample": np.tile(np.arange(n), e),
-            "status": np.array(STATUS)[self.status.reshape(-1)],
-            "error": self.error.reshape(-1),
-            "chi_squared": self.chi_squared.reshape(-1),
-            **dict(zip(component_names(samples.molecule.labels), flat.T, strict=True)),
-        }
-        return pd.DataFrame(add_columns(table, samples.columns, np.repeat(np.arange(e), n)))
-
-
-def required(samples: PosteriorSamples | None) -> PosteriorSamples:
-    """The samples that geometries are of, which tables and structures need."""
-    if samples is None:
-        msg = "of which samples these geometries are is unknown; call PosteriorSamples.refine() or modes()"
-        raise UsageError(msg)
-    return samples
+        """Return a row a sample: status, |dp| / |p|, chi squared, refined `labelled` positions, bohr."""
+        samples, status = required(self.samples), np.array(STATUS)[self.status]
+        facts = {"status": status, "error": self.error, "chi_squared": self.chi_squared}
+        return sample_table(samples, samples.labelled(self.positions), facts, {})
 
 
 @nonfinite_allowed
@@ -162,10 +116,9 @@ def turned(likelihood: Likelihood, positions: Floats) -> Floats:
     measured = np.nan_to_num(likelihood.measured / likelihood.size[:, None, None])
     unit = np.nan_to_num(p / np.abs(p).max(axis=(2, 3), keepdims=True))
     u, _, v = np.linalg.svd(np.einsum("esia,eib->esab", unit, measured))
-    proper = np.ones(u.shape[:-1])
-    proper[..., 2] = np.sign(np.linalg.det(u) * np.linalg.det(v))
+    u[..., 2] *= np.sign(np.linalg.det(u) * np.linalg.det(v))[..., None]  # no reflection
     scale = potential_energy(x, q) / kinetic_energy(likelihood.measured, m)[:, None]
-    nearest = (x @ ((u * proper[..., None, :]) @ v)) * scale[:, :, None, None]
+    nearest = (x @ (u @ v)) * scale[:, :, None, None]
     # Momenta next to nothing would scale a geometry to 1e200 bohr, whose squares no table can hold.
     usable &= np.abs(nearest).max(axis=(2, 3), keepdims=True) < _FARTHEST
     return np.where(usable, nearest, x)
@@ -182,12 +135,11 @@ def _search(
     first, second = np.triu_indices(ions, 1)
 
     def geometry(y: Floats) -> Floats:
-        return np.concatenate([np.zeros((len(y), 3)), y], axis=1).reshape(-1, ions, 3)
+        return np.pad(y, ((0, 0), (3, 0))).reshape(-1, ions, 3)
 
     def residual(y: Floats, rows: Rows) -> Floats:
-        x = geometry(y)
+        x, reach = geometry(y), np.abs(y).max(axis=1)
         gap = np.linalg.norm(x[:, first] - x[:, second], axis=-1).min(axis=1)
-        reach = np.abs(y).max(axis=1)
         bad = ~((gap > rules.collision * reach) & (reach < rules.largest * size[rows]))
         x[bad] = start[rows[bad]]
         out = likelihood.residual(x, event[rows])
@@ -199,11 +151,10 @@ def _search(
 
     # Whitened and plain residuals differ by a factor between 1 and that of the least whitened.
     tolerance = np.linalg.svd(likelihood.whitening, compute_uv=False).min() * rules.tolerance
-    x = geometry(
-        levenberg_marquardt(
-            residual, slope, relative, tolerance=tolerance, steps=rules.steps, patience=rules.patience
-        ).x
+    fit = levenberg_marquardt(
+        residual, slope, relative, tolerance=tolerance, steps=rules.steps, patience=rules.patience
     )
+    x = geometry(fit.x)
     whitened = likelihood.residual(x, event).reshape(len(x), -1, 3)
     # q - f sums to zero over the ions, so its length follows from what was whitened.
     plain = np.matmul(np.linalg.pinv(likelihood.whitening), whitened)

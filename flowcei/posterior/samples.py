@@ -76,17 +76,17 @@ class PosteriorSamples(SampleArrays):
     @property
     def likelihood(self) -> Likelihood:
         """The likelihood of the events."""
-        relative = bool(self.origin.get("noise_relative", True))
-        molecule = self.molecule
-        return Likelihood(molecule.masses, molecule.charges, self.momenta, self.sigma, relative=relative)
+        relative, ions = bool(self.origin.get("noise_relative", True)), self.molecule
+        return Likelihood(ions.masses, ions.charges, self.momenta, self.sigma, relative=relative)
 
     @property
     def prior(self) -> GeometryPrior:
         """The geometry prior of the model that drew the samples; NoDensityError where none is stated."""
         prior = self.known_prior()
         if prior is None:
-            msg = "the model was trained on data whose prior nobody stated; --prior states one"
-            raise NoDensityError(msg)
+            raise NoDensityError(
+                "the model was trained on data whose prior nobody stated; --prior states one"
+            )
         return prior
 
     def known_prior(self) -> GeometryPrior | None:
@@ -116,20 +116,19 @@ class PosteriorSamples(SampleArrays):
             True
         """
         if self.log_prob is None:
-            msg = "importance weights need the density of the samples, and this model has none"
-            raise NoDensityError(msg)
-        posterior = self.log_posterior(self.positions, prior)
-        answered = self.answered[:, None]
+            raise NoDensityError("importance weights need the density of the samples; this model has none")
+        log_weights = np.full(self.log_prob.shape, -np.inf)
+        posterior, answered = self.log_posterior(self.positions, prior), self.answered
         # Without the density of one sample nobody can say what the others weigh beside it.
-        weighed = answered & ~np.isnan(posterior).any(axis=1, keepdims=True)
-        log_weights = np.where(weighed, posterior - np.where(answered, self.log_prob, 0.0), -np.inf)
+        known = answered & ~np.isnan(posterior).any(axis=1)
+        log_weights[known] = posterior[known] - self.log_prob[known]
         if INSIDE in self.columns:
             # Where samples were drawn until all lay inside, their density is the flow's over the share
             # that does: without it the evidence would be too large by as much.
             restricted = (self.columns[INSIDE] < 1.0) & np.isfinite(log_weights).all(axis=1)
-            log_weights += np.log(np.where(restricted, self.columns[INSIDE], 1.0))[:, None]
+            log_weights[restricted] += np.log(self.columns[INSIDE][restricted])[:, None]
         weights = Weights.of(log_weights, rules)
-        poor = np.where(self.answered, poor_weights(weights), np.uint16(0))
+        poor = np.where(answered, poor_weights(weights), np.uint16(0))
         return replace(self, weights=weights, flags=(self.flag_bits & ~np.uint16(POOR_WEIGHTS)) | poor)
 
     def log_posterior(self, positions: Reals, prior: GeometryPrior | None = None) -> Floats:
@@ -207,13 +206,9 @@ class PosteriorSamples(SampleArrays):
         """
         warn_of_flagged(self.flag_bits, _AMONG, keep_flagged=keep_flagged)
         prior = prior or self.known_prior()
-        return find_modes(
-            self.refine(prior, threads=threads, keep_flagged=True),
-            self.likelihood,
-            weights=self.weights,
-            log_prior=None if prior is None or not prior.has_density else partial(self._log_prior, prior),
-            rules=rules,
-        )
+        refined = self.refine(prior, threads=threads, keep_flagged=True)
+        log_prior = partial(self._log_prior, prior) if prior is not None and prior.has_density else None
+        return find_modes(refined, self.likelihood, weights=self.weights, log_prior=log_prior, rules=rules)
 
     def equally_weighted(self, seed: int = 0) -> PosteriorSamples:
         """Return as many samples, drawn from these by their weights, each counting alike.
@@ -257,9 +252,8 @@ class PosteriorSamples(SampleArrays):
             density = self.log_prob if self.weights is None else self.log_prob + self.weights.log_weights
             best = density.argmax(axis=1)
         x = self.positions[rows, best].astype(np.float64)
-        covariance = local_covariance(self.likelihood, x, rows)[0]
-        variance = np.diagonal(covariance, axis1=1, axis2=2).reshape(len(self), -1, 3).sum(axis=2)
-        return np.asarray(np.sqrt(variance))
+        variance = np.einsum("ekk->ek", local_covariance(self.likelihood, x, rows)[0])
+        return np.asarray(np.sqrt(variance.reshape(len(self), -1, 3).sum(axis=2)))
 
     def spread(self, *, keep_flagged: bool = False) -> Spread:
         """Return how far the samples of each event lie apart: see `flowcei.posterior.spread`.

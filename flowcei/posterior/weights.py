@@ -8,44 +8,36 @@ et al., Phys. Rev. Lett. 130, 171403 (2023)).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import logsumexp
 
 from flowcei.experiment.detector import rms_component
 from flowcei.experiment.likelihood import centred_momenta
+from flowcei.posterior.arrays import RowArrays
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
     from flowcei.posterior.arrays import Bools, Floats, Numbers, Rows
 
-WEIGHT_ARRAYS = ("log_weights", "drawn", "ess", "log_evidence", "k_hat")
-"""The arrays of `Weights`, with their names in files."""
-
 
 @dataclass(frozen=True)
 class WeightRules:
-    """When weights are reliable; files hold no rules: weigh again after reading for others than these.
+    """When weights are reliable; files hold no rules: weigh again after reading for others than these."""
 
-    Attributes:
-        k_hat: Pareto tail index above which the largest weights have no finite mean to speak of (A. Vehtari
-            et al., JMLR 25, 72 (2024)).
-        min_ess: Effective samples; fewer give no deviation to a quarter of itself.
-        min_efficiency: Effective share that is enough where few were drawn: of 4,000 sound events of OCS the
-            least ESS of 20 (10) samples is 11.3 (3.8), of one large weight.
-        even: Efficiency from which on no few samples carry the weight, so that k-hat, then of the small
-            differences of nearly equal weights, does not count: of 1,000 sound events with 40 (100, 300)
-            samples 61 (10, 1) exceed 0.7, all with an efficiency above 0.85.
-    """
-
+    # Pareto tail index above which the largest weights have no finite mean to speak of (A. Vehtari et al.,
+    # JMLR 25, 72 (2024)).
     k_hat: float = 0.7
-    min_ess: float = 10.0
+    min_ess: float = 10.0  # effective samples; fewer give no deviation to a quarter of itself
+    # Effective share that is enough where few were drawn: of 4,000 sound events of OCS the least ESS of 20
+    # (10) samples is 11.3 (3.8), of one large weight.
     min_efficiency: float = 0.25
+    # Efficiency from which on no few samples carry the weight, so that k-hat, then of the small differences
+    # of nearly equal weights, does not count: of 1,000 sound events with 40 (100, 300) samples 61 (10, 1)
+    # exceed 0.7, all with an efficiency above 0.85.
     even: float = 0.5
 
 
@@ -53,24 +45,16 @@ WEIGHT_RULES = WeightRules()
 
 
 @dataclass(frozen=True, eq=False)
-class Weights:
-    """Importance weights of n samples of each of E events.
+class Weights(RowArrays):
+    """Importance weights of n samples of each of E events; `ROWS` are their names in files, too."""
 
-    Attributes:
-        log_weights: log prior + log likelihood - log q, (E, n); -inf where the prior excludes the geometry or
-            it cannot be simulated.
-        drawn: Samples drawn, (E,): n, or more where some were dropped.
-        ess: Effective number of all samples drawn, (E,); 0 where no sample counts.
-        log_evidence: Log of the mean weight of all samples drawn, (E,).
-        k_hat: Shape of the tail of the weights, (E,); NaN where there are too few samples.
-        rules: When they are reliable.
-    """
+    ROWS = ("log_weights", "drawn", "ess", "log_evidence", "k_hat")
 
-    log_weights: Floats
-    drawn: Numbers
-    ess: Floats
-    log_evidence: Floats
-    k_hat: Floats
+    log_weights: Floats  # log prior + log likelihood - log q, (E, n); -inf: excluded, or not to be simulated
+    drawn: Numbers  # samples drawn, (E,): n, or more where some were dropped
+    ess: Floats  # effective number of all samples drawn, (E,); 0 where no sample counts
+    log_evidence: Floats  # log of the mean weight of all samples drawn, (E,)
+    k_hat: Floats  # shape of the tail of the weights, (E,); NaN where there are too few samples
     rules: WeightRules = WEIGHT_RULES
 
     @classmethod
@@ -82,18 +66,6 @@ class Weights:
             ess = np.exp(2.0 * total - logsumexp(2.0 * log_weights, axis=1))
         ess = np.where(np.isfinite(total), ess, 0.0)
         return cls(log_weights, np.full(e, n), ess, total - np.log(n), _k_hat(log_weights), rules)
-
-    def __getitem__(self, rows: slice | NDArray) -> Weights:
-        """Return those of some of the events."""
-        arrays: dict[str, Any] = {name: getattr(self, name)[rows] for name in WEIGHT_ARRAYS}
-        return replace(self, **arrays)
-
-    @classmethod
-    def concatenate(cls, parts: Sequence[Weights]) -> Weights:
-        """Join the weights of different events."""
-        arrays: dict[str, Any]
-        arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in WEIGHT_ARRAYS}
-        return replace(parts[0], **arrays)
 
     @property
     def few_count(self) -> Bools:
@@ -162,26 +134,20 @@ def thinned(log_weights: Floats, n: int, rng: np.random.Generator) -> tuple[Rows
     With the least variance: P. Fearnhead and P. Clifford, J. R. Statist. Soc. B 65, 887 (2003).
     """
     top = log_weights.max()
-    if len(log_weights) <= n or not np.isfinite(top):
-        rows = np.arange(min(n, len(log_weights)))
-        return rows, log_weights[rows]
-    weights = np.exp(log_weights - top)
-    positive = np.flatnonzero(weights > 0.0)
-    if len(positive) <= n:  # some without weight fill up
+    weights = np.exp(log_weights - top) if np.isfinite(top) else np.zeros(len(log_weights))
+    order = np.argsort(-weights)[: np.count_nonzero(weights)]
+    if len(order) <= n or len(weights) <= n:  # some without weight fill up
         # The mean over fewer samples must not change: it is the evidence.
-        rows = np.sort(np.concatenate([positive, np.flatnonzero(weights == 0.0)[: n - len(positive)]]))
+        rows = np.sort(np.concatenate([order, np.flatnonzero(weights == 0.0)])[:n])
         return rows, log_weights[rows]
-    order = positive[np.argsort(-weights[positive])]
-    falling = weights[order]
+    falling, heavy = weights[order], np.arange(len(order))
     remainder = np.concatenate([np.cumsum(falling[::-1])[::-1][1:], [0.0]])
     # The k heaviest keep theirs, and the others share the weight c = their sum / (n - k).
-    heavy = np.arange(len(order))
     with np.errstate(divide="ignore", invalid="ignore"):
         level = np.concatenate([[falling.sum() / n], remainder[:-1] / (n - heavy[:-1] - 1.0)])
     k = int(np.argmax((falling <= level) & (heavy < n)))
-    marks = np.floor(
-        np.cumsum(falling[k:]) / level[k] - rng.random()
-    )  # systematic: one in every unit of weight
+    # Systematic: one in every unit of weight.
+    marks = np.floor(np.cumsum(falling[k:]) / level[k] - rng.random())
     light = order[k:][np.diff(marks, prepend=-1.0) > 0][: n - k]
     light_weight = np.full(len(light), np.log(level[k]) + top)
     return np.concatenate([order[:k], light]), np.concatenate([log_weights[order[:k]], light_weight])
@@ -194,10 +160,9 @@ def _k_hat(log_weights: Floats, fewest_in_tail: int = 5) -> Floats:
     if count < fewest_in_tail:
         return np.full(len(log_weights), np.nan)
     ordered = np.sort(log_weights, axis=1)
-    tail, cut = ordered[:, -count:], ordered[:, -count - 1]
+    tail, cut = ordered[:, -count:], ordered[:, [-count - 1]]
     with np.errstate(invalid="ignore", divide="ignore"):
-        excess = np.exp(tail - tail[:, -1:]) - np.exp(cut[:, None] - tail[:, -1:])
-        return generalised_pareto_shape(excess)
+        return generalised_pareto_shape(np.exp(tail - tail[:, -1:]) - np.exp(cut - tail[:, -1:]))
 
 
 def generalised_pareto_shape(excess: Floats) -> Floats:

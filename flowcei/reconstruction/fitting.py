@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from flowcei.check.examination import unbounded
+from flowcei.check.file import unbounded
 from flowcei.errors import DataError, UsageError
 from flowcei.events.simulation import fresh_seed
 from flowcei.frame.kinds import FRAMES
@@ -173,10 +173,10 @@ def _prepared(
         model.training.seen = trained_range(c.double().numpy())
     if built.has_density:
         check_varying(x, frame.names(pilot.molecule.labels))
-        for finding in unbounded(data, coordinates="chart" if frame.invariant else "raw") if data else ():
-            if finding.code != "constant-columns":  # a raw frame leaves constant columns out
-                todo = f"; {finding.todo}" if finding.todo else ""
-                raise DataError(f"{finding.what}: {finding.means}{todo}")
+        for line in unbounded(data, coordinates="chart" if frame.invariant else "raw") if data else ():
+            if line.code != "constant-columns":  # a raw frame leaves constant columns out
+                todo = f"; {line.todo}" if line.todo else ""
+                raise DataError(f"{line.message}: {line.means}{todo}")
     if packages := plugins_of(model.architecture, model.training.prior):
         model.training.plugins = packages
     check_storable(model, *charts.standardised(x, c))

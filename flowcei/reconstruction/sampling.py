@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, get_args
 import numpy as np
 from tqdm.auto import tqdm
 
+from flowcei.check.comparison import MOST_EVENTS
 from flowcei.check.evidence import check_evidence, reference_events
-from flowcei.check.observables import MOST_EVENTS
 from flowcei.errors import DataError, UsageError
 from flowcei.events.container import Events, events_of
 from flowcei.experiment.detector import Noise

@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from flowcei.check.agreement import ROUNDING, compare_with_simulation
-from flowcei.check.alignment import residuals
-from flowcei.check.conservation import noisiness
+from flowcei.check.agreement import ROUNDING, compare_with_simulation, noisiness, residuals
 from flowcei.errors import DataError, UsageError
 from flowcei.events.simulation import Simulator
 from flowcei.experiment.detector import DEFAULT_NOISE, NOISE_FLOOR, Noise, rms_component
@@ -29,7 +27,7 @@ from flowcei.training.schedule import MIN_EVENTS, Schedule
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from flowcei.check.conservation import Noisiness
+    from flowcei.check.agreement import Noisiness
     from flowcei.events.container import Events
     from flowcei.frame.interface import Frame
     from flowcei.posterior.arrays import Floats

@@ -1,4 +1,4 @@
-"""The pictures of events (Newton, KER), of posteriors (spread) and of a training."""
+"""The pictures of events (Newton, KER), of posteriors (spread, modes) and of a training."""
 
 from __future__ import annotations
 
@@ -8,12 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.lines import Line2D
-from matplotlib.patches import Ellipse
+from matplotlib.patches import Circle, Ellipse
 from matplotlib.ticker import MaxNLocator
 
 from flowcei.physics.explosion import kinetic_energy
 from flowcei.posterior.labels import speed_names
-from flowcei.posterior.spread import momenta_in_recoil_frame, typical_correlation
+from flowcei.posterior.modes import AMBIGUOUS, UNEXPLAINED, UNIQUE, VERDICTS
+from flowcei.posterior.refinement import CONVERGED, OUTSIDE, STALLED
+from flowcei.posterior.spread import (
+    first_axis,
+    in_recoil_frame,
+    momenta_in_recoil_frame,
+    quantities,
+    typical_correlation,
+)
 from flowcei.report.style import COLOURS, colour, dots, grid, new_figure, styled
 from flowcei.units import ELECTRONVOLT
 
@@ -24,10 +32,19 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from flowcei.events.container import Events
+    from flowcei.molecules.molecule import Molecule
+    from flowcei.posterior.modes import Modes
+    from flowcei.posterior.samples import PosteriorSamples
     from flowcei.posterior.spread import Spread
 
 _MAX_PAIRS = 3  # of bonds, drawn against each other
 _MAX_PERCENTILE = 99.5
+_REMARKS = {CONVERGED: "", STALLED: ", nearest miss", OUTSIDE: ", outside the prior"}
+_MOST = 6  # modes drawn
+_MOST_CLOUD = 400
+_PANEL = 2.6  # inches, width of one geometry
+_RADIUS = 0.21  # bohr, of an atom
+_KINDS = ((UNIQUE, "o", COLOURS[5]), (AMBIGUOUS, "^", COLOURS[1]), (UNEXPLAINED, "x", COLOURS[6]))
 
 
 @styled
@@ -90,9 +107,7 @@ def internal_figure(spread: Spread, event: int | None = None) -> Figure:
     return figure
 
 
-def _of_event(
-    spread: Spread, values: NDArray[np.float64], event: int | None
-) -> tuple[NDArray[np.float64], str]:
+def _of_event(spread: Spread, values: NDArray, event: int | None) -> tuple[NDArray, str]:
     """Return the samples of one event, or of all together, and what they are called."""
     if event is None:
         return values.reshape(-1, *values.shape[2:]), f"{len(values)} events together"
@@ -180,4 +195,90 @@ def training_figure(metrics: pd.DataFrame) -> Figure:
     axis.set(xlabel="epoch", ylabel="loss (nats per event)")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.legend()
+    return figure
+
+
+@styled
+def modes_figure(modes: Modes, samples: PosteriorSamples, event: int) -> Figure:
+    """Draw the modes of one event in the plane of the momenta, samples as dots around the nearest."""
+    count = len(modes.of(event))
+    chosen = modes.of(event)[:_MOST]
+    molecule, momenta = samples.molecule, samples.momenta[event : event + 1]
+    prior, axis = samples.known_prior(), speed_names(molecule)[first_axis(molecule, momenta)]
+    atoms = in_recoil_frame(molecule, momenta, modes.positions[chosen][None], prior)[0]
+    even = samples[event : event + 1].equally_weighted()
+    cloud = in_recoil_frame(molecule, momenta, even.positions, prior)[0][:_MOST_CLOUD]
+    nearest = ((cloud[:, None] - atoms[None]) ** 2).sum(axis=(2, 3)).argmin(axis=1)
+    everything = np.concatenate([atoms, cloud]).reshape(-1, 3)[:, :2]
+    low, high = everything.min(axis=0) - 0.4, everything.max(axis=0) + 0.4
+    geometries = "1 geometry" if count == 1 else f"{count} geometries"
+    title = (
+        f"{molecule.name}, event {samples.event_id[event]}: {VERDICTS[modes.verdict[event]]}, {geometries}"
+        f"{f', {_MOST} drawn' if count > _MOST else ''}\ncircles: atoms of the geometry; dots: samples"
+    )
+    height = _PANEL * (high[1] - low[1]) / (high[0] - low[0])
+    figure, panels = grid(len(chosen), (_PANEL + 0.4, height + 1.2), (0.5, 0.6), title=title)
+    columns = min(3, len(chosen))
+    for k, (axes, mode) in enumerate(zip(panels, chosen, strict=True)):
+        _draw_molecule(axes, molecule, atoms[k], cloud[nearest == k])
+        axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
+        if k % columns == 0:
+            axes.set_ylabel("y in the plane of\nthe momenta (bohr)")
+        if k >= len(chosen) - columns:
+            axes.set_xlabel(f"x along the momentum of {axis} (bohr)")
+        axes.set_title(_caption(modes, mode, molecule, atoms[k]), loc="left", fontsize=8)
+    return figure
+
+
+def _draw_molecule(axes: Axes, molecule: Molecule, atoms: NDArray, cloud: NDArray) -> None:
+    for i, j in molecule.bonds:
+        axes.plot(*atoms[[i, j], :2].T, "-", color="0.6", lw=1.5, zorder=1)
+    for k, label in enumerate(molecule.labels):
+        axes.plot(*cloud[:, k, :2].T, ".", ms=3.0, alpha=0.5, mew=0, color=colour(k), zorder=4)
+        x, y = atoms[k, :2]
+        axes.add_patch(Circle((x, y), _RADIUS, fc="white", ec=colour(k), lw=1.6, zorder=2))
+        text: Any = {"textcoords": "offset points", "color": colour(k), "fontsize": 9, "zorder": 5}
+        axes.annotate(label, (x, y), (9, 6), **text)
+
+
+def _caption(modes: Modes, mode: int, molecule: Molecule, atoms: NDArray) -> str:
+    names, values = quantities(molecule, atoms)
+    bonds = [f"{q.name} {v:.2f} bohr" for q, v in zip(names, values, strict=True) if q.kind == "bond"]
+    angles = [f"{q.name} {v:.1f}°" for q, v in zip(names, values, strict=True) if q.kind == "angle"]
+    lines = [f"{modes.number[mode]}: probability {modes.probability[mode]:.3f}{_REMARKS[modes.status[mode]]}"]
+    lines += [", ".join(bonds[k : k + 2]) for k in range(0, min(4, len(bonds)), 2)]
+    return "\n".join(lines + angles[:1])
+
+
+@styled
+def ambiguity_figure(modes: Modes, samples: PosteriorSamples) -> Figure:
+    """Draw where in momentum space events are unique, ambiguous or unexplained.
+
+    Left: the Newton plot, momenta in units of the first ion's. Right: the Dalitz plot of the
+    energy shares e_i = E_i / KER: (e_1 - e_2) / sqrt 3 against e_3 - 1/3, of more than three ions
+    with all but the first two as the third (R. H. Dalitz, Phil. Mag. 44, 1068 (1953)).
+    """
+    molecule = samples.molecule
+    p, names = momenta_in_recoil_frame(molecule, samples.momenta), speed_names(molecule)
+    axis = first_axis(molecule, samples.momenta)
+    other = next(k for k in range(len(molecule)) if k != axis)
+    energy = (p**2).sum(axis=2) / (2.0 * molecule.masses)
+    first, second = (energy / energy.sum(axis=1, keepdims=True))[:, [axis, other]].T
+    newton = p[:, other, :2] / np.linalg.norm(p[:, axis], axis=1)[:, None]
+    figure = new_figure(7.4, 3.5)
+    left, right = figure.subplots(1, 2)
+    for kind, marker, shade in _KINDS:
+        mine = modes.verdict == kind
+        label = f"{VERDICTS[kind]} ({int(mine.sum())})"
+        style = {"ls": "", "marker": marker, "ms": 3.5, "alpha": 0.7, "color": shade, "label": label}
+        left.plot(*newton[mine].T, **style)
+        right.plot((first - second)[mine] / 3.0**0.5, (2.0 / 3.0 - first - second)[mine], **style)
+    a, b = names[axis], names[other]
+    others = [name for name in names if name not in (a, b)]
+    third = others[0] if len(others) == 1 else "rest"
+    left.set(xlabel=f"$p_x$({b}) / |p({a})|", ylabel=f"$p_y$({b}) / |p({a})|")
+    left.set_title(f"{molecule.name}: Newton plot, {len(p)} events")
+    left.legend(fontsize=8)
+    energies = rf"$(\epsilon_{{{a}}} - \epsilon_{{{b}}}) / \sqrt{{3}}$,  $\epsilon_i = E_i$ / KER"
+    right.set(xlabel=energies, ylabel=rf"$\epsilon_{{{third}}} - 1/3$", title="Dalitz plot")
     return figure

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 import flowcei
-from flowcei.check.alignment import angles_of, best_rotations
-from flowcei.check.examination import examine, examine_file, unbounded
-from flowcei.check.finding import Finding
-from flowcei.check.repair import repair
+from flowcei import check_file, repair
+from flowcei.check.agreement import angles_of, best_rotations
+from flowcei.check.diagnostic import Diagnostic, FileCheck
+from flowcei.check.file import unbounded
 from flowcei.cli.main import main
 from flowcei.errors import DataError
 from flowcei.events.container import Events
@@ -33,16 +33,16 @@ _BOHR_IN_ANGSTROM = 0.529177210903
 _MOMENTUM_IN_SI = 1.99285191410e-24
 
 
-def _found(findings: list[Finding]) -> dict[str, Finding]:
-    return {f.code: f for f in findings}
+def _by_code(check: FileCheck) -> dict[str, Diagnostic]:
+    return {line.code: line for line in check.diagnostics}
 
 
-def _bad(findings: list[Finding]) -> set[str]:
-    return {f.code for f in findings if f.severity != "note"}
+def _bad(check: FileCheck) -> set[str]:
+    return {line.code for line in check.diagnostics if line.severity != "note"}
 
 
-def _errors(findings: list[Finding]) -> set[str]:
-    return {f.code for f in findings if f.severity == "error"}
+def _errors(check: FileCheck) -> set[str]:
+    return {line.code for line in check.diagnostics if line.severity == "error"}
 
 
 def _turned(events: Events, rotation: Rotation) -> Events:
@@ -58,9 +58,9 @@ def _turned(events: Events, rotation: Rotation) -> Events:
 def test_simulated_events_are_sound(molecule: str, count: int, noise: str) -> None:
     """Neither error nor warning, for few events too, with or without the stated sigma."""
     events = simulate(molecule, count, noise=noise, seed=3)
-    assert _bad(examine(events)) == set()
-    assert _bad(examine(replace(events, sigma=None))) == set()
-    assert _bad(examine(replace(events, sigma=None, positions=None))) == set()
+    assert _bad(check_file(events)) == set()
+    assert _bad(check_file(replace(events, sigma=None))) == set()
+    assert _bad(check_file(replace(events, sigma=None, positions=None))) == set()
     assert unbounded(events) == []
 
 
@@ -68,9 +68,9 @@ def test_simulated_events_are_sound(molecule: str, count: int, noise: str) -> No
 def test_the_prior_is_recognised(prior: str) -> None:
     """Of all priors of OCS, and a geometry of none of them resembles none."""
     events = simulate("ocs", 1000, prior=prior, seed=8)
-    assert _found(examine(events))["prior"].values["prior"] == prior
+    assert _by_code(check_file(events))["prior"].values["prior"] == prior
     other = simulate("ocs", 1000, prior={"kind": "ball", "radius": 2.5}, seed=8)
-    assert _found(examine(other))["prior"].values["prior"] is None
+    assert _by_code(check_file(other))["prior"].values["prior"] is None
 
 
 @pytest.mark.parametrize("molecule", ["ocs", "co2", "h2o", "ch4", "chbrclf"])
@@ -79,10 +79,10 @@ def test_rotations_apart_are_found_and_repaired(molecule: str) -> None:
     events = simulate(molecule, 300, seed=1, accuracy=1e-9)
     rotation = Rotation.random(300, random_state=2)
     apart = _turned(events, rotation)
-    found = examine(apart)
+    found = check_file(apart)
     assert _errors(found) == {"frames"}
     angle = np.degrees(rotation.magnitude())
-    values = _found(found)["frames"].values
+    values = _by_code(found)["frames"].values
     assert values["share"] == 1.0
     assert values["median"] == pytest.approx(np.median(angle), abs=1e-4)
     assert values["least"] == pytest.approx(angle.min(), abs=1e-4)
@@ -93,7 +93,7 @@ def test_rotations_apart_are_found_and_repaired(molecule: str) -> None:
     np.testing.assert_allclose(repaired.positions, events.positions, atol=1e-9)
     np.testing.assert_allclose(changes.angle, angle, atol=1e-4)
     np.testing.assert_allclose(changes.shift, np.sqrt(0.14), atol=1e-12)
-    assert _bad(examine(repaired)) == set()
+    assert _bad(check_file(repaired)) == set()
 
 
 @pytest.mark.parametrize("molecule", ["ocs", "ch4", "chbrclf"])
@@ -102,7 +102,7 @@ def test_noise_moves_a_repair_by_as_much_as_the_noise(molecule: str) -> None:
     events = simulate(molecule, 300, noise="1%", seed=1)
     rotation = Rotation.random(300, random_state=2)
     apart = _turned(events, rotation)
-    found = _found(examine(apart))["frames"]
+    found = _by_code(check_file(apart))["frames"]
     assert found.values["median"] == pytest.approx(np.degrees(np.median(rotation.magnitude())), abs=1.0)
     repaired, changes = repair(apart)
     assert repaired.positions is not None
@@ -123,7 +123,7 @@ def test_one_small_rotation_of_all_events_is_found() -> None:
         events = _turned(
             simulate("ocs", 300, noise=noise, seed=1), Rotation.from_rotvec([0, 0, np.radians(5)])
         )
-        assert _found(examine(events))["frames"].values["median"] == pytest.approx(5.0, abs=0.3)
+        assert _by_code(check_file(events))["frames"].values["median"] == pytest.approx(5.0, abs=0.3)
 
 
 def test_some_events_rotated_apart_are_found() -> None:
@@ -134,9 +134,9 @@ def test_some_events_rotated_apart_are_found() -> None:
     assert apart.positions is not None
     assert events.positions is not None
     mixed = replace(events, positions=np.where(chosen[:, None, None], apart.positions, events.positions))
-    found = examine(mixed)
+    found = check_file(mixed)
     assert _errors(found) == {"frames"}
-    assert _found(found)["frames"].values["share"] == pytest.approx(0.1)
+    assert _by_code(found)["frames"].values["share"] == pytest.approx(0.1)
     assert (repair(mixed)[1].angle > 0).tolist() == chosen.tolist()
 
 
@@ -147,14 +147,14 @@ def test_collinear_events_have_a_smallest_angle() -> None:
     assert events.positions is not None
     axis = events.positions[:, 1] / np.linalg.norm(events.positions[:, 1], axis=1, keepdims=True)
     about = _turned(events, Rotation.from_rotvec(2.0 * axis))
-    assert "frames" not in _found(examine(about))
+    assert "frames" not in _by_code(check_file(about))
     across = np.cross(axis, [0.1, 0.2, 0.97])
     across /= np.linalg.norm(across, axis=1, keepdims=True)
     tilted = _turned(about, Rotation.from_rotvec(0.5 * across))
-    found = _found(examine(tilted))["frames"].values
+    found = _by_code(check_file(tilted))["frames"].values
     assert found["least"] == pytest.approx(np.degrees(0.5), abs=1e-5)
     assert found["greatest"] == pytest.approx(np.degrees(0.5), abs=1e-5)
-    assert _found(examine(events))["collinear"].unbounded == "chart"
+    assert _by_code(check_file(events))["collinear"].unbounded == "chart"
 
 
 @settings(max_examples=30, deadline=None)
@@ -195,7 +195,7 @@ def test_mirror_images_are_reported_and_not_reflected(noise: str) -> None:
     events = simulate("chbrclf", 200, noise=noise, seed=1)
     assert events.positions is not None
     mirror = replace(events, positions=events.positions * [1.0, 1.0, -1.0])
-    found = _found(examine(mirror))
+    found = _by_code(check_file(mirror))
     assert found["mirrored"].severity == "error"
     assert found["mirrored"].values["share"] > 0.98
     repaired, changes = repair(mirror)
@@ -207,7 +207,7 @@ def test_mirror_images_are_reported_and_not_reflected(noise: str) -> None:
     ).all()
     ocs = simulate("ocs", 200, noise=noise, seed=1)
     assert ocs.positions is not None
-    assert _errors(examine(replace(ocs, positions=ocs.positions * [1.0, 1.0, -1.0]))) == {"frames"}
+    assert _errors(check_file(replace(ocs, positions=ocs.positions * [1.0, 1.0, -1.0]))) == {"frames"}
 
 
 def test_an_offset_of_the_centre_of_mass_is_measured() -> None:
@@ -215,9 +215,9 @@ def test_an_offset_of_the_centre_of_mass_is_measured() -> None:
     events = simulate("ocs", 4000, noise="1%", seed=1)
     shift = 0.5 * np.random.default_rng(0).standard_normal((4000, 1, 3))
     assert events.positions is not None
-    found = examine(replace(events, positions=events.positions + shift))
+    found = check_file(replace(events, positions=events.positions + shift))
     assert _bad(found) == {"centre-of-mass"}
-    values = _found(found)["centre-of-mass"].values
+    values = _by_code(found)["centre-of-mass"].values
     assert values["rms"] == pytest.approx(np.sqrt((shift**2).sum(axis=2).mean()))
     assert values["floor"] == pytest.approx(0.25, rel=0.05)
 
@@ -237,18 +237,18 @@ def test_charges_are_inferred(molecule: str, charges: list[float], noise: str) -
     """Simulated with others than the molecule declares: those are named."""
     known = Molecule.load(molecule)
     other = simulate(replace(known, charges=np.array(charges, float)), 300, noise=noise, seed=2)
-    found = examine(replace(other, molecule=known))
+    found = check_file(replace(other, molecule=known))
     assert _errors(found) == {"charges"}
-    assert _found(found)["charges"].values["charges"] == charges
+    assert _by_code(found)["charges"].values["charges"] == charges
 
 
 def test_a_charge_scale_that_is_no_integer_is_named() -> None:
     """Momenta 1.3 times too large: KE / U0 is 1.69."""
     events = simulate("ocs", 200, noise="1%", seed=2)
-    found = _found(examine(replace(events, momenta=1.3 * events.momenta, sigma=None)))
+    found = _by_code(check_file(replace(events, momenta=1.3 * events.momenta, sigma=None)))
     assert found["scale"].severity == "error"
     assert found["scale"].values["charge_factor"] == pytest.approx(1.3, rel=0.01)
-    slight = _found(examine(replace(events, momenta=1.01 * events.momenta, sigma=None)))
+    slight = _by_code(check_file(replace(events, momenta=1.01 * events.momenta, sigma=None)))
     assert slight["scale"].severity == "warning"
 
 
@@ -272,19 +272,21 @@ def test_other_units_are_found(length: float, momentum: float, name: str) -> Non
         momenta=momentum * events.momenta,
         sigma=momentum * events.sigma,
     )
-    found = examine(other)
+    found = check_file(other)
     assert _errors(found) == {"units"}
-    assert _found(found)["units"].what.endswith(name)
+    assert _by_code(found)["units"].message.endswith(name)
     if momentum != 1.0:
-        alone = _found(examine(replace(other, positions=None)))["units"]
-        assert "kg m/s" in alone.what
+        alone = _by_code(check_file(replace(other, positions=None)))["units"]
+        assert "kg m/s" in alone.message
 
 
 def test_velocities_are_no_momenta() -> None:
     """They sum to zero only with the masses."""
     events = simulate("chbrclf", 100, seed=2)
     masses = events.molecule.masses[:, None]
-    assert "velocities" in _errors(examine(replace(events, momenta=events.momenta / masses, positions=None)))
+    assert "velocities" in _errors(
+        check_file(replace(events, momenta=events.momenta / masses, positions=None))
+    )
 
 
 @pytest.mark.parametrize("molecule", ["ocs", "co2", "ch4"])
@@ -293,7 +295,7 @@ def test_rows_in_another_order_are_found_and_not_repaired(molecule: str) -> None
     events = simulate(molecule, 300, noise="1%", seed=2)
     assert events.positions is not None
     shuffled = replace(events, positions=events.positions[::-1].copy())
-    assert "unexplained" in _errors(examine(shuffled))
+    assert "unexplained" in _errors(check_file(shuffled))
     with pytest.raises(DataError, match="do not explain the momenta"):
         repair(shuffled)
 
@@ -304,9 +306,9 @@ def test_duplicates_are_counted() -> None:
     twice = events[np.r_[0:100, 0:5]]
     assert twice.positions is not None
     twice.positions[103:] += 1e-3
-    found = examine(replace(twice, ids=None))
-    assert _found(found)["duplicates"].values == {"count": 5, "first": 101, "identical": 3}
-    assert _found(found)["duplicates"].severity == "warning"
+    found = check_file(replace(twice, ids=None))
+    assert _by_code(found)["duplicates"].values == {"count": 5, "first": 101, "identical": 3}
+    assert _by_code(found)["duplicates"].severity == "warning"
 
 
 @pytest.mark.parametrize("molecule", ["h2o", "ch4", "co2"])
@@ -314,33 +316,33 @@ def test_identical_ions(molecule: str) -> None:
     """Unsorted, sorted together, and momenta sorted alone, which is an error."""
     events = simulate(molecule, 400, noise="0.2%", seed=2)
     group = list(events.molecule.identical[0])
-    values = _found(examine(events))["identical-ions"].values
+    values = _by_code(check_file(events))["identical-ions"].values
     assert values["falling"] == pytest.approx(1.0 / np.prod(np.arange(1, len(group) + 1)), abs=0.15)
     order = np.argsort(-np.linalg.norm(events.momenta[:, group], axis=2), axis=1)[:, :, None]
     assert events.positions is not None
     momenta, positions = events.momenta.copy(), events.positions.copy()
     momenta[:, group] = np.take_along_axis(momenta[:, group], order, axis=1)
     positions[:, group] = np.take_along_axis(positions[:, group], order, axis=1)
-    together = examine(replace(events, momenta=momenta, positions=positions))
-    assert _found(together)["identical-ions"].values["falling"] == 1.0
+    together = check_file(replace(events, momenta=momenta, positions=positions))
+    assert _by_code(together)["identical-ions"].values["falling"] == 1.0
     assert _bad(together) == set()
-    assert _errors(examine(replace(events, momenta=momenta))) == {"order"}
+    assert _errors(check_file(replace(events, momenta=momenta))) == {"order"}
 
 
 def test_the_momentum_sum_shows_the_noise() -> None:
     """2 %, whether stated or not; a wrong statement, or none left, is found."""
     events = simulate("ocs", 4000, noise="2%", seed=2)
     assert events.sigma is not None
-    found = _found(examine(events))["noise"]
+    found = _by_code(check_file(events))["noise"]
     assert found.values["relative"] == pytest.approx(0.02, rel=0.05)
     assert found.values["absolute"] == pytest.approx(np.median(events.sigma), rel=0.05)
-    wrong = _found(examine(replace(events, sigma=0.5 * events.sigma)))
+    wrong = _by_code(check_file(replace(events, sigma=0.5 * events.sigma)))
     assert wrong["sigma"].values["ratio"] == pytest.approx(2.0, rel=0.05)
     share = events.molecule.masses / events.molecule.masses.sum()
     centred = events.momenta - share[:, None] * events.momenta.sum(axis=1, keepdims=True)
-    assert "sigma" in _bad(examine(replace(events, momenta=centred)))
-    assert "unexplained" in _bad(examine(replace(events, momenta=centred, sigma=None)))
-    assert "conserved-sums" in _found(examine(simulate("ocs", 20, seed=1)))
+    assert "sigma" in _bad(check_file(replace(events, momenta=centred)))
+    assert "unexplained" in _bad(check_file(replace(events, momenta=centred, sigma=None)))
+    assert "conserved-sums" in _by_code(check_file(simulate("ocs", 20, seed=1)))
 
 
 def test_momenta_that_do_not_belong_together_are_found() -> None:
@@ -348,11 +350,13 @@ def test_momenta_that_do_not_belong_together_are_found() -> None:
     events = simulate("ocs", 1000, noise="1%", seed=2)
     momenta = events.momenta.copy()
     momenta[:, 2] = momenta[::-1, 2]
-    assert "momentum-sum" in _errors(examine(replace(events, momenta=momenta, positions=None)))
+    assert "momentum-sum" in _errors(check_file(replace(events, momenta=momenta, positions=None)))
     mixed = np.where(np.arange(1000)[:, None, None] % 20 == 0, momenta, events.momenta)
-    found = _found(examine(replace(events, momenta=mixed, positions=None)))["momentum-sum-outliers"]
+    found = _by_code(check_file(replace(events, momenta=mixed, positions=None)))["momentum-sum-outliers"]
     assert found.values["share"] == pytest.approx(0.05, abs=0.005)
-    flying = _found(examine(replace(events, momenta=events.momenta + np.array([0.0, 3.0, 0.0]), sigma=None)))
+    flying = _by_code(
+        check_file(replace(events, momenta=events.momenta + np.array([0.0, 3.0, 0.0]), sigma=None))
+    )
     assert flying["momentum-offset"].values["offset"] == pytest.approx(9.0, abs=0.3)
 
 
@@ -370,7 +374,7 @@ def test_constant_columns_are_named_and_unbounded() -> None:
         positions=x @ np.swapaxes(axes, 1, 2),
         momenta=events.momenta @ np.swapaxes(axes, 1, 2),
     )
-    found = _found(examine(plane))
+    found = _by_code(check_file(plane))
     assert found["constant-columns"].values["columns"] == ["cx", "cy", "cz", "oz", "sy", "sz"]
     assert found["constant-momenta"].values["columns"] == ["pcz", "poz", "psz"]
     assert {f.code for f in unbounded(plane, coordinates="raw")} == {"constant-columns"}
@@ -408,12 +412,12 @@ def test_coincident_ions_are_counted() -> None:
     events = simulate("ocs", 40, seed=2)
     assert events.positions is not None
     events.positions[3, 1] = events.positions[3, 0]
-    found = _found(examine(events))
-    assert "1 of 40" in found["coincident"].what
+    found = _by_code(check_file(events))
+    assert "1 of 40" in found["coincident"].message
     assert found["explained"].severity == "note"
     with pytest.raises(DataError, match="coincide"):
         repair(events)
-    assert _found(examine(replace(events, positions=np.zeros_like(events.momenta))))["coincident"]
+    assert _by_code(check_file(replace(events, positions=np.zeros_like(events.momenta))))["coincident"]
 
 
 # The rest goes through files and the command line.
@@ -463,11 +467,12 @@ def test_a_sound_file_ends_with_0(monkeypatch: Any, capsys: Any) -> None:
     assert (code, err) == (0, "")
     assert table["sound"] is True
     assert {f["severity"] for f in table["findings"]} == {"note"}
+    assert set(table) == {"file", "molecule", "rows", "sound_rows", "sound", "verdict", "findings", "run"}
     assert set(table["findings"][0]) == {"severity", "code", "what", "means", "todo", "unbounded", "values"}
 
 
 def test_every_bad_row_is_counted(lines: list[str], monkeypatch: Any, capsys: Any) -> None:
-    """NaN, blanks, text and short rows in one file: all of them are said, the rest is examined."""
+    """NaN, blanks, text and short rows in one file: all of them are said, the rest is checked."""
     bad = _with_cell(lines, 3, 0, "nan")
     bad = _with_cell(bad, 4, 10, "")
     bad = _with_cell(bad, 5, 11, "")
@@ -510,10 +515,10 @@ def test_what_is_sound_is_what_the_strict_reader_reads_without_the_bad_rows(
         lines = _with_cell(lines, row, column, cell)
     bad.write_text("\n".join(lines) + "\n")
     strict = flowcei.read_events(whole, "ocs")
-    report = examine_file(bad, "ocs")
+    report = check_file(bad, "ocs")
     assert report.events is not None
     np.testing.assert_allclose(report.events.momenta, strict.momenta, rtol=1e-15)
-    faults = [f for f in report.findings if f.code in ("cells", "fields")]
+    faults = [f for f in report.diagnostics if f.code in ("cells", "fields")]
     assert (report.rows, sum(f.values["count"] for f in faults)) == (40, len(ill))
     parts = [
         *open_events(bad, Molecule.load("ocs"), Reading(faults=Faults())).chunks(7)
@@ -542,23 +547,21 @@ def test_leading_columns_of_row_numbers(lines: list[str], monkeypatch: Any, caps
 def test_other_faults_of_files(lines: list[str]) -> None:
     """Doubled and missing columns, ions at rest, negative sigma, doubled event numbers."""
     doubled = [f"{line},{line.split(',')[0]}" for line in lines]
-    assert "duplicate column: cx" in _found(examine_file(_write(doubled)).findings)["columns"].what
+    assert "duplicate column: cx" in _by_code(check_file(_write(doubled)))["columns"].message
     partial = [",".join(line.split(",")[1:]) for line in lines]
-    report = examine_file(_write(partial))
-    assert "missing: cx" in _found(report.findings)["columns"].what
+    report = check_file(_write(partial))
+    assert "missing: cx" in _by_code(report)["columns"].message
     assert report.events is not None
     assert report.events.positions is None
     still = [*lines[:2], ",".join(["1.0"] * len(lines[0].split(","))), *lines[3:]]
-    report = examine_file(_write(still))
+    report = check_file(_write(still))
     what = "1 of 60 events: without kinetic energy (first: row 2)"
-    assert what in [finding.what for finding in report.findings]
+    assert what in [line.message for line in report.diagnostics]
     assert report.rows == 60
     negative = _with_cell(lines, 5, 18, "-1.0")
-    assert _found(examine_file(_write(negative)).findings)["events"].what.startswith(
-        "1 of 60 rows (5) have a neg"
-    )
+    assert _by_code(check_file(_write(negative)))["events"].message.startswith("1 of 60 rows (5) have a neg")
     twice = ["event," + lines[0], *(f"{k // 2},{line}" for k, line in enumerate(lines[1:]))]
-    assert "30 are there twice" in _found(examine_file(_write(twice)).findings)["event-numbers"].what
+    assert "30 are there twice" in _by_code(check_file(_write(twice)))["event-numbers"].message
 
 
 def test_a_file_of_another_molecule_is_named(lines: list[str], monkeypatch: Any, capsys: Any) -> None:
@@ -582,20 +585,20 @@ def test_hdf5_with_nan_is_reported(lines: list[str]) -> None:
     """Rows are counted and left out; a file that is no HDF5 of events is refused."""
     assert lines
     flowcei.write_events(simulate("ch4", 60, noise="1%", seed=1), "events.h5")
-    assert examine_file("events.h5").sound
+    assert check_file("events.h5").sound
     with h5py.File("events.h5", "r+") as file:
         file["momenta"][4, 0, 0] = np.nan
         file["positions"][5, 0, 0] = np.inf
-    report = examine_file("events.h5")
+    report = check_file("events.h5")
     assert report.molecule == "ch4"
     assert report.rows == 60
     assert report.events is not None
     assert len(report.events) == 58
-    assert any("2 of 60 events: with a number that is" in finding.what for finding in report.findings)
+    assert any("2 of 60 events: with a number that is" in line.message for line in report.diagnostics)
     with h5py.File("events.h5", "r+") as file:
         del file["momenta"]
     with pytest.raises(DataError, match="no dataset /momenta"):
-        examine_file("events.h5")
+        check_file("events.h5")
 
 
 @pytest.mark.parametrize("ending", [".csv", ".h5"])

@@ -15,12 +15,14 @@ from scipy.stats import kstest
 from shell import Shell
 
 import flowcei
-from flowcei.check.buildup import FEMTOSECOND, built_up_momenta
-from flowcei.check.observables import observables_of
-from flowcei.check.verdict import RunCheck, check_run
+from flowcei import check_run
+from flowcei.check.alternatives import built_up_momenta
+from flowcei.check.comparison import Observables
+from flowcei.check.run import RunCheck
 from flowcei.events.container import Events
 from flowcei.molecules.molecule import Molecule
 from flowcei.physics.priors import build_prior
+from flowcei.units import FEMTOSECOND
 
 _U = 1822.888486
 _SI = 1.99285191410e-24
@@ -85,9 +87,9 @@ def test_labels_of_like_ions_and_orientation_of_all_change_nothing(name: str) ->
     for event in shuffled:
         event[group] = event[rng.permutation(group)]
     turned = run.momenta @ Rotation.random(random_state=5).as_matrix().T
-    expected = observables_of(run.molecule, run.momenta, run.sigma).shapes
+    expected = Observables.of(run.molecule, run.momenta, run.sigma).shapes
     for momenta in (shuffled, turned):
-        shapes = observables_of(run.molecule, momenta, run.sigma).shapes
+        shapes = Observables.of(run.molecule, momenta, run.sigma).shapes
         for key, values in expected.items():
             np.testing.assert_allclose(shapes[key], values, atol=1e-9)
     assert check_run(replace(run, momenta=shuffled)).p_value == pytest.approx(check_run(run).p_value)
@@ -152,7 +154,7 @@ def test_drift_is_measured_and_is_no_fault_of_the_momenta() -> None:
     assert _kinds(check) == ["drift"]
     assert check.severity == "note"
     assert check.causes[0].values["momentum"][0] == pytest.approx(28.0, abs=0.3)
-    assert "m/s" in check.causes[0].what
+    assert "m/s" in check.causes[0].message
 
 
 @pytest.mark.parametrize("names", ["o c s", "s c o", "c s o"])
@@ -291,6 +293,23 @@ def test_the_command_compares_and_says_what_it_has_not_compared(shell: Shell) ->
     assert "the run agrees with the prior equilibrium" in shell.out.splitlines()[-1]
     assert shell("check", path, "--model", "bundled", "--json") == 0
     assert json.loads(shell.out)["run"]["sound"] is True
+    assert (
+        shell(
+            "check",
+            _file(Events(_run().molecule, 1.05 * _run().momenta), "scaled.csv"),
+            "--molecule",
+            "ocs",
+            "--json",
+        )
+        == 0
+    )
+    run = json.loads(shell.out)["run"]  # programs read these keys
+    assert set(run) >= {"molecule", "prior", "events", "compared", "outlying", "sound", "severity", "p_value"}
+    assert set(run) >= {"verdict", "comparisons", "causes", "remarks"}
+    compared = {"observable", "unit", "measured", "predicted", "p_value", "effect", "distance"}
+    assert all(set(comparison) == compared for comparison in run["comparisons"])
+    named = {"kind", "what", "p_value", "fits", "todo", "values", "severity"}
+    assert [(cause["kind"], set(cause)) for cause in run["causes"][:1]] == [("scale", named)]
     np.savetxt("bare.txt", _run().momenta.reshape(-1, 9))
     words = ("--molecule", "ocs", "--columns", "s c o", "--unit", "hbar/bohr")
     assert shell("check", "bare.txt", *words) == 3
@@ -356,7 +375,7 @@ def test_a_ker_far_off_is_an_error_whatever_explains_it() -> None:
     momenta = 0.1 * events.momenta * np.array([1.0, 1.0, 5.0])
     found = check_run(replace(events, momenta=momenta, sigma=None))
     assert found.severity == "error"
-    assert not any(cause.kind == "axis" and "4." in cause.what for cause in found.causes)
+    assert not any(cause.kind == "axis" and "4." in cause.message for cause in found.causes)
 
 
 def test_sums_that_were_made_to_vanish_leave_nothing_out() -> None:

@@ -15,7 +15,7 @@ import pytest
 from runfolders import FINISHED, LINE, TINY, assert_same_runs, names_in
 from shell import Shell
 
-from flowcei.cli import runfolder
+from flowcei.cli import runs
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,13 +37,13 @@ def _start(*words: str, script: str | None = None, cwd: Path) -> subprocess.Pope
 
 SIGNALLED = """
 import os, signal, sys
-from flowcei.cli import main, runfolder
-write = runfolder.RunFolder.write_metrics
+from flowcei.cli import main, runs
+write = runs.RunFolder.write_metrics
 def stop(self, records):
     write(self, records)
     if len(records) == 2:
         os.kill(os.getpid(), signal.SIGTERM)
-runfolder.RunFolder.write_metrics = stop
+runs.RunFolder.write_metrics = stop
 main.main()
 """
 
@@ -86,7 +86,7 @@ def test_three_processes_are_killed_and_the_training_is_the_same(flow: Shell, tm
             time.sleep(0.002)
         child.send_signal(signal.SIGKILL)
         child.communicate()
-        if not runfolder.unfinished_work(Path("run")):  # it was faster
+        if not runs.unfinished_work(Path("run")):  # it was faster
             break
     else:
         assert flow("train", "--resume", "run") == 0

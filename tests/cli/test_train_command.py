@@ -14,7 +14,7 @@ from runfolders import FINISHED, LINE, TINY, assert_same_runs, names_in
 from shell import Shell
 
 import flowcei
-from flowcei.cli.runfolder import RunFolder
+from flowcei.cli.runs import RunFolder
 from flowcei.cli.streams import log_file
 from flowcei.storage.modelfile import read_model
 from flowcei.training import loop

@@ -38,7 +38,7 @@ from flowcei.evaluation.verdicts import (
 )
 from flowcei.experiment.likelihood import Likelihood
 from flowcei.reconstruction.model import Reconstructor
-from flowcei.report.calibration import coverage_figure, joint_figure, sbc_figure
+from flowcei.report.judging import coverage_figure, joint_figure, sbc_figure
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

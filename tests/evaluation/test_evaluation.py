@@ -39,7 +39,7 @@ from flowcei.posterior.samples import PosteriorSamples
 from flowcei.posterior.spread import in_recoil_frame
 from flowcei.reconstruction.fitting import train
 from flowcei.reconstruction.model import Reconstructor
-from flowcei.report.comparison import comparison_figure
+from flowcei.report.judging import comparison_figure
 from flowcei.storage.card import TrainingRecord
 from flowcei.training.schedule import Schedule
 

@@ -204,7 +204,7 @@ from pathlib import Path
 import corpus, corpus_hdf
 from flowcei.errors import FlowceiError
 from test_hostile import _read
-from flowcei.check.examination import examine_file
+from flowcei import check_file
 from flowcei.events.source import Reading
 
 def kilobytes(name):
@@ -220,7 +220,7 @@ for name, path in files.items():
     try:
         _read(cases[name], Path(path))
         if cases[name].role == "events":
-            examine_file(path, "ocs", Reading(**cases[name].reading))
+            check_file(path, "ocs", Reading(**cases[name].reading))
     except FlowceiError:
         pass
     out[name] = (kilobytes("VmHWM") - before) / 1024

@@ -14,7 +14,7 @@ from corpus import base, mapping_toml, molecule_toml, small, text
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flowcei.check.examination import examine_file
+from flowcei import check_file
 from flowcei.errors import FlowceiError
 from flowcei.events.container import Events
 from flowcei.events.extracolumns import component_names as columns
@@ -123,12 +123,12 @@ def test_a_mutated_table_is_never_misread(tmp_path: Path, content: bytes) -> Non
         ]
     )
 )
-def test_the_doctor_survives_what_it_examines(tmp_path: Path, content: bytes) -> None:
+def test_a_check_survives_whatever_bytes_a_file_holds(tmp_path: Path, content: bytes) -> None:
     """Also numbers that are extreme, and positions on top of each other."""
     path = tmp_path / "e.csv"
     path.write_bytes(content)
     try:
-        report = examine_file(path, OCS)
+        report = check_file(path, OCS)
     except FlowceiError:
         return
     json.dumps(report.to_dict())

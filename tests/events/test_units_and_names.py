@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from shell import Shell
 
 import flowcei
-from flowcei.check.examination import examine_file
+from flowcei import check_file
 from flowcei.errors import DataError
 from flowcei.events.foreign.interpretation import Reading, guessed
 from flowcei.events.foreign.mapping import Mapping
@@ -295,8 +295,8 @@ def test_an_ion_at_zero_or_nan_is_missing(flow: Shell) -> None:
     np.testing.assert_array_equal(found.numbers, np.delete(np.arange(B), [3, 8, 20]))
     assert flow("convert", "e.csv", "--unit", "au") == 0
     assert "3 lacking an ion (zeros, blank or NaN), which flowcei cannot yet reconstruct" in flow.err
-    report = examine_file("e.csv", "ocs", Reading(unit="au"))
-    assert any("3 of 40 events: lacking an ion" in finding.what for finding in report.findings)
+    report = check_file("e.csv", "ocs", Reading(unit="au"))
+    assert any("3 of 40 events: lacking an ion" in line.message for line in report.diagnostics)
     rest = np.array([[[0.0, 0, 0], [-80, 1, 5], [80, -1, -5]]])
     flowcei.write_events(flowcei.Events("co2", rest), "co2.csv")
     assert len(read_events("co2.csv", "co2")) == 1
@@ -380,7 +380,7 @@ def test_a_last_line_without_its_end_is_named(flow: Shell) -> None:
     for end in ("\n", "\r\n", "\r", "\n  \n \t"):
         Path("e.csv").write_bytes(text.rstrip("\n").encode() + end.encode())
         assert len(read_events("e.csv")) == B
-    assert examine_file("e.csv").events is not None
+    assert check_file("e.csv").events is not None
 
 
 @pytest.mark.parametrize("ending", ["h5", "npy", "parquet"])

@@ -22,7 +22,7 @@ from scipy.stats import chisquare
 from shell import Shell
 
 import flowcei
-from flowcei.check.likeness import internal_coordinates
+from flowcei.check.geometry import internal_coordinates
 from flowcei.evaluation.calibration import calibrate
 from flowcei.evaluation.comparison import compare
 from flowcei.events.container import Events
@@ -34,7 +34,7 @@ from flowcei.posterior.samples import PosteriorSamples
 from flowcei.posterior.spread import pooled_quantities, quantities
 from flowcei.posterior.structures import write_means_xyz, write_modes_xyz
 from flowcei.reconstruction.model import Reconstructor
-from flowcei.report.modes import modes_figure
+from flowcei.report.figures import modes_figure
 
 _N2O = {
     "name": "n2o",

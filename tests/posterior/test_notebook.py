@@ -114,7 +114,7 @@ def test_modes_are_rows(weighed: PosteriorSamples) -> None:
     np.testing.assert_array_equal(found[-1].covariance, found.covariance[-1:])
     assert set(found[found.of(1)].event.tolist()) == {1}
     assert found[0].to_dataframe()["event"].tolist() == [2]
-    with pytest.raises(IndexError):
+    with pytest.raises(IndexError, match="no mode"):
         found[len(found)]
 
 

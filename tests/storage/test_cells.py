@@ -90,4 +90,4 @@ def test_every_table_of_flowcei_is_written_so() -> None:
     house = Path(__file__).parents[2] / "flowcei"
     callers = {p.name for p in house.rglob("*.py") if re.search(r"\.to_csv\(", p.read_text())}
     assert "cells.py" in callers
-    assert callers <= {"cells.py", "runs.py", "runfolder.py", "train.py", "storage.py"}, callers
+    assert callers <= {"cells.py", "runs.py", "train.py", "storage.py"}, callers

@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 
 from flowcei.cli.main import main
-from flowcei.cli.runfolder import to_resume, unfinished_work
+from flowcei.cli.runs import to_resume, unfinished_work
 from flowcei.events.simulation import simulate
 from flowcei.reconstruction.loading import load
 from flowcei.report import figures, style

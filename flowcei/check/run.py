@@ -8,55 +8,41 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from flowcei.check.causes import FAR, LEVEL, Run
-from flowcei.check.comparison import MEANS, compare_lab, compare_shapes, sums_of
-from flowcei.check.observables import MOST_EVENTS
-from flowcei.check.prediction import noise_of_run
-from flowcei.check.search import causes_of
+from flowcei.check.causes import LEVEL, Run, causes_of, smallest
+from flowcei.check.comparison import MEANS, MOST_EVENTS, RunNoise, Sums, compare_lab, compare_shapes
+from flowcei.check.diagnostic import FAR, SEVERITIES, as_table
+from flowcei.check.momenta import EXTREME
 from flowcei.physics.priors import GeometryPrior, build_prior
 
 if TYPE_CHECKING:
-    from flowcei.check.causes import Cause
     from flowcei.check.comparison import Comparison
+    from flowcei.check.diagnostic import Cause, Severity
     from flowcei.events.container import Events
     from flowcei.experiment.detector import Noise
 
-FEWEST = 50
-"""Events below which a run is not compared."""
-
-_EXTREME = 1e-50, 1e50  # beyond, products of a few numbers over- or underflow
+FEWEST = 50  # events below which a run is not compared
+# Kinds of causes that are measured and taken into account before others are tried.
+LABORATORY = "drift", "noise", "axis", "directions"
 
 
 @dataclass(frozen=True, eq=False)
 class RunCheck:
-    """How a run of events compares with what a prior predicts of it.
+    """How a run of events compares with what a prior predicts of it."""
 
-    Attributes:
-        molecule: Name of the molecule.
-        labels: Of its ions.
-        prior: Name or kind of the prior.
-        events: Events of the run.
-        compared: Events that were compared: 0 where there are too few.
-        outlying: Share of the compared whose momentum sum is unlike all others, left out.
-        comparisons: All of them.
-        causes: What explains the differences: of the laboratory first, then best first.
-        remarks: What was not compared, and why.
-    """
-
-    molecule: str
-    labels: tuple[str, ...]
-    prior: str
-    events: int
-    compared: int
-    outlying: float
-    comparisons: tuple[Comparison, ...]
-    causes: tuple[Cause, ...]
-    remarks: tuple[str, ...] = ()
+    molecule: str  # its name
+    labels: tuple[str, ...]  # of its ions
+    prior: str  # name or kind
+    events: int  # of the run
+    compared: int = 0  # events that were compared: 0 where there are too few
+    outlying: float = 0.0  # share of the compared whose momentum sum is unlike all others, left out
+    comparisons: tuple[Comparison, ...] = ()
+    causes: tuple[Cause, ...] = ()  # of the differences: in the laboratory first, then best first
+    remarks: tuple[str, ...] = ()  # what was not compared, and why
 
     @property
     def p_value(self) -> float:
         """The smallest p-value, corrected for the number of comparisons."""
-        return min(1.0, len(self.comparisons) * min((c.p_value for c in self.comparisons), default=1.0))
+        return smallest(self.comparisons)
 
     @property
     def sound(self) -> bool:
@@ -64,14 +50,13 @@ class RunCheck:
         return self.compared > 0 and self.p_value >= LEVEL
 
     @property
-    def severity(self) -> str:
+    def severity(self) -> Severity:
         """``error``, ``warning`` or ``note``: the worst of what the likeliest causes do to answers."""
         # Whatever the cause: a KER so far off makes every length wrong by half.
         ratios = [c.measured / c.predicted for c in self.comparisons if c.observable == "KER"]
         if any(abs(np.log(ratio)) > 2.0 * np.log(FAR) for ratio in ratios):
             return "error"
-        # Of several causes that explain the same shapes only the first is believed.
-        return min((c.severity for c in self.likely), key=_SEVERITIES.index, default="note")
+        return min((c.severity for c in self.likely), key=SEVERITIES.index, default="note")
 
     @property
     def summary(self) -> str:
@@ -85,15 +70,16 @@ class RunCheck:
         differing = [c for c in self.comparisons if c.p_value * count < LEVEL]
         # The means together are for the machine: said where nothing else differs.
         single = [c for c in differing if c.observable != MEANS] or differing
-        worst = min(single, key=lambda c: (c.p_value, -abs(np.nan_to_num(c.distance))))
-        size = f"p {_p(worst.p_value)}" if np.isnan(worst.distance) else f"KS distance {worst.distance:.2f}"
+        worst = min(single, key=lambda c: (c.p_value, -(c.distance or 0.0)))
+        p = "< 1e-9" if worst.p_value < 1e-9 else f"{worst.p_value:.1g}"
+        size = f"p {p}" if worst.distance is None else f"KS distance {worst.distance:.2f}"
         unit = f" {worst.unit}" if worst.unit else ""
         numbers = f"{worst.observable} {worst.measured:.4g}{unit}, predicted {worst.predicted:.4g}, {size}"
         return f"not as the prior {self.prior} predicts: {numbers}"
 
     @property
     def likely(self) -> tuple[Cause, ...]:
-        """The causes in the laboratory, and the likeliest of the others."""
+        """The causes in the laboratory, and the likeliest of the others, which explain the same shapes."""
         lab = [c for c in self.causes if c.kind in LABORATORY]
         return (*lab, *[c for c in self.causes if c.kind not in LABORATORY][:1])
 
@@ -101,41 +87,21 @@ class RunCheck:
     def verdict(self) -> str:
         """What the comparison comes to, and the likeliest cause of a difference, in one short line."""
         # One in the laboratory that needs no action is named after one that makes answers wrong.
-        first = sorted(self.likely, key=lambda cause: _SEVERITIES.index(cause.severity))[:1]
+        first = sorted(self.likely, key=lambda cause: SEVERITIES.index(cause.severity))[:1]
         return "; likely ".join([self.summary, *(cause.brief for cause in first)])
 
     def table(self) -> pd.DataFrame:
         """Return a row for each comparison: observable, measured, predicted, unit, p, effect."""
-        rows = [
-            (c.observable, c.measured, c.predicted, c.unit, c.p_value, c.effect) for c in self.comparisons
-        ]
-        return pd.DataFrame(rows, columns=["observable", "measured", "predicted", "unit", "p", "effect"])
+        columns = ["observable", "measured", "predicted", "unit", "p_value", "effect"]
+        return pd.DataFrame(map(as_table, self.comparisons), columns=columns).rename(columns={"p_value": "p"})
 
     def to_dict(self) -> dict[str, Any]:
         """Return a table of plain numbers and text."""
-        return {
-            "molecule": self.molecule,
-            "prior": self.prior,
-            "events": self.events,
-            "compared": self.compared,
-            "outlying": self.outlying,
-            "sound": self.sound,
-            "severity": self.severity,
-            "p_value": self.p_value,
-            "verdict": self.verdict,
-            "comparisons": [c.to_dict() for c in self.comparisons],
-            "causes": [c.to_dict() for c in self.causes],
-            "remarks": list(self.remarks),
-        }
-
-
-LABORATORY = "drift", "noise", "axis", "directions"
-"""Kinds of causes that are measured and taken into account before others are tried."""
-_SEVERITIES = ("error", "warning", "note")
-
-
-def _p(value: float) -> str:
-    return "< 1e-9" if value < 1e-9 else f"{value:.1g}"
+        stored = ("molecule", "prior", "events", "compared", "outlying")
+        table = {name: getattr(self, name) for name in (*stored, "sound", "severity", "p_value", "verdict")}
+        table["comparisons"] = [as_table(c) for c in self.comparisons]
+        table["causes"] = [as_table(c) | {"severity": c.severity} for c in self.causes]
+        return table | {"remarks": list(self.remarks)}
 
 
 def check_run(
@@ -174,42 +140,31 @@ def check_run(
     """
     molecule = events.molecule
     own = prior if isinstance(prior, GeometryPrior) else build_prior(molecule, prior)
-    names = molecule.name, molecule.labels, _name(events, own, prior)
+    spec = own.spec()
+    named = (name for name, table in molecule.priors.items() if table == spec)
+    name = prior if isinstance(prior, str) else next(named, own.kind)
+    names = molecule.name, molecule.labels, name, len(events)
     if len(events) < FEWEST:
-        few = f"{len(events)} events are too few, {FEWEST} are needed"
-        return RunCheck(*names, len(events), 0, 0.0, (), (), (few,))
+        return RunCheck(*names, remarks=(f"{len(events)} events are too few, {FEWEST} are needed",))
     rows = np.unique(np.linspace(0, len(events) - 1, min(len(events), MOST_EVENTS)).astype(np.int64))
-    some = events[rows]
-    least, most = _EXTREME
+    some, (least, most) = events[rows], EXTREME
     size = np.abs(some.momenta).max(axis=(1, 2))
     some = some[(size > least) & (size < most)]
     if len(some) < FEWEST:
         beyond = f"momenta beyond {most:g}, or none above {least:g} hbar/bohr"
-        return RunCheck(*names, len(events), 0, 0.0, (), (), (beyond,))
-    level = noise_of_run(some, noise)
+        return RunCheck(*names, remarks=(beyond,))
+    level = RunNoise.of(some, noise)
     run = Run(molecule, own, some.momenta, level, level.sigma(some.momenta), seed)
-    here = run.observables()
-    sums = sums_of(here, len(molecule))
-    predicted = run.predicted(run.free())
-    comparisons = compare_shapes(here, predicted, sums.good)
-    comparisons += compare_lab(here, predicted, sums, len(molecule), noise_stated=level.stated)
+    here, predicted = run.observables(), run.predicted(run.free())
+    sums = Sums.of(here, len(molecule))
+    lab = compare_lab(here, predicted, sums, len(molecule), noise_stated=level.stated)
+    comparisons = [*compare_shapes(here.of_events(sums.good), predicted), *lab.values()]
     remarks = []
     if sums.conserved and not (level.stated and level.is_zero):
         assumed = "the stated noise was believed" if level.stated else "none was assumed: state it (--noise)"
         remarks.append(f"the momentum sums are 0: the noise cannot be measured from them; {assumed}")
     elif not level.stated:
         remarks.append("no noise is stated: it was taken from the momentum sums")
-    differs = min(c.p_value for c in comparisons) * len(comparisons) < LEVEL
-    causes = causes_of(run, comparisons) if differs else []
+    causes = causes_of(run, comparisons) if smallest(comparisons) < LEVEL else []
     outlying = float(1.0 - sums.good.mean())
-    counts = len(events), len(some)
-    return RunCheck(*names, *counts, outlying, tuple(comparisons), tuple(causes), tuple(remarks))
-
-
-def _name(events: Events, prior: GeometryPrior, asked: object) -> str:
-    """Return what a prior is called: its name in the molecule, else its kind."""
-    if isinstance(asked, str):
-        return asked
-    spec = prior.spec()
-    named = (name for name, table in events.molecule.priors.items() if table == spec)
-    return next(named, prior.kind)
+    return RunCheck(*names, len(some), outlying, tuple(comparisons), tuple(causes), tuple(remarks))
