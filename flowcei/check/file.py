@@ -160,7 +160,7 @@ def _of_columns(kind: str, faults: Faults) -> Iterator[Diagnostic]:
 
 def _remarks(source: EventSource) -> Iterator[Diagnostic]:
     """Report what was concluded, stated, carried along, and left out without having been asked for."""
-    if NUMBERED in source.names[:1] and "index-column" not in (source.faults or ()):
+    if NUMBERED in source.names[:1] and "index-column" not in (source.reading.faults or ()):
         message = "the first column has no name: row numbers"
         means = "flowcei drops it; a program that takes columns by their place is off by one"
         yield Diagnostic("note", "index-column", message, means)

@@ -29,7 +29,7 @@ _TITLES = {
 }
 
 
-@click.command(short_help="Check whether the posterior of a model is right.")
+@click.command()
 @click.argument("model", type=MODEL_NAME, metavar="MODEL")
 @judging_options("calibration", "Print all as JSON, and write calibration.json.", count=200, least=10)
 @flag("--weigh", "Judge the samples with their importance weights.")
@@ -48,7 +48,7 @@ def calibrate(*, model: str, judging: Judging, weigh: bool, strict: bool) -> Non
     ((name, loaded),) = (models := judging.load([model])).items()
     judged = events, _ = judging.events(models)
     _warn_of_other_prior(loaded, events)
-    from flowcei.report.calibration import coverage_figure, joint_figure, sbc_figure
+    from flowcei.report.judging import coverage_figure, joint_figure, sbc_figure
 
     with Progress(len(events), "events") as progress:
         result = flowcei.calibrate(loaded, events, weigh=weigh, on_events=progress.update, **judging.sampling)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _REJECTED = 3
 
 
-@click.command(short_help="Check whether a data file is sound and can bear a claim.")
+@click.command()
 @click.argument("file", type=options.InputFile())
 @options.molecule_option
 @click.option(

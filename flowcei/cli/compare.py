@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _NOTHING = "-"
 
 
-@click.command(short_help="Score models beside null models on known positions.")
+@click.command()
 @click.argument("models", type=MODEL_NAME, nargs=-1, required=True, metavar="MODEL...")
 @judging_options("comparison", "Print everything as JSON, and write comparison.json.")
 def compare(*, models: tuple[str, ...], judging: Judging) -> None:
@@ -35,7 +35,7 @@ def compare(*, models: tuple[str, ...], judging: Judging) -> None:
     """
     loaded = judging.load(models)
     from flowcei.evaluation.comparison import FLOOR
-    from flowcei.report.comparison import comparison_figure
+    from flowcei.report.judging import comparison_figure
 
     judged = judging.events(loaded)
     result = flowcei.compare(loaded, judged[0], **judging.sampling)

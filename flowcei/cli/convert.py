@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from flowcei.events.foreign.interpretation import Reading
 
 
-@click.command(short_help="Turn events of another program into a file of flowcei.")
+@click.command()
 @click.argument("file", type=options.INPUT)
 @option("--molecule", "A built-in name, .toml or .xyz.", options.MOLECULE, default="ocs")
 @options.ions_options

@@ -39,7 +39,7 @@ _PICTURES = (
 )
 
 
-@click.command(short_help="All of it on OCS, in minutes, into one folder.")
+@click.command()
 @folder_option("demo")
 @flag("--quick", "Tiny: seconds, to see that it runs; the figures are poor.")
 @option("--seed", "Of everything.", SEED, default=1)

@@ -40,7 +40,7 @@ _SHOWN |= {"schedule", "epochs_run", "validation_loss", "round_trip_error", "row
 _SHOWN |= {"versions"}
 
 
-@click.command(short_help="Print what a model, data or sample file says of itself.")
+@click.command()
 @click.argument("file", type=options.OUTPUT)
 @options.molecule_option
 @options.reading_options

@@ -75,6 +75,7 @@ class _LazyGroup(click.Group):
 def _command(name: str) -> click.Command:
     """Command of a name; it too has -q and -v, which are described once, in `flowcei --help`."""
     command: click.Command = getattr(import_module(f"flowcei.cli.{name}"), name)
+    command.short_help = _COMMANDS[name]
     command.params += [click.Option(names, hidden=True, **rest) for names, rest in _VERBOSITY.items()]
     return command
 

@@ -23,7 +23,7 @@ _SHOWN = 12  # modes that are printed
 _LESS_TELLING = ("starts", "error", "chi_squared")  # columns of the file that are not printed
 
 
-@click.command(short_help="Find every geometry that explains an event, with its probability.")
+@click.command()
 @click.argument("samples", type=options.INPUT)
 @option("--prior", "Of the molecule; that of the model if absent.")
 @option("--event", "Number of the event to draw; the most ambiguous if absent.", int)

@@ -12,7 +12,7 @@ from flowcei.cli.runs import read_unflagged
 from flowcei.cli.streams import note, show, warn, write_results
 
 
-@click.command(short_help="Refine posterior samples to the exact physics.")
+@click.command()
 @click.argument("samples", type=INPUT)
 @output_option("CSV; NAME.refined.csv if absent.")
 @keep_flagged_option

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from flowcei.reconstruction.sampling import SamplingRequest, Survey
 
 
-@click.command(short_help="Draw the geometries that explain measured momenta.")
+@click.command()
 @option("--momenta", "Events, in any format that flowcei reads.", options.INPUT, required=True)
 @options.samples_option()
 @option("--model", "Model file or run; the newest in runs/, else the bundled OCS model.", MODEL_NAME)
@@ -92,7 +92,7 @@ def sample(
     seed = options.settled_seed(seed, path if resume else None)
     request = SamplingRequest(asked.pop("count"), seed, **asked)
     survey = Survey.of(source.chunks())
-    if source.selection.to_dict() or source.tally.rejected:
+    if source.reading.selection.to_dict() or source.tally.rejected:
         source.keep_tally()
         note(f"{source.tally}")
     write = _to_stdout if str(path) == "-" else partial(_to_file, path, overwrite=overwrite, resume=resume)

@@ -30,7 +30,7 @@ _COUNT = 10_000  # events, where nobody says
 _DATASETS = ("cei_traning_orient_1", "random_cos3d_10000", "generated_cos3d_check", "random_million_orient")
 
 
-@click.command(short_help="Simulate Coulomb explosions of a molecule.")
+@click.command()
 @click.argument("molecule", required=False)
 @option("-n count", "Events.", options.COUNT, show_default="10000")
 @option("--prior", "Which geometries: a prior of the molecule; its default if absent.")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from flowcei.posterior.spread import Spread
 
 
-@click.command(short_help="Tabulate and draw how far posterior samples lie apart.")
+@click.command()
 @click.argument("samples", type=options.INPUT)
 @option("--event", "Number of the event to draw; the first if absent.", int)
 @options.output_option("Folder; NAME-spread if absent.")

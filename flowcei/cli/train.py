@@ -80,7 +80,7 @@ def _architecture_options(architecture: str) -> tuple[click.Option, ...]:
     return tuple(added.values())
 
 
-@click.command(cls=_ArchitectureCommand, short_help="Train a model, on fresh simulations or on a file.")
+@click.command(cls=_ArchitectureCommand)
 @option("--arch", "The architecture; its options are below.", default="cinn")
 @option("--data", "Events with positions; simulated afresh if absent.", INPUT)
 @option("--molecule", "A built-in name, .toml or .xyz; ocs, or what --data says, if absent.", MOLECULE)

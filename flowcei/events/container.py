@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from flowcei.errors import DataError, UsageError
-from flowcei.events.extracolumns import add_columns, checked_columns, component_names, joined_columns
+from flowcei.events.extracolumns import (
+    add_columns,
+    checked_columns,
+    chosen_rows,
+    component_names,
+    joined_columns,
+)
 from flowcei.molecules.molecule import Molecule
+from flowcei.physics.explosion import kinetic_energy
 from flowcei.storage.html import html_table
+from flowcei.units import ELECTRONVOLT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -22,11 +30,13 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import ArrayLike, NDArray
 
+    from flowcei.events.foreign.table import Arrays
+
 _JOINED = {"momenta": "momenta", "positions": "positions", "ids": "event numbers", "sigma": "a noise (sigma)"}
 _UNITS = {"momenta": "hbar/bohr", "positions": "bohr", "sigma": "hbar/bohr"}
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False, init=False)
 class Events:
     """Exploded molecules of one kind.
 
@@ -55,36 +65,51 @@ class Events:
 
     molecule: Molecule
     momenta: NDArray[np.float64]
-    positions: NDArray[np.float64] | None = None
-    ids: NDArray[np.int64] | None = None
-    sigma: NDArray[np.float64] | None = None
-    origin: dict[str, Any] = field(default_factory=dict)
-    columns: dict[str, NDArray[Any]] = field(default_factory=dict)
+    positions: NDArray[np.float64] | None
+    ids: NDArray[np.int64] | None
+    sigma: NDArray[np.float64] | None
+    origin: dict[str, Any]
+    columns: dict[str, NDArray[Any]]
 
-    if TYPE_CHECKING:  # what is taken; the attributes are what it becomes
-
-        def __init__(
-            self,
-            molecule: Molecule | str | Path,
-            momenta: ArrayLike | pd.DataFrame,
-            positions: ArrayLike | None = None,
-            ids: ArrayLike | None = None,
-            sigma: ArrayLike | None = None,
-            origin: dict[str, Any] = ...,
-            columns: Mapping[str, ArrayLike] = ...,
-        ) -> None: ...
+    def __init__(
+        self,
+        molecule: Molecule | str | Path,
+        momenta: ArrayLike | pd.DataFrame,
+        positions: ArrayLike | None = None,
+        ids: ArrayLike | None = None,
+        sigma: ArrayLike | None = None,
+        origin: dict[str, Any] | None = None,
+        columns: Mapping[str, ArrayLike] | None = None,
+    ) -> None:
+        """Take what was given as arrays, and check shapes and numbers."""
+        molecule = Molecule.load(molecule) if isinstance(molecule, (str, Path)) else molecule
+        arrays: dict[str, Any] = {"momenta": momenta, "positions": positions, "ids": ids, "sigma": sigma}
+        if hasattr(momenta, "columns"):  # a DataFrame; pandas need not be imported to ask
+            table = Events.from_dataframe(cast("pd.DataFrame", momenta), molecule)
+            columns = table.columns
+            arrays |= {name: getattr(table, name) for name in _JOINED if getattr(table, name) is not None}
+        count = None
+        for name, value in arrays.items():
+            if value is not None:
+                arrays[name] = _checked_array(name, value, molecule, count)
+                count = len(arrays["momenta"])
+        columns = checked_columns(columns, molecule, len(arrays["momenta"])) if columns else {}
+        with np.errstate(over="ignore"):
+            relative = arrays["momenta"] - np.einsum("bni->bi", arrays["momenta"])[:, None] / len(molecule)
+            squares = np.einsum("bni,bni->b", relative, relative)
+        _check_none(squares == 0, "the ions do not move apart (KER is 0)")
+        _check_none(~np.isfinite(squares), "momenta are too large (KER is not finite)")
+        origin = {} if origin is None else origin
+        vars(self).update(arrays, molecule=molecule, origin=origin, columns=columns)
 
     def __repr__(self) -> str:
         """Return one line: how many events of which molecule, with what."""
-        given = {"positions": self.positions is not None, "noise": self.sigma is not None}
-        extra = [*(name for name, is_given in given.items() if is_given), *self.columns]
-        return ", ".join([f"Events: {len(self)} of {self.molecule.name}", *extra])
+        given = {"positions": self.positions, "noise": self.sigma}
+        extra = [name for name, array in given.items() if array is not None]
+        return ", ".join([f"Events: {len(self)} of {self.molecule.name}", *extra, *self.columns])
 
     def _repr_html_(self) -> str:
         """Return the facts that a notebook shows."""
-        from flowcei.physics.explosion import kinetic_energy
-        from flowcei.units import ELECTRONVOLT
-
         molecule = self.molecule
         charges = zip(molecule.labels, molecule.charges, strict=True)
         facts = {"events": len(self), "ions": ", ".join(f"{label} {q:+g}" for label, q in charges)}
@@ -98,33 +123,6 @@ class Events:
         facts["positions"] = "none" if self.positions is None else "in bohr"
         facts |= {"extra columns": ", ".join(self.columns)} if self.columns else {}
         return html_table(f"Events of {molecule.name}", facts)
-
-    def __post_init__(self) -> None:
-        """Take what was given as arrays, and check shapes and numbers."""
-        for name, value in _as_arrays(self).items():
-            object.__setattr__(self, name, value)
-        n = len(self.molecule)
-        shape = (len(self.momenta) if self.momenta.ndim else 0, n, 3)
-        for name, array in (("momenta", self.momenta), ("positions", self.positions)):
-            if array is None:
-                continue
-            if array.shape != shape:
-                msg = f"{name} have shape {array.shape}; expected (B, {n}, 3) for {self.molecule.name}"
-                raise DataError(msg)
-            if not np.isfinite(array).all():  # at once: along short axes it takes ten times as long
-                _check_none(np.asarray(~np.isfinite(array).all(axis=(1, 2))), f"{name} are not finite")
-        for name, verb, scalars in (("sigma", "has", self.sigma), ("event numbers", "have", self.ids)):
-            if scalars is not None and scalars.shape != shape[:1]:
-                raise DataError(f"{name} {verb} shape {scalars.shape}; expected ({shape[0]},)")
-        if self.sigma is not None:
-            _check_none(~(np.isfinite(self.sigma) & (self.sigma >= 0)), "sigma is not a number >= 0")
-        if self.columns:
-            object.__setattr__(self, "columns", checked_columns(self.columns, self.molecule, shape[0]))
-        with np.errstate(over="ignore"):
-            relative = self.momenta - np.einsum("bni->bi", self.momenta)[:, None] / n
-            squares = np.einsum("bni,bni->b", relative, relative)
-        _check_none(squares == 0, "the ions do not move apart (KER is 0)")
-        _check_none(~np.isfinite(squares), "momenta are too large (KER is not finite)")
 
     def __len__(self) -> int:
         """Return the number of events."""
@@ -144,14 +142,7 @@ class Events:
             (1, array([3]), 3)
         """
         rows = one_row(rows, len(self))
-        return replace(
-            self,
-            momenta=self.momenta[rows],
-            positions=None if self.positions is None else self.positions[rows],
-            ids=self.numbers[rows],
-            sigma=None if self.sigma is None else self.sigma[rows],
-            columns={name: values[rows] for name, values in self.columns.items()},
-        )
+        return replace(self, **chosen_rows(self, _UNITS, rows), ids=self.numbers[rows])
 
     @classmethod
     def from_dataframe(
@@ -195,15 +186,18 @@ class Events:
         from flowcei.events.foreign.interpretation import Reading
         from flowcei.events.foreign.mapping import Mapping as ColumnMapping
 
-        known = molecule if isinstance(molecule, Molecule) else Molecule.load(molecule)
+        mol = molecule if isinstance(molecule, Molecule) else Molecule.load(molecule)
         stated = None if mapping is None else ColumnMapping.from_dict(dict(mapping))
-        reading = Reading(mapping=stated, columns=columns, unit=unit)
-        chunks, origin, lines = frame_arrays(frame, known, reading)
+        chunks, origin, lines = frame_arrays(frame, mol, Reading(mapping=stated, columns=columns, unit=unit))
         for line in lines:
             warnings.warn(f"DataFrame: {line}", stacklevel=2)
-        return cls.concatenate(
-            [cls(known, a.momenta, a.positions, a.event_id, a.sigma, origin, a.columns) for a in chunks]
-        )
+        return cls.concatenate([cls.from_arrays(mol, arrays, origin) for arrays in chunks])
+
+    @classmethod
+    def from_arrays(cls, molecule: Molecule, arrays: Arrays, origin: dict[str, Any]) -> Events:
+        """The events that a reader has read."""
+        a = arrays
+        return cls(molecule, a.momenta, a.positions, a.event_id, a.sigma, origin, a.columns)
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return a table with a row for each event: the columns of a CSV file of flowcei.
@@ -220,17 +214,12 @@ class Events:
         """
         import pandas as pd
 
-        labels = self.molecule.labels
-        table: dict[str, NDArray[Any]] = {}
-        if self.ids is not None:
-            table["event"] = self.ids
-        if self.positions is not None:
-            flat = self.positions.reshape(len(self), -1)
-            table |= dict(zip(component_names(labels), flat.T, strict=True))
-        flat = self.momenta.reshape(len(self), -1)
-        table |= dict(zip(component_names(labels, "p"), flat.T, strict=True))
-        if self.sigma is not None:
-            table["sigma"] = self.sigma
+        table: dict[str, NDArray[Any]] = {} if self.ids is None else {"event": self.ids}
+        for prefix, vectors in (("", self.positions), ("p", self.momenta)):
+            if vectors is not None:
+                names = component_names(self.molecule.labels, prefix)
+                table |= zip(names, vectors.reshape(len(self), -1).T, strict=True)
+        table |= {} if self.sigma is None else {"sigma": self.sigma}
         return pd.DataFrame(table | self.columns)
 
     def to_xarray(self) -> xr.Dataset:
@@ -259,17 +248,16 @@ class Events:
         except ImportError as error:
             raise UsageError("to_xarray needs xarray: pip install xarray") from error
 
-        arrays = {name: getattr(self, name) for name in _UNITS if getattr(self, name) is not None}
         coordinates = {"event": self.numbers, "ion": list(self.molecule.labels), "axis": list("xyz")}
         variables: dict[str, Any] = {
-            name: (("event", "ion", "axis")[: values.ndim], values, {"units": _UNITS[name]})
-            for name, values in arrays.items()
+            name: (tuple(coordinates)[: values.ndim], values, {"units": unit})
+            for name, unit in _UNITS.items()
+            if (values := getattr(self, name)) is not None
         }
         # An extra column may be called as a variable or a dimension is.
-        named = add_columns(variables | coordinates, self.columns, np.arange(len(self)))
-        variables |= {
-            name: ("event", values) for name, values in named.items() if name not in variables | coordinates
-        }
+        own = variables | coordinates
+        named = add_columns(own, self.columns, np.arange(len(self)))
+        variables |= {name: ("event", named[name]) for name in named if name not in own}
         return xr.Dataset(variables, coordinates, {"molecule": self.molecule.name})
 
     @classmethod
@@ -288,17 +276,16 @@ class Events:
         """
         if not chunks:
             raise DataError("there are no events to join")
-        first = chunks[0]
+        first, joined = chunks[0], dict[str, Any]()
         for chunk in chunks[1:]:
             if not chunk.molecule.same_ions(first.molecule):
                 raise DataError(f"events of {first.molecule.name} and of {chunk.molecule.name} do not join")
-        joined: dict[str, Any] = {}
         for name, word in _JOINED.items():
             arrays = [getattr(chunk, name) for chunk in chunks]
-            missing = [array is None for array in arrays]
-            if any(missing) and not all(missing):
+            missing = sum(array is None for array in arrays)
+            if 0 < missing < len(chunks):
                 raise DataError(f"some events have {word} and others have not: state or drop it in all")
-            joined[name] = None if missing[0] else np.concatenate(arrays)
+            joined[name] = None if missing else np.concatenate(arrays)
         return replace(first, **joined, columns=joined_columns([chunk.columns for chunk in chunks]))
 
     def digest(self) -> str:
@@ -321,39 +308,38 @@ def one_row(rows: int | slice | NDArray[Any], count: int, row: str = "event") ->
     return slice(first, first + 1)
 
 
-def _as_arrays(events: Events) -> dict[str, Any]:
-    """Return the attributes of events as arrays, from lists, flat rows, a DataFrame or a name.
+def _checked_array(name: str, value: Any, molecule: Molecule, count: int | None) -> NDArray[Any]:  # noqa: ANN401
+    """An attribute of `Events` as an array, from lists or flat rows, of `count` events where that is known.
 
-    Arrays that cannot be written (memory maps of files) are copied: torch takes no others.
+    An array that cannot be written (a memory map of a file) is copied: torch takes no other.
     """
-    molecule: Any = events.molecule
-    if isinstance(molecule, (str, Path)):
-        molecule = Molecule.load(molecule)
-    given = {name: getattr(events, name) for name in _JOINED}
-    arrays: dict[str, Any] = {"molecule": molecule}
-    if hasattr(events.momenta, "columns"):  # a DataFrame; pandas need not be imported to ask
-        table = Events.from_dataframe(given["momenta"], molecule)
-        arrays["columns"] = table.columns
-        given |= {name: getattr(table, name) for name in _JOINED if getattr(table, name) is not None}
-    for name, value in given.items():
-        if value is None:
-            continue
-        try:
-            dtype = np.int64 if name == "ids" else np.float64
-            array = np.require(value, None if isinstance(value, np.ndarray) else dtype, ["W"])
-            arrays[name] = array if name == "ids" else array.astype(np.float64, copy=False)
-        except (TypeError, ValueError) as error:
-            raise DataError(f"{name} are not an array of numbers") from error
-        if name in ("momenta", "positions") and arrays[name].ndim == 2:
-            n = len(molecule)
-            flat = arrays[name].shape[1] == 3 * n
-            arrays[name] = arrays[name].reshape(-1, n, 3) if flat else arrays[name][None]
-    return arrays
+    n, vectors, dtype = (
+        len(molecule),
+        name in ("momenta", "positions"),
+        np.int64 if name == "ids" else np.float64,
+    )
+    try:
+        array = np.require(value, None if isinstance(value, np.ndarray) else dtype, ["W"])
+        array = array if name == "ids" else array.astype(np.float64, copy=False)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{name} are not an array of numbers") from error
+    if vectors and array.ndim == 2:
+        array = array.reshape(-1, n, 3) if array.shape[1] == 3 * n else array[None]
+    size = (*array.shape, 0)[0] if count is None else count
+    if array.shape != ((size, n, 3) if vectors else (size,)):
+        words = {"sigma": "sigma has", "ids": "event numbers have"}.get(name, f"{name} have")
+        expected = f"(B, {n}, 3) for {molecule.name}" if vectors else f"({size},)"
+        raise DataError(f"{words} shape {array.shape}; expected {expected}")
+    if vectors and not np.isfinite(array).all():  # at once: along short axes it takes ten times as long
+        _check_none(np.asarray(~np.isfinite(array).all(axis=(1, 2))), f"{name} are not finite")
+    if name == "sigma":
+        _check_none(~(np.isfinite(array) & (array >= 0)), "sigma is not a number >= 0")
+    return array
 
 
-def _check_none(bad: NDArray, what: str) -> None:
+def _check_none(bad: NDArray, message: str) -> None:
     if bad.any():
-        raise DataError(f"{what} ({int(bad.sum())} of {len(bad)} events)", row=int(np.argmax(bad)) + 1)
+        raise DataError(f"{message} ({int(bad.sum())} of {len(bad)} events)", row=int(np.argmax(bad)) + 1)
 
 
 def events_of(momenta: ArrayLike | Events, molecule: Molecule) -> Events:
@@ -361,10 +347,9 @@ def events_of(momenta: ArrayLike | Events, molecule: Molecule) -> Events:
     if not isinstance(momenta, Events):
         return Events(molecule, momenta)
     if not momenta.molecule.same_ions(molecule):
-        msg = (
-            f"the events are of {momenta.molecule.name} ({', '.join(momenta.molecule.labels)}), "
-            f"the model is for {molecule.name} ({', '.join(molecule.labels)}): "
-            f"{momenta.molecule.difference(molecule)}"
+        own, (ours, theirs) = (
+            momenta.molecule,
+            (f"{m.name} ({', '.join(m.labels)})" for m in (momenta.molecule, molecule)),
         )
-        raise UsageError(msg)
+        raise UsageError(f"the events are of {ours}, the model is for {theirs}: {own.difference(molecule)}")
     return momenta

@@ -25,26 +25,15 @@ _FORMULA = ("=", "+", "-", "@")  # a spreadsheet runs what begins so
 
 
 def component_names(labels: Sequence[str], prefix: str = "") -> list[str]:
-    """Column names of positions, or of momenta with prefix ``p``.
-
-    Example:
-        >>> component_names(["c", "o"], "p")
-        ['pcx', 'pcy', 'pcz', 'pox', 'poy', 'poz']
-    """
+    """Column names of positions (`cx`, ...), or of momenta with prefix ``p``."""
     return [f"{prefix}{label}{axis}" for label in labels for axis in "xyz"]
 
 
 def column_problem(name: str, molecule: Molecule) -> str | None:
-    """Return why an extra column of events cannot have a name, or None where it can.
+    """Why an extra column of events cannot have a name, or None where it can.
 
-    A name that reads as a momentum, velocity or position of an ion of the molecule, or as another
-    column of flowcei in other letters, is a misspelled one: carried along, it would be missed in silence.
-
-    Example:
-        >>> from flowcei.molecules.molecule import Molecule
-        >>> ocs = Molecule.load("ocs")
-        >>> column_problem("delay [fs]", ocs), column_problem("Sigma", ocs), column_problem("px_C", ocs)
-        (None, 'is nearly the name of column sigma', 'reads as a component of an ion of ocs')
+    A name that reads as a momentum, velocity or position of an ion, or as another column of flowcei in
+    other letters, is a misspelled one: carried along, it would be missed in silence.
     """
     from flowcei.events.foreign.names import named_components  # compiles patterns: only where needed
 
@@ -84,11 +73,8 @@ def checked_columns(
 
 
 def exact_numbers(array: NDArray[Any], name: str | None = None) -> NDArray[Any]:
-    """Numbers as int64 where they are whole by their type, else float64.
-
-    Shot numbers that are time stamps exceed 2^53, beyond which float64 loses digits.
-    """
-    if array.dtype.kind in "iu":
+    """Numbers as int64 where they are whole by their type, else float64."""
+    if array.dtype.kind in "iu":  # time stamps exceed 2^53, beyond which float64 loses digits
         if array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max:
             raise DataError("holds whole numbers beyond 2^63", column=name)
         return array.astype(np.int64, copy=False)
@@ -109,15 +95,17 @@ def joined_columns(chunks: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, ND
     return joined
 
 
+def chosen_rows(events: Any, names: Iterable[str], rows: slice | NDArray[Any]) -> dict[str, Any]:  # noqa: ANN401
+    """Some rows of the named arrays of events or samples, and of their extra columns; None stays None."""
+    arrays = {name: getattr(events, name) for name in names}
+    chosen = {name: None if array is None else array[rows] for name, array in arrays.items()}
+    return chosen | {"columns": {name: values[rows] for name, values in events.columns.items()}}
+
+
 def add_columns(
     table: Mapping[str, Any], columns: Mapping[str, NDArray[Any]], rows: NDArray[np.intp]
 ) -> dict[str, Any]:
-    """The columns of a table of R rows with extra ones of E events behind them; `rows` (R,) are events.
-
-    Example:
-        >>> add_columns({"event": [0, 0]}, {"shot": np.array([7])}, np.array([0, 0]))["shot"].tolist()
-        [7, 7]
-    """
+    """The columns of a table of R rows with extra ones of E events behind them; `rows` (R,) are events."""
     extended = dict(table)
     for name, values in columns.items():
         free = name
@@ -128,20 +116,14 @@ def add_columns(
 
 
 def dataset_name(name: str) -> str:
-    """The HDF5 dataset of an extra column: a slash would begin a group.
-
-    Example:
-        >>> dataset_name("E/mJ"), name_of_dataset("columns/E%2FmJ")
-        ('columns/E%2FmJ', 'E/mJ')
-    """
+    """The HDF5 dataset of an extra column: a slash would begin a group."""
     plain = name.replace("%", "%25").replace("/", "%2F")
     return "columns/" + ("%2E" * len(plain) if plain in (".", "..") else plain)
 
 
 def name_of_dataset(name: str) -> str:
     """The extra column in a dataset: see `dataset_name`."""
-    plain = name.removeprefix("columns/")
-    return plain.replace("%2E", ".").replace("%2F", "/").replace("%25", "%")
+    return name.removeprefix("columns/").replace("%2E", ".").replace("%2F", "/").replace("%25", "%")
 
 
 def listed(names: Iterable[str]) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.stats import chi
 
 from flowcei.errors import DataError, UsageError
+from flowcei.events.extracolumns import chosen_rows
 from flowcei.events.faults import report_fault
 from flowcei.physics.explosion import kinetic_energy
 from flowcei.units import ELECTRONVOLT
@@ -16,7 +17,7 @@ from flowcei.units import ELECTRONVOLT
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
     from flowcei.events.faults import Faults
     from flowcei.events.foreign.table import Arrays
@@ -46,23 +47,11 @@ def sum_bound(chance: float) -> float:
 
 @dataclass(frozen=True)
 class Selection:
-    """Rules for events; what cannot be reconstructed is left out without any.
+    """Rules for events; what cannot be reconstructed is left out without any."""
 
-    Attributes:
-        max_sum: Bound on the total momentum, in standard deviations: a component of the sum of N
-            momenta with independent noise sigma has sigma sqrt(N). Of true events `sum_chance(4)`,
-            one in 882, exceed 4; a false coincidence or a lost ion exceeds it by far.
-        noise: Noise of a momentum component, for that bound, where the file has no column for it.
-        ker: Least and most kinetic energy release, eV.
-
-    Example:
-        >>> Selection(max_sum=4.0, ker=(5.0, 40.0)).to_dict()
-        {'max_sum': 4.0, 'ker_ev': [5.0, 40.0]}
-    """
-
-    max_sum: float | None = None
-    noise: Noise | None = None
-    ker: tuple[float, float] | None = None
+    max_sum: float | None = None  # bound on the total momentum, in standard deviations (`sum_chance`)
+    noise: Noise | None = None  # of a momentum component, for that bound; else the file's column
+    ker: tuple[float, float] | None = None  # least and most kinetic energy release, eV
 
     def __post_init__(self) -> None:
         """Refuse bounds that no event can be within."""
@@ -88,8 +77,8 @@ class Selection:
             _NOT_FINITE: ~finite,
             _AT_REST: finite & (squares == 0),
         }
-        if self.max_sum is not None:
-            sigma = self._sigma(arrays) * np.sqrt(len(molecule))
+        if self.max_sum is not None:  # a false coincidence or a lost ion exceeds it by far
+            sigma = self._sigma(arrays) * np.sqrt(len(molecule))  # of a sum of N independent components
             reasons["momentum sum"] = finite & (total > self.max_sum * sigma)
         if self.ker is not None:
             with np.errstate(invalid="ignore", over="ignore"):
@@ -111,36 +100,31 @@ class Selection:
     def to_dict(self) -> dict[str, Any]:
         """The rules that are set."""
         noise = None if self.max_sum is None or self.noise is None else str(self.noise)
-        ker = None if self.ker is None else list(self.ker)
-        rules = {"max_sum": self.max_sum, "noise": noise, "ker_ev": ker}
+        rules = {"max_sum": self.max_sum, "noise": noise, "ker_ev": self.ker and list(self.ker)}
         return {name: value for name, value in rules.items() if value is not None}
 
 
 def _without_ion(arrays: Arrays) -> NDArray[np.bool_]:
-    """Return which events lack an ion, (B,): a program writes zeros, blanks or NaN for one that was lost.
-
-    An ion that truly stays at rest, such as the middle one of a straight CO2 without noise, leaves the
-    others with a total momentum of 0; a lost ion leaves them with its own, turned round.
-    """
+    """Which events (B,) lack an ion: a program writes zeros, blanks or NaN for one that was lost."""
     p = arrays.momenta
-    blank = np.asarray(np.isnan(p).all(axis=2))
-    zero = np.asarray((p == 0).all(axis=2))
+    blank, zero = np.asarray(np.isnan(p).all(axis=2)), np.asarray((p == 0).all(axis=2))
     if not (zero | blank).any():
         return np.zeros(len(p), dtype=bool)
+    # An ion that truly stays at rest, such as the middle one of a straight CO2 without noise, leaves the
+    # others with a total momentum of 0; a lost ion leaves them with its own, turned round.
     with np.errstate(all="ignore"):
-        total = np.abs(np.where(blank[..., None], 0.0, p).sum(axis=1)).max(axis=1)
-        size = np.abs(np.where(blank[..., None], 0.0, p)).max(axis=(1, 2))
-        moving = total > _ROUNDING * size
+        measured = np.where(blank[..., None], 0.0, p)
+        moving = np.abs(measured.sum(axis=1)).max(axis=1) > _ROUNDING * np.abs(measured).max(axis=(1, 2))
     return np.asarray(blank.any(axis=1) | (zero.any(axis=1) & moving))
 
 
 @dataclass
 class Tally:
-    """How many events were read, how many of them were left out by reason, and where the first of each is."""
+    """How many events were read, and how many of them were left out."""
 
     read: int = 0
-    rejected: dict[str, int] = field(default_factory=dict)
-    first: dict[str, str] = field(default_factory=dict)
+    rejected: dict[str, int] = field(default_factory=dict)  # by reason
+    first: dict[str, str] = field(default_factory=dict)  # where the first of a reason is
 
     def count(self, reason: str, number: int, first: str = "") -> None:
         """Add events that were left out."""
@@ -183,14 +167,13 @@ class EventFilter:
         path: Path,
         molecule: Molecule,
         selection: Selection,
-        drift: NDArray[np.float64] | None = None,
+        drift: ArrayLike = 0.0,
         faults: Faults | None = None,
     ) -> None:
         """`drift` (3,), hbar / bohr, is subtracted first, each ion's share by mass."""
         self.path, self.molecule, self.selection, self.faults = path, molecule, selection, faults
         self.tally, self.numbered, self._event_ids = Tally(), False, _EventIds()
-        masses = molecule.masses
-        self._drift = None if drift is None else (masses / masses.sum())[:, None] * drift
+        self._drift = (molecule.masses / molecule.masses.sum())[:, None] * drift
 
     def __call__(self, arrays: Arrays) -> Arrays:
         """Return the events that are not left out, with an event_id: that of the file, or the row from 0."""
@@ -198,7 +181,7 @@ class EventFilter:
         tally.read += len(arrays) + arrays.incomplete + arrays.elsewhere
         tally.count(_INCOMPLETE, arrays.incomplete)
         tally.count("of another channel", arrays.elsewhere)
-        if self._drift is not None:
+        if self._drift.any():
             arrays = replace(arrays, momenta=arrays.momenta - self._drift)
         accepted = np.ones(len(arrays), dtype=bool)
         for reason, events in self.selection.rejected(arrays, self.molecule).items():
@@ -207,26 +190,23 @@ class EventFilter:
                 where = f"row {start + k + 1}" if arrays.event_id is None else f"event {arrays.event_id[k]}"
                 tally.count(reason, int(events.sum()), where)
             accepted &= ~events
-        if arrays.sigma is not None and (negative := accepted & (arrays.sigma < 0)).any():
-            what = f"sigma is not a number >= 0 ({int(negative.sum())} of {len(arrays)} events)"
-            error = DataError(what, path=self.path, row=start + int(negative.argmax()) + 1)
-            report_fault(error, "events", self.faults, int(negative.sum()))
-            tally.count("with a negative sigma", int(negative.sum()))
+        if arrays.sigma is not None and (count := int((negative := accepted & (arrays.sigma < 0)).sum())):
+            message, row = (
+                f"sigma is not a number >= 0 ({count} of {len(arrays)} events)",
+                int(negative.argmax()),
+            )
+            report_fault(
+                DataError(message, path=self.path, row=start + row + 1), "events", self.faults, count
+            )
+            tally.count("with a negative sigma", count)
             accepted &= ~negative
         event_id = np.arange(start, start + len(arrays)) if arrays.event_id is None else arrays.event_id
-        if arrays.event_id is not None and len(repeated := self._event_ids.repeated(event_id)):
-            what = f"event number {int(repeated[0])} is there twice"
-            error = DataError(what, path=self.path, column="event")
+        if self.numbered and len(repeated := self._event_ids.repeated(event_id)):
+            error = DataError(f"event number {repeated[0]} is there twice", path=self.path, column="event")
             report_fault(error, "repeated", self.faults, len(repeated))
         rows = slice(None) if accepted.all() else accepted  # a view where nothing is left out
-        return replace(
-            arrays,
-            momenta=arrays.momenta[rows],
-            positions=None if arrays.positions is None else arrays.positions[rows],
-            event_id=event_id[rows],
-            sigma=None if arrays.sigma is None else arrays.sigma[rows],
-            columns={name: values[rows] for name, values in arrays.columns.items()},
-        )
+        chosen = chosen_rows(arrays, ("momenta", "positions", "sigma"), rows)
+        return replace(arrays, **chosen, event_id=event_id[rows])
 
 
 class _EventIds:

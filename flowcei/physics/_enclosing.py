@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from flowcei.physics._compilation import compiled, kernel
 from flowcei.physics._vectors import across, between, combine, cross, dot, insert, scaled, unit_vector
 
@@ -20,8 +22,8 @@ _TURN = 2.0 * math.pi
 @compiled
 def _square(points, i, ball) -> float:
     """Squared distance of point i from the centre of a ball (x, y, z, squared radius)."""
-    x, y, z = points[i, 0] - ball[0], points[i, 1] - ball[1], points[i, 2] - ball[2]
-    return x * x + y * y + z * z
+    apart = combine(1.0, points[i], -1.0, ball)
+    return dot(apart, apart)
 
 
 @compiled
@@ -87,7 +89,7 @@ def smallest_ball(points) -> tuple[float, float, float, float]:
     reach = 0.0
     for i in range(len(points)):
         square = _square(points, i, ball)
-        if not square <= reach:
+        if not square <= reach:  # a distance that is not a number stays
             reach = square
     return ball[0], ball[1], ball[2], reach
 
@@ -100,7 +102,7 @@ def _least_distance(points) -> float:
         for j in range(i):
             apart = between(points, i, j)
             square = dot(apart, apart)
-            if not square >= nearest:
+            if not square >= nearest:  # a distance that is not a number stays
                 nearest = square
     return math.sqrt(nearest)
 
@@ -119,12 +121,6 @@ def _triangle(p, a, b) -> float:
     A. van Oosterom, J. Strackee, IEEE Trans. Biomed. Eng. 30, 125 (1983).
     """
     return 2.0 * math.atan2(dot(p, cross(a, b)), 1.0 + (dot(a, b) + (dot(p, a) + dot(p, b))))
-
-
-@compiled
-def _pole(c, i) -> tuple[float, float, float]:
-    """Unit vector from centre i to another: every face of ball i lies around it."""
-    return unit_vector(between(c, i, 1 if i == 0 else 0))
 
 
 @compiled
@@ -167,8 +163,10 @@ def _edge(c, i, j, m, middle, e, f, h, rho, begin, end) -> float:
     sine, cosine = t * u - s * v, s * u + t * v
     segment = (1.0 - h) * angle + 2.0 * math.atan2(square * sine, 1.0 + h * h + 2.0 * h + square * cosine)
     total = 2.0 * segment - h * square * angle
-    total += _triangle(_pole(c, i), combine(h, m, 1.0, a), combine(h, m, 1.0, b))
-    total += _triangle(_pole(c, j), combine(-h, m, 1.0, b), combine(-h, m, 1.0, a))
+    # Every face of a ball lies around the direction from its centre to any other.
+    poles = unit_vector(between(c, i, 1 if i == 0 else 0)), unit_vector(between(c, j, 1 if j == 0 else 0))
+    total += _triangle(poles[0], combine(h, m, 1.0, a), combine(h, m, 1.0, b))
+    total += _triangle(poles[1], combine(-h, m, 1.0, b), combine(-h, m, 1.0, a))
     along = combine(rho * (t - v), e, rho * (u - s), f)  # m x (b - a)
     return total + h * dot(middle, along)
 
@@ -207,19 +205,21 @@ def _intersection(c, start, length) -> float:
 
 
 @kernel
-def shift_volumes(points, radius, closest, c, start, length, out) -> None:
+def shift_volumes(points, radius, closest, out) -> None:
     """Write to `out` (B,) the volume, bohr^3, over which points (B, N, 3) can be shifted inside a ball.
 
     It is 0 where two points are nearer than `closest`, and above 0 just where a shift keeps all
-    inside, give or take `ROUNDING`. c (N, 3), start (N,) and length (N,) are scratch.
+    inside, give or take `ROUNDING`.
     """
+    n = points.shape[1]
+    c, start, length = np.empty((n, 3)), np.empty(n), np.empty(n)
     for b in range(len(points)):
         out[b] = 0.0
         reach = math.sqrt(smallest_ball(points[b])[3])
         if not (reach <= radius + ROUNDING and _least_distance(points[b]) > closest - ROUNDING):
             continue
         # Shifts that keep point i inside fill a ball about -x_i: here the mirror image of it all.
-        for i in range(len(c)):
+        for i in range(n):
             for axis in range(3):
                 c[i, axis] = (points[b, i, axis] - points[b, 0, axis]) / radius
         # The common volume holds the ball of the shifts in all directions: where it is down to

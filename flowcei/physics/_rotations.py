@@ -8,15 +8,14 @@ import numpy as np
 from scipy.special import i0e
 
 from flowcei.physics._compilation import compiled, kernel
+from flowcei.physics._vectors import cross, dot
 
 _SPLIT = 8.0  # argument beyond which the Bessel function is taken from its inverse
-_NEAR = np.polynomial.chebyshev.chebinterpolate(lambda t: i0e(0.5 * _SPLIT * (t + 1.0)), 24)[::-1].copy()
-_FAR = np.polynomial.chebyshev.chebinterpolate(
-    lambda t: (
-        np.sqrt(2.0 * _SPLIT / np.maximum(t + 1.0, 1e-9)) * i0e(2.0 * _SPLIT / np.maximum(t + 1.0, 1e-9))
-    ),
-    16,
-)[::-1].copy()
+_chebyshev = np.polynomial.chebyshev.chebinterpolate
+_NEAR = _chebyshev(lambda t: i0e(0.5 * _SPLIT * (t + 1.0)), 24)[::-1].copy()
+_FAR = _chebyshev(lambda t: np.sqrt(2.0 * _SPLIT / (t + 1.0)) * i0e(2.0 * _SPLIT / (t + 1.0)), 16)[
+    ::-1
+].copy()
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(18)
 _NEGLIGIBLE = 30.0  # exp(-30) of the peak is left out
 
@@ -84,7 +83,7 @@ def log_average(s1, s2, s3) -> float:
 
 
 @compiled
-def _dot(a, p, q) -> float:
+def _columns(a, p, q) -> float:
     """Scalar product of columns p and q of a (3, 3)."""
     return a[0, p] * a[0, q] + a[1, p] * a[1, q] + a[2, p] * a[2, q]
 
@@ -92,7 +91,7 @@ def _dot(a, p, q) -> float:
 @compiled
 def _turn_columns(a, p, q) -> bool:
     """Rotate columns p and q of a (3, 3) until they are orthogonal; return whether it was needed."""
-    alpha, beta, gamma = _dot(a, p, p), _dot(a, q, q), _dot(a, p, q)
+    alpha, beta, gamma = _columns(a, p, p), _columns(a, q, q), _columns(a, p, q)
     if gamma * gamma <= 1e-30 * alpha * beta:
         return False
     zeta = (beta - alpha) / (2.0 * gamma)
@@ -110,14 +109,12 @@ def proper_singular_values(a) -> tuple[float, float, float]:
 
     One-sided Jacobi rotations, which give every value to rounding of its own size.
     """
-    det = a[0, 0] * (a[1, 1] * a[2, 2] - a[1, 2] * a[2, 1])
-    det -= a[0, 1] * (a[1, 0] * a[2, 2] - a[1, 2] * a[2, 0])
-    det += a[0, 2] * (a[1, 0] * a[2, 1] - a[1, 1] * a[2, 0])
+    det = dot(a[0], cross(a[1], a[2]))
     for _ in range(30):
         first, second, third = _turn_columns(a, 0, 1), _turn_columns(a, 0, 2), _turn_columns(a, 1, 2)
         if not (first or second or third):
             break
-    x, y, z = math.sqrt(_dot(a, 0, 0)), math.sqrt(_dot(a, 1, 1)), math.sqrt(_dot(a, 2, 2))
+    x, y, z = math.sqrt(_columns(a, 0, 0)), math.sqrt(_columns(a, 1, 1)), math.sqrt(_columns(a, 2, 2))
     middle = max(min(x, y), min(max(x, y), z))
     return max(x, y, z), middle, math.copysign(min(x, y, z), det)
 

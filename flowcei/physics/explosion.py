@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     Reals: TypeAlias = NDArray[np.floating]
     Floats: TypeAlias = NDArray[np.float64]
     Status: TypeAlias = NDArray[np.uint8]
+    _System: TypeAlias = tuple[tuple[Floats, ...], float]
 
 _Task = TypeVar("_Task")
 
@@ -110,12 +111,7 @@ def asymptotic_momenta(
 
 
 def followed_momenta(
-    positions: Reals,
-    masses: ArrayLike,
-    charges: ArrayLike,
-    *,
-    accuracy: float = 1e-6,
-    threads: int | None = None,
+    positions: Reals, masses: Reals, charges: Reals, *, accuracy: float = 1e-6, threads: int | None = None
 ) -> Reals:
     """`asymptotic_momenta` (B, N, 3) from rest, NaN where it would refuse: trials of a search may collide."""
     momenta, _, status = follow(positions, masses, charges, accuracy, threads)
@@ -138,23 +134,23 @@ def follow(
 
     setting = setting_for(accuracy)
     x = _as_events("positions", positions)
-    system, unit = _system(masses, charges, x.shape[1])
+    system = _system(masses, charges, x.shape[1])
     motion, drift = np.empty((0, *x.shape[1:])), None
     if initial_momenta is not None:
         motion = _as_events("initial momenta", initial_momenta)
         if motion.shape != x.shape:
             shapes = f"{np.shape(initial_momenta)}; expected {np.shape(positions)}"
             raise ValueError(f"initial momenta have shape {shapes}")
-        with np.errstate(invalid="ignore"):  # rows that are not finite are named later
-            drift = system[0].reshape(-1, 3) * motion.sum(axis=1, keepdims=True, dtype=np.float64)
+        with np.errstate(invalid="ignore", over="ignore"):  # rows that are not finite are named later
+            drift = system[0][0].reshape(-1, 3) * motion.sum(axis=1, keepdims=True, dtype=np.float64)
             motion = motion - drift
-    momenta, jacobian, status = _run(x, motion, system, unit, setting, threads, derivatives=derivatives)
+    momenta, jacobian, status = _run(x, motion, system, setting, threads, derivatives=derivatives)
     # One geometry in a million comes so close to a collision that a coarse setting loses it. It is followed
     # again, alone, by the finest: a long training must not end for it.
     lost = np.flatnonzero(status == LOST)
     if len(lost) and setting is not SETTINGS[-1]:
         start = motion[lost] if len(motion) else motion
-        again = _run(x[lost], start, system, unit, SETTINGS[-1], threads, derivatives=derivatives)
+        again = _run(x[lost], start, system, SETTINGS[-1], threads, derivatives=derivatives)
         momenta[lost], status[lost] = again[0], again[2]
         if derivatives:
             jacobian[lost] = again[1]
@@ -164,14 +160,7 @@ def follow(
 
 
 def _run(
-    x: Reals,
-    motion: Reals,
-    system: tuple[Floats, ...],
-    unit: float,
-    setting: _Setting,
-    threads: int | None,
-    *,
-    derivatives: bool,
+    x: Reals, motion: Reals, system: _System, setting: _Setting, threads: int | None, *, derivatives: bool
 ) -> tuple[Reals, Floats, Status]:
     # Imported here: numba takes half a second that a command which simulates nothing saves.
     from flowcei.physics._kernel import explode
@@ -180,7 +169,7 @@ def _run(
     momenta, status = np.empty_like(x), np.zeros(count, np.uint8)
     jacobian = np.empty((count if derivatives else 0, 3 * n, 3 * n))
     sizes = (0,) * n, (0,) * len(setting.tableau.c), (0,) * (3 * n - 6 if derivatives else 0)
-    tables = tuple(table.astype(setting.dtype) for table in system), _method(setting), unit
+    tables = tuple(table.astype(setting.dtype) for table in system[0]), _method(setting), system[1]
 
     def work(rows: slice) -> None:
         slope = jacobian[rows] if derivatives else None
@@ -207,7 +196,7 @@ def _method(setting: _Setting) -> tuple[object, ...]:
     return a, c, bp, dtype(setting.eta), dtype(setting.z1), nodes.astype(dtype), weights.astype(dtype)
 
 
-def _system(masses: ArrayLike, charges: ArrayLike, n: int) -> tuple[tuple[Floats, ...], float]:
+def _system(masses: ArrayLike, charges: ArrayLike, n: int) -> _System:
     """The tables of `_kernel.explode` for n ions, and sqrt(sum of masses) times the largest charge."""
     if n < 2:
         raise ValueError(f"positions hold {n} ion; a Coulomb explosion needs two or more")
@@ -226,9 +215,8 @@ def _system(masses: ArrayLike, charges: ArrayLike, n: int) -> tuple[tuple[Floats
 
 def usable_cores() -> int:
     """The number of cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    # Where the system tells it; macOS does not.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def shares(count: int, least: int, threads: int | None) -> list[slice]:

@@ -67,12 +67,7 @@ def momenta_jacobian(
 
 
 def followed_jacobian(
-    positions: Floats,
-    masses: ArrayLike,
-    charges: ArrayLike,
-    *,
-    accuracy: float = 1e-9,
-    threads: int | None = None,
+    positions: Floats, masses: Floats, charges: Floats, *, accuracy: float = 1e-9, threads: int | None = None
 ) -> Floats:
     """`momenta_jacobian` (B, 3N, 3N), NaN without a warning for events that cannot be followed."""
     return _differentiate(positions, masses, charges, accuracy, threads)[0]

@@ -201,7 +201,7 @@ class _BondGraph:
         orders = np.tile(np.arange(len(self.group)), (len(x), graphs, 1))
         costs = np.empty((len(x), graphs))
         tables = (self.group, self.visit, self.twin, self.later, self.bonded, self.target)
-        stopped = best_bond_graphs(np.ascontiguousarray(x), *tables, limit, orders, costs)
+        stopped = best_bond_graphs(np.ascontiguousarray(x), tables, limit, orders, costs)
         return orders, costs, stopped
 
     def misfit(self, x: Floats) -> Floats:

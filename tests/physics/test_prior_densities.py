@@ -29,9 +29,9 @@ SYMMETRIC = {
 
 
 def _volumes(x: np.ndarray, radius: float, closest: float = 1e-3) -> np.ndarray:
-    n, out = x.shape[1], np.empty(len(x))
+    out = np.empty(len(x))
     x = np.ascontiguousarray(x, np.float64)
-    shift_volumes(x, radius, closest, np.empty((n, 3)), np.empty(n), np.empty(n), out)
+    shift_volumes(x, radius, closest, out)
     return out
 
 

@@ -13,7 +13,7 @@ from flowcei.evaluation.comparison import Comparison
 from flowcei.events.simulation import simulate
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.report import figures
-from flowcei.report.comparison import comparison_figure
+from flowcei.report.judging import comparison_figure
 from flowcei.report.style import save
 
 if TYPE_CHECKING:

@@ -126,8 +126,7 @@ class BallPrior(_UniformPrior):
             msg = f"a ball of {self._n_atoms} atoms has geometries (B, {self._n_atoms}, 3); got {x.shape}"
             raise UsageError(msg)
         out = np.empty(len(x))
-        scratch = np.empty((self._n_atoms, 3)), np.empty(self._n_atoms), np.empty(self._n_atoms)
-        shift_volumes(x, self._size, self._closest, *scratch, out)
+        shift_volumes(x, self._size, self._closest, out)
         return out
 
     @cached_property
