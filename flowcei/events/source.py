@@ -6,7 +6,7 @@ import logging
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import tee
+from itertools import count, tee
 from typing import TYPE_CHECKING, Any
 
 from flowcei.errors import DataError, UsageError
@@ -135,11 +135,16 @@ def open_events(path: Path, molecule: Molecule | None = None, reading: Reading |
         except DataError as error:
             report_fault(error, "refused", reading.faults)
 
+    text, passes = file.format in ("text", "xyz"), count(1)
+
     def parse(rows: int) -> Iterator[Arrays]:
+        if text and file.size > HELD_BYTES and next(passes) == 2:
+            what = "%s: %d MB of text, parsed anew in each pass; flowcei convert to HDF5 saves that"
+            _log.info(what, path.name, file.size >> 20)
         return mapped_chunks(table, meaning.mapping, molecule, rows=rows, faults=reading.faults)
 
-    held = file.format in ("text", "xyz") and file.size <= HELD_BYTES and reading.faults is None
-    parsed = tee(parse(CHUNK), 1)[0]  # its copies share what any of them has read
+    held = text and file.size <= HELD_BYTES and reading.faults is None
+    parsed = tee(parse(CHUNK) if held else (), 1)[0]  # its copies share what any of them has read
     origin: dict[str, Any] = {"file": path.name}
     if not is_native_header(table, molecule):
         origin["mapping"] = meaning.mapping.to_dict()
