@@ -184,7 +184,7 @@ def describe(file: h5py.File, molecule: Molecule, origin: dict[str, Any]) -> Non
     file.attrs["content"] = "flowcei events"
     file.attrs["molecule"] = json.dumps(molecule.to_dict())
     file.attrs["origin"] = json.dumps(origin)
-    for name, unit in (_UNITS | {"sigma": MOMENTUM_UNIT}).items():
+    for name, unit in (("momenta", MOMENTUM_UNIT), ("sigma", MOMENTUM_UNIT), ("positions", "bohr")):
         if name in file:
             file[name].attrs["unit"] = unit
 
