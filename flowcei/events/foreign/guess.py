@@ -235,17 +235,17 @@ class Guesser:
         atomic = quantity == "momenta" and any(map(_ATOMIC.fullmatch, table.names))
         default = "m/s" if quantity == "velocities" else "hbar/bohr"
         momenta = self._vectors("momenta", unit or ("hbar/bohr" if atomic else ""), default, ions)
-        positions = None
-        if columns["positions"]:
-            starts = self._by_label(columns["positions"], "position")
-            unit = table.length_unit if isinstance(table, XyzTable) else ""
-            unit = unit or unit_of_columns(table, _flat(starts), "positions")
-            positions = self._vectors(
-                "positions", unit or ("bohr" if atomic and not ase else ""), "bohr", starts
-            )
+        positions = self._positions(columns["positions"], atomic=atomic) if columns["positions"] else None
         # A shot may have several events: its number is an extra column, and no number of an event.
         event = next((n for n in table.names if n.lower() in _EVENT and n.lower() != "shot"), "")
         return Mapping(momenta=momenta, positions=positions, event=event)
+
+    def _positions(self, columns: dict[str, dict[str, str]], *, atomic: bool) -> Vectors:
+        """Positions, of which names may say that they are in atomic units; XYZ has a unit of its own."""
+        table, starts = self.table, self._by_label(columns, "position")
+        unit = table.length_unit if isinstance(table, XyzTable) else "bohr" if atomic else ""
+        unit = unit_of_columns(table, _flat(starts), "positions") or unit
+        return self._vectors("positions", unit, "bohr", starts)
 
     def _components(self) -> dict[str, dict[str, dict[str, str]]]:
         """The columns that name a component of an ion, by quantity, ion and axis."""

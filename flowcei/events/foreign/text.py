@@ -122,19 +122,8 @@ def _first_lines(file: OpenedFile) -> list[str]:
 def _decimal(rows: list[list[str]], first: str, separator: str, path: Path) -> str:
     """The decimal separator of some rows; a comma may not also be one of thousands, as in 12,170."""
     cells = [(k, cell) for row in rows for k, cell in enumerate(row)]
-    thousands = "a comma separates thousands; write numbers without such commas"
-    faults = [
-        (k, cell, thousands)
-        for k, cell in cells
-        if _GROUPED.fullmatch(cell) and (separator == "," or "." in cell or '"' in cell)
-    ]
     commas = [(k, cell) for k, cell in cells if separator != "," and _COMMAS.fullmatch(cell)]
-    which = "does the comma separate thousands or decimals? Write numbers without commas"
-    faults += [(k, cell, which) for k, cell in commas if cell.count(",") > 1]
-    if commas and all(_THOUSANDS.fullmatch(cell) for _, cell in commas):
-        faults.append((*commas[0], f'{which}, or state decimal = "," in a mapping'))
-    if faults:
-        k, cell, what = faults[0]
+    for k, cell, what in _thousands(cells, commas, separator):
         titled = k < len(rows[0]) and rows[0][k][:1].isalpha()
         column = rows[0][k] if titled else f"#{k + 1}"
         raise DataError(f"{cell[:40]!r}: {what}", path=path, column=column)
@@ -142,6 +131,19 @@ def _decimal(rows: list[list[str]], first: str, separator: str, path: Path) -> s
         what = f"{first[:40].strip()!r}: numbers with commas between blanks; write them without commas"
         raise DataError(f'{what}, or state separator = "blank" and decimal in a mapping', path=path)
     return "," if commas else "."
+
+
+def _thousands(
+    cells: list[tuple[int, str]], commas: list[tuple[int, str]], separator: str
+) -> Iterator[tuple[int, str, str]]:
+    """Yield cells whose comma separates thousands, or may do so: index of the column, text, what to do."""
+    for k, cell in cells:
+        if _GROUPED.fullmatch(cell) and (separator == "," or "." in cell or '"' in cell):
+            yield k, cell, "a comma separates thousands; write numbers without such commas"
+    which = "does the comma separate thousands or decimals? Write numbers without commas"
+    yield from ((k, cell, which) for k, cell in commas if cell.count(",") > 1)
+    if commas and all(_THOUSANDS.fullmatch(cell) for _, cell in commas):
+        yield *commas[0], f'{which}, or state decimal = "," in a mapping'
 
 
 def _check_names(names: list[str], path: Path) -> None:
