@@ -263,15 +263,7 @@ class Guesser:
     def _by_label(self, columns: dict[str, dict[str, str]], quantity: str) -> dict[str, Triple]:
         """The columns of every ion by its label; a component that no column has is 0."""
         labels, names = self.molecule.labels, _ion_words(self.molecule)
-        numbered = [word for word in columns if _COUNTED.fullmatch(word) and word not in names]
-        if len(numbered) == len(labels):
-            numbered.sort(key=lambda word: int(re.sub(r"\D", "", word)))
-            if not self.order:
-                message = (
-                    f"which ion is {numbered[0]!r}? say in which order the ions are numbered, {self.such}"
-                )
-                raise self.fault(message)
-            names |= dict(zip(numbered, self.order, strict=True))
+        names |= self._numbered([word for word in columns if word not in names])
         by_label = {names[word]: axes for word, axes in columns.items() if word in names}
         missing = [label for label in labels if label not in by_label]
         if len(missing) > (1 if quantity == "position" else 0):
@@ -283,6 +275,17 @@ class Guesser:
         components = [(k, axis, by_label.get(k, {}).get(axis, 0.0)) for k in labels for axis in _AXES]
         self.zeros += [f"{quantity} {axis} of {label}" for label, axis, column in components if column == 0.0]
         return triples(labels, [column for *_, column in components])
+
+    def _numbered(self, words: list[str]) -> dict[str, str]:
+        """Labels of ions that are only numbered, in the order that the user states."""
+        numbered = [word for word in words if _COUNTED.fullmatch(word)]
+        if len(numbered) != len(self.molecule):
+            return {}
+        numbered.sort(key=lambda word: int(re.sub(r"\D", "", word)))
+        if not self.order:
+            question = f"which ion is {numbered[0]!r}? say in which order the ions are numbered"
+            raise self.fault(f"{question}, {self.such}")
+        return dict(zip(numbered, self.order, strict=True))
 
     def _first(self, words: Iterable[str]) -> str:
         """The column that has the first of some names, whatever its letters; "" for none."""
