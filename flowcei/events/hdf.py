@@ -80,7 +80,13 @@ def read_header(file: h5py.File, path: Path, molecule: Molecule | None = None) -
     data = {name: _dataset(file, name, path) for name in names}
     if data["momenta"].size == 0:
         raise DataError("holds no event", path=path)
-    count = data["momenta"].shape[0] if data["momenta"].shape else 0
+    count = _checked_count(data, own, path)
+    return HdfEvents(own, read_json_attribute(file, "origin") or {}, count, tuple(data))
+
+
+def _checked_count(data: dict[str, h5py.Dataset], own: Molecule, path: Path) -> int:
+    """The number of events of datasets that agree in it."""
+    count: int = data["momenta"].shape[0] if data["momenta"].shape else 0
     for name, array in data.items():
         expected = (count, len(own), 3) if name in _UNITS else (count,)
         if array.shape != expected:
@@ -90,7 +96,7 @@ def read_header(file: h5py.File, path: Path, molecule: Molecule | None = None) -
             )
         if is_column(name) and (problem := column_problem(name_of_dataset(name), own)):
             raise DataError(f"an extra column {problem}", path=path, column=name_of_dataset(name))
-    return HdfEvents(own, read_json_attribute(file, "origin") or {}, count, tuple(data))
+    return count
 
 
 def hdf_chunks(path: Path, header: HdfEvents, rows: int, faults: Faults | None = None) -> Iterator[Arrays]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    import h5py
     import numpy as np
     from numpy.typing import NDArray
 
@@ -119,14 +120,26 @@ def open_events(path: Path, molecule: Molecule | None = None, reading: Reading |
     if file.format == "hdf5":
         with opened(path) as content:
             if reading.mapping is None and is_native(content):
-                if option := (reading.columns and "--columns") or (reading.unit and "--unit"):
-                    reason = "is a file of flowcei, which states its ions and units"
-                    raise UsageError(f"{path} {reason}; leave out {option}")
-                header = read_header(content, path, molecule)
-                chunks = partial(hdf_chunks, path, header, faults=reading.faults)
-                return EventSource(path, header.molecule, reading, chunks, header.origin, header.count)
+                return _native_source(content, path, molecule, reading)
             molecule = molecule or read_molecule(content, path)
-    molecule = molecule or Molecule.load("ocs")
+    return _foreign_source(file, molecule or Molecule.load("ocs"), reading)
+
+
+def _native_source(
+    content: h5py.File, path: Path, molecule: Molecule | None, reading: Reading
+) -> EventSource:
+    """The events of an HDF5 file of flowcei."""
+    if option := (reading.columns and "--columns") or (reading.unit and "--unit"):
+        reason = "is a file of flowcei, which states its ions and units"
+        raise UsageError(f"{path} {reason}; leave out {option}")
+    header = read_header(content, path, molecule)
+    chunks = partial(hdf_chunks, path, header, faults=reading.faults)
+    return EventSource(path, header.molecule, reading, chunks, header.origin, header.count)
+
+
+def _foreign_source(file: OpenedFile, molecule: Molecule, reading: Reading) -> EventSource:
+    """The events of a file of another program, or of text."""
+    path = file.path
     table = open_table(file, reading.mapping, reading.faults)
     meaning = interpret(table.preview(), molecule, reading)
     if file.format in ("text", "xyz") and not reading.allow_truncated:
