@@ -68,47 +68,50 @@ def sniff(
     Lines at the top that begin with # or % are comments; the last of them names the columns if
     numbers follow it, as many as it has words. A line of words below the names is their units.
     """
-    lead, comment, top = _top(_first_lines(file), skip)
-    path, chosen = file.path, separator or _separator(top[0])
+    path = file.path
+    lead, comment, top = _without_comments(_first_lines(file), skip)
+    chosen = separator or _separator(top[0])
     # A longer line below has a cell that no number is: where numbers are read it is named.
-    rows = [_cells(top[0], chosen, path)]
-    rows += [_cells(line, chosen, path) if len(line) <= csv.field_size_limit() else [] for line in top[1:]]
+    short = [line if len(line) <= csv.field_size_limit() else "" for line in top[1:]]
+    rows = [_cells(line, chosen, path) for line in (top[0], *short)]
     names = rows[0]
     _check_names(names, path)
     decimal = decimal or _decimal(rows, top[0], chosen, path)
-    titles = _cells(comment, separator or _separator(comment), path) if comment else []
-    below = next((k for k, line in enumerate(top) if k and line.strip()), 0)
-    names, header, units = _header(names, rows[below], titles, decimal, header=header)
-    lines = 0 if not header or names is titles else 1 + below * units
-    # A comma at the end of every line makes a column without a name.
-    titled = tuple(name or f"{NAMELESS} {k})" for k, name in enumerate(names, start=1))
-    return Dialect(titled, chosen, decimal, header, lead + lines)
+    numeric, titles = _are_numbers(names, decimal), _cells(comment, separator or _separator(comment), path)
+    if numeric and comment and header is not False and len(titles) == len(names):
+        names, header = titles, True
+    elif numeric if header is None else not header:
+        names, header = [f"#{k}" if cell else "" for k, cell in enumerate(names, start=1)], False
+    else:
+        names, lines = _header_names(rows, top, decimal)
+        lead, header = lead + lines, True
+    return Dialect(_titled(names), chosen, decimal, header, lead)
 
 
-def _header(
-    names: list[str], below: list[str], titles: list[str], decimal: str, *, header: bool | None
-) -> tuple[list[str], bool, bool]:
-    """Names of the columns, whether the file has any, and whether the line below them is of units."""
-    numeric = _are_numbers(names, decimal)
-    if numeric and header is not False and len(titles) == len(names):
-        return titles, True, False
-    if numeric if header is None else not header:
-        return [f"#{k}" if cell else "" for k, cell in enumerate(names, start=1)], False, False
-    if units := _units_below(names, below, decimal):
-        names = [f"{n} [{unit.strip('[]()')}]" if unit else n for n, unit in zip(names, units, strict=True)]
-    return [NUMBERED if names[0] in ("", "Unnamed: 0") else names[0], *names[1:]], True, bool(units)
+def _titled(names: list[str]) -> tuple[str, ...]:
+    """Names of columns, of those without one too: a comma at the end of every line makes such a column."""
+    return tuple(name or f"{NAMELESS} {k})" for k, name in enumerate(names, start=1))
 
 
-def _top(lines: list[str], skip: int) -> tuple[int, str, list[str]]:
-    """How many lines precede the header, a comment that may name columns, and the lines from there on."""
-    lead = skip or int(bool(re.match(r"sep=.$", lines[0])))  # Excel states the separator in a line
-    comment = ""
-    while lead < len(lines) and lines[lead].lstrip()[:1] in ("#", "%"):
-        comment, lead = lines[lead].lstrip().lstrip("#%"), lead + 1
-    top = lines[lead:] or [""]
+def _without_comments(top: list[str], skip: int) -> tuple[int, str, list[str]]:
+    """How many lines stand before the table, the last comment among them, and the lines from there on."""
+    lead, comment = skip or int(bool(re.match(r"sep=.$", top[0]))), ""  # Excel states the separator in a line
+    while lead < len(top) and top[lead].lstrip()[:1] in ("#", "%"):
+        comment, lead = top[lead].lstrip().lstrip("#%"), lead + 1
+    top = top[lead:] or [""]
     if comment and not top[0].strip():  # no row follows: the comment is the header
         return lead - 1, "", [comment, *top]
     return lead, comment, top
+
+
+def _header_names(rows: list[list[str]], top: list[str], decimal: str) -> tuple[list[str], int]:
+    """Names of columns, with units from a line below, and how many lines they take."""
+    names, lines = rows[0], 1
+    below = next((k for k, line in enumerate(top) if k and line.strip()), 0)
+    if units := _units_below(names, rows[below], decimal):
+        names = [f"{n} [{unit.strip('[]()')}]" if unit else n for n, unit in zip(names, units, strict=True)]
+        lines += below
+    return [NUMBERED if names[0] in ("", "Unnamed: 0") else names[0], *names[1:]], lines
 
 
 def _units_below(names: list[str], cells: list[str], decimal: str) -> list[str]:
