@@ -77,9 +77,9 @@ class FileCheck:
         return not self.count("error")
 
     @property
-    def computable(self) -> bool:
-        """Whether there are events, and none with numbers from which nothing can be computed."""
-        return self.events is not None and all(line.code != "extreme" for line in self.diagnostics)
+    def usable(self) -> Events | None:
+        """The sound events; None where their numbers are so large or small that nothing follows from them."""
+        return None if any(line.code == "extreme" for line in self.diagnostics) else self.events
 
     @property
     def verdict(self) -> str:

@@ -72,8 +72,8 @@ def check(
         options.output_path(output, overwrite=overwrite, endings=options.EVENT_FILES, source=file)
     claimed = options.named_or_none(molecule, ions, prior)
     trained = _trained(model, molecule=molecule, prior=prior, **ions)
-    if prior is not None and molecule is None:
-        _refuse_unnamed(file, prior)
+    if prior is not None:
+        _check_named(file, prior, molecule)
     stated = reading()
     checked = flowcei.check_file(file, claimed if trained is None else trained.molecule, stated)
     if molecule is None and checked.events is not None:
@@ -95,11 +95,11 @@ def check(
         sys.exit(_REJECTED)
 
 
-def _refuse_unnamed(file: Path, prior: str) -> None:
+def _check_named(file: Path, prior: str, molecule: str | None) -> None:
     """Refuse a prior of a molecule that neither user nor file names: a default would decide."""
     from flowcei.events.hdf import hdf_molecule
 
-    if hdf_molecule(file) is None:
+    if molecule is None and hdf_molecule(file) is None:
         raise UsageError(f"--prior {prior} is of a molecule: name it with --molecule")
 
 
@@ -120,8 +120,8 @@ def _compared(
     noise: str | None,
 ) -> RunCheck | str:
     """Compare the run with the prior meant, or return why it is not compared, "" where nobody asks."""
-    events = checked.events
-    if events is None or not checked.computable:
+    events = checked.usable
+    if events is None:
         return "the file holds nothing to compare"
     if trained is not None:
         return flowcei.check_run(events, trained.prior, noise) if trained.prior_spec is not None else NO_PRIOR
@@ -158,11 +158,11 @@ def _show(checked: FileCheck) -> None:
 def _repair(checked: FileCheck, output: Path, *, overwrite: bool) -> None:
     if checked.events is None:
         raise DataError("no event is sound: nothing to repair", path=checked.path)
-    if not checked.computable:
+    if checked.usable is None:
         raise DataError(
             "holds numbers beyond 1e50, or none above 1e-50: remove them first", path=checked.path
         )
-    repaired, changes = flowcei.repair(checked.events)
+    repaired, changes = flowcei.repair(checked.usable)
     flowcei.write_events(repaired, output, overwrite=overwrite)
     note(f"repaired: {changes}")
     if lost := checked.rows - len(repaired):

@@ -313,11 +313,7 @@ def _checked_array(name: str, value: Any, molecule: Molecule, count: int | None)
 
     An array that cannot be written (a memory map of a file) is copied: torch takes no other.
     """
-    n, vectors, dtype = (
-        len(molecule),
-        name in ("momenta", "positions"),
-        np.int64 if name == "ids" else np.float64,
-    )
+    n, vectors, dtype = len(molecule), name in ("momenta", "positions"), np.int64 if name == "ids" else float
     try:
         array = np.require(value, None if isinstance(value, np.ndarray) else dtype, ["W"])
         array = array if name == "ids" else array.astype(np.float64, copy=False)
@@ -347,9 +343,7 @@ def events_of(momenta: ArrayLike | Events, molecule: Molecule) -> Events:
     if not isinstance(momenta, Events):
         return Events(molecule, momenta)
     if not momenta.molecule.same_ions(molecule):
-        own, (ours, theirs) = (
-            momenta.molecule,
-            (f"{m.name} ({', '.join(m.labels)})" for m in (momenta.molecule, molecule)),
-        )
-        raise UsageError(f"the events are of {ours}, the model is for {theirs}: {own.difference(molecule)}")
+        ours, theirs = (f"{m.name} ({', '.join(m.labels)})" for m in (momenta.molecule, molecule))
+        difference = momenta.molecule.difference(molecule)
+        raise UsageError(f"the events are of {ours}, the model is for {theirs}: {difference}")
     return momenta

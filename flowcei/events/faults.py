@@ -14,11 +14,11 @@ _SAMPLE = 100  # errors of a kind that are stored: a file may have a fault in ea
 
 @dataclass
 class Fault:
-    """One kind of fault: events or columns concerned, the first errors, how often each column is named."""
+    """One kind of fault."""
 
-    count: int = 0
+    count: int = 0  # events or columns concerned
     first: list[DataError] = field(default_factory=list)
-    columns: Counter[str] = field(default_factory=Counter)
+    columns: Counter[str] = field(default_factory=Counter)  # how often each is named
 
 
 class Faults(dict[str, Fault]):

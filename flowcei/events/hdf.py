@@ -36,7 +36,6 @@ _UNITS = {"momenta": MOMENTUM_UNIT, "positions": "bohr"}
 _DATASETS = ("momenta", "positions", "event", "sigma")
 _UNIT_WORDS = ("unit", "units")
 _MOST_ATTRIBUTES = 1000
-_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 @dataclass(frozen=True)
@@ -52,16 +51,14 @@ class HdfEvents:
 def is_hdf5(path: Path) -> bool:
     """Whether the content of a file, not its name, says HDF5."""
     with path.open("rb") as file:
-        return file.read(len(_SIGNATURE)) == _SIGNATURE
+        return file.read(8) == b"\x89HDF\r\n\x1a\n"
 
 
 def is_native(file: h5py.File) -> bool:
-    """Whether a file is laid out as flowcei does it: flowcei's mark, or all that flowcei states.
-
-    `/momenta` alone says neither their unit nor which ions they are of.
-    """
+    """Whether a file is laid out as flowcei does it: flowcei's mark, or all that flowcei states."""
     if text_attribute(file, "content").startswith("flowcei"):
         return True
+    # /momenta alone says neither their unit nor which ions they are of.
     data = file["momenta"] if isinstance(file.get("momenta", getlink=True), h5py.HardLink) else None
     unit = stated_unit(data) if isinstance(data, h5py.Dataset) else ""
     return unit == MOMENTUM_UNIT or ("molecule" in file.attrs and bool(unit))
@@ -75,28 +72,31 @@ def read_header(file: h5py.File, path: Path, molecule: Molecule | None = None) -
     if own is None:
         raise DataError("does not say which molecule; name it with --molecule", path=path)
     if molecule is not None and not own.same_ions(molecule):
-        what = f"events of {own.name}, where {molecule.name} is expected: {own.difference(molecule)}"
-        raise DataError(what, path=path)
+        message = f"events of {own.name}, where {molecule.name} is expected: {own.difference(molecule)}"
+        raise DataError(message, path=path)
     if "momenta" not in file:
         raise DataError("has no dataset /momenta: not a file of events", path=path)
     names = [*(name for name in _DATASETS if name in file), *column_datasets(file, path)]
     data = {name: _dataset(file, name, path) for name in names}
     if data["momenta"].size == 0:
         raise DataError("holds no event", path=path)
-    count = data["momenta"].shape[0] if data["momenta"].shape else 0
-    _check_datasets(data, own, count, path)
+    count = _checked_count(data, own, path)
     return HdfEvents(own, read_json_attribute(file, "origin") or {}, count, tuple(data))
 
 
-def _check_datasets(data: dict[str, h5py.Dataset], own: Molecule, count: int, path: Path) -> None:
+def _checked_count(data: dict[str, h5py.Dataset], own: Molecule, path: Path) -> int:
+    """The number of events of datasets that agree in it."""
+    count: int = data["momenta"].shape[0] if data["momenta"].shape else 0
     for name, array in data.items():
         expected = (count, len(own), 3) if name in _UNITS else (count,)
         if array.shape != expected:
-            called = "event numbers" if name == "event" else name
-            what = f"{called} have shape {array.shape}; expected {expected} for {own.name}"
-            raise DataError(what, path=path)
+            words = "event numbers" if name == "event" else name
+            raise DataError(
+                f"{words} have shape {array.shape}; expected {expected} for {own.name}", path=path
+            )
         if is_column(name) and (problem := column_problem(name_of_dataset(name), own)):
             raise DataError(f"an extra column {problem}", path=path, column=name_of_dataset(name))
+    return count
 
 
 def hdf_chunks(path: Path, header: HdfEvents, rows: int, faults: Faults | None = None) -> Iterator[Arrays]:
@@ -107,14 +107,9 @@ def hdf_chunks(path: Path, header: HdfEvents, rows: int, faults: Faults | None =
             numbers = chunk.pop("event", None)
             event_id = None if numbers is None else whole_numbers(numbers, path, first, faults)
             chunk = {name: exact_numbers(array) for name, array in chunk.items()}
-            chunk |= {name: chunk[name].astype(np.float64) for name in (*_UNITS, "sigma") if name in chunk}
-            yield Arrays(
-                chunk["momenta"],
-                chunk.get("positions"),
-                event_id,
-                chunk.get("sigma"),
-                columns={name_of_dataset(name): chunk[name] for name in filter(is_column, chunk)},
-            )
+            columns = {name_of_dataset(name): chunk.pop(name) for name in list(filter(is_column, chunk))}
+            floats: dict[str, Any] = {name: array.astype(np.float64) for name, array in chunk.items()}
+            yield Arrays(**floats, event_id=event_id, columns=columns)
 
 
 def column_datasets(file: h5py.File, path: Path) -> list[str]:
@@ -147,10 +142,8 @@ def read_array(file: h5py.File, name: str, path: Path) -> np.ndarray:
 def _dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
     """Return a dataset of numbers, in the unit that it must have."""
     data = numbers_of(file, name, path)
-    expected = _UNITS.get(name)
-    unit = stated_unit(data) if expected is not None else ""
-    if unit and unit != expected:
-        raise DataError(f"/{name} are in {unit[:40]}, not in {expected}", path=path)
+    if name in _UNITS and (unit := stated_unit(data)) not in ("", _UNITS[name]):
+        raise DataError(f"/{name} are in {unit[:40]}, not in {_UNITS[name]}", path=path)
     return data
 
 
@@ -216,11 +209,8 @@ def write_hdf(events: Events, target: BinaryIO) -> None:
 def write_hdf_chunks(
     source: Callable[[], Iterable[Events]], count: int, target: BinaryIO, path: Path
 ) -> None:
-    """Write `count` events as HDF5, a chunk at a time.
-
-    Room is made for all of them first, so that a full disk is found before anything is written (HDF5 that
-    grows does not survive one). Messages call the file `path`.
-    """
+    """Write `count` events as HDF5, a chunk at a time; messages call the file `path`."""
+    # Room is made for all of them first: HDF5 that grows does not survive a full disk.
     chunks = iter(source())
     first = next(chunks)
     shapes = {name: ((count, *array.shape[1:]), array.dtype) for name, array in _arrays(first).items()}

@@ -120,11 +120,11 @@ def _without_ion(arrays: Arrays) -> NDArray[np.bool_]:
 
 @dataclass
 class Tally:
-    """How many events were read, how many of them were left out by reason, and where the first of each is."""
+    """How many events were read, and how many of them were left out."""
 
     read: int = 0
-    rejected: dict[str, int] = field(default_factory=dict)
-    first: dict[str, str] = field(default_factory=dict)
+    rejected: dict[str, int] = field(default_factory=dict)  # by reason
+    first: dict[str, str] = field(default_factory=dict)  # where the first of a reason is
 
     def count(self, reason: str, number: int, first: str = "") -> None:
         """Add events that were left out."""
@@ -159,21 +159,20 @@ class Tally:
         return {"read": self.read, "kept": self.accepted, "rejected": dict(self.rejected)}
 
 
+@dataclass(eq=False)
 class EventFilter:
     """Leaves out events of one file, chunk after chunk, and counts them."""
 
-    def __init__(
-        self,
-        path: Path,
-        molecule: Molecule,
-        selection: Selection,
-        drift: ArrayLike = 0.0,
-        faults: Faults | None = None,
-    ) -> None:
-        """`drift` (3,), hbar / bohr, is subtracted first, each ion's share by mass."""
-        self.path, self.molecule, self.selection, self.faults = path, molecule, selection, faults
-        self.tally, self.numbered, self._event_ids = Tally(), False, _EventIds()
-        self._drift = (molecule.masses / molecule.masses.sum())[:, None] * drift
+    path: Path
+    molecule: Molecule
+    selection: Selection
+    drift: ArrayLike = 0.0  # (3,), hbar / bohr, subtracted first, each ion's share by mass
+    faults: Faults | None = None
+    numbered: bool = False
+
+    def __post_init__(self) -> None:
+        self.tally, self._event_ids = Tally(), _EventIds()
+        self._drift = (self.molecule.masses / self.molecule.masses.sum())[:, None] * self.drift
 
     def __call__(self, arrays: Arrays) -> Arrays:
         """Return the events that are not left out, with an event_id: that of the file, or the row from 0."""
@@ -190,14 +189,10 @@ class EventFilter:
                 where = f"row {start + k + 1}" if arrays.event_id is None else f"event {arrays.event_id[k]}"
                 tally.count(reason, int(events.sum()), where)
             accepted &= ~events
-        if arrays.sigma is not None and (count := int((negative := accepted & (arrays.sigma < 0)).sum())):
-            message, row = (
-                f"sigma is not a number >= 0 ({count} of {len(arrays)} events)",
-                int(negative.argmax()),
-            )
-            report_fault(
-                DataError(message, path=self.path, row=start + row + 1), "events", self.faults, count
-            )
+        if arrays.sigma is not None and (negative := accepted & (arrays.sigma < 0)).any():
+            count, row = int(negative.sum()), start + int(negative.argmax()) + 1
+            message = f"sigma is not a number >= 0 ({count} of {len(arrays)} events)"
+            report_fault(DataError(message, path=self.path, row=row), "events", self.faults, count)
             tally.count("with a negative sigma", count)
             accepted &= ~negative
         event_id = np.arange(start, start + len(arrays)) if arrays.event_id is None else arrays.event_id

@@ -6,7 +6,7 @@ import logging
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import tee
+from itertools import count, tee
 from typing import TYPE_CHECKING, Any
 
 from flowcei.errors import DataError, UsageError
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    import h5py
     import numpy as np
     from numpy.typing import NDArray
 
@@ -119,14 +120,26 @@ def open_events(path: Path, molecule: Molecule | None = None, reading: Reading |
     if file.format == "hdf5":
         with opened(path) as content:
             if reading.mapping is None and is_native(content):
-                if option := (reading.columns and "--columns") or (reading.unit and "--unit"):
-                    reason = "is a file of flowcei, which states its ions and units"
-                    raise UsageError(f"{path} {reason}; leave out {option}")
-                header = read_header(content, path, molecule)
-                chunks = partial(hdf_chunks, path, header, faults=reading.faults)
-                return EventSource(path, header.molecule, reading, chunks, header.origin, header.count)
+                return _native_source(content, path, molecule, reading)
             molecule = molecule or read_molecule(content, path)
-    molecule = molecule or Molecule.load("ocs")
+    return _foreign_source(file, molecule or Molecule.load("ocs"), reading)
+
+
+def _native_source(
+    content: h5py.File, path: Path, molecule: Molecule | None, reading: Reading
+) -> EventSource:
+    """The events of an HDF5 file of flowcei."""
+    if option := (reading.columns and "--columns") or (reading.unit and "--unit"):
+        reason = "is a file of flowcei, which states its ions and units"
+        raise UsageError(f"{path} {reason}; leave out {option}")
+    header = read_header(content, path, molecule)
+    chunks = partial(hdf_chunks, path, header, faults=reading.faults)
+    return EventSource(path, header.molecule, reading, chunks, header.origin, header.count)
+
+
+def _foreign_source(file: OpenedFile, molecule: Molecule, reading: Reading) -> EventSource:
+    """The events of a file of another program, or of text."""
+    path = file.path
     table = open_table(file, reading.mapping, reading.faults)
     meaning = interpret(table.preview(), molecule, reading)
     if file.format in ("text", "xyz") and not reading.allow_truncated:
@@ -135,11 +148,16 @@ def open_events(path: Path, molecule: Molecule | None = None, reading: Reading |
         except DataError as error:
             report_fault(error, "refused", reading.faults)
 
+    text, passes = file.format in ("text", "xyz"), count(1)
+
     def parse(rows: int) -> Iterator[Arrays]:
+        if text and file.size > HELD_BYTES and next(passes) == 2:
+            what = "%s: %d MB of text, parsed anew in each pass; flowcei convert to HDF5 saves that"
+            _log.info(what, path.name, file.size >> 20)
         return mapped_chunks(table, meaning.mapping, molecule, rows=rows, faults=reading.faults)
 
-    held = file.format in ("text", "xyz") and file.size <= HELD_BYTES and reading.faults is None
-    parsed = tee(parse(CHUNK), 1)[0]  # its copies share what any of them has read
+    held = text and file.size <= HELD_BYTES and reading.faults is None
+    parsed = tee(parse(CHUNK) if held else (), 1)[0]  # its copies share what any of them has read
     origin: dict[str, Any] = {"file": path.name}
     if not is_native_header(table, molecule):
         origin["mapping"] = meaning.mapping.to_dict()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -48,9 +49,8 @@ def read_events(
         >>> len(read_events(path))
         4
     """
-    source = open_events(
-        Path(path), Molecule.load(molecule) if isinstance(molecule, str) else molecule, reading
-    )
+    mol = Molecule.load(molecule) if isinstance(molecule, str) else molecule
+    source = open_events(Path(path), mol, reading)
     events = source.read()
     if source.tally.unasked:
         warnings.warn(f"{path}: {source.tally}", stacklevel=2)
@@ -85,8 +85,7 @@ def write_event_chunks(source: EventSource, path: Path, *, overwrite: bool = Fal
     writer = events_writer(path)
     with atomic_write(path, overwrite=overwrite) as file:
         if writer is write_hdf:
-            for _ in source.chunks():  # to know how many are left
-                pass
+            deque(source.chunks(), maxlen=0)  # to know how many are left
             source.keep_tally()
             write_hdf_chunks(source.chunks, source.tally.accepted, file, path)
         else:

@@ -1,8 +1,7 @@
 """The coordinates of a file as they are: how the first study trained, for comparison only.
 
-No rotation, no centre of mass, no scale: a model sees the numbers of the file. What is the
-same in all events (an axis on which an ion was put) is left out, of positions because a
-density would be unbounded there, and given back unchanged.
+No rotation, no centre of mass, no scale. A column that is the same in all events is left out, of positions
+because a density would be unbounded there, and given back unchanged.
 """
 
 from __future__ import annotations
@@ -48,9 +47,8 @@ class RawFrame:
             and set(self.seen) <= set(range(columns))
         )
         if not sound:
-            raise ValueError(
-                f"{len(self.fixed)} columns and momenta {self.seen} are no frame of {columns // 3} ions"
-            )
+            fields = f"{len(self.fixed)} columns and momenta {self.seen}"
+            raise ValueError(f"{fields} are no frame of {columns // 3} ions")
 
     @classmethod
     def of(cls, masses: Tensor, positions: Tensor, momenta: Tensor) -> RawFrame:

@@ -1,19 +1,4 @@
-"""Where physics meets the network: the recoil frame, and the chart a model sees.
-
-Momenta and positions of an event are turned by the *same* rotation, fixed by the measured
-momenta. What is left of an event then is free of orientation, of the centre of mass, of
-the order of identical ions and of its overall scale:
-
-1. Subtract from each ion its share, by mass, of the total momentum.
-2. Sort identical ions by the magnitude of their momenta.
-3. Rotate: e1 along one ion, e2 in the plane of a second. Where the prior does not know
-   left from right, reflect so that a third ion points to positive e3.
-4. KER = U0 exactly, so positions times KER and momenta over sqrt(KER) are free of scale.
-
-The chart of a geometry is its N - 1 bond vectors in that frame times KER, D = 3N - 3
-numbers. Every step is linear in the positions, so the Jacobian is that of the scaling
-alone: log|d chart / d positions| = D log KER.
-"""
+"""Where physics meets the network: the recoil frame, and the chart a model sees (docs/frame.md)."""
 
 from __future__ import annotations
 
@@ -70,9 +55,8 @@ class RecoilFrame:
             and all(start in reached[: k + 1] for k, (start, _) in enumerate(self.tree))
         )
         if not sound:
-            raise ValueError(
-                f"axes {self.axes}, groups {self.identical} and bonds {self.tree} are no frame of {n} ions"
-            )
+            fields = f"axes {self.axes}, groups {self.identical} and bonds {self.tree}"
+            raise ValueError(f"{fields} are no frame of {n} ions")
 
     @classmethod
     def of(cls, molecule: Molecule, momenta: Tensor, *, reflect: bool) -> RecoilFrame:
@@ -91,13 +75,9 @@ class RecoilFrame:
         if len(molecule) > 3:
             normal = normalize(torch.linalg.cross(along, across[:, e2, None]), dim=2)
             axes.append(_first_largest((p * normal).sum(dim=2).abs().mean(dim=0), (e1, e2)))
-        return cls(
-            tuple(molecule.masses.tolist()),
-            molecule.identical,
-            tuple(axes),
-            reflect and len(molecule) > 3,
-            _spanning_tree(len(molecule), molecule.bonds),
-        )
+        tree = _spanning_tree(len(molecule), molecule.bonds)
+        masses_of_ions = tuple(molecule.masses.tolist())
+        return cls(masses_of_ions, molecule.identical, tuple(axes), reflect and len(molecule) > 3, tree)
 
     @property
     def width(self) -> int:
@@ -126,6 +106,7 @@ class RecoilFrame:
         """
         masses = torch.tensor(self.masses, dtype=momenta.dtype, device=momenta.device)
         p, order = _sorted(_centred(momenta, masses), self.identical)
+        # KER = U0 exactly: positions times KER and momenta over sqrt(KER) are free of scale.
         ker = (p**2 / (2.0 * masses[:, None])).sum(dim=(1, 2))
         rotation = self._rotation(p)
         turned = p @ rotation.transpose(1, 2) / ker.sqrt()[:, None, None]
@@ -185,7 +166,7 @@ class RecoilFrame:
         return torch.empty_like(x).scatter_(2, events.order[:, None, :, None].expand_as(x), x)
 
     def log_jacobian(self, events: FramedEvents) -> Tensor:
-        """log|d chart / d relative positions|, (B,): D log KER."""
+        """log|d chart / d relative positions|, (B,): D log KER, as all but the scaling is a rotation."""
         return self.width * events.ker.log()
 
     def simulator(self, molecule: Molecule, chart: Standardiser, condition: Standardiser) -> Resimulation:
@@ -208,9 +189,8 @@ class RecoilFrame:
 class Resimulation:
     """How far the simulated momenta of standardised charts are from those of standardised conditions.
 
-    For a chart that fits its event the potential energy is 1 in the chart's own units, because KER = U0 and
-    the chart is bond vectors times KER; its simulated momenta then are the measured ones over sqrt(KER),
-    which is what the condition holds. Nothing has to be scaled back.
+    Because KER = U0, a chart that fits its event has the potential energy 1 in its own units: its simulated
+    momenta are those of the condition, over sqrt(KER). Nothing has to be scaled back.
     """
 
     frame: RecoilFrame

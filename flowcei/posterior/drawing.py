@@ -37,50 +37,50 @@ def top_up(
     prior: GeometryPrior | None = None,
 ) -> PosteriorSamples:
     """Draw up to `budget` samples of events with fewer than `min_ess` effective ones; keep n (`thinned`)."""
-    if samples.weights is None:
-        raise ValueError("samples have no weights")
-    n = samples.positions.shape[1]
-    poor = np.flatnonzero(samples.weights.ess < min_ess)
+    n, weights = samples.positions.shape[1], _weights(samples)
+    poor = np.flatnonzero(weights.ess < min_ess)
     size = max(1, _HELD // max(budget, n))
     for first in range(0, len(poor), size):
         rows = poor[first : first + size]
         pool = samples[rows]
         while len(rows) and pool.positions.shape[1] < budget:
             more = min(pool.positions.shape[1], budget - pool.positions.shape[1])  # twice as many
-            pool = _beside(pool, draw(rows, more).weigh(prior, rules=samples.weights.rules))
-            enough = pool.weights.ess >= min_ess  # type: ignore[union-attr]
+            pool = _beside(pool, draw(rows, more).weigh(prior, rules=weights.rules))
+            enough = _weights(pool).ess >= min_ess
             _put(samples, rows[enough], pool[enough], n, rng)
             rows, pool = rows[~enough], pool[~enough]
         _put(samples, rows, pool, n, rng)
     return samples
 
 
-def _beside(one: PosteriorSamples, other: PosteriorSamples) -> PosteriorSamples:
+def _weights(samples: PosteriorSamples) -> Weights:
+    if samples.weights is None:
+        raise ValueError("samples have no weights")
+    return samples.weights
+
+
+def _beside(pool: PosteriorSamples, more: PosteriorSamples) -> PosteriorSamples:
     """The samples of both, of the same events."""
-    weights = [part.weights for part in (one, other) if part.weights is not None]
-    arrays = [(p.positions, p.log_prob, w.log_weights) for p, w in zip((one, other), weights, strict=True)]
+    arrays = [(s.positions, s.log_prob, _weights(s).log_weights) for s in (pool, more)]
     positions, log_prob, log_weights = (np.concatenate(a, axis=1) for a in zip(*arrays, strict=True))
-    weighed = Weights.of(log_weights, weights[0].rules)
-    return replace(one, positions=positions, log_prob=log_prob, weights=weighed)
+    weights = Weights.of(log_weights, _weights(pool).rules)
+    return replace(pool, positions=positions, log_prob=log_prob, weights=weights)
 
 
 def _put(
     samples: PosteriorSamples, rows: Rows, pool: PosteriorSamples, n: int, rng: np.random.Generator
 ) -> None:
     """Write n samples of each event of a pool to its row."""
-    target, source = samples.weights, pool.weights
-    if target is None or source is None or samples.log_prob is None or pool.log_prob is None:
-        return
+    target, source = _weights(samples), _weights(pool)
     for k, (row, reliable) in enumerate(zip(rows, source.reliable, strict=True)):
-        if reliable:
-            chosen, log_weights = thinned(source.log_weights[k], n, rng)
-        else:  # the flow's own samples stand in, which those chosen by weight are not
-            chosen, log_weights = np.arange(n), source.log_weights[k, :n]
-        samples.positions[row] = pool.positions[k, chosen]
-        samples.log_prob[row] = pool.log_prob[k, chosen]
-        for name in Weights.ROWS[1:]:
-            getattr(target, name)[row] = getattr(source, name)[k]
-        target.log_weights[row] = log_weights
+        # Where the weights are not reliable the flow's own samples stand in, which those chosen by weight
+        # are not.
+        drawn = source.log_weights[k]
+        chosen, target.log_weights[row] = thinned(drawn, n, rng) if reliable else (np.arange(n), drawn[:n])
+        for name in ("positions", "log_prob"):
+            getattr(samples, name)[row] = getattr(pool, name)[k, chosen]
+    for name in Weights.ROWS[1:]:
+        getattr(target, name)[rows] = getattr(source, name)
 
 
 def restricted(samples: PosteriorSamples, draw: Draw, prior: GeometryPrior) -> PosteriorSamples:
@@ -92,8 +92,8 @@ def restricted(samples: PosteriorSamples, draw: Draw, prior: GeometryPrior) -> P
     n = samples.positions.shape[1]
     inside, answered = _inside(samples, prior), samples.answered
     drawn, accepted = np.full(len(samples), n), inside.sum(axis=1)
-    arrays = {name: getattr(samples, name) for name in ("positions", "log_prob")}
-    filled = {name: array.copy() for name, array in arrays.items() if array is not None}
+    names = ["positions"] if samples.log_prob is None else ["positions", "log_prob"]
+    filled = {name: getattr(samples, name).copy() for name in names}
     for _ in range(_ROUNDS):
         rows = np.flatnonzero(~inside.all(axis=1) & answered)
         if not len(rows):
@@ -103,14 +103,14 @@ def restricted(samples: PosteriorSamples, draw: Draw, prior: GeometryPrior) -> P
         drawn[rows] += n
         accepted[rows] += good.sum(axis=1)
         for k, row in enumerate(rows):
-            free, new = np.flatnonzero(~inside[row]), np.flatnonzero(good[k])
-            free, new = free[: len(new)], new[: len(free)]
+            new = np.flatnonzero(good[k])
+            free = np.flatnonzero(~inside[row])[: len(new)]
             for name, array in filled.items():
-                array[row, free] = getattr(pool, name)[k, new]
+                array[row, free] = getattr(pool, name)[k, new[: len(free)]]
             inside[row, free] = True
     short = ~inside.all(axis=1)
     for name, array in filled.items():
-        array[short] = arrays[name][short]
+        array[short] = getattr(samples, name)[short]
     share = np.where(answered, accepted / drawn, np.nan)
     return replace(samples, **filled, columns={**samples.columns, INSIDE: share})
 

@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -87,13 +87,7 @@ def write_samples(parts: Iterable[PosteriorSamples], path: str | Path, *, overwr
 
 def write_parts(parts: Iterable[PosteriorSamples], file: BinaryIO, ending: str) -> None:
     """Write samples to an open file, in the format of an ending."""
-    if ending in HDF:
-        _write_hdf(parts, file)
-    elif ending == ".parquet":
-        _write_parquet(parts, file)
-    else:
-        with as_text(file) as text:
-            _write_csv(parts, text)
+    {".csv": _write_csv, ".parquet": _write_parquet}.get(ending, _write_hdf)(parts, file)
 
 
 def arrays_of(samples: PosteriorSamples) -> dict[str, np.ndarray]:
@@ -120,16 +114,16 @@ def samples_of(
 
 def describe_samples(file: h5py.File, samples: PosteriorSamples) -> None:
     """Write what a file of samples says of itself, with the units of its datasets."""
-    file.attrs["content"] = _CONTENT
-    for name, value in _facts(samples).items():
-        file.attrs[name] = json.dumps(value)
+    file.attrs.update(_facts(samples))
     for name, unit in samples.units.items():
         if name in file:
             file[name].attrs["unit"] = unit
 
 
-def _facts(samples: PosteriorSamples) -> dict[str, Any]:
-    return {"molecule": samples.molecule.to_dict(), "origin": samples.origin, "flags": FLAGS}
+def _facts(samples: PosteriorSamples) -> dict[str, str]:
+    """What a file says of its samples, as text or JSON."""
+    facts = {"molecule": samples.molecule.to_dict(), "origin": samples.origin, "flags": FLAGS}
+    return {"content": _CONTENT} | {name: json.dumps(value) for name, value in facts.items()}
 
 
 def _write_hdf(parts: Iterable[PosteriorSamples], target: BinaryIO) -> None:
@@ -148,13 +142,12 @@ def _write_hdf(parts: Iterable[PosteriorSamples], target: BinaryIO) -> None:
                 data[-len(array) :] = array
 
 
-def _write_csv(parts: Iterable[PosteriorSamples], file: TextIO) -> None:
+def _write_csv(parts: Iterable[PosteriorSamples], target: BinaryIO) -> None:
     """Write long CSV; the log density to 1e-6."""
-    for k, part in enumerate(parts):
-        table = part.to_dataframe()
-        if part.log_prob is not None:
-            table["log_prob"] = table["log_prob"].round(6)
-        write_table(table, file, index=False, header=k == 0)
+    with as_text(target) as file:
+        for k, part in enumerate(parts):
+            density = {} if part.log_prob is None else {"log_prob": 6}
+            write_table(part.to_dataframe().round(density), file, index=False, header=k == 0)
 
 
 def _parquet() -> Any:  # noqa: ANN401 (of pyarrow)
@@ -173,13 +166,10 @@ def _write_parquet(parts: Iterable[PosteriorSamples], file: BinaryIO) -> None:
         for part in parts:
             table = pa.Table.from_pandas(part.to_dataframe(), preserve_index=False)
             if writer is None:
-                units = dict.fromkeys(component_names(part.molecule.labels), "bohr")
-                units["log_prob"] = part.units["log_prob"]
-                named = [
-                    f.with_metadata({"unit": units[f.name]}) if f.name in units else f for f in table.schema
-                ]
-                facts = {name: json.dumps(value) for name, value in _facts(part).items()}
-                schema = pa.schema(named, metadata={"content": _CONTENT, **facts})
+                units = dict.fromkeys(component_names(part.molecule.labels), "bohr") | part.units
+                fields = table.schema
+                named = [f.with_metadata({"unit": units[f.name]}) if f.name in units else f for f in fields]
+                schema = pa.schema(named, metadata=_facts(part))
                 writer = pa.parquet.ParquetWriter(file, schema, compression="zstd")
             writer.write_table(table.cast(schema))
     finally:
@@ -200,15 +190,15 @@ def read_samples(path: str | Path) -> PosteriorSamples:
     source = Path(path)
     check_readable(source)
     if not is_hdf5(source):
-        what = "not HDF5; this needs the samples as flowcei sample writes them to an .h5 file"
-        raise DataError(what, path=source)
+        message = "not HDF5; this needs the samples as flowcei sample writes them to an .h5 file"
+        raise DataError(message, path=source)
     with opened(source) as file:
         molecule = read_molecule(file, source)
         if str(file.attrs.get("content")) != _CONTENT or molecule is None:
             raise DataError("an HDF5 file, but not of samples", path=source)
         if DONE in file and not (done := read_array(file, DONE, source)).all():
-            what = f"not finished: {int((done != 0).sum())} of {done.size} blocks are there; "
-            raise DataError(f"{what}flowcei sample --resume goes on", path=source)
+            message = f"not finished: {int((done != 0).sum())} of {done.size} blocks are there; "
+            raise DataError(f"{message}flowcei sample --resume goes on", path=source)
         names = [_DATASETS.get(name, name) for name in ARRAYS]
         names = [*names, *Weights.ROWS, *column_datasets(file, source)]
         arrays = {n: read_array(file, n, source) for n in names if n in file or n not in _OPTIONAL}

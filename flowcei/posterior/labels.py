@@ -26,8 +26,6 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from numpy.typing import NDArray
-
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
     from flowcei.posterior.arrays import Bools, Floats, Numbers, Reals, Rows
@@ -64,9 +62,8 @@ def label_by_geometry(
     if decides and bonds.symmetries is None:
         msg = (
             f"the bonds of {molecule.name} have too many symmetries to ask the prior which ions are bonded: "
-            "the lengths of bonds at equilibrium decide"
         )
-        warnings.warn(msg, stacklevel=2)
+        warnings.warn(f"{msg}the lengths of bonds at equilibrium decide", stacklevel=2)
     if prior is not None and decides and bonds.symmetries is not None:
         chosen, stopped = _preferred(bonds, bonds.symmetries, prior, flat)
     else:
@@ -74,11 +71,9 @@ def label_by_geometry(
         chosen = orders[:, 0].copy()
     stopped = max(stopped, first_by_speed(chosen, bonds.colour, bonds.bonded))
     if stopped:
-        msg = (
-            f"{stopped} of {len(flat)} samples of {molecule.name} have more orders of identical ions than "
-            "are searched: the bonds there are the best of those tried, and may not be the best of all"
-        )
-        warnings.warn(msg, stacklevel=2)
+        msg = f"{stopped} of {len(flat)} samples of {molecule.name} have more orders of identical ions than"
+        text = "are searched: the bonds there are the best of those tried, and may not be the best of all"
+        warnings.warn(f"{msg} {text}", stacklevel=2)
     return np.take_along_axis(speed[:, None], chosen.reshape(x.shape[:3]), axis=2)
 
 
@@ -135,9 +130,7 @@ class _BondGraph:
     group: Numbers  # number of the kind of each ion, (N,)
     colour: Numbers  # number of its environment, (N,)
     bonded: Bools  # (N, N)
-    target: NDArray[
-        np.float64
-    ]  # bonds at equilibrium, the mean of those that a symmetry exchanges, (N, N), bohr
+    target: Floats  # bonds at equilibrium, the mean of those that a symmetry exchanges, (N, N), bohr
     visit: Numbers  # atoms in the order of the search, (N,)
     twin: Bools  # whether an atom of `visit` has the kind and the bonds of the one before, (N,)
     later: Numbers  # how many such follow it directly, (N,)
@@ -150,25 +143,23 @@ class _BondGraph:
         if molecule.bonds:
             i, j = np.array(molecule.bonds).T
             bonded[i, j] = bonded[j, i] = True
-            length = [np.linalg.norm(gap) for gap in molecule.equilibrium[i] - molecule.equilibrium[j]]
-            alike = [sorted(pair) for pair in zip(colour[i], colour[j], strict=True)]
-            mean = [np.mean([l for l, key in zip(length, alike, strict=True) if key == own]) for own in alike]
-            target[i, j] = target[j, i] = mean
+            length = np.linalg.norm(molecule.equilibrium[i] - molecule.equilibrium[j], axis=1)
+            colours = np.sort([colour[i], colour[j]], axis=0)
+            alike = (colours[:, :, None] == colours[:, None]).all(axis=0)
+            target[i, j] = target[j, i] = alike @ length / alike.sum(axis=1)
         visit = _search_order(group, bonded)
         bonds_of = [(group[k], tuple(np.flatnonzero(bonded[k]))) for k in visit]
         twin = [k > 0 and bonds_of[k] == bonds_of[k - 1] for k in range(n)]
-        later = [0] * n
-        for k in range(n - 2, -1, -1):
-            later[k] = later[k + 1] + 1 if twin[k + 1] else 0
+        later = [next((j for j in range(n - k - 1) if not twin[k + j + 1]), n - k - 1) for k in range(n)]
         return cls(np.array(group), colour, bonded, target, np.array(visit), np.array(twin), np.array(later))
 
     @property
     def exchangeable(self) -> bool:
         """Whether every order of identical ions joins the same ions by bonds."""
-        group = self.group.tolist()
-        for k, kind in enumerate(group):
-            order = np.arange(len(group))
-            order[[group.index(kind), k]] = k, group.index(kind)
+        first = self.group  # of the kind of each ion: exchanges with it make all orders
+        for k, other in enumerate(first):
+            order = np.arange(len(first))
+            order[[other, k]] = k, other
             if not np.array_equal(self.bonded[np.ix_(order, order)], self.bonded):
                 return False
         return True
@@ -237,16 +228,12 @@ def _preferred(bonds: _BondGraph, symmetries: Rows, prior: GeometryPrior, x: Flo
         orders, costs, stopped = bonds.cheapest(block, _GRAPHS, limit)
         # Of so many likely ways to bond the ions, the prior is not asked about the others.
         total += max(stopped, int(np.isfinite(costs[:, -1]).sum()))
-        best = np.zeros(len(block), dtype=np.intp)
-        rows = np.flatnonzero(np.isfinite(costs[:, 1]))
-        density = np.full((len(rows), _GRAPHS), -np.inf)
-        for k in range(_GRAPHS if len(rows) else 0):
-            asked = np.flatnonzero(np.isfinite(costs[rows, k]))
-            ions = block[rows[asked, None], orders[rows[asked], k]]
-            for member in members:
-                density[asked, k] = np.maximum(density[asked, k], prior.log_prob(ions[:, member]))
-        best[rows] = density.argmax(axis=1)
-        chosen[first : first + _BLOCK] = orders[np.arange(len(block)), best]
+        rows, k = np.nonzero(np.isfinite(costs) & np.isfinite(costs[:, [1]]))  # several to choose from
+        density = np.full(costs.shape, -np.inf)
+        if len(rows):
+            ions = block[rows[:, None], orders[rows, k]]
+            density[rows, k] = np.max([prior.log_prob(ions[:, member]) for member in members], axis=0)
+        chosen[first : first + _BLOCK] = orders[np.arange(len(block)), density.argmax(axis=1)]
     return chosen, total
 
 

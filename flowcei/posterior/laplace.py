@@ -93,12 +93,12 @@ def _bounded(
         """Squares of the changes of momenta (M, D) at steps along the axes."""
         step = width[:, :, None] * axes
         for _ in range(_CORRECTIONS):
-            x = np.concatenate([np.zeros((*step.shape[:2], 3)), step], axis=2)
-            ends = positions[:, None] + x.reshape(*step.shape[:2], -1, 3)
-            parts = np.einsum("mkr,mjr->mkj", residuals(likelihood, ends, event) - start, change)
+            shift = np.pad(step, ((0, 0), (0, 0), (3, 0)))  # the first ion stays
+            ends = positions[:, None] + shift.reshape(*step.shape[:2], -1, 3)
+            moved = np.einsum("mkr,mjr->mkj", residuals(likelihood, ends, event) - start, change)
             # A valley may be bent: what the stiffer axes can compensate does not count for this one.
-            step -= np.einsum("mkj,mj,mjd->mkd", parts * stiffer, scale, axes)
-        return np.einsum("mkk->mk", parts) ** 2
+            step -= np.einsum("mkj,mj,mjd->mkd", moved * stiffer, scale, axes)
+        return np.einsum("mkk->mk", moved) ** 2
 
     widths = []
     for sign in (1.0, -1.0):
@@ -112,35 +112,28 @@ def _bounded(
             width[high] *= np.where(np.isfinite(above), above, 16.0)[high].clip(_HIGH) ** -0.25
             limit[high] = _HIGH
         widths.append(np.abs(width))
-    mean = 0.5 * (widths[0] + widths[1])
+    mean = np.mean(widths, axis=0)
     return np.where(mean < first, mean, scale)
 
 
 @dataclass(frozen=True)
 class ModeRules:
-    """When two geometries are one mode, and when an event is ambiguous.
+    """When two geometries are one mode, and when an event is ambiguous."""
 
-    Attributes:
-        same: Bohr: geometries whose distances all differ by less are one.
-        flat: Times `same` for searches that ended inexactly: where two solutions meet, the valley is flat.
-        counts: Probability from which on a mode makes an event ambiguous.
-        resolve: Whether geometries that the noise does not tell apart are one mode: the most probable of
-            them, with a covariance that covers all.
-        rise: Of -2 log posterior along a path, above its less probable end, below which the ends are one.
-            Beside a fold chi squared rises by the distance squared over 16: two are told apart from 4
-            deviations on, about where two lines of a spectrum begin to be resolved.
-        steps: Gauss-Newton steps that bend a straight path into the valley between two solutions: of 30 pairs
-            of OCS at 1 % the line rises by 1 to 800, the valley by 0.01 to 8, and 3 steps suffice for all.
-        far: Chi squared at which a path is given up; ten times less after each step, all of which gain more.
-    """
-
-    same: float = 0.01
-    flat: float = 10.0
-    counts: float = 0.01
+    same: float = 0.01  # bohr: geometries whose distances all differ by less are one
+    flat: float = 10.0  # times `same` for inexact ends: where two solutions meet, the valley is flat
+    counts: float = 0.01  # probability from which on a mode makes an event ambiguous
+    # Whether geometries that the noise does not tell apart are one mode: the most probable of them, with a
+    # covariance that covers all.
     resolve: bool = True
+    # Of -2 log posterior along a path, above its less probable end, below which the ends are one. Beside a
+    # fold chi squared rises by the distance squared over 16: two are told apart from 4 deviations on, about
+    # where two lines of a spectrum begin to be resolved.
     rise: float = 1.0
+    # Gauss-Newton steps that bend a straight path into the valley between two solutions: of 30 pairs of OCS
+    # at 1 % the line rises by 1 to 800, the valley by 0.01 to 8, and 3 steps suffice for all.
     steps: int = 4
-    far: float = 1e5
+    far: float = 1e5  # chi squared at which a path is given up; ten times less after each step
 
 
 MODE_RULES = ModeRules()
@@ -148,11 +141,7 @@ MODE_RULES = ModeRules()
 
 @nonfinite_allowed
 def shape_of(positions: Floats) -> Floats:
-    """Invariants (K, F), bohr, of geometries (K, N, 3), bohr: the same however these are turned.
-
-    All distances, and for the handedness the heights of quadruples of atoms: six volumes over the squared
-    size.
-    """
+    """Distances and, for the handedness, heights of quadruples of atoms, (K, F), of geometries (K, N, 3)."""
     ions = positions.shape[1]
     first, second = np.triu_indices(ions, 1)
     distance = np.linalg.norm(positions[:, first] - positions[:, second], axis=-1)
@@ -160,6 +149,7 @@ def shape_of(positions: Floats) -> Floats:
         return distance
     corners = np.array(list(islice(combinations(range(ions), 4), _QUADRUPLES)))
     edges = positions[:, corners[:, 1:]] - positions[:, corners[:, :1]]
+    # Six volumes over the squared size.
     height = np.linalg.det(edges) / distance.max(axis=1, keepdims=True) ** 2
     return np.concatenate([distance, np.nan_to_num(height)], axis=1)
 
@@ -173,7 +163,7 @@ def leaders(
     log_prior: LogPrior | None = None,
     rules: ModeRules = MODE_RULES,
 ) -> Rows:
-    """The geometry that the noise does not tell each of (M, N, 3) of events (M,) from, itself if none, (M,).
+    """The geometry of which the noise does not tell each of (M, N, 3), events (M,), or itself, (M,).
 
     `order` (M,) lists all, event by event: a geometry leads those after it.
     """
@@ -196,8 +186,7 @@ def _joined(
 
     Any path is a witness, so that a search which fails leaves two geometries apart.
     """
-    joined = np.zeros(len(ends), dtype=bool)
-    open_pairs = np.arange(len(ends))
+    joined, open_pairs = np.zeros(len(ends), dtype=bool), np.arange(len(ends))
     path = ends[:, :1] * (1.0 - _LINE) + ends[:, 1:] * _LINE
     path -= path[:, :, :1]
     for step in range(rules.steps + 1):
@@ -206,11 +195,10 @@ def _joined(
         height = (residuals(likelihood, points, event[open_pairs]) ** 2).sum(axis=2)
         height[np.isnan(height)] = np.inf  # cannot be simulated
         if log_prior is not None:
-            with np.errstate(invalid="ignore"):
-                height -= 2.0 * log_prior(points.reshape(-1, *points.shape[2:])).reshape(height.shape)
-        with np.errstate(invalid="ignore"):  # inf - inf: an end that the prior excludes joins nothing
-            low = height.max(axis=1) - np.maximum(height[:, 0], height[:, len(_LINE) - 1]) < rules.rise
-            far = height.max(axis=1) > rules.far / 10.0**step
+            height -= 2.0 * log_prior(points.reshape(-1, *points.shape[2:])).reshape(height.shape)
+        # inf - inf, not below: an end that the prior excludes joins nothing.
+        low = height.max(axis=1) - np.maximum(height[:, 0], height[:, len(_LINE) - 1]) < rules.rise
+        far = height.max(axis=1) > rules.far / 10.0**step
         joined[open_pairs[low]] = True
         open_pairs, path = open_pairs[~(low | far)], path[~(low | far)]
         if step == rules.steps or not len(open_pairs):

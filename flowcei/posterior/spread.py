@@ -40,19 +40,14 @@ _COMPONENT = 0.1  # of a direction: a bond with a smaller one is not named
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number that a geometry has.
+    """A number that a geometry has."""
 
-    Attributes:
-        kind: ``atom``, ``bond`` or ``angle``.
-        name: Such as ``c.x``, ``c-o`` or ``o-c-s``.
-        unit: ``bohr`` or ``deg``.
-        like: ``by speed`` where atoms that the bonds do not tell apart are ordered by the
-            speed of their ions, ``pooled`` where a row takes all of these together, else empty.
-    """
-
-    kind: str
-    name: str
-    unit: str
+    kind: str  # `atom`, `bond` or `angle`
+    name: str  # such as `c.x`, `c-o` or `o-c-s`
+    unit: str  # `bohr` or `deg`
+    atoms: tuple[int, ...]
+    # `by speed` where atoms that the bonds do not tell apart are ordered by the speed of their ions, `pooled`
+    # where a row takes all of these together, else empty.
     like: str = ""
 
 
@@ -97,51 +92,48 @@ def quantities(molecule: Molecule, positions: Reals) -> tuple[list[Quantity], Fl
         # arctan2, because arccos loses half the digits of a nearly straight angle.
         sine = np.linalg.norm(np.cross(a, b), axis=-1)
         values.append(np.degrees(np.arctan2(sine, (a * b).sum(axis=-1)))[..., None])
-    listed = _listed(molecule)
-    by_speed = {k for group in _alike(molecule, listed) for k in group}
-    names = [replace(q, like="by speed") if k in by_speed else q for k, (q, _) in enumerate(listed)]
-    return names, np.concatenate(values, axis=-1)
+    return _names(molecule), np.concatenate(values, axis=-1)
+
+
+def _names(molecule: Molecule) -> list[Quantity]:
+    """The Q quantities in the order of their values."""
+    labels, every = molecule.labels, (("bond", "bohr", molecule.bonds), ("angle", "deg", molecule.angles))
+    listed = [Quantity("atom", f"{a}.{axis}", "bohr", (k,)) for k, a in enumerate(labels) for axis in "xyz"]
+    for kind, unit, chains in every:
+        listed += [Quantity(kind, "-".join(labels[k] for k in atoms), unit, atoms) for atoms in chains]
+    for k in (k for group in _alike(molecule, listed) for k in group):
+        listed[k] = replace(listed[k], like="by speed")
+    return listed
+
+
+def _alike(molecule: Molecule, names: list[Quantity]) -> list[list[int]]:
+    """Groups of two and more quantities, by place, whose atoms have the same environments."""
+    number, groups = environments(molecule), defaultdict(list)
+    for k, quantity in enumerate(names):
+        around = [number[i] for i in quantity.atoms]
+        axis = quantity.name[-1] if quantity.kind == "atom" else ""
+        groups[quantity.kind, axis, *min(around, around[::-1])].append(k)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def pooled_quantities(molecule: Molecule) -> dict[Quantity, list[int]]:
     """Bonds and angles that a symmetry of the bonds exchanges, by place: of CH4 c-h (4) and h-c-h (6)."""
-    listed, number = _listed(molecule), environments(molecule)
+    names, number = _names(molecule), environments(molecule)
     alone = Counter(number)
     words = [
         molecule.labels[k] if alone[n] == 1 else molecule.symbols[k].lower() for k, n in enumerate(number)
     ]
-    pooled = []
-    for group in _alike(molecule, listed):
-        quantity, atoms = listed[group[0]]
-        if quantity.kind != "atom":
-            chain = [words[k] for k in atoms]
-            pooled.append((f"{'-'.join(min(chain, chain[::-1]))} ({len(group)})", quantity, group))
-    count = Counter(name for name, _, _ in pooled)
-    # Of two kinds with one name, such as the c-h of two unlike methyl groups, both go by an example.
-    return {
-        replace(q, name=name if count[name] == 1 else f"{q.name} ({len(group)})", like="pooled"): group
-        for name, q, group in pooled
-    }
-
-
-def _listed(molecule: Molecule) -> list[tuple[Quantity, tuple[int, ...]]]:
-    """All quantities, with their atoms."""
-    labels = molecule.labels
-    listed: list[tuple[Quantity, tuple[int, ...]]]
-    listed = [(Quantity("atom", f"{a}.{axis}", "bohr"), (k,)) for k, a in enumerate(labels) for axis in "xyz"]
-    for kind, unit, every in (("bond", "bohr", molecule.bonds), ("angle", "deg", molecule.angles)):
-        listed += [(Quantity(kind, "-".join(labels[k] for k in atoms), unit), atoms) for atoms in every]
-    return listed
-
-
-def _alike(molecule: Molecule, listed: list[tuple[Quantity, tuple[int, ...]]]) -> list[list[int]]:
-    """Groups of two and more of `_listed` whose atoms have the same environments."""
-    number, groups = environments(molecule), defaultdict(list)
-    for k, (quantity, atoms) in enumerate(listed):
-        around = [number[i] for i in atoms]
-        axis = quantity.name[-1] if quantity.kind == "atom" else ""
-        groups[quantity.kind, axis, *min(around, around[::-1])].append(k)
-    return [group for group in groups.values() if len(group) > 1]
+    groups = [group for group in _alike(molecule, names) if names[group[0]].kind != "atom"]
+    chains = [[words[k] for k in names[group[0]].atoms] for group in groups]
+    titles = ["-".join(min(chain, chain[::-1])) for chain in chains]
+    count = Counter((title, len(group)) for title, group in zip(titles, groups, strict=True))
+    pooled = {}
+    for title, group in zip(titles, groups, strict=True):
+        first, size = names[group[0]], len(group)
+        # Of two kinds with one name, such as the c-h of two unlike methyl groups, both go by an example.
+        name = title if count[title, size] == 1 else first.name
+        pooled[replace(first, name=f"{name} ({size})", like="pooled")] = group
+    return pooled
 
 
 def correlated(covariance: Floats) -> tuple[Floats, Floats]:
@@ -162,31 +154,15 @@ def typical_correlation(covariance: Floats) -> Floats:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Spread:
-    """The spread of each event and of a whole file.
-
-    Attributes:
-        molecule: Whose geometries.
-        positions: Samples in the recoil frame, (E, n, N, 3), bohr.
-        names: The Q quantities.
-        values: (E, n, Q), bohr or degrees.
-        event_id: The number of each event, (E,).
-        along: The ion whose momentum is the x axis, by name.
-        columns: Extra columns of the events, (E,) each.
-
-    Example:
-        >>> import flowcei
-        >>> s = flowcei.load().sample(flowcei.simulate("ocs", 2, noise="1%", seed=1), 20, seed=1)
-        >>> s.spread()
-        Spread: 2 events x 20 samples of ocs, 12 quantities, x along s
-    """
+    """The spread of each of E events, of n samples, and of a whole file."""
 
     molecule: Molecule
-    positions: Floats
-    names: list[Quantity]
-    values: Floats
-    event_id: Numbers
-    along: str
-    columns: dict[str, NDArray[Any]] = field(default_factory=dict)
+    positions: Floats  # samples in the recoil frame, (E, n, N, 3), bohr
+    names: list[Quantity]  # the Q quantities
+    values: Floats  # (E, n, Q), bohr or degrees
+    event_id: Numbers  # the number of each event, (E,)
+    along: str  # the ion whose momentum is the x axis, by name
+    columns: dict[str, NDArray[Any]] = field(default_factory=dict)  # extra ones of the events, (E,) each
 
     @classmethod
     def of(cls, samples: PosteriorSamples) -> Spread:
@@ -202,31 +178,20 @@ class Spread:
 
     def _repr_html_(self) -> str:
         typical = np.median(self.values.std(axis=1), axis=0)
-        facts = {
-            f"{q.name}, within an event": f"{deviation:.3g} {q.unit}"
-            for q, deviation in zip(self.names, typical, strict=True)
-            if q.kind != "atom"
-        }
-        return html_table(repr(self), facts)
+        within = {self.names[k].name: f"{typical[k]:.3g} {self.names[k].unit}" for k in self.internal}
+        return html_table(repr(self), {f"{name}, within an event": text for name, text in within.items()})
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return a row per event and quantity: mean, deviation and percentiles of its samples.
 
         Rows that are ``pooled`` take the bonds (angles) of their kind together. Extra columns follow.
-
-        Example:
-            >>> import flowcei
-            >>> s = flowcei.load().sample(flowcei.simulate("ocs", 2, noise="1%", seed=1), 20, seed=1)
-            >>> s.spread().to_dataframe().query("kind == 'bond'")["quantity"].tolist()
-            ['c-o', 'c-s', 'c-o', 'c-s']
         """
-        rows = self.rows()
-        statistics = [_statistics(values, axis=1) for values in rows.values()]
+        rows, count = self.rows(), len(self.values)
+        statistics = [_statistics(values) for values in rows.values()]
         table: dict[str, Any] = {"event": np.repeat(self.event_id, len(rows))}
-        table |= _named(list(rows) * len(self.values))
+        table |= _named(list(rows) * count)
         table |= {k: np.stack([row[k] for row in statistics], axis=1).reshape(-1) for k in statistics[0]}
-        events = np.repeat(np.arange(len(self.values)), len(rows))
-        return pd.DataFrame(add_columns(table, self.columns, events))
+        return pd.DataFrame(add_columns(table, self.columns, np.repeat(np.arange(count), len(rows))))
 
     def overall(self) -> pd.DataFrame:
         """Return a row per quantity over all events.
@@ -235,16 +200,14 @@ class Spread:
         over events of the deviation within an event: what one event is uncertain by.
         """
         rows = self.rows()
-        statistics = [
-            _statistics(values.reshape(-1), axis=0) | {"typical_sd": np.median(values.std(axis=1))}
-            for values in rows.values()
-        ]
-        return pd.concat([pd.DataFrame(_named(list(rows))), pd.DataFrame(statistics)], axis=1)
+        typical = [np.median(values.std(axis=1)) for values in rows.values()]
+        statistics = [_statistics(values.reshape(1, -1)) for values in rows.values()]
+        table = {k: np.concatenate([row[k] for row in statistics]) for k in statistics[0]}
+        return pd.DataFrame(_named(list(rows)) | table | {"typical_sd": typical})
 
     def per_atom(self) -> Floats:
         """Return the rms distance of samples from their event's mean, (E, N), bohr."""
-        offset = self.positions - self.positions.mean(axis=1, keepdims=True)
-        return np.asarray(np.sqrt((offset**2).sum(axis=-1).mean(axis=1)))
+        return np.asarray(np.sqrt(self.positions.var(axis=1).sum(axis=-1)))
 
     def rows(self) -> dict[Quantity, Floats]:
         """The samples of each row of a table, (E, n) or, pooled, a multiple of n."""
@@ -268,19 +231,13 @@ class Spread:
     def covariance_table(self) -> pd.DataFrame:
         """Return a row per event and pair of bonds and angles: covariance, its unit, and correlation."""
         names, covariance = [self.names[k] for k in self.internal], self.covariance()
-        pairs = list(combinations(range(len(names)), 2))
-        first, second = (np.array([pair[k] for pair in pairs], dtype=np.intp) for k in (0, 1))
-        words = {
-            "quantity": [names[i].name for i in first],
-            "with": [names[j].name for j in second],
-            "unit": [f"{names[i].unit}*{names[j].unit}" for i, j in pairs],
-        }
+        first, second = np.triu_indices(len(names), 1)
+        pairs = [(names[i], names[j]) for i, j in zip(first, second, strict=True)]
+        words = [(a.name, b.name, f"{a.unit}*{b.unit}") for a, b in pairs] * len(self.event_id)
+        table = pd.DataFrame(words, columns=["quantity", "with", "unit"], dtype=object)
+        table.insert(0, "event", np.repeat(self.event_id, len(pairs)))
         numbers = {"covariance": covariance, "correlation": correlated(covariance)[1]}
-        events = len(self.event_id)
-        table: dict[str, Any] = {"event": np.repeat(self.event_id, len(pairs))}
-        table |= {name: np.tile(np.array(column, dtype=object), events) for name, column in words.items()}
-        table |= {name: array[:, first, second].reshape(-1) for name, array in numbers.items()}
-        return pd.DataFrame(table)
+        return table.assign(**{name: array[:, first, second].reshape(-1) for name, array in numbers.items()})
 
     def principal_axes(self) -> tuple[Floats, Floats]:
         """Return the principal axes of the B bonds: deviations (B,), bohr, rising, and directions (B, B).
@@ -288,10 +245,9 @@ class Spread:
         Medians over events of the deviations within an event; row k is the direction that axis k
         has in most of the events.
         """
-        bonds = [k for k, place in enumerate(self.internal) if self.names[place].kind == "bond"]
-        block = self.covariance()[:, bonds][:, :, bonds]
-        block = block[np.isfinite(block).all(axis=(1, 2))]
-        values, vectors = np.linalg.eigh(block)
+        bonds = len(self.molecule.bonds)  # they come first
+        block = self.covariance()[:, :bonds, :bonds]
+        values, vectors = np.linalg.eigh(block[np.isfinite(block).all(axis=(1, 2))])
         deviation = np.median(np.sqrt(values.clip(0.0)), axis=0)
         # A direction has no sign: the mean of its projectors, not of its vectors.
         projector = np.einsum("eik,ejk->kij", vectors, vectors)
@@ -300,35 +256,33 @@ class Spread:
 
     def covariance_in_words(self) -> list[str]:
         """Return lines on what varies together within one event; none where nothing does."""
-        names, typical = [self.names[k] for k in self.internal], typical_correlation(self.covariance())
-        pairs = [pair for pair in combinations(range(len(typical)), 2) if abs(typical[pair]) > _CORRELATED]
+        names, typical = [self.names[k].name for k in self.internal], typical_correlation(self.covariance())
+        pairs = [pair for pair in combinations(range(len(names)), 2) if abs(typical[pair]) > _CORRELATED]
         pairs.sort(key=lambda pair: -abs(typical[pair]))
-        lines = [
-            f"correlation of {names[i].name} and {names[j].name}: {typical[i, j]:.2f}"
-            for i, j in pairs[:_LINES]
-        ]
-        bonds = [q.name for q in names if q.kind == "bond"]
+        lines = [f"correlation of {names[i]} and {names[j]}: {typical[i, j]:.2f}" for i, j in pairs[:_LINES]]
+        bonds = names[: len(self.molecule.bonds)]
         if len(bonds) > 1 and np.isfinite(typical).all():
             deviation, directions = self.principal_axes()
-            combined = [zip(direction, bonds, strict=True) for direction in directions]
-            axes = [
-                f"{deviation[k]:.2g} bohr along "
-                + " ".join(f"{x:+.2f} {name}" for x, name in combined[k] if abs(x) > _COMPONENT).removeprefix(
-                    "+"
-                )
-                for k in (0, -1)
-            ]
+            axes = []
+            for k in (0, -1):
+                components = zip(directions[k], bonds, strict=True)
+                words = [f"{x:+.2f} {name}" for x, name in components if abs(x) > _COMPONENT]
+                axes.append(f"{deviation[k]:.2g} bohr along {' '.join(words).removeprefix('+')}")
             lines.append(f"principal axes of the bonds: {' and '.join(axes)}")
         return lines
 
 
 def _named(names: list[Quantity]) -> dict[str, list[str]]:
-    attributes = {"kind": "kind", "quantity": "name", "unit": "unit", "like": "like"}
-    return {column: [getattr(q, attribute) for q in names] for column, attribute in attributes.items()}
-
-
-def _statistics(values: Floats, axis: int) -> dict[str, Floats]:
-    percentiles = np.percentile(values, PERCENTILES, axis=axis)
-    return {"mean": values.mean(axis=axis), "sd": values.std(axis=axis)} | {
-        f"p{p:02d}": row for p, row in zip(PERCENTILES, percentiles, strict=True)
+    """Columns of words on the quantities of R rows."""
+    return {
+        "kind": [q.kind for q in names],
+        "quantity": [q.name for q in names],
+        "unit": [q.unit for q in names],
+        "like": [q.like for q in names],
     }
+
+
+def _statistics(values: Floats) -> dict[str, Floats]:
+    """Mean, deviation and percentiles (E,) of values (E, n)."""
+    rows = zip(PERCENTILES, np.percentile(values, PERCENTILES, axis=1), strict=True)
+    return {"mean": values.mean(axis=1), "sd": values.std(axis=1)} | {f"p{p:02d}": row for p, row in rows}

@@ -19,18 +19,10 @@ from flowcei.frame.kinds import FRAMES
 from flowcei.frame.standardiser import Standardiser, check_varying
 from flowcei.models.registry import build_model
 from flowcei.reconstruction.limits import trained_range
+from flowcei.reconstruction.loading import check_storable, plugins_of
 from flowcei.reconstruction.model import Reconstructor
 from flowcei.reconstruction.sampling import bar_of_events
-from flowcei.reconstruction.storable import check_storable, plugins_of
-from flowcei.reconstruction.training_data import (
-    RULES,
-    Charts,
-    FreshSource,
-    RecordedSource,
-    TrainingRules,
-    fresh,
-    recorded,
-)
+from flowcei.reconstruction.training_data import RULES, Charts, TrainingRules, fresh, recorded
 from flowcei.storage.card import versions
 from flowcei.training.checkpoint import Keeping, begun_at, check_settings
 from flowcei.training.loop import fit, resolve_device
@@ -45,6 +37,7 @@ if TYPE_CHECKING:
     from flowcei.experiment.detector import Noise
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
+    from flowcei.reconstruction.training_data import FreshSource, RecordedSource
     from flowcei.storage.card import TrainingRecord
 
 
@@ -78,8 +71,7 @@ def train(
     the number of torch's threads change it, since they change the order of sums.
 
     Args:
-        architecture: A name in `flowcei.models.registry.ARCHITECTURES`, such as ``"cinn"``, or of a
-            plug-in.
+        architecture: A name in `flowcei.models.registry.ARCHITECTURES`, such as ``"cinn"``, or of a plug-in.
         molecule: What explodes, where no data are given.
         data: Events with positions; split 80 / 10 / 10 into training, validation and test.
         prior: Which geometries to simulate; the molecule's default where None.

@@ -1,10 +1,10 @@
-"""What a model may be asked: the noise and the momenta it was trained for.
+"""What a model may be asked: the noise and the momenta it was trained for."""
 
-A network answers anything, also momenta in other units, of another molecule or from geometries that its
-prior excludes. What it was trained on is remembered as the range of the KER and the ellipsoid of the other
-numbers of the condition. Noise is told with the momenta: less than trained for is raised to the least, which
-errs towards caution; more is an error where one level is asked for, and a flag where events state their own.
-"""
+# A network answers anything, also momenta in other units, of another molecule or from geometries that its
+# prior excludes. What it was trained on is remembered as the range of the KER and the ellipsoid of the other
+# numbers of the condition. Noise is told with the momenta: less than trained for is raised to the least,
+# which errs towards caution; more is an error where one level is asked for, and a flag where events state
+# their own.
 
 from __future__ import annotations
 
@@ -18,26 +18,22 @@ from flowcei.frame.interface import Condition
 from flowcei.storage.card import DataRecord, RangeRecord
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from flowcei.posterior.arrays import Bools, Floats
 
-ROUND_TRIP_BOUND = 1e-2
-"""Largest encode-decode error, in standardised units, at which a flow is still used."""
-
-FAR = 10.0
-"""Standard deviations of a condition beyond which nothing was trained on."""
-
+FAR = 10.0  # standard deviations of a condition beyond which nothing was trained on
+_ROUND_TRIP = 1e-2  # largest encode-decode error, in standardised units, at which a flow is still used
 _DEFAULT = 0.01  # of the rms momentum component
-_ROUNDING = 1.01  # of a level of noise
+ROUNDING = 1.01  # of a level of noise
 _MARGIN = 0.1  # of the range of log KER, on either side
 _FARTHER = 1.5  # times the largest squared distance in training
 
 
 def check_invertible(error: float | None) -> None:
     """UsageError for a flow whose couplings do not invert themselves."""
-    if error is not None and not error <= ROUND_TRIP_BOUND:
+    if error is not None and not error <= _ROUND_TRIP:
         raise UsageError(
             f"the flow does not invert itself (error {error:.2g} of a standard deviation, "
-            f"bound {ROUND_TRIP_BOUND}): train again with a lower --learning-rate"
+            f"bound {_ROUND_TRIP}): train again with a lower --learning-rate"
         )
 
 
@@ -50,36 +46,27 @@ def default_noise(trained: Noise, data: DataRecord | None) -> Noise:
     return Noise(level, level, relative=trained.relative)
 
 
-def noise_limits(momenta: NDArray[np.float64], trained: Noise) -> tuple[NDArray[np.float64], ...]:
+def noise_limits(momenta: Floats, trained: Noise) -> tuple[Floats, ...]:
     """Least and largest noise (E,) that a model was trained for, of momenta (E, N, 3), hbar / bohr."""
     unit = rms_component(momenta) if trained.relative else np.ones(len(momenta))
     return trained.low * unit, trained.high * unit
 
 
-def above_trained(
-    sigma: NDArray[np.float64], momenta: NDArray[np.float64], trained: Noise
-) -> NDArray[np.bool_]:
-    """Where noise (E,) of momenta (E, N, 3) is above the trained range."""
-    return np.asarray(sigma > noise_limits(momenta, trained)[1] * _ROUNDING)
-
-
 def check_noise(noise: str | Noise | None, trained: Noise) -> None:
-    """UsageError for one level of noise above the trained range.
-
-    A level of the kind that was trained is above the range in every event or in none. Levels that events
-    state, or that are of the other kind, may be above it in one event of thousands.
-    """
+    """UsageError for one level of noise above the trained range."""
+    # A level of the kind that was trained is above the range in every event or in none. Levels that events
+    # state, or that are of the other kind, may be above it in one event of thousands.
     level = None if noise is None else Noise.parse(noise)
-    if level is not None and level.relative == trained.relative and level.high > trained.high * _ROUNDING:
+    if level is not None and level.relative == trained.relative and level.high > trained.high * ROUNDING:
         raise UsageError(f"noise of {level} is above what the model was trained for ({trained})")
 
 
-def trained_range(condition: NDArray[np.float64]) -> RangeRecord:
+def trained_range(condition: Floats) -> RangeRecord:
     """Extent of training conditions (B, C), not standardised."""
     momenta, log_ker, _ = Condition.split(condition)
     low, high = float(log_ker.min()), float(log_ker.max())
     margin = _MARGIN * (high - low)
-    mean: NDArray[np.float64] = momenta.mean(axis=0)
+    mean: Floats = momenta.mean(axis=0)
     covariance = np.cov(momenta, rowvar=False).reshape(momenta.shape[1], momenta.shape[1])
     precision = np.asarray(np.linalg.pinv(covariance, hermitian=True), dtype=np.float64)
     reach = _FARTHER * float(_distance(momenta, mean, precision).max(initial=0.0))
@@ -88,9 +75,7 @@ def trained_range(condition: NDArray[np.float64]) -> RangeRecord:
     )
 
 
-def outside(
-    condition: NDArray[np.float64], trained: RangeRecord | None
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def outside(condition: Floats, trained: RangeRecord | None) -> tuple[Bools, Bools]:
     """Conditions (B, C) whose KER (B,), whose other momenta (B,) are unlike all training: none if unknown."""
     if trained is None:
         return np.zeros(len(condition), dtype=bool), np.zeros(len(condition), dtype=bool)
@@ -99,7 +84,5 @@ def outside(
     return ~((log_ker >= trained.low) & (log_ker <= trained.high)), ~(distance <= trained.reach)
 
 
-def _distance(
-    x: NDArray[np.float64], mean: NDArray[np.float64], precision: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _distance(x: Floats, mean: Floats, precision: Floats) -> Floats:
     return np.asarray(np.einsum("bi,ij,bj->b", x - mean, precision, x - mean))

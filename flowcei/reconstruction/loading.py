@@ -1,15 +1,18 @@
-"""From a model file back to a reconstructor: everything is checked before anything is built."""
+"""From a model file back to a reconstructor, all of it checked first; and whether one could be stored."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
 from flowcei import plugins
-from flowcei.errors import DataError, FlowceiError
+from flowcei.errors import DataError, FlowceiError, UsageError
 from flowcei.experiment.detector import Noise
 from flowcei.frame.kinds import frame_from_dict
 from flowcei.frame.standardiser import Standardiser
@@ -17,7 +20,6 @@ from flowcei.models.registry import ARCHITECTURES, build_model, find_architectur
 from flowcei.molecules.molecule import Molecule
 from flowcei.physics.priors import build_prior
 from flowcei.reconstruction.model import Reconstructor
-from flowcei.reconstruction.stored import parts_of
 from flowcei.storage.modelfile import bundled_model, read_model
 from flowcei.training.loop import resolve_device
 
@@ -28,10 +30,13 @@ if TYPE_CHECKING:
 
     from flowcei.frame.interface import Frame
     from flowcei.models.interface import InverseModel
-    from flowcei.storage.card import ModelCard
+    from flowcei.physics.priors import GeometryPrior
+    from flowcei.storage.card import ModelCard, TrainingRecord
 
 _MAX_WIDTH = 4096  # bound on every option, so that a lying file cannot ask for all memory
 _GROUPS = {"architecture": plugins.ARCHITECTURES, "prior": plugins.PRIORS}
+_ROWS = 8  # of a comparison before and after storing
+_RESERVE = ["-" * 3_000, *[0] * 500]  # what a record says when the training has ended is shorter
 _CALLS = 50  # of PyTorch for each tensor of a network that is built: many times what is needed
 
 
@@ -39,8 +44,7 @@ def load(path: str | Path | None = None, *, device: str = "cpu") -> Reconstructo
     """Load a model.
 
     Args:
-        path: A model file or the folder of a run; the OCS model that comes with
-            flowcei where None.
+        path: A model file or the folder of a run; the OCS model that comes with flowcei where None.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
 
     Returns:
@@ -57,12 +61,9 @@ def load(path: str | Path | None = None, *, device: str = "cpu") -> Reconstructo
     target = resolve_device(device)
     if path is None:
         with bundled_model() as bundled:
-            return _load(bundled, target)
+            return load(bundled, device=device)
     path = Path(path)
-    return _load(path / "model.safetensors" if path.is_dir() else path, target)
-
-
-def _load(path: Path, device: torch.device) -> Reconstructor:
+    path = path / "model.safetensors" if path.is_dir() else path
     card, tensors = read_model(path)
     for key, package in card.training.plugins.items():
         group, _, name = key.partition(" ")
@@ -73,7 +74,7 @@ def _load(path: Path, device: torch.device) -> Reconstructor:
     except (FlowceiError, RuntimeError, ValueError, TypeError, IndexError, KeyError, OverflowError) as error:
         reason = str(error).splitlines()[0][:300]
         raise DataError(f"its parts do not fit together ({reason})", path=path) from error
-    model.network.to(device).eval()
+    model.network.to(target).eval()
     return model
 
 
@@ -82,7 +83,7 @@ def _built(card: ModelCard, tensors: dict[str, Tensor]) -> Reconstructor:
     molecule = Molecule.from_dict(card.molecule)
     if frame.masses != tuple(molecule.masses.tolist()):
         raise DataError("the frame is of another molecule")
-    _check_record(card, molecule, frame)
+    _check_record(card.training, molecule, frame)
     with torch.device("meta"), _Bounded(len(tensors)):  # shapes without memory: a lying file gets none
         for name, tensor in _network(card, frame, tensors).state_dict().items():
             stored = tensors.get(f"model.{name}")
@@ -100,20 +101,17 @@ def _built(card: ModelCard, tensors: dict[str, Tensor]) -> Reconstructor:
         condition_standardiser=Standardiser(frame.condition_width),
         training=card.training,
     )
-    expected = {
-        f"{part}.{k}": t for part, module in parts_of(model).items() for k, t in module.state_dict().items()
-    }
-    _check_tensors(tensors, expected)
-    for part, module in parts_of(model).items():
+    _check_tensors(tensors, model.stored()[1])
+    for part, module in model.modules().items():
         prefix = f"{part}."
         state = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
         module.load_state_dict(state, strict=True)
     return model
 
 
-def _check_record(card: ModelCard, molecule: Molecule, frame: Frame) -> None:
+def _check_record(record: TrainingRecord, molecule: Molecule, frame: Frame) -> None:
     """Refuse a prior or a trained range of something else, which would fail later."""
-    record, width = card.training, frame.condition_width - 2
+    width = frame.condition_width - 2
     if record.prior is not None:
         build_prior(molecule, record.prior)
     if record.seen is not None and frame.invariant and len(record.seen.mean) != width:
@@ -136,12 +134,10 @@ def _network(card: ModelCard, frame: Frame, tensors: dict[str, Tensor]) -> Inver
 
 
 class _Bounded(TorchFunctionMode):
-    """No more of PyTorch is called than a file with `count` tensors needs.
+    """No more of PyTorch is called than a file with `count` tensors needs."""
 
-    Options such as the number of couplings say how often something is repeated: a small
-    file must not keep us busy for hours before its shapes are compared.
-    """
-
+    # Options such as the number of couplings say how often something is repeated: a small file must not keep
+    # us busy for hours before its shapes are compared.
     def __init__(self, count: int) -> None:
         super().__init__()
         self._count, self._calls = count, 1000 + _CALLS * count
@@ -153,7 +149,6 @@ class _Bounded(TorchFunctionMode):
         args: tuple[object, ...] = (),
         kwargs: dict[str, object] | None = None,
     ) -> object:
-        """Call it, and count."""
         del types
         self._calls -= 1
         if self._calls < 0:
@@ -177,3 +172,60 @@ def _check_tensors(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> N
     for name in ("chart.scale", "condition.scale"):
         if not bool((tensors[name] > 0).all()):
             raise DataError(f"tensor {name} holds deviations that are not above 0")
+
+
+def check_storable(model: Reconstructor, x: Tensor, c: Tensor) -> None:
+    """Store an untrained model, read it back, compare what both say of standardised x (B, D), c (B, C)."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        record = model.training.model_copy(update={"figures": {"reserve": _RESERVE}})
+        try:
+            replace(model, training=record).save(path)
+            stored = load(path)
+        except FlowceiError as error:
+            reason = str(error).removeprefix(f"{path}: ").removeprefix("the model cannot be stored: ")
+            raise UsageError(
+                f"a model trained like this could not be stored and read again: {reason}"
+            ) from error
+    if model.network.stored:  # without its training rows it has no answer yet
+        return
+    now, then = (_answers(network, x[:_ROWS], c[:_ROWS]) for network in (model.network, stored.network))
+    if not torch.allclose(now, then, equal_nan=True):
+        raise UsageError(
+            f"a model of {model.architecture!r} read from its file answers otherwise: what it computes "
+            "with must be an option, a parameter or a buffer"
+        )
+
+
+def check_prior(molecule: Molecule, prior: GeometryPrior) -> None:
+    """Make a prior again from its own table and compare what both draw."""
+    try:
+        rebuilt = build_prior(molecule, prior.spec())
+    except UsageError as error:
+        name = type(prior).__name__
+        raise UsageError(f"a model of prior {name} could not be stored and read again: {error}") from error
+    first, second = (p.sample(_ROWS, np.random.default_rng(0)) for p in (prior, rebuilt))
+    if not np.allclose(first, second):
+        raise UsageError(f"build_prior of the spec() of {type(prior).__name__} draws other geometries")
+
+
+def plugins_of(architecture: str, prior: dict[str, Any] | None) -> dict[str, str]:
+    """The packages that a model needs beside flowcei, by what they are needed for."""
+    names = {f"architecture {architecture}": (plugins.ARCHITECTURES, architecture)}
+    if prior is not None:
+        names[f"prior {prior['kind']}"] = (plugins.PRIORS, str(prior["kind"]))
+    packages = {key: plugins.plugin_package(*name) for key, name in names.items()}
+    return {key: package for key, package in packages.items() if package is not None}
+
+
+@torch.no_grad()
+def _answers(model: InverseModel, x: Tensor, c: Tensor) -> Tensor:
+    """Losses and samples, with the same random numbers each time; the model is left as it was."""
+    training = model.training
+    model.eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        losses = model.loss(x, c)
+        samples = model.sample(c, 1, generator=np.random.default_rng(0))
+    model.train(training)
+    return torch.cat([losses.flatten(), samples.flatten()])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -20,8 +20,7 @@ from flowcei.posterior.flags import moving
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.reconstruction import limits
 from flowcei.reconstruction.sampling import SamplingRequest, bar_of_events, by_request, judged, sampled_blocks
-from flowcei.reconstruction.stored import stored
-from flowcei.storage.card import TrainingRecord
+from flowcei.storage.card import ModelCard, TrainingRecord, describe_model
 from flowcei.storage.html import html_table
 from flowcei.storage.modelfile import sealed, write_model
 
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike
 
     from flowcei.check.evidence import EvidenceCheck
     from flowcei.frame.interface import Frame, FramedEvents
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from flowcei.models.interface import InverseModel, Latent
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
+    from flowcei.posterior.arrays import Bools, Floats, Rows
 
 
 @dataclass(eq=False, repr=False)
@@ -67,7 +67,6 @@ class Reconstructor:
     training: TrainingRecord = field(default_factory=TrainingRecord)
 
     def __post_init__(self) -> None:
-        """Give the network the simulator."""
         simulator = self.frame.simulator(self.molecule, self.chart_standardiser, self.condition_standardiser)
         if simulator is not None:
             self.network.attach(simulator)
@@ -107,8 +106,7 @@ class Reconstructor:
         """Draw geometries that explain measured momenta.
 
         Args:
-            momenta: (E, N, 3) or (N, 3), hbar / bohr, ions in the molecule's order; or events,
-                also in chunks.
+            momenta: (E, N, 3) or (N, 3), hbar / bohr, ions in the molecule's order; events; or chunks.
             n: Samples of each event.
             noise: The detector's, such as ``"1%"``; what the events say where None, else
                 1 % or the nearest level the model was trained for.
@@ -170,8 +168,7 @@ class Reconstructor:
                 a file of any size. Events without numbers are numbered through.
             n: Samples of each event; or a `SamplingRequest`, which says all but `start`.
             seed: Of all blocks; the number of a block chooses its stream.
-            start: Events to skip at the beginning, a whole number of blocks: what follows is
-                what it would have been after them.
+            start: Events to skip, a whole number of blocks; what follows is as if they had been drawn.
             settings: ``noise``, ``latent``, ``weigh``, ``min_ess`` and ``budget`` as for `sample`.
 
         Raises:
@@ -200,13 +197,13 @@ class Reconstructor:
         self,
         request: SamplingRequest,
         events: Events,
-        sigma: NDArray[np.float64],
+        sigma: Floats,
         rng: np.random.Generator,
-        rows: NDArray[np.intp],
+        rows: Rows,
         n: int,
     ) -> PosteriorSamples:
-        """Return n samples of some of the events, neither weighed nor flagged."""
-        asked = events[rows]
+        """Return n samples of some of the events, neither weighed nor flagged; `sigma` is of all events."""
+        asked, stated = events[rows], request.noise is None and events.sigma is not None
         framed, c, log_volume = self.enter(asked.momenta, sigma[rows])
         charts, density = self.network.sample_with_log_prob(c, n, latent=request.latent, generator=rng)
         positions = self.frame.to_positions(self.chart_standardiser.inverse(charts.cpu()), framed)
@@ -214,16 +211,13 @@ class Reconstructor:
         # answers: all of its samples are NaN, and it is flagged. A part of them would be a biased lot.
         lost = ~(positions.abs().amax(dim=(1, 2, 3)) < torch.finfo(torch.float32).max)
         positions[lost] = torch.nan
-        log_prob = None
         if density is not None:
-            log_prob = (density.cpu().double() + log_volume).numpy()
-            log_prob[lost.numpy()] = np.nan
-        of_events = request.noise is None and events.sigma is not None
+            density = (density.cpu().double() + log_volume).masked_fill(lost[:, None], torch.nan)
         return PosteriorSamples(
             molecule=self.molecule,
             momenta=asked.momenta,
             positions=positions.numpy().astype(np.float32),
-            log_prob=log_prob,
+            log_prob=None if density is None else density.numpy(),
             event_id=asked.numbers,
             sigma=sigma[rows],
             origin={
@@ -231,7 +225,7 @@ class Reconstructor:
                 "architecture": self.architecture,
                 "latent": request.latent,
                 "seed": request.seed,
-                "noise": "of each event" if of_events else str(request.noise),
+                "noise": "of each event" if stated else str(request.noise),
                 "noise_relative": self.noise.relative,
                 "prior": self.prior_spec,
                 "events": events.origin,
@@ -242,7 +236,7 @@ class Reconstructor:
     def describe(self, request: SamplingRequest) -> dict[str, Any]:
         """All that the samples of given events depend on, as plain numbers and words."""
         about = {"model": self.training.name or self.architecture, "flowcei": version("flowcei")}
-        return about | {"model checksum": sealed(*stored(self))[1][:16]} | request.to_dict()
+        return about | {"model checksum": sealed(*self.stored())[1][:16]} | request.to_dict()
 
     def judge(self, quality: Quality, request: SamplingRequest) -> tuple[Quality, EvidenceCheck | None]:
         """Compare the evidence of a run with that of its prior: see `judged`."""
@@ -251,14 +245,11 @@ class Reconstructor:
         return judged(quality, request, self.molecule, self.prior, self.stream, relative=self.noise.relative)
 
     def check_evidence(self, samples: PosteriorSamples, *, seed: int = 0) -> EvidenceCheck:
-        """Compare how probable the momenta of weighed samples are with those of events of the prior.
+        """Return p-values of weighed events, and of their run, under the prior: see `flowcei.check.evidence`.
 
         Args:
             samples: Of this model, weighed, without `min_ess`.
             seed: Of 100 to 500 events that are simulated, sampled and weighed alike.
-
-        Returns:
-            p-values of each event and of the run: see `flowcei.check.evidence`.
 
         Raises:
             UsageError: For samples that were not weighed.
@@ -319,7 +310,7 @@ class Reconstructor:
         noise: str | Noise | None = None,
         draws: int = 0,
         seed: int = 0,
-    ) -> NDArray[np.float64]:
+    ) -> Floats:
         """Return the log posterior density (E, n) of geometries, per bohr^(3N-3), or a bound on it.
 
         Args:
@@ -355,28 +346,24 @@ class Reconstructor:
         values = density(flat, c.repeat_interleave(x.shape[1], dim=0)).cpu().double()
         return (values.reshape(x.shape[:2]) + log_volume).numpy()
 
-    def enter(
-        self, momenta: NDArray[np.float64], sigma: NDArray[np.float64]
-    ) -> tuple[FramedEvents, torch.Tensor, torch.Tensor]:
+    def enter(self, momenta: Floats, sigma: Floats) -> tuple[FramedEvents, torch.Tensor, torch.Tensor]:
         """Events (E, N, 3) in the frame, their conditions (E, C), log|d chart / d positions| (E, 1)."""
         framed = self.frame.enter(torch.from_numpy(momenta), torch.from_numpy(sigma))
         log_volume = self.frame.log_jacobian(framed) - self.chart_standardiser.log_scale()
         return framed, self.condition_standardiser(framed.condition).to(self.device), log_volume[:, None]
 
-    def sigma(self, events: Events, noise: str | Noise | None) -> NDArray[np.float64]:
+    def sigma(self, events: Events, noise: str | Noise | None) -> Floats:
         """Noise (E,) of each event's components, hbar / bohr: `stated_sigma` within the trained range."""
         limits.check_noise(noise, self.noise)
         return np.clip(self.stated_sigma(events, noise), *limits.noise_limits(events.momenta, self.noise))
 
-    def stated_sigma(self, events: Events, noise: str | Noise | None) -> NDArray[np.float64]:
+    def stated_sigma(self, events: Events, noise: str | Noise | None) -> Floats:
         """What `noise` says (E,); else what the events say; else `default_noise`."""
         if noise is None and events.sigma is not None:
             return events.sigma
         return Noise.parse(noise or self.default_noise).sigma(events.momenta)
 
-    def unlike_training(
-        self, events: Events, noise: str | Noise | None = None
-    ) -> dict[str, NDArray[np.bool_]]:
+    def unlike_training(self, events: Events, noise: str | Noise | None = None) -> dict[str, Bools]:
         """Events (E,) unlike all that it was trained on, for each flag that momenta alone can raise."""
         sigma = self.sigma(events_of(events, self.molecule), noise)
         framed, standardised, _ = self.enter(events.momenta, sigma)
@@ -384,7 +371,7 @@ class Reconstructor:
         ker, far = limits.outside(framed.condition.numpy(), seen)
         far |= (~(standardised.abs() < limits.FAR)).any(dim=1).cpu().numpy()
         stated = self.stated_sigma(events, noise)
-        loud = limits.above_trained(stated, events.momenta, self.noise)
+        loud = stated > limits.noise_limits(events.momenta, self.noise)[1] * limits.ROUNDING
         moves = moving(events.momenta, np.maximum(sigma, stated))
         return {"momentum_sum": moves, "ker": ker, "momenta": far & ~ker, "noise": loud}
 
@@ -394,4 +381,19 @@ class Reconstructor:
         Raises:
             UsageError: Where the file exists, without `overwrite`, or cannot be written.
         """
-        write_model(*stored(self), path, overwrite=overwrite)
+        write_model(*self.stored(), path, overwrite=overwrite)
+
+    def stored(self) -> tuple[ModelCard, dict[str, torch.Tensor]]:
+        """Description and tensors, as a model file has them."""
+        states = {part: module.state_dict() for part, module in self.modules().items()}
+        tensors = {
+            f"{part}.{name}": tensor for part, state in states.items() for name, tensor in state.items()
+        }
+        tables = {"options": self.network.options.to_dict(), "molecule": self.molecule.to_dict()}
+        tables |= {"frame": asdict(self.frame), "noise": asdict(self.noise)}
+        return describe_model(self.training, architecture=self.architecture, **tables), tensors
+
+    def modules(self) -> dict[str, torch.nn.Module]:
+        """Modules with tensors, by the name they have in a model file."""
+        standardisers = {"chart": self.chart_standardiser, "condition": self.condition_standardiser}
+        return {"model": self.network, **standardisers}

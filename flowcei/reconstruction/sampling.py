@@ -1,10 +1,8 @@
-"""Sampling, block by block: any number of events in little memory, from where it was left.
+"""Sampling, block by block: any number of events in little memory; knows no models."""
 
-Events come in chunks of any size and are put together again into blocks, whose size depends
-on the number of samples alone. Each block has its own random stream, of the seed and its
-number: what is drawn does not depend on how events come, and block 700 can be drawn without
-the 699 before it. Nothing here knows of models: who draws hands in the function that does.
-"""
+# Chunks of any size are put together again into blocks, whose size depends on the number of samples alone.
+# Each has a random stream of its own, of the seed and its number: what is drawn does not depend on how events
+# come, and block 700 can be drawn without the 699 before it.
 
 from __future__ import annotations
 
@@ -20,7 +18,6 @@ from flowcei.check.comparison import MOST_EVENTS
 from flowcei.check.evidence import check_evidence, reference_events
 from flowcei.errors import DataError, UsageError
 from flowcei.events.container import Events, events_of
-from flowcei.events.extracolumns import joined_columns
 from flowcei.experiment.detector import Noise
 from flowcei.models.interface import Latent
 from flowcei.posterior.drawing import mostly_outside, restricted, top_up
@@ -30,16 +27,15 @@ from flowcei.posterior.flags import BY_MOMENTA, FLAG_BITS, combined, poor_weight
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike
 
     from flowcei.check.evidence import EvidenceCheck
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
+    from flowcei.posterior.arrays import Bools, Rows
     from flowcei.posterior.samples import PosteriorSamples
 
-ROWS = 200_000
-"""Samples that share a random stream, and are held at a time."""
-
+ROWS = 200_000  # samples that share a random stream, and are held at a time
 _BUDGET = 100  # times n: samples drawn of one event, at the most
 _REFERENCE_EVENTS = 100, 500  # of the prior, with which evidence is compared
 _REFERENCE_SAMPLES = 1_000_000
@@ -77,9 +73,8 @@ class Survey:
             while sum(map(len, thinned)) > most:
                 step, thinned = 2 * step, [Events.concatenate(thinned)[::2]]
         joined = b"".join(column.digest() for column in hashes.values())
-        return cls(
-            count, hashlib.sha256(joined).hexdigest()[:16], Events.concatenate(thinned) if thinned else None
-        )
+        digest = hashlib.sha256(joined).hexdigest()[:16]
+        return cls(count, digest, Events.concatenate(thinned) if thinned else None)
 
 
 @dataclass(frozen=True)
@@ -95,7 +90,6 @@ class SamplingRequest:
     budget: int | None = None
 
     def __post_init__(self) -> None:
-        """UsageError for what cannot be answered, before any event is read."""
         if self.n < 1:
             raise UsageError(f"the number of samples is {self.n}; it must be 1 or more")
         if self.latent not in get_args(Latent):
@@ -136,16 +130,12 @@ def sampled_blocks(
     answer: Callable[[Events, np.random.Generator], PosteriorSamples],
     start: int = 0,
 ) -> Iterator[PosteriorSamples]:
-    """Samples of block after block, each by `answer` with a random stream of its own.
-
-    UsageError, at once, for a `start` that is no whole number of blocks; DataError for no events at all.
-    """
+    """Samples of block after block, each by `answer` with a random stream of its own."""
     size = block_size(request.n)
     if start < 0 or start % size:
         raise UsageError(
             f"start is {start}; with {request.n} samples an event blocks begin at multiples of {size}"
         )
-
     chunks = (events_of(chunk, molecule) for chunk in chunks_of(momenta))
 
     def blocks() -> Iterator[PosteriorSamples]:
@@ -161,8 +151,8 @@ def sampled_blocks(
 
 
 def by_request(
-    draw: Callable[[NDArray[np.intp], int], PosteriorSamples],
-    flags: Mapping[str, NDArray[np.bool_]],
+    draw: Callable[[Rows, int], PosteriorSamples],
+    flags: Mapping[str, Bools],
     request: SamplingRequest,
     rng: np.random.Generator,
     prior: GeometryPrior | None,
@@ -194,10 +184,7 @@ def judged(
     *,
     relative: bool,
 ) -> tuple[Quality, EvidenceCheck | None]:
-    """Evidence of a weighed run beside that of events of the prior, sampled and weighed alike.
-
-    Returns the same with p-values and the flag `evidence`, and the comparison: None without weights.
-    """
+    """A weighed run with p-values and the flag `evidence`, from as many events of the prior treated alike."""
     count = int(np.clip(_REFERENCE_SAMPLES // request.n, *_REFERENCE_EVENTS))
     if request.min_ess > 0:  # where more are drawn that costs as much as the run, at the most
         count = int(np.clip(len(quality.event_id), _REFERENCE_EVENTS[0], count))
@@ -259,19 +246,9 @@ def _reblocked(chunks: Iterable[Events], size: int, skip: int) -> Iterator[Event
 
 
 def _joined(chunks: list[Events]) -> Events:
-    """Momenta, noise, numbers and columns of several chunks as one."""
-    first = chunks[0]
-    sigmas = [chunk.sigma for chunk in chunks if chunk.sigma is not None]
-    if len(sigmas) not in (0, len(chunks)):
-        odd = next(chunk for chunk in chunks if (chunk.sigma is None) != (first.sigma is None))
-        raise DataError(
-            f"event {odd.numbers[0]}: some events state their noise and others do not; --noise states one"
-        )
-    return Events(
-        first.molecule,
-        np.concatenate([chunk.momenta for chunk in chunks]),
-        ids=np.concatenate([chunk.numbers for chunk in chunks]),
-        sigma=np.concatenate(sigmas) if sigmas else None,
-        origin=first.origin,
-        columns=joined_columns([chunk.columns for chunk in chunks]),
-    )
+    """Several chunks as one, without positions, which some may have."""
+    stated = [chunk.sigma is not None for chunk in chunks]
+    if len(set(stated)) > 1:
+        event = chunks[stated.index(not stated[0])].numbers[0]
+        raise DataError(f"event {event}: some events state their noise and others do not; --noise states one")
+    return Events.concatenate([replace(chunk, positions=None) for chunk in chunks])

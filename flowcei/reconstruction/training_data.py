@@ -1,8 +1,7 @@
-"""What the training loop is fed: events of the simulator or of a file, as charts and conditions.
+"""What the training loop is fed: events of the simulator or of a file, as charts and conditions."""
 
-A model is trained for the noise that its data have: it is read from a column, or measured from
-the sums of momenta and from the positions, exploded anew. What is added comes on top of it.
-"""
+# A model is trained for the noise that its data have: it is read from a column, or measured from the sums of
+# momenta and from the positions, exploded anew. What is added comes on top of it.
 
 from __future__ import annotations
 
@@ -21,17 +20,17 @@ from flowcei.frame.raw import RawFrame
 from flowcei.frame.recoil import RecoilFrame
 from flowcei.molecules.molecule import Molecule
 from flowcei.physics.priors import GeometryPrior, build_prior
-from flowcei.reconstruction.storable import check_prior
+from flowcei.reconstruction.loading import check_prior
 from flowcei.storage.card import DataRecord, SimulationRecord, TrainingRecord
 from flowcei.training.schedule import MIN_EVENTS, Schedule
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     from torch import Tensor
 
     from flowcei.check.agreement import Noisiness
     from flowcei.events.container import Events
     from flowcei.frame.interface import Frame
+    from flowcei.posterior.arrays import Floats
     from flowcei.reconstruction.model import Reconstructor
 
 _MOST = 2000  # events that noise is measured on: to 1 %
@@ -69,14 +68,6 @@ class Source(ABC):
     def events(self, stream: int, index: int) -> Events:
         """Events of an epoch (stream 0), for validation (1), or to fit frame and standardisers on (2)."""
 
-    @abstractmethod
-    def schedule(self) -> Schedule:
-        """How long to train, where nobody says."""
-
-    @abstractmethod
-    def frame(self, kind: str, pilot: Events) -> Frame:
-        """Frame of a training whose pilot events are these."""
-
     def epoch(self, index: int) -> Events:
         """Training events of an epoch."""
         return self.events(0, index)
@@ -99,12 +90,12 @@ class FreshSource(Source):
     rules: TrainingRules = RULES
 
     def events(self, stream: int, index: int) -> Events:
-        """Fresh events."""
+        """As many fresh events as the stream has."""
         counts = (self.rows, self.rules.validation_events, self.rules.pilot_events)
         return self.simulator.block(index, counts[stream], stream=stream)
 
     def schedule(self) -> Schedule:
-        """Usual schedule."""
+        """The usual one."""
         return Schedule()
 
     def frame(self, kind: str, pilot: Events) -> Frame:  # noqa: ARG002 (raw ones are of files)
@@ -172,9 +163,7 @@ class RecordedSource(Source):
         return RecoilFrame.of(pilot.molecule, torch.from_numpy(pilot.momenta), reflect=False)
 
 
-def _raised(
-    momenta: NDArray[np.float64], noise: Noise, own: float, rng: np.random.Generator
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _raised(momenta: Floats, noise: Noise, own: float, rng: np.random.Generator) -> tuple[Floats, Floats]:
     """Add what momenta (B, N, 3) lack of a level of noise; independent noises add in squares."""
     if not own:
         return noise.apply(momenta, rng)
@@ -201,11 +190,11 @@ def recorded(
     level, own = settled_noise(data, noise)
     training, validation, _ = (data[np.sort(rows)] for rows in split_rows(len(data), seed))
     prior = data.origin.get("prior")
+    if not isinstance(prior, dict | None):
+        raise UsageError(
+            f"the events name a prior {prior!r:.60}; a table that tells how to draw belongs there"
+        )
     if prior is not None:
-        if not isinstance(prior, dict):
-            raise UsageError(
-                f"the events name a prior {prior!r:.60}; a table that tells how to draw belongs there"
-            )
         build_prior(data.molecule, prior)  # a model would carry it
     about = DataRecord(rows=len(data), split_seed=seed, digest=data.digest())
     record = TrainingRecord(prior=prior, data=about, noise_added=own is not None)
@@ -216,10 +205,7 @@ def recorded(
 
 
 def settled_noise(data: Events, noise: Noise | str | None) -> tuple[Noise, MeasuredNoise | None]:
-    """Noise to train for (from what is measured to 5 % where None), and what the data have of it.
-
-    The latter is None where a column says so. UsageError for `noise` beside it or below what the data show.
-    """
+    """Noise to train for (what is measured to 5 % where None), and what the data have: None if stated."""
     if data.positions is None:
         raise DataError("the data have momenta only; training needs the positions too")
     if len(data) < MIN_EVENTS:
@@ -231,9 +217,8 @@ def settled_noise(data: Events, noise: Noise | str | None) -> tuple[Noise, Measu
         relative = data.sigma / rms_component(data.momenta)
         return floored(Noise(float(relative.min()), float(relative.max()))), None
     own = measure_noise(data)
-    level = floored(
-        wanted or Noise(max(own.level, NOISE_FLOOR), min(1.0, max(DEFAULT_NOISE.high, 2.0 * own.level)))
-    )
+    usual = Noise(max(own.level, NOISE_FLOOR), min(1.0, max(DEFAULT_NOISE.high, 2.0 * own.level)))
+    level = floored(wanted or usual)
     if not level.relative:
         return level, own
     if level.high < own.level / _TOLERANCE:
@@ -255,12 +240,10 @@ class MeasuredNoise:
 
 
 def measure_noise(events: Events) -> MeasuredNoise:
-    """Noise that momenta carry, from their sums and from their positions exploded anew.
-
-    Where positions explain the momenta, the residual is the noise of what a model sees, momenta without
-    the motion of the centre of mass: it decides. Sums also hold the motion of the source, and hold nothing
-    where momentum conservation was imposed.
-    """
+    """Noise that momenta carry, from their sums and from their positions exploded anew."""
+    # Where positions explain the momenta, the residual is the noise of what a model sees, momenta without the
+    # motion of the centre of mass: it decides. Sums also hold the motion of the source, and hold nothing
+    # where momentum conservation was imposed.
     bare = replace(events, sigma=None)
     if len(bare) > _MOST:
         bare = bare[np.linspace(0, len(bare) - 1, _MOST).astype(np.int64)]

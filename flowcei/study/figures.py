@@ -34,7 +34,8 @@ def study_figure(table: pd.DataFrame, published: dict[str, dict[str, float]]) ->
         axis.axvline(2 * mse["mean"], color="black", lw=1, ls="--", label="twice that")
         axis.set(title=dataset, xlabel="MSE of one pass (bohr$^2$)")
         axis.set_xlim(0, 1.15 * max(mse[names].max(), *(v for v, _ in theirs), 0.0))
-    _legend_above(figure)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
     return figure
 
 
@@ -72,11 +73,6 @@ def _panels(
         axis.invert_yaxis()
 
 
-def _legend_above(figure: Figure) -> None:
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
-
-
 @styled
 def apart_figure(angles: dict[str, NDArray[np.float64]], offsets: dict[str, NDArray[np.float64]]) -> Figure:
     """Draw angles (degrees, (E,)) between positions and momenta, and offsets of the centre of mass (bohr)."""
@@ -92,7 +88,8 @@ def apart_figure(angles: dict[str, NDArray[np.float64]], offsets: dict[str, NDAr
         left.plot([], [], color=COLOURS[k], lw=width, ls=dash, alpha=alpha, label=name)
     left.set(xlabel="angle between positions and momenta (°)", ylabel="share of events", yscale="log")
     right.set(xlabel="centre of mass to origin (bohr)")
-    _legend_above(figure)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
     return figure
 
 

@@ -148,17 +148,9 @@ def restore(
         for name in weights:
             if _is_permutation(weights[name]) and not _is_permutation(tensors[name]):
                 raise DataError(f"tensor {name} is no permutation")
-    parameters = dict(enumerate(optimiser.param_groups[0]["params"]))
-    indices = [k for k in parameters if f"{k}.step" in begun.moments]
-    like = {"step": torch.zeros(())}  # the others are as their parameter
-    moments = {f"{k}.{key}": like.get(key, parameters[k]) for k in indices for key in _MOMENTS}
-    _check_tensors(begun.moments, moments)
-    for name, tensor in begun.moments.items():
-        if not name.endswith(".exp_avg") and bool((tensor < 0).any()):
-            raise DataError(f"state of the optimiser below 0 for {name}")
+    state = _moments_of(begun, optimiser)
     drawn = {k: begun.random.get(k, state) for k, state in generators.items()}  # of another device: of no use
     _check_tensors(drawn, generators)
-    state = {k: {key: begun.moments[f"{k}.{key}"] for key in _MOMENTS} for k in indices}
     try:
         torch.set_rng_state(drawn["cpu"])
         if device.type == "cuda":
@@ -169,6 +161,19 @@ def restore(
         optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
     except RuntimeError as error:
         raise DataError(str(error).splitlines()[0]) from error
+
+
+def _moments_of(begun: Checkpoint, optimiser: torch.optim.Optimizer) -> dict[int, dict[str, Tensor]]:
+    """State of the optimiser by the number of the parameter, of the shapes of these."""
+    parameters = dict(enumerate(optimiser.param_groups[0]["params"]))
+    indices = [k for k in parameters if f"{k}.step" in begun.moments]
+    like = {"step": torch.zeros(())}  # the others are as their parameter
+    moments = {f"{k}.{key}": like.get(key, parameters[k]) for k in indices for key in _MOMENTS}
+    _check_tensors(begun.moments, moments)
+    for name, tensor in begun.moments.items():
+        if not name.endswith(".exp_avg") and bool((tensor < 0).any()):
+            raise DataError(f"state of the optimiser below 0 for {name}")
+    return {k: {key: begun.moments[f"{k}.{key}"] for key in _MOMENTS} for k in indices}
 
 
 def _check_tensors(tensors: dict[str, Tensor], reference: dict[str, Tensor]) -> None:

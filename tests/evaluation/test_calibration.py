@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,9 +13,9 @@ import pandas as pd
 import pytest
 from scipy.special import logsumexp
 from scipy.stats import binom, kstest, norm
+from shell import Shell
 
 import flowcei
-from flowcei.cli.main import main
 from flowcei.errors import DataError, UsageError
 from flowcei.evaluation.calibration import calibrate
 from flowcei.evaluation.verdicts import (
@@ -480,27 +479,18 @@ def test_pictures_show_the_ranks_and_their_failures(tiny: Tiny) -> None:
     assert len(sbc_figure(found).axes) == 6
 
 
-def _flow(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["flowcei", *words])
-    try:
-        main()
-    except SystemExit as leave:
-        return int(leave.code or 0)
-    return 0
-
-
-def test_the_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny: Tiny
-) -> None:
-    """Tables, pictures, JSON; --strict ends with 1 where a check fails and with 0 where none does."""
+@pytest.fixture
+def shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Shell:
     monkeypatch.chdir(tmp_path)
-    assert (
-        _flow(monkeypatch, "simulate", "ocs", "-n", "300", "--noise", "1%", "--seed", "8", "-o", "e.h5") == 0
-    )
+    return Shell(monkeypatch, capsys)
+
+
+def test_the_command(shell: Shell, tiny: Tiny) -> None:
+    """Tables, pictures, JSON; --strict ends with 1 where a check fails and with 0 where none does."""
+    assert shell("simulate", "ocs", "-n", "300", "--noise", "1%", "--seed", "8", "-o", "e.h5") == 0
     line = ["calibrate", "bundled", "--data", "e.h5", "-n", "40"]
-    assert _flow(monkeypatch, *line, "--strict") == 0
-    printed = capsys.readouterr().out
-    assert "none of 24 checks fails" in printed
+    assert shell(*line, "--strict") == 0
+    assert "none of 24 checks fails" in shell.out
     assert {p.name for p in Path("calibration").iterdir()} == {
         "calibration.csv", "coverage.csv", "regions.csv", "sbc.png", "coverage.png", "joint.png"
     }  # fmt: skip
@@ -509,29 +499,23 @@ def test_the_command(
     levels = pd.read_csv("calibration/coverage.csv")
     assert len(levels) == 9 * 10
     assert levels["coverage"].between(levels["low"], levels["high"]).all()
-    assert _flow(monkeypatch, *line) == 2  # the folder is full
+    assert shell(*line) == 2  # the folder is full
     tiny("cinn", "ocs").save("t.safetensors")
-    capsys.readouterr()
     bad = ["calibrate", "t.safetensors", "--data", "e.h5", "-n", "40", "-o", "bad", "--json"]
-    assert _flow(monkeypatch, *bad) == 0
-    told = json.loads(capsys.readouterr().out)
+    assert shell(*bad) == 0
+    told = json.loads(shell.out)
     assert told == json.loads(Path("bad/calibration.json").read_text())
     assert told["passed"] is False
-    assert _flow(monkeypatch, *bad, "--overwrite", "--strict") == 1
+    assert shell(*bad, "--overwrite", "--strict") == 1
     tiny("mlp", "ocs").save("p.safetensors")
-    capsys.readouterr()
-    assert _flow(monkeypatch, "calibrate", "p.safetensors", "--data", "e.h5", "-o", "p") == 2
-    error = capsys.readouterr().err
-    assert "one geometry" in error
+    assert shell("calibrate", "p.safetensors", "--data", "e.h5", "-o", "p") == 2
+    assert "one geometry" in shell.err
     assert not Path("p").exists()
 
 
-def test_another_prior_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_another_prior_is_said(shell: Shell) -> None:
     """Events of a broad prior, a model of the narrow one: the warning explains what fails."""
-    monkeypatch.chdir(tmp_path)
     words = ["simulate", "ocs", "-n", "60", "--noise", "1%", "--seed", "7", "-o", "b.h5"]
-    assert _flow(monkeypatch, *words, "--prior", "broad") == 0
-    _flow(monkeypatch, "calibrate", "bundled", "--data", "b.h5", "-n", "10")
-    assert "another prior" in capsys.readouterr().err
+    assert shell(*words, "--prior", "broad") == 0
+    shell("calibrate", "bundled", "--data", "b.h5", "-n", "10")
+    assert "another prior" in shell.err

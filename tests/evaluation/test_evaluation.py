@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 from scipy import special, stats
+from shell import Shell
 
-from flowcei.cli.main import main
 from flowcei.errors import DataError, NoDensityError, UsageError
 from flowcei.evaluation.comparison import compare, null_samples, summarise, unseen
 from flowcei.evaluation.scores import (
@@ -531,23 +529,17 @@ def test_json_of_the_command_line(
 ) -> None:
     """`compare --json` prints what it writes, and nothing else on stdout."""
     monkeypatch.chdir(tmp_path)
-
-    def flowcei(*words: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["flowcei", *words])
-        with contextlib.suppress(SystemExit):  # what it wrote is judged below
-            main()
-        return capsys.readouterr().out
-
-    flowcei("simulate", "ocs", "-n", "40", "--noise", "1%", "--seed", "5", "-o", "e.h5")
-    out = flowcei("compare", "bundled", "--data", "e.h5", "-n", "20", "--json")
-    record = json.loads(out)
+    shell = Shell(monkeypatch, capsys)
+    assert shell("simulate", "ocs", "-n", "40", "--noise", "1%", "--seed", "5", "-o", "e.h5") == 0
+    assert shell("compare", "bundled", "--data", "e.h5", "-n", "20", "--json") == 0
+    record = json.loads(shell.out)
     assert record == json.loads(Path("comparison/comparison.json").read_text("utf-8"))
     assert (record["events"], record["samples"]) == (40, 20)
     assert set(record["models"]) == {"bundled", "mean", "marginal", "floor"}
     low, value, high = (record["models"]["bundled"]["crps"][k] for k in ("low", "value", "high"))
     assert 0 < low < value < high < 0.1
-    text = flowcei("compare", "bundled", "--data", "e.h5", "-n", "20", "-o", "again")
-    shown = [line.split() for line in text.splitlines() if line.startswith("crps")]
+    assert shell("compare", "bundled", "--data", "e.h5", "-n", "20", "-o", "again") == 0
+    shown = [line.split() for line in shell.out.splitlines() if line.startswith("crps")]
     assert math.isclose(float(shown[0][1]), value, rel_tol=1e-2)
     assert Path("again/comparison.png").exists()
     assert not Path("again/comparison.json").exists()

@@ -556,6 +556,17 @@ def test_ions_in_words(tmp_path: Path, words: str) -> None:
     np.testing.assert_array_equal(read_events(path, "ocs").momenta[0], momenta)
 
 
+def test_words_and_masses_tell_ions_apart_in_one_column(tmp_path: Path) -> None:
+    """A mapping of words and a number; a cell that is neither is no ion of the molecule."""
+    rows = [f"{n},{word},{k + 1},2,{k - 3}" for n in range(2) for k, word in enumerate(("C", "15.9", "S"))]
+    (tmp_path / "e.csv").write_text("\n".join(["shot,i,px,py,pz", *rows, "2,C,1,2,3", ""]))
+    table = {"rows": "ion", "event": "shot", "ions": {"column": "i", "values": {"c": "C", "o": 16, "s": "S"}}}
+    mapping = Mapping.from_dict(table | {"momenta": {"unit": "au", "columns": ["px", "py", "pz"]}})
+    with pytest.warns(UserWarning, match="1 left out: 1 incomplete"):
+        found = read_events(tmp_path / "e.csv", "ocs", Reading(mapping=mapping))
+    assert found.momenta.tolist() == [[[1, 2, -3], [2, 2, -2], [3, 2, -1]]] * 2
+
+
 def test_ions_that_are_not_understood_are_asked_for(shell: Shell, tmp_path: Path) -> None:
     """A wrong guess would give each ion another's momentum: refused, with a mapping to be filled in."""
     path, momenta = tmp_path / "ions.csv", np.array(list(map(float, _AU.split(",")))).reshape(3, 3)

@@ -80,3 +80,16 @@ def test_a_command_opens_its_events_once(
         monkeypatch.setattr(module, "open", counted)
     Shell(monkeypatch, capsys)("sample", "--momenta", "e.csv", "-n", "5", "--noise", "1%", "-o", "s.h5")
     assert sum(path.endswith("e.csv") for path in opened) == 1
+
+
+def test_a_command_notes_that_it_parses_a_large_text_file_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In one line, however many passes are made; of a file that is held it says nothing."""
+    monkeypatch.chdir(tmp_path)
+    flowcei.write_events(flowcei.simulate("ocs", 7, noise="1%", seed=3), "e.csv")
+    shell = Shell(monkeypatch, capsys)
+    for bound, notes in ((1 << 27, 0), (0, 1)):
+        monkeypatch.setattr(source, "HELD_BYTES", bound)
+        assert shell("convert", "e.csv", "-o", "e.h5", "--overwrite") == 0
+        assert shell.err.count("parsed anew in each pass") == notes

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -178,6 +181,30 @@ def test_a_seed_repeats_a_model_and_touches_no_global_generator() -> None:
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
     assert one.training.validation_loss == two.training.validation_loss
+
+
+class _Stop(Exception):  # noqa: N818
+    """Ends a training from outside."""
+
+
+def test_progress_counts_the_events_of_all_epochs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """200 events in each of 2 epochs: 400, of which a resumed training has 200; no bar unless asked."""
+
+    def counts(**given: Any) -> list[tuple[str, str]]:
+        two = Schedule(epochs=2, batch=100)
+        train("cinn", options=SMALL, rules=QUICK, schedule=two, events_per_epoch=200, **given)
+        return re.findall(r"([\d.]+)/([\d.]+) \[", capsys.readouterr().err)
+
+    def stop(_: object) -> None:
+        raise _Stop
+
+    assert counts(seed=4) == []
+    whole = counts(seed=4, progress=True)
+    assert (whole[0], whole[-1]) == (("0.00", "400"), ("400", "400"))
+    with pytest.raises(_Stop):
+        counts(seed=4, checkpoint=tmp_path / "c", on_epoch=stop)
+    later = counts(checkpoint=tmp_path / "c", resume=True, progress=True)
+    assert (later[0], later[-1]) == (("200", "400"), ("400", "400"))
 
 
 def test_latents_of_the_training_set_are_kept() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -120,37 +121,43 @@ def test_log_prob_is_a_density_per_bohr(tiny_cinn: Reconstructor, ocs_events: Ev
 def test_samples_do_not_depend_on_how_events_come(
     tiny: Tiny, architecture: str, latent: str, ocs_events: Events, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Chunks of 1, 7 or 1000 events make the same blocks of 5: equal to the bit, numbers too."""
+    """Chunks of 1, 7 or 1000 events make the same blocks of 5: equal to the bit, numbers too.
+
+    Without the first blocks the rest is the same; so are the first 7 events without the rest.
+    """
     monkeypatch.setattr(flowcei.reconstruction.sampling, "ROWS", 50)
-    model = tiny(architecture, "ocs")
-    whole = model.sample(ocs_events, 10, latent=latent, seed=3)
+    model, rules = tiny(architecture, "ocs"), {"latent": latent, "seed": 3}
+    whole = model.sample(ocs_events, 10, **rules)
     for size in (1, 7, 1000):
         for events in (ocs_events, replace(ocs_events, ids=None)):
             chunks = (events[k : k + size] for k in range(0, 12, size))
-            parts = list(model.stream(chunks, 10, latent=latent, seed=3))
+            parts = list(model.stream(chunks, 10, **rules))
             assert [len(part) for part in parts] == [5, 5, 2]
             for name in ("positions", "log_prob", "event_id", "flags", "sigma"):
                 found = [getattr(part, name) for part in parts]
                 expected = getattr(whole, name)
                 assert (expected is None) == (found[0] is None)
                 assert expected is None or np.array_equal(np.concatenate(found), expected), name
-
-
-@every_latent
-def test_a_stream_begins_at_any_block_and_ends_anywhere(
-    tiny: Tiny, architecture: str, latent: str, ocs_events: Events, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Without the first blocks the rest is the same; so are the first 7 events without the rest."""
-    monkeypatch.setattr(flowcei.reconstruction.sampling, "ROWS", 50)
-    model = tiny(architecture, "ocs")
-    whole = model.sample(ocs_events, 10, latent=latent, seed=3)
-    (rest,) = model.stream([ocs_events[:3], ocs_events[3:]], 10, latent=latent, seed=3, start=10)
+    (rest,) = model.stream([ocs_events[:3], ocs_events[3:]], 10, start=10, **rules)
     assert np.array_equal(rest.positions, whole.positions[10:])
     assert np.array_equal(rest.event_id, [10, 11])
-    assert not list(model.stream(ocs_events[:10], 10, latent=latent, seed=3, start=10))
-    few = model.sample(ocs_events[:7], 10, latent=latent, seed=3)
+    assert not list(model.stream(ocs_events[:10], 10, start=10, **rules))
+    few = model.sample(ocs_events[:7], 10, **rules)
     assert np.array_equal(few.positions[:5], whole.positions[:5])
     np.testing.assert_allclose(few.positions, whole.positions[:7], rtol=1e-5, atol=1e-5)
+
+
+def test_progress_counts_the_events(
+    tiny_cinn: Reconstructor, ocs_events: Events, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All 12, of how many where that is known; without being asked nothing is written."""
+    tiny_cinn.sample(ocs_events, 3, seed=1)
+    assert capsys.readouterr() == ("", "")
+    tiny_cinn.sample(ocs_events, 3, seed=1, progress=True)
+    counts = re.findall(r"([\d.]+)/([\d.]+) \[", capsys.readouterr().err)
+    assert (counts[0], counts[-1]) == (("0.00", "12.0"), ("12.0", "12.0"))
+    tiny_cinn.sample(iter([ocs_events[:5], ocs_events[5:]]), 3, seed=1, progress=True)
+    assert re.findall(r"([\d.]+) events \[", capsys.readouterr().err)[-1] == "12.0"
 
 
 def test_blocks_are_streams_of_their_own(

@@ -21,8 +21,7 @@ from flowcei.events.simulation import simulate
 from flowcei.models.registry import ARCHITECTURES
 from flowcei.reconstruction import loading
 from flowcei.reconstruction.fitting import train
-from flowcei.reconstruction.loading import load
-from flowcei.reconstruction.storable import check_storable
+from flowcei.reconstruction.loading import check_storable, load
 from flowcei.storage import modelfile
 from flowcei.storage.card import FORMAT_VERSION
 from flowcei.storage.modelfile import read_model

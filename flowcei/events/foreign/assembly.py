@@ -65,7 +65,7 @@ def _check_fit(mapping: Mapping, molecule: Molecule, table: Table) -> None:
 
 
 def _vectors(chunk: pd.DataFrame, vectors: Vectors, molecule: Molecule) -> NDArray[np.float64]:
-    """Return (B, N, 3), as the file has them."""
+    """Momenta or positions (B, N, 3), as the file has them; a row of `chunk` is an event."""
     components = [component for label in molecule.labels for component in vectors.ions[label]]
     if all(isinstance(name, str) for name in components):
         return chunk[components].to_numpy(np.float64).reshape(len(chunk), len(molecule), 3)
@@ -153,19 +153,14 @@ def _ion_of(
     chunk: pd.DataFrame, mapping: Mapping, molecule: Molecule, group: NDArray[np.intp]
 ) -> NDArray[np.intp]:
     """Return which ion each row is, (rows,); -1 for none. Identical ones come in the order of the rows."""
-    column = mapping.ions.column
-    if not column:
+    if not mapping.ions.column:
         index = np.arange(len(chunk)) - np.searchsorted(group, group)
         return np.where(index < len(molecule), index, -1)
     values = [mapping.ions.values[label] for label in molecule.labels]
-    kinds = [next(j for j, other in enumerate(values) if _same(other, value)) for value in values]
+    kinds = [int(np.argmax(_means(pd.Series(values, dtype=object), value))) for value in values]
     kind = np.full(len(chunk), -1)
     for k in set(kinds):
-        value = values[k]
-        if isinstance(value, str):
-            kind[(chunk[column].astype(str).str.strip() == value).to_numpy()] = k
-        else:
-            kind[np.abs(chunk[column].to_numpy(np.float64) - value) <= _NEAR * abs(value)] = k
+        kind[_means(chunk[mapping.ions.column], values[k])] = k
     # The second row of a kind in its event is the second ion of that kind.
     rank = pd.DataFrame({"group": group, "kind": kind}).groupby(["group", "kind"]).cumcount().to_numpy()
     ion = np.full(len(chunk), -1)
@@ -174,11 +169,11 @@ def _ion_of(
     return ion
 
 
-def _same(a: Component, b: Component) -> bool:
-    """Whether two values of the column of ions mean the same kind."""
-    if isinstance(a, str) or isinstance(b, str):
-        return a == b
-    return abs(a - b) <= _NEAR * abs(b)
+def _means(cells: pd.Series, value: Component) -> NDArray[np.bool_]:
+    """Whether each cell is the value that names an ion."""
+    if isinstance(value, str):
+        return (cells.astype(str).str.strip() == value).to_numpy()
+    return np.isclose(pd.to_numeric(cells, errors="coerce").to_numpy(np.float64), value, rtol=_NEAR, atol=0)
 
 
 def whole_numbers(
@@ -188,12 +183,8 @@ def whole_numbers(
     with np.errstate(invalid="ignore"):
         bad = ~((values == np.round(values)) & (np.abs(values) <= EXACT))
     if bad.any():
-        error = DataError(
-            "event numbers must be whole, up to 2^53",
-            path=path,
-            row=start + int(np.argmax(bad)) + 1,
-            column="event",
-        )
+        what, row = "event numbers must be whole, up to 2^53", start + int(np.argmax(bad)) + 1
+        error = DataError(what, path=path, row=row, column="event")
         report_fault(error, "event-numbers", faults, int(bad.sum()))
         return None
     return values.astype(np.int64)

@@ -235,17 +235,17 @@ class Guesser:
         atomic = quantity == "momenta" and any(map(_ATOMIC.fullmatch, table.names))
         default = "m/s" if quantity == "velocities" else "hbar/bohr"
         momenta = self._vectors("momenta", unit or ("hbar/bohr" if atomic else ""), default, ions)
-        positions = None
-        if columns["positions"]:
-            starts = self._by_label(columns["positions"], "position")
-            unit = table.length_unit if isinstance(table, XyzTable) else ""
-            unit = unit or unit_of_columns(table, _flat(starts), "positions")
-            positions = self._vectors(
-                "positions", unit or ("bohr" if atomic and not ase else ""), "bohr", starts
-            )
+        positions = self._positions(columns["positions"], atomic=atomic) if columns["positions"] else None
         # A shot may have several events: its number is an extra column, and no number of an event.
         event = next((n for n in table.names if n.lower() in _EVENT and n.lower() != "shot"), "")
         return Mapping(momenta=momenta, positions=positions, event=event)
+
+    def _positions(self, columns: dict[str, dict[str, str]], *, atomic: bool) -> Vectors:
+        """Positions, of which names may say that they are in atomic units; XYZ has a unit of its own."""
+        table, starts = self.table, self._by_label(columns, "position")
+        unit = table.length_unit if isinstance(table, XyzTable) else "bohr" if atomic else ""
+        unit = unit_of_columns(table, _flat(starts), "positions") or unit
+        return self._vectors("positions", unit, "bohr", starts)
 
     def _components(self) -> dict[str, dict[str, dict[str, str]]]:
         """The columns that name a component of an ion, by quantity, ion and axis."""
@@ -263,15 +263,7 @@ class Guesser:
     def _by_label(self, columns: dict[str, dict[str, str]], quantity: str) -> dict[str, Triple]:
         """The columns of every ion by its label; a component that no column has is 0."""
         labels, names = self.molecule.labels, _ion_words(self.molecule)
-        numbered = [word for word in columns if _COUNTED.fullmatch(word) and word not in names]
-        if len(numbered) == len(labels):
-            numbered.sort(key=lambda word: int(re.sub(r"\D", "", word)))
-            if not self.order:
-                message = (
-                    f"which ion is {numbered[0]!r}? say in which order the ions are numbered, {self.such}"
-                )
-                raise self.fault(message)
-            names |= dict(zip(numbered, self.order, strict=True))
+        names |= self._numbered([word for word in columns if word not in names])
         by_label = {names[word]: axes for word, axes in columns.items() if word in names}
         missing = [label for label in labels if label not in by_label]
         if len(missing) > (1 if quantity == "position" else 0):
@@ -283,6 +275,17 @@ class Guesser:
         components = [(k, axis, by_label.get(k, {}).get(axis, 0.0)) for k in labels for axis in _AXES]
         self.zeros += [f"{quantity} {axis} of {label}" for label, axis, column in components if column == 0.0]
         return triples(labels, [column for *_, column in components])
+
+    def _numbered(self, words: list[str]) -> dict[str, str]:
+        """Labels of ions that are only numbered, in the order that the user states."""
+        numbered = [word for word in words if _COUNTED.fullmatch(word)]
+        if len(numbered) != len(self.molecule):
+            return {}
+        numbered.sort(key=lambda word: int(re.sub(r"\D", "", word)))
+        if not self.order:
+            question = f"which ion is {numbered[0]!r}? say in which order the ions are numbered"
+            raise self.fault(f"{question}, {self.such}")
+        return dict(zip(numbered, self.order, strict=True))
 
     def _first(self, words: Iterable[str]) -> str:
         """The column that has the first of some names, whatever its letters; "" for none."""

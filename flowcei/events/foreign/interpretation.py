@@ -188,14 +188,7 @@ def _with_extra_columns(
         check_units(table, mapping)
     own = {*mapping.names, *(component_names(molecule.labels) if native else ())}
     others = [name for name in table.names if name not in own and not name.startswith(PLACEHOLDERS)]
-    # Where nobody named columns, NAME#k is one of many numbers.
-    names = [name for name in others if table.titled or not _ELEMENT.search(name)]
-    names = names if mapping.columns is None else list(mapping.columns)
-    problems = {name: problem for name in names if (problem := column_problem(name, molecule))}
-    for name, problem in problems.items() if native or mapping.columns is not None else ():
-        what = f"unknown column: it {problem}; rename or remove it"
-        report_fault(DataError(what, path=table.path, column=name), "columns", reading.faults)
-    names = [name for name in names if name not in problems]
+    names = _extra_names(others, table, mapping, molecule, reading, native=native)
     if len(names) > MOST_COLUMNS:
         what = f"none of {len(names)} further columns is carried along: a mapping's columns names up to"
         return mapping.model_copy(update={"columns": ()}), (f"{what} {MOST_COLUMNS}",)
@@ -207,6 +200,20 @@ def _with_extra_columns(
     unread = [*(name for name in others if name not in names), *table.unread]
     notes += (f"columns not read: {listed(unread)}",) if unread else ()
     return mapping.model_copy(update={"columns": tuple(names)}), notes
+
+
+def _extra_names(
+    others: list[str], table: Table, mapping: Mapping, molecule: Molecule, reading: Reading, *, native: bool
+) -> list[str]:
+    """The extra columns that a mapping names, or else all; one that may be misspelled is a fault."""
+    # Where nobody named columns, NAME#k is one of many numbers.
+    names = [name for name in others if table.titled or not _ELEMENT.search(name)]
+    names = names if mapping.columns is None else list(mapping.columns)
+    problems = {name: problem for name in names if (problem := column_problem(name, molecule))}
+    for name, problem in problems.items() if native or mapping.columns is not None else ():
+        what = f"unknown column: it {problem}; rename or remove it"
+        report_fault(DataError(what, path=table.path, column=name), "columns", reading.faults)
+    return [name for name in names if name not in problems]
 
 
 def _same_in_events(table: Table, mapping: Mapping, names: list[str]) -> list[str]:

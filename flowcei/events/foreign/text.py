@@ -68,17 +68,12 @@ def sniff(
     Lines at the top that begin with # or % are comments; the last of them names the columns if
     numbers follow it, as many as it has words. A line of words below the names is their units.
     """
-    path, top = file.path, _first_lines(file)
-    lead, comment = skip or int(bool(re.match(r"sep=.$", top[0]))), ""  # Excel states the separator in a line
-    while lead < len(top) and top[lead].lstrip()[:1] in ("#", "%"):
-        comment, lead = top[lead].lstrip().lstrip("#%"), lead + 1
-    top = top[lead:] or [""]
-    if comment and not top[0].strip():  # no row follows: the comment is the header
-        lead, top, comment = lead - 1, [comment, *top], ""
+    path = file.path
+    lead, comment, top = _without_comments(_first_lines(file), skip)
     chosen = separator or _separator(top[0])
     # A longer line below has a cell that no number is: where numbers are read it is named.
-    rows = [_cells(top[0], chosen, path)]
-    rows += [_cells(line, chosen, path) if len(line) <= csv.field_size_limit() else [] for line in top[1:]]
+    short = [line if len(line) <= csv.field_size_limit() else "" for line in top[1:]]
+    rows = [_cells(line, chosen, path) for line in (top[0], *short)]
     names = rows[0]
     _check_names(names, path)
     decimal = decimal or _decimal(rows, top[0], chosen, path)
@@ -88,17 +83,35 @@ def sniff(
     elif numeric if header is None else not header:
         names, header = [f"#{k}" if cell else "" for k, cell in enumerate(names, start=1)], False
     else:
-        below = next((k for k, line in enumerate(top) if k and line.strip()), 0)
-        if units := _units_below(names, rows[below], decimal):
-            names = [
-                f"{n} [{unit.strip('[]()')}]" if unit else n for n, unit in zip(names, units, strict=True)
-            ]
-            lead += below
-        names[0] = NUMBERED if names[0] in ("", "Unnamed: 0") else names[0]
-        lead, header = lead + 1, True
-    # A comma at the end of every line makes a column without a name.
-    titled = tuple(name or f"{NAMELESS} {k})" for k, name in enumerate(names, start=1))
-    return Dialect(titled, chosen, decimal, header, lead)
+        names, lines = _header_names(rows, top, decimal)
+        lead, header = lead + lines, True
+    return Dialect(_titled(names), chosen, decimal, header, lead)
+
+
+def _titled(names: list[str]) -> tuple[str, ...]:
+    """Names of columns, of those without one too: a comma at the end of every line makes such a column."""
+    return tuple(name or f"{NAMELESS} {k})" for k, name in enumerate(names, start=1))
+
+
+def _without_comments(top: list[str], skip: int) -> tuple[int, str, list[str]]:
+    """How many lines stand before the table, the last comment among them, and the lines from there on."""
+    lead, comment = skip or int(bool(re.match(r"sep=.$", top[0]))), ""  # Excel states the separator in a line
+    while lead < len(top) and top[lead].lstrip()[:1] in ("#", "%"):
+        comment, lead = top[lead].lstrip().lstrip("#%"), lead + 1
+    top = top[lead:] or [""]
+    if comment and not top[0].strip():  # no row follows: the comment is the header
+        return lead - 1, "", [comment, *top]
+    return lead, comment, top
+
+
+def _header_names(rows: list[list[str]], top: list[str], decimal: str) -> tuple[list[str], int]:
+    """Names of columns, with units from a line below, and how many lines they take."""
+    names, lines = rows[0], 1
+    below = next((k for k, line in enumerate(top) if k and line.strip()), 0)
+    if units := _units_below(names, rows[below], decimal):
+        names = [f"{n} [{unit.strip('[]()')}]" if unit else n for n, unit in zip(names, units, strict=True)]
+        lines += below
+    return [NUMBERED if names[0] in ("", "Unnamed: 0") else names[0], *names[1:]], lines
 
 
 def _units_below(names: list[str], cells: list[str], decimal: str) -> list[str]:
@@ -122,19 +135,8 @@ def _first_lines(file: OpenedFile) -> list[str]:
 def _decimal(rows: list[list[str]], first: str, separator: str, path: Path) -> str:
     """The decimal separator of some rows; a comma may not also be one of thousands, as in 12,170."""
     cells = [(k, cell) for row in rows for k, cell in enumerate(row)]
-    thousands = "a comma separates thousands; write numbers without such commas"
-    faults = [
-        (k, cell, thousands)
-        for k, cell in cells
-        if _GROUPED.fullmatch(cell) and (separator == "," or "." in cell or '"' in cell)
-    ]
     commas = [(k, cell) for k, cell in cells if separator != "," and _COMMAS.fullmatch(cell)]
-    which = "does the comma separate thousands or decimals? Write numbers without commas"
-    faults += [(k, cell, which) for k, cell in commas if cell.count(",") > 1]
-    if commas and all(_THOUSANDS.fullmatch(cell) for _, cell in commas):
-        faults.append((*commas[0], f'{which}, or state decimal = "," in a mapping'))
-    if faults:
-        k, cell, what = faults[0]
+    for k, cell, what in _thousands(cells, commas, separator):
         titled = k < len(rows[0]) and rows[0][k][:1].isalpha()
         column = rows[0][k] if titled else f"#{k + 1}"
         raise DataError(f"{cell[:40]!r}: {what}", path=path, column=column)
@@ -142,6 +144,19 @@ def _decimal(rows: list[list[str]], first: str, separator: str, path: Path) -> s
         what = f"{first[:40].strip()!r}: numbers with commas between blanks; write them without commas"
         raise DataError(f'{what}, or state separator = "blank" and decimal in a mapping', path=path)
     return "," if commas else "."
+
+
+def _thousands(
+    cells: list[tuple[int, str]], commas: list[tuple[int, str]], separator: str
+) -> Iterator[tuple[int, str, str]]:
+    """Yield cells whose comma separates thousands, or may do so: index of the column, text, what to do."""
+    for k, cell in cells:
+        if _GROUPED.fullmatch(cell) and (separator == "," or "." in cell or '"' in cell):
+            yield k, cell, "a comma separates thousands; write numbers without such commas"
+    which = "does the comma separate thousands or decimals? Write numbers without commas"
+    yield from ((k, cell, which) for k, cell in commas if cell.count(",") > 1)
+    if commas and all(_THOUSANDS.fullmatch(cell) for _, cell in commas):
+        yield *commas[0], f'{which}, or state decimal = "," in a mapping'
 
 
 def _check_names(names: list[str], path: Path) -> None:

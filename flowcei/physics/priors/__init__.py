@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING, Any
 from flowcei import plugins
 from flowcei.errors import UsageError
 from flowcei.physics.priors.base import GeometryPrior
-from flowcei.physics.priors.displaced import DisplacedPrior
-from flowcei.physics.priors.ensemble import EnsemblePrior
+from flowcei.physics.priors.equilibrium import DisplacedPrior, NormalModesPrior
 from flowcei.physics.priors.internal import InternalPrior
-from flowcei.physics.priors.normal_modes import NormalModesPrior
-from flowcei.physics.priors.space import BallPrior, CubePrior
+from flowcei.physics.priors.space import BallPrior, CubePrior, EnsemblePrior
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,20 +69,18 @@ def build_prior(molecule: Molecule, prior: str | dict[str, Any] | None = None) -
     table = molecule.prior_table(prior) if prior is None or isinstance(prior, str) else prior
     parameters = {key: value for key, value in table.items() if key != "kind"}
     kind = table.get("kind")
-    build = _KINDS.get(kind) if isinstance(kind, str) else None
-    if build is None and isinstance(kind, str):
-        build = plugins.load_plugin(plugins.PRIORS, kind)
+    build = (_KINDS.get(kind) or plugins.load_plugin(plugins.PRIORS, kind)) if isinstance(kind, str) else None
     if build is None:
         kinds = ", ".join([*_KINDS, *plugins.plugin_names(plugins.PRIORS)])
-        msg = f"a prior's kind is one of {kinds}; got {kind!r} (own ones are entry points {plugins.PRIORS})"
-        raise UsageError(msg)
+        own = f"(own ones are entry points {plugins.PRIORS})"
+        raise UsageError(f"a prior's kind is one of {kinds}; got {kind!r} {own}")
     try:
         made = build(molecule, **parameters)
     except UsageError:
         raise
     except (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError) as error:
-        msg = f"a prior of kind {kind!r} does not fit its parameters {sorted(parameters)}: {error}"
-        raise UsageError(msg) from error
+        unfit = f"a prior of kind {kind!r} does not fit its parameters {sorted(parameters)}"
+        raise UsageError(f"{unfit}: {error}") from error
     if not isinstance(made, GeometryPrior):
         raise UsageError(f"the plug-in of prior {kind!r} returned {type(made).__name__}, no GeometryPrior")
     return made

@@ -13,10 +13,10 @@ from flowcei.physics.priors.orders import all_orders, check_groups, log_count
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_DRAWS, _BEYOND = 1000, 20.0
+    from flowcei.physics.priors.orders import Floats, Groups
 
-MOST_ORDERS = 720
-"""Orders of identical ions that a prior without a search of its own goes through: 6 alike."""
+_DRAWS, _BEYOND = 1000, 20.0
+_MOST_ORDERS = 720  # of identical ions that a prior without a search of its own goes through: 6 alike
 
 
 class GeometryPrior(ABC):
@@ -41,21 +41,19 @@ class GeometryPrior(ABC):
     bounded: bool = True
 
     @abstractmethod
-    def sample(self, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    def sample(self, n: int, rng: np.random.Generator) -> Floats:
         """Draw `n` geometries, (n, N, 3), bohr."""
 
-    def log_prob(self, positions: NDArray[np.float64]) -> NDArray[np.float64]:
+    def log_prob(self, positions: Floats) -> Floats:
         """Return the log density (B,) of positions (B, N, 3), per bohr^(3N-3).
 
         Raises:
             NoDensityError: Where the prior cannot say.
         """
-        msg = f"a prior of kind {self.kind!r} has no density in closed form: it can only be sampled"
-        raise NoDensityError(msg)
+        lacking = "has no density in closed form: it can only be sampled"
+        raise NoDensityError(f"a prior of kind {self.kind!r} {lacking}")
 
-    def log_prob_unlabelled(
-        self, positions: NDArray[np.float64], identical: tuple[tuple[int, ...], ...]
-    ) -> NDArray[np.float64]:
+    def log_prob_unlabelled(self, positions: Floats, identical: Groups) -> Floats:
         """Return the log density (B,) where nobody knows which of the identical ions is which.
 
         A detector cannot tell one h+ from another: labels h1, h2 ... of measured events are in
@@ -71,7 +69,7 @@ class GeometryPrior(ABC):
 
         Raises:
             NoDensityError: Where the prior cannot say.
-            UsageError: For groups that overlap, or more than `MOST_ORDERS` orders of a prior without a
+            UsageError: For groups that overlap, or more than 720 orders of a prior without a
                 search of its own.
 
         Example:
@@ -89,9 +87,7 @@ class GeometryPrior(ABC):
             return self.log_prob(x)
         return self._log_mean(x, identical)
 
-    def allows(
-        self, positions: NDArray[np.float64], identical: tuple[tuple[int, ...], ...] = ()
-    ) -> NDArray[np.bool_]:
+    def allows(self, positions: Floats, identical: Groups = ()) -> NDArray[np.bool_]:
         """Return whether geometries (B, N, 3), bohr, lie in the prior's support, (B,) of bool.
 
         Args:
@@ -115,10 +111,8 @@ class GeometryPrior(ABC):
             array([ True, False])
         """
         if not self.has_density:
-            msg = (
-                f"a prior of kind {self.kind!r} cannot say which geometries it allows: it can only be sampled"
-            )
-            raise NoDensityError(msg)
+            lacking = "cannot say which geometries it allows: it can only be sampled"
+            raise NoDensityError(f"a prior of kind {self.kind!r} {lacking}")
         x = np.asarray(positions, dtype=np.float64)
         check_groups(x.shape[1], identical)
         finite = np.asarray(np.isfinite(x).all(axis=(1, 2)))
@@ -129,9 +123,7 @@ class GeometryPrior(ABC):
             allowed[others] = self._log_mean(x[others], identical) > -np.inf
         return allowed
 
-    def plausible(
-        self, positions: NDArray[np.float64], identical: tuple[tuple[int, ...], ...] = ()
-    ) -> NDArray[np.bool_]:
+    def plausible(self, positions: Floats, identical: Groups = ()) -> NDArray[np.bool_]:
         """Return whether the prior ever draws the like of geometries (B, N, 3), bohr, (B,) of bool.
 
         A normal distribution excludes nothing strictly (`allows`), but a geometry e^20 times
@@ -148,11 +140,7 @@ class GeometryPrior(ABC):
             >>> from flowcei.molecules.molecule import Molecule
             >>> from flowcei.physics.priors import build_prior
             >>> ocs = Molecule.load("ocs")
-            >>> x = ocs.equilibrium * np.array([1.0, 3.0])[:, None, None] + [
-            ...     [0.1, 0, 0],
-            ...     [0, 0, 0],
-            ...     [0, 0, 0],
-            ... ]
+            >>> x = ocs.equilibrium * np.array([1.0, 3.0])[:, None, None] + np.diag([0.1, 0, 0])
             >>> build_prior(ocs).plausible(x).tolist(), build_prior(ocs).allows(x).tolist()
             ([True, False], [True, True])
         """
@@ -160,16 +148,14 @@ class GeometryPrior(ABC):
         least = self.log_prob_unlabelled(draws, identical).min() - _BEYOND
         return np.asarray(self.log_prob_unlabelled(positions, identical) >= least)
 
-    def _supports(self, positions: NDArray[np.float64]) -> NDArray[np.bool_]:
+    def _supports(self, positions: Floats) -> NDArray[np.bool_]:
         """Whether finite positions (B, N, 3), as they are labelled, lie in the support."""
         return self.log_prob(positions) > -np.inf
 
-    def _log_mean(
-        self, positions: NDArray[np.float64], identical: tuple[tuple[int, ...], ...]
-    ) -> NDArray[np.float64]:
+    def _log_mean(self, positions: Floats, identical: Groups) -> Floats:
         """Return the log of the mean density (B,) over all orders, one after the other."""
         total = np.full(len(positions), -np.inf)
-        for order in all_orders(positions.shape[1], identical, MOST_ORDERS):
+        for order in all_orders(positions.shape[1], identical, _MOST_ORDERS):
             total = np.logaddexp(total, self.log_prob(positions[:, order]))
         return total - log_count(identical)
 
@@ -178,14 +164,8 @@ class GeometryPrior(ABC):
         """Return the table (plain numbers and text) that makes this prior again."""
 
 
-def random_orientation(positions: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
-    """Rotate each geometry of (B, N, 3) by its own rotation, uniform over SO(3).
-
-    Example:
-        >>> x = random_orientation(np.array([[[0.0, 0, 0], [0, 0, 2]]]), np.random.default_rng(1))
-        >>> float(np.linalg.norm(x[0, 1]).round(12))
-        2.0
-    """
+def random_orientation(positions: Floats, rng: np.random.Generator) -> Floats:
+    """Geometries (B, N, 3), each rotated by its own rotation, uniform over SO(3)."""
     # Imported here: numba takes half a second. Compiled, it is four times faster than SciPy's
     # rotations, which were a third of the cost of a simulated event.
     from flowcei.physics._rotations import rotate

@@ -11,130 +11,84 @@ from scipy.special import log_ndtr, ndtri
 from flowcei.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from flowcei.physics.priors.orders import Floats
 
-    from numpy.typing import NDArray
-
-_LOG_SQRT_2PI = 0.5 * np.log(2.0 * np.pi)
-_LEAST_SHARE = 1e-6  # of a normal distribution within its limits
+_COUNTS = {"normal": 2, "uniform": 2, "truncated_normal": 4, "bend": 1}
+_LEAST_SHARE = 1e-6  # of a normal distribution within its limits: beyond it rounding is all that is left
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """A normalised density on [low, high].
+    """A normalised density on [low, high], in the units of its table."""
 
-    Attributes:
-        form: ``normal``, ``uniform``, ``truncated_normal`` or ``bend``.
-        parameters: As written, in the units of the quantity.
-        low: Lower end of the support.
-        high: Upper end of the support.
-    """
-
-    form: str
-    parameters: tuple[float, ...]
+    form: str  # uniform, normal (cut at the ends) or bend
     low: float
     high: float
+    mean: float = 0.0  # of the normal before it is cut
+    deviation: float = 1.0  # of the normal before it is cut, or of each of the two directions of a bend
 
-    def sample(self, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    @property
+    def _ends(self) -> Floats:
+        """Shares of the uncut normal below the two ends, (2,)."""
+        return np.exp(log_ndtr((np.array([self.low, self.high]) - self.mean) / self.deviation))
+
+    @property
+    def share(self) -> float:
+        """Share of the uncut distribution between the ends."""
+        if self.form == "bend":
+            return float(-np.expm1(-0.5 * (self.high / self.deviation) ** 2))
+        return float(self._ends[1] - self._ends[0])
+
+    def sample(self, n: int, rng: np.random.Generator) -> Floats:
         """Draw `n` values by inverting the distribution function."""
         u = rng.random(n)
-        p = self.parameters
         if self.form == "uniform":
-            return p[0] + (p[1] - p[0]) * u
+            return self.low + (self.high - self.low) * u
         if self.form == "bend":
-            whole = -np.expm1(-0.5 * (self.high / p[0]) ** 2)
-            return self.high - p[0] * np.sqrt(-2.0 * np.log1p(-u * whole))
-        below, above = _ndtr((self.low - p[0]) / p[1]), _ndtr((self.high - p[0]) / p[1])
-        return np.clip(p[0] + p[1] * ndtri(below + u * (above - below)), self.low, self.high)
+            return self.high - self.deviation * np.sqrt(-2.0 * np.log1p(-u * self.share))
+        below, above = self._ends
+        return np.clip(self.mean + self.deviation * ndtri(below + u * (above - below)), self.low, self.high)
 
-    def log_prob(self, value: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the log density at `value`, -inf outside the support."""
-        p = self.parameters
+    def log_prob(self, value: Floats) -> Floats:
+        """Log density at values, -inf outside the support."""
         with np.errstate(divide="ignore", invalid="ignore"):  # outside the support
             if self.form == "uniform":
-                inside = np.full_like(value, -np.log(p[1] - p[0]))
+                inside = np.full_like(value, -np.log(self.high - self.low))
             elif self.form == "bend":
-                bend = self.high - value
-                whole = -np.expm1(-0.5 * (self.high / p[0]) ** 2)
-                inside = np.log(bend / p[0] ** 2 / whole) - 0.5 * (bend / p[0]) ** 2
+                bend = (self.high - value) / self.deviation
+                inside = np.log(bend / self.deviation / self.share) - 0.5 * bend**2
             else:
-                u = (value - p[0]) / p[1]
-                whole = _ndtr((self.high - p[0]) / p[1]) - _ndtr((self.low - p[0]) / p[1])
-                inside = -0.5 * u**2 - _LOG_SQRT_2PI - np.log(p[1] * whole)
+                u = (value - self.mean) / self.deviation
+                inside = -0.5 * u**2 - np.log(np.sqrt(2.0 * np.pi) * self.deviation * self.share)
         return np.where((value >= self.low) & (value <= self.high), inside, -np.inf)
 
 
-def _ndtr(x: float) -> float:
-    return float(np.exp(log_ndtr(x)))
-
-
-def _normal(p: list[float], limits: tuple[float, float]) -> tuple[float, float]:
-    if p[1] <= 0:
-        raise UsageError(f"normal = {p}: the standard deviation must be positive")
-    _refuse_empty("normal", p, limits)
-    return limits
-
-
-def _uniform(p: list[float], limits: tuple[float, float]) -> tuple[float, float]:
-    if not limits[0] <= p[0] < p[1] <= limits[1]:
-        raise UsageError(f"uniform = {p}: must rise and lie within {list(limits)}")
-    return p[0], p[1]
-
-
-def _truncated(p: list[float], limits: tuple[float, float]) -> tuple[float, float]:
-    if p[1] <= 0 or not limits[0] <= p[2] < p[3] <= limits[1]:
-        raise UsageError(f"truncated_normal = {p}: [mean, deviation > 0, low, high], within {list(limits)}")
-    _refuse_empty("truncated_normal", p, (p[2], p[3]))
-    return p[2], p[3]
-
-
-def _refuse_empty(form: str, p: list[float], limits: tuple[float, float]) -> None:
-    """Refuse limits so far out on a tail that rounding is all that is left of it."""
-    if _ndtr((limits[1] - p[0]) / p[1]) - _ndtr((limits[0] - p[0]) / p[1]) < _LEAST_SHARE:
-        raise UsageError(f"{form} = {p}: hardly any of it lies within {list(limits)}")
-
-
-def _bend(p: list[float], limits: tuple[float, float]) -> tuple[float, float]:
-    if p[0] <= 0 or limits != (0.0, 180.0):
-        msg = f"bend = {p}: one positive deviation in degrees from a straight angle, for angles only"
-        raise UsageError(msg)
-    return limits
-
-
-_FORMS: dict[str, tuple[int, Callable[[list[float], tuple[float, float]], tuple[float, float]]]] = {
-    "normal": (2, _normal),
-    "uniform": (2, _uniform),
-    "truncated_normal": (4, _truncated),
-    "bend": (1, _bend),
-}
-
-
 def distribution(table: dict[str, Any], limits: tuple[float, float]) -> Distribution:
-    """Read a distribution from a table of one entry, such as ``{"normal": [2.19, 0.15]}``.
+    """The distribution of a table such as ``{"normal": [2.19, 0.15]}``, within limits; UsageError for none.
 
-    Args:
-        table: ``normal = [mean, deviation]``, ``uniform = [low, high]``,
-            ``truncated_normal = [mean, deviation, low, high]`` or ``bend = deviation``:
-            the bend of a linear chain, a two-dimensional normal, so that 180 degrees minus
-            the angle is Rayleigh distributed.
-        limits: What the quantity can be; a normal distribution is cut there.
-
-    Returns:
-        The distribution, in the units of the table.
-
-    Raises:
-        UsageError: For an unknown form or impossible parameters.
-
-    Example:
-        >>> distribution({"uniform": [1.8, 4.0]}, (0.0, 9.0)).log_prob(np.array([2.0, 5.0]))
-        array([-0.78845736,        -inf])
+    ``normal = [mean, deviation]``, cut at the limits, ``uniform = [low, high]``, ``truncated_normal =
+    [mean, deviation, low, high]`` or ``bend = deviation``: the bend of a linear chain, a two-dimensional
+    normal, so that 180 degrees minus the angle is Rayleigh distributed.
     """
-    if len(table) != 1 or next(iter(table)) not in _FORMS:
-        raise UsageError(f"a distribution is one of {', '.join(_FORMS)}; got {table}")
+    if len(table) != 1 or next(iter(table)) not in _COUNTS:
+        raise UsageError(f"a distribution is one of {', '.join(_COUNTS)}; got {table}")
     form, raw = next(iter(table.items()))
-    values = [float(v) for v in (raw if isinstance(raw, list | tuple) else [raw])]
-    count, check = _FORMS[form]
-    if len(values) != count or not np.isfinite(values).all():
-        raise UsageError(f"{form} takes {count} finite number(s); got {raw}")
-    low, high = check(values, limits)
-    return Distribution(form, tuple(values), low, high)
+    p = [float(v) for v in (raw if isinstance(raw, list | tuple) else [raw])]
+    if len(p) != _COUNTS[form] or not np.isfinite(p).all():
+        raise UsageError(f"{form} takes {_COUNTS[form]} finite number(s); got {raw}")
+    if form == "bend":
+        if p[0] <= 0 or limits != (0.0, 180.0):
+            rule = "one positive deviation in degrees from a straight angle, for angles only"
+            raise UsageError(f"bend = {p}: {rule}")
+        return Distribution(form, *limits, deviation=p[0])
+    low, high = p if form == "uniform" else p[2:] or limits
+    if not limits[0] <= low < high <= limits[1]:
+        raise UsageError(f"{form} = {p}: low and high must rise and lie within {list(limits)}")
+    if form == "uniform":
+        return Distribution(form, low, high)
+    if p[1] <= 0:
+        raise UsageError(f"{form} = {p}: the standard deviation must be positive")
+    cut = Distribution("normal", low, high, *p[:2])
+    if cut.share < _LEAST_SHARE:
+        raise UsageError(f"{form} = {p}: hardly any of it lies within {[low, high]}")
+    return cut

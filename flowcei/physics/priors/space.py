@@ -1,4 +1,4 @@
-"""Priors that know no chemistry: atoms anywhere in a ball or in a cube."""
+"""Priors that know no chemistry: atoms anywhere in a ball or in a cube, and geometries from a list."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from flowcei.errors import UsageError
 from flowcei.physics.priors.base import GeometryPrior, random_orientation
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
+
+    from flowcei.physics.priors.orders import Floats
 
 _HOPELESS = 1e-4  # share of accepted draws below which a separation is refused
 _COINCIDENT = 1e-3  # bohr: atoms nearer than this are drawn again whatever is asked
@@ -23,41 +25,35 @@ class _UniformPrior(GeometryPrior):
     """Atoms uniform and independent in a body, draws with close contacts thrown away."""
 
     exchangeable: bool = True
+    _size_name: str
 
-    def __init__(self, n_atoms: int, size: float, minimal_separation: float, name: str) -> None:
+    def __init__(self, n_atoms: int, size: float, minimal_separation: float) -> None:
         if not 0 < size < np.inf or not 0 <= minimal_separation < np.inf:
-            msg = f"{name} = {size} and minimal_separation = {minimal_separation} must be positive, in bohr"
-            raise UsageError(msg)
+            sizes = f"{self._size_name} = {size} and minimal_separation = {minimal_separation}"
+            raise UsageError(f"{sizes} must be positive, in bohr")
         if n_atoms < 2:
             raise UsageError(f"a {self.kind} takes two atoms or more; got {n_atoms}")
-        self._n_atoms = n_atoms
-        self._size = float(size)
-        self._separation = float(minimal_separation)
+        self._n_atoms, self._size, self._separation = n_atoms, float(size), float(minimal_separation)
+        self._closest = max(self._separation, _COINCIDENT)  # least distance of two atoms, bohr
 
-    def _draw(self, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    def _draw(self, n: int, rng: np.random.Generator) -> Floats:
         raise NotImplementedError
 
-    def sample(self, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    def sample(self, n: int, rng: np.random.Generator) -> Floats:
         """Draw `n` geometries, (n, N, 3), bohr."""
-        kept: list[NDArray[np.float64]] = []
+        batches: list[Floats] = []
         missing, drawn = n, 0
         while missing > 0:
             x = self._draw(max(2 * missing, 64), rng)
-            good = x[self._accepted(x)][:missing]
-            kept.append(good)
-            missing -= len(good)
+            batches.append(x[self._accepted(x)][:missing])
+            missing -= len(batches[-1])
             drawn += len(x)
             if drawn > 1 / _HOPELESS and n - missing < _HOPELESS * drawn:
                 raise self._no_room()
-        return random_orientation(np.concatenate(kept), rng)
+        return random_orientation(np.concatenate(batches), rng)
 
-    @property
-    def _closest(self) -> float:
-        """The least distance of two atoms, bohr."""
-        return max(self._separation, _COINCIDENT)
-
-    def _accepted(self, x: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Whether no two atoms of x (B, N, 3) are too close, (B,)."""
+    def _accepted(self, x: Floats) -> NDArray[np.bool_]:
+        """Return whether no two atoms of x (B, N, 3) are too close, (B,)."""
         # Imported here: numba takes half a second, and a prior can be named without it.
         from flowcei.physics._enclosing import least_distances
 
@@ -70,6 +66,10 @@ class _UniformPrior(GeometryPrior):
             f"a minimal_separation of {self._separation} bohr leaves hardly any room for "
             f"{self._n_atoms} atoms in a {self.kind} of size {self._size}; make it smaller"
         )
+
+    def spec(self) -> dict[str, Any]:
+        """Return the table that makes this prior again."""
+        return {"kind": self.kind, self._size_name: self._size, "minimal_separation": self._separation}
 
 
 class BallPrior(_UniformPrior):
@@ -98,33 +98,33 @@ class BallPrior(_UniformPrior):
 
     kind: str = "ball"
     has_density: bool = True
+    _size_name = "radius"
 
     def __init__(self, n_atoms: int, radius: float, minimal_separation: float = 0.5) -> None:
-        super().__init__(n_atoms, radius, minimal_separation, "radius")
+        super().__init__(n_atoms, radius, minimal_separation)
 
-    def _draw(self, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    def _draw(self, n: int, rng: np.random.Generator) -> Floats:
         v = rng.standard_normal((n, self._n_atoms, 3))
         r = self._size * np.cbrt(rng.random((n, self._n_atoms, 1)))
         return r * v / np.linalg.norm(v, axis=-1, keepdims=True)
 
-    def log_prob(self, positions: NDArray[np.float64]) -> NDArray[np.float64]:
+    def log_prob(self, positions: Floats) -> Floats:
         """Return the log density (B,) of positions (B, N, 3), per bohr^(3N-3)."""
         with np.errstate(divide="ignore"):  # outside the support
             room = np.log(self._room(positions))
         whole = self._n_atoms * np.log(4.0 / 3.0 * np.pi * self._size**3)
         return room - whole - np.log(self._acceptance)
 
-    def _supports(self, positions: NDArray[np.float64]) -> NDArray[np.bool_]:
-        return self._room(positions) > 0.0
+    def _supports(self, positions: Floats) -> NDArray[np.bool_]:
+        return self._room(positions) > 0.0  # without the acceptance
 
-    def _room(self, positions: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _room(self, positions: Floats) -> Floats:
         """Return the volume of the shifts that keep all atoms in the ball, (B,), bohr^3; 0 if not allowed."""
         from flowcei.physics._enclosing import shift_volumes
 
-        x = np.ascontiguousarray(positions, dtype=np.float64)
-        if x.shape[1:] != (self._n_atoms, 3):
-            msg = f"a ball of {self._n_atoms} atoms has geometries (B, {self._n_atoms}, 3); got {x.shape}"
-            raise UsageError(msg)
+        n, x = self._n_atoms, np.ascontiguousarray(positions, dtype=np.float64)
+        if x.shape[1:] != (n, 3):
+            raise UsageError(f"a ball of {n} atoms has geometries (B, {n}, 3); got {x.shape}")
         out = np.empty(len(x))
         shift_volumes(x, self._size, self._closest, out)
         return out
@@ -144,14 +144,6 @@ class BallPrior(_UniformPrior):
             raise self._no_room()
         return accepted
 
-    def spec(self) -> dict[str, Any]:
-        """Return the table that makes this prior again."""
-        return {
-            "kind": self.kind,
-            "radius": self._size,
-            "minimal_separation": self._separation,
-        }
-
 
 class CubePrior(_UniformPrior):
     """Atoms uniform in the cube [-half_width, half_width]^3 bohr, then oriented at random.
@@ -159,26 +151,57 @@ class CubePrior(_UniformPrior):
     No density: it would be a mean over all orientations of the room the cube leaves.
 
     Args:
-        n_atoms: Number of atoms.
+        n_atoms: Number of atoms, two or more.
         half_width: Bohr.
         minimal_separation: Bohr.
 
     Raises:
         UsageError: For sizes that are not positive, or where atoms do not fit.
+
+    Example:
+        >>> CubePrior(3, half_width=1.0).sample(5, np.random.default_rng(0)).shape
+        (5, 3, 3)
     """
 
     kind: str = "cube"
+    _size_name = "half_width"
 
     def __init__(self, n_atoms: int, half_width: float, minimal_separation: float = 0.0) -> None:
-        super().__init__(n_atoms, half_width, minimal_separation, "half_width")
+        super().__init__(n_atoms, half_width, minimal_separation)
 
-    def _draw(self, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    def _draw(self, n: int, rng: np.random.Generator) -> Floats:
         return rng.uniform(-self._size, self._size, (n, self._n_atoms, 3))
+
+
+class EnsemblePrior(GeometryPrior):
+    """Geometries of a molecular-dynamics run or a conformer search, drawn with replacement; no density.
+
+    Args:
+        geometries: (G, N, 3), bohr; they are oriented at random.
+
+    Raises:
+        UsageError: For an empty list or positions that are not finite.
+
+    Example:
+        >>> EnsemblePrior([[[0, 0, 0], [0, 0, 2.1]], [[0, 0, 0], [0, 0, 2.2]]]).n_atoms
+        2
+    """
+
+    kind: str = "ensemble"
+    mirror_symmetric: bool = False
+
+    def __init__(self, geometries: ArrayLike) -> None:
+        self._geometries = np.asarray(geometries, dtype=np.float64)
+        if self._geometries.ndim != 3 or self._geometries.shape[2] != 3 or not len(self._geometries):
+            raise UsageError(f"an ensemble has shape (G, N, 3) with G > 0; got {self._geometries.shape}")
+        if not np.isfinite(self._geometries).all():
+            raise UsageError("an ensemble holds positions that are not finite")
+        self.n_atoms = self._geometries.shape[1]
+
+    def sample(self, n: int, rng: np.random.Generator) -> Floats:
+        """Draw `n` geometries, (n, N, 3), bohr."""
+        return random_orientation(self._geometries[rng.integers(len(self._geometries), size=n)], rng)
 
     def spec(self) -> dict[str, Any]:
         """Return the table that makes this prior again."""
-        return {
-            "kind": self.kind,
-            "half_width": self._size,
-            "minimal_separation": self._separation,
-        }
+        return {"kind": self.kind, "geometries": self._geometries.tolist()}
