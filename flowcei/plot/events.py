@@ -93,7 +93,7 @@ def ker(events: EventSets, axes: Axes | None = None) -> Axes:
         'kinetic energy release (eV)'
     """
     series = {name: {"": _energies(one).sum(axis=1)} for name, one in _sets(events).items()}
-    return _spectra(new_axes(axes), series, "kinetic energy release (eV)")
+    return _spectra(new_axes(axes), series, "kinetic energy release", "eV")
 
 
 def energy_shares(events: EventSets, axes: Axes | None = None) -> Axes:
@@ -108,7 +108,7 @@ def energy_shares(events: EventSets, axes: Axes | None = None) -> Axes:
 def angles(events: EventSets, axes: Axes | None = None) -> Axes:
     """Draw the angles between momenta, degrees, of all pairs of ions: see `newton` for the arguments."""
     series = {name: _all_angles(one) for name, one in _sets(events).items()}
-    return _spectra(new_axes(axes), series, "angle between momenta (deg)")
+    return _spectra(new_axes(axes), series, "angle between momenta", "deg")
 
 
 def momentum_sums(events: EventSets, axes: Axes | None = None) -> Axes:
@@ -116,14 +116,15 @@ def momentum_sums(events: EventSets, axes: Axes | None = None) -> Axes:
     sets, axes = _sets(events), new_axes(axes)
     sums = {name: one.momenta.sum(axis=1) for name, one in sets.items()}
     series = {name: dict(zip("xyz", total.T, strict=True)) for name, total in sums.items()}
-    _spectra(axes, series, "total momentum (hbar/bohr)")
+    _spectra(axes, series, "total momentum", "hbar/bohr")
     sigma = next(iter(sets.values())).sigma
     if sigma is not None and (sigma > 0).all():
         x = np.linspace(*axes.get_xlim(), 300)
         width = np.sqrt(len(next(iter(sets.values())).molecule)) * sigma
         density = norm.pdf(x[:, None], 0.0, width[None, :2000]).mean(axis=1)
-        axes.plot(x, density, color="black", lw=1, ls="--", label="stated noise")
-        axes.legend()
+        (line,) = axes.plot(x, density, color="black", lw=1, ls="--", label="stated noise")
+        legend = axes.get_legend()
+        axes.legend(handles=[*(legend.legend_handles if legend else []), line])
     return axes
 
 
@@ -260,29 +261,33 @@ def _bin_count(count: int) -> int:
     return int(np.clip(2 * count ** (1 / 3), 8, 80))
 
 
-def _spectra(axes: Axes, sets: dict[str, Series], xlabel: str) -> Axes:
+def _spectra(axes: Axes, sets: dict[str, Series], quantity: str, unit: str = "") -> Axes:
     """Draw the densities of one or more series of each set: counts where there is a single one."""
     series = next(iter(sets.values()))
     low, high = _range(np.concatenate([values for table in sets.values() for values in table.values()]))
     edges = np.linspace(low, high, 1 + _bin_count(min(map(len, series.values())))).tolist()
     several, density = len(series) > 1, len(sets) > 1 or len(series) > 1
-    for row, (name, table) in enumerate(sets.items()):
-        for k, (label, values) in enumerate(table.items()):
+    for row, table in enumerate(sets.values()):
+        for k, values in enumerate(table.values()):
             look: dict[str, Any] = {"color": colour(k if several else row), "ls": _LINES[row % len(_LINES)]}
             if row == 0:
                 axes.hist(values, edges, density=density, color=look["color"], alpha=0.25)
-            shown = label if several and row == 0 else None if several else plain(name) or None
-            axes.hist(values, edges, density=density, histtype="step", lw=1.2, label=shown, **look)
-    handles, labels = axes.get_legend_handles_labels()
-    if several and len(sets) > 1:
-        handles += [Line2D([], [], color="black", ls=line) for line in _LINES[: len(sets)]]
-        labels += map(plain, sets)
-    if handles:
-        axes.legend(handles, labels)
-    unit = xlabel.rpartition("(")[2].rstrip(")") if "(" in xlabel else ""
-    counted = f"density (1/({unit}))" if "/" in unit else f"density (1/{unit})" if unit else "density"
-    axes.set(xlabel=xlabel, ylabel=counted if density else "events", xlim=(low, high))
+            axes.hist(values, edges, density=density, histtype="step", lw=1.2, **look)
+    if handles := _legend(list(series) if several else [], [name for name in sets if name]):
+        axes.legend(handles=handles)
+    per = f"1/({unit})" if "/" in unit else f"1/{unit}"
+    axes.set(xlabel=f"{quantity} ({unit})" if unit else quantity, xlim=(low, high))
+    axes.set_ylabel((f"density ({per})" if unit else "density") if density else "events")
     return axes
+
+
+def _legend(series: list[str], sets: list[str]) -> list[Line2D]:
+    """Handles: series by colour, and sets by line, or by both where there is one series."""
+    handles = [Line2D([], [], color=colour(k), label=label) for k, label in enumerate(series)]
+    inks = ["black" if series else colour(row) for row in range(len(sets))]
+    lines = [_LINES[row % len(_LINES)] for row in range(len(sets))]
+    named = zip(map(plain, sets), inks, lines, strict=True)
+    return handles + [Line2D([], [], color=ink, ls=line, label=name) for name, ink, line in named]
 
 
 def _density(axes: Axes, sets: dict[str, Floats], counted: str, extent: Floats | None = None) -> None:

@@ -79,7 +79,7 @@ def test_energies_are_those_of_the_momenta() -> None:
     counts, _ = np.histogram(energy.sum(axis=1), [*edges, edges[-1] + width])
     np.testing.assert_array_equal(heights, counts)
     axes = plot.energy_shares(events)
-    assert axes.get_legend_handles_labels()[1] == ["c", "o", "s"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["c", "o", "s"]
 
 
 def test_the_line_of_a_dalitz_plot_holds_every_event() -> None:
