@@ -124,7 +124,7 @@ def momentum_sums(events: EventSets, axes: Axes | None = None) -> Axes:
         density = norm.pdf(x[:, None], 0.0, width[None, :2000]).mean(axis=1)
         (line,) = axes.plot(x, density, color="black", lw=1, ls="--", label="stated noise")
         legend = axes.get_legend()
-        axes.legend(handles=[*(legend.legend_handles if legend else []), line])
+        axes.legend(handles=[*(legend.legend_handles if legend else []), line], ncols=2, loc="upper center")
     return axes
 
 
@@ -274,7 +274,9 @@ def _spectra(axes: Axes, sets: dict[str, Series], quantity: str, unit: str = "")
                 axes.hist(values, edges, density=density, color=look["color"], alpha=0.25)
             axes.hist(values, edges, density=density, histtype="step", lw=1.2, **look)
     if handles := _legend(list(series) if several else [], [name for name in sets if name]):
-        axes.legend(handles=handles)
+        # In two columns above the curves, so that none runs through it.
+        axes.set_ylim(0.0, axes.get_ylim()[1] * (1.05 + 0.09 * (len(handles) + 1 >> 1)))
+        axes.legend(handles=handles, ncols=2, loc="upper center")
     per = f"1/({unit})" if "/" in unit else f"1/{unit}"
     axes.set(xlabel=f"{quantity} ({unit})" if unit else quantity, xlim=(low, high))
     axes.set_ylabel((f"density ({per})" if unit else "density") if density else "events")
