@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -221,6 +222,17 @@ class Events:
                 table |= zip(names, vectors.reshape(len(self), -1).T, strict=True)
         table |= {} if self.sigma is None else {"sigma": self.sigma}
         return pd.DataFrame(table | self.columns)
+
+    def plot(self, kind: str = "newton", axes: Any = None, **options: Any) -> Any:  # noqa: ANN401 (matplotlib)
+        """Draw the events on axes, of a new figure where None: see `flowcei.plot` for kinds and options.
+
+        Example:
+            >>> import flowcei
+            >>> flowcei.simulate("ocs", 50, noise="1%", seed=1).plot("ker").get_xlabel()
+            'kinetic energy release (eV)'
+        """
+        # By name, as pandas does it: plots stand above events, and take them.
+        return import_module("flowcei.plot.figure").plot_events(self, kind, axes, **options)
 
     def to_xarray(self) -> xr.Dataset:
         """Return the events as an xarray Dataset with dimensions event, ion and axis.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -60,9 +60,6 @@ def events_figure(
     Raises:
         UsageError: For an unknown kind or column.
     """
-    for kind in kinds:
-        if kind not in EVENT_KINDS:
-            raise UsageError(f"no plot of events {kind!r}; there are {', '.join(EVENT_KINDS)}")
     sets = {"": events} if isinstance(events, Events) else dict(events)
     rows = {"": sets} if by is None else _by_column(sets, by)
     columns = min(_COLUMNS, len(kinds)) if by is None else len(kinds)
@@ -70,7 +67,7 @@ def events_figure(
     height = -(-len(cells) // columns)
     figure = new_figure(_PANEL[0] * columns, _PANEL[1] * height)
     for place, (title, part, kind) in enumerate(cells):
-        axes = EVENT_KINDS[kind](part, figure.add_subplot(height, columns, place + 1))
+        axes = plot_events(part, kind, figure.add_subplot(height, columns, place + 1))
         if title:
             axes.set_title(f"{title} ({len(next(iter(part.values())))} events)", loc="right")
     counts = ", ".join(f"{name or 'events'}: {len(one):,}" for name, one in sets.items())
@@ -78,6 +75,18 @@ def events_figure(
         plain(f"{next(iter(sets.values())).molecule.name}, {counts}"), fontsize=9, x=0.02, ha="left"
     )
     return figure
+
+
+def plot_events(
+    events: EventSets,
+    kind: str,
+    axes: Axes | None = None,
+    **options: Any,  # noqa: ANN401 (of each kind)
+) -> Axes:
+    """Draw events on axes in a kind of plot; UsageError for an unknown one."""
+    if kind not in EVENT_KINDS:
+        raise UsageError(f"no plot of events {kind!r}; there are {', '.join(EVENT_KINDS)}")
+    return EVENT_KINDS[kind](events, axes, **options)
 
 
 def _by_column(sets: dict[str, Events], by: str) -> dict[str, dict[str, Events]]:

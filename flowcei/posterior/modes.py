@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
+from importlib import import_module
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -151,6 +152,11 @@ class Modes(RowArrays):
         table = add_columns(table, samples.columns, self.event)
         flat = modes.positions.reshape(len(self), -1)
         return pd.DataFrame(table | dict(zip(component_names(samples.molecule.labels), flat.T, strict=True)))
+
+    def plot(self, event: int | None = None) -> Any:  # noqa: ANN401 (matplotlib)
+        """Return a figure of the modes of an event, from 0; of the most ambiguous where None."""
+        which = self.most_ambiguous if event is None else event
+        return import_module("flowcei.report.figures").modes_figure(self, required(self.samples), which)
 
     def to_ase(self, event: int | None = None) -> list[Any]:
         """Return the modes, of one event where it is given, as `ase.Atoms` (angstrom), `facts` as info."""

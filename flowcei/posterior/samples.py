@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -281,6 +282,17 @@ class PosteriorSamples(SampleArrays):
         """
         x = np.asarray(self.positions if positions is None else positions, dtype=np.float64)
         return relabel(x, label_by_geometry(self.molecule, self.momenta, x, self.known_prior()))
+
+    def plot(self, kind: str = "structure", unit: str = "angstrom") -> Any:  # noqa: ANN401 (matplotlib)
+        """Return a figure of the samples, ``structure``, ``corner`` or ``predictive``: see `flowcei.plot`.
+
+        Example:
+            >>> import flowcei
+            >>> s = flowcei.load().sample(flowcei.simulate("ocs", 2, noise="1%", seed=1), 20, seed=1)
+            >>> len(s[0].plot("corner").axes)
+            6
+        """
+        return import_module("flowcei.plot.figure").samples_figure(self, kind, unit)
 
     def to_arviz(self, *, seed: int = 0) -> Any:  # noqa: ANN401 (xarray is optional)
         """Return an `xarray.DataTree` in the layout of ArviZ, of which `to_netcdf` makes a file.

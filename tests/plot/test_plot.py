@@ -232,3 +232,16 @@ def test_the_command(
         assert line in flow.err
         assert len(flow.err.strip().splitlines()) <= 2
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_objects_plot_themselves() -> None:
+    """Events on given axes, samples and modes as figures; an unknown kind is named."""
+    events = _events(n=30)
+    axes = plot.ker(events)
+    assert events.plot("ker", axes) is axes
+    assert events.plot("newton", normalised=False).get_xlabel() == "$p_x$ (hbar/bohr)"
+    with pytest.raises(UsageError, match="no plot of events 'pie'"):
+        events.plot("pie")
+    samples = flowcei.load().sample(events[:3], 30, seed=1, weigh=True)
+    assert len(samples[0].plot("corner").axes) == 6
+    assert len(samples.modes().plot(1).axes) >= 1
