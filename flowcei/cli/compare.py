@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
     from flowcei.evaluation.comparison import Comparison
 
+_FLOOR, _VAGUE = (
+    "floor",
+    0.25,
+)  # its row, as `evaluation.comparison` names it; relative error of what is shown
 _NOTHING = "-"
 
 
@@ -34,7 +38,6 @@ def compare(*, models: tuple[str, ...], judging: Judging) -> None:
     Example: flowcei compare runs/ocs-cinn-1 runs/ocs-cvae-1 --data test.h5
     """
     loaded = judging.load(models)
-    from flowcei.evaluation.comparison import FLOOR
     from flowcei.report.judging import comparison_figure
 
     judged = judging.events(loaded)
@@ -45,10 +48,10 @@ def compare(*, models: tuple[str, ...], judging: Judging) -> None:
         show("±: half of the 95 % interval; all columns and their ends are in comparison.csv")
         for title, block in _blocks(result):
             show(f"\n{text_table(block.rename_axis(title))}")
-        if FLOOR in result.table.index:
+        if _FLOOR in result.table.index:
             show(
-                "\nfloor: the least that a flat prior allows; a model's prior may know more. A few "
-                "geometries that\nthe momenta hardly fix can carry its means: compare medians."
+                "\nfloor: the least that a flat prior allows; a model's prior may know more. Means that a "
+                "few\ngeometries carry, which the momenta hardly fix, are left out: compare medians."
             )
     note(f"\ntable and picture in {judging.output}")
 
@@ -77,4 +80,6 @@ def _with_error(row: pd.Series, name: str) -> str:
     if f"{name}_low" not in row:
         return f"{value:,.0f}"
     half = (float(row[f"{name}_high"]) - float(row[f"{name}_low"])) / 2.0
+    if row.name == _FLOOR and half > _VAGUE * abs(value):  # carried by a few geometries: the file has it
+        return _NOTHING
     return f"{value:.3g} ± {half:.1g}"

@@ -45,6 +45,9 @@ def comparison_figure(comparison: Comparison) -> Figure:
     for score in comparison.scores:
         if score.picture:
             panels.setdefault(score.picture[0], []).append(score)
+    # First what has a unit that a person thinks in.
+    first = {label: (s[0].unit != "bohr", isinstance(s[0].better, float)) for label, s in panels.items()}
+    panels = {label: panels[label] for label in sorted(panels, key=first.__getitem__)}
     figure = new_figure(2.4 * len(panels), 1.1 + 0.55 * len(table) + 0.6, gap=0.06)
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axis, (label, scores) in zip(axes, panels.items(), strict=True):
@@ -119,7 +122,7 @@ def sbc_figure(calibration: Calibration) -> Figure:
     for axis, group in zip(axes, groups, strict=True):
         curves = [(ranks.names[c], ranks.names[c], k, difference[:, c]) for k, c in enumerate(group)]
         _draw(axis, z, band, curves, _failed(calibration, "sbc"))
-        _dress(axis, "share of samples below the truth", "ECDF less uniform (%)")
+        _dress(axis, "share of samples below the truth", "ECDF minus uniform (%)")
     _same_scale(axes)
     return figure
 
@@ -138,7 +141,7 @@ def coverage_figure(calibration: Calibration) -> Figure:
         if curves[0][0] == HPD:
             curves = [(HPD, f"{HPD} (joint)", len(COLOURS) - 1, curves[0][3])]
         _draw(axis, levels, band, curves, _failed(calibration, "coverage"), "o")
-        _dress(axis, "level of the region", "events inside less level (%)")
+        _dress(axis, "level of the region", "coverage minus level (%)")
     _same_scale(axes)
     return figure
 
@@ -162,7 +165,7 @@ def joint_figure(calibration: Calibration) -> Figure:
         band = ecdf_band(len(chi2), 1, level=level)[1:]
         curve = ("chi2", "misfit of momenta", 1, difference[:, 0])
         _draw(axes[2], z, band, [curve], _failed(calibration, "resimulation"))
-        _dress(axes[2], "share of samples that fit better", "ECDF less uniform (%)")
+        _dress(axes[2], "share of samples that fit better", "ECDF minus uniform (%)")
     for axis in axes[1:]:
         _same_scale([axis])
     return figure
