@@ -274,10 +274,11 @@ def test_a_new_architecture_is_one_file_and_one_line(
     assert "marginal, own" in shell.out
     assert shell("train", "--arch", "own", "--help") == 0
     assert "--rounds INTEGER" in shell.out
-    words = ["--events", "200", "--epochs", "1", "--seed", "1", "--rounds", "7", "--shape=square"]
+    words = ["--events", "200", "--epochs", "1", "--seed", "1", "--rounds", "700"]
+    words += ["--shifted", "false", "--shape=square"]
     assert shell("train", "--arch", "own", *words, "-o", "r") == 0, shell.err
     options = flowcei.load("r").network.options.to_dict()
-    assert options == {"rounds": 7, "share": 0.5, "shifted": True, "shape": "square"}
+    assert options == {"rounds": 700, "share": 0.5, "shifted": False, "shape": "square"}
     assert shell("train", "--arch", "own", "--rounds", "7", "--data", "no.csv") == 2
     assert "no.csv" in shell.err
     assert shell("train", "--arch", "cvae", "--rounds", "7") == 2

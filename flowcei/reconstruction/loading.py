@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from flowcei.physics.priors import GeometryPrior
     from flowcei.storage.card import ModelCard, TrainingRecord
 
-_MAX_WIDTH = 4096  # bound on every option, so that a lying file cannot ask for all memory
+_MAX_OPTION = 4096  # a lying file may not ask for all memory: shapes are compared on `meta`, without any
 _GROUPS = {"architecture": plugins.ARCHITECTURES, "prior": plugins.PRIORS}
 _ROWS = 8  # of a comparison before and after storing
 _RESERVE = ["-" * 3_000, *[0] * 500]  # what a record says when the training has ended is shorter
@@ -121,13 +121,10 @@ def _check_record(record: TrainingRecord, molecule: Molecule, frame: Frame) -> N
 def _network(card: ModelCard, frame: Frame, tensors: dict[str, Tensor]) -> InverseModel:
     """An untrained network with the options of a file, if its tensors can bear them out."""
     stored = [f"model.{name}" for name in find_architecture(card.architecture).stored]
-    weights = [t for name, t in tensors.items() if name.startswith("model.") and name not in stored]
-    sizes = (size for t in weights for size in t.shape)
-    # Options of a model without weights are no sizes: how many neighbours, how many searches.
-    largest = min(_MAX_WIDTH, max(len(tensors), *sizes, 1)) if weights else _MAX_WIDTH
-    sized = card.options if card.architecture in ARCHITECTURES else {}  # a plug-in knows its own
-    if any(not isinstance(value, str) and not 0 < value <= largest for value in sized.values()):
-        raise DataError(f"an option of the model is not in 0 to {largest}, where its tensors end")
+    own = card.options if card.architecture in ARCHITECTURES else {}  # a plug-in knows its own
+    for name, value in own.items():
+        if isinstance(value, int | float) and not value <= _MAX_OPTION:
+            raise DataError(f"option {name} of the model is above {_MAX_OPTION}")
     network = build_model(card.architecture, frame.width, frame.condition_width, card.options)
     network.make_room(len(tensors.get(stored[0], ())) if stored else 0)
     return network
