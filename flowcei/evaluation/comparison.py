@@ -73,7 +73,7 @@ class Comparison:
         """Return the row with the best value of a score; the floor, which is no model, does not count."""
         better = next(score.better for score in self.scores if score.name == name)
         values = self.table[name].drop(index=FLOOR, errors="ignore")
-        if isinstance(better, float):
+        if isinstance(better, int | float):
             values = (values - better).abs()
         return str(values.idxmax() if better == "larger" else values.idxmin())
 

@@ -46,13 +46,15 @@ def comparison_figure(comparison: Comparison) -> Figure:
         if score.picture:
             panels.setdefault(score.picture[0], []).append(score)
     # First what has a unit that a person thinks in.
-    first = {label: (s[0].unit != "bohr", isinstance(s[0].better, float)) for label, s in panels.items()}
+    first = {
+        label: (s[0].unit != "bohr", isinstance(s[0].better, int | float)) for label, s in panels.items()
+    }
     panels = {label: panels[label] for label in sorted(panels, key=first.__getitem__)}
     figure = new_figure(2.4 * len(panels), 1.1 + 0.55 * len(table) + 0.6, gap=0.06)
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axis, (label, scores) in zip(axes, panels.items(), strict=True):
         axis.set_xlabel(label)
-        if isinstance(scores[0].better, float):
+        if isinstance(scores[0].better, int | float):
             _draw_shares(axis, table, scores)
         else:
             _draw_errors(axis, table, floor, scores)
