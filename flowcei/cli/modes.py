@@ -11,7 +11,7 @@ import click
 from flowcei.cli import options
 from flowcei.cli.options import option
 from flowcei.cli.runs import read_unflagged
-from flowcei.cli.streams import note, show, text_table, write_results
+from flowcei.cli.streams import note, show_table, write_results
 from flowcei.errors import NoDensityError
 from flowcei.storage.creation import atomic_text
 
@@ -29,6 +29,7 @@ _LESS_TELLING = ("starts", "error", "chi_squared")  # columns of the file that a
 @option("--event", "Number of the event to draw; the most ambiguous if absent.", int)
 @option("--xyz", "Also write the geometries, extended XYZ, angstrom.", options.OUTPUT)
 @options.output_option("CSV; NAME.modes.csv if absent.")
+@options.json_option("The table as JSON.")
 @options.keep_flagged_option
 @options.overwrite_option
 def modes(
@@ -38,6 +39,7 @@ def modes(
     event: int | None,
     xyz: Path | None,
     output: Path | None,
+    as_json: bool,
     keep_flagged: bool,
     overwrite: bool,
 ) -> None:
@@ -79,7 +81,7 @@ def modes(
             write_modes_xyz(gathered, text)
     brief = table[table["event"] == drawn.event_id[row]].iloc[:_SHOWN, : -3 * len(drawn.molecule)]
     correlations = [name for name in brief if name.startswith("corr_")]
-    show(text_table(brief.drop(columns=[*_LESS_TELLING, *correlations])))
+    show_table(brief.drop(columns=[*_LESS_TELLING, *correlations]), as_json=as_json)
     for k, word in enumerate(VERDICTS[:UNANSWERED]):
         note(f"{word:12s} {int((gathered.verdict == k).sum()):7d} of {len(drawn)} events")
     note(f"{len(gathered)} modes; written: {', '.join(map(str, written))}")

@@ -17,6 +17,7 @@ from click.shell_completion import CompletionItem
 
 from flowcei.cli.streams import note, warn
 from flowcei.errors import FlowceiError, UsageError
+from flowcei.events.foreign import FORMATS
 from flowcei.storage.creation import check_output
 from flowcei.storage.files import check_readable, same_file
 from flowcei.units import momentum_factor
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 EVENT_FILES = (".csv", ".h5", ".hdf5")
 SAMPLE_FILES = (".h5", ".hdf5", ".csv", ".parquet")
-FORMATS = ("text", "npy", "hdf5", "parquet", "root", "xyz")  # of `openedfile`, whose import takes a second
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DEVICES = ("auto", "cpu", "cuda", "mps")
 _OF_READING = ("format", "columns", "unit", "allow_truncated", "drift")

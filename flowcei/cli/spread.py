@@ -10,7 +10,7 @@ import click
 from flowcei.cli import options
 from flowcei.cli.options import option
 from flowcei.cli.runs import read_unflagged
-from flowcei.cli.streams import note, show, text_table, write_results
+from flowcei.cli.streams import note, show_table, write_results
 from flowcei.storage.creation import atomic_text
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 @option("--event", "Number of the event to draw; the first if absent.", int)
 @options.output_option("Folder; NAME-spread if absent.")
 @option("--xyz", "Also write the posterior means, extended XYZ, angstrom.", options.OUTPUT)
+@options.json_option("The overall table as JSON.")
 @options.keep_flagged_option
 @options.overwrite_option
 def spread(
@@ -31,6 +32,7 @@ def spread(
     event: int | None,
     output: Path | None,
     xyz: Path | None,
+    as_json: bool,
     keep_flagged: bool,
     overwrite: bool,
 ) -> None:
@@ -76,7 +78,7 @@ def spread(
     if xyz:
         with atomic_text(xyz, overwrite=overwrite) as file:
             write_means_xyz(drawn, file)
-    show(text_table(result.overall()))
+    show_table(result.overall(), as_json=as_json)
     _note_floor(drawn, result)
     if lines := result.covariance_in_words():
         note("\nwithin one event (median):")

@@ -90,6 +90,11 @@ def text_table(table: pd.DataFrame, digits: int = 4) -> str:
     return table.to_string(float_format=lambda v: f"{v:.{digits}g}", index=table.index.name is not None)
 
 
+def show_table(table: pd.DataFrame, *, as_json: bool) -> None:
+    """Print a table, or its rows as JSON, with null where a number is not known."""
+    show(table.to_json(orient="records", indent=1) if as_json else text_table(table))
+
+
 def write_results(results: Mapping[str, Any], folder: Path, *, overwrite: bool, digits: int = 6) -> None:
     """Write each figure as PNG, by the ending of its name, and each table as CSV, with a named index."""
     from flowcei.plot.style import save

@@ -114,3 +114,17 @@ def test_the_user_has_defaults(flow: Shell, tmp_path: Path) -> None:
     assert "no option 'noice'" in flow.err
     (tmp_path / "other.toml").write_text("[sample]\nmin-ess = 5.0\n")
     assert flow("--config", "other.toml", "simulate", "ocs", "-n", "5", "-o", "c.h5") == 0, flow.err
+
+
+def test_tables_are_json_too(flow: Shell, tmp_path: Path) -> None:
+    """Of spread, modes and refine: the numbers of the files that they write."""
+    samples = flowcei.load().sample(flowcei.simulate("ocs", 6, noise="1%", seed=1), 20, seed=1, weigh=True)
+    flowcei.write_samples(samples, tmp_path / "s.h5")
+    assert flow("spread", "s.h5", "-o", "sp", "--json") == 0, flow.err
+    rows = {row["quantity"]: row for row in json.loads(flow.out)}
+    overall = samples.spread().overall().set_index("quantity")
+    assert rows["c-o"]["mean"] == pytest.approx(overall.loc["c-o", "mean"])
+    assert flow("modes", "s.h5", "--json") == 0, flow.err
+    assert json.loads(flow.out)[0]["probability"] == pytest.approx(1.0)
+    assert flow("refine", "s.h5", "--json") == 0, flow.err
+    assert sum(json.loads(flow.out).values()) == 6 * 20

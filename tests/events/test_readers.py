@@ -15,11 +15,10 @@ from scipy import constants
 from shell import Shell
 
 import flowcei
-from flowcei.cli import options
 from flowcei.errors import DataError, UsageError
 from flowcei.events.foreign.interpretation import Reading, guessed, open_table
 from flowcei.events.foreign.mapping import Mapping, read_mapping
-from flowcei.events.foreign.openedfile import FORMATS, OpenedFile
+from flowcei.events.foreign.openedfile import OpenedFile
 from flowcei.events.selection import Selection
 from flowcei.events.source import open_events
 from flowcei.events.storage import read_events
@@ -635,6 +634,13 @@ def test_convert_warns_of_energies_that_a_molecule_hardly_has(shell: Shell) -> N
     assert "check units, charges and which ion is which" in shell.out
 
 
-def test_the_command_line_offers_every_format() -> None:
-    """Its list is written out, as --help imports no reader."""
-    assert options.FORMATS == FORMATS
+def test_datasets_that_name_ions_are_the_momenta(tmp_path: Path) -> None:
+    """`px_c` and its like are as long as there are events, whatever else lies beside them in HDF5."""
+    events = flowcei.simulate("ocs", 7, seed=1)
+    with h5py.File(tmp_path / "e.h5", "w") as file:
+        for ion, label in enumerate("cos"):
+            for axis, name in enumerate("xyz"):
+                file[f"p{name}_{label}"] = events.momenta[:, ion, axis]
+        file["bins"] = np.arange(2.0)
+    read = open_events(tmp_path / "e.h5", events.molecule, Reading(unit="hbar/bohr")).read()
+    np.testing.assert_array_equal(read.momenta, events.momenta)

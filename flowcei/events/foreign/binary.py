@@ -13,7 +13,7 @@ import pandas as pd
 
 from flowcei.errors import DataError, UsageError
 from flowcei.events.extracolumns import EXACT, NUMBERED, exact_numbers
-from flowcei.events.foreign.names import is_momentum_word
+from flowcei.events.foreign.names import is_momentum_word, named_components
 from flowcei.events.foreign.table import MAX_COLUMNS, Table, columns_of
 from flowcei.events.hdf import shared_unit, stated_unit
 from flowcei.storage.hdf import check_chunks, opened
@@ -51,6 +51,15 @@ class NpyTable(Table):
             yield pd.DataFrame(columns, copy=True)
 
 
+def _momentum_names(names: list[str]) -> list[str]:
+    """Datasets that are of momenta or velocities: by one word, or a component of an ion such as px_c."""
+    columns = named_components(names)[0]
+    components = {
+        n for kind in ("momenta", "velocities") for ion in columns[kind].values() for n in ion.values()
+    }
+    return [name for name in names if name in components or is_momentum_word(name)]
+
+
 class HdfTable(Table):
     """Datasets of an HDF5 file, side by side.
 
@@ -65,7 +74,7 @@ class HdfTable(Table):
         with opened(path) as file:
             parent = self._group(file, path)
             numbers = _datasets(parent, path)
-            momenta = [item for name, item in numbers.items() if is_momentum_word(name)]
+            momenta = [numbers[name] for name in _momentum_names(list(numbers))]
             lengths = sorted({len(item) for item in momenta or numbers.values()})
             if len(lengths) > 1:
                 raise DataError(f"datasets of different length ({lengths[:4]})", path=path)

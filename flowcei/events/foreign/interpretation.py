@@ -18,10 +18,11 @@ from flowcei.events.extracolumns import (
     listed,
 )
 from flowcei.events.faults import report_fault
+from flowcei.events.foreign import FORMATS
 from flowcei.events.foreign.binary import HdfTable, NpyTable, ParquetTable, RootTable
 from flowcei.events.foreign.guess import Guesser, triples
 from flowcei.events.foreign.mapping import Mapping, Vectors
-from flowcei.events.foreign.openedfile import FORMATS, OpenedFile
+from flowcei.events.foreign.openedfile import OpenedFile
 from flowcei.events.foreign.structures import XyzTable
 from flowcei.events.foreign.table import LOOK
 from flowcei.events.foreign.text import TextTable

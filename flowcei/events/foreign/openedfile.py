@@ -8,13 +8,13 @@ import weakref
 from typing import TYPE_CHECKING, cast
 
 from flowcei.errors import DataError, UsageError
+from flowcei.events.foreign import FORMATS
 from flowcei.storage.files import check_end, check_readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-FORMATS = ("text", "npy", "hdf5", "parquet", "root", "xyz")
 _MAX_LINE = 1 << 20  # bytes
 _SIGNATURES = {b"\x89HDF\r\n\x1a\n": "hdf5", b"\x93NUMPY": "npy", b"PAR1": "parquet", b"root": "root"}
 _PACKED = "compressed with {}; unpack it first"
