@@ -128,7 +128,7 @@ def _read_config(ctx: click.Context, _: click.Parameter, path: Path | None) -> N
             raise UsageError(f"{path}: {name!r} is not a command; tables are {', '.join(_COMMANDS)}")
         table[name] = options = {key.replace("-", "_"): value for key, value in given.items()}
         command = _command(name)
-        params = command.get_params(click.Context(command, default_map=options))
+        params = command.get_params(click.Context(command, ctx, default_map=options))
         names = sorted(str(param.name) for param in params if param.expose_value)
         for option in options.keys() - set(names):
             raise UsageError(f"{path}: {name} has no option {option!r}; it has {', '.join(names)}")

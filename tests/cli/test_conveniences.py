@@ -109,6 +109,7 @@ def test_the_user_has_defaults(flow: Shell, tmp_path: Path) -> None:
     (folder / "config.toml").write_text('[simulate]\nnoise = "2%"\nseed = 7\n')
     assert flow("simulate", "ocs", "-n", "5", "-o", "a.h5") == 0, flow.err
     assert flowcei.read_events("a.h5").origin["seed"] == 7
+    assert flow("simulate", "-h") == 0  # the file was read with the same command
     (folder / "config.toml").write_text("[simulate]\nnoice = 1\n")
     assert flow("simulate", "ocs", "-n", "5", "-o", "b.h5") == 2
     assert "no option 'noice'" in flow.err

@@ -95,11 +95,11 @@ def test_a_mode_at_a_fold_is_as_wide_as_the_posterior() -> None:
     found = drawn.modes()
     table = found.to_dataframe()
     flat = build_prior(ISOTOPES, "wide")
-    exact = reference_posterior(flat, drawn.likelihood, drawn.molecule, n=300, seed=1, starts=100)
+    exact = reference_posterior(flat, drawn.likelihood, drawn.molecule, n=1200, seed=1, starts=100)
     for event in (0, 1):
         x = found.positions[event]
         near = exact.positions[event][np.abs(exact.positions[event] - x).max(axis=(1, 2)) < 1.0]
-        assert len(near) > 280
+        assert len(near) > 1120
         names, values = quantities(drawn.molecule, near)
         centre = quantities(drawn.molecule, x)[1]
         width = np.sqrt(((values - centre) ** 2).mean(axis=0))
