@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import re
 import shutil
 import sys
 from dataclasses import fields
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 
 EVENT_FILES = (".csv", ".h5", ".hdf5")
 SAMPLE_FILES = (".h5", ".hdf5", ".csv", ".parquet")
-_SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DEVICES = ("auto", "cpu", "cuda", "mps")
 _OF_READING = ("format", "columns", "unit", "allow_truncated", "drift")
 
@@ -86,24 +84,9 @@ def _stdin_as_file() -> Path:
     """A file of what comes on stdin, which goes with the process: readers look at a file more than once."""
     folder = Path(mkdtemp())
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    path = folder / "stdin"
-    with path.open("xb") as file:
+    with (path := folder / "stdin").open("xb") as file:
         shutil.copyfileobj(sys.stdin.buffer, file)
     return path
-
-
-class Duration(click.ParamType):
-    """A time span: 90, 90s, 45m, 2h, 1.5d; in seconds."""
-
-    name = "duration"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return seconds, above 0."""
-        matched = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) *([smhd]?)", str(value).strip())
-        seconds = float(matched[1]) * _SECONDS[matched[2]] if matched else 0.0
-        if seconds <= 0.0:
-            self.fail(f"{value!r} is no time span; write 90s, 45m, 2h or 1.5d", param, ctx)
-        return seconds
 
 
 def _check_noise(text: str) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # Those of `flowcei.plot`, which takes a second to import.
 _EVENTS = ("newton", "ker", "shares", "angles", "dalitz", "ker-angle", "sum", "correlation", "covariance")
 _SAMPLES = ("structure", "corner", "predictive")
+_OF_ONE = ("structure", "corner")  # of one event
 _PICTURES = (".png", ".pdf", ".svg")
 
 
@@ -86,6 +87,12 @@ def plot(
     kinds = _kinds(kind) if kind else ("structure",) if of_samples else ("newton", "ker")
     path = output or Path(f"{file.stem.removesuffix('.samples')}-{'-'.join(kinds)}.png")
     options.output_path(path, overwrite=overwrite, endings=_PICTURES, source=file)
+    others: dict[str, object] = (
+        {"--compare": compare, "--prior": prior, "--by": by} if kinds[0] in _SAMPLES else {}
+    )
+    others |= {} if kinds[0] in _OF_ONE else {"--event": event}
+    if idle := [name for name, value in others.items() if value is not None]:
+        raise UsageError(f"{', '.join(idle)} has no meaning for the plot {kinds[0]}; leave it out")
     from flowcei.plot.figure import events_figure
     from flowcei.plot.style import save
 
@@ -95,24 +102,39 @@ def plot(
         figure = _drawn(file, kinds[0], event, length_unit, keep_flagged=keep_flagged)
     else:
         stated = None if molecule is None else flowcei.Molecule.load(molecule)
-        if of_samples:
-            samples = flowcei.read_samples(file)
-            events = flowcei.Events(
-                samples.molecule, samples.momenta, sigma=samples.sigma, columns=samples.columns
-            )
-        else:
-            events = read_noted(file, stated, reading())
-        sets = {file.name: events}
-        if compare is not None:
-            sets[compare.name] = read_noted(compare, events.molecule, reading())
-        if prior is not None:
-            noise = None if events.sigma is None else f"{float(events.sigma.mean()):.12g}"
-            sets[f"prior {prior}"] = flowcei.simulate(
-                events.molecule, len(events), prior=prior, noise=noise or "0%", seed=0
-            )
-        figure = events_figure(sets if len(sets) > 1 else events, kinds, by)
+        sets = {file.name: _events(file, reading, stated, of_samples=of_samples)}
+        figure = events_figure(_with_others(sets, compare, prior, reading), kinds, by)
     save(figure, path, overwrite=overwrite)
     note(f"picture in {path}")
+
+
+def _events(
+    file: Path, reading: Callable[[], Reading], molecule: flowcei.Molecule | None, *, of_samples: bool
+) -> flowcei.Events:
+    """The events of a file, or those that its samples are of."""
+    if not of_samples:
+        return read_noted(file, molecule, reading())
+    s = flowcei.read_samples(file)
+    return flowcei.Events(s.molecule, s.momenta, sigma=s.sigma, columns=s.columns)
+
+
+def _with_others(
+    sets: dict[str, flowcei.Events], compare: Path | None, prior: str | None, reading: Callable[[], Reading]
+) -> flowcei.Events | dict[str, flowcei.Events]:
+    """The events, and beside them those of another file or of a prior, with as much noise."""
+    events = next(iter(sets.values()))
+    if compare is not None:
+        name = compare.name if compare.name not in sets else f"{compare} (--compare)"
+        sets[name] = read_noted(compare, events.molecule, reading())
+    if prior is not None:
+        sigma = 0.0 if events.sigma is None else float(events.sigma.mean())
+        words = f"{sigma:.3g} hbar/bohr, the mean of the events" if sigma else "none"
+        note(f"events of the prior {prior} are simulated, noise {words}")
+        noise = f"{sigma:.12g}" if sigma else "0%"
+        sets[f"prior {prior}"] = flowcei.simulate(
+            events.molecule, len(events), prior=prior, noise=noise, seed=0
+        )
+    return sets if len(sets) > 1 else events
 
 
 def _drawn(file: Path, kind: str, event: int | None, unit: str, *, keep_flagged: bool) -> Figure:

@@ -62,6 +62,8 @@ def report(
     """
     if (file is None) == (momenta is None):
         raise UsageError("give samples, a model or a run folder, or events with --momenta")
+    if molecule is not None and momenta is None:
+        raise UsageError("--molecule is of events with --momenta; samples and models say theirs")
     source = momenta or Path(str(file))
     path = output or Path(f"{source.stem.removesuffix('.samples')}.report.html")
     options.output_path(path, overwrite=overwrite, endings=(".html",), source=source)
@@ -104,12 +106,21 @@ def _model_of(samples: PosteriorSamples, name: str | None, device: str) -> Recon
     """The model that is named, or that drew the samples where it can be found."""
     own = str(samples.origin.get("model", ""))
     try:
-        return load_named(name or (BUNDLED if own == "ocs-bundled" else own), device)[1]
+        model = load_named(name or (BUNDLED if own == "ocs-bundled" else own), device)[1]
     except (UsageError, DataError):
         if name is not None:
             raise
         note(f"the model {own!r} of the samples is not here: --model names it, for its calibration")
         return None
+    # Another one of the same name may have been trained since.
+    there = (model.molecule.to_dict(), model.architecture, model.prior_spec)
+    if there != (samples.molecule.to_dict(), samples.origin.get("architecture"), samples.origin.get("prior")):
+        words = "another molecule, architecture or prior than the samples: not the one that drew them"
+        if name is not None:
+            raise UsageError(f"the model {name} has {words}")
+        note(f"the model {own!r} here has {words}; the page has no calibration")
+        return None
+    return model
 
 
 def _of_prior(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+import re
 import shlex
 import sys
 from dataclasses import dataclass, fields
@@ -16,7 +17,7 @@ from click.core import ParameterSource
 
 import flowcei
 from flowcei.cli import options
-from flowcei.cli.options import INPUT, MOLECULE, NOISE, PRIOR_NAME, Checked, Duration, option
+from flowcei.cli.options import INPUT, MOLECULE, NOISE, PRIOR_NAME, Checked, option
 from flowcei.cli.progress import Progress
 from flowcei.cli.runs import LOG, RunFolder, begin_run, check_run_folder, read_noted, to_resume
 from flowcei.cli.streams import log, log_file, note, warn
@@ -31,7 +32,22 @@ if TYPE_CHECKING:
 _NAMED = "flowcei.architecture"
 _PARAMETERS_A_ROW = 20
 _SCHEDULE = ("epochs", "batch", "learning_rate", "patience")
+_SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _ALWAYS = ("arch", "frame", "events", "seed", "device", *_SCHEDULE)
+
+
+class _Duration(click.ParamType):
+    """A time span: 90, 90s, 45m, 2h, 1.5d; in seconds."""
+
+    name = "duration"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return seconds, above 0."""
+        matched = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) *([smhd]?)", str(value).strip())
+        seconds = float(matched[1]) * _SECONDS[matched[2]] if matched else 0.0
+        if seconds <= 0.0:
+            self.fail(f"{value!r} is no time span; write 90s, 45m, 2h or 1.5d", param, ctx)
+        return seconds
 
 
 class _ArchitectureCommand(click.Command):
@@ -112,7 +128,7 @@ def _architecture_options(architecture: str) -> tuple[click.Option, ...]:
 @option(
     "--max-time",
     "Stop after 90s, 45m or 2h, before the next step; --resume goes on from the last whole epoch.",
-    Duration(),
+    _Duration(),
     metavar="DURATION",
 )
 @option(

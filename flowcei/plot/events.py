@@ -38,7 +38,7 @@ EventSets = Events | Mapping[str, Events]
 _LINES = "-", "--", ":", "-."  # of one set after the other
 _TAIL = 0.25  # per cent at each end that the range of an axis leaves out
 _INSIDE = 0.39, 0.86  # share of the events in contours: 1 and 2 sigma of a normal distribution in the plane
-_FEWEST = 3  # events, of which a correlation is drawn
+FEWEST = 3  # events, of which a correlation is drawn
 _SMOOTH = 1.5  # bins, of the histogram that contours are drawn of
 
 
@@ -188,8 +188,8 @@ def correlation(events: EventSets, axes: Axes | None = None, *, pair: tuple[str,
 def covariance(events: EventSets, axes: Axes | None = None) -> Axes:
     """Draw the correlations of all momentum components in the recoil frame, of the first set of events."""
     one, axes = next(iter(_sets(events).values())), new_axes(axes)
-    if len(one) < _FEWEST:
-        raise UsageError(f"correlations are of {_FEWEST} events or more; there are {len(one)}")
+    if len(one) < FEWEST:
+        raise UsageError(f"correlations are of {FEWEST} events or more; there are {len(one)}")
     p = momenta_in_recoil_frame(one.molecule, one.momenta).reshape(len(one), -1)
     p = p[:, moving := p.std(axis=0) > 1e-9 * np.abs(p).max()]
     names = [f"{ion} {x}" for ion in speed_names(one.molecule) for x in "xyz"]

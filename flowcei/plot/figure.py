@@ -71,6 +71,9 @@ def events_figure(
         if title:
             axes.set_title(f"{title} ({len(next(iter(part.values())))} events)", loc="right")
     counts = ", ".join(f"{name or 'events'}: {len(one):,}" for name, one in sets.items())
+    drawn = sum(len(next(iter(part.values()))) for part in rows.values())
+    if (lost := len(next(iter(sets.values()))) - drawn) and by is not None:
+        counts += f"; {lost:,} without {by} are not drawn"
     figure.suptitle(
         plain(f"{next(iter(sets.values())).molecule.name}, {counts}"), fontsize=9, x=0.02, ha="left"
     )
@@ -100,7 +103,7 @@ def _by_column(sets: dict[str, Events], by: str) -> dict[str, dict[str, Events]]
     if len(distinct) <= _GROUPS:
         groups = {f"{by} = {value:g}": values == value for value in distinct}
     else:
-        edges = np.quantile(distinct, np.linspace(0.0, 1.0, _GROUPS + 1))
+        edges = np.quantile(values[~np.isnan(values)], np.linspace(0.0, 1.0, _GROUPS + 1))
         edges[-1] = np.nextafter(edges[-1], np.inf)
         groups = {
             f"{by} {low:.4g} to {high:.4g}": (values >= low) & (values < high)

@@ -15,6 +15,7 @@ from flowcei.check.run import check_run
 from flowcei.events.container import Events
 from flowcei.molecules.isotopes import HYDROGENS, described_ions
 from flowcei.physics.explosion import kinetic_energy
+from flowcei.plot.events import FEWEST
 from flowcei.plot.figure import events_figure, samples_figure
 from flowcei.plot.geometry import predicted
 from flowcei.posterior.flags import FLAGS, in_words
@@ -37,7 +38,6 @@ _DPI = 110
 _SEARCHED = 300  # events whose modes are sought, beside those of the cards
 _STICKS = 25  # samples drawn as sticks in the structure that turns
 _LISTED = 20_000  # events that can be searched by number
-_FEWEST = 3  # events of which correlations are drawn
 _POOLED = 5_000  # events of which figures are, from the whole length of a longer run
 _SHOWN = 3_000  # events that are re-simulated for pictures
 
@@ -226,7 +226,7 @@ def momenta_section(material: Material) -> Section:
         *(["dalitz"] if len(material.samples.molecule) == 3 else []),
     ]
     pictures = [Picture.of(events_figure(sets, (kind,)), _KINDS[kind]) for kind in kinds]
-    alone = ("sum", "covariance") if len(sets["measured"]) >= _FEWEST else ("sum",)
+    alone = ("sum", "covariance") if len(sets["measured"]) >= FEWEST else ("sum",)
     # Those of the simulator sum to zero, as they have no noise.
     pictures += [Picture.of(events_figure(sets["measured"], (kind,)), _KINDS[kind]) for kind in alone]
     words = "Filled: measured; lines: one sample of each event, exploded by the exact simulator."
@@ -298,7 +298,8 @@ def model_section(material: Material) -> Section | None:
     rows = [
         (v.check, v.quantity, "yes" if v.passed else "no", float(v.p_value)) for v in calibration.verdicts
     ]
-    words = (f"On {len(calibration.sbc)} events simulated from its prior, {calibration.outcome}.",)
+    level = f"noise {model.default_noise}"
+    words = (f"On {len(calibration.sbc)} events simulated from its prior, {level}, {calibration.outcome}.",)
     return Section("model", "The model", words, facts, (Table(columns, rows),))
 
 

@@ -64,15 +64,7 @@ def read_tensors(file: BinaryIO, *, most: int = 1 << 30) -> tuple[dict[str, str]
         _check_claims(header, size - 8 - length)
         file.seek(0)
         tensors = load(file.read(size))  # in memory: what the checksum is of cannot change
-    except (
-        SafetensorError,
-        RuntimeError,
-        ValueError,
-        ArithmeticError,
-        LookupError,
-        AttributeError,
-        TypeError,
-    ) as error:
+    except _MALFORMED as error:
         raise _damaged(f"its header: {' '.join(str(error).split())[:200]}") from error
     if other := [tensor.dtype for tensor in tensors.values() if tensor.dtype not in _TYPES]:
         raise _damaged(f"tensors of type {other[0]}, not {', '.join(_TYPES.values())}")

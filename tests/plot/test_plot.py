@@ -150,6 +150,10 @@ def test_a_column_cuts_the_events() -> None:
     titles = [axes.get_title(loc="right") for axes in events_figure(many, ("ker",), by="delay_fs").axes]
     assert len(titles) == 6
     assert all("(50 events)" in title for title in titles)
+    crowded = np.where(np.arange(300) < 200, np.arange(300) % 7, np.nan)  # of seven values, and of none
+    uneven = flowcei.Events(events.molecule, events.momenta, columns={"delay_fs": crowded})
+    figure = events_figure(uneven, ("ker",), by="delay_fs")
+    assert "100 without delay_fs are not drawn" in figure.get_suptitle()
     with pytest.raises(UsageError, match="no extra column 'phase'; they have delay_fs"):
         events_figure(few, ("ker",), by="phase")
 
@@ -216,12 +220,16 @@ def test_the_command(
     assert (tmp_path / "a.pdf").read_bytes().startswith(b"%PDF")
     assert flow("plot", "e.csv", "--compare", "e.csv", "-o", "b.png") == 0, flow.err
     for kind in ("structure", "corner", "predictive", "ker"):
-        assert flow("plot", "s.h5", "--kind", kind, "--event", "12", "-o", f"{kind}.png") == 0, flow.err
+        event = ("--event", "12") if kind in ("structure", "corner") else ()
+        assert flow("plot", "s.h5", "--kind", kind, *event, "-o", f"{kind}.png") == 0, flow.err
     before = sorted(tmp_path.iterdir())
     for words, line in {
         ("e.csv", "--kind", "pie"): "no plot 'pie'",
         ("e.csv", "--kind", "structure"): "structure is of samples; e.csv holds events",
         ("s.h5", "--kind", "ker,corner"): "corner is a picture of its own",
+        ("s.h5", "--kind", "corner", "--prior", "broad"): "--prior has no meaning for the plot corner",
+        ("s.h5", "--kind", "predictive", "--event", "12"): "--event has no meaning for the plot predictive",
+        ("e.csv", "--event", "3"): "--event has no meaning for the plot newton",
         ("e.csv", "--by", "delay"): "no extra column 'delay'",
         ("e.csv", "-o", "x.gif"): "to be written as .png or .pdf or .svg",
         ("e.csv", "-o", "a.png"): "a.png exists",

@@ -130,9 +130,25 @@ def test_the_command(
     assert flow("report", "e.samples.h5", "-o", "r.html") == 2
     assert "r.html exists" in flow.err
     assert flow("report") == 2
+    assert flow("report", "e.samples.h5", "--molecule", "ocs", "-o", "m.html") == 2
+    assert "--molecule is of events" in flow.err
     assert flow("report", "--momenta", "e.csv", "--molecule", "co2", "-o", "c.html") == 2
     assert "the model is of ocs, not of co2" in flow.err
     assert not (tmp_path / "c.html").exists()
+
+
+def test_a_model_that_did_not_draw_the_samples_is_not_taken_for_theirs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The bundled one, named for samples of another prior, is an error."""
+    monkeypatch.chdir(tmp_path)
+    flow = Shell(monkeypatch, capsys)
+    samples = _samples(10)
+    broad = flowcei.Molecule.load("ocs").prior_table("broad")
+    object.__setattr__(samples, "origin", samples.origin | {"prior": broad})
+    flowcei.write_samples(samples, tmp_path / "s.h5")
+    assert flow("report", "s.h5", "--model", "bundled", "-o", "a.html") == 2
+    assert "not the one that drew them" in flow.err
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")

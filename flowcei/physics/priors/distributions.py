@@ -72,7 +72,11 @@ def distribution(table: dict[str, Any], limits: tuple[float, float]) -> Distribu
     """
     if len(table) != 1 or next(iter(table)) not in _COUNTS:
         raise UsageError(f"a distribution is one of {', '.join(_COUNTS)}; got {table}")
-    form, raw = next(iter(table.items()))
+    return _made(*next(iter(table.items())), limits)
+
+
+def _made(form: str, raw: Any, limits: tuple[float, float]) -> Distribution:  # noqa: ANN401 (of a file)
+    """The distribution of a form and its numbers."""
     p = [float(v) for v in (raw if isinstance(raw, list | tuple) else [raw])]
     if len(p) != _COUNTS[form] or not np.isfinite(p).all():
         raise UsageError(f"{form} takes {_COUNTS[form]} finite number(s); got {raw}")
