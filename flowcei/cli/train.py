@@ -36,7 +36,7 @@ _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _ALWAYS = ("arch", "frame", "events", "seed", "device", *_SCHEDULE)
 
 
-class _Duration(click.ParamType):
+class Duration(click.ParamType):
     """A time span: 90, 90s, 45m, 2h, 1.5d; in seconds."""
 
     name = "duration"
@@ -128,7 +128,7 @@ def _architecture_options(architecture: str) -> tuple[click.Option, ...]:
 @option(
     "--max-time",
     "Stop after 90s, 45m or 2h, before the next step; --resume goes on from the last whole epoch.",
-    _Duration(),
+    Duration(),
     metavar="DURATION",
 )
 @option(

@@ -13,8 +13,8 @@ from shell import Shell
 
 import flowcei
 from flowcei.cli import progress
-from flowcei.cli.options import Duration
 from flowcei.cli.streams import log_to_stderr
+from flowcei.cli.train import Duration
 
 
 @pytest.fixture
