@@ -81,7 +81,7 @@ def check_file(
         refusal = [Diagnostic("error", "refused", str(error), _REFUSED)]
     rows = opened.tally.read + faults.count(*_LOST)
     if events is not None and faults.count(*_NUMBERS):
-        events = replace(events, ids=None)
+        events = events.unnumbered()
     lines = [*_refused(faults, rows), *refusal, *_remarks(opened)]
     lines += _diagnostics(events) if events is not None else ()
     return FileCheck(str(source), opened.molecule.name, rows, events, _worst_first(lines))

@@ -64,7 +64,7 @@ class Judging:
             fewer = unseen(model, read)
             if len(fewer) < len(read):
                 note(f"{name} was trained on {self.data}: only its {len(fewer)} test events are used")
-                fresh &= np.isin(read.numbers, fewer.numbers)
+                fresh &= np.isin(read.event_id, fewer.event_id)
         events, words = drift_subtracted(read[fresh], self.drift)
         if words:
             note(words)

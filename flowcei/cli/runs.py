@@ -221,7 +221,7 @@ def note_what_is_assumed(model: flowcei.Reconstructor, events: flowcei.Events, n
     elif (model.sigma(events, noise) > model.stated_sigma(events, noise) * (1.0 + 1e-6)).any():
         unit = f"{least:.2%}" if model.noise.relative else f"{least:g} hbar/bohr"
         note(f"noise below {unit}, the least the model knows, is taken as {unit}: its posteriors are wider")
-    warn_of_flags(model.unlike_training(events, noise), events.numbers)
+    warn_of_flags(model.unlike_training(events, noise), events.event_id)
 
 
 def warn_of_flags(flags: Mapping[str, NDArray[np.bool_]], event_ids: NDArray[np.int64]) -> None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from flowcei.events.foreign.table import Arrays
 
-_JOINED = {"momenta": "momenta", "positions": "positions", "ids": "event numbers", "sigma": "a noise (sigma)"}
+_JOINED = {"momenta": "momenta", "positions": "positions", "sigma": "a noise (sigma)"}
 _UNITS = {"momenta": "hbar/bohr", "positions": "bohr", "sigma": "hbar/bohr"}
 
 
@@ -48,7 +48,8 @@ class Events:
         molecule: Which ions, in the order of the arrays.
         momenta: (B, N, 3), hbar / bohr.
         positions: Where the ions started, (B, N, 3), bohr; None for measured events.
-        ids: The number of each event, (B,).
+        event_id: The number of each event, (B,): as given, else 0, 1, 2 and so on.
+        numbered: Whether the numbers were given, and not counted.
         sigma: Standard deviation of each momentum component, (B,), hbar / bohr; None where unknown.
         origin: How the events came about (prior, noise, seed, versions), where known.
         columns: Extra columns, (B,) each: a delay, a shot number, a pulse energy; NaN where an
@@ -67,33 +68,43 @@ class Events:
     molecule: Molecule
     momenta: NDArray[np.float64]
     positions: NDArray[np.float64] | None
-    ids: NDArray[np.int64] | None
+    event_id: NDArray[np.int64]
     sigma: NDArray[np.float64] | None
     origin: dict[str, Any]
     columns: dict[str, NDArray[Any]]
+    numbered: bool
 
     def __init__(
         self,
         molecule: Molecule | str | Path,
         momenta: ArrayLike | pd.DataFrame,
         positions: ArrayLike | None = None,
-        ids: ArrayLike | None = None,
+        event_id: ArrayLike | None = None,
         sigma: ArrayLike | None = None,
         origin: dict[str, Any] | None = None,
         columns: Mapping[str, ArrayLike] | None = None,
+        *,
+        numbered: bool = True,
     ) -> None:
         """Take what was given as arrays, and check shapes and numbers."""
         molecule = Molecule.load(molecule) if isinstance(molecule, (str, Path)) else molecule
-        arrays: dict[str, Any] = {"momenta": momenta, "positions": positions, "ids": ids, "sigma": sigma}
+        arrays: dict[str, Any] = {"momenta": momenta, "positions": positions, "sigma": sigma}
+        arrays["event_id"] = event_id
         if hasattr(momenta, "columns"):  # a DataFrame; pandas need not be imported to ask
             table = Events.from_dataframe(cast("pd.DataFrame", momenta), molecule)
             columns = table.columns
             arrays |= {name: getattr(table, name) for name in _JOINED if getattr(table, name) is not None}
+            arrays |= {"event_id": table.event_id} if table.numbered else {}
         count = None
         for name, value in arrays.items():
             if value is not None:
                 arrays[name] = _checked_array(name, value, molecule, count)
                 count = len(arrays["momenta"])
+        counted = np.arange(len(arrays["momenta"]), dtype=np.int64)
+        if not numbered and event_id is not None and not np.array_equal(arrays["event_id"], counted):
+            raise UsageError("event_id of events without numbers: state numbered=True too")
+        numbered = numbered and arrays["event_id"] is not None
+        arrays["event_id"] = arrays["event_id"] if numbered else counted
         columns = checked_columns(columns, molecule, len(arrays["momenta"])) if columns else {}
         with np.errstate(over="ignore"):
             relative = arrays["momenta"] - np.einsum("bni->bi", arrays["momenta"])[:, None] / len(molecule)
@@ -101,7 +112,7 @@ class Events:
         _check_none(squares == 0, "the ions do not move apart (KER is 0)")
         _check_none(~np.isfinite(squares), "momenta are too large (KER is not finite)")
         origin = {} if origin is None else origin
-        vars(self).update(arrays, molecule=molecule, origin=origin, columns=columns)
+        vars(self).update(arrays, molecule=molecule, origin=origin, columns=columns, numbered=numbered)
 
     def __repr__(self) -> str:
         """Return one line: how many events of which molecule, with what."""
@@ -139,11 +150,11 @@ class Events:
         Example:
             >>> import flowcei
             >>> events = flowcei.simulate("ocs", 5, seed=1)
-            >>> len(events[3]), events[3].numbers, len(events[1:4])
+            >>> len(events[3]), events[3].event_id, len(events[1:4])
             (1, array([3]), 3)
         """
         rows = one_row(rows, len(self))
-        return replace(self, **chosen_rows(self, _UNITS, rows), ids=self.numbers[rows])
+        return replace(self, **chosen_rows(self, _UNITS, rows), event_id=self.event_id[rows], numbered=True)
 
     @classmethod
     def from_dataframe(
@@ -200,6 +211,10 @@ class Events:
         a = arrays
         return cls(molecule, a.momenta, a.positions, a.event_id, a.sigma, origin, a.columns)
 
+    def unnumbered(self) -> Events:
+        """Return the events counted anew, from 0, as if nobody had numbered them."""
+        return replace(self, event_id=np.arange(len(self)), numbered=False)
+
     def to_dataframe(self) -> pd.DataFrame:
         """Return a table with a row for each event: the columns of a CSV file of flowcei.
 
@@ -215,7 +230,7 @@ class Events:
         """
         import pandas as pd
 
-        table: dict[str, NDArray[Any]] = {} if self.ids is None else {"event": self.ids}
+        table: dict[str, NDArray[Any]] = {"event": self.event_id} if self.numbered else {}
         for prefix, vectors in (("", self.positions), ("p", self.momenta)):
             if vectors is not None:
                 names = component_names(self.molecule.labels, prefix)
@@ -260,7 +275,7 @@ class Events:
         except ImportError as error:
             raise UsageError("to_xarray needs xarray: pip install xarray") from error
 
-        coordinates = {"event": self.numbers, "ion": list(self.molecule.labels), "axis": list("xyz")}
+        coordinates = {"event": self.event_id, "ion": list(self.molecule.labels), "axis": list("xyz")}
         variables: dict[str, Any] = {
             name: (tuple(coordinates)[: values.ndim], values, {"units": unit})
             for name, unit in _UNITS.items()
@@ -298,16 +313,14 @@ class Events:
             if 0 < missing < len(chunks):
                 raise DataError(f"some events have {word} and others have not: state or drop it in all")
             joined[name] = None if missing else np.concatenate(arrays)
+        if len({chunk.numbered for chunk in chunks}) > 1:
+            raise DataError("some events have numbers and others have not: state or drop them in all")
+        joined["event_id"] = np.concatenate([c.event_id for c in chunks]) if first.numbered else None
         return replace(first, **joined, columns=joined_columns([chunk.columns for chunk in chunks]))
 
     def digest(self) -> str:
         """Return a fingerprint of the momenta: whether two sets of events are the same."""
         return hashlib.sha256(np.ascontiguousarray(self.momenta).tobytes()).hexdigest()
-
-    @property
-    def numbers(self) -> NDArray[np.int64]:
-        """The number of each event, (B,): `ids`, or 0, 1, 2 and so on."""
-        return np.arange(len(self), dtype=np.int64) if self.ids is None else self.ids
 
 
 def one_row(rows: int | slice | NDArray[Any], count: int, row: str = "event") -> slice | NDArray[Any]:
@@ -325,17 +338,21 @@ def _checked_array(name: str, value: Any, molecule: Molecule, count: int | None)
 
     An array that cannot be written (a memory map of a file) is copied: torch takes no other.
     """
-    n, vectors, dtype = len(molecule), name in ("momenta", "positions"), np.int64 if name == "ids" else float
+    n, vectors, dtype = (
+        len(molecule),
+        name in ("momenta", "positions"),
+        np.int64 if name == "event_id" else float,
+    )
     try:
         array = np.require(value, None if isinstance(value, np.ndarray) else dtype, ["W"])
-        array = array if name == "ids" else array.astype(np.float64, copy=False)
+        array = array if name == "event_id" else array.astype(np.float64, copy=False)
     except (TypeError, ValueError) as error:
         raise DataError(f"{name} are not an array of numbers") from error
     if vectors and array.ndim == 2:
         array = array.reshape(-1, n, 3) if array.shape[1] == 3 * n else array[None]
     size = (*array.shape, 0)[0] if count is None else count
     if array.shape != ((size, n, 3) if vectors else (size,)):
-        words = {"sigma": "sigma has", "ids": "event numbers have"}.get(name, f"{name} have")
+        words = {"sigma": "sigma has", "event_id": "event numbers have"}.get(name, f"{name} have")
         expected = f"(B, {n}, 3) for {molecule.name}" if vectors else f"({size},)"
         raise DataError(f"{words} shape {array.shape}; expected {expected}")
     if vectors and not np.isfinite(array).all():  # at once: along short axes it takes ten times as long

@@ -198,7 +198,7 @@ def describe(file: h5py.File, molecule: Molecule, origin: dict[str, Any]) -> Non
 def write_hdf(events: Events, target: BinaryIO) -> None:
     """Write events as HDF5 to a new file."""
     arrays = _arrays(events)
-    if events.ids is None:
+    if not events.numbered:
         del arrays["event"]
     with writing(target) as file:
         for name, values in arrays.items():
@@ -222,7 +222,7 @@ def write_hdf_chunks(
 
 
 def _arrays(events: Events) -> dict[str, np.ndarray]:
-    arrays = {"momenta": events.momenta, "event": events.numbers}
+    arrays = {"momenta": events.momenta, "event": events.event_id}
     arrays |= {"positions": events.positions} if events.positions is not None else {}
     arrays |= {"sigma": events.sigma} if events.sigma is not None else {}
     return arrays | column_arrays(events.columns)

@@ -102,7 +102,7 @@ class EventSource:
     def read(self) -> Events:
         """Return all events that are not left out."""
         events = Events.concatenate(list(self.chunks()))
-        return events if self._filter.numbered or self.tally.rejected else replace(events, ids=None)
+        return events if self._filter.numbered or self.tally.rejected else events.unnumbered()
 
     def keep_tally(self) -> None:
         """Let the origin of events read from now on say which were left out, and why."""

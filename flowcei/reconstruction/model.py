@@ -218,7 +218,7 @@ class Reconstructor:
             momenta=asked.momenta,
             positions=positions.numpy().astype(np.float32),
             log_prob=None if density is None else density.numpy(),
-            event_id=asked.numbers,
+            event_id=asked.event_id,
             sigma=sigma[rows],
             origin={
                 "model": self.training.name or None,

@@ -58,7 +58,7 @@ class Survey:
     @classmethod
     def of(cls, chunks: Iterable[Events], most: int = MOST_EVENTS) -> Survey:
         """Count events, take their digest, and keep at most `most` of them, evenly."""
-        names = ("momenta", "sigma", "numbers")
+        names = ("momenta", "sigma", "event_id")
         hashes = {name: hashlib.sha256() for name in names}
         count, step, thinned = 0, 1, list[Events]()
         for chunk in _numbered(chunks):
@@ -221,8 +221,7 @@ def _numbered(chunks: Iterable[Events]) -> Iterator[Events]:
     """Chunks whose events have numbers: their own, or their places in the stream."""
     count = 0
     for chunk in chunks:
-        own = chunk.ids is not None
-        yield chunk if own else replace(chunk, ids=np.arange(count, count + len(chunk), dtype=np.int64))
+        yield chunk if chunk.numbered else replace(chunk, event_id=chunk.event_id + count, numbered=True)
         count += len(chunk)
 
 
@@ -249,6 +248,6 @@ def _joined(chunks: list[Events]) -> Events:
     """Several chunks as one, without positions, which some may have."""
     stated = [chunk.sigma is not None for chunk in chunks]
     if len(set(stated)) > 1:
-        event = chunks[stated.index(not stated[0])].numbers[0]
+        event = chunks[stated.index(not stated[0])].event_id[0]
         raise DataError(f"event {event}: some events state their noise and others do not; --noise states one")
     return Events.concatenate([replace(chunk, positions=None) for chunk in chunks])

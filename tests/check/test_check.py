@@ -306,7 +306,7 @@ def test_duplicates_are_counted() -> None:
     twice = events[np.r_[0:100, 0:5]]
     assert twice.positions is not None
     twice.positions[103:] += 1e-3
-    found = check_file(replace(twice, ids=None))
+    found = check_file(twice.unnumbered())
     assert _by_code(found)["duplicates"].values == {"count": 5, "first": 101, "identical": 3}
     assert _by_code(found)["duplicates"].severity == "warning"
 

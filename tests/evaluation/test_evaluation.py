@@ -320,7 +320,7 @@ class _Answers:
     def stream(self, events: Events, n: int, **_: Any) -> Iterator[PosteriorSamples]:
         for rows in (slice(0, 13), slice(13, None)):
             part, x = events[rows], self._samples[rows, :n]
-            yield PosteriorSamples(part.molecule, part.momenta, x, None, part.numbers, np.ones(len(part)))
+            yield PosteriorSamples(part.molecule, part.momenta, x, None, part.event_id, np.ones(len(part)))
 
 
 def test_answers_are_judged_in_the_frame_of_the_momenta() -> None:

@@ -65,10 +65,11 @@ def _with_cell(lines: list[str], row: int, column: int, cell: str) -> list[str]:
 
 def _same(found: Events, expected: Events) -> None:
     assert np.array_equal(found.momenta, expected.momenta)
-    for name in ("positions", "ids", "sigma"):
+    for name in ("positions", "event_id", "sigma"):
         a, b = getattr(found, name), getattr(expected, name)
         assert (a is None) == (b is None), name
         assert a is None or np.array_equal(a, b), name
+    assert found.numbered == expected.numbered
     assert found.molecule.same_ions(expected.molecule)
 
 
@@ -88,7 +89,7 @@ def _some_events(draw: st.DrawFn) -> Events:
         OCS,
         momenta,
         draw(st.none() | free),
-        ids=draw(st.none() | numbers),
+        event_id=draw(st.none() | numbers),
         sigma=draw(st.none() | positive),
     )
 
@@ -145,7 +146,7 @@ def test_numbers_of_events_are_kept(tmp_path: Path, lines: list[str]) -> None:
     """A column `event` names the events; `sigma` is their noise."""
     text = [f"{'event' if k == 0 else 7 * k},{'sigma' if k == 0 else 0.5},{x}" for k, x in enumerate(lines)]
     found = _read(tmp_path, text)
-    assert list(found.numbers) == [7, 14, 21, 28, 35]
+    assert list(found.event_id) == [7, 14, 21, 28, 35]
     assert found.sigma is not None
     assert set(found.sigma) == {0.5}
 
@@ -213,7 +214,7 @@ def test_a_cell_without_a_finite_number_costs_its_event(tmp_path: Path, lines: l
     for row, column in ((1, 0), (3, 10), (5, 17)):
         with pytest.warns(UserWarning, match=rf"5 events read, 1 left out: .*\(first: row {row}\)"):
             events = _read(tmp_path, _with_cell(lines, row, column, cell))
-        assert events.numbers.tolist() == [k for k in range(5) if k != row - 1]
+        assert events.event_id.tolist() == [k for k in range(5) if k != row - 1]
     _refused(tmp_path, [f"{lines[0]},event", *(f"{line},{cell}" for line in lines[1:])], "event")
 
 
@@ -421,7 +422,7 @@ def test_an_hdf5_file_of_another_molecule_is_refused(tmp_path: Path) -> None:
         {"sigma": np.ones((5, 1))},
         {"sigma": np.full(5, np.nan)},
         {"sigma": -np.ones(5)},
-        {"ids": np.arange(4)},
+        {"event_id": np.arange(4)},
     ],
 )
 def test_arrays_that_are_no_events_are_refused(given: dict[str, np.ndarray]) -> None:
@@ -433,8 +434,8 @@ def test_arrays_that_are_no_events_are_refused(given: dict[str, np.ndarray]) -> 
 def test_some_of_the_events_keep_their_numbers() -> None:
     """Rows chosen by slice or mask."""
     events = simulate("ocs", 6, noise="1%", seed=1)
-    assert list(events[2:4].numbers) == [2, 3]
-    assert list(events[np.array([5, 0])][:1].numbers) == [5]
+    assert list(events[2:4].event_id) == [2, 3]
+    assert list(events[np.array([5, 0])][:1].event_id) == [5]
     assert events[1:3].digest() != events.digest()
 
 
@@ -453,7 +454,7 @@ def test_a_longer_simulation_begins_the_same(monkeypatch: pytest.MonkeyPatch, n:
     """The first k of n events are those of a call with k, across the borders of blocks."""
     monkeypatch.setattr(simulation, "BLOCK", 64)
     whole = simulate("ocs", 200, noise="0.1%..5%", seed=3)
-    _same(simulate("ocs", n, noise="0.1%..5%", seed=3), replace(whole[:n], ids=None))
+    _same(simulate("ocs", n, noise="0.1%..5%", seed=3), whole[:n].unnumbered())
     rows = whole.momenta.reshape(200, -1)
     assert len(np.unique(rows, axis=0)) == 200
 
@@ -522,3 +523,18 @@ def test_the_origin_makes_the_events_again() -> None:
         accuracy=origin["accuracy"],
     )
     _same(again, events)
+
+
+def test_numbers_are_given_or_counted() -> None:
+    """Counted numbers are not written; given ones replace them only where that is said."""
+    counted = Events(OCS, np.eye(3)[None].repeat(4, 0))
+    assert counted.event_id.tolist() == [0, 1, 2, 3]
+    assert not counted.numbered
+    assert "event" not in counted.to_dataframe()
+    given = replace(counted, event_id=[7, 5, 3, 1], numbered=True)
+    assert given.to_dataframe()["event"].tolist() == given[:].event_id.tolist() == [7, 5, 3, 1]
+    assert given.unnumbered().event_id.tolist() == [0, 1, 2, 3]
+    with pytest.raises(UsageError, match="numbered=True"):
+        replace(counted, event_id=[7, 5, 3, 1])
+    with pytest.raises(DataError, match="numbers and others have not"):
+        Events.concatenate([counted, given])

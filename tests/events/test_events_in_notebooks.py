@@ -55,7 +55,7 @@ def test_a_table_of_another_program_in_other_units(events: Events) -> None:
         table.sample(frac=1.0, random_state=1).sort_values("event"), "ocs", unit="kg m/s"
     )
     assert read.momenta == pytest.approx(events.momenta, rel=1e-8)
-    assert read.numbers.tolist() == [0, 1, 2, 3, 4, 5]
+    assert read.event_id.tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_a_table_that_is_not_understood_is_refused(events: Events) -> None:
@@ -72,8 +72,8 @@ def test_events_one_by_one(events: Events) -> None:
     assert len(events[2]) == 1
     assert events[2].columns["delay_fs"].tolist() == [20.0]
     assert np.array_equal(events[-1].momenta[0], events.momenta[5])
-    assert events[-1].numbers.tolist() == [5]
-    assert [int(event.numbers[0]) for event in events] == [0, 1, 2, 3, 4, 5]
+    assert events[-1].event_id.tolist() == [5]
+    assert [int(event.event_id[0]) for event in events] == [0, 1, 2, 3, 4, 5]
     assert events[1:3].columns["delay_fs"].tolist() == [10.0, 20.0]
     with pytest.raises(IndexError, match="no event 6 among 6"):
         events[6]

@@ -38,7 +38,7 @@ MOMENTA = [f"p{ion}{axis}" for ion in "cos" for axis in "xyz"]
 
 def _events(**columns: np.ndarray) -> Events:
     plain = flowcei.simulate("ocs", B, noise="1%", seed=3)
-    return flowcei.Events(plain.molecule, plain.momenta, ids=np.arange(B) * 7, columns=columns)
+    return flowcei.Events(plain.molecule, plain.momenta, event_id=np.arange(B) * 7, columns=columns)
 
 
 @pytest.fixture

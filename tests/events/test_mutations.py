@@ -101,7 +101,7 @@ def test_a_mutated_table_is_never_misread(tmp_path: Path, content: bytes) -> Non
         [[float(row[name].strip() or "nan") for name in columns(OCS.labels, "p")] for row in rows]
     )
     numbers = [int(float(row["event"])) if "event" in rows[0] else k for k, row in enumerate(rows)]
-    read = np.isin(numbers, events.numbers)  # the others are left out since they cannot be used
+    read = np.isin(numbers, events.event_id)  # the others are left out since they cannot be used
     np.testing.assert_allclose(events.momenta.reshape(-1, 9), expected[read], rtol=1e-14)
     with np.errstate(over="ignore", invalid="ignore"):
         usable = np.isfinite((expected**2).sum(axis=1)) & (expected.reshape(-1, 3, 3) != 0).any(axis=2).all(

@@ -95,7 +95,7 @@ def test_rows_of_ions_are_gathered_and_other_channels_left_out() -> None:
     for rows in (1, 7, 1000):
         found = flowcei.Events.concatenate(list(source.chunks(rows)))
         _close(found.momenta, expected.momenta[: N // 2], 1e-6)
-        assert found.ids.tolist() == list(range(0, N, 2))
+        assert found.event_id.tolist() == list(range(0, N, 2))
         assert source.tally.read == N
         assert source.tally.rejected == {"of another channel": N // 2}
 
@@ -162,7 +162,7 @@ def test_a_group_of_columns_in_hdf5(tmp_path: Path) -> None:
     table = {"tree": "coincidences", "event": "event", "momenta": {"unit": "u m/s", "ions": ions}}
     found = read_events(DATA / "lab.h5", "ocs", Reading(mapping=Mapping.from_dict(table)))
     _close(found.momenta, expected.momenta, 1e-12)
-    assert found.ids.tolist() == list(range(1000, 1000 + N))
+    assert found.event_id.tolist() == list(range(1000, 1000 + N))
     assert found.origin["mapping"]["tree"] == "coincidences"
     # Its only group is entered without a mapping; of two, none is.
     _close(read_events(DATA / "lab.h5", "ocs").momenta, expected.momenta, 1e-12)
@@ -304,7 +304,7 @@ def test_selection_counts_what_it_leaves_out(tmp_path: Path) -> None:
     for rows in (1, 9, 1000):
         kept = flowcei.Events.concatenate(list(source.chunks(rows)))
         assert source.tally.rejected == {BROKEN: 2, "momentum sum": 3, "KER": 4}
-        assert sorted({*range(100)} - set(kept.ids.tolist())) == [3, 7, 8, 9, 20, 30, 40, 50, 60]
+        assert sorted({*range(100)} - set(kept.event_id.tolist())) == [3, 7, 8, 9, 20, 30, 40, 50, 60]
     assert str(source.tally) == (
         f"100 events read, 9 left out: 2 {BROKEN} (first: row 4), "
         "3 momentum sum (first: row 8), 4 KER (first: row 21)"
@@ -343,8 +343,8 @@ def test_parts_are_the_whole(tmp_path: Path, ending: str, rows: int) -> None:
     joined = flowcei.Events.concatenate(parts)
     np.testing.assert_array_equal(joined.momenta, whole.momenta)
     np.testing.assert_array_equal(joined.positions, whole.positions)
-    assert joined.ids.tolist() == list(range(40))
-    assert whole.ids is None
+    assert joined.event_id.tolist() == list(range(40))
+    assert not whole.numbered
 
 
 def test_numbers_that_come_twice_are_found_across_parts(tmp_path: Path) -> None:
@@ -359,7 +359,7 @@ def test_numbers_that_come_twice_are_found_across_parts(tmp_path: Path) -> None:
         ([5, 1, *range(10, 37), 1], 1),
     ):
         path = tmp_path / "e.csv"
-        events = flowcei.Events(base.molecule, base.momenta, ids=np.array(ids))
+        events = flowcei.Events(base.molecule, base.momenta, event_id=np.array(ids))
         flowcei.write_events(events, path, overwrite=True)
         for rows in (1, 4, 30):
             if twice is None:
@@ -438,7 +438,7 @@ def test_convert_selects_and_says_so(shell: Shell) -> None:
     assert shell(*words, "--noise", "1%", "-o", "a.csv") == 0
     a, b = read_events("a.h5"), read_events("a.csv")
     np.testing.assert_array_equal(a.momenta, b.momenta)
-    np.testing.assert_array_equal(a.ids, b.ids)
+    np.testing.assert_array_equal(a.event_id, b.event_id)
     told = a.origin["selection"]
     assert told["kept"] == len(a) == N - sum(told["rejected"].values())
     assert told["max_sum"] == 3.0

@@ -60,7 +60,7 @@ def test_text_is_parsed_once(tmp_path: Path, bytes_read: list[int], monkeypatch:
     assert sum(bytes_read) > 3 * size
     for one, other in zip(once, again, strict=True):
         assert np.array_equal(one.momenta, other.momenta)
-        assert np.array_equal(one.numbers, other.numbers)
+        assert np.array_equal(one.event_id, other.event_id)
 
 
 def test_a_command_opens_its_events_once(

@@ -100,7 +100,7 @@ def test_positions_and_more_stand_beside_foreign_momenta(tmp_path: Path) -> None
         source = open_events(tmp_path / "e.h5")
         found = source.read()
         np.testing.assert_allclose(found.positions, EVENTS.positions, rtol=1e-8)
-        assert found.numbers[0] == 5
+        assert found.event_id[0] == 5
         assert (found.columns["delay"] == np.arange(B) * 2.0).all()
         assert "columns not read: axis" in source.column_notes
         assert ("positions taken to be" in " ".join(source.conclusions)) == (not unit)
@@ -292,7 +292,7 @@ def test_an_ion_at_zero_or_nan_is_missing(flow: Shell) -> None:
     _table(momenta).to_csv("e.csv", index=False)
     with pytest.warns(UserWarning, match="40 events read, 3 left out: 3 lacking an ion"):
         found = read_events("e.csv", "ocs", Reading(unit="au"))
-    np.testing.assert_array_equal(found.numbers, np.delete(np.arange(B), [3, 8, 20]))
+    np.testing.assert_array_equal(found.event_id, np.delete(np.arange(B), [3, 8, 20]))
     assert flow("convert", "e.csv", "--unit", "au") == 0
     assert "3 lacking an ion (zeros, blank or NaN), which flowcei cannot yet reconstruct" in flow.err
     report = check_file("e.csv", "ocs", Reading(unit="au"))
@@ -327,7 +327,7 @@ def test_what_cannot_be_used_is_counted_in_every_format(flow: Shell, ending: str
         assert text in flow.err
     rest = np.delete(np.arange(B), [3, 5, 6, 7, 9])
     found = read_events("out.h5")
-    np.testing.assert_array_equal(found.numbers, rest)
+    np.testing.assert_array_equal(found.event_id, rest)
     np.testing.assert_allclose(found.momenta, P[rest])
     _written(np.where(np.arange(3)[:, None] == 1, np.nan, P), f"none.{ending}")
     words[-1] = "all.h5"
@@ -509,14 +509,14 @@ def test_all_public_names_are_listed_without_importing_them() -> None:
     assert imported == "False"
 
 
-@pytest.mark.parametrize("name", ["sigma", "positions", "ids"])
+@pytest.mark.parametrize("name", ["sigma", "positions", "event_id"])
 def test_events_that_differ_are_not_joined(name: str) -> None:
     """Noise, positions or numbers in some of the events only, in either order; another molecule."""
-    full = flowcei.Events("ocs", P, EVENTS.positions, ids=np.arange(B), sigma=EVENTS.sigma)
+    full = flowcei.Events("ocs", P, EVENTS.positions, event_id=np.arange(B), sigma=EVENTS.sigma)
     bare = flowcei.Events(
         "ocs",  # type: ignore[arg-type]
         P,
-        **{k: getattr(full, k) for k in ("positions", "ids", "sigma") if k != name},
+        **{k: getattr(full, k) for k in ("positions", "event_id", "sigma") if k != name},
     )
     for parts in ([full, bare], [bare, full], [full, full, bare]):
         with pytest.raises(DataError, match="and others have not"):

@@ -277,7 +277,7 @@ def beyond_the_fold() -> PosteriorSamples:
     spec = build_prior(events.molecule).spec()
     drawn = PosteriorSamples(
         events.molecule, events.momenta, events.positions[:, None].astype(np.float32), None,
-        events.numbers, events.sigma, origin={"prior": spec, "noise_relative": True},
+        events.event_id, events.sigma, origin={"prior": spec, "noise_relative": True},
     )  # fmt: skip
     return drawn[drawn.refine().status[:, 0] == STALLED]
 

@@ -85,7 +85,7 @@ def test_a_start_that_collides_does_no_harm() -> None:
 def _samples(events: flowcei.Events, positions: np.ndarray, prior: dict) -> PosteriorSamples:
     sigma = 0.01 * np.sqrt((events.momenta**2).mean(axis=(1, 2)))
     return PosteriorSamples(
-        events.molecule, events.momenta, positions.astype(np.float32), None, events.numbers, sigma,
+        events.molecule, events.momenta, positions.astype(np.float32), None, events.event_id, sigma,
         origin={"prior": prior, "noise_relative": True},
     )  # fmt: skip
 

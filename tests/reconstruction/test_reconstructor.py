@@ -129,7 +129,7 @@ def test_samples_do_not_depend_on_how_events_come(
     model, rules = tiny(architecture, "ocs"), {"latent": latent, "seed": 3}
     whole = model.sample(ocs_events, 10, **rules)
     for size in (1, 7, 1000):
-        for events in (ocs_events, replace(ocs_events, ids=None)):
+        for events in (ocs_events, ocs_events.unnumbered()):
             chunks = (events[k : k + size] for k in range(0, 12, size))
             parts = list(model.stream(chunks, 10, **rules))
             assert [len(part) for part in parts] == [5, 5, 2]
@@ -198,18 +198,18 @@ def test_one_look_at_a_stream_tells_it_from_others(ocs_events: Events) -> None:
     assert Survey.of(ocs_events[k : k + 5] for k in (0, 5, 10)) == survey
     momenta = ocs_events.momenta.copy()
     momenta[11, 2, 2] += 1e-12
-    others = ({"momenta": momenta}, {"sigma": None}, {"ids": np.arange(1, 13)})
+    others = ({"momenta": momenta}, {"sigma": None}, {"event_id": np.arange(1, 13), "numbered": True})
     assert len({Survey.of([replace(ocs_events, **other)]).digest for other in others} | {survey.digest}) == 4
 
 
 def test_thinning_keeps_events_of_the_whole_stream() -> None:
     """However it is cut, the same events, at most as many as asked, evenly."""
-    run = replace(simulate("ocs", 1000, seed=2), ids=np.arange(1000))
+    run = replace(simulate("ocs", 1000, seed=2), event_id=np.arange(1000))
     for step in (1, 7, 300, 1000):
         survey = Survey.of((run[k : k + step] for k in range(0, 1000, step)), 100)
         assert survey.events == 1000
         assert survey.thinned is not None
-        assert survey.thinned.numbers.tolist() == list(range(0, 1000, 16))
+        assert survey.thinned.event_id.tolist() == list(range(0, 1000, 16))
 
 
 @random_ones
