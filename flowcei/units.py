@@ -57,9 +57,9 @@ _SYNONYMS = {
 
 
 def length_in_bohr(unit: str) -> float:
-    """One ``"bohr"`` or ``"angstrom"`` in bohr; ValueError for another unit."""
+    """One ``"bohr"`` or ``"angstrom"`` in bohr; UsageError for another unit."""
     if unit not in ("bohr", "angstrom"):
-        raise ValueError(f"unknown unit of length {unit!r}; use one of bohr, angstrom")
+        raise UsageError(f"unknown unit of length {unit!r}; use one of bohr, angstrom")
     return LENGTH_UNITS[unit]
 
 

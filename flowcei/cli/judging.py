@@ -90,7 +90,7 @@ class Judging:
             show_json(about, folder / name, overwrite=self.overwrite)
             return
         title = f"{table['model']}: " if "model" in table else ""
-        show(f"{title}{len(events)} events of {self.data}, {n} samples each, seed {seed}; lengths in bohr")
+        show(f"{title}{len(events)} events of {self.data}, {n} samples each, seed {seed}")
         if any(left_out.values()):
             show(f"left out: {left_out['unusable']} that cannot be used, {left_out['flagged']} flagged")
 

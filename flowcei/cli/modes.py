@@ -11,12 +11,15 @@ import click
 from flowcei.cli import options
 from flowcei.cli.options import option
 from flowcei.cli.runs import read_unflagged
-from flowcei.cli.streams import note, show_table, write_results
+from flowcei.cli.streams import compact, note, show, show_table, write_results
 from flowcei.errors import NoDensityError
 from flowcei.storage.creation import atomic_text
+from flowcei.units import length_in_bohr
 
 if TYPE_CHECKING:
-    from flowcei import PosteriorSamples
+    import pandas as pd
+
+    from flowcei import Molecule, PosteriorSamples
     from flowcei.physics.priors import GeometryPrior
 
 _SHOWN = 12  # modes that are printed
@@ -29,7 +32,8 @@ _LESS_TELLING = ("starts", "error", "chi_squared")  # columns of the file that a
 @option("--event", "Number of the event to draw; the most ambiguous if absent.", int)
 @option("--xyz", "Also write the geometries, extended XYZ, angstrom.", options.OUTPUT)
 @options.output_option("CSV; NAME.modes.csv if absent.")
-@options.json_option("The table as JSON.")
+@options.json_option("The table as JSON, in bohr.")
+@options.length_option
 @options.keep_flagged_option
 @options.overwrite_option
 def modes(
@@ -40,6 +44,7 @@ def modes(
     xyz: Path | None,
     output: Path | None,
     as_json: bool,
+    length_unit: str,
     keep_flagged: bool,
     overwrite: bool,
 ) -> None:
@@ -72,7 +77,7 @@ def modes(
     table = gathered.to_dataframe()
     results = {
         path.name: table,
-        pictures[0].name: modes_figure(gathered, weighed, row),
+        pictures[0].name: modes_figure(gathered, weighed, row, length_unit),
         pictures[1].name: ambiguity_figure(gathered, weighed),
     }
     write_results(results, path.parent, overwrite=overwrite, digits=12)
@@ -80,11 +85,35 @@ def modes(
         with atomic_text(xyz, overwrite=overwrite) as text:
             write_modes_xyz(gathered, text)
     brief = table[table["event"] == drawn.event_id[row]].iloc[:_SHOWN, : -3 * len(drawn.molecule)]
-    correlations = [name for name in brief if name.startswith("corr_")]
-    show_table(brief.drop(columns=[*_LESS_TELLING, *correlations]), as_json=as_json)
+    if as_json:
+        correlations = [name for name in brief if name.startswith("corr_")]
+        show_table(brief.drop(columns=[*_LESS_TELLING, *correlations]), as_json=True)
+    else:
+        show(f"event {drawn.event_id[row]}: {VERDICTS[gathered.verdict[row]]}")
+        show_table(_with_errors(brief, drawn.molecule, length_unit), as_json=False)
+        note("1.23(4): 1.23, deviation 0.04 in the local posterior; lengths of the file are in bohr")
     for k, word in enumerate(VERDICTS[:UNANSWERED]):
         note(f"{word:12s} {int((gathered.verdict == k).sum()):7d} of {len(drawn)} events")
     note(f"{len(gathered)} modes; written: {', '.join(map(str, written))}")
+
+
+def _with_errors(table: pd.DataFrame, molecule: Molecule, unit: str) -> pd.DataFrame:
+    """The modes of one event for a terminal: bonds and angles with their local deviations."""
+    import numpy as np
+
+    from flowcei.posterior.spread import quantities
+
+    shown = table[["mode", "probability", "source", "status"]]
+    for quantity in quantities(molecule, np.zeros((1, len(molecule), 3)))[0]:
+        if quantity.kind != "atom":
+            length = quantity.unit == "bohr"
+            pair = table[[quantity.name, f"sd_{quantity.name}"]].to_numpy() / (
+                length_in_bohr(unit) if length else 1
+            )
+            shown = shown.assign(
+                **{f"{quantity.name} ({unit if length else 'deg'})": [compact(*p) for p in pair]}
+            )
+    return shown
 
 
 def _weighed(samples: PosteriorSamples, prior: GeometryPrior | None) -> PosteriorSamples:

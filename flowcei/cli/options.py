@@ -213,6 +213,13 @@ drift_option = option(
     default="auto",
     metavar="auto|none|X,Y,Z",
 )
+length_option = option(
+    "--length-unit",
+    "Of lengths that are shown; files are in bohr.",
+    click.Choice(["angstrom", "bohr"]),
+    default="angstrom",
+    show_default=True,
+)
 keep_flagged_option = flag("--keep-flagged", "Keep events whose flags say that they are not to be trusted.")
 ions_options = option_group(
     option(

@@ -16,7 +16,8 @@ from flowcei.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from matplotlib.figure import Figure
+    import numpy as np
+    from numpy.typing import NDArray
 
     from flowcei.events.foreign.interpretation import Reading
 
@@ -54,9 +55,9 @@ def _kinds(text: str) -> tuple[str, ...]:
 @options.option("--by", "A row of plots for each value of an extra column, as a delay.", metavar="COLUMN")
 @options.option("--event", "Number of the event whose samples are drawn; the first if absent.", int)
 @options.molecule_option
-@options.option(
-    "--length-unit", "Of lengths in the picture.", click.Choice(["angstrom", "bohr"]), default="angstrom"
-)
+@options.option("--frame", "Of a structure; recoil if absent.", click.Choice(["recoil", "principal"]))
+@options.option("--truth", "Events with positions: mark those of the structure that is drawn.", options.INPUT)
+@options.length_option
 @options.reading_options
 @options.output_option("Picture, .png, .pdf or .svg; NAME-KIND.png if absent.")
 @options.keep_flagged_option
@@ -70,6 +71,8 @@ def plot(
     by: str | None,
     event: int | None,
     molecule: str | None,
+    frame: str | None,
+    truth: Path | None,
     length_unit: str,
     reading: Callable[[], Reading],
     output: Path | None,
@@ -87,19 +90,21 @@ def plot(
     kinds = _kinds(kind) if kind else ("structure",) if of_samples else ("newton", "ker")
     path = output or Path(f"{file.stem.removesuffix('.samples')}-{'-'.join(kinds)}.png")
     options.output_path(path, overwrite=overwrite, endings=_PICTURES, source=file)
-    others: dict[str, object] = (
-        {"--compare": compare, "--prior": prior, "--by": by} if kinds[0] in _SAMPLES else {}
-    )
-    others |= {} if kinds[0] in _OF_ONE else {"--event": event}
+    others: dict[str, object] = {"--compare": compare, "--prior": prior} if kinds[0] in _SAMPLES else {}
+    others |= {"--by": by} if kinds[0] in _OF_ONE else {"--event": event}
+    others |= {} if kinds[0] == "structure" else {"--frame": frame, "--truth": truth}
     if idle := [name for name, value in others.items() if value is not None]:
         raise UsageError(f"{', '.join(idle)} has no meaning for the plot {kinds[0]}; leave it out")
-    from flowcei.plot.figure import events_figure
+    from flowcei.plot.figure import events_figure, samples_figure
     from flowcei.plot.style import save
 
     if kinds[0] in _SAMPLES:
         if not of_samples:
             raise UsageError(f"{kinds[0]} is of samples; {file} holds events: flowcei sample draws some")
-        figure = _drawn(file, kinds[0], event, length_unit, keep_flagged=keep_flagged)
+        samples, row = read_unflagged(file, event, keep_flagged=keep_flagged)
+        samples = samples if kinds[0] == "predictive" else samples[row or 0]
+        where = None if truth is None else _positions(truth, samples, reading)
+        figure = samples_figure(samples, kinds[0], length_unit, frame=frame or "recoil", truth=where, by=by)
     else:
         stated = None if molecule is None else flowcei.Molecule.load(molecule)
         sets = {file.name: _events(file, reading, stated, of_samples=of_samples)}
@@ -137,9 +142,12 @@ def _with_others(
     return sets if len(sets) > 1 else events
 
 
-def _drawn(file: Path, kind: str, event: int | None, unit: str, *, keep_flagged: bool) -> Figure:
-    from flowcei.plot.figure import samples_figure
-
-    samples, row = read_unflagged(file, event, keep_flagged=keep_flagged)
-    alone = samples if kind == "predictive" else samples[row or 0]
-    return samples_figure(alone, kind, unit)
+def _positions(
+    path: Path, samples: flowcei.PosteriorSamples, reading: Callable[[], Reading]
+) -> NDArray[np.float64]:
+    """The known positions (N, 3) of the event whose samples are drawn; UsageError where there are none."""
+    events, (event,) = read_noted(path, samples.molecule, reading()), samples.event_id.tolist()
+    rows = (events.event_id == event).nonzero()[0]
+    if events.positions is None or not len(rows):
+        raise UsageError(f"{path} holds no positions of event {event}")
+    return events.positions[rows[0]]

@@ -10,12 +10,15 @@ import click
 from flowcei.cli import options
 from flowcei.cli.options import option
 from flowcei.cli.runs import read_unflagged
-from flowcei.cli.streams import note, show_table, write_results
+from flowcei.cli.streams import note, show_table, with_lengths_in, write_results
 from flowcei.storage.creation import atomic_text
+from flowcei.units import length_in_bohr
 
 if TYPE_CHECKING:
     from flowcei import PosteriorSamples
     from flowcei.posterior.spread import Spread
+
+_LESS_TELLING = ("p16", "p50", "p84")  # columns of the file that are not printed
 
 
 @click.command()
@@ -23,7 +26,8 @@ if TYPE_CHECKING:
 @option("--event", "Number of the event to draw; the first if absent.", int)
 @options.output_option("Folder; NAME-spread if absent.")
 @option("--xyz", "Also write the posterior means, extended XYZ, angstrom.", options.OUTPUT)
-@options.json_option("The overall table as JSON.")
+@options.json_option("The overall table as JSON, in bohr.")
+@options.length_option
 @options.keep_flagged_option
 @options.overwrite_option
 def spread(
@@ -33,6 +37,7 @@ def spread(
     output: Path | None,
     xyz: Path | None,
     as_json: bool,
+    length_unit: str,
     keep_flagged: bool,
     overwrite: bool,
 ) -> None:
@@ -69,18 +74,21 @@ def spread(
         "spread.csv": result.to_dataframe(),
         "overall.csv": result.overall(),
         "covariance.csv": result.covariance_table(),
-        "clouds.png": samples_figure(drawn, "structure"),
-        "internal.png": samples_figure(drawn, "corner"),
-        f"{shown}-clouds.png": samples_figure(drawn[row], "structure"),
-        f"{shown}-internal.png": samples_figure(drawn[row], "corner"),
+        "clouds.png": samples_figure(drawn, "structure", length_unit),
+        "internal.png": samples_figure(drawn, "corner", length_unit),
+        f"{shown}-clouds.png": samples_figure(drawn[row], "structure", length_unit),
+        f"{shown}-internal.png": samples_figure(drawn[row], "corner", length_unit),
     }
     write_results(results, folder, overwrite=overwrite)
     if xyz:
         with atomic_text(xyz, overwrite=overwrite) as file:
             write_means_xyz(drawn, file)
-    show_table(result.overall(), as_json=as_json)
-    _note_floor(drawn, result)
-    if lines := result.covariance_in_words():
+    overall = result.overall()
+    less = [*_LESS_TELLING, *(["like"] if (overall["like"] == "").all() else [])]
+    brief = with_lengths_in(length_unit, overall.drop(columns=less))
+    show_table(overall if as_json else brief, as_json=as_json)
+    _note_floor(drawn, result, length_unit)
+    if lines := result.covariance_in_words(length_unit):
         note("\nwithin one event (median):")
     for line in lines:
         note(f"  {line}")
@@ -96,7 +104,7 @@ def spread(
     note(f"{len(drawn)} events; tables and pictures in {folder}{means}")
 
 
-def _note_floor(samples: PosteriorSamples, result: Spread) -> None:
+def _note_floor(samples: PosteriorSamples, result: Spread, unit: str) -> None:
     """Say how the spread compares with what the noise allows: the model may be vague, or the data."""
     import numpy as np
 
@@ -104,8 +112,9 @@ def _note_floor(samples: PosteriorSamples, result: Spread) -> None:
     floor = np.sqrt((samples.floor() ** 2).mean(axis=1))
     bounded = np.isfinite(floor) & (floor > 0)
     if bounded.any() and samples.positions.shape[1] > 1:
+        typical = np.median(width) / length_in_bohr(unit)
         ratio = np.median(width[bounded] / floor[bounded])
         note(
-            f"\nwithin an event atoms spread by {np.median(width):.3g} bohr (rms, median), "
+            f"\nwithin an event atoms spread by {typical:.3g} {unit} (rms, median), "
             f"{ratio:.3g} times what the data allow without a prior (median of the ratios)"
         )

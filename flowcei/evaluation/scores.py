@@ -15,6 +15,7 @@ from flowcei.frame.recoil import RecoilFrame
 from flowcei.physics.explosion import followed_momenta
 from flowcei.posterior.labels import label_by_geometry, relabel
 from flowcei.posterior.spread import quantities
+from flowcei.units import length_in_bohr
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -155,6 +156,11 @@ class Score:
         """Its columns in a table, with the ends of its interval."""
         return (self.name,) if self.block == "run" else (self.name, f"{self.name}_low", f"{self.name}_high")
 
+    def shown_in(self, length: str) -> tuple[str, float]:
+        """Its unit with another length in place of bohr, and how much of its own that is."""
+        power = {"bohr": 1, "bohr^2": 2}.get(self.unit, 0)
+        return self.unit.replace("bohr", length), length_in_bohr(length) ** power
+
 
 def _power(power: int, answer: str, *, standard: bool = False) -> Callable[[Answers], Floats]:
     """Mean over coordinates of |error| to a power."""
@@ -217,7 +223,7 @@ _SCALED = "each coordinate over its deviation in the test set"
 _INSTEAD = "of one random sample instead"
 _MSE, _MAE, _ATOM = (
     ((label, "posterior mean"), (label, "one random sample"))
-    for label in ("MSE (standardised units)", "MAE (standardised units)", "median error per atom (bohr)")
+    for label in ("MSE (standardised units)", "MAE (standardised units)", "median error per atom")
 )
 
 SCORES: tuple[Score, ...] = (  # in the order of the columns

@@ -24,7 +24,7 @@ from flowcei.errors import UsageError
 from flowcei.experiment.likelihood import centred_momenta
 from flowcei.physics.explosion import kinetic_energy
 from flowcei.posterior.weights import efficiency_in_words
-from flowcei.units import ELECTRONVOLT
+from flowcei.units import ANGSTROM, ELECTRONVOLT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -308,7 +308,8 @@ def check_regions(
             text = f"as everywhere; the worst: {text}"
         else:
             shape = rank_shape(values[inside[worst["region"]]], rules) or "wrong in shape"
-            text = f"{text}: {shape}; mean error {worst['error']:+.2g} {units.get(name, '')}".rstrip()
+            scale, unit = (ANGSTROM, "angstrom") if units.get(name) == "bohr" else (1.0, units.get(name, ""))
+            text = f"{text}: {shape}; mean error {worst['error'] / scale:+.2g} {unit}".rstrip()
         verdicts.append(Verdict("regions", name, passed, share - _CENTRAL, p, text))
     return verdicts
 

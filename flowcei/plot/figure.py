@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
     from flowcei.plot.events import EventSets
     from flowcei.posterior.samples import PosteriorSamples
@@ -45,7 +46,11 @@ _GROUPS = 6  # values of a column that are drawn one by one; of more, this many 
 
 @styled
 def events_figure(
-    events: EventSets, kinds: Sequence[str] = ("newton", "ker"), by: str | None = None
+    events: EventSets,
+    kinds: Sequence[str] = ("newton", "ker"),
+    by: str | None = None,
+    *,
+    split_all: bool = False,
 ) -> Figure:
     """Draw events in one or more kinds of plot.
 
@@ -53,6 +58,7 @@ def events_figure(
         events: Events, or several sets of them by name: see `flowcei.plot.newton`.
         kinds: Of `EVENT_KINDS`.
         by: A column of the events: a row of plots for each of its values, or of six ranges of these.
+        split_all: Cut the other sets by their own values too; else each row has them whole.
 
     Returns:
         The figure.
@@ -61,7 +67,7 @@ def events_figure(
         UsageError: For an unknown kind or column.
     """
     sets = {"": events} if isinstance(events, Events) else dict(events)
-    rows = {"": sets} if by is None else _by_column(sets, by)
+    rows = {"": sets} if by is None else _by_column(sets, by, split_all=split_all)
     columns = min(_COLUMNS, len(kinds)) if by is None else len(kinds)
     cells = [(title, part, kind) for title, part in rows.items() for kind in kinds]
     height = -(-len(cells) // columns)
@@ -92,8 +98,8 @@ def plot_events(
     return EVENT_KINDS[kind](events, axes, **options)
 
 
-def _by_column(sets: dict[str, Events], by: str) -> dict[str, dict[str, Events]]:
-    """The first set cut by the values of a column; the others, which may lack it, whole."""
+def _by_column(sets: dict[str, Events], by: str, *, split_all: bool) -> dict[str, dict[str, Events]]:
+    """The first set cut by the values of a column; the others, which may lack it, whole, or cut alike."""
     name, events = next(iter(sets.items()))
     if by not in events.columns:
         there = ", ".join(events.columns) or "none"
@@ -110,30 +116,46 @@ def _by_column(sets: dict[str, Events], by: str) -> dict[str, dict[str, Events]]
             for low, high in pairwise(edges)
         }
     others = dict(list(sets.items())[1:])
-    return {plain(title): {name: events[rows]} | others for title, rows in groups.items() if rows.any()}
+    return {
+        plain(title): {name: events[rows]} | {k: e[rows] if split_all else e for k, e in others.items()}
+        for title, rows in groups.items()
+        if rows.any()
+    }
 
 
 @styled
-def samples_figure(samples: PosteriorSamples, kind: str, unit: str = "angstrom") -> Figure:
+def samples_figure(
+    samples: PosteriorSamples,
+    kind: str,
+    unit: str = "angstrom",
+    *,
+    frame: str = "recoil",
+    truth: NDArray[np.float64] | None = None,
+    by: str | None = None,
+) -> Figure:
     """Draw samples: their structure or internal coordinates, or the momenta that they predict.
 
     Args:
         samples: Of one event, `samples[3]`, or of several, which are drawn together.
         kind: Of `SAMPLE_KINDS`.
         unit: Of lengths, ``angstrom`` or ``bohr``.
+        frame: Of a structure, ``recoil`` or ``principal``: see `flowcei.plot.structure`.
+        truth: Known positions (N, 3), bohr, to be marked in a structure.
+        by: A column of the events: predictions for each of its values.
 
     Returns:
         The figure.
 
     Raises:
-        UsageError: For an unknown kind.
+        UsageError: For an unknown kind, unit, frame or column.
     """
     if kind == "predictive":
-        return events_figure(predicted(samples), ("newton", "ker", "shares", "angles"))
+        kinds = ("newton", "ker", "shares", "angles")
+        return events_figure(predicted(samples), kinds, by, split_all=True)
     if kind == "corner":
         return corner(samples, unit=unit)
     if kind != "structure":
         raise UsageError(f"no plot of samples {kind!r}; there are {', '.join(SAMPLE_KINDS)}")
     figure = new_figure(6.4, 3.4, title=title_of(samples))
-    structure(samples, figure.subplots(), unit=unit)
+    structure(samples, figure.subplots(), truth=truth, frame=frame, unit=unit)
     return figure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from flowcei.errors import UsageError
 from flowcei.events.container import Events
 from flowcei.physics.explosion import asymptotic_momenta
 from flowcei.plot.style import colour, dots, new_axes, new_figure, plain
-from flowcei.units import ANGSTROM
+from flowcei.units import length_in_bohr
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-LENGTHS = {"angstrom": ANGSTROM, "bohr": 1.0}
-"""Units of length in pictures, in bohr."""
+FRAMES = ("recoil", "principal")
+"""Frames in which structures are drawn."""
 
 _MOST = 8  # bonds and angles in a corner plot
 _STICKS = 40  # samples whose bonds are drawn
@@ -37,9 +38,10 @@ def structure(
     axes: Axes | None = None,
     *,
     truth: Floats | None = None,
+    frame: str = "recoil",
     unit: str = "angstrom",
 ) -> Axes:
-    """Draw samples as ball and stick in the recoil frame: x along one momentum, y in the plane of two.
+    """Draw samples as ball and stick, in the plane of the momenta or in that of the molecule.
 
     Each atom is drawn at the median of its samples, with the ellipses that hold 39 and 86 % of a normal
     distribution; of several events all samples are drawn together.
@@ -48,13 +50,15 @@ def structure(
         samples: Samples of one event, `samples[3]`, or of several.
         axes: Where to draw; axes of a new figure where None.
         truth: Known positions (N, 3), bohr, labelled as the molecule, drawn as crosses.
+        frame: ``recoil``: x along one momentum, y in the plane of two; ``principal``: each sample superposed
+            on the others, x and y along the axes of the least moments of inertia.
         unit: ``angstrom`` or ``bohr``.
 
     Returns:
         The axes, with equal scales.
 
     Raises:
-        UsageError: For an unknown unit.
+        UsageError: For an unknown frame or unit.
 
     Example:
         >>> import flowcei
@@ -62,20 +66,22 @@ def structure(
         >>> structure(s[0]).get_xlabel()
         'x along p(s) (angstrom)'
     """
-    scale, spread, axes = _length(unit), samples.spread(keep_flagged=True), new_axes(axes)
+    if frame not in FRAMES:
+        raise UsageError(f"no frame {frame!r}; use one of {', '.join(FRAMES)}")
+    scale, spread, axes = length_in_bohr(unit), samples.spread(keep_flagged=True), new_axes(axes)
     x = spread.positions.reshape(-1, *spread.positions.shape[2:])
+    labels = f"x along p({spread.along}) ({unit})", f"y in the plane\nof momenta ({unit})"
+    if frame == "principal":
+        x = _in_principal_axes(x, samples.molecule.masses)
+        labels = f"principal axis 1 ({unit})", f"principal axis 2 ({unit})"
     handles = _balls(axes, x[..., :2] / scale, samples.molecule)
     for name, marker, geometry in (("truth", "x", truth), ("equilibrium", "+", samples.molecule.equilibrium)):
         if geometry is not None:
-            flat = _superposed(np.asarray(geometry), np.median(x, axis=0))[:, :2] / scale
+            flat = _superposed(np.asarray(geometry)[None], np.median(x, axis=0))[0, :, :2] / scale
             axes.plot(*flat.T, marker, ms=8, mew=1.5, color="black", zorder=5)
             handles.append(Line2D([], [], marker=marker, ls="", color="black", label=name))
     axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    axes.set(
-        xlabel=f"x along p({spread.along}) ({unit})",
-        ylabel=f"y in the plane\nof momenta ({unit})",
-        aspect="equal",
-    )
+    axes.set(xlabel=labels[0], ylabel=labels[1], aspect="equal")
     axes.margins(0.15)
     low, high = axes.get_xlim()
     middle, half = float(np.mean(axes.get_ylim())), 0.5 * float(np.ptp(axes.get_ylim()))
@@ -97,7 +103,7 @@ def corner(samples: PosteriorSamples, *, unit: str = "angstrom") -> Figure:
     Raises:
         UsageError: For an unknown unit.
     """
-    scale, spread = _length(unit), samples.spread(keep_flagged=True)
+    scale, spread = length_in_bohr(unit), samples.spread(keep_flagged=True)
     chosen = spread.internal[:_MOST]
     names = [spread.names[k] for k in chosen]
     values = spread.values[:, :, chosen].reshape(-1, len(chosen))
@@ -147,22 +153,31 @@ def predicted(samples: PosteriorSamples) -> dict[str, Events]:
     """Measured events, and those that the simulator makes of one sample of each, for any plot of events."""
     x = np.asarray(samples.equally_weighted().positions[:, 0], dtype=np.float64)
     momenta = asymptotic_momenta(x, samples.molecule.masses, samples.molecule.charges)
-    measured = Events(samples.molecule, samples.momenta, sigma=samples.sigma)
-    return {"measured": measured, "re-simulated": Events(samples.molecule, momenta)}
-
-
-def _length(unit: str) -> float:
-    if unit not in LENGTHS:
-        raise UsageError(f"no unit of length {unit!r} in pictures; use one of {', '.join(LENGTHS)}")
-    return LENGTHS[unit]
+    measured = Events(samples.molecule, samples.momenta, sigma=samples.sigma, columns=samples.columns)
+    return {
+        "measured": measured,
+        "re-simulated": replace(measured, momenta=momenta.astype(np.float64), sigma=None),
+    }
 
 
 def _superposed(x: Floats, onto: Floats) -> Floats:
-    """A geometry (N, 3), centred and turned onto another (W. Kabsch, Acta Cryst. A 32, 922 (1976))."""
-    middle = onto.mean(axis=0)
-    u, _, vt = np.linalg.svd((x - x.mean(axis=0)).T @ (onto - middle))
-    u[:, -1] *= np.sign(np.linalg.det(u @ vt))
-    return (x - x.mean(axis=0)) @ (u @ vt) + middle
+    """Geometries (n, N, 3), centred and turned onto one (W. Kabsch, Acta Cryst. A 32, 922 (1976))."""
+    middle, x = onto.mean(axis=0), x - x.mean(axis=1, keepdims=True)
+    u, _, vt = np.linalg.svd(x.transpose(0, 2, 1) @ (onto - middle))
+    u[..., -1] *= np.sign(np.linalg.det(u @ vt))[:, None]
+    return np.asarray(x @ (u @ vt) + middle)
+
+
+def _in_principal_axes(x: Floats, masses: Floats) -> Floats:
+    """Geometries (n, N, 3) superposed on the middle of them, in the axes of its inertia, the least first."""
+    x = np.asarray(x, dtype=np.float64)
+    middle = x[0]
+    for _ in range(3):  # the middle of superposed ones is nearer to all than the first was
+        middle = np.median(_superposed(x, middle), axis=0)
+    middle = middle - np.average(middle, axis=0, weights=masses)
+    axes = np.linalg.eigh((middle * masses[:, None]).T @ middle)[1][:, ::-1]
+    axes[:, 2] *= np.sign(np.linalg.det(axes))
+    return _superposed(x, middle @ axes)
 
 
 def _balls(axes: Axes, x: Floats, molecule: Molecule) -> list[Line2D]:

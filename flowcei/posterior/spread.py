@@ -21,6 +21,7 @@ from flowcei.events.extracolumns import add_columns
 from flowcei.frame.recoil import RecoilFrame
 from flowcei.posterior.labels import environments, label_by_geometry, relabel, speed_names
 from flowcei.storage.html import html_table
+from flowcei.units import length_in_bohr
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -254,8 +255,9 @@ class Spread:
         direction = np.linalg.eigh(projector)[1][:, :, -1]
         return deviation, direction * np.sign(direction.sum(axis=1, keepdims=True) + 1e-12)
 
-    def covariance_in_words(self) -> list[str]:
+    def covariance_in_words(self, unit: str = "bohr") -> list[str]:
         """Return lines on what varies together within one event; none where nothing does."""
+        scale = length_in_bohr(unit)
         names, typical = [self.names[k].name for k in self.internal], typical_correlation(self.covariance())
         pairs = [pair for pair in combinations(range(len(names)), 2) if abs(typical[pair]) > _CORRELATED]
         pairs.sort(key=lambda pair: -abs(typical[pair]))
@@ -267,7 +269,7 @@ class Spread:
             for k in (0, -1):
                 components = zip(directions[k], bonds, strict=True)
                 words = [f"{x:+.2f} {name}" for x, name in components if abs(x) > _COMPONENT]
-                axes.append(f"{deviation[k]:.2g} bohr along {' '.join(words).removeprefix('+')}")
+                axes.append(f"{deviation[k] / scale:.2g} {unit} along {' '.join(words).removeprefix('+')}")
             lines.append(f"principal axes of the bonds: {' and '.join(axes)}")
         return lines
 

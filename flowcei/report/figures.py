@@ -18,6 +18,7 @@ from flowcei.posterior.spread import (
     momenta_in_recoil_frame,
     quantities,
 )
+from flowcei.units import ANGSTROM, length_in_bohr
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +34,7 @@ _REMARKS = {CONVERGED: "", STALLED: ", nearest miss", OUTSIDE: ", outside the pr
 _MOST = 6  # modes drawn
 _MOST_CLOUD = 400
 _PANEL = 2.6  # inches, width of one geometry
-_RADIUS = 0.21  # bohr, of an atom
+_RADIUS = 0.11  # angstrom, of an atom
 _KINDS = ((UNIQUE, "o", COLOURS[5]), (AMBIGUOUS, "^", COLOURS[1]), (UNEXPLAINED, "x", COLOURS[6]))
 
 
@@ -52,18 +53,20 @@ def training_figure(metrics: pd.DataFrame) -> Figure:
 
 
 @styled
-def modes_figure(modes: Modes, samples: PosteriorSamples, event: int) -> Figure:
+def modes_figure(modes: Modes, samples: PosteriorSamples, event: int, unit: str = "angstrom") -> Figure:
     """Draw the modes of one event in the plane of the momenta, samples as dots around the nearest."""
+    scale = length_in_bohr(unit)
     count = len(modes.of(event))
     chosen = modes.of(event)[:_MOST]
     molecule, momenta = samples.molecule, samples.momenta[event : event + 1]
     prior, axis = samples.known_prior(), speed_names(molecule)[first_axis(molecule, momenta)]
-    atoms = in_recoil_frame(molecule, momenta, modes.positions[chosen][None], prior)[0]
+    atoms = in_recoil_frame(molecule, momenta, modes.positions[chosen][None], prior)[0] / scale
     even = samples[event : event + 1].equally_weighted()
-    cloud = in_recoil_frame(molecule, momenta, even.positions, prior)[0][:_MOST_CLOUD]
+    cloud = in_recoil_frame(molecule, momenta, even.positions, prior)[0][:_MOST_CLOUD] / scale
     nearest = ((cloud[:, None] - atoms[None]) ** 2).sum(axis=(2, 3)).argmin(axis=1)
     everything = np.concatenate([atoms, cloud]).reshape(-1, 3)[:, :2]
-    low, high = everything.min(axis=0) - 0.4, everything.max(axis=0) + 0.4
+    room = 2.0 * _RADIUS * ANGSTROM / scale
+    low, high = everything.min(axis=0) - room, everything.max(axis=0) + room
     geometries = "1 geometry" if count == 1 else f"{count} geometries"
     title = (
         f"{molecule.name}, event {samples.event_id[event]}: {VERDICTS[modes.verdict[event]]}, {geometries}"
@@ -73,30 +76,30 @@ def modes_figure(modes: Modes, samples: PosteriorSamples, event: int) -> Figure:
     figure, panels = grid(len(chosen), (_PANEL + 0.4, height + 1.2), (0.5, 0.6), title=title)
     columns = min(3, len(chosen))
     for k, (axes, mode) in enumerate(zip(panels, chosen, strict=True)):
-        _draw_molecule(axes, molecule, atoms[k], cloud[nearest == k])
+        _draw_molecule(axes, molecule, atoms[k], cloud[nearest == k], room / 2.0)
         axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
         if k % columns == 0:
-            axes.set_ylabel("y in the plane of\nthe momenta (bohr)")
+            axes.set_ylabel(f"y in the plane of\nthe momenta ({unit})")
         if k >= len(chosen) - columns:
-            axes.set_xlabel(f"x along the momentum of {axis} (bohr)")
-        axes.set_title(_caption(modes, mode, molecule, atoms[k]), loc="left", fontsize=8)
+            axes.set_xlabel(f"x along the momentum of {axis} ({unit})")
+        axes.set_title(_caption(modes, mode, molecule, atoms[k], unit), loc="left", fontsize=8)
     return figure
 
 
-def _draw_molecule(axes: Axes, molecule: Molecule, atoms: NDArray, cloud: NDArray) -> None:
+def _draw_molecule(axes: Axes, molecule: Molecule, atoms: NDArray, cloud: NDArray, radius: float) -> None:
     for i, j in molecule.bonds:
         axes.plot(*atoms[[i, j], :2].T, "-", color="0.6", lw=1.5, zorder=1)
     for k, label in enumerate(molecule.labels):
         axes.plot(*cloud[:, k, :2].T, ".", ms=3.0, alpha=0.5, mew=0, color=colour(k), zorder=4)
         x, y = atoms[k, :2]
-        axes.add_patch(Circle((x, y), _RADIUS, fc="white", ec=colour(k), lw=1.6, zorder=2))
+        axes.add_patch(Circle((x, y), radius, fc="white", ec=colour(k), lw=1.6, zorder=2))
         text: Any = {"textcoords": "offset points", "color": colour(k), "fontsize": 9, "zorder": 5}
         axes.annotate(label, (x, y), (9, 6), **text)
 
 
-def _caption(modes: Modes, mode: int, molecule: Molecule, atoms: NDArray) -> str:
+def _caption(modes: Modes, mode: int, molecule: Molecule, atoms: NDArray, unit: str) -> str:
     names, values = quantities(molecule, atoms)
-    bonds = [f"{q.name} {v:.2f} bohr" for q, v in zip(names, values, strict=True) if q.kind == "bond"]
+    bonds = [f"{q.name} {v:.2f} {unit}" for q, v in zip(names, values, strict=True) if q.kind == "bond"]
     angles = [f"{q.name} {v:.1f}°" for q, v in zip(names, values, strict=True) if q.kind == "angle"]
     lines = [f"{modes.number[mode]}: probability {modes.probability[mode]:.3f}{_REMARKS[modes.status[mode]]}"]
     lines += [", ".join(bonds[k : k + 2]) for k in range(0, min(4, len(bonds)), 2)]

@@ -33,7 +33,7 @@ _LINES = ("-", "--", ":")
 
 
 @styled
-def comparison_figure(comparison: Comparison) -> Figure:
+def comparison_figure(comparison: Comparison, unit: str = "angstrom") -> Figure:
     """Draw the scores that have a place in the picture, in panels, a row a model.
 
     Black bars are 95 % intervals. The information floor is a line where it lies below the null model of the
@@ -53,11 +53,12 @@ def comparison_figure(comparison: Comparison) -> Figure:
     figure = new_figure(2.4 * len(panels), 1.1 + 0.55 * len(table) + 0.6, gap=0.06)
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axis, (label, scores) in zip(axes, panels.items(), strict=True):
-        axis.set_xlabel(label)
+        shown = scores[0].shown_in(unit)[0]
+        axis.set_xlabel(f"{label} ({shown})" if shown and "(" not in label else label)
         if isinstance(scores[0].better, int | float):
             _draw_shares(axis, table, scores)
         else:
-            _draw_errors(axis, table, floor, scores)
+            _draw_errors(axis, table, floor, scores, unit)
     names = [f"{name}\n(null model)" if name in NULL_MODELS else name for name in table.index]
     axes[0].set_yticks(np.arange(len(table)), names)
     axes[0].invert_yaxis()
@@ -66,12 +67,14 @@ def comparison_figure(comparison: Comparison) -> Figure:
     return figure
 
 
-def _draw_errors(axis: Axes, table: pd.DataFrame, floor: pd.DataFrame, scores: list[Score]) -> None:
+def _draw_errors(
+    axis: Axes, table: pd.DataFrame, floor: pd.DataFrame, scores: list[Score], unit: str
+) -> None:
     """Draw bars side by side, each with its number, and the floor of the first score."""
     places = np.arange(len(table)) + 0.38 * (np.arange(len(scores)) - (len(scores) - 1) / 2)[:, None]
     longest = 0.0
     for score, y, shade in zip(scores, places, _BARS, strict=False):
-        values, low, high = _values(table, score.name)
+        values, low, high = (part / score.shown_in(unit)[1] for part in _values(table, score.name))
         axis.barh(y, values, height=0.36, color=shade, label=score.picture and score.picture[1])
         _whiskers(axis, values, low, high, y)
         box: Any = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
@@ -81,8 +84,9 @@ def _draw_errors(axis: Axes, table: pd.DataFrame, floor: pd.DataFrame, scores: l
         longest = max(longest, high.max())
     axis.set_xlim(0, _ROOM * longest)
     first = scores[0].name
-    null = table[first][table.index.isin(list(NULL_MODELS))].min()
-    for value in floor[first].dropna():
+    scale = scores[0].shown_in(unit)[1]
+    null = table[first][table.index.isin(list(NULL_MODELS))].min() / scale
+    for value in floor[first].dropna() / scale:
         if value < min(null if np.isfinite(null) else np.inf, axis.get_xlim()[1]):
             axis.axvline(value, color=COLOURS[6], lw=1.2, ls="--", label="information floor, flat prior")
         else:

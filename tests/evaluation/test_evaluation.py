@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -42,6 +42,7 @@ from flowcei.reconstruction.model import Reconstructor
 from flowcei.report.judging import comparison_figure
 from flowcei.storage.card import TrainingRecord
 from flowcei.training.schedule import Schedule
+from flowcei.units import ANGSTROM
 
 POSITIONS = [s for s in SCORES if s.name.split("_")[0] not in ("bond", "angle", "resimulation")]
 
@@ -502,7 +503,7 @@ def test_one_more_score_is_one_entry() -> None:
         "bohr",
         "distance of the worst atom of the posterior mean",
         lambda answers: np.linalg.norm(answers.error["mean"], axis=-1).max(axis=1),
-        picture=("worst atom (bohr)", "posterior mean"),
+        picture=("worst atom", "posterior mean"),
     )
     result = compare({}, simulate("ocs", 40, noise="1%", seed=2), n=10, scores=(*SCORES, worst))
     mean = result.to_dataframe().loc["mean"]
@@ -512,8 +513,9 @@ def test_one_more_score_is_one_entry() -> None:
     assert record["models"]["mean"]["worst_atom"]["value"] == mean["worst_atom"]
     with pytest.raises(UsageError, match="each name once"):
         compare({}, simulate("ocs", 40, noise="1%", seed=2), scores=(*SCORES, worst, worst))
-    panel = next(axes for axes in comparison_figure(result).axes if axes.get_xlabel() == "worst atom (bohr)")
-    assert panel.patches[0].get_width() == mean["worst_atom"]
+    for unit, scale in (("bohr", 1.0), ("angstrom", ANGSTROM)):
+        panels = {axes.get_xlabel(): axes for axes in comparison_figure(result, unit).axes}
+        assert panels[f"worst atom ({unit})"].patches[0].get_width() == mean["worst_atom"] / scale
 
 
 def test_no_floor_where_the_noise_is_not_known() -> None:
@@ -538,7 +540,14 @@ def test_json_of_the_command_line(
     low, value, high = (record["models"]["bundled"]["crps"][k] for k in ("low", "value", "high"))
     assert 0 < low < value < high < 0.1
     assert shell("compare", "bundled", "--data", "e.h5", "-n", "20", "-o", "again") == 0
-    shown = [line.split() for line in shell.out.splitlines() if line.startswith("crps")]
-    assert math.isclose(float(shown[0][1]), value, rel_tol=1e-2)
+    half = (high - low) / 2.0
+    for unit, scale, sign in (("bohr", 1.0, "bohr"), ("angstrom", ANGSTROM, "\u00c5")):
+        shell("compare", "bundled", "--data", "e.h5", "-n", "20", "-o", unit, "--length-unit", unit)
+        (row,) = (line for line in shell.out.splitlines() if line.startswith(f"crps ({sign})"))
+        found = re.fullmatch(r"0\.(\d+)\((\d)\)", row.split()[2])
+        assert found is not None
+        assert abs(float(f"0.{found[1]}") - value / scale) <= 0.51 * 10.0 ** -len(found[1])
+        assert abs(int(found[2]) * 10.0 ** -len(found[1]) - half / scale) <= 0.51 * 10.0 ** -len(found[1])
+        assert max(map(len, shell.out.splitlines())) <= 80
     assert Path("again/comparison.png").exists()
     assert not Path("again/comparison.json").exists()

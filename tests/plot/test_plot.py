@@ -171,8 +171,37 @@ def test_a_structure_has_the_bonds_of_the_samples(unit: str) -> None:
         drawn = np.linalg.norm(marks[a] - marks[b])
         assert drawn == pytest.approx(np.median(np.linalg.norm(x[:, i] - x[:, j], axis=1)) / scale, rel=0.02)
     assert unit in axes.get_xlabel()
-    with pytest.raises(UsageError, match="no unit of length 'mile'"):
+    with pytest.raises(UsageError, match="unknown unit of length 'mile'"):
         structure(samples[0], unit="mile")
+
+
+def test_a_structure_in_principal_axes_lies_along_them() -> None:
+    """OCS is nearly straight: its length is along the first axis; the truth is marked however it lies."""
+    samples = _samples()
+    x = samples.positions[2].astype(float)
+    truth = x[3] @ np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))[0]
+    axes = structure(samples[2], frame="principal", unit="bohr", truth=truth)
+    marks = {line.get_label(): line.get_xydata()[0] for line in axes.lines if len(line.get_xdata()) == 1}
+    assert abs(marks["o"][0] - marks["s"][0]) > 20 * abs(marks["o"][1] - marks["s"][1])
+    crosses = next(line.get_xydata() for line in axes.lines if line.get_marker() == "x")
+    for (i, j), length in zip(samples.molecule.bonds, (2.2, 2.95), strict=True):
+        known = np.linalg.norm(truth[i] - truth[j])
+        assert np.linalg.norm(crosses[i] - crosses[j]) == pytest.approx(known, rel=0.02)
+        assert known == pytest.approx(length, rel=0.2)
+    with pytest.raises(UsageError, match="no frame 'lab'; use one of recoil, principal"):
+        structure(samples[2], frame="lab")
+
+
+def test_predictions_by_a_column_have_their_own_events() -> None:
+    """Each row has the measured and the simulated events of one delay, as many of each."""
+    s = _samples()
+    delay = {"delay_fs": np.array([1.0, 1.0, 2.0, 2.0, 2.0])}
+    samples = PosteriorSamples(s.molecule, s.momenta, s.positions, None, s.event_id, s.sigma, columns=delay)
+    figure = samples_figure(samples, "predictive", by="delay_fs")
+    titles = {axes.get_title(loc="right") for axes in figure.axes} - {""}
+    assert titles == {"delay_fs = 1 (2 events)", "delay_fs = 2 (3 events)"}
+    spectra = [axes for axes in figure.axes if axes.get_xlabel().endswith("(eV)")]
+    assert len(spectra) == 2
 
 
 def test_a_corner_plot_prints_the_correlations_of_the_samples() -> None:

@@ -13,6 +13,7 @@ from flowcei.evaluation.comparison import Comparison
 from flowcei.plot.style import save
 from flowcei.report.figures import training_figure
 from flowcei.report.judging import comparison_figure
+from flowcei.units import ANGSTROM
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +27,8 @@ def test_bars_are_as_long_as_the_numbers() -> None:
         coverage_50=0.5, coverage_90=0.9
     )
     axes = comparison_figure(Comparison(table)).axes
-    assert "bohr" in axes[0].get_xlabel()
+    assert "angstrom" in axes[0].get_xlabel()
+    assert [bar.get_width() for bar in axes[0].patches] == [x / ANGSTROM for x in (5.0, 11.0, 6.0, 12.0)]
     widths = [bar.get_width() for panel in axes if "MSE" in panel.get_xlabel() for bar in panel.patches]
     assert widths == [1.0, 7.0, 2.0, 8.0]
     assert [t.get_text() for t in axes[0].get_yticklabels()] == ["flow", "mean\n(null model)"]
