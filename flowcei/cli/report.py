@@ -11,7 +11,7 @@ import click
 
 import flowcei
 from flowcei.cli import options
-from flowcei.cli.runs import BUNDLED, MODEL_NAME, is_samples, load_named
+from flowcei.cli.runs import BUNDLED, MODEL_NAME, is_samples, load_named, read_metrics
 from flowcei.cli.streams import note
 from flowcei.errors import DataError, UsageError
 from flowcei.storage.creation import atomic_text
@@ -82,11 +82,15 @@ def report(
     given, notes = Path(str(file)), tuple[str, ...]()
     if given.is_file() and is_samples(given):
         samples = flowcei.read_samples(given)
-        network = _model_of(samples, model, device)
+        own = str(samples.origin.get("model", ""))
+        named = model or (BUNDLED if own == "ocs-bundled" else own)
+        network = _model_of(samples, model, named, device)
     else:
-        network = load_named(model or str(file), device)[1]
+        network = load_named(named := model or str(file), device)[1]
         samples, notes = _of_prior(network, count, noise, seed)
-    html = page(Material(samples, source.name, network, _calibrated(network, seed), notes, tuple(commands)))
+    metrics = None if network is None else read_metrics(named)
+    judged = _calibrated(network, seed)
+    html = page(Material(samples, source.name, network, judged, metrics, notes, tuple(commands)))
     with atomic_text(path, overwrite=overwrite) as text:
         text.write(html)
     note(f"page in {path} ({len(html) / 1e6:.1f} MB): open it in any browser")
@@ -102,11 +106,10 @@ def _check_molecule(model: str | None, molecule: str | None, device: str) -> Non
         )
 
 
-def _model_of(samples: PosteriorSamples, name: str | None, device: str) -> Reconstructor | None:
+def _model_of(samples: PosteriorSamples, name: str | None, own: str, device: str) -> Reconstructor | None:
     """The model that is named, or that drew the samples where it can be found."""
-    own = str(samples.origin.get("model", ""))
     try:
-        model = load_named(name or (BUNDLED if own == "ocs-bundled" else own), device)[1]
+        model = load_named(own, device)[1]
     except (UsageError, DataError):
         if name is not None:
             raise

@@ -21,6 +21,7 @@ from flowcei.cli.options import Checked
 from flowcei.cli.streams import note, warn
 from flowcei.errors import DataError, UsageError
 from flowcei.storage.creation import atomic_text, check_output, remove_stale
+from flowcei.storage.files import check_held, check_readable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,6 +40,7 @@ LOG = "train.log"
 _CONFIG = "config.toml"
 _CHECKPOINT = "checkpoint.safetensors"
 _METRICS = "metrics.csv"
+_CURVES = ["epoch", "train_loss", "validation_loss"]  # columns that are drawn
 _PICTURE = "loss.png"
 _UNFINISHED = "unfinished"
 
@@ -211,6 +213,23 @@ def load_named(name: str | None, device: str) -> tuple[str, flowcei.Reconstructo
         return BUNDLED, flowcei.load(device=device)
     short = path.parent.name if path.name == MODEL else path.stem
     return short or path.stem, flowcei.load(path, device=device)
+
+
+def read_metrics(name: str | None) -> pd.DataFrame | None:
+    """The epochs of the training of a model, where it is in a run folder that tells; else None."""
+    import pandas as pd
+
+    model = find_model(name)
+    path = None if model is None else model.with_name(_METRICS)
+    if path is None or not path.is_file():
+        return None
+    check_readable(path)
+    check_held(path, path.stat().st_size // 8, "the table")
+    try:
+        table = pd.read_csv(path, usecols=_CURVES, dtype=float)
+    except (ValueError, OSError) as error:
+        raise DataError("not the table of a training; remove it", path=path) from error
+    return table if len(table) else None
 
 
 def note_what_is_assumed(model: flowcei.Reconstructor, events: flowcei.Events, noise: str | None) -> None:

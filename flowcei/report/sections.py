@@ -20,10 +20,12 @@ from flowcei.plot.figure import events_figure, samples_figure
 from flowcei.plot.geometry import predicted
 from flowcei.posterior.flags import FLAGS, in_words
 from flowcei.posterior.modes import AMBIGUOUS, UNEXPLAINED, VERDICTS
+from flowcei.report.figures import training_figure
 from flowcei.storage.card import versions
 from flowcei.units import ANGSTROM, ELECTRONVOLT
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
@@ -101,6 +103,7 @@ class Material:
         source: Name of the file that was read.
         model: The model that drew them, where it is there.
         calibration: Of that model, on events simulated from its prior.
+        metrics: Losses of its training, a row an epoch, where they are there.
         notes: What was said while the file was read, a line each.
         commands: Those that make the page again.
     """
@@ -109,6 +112,7 @@ class Material:
     source: str
     model: Reconstructor | None = None
     calibration: Calibration | None = None
+    metrics: pd.DataFrame | None = None
     notes: tuple[str, ...] = ()
     commands: tuple[str, ...] = ()
 
@@ -292,15 +296,19 @@ def model_section(material: Material) -> Section | None:
         "parameters": f"{record.parameters:,}",
         "validation loss": "unknown" if record.validation_loss is None else f"{record.validation_loss:.4f}",
     }
+    pictures = tuple[Picture, ...]()
+    if material.metrics is not None:
+        words = "Loss of each epoch of the training, on training and on validation events."
+        pictures = (Picture.of(training_figure(material.metrics), words),)
     if calibration is None:
-        return Section("model", "The model", facts=facts)
+        return Section("model", "The model", facts=facts, pictures=pictures)
     columns = ("check", "quantity", "passed", "p")
     rows = [
         (v.check, v.quantity, "yes" if v.passed else "no", float(v.p_value)) for v in calibration.verdicts
     ]
     level = f"noise {model.default_noise}"
-    words = (f"On {len(calibration.sbc)} events simulated from its prior, {level}, {calibration.outcome}.",)
-    return Section("model", "The model", words, facts, (Table(columns, rows),))
+    lines = (f"On {len(calibration.sbc)} events simulated from its prior, {level}, {calibration.outcome}.",)
+    return Section("model", "The model", lines, facts, (Table(columns, rows),), pictures)
 
 
 def provenance_section(material: Material) -> Section:
