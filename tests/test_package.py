@@ -1,4 +1,4 @@
-"""The source distribution and the wheel: they hold what they should, and work where nothing else of flowcei is."""
+"""Source distribution and wheel: they hold what they should, and work where nothing else of flowcei is."""
 
 from __future__ import annotations
 

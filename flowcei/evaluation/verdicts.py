@@ -305,7 +305,7 @@ def check_regions(
         region = f"with {worst['region']} ({worst['events']} events)"
         text = f"{region} the central 50 % hold {100.0 * share:.0f} %"
         if passed:
-            text = f"as everywhere; the worst: {text}"
+            text = f"worst region: {100.0 * share:.0f} % in the central 50 %"
         else:
             shape = rank_shape(values[inside[worst["region"]]], rules) or "wrong in shape"
             scale, unit = (ANGSTROM, "angstrom") if units.get(name) == "bohr" else (1.0, units.get(name, ""))

@@ -41,6 +41,7 @@ SAMPLE_KINDS = ("structure", "corner", "predictive")
 
 _PANEL = 4.2, 3.1  # inches
 _COLUMNS = 3
+_ATOMS = 4  # drawn large beside a structure
 _GROUPS = 6  # values of a column that are drawn one by one; of more, this many equal shares of the events
 
 
@@ -156,6 +157,12 @@ def samples_figure(
         return corner(samples, unit=unit)
     if kind != "structure":
         raise UsageError(f"no plot of samples {kind!r}; there are {', '.join(SAMPLE_KINDS)}")
-    figure = new_figure(6.4, 3.4, title=title_of(samples))
-    structure(samples, figure.subplots(), truth=truth, frame=frame, unit=unit)
+    figure = new_figure(7.4, 5.2, title=title_of(samples))
+    atoms = samples.molecule.labels[:_ATOMS]
+    drawn: dict[str, Any] = {"truth": truth, "frame": frame, "unit": unit}
+    places = figure.add_gridspec(2, len(atoms), height_ratios=(1.2, 1.0))
+    structure(samples, figure.add_subplot(places[0, :]), **drawn)
+    for k, atom in enumerate(atoms):  # on the scale of a molecule good data have no width
+        axes = structure(samples, figure.add_subplot(places[1, k]), atom=atom, **drawn)
+        axes.set(xlabel="", ylabel="")
     return figure

@@ -40,6 +40,7 @@ def structure(
     truth: Floats | None = None,
     frame: str = "recoil",
     unit: str = "angstrom",
+    atom: str = "",
 ) -> Axes:
     """Draw samples as ball and stick, in the plane of the momenta or in that of the molecule.
 
@@ -53,12 +54,13 @@ def structure(
         frame: ``recoil``: x along one momentum, y in the plane of two; ``principal``: each sample superposed
             on the others, x and y along the axes of the least moments of inertia.
         unit: ``angstrom`` or ``bohr``.
+        atom: Label of an atom, to draw what is around it, on a scale on which the widest atom fills the axes.
 
     Returns:
         The axes, with equal scales.
 
     Raises:
-        UsageError: For an unknown frame or unit.
+        UsageError: For an unknown frame, unit or atom.
 
     Example:
         >>> import flowcei
@@ -78,15 +80,27 @@ def structure(
     for name, marker, geometry in (("truth", "x", truth), ("equilibrium", "+", samples.molecule.equilibrium)):
         if geometry is not None:
             flat = _superposed(np.asarray(geometry)[None], np.median(x, axis=0))[0, :, :2] / scale
-            axes.plot(*flat.T, marker, ms=8, mew=1.5, color="black", zorder=5)
+            axes.plot(*flat.T, marker, ms=6, mew=1, color="black", zorder=5)
             handles.append(Line2D([], [], marker=marker, ls="", color="black", label=name))
+    axes.set(xlabel=labels[0], ylabel=labels[1])
+    # Where the data give way, and not the box, a layout leaves room for what stands beside the box.
+    axes.set_aspect("equal", adjustable="box" if atom else "datalim")
+    if atom:
+        return _around(axes, x[..., :2] / scale, samples.molecule, atom)
     axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    axes.set(xlabel=labels[0], ylabel=labels[1], aspect="equal")
     axes.margins(0.15)
-    low, high = axes.get_xlim()
-    middle, half = float(np.mean(axes.get_ylim())), 0.5 * float(np.ptp(axes.get_ylim()))
-    half = max(half, 0.2 * (high - low))  # room for the marks of a straight molecule
-    axes.set_ylim(middle - half, middle + half)
+    return axes
+
+
+def _around(axes: Axes, x: Floats, molecule: Molecule, atom: str) -> Axes:
+    """Show what is around an atom of samples (n, N, 2)."""
+    if atom not in molecule.labels:
+        raise UsageError(f"no atom {atom!r}; there are {', '.join(molecule.labels)}")
+    low, middle, high = np.percentile(x, (2.5, 50, 97.5), axis=0)
+    half, centre = 0.8 * float((high - low).max()), middle[molecule.labels.index(atom)]
+    axes.set(xlim=(centre[0] - half, centre[0] + half), ylim=(centre[1] - half, centre[1] + half))
+    axes.set_title(plain(atom), loc="left")
+    axes.locator_params(nbins=3)
     return axes
 
 
@@ -185,10 +199,10 @@ def _balls(axes: Axes, x: Floats, molecule: Molecule) -> list[Line2D]:
     middle = np.median(x, axis=0)
     for i, j in molecule.bonds:
         axes.plot(*x[:_STICKS, [i, j]].transpose(2, 1, 0), color="0.6", lw=0.5, alpha=0.25, zorder=1)
-        axes.plot(*middle[[i, j]].T, color="0.3", lw=4, alpha=0.7, zorder=2, solid_capstyle="round")
+        axes.plot(*middle[[i, j]].T, color="0.3", lw=2.5, alpha=0.6, zorder=2, solid_capstyle="round")
     for k, label in enumerate(molecule.labels):
-        axes.plot(*middle[k], "o", ms=9, mfc="white", mec=colour(k), mew=2, zorder=3, label=label)
-        dots(axes, x[:, k], k, 2, alpha=0.15)
+        axes.plot(*middle[k], "o", ms=5, mfc="white", mec=colour(k), mew=1.5, zorder=3, label=label)
+        dots(axes, x[:, k], k, 2.5, alpha=0.35)
         _ellipses(axes, x[:, k], colour(k))
     return [
         Line2D([], [], marker="o", ls="", mfc="white", mec=colour(k), mew=2, label=label)

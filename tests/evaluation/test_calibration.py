@@ -338,7 +338,7 @@ def test_a_region_that_another_compensates_is_named() -> None:
     assert verdict.p_value < 1e-6
     assert verdict.text.startswith(f"with {wide.name} (300 events) the central 50 % hold")
     assert "biased down" in verdict.text
-    assert verdict.text.endswith("mean error -0.28 bohr")
+    assert verdict.text.endswith("mean error -0.15 angstrom")
 
 
 def test_what_only_a_tenth_has_is_not_diluted() -> None:

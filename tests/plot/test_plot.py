@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from matplotlib.path import Path as Curve
+from matplotlib.text import Text
 from shell import Shell
 
 import flowcei
@@ -173,6 +174,30 @@ def test_a_structure_has_the_bonds_of_the_samples(unit: str) -> None:
     assert unit in axes.get_xlabel()
     with pytest.raises(UsageError, match="unknown unit of length 'mile'"):
         structure(samples[0], unit="mile")
+
+
+@pytest.mark.parametrize("kind", EVENT_KINDS)
+def test_a_plot_is_legible_at_80_millimetres(kind: str) -> None:
+    """A column of a journal: no letter of a single plot is smaller than 5.5 points there."""
+    figure = events_figure(_events("ocs", 300, "1%"), [kind])
+    figure.draw_without_rendering()
+    width = figure.get_tightbbox().width * 25.4
+    sizes = [text.get_fontsize() for text in figure.findobj(Text) if text.get_visible() and text.get_text()]
+    assert min(sizes) * min(1.0, 80.0 / width) >= 5.5
+
+
+def test_an_atom_is_drawn_on_the_scale_of_its_samples() -> None:
+    """Around an atom the axes are equal, centred on it, and hold all but a few of its samples."""
+    samples = _samples()[1]
+    axes = structure(samples, atom="o", unit="bohr")
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    assert right - left == pytest.approx(high - low)
+    x = samples.spread().positions[0][:, samples.molecule.labels.index("o"), :2]
+    inside = ((x > (left, low)) & (x < (right, high))).all(axis=1)
+    assert inside.mean() > 0.95
+    assert right - left < 8 * x.std(axis=0).max()
+    with pytest.raises(UsageError, match="no atom 'h'; there are c, o, s"):
+        structure(samples, atom="h")
 
 
 def test_a_structure_in_principal_axes_lies_along_them() -> None:
