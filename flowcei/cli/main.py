@@ -126,12 +126,18 @@ def _read_config(ctx: click.Context, _: click.Parameter, path: Path | None) -> N
     for name, given in table.items():
         if name not in _COMMANDS or not isinstance(given, dict):
             raise UsageError(f"{path}: {name!r} is not a command; tables are {', '.join(_COMMANDS)}")
-        table[name] = options = {key.replace("-", "_"): value for key, value in given.items()}
         command = _command(name)
-        params = command.get_params(click.Context(command, ctx, default_map=options))
-        names = sorted(str(param.name) for param in params if param.expose_value)
-        for option in options.keys() - set(names):
-            raise UsageError(f"{path}: {name} has no option {option!r}; it has {', '.join(names)}")
+        params = command.get_params(click.Context(command, ctx, default_map=given))
+        shown = [param for param in params if param.expose_value]
+        names = {
+            word.lstrip("-"): str(param.name) for param in shown for word in (*param.opts, str(param.name))
+        }
+        table[name] = {}
+        for key, value in given.items():
+            if (option := key.replace("_", "-")) not in names and (option := key) not in names:
+                there = ", ".join(sorted({param.opts[-1].lstrip("-") for param in shown}))
+                raise UsageError(f"{path}: {name} has no option {key!r}; it has {there}")
+            table[name][names[option]] = value
     ctx.default_map = table
 
 
