@@ -155,10 +155,11 @@ def test_configuration_file_environment_and_flag_in_order(
     assert len(flowcei.read_events("c.csv")) == 7
     Path("bad.toml").write_text("[simulate]\nevents = 3\n")
     assert flow("--config", "bad.toml", "simulate", "ocs") == 2
+    assert "no option 'events'" in flow.err
+    monkeypatch.delenv("FLOWCEI_SIMULATE_COUNT")
     Path("typed.toml").write_text('[simulate]\nn = 5\nlength-unit = "bohr"\n')
     assert flow("--config", "typed.toml", "simulate", "ocs", "-o", "typed.csv") == 0
     assert len(Path("typed.csv").read_text().splitlines()) == 6
-    assert "no option 'events'" in flow.err
 
 
 def test_demo_makes_everything(flow: Shell) -> None:
