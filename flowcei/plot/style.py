@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import sys
+from contextlib import contextmanager
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, cast
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -11,7 +14,9 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from flowcei.storage.creation import atomic_write
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+    from types import ModuleType
 
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
@@ -28,7 +33,19 @@ _STYLE: Any = {
     "legend.frameon": False,
 }
 
-styled = mpl.rc_context(_STYLE)
+
+@contextmanager
+def _style() -> Iterator[None]:
+    # mpl.rc_context would also undo what a notebook sets when pyplot is first imported: to show figures.
+    before = {name: mpl.rcParams[name] for name in _STYLE}
+    mpl.rcParams.update(_STYLE)
+    try:
+        yield
+    finally:
+        mpl.rcParams.update(before)
+
+
+styled = _style()
 """Decorates what draws a figure in the house style."""
 
 
@@ -38,8 +55,19 @@ def colour(k: int) -> str:
 
 
 def new_axes(axes: Axes | None) -> Axes:
-    """Return the axes that are given, or those of a new figure."""
-    return new_figure(4.4, 3.4).subplots() if axes is None else axes
+    """Return the axes that are given, or of a new figure: of pyplot in a notebook or where it is used."""
+    if axes is not None:
+        return axes
+    if (pyplot := _notebook_pyplot() or sys.modules.get("matplotlib.pyplot")) is None:
+        return new_figure(4.4, 3.4).subplots()
+    with _style():
+        return cast("Axes", pyplot.figure(figsize=(4.4, 3.4), layout="constrained").subplots())
+
+
+def _notebook_pyplot() -> ModuleType | None:
+    """The module in a notebook, where it shows its figures below the cell; elsewhere None."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return import_module("matplotlib.pyplot") if hasattr(shell, "kernel") else None
 
 
 def plain(text: str) -> str:
@@ -50,6 +78,8 @@ def plain(text: str) -> str:
 @styled
 def new_figure(width: float, height: float, gap: float = 0.02, title: str = "") -> Figure:
     """Return an empty figure of a size in inches, in no window and no global state."""
+    if (pyplot := _notebook_pyplot()) is not None:  # teaches the notebook to show figures that are returned
+        pyplot.close(pyplot.figure())
     figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(wspace=gap))
     if title:
         figure.suptitle(title, fontsize=9, x=0.02, ha="left")

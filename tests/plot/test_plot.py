@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from matplotlib import pyplot as plt
 from matplotlib.path import Path as Curve
 from matplotlib.text import Text
 from shell import Shell
@@ -227,6 +230,22 @@ def test_predictions_by_a_column_have_their_own_events() -> None:
     assert titles == {"delay_fs = 1 (2 events)", "delay_fs = 2 (3 events)"}
     spectra = [axes for axes in figure.axes if axes.get_xlabel().endswith("(eV)")]
     assert len(spectra) == 2
+
+
+def test_plots_are_shown_in_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Axes of a new figure are there shown below the cell, by pyplot; elsewhere nobody keeps them."""
+    events = _events("ocs", 20, "1%")
+    known = set(plt.get_fignums())
+    monkeypatch.delitem(sys.modules, "matplotlib.pyplot")
+    assert not hasattr(events.plot("ker").figure, "number")
+    shell = SimpleNamespace(kernel=object())
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", plt)
+    shown = events.plot("ker").figure
+    assert set(plt.get_fignums()) - known == {shown.number}
+    plt.close(shown)
+    corner(_samples()[0])  # which is returned, and not shown twice
+    assert set(plt.get_fignums()) == known
 
 
 def test_a_corner_plot_prints_the_correlations_of_the_samples() -> None:
