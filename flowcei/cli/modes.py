@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from flowcei import Molecule, PosteriorSamples
     from flowcei.physics.priors import GeometryPrior
 
+_ACROSS = 7  # columns that fit 80 characters; more are lines, and each mode a column
 _SHOWN = 12  # modes that are printed
 _LESS_TELLING = ("starts", "error", "chi_squared")  # columns of the file that are not printed
 
@@ -32,7 +33,7 @@ _LESS_TELLING = ("starts", "error", "chi_squared")  # columns of the file that a
 @option("--event", "Number of the event to draw; the most ambiguous if absent.", int)
 @option("--xyz", "Also write the geometries, extended XYZ, angstrom.", options.OUTPUT)
 @options.output_option("CSV; NAME.modes.csv if absent.")
-@options.json_option("The table as JSON, in bohr.")
+@options.json_option("The table of that event as JSON, in bohr.")
 @options.length_option
 @options.keep_flagged_option
 @options.overwrite_option
@@ -89,16 +90,23 @@ def modes(
         correlations = [name for name in brief if name.startswith("corr_")]
         show_table(brief.drop(columns=[*_LESS_TELLING, *correlations]), as_json=True)
     else:
-        show(f"event {drawn.event_id[row]}: {VERDICTS[gathered.verdict[row]]}")
-        show_table(_with_errors(brief, drawn.molecule, length_unit), as_json=False)
-        note("1.23(4): 1.23, deviation 0.04 in the local posterior; lengths of the file are in bohr")
+        which = "" if event is not None else " (the most ambiguous; --event chooses another)"
+        show(f"event {drawn.event_id[row]}: {VERDICTS[gathered.verdict[row]]}{which}")
+        shown = _with_errors(brief, drawn.molecule, length_unit)
+        if len(shown.columns) > _ACROSS:
+            shown = shown.set_index("mode").T.rename_axis("mode")
+        show_table(shown, as_json=False)
+        note(
+            "1.23(4): what gives the momenta exactly, and what their noise alone leaves open there;"
+            "\nthe estimate of the event, which knows the prior, is that of its samples: flowcei spread"
+        )
     for k, word in enumerate(VERDICTS[:UNANSWERED]):
         note(f"{word:12s} {int((gathered.verdict == k).sum()):7d} of {len(drawn)} events")
     note(f"{len(gathered)} modes; written: {', '.join(map(str, written))}")
 
 
 def _with_errors(table: pd.DataFrame, molecule: Molecule, unit: str) -> pd.DataFrame:
-    """The modes of one event for a terminal: bonds and angles with their local deviations."""
+    """The modes of one event for a terminal: bonds and angles with what the noise leaves open."""
     import numpy as np
 
     from flowcei.posterior.spread import quantities

@@ -146,8 +146,16 @@ def _positions(
     path: Path, samples: flowcei.PosteriorSamples, reading: Callable[[], Reading]
 ) -> NDArray[np.float64]:
     """The known positions (N, 3) of the event whose samples are drawn; UsageError where there are none."""
+    import numpy as np
+
+    from flowcei.experiment.likelihood import centred_momenta
+
     events, (event,) = read_noted(path, samples.molecule, reading()), samples.event_id.tolist()
     rows = (events.event_id == event).nonzero()[0]
     if events.positions is None or not len(rows):
         raise UsageError(f"{path} holds no positions of event {event}")
+    pair = (events.momenta[rows[0]], samples.momenta[0])
+    one, other = (centred_momenta(p[None], samples.molecule.masses) for p in pair)  # a drift was subtracted
+    if not np.allclose(one, other, rtol=0.0, atol=1e-4 * np.abs(one).max()):
+        raise UsageError(f"event {event} of {path} has other momenta than the samples: it is another event")
     return events.positions[rows[0]]

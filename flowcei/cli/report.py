@@ -70,7 +70,7 @@ def report(
     commands = [shlex.join(["flowcei", *sys.argv[1:]])]
     if momenta is not None:
         _check_molecule(model, molecule, device)
-        file = Path(f"{momenta.stem}.samples.h5")
+        file = path.with_name(f"{path.stem.removesuffix('.report')}.report.samples.h5")
         words = ["sample", "--momenta", str(momenta), "-n", str(count), "--weigh", "--seed", str(seed)]
         words += [*(["--model", model] if model else []), *(["--noise", noise] if noise else [])]
         words += ["--device", device, "-o", str(file), *["--overwrite"] * overwrite]

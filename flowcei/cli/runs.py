@@ -40,6 +40,7 @@ LOG = "train.log"
 _CONFIG = "config.toml"
 _CHECKPOINT = "checkpoint.safetensors"
 _METRICS = "metrics.csv"
+_ABSURD = 1e6  # epochs, or a loss
 _CURVES = ["epoch", "train_loss", "validation_loss"]  # columns that are drawn
 _PICTURE = "loss.png"
 _UNFINISHED = "unfinished"
@@ -220,16 +221,19 @@ def read_metrics(name: str | None) -> pd.DataFrame | None:
     import pandas as pd
 
     model = find_model(name)
-    path = None if model is None else model.with_name(_METRICS)
+    path = None if model is None or model.name != MODEL else model.with_name(_METRICS)
     if path is None or not path.is_file():
         return None
-    check_readable(path)
-    check_held(path, path.stat().st_size // 8, "the table")
     try:
+        check_readable(path)
+        check_held(path, path.stat().st_size // 8, "the table")
         table = pd.read_csv(path, usecols=_CURVES, dtype=float)
+        if not len(table) or (table.abs() > _ABSURD).any(axis=None):
+            raise DataError("holds no losses", path=path)
     except (ValueError, OSError) as error:
-        raise DataError("not the table of a training; remove it", path=path) from error
-    return table if len(table) else None
+        note(f"losses of the training are not drawn: {path}: {error}")
+        return None
+    return table
 
 
 def note_what_is_assumed(model: flowcei.Reconstructor, events: flowcei.Events, noise: str | None) -> None:

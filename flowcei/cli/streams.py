@@ -99,12 +99,14 @@ def compact(value: float, error: float) -> str:
         >>> [compact(*pair) for pair in ((0.03912, 0.00081), (12.94, 0.96), (5421.0, 83.0), (0.5, 0.0))]
         ['0.0391(8)', '13(1)', '5420(80)', '0.5']
     """
-    if not (math.isfinite(error) and error > 0):
+    if not (math.isfinite(value) and 1e-99 < error < 1e9):
         return f"{value:.3g}"
     places = -math.floor(math.log10(float(f"{error:.0e}")))  # of the error, which 0.96 rounds to 1
     last = round(error * 10.0**places)
     return (
-        f"{value:.{places}f}({last})" if places > 0 else f"{round(value, places):.0f}({last * 10**-places})"
+        f"{value:.{places}f}({last})"
+        if places > 0
+        else f"{round(value, places) + 0.0:.0f}({last * 10**-places})"
     )
 
 

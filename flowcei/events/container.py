@@ -13,6 +13,7 @@ import numpy as np
 
 from flowcei.errors import DataError, UsageError
 from flowcei.events.extracolumns import (
+    EXACT,
     add_columns,
     checked_columns,
     chosen_rows,
@@ -92,9 +93,10 @@ class Events:
         arrays["event_id"] = event_id
         if hasattr(momenta, "columns"):  # a DataFrame; pandas need not be imported to ask
             table = Events.from_dataframe(cast("pd.DataFrame", momenta), molecule)
-            columns = table.columns
-            arrays |= {name: getattr(table, name) for name in _JOINED if getattr(table, name) is not None}
-            arrays |= {"event_id": table.event_id} if table.numbered else {}
+            columns = table.columns | (dict(columns) if columns else {})
+            event_id = table.event_id if event_id is None and table.numbered else event_id
+            given = {name: value for name, value in arrays.items() if name != "momenta" and value is not None}
+            arrays |= {name: getattr(table, name) for name in _JOINED} | {"event_id": event_id} | given
         count = None
         for name, value in arrays.items():
             if value is not None:
@@ -338,16 +340,15 @@ def _checked_array(name: str, value: Any, molecule: Molecule, count: int | None)
 
     An array that cannot be written (a memory map of a file) is copied: torch takes no other.
     """
-    n, vectors, dtype = (
-        len(molecule),
-        name in ("momenta", "positions"),
-        np.int64 if name == "event_id" else float,
-    )
+    n, vectors = len(molecule), name in ("momenta", "positions")
     try:
-        array = np.require(value, None if isinstance(value, np.ndarray) else dtype, ["W"])
-        array = array if name == "event_id" else array.astype(np.float64, copy=False)
+        if name == "event_id":
+            array: NDArray[Any] = _whole(np.asarray(value))
+        else:
+            array = np.require(value, None if isinstance(value, np.ndarray) else float, ["W"])
+            array = array.astype(np.float64, copy=False)
     except (TypeError, ValueError) as error:
-        raise DataError(f"{name} are not an array of numbers") from error
+        raise DataError(f"{name} are not an array of {'whole ' * (name == 'event_id')}numbers") from error
     if vectors and array.ndim == 2:
         array = array.reshape(-1, n, 3) if array.shape[1] == 3 * n else array[None]
     size = (*array.shape, 0)[0] if count is None else count
@@ -360,6 +361,15 @@ def _checked_array(name: str, value: Any, molecule: Molecule, count: int | None)
     if name == "sigma":
         _check_none(~(np.isfinite(array) & (array >= 0)), "sigma is not a number >= 0")
     return array
+
+
+def _whole(array: NDArray[Any]) -> NDArray[np.int64]:
+    """Event numbers as integers; ValueError where that would change one."""
+    floating = array.dtype.kind == "f"
+    exact = floating and (np.abs(array) <= EXACT).all() and (array == np.floor(array)).all()
+    if not (exact or array.dtype.kind in "iu") or (array.dtype.kind == "u" and (array >> 63).any()):
+        raise ValueError("no event numbers")
+    return np.require(array, np.int64, ["W"])
 
 
 def _check_none(bad: NDArray, message: str) -> None:

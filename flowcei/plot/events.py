@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 EventSets = Events | Mapping[str, Events]
 """Events, or several sets of them by the name in the legend."""
 
+_SERIES = 12  # drawn in one plot, with their names
 _LINES = "-", "--", ":", "-."  # of one set after the other
 _TAIL = 0.25  # per cent at each end that the range of an axis leaves out
 _INSIDE = 0.39, 0.86  # share of the events in contours: 1 and 2 sigma of a normal distribution in the plane
@@ -122,7 +123,7 @@ def momentum_sums(events: EventSets, axes: Axes | None = None) -> Axes:
         x = np.linspace(*axes.get_xlim(), 300)
         width = np.sqrt(len(next(iter(sets.values())).molecule)) * sigma
         density = norm.pdf(x[:, None], 0.0, width[None, :2000]).mean(axis=1)
-        (line,) = axes.plot(x, density, color="black", lw=1, ls="--", label="stated noise")
+        (line,) = axes.plot(x, density, color="black", lw=1, ls="--", label="noise")
         legend = axes.get_legend()
         axes.legend(handles=[*(legend.legend_handles if legend else []), line], ncols=2, loc="upper center")
     return axes
@@ -263,6 +264,10 @@ def _bin_count(count: int) -> int:
 
 def _spectra(axes: Axes, sets: dict[str, Series], quantity: str, unit: str = "") -> Axes:
     """Draw the densities of one or more series of each set: counts where there is a single one."""
+    every = list(next(iter(sets.values())))
+    sets = {name: {k: table[k] for k in every[:_SERIES]} for name, table in sets.items()}
+    if len(every) > _SERIES:
+        quantity = f"{quantity}, {_SERIES} of {len(every)}"
     series = next(iter(sets.values()))
     low, high = _range(np.concatenate([values for table in sets.values() for values in table.values()]))
     edges = np.linspace(low, high, 1 + _bin_count(min(map(len, series.values())))).tolist()

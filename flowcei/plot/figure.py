@@ -76,7 +76,8 @@ def events_figure(
     for place, (title, part, kind) in enumerate(cells):
         axes = plot_events(part, kind, figure.add_subplot(height, columns, place + 1))
         if title:
-            axes.set_title(f"{title} ({len(next(iter(part.values())))} events)", loc="right")
+            above: dict[str, Any] = {"pad": 18.0} if len(part) > 1 else {}  # where a legend stands there
+            axes.set_title(f"{title} ({len(next(iter(part.values())))} events)", loc="right", **above)
     counts = ", ".join(f"{name or 'events'}: {len(one):,}" for name, one in sets.items())
     drawn = sum(len(next(iter(part.values()))) for part in rows.values())
     if (lost := len(next(iter(sets.values()))) - drawn) and by is not None:
@@ -157,12 +158,15 @@ def samples_figure(
         return corner(samples, unit=unit)
     if kind != "structure":
         raise UsageError(f"no plot of samples {kind!r}; there are {', '.join(SAMPLE_KINDS)}")
-    figure = new_figure(7.4, 5.2, title=title_of(samples))
+    words = f"{title_of(samples)}; thin lines: bonds of some samples"
+    if (more := len(samples.molecule) - _ATOMS) > 0:
+        words += f"; {more} atoms are not enlarged"
+    figure = new_figure(7.4, 5.2, title=words)
     atoms = samples.molecule.labels[:_ATOMS]
     drawn: dict[str, Any] = {"truth": truth, "frame": frame, "unit": unit}
     places = figure.add_gridspec(2, len(atoms), height_ratios=(1.2, 1.0))
     structure(samples, figure.add_subplot(places[0, :]), **drawn)
     for k, atom in enumerate(atoms):  # on the scale of a molecule good data have no width
         axes = structure(samples, figure.add_subplot(places[1, k]), atom=atom, **drawn)
-        axes.set(xlabel="", ylabel="")
+        axes.set(xlabel=unit, ylabel=unit if k == 0 else "")
     return figure

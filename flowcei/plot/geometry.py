@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +31,7 @@ FRAMES = ("recoil", "principal")
 """Frames in which structures are drawn."""
 
 _MOST = 8  # bonds and angles in a corner plot
+_ORDERS = 5040  # of like atoms that are tried for the marks of a known geometry
 _STICKS = 40  # samples whose bonds are drawn
 
 
@@ -79,7 +81,7 @@ def structure(
     handles = _balls(axes, x[..., :2] / scale, samples.molecule)
     for name, marker, geometry in (("truth", "x", truth), ("equilibrium", "+", samples.molecule.equilibrium)):
         if geometry is not None:
-            flat = _superposed(np.asarray(geometry)[None], np.median(x, axis=0))[0, :, :2] / scale
+            flat = _matched(np.asarray(geometry), np.median(x, axis=0), samples.molecule)[:, :2] / scale
             axes.plot(*flat.T, marker, ms=6, mew=1, color="black", zorder=5)
             handles.append(Line2D([], [], marker=marker, ls="", color="black", label=name))
     axes.set(xlabel=labels[0], ylabel=labels[1])
@@ -97,9 +99,10 @@ def _around(axes: Axes, x: Floats, molecule: Molecule, atom: str) -> Axes:
     if atom not in molecule.labels:
         raise UsageError(f"no atom {atom!r}; there are {', '.join(molecule.labels)}")
     low, middle, high = np.percentile(x, (2.5, 50, 97.5), axis=0)
-    half, centre = 0.8 * float((high - low).max()), middle[molecule.labels.index(atom)]
+    half = max(0.8 * float((high - low).max()), 1e-3)  # one sample has no width
+    centre = middle[molecule.labels.index(atom)]
     axes.set(xlim=(centre[0] - half, centre[0] + half), ylim=(centre[1] - half, centre[1] + half))
-    axes.set_title(plain(atom), loc="left")
+    axes.set_title(f"around {plain(atom)}", loc="left")
     axes.locator_params(nbins=3)
     return axes
 
@@ -124,11 +127,12 @@ def corner(samples: PosteriorSamples, *, unit: str = "angstrom") -> Figure:
     values = values / [scale if name.kind == "bond" else 1.0 for name in names]
     labels = [f"{name.name} ({unit if name.kind == 'bond' else 'deg'})" for name in names]
     count = len(chosen)
-    figure = new_figure(1.8 * count + 1.0, 1.7 * count + 0.6, title=title_of(samples))
+    words = "median with the central 68 %; ellipses hold 39 and 86 % of a normal distribution"
+    figure = new_figure(1.8 * count + 1.0, 1.7 * count + 0.8, title=f"{title_of(samples)}\n{words}")
     for row in range(count):
         for column in range(row + 1):
             axes = figure.add_subplot(count, count, row * count + column + 1)
-            _corner_panel(axes, values[:, column], None if row == column else values[:, row])
+            _corner_panel(axes, values[:, column], None if row == column else values[:, row], labels[column])
             axes.locator_params(nbins=3)
             axes.tick_params(labelbottom=row == count - 1, labelleft=column == 0 and row > 0, labelsize=7)
             axes.set_xlabel(labels[column] if row == count - 1 else "", fontsize=8)
@@ -136,7 +140,7 @@ def corner(samples: PosteriorSamples, *, unit: str = "angstrom") -> Figure:
     return figure
 
 
-def _corner_panel(axes: Axes, x: Floats, y: Floats | None) -> None:
+def _corner_panel(axes: Axes, x: Floats, y: Floats | None, label: str) -> None:
     if y is None:
         low, middle, high = np.percentile(x, (16, 50, 84))
         axes.hist(x, int(np.clip(2 * len(x) ** (1 / 3), 8, 60)), color=colour(0), alpha=0.5)
@@ -148,19 +152,20 @@ def _corner_panel(axes: Axes, x: Floats, y: Floats | None) -> None:
             else 3
         )
         errors = f"+{high - middle:.{digits}f} -{middle - low:.{digits}f}"
-        axes.set_title(f"{middle:.{digits}f} {errors}", fontsize=8)
+        axes.set_title(f"{label}\n{middle:.{digits}f} {errors}", fontsize=8)
         axes.set_yticks([])
         return
     pair = np.stack([x, y], axis=1)
     dots(axes, pair, 0, 2)
     _ellipses(axes, pair, "black")
-    axes.set_title(f"correlation {np.corrcoef(x, y).flat[1]:+.2f}", fontsize=7)
+    axes.set_title(f"correlation {round(np.corrcoef(x, y).flat[1], 2) + 0.0:+.2f}", fontsize=7)
 
 
 def title_of(samples: PosteriorSamples) -> str:
     """What a picture of samples is of."""
     events = f"event {samples.event_id[0]}" if len(samples) == 1 else f"{len(samples):,} events together"
-    return f"{plain(samples.molecule.name)}, {events}, {samples.positions.shape[1]} samples of each"
+    each = "" if len(samples) == 1 else " of each"
+    return f"{plain(samples.molecule.name)}, {events}, {samples.positions.shape[1]} samples{each}"
 
 
 def predicted(samples: PosteriorSamples) -> dict[str, Events]:
@@ -180,6 +185,22 @@ def _superposed(x: Floats, onto: Floats) -> Floats:
     u, _, vt = np.linalg.svd(x.transpose(0, 2, 1) @ (onto - middle))
     u[..., -1] *= np.sign(np.linalg.det(u @ vt))[:, None]
     return np.asarray(x @ (u @ vt) + middle)
+
+
+def _matched(x: Floats, onto: Floats, molecule: Molecule) -> Floats:
+    """A geometry (N, 3) superposed on another, like atoms in the order that fits best, as of samples."""
+    orders = [np.arange(len(molecule))]
+    for group in molecule.identical:
+        swaps = list(permutations(group)) if math.factorial(len(group)) * len(orders) <= _ORDERS else [group]
+        orders = [_replaced(order, group, swap) for order in orders for swap in swaps]
+    turned = _superposed(x[np.array(orders)], onto)
+    return np.asarray(turned[((turned - onto) ** 2).sum(axis=(1, 2)).argmin()])
+
+
+def _replaced(order: NDArray[np.intp], group: tuple[int, ...], swap: tuple[int, ...]) -> NDArray[np.intp]:
+    order = order.copy()
+    order[list(group)] = order[list(swap)]
+    return order
 
 
 def _in_principal_axes(x: Floats, masses: Floats) -> Floats:
@@ -212,6 +233,8 @@ def _balls(axes: Axes, x: Floats, molecule: Molecule) -> list[Line2D]:
 
 def _ellipses(axes: Axes, points: Floats, ink: str) -> None:
     """Draw the ellipses of one and two standard deviations of points (n, 2)."""
+    if len(points) < 2:
+        return
     size, directions = np.linalg.eigh(np.cov(points.T))
     tilt = np.degrees(np.arctan2(directions[1, 1], directions[0, 1]))
     for sigma, line in ((1.0, "-"), (2.0, "--")):

@@ -134,9 +134,9 @@ class Modes(RowArrays):
     def to_dataframe(self) -> pd.DataFrame:
         """Return a row for each mode: `facts`, bonds (bohr), angles (degrees), extra columns, positions.
 
-        With the deviations of bonds and angles in the local posterior and the correlations of each two
-        (`sd_c-o`, `corr_c-o_c-s`), NaN of a nearest miss. Positions are `labelled`, bohr, in the frame of the
-        momenta.
+        With the deviations of bonds and angles that the noise alone leaves open about the mode, without the
+        prior, and the correlations of each two (`sd_c-o`, `corr_c-o_c-s`), NaN of a nearest miss. Positions
+        are `labelled`, bohr, in the frame of the momenta.
         """
         samples, modes, table = required(self.samples), self.labelled(), self.facts()
         chi_squared = table.pop("chi_squared")

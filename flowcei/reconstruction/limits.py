@@ -80,7 +80,9 @@ def outside(condition: Floats, trained: RangeRecord | None) -> tuple[Bools, Bool
     if trained is None:
         return np.zeros(len(condition), dtype=bool), np.zeros(len(condition), dtype=bool)
     momenta, log_ker, _ = Condition.split(condition)
-    distance = _distance(momenta, np.array(trained.mean), np.array(trained.precision))
+    mean = np.array(trained.mean)
+    precision = np.array(trained.precision).reshape(len(mean), len(mean))  # of two ions there is none: []
+    distance = _distance(momenta, mean, precision)
     return ~((log_ker >= trained.low) & (log_ker <= trained.high)), ~(distance <= trained.reach)
 
 

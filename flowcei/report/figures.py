@@ -119,7 +119,8 @@ def ambiguity_figure(modes: Modes, samples: PosteriorSamples) -> Figure:
     axis = first_axis(molecule, samples.momenta)
     other = next(k for k in range(len(molecule)) if k != axis)
     energy = (p**2).sum(axis=2) / (2.0 * molecule.masses)
-    first, second = (energy / energy.sum(axis=1, keepdims=True))[:, [axis, other]].T
+    one, two = sorted((axis, other))  # as `flowcei.plot.dalitz` has them
+    first, second = (energy / energy.sum(axis=1, keepdims=True))[:, [one, two]].T
     newton = p[:, other, :2] / np.linalg.norm(p[:, axis], axis=1)[:, None]
     figure = new_figure(7.4, 3.5)
     left, right = figure.subplots(1, 2)
@@ -135,6 +136,8 @@ def ambiguity_figure(modes: Modes, samples: PosteriorSamples) -> Figure:
     left.set(xlabel=f"$p_x$({b}) / |p({a})|", ylabel=f"$p_y$({b}) / |p({a})|")
     left.set_title(f"{molecule.name}: Newton plot, {len(p)} events")
     left.legend(fontsize=8)
-    energies = rf"$(\epsilon_{{{a}}} - \epsilon_{{{b}}}) / \sqrt{{3}}$,  $\epsilon_i = E_i$ / KER"
+    energies = (
+        rf"$(\epsilon_{{{names[one]}}} - \epsilon_{{{names[two]}}}) / \sqrt{{3}}$,  $\epsilon_i = E_i$ / KER"
+    )
     right.set(xlabel=energies, ylabel=rf"$\epsilon_{{{third}}} - 1/3$", title="Dalitz plot")
     return figure

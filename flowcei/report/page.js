@@ -106,6 +106,7 @@
         viewer.addModel(xyz, "xyz").setStyle({}, { stick: { radius: 0.05, color: ["#d55e00", "#009e73", "#cc79a7"][k % 3] } }),
       );
     viewer.zoomTo();
+    viewer.zoom(1.4);
     viewer.render();
   };
   ["card", "show-samples", "show-modes"].forEach((id) => byId(id).addEventListener("change", draw));

@@ -13,6 +13,7 @@ import numpy as np
 
 from flowcei.check.run import check_run
 from flowcei.events.container import Events
+from flowcei.experiment.detector import rms_component
 from flowcei.molecules.isotopes import HYDROGENS, described_ions
 from flowcei.physics.explosion import kinetic_energy
 from flowcei.plot.events import FEWEST
@@ -20,6 +21,7 @@ from flowcei.plot.figure import events_figure, samples_figure
 from flowcei.plot.geometry import predicted
 from flowcei.posterior.flags import FLAGS, in_words
 from flowcei.posterior.modes import AMBIGUOUS, UNEXPLAINED, VERDICTS
+from flowcei.posterior.spread import quantities
 from flowcei.report.figures import training_figure
 from flowcei.storage.card import versions
 from flowcei.units import ANGSTROM, ELECTRONVOLT
@@ -41,11 +43,12 @@ _SEARCHED = 300  # events whose modes are sought, beside those of the cards
 _STICKS = 25  # samples drawn as sticks in the structure that turns
 _LISTED = 20_000  # events that can be searched by number
 _POOLED = 5_000  # events of which figures are, from the whole length of a longer run
+_OWN = ("evidence_p", "inside_prior")  # columns that flowcei adds
 _SHOWN = 3_000  # events that are re-simulated for pictures
 
 
 _KINDS = {
-    "newton": "Newton plot: momenta of all ions, the first along x",
+    "newton": "Newton plot: momenta of all ions, one of them along x",
     "ker": "Kinetic energy release",
     "shares": "Shares of the ions in the kinetic energy",
     "angles": "Angles between momenta",
@@ -187,8 +190,8 @@ def data_section(material: Material) -> Section:
         "events": f"{len(s):,}",
         "samples of each": f"{s.positions.shape[1]:,}",
         "molecule": f"{s.molecule.name}: {described_ions(s.molecule)}",
-        "noise": str(origin.get("noise", "of the file")),
-        "extra columns": ", ".join(s.columns) or "none",
+        "noise": _noise_of(s),
+        "extra columns": ", ".join(name for name in s.columns if name not in _OWN) or "none",
     }
     facts |= {f"left out: {reason}": f"{count:,}" for reason, count in selection.get("rejected", {}).items()}
     counts = {name: sum(name in names for names in s.flag_names) for name in FLAGS}
@@ -199,6 +202,16 @@ def data_section(material: Material) -> Section:
         "No event is flagged." if table is None else f"{int(s.flagged.sum())} events are not used below.",
     )
     return Section("data", "What was read", words, facts, (table,) if table else ())
+
+
+def _noise_of(samples: PosteriorSamples) -> str:
+    """The noise that was assumed, as it was stated, or as a share of the momenta."""
+    if stated := samples.origin.get("noise"):
+        return str(stated)
+    if samples.sigma is None:
+        return "unknown"
+    share = float(np.median(samples.sigma / rms_component(samples.momenta)))
+    return f"{share:.3g} of the rms momentum component (median): of the file, or assumed where it says none"
 
 
 def check_section(material: Material) -> Section | None:
@@ -246,14 +259,20 @@ def geometry_section(material: Material) -> Section:
             low, middle, high = np.percentile(values, (16, 50, 84)) / scale
             within = float(np.median(values.std(axis=1))) / scale
             rows.append((quantity.name, unit, middle, low, high, within, quantity.like))
-    columns = ("quantity", "unit", "median", "16 %", "84 %", "within one event", "remark")
+    columns = ["quantity", "unit", "median", "16 %", "84 %", "within one event", "remark"]
+    used = len(columns) - (not any(row[-1] for row in rows))
     words = (
         f"Median and central 68 % are of all samples of {len(material.trusted):,} of "
         f"{len(material.samples):,} events together, the average of their posteriors: wider than the "
         "distribution of the molecules by what one event leaves open (the median standard deviation within "
         "one event)."
     )
-    return Section("geometry", "Bonds and angles", (words,), tables=(Table(columns, rows),))
+    return Section(
+        "geometry",
+        "Bonds and angles",
+        (words,),
+        tables=(Table(tuple(columns[:used]), [row[:used] for row in rows]),),
+    )
 
 
 def _unit_of(quantity: Quantity) -> tuple[str, float]:
@@ -266,21 +285,30 @@ def events_section(material: Material) -> Section:
     verdict, modes, molecule = material.modes.verdict, material.modes, material.samples.molecule
     counts = {word: int((verdict == k).sum()) for k, word in enumerate(VERDICTS)}
     listed = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
-    pictures, rows = [], []
+    pictures, rows = [], list[tuple[Any, ...]]()
+    internal = [(k, *_unit_of(material.spread.names[k])) for k in material.spread.internal]
     for why, row in material.cards.items():
         number = int(material.trusted.event_id[row])
         figure = samples_figure(material.trusted[row], "structure")
         pictures.append(Picture.of(figure, f"{why}: event {number}"))
-        for k in modes.of(material.place(row)):
-            ends = modes.positions[k][np.array(molecule.bonds, dtype=int).reshape(-1, 2)]
-            bonds = np.linalg.norm(ends[:, 0] - ends[:, 1], axis=1) / ANGSTROM
-            rows.append((why, number, int(modes.number[k]), float(modes.probability[k]), *bonds.tolist()))
-    bonds_of = [f"{q.name} (angstrom)" for q in material.spread.names if q.kind == "bond"]
-    columns = ("event is", "number", "geometry", "probability", *bonds_of)
-    table = Table(columns, rows, "Geometries of these events, most probable first")
-    words = (f"Geometries were sought for {len(verdict)} events: {listed}.",)
+        values = [material.spread.values[row, :, k] / scale for k, _, scale in internal]
+        estimate = [f"{v.mean():.3f} \u00b1 {v.std():.3f}" for v in values]
+        rows.append((why, number, "posterior, mean \u00b1 sd", "", *estimate))
+        exact = quantities(molecule, modes.positions[modes.of(material.place(row))])[1]
+        for mode, x in zip(modes.of(material.place(row)), exact, strict=True):
+            known = [float(x[k]) / scale for k, _, scale in internal]
+            rows.append((why, number, f"exact, {modes.number[mode]}", float(modes.probability[mode]), *known))
+    named = [f"{material.spread.names[k].name} ({unit})" for k, unit, _ in internal]
+    columns = ("event is", "number", "geometry", "probability", *named)
+    caption = "The estimate of these events, and what gives their momenta exactly, most probable first"
+    table = Table(columns, rows, caption)
+    words = (
+        "Geometries that give the measured momenta exactly, and so follow their noise, were sought for "
+        f"{len(verdict):,} of {len(material.trusted):,} events, evenly over the run: {listed}. The estimate "
+        "of an event is its posterior, which knows the noise and the prior."
+    )
     shown: Any = {"tables": (table,), "pictures": tuple(pictures), "viewer": True, "search": True}
-    return Section("events", "Single events", words, **shown)
+    return Section("events", "Single events", (words,), **shown)
 
 
 def model_section(material: Material) -> Section | None:
@@ -317,6 +345,7 @@ def provenance_section(material: Material) -> Section:
     facts |= {
         name: json.dumps(value) if isinstance(value, dict | list) else str(value)
         for name, value in material.samples.origin.items()
+        if value is not None
     }
     return Section("provenance", "How this was made", facts=facts, commands=material.commands)
 

@@ -7,6 +7,7 @@ import re
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -310,3 +311,13 @@ def test_a_full_disk_ends_in_one_line_and_can_be_resumed(
     assert not [name for name in names_in("run") if name.startswith(".")]
     assert flow("train", "--resume", "run") == 0
     assert_same_runs("run", "whole")
+
+
+def test_a_molecule_of_two_atoms_is_sampled(flow: Shell) -> None:
+    """Of two ions the frame leaves no momentum but the size: nothing to be unlike, and no error."""
+    Path("no.xyz").write_text("2\n\nN 0 0 0\nO 0 0 1.15\n")
+    short = ("--epochs", "1", "--events", "2000", "--seed", "1", "-o", "two")
+    assert flow("train", "--molecule", "no.xyz", *short) == 0, flow.err
+    assert flow("simulate", "no.xyz", "-n", "20", "--noise", "1%", "--seed", "2", "-o", "e.csv") == 0
+    assert flow("sample", "--momenta", "e.csv", "-n", "10", "--model", "two", "-o", "s.h5") == 0, flow.err
+    assert np.isfinite(flowcei.read_samples("s.h5").positions).all()

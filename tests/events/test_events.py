@@ -538,3 +538,22 @@ def test_numbers_are_given_or_counted() -> None:
         replace(counted, event_id=[7, 5, 3, 1])
     with pytest.raises(DataError, match="numbers and others have not"):
         Events.concatenate([counted, given])
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [[1.5, 2.0], [np.nan, 1.0], ["1", "2"], [True, False], [2**63, 1], [2**64, 1], np.array([0.5, 1])],
+)
+def test_event_numbers_are_whole(numbers: list) -> None:
+    """What an integer does not hold is refused, and not cut off."""
+    with pytest.raises(DataError, match="event_id are not an array of whole numbers"):
+        Events(OCS, np.eye(3)[None].repeat(2, 0), event_id=numbers)
+    assert Events(OCS, np.eye(3)[None].repeat(2, 0), event_id=[3.0, 1e15]).event_id.tolist() == [3, 10**15]
+
+
+def test_what_is_stated_beside_a_table_goes_first() -> None:
+    """Numbers and columns given with a DataFrame are not dropped."""
+    frame = simulate("ocs", 3, seed=1).to_dataframe().assign(delay=1.0)
+    events = Events(OCS, frame, event_id=[7, 8, 9], columns={"shot": [1, 2, 3]})
+    assert events.event_id.tolist() == [7, 8, 9]
+    assert sorted(events.columns) == ["delay", "shot"]

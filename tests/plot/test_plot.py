@@ -23,6 +23,7 @@ from flowcei.posterior.samples import PosteriorSamples
 from flowcei.units import ANGSTROM, ELECTRONVOLT
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from matplotlib.axes import Axes
@@ -38,6 +39,13 @@ def _samples(molecule: str = "ocs") -> PosteriorSamples:
     noise = np.random.default_rng(0).normal(0.0, 0.05, (5, 200, len(events.molecule), 3))
     x = (events.positions[:, None] + noise).astype(np.float32)
     return PosteriorSamples(events.molecule, events.momenta, x, None, np.arange(5) + 10, np.ones(5))
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    """Figures of pyplot, which is used here, are closed."""
+    yield
+    plt.close("all")
 
 
 def _counts(axes: Axes) -> float:
@@ -107,7 +115,7 @@ def test_the_sum_of_momenta_is_as_wide_as_the_noise() -> None:
     """The line of the stated noise is a normal density with its width, and lies on the histogram."""
     events = _events(n=4000, noise="2%")
     axes = plot.momentum_sums(events)
-    line = next(line for line in axes.lines if line.get_label() == "stated noise")
+    line = next(line for line in axes.lines if line.get_label() == "noise")
     x, density = line.get_xydata().T
     width = np.sqrt(np.trapezoid(density * x**2, x))
     assert events.sigma is not None
@@ -218,6 +226,33 @@ def test_a_structure_in_principal_axes_lies_along_them() -> None:
         assert known == pytest.approx(length, rel=0.2)
     with pytest.raises(UsageError, match="no frame 'lab'; use one of recoil, principal"):
         structure(samples[2], frame="lab")
+
+
+@pytest.mark.parametrize("molecule", ["ch4", "co2"])
+def test_the_truth_of_like_atoms_is_marked_where_they_are(molecule: str) -> None:
+    """Samples have their like atoms in an order of their own: a cross lies in the samples of each atom."""
+    samples = _samples(molecule)
+    for k in range(5):
+        truth = samples.positions[k].astype(float).mean(axis=0)
+        axes = structure(samples[k], truth=truth, unit="bohr")
+        crosses = next(line.get_xydata() for line in axes.lines if line.get_marker() == "x")
+        marks = np.array([line.get_xydata()[0] for line in axes.lines if line.get_marker() == "o"])
+        assert np.linalg.norm(crosses - marks, axis=1).max() < 0.2
+
+
+def test_the_truth_is_that_of_the_event(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A number is not enough: another event of that number is refused; one without width is drawn."""
+    flow = Shell(monkeypatch, capsys)
+    events = flowcei.simulate("ocs", 6, noise="1%", seed=1)
+    flowcei.write_events(events.unnumbered(), tmp_path / "e.csv")
+    flowcei.write_events(events[3:].unnumbered(), tmp_path / "last.csv")
+    flowcei.write_samples(flowcei.load().sample(events, 1, seed=1), tmp_path / "s.h5")
+    word = ("plot", str(tmp_path / "s.h5"), "--event", "2", "-o", str(tmp_path / "a.png"), "--truth")
+    assert flow(*word, str(tmp_path / "last.csv")) == 2
+    assert "other momenta than the samples" in flow.err
+    assert flow(*word, str(tmp_path / "e.csv")) == 0, flow.err
 
 
 def test_predictions_by_a_column_have_their_own_events() -> None:

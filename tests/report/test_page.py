@@ -14,6 +14,7 @@ import pytest
 from shell import Shell
 
 import flowcei
+from flowcei.cli.runs import read_metrics
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.report.page import page
 from flowcei.report.sections import SECTIONS, Material
@@ -127,14 +128,36 @@ def test_the_command(
         flow.err
     )
     assert "flowcei sample --momenta e.csv" in (tmp_path / "r.html").read_text()
-    assert flow("report", "e.samples.h5", "-o", "r.html") == 2
+    assert flow("report", "r.report.samples.h5", "-o", "r.html") == 2
     assert "r.html exists" in flow.err
     assert flow("report") == 2
-    assert flow("report", "e.samples.h5", "--molecule", "ocs", "-o", "m.html") == 2
+    assert flow("report", "r.report.samples.h5", "--molecule", "ocs", "-o", "m.html") == 2
     assert "--molecule is of events" in flow.err
     assert flow("report", "--momenta", "e.csv", "--molecule", "co2", "-o", "c.html") == 2
     assert "the model is of ocs, not of co2" in flow.err
     assert not (tmp_path / "c.html").exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["epoch,train_loss,validation_loss\n1,1e308,2\n", "<script>", "", "a,b\n1,2\n"]
+)
+def test_damaged_losses_cost_no_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    """The table beside a model is drawn where it is one; else a line says why not. Only of a run folder."""
+    monkeypatch.chdir(tmp_path)
+    flow = Shell(monkeypatch, capsys)
+    flowcei.load().save(tmp_path / "model.safetensors")
+    assert read_metrics("model.safetensors") is None
+    (tmp_path / "metrics.csv").write_text("epoch,train_loss,validation_loss\n1,2.5,2.0\n2,2.0,1.5\n")
+    known = read_metrics("model.safetensors")
+    assert known is not None
+    assert known["validation_loss"].tolist() == [2.0, 1.5]
+    (tmp_path / "metrics.csv").write_text(text)
+    assert flow("report", "model.safetensors", "-n", "5", "-o", "r.html") == 0, flow.err
+    assert "losses of the training are not drawn" in flow.err
+    shutil.copy(tmp_path / "model.safetensors", tmp_path / "other.safetensors")
+    assert read_metrics("other.safetensors") is None
 
 
 def test_a_model_that_did_not_draw_the_samples_is_not_taken_for_theirs(
