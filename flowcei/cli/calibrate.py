@@ -19,14 +19,6 @@ if TYPE_CHECKING:
     from flowcei.evaluation.calibration import Calibration
 
 _FAILED = 1
-_TITLES = {
-    "weights": "Importance weights",
-    "sbc": "Ranks of the truth (SBC)",
-    "coverage": "Coverage",
-    "tarp": "All coordinates together (TARP)",
-    "resimulation": "Momenta of samples, simulated again",
-    "regions": "By regions of kinetic energy and angle between the two largest momenta",
-}
 
 
 @click.command()
@@ -80,8 +72,10 @@ def _warn_of_other_prior(model: flowcei.Reconstructor, events: flowcei.Events) -
 
 def _show(result: Calibration) -> None:
     """Print a table for each kind of check, and the sum of it."""
+    from flowcei.evaluation.verdicts import CHECKS
+
     width = max(len(verdict.quantity) for verdict in result.verdicts)
-    for check, title in _TITLES.items():
+    for check, title in CHECKS.items():
         verdicts = [verdict for verdict in result.verdicts if verdict.check == check]
         if verdicts:
             show(f"\n{title}")

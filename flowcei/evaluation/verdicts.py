@@ -46,6 +46,16 @@ _THIRDS = ((0.0, 1 / 3), (1 / 3, 2 / 3), (2 / 3, 1.0))
 _TENTHS = ((0.0, 0.1), (0.9, 1.0))
 _CENTRAL = 0.5  # the interval counted in a region: its coverage moves most with a bias or a wrong width
 
+CHECKS = {
+    "weights": "Importance weights",
+    "sbc": "Ranks of the truth (SBC)",
+    "coverage": "Coverage",
+    "tarp": "All coordinates together (TARP)",
+    "resimulation": "Momenta of samples, simulated again",
+    "regions": "By regions of kinetic energy and angle between the two largest momenta",
+}
+"""Kinds of check, and what they are of."""
+
 
 @dataclass(frozen=True)
 class CalibrationRules:

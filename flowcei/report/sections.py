@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flowcei.check.run import check_run
+from flowcei.evaluation.verdicts import CHECKS
 from flowcei.events.container import Events
 from flowcei.experiment.detector import rms_component
 from flowcei.molecules.isotopes import HYDROGENS, described_ions
@@ -194,12 +195,13 @@ def data_section(material: Material) -> Section:
         "extra columns": ", ".join(name for name in s.columns if name not in _OWN) or "none",
     }
     facts |= {f"left out: {reason}": f"{count:,}" for reason, count in selection.get("rejected", {}).items()}
+    left_out = int(s.flagged.sum())
     counts = {name: sum(name in names for names in s.flag_names) for name in FLAGS}
     rows = [(name, count, FLAGS[name]) for name, count in counts.items() if count]
     table = Table(("flag", "events", "meaning"), rows, "Flagged events") if rows else None
     words = (
         *material.notes,
-        "No event is flagged." if table is None else f"{int(s.flagged.sum())} events are not used below.",
+        "No event is flagged." if table is None else f"{left_out or 'No'} events are left out below.",
     )
     return Section("data", "What was read", words, facts, (table,) if table else ())
 
@@ -332,7 +334,8 @@ def model_section(material: Material) -> Section | None:
         return Section("model", "The model", facts=facts, pictures=pictures)
     columns = ("check", "quantity", "passed", "p")
     rows = [
-        (v.check, v.quantity, "yes" if v.passed else "no", float(v.p_value)) for v in calibration.verdicts
+        (CHECKS[v.check], v.quantity, "yes" if v.passed else "no", float(v.p_value))
+        for v in calibration.verdicts
     ]
     level = f"noise {model.default_noise}"
     lines = (f"On {len(calibration.sbc)} events simulated from its prior, {level}, {calibration.outcome}.",)
