@@ -23,7 +23,9 @@ def show_run_check(check: RunCheck, columns: str) -> None:
 
     show(f"\nThe run beside the prior {check.prior}: {check.compared} of {check.events} events compared")
     if check.comparisons:
-        show(text_table(check.table(), digits=4))
+        table = check.table()
+        units = [f" ({unit})" if unit else "" for unit in table["unit"]]
+        show(text_table(table.assign(observable=table["observable"] + units).drop(columns="unit"), digits=4))
     for remark in check.remarks if check.compared else ():
         show(f"  {remark}")
     if check.outlying > 0.01:
