@@ -80,8 +80,8 @@ def _facts(
         file = find_model(str(file)) or file
     check_readable(file)
     if file.suffix.lower() in (".toml", ".png"):
-        what = "is no model, events or samples; give the run folder or a .safetensors, .csv or .h5 file"
-        raise DataError(what, path=file)
+        message = "is no model, events or samples; give the run folder or a .safetensors, .csv or .h5 file"
+        raise DataError(message, path=file)
     if file.suffix.lower() == ".safetensors":
         return _model_facts(file)
     if is_samples(file):
@@ -105,9 +105,9 @@ def _model_facts(file: Path) -> tuple[Facts, dict[str, Facts]]:
         options.warn_of_masses(molecule, of_model=True)
     except (DataError, ValueError, KeyError, IndexError) as error:
         raise DataError(f"its description is damaged: {error}", path=file) from error
-    what, unit = "columns of the file", "bohr"
+    basis, unit = "columns of the file", "bohr"
     if frame.invariant:
-        what, unit = "bonds in the recoil frame times KER", "bohr hartree"
+        basis, unit = "bonds in the recoil frame times KER", "bohr hartree"
     training = card.training.to_dict()
     sections = {
         "": {
@@ -117,7 +117,7 @@ def _model_facts(file: Path) -> tuple[Facts, dict[str, Facts]]:
             "parameters": f"{training.get('parameters', 0):,}",
         },
         "Molecule": _molecule_texts(card, molecule),
-        f"Model coordinates: {what}, mean and deviation, {unit}": {
+        f"Model coordinates: {basis}, mean and deviation, {unit}": {
             name: f"{mean:9.4f} +- {scale:.4f}" for name, mean, scale in coordinates
         },
         "Trained on": _training_texts(card, training),
@@ -126,7 +126,7 @@ def _model_facts(file: Path) -> tuple[Facts, dict[str, Facts]]:
         "Other entries": {key: _words(value) for key, value in training.items() if key not in _SHOWN},
     }
     table = {"content": "model"} | card.to_dict()
-    table["chart"] = {"what": what, "unit": unit, "coordinates": coordinates}
+    table["chart"] = {"what": basis, "unit": unit, "coordinates": coordinates}
     table["weights"] = "match" if card.checksum else "no checksum (format 1)"
     told = {
         heading: {key: text for key, text in facts.items() if text} for heading, facts in sections.items()

@@ -277,8 +277,8 @@ def _options_of(ctx: click.Context, given: dict[str, Any], run: RunFolder) -> di
     missing = [name for name in _ALWAYS if stored.get(name) is None]
     if table or missing:
         names = ", ".join([*table, *missing])
-        what = f"its options {names} are unknown or missing; begin anew with --overwrite"
-        raise DataError(what, path=run.work / "config.toml")
+        message = f"its options {names} are unknown or missing; begin anew with --overwrite"
+        raise DataError(message, path=run.work / "config.toml")
     return stored
 
 

@@ -152,8 +152,8 @@ def _foreign_source(file: OpenedFile, molecule: Molecule, reading: Reading) -> E
 
     def parse(rows: int) -> Iterator[Arrays]:
         if text and file.size > HELD_BYTES and next(passes) == 2:
-            what = "%s: %d MB of text, parsed anew in each pass; flowcei convert to HDF5 saves that"
-            _log.info(what, path.name, file.size >> 20)
+            message = "%s: %d MB of text, parsed anew in each pass; flowcei convert to HDF5 saves that"
+            _log.info(message, path.name, file.size >> 20)
         return mapped_chunks(table, meaning.mapping, molecule, rows=rows, faults=reading.faults)
 
     held = text and file.size <= HELD_BYTES and reading.faults is None

@@ -51,8 +51,8 @@ def check_end(path: Path, remedy: str, file: BinaryIO | None = None) -> None:
             return
         file.seek(0)
         line = 1 + sum(block.count(b"\n") for block in iter(partial(file.read, 1 << 20), b""))
-    what = f"line {line}, the last one, has no line end: the file may be cut in the middle of a number"
-    raise DataError(f"{what}; if it is whole, {remedy}", path=path)
+    message = f"line {line}, the last one, has no line end: the file may be cut in the middle of a number"
+    raise DataError(f"{message}; if it is whole, {remedy}", path=path)
 
 
 def check_held(path: Path, numbers: int, what: str, size: int | None = None) -> None:

@@ -101,8 +101,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise DataError(f"is no checkpoint of flowcei, or {_DAMAGED}", path=path) from error
     version = table.get("format_version") if isinstance(table, dict) else None
     if version != CHECKPOINT_VERSION:
-        what = f"has format {version}, and {CHECKPOINT_VERSION} is read here; begin the training anew"
-        raise DataError(what, path=path)
+        message = f"has format {version}, and {CHECKPOINT_VERSION} is read here; begin the training anew"
+        raise DataError(message, path=path)
     parts: dict[str, dict[str, Tensor]] = {part: {} for part in _PARTS}
     try:
         for key, tensor in tensors.items():
@@ -130,8 +130,8 @@ def check_settings(begun: Checkpoint, settings: dict[str, Any]) -> None:
         was, now = begun.settings.get(key), settings.get(key)
         if was != now and key == "data" and was is not None and now is not None:
             digests = f"(digest {now[:12]}, then {was[:12]})"
-            what = f"the data are not those of the training that was begun {digests}"
-            raise DataError(f"{what}; put them back as they were, or begin anew")
+            message = f"the data are not those of the training that was begun {digests}"
+            raise DataError(f"{message}; put them back as they were, or begin anew")
         if was != now:
             raise UsageError(f"{key.replace('_', ' ')} is {now}; the training was begun with {was}")
 

@@ -57,11 +57,11 @@ def _check_fit(mapping: Mapping, molecule: Molecule, table: Table) -> None:
     for labels in [*tables, *([mapping.ions.values] if mapping.ions.column else [])]:
         if set(labels) != set(molecule.labels):
             ours = ", ".join(molecule.labels)
-            what = f"the mapping is of ions {', '.join(labels)[:80]}; {molecule.name} has {ours}"
-            raise DataError(what, path=table.path)
+            message = f"the mapping is of ions {', '.join(labels)[:80]}; {molecule.name} has {ours}"
+            raise DataError(message, path=table.path)
     if missing := [name for name in mapping.names if name not in table.names]:
-        what = f"the column is missing; the file has {listed(table.names)}"
-        raise DataError(what, path=table.path, column=missing[0][:40])
+        message = f"the column is missing; the file has {listed(table.names)}"
+        raise DataError(message, path=table.path, column=missing[0][:40])
 
 
 def _vectors(chunk: pd.DataFrame, vectors: Vectors, molecule: Molecule) -> NDArray[np.float64]:
@@ -105,8 +105,8 @@ def _ion_rows(table: Table, mapping: Mapping, molecule: Molecule, rows: int) -> 
         end = int(np.flatnonzero(before)[-1]) + 1 if before.any() else 0
         begun = joined.iloc[end:]
         if len(begun) > _MAX_IONS:  # else it is held until the end of the file
-            what = f"more than {_MAX_IONS} rows of the same event; which column numbers the events?"
-            raise DataError(what, path=table.path, row=start, column=mapping.event)
+            message = f"more than {_MAX_IONS} rows of the same event; which column numbers the events?"
+            raise DataError(message, path=table.path, row=start, column=mapping.event)
         if end:
             yield _gathered(joined.iloc[:end], mapping, molecule, table.path)
     if begun is not None and len(begun):
@@ -136,8 +136,8 @@ def _gathered(chunk: pd.DataFrame, mapping: Mapping, molecule: Molecule, path: P
     for name in mapping.columns or ():
         values = rows[name].to_numpy().reshape(-1, n)
         if not ((values == values[:, :1]) | (np.isnan(values) & np.isnan(values[:, :1]))).all():
-            what = "differs between the ions of one event; leave it out of columns in a mapping"
-            raise DataError(what, path=path, column=name)
+            message = "differs between the ions of one event; leave it out of columns in a mapping"
+            raise DataError(message, path=path, column=name)
     first = rows.iloc[::n]
     events = Arrays(
         vectors(mapping.momenta.columns),
@@ -183,8 +183,8 @@ def whole_numbers(
     with np.errstate(invalid="ignore"):
         bad = ~((values == np.round(values)) & (np.abs(values) <= EXACT))
     if bad.any():
-        what, row = "event numbers must be whole, up to 2^53", start + int(np.argmax(bad)) + 1
-        error = DataError(what, path=path, row=row, column="event")
+        message, row = "event numbers must be whole, up to 2^53", start + int(np.argmax(bad)) + 1
+        error = DataError(message, path=path, row=row, column="event")
         report_fault(error, "event-numbers", faults, int(bad.sum()))
         return None
     return values.astype(np.int64)

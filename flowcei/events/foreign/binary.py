@@ -126,8 +126,8 @@ class HdfTable(Table):
                     try:
                         array = np.asarray(data[first : first + rows])
                     except (OSError, ValueError) as error:
-                        what = "cannot be read as numbers; is it cut short?"
-                        raise DataError(what, path=self.path) from error
+                        message = "cannot be read as numbers; is it cut short?"
+                        raise DataError(message, path=self.path) from error
                     arrays[name] = {column: values for column, _, values in columns_of(array)}
                 yield pd.DataFrame({c: exact_numbers(arrays[name][k]) for c, (name, _, k) in wanted.items()})
 
@@ -153,8 +153,8 @@ def _datasets(group: h5py.Group, path: Path) -> dict[str, h5py.Dataset]:
     if not numbers:
         where = f"group {group.name}" if group.name != "/" else "the top of the file"
         content = ", ".join(name[:40] for name in names[:8]) or "nothing"
-        what = f"{where} holds no dataset of numbers ({content}); a mapping's tree names a group"
-        raise DataError(what, path=path)
+        message = f"{where} holds no dataset of numbers ({content}); a mapping's tree names a group"
+        raise DataError(message, path=path)
     return numbers
 
 
@@ -231,8 +231,8 @@ class ParquetTable(Table):
                     with np.errstate(invalid="ignore"):  # signalling NaN: it becomes a quiet one
                         table[name] = table[name].astype(kind)
                     if kind == "float64" and name in integers and (table[name].abs() > EXACT).any():
-                        what = "whole numbers beyond 2^53 beside blank cells: fill in the blank ones"
-                        raise DataError(what, path=self.path, column=name)
+                        message = "whole numbers beyond 2^53 beside blank cells: fill in the blank ones"
+                        raise DataError(message, path=self.path, column=name)
                 yield table
         except DataError:
             raise
@@ -257,8 +257,8 @@ class RootTable(Table):
             trees = [name for name, kind in kinds.items() if kind in ("TTree", "ROOT::RNTuple")]
             chosen = tree or (trees[0] if len(trees) == 1 else "")
             if chosen not in trees:
-                what = f"has the trees {', '.join(trees[:8]) or '(none)'}; a mapping's tree names one"
-                raise DataError(what, path=path)
+                message = f"has the trees {', '.join(trees[:8]) or '(none)'}; a mapping's tree names one"
+                raise DataError(message, path=path)
             self._tree = file[chosen]
             super().__init__(path, self._tree.keys(recursive=False), int(self._tree.num_entries))
         except Exception as error:  # uproot raises whatever its parsers stumble over

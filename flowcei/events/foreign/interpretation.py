@@ -119,9 +119,9 @@ def interpret(table: Table, molecule: Molecule, reading: Reading) -> Interpretat
         guesser = Guesser(table, molecule, reading.columns, reading.unit)
         mapping, conclusions, zeros = guesser.mapping(), guesser.conclusions, guesser.zeros
     if zeros:
-        what = f"there is no column for {', '.join(zeros[:6])}; are they 0 by the choice of axes? "
-        what += "flowcei convert --guess writes a mapping that says so, to be checked and given as "
-        raise DataError(f"{what}--mapping", path=table.path)
+        message = f"there is no column for {', '.join(zeros[:6])}; are they 0 by the choice of axes? "
+        message += "flowcei convert --guess writes a mapping that says so, to be checked and given as "
+        raise DataError(f"{message}--mapping", path=table.path)
     mapping, notes = _with_extra_columns(mapping, table, molecule, reading, native=native)
     return Interpretation(mapping, tuple(conclusions), reading.statements, notes)
 
@@ -159,16 +159,16 @@ def native_mapping(table: Table, molecule: Molecule, faults: Faults | None = Non
     momenta, positions = component_names(molecule.labels, "p"), component_names(molecule.labels)
     if missing := [name for name in momenta if name not in table.names]:
         ions = f"{molecule.name} with ions {', '.join(molecule.labels)}"
-        what = f"the momentum column is missing (for {ions}: {momenta[0]} ... {momenta[-1]})"
-        raise DataError(what, path=table.path, column=missing[0])
+        message = f"the momentum column is missing (for {ions}: {momenta[0]} ... {momenta[-1]})"
+        raise DataError(message, path=table.path, column=missing[0])
     for name in table.names:
         if name.startswith(NAMELESS):
             error = DataError("unknown column; name it or remove it", path=table.path, column=name)
             report_fault(error, "columns", faults)
     missing = [name for name in positions if name not in table.names]
     if 0 < len(missing) < len(positions):
-        what = "the position column is missing; give all positions or none"
-        report_fault(DataError(what, path=table.path, column=missing[0]), "columns", faults)
+        message = "the position column is missing; give all positions or none"
+        report_fault(DataError(message, path=table.path, column=missing[0]), "columns", faults)
     starts = Vectors(unit="bohr", ions=triples(molecule.labels, positions))
     return Mapping(
         momenta=Vectors(unit="hbar/bohr", ions=triples(molecule.labels, momenta)),
@@ -191,8 +191,8 @@ def _with_extra_columns(
     others = [name for name in table.names if name not in own and not name.startswith(PLACEHOLDERS)]
     names = _extra_names(others, table, mapping, molecule, reading, native=native)
     if len(names) > MOST_COLUMNS:
-        what = f"none of {len(names)} further columns is carried along: a mapping's columns names up to"
-        return mapping.model_copy(update={"columns": ()}), (f"{what} {MOST_COLUMNS}",)
+        message = f"none of {len(names)} further columns is carried along: a mapping's columns names up to"
+        return mapping.model_copy(update={"columns": ()}), (f"{message} {MOST_COLUMNS}",)
     notes: tuple[str, ...] = ()
     if mapping.columns is None:
         names = table.numeric(names)
@@ -212,8 +212,8 @@ def _extra_names(
     names = names if mapping.columns is None else list(mapping.columns)
     problems = {name: problem for name in names if (problem := column_problem(name, molecule))}
     for name, problem in problems.items() if native or mapping.columns is not None else ():
-        what = f"unknown column: it {problem}; rename or remove it"
-        report_fault(DataError(what, path=table.path, column=name), "columns", reading.faults)
+        message = f"unknown column: it {problem}; rename or remove it"
+        report_fault(DataError(message, path=table.path, column=name), "columns", reading.faults)
     return [name for name in names if name not in problems]
 
 

@@ -83,8 +83,8 @@ class Mapping(_Section):
         names = Counter(name for name in columns if isinstance(name, str) and name not in ("", "?"))
         for name, count in names.most_common(1):
             if count > 1:
-                what = f"column {name[:40]!r} is named {count} times; a column is one component of one ion"
-                raise ValueError(what)
+                message = f"column {name[:40]!r} is named {count} times; a column is one component of one ion"
+                raise ValueError(message)
         if self.positions is not None and self.positions.unit not in LENGTH_UNITS:
             known = ", ".join(LENGTH_UNITS)
             raise ValueError(f"unknown unit of positions {self.positions.unit!r}; use one of {known}")

@@ -47,9 +47,9 @@ class OpenedFile:
         for signature, name in _SIGNATURES.items():
             if start.startswith(signature):
                 return name
-        for signature, what in _REFUSED.items():
+        for signature, message in _REFUSED.items():
             if start.startswith(signature):
-                raise DataError(what, path=self.path)
+                raise DataError(message, path=self.path)
         try:
             lines = self.lines()
             first, _, third = (next(lines, "").split() for _ in range(3))

@@ -125,8 +125,8 @@ def _first_lines(file: OpenedFile) -> list[str]:
     try:
         lines = list(islice(file.lines(), _TOP))
     except (UnicodeDecodeError, OSError) as error:
-        what = "not a text file in UTF-8, nor another format that flowcei reads"
-        raise DataError(what, path=file.path) from error
+        message = "not a text file in UTF-8, nor another format that flowcei reads"
+        raise DataError(message, path=file.path) from error
     if "\0" in "".join(lines[:1]):
         raise DataError("a binary file, of no format that flowcei reads", path=file.path)
     return lines + [""] * (_TOP - len(lines))
@@ -136,13 +136,13 @@ def _decimal(rows: list[list[str]], first: str, separator: str, path: Path) -> s
     """The decimal separator of some rows; a comma may not also be one of thousands, as in 12,170."""
     cells = [(k, cell) for row in rows for k, cell in enumerate(row)]
     commas = [(k, cell) for k, cell in cells if separator != "," and _COMMAS.fullmatch(cell)]
-    for k, cell, what in _thousands(cells, commas, separator):
+    for k, cell, message in _thousands(cells, commas, separator):
         titled = k < len(rows[0]) and rows[0][k][:1].isalpha()
         column = rows[0][k] if titled else f"#{k + 1}"
-        raise DataError(f"{cell[:40]!r}: {what}", path=path, column=column)
+        raise DataError(f"{cell[:40]!r}: {message}", path=path, column=column)
     if separator == "," and any(map(_TWO.fullmatch, rows[0])):
-        what = f"{first[:40].strip()!r}: numbers with commas between blanks; write them without commas"
-        raise DataError(f'{what}, or state separator = "blank" and decimal in a mapping', path=path)
+        message = f"{first[:40].strip()!r}: numbers with commas between blanks; write them without commas"
+        raise DataError(f'{message}, or state separator = "blank" and decimal in a mapping', path=path)
     return "," if commas else "."
 
 
@@ -160,15 +160,15 @@ def _thousands(
 
 
 def _check_names(names: list[str], path: Path) -> None:
-    what = ""
+    message = ""
     if not any(names):
-        what = "the first line must name the columns; it is blank"
+        message = "the first line must name the columns; it is blank"
     elif len(names) > MAX_COLUMNS:
-        what = f"{len(names)} columns; {MAX_COLUMNS} at the most"
+        message = f"{len(names)} columns; {MAX_COLUMNS} at the most"
     elif max(map(len, names)) > _MAX_NAME:
-        what = f"the name of a column is longer than {_MAX_NAME} characters"
-    if what:
-        raise DataError(what, path=path)
+        message = f"the name of a column is longer than {_MAX_NAME} characters"
+    if message:
+        raise DataError(message, path=path)
 
 
 def _cells(line: str, separator: str, path: Path) -> list[str]:
@@ -214,8 +214,8 @@ class TextTable(Table):
         """A name for every column, each once."""
         widths = [len(self._dialect.split(line)) for _, line in islice(self._rows(), LOOK)]
         if NUMBERED not in names and widths.count(len(names) + 1) > len(widths) // 2:
-            what = f"{_UNTITLED}; remove it, or put a comma before the header"
-            report_fault(DataError(what, path=self.path), "index-column", faults)
+            message = f"{_UNTITLED}; remove it, or put a comma before the header"
+            report_fault(DataError(message, path=self.path), "index-column", faults)
             names = (NUMBERED, *names)
         out: list[str] = []
         for k, name in enumerate(names):

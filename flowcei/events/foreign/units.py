@@ -43,8 +43,8 @@ def unit_of_columns(table: Table, columns: Iterable[Component], quantity: str, *
         return unit_name(table.shared_unit, quantity)
     silent = next((name for name, words in stated.items() if not words), "")
     if silent and not unit:
-        what = f"states no unit where others state {first[0]!r}; --unit states it for all"
-        raise DataError(what, path=table.path, column=silent)
+        message = f"states no unit where others state {first[0]!r}; --unit states it for all"
+        raise DataError(message, path=table.path, column=silent)
     return _checked_unit(*first, quantity, table)
 
 
@@ -56,9 +56,9 @@ def check_units(table: Table, mapping: Mapping) -> None:
         for name, words in _stated_units(table, (*vectors.components, sigma)).items():
             for word in words:
                 if _checked_unit(word, name, quantity, table) != unit_name(vectors.unit, quantity):
-                    what = f"the file states {word[:40]!r} here, and the {quantity} are taken in "
-                    what += f"{vectors.unit[:40]!r}; one is wrong"
-                    raise DataError(what, path=table.path, column=name)
+                    message = f"the file states {word[:40]!r} here, and the {quantity} are taken in "
+                    message += f"{vectors.unit[:40]!r}; one is wrong"
+                    raise DataError(message, path=table.path, column=name)
 
 
 def _stated_units(table: Table, columns: Iterable[Component]) -> dict[str, list[str]]:
@@ -91,9 +91,9 @@ def infer_momentum_unit(
     ker, expected = (f"{energy / ELECTRONVOLT:.3g} eV" for energy in (energies[chosen], at_rest))
     if len(fitting) == 1:
         return chosen, f"{chosen}, as the median KER is then {ker} (Coulomb energy {expected})"
-    what = f"cannot infer the unit of the {quantity}: in {chosen} the median KER would be {ker}, "
-    what += f"the Coulomb energy of {molecule.name} is {expected}; state it with --unit"
-    raise DataError(what, path=path)
+    message = f"cannot infer the unit of the {quantity}: in {chosen} the median KER would be {ker}, "
+    message += f"the Coulomb energy of {molecule.name} is {expected}; state it with --unit"
+    raise DataError(message, path=path)
 
 
 def infer_length_unit(
@@ -113,5 +113,5 @@ def infer_length_unit(
     if abs(ratios[best] - 1.0) < _ENERGY_TOLERANCE:
         over = 1.0 / ratios[best]
         return best, f"{best}, as their Coulomb energy is then {over:.3g} times the kinetic energy"
-    what = f"cannot infer the unit of the positions: in bohr the kinetic energy is {ratio:.3g} times "
-    raise DataError(f"{what}their Coulomb energy; state the units in a mapping (--mapping)", path=path)
+    message = f"cannot infer the unit of the positions: in bohr the kinetic energy is {ratio:.3g} times "
+    raise DataError(f"{message}their Coulomb energy; state the units in a mapping (--mapping)", path=path)
