@@ -96,10 +96,8 @@ def modes(
         if len(shown.columns) > _ACROSS:
             shown = shown.set_index("mode").T.rename_axis("mode")
         show_table(shown, as_json=False)
-        note(
-            "1.23(4): what gives the momenta exactly, and what their noise alone leaves open there;"
-            "\nthe estimate of the event, which knows the prior, is that of its samples: flowcei spread"
-        )
+        note("1.23(4): what gives the momenta exactly, and what their noise alone leaves open there;")
+        note("the estimate of the event, which knows the prior, is that of its samples: flowcei spread")
     for k, word in enumerate(VERDICTS[:UNANSWERED]):
         note(f"{word:12s} {int((gathered.verdict == k).sum()):7d} of {len(drawn)} events")
     note(f"{len(gathered)} modes; written: {', '.join(map(str, written))}")
