@@ -7,6 +7,8 @@ from .evaluation.calibration import calibrate as calibrate
 from .evaluation.comparison import Comparison as Comparison
 from .evaluation.comparison import compare as compare
 from .evaluation.floor import information_floor as information_floor
+from .evaluation.judgement import Judgement as Judgement
+from .evaluation.judgement import judge as judge
 from .evaluation.verdicts import CalibrationRules as CalibrationRules
 from .events.container import Events as Events
 from .events.simulation import simulate as simulate

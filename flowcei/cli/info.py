@@ -39,7 +39,7 @@ _RECIPE = {
 # Entries of a training that have a place of their own.
 _SHOWN = {"name", "parameters", "simulation", "data", "prior", "prior_name", "noise_added", "seen", "seed"}
 _SHOWN |= {"schedule", "epochs_run", "validation_loss", "round_trip_error", "rows_per_second", "figures"}
-_SHOWN |= {"versions"}
+_SHOWN |= {"versions", "judgement"}
 
 
 @click.command()
@@ -189,11 +189,17 @@ def _result_texts(training: Facts) -> Facts:
     unit = "of the best epoch" if error is None else "nat, in standardised coordinates"
     return {
         "epochs": str(training.get("epochs_run", "unknown")),
+        "verdict": "\n".join(filter(None, map(str, _verdict(training)))),
         "validation loss": loss is not None and f"{loss:.5g} {unit}",
         "round-trip error": error is not None and f"{error:.2g} standard deviations, at the most",
         "training rate": rate and f"{rate:,.0f} events a second",
         "figures": figures and f"(errors in bohr, coverages as fractions)\n{_words(figures)}",
     }
+
+
+def _verdict(training: Facts) -> list[Any]:
+    """What a model was found to be worth after its training, and what to do about it."""
+    return [training.get("judgement", {}).get(key) for key in ("summary", "todo")]
 
 
 def _words(value: object) -> str:

@@ -40,6 +40,7 @@ _GROUPS = {
     },
     "Models": {
         "train": "Train a model, on fresh simulations or on a file.",
+        "models": "List the models in runs/ with their verdicts.",
         "compare": "Score models beside null models on known positions.",
         "calibrate": "Check whether the posterior of a model is right.",
     },

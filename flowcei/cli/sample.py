@@ -107,6 +107,9 @@ def _loaded(name: str | None, device: str, noise: str | None) -> Reconstructor:
     title, model = load_named(name, device)
     newest = ", the newest of runs/ (--model names another)" if name is None and title != BUNDLED else ""
     note(f"model {title}{newest} ({model.architecture}, {model.molecule.name})")
+    if verdict := model.training.judgement.get("summary"):
+        poor = model.training.judgement.get("word") == "poor"
+        (warn if poor else note)(f"  verdict after its training: {verdict}")
     options.warn_of_masses(model.molecule, of_model=True)
     prior = f"prior {model.training.prior_name or 'unnamed'}"
     options.note_ions(model.molecule, prior, f"noise {noise or 'of the file, or else of the model'}")

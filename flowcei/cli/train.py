@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _NAMED = "flowcei.architecture"
 _PARAMETERS_A_ROW = 20
+_LONG_TRAINING = 50_000  # events, over all epochs; a shorter one is judged on fewer
 _SCHEDULE = ("epochs", "batch", "learning_rate", "patience")
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _ALWAYS = ("arch", "frame", "events", "seed", "device", *_SCHEDULE)
@@ -310,6 +311,7 @@ def _train(plan: _Plan, run: RunFolder, max_time: float | None, *, resuming: boo
                 f"{plan.rows} training events for {model.training.parameters} parameters: they may be "
                 "learned by heart; fewer --couplings or --hidden, or no --data, so that events are simulated"
             )
+        _judge(plan, model)
         run.finish(model, records)
     except (StoppedError, KeyboardInterrupt) as stop:
         reason = str(stop) or f"interrupted: {len(records)} of {epochs} epochs are saved"
@@ -327,6 +329,24 @@ def _train(plan: _Plan, run: RunFolder, max_time: float | None, *, resuming: boo
         raise
     best = best_of(records)
     note(f"validation loss {best.validation_loss:.4f} (epoch {best.epoch}), model in {run.folder}")
+
+
+def _judge(plan: _Plan, model: flowcei.Reconstructor) -> None:
+    """Put into the card what the model is worth on events that it has not seen, and say so."""
+    from flowcei.evaluation.comparison import unseen
+    from flowcei.evaluation.judgement import BRIEF, RULES
+
+    events = None if plan.data is None else unseen(model, plan.data)
+    rules = RULES if plan.rows * plan.options["epochs"] > _LONG_TRAINING else BRIEF
+    try:
+        result = flowcei.judge(model, events, seed=plan.options["seed"], rules=rules)
+    except (UsageError, DataError) as error:  # a point, too few rows, no prior: a model all the same
+        log(f"not judged: {error}")
+        return
+    model.training.judgement = result.to_dict()
+    (warn if result.word == "poor" else note)(f"verdict on {result.events} events unseen: {result.summary}")
+    if result.todo:
+        note(f"  {result.todo}")
 
 
 def _line(record: EpochRecord, epochs: int) -> str:

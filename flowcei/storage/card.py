@@ -97,6 +97,7 @@ class TrainingRecord(_Open):
     rows_per_second: float | None = Field(default=None, ge=0)
     name: str = ""
     figures: dict[str, Any] = Field(default={})
+    judgement: dict[str, Any] = Field(default={})  # of `flowcei.judge`
 
     @field_validator("simulation", "data", "seen", "seed", "epochs_run", mode="before")
     @classmethod

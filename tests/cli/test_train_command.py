@@ -64,7 +64,8 @@ def test_a_log_tells_what_was_done_and_when(flow: Shell, monkeypatch: pytest.Mon
         flow("-q", *LINE)
     assert len(flow.err.splitlines()) == 1
     flow("-q", "train", "--resume", "run")
-    assert flow.err == ""
+    assert flow.err.startswith("warning: verdict on 100 events unseen: poor")
+    assert len(flow.err.splitlines()) == 1
     lines = Path("run/train.log").read_text().splitlines()
     assert all(re.match(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ \S", line) for line in lines)
     text = "\n".join(line.split(" ", 1)[1] for line in lines)

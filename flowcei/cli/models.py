@@ -1,0 +1,42 @@
+"""`flowcei models`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from flowcei.cli import options
+from flowcei.cli.runs import BUNDLED, MODEL, RUNS
+from flowcei.cli.streams import show, show_json, warn
+from flowcei.errors import DataError
+
+
+@click.command()
+@options.json_option()
+def models(*, as_json: bool) -> None:
+    """List the models in runs/, the newest last, and the bundled one: what they are of, and how good."""
+    from flowcei.storage.modelfile import bundled_model, read_model
+
+    paths = sorted(RUNS.glob(f"*/{MODEL}"), key=lambda path: path.stat().st_mtime)
+    table: dict[str, Any] = {}
+    with bundled_model() as bundled:
+        for name, path in [(BUNDLED, bundled), *((path.parent.name, path) for path in paths)]:
+            try:
+                card, _ = read_model(path)
+            except DataError as error:
+                warn(f"{name}: {error}")
+                continue
+            record = card.training
+            about = {"molecule": card.molecule.get("name"), "architecture": card.architecture}
+            about |= {
+                "prior": record.prior_name or "unnamed",
+                "noise": f"{card.noise.low:g}..{card.noise.high:g}",
+            }
+            table[name] = about | {"verdict": record.judgement.get("summary") or "not judged"}
+    if as_json:
+        show_json(table)
+        return
+    for name, facts in table.items():
+        *first, verdict = facts.values()
+        show(f"{name}: {', '.join(map(str, first))}\n    {verdict}")
