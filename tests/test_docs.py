@@ -30,7 +30,7 @@ def _commands(page: Path) -> list[list[str]]:
 
 def _parse(words: list[str]) -> None:
     """Refuse a command that is not there, or an option that it does not have; values are not looked at."""
-    group = click.Context(cli)
+    group = click.Context(cli, **cli.context_settings)  # commands remember by which names help was asked for
     while words and words[0].startswith("-"):  # of the group: --config FILE
         words = words[1 if words[0] in ("-q", "-v", "--help", "--version") else 2 :]
     if not words:
