@@ -86,21 +86,27 @@ def modes(
         with atomic_text(xyz, overwrite=overwrite) as text:
             write_modes_xyz(gathered, text)
     brief = table[table["event"] == drawn.event_id[row]].iloc[:_SHOWN, : -3 * len(drawn.molecule)]
-    if as_json:
-        correlations = [name for name in brief if name.startswith("corr_")]
-        show_table(brief.drop(columns=[*_LESS_TELLING, *correlations]), as_json=True)
-    else:
-        which = "" if event is not None else " (the most ambiguous; --event chooses another)"
-        show(f"event {drawn.event_id[row]}: {VERDICTS[gathered.verdict[row]]}{which}")
-        shown = _with_errors(brief, drawn.molecule, length_unit)
-        if len(shown.columns) > _ACROSS:
-            shown = shown.set_index("mode").T.rename_axis("mode")
-        show_table(shown, as_json=False)
-        note("1.23(4): what gives the momenta exactly, and what their noise alone leaves open there;")
-        note("the estimate of the event, which knows the prior, is that of its samples: flowcei spread")
+    which = "" if event is not None else " (the most ambiguous; --event chooses another)"
+    words = f"event {drawn.event_id[row]}: {VERDICTS[gathered.verdict[row]]}{which}"
+    _show(brief, "" if as_json else words, drawn.molecule, length_unit)
     for k, word in enumerate(VERDICTS[:UNANSWERED]):
         note(f"{word:12s} {int((gathered.verdict == k).sum()):7d} of {len(drawn)} events")
     note(f"{len(gathered)} modes; written: {', '.join(map(str, written))}")
+
+
+def _show(brief: pd.DataFrame, words: str, molecule: Molecule, unit: str) -> None:
+    """Print the modes of one event under some words, or without any as JSON."""
+    if not words:
+        correlations = [name for name in brief if str(name).startswith("corr_")]
+        show_table(brief.drop(columns=[*_LESS_TELLING, *correlations]), as_json=True)
+        return
+    show(words)
+    shown = _with_errors(brief, molecule, unit)
+    if len(shown.columns) > _ACROSS:
+        shown = shown.set_index("mode").T.rename_axis("mode")
+    show_table(shown, as_json=False)
+    note("1.23(4): what gives the momenta exactly, and what their noise alone leaves open there;")
+    note("the estimate of the event, which knows the prior, is that of its samples: flowcei spread")
 
 
 def _with_errors(table: pd.DataFrame, molecule: Molecule, unit: str) -> pd.DataFrame:

@@ -144,6 +144,7 @@ def _prior_names(typed: dict[str, Any]) -> Iterable[str]:
         return ()
 
 
+_LENGTH = click.Choice(["angstrom", "bohr"])
 MOLECULE_NAME, PRIOR_NAME = Checked(values=_molecule_names), Checked(values=_prior_names)
 NOISE, MOLECULE, INPUT, OUTPUT = (
     Checked(_check_noise),
@@ -213,22 +214,14 @@ drift_option = option(
     default="auto",
     metavar="auto|none|X,Y,Z",
 )
-length_option = option(
-    "--length-unit",
-    "Of lengths that are shown; files are in bohr.",
-    click.Choice(["angstrom", "bohr"]),
-    default="angstrom",
-    show_default=True,
-)
+length_option = option("--length-unit", "Of lengths shown; angstrom if absent.", _LENGTH, default="angstrom")
 keep_flagged_option = flag("--keep-flagged", "Keep events whose flags say that they are not to be trusted.")
 ions_options = option_group(
     option(
         "--isotopes", "Of the molecule: 81Br,37Cl for all such atoms, h1=2H or h1=D for one.", metavar="LIST"
     ),
     option("--charges", "Of the molecule's ions: 2,2,2 in its order, or one for all.", metavar="LIST"),
-    option(
-        "--length-unit", "Of the positions in an XYZ file of a molecule.", click.Choice(["angstrom", "bohr"])
-    ),
+    option("--length-unit", "Of the positions in an XYZ file of a molecule.", _LENGTH),
 )
 _READING = (
     option("--format", "Of the file; its content says so if absent.", click.Choice(FORMATS)),

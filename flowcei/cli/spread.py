@@ -15,6 +15,8 @@ from flowcei.storage.creation import atomic_text
 from flowcei.units import length_in_bohr
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from flowcei import PosteriorSamples
     from flowcei.posterior.spread import Spread
 
@@ -84,14 +86,8 @@ def spread(
         with atomic_text(xyz, overwrite=overwrite) as file:
             write_means_xyz(drawn, file)
     overall = result.overall()
-    less = [*_LESS_TELLING, *(["like"] if (overall["like"] == "").all() else [])]
-    brief = with_lengths_in(length_unit, overall.drop(columns=less))
-    show_table(overall if as_json else brief, as_json=as_json)
-    _note_floor(drawn, result, length_unit)
-    if lines := result.covariance_in_words(length_unit):
-        note("\nwithin one event (median):")
-    for line in lines:
-        note(f"  {line}")
+    show_table(overall if as_json else _brief(overall, length_unit), as_json=as_json)
+    _note_widths(drawn, result, length_unit)
     note(f"\nrecoil frame, x along {result.along}; sd: of all events together; typical_sd: within one event")
     if "by speed" in (quantity.like for quantity in result.names):
         note(
@@ -104,8 +100,14 @@ def spread(
     note(f"{len(drawn)} events; tables and pictures in {folder}{means}")
 
 
-def _note_floor(samples: PosteriorSamples, result: Spread, unit: str) -> None:
-    """Say how the spread compares with what the noise allows: the model may be vague, or the data."""
+def _brief(overall: pd.DataFrame, unit: str) -> pd.DataFrame:
+    """The columns that a terminal has room for, lengths in a unit."""
+    less = [*_LESS_TELLING, *(["like"] if (overall["like"] == "").all() else [])]
+    return with_lengths_in(unit, overall.drop(columns=less))
+
+
+def _note_widths(samples: PosteriorSamples, result: Spread, unit: str) -> None:
+    """Say how the spread compares with what the noise allows, and what varies together."""
     import numpy as np
 
     width = np.sqrt((result.per_atom() ** 2).mean(axis=1))
@@ -118,3 +120,7 @@ def _note_floor(samples: PosteriorSamples, result: Spread, unit: str) -> None:
             f"\nwithin an event atoms spread by {typical:.3g} {unit} (rms, median), "
             f"{ratio:.3g} times what the data allow without a prior (median of the ratios)"
         )
+    if lines := result.covariance_in_words(unit):
+        note("\nwithin one event (median):")
+    for line in lines:
+        note(f"  {line}")

@@ -93,20 +93,14 @@ class Events:
         arrays["event_id"] = event_id
         if hasattr(momenta, "columns"):  # a DataFrame; pandas need not be imported to ask
             table = Events.from_dataframe(cast("pd.DataFrame", momenta), molecule)
-            columns = table.columns | (dict(columns) if columns else {})
-            event_id = table.event_id if event_id is None and table.numbered else event_id
-            given = {name: value for name, value in arrays.items() if name != "momenta" and value is not None}
-            arrays |= {name: getattr(table, name) for name in _JOINED} | {"event_id": event_id} | given
+            arrays, columns = _completed(arrays, table), table.columns | dict(columns or {})
         count = None
         for name, value in arrays.items():
             if value is not None:
                 arrays[name] = _checked_array(name, value, molecule, count)
                 count = len(arrays["momenta"])
         counted = np.arange(len(arrays["momenta"]), dtype=np.int64)
-        if not numbered and event_id is not None and not np.array_equal(arrays["event_id"], counted):
-            raise UsageError("event_id of events without numbers: state numbered=True too")
-        numbered = numbered and arrays["event_id"] is not None
-        arrays["event_id"] = arrays["event_id"] if numbered else counted
+        arrays["event_id"], numbered = _settled(arrays["event_id"], counted, numbered=numbered)
         columns = checked_columns(columns, molecule, len(arrays["momenta"])) if columns else {}
         with np.errstate(over="ignore"):
             relative = arrays["momenta"] - np.einsum("bni->bi", arrays["momenta"])[:, None] / len(molecule)
@@ -333,6 +327,22 @@ def one_row(rows: int | slice | NDArray[Any], count: int, row: str = "event") ->
         raise IndexError(f"there is no {row} {rows} among {count}")
     first = int(rows) % count
     return slice(first, first + 1)
+
+
+def _completed(arrays: dict[str, Any], table: Events) -> dict[str, Any]:
+    """What was given beside a table, and else what it holds."""
+    given = {name: value for name, value in arrays.items() if name != "momenta" and value is not None}
+    numbers = table.event_id if table.numbered else None
+    return {name: getattr(table, name) for name in _JOINED} | {"event_id": numbers} | given
+
+
+def _settled(
+    numbers: NDArray[np.int64] | None, counted: NDArray[np.int64], *, numbered: bool
+) -> tuple[NDArray[np.int64], bool]:
+    """Event numbers, and whether they were given; UsageError for given ones of events said to have none."""
+    if not numbered and numbers is not None and not np.array_equal(numbers, counted):
+        raise UsageError("event_id of events without numbers: state numbered=True too")
+    return (numbers, True) if numbered and numbers is not None else (counted, False)
 
 
 def _checked_array(name: str, value: Any, molecule: Molecule, count: int | None) -> NDArray[Any]:  # noqa: ANN401

@@ -8,7 +8,7 @@ them apart; but for `momentum_sums` each ion's share of the total momentum, by m
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import combinations
+from itertools import combinations, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -264,10 +264,8 @@ def _bin_count(count: int) -> int:
 
 def _spectra(axes: Axes, sets: dict[str, Series], quantity: str, unit: str = "") -> Axes:
     """Draw the densities of one or more series of each set: counts where there is a single one."""
-    every = list(next(iter(sets.values())))
-    sets = {name: {k: table[k] for k in every[:_SERIES]} for name, table in sets.items()}
-    if len(every) > _SERIES:
-        quantity = f"{quantity}, {_SERIES} of {len(every)}"
+    if (count := len(next(iter(sets.values())))) > _SERIES:
+        quantity, sets = f"{quantity}, {_SERIES} of {count}", _first_series(sets)
     series = next(iter(sets.values()))
     low, high = _range(np.concatenate([values for table in sets.values() for values in table.values()]))
     edges = np.linspace(low, high, 1 + _bin_count(min(map(len, series.values())))).tolist()
@@ -286,6 +284,11 @@ def _spectra(axes: Axes, sets: dict[str, Series], quantity: str, unit: str = "")
     axes.set(xlabel=f"{quantity} ({unit})" if unit else quantity, xlim=(low, high))
     axes.set_ylabel((f"density ({per})" if unit else "density") if density else "events")
     return axes
+
+
+def _first_series(sets: dict[str, Series]) -> dict[str, Series]:
+    """The series that can be told apart by colour."""
+    return {name: dict(islice(table.items(), _SERIES)) for name, table in sets.items()}
 
 
 def _legend(series: list[str], sets: list[str]) -> list[Line2D]:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, StrictUndefined
 
 from flowcei import __version__
-from flowcei.report.sections import SECTIONS, Material, search_data, viewer_data
+from flowcei.report.embedded import search_data, viewer_data
+from flowcei.report.sections import SECTIONS, Material
 
 if TYPE_CHECKING:
     from markupsafe import Markup

@@ -15,17 +15,16 @@ from flowcei.check.run import check_run
 from flowcei.evaluation.verdicts import CHECKS
 from flowcei.events.container import Events
 from flowcei.experiment.detector import rms_component
-from flowcei.molecules.isotopes import HYDROGENS, described_ions
-from flowcei.physics.explosion import kinetic_energy
+from flowcei.molecules.isotopes import described_ions
 from flowcei.plot.events import FEWEST
 from flowcei.plot.figure import events_figure, samples_figure
 from flowcei.plot.geometry import predicted
-from flowcei.posterior.flags import FLAGS, in_words
+from flowcei.posterior.flags import FLAGS
 from flowcei.posterior.modes import AMBIGUOUS, UNEXPLAINED, VERDICTS
 from flowcei.posterior.spread import quantities
 from flowcei.report.figures import training_figure
 from flowcei.storage.card import versions
-from flowcei.units import ANGSTROM, ELECTRONVOLT
+from flowcei.units import ANGSTROM
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,8 +40,6 @@ if TYPE_CHECKING:
 
 _DPI = 110
 _SEARCHED = 300  # events whose modes are sought, beside those of the cards
-_STICKS = 25  # samples drawn as sticks in the structure that turns
-_LISTED = 20_000  # events that can be searched by number
 _POOLED = 5_000  # events of which figures are, from the whole length of a longer run
 _OWN = ("evidence_p", "inside_prior")  # columns that flowcei adds
 _SHOWN = 3_000  # events that are re-simulated for pictures
@@ -257,7 +254,7 @@ def geometry_section(material: Material) -> Section:
     rows = []
     for quantity, values in material.spread.rows().items():
         if quantity.kind != "atom":
-            unit, scale = _unit_of(quantity)
+            unit, scale = unit_of(quantity)
             low, middle, high = np.percentile(values, (16, 50, 84)) / scale
             within = float(np.median(values.std(axis=1))) / scale
             rows.append((quantity.name, unit, middle, low, high, within, quantity.like))
@@ -277,7 +274,7 @@ def geometry_section(material: Material) -> Section:
     )
 
 
-def _unit_of(quantity: Quantity) -> tuple[str, float]:
+def unit_of(quantity: Quantity) -> tuple[str, float]:
     """Unit in which a bond or an angle is shown, and its size in the unit of the quantity."""
     return ("angstrom", ANGSTROM) if quantity.kind == "bond" else ("deg", 1.0)
 
@@ -288,7 +285,7 @@ def events_section(material: Material) -> Section:
     counts = {word: int((verdict == k).sum()) for k, word in enumerate(VERDICTS)}
     listed = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
     pictures, rows = [], list[tuple[Any, ...]]()
-    internal = [(k, *_unit_of(material.spread.names[k])) for k in material.spread.internal]
+    internal = [(k, *unit_of(material.spread.names[k])) for k in material.spread.internal]
     for why, row in material.cards.items():
         number = int(material.trusted.event_id[row])
         figure = samples_figure(material.trusted[row], "structure")
@@ -363,45 +360,3 @@ SECTIONS = (
     provenance_section,
 )
 """The sections in the order of the page, each a function of `Material`; None says nothing."""
-
-
-def viewer_data(material: Material) -> list[dict[str, Any]]:
-    """Of each card: its title, mean geometry, samples and modes, as XYZ in angstrom."""
-    molecule, trusted, modes = material.samples.molecule, material.trusted, material.modes.labelled()
-    symbols = ["H" if symbol in HYDROGENS else symbol for symbol in molecule.symbols]
-
-    def xyz(positions: NDArray[Any]) -> str:
-        rows = zip(symbols, positions / ANGSTROM, strict=True)
-        return "\n".join([str(len(symbols)), "", *(f"{s} {x[0]:.4f} {x[1]:.4f} {x[2]:.4f}" for s, x in rows)])
-
-    cards = []
-    for why, row in material.cards.items():
-        samples = trusted[row].equally_weighted().labelled()[0]
-        cards.append(
-            {
-                "title": f"{why}: event {trusted.event_id[row]}",
-                "mean": xyz(samples.mean(axis=0)),
-                "samples": [xyz(x) for x in samples[:_STICKS]],
-                "modes": [xyz(modes.positions[k]) for k in modes.of(material.place(row))],
-            }
-        )
-    return cards
-
-
-def search_data(material: Material) -> dict[str, Any]:
-    """Columns and rows of the events that can be searched by number: of 20,000 at the most."""
-    s, spread = material.samples[:_LISTED], material.spread
-    internal = [k for k, quantity in enumerate(spread.names) if quantity.kind != "atom"]
-    columns = [f"{spread.names[k].name} ({_unit_of(spread.names[k])[0]})" for k in internal]
-    scale = np.array([_unit_of(spread.names[k])[1] for k in internal])
-    percentiles = np.percentile(spread.values[:, :, internal], (50, 16, 84), axis=1) / scale
-    cells = {
-        number: [f"{middle:.3f} [{low:.3f}, {high:.3f}]" for middle, low, high in table.T]
-        for number, table in zip(
-            material.trusted.event_id.tolist(), np.moveaxis(percentiles, 0, 1), strict=True
-        )
-    }
-    energies = (kinetic_energy(s.momenta, s.molecule.masses) / ELECTRONVOLT).tolist()
-    known = zip(s.event_id.tolist(), energies, s.flag_bits.tolist(), strict=True)
-    rows = [[number, f"{ker:.1f}", in_words(flags), *cells.get(number, [])] for number, ker, flags in known]
-    return {"columns": ["event", "KER (eV)", "flags", *columns], "rows": rows}
