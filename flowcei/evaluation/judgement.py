@@ -65,7 +65,7 @@ class Judgement:
                 f"efficiency {self.efficiency[0]:.2g} (median), {self.efficiency[1]:.2g} (10th percentile); "
             )
         low, high = (f"{100.0 * part:.0f}" for part in self.coverage)
-        fails = f"{len(self.failing)} of {self.checks} checks fail" if self.failing else "no check fails"
+        fails = f"checks failing: {len(self.failing)} of {self.checks}"
         floor = (
             "" if self.error_over_floor is None else f"; error {self.error_over_floor:.2g} times the floor"
         )
