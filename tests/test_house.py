@@ -74,3 +74,18 @@ def test_no_files_import_each_other() -> None:
         TopologicalSorter(IMPORTS).prepare()
     except CycleError as error:
         pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_only_plots_are_imported_by_name() -> None:
+    """What an import by name hides from the tests above: `.plot()` of what plots are drawn of, and commands."""
+    found = {
+        (str(path.relative_to(PACKAGE)), name)
+        for path in MODULES.values()
+        for name in re.findall(r"import_module\(f?\"(flowcei[\w.{}]*)\"\)", path.read_text())
+    }
+    assert found == {
+        ("events/container.py", "flowcei.plot.figure"),
+        ("posterior/samples.py", "flowcei.plot.figure"),
+        ("posterior/modes.py", "flowcei.report.figures"),
+        ("cli/main.py", "flowcei.cli.{name}"),
+    }
