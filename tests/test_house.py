@@ -77,7 +77,7 @@ def test_no_files_import_each_other() -> None:
 
 
 def test_only_plots_are_imported_by_name() -> None:
-    """What an import by name hides from the tests above: `.plot()` of what plots are drawn of, and commands."""
+    """What imports by name hide from the tests above: `.plot()` of what plots are drawn of, and commands."""
     found = {
         (str(path.relative_to(PACKAGE)), name)
         for path in MODULES.values()
