@@ -44,3 +44,16 @@ def test_notebook(notebook: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 def test_there_are_four_examples() -> None:
     """None was lost."""
     assert len(EXAMPLES) == len(NOTEBOOKS) == 4
+
+
+@pytest.mark.parametrize(
+    ("script", "folder"), [("benchmark", "DATA"), ("make-reference-posteriors", "FOLDER")]
+)
+def test_scripts_know_where_the_reference_posteriors_are(
+    script: str, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are measured against for minutes, so that no test runs them whole."""
+    path = Path(__file__).parent.parent / "bin" / script
+    monkeypatch.syspath_prepend(str(path.parent))
+    found = runpy.run_path(str(path), run_name="looked at")[folder]
+    assert (found / "reference-ocs-equilibrium.h5").is_file()
