@@ -16,6 +16,7 @@ from flowcei.errors import DataError
 @options.json_option()
 def models(*, as_json: bool) -> None:
     """List the models in runs/, the newest last, and the bundled one: what they are of, and how good."""
+    from flowcei.experiment.detector import Noise
     from flowcei.storage.modelfile import bundled_model, read_model
 
     paths = sorted(RUNS.glob(f"*/{MODEL}"), key=lambda path: path.stat().st_mtime)
@@ -31,7 +32,7 @@ def models(*, as_json: bool) -> None:
             about = {"molecule": card.molecule.get("name"), "architecture": card.architecture}
             about |= {
                 "prior": record.prior_name or "unnamed",
-                "noise": f"{card.noise.low:g}..{card.noise.high:g}",
+                "noise": str(Noise(card.noise.low, card.noise.high, relative=card.noise.relative)),
             }
             table[name] = about | {"verdict": record.judgement.get("summary") or "not judged"}
     if as_json:

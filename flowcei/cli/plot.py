@@ -90,11 +90,8 @@ def plot(
     kinds = _kinds(kind) if kind else ("structure",) if of_samples else ("newton", "ker")
     path = output or Path(f"{file.stem.removesuffix('.samples')}-{'-'.join(kinds)}.png")
     options.output_path(path, overwrite=overwrite, endings=_PICTURES, source=file)
-    others: dict[str, object] = {"--compare": compare, "--prior": prior} if kinds[0] in _SAMPLES else {}
-    others |= {"--by": by} if kinds[0] in _OF_ONE else {"--event": event}
-    others |= {} if kinds[0] == "structure" else {"--frame": frame, "--truth": truth}
-    if idle := [name for name, value in others.items() if value is not None]:
-        raise UsageError(f"{', '.join(idle)} has no meaning for the plot {kinds[0]}; leave it out")
+    given: dict[str, object] = {"--compare": compare, "--prior": prior, "--by": by, "--event": event}
+    _check_idle(kinds[0], given | {"--frame": frame, "--truth": truth})
     from flowcei.plot.figure import events_figure, samples_figure
     from flowcei.plot.style import save
 
@@ -102,7 +99,7 @@ def plot(
         if not of_samples:
             raise UsageError(f"{kinds[0]} is of samples; {file} holds events: flowcei sample draws some")
         samples, row = read_unflagged(file, event, keep_flagged=keep_flagged)
-        samples = samples if kinds[0] == "predictive" else samples[row or 0]
+        samples = samples[row or 0] if kinds[0] in _OF_ONE else samples
         where = None if truth is None else _positions(truth, samples, reading)
         figure = samples_figure(samples, kinds[0], length_unit, frame=frame or "recoil", truth=where, by=by)
     else:
@@ -111,6 +108,15 @@ def plot(
         figure = events_figure(_with_others(sets, compare, prior, reading), kinds, by)
     save(figure, path, overwrite=overwrite)
     note(f"picture in {path}")
+
+
+def _check_idle(kind: str, given: dict[str, object]) -> None:
+    """Refuse options that a kind of plot would not look at."""
+    unused = {"--compare", "--prior"} if kind in _SAMPLES else set()
+    unused |= {"--by"} if kind in _OF_ONE else {"--event"}
+    unused |= set() if kind == "structure" else {"--frame", "--truth"}
+    if idle := [name for name, value in given.items() if name in unused and value is not None]:
+        raise UsageError(f"{', '.join(idle)} has no meaning for the plot {kind}; leave it out")
 
 
 def _events(

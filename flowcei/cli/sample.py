@@ -109,7 +109,7 @@ def _loaded(name: str | None, device: str, noise: str | None) -> Reconstructor:
     note(f"model {title}{newest} ({model.architecture}, {model.molecule.name})")
     if verdict := model.training.judgement.get("summary"):
         poor = model.training.judgement.get("word") == "poor"
-        (warn if poor else note)(f"  verdict after its training: {verdict}")
+        (warn if poor else note)(f"verdict after its training: {verdict}")
     options.warn_of_masses(model.molecule, of_model=True)
     prior = f"prior {model.training.prior_name or 'unnamed'}"
     options.note_ions(model.molecule, prior, f"noise {noise or 'of the file, or else of the model'}")

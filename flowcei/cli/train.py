@@ -341,7 +341,7 @@ def _judge(plan: _Plan, model: flowcei.Reconstructor) -> None:
     try:
         result = flowcei.judge(model, events, seed=plan.options["seed"], rules=rules)
     except (UsageError, DataError) as error:  # a point, too few rows, no prior: a model all the same
-        log(f"not judged: {error}")
+        note(f"not judged: {error}")
         return
     model.training.judgement = result.to_dict()
     (warn if result.word == "poor" else note)(f"verdict on {result.events} events unseen: {result.summary}")

@@ -78,7 +78,7 @@ class Judgement:
             return f"train longer (--epochs) or for a narrower prior; worst {self.worst}"
         if self.word == "poor":
             return f"train longer (--epochs), or an architecture with a density (cinn); worst {self.worst}"
-        if self.word == "fair" or (self.failing and self.efficiency is not None):
+        if self.efficiency is not None and (self.word == "fair" or self.failing):
             return f"sample --weigh makes its answers exact; worst {self.worst}"
         return ""
 

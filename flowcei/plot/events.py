@@ -276,14 +276,18 @@ def _spectra(axes: Axes, sets: dict[str, Series], quantity: str, unit: str = "")
             if row == 0:
                 axes.hist(values, edges, density=density, color=look["color"], alpha=0.25)
             axes.hist(values, edges, density=density, histtype="step", lw=1.2, **look)
-    if handles := _legend(list(series) if several else [], [name for name in sets if name]):
-        # In two columns above the curves, so that none runs through it.
-        axes.set_ylim(0.0, axes.get_ylim()[1] * (1.05 + 0.09 * (len(handles) + 1 >> 1)))
-        axes.legend(handles=handles, ncols=2, loc="upper center")
+    _put_legend(axes, _legend(list(series) if several else [], [name for name in sets if name]))
     per = f"1/({unit})" if "/" in unit else f"1/{unit}"
     axes.set(xlabel=f"{quantity} ({unit})" if unit else quantity, xlim=(low, high))
     axes.set_ylabel((f"density ({per})" if unit else "density") if density else "events")
     return axes
+
+
+def _put_legend(axes: Axes, handles: list[Line2D]) -> None:
+    """In two columns above the curves, so that none runs through it."""
+    if handles:
+        axes.set_ylim(0.0, axes.get_ylim()[1] * (1.05 + 0.09 * (len(handles) + 1 >> 1)))
+        axes.legend(handles=handles, ncols=2, loc="upper center")
 
 
 def _first_series(sets: dict[str, Series]) -> dict[str, Series]:

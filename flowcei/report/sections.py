@@ -281,7 +281,9 @@ def unit_of(quantity: Quantity) -> tuple[str, float]:
 
 def events_section(material: Material) -> Section:
     """Single events: a structure that turns, their geometries, and a search by number."""
-    verdict, modes, molecule = material.modes.verdict, material.modes, material.samples.molecule
+    # Labelled as samples are: of like atoms bonds would else join the wrong ones.
+    verdict, modes = material.modes.verdict, material.modes.labelled()
+    molecule = material.samples.molecule
     counts = {word: int((verdict == k).sum()) for k, word in enumerate(VERDICTS)}
     listed = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
     pictures, rows = [], list[tuple[Any, ...]]()

@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from shell import Shell
 
 import flowcei
 from flowcei.errors import UsageError
-from flowcei.evaluation.judgement import BRIEF, JudgementRules
+from flowcei.evaluation.judgement import BRIEF, Judgement, JudgementRules
 from flowcei.reconstruction.fitting import train
 from flowcei.training.schedule import Schedule
 
@@ -56,6 +57,20 @@ def test_a_model_without_density_is_judged_by_its_checks() -> None:
     assert (found.efficiency, found.draws, found.word) == (None, 0, "poor")
     assert found.failing
     assert "efficiency" not in found.summary
+
+
+def test_no_weights_are_advised_where_there_can_be_none() -> None:
+    """Of a model without a density that passes its checks nothing is to be done; of a flow --weigh helps."""
+    sound: dict[str, Any] = {
+        "noise": "1%",
+        "events": 100,
+        "failing": (),
+        "checks": 23,
+        "coverage": (0.5, 0.9),
+    }
+    about = sound | {"error_over_floor": 1.0, "worst": "with KER below 106 eV"}
+    assert Judgement("fair", **about).todo == ""
+    assert "--weigh" in Judgement("fair", **about, efficiency=(0.2, 0.01)).todo
 
 
 def test_a_model_without_posterior_is_not_judged() -> None:

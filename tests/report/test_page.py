@@ -17,7 +17,7 @@ import flowcei
 from flowcei.cli.runs import read_metrics
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.report.page import page
-from flowcei.report.sections import SECTIONS, Material
+from flowcei.report.sections import SECTIONS, Material, events_section
 from flowcei.units import ANGSTROM
 
 HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(1)>\u2028$x$'
@@ -202,3 +202,24 @@ def test_in_a_browser(text: str, tmp_path: Path) -> None:
     controls = next(a for _, a in shown.tags if a.get("id") == "viewer-controls")
     assert "hidden" not in controls
     assert "canvas" in [tag for tag, _ in shown.tags]
+
+
+def test_exact_geometries_of_like_atoms_have_the_bonds_of_the_table_of_modes() -> None:
+    """Whatever the order of the ions in the file: a bond joins the atoms that it joins in modes.csv."""
+    events = flowcei.simulate("h2o", 4, noise="0.5%", seed=2)
+    assert events.positions is not None
+    noise = np.random.default_rng(0).normal(0.0, 0.02, (4, 30, 3, 3))
+    x = (events.positions[:, None] + noise)[:, :, [0, 2, 1]].astype(np.float32)
+    origin = {"prior": events.molecule.priors["equilibrium"], "noise_relative": True}
+    p = events.momenta[:, [0, 2, 1]]
+    samples = PosteriorSamples(events.molecule, p, x, None, np.arange(4), events.sigma, origin=origin)
+    material = Material(samples, "e.csv")
+    (table,) = events_section(material).tables
+    known = material.modes.to_dataframe()
+    bonds = [name for name in table.columns if "angstrom" in name]
+    rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows if row[2].startswith("exact")]
+    assert rows
+    for row in rows:
+        mode = known[(known["event"] == row["number"]) & (known["mode"] == int(row["geometry"][7:]))].iloc[0]
+        for name in bonds:
+            assert row[name] == pytest.approx(mode[name.split(" ")[0]] / ANGSTROM, rel=1e-9)
