@@ -6,6 +6,7 @@ import math
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import finalize
 
 import h5py
 import numpy as np
@@ -252,7 +253,10 @@ class RootTable(Table):
         # Not its path: uproot takes one with colons for a URL or for a part of a file.
         raw = path.open("rb")
         try:
-            file = uproot.open(raw)
+            # No thread of its own: where that held the last reference to a damaged file, it waited for
+            # itself. Without one uproot leaves the file open.
+            finalize(self, raw.close)
+            file = uproot.open(raw, use_threads=False)
             kinds = file.classnames(cycle=False)
             trees = [name for name, kind in kinds.items() if kind in ("TTree", "ROOT::RNTuple")]
             chosen = tree or (trees[0] if len(trees) == 1 else "")
