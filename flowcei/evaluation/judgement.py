@@ -119,7 +119,8 @@ def judge(
     events = events[: rules.events]
     wanted = ("atom_error_median", "coverage_50", "coverage_90")
     scores = [score for score in SCORES if score.name in wanted]
-    drawn: dict[str, Any] = {"n": rules.samples, "noise": level, "seed": seed, "keep_flagged": True}
+    samples = max(min(rules.samples, 20), rules.samples // model.network.cost)
+    drawn: dict[str, Any] = {"n": samples, "noise": level, "seed": seed, "keep_flagged": True}
     table = compare({"model": model}, events, resamples=2, scores=scores, **drawn).table
     error, low, high = (float(x) for x in table.loc["model", list(wanted)].to_numpy())
     floor = float(table["atom_error_median"].get(FLOOR, np.nan))
@@ -127,7 +128,8 @@ def judge(
     failing = tuple(f"{v.check} {v.quantity}" for v in checked.verdicts if not v.passed)
     regions = checked.regions.sort_values("p")
     # Densities of like atoms in any order cost most where there are many: methanol takes 20 s with all draws.
-    draws = max(min(rules.draws, 500), rules.draws // max(1, len(model.molecule) - 4) ** 2)
+    share = max(1, len(model.molecule) - 4) ** 2 * model.network.cost
+    draws = max(min(rules.draws, 500), rules.draws // share)
     efficiency = _efficiency(model, events[: rules.weighed], level, seed, draws)
     return Judgement(
         word=_word(efficiency, failing, rules),
