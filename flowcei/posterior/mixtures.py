@@ -49,11 +49,11 @@ class StudentMixture(RowArrays):
         z = (points - centre) @ np.swapaxes(np.linalg.inv(factor), 1, 2)
         unit = np.broadcast_to(np.eye(d) / (2 * count), (e, count, d, d))
         fitted = cls(_distinct(z, count, rng), unit, np.full((e, count), -np.log(count)))
-        fitted = fitted.refitted(z, effective)._guarded()
+        fitted = fitted.refitted(z, effective).guarded()
         mean = centre + fitted.mean @ np.swapaxes(factor, 1, 2)
         return cls(mean, factor[:, None] @ fitted.factor, fitted.log_share)
 
-    def _guarded(self) -> StudentMixture:
+    def guarded(self) -> StudentMixture:
         """With a component as wide as twice all points: what the others miss must not have no chance."""
         e, _, d = self.mean.shape
         wide = np.zeros((e, 1, d)), np.tile(2.0 * np.eye(d), (e, 1, 1, 1)), np.full((e, 1), np.log(_GUARD))
