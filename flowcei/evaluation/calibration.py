@@ -18,7 +18,7 @@ from flowcei.posterior.spread import quantities
 from flowcei.posterior.weights import Weights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from numpy.typing import NDArray
 
@@ -152,14 +152,30 @@ def calibrate(
         ['coverage', 'regions', 'resimulation', 'sbc', 'tarp']
     """
     events = events_of(events, model.molecule) if keep_flagged else warned([model], events, noise)
-    truth = _true_positions(model, events, n, rules)
+    check_calibrated(model, n, rules)
+    drawn = model.stream(events, n, noise=noise, latent=latent, seed=seed, weigh=weigh)
+    return calibrated(model, events, drawn, noise=noise, seed=seed, rules=rules, on_events=on_events)
+
+
+def calibrated(
+    model: Reconstructor,
+    events: Events,
+    drawn: Iterable[PosteriorSamples],
+    *,
+    noise: Noise | str | None,
+    seed: int,
+    rules: CalibrationRules = RULES,
+    on_events: Callable[[int], None] | None = None,
+) -> Calibration:
+    """Check samples of a model, of all of the events, block by block."""
+    truth = true_positions(events, rules.min_events, "to check a posterior")
     # A stream of its own: a truth drawn with the same seed must not be its own reference.
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(4,)))
     chart = _chart(model, events.momenta, model.sigma(events, noise), truth[:, None])[:, 0]
     references = chart.mean(axis=0) + chart.std(axis=0) * rng.standard_normal(chart.shape)
     judge = _Judge(model, events, truth, noise, chart, references, rng)
     first, blocks, weights = 0, [], []
-    for block in model.stream(events, n, noise=noise, latent=latent, seed=seed, weigh=weigh):
+    for block in drawn:
         answered = np.flatnonzero(block.answered)
         if len(answered):
             blocks.append(judge.rank(first + answered, block[answered]))
@@ -173,8 +189,8 @@ def calibrate(
     return judge.calibration(ranks, Weights.concatenate(weights) if weights else None, rules, seed)
 
 
-def _true_positions(model: Reconstructor, events: Events, n: int, rules: CalibrationRules) -> Floats:
-    """Return the true positions (E, N, 3) of what can be judged."""
+def check_calibrated(model: Reconstructor, n: int, rules: CalibrationRules = RULES) -> None:
+    """Refuse a model without a posterior, and too few samples of each event."""
     name, check = repr(model.architecture), "to check a posterior"
     if model.architecture in NULL_MODELS:
         raise UsageError(f"{name} does not look at the momenta: it has no posterior to check")
@@ -184,7 +200,6 @@ def _true_positions(model: Reconstructor, events: Events, n: int, rules: Calibra
         )
     if n < rules.min_samples:
         raise UsageError(f"{n} samples an event are too few {check}; {rules.min_samples} at the least")
-    return true_positions(events, rules.min_events, check)
 
 
 @dataclass(frozen=True, eq=False)

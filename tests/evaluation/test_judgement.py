@@ -14,11 +14,13 @@ from shell import Shell
 
 import flowcei
 from flowcei.errors import UsageError
-from flowcei.evaluation.judgement import BRIEF, Judgement, JudgementRules
+from flowcei.evaluation.judgement import Judgement, JudgementRules
+from flowcei.reconstruction.efficiency import EfficiencyRules
 from flowcei.reconstruction.fitting import train
 from flowcei.training.schedule import Schedule
 
-SMALL = JudgementRules(events=300, samples=50, weighed=20, draws=1000)
+BRIEF = JudgementRules.of(2000)
+SMALL = JudgementRules(300, 50, EfficiencyRules(events=20, draws=1000, deep=3, deep_draws=4000))
 
 
 def _model(architecture: str, epochs: int, **options: int) -> flowcei.Reconstructor:
