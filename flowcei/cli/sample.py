@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 @options.noise_option
 @options.run_options
 @options.latent_option
+@flag("--exact", "Draw from the exact posterior: the model's samples are where Markov chains begin.")
 @flag("--weigh", "Weigh samples by the exact prior and likelihood.")
 @option(
     "--min-ess",
@@ -101,7 +102,7 @@ def sample(
         note(f"{source.tally}")
     write = _to_stdout if str(path) == "-" else partial(_to_file, path, overwrite=overwrite, resume=resume)
     quality = write(reconstructor, request, source, survey)
-    _note_quality(quality, complete=survey.events > len(first))
+    _note_quality(quality, complete=survey.events > len(first), exact=request.exact)
     note_run_check(reconstructor, survey.thinned, noise)
     _finish(quality, path, momenta, request.n, keep_flagged=keep_flagged)
 
@@ -168,15 +169,17 @@ def _to_file(
         )
 
 
-def _note_quality(quality: Quality, *, complete: bool) -> None:
+def _note_quality(quality: Quality, *, complete: bool, exact: bool) -> None:
     """Warn of events that their samples speak against, and say what the weights left of them."""
+    from flowcei.posterior.exact import exact_in_words
     from flowcei.posterior.flags import AFTERWARDS, FLAG_BITS
     from flowcei.posterior.weights import efficiency_in_words
 
     bits = FLAG_BITS if complete else AFTERWARDS  # flags of momenta were said of the first events already
     warn_of_flags({name: (quality.flags & bit) > 0 for name, bit in bits.items()}, quality.event_id)
     if quality.ess is not None and quality.drawn is not None:
-        note(efficiency_in_words(quality.ess, quality.drawn))
+        words = exact_in_words(quality.ess) if exact else efficiency_in_words(quality.ess, quality.drawn)
+        note(words)
 
 
 def _finish(quality: Quality, path: Path, momenta: Path, count: int, *, keep_flagged: bool) -> None:
