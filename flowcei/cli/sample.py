@@ -33,7 +33,11 @@ if TYPE_CHECKING:
 @click.command()
 @option("--momenta", "Events, in any format that flowcei reads.", options.INPUT, required=True)
 @options.samples_option()
-@option("--model", "Model file or run; the newest in runs/, else the bundled OCS model.", MODEL_NAME)
+@option(
+    "--model",
+    "Model file or run; the newest in runs/ that is not poor, else the bundled one.",
+    MODEL_NAME,
+)
 @options.noise_option
 @options.run_options
 @options.latent_option
@@ -41,11 +45,16 @@ if TYPE_CHECKING:
 @flag("--weigh", "Weigh samples by the exact prior and likelihood.")
 @option(
     "--min-ess",
-    "Effective samples an event should have; more are drawn where it has fewer. Implies --weigh.",
+    "Effective samples an event should have; more are drawn where it has fewer, or where a few carry the "
+    "weight. Implies --weigh.",
     click.FloatRange(min=0),
     default=0.0,
 )
-@option("--budget", "Samples drawn of one event, at the most; 100 times -n if absent.", options.COUNT)
+@option(
+    "--budget",
+    "Samples drawn of one event, at the most; 100 times -n if absent, 150 with --exact.",
+    options.COUNT,
+)
 @options.output_option("File, .h5, .csv or .parquet; - for CSV on stdout; NAME.samples.h5 if absent.")
 @flag("--resume", "Go on with an unfinished file of the same options.")
 @options.seed_option
@@ -106,8 +115,8 @@ def sample(
 def _loaded(name: str | None, device: str, noise: str | None) -> Reconstructor:
     """Load the model meant, and say which it is and what it assumes."""
     title, model = load_named(name, device)
-    newest = ", the newest of runs/ (--model names another)" if name is None and title != BUNDLED else ""
-    note(f"model {title}{newest} ({model.architecture}, {model.molecule.name})")
+    usual = ", of runs/ (--model names another)" if name is None and title != BUNDLED else ""
+    note(f"model {title}{usual} ({model.architecture}, {model.molecule.name})")
     if verdict := model.training.judgement.get("summary"):
         poor = model.training.judgement.get("word") == "poor"
         (warn if poor else note)(f"verdict after its training: {verdict}")
