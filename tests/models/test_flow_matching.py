@@ -42,7 +42,7 @@ def test_many_steps_are_the_differential_equation() -> None:
         with torch.no_grad():
             return np.append(_velocity(model, place, t, c[0]).numpy(), float(torch.trace(slope)))
 
-    end = solve_ivp(rates, (1.0, 0.0), [*x[0].tolist(), 0.0], method="DOP853", rtol=1e-7, atol=1e-9).y[:, -1]
+    end = solve_ivp(rates, (1.0, 0.0), [*x[0].tolist(), 0.0], method="DOP853", rtol=1e-5, atol=1e-7).y[:, -1]
     expected = end[2] - 0.5 * (end[:2] ** 2).sum() - np.log(2.0 * np.pi)
     with torch.no_grad():
         errors = [abs(float(_model(n).log_prob(x, c)) - expected) for n in (8, 16, 64)]
