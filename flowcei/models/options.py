@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import Field, asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, ClassVar
 
 from flowcei.errors import UsageError
 
@@ -18,7 +18,10 @@ class ModelOptions:
     """Options of an architecture: positive numbers, words, true or false, each with a default.
 
     Subclasses add fields, each a `dataclasses.field` or an `option`, whose help `flowcei train` shows.
+    `whitened`: near an equilibrium charts are whitened for it, which takes an exact density.
     """
+
+    whitened: ClassVar[bool] = False
 
     @classmethod
     def parse(cls, architecture: str, given: dict[str, Any]) -> ModelOptions:
@@ -57,6 +60,8 @@ _DECODER_NOISE = option(
 @dataclass(frozen=True)
 class CINNOptions(ModelOptions):
     """Options of `cinn`."""
+
+    whitened: ClassVar[bool] = True
 
     couplings: int = option(8, "Number of couplings")
     coupling: str = option("glow", '"glow" (affine) or "spline" (rational-quadratic)', "glow", "spline")
