@@ -33,7 +33,11 @@ if TYPE_CHECKING:
 @click.command()
 @option("--momenta", "Events, in any format that flowcei reads.", options.INPUT, required=True)
 @options.samples_option()
-@option("--model", "Model file or run; the newest in runs/, else the bundled OCS model.", MODEL_NAME)
+@option(
+    "--model",
+    "Model file or run; the newest in runs/ that is not poor, else the bundled one.",
+    MODEL_NAME,
+)
 @options.noise_option
 @options.run_options
 @options.latent_option
@@ -106,8 +110,8 @@ def sample(
 def _loaded(name: str | None, device: str, noise: str | None) -> Reconstructor:
     """Load the model meant, and say which it is and what it assumes."""
     title, model = load_named(name, device)
-    newest = ", the newest of runs/ (--model names another)" if name is None and title != BUNDLED else ""
-    note(f"model {title}{newest} ({model.architecture}, {model.molecule.name})")
+    usual = ", of runs/ (--model names another)" if name is None and title != BUNDLED else ""
+    note(f"model {title}{usual} ({model.architecture}, {model.molecule.name})")
     if verdict := model.training.judgement.get("summary"):
         poor = model.training.judgement.get("word") == "poor"
         (warn if poor else note)(f"verdict after its training: {verdict}")

@@ -14,6 +14,7 @@ from flowcei.evaluation import verdicts
 from flowcei.evaluation.comparison import NULL_MODELS, true_positions, warned
 from flowcei.evaluation.verdicts import HPD, RULES, CalibrationRules, Ranks, Verdict
 from flowcei.events.container import events_of
+from flowcei.posterior.exact import R_HAT
 from flowcei.posterior.spread import quantities
 from flowcei.posterior.weights import Weights
 
@@ -115,6 +116,7 @@ def calibrate(
     latent: Latent = "prior",
     seed: int = 0,
     weigh: bool = False,
+    exact: bool = False,
     keep_flagged: bool = False,
     rules: CalibrationRules = RULES,
     on_events: Callable[[int], None] | None = None,
@@ -136,6 +138,7 @@ def calibrate(
         seed: Of samples, ties, points of reference and bands.
         weigh: Whether to judge the samples with their importance weights, which a model with a
             density and a prior can have, or as the model drew them.
+        exact: Whether to judge samples of the exact posterior, as of `Reconstructor.sample`.
         keep_flagged: Whether to judge events that a model flags, of which a `FlaggedWarning` is given.
         rules: How often a right posterior may fail each of the five kinds of check, and other thresholds.
         on_events: Called with the number of events that were judged, block by block.
@@ -153,7 +156,7 @@ def calibrate(
     """
     events = events_of(events, model.molecule) if keep_flagged else warned([model], events, noise)
     check_calibrated(model, n, rules)
-    drawn = model.stream(events, n, noise=noise, latent=latent, seed=seed, weigh=weigh)
+    drawn = model.stream(events, n, noise=noise, latent=latent, seed=seed, weigh=weigh, exact=exact)
     return calibrated(model, events, drawn, noise=noise, seed=seed, rules=rules, on_events=on_events)
 
 
@@ -179,7 +182,8 @@ def calibrated(
         answered = np.flatnonzero(block.answered)
         if len(answered):
             blocks.append(judge.rank(first + answered, block[answered]))
-            weights += [] if block.weights is None else [block.weights[answered]]
+            if block.weights is not None and R_HAT not in block.columns:  # exact samples count alike
+                weights.append(block.weights[answered])
         first += len(block)
         if on_events is not None:
             on_events(len(block))

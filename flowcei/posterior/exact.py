@@ -81,7 +81,7 @@ class _Block:
             self.density if exact else None,
             n,
             rng,
-            budget=budget or 100 * start.shape[1],
+            budget=budget or 150 * start.shape[1],
             symmetry=self.symmetry,
             local=self.modes,
             rules=self.rules,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,11 +11,12 @@ from scipy.special import gammaln, logsumexp
 from flowcei.posterior.arrays import RowArrays
 
 if TYPE_CHECKING:
-    from flowcei.posterior.arrays import Floats
+    from flowcei.posterior.arrays import Bools, Floats
 
 _DOF = 15.0  # at 5 a normal target of 12 dimensions wastes half of the draws, at 30 the tails are bare
 _STEPS = 4, 12  # of expectation and maximisation, of one component and of more
 _GUARD = 0.1  # share of the draws
+_FEW = 4  # components that are fitted from scratch
 _RIDGE = 1e-3  # of the spread: points on a plane still have a covariance
 
 
@@ -49,23 +50,37 @@ class StudentMixture(RowArrays):
         z = (points - centre) @ np.swapaxes(np.linalg.inv(factor), 1, 2)
         unit = np.broadcast_to(np.eye(d) / (2 * count), (e, count, d, d))
         fitted = cls(_distinct(z, count, rng), unit, np.full((e, count), -np.log(count)))
-        fitted = fitted.refitted(z, effective).guarded()
+        for _ in range(_STEPS[count > 1]):
+            fitted = fitted._step(z, effective)
+        # The last is as wide as twice all points: what the others miss must have a chance.
+        wide = np.zeros((e, 1, d)), np.tile(2.0 * np.eye(d), (e, 1, 1, 1)), np.zeros((e, 1))
+        fitted = fitted.joined(cls(*wide), _GUARD)
         mean = centre + fitted.mean @ np.swapaxes(factor, 1, 2)
         return cls(mean, factor[:, None] @ fitted.factor, fitted.log_share)
 
-    def guarded(self) -> StudentMixture:
-        """With a component as wide as twice all points: what the others miss must not have no chance."""
-        e, _, d = self.mean.shape
-        wide = np.zeros((e, 1, d)), np.tile(2.0 * np.eye(d), (e, 1, 1, 1)), np.full((e, 1), np.log(_GUARD))
-        own = self.mean, self.factor, self.log_share + np.log1p(-_GUARD)
-        return StudentMixture(*(np.concatenate(pair, axis=1) for pair in zip(own, wide, strict=True)))
-
-    def refitted(self, points: Floats, effective: Floats) -> StudentMixture:
-        """Return what some steps from here make of points, as of `fit`."""
-        fitted = self
-        for _ in range(_STEPS[self.mean.shape[1] > 1]):
+    def fitted_again(self, points: Floats, effective: Floats, rng: np.random.Generator) -> StudentMixture:
+        """Return a fit with as many components, of points that came of these."""
+        count = self.mean.shape[1] - 1
+        if count <= _FEW:
+            return StudentMixture.fit(points, effective, rng, count)
+        fitted = self  # one for each mode: begun anew, some would be lost
+        for _ in range(_STEPS[0]):
             fitted = fitted._step(points, effective)
-        return fitted
+        # No component without a chance: a mode that no chain is at yet is still there.
+        log_share = np.logaddexp(fitted.log_share + np.log1p(-_GUARD), self.log_share + np.log(_GUARD))
+        return replace(fitted, log_share=log_share)
+
+    def joined(self, other: StudentMixture, share: float = 0.2) -> StudentMixture:
+        """Return the components of both, of which the others have a share."""
+        theirs = other.log_share - logsumexp(other.log_share, axis=1, keepdims=True) + np.log(share)
+        own = self.mean, self.factor, self.log_share + np.log1p(-share)
+        more = other.mean, other.factor, theirs
+        return StudentMixture(*(np.concatenate(pair, axis=1) for pair in zip(own, more, strict=True)))
+
+    def covers(self, points: Floats) -> Bools:
+        """Whether points (E, M, D) lie where a component but the last has its own, (E, M)."""
+        d = points.shape[2]
+        return np.asarray(self._components(points)[1][:, :-1].min(axis=1) < d + 4.0 * np.sqrt(2.0 * d))
 
     def _step(self, z: Floats, effective: Floats) -> StudentMixture:
         (e, m, d), count = z.shape, self.mean.shape[1]
