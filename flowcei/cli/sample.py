@@ -45,11 +45,16 @@ if TYPE_CHECKING:
 @flag("--weigh", "Weigh samples by the exact prior and likelihood.")
 @option(
     "--min-ess",
-    "Effective samples an event should have; more are drawn where it has fewer. Implies --weigh.",
+    "Effective samples an event should have; more are drawn where it has fewer, or where a few carry the "
+    "weight. Implies --weigh.",
     click.FloatRange(min=0),
     default=0.0,
 )
-@option("--budget", "Samples drawn of one event, at the most; 100 times -n if absent.", options.COUNT)
+@option(
+    "--budget",
+    "Samples drawn of one event, at the most; 100 times -n if absent, 150 with --exact.",
+    options.COUNT,
+)
 @options.output_option("File, .h5, .csv or .parquet; - for CSV on stdout; NAME.samples.h5 if absent.")
 @flag("--resume", "Go on with an unfinished file of the same options.")
 @options.seed_option

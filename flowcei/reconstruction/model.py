@@ -115,8 +115,8 @@ class Reconstructor:
             seed: Of the samples; drawn where None.
             weigh: Whether to give the samples importance weights, which make them those of the
                 exact posterior: see `flowcei.posterior.weights`.
-            min_ess: Effective samples an event should have; for one with fewer more are
-                drawn. Above 0 it implies `weigh`.
+            min_ess: Effective samples an event should have; for one with fewer, or whose weights
+                a few samples carry, more are drawn. Above 0 it implies `weigh`.
             budget: Samples drawn of one event, at the most; 100 n where None.
             exact: Whether to draw from the exact posterior, whatever the model: its samples are where
                 Markov chains begin (`flowcei.posterior.chains`). They count alike; the columns `r_hat` and
