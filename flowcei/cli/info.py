@@ -109,6 +109,8 @@ def _model_facts(file: Path) -> tuple[Facts, dict[str, Facts]]:
     basis, unit = "columns of the file", "bohr"
     if frame.invariant:
         basis, unit = "bonds in the recoil frame times KER", "bohr hartree"
+    if card.frame.get("whitening"):
+        basis, unit = "whitened by an approximation of each event", "deviations of its posterior"
     training = card.training.to_dict()
     sections = {
         "": {

@@ -21,9 +21,11 @@ class ModelOptions:
 
     Attributes:
         loss: What the loss is, with its unit, for who reads its mean; nothing where nobody said.
+        whitened: Whether near an equilibrium charts are whitened for it, which takes an exact density.
     """
 
     loss: ClassVar[str] = ""
+    whitened: ClassVar[bool] = False
 
     @classmethod
     def parse(cls, architecture: str, given: dict[str, Any]) -> ModelOptions:
@@ -66,6 +68,8 @@ class CINNOptions(ModelOptions):
     """Options of `cinn`."""
 
     loss: ClassVar[str] = _NLL
+    whitened: ClassVar[bool] = True
+
     couplings: int = option(8, "Number of couplings")
     coupling: str = option("glow", '"glow" (affine) or "spline" (rational-quadratic)', "glow", "spline")
     hidden: int = option(64, "Width of their subnets")
