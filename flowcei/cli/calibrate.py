@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -25,8 +25,9 @@ _FAILED = 1
 @click.argument("model", type=MODEL_NAME, metavar="MODEL")
 @judging_options("calibration", "Print all as JSON, and write calibration.json.", count=200, least=10)
 @flag("--weigh", "Judge the samples with their importance weights.")
+@flag("--exact", "Judge samples of the exact posterior, as sample --exact draws them.")
 @flag("--strict", "End with exit code 1 where a check fails.")
-def calibrate(*, model: str, judging: Judging, weigh: bool, strict: bool) -> None:
+def calibrate(*, model: str, judging: Judging, weigh: bool, exact: bool, strict: bool) -> None:
     """Check the posterior of MODEL (a run, a .safetensors file, or "bundled") on events of a file.
 
     Too narrow, too wide, biased? The truth among posterior samples: ranks (SBC), coverage of
@@ -43,7 +44,8 @@ def calibrate(*, model: str, judging: Judging, weigh: bool, strict: bool) -> Non
     from flowcei.report.judging import coverage_figure, joint_figure, sbc_figure
 
     with Progress(len(events), "events") as progress:
-        result = flowcei.calibrate(loaded, events, weigh=weigh, on_events=progress.update, **judging.sampling)
+        how: dict[str, Any] = {"weigh": weigh, "exact": exact, "on_events": progress.update}
+        result = flowcei.calibrate(loaded, events, **how, **judging.sampling)
     results = {
         "calibration.csv": result.to_dataframe(),
         "coverage.csv": result.coverage_table(),
@@ -52,7 +54,7 @@ def calibrate(*, model: str, judging: Judging, weigh: bool, strict: bool) -> Non
         "coverage.png": coverage_figure(result),
         "joint.png": joint_figure(result),
     }
-    judging.write(results, {"model": name, "weighed": weigh} | result.to_dict(), judged)
+    judging.write(results, {"model": name, "weighed": weigh, "exact": exact} | result.to_dict(), judged)
     if not judging.as_json:
         _show(result)
     note(f"\ntables and pictures in {judging.output}")

@@ -153,7 +153,8 @@ def _molecule_texts(card: ModelCard, molecule: flowcei.Molecule) -> Facts:
     folded = " (mirror images folded)" if table["reflect"] else ""
     same = "; ".join(", ".join(labels[k] for k in group) for group in table["identical"])
     frame = f"e1 along {e1}, {e2} in the plane of e2{side}{folded}"
-    return facts | {"recoil frame": frame, "identical, sorted": same or "none"}
+    order = "aligned with the equilibrium" if table.get("reference") else "by falling speed"
+    return facts | {"recoil frame": frame, "identical ions": f"{same} ({order})" if same else "none"}
 
 
 def _training_texts(card: ModelCard, training: Facts) -> Facts:

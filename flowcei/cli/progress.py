@@ -50,6 +50,10 @@ class Progress:
         self._bar.set_postfix_str(text, refresh=False)
         self._bar.update(count)
 
+    def lengthen(self, total: int) -> None:
+        """There is more to do than was thought."""
+        self._bar.total = total
+
     def note(self, text: str) -> None:
         """Say something above the bar."""
         self._bar.clear()

@@ -27,7 +27,7 @@ _OF_MODEL = 1000  # events that a page of a model alone is of
 @click.command()
 @click.argument("file", type=options.OUTPUT, required=False)
 @options.option("--momenta", "Events instead: sampled first, with the weights.", options.INPUT)
-@options.option("--model", "Model file or run; that of the samples, else the newest, if absent.", MODEL_NAME)
+@options.option("--model", "Model file or run; that of the samples, or as of sample, if absent.", MODEL_NAME)
 @options.option("--molecule", "What the events are of; refused where the model is not.", options.MOLECULE)
 @options.samples_option()
 @options.noise_option
@@ -99,7 +99,8 @@ def report(
 def _check_molecule(model: str | None, molecule: str | None, device: str) -> None:
     if molecule is None:
         return
-    wanted, there = flowcei.Molecule.load(molecule), load_named(model, device)[1].molecule
+    wanted = flowcei.Molecule.load(molecule)
+    there = load_named(model, device, say=False)[1].molecule  # the sampling that follows says it
     if not wanted.same_ions(there):
         raise UsageError(
             f"the model is of {there.name}, not of {wanted.name}: name another with --model, or train one"

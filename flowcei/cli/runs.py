@@ -186,12 +186,11 @@ def _check_no_links(folder: Path) -> None:
 
 
 def find_model(name: str | None) -> Path | None:
-    """Model meant: a name, or the newest in runs/; None for the bundled one."""
+    """Model meant: a name, or the `usual_model`; None for the bundled one."""
     if name == BUNDLED:
         return None
     if name is None:
-        models = sorted(RUNS.glob(f"*/{MODEL}"), key=lambda p: p.stat().st_mtime)
-        return models[-1] if models else None
+        return usual_model()[0]
     for path in (Path(name), RUNS / name):
         if path.is_file():
             return path
@@ -204,12 +203,44 @@ def find_model(name: str | None) -> Path | None:
     raise UsageError(f"no model {name!r}: give a .safetensors file, a run folder, or {BUNDLED!r}")
 
 
+def usual_model() -> tuple[Path | None, str]:
+    """The newest model in runs/, or of its ions the newest that is not poor; what is passed over, in words.
+
+    None for the bundled one. Where nothing else is of these ions the poor one is meant.
+    """
+    from flowcei.storage.modelfile import bundled_model, read_model
+
+    paths = sorted(RUNS.glob(f"*/{MODEL}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    passed: list[tuple[str, str]] = []
+    ions: flowcei.Molecule | None = None
+    with bundled_model() as bundled:
+        for path in [*paths, bundled]:
+            card, _ = read_model(path)
+            molecule, judgement = flowcei.Molecule.from_dict(card.molecule), card.training.judgement
+            ions = ions or molecule
+            if not molecule.same_ions(ions):
+                continue
+            if judgement.get("word") == "poor":
+                passed.append((path.parent.name, str(judgement.get("summary"))))
+                continue
+            chosen = None if path == bundled else path
+            if not passed:
+                return chosen, ""
+            (name, verdict), more = passed[0], f" (and {len(passed) - 1} more)" if passed[1:] else ""
+            return chosen, (
+                f"the newer {name}{more} is passed over, {verdict}; --model {name} takes it all the same"
+            )
+    return paths[0], ""
+
+
 MODEL_NAME = Checked(find_model, lambda _: [BUNDLED, *(path.parent.name for path in RUNS.glob(f"*/{MODEL}"))])
 
 
-def load_named(name: str | None, device: str) -> tuple[str, flowcei.Reconstructor]:
-    """Model meant, and the name it goes by in tables."""
-    path = find_model(name)
+def load_named(name: str | None, device: str, *, say: bool = True) -> tuple[str, flowcei.Reconstructor]:
+    """Model meant, and the name it goes by in tables; says what is passed over where none is named."""
+    path, passed = usual_model() if name is None else (find_model(name), "")
+    if passed and say:
+        warn(passed)
     if path is None:
         return BUNDLED, flowcei.load(device=device)
     short = path.parent.name if path.name == MODEL else path.stem
@@ -265,7 +296,7 @@ def read_unflagged(
 
     Says how many are not, and why; DataError where none is left, UsageError where `event` is not there.
     """
-    from flowcei.posterior.flags import POOR_WEIGHTS, counted
+    from flowcei.posterior.flags import NOT_MIXED, POOR_WEIGHTS, counted
 
     samples = flowcei.read_samples(path)
     try:
@@ -279,6 +310,8 @@ def read_unflagged(
         warn(f"{counted(samples.flags)}: {advice}")
     if chosen.flags is not None and (chosen.flags & POOR_WEIGHTS).any():
         note(f"{counted(chosen.flags, POOR_WEIGHTS)}: samples of the flow count alike there")
+    if chosen.flags is not None and (chosen.flags & NOT_MIXED).any():
+        note(f"{counted(chosen.flags, NOT_MIXED)}: their chains have not mixed")
     return chosen, None if event is None else _row_of(event, samples, chosen, path)
 
 

@@ -33,18 +33,28 @@ if TYPE_CHECKING:
 @click.command()
 @option("--momenta", "Events, in any format that flowcei reads.", options.INPUT, required=True)
 @options.samples_option()
-@option("--model", "Model file or run; the newest in runs/, else the bundled OCS model.", MODEL_NAME)
+@option(
+    "--model",
+    "Model file or run; the newest in runs/ that is not poor, else the bundled one.",
+    MODEL_NAME,
+)
 @options.noise_option
 @options.run_options
 @options.latent_option
+@flag("--exact", "Draw from the exact posterior: the model's samples are where Markov chains begin.")
 @flag("--weigh", "Weigh samples by the exact prior and likelihood.")
 @option(
     "--min-ess",
-    "Effective samples an event should have; more are drawn where it has fewer. Implies --weigh.",
+    "Effective samples an event should have; more are drawn where it has fewer, or where a few carry the "
+    "weight. Implies --weigh.",
     click.FloatRange(min=0),
     default=0.0,
 )
-@option("--budget", "Samples drawn of one event, at the most; 100 times -n if absent.", options.COUNT)
+@option(
+    "--budget",
+    "Samples drawn of one event, at the most; 100 times -n if absent, 150 with --exact.",
+    options.COUNT,
+)
 @options.output_option("File, .h5, .csv or .parquet; - for CSV on stdout; NAME.samples.h5 if absent.")
 @flag("--resume", "Go on with an unfinished file of the same options.")
 @options.seed_option
@@ -97,7 +107,7 @@ def sample(
         note(f"{source.tally}")
     write = _to_stdout if str(path) == "-" else partial(_to_file, path, overwrite=overwrite, resume=resume)
     quality = write(reconstructor, request, source, survey)
-    _note_quality(quality, complete=survey.events > len(first))
+    _note_quality(quality, complete=survey.events > len(first), exact=request.exact)
     note_run_check(reconstructor, survey.thinned, noise)
     _finish(quality, path, momenta, request.n, keep_flagged=keep_flagged)
 
@@ -105,8 +115,8 @@ def sample(
 def _loaded(name: str | None, device: str, noise: str | None) -> Reconstructor:
     """Load the model meant, and say which it is and what it assumes."""
     title, model = load_named(name, device)
-    newest = ", the newest of runs/ (--model names another)" if name is None and title != BUNDLED else ""
-    note(f"model {title}{newest} ({model.architecture}, {model.molecule.name})")
+    usual = ", of runs/ (--model names another)" if name is None and title != BUNDLED else ""
+    note(f"model {title}{usual} ({model.architecture}, {model.molecule.name})")
     if verdict := model.training.judgement.get("summary"):
         poor = model.training.judgement.get("word") == "poor"
         (warn if poor else note)(f"verdict after its training: {verdict}")
@@ -164,15 +174,17 @@ def _to_file(
         )
 
 
-def _note_quality(quality: Quality, *, complete: bool) -> None:
+def _note_quality(quality: Quality, *, complete: bool, exact: bool) -> None:
     """Warn of events that their samples speak against, and say what the weights left of them."""
+    from flowcei.posterior.exact import exact_in_words
     from flowcei.posterior.flags import AFTERWARDS, FLAG_BITS
     from flowcei.posterior.weights import efficiency_in_words
 
     bits = FLAG_BITS if complete else AFTERWARDS  # flags of momenta were said of the first events already
     warn_of_flags({name: (quality.flags & bit) > 0 for name, bit in bits.items()}, quality.event_id)
     if quality.ess is not None and quality.drawn is not None:
-        note(efficiency_in_words(quality.ess, quality.drawn))
+        words = exact_in_words(quality.ess) if exact else efficiency_in_words(quality.ess, quality.drawn)
+        note(words)
 
 
 def _finish(quality: Quality, path: Path, momenta: Path, count: int, *, keep_flagged: bool) -> None:

@@ -8,7 +8,7 @@ import platform
 import re
 import shlex
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -29,9 +29,10 @@ from flowcei.training.schedule import MIN_EVENTS, EpochRecord, Schedule, best_of
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from flowcei.reconstruction.efficiency import Round
+
 _NAMED = "flowcei.architecture"
 _PARAMETERS_A_ROW = 20
-_LONG_TRAINING = 50_000  # events, over all epochs; a shorter one is judged on fewer
 _SCHEDULE = ("epochs", "batch", "learning_rate", "patience")
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _ALWAYS = ("arch", "frame", "events", "seed", "device", *_SCHEDULE)
@@ -125,10 +126,16 @@ def _architecture_options(architecture: str) -> tuple[click.Option, ...]:
 @option("--batch", "Events a step; 1024 if absent, with --data by its rows.", int)
 @option("--learning-rate", "Peak of the one-cycle schedule.", float, default=3e-3)
 @option("--patience", "Epochs without progress to stop after; 10, or a third if there are more.", int)
+@option(
+    "--until",
+    "Median efficiency, 0.9, on fresh events: rounds, each twice as long, until it is there or time is up.",
+    click.FloatRange(min=0.0, max=1.0, min_open=True),
+)
 @options.output_option("Run folder; runs/NAME if absent.")
 @option(
     "--max-time",
-    "Stop after 90s, 45m or 2h, before the next step; --resume goes on from the last whole epoch.",
+    "Stop after 90s, 45m or 2h, before the next step; --resume goes on from the last whole epoch. With "
+    "--until, 15m if absent, end with the best model so far.",
     Duration(),
     metavar="DURATION",
 )
@@ -231,7 +238,7 @@ class _Plan:
     def fit(self, **how: Any) -> flowcei.Reconstructor:  # noqa: ANN401 (of `flowcei.train`)
         """Train."""
         given = self.options
-        how |= {name: given.get(name) for name in ("prior", "noise", "frame", "seed", "device")}
+        how |= {name: given.get(name) for name in ("prior", "noise", "frame", "seed", "device", "until")}
         return flowcei.train(
             given["arch"],
             molecule=self.molecule,
@@ -289,13 +296,21 @@ def _train(plan: _Plan, run: RunFolder, max_time: float | None, *, resuming: boo
 
     run.clean()
     resume = resuming and run.checkpoint.exists()
-    before = len(records := read_checkpoint(run.checkpoint).records if resume else [])
-    epochs = plan.options["epochs"]
+    begun = read_checkpoint(run.checkpoint) if resume else None
+    before = len(records := begun.records if begun else [])
+    epochs = sum(begun.rounds if begun else ()) or plan.options["epochs"]
 
     def record_epoch(record: EpochRecord) -> None:
         records.append(record)
         progress.note(_line(record, epochs))
         run.write_metrics(records)
+
+    def record_round(ended: Round) -> None:
+        nonlocal epochs
+        epochs = len(records) + ended.more
+        progress.lengthen(plan.rows * epochs)
+        end = f"; {ended.why}" if ended.why else ""
+        progress.note(f"round {ended.number}, {ended.epochs} epochs: {ended.efficiency}{end}")
 
     try:
         with Progress(plan.rows * epochs, "events", done=plan.rows * before) as progress:
@@ -305,6 +320,7 @@ def _train(plan: _Plan, run: RunFolder, max_time: float | None, *, resuming: boo
                 max_seconds=max_time,
                 on_step=lambda rows, loss: progress.update(rows, f"loss {loss:.3f}"),
                 on_epoch=record_epoch,
+                on_round=record_round,
             )
         if plan.data is not None and model.training.parameters > _PARAMETERS_A_ROW * plan.rows:
             warn(
@@ -334,17 +350,19 @@ def _train(plan: _Plan, run: RunFolder, max_time: float | None, *, resuming: boo
 def _judge(plan: _Plan, model: flowcei.Reconstructor) -> None:
     """Put into the card what the model is worth on events that it has not seen, and say so."""
     from flowcei.evaluation.comparison import unseen
-    from flowcei.evaluation.judgement import BRIEF, RULES
+    from flowcei.evaluation.judgement import JudgementRules
 
     events = None if plan.data is None else unseen(model, plan.data)
-    rules = RULES if plan.rows * plan.options["epochs"] > _LONG_TRAINING else BRIEF
+    rules = JudgementRules.of(plan.rows * plan.options["epochs"])
     try:
         result = flowcei.judge(model, events, seed=plan.options["seed"], rules=rules)
+        result = replace(result, wanted=plan.options.get("until"))
     except (UsageError, DataError) as error:  # a point, too few rows, no prior: a model all the same
         note(f"not judged: {error}")
         return
     model.training.judgement = result.to_dict()
-    (warn if result.word == "poor" else note)(f"verdict on {result.events} events unseen: {result.summary}")
+    bad = result.word == "poor" or not result.reached
+    (warn if bad else note)(f"verdict on {result.events} events unseen: {result.summary}")
     if result.todo:
         note(f"  {result.todo}")
 

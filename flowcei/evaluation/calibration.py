@@ -14,11 +14,12 @@ from flowcei.evaluation import verdicts
 from flowcei.evaluation.comparison import NULL_MODELS, true_positions, warned
 from flowcei.evaluation.verdicts import HPD, RULES, CalibrationRules, Ranks, Verdict
 from flowcei.events.container import events_of
+from flowcei.posterior.exact import R_HAT
 from flowcei.posterior.spread import quantities
 from flowcei.posterior.weights import Weights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from numpy.typing import NDArray
 
@@ -115,6 +116,7 @@ def calibrate(
     latent: Latent = "prior",
     seed: int = 0,
     weigh: bool = False,
+    exact: bool = False,
     keep_flagged: bool = False,
     rules: CalibrationRules = RULES,
     on_events: Callable[[int], None] | None = None,
@@ -136,6 +138,7 @@ def calibrate(
         seed: Of samples, ties, points of reference and bands.
         weigh: Whether to judge the samples with their importance weights, which a model with a
             density and a prior can have, or as the model drew them.
+        exact: Whether to judge samples of the exact posterior, as of `Reconstructor.sample`.
         keep_flagged: Whether to judge events that a model flags, of which a `FlaggedWarning` is given.
         rules: How often a right posterior may fail each of the five kinds of check, and other thresholds.
         on_events: Called with the number of events that were judged, block by block.
@@ -152,18 +155,35 @@ def calibrate(
         ['coverage', 'regions', 'resimulation', 'sbc', 'tarp']
     """
     events = events_of(events, model.molecule) if keep_flagged else warned([model], events, noise)
-    truth = _true_positions(model, events, n, rules)
+    check_calibrated(model, n, rules)
+    drawn = model.stream(events, n, noise=noise, latent=latent, seed=seed, weigh=weigh, exact=exact)
+    return calibrated(model, events, drawn, noise=noise, seed=seed, rules=rules, on_events=on_events)
+
+
+def calibrated(
+    model: Reconstructor,
+    events: Events,
+    drawn: Iterable[PosteriorSamples],
+    *,
+    noise: Noise | str | None,
+    seed: int,
+    rules: CalibrationRules = RULES,
+    on_events: Callable[[int], None] | None = None,
+) -> Calibration:
+    """Check samples of a model, of all of the events, block by block."""
+    truth = true_positions(events, rules.min_events, "to check a posterior")
     # A stream of its own: a truth drawn with the same seed must not be its own reference.
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(4,)))
     chart = _chart(model, events.momenta, model.sigma(events, noise), truth[:, None])[:, 0]
     references = chart.mean(axis=0) + chart.std(axis=0) * rng.standard_normal(chart.shape)
     judge = _Judge(model, events, truth, noise, chart, references, rng)
     first, blocks, weights = 0, [], []
-    for block in model.stream(events, n, noise=noise, latent=latent, seed=seed, weigh=weigh):
+    for block in drawn:
         answered = np.flatnonzero(block.answered)
         if len(answered):
             blocks.append(judge.rank(first + answered, block[answered]))
-            weights += [] if block.weights is None else [block.weights[answered]]
+            if block.weights is not None and R_HAT not in block.columns:  # exact samples count alike
+                weights.append(block.weights[answered])
         first += len(block)
         if on_events is not None:
             on_events(len(block))
@@ -173,8 +193,8 @@ def calibrate(
     return judge.calibration(ranks, Weights.concatenate(weights) if weights else None, rules, seed)
 
 
-def _true_positions(model: Reconstructor, events: Events, n: int, rules: CalibrationRules) -> Floats:
-    """Return the true positions (E, N, 3) of what can be judged."""
+def check_calibrated(model: Reconstructor, n: int, rules: CalibrationRules = RULES) -> None:
+    """Refuse a model without a posterior, and too few samples of each event."""
     name, check = repr(model.architecture), "to check a posterior"
     if model.architecture in NULL_MODELS:
         raise UsageError(f"{name} does not look at the momenta: it has no posterior to check")
@@ -184,7 +204,6 @@ def _true_positions(model: Reconstructor, events: Events, n: int, rules: Calibra
         )
     if n < rules.min_samples:
         raise UsageError(f"{n} samples an event are too few {check}; {rules.min_samples} at the least")
-    return true_positions(events, rules.min_events, check)
 
 
 @dataclass(frozen=True, eq=False)

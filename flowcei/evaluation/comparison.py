@@ -146,13 +146,13 @@ def compare(
     for name, model in models.items():
         count = 1 if model.network.is_point else n  # the same answer again is no sample
         stream = model.stream(events, count, noise=noise, latent=latent, seed=seed)
-        values[name] = _sampled(model, stream, test, scores)
+        values[name] = sampled_scores(model, stream, test, scores)
         values[name] |= _densities(model, events, test, noise, seed)
     for name in NULL_MODELS:
         rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1,)))
         answer = Answers(test, null_samples(name, test.recoil, n, rng), in_recoil_frame=True)
         values[name] = evaluate(scores, answer)
-    if floor := _floor(events, test, noise, seed):
+    if floor := floor_scores(events, test, noise, seed):
         values[FLOOR] = floor
     rows = {name: summarise(v, scores, resamples=resamples, seed=seed) for name, v in values.items()}
     columns = [column for score in scores for column in score.columns]
@@ -212,10 +212,10 @@ def null_samples(name: str, truth: Floats, n: int, rng: np.random.Generator) -> 
     return out
 
 
-def _sampled(
+def sampled_scores(
     model: Reconstructor, stream: Iterator[PosteriorSamples], test: TestSet, scores: Sequence[Score]
 ) -> dict[str, Floats]:
-    """Return the scores of a model's samples, and those of its run."""
+    """Return the scores of a model's samples, block by block of a stream, and those of its run."""
     parts: list[dict[str, Floats]] = []
     first, drawn, seconds = 0, list[int](), list[float]()
     while first < len(test.momenta):
@@ -259,7 +259,9 @@ def _densities(
     return {"nll" if exact else "nll_bound": -np.concatenate(densities)[:, 0]}
 
 
-def _floor(events: Events, test: TestSet, noise: Noise | str | None, seed: int) -> dict[str, Floats] | None:
+def floor_scores(
+    events: Events, test: TestSet, noise: Noise | str | None, seed: int
+) -> dict[str, Floats] | None:
     """Return what an efficient estimate would score, (E, ...); None where the noise is not known."""
     sigma = events.sigma if noise is None else Noise.parse(noise).sigma(events.momenta)
     if sigma is None or not (sigma > 0).all():

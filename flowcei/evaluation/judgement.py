@@ -12,10 +12,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flowcei.errors import NoDensityError, UsageError
-from flowcei.evaluation.calibration import calibrate
-from flowcei.evaluation.comparison import FLOOR, NULL_MODELS, compare
-from flowcei.evaluation.scores import SCORES
-from flowcei.events.simulation import simulate
+from flowcei.evaluation.calibration import calibrated, check_calibrated
+from flowcei.evaluation.comparison import (
+    NULL_MODELS,
+    floor_scores,
+    sampled_scores,
+    summarise,
+    true_positions,
+)
+from flowcei.evaluation.scores import SCORES, TestSet
+from flowcei.reconstruction.efficiency import (
+    LONG_TRAINING,
+    USUAL,
+    Efficiency,
+    EfficiencyRules,
+    fresh_events,
+    measured_efficiency,
+    rules_for,
+)
 
 if TYPE_CHECKING:
     from flowcei.events.container import Events
@@ -28,15 +42,18 @@ class JudgementRules:
 
     events: int = 600  # for coverage and checks
     samples: int = 100  # of each
-    weighed: int = 60  # events whose samples are weighed
-    draws: int = 4000  # of each, 2.4e5 in all; of more than five ions fewer, so that it takes some seconds
+    efficiency: EfficiencyRules = USUAL
     good: tuple[float, float] = (0.5, 0.1)  # median and 10th percentile of the efficiency, at the least
     fair: float = 0.05  # median, at the least: of 200 samples ten count
 
+    @classmethod
+    def of(cls, rows: int) -> JudgementRules:
+        """Rules for a training on so many events, over all epochs: a short one is judged on fewer."""
+        events, samples = (cls.events, cls.samples) if rows > LONG_TRAINING else (100, 20)
+        return cls(events, samples, rules_for(rows))
+
 
 RULES = JudgementRules()
-BRIEF = JudgementRules(events=100, samples=20, weighed=10, draws=500)
-"""For a training that itself takes a moment."""
 
 
 @dataclass(frozen=True)
@@ -51,25 +68,28 @@ class Judgement:
     coverage: tuple[float, float]  # of the central 50 and 90 % of samples
     error_over_floor: float | None  # median error per atom over that of an efficient estimate without a prior
     worst: str  # region of momenta in which bonds and angles are farthest from right
-    efficiency: tuple[float, float] | None = (
-        None  # median, 10th percentile; None without a density or a prior
-    )
-    draws: int = 0  # samples that were weighed
+    # Median and 10th percentile, and draws of each event that they are of; None without a density or a prior.
+    efficiency: tuple[float, float] | None = None
+    draws: int = 0
+    wanted: float | None = None  # median efficiency that was trained for
 
     @property
     def summary(self) -> str:
         """What was found, in one line."""
-        share = ""
-        if self.efficiency is not None:
-            share = (
-                f"efficiency {self.efficiency[0]:.2g} (median), {self.efficiency[1]:.2g} (10th percentile); "
-            )
+        share = "" if self.efficiency is None else f"{Efficiency(*self.efficiency, self.draws)}; "
+        if self.wanted is not None:
+            share += f"{self.wanted:g} was wanted: {'reached' if self.reached else 'not reached'}; "
         low, high = (f"{100.0 * part:.0f}" for part in self.coverage)
         fails = f"checks failing: {len(self.failing)} of {self.checks}"
         floor = (
             "" if self.error_over_floor is None else f"; error {self.error_over_floor:.2g} times the floor"
         )
         return f"{self.word}: {share}the central 50 / 90 % hold {low} / {high} %; {fails}{floor}"
+
+    @property
+    def reached(self) -> bool:
+        """Whether the efficiency is what was wanted, if anything was."""
+        return self.wanted is None or (self.efficiency is not None and self.efficiency[0] >= self.wanted)
 
     @property
     def todo(self) -> str:
@@ -97,7 +117,7 @@ def judge(
         model: With a posterior.
         events: With positions, that the model was not trained on; simulated from its prior where None.
         seed: Of events and samples.
-        rules: On how much it is judged.
+        rules: On how much it is judged: some seconds' worth.
 
     Returns:
         Efficiency, coverage, failing checks, error over the information floor, and a word.
@@ -115,44 +135,35 @@ def judge(
         raise UsageError(f"{model.architecture} answers with one geometry: there is no posterior to judge")
     level = None if events is not None and events.sigma is not None else str(model.default_noise)
     if events is None:
-        events = simulate(model.molecule, rules.events, prior=model.prior, noise=str(level), seed=seed)
+        events = fresh_events(model, rules.events, seed)
     events = events[: rules.events]
-    wanted = ("atom_error_median", "coverage_50", "coverage_90")
-    scores = [score for score in SCORES if score.name in wanted]
-    drawn: dict[str, Any] = {"n": rules.samples, "noise": level, "seed": seed, "keep_flagged": True}
-    table = compare({"model": model}, events, resamples=2, scores=scores, **drawn).table
-    error, low, high = (float(x) for x in table.loc["model", list(wanted)].to_numpy())
-    floor = float(table["atom_error_median"].get(FLOOR, np.nan))
-    checked = calibrate(model, events, **drawn)
+    check_calibrated(model, rules.samples)
+    blocks = list(model.stream(events, rules.samples, noise=level, seed=seed))
+    checked = calibrated(model, events, blocks, noise=level, seed=seed)
+    test = TestSet.of(events, true_positions(events, 1, "to judge on"))
+    scores = [score for score in SCORES if score.name in ("atom_error_median", "coverage_50", "coverage_90")]
+    found = summarise(sampled_scores(model, iter(blocks), test, scores), scores, resamples=2)
+    floor = floor_scores(events, test, level, seed)
+    least = np.nan if floor is None else np.median(floor["atom_error_median"])
     failing = tuple(f"{v.check} {v.quantity}" for v in checked.verdicts if not v.passed)
     regions = checked.regions.sort_values("p")
-    # Densities of like atoms in any order cost most where there are many: methanol takes 20 s with all draws.
-    draws = max(min(rules.draws, 500), rules.draws // max(1, len(model.molecule) - 4) ** 2)
-    efficiency = _efficiency(model, events[: rules.weighed], level, seed, draws)
+    try:
+        measured = measured_efficiency(model, events, rules.efficiency, noise=level, seed=seed)
+    except NoDensityError:
+        measured = None
+    efficiency = None if measured is None else (measured.median, measured.tenth)
     return Judgement(
         word=_word(efficiency, failing, rules),
         noise=level or "of the events",
         events=len(events),
         failing=failing,
         checks=len(checked.verdicts),
-        coverage=(low, high),
-        error_over_floor=error / floor if np.isfinite(floor) else None,
+        coverage=(found["coverage_50"], found["coverage_90"]),
+        error_over_floor=float(found["atom_error_median"] / least) if np.isfinite(least) else None,
         worst=f"with {regions.iloc[0]['region']}" if len(regions) else "nowhere in particular",
         efficiency=efficiency,
-        draws=0 if efficiency is None else draws * min(len(events), rules.weighed),
+        draws=0 if measured is None else measured.draws,
     )
-
-
-def _efficiency(
-    model: Reconstructor, events: Events, noise: str | None, seed: int, draws: int
-) -> tuple[float, float] | None:
-    """Median and 10th percentile of the share of samples that count, where they can be weighed."""
-    try:
-        blocks = list(model.stream(events, draws, noise=noise, seed=seed, weigh=True))
-    except NoDensityError:
-        return None
-    share = np.concatenate([w.efficiency for s in blocks if (w := s.weights) is not None])
-    return float(np.median(share)), float(np.quantile(share, 0.1))
 
 
 def _word(efficiency: tuple[float, float] | None, failing: tuple[str, ...], rules: JudgementRules) -> str:

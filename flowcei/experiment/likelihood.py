@@ -64,6 +64,7 @@ class Likelihood:
         self.measured = centred_momenta(np.asarray(momenta, dtype=np.float64), masses)
         self.sigma = np.asarray(sigma, dtype=np.float64)
         self.whitening = whitening(masses)
+        self._by_component = np.kron(self.whitening, np.eye(3))  # (3N - 3, 3N)
         self.size = np.sqrt((self.measured**2).sum(axis=(1, 2)))
         self.level = self.sigma / rms_component(momenta) if relative else None
         # log det W of the N - 1 ions that are left when one, it does not matter which, is dropped.
@@ -153,5 +154,7 @@ class Likelihood:
             sigma = np.repeat(self.sigma[:, None], n, axis=1)
         else:
             sigma = np.multiply(self.level[:, None], rms_component(simulated))
-        residual = np.matmul(self.whitening, simulated - self.measured[:, None]).reshape(e, n, -1)
+        # One product of large matrices: as many small ones take as long as the simulation.
+        residual = (simulated - self.measured[:, None]).reshape(e * n, 3 * ions) @ self._by_component.T
+        residual = residual.reshape(e, n, -1)
         return residual / sigma[..., None], sigma

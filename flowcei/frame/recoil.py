@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
@@ -13,6 +13,7 @@ from torch.nn.functional import normalize
 from flowcei.frame.interface import Condition, FramedEvents
 from flowcei.physics.explosion import followed_momenta
 from flowcei.physics.jacobian import followed_jacobian
+from flowcei.physics.priors.orders import OrderSearch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 _ACCURACY = 1e-9  # of re-simulated momenta
 _CLOSEST = 1e-3  # of the size of the molecule: nearer ions are a collision, not an answer
 _LARGEST = 1e6
+_ALIKE = 1e-3  # of the size of the reference: what printed digits leave of a symmetry
+_MOST_ORDERS = (
+    2_000  # partial ones looked at for one event, 2 ms at the most; near an equilibrium a few dozen
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,8 @@ class RecoilFrame:
     axes: tuple[int, ...]  # the ions along e1, in the plane of e2, and (N > 3) on the side of e3
     reflect: bool  # whether the third ion's side is folded away
     tree: tuple[tuple[int, int], ...]  # the N - 1 bonds (from, to) whose vectors are the chart
+    # Momenta of the equilibrium, (N, 3), to which like ions are aligned; none: they are sorted by speed.
+    reference: tuple[tuple[float, float, float], ...] = ()
 
     def __post_init__(self) -> None:
         """ValueError for axes, groups or bonds that do not fit the ions."""
@@ -57,27 +64,43 @@ class RecoilFrame:
         if not sound:
             fields = f"axes {self.axes}, groups {self.identical} and bonds {self.tree}"
             raise ValueError(f"{fields} are no frame of {n} ions")
+        if self.reference:
+            size = np.abs(np.asarray(self.reference)).max()
+            if len(self.reference) != n or not 0 < size < _LARGEST:
+                raise ValueError(f"momenta to align with are no {n} vectors of 0 to {_LARGEST:g} hbar/bohr")
 
     @classmethod
-    def of(cls, molecule: Molecule, momenta: Tensor, *, reflect: bool) -> RecoilFrame:
+    def of(
+        cls,
+        molecule: Molecule,
+        momenta: Tensor,
+        *,
+        reflect: bool,
+        reference: tuple[tuple[float, float, float], ...] = (),
+    ) -> RecoilFrame:
         """Choose the frame of a molecule from typical momenta (B, N, 3), hbar / bohr.
 
         The longest momentum is the best known direction; among the others the one with the longest
         perpendicular part fixes the plane best. `reflect`: handedness carries no information.
+        `reference`: momenta (N, 3), hbar / bohr, with which like ions are aligned, as of the equilibrium.
         """
-        masses = torch.tensor(molecule.masses, dtype=momenta.dtype)
-        p, _ = _sorted(_centred(momenta, masses), molecule.identical)
+        n, tree = len(molecule), _spanning_tree(len(molecule), molecule.bonds)
+        masses = tuple(molecule.masses.tolist())
+        draft = cls(
+            masses, molecule.identical, (0, 1, 2)[: 3 if n > 3 else 2], reflect and n > 3, tree, reference
+        )
+        if reference and draft._alignment.all_alike:
+            draft = replace(draft, reference=())
+        p, _ = draft._ordered(_centred(momenta, torch.tensor(masses, dtype=momenta.dtype)))  # noqa: SLF001
         e1 = _first_largest(p.norm(dim=2).mean(dim=0), ())
         along = normalize(p[:, e1], dim=1)[:, None]
         across = p - (p * along).sum(dim=2, keepdim=True) * along
         e2 = _first_largest(across.norm(dim=2).mean(dim=0), (e1,))
-        axes = [e1, e2]
-        if len(molecule) > 3:
+        axes: tuple[int, ...] = (e1, e2)
+        if n > 3:
             normal = normalize(torch.linalg.cross(along, across[:, e2, None]), dim=2)
-            axes.append(_first_largest((p * normal).sum(dim=2).abs().mean(dim=0), (e1, e2)))
-        tree = _spanning_tree(len(molecule), molecule.bonds)
-        masses_of_ions = tuple(molecule.masses.tolist())
-        return cls(masses_of_ions, molecule.identical, tuple(axes), reflect and len(molecule) > 3, tree)
+            axes += (_first_largest((p * normal).sum(dim=2).abs().mean(dim=0), (e1, e2)),)
+        return replace(draft, axes=axes)
 
     @property
     def width(self) -> int:
@@ -105,7 +128,7 @@ class RecoilFrame:
         repeats, log KER, and the log of sigma over the rms momentum component.
         """
         masses = torch.tensor(self.masses, dtype=momenta.dtype, device=momenta.device)
-        p, order = _sorted(_centred(momenta, masses), self.identical)
+        p, order = self._ordered(_centred(momenta, masses))
         # KER = U0 exactly: positions times KER and momenta over sqrt(KER) are free of scale.
         ker = (p**2 / (2.0 * masses[:, None])).sum(dim=(1, 2))
         rotation = self._rotation(p)
@@ -118,6 +141,25 @@ class RecoilFrame:
             blocks = torch.cat([first, second, turned[:, self._others[:-1]].flatten(1)], dim=1)
         condition = Condition(blocks, ker.log(), (sigma / rms).log()).joined()
         return FramedEvents(condition, rotation, order, ker)
+
+    def _ordered(self, p: Tensor) -> tuple[Tensor, Tensor]:
+        """Centred momenta (B, N, 3) with identical ions by falling speed or aligned, and the order (B, N)."""
+        p, order = _sorted(p, self.identical)
+        if not self.reference:
+            return p, order
+        # Where symmetry leaves a choice the search takes the first ion, which is the fastest: a function of
+        # the momenta alone, whatever their labels.
+        velocities = _velocities(p.numpy(force=True), self.masses)
+        aligned = torch.from_numpy(self._alignment.nearest(velocities, _MOST_ORDERS)).to(order.device)
+        return p.gather(1, aligned[:, :, None].expand_as(p)), order.gather(1, aligned)
+
+    @cached_property
+    def _alignment(self) -> OrderSearch:
+        """Search for the order whose velocities, weighted by masses, lie nearest to the reference's."""
+        reference = _velocities(np.asarray(self.reference)[None], self.masses)[0]
+        return OrderSearch(
+            reference, self.identical, np.asarray(self.masses), mirrored=self.reflect, exact=_ALIKE
+        )
 
     def momenta(self, condition: Tensor) -> Tensor:
         """Momenta over sqrt(KER) in the recoil frame, (B, N, 3), of conditions (B, C)."""
@@ -235,6 +277,13 @@ class Resimulation:
 def _centred(momenta: Tensor, masses: Tensor) -> Tensor:
     """Momenta (B, N, 3) without each ion's share, by mass, of the total momentum."""
     return momenta - (masses / masses.sum())[:, None] * momenta.sum(dim=1)[:, None, :]
+
+
+def _velocities(p: NDArray[np.float64], masses: tuple[float, ...]) -> NDArray[np.float64]:
+    """Velocities (B, N, 3) of momenta of a kinetic energy of 1; of resting ions NaN."""
+    mass = np.asarray(masses)[:, None]
+    with np.errstate(invalid="ignore"):
+        return p / mass / np.sqrt((p**2 / (2.0 * mass)).sum(axis=(1, 2)))[:, None, None]
 
 
 def _sorted(p: Tensor, identical: tuple[tuple[int, ...], ...]) -> tuple[Tensor, Tensor]:

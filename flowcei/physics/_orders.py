@@ -92,7 +92,7 @@ def _begin(point, plan, search) -> float:
 @compiled
 def _list_candidates(site, plan, search) -> None:
     """List the atoms that may take a site, the cheapest first."""
-    sites, kind, _, _, spans, below = plan
+    sites, kind, _, _, spans, below, _ = plan
     n, count = len(sites), 0
     for atom in range(n):
         allowed = not search.used[atom] and kind[atom] == kind[sites[site]]
@@ -110,7 +110,7 @@ def _list_candidates(site, plan, search) -> None:
 @compiled
 def _bound(site, atom, plan, search, ceiling) -> float:
     """Put an atom on a site; return a lower bound of the residual of all completions."""
-    sites, kind, weights, reference, spans, _ = plan
+    sites, kind, weights, reference, spans, _, mirrored = plan
     x, distance, radius, cost, outer, sums, _, _, count, _, _, used, values, _ = search
     n, own, total = len(sites), weights[sites[site]], weights.sum()
     for row in range(3):
@@ -143,6 +143,8 @@ def _bound(site, atom, plan, search, ceiling) -> float:
         return bound
     outer[n + 1] = outer[site + 1]
     values[0], values[1], values[2] = proper_singular_values(outer[n + 1])
+    if mirrored:
+        values[2] = abs(values[2])
     return max(bound, squares + free - 2.0 * (values[0] + values[1] + values[2]))
 
 
@@ -257,3 +259,35 @@ def near_orders(points, plan, ceilings, most, budget) -> tuple:
         if state == _TOO_MANY:
             lost[b], count = True, first
     return rows[:count], orders[:count], lost
+
+
+@kernel
+def nearest_orders(points, plan, small, budget, out) -> None:
+    """Write the order with the least residual of points (B, N, 3), the atom of each site, to `out` (B, N).
+
+    small: a residual to begin with. budget: partial orders of a geometry that are looked at; then the best of
+    these stands. Points that are not finite stay in their order.
+    """
+    n = points.shape[1]
+    search = _search(n)
+    for b in range(len(points)):
+        for atom in range(n):
+            out[b, atom] = atom
+        if not math.isfinite(_begin(points[b], plan, search)):
+            continue
+        search.budget[0] = budget
+        ceiling = small if n > _FEW else math.inf
+        state = _advance(0, ceiling, plan, search)
+        while state == _EXHAUSTED:  # more, until there is an order: a poor first one prunes little
+            ceiling *= 4.0
+            _begin(points[b], plan, search)
+            state = _advance(0, ceiling, plan, search)
+        if state == _TOO_MANY:
+            search.budget[0] = n
+            _begin(points[b], plan, search)
+            state = _advance(0, math.inf, plan, search)
+        while state == n:
+            for site in range(n):
+                out[b, plan.sites[site]] = search.order[site]
+            ceiling = search.sums[n, 2] - 2.0 * search.values.sum()
+            state = _advance(n - 1, ceiling, plan, search)

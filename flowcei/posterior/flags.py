@@ -32,6 +32,7 @@ FLAGS = {
     "no-geometry": "the model cannot express a geometry for these momenta: the samples are NaN",
     "outside-prior": "most samples of the model lie where the prior has no geometry",
     "noise": "the stated noise is above what the model was trained for: the samples are too narrow",
+    "mixing": "the chains of --exact did not mix within the budget: a larger --budget, or a better model",
 }
 """What each flag means; flag number k is bit k. New flags are appended: files hold the bits."""
 
@@ -40,10 +41,11 @@ FLAG_BITS = {name: 1 << k for k, name in enumerate(FLAGS)}
 BY_MOMENTA = sum(FLAG_BITS[name] for name in ("momentum-sum", "ker", "momenta", "noise"))
 AFTERWARDS = {name: bit for name, bit in FLAG_BITS.items() if not bit & BY_MOMENTA}  # only samples raise them
 POOR_WEIGHTS = FLAG_BITS["efficiency"] | FLAG_BITS["weights"]
+NOT_MIXED = FLAG_BITS["mixing"]
 # Events with these are left out of spread, modes, comparison, pictures: the model does not answer for them.
 # Where only the weights are poor the flow's own samples, right on average, stand in for them: such an event
-# is counted aloud and stays.
-EXCLUDING = sum(FLAG_BITS.values()) & ~POOR_WEIGHTS
+# is counted aloud and stays; so do chains that have not mixed, which are nearer to the posterior than these.
+EXCLUDING = sum(FLAG_BITS.values()) & ~POOR_WEIGHTS & ~NOT_MIXED
 
 _UNLIKELY = 1e-6  # chance that an event without fault is flagged
 _FIRST = 4  # samples of an event that are simulated first: most events are explained by one of them
@@ -101,6 +103,8 @@ def warn_of_flagged(flags: NDArray[np.uint16], outcome: str, *, keep_flagged: bo
     lines = [f"{counted(flags)}{outcome}"] if (flags & EXCLUDING).any() else []
     if (flags & POOR_WEIGHTS).any():
         lines.append(f"{counted(flags, POOR_WEIGHTS)}: samples of the flow count alike there")
+    if (flags & NOT_MIXED).any():
+        lines.append(f"{counted(flags, NOT_MIXED)}: their chains have not mixed")
     if lines and not keep_flagged:
         text = f"{'; '.join(lines)}; keep_flagged=True says nothing of it"
         warnings.warn(text, FlaggedWarning, stacklevel=3)

@@ -18,11 +18,19 @@ from flowcei.events.simulation import fresh_seed
 from flowcei.frame.kinds import FRAMES
 from flowcei.frame.standardiser import Standardiser, check_varying
 from flowcei.models.registry import build_model
+from flowcei.reconstruction.efficiency import UNTIL_SECONDS, Round, Until, fresh_events, rules_for
 from flowcei.reconstruction.limits import trained_range
 from flowcei.reconstruction.loading import check_storable, plugins_of
 from flowcei.reconstruction.model import Reconstructor
 from flowcei.reconstruction.sampling import bar_of_events
-from flowcei.reconstruction.training_data import RULES, Charts, TrainingRules, fresh, recorded
+from flowcei.reconstruction.training_data import (
+    RULES,
+    Charts,
+    RecordedSource,
+    TrainingRules,
+    fresh,
+    recorded,
+)
 from flowcei.storage.card import versions
 from flowcei.training.checkpoint import Keeping, begun_at, check_settings
 from flowcei.training.loop import fit, resolve_device
@@ -37,7 +45,7 @@ if TYPE_CHECKING:
     from flowcei.experiment.detector import Noise
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
-    from flowcei.reconstruction.training_data import FreshSource, RecordedSource
+    from flowcei.reconstruction.training_data import FreshSource
     from flowcei.storage.card import TrainingRecord
 
 
@@ -57,10 +65,12 @@ def train(
     device: str = "cpu",
     checkpoint: str | Path | None = None,
     resume: bool = False,
+    until: float | None = None,
     max_seconds: float | None = None,
     progress: bool = False,
     on_step: Callable[[int, float], None] | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
+    on_round: Callable[[Round], None] | None = None,
 ) -> Reconstructor:
     """Train a model on simulated events, or on the events of a file.
 
@@ -90,10 +100,16 @@ def train(
             ends: remove it when the model is saved.
         resume: Whether to go on from the checkpoint, with the same arguments; the seed may be
             left out. The model is that of a training without interruption, to the bit.
-        max_seconds: Time after which to stop; the epochs so far are in the checkpoint.
+        until: Median efficiency (0 to 1) of samples of fresh events, or of validation rows, to train for:
+            after the epochs of the schedule follow rounds, each twice as long as the last with a cycle of
+            rates of its own, until it is there, a round brings nothing, or the time is up.
+        max_seconds: Time after which to stop; the epochs so far are in the checkpoint. With `until`,
+            900 where None, the training ends then with the best model so far; its first round is stopped
+            only where there is a checkpoint.
         progress: Whether to show a bar.
         on_step: Called after each step with its rows and its loss.
         on_epoch: Called with the record of each epoch, once it is kept.
+        on_round: Called with the efficiency after each round.
 
     Returns:
         The trained model.
@@ -120,6 +136,8 @@ def train(
     if frame not in FRAMES or (frame == "raw" and data is None):
         raise UsageError(f"frame is {' or '.join(FRAMES)}, raw only with data of a file; got {frame!r}")
     path = None if checkpoint is None else Path(checkpoint)
+    if max_seconds is not None and not (max_seconds > 0 and (path or until is not None)):
+        raise UsageError(f"max_seconds is {max_seconds}; it must be positive, with a checkpoint or until")
     begun = begun_at(path, resume=resume)
     if seed is None:
         seed = fresh_seed() if begun is None else int(begun.settings["seed"])
@@ -131,19 +149,25 @@ def train(
     schedule = schedule or source.schedule()
     charts = _prepared(source, frame, (architecture, options), level, record, seed, data)
     settings = _settings(charts.model, data) | {"seed": seed, **asdict(schedule)}
+    rounds = None
+    if until is not None:
+        settings["until"] = until
+        rounds = _until(charts.model, source, until, seed, max_seconds, schedule, on_round)
     if begun is not None:
         check_settings(begun, settings)
     done = source.rows * len(begun.records) if begun is not None else 0
-    with bar_of_events(source.rows * schedule.epochs, show=progress, done=done) as bar:
+    total = None if rounds else source.rows * schedule.epochs
+    with bar_of_events(total, show=progress, done=done) as bar:
         records = fit(
             charts.model.network,
             charts,
             schedule,
             seed=seed,
             device=resolve_device(device),
-            keeping=Keeping(path, settings, begun, max_seconds),
+            keeping=Keeping(path, settings, begun, rounds.seconds if rounds else max_seconds),
             on_step=partial(_step, bar, on_step),
             on_epoch=on_epoch,
+            more=rounds,
         )
     return _finished(charts, records, schedule, seed)
 
@@ -181,6 +205,30 @@ def _prepared(
         model.training.plugins = packages
     check_storable(model, *charts.standardised(x, c))
     return charts
+
+
+def _until(
+    model: Reconstructor,
+    source: FreshSource | RecordedSource,
+    wanted: float,
+    seed: int,
+    seconds: float | None,
+    schedule: Schedule,
+    on_round: Callable[[Round], None] | None,
+) -> Until:
+    """What decides after each round whether another follows."""
+    rules = rules_for(source.rows * schedule.epochs)
+    held_out = isinstance(source, RecordedSource)  # of a file the rows that choices are made on
+    return Until(
+        model,
+        source.validation() if held_out else fresh_events(model, rules.events, seed),
+        wanted,
+        rules,
+        seed,
+        UNTIL_SECONDS if seconds is None else seconds,
+        on_round or (lambda _: None),
+        source.rows,
+    )
 
 
 def _step(bar: tqdm, on_step: Callable[[int, float], None] | None, rows: int, loss: float) -> None:

@@ -101,6 +101,7 @@ class Reconstructor:
         weigh: bool = False,
         min_ess: float = 0.0,
         budget: int | None = None,
+        exact: bool = False,
         progress: bool = False,
     ) -> PosteriorSamples:
         """Draw geometries that explain measured momenta.
@@ -114,9 +115,12 @@ class Reconstructor:
             seed: Of the samples; drawn where None.
             weigh: Whether to give the samples importance weights, which make them those of the
                 exact posterior: see `flowcei.posterior.weights`.
-            min_ess: Effective samples an event should have; for one with fewer more are
-                drawn. Above 0 it implies `weigh`.
+            min_ess: Effective samples an event should have; for one with fewer, or whose weights
+                a few samples carry, more are drawn. Above 0 it implies `weigh`.
             budget: Samples drawn of one event, at the most; 100 n where None.
+            exact: Whether to draw from the exact posterior, whatever the model: its samples are where
+                Markov chains begin (`flowcei.posterior.chains`). They count alike; the columns `r_hat` and
+                `acceptance` and the flag `mixing` tell of the chains.
             progress: Whether to show a bar, block by block.
 
         Returns:
@@ -136,6 +140,7 @@ class Reconstructor:
             (2, 50, 3, 3)
         """
         rules: dict[str, Any] = {"latent": latent, "weigh": weigh, "min_ess": min_ess, "budget": budget}
+        rules["exact"] = exact
         total, parts = len(momenta) if isinstance(momenta, Events) else None, []
         with bar_of_events(total, show=progress) as bar:
             for part in self.stream(momenta, n, seed=seed, noise=noise, **rules):
@@ -169,7 +174,7 @@ class Reconstructor:
             n: Samples of each event; or a `SamplingRequest`, which says all but `start`.
             seed: Of all blocks; the number of a block chooses its stream.
             start: Events to skip, a whole number of blocks; what follows is as if they had been drawn.
-            settings: ``noise``, ``latent``, ``weigh``, ``min_ess`` and ``budget`` as for `sample`.
+            settings: ``noise``, ``latent``, ``weigh``, ``min_ess``, ``budget``, ``exact`` as for `sample`.
 
         Raises:
             UsageError: For a bad argument, at once; for noise or events that do not fit, with their block.
@@ -184,11 +189,21 @@ class Reconstructor:
         seed = fresh_seed() if seed is None else seed
         request = n if isinstance(n, SamplingRequest) else SamplingRequest(n, seed, **settings)
         limits.check_invertible(self.training.round_trip_error)
+        if request.exact and not self.prior.has_density:
+            kind = self.prior.kind
+            raise NoDensityError(
+                f"exact samples need the density of the prior, and {kind!r} can only be sampled"
+            )
         prior = self.prior if request.weighs or (self.network.has_density and self.prior_spec) else None
 
         def answer(events: Events, rng: np.random.Generator) -> PosteriorSamples:
             draw = partial(self._draw, request, events, self.sigma(events, request.noise), rng)
-            return by_request(draw, self.unlike_training(events, request.noise), request, rng, prior)
+            flags = self.unlike_training(events, request.noise)
+
+            def density(x: Floats, rows: Rows) -> Floats:
+                return self.log_prob(x, events[rows], noise=request.noise)
+
+            return by_request(draw, flags, request, rng, prior, density)
 
         return sampled_blocks(momenta, self.molecule, request, answer, start)
 

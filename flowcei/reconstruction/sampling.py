@@ -21,6 +21,7 @@ from flowcei.events.container import Events, events_of
 from flowcei.experiment.detector import Noise
 from flowcei.models.interface import Latent
 from flowcei.posterior.drawing import mostly_outside, restricted, top_up
+from flowcei.posterior.exact import exact_samples
 from flowcei.posterior.files import Quality, arrays_of
 from flowcei.posterior.flags import BY_MOMENTA, FLAG_BITS, combined, poor_weights, unexplained
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
     from flowcei.posterior.arrays import Bools, Rows
+    from flowcei.posterior.exact import Density
     from flowcei.posterior.samples import PosteriorSamples
 
 ROWS = 200_000  # samples that share a random stream, and are held at a time
@@ -88,12 +90,15 @@ class SamplingRequest:
     weigh: bool = False
     min_ess: float = 0.0
     budget: int | None = None
+    exact: bool = False
 
     def __post_init__(self) -> None:
         if self.n < 1:
             raise UsageError(f"the number of samples is {self.n}; it must be 1 or more")
         if self.latent not in get_args(Latent):
             raise UsageError(f"latent is {' or '.join(map(repr, get_args(Latent)))}; got {self.latent!r}")
+        if self.exact and (self.weigh or self.min_ess > 0):
+            raise UsageError("exact samples count alike: they take no weights, and no least number of them")
         if self.weighs and self.latent != "prior":
             raise UsageError(
                 "latent samples of the training events have no density; weights need latent 'prior'"
@@ -102,7 +107,7 @@ class SamplingRequest:
     @property
     def weighs(self) -> bool:
         """Whether samples get weights."""
-        return self.weigh or self.min_ess > 0
+        return self.weigh or self.min_ess > 0 or self.exact
 
     @property
     def most_draws(self) -> int:
@@ -111,7 +116,7 @@ class SamplingRequest:
 
     def to_dict(self) -> dict[str, object]:
         """What the samples of given events and a given model depend on, as plain values."""
-        return {
+        asked: dict[str, object] = {
             "n": self.n,
             "seed": self.seed,
             "noise": None if self.noise is None else str(Noise.parse(self.noise)),
@@ -121,6 +126,7 @@ class SamplingRequest:
             "budget": self.most_draws,
             "block": block_size(self.n),
         }
+        return asked | ({"exact": True} if self.exact else {})
 
 
 def sampled_blocks(
@@ -156,20 +162,28 @@ def by_request(
     request: SamplingRequest,
     rng: np.random.Generator,
     prior: GeometryPrior | None,
+    density: Density,
 ) -> PosteriorSamples:
-    """Samples as a request asks: weighed by the prior, or else within it where it has bounds, and flagged.
+    """Samples as a request asks: exact, weighed, or else within a prior that has bounds, and flagged.
 
-    `draw` gives so many samples of some of the events; `flags` are those that momenta alone raise, (E,).
+    `draw` gives so many samples of some of the events, `density` is theirs; `flags` are those that momenta
+    alone raise, (E,).
     """
-    samples = draw(np.arange(len(next(iter(flags.values())))), request.n)
-    if request.weighs:
+    events = np.arange(len(next(iter(flags.values()))))
+    if request.exact and prior is not None:
+        samples = exact_samples(draw, density, len(events), request.n, prior, rng, budget=request.budget)
+    else:
+        samples = draw(events, request.n)
+    if request.weighs and not request.exact:
         least, most = request.min_ess, request.most_draws
         samples = top_up(samples.weigh(prior), draw, min_ess=least, budget=most, rng=rng, prior=prior)
-    elif prior is not None and prior.has_density and prior.bounded:  # what is weighed is 0 outside anyway
+    elif (
+        not request.exact and prior is not None and prior.has_density and prior.bounded
+    ):  # what is weighed is 0 outside anyway
         samples = restricted(samples, draw, prior)
     answered = samples.answered
     more = {"no_geometry": ~answered, "outside_prior": mostly_outside(samples)}
-    bits = combined(**flags, **more, re_simulation=unexplained(samples) & answered)
+    bits = samples.flag_bits | combined(**flags, **more, re_simulation=unexplained(samples) & answered)
     if samples.weights is not None:
         bits |= np.where(answered, poor_weights(samples.weights), np.uint16(0))
     return replace(samples, flags=bits)
@@ -186,7 +200,9 @@ def judged(
 ) -> tuple[Quality, EvidenceCheck | None]:
     """A weighed run with p-values and the flag `evidence`, from as many events of the prior treated alike."""
     count = int(np.clip(_REFERENCE_SAMPLES // request.n, *_REFERENCE_EVENTS))
-    if request.min_ess > 0:  # where more are drawn that costs as much as the run, at the most
+    if (
+        request.exact or request.min_ess > 0
+    ):  # where more are drawn that costs as much as the run, at the most
         count = int(np.clip(len(quality.event_id), _REFERENCE_EVENTS[0], count))
     levels = quality.sigma / quality.size if relative else quality.sigma
     events = reference_events(molecule, prior, levels, count, request.seed, relative=relative)

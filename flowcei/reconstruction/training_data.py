@@ -17,9 +17,9 @@ from flowcei.errors import DataError, UsageError
 from flowcei.events.simulation import Simulator
 from flowcei.experiment.detector import DEFAULT_NOISE, NOISE_FLOOR, Noise, rms_component
 from flowcei.frame.raw import RawFrame
-from flowcei.frame.recoil import RecoilFrame
 from flowcei.molecules.molecule import Molecule
 from flowcei.physics.priors import GeometryPrior, build_prior
+from flowcei.reconstruction.likeions import ordered_frame
 from flowcei.reconstruction.loading import check_prior
 from flowcei.storage.card import DataRecord, SimulationRecord, TrainingRecord
 from flowcei.training.schedule import MIN_EVENTS, Schedule
@@ -100,8 +100,7 @@ class FreshSource(Source):
 
     def frame(self, kind: str, pilot: Events) -> Frame:  # noqa: ARG002 (raw ones are of files)
         """Recoil frame, in which mirror images are folded where the prior has both."""
-        reflect = self.simulator.prior.mirror_symmetric
-        return RecoilFrame.of(pilot.molecule, torch.from_numpy(pilot.momenta), reflect=reflect)
+        return ordered_frame(pilot, reflect=self.simulator.prior.mirror_symmetric)
 
 
 def fresh(
@@ -160,7 +159,7 @@ class RecordedSource(Source):
             events = self.training
             tables = (events.molecule.masses, events.positions, events.momenta)
             return RawFrame.of(*(torch.from_numpy(np.asarray(t)) for t in tables))
-        return RecoilFrame.of(pilot.molecule, torch.from_numpy(pilot.momenta), reflect=False)
+        return ordered_frame(pilot, reflect=False)
 
 
 def _raised(momenta: Floats, noise: Noise, own: float, rng: np.random.Generator) -> tuple[Floats, Floats]:

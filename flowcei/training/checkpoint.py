@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -39,6 +39,7 @@ class Checkpoint(BaseModel):
     settings: dict[str, Any]  # what was asked for, which a training that goes on must share
     machine: dict[str, Any]  # versions, device and threads: elsewhere sums may round differently
     records: list[EpochRecord]
+    rounds: list[Annotated[int, Field(gt=0)]] = []  # epochs of each, where there may be several
     model: dict[str, torch.Tensor] = Field(default={}, exclude=True)  # weights and buffers
     best: dict[str, torch.Tensor] = Field(default={}, exclude=True)  # those of the best epoch of the phase
     moments: dict[str, torch.Tensor] = Field(default={}, exclude=True)  # of the optimiser, as `3.exp_avg`
@@ -50,7 +51,8 @@ class Checkpoint(BaseModel):
         seed, phases = self.settings.get("seed"), [1, *(record.phase for record in self.records)]
         epochs = [record.epoch for record in self.records]
         ordered = epochs == list(range(1, len(phases))) and all(b in (a, a + 1) for a, b in pairwise(phases))
-        if not ordered or type(seed) is not int or not 0 <= seed < 1 << 64:
+        fitting = not self.rounds or sum(self.rounds[:-1]) <= len(epochs) <= sum(self.rounds)
+        if not (ordered and fitting) or type(seed) is not int or not 0 <= seed < 1 << 64:
             raise ValueError("a seed that is none, or epochs out of order")
         return self
 
@@ -73,11 +75,6 @@ class Keeping:
     settings: dict[str, Any] = field(default_factory=dict)
     begun: Checkpoint | None = None
     max_seconds: float | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse a limit that would lose everything."""
-        if self.max_seconds is not None and (self.path is None or not self.max_seconds > 0):
-            raise UsageError(f"max_seconds is {self.max_seconds}; it must be positive, with a checkpoint")
 
 
 def write_checkpoint(state: Checkpoint, path: Path) -> None:

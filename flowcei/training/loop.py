@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
     from flowcei.models.interface import InverseModel
 
+    More = Callable[[list[int], list[EpochRecord]], int]
+    """(epochs of each round, records) -> epochs of another round; 0 for none."""
+
 _log = logging.getLogger("flowcei")
 
 _VALIDATION_CHUNK = 8192
@@ -60,18 +63,22 @@ def fit(
     keeping: Keeping | None = None,
     on_step: Callable[[int, float], None] | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
+    more: More | None = None,
 ) -> list[EpochRecord]:
     """Train a model in place, leave it with the weights of its best epoch, and return a record per epoch.
 
     On one machine the result depends on the arguments alone: not on what the process drew before, and not on
     whether the training was interrupted. It does depend on the batch size, the device and the number of
     torch's threads, since sums then round in another order. `on_step` is called with rows and loss.
+
+    `more`, for models of one phase, adds rounds: each has rates of its own, which rise and fall to zero. When
+    the time is up in a later round than the first the training ends, with what is best so far.
     """
     told = on_step or (lambda *_: None), on_epoch or (lambda _: None)
     # The caller's random state is put back: nothing here seeds the process.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        return _Run(model.to(device), batches, schedule, device, keeping or Keeping(), *told).fit()
+        return _Run(model.to(device), batches, schedule, device, keeping or Keeping(), *told, more).fit()
 
 
 @dataclass
@@ -79,21 +86,31 @@ class _Phase:
     """One phase of a training, as far as it has come."""
 
     number: int
-    epochs: int
+    rounds: list[int]  # epochs of each; of the last at the most
     optimiser: torch.optim.Optimizer
     best_weights: dict[str, Tensor]
     losses: list[float] = field(default_factory=list)  # of validation, an epoch each
     cycle: OneCycleLR | None = None
 
     def lasts(self, patience: int) -> bool:
-        done = len(self.losses)
-        return not done or (done < self.epochs and done - 1 - self.losses.index(min(self.losses)) < patience)
+        """Whether the round does; patience is of the first: where rates rise again, losses do too."""
+        losses = self.losses[sum(self.rounds[:-1]) :]
+        patience = patience if len(self.rounds) == 1 else self.rounds[-1]
+        done = len(losses)
+        return not done or (done < self.rounds[-1] and done - 1 - losses.index(min(losses)) < patience)
+
+    def begin(self, epochs: int) -> None:
+        """Begin another round."""
+        self.rounds[-1] = len(self.losses) - sum(self.rounds[:-1])
+        self.rounds.append(epochs)
+        self.cycle = None
 
     def rates(self, steps: int, peak: float) -> OneCycleLR:
         """The rates of all steps, once it is known how many an epoch has; those done are behind."""
         if self.cycle is None:
-            self.cycle = OneCycleLR(self.optimiser, peak, total_steps=steps * self.epochs, pct_start=_RISE)
-            if past := steps * len(self.losses):  # rates follow from the number of the step: none is stored
+            total, done = steps * self.rounds[-1], len(self.losses) - sum(self.rounds[:-1])
+            self.cycle = OneCycleLR(self.optimiser, peak, total_steps=total, pct_start=_RISE)
+            if past := steps * done:  # rates follow from the number of the step: none is stored
                 # One more than torch would count: after the first it asks whether the optimiser has moved.
                 self.cycle.load_state_dict({"last_epoch": past - 1, "_step_count": past + 1})
                 self.cycle.step()
@@ -111,6 +128,7 @@ class _Run:
     keeping: Keeping
     on_step: Callable[[int, float], None]
     on_epoch: Callable[[EpochRecord], None]
+    more: More | None
     records: list[EpochRecord] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -129,9 +147,8 @@ class _Run:
                 self._resume(phase, begun)
             elif number == 0:
                 self._save(phase)
-            while phase.lasts(self.schedule.patience):
-                self._epoch(phase)
-            model.load_state_dict(phase.best_weights)
+            while self._round(phase):
+                pass
         model.eval()
         if model.stored:
             with torch.no_grad():
@@ -139,6 +156,22 @@ class _Run:
         if not trainable:
             self.on_epoch(self._record(0, math.nan, 0.0, math.nan))
         return self.records
+
+    def _round(self, phase: _Phase) -> bool:
+        """Train to the end of a round, with the best weights so far; whether another has begun."""
+        try:
+            while phase.lasts(self.schedule.patience):
+                self._epoch(phase)
+        except StoppedError:
+            if len(phase.rounds) == 1:
+                raise
+            self.model.load_state_dict(phase.best_weights)
+            return False
+        self.model.load_state_dict(phase.best_weights)
+        epochs = self.more(phase.rounds, self.records) if self.more else 0
+        if epochs:
+            phase.begin(epochs)
+        return epochs > 0
 
     def _moved(self, pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         return pair[0].to(self.device), pair[1].to(self.device)
@@ -156,7 +189,7 @@ class _Run:
         each = max(1, schedule.epochs // model.phases)  # what is left over goes to the last
         last = number == model.phases - 1
         epochs = max(1, schedule.epochs - each * (model.phases - 1)) if last else each
-        return _Phase(number, epochs, optimiser, _copy(model.state_dict()))
+        return _Phase(number, [epochs], optimiser, _copy(model.state_dict()))
 
     def _epoch(self, phase: _Phase) -> None:
         """Train on each row once, and save what came of it."""
@@ -169,7 +202,7 @@ class _Run:
         model.train()
         # Indexing tensors in memory: a DataLoader that collates rows would be the bottleneck.
         for rows in torch.randperm(len(x)).to(x.device).tensor_split(steps):
-            self._stop_in_time()
+            self._stop_in_time(phase)
             optimiser.zero_grad(set_to_none=True)
             loss = model.loss(x[rows], c[rows]).mean()
             loss.backward()
@@ -198,9 +231,9 @@ class _Run:
         self.records.append(EpochRecord(epoch, phase + 1, loss, validation, rate, rows_per_second, seconds))
         return self.records[-1]
 
-    def _stop_in_time(self) -> None:
-        limit = self.keeping.max_seconds
-        if limit is not None and time.perf_counter() - self._began >= limit:
+    def _stop_in_time(self, phase: _Phase) -> None:
+        limit, kept = self.keeping.max_seconds, self.keeping.path is not None or len(phase.rounds) > 1
+        if limit is not None and kept and time.perf_counter() - self._began >= limit:
             epochs = self.schedule.epochs
             raise StoppedError(f"the time is up: {len(self.records)} of {epochs} epochs are saved")
 
@@ -213,6 +246,7 @@ class _Run:
             settings=self.keeping.settings,
             machine=_machine(self.device),
             records=self.records,
+            rounds=phase.rounds if self.more else [],
             model=dict(self.model.state_dict()),
             best=phase.best_weights,
             moments={f"{k}.{name}": t for k, one in moments.items() for name, t in one.items()},
@@ -234,6 +268,7 @@ class _Run:
             raise DataError(f"does not fit the model ({error})", path=self.keeping.path) from error
         self.records[:] = begun.records
         phase.best_weights, phase.losses = begun.best, begun.losses
+        phase.rounds = begun.rounds or phase.rounds
         self._start -= begun.records[-1].seconds if begun.records else 0.0
 
 

@@ -14,11 +14,13 @@ from shell import Shell
 
 import flowcei
 from flowcei.errors import UsageError
-from flowcei.evaluation.judgement import BRIEF, Judgement, JudgementRules
+from flowcei.evaluation.judgement import Judgement, JudgementRules
+from flowcei.reconstruction.efficiency import EfficiencyRules
 from flowcei.reconstruction.fitting import train
 from flowcei.training.schedule import Schedule
 
-SMALL = JudgementRules(events=300, samples=50, weighed=20, draws=1000)
+BRIEF = JudgementRules.of(2000)
+SMALL = JudgementRules(300, 50, EfficiencyRules(events=20, draws=1000, deep=3, deep_draws=4000))
 
 
 def _model(architecture: str, epochs: int, **options: int) -> flowcei.Reconstructor:
@@ -106,7 +108,8 @@ def test_a_verdict_goes_with_the_model(
     assert list(listed) == ["bundled", "ocs-cinn-1"]
     assert listed["ocs-cinn-1"]["verdict"].startswith(word)
     flowcei.write_events(flowcei.simulate("ocs", 3, noise="1%", seed=1), "e.csv")
-    assert flow("sample", "--momenta", "e.csv", "-n", "5") in (0, 3)  # 3: its answers are all flagged
+    # 3: its answers are all flagged
+    assert flow("sample", "--momenta", "e.csv", "-n", "5", "--model", "ocs-cinn-1") in (0, 3)
     assert f"verdict after its training: {word}" in flow.err
     assert ("warning" in flow.err.split("verdict after")[0].splitlines()[-1]) == (word == "poor")
     assert flow("train", "--arch", "mlp", *short[4:]) == 0, flow.err

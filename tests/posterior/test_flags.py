@@ -84,7 +84,11 @@ def test_no_answer_where_all_are_flagged(drawn: PosteriorSamples) -> None:
 
 def test_poor_weights_leave_no_event_out() -> None:
     """Every other flag does: none may be forgotten when one is added."""
-    assert {name for name, bit in FLAG_BITS.items() if not bit & EXCLUDING} == {"efficiency", "weights"}
+    assert {name for name, bit in FLAG_BITS.items() if not bit & EXCLUDING} == {
+        "efficiency",
+        "weights",
+        "mixing",
+    }
 
 
 def test_joining_forgets_no_flag(drawn: PosteriorSamples) -> None:

@@ -22,6 +22,7 @@ NEGLIGIBLE = 1e-12  # the share of a density that the orders left out can have, 
 _WORK = 1 << 26  # partial orders of a geometry times N^2: all those of 8 like atoms; about a second
 _VANISHING = 745.0  # e^-745 is the least positive number in double precision
 _EXACT = 1e-11  # of the size: symmetries beyond rounding are none, or the sum would not be exact
+_NEAR = 0.01  # of the squares of a reference: a residual to begin with
 _ROUNDING = 1e-12  # of the squares that a residual is the difference of
 
 
@@ -77,10 +78,14 @@ def all_orders(n_atoms: int, identical: Groups, most: int) -> Iterator[NDArray[n
         yield order
 
 
-def nearest_rotations(matrices: Floats) -> Floats:
-    """Rotations R (B, 3, 3) with the greatest tr(R^T M) of matrices M (B, 3, 3) (W. Kabsch, 1976)."""
+def nearest_rotations(matrices: Floats, *, mirrored: bool = False) -> Floats:
+    """Rotations R (B, 3, 3) with the greatest tr(R^T M) of matrices M (B, 3, 3) (W. Kabsch, 1976).
+
+    `mirrored`: or rotations and a reflection.
+    """
     u, _, v = np.linalg.svd(matrices)
-    u[:, :, 2] *= np.linalg.det(u @ v)[:, None]
+    if not mirrored:
+        u[:, :, 2] *= np.linalg.det(u @ v)[:, None]
     return u @ v
 
 
@@ -93,18 +98,27 @@ class _Plan(NamedTuple):
     reference: Floats  # of each site in its turn, from the centroid
     spans: Floats  # distances of sites; their radii on the diagonal
     below: NDArray[np.bool_]  # whether a site's atom must have a greater number than another site's
+    mirrored: bool  # whether mirror images are as near
 
 
 class OrderSearch:
     """A search for the orders of identical atoms that bring geometries near a reference (N, 3), bohr.
 
     Near is a small residual: squared distances of the atoms after the best rotation, weighted (N,), equal for
-    identical atoms. Where it is `symmetric`, an order stands for `classes` orders: rotations that map the
-    reference onto itself, atom by like atom, change no residual.
+    identical atoms; where it is `mirrored`, also after a reflection. Where it is `symmetric`, an order stands
+    for `classes` orders: rotations that map the reference onto itself, atom by like atom, to `exact` of its
+    size, change no residual.
     """
 
     def __init__(
-        self, reference: Floats, identical: Groups, weights: Floats | None = None, *, symmetric: bool = True
+        self,
+        reference: Floats,
+        identical: Groups,
+        weights: Floats | None = None,
+        *,
+        symmetric: bool = True,
+        mirrored: bool = False,
+        exact: float = _EXACT,
     ) -> None:
         n = len(reference)
         mass = np.ones(n) if weights is None else np.asarray(weights, np.float64)
@@ -115,13 +129,13 @@ class OrderSearch:
         sites = _filling_order(x, kind)
         spans = np.linalg.norm(x[sites][:, None] - x[sites], axis=-1)
         np.fill_diagonal(spans, np.linalg.norm(x[sites], axis=1))
-        self._plan = self._free = _Plan(sites, kind, mass, x[sites], spans, np.zeros((n, n), bool))
+        self._plan = self._free = _Plan(sites, kind, mass, x[sites], spans, np.zeros((n, n), bool), mirrored)
         self._squares = float(mass @ (x**2).sum(axis=1))
         self._budget = _WORK // n**2
         self.identical = identical
         self.classes = 1
         if identical and symmetric:
-            self._use_symmetry(x)
+            self._use_symmetry(x, exact)
 
     @property
     def all_alike(self) -> bool:
@@ -172,17 +186,30 @@ class OrderSearch:
 
         return near_orders(np.ascontiguousarray(points, np.float64), self._plan, ceilings, most, self._budget)
 
-    def _use_symmetry(self, x: Floats) -> None:
+    def nearest(self, points: Floats, most: int) -> NDArray[np.int64]:
+        """Atom of each site, (B, N), in the order of the least residual.
+
+        The best of all orders, one of each class, unless more than `most` partial ones are to be looked at.
+        """
+        from flowcei.physics._orders import nearest_orders
+
+        out = np.empty(points.shape[:2], np.int64)
+        nearest_orders(np.ascontiguousarray(points, np.float64), self._plan, _NEAR * self._squares, most, out)
+        return out
+
+    def _use_symmetry(self, x: Floats, tolerance: float) -> None:
         """Let the search go through one order of each class: that which is first in its atoms' numbers.
 
         Site after site, its atom has the least number among those of its orbit under the
         rotations that leave the sites before it alone (Schreier and Sims).
         """
-        _, orders, lost = self.within(x[None], np.array([_ROUNDING * self._squares]))
+        residual = max(_ROUNDING, len(x) * tolerance**2)
+        _, orders, lost = self.within(x[None], np.array([residual * self._squares]))
         if lost.any():
             return
-        turned = x[orders] @ nearest_rotations(np.swapaxes(x[orders], 1, 2) @ x)
-        exact = np.abs(turned - x).max(axis=(1, 2)) < _EXACT * np.abs(x).max()
+        mirrored = self._plan.mirrored
+        turned = x[orders] @ nearest_rotations(np.swapaxes(x[orders], 1, 2) @ x, mirrored=mirrored)
+        exact = np.abs(turned - x).max(axis=(1, 2)) < tolerance * np.abs(x).max()
         sites, turn_of = self._plan.sites, np.argsort(self._plan.sites)
         group = {tuple(turn_of[order[sites]].tolist()) for order in orders[exact]}
         if not all(tuple(a[k] for k in b) in group for a in group for b in group):

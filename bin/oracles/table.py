@@ -1,0 +1,119 @@
+"""One row of figures for each molecule: flow, weighted and exact answers side by side, and the floor."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+import flowcei
+from flowcei.physics.explosion import centre_of_mass
+from flowcei.posterior.exact import R_HAT
+from oracles.chains import long_chains
+from oracles.distances import c2st
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from flowcei.posterior.samples import PosteriorSamples
+
+_LEVELS = np.arange(1, 10) / 10.0
+_CHAINS, _BURN, _KEPT, _THIN = 100, 1000, 50, 30
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many events, and of how many samples.
+
+    Attributes:
+        covered: Events whose coverage is measured, with 100 samples each.
+        compared: Events that are compared with long chains, with 1,000 samples each.
+        classified: Of these, events that a classifier compares.
+    """
+
+    covered: int = 1000
+    compared: int = 20
+    classified: int = 5
+
+
+def measured(model: flowcei.Reconstructor, noise: str, seed: int, sizes: Sizes) -> dict[str, object]:
+    """Return the figures of a model by the words that head their columns."""
+    molecule, prior = model.molecule, model.training.prior
+    make = partial(flowcei.simulate, molecule, noise=noise, prior=prior)
+    row: dict[str, object] = {"molecule": molecule.name, "ions": len(molecule)}
+    row["flow: efficiency"] = " / ".join(f"{share:.3g}" for share in model.training.judgement["efficiency"])
+    events = make(sizes.covered, seed=seed)
+    truth = centred(events)
+    answers: dict[str, PosteriorSamples] = {}
+    drawn = model.sample(events, 100, noise=noise, seed=1)
+    answers["flow"], answers["weighted"] = drawn, drawn.weigh()
+    answers["exact"] = model.sample(events, 100, noise=noise, seed=2, exact=True)
+    for name, samples in answers.items():
+        row[f"{name}: coverage off by"] = f"{100.0 * coverage_error(samples, truth):.1f}"
+        off = np.linalg.norm(samples.mean(keep_flagged=True) - truth, axis=2)
+        row[f"{name}: error per atom"] = f"{off.mean():.4f}"
+    row["floor"] = f"{np.median(answers['exact'].floor()[np.isfinite(answers['exact'].floor())]):.4f}"
+    row["not mixed"] = f"{100.0 * float((answers['exact'].columns[R_HAT] > 1.02).mean()):.1f} %"
+    few = make(sizes.compared, seed=seed + 1)
+    rough = model.sample(few, 1000, noise=noise, seed=3).weigh()
+    begun = time.process_time()
+    exact = model.sample(few, 1000, noise=noise, seed=4, exact=True)
+    row["exact: events a second of CPU"] = f"{len(few) / (time.process_time() - begun):.1f}"
+    reference = reference_chains(rough)
+    middle, deviation = reference.mean(axis=1), reference.std(axis=1)
+    plain = replace(rough, weights=None)
+    for name, samples in {"flow": plain, "weighted": rough, "exact": exact}.items():
+        mean = relative(samples.mean(keep_flagged=True)[:, None])[:, 0]
+        away = np.abs(mean - middle) / deviation
+        row[f"{name}: mean off by (sd)"] = f"{np.median(away):.3f} / {np.quantile(away, 0.95):.3f}"
+    points = relative(exact.positions.astype(np.float64))
+    scores = [
+        c2st(
+            ((points[k] - middle[k]) / deviation[k]), ((reference[k, ::5] - middle[k]) / deviation[k]), seed=k
+        )
+        for k in range(sizes.classified)
+    ]
+    row["exact: C2ST"] = f"{np.mean(scores):.3f} +- {np.std(scores) / np.sqrt(len(scores)):.3f}"
+    return row
+
+
+def relative(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return positions (e, n, N, 3) relative to the first ion, (e, n, 3N - 3)."""
+    return (x[:, :, 1:] - x[:, :, :1]).reshape(*x.shape[:2], -1)
+
+
+def centred(events: flowcei.Events) -> NDArray[np.float64]:
+    """Return true positions, centre of mass 0, (E, N, 3), bohr."""
+    if events.positions is None:
+        raise SystemExit("events without positions")
+    return events.positions - centre_of_mass(events.positions, events.molecule.masses)
+
+
+def coverage_error(samples: PosteriorSamples, truth: NDArray[np.float64]) -> float:
+    """Return the largest difference of coverage from 10 to 90 % of bonds and angles, all of them together."""
+    from flowcei.posterior.spread import quantities
+
+    names, values = quantities(samples.molecule, samples.labelled())
+    mine = [k for k, name in enumerate(names) if name.kind != "atom"]
+    true = quantities(samples.molecule, samples.labelled(truth[:, None]))[1]
+    n = values.shape[1]
+    weights = np.full(values.shape[:2], 1.0 / n) if samples.weights is None else samples.weights.normalised
+    below = np.einsum("en,enk->ek", weights, values[..., mine] < true[..., mine])
+    inside = np.abs(2.0 * below - 1.0)
+    return float(np.abs([(inside < level).mean() - level for level in _LEVELS]).max())
+
+
+def reference_chains(samples: PosteriorSamples) -> NDArray[np.float64]:
+    """Return states (E, n, 3N - 3) of long chains that begin at the best of the samples."""
+    best = np.argsort(-samples.log_posterior(samples.positions), axis=1)[:, : 5 * _CHAINS : 5]
+    start = np.take_along_axis(relative(samples.positions.astype(np.float64)), best[..., None], axis=1)
+
+    def log_density(y: NDArray[np.float64]) -> NDArray[np.float64]:
+        x = np.pad(y, ((0, 0), (0, 0), (3, 0))).reshape(*y.shape[:2], -1, 3)
+        out = samples.log_posterior(x - centre_of_mass(x, samples.molecule.masses))
+        return np.where(np.isnan(out), -np.inf, out)
+
+    return long_chains(log_density, start, burn=_BURN, kept=_KEPT, thin=_THIN, seed=1)

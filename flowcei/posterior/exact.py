@@ -1,0 +1,169 @@
+"""Exact samples: what a model draws is the start, and the exact prior and likelihood decide.
+
+For an event as for the whole file the answer is that of the posterior, however poor the model: see
+`flowcei.posterior.chains`, whose coordinates here are the positions relative to the first ion.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flowcei.physics.explosion import centre_of_mass
+from flowcei.posterior.chains import CHAIN_RULES, ChainRules, run_chains
+from flowcei.posterior.flags import combined
+from flowcei.posterior.mixtures import StudentMixture
+from flowcei.posterior.weights import Weights
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flowcei.physics.priors import GeometryPrior
+    from flowcei.posterior.arrays import Floats, Rows
+    from flowcei.posterior.samples import PosteriorSamples
+
+    Draw = Callable[[Rows, int], PosteriorSamples]
+    Density = Callable[[Floats, Rows], Floats]
+    """Log density (e, m) of a model, at geometries (e, m, N, 3) of the events (e,)."""
+
+R_HAT, ACCEPTANCE = "r_hat", "acceptance"
+"""Extra columns of exact samples: see `Chains`."""
+
+_HELD = 200_000  # points in memory, of each of a dozen arrays
+_STARTS = 64  # of searches for modes
+_MODES = 8  # of an event that get a component of their own
+
+
+def exact_samples(
+    draw: Draw,
+    density: Density,
+    events: int,
+    n: int,
+    prior: GeometryPrior,
+    rng: np.random.Generator,
+    *,
+    budget: int | None = None,
+    rules: ChainRules = CHAIN_RULES,
+) -> PosteriorSamples:
+    """Draw n samples of the exact posterior of each event, which count alike.
+
+    `log_prob` is the exact log posterior density, `weights` those of draws from it: equal, with the evidence.
+    """
+    first = draw(np.arange(min(events, 1)), 1)
+    ions = len(first.molecule)
+    count = max(n, rules.points, rules.per_dimension * (3 * ions - 3))
+    size = max(1, _HELD // count)
+    several = [np.arange(k, min(k + size, events)) for k in range(0, events, size)]
+    parts = [_Block(draw(rows, count), rows, density, prior, rules).run(n, rng, budget) for rows in several]
+    return type(first).concatenate(parts)
+
+
+@dataclass
+class _Block:
+    """Events whose samples are drawn together."""
+
+    samples: PosteriorSamples  # of the model
+    rows: Rows  # numbers of the events
+    model_density: Density
+    prior: GeometryPrior
+    rules: ChainRules
+
+    def run(self, n: int, rng: np.random.Generator, budget: int | None) -> PosteriorSamples:
+        samples = self.samples
+        start = _relative(samples.positions.astype(np.float64))
+        exact = samples.log_prob is not None
+        chains = run_chains(
+            self.log_posterior,
+            np.nan_to_num(start),
+            None if samples.log_prob is None else np.nan_to_num(samples.log_prob),
+            self.density if exact else None,
+            n,
+            rng,
+            budget=budget or 150 * start.shape[1],
+            symmetry=self.symmetry,
+            local=self.modes,
+            rules=self.rules,
+        )
+        log_prob = chains.height - chains.log_evidence[:, None]
+        lost = ~np.isfinite(chains.r_hat)
+        positions = self.positions(chains.points)
+        positions[lost], log_prob[lost] = samples.positions[lost, :n], np.nan
+        log_weights = np.where(lost[:, None], -np.inf, np.repeat(chains.log_evidence[:, None], n, axis=1))
+        evidence = np.where(lost, -np.inf, chains.log_evidence)
+        tail = np.full(len(lost), np.nan)
+        weights = Weights(log_weights, chains.drawn, chains.effective, evidence, tail)
+        columns = samples.columns | {R_HAT: chains.r_hat, ACCEPTANCE: chains.acceptance}
+        x = positions.astype(np.float32)
+        flags = combined(mixing=~chains.mixed)
+        out = replace(samples, positions=x, log_prob=log_prob, weights=weights)
+        return replace(out, columns=columns, flags=flags)
+
+    def positions(self, points: Floats) -> Floats:
+        """Positions (e, m, N, 3), bohr, centre of mass 0, of points (e, m, 3N - 3)."""
+        x = np.pad(points, ((0, 0), (0, 0), (3, 0))).reshape(*points.shape[:2], -1, 3)
+        return x - centre_of_mass(x, self.samples.molecule.masses)
+
+    def log_posterior(self, points: Floats, rows: Rows) -> Floats:
+        return self.samples[rows].log_posterior(self.positions(points), self.prior)
+
+    def density(self, points: Floats, rows: Rows) -> Floats:
+        return self.model_density(self.positions(points), self.rows[rows])
+
+    def symmetry(self, points: Floats, rows: Rows, rng: np.random.Generator) -> Floats:
+        """Mirror images in the plane of the momenta, or two like ions exchanged, half of the points each."""
+        x = self.positions(points)
+        normal = np.linalg.svd(self.samples.momenta[rows])[2][:, -1]
+        out = x - 2.0 * np.einsum("enij,ej->eni", x, normal)[..., None] * normal[:, None, None]
+        pairs = [(i, j) for group in self.samples.molecule.identical for i in group for j in group if i < j]
+        if pairs:
+            swapped = np.tile(np.arange(x.shape[2]), (*x.shape[:2], 1))
+            first, second = np.array(pairs)[rng.integers(len(pairs), size=x.shape[:2])].transpose(2, 0, 1)
+            e, m = np.indices(first.shape)
+            swapped[e, m, first], swapped[e, m, second] = second, first
+            other = np.take_along_axis(x, swapped[..., None], axis=2)
+            out = np.where((rng.random(first.shape) < 0.5)[..., None, None], out, other)
+        return _relative(out)
+
+    def modes(self, rows: Rows, points: Floats) -> StudentMixture:
+        """A component at each mode that searches from points find, its scale that of the noise there."""
+        start = self.positions(points[:, :: max(1, points.shape[1] // _STARTS)]).astype(np.float32)
+        modes = replace(self.samples[rows], positions=start, log_prob=None).modes(
+            self.prior, keep_flagged=True
+        )
+        d = points.shape[2]
+        out = StudentMixture(
+            np.repeat(points.mean(axis=1)[:, None], _MODES, axis=1),
+            np.tile(1e-2 * np.eye(d), (len(rows), _MODES, 1, 1)),
+            np.full((len(rows), _MODES), -np.inf),
+        )
+        relative = np.kron(
+            np.eye(len(self.samples.molecule))[1:] - np.eye(len(self.samples.molecule))[:1], np.eye(3)
+        )
+        mass = np.where(np.isfinite(modes.laplace), modes.laplace, modes.probability)
+        for k in range(len(rows)):
+            found = modes.of(k)[np.isfinite(modes.covariance[modes.of(k)]).all(axis=(1, 2))]
+            found = found[np.argsort(-mass[found], kind="stable")][:_MODES]
+            scale = relative @ modes.covariance[found] @ relative.T
+            for place, (mode, matrix) in enumerate(zip(found, scale, strict=True)):
+                out.mean[k, place] = _relative(modes.positions[None, None, mode])[0, 0]
+                size = np.trace(matrix) / d
+                out.factor[k, place] = np.linalg.cholesky(matrix + 1e-6 * size * np.eye(d))
+                out.log_share[k, place] = np.log(0.9 * mass[mode] + 0.1 / len(found))
+            if not len(found):
+                out.log_share[k] = -np.log(_MODES)
+        return out
+
+
+def exact_in_words(effective: Floats) -> str:
+    """Say what exact samples of events are worth, from their effective numbers (E,)."""
+    low, middle = np.quantile(effective, (0.1, 0.5))
+    return (
+        f"samples of the exact posterior: {middle:.3g} effective an event (median; a tenth below {low:.3g})"
+    )
+
+
+def _relative(x: Floats) -> Floats:
+    """Points (e, m, 3N - 3) of positions (e, m, N, 3)."""
+    return np.asarray((x[:, :, 1:] - x[:, :, :1]).reshape(*x.shape[:2], -1))

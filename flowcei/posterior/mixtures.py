@@ -1,0 +1,164 @@
+"""Mixtures of Student-t distributions, one for each event: proposals fitted to weighted points."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.special import gammaln, logsumexp
+
+from flowcei.posterior.arrays import RowArrays
+
+if TYPE_CHECKING:
+    from flowcei.posterior.arrays import Bools, Floats
+
+_DOF = 15.0  # at 5 a normal target of 12 dimensions wastes half of the draws, at 30 the tails are bare
+_STEPS = 4, 12  # of expectation and maximisation, of one component and of more
+_GUARD = 0.1  # share of the draws
+_FEW = 4  # components that are fitted from scratch
+_RIDGE = 1e-3  # of the spread: points on a plane still have a covariance
+
+
+@dataclass(frozen=True, eq=False)
+class StudentMixture(RowArrays):
+    """K components in D dimensions for each of E events.
+
+    Heavier tails than a normal mixture, so that weights stay bounded where the fit is too narrow.
+    """
+
+    ROWS = ("mean", "factor", "log_share")
+
+    mean: Floats  # (E, K, D)
+    factor: Floats  # Cholesky factors of the scale matrices, (E, K, D, D)
+    log_share: Floats  # of each component, (E, K)
+
+    @classmethod
+    def fit(cls, points: Floats, effective: Floats, rng: np.random.Generator, count: int) -> StudentMixture:
+        """Fit to points (E, M, D) that count alike, by expectation and maximisation.
+
+        count: of components, which begin at points far from one another.
+        effective: independent points behind them, (E,): of a component with few of these the scale is drawn
+        towards the mean scale of all, or a handful of repeated points would be fitted.
+        D. Peel and G. J. McLachlan, Statistics and Computing 10, 339 (2000).
+        """
+        e, m, d = points.shape
+        centre = points.mean(axis=1, keepdims=True)
+        covariance = _products(points - centre) / m
+        width = np.einsum("edd->ed", covariance).max(axis=1) * _RIDGE**2 + 1e-12
+        factor = np.linalg.cholesky(covariance + width[:, None, None] * np.eye(d))
+        z = (points - centre) @ np.swapaxes(np.linalg.inv(factor), 1, 2)
+        unit = np.broadcast_to(np.eye(d) / (2 * count), (e, count, d, d))
+        fitted = cls(_distinct(z, count, rng), unit, np.full((e, count), -np.log(count)))
+        for _ in range(_STEPS[count > 1]):
+            fitted = fitted._step(z, effective)
+        # The last is as wide as twice all points: what the others miss must have a chance.
+        wide = np.zeros((e, 1, d)), np.tile(2.0 * np.eye(d), (e, 1, 1, 1)), np.zeros((e, 1))
+        fitted = fitted.joined(cls(*wide), _GUARD)
+        mean = centre + fitted.mean @ np.swapaxes(factor, 1, 2)
+        return cls(mean, factor[:, None] @ fitted.factor, fitted.log_share)
+
+    def fitted_again(self, points: Floats, effective: Floats, rng: np.random.Generator) -> StudentMixture:
+        """Return a fit with as many components, of points that came of these."""
+        count = self.mean.shape[1] - 1
+        if count <= _FEW:
+            return StudentMixture.fit(points, effective, rng, count)
+        fitted = self  # one for each mode: begun anew, some would be lost
+        for _ in range(_STEPS[0]):
+            fitted = fitted._step(points, effective)
+        # No component without a chance: a mode that no chain is at yet is still there.
+        log_share = np.logaddexp(fitted.log_share + np.log1p(-_GUARD), self.log_share + np.log(_GUARD))
+        return replace(fitted, log_share=log_share)
+
+    def joined(self, other: StudentMixture, share: float = 0.2) -> StudentMixture:
+        """Return the components of both, of which the others have a share."""
+        theirs = other.log_share - logsumexp(other.log_share, axis=1, keepdims=True) + np.log(share)
+        own = self.mean, self.factor, self.log_share + np.log1p(-share)
+        more = other.mean, other.factor, theirs
+        return StudentMixture(*(np.concatenate(pair, axis=1) for pair in zip(own, more, strict=True)))
+
+    def covers(self, points: Floats) -> Bools:
+        """Whether points (E, M, D) lie where a component but the last has its own, (E, M)."""
+        d = points.shape[2]
+        return np.asarray(self._components(points)[1][:, :-1].min(axis=1) < d + 4.0 * np.sqrt(2.0 * d))
+
+    def _step(self, z: Floats, effective: Floats) -> StudentMixture:
+        (e, m, d), count = z.shape, self.mean.shape[1]
+        log_density, distance = self._components(z)
+        share = np.exp(log_density - logsumexp(log_density, axis=1, keepdims=True))
+        pull = share * (_DOF + d) / (_DOF + distance)  # points in the tails count less
+        total = share.sum(axis=2)
+        mean = (pull @ z + self.mean * 1e-9) / (pull.sum(axis=2) + 1e-9)[
+            ..., None
+        ]  # one without points stays
+        scatter = np.empty((e, count, d, d))
+        for k in range(count):
+            scatter[:, k] = _products(z - mean[:, k, None], pull[:, k, :, None])
+        pooled = scatter.sum(axis=1, keepdims=True) / m
+        known = (total * effective[:, None] / m)[..., None, None]
+        own = scatter / np.maximum(total, 1e-300)[..., None, None]
+        # Drawn towards the mean of all scales, and never flatter than a thousandth of it.
+        trace = np.einsum("ekdd->e", pooled)[:, None, None, None] / d
+        scale = (own * known + d * pooled) / (known + d) + _RIDGE**2 * trace * np.eye(d)
+        log_share = np.log(np.maximum(total / m, 1e-12))
+        return StudentMixture(mean, np.linalg.cholesky(scale), log_share)
+
+    def log_density(self, points: Floats) -> Floats:
+        """Log density (E, M) of points (E, M, D)."""
+        return np.asarray(logsumexp(self._components(points)[0], axis=1))
+
+    def _components(self, points: Floats) -> tuple[Floats, Floats]:
+        """Log density times share, and squared distance in units of the scale, (E, K, M)."""
+        d = points.shape[2]
+        inverse = np.swapaxes(np.linalg.inv(self.factor), 2, 3)
+        distance = np.empty((*self.log_share.shape, points.shape[1]))
+        for k in range(distance.shape[1]):
+            distance[:, k] = (((points - self.mean[:, k, None]) @ inverse[:, k]) ** 2).sum(axis=2)
+        constant = gammaln((_DOF + d) / 2) - gammaln(_DOF / 2) - d / 2 * np.log(_DOF * np.pi)
+        volume = np.log(np.einsum("ekdd->ekd", self.factor)).sum(axis=2)
+        height = (self.log_share - volume + constant)[..., None]
+        return height - (_DOF + d) / 2 * np.log1p(distance / _DOF), distance
+
+    def sample(self, n: int, rng: np.random.Generator) -> Floats:
+        """Draw n points of each event, (E, n, D), independent and in any order."""
+        (e, _, d), rows = self.mean.shape, np.arange(len(self.mean))[:, None]
+        chosen = self._chosen(n, rng)
+        tail = np.sqrt(_DOF / rng.chisquare(_DOF, (e, n, 1)))
+        return self.mean[rows, chosen] + tail * self._steps(chosen, rng.standard_normal((e, n, d)))
+
+    def steps(self, n: int, rng: np.random.Generator) -> Floats:
+        """Draw n normal steps of each event, (E, n, D), with the scale of a component drawn by its share."""
+        e, _, d = self.mean.shape
+        return self._steps(self._chosen(n, rng), rng.standard_normal((e, n, d)))
+
+    def _chosen(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        edges = np.exp(self.log_share).cumsum(axis=1)
+        marks = rng.random((len(edges), n)) * edges[:, -1:]
+        return np.asarray((marks[..., None] > edges[:, None, :-1]).sum(axis=2))
+
+    def _steps(self, chosen: np.ndarray, normal: Floats) -> Floats:
+        out = np.empty_like(normal)
+        for k in range(self.mean.shape[1]):
+            out = np.where((chosen == k)[..., None], normal @ np.swapaxes(self.factor[:, k], 1, 2), out)
+        return out
+
+
+def _products(points: Floats, weight: Floats | float = 1.0) -> Floats:
+    """Sums of weighted outer products (E, D, D) of points (E, M, D)."""
+    return np.asarray(np.swapaxes(points * weight, 1, 2) @ points)
+
+
+def _distinct(z: Floats, count: int, rng: np.random.Generator) -> Floats:
+    """Points (E, count, D) far from one another, each drawn by its squared distance from those before.
+
+    D. Arthur and S. Vassilvitskii, k-means++, SODA 2007, 1027.
+    """
+    (e, m, d), rows = z.shape, np.arange(len(z))
+    out = np.empty((e, count, d))
+    out[:, 0] = z[rows, rng.integers(m, size=e)]
+    nearest = np.full((e, m), np.inf)
+    for k in range(1, count):
+        nearest = np.minimum(nearest, ((z - out[:, k - 1, None]) ** 2).sum(axis=2))
+        edges = nearest.cumsum(axis=1)
+        out[:, k] = z[rows, (edges > rng.random((e, 1)) * edges[:, -1:]).argmax(axis=1)]
+    return out

@@ -1,0 +1,151 @@
+"""Which share of a flow's samples counts once they are weighed, and how long to train for it."""
+
+# Of few draws even a bad flow seems to have a fair share: the rare samples of large weight are missing. Many
+# draws of many events take minutes. So few draws of many events put these in order, and many draws of those
+# in the middle, and of those about the lowest tenth, say what the share is there.
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flowcei.errors import NoDensityError, UsageError
+from flowcei.events.simulation import BLOCK, Simulator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flowcei.events.container import Events
+    from flowcei.posterior.arrays import Floats
+    from flowcei.reconstruction.model import Reconstructor
+    from flowcei.training.schedule import EpochRecord
+
+UNTIL_SECONDS = 900.0
+"""How long a training goes on for its efficiency where nobody says."""
+
+LONG_TRAINING = 50_000
+"""Events, over all epochs; a shorter training takes a moment and is judged on fewer."""
+
+_STREAM = 3  # of the seed of a training, which takes 0 to 2: what a model is judged on it has not seen
+_RUN_UP = 1.1  # epochs also validate and are kept
+_LEAST = 0.5  # of the last round: a shorter one would hardly come back to where that one ended
+
+
+@dataclass(frozen=True)
+class EfficiencyRules:
+    """On how much an efficiency is measured: a million draws take 5 to 12 s for three ions."""
+
+    events: int = 60
+    draws: int = 2000  # of each
+    deep: int = 3  # events about the median, and about the lowest tenth; of five ions two, of more one
+    deep_draws: int = 100_000  # of each of these
+
+
+USUAL = EfficiencyRules()
+
+
+def rules_for(rows: int) -> EfficiencyRules:
+    """Rules for a training on so many events, over all epochs."""
+    brief = EfficiencyRules(events=10, draws=500, deep=1, deep_draws=2000)
+    return USUAL if rows > LONG_TRAINING else brief
+
+
+@dataclass(frozen=True)
+class Efficiency:
+    """Median and 10th percentile over events, and draws of each event that stands for them."""
+
+    median: float
+    tenth: float
+    draws: int
+
+    def __str__(self) -> str:
+        draws = f"{self.draws:.0e}".replace("e+0", "e") if self.draws >= 1e4 else f"{self.draws}"
+        return f"efficiency {self.median:.2g} (median), {self.tenth:.2g} (10th percentile) by {draws} draws"
+
+
+def fresh_events(model: Reconstructor, count: int, seed: int) -> Events:
+    """Events of the prior of a model at its usual noise, that a training of this seed has not seen."""
+    source = Simulator(model.molecule, model.prior, model.default_noise, seed)
+    return source.block(0, BLOCK, stream=_STREAM)[:count]  # the same ones, however many
+
+
+def measured_efficiency(
+    model: Reconstructor, events: Events, rules: EfficiencyRules, *, noise: str | None = None, seed: int = 0
+) -> Efficiency:
+    """Efficiency on events; NoDensityError without a density of model or prior."""
+    ions = len(model.molecule)
+    # Densities of like atoms in any order cost most where there are many: eight times as much in methanol.
+    draws, deep = (rules.draws, rules.deep) if ions < 5 else (rules.draws // 4, max(1, rules.deep + 4 - ions))
+    events = events[: rules.events]
+    shares = _shares(model, events, draws, noise, seed)
+    order, chosen = np.argsort(shares), list[float]()
+    for level in (0.5, 0.1):
+        first = round(level * (len(order) - 1)) - (deep - 1) // 2
+        rows = np.sort(order[max(first, 0) :][:deep])
+        many = _shares(model, events[rows], rules.deep_draws, noise, seed + 1)
+        chosen.append(float(np.median(many)))
+    return Efficiency(chosen[0], min(chosen), rules.deep_draws)
+
+
+def _shares(model: Reconstructor, events: Events, draws: int, noise: str | None, seed: int) -> Floats:
+    blocks = model.stream(events, draws, noise=noise, seed=seed, weigh=True)
+    return np.concatenate([w.efficiency for s in blocks if (w := s.weights) is not None])
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round of a training until its efficiency is there."""
+
+    number: int  # from 1
+    epochs: int  # of it
+    efficiency: Efficiency
+    more: int  # epochs of the next; 0 where the training ends
+    why: str = ""  # it ends
+
+
+@dataclass
+class Until:
+    """Rounds of a training, each twice as long as the last, until the efficiency is there or time is up."""
+
+    model: Reconstructor
+    events: Events
+    wanted: float
+    rules: EfficiencyRules
+    seed: int
+    seconds: float
+    on_round: Callable[[Round], None]
+    rows: int  # of an epoch
+    _began: float = field(default_factory=time.perf_counter)
+
+    def __post_init__(self) -> None:
+        """Refuse what could never be measured, before the first step."""
+        if not 0.0 < self.wanted <= 1.0:
+            raise UsageError(f"until is {self.wanted}; it is a median efficiency, above 0 and at most 1")
+        try:
+            _shares(self.model, self.events[:1], 10, None, self.seed)
+        except NoDensityError as error:
+            raise UsageError(f"until is an efficiency, which there cannot be: {error}") from error
+
+    def __call__(self, rounds: list[int], records: list[EpochRecord]) -> int:
+        """Epochs of the next round; 0 to end."""
+        judged = time.perf_counter()
+        self.model.network.eval()
+        found = measured_efficiency(self.model, self.events, self.rules, seed=self.seed)
+        now = time.perf_counter()
+        before = len(records) - rounds[-1]
+        losses = [record.validation_loss for record in records]
+        left = self.seconds - (now - self._began) - (now - judged)
+        more = min(2 * rounds[-1], int(left / (_RUN_UP * self.rows / records[-1].rows_per_second)))
+        why = ""
+        if found.median >= self.wanted:
+            why = f"{self.wanted:g} is reached"
+        elif len(rounds) > 1 and min(losses[before:]) >= min(losses[:before]):
+            why = "it is no better than the round before: a wider or deeper network may be"
+        elif more < _LEAST * rounds[-1]:
+            why = "the time is up"
+        more = 0 if why else more
+        self.on_round(Round(len(rounds), rounds[-1], found, more, why))
+        return more

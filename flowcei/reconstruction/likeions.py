@@ -1,0 +1,51 @@
+"""How a training orders like ions: by speed, or aligned with the equilibrium, whichever tells more."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from flowcei.frame.recoil import RecoilFrame
+from flowcei.physics.explosion import asymptotic_momenta
+
+if TYPE_CHECKING:
+    from flowcei.events.container import Events
+
+_log = logging.getLogger("flowcei")
+_ROWS = 2_000  # that decide, to 0.1 nats
+# Of the entropy of charts about a linear function of the condition, that alignment has to take away. It takes
+# 12 of methanol and 2.8 of C2H2, whose flows are then 100 and 1.4 times as efficient, 0.4 of a ball of C2H2.
+_NATS = 1.0
+
+
+def ordered_frame(pilot: Events, *, reflect: bool) -> RecoilFrame:
+    """Recoil frame of events with positions and noise, in the order of like ions that suits them."""
+    molecule, momenta = pilot.molecule, torch.from_numpy(pilot.momenta)
+    by_speed = RecoilFrame.of(molecule, momenta, reflect=reflect)
+    if not molecule.identical:
+        return by_speed
+    x, masses, charges = molecule.equilibrium, molecule.masses, molecule.charges
+    rest = [tuple(row) for row in asymptotic_momenta(x, masses, charges, accuracy=1e-9).tolist()]
+    few = pilot[:: -(-len(pilot) // _ROWS)]
+    aligned = RecoilFrame.of(molecule, torch.from_numpy(few.momenta), reflect=reflect, reference=tuple(rest))
+    if not aligned.reference:  # its symmetry undoes every order
+        return by_speed
+    gain = _entropy(by_speed, few) - _entropy(aligned, few)
+    if not gain > _NATS:  # nor NaN, of charts that do not vary
+        return by_speed
+    _log.info("like ions are aligned with the equilibrium: charts spread %.1f nats less than by speed", gain)
+    return aligned
+
+
+def _entropy(frame: RecoilFrame, events: Events) -> float:
+    """Of a normal distribution of charts about a linear function of the condition, nats, up to a constant."""
+    arrays = (events.momenta, events.sigma, events.positions)
+    momenta, sigma, positions = (torch.from_numpy(np.asarray(a)) for a in arrays)
+    framed = frame.enter(momenta, sigma)
+    chart, c = frame.to_chart(positions[:, None], framed)[:, 0].numpy(), framed.condition.numpy()
+    linear = np.column_stack([np.ones(len(c)), c - c.mean(axis=0)])
+    rest = chart - linear @ np.linalg.lstsq(linear, chart, rcond=None)[0]
+    return 0.5 * float(np.linalg.slogdet(np.cov(rest.T))[1])

@@ -1,0 +1,130 @@
+"""Exact samples: those of stored reference posteriors, from proposals that know next to nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import ks_2samp, norm
+from shell import Shell
+
+import flowcei
+from flowcei.errors import NoDensityError, UsageError
+from flowcei.posterior.arrays import Floats, Rows
+from flowcei.posterior.exact import ACCEPTANCE, R_HAT, exact_samples
+from flowcei.posterior.flags import FLAG_BITS
+from flowcei.posterior.samples import PosteriorSamples
+from flowcei.reconstruction.model import Reconstructor
+
+DATA = Path(__file__).parent.parent / "data"
+AWAY, WIDE = 0.1, 0.3  # bohr: of a proposal from the middle of the posterior, and its deviation
+
+
+def _relative(x: Floats) -> Floats:
+    return (x[:, :, 1:] - x[:, :, :1]).reshape(*x.shape[:2], -1)
+
+
+@pytest.mark.parametrize(("name", "count"), [("ocs-broad", 12), ("ocs-equilibrium", 8), ("ch2o", 4)])
+def test_a_poor_proposal_gives_the_reference_posterior(name: str, count: int) -> None:
+    """Every coordinate by the test of Kolmogorov and Smirnov, and the evidence.
+
+    The references are of brute-force importance sampling (`bin/make-reference-posteriors`).
+    """
+    reference = flowcei.read_samples(DATA / f"reference-{name}.h5")[:count]
+    rng = np.random.default_rng(1)
+    middle = _relative(reference.positions.astype(np.float64)).mean(axis=1, keepdims=True) + AWAY
+
+    def density(x: Floats, rows: Rows) -> Floats:
+        return np.asarray(norm(middle[rows], WIDE).logpdf(_relative(x)).sum(axis=2))
+
+    def draw(rows: Rows, n: int) -> PosteriorSamples:
+        y = middle[rows] + WIDE * rng.standard_normal((len(rows), n, middle.shape[2]))
+        x = np.pad(y, ((0, 0), (0, 0), (3, 0))).reshape(len(rows), n, -1, 3)
+        given = {"positions": x.astype(np.float32), "log_prob": density(x, rows)}
+        return replace(reference[rows], **given, weights=None)
+
+    weighed = draw(np.arange(count), 500).weigh()
+    assert np.median(weighed.weights.efficiency) < 0.05
+    found = exact_samples(draw, density, count, 500, reference.prior, rng)
+    assert not found.flagged.any()
+    assert (found.columns[R_HAT] <= 1.02).all()
+    exact, given = (_relative(s.positions.astype(np.float64)) for s in (found, reference))
+    p_values = np.array(
+        [
+            ks_2samp(a, b).pvalue
+            for x, y in zip(exact, given, strict=True)
+            for a, b in zip(x.T, y.T, strict=True)
+        ]
+    )
+    assert p_values.min() > 1e-3 / p_values.size
+    assert np.median(p_values) > 0.1
+    ratio = np.log(exact.std(axis=1) / given.std(axis=1))
+    assert np.abs(ratio).max() < 0.35
+    assert abs(ratio.mean()) < 0.05
+    density_of = found.log_posterior(found.positions) - found.log_prob
+    evidence = reference.log_posterior(reference.positions) - reference.log_prob
+    np.testing.assert_allclose(density_of - found.weights.log_evidence[:, None], 0.0, atol=2e-2)
+    np.testing.assert_allclose(found.weights.log_evidence, np.median(evidence, axis=1), atol=0.25)
+
+
+@pytest.fixture(scope="module")
+def bundled() -> Reconstructor:
+    return flowcei.load()
+
+
+def test_samples_count_alike_and_repeat(bundled: Reconstructor, tmp_path: Path) -> None:
+    """The same seed gives the same; files keep what tells of the chains; the evidence is that of weights."""
+    events = flowcei.simulate("ocs", 6, noise="1%", seed=1)
+    one, again = (bundled.sample(events, 40, seed=3, exact=True) for _ in range(2))
+    np.testing.assert_array_equal(one.positions, again.positions)
+    weights = one.weights
+    assert weights is not None
+    np.testing.assert_allclose(weights.normalised, 1.0 / 40)
+    assert (weights.ess > 20.0).all()
+    weighed = bundled.sample(events, 2000, seed=4, weigh=True)
+    assert weighed.weights is not None
+    np.testing.assert_allclose(weights.log_evidence, weighed.weights.log_evidence, atol=0.1)
+    np.testing.assert_allclose(one.weigh().weights.normalised, 1.0 / 40, rtol=1e-2)
+    flowcei.write_samples([one], tmp_path / "s.h5")
+    read = flowcei.read_samples(tmp_path / "s.h5")
+    for name in (R_HAT, ACCEPTANCE):
+        np.testing.assert_array_equal(read.columns[name], one.columns[name])
+    blocks = list(bundled.stream([events[:2], events[2:]], 40, seed=3, exact=True))
+    np.testing.assert_array_equal(blocks[0].positions, one.positions)
+
+
+def test_chains_that_do_not_mix_are_flagged(bundled: Reconstructor) -> None:
+    """An event of momenta that no geometry of the prior makes, and a budget of nothing."""
+    events = flowcei.simulate("ocs", 3, noise="1%", prior="broad", seed=2)
+    odd = bundled.sample(events, 20, seed=1, exact=True, budget=1)
+    assert (odd.flag_bits & FLAG_BITS["mixing"] > 0).any()
+    mirrored = replace(events, momenta=np.cross(events.momenta, [1.0, 2.0, 3.0]) * [1.0, 5.0, 0.2])
+    none = bundled.sample(mirrored, 20, seed=1, exact=True)
+    assert none.flagged.all()
+
+
+def test_what_cannot_be_asked(bundled: Reconstructor) -> None:
+    """Weights beside it; a prior that can only be sampled."""
+    events = flowcei.simulate("ocs", 1, noise="1%", seed=1)
+    with pytest.raises(UsageError, match="count alike"):
+        bundled.sample(events, 10, exact=True, weigh=True)
+    cube = {"kind": "cube", "half_width": 4.0, "minimal_separation": 0.5}
+    training = bundled.training.model_copy(update={"prior": cube})
+    with pytest.raises(NoDensityError, match="can only be sampled"):
+        replace(bundled, training=training).sample(events, 10, exact=True)
+
+
+def test_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It says what samples are worth, and refuses weights beside it."""
+    shell = Shell(monkeypatch, capsys)
+    monkeypatch.chdir(tmp_path)
+    assert shell("simulate", "ocs", "-n", "3", "--noise", "1%", "--seed", "1", "-o", "e.csv") == 0
+    assert shell("sample", "--momenta", "e.csv", "-n", "30", "--exact", "--seed", "1", "-o", "s.csv") == 0
+    assert "samples of the exact posterior" in shell.err
+    assert "r_hat" in Path("s.csv").read_text(encoding="utf-8").partition("\n")[0]
+    assert shell("sample", "--momenta", "e.csv", "--exact", "--weigh", "-o", "t.csv") == 2
+    assert "count alike" in shell.err
