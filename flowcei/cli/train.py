@@ -347,7 +347,8 @@ def _train(plan: _Plan, run: RunFolder, max_time: float | None, *, resuming: boo
             note(f"{len(records)} epochs are saved: flowcei train --resume {run.folder} goes on with them")
         raise
     best = best_of(records)
-    note(f"validation loss {best.validation_loss:.4f} (epoch {best.epoch}), model in {run.folder}")
+    loss = ": ".join(filter(None, (f"epoch {best.epoch}", options_type(plan.options["arch"]).loss)))
+    note(f"validation loss {best.validation_loss:.4f} ({loss}), model in {run.folder}")
 
 
 def _judge(plan: _Plan, model: flowcei.Reconstructor) -> None:
