@@ -27,11 +27,11 @@ sigma = 0.2
 def test_built_in_molecules() -> None:
     """All of them, charges as stated; those with normal modes are in a file of their own."""
     small = {"ocs", "co2", "h2o", "ch4", "c2h2", "chbrclf", "ch2o", "n2o"}
-    assert set(built_in_molecules()) == small | {"iodopyridine", "ethanol", "acetone"}
+    assert set(built_in_molecules()) == small | {"iodopyridine", "ethanol", "acetone", "benzene"}
     for name in built_in_molecules():
         molecule = Molecule.load(name)
         assert (molecule.charges == (2 if name == "ocs" else 1)).all()
-        assert len(molecule.bonds) == len(molecule) - 1 + (name == "iodopyridine")  # a ring
+        assert len(molecule.bonds) == len(molecule) - 1 + (name in ("iodopyridine", "benzene"))  # rings
         assert {"equilibrium", "ball"} <= set(molecule.priors)
 
 
