@@ -93,7 +93,8 @@ class _Block:
         log_weights = np.where(lost[:, None], -np.inf, np.repeat(chains.log_evidence[:, None], n, axis=1))
         evidence = np.where(lost, -np.inf, chains.log_evidence)
         tail = np.full(len(lost), np.nan)
-        weights = Weights(log_weights, chains.drawn, chains.effective, evidence, tail)
+        # Of as many samples: how many densities were asked for says nothing of those that are there.
+        weights = Weights(log_weights, np.full(len(lost), n), chains.effective, evidence, tail)
         columns = samples.columns | {R_HAT: chains.r_hat, ACCEPTANCE: chains.acceptance}
         x = positions.astype(np.float32)
         flags = combined(mixing=~chains.mixed)
