@@ -23,6 +23,7 @@ torch.set_num_threads(1)
 
 SMALL = {
     "cinn": {"couplings": 3, "hidden": 16, "context": 4},
+    "fm": {"steps": 3, "hidden": 16, "context": 4},
     "cvae": {"latent": 3, "hidden": 32, "depth": 2},
     "ae-cvae": {"latent": 3, "hidden": 32, "depth": 2},
     "latent-cinn": {"couplings": 3, "latent": 3, "hidden": 32, "context": 8},

@@ -125,7 +125,9 @@ def turned_starts(
     rng = np.random.default_rng(seed)
     shapes = rng.standard_normal((starts // 2, len(molecule), 3))
     x = np.concatenate([prior.sample(starts - starts // 2, rng), shapes])
-    return turned(likelihood, np.repeat(x[None], len(likelihood.measured), axis=0))
+    events = len(likelihood.measured)
+    each = np.tile(x, (events, 1, 1)), np.repeat(np.arange(events), starts)
+    return turned(likelihood, *each).reshape(events, *x.shape)
 
 
 def exhaustive_modes(

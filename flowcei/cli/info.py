@@ -14,6 +14,7 @@ from flowcei.cli.molecules import molecule_facts
 from flowcei.cli.runs import BUNDLED, RUNS, find_model, is_samples, read_noted
 from flowcei.cli.streams import show
 from flowcei.errors import DataError
+from flowcei.models.registry import listed_options
 from flowcei.molecules.molecule import built_in_molecules
 from flowcei.storage.files import check_readable
 from flowcei.units import DALTON, ELECTRONVOLT
@@ -108,6 +109,8 @@ def _model_facts(file: Path) -> tuple[Facts, dict[str, Facts]]:
     basis, unit = "columns of the file", "bohr"
     if frame.invariant:
         basis, unit = "bonds in the recoil frame times KER", "bohr hartree"
+    if card.frame.get("whitening"):
+        basis, unit = "whitened by an approximation of each event", "deviations of its posterior"
     training = card.training.to_dict()
     sections = {
         "": {
@@ -121,7 +124,7 @@ def _model_facts(file: Path) -> tuple[Facts, dict[str, Facts]]:
             name: f"{mean:9.4f} +- {scale:.4f}" for name, mean, scale in coordinates
         },
         "Trained on": _training_texts(card, training),
-        "Result": _result_texts(training),
+        "Result": _result_texts(training, card.architecture),
         "File": _file_texts(card),
         "Other entries": {key: _words(value) for key, value in training.items() if key not in _SHOWN},
     }
@@ -184,10 +187,11 @@ def _training_texts(card: ModelCard, training: Facts) -> Facts:
     return facts | {"seed": str(seed), "schedule": _words(schedule)}
 
 
-def _result_texts(training: Facts) -> Facts:
+def _result_texts(training: Facts, architecture: str) -> Facts:
     loss, error = training.get("validation_loss"), training.get("round_trip_error")
     rate, figures = training.get("rows_per_second"), training.get("figures")
-    unit = "of the best epoch" if error is None else "nat, in standardised coordinates"
+    kind = listed_options().get(architecture)
+    unit = f"{kind.loss}, in standardised coordinates" if kind and kind.loss else "of the best epoch"
     return {
         "epochs": str(training.get("epochs_run", "unknown")),
         "verdict": "\n".join(filter(None, map(str, _verdict(training)))),

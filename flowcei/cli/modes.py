@@ -32,6 +32,12 @@ _LESS_TELLING = ("starts", "error", "chi_squared")  # columns of the file that a
 @option("--prior", "Of the molecule; that of the model if absent.")
 @option("--event", "Number of the event to draw; the most ambiguous if absent.", int)
 @option("--xyz", "Also write the geometries, extended XYZ, angstrom.", options.OUTPUT)
+@option(
+    "--missed",
+    "Search on until each event misses less than this share of its samples' weight (95 % certain).",
+    click.FloatRange(0.0, 1.0, min_open=True),
+    default=0.35,
+)
 @options.output_option("CSV; NAME.modes.csv if absent.")
 @options.json_option("The table of that event as JSON, in bohr.")
 @options.length_option
@@ -43,6 +49,7 @@ def modes(
     prior: str | None,
     event: int | None,
     xyz: Path | None,
+    missed: float,
     output: Path | None,
     as_json: bool,
     length_unit: str,
@@ -51,6 +58,7 @@ def modes(
 ) -> None:
     """Refine SAMPLES and gather them into the distinct geometries of each event.
 
+    Searches start from distinct samples, and from random ones, until nothing new comes.
     One row a mode, with its probability (of the importance weights, where prior and model
     have a density), how it was found, bonds and angles with local deviations, and positions.
     Draws the modes of one event, and where in momentum space events are ambiguous. Events that
@@ -65,6 +73,7 @@ def modes(
         options.output_path(file, overwrite=overwrite)
     from flowcei.physics.priors import build_prior
     from flowcei.posterior.modes import UNANSWERED, VERDICTS
+    from flowcei.posterior.searches import SearchRules
     from flowcei.posterior.structures import write_modes_xyz
     from flowcei.report.figures import ambiguity_figure, modes_figure
 
@@ -73,7 +82,7 @@ def modes(
     if stated is not None:  # by which identical ions are labelled too
         drawn = replace(drawn, origin=drawn.origin | {"prior": stated.spec()})
     weighed = drawn if drawn.weights is not None and stated is None else _weighed(drawn, stated)
-    gathered = weighed.modes(stated, keep_flagged=True)
+    gathered = weighed.modes(stated, search=SearchRules(missed=missed), keep_flagged=True)
     row = gathered.most_ambiguous if row is None else row
     table = gathered.to_dataframe()
     results = {
@@ -91,6 +100,11 @@ def modes(
     _show(brief, "" if as_json else words, drawn.molecule, length_unit)
     for k, word in enumerate(VERDICTS[:UNANSWERED]):
         note(f"{word:12s} {int((gathered.verdict == k).sum()):7d} of {len(drawn)} events")
+    note(
+        f"{gathered.searches.made.sum()} searches, until nothing new came; they miss less than "
+        f"{gathered.missed_on_average:.2g} of the samples' weight on average, {gathered.missed[row]:.2g} "
+        f"of event {drawn.event_id[row]} (95 % certain; --missed)"
+    )
     note(f"{len(gathered)} modes; written: {', '.join(map(str, written))}")
 
 

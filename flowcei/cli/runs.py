@@ -86,7 +86,8 @@ class RunFolder:
         from flowcei.report.figures import training_figure
 
         model.training.name = self.folder.name
-        save(training_figure(self.write_metrics(records)), self.work / _PICTURE, overwrite=True)
+        figure = training_figure(self.write_metrics(records), model.network.options.loss)
+        save(figure, self.work / _PICTURE, overwrite=True)
         model.save(self.work / MODEL, overwrite=True)
         if self.work != self.folder:
             for name in (MODEL, _METRICS, _PICTURE, _CONFIG):  # without the last it is unfinished no more

@@ -45,7 +45,8 @@ if TYPE_CHECKING:
 @flag("--weigh", "Weigh samples by the exact prior and likelihood.")
 @option(
     "--min-ess",
-    "Effective samples an event should have; more are drawn where it has fewer. Implies --weigh.",
+    "Effective samples an event should have; more are drawn where it has fewer, or where a few carry the "
+    "weight. Implies --weigh.",
     click.FloatRange(min=0),
     default=0.0,
 )

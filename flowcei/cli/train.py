@@ -24,7 +24,7 @@ from flowcei.cli.streams import log, log_file, note, warn
 from flowcei.errors import DataError, FlowceiError, StoppedError, TrainingDivergedError, UsageError
 from flowcei.experiment.detector import DEFAULT_NOISE
 from flowcei.models.registry import architecture_names, listed_options, options_type
-from flowcei.training.schedule import MIN_EVENTS, EpochRecord, Schedule, best_of
+from flowcei.training.schedule import MIN_EVENTS, EpochRecord, Schedule, best_of, fresh_sizes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -122,8 +122,8 @@ def _architecture_options(architecture: str) -> tuple[click.Option, ...]:
     default="recoil",
 )
 @option("--epochs", "Passes at the most; 10 if absent, with --data by its rows.", int)
-@option("--events", "Fresh events an epoch, without --data.", int, default=100_000)
-@option("--batch", "Events a step; 1024 if absent, with --data by its rows.", int)
+@option("--events", "Fresh events an epoch; 100000 if absent, 20000 where charts are whitened.", int)
+@option("--batch", "Events a step; 1024 or 256 if absent, with --data by its rows.", int)
 @option("--learning-rate", "Peak of the one-cycle schedule.", float, default=3e-3)
 @option("--patience", "Epochs without progress to stop after; 10, or a third if there are more.", int)
 @option(
@@ -213,11 +213,13 @@ class _Plan:
         data, conclusions = None, tuple[str, ...]()
         if "data" not in chosen:
             molecule = options.named_molecule(chosen.setdefault("molecule", "ocs"), ions, chosen.get("prior"))
-            if chosen["events"] < MIN_EVENTS:
+            if chosen.get("events", MIN_EVENTS) < MIN_EVENTS:
                 raise UsageError(f"--events is {chosen['events']}; it must be {MIN_EVENTS} or more")
             chosen.setdefault("noise", str(DEFAULT_NOISE))
             if molecule.default_prior is not None:
                 chosen.setdefault("prior", molecule.default_prior)
+            kind = molecule.priors.get(chosen.get("prior", ""), {}).get("kind", "")
+            chosen = fresh_sizes(len(molecule), kind if options_type(arch).whitened else "") | chosen
         elif "prior" in chosen:
             raise UsageError("--prior says what to simulate; with --data nothing is simulated")
         else:
@@ -227,7 +229,8 @@ class _Plan:
                 options.warn_of_masses(molecule)
             settled, conclusions = _settled_by_data(data, chosen)
             chosen |= settled
-        resolved = {"arch": arch} | architecture | {name: getattr(Schedule(), name) for name in _SCHEDULE}
+        resolved = {"arch": arch, "events": fresh_sizes(0, "")["events"]} | architecture
+        resolved |= {name: getattr(Schedule(), name) for name in _SCHEDULE}
         return cls(resolved | chosen, molecule, data, conclusions)
 
     @property
@@ -344,7 +347,8 @@ def _train(plan: _Plan, run: RunFolder, max_time: float | None, *, resuming: boo
             note(f"{len(records)} epochs are saved: flowcei train --resume {run.folder} goes on with them")
         raise
     best = best_of(records)
-    note(f"validation loss {best.validation_loss:.4f} (epoch {best.epoch}), model in {run.folder}")
+    loss = ": ".join(filter(None, (f"epoch {best.epoch}", options_type(plan.options["arch"]).loss)))
+    note(f"validation loss {best.validation_loss:.4f} ({loss}), model in {run.folder}")
 
 
 def _judge(plan: _Plan, model: flowcei.Reconstructor) -> None:

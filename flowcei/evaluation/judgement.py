@@ -138,7 +138,8 @@ def judge(
         events = fresh_events(model, rules.events, seed)
     events = events[: rules.events]
     check_calibrated(model, rules.samples)
-    blocks = list(model.stream(events, rules.samples, noise=level, seed=seed))
+    samples = max(min(rules.samples, 20), rules.samples // model.network.cost)
+    blocks = list(model.stream(events, samples, noise=level, seed=seed))
     checked = calibrated(model, events, blocks, noise=level, seed=seed)
     test = TestSet.of(events, true_positions(events, 1, "to judge on"))
     scores = [score for score in SCORES if score.name in ("atom_error_median", "coverage_50", "coverage_90")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -65,15 +66,22 @@ class Likelihood:
         self.whitening = whitening(masses)
         self._by_component = np.kron(self.whitening, np.eye(3))  # (3N - 3, 3N)
         self.size = np.sqrt((self.measured**2).sum(axis=(1, 2)))
-        self._level = self.sigma / rms_component(momenta) if relative else None
+        self.level = self.sigma / rms_component(momenta) if relative else None
         # log det W of the N - 1 ions that are left when one, it does not matter which, is dropped.
         self._log_volume = 3.0 * np.linalg.slogdet(self.whitening[:, 1:] - self.whitening[:, :1])[1]
+
+    def of(self, events: NDArray[np.intp] | slice) -> Likelihood:
+        """That of some of the events, in any order, any of them more than once."""
+        other = copy(self)
+        other.measured, other.sigma, other.size = self.measured[events], self.sigma[events], self.size[events]
+        other.level = None if self.level is None else self.level[events]
+        return other
 
     @property
     @nonfinite_allowed
     def noise(self) -> NDArray[np.float64]:
         """Standard deviation (E,) of a momentum component for a geometry that fits, hbar / bohr."""
-        return self.sigma if self._level is None else self._level * rms_component(self.measured)
+        return self.sigma if self.level is None else self.level * rms_component(self.measured)
 
     @property
     def most_misfit(self) -> float:
@@ -112,13 +120,15 @@ class Likelihood:
         return np.where(np.isnan(out), np.inf, out)
 
     @nonfinite_allowed
-    def residual(self, positions: NDArray[np.float64], rows: NDArray[np.intp]) -> NDArray[np.float64]:
+    def residual(
+        self, positions: NDArray[np.float64], rows: NDArray[np.intp], *, accuracy: float = _BEST_ACCURACY
+    ) -> NDArray[np.float64]:
         """Whitened simulated less measured momenta over the size of the measured, (K, 3N-3).
 
         Positions (K, N, 3), bohr, are one geometry of each event in `rows` (K,); NaN where nothing can
         follow it.
         """
-        simulated = followed_momenta(positions, self.masses, self.charges, accuracy=_BEST_ACCURACY, threads=1)
+        simulated = followed_momenta(positions, self.masses, self.charges, accuracy=accuracy, threads=1)
         residual = (simulated - self.measured[rows]) / self.size[rows, None, None]
         return np.asarray(np.matmul(self.whitening, residual)).reshape(len(rows), -1)
 
@@ -140,10 +150,10 @@ class Likelihood:
         flat = positions.reshape(e * n, ions, 3)
         followed = followed_momenta(flat, self.masses, self.charges, accuracy=self.accuracy, threads=threads)
         simulated: NDArray[np.float64] = followed.reshape(positions.shape).astype(np.float64, copy=False)
-        if self._level is None:
+        if self.level is None:
             sigma = np.repeat(self.sigma[:, None], n, axis=1)
         else:
-            sigma = np.multiply(self._level[:, None], rms_component(simulated))
+            sigma = np.multiply(self.level[:, None], rms_component(simulated))
         # One product of large matrices: as many small ones take as long as the simulation.
         residual = (simulated - self.measured[:, None]).reshape(e * n, 3 * ions) @ self._by_component.T
         residual = residual.reshape(e, n, -1)

@@ -40,10 +40,30 @@ class Condition(NamedTuple, Generic[Array]):
 class FramedEvents:
     """Measured events in their frames."""
 
-    condition: Tensor  # what a model is told of each event, (B, C)
+    condition: Tensor  # (B, C)
     rotation: Tensor  # rows e1, e2, e3 (with a reflection, e3 is left-handed), (B, 3, 3)
     order: Tensor  # of the file's ions in the frame, (B, N)
     ker: Tensor  # kinetic energy release, (B,), hartree
+
+    @property
+    def told(self) -> Tensor:
+        """What a network is told of each event: the condition, last, (B, T)."""
+        return self.condition
+
+
+@dataclass(frozen=True)
+class WhitenedEvents(FramedEvents):
+    """Events with a normal approximation of each one's posterior, in the frame's own coordinates y."""
+
+    centre: Tensor  # (B, D)
+    root: Tensor  # lower triangular G (B, D, D); G^T (y - centre) has the covariance 1
+    misfit: Tensor  # sum of squares at the centre, (B,)
+
+    @property
+    def told(self) -> Tensor:
+        """Where the posterior is, how narrow and how well it fits; and the condition, (B, T)."""
+        narrow = torch.diagonal(self.root, dim1=1, dim2=2).log()
+        return torch.cat([self.centre, narrow, self.misfit.log1p()[:, None], self.condition], dim=1)
 
 
 class Frame(Protocol):
@@ -65,6 +85,10 @@ class Frame(Protocol):
     def condition_width(self) -> int:
         """Width C of the condition."""
 
+    @property
+    def told_width(self) -> int:
+        """Width T of what a network is told, `FramedEvents.told`."""
+
     def names(self, labels: Sequence[str]) -> list[str]:
         """Names of the chart's D coordinates."""
 
@@ -77,8 +101,8 @@ class Frame(Protocol):
     def to_positions(self, chart: Tensor, events: FramedEvents) -> Tensor:
         """Positions (B, n, N, 3), bohr, of charts (B, n, D)."""
 
-    def log_jacobian(self, events: FramedEvents) -> Tensor:
-        """log|d chart / d positions|, (B,)."""
+    def log_jacobian(self, chart: Tensor, events: FramedEvents) -> Tensor:
+        """log|d chart / d positions|, (B, n), at charts (B, n, D)."""
 
     def simulator(self, molecule: Molecule, chart: Standardiser, condition: Standardiser) -> Simulates | None:
         """Exact simulator in standardised charts and conditions; None where they lack something for it."""

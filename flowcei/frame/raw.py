@@ -72,6 +72,11 @@ class RawFrame:
         return len(self.seen) + 1
 
     @property
+    def told_width(self) -> int:
+        """A network is told the condition."""
+        return self.condition_width
+
+    @property
     def _moving(self) -> list[int]:
         return [k for k, value in enumerate(self.fixed) if value is None]
 
@@ -101,9 +106,9 @@ class RawFrame:
         x[..., self._moving] = chart
         return x.unflatten(2, (-1, 3))
 
-    def log_jacobian(self, events: FramedEvents) -> Tensor:
-        """log|d chart / d positions|, (B,): 0."""
-        return torch.zeros_like(events.ker)
+    def log_jacobian(self, chart: Tensor, events: FramedEvents) -> Tensor:
+        """log|d chart / d positions|, (B, n): 0."""
+        return torch.zeros_like(events.ker)[:, None].expand(chart.shape[:2])
 
     def simulator(self, molecule: Molecule, chart: Standardiser, condition: Standardiser) -> None:
         """No simulator: columns that were left out would be missing."""

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from flowcei.frame.interface import Condition, FramedEvents
+from flowcei.frame.interface import Condition, FramedEvents, WhitenedEvents
+from flowcei.frame.whitening import Bodies, Whitening
 from flowcei.physics.explosion import followed_momenta
 from flowcei.physics.jacobian import followed_jacobian
 from flowcei.physics.priors.orders import OrderSearch
@@ -28,6 +29,7 @@ _ACCURACY = 1e-9  # of re-simulated momenta
 _CLOSEST = 1e-3  # of the size of the molecule: nearer ions are a collision, not an answer
 _LARGEST = 1e6
 _ALIKE = 1e-3  # of the size of the reference: what printed digits leave of a symmetry
+_BULK, _POWER = 3.0, 4  # deviations beyond which a whitened chart grows like their fourth root only
 _MOST_ORDERS = (
     2_000  # partial ones looked at for one event, 2 ms at the most; near an equilibrium a few dozen
 )
@@ -47,6 +49,7 @@ class RecoilFrame:
     tree: tuple[tuple[int, int], ...]  # the N - 1 bonds (from, to) whose vectors are the chart
     # Momenta of the equilibrium, (N, 3), to which like ions are aligned; none: they are sorted by speed.
     reference: tuple[tuple[float, float, float], ...] = ()
+    whitening: Whitening | None = None  # of the chart, by an approximation of each event's posterior
 
     def __post_init__(self) -> None:
         """ValueError for axes, groups or bonds that do not fit the ions."""
@@ -64,6 +67,8 @@ class RecoilFrame:
         if not sound:
             fields = f"axes {self.axes}, groups {self.identical} and bonds {self.tree}"
             raise ValueError(f"{fields} are no frame of {n} ions")
+        if self.whitening is not None and len(self.whitening.charges) != n:
+            raise ValueError(f"the whitening is not of {n} ions")
         if self.reference:
             size = np.abs(np.asarray(self.reference)).max()
             if len(self.reference) != n or not 0 < size < _LARGEST:
@@ -112,8 +117,13 @@ class RecoilFrame:
         """Width of the condition: 3N - 6 momenta, log KER and log noise."""
         return 3 * len(self.masses) - 4
 
+    @property
+    def told_width(self) -> int:
+        """Width of the condition; of whitened charts also 2 D + 1 numbers of the approximation."""
+        return self.condition_width + (0 if self.whitening is None else 2 * self.width + 1)
+
     def names(self, labels: Sequence[str]) -> list[str]:
-        """Names of the chart's D coordinates, such as ``c-o.x``."""
+        """Names of the chart's D coordinates, such as ``c-o.x``; a whitened one is the first of a mixture."""
         return [f"{labels[i]}-{labels[j]}.{axis}" for i, j in self.tree for axis in "xyz"]
 
     @property
@@ -140,7 +150,13 @@ class RecoilFrame:
             first, second = turned[:, e1, :1], turned[:, e2, :2]
             blocks = torch.cat([first, second, turned[:, self._others[:-1]].flatten(1)], dim=1)
         condition = Condition(blocks, ker.log(), (sigma / rms).log()).joined()
-        return FramedEvents(condition, rotation, order, ker)
+        if self.whitening is None:
+            return FramedEvents(condition, rotation, order, ker)
+        bodies = Bodies(np.asarray(self.masses), self.tree, self.assembly.numpy(), self.reflect)
+        known = [t.numpy(force=True) for t in (self.momenta(condition), sigma / ker.sqrt(), ker)]
+        found = self.whitening.approximate(known[0], known[1], known[2], bodies)
+        normal = (torch.from_numpy(t).to(ker) for t in found)
+        return WhitenedEvents(condition, rotation, order, ker, *normal)
 
     def _ordered(self, p: Tensor) -> tuple[Tensor, Tensor]:
         """Centred momenta (B, N, 3) with identical ions by falling speed or aligned, and the order (B, N)."""
@@ -198,21 +214,41 @@ class RecoilFrame:
         x = positions.gather(2, order)
         start, end = (list(side) for side in zip(*self.tree, strict=True))
         bonds = (x[:, :, end] - x[:, :, start]) @ events.rotation[:, None].transpose(2, 3)
-        return bonds.flatten(2) * events.ker[:, None, None]
+        chart = bonds.flatten(2) * events.ker[:, None, None]
+        if not isinstance(events, WhitenedEvents):
+            return chart
+        u = (chart - events.centre[:, None]) @ events.root
+        far = (u.abs() - _BULK).clamp_min(0.0)
+        return u + u.sign() * ((1.0 + _POWER * far) ** (1.0 / _POWER) - 1.0 - far)
 
     def to_positions(self, chart: Tensor, events: FramedEvents) -> Tensor:
         """Positions (B, n, N, 3), bohr, lab frame, centre of mass 0, of charts (B, n, D)."""
+        if isinstance(events, WhitenedEvents):
+            far = (chart.abs() - _BULK).clamp_min(0.0)
+            u = chart + chart.sign() * (((1.0 + far) ** _POWER - 1.0) / _POWER - far)
+            upper = events.root.transpose(1, 2)
+            y = torch.linalg.solve_triangular(upper, u.transpose(1, 2), upper=True).transpose(1, 2)
+            chart = y + events.centre[:, None]
         bonds = chart.unflatten(2, (-1, 3)) / events.ker[:, None, None, None]
         bonds = bonds @ events.rotation[:, None]
         x = torch.einsum("kj,bnjx->bnkx", self.assembly.to(chart), bonds)
         return torch.empty_like(x).scatter_(2, events.order[:, None, :, None].expand_as(x), x)
 
-    def log_jacobian(self, events: FramedEvents) -> Tensor:
-        """log|d chart / d relative positions|, (B,): D log KER, as all but the scaling is a rotation."""
-        return self.width * events.ker.log()
+    def log_jacobian(self, chart: Tensor, events: FramedEvents) -> Tensor:
+        """log|d chart / d relative positions|, (B, n): of scaling, D log KER, and of whitening."""
+        scaled = (self.width * events.ker.log())[:, None].expand(chart.shape[:2])
+        if not isinstance(events, WhitenedEvents):
+            return scaled
+        far = (chart.abs() - _BULK).clamp_min(0.0)
+        narrow = torch.diagonal(events.root, dim1=1, dim2=2).log().sum(dim=1)
+        return scaled + narrow[:, None] - (_POWER - 1) * far.log1p().sum(dim=2)
 
-    def simulator(self, molecule: Molecule, chart: Standardiser, condition: Standardiser) -> Resimulation:
-        """Exact simulator in standardised charts and conditions."""
+    def simulator(
+        self, molecule: Molecule, chart: Standardiser, condition: Standardiser
+    ) -> Resimulation | None:
+        """Exact simulator in standardised charts and conditions; None for whitened ones."""
+        if self.whitening is not None:
+            return None
         return Resimulation(self, molecule, chart, condition)
 
     @cached_property

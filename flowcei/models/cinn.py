@@ -6,7 +6,6 @@ networks", arXiv:1907.02392 (2019); D. P. Kingma and P. Dhariwal, "Glow", NeurIP
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from flowcei.models.freia import Couplings
 from flowcei.models.interface import InverseModel, Latent
-from flowcei.models.networks import MAX_STORED, LatentStore, mlp, rows_of_events, standard_normal
+from flowcei.models.networks import MAX_STORED, LatentStore, log_normal, mlp, rows_of_events, standard_normal
 from flowcei.models.options import CINNOptions
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ class CINN(InverseModel):
     def log_prob(self, x: Tensor, c: Tensor) -> Tensor:
         """Return the exact log density (B,) of x (B, D) given c (B, C)."""
         z, log_det = self.encode(x, c)
-        return _log_normal(z) + log_det
+        return log_normal(z) + log_det
 
     def loss(self, x: Tensor, c: Tensor) -> Tensor:
         """Return the negative log density (B,)."""
@@ -85,9 +84,5 @@ class CINN(InverseModel):
         samples, densities = torch.empty_like(z), z.new_empty(len(z))
         for rows, event in rows_of_events(len(z), n, _CHUNK, c.device):
             x, log_det = self.couplings.inverse(z[rows], context[event])
-            samples[rows], densities[rows] = x, _log_normal(z[rows]) - log_det
+            samples[rows], densities[rows] = x, log_normal(z[rows]) - log_det
         return samples.reshape(shape), densities.reshape(shape[:2])
-
-
-def _log_normal(z: Tensor) -> Tensor:
-    return -0.5 * (z**2).sum(dim=1) - 0.5 * z.shape[1] * math.log(2.0 * math.pi)

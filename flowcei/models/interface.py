@@ -39,6 +39,7 @@ class InverseModel(nn.Module, ABC):
         has_density: Whether `log_prob` is exact.
         has_latent: Whether samples are made from a latent, which may be one of training.
         is_point: Whether the answer is one x, however many samples are asked for.
+        cost: Times that a sample takes longer than one of couplings, roughly: by so much fewer judge it.
         phases: Trainings that follow one another, each with its own loss.
         stored: Buffers with a row per stored training event, which `remember` fills.
 
@@ -54,6 +55,7 @@ class InverseModel(nn.Module, ABC):
     has_density: ClassVar[bool] = False
     has_latent: ClassVar[bool] = False
     is_point: ClassVar[bool] = False
+    cost: ClassVar[int] = 1
     phases: ClassVar[int] = 1
     stored: ClassVar[tuple[str, ...]] = ()
 

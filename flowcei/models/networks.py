@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,11 @@ def gaussian(out: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and bounded log variance, (B, L) each, of a network's output (B, 2 L)."""
     mean, log_variance = out.chunk(2, dim=1)
     return mean, log_variance.clamp(-12.0, 6.0)
+
+
+def log_normal(z: Tensor) -> Tensor:
+    """Log density (B,) of z (B, D) under a standard normal."""
+    return -0.5 * (z**2).sum(dim=1) - 0.5 * z.shape[1] * math.log(2.0 * math.pi)
 
 
 def standard_normal(shape: Sequence[int], generator: np.random.Generator, like: Tensor) -> Tensor:

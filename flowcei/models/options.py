@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import Field, asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, ClassVar
 
 from flowcei.errors import UsageError
 
@@ -18,7 +18,14 @@ class ModelOptions:
     """Options of an architecture: positive numbers, words, true or false, each with a default.
 
     Subclasses add fields, each a `dataclasses.field` or an `option`, whose help `flowcei train` shows.
+
+    Attributes:
+        loss: What the loss is, with its unit, for who reads its mean; nothing where nobody said.
+        whitened: Whether near an equilibrium charts are whitened for it, which takes an exact density.
     """
+
+    loss: ClassVar[str] = ""
+    whitened: ClassVar[bool] = False
 
     @classmethod
     def parse(cls, architecture: str, given: dict[str, Any]) -> ModelOptions:
@@ -49,6 +56,8 @@ def _expected(option: Field, value: object) -> str:
     return "" if positive else f"must be positive, like {default}"
 
 
+_NLL = "negative log density (nat)"
+_BOUND = "bound on the negative log density (nat)"
 _DECODER_NOISE = option(
     "learned", '"learned", or "fixed": the fixed weight of the first study', "learned", "fixed"
 )
@@ -57,6 +66,9 @@ _DECODER_NOISE = option(
 @dataclass(frozen=True)
 class CINNOptions(ModelOptions):
     """Options of `cinn`."""
+
+    loss: ClassVar[str] = _NLL
+    whitened: ClassVar[bool] = True
 
     couplings: int = option(8, "Number of couplings")
     coupling: str = option("glow", '"glow" (affine) or "spline" (rational-quadratic)', "glow", "spline")
@@ -70,6 +82,7 @@ class CINNOptions(ModelOptions):
 class CVAEOptions(ModelOptions):
     """Options of `cvae` and `ae-cvae`."""
 
+    loss: ClassVar[str] = _BOUND
     latent: int = option(6, "Width of the latents")
     hidden: int = option(256, "Width of the networks")
     depth: int = option(3, "Hidden layers of the networks")
@@ -80,6 +93,7 @@ class CVAEOptions(ModelOptions):
 class LatentCINNOptions(ModelOptions):
     """Options of `latent-cinn`."""
 
+    loss: ClassVar[str] = _BOUND
     couplings: int = option(8, "Number of GLOW couplings")
     latent: int = option(6, "Width of the latent, 2 or more")
     hidden: int = option(128, "Width of all networks")
@@ -89,9 +103,21 @@ class LatentCINNOptions(ModelOptions):
 
 
 @dataclass(frozen=True)
+class FMOptions(ModelOptions):
+    """Options of `fm`."""
+
+    loss: ClassVar[str] = "squared error of the velocity"
+    steps: int = option(12, "Steps of the flow from noise to a sample")
+    hidden: int = option(128, "Width of the networks")
+    depth: int = option(3, "Hidden layers of the velocity")
+    context: int = option(16, "Width of the conditional network's output")
+
+
+@dataclass(frozen=True)
 class MLPOptions(ModelOptions):
     """Options of `mlp`."""
 
+    loss: ClassVar[str] = "mean squared error"
     hidden: int = option(256, "Width of the network")
     depth: int = option(3, "Hidden layers")
 

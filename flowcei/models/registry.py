@@ -16,6 +16,7 @@ _MODELS = "flowcei.models."
 
 ARCHITECTURES: dict[str, tuple[str, type[of.ModelOptions] | None]] = {
     "cinn": (_MODELS + "cinn:CINN", of.CINNOptions),
+    "fm": (_MODELS + "flow_matching:FlowMatching", of.FMOptions),
     "latent-cinn": (_MODELS + "variational:LatentCINN", of.LatentCINNOptions),
     "cvae": (_MODELS + "variational:CVAE", of.CVAEOptions),
     "ae-cvae": (_MODELS + "variational:AECVAE", of.CVAEOptions),

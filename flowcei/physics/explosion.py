@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -205,8 +205,15 @@ def _system(masses: ArrayLike, charges: ArrayLike, n: int) -> _System:
         raise ValueError(f"masses must be positive, in electron masses; got {m.tolist()}")
     if not ((q > 0).all() or (q < 0).all()):
         raise ValueError(f"charges must be non-zero and of one sign, or nothing explodes; got {q.tolist()}")
+    return _tables(tuple(m.tolist()), tuple(q.tolist()))
+
+
+@lru_cache(64)  # half of the time of a small batch
+def _tables(masses: tuple[float, ...], charges: tuple[float, ...]) -> _System:
+    """`_system` of numbers that are right."""
+    m, q = np.array(masses), np.array(charges)
     share, largest = m / m.sum(), np.abs(q).max()
-    i, j = np.triu_indices(n, 1)
+    i, j = np.triu_indices(len(m), 1)
     strengths = q[i] * q[j] / largest**2
     curvatures = strengths * (1.0 / share[i] + 1.0 / share[j])
     coordinate = np.repeat(share, 3)

@@ -36,9 +36,9 @@ def top_up(
     rng: np.random.Generator,
     prior: GeometryPrior | None = None,
 ) -> PosteriorSamples:
-    """Draw up to `budget` samples of events with fewer than `min_ess` effective ones; keep n (`thinned`)."""
+    """Draw up to `budget` samples of events that are not `settled` with `min_ess`; keep n (`thinned`)."""
     n, weights = samples.positions.shape[1], _weights(samples)
-    poor = np.flatnonzero(weights.ess < min_ess)
+    poor = np.flatnonzero(~weights.settled(min_ess)) if min_ess else np.arange(0)
     size = max(1, _HELD // max(budget, n))
     for first in range(0, len(poor), size):
         rows = poor[first : first + size]
@@ -46,7 +46,7 @@ def top_up(
         while len(rows) and pool.positions.shape[1] < budget:
             more = min(pool.positions.shape[1], budget - pool.positions.shape[1])  # twice as many
             pool = _beside(pool, draw(rows, more).weigh(prior, rules=weights.rules))
-            enough = _weights(pool).ess >= min_ess
+            enough = _weights(pool).settled(min_ess)
             _put(samples, rows[enough], pool[enough], n, rng)
             rows, pool = rows[~enough], pool[~enough]
         _put(samples, rows, pool, n, rng)

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     """Log density (B,) of geometries (B, N, 3)."""
 
 _QUADRUPLES = 100  # of atoms, whose handedness is compared
+_NEIGHBOURS = 4  # that an end may be one with: an event of a hundred ends has no 4,950 paths to try
 _MOST_PAIRS = 20_000  # at once: 100 MB of derivatives of five ions
 _LINE = np.linspace(0.0, 1.0, 11)[:, None, None]
+_DAMPING = 1e-12  # of the trace
 _RANK = 1e-12  # of the largest singular value: below lies rounding, not information
 # At one deviation of a normal posterior the momenta have changed by 1, squared. Where it is above 4
 # the approximation is too wide, and a width is sought at which it is between 1 and 1.5.
@@ -43,7 +45,8 @@ def momentum_slope(likelihood: Likelihood, positions: Floats, event: Rows) -> Fl
 def residuals(likelihood: Likelihood, positions: Floats, event: Rows) -> Floats:
     """Whitened residuals over the noise, (M, K, 3N-3), of K geometries (M, K, N, 3) of each event of (M,)."""
     rows = np.repeat(event, positions.shape[1])
-    residual = likelihood.residual(positions.reshape(-1, *positions.shape[2:]), rows)
+    flat = positions.reshape(-1, *positions.shape[2:])
+    residual = likelihood.residual(flat, rows, accuracy=likelihood.accuracy)
     return (residual * (likelihood.size / likelihood.noise)[rows, None]).reshape(*positions.shape[:2], -1)
 
 
@@ -89,28 +92,32 @@ def _bounded(
     first = np.minimum(scale, size[:, None])  # a width beyond the molecule itself is not sought
     stiffer = np.tril(np.ones(scale.shape[1:] * 2), -1)  # axes of rising length: those before one's own
 
-    def changed(width: Floats) -> Floats:
-        """Squares of the changes of momenta (M, D) at steps along the axes."""
-        step = width[:, :, None] * axes
+    def changed(rows: Rows, width: Floats) -> Floats:
+        """Squares of the changes of momenta (K, D) at steps along the axes of some."""
+        step = width[:, :, None] * axes[rows]
         for _ in range(_CORRECTIONS):
             shift = np.pad(step, ((0, 0), (0, 0), (3, 0)))  # the first ion stays
-            ends = positions[:, None] + shift.reshape(*step.shape[:2], -1, 3)
-            moved = np.einsum("mkr,mjr->mkj", residuals(likelihood, ends, event) - start, change)
+            ends = positions[rows, None] + shift.reshape(*step.shape[:2], -1, 3)
+            away = residuals(likelihood, ends, event[rows]) - start[rows]
+            moved = np.matmul(away, np.swapaxes(change[rows], 1, 2))
             # A valley may be bent: what the stiffer axes can compensate does not count for this one.
-            step -= np.einsum("mkj,mj,mjd->mkd", moved * stiffer, scale, axes)
+            step -= np.matmul(moved * stiffer * scale[rows, None], axes[rows])
         return np.einsum("mkk->mk", moved) ** 2
 
     widths = []
     for sign in (1.0, -1.0):
-        width, limit = sign * first, np.full(scale.shape, _TOO_HIGH)
+        width, limit, rows = sign * first, np.full(scale.shape, _TOO_HIGH), np.arange(len(scale))
         for _ in range(_SHORTENINGS):
-            above = changed(width)
-            high = ~(above <= limit)
-            if not high.any():
+            above = changed(rows, width[rows])
+            high = ~(above <= limit[rows])
+            left = high.any(axis=1)
+            if not left.any():
                 break
+            rows, above, high = rows[left], above[left], high[left]
             # Of what rises as the fourth power, as at a fold, exact; of what rises as the second, a step.
-            width[high] *= np.where(np.isfinite(above), above, 16.0)[high].clip(_HIGH) ** -0.25
-            limit[high] = _HIGH
+            shorter = np.where(np.isfinite(above), above, 16.0).clip(_HIGH) ** -0.25
+            width[rows] *= np.where(high, shorter, 1.0)
+            limit[rows] = np.where(high, _HIGH, limit[rows])
         widths.append(np.abs(width))
     mean = np.mean(widths, axis=0)
     return np.where(mean < first, mean, scale)
@@ -169,14 +176,26 @@ def leaders(
     """
     leader = np.arange(len(event))
     groups = np.split(order, np.flatnonzero(np.diff(event[order])) + 1)
-    near = np.array([pair for rows in groups for pair in combinations(rows.tolist(), 2)], dtype=np.intp)
+    near = np.array([pair for rows in groups for pair in _near_pairs(rows, positions)], dtype=np.intp)
     for start in range(0, len(near), _MOST_PAIRS):
         pairs = near[start : start + _MOST_PAIRS]
         joined = _joined(likelihood, positions[pairs], event[pairs[:, 0]], log_prior, rules)
         for first, second in pairs[joined]:
-            if leader[second] == second and leader[first] == first:
-                leader[second] = first
+            if leader[second] == second:
+                leader[second] = leader[first]
     return leader
+
+
+def _near_pairs(rows: Rows, positions: Floats) -> list[tuple[int, int]]:
+    """Pairs of some of the geometries (M, N, 3), each with the nearest of those before it."""
+    pairs: list[tuple[int, int]] = []
+    for k in range(1, len(rows)):
+        before = rows[:k]
+        if k > _NEIGHBOURS:
+            away = ((positions[before] - positions[rows[k]]) ** 2).sum(axis=(1, 2))
+            before = before[np.sort(np.argpartition(away, _NEIGHBOURS)[:_NEIGHBOURS])]
+        pairs += [(int(first), int(rows[k])) for first in before]
+    return pairs
 
 
 def _joined(
@@ -220,7 +239,10 @@ def _towards_valley(likelihood: Likelihood, path: Floats, event: Rows) -> Floats
     tiny = np.finfo(float).tiny
     along = np.repeat(chord / np.maximum(length, tiny)[:, None], count - 2, axis=0)
     across = slope - np.einsum("krd,kd,ke->kre", slope, along, along)
-    step = -np.einsum("kdr,kr->kd", np.linalg.pinv(across, rcond=1e-6), residual)
+    # The chord itself changes nothing any more: damped as little as rounding allows, its step is 0.
+    square = np.matmul(np.swapaxes(across, 1, 2), across)
+    square += _DAMPING * np.einsum("kdd->k", square)[:, None, None] * np.eye(len(along[0])) + tiny * np.eye(1)
+    step = -np.linalg.solve(square, np.einsum("krd,kr->kd", across, residual)[:, :, None])[:, :, 0]
     reach = np.repeat(length, count - 2) / np.maximum(np.linalg.norm(step, axis=1), tiny)
     return np.asarray((step * np.minimum(1.0, reach)[:, None]).reshape(pairs, count - 2, ions - 1, 3))
 

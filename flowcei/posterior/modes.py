@@ -13,27 +13,42 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from importlib import import_module
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from flowcei.events.extracolumns import add_columns, component_names
 from flowcei.experiment.likelihood import nonfinite_allowed
+from flowcei.physics.explosion import centre_of_mass, in_threads
 from flowcei.posterior.arrays import RowArrays
 from flowcei.posterior.labels import label_by_geometry, relabel
-from flowcei.posterior.laplace import MODE_RULES, ModeRules, covering, leaders, local_covariance, shape_of
-from flowcei.posterior.refinement import CONVERGED, OUTSIDE, STALLED, STATUS, Refinement
+from flowcei.posterior.laplace import MODE_RULES, ModeRules, covering, leaders, local_covariance
+from flowcei.posterior.refinement import (
+    CONVERGED,
+    OUTSIDE,
+    REFINEMENT_RULES,
+    STALLED,
+    STATUS,
+    Refinement,
+    RefinementRules,
+    judged,
+    solved,
+)
+from flowcei.posterior.searches import SEARCH_RULES, Searches, SearchRules, gathered, missed_share, searched
 from flowcei.posterior.spread import correlated, quantities
 from flowcei.posterior.structures import required, to_atoms
 from flowcei.storage.html import html_table
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from flowcei.experiment.likelihood import Likelihood
-    from flowcei.posterior.arrays import Bools, Floats, Rows
+    from flowcei.posterior.arrays import Bools, Floats, Reals, Rows
     from flowcei.posterior.laplace import LogPrior
+    from flowcei.posterior.refinement import Plausible
     from flowcei.posterior.samples import PosteriorSamples
     from flowcei.posterior.weights import Weights
 
@@ -41,6 +56,11 @@ UNIQUE, AMBIGUOUS, UNEXPLAINED, UNANSWERED = 0, 1, 2, 3
 VERDICTS = ("unique", "ambiguous", "unexplained", "no samples")
 """One geometry has all but a hundredth of the probability; several share it; none explains the
 event; the model had no geometry to offer, so nothing was tried."""
+
+_BLOCK = 1024  # events whose searches go together, at the most
+_HELD = 8_000_000  # numbers of samples and derivatives of theirs
+_LAST = RefinementRules(steps=20, patience=5)  # of searches that have all but arrived
+_STAY = 0.1  # bohr
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -73,6 +93,7 @@ class Modes(RowArrays):
     # Of what the probabilities of an event are, (E,): `weights` (exact), `laplace` (where these are not
     # reliable) or `samples` (of the model alone).
     source: NDArray[np.str_]
+    searches: Searches
     rules: ModeRules = MODE_RULES
     samples: PosteriorSamples | None = None  # that were refined, of `PosteriorSamples.modes`
 
@@ -98,6 +119,25 @@ class Modes(RowArrays):
         """Return how many modes each event has, (E,), of one status where it is given."""
         chosen = self.event if status is None else self.event[self.status == status]
         return np.bincount(chosen, minlength=len(self.verdict))
+
+    @property
+    def missed(self) -> Floats:
+        """Less than this share of the samples' weight leads to a geometry not found, with 95 %, (E,)."""
+        return missed_share(self.searches.random)
+
+    @property
+    def missed_on_average(self) -> float:
+        """The same of the average of all events, by the random starts of their second rounds."""
+        return float(missed_share(self.searches.audits.sum(), self.searches.surprises.sum()))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Modes]) -> Modes:
+        """The modes of several runs of events, one after the other."""
+        before = np.cumsum([0, *(len(part.verdict) for part in parts[:-1])])
+        moved = [replace(part, event=part.event + k) for part, k in zip(parts, before, strict=True)]
+        verdict, source = (np.concatenate([getattr(p, k) for p in parts]) for k in ("verdict", "source"))
+        searches = Searches(*map(np.concatenate, zip(*(p.searches for p in parts), strict=True)))
+        return replace(cls.concatenate(moved), searches=searches, verdict=verdict, source=source)
 
     @property
     def most_ambiguous(self) -> int:
@@ -141,6 +181,7 @@ class Modes(RowArrays):
         samples, modes, table = required(self.samples), self.labelled(), self.facts()
         chi_squared = table.pop("chi_squared")
         table |= {"source": self.source[self.event], "laplace": self.laplace, "starts": self.starts}
+        table |= {"missed": self.missed[self.event]}
         table |= {"error": self.error, "chi_squared": chi_squared}
         names, values = quantities(samples.molecule, modes.positions)
         deviations, correlation = correlated(_quantity_covariance(modes))
@@ -178,6 +219,90 @@ def _quantity_covariance(modes: Modes) -> np.ndarray:
     return np.asarray(covariance)
 
 
+class _Ends(NamedTuple):
+    """Ends of searches, event by event."""
+
+    event: Rows  # (K,)
+    positions: Floats  # (K, N, 3), bohr, centre of mass 0
+    status: NDArray[np.uint8]  # (K,)
+    error: Floats  # (K,)
+    chi_squared: Floats  # (K,)
+    share: Floats  # of the weight of the samples of the event, (K,)
+    starts: Rows  # (K,)
+
+    def of(self, rows: Rows) -> _Ends:
+        """Some of them."""
+        first = self.event[rows], self.positions[rows], self.status[rows]
+        return _Ends(*first, self.error[rows], self.chi_squared[rows], self.share[rows], self.starts[rows])
+
+
+class _Known(NamedTuple):
+    """What is known of E events beside the ends of searches."""
+
+    likelihood: Likelihood
+    shares: Floats  # of the samples, (E, n)
+    used: Bools  # whether these are weights, (E,)
+    weighed: bool  # whether there are any
+    log_prior: LogPrior | None
+    rules: ModeRules
+
+    @classmethod
+    def of(
+        cls,
+        likelihood: Likelihood,
+        n: int,
+        weights: Weights | None,
+        log_prior: LogPrior | None,
+        rules: ModeRules,
+    ) -> _Known:
+        """Where weights are not reliable, n samples count alike."""
+        used = np.zeros(len(likelihood.size), dtype=bool) if weights is None else weights.reliable
+        shares = np.full((len(used), n), 1.0 / n)
+        if weights is not None:
+            shares = np.where(used[:, None], weights.normalised, shares)
+        return cls(likelihood, shares, used, weights is not None, log_prior, rules)
+
+
+def search_modes(
+    likelihood: Likelihood,
+    positions: Reals,
+    *,
+    weights: Weights | None = None,
+    log_prior: LogPrior | None = None,
+    plausible: Plausible | None = None,
+    rules: ModeRules = MODE_RULES,
+    search: SearchRules = SEARCH_RULES,
+    threads: int | None = None,
+) -> Modes:
+    """Find the modes of E events by searches from some of their samples (E, n, N, 3), bohr."""
+    e, n, ions = positions.shape[:3]
+    size = int(np.clip(_HELD // (n + search.starts * (3 * ions) ** 2), 1, _BLOCK))
+    blocks = [slice(k, k + size) for k in range(0, e, size)] or [slice(0, 0)]
+    parts: dict[int, Modes] = {}
+
+    def work(k: int) -> None:
+        block = blocks[k]
+        some = None if weights is None else weights[block]
+        known = _Known.of(likelihood.of(block), n, some, log_prior, rules)
+        parts[k] = _searched(known, positions[block], plausible, search)
+
+    in_threads(work, range(len(blocks)), threads)
+    return Modes.joined([parts[k] for k in range(len(blocks))])
+
+
+@nonfinite_allowed
+def _searched(known: _Known, positions: Reals, plausible: Plausible | None, search: SearchRules) -> Modes:
+    """The modes of a block of events."""
+    likelihood = known.likelihood
+    found = searched(likelihood, positions, known.shares, known.rules, search)
+    x, error = solved(likelihood, found.positions, found.event, _LAST, stay=_STAY)
+    x -= centre_of_mass(x, likelihood.masses)
+    chi_squared = likelihood.of(found.event).chi_squared(x[:, None], threads=1)[:, 0]
+    status = judged(x, error, chi_squared, likelihood.most_misfit, plausible, REFINEMENT_RULES.tolerance)
+    ends = _Ends(found.event, x, status, error, chi_squared, found.share, found.starts)
+    return _gathered(ends, known, found.searches)
+
+
 @nonfinite_allowed
 def find_modes(
     refinement: Refinement,
@@ -187,65 +312,67 @@ def find_modes(
     log_prior: LogPrior | None = None,
     rules: ModeRules = MODE_RULES,
 ) -> Modes:
-    """Gather refined samples of E events into modes; unexplained ones have their nearest miss alone."""
+    """Gather all refined samples of E events into modes; unexplained ones have their nearest miss alone."""
     e, n = refinement.status.shape
-    used = np.zeros(e, dtype=bool) if weights is None else weights.reliable
+    known = _Known.of(likelihood, n, weights, log_prior, rules)
+    answered = np.isfinite(refinement.positions).any(axis=(1, 2, 3))
+    rows = np.flatnonzero(np.repeat(answered, n))
+    event, positions = np.repeat(np.arange(e), n), refinement.positions.reshape(e * n, -1, 3)
+    status, facts = refinement.status.ravel(), (refinement.error.ravel(), refinement.chi_squared.ravel())
+    ends = _Ends(event, positions, status, *facts, known.shares.ravel(), np.ones(e * n, np.intp)).of(rows)
+    every, none = np.where(answered, n, 0), np.zeros(e, dtype=np.intp)
+    modes = _gathered(ends, known, Searches(every, every, none, none))
+    return replace(modes, samples=refinement.samples)
+
+
+def _gathered(ends: _Ends, known: _Known, searches: Searches) -> Modes:
+    """The modes of E events."""
+    likelihood, used, rules = known.likelihood, known.used, known.rules
+    e, limit = len(used), likelihood.most_misfit
     # Without weights all that is known of the prior is what it excludes.
-    shares = (refinement.status != OUTSIDE) / n
-    shares = shares if weights is None else np.where(used[:, None], weights.normalised, shares)
-    limit = likelihood.most_misfit
-    answered = np.asarray(np.isfinite(refinement.positions).any(axis=(1, 2, 3)))
-    tried = np.flatnonzero(answered).tolist()
-    ends = [end for k in tried for end in _ends(refinement, k, shares[k], limit, rules)]
-    table = np.array(ends, dtype=float).reshape(-1, 4)
-    (event, sample, starts), share = table[:, :3].T.astype(np.intp), table[:, 3]
-    arrays = (refinement.positions, refinement.status, refinement.error, refinement.chi_squared)
-    positions, status, error, chi_squared = (array[event, sample] for array in arrays)
+    share = np.where((ends.status == OUTSIDE) & ~used[ends.event], 0.0, ends.share)
+    event, positions, status, error, chi_squared, share, starts = _distinct(
+        ends._replace(share=share), limit, rules
+    )
     # A geometry outside the prior has a probability where weighted samples near it lie inside.
     explains = np.where(status == OUTSIDE, used[event], (status == CONVERGED) | (chi_squared <= limit))
     covariance, log_volume = local_covariance(likelihood, positions, event, bounded=True)
     laplace = np.full(len(event), np.nan)
-    if log_prior is not None:
-        log_mass = log_prior(positions) + log_volume - 0.5 * chi_squared
+    if known.log_prior is not None:
+        log_mass = known.log_prior(positions) + log_volume - 0.5 * chi_squared
         # NaN: no density, of a direction that momenta leave open.
         possible = explains & (status != OUTSIDE) & ~np.isnan(log_mass)
         laplace = _normalised(np.where(possible, log_mass, -np.inf), event, e)
     source = np.where(used, "weights", "samples")
-    if weights is not None:
+    if known.weighed:
         source[~used & (np.bincount(event, np.nan_to_num(laplace), minlength=e) > 0.5)] = "laplace"
     share = np.where(explains, share, 0.0)
     total = np.bincount(event, share, minlength=e)[event]
     share = np.where(total > 0.0, share / total, 0.0)
     probability = np.where(source[event] == "laplace", laplace, share)
-    verdict = np.where(answered, UNEXPLAINED, UNANSWERED).astype(np.uint8)
+    verdict = np.where(searches.made > 0, UNEXPLAINED, UNANSWERED).astype(np.uint8)
     geometry, misfit = (event, event, positions, covariance), (status, error, chi_squared, starts)
-    modes = Modes(*geometry, probability, laplace, *misfit, verdict, source, rules, refinement.samples)
-    return _resolved(modes, explains, likelihood, log_prior)
+    modes = Modes(*geometry, probability, laplace, *misfit, verdict, source, searches, rules)
+    return _resolved(modes, explains, likelihood, known.log_prior)
 
 
-def _ends(
-    refinement: Refinement, event: int, shares: Floats, limit: float, rules: ModeRules
-) -> list[tuple[int, int, int, float]]:
-    """The distinct ends of an event: event, best of their samples, starts, share of the weight."""
-    status, error = refinement.status[event], refinement.error[event]
-    missed = np.flatnonzero((status == STALLED) & (refinement.chi_squared[event] <= limit))
-    arrived = np.flatnonzero(status != STALLED)
-    order = np.concatenate([rows[np.argsort(error[rows], kind="stable")] for rows in (arrived, missed)])
-    if not len(order):
-        return [(event, int(refinement.chi_squared[event].argmin()), len(status), float(shares.sum() > 0))]
-    form = shape_of(refinement.positions[event, order])
-    reach = np.where(error[order] > refinement.rules.tolerance, rules.flat * rules.same, rules.same)
-    free, total = np.ones(len(order), dtype=bool), shares[order].sum()
-    ends = []
-    while free.any():
-        first = int(free.argmax())
-        members = free & (np.abs(form - form[first]).max(axis=1) < reach)
-        members[first] = True
-        free &= ~members
-        # Searches that ended nowhere tell of no geometry: their weight is spread over the others.
-        share = float(shares[order[members]].sum() / total) if total > 0 else 0.0
-        ends.append((event, int(order[first]), int(members.sum()), share))
-    return ends
+def _distinct(ends: _Ends, limit: float, rules: ModeRules) -> _Ends:
+    """The best of the ends that are the same, with the starts and the shares of all."""
+    rank = np.where(ends.status != STALLED, 0, np.where(ends.chi_squared <= limit, 1, 2))
+    order = np.lexsort((np.where(rank == 2, ends.chi_squared, ends.error), rank, ends.event))
+    first = np.diff(ends.event[order], prepend=-1) > 0  # the best of each event
+    nowhere = np.isin(ends.event, ends.event[order[first & (rank[order] == 2)]])
+    # Searches that ended nowhere tell of no geometry: their weight is spread over the others. An event with
+    # no others has its nearest miss.
+    order = order[(rank[order] < 2) | nowhere[order]]
+    some = ends.of(order)
+    reach = np.where(some.error > REFINEMENT_RULES.tolerance, rules.flat * rules.same, rules.same)
+    group = gathered(some.event, some.positions, reach)
+    lost = np.flatnonzero(nowhere[order])
+    group[lost] = np.searchsorted(some.event, some.event[lost])
+    leads = group == np.arange(len(group))
+    starts, share = (np.bincount(group, each, len(group))[leads] for each in (some.starts, some.share))
+    return some.of(np.flatnonzero(leads))._replace(starts=starts.astype(np.intp), share=share)
 
 
 def _normalised(log_density: Floats, event: Rows, e: int) -> Floats:

@@ -25,6 +25,8 @@ from flowcei.physics.leastsquares import levenberg_marquardt
 from flowcei.posterior.structures import required, sample_table
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import pandas as pd
     from numpy.typing import NDArray
 
@@ -32,11 +34,15 @@ if TYPE_CHECKING:
     from flowcei.posterior.arrays import Floats, Reals, Rows
     from flowcei.posterior.samples import PosteriorSamples
 
+    Plausible = Callable[[Floats], NDArray[np.bool_]]
+    """Whether the prior ever draws the like of geometries (B, N, 3), (B,)."""
+
 CONVERGED, STALLED, OUTSIDE = 0, 1, 2
 STATUS = ("converged", "did not converge", "left the prior")
 """The end of a search explains the momenta; does not; explains them, but the prior excludes it."""
 
 _CHUNK = 4_000  # starts that are refined together: their Jacobians are held
+_NEAR = 0.1  # |dp| / |p| within which a start needs no turning
 _FARTHEST = 1e38  # bohr: about what single precision, in which samples are kept, can say
 
 
@@ -81,54 +87,78 @@ def refine(
     likelihood: Likelihood,
     positions: Reals,
     *,
+    plausible: Plausible | None = None,
     rules: RefinementRules = REFINEMENT_RULES,
     threads: int | None = None,
 ) -> Refinement:
-    """Search from samples (E, n, N, 3), bohr, each `turned` first: `CONVERGED` or `STALLED`, by no prior."""
+    """Search from samples (E, n, N, 3), bohr, each `turned` first."""
     e, n, ions = positions.shape[:3]
-    start = turned(likelihood, np.asarray(positions, dtype=np.float64)).reshape(e * n, ions, 3)
     event = np.repeat(np.arange(e), n)
+    start = turned(likelihood, np.asarray(positions, dtype=np.float64).reshape(e * n, ions, 3), event)
     ends, error = np.empty_like(start), np.empty(e * n)
 
     def work(rows: slice) -> None:
-        ends[rows], error[rows] = _search(likelihood, start[rows], event[rows], rules)
+        ends[rows], error[rows] = solved(likelihood, start[rows], event[rows], rules)
 
     in_threads(work, [slice(k, k + _CHUNK) for k in range(0, e * n, _CHUNK)], threads)
-    ends = (ends - centre_of_mass(ends, likelihood.masses)).reshape(e, n, ions, 3)
-    status = np.where(error <= rules.tolerance, CONVERGED, STALLED).astype(np.uint8).reshape(e, n)
-    chi_squared = likelihood.chi_squared(ends, threads=threads)
-    return Refinement(ends, error.reshape(e, n), chi_squared, status, rules)
+    ends -= centre_of_mass(ends, likelihood.masses)
+    chi_squared = likelihood.chi_squared(ends.reshape(e, n, ions, 3), threads=threads)
+    status = judged(ends, error, chi_squared.ravel(), likelihood.most_misfit, plausible, rules.tolerance)
+    ends, error, status = ends.reshape(e, n, ions, 3), error.reshape(e, n), status.reshape(e, n)
+    return Refinement(ends, error, chi_squared, status, rules)
+
+
+def judged(
+    positions: Floats,
+    error: Floats,
+    chi_squared: Floats,
+    limit: float,
+    plausible: Plausible | None,
+    tolerance: float,
+) -> NDArray[np.uint8]:
+    """Status (K,) of ends (K, N, 3): of what explains the momenta also whether the prior has its like."""
+    status = np.where(error <= tolerance, CONVERGED, STALLED).astype(np.uint8)
+    if plausible is not None:
+        # Also what explains the momenta within their noise alone must be a geometry of the prior.
+        near = (status == CONVERGED) | (chi_squared <= limit)
+        status[near] = np.where(plausible(positions[near]), status[near], OUTSIDE)
+    return status
 
 
 @nonfinite_allowed
-def turned(likelihood: Likelihood, positions: Floats) -> Floats:
-    """Geometries (E, n, N, 3), bohr, turned and scaled so that their momenta come nearest, centre of mass 0.
+def turned(likelihood: Likelihood, positions: Floats, event: Rows) -> Floats:
+    """Geometries (K, N, 3), bohr, of events (K,), turned and scaled so that their momenta come nearest.
 
     Both are exact symmetries: turned as W. Kabsch, Acta Cryst. A 32, 922 (1976), scaled to the measured
-    energy. What cannot be simulated stays as it is.
+    energy. What cannot be simulated stays as it is, and what is near already; the centre of mass is at 0.
     """
     m, q = likelihood.masses, likelihood.charges
     x = positions - centre_of_mass(positions, m)
-    p = followed_momenta(x.reshape(-1, *x.shape[2:]), m, q, accuracy=1e-5).reshape(x.shape)
-    usable = np.isfinite(p).all(axis=(2, 3), keepdims=True)
-    p = np.where(usable, p, 0.0)
+    p = followed_momenta(x, m, q, accuracy=1e-5)
+    size = likelihood.size[event]
+    far = np.linalg.norm(p - likelihood.measured[event], axis=(1, 2)) > _NEAR * size
+    p, y, measured = p[far], x[far], likelihood.measured[event[far]]
     # Directions alone decide: momenta of 1e300 would overflow, and no SVD comes of that.
-    measured = np.nan_to_num(likelihood.measured / likelihood.size[:, None, None])
-    unit = np.nan_to_num(p / np.abs(p).max(axis=(2, 3), keepdims=True))
-    u, _, v = np.linalg.svd(np.einsum("esia,eib->esab", unit, measured))
+    unit = np.nan_to_num(p / np.abs(p).max(axis=(1, 2), keepdims=True))
+    direction = np.nan_to_num(measured / size[far, None, None])
+    u, _, v = np.linalg.svd(np.einsum("kia,kib->kab", unit, direction))
     u[..., 2] *= np.sign(np.linalg.det(u) * np.linalg.det(v))[..., None]  # no reflection
-    scale = potential_energy(x, q) / kinetic_energy(likelihood.measured, m)[:, None]
-    nearest = (x @ (u @ v)) * scale[:, :, None, None]
+    scale = potential_energy(y, q) / kinetic_energy(measured, m)
+    nearest = (y @ (u @ v)) * scale[:, None, None]
     # Momenta next to nothing would scale a geometry to 1e200 bohr, whose squares no table can hold.
-    usable &= np.abs(nearest).max(axis=(2, 3), keepdims=True) < _FARTHEST
-    return np.where(usable, nearest, x)
+    usable = np.abs(nearest).max(axis=(1, 2), keepdims=True) < _FARTHEST
+    x[far] = np.where(usable, nearest, y)
+    return x
 
 
 @nonfinite_allowed
-def _search(
-    likelihood: Likelihood, start: Floats, event: Rows, rules: RefinementRules
+def solved(
+    likelihood: Likelihood, start: Floats, event: Rows, rules: RefinementRules, *, stay: float = np.inf
 ) -> tuple[Floats, Floats]:
-    """Ends (K, N, 3) of searches from `start` (K, N, 3) of events (K,), and |dp| / |p| there, (K,)."""
+    """Ends (K, N, 3) of searches from `start` (K, N, 3) of events (K,), and |dp| / |p| there, (K,).
+
+    A search that would go farther than `stay`, bohr, does not go at all.
+    """
     ions = start.shape[1]
     relative = (start[:, 1:] - start[:, :1]).reshape(len(start), -1)
     size = np.abs(relative).max(axis=1)
@@ -154,7 +184,8 @@ def _search(
     fit = levenberg_marquardt(
         residual, slope, relative, tolerance=tolerance, steps=rules.steps, patience=rules.patience
     )
-    x = geometry(fit.x)
+    far = ~(np.abs(fit.x - relative).max(axis=1) <= stay)
+    x = geometry(np.where(far[:, None], relative, fit.x))
     whitened = likelihood.residual(x, event).reshape(len(x), -1, 3)
     # q - f sums to zero over the ions, so its length follows from what was whitened.
     plain = np.matmul(np.linalg.pinv(likelihood.whitening), whitened)

@@ -17,21 +17,21 @@ from flowcei.posterior.drawing import INSIDE
 from flowcei.posterior.flags import POOR_WEIGHTS, poor_weights, warn_of_flagged
 from flowcei.posterior.labels import label_by_geometry, relabel
 from flowcei.posterior.laplace import MODE_RULES, ModeRules, local_covariance
-from flowcei.posterior.modes import Modes, find_modes
+from flowcei.posterior.modes import Modes, search_modes
 from flowcei.posterior.refinement import (
-    CONVERGED,
-    OUTSIDE,
     REFINEMENT_RULES,
     Refinement,
     RefinementRules,
     refine,
 )
+from flowcei.posterior.searches import SEARCH_RULES, SearchRules
 from flowcei.posterior.spread import Spread
 from flowcei.posterior.structures import to_atoms
 from flowcei.posterior.weights import WEIGHT_RULES, WeightRules, Weights
 
 if TYPE_CHECKING:
     from flowcei.posterior.arrays import Floats, Reals
+    from flowcei.posterior.refinement import Plausible
 
 _AMONG = " and among these results (samples.unflagged() leaves them out)"
 
@@ -177,20 +177,24 @@ class PosteriorSamples(SampleArrays):
                 `FlaggedWarning` says that they are.
         """
         warn_of_flagged(self.flag_bits, _AMONG, keep_flagged=keep_flagged)
-        likelihood, prior = self.likelihood, prior or self.known_prior()
-        refinement = refine(likelihood, self.positions, rules=rules, threads=threads)
-        if prior is not None and prior.has_density:
-            # Also what explains the momenta within their noise alone must be a geometry of the prior.
-            near = (refinement.status == CONVERGED) | (refinement.chi_squared <= likelihood.most_misfit)
-            allowed = prior.plausible(refinement.positions[near], self.molecule.identical)
-            refinement.status[near] = np.where(allowed, refinement.status[near], OUTSIDE)
+        plausible = self._plausible(prior or self.known_prior())
+        refinement = refine(
+            self.likelihood, self.positions, plausible=plausible, rules=rules, threads=threads
+        )
         return replace(refinement, samples=self)
+
+    def _plausible(self, prior: GeometryPrior | None) -> Plausible | None:
+        """What the prior says of ends of searches; None where it cannot."""
+        if prior is None or not prior.has_density:
+            return None
+        return partial(prior.plausible, identical=self.molecule.identical)
 
     def modes(
         self,
         prior: GeometryPrior | None = None,
         *,
         rules: ModeRules = MODE_RULES,
+        search: SearchRules = SEARCH_RULES,
         threads: int | None = None,
         keep_flagged: bool = False,
     ) -> Modes:
@@ -202,14 +206,19 @@ class PosteriorSamples(SampleArrays):
         Args:
             prior: That of the model where None.
             rules: When two geometries are one, and when an event is ambiguous.
+            search: Where searches begin, and when those of an event end.
             threads: To use; all the process may run on by default.
             keep_flagged: As of `refine`.
         """
         warn_of_flagged(self.flag_bits, _AMONG, keep_flagged=keep_flagged)
         prior = prior or self.known_prior()
-        refined = self.refine(prior, threads=threads, keep_flagged=True)
-        log_prior = partial(self._log_prior, prior) if prior is not None and prior.has_density else None
-        return find_modes(refined, self.likelihood, weights=self.weights, log_prior=log_prior, rules=rules)
+        plausible = self._plausible(prior)
+        log_prior = None if prior is None or plausible is None else partial(self._log_prior, prior)
+        found = search_modes(
+            self.likelihood, self.positions, weights=self.weights, log_prior=log_prior, plausible=plausible,
+            rules=rules, search=search, threads=threads,
+        )  # fmt: skip
+        return replace(found, samples=self)
 
     def equally_weighted(self, seed: int = 0) -> PosteriorSamples:
         """Return as many samples, drawn from these by their weights, each counting alike.

@@ -39,6 +39,10 @@ class WeightRules:
     # of nearly equal weights, does not count: of 1,000 sound events with 40 (100, 300) samples 61 (10, 1)
     # exceed 0.7, all with an efficiency above 0.85.
     even: float = 0.5
+    # Share of the largest weight in the sum of squares of which ESS is made, max(w)^2 ESS / (sum w)^2, up to
+    # which ESS is that of many draws: its relative error is then below 1/2, and one draw moves a mean by
+    # less than 1/2 of the error that ESS promises. Where tails are heavy it mostly stays above.
+    largest: float = 0.25
 
 
 WEIGHT_RULES = WeightRules()
@@ -79,8 +83,18 @@ class Weights(RowArrays):
         Beyond the bound of k-hat the few samples that carry the weight are where the flow happened to reach:
         their moments are biased and too narrow. The flow itself is right on average.
         """
-        carried_by_few = (self.k_hat > self.rules.k_hat) & (self.efficiency < self.rules.even)
-        return ~self.few_count & ~carried_by_few
+        return ~self.few_count & ~self.carried_by_few
+
+    @property
+    def carried_by_few(self) -> Bools:
+        """Which events (E,) have k-hat beyond its bound, and less than `even` efficiency."""
+        return (self.k_hat > self.rules.k_hat) & (self.efficiency < self.rules.even)
+
+    def settled(self, min_ess: float) -> Bools:
+        """Which events (E,) have so many effective samples, by weights that one more draw hardly changes."""
+        with np.errstate(invalid="ignore"):  # where no sample counts
+            largest = np.exp(self.log_weights.max(axis=1) - self.log_evidence) / self.drawn
+        return (self.ess >= min_ess) & ~self.carried_by_few & (largest**2 * self.ess <= self.rules.largest)
 
     @property
     def normalised(self) -> Floats:

@@ -79,15 +79,15 @@ def measured_efficiency(
     ions = len(model.molecule)
     # Densities of like atoms in any order cost most where there are many: eight times as much in methanol.
     draws, deep = (rules.draws, rules.deep) if ions < 5 else (rules.draws // 4, max(1, rules.deep + 4 - ions))
+    draws, many = (max(n // model.network.cost, min(n, 500)) for n in (draws, rules.deep_draws))
     events = events[: rules.events]
     shares = _shares(model, events, draws, noise, seed)
     order, chosen = np.argsort(shares), list[float]()
     for level in (0.5, 0.1):
         first = round(level * (len(order) - 1)) - (deep - 1) // 2
         rows = np.sort(order[max(first, 0) :][:deep])
-        many = _shares(model, events[rows], rules.deep_draws, noise, seed + 1)
-        chosen.append(float(np.median(many)))
-    return Efficiency(chosen[0], min(chosen), rules.deep_draws)
+        chosen.append(float(np.median(_shares(model, events[rows], many, noise, seed + 1))))
+    return Efficiency(chosen[0], min(chosen), many)
 
 
 def _shares(model: Reconstructor, events: Events, draws: int, noise: str | None, seed: int) -> Floats:

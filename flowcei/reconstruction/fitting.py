@@ -17,7 +17,7 @@ from flowcei.errors import DataError, UsageError
 from flowcei.events.simulation import fresh_seed
 from flowcei.frame.kinds import FRAMES
 from flowcei.frame.standardiser import Standardiser, check_varying
-from flowcei.models.registry import build_model
+from flowcei.models.registry import build_model, options_type
 from flowcei.reconstruction.efficiency import UNTIL_SECONDS, Round, Until, fresh_events, rules_for
 from flowcei.reconstruction.limits import trained_range
 from flowcei.reconstruction.loading import check_storable, plugins_of
@@ -59,7 +59,7 @@ def train(
     frame: str = "recoil",
     options: dict[str, Any] | None = None,
     schedule: Schedule | None = None,
-    events_per_epoch: int = 100_000,
+    events_per_epoch: int | None = None,
     rules: TrainingRules = RULES,
     seed: int | None = None,
     device: str = "cpu",
@@ -92,7 +92,8 @@ def train(
             trained: to compare, not to use.
         options: Of the architecture, such as ``{"couplings": 8}``.
         schedule: Epochs, batch size, rates; for data `Schedule.for_rows` where None.
-        events_per_epoch: Fresh events an epoch, where no data are given.
+        events_per_epoch: Fresh events an epoch, where no data are given; 100,000, or 20,000 of charts that
+            are whitened, where None.
         rules: How many events fit the frame and choose the best epoch.
         seed: Of all randomness; drawn where None.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
@@ -143,7 +144,15 @@ def train(
         seed = fresh_seed() if begun is None else int(begun.settings["seed"])
     source: FreshSource | RecordedSource
     if data is None:
-        source, level, record = fresh(molecule, prior, noise, events_per_epoch, seed, rules)
+        source, level, record = fresh(
+            molecule,
+            prior,
+            noise,
+            events_per_epoch,
+            seed,
+            rules,
+            whitened=options_type(architecture).whitened,
+        )
     else:
         source, level, record = recorded(data, noise, seed)
     schedule = schedule or source.schedule()
@@ -186,15 +195,15 @@ def _prepared(
     frame = source.frame(kind, pilot)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        built = build_model(network[0], frame.width, frame.condition_width, network[1])
-    tables = (Standardiser(frame.width), Standardiser(frame.condition_width))
+        built = build_model(network[0], frame.width, frame.told_width, network[1])
+    tables = (Standardiser(frame.width), Standardiser(frame.told_width))
     model = Reconstructor(pilot.molecule, frame, built, noise, *tables, record)
     charts = Charts(source, model)
     x, c = charts.raw(pilot)
     for standardiser, rows in zip(tables, (x, c), strict=True):
         standardiser.fit(rows)
     if frame.invariant:
-        model.training.seen = trained_range(c.double().numpy())
+        model.training.seen = trained_range(c[:, -frame.condition_width :].double().numpy())
     if built.has_density:
         check_varying(x, frame.names(pilot.molecule.labels))
         for line in unbounded(data, coordinates="chart" if frame.invariant else "raw") if data else ():

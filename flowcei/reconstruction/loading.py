@@ -98,7 +98,7 @@ def _built(card: ModelCard, tensors: dict[str, Tensor]) -> Reconstructor:
         network=network,
         noise=Noise(card.noise.low, card.noise.high, relative=card.noise.relative),
         chart_standardiser=Standardiser(frame.width),
-        condition_standardiser=Standardiser(frame.condition_width),
+        condition_standardiser=Standardiser(frame.told_width),
         training=card.training,
     )
     _check_tensors(tensors, model.stored()[1])
@@ -125,7 +125,7 @@ def _network(card: ModelCard, frame: Frame, tensors: dict[str, Tensor]) -> Inver
     for name, value in own.items():
         if isinstance(value, int | float) and not value <= _MAX_OPTION:
             raise DataError(f"option {name} of the model is above {_MAX_OPTION}")
-    network = build_model(card.architecture, frame.width, frame.condition_width, card.options)
+    network = build_model(card.architecture, frame.width, frame.told_width, card.options)
     network.make_room(len(tensors.get(stored[0], ())) if stored else 0)
     return network
 

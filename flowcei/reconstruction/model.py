@@ -115,8 +115,8 @@ class Reconstructor:
             seed: Of the samples; drawn where None.
             weigh: Whether to give the samples importance weights, which make them those of the
                 exact posterior: see `flowcei.posterior.weights`.
-            min_ess: Effective samples an event should have; for one with fewer more are
-                drawn. Above 0 it implies `weigh`.
+            min_ess: Effective samples an event should have; for one with fewer, or whose weights
+                a few samples carry, more are drawn. Above 0 it implies `weigh`.
             budget: Samples drawn of one event, at the most; 100 n where None.
             exact: Whether to draw from the exact posterior, whatever the model: its samples are where
                 Markov chains begin (`flowcei.posterior.chains`). They count alike; the columns `r_hat` and
@@ -219,15 +219,17 @@ class Reconstructor:
     ) -> PosteriorSamples:
         """Return n samples of some of the events, neither weighed nor flagged; `sigma` is of all events."""
         asked, stated = events[rows], request.noise is None and events.sigma is not None
-        framed, c, log_volume = self.enter(asked.momenta, sigma[rows])
+        framed, c = self.enter(asked.momenta, sigma[rows])
         charts, density = self.network.sample_with_log_prob(c, n, latent=request.latent, generator=rng)
-        positions = self.frame.to_positions(self.chart_standardiser.inverse(charts.cpu()), framed)
+        charts = self.chart_standardiser.inverse(charts.cpu())
+        positions = self.frame.to_positions(charts, framed)
         # One event beyond what single precision holds must not cost the others of its file their
         # answers: all of its samples are NaN, and it is flagged. A part of them would be a biased lot.
         lost = ~(positions.abs().amax(dim=(1, 2, 3)) < torch.finfo(torch.float32).max)
         positions[lost] = torch.nan
         if density is not None:
-            density = (density.cpu().double() + log_volume).masked_fill(lost[:, None], torch.nan)
+            density = density.cpu().double() + self._log_volume(charts, framed)
+            density = density.masked_fill(lost[:, None], torch.nan)
         return PosteriorSamples(
             molecule=self.molecule,
             momenta=asked.momenta,
@@ -355,17 +357,20 @@ class Reconstructor:
         density, bound = self.network.log_prob, getattr(self.network, "iwae_bound", None)
         if draws and not self.network.has_density and bound is not None:
             density = partial(bound, draws=draws, generator=np.random.default_rng(seed))
-        framed, c, log_volume = self.enter(events.momenta, self.sigma(events, noise))
-        chart = self.chart_standardiser(self.frame.to_chart(torch.from_numpy(x), framed))
-        flat = chart.reshape(-1, self.frame.width).to(self.device)
+        framed, c = self.enter(events.momenta, self.sigma(events, noise))
+        chart = self.frame.to_chart(torch.from_numpy(x), framed)
+        flat = self.chart_standardiser(chart).reshape(-1, self.frame.width).to(self.device)
         values = density(flat, c.repeat_interleave(x.shape[1], dim=0)).cpu().double()
-        return (values.reshape(x.shape[:2]) + log_volume).numpy()
+        return (values.reshape(x.shape[:2]) + self._log_volume(chart, framed)).numpy()
 
-    def enter(self, momenta: Floats, sigma: Floats) -> tuple[FramedEvents, torch.Tensor, torch.Tensor]:
-        """Events (E, N, 3) in the frame, their conditions (E, C), log|d chart / d positions| (E, 1)."""
+    def enter(self, momenta: Floats, sigma: Floats) -> tuple[FramedEvents, torch.Tensor]:
+        """Events (E, N, 3) in the frame, and what the network is told of them, standardised (E, T)."""
         framed = self.frame.enter(torch.from_numpy(momenta), torch.from_numpy(sigma))
-        log_volume = self.frame.log_jacobian(framed) - self.chart_standardiser.log_scale()
-        return framed, self.condition_standardiser(framed.condition).to(self.device), log_volume[:, None]
+        return framed, self.condition_standardiser(framed.told).to(self.device)
+
+    def _log_volume(self, chart: torch.Tensor, framed: FramedEvents) -> torch.Tensor:
+        """Log|d standardised chart / d positions|, (E, n), at charts (E, n, D)."""
+        return self.frame.log_jacobian(chart, framed) - self.chart_standardiser.log_scale()
 
     def sigma(self, events: Events, noise: str | Noise | None) -> Floats:
         """Noise (E,) of each event's components, hbar / bohr: `stated_sigma` within the trained range."""
@@ -381,10 +386,11 @@ class Reconstructor:
     def unlike_training(self, events: Events, noise: str | Noise | None = None) -> dict[str, Bools]:
         """Events (E,) unlike all that it was trained on, for each flag that momenta alone can raise."""
         sigma = self.sigma(events_of(events, self.molecule), noise)
-        framed, standardised, _ = self.enter(events.momenta, sigma)
+        framed, told = self.enter(events.momenta, sigma)
         seen = self.training.seen if self.frame.invariant else None
         ker, far = limits.outside(framed.condition.numpy(), seen)
-        far |= (~(standardised.abs() < limits.FAR)).any(dim=1).cpu().numpy()
+        condition = told[:, -self.frame.condition_width :]  # what else is told follows from it
+        far |= (~(condition.abs() < limits.FAR)).any(dim=1).cpu().numpy()
         stated = self.stated_sigma(events, noise)
         loud = stated > limits.noise_limits(events.momenta, self.noise)[1] * limits.ROUNDING
         moves = moving(events.momenta, np.maximum(sigma, stated))

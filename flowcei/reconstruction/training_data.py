@@ -19,10 +19,10 @@ from flowcei.experiment.detector import DEFAULT_NOISE, NOISE_FLOOR, Noise, rms_c
 from flowcei.frame.raw import RawFrame
 from flowcei.molecules.molecule import Molecule
 from flowcei.physics.priors import GeometryPrior, build_prior
-from flowcei.reconstruction.likeions import ordered_frame
+from flowcei.reconstruction.framing import charts_of, ordered_frame, whitened_frame
 from flowcei.reconstruction.loading import check_prior
 from flowcei.storage.card import DataRecord, SimulationRecord, TrainingRecord
-from flowcei.training.schedule import MIN_EVENTS, Schedule
+from flowcei.training.schedule import MIN_EVENTS, NEAR, Schedule, fresh_sizes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,6 +88,8 @@ class FreshSource(Source):
     simulator: Simulator
     rows: int  # of an epoch
     rules: TrainingRules = RULES
+    batch: int = Schedule.batch  # rows of a step
+    whitened: bool = False  # whether charts may be
 
     def events(self, stream: int, index: int) -> Events:
         """As many fresh events as the stream has."""
@@ -95,24 +97,27 @@ class FreshSource(Source):
         return self.simulator.block(index, counts[stream], stream=stream)
 
     def schedule(self) -> Schedule:
-        """The usual one."""
-        return Schedule()
+        """The usual one, with steps of its size."""
+        return Schedule(batch=self.batch)
 
     def frame(self, kind: str, pilot: Events) -> Frame:  # noqa: ARG002 (raw ones are of files)
         """Recoil frame, in which mirror images are folded where the prior has both."""
-        return ordered_frame(pilot, reflect=self.simulator.prior.mirror_symmetric)
+        frame = ordered_frame(pilot, reflect=self.simulator.prior.mirror_symmetric)
+        return whitened_frame(frame, pilot, self.simulator.prior) if self.whitened else frame
 
 
 def fresh(
     molecule: Molecule | str,
     prior: str | dict[str, Any] | GeometryPrior | None,
     noise: Noise | str | None,
-    per_epoch: int,
+    per_epoch: int | None,
     seed: int,
     rules: TrainingRules,
+    *,
+    whitened: bool = False,
 ) -> tuple[FreshSource, Noise, TrainingRecord]:
     """Source of a training on a prior, the noise it trains for, and what a model says of both."""
-    if per_epoch < MIN_EVENTS:
+    if per_epoch is not None and per_epoch < MIN_EVENTS:
         raise UsageError(f"{per_epoch} events an epoch are too few; use {MIN_EVENTS} or more")
     mol = molecule if isinstance(molecule, Molecule) else Molecule.load(molecule)
     geometry = prior if isinstance(prior, GeometryPrior) else build_prior(mol, prior)
@@ -120,9 +125,13 @@ def fresh(
         check_prior(mol, prior)
     level = floored(Noise.parse(noise or DEFAULT_NOISE))
     name = prior if isinstance(prior, str) else None if prior else mol.default_prior
-    simulation = SimulationRecord(events_per_epoch=per_epoch, **asdict(rules))
+    usual = fresh_sizes(len(mol), geometry.kind if whitened else "")
+    rows = per_epoch or usual["events"]
+    simulation = SimulationRecord(events_per_epoch=rows, **asdict(rules))
     record = TrainingRecord(prior=geometry.spec(), prior_name=name, simulation=simulation)
-    return FreshSource(Simulator(mol, geometry, level, seed, rules.accuracy), per_epoch, rules), level, record
+    simulator = Simulator(mol, geometry, level, seed, rules.accuracy)
+    source = FreshSource(simulator, rows, rules, usual["batch"], whitened and geometry.kind in NEAR)
+    return source, level, record
 
 
 @dataclass(frozen=True)
@@ -295,13 +304,9 @@ class Charts:
         return self.standardised(*self.raw(self.source.validation()))
 
     def raw(self, events: Events) -> tuple[Tensor, Tensor]:
-        """Chart (B, D) and condition (B, C), not standardised."""
-        frame = self.model.frame
-        momenta, sigma, positions = (
-            torch.from_numpy(np.asarray(a)) for a in (events.momenta, events.sigma, events.positions)
-        )
-        framed = frame.enter(momenta, sigma)
-        return frame.to_chart(positions[:, None], framed)[:, 0], framed.condition
+        """Charts (B, D) and what is told of events (B, T), not standardised."""
+        charts, framed = charts_of(self.model.frame, events)
+        return charts, framed.told
 
     def standardised(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         """Charts (B, D) and conditions (B, C) as the network sees them."""

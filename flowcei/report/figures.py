@@ -39,14 +39,14 @@ _KINDS = ((UNIQUE, "o", COLOURS[5]), (AMBIGUOUS, "^", COLOURS[1]), (UNEXPLAINED,
 
 
 @styled
-def training_figure(metrics: pd.DataFrame) -> Figure:
-    """Draw training and validation loss against epochs."""
+def training_figure(metrics: pd.DataFrame, loss: str = "") -> Figure:
+    """Draw training and validation loss against epochs; what the loss is, with its unit."""
     figure = new_figure(4.6, 3.0)
     axis = figure.subplots()
     for k, (name, line) in enumerate({"training": "s-", "validation": "o--"}.items()):
         column = "train_loss" if name == "training" else "validation_loss"
         axis.plot(metrics["epoch"], metrics[column], line, ms=3, color=COLOURS[k], label=name)
-    axis.set(xlabel="epoch", ylabel="loss (nats per event)")
+    axis.set(xlabel="epoch", ylabel=loss or "loss")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.legend()
     return figure

@@ -317,18 +317,20 @@ def model_section(material: Material) -> Section | None:
     model, calibration = material.model, material.calibration
     if model is None:
         return None
-    record = model.training
+    record, loss = model.training, model.network.options.loss
     facts = {
         "architecture": model.architecture,
         "prior": record.prior_name or "unnamed",
         "noise": str(model.noise),
         "parameters": f"{record.parameters:,}",
-        "validation loss": "unknown" if record.validation_loss is None else f"{record.validation_loss:.4f}",
+        "validation loss": "unknown"
+        if record.validation_loss is None
+        else f"{record.validation_loss:.4f} {loss}",
     }
     pictures = tuple[Picture, ...]()
     if material.metrics is not None:
         words = "Loss of each epoch of the training, on training and on validation events."
-        pictures = (Picture.of(training_figure(material.metrics), words),)
+        pictures = (Picture.of(training_figure(material.metrics, loss), words),)
     if calibration is None:
         return Section("model", "The model", facts=facts, pictures=pictures)
     columns = ("check", "quantity", "passed", "p")

@@ -322,3 +322,13 @@ def test_a_molecule_of_two_atoms_is_sampled(flow: Shell) -> None:
     assert flow("simulate", "no.xyz", "-n", "20", "--noise", "1%", "--seed", "2", "-o", "e.csv") == 0
     assert flow("sample", "--momenta", "e.csv", "-n", "10", "--model", "two", "-o", "s.h5") == 0, flow.err
     assert np.isfinite(flowcei.read_samples("s.h5").positions).all()
+
+
+def test_a_loss_is_called_by_its_name(flow: Shell) -> None:
+    """That of flow matching is no NLL, and nobody calls it one."""
+    small = ("--steps", "2", "--hidden", "8", "--depth", "1", "--context", "2", "--seed", "1")
+    assert flow("train", "--arch", "fm", "--epochs", "1", "--events", "500", *small, "-o", "run") == 0
+    assert re.search(r"validation loss \d+\.\d+ \(epoch 1: squared error of the velocity\)", flow.err)
+    assert flow("info", "run") == 0
+    assert re.search(r"validation loss +\S+ squared error of the velocity, in standardised", flow.out)
+    assert not any(re.search(r"loss.*\bnat\b", line) for line in flow.out.splitlines())

@@ -18,7 +18,7 @@ from flowcei.frame.kinds import frame_from_dict
 from flowcei.frame.recoil import RecoilFrame
 from flowcei.molecules.molecule import Molecule
 from flowcei.physics.explosion import asymptotic_momenta
-from flowcei.reconstruction.likeions import ordered_frame
+from flowcei.reconstruction.framing import ordered_frame
 
 ANGSTROM = 1.8897261246
 METHANOL = Molecule.from_dict(

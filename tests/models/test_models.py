@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 SMALL = {
     "cinn": ("cinn", {"couplings": 3, "hidden": 16, "context": 4}),
     "spline-cinn": ("cinn", {"couplings": 3, "hidden": 16, "context": 4, "coupling": "spline"}),
+    "fm": ("fm", {"steps": 6, "hidden": 32, "depth": 2, "context": 4}),
     "latent-cinn": ("latent-cinn", {"couplings": 3, "hidden": 32, "context": 8, "latent": 3}),
     "cvae": ("cvae", {"hidden": 16, "depth": 2, "latent": 3}),
     "ae-cvae": ("ae-cvae", {"hidden": 16, "depth": 2, "latent": 3}),
@@ -112,7 +113,8 @@ class _Linear:
 def trained(request: pytest.FixtureRequest) -> tuple[InverseModel, _Linear, list]:
     """Return each architecture, trained on the linear problem."""
     model, toy = _model(request.param, 2, 3, stirred=False), _Linear()
-    long = Schedule(epochs=12 * model.phases, batch=200, learning_rate=5e-3)
+    epochs, rate = (40, 1e-2) if request.param == "fm" else (12 * model.phases, 5e-3)
+    long = Schedule(epochs=epochs, batch=200, learning_rate=rate)
     records = fit(model, toy, long, seed=1, device=torch.device("cpu"))
     return model, toy, records
 
@@ -324,7 +326,7 @@ def test_sampled_densities_are_log_prob(name: str) -> None:
 def test_density_integrates_to_one(name: str) -> None:
     """In two dimensions, on a grid."""
     model = _model(name, 2, 2)
-    axis = torch.linspace(-12, 12, 600)
+    axis = torch.linspace(-12, 12, 300)
     grid = torch.cartesian_prod(axis, axis)
     with torch.no_grad():
         density = model.log_prob(grid, torch.tensor([[0.3, -0.8]]).expand(len(grid), 2)).exp()
@@ -370,7 +372,8 @@ def test_training_finds_a_known_posterior(
     if model.has_density:
         assert width == pytest.approx(toy.SIGMA, rel=0.05)
         exact = -float(toy.log_prob(x, c).mean())
-        assert exact - 0.01 < records[-1].validation_loss < exact + 0.03
+        with torch.no_grad():
+            assert exact - 0.01 < -float(model.log_prob(x, c).mean()) < exact + 0.03
 
 
 def test_flow_against_zuko() -> None:

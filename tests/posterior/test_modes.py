@@ -290,7 +290,7 @@ def test_a_nearest_miss_outside_the_prior_explains_nothing(beyond_the_fold: Post
     assert (found.status == STALLED).all()
     assert (found.verdict == UNIQUE).mean() > 0.9
     rows = build_prior(drawn.molecule, "broad").spec()["zmatrix"]
-    rows = [rows[0], rows[1] | {"length": {"uniform": [2.9, 3.5]}}, rows[2]]
+    rows = [rows[0], rows[1] | {"length": {"uniform": [3.0, 3.5]}}, rows[2]]
     other = drawn.modes(build_prior(drawn.molecule, {"kind": "internal", "zmatrix": rows}))
     assert (other.verdict == UNEXPLAINED).all()
     assert (other.probability == 0.0).all()

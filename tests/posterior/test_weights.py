@@ -47,6 +47,37 @@ def test_a_heavy_tail_is_found_out() -> None:
     assert np.isnan(Weights.of(np.zeros((2, 10))).k_hat).all()
 
 
+def _narrow(ratio: float, n: int, events: int = 300) -> Weights:
+    """Weights of a normal target in twelve dimensions, of draws from a normal of `ratio` times its width."""
+    squares = np.random.default_rng(7).chisquare(12, (events, n))
+    return Weights.of(0.5 * (1.0 - ratio**2) * squares)
+
+
+@pytest.mark.parametrize(("ratio", "most"), [(0.75, 0.4), (0.65, 0.15), (0.6, 0.1)])
+def test_the_effective_number_of_a_pilot_lies_and_the_rule_does_not(ratio: float, most: float) -> None:
+    """The exact efficiency is ((1 - 2a)^-12 (1 - 4a)^6), a = (1 - ratio^2) / 2, and 0 below ratio^2 = 1/2.
+
+    A thousand draws seem to have tens of times as many that count and more, ten of them in most
+    events; the largest weights tell.
+    """
+    a = 0.5 * (1.0 - ratio**2)
+    exact = max(1.0 - 4.0 * a, 0.0) ** 6 / (1.0 - 2.0 * a) ** 12
+    pilot = _narrow(ratio, 1000)
+    assert np.median(pilot.efficiency) > 20.0 * exact
+    assert (pilot.ess >= 10.0).mean() > 0.65
+    assert pilot.settled(10.0).mean() < most
+
+
+@pytest.mark.parametrize("ratio", [1.0, 1.15, 1.4])
+def test_bounded_weights_are_settled_when_enough_count(ratio: float) -> None:
+    """A proposal as wide as the target or wider: nothing but the effective number decides."""
+    pilot = _narrow(ratio, 1000)
+    for least in (10.0, 100.0, 400.0):
+        assert not (pilot.settled(least) & (pilot.ess < least)).any()
+        assert (pilot.settled(least) == (pilot.ess >= least)).mean() > 0.99
+    assert not Weights.of(np.full((2, 50), -np.inf)).settled(1.0).any()
+
+
 @pytest.mark.parametrize("shape", [-0.2, 0.2, 0.5, 0.9])
 def test_pareto_shape_is_recovered(shape: float) -> None:
     """Of SciPy's draws, up to the weak prior (ten of 1000 observations of 0.5)."""
@@ -250,6 +281,23 @@ def test_more_samples_are_drawn_where_few_count() -> None:
     assert errors[1] < 1.02 * errors[0]
     with pytest.raises(UsageError, match="latent samples of the training events"):
         model.sample(events, 5, latent="training", weigh=True)
+
+
+def test_more_is_drawn_until_no_draw_carries_the_rest(off_flow: Callable[[float], Reconstructor]) -> None:
+    """Of a flow too wide in its charts, with heavy weights: events with ten effective samples go on."""
+    events = flowcei.simulate("ocs", 30, noise="1%", seed=9)
+    model = off_flow(1.05)
+    plain = model.sample(events, 100, seed=1, weigh=True).weights
+    found = model.sample(events, 100, seed=1, min_ess=10.0, budget=1600).weights
+    assert plain is not None
+    assert found is not None
+    enough, few = plain.settled(10.0), (plain.ess >= 10.0) & ~plain.settled(10.0)
+    assert (found.drawn[enough] == 100).all()
+    assert few.sum() > 3
+    assert (found.drawn[few] > 100).all()
+    done = found.settled(10.0)
+    assert (found.drawn[~done] == 1600).all()
+    assert done.mean() > 0.5
 
 
 @pytest.mark.parametrize("ending", [".h5", ".csv"])

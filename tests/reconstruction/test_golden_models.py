@@ -53,7 +53,7 @@ def _drawn(model: Reconstructor, momenta: NDArray[np.float64]) -> NDArray[np.flo
     Which numbers a seed means may change from version to version; what a model makes of them may not.
     """
     events = events_of(momenta, model.molecule)
-    framed, condition, _ = model.enter(events.momenta, model.sigma(events, "1%"))
+    framed, condition = model.enter(events.momenta, model.sigma(events, "1%"))
     generator = np.random.default_rng(np.random.SeedSequence(2))
     drawn = model.network.sample(condition, SAMPLES, latent="prior", generator=generator)
     return model.frame.to_positions(model.chart_standardiser.inverse(drawn), framed).double().numpy()

@@ -1,0 +1,232 @@
+"""A normal approximation of each event's posterior: charts whitened by it leave a network only the rest.
+
+Positions y in the chart's own units, where KER = U0 = 1, minimise
+
+    |p(y) - P|^2 / s^2 + |W (z - mean)|^2,    z = y / KER, turned onto the prior's mean,
+
+by damped Gauss-Newton steps (K. Levenberg 1944, D. W. Marquardt 1963) on the exact simulator. Where they end
+depends on the event alone: densities stay exact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowcei.physics.explosion import asymptotic_momenta, followed_momenta
+from flowcei.physics.jacobian import followed_jacobian
+from flowcei.physics.priors.orders import nearest_rotations
+
+if TYPE_CHECKING:
+    from flowcei.molecules.molecule import Molecule
+
+Floats: TypeAlias = NDArray[np.float64]
+Rows: TypeAlias = tuple[tuple[float, ...], ...]
+
+_ACCURACY = 1e-6  # of simulated momenta, far below any noise
+_CHUNK = 2_000  # events at a time: their Jacobians fit the cache
+_STEPS = 40  # of a search, at the most
+_ENOUGH = 0.03  # fall of the sum of squares that a last step promises: it moves by a sixth of a deviation
+_GIVEN_UP = 1e8  # damping
+_STARTS = 4  # searches of an event, at the most
+_ASTRAY = 5.0  # deviations of the sum of squares at its minimum, beyond which another start is tried
+_HOPELESS = 1e12  # sum of squares of what cannot be searched
+_ROUNDING = 1e-12  # of the mean curvature
+_KEPT = 1e-4  # of the largest deviation of a prior: directions with less are turned away, or were never there
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """What the search needs, in plain numbers."""
+
+    charges: tuple[float, ...]  # (N,)
+    mean: Rows  # of the prior, (N, 3), bohr, from its centroid
+    rest: Rows  # momenta with which the mean explodes, (N, 3), hbar / bohr
+    root: Rows  # W (K, 3N), 1 / bohr: W (z - mean) of the prior's geometries z has the covariance 1
+
+    def __post_init__(self) -> None:
+        """ValueError for tables that do not fit the ions."""
+        n = len(self.charges)
+        shapes = [(self.mean, n, 3), (self.rest, n, 3), (self.root, len(self.root), 3 * n)]
+        fits = all(
+            len(table) == rows and {len(row) for row in table} == {columns} for table, rows, columns in shapes
+        )
+        size = (
+            max((abs(v) for table, *_ in shapes for row in table for v in row), default=np.inf)
+            if fits
+            else np.inf
+        )
+        if not fits or not 0 < len(self.root) <= 3 * n or not size < 1e9 or min(self.charges) <= 0:
+            raise ValueError(f"a whitening that does not fit {n} ions")
+
+    @classmethod
+    def of(cls, molecule: Molecule, geometries: Floats) -> Whitening:
+        """From geometries (B, N, 3) of a prior near the equilibrium of a molecule, bohr."""
+        mean = molecule.equilibrium - molecule.equilibrium.mean(axis=0)
+        x = geometries - geometries.mean(axis=1, keepdims=True)
+        for _ in range(2):  # turned onto the equilibrium, then onto their own mean
+            x = x @ nearest_rotations(np.swapaxes(x, 1, 2) @ mean)
+            mean = x.mean(axis=0)
+        size, axes = np.linalg.eigh(np.cov(x.reshape(len(x), -1).T))
+        kept = np.sqrt(np.maximum(size, 0.0)) > _KEPT * np.sqrt(size[-1])
+        root = (axes[:, kept] / np.sqrt(size[kept])).T
+        masses, charges = molecule.masses, molecule.charges
+        rest = np.asarray(asymptotic_momenta(mean, masses, charges, accuracy=1e-9), np.float64)
+        return cls(tuple(charges.tolist()), _rows(mean), _rows(rest), _rows(root))
+
+    def approximate(
+        self, momenta: Floats, sigma: Floats, ker: Floats, bodies: Bodies
+    ) -> tuple[Floats, Floats, Floats]:
+        """Centre y (B, D), lower triangular root (B, D, D) of the precision, and sum of squares (B,).
+
+        momenta: (B, N, 3) over sqrt(KER), centred; sigma: (B,) over sqrt(KER); ker: (B,), hartree.
+        """
+        size = 3 * len(self.charges) - 3
+        centre, root = np.zeros((len(ker), size)), np.tile(np.eye(size), (len(ker), 1, 1))
+        misfit = np.full(len(ker), _HOPELESS)
+        with np.errstate(over="ignore", invalid="ignore"):
+            sound = np.isfinite(momenta).all(axis=(1, 2)) & (sigma > 0) & (ker > 0) & np.isfinite(sigma * ker)
+        rows = np.flatnonzero(sound)
+        for first in range(0, len(rows), _CHUNK):
+            part = rows[first : first + _CHUNK]
+            event = _Event(momenta[part], sigma[part], ker[part])
+            with np.errstate(all="ignore"):  # a trial may be far beyond what can be followed
+                centre[part], root[part], misfit[part] = _Search(self, bodies).best(event)
+        return centre, root, misfit
+
+
+@dataclass(frozen=True)
+class Bodies:
+    """Masses (N,), bonds and assembly (N, N - 1) of a frame, and whether it folds mirror images."""
+
+    masses: Floats
+    tree: tuple[tuple[int, int], ...]
+    assembly: Floats
+    mirrored: bool
+
+
+@dataclass(frozen=True)
+class _Event:
+    """Events that are looked for, as for `Whitening.approximate`."""
+
+    momenta: Floats
+    sigma: Floats
+    ker: Floats
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> _Event:
+        return _Event(self.momenta[rows], self.sigma[rows], self.ker[rows])
+
+
+@dataclass(frozen=True)
+class _State:
+    """Where searches are."""
+
+    y: Floats  # (B, D)
+    square: Floats  # (B,)
+    slope: Floats  # half the gradient, (B, D)
+    curvature: Floats  # half the matrix of second derivatives, without those of residuals, (B, D, D)
+
+    def put(self, rows: NDArray[np.int64], other: _State, chosen: NDArray[np.bool_]) -> None:
+        """Take over what is chosen (K,) of others (K), which belong to rows (K,)."""
+        for mine, its in zip(vars(self).values(), vars(other).values(), strict=True):
+            mine[rows[chosen]] = its[chosen]
+
+
+class _Search:
+    """Searches with one whitening."""
+
+    def __init__(self, whitening: Whitening, bodies: Bodies) -> None:
+        self._bodies, self._charges = bodies, np.array(whitening.charges)
+        self._mean, self._rest = np.array(whitening.mean), np.array(whitening.rest)
+        n = len(self._mean)
+        self._root = np.array(whitening.root).reshape(-1, n, 3)
+        self._assembly = bodies.assembly - bodies.assembly.mean(axis=0)  # from the centroid
+        self._along = np.einsum("kni,nd->kdi", self._root, self._assembly)
+        self._stiffness = np.einsum("kdi,kem->diem", self._along, self._along)
+        self._limit = 3 * n - 6 + _ASTRAY * np.sqrt(2.0 * max(3 * n - 6, 1))
+        self._blind = bodies.masses / np.linalg.norm(bodies.masses)  # a drift moves momenta like this
+
+    def best(self, event: _Event) -> tuple[Floats, Floats, Floats]:
+        """Centres, roots and sums of squares of the best of some searches."""
+        state = self._from(self._mean, event)
+        flat = self._root.reshape(len(self._root), -1)
+        drawn = (
+            np.random.default_rng(0).standard_normal((_STARTS - 1, len(flat))) @ np.linalg.pinv(flat).T
+        )  # of the prior
+        for shift in drawn.reshape(-1, *self._mean.shape):
+            rows = np.flatnonzero(~(state.square < self._limit))
+            if not len(rows):
+                break
+            other = self._from(self._mean + shift, event[rows])
+            state.put(rows, other, other.square < state.square[rows])
+        sound = np.isfinite(state.curvature).all(axis=(1, 2)) & np.isfinite(state.square)
+        square = np.where(sound, state.square, _HOPELESS)
+        # Where no geometry was found that explains the event, the truth is some way off.
+        curvature = state.curvature / np.maximum(square / self._limit, 1.0)[:, None, None]
+        curvature[~sound] = np.eye(state.y.shape[1])
+        return state.y, np.asarray(np.linalg.cholesky(_lifted(curvature)), np.float64), square
+
+    def _from(self, geometry: Floats, event: _Event) -> _State:
+        """Search from a geometry (N, 3), turned as momenta are from those of the mean."""
+        along = np.einsum("ni,bnj->bij", self._rest, event.momenta / self._bodies.masses[:, None])
+        x = geometry @ nearest_rotations(along, mirrored=self._bodies.mirrored)
+        start, end = (list(side) for side in zip(*self._bodies.tree, strict=True))
+        state = self._at(((x[:, end] - x[:, start]) * event.ker[:, None, None]).reshape(len(x), -1), event)
+        active, damping = np.flatnonzero(np.isfinite(state.square)), np.full(len(x), 1e-3)
+        for _ in range(_STEPS):
+            if not len(active):
+                break
+            curvature, slope = state.curvature[active], state.slope[active]
+            scale = np.einsum("bdd->bd", curvature) * damping[active, None]
+            damped = _lifted(curvature + scale[:, :, None] * np.eye(scale.shape[1]))
+            step = np.linalg.solve(damped, slope[:, :, None])[..., 0]
+            trial = self._at(state.y[active] - step, event[active])
+            better = np.asarray(trial.square < state.square[active])
+            state.put(active, trial, better)
+            close = np.asarray((step * slope).sum(axis=1) < _ENOUGH) & (damping[active] < 1.0)
+            damping[active] *= np.where(better, 0.1, 10.0)
+            active = active[~close & (damping[active] < _GIVEN_UP)]
+        return state
+
+    def _at(self, y: Floats, event: _Event) -> _State:
+        """Sum of squares and its derivatives; inf where nothing can be simulated."""
+        n, masses, blind = len(self._mean), self._bodies.masses, self._blind
+        y = np.nan_to_num(y, nan=0.0, posinf=0.0, neginf=0.0)
+        x = np.ascontiguousarray(np.einsum("nd,bdj->bnj", self._assembly, y.reshape(len(y), n - 1, 3)))
+        away = (
+            followed_momenta(x, masses, self._charges, accuracy=_ACCURACY).astype(np.float64) - event.momenta
+        )
+        away -= blind[:, None] * np.einsum("n,bnj->bj", blind, away)[:, None]
+        away = away.reshape(len(y), -1) / event.sigma[:, None]
+        jacobian = followed_jacobian(x, masses, self._charges, accuracy=_ACCURACY)
+        jacobian = (jacobian @ np.kron(self._assembly, np.eye(3))).reshape(len(y), n, 3, -1)
+        jacobian -= blind[:, None, None] * np.einsum("n,bnjd->bjd", blind, jacobian)[:, None]
+        along = jacobian.reshape(len(y), 3 * n, -1) / event.sigma[:, None, None]
+        turn = nearest_rotations(np.einsum("ni,bnj->bij", self._mean, x), mirrored=self._bodies.mirrored)
+        z = x @ turn.transpose(0, 2, 1) / event.ker[:, None, None] - self._mean
+        odd = np.einsum("kni,bni->bk", self._root, z)
+        turn = turn / event.ker[:, None, None]
+        slope = np.einsum("bk,kdi,bij->bdj", odd, self._along, turn).reshape(y.shape)
+        curvature = np.einsum("diem,bij,bml->bdjel", self._stiffness, turn, turn, optimize=True)
+        square = (away**2).sum(axis=1) + (odd**2).sum(axis=1)
+        return _State(
+            y,
+            np.where(np.isfinite(square), square, np.inf),
+            slope + np.einsum("brd,br->bd", along, away),
+            curvature.reshape(len(y), y.shape[1], -1) + along.transpose(0, 2, 1) @ along,
+        )
+
+
+def _lifted(curvature: Floats) -> Floats:
+    """Matrices (B, D, D) that rounding cannot make singular."""
+    mean = np.einsum("bdd->b", curvature)[:, None, None] / curvature.shape[1]
+    return np.asarray(
+        curvature + np.maximum(_ROUNDING * mean, np.finfo(float).tiny) * np.eye(curvature.shape[1])
+    )
+
+
+def _rows(table: Floats) -> Rows:
+    return tuple(tuple(float(v) for v in row) for row in table)
