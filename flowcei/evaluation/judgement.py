@@ -136,8 +136,8 @@ def judge(
     level = None if events is not None and events.sigma is not None else str(model.default_noise)
     if events is None:
         events = fresh_events(model, rules.events, seed)
-    # Of five ions and more samples cost more: fewer events take as long.
-    events = events[: rules.events if len(model.molecule) < 5 else max(rules.events // 4, 100)]
+    # Of four ions and more samples cost more: fewer events take as long.
+    events = events[: rules.events if len(model.molecule) < 4 else max(rules.events // 4, 100)]
     check_calibrated(model, rules.samples)
     samples = max(min(rules.samples, 20), rules.samples // model.network.cost)
     blocks = list(model.stream(events, samples, noise=level, seed=seed))
