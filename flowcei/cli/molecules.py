@@ -24,7 +24,7 @@ def molecules(*, as_json: bool) -> None:
         show_json(table)
         return
     for name, facts in table.items():
-        show(f"{name:10s} {facts['ions']}; priors {', '.join(facts['priors'])}")
+        show(f"{name:12s} {facts['ions']}; priors {', '.join(facts['priors'])}")
 
 
 def molecule_facts(molecule: Molecule) -> dict[str, Any]:

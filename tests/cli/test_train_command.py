@@ -6,6 +6,7 @@ import os
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from shell import Shell
 import flowcei
 from flowcei.cli.runs import RunFolder
 from flowcei.cli.streams import log_file
+from flowcei.errors import UsageError
 from flowcei.storage.modelfile import read_model
 from flowcei.training import loop
 
@@ -137,6 +139,31 @@ def test_options_beside_resume_must_be_the_same(
     assert {p.name: p.read_bytes() for p in Path("run").iterdir()} == before
     monkeypatch.setenv("FLOWCEI_TRAIN_BATCH", "512")  # a default, not an order
     assert flow("train", "--resume", "run", "--batch", "50", "--hidden", "8") == 0
+
+
+@pytest.mark.parametrize(
+    ("molecule", "more", "sizes"),
+    [
+        ("ch2o", (), (20_000, 256)),
+        ("ch2o", ("--events", "300"), (300, 256)),
+        ("ch2o", ("--prior", "ball"), (100_000, 1024)),
+        ("ch2o", ("--arch", "nearest"), (100_000, 1024)),
+        ("ocs", (), (100_000, 1024)),
+    ],
+)
+def test_fewer_events_where_charts_are_whitened(
+    flow: Shell, monkeypatch: pytest.MonkeyPatch, molecule: str, more: tuple[str, ...], sizes: tuple[int, int]
+) -> None:
+    """Events of an epoch and of a step, as `flowcei.train` is asked for them."""
+    asked: dict[str, Any] = {}
+
+    def train(_: str, **how: Any) -> None:
+        asked.update(how)
+        raise UsageError("enough")
+
+    monkeypatch.setattr(flowcei, "train", train)
+    assert flow("train", "--molecule", molecule, *more, "--seed", "1", "-o", "run") == 2
+    assert (asked["events_per_epoch"], asked["schedule"].batch) == sizes
 
 
 def test_configuration_holds_every_option(flow: Shell) -> None:
