@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 )
 @option(
     "--budget",
-    "Samples drawn of one event, at the most; 100 times -n if absent, 150 with --exact.",
+    "Samples drawn of one event, at the most; 100 times -n if absent, more with --exact.",
     options.COUNT,
 )
 @options.output_option("File, .h5, .csv or .parquet; - for CSV on stdout; NAME.samples.h5 if absent.")

@@ -53,7 +53,8 @@ def exact_samples(
     """
     first = draw(np.arange(min(events, 1)), 1)
     ions = len(first.molecule)
-    count = max(n, rules.points, rules.per_dimension * (3 * ions - 3))
+    # More than are asked for: of a good flow hardly one is then taken twice.
+    count = max(n + n // 4, rules.points, rules.per_dimension * (3 * ions - 3))
     size = max(1, _HELD // count)
     several = [np.arange(k, min(k + size, events)) for k in range(0, events, size)]
     parts = [_Block(draw(rows, count), rows, density, prior, rules).run(n, rng, budget) for rows in several]
@@ -93,7 +94,8 @@ class _Block:
         log_weights = np.where(lost[:, None], -np.inf, np.repeat(chains.log_evidence[:, None], n, axis=1))
         evidence = np.where(lost, -np.inf, chains.log_evidence)
         tail = np.full(len(lost), np.nan)
-        weights = Weights(log_weights, chains.drawn, chains.effective, evidence, tail)
+        # Of as many samples: how many densities were asked for says nothing of those that are there.
+        weights = Weights(log_weights, np.full(len(lost), n), chains.effective, evidence, tail)
         columns = samples.columns | {R_HAT: chains.r_hat, ACCEPTANCE: chains.acceptance}
         x = positions.astype(np.float32)
         flags = combined(mixing=~chains.mixed)

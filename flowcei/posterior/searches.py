@@ -169,7 +169,9 @@ class _Block:
             np.float64
         )
         starts = np.bincount(of_search, minlength=len(place) + 1)[:-1].astype(np.intp)
-        searches = Searches(self.count, self.since, self.audits, self.surprises)
+        # Where every sample was a start, all of them are random: draws of the model.
+        every = np.where((self.near > 0.0).any(axis=1), 0, (self.near == 0.0).sum(axis=1))
+        searches = Searches(self.count, np.maximum(self.since, every), self.audits, self.surprises)
         share = np.asarray(share, dtype=np.float64)
         return Searched(self.event[place], self.ends[place], share, starts, searches)
 

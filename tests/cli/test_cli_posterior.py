@@ -45,6 +45,10 @@ def test_from_momenta_to_modes(flow: Shell) -> None:
     assert set(modes["event"]) == set(range(20))
     np.testing.assert_allclose(modes.groupby("event")["probability"].sum(), 1.0, rtol=1e-9)
     assert set(modes["source"]) == {"weights"}
+    assert "of the samples' weight on average" in flow.err
+    assert modes["missed"].max() < 0.35
+    assert flow("modes", "e.samples.h5", "-o", "more.csv", "--missed", "0.1") == 0
+    assert pd.read_csv("more.csv")["missed"].max() < 0.1
     found = modes[modes["status"] == "converged"]
     x = found[[a + b for a in "cos" for b in "xyz"]].to_numpy().reshape(-1, 3, 3)
     ocs, events = flowcei.Molecule.load("ocs"), flowcei.read_events("e.csv")
