@@ -125,3 +125,11 @@ def test_eleven_atoms_explode() -> None:
         (p**2 / (2 * events.molecule.masses[:, None])).sum(axis=(1, 2)), energy, rtol=1e-6
     )
     np.testing.assert_allclose(p.sum(axis=1), 0.0, atol=1e-6)
+
+
+def test_geometries_far_from_benzene_are_refused_at_once() -> None:
+    """None of 518,400 orders is near one from a ball: unknown, with a warning, also where all of a batch are."""
+    molecule, prior = _modes("benzene")
+    far = build_prior(molecule, "ball").sample(2, np.random.default_rng(1))
+    with pytest.warns(UserWarning, match="2 of 2 geometries have so many orders"):
+        assert np.isnan(prior.log_prob_unlabelled(far, molecule.identical)).all()

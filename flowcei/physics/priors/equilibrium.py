@@ -195,7 +195,7 @@ class NormalModesPrior(_EquilibriumPrior):
         x = x - (m @ x / total)[:, None]
         body = x @ nearest_rotations(np.swapaxes(x * m[:, None], 1, 2) @ self._equilibrium)
         weighted = (body - self._equilibrium) * np.sqrt(m)[:, None]
-        q = weighted.reshape(len(x), -1) @ self._basis.T / self._sigma
+        q = weighted.reshape(len(x), 3 * len(m)) @ self._basis.T / self._sigma
         volume = np.linalg.det(self._inertia(body)) / self._root_inertia
         out = (
             -0.5 * (q**2).sum(axis=1)
