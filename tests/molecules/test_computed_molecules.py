@@ -128,7 +128,7 @@ def test_eleven_atoms_explode() -> None:
 
 
 def test_geometries_far_from_benzene_are_refused_at_once() -> None:
-    """None of 518,400 orders is near one from a ball: unknown, with a warning, also where all of a batch are."""
+    """None of 518,400 orders is near one from a ball: unknown, with a warning, if all of a batch are."""
     molecule, prior = _modes("benzene")
     far = build_prior(molecule, "ball").sample(2, np.random.default_rng(1))
     with pytest.warns(UserWarning, match="2 of 2 geometries have so many orders"):
