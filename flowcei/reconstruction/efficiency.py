@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -30,6 +31,7 @@ LONG_TRAINING = 50_000
 """Events, over all epochs; a shorter training takes a moment and is judged on fewer."""
 
 _STREAM = 3  # of the seed of a training, which takes 0 to 2: what a model is judged on it has not seen
+_SECONDS, _TIMED = 60.0, 50  # that an efficiency may take; draws that are timed
 _RUN_UP = 1.1  # epochs also validate and are kept
 _LEAST = 0.5  # of the last round: a shorter one would hardly come back to where that one ended
 
@@ -81,6 +83,12 @@ def measured_efficiency(
     draws, deep = (rules.draws, rules.deep) if ions < 4 else (rules.draws // 4, max(1, rules.deep + 3 - ions))
     draws, many = (max(n // model.network.cost, min(n, 500)) for n in (draws, rules.deep_draws))
     events = events[: rules.events]
+    # Where many orders of like atoms count, the density of a prior takes milliseconds: then there are fewer
+    # draws, by powers of ten, so that how many hardly depends on how fast the machine is.
+    total = draws * len(events) + 2 * deep * many
+    seconds = total * _seconds_of_a_draw(model, events[:1], noise, seed)
+    tenths = max(0, math.ceil(math.log10(max(seconds / _SECONDS, 1e-9))))
+    draws, many = (max(n // 10**tenths, min(n, _TIMED)) for n in (draws, many))
     shares = _shares(model, events, draws, noise, seed)
     order, chosen = np.argsort(shares), list[float]()
     for level in (0.5, 0.1):
@@ -88,6 +96,16 @@ def measured_efficiency(
         rows = np.sort(order[max(first, 0) :][:deep])
         chosen.append(float(np.median(_shares(model, events[rows], many, noise, seed + 1))))
     return Efficiency(chosen[0], min(chosen), many)
+
+
+def _seconds_of_a_draw(model: Reconstructor, event: Events, noise: str | None, seed: int) -> float:
+    """What one more draw takes: the first call compiles, and each has costs of its own."""
+    taken = []
+    for draws in (_TIMED, _TIMED, 5 * _TIMED):
+        begun = time.perf_counter()
+        _shares(model, event, draws, noise, seed)
+        taken.append(time.perf_counter() - begun)
+    return max(taken[2] - taken[1], 0.0) / (4 * _TIMED)
 
 
 def _shares(model: Reconstructor, events: Events, draws: int, noise: str | None, seed: int) -> Floats:
