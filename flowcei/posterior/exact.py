@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flowcei.physics.explosion import centre_of_mass
-from flowcei.posterior.chains import CHAIN_RULES, ChainRules, run_chains
+from flowcei.posterior.adaptation import CHAIN_RULES, ChainRules
+from flowcei.posterior.chains import run_chains
 from flowcei.posterior.flags import combined
 from flowcei.posterior.mixtures import StudentMixture
 from flowcei.posterior.weights import Weights

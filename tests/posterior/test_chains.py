@@ -9,7 +9,8 @@ import pytest
 from scipy.linalg import eigh
 from scipy.stats import multivariate_normal, norm
 
-from flowcei.posterior.chains import ChainRules, Chains, run_chains
+from flowcei.posterior.adaptation import ChainRules
+from flowcei.posterior.chains import Chains, run_chains
 from flowcei.posterior.mixtures import StudentMixture
 
 if TYPE_CHECKING:
