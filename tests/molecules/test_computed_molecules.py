@@ -124,7 +124,7 @@ def test_eleven_atoms_explode() -> None:
     np.testing.assert_allclose(
         (p**2 / (2 * events.molecule.masses[:, None])).sum(axis=(1, 2)), energy, rtol=1e-6
     )
-    np.testing.assert_allclose(p.sum(axis=1), 0.0, atol=1e-6)
+    np.testing.assert_allclose(p.sum(axis=1), 0.0, atol=1e-5 * np.abs(p).max())  # in single precision
 
 
 def test_geometries_far_from_benzene_are_refused_at_once() -> None:

@@ -369,7 +369,7 @@ def test_info_says_all_of_it(
         "accuracy of momenta 0.0001, events the scaler saw 1500, events of validation 500",
         "0.5%..2% of the rms momentum component",
         "atom s, from c, length normal [2.95, 0.18], angle_to o, angle bend 8.5",
-        "nat, in standardised coordinates",
+        "(nat), in standardised coordinates",
         "FrEIA 0.2",
         "match their checksum",
         "sha256:",
