@@ -24,6 +24,7 @@ INSIDE = "inside_prior"
 
 _HELD = 400_000  # samples in memory
 _ROUNDS = 10  # of n draws: with half of them outside, one event of 1e3 n is not filled up
+_REACH, _DRAWS = 5.0, 200  # times the extent of so many draws, beyond which a normal prior has nothing
 _MOSTLY = 0.5  # share inside below which samples say what the flow does beyond the prior
 
 
@@ -112,10 +113,15 @@ def restricted(samples: PosteriorSamples, draw: Draw, prior: GeometryPrior) -> P
     for name, array in filled.items():
         array[short] = getattr(samples, name)[short]
     share = np.where(answered, accepted / drawn, np.nan)
-    return replace(samples, **filled, columns={**samples.columns, INSIDE: share})
+    return replace(samples, **filled, columns=samples.columns | ({INSIDE: share} if prior.bounded else {}))
 
 
 def _inside(samples: PosteriorSamples, prior: GeometryPrior) -> Bools:
+    if not prior.bounded:
+        # Couplings throw one latent of a thousand to 1e15 bohr, and a mean is lost with it.
+        reach = _REACH * np.abs(prior.sample(_DRAWS, np.random.default_rng(0))).max()
+        far = np.abs(samples.positions).max(axis=(2, 3)) > reach
+        return ~far
     flat = samples.positions.reshape(-1, *samples.positions.shape[2:]).astype(np.float64)
     return prior.allows(flat, samples.molecule.identical).reshape(samples.positions.shape[:2])
 

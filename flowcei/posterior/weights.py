@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from flowcei.posterior.arrays import Bools, Floats, Numbers, Rows
 
 
+_NOTHING = 1e4  # nats
+
+
 @dataclass(frozen=True)
 class WeightRules:
     """When weights are reliable; files hold no rules: weigh again after reading for others than these."""
@@ -102,7 +105,10 @@ class Weights(RowArrays):
 
         Samples that the prior excludes then have none either, unless too few would remain.
         """
-        possible = np.isfinite(self.log_weights)
+        # Nor have those that a flow throws to where nothing is: at e^-10000 momenta are 50 % off.
+        with np.errstate(invalid="ignore"):
+            top = self.log_weights.max(axis=1, keepdims=True)
+            possible = np.isfinite(self.log_weights) & (self.log_weights > top - _NOTHING)
         equal = np.where(possible | (possible.sum(axis=1, keepdims=True) < self.rules.min_ess), 0.0, -np.inf)
         log_weights = np.where(self.reliable[:, None], self.log_weights, equal)
         weights = np.exp(log_weights - log_weights.max(axis=1, keepdims=True))

@@ -177,9 +177,7 @@ def by_request(
     if request.weighs and not request.exact:
         least, most = request.min_ess, request.most_draws
         samples = top_up(samples.weigh(prior), draw, min_ess=least, budget=most, rng=rng, prior=prior)
-    elif (
-        not request.exact and prior is not None and prior.has_density and prior.bounded
-    ):  # what is weighed is 0 outside anyway
+    elif not request.exact and prior is not None and prior.has_density:  # what is weighed is 0 outside anyway
         samples = restricted(samples, draw, prior)
     answered = samples.answered
     more = {"no_geometry": ~answered, "outside_prior": mostly_outside(samples)}

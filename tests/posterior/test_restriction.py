@@ -9,8 +9,10 @@ import pytest
 
 import flowcei
 from flowcei.physics.priors import build_prior
-from flowcei.posterior.drawing import INSIDE
+from flowcei.posterior.arrays import Rows
+from flowcei.posterior.drawing import INSIDE, restricted
 from flowcei.posterior.flags import FLAG_BITS
+from flowcei.posterior.samples import PosteriorSamples
 from flowcei.reconstruction.model import Reconstructor
 
 
@@ -92,3 +94,19 @@ def test_an_event_that_is_hardly_inside_keeps_its_samples_and_is_flagged() -> No
     np.testing.assert_array_equal(drawn.positions[1], plain.positions[1])
     assert drawn.flags is not None
     assert ((drawn.flags & FLAG_BITS["outside-prior"]) > 0).tolist() == [False, True, False]
+
+
+def test_what_a_coupling_throws_away_is_drawn_again() -> None:
+    """A normal prior excludes nothing; but samples 1e12 bohr away, one in a hundred, would be the mean."""
+    model, events = flowcei.load(), flowcei.simulate("ocs", 3, noise="1%", seed=1)
+    drawn, rng = model.sample(events, 200, seed=1), np.random.default_rng(2)
+
+    def thrown(rows: Rows, n: int) -> PosteriorSamples:
+        samples = model.sample(events[rows], n, seed=3)
+        far = rng.random((len(rows), n)) < 0.01
+        return replace(samples, positions=np.where(far[..., None, None], 1e12, samples.positions))
+
+    samples = restricted(thrown(np.arange(3), 200), thrown, model.prior)
+    assert np.abs(samples.positions).max() < 50.0
+    np.testing.assert_allclose(samples.mean(), drawn.mean(), atol=0.05)
+    assert "inside_prior" not in samples.columns
