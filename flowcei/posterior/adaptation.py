@@ -35,7 +35,7 @@ class ChainRules:
     patience: int = 3  # rounds that may bring less
     # Efficiency of the proposal at which its points, resampled, need no chains: at 0.78 so many are repeated
     # that a classifier tells them from independent ones (C2ST 0.555).
-    good: float = 0.9
+    good: float = 0.95
     enough: float = 0.4  # efficiency at which no further round is needed
     poor: float = 0.1  # efficiency below which modes are searched for
     # Greatest R-hat of chains that have mixed: their correlation with where they began is then 0.2.

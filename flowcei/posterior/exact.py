@@ -54,8 +54,9 @@ def exact_samples(
     """
     first = draw(np.arange(min(events, 1)), 1)
     ions = len(first.molecule)
-    # More than are asked for: of a good flow hardly one is then taken twice.
-    count = max(n + n // 4, rules.points, rules.per_dimension * (3 * ions - 3))
+    # More than are asked for: of a good flow hardly one is then taken twice. (With a quarter more, and flows
+    # of 0.94, a classifier told methanol's from independent ones: C2ST 0.533.)
+    count = max(n + n // 2, rules.points, rules.per_dimension * (3 * ions - 3))
     size = max(1, _HELD // count)
     several = [np.arange(k, min(k + size, events)) for k in range(0, events, size)]
     parts = [_Block(draw(rows, count), rows, density, prior, rules).run(n, rng, budget) for rows in several]
