@@ -128,7 +128,9 @@ def judge(
 
     Example:
         >>> import flowcei
-        >>> flowcei.judge(flowcei.load(), seed=1).word
+        >>> from flowcei.evaluation.judgement import JudgementRules
+        >>> few = flowcei.simulate("ocs", 400, noise="1%", seed=9)
+        >>> flowcei.judge(flowcei.load(), few, seed=1, rules=JudgementRules.of(0)).word
         'good'
     """
     if model.architecture in NULL_MODELS or model.network.is_point:
