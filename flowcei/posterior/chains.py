@@ -50,14 +50,14 @@ class Chains(RowArrays):
 
     points: Floats  # (E, n, D)
     height: Floats  # log posterior density, not normalised, (E, n)
-    log_evidence: Floats  # log of its integral, (E,), by the weights before the chains
+    log_evidence: Floats  # log of its integral, (E,), by the draws of the last mixture, or of the start
     effective: Floats  # number of independent draws that they are worth, (E,)
     drawn: Numbers  # points whose density was asked for, (E,)
     acceptance: Floats  # share of the mixture's draws that were accepted, (E,)
     # Of the chains grouped by where they began, the greatest of all coordinates and the density, (E,): 1
     # where nothing of the start is left, infinite where the proposal has no point that the posterior allows.
     r_hat: Floats
-    mixed: Bools  # whether nothing is left, and the means do not drift any more, (E,)
+    mixed: Bools  # whether nothing is left, and neither means nor variances drift any more, (E,)
 
 
 def run_chains(

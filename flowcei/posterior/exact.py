@@ -75,6 +75,7 @@ class _Block:
 
     def run(self, n: int, rng: np.random.Generator, budget: int | None) -> PosteriorSamples:
         samples = self.samples
+        self.unknown = np.zeros(len(samples), dtype=bool)
         start = _relative(samples.positions.astype(np.float64))
         exact = samples.log_prob is not None
         chains = run_chains(
@@ -100,7 +101,8 @@ class _Block:
         weights = Weights(log_weights, np.full(len(lost), n), chains.effective, evidence, tail)
         columns = samples.columns | {R_HAT: chains.r_hat, ACCEPTANCE: chains.acceptance}
         x = positions.astype(np.float32)
-        flags = combined(mixing=~chains.mixed)
+        # A geometry whose density nobody knows counts as impossible, and that has to be said.
+        flags = combined(mixing=~chains.mixed | self.unknown)
         out = replace(samples, positions=x, log_prob=log_prob, weights=weights)
         return replace(out, columns=columns, flags=flags)
 
@@ -110,7 +112,10 @@ class _Block:
         return x - centre_of_mass(x, self.samples.molecule.masses)
 
     def log_posterior(self, points: Floats, rows: Rows) -> Floats:
-        return self.samples[rows].log_posterior(self.positions(points), self.prior)
+        """Of points (e, m, D); the events of which the prior cannot say it once are kept in mind."""
+        values = self.samples[rows].log_posterior(self.positions(points), self.prior)
+        self.unknown[rows] |= np.isnan(values).any(axis=1) & self.samples.answered[rows]
+        return values
 
     def density(self, points: Floats, rows: Rows) -> Floats:
         return self.model_density(self.positions(points), self.rows[rows])

@@ -32,7 +32,8 @@ FLAGS = {
     "no-geometry": "the model cannot express a geometry for these momenta: the samples are NaN",
     "outside-prior": "most samples of the model lie where the prior has no geometry",
     "noise": "the stated noise is above what the model was trained for: the samples are too narrow",
-    "mixing": "the chains of --exact did not mix within the budget: a larger --budget, or a better model",
+    "mixing": "the chains of --exact did not mix within the budget (a larger --budget or a better model), "
+    "or the prior cannot say the density of a geometry (too many orders of like atoms count)",
 }
 """What each flag means; flag number k is bit k. New flags are appended: files hold the bits."""
 
