@@ -19,10 +19,11 @@ from flowcei.experiment.detector import DEFAULT_NOISE, NOISE_FLOOR, Noise, rms_c
 from flowcei.frame.raw import RawFrame
 from flowcei.molecules.molecule import Molecule
 from flowcei.physics.priors import GeometryPrior, build_prior
+from flowcei.reconstruction.defaults import Defaults, usual_training
 from flowcei.reconstruction.framing import charts_of, ordered_frame, whitened_frame
 from flowcei.reconstruction.loading import check_prior
 from flowcei.storage.card import DataRecord, SimulationRecord, TrainingRecord
-from flowcei.training.schedule import MIN_EVENTS, NEAR, Schedule, fresh_sizes
+from flowcei.training.schedule import MIN_EVENTS, Schedule
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,8 +54,8 @@ class TrainingRules:
         0.0001
     """
 
-    pilot_events: int = 20_000
-    validation_events: int = 10_000
+    pilot_events: int = Defaults.pilot
+    validation_events: int = Defaults.validation
     accuracy: float = 1e-4
 
 
@@ -87,9 +88,8 @@ class FreshSource(Source):
 
     simulator: Simulator
     rows: int  # of an epoch
-    rules: TrainingRules = RULES
-    batch: int = Schedule.batch  # rows of a step
-    whitened: bool = False  # whether charts may be
+    rules: TrainingRules
+    defaults: Defaults
 
     def events(self, stream: int, index: int) -> Events:
         """As many fresh events as the stream has."""
@@ -98,12 +98,18 @@ class FreshSource(Source):
 
     def schedule(self) -> Schedule:
         """The usual one, with steps of its size."""
-        return Schedule(batch=self.batch)
+        return Schedule(batch=self.defaults.batch)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Of the architecture, where nobody says."""
+        return self.defaults.options
 
     def frame(self, kind: str, pilot: Events) -> Frame:  # noqa: ARG002 (raw ones are of files)
         """Recoil frame, in which mirror images are folded where the prior has both."""
-        frame = ordered_frame(pilot, reflect=self.simulator.prior.mirror_symmetric)
-        return whitened_frame(frame, pilot, self.simulator.prior) if self.whitened else frame
+        prior = self.simulator.prior
+        frame = ordered_frame(pilot, reflect=prior.mirror_symmetric)
+        return whitened_frame(frame, pilot.molecule, prior) if self.defaults.whitened else frame
 
 
 def fresh(
@@ -112,9 +118,8 @@ def fresh(
     noise: Noise | str | None,
     per_epoch: int | None,
     seed: int,
-    rules: TrainingRules,
-    *,
-    whitened: bool = False,
+    rules: TrainingRules | None,
+    architecture: str,
 ) -> tuple[FreshSource, Noise, TrainingRecord]:
     """Source of a training on a prior, the noise it trains for, and what a model says of both."""
     if per_epoch is not None and per_epoch < MIN_EVENTS:
@@ -125,13 +130,12 @@ def fresh(
         check_prior(mol, prior)
     level = floored(Noise.parse(noise or DEFAULT_NOISE))
     name = prior if isinstance(prior, str) else None if prior else mol.default_prior
-    usual = fresh_sizes(len(mol), geometry.kind if whitened else "")
-    rows = per_epoch or usual["events"]
+    usual = usual_training(len(mol), geometry, architecture)
+    rows, rules = per_epoch or usual.events, rules or TrainingRules(usual.pilot, usual.validation)
     simulation = SimulationRecord(events_per_epoch=rows, **asdict(rules))
     record = TrainingRecord(prior=geometry.spec(), prior_name=name, simulation=simulation)
     simulator = Simulator(mol, geometry, level, seed, rules.accuracy)
-    source = FreshSource(simulator, rows, rules, usual["batch"], whitened and geometry.kind in NEAR)
-    return source, level, record
+    return FreshSource(simulator, rows, rules, usual), level, record
 
 
 @dataclass(frozen=True)
@@ -157,6 +161,11 @@ class RecordedSource(Source):
     def rows(self) -> int:
         """Events of an epoch."""
         return len(self.training)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Of the architecture, where nobody says: its own."""
+        return {}
 
     def schedule(self) -> Schedule:
         """By the rows; noise that comes with them is the same in every epoch, and is learned by heart."""
