@@ -8,7 +8,7 @@ import platform
 import re
 import shlex
 import sys
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -152,7 +152,7 @@ class _Plan:
     options: dict[str, Any]  # all of the run, resolved: with them it can be made again
     molecule: flowcei.Molecule
     data: flowcei.Events | None = None
-    conclusions: tuple[str, ...] = ()  # from the data, a line each
+    conclusions: list[str] = field(default_factory=list)  # from data, molecule and prior, a line each
 
     @classmethod
     def of(cls, given: dict[str, Any]) -> _Plan:
@@ -173,10 +173,7 @@ class _Plan:
             if molecule.default_prior is not None:
                 chosen.setdefault("prior", molecule.default_prior)
             usual = _usual(molecule, chosen.get("prior"), arch)
-            own, conclusions = (
-                usual.options | own,
-                (f"defaults for {len(molecule)} ions and this prior: {usual}",),
-            )
+            own, conclusions = usual.options | own, [f"defaults for {len(molecule)} ions: {usual}"]
             chosen = {"events": usual.events, "batch": usual.batch} | chosen
         elif "prior" in chosen:
             raise UsageError("--prior says what to simulate; with --data nothing is simulated")
@@ -204,7 +201,7 @@ class _Plan:
             given["arch"],
             molecule=self.molecule,
             data=self.data,
-            options={field.name: given[field.name] for field in fields(options_type(given["arch"]))},
+            options={each.name: given[each.name] for each in fields(options_type(given["arch"]))},
             schedule=Schedule(**{name: given[name] for name in _SCHEDULE}),
             events_per_epoch=given["events"],
             **how,
@@ -218,7 +215,7 @@ def _usual(molecule: flowcei.Molecule, prior: str | None, arch: str) -> Defaults
     return usual_training(len(molecule), build_prior(molecule, prior), arch)
 
 
-def _settled_by_data(data: flowcei.Events, given: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _settled_by_data(data: flowcei.Events, given: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Noise and schedule for the events of a file, where they are not given, and a line on each."""
     from flowcei.reconstruction.training_data import settled_noise
 
@@ -227,10 +224,10 @@ def _settled_by_data(data: flowcei.Events, given: dict[str, Any]) -> tuple[dict[
     chosen = {name: given[name] for name in _SCHEDULE if name in given}
     schedule = Schedule.for_rows(rows, fresh_noise=own is not None and not own.level, **chosen)
     settled = {name: getattr(schedule, name) for name in _SCHEDULE}
-    conclusions = (
+    conclusions = [
         f"noise of the data: {'as its column says' if own is None else own}; trained for {level}",
         f"schedule: {schedule.epochs} passes over {rows} events in batches of {schedule.batch}",
-    )
+    ]
     return settled if own is None else settled | {"noise": str(level)}, conclusions
 
 

@@ -1,4 +1,4 @@
-"""What a training on simulated events takes where nobody says: by its ions, its prior and its architecture."""
+"""What a training on simulated events takes where nobody says: by ions, prior and architecture."""
 
 from __future__ import annotations
 
