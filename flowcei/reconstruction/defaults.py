@@ -27,8 +27,6 @@ class Defaults:
     whitened: bool = False
     events: int = 100_000  # of an epoch
     batch: int = 1024
-    pilot: int = 20_000  # events that frame and standardisers are fitted on
-    validation: int = 10_000
     options: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -55,7 +53,5 @@ def usual_training(ions: int, prior: GeometryPrior, architecture: str) -> Defaul
         True,
         events,
         256 if ions <= _FEW_IONS else 64,
-        min(Defaults.pilot, events),
-        min(Defaults.validation, events),
         dict(about.wide) if wide else {},
     )

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from flowcei.posterior.arrays import Floats
     from flowcei.reconstruction.model import Reconstructor
 
+_FEW = 2000  # events that fit a frame of whitened charts, at the least: it is all but standard already
 _MOST = 2000  # events that noise is measured on: to 1 %
 _TURNED = 0.5  # share of events in another frame, beyond which distances say nothing
 _TOLERANCE = 1.1  # what is stated may be this much below what is measured
@@ -54,8 +55,8 @@ class TrainingRules:
         0.0001
     """
 
-    pilot_events: int = Defaults.pilot
-    validation_events: int = Defaults.validation
+    pilot_events: int = 20_000
+    validation_events: int = 10_000
     accuracy: float = 1e-4
 
 
@@ -131,7 +132,10 @@ def fresh(
     level = floored(Noise.parse(noise or DEFAULT_NOISE))
     name = prior if isinstance(prior, str) else None if prior else mol.default_prior
     usual = usual_training(len(mol), geometry, architecture)
-    rows, rules = per_epoch or usual.events, rules or TrainingRules(usual.pilot, usual.validation)
+    rows = per_epoch or usual.events
+    if rules is None:
+        most = max(rows, _FEW) if usual.whitened else RULES.pilot_events  # each costs a search
+        rules = TrainingRules(min(RULES.pilot_events, most), min(RULES.validation_events, most))
     simulation = SimulationRecord(events_per_epoch=rows, **asdict(rules))
     record = TrainingRecord(prior=geometry.spec(), prior_name=name, simulation=simulation)
     simulator = Simulator(mol, geometry, level, seed, rules.accuracy)

@@ -152,7 +152,7 @@ def test_options_beside_resume_must_be_the_same(
         ("iodopyridine", ("--arch", "latent-cinn"), (100_000, 1024, 8, None)),
     ],
 )
-def test_defaults_follow_molecule_and_prior_and_what_is_typed_wins(
+def test_defaults_follow_molecule_and_prior(
     flow: Shell,
     monkeypatch: pytest.MonkeyPatch,
     molecule: str,

@@ -38,9 +38,7 @@ def test_splines_where_a_prior_is_wide(name: str, prior: str, *, wide: bool) -> 
     ("name", "prior", "architecture"),
     [("ocs", "ball", "cinn"), ("ch4", "ball", "cinn"), ("ocs", None, "cvae"), ("ch4", None, "fm")],
 )
-def test_bonds_where_there_is_no_middle_or_no_density(
-    name: str, prior: str | None, architecture: str
-) -> None:
+def test_bonds_without_a_middle_or_a_density(name: str, prior: str | None, architecture: str) -> None:
     """A ball, and architectures without a density that knows whitened charts: many events, their options."""
     assert _usual(name, prior, architecture) == Defaults()
 
@@ -69,8 +67,9 @@ def test_more_atoms_take_fewer_events_and_steps_of_fewer() -> None:
     few, many = _usual("c2h2"), _usual("iodopyridine")
     assert few.events == 20_000
     assert many.events * 11**3 == pytest.approx(20_000 * 6**3, rel=1e-3)
-    assert many.pilot == many.validation == many.events
     assert many.batch < few.batch
+    source, _, _ = fresh("iodopyridine", None, None, None, 1, None, "cinn")
+    assert source.rules.pilot_events == source.rules.validation_events == source.rows == many.events
 
 
 def test_what_is_given_wins() -> None:
