@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from flowcei.physics.priors import GeometryPrior
     from flowcei.reconstruction.training_data import FreshSource, TrainingRules
     from flowcei.storage.card import TrainingRecord
+    from flowcei.training.checkpoint import Checkpoint
 
 
 def train(
@@ -130,24 +131,18 @@ def train(
     path = None if checkpoint is None else Path(checkpoint)
     _check_asked(frame, data, max_seconds, kept=path is not None or until is not None)
     begun = begun_at(path, resume=resume)
-    if seed is None:
-        seed = fresh_seed() if begun is None else int(begun.settings["seed"])
+    seed = _settled_seed(seed, begun)
     source, level, record = (
         fresh(molecule, prior, noise, events_per_epoch, seed, rules, architecture)
         if data is None
         else recorded(data, noise, seed)
     )
-    schedule = schedule or source.schedule()
-    network = architecture, source.options | (options or {})
+    network, schedule = (architecture, source.options | (options or {})), schedule or source.schedule()
     charts = _prepared(source, frame, network, level, record, seed, data)
-    settings = _settings(charts.model, data) | {"seed": seed, **asdict(schedule)}
-    rounds = None
-    if until is not None:
-        settings["until"] = until
-        rounds = _until(charts.model, source, until, seed, max_seconds, schedule, on_round)
+    settings = _settings(charts.model, data, until) | {"seed": seed, **asdict(schedule)}
+    rounds = _until(charts.model, source, until, seed, max_seconds, schedule, on_round)
     check_settings(begun, settings)
-    done, total = len(begun.records) if begun is not None else 0, source.rows * schedule.epochs
-    with bar_of_events(None if rounds else total, show=progress, done=source.rows * done) as bar:
+    with _bar(source.rows, schedule, begun, endless=rounds is not None, show=progress) as bar:
         records = fit(
             charts.model.network,
             charts,
@@ -160,6 +155,18 @@ def train(
             more=rounds,
         )
     return _finished(charts, records, schedule, seed)
+
+
+def _settled_seed(seed: int | None, begun: Checkpoint | None) -> int:
+    if seed is not None:
+        return seed
+    return fresh_seed() if begun is None else int(begun.settings["seed"])
+
+
+def _bar(rows: int, schedule: Schedule, begun: Checkpoint | None, *, endless: bool, show: bool) -> tqdm:
+    """Bar of so many rows an epoch, of which some are done."""
+    done = rows * len(begun.records) if begun is not None else 0
+    return bar_of_events(None if endless else rows * schedule.epochs, show=show, done=done)
 
 
 def _check_asked(frame: str, data: Events | None, max_seconds: float | None, *, kept: bool) -> None:
@@ -208,13 +215,15 @@ def _prepared(
 def _until(
     model: Reconstructor,
     source: FreshSource | RecordedSource,
-    wanted: float,
+    wanted: float | None,
     seed: int,
     seconds: float | None,
     schedule: Schedule,
     on_round: Callable[[Round], None] | None,
-) -> Until:
-    """What decides after each round whether another follows."""
+) -> Until | None:
+    """What decides after each round whether another follows, where an efficiency is wanted."""
+    if wanted is None:
+        return None
     rules = rules_for(source.rows * schedule.epochs)
     held_out = isinstance(source, RecordedSource)  # of a file the rows that choices are made on
     return Until(
@@ -248,7 +257,7 @@ def _finished(charts: Charts, epochs: list[EpochRecord], schedule: Schedule, see
     return charts.model
 
 
-def _settings(model: Reconstructor, data: Events | None) -> dict[str, Any]:
+def _settings(model: Reconstructor, data: Events | None, until: float | None) -> dict[str, Any]:
     """What a training must share with the checkpoint that it goes on from, in plain values."""
     simulation = model.training.simulation
     table: dict[str, Any] = {
@@ -260,6 +269,7 @@ def _settings(model: Reconstructor, data: Events | None) -> dict[str, Any]:
         "prior": model.training.prior,
         **({} if simulation is None else simulation.model_dump()),
         "data": None if data is None else _digest(data),
+        **({} if until is None else {"until": until}),
     }
     return json.loads(json.dumps(table))  # pairs become lists, as they are read back
 
