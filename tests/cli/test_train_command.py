@@ -63,7 +63,7 @@ def test_a_log_tells_what_was_done_and_when(flow: Shell, monkeypatch: pytest.Mon
     """Commands, versions, seed and every note of both parts, each line with its time; also under -q."""
     with monkeypatch.context() as patch:
         _interrupt_after(patch, 2)
-        flow("-q", *LINE)
+        flow("-q", *LINE, "--prior", "ball")  # of a small flow a poor model
     assert len(flow.err.splitlines()) == 1
     flow("-q", "train", "--resume", "run")
     assert flow.err.startswith("warning: verdict on 100 events unseen: poor")
