@@ -52,6 +52,11 @@ _UNLIKELY = 1e-6  # chance that an event without fault is flagged
 _FIRST = 4  # samples of an event that are simulated first: most events are explained by one of them
 
 
+def moving_source(sums: Floats) -> Bools:
+    """Which events (E,) have sums of momenta, over noise and source (E, 3), that are too large."""
+    return np.asarray((sums**2).sum(axis=1) > chi2.isf(_UNLIKELY, 3))
+
+
 def moving(momenta: Floats, sigma: Floats) -> Bools:
     """Which events (E,) have a sum of momenta (E, N, 3) beyond the noise (E,) of a component, hbar / bohr."""
     total = momenta.sum(axis=1)

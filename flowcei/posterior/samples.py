@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flowcei.errors import NoDensityError
+from flowcei.experiment.covariance import CovarianceLikelihood
+from flowcei.experiment.experiment import Experiment
 from flowcei.experiment.likelihood import Likelihood
 from flowcei.physics.priors import GeometryPrior, build_prior
 from flowcei.posterior.container import SampleArrays
@@ -78,6 +80,9 @@ class PosteriorSamples(SampleArrays):
     def likelihood(self) -> Likelihood:
         """The likelihood of the events."""
         relative, ions = bool(self.origin.get("noise_relative", True)), self.molecule
+        if stated := self.origin.get("experiment"):
+            measurement = Experiment.from_dict(stated).of(ions)
+            return CovarianceLikelihood(ions.masses, ions.charges, self.momenta, measurement)
         return Likelihood(ions.masses, ions.charges, self.momenta, self.sigma, relative=relative)
 
     @property
