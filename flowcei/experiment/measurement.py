@@ -36,6 +36,11 @@ class Measurement:
         """Noise of calibrated momenta, (N, 3), as `noise` is."""
         return self.noise if self.relative else self.noise / self.scale
 
+    @property
+    def isotropic(self) -> bool:
+        """Whether noise is one level, and the sum of momenta tells nothing."""
+        return bool((self.noise == self.noise[0, 0]).all() and np.isinf(self.spread).all())
+
     def calibrated(self, momenta: Floats) -> Floats:
         """Measured momenta (E, N, 3) on the true scale and without the drift, as likelihoods take them."""
         return momenta / self.scale - self.shares[:, None] * self.drift

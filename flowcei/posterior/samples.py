@@ -16,7 +16,7 @@ from flowcei.experiment.likelihood import Likelihood
 from flowcei.physics.priors import GeometryPrior, build_prior
 from flowcei.posterior.container import SampleArrays
 from flowcei.posterior.drawing import INSIDE
-from flowcei.posterior.flags import POOR_WEIGHTS, poor_weights, warn_of_flagged
+from flowcei.posterior.flags import FLAG_BITS, POOR_WEIGHTS, poor_weights, warn_of_flagged
 from flowcei.posterior.gathering import search_modes
 from flowcei.posterior.labels import label_by_geometry, relabel
 from flowcei.posterior.laplace import MODE_RULES, ModeRules, local_covariance
@@ -87,6 +87,12 @@ class PosteriorSamples(SampleArrays):
         return Likelihood(ions.masses, ions.charges, self.momenta, self.sigma, relative=relative)
 
     @property
+    def isotropic(self) -> bool:
+        """Whether the noise is one level, which a model is told: else its own samples are of another."""
+        stated = self.origin.get("experiment")
+        return not stated or Experiment.from_dict(stated).of(self.molecule).isotropic
+
+    @property
     def prior(self) -> GeometryPrior:
         """The geometry prior of the model that drew the samples; NoDensityError where none is stated."""
         prior = self.known_prior()
@@ -135,8 +141,9 @@ class PosteriorSamples(SampleArrays):
             restricted = (self.columns[INSIDE] < 1.0) & np.isfinite(log_weights).all(axis=1)
             log_weights[restricted] += np.log(self.columns[INSIDE][restricted])[:, None]
         weights = Weights.of(log_weights, rules)
-        poor = np.where(answered, poor_weights(weights), np.uint16(0))
-        return replace(self, weights=weights, flags=(self.flag_bits & ~np.uint16(POOR_WEIGHTS)) | poor)
+        poor = np.where(answered, poor_weights(weights, stand_in=self.isotropic), np.uint16(0))
+        kept = self.flag_bits & ~np.uint16(POOR_WEIGHTS | FLAG_BITS["experiment"])
+        return replace(self, weights=weights, flags=kept | poor)
 
     def log_posterior(self, positions: Reals, prior: GeometryPrior | None = None) -> Floats:
         """Return log prior + log likelihood (E, n) of geometries, not normalised.

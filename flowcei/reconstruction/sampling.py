@@ -192,9 +192,12 @@ def by_request(
         samples = restricted(samples, draw, prior)
     answered = samples.answered
     more = {"no_geometry": ~answered, "outside_prior": mostly_outside(samples)}
-    bits = samples.flag_bits | combined(**flags, **more, re_simulation=unexplained(samples) & answered)
+    bits = combined(**flags, **more, re_simulation=unexplained(samples) & answered)
     if samples.weights is not None:
-        bits |= np.where(answered, poor_weights(samples.weights), np.uint16(0))
+        poor = poor_weights(samples.weights, stand_in=samples.isotropic)
+        bits |= np.where(answered, poor, np.uint16(0))
+    if request.exact:  # of the chains; those of weights were before more was drawn
+        bits |= samples.flag_bits
     return replace(samples, flags=bits)
 
 
