@@ -27,7 +27,9 @@ def _bessel_table() -> np.ndarray:
             x = _SCALE * u / (1.0 - u)
             return i0e(x) * np.sqrt(1.0 + x)
 
-        rows.append(np.polynomial.chebyshev.cheb2poly(np.polynomial.chebyshev.chebinterpolate(smooth, _DEGREE)))
+        rows.append(
+            np.polynomial.chebyshev.cheb2poly(np.polynomial.chebyshev.chebinterpolate(smooth, _DEGREE))
+        )
     return np.array(rows)
 
 

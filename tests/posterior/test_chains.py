@@ -10,8 +10,9 @@ from scipy.linalg import eigh
 from scipy.stats import multivariate_normal, norm
 
 from flowcei.posterior.adaptation import ChainRules
-from flowcei.posterior.chains import Chains, run_chains
+from flowcei.posterior.chains import Proposal, run_chains
 from flowcei.posterior.mixtures import StudentMixture
+from flowcei.posterior.resampling import Draws
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,12 +33,12 @@ def _normal_start(mean: float, deviation: float, d: int, seed: int) -> tuple[np.
 
 def _run(
     target: Target, start: Floats, log_density: Floats, mean: float, deviation: float, **more: Any
-) -> Chains:
+) -> Draws:
     def density(x: Floats, _: Rows) -> Floats:
         return np.asarray(norm(mean, deviation).logpdf(x).sum(axis=2))
 
     more = {"budget": BUDGET} | more
-    return run_chains(target, start, log_density, density, P, np.random.default_rng(5), **more)
+    return run_chains(target, Proposal(start, log_density, density), P, np.random.default_rng(5), **more)
 
 
 class _Normal:
@@ -103,7 +104,7 @@ def test_probability_flows_between_modes_that_no_step_joins() -> None:
         return np.logaddexp(np.log(0.2) + low, np.log(0.8) + high)
 
     rows = np.arange(2)
-    chains = run_chains(target, start, density(start, rows), density, P, rng, budget=BUDGET)
+    chains = run_chains(target, Proposal(start, density(start, rows), density), P, rng, budget=BUDGET)
     assert chains.mixed.all()
     assert (chains.r_hat <= 1.02).all()
     share = (chains.points[..., 0] > 0.0).mean(axis=1)
@@ -116,7 +117,7 @@ def test_without_the_density_of_the_proposal() -> None:
     exact = _Normal(6)
     start, _ = _normal_start(0.3, 0.5, 6, 6)
     chains = run_chains(
-        lambda x, _: exact.logpdf(x), start, None, None, P, np.random.default_rng(7), budget=BUDGET
+        lambda x, _: exact.logpdf(x), Proposal(start), P, np.random.default_rng(7), budget=BUDGET
     )
     assert chains.mixed.all()
     assert (chains.r_hat <= 1.02).all()
