@@ -35,7 +35,12 @@ class ChainRules:
     patience: int = 3  # rounds that may bring less
     # Share of the chosen that may repeat others: with 5 % a classifier tells them from independent ones.
     repeated: float = 0.01
-    times: tuple[int, ...] = (1, 2, 4)  # so many times the draws that are wanted are weighed and chosen from
+    times: tuple[int, ...] = (
+        1,
+        2,
+        3,
+        4,
+    )  # so many times the draws that are wanted are weighed and chosen from
     enough: float = 0.4  # efficiency at which no further round is needed
     poor: float = 0.1  # efficiency below which modes are searched for
     # Greatest R-hat of chains that have mixed: their correlation with where they began is then 0.2.

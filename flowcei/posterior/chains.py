@@ -14,7 +14,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     Symmetry = Callable[[Floats, Rows, np.random.Generator], Floats]
     """Images (e, m, D) of points under maps that keep volumes and are their own inverse."""
-    Draw = Callable[[Rows, int], tuple[Floats, Floats]]
+    Draw = Callable[[Rows, int], tuple[Floats, Floats | None]]
     """So many points (e, m, D) of a proposal for events (e,), and their log density (e, m)."""
 
 
@@ -104,7 +104,7 @@ def run_chains(
                 adapted.best[chosen], None if proposal.log_density is None else flow[rows[chosen]]
             )
             if proposal.log_density is not None and proposal.density is not None:
-                pool = each.by_both(pool, flow[rows[chosen]], proposal)
+                pool = each.by_both(pool, flow[rows[chosen]], proposal.density, proposal.draw)
             each.by_chains(pool, symmetry)
             store(out, rows[chosen], each.out)
     return out
@@ -139,20 +139,22 @@ class _Answer:
             seen = own.log_weights, flow.log_weights
         return self._by_weight(pool, self._of_mixture, seen)
 
-    def by_both(self, pool: Cloud, flow: Cloud, proposal: Proposal) -> Cloud:
+    def by_both(self, pool: Cloud, flow: Cloud, density: LogDensity, draw: Draw | None) -> Cloud:
         """Answer by as many draws of the flow, weighed together with those of the mixture."""
         if not len(self.left):
             return pool
         own, p = flow[self.left], pool.height.shape[1]
-        if proposal.draw is not None and p > own.height.shape[1]:
-            own = own.joined(self._of_flow(proposal, self.left, p - own.height.shape[1]))
-        pool = self._balanced(self.left, own, pool, proposal)
+        if draw is not None and p > own.height.shape[1]:
+            own = own.joined(self._of_flow(draw, self.left, p - own.height.shape[1]))
+        pool = self._balanced(self.left, own, pool, density)
+        if draw is None:
+            return self._by_weight(pool, None, None)
 
         def more(events: Rows, m: int) -> Cloud:
-            own, others = self._of_flow(proposal, events, m // 2), self._of_mixture(events, m - m // 2)
-            return self._balanced(events, own, others, proposal)
+            own, others = self._of_flow(draw, events, m // 2), self._of_mixture(events, m - m // 2)
+            return self._balanced(events, own, others, density)
 
-        return self._by_weight(pool, more if proposal.draw is not None else None, None)
+        return self._by_weight(pool, more, None)
 
     def by_chains(self, pool: Cloud, symmetry: Symmetry | None) -> None:
         """Answer by chains."""
@@ -194,27 +196,24 @@ class _Answer:
         self.drawn[events] += m
         return Cloud.of(points, self.log_posterior(points, self.rows[events]), mixture.log_density(points))
 
-    def _of_flow(self, proposal: Proposal, events: Rows, m: int) -> Cloud:
-        points, log_density = proposal.draw(self.rows[events], m)
+    def _of_flow(self, draw: Draw, events: Rows, m: int) -> Cloud:
+        points, log_density = draw(self.rows[events], m)
         self.drawn[events] += m
         return Cloud.of(points, self.log_posterior(points, self.rows[events]), log_density)
 
-    def _balanced(self, events: Rows, flow: Cloud, others: Cloud, proposal: Proposal) -> Cloud:
+    def _balanced(self, events: Rows, flow: Cloud, others: Cloud, density: LogDensity) -> Cloud:
         """The points of both, with the density of drawing from one or the other."""
-        theirs = proposal.density(others.points, self.rows[events])
-        own = self.mixture[events].log_density(flow.points)
         share = flow.height.shape[1] / (flow.height.shape[1] + others.height.shape[1])
-        both = (
-            (flow.log_density, own),
-            (theirs, others.log_density),
+        by_flow = np.concatenate([flow.log_density, density(others.points, self.rows[events])], axis=1)
+        by_mixture = np.concatenate(
+            [self.mixture[events].log_density(flow.points), others.log_density], axis=1
         )
         # A point that the flow cannot express has NaN: density 0 there.
-        density = [
-            np.logaddexp(np.where(np.isnan(a), -np.inf, a) + np.log(share), b + np.log1p(-share))
-            for a, b in both
-        ]
+        by_flow = np.where(np.isnan(by_flow), -np.inf, by_flow)
         joined = flow.joined(others)
-        return Cloud(joined.points, joined.height, np.concatenate(density, axis=1))
+        return replace(
+            joined, log_density=np.logaddexp(by_flow + np.log(share), by_mixture + np.log1p(-share))
+        )
 
 
 class _Run:

@@ -91,8 +91,8 @@ def repeated(
 ) -> Floats:
     """Share (E,) of the chosen that would repeat others, were they chosen from `draws` times as many points.
 
-    A point of weight w is chosen w / (draws * mean weight) times. The points of `log_weights` (E, P) are draws
-    of the proposal whose weights they are, or, weighed `by` (E, P), of the posterior.
+    A point of weight w is chosen w / (draws * mean weight) times. The points of `log_weights` (E, P) are
+    draws of the proposal whose weights they are, or, weighed `by` (E, P), of the posterior.
     """
     ratio = np.exp(np.minimum(log_weights - log_mean[:, None], 700.0))
     if by is None:
@@ -140,9 +140,8 @@ class Draws(RowArrays):
         pairs = (ordered * (2.0 * np.arange(count, 0, -1) - 1.0)).sum(axis=1)
         accepted = pairs / np.maximum(count * ordered.sum(axis=1), 1e-300)
         chosen = systematic(log_weights, n, rng)
-        ends = (
-            np.take_along_axis(a, i, axis=1)
-            for a, i in ((cloud.points, chosen[..., None]), (cloud.height, chosen))
-        )
+        points = np.take_along_axis(cloud.points, chosen[..., None], axis=1)
+        height = np.take_along_axis(cloud.height, chosen, axis=1)
         log_evidence = np.log(total / p) + top_of(log_weights)[:, 0]
-        return cls(*ends, log_evidence, effective, drawn, accepted, np.ones(e), np.ones(e, dtype=bool))
+        mixed = np.ones(e, dtype=bool)
+        return cls(points, height, log_evidence, effective, drawn, accepted, np.ones(e), mixed)
