@@ -109,13 +109,16 @@ def coverage_error(samples: PosteriorSamples, truth: NDArray[np.float64]) -> flo
 
 
 def reference_chains(samples: PosteriorSamples) -> NDArray[np.float64]:
-    """Return states (E, n, 3N - 3) of long chains that begin at weighed samples; the first 1,000 of 1,000 chains.
+    """Return states (E, n, 3N - 3) of long chains that begin at samples; the first 1,000 of as many chains.
 
     Of fewer chains that give more states each, states that follow one another are alike, which a classifier
     notices: for methanol it told 20 chains of 50 states from 1,000 independent ones with 0.532.
     """
     rng = np.random.default_rng(1)
-    chosen = [rng.choice(w.size, _CHAINS, p=w) for w in samples.weights.normalised]
+    weights = samples.weigh().weights if samples.weights is None else samples.weights
+    if weights is None:
+        raise SystemExit("the model has no density")
+    chosen = [rng.choice(w.size, _CHAINS, p=w) for w in weights.normalised]
     start = np.take_along_axis(
         relative(samples.positions.astype(np.float64)), np.stack(chosen)[..., None], axis=1
     )
