@@ -46,15 +46,15 @@ def choose(x, cumulated, events, far, random, near, owner, count, drawn, chosen)
 @compiled
 def _claim(x, near, owner, i, number) -> None:
     """Give the samples x (D, n) that are nearer to sample i than to all starts before to its search."""
-    away = np.zeros(len(near), x.dtype)
+    square = np.zeros(len(near), x.dtype)
     for d in range(len(x)):
         centre = x[d, i]
         for k in range(len(near)):
             step = x[d, k] - centre
-            away[k] += step * step
+            square[k] += step * step
     for k in range(len(near)):
-        if away[k] < near[k]:
-            near[k], owner[k] = away[k], number
+        if square[k] < near[k]:
+            near[k], owner[k] = square[k], number
     near[i], owner[i] = 0.0, number
 
 
@@ -63,10 +63,10 @@ def advance(rows, trial, simulated, target, state, rules) -> int:
     """Judge the trials (K, N, 3) of searches `rows` (K,), write the next, and return how many go on.
 
     simulated: momenta (K, N, 3) of the trials, their derivatives (K, 3N, 3N), and 0 where these can be used
-    (K,). target: event of each search (S,), momenta (E, N, 3), whitening (N - 1, N), size of the momenta
-    (E,) and the residual (E,) of which no more is asked. state, of each search: positions (S, N, 3), the
-    first ion at 0; |residual|, damping, first size (S,); steps tried and without progress (S,); J'r (S, D)
-    and J'J (S, D, D). rules: steps, patience, collision, largest.
+    (K,). target: event of each search (S,), momenta (E, N, 3), whitening (E or 1, 3, N - 1, N), size of the
+    momenta (E,) and the residual (E,) of which no more is asked. state, of each search: positions (S, N, 3),
+    the first ion at 0; |residual|, damping, first size (S,); steps tried and without progress (S,); J'r
+    (S, D) and J'J (S, D, D). rules: steps, patience, collision, largest.
     """
     momenta, slope, lost = simulated
     event, measured, whitening, size, enough = target
@@ -75,16 +75,17 @@ def advance(rows, trial, simulated, target, state, rules) -> int:
     residual = np.empty((ions - 1, 3))
     jacobian = np.empty((ions - 1, 3, 3 * ions - 3))
     factor, step = np.empty((3 * ions - 3, 3 * ions - 3)), np.empty(3 * ions - 3)
-    kept = 0
+    count = 0
     for k in range(len(rows)):
         s, e = rows[k], event[rows[k]]
-        length = np.inf if lost[k] else _whiten(momenta[k], measured[e], whitening, size[e], residual)
+        own = whitening[e if len(whitening) > 1 else 0]
+        length = np.inf if lost[k] else _whiten(momenta[k], measured[e], own, size[e], residual)
         tried[s] += 1
         if length < norm[s]:
             slow[s] = 0 if length < _PROGRESS * norm[s] else slow[s] + 1
             norm[s] = length
             x[s] = trial[k]
-            _whiten_slope(slope[k], whitening, size[e], jacobian)
+            _whiten_slope(slope[k], own, size[e], jacobian)
             _normal(jacobian, residual, square[s], gradient[s])
             damping[s] = damping[s] * _LESS if tried[s] > 1 else _FIRST_DAMPING
         else:
@@ -96,23 +97,23 @@ def advance(rows, trial, simulated, target, state, rules) -> int:
             gain = _solve(square[s], gradient[s], damping[s], factor, step)
             if not gain > max(enough[e] * enough[e], _GAIN * norm[s] * norm[s]):
                 break
-            if _write(x[s], step, start[s], rules, trial[kept]):
-                rows[kept] = s
-                kept += 1
+            if _write(x[s], step, start[s], rules, trial[count]):
+                rows[count] = s
+                count += 1
                 break
             damping[s] *= _MORE
-    return kept
+    return count
 
 
 @compiled
 def _whiten(momenta, measured, whitening, size, residual) -> float:
     """Write the whitened residual (N - 1, 3) and return its length; infinite where it is not finite."""
     total = 0.0
-    for a in range(len(whitening)):
+    for a in range(len(residual)):
         for axis in range(3):
             value = 0.0
             for i in range(len(momenta)):
-                value += whitening[a, i] * (momenta[i, axis] - measured[i, axis])
+                value += whitening[axis, a, i] * (momenta[i, axis] - measured[i, axis])
             residual[a, axis] = value / size
             total += residual[a, axis] * residual[a, axis]
     return math.sqrt(total) if total < np.inf else np.inf
@@ -121,12 +122,12 @@ def _whiten(momenta, measured, whitening, size, residual) -> float:
 @compiled
 def _whiten_slope(slope, whitening, size, jacobian) -> None:
     """Write the derivative (N - 1, 3, 3N - 3) of the residual by positions relative to the first ion."""
-    for a in range(len(whitening)):
+    for a in range(len(jacobian)):
         for axis in range(3):
             for d in range(jacobian.shape[2]):
                 jacobian[a, axis, d] = 0.0
             for i in range(len(slope) // 3):
-                scale = whitening[a, i] / size
+                scale = whitening[axis, a, i] / size
                 for d in range(jacobian.shape[2]):
                     jacobian[a, axis, d] += scale * slope[3 * i + axis, 3 + d]
 
@@ -198,7 +199,7 @@ def _write(x, step, start, rules, trial) -> bool:
 
 
 @kernel
-def gather(event, form, reach, x, metric, group) -> None:
+def group_first(event, form, reach, x, metric, group) -> None:
     """Write to `group` (K,) the first end that each of K ends, event by event, is the same as.
 
     Two ends of one event (K,) are one where all numbers of their form (K, F) differ by less than the reach
@@ -212,11 +213,11 @@ def gather(event, form, reach, x, metric, group) -> None:
         group[k] = k
         for j in range(first, k):
             if group[j] == j:
-                away = 0.0
+                distance = 0.0
                 for f in range(form.shape[1]):
-                    away = max(away, abs(form[j, f] - form[k, f]))
-                near = away < reach[j]
-                if not near and len(metric) and away < 10.0 * reach[j]:
+                    distance = max(distance, abs(form[j, f] - form[k, f]))
+                near = distance < reach[j]
+                if not near and len(metric) and distance < 10.0 * reach[j]:
                     near = _square(metric[j], x[j], x[k]) < 1.0
                 if near:
                     group[k] = j

@@ -1,0 +1,85 @@
+"""The option of an experiment, and what the commands say of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import flowcei
+from flowcei.cli import options
+from flowcei.cli.streams import note
+from flowcei.errors import UsageError
+
+if TYPE_CHECKING:
+    import os
+    from pathlib import Path
+
+    import click
+
+    from flowcei.events.foreign.interpretation import Reading
+
+
+class _ExperimentFile(options.InputFile):
+    """A file that describes an experiment."""
+
+    def convert(
+        self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> Path:
+        """Return the path."""
+        path = super().convert(value, param, ctx)
+        flowcei.Experiment.load(path)
+        return path
+
+
+def experiment_option(text: str) -> options.Decorator:
+    """Option of the file of an `Experiment`, which must be sound."""
+    return options.option("--experiment", text, _ExperimentFile(), metavar="FILE")
+
+
+class Detector(NamedTuple):
+    """What the detector adds: a level of noise, or all that an experiment does."""
+
+    noise: str | None
+    experiment: flowcei.Experiment | None = None
+
+    @classmethod
+    def of(cls, noise: str | None, experiment: Path | None, molecule: flowcei.Molecule) -> Detector:
+        """What was asked for; says what of an experiment is not simulated."""
+        if experiment is None:
+            return cls(noise)
+        stated = flowcei.Experiment.load(experiment)
+        stated.of(molecule)  # is of these ions
+        if "efficiency" in stated.to_dict():
+            note(f"{experiment}: all ions are detected, as events without one cannot be kept yet")
+        return cls(None, stated)
+
+    def __str__(self) -> str:
+        if self.experiment is None:
+            return f"noise {self.noise or '0%'}"
+        return "; ".join(f"{name} {value}" for name, value in self.experiment.to_dict().items())
+
+
+def sampled_experiment(path: Path | None, noise: str | None, *, weighed: bool) -> flowcei.Experiment | None:
+    """The experiment of the samples that are asked for; UsageError where they could not be of it."""
+    if path is None:
+        return None
+    if noise is not None:
+        raise UsageError("--experiment states the noise; leave out --noise")
+    if not weighed:
+        raise UsageError("--experiment needs --weigh or --exact: a model alone knows one level of noise")
+    stated = flowcei.Experiment.load(path)
+    if stated.accidents:
+        note(f"{path}: accidents are not told from true events yet; the flag momentum-sum finds most of them")
+    return stated
+
+
+def reading_of(reading: Reading, stated: flowcei.Experiment | None, molecule: flowcei.Molecule) -> Reading:
+    """How a file is read: of an experiment with a bound on sums that knows it, and with its own drift."""
+    if stated is None:
+        return reading
+    own = stated.of(molecule)
+    if stated.drift is not None and reading.drift != "auto":
+        raise UsageError("--experiment states the drift; leave out --drift")
+    selection = replace(reading.selection, noise=own) if reading.selection.max_sum else reading.selection
+    drift = reading.drift if stated.drift is None else "none"
+    return replace(reading, selection=selection, drift=drift)
