@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from flowcei.events.container import Events
     from flowcei.molecules.molecule import Molecule
 
 _UNKNOWN = "unknown"
@@ -119,6 +120,12 @@ class Experiment:
     def to_toml(self) -> str:
         """Return the text of a file that `load` reads."""
         return "".join(f"{name} = {_toml(value)}\n" for name, value in self.to_dict().items())
+
+    def calibrated(self, events: Events) -> Events:
+        """Return events on the true scale, without the drift, with the noise of this experiment as theirs."""
+        own = self.of(events.molecule)
+        momenta = own.calibrated(events.momenta)
+        return replace(events, momenta=momenta, sigma=replace(own, noise=own.levels).sigma(momenta))
 
     def of(self, molecule: Molecule) -> Measurement:
         """What it does to the momenta of a molecule; UsageError where it is not of its ions.

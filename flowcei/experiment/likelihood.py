@@ -89,11 +89,35 @@ class Likelihood:
         return float(chi2.isf(_UNLIKELY, 3 * len(self.whitening)))
 
     @property
+    def finest(self) -> NDArray[np.float64]:
+        """Noise (E,) of the component that is known best, hbar / bohr."""
+        return self.sigma
+
+    @property
+    def by_axis(self) -> NDArray[np.float64]:
+        """The whitening of each axis, (1, 3, N - 1, N), the same for all events; or (E, 3, N - 1, N)."""
+        return np.tile(self.whitening, (1, 3, 1, 1))
+
+    @property
+    def least_scale(self) -> float:
+        """The least factor by which whitening lengthens centred momenta."""
+        return float(np.linalg.svd(self.whitening, compute_uv=False).min())
+
+    def whitened(self, vectors: NDArray[np.float64], rows: NDArray[np.intp]) -> NDArray[np.float64]:
+        """M vectors like momenta, (K, N, 3, M), of events (K,), whitened: (K, 3N - 3, M)."""
+        flat = np.matmul(self.whitening, vectors.reshape(*vectors.shape[:2], -1))
+        return np.asarray(flat).reshape(len(rows), -1, vectors.shape[3])
+
+    def unwhitened(self, residual: NDArray[np.float64], rows: NDArray[np.intp]) -> NDArray[np.float64]:
+        """Centred momenta (K, N, 3) of whitened ones (K, 3N - 3) of events (K,)."""
+        return np.asarray(np.matmul(np.linalg.pinv(self.whitening), residual.reshape(len(rows), -1, 3)))
+
+    @property
     @nonfinite_allowed
     def accuracy(self) -> float:
         """The relative accuracy of simulated momenta at which the noise hides their error."""
         rms = np.maximum(rms_component(self.measured), 1e-300)
-        wanted = _SHARE * float(np.fmin.reduce(self.sigma / rms, initial=1.0))
+        wanted = _SHARE * float(np.fmin.reduce(self.finest / rms, initial=1.0))
         return float(np.clip(wanted, _BEST_ACCURACY, _LEAST_ACCURACY))
 
     @nonfinite_allowed
@@ -130,7 +154,7 @@ class Likelihood:
         """
         simulated = followed_momenta(positions, self.masses, self.charges, accuracy=accuracy, threads=1)
         residual = (simulated - self.measured[rows]) / self.size[rows, None, None]
-        return np.asarray(np.matmul(self.whitening, residual)).reshape(len(rows), -1)
+        return self.whitened(residual[..., None], rows)[..., 0]
 
     @nonfinite_allowed
     def slope(
@@ -139,8 +163,7 @@ class Likelihood:
         """Derivative of `residual` by the positions, (K, 3N-3, 3N)."""
         n = len(self.masses)
         slope = followed_jacobian(positions, self.masses, self.charges, accuracy=accuracy, threads=1)
-        whitened = np.matmul(self.whitening, slope.reshape(-1, n, 9 * n))
-        return whitened.reshape(len(rows), 3 * n - 3, 3 * n) / self.size[rows, None, None]
+        return self.whitened(slope.reshape(-1, n, 3, 3 * n), rows) / self.size[rows, None, None]
 
     def _whitened(
         self, positions: NDArray[np.floating], threads: int | None

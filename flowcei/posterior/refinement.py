@@ -180,14 +180,13 @@ def solved(
         return likelihood.slope(geometry(y), event[rows])[:, :, 3:]
 
     # Whitened and plain residuals differ by a factor between 1 and that of the least whitened.
-    tolerance = np.linalg.svd(likelihood.whitening, compute_uv=False).min() * rules.tolerance
+    tolerance = likelihood.least_scale * rules.tolerance
     fit = levenberg_marquardt(
         residual, slope, relative, tolerance=tolerance, steps=rules.steps, patience=rules.patience
     )
     far = ~(np.abs(fit.x - relative).max(axis=1) <= stay)
     x = geometry(np.where(far[:, None], relative, fit.x))
-    whitened = likelihood.residual(x, event).reshape(len(x), -1, 3)
     # q - f sums to zero over the ions, so its length follows from what was whitened.
-    plain = np.matmul(np.linalg.pinv(likelihood.whitening), whitened)
+    plain = likelihood.unwhitened(likelihood.residual(x, event), event)
     error = np.sqrt((plain**2).sum(axis=(1, 2)))
     return x, np.where(np.isnan(error), np.inf, error)

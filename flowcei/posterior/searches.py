@@ -212,7 +212,7 @@ def descended(likelihood: Likelihood, start: Reals, event: Rows) -> tuple[Floats
         np.zeros(count, np.int64), np.zeros(count, np.int64), np.zeros((count, size)),
         np.zeros((count, size, size)),
     )  # fmt: skip
-    target = event, likelihood.measured, likelihood.whitening, likelihood.size, enough
+    target = event, likelihood.measured, likelihood.by_axis, likelihood.size, enough
     limits = float(rules.steps), float(rules.patience), rules.collision, rules.largest
     rows = np.arange(count)
     while len(rows):
