@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from flowcei.posterior.arrays import Floats, Rows
     from flowcei.reconstruction.sampling import SamplingRequest
 
-    Draw = Callable[[Events, Floats, np.random.Generator, Rows, int], PosteriorSamples]
-    """Samples of a model: of all events and their noise, which of them, how many."""
+    Draw = Callable[[Events, Floats, np.random.Generator], PosteriorSamples]
+    """A sample of a model for each of some events with their noise."""
 
 
 def known_source(request: SamplingRequest, molecule: Molecule) -> Measurement:
@@ -61,7 +61,7 @@ def drawn(
     """Return n samples of some of the events, without a density: that of lost momenta is not known."""
     several = np.repeat(rows, n)
     momenta = events.momenta[several] + width[several] * rng.standard_normal((len(several), *width.shape[1:]))
-    many = draw(replace(events[several], momenta=momenta), sigma[several], rng, np.arange(len(several)), 1)
+    many = draw(replace(events[several], momenta=momenta), sigma[several], rng)
     one = events[rows]
     return PosteriorSamples(
         many.molecule,
