@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from flowcei.physics.build_up import BuildUp
 from flowcei.physics.nystrom import RKN64, RKN86, Tableau, tail
+from flowcei.units import FEMTOSECOND
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     Floats: TypeAlias = NDArray[np.float64]
     Status: TypeAlias = NDArray[np.uint8]
     _System: TypeAlias = tuple[tuple[Floats, ...], float]
+    _Growth: TypeAlias = tuple[Floats, Floats]
 
 _Task = TypeVar("_Task")
 
@@ -36,6 +39,8 @@ class _Setting:
     eta: float
     z1: float
     tail_nodes: int
+    pace: float = 0.3  # of steps while charges grow, per build-up time
+    fading: float = 10.0  # build-up times that have passed at z1, at least
 
 
 # The cheapest that keep the promise with a quarter in hand, of a grid over all four numbers:
@@ -69,6 +74,7 @@ def asymptotic_momenta(
     charges: ArrayLike,
     *,
     initial_momenta: ArrayLike | None = None,
+    build_up: ArrayLike | BuildUp | None = None,
     accuracy: float = 1e-6,
     threads: int | None = None,
 ) -> NDArray[np.floating]:
@@ -105,16 +111,22 @@ def asymptotic_momenta(
         >>> p.round(3).tolist()
         [[-42.85, 0.0, 0.0], [42.85, 0.0, 0.0]]
     """
-    momenta, _, status = follow(positions, masses, charges, accuracy, threads, initial_momenta)
+    momenta, _, status = follow(positions, masses, charges, accuracy, threads, initial_momenta, build_up)
     check_followed(status)
     return momenta.reshape(np.shape(positions))
 
 
 def followed_momenta(
-    positions: Reals, masses: Reals, charges: Reals, *, accuracy: float = 1e-6, threads: int | None = None
+    positions: Reals,
+    masses: Reals,
+    charges: Reals,
+    *,
+    build_up: ArrayLike | BuildUp | None = None,
+    accuracy: float = 1e-6,
+    threads: int | None = None,
 ) -> Reals:
     """`asymptotic_momenta` (B, N, 3) from rest, NaN where it would refuse: trials of a search may collide."""
-    momenta, _, status = follow(positions, masses, charges, accuracy, threads)
+    momenta, _, status = follow(positions, masses, charges, accuracy, threads, build_up=build_up)
     momenta[status != 0] = np.nan
     return momenta
 
@@ -126,6 +138,7 @@ def follow(
     accuracy: float,
     threads: int | None,
     initial_momenta: ArrayLike | None = None,
+    build_up: ArrayLike | BuildUp | None = None,
     *,
     derivatives: bool = False,
 ) -> tuple[Reals, Floats, Status]:
@@ -144,13 +157,15 @@ def follow(
         with np.errstate(invalid="ignore", over="ignore"):  # rows that are not finite are named later
             drift = system[0][0].reshape(-1, 3) * motion.sum(axis=1, keepdims=True, dtype=np.float64)
             motion = motion - drift
-    momenta, jacobian, status = _run(x, motion, system, setting, threads, derivatives=derivatives)
+    growth = _growth(build_up, len(x), _per_ion("masses", masses, x.shape[1]), np.asarray(charges, float))
+    momenta, jacobian, status = _run(x, motion, system, growth, setting, threads, derivatives=derivatives)
     # One geometry in a million comes so close to a collision that a coarse setting loses it. It is followed
     # again, alone, by the finest: a long training must not end for it.
     lost = np.flatnonzero(status == LOST)
     if len(lost) and setting is not SETTINGS[-1]:
         start = motion[lost] if len(motion) else motion
-        again = _run(x[lost], start, system, SETTINGS[-1], threads, derivatives=derivatives)
+        growing = growth and (growth[0][lost], growth[1])
+        again = _run(x[lost], start, system, growing, SETTINGS[-1], threads, derivatives=derivatives)
         momenta[lost], status[lost] = again[0], again[2]
         if derivatives:
             jacobian[lost] = again[1]
@@ -160,7 +175,14 @@ def follow(
 
 
 def _run(
-    x: Reals, motion: Reals, system: _System, setting: _Setting, threads: int | None, *, derivatives: bool
+    x: Reals,
+    motion: Reals,
+    system: _System,
+    growth: _Growth | None,
+    setting: _Setting,
+    threads: int | None,
+    *,
+    derivatives: bool,
 ) -> tuple[Reals, Floats, Status]:
     # Imported here: numba takes half a second that a command which simulates nothing saves.
     from flowcei.physics._kernel import explode
@@ -168,16 +190,43 @@ def _run(
     count, n = x.shape[:2]
     momenta, status = np.empty_like(x), np.zeros(count, np.uint8)
     jacobian = np.empty((count if derivatives else 0, 3 * n, 3 * n))
-    sizes = (0,) * n, (0,) * len(setting.tableau.c), (0,) * (3 * n - 6 if derivatives else 0)
+    directions = 3 * n - 6 + (growth is not None)  # scaling changes how long a build-up is
+    sizes = (0,) * n, (0,) * len(setting.tableau.c), (0,) * (directions if derivatives else 0)
     tables = tuple(table.astype(setting.dtype) for table in system[0]), _method(setting), system[1]
+    growing = growth and ((0,) * growth[1].shape[1], growth[1].astype(setting.dtype), *_pace(setting))
 
     def work(rows: slice) -> None:
         slope = jacobian[rows] if derivatives else None
-        explode(x[rows], motion[rows], *sizes, *tables, momenta[rows], slope, status[rows])
+        times = growth and growth[0][rows]
+        explode(x[rows], motion[rows], times, *sizes, *tables, growing, momenta[rows], slope, status[rows])
 
     least = (_LEAST_DERIVATIVES if derivatives else _CHUNK) // n**2
     in_threads(work, shares(count, least, threads), threads)
     return momenta, jacobian, status
+
+
+def _growth(build_up: ArrayLike | BuildUp | None, count: int, masses: Floats, charges: Floats) -> _Growth | None:
+    """Build-up times (B, K), in units of the molecule but for its size, and amounts (N, K)."""
+    if build_up is None:
+        return None
+    n = len(masses)
+    if isinstance(build_up, BuildUp):
+        times = np.tile(build_up.times, (count, 1))
+    else:
+        times = np.asarray(build_up, float)
+        times = np.broadcast_to(times[..., None] if times.ndim < 2 else times, (count, 1 if times.ndim < 2 else n))
+    amounts = np.ones((n, 1)) if times.shape[1] == 1 else np.eye(n)
+    unit = np.abs(charges).max() / np.sqrt(masses.sum())
+    return np.ascontiguousarray(times * (FEMTOSECOND * unit)), amounts
+
+
+@cache
+def _pace(setting: _Setting) -> tuple[np.floating[Any], ...]:
+    """What `_growth` takes of a setting: pace, least T over the longest time, shortest time over T."""
+    z1 = setting.z1
+    least = setting.fading / (np.arctanh(z1) + z1 / (1.0 - z1**2))
+    dtype: Any = setting.dtype
+    return dtype(setting.pace), dtype(least), dtype(1e-7 if dtype == np.float32 else 1e-12)
 
 
 def setting_for(accuracy: float) -> _Setting:

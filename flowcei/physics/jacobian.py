@@ -12,6 +12,7 @@ from flowcei.physics.explosion import check_followed, describe_lost, follow
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+    from flowcei.physics.build_up import BuildUp
     from flowcei.physics.explosion import Floats, Status
 
 _COARSEST = 1e-6  # the least exact setting in double precision
@@ -22,6 +23,7 @@ def momenta_jacobian(
     masses: ArrayLike,
     charges: ArrayLike,
     *,
+    build_up: ArrayLike | BuildUp | None = None,
     accuracy: float = 1e-9,
     threads: int | None = None,
 ) -> NDArray[np.float64]:
@@ -57,7 +59,7 @@ def momenta_jacobian(
         >>> round(float(j[3, 3]), 3)
         -21.425
     """
-    jacobian, status = _differentiate(positions, masses, charges, accuracy, threads)
+    jacobian, status = _differentiate(positions, masses, charges, build_up, accuracy, threads)
     if np.ndim(positions) == 2:
         check_followed(status)
         return jacobian[0]
@@ -67,16 +69,28 @@ def momenta_jacobian(
 
 
 def followed_jacobian(
-    positions: Floats, masses: Floats, charges: Floats, *, accuracy: float = 1e-9, threads: int | None = None
+    positions: Floats,
+    masses: Floats,
+    charges: Floats,
+    *,
+    build_up: ArrayLike | BuildUp | None = None,
+    accuracy: float = 1e-9,
+    threads: int | None = None,
 ) -> Floats:
     """`momenta_jacobian` (B, 3N, 3N), NaN without a warning for events that cannot be followed."""
-    return _differentiate(positions, masses, charges, accuracy, threads)[0]
+    return _differentiate(positions, masses, charges, build_up, accuracy, threads)[0]
 
 
 def _differentiate(
-    positions: ArrayLike, masses: ArrayLike, charges: ArrayLike, accuracy: float, threads: int | None
+    positions: ArrayLike,
+    masses: ArrayLike,
+    charges: ArrayLike,
+    build_up: ArrayLike | BuildUp | None,
+    accuracy: float,
+    threads: int | None,
 ) -> tuple[Floats, Status]:
     x = np.asarray(positions, dtype=np.float64)
-    _, jacobian, status = follow(x, masses, charges, min(accuracy, _COARSEST), threads, derivatives=True)
+    how = {"build_up": build_up, "derivatives": True}
+    _, jacobian, status = follow(x, masses, charges, min(accuracy, _COARSEST), threads, **how)
     jacobian[status != 0] = np.nan
     return jacobian, status

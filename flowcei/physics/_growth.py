@@ -1,0 +1,87 @@
+"""Charges that build up, on rows of lanes: docs/simulator.md, Charges that build up.
+
+Ion i has the share g_i(t) = 1 - sum over k of A_ik exp(-t / tau_k) of its charge. What is called
+growth is None for charges that are there at once, else a tuple of K zeros, whose length numba compiles
+in, the A_ik (N, K), and what the setting says: the pace of steps while charges grow, the least T and the
+shortest time, in units of the longest time and of T.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from flowcei.physics._compilation import compiled
+from flowcei.physics._lanes import Lanes, ceil, exponent, load, power_of_two, sqrt, store, where_greater
+
+_LN2 = 0.6931471805599453
+_FADED = 80.0  # times after which nothing is left; exp(-80) is within the range of single precision
+_FACTORIALS = tuple(1.0 / float(np.prod(np.arange(1.0, k + 1))) for k in range(13))  # of exp
+_ODDS = tuple(1.0 / k for k in range(1, 22, 2))  # of atanh
+_STRETCH = 2.0  # of T^2, by tau / T: slow charges make slow explosions
+
+
+@compiled
+def exp_minus(u) -> Lanes:
+    """exp(-u) of u from 0 to 80, to rounding in double precision."""
+    n = ceil(u * (-1.0 / _LN2) - 0.5)
+    r = n * -_LN2 - u
+    total = 0.0 * u + _FACTORIALS[12]
+    for k in range(1, 13):
+        total = total * r + _FACTORIALS[12 - k]
+    return total * power_of_two(n)
+
+
+@compiled
+def atanh(z, factor) -> Lanes:
+    """atanh of z from 0 to below 1, given 1 / (1 - z^2)."""
+    e = exponent((1.0 + z) * (1.0 + z) * factor * 1.4142135623730951)
+    scale = power_of_two(e)
+    s = (1.0 - scale + z * (1.0 + scale)) / (1.0 + scale + z * (1.0 - scale))
+    square, total = s * s, 0.0 * s + _ODDS[10]
+    for k in range(1, 11):
+        total = total * square + _ODDS[10 - k]
+    return e * (0.5 * _LN2) + s * total
+
+
+@compiled
+def stretched(rows, o, tau, size, growth) -> Lanes:
+    """Turn build-up times in rows `times` ... into rates per unit of time; return 4 T^2 for these."""
+    _, _, _, least, shortest = growth
+    longest, shortest = 0.0 * tau, sqrt(tau) * (0.5 * shortest)
+    for k in range(o.fading):
+        time = load(rows, o.times + k) * size * sqrt(size)
+        time = where_greater(time, shortest, time, shortest)
+        longest = where_greater(time, longest, time, longest)
+        store(rows, o.times + k, 1.0 / time)
+    natural = tau + 2.0 * _STRETCH * longest * sqrt(tau)  # 4 T^2 (1 + stretch tau / T)
+    needed = 4.0 * least * least * longest * longest
+    return where_greater(natural, needed, natural, needed)
+
+
+@compiled
+def grow(rows, o, n, growth, tau, z, factor) -> None:
+    """Write the shares of all ions, their rates per unit of time, and the fading of each time, at z."""
+    time = sqrt(tau) * 0.5 * (atanh(z, factor) + z * factor)
+    for i in range(n):
+        store(rows, o.shares + i, 1.0)
+        store(rows, o.shares + n + i, 0.0)
+    for k in range(o.fading):
+        rate = load(rows, o.times + k)
+        u = time * rate
+        left = where_greater(u, _FADED, 0.0, exp_minus(where_greater(u, _FADED, _FADED, u)))
+        store(rows, o.times + o.fading + k, left)
+        for i in range(n):
+            part = left * growth[1][i, k]
+            store(rows, o.shares + i, load(rows, o.shares + i) - part)
+            store(rows, o.shares + n + i, load(rows, o.shares + n + i) + part * rate)
+
+
+@compiled
+def growing(rows, o, passing, growth) -> Lanes:
+    """Sum over build-up times of the fourth power of the rate at which steps must go, of dt/dz."""
+    total = 0.0 * passing
+    for k in range(o.fading):
+        rate = load(rows, o.times + k) * passing * growth[2]
+        # What a step of order p misses goes like rate^p exp(-t / tau): the rate may fade with its p-th root.
+        total = total + rate * rate * rate * rate * sqrt(load(rows, o.times + o.fading + k))
+    return total
