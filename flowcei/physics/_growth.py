@@ -11,8 +11,20 @@ from __future__ import annotations
 import numpy as np
 
 from flowcei.physics._compilation import compiled
-from flowcei.physics._lanes import Lanes, ceil, exponent, load, power_of_two, sqrt, store, where_greater
+from flowcei.physics._lanes import (
+    LANES,
+    Lanes,
+    ceil,
+    exponent,
+    lanes_of,
+    load,
+    power_of_two,
+    sqrt,
+    store,
+    where_greater,
+)
 
+_SINGLE = max(LANES.values())  # lanes of single precision
 _LN2 = 0.6931471805599453
 _FADED = 80.0  # times after which nothing is left; exp(-80) is within the range of single precision
 _FACTORIALS = tuple(1.0 / float(np.prod(np.arange(1.0, k + 1))) for k in range(13))  # of exp
@@ -21,25 +33,25 @@ _STRETCH = 2.0  # of T^2, by tau / T: slow charges make slow explosions
 
 
 @compiled
-def exp_minus(u) -> Lanes:
-    """exp(-u) of u from 0 to 80, to rounding in double precision."""
+def exp_minus(u, terms) -> Lanes:
+    """exp(-u) of u from 0 to 80: 7 terms of Taylor's series reach rounding in single precision, 13 in double."""
     n = ceil(u * (-1.0 / _LN2) - 0.5)
     r = n * -_LN2 - u
-    total = 0.0 * u + _FACTORIALS[12]
-    for k in range(1, 13):
-        total = total * r + _FACTORIALS[12 - k]
+    total = 0.0 * u + _FACTORIALS[terms - 1]
+    for k in range(2, terms + 1):
+        total = total * r + _FACTORIALS[terms - k]
     return total * power_of_two(n)
 
 
 @compiled
-def atanh(z, factor) -> Lanes:
-    """atanh of z from 0 to below 1, given 1 / (1 - z^2)."""
+def atanh(z, factor, terms) -> Lanes:
+    """atanh of z from 0 to below 1, given 1 / (1 - z^2): 5 terms for single precision, 11 for double."""
     e = exponent((1.0 + z) * (1.0 + z) * factor * 1.4142135623730951)
     scale = power_of_two(e)
     s = (1.0 - scale + z * (1.0 + scale)) / (1.0 + scale + z * (1.0 - scale))
-    square, total = s * s, 0.0 * s + _ODDS[10]
-    for k in range(1, 11):
-        total = total * square + _ODDS[10 - k]
+    square, total = s * s, 0.0 * s + _ODDS[terms - 1]
+    for k in range(2, terms + 1):
+        total = total * square + _ODDS[terms - k]
     return e * (0.5 * _LN2) + s * total
 
 
@@ -60,28 +72,42 @@ def stretched(rows, o, tau, size, growth) -> Lanes:
 
 @compiled
 def grow(rows, o, n, growth, tau, z, factor) -> None:
-    """Write the shares of all ions, their rates per unit of time, and the fading of each time, at z."""
-    time = sqrt(tau) * 0.5 * (atanh(z, factor) + z * factor)
+    """Write the shares of all ions and the fading of each build-up time, at z."""
+    single = lanes_of(rows) == _SINGLE
+    time = sqrt(tau) * 0.5 * (atanh(z, factor, 5 if single else 11) + z * factor)
     for i in range(n):
         store(rows, o.shares + i, 1.0)
-        store(rows, o.shares + n + i, 0.0)
     for k in range(o.fading):
-        rate = load(rows, o.times + k)
-        u = time * rate
-        left = where_greater(u, _FADED, 0.0, exp_minus(where_greater(u, _FADED, _FADED, u)))
+        u = time * load(rows, o.times + k)
+        u = where_greater(u, _FADED, _FADED, u)
+        left = where_greater(u, 0.999 * _FADED, 0.0, exp_minus(u, 7 if single else 13))
         store(rows, o.times + o.fading + k, left)
         for i in range(n):
-            part = left * growth[1][i, k]
-            store(rows, o.shares + i, load(rows, o.shares + i) - part)
-            store(rows, o.shares + n + i, load(rows, o.shares + n + i) + part * rate)
+            store(rows, o.shares + i, load(rows, o.shares + i) - left * growth[1][i, k])
 
 
 @compiled
-def growing(rows, o, passing, growth) -> Lanes:
-    """Sum over build-up times of the fourth power of the rate at which steps must go, of dt/dz."""
+def growing(rows, o, n, passing, growth) -> Lanes:
+    """Sum over build-up times of the fourth power of the rate at which steps must go, of dt/dz; change of shares."""
     total = 0.0 * passing
+    for i in range(n):
+        store(rows, o.changes + i, 0.0)
     for k in range(o.fading):
-        rate = load(rows, o.times + k) * passing * growth[2]
+        rate, left = load(rows, o.times + k) * passing, load(rows, o.times + o.fading + k)
+        for i in range(n):
+            store(rows, o.changes + i, load(rows, o.changes + i) + rate * left * growth[1][i, k])
         # What a step of order p misses goes like rate^p exp(-t / tau): the rate may fade with its p-th root.
-        total = total + rate * rate * rate * rate * sqrt(load(rows, o.times + o.fading + k))
+        rate = rate * growth[2]
+        total = total + rate * rate * rate * rate * sqrt(left)
     return total
+
+
+@compiled
+def gained(rows, o, i, j, pair, energy) -> tuple[Lanes, Lanes]:
+    """Return the product of two shares and, of the energy they would have fully charged, what it has brought."""
+    share = load(rows, o.shares + i) * load(rows, o.shares + j)
+    at = o.pairs + 2 * pair
+    work = 0.5 * (share - load(rows, at)) * (energy + load(rows, at + 1))
+    store(rows, at, share)
+    store(rows, at + 1, energy)
+    return share, work

@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from flowcei.physics._compilation import compiled
-from flowcei.physics._growth import grow, growing, stretched
+from flowcei.physics._growth import gained, grow, growing, stretched
 from flowcei.physics._lanes import Lanes, any_positive, ceil, load, rsqrt, sqrt, store, where_greater
 
 _ENERGY_ERROR = 0.01  # relative error of the energy beyond which an event is lost
@@ -41,6 +41,8 @@ class Layout(NamedTuple):
     fading: int
     times: int
     shares: int
+    changes: int
+    pairs: int
     total: int
 
 
@@ -52,7 +54,10 @@ def layout(n, stages, nodes, count, fading) -> Layout:
     rates = inverse + n * (n - 1) // 2
     times = rates + 2 * count
     shares = times + 2 * fading
-    return Layout(3 * n, count, gap, inverse, rates, fading, times, shares, shares + 2 * n * (fading > 0))
+    changes = shares + (n if fading else 0)
+    pairs = changes + (n if fading else 0)
+    total = pairs + (n * (n - 1) if fading else 0)
+    return Layout(3 * n, count, gap, inverse, rates, fading, times, shares, changes, pairs, total)
 
 
 @compiled
@@ -79,39 +84,39 @@ def integrate(rows, ions, ladder, directions, system, method, unit, growth, movi
         tau, energy = _start_growing(rows, o, n, masses, tau, size, growth)
     still = -2.0 + 0.0 * tau
     _enter_directions(rows, o, n, masses, strengths, energy, growth)
-    power = _forces(rows, o, n, 0, k, weights, strengths, tau, still, growth)
-    z = 0.0 * tau
+    z, whole = 0.0 * tau, 1.0 + 0.0 * tau
+    _forces(rows, o, n, 0, k, weights, strengths, tau, still, whole, growth)
     remaining = z1 - z
     for _ in range(_MOST_STEPS):
         if not any_positive(remaining):
             break
         h = _step_length(rows, o, n, curvatures, tau, z, remaining, eta, growth)
-        work = power * bp[0, 0]
         for stage in range(1, stages):
             at = z + h * c[stage]
-            factor = 1.0 / (1.0 - at * at)
+            shrink = 1.0 - at * at
+            factor = 1.0 / shrink
             _advance(rows, o, stage, a, stage, h * c[stage], h * h)
             if growth is not None:
                 grow(rows, o, n, growth, tau, at, factor)
-            pull, push = tau * factor, -2.0 * factor
-            power = factor * _forces(
-                rows, o, n, s, k + stage * o.n3, weights, strengths, pull, push, growth
-            )
-            work = work + power * bp[0, stage]
+            out, pull, push = k + stage * o.n3, tau * factor, -2.0 * factor
+            work = _forces(rows, o, n, s, out, weights, strengths, pull, push, shrink, growth)
+            if growth is not None:
+                energy = energy + work
         _accept(rows, o, stages, bp, h)
-        if growth is not None:
-            energy = energy + h * work * sqrt(tau)
         z = z + h
         remaining = where_greater(h * 1e-6, z1 - z, 0.0, z1 - z)
         z = where_greater(remaining, 0.0, z, z1)
-    _forces(rows, o, n, 0, k, weights, strengths, tau, still, growth)
+    _forces(rows, o, n, 0, k, weights, strengths, tau, still, 1.0 - z * z, growth)
     for t in range(len(nodes)):
         _advance(rows, o, t + 1, tail_weights, t, nodes[t] - z1, 1.0)
         if t + 1 < len(nodes):
+            at = 0.0 * z + nodes[t]
+            shrink = 1.0 - at * at
             if growth is not None:
-                at = 0.0 * z + nodes[t]
-                grow(rows, o, n, growth, tau, at, 1.0 / (1.0 - at * at))
-            _forces(rows, o, n, s, k + (t + 1) * o.n3, weights, strengths, tau, still, growth)
+                grow(rows, o, n, growth, tau, at, 1.0 / shrink)
+            work = _forces(rows, o, n, s, k + (t + 1) * o.n3, weights, strengths, tau, still, shrink, growth)
+            if growth is not None:
+                energy = energy + work
     kinetic = _finish(rows, o, masses, energy, tau, growth)
     # An energy that is off before it is imposed betrays a collision that was stepped over.
     excess = 4.0 * kinetic / (tau * energy) - 1.0
@@ -147,12 +152,12 @@ def _apart(rows, at, i, j) -> tuple[Lanes, Lanes, Lanes]:
 
 
 @compiled
-def _forces(rows, o, n, y, out, weights, strengths, pull, push, growth) -> Lanes:
+def _forces(rows, o, n, y, out, weights, strengths, pull, push, shrink, growth) -> Lanes:
     """Write pull * F / m + push * y, from rows `y` of every block to its rows `out`; and 1 / r.
 
-    Returns the energy that growing charges bring, per unit of time and length of y.
+    Returns the energy that charges which grow have brought since the last call, with 1 / R = `shrink`.
     """
-    power = 0.0 * pull
+    work = 0.0 * pull
     for block in range(o.count + 1):
         for d in range(o.n3):
             store(rows, block * o.gap + out + d, 0.0)
@@ -167,10 +172,8 @@ def _forces(rows, o, n, y, out, weights, strengths, pull, push, growth) -> Lanes
             store(rows, o.inverse + pair, r)
             f = r * r * r * strengths[pair]
             if growth is not None:
-                gi, gj = load(rows, o.shares + i), load(rows, o.shares + j)
-                f = f * (gi * gj)
-                change = gi * load(rows, o.shares + n + j) + gj * load(rows, o.shares + n + i)
-                power = power + change * r * strengths[pair]
+                share, change = gained(rows, o, i, j, pair, r * strengths[pair] * shrink)
+                f, work = f * share, work + change
             fx, fy, fz = fx + f * dx, fy + f * dy, fz + f * dz
             _subtract3(rows, out + 3 * j, f * dx, f * dy, f * dz)
             g = -3.0 * f * r * r
@@ -193,7 +196,7 @@ def _forces(rows, o, n, y, out, weights, strengths, pull, push, growth) -> Lanes
             own = scale * load(rows, m + out + d) + push * load(rows, m + y + d)
             # tau times the acceleration, and so its derivative by tau, belongs to the explosion.
             store(rows, m + out + d, own + acceleration * load(rows, o.rates + 2 * c))
-    return power
+    return work
 
 
 @compiled
@@ -259,6 +262,8 @@ def _start_growing(rows, o, n, masses, tau, size, growth) -> tuple[Lanes, Lanes]
         store(rows, d, load(rows, d) * sqrt(longer / tau))
     z = 0.0 * tau
     grow(rows, o, n, growth, longer, z, 1.0 + z)
+    for row in range(o.pairs, o.total):
+        store(rows, row, 0.0)
     return longer, 0.5 * _product(rows, o.n3, o.n3, o, masses) / longer
 
 
@@ -270,7 +275,7 @@ def _step_length(rows, o, n, curvatures, tau, z, remaining, eta, growth) -> Lane
     field = tau * factor
     if growth is not None:
         passing = sqrt(tau) * factor * factor  # dt/dz
-        total = growing(rows, o, passing, growth)
+        total = growing(rows, o, n, passing, growth)
     pair = 0
     for i in range(n):
         for j in range(i + 1, n):
@@ -279,9 +284,9 @@ def _step_length(rows, o, n, curvatures, tau, z, remaining, eta, growth) -> Lane
             pull = field * curvatures[pair] * r
             if growth is not None:
                 gi, gj = load(rows, o.shares + i), load(rows, o.shares + j)
-                change = load(rows, o.shares + n + i) + load(rows, o.shares + n + j)
+                change = load(rows, o.changes + i) + load(rows, o.changes + j)
                 # With charges as they are in the step, not at its start, where they may be 0.
-                pull = pull * (gi * gj) + sqrt(pull) / r * (0.75 * eta * change * passing)
+                pull = pull * (gi * gj) + sqrt(pull) / r * (0.75 * eta * change)
             omega = (pull + ux * ux + uy * uy + uz * uz) * r * r
             total = total + omega * omega
             pair += 1
