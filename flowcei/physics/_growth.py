@@ -29,7 +29,7 @@ _LN2 = 0.6931471805599453
 _FADED = 80.0  # times after which nothing is left; exp(-80) is within the range of single precision
 _FACTORIALS = tuple(1.0 / float(np.prod(np.arange(1.0, k + 1))) for k in range(13))  # of exp
 _ODDS = tuple(1.0 / k for k in range(1, 22, 2))  # of atanh
-_STRETCH = 2.0  # of T^2, by tau / T: slow charges make slow explosions
+_STRETCH = 1.0  # of T^2, by tau / T: slow charges make slow explosions
 
 
 @compiled
