@@ -1,9 +1,9 @@
 """Charges that build up, on rows of lanes: docs/simulator.md, Charges that build up.
 
-Ion i has the share g_i(t) = 1 - sum over k of A_ik exp(-t / tau_k) of its charge. What is called
-growth is None for charges that are there at once, else a tuple of K zeros, whose length numba compiles
-in, the A_ik (N, K), and what the setting says: the pace of steps while charges grow, the least T and the
-shortest time, in units of the longest time and of T.
+Ion i has the share g_i(t) = 1 - sum over k of A_ik exp(-t / time_k) of its charge, and the force of a pair
+the factor g_i g_j. What is called growth is None for charges that are there at once, else a tuple of K zeros,
+whose length numba compiles in, the A_ik (N, K), and what the setting says: the pace of steps while charges
+grow, the least T in units of the longest time, and the shortest time that is told from 0 in units of T.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _STRETCH = 1.0  # of T^2, by tau / T: slow charges make slow explosions
 
 @compiled
 def exp_minus(u, terms) -> Lanes:
-    """exp(-u) of u from 0 to 80: 7 terms of Taylor's series reach rounding in single precision, 13 in double."""
+    """exp(-u) of u from 0 to 80: 7 terms of the series are exact in single precision, 13 in double."""
     n = ceil(u * (-1.0 / _LN2) - 0.5)
     r = n * -_LN2 - u
     total = 0.0 * u + _FACTORIALS[terms - 1]
@@ -45,7 +45,7 @@ def exp_minus(u, terms) -> Lanes:
 
 @compiled
 def atanh(z, factor, terms) -> Lanes:
-    """atanh of z from 0 to below 1, given 1 / (1 - z^2): 5 terms for single precision, 11 for double."""
+    """Inverse hyperbolic tangent of z from 0 to below 1, given 1 / (1 - z^2), with 5 or 11 terms."""
     e = exponent((1.0 + z) * (1.0 + z) * factor * 1.4142135623730951)
     scale = power_of_two(e)
     s = (1.0 - scale + z * (1.0 + scale)) / (1.0 + scale + z * (1.0 - scale))
@@ -57,7 +57,7 @@ def atanh(z, factor, terms) -> Lanes:
 
 @compiled
 def stretched(rows, o, tau, size, growth) -> Lanes:
-    """Turn build-up times in rows `times` ... into rates per unit of time; return 4 T^2 for these."""
+    """Enter growth at z = 0, with build-up times in rows `times` ...; return the 4 T^2 that suits them."""
     _, _, _, least, shortest = growth
     longest, shortest = 0.0 * tau, sqrt(tau) * (0.5 * shortest)
     for k in range(o.fading):
@@ -65,6 +65,9 @@ def stretched(rows, o, tau, size, growth) -> Lanes:
         time = where_greater(time, shortest, time, shortest)
         longest = where_greater(time, longest, time, longest)
         store(rows, o.times + k, 1.0 / time)
+        store(rows, o.times + o.fading + k, 1.0)
+    for row in range(o.shares, o.total):  # no charge, and no energy yet
+        store(rows, row, 0.0)
     natural = tau + 2.0 * _STRETCH * longest * sqrt(tau)  # 4 T^2 (1 + stretch tau / T)
     needed = 4.0 * least * least * longest * longest
     return where_greater(natural, needed, natural, needed)
@@ -88,7 +91,7 @@ def grow(rows, o, n, growth, tau, z, factor) -> None:
 
 @compiled
 def growing(rows, o, n, passing, growth) -> Lanes:
-    """Sum over build-up times of the fourth power of the rate at which steps must go, of dt/dz; change of shares."""
+    """Write how shares change with z, dt/dz = `passing`; return the rate of steps to the fourth power."""
     total = 0.0 * passing
     for i in range(n):
         store(rows, o.changes + i, 0.0)
@@ -104,7 +107,11 @@ def growing(rows, o, n, passing, growth) -> Lanes:
 
 @compiled
 def gained(rows, o, i, j, pair, energy) -> tuple[Lanes, Lanes]:
-    """Return the product of two shares and, of the energy they would have fully charged, what it has brought."""
+    """Return the product of the shares of a pair, and the energy that its growth brought since the last call.
+
+    `energy` is what the pair would have with all charges. The energy of an explosion is no more than the
+    integral of it over the product: by trapezia, within a percent from stage to stage.
+    """
     share = load(rows, o.shares + i) * load(rows, o.shares + j)
     at = o.pairs + 2 * pair
     work = 0.5 * (share - load(rows, at)) * (energy + load(rows, at + 1))

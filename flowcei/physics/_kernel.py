@@ -24,7 +24,19 @@ _SCALING = 3
 
 @kernel
 def explode(
-    positions, initial, times, ions, ladder, directions, system, method, unit, growth, momenta, jacobian, status
+    positions,
+    initial,
+    times,
+    ions,
+    ladder,
+    directions,
+    system,
+    method,
+    unit,
+    growth,
+    momenta,
+    jacobian,
+    status,
 ) -> None:
     """Write momenta at infinity and, unless `jacobian` is None, dp/dx of positions (B, N, 3), bohr.
 

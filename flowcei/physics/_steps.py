@@ -29,8 +29,9 @@ class Layout(NamedTuple):
 
     The explosion lies in the first block of `gap` rows, direction c in block c + 1. A block holds 3N rows
     each of y, w, s (the position of a stage or node) and of the forces of all stages or nodes. After them
-    come 1 / r of every pair, for each direction dtau / tau and dU0 / U0, the rates of all build-up times and
-    how far each has faded, and the share of its charge that every ion has, and how fast it grows.
+    come 1 / r of every pair and, for each direction, dtau / tau and dU0 / U0. Charges that grow (`_growth`)
+    add 1 / time of each build-up time and exp(-t / time), the share of its charge that each ion has and its
+    change with z, and for every pair the product of shares and the energy it would have with all charges.
     """
 
     n3: int
@@ -54,9 +55,9 @@ def layout(n, stages, nodes, count, fading) -> Layout:
     rates = inverse + n * (n - 1) // 2
     times = rates + 2 * count
     shares = times + 2 * fading
-    changes = shares + (n if fading else 0)
-    pairs = changes + (n if fading else 0)
-    total = pairs + (n * (n - 1) if fading else 0)
+    growing = n if fading else 0
+    changes, pairs = shares + growing, shares + 2 * growing
+    total = pairs + (n - 1) * growing
     return Layout(3 * n, count, gap, inverse, rates, fading, times, shares, changes, pairs, total)
 
 
@@ -81,7 +82,7 @@ def integrate(rows, ions, ladder, directions, system, method, unit, growth, movi
     size = _enter(rows, o, n, masses, weights, unit, moving)
     tau, energy, closest = _start(rows, o, n, masses, strengths)
     if growth is not None:
-        tau, energy = _start_growing(rows, o, n, masses, tau, size, growth)
+        tau, energy = _start_growing(rows, o, masses, tau, size, growth)
     still = -2.0 + 0.0 * tau
     _enter_directions(rows, o, n, masses, strengths, energy, growth)
     z, whole = 0.0 * tau, 1.0 + 0.0 * tau
@@ -255,15 +256,11 @@ def _start(rows, o, n, masses, strengths) -> tuple[Lanes, Lanes, Lanes]:
 
 
 @compiled
-def _start_growing(rows, o, n, masses, tau, size, growth) -> tuple[Lanes, Lanes]:
+def _start_growing(rows, o, masses, tau, size, growth) -> tuple[Lanes, Lanes]:
     """Return the tau that suits charges which grow from 0, and the energy at the start, all of it motion."""
     longer = stretched(rows, o, tau, size, growth)
     for d in range(o.n3, 2 * o.n3):
         store(rows, d, load(rows, d) * sqrt(longer / tau))
-    z = 0.0 * tau
-    grow(rows, o, n, growth, longer, z, 1.0 + z)
-    for row in range(o.pairs, o.total):
-        store(rows, row, 0.0)
     return longer, 0.5 * _product(rows, o.n3, o.n3, o, masses) / longer
 
 
@@ -366,7 +363,7 @@ def _finish(rows, o, masses, energy, tau, growth) -> Lanes:
         m = (c + 1) * o.gap
         half = 0.5 * (load(rows, o.rates + 2 * c + 1) - _product(rows, s, m + s, o, masses) / kinetic)
         if growth is not None:
-            half = 0.0 * half
+            half = 0.0 * kinetic
         for d in range(o.n3):
             v = load(rows, m + s + d) + load(rows, s + d) * half
             store(rows, m + d, v * scale * masses[d])

@@ -11,7 +11,7 @@ from flowcei.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-_LONGEST = 1e6  # fs: ions a nanosecond apart in time have not exploded, they have drifted away
+LONGEST = 1e6  # fs: ions a nanosecond apart in time have not exploded, they have drifted away
 _TIME = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)\s*fs\s*")
 
 
@@ -39,8 +39,8 @@ class BuildUp:
         if not self.times:
             raise UsageError("a build-up needs one time in fs, or one for each ion")
         for time in self.times:
-            if not 0.0 <= time <= _LONGEST:
-                raise UsageError(f"a build-up time is {time:g} fs; it must be 0 to {_LONGEST:g} fs")
+            if not 0.0 <= time <= LONGEST:
+                raise UsageError(f"a build-up time is {time:g} fs; it must be 0 to {LONGEST:g} fs")
 
     @classmethod
     def parse(cls, given: str | float | Sequence[float] | BuildUp) -> BuildUp:
@@ -60,6 +60,12 @@ class BuildUp:
     def __str__(self) -> str:
         """Return the text that `parse` reads."""
         return ",".join(f"{repr(time).removesuffix('.0')}fs" for time in self.times)
+
+    def of_ions(self, n: int) -> tuple[float, ...]:
+        """Return the times; UsageError unless there is one, or one for each of `n` ions."""
+        if len(self.times) not in (1, n):
+            raise UsageError(f"{len(self.times)} build-up times for {n} ions; give one, or one for each ion")
+        return self.times
 
     @property
     def is_zero(self) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from flowcei.physics.build_up import BuildUp
+from flowcei.physics.build_up import LONGEST, BuildUp
 from flowcei.physics.nystrom import RKN64, RKN86, Tableau, tail
 from flowcei.units import FEMTOSECOND
 
@@ -39,8 +39,8 @@ class _Setting:
     eta: float
     z1: float
     tail_nodes: int
-    pace: float = 0.3  # of steps while charges grow, per build-up time
-    fading: float = 10.0  # build-up times that have passed at z1, at least
+    fading: float  # build-up times that have passed at z1, at least
+    pace: float = 0.15  # of steps while charges grow: a step of eta / pace build-up times at the start
 
 
 # The cheapest that keep the promise with a quarter in hand, of a grid over all four numbers:
@@ -50,16 +50,16 @@ class _Setting:
 # geometries. With eta above 1 a step could carry an ion past another without noticing; it
 # would save a tenth.
 SETTINGS = (
-    _Setting(1e-4, np.float32, RKN64, 0.9, 0.7, 7),
-    _Setting(3e-5, np.float32, RKN64, 0.9, 0.7, 9),
-    _Setting(1e-5, np.float32, RKN64, 0.7, 0.75, 9),
-    _Setting(3e-6, np.float32, RKN64, 0.55, 0.82, 9),
-    _Setting(1e-6, np.float64, RKN86, 0.75, 0.85, 10),
-    _Setting(1e-7, np.float64, RKN86, 0.6, 0.93, 9),
-    _Setting(3e-8, np.float64, RKN86, 0.5, 0.93, 9),
-    _Setting(1e-8, np.float64, RKN86, 0.45, 0.94, 9),
-    _Setting(1e-9, np.float64, RKN86, 0.3, 0.97, 9),
-    _Setting(1e-10, np.float64, RKN86, 0.15, 0.99, 12),
+    _Setting(1e-4, np.float32, RKN64, 0.9, 0.7, 7, 2.0),
+    _Setting(3e-5, np.float32, RKN64, 0.9, 0.7, 9, 2.0),
+    _Setting(1e-5, np.float32, RKN64, 0.7, 0.75, 9, 2.0),
+    _Setting(3e-6, np.float32, RKN64, 0.55, 0.82, 9, 2.0),
+    _Setting(1e-6, np.float64, RKN86, 0.75, 0.85, 10, 4.0),
+    _Setting(1e-7, np.float64, RKN86, 0.6, 0.93, 9, 6.0),
+    _Setting(3e-8, np.float64, RKN86, 0.5, 0.93, 9, 6.0),
+    _Setting(1e-8, np.float64, RKN86, 0.45, 0.94, 9, 6.0),
+    _Setting(1e-9, np.float64, RKN86, 0.3, 0.97, 9, 6.0),
+    _Setting(1e-10, np.float64, RKN86, 0.15, 0.99, 12, 10.0),
 )
 
 BEST_ACCURACY = SETTINGS[-1].accuracy  # the smallest relative error that may be asked for
@@ -74,7 +74,7 @@ def asymptotic_momenta(
     charges: ArrayLike,
     *,
     initial_momenta: ArrayLike | None = None,
-    build_up: ArrayLike | BuildUp | None = None,
+    build_up: str | ArrayLike | BuildUp | None = None,
     accuracy: float = 1e-6,
     threads: int | None = None,
 ) -> NDArray[np.floating]:
@@ -86,6 +86,9 @@ def asymptotic_momenta(
         charges: (N,), elementary charges, all of one sign.
         initial_momenta: Thermal or zero-point motion at the start, the shape of `positions`,
             hbar / bohr; at rest where None.
+        build_up: How long the charges take to appear, q(t) = Q (1 - exp(-t / tau)): a `BuildUp`, its
+            text, ``"10fs"``, or numbers in fs: one, one for each event (B,), or also for each ion
+            (B, N). At once where None.
         accuracy: Mean relative error of the momenta that is asked for, 1e-10 or more; one
             event in a hundred may be ten times worse. From 3e-6 up the calculation runs in
             single precision. OCS costs 0.1 microseconds of one core at 1e-4, 0.3 at 1e-6, 0.6
@@ -96,13 +99,13 @@ def asymptotic_momenta(
     Returns:
         Momenta, the shape of `positions`, hbar / bohr; float32 where `positions` are,
         else float64. In the frame of the centre of mass they sum to zero and carry exactly
-        the energy at the start.
+        the energy at the start; less of it where charges build up.
 
     Raises:
         ValueError: Naming the first offending row, for positions or momenta that are not
-            finite, coincident ions, an explosion too violent for the precision; and for
-            charges that are zero or of both signs, masses that are not positive, N < 2 or
-            shapes that do not match.
+            finite, build-up times that are negative, coincident ions, an explosion too violent
+            for the precision; and for charges that are zero or of both signs, masses that are
+            not positive, N < 2 or shapes that do not match.
 
     Example:
         Two protons, one bohr apart, share their potential energy of one hartree:
@@ -121,7 +124,7 @@ def followed_momenta(
     masses: Reals,
     charges: Reals,
     *,
-    build_up: ArrayLike | BuildUp | None = None,
+    build_up: str | ArrayLike | BuildUp | None = None,
     accuracy: float = 1e-6,
     threads: int | None = None,
 ) -> Reals:
@@ -138,7 +141,7 @@ def follow(
     accuracy: float,
     threads: int | None,
     initial_momenta: ArrayLike | None = None,
-    build_up: ArrayLike | BuildUp | None = None,
+    build_up: str | ArrayLike | BuildUp | None = None,
     *,
     derivatives: bool = False,
 ) -> tuple[Reals, Floats, Status]:
@@ -157,7 +160,7 @@ def follow(
         with np.errstate(invalid="ignore", over="ignore"):  # rows that are not finite are named later
             drift = system[0][0].reshape(-1, 3) * motion.sum(axis=1, keepdims=True, dtype=np.float64)
             motion = motion - drift
-    growth = _growth(build_up, len(x), _per_ion("masses", masses, x.shape[1]), np.asarray(charges, float))
+    growth = _growth(build_up, len(x), np.asarray(masses), np.asarray(charges))
     momenta, jacobian, status = _run(x, motion, system, growth, setting, threads, derivatives=derivatives)
     # One geometry in a million comes so close to a collision that a coarse setting loses it. It is followed
     # again, alone, by the finest: a long training must not end for it.
@@ -205,24 +208,35 @@ def _run(
     return momenta, jacobian, status
 
 
-def _growth(build_up: ArrayLike | BuildUp | None, count: int, masses: Floats, charges: Floats) -> _Growth | None:
-    """Build-up times (B, K), in units of the molecule but for its size, and amounts (N, K)."""
+def _growth(
+    build_up: str | ArrayLike | BuildUp | None, count: int, masses: Floats, charges: Floats
+) -> _Growth | None:
+    """Build-up times (B, K), in units of the molecule but for its size, and amounts (N, K) of `_growth`."""
     if build_up is None:
         return None
     n = len(masses)
-    if isinstance(build_up, BuildUp):
-        times = np.tile(build_up.times, (count, 1))
+    if isinstance(build_up, str | BuildUp):
+        times = np.tile(BuildUp.parse(build_up).of_ions(n), (count, 1))
     else:
-        times = np.asarray(build_up, float)
-        times = np.broadcast_to(times[..., None] if times.ndim < 2 else times, (count, 1 if times.ndim < 2 else n))
-    amounts = np.ones((n, 1)) if times.shape[1] == 1 else np.eye(n)
-    unit = np.abs(charges).max() / np.sqrt(masses.sum())
-    return np.ascontiguousarray(times * (FEMTOSECOND * unit)), amounts
+        given = np.asarray(build_up, np.float64)
+        if given.shape not in ((), (count,), (count, n)):
+            shapes = f"expected (), ({count},) or ({count}, {n})"
+            raise ValueError(f"build-up times have shape {given.shape}; {shapes}")
+        times = given if given.ndim == 2 else np.broadcast_to(given[..., None], (count, 1))
+    wrong = ~((times >= 0.0) & (times <= LONGEST)).all(axis=1)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        allowed = f"they must be 0 to {LONGEST:g} fs"
+        raise ValueError(f"row {row} has build-up times of {times[row].tolist()} fs; {allowed}")
+    if not times.any():
+        return None
+    unit = FEMTOSECOND * float(np.abs(charges).max() / np.sqrt(masses.sum()))
+    return np.ascontiguousarray(times * unit), np.ones((n, 1)) if times.shape[1] == 1 else np.eye(n)
 
 
 @cache
 def _pace(setting: _Setting) -> tuple[np.floating[Any], ...]:
-    """What `_growth` takes of a setting: pace, least T over the longest time, shortest time over T."""
+    """The pace of a setting, its least T over the longest build-up time, and the shortest time over T."""
     z1 = setting.z1
     least = setting.fading / (np.arctanh(z1) + z1 / (1.0 - z1**2))
     dtype: Any = setting.dtype

@@ -23,7 +23,7 @@ def momenta_jacobian(
     masses: ArrayLike,
     charges: ArrayLike,
     *,
-    build_up: ArrayLike | BuildUp | None = None,
+    build_up: str | ArrayLike | BuildUp | None = None,
     accuracy: float = 1e-9,
     threads: int | None = None,
 ) -> NDArray[np.float64]:
@@ -31,12 +31,14 @@ def momenta_jacobian(
 
     The derivatives are integrated beside the explosion (tangent-linear equations), in the
     3N - 6 directions that are neither translations, scalings nor rotations; those are
-    known: they change p by 0, by -p/2 and by turning it.
+    known: they change p by 0, by -p/2 and by turning it. Where charges build up, the scaling is
+    integrated too.
 
     Args:
         positions: Where the ions start, (B, N, 3) or (N, 3), bohr.
         masses: (N,), electron masses.
         charges: (N,), elementary charges, all of one sign.
+        build_up: How long the charges take to appear: as of `asymptotic_momenta`.
         accuracy: Relative error of momenta and derivatives that is asked for, 1e-10 or
             more; always in double precision. OCS costs 3 microseconds of one core, CH4 13
             (Zen 5; `bin/benchmark simulator`).
@@ -73,7 +75,7 @@ def followed_jacobian(
     masses: Floats,
     charges: Floats,
     *,
-    build_up: ArrayLike | BuildUp | None = None,
+    build_up: str | ArrayLike | BuildUp | None = None,
     accuracy: float = 1e-9,
     threads: int | None = None,
 ) -> Floats:
@@ -85,12 +87,12 @@ def _differentiate(
     positions: ArrayLike,
     masses: ArrayLike,
     charges: ArrayLike,
-    build_up: ArrayLike | BuildUp | None,
+    build_up: str | ArrayLike | BuildUp | None,
     accuracy: float,
     threads: int | None,
 ) -> tuple[Floats, Status]:
     x = np.asarray(positions, dtype=np.float64)
-    how = {"build_up": build_up, "derivatives": True}
-    _, jacobian, status = follow(x, masses, charges, min(accuracy, _COARSEST), threads, **how)
+    accuracy = min(accuracy, _COARSEST)
+    _, jacobian, status = follow(x, masses, charges, accuracy, threads, build_up=build_up, derivatives=True)
     jacobian[status != 0] = np.nan
     return jacobian, status

@@ -21,8 +21,9 @@ def momenta(
 ) -> np.ndarray:
     """Return asymptotic momenta (N, 3) of one geometry (N, 3), with momenta at the start.
 
-    `share` is how much of its charge each ion has at a time, 1 when nothing moves any more. DOP853 to t = 1e12, then the exact impulse that each pair, now in straight motion at
-    distance r and velocity v, still gives: q q' (r^ + v^) / (|r||v| + r.v).
+    DOP853 to t = 1e12, then the exact impulse that each pair, now in straight motion at
+    distance r and velocity v, still gives: q q' (r^ + v^) / (|r||v| + r.v). `share` tells how
+    much of its charge each ion has at a time; at the end all of it.
     """
     n = len(masses)
     x = positions - masses @ positions / masses.sum()
