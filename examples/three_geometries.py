@@ -14,8 +14,8 @@ from dataclasses import replace
 import numpy as np
 
 import flowcei
+from flowcei.posterior.gathering import find_modes
 from flowcei.posterior.laplace import ModeRules
-from flowcei.posterior.modes import find_modes
 from flowcei.units import ANGSTROM, DALTON
 
 TRIPLE = (  # r(CO), r(CS) in angstrom, angle in degrees; charges 2, masses of the isotopes below

@@ -15,6 +15,7 @@ from .events.simulation import simulate as simulate
 from .events.storage import read_events as read_events
 from .events.storage import write_events as write_events
 from .experiment.drift import without_drift as without_drift
+from .experiment.experiment import Experiment as Experiment
 from .molecules.molecule import Molecule as Molecule
 from .physics.build_up import BuildUp as BuildUp
 from .physics.explosion import asymptotic_momenta as asymptotic_momenta

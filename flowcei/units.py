@@ -7,6 +7,7 @@ energies in hartree and momenta in hbar / bohr. Values: CODATA 2018
 
 from __future__ import annotations
 
+import math
 import re
 
 from flowcei.errors import UsageError
@@ -17,6 +18,8 @@ ELECTRONVOLT = 1.0 / 27.211386245988  # hartree
 SI_MOMENTUM = 1.0 / 1.99285191410e-24  # one kg m/s in hbar / bohr
 KILOMETRE_PER_SECOND = 1.0 / 2187.69126364  # atomic units of velocity
 FEMTOSECOND = 41.341373  # atomic units of time
+BOLTZMANN = 3.1668115634556e-6  # hartree per kelvin
+VOLT_PER_METRE = 1.0 / 5.14220674763e11  # atomic units of an electric field
 LIGHT = 1.0 / 7.2973525693e-3  # speed of light: the reciprocal of the fine-structure constant
 
 LENGTH_UNITS = {
@@ -46,6 +49,11 @@ VELOCITY_UNITS = {
 UNITS = {"momenta": MOMENTUM_UNITS, "velocities": VELOCITY_UNITS, "positions": LENGTH_UNITS}
 """Quantity -> its units in files of other programs -> one of each in atomic units."""
 
+_QUANTITIES = {
+    "field": {"V/m": VOLT_PER_METRE, "V/cm": 1e2 * VOLT_PER_METRE, "V/mm": 1e3 * VOLT_PER_METRE},
+    "length": {"m": 1e10 * ANGSTROM, "cm": 1e8 * ANGSTROM, "mm": 1e7 * ANGSTROM, "um": 1e4 * ANGSTROM},
+    "time": {"us": 1e9 * FEMTOSECOND, "ns": 1e6 * FEMTOSECOND, "ps": 1e3 * FEMTOSECOND},
+}
 _ATOMIC = ("au", "a.u.", "atomic units")
 _SYNONYMS = {
     "momenta": dict.fromkeys((*_ATOMIC, "hbar/a0"), "hbar/bohr") | {"SI": "kg m/s"},
@@ -97,3 +105,22 @@ def momentum_factor(unit: str) -> tuple[float, bool]:
 def is_unit(word: str) -> bool:
     """Whether a word is a unit of momenta, velocities or positions."""
     return any(unit_name(word, quantity) for quantity in UNITS)
+
+
+def quantity(text: str, kind: str) -> float:
+    """A positive field, length or time with its unit, such as ``"20 V/cm"``, in atomic units.
+
+    Example:
+        >>> round(quantity("1 V/cm", "field") * 5.14220674763e9, 6), round(quantity("1 ns", "time"))
+        (1.0, 41341373)
+    """
+    number, _, unit = text.strip().partition(" ")
+    factor = _QUANTITIES[kind].get(unit.strip())
+    try:
+        value = float(number) * (factor or 0.0)
+    except ValueError:
+        value = 0.0
+    if not 0.0 < value < math.inf:
+        units = ", ".join(_QUANTITIES[kind])
+        raise UsageError(f"{text[:40]!r} is no {kind}: write a positive number and one of {units}")
+    return value

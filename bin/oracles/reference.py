@@ -19,8 +19,8 @@ import numpy as np
 from scipy.stats import chi2
 
 from flowcei.errors import DataError, NoDensityError
+from flowcei.posterior.gathering import find_modes
 from flowcei.posterior.laplace import ModeRules, local_covariance
-from flowcei.posterior.modes import Modes, find_modes
 from flowcei.posterior.refinement import CONVERGED, OUTSIDE, STALLED, Refinement, refine, turned
 from flowcei.posterior.weights import WEIGHT_RULES, Weights
 from oracles.mixtures import StudentMixture
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from flowcei.experiment.likelihood import Likelihood
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
+    from flowcei.posterior.modes import Modes
 
     _LogPrior = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 _APART = ModeRules(resolve=False)

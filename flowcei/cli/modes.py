@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from flowcei import Molecule, PosteriorSamples
     from flowcei.physics.priors import GeometryPrior
+    from flowcei.posterior.modes import Modes
 
 _ACROSS = 7  # columns that fit 80 characters; more are lines, and each mode a column
 _SHOWN = 12  # modes that are printed
@@ -72,7 +73,7 @@ def modes(
     for file in written:
         options.output_path(file, overwrite=overwrite)
     from flowcei.physics.priors import build_prior
-    from flowcei.posterior.modes import UNANSWERED, VERDICTS
+    from flowcei.posterior.modes import VERDICTS
     from flowcei.posterior.searches import SearchRules
     from flowcei.posterior.structures import write_modes_xyz
     from flowcei.report.figures import ambiguity_figure, modes_figure
@@ -82,30 +83,37 @@ def modes(
     if stated is not None:  # by which identical ions are labelled too
         drawn = replace(drawn, origin=drawn.origin | {"prior": stated.spec()})
     weighed = drawn if drawn.weights is not None and stated is None else _weighed(drawn, stated)
-    gathered = weighed.modes(stated, search=SearchRules(missed=missed), keep_flagged=True)
-    row = gathered.most_ambiguous if row is None else row
-    table = gathered.to_dataframe()
+    result = weighed.modes(stated, search=SearchRules(missed=missed), keep_flagged=True)
+    row = result.most_ambiguous if row is None else row
+    table = result.to_dataframe()
     results = {
         path.name: table,
-        pictures[0].name: modes_figure(gathered, weighed, row, length_unit),
-        pictures[1].name: ambiguity_figure(gathered, weighed),
+        pictures[0].name: modes_figure(result, weighed, row, length_unit),
+        pictures[1].name: ambiguity_figure(result, weighed),
     }
     write_results(results, path.parent, overwrite=overwrite, digits=12)
     if xyz:
         with atomic_text(xyz, overwrite=overwrite) as text:
-            write_modes_xyz(gathered, text)
+            write_modes_xyz(result, text)
     brief = table[table["event"] == drawn.event_id[row]].iloc[:_SHOWN, : -3 * len(drawn.molecule)]
     which = "" if event is not None else " (the most ambiguous; --event chooses another)"
-    words = f"event {drawn.event_id[row]}: {VERDICTS[gathered.verdict[row]]}{which}"
+    words = f"event {drawn.event_id[row]}: {VERDICTS[result.verdict[row]]}{which}"
     _show(brief, "" if as_json else words, drawn.molecule, length_unit)
+    _note(result, int(drawn.event_id[row]), float(result.missed[row]))
+    note(f"{len(result)} modes; written: {', '.join(map(str, written))}")
+
+
+def _note(modes: Modes, number: int, missed: float) -> None:
+    """Say how many events have which verdict, and what the searches of all and of one may have missed."""
+    from flowcei.posterior.modes import UNANSWERED, VERDICTS
+
     for k, word in enumerate(VERDICTS[:UNANSWERED]):
-        note(f"{word:12s} {int((gathered.verdict == k).sum()):7d} of {len(drawn)} events")
+        note(f"{word:12s} {int((modes.verdict == k).sum()):7d} of {len(modes.verdict)} events")
     note(
-        f"{gathered.searches.made.sum()} searches, until nothing new came; they miss less than "
-        f"{gathered.missed_on_average:.2g} of the samples' weight on average, {gathered.missed[row]:.2g} "
-        f"of event {drawn.event_id[row]} (95 % certain; --missed)"
+        f"{modes.searches.made.sum()} searches, until nothing new came; they miss less than "
+        f"{modes.missed_on_average:.2g} of the samples' weight on average, {missed:.2g} of event {number} "
+        "(95 % certain; --missed)"
     )
-    note(f"{len(gathered)} modes; written: {', '.join(map(str, written))}")
 
 
 def _show(brief: pd.DataFrame, words: str, molecule: Molecule, unit: str) -> None:

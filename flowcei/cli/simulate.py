@@ -12,6 +12,7 @@ import click
 
 import flowcei
 from flowcei.cli import options
+from flowcei.cli.experiments import Detector, experiment_option
 from flowcei.cli.options import flag, option
 from flowcei.cli.progress import Progress
 from flowcei.cli.streams import note
@@ -41,6 +42,7 @@ _DATASETS = ("cei_traning_orient_1", "random_cos3d_10000", "generated_cos3d_chec
     show_default="0%",
     metavar="LEVEL",
 )
+@experiment_option("Instead of --noise: resolution, source and accidents of an experiment, TOML.")
 @option(
     "--like",
     "Instead of a molecule: a dataset of the first study, in its size. "
@@ -71,6 +73,7 @@ def simulate(
     overwrite: bool,
     prior: str | None,
     noise: str | None,
+    experiment: Path | None,
     accuracy: float | None,
     as_published: bool,
     **ions: str | None,
@@ -85,11 +88,13 @@ def simulate(
     Example: flowcei simulate ocs -n 100000 --noise 1% -o events.h5
     """
     given = {"MOLECULE": molecule, "--prior": prior, "--noise": noise, "--like": like, "-n": count}
+    given["--experiment"] = str(experiment) if experiment else None
     given |= {f"--{name.replace('_', '-')}": value for name, value in ions.items()}
     _check_together(given, geometries, as_published=as_published)
-    noise, exploded = noise or "0%", None
+    exploded, detector = None, Detector(noise)
     if like is None:
         exploded = options.named_molecule(molecule or "ocs", ions, prior)
+        detector = Detector.of(noise, experiment, exploded)
     name = str(like) if exploded is None else exploded.name
     path = output or Path(f"{name}.csv")
     options.output_path(path, overwrite=overwrite, endings=options.EVENT_FILES)
@@ -99,9 +104,9 @@ def simulate(
     if exploded is None:
         about, n, make = _dataset(str(like), count, how | {"as_published": as_published})
     elif geometries is None:
-        about, n, make = _molecule(exploded, count, how | {"prior": prior, "noise": noise})
+        about, n, make = _molecule(exploded, count, how | {"prior": prior}, detector)
     else:
-        about, n, make = _structures(geometries, exploded, ions["length_unit"], how | {"noise": noise})
+        about, n, make = _structures(geometries, exploded, ions["length_unit"], how, detector)
     note(f"{name}: {about}")
     made = make(seed=options.settled_seed(seed, path if resume else None))
     rate = _write(made, n, path, overwrite=overwrite, resume=resume)
@@ -119,6 +124,8 @@ def _check_together(given: Mapping[str, object], geometries: Path | None, *, as_
     for name, topic, others in settled:
         if beside := [other for other in others if given[other] is not None]:
             raise UsageError(f"{name} settles {topic}; leave out {' and '.join(beside)}")
+    if given["--experiment"] is not None and given["--noise"] is not None:
+        raise UsageError("--experiment states the noise; leave out --noise")
     if like is None and as_published:
         raise UsageError("--as-published repeats the faults of a dataset; name it with --like")
     if like is None and geometries is None and given["MOLECULE"] is None:
@@ -135,13 +142,15 @@ def _checked(accuracy: float) -> float:
     return accuracy
 
 
-def _molecule(molecule: flowcei.Molecule, count: int | None, how: dict[str, Any]) -> _Source:
+def _molecule(
+    molecule: flowcei.Molecule, count: int | None, how: dict[str, Any], detector: Detector
+) -> _Source:
     from flowcei.events.simulation import make_simulator
     from flowcei.molecules.isotopes import described_ions
 
     prior = how["prior"] or molecule.default_prior
-    about = f"{described_ions(molecule)}; prior {prior}; noise {how['noise']}"
-    return about, count or _COUNT, partial(make_simulator, molecule, **how)
+    about = f"{described_ions(molecule)}; prior {prior}; {detector}"
+    return about, count or _COUNT, partial(make_simulator, molecule, **how, **detector._asdict())
 
 
 def _dataset(name: str, count: int | None, how: dict[str, Any]) -> _Source:
@@ -151,14 +160,16 @@ def _dataset(name: str, count: int | None, how: dict[str, Any]) -> _Source:
     return STUDY_DATASETS[name] + warning, count or study_size(name), partial(study_simulator, name, **how)
 
 
-def _structures(path: Path, molecule: flowcei.Molecule, unit: str | None, how: dict[str, Any]) -> _Source:
+def _structures(
+    path: Path, molecule: flowcei.Molecule, unit: str | None, how: dict[str, Any], detector: Detector
+) -> _Source:
     from flowcei.events.foreign.structures import read_geometries
     from flowcei.events.simulation import explode
     from flowcei.molecules.isotopes import described_ions
 
     positions = read_geometries(path, molecule, unit=unit)
-    about = f"structures of {path}: {len(positions)}; {described_ions(molecule)}; noise {how['noise']}"
-    return about, len(positions), partial(explode, positions, molecule, **how)
+    about = f"structures of {path}: {len(positions)}; {described_ions(molecule)}; {detector}"
+    return about, len(positions), partial(explode, positions, molecule, **how, **detector._asdict())
 
 
 def _write(made: Simulator | flowcei.Events, n: int, path: Path, *, overwrite: bool, resume: bool) -> str:

@@ -11,8 +11,10 @@ import numpy as np
 
 from flowcei.errors import UsageError
 from flowcei.events.container import Events
+from flowcei.events.extracolumns import dataset_name
 from flowcei.events.hdf import describe
 from flowcei.experiment.detector import Noise
+from flowcei.experiment.experiment import Experiment
 from flowcei.molecules.molecule import Molecule
 from flowcei.physics.explosion import asymptotic_momenta, centre_of_mass, in_threads, usable_cores
 from flowcei.physics.priors import GeometryPrior, build_prior
@@ -25,10 +27,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from flowcei.experiment.measurement import Measurement
     from flowcei.storage.resumable import Layout
 
     Floats = NDArray[np.float64]
-    Arrays = dict[str, Any]  # positions (n, N, 3), momenta (n, N, 3) and sigma (n,)
+    Arrays = dict[str, Any]  # positions (n, N, 3), momenta (n, N, 3), sigma (n,) and perhaps `ACCIDENT`
+
+ACCIDENT = "accident"
+"""Extra column of events: 1 where the ions are of different molecules; positions are then of none of them."""
 
 BLOCK = 8_192  # events that share a random stream: results do not depend on how many are asked
 _ACCURACY = 3e-6  # far below any noise; single precision makes twice as many events a second as 1e-6
@@ -37,24 +43,29 @@ _FLOAT = np.dtype("<f8")
 
 @dataclass(frozen=True)
 class Simulator:
-    """A source of fresh events: molecule, prior, noise, seed, and mean relative error of the momenta."""
+    """A source of fresh events: molecule, prior, noise, seed, and mean relative error of the momenta.
+
+    Where there is an experiment, it takes the place of the noise.
+    """
 
     molecule: Molecule
     prior: GeometryPrior
     noise: Noise
     seed: int
     accuracy: float = _ACCURACY
+    experiment: Experiment | None = None
 
     def arrays(self, index: int, n: int, *, stream: int = 0, threads: int | None = None) -> Arrays:
         """`n` events of an independent random stream: every index, and every `stream`, is one."""
         child = np.random.SeedSequence(self.seed, spawn_key=(stream, index))
         geometry_rng, noise_rng = (np.random.default_rng(s) for s in child.spawn(2))
         positions = self.prior.sample(n, geometry_rng)
-        return _exploded(positions, self.molecule, self.noise, noise_rng, self.accuracy, threads)
+        detector = self.noise if self.experiment is None else self.experiment.of(self.molecule)
+        return _exploded(positions, self.molecule, detector, noise_rng, self.accuracy, threads)
 
     def block(self, index: int, n: int, *, stream: int = 0) -> Events:
         """The events of `arrays`."""
-        return Events(self.molecule, **self.arrays(index, n, stream=stream), origin=self.origin())
+        return _events(self.molecule, self.arrays(index, n, stream=stream), self.origin())
 
     def rows(self, index: int, n: int) -> Arrays:
         """Block `index` of `n` events; all are drawn in full, so that a longer run begins the same."""
@@ -66,7 +77,8 @@ class Simulator:
         if n < 1:
             raise UsageError(f"the number of events is {n}; it must be 1 or more")
         vectors = (n, len(self.molecule), 3)
-        return {"positions": vectors, "sigma": (n,), "momenta": vectors}
+        mixed = {} if self.experiment is None or not self.experiment.accidents else {ACCIDENT: (n,)}
+        return {"positions": vectors, "sigma": (n,), "momenta": vectors} | mixed
 
     def events(self, n: int) -> Events:
         """The first `n` events, on all cores."""
@@ -77,11 +89,14 @@ class Simulator:
                 arrays[name][index * BLOCK :][: len(values)] = values
 
         in_threads(work, range(-(-n // BLOCK)), None)
-        return Events(self.molecule, **arrays, origin=self.origin())
+        return _events(self.molecule, arrays, self.origin())
 
     def origin(self) -> dict[str, Any]:
         """All that is needed to make the events again."""
-        settings = {"noise": str(self.noise), "seed": self.seed, "accuracy": self.accuracy}
+        settings: dict[str, Any] = {"noise": str(self.noise)}
+        if self.experiment is not None:
+            settings = {"experiment": self.experiment.to_dict()}
+        settings |= {"seed": self.seed, "accuracy": self.accuracy}
         return {"prior": self.prior.spec(), **settings, "flowcei": version("flowcei")}
 
 
@@ -90,7 +105,8 @@ def simulate(
     n: int,
     *,
     prior: str | dict[str, Any] | GeometryPrior | None = None,
-    noise: Noise | str = "0%",
+    noise: Noise | str | None = None,
+    experiment: Experiment | str | Path | None = None,
     seed: int | None = None,
     accuracy: float = _ACCURACY,
 ) -> Events:
@@ -101,7 +117,9 @@ def simulate(
         n: Number of events.
         prior: A name or table of the molecule's, or a prior; its default where None.
         noise: Standard deviation added to each momentum component: ``"1%"`` of the
-            event's rms component, ``"0.5"`` hbar / bohr, or a range ``"0.1%..5%"``.
+            event's rms component, ``"0.5"`` hbar / bohr, or a range ``"0.1%..5%"``; none where None.
+        experiment: Instead of `noise`, an `Experiment` or its TOML file. All ions are detected; of events
+            that are accidents (column ``accident``) the positions are of none of their ions.
         seed: Seed of all randomness; drawn, and kept in `origin`, where None.
         accuracy: Mean relative error of the momenta: see `asymptotic_momenta`.
 
@@ -110,27 +128,36 @@ def simulate(
         hbar / bohr. The first k of n events are the events of a call with k.
 
     Raises:
-        UsageError: For n < 1, an unknown molecule or prior, or noise that is not understood.
+        UsageError: For n < 1, an unknown molecule or prior, noise that is not understood, or an experiment
+            with other ions.
 
     Example:
         >>> events = simulate("ocs", 3, prior="broad", noise="1%", seed=7)
         >>> events.positions.shape, events.origin["seed"]
         ((3, 3, 3), 7)
     """
-    return make_simulator(molecule, prior, noise, seed, accuracy).events(n)
+    return make_simulator(molecule, prior, noise, seed, accuracy, experiment).events(n)
 
 
 def make_simulator(
     molecule: Molecule | str,
     prior: str | dict[str, Any] | GeometryPrior | None = None,
-    noise: Noise | str = "0%",
+    noise: Noise | str | None = None,
     seed: int | None = None,
     accuracy: float = _ACCURACY,
+    experiment: Experiment | str | Path | None = None,
 ) -> Simulator:
     """The source of the events that `simulate` returns."""
+    if noise is not None and experiment is not None:
+        raise UsageError("the experiment states its noise; leave the other out")
     mol = molecule if isinstance(molecule, Molecule) else Molecule.load(molecule)
     prior = prior if isinstance(prior, GeometryPrior) else build_prior(mol, prior)
-    return Simulator(mol, prior, Noise.parse(noise), fresh_seed() if seed is None else seed, accuracy)
+    stated = None if experiment is None else Experiment.load(experiment)
+    seed = fresh_seed() if seed is None else seed
+    simulator = Simulator(mol, prior, Noise.parse(noise or "0%"), seed, accuracy, stated)
+    if stated is not None:
+        stated.of(mol)  # is of these ions
+    return simulator
 
 
 def simulate_to_file(
@@ -151,7 +178,7 @@ def simulate_to_file(
     check_output(path, overwrite=overwrite)
 
     def layout() -> Layout:
-        shapes = {name: (shape, _FLOAT) for name, shape in simulator.shapes(n).items()}
+        shapes = {_dataset(name): (shape, _FLOAT) for name, shape in simulator.shapes(n).items()}
         return shapes, lambda file: describe(file, simulator.molecule, simulator.origin())
 
     request = {"events": n, "block": BLOCK, **simulator.origin(), "molecule": simulator.molecule.to_dict()}
@@ -161,7 +188,8 @@ def simulate_to_file(
 
         def work(index: int) -> int:
             if not done[index]:
-                file.put(index, index * BLOCK, simulator.rows(index, n))
+                rows = simulator.rows(index, n)
+                file.put(index, index * BLOCK, {_dataset(name): array for name, array in rows.items()})
             return min(BLOCK, n - index * BLOCK)
 
         done = file.done.copy()
@@ -177,30 +205,48 @@ def explode(
     positions: Floats,
     molecule: Molecule,
     *,
-    noise: str = "0%",
+    noise: str | None = None,
+    experiment: Experiment | None = None,
     seed: int | None = None,
     accuracy: float = 1e-8,
 ) -> Events:
     """Explode geometries (G, N, 3), bohr: an event of each, in their order, centres of mass at 0."""
     seed = fresh_seed() if seed is None else seed
     rng = np.random.default_rng(np.random.SeedSequence(seed))
-    arrays = _exploded(positions, molecule, Noise.parse(noise), rng, accuracy, None)
-    return Events(molecule, **arrays, origin={"noise": noise, "seed": seed, "accuracy": accuracy})
+    detector = Noise.parse(noise or "0%") if experiment is None else experiment.of(molecule)
+    arrays = _exploded(positions, molecule, detector, rng, accuracy, None)
+    stated = {"noise": noise or "0%"} if experiment is None else {"experiment": experiment.to_dict()}
+    return _events(molecule, arrays, stated | {"seed": seed, "accuracy": accuracy})
 
 
 def _exploded(
     x: Floats,
     molecule: Molecule,
-    noise: Noise,
+    detector: Noise | Measurement,
     rng: np.random.Generator,
     accuracy: float,
     threads: int | None,
 ) -> Arrays:
     m, q = molecule.masses, molecule.charges
     x = x - centre_of_mass(x, m)
-    exact = asymptotic_momenta(x, m, q, accuracy=accuracy, threads=threads)
-    momenta, sigma = noise.apply(exact.astype(np.float64, copy=False), rng)
-    return {"positions": x, "momenta": momenta, "sigma": sigma}
+    exact = asymptotic_momenta(x, m, q, accuracy=accuracy, threads=threads).astype(np.float64, copy=False)
+    if isinstance(detector, Noise):
+        momenta, sigma = detector.apply(exact, rng)
+        return {"positions": x, "momenta": momenta, "sigma": sigma}
+    momenta, sigma, accident = detector.apply(exact, rng)
+    arrays = {"positions": x, "momenta": momenta, "sigma": sigma}
+    return arrays | ({ACCIDENT: accident.astype(np.float64)} if detector.accidents else {})
+
+
+def _events(molecule: Molecule, arrays: Arrays, origin: dict[str, Any]) -> Events:
+    columns = {name: arrays[name].astype(np.int64) for name in (ACCIDENT,) if name in arrays}
+    own = {name: array for name, array in arrays.items() if name not in columns}
+    return Events(molecule, **own, origin=origin, columns=columns)
+
+
+def _dataset(name: str) -> str:
+    """The dataset in a file of one of `Arrays`."""
+    return dataset_name(name) if name == ACCIDENT else name
 
 
 def fresh_seed() -> int:

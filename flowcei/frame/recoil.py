@@ -54,17 +54,7 @@ class RecoilFrame:
     def __post_init__(self) -> None:
         """ValueError for axes, groups or bonds that do not fit the ions."""
         n = len(self.masses)
-        grouped = [k for group in self.identical for k in group]
-        reached = [0, *(end for _, end in self.tree)]
-        sound = (
-            len(self.axes) == (3 if n > 3 else 2)
-            and (n > 3 or not self.reflect)
-            and all(len(set(ions)) == len(ions) for ions in (self.axes, grouped))
-            and set(self.axes) | set(grouped) <= set(range(n))
-            and sorted(reached) == list(range(n))
-            and all(start in reached[: k + 1] for k, (start, _) in enumerate(self.tree))
-        )
-        if not sound:
+        if not (self._axes_fit() and self._tree_fits()):
             fields = f"axes {self.axes}, groups {self.identical} and bonds {self.tree}"
             raise ValueError(f"{fields} are no frame of {n} ions")
         if self.whitening is not None and len(self.whitening.charges) != n:
@@ -73,6 +63,23 @@ class RecoilFrame:
             size = np.abs(np.asarray(self.reference)).max()
             if len(self.reference) != n or not 0 < size < _LARGEST:
                 raise ValueError(f"momenta to align with are no {n} vectors of 0 to {_LARGEST:g} hbar/bohr")
+
+    def _axes_fit(self) -> bool:
+        """Whether the axes and the groups of like ions name each ion once."""
+        n, grouped = len(self.masses), [k for group in self.identical for k in group]
+        return (
+            len(self.axes) == (3 if n > 3 else 2)
+            and (n > 3 or not self.reflect)
+            and all(len(set(ions)) == len(ions) for ions in (self.axes, grouped))
+            and set(self.axes) | set(grouped) <= set(range(n))
+        )
+
+    def _tree_fits(self) -> bool:
+        """Whether the bonds reach each ion once, from one that is reached before."""
+        reached = [0, *(end for _, end in self.tree)]
+        return sorted(reached) == list(range(len(self.masses))) and all(
+            start in reached[: k + 1] for k, (start, _) in enumerate(self.tree)
+        )
 
     @classmethod
     def of(
@@ -153,10 +160,11 @@ class RecoilFrame:
         if self.whitening is None:
             return FramedEvents(condition, rotation, order, ker)
         bodies = Bodies(np.asarray(self.masses), self.tree, self.assembly.numpy(), self.reflect)
-        known = [t.numpy(force=True) for t in (self.momenta(condition), sigma / ker.sqrt(), ker)]
-        found = self.whitening.approximate(known[0], known[1], known[2], bodies)
-        normal = (torch.from_numpy(t).to(ker) for t in found)
-        return WhitenedEvents(condition, rotation, order, ker, *normal)
+        told = (self.momenta(condition), sigma / ker.sqrt(), ker)
+        measured, noise, energy = (t.numpy(force=True) for t in told)
+        normal = self.whitening.approximate(measured, noise, energy, bodies)
+        tensors = (torch.from_numpy(t).to(ker) for t in normal)
+        return WhitenedEvents(condition, rotation, order, ker, *tensors)
 
     def _ordered(self, p: Tensor) -> tuple[Tensor, Tensor]:
         """Centred momenta (B, N, 3) with identical ions by falling speed or aligned, and the order (B, N)."""

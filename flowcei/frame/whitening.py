@@ -91,10 +91,10 @@ class Whitening:
             sound = np.isfinite(momenta).all(axis=(1, 2)) & (sigma > 0) & (ker > 0) & np.isfinite(sigma * ker)
         rows = np.flatnonzero(sound)
         for first in range(0, len(rows), _CHUNK):
-            part = rows[first : first + _CHUNK]
-            event = _Event(momenta[part], sigma[part], ker[part])
+            chunk = rows[first : first + _CHUNK]
+            event = _Event(momenta[chunk], sigma[chunk], ker[chunk])
             with np.errstate(all="ignore"):  # a trial may be far beyond what can be followed
-                centre[part], root[part], misfit[part] = _Search(self, bodies).best(event)
+                centre[chunk], root[chunk], misfit[chunk] = _Search(self, bodies).best(event)
         return centre, root, misfit
 
 
@@ -196,26 +196,26 @@ class _Search:
         n, masses, blind = len(self._mean), self._bodies.masses, self._blind
         y = np.nan_to_num(y, nan=0.0, posinf=0.0, neginf=0.0)
         x = np.ascontiguousarray(np.einsum("nd,bdj->bnj", self._assembly, y.reshape(len(y), n - 1, 3)))
-        away = (
+        residual = (
             followed_momenta(x, masses, self._charges, accuracy=_ACCURACY).astype(np.float64) - event.momenta
         )
-        away -= blind[:, None] * np.einsum("n,bnj->bj", blind, away)[:, None]
-        away = away.reshape(len(y), -1) / event.sigma[:, None]
+        residual -= blind[:, None] * np.einsum("n,bnj->bj", blind, residual)[:, None]
+        residual = residual.reshape(len(y), -1) / event.sigma[:, None]
         jacobian = followed_jacobian(x, masses, self._charges, accuracy=_ACCURACY)
         jacobian = (jacobian @ np.kron(self._assembly, np.eye(3))).reshape(len(y), n, 3, -1)
         jacobian -= blind[:, None, None] * np.einsum("n,bnjd->bjd", blind, jacobian)[:, None]
         along = jacobian.reshape(len(y), 3 * n, -1) / event.sigma[:, None, None]
         turn = nearest_rotations(np.einsum("ni,bnj->bij", self._mean, x), mirrored=self._bodies.mirrored)
         z = x @ turn.transpose(0, 2, 1) / event.ker[:, None, None] - self._mean
-        odd = np.einsum("kni,bni->bk", self._root, z)
+        deviation = np.einsum("kni,bni->bk", self._root, z)
         turn = turn / event.ker[:, None, None]
-        slope = np.einsum("bk,kdi,bij->bdj", odd, self._along, turn).reshape(y.shape)
+        slope = np.einsum("bk,kdi,bij->bdj", deviation, self._along, turn).reshape(y.shape)
         curvature = np.einsum("diem,bij,bml->bdjel", self._stiffness, turn, turn, optimize=True)
-        square = (away**2).sum(axis=1) + (odd**2).sum(axis=1)
+        square = (residual**2).sum(axis=1) + (deviation**2).sum(axis=1)
         return _State(
             y,
             np.where(np.isfinite(square), square, np.inf),
-            slope + np.einsum("brd,br->bd", along, away),
+            slope + np.einsum("brd,br->bd", along, residual),
             curvature.reshape(len(y), y.shape[1], -1) + along.transpose(0, 2, 1) @ along,
         )
 

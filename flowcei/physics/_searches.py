@@ -46,15 +46,15 @@ def choose(x, cumulated, events, far, random, near, owner, count, drawn, chosen)
 @compiled
 def _claim(x, near, owner, i, number) -> None:
     """Give the samples x (D, n) that are nearer to sample i than to all starts before to its search."""
-    away = np.zeros(len(near), x.dtype)
+    square = np.zeros(len(near), x.dtype)
     for d in range(len(x)):
         centre = x[d, i]
         for k in range(len(near)):
             step = x[d, k] - centre
-            away[k] += step * step
+            square[k] += step * step
     for k in range(len(near)):
-        if away[k] < near[k]:
-            near[k], owner[k] = away[k], number
+        if square[k] < near[k]:
+            near[k], owner[k] = square[k], number
     near[i], owner[i] = 0.0, number
 
 
@@ -75,7 +75,7 @@ def advance(rows, trial, simulated, target, state, rules) -> int:
     residual = np.empty((ions - 1, 3))
     jacobian = np.empty((ions - 1, 3, 3 * ions - 3))
     factor, step = np.empty((3 * ions - 3, 3 * ions - 3)), np.empty(3 * ions - 3)
-    kept = 0
+    count = 0
     for k in range(len(rows)):
         s, e = rows[k], event[rows[k]]
         length = np.inf if lost[k] else _whiten(momenta[k], measured[e], whitening, size[e], residual)
@@ -96,12 +96,12 @@ def advance(rows, trial, simulated, target, state, rules) -> int:
             gain = _solve(square[s], gradient[s], damping[s], factor, step)
             if not gain > max(enough[e] * enough[e], _GAIN * norm[s] * norm[s]):
                 break
-            if _write(x[s], step, start[s], rules, trial[kept]):
-                rows[kept] = s
-                kept += 1
+            if _write(x[s], step, start[s], rules, trial[count]):
+                rows[count] = s
+                count += 1
                 break
             damping[s] *= _MORE
-    return kept
+    return count
 
 
 @compiled
@@ -198,7 +198,7 @@ def _write(x, step, start, rules, trial) -> bool:
 
 
 @kernel
-def gather(event, form, reach, x, metric, group) -> None:
+def group_first(event, form, reach, x, metric, group) -> None:
     """Write to `group` (K,) the first end that each of K ends, event by event, is the same as.
 
     Two ends of one event (K,) are one where all numbers of their form (K, F) differ by less than the reach
@@ -212,11 +212,11 @@ def gather(event, form, reach, x, metric, group) -> None:
         group[k] = k
         for j in range(first, k):
             if group[j] == j:
-                away = 0.0
+                distance = 0.0
                 for f in range(form.shape[1]):
-                    away = max(away, abs(form[j, f] - form[k, f]))
-                near = away < reach[j]
-                if not near and len(metric) and away < 10.0 * reach[j]:
+                    distance = max(distance, abs(form[j, f] - form[k, f]))
+                near = distance < reach[j]
+                if not near and len(metric) and distance < 10.0 * reach[j]:
                     near = _square(metric[j], x[j], x[k]) < 1.0
                 if near:
                     group[k] = j

@@ -70,16 +70,16 @@ def events_figure(
     sets = {"": events} if isinstance(events, Events) else dict(events)
     rows = {"": sets} if by is None else _by_column(sets, by, split_all=split_all)
     columns = min(_COLUMNS, len(kinds)) if by is None else len(kinds)
-    cells = [(title, part, kind) for title, part in rows.items() for kind in kinds]
+    cells = [(title, shown, kind) for title, shown in rows.items() for kind in kinds]
     height = -(-len(cells) // columns)
     figure = new_figure(_PANEL[0] * columns, _PANEL[1] * height)
-    for place, (title, part, kind) in enumerate(cells):
-        axes = plot_events(part, kind, figure.add_subplot(height, columns, place + 1))
+    for number, (title, shown, kind) in enumerate(cells, 1):
+        axes = plot_events(shown, kind, figure.add_subplot(height, columns, number))
         if title:
-            above: dict[str, Any] = {"pad": 18.0} if len(part) > 1 else {}  # where a legend stands there
-            axes.set_title(f"{title} ({len(next(iter(part.values())))} events)", loc="right", **above)
+            above: dict[str, Any] = {"pad": 18.0} if len(shown) > 1 else {}  # where a legend stands there
+            axes.set_title(f"{title} ({len(next(iter(shown.values())))} events)", loc="right", **above)
     counts = ", ".join(f"{name or 'events'}: {len(one):,}" for name, one in sets.items())
-    drawn = sum(len(next(iter(part.values()))) for part in rows.values())
+    drawn = sum(len(next(iter(shown.values()))) for shown in rows.values())
     if (lost := len(next(iter(sets.values()))) - drawn) and by is not None:
         counts += f"; {lost:,} without {by} are not drawn"
     figure.suptitle(

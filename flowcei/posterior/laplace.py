@@ -98,8 +98,8 @@ def _bounded(
         for _ in range(_CORRECTIONS):
             shift = np.pad(step, ((0, 0), (0, 0), (3, 0)))  # the first ion stays
             ends = positions[rows, None] + shift.reshape(*step.shape[:2], -1, 3)
-            away = residuals(likelihood, ends, event[rows]) - start[rows]
-            moved = np.matmul(away, np.swapaxes(change[rows], 1, 2))
+            change_of_momenta = residuals(likelihood, ends, event[rows]) - start[rows]
+            moved = np.matmul(change_of_momenta, np.swapaxes(change[rows], 1, 2))
             # A valley may be bent: what the stiffer axes can compensate does not count for this one.
             step -= np.matmul(moved * stiffer * scale[rows, None], axes[rows])
         return np.einsum("mkk->mk", moved) ** 2
@@ -110,10 +110,10 @@ def _bounded(
         for _ in range(_SHORTENINGS):
             above = changed(rows, width[rows])
             high = ~(above <= limit[rows])
-            left = high.any(axis=1)
-            if not left.any():
+            open_rows = high.any(axis=1)
+            if not open_rows.any():
                 break
-            rows, above, high = rows[left], above[left], high[left]
+            rows, above, high = rows[open_rows], above[open_rows], high[open_rows]
             # Of what rises as the fourth power, as at a fold, exact; of what rises as the second, a step.
             shorter = np.where(np.isfinite(above), above, 16.0).clip(_HIGH) ** -0.25
             width[rows] *= np.where(high, shorter, 1.0)
@@ -192,8 +192,8 @@ def _near_pairs(rows: Rows, positions: Floats) -> list[tuple[int, int]]:
     for k in range(1, len(rows)):
         before = rows[:k]
         if k > _NEIGHBOURS:
-            away = ((positions[before] - positions[rows[k]]) ** 2).sum(axis=(1, 2))
-            before = before[np.sort(np.argpartition(away, _NEIGHBOURS)[:_NEIGHBOURS])]
+            square = ((positions[before] - positions[rows[k]]) ** 2).sum(axis=(1, 2))
+            before = before[np.sort(np.argpartition(square, _NEIGHBOURS)[:_NEIGHBOURS])]
         pairs += [(int(first), int(rows[k])) for first in before]
     return pairs
 

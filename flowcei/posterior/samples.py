@@ -15,9 +15,9 @@ from flowcei.physics.priors import GeometryPrior, build_prior
 from flowcei.posterior.container import SampleArrays
 from flowcei.posterior.drawing import INSIDE
 from flowcei.posterior.flags import POOR_WEIGHTS, poor_weights, warn_of_flagged
+from flowcei.posterior.gathering import search_modes
 from flowcei.posterior.labels import label_by_geometry, relabel
 from flowcei.posterior.laplace import MODE_RULES, ModeRules, local_covariance
-from flowcei.posterior.modes import Modes, search_modes
 from flowcei.posterior.refinement import (
     REFINEMENT_RULES,
     Refinement,
@@ -31,6 +31,7 @@ from flowcei.posterior.weights import WEIGHT_RULES, WeightRules, Weights
 
 if TYPE_CHECKING:
     from flowcei.posterior.arrays import Floats, Reals
+    from flowcei.posterior.modes import Modes
     from flowcei.posterior.refinement import Plausible
 
 _AMONG = " and among these results (samples.unflagged() leaves them out)"

@@ -49,9 +49,9 @@ def missed_share(random: Rows, surprises: Rows | int = 0) -> Floats:
     from scipy.stats import beta
 
     random, surprises = np.asarray(random), np.asarray(surprises)
-    known = random > surprises
-    bound = beta.ppf(_CERTAINTY, surprises + 1, np.where(known, random - surprises, 1))
-    return np.where(known, bound, 1.0)
+    bounded = random > surprises
+    bound = beta.ppf(_CERTAINTY, surprises + 1, np.where(bounded, random - surprises, 1))
+    return np.where(bounded, bound, 1.0)
 
 
 class Searches(NamedTuple):
@@ -63,7 +63,7 @@ class Searches(NamedTuple):
     surprises: Rows  # those of them that led to something new, (E,)
 
 
-class Searched(NamedTuple):
+class SearchResult(NamedTuple):
     """What the searches of E events came to: K ends, event by event."""
 
     event: Rows  # (K,)
@@ -73,14 +73,14 @@ class Searched(NamedTuple):
     searches: Searches
 
 
-def gathered(event: Rows, positions: Floats, reach: Floats, metric: Floats | None = None) -> Rows:
+def group_ends(event: Rows, positions: Floats, reach: Floats, metric: Floats | None = None) -> Rows:
     """The first end that each of (K, N, 3), of events (K,) one after the other, is the same as, (K,)."""
-    from flowcei.physics._searches import gather
+    from flowcei.physics._searches import group_first
 
     count, size = len(event), 3 * positions.shape[1] - 3
     group, relative = np.empty(count, dtype=np.int64), positions[:, 1:] - positions[:, :1]
     metric = np.empty((0, size, size)) if metric is None else metric
-    gather(event, shape_of(positions), reach, relative.reshape(count, size), metric, group)
+    group_first(event, shape_of(positions), reach, relative.reshape(count, size), metric, group)
     return group
 
 
@@ -114,15 +114,15 @@ class _Block:
         fresh = chosen >= 0
         row, column = np.nonzero(fresh)
         event = events[row]
-        known = len(self.event)
+        before = len(self.event)
         x, norm, metric = descended(self.likelihood, self.positions[event, chosen[fresh]], event)
         number = first[row] + np.cumsum(fresh, axis=1)[fresh] - 1
         self._add(event, number, x, norm, metric)
         new = np.zeros(chosen.shape, dtype=bool)
-        new[row, column] = self._is_new(known)
+        new[row, column] = self._is_new(before)
         for k in range(starts):
             self.since[events] = np.where(new[:, k], 0, self.since[events] + (k >= starts - half))
-        if known and not self.audits[events].any():
+        if before and not self.audits[events].any():
             self.audits[events] = half
             self.surprises[events] = new[:, starts - half :].sum(axis=1)
         return np.asarray(new.any(axis=1))
@@ -139,16 +139,16 @@ class _Block:
         rows = rows[np.lexsort((self.number[rows], self.event[rows]))]
         # Searches end a little beside a solution, farther where its valley is flat.
         square = self.metric[rows] * scale[rows, None, None] ** 2 if self.rules.resolve else None
-        group = gathered(self.event[rows], self.ends[rows], np.full(len(rows), self.rules.same), square)
+        group = group_ends(self.event[rows], self.ends[rows], np.full(len(rows), self.rules.same), square)
         self.group = np.full(len(self.event), -1)
         self.group[rows] = rows[group]
 
-    def _is_new(self, known: int) -> Bools:
-        """Which of the ends after the first `known` are the first of theirs."""
-        rows = np.arange(known, len(self.event))
+    def _is_new(self, before: int) -> Bools:
+        """Which of the ends after the first `before` are the first of theirs."""
+        rows = np.arange(before, len(self.event))
         return np.asarray(self.group[rows] == rows)
 
-    def result(self) -> Searched:
+    def result(self) -> SearchResult:
         """The distinct ends; of events without any the nearest miss."""
         e = len(self.count)
         missed = np.flatnonzero(np.bincount(self.event[self.group >= 0], minlength=e) == 0)
@@ -157,29 +157,29 @@ class _Block:
         self.group[best] = best
         order = np.lexsort((self.norm, self.group))  # the best of each group stands for it
         order = order[self.group[order] >= 0]
-        place = order[np.flatnonzero(np.diff(self.group[order], prepend=-1))]
-        place = place[np.argsort(self.event[place], kind="stable")]
-        index = np.full(len(self.event) + 1, len(place))  # of the end of each search among these
-        index[self.group[place]] = np.arange(len(place))
-        of_search = np.where(self.group >= 0, index[self.group], len(place))
-        table = np.full((e, int(self.count.max(initial=0)) + 1), len(place))
+        distinct = order[np.flatnonzero(np.diff(self.group[order], prepend=-1))]
+        distinct = distinct[np.argsort(self.event[distinct], kind="stable")]
+        index = np.full(len(self.event) + 1, len(distinct))  # of the end of each search among these
+        index[self.group[distinct]] = np.arange(len(distinct))
+        of_search = np.where(self.group >= 0, index[self.group], len(distinct))
+        table = np.full((e, int(self.count.max(initial=0)) + 1), len(distinct))
         table[self.event, self.number] = of_search
         sample = table[np.arange(e)[:, None], self.owner]
-        share = np.bincount(sample.ravel(), self.shares.ravel(), minlength=len(place) + 1)[:-1].astype(
+        share = np.bincount(sample.ravel(), self.shares.ravel(), minlength=len(distinct) + 1)[:-1].astype(
             np.float64
         )
-        starts = np.bincount(of_search, minlength=len(place) + 1)[:-1].astype(np.intp)
+        starts = np.bincount(of_search, minlength=len(distinct) + 1)[:-1].astype(np.intp)
         # Where every sample was a start, all of them are random: draws of the model.
         every = np.where((self.near > 0.0).any(axis=1), 0, (self.near == 0.0).sum(axis=1))
         searches = Searches(self.count, np.maximum(self.since, every), self.audits, self.surprises)
         share = np.asarray(share, dtype=np.float64)
-        return Searched(self.event[place], self.ends[place], share, starts, searches)
+        return SearchResult(self.event[distinct], self.ends[distinct], share, starts, searches)
 
 
 @nonfinite_allowed
-def searched(
+def search_ends(
     likelihood: Likelihood, positions: Reals, shares: Floats, rules: ModeRules, search: SearchRules
-) -> Searched:
+) -> SearchResult:
     """Search for the modes of events from their samples (E, n, N, 3), bohr, of shares (E, n)."""
     block = _Block(likelihood, positions, shares, rules)
     total = block.cumulated[:, -1] > 0.0
@@ -217,6 +217,6 @@ def descended(likelihood: Likelihood, start: Reals, event: Rows) -> tuple[Floats
     rows = np.arange(count)
     while len(rows):
         simulated = follow(trial, likelihood.masses, likelihood.charges, accuracy, 1, derivatives=True)
-        kept = advance(rows, trial, simulated, target, state, limits)
-        rows, trial = rows[:kept], trial[:kept]
+        remaining = advance(rows, trial, simulated, target, state, limits)
+        rows, trial = rows[:remaining], trial[:remaining]
     return state[0], state[1], state[7]

@@ -38,9 +38,10 @@ def ordered_frame(pilot: Events, *, reflect: bool) -> RecoilFrame:
     if not molecule.identical:
         return by_speed
     x, masses, charges = molecule.equilibrium, molecule.masses, molecule.charges
-    rest = [tuple(row) for row in asymptotic_momenta(x, masses, charges, accuracy=1e-9).tolist()]
+    momenta_of_equilibrium = asymptotic_momenta(x, masses, charges, accuracy=1e-9).tolist()
+    reference = tuple(tuple(row) for row in momenta_of_equilibrium)
     few = pilot[:: -(-len(pilot) // _ROWS)]
-    aligned = RecoilFrame.of(molecule, torch.from_numpy(few.momenta), reflect=reflect, reference=tuple(rest))
+    aligned = RecoilFrame.of(molecule, torch.from_numpy(few.momenta), reflect=reflect, reference=reference)
     if not aligned.reference:  # its symmetry undoes every order
         return by_speed
     gain = _entropy(by_speed, few) - _entropy(aligned, few)

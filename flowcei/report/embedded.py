@@ -38,7 +38,7 @@ def viewer_data(material: Material) -> list[dict[str, Any]]:
                 "title": f"{why}: event {trusted.event_id[row]}",
                 "mean": xyz(samples.mean(axis=0)),
                 "samples": [xyz(x) for x in samples[:_STICKS]],
-                "modes": [xyz(modes.positions[k]) for k in modes.of(material.place(row))],
+                "modes": [xyz(modes.positions[k]) for k in modes.of(material.searched_row(row))],
             }
         )
     return cards

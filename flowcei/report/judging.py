@@ -74,13 +74,13 @@ def _draw_errors(
     places = np.arange(len(table)) + 0.38 * (np.arange(len(scores)) - (len(scores) - 1) / 2)[:, None]
     longest = 0.0
     for score, y, shade in zip(scores, places, _BARS, strict=False):
-        values, low, high = (part / score.shown_in(unit)[1] for part in _values(table, score.name))
+        values, low, high = (column / score.shown_in(unit)[1] for column in _values(table, score.name))
         axis.barh(y, values, height=0.36, color=shade, label=score.picture and score.picture[1])
         _whiskers(axis, values, low, high, y)
         box: Any = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
         offset: Any = {"xytext": (3, 0), "textcoords": "offset points"}
-        for place, value, end in zip(y, values, high, strict=True):
-            axis.annotate(f"{value:.3g}", (end, place), va="center", fontsize=7, bbox=box, **offset)
+        for height, value, end in zip(y, values, high, strict=True):
+            axis.annotate(f"{value:.3g}", (end, height), va="center", fontsize=7, bbox=box, **offset)
         longest = max(longest, high.max())
     axis.set_xlim(0, _ROOM * longest)
     first = scores[0].name
@@ -97,12 +97,12 @@ def _draw_shares(axis: Axes, table: pd.DataFrame, scores: list[Score]) -> None:
     """Draw shares as points, each beside the value of a right posterior."""
     y = np.arange(len(table))
     for score, (marker, shade) in zip(scores, _MARKERS, strict=False):
-        values, low, high = (100.0 * part for part in _values(table, score.name))
+        values, low, high = (100.0 * column for column in _values(table, score.name))
         axis.axvline(100.0 * float(score.better), color=shade, lw=1, ls=":")
         axis.plot(values, y, marker, color=shade, label=score.picture and score.picture[1])
         _whiskers(axis, values, low, high, y)
-    for place in y[table[scores[0].name].isna()]:
-        axis.text(2, place, "no interval", va="center", fontsize=7, color="0.35")
+    for height in y[table[scores[0].name].isna()]:
+        axis.text(2, height, "no interval", va="center", fontsize=7, color="0.35")
     axis.set_xlim(0, 102)
 
 

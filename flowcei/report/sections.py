@@ -157,8 +157,8 @@ class Material:
         prior = self.samples.known_prior()
         return None if prior is None else check_run(self.events, prior)
 
-    def place(self, row: int) -> int:
-        """Place of a trusted event among those whose modes are sought."""
+    def searched_row(self, row: int) -> int:
+        """Row of a trusted event among those whose modes are sought."""
         return int(np.flatnonzero(self.searched == row)[0])
 
     @property
@@ -295,10 +295,12 @@ def events_section(material: Material) -> Section:
         values = [material.spread.values[row, :, k] / scale for k, _, scale in internal]
         estimate = [f"{v.mean():.3f} \u00b1 {v.std():.3f}" for v in values]
         rows.append((why, number, "posterior, mean \u00b1 sd", "", *estimate))
-        exact = quantities(molecule, modes.positions[modes.of(material.place(row))])[1]
-        for mode, x in zip(modes.of(material.place(row)), exact, strict=True):
-            known = [float(x[k]) / scale for k, _, scale in internal]
-            rows.append((why, number, f"exact, {modes.number[mode]}", float(modes.probability[mode]), *known))
+        exact = quantities(molecule, modes.positions[modes.of(material.searched_row(row))])[1]
+        for mode, x in zip(modes.of(material.searched_row(row)), exact, strict=True):
+            internals = [float(x[k]) / scale for k, _, scale in internal]
+            rows.append(
+                (why, number, f"exact, {modes.number[mode]}", float(modes.probability[mode]), *internals)
+            )
     named = [f"{material.spread.names[k].name} ({unit})" for k, unit, _ in internal]
     columns = ("event is", "number", "geometry", "probability", *named)
     caption = "The estimate of these events, and what gives their momenta exactly, most probable first"

@@ -205,7 +205,9 @@ def study_simulator(
 ) -> StudySimulator:
     """Return the source of the events that `study_events` returns."""
     prior, seed = _recipe(name).prior, fresh_seed() if seed is None else seed
-    return StudySimulator(Molecule.load("ocs"), prior, Noise.parse("0%"), seed, accuracy, name, as_published)
+    return StudySimulator(
+        Molecule.load("ocs"), prior, Noise.parse("0%"), seed, accuracy, None, name, as_published
+    )
 
 
 def study_size(name: str) -> int:

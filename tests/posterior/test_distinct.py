@@ -11,8 +11,9 @@ from test_modes import ISOTOPES, triple
 import flowcei
 from flowcei.physics.explosion import asymptotic_momenta, centre_of_mass
 from flowcei.physics.priors import build_prior
+from flowcei.posterior.gathering import find_modes
 from flowcei.posterior.laplace import ModeRules, covering, leaders, local_covariance
-from flowcei.posterior.modes import AMBIGUOUS, UNIQUE, find_modes
+from flowcei.posterior.modes import AMBIGUOUS, UNIQUE
 from flowcei.posterior.refinement import CONVERGED, STALLED, Refinement
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.posterior.spread import quantities

@@ -16,8 +16,9 @@ import flowcei
 from flowcei.molecules.molecule import Molecule
 from flowcei.physics.explosion import asymptotic_momenta, centre_of_mass
 from flowcei.physics.priors import build_prior
+from flowcei.posterior.gathering import find_modes
 from flowcei.posterior.laplace import ModeRules, local_covariance, shape_of
-from flowcei.posterior.modes import AMBIGUOUS, UNEXPLAINED, UNIQUE, Modes, find_modes
+from flowcei.posterior.modes import AMBIGUOUS, UNEXPLAINED, UNIQUE, Modes
 from flowcei.posterior.refinement import CONVERGED, OUTSIDE, STALLED, refine
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.posterior.spread import quantities

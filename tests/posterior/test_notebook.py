@@ -12,8 +12,8 @@ import pytest
 import flowcei
 from flowcei.errors import UsageError
 from flowcei.posterior.flags import FLAG_BITS
+from flowcei.posterior.gathering import find_modes
 from flowcei.posterior.laplace import ModeRules
-from flowcei.posterior.modes import find_modes
 from flowcei.posterior.refinement import RefinementRules, refine
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.posterior.weights import WeightRules

@@ -13,8 +13,8 @@ from test_modes import ISOTOPES, _mixture, triple
 import flowcei
 from flowcei.experiment.likelihood import Likelihood
 from flowcei.physics._searches import choose
+from flowcei.posterior.gathering import find_modes
 from flowcei.posterior.laplace import leaders
-from flowcei.posterior.modes import find_modes
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.posterior.searches import SearchRules, descended, missed_share
 

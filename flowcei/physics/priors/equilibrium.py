@@ -9,6 +9,7 @@ import numpy as np
 from flowcei.errors import UsageError
 from flowcei.physics.priors.base import GeometryPrior, random_orientation
 from flowcei.physics.priors.orders import NEGLIGIBLE, OrderSearch, log_count, log_mean, nearest_rotations
+from flowcei.units import BOLTZMANN
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 _SAME = 2e-6  # of the squares of all radii: the residual of a mirror image that is the molecule itself
 _HARTREE_PER_WAVENUMBER = 4.556335252912e-6  # CODATA 2018
-_HARTREE_PER_KELVIN = 3.1668115634556e-6  # CODATA 2018
 _VOLUME_SLACK = 10.0
 _AT_ONCE = 256  # geometries whose orders are in memory
 _RIGID_SHARE = 0.2  # what rounding to two printed digits can leave in a vibration
@@ -164,7 +164,7 @@ class NormalModesPrior(_EquilibriumPrior):
         self._basis = _orthonormal((self._modes * np.sqrt(masses)[:, None]).reshape(len(self._modes), -1))
         omega = self._wavenumbers * _HARTREE_PER_WAVENUMBER
         with np.errstate(divide="ignore"):  # at 0 K coth is 1
-            warm = 1.0 / np.tanh(omega / (2.0 * np.float64(self._temperature) * _HARTREE_PER_KELVIN))
+            warm = 1.0 / np.tanh(omega / (2.0 * np.float64(self._temperature) * BOLTZMANN))
         self._sigma = np.sqrt(warm / (2.0 * omega))
         # Half sum (q / sigma)^2 is never less than this times the squared mass-weighted displacement.
         vibrating = _vibrating_share(self._basis, self._equilibrium, masses)

@@ -1,0 +1,259 @@
+"""What an experiment does to momenta, as a person states it: a TOML file, or the same as arguments."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flowcei.errors import DataError, UsageError
+from flowcei.experiment.detector import NOISE_FLOOR, Noise
+from flowcei.experiment.measurement import Measurement
+from flowcei.storage.files import read_toml
+from flowcei.units import BOLTZMANN, quantity
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from flowcei.molecules.molecule import Molecule
+
+_UNKNOWN = "unknown"
+_EVERY = "every ion"
+_DETECTOR = {"field": "field", "length": "length", "sigma_t": "time", "sigma_x": "length"}
+# Effusive sources and laser ablation stay below; of OCS it is 31 hbar/bohr. Anything hotter is another unit.
+_HOTTEST = 3000.0  # K
+_LEAST = 1e-6  # hbar/bohr
+_SCALES = 0.5, 2.0  # of momenta: outside it is a unit that is wrong, and no calibration
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Resolution, source and detection of an experiment: what ``experiment.toml`` holds.
+
+    Attributes:
+        noise: Standard deviation of momentum components: ``"1%"`` of the event's rms component or a number,
+            hbar / bohr; for all, for x, y, z (a list of three), or for each ion (a table by labels).
+        detector: Instead of `noise`, a spectrometer with a uniform field: a table of `field` (``"20 V/cm"``)
+            and `length` (``"10 cm"``) of the extraction, the resolution in time and place, `sigma_t`
+            (``"0.5 ns"``) and `sigma_x` (``"0.1 mm"``), and `axis`, that of the field, ``"z"`` if absent.
+        drift: Mean momentum of the molecules along x, y, z, hbar / bohr; unknown where None.
+        spread: Standard deviation of that momentum, for all axes or for x, y, z (``"unknown"`` for one of
+            them), hbar / bohr. Where it is unknown the sum of momenta tells nothing of the geometry.
+        temperature: Instead of `spread`, that of the source, K.
+        efficiency: Chance that an ion is detected, for all or by label.
+        accidents: Share of events whose ions are of different molecules.
+        momentum_scale: Measured over true momenta.
+
+    Raises:
+        UsageError: For what contradicts itself, is incomplete, or is no experiment.
+
+    Example:
+        >>> e = Experiment(noise=["4%", "0.5%", "0.5%"], temperature=300)
+        >>> Experiment.from_dict(e.to_dict()) == e
+        True
+        >>> import flowcei
+        >>> flowcei.simulate("ocs", 100, experiment=e, seed=1).origin["experiment"]["temperature"]
+        300.0
+    """
+
+    noise: Any = None
+    detector: Any = None
+    drift: Any = None
+    spread: Any = None
+    temperature: Any = None
+    efficiency: Any = 1.0
+    accidents: Any = 0.0
+    momentum_scale: Any = 1.0
+
+    def __post_init__(self) -> None:
+        """Bring every entry to one form, and check it."""
+        for one, other in (("noise", "detector"), ("spread", "temperature")):
+            if getattr(self, one) is not None and getattr(self, other) is not None:
+                raise UsageError(f"{one} and {other} both state the same; leave one out")
+        if self.noise is None and self.detector is None:
+            raise UsageError("an experiment states its noise, or its detector")
+        form = {
+            "noise": _noise,
+            "detector": _detector,
+            "drift": lambda drift: _three(drift, lambda d: _number("drift", d), "drift"),
+            "spread": lambda spread: _three(spread, _spread, "spread"),
+            "temperature": lambda t: _number("temperature (K)", t, 0.0, _HOTTEST),
+            "efficiency": lambda e: _by_ion(e, lambda v: _number("efficiency", v, 0.0, 1.0, "low")),
+            "accidents": lambda a: _number("the share of accidents", a, 0.0, 1.0, "high"),
+            "momentum_scale": lambda s: _number("momentum_scale", s, *_SCALES),
+        }
+        for name, settle in form.items():
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, settle(getattr(self, name)))
+
+    @classmethod
+    def load(cls, source: Experiment | str | Path) -> Experiment:
+        """Return the experiment of a TOML file, or one as it is; DataError for a file that is none."""
+        return source if isinstance(source, Experiment) else cls.from_dict(read_toml(Path(source)), source)
+
+    @classmethod
+    def from_dict(cls, table: Mapping[str, Any], path: object = None) -> Experiment:
+        """Return the experiment of a table such as `to_dict` gives; DataError for a table that is none."""
+        names = [entry.name for entry in fields(cls)]
+        try:
+            if unknown := [key for key in table if key not in names]:
+                has = ", ".join(names)
+                raise UsageError(f"unknown key {str(unknown[0])[:40]!r}; an experiment has {has}")
+            return cls(**table)
+        except UsageError as error:
+            raise DataError(str(error), path=path) from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers and text that `from_dict` reads: what is stated, and no more."""
+        stated = {entry.name: _plain(getattr(self, entry.name)) for entry in fields(self)}
+        return {
+            entry.name: stated[entry.name] for entry in fields(self) if stated[entry.name] != entry.default
+        }
+
+    def to_toml(self) -> str:
+        """Return the text of a file that `load` reads."""
+        return "".join(f"{name} = {_toml(value)}\n" for name, value in self.to_dict().items())
+
+    def of(self, molecule: Molecule) -> Measurement:
+        """What it does to the momenta of a molecule; UsageError where it is not of its ions.
+
+        Example:
+            >>> from flowcei.molecules.molecule import Molecule
+            >>> Experiment(noise="1%", temperature=300).of(Molecule.load("ocs")).spread.round(1).tolist()
+            [10.2, 10.2, 10.2]
+        """
+        _of_ions(self.efficiency, molecule, "efficiency")
+        mass = float(molecule.masses.sum())
+        spread = np.full(3, np.inf) if self.spread is None else np.array(self.spread)
+        if self.temperature is not None:
+            spread = np.full(3, math.sqrt(mass * BOLTZMANN * self.temperature))
+        largest = float(spread[np.isfinite(spread)].max(initial=0.0))
+        if (kelvin := largest**2 / (mass * BOLTZMANN)) > _HOTTEST * 1.001:
+            what = f"a spread of {largest:g} hbar/bohr is that of {kelvin:.3g} K for {molecule.name}"
+            raise UsageError(f"{what}: no source is as hot (at most {_HOTTEST:g} K)")
+        return Measurement(
+            molecule.masses / mass,
+            self._levels(molecule),
+            relative=self.relative,
+            drift=np.zeros(3) if self.drift is None else np.array(self.drift),
+            spread=spread,
+            accidents=self.accidents,
+            scale=self.momentum_scale,
+        )
+
+    @property
+    def relative(self) -> bool:
+        """Whether its noise is a share of the rms momentum component."""
+        return self.noise is not None and isinstance(next(iter(self.noise.values()))[0], str)
+
+    def _levels(self, molecule: Molecule) -> NDArray[np.float64]:
+        """Noise of each ion and axis, (N, 3): shares of the rms component, or hbar / bohr."""
+        if self.noise is not None:
+            levels = _of_ions(self.noise, molecule, "noise")
+            return np.array([[Noise.parse(str(level)).low for level in levels[x]] for x in molecule.labels])
+        field, length, time, place = (quantity(self.detector[name], kind) for name, kind in _DETECTOR.items())
+        # Uniform extraction: an ion flies for t = sqrt(2 m L / (q E)), its time tells p_z = q E dt and its
+        # place p_x = m x / t.
+        q, m = molecule.charges, molecule.masses
+        if not (q > 0).all():
+            raise UsageError(f"the detector extracts positive ions; {molecule.name} has others")
+        across, along = place * np.sqrt(m * q * field / (2.0 * length)), q * field * time
+        out = np.repeat(across[:, None], 3, axis=1)
+        out[:, "xyz".index(self.detector["axis"])] = along
+        return out
+
+
+def _number(
+    name: str, value: object, low: float = -np.inf, high: float = np.inf, open_end: str = ""
+) -> float:
+    """A finite number between bounds, which may be reached but for the `open_end`, low or high."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        number, excluded = float(value), {"low": low, "high": high}.get(open_end)
+        if low <= number <= high and number != excluded:
+            return number
+    span = f" from {low:g} to {high:g}" if math.isfinite(high) else " of 0 or more" if low == 0.0 else ""
+    ends = f", not {low if open_end == 'low' else high:g}" if open_end else ""
+    raise UsageError(f"{name} is {str(value)[:40]!r}; it must be a number{span}{ends}")
+
+
+def _spread(value: object) -> float:
+    unknown = value == _UNKNOWN or (isinstance(value, float) and value == math.inf)
+    return math.inf if unknown else _number("spread", value, 0.0)
+
+
+def _three(value: object, settle: Any, name: str) -> tuple[Any, ...]:  # noqa: ANN401 (a function of one)
+    """The entries for x, y, z: those of a list, or one for all."""
+    listed = list(value) if isinstance(value, (list, tuple)) else [value] * 3
+    if len(listed) != 3 or (name == "drift" and not isinstance(value, (list, tuple))):
+        raise UsageError(f"{name} is {str(value)[:60]!r}; it needs an entry for each of x, y and z")
+    return tuple(settle(entry) for entry in listed)
+
+
+def _by_ion(value: object, settle: Any) -> dict[str, Any]:  # noqa: ANN401 (a function of one)
+    """The entries of ions: those of a table by their labels, or one for all."""
+    table = value if isinstance(value, dict) and value else {_EVERY: value}
+    return {str(label): settle(entry) for label, entry in table.items()}
+
+
+def _of_ions(table: dict[str, Any], molecule: Molecule, name: str) -> dict[str, Any]:
+    """Entries of all ions of a molecule; UsageError for others, or too few."""
+    if _EVERY in table and len(table) == 1:
+        return dict.fromkeys(molecule.labels, table[_EVERY])
+    if set(table) != set(molecule.labels):
+        ours = ", ".join(molecule.labels)
+        raise UsageError(f"{name} is of {', '.join(table)[:60]}; {molecule.name} has {ours}: state each")
+    return table
+
+
+def _noise(value: object) -> dict[str, tuple[Any, ...]]:
+    levels = _by_ion(value, lambda ion: _three(ion, _level, "noise"))
+    if len({isinstance(level, str) for ion in levels.values() for level in ion}) > 1:
+        raise UsageError("noise is partly in %, partly in hbar/bohr; state all of it alike")
+    return levels
+
+
+def _level(value: object) -> float | str:
+    """A level as a number, hbar / bohr, or as text in per cent."""
+    text = value.strip() if isinstance(value, str) else repr(_number("noise", value))
+    noise = Noise.parse(text)
+    if noise.low != noise.high:
+        raise UsageError(f"noise {text} is a range, for training; an experiment has one level")
+    least = NOISE_FLOOR if noise.relative else _LEAST
+    if not least <= noise.low <= 1.0 / _LEAST:
+        span = "0.01% or more" if noise.relative else f"from {_LEAST:g} to {1.0 / _LEAST:g} hbar/bohr"
+        raise UsageError(f"noise is {text} along an axis; it must be {span}: without resolution no density")
+    return f"{float(text.rstrip('% '))!r}%" if noise.relative else noise.low
+
+
+def _detector(value: object) -> dict[str, str]:
+    table = {"axis": "z"} | value if isinstance(value, dict) else {}
+    if sorted(table) != sorted([*_DETECTOR, "axis"]):
+        raise UsageError(f"detector is a table of {', '.join(_DETECTOR)}, each with its unit, and axis")
+    if table["axis"] not in ("x", "y", "z"):
+        raise UsageError(f"the axis of a detector is x, y or z; got {str(table['axis'])[:40]!r}")
+    for name, kind in _DETECTOR.items():
+        try:
+            quantity(str(table[name]), kind)
+        except UsageError as error:
+            raise UsageError(f"detector.{name}: {error}") from error
+    return {name: str(table[name]) for name in (*_DETECTOR, "axis")}
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 (an entry, of any form)
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()} if _EVERY not in value else _plain(value[_EVERY])
+    if isinstance(value, tuple):
+        return [_plain(entry) for entry in value]
+    return _UNKNOWN if value == math.inf else value
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in value.items()) + " }"
+    return json.dumps(value)  # JSON's text, numbers and lists are TOML's too

@@ -1,0 +1,64 @@
+"""What an experiment does to the momenta of one molecule, as arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flowcei.errors import UsageError
+from flowcei.experiment.detector import rms_component
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """Noise, source, scale and accidents of N ions; what is measured is scale (p + u P) + noise.
+
+    P is the momentum of the molecule, normal, of which an ion has its share u by mass.
+    """
+
+    shares: Floats  # u, (N,)
+    noise: Floats  # (N, 3), hbar / bohr, or over the rms momentum component where relative
+    relative: bool
+    drift: Floats  # mean of P, (3,), hbar / bohr
+    spread: Floats  # standard deviation of P, (3,), hbar / bohr; infinite where it is unknown
+    accidents: float = 0.0  # share of events whose ions are of different molecules
+    scale: float = 1.0
+
+    @property
+    def level(self) -> float:
+        """Root mean square of the noise over ions and axes."""
+        return float(np.sqrt((self.noise**2).mean()))
+
+    def sigma(self, momenta: Floats) -> Floats:
+        """Noise (E,) of measured momenta (E, N, 3) over ions and axes, rms, hbar / bohr."""
+        return self.level * rms_component(momenta) if self.relative else np.full(len(momenta), self.level)
+
+    def apply(self, momenta: Floats, rng: np.random.Generator) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+        """Measured momenta of exact ones (B, N, 3), their stated noise (B,), which are accidents (B,).
+
+        Where the spread of the source is unknown its molecules are taken to be at rest, beside the drift.
+        """
+        count, ions = momenta.shape[:2]
+        noise = (
+            self.noise * self.scale * rms_component(momenta)[:, None, None] if self.relative else self.noise
+        )
+        spread = np.where(np.isfinite(self.spread), self.spread, 0.0)
+        source = self.drift + spread * rng.standard_normal((count, 3))
+        out = self.scale * (momenta + self.shares[:, None] * source[:, None])
+        out += noise * rng.standard_normal(momenta.shape)
+        accident = np.asarray(rng.random(count) < self.accidents)
+        if accident.any():
+            if count <= ions:
+                raise UsageError(f"accidents mix the ions of {ions} events or more; there are {count}")
+            # Each ion from another event, no two from the same: events are independent, so a fixed distance
+            # in their order is as good as a random one.
+            other = (np.flatnonzero(accident)[:, None] + 1 + np.arange(ions)) % count
+            out[accident] = out[other, np.arange(ions)]
+        return out, self.sigma(out), accident
