@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import flowcei
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import click
+
+    from flowcei.events.foreign.interpretation import Reading
 
 
 class _ExperimentFile(options.InputFile):
@@ -67,3 +70,29 @@ class Detector(NamedTuple):
         about = {"noise": self.noise or "0%"} if self.experiment is None else self.experiment.to_dict()
         about |= {"build-up": self.build_up} if self.build_up is not None else {}
         return "; ".join(f"{name} {value}" for name, value in about.items())
+
+
+def sampled_experiment(path: Path | None, noise: str | None, *, weighed: bool) -> flowcei.Experiment | None:
+    """The experiment of the samples that are asked for; UsageError where they could not be of it."""
+    if path is None:
+        return None
+    if noise is not None:
+        raise UsageError("--experiment states the noise; leave out --noise")
+    if not weighed:
+        raise UsageError("--experiment needs --weigh or --exact: a model alone knows one level of noise")
+    stated = flowcei.Experiment.load(path)
+    if stated.accidents:
+        note(f"{path}: accidents are not told from true events yet; the flag momentum-sum finds most of them")
+    return stated
+
+
+def reading_of(reading: Reading, stated: flowcei.Experiment | None, molecule: flowcei.Molecule) -> Reading:
+    """How a file is read: of an experiment with a bound on sums that knows it, and with its own drift."""
+    if stated is None:
+        return reading
+    own = stated.of(molecule)
+    if stated.drift is not None and reading.drift != "auto":
+        raise UsageError("--experiment states the drift; leave out --drift")
+    selection = replace(reading.selection, noise=own) if reading.selection.max_sum else reading.selection
+    drift = reading.drift if stated.drift is None else "none"
+    return replace(reading, selection=selection, drift=drift)

@@ -11,6 +11,8 @@ from scipy.stats import chi
 from flowcei.errors import DataError, UsageError
 from flowcei.events.extracolumns import chosen_rows
 from flowcei.events.faults import report_fault
+from flowcei.experiment.detector import Noise
+from flowcei.experiment.measurement import Measurement
 from flowcei.physics.explosion import kinetic_energy
 from flowcei.units import ELECTRONVOLT
 
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
 
     from flowcei.events.faults import Faults
     from flowcei.events.foreign.table import Arrays
-    from flowcei.experiment.detector import Noise
     from flowcei.molecules.molecule import Molecule
 
 _MISSING_ION = "lacking an ion (zeros, blank or NaN), which flowcei cannot yet reconstruct"
@@ -50,7 +51,8 @@ class Selection:
     """Rules for events; what cannot be reconstructed is left out without any."""
 
     max_sum: float | None = None  # bound on the total momentum, in standard deviations (`sum_chance`)
-    noise: Noise | None = None  # of a momentum component, for that bound; else the file's column
+    # Of a momentum component, for that bound, or all of an experiment; else the file's column.
+    noise: Noise | Measurement | None = None
     ker: tuple[float, float] | None = None  # least and most kinetic energy release, eV
 
     def __post_init__(self) -> None:
@@ -78,7 +80,12 @@ class Selection:
             _AT_REST: finite & (squares == 0),
         }
         if self.max_sum is not None:  # a false coincidence or a lost ion exceeds it by far
-            sigma = self._sigma(arrays) * np.sqrt(len(molecule))  # of a sum of N independent components
+            if isinstance(self.noise, Measurement):
+                with np.errstate(invalid="ignore", over="ignore"):
+                    total = np.linalg.norm(self.noise.sums(self.noise.calibrated(p)), axis=1)
+                sigma = np.ones(len(p))
+            else:
+                sigma = self._sigma(arrays) * np.sqrt(len(molecule))  # of a sum of N independent components
             reasons["momentum sum"] = finite & (total > self.max_sum * sigma)
         if self.ker is not None:
             with np.errstate(invalid="ignore", over="ignore"):
@@ -91,7 +98,7 @@ class Selection:
         return reasons
 
     def _sigma(self, arrays: Arrays) -> NDArray[np.float64]:
-        if self.noise is not None:
+        if isinstance(self.noise, Noise):
             return self.noise.sigma(np.where(np.isfinite(arrays.momenta), arrays.momenta, 0.0))
         if arrays.sigma is not None:
             return arrays.sigma
@@ -99,7 +106,7 @@ class Selection:
 
     def to_dict(self) -> dict[str, Any]:
         """The rules that are set."""
-        noise = None if self.max_sum is None or self.noise is None else str(self.noise)
+        noise = str(self.noise) if self.max_sum is not None and isinstance(self.noise, Noise) else None
         rules = {"max_sum": self.max_sum, "noise": noise, "ker_ev": self.ker and list(self.ker)}
         return {name: value for name, value in rules.items() if value is not None}
 

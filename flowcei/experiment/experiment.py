@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from flowcei.events.container import Events
     from flowcei.molecules.molecule import Molecule
 
 _UNKNOWN = "unknown"
@@ -124,6 +125,12 @@ class Experiment:
         """Return the text of a file that `load` reads."""
         return "".join(f"{name} = {_toml(value)}\n" for name, value in self.to_dict().items())
 
+    def calibrated(self, events: Events) -> Events:
+        """Return events on the true scale, without the drift, with the noise of this experiment as theirs."""
+        own = self.of(events.molecule)
+        momenta = own.calibrated(events.momenta)
+        return replace(events, momenta=momenta, sigma=replace(own, noise=own.levels).sigma(momenta))
+
     def of(self, molecule: Molecule) -> Measurement:
         """What it does to the momenta of a molecule; UsageError where it is not of its ions.
 
@@ -133,8 +140,9 @@ class Experiment:
             [10.2, 10.2, 10.2]
         """
         _of_ions(self.efficiency, molecule, "efficiency")
-        if self.build_up is not None:
-            BuildUp.parse(self.build_up).of_ions(len(molecule))
+        build_up = None if self.build_up is None else BuildUp.parse(self.build_up)
+        if build_up is not None:
+            build_up.of_ions(len(molecule))
         mass = float(molecule.masses.sum())
         spread = np.full(3, np.inf) if self.spread is None else np.array(self.spread)
         if self.temperature is not None:
@@ -151,6 +159,7 @@ class Experiment:
             spread=spread,
             accidents=self.accidents,
             scale=self.momentum_scale,
+            build_up=build_up,
         )
 
     @property

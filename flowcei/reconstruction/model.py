@@ -14,9 +14,10 @@ from flowcei.errors import DataError, NoDensityError, UsageError
 from flowcei.events.container import Events, events_of
 from flowcei.events.simulation import fresh_seed
 from flowcei.experiment.detector import Noise
+from flowcei.experiment.experiment import Experiment
 from flowcei.physics.priors import build_prior
 from flowcei.posterior.files import Quality, arrays_of
-from flowcei.posterior.flags import moving
+from flowcei.posterior.flags import moving, moving_source
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.reconstruction import limits
 from flowcei.reconstruction.sampling import SamplingRequest, bar_of_events, by_request, judged, sampled_blocks
@@ -102,6 +103,7 @@ class Reconstructor:
         min_ess: float = 0.0,
         budget: int | None = None,
         exact: bool = False,
+        experiment: Experiment | str | Path | None = None,
         progress: bool = False,
     ) -> PosteriorSamples:
         """Draw geometries that explain measured momenta.
@@ -122,6 +124,8 @@ class Reconstructor:
             exact: Whether to draw from the exact posterior, whatever the model: its samples are where
                 Markov chains begin (`flowcei.posterior.chains`). They count alike; the columns `r_hat` and
                 `acceptance` and the flag `mixing` tell of the chains.
+            experiment: Instead of `noise`, an `Experiment` or its TOML file: weights and exact samples are
+                those of its resolution and source, of momenta on their true scale and without its drift.
             progress: Whether to show a bar, block by block.
 
         Returns:
@@ -141,7 +145,7 @@ class Reconstructor:
             (2, 50, 3, 3)
         """
         rules: dict[str, Any] = {"latent": latent, "weigh": weigh, "min_ess": min_ess, "budget": budget}
-        rules["exact"] = exact
+        rules |= {"exact": exact, "experiment": None if experiment is None else Experiment.load(experiment)}
         total, parts = len(momenta) if isinstance(momenta, Events) else None, []
         with bar_of_events(total, show=progress) as bar:
             for part in self.stream(momenta, n, seed=seed, noise=noise, **rules):
@@ -175,7 +179,8 @@ class Reconstructor:
             n: Samples of each event; or a `SamplingRequest`, which says all but `start`.
             seed: Of all blocks; the number of a block chooses its stream.
             start: Events to skip, a whole number of blocks; what follows is as if they had been drawn.
-            settings: ``noise``, ``latent``, ``weigh``, ``min_ess``, ``budget``, ``exact`` as for `sample`.
+            settings: ``noise``, ``latent``, ``weigh``, ``min_ess``, ``budget``, ``exact`` as for `sample`;
+                ``experiment`` as an `Experiment`.
 
         Raises:
             UsageError: For a bad argument, at once; for noise or events that do not fit, with their block.
@@ -198,8 +203,9 @@ class Reconstructor:
         prior = self.prior if request.weighs or (self.network.has_density and self.prior_spec) else None
 
         def answer(events: Events, rng: np.random.Generator) -> PosteriorSamples:
+            events = events if request.experiment is None else request.experiment.calibrated(events)
             draw = partial(self._draw, request, events, self.sigma(events, request.noise), rng)
-            flags = self.unlike_training(events, request.noise)
+            flags = self.unlike_training(events, request.noise, request.experiment)
 
             def density(x: Floats, rows: Rows) -> Floats:
                 return self.log_prob(x, events[rows], noise=request.noise)
@@ -247,6 +253,7 @@ class Reconstructor:
                 "noise_relative": self.noise.relative,
                 "prior": self.prior_spec,
                 "events": events.origin,
+                **({} if request.experiment is None else {"experiment": request.experiment.to_dict()}),
             },
             columns=asked.columns,
         )
@@ -278,7 +285,9 @@ class Reconstructor:
             >>> model.check_evidence(model.sample(events, 20, weigh=True, seed=1)).sound
             True
         """
-        request = SamplingRequest(samples.positions.shape[1], seed, weigh=True)
+        stated = samples.origin.get("experiment")
+        experiment = None if stated is None else Experiment.from_dict(stated)
+        request = SamplingRequest(samples.positions.shape[1], seed, weigh=True, experiment=experiment)
         check = self.judge(Quality.of(arrays_of(samples), samples.molecule), request)[1]
         if check is None:
             raise UsageError("the samples have no weights: sample with weigh=True")
@@ -384,8 +393,13 @@ class Reconstructor:
             return events.sigma
         return Noise.parse(noise or self.default_noise).sigma(events.momenta)
 
-    def unlike_training(self, events: Events, noise: str | Noise | None = None) -> dict[str, Bools]:
-        """Events (E,) unlike all that it was trained on, for each flag that momenta alone can raise."""
+    def unlike_training(
+        self, events: Events, noise: str | Noise | None = None, experiment: Experiment | None = None
+    ) -> dict[str, Bools]:
+        """Events (E,) unlike all that it was trained on, for each flag that momenta alone can raise.
+
+        Those of an experiment are calibrated.
+        """
         sigma = self.sigma(events_of(events, self.molecule), noise)
         framed, told = self.enter(events.momenta, sigma)
         seen = self.training.seen if self.frame.invariant else None
@@ -395,6 +409,8 @@ class Reconstructor:
         stated = self.stated_sigma(events, noise)
         loud = stated > limits.noise_limits(events.momenta, self.noise)[1] * limits.ROUNDING
         moves = moving(events.momenta, np.maximum(sigma, stated))
+        if experiment is not None:
+            moves = moving_source(experiment.of(self.molecule).sums(events.momenta))
         return {"momentum_sum": moves, "ker": ker, "momenta": far & ~ker, "noise": loud}
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
