@@ -127,8 +127,9 @@ class Likelihood:
         self, positions: NDArray[np.floating], accuracy: float, threads: int | None
     ) -> NDArray[np.floating]:
         """Momenta (K, N, 3) of geometries (K, N, 3), NaN where nothing can follow them."""
-        how = {"accuracy": accuracy, "threads": threads, "build_up": self.build_up}
-        return followed_momenta(positions, self.masses, self.charges, **how)
+        return followed_momenta(
+            positions, self.masses, self.charges, build_up=self.build_up, accuracy=accuracy, threads=threads
+        )
 
     @nonfinite_allowed
     def log_prob(self, positions: NDArray[np.floating], *, threads: int | None = None) -> NDArray[np.float64]:
@@ -172,8 +173,8 @@ class Likelihood:
     ) -> NDArray[np.float64]:
         """Derivative of `residual` by the positions, (K, 3N-3, 3N)."""
         n = len(self.masses)
-        how = {"accuracy": accuracy, "threads": 1, "build_up": self.build_up}
-        slope = followed_jacobian(positions, self.masses, self.charges, **how)
+        ions, growth = (self.masses, self.charges), self.build_up
+        slope = followed_jacobian(positions, *ions, build_up=growth, accuracy=accuracy, threads=1)
         return self.whitened(slope.reshape(-1, n, 3, 3 * n), rows) / self.size[rows, None, None]
 
     def _whitened(

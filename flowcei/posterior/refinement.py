@@ -14,11 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flowcei.experiment.likelihood import nonfinite_allowed
-from flowcei.physics.explosion import (
-    centre_of_mass,
-    in_threads,
-    kinetic_energy,
-)
+from flowcei.physics.explosion import centre_of_mass, in_threads, kinetic_energy
 from flowcei.physics.leastsquares import levenberg_marquardt
 from flowcei.posterior.structures import required, sample_table
 
@@ -127,8 +123,9 @@ def judged(
 def turned(likelihood: Likelihood, positions: Floats, event: Rows) -> Floats:
     """Geometries (K, N, 3), bohr, of events (K,), turned and scaled so that their momenta come nearest.
 
-    Both are exact symmetries: turned as W. Kabsch, Acta Cryst. A 32, 922 (1976), scaled to the measured
-    energy (nearly, where charges build up). What cannot be simulated stays as it is, and what is near already; the centre of mass is at 0.
+    Turned as W. Kabsch, Acta Cryst. A 32, 922 (1976), scaled to the measured energy, an exact symmetry where
+    charges are there at once. What cannot be simulated stays as it is, and what is near already; the centre
+    of mass is at 0.
     """
     m = likelihood.masses
     x = positions - centre_of_mass(positions, m)
