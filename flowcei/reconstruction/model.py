@@ -26,7 +26,7 @@ from flowcei.storage.html import html_table
 from flowcei.storage.modelfile import sealed, write_model
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from numpy.typing import ArrayLike
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
     from flowcei.posterior.arrays import Bools, Floats, Rows
+
+    Entered = tuple[FramedEvents, torch.Tensor]
+    """Events in a frame, and what the network is told of them."""
 
 
 @dataclass(eq=False, repr=False)
@@ -120,7 +123,7 @@ class Reconstructor:
             min_ess: Effective samples an event should have; for one with fewer, or whose weights
                 a few samples carry, more are drawn. Above 0 it implies `weigh`.
             budget: Samples drawn of one event, at the most; 100 n where None. With `exact` geometries whose
-                density is asked for: 150 for each of 1.5 n, 400 or 25 a dimension, whichever is most.
+                density is asked for: 150 for each of n, 400 or 25 a dimension, whichever is most.
             exact: Whether to draw from the exact posterior, whatever the model: its samples are where
                 Markov chains begin (`flowcei.posterior.chains`). They count alike; the columns `r_hat` and
                 `acceptance` and the flag `mixing` tell of the chains.
@@ -204,11 +207,13 @@ class Reconstructor:
 
         def answer(events: Events, rng: np.random.Generator) -> PosteriorSamples:
             events = events if request.experiment is None else request.experiment.calibrated(events)
-            draw = partial(self._draw, request, events, self.sigma(events, request.noise), rng)
+            sigma = self.sigma(events, request.noise)
+            entered = self.enter(events.momenta, sigma)  # once: a whitened chart takes a search an event
+            draw = partial(self._draw, request, events, sigma, entered, rng)
             flags = self.unlike_training(events, request.noise, request.experiment)
 
             def density(x: Floats, rows: Rows) -> Floats:
-                return self.log_prob(x, events[rows], noise=request.noise)
+                return self._log_density(x, *_of(entered, rows), self.network.log_prob)
 
             return by_request(draw, flags, request, rng, prior, density)
 
@@ -220,13 +225,14 @@ class Reconstructor:
         request: SamplingRequest,
         events: Events,
         sigma: Floats,
+        entered: Entered,
         rng: np.random.Generator,
         rows: Rows,
         n: int,
     ) -> PosteriorSamples:
-        """Return n samples of some of the events, neither weighed nor flagged; `sigma` is of all events."""
+        """Return n samples of some events, neither weighed nor flagged; `sigma` and `entered` are of all."""
         asked, stated = events[rows], request.noise is None and events.sigma is not None
-        framed, c = self.enter(asked.momenta, sigma[rows])
+        framed, c = _of(entered, rows)
         charts, density = self.network.sample_with_log_prob(c, n, latent=request.latent, generator=rng)
         charts = self.chart_standardiser.inverse(charts.cpu())
         positions = self.frame.to_positions(charts, framed)
@@ -367,13 +373,19 @@ class Reconstructor:
         density, bound = self.network.log_prob, getattr(self.network, "iwae_bound", None)
         if draws and not self.network.has_density and bound is not None:
             density = partial(bound, draws=draws, generator=np.random.default_rng(seed))
-        framed, c = self.enter(events.momenta, self.sigma(events, noise))
+        return self._log_density(x, *self.enter(events.momenta, self.sigma(events, noise)), density)
+
+    @torch.no_grad()
+    def _log_density(
+        self, x: Floats, framed: FramedEvents, c: torch.Tensor, density: Callable[..., torch.Tensor]
+    ) -> Floats:
+        """Log density (E, n) of geometries (E, n, N, 3) of events in the frame."""
         chart = self.frame.to_chart(torch.from_numpy(x), framed)
         flat = self.chart_standardiser(chart).reshape(-1, self.frame.width).to(self.device)
         values = density(flat, c.repeat_interleave(x.shape[1], dim=0)).cpu().double()
         return (values.reshape(x.shape[:2]) + self._log_volume(chart, framed)).numpy()
 
-    def enter(self, momenta: Floats, sigma: Floats) -> tuple[FramedEvents, torch.Tensor]:
+    def enter(self, momenta: Floats, sigma: Floats) -> Entered:
         """Events (E, N, 3) in the frame, and what the network is told of them, standardised (E, T)."""
         framed = self.frame.enter(torch.from_numpy(momenta), torch.from_numpy(sigma))
         return framed, self.condition_standardiser(framed.told).to(self.device)
@@ -439,3 +451,9 @@ class Reconstructor:
         """Modules with tensors, by the name they have in a model file."""
         standardisers = {"chart": self.chart_standardiser, "condition": self.condition_standardiser}
         return {"model": self.network, **standardisers}
+
+
+def _of(entered: Entered, rows: Rows) -> Entered:
+    """Some of the events."""
+    chosen = torch.from_numpy(rows)
+    return entered[0][chosen], entered[1][chosen.to(entered[1].device)]

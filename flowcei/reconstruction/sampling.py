@@ -132,7 +132,7 @@ class SamplingRequest:
             "latent": self.latent,
             "weigh": self.weighs,
             "min_ess": float(self.min_ess),
-            "budget": self.most_draws,
+            "budget": self.budget if self.exact else self.most_draws,
             "block": block_size(self.n),
         }
         if self.experiment is not None:
