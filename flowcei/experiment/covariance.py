@@ -9,7 +9,6 @@ import numpy as np
 
 from flowcei.experiment.detector import rms_component
 from flowcei.experiment.likelihood import Likelihood, nonfinite_allowed
-from flowcei.physics.explosion import followed_momenta
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,6 +42,7 @@ class CovarianceLikelihood(Likelihood):
         lost: NDArray[np.bool_] | None = None,  # ions (E, N) that were not detected, with `completed` momenta
     ) -> None:
         super().__init__(masses, charges, momenta, np.ones(len(momenta)), relative=False)
+        self.build_up = measurement.build_up
         self._momenta, self._shares = np.asarray(momenta, dtype=np.float64), measurement.shares
         self._spread, self._relative = measurement.spread, measurement.relative
         level = float(np.sqrt((measurement.levels**2).mean()))
@@ -147,7 +147,7 @@ class CovarianceLikelihood(Likelihood):
         """Squares r' Sigma^-1 r of axes (E, n, 3), u' D^-1 u (E, n, 3), and the noise (E, n)."""
         e, n, ions = positions.shape[:3]
         flat = positions.reshape(e * n, ions, 3)
-        simulated = followed_momenta(flat, self.masses, self.charges, accuracy=self.accuracy, threads=threads)
+        simulated = self.simulated(flat, self.accuracy, threads)
         left = (self._momenta[:, None] - simulated.reshape(positions.shape)).reshape(e, n, 3 * ions)
         sigma = np.full((e, n), self._unit)
         if self._relative:
