@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from flowcei.posterior.samples import PosteriorSamples
 
 _LEVELS = np.arange(1, 10) / 10.0
-_CHAINS, _BURN, _KEPT, _THIN = 100, 1000, 50, 30
+_CHAINS, _BURN, _KEPT, _THIN = 1000, 400, 4, 50
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,9 @@ def measured(model: flowcei.Reconstructor, noise: str, seed: int, sizes: Sizes) 
     points = relative(exact.positions.astype(np.float64))
     scores = [
         c2st(
-            ((points[k] - middle[k]) / deviation[k]), ((reference[k, ::5] - middle[k]) / deviation[k]), seed=k
+            ((points[k] - middle[k]) / deviation[k]),
+            ((reference[k, :_CHAINS] - middle[k]) / deviation[k]),
+            seed=k,
         )
         for k in range(sizes.classified)
     ]
@@ -107,9 +109,19 @@ def coverage_error(samples: PosteriorSamples, truth: NDArray[np.float64]) -> flo
 
 
 def reference_chains(samples: PosteriorSamples) -> NDArray[np.float64]:
-    """Return states (E, n, 3N - 3) of long chains that begin at the best of the samples."""
-    best = np.argsort(-samples.log_posterior(samples.positions), axis=1)[:, : 5 * _CHAINS : 5]
-    start = np.take_along_axis(relative(samples.positions.astype(np.float64)), best[..., None], axis=1)
+    """Return states (E, n, 3N - 3) of long chains that begin at samples; the first 1,000 of as many chains.
+
+    Of fewer chains that give more states each, states that follow one another are alike, which a classifier
+    notices: for methanol it told 20 chains of 50 states from 1,000 independent ones with 0.532.
+    """
+    rng = np.random.default_rng(1)
+    weights = samples.weigh().weights if samples.weights is None else samples.weights
+    if weights is None:
+        raise SystemExit("the model has no density")
+    chosen = [rng.choice(w.size, _CHAINS, p=w) for w in weights.normalised]
+    start = np.take_along_axis(
+        relative(samples.positions.astype(np.float64)), np.stack(chosen)[..., None], axis=1
+    )
 
     def log_density(y: NDArray[np.float64]) -> NDArray[np.float64]:
         x = np.pad(y, ((0, 0), (0, 0), (3, 0))).reshape(*y.shape[:2], -1, 3)

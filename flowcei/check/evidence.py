@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +13,7 @@ from flowcei.events.container import Events
 from flowcei.experiment.detector import rms_component
 
 if TYPE_CHECKING:
+    from flowcei.experiment.measurement import Measurement
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
     from flowcei.posterior.arrays import Bools, Floats
@@ -36,14 +37,25 @@ _MARGIN = 1.4
 
 
 def reference_events(
-    molecule: Molecule, prior: GeometryPrior, levels: Floats, count: int, seed: int, *, relative: bool = True
+    molecule: Molecule,
+    prior: GeometryPrior,
+    levels: Floats,
+    count: int,
+    seed: int,
+    *,
+    relative: bool = True,
+    measurement: Measurement | None = None,
 ) -> Events:
     """Return about `count` events of a prior whose noise levels are distributed as `levels` (E,) of a run.
 
-    Levels are over the rms momentum component where relative, else hbar / bohr.
+    Levels are over the rms momentum component where relative, else hbar / bohr; a measurement takes their
+    place.
     """
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(6,)))
-    momenta = predicted_momenta(molecule, prior, count, rng)
+    build_up = None if measurement is None else measurement.build_up
+    momenta = predicted_momenta(molecule, prior, count, rng, build_up)
+    if measurement is not None:
+        return Events(molecule, replace(measurement, accidents=0.0).apply(momenta, rng)[0])
     level = rng.permutation(np.quantile(levels, (np.arange(len(momenta)) + 0.5) / len(momenta)))
     sigma = level * rms_component(momenta) if relative else level
     noisy = momenta + sigma[:, None, None] * rng.standard_normal(momenta.shape)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from flowcei.events.foreign.interpretation import Reading
+    from flowcei.posterior.weights import Weights
     from flowcei.storage.card import ModelCard
 
     Facts = dict[str, Any]
@@ -194,7 +195,7 @@ def _result_texts(training: Facts, architecture: str) -> Facts:
     unit = f"{kind.loss}, in standardised coordinates" if kind and kind.loss else "of the best epoch"
     return {
         "epochs": str(training.get("epochs_run", "unknown")),
-        "verdict": "\n".join(filter(None, map(str, _verdict(training)))),
+        "verdict": _verdict(training),
         "validation loss": loss is not None and f"{loss:.5g} {unit}",
         "round-trip error": error is not None and f"{error:.2g} standard deviations, at the most",
         "training rate": rate and f"{rate:,.0f} events a second",
@@ -202,9 +203,10 @@ def _result_texts(training: Facts, architecture: str) -> Facts:
     }
 
 
-def _verdict(training: Facts) -> list[Any]:
+def _verdict(training: Facts) -> str:
     """What a model was found to be worth after its training, and what to do about it."""
-    return [training.get("judgement", {}).get(key) for key in ("summary", "todo")]
+    judgement = training.get("judgement", {})
+    return "\n".join(str(judgement[key]) for key in ("summary", "todo") if judgement.get(key)) or "not judged"
 
 
 def _words(value: object) -> str:
@@ -249,10 +251,19 @@ def _sample_facts(samples: flowcei.PosteriorSamples) -> Facts:
         "events with flags": ", ".join(f"{n} {name}" for name, n in flagged.items() if n) or "none",
         "samples an event": samples.positions.shape[1],
         "density": "yes" if samples.log_prob is not None else "no",
+        **({} if samples.weights is None else {"weights": _worth(samples.weights, exact=samples.exact)}),
         **origin,
         "noise": _noise(samples.sigma, samples.momenta),
         "the events are from": measured,
     }
+
+
+def _worth(weights: Weights, *, exact: bool) -> str:
+    """How many of exact or weighed samples count, in words."""
+    from flowcei.posterior.exact import exact_in_words
+    from flowcei.posterior.weights import efficiency_in_words
+
+    return exact_in_words(weights.ess) if exact else efficiency_in_words(weights.ess, weights.drawn)
 
 
 def _event_facts(events: flowcei.Events) -> Facts:

@@ -268,7 +268,12 @@ def read_metrics(name: str | None) -> pd.DataFrame | None:
     return table
 
 
-def note_what_is_assumed(model: flowcei.Reconstructor, events: flowcei.Events, noise: str | None) -> None:
+def note_what_is_assumed(
+    model: flowcei.Reconstructor,
+    events: flowcei.Events,
+    noise: str | None,
+    experiment: flowcei.Experiment | None = None,
+) -> None:
     """Say which noise is assumed where the user might think otherwise, and which events are odd."""
     least = model.noise.low
     if noise is None and events.sigma is None:
@@ -276,7 +281,7 @@ def note_what_is_assumed(model: flowcei.Reconstructor, events: flowcei.Events, n
     elif (model.sigma(events, noise) > model.stated_sigma(events, noise) * (1.0 + 1e-6)).any():
         unit = f"{least:.2%}" if model.noise.relative else f"{least:g} hbar/bohr"
         note(f"noise below {unit}, the least the model knows, is taken as {unit}: its posteriors are wider")
-    warn_of_flags(model.unlike_training(events, noise), events.event_id)
+    warn_of_flags(model.unlike_training(events, noise, experiment), events.event_id)
 
 
 def warn_of_flags(flags: Mapping[str, NDArray[np.bool_]], event_ids: NDArray[np.int64]) -> None:

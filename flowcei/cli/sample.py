@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowcei.cli import options
+from flowcei.cli.experiments import experiment_option, reading_of, sampled_experiment
 from flowcei.cli.options import flag, option
 from flowcei.cli.progress import Progress
 from flowcei.cli.runs import BUNDLED, MODEL_NAME, load_named, note_what_is_assumed, warn_of_flags
@@ -39,6 +40,14 @@ if TYPE_CHECKING:
     MODEL_NAME,
 )
 @options.noise_option
+@experiment_option("Instead of --noise: resolution and source, TOML; with --weigh or --exact.")
+@option(
+    "--missing",
+    "Ions that an event may lack, 1 at the most: its momentum follows from the others. With --exact and a "
+    "known source.",
+    click.IntRange(0, 1),
+    default=0,
+)
 @options.run_options
 @options.latent_option
 @flag("--exact", "Draw from the exact posterior: the model's samples are where Markov chains begin.")
@@ -65,6 +74,8 @@ def sample(
     *,
     momenta: Path,
     model: str | None,
+    experiment: Path | None,
+    missing: int,
     reading: Callable[[str | None], Reading],
     output: Path | None,
     resume: bool,
@@ -89,18 +100,24 @@ def sample(
             raise UsageError(f"there are no unfinished samples {partial_path(path)} to resume")
         note(f"{path} is there already: nothing to go on with")  # a batch job that was queued again
         return
+    noise = asked["noise"]
+    stated = sampled_experiment(experiment, noise, asked, missing)
     from flowcei.cli.runcheck import note_run_check
     from flowcei.events.source import open_events
     from flowcei.reconstruction.sampling import SamplingRequest, Survey
 
-    noise = asked["noise"]
-    reconstructor = _loaded(model, device, noise)
-    source = open_events(momenta, reconstructor.molecule, reading(noise))
+    reconstructor = _loaded(model, device, noise if stated is None else f"of {experiment}")
+    how = reading_of(reading(noise), stated, reconstructor.molecule, missing)
+    source = open_events(momenta, reconstructor.molecule, how)
     source.log_reading()
     first = next(source.chunks())
-    note_what_is_assumed(reconstructor, first, noise)
+    if stated is not None:
+        first = stated.calibrated(first)
+    elif "experiment" in source.origin:
+        warn(f"{momenta} is of an experiment: --experiment, with --weigh or --exact, answers for it")
+    note_what_is_assumed(reconstructor, first, noise, stated)
     seed = options.settled_seed(seed, path if resume else None)
-    request = SamplingRequest(asked.pop("count"), seed, **asked)
+    request = SamplingRequest(asked.pop("count"), seed, **asked, experiment=stated)
     survey = Survey.of(source.chunks())
     if source.reading.selection.to_dict() or source.tally.rejected:
         source.keep_tally()
@@ -108,7 +125,8 @@ def sample(
     write = _to_stdout if str(path) == "-" else partial(_to_file, path, overwrite=overwrite, resume=resume)
     quality = write(reconstructor, request, source, survey)
     _note_quality(quality, complete=survey.events > len(first), exact=request.exact)
-    note_run_check(reconstructor, survey.thinned, noise)
+    if stated is None:  # it knows one level of noise
+        note_run_check(reconstructor, survey.thinned, noise)
     _finish(quality, path, momenta, request.n, keep_flagged=keep_flagged)
 
 

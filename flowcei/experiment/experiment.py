@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from flowcei.errors import DataError, UsageError
 from flowcei.experiment.detector import NOISE_FLOOR, Noise
 from flowcei.experiment.measurement import Measurement
+from flowcei.physics.build_up import BuildUp
 from flowcei.storage.files import read_toml
 from flowcei.units import BOLTZMANN, quantity
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from flowcei.events.container import Events
     from flowcei.molecules.molecule import Molecule
 
 _UNKNOWN = "unknown"
@@ -49,6 +51,7 @@ class Experiment:
         efficiency: Chance that an ion is detected, for all or by label.
         accidents: Share of events whose ions are of different molecules.
         momentum_scale: Measured over true momenta.
+        build_up: Time in which charges appear, ``"10fs"``, or of each ion, ``"5fs,10fs,10fs"``.
 
     Raises:
         UsageError: For what contradicts itself, is incomplete, or is no experiment.
@@ -70,6 +73,7 @@ class Experiment:
     efficiency: Any = 1.0
     accidents: Any = 0.0
     momentum_scale: Any = 1.0
+    build_up: Any = None
 
     def __post_init__(self) -> None:
         """Bring every entry to one form, and check it."""
@@ -87,6 +91,7 @@ class Experiment:
             "efficiency": lambda e: _by_ion(e, lambda v: _number("efficiency", v, 0.0, 1.0, "low")),
             "accidents": lambda a: _number("the share of accidents", a, 0.0, 1.0, "high"),
             "momentum_scale": lambda s: _number("momentum_scale", s, *_SCALES),
+            "build_up": lambda b: str(BuildUp.parse(b)),
         }
         for name, settle in form.items():
             if getattr(self, name) is not None:
@@ -120,6 +125,12 @@ class Experiment:
         """Return the text of a file that `load` reads."""
         return "".join(f"{name} = {_toml(value)}\n" for name, value in self.to_dict().items())
 
+    def calibrated(self, events: Events) -> Events:
+        """Return events on the true scale, without the drift, with the noise of this experiment as theirs."""
+        own = self.of(events.molecule)
+        momenta = own.calibrated(events.momenta)
+        return replace(events, momenta=momenta, sigma=replace(own, noise=own.levels).sigma(momenta))
+
     def of(self, molecule: Molecule) -> Measurement:
         """What it does to the momenta of a molecule; UsageError where it is not of its ions.
 
@@ -129,6 +140,9 @@ class Experiment:
             [10.2, 10.2, 10.2]
         """
         _of_ions(self.efficiency, molecule, "efficiency")
+        build_up = None if self.build_up is None else BuildUp.parse(self.build_up)
+        if build_up is not None:
+            build_up.of_ions(len(molecule))
         mass = float(molecule.masses.sum())
         spread = np.full(3, np.inf) if self.spread is None else np.array(self.spread)
         if self.temperature is not None:
@@ -145,6 +159,7 @@ class Experiment:
             spread=spread,
             accidents=self.accidents,
             scale=self.momentum_scale,
+            build_up=build_up,
         )
 
     @property

@@ -15,6 +15,8 @@ from flowcei.physics.jacobian import followed_jacobian
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+    from flowcei.physics.build_up import BuildUp
+
 _UNLIKELY = 1e-6
 _SHARE = 1e-3  # of the noise: what the simulator may be wrong by where a likelihood is computed
 _LEAST_ACCURACY, _BEST_ACCURACY = 3e-6, 1e-9
@@ -61,6 +63,7 @@ class Likelihood:
         relative: bool = True,
     ) -> None:
         self.masses, self.charges = masses, charges
+        self.build_up: BuildUp | None = None
         self.measured = centred_momenta(np.asarray(momenta, dtype=np.float64), masses)
         self.sigma = np.asarray(sigma, dtype=np.float64)
         self.whitening = whitening(masses)
@@ -89,12 +92,44 @@ class Likelihood:
         return float(chi2.isf(_UNLIKELY, 3 * len(self.whitening)))
 
     @property
+    def finest(self) -> NDArray[np.float64]:
+        """Noise (E,) of the component that is known best, hbar / bohr."""
+        return self.sigma
+
+    @property
+    def by_axis(self) -> NDArray[np.float64]:
+        """The whitening of each axis, (1, 3, N - 1, N), the same for all events; or (E, 3, N - 1, N)."""
+        return np.tile(self.whitening, (1, 3, 1, 1))
+
+    @property
+    def least_scale(self) -> float:
+        """The least factor by which whitening lengthens centred momenta."""
+        return float(np.linalg.svd(self.whitening, compute_uv=False).min())
+
+    def whitened(self, vectors: NDArray[np.float64], rows: NDArray[np.intp]) -> NDArray[np.float64]:
+        """M vectors like momenta, (K, N, 3, M), of events (K,), whitened: (K, 3N - 3, M)."""
+        flat = np.matmul(self.whitening, vectors.reshape(*vectors.shape[:2], -1))
+        return np.asarray(flat).reshape(len(rows), -1, vectors.shape[3])
+
+    def unwhitened(self, residual: NDArray[np.float64], rows: NDArray[np.intp]) -> NDArray[np.float64]:
+        """Centred momenta (K, N, 3) of whitened ones (K, 3N - 3) of events (K,)."""
+        return np.asarray(np.matmul(np.linalg.pinv(self.whitening), residual.reshape(len(rows), -1, 3)))
+
+    @property
     @nonfinite_allowed
     def accuracy(self) -> float:
         """The relative accuracy of simulated momenta at which the noise hides their error."""
         rms = np.maximum(rms_component(self.measured), 1e-300)
-        wanted = _SHARE * float(np.fmin.reduce(self.sigma / rms, initial=1.0))
+        wanted = _SHARE * float(np.fmin.reduce(self.finest / rms, initial=1.0))
         return float(np.clip(wanted, _BEST_ACCURACY, _LEAST_ACCURACY))
+
+    def simulated(
+        self, positions: NDArray[np.floating], accuracy: float, threads: int | None
+    ) -> NDArray[np.floating]:
+        """Momenta (K, N, 3) of geometries (K, N, 3), NaN where nothing can follow them."""
+        return followed_momenta(
+            positions, self.masses, self.charges, build_up=self.build_up, accuracy=accuracy, threads=threads
+        )
 
     @nonfinite_allowed
     def log_prob(self, positions: NDArray[np.floating], *, threads: int | None = None) -> NDArray[np.float64]:
@@ -128,9 +163,9 @@ class Likelihood:
         Positions (K, N, 3), bohr, are one geometry of each event in `rows` (K,); NaN where nothing can
         follow it.
         """
-        simulated = followed_momenta(positions, self.masses, self.charges, accuracy=accuracy, threads=1)
+        simulated = self.simulated(positions, accuracy, 1)
         residual = (simulated - self.measured[rows]) / self.size[rows, None, None]
-        return np.asarray(np.matmul(self.whitening, residual)).reshape(len(rows), -1)
+        return self.whitened(residual[..., None], rows)[..., 0]
 
     @nonfinite_allowed
     def slope(
@@ -138,9 +173,9 @@ class Likelihood:
     ) -> NDArray[np.float64]:
         """Derivative of `residual` by the positions, (K, 3N-3, 3N)."""
         n = len(self.masses)
-        slope = followed_jacobian(positions, self.masses, self.charges, accuracy=accuracy, threads=1)
-        whitened = np.matmul(self.whitening, slope.reshape(-1, n, 9 * n))
-        return whitened.reshape(len(rows), 3 * n - 3, 3 * n) / self.size[rows, None, None]
+        ions, growth = (self.masses, self.charges), self.build_up
+        slope = followed_jacobian(positions, *ions, build_up=growth, accuracy=accuracy, threads=1)
+        return self.whitened(slope.reshape(-1, n, 3, 3 * n), rows) / self.size[rows, None, None]
 
     def _whitened(
         self, positions: NDArray[np.floating], threads: int | None
@@ -148,7 +183,7 @@ class Likelihood:
         """Whitened residuals over the noise, (E, n, 3N-3), and the noise (E, n)."""
         e, n, ions = positions.shape[:3]
         flat = positions.reshape(e * n, ions, 3)
-        followed = followed_momenta(flat, self.masses, self.charges, accuracy=self.accuracy, threads=threads)
+        followed = self.simulated(flat, self.accuracy, threads)
         simulated: NDArray[np.float64] = followed.reshape(positions.shape).astype(np.float64, copy=False)
         if self.level is None:
             sigma = np.repeat(self.sigma[:, None], n, axis=1)

@@ -13,6 +13,8 @@ from flowcei.experiment.detector import rms_component
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from flowcei.physics.build_up import BuildUp
+
     Floats = NDArray[np.float64]
 
 
@@ -30,15 +32,36 @@ class Measurement:
     spread: Floats  # standard deviation of P, (3,), hbar / bohr; infinite where it is unknown
     accidents: float = 0.0  # share of events whose ions are of different molecules
     scale: float = 1.0
+    build_up: BuildUp | None = None  # of the charges of the ions, where it takes time
 
     @property
-    def level(self) -> float:
-        """Root mean square of the noise over ions and axes."""
-        return float(np.sqrt((self.noise**2).mean()))
+    def levels(self) -> Floats:
+        """Noise of calibrated momenta, (N, 3), as `noise` is."""
+        return self.noise if self.relative else self.noise / self.scale
+
+    @property
+    def isotropic(self) -> bool:
+        """Whether noise is one level, the sum of momenta tells nothing, and charges are there at once."""
+        one_level = (self.noise == self.noise[0, 0]).all() and np.isinf(self.spread).all()
+        return bool(one_level and self.build_up is None)
+
+    def calibrated(self, momenta: Floats) -> Floats:
+        """Measured momenta (E, N, 3) on the true scale and without the drift, as likelihoods take them."""
+        return momenta / self.scale - self.shares[:, None] * self.drift
+
+    def width(self, momenta: Floats) -> Floats:
+        """Standard deviation (E, 3) of the sum of calibrated momenta (E, N, 3) by noise and source."""
+        unit = rms_component(momenta)[:, None] if self.relative else np.ones((len(momenta), 1))
+        return np.asarray(np.hypot(np.sqrt((self.levels**2).sum(axis=0)) * unit, self.spread))
+
+    def sums(self, momenta: Floats) -> Floats:
+        """Sums of calibrated momenta over noise and source, (E, 3); 0 where the source is unknown."""
+        return np.asarray(momenta.sum(axis=1) / self.width(momenta))
 
     def sigma(self, momenta: Floats) -> Floats:
         """Noise (E,) of measured momenta (E, N, 3) over ions and axes, rms, hbar / bohr."""
-        return self.level * rms_component(momenta) if self.relative else np.full(len(momenta), self.level)
+        level = float(np.sqrt((self.noise**2).mean()))
+        return level * rms_component(momenta) if self.relative else np.full(len(momenta), level)
 
     def apply(self, momenta: Floats, rng: np.random.Generator) -> tuple[Floats, Floats, NDArray[np.bool_]]:
         """Measured momenta of exact ones (B, N, 3), their stated noise (B,), which are accidents (B,).

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import Field, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
+from dataclasses import Field, dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar
 
 import torch
 
@@ -44,6 +44,10 @@ class FramedEvents:
     rotation: Tensor  # rows e1, e2, e3 (with a reflection, e3 is left-handed), (B, 3, 3)
     order: Tensor  # of the file's ions in the frame, (B, N)
     ker: Tensor  # kinetic energy release, (B,), hartree
+
+    def __getitem__(self, rows: Tensor) -> Self:
+        """Return some of the events."""
+        return type(self)(*(getattr(self, field.name)[rows] for field in fields(self)))
 
     @property
     def told(self) -> Tensor:

@@ -25,7 +25,7 @@ def cache_folder() -> Path:
 @cache
 def _source_digest() -> str:
     # Of all kernels: numba's own stamp would not notice a change in a file that a kernel calls.
-    sources = sorted(Path(__file__).parent.glob("_*.py"))
+    sources = sorted(Path(__file__).parents[1].rglob("_*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 

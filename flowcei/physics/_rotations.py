@@ -10,14 +10,30 @@ from scipy.special import i0e
 from flowcei.physics._compilation import compiled, kernel
 from flowcei.physics._vectors import cross, dot
 
-_SPLIT = 8.0  # argument beyond which the Bessel function is taken from its inverse
-_chebyshev = np.polynomial.chebyshev.chebinterpolate
-_NEAR = _chebyshev(lambda t: i0e(0.5 * _SPLIT * (t + 1.0)), 24)[::-1].copy()
-_FAR = _chebyshev(lambda t: np.sqrt(2.0 * _SPLIT / (t + 1.0)) * i0e(2.0 * _SPLIT / (t + 1.0)), 16)[
-    ::-1
-].copy()
+_SCALE = 4.0  # x / (x + 4) brings all arguments of the Bessel function into [0, 1)
+_CELLS, _DEGREE = 64, 5
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(18)
 _NEGLIGIBLE = 30.0  # exp(-30) of the peak is left out
+_PEAK = _WEIGHTS * np.exp(-_NEGLIGIBLE * (0.5 * (1.0 + _NODES)) ** 2)
+
+
+def _bessel_table() -> np.ndarray:
+    """Polynomials (cells, degree + 1) of exp(-x) I0(x) sqrt(1 + x), which is smooth, in x / (x + 4)."""
+    rows = []
+    for cell in range(_CELLS):
+
+        def smooth(t: np.ndarray, low: int = cell) -> np.ndarray:
+            u = (low + 0.5 * (t + 1.0)) / _CELLS
+            x = _SCALE * u / (1.0 - u)
+            return i0e(x) * np.sqrt(1.0 + x)
+
+        rows.append(
+            np.polynomial.chebyshev.cheb2poly(np.polynomial.chebyshev.chebinterpolate(smooth, _DEGREE))
+        )
+    return np.array(rows)
+
+
+_BESSEL = _bessel_table()
 
 
 @kernel
@@ -38,16 +54,19 @@ def rotate(positions, quaternions, out) -> None:
 
 
 @compiled
-def _bessel(x) -> float:
-    """exp(-x) I0(x), x >= 0, by Chebyshev series: to 1e-13 of its value."""
-    if x <= _SPLIT:
-        t, top, series = 2.0 * x / _SPLIT - 1.0, 1.0, _NEAR
-    else:
-        t, top, series = 2.0 * _SPLIT / x - 1.0, 1.0 / math.sqrt(x), _FAR
-    p, q = 0.0, 0.0
-    for k in range(len(series) - 1):
-        p, q = series[k] + 2.0 * t * p - q, p
-    return top * (series[-1] + t * p - q)
+def _smooth(x) -> float:
+    """exp(-x) I0(x) sqrt(1 + x), x >= 0, from a table: to 1e-12 of its value."""
+    place = _CELLS * (x / (x + _SCALE))
+    cell = min(int(place), _CELLS - 1)
+    row, t = _BESSEL[cell], 2.0 * (place - cell) - 1.0
+    return row[0] + t * (row[1] + t * (row[2] + t * (row[3] + t * (row[4] + t * row[5]))))
+
+
+@compiled
+def _bessels(y, narrow, wide) -> float:
+    """exp(-a - b) I0(a) I0(b), a = narrow y / 2, b = wide (2 - y) / 2."""
+    a, b = 0.5 * narrow * y, 0.5 * wide * (2.0 - y)
+    return _smooth(a) * _smooth(b) / math.sqrt((1.0 + a) * (1.0 + b))
 
 
 @compiled
@@ -57,9 +76,18 @@ def _panel(low, high, fall, narrow, wide) -> float:
     for k in range(len(_NODES)):
         q = low + half * (1.0 + _NODES[k])
         y = 2.0 * q * q
-        value = _bessel(0.5 * narrow * y) * _bessel(0.5 * wide * (2.0 - y)) * math.exp(-fall * y)
-        total += _WEIGHTS[k] * q * value
+        total += _WEIGHTS[k] * q * _bessels(y, narrow, wide) * math.exp(-fall * y)
     return 2.0 * half * total
+
+
+@compiled
+def _peak(end, narrow, wide) -> float:
+    """The same over [0, end], where the exponential at the nodes does not depend on the matrix."""
+    total = 0.0
+    for k in range(len(_NODES)):
+        q = 0.5 * end * (1.0 + _NODES[k])
+        total += _PEAK[k] * q * _bessels(2.0 * q * q, narrow, wide)
+    return end * total
 
 
 @compiled
@@ -73,6 +101,8 @@ def log_average(s1, s2, s3) -> float:
     """
     fall, narrow, wide = s1 + s3, s2 - s3, s2 + s3
     end = math.sqrt(0.5 * _NEGLIGIBLE / fall) if 2.0 * fall > _NEGLIGIBLE else 1.0
+    if 2.0 * fall > _NEGLIGIBLE and narrow * end * end <= 30.0:
+        return s1 + s2 + s3 + math.log(_peak(end, narrow, wide))
     # Where s3 is about -s1 the exponential does not fall: then panels grow from the narrow peak.
     high = math.sqrt(15.0 / narrow) if narrow * end * end > 30.0 else end
     total = _panel(0.0, high, fall, narrow, wide)

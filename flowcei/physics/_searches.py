@@ -63,10 +63,10 @@ def advance(rows, trial, simulated, target, state, rules) -> int:
     """Judge the trials (K, N, 3) of searches `rows` (K,), write the next, and return how many go on.
 
     simulated: momenta (K, N, 3) of the trials, their derivatives (K, 3N, 3N), and 0 where these can be used
-    (K,). target: event of each search (S,), momenta (E, N, 3), whitening (N - 1, N), size of the momenta
-    (E,) and the residual (E,) of which no more is asked. state, of each search: positions (S, N, 3), the
-    first ion at 0; |residual|, damping, first size (S,); steps tried and without progress (S,); J'r (S, D)
-    and J'J (S, D, D). rules: steps, patience, collision, largest.
+    (K,). target: event of each search (S,), momenta (E, N, 3), whitening (E or 1, 3, N - 1, N), size of the
+    momenta (E,) and the residual (E,) of which no more is asked. state, of each search: positions (S, N, 3),
+    the first ion at 0; |residual|, damping, first size (S,); steps tried and without progress (S,); J'r
+    (S, D) and J'J (S, D, D). rules: steps, patience, collision, largest.
     """
     momenta, slope, lost = simulated
     event, measured, whitening, size, enough = target
@@ -78,13 +78,14 @@ def advance(rows, trial, simulated, target, state, rules) -> int:
     count = 0
     for k in range(len(rows)):
         s, e = rows[k], event[rows[k]]
-        length = np.inf if lost[k] else _whiten(momenta[k], measured[e], whitening, size[e], residual)
+        own = whitening[e if len(whitening) > 1 else 0]
+        length = np.inf if lost[k] else _whiten(momenta[k], measured[e], own, size[e], residual)
         tried[s] += 1
         if length < norm[s]:
             slow[s] = 0 if length < _PROGRESS * norm[s] else slow[s] + 1
             norm[s] = length
             x[s] = trial[k]
-            _whiten_slope(slope[k], whitening, size[e], jacobian)
+            _whiten_slope(slope[k], own, size[e], jacobian)
             _normal(jacobian, residual, square[s], gradient[s])
             damping[s] = damping[s] * _LESS if tried[s] > 1 else _FIRST_DAMPING
         else:
@@ -108,11 +109,11 @@ def advance(rows, trial, simulated, target, state, rules) -> int:
 def _whiten(momenta, measured, whitening, size, residual) -> float:
     """Write the whitened residual (N - 1, 3) and return its length; infinite where it is not finite."""
     total = 0.0
-    for a in range(len(whitening)):
+    for a in range(len(residual)):
         for axis in range(3):
             value = 0.0
             for i in range(len(momenta)):
-                value += whitening[a, i] * (momenta[i, axis] - measured[i, axis])
+                value += whitening[axis, a, i] * (momenta[i, axis] - measured[i, axis])
             residual[a, axis] = value / size
             total += residual[a, axis] * residual[a, axis]
     return math.sqrt(total) if total < np.inf else np.inf
@@ -121,12 +122,12 @@ def _whiten(momenta, measured, whitening, size, residual) -> float:
 @compiled
 def _whiten_slope(slope, whitening, size, jacobian) -> None:
     """Write the derivative (N - 1, 3, 3N - 3) of the residual by positions relative to the first ion."""
-    for a in range(len(whitening)):
+    for a in range(len(jacobian)):
         for axis in range(3):
             for d in range(jacobian.shape[2]):
                 jacobian[a, axis, d] = 0.0
             for i in range(len(slope) // 3):
-                scale = whitening[a, i] / size
+                scale = whitening[axis, a, i] / size
                 for d in range(jacobian.shape[2]):
                     jacobian[a, axis, d] += scale * slope[3 * i + axis, 3 + d]
 

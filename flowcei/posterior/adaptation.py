@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flowcei.posterior.arrays import RowArrays
 from flowcei.posterior.mixtures import StudentMixture
+from flowcei.posterior.resampling import Cloud, effective_number, power_for, store, systematic
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,9 +33,14 @@ class ChainRules:
     tempered: float = 0.2  # effective share of the points that a mixture is fitted to
     gain: float = 0.02  # in power plus efficiency, that a round must bring;
     patience: int = 3  # rounds that may bring less
-    # Efficiency of the proposal at which its points, resampled, need no chains: at 0.78 so many are repeated
-    # that a classifier tells them from independent ones (C2ST 0.555).
-    good: float = 0.95
+    # Share of the chosen that may repeat others: with 5 % a classifier tells them from independent ones.
+    repeated: float = 0.01
+    times: tuple[int, ...] = (
+        1,
+        2,
+        3,
+        4,
+    )  # so many times the draws that are wanted are weighed and chosen from
     enough: float = 0.4  # efficiency at which no further round is needed
     poor: float = 0.1  # efficiency below which modes are searched for
     # Greatest R-hat of chains that have mixed: their correlation with where they began is then 0.2.
@@ -50,30 +55,6 @@ class ChainRules:
 
 
 CHAIN_RULES = ChainRules()
-
-
-@dataclass(frozen=True, eq=False)
-class Cloud(RowArrays):
-    """Points of a proposal."""
-
-    ROWS = ("points", "height", "log_density")
-
-    points: Floats  # (E, P, D)
-    height: Floats  # log posterior density, (E, P)
-    log_density: Floats  # of the proposal, (E, P)
-
-    @classmethod
-    def of(cls, points: Floats, height: Floats, log_density: Floats | None) -> Cloud:
-        """With -inf where a density is not known; points without a density of their own count alike."""
-        allowed = np.where(np.isnan(height), -np.inf, height)
-        own = np.zeros(allowed.shape) if log_density is None else log_density
-        return cls(points, allowed, own)
-
-    @property
-    def log_weights(self) -> Floats:
-        """Log posterior over proposal, (E, P): -inf where the posterior allows nothing."""
-        with np.errstate(invalid="ignore"):
-            return np.where(np.isneginf(self.height), -np.inf, self.height - self.log_density)
 
 
 class Adaptation:
@@ -159,46 +140,6 @@ class Adaptation:
         self.reached[active[better]] = score[better]
 
 
-def store(target: RowArrays, rows: Rows, source: RowArrays) -> None:
-    """Put the rows of one into some of another."""
-    for name in target.ROWS:
-        getattr(target, name)[rows] = getattr(source, name)
-
-
-def effective_number(log_weights: Floats) -> Floats:
-    """Effective number (E,) of weights (E, P); 0 where none counts."""
-    w = np.exp(log_weights - top_of(log_weights))
-    return np.asarray(w.sum(axis=1) ** 2 / np.maximum((w**2).sum(axis=1), 1e-300))
-
-
-def top_of(log_weights: Floats) -> Floats:
-    """Greatest log weight (E, 1) of each event; 0 where none counts."""
-    top = log_weights.max(axis=1, keepdims=True)
-    return np.where(np.isfinite(top), top, 0.0)
-
-
-def power_for(log_weights: Floats, wanted: Floats | float) -> Floats:
-    """Greatest power (E,), at most 1, of weights (E, P) that leaves so many effective points."""
-    low, high = np.zeros(len(log_weights)), np.ones(len(log_weights))
-    level = np.where(np.isfinite(log_weights), log_weights, -1e300)
-    whole = effective_number(level) >= wanted
-    for _ in range(20):
-        middle = 0.5 * (low + high)
-        enough = effective_number(middle[:, None] * level) >= wanted
-        low, high = np.where(enough, middle, low), np.where(enough, high, middle)
-    return np.where(whole, 1.0, np.maximum(low, 1e-6))
-
-
 def _score(log_weights: Floats, wanted: Floats | float) -> Floats:
     """How good a proposal is, (E,): the power of its weights that leaves enough points, and efficiency."""
     return power_for(log_weights, wanted) + effective_number(log_weights) / log_weights.shape[1]
-
-
-def systematic(log_weights: Floats, n: int, rng: np.random.Generator) -> Rows:
-    """Indices (E, n) of points, each about as often as its share of the weights (E, P)."""
-    edges = np.exp(log_weights - top_of(log_weights)).cumsum(axis=1)
-    marks = (np.arange(n) + rng.random((len(edges), 1))) / n * edges[:, -1:]
-    last = log_weights.shape[1] - 1
-    return np.stack(
-        [np.searchsorted(row, mark).clip(0, last) for row, mark in zip(edges, marks, strict=True)]
-    )

@@ -1,34 +1,27 @@
 """Equally weighted draws from any posterior density: adapted proposals, then Markov chains that forget them.
 
-1. The proposal's points are weighed. Where few of the weights count, a mixture of t distributions is fitted
-   to points chosen by a power of the weights, drawn from, weighed in turn, and so on until the power is 1
+1. Some points of the proposal are weighed. A mixture of t distributions is fitted to points chosen by a power
+   of the weights, drawn from, weighed in turn, and so on until the power is 1 and most of the draws count
    (adaptive importance sampling, O. Cappe et al., Stat. Comput. 18, 447 (2008), tempered).
-2. The draws of proposal and mixture are weighed together (balance heuristic: E. Veach and L. J. Guibas,
-   SIGGRAPH 1995, 419), which gives the evidence, and resampled.
-3. From each a chain goes: in turn a draw of the mixture, which lets probability flow between modes, a random
-   step with the mixture's scale and, where there is one, a symmetry. It ends when the chains do not remember
-   where they began. No move needs a gradient: docs/decisions/0023 says why.
+2. Where few of the mixture's draws, chosen by weight, would repeat one another, that is all: they are
+   independent, and cost less than those of a flow. Else draws of proposal and mixture are weighed together
+   (balance heuristic: E. Veach and L. J. Guibas, SIGGRAPH 1995, 419).
+3. Where these repeat one another too, a chain goes from each: in turn a draw of the mixture, which lets
+   probability flow between modes, a random step with the mixture's scale and, where there is one, a symmetry.
+   It ends when the chains do not remember where they began. No move needs a gradient: docs/decisions/0023
+   says why.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import logsumexp
 
-from flowcei.posterior.adaptation import (
-    CHAIN_RULES,
-    Adaptation,
-    ChainRules,
-    Cloud,
-    power_for,
-    store,
-    systematic,
-    top_of,
-)
-from flowcei.posterior.arrays import RowArrays
+from flowcei.posterior.adaptation import CHAIN_RULES, Adaptation, ChainRules
+from flowcei.posterior.resampling import Cloud, Draws, power_for, repeated, store, systematic
 from flowcei.posterior.weights import Weights
 
 if TYPE_CHECKING:
@@ -40,31 +33,30 @@ if TYPE_CHECKING:
 
     Symmetry = Callable[[Floats, Rows, np.random.Generator], Floats]
     """Images (e, m, D) of points under maps that keep volumes and are their own inverse."""
+    Draw = Callable[[Rows, int], tuple[Floats, Floats | None]]
+    """So many points (e, m, D) of a proposal for events (e,), and their log density (e, m)."""
 
 
-@dataclass(frozen=True, eq=False)
-class Chains(RowArrays):
-    """Draws of the posteriors of E events that count alike, n of each."""
+@dataclass(frozen=True)
+class Proposal:
+    """A flow, or whatever else gives points.
 
-    ROWS = ("points", "height", "log_evidence", "effective", "drawn", "acceptance", "r_hat", "mixed")
+    Attributes:
+        start: Points of E events, (E, P, D).
+        log_density: Its log density there, (E, P); None where it has none, or none is known.
+        density: The same, of other points.
+        draw: Gives more points.
+    """
 
-    points: Floats  # (E, n, D)
-    height: Floats  # log posterior density, not normalised, (E, n)
-    log_evidence: Floats  # log of its integral, (E,), by the draws of the last mixture, or of the start
-    effective: Floats  # number of independent draws that they are worth, (E,)
-    drawn: Numbers  # points whose density was asked for, (E,)
-    acceptance: Floats  # share of the mixture's draws that were accepted, (E,)
-    # Of the chains grouped by where they began, the greatest of all coordinates and the density, (E,): 1
-    # where nothing of the start is left, infinite where the proposal has no point that the posterior allows.
-    r_hat: Floats
-    mixed: Bools  # whether nothing is left, and neither means nor variances drift any more, (E,)
+    start: Floats
+    log_density: Floats | None = None
+    density: LogDensity | None = None
+    draw: Draw | None = None
 
 
 def run_chains(
     log_posterior: LogDensity,
-    start: Floats,
-    log_density: Floats | None,
-    density: LogDensity | None,
+    proposal: Proposal,
     n: int,
     rng: np.random.Generator,
     *,
@@ -72,14 +64,12 @@ def run_chains(
     symmetry: Symmetry | None = None,
     local: Local | None = None,
     rules: ChainRules = CHAIN_RULES,
-) -> Chains:
-    """Draw n points of each of E posteriors, from the points (E, P, D) of a proposal, P >= n.
+) -> Draws:
+    """Draw n points of each of E posteriors.
 
     Args:
         log_posterior: The density to draw from.
-        start: Points of the proposal.
-        log_density: The proposal's log density there, (E, P); None where it has none, or none is known.
-        density: The same, of other points.
+        proposal: Where to begin.
         n: Draws of each event.
         rng: Of all that is drawn.
         budget: Points of an event whose density may be asked for.
@@ -90,51 +80,140 @@ def run_chains(
     Example:
         >>> import numpy as np
         >>> rng = np.random.default_rng(0)
-        >>> x = rng.normal(size=(1, 400, 2))
+        >>> begin = Proposal(rng.normal(size=(1, 400, 2)))
         >>> normal = lambda points, rows: -0.5 * ((points - 1.0) ** 2).sum(axis=2) / 0.01
-        >>> chains = run_chains(normal, x, None, None, 400, rng, budget=40_000)
-        >>> chains.points[0].mean(axis=0).round(1).tolist(), chains.points[0].std(axis=0).round(1).tolist()
+        >>> draws = run_chains(normal, begin, 400, rng, budget=40_000)
+        >>> draws.points[0].mean(axis=0).round(1).tolist(), draws.points[0].std(axis=0).round(1).tolist()
         ([1.0, 1.0], [0.1, 0.1])
     """
-    everyone = np.arange(len(start))
-    flow = Cloud.of(start, log_posterior(start, everyone), log_density)
-    weights = Weights.of(flow.log_weights)
-    good = weights.reliable & (weights.efficiency >= rules.good) & (log_density is not None)
-    out = _resampled(flow, weights, n, rng)
-    hopeless = ~np.isfinite(flow.height).any(axis=1)
-    out.r_hat[hopeless], out.effective[hopeless], out.mixed[hopeless] = np.inf, 0.0, False
-    rest = everyone[~good & ~hopeless]
-    if not len(rest):
+    start = proposal.start
+    flow = Cloud.of(start, log_posterior(start, np.arange(len(start))), proposal.log_density)
+    out = Draws.none(flow, n)
+    rows = np.flatnonzero(np.isfinite(flow.height).any(axis=1))
+    if not len(rows):
         return out
-    p = min(max(rules.most, rules.per_dimension * start.shape[2]), start.shape[1])
-    fewer = Cloud(*(getattr(flow, name)[:, :p] for name in Cloud.ROWS))
-    adapted = Adaptation(log_posterior, fewer[rest], rest, rng, rules)
+    adapted = Adaptation(log_posterior, flow[rows], rows, rng, rules)
     adapted.run(local, budget)
     for count, mixture in adapted.mixtures.items():
         chosen = np.flatnonzero(adapted.count == count)
         if len(chosen):
-            rows, cloud, own = rest[chosen], adapted.best[chosen], mixture[chosen]
-            if log_density is not None and density is not None:
-                cloud = _balanced(fewer[rows], cloud, own, density(cloud.points, rows))
-            run = _Run(log_posterior, symmetry, rows, rng, rules)
-            chains = run.mix(cloud, own, p, adapted.drawn[chosen], budget, n)
-            store(out, rows, chains)
+            each = _Answer(
+                log_posterior, rows[chosen], mixture[chosen], adapted.drawn[chosen], n, budget, rng, rules
+            )
+            pool = each.by_mixture(
+                adapted.best[chosen], None if proposal.log_density is None else flow[rows[chosen]]
+            )
+            if proposal.log_density is not None and proposal.density is not None:
+                pool = each.by_both(pool, flow[rows[chosen]], proposal.density, proposal.draw)
+            each.by_chains(pool, symmetry)
+            store(out, rows[chosen], each.out)
     return out
 
 
-def _resampled(cloud: Cloud, weights: Weights, n: int, rng: np.random.Generator) -> Chains:
-    """Draws by weight, without chains: what good weights need no more than."""
-    e, p = cloud.height.shape
-    rows, chosen = np.arange(e)[:, None], systematic(cloud.log_weights, n, rng)
-    w = np.sort(np.exp(cloud.log_weights - top_of(cloud.log_weights)), axis=1)
-    # Of an independence chain: the mean over pairs of min(1, w'/w).
-    pairs = (w * (2.0 * np.arange(p, 0, -1) - 1.0)).sum(axis=1)
-    accepted = pairs / np.maximum(p * w.sum(axis=1), 1e-300)
-    least = np.minimum(weights.ess, n)
-    drawn, one, true = np.full(e, p), np.ones(e), np.ones(e, dtype=bool)
-    height = cloud.height[rows, chosen]
-    ends = cloud.points[rows, chosen], height, weights.log_evidence, least, drawn
-    return Chains(*ends, accepted, one, true)
+class _Answer:
+    """What each of some events is answered by: that which costs least, of what is good enough."""
+
+    def __init__(
+        self,
+        log_posterior: LogDensity,
+        rows: Rows,
+        mixture: StudentMixture,
+        drawn: Numbers,
+        n: int,
+        budget: int,
+        rng: np.random.Generator,
+        rules: ChainRules,
+    ) -> None:
+        self.log_posterior, self.rows, self.mixture, self.drawn = log_posterior, rows, mixture, drawn.copy()
+        self.n, self.budget, self.rng, self.rules = n, budget, rng, rules
+        self.left = np.arange(len(rows))  # events without an answer, in the order of every pool
+
+    def by_mixture(self, pool: Cloud, flow: Cloud | None) -> Cloud:
+        """Answer by draws of the mixture, of which there are some, unless it leaves out what the flow has."""
+        self.out = Draws.none(pool, self.n)
+        if self.n > (p := pool.height.shape[1]):
+            pool = pool.joined(self._of_mixture(self.left, self.n - p))
+        seen = None
+        if flow is not None:
+            own = Cloud(flow.points, flow.height, self.mixture.log_density(flow.points))
+            seen = own.log_weights, flow.log_weights
+        return self._by_weight(pool, self._of_mixture, seen)
+
+    def by_both(self, pool: Cloud, flow: Cloud, density: LogDensity, draw: Draw | None) -> Cloud:
+        """Answer by as many draws of the flow, weighed together with those of the mixture."""
+        if not len(self.left):
+            return pool
+        own, p = flow[self.left], pool.height.shape[1]
+        if draw is not None and p > own.height.shape[1]:
+            own = own.joined(self._of_flow(draw, self.left, p - own.height.shape[1]))
+        pool = self._balanced(self.left, own, pool, density)
+        if draw is None:
+            return self._by_weight(pool, None, None)
+
+        def more(events: Rows, m: int) -> Cloud:
+            own, others = self._of_flow(draw, events, m // 2), self._of_mixture(events, m - m // 2)
+            return self._balanced(events, own, others, density)
+
+        return self._by_weight(pool, more, None)
+
+    def by_chains(self, pool: Cloud, symmetry: Symmetry | None) -> None:
+        """Answer by chains."""
+        if len(self.left):
+            p = min(
+                max(self.rules.most, self.rules.per_dimension * pool.points.shape[2]),
+                max(self.n, self.rules.points),
+            )
+            run = _Run(self.log_posterior, symmetry, self.rows[self.left], self.rng, self.rules)
+            mixture, drawn = self.mixture[self.left], self.drawn[self.left]
+            store(self.out, self.left, run.mix(pool, mixture, p, drawn, self.budget, self.n))
+
+    def _by_weight(
+        self, pool: Cloud, more: Callable[[Rows, int], Cloud] | None, seen: tuple[Floats, Floats] | None
+    ) -> Cloud:
+        """Answer those of which so few times as many draws are enough; return the pool of the others."""
+        weights, (_, p) = Weights.of(pool.log_weights), pool.height.shape
+        left = np.ones(len(pool), dtype=bool)
+        for times in self.rules.times if more else (1,):
+            draws = times * p / self.n
+            share = repeated(weights.log_weights, draws, weights.log_evidence)
+            if seen is not None:
+                at_flow, by = seen
+                share = np.maximum(share, repeated(at_flow, draws, weights.log_evidence, by))
+            affordable = self.drawn[self.left] + (times - 1) * p <= self.budget
+            enough = left & weights.reliable & (share <= self.rules.repeated) & affordable
+            if enough.any():
+                events, own = self.left[enough], pool[enough]
+                if times > 1 and more:
+                    own = own.joined(more(events, (times - 1) * p))
+                store(self.out, events, Draws.by_weight(own, self.n, self.drawn[events], self.rng))
+                left &= ~enough
+        self.left = self.left[left]
+        return pool[left]
+
+    def _of_mixture(self, events: Rows, m: int) -> Cloud:
+        mixture = self.mixture[events]
+        points = mixture.sample(m, self.rng)
+        self.drawn[events] += m
+        return Cloud.of(points, self.log_posterior(points, self.rows[events]), mixture.log_density(points))
+
+    def _of_flow(self, draw: Draw, events: Rows, m: int) -> Cloud:
+        points, log_density = draw(self.rows[events], m)
+        self.drawn[events] += m
+        return Cloud.of(points, self.log_posterior(points, self.rows[events]), log_density)
+
+    def _balanced(self, events: Rows, flow: Cloud, others: Cloud, density: LogDensity) -> Cloud:
+        """The points of both, with the density of drawing from one or the other."""
+        share = flow.height.shape[1] / (flow.height.shape[1] + others.height.shape[1])
+        by_flow = np.concatenate([flow.log_density, density(others.points, self.rows[events])], axis=1)
+        by_mixture = np.concatenate(
+            [self.mixture[events].log_density(flow.points), others.log_density], axis=1
+        )
+        # A point that the flow cannot express has NaN: density 0 there.
+        by_flow = np.where(np.isnan(by_flow), -np.inf, by_flow)
+        joined = flow.joined(others)
+        return replace(
+            joined, log_density=np.logaddexp(by_flow + np.log(share), by_mixture + np.log1p(-share))
+        )
 
 
 class _Run:
@@ -153,7 +232,7 @@ class _Run:
 
     def mix(
         self, cloud: Cloud, mixture: StudentMixture, p: int, drawn: Numbers, budget: int, n: int
-    ) -> Chains:
+    ) -> Draws:
         """Resample p weighted points, and move the chains that begin there until all is forgotten."""
         rng, rules, e = self.rng, self.rules, len(cloud)
         weights = Weights.of(cloud.log_weights)
@@ -199,7 +278,7 @@ class _Run:
         effective = n / (1.0 + before * memory * (copies - 1.0)) / (1.0 + 2.0 * np.sqrt(memory) * (p < n))
         log_evidence = np.where(fitted_anew, evidence - np.log(np.maximum(draws, 1.0)), weights.log_evidence)
         ends = state[..., :-1], state[..., -1], log_evidence, effective, drawn
-        return Chains(*ends, accepted / np.maximum(tried, 1.0), r_hat, mixed)
+        return Draws(*ends, accepted / np.maximum(tried, 1.0), r_hat, mixed)
 
     def _later(
         self, state: Floats, mixture: StudentMixture, steps: Rows, drawn: Numbers, budget: int
@@ -246,21 +325,6 @@ class _Run:
         # others about it: none is best beside a fold.
         scale = 2.38 / np.sqrt(d) * np.exp(rng.normal(-0.2, 0.5, (*points.shape[:2], 1)))
         return points + scale * mixture.steps(p, rng), 0.0, 0.0
-
-
-def _balanced(flow: Cloud, cloud: Cloud, mixture: StudentMixture, density: Floats) -> Cloud:
-    """The points of both, with the density of drawing from one or the other."""
-    others = (mixture.log_density(flow.points), density)
-    own = (flow.log_density, cloud.log_density)
-    # A point that the flow cannot express has NaN: density 0 there.
-    both = [
-        np.logaddexp(a, np.where(np.isnan(b), -np.inf, b)) - np.log(2.0)
-        for a, b in zip(own, others, strict=True)
-    ]
-    points, height = (
-        np.concatenate([getattr(c, name) for c in (flow, cloud)], axis=1) for name in ("points", "height")
-    )
-    return Cloud(points, height, np.concatenate(both, axis=1))
 
 
 def _compared(begun: Floats, now: Floats) -> tuple[Floats, Floats]:

@@ -11,6 +11,7 @@ import numpy as np
 from flowcei.errors import DataError, UsageError
 from flowcei.events.extracolumns import add_columns, checked_columns
 from flowcei.posterior.arrays import RowArrays
+from flowcei.posterior.exact import R_HAT
 from flowcei.posterior.flags import EXCLUDING, FLAG_BITS, counted, flag_names, in_words
 from flowcei.posterior.structures import sample_table
 from flowcei.storage.html import html_table
@@ -66,9 +67,14 @@ class SampleArrays(RowArrays):
         if self.columns:
             object.__setattr__(self, "columns", checked_columns(self.columns, self.molecule, e))
 
+    @property
+    def exact(self) -> bool:
+        """Whether they are of the exact posterior and count alike, as ``exact=True`` draws them."""
+        return R_HAT in self.columns
+
     def __repr__(self) -> str:
         events, n = self.positions.shape[:2]
-        weighed = ", weighed" if self.weights is not None else ""
+        weighed = ", exact" if self.exact else ", weighed" if self.weights is not None else ""
         flagged = f", {self.flagged.sum()} flagged" if self.flagged.any() else ""
         return f"PosteriorSamples: {events} events x {n} samples of {self.molecule.name}{weighed}{flagged}"
 
@@ -76,7 +82,9 @@ class SampleArrays(RowArrays):
         events, n = self.positions.shape[:2]
         facts: dict[str, object] = {"molecule": self.molecule.name, "events": events, "samples": n}
         facts |= {name: self.origin[name] for name in ("model", "noise", "seed") if name in self.origin}
-        if self.weights is not None:
+        if self.exact:
+            facts["of the exact posterior"] = "yes"
+        elif self.weights is not None:
             facts["sample efficiency (median)"] = f"{np.median(self.weights.efficiency):.1%}"
         counts = {f"flagged {name}": int((self.flag_bits & bit > 0).sum()) for name, bit in FLAG_BITS.items()}
         facts |= {name: count for name, count in counts.items() if count}

@@ -13,7 +13,7 @@ import numpy as np
 
 from flowcei.physics.explosion import centre_of_mass
 from flowcei.posterior.adaptation import CHAIN_RULES, ChainRules
-from flowcei.posterior.chains import run_chains
+from flowcei.posterior.chains import Proposal, run_chains
 from flowcei.posterior.flags import combined
 from flowcei.posterior.mixtures import StudentMixture
 from flowcei.posterior.weights import Weights
@@ -53,13 +53,12 @@ def exact_samples(
     `log_prob` is the exact log posterior density, `weights` those of draws from it: equal, with the evidence.
     """
     first = draw(np.arange(min(events, 1)), 1)
-    ions = len(first.molecule)
-    # More than are asked for: of a good flow hardly one is then taken twice. (With a quarter more, and flows
-    # of 0.94, a classifier told methanol's from independent ones: C2ST 0.533.)
-    count = max(n + n // 2, rules.points, rules.per_dimension * (3 * ions - 3))
-    size = max(1, _HELD // count)
+    count = max(rules.points, rules.per_dimension * (3 * len(first.molecule) - 3))
+    size = max(1, _HELD // max(count, n))
     several = [np.arange(k, min(k + size, events)) for k in range(0, events, size)]
-    parts = [_Block(draw(rows, count), rows, density, prior, rules).run(n, rng, budget) for rows in several]
+    parts = [
+        _Block(draw(rows, count), rows, draw, density, prior, rules).run(n, rng, budget) for rows in several
+    ]
     return type(first).concatenate(parts)
 
 
@@ -69,6 +68,7 @@ class _Block:
 
     samples: PosteriorSamples  # of the model
     rows: Rows  # numbers of the events
+    model_draw: Draw
     model_density: Density
     prior: GeometryPrior
     rules: ChainRules
@@ -76,16 +76,13 @@ class _Block:
     def run(self, n: int, rng: np.random.Generator, budget: int | None) -> PosteriorSamples:
         samples = self.samples
         self.unknown = np.zeros(len(samples), dtype=bool)
-        start = _relative(samples.positions.astype(np.float64))
         exact = samples.log_prob is not None
         chains = run_chains(
             self.log_posterior,
-            np.nan_to_num(start),
-            None if samples.log_prob is None else np.nan_to_num(samples.log_prob),
-            self.density if exact else None,
+            Proposal(*_points(samples), self.density if exact else None, self.draw if exact else None),
             n,
             rng,
-            budget=budget or 150 * start.shape[1],
+            budget=budget or 150 * max(samples.positions.shape[1], n),
             symmetry=self.symmetry,
             local=self.modes,
             rules=self.rules,
@@ -93,7 +90,8 @@ class _Block:
         log_prob = chains.height - chains.log_evidence[:, None]
         lost = ~np.isfinite(chains.r_hat)
         positions = self.positions(chains.points)
-        positions[lost], log_prob[lost] = samples.positions[lost, :n], np.nan
+        if lost.any():  # those of the model, for who wants to see what it thinks
+            positions[lost], log_prob[lost] = self.model_draw(self.rows[lost], n).positions, np.nan
         log_weights = np.where(lost[:, None], -np.inf, np.repeat(chains.log_evidence[:, None], n, axis=1))
         evidence = np.where(lost, -np.inf, chains.log_evidence)
         tail = np.full(len(lost), np.nan)
@@ -116,6 +114,9 @@ class _Block:
         values = self.samples[rows].log_posterior(self.positions(points), self.prior)
         self.unknown[rows] |= np.isnan(values).any(axis=1) & self.samples.answered[rows]
         return values
+
+    def draw(self, rows: Rows, n: int) -> tuple[Floats, Floats | None]:
+        return _points(self.model_draw(self.rows[rows], n))
 
     def density(self, points: Floats, rows: Rows) -> Floats:
         return self.model_density(self.positions(points), self.rows[rows])
@@ -171,6 +172,12 @@ def exact_in_words(effective: Floats) -> str:
     return (
         f"samples of the exact posterior: {middle:.3g} effective an event (median; a tenth below {low:.3g})"
     )
+
+
+def _points(samples: PosteriorSamples) -> tuple[Floats, Floats | None]:
+    """Points (e, m, 3N - 3) of samples, and the model's log density (e, m) where it has one."""
+    points = np.nan_to_num(_relative(samples.positions.astype(np.float64)))
+    return points, None if samples.log_prob is None else np.nan_to_num(samples.log_prob)
 
 
 def _relative(x: Floats) -> Floats:

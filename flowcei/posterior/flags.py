@@ -34,6 +34,8 @@ FLAGS = {
     "noise": "the stated noise is above what the model was trained for: the samples are too narrow",
     "mixing": "the chains of --exact did not mix within the budget (a larger --budget or a better model), "
     "or the prior cannot say the density of a geometry (too many orders of like atoms count)",
+    "experiment": "the weights are not reliable, and without them the samples are of one level of noise, not "
+    "of the experiment: --exact answers",
 }
 """What each flag means; flag number k is bit k. New flags are appended: files hold the bits."""
 
@@ -50,6 +52,11 @@ EXCLUDING = sum(FLAG_BITS.values()) & ~POOR_WEIGHTS & ~NOT_MIXED
 
 _UNLIKELY = 1e-6  # chance that an event without fault is flagged
 _FIRST = 4  # samples of an event that are simulated first: most events are explained by one of them
+
+
+def moving_source(sums: Floats) -> Bools:
+    """Which events (E,) have sums of momenta, over noise and source (E, 3), that are too large."""
+    return np.asarray((sums**2).sum(axis=1) > chi2.isf(_UNLIKELY, 3))
 
 
 def moving(momenta: Floats, sigma: Floats) -> Bools:
@@ -69,11 +76,15 @@ def unexplained(samples: PosteriorSamples) -> Bools:
     return np.isin(np.arange(len(samples)), rows)
 
 
-def poor_weights(weights: Weights) -> NDArray[np.uint16]:
-    """Flags of weights as bits, (E,): `outside-prior` where unreliable and most samples have none."""
+def poor_weights(weights: Weights, *, stand_in: bool = True) -> NDArray[np.uint16]:
+    """Flags of weights as bits, (E,): `outside-prior` where unreliable and most samples have none.
+
+    And `experiment`, where the samples of the flow cannot stand in.
+    """
     unreliable = ~weights.reliable
     outside = unreliable & (np.isfinite(weights.log_weights).mean(axis=1) < 0.5)
-    return combined(efficiency=weights.few_count, weights=unreliable, outside_prior=outside)
+    flags = {"efficiency": weights.few_count, "weights": unreliable, "outside_prior": outside}
+    return combined(**flags, experiment=unreliable & (not stand_in))
 
 
 def combined(**flags: Bools) -> NDArray[np.uint16]:

@@ -105,41 +105,49 @@ class StudentMixture(RowArrays):
 
     def log_density(self, points: Floats) -> Floats:
         """Log density (E, M) of points (E, M, D)."""
-        return np.asarray(logsumexp(self._components(points)[0], axis=1))
+        # Imported here: numba takes half a second, and most commands draw no exact samples.
+        from flowcei.posterior._student import log_density
+
+        out = np.empty(points.shape[:2])
+        log_density(np.ascontiguousarray(points), self.mean, self._inverse(), self._height(points), _DOF, out)
+        return out
 
     def _components(self, points: Floats) -> tuple[Floats, Floats]:
         """Log density times share, and squared distance in units of the scale, (E, K, M)."""
-        d = points.shape[2]
-        inverse = np.swapaxes(np.linalg.inv(self.factor), 2, 3)
+        from flowcei.posterior._student import distances
+
         distance = np.empty((*self.log_share.shape, points.shape[1]))
-        for k in range(distance.shape[1]):
-            distance[:, k] = (((points - self.mean[:, k, None]) @ inverse[:, k]) ** 2).sum(axis=2)
+        distances(np.ascontiguousarray(points), self.mean, self._inverse(), distance)
+        return self._height(points)[..., None] - (_DOF + points.shape[2]) / 2 * np.log1p(
+            distance / _DOF
+        ), distance
+
+    def _inverse(self) -> Floats:
+        return np.ascontiguousarray(np.linalg.inv(self.factor))
+
+    def _height(self, points: Floats) -> Floats:
+        """Log density times share at the means, (E, K)."""
+        d = points.shape[2]
         constant = gammaln((_DOF + d) / 2) - gammaln(_DOF / 2) - d / 2 * np.log(_DOF * np.pi)
-        volume = np.log(np.einsum("ekdd->ekd", self.factor)).sum(axis=2)
-        height = (self.log_share - volume + constant)[..., None]
-        return height - (_DOF + d) / 2 * np.log1p(distance / _DOF), distance
+        return np.asarray(self.log_share - np.log(np.einsum("ekdd->ekd", self.factor)).sum(axis=2) + constant)
 
     def sample(self, n: int, rng: np.random.Generator) -> Floats:
         """Draw n points of each event, (E, n, D), independent and in any order."""
-        (e, _, d), rows = self.mean.shape, np.arange(len(self.mean))[:, None]
-        chosen = self._chosen(n, rng)
-        tail = np.sqrt(_DOF / rng.chisquare(_DOF, (e, n, 1)))
-        return self.mean[rows, chosen] + tail * self._steps(chosen, rng.standard_normal((e, n, d)))
+        tail = np.sqrt(_DOF / rng.chisquare(_DOF, (len(self), n)))
+        return self._scaled(self.mean, tail, n, rng)
 
     def steps(self, n: int, rng: np.random.Generator) -> Floats:
         """Draw n normal steps of each event, (E, n, D), with the scale of a component drawn by its share."""
-        e, _, d = self.mean.shape
-        return self._steps(self._chosen(n, rng), rng.standard_normal((e, n, d)))
+        return self._scaled(np.zeros_like(self.mean), np.ones((len(self), n)), n, rng)
 
-    def _chosen(self, n: int, rng: np.random.Generator) -> np.ndarray:
+    def _scaled(self, mean: Floats, tail: Floats, n: int, rng: np.random.Generator) -> Floats:
+        from flowcei.posterior._student import scaled
+
         edges = np.exp(self.log_share).cumsum(axis=1)
         marks = rng.random((len(edges), n)) * edges[:, -1:]
-        return np.asarray((marks[..., None] > edges[:, None, :-1]).sum(axis=2))
-
-    def _steps(self, chosen: np.ndarray, normal: Floats) -> Floats:
-        out = np.empty_like(normal)
-        for k in range(self.mean.shape[1]):
-            out = np.where((chosen == k)[..., None], normal @ np.swapaxes(self.factor[:, k], 1, 2), out)
+        chosen = np.asarray((marks[..., None] > edges[:, None, :-1]).sum(axis=2))
+        out = rng.standard_normal((len(edges), n, mean.shape[2]))
+        scaled(np.ascontiguousarray(mean), np.ascontiguousarray(self.factor), chosen, tail, out, out)
         return out
 
 

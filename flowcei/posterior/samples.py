@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flowcei.errors import NoDensityError
+from flowcei.experiment.covariance import CovarianceLikelihood
+from flowcei.experiment.experiment import Experiment
 from flowcei.experiment.likelihood import Likelihood
+from flowcei.experiment.missing import lost_ions
 from flowcei.physics.priors import GeometryPrior, build_prior
 from flowcei.posterior.container import SampleArrays
 from flowcei.posterior.drawing import INSIDE
-from flowcei.posterior.flags import POOR_WEIGHTS, poor_weights, warn_of_flagged
+from flowcei.posterior.flags import FLAG_BITS, POOR_WEIGHTS, poor_weights, warn_of_flagged
 from flowcei.posterior.gathering import search_modes
 from flowcei.posterior.labels import label_by_geometry, relabel
 from flowcei.posterior.laplace import MODE_RULES, ModeRules, local_covariance
@@ -30,6 +33,8 @@ from flowcei.posterior.structures import to_atoms
 from flowcei.posterior.weights import WEIGHT_RULES, WeightRules, Weights
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from flowcei.posterior.arrays import Floats, Reals
     from flowcei.posterior.modes import Modes
     from flowcei.posterior.refinement import Plausible
@@ -79,7 +84,21 @@ class PosteriorSamples(SampleArrays):
     def likelihood(self) -> Likelihood:
         """The likelihood of the events."""
         relative, ions = bool(self.origin.get("noise_relative", True)), self.molecule
+        if stated := self.origin.get("experiment"):
+            measurement = Experiment.from_dict(stated).of(ions)
+            return CovarianceLikelihood(ions.masses, ions.charges, self.momenta, measurement, self.lost)
         return Likelihood(ions.masses, ions.charges, self.momenta, self.sigma, relative=relative)
+
+    @property
+    def lost(self) -> NDArray[np.bool_] | None:
+        """Which ions (E, N) were not detected; None where all were."""
+        return lost_ions(self.columns, len(self.molecule))
+
+    @property
+    def isotropic(self) -> bool:
+        """Whether the noise is one level, which a model is told: else its own samples are of another."""
+        stated = self.origin.get("experiment")
+        return not stated or Experiment.from_dict(stated).of(self.molecule).isotropic
 
     @property
     def prior(self) -> GeometryPrior:
@@ -130,8 +149,9 @@ class PosteriorSamples(SampleArrays):
             restricted = (self.columns[INSIDE] < 1.0) & np.isfinite(log_weights).all(axis=1)
             log_weights[restricted] += np.log(self.columns[INSIDE][restricted])[:, None]
         weights = Weights.of(log_weights, rules)
-        poor = np.where(answered, poor_weights(weights), np.uint16(0))
-        return replace(self, weights=weights, flags=(self.flag_bits & ~np.uint16(POOR_WEIGHTS)) | poor)
+        poor = np.where(answered, poor_weights(weights, stand_in=self.isotropic), np.uint16(0))
+        kept = self.flag_bits & ~np.uint16(POOR_WEIGHTS | FLAG_BITS["experiment"])
+        return replace(self, weights=weights, flags=kept | poor)
 
     def log_posterior(self, positions: Reals, prior: GeometryPrior | None = None) -> Floats:
         """Return log prior + log likelihood (E, n) of geometries, not normalised.

@@ -51,7 +51,7 @@ class WeightRules:
 WEIGHT_RULES = WeightRules()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Weights(RowArrays):
     """Importance weights of n samples of each of E events; `ROWS` are their names in files, too."""
 
@@ -63,6 +63,10 @@ class Weights(RowArrays):
     log_evidence: Floats  # log of the mean weight of all samples drawn, (E,)
     k_hat: Floats  # shape of the tail of the weights, (E,); NaN where there are too few samples
     rules: WeightRules = WEIGHT_RULES
+
+    def __repr__(self) -> str:
+        efficiency = f", efficiency {np.median(self.efficiency):.2g} (median)" if len(self.drawn) else ""
+        return f"Weights: {len(self.drawn)} events x {self.log_weights.shape[-1]} samples{efficiency}"
 
     @classmethod
     def of(cls, log_weights: Floats, rules: WeightRules = WEIGHT_RULES) -> Weights:

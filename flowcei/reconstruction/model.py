@@ -14,18 +14,19 @@ from flowcei.errors import DataError, NoDensityError, UsageError
 from flowcei.events.container import Events, events_of
 from flowcei.events.simulation import fresh_seed
 from flowcei.experiment.detector import Noise
+from flowcei.experiment.experiment import Experiment
 from flowcei.physics.priors import build_prior
 from flowcei.posterior.files import Quality, arrays_of
-from flowcei.posterior.flags import moving
+from flowcei.posterior.flags import moving, moving_source
 from flowcei.posterior.samples import PosteriorSamples
-from flowcei.reconstruction import limits
+from flowcei.reconstruction import limits, lost
 from flowcei.reconstruction.sampling import SamplingRequest, bar_of_events, by_request, judged, sampled_blocks
 from flowcei.storage.card import ModelCard, TrainingRecord, describe_model
 from flowcei.storage.html import html_table
 from flowcei.storage.modelfile import sealed, write_model
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from numpy.typing import ArrayLike
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
     from flowcei.posterior.arrays import Bools, Floats, Rows
+
+    Entered = tuple[FramedEvents, torch.Tensor]
+    """Events in a frame, and what the network is told of them."""
 
 
 @dataclass(eq=False, repr=False)
@@ -102,6 +106,7 @@ class Reconstructor:
         min_ess: float = 0.0,
         budget: int | None = None,
         exact: bool = False,
+        experiment: Experiment | str | Path | None = None,
         progress: bool = False,
     ) -> PosteriorSamples:
         """Draw geometries that explain measured momenta.
@@ -118,10 +123,12 @@ class Reconstructor:
             min_ess: Effective samples an event should have; for one with fewer, or whose weights
                 a few samples carry, more are drawn. Above 0 it implies `weigh`.
             budget: Samples drawn of one event, at the most; 100 n where None. With `exact` geometries whose
-                density is asked for: 150 for each of 1.5 n, 400 or 25 a dimension, whichever is most.
+                density is asked for: 150 for each of n, 400 or 25 a dimension, whichever is most.
             exact: Whether to draw from the exact posterior, whatever the model: its samples are where
                 Markov chains begin (`flowcei.posterior.chains`). They count alike; the columns `r_hat` and
                 `acceptance` and the flag `mixing` tell of the chains.
+            experiment: Instead of `noise`, an `Experiment` or its TOML file: weights and exact samples are
+                those of its resolution and source, of momenta on their true scale and without its drift.
             progress: Whether to show a bar, block by block.
 
         Returns:
@@ -141,7 +148,7 @@ class Reconstructor:
             (2, 50, 3, 3)
         """
         rules: dict[str, Any] = {"latent": latent, "weigh": weigh, "min_ess": min_ess, "budget": budget}
-        rules["exact"] = exact
+        rules |= {"exact": exact, "experiment": None if experiment is None else Experiment.load(experiment)}
         total, parts = len(momenta) if isinstance(momenta, Events) else None, []
         with bar_of_events(total, show=progress) as bar:
             for part in self.stream(momenta, n, seed=seed, noise=noise, **rules):
@@ -175,7 +182,8 @@ class Reconstructor:
             n: Samples of each event; or a `SamplingRequest`, which says all but `start`.
             seed: Of all blocks; the number of a block chooses its stream.
             start: Events to skip, a whole number of blocks; what follows is as if they had been drawn.
-            settings: ``noise``, ``latent``, ``weigh``, ``min_ess``, ``budget``, ``exact`` as for `sample`.
+            settings: ``noise``, ``latent``, ``weigh``, ``min_ess``, ``budget``, ``exact`` as for `sample`;
+                ``experiment`` as an `Experiment`.
 
         Raises:
             UsageError: For a bad argument, at once; for noise or events that do not fit, with their block.
@@ -198,11 +206,23 @@ class Reconstructor:
         prior = self.prior if request.weighs or (self.network.has_density and self.prior_spec) else None
 
         def answer(events: Events, rng: np.random.Generator) -> PosteriorSamples:
-            draw = partial(self._draw, request, events, self.sigma(events, request.noise), rng)
-            flags = self.unlike_training(events, request.noise)
+            events = events if request.experiment is None else request.experiment.calibrated(events)
+            return lost.by_completeness(events, request, partial(answer_alike, rng))
+
+        def one_each(events: Events, sigma: Floats, rng: np.random.Generator) -> PosteriorSamples:
+            entered = self.enter(events.momenta, sigma)
+            return self._draw(request, events, sigma, entered, rng, np.arange(len(events)), 1)
+
+        def answer_alike(rng: np.random.Generator, events: Events, width: Floats | None) -> PosteriorSamples:
+            sigma = self.sigma(events, request.noise)
+            entered = self.enter(events.momenta, sigma)  # once: a whitened chart takes a search an event
+            draw = partial(self._draw, request, events, sigma, entered, rng)
+            if width is not None:
+                draw = partial(lost.drawn, one_each, events, width, sigma, rng)
+            flags = self.unlike_training(events, request.noise, request.experiment)
 
             def density(x: Floats, rows: Rows) -> Floats:
-                return self.log_prob(x, events[rows], noise=request.noise)
+                return self._log_density(x, *_of(entered, rows), self.network.log_prob)
 
             return by_request(draw, flags, request, rng, prior, density)
 
@@ -214,13 +234,14 @@ class Reconstructor:
         request: SamplingRequest,
         events: Events,
         sigma: Floats,
+        entered: Entered,
         rng: np.random.Generator,
         rows: Rows,
         n: int,
     ) -> PosteriorSamples:
-        """Return n samples of some of the events, neither weighed nor flagged; `sigma` is of all events."""
+        """Return n samples of some events, neither weighed nor flagged; `sigma` and `entered` are of all."""
         asked, stated = events[rows], request.noise is None and events.sigma is not None
-        framed, c = self.enter(asked.momenta, sigma[rows])
+        framed, c = _of(entered, rows)
         charts, density = self.network.sample_with_log_prob(c, n, latent=request.latent, generator=rng)
         charts = self.chart_standardiser.inverse(charts.cpu())
         positions = self.frame.to_positions(charts, framed)
@@ -247,6 +268,7 @@ class Reconstructor:
                 "noise_relative": self.noise.relative,
                 "prior": self.prior_spec,
                 "events": events.origin,
+                **({} if request.experiment is None else {"experiment": request.experiment.to_dict()}),
             },
             columns=asked.columns,
         )
@@ -278,7 +300,9 @@ class Reconstructor:
             >>> model.check_evidence(model.sample(events, 20, weigh=True, seed=1)).sound
             True
         """
-        request = SamplingRequest(samples.positions.shape[1], seed, weigh=True)
+        stated = samples.origin.get("experiment")
+        experiment = None if stated is None else Experiment.from_dict(stated)
+        request = SamplingRequest(samples.positions.shape[1], seed, weigh=True, experiment=experiment)
         check = self.judge(Quality.of(arrays_of(samples), samples.molecule), request)[1]
         if check is None:
             raise UsageError("the samples have no weights: sample with weigh=True")
@@ -358,13 +382,19 @@ class Reconstructor:
         density, bound = self.network.log_prob, getattr(self.network, "iwae_bound", None)
         if draws and not self.network.has_density and bound is not None:
             density = partial(bound, draws=draws, generator=np.random.default_rng(seed))
-        framed, c = self.enter(events.momenta, self.sigma(events, noise))
+        return self._log_density(x, *self.enter(events.momenta, self.sigma(events, noise)), density)
+
+    @torch.no_grad()
+    def _log_density(
+        self, x: Floats, framed: FramedEvents, c: torch.Tensor, density: Callable[..., torch.Tensor]
+    ) -> Floats:
+        """Log density (E, n) of geometries (E, n, N, 3) of events in the frame."""
         chart = self.frame.to_chart(torch.from_numpy(x), framed)
         flat = self.chart_standardiser(chart).reshape(-1, self.frame.width).to(self.device)
         values = density(flat, c.repeat_interleave(x.shape[1], dim=0)).cpu().double()
         return (values.reshape(x.shape[:2]) + self._log_volume(chart, framed)).numpy()
 
-    def enter(self, momenta: Floats, sigma: Floats) -> tuple[FramedEvents, torch.Tensor]:
+    def enter(self, momenta: Floats, sigma: Floats) -> Entered:
         """Events (E, N, 3) in the frame, and what the network is told of them, standardised (E, T)."""
         framed = self.frame.enter(torch.from_numpy(momenta), torch.from_numpy(sigma))
         return framed, self.condition_standardiser(framed.told).to(self.device)
@@ -384,8 +414,13 @@ class Reconstructor:
             return events.sigma
         return Noise.parse(noise or self.default_noise).sigma(events.momenta)
 
-    def unlike_training(self, events: Events, noise: str | Noise | None = None) -> dict[str, Bools]:
-        """Events (E,) unlike all that it was trained on, for each flag that momenta alone can raise."""
+    def unlike_training(
+        self, events: Events, noise: str | Noise | None = None, experiment: Experiment | None = None
+    ) -> dict[str, Bools]:
+        """Events (E,) unlike all that it was trained on, for each flag that momenta alone can raise.
+
+        Those of an experiment are calibrated.
+        """
         sigma = self.sigma(events_of(events, self.molecule), noise)
         framed, told = self.enter(events.momenta, sigma)
         seen = self.training.seen if self.frame.invariant else None
@@ -395,7 +430,13 @@ class Reconstructor:
         stated = self.stated_sigma(events, noise)
         loud = stated > limits.noise_limits(events.momenta, self.noise)[1] * limits.ROUNDING
         moves = moving(events.momenta, np.maximum(sigma, stated))
-        return {"momentum_sum": moves, "ker": ker, "momenta": far & ~ker, "noise": loud}
+        far &= ~ker
+        if experiment is not None:
+            measurement = experiment.of(self.molecule)
+            moves = moving_source(measurement.sums(events.momenta))
+            # Charges that build up leave energies that no training saw, and weights answer for them.
+            ker &= measurement.build_up is None
+        return {"momentum_sum": moves, "ker": ker, "momenta": far, "noise": loud}
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the model to a `.safetensors` file, which `flowcei.load` reads.
@@ -419,3 +460,9 @@ class Reconstructor:
         """Modules with tensors, by the name they have in a model file."""
         standardisers = {"chart": self.chart_standardiser, "condition": self.condition_standardiser}
         return {"model": self.network, **standardisers}
+
+
+def _of(entered: Entered, rows: Rows) -> Entered:
+    """Some of the events."""
+    chosen = torch.from_numpy(rows)
+    return entered[0][chosen], entered[1][chosen.to(entered[1].device)]

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from flowcei.check.evidence import EvidenceCheck
+    from flowcei.experiment.experiment import Experiment
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
     from flowcei.posterior.arrays import Bools, Rows
@@ -91,8 +92,16 @@ class SamplingRequest:
     min_ess: float = 0.0
     budget: int | None = None
     exact: bool = False
+    experiment: Experiment | None = None
 
     def __post_init__(self) -> None:
+        if self.experiment is not None and self.noise is not None:
+            raise UsageError("the experiment states its noise; leave the other out")
+        if self.experiment is not None and not self.weighs:
+            raise UsageError(
+                "a model knows one level of noise: samples of an experiment are exact or weighed "
+                "(--exact or --weigh; exact=True or weigh=True)"
+            )
         if self.n < 1:
             raise UsageError(f"the number of samples is {self.n}; it must be 1 or more")
         if self.latent not in get_args(Latent):
@@ -123,9 +132,11 @@ class SamplingRequest:
             "latent": self.latent,
             "weigh": self.weighs,
             "min_ess": float(self.min_ess),
-            "budget": self.most_draws,
+            "budget": self.budget if self.exact else self.most_draws,
             "block": block_size(self.n),
         }
+        if self.experiment is not None:
+            asked["experiment"] = self.experiment.to_dict()
         return asked | ({"exact": True} if self.exact else {})
 
 
@@ -181,9 +192,12 @@ def by_request(
         samples = restricted(samples, draw, prior)
     answered = samples.answered
     more = {"no_geometry": ~answered, "outside_prior": mostly_outside(samples)}
-    bits = samples.flag_bits | combined(**flags, **more, re_simulation=unexplained(samples) & answered)
+    bits = combined(**flags, **more, re_simulation=unexplained(samples) & answered)
     if samples.weights is not None:
-        bits |= np.where(answered, poor_weights(samples.weights), np.uint16(0))
+        poor = poor_weights(samples.weights, stand_in=samples.isotropic)
+        bits |= np.where(answered, poor, np.uint16(0))
+    if request.exact:  # of the chains; those of weights were before more was drawn
+        bits |= samples.flag_bits
     return replace(samples, flags=bits)
 
 
@@ -203,7 +217,10 @@ def judged(
     ):  # where more are drawn that costs as much as the run, at the most
         count = int(np.clip(len(quality.event_id), _REFERENCE_EVENTS[0], count))
     levels = quality.sigma / quality.size if relative else quality.sigma
-    events = reference_events(molecule, prior, levels, count, request.seed, relative=relative)
+    own = None if request.experiment is None else request.experiment.of(molecule)
+    events = reference_events(
+        molecule, prior, levels, count, request.seed, relative=relative, measurement=own
+    )
     # A seed of its own: reference events must not share latents with those of the run.
     other = replace(request, seed=request.seed + _REFERENCE_SEED, noise=None)
     reference = Quality.concatenate([Quality.of(arrays_of(s), molecule) for s in sample(events, other)])
@@ -211,9 +228,11 @@ def judged(
         return quality, None
     # Events with another flag tell of themselves.
     counts = [q.flags & (BY_MOMENTA | FLAG_BITS["no-geometry"]) == 0 for q in (reference, quality)]
+    counts[1] &= ~np.isnan(quality.statistic)
     check = check_evidence(quality.statistic, reference.statistic[counts[0]], counts[1])
     flags = quality.flags | combined(evidence=check.improbable)
-    return replace(quality, flags=flags, evidence_p=check.p_values), check
+    p_values = np.where(np.isnan(quality.statistic), np.nan, check.p_values)
+    return replace(quality, flags=flags, evidence_p=p_values), check
 
 
 def bar_of_events(total: int | None, *, show: bool, done: int = 0) -> tqdm:

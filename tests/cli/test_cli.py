@@ -142,6 +142,8 @@ def test_spread_compare_and_info(flow: Shell) -> None:
     model = Path(flowcei.__file__).parent / "assets" / "ocs.safetensors"
     assert flow("info", str(model)) == 0
     assert "cinn" in flow.out
+    assert "None" not in flow.out
+    assert "verdict            not judged" in flow.out
 
 
 def test_configuration_file_environment_and_flag_in_order(

@@ -10,8 +10,9 @@ from scipy.linalg import eigh
 from scipy.stats import multivariate_normal, norm
 
 from flowcei.posterior.adaptation import ChainRules
-from flowcei.posterior.chains import Chains, run_chains
+from flowcei.posterior.chains import Proposal, run_chains
 from flowcei.posterior.mixtures import StudentMixture
+from flowcei.posterior.resampling import Draws, repeated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,12 +33,12 @@ def _normal_start(mean: float, deviation: float, d: int, seed: int) -> tuple[np.
 
 def _run(
     target: Target, start: Floats, log_density: Floats, mean: float, deviation: float, **more: Any
-) -> Chains:
+) -> Draws:
     def density(x: Floats, _: Rows) -> Floats:
         return np.asarray(norm(mean, deviation).logpdf(x).sum(axis=2))
 
     more = {"budget": BUDGET} | more
-    return run_chains(target, start, log_density, density, P, np.random.default_rng(5), **more)
+    return run_chains(target, Proposal(start, log_density, density), P, np.random.default_rng(5), **more)
 
 
 class _Normal:
@@ -103,7 +104,7 @@ def test_probability_flows_between_modes_that_no_step_joins() -> None:
         return np.logaddexp(np.log(0.2) + low, np.log(0.8) + high)
 
     rows = np.arange(2)
-    chains = run_chains(target, start, density(start, rows), density, P, rng, budget=BUDGET)
+    chains = run_chains(target, Proposal(start, density(start, rows), density), P, rng, budget=BUDGET)
     assert chains.mixed.all()
     assert (chains.r_hat <= 1.02).all()
     share = (chains.points[..., 0] > 0.0).mean(axis=1)
@@ -116,7 +117,7 @@ def test_without_the_density_of_the_proposal() -> None:
     exact = _Normal(6)
     start, _ = _normal_start(0.3, 0.5, 6, 6)
     chains = run_chains(
-        lambda x, _: exact.logpdf(x), start, None, None, P, np.random.default_rng(7), budget=BUDGET
+        lambda x, _: exact.logpdf(x), Proposal(start), P, np.random.default_rng(7), budget=BUDGET
     )
     assert chains.mixed.all()
     assert (chains.r_hat <= 1.02).all()
@@ -169,3 +170,48 @@ def test_a_mixture_has_the_density_of_what_it_draws() -> None:
     assert abs((drawn[..., 0] > 0.0).mean() - 0.75) < 0.05
     expected = np.average(x[0], axis=0, weights=weights[0])
     np.testing.assert_allclose(drawn[0].mean(axis=0), expected, atol=0.1)
+
+
+@pytest.mark.parametrize("rules", [ChainRules(), ChainRules(components=(1,), rounds=1)])
+def test_what_a_mixture_leaves_out_of_the_flow_is_noticed(rules: ChainRules) -> None:
+    """A twentieth of the posterior is elsewhere: draws of flow and mixture together have it."""
+    d, places = 3, np.array([0.0, 2.0])
+
+    def parts(x: Floats, width: float) -> tuple[Floats, Floats]:
+        return tuple(norm(place, width).logpdf(x).sum(axis=2) for place in places)
+
+    def target(x: Floats, _: Rows) -> Floats:
+        one, other = parts(x, 0.05)
+        return np.logaddexp(np.log(0.95) + one, np.log(0.05) + other)
+
+    def density(x: Floats, _: Rows) -> Floats:
+        one, other = parts(x, 0.06)
+        return np.logaddexp(np.log(0.95) + one, np.log(0.05) + other)
+
+    rng = np.random.default_rng(11)
+
+    def draw(rows: Rows, n: int) -> tuple[Floats, Floats]:
+        at = (rng.random((len(rows), n)) < 0.05).astype(int)
+        points = places[at][..., None] + 0.06 * rng.standard_normal((len(rows), n, d))
+        return points, density(points, rows)
+
+    begin = Proposal(*draw(np.arange(20), P), density, draw)
+    draws = run_chains(target, begin, P, rng, budget=BUDGET, rules=rules)
+    share = (draws.points[..., 0] > 1.0).mean()
+    assert draws.mixed.all()
+    assert share == pytest.approx(0.05, abs=4.0 * np.sqrt(0.05 * 0.95 / (20 * P)))
+    np.testing.assert_allclose(draws.log_evidence, 0.0, atol=0.2)
+
+
+def test_draws_by_weight_hardly_repeat() -> None:
+    """What is answered by weight is nearly without repeats, whose share is predicted from fewer draws."""
+    exact = _Normal(6)
+    start, log_density = _normal_start(0.0, 0.1, 6, 12)
+    chains = _run(lambda x, _: exact.logpdf(x), start, log_density, 0.0, 0.1)
+    for points in chains.points:
+        assert len(np.unique(points[:, 0])) >= 0.98 * P
+    log_weights = np.log(np.array([[0.5, 0.5, 1.0, 2.0]]))
+    at_once = repeated(log_weights, 1.5, np.zeros(1))
+    assert at_once[0] == pytest.approx(0.125)  # only the last is chosen 2 / 1.5 times
+    by = np.log(np.array([[0.5, 0.5, 1.0, 2.0]]))
+    assert repeated(log_weights, 1.5, np.zeros(1), by)[0] == pytest.approx(0.125)  # by the posterior's draws

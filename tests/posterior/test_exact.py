@@ -87,6 +87,11 @@ def test_samples_count_alike_and_repeat(bundled: Reconstructor, tmp_path: Path) 
     assert weighed.weights is not None
     np.testing.assert_allclose(weights.log_evidence, weighed.weights.log_evidence, atol=0.1)
     np.testing.assert_allclose(one.weigh().weights.normalised, 1.0 / 40, rtol=1e-2)
+    assert repr(one) == "PosteriorSamples: 6 events x 40 samples of ocs, exact"
+    assert one.exact
+    assert not weighed.exact
+    assert "of the exact posterior" in one._repr_html_()
+    assert repr(weights).startswith("Weights: 6 events x 40 samples, efficiency ")
     flowcei.write_samples([one], tmp_path / "s.h5")
     read = flowcei.read_samples(tmp_path / "s.h5")
     for name in (R_HAT, ACCEPTANCE):
@@ -126,5 +131,8 @@ def test_the_command(
     assert shell("sample", "--momenta", "e.csv", "-n", "30", "--exact", "--seed", "1", "-o", "s.csv") == 0
     assert "samples of the exact posterior" in shell.err
     assert "r_hat" in Path("s.csv").read_text(encoding="utf-8").partition("\n")[0]
+    assert shell("sample", "--momenta", "e.csv", "-n", "9", "--exact", "--seed", "1", "-o", "s.h5") == 0
+    assert shell("info", "s.h5") == 0
+    assert "samples of the exact posterior: " in shell.out
     assert shell("sample", "--momenta", "e.csv", "--exact", "--weigh", "-o", "t.csv") == 2
     assert "count alike" in shell.err

@@ -3,6 +3,9 @@
 Run as a script, in an empty folder, with a number of kills at random moments. A fork costs
 milliseconds where a fresh process takes seconds for its imports, and what is killed is the same:
 a process that runs `flowcei train`. Prints, as JSON, how many were killed in which state.
+
+Between two file operations a folder does not change: a process that is killed before one of them stands for
+all that die since the one before.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ from flowcei.storage.modelfile import read_model
 from flowcei.training.checkpoint import read_checkpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 TRAINING = [
     "--arch", "ae-cvae", "--hidden", "8", "--latent", "2", "--depth", "1", "--seed", "3",
@@ -39,7 +42,19 @@ TRAINING = [
 ]  # fmt: skip
 RUN, REFERENCE = Path("run"), Path("reference")
 COLUMNS = {"epoch": [1], "phase": [1], "train_loss": [0.0], "validation_loss": [0.0], "learning_rate": [0.0]}
-OPERATIONS = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.chmod"}
+# Event, file, and before which of these in one life (temporary names begin with a dot; the first model is
+# written to see that it can be).
+BEGINNING = ("os.mkdir run 1", "open .config.toml 1", "os.rename .config.toml 1", "open train.log 1")
+REPLACING = ("os.mkdir run/unfinished 1", "os.rename .config.toml 1", "open train.log 2")
+EPOCHS = (
+    "open .checkpoint 2", "os.rename .checkpoint 1", "open .metrics.csv 1", "os.rename .metrics.csv 1",
+    "os.rename .checkpoint 2", "os.rename .metrics.csv 2",
+)  # fmt: skip
+END = ("os.rename .loss.png 1", "os.rename .model.safetensors 2", "os.remove run/checkpoint 1")
+END_OF_REPLACING = (
+    "os.rename .model.safetensors 2", "os.rename run/unfinished/model 1", "os.rename run/unfinished/config 1",
+    "os.remove checkpoint 1",
+)  # fmt: skip
 LEFT = {"config.toml", "train.log", "metrics.csv", "model.safetensors", "loss.png", "checkpoint.safetensors"}
 
 
@@ -75,20 +90,19 @@ def words_for(folder: Path) -> list[str]:
     return [*TRAINING, "-o", str(folder), *replace]
 
 
-def killer(count: int) -> Callable[[], None]:
-    """Return what makes a process kill itself just before its file operation number `count`."""
+def killer(event: str, name: str, times: int) -> Callable[[], None]:
+    """Return what makes a process kill itself just before it does something to a file so many times."""
     here, seen = str(Path.cwd()), 0
 
-    def hook(event: str, args: tuple) -> None:
+    def hook(happens: str, args: tuple) -> None:
         nonlocal seen
-        if event not in OPERATIONS or not isinstance(args[0], str | os.PathLike):
+        if happens != event or not isinstance(args[0], str | os.PathLike):
             return
         path = os.path.abspath(args[0])  # noqa: PTH100 (Path would be audited itself)
-        if not path.startswith(here) or path.endswith("stderr.txt"):
-            return
-        seen += 1
-        if seen == count:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if path.startswith(f"{here}/{name}"):
+            seen += 1
+            if seen == times:
+                os.kill(os.getpid(), signal.SIGKILL)
 
     return lambda: sys.addaudithook(hook)
 
@@ -116,7 +130,7 @@ def state_of(folder: Path) -> str:
     metrics = run.work / "metrics.csv"
     rows = len(pd.read_csv(metrics)) if metrics.exists() else 0
     moved = had_model and not metrics.exists()  # up, already
-    if rows not in {len(kept.records), len(kept.records) - 1} and not moved:
+    if rows > len(kept.records) and not moved:  # fewer, where others were killed before theirs
         sys.exit(f"{rows} rows of metrics for {len(kept.records)} epochs")
     return f"{'replacing, ' if had_model else ''}{len(kept.records)} epochs kept"
 
@@ -149,7 +163,7 @@ def at_random_moments(kills: int, life: float) -> Counter:
         if lives > 20 * kills:
             sys.exit("almost nothing could be killed")
         child = born(*words_for(RUN))
-        time.sleep(moments.uniform(0.0, life))
+        time.sleep(moments.uniform(0.0, 0.5 * life))  # the other half is the verdict
         os.kill(child, signal.SIGKILL)  # a dead child is there until it is waited for
         code = ended(child)
         if code not in (0, -signal.SIGKILL):
@@ -164,26 +178,26 @@ def at_random_moments(kills: int, life: float) -> Counter:
     return seen
 
 
-def before_every_operation(*, replace: bool, every: int) -> int:
-    """Kill a training before each of its file operations in turn, and let it go on to its end."""
-    kills = count = 0
-    while True:
-        count += every
-        shutil.rmtree(RUN, ignore_errors=True)
-        if replace:
-            shutil.copytree(REFERENCE, RUN)
-        code = ended(born(*words_for(RUN), before=killer(count)))
-        if code == 0:
-            return kills
+def before_operations(moments: Iterable[str], *, replace: bool) -> list[str]:
+    """Kill one training again and again, each life a little later than the one before; then let it end."""
+    shutil.rmtree(RUN, ignore_errors=True)
+    if replace:
+        shutil.copytree(REFERENCE, RUN)
+    states = []
+    for moment in moments:
+        event, name, times = moment.split()
+        code = ended(born(*words_for(RUN), before=killer(event, name, int(times))))
         if code != -signal.SIGKILL:
-            sys.exit(f"ended with {code}: {Path('stderr.txt').read_text()}")
-        kills += 1
-        state = state_of(RUN)
+            sys.exit(f"ended with {code}, not before {moment}: {Path('stderr.txt').read_text()}")
+        states.append(state_of(RUN))
         if replace and not (RUN / "model.safetensors").exists():
-            sys.exit(f"the old model is lost before operation {count}")
-        if ended(born(*words_for(RUN))) or state_of(RUN) != "finished":
-            sys.exit(f"cannot go on after operation {count} ({state}): {Path('stderr.txt').read_text()}")
-        refuse_other(RUN)
+            sys.exit(f"the old model is lost before {moment}")
+    if states[-1] != "finished" and ended(born(*words_for(RUN))):
+        sys.exit(f"cannot go on ({states}): {Path('stderr.txt').read_text()}")
+    if state_of(RUN) != "finished":
+        sys.exit(f"not finished ({states})")
+    refuse_other(RUN, killed=states[-1] == "finished")
+    return states
 
 
 if __name__ == "__main__":
@@ -195,8 +209,7 @@ if __name__ == "__main__":
         sys.exit(Path("stderr.txt").read_text())
     life = time.perf_counter() - began
     found = {"life": life, "states": at_random_moments(int(sys.argv[1]), life)}
-    found["random_s"] = time.perf_counter() - began
-    found["operations"] = before_every_operation(replace=False, every=int(sys.argv[2]))
-    found["replacing"] = before_every_operation(replace=True, every=int(sys.argv[2]))
+    found["operations"] = before_operations((*BEGINNING, *EPOCHS, *END), replace=False)
+    found["replacing"] = before_operations((*REPLACING, *EPOCHS, *END_OF_REPLACING), replace=True)
     found["s"] = time.perf_counter() - began
     sys.stdout.write(json.dumps(found))
