@@ -48,7 +48,9 @@ def usual_training(ions: int, prior: GeometryPrior, architecture: str) -> Defaul
     i, j = np.triu_indices(ions, 1)
     distance = np.linalg.norm(x[:, i] - x[:, j], axis=2)
     wide = bool((distance.std(axis=0) > _WIDE * distance.mean(axis=0)).any())
-    events = round(20_000 * min(1.0, _FEW_IONS / ions) ** 3) * (2 if wide and ions == 3 else 1)
+    if ions == 3 and not wide:  # couplings learn all there is: OCS 0.91 / 0.84, water 0.97 / 0.95
+        return Defaults()
+    events = round(20_000 * min(1.0, _FEW_IONS / ions) ** 3) * (2 if ions == 3 else 1)
     return Defaults(
         True,
         events,

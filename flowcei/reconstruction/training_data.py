@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -89,8 +89,8 @@ class FreshSource(Source):
 
     simulator: Simulator
     rows: int  # of an epoch
-    rules: TrainingRules
-    defaults: Defaults
+    rules: TrainingRules = RULES
+    defaults: Defaults = field(default_factory=Defaults)
 
     def events(self, stream: int, index: int) -> Events:
         """As many fresh events as the stream has."""

@@ -30,7 +30,7 @@ def _usual(name: str, prior: str | None = None, architecture: str = "cinn") -> D
 def test_splines_where_a_prior_is_wide(name: str, prior: str, *, wide: bool) -> None:
     """By the largest deviation of a distance over its mean, above 0.15."""
     usual = _usual(name, prior)
-    assert usual.whitened
+    assert usual.whitened == (wide or name != "ocs")  # of three ions near an equilibrium couplings learn all
     assert usual.options.get("coupling", "glow") == ("spline" if wide else "glow")
 
 
