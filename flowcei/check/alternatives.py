@@ -7,7 +7,6 @@ from itertools import combinations, permutations, product
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.integrate import solve_ivp
 
 from flowcei.check.diagnostic import Cause
 from flowcei.errors import FlowceiError
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
     from flowcei.posterior.arrays import Floats
 
-_END = 1e7  # 0.24 ns: the energy that remains then is 1e-5
 _ALL_ORDERS = 5  # ions: of more only exchanges of two are tried
 _SEARCHED = 10  # ions: of more, orders and charges are too many to try
 _MOST_CHARGE = 4
@@ -135,26 +133,3 @@ def _built(molecule: Molecule, name: str) -> GeometryPrior | None:
         return build_prior(molecule, name)
     except FlowceiError:
         return None
-
-
-def built_up_momenta(positions: Floats, masses: Floats, charges: Floats, tau: float) -> Floats:
-    """Return the momenta (B, N, 3), hbar / bohr, to about 1e-4, of ions at positions (B, N, 3), bohr.
-
-    Their charges build up during the explosion: q_i(t) = Q_i (1 - exp(-t / tau)) with final charges Q (N,),
-    tau > 0 and masses (N,) in atomic units. Forces are those of the final charges times
-    (1 - exp(-t / tau))^2; of ions that explode faster than they are charged the KER is lower, and light
-    ions lose most (the model: K. Motomura et al., J. Phys. Chem. Lett. 6, 2944 (2015)).
-    """
-    shape, size, diagonal = positions.shape, positions.size, np.eye(len(charges))
-    products = charges[:, None] * charges
-
-    def slope(time: float, state: Floats) -> Floats:
-        x = state[:size].reshape(shape)
-        gap = x[:, :, None] - x[:, None]
-        distance = np.sqrt(np.einsum("bijx,bijx->bij", gap, gap)) + diagonal
-        force = np.einsum("bij,bijx->bix", products / distance**3, gap) * np.expm1(-time / tau) ** 2
-        return np.concatenate([state[size:], (force / masses[:, None]).ravel()])
-
-    start = np.concatenate([positions.ravel(), np.zeros(size)])
-    end = solve_ivp(slope, (0.0, _END), start, method="DOP853", rtol=1e-5, atol=1e-6).y[size:, -1]
-    return end.reshape(shape) * masses[:, None]

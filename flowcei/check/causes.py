@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from scipy.optimize import brentq
 
-from flowcei.check.alternatives import alternatives_of, built_up_momenta
+from flowcei.check.alternatives import alternatives_of
 from flowcei.check.comparison import (
     AXES,
     Observables,
@@ -21,8 +21,8 @@ from flowcei.check.comparison import (
 )
 from flowcei.check.diagnostic import Cause
 from flowcei.experiment.drift import measure_drift
-from flowcei.physics.explosion import potential_energy
-from flowcei.units import FEMTOSECOND, MOMENTUM_UNITS
+from flowcei.physics.explosion import followed_momenta, kinetic_energy, potential_energy
+from flowcei.units import MOMENTUM_UNITS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,10 +43,8 @@ _NEARLY = 0.1, 3.0  # mean distance, and how much nearer than without it, of wha
 _NOT_THESE_IONS = 0.5  # distance of an energy share, beyond which other geometries are not the first thought
 _SCALED = 0.1  # relative: how near to the factor of the momenta that of their noise must be
 _UNIT = 0.03  # relative: how near to a unit a scale must be to be called that unit
-_TAUS = 0.1 * FEMTOSECOND, 100.0 * FEMTOSECOND  # between which a build-up time is fitted
-_FITTED = 100  # geometries, at least, of which a build-up time is fitted
-_VIOLENT = 10.0  # times the median energy
-_BUILT_UP, _FEWEST_BUILT_UP = 2_000, 300  # geometries that are compared: of three ions, and at least
+_TAUS = 0.1, 100.0  # fs between which a build-up time is fitted
+_BUILT_UP = 2_000  # geometries of which it is fitted
 # In units of log p: of two that fit as well, that which changes less, or had fewer trials.
 _PENALTY = {"order": 0.1, "build-up": 0.2, "prior": 0.3, "isotopes": 0.4, "charges": 0.5, "molecule": 0.5}
 
@@ -250,27 +248,23 @@ class _Shapes:
         if self.factor >= 1.0:
             return
         molecule, rng = self.run.molecule, self.run.rng()
-        count = max(_FEWEST_BUILT_UP, int(_BUILT_UP * (3.0 / len(molecule)) ** 2))  # it costs N^2 an event
-        positions = self.run.prior.sample(count, rng)
-        energy = np.abs(potential_energy(positions, molecule.charges))
-        # The steps of all are those of the most violent: ions that nearly coincide are left out.
-        gentle = energy < _VIOLENT * np.median(energy)
-        positions, fitted = positions[gentle], slice(max(_FITTED, count // 8))
-        at_once = np.log(energy[gentle][fitted])
+        positions = self.run.prior.sample(_BUILT_UP, rng)
+        at_once = np.log(potential_energy(positions, molecule.charges))
 
-        def momenta(log_tau: float, some: slice = slice(None)) -> Floats:
-            tau = float(np.exp(log_tau))
-            return built_up_momenta(positions[some], molecule.masses, molecule.charges, tau)
+        def momenta(log_tau: float) -> Floats:
+            times = np.full(len(positions), np.exp(log_tau))
+            found = followed_momenta(positions, molecule.masses, molecule.charges, build_up=times)
+            return np.asarray(found, np.float64)
 
         def shift(log_tau: float) -> float:
-            energy = (momenta(log_tau, fitted) ** 2 / (2.0 * molecule.masses[:, None])).sum(axis=(1, 2))
-            return float(np.median(np.log(energy) - at_once)) - 2.0 * np.log(self.factor)
+            energy = kinetic_energy(momenta(log_tau), molecule.masses)
+            return float(np.nanmedian(np.log(energy) - at_once)) - 2.0 * np.log(self.factor)
 
         low, high = np.log(_TAUS)
         if shift(low) <= 0.0 or shift(high) >= 0.0:
             return
         log_tau = float(brentq(shift, low, high, rtol=1e-3))
-        tau = float(np.exp(log_tau)) / FEMTOSECOND
+        tau = float(np.exp(log_tau))
         message = f"charge build-up: charges that build up in {tau:.3g} fs; other forces "
         message += "that are not those of the final charges do the same"
         todo = "a model that knows of the build-up is needed: lengths come out too long"

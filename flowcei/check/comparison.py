@@ -18,6 +18,7 @@ from flowcei.units import ELECTRONVOLT
 if TYPE_CHECKING:
     from flowcei.events.container import Events
     from flowcei.molecules.molecule import Molecule
+    from flowcei.physics.build_up import BuildUp
     from flowcei.physics.priors import GeometryPrior
     from flowcei.posterior.arrays import Bools, Floats
 
@@ -144,10 +145,17 @@ class RunNoise:
         return replace(self, levels=levels, axes=self.axes * ratio)
 
 
-def predicted_momenta(molecule: Molecule, prior: GeometryPrior, n: int, rng: np.random.Generator) -> Floats:
+def predicted_momenta(
+    molecule: Molecule,
+    prior: GeometryPrior,
+    n: int,
+    rng: np.random.Generator,
+    build_up: BuildUp | None = None,
+) -> Floats:
     """Return noise-free momenta (about n, N, 3), hbar / bohr, of geometries drawn from a prior."""
     positions = prior.sample(n, rng)
-    momenta = followed_momenta(positions, molecule.masses, molecule.charges, accuracy=_ACCURACY)
+    ions = molecule.masses, molecule.charges
+    momenta = followed_momenta(positions, *ions, build_up=build_up, accuracy=_ACCURACY)
     return np.asarray(momenta[np.isfinite(momenta).all(axis=(1, 2))], dtype=np.float64)
 
 

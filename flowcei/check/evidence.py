@@ -52,7 +52,8 @@ def reference_events(
     place.
     """
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(6,)))
-    momenta = predicted_momenta(molecule, prior, count, rng)
+    build_up = None if measurement is None else measurement.build_up
+    momenta = predicted_momenta(molecule, prior, count, rng, build_up)
     if measurement is not None:
         return Events(molecule, replace(measurement, accidents=0.0).apply(momenta, rng)[0])
     level = rng.permutation(np.quantile(levels, (np.arange(len(momenta)) + 0.5) / len(momenta)))

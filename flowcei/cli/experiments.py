@@ -36,27 +36,40 @@ def experiment_option(text: str) -> options.Decorator:
     return options.option("--experiment", text, _ExperimentFile(), metavar="FILE")
 
 
+def build_up_option(text: str) -> options.Decorator:
+    """Option of the time in which charges appear."""
+    return options.option("--build-up", text, options.Checked(flowcei.BuildUp.parse), metavar="TIME")
+
+
 class Detector(NamedTuple):
-    """What the detector adds: a level of noise, or all that an experiment does."""
+    """What is not ideal: a level of noise or all that an experiment does, and charges that build up."""
 
     noise: str | None
     experiment: flowcei.Experiment | None = None
+    build_up: flowcei.BuildUp | None = None
 
     @classmethod
-    def of(cls, noise: str | None, experiment: Path | None, molecule: flowcei.Molecule) -> Detector:
+    def of(
+        cls, noise: str | None, experiment: Path | None, build_up: str | None, molecule: flowcei.Molecule
+    ) -> Detector:
         """What was asked for; says what of an experiment is not simulated."""
+        growing = None if build_up is None else flowcei.BuildUp.parse(build_up)
+        if growing is not None:
+            growing.of_ions(len(molecule))
         if experiment is None:
-            return cls(noise)
+            return cls(noise, None, growing)
         stated = flowcei.Experiment.load(experiment)
         stated.of(molecule)  # is of these ions
         if "efficiency" in stated.to_dict():
             note(f"{experiment}: all ions are detected, as events without one cannot be kept yet")
-        return cls(None, stated)
+        if growing is not None and stated.build_up is not None:
+            raise UsageError(f"{experiment} states the build-up; leave out --build-up")
+        return cls(None, stated, growing)
 
     def __str__(self) -> str:
-        if self.experiment is None:
-            return f"noise {self.noise or '0%'}"
-        return "; ".join(f"{name} {value}" for name, value in self.experiment.to_dict().items())
+        about = {"noise": self.noise or "0%"} if self.experiment is None else self.experiment.to_dict()
+        about |= {"build-up": self.build_up} if self.build_up is not None else {}
+        return "; ".join(f"{name} {value}" for name, value in about.items())
 
 
 def sampled_experiment(path: Path | None, noise: str | None, *, weighed: bool) -> flowcei.Experiment | None:

@@ -12,7 +12,7 @@ import click
 
 import flowcei
 from flowcei.cli import options
-from flowcei.cli.experiments import Detector, experiment_option
+from flowcei.cli.experiments import Detector, build_up_option, experiment_option
 from flowcei.cli.options import flag, option
 from flowcei.cli.progress import Progress
 from flowcei.cli.streams import note
@@ -43,6 +43,7 @@ _DATASETS = ("cei_traning_orient_1", "random_cos3d_10000", "generated_cos3d_chec
     metavar="LEVEL",
 )
 @experiment_option("Instead of --noise: resolution, source and accidents of an experiment, TOML.")
+@build_up_option("Time in which charges appear: 10fs, or 5fs,10fs,10fs for each ion; at once if absent.")
 @option(
     "--like",
     "Instead of a molecule: a dataset of the first study, in its size. "
@@ -74,6 +75,7 @@ def simulate(
     prior: str | None,
     noise: str | None,
     experiment: Path | None,
+    build_up: str | None,
     accuracy: float | None,
     as_published: bool,
     **ions: str | None,
@@ -88,13 +90,13 @@ def simulate(
     Example: flowcei simulate ocs -n 100000 --noise 1% -o events.h5
     """
     given = {"MOLECULE": molecule, "--prior": prior, "--noise": noise, "--like": like, "-n": count}
-    given["--experiment"] = str(experiment) if experiment else None
+    given |= {"--experiment": str(experiment) if experiment else None, "--build-up": build_up}
     given |= {f"--{name.replace('_', '-')}": value for name, value in ions.items()}
     _check_together(given, geometries, as_published=as_published)
     exploded, detector = None, Detector(noise)
     if like is None:
         exploded = options.named_molecule(molecule or "ocs", ions, prior)
-        detector = Detector.of(noise, experiment, exploded)
+        detector = Detector.of(noise, experiment, build_up, exploded)
     name = str(like) if exploded is None else exploded.name
     path = output or Path(f"{name}.csv")
     options.output_path(path, overwrite=overwrite, endings=options.EVENT_FILES)

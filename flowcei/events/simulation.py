@@ -16,13 +16,14 @@ from flowcei.events.hdf import describe
 from flowcei.experiment.detector import Noise
 from flowcei.experiment.experiment import Experiment
 from flowcei.molecules.molecule import Molecule
+from flowcei.physics.build_up import BuildUp
 from flowcei.physics.explosion import asymptotic_momenta, centre_of_mass, in_threads, usable_cores
 from flowcei.physics.priors import GeometryPrior, build_prior
 from flowcei.storage.creation import check_output
 from flowcei.storage.resumable import resumable_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -45,7 +46,7 @@ _FLOAT = np.dtype("<f8")
 class Simulator:
     """A source of fresh events: molecule, prior, noise, seed, and mean relative error of the momenta.
 
-    Where there is an experiment, it takes the place of the noise.
+    Where there is an experiment, it takes the place of the noise, and of the build-up if it states one.
     """
 
     molecule: Molecule
@@ -54,6 +55,7 @@ class Simulator:
     seed: int
     accuracy: float = _ACCURACY
     experiment: Experiment | None = None
+    build_up: BuildUp | None = None
 
     def arrays(self, index: int, n: int, *, stream: int = 0, threads: int | None = None) -> Arrays:
         """`n` events of an independent random stream: every index, and every `stream`, is one."""
@@ -61,7 +63,8 @@ class Simulator:
         geometry_rng, noise_rng = (np.random.default_rng(s) for s in child.spawn(2))
         positions = self.prior.sample(n, geometry_rng)
         detector = self.noise if self.experiment is None else self.experiment.of(self.molecule)
-        return _exploded(positions, self.molecule, detector, noise_rng, self.accuracy, threads)
+        build_up = _build_up(self.build_up, self.experiment)
+        return _exploded(positions, self.molecule, detector, build_up, noise_rng, self.accuracy, threads)
 
     def block(self, index: int, n: int, *, stream: int = 0) -> Events:
         """The events of `arrays`."""
@@ -96,6 +99,7 @@ class Simulator:
         settings: dict[str, Any] = {"noise": str(self.noise)}
         if self.experiment is not None:
             settings = {"experiment": self.experiment.to_dict()}
+        settings |= {} if self.build_up is None else {"build_up": str(self.build_up)}
         settings |= {"seed": self.seed, "accuracy": self.accuracy}
         return {"prior": self.prior.spec(), **settings, "flowcei": version("flowcei")}
 
@@ -107,6 +111,7 @@ def simulate(
     prior: str | dict[str, Any] | GeometryPrior | None = None,
     noise: Noise | str | None = None,
     experiment: Experiment | str | Path | None = None,
+    build_up: BuildUp | str | float | Sequence[float] | None = None,
     seed: int | None = None,
     accuracy: float = _ACCURACY,
 ) -> Events:
@@ -120,6 +125,8 @@ def simulate(
             event's rms component, ``"0.5"`` hbar / bohr, or a range ``"0.1%..5%"``; none where None.
         experiment: Instead of `noise`, an `Experiment` or its TOML file. All ions are detected; of events
             that are accidents (column ``accident``) the positions are of none of their ions.
+        build_up: Time in which charges appear, ``"10fs"`` or 10.0 (fs), or of each ion, ``"5fs,10fs,10fs"``;
+            at once where None.
         seed: Seed of all randomness; drawn, and kept in `origin`, where None.
         accuracy: Mean relative error of the momenta: see `asymptotic_momenta`.
 
@@ -128,15 +135,15 @@ def simulate(
         hbar / bohr. The first k of n events are the events of a call with k.
 
     Raises:
-        UsageError: For n < 1, an unknown molecule or prior, noise that is not understood, or an experiment
-            with other ions.
+        UsageError: For n < 1, an unknown molecule or prior, noise or a build-up that is not understood,
+            or an experiment with other ions.
 
     Example:
         >>> events = simulate("ocs", 3, prior="broad", noise="1%", seed=7)
         >>> events.positions.shape, events.origin["seed"]
         ((3, 3, 3), 7)
     """
-    return make_simulator(molecule, prior, noise, seed, accuracy, experiment).events(n)
+    return make_simulator(molecule, prior, noise, seed, accuracy, experiment, build_up).events(n)
 
 
 def make_simulator(
@@ -146,6 +153,7 @@ def make_simulator(
     seed: int | None = None,
     accuracy: float = _ACCURACY,
     experiment: Experiment | str | Path | None = None,
+    build_up: BuildUp | str | float | Sequence[float] | None = None,
 ) -> Simulator:
     """The source of the events that `simulate` returns."""
     if noise is not None and experiment is not None:
@@ -154,7 +162,10 @@ def make_simulator(
     prior = prior if isinstance(prior, GeometryPrior) else build_prior(mol, prior)
     stated = None if experiment is None else Experiment.load(experiment)
     seed = fresh_seed() if seed is None else seed
-    simulator = Simulator(mol, prior, Noise.parse(noise or "0%"), seed, accuracy, stated)
+    growth = None if build_up is None else BuildUp.parse(build_up)
+    simulator = Simulator(mol, prior, Noise.parse(noise or "0%"), seed, accuracy, stated, growth)
+    if growing := _build_up(growth, stated):
+        growing.of_ions(len(mol))
     if stated is not None:
         stated.of(mol)  # is of these ions
     return simulator
@@ -207,6 +218,7 @@ def explode(
     *,
     noise: str | None = None,
     experiment: Experiment | None = None,
+    build_up: BuildUp | None = None,
     seed: int | None = None,
     accuracy: float = 1e-8,
 ) -> Events:
@@ -214,22 +226,37 @@ def explode(
     seed = fresh_seed() if seed is None else seed
     rng = np.random.default_rng(np.random.SeedSequence(seed))
     detector = Noise.parse(noise or "0%") if experiment is None else experiment.of(molecule)
-    arrays = _exploded(positions, molecule, detector, rng, accuracy, None)
-    stated = {"noise": noise or "0%"} if experiment is None else {"experiment": experiment.to_dict()}
+    growing = _build_up(build_up, experiment)
+    arrays = _exploded(positions, molecule, detector, growing, rng, accuracy, None)
+    stated: dict[str, Any] = {"noise": noise or "0%"}
+    if experiment is not None:
+        stated = {"experiment": experiment.to_dict()}
+    stated |= {} if build_up is None else {"build_up": str(build_up)}
     return _events(molecule, arrays, stated | {"seed": seed, "accuracy": accuracy})
+
+
+def _build_up(stated: BuildUp | None, experiment: Experiment | None) -> BuildUp | None:
+    """The build-up that was stated, or that of the experiment; UsageError for both."""
+    if experiment is None or experiment.build_up is None:
+        return stated
+    if stated is not None:
+        raise UsageError("the experiment states its build-up; leave the other out")
+    return BuildUp.parse(experiment.build_up)
 
 
 def _exploded(
     x: Floats,
     molecule: Molecule,
     detector: Noise | Measurement,
+    build_up: BuildUp | None,
     rng: np.random.Generator,
     accuracy: float,
     threads: int | None,
 ) -> Arrays:
     m, q = molecule.masses, molecule.charges
     x = x - centre_of_mass(x, m)
-    exact = asymptotic_momenta(x, m, q, accuracy=accuracy, threads=threads).astype(np.float64, copy=False)
+    momenta = asymptotic_momenta(x, m, q, build_up=build_up, accuracy=accuracy, threads=threads)
+    exact = momenta.astype(np.float64, copy=False)
     if isinstance(detector, Noise):
         momenta, sigma = detector.apply(exact, rng)
         return {"positions": x, "momenta": momenta, "sigma": sigma}

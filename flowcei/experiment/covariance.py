@@ -9,7 +9,6 @@ import numpy as np
 
 from flowcei.experiment.detector import rms_component
 from flowcei.experiment.likelihood import Likelihood, nonfinite_allowed
-from flowcei.physics.explosion import followed_momenta
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,6 +31,7 @@ class CovarianceLikelihood(Likelihood):
     @nonfinite_allowed
     def __init__(self, masses: Floats, charges: Floats, momenta: Floats, measurement: Measurement) -> None:
         super().__init__(masses, charges, momenta, np.ones(len(momenta)), relative=False)
+        self.build_up = measurement.build_up
         self._momenta, self._shares = np.asarray(momenta, dtype=np.float64), measurement.shares
         self._levels, self._spread, self._relative = (
             measurement.levels,
@@ -134,7 +134,7 @@ class CovarianceLikelihood(Likelihood):
         """Squares r' Sigma^-1 r of axes (E, n, 3), u' D^-1 u (E, n, 3), and the unit of noise (E, n)."""
         e, n, ions = positions.shape[:3]
         flat = positions.reshape(e * n, ions, 3)
-        simulated = followed_momenta(flat, self.masses, self.charges, accuracy=self.accuracy, threads=threads)
+        simulated = self.simulated(flat, self.accuracy, threads)
         left = (self._momenta[:, None] - simulated.reshape(positions.shape)).reshape(e * n, 3 * ions)
         unit = np.ones((e, n))
         if self._relative:

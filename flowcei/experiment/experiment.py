@@ -13,6 +13,7 @@ import numpy as np
 from flowcei.errors import DataError, UsageError
 from flowcei.experiment.detector import NOISE_FLOOR, Noise
 from flowcei.experiment.measurement import Measurement
+from flowcei.physics.build_up import BuildUp
 from flowcei.storage.files import read_toml
 from flowcei.units import BOLTZMANN, quantity
 
@@ -50,6 +51,7 @@ class Experiment:
         efficiency: Chance that an ion is detected, for all or by label.
         accidents: Share of events whose ions are of different molecules.
         momentum_scale: Measured over true momenta.
+        build_up: Time in which charges appear, ``"10fs"``, or of each ion, ``"5fs,10fs,10fs"``.
 
     Raises:
         UsageError: For what contradicts itself, is incomplete, or is no experiment.
@@ -71,6 +73,7 @@ class Experiment:
     efficiency: Any = 1.0
     accidents: Any = 0.0
     momentum_scale: Any = 1.0
+    build_up: Any = None
 
     def __post_init__(self) -> None:
         """Bring every entry to one form, and check it."""
@@ -88,6 +91,7 @@ class Experiment:
             "efficiency": lambda e: _by_ion(e, lambda v: _number("efficiency", v, 0.0, 1.0, "low")),
             "accidents": lambda a: _number("the share of accidents", a, 0.0, 1.0, "high"),
             "momentum_scale": lambda s: _number("momentum_scale", s, *_SCALES),
+            "build_up": lambda b: str(BuildUp.parse(b)),
         }
         for name, settle in form.items():
             if getattr(self, name) is not None:
@@ -136,6 +140,9 @@ class Experiment:
             [10.2, 10.2, 10.2]
         """
         _of_ions(self.efficiency, molecule, "efficiency")
+        build_up = None if self.build_up is None else BuildUp.parse(self.build_up)
+        if build_up is not None:
+            build_up.of_ions(len(molecule))
         mass = float(molecule.masses.sum())
         spread = np.full(3, np.inf) if self.spread is None else np.array(self.spread)
         if self.temperature is not None:
@@ -152,6 +159,7 @@ class Experiment:
             spread=spread,
             accidents=self.accidents,
             scale=self.momentum_scale,
+            build_up=build_up,
         )
 
     @property

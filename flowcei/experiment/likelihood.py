@@ -15,6 +15,8 @@ from flowcei.physics.jacobian import followed_jacobian
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+    from flowcei.physics.build_up import BuildUp
+
 _UNLIKELY = 1e-6
 _SHARE = 1e-3  # of the noise: what the simulator may be wrong by where a likelihood is computed
 _LEAST_ACCURACY, _BEST_ACCURACY = 3e-6, 1e-9
@@ -61,6 +63,7 @@ class Likelihood:
         relative: bool = True,
     ) -> None:
         self.masses, self.charges = masses, charges
+        self.build_up: BuildUp | None = None
         self.measured = centred_momenta(np.asarray(momenta, dtype=np.float64), masses)
         self.sigma = np.asarray(sigma, dtype=np.float64)
         self.whitening = whitening(masses)
@@ -120,6 +123,14 @@ class Likelihood:
         wanted = _SHARE * float(np.fmin.reduce(self.finest / rms, initial=1.0))
         return float(np.clip(wanted, _BEST_ACCURACY, _LEAST_ACCURACY))
 
+    def simulated(
+        self, positions: NDArray[np.floating], accuracy: float, threads: int | None
+    ) -> NDArray[np.floating]:
+        """Momenta (K, N, 3) of geometries (K, N, 3), NaN where nothing can follow them."""
+        return followed_momenta(
+            positions, self.masses, self.charges, build_up=self.build_up, accuracy=accuracy, threads=threads
+        )
+
     @nonfinite_allowed
     def log_prob(self, positions: NDArray[np.floating], *, threads: int | None = None) -> NDArray[np.float64]:
         """Log likelihood (E, n) of geometries (E, n, N, 3), bohr, per (hbar / bohr)^(3N-3).
@@ -152,7 +163,7 @@ class Likelihood:
         Positions (K, N, 3), bohr, are one geometry of each event in `rows` (K,); NaN where nothing can
         follow it.
         """
-        simulated = followed_momenta(positions, self.masses, self.charges, accuracy=accuracy, threads=1)
+        simulated = self.simulated(positions, accuracy, 1)
         residual = (simulated - self.measured[rows]) / self.size[rows, None, None]
         return self.whitened(residual[..., None], rows)[..., 0]
 
@@ -162,7 +173,8 @@ class Likelihood:
     ) -> NDArray[np.float64]:
         """Derivative of `residual` by the positions, (K, 3N-3, 3N)."""
         n = len(self.masses)
-        slope = followed_jacobian(positions, self.masses, self.charges, accuracy=accuracy, threads=1)
+        ions, growth = (self.masses, self.charges), self.build_up
+        slope = followed_jacobian(positions, *ions, build_up=growth, accuracy=accuracy, threads=1)
         return self.whitened(slope.reshape(-1, n, 3, 3 * n), rows) / self.size[rows, None, None]
 
     def _whitened(
@@ -171,7 +183,7 @@ class Likelihood:
         """Whitened residuals over the noise, (E, n, 3N-3), and the noise (E, n)."""
         e, n, ions = positions.shape[:3]
         flat = positions.reshape(e * n, ions, 3)
-        followed = followed_momenta(flat, self.masses, self.charges, accuracy=self.accuracy, threads=threads)
+        followed = self.simulated(flat, self.accuracy, threads)
         simulated: NDArray[np.float64] = followed.reshape(positions.shape).astype(np.float64, copy=False)
         if self.level is None:
             sigma = np.repeat(self.sigma[:, None], n, axis=1)

@@ -13,6 +13,8 @@ from flowcei.experiment.detector import rms_component
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from flowcei.physics.build_up import BuildUp
+
     Floats = NDArray[np.float64]
 
 
@@ -30,6 +32,7 @@ class Measurement:
     spread: Floats  # standard deviation of P, (3,), hbar / bohr; infinite where it is unknown
     accidents: float = 0.0  # share of events whose ions are of different molecules
     scale: float = 1.0
+    build_up: BuildUp | None = None  # of the charges of the ions, where it takes time
 
     @property
     def levels(self) -> Floats:
@@ -38,8 +41,9 @@ class Measurement:
 
     @property
     def isotropic(self) -> bool:
-        """Whether noise is one level, and the sum of momenta tells nothing."""
-        return bool((self.noise == self.noise[0, 0]).all() and np.isinf(self.spread).all())
+        """Whether noise is one level, the sum of momenta tells nothing, and charges are there at once."""
+        one_level = (self.noise == self.noise[0, 0]).all() and np.isinf(self.spread).all()
+        return bool(one_level and self.build_up is None)
 
     def calibrated(self, momenta: Floats) -> Floats:
         """Measured momenta (E, N, 3) on the true scale and without the drift, as likelihoods take them."""

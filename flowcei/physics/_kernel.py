@@ -19,11 +19,24 @@ NOT_FINITE, COINCIDENT, LOST = 1, 2, 3  # status of an event that could not be f
 _CLOSEST = 3e-6  # distance of two ions, in rms radii, below which they coincide
 _FARTHEST = 1e9  # distance from the origin, in rms radii, beyond which positions are rounding
 _SYMMETRIES = 6  # translations, scaling, two rotations
+_SCALING = 3
 
 
 @kernel
 def explode(
-    positions, initial, ions, ladder, directions, system, method, unit, momenta, jacobian, status
+    positions,
+    initial,
+    times,
+    ions,
+    ladder,
+    directions,
+    system,
+    method,
+    unit,
+    growth,
+    momenta,
+    jacobian,
+    status,
 ) -> None:
     """Write momenta at infinity and, unless `jacobian` is None, dp/dx of positions (B, N, 3), bohr.
 
@@ -36,7 +49,7 @@ def explode(
     (B,): 0, or why the others mean nothing.
     """
     n = len(ions)
-    o = layout(n, len(ladder), len(method[5]), len(directions))
+    o = layout(n, len(ladder), len(method[5]), len(directions), 0 if growth is None else len(growth[0]))
     rows = _aligned(o.total, method[0])
     lanes = lanes_of(rows)
     if jacobian is not None:  # numba compiles this, and what follows of it, only where there is one
@@ -49,8 +62,11 @@ def explode(
                 norms[lane] = _basis(rows, lane, n, bases[lane], axes[lane])
                 for c in range(o.count):
                     for d in range(o.n3):
-                        rows[((c + 1) * o.gap + d) * lanes + lane] = bases[lane, d, _SYMMETRIES + c]
-        integrate(rows, ions, ladder, directions, system, method, unit, len(initial) > 0)
+                        rows[((c + 1) * o.gap + d) * lanes + lane] = bases[lane, d, _column(c, growth)]
+            if growth is not None:
+                for k in range(o.fading):
+                    rows[(o.times + k) * lanes + lane] = times[first + min(lane, filled - 1), k]
+        integrate(rows, ions, ladder, directions, system, method, unit, growth, len(initial) > 0)
         for lane in range(filled):
             event = first + lane
             status[event] = _status(rows, lane, n, positions, initial, event)
@@ -61,7 +77,16 @@ def explode(
                     momenta[event, i, axis] = rows[(3 * i + axis) * lanes + lane] * scale
             if jacobian is not None:
                 norm = norms[lane] * size
-                _assemble(rows, lane, o, n, bases[lane], axes[lane], norm, scale * size, jacobian[event])
+                derivatives = jacobian[event]
+                _assemble(rows, lane, o, n, bases[lane], axes[lane], norm, scale * size, growth, derivatives)
+
+
+@compiled
+def _column(c, growth) -> int:
+    """Column of a basis that direction c is: with charges that grow the scaling is the first."""
+    if growth is None:
+        return _SYMMETRIES + c
+    return _SYMMETRIES - 1 + c if c else _SCALING
 
 
 @compiled
@@ -112,7 +137,7 @@ def _status(rows, lane, n, positions, initial, event) -> int:
 
 
 @compiled
-def _assemble(rows, lane, o, n, basis, axes, norm, unit, jacobian) -> None:
+def _assemble(rows, lane, o, n, basis, axes, norm, unit, growth, jacobian) -> None:
     """Write dp/dx of one lane to `jacobian` (3N, 3N), in units of `unit`."""
     lanes = lanes_of(rows)
     for i in range(n):
@@ -120,10 +145,12 @@ def _assemble(rows, lane, o, n, basis, axes, norm, unit, jacobian) -> None:
         one, two = scaled(1.0 / norm, cross(axes[0], p)), scaled(1.0 / norm, cross(axes[1], p))
         for axis in range(3):
             d, half = 3 * i + axis, -0.5 * p[axis] / norm
+            if growth is not None:
+                half = 0.0
             for e in range(o.n3):
-                total = half * basis[e, 3] + one[axis] * basis[e, 4] + two[axis] * basis[e, 5]
+                total = half * basis[e, _SCALING] + one[axis] * basis[e, 4] + two[axis] * basis[e, 5]
                 for c in range(o.count):
-                    total += rows[((c + 1) * o.gap + d) * lanes + lane] * basis[e, _SYMMETRIES + c]
+                    total += rows[((c + 1) * o.gap + d) * lanes + lane] * basis[e, _column(c, growth)]
                 jacobian[d, e] = total * unit
 
 

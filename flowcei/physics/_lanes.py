@@ -169,6 +169,43 @@ def rsqrt(_typing, v) -> tuple:
     return v(v), lower
 
 
+def _bits(builder, vector) -> tuple[ir.Value, ir.Value, float, float]:
+    """A vector as integers; the width of its mantissa as such a vector, 2 to that power, and the bias."""
+    kind = vector.type
+    width, mantissa = (32, 23) if isinstance(kind.element, ir.FloatType) else (64, 52)
+    integers = ir.VectorType(ir.IntType(width), kind.count)
+    shift = ir.Constant(integers, [mantissa] * kind.count)
+    return builder.bitcast(vector, integers), shift, 2.0**mantissa, 2.0 ** (width - mantissa - 2) - 1.0
+
+
+@intrinsic
+def power_of_two(_typing, v) -> tuple:
+    """2 to the power of every lane, a whole number within the range of the precision."""
+
+    def lower(_context, builder, _sig, args) -> ir.Value:
+        kind = args[0].type
+        _, shift, unit, bias = _bits(builder, args[0])
+        # A whole number added to `unit` stands in the last bits of its mantissa; they become the exponent.
+        moved = builder.fadd(args[0], ir.Constant(kind, [unit + bias] * kind.count))
+        return builder.bitcast(builder.shl(builder.bitcast(moved, shift.type), shift), kind)
+
+    return v(v), lower
+
+
+@intrinsic
+def exponent(_typing, v) -> tuple:
+    """The largest whole number whose power of two is not above every lane, which must be positive."""
+
+    def lower(_context, builder, _sig, args) -> ir.Value:
+        kind = args[0].type
+        bits, shift, unit, bias = _bits(builder, args[0])
+        start, _, _, _ = _bits(builder, ir.Constant(kind, [unit] * kind.count))
+        whole = builder.bitcast(builder.or_(builder.lshr(bits, shift), start), kind)
+        return builder.fsub(whole, ir.Constant(kind, [unit + bias] * kind.count))
+
+    return v(v), lower
+
+
 @intrinsic
 def where_greater(_typing, a, b, yes, no) -> tuple:
     """`yes` in the lanes where a > b, else `no`; scalars stand for all lanes."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from flowcei.physics._compilation import compiled
+from flowcei.physics._growth import gained, grow, growing, stretched
 from flowcei.physics._lanes import Lanes, any_positive, ceil, load, rsqrt, sqrt, store, where_greater
 
 _ENERGY_ERROR = 0.01  # relative error of the energy beyond which an event is lost
@@ -28,7 +29,9 @@ class Layout(NamedTuple):
 
     The explosion lies in the first block of `gap` rows, direction c in block c + 1. A block holds 3N rows
     each of y, w, s (the position of a stage or node) and of the forces of all stages or nodes. After them
-    come 1 / r of every pair, and for each direction dtau / tau and dU0 / U0.
+    come 1 / r of every pair and, for each direction, dtau / tau and dU0 / U0. Charges that grow (`_growth`)
+    add 1 / time of each build-up time and exp(-t / time), the share of its charge that each ion has and its
+    change with z, and for every pair the product of shares and the energy it would have with all charges.
     """
 
     n3: int
@@ -36,20 +39,30 @@ class Layout(NamedTuple):
     gap: int
     inverse: int
     rates: int
+    fading: int
+    times: int
+    shares: int
+    changes: int
+    pairs: int
     total: int
 
 
 @compiled
-def layout(n, stages, nodes, count) -> Layout:
-    """Layout of n ions, a method with so many stages and tail nodes, and `count` directions."""
+def layout(n, stages, nodes, count, fading) -> Layout:
+    """Layout of n ions, a method with so many stages and tail nodes, `count` directions, build-up times."""
     gap = 3 * n * (3 + max(stages, nodes))
     inverse = (count + 1) * gap
     rates = inverse + n * (n - 1) // 2
-    return Layout(3 * n, count, gap, inverse, rates, rates + 2 * count)
+    times = rates + 2 * count
+    shares = times + 2 * fading
+    growing = n if fading else 0
+    changes, pairs = shares + growing, shares + 2 * growing
+    total = pairs + (n - 1) * growing
+    return Layout(3 * n, count, gap, inverse, rates, fading, times, shares, changes, pairs, total)
 
 
 @compiled
-def integrate(rows, ions, ladder, directions, system, method, unit, moving) -> None:
+def integrate(rows, ions, ladder, directions, system, method, unit, growth, moving) -> None:
     """Turn rows 0 ... 3N - 1, positions, and 3N ... 6N - 1, momenta, of one block into momenta.
 
     Positions and directions may be in any unit of length; momenta at the start belong to `unit`, the
@@ -64,34 +77,48 @@ def integrate(rows, ions, ladder, directions, system, method, unit, moving) -> N
     masses, weights, strengths, curvatures = system  # unpacked once: each time costs reference counts
     a, c, bp, eta, z1, nodes, tail_weights = method
     n = len(ions)  # passed beside the layout: as its field LLVM unrolls less, 6 % slower for OCS
-    o = layout(n, stages, len(nodes), len(directions))
+    o = layout(n, stages, len(nodes), len(directions), 0 if growth is None else len(growth[0]))
     s, k = 2 * o.n3, 3 * o.n3
     size = _enter(rows, o, n, masses, weights, unit, moving)
     tau, energy, closest = _start(rows, o, n, masses, strengths)
+    if growth is not None:
+        tau, energy = _start_growing(rows, o, masses, tau, size, growth)
     still = -2.0 + 0.0 * tau
-    _enter_directions(rows, o, n, masses, strengths, energy)
-    _forces(rows, o, n, 0, k, weights, strengths, tau, still)
-    z = 0.0 * tau
+    _enter_directions(rows, o, n, masses, strengths, energy, growth)
+    z, whole = 0.0 * tau, 1.0 + 0.0 * tau
+    _forces(rows, o, n, 0, k, weights, strengths, tau, still, whole, growth)
     remaining = z1 - z
     for _ in range(_MOST_STEPS):
         if not any_positive(remaining):
             break
-        h = _step_length(rows, o, n, curvatures, tau, z, remaining, eta)
+        h = _step_length(rows, o, n, curvatures, tau, z, remaining, eta, growth)
         for stage in range(1, stages):
             at = z + h * c[stage]
-            factor = 1.0 / (1.0 - at * at)
+            shrink = 1.0 - at * at
+            factor = 1.0 / shrink
             _advance(rows, o, stage, a, stage, h * c[stage], h * h)
-            _forces(rows, o, n, s, k + stage * o.n3, weights, strengths, tau * factor, -2.0 * factor)
+            if growth is not None:
+                grow(rows, o, n, growth, tau, at, factor)
+            out, pull, push = k + stage * o.n3, tau * factor, -2.0 * factor
+            work = _forces(rows, o, n, s, out, weights, strengths, pull, push, shrink, growth)
+            if growth is not None:
+                energy = energy + work
         _accept(rows, o, stages, bp, h)
         z = z + h
         remaining = where_greater(h * 1e-6, z1 - z, 0.0, z1 - z)
         z = where_greater(remaining, 0.0, z, z1)
-    _forces(rows, o, n, 0, k, weights, strengths, tau, still)
+    _forces(rows, o, n, 0, k, weights, strengths, tau, still, 1.0 - z * z, growth)
     for t in range(len(nodes)):
         _advance(rows, o, t + 1, tail_weights, t, nodes[t] - z1, 1.0)
         if t + 1 < len(nodes):
-            _forces(rows, o, n, s, k + (t + 1) * o.n3, weights, strengths, tau, still)
-    kinetic = _finish(rows, o, masses, energy)
+            at = 0.0 * z + nodes[t]
+            shrink = 1.0 - at * at
+            if growth is not None:
+                grow(rows, o, n, growth, tau, at, 1.0 / shrink)
+            work = _forces(rows, o, n, s, k + (t + 1) * o.n3, weights, strengths, tau, still, shrink, growth)
+            if growth is not None:
+                energy = energy + work
+    kinetic = _finish(rows, o, masses, energy, tau, growth)
     # An energy that is off before it is imposed betrays a collision that was stepped over.
     excess = 4.0 * kinetic / (tau * energy) - 1.0
     store(rows, o.n3, size)
@@ -126,8 +153,12 @@ def _apart(rows, at, i, j) -> tuple[Lanes, Lanes, Lanes]:
 
 
 @compiled
-def _forces(rows, o, n, y, out, weights, strengths, pull, push) -> None:
-    """Write pull * F / m + push * y, from rows `y` of every block to its rows `out`; and 1 / r."""
+def _forces(rows, o, n, y, out, weights, strengths, pull, push, shrink, growth) -> Lanes:
+    """Write pull * F / m + push * y, from rows `y` of every block to its rows `out`; and 1 / r.
+
+    Returns the energy that charges which grow have brought since the last call, with 1 / R = `shrink`.
+    """
+    work = 0.0 * pull
     for block in range(o.count + 1):
         for d in range(o.n3):
             store(rows, block * o.gap + out + d, 0.0)
@@ -141,6 +172,9 @@ def _forces(rows, o, n, y, out, weights, strengths, pull, push) -> None:
             r = rsqrt(dx * dx + dy * dy + dz * dz)
             store(rows, o.inverse + pair, r)
             f = r * r * r * strengths[pair]
+            if growth is not None:
+                share, change = gained(rows, o, i, j, pair, r * strengths[pair] * shrink)
+                f, work = f * share, work + change
             fx, fy, fz = fx + f * dx, fy + f * dy, fz + f * dz
             _subtract3(rows, out + 3 * j, f * dx, f * dy, f * dz)
             g = -3.0 * f * r * r
@@ -163,6 +197,7 @@ def _forces(rows, o, n, y, out, weights, strengths, pull, push) -> None:
             own = scale * load(rows, m + out + d) + push * load(rows, m + y + d)
             # tau times the acceleration, and so its derivative by tau, belongs to the explosion.
             store(rows, m + out + d, own + acceleration * load(rows, o.rates + 2 * c))
+    return work
 
 
 @compiled
@@ -221,16 +256,35 @@ def _start(rows, o, n, masses, strengths) -> tuple[Lanes, Lanes, Lanes]:
 
 
 @compiled
-def _step_length(rows, o, n, curvatures, tau, z, remaining, eta) -> Lanes:
-    """Next step of every lane, from rates of change that its own pairs have."""
+def _start_growing(rows, o, masses, tau, size, growth) -> tuple[Lanes, Lanes]:
+    """Return the tau that suits charges which grow from 0, and the energy at the start, all of it motion."""
+    longer = stretched(rows, o, tau, size, growth)
+    for d in range(o.n3, 2 * o.n3):
+        store(rows, d, load(rows, d) * sqrt(longer / tau))
+    return longer, 0.5 * _product(rows, o.n3, o.n3, o, masses) / longer
+
+
+@compiled
+def _step_length(rows, o, n, curvatures, tau, z, remaining, eta, growth) -> Lanes:
+    """Next step of every lane, from rates of change that its own pairs have, and their charges."""
     total = 0.0 * z
-    field = tau / (1.0 - z * z)
+    factor = 1.0 / (1.0 - z * z)
+    field = tau * factor
+    if growth is not None:
+        passing = sqrt(tau) * factor * factor  # dt/dz
+        total = growing(rows, o, n, passing, growth)
     pair = 0
     for i in range(n):
         for j in range(i + 1, n):
             ux, uy, uz = _apart(rows, o.n3, i, j)
             r = load(rows, o.inverse + pair)
-            omega = (field * curvatures[pair] * r + ux * ux + uy * uy + uz * uz) * r * r
+            pull = field * curvatures[pair] * r
+            if growth is not None:
+                gi, gj = load(rows, o.shares + i), load(rows, o.shares + j)
+                change = load(rows, o.changes + i) + load(rows, o.changes + j)
+                # With charges as they are in the step, not at its start, where they may be 0.
+                pull = pull * (gi * gj) + sqrt(pull) / r * (0.75 * eta * change)
+            omega = (pull + ux * ux + uy * uy + uz * uz) * r * r
             total = total + omega * omega
             pair += 1
     rate = sqrt(sqrt(total)) * (1.0 / eta)
@@ -271,7 +325,7 @@ def _accept(rows, o, stages, bp, h) -> None:
 
 
 @compiled
-def _enter_directions(rows, o, n, masses, strengths, energy) -> None:
+def _enter_directions(rows, o, n, masses, strengths, energy, growth) -> None:
     """Centre the directions; write dtau / tau and dU0 / U0 of each, where tau = 2 I0 / U0, I0 = 1."""
     for c in range(o.count):
         m = (c + 1) * o.gap
@@ -289,23 +343,27 @@ def _enter_directions(rows, o, n, masses, strengths, energy) -> None:
                 pair += 1
         store(rows, o.rates + 2 * c, 2.0 * _product(rows, 0, m, o, masses) - potential / energy)
         store(rows, o.rates + 2 * c + 1, potential / energy)
+        if growth is not None:  # any T is right, so it may be held: nothing else scales
+            store(rows, o.rates + 2 * c, 0.0)
 
 
 @compiled
-def _finish(rows, o, masses, energy) -> Lanes:
+def _finish(rows, o, masses, energy, tau, growth) -> Lanes:
     """Turn y(1), in the rows of stages, and its derivatives into momenta and theirs; return K.
 
     p = m y(1) / T up to a factor that the exact energy fixes: p = m y(1) sqrt(U0 / K) with
-    K = sum m y(1)^2 / 2.
+    K = sum m y(1)^2 / 2. Charges that grow bring an energy that is known no better than the momenta.
     """
     s = 2 * o.n3
     kinetic = 0.5 * _product(rows, s, s, o, masses)
-    scale = sqrt(energy / kinetic)
+    scale = sqrt(energy / kinetic) if growth is None else 2.0 / sqrt(tau)
     for d in range(o.n3):
         store(rows, d, load(rows, s + d) * scale * masses[d])
     for c in range(o.count):
         m = (c + 1) * o.gap
         half = 0.5 * (load(rows, o.rates + 2 * c + 1) - _product(rows, s, m + s, o, masses) / kinetic)
+        if growth is not None:
+            half = 0.0 * kinetic
         for d in range(o.n3):
             v = load(rows, m + s + d) + load(rows, s + d) * half
             store(rows, m + d, v * scale * masses[d])

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from flowcei.physics.build_up import LONGEST, BuildUp
 from flowcei.physics.nystrom import RKN64, RKN86, Tableau, tail
+from flowcei.units import FEMTOSECOND
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     Floats: TypeAlias = NDArray[np.float64]
     Status: TypeAlias = NDArray[np.uint8]
     _System: TypeAlias = tuple[tuple[Floats, ...], float]
+    _Growth: TypeAlias = tuple[Floats, Floats]
 
 _Task = TypeVar("_Task")
 
@@ -36,6 +39,8 @@ class _Setting:
     eta: float
     z1: float
     tail_nodes: int
+    fading: float  # build-up times that have passed at z1, at least
+    pace: float = 0.15  # of steps while charges grow: a step of eta / pace build-up times at the start
 
 
 # The cheapest that keep the promise with a quarter in hand, of a grid over all four numbers:
@@ -45,16 +50,16 @@ class _Setting:
 # geometries. With eta above 1 a step could carry an ion past another without noticing; it
 # would save a tenth.
 SETTINGS = (
-    _Setting(1e-4, np.float32, RKN64, 0.9, 0.7, 7),
-    _Setting(3e-5, np.float32, RKN64, 0.9, 0.7, 9),
-    _Setting(1e-5, np.float32, RKN64, 0.7, 0.75, 9),
-    _Setting(3e-6, np.float32, RKN64, 0.55, 0.82, 9),
-    _Setting(1e-6, np.float64, RKN86, 0.75, 0.85, 10),
-    _Setting(1e-7, np.float64, RKN86, 0.6, 0.93, 9),
-    _Setting(3e-8, np.float64, RKN86, 0.5, 0.93, 9),
-    _Setting(1e-8, np.float64, RKN86, 0.45, 0.94, 9),
-    _Setting(1e-9, np.float64, RKN86, 0.3, 0.97, 9),
-    _Setting(1e-10, np.float64, RKN86, 0.15, 0.99, 12),
+    _Setting(1e-4, np.float32, RKN64, 0.9, 0.7, 7, 2.0),
+    _Setting(3e-5, np.float32, RKN64, 0.9, 0.7, 9, 2.0),
+    _Setting(1e-5, np.float32, RKN64, 0.7, 0.75, 9, 2.0),
+    _Setting(3e-6, np.float32, RKN64, 0.55, 0.82, 9, 2.0),
+    _Setting(1e-6, np.float64, RKN86, 0.75, 0.85, 10, 4.0),
+    _Setting(1e-7, np.float64, RKN86, 0.6, 0.93, 9, 6.0),
+    _Setting(3e-8, np.float64, RKN86, 0.5, 0.93, 9, 6.0),
+    _Setting(1e-8, np.float64, RKN86, 0.45, 0.94, 9, 6.0),
+    _Setting(1e-9, np.float64, RKN86, 0.3, 0.97, 9, 6.0),
+    _Setting(1e-10, np.float64, RKN86, 0.15, 0.99, 12, 10.0),
 )
 
 BEST_ACCURACY = SETTINGS[-1].accuracy  # the smallest relative error that may be asked for
@@ -69,6 +74,7 @@ def asymptotic_momenta(
     charges: ArrayLike,
     *,
     initial_momenta: ArrayLike | None = None,
+    build_up: str | ArrayLike | BuildUp | None = None,
     accuracy: float = 1e-6,
     threads: int | None = None,
 ) -> NDArray[np.floating]:
@@ -80,6 +86,9 @@ def asymptotic_momenta(
         charges: (N,), elementary charges, all of one sign.
         initial_momenta: Thermal or zero-point motion at the start, the shape of `positions`,
             hbar / bohr; at rest where None.
+        build_up: How long the charges take to appear, q(t) = Q (1 - exp(-t / tau)): a `BuildUp`, its
+            text, ``"10fs"``, or numbers in fs: one, one for each event (B,), or also for each ion
+            (B, N). At once where None.
         accuracy: Mean relative error of the momenta that is asked for, 1e-10 or more; one
             event in a hundred may be ten times worse. From 3e-6 up the calculation runs in
             single precision. OCS costs 0.1 microseconds of one core at 1e-4, 0.3 at 1e-6, 0.6
@@ -90,13 +99,13 @@ def asymptotic_momenta(
     Returns:
         Momenta, the shape of `positions`, hbar / bohr; float32 where `positions` are,
         else float64. In the frame of the centre of mass they sum to zero and carry exactly
-        the energy at the start.
+        the energy at the start; less of it where charges build up.
 
     Raises:
         ValueError: Naming the first offending row, for positions or momenta that are not
-            finite, coincident ions, an explosion too violent for the precision; and for
-            charges that are zero or of both signs, masses that are not positive, N < 2 or
-            shapes that do not match.
+            finite, build-up times that are negative, coincident ions, an explosion too violent
+            for the precision; and for charges that are zero or of both signs, masses that are
+            not positive, N < 2 or shapes that do not match.
 
     Example:
         Two protons, one bohr apart, share their potential energy of one hartree:
@@ -105,16 +114,22 @@ def asymptotic_momenta(
         >>> p.round(3).tolist()
         [[-42.85, 0.0, 0.0], [42.85, 0.0, 0.0]]
     """
-    momenta, _, status = follow(positions, masses, charges, accuracy, threads, initial_momenta)
+    momenta, _, status = follow(positions, masses, charges, accuracy, threads, initial_momenta, build_up)
     check_followed(status)
     return momenta.reshape(np.shape(positions))
 
 
 def followed_momenta(
-    positions: Reals, masses: Reals, charges: Reals, *, accuracy: float = 1e-6, threads: int | None = None
+    positions: Reals,
+    masses: Reals,
+    charges: Reals,
+    *,
+    build_up: str | ArrayLike | BuildUp | None = None,
+    accuracy: float = 1e-6,
+    threads: int | None = None,
 ) -> Reals:
     """`asymptotic_momenta` (B, N, 3) from rest, NaN where it would refuse: trials of a search may collide."""
-    momenta, _, status = follow(positions, masses, charges, accuracy, threads)
+    momenta, _, status = follow(positions, masses, charges, accuracy, threads, build_up=build_up)
     momenta[status != 0] = np.nan
     return momenta
 
@@ -126,6 +141,7 @@ def follow(
     accuracy: float,
     threads: int | None,
     initial_momenta: ArrayLike | None = None,
+    build_up: str | ArrayLike | BuildUp | None = None,
     *,
     derivatives: bool = False,
 ) -> tuple[Reals, Floats, Status]:
@@ -144,13 +160,15 @@ def follow(
         with np.errstate(invalid="ignore", over="ignore"):  # rows that are not finite are named later
             drift = system[0][0].reshape(-1, 3) * motion.sum(axis=1, keepdims=True, dtype=np.float64)
             motion = motion - drift
-    momenta, jacobian, status = _run(x, motion, system, setting, threads, derivatives=derivatives)
+    growth = _growth(build_up, len(x), np.asarray(masses), np.asarray(charges))
+    momenta, jacobian, status = _run(x, motion, system, growth, setting, threads, derivatives=derivatives)
     # One geometry in a million comes so close to a collision that a coarse setting loses it. It is followed
     # again, alone, by the finest: a long training must not end for it.
     lost = np.flatnonzero(status == LOST)
     if len(lost) and setting is not SETTINGS[-1]:
         start = motion[lost] if len(motion) else motion
-        again = _run(x[lost], start, system, SETTINGS[-1], threads, derivatives=derivatives)
+        growing = growth and (growth[0][lost], growth[1])
+        again = _run(x[lost], start, system, growing, SETTINGS[-1], threads, derivatives=derivatives)
         momenta[lost], status[lost] = again[0], again[2]
         if derivatives:
             jacobian[lost] = again[1]
@@ -160,7 +178,14 @@ def follow(
 
 
 def _run(
-    x: Reals, motion: Reals, system: _System, setting: _Setting, threads: int | None, *, derivatives: bool
+    x: Reals,
+    motion: Reals,
+    system: _System,
+    growth: _Growth | None,
+    setting: _Setting,
+    threads: int | None,
+    *,
+    derivatives: bool,
 ) -> tuple[Reals, Floats, Status]:
     # Imported here: numba takes half a second that a command which simulates nothing saves.
     from flowcei.physics._kernel import explode
@@ -168,16 +193,54 @@ def _run(
     count, n = x.shape[:2]
     momenta, status = np.empty_like(x), np.zeros(count, np.uint8)
     jacobian = np.empty((count if derivatives else 0, 3 * n, 3 * n))
-    sizes = (0,) * n, (0,) * len(setting.tableau.c), (0,) * (3 * n - 6 if derivatives else 0)
+    directions = 3 * n - 6 + (growth is not None)  # scaling changes how long a build-up is
+    sizes = (0,) * n, (0,) * len(setting.tableau.c), (0,) * (directions if derivatives else 0)
     tables = tuple(table.astype(setting.dtype) for table in system[0]), _method(setting), system[1]
+    growing = growth and ((0,) * growth[1].shape[1], growth[1].astype(setting.dtype), *_pace(setting))
 
     def work(rows: slice) -> None:
         slope = jacobian[rows] if derivatives else None
-        explode(x[rows], motion[rows], *sizes, *tables, momenta[rows], slope, status[rows])
+        times = growth and growth[0][rows]
+        explode(x[rows], motion[rows], times, *sizes, *tables, growing, momenta[rows], slope, status[rows])
 
     least = (_LEAST_DERIVATIVES if derivatives else _CHUNK) // n**2
     in_threads(work, shares(count, least, threads), threads)
     return momenta, jacobian, status
+
+
+def _growth(
+    build_up: str | ArrayLike | BuildUp | None, count: int, masses: Floats, charges: Floats
+) -> _Growth | None:
+    """Build-up times (B, K), in units of the molecule but for its size, and amounts (N, K) of `_growth`."""
+    if build_up is None:
+        return None
+    n = len(masses)
+    if isinstance(build_up, str | BuildUp):
+        times = np.tile(BuildUp.parse(build_up).of_ions(n), (count, 1))
+    else:
+        given = np.asarray(build_up, np.float64)
+        if given.shape not in ((), (count,), (count, n)):
+            shapes = f"expected (), ({count},) or ({count}, {n})"
+            raise ValueError(f"build-up times have shape {given.shape}; {shapes}")
+        times = given if given.ndim == 2 else np.broadcast_to(given[..., None], (count, 1))
+    wrong = ~((times >= 0.0) & (times <= LONGEST)).all(axis=1)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        allowed = f"they must be 0 to {LONGEST:g} fs"
+        raise ValueError(f"row {row} has build-up times of {times[row].tolist()} fs; {allowed}")
+    if not times.any():
+        return None
+    unit = FEMTOSECOND * float(np.abs(charges).max() / np.sqrt(masses.sum()))
+    return np.ascontiguousarray(times * unit), np.ones((n, 1)) if times.shape[1] == 1 else np.eye(n)
+
+
+@cache
+def _pace(setting: _Setting) -> tuple[np.floating[Any], ...]:
+    """The pace of a setting, its least T over the longest build-up time, and the shortest time over T."""
+    z1 = setting.z1
+    least = setting.fading / (np.arctanh(z1) + z1 / (1.0 - z1**2))
+    dtype: Any = setting.dtype
+    return dtype(setting.pace), dtype(least), dtype(1e-7 if dtype == np.float32 else 1e-12)
 
 
 def setting_for(accuracy: float) -> _Setting:

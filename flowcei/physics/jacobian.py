@@ -12,6 +12,7 @@ from flowcei.physics.explosion import check_followed, describe_lost, follow
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+    from flowcei.physics.build_up import BuildUp
     from flowcei.physics.explosion import Floats, Status
 
 _COARSEST = 1e-6  # the least exact setting in double precision
@@ -22,6 +23,7 @@ def momenta_jacobian(
     masses: ArrayLike,
     charges: ArrayLike,
     *,
+    build_up: str | ArrayLike | BuildUp | None = None,
     accuracy: float = 1e-9,
     threads: int | None = None,
 ) -> NDArray[np.float64]:
@@ -29,12 +31,14 @@ def momenta_jacobian(
 
     The derivatives are integrated beside the explosion (tangent-linear equations), in the
     3N - 6 directions that are neither translations, scalings nor rotations; those are
-    known: they change p by 0, by -p/2 and by turning it.
+    known: they change p by 0, by -p/2 and by turning it. Where charges build up, the scaling is
+    integrated too.
 
     Args:
         positions: Where the ions start, (B, N, 3) or (N, 3), bohr.
         masses: (N,), electron masses.
         charges: (N,), elementary charges, all of one sign.
+        build_up: How long the charges take to appear: as of `asymptotic_momenta`.
         accuracy: Relative error of momenta and derivatives that is asked for, 1e-10 or
             more; always in double precision. OCS costs 3 microseconds of one core, CH4 13
             (Zen 5; `bin/benchmark simulator`).
@@ -57,7 +61,7 @@ def momenta_jacobian(
         >>> round(float(j[3, 3]), 3)
         -21.425
     """
-    jacobian, status = _differentiate(positions, masses, charges, accuracy, threads)
+    jacobian, status = _differentiate(positions, masses, charges, build_up, accuracy, threads)
     if np.ndim(positions) == 2:
         check_followed(status)
         return jacobian[0]
@@ -67,16 +71,28 @@ def momenta_jacobian(
 
 
 def followed_jacobian(
-    positions: Floats, masses: Floats, charges: Floats, *, accuracy: float = 1e-9, threads: int | None = None
+    positions: Floats,
+    masses: Floats,
+    charges: Floats,
+    *,
+    build_up: str | ArrayLike | BuildUp | None = None,
+    accuracy: float = 1e-9,
+    threads: int | None = None,
 ) -> Floats:
     """`momenta_jacobian` (B, 3N, 3N), NaN without a warning for events that cannot be followed."""
-    return _differentiate(positions, masses, charges, accuracy, threads)[0]
+    return _differentiate(positions, masses, charges, build_up, accuracy, threads)[0]
 
 
 def _differentiate(
-    positions: ArrayLike, masses: ArrayLike, charges: ArrayLike, accuracy: float, threads: int | None
+    positions: ArrayLike,
+    masses: ArrayLike,
+    charges: ArrayLike,
+    build_up: str | ArrayLike | BuildUp | None,
+    accuracy: float,
+    threads: int | None,
 ) -> tuple[Floats, Status]:
     x = np.asarray(positions, dtype=np.float64)
-    _, jacobian, status = follow(x, masses, charges, min(accuracy, _COARSEST), threads, derivatives=True)
+    accuracy = min(accuracy, _COARSEST)
+    _, jacobian, status = follow(x, masses, charges, accuracy, threads, build_up=build_up, derivatives=True)
     jacobian[status != 0] = np.nan
     return jacobian, status

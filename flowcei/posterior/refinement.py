@@ -14,13 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flowcei.experiment.likelihood import nonfinite_allowed
-from flowcei.physics.explosion import (
-    centre_of_mass,
-    followed_momenta,
-    in_threads,
-    kinetic_energy,
-    potential_energy,
-)
+from flowcei.physics.explosion import centre_of_mass, in_threads, kinetic_energy
 from flowcei.physics.leastsquares import levenberg_marquardt
 from flowcei.posterior.structures import required, sample_table
 
@@ -129,12 +123,13 @@ def judged(
 def turned(likelihood: Likelihood, positions: Floats, event: Rows) -> Floats:
     """Geometries (K, N, 3), bohr, of events (K,), turned and scaled so that their momenta come nearest.
 
-    Both are exact symmetries: turned as W. Kabsch, Acta Cryst. A 32, 922 (1976), scaled to the measured
-    energy. What cannot be simulated stays as it is, and what is near already; the centre of mass is at 0.
+    Turned as W. Kabsch, Acta Cryst. A 32, 922 (1976), scaled to the measured energy, an exact symmetry where
+    charges are there at once. What cannot be simulated stays as it is, and what is near already; the centre
+    of mass is at 0.
     """
-    m, q = likelihood.masses, likelihood.charges
+    m = likelihood.masses
     x = positions - centre_of_mass(positions, m)
-    p = followed_momenta(x, m, q, accuracy=1e-5)
+    p = likelihood.simulated(x, 1e-5, None)
     size = likelihood.size[event]
     far = np.linalg.norm(p - likelihood.measured[event], axis=(1, 2)) > _NEAR * size
     p, y, measured = p[far], x[far], likelihood.measured[event[far]]
@@ -143,7 +138,7 @@ def turned(likelihood: Likelihood, positions: Floats, event: Rows) -> Floats:
     direction = np.nan_to_num(measured / size[far, None, None])
     u, _, v = np.linalg.svd(np.einsum("kia,kib->kab", unit, direction))
     u[..., 2] *= np.sign(np.linalg.det(u) * np.linalg.det(v))[..., None]  # no reflection
-    scale = potential_energy(y, q) / kinetic_energy(measured, m)
+    scale = kinetic_energy(p, m) / kinetic_energy(measured, m)
     nearest = (y @ (u @ v)) * scale[:, None, None]
     # Momenta next to nothing would scale a geometry to 1e200 bohr, whose squares no table can hold.
     usable = np.abs(nearest).max(axis=(1, 2), keepdims=True) < _FARTHEST

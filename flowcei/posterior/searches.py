@@ -214,9 +214,9 @@ def descended(likelihood: Likelihood, start: Reals, event: Rows) -> tuple[Floats
     )  # fmt: skip
     target = event, likelihood.measured, likelihood.by_axis, likelihood.size, enough
     limits = float(rules.steps), float(rules.patience), rules.collision, rules.largest
-    rows = np.arange(count)
+    rows, ions = np.arange(count), (likelihood.masses, likelihood.charges)
     while len(rows):
-        simulated = follow(trial, likelihood.masses, likelihood.charges, accuracy, 1, derivatives=True)
+        simulated = follow(trial, *ions, accuracy, 1, build_up=likelihood.build_up, derivatives=True)
         remaining = advance(rows, trial, simulated, target, state, limits)
         rows, trial = rows[:remaining], trial[:remaining]
     return state[0], state[1], state[7]

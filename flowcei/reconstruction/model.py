@@ -421,9 +421,13 @@ class Reconstructor:
         stated = self.stated_sigma(events, noise)
         loud = stated > limits.noise_limits(events.momenta, self.noise)[1] * limits.ROUNDING
         moves = moving(events.momenta, np.maximum(sigma, stated))
+        far &= ~ker
         if experiment is not None:
-            moves = moving_source(experiment.of(self.molecule).sums(events.momenta))
-        return {"momentum_sum": moves, "ker": ker, "momenta": far & ~ker, "noise": loud}
+            measurement = experiment.of(self.molecule)
+            moves = moving_source(measurement.sums(events.momenta))
+            # Charges that build up leave energies that no training saw, and weights answer for them.
+            ker &= measurement.build_up is None
+        return {"momentum_sum": moves, "ker": ker, "momenta": far, "noise": loud}
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the model to a `.safetensors` file, which `flowcei.load` reads.

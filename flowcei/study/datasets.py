@@ -205,9 +205,8 @@ def study_simulator(
 ) -> StudySimulator:
     """Return the source of the events that `study_events` returns."""
     prior, seed = _recipe(name).prior, fresh_seed() if seed is None else seed
-    return StudySimulator(
-        Molecule.load("ocs"), prior, Noise.parse("0%"), seed, accuracy, None, name, as_published
-    )
+    ocs, none = Molecule.load("ocs"), Noise.parse("0%")
+    return StudySimulator(ocs, prior, none, seed, accuracy, name=name, as_published=as_published)
 
 
 def study_size(name: str) -> int:

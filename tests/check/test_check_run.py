@@ -8,7 +8,6 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import oracle
 import pytest
 from scipy.spatial.transform import Rotation
 from scipy.stats import kstest
@@ -16,13 +15,11 @@ from shell import Shell
 
 import flowcei
 from flowcei import check_run
-from flowcei.check.alternatives import built_up_momenta
 from flowcei.check.comparison import Observables
 from flowcei.check.run import RunCheck
 from flowcei.events.container import Events
 from flowcei.molecules.molecule import Molecule
 from flowcei.physics.priors import build_prior
-from flowcei.units import FEMTOSECOND
 
 _U = 1822.888486
 _SI = 1.99285191410e-24
@@ -219,25 +216,11 @@ def test_another_prior_is_named() -> None:
     assert check.causes[0].values == {"prior": "broad"}
 
 
-@pytest.mark.parametrize(("tau", "ratio"), [(1.0, 0.9895), (5.0, 0.8913), (10.0, 0.7824), (20.0, 0.6382)])
-def test_build_up_lowers_the_energy(tau: float, ratio: float) -> None:
-    """KER over U0 of OCS (2.19, 2.95 bohr, 172 degrees), and momenta of another integrator."""
-    ocs, bend = _run().molecule, np.radians(172.0)
-    x = np.array([[[0, 0, 0], [0, 0, 2.19], [2.95 * np.sin(bend), 0, 2.95 * np.cos(bend)]]])
-    p = built_up_momenta(x, ocs.masses, ocs.charges, tau * FEMTOSECOND)
-    gaps = np.linalg.norm(x[0][[0, 0, 1]] - x[0][[1, 2, 2]], axis=1)
-    energy = (p**2 / (2 * ocs.masses[:, None])).sum() / (4.0 / gaps).sum()
-    assert energy == pytest.approx(ratio, abs=2e-4)
-    np.testing.assert_allclose(
-        p, oracle.built_up_momenta(x, ocs.masses, ocs.charges, tau * FEMTOSECOND), atol=2e-4 * np.abs(p).max()
-    )
-
-
 @pytest.mark.parametrize("tau", [2.0, 10.0])
 def test_charge_build_up_is_named(tau: float) -> None:
     """Among the first two; the longer it takes the surer is the time."""
     events, ocs = _free(), _run().molecule
-    p = oracle.built_up_momenta(events.positions, ocs.masses, ocs.charges, tau * FEMTOSECOND)
+    p = flowcei.asymptotic_momenta(events.positions, ocs.masses, ocs.charges, build_up=tau)
     check = _check(_noisy(p, 0.01))
     assert check.causes[0].kind == "build-up"
     assert check.causes[0].values["tau_fs"] == pytest.approx(tau, rel=0.15)

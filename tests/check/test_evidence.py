@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.integrate import solve_ivp
 from scipy.stats import kstest, norm
 from shell import Shell
 
@@ -22,7 +21,6 @@ from flowcei.reconstruction.sampling import SamplingRequest
 
 OCS = flowcei.Molecule.load("ocs")
 EVENTS, SAMPLES = 100, 60
-FEMTOSECOND = 41.341373  # a.u. of time
 
 
 def _told(momenta: np.ndarray) -> flowcei.Events:
@@ -33,23 +31,6 @@ def _told(momenta: np.ndarray) -> flowcei.Events:
 def _noisy(momenta: np.ndarray) -> flowcei.Events:
     scale = 0.01 * rms_component(momenta)[:, None, None]
     return _told(momenta + scale * np.random.default_rng(3).standard_normal(momenta.shape))
-
-
-def _built_up(positions: np.ndarray, tau: float) -> np.ndarray:
-    """Newton's equations in plain time, one event at a time, with charges 2 (1 - exp(-t / tau))."""
-
-    def slope(time: float, state: np.ndarray) -> np.ndarray:
-        x, v = state.reshape(2, 3, 3)
-        gap = x[:, None] - x
-        away = np.linalg.norm(gap, axis=-1) + np.eye(3)
-        charge = 2.0 * -np.expm1(-time / tau)
-        return np.stack([v, (charge**2 * gap / away[..., None] ** 3).sum(1) / OCS.masses[:, None]]).ravel()
-
-    ends = [
-        solve_ivp(slope, (0.0, 3e5), np.stack([x, 0.0 * x]).ravel(), rtol=1e-6, atol=1e-8).y[9:, -1]
-        for x in positions
-    ]
-    return np.array(ends).reshape(-1, 3, 3) * OCS.masses[:, None]
 
 
 def _wrong(what: str) -> flowcei.Events:
@@ -64,7 +45,7 @@ def _wrong(what: str) -> flowcei.Events:
     if what == "scale":
         return _noisy(1.05 * clean.momenta)
     if what == "build-up":
-        return _noisy(_built_up(clean.positions, 5.0 * FEMTOSECOND))
+        return _noisy(flowcei.asymptotic_momenta(clean.positions, OCS.masses, OCS.charges, build_up=5.0))
     x = clean.positions.copy()
     bond = x[:, 2] - x[:, 0]
     x[:, 2] += 2.0 * bond / np.linalg.norm(bond, axis=1, keepdims=True)

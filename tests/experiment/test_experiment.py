@@ -83,6 +83,8 @@ def test_what_is_written_is_read(resolution: dict, source: dict, rest: dict) -> 
         ({"noise": "1%", "efficiency": 0}, "from 0 to 1, not 0"),
         ({"noise": "1%", "accidents": 1}, "from 0 to 1, not 1"),
         ({"noise": "1%", "momentum_scale": 10}, "from 0.5 to 2"),
+        ({"noise": "1%", "build_up": "10"}, "write 10fs"),
+        ({"noise": "1%", "build_up": True}, "numbers in fs"),
         ({"noise": "1%", "temprature": 5}, "unknown key 'temprature'"),
     ],
 )
@@ -99,6 +101,7 @@ def test_what_is_no_experiment(table: dict, word: str) -> None:
     [
         ({"noise": {"c": "1%", "o": "1%"}}, "ocs has c, o, s"),
         ({"noise": "1%", "efficiency": {"c": 0.5, "h": 0.5}}, "ocs has c, o, s"),
+        ({"noise": "1%", "build_up": "5fs,10fs"}, "2 build-up times for 3 ions"),
         ({"noise": "1%", "spread": 100}, "no source is as hot"),
     ],
 )
@@ -199,3 +202,37 @@ def test_the_command(shell: Shell) -> None:
     Path("e.toml").write_text('noise = "1%"\nspread = 400\n')
     assert shell("simulate", "ocs", "--experiment", "e.toml", "-o", "b.h5") == 2
     assert not Path("b.h5").exists()
+
+
+def test_charges_of_simulated_events_build_up(shell: Shell) -> None:
+    """By command, Python and experiment alike, and said in the origin; what makes no sense is refused."""
+    for name in ("a.h5", "a.csv"):
+        run = "simulate", "ocs", "-n", "40", "--build-up", "10fs", "--seed", "3", "-o", name
+        assert shell(*run) == 0
+        assert "build-up 10fs" in shell.err
+    file = flowcei.read_events("a.h5")
+    python = flowcei.simulate("ocs", 40, build_up=10.0, seed=3)
+    stated = flowcei.simulate("ocs", 40, experiment=Experiment(noise=1e-6, build_up="10fs"), seed=3)
+    assert file.origin["build_up"] == python.origin["build_up"] == "10fs"
+    assert stated.origin["experiment"]["build_up"] == "10fs"
+    np.testing.assert_array_equal(file.momenta, python.momenta)
+    np.testing.assert_array_equal(flowcei.read_events("a.csv").momenta, python.momenta)
+    np.testing.assert_allclose(stated.momenta, python.momenta, atol=1e-4)
+    truth = flowcei.asymptotic_momenta(file.positions, OCS.masses, OCS.charges, build_up=10.0, accuracy=1e-9)
+    np.testing.assert_allclose(file.momenta, truth, atol=3e-5 * np.abs(truth).max())
+    for wrong, word in (
+        ("-1fs", "0 to 1e+06 fs"),
+        ("nanfs", "nan fs"),
+        ("10ps", "write 10fs"),
+        ("5fs,5fs", "3 ions"),
+    ):
+        assert shell("simulate", "ocs", f"--build-up={wrong}", "-o", "b.h5") == 2
+        assert word in shell.err
+    assert shell("simulate", "--like", "random_cos3d_10000", "--build-up", "5fs", "-o", "b.h5") == 2
+    Path("e.toml").write_text('noise = "1%"\nbuild_up = "5fs"\n')
+    both = "simulate", "ocs", "--experiment", "e.toml", "--build-up", "5fs", "-o", "b.h5"
+    assert shell(*both) == 2
+    assert "states the build-up" in shell.err
+    assert not Path("b.h5").exists()
+    with pytest.raises(UsageError, match="states its build-up"):
+        flowcei.simulate("ocs", 5, experiment=Experiment(noise="1%", build_up=5), build_up=5.0)
