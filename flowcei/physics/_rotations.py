@@ -120,7 +120,7 @@ def _columns(a, p, q) -> float:
 
 @compiled
 def _turn_columns(a, v, p, q) -> bool:
-    """Rotate columns p and q of a (3, 3) until they are orthogonal, those of v as far; whether it was needed."""
+    """Rotate columns p and q of a (3, 3) until they are orthogonal, and of v as far; whether it was needed."""
     alpha, beta, gamma = _columns(a, p, p), _columns(a, q, q), _columns(a, p, q)
     if gamma * gamma <= 1e-30 * alpha * beta:
         return False
@@ -137,7 +137,7 @@ def _turn_columns(a, v, p, q) -> bool:
 
 @compiled
 def _orthogonalise(a, v) -> None:
-    """Turn a (3, 3) into U S and v, where there is one, into v V, for a = U S V^T: Jacobi's one-sided rotations."""
+    """Turn a = U S V^T (3, 3) into U S, and v, where there is one, into v V: one-sided Jacobi rotations."""
     for _ in range(30):
         first, second = _turn_columns(a, v, 0, 1), _turn_columns(a, v, 0, 2)
         if not (_turn_columns(a, v, 1, 2) or first or second):

@@ -8,7 +8,7 @@ import numpy as np
 
 from flowcei.errors import UsageError
 from flowcei.physics.priors.base import GeometryPrior, random_orientation
-from flowcei.physics.priors.orders import NEGLIGIBLE, OrderSearch, log_count, log_mean, nearest_rotations
+from flowcei.physics.priors.orders import NEGLIGIBLE, OrderSearch, log_count, log_mean
 from flowcei.units import BOLTZMANN
 
 if TYPE_CHECKING:
