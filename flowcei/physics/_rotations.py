@@ -120,7 +120,7 @@ def _columns(a, p, q) -> float:
 
 @compiled
 def _turn_columns(a, v, p, q) -> bool:
-    """Rotate columns p and q of a (3, 3) until they are orthogonal, and of v as far; whether it was needed."""
+    """Rotate columns p and q of a (3, 3) until they are orthogonal, and of v; whether it was needed."""
     alpha, beta, gamma = _columns(a, p, p), _columns(a, q, q), _columns(a, p, q)
     if gamma * gamma <= 1e-30 * alpha * beta:
         return False
