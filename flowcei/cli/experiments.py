@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import flowcei
 from flowcei.cli import options
@@ -12,6 +12,7 @@ from flowcei.errors import UsageError
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Mapping
     from pathlib import Path
 
     import click
@@ -72,13 +73,19 @@ class Detector(NamedTuple):
         return "; ".join(f"{name} {value}" for name, value in about.items())
 
 
-def sampled_experiment(path: Path | None, noise: str | None, *, weighed: bool) -> flowcei.Experiment | None:
+def sampled_experiment(
+    path: Path | None, noise: str | None, asked: Mapping[str, Any], missing: int
+) -> flowcei.Experiment | None:
     """The experiment of the samples that are asked for; UsageError where they could not be of it."""
+    if missing and (path is None or not asked["exact"]):
+        raise UsageError(
+            "--missing needs --exact, and --experiment with the spread or temperature of the source"
+        )
     if path is None:
         return None
     if noise is not None:
         raise UsageError("--experiment states the noise; leave out --noise")
-    if not weighed:
+    if not any(asked[name] for name in ("weigh", "exact", "min_ess")):
         raise UsageError("--experiment needs --weigh or --exact: a model alone knows one level of noise")
     stated = flowcei.Experiment.load(path)
     if stated.accidents:
@@ -86,8 +93,11 @@ def sampled_experiment(path: Path | None, noise: str | None, *, weighed: bool) -
     return stated
 
 
-def reading_of(reading: Reading, stated: flowcei.Experiment | None, molecule: flowcei.Molecule) -> Reading:
+def reading_of(
+    reading: Reading, stated: flowcei.Experiment | None, molecule: flowcei.Molecule, missing: int
+) -> Reading:
     """How a file is read: of an experiment with a bound on sums that knows it, and with its own drift."""
+    reading = replace(reading, selection=replace(reading.selection, missing=missing))
     if stated is None:
         return reading
     own = stated.of(molecule)

@@ -41,6 +41,13 @@ if TYPE_CHECKING:
 )
 @options.noise_option
 @experiment_option("Instead of --noise: resolution and source, TOML; with --weigh or --exact.")
+@option(
+    "--missing",
+    "Ions that an event may lack, 1 at the most: its momentum follows from the others. With --exact and a "
+    "known source.",
+    click.IntRange(0, 1),
+    default=0,
+)
 @options.run_options
 @options.latent_option
 @flag("--exact", "Draw from the exact posterior: the model's samples are where Markov chains begin.")
@@ -68,6 +75,7 @@ def sample(
     momenta: Path,
     model: str | None,
     experiment: Path | None,
+    missing: int,
     reading: Callable[[str | None], Reading],
     output: Path | None,
     resume: bool,
@@ -93,15 +101,13 @@ def sample(
         note(f"{path} is there already: nothing to go on with")  # a batch job that was queued again
         return
     noise = asked["noise"]
-    stated = sampled_experiment(
-        experiment, noise, weighed=any(asked[k] for k in ("weigh", "exact", "min_ess"))
-    )
+    stated = sampled_experiment(experiment, noise, asked, missing)
     from flowcei.cli.runcheck import note_run_check
     from flowcei.events.source import open_events
     from flowcei.reconstruction.sampling import SamplingRequest, Survey
 
     reconstructor = _loaded(model, device, noise if stated is None else f"of {experiment}")
-    how = reading_of(reading(noise), stated, reconstructor.molecule)
+    how = reading_of(reading(noise), stated, reconstructor.molecule, missing)
     source = open_events(momenta, reconstructor.molecule, how)
     source.log_reading()
     first = next(source.chunks())

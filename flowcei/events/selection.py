@@ -13,6 +13,7 @@ from flowcei.events.extracolumns import chosen_rows
 from flowcei.events.faults import report_fault
 from flowcei.experiment.detector import Noise
 from flowcei.experiment.measurement import Measurement
+from flowcei.experiment.missing import LOST, completed
 from flowcei.physics.explosion import kinetic_energy
 from flowcei.units import ELECTRONVOLT
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from flowcei.events.foreign.table import Arrays
     from flowcei.molecules.molecule import Molecule
 
-_MISSING_ION = "lacking an ion (zeros, blank or NaN), which flowcei cannot yet reconstruct"
+_MISSING_ION = "lacking an ion (zeros, blank or NaN), which only sample --missing 1 takes"
 _NOT_FINITE = "with a number that is blank, not finite or too large"
 _AT_REST = "without kinetic energy"
 _INCOMPLETE = "incomplete"  # rows of ions other than those of the molecule
@@ -54,6 +55,7 @@ class Selection:
     # Of a momentum component, for that bound, or all of an experiment; else the file's column.
     noise: Noise | Measurement | None = None
     ker: tuple[float, float] | None = None  # least and most kinetic energy release, eV
+    missing: int = 0  # ions that an event may lack, 0 or 1: see `flowcei.experiment.missing`
 
     def __post_init__(self) -> None:
         """Refuse bounds that no event can be within."""
@@ -75,7 +77,7 @@ class Selection:
             total = np.linalg.norm(p.sum(axis=1), axis=1)
         finite &= np.isfinite(squares)
         reasons = {
-            _MISSING_ION: _without_ion(arrays),
+            _MISSING_ION: _lost(arrays).any(axis=1),
             _NOT_FINITE: ~finite,
             _AT_REST: finite & (squares == 0),
         }
@@ -107,22 +109,37 @@ class Selection:
     def to_dict(self) -> dict[str, Any]:
         """The rules that are set."""
         noise = str(self.noise) if self.max_sum is not None and isinstance(self.noise, Noise) else None
-        rules = {"max_sum": self.max_sum, "noise": noise, "ker_ev": self.ker and list(self.ker)}
+        rules = {
+            "max_sum": self.max_sum,
+            "noise": noise,
+            "missing": self.missing or None,
+            "ker_ev": self.ker and list(self.ker),
+        }
         return {name: value for name, value in rules.items() if value is not None}
 
 
-def _without_ion(arrays: Arrays) -> NDArray[np.bool_]:
-    """Which events (B,) lack an ion: a program writes zeros, blanks or NaN for one that was lost."""
+def _with_lost(arrays: Arrays) -> Arrays:
+    """Events of which those that lack one ion have its momentum by the others, and say so in a column."""
+    lost = _lost(arrays)
+    one = lost.sum(axis=1) == 1
+    momenta = arrays.momenta.copy()
+    momenta[one] = completed(momenta[one], lost[one])
+    column = np.where(one, lost.argmax(axis=1) + 1, arrays.columns.get(LOST, 0))
+    return replace(arrays, momenta=momenta, columns=arrays.columns | {LOST: column})
+
+
+def _lost(arrays: Arrays) -> NDArray[np.bool_]:
+    """Which ions (B, N) were lost: a program writes zeros, blanks or NaN for them."""
     p = arrays.momenta
     blank, zero = np.asarray(np.isnan(p).all(axis=2)), np.asarray((p == 0).all(axis=2))
     if not (zero | blank).any():
-        return np.zeros(len(p), dtype=bool)
+        return np.zeros(p.shape[:2], dtype=bool)
     # An ion that truly stays at rest, such as the middle one of a straight CO2 without noise, leaves the
     # others with a total momentum of 0; a lost ion leaves them with its own, turned round.
     with np.errstate(all="ignore"):
         measured = np.where(blank[..., None], 0.0, p)
         moving = np.abs(measured.sum(axis=1)).max(axis=1) > _ROUNDING * np.abs(measured).max(axis=(1, 2))
-    return np.asarray(blank.any(axis=1) | (zero.any(axis=1) & moving))
+    return np.asarray(blank | (zero & moving[:, None]))
 
 
 @dataclass
@@ -189,6 +206,8 @@ class EventFilter:
         tally.count("of another channel", arrays.elsewhere)
         if self._drift.any():
             arrays = replace(arrays, momenta=arrays.momenta - self._drift)
+        if self.selection.missing:
+            arrays = _with_lost(arrays)
         accepted = np.ones(len(arrays), dtype=bool)
         for reason, events in self.selection.rejected(arrays, self.molecule).items():
             if events.any():

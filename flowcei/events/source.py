@@ -64,7 +64,7 @@ class EventSource:
 
     def _first_momenta(self) -> NDArray[np.float64]:
         # The gate on the momentum sum is about the drift, so it cannot come first; the others can.
-        select = self._new_filter(replace(self.reading.selection, max_sum=None, noise=None), 0.0)
+        select = self._new_filter(replace(self.reading.selection, max_sum=None, noise=None, missing=0), 0.0)
         arrays = next(filter(len, map(select, self.arrays(CHUNK))), None)
         if arrays is None:
             raise DataError(f"no event is left ({select.tally})", path=self.path)

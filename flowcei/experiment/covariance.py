@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 
+# An ion that was not detected is one with so many times the noise: this changes what it leaves out by 1e-6.
+_BLIND = 1e3
+
+
 class CovarianceLikelihood(Likelihood):
     """The likelihood of `Measurement.calibrated` momenta y, whose noise on an axis is Sigma = D + s^2 u u^T.
 
@@ -29,61 +33,66 @@ class CovarianceLikelihood(Likelihood):
     """
 
     @nonfinite_allowed
-    def __init__(self, masses: Floats, charges: Floats, momenta: Floats, measurement: Measurement) -> None:
+    def __init__(
+        self,
+        masses: Floats,
+        charges: Floats,
+        momenta: Floats,
+        measurement: Measurement,
+        lost: NDArray[np.bool_] | None = None,  # ions (E, N) that were not detected, with `completed` momenta
+    ) -> None:
         super().__init__(masses, charges, momenta, np.ones(len(momenta)), relative=False)
         self.build_up = measurement.build_up
         self._momenta, self._shares = np.asarray(momenta, dtype=np.float64), measurement.shares
-        self._levels, self._spread, self._relative = (
-            measurement.levels,
-            measurement.spread,
-            measurement.relative,
-        )
+        self._spread, self._relative = measurement.spread, measurement.relative
+        level = float(np.sqrt((measurement.levels**2).mean()))
+        self._least = measurement.levels.min() / level
+        self._detected = np.ones((1, len(masses)), dtype=bool) if lost is None else ~lost
+        # (E or 1, N, 3), over what is the noise of all ions and axes together.
+        self._levels = np.where(self._detected[..., None], 1.0, _BLIND) * measurement.levels / level
+        self._unit = level
         unit = rms_component(self.measured) if self._relative else np.ones(len(momenta))
-        self.sigma = np.sqrt((self._levels**2).mean()) * unit
-        gain = _excess(self._levels, self._shares) / (self._levels**2).sum(axis=0)
-        known = 1.0 / (1.0 + (self._spread / (self._root_sum * unit[:, None])) ** 2)  # (E, 3)
+        self.sigma = level * unit
+        self._total = (self._levels**2).sum(axis=1)  # of the sum of momenta, (E or 1, 3)
+        known = 1.0 / (1.0 + (self._spread / self.sigma[:, None]) ** 2 / self._total)  # (E, 3)
+        gain = _excess(self._levels, self._shares) / self._total[:, None]
         self.measured = self.measured - gain * (known * self._momenta.sum(axis=1))[:, None]
         self.size = np.sqrt((self.measured**2).sum(axis=(1, 2)))
         # The same for all events, unless noise is relative and beside a spread that is not.
-        alike = not self._relative or bool((known == known[:1]).all())
+        alike = lost is None and (not self._relative or bool((known == known[:1]).all()))
         self._known = known[:1] if alike else known
         self._by_axis: Floats | None = None
         # Sums over ions by one product of large matrices, as in `Likelihood`.
-        self._weights = (np.eye(3) / self._levels[:, :, None] ** 2).reshape(-1, 3)
-        self._weighted_shares = (np.eye(3) * (self._shares[:, None] / self._levels**2)[:, :, None]).reshape(
-            -1, 3
-        )
+        weights, size = np.eye(3) / self._levels[..., None] ** 2, (len(self._levels), -1, 3)
+        self._weights = weights.reshape(size)
+        self._weighted_shares = (self._shares[:, None, None] * weights).reshape(size)
 
     def of(self, events: NDArray[np.intp] | slice) -> CovarianceLikelihood:
         """That of some of the events, in any order, any of them more than once."""
         other = copy(self)
-        names = ["measured", "sigma", "size", "_momenta"]
-        if len(self._known) > 1:
-            names += ["_known"] + ["_by_axis"] * (self._by_axis is not None)
-        for name in names:
+        for name in ("measured", "sigma", "size", "_momenta"):
             setattr(other, name, getattr(self, name)[events])
+        for name in ("_detected", "_levels", "_total", "_known", "_by_axis", "_weights", "_weighted_shares"):
+            table = getattr(self, name)
+            if table is not None and len(table) > 1:
+                setattr(other, name, table[events])
         return other
-
-    @property
-    def _root_sum(self) -> Floats:
-        """Standard deviation of the sum of momenta by noise alone, (3,), as the levels are."""
-        return np.asarray(np.sqrt((self._levels**2).sum(axis=0)))
 
     @property
     def finest(self) -> Floats:
         """Noise (E,) of the axis and ion that are resolved best, hbar / bohr."""
-        return np.asarray(self.sigma * (self._levels.min() / np.sqrt((self._levels**2).mean())))
+        return self.sigma * self._least
 
     @property
     @nonfinite_allowed
     def by_axis(self) -> Floats:
         """Whitening W of each axis, (E or 1, 3, N - 1, N): W C W' = sigma^2 for the centred given the sum."""
         if self._by_axis is None:
-            level = self._levels / np.sqrt((self._levels**2).mean())
-            out = np.eye(len(level)) - self._shares[:, None]
-            centred = np.einsum("ij,ja,kj->aik", out, level**2, out)
-            excess = _excess(level, self._shares)
-            given = np.einsum("ia,ka,ea->eaik", excess, excess, self._known / (level**2).sum(axis=0))
+            out = np.eye(len(self._shares)) - self._shares[:, None]
+            variance = np.swapaxes(self._levels**2, 1, 2)  # (E or 1, 3, N)
+            centred = np.matmul(out * variance[:, :, None], out.T)
+            excess = np.swapaxes(_excess(self._levels, self._shares), 1, 2)
+            given = excess[..., None] * excess[..., None, :] * (self._known / self._total)[..., None, None]
             values, axes = np.linalg.eigh(np.nan_to_num(centred - given))
             # The smallest eigenvalue is 0: centred momenta sum to 0.
             self._by_axis = np.swapaxes(axes[..., 1:] / np.sqrt(values[..., None, 1:]), -1, -2).copy()
@@ -93,22 +102,26 @@ class CovarianceLikelihood(Likelihood):
     def log_prob(self, positions: NDArray[np.floating], *, threads: int | None = None) -> Floats:
         """Log likelihood (E, n) of geometries (E, n, N, 3), bohr.
 
-        Per (hbar / bohr)^(3N - k), with k axes along which the motion of the source is unknown.
+        Per (hbar / bohr)^(3N - k), with k axes along which the motion of the source is unknown, N detected.
         """
-        square, scale, unit = self._squares(positions, threads)
-        count, unknown = self._levels.size, np.isinf(self._spread)
+        square, scale, sigma = self._squares(positions, threads)
+        unknown = np.isinf(self._spread)
         spread = np.where(unknown, 0.0, self._spread)
         volume = np.log(np.where(unknown, scale, 1.0 + spread**2 * scale)).sum(axis=2)
-        volume += 2.0 * np.log(self._levels).sum() + 2.0 * count * np.log(unit)
-        out = -0.5 * (square.sum(axis=2) + volume + (count - unknown.sum()) * np.log(2.0 * np.pi))
+        volume += (
+            2.0 * np.where(self._detected[..., None], np.log(self._levels), 0.0).sum(axis=(1, 2))[:, None]
+        )
+        count = 3 * self._detected.sum(axis=1)[:, None]
+        volume += 2.0 * count * np.log(sigma) + (count - unknown.sum()) * np.log(2.0 * np.pi)
+        out = -0.5 * (square.sum(axis=2) + volume)
         return np.where(np.isnan(out), -np.inf, out)
 
     @nonfinite_allowed
     def chi_squared(self, positions: NDArray[np.floating], *, threads: int | None = None) -> Floats:
         """As of `Likelihood`: what the sum of momenta alone has of the misfit does not count."""
-        square, _, unit = self._squares(positions, threads)
+        square, _, sigma = self._squares(positions, threads)
         total = self._momenta.sum(axis=1)[:, None] ** 2
-        out = square - total / ((self._root_sum * unit[..., None]) ** 2 + self._spread**2)
+        out = square - total / (self._total[:, None] * sigma[..., None] ** 2 + self._spread**2)
         return np.where(np.isnan(out := out.sum(axis=2)), np.inf, out)
 
     @property
@@ -131,22 +144,30 @@ class CovarianceLikelihood(Likelihood):
         return tables if len(tables) == 1 else tables[rows]
 
     def _squares(self, positions: NDArray[np.floating], threads: int | None) -> tuple[Floats, Floats, Floats]:
-        """Squares r' Sigma^-1 r of axes (E, n, 3), u' D^-1 u (E, n, 3), and the unit of noise (E, n)."""
+        """Squares r' Sigma^-1 r of axes (E, n, 3), u' D^-1 u (E, n, 3), and the noise (E, n)."""
         e, n, ions = positions.shape[:3]
         flat = positions.reshape(e * n, ions, 3)
         simulated = self.simulated(flat, self.accuracy, threads)
-        left = (self._momenta[:, None] - simulated.reshape(positions.shape)).reshape(e * n, 3 * ions)
-        unit = np.ones((e, n))
+        left = (self._momenta[:, None] - simulated.reshape(positions.shape)).reshape(e, n, 3 * ions)
+        sigma = np.full((e, n), self._unit)
         if self._relative:
-            unit = rms_component(simulated.astype(np.float64, copy=False)).reshape(e, n)
-        square = unit[..., None] ** 2
-        along = (left @ self._weighted_shares).reshape(e, n, 3) / square
-        scale = self._shares @ (self._shares[:, None] / self._levels**2) / square
-        out = ((left * left) @ self._weights).reshape(e, n, 3) / square
-        return out - along**2 / (1.0 / self._spread**2 + scale), scale, unit
+            sigma *= rms_component(simulated.astype(np.float64, copy=False)).reshape(e, n)
+        square = sigma[..., None] ** 2
+        along = _summed(left, self._weighted_shares) / square
+        scale = np.matmul(self._shares, self._weighted_shares.reshape(-1, ions, 9)).reshape(-1, 1, 3, 3)
+        scale = np.einsum("enaa->ena", scale) / square
+        out = _summed(left * left, self._weights) / square
+        return out - along**2 / (1.0 / self._spread**2 + scale), scale, sigma
+
+
+def _summed(vectors: Floats, tables: Floats) -> Floats:
+    """Sums over ions, (E, n, 3), of vectors (E, n, 3N) with the weights (3N, 3) of all events, or of each."""
+    if len(tables) > 1:
+        return np.asarray(np.matmul(vectors, tables))
+    return np.asarray(vectors.reshape(-1, vectors.shape[2]) @ tables[0]).reshape(*vectors.shape[:2], 3)
 
 
 def _excess(levels: Floats, shares: Floats) -> Floats:
-    """D 1 - u 1'D 1, (N, 3): covariance of the centred momenta with their sum."""
+    """D 1 - u 1'D 1, (..., N, 3): covariance of the centred momenta with their sum."""
     variance = levels**2
-    return np.asarray(variance - shares[:, None] * variance.sum(axis=0))
+    return np.asarray(variance - shares[:, None] * variance.sum(axis=-2, keepdims=True))

@@ -49,11 +49,14 @@ class Measurement:
         """Measured momenta (E, N, 3) on the true scale and without the drift, as likelihoods take them."""
         return momenta / self.scale - self.shares[:, None] * self.drift
 
+    def width(self, momenta: Floats) -> Floats:
+        """Standard deviation (E, 3) of the sum of calibrated momenta (E, N, 3) by noise and source."""
+        unit = rms_component(momenta)[:, None] if self.relative else np.ones((len(momenta), 1))
+        return np.asarray(np.hypot(np.sqrt((self.levels**2).sum(axis=0)) * unit, self.spread))
+
     def sums(self, momenta: Floats) -> Floats:
         """Sums of calibrated momenta over noise and source, (E, 3); 0 where the source is unknown."""
-        unit = rms_component(momenta)[:, None] if self.relative else 1.0
-        noise = np.sqrt((self.levels**2).sum(axis=0)) * unit
-        return np.asarray(momenta.sum(axis=1) / np.hypot(noise, self.spread))
+        return np.asarray(momenta.sum(axis=1) / self.width(momenta))
 
     def sigma(self, momenta: Floats) -> Floats:
         """Noise (E,) of measured momenta (E, N, 3) over ions and axes, rms, hbar / bohr."""

@@ -119,8 +119,8 @@ def _columns(a, p, q) -> float:
 
 
 @compiled
-def _turn_columns(a, p, q) -> bool:
-    """Rotate columns p and q of a (3, 3) until they are orthogonal; return whether it was needed."""
+def _turn_columns(a, v, p, q) -> bool:
+    """Rotate columns p and q of a (3, 3) until they are orthogonal, and of v; whether it was needed."""
     alpha, beta, gamma = _columns(a, p, p), _columns(a, q, q), _columns(a, p, q)
     if gamma * gamma <= 1e-30 * alpha * beta:
         return False
@@ -130,7 +130,18 @@ def _turn_columns(a, p, q) -> bool:
     s = c * t
     for row in range(3):
         a[row, p], a[row, q] = c * a[row, p] - s * a[row, q], s * a[row, p] + c * a[row, q]
+        if v is not None:
+            v[row, p], v[row, q] = c * v[row, p] - s * v[row, q], s * v[row, p] + c * v[row, q]
     return True
+
+
+@compiled
+def _orthogonalise(a, v) -> None:
+    """Turn a = U S V^T (3, 3) into U S, and v, where there is one, into v V: one-sided Jacobi rotations."""
+    for _ in range(30):
+        first, second = _turn_columns(a, v, 0, 1), _turn_columns(a, v, 0, 2)
+        if not (_turn_columns(a, v, 1, 2) or first or second):
+            break
 
 
 @compiled
@@ -140,10 +151,7 @@ def proper_singular_values(a) -> tuple[float, float, float]:
     One-sided Jacobi rotations, which give every value to rounding of its own size.
     """
     det = dot(a[0], cross(a[1], a[2]))
-    for _ in range(30):
-        first, second, third = _turn_columns(a, 0, 1), _turn_columns(a, 0, 2), _turn_columns(a, 1, 2)
-        if not (first or second or third):
-            break
+    _orthogonalise(a, None)
     x, y, z = math.sqrt(_columns(a, 0, 0)), math.sqrt(_columns(a, 1, 1)), math.sqrt(_columns(a, 2, 2))
     middle = max(min(x, y), min(max(x, y), z))
     return max(x, y, z), middle, math.copysign(min(x, y, z), det)
@@ -175,3 +183,81 @@ def log_displaced(points, reference, variance, out) -> None:
         a /= variance
         s1, s2, s3 = proper_singular_values(a)
         out[b] = log_average(s1, s2, s3) - 0.5 * squares / variance
+
+
+@compiled
+def _nearest_rotation(a, v, out) -> bool:
+    """Write the rotation R with the greatest tr(R^T a) to `out` (3, 3); whether there is one alone.
+
+    `a` (3, 3) is overwritten, as is v. W. Kabsch, Acta Cryst. A 32, 922 (1976).
+    """
+    v[:] = 0.0
+    v[0, 0] = v[1, 1] = v[2, 2] = 1.0
+    _orthogonalise(a, v)
+    least = 0
+    for k in range(1, 3):
+        if _columns(a, k, k) < _columns(a, least, least):
+            least = k
+    i, j = (least + 1) % 3, (least + 2) % 3
+    one, two = math.sqrt(_columns(a, i, i)), math.sqrt(_columns(a, j, j))
+    if not min(one, two) > 1e-12 * max(one, two):
+        return False
+    # The last column of U by the cross product: of planar geometries too, and it makes R a rotation.
+    for row in range(3):
+        a[row, i] /= one
+        a[row, j] /= two
+    for row in range(3):
+        after, last = (row + 1) % 3, (row + 2) % 3
+        a[row, least] = a[after, i] * a[last, j] - a[last, i] * a[after, j]
+    for row in range(3):
+        for column in range(3):
+            out[row, column] = a[row, 0] * v[column, 0] + a[row, 1] * v[column, 1] + a[row, 2] * v[column, 2]
+    return True
+
+
+@kernel
+def log_normal_modes(points, reference, masses, modes, out) -> None:
+    """Write -|q|^2 / 2 - log |det I'| of geometries (B, N, 3), bohr, to `out` (B,).
+
+    q: what `modes` (F, 3N) make of the displacements from a reference (N, 3) with its centre of mass at the
+    origin, in Eckart's frame; I' = sum m (x . e - x e^T). -inf where no frame is the best alone.
+    """
+    n = points.shape[1]
+    total = masses.sum()
+    x, moved = np.empty((n, 3)), np.empty(3 * n)
+    m, a, v, turn = np.empty((3, 3)), np.empty((3, 3)), np.empty((3, 3)), np.empty((3, 3))
+    for b in range(len(points)):
+        m[:] = 0.0
+        for row in range(3):
+            centre = 0.0
+            for i in range(n):
+                centre += masses[i] * points[b, i, row]
+            for i in range(n):
+                x[i, row] = points[b, i, row] - centre / total
+                for column in range(3):
+                    m[row, column] += masses[i] * x[i, row] * reference[i, column]
+        a[:] = m
+        out[b] = -math.inf
+        if not _nearest_rotation(a, v, turn):
+            continue
+        for i in range(n):
+            for column in range(3):
+                body = x[i, 0] * turn[0, column] + x[i, 1] * turn[1, column] + x[i, 2] * turn[2, column]
+                moved[3 * i + column] = body - reference[i, column]
+        square = 0.0
+        for k in range(len(modes)):
+            q = 0.0
+            for i in range(3 * n):
+                q += modes[k, i] * moved[i]
+            square += q * q
+        for row in range(3):
+            for column in range(3):
+                a[row, column] = -(
+                    turn[0, row] * m[0, column] + turn[1, row] * m[1, column] + turn[2, row] * m[2, column]
+                )
+        trace = -(a[0, 0] + a[1, 1] + a[2, 2])
+        for row in range(3):
+            a[row, row] += trace
+        volume = abs(dot(a[0], cross(a[1], a[2])))
+        if volume > 0.0:
+            out[b] = -0.5 * square - math.log(volume)

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from flowcei.errors import DataError, UsageError
-from flowcei.events.extracolumns import component_names, name_of_dataset
+from flowcei.events.extracolumns import component_names, dataset_name, name_of_dataset
 from flowcei.events.hdf import column_arrays, column_datasets, is_column, is_hdf5, read_array, read_molecule
 from flowcei.experiment.detector import rms_component
+from flowcei.experiment.missing import LOST
 from flowcei.posterior.arrays import RowArrays
 from flowcei.posterior.container import ARRAYS
 from flowcei.posterior.flags import EXCLUDING, FLAG_BITS, FLAGS
@@ -46,6 +47,7 @@ HDF = (".h5", ".hdf5")
 _CONTENT = "flowcei samples"
 _DATASETS = {"event_id": "event"}  # other arrays have the name of their attribute
 _EVIDENCE = "columns/evidence_p"
+_LOST = dataset_name(LOST)
 _OPTIONAL = ("log_prob", "flags", *Weights.ROWS)
 
 
@@ -246,6 +248,8 @@ class Quality(RowArrays):
         flags = arrays.get("flags", np.zeros(len(arrays["event"]), np.uint16))
         momenta, evidence = arrays["momenta"], arrays.get("log_evidence")
         statistic = None if evidence is None else scaled_evidence(evidence, momenta, molecule.masses)
+        if statistic is not None and _LOST in arrays:  # of fewer numbers: not to be compared
+            statistic = np.where(arrays[_LOST] > 0, np.nan, statistic)
         weighed, size = (arrays.get("ess"), arrays.get("drawn")), rms_component(momenta)
         return cls(arrays["event"], flags, *weighed, arrays["sigma"], size, statistic)
 
@@ -290,7 +294,7 @@ def sample_to_file(
             on_block(min(start * block, request["events"]))
         if start < len(file.done):
             _fill(file, start, stream or parts(start * block), request, on_block)
-        names = ("event", "flags", "ess", "drawn", "momenta", "sigma", "log_evidence")
+        names = ("event", "flags", "ess", "drawn", "momenta", "sigma", "log_evidence", _LOST)
         judged = (Quality.of(arrays, molecule) for arrays, molecule, _ in _blocks(file, block, names))
         quality = Quality.concatenate(list(judged))
         if judge is not None:

@@ -99,7 +99,8 @@ class StudentMixture(RowArrays):
         own = scatter / np.maximum(total, 1e-300)[..., None, None]
         # Drawn towards the mean of all scales, and never flatter than a thousandth of it.
         trace = np.einsum("ekdd->e", pooled)[:, None, None, None] / d
-        scale = (own * known + d * pooled) / (known + d) + _RIDGE**2 * trace * np.eye(d)
+        # Where one point is all there is, nor a point.
+        scale = (own * known + d * pooled) / (known + d) + (_RIDGE**2 * trace + 1e-12) * np.eye(d)
         log_share = np.log(np.maximum(total / m, 1e-12))
         return StudentMixture(mean, np.linalg.cholesky(scale), log_share)
 

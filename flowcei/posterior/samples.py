@@ -13,6 +13,7 @@ from flowcei.errors import NoDensityError
 from flowcei.experiment.covariance import CovarianceLikelihood
 from flowcei.experiment.experiment import Experiment
 from flowcei.experiment.likelihood import Likelihood
+from flowcei.experiment.missing import lost_ions
 from flowcei.physics.priors import GeometryPrior, build_prior
 from flowcei.posterior.container import SampleArrays
 from flowcei.posterior.drawing import INSIDE
@@ -32,6 +33,8 @@ from flowcei.posterior.structures import to_atoms
 from flowcei.posterior.weights import WEIGHT_RULES, WeightRules, Weights
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from flowcei.posterior.arrays import Floats, Reals
     from flowcei.posterior.modes import Modes
     from flowcei.posterior.refinement import Plausible
@@ -83,8 +86,13 @@ class PosteriorSamples(SampleArrays):
         relative, ions = bool(self.origin.get("noise_relative", True)), self.molecule
         if stated := self.origin.get("experiment"):
             measurement = Experiment.from_dict(stated).of(ions)
-            return CovarianceLikelihood(ions.masses, ions.charges, self.momenta, measurement)
+            return CovarianceLikelihood(ions.masses, ions.charges, self.momenta, measurement, self.lost)
         return Likelihood(ions.masses, ions.charges, self.momenta, self.sigma, relative=relative)
+
+    @property
+    def lost(self) -> NDArray[np.bool_] | None:
+        """Which ions (E, N) were not detected; None where all were."""
+        return lost_ions(self.columns, len(self.molecule))
 
     @property
     def isotropic(self) -> bool:

@@ -19,7 +19,7 @@ from flowcei.physics.priors import build_prior
 from flowcei.posterior.files import Quality, arrays_of
 from flowcei.posterior.flags import moving, moving_source
 from flowcei.posterior.samples import PosteriorSamples
-from flowcei.reconstruction import limits
+from flowcei.reconstruction import limits, lost
 from flowcei.reconstruction.sampling import SamplingRequest, bar_of_events, by_request, judged, sampled_blocks
 from flowcei.storage.card import ModelCard, TrainingRecord, describe_model
 from flowcei.storage.html import html_table
@@ -207,9 +207,18 @@ class Reconstructor:
 
         def answer(events: Events, rng: np.random.Generator) -> PosteriorSamples:
             events = events if request.experiment is None else request.experiment.calibrated(events)
+            return lost.by_completeness(events, request, partial(answer_alike, rng))
+
+        def one_each(events: Events, sigma: Floats, rng: np.random.Generator) -> PosteriorSamples:
+            entered = self.enter(events.momenta, sigma)
+            return self._draw(request, events, sigma, entered, rng, np.arange(len(events)), 1)
+
+        def answer_alike(rng: np.random.Generator, events: Events, width: Floats | None) -> PosteriorSamples:
             sigma = self.sigma(events, request.noise)
             entered = self.enter(events.momenta, sigma)  # once: a whitened chart takes a search an event
             draw = partial(self._draw, request, events, sigma, entered, rng)
+            if width is not None:
+                draw = partial(lost.drawn, one_each, events, width, sigma, rng)
             flags = self.unlike_training(events, request.noise, request.experiment)
 
             def density(x: Floats, rows: Rows) -> Floats:

@@ -228,9 +228,11 @@ def judged(
         return quality, None
     # Events with another flag tell of themselves.
     counts = [q.flags & (BY_MOMENTA | FLAG_BITS["no-geometry"]) == 0 for q in (reference, quality)]
+    counts[1] &= ~np.isnan(quality.statistic)
     check = check_evidence(quality.statistic, reference.statistic[counts[0]], counts[1])
     flags = quality.flags | combined(evidence=check.improbable)
-    return replace(quality, flags=flags, evidence_p=check.p_values), check
+    p_values = np.where(np.isnan(quality.statistic), np.nan, check.p_values)
+    return replace(quality, flags=flags, evidence_p=p_values), check
 
 
 def bar_of_events(total: int | None, *, show: bool, done: int = 0) -> tqdm:

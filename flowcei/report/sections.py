@@ -186,7 +186,7 @@ def data_section(material: Material) -> Section:
     facts = {
         "file": material.source,
         "events": f"{len(s):,}",
-        "samples of each": f"{s.positions.shape[1]:,}",
+        "samples of each": f"{s.positions.shape[1]:,}{', of the exact posterior' if s.exact else ''}",
         "molecule": f"{s.molecule.name}: {described_ions(s.molecule)}",
         "noise": _noise_of(s),
         "extra columns": ", ".join(name for name in s.columns if name not in _OWN) or "none",

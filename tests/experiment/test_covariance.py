@@ -11,6 +11,7 @@ import flowcei
 from flowcei import Experiment
 from flowcei.experiment.covariance import CovarianceLikelihood
 from flowcei.experiment.likelihood import Likelihood
+from flowcei.experiment.missing import completed
 from flowcei.posterior.refinement import CONVERGED, refine
 
 ROUGH = {"c": [4.0, 0.5, 0.6], "o": [3.0, 0.5, 1.0], "s": [9.0, 0.4, 0.5]}
@@ -76,6 +77,39 @@ def test_density_is_that_of_scipy(source: dict, *, relative: bool) -> None:
             sums -= away @ np.linalg.solve(covariance, away)
         assert found[k, j] == pytest.approx(total, rel=1e-5, abs=1e-2)
         assert misfit[k, j] == pytest.approx(-sums, rel=1e-5, abs=1e-2)
+
+
+@pytest.mark.parametrize("ion", [0, 2])
+@pytest.mark.parametrize("source", [{"spread": 0.0}, {"temperature": 300}])
+def test_a_lost_ion_is_a_missing_row(source: dict, ion: int) -> None:
+    """Density and misfit of the others' momenta alone, whatever stands for its own; searches end there."""
+    experiment = Experiment(noise=ROUGH, **source)
+    e = flowcei.simulate("ocs", 3, experiment=experiment, seed=3)
+    m, u = e.molecule.masses, e.molecule.masses / e.molecule.masses.sum()
+    lost = np.zeros((3, 3), dtype=bool)
+    lost[:2, ion] = True
+    spread = experiment.of(e.molecule).spread
+    known = CovarianceLikelihood(
+        m, e.molecule.charges, completed(e.momenta, lost), experiment.of(e.molecule), lost
+    )
+    whole, left = _likelihood(e, experiment), np.delete(np.arange(3), ion)
+    x = e.positions[:, None] * np.array([1.0, 1.01])[:, None, None]
+    found, misfit = known.log_prob(x), known.chi_squared(x)
+    np.testing.assert_allclose(found[2], whole.log_prob(x)[2])
+    for k, j in np.ndindex(2, 2):
+        p, total, square = oracle.momenta(x[k, j], m, e.molecule.charges), 0.0, 0.0
+        for axis in range(3):
+            covariance = np.diag([ROUGH[name][axis] ** 2 for name in "cos"]) + spread[axis] ** 2 * np.outer(
+                u, u
+            )
+            away, covariance = (e.momenta[k] - p)[left, axis], covariance[np.ix_(left, left)]
+            total += multivariate_normal(cov=covariance).logpdf(away)
+            square += away @ np.linalg.solve(covariance, away)
+        assert found[k, j] == pytest.approx(total, rel=1e-4, abs=1e-2)
+        assert misfit[k, j] == pytest.approx(square, rel=1e-4, abs=1e-2)
+    residual = known.residual(e.positions, np.arange(3), accuracy=1e-5)
+    square = (residual**2).sum(axis=1) * (known.size / known.noise) ** 2
+    np.testing.assert_allclose(square, misfit[:, 0], rtol=5e-3, atol=0.05)
 
 
 @pytest.mark.parametrize("source", SOURCES)

@@ -172,6 +172,19 @@ def test_a_mixture_has_the_density_of_what_it_draws() -> None:
     np.testing.assert_allclose(drawn[0].mean(axis=0), expected, atol=0.1)
 
 
+def test_one_point_is_all_there_is() -> None:
+    """Of momenta far outside the prior one geometry can carry all weight: events beside it are not lost."""
+    rng = np.random.default_rng(1)
+    points = rng.normal(size=(2, 300, 6))
+    points[0] = 2.0 ** np.arange(15, 21)  # bohr: the mean of so many is exactly the same
+    for count in (1, 3):
+        mixture = StudentMixture.fit(points, np.array([1.0, 300.0]), np.random.default_rng(2), count)
+        drawn = mixture.sample(200, rng)
+        assert np.abs(drawn[0] - points[0, 0]).max() < 1e-3
+        assert 0.7 < np.quantile(np.abs(drawn[1]), 0.68) < 1.4
+        assert np.isfinite(mixture.log_density(drawn)).all()
+
+
 @pytest.mark.parametrize("rules", [ChainRules(), ChainRules(components=(1,), rounds=1)])
 def test_what_a_mixture_leaves_out_of_the_flow_is_noticed(rules: ChainRules) -> None:
     """A twentieth of the posterior is elsewhere: draws of flow and mixture together have it."""

@@ -26,11 +26,12 @@ def _facts(x: np.ndarray) -> np.ndarray:
 
 
 def _oracle(
-    events: flowcei.Events, prior: object, experiment: Experiment
+    events: flowcei.Events, prior: object, experiment: Experiment, lost: int
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Mean and deviation of `_facts` of one event, and its log evidence: a Student, adapted eight times."""
     molecule, rng = events.molecule, np.random.default_rng(0)
     m, u = molecule.masses, molecule.masses / molecule.masses.sum()
+    left = [k for k in range(3) if k != lost - 1]
     spread = np.sqrt(m.sum() * 20 * 3.1668115634556e-6)
     mean, cov = (events.positions[0, 1:] - events.positions[0, :1]).ravel(), 0.03**2 * np.eye(6)
     for count in [4000] * 8 + [30_000]:
@@ -43,9 +44,11 @@ def _oracle(
         for axis, level in enumerate(float(text[:-1]) / 100 for text in experiment.to_dict()["noise"]):
             r = events.momenta[0, :, axis] - p[:, :, axis]
             covariance = (level * unit[:, :, None]) ** 2 * np.eye(3) + spread**2 * np.outer(u, u)
+            r, covariance = r[:, left], covariance[:, left][:, :, left]
             white = np.linalg.solve(np.linalg.cholesky(covariance), r[..., None])[..., 0]
             log_weight += (
-                multivariate_normal(np.zeros(3)).logpdf(white) - 0.5 * np.linalg.slogdet(covariance)[1]
+                multivariate_normal(np.zeros(len(left))).logpdf(white)
+                - 0.5 * np.linalg.slogdet(covariance)[1]
             )
         for power in (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01):
             weight = np.exp(power * (log_weight - log_weight.max()))
@@ -62,16 +65,23 @@ def _oracle(
 
 
 @pytest.mark.parametrize(
-    ("experiment", "how"),
-    [(ROUGH, {"exact": True}), (MILD, {"weigh": True, "min_ess": 200, "budget": 16_000})],
+    ("experiment", "how", "lost"),
+    [
+        (ROUGH, {"exact": True}, 0),
+        (MILD, {"weigh": True, "min_ess": 200, "budget": 16_000}, 0),
+        (MILD, {"exact": True}, 2),
+    ],
 )
-def test_samples_are_those_of_the_exact_posterior(experiment: Experiment, how: dict) -> None:
-    """Means, deviations and evidence to 5 % of the deviation and four standard errors."""
+def test_samples_are_those_of_the_exact_posterior(experiment: Experiment, how: dict, lost: int) -> None:
+    """Means, deviations and evidence to 5 % of the deviation and four standard errors, without an ion too."""
     model = flowcei.load()
     events = flowcei.simulate("ocs", 1, experiment=experiment, seed=11)
+    if lost:
+        events.momenta[:, lost - 1] = 1.0  # nothing of it counts
+        events.columns["lost_ion"] = np.array([lost])
     samples = model.sample(events, 500, seed=1, experiment=experiment, **how)
     assert samples.weights is not None
-    mean, deviation, evidence = _oracle(events, model.prior, experiment)
+    mean, deviation, evidence = _oracle(events, model.prior, experiment, lost)
     facts, weights = _facts(samples.positions[0]), samples.weights.normalised[0]
     found = np.average(facts, weights=weights, axis=0)
     width = np.sqrt(np.average((facts - found) ** 2, weights=weights, axis=0))
@@ -142,3 +152,37 @@ def test_the_commands(shell: Shell) -> None:
     assert ends.chi_squared[done].max() < 1e-3
     assert shell(*words, "--experiment", "e.toml", "--weigh", "--keep-flagged", "--max-sum", "5") == 0
     assert len(flowcei.read_samples("s.h5")) == len(sound)
+
+
+def test_events_that_lack_an_ion(shell: Shell) -> None:
+    """One blank or zero ion is taken with --missing 1, two are not; the column says which; order is kept."""
+    at_rest = Experiment(noise="1%", spread=0.0)
+    Path("e.toml").write_text(at_rest.to_toml())
+    Path("moving.toml").write_text('noise = "1%"\n')
+    events = flowcei.simulate("ocs", 8, experiment=at_rest, seed=2)
+    table = events.to_dataframe()
+    table.loc[1, ["pcx", "pcy", "pcz"]] = np.nan
+    table.loc[4, ["psx", "psy", "psz"]] = 0.0
+    table.loc[6, ["psx", "psy", "psz", "pox", "poy", "poz"]] = np.nan
+    table.to_csv("a.csv", index=False, na_rep="nan")
+    words = ["sample", "--momenta", "a.csv", "-n", "40", "--seed", "1", "-o", "s.h5", "--overwrite"]
+    for wrong in (
+        ["--exact"],
+        ["--experiment", "e.toml", "--weigh"],
+        ["--experiment", "moving.toml", "--exact"],
+    ):
+        assert shell(*words, "--missing", "1", *wrong) == 2
+        assert "spread or temperature" in shell.err
+    assert shell(*words, "--missing", "1", "--experiment", "e.toml", "--exact") == 0, shell.err
+    samples = flowcei.read_samples("s.h5")
+    assert samples.columns["lost_ion"].tolist() == [0, 1, 0, 0, 3, 0, 0]
+    assert samples.event_id.tolist() == [0, 1, 2, 3, 4, 5, 7]
+    assert not samples.flagged.any()
+    truth = events.positions[samples.event_id]
+    distance = np.sqrt(((samples.positions - truth[:, None]) ** 2).sum(axis=3).mean(axis=(1, 2)))
+    assert distance.max() < 0.3
+    assert np.abs(samples.momenta[[1, 4]].sum(axis=1)).max() < 1e-9
+    assert (samples.modes().verdict == 0).all()
+    assert np.isnan(samples.columns["evidence_p"]).tolist() == [False, True, False, False, True, False, False]
+    with pytest.warns(UserWarning, match="3 lacking an ion"):
+        assert len(flowcei.read_events("a.csv")) == 5

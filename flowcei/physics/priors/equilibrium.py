@@ -8,7 +8,7 @@ import numpy as np
 
 from flowcei.errors import UsageError
 from flowcei.physics.priors.base import GeometryPrior, random_orientation
-from flowcei.physics.priors.orders import NEGLIGIBLE, OrderSearch, log_count, log_mean, nearest_rotations
+from flowcei.physics.priors.orders import NEGLIGIBLE, OrderSearch, log_count, log_mean
 from flowcei.units import BOLTZMANN
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ _SAME = 2e-6  # of the squares of all radii: the residual of a mirror image that
 _HARTREE_PER_WAVENUMBER = 4.556335252912e-6  # CODATA 2018
 _VOLUME_SLACK = 10.0
 _AT_ONCE = 256  # geometries whose orders are in memory
+_PLAUSIBLE = 1.5  # nats a mode that a density may be below its greatest, on average 0.5
 _RIGID_SHARE = 0.2  # what rounding to two printed digits can leave in a vibration
 
 
@@ -188,22 +189,17 @@ class NormalModesPrior(_EquilibriumPrior):
         """
         if not self.has_density:
             return super().log_prob(positions)
-        m, total = self._masses, self._masses.sum()
-        x = np.asarray(positions, dtype=np.float64)
-        finite = np.asarray(np.isfinite(x).all(axis=(1, 2)))
-        x = np.where(finite[:, None, None], x, self._equilibrium)  # LAPACK would refuse all of them
-        x = x - (m @ x / total)[:, None]
-        body = x @ nearest_rotations(np.swapaxes(x * m[:, None], 1, 2) @ self._equilibrium)
-        weighted = (body - self._equilibrium) * np.sqrt(m)[:, None]
-        q = weighted.reshape(len(x), 3 * len(m)) @ self._basis.T / self._sigma
-        volume = np.linalg.det(self._inertia(body)) / self._root_inertia
-        out = (
-            -0.5 * (q**2).sum(axis=1)
-            - np.log(np.sqrt(2.0 * np.pi) * self._sigma).sum()
-            - np.log(8.0 * np.pi**2 * np.abs(volume))
-            + 1.5 * (np.log(m).sum() - np.log(total))
-        )
-        return np.where(finite, out, np.nan)
+        # Imported here: numba takes half a second, and a prior can be named without it.
+        from flowcei.physics._rotations import log_normal_modes
+
+        m = self._masses
+        x = np.ascontiguousarray(positions, dtype=np.float64)
+        modes = self._basis * np.repeat(np.sqrt(m), 3) / self._sigma[:, None]
+        out = np.empty(len(x))
+        log_normal_modes(x, self._equilibrium, m, modes, out)
+        out += np.log(self._root_inertia) + 1.5 * (np.log(m).sum() - np.log(m.sum()))
+        out -= np.log(np.sqrt(2.0 * np.pi) * self._sigma).sum() + np.log(8.0 * np.pi**2)
+        return np.where(np.isfinite(x).all(axis=(1, 2)), out, np.nan)
 
     def _inertia(self, x: Floats) -> Floats:
         """Return sum m (x . x_eq - x x_eq^T), (B, 3, 3), of geometries x (B, N, 3)."""
@@ -222,11 +218,13 @@ class NormalModesPrior(_EquilibriumPrior):
             return self.log_prob(positions)
         # Printed modes are not quite symmetric: orders that a rotation undoes are all looked at.
         search = self._search(identical, self._masses, symmetric=False)
-        start = np.full(len(positions), np.nan)
-        rows, nearest, _ = search.within(positions, np.full(len(positions), np.inf), most=1)
-        start[rows] = self.log_prob(positions[rows[:, None], nearest])
+        top = self.log_prob(self._equilibrium[None])
+        start = self.log_prob(positions)  # of most samples of a posterior the order is right already
+        far = np.flatnonzero(~(start > top - _PLAUSIBLE * len(self._sigma)))
+        rows, nearest, _ = search.within(positions[far], np.full(len(far), np.inf), most=1)
+        start[far[rows]] = self.log_prob(positions[far[rows, None], nearest])
         cut = log_count(identical) - np.log(NEGLIGIBLE) + _VOLUME_SLACK
-        ceilings = (self.log_prob(self._equilibrium[None]) + cut - start) / self._stiffness
+        ceilings = (top + cut - start) / self._stiffness
         out = []
         for first in range(0, len(positions), _AT_ONCE):
             x = positions[first : first + _AT_ONCE]
