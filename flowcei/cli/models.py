@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from flowcei.cli import options
-from flowcei.cli.runs import BUNDLED, MODEL, RUNS
-from flowcei.cli.streams import show, show_json, warn
+from flowcei.cli.runs import BUNDLED, MODEL, RUNS, unfinished_work
+from flowcei.cli.streams import note, show, show_json, warn
 from flowcei.errors import DataError
 
 
@@ -37,7 +37,10 @@ def models(*, as_json: bool) -> None:
             table[name] = about | {"verdict": record.judgement.get("summary") or "not judged"}
     if as_json:
         show_json(table)
-        return
-    for name, facts in table.items():
-        *first, verdict = facts.values()
-        show(f"{name}: {', '.join(map(str, first))}\n    {verdict}")
+    else:
+        for name, facts in table.items():
+            *first, verdict = facts.values()
+            show(f"{name}: {', '.join(map(str, first))}\n    {verdict}")
+    for folder in sorted(RUNS.glob("*/")):
+        if unfinished_work(folder):
+            note(f"the training in {folder} is not finished: flowcei train --resume {folder} goes on with it")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -86,6 +87,19 @@ def test_models_that_nobody_judged_and_cards_that_lie_are_no_obstacle(flow: Shel
     assert flow(*SAMPLE) == 0
     assert "model bundled" in flow.err
     assert len([line for line in flow.err.splitlines() if "odd is passed over, 7;" in line]) == 1
+
+
+def test_an_unfinished_training_is_no_model_but_is_named(flow: Shell) -> None:
+    """With the command that goes on; not where all are finished."""
+    _run("done", "good", 1)
+    Path("runs/done/config.toml").touch()
+    assert flow("models") == 0
+    assert "not finished" not in flow.err
+    Path("runs/half").mkdir()
+    Path("runs/half/config.toml").touch()
+    assert flow("models", "--json") == 0
+    assert set(json.loads(flow.out)) == {"bundled", "done"}
+    assert "the training in runs/half is not finished: flowcei train --resume runs/half goes on" in flow.err
 
 
 def test_a_page_leaves_it_to_the_sampling_to_say_so(flow: Shell) -> None:
