@@ -8,8 +8,7 @@ import platform
 import re
 import shlex
 import sys
-from dataclasses import dataclass, fields, replace
-from itertools import pairwise
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,21 +16,22 @@ from click.core import ParameterSource
 
 import flowcei
 from flowcei.cli import options
+from flowcei.cli.architectures import ArchitectureCommand, architecture_options
 from flowcei.cli.options import INPUT, MOLECULE, NOISE, PRIOR_NAME, Checked, option
 from flowcei.cli.progress import Progress
 from flowcei.cli.runs import LOG, RunFolder, begin_run, check_run_folder, read_noted, to_resume
 from flowcei.cli.streams import log, log_file, note, warn
 from flowcei.errors import DataError, FlowceiError, StoppedError, TrainingDivergedError, UsageError
 from flowcei.experiment.detector import DEFAULT_NOISE
-from flowcei.models.registry import architecture_names, listed_options, options_type
-from flowcei.training.schedule import MIN_EVENTS, EpochRecord, Schedule, best_of, fresh_sizes
+from flowcei.models.registry import architecture_names, options_type
+from flowcei.training.schedule import MIN_EVENTS, EpochRecord, Schedule, best_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from flowcei.reconstruction.defaults import Defaults
     from flowcei.reconstruction.efficiency import Round
 
-_NAMED = "flowcei.architecture"
 _PARAMETERS_A_ROW = 20
 _SCHEDULE = ("epochs", "batch", "learning_rate", "patience")
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -52,53 +52,7 @@ class Duration(click.ParamType):
         return seconds
 
 
-class _ArchitectureCommand(click.Command):
-    """Has the options of the architectures of flowcei too, and of a plug-in where one is named."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Look for the architecture, whose options decide what can be parsed, and parse."""
-        words = " ".join(args).replace("--arch=", "--arch ").split(" ")
-        named = dict(pairwise(words)).get("--arch", (ctx.default_map or {}).get("arch", "cinn"))
-        if named not in listed_options() and not set(args) & set(ctx.help_option_names):
-            # What else is wrong is answered before the plug-in, and torch with it, is imported.
-            first = click.Context(self, ctx.parent, ignore_unknown_options=True, allow_extra_args=True)
-            super().parse_args(first, list(args))
-        ctx.meta[_NAMED] = named
-        return super().parse_args(ctx, args)
-
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Name the architectures."""
-        del ctx
-        formatter.write_paragraph()
-        formatter.write_text(f"Architectures: {', '.join(architecture_names())}.")
-
-    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        """Own options and those of architectures."""
-        named = ctx.meta.get(_NAMED) or (ctx.default_map or {}).get("arch", "cinn")
-        added, own = _architecture_options(named), {name for param in self.params for name in param.opts}
-        for name in (param.opts[0] for param in added):
-            if name in own:
-                raise UsageError(f"architecture {named!r} may not have the option {name} of flowcei train")
-        return [*super().get_params(ctx), *added]
-
-
-def _architecture_options(architecture: str) -> tuple[click.Option, ...]:
-    """Options of all architectures of flowcei and of the one that is named."""
-    added: dict[str, click.Option] = {}
-    for name, kind in (listed_options() | {architecture: options_type(architecture)}).items():
-        for field in fields(kind):
-            choices = field.metadata.get("choices")
-            value = click.Choice(choices) if choices else type(field.default)
-            new = click.Option([f"--{field.name.replace('_', '-')}"], type=value)
-            new.help = field.metadata.get("help", "")
-            shared = added.setdefault(field.name, new)
-            shared.help += f"{', ' if shared is not new else ' ('}{name} {field.default}"  # type: ignore[operator]
-    for shared in added.values():
-        shared.help += ")."  # type: ignore[operator]
-    return tuple(added.values())
-
-
-@click.command(cls=_ArchitectureCommand)
+@click.command(cls=ArchitectureCommand)
 @option(
     "--arch",
     "The architecture; its options are below.",
@@ -122,8 +76,8 @@ def _architecture_options(architecture: str) -> tuple[click.Option, ...]:
     default="recoil",
 )
 @option("--epochs", "Passes at the most; 10 if absent, with --data by its rows.", int)
-@option("--events", "Fresh events an epoch; 100000 if absent, 20000 where charts are whitened.", int)
-@option("--batch", "Events a step; 1024 or 256 if absent, with --data by its rows.", int)
+@option("--events", "Fresh events an epoch; if absent by molecule and prior, as the next line says.", int)
+@option("--batch", "Events a step; if absent by molecule and prior, with --data by its rows.", int)
 @option("--learning-rate", "Peak of the one-cycle schedule.", float, default=3e-3)
 @option("--patience", "Epochs without progress to stop after; 10, or a third if there are more.", int)
 @option(
@@ -198,19 +152,19 @@ class _Plan:
     options: dict[str, Any]  # all of the run, resolved: with them it can be made again
     molecule: flowcei.Molecule
     data: flowcei.Events | None = None
-    conclusions: tuple[str, ...] = ()  # from the data, a line each
+    conclusions: list[str] = field(default_factory=list)  # from data, molecule and prior, a line each
 
     @classmethod
     def of(cls, given: dict[str, Any]) -> _Plan:
         """Plan of the options that are given, not None; UsageError or DataError if it cannot be trained."""
         chosen = {name: value for name, value in given.items() if value is not None}
         arch = chosen.pop("arch")
-        names = {str(option.name) for option in _architecture_options(arch)}
+        names = {str(option.name) for option in architecture_options(arch)}
         own = {name: chosen.pop(name) for name in names & chosen.keys()}
-        architecture = options_type(arch).parse(arch, own).to_dict()
+        options_type(arch).parse(arch, own)
         Schedule(**{name: chosen[name] for name in _SCHEDULE if name in chosen})
         ions = {name: chosen.get(name) for name in ("isotopes", "charges", "length_unit")}
-        data, conclusions = None, tuple[str, ...]()
+        data = None
         if "data" not in chosen:
             molecule = options.named_molecule(chosen.setdefault("molecule", "ocs"), ions, chosen.get("prior"))
             if chosen.get("events", MIN_EVENTS) < MIN_EVENTS:
@@ -218,8 +172,9 @@ class _Plan:
             chosen.setdefault("noise", str(DEFAULT_NOISE))
             if molecule.default_prior is not None:
                 chosen.setdefault("prior", molecule.default_prior)
-            kind = molecule.priors.get(chosen.get("prior", ""), {}).get("kind", "")
-            chosen = fresh_sizes(len(molecule), kind if options_type(arch).whitened else "") | chosen
+            usual = _usual(molecule, chosen.get("prior"), arch)
+            own, conclusions = usual.options | own, [f"defaults for {len(molecule)} ions: {usual}"]
+            chosen = {"events": usual.events, "batch": usual.batch} | chosen
         elif "prior" in chosen:
             raise UsageError("--prior says what to simulate; with --data nothing is simulated")
         else:
@@ -228,8 +183,8 @@ class _Plan:
             if "molecule" not in chosen:
                 options.warn_of_masses(molecule)
             settled, conclusions = _settled_by_data(data, chosen)
-            chosen |= settled
-        resolved = {"arch": arch, "events": fresh_sizes(0, "")["events"]} | architecture
+            chosen = {"events": len(data)} | chosen | settled
+        resolved = {"arch": arch, **options_type(arch).parse(arch, own).to_dict()}
         resolved |= {name: getattr(Schedule(), name) for name in _SCHEDULE}
         return cls(resolved | chosen, molecule, data, conclusions)
 
@@ -246,14 +201,21 @@ class _Plan:
             given["arch"],
             molecule=self.molecule,
             data=self.data,
-            options={field.name: given[field.name] for field in fields(options_type(given["arch"]))},
+            options={each.name: given[each.name] for each in fields(options_type(given["arch"]))},
             schedule=Schedule(**{name: given[name] for name in _SCHEDULE}),
             events_per_epoch=given["events"],
             **how,
         )
 
 
-def _settled_by_data(data: flowcei.Events, given: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _usual(molecule: flowcei.Molecule, prior: str | None, arch: str) -> Defaults:
+    from flowcei.physics.priors import build_prior
+    from flowcei.reconstruction.defaults import usual_training
+
+    return usual_training(len(molecule), build_prior(molecule, prior), arch)
+
+
+def _settled_by_data(data: flowcei.Events, given: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Noise and schedule for the events of a file, where they are not given, and a line on each."""
     from flowcei.reconstruction.training_data import settled_noise
 
@@ -262,10 +224,10 @@ def _settled_by_data(data: flowcei.Events, given: dict[str, Any]) -> tuple[dict[
     chosen = {name: given[name] for name in _SCHEDULE if name in given}
     schedule = Schedule.for_rows(rows, fresh_noise=own is not None and not own.level, **chosen)
     settled = {name: getattr(schedule, name) for name in _SCHEDULE}
-    conclusions = (
+    conclusions = [
         f"noise of the data: {'as its column says' if own is None else own}; trained for {level}",
         f"schedule: {schedule.epochs} passes over {rows} events in batches of {schedule.batch}",
-    )
+    ]
     return settled if own is None else settled | {"noise": str(level)}, conclusions
 
 
@@ -273,7 +235,7 @@ def _options_of(ctx: click.Context, given: dict[str, Any], run: RunFolder) -> di
     """Options of an unfinished run; those typed beside --resume must be the same."""
     table, stored = run.read_config(), {}
     own = ctx.command.params
-    for param in [*own, *_architecture_options(str(table.get("arch", "")))]:
+    for param in [*own, *architecture_options(str(table.get("arch", "")))]:
         name = param.name or ""
         if name not in given and param in own:
             continue
@@ -293,6 +255,49 @@ def _options_of(ctx: click.Context, given: dict[str, Any], run: RunFolder) -> di
     return stored
 
 
+@dataclass
+class _Course:
+    """How far a training is: what is shown and kept of it."""
+
+    plan: _Plan
+    run: RunFolder
+    records: list[EpochRecord]
+    epochs: int  # so far planned
+    progress: Progress
+
+    def epoch(self, record: EpochRecord) -> None:
+        """Note an epoch."""
+        self.records.append(record)
+        self.progress.note(_line(record, self.epochs))
+        self.run.write_metrics(self.records)
+
+    def round(self, ended: Round) -> None:
+        """Note a round, and how many epochs follow."""
+        self.epochs = len(self.records) + ended.more
+        self.progress.lengthen(self.plan.rows * self.epochs)
+        end = f"; {ended.why}" if ended.why else ""
+        self.progress.note(f"round {ended.number}, {ended.epochs} epochs: {ended.efficiency}{end}")
+
+    def stopped(self, stop: BaseException, before: int) -> StoppedError:
+        """How to go on after an interruption; so many epochs were there before."""
+        count = len(self.records)
+        reason = str(stop) or f"interrupted: {count} of {self.epochs} epochs are saved"
+        if isinstance(stop, StoppedError) and count == before:
+            reason += " (--max-time is shorter than an epoch: give more)"
+        folder = shlex.quote(str(self.run.folder))
+        return StoppedError(f"{reason}; go on with: flowcei train --resume {folder}")
+
+    def failed(self, error: Exception) -> None:
+        """Say what is left, if anything is."""
+        count, run = len(self.records), self.run
+        if not count:
+            run.discard()
+        elif isinstance(error, TrainingDivergedError):
+            note(f"the metrics of the {count} epochs before are in {run.work}")
+        else:
+            note(f"{count} epochs are saved: flowcei train --resume {run.folder} goes on with them")
+
+
 def _train(plan: _Plan, run: RunFolder, max_time: float | None, *, resuming: bool) -> None:
     """Train, and finish the run folder; or say how to go on."""
     from flowcei.training.checkpoint import read_checkpoint
@@ -300,55 +305,39 @@ def _train(plan: _Plan, run: RunFolder, max_time: float | None, *, resuming: boo
     run.clean()
     resume = resuming and run.checkpoint.exists()
     begun = read_checkpoint(run.checkpoint) if resume else None
-    before = len(records := begun.records if begun else [])
-    epochs = sum(begun.rounds if begun else ()) or plan.options["epochs"]
-
-    def record_epoch(record: EpochRecord) -> None:
-        records.append(record)
-        progress.note(_line(record, epochs))
-        run.write_metrics(records)
-
-    def record_round(ended: Round) -> None:
-        nonlocal epochs
-        epochs = len(records) + ended.more
-        progress.lengthen(plan.rows * epochs)
-        end = f"; {ended.why}" if ended.why else ""
-        progress.note(f"round {ended.number}, {ended.epochs} epochs: {ended.efficiency}{end}")
-
+    records = begun.records if begun else []
+    before, epochs = len(records), sum(begun.rounds if begun else ()) or plan.options["epochs"]
+    progress = Progress(plan.rows * epochs, "events", done=plan.rows * before)
+    course = _Course(plan, run, records, epochs, progress)
     try:
-        with Progress(plan.rows * epochs, "events", done=plan.rows * before) as progress:
+        with progress:
             model = plan.fit(
                 checkpoint=run.checkpoint,
                 resume=resume,
                 max_seconds=max_time,
                 on_step=lambda rows, loss: progress.update(rows, f"loss {loss:.3f}"),
-                on_epoch=record_epoch,
-                on_round=record_round,
+                on_epoch=course.epoch,
+                on_round=course.round,
             )
-        if plan.data is not None and model.training.parameters > _PARAMETERS_A_ROW * plan.rows:
-            warn(
-                f"{plan.rows} training events for {model.training.parameters} parameters: they may be "
-                "learned by heart; fewer --couplings or --hidden, or no --data, so that events are simulated"
-            )
+        _warn_of_few_rows(plan, model)
         _judge(plan, model)
         run.finish(model, records)
     except (StoppedError, KeyboardInterrupt) as stop:
-        reason = str(stop) or f"interrupted: {len(records)} of {epochs} epochs are saved"
-        if isinstance(stop, StoppedError) and len(records) == before:
-            reason += " (--max-time is shorter than an epoch: give more)"
-        folder = shlex.quote(str(run.folder))
-        raise StoppedError(f"{reason}; go on with: flowcei train --resume {folder}") from None
+        raise course.stopped(stop, before) from None
     except (FlowceiError, OSError) as error:
-        if not records:
-            run.discard()
-        elif isinstance(error, TrainingDivergedError):
-            note(f"the metrics of the {len(records)} epochs before are in {run.work}")
-        else:
-            note(f"{len(records)} epochs are saved: flowcei train --resume {run.folder} goes on with them")
+        course.failed(error)
         raise
     best = best_of(records)
     loss = ": ".join(filter(None, (f"epoch {best.epoch}", options_type(plan.options["arch"]).loss)))
     note(f"validation loss {best.validation_loss:.4f} ({loss}), model in {run.folder}")
+
+
+def _warn_of_few_rows(plan: _Plan, model: flowcei.Reconstructor) -> None:
+    if plan.data is not None and model.training.parameters > _PARAMETERS_A_ROW * plan.rows:
+        warn(
+            f"{plan.rows} training events for {model.training.parameters} parameters: they may be "
+            "learned by heart; fewer --couplings or --hidden, or no --data, so that events are simulated"
+        )
 
 
 def _judge(plan: _Plan, model: flowcei.Reconstructor) -> None:

@@ -33,6 +33,7 @@ from flowcei.reconstruction.efficiency import (
 
 if TYPE_CHECKING:
     from flowcei.events.container import Events
+    from flowcei.posterior.arrays import Floats
     from flowcei.reconstruction.model import Reconstructor
 
 
@@ -147,15 +148,9 @@ def judge(
     test = TestSet.of(events, true_positions(events, 1, "to judge on"))
     scores = [score for score in SCORES if score.name in ("atom_error_median", "coverage_50", "coverage_90")]
     found = summarise(sampled_scores(model, iter(blocks), test, scores), scores, resamples=2)
-    floor = floor_scores(events, test, level, seed)
-    least = np.nan if floor is None else np.median(floor["atom_error_median"])
     failing = tuple(f"{v.check} {v.quantity}" for v in checked.verdicts if not v.passed)
     regions = checked.regions.sort_values("p")
-    try:
-        measured = measured_efficiency(model, events, rules.efficiency, noise=level, seed=seed)
-    except NoDensityError:
-        measured = None
-    efficiency = None if measured is None else (measured.median, measured.tenth)
+    efficiency, draws = _efficiency(model, events, rules.efficiency, level, seed)
     return Judgement(
         word=_word(efficiency, failing, rules),
         noise=level or "of the events",
@@ -163,11 +158,28 @@ def judge(
         failing=failing,
         checks=len(checked.verdicts),
         coverage=(found["coverage_50"], found["coverage_90"]),
-        error_over_floor=float(found["atom_error_median"] / least) if np.isfinite(least) else None,
+        error_over_floor=_over(found["atom_error_median"], floor_scores(events, test, level, seed)),
         worst=f"with {regions.iloc[0]['region']}" if len(regions) else "nowhere in particular",
         efficiency=efficiency,
-        draws=0 if measured is None else measured.draws,
+        draws=draws,
     )
+
+
+def _efficiency(
+    model: Reconstructor, events: Events, rules: EfficiencyRules, level: str | None, seed: int
+) -> tuple[tuple[float, float] | None, int]:
+    """Median and 10th percentile, and draws of each event; None and 0 without a density or a prior."""
+    try:
+        measured = measured_efficiency(model, events, rules, noise=level, seed=seed)
+    except NoDensityError:
+        return None, 0
+    return (measured.median, measured.tenth), measured.draws
+
+
+def _over(error: float, floor: dict[str, Floats] | None) -> float | None:
+    """An error over the median of the floor; None where there is none."""
+    least = np.nan if floor is None else np.median(floor["atom_error_median"])
+    return float(error / least) if np.isfinite(least) else None
 
 
 def _word(efficiency: tuple[float, float] | None, failing: tuple[str, ...], rules: JudgementRules) -> str:

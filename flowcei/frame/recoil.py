@@ -29,7 +29,7 @@ _ACCURACY = 1e-9  # of re-simulated momenta
 _CLOSEST = 1e-3  # of the size of the molecule: nearer ions are a collision, not an answer
 _LARGEST = 1e6
 _ALIKE = 1e-3  # of the size of the reference: what printed digits leave of a symmetry
-_BULK, _POWER = 3.0, 4  # deviations beyond which a whitened chart grows like their fourth root only
+_BULK, _POWER = 3.0, 2  # deviations beyond which a whitened chart grows like their square root only
 _MOST_ORDERS = (
     2_000  # partial ones looked at for one event, 2 ms at the most; near an equilibrium a few dozen
 )

@@ -27,9 +27,9 @@ Floats: TypeAlias = NDArray[np.float64]
 Rows: TypeAlias = tuple[tuple[float, ...], ...]
 
 _ACCURACY = 1e-6  # of simulated momenta, far below any noise
-_CHUNK = 2_000  # events at a time: their Jacobians fit the cache
+_CHUNK = 4_000  # events at a time: the last of them share their rounds
 _STEPS = 40  # of a search, at the most
-_ENOUGH = 0.03  # fall of the sum of squares that a last step promises: it moves by a sixth of a deviation
+_ENOUGH = 0.1  # fall of the sum of squares that a last step promises: it moves by a third of a deviation
 _GIVEN_UP = 1e8  # damping
 _STARTS = 4  # searches of an event, at the most
 _ASTRAY = 5.0  # deviations of the sum of squares at its minimum, beyond which another start is tried
@@ -172,26 +172,40 @@ class _Search:
     def _from(self, geometry: Floats, event: _Event) -> _State:
         """Search from a geometry (N, 3), turned as momenta are from those of the mean."""
         along = np.einsum("ni,bnj->bij", self._rest, event.momenta / self._bodies.masses[:, None])
-        x = geometry @ nearest_rotations(along, mirrored=self._bodies.mirrored)
+        turn = nearest_rotations(along, mirrored=self._bodies.mirrored)
         start, end = (list(side) for side in zip(*self._bodies.tree, strict=True))
-        state = self._at(((x[:, end] - x[:, start]) * event.ker[:, None, None]).reshape(len(x), -1), event)
-        active, damping = np.flatnonzero(np.isfinite(state.square)), np.full(len(x), 1e-3)
+        y = ((geometry[end] - geometry[start]) @ turn * event.ker[:, None, None]).reshape(len(turn), -1)
+        # Derivatives take most of the time; here they are those of one geometry, turned and scaled.
+        slope = np.einsum(
+            "iajb,zac,zbd->zicjd", self._derivatives(geometry[None])[0], turn, turn, optimize=True
+        )
+        slope = slope.reshape(*slope.shape[:3], -1) / event.ker[:, None, None, None] ** 1.5
+        state = self._at(y, event, slope)
+        active, damping = np.flatnonzero(np.isfinite(state.square)), np.full(len(y), 1e-3)
         for _ in range(_STEPS):
-            if not len(active):
-                break
             curvature, slope = state.curvature[active], state.slope[active]
             scale = np.einsum("bdd->bd", curvature) * damping[active, None]
             damped = _lifted(curvature + scale[:, :, None] * np.eye(scale.shape[1]))
             step = np.linalg.solve(damped, slope[:, :, None])[..., 0]
+            close = np.asarray((step * slope).sum(axis=1) < _ENOUGH) & (damping[active] < 1.0)
+            state.y[active[close]] -= step[close]  # what it promises it keeps: no need to look
+            active, step = active[~close], step[~close]
+            if not len(active):
+                break
             trial = self._at(state.y[active] - step, event[active])
             better = np.asarray(trial.square < state.square[active])
             state.put(active, trial, better)
-            close = np.asarray((step * slope).sum(axis=1) < _ENOUGH) & (damping[active] < 1.0)
             damping[active] *= np.where(better, 0.1, 10.0)
-            active = active[~close & (damping[active] < _GIVEN_UP)]
+            active = active[damping[active] < _GIVEN_UP]
         return state
 
-    def _at(self, y: Floats, event: _Event) -> _State:
+    def _derivatives(self, x: Floats) -> Floats:
+        """Derivatives of momenta of positions (B, N, 3) by bonds, (B, N, 3, N - 1, 3)."""
+        jacobian = followed_jacobian(x, self._bodies.masses, self._charges, accuracy=_ACCURACY)
+        n = x.shape[1]
+        return (jacobian @ np.kron(self._assembly, np.eye(3))).reshape(len(x), n, 3, n - 1, 3)
+
+    def _at(self, y: Floats, event: _Event, jacobian: Floats | None = None) -> _State:
         """Sum of squares and its derivatives; inf where nothing can be simulated."""
         n, masses, blind = len(self._mean), self._bodies.masses, self._blind
         y = np.nan_to_num(y, nan=0.0, posinf=0.0, neginf=0.0)
@@ -201,8 +215,8 @@ class _Search:
         )
         residual -= blind[:, None] * np.einsum("n,bnj->bj", blind, residual)[:, None]
         residual = residual.reshape(len(y), -1) / event.sigma[:, None]
-        jacobian = followed_jacobian(x, masses, self._charges, accuracy=_ACCURACY)
-        jacobian = (jacobian @ np.kron(self._assembly, np.eye(3))).reshape(len(y), n, 3, -1)
+        if jacobian is None:
+            jacobian = self._derivatives(x).reshape(len(y), n, 3, -1)
         jacobian -= blind[:, None, None] * np.einsum("n,bnjd->bjd", blind, jacobian)[:, None]
         along = jacobian.reshape(len(y), 3 * n, -1) / event.sigma[:, None, None]
         turn = nearest_rotations(np.einsum("ni,bnj->bij", self._mean, x), mirrored=self._bodies.mirrored)

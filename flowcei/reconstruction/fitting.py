@@ -17,20 +17,13 @@ from flowcei.errors import DataError, UsageError
 from flowcei.events.simulation import fresh_seed
 from flowcei.frame.kinds import FRAMES
 from flowcei.frame.standardiser import Standardiser, check_varying
-from flowcei.models.registry import build_model, options_type
+from flowcei.models.registry import build_model
 from flowcei.reconstruction.efficiency import UNTIL_SECONDS, Round, Until, fresh_events, rules_for
 from flowcei.reconstruction.limits import trained_range
 from flowcei.reconstruction.loading import check_storable, plugins_of
 from flowcei.reconstruction.model import Reconstructor
 from flowcei.reconstruction.sampling import bar_of_events
-from flowcei.reconstruction.training_data import (
-    RULES,
-    Charts,
-    RecordedSource,
-    TrainingRules,
-    fresh,
-    recorded,
-)
+from flowcei.reconstruction.training_data import Charts, RecordedSource, fresh, recorded
 from flowcei.storage.card import versions
 from flowcei.training.checkpoint import Keeping, begun_at, check_settings
 from flowcei.training.loop import fit, resolve_device
@@ -45,8 +38,9 @@ if TYPE_CHECKING:
     from flowcei.experiment.detector import Noise
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
-    from flowcei.reconstruction.training_data import FreshSource
+    from flowcei.reconstruction.training_data import FreshSource, TrainingRules
     from flowcei.storage.card import TrainingRecord
+    from flowcei.training.checkpoint import Checkpoint
 
 
 def train(
@@ -60,7 +54,7 @@ def train(
     options: dict[str, Any] | None = None,
     schedule: Schedule | None = None,
     events_per_epoch: int | None = None,
-    rules: TrainingRules = RULES,
+    rules: TrainingRules | None = None,
     seed: int | None = None,
     device: str = "cpu",
     checkpoint: str | Path | None = None,
@@ -90,10 +84,10 @@ def train(
             carry already is part of it: see `flowcei.reconstruction.training_data`.
         frame: ``"recoil"``, or ``"raw"`` for the file's own coordinates, as the first study
             trained: to compare, not to use.
-        options: Of the architecture, such as ``{"couplings": 8}``.
+        options: Of the architecture, such as ``{"couplings": 8}``; what is not given is chosen by
+            `flowcei.reconstruction.defaults`, as the next three.
         schedule: Epochs, batch size, rates; for data `Schedule.for_rows` where None.
-        events_per_epoch: Fresh events an epoch, where no data are given; 100,000, or 20,000 of charts that
-            are whitened, where None.
+        events_per_epoch: Fresh events an epoch, where no data are given.
         rules: How many events fit the frame and choose the best epoch.
         seed: Of all randomness; drawn where None.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
@@ -134,39 +128,21 @@ def train(
         >>> model.architecture
         'cinn'
     """
-    if frame not in FRAMES or (frame == "raw" and data is None):
-        raise UsageError(f"frame is {' or '.join(FRAMES)}, raw only with data of a file; got {frame!r}")
     path = None if checkpoint is None else Path(checkpoint)
-    if max_seconds is not None and not (max_seconds > 0 and (path or until is not None)):
-        raise UsageError(f"max_seconds is {max_seconds}; it must be positive, with a checkpoint or until")
+    _check_asked(frame, data, max_seconds, kept=path is not None or until is not None)
     begun = begun_at(path, resume=resume)
-    if seed is None:
-        seed = fresh_seed() if begun is None else int(begun.settings["seed"])
-    source: FreshSource | RecordedSource
-    if data is None:
-        source, level, record = fresh(
-            molecule,
-            prior,
-            noise,
-            events_per_epoch,
-            seed,
-            rules,
-            whitened=options_type(architecture).whitened,
-        )
-    else:
-        source, level, record = recorded(data, noise, seed)
-    schedule = schedule or source.schedule()
-    charts = _prepared(source, frame, (architecture, options), level, record, seed, data)
-    settings = _settings(charts.model, data) | {"seed": seed, **asdict(schedule)}
-    rounds = None
-    if until is not None:
-        settings["until"] = until
-        rounds = _until(charts.model, source, until, seed, max_seconds, schedule, on_round)
-    if begun is not None:
-        check_settings(begun, settings)
-    done = source.rows * len(begun.records) if begun is not None else 0
-    total = None if rounds else source.rows * schedule.epochs
-    with bar_of_events(total, show=progress, done=done) as bar:
+    seed = _settled_seed(seed, begun)
+    source, level, record = (
+        fresh(molecule, prior, noise, events_per_epoch, seed, rules, architecture)
+        if data is None
+        else recorded(data, noise, seed)
+    )
+    network, schedule = (architecture, source.options | (options or {})), schedule or source.schedule()
+    charts = _prepared(source, frame, network, level, record, seed, data)
+    settings = _settings(charts.model, data, until) | {"seed": seed, **asdict(schedule)}
+    rounds = _until(charts.model, source, until, seed, max_seconds, schedule, on_round)
+    check_settings(begun, settings)
+    with _bar(source.rows, schedule, begun, endless=rounds is not None, show=progress) as bar:
         records = fit(
             charts.model.network,
             charts,
@@ -179,6 +155,26 @@ def train(
             more=rounds,
         )
     return _finished(charts, records, schedule, seed)
+
+
+def _settled_seed(seed: int | None, begun: Checkpoint | None) -> int:
+    if seed is not None:
+        return seed
+    return fresh_seed() if begun is None else int(begun.settings["seed"])
+
+
+def _bar(rows: int, schedule: Schedule, begun: Checkpoint | None, *, endless: bool, show: bool) -> tqdm:
+    """Bar of so many rows an epoch, of which some are done."""
+    done = rows * len(begun.records) if begun is not None else 0
+    return bar_of_events(None if endless else rows * schedule.epochs, show=show, done=done)
+
+
+def _check_asked(frame: str, data: Events | None, max_seconds: float | None, *, kept: bool) -> None:
+    """UsageError for a frame or a time that cannot be."""
+    if frame not in FRAMES or (frame == "raw" and data is None):
+        raise UsageError(f"frame is {' or '.join(FRAMES)}, raw only with data of a file; got {frame!r}")
+    if max_seconds is not None and not (max_seconds > 0 and kept):
+        raise UsageError(f"max_seconds is {max_seconds}; it must be positive, with a checkpoint or until")
 
 
 def _prepared(
@@ -219,13 +215,15 @@ def _prepared(
 def _until(
     model: Reconstructor,
     source: FreshSource | RecordedSource,
-    wanted: float,
+    wanted: float | None,
     seed: int,
     seconds: float | None,
     schedule: Schedule,
     on_round: Callable[[Round], None] | None,
-) -> Until:
-    """What decides after each round whether another follows."""
+) -> Until | None:
+    """What decides after each round whether another follows, where an efficiency is wanted."""
+    if wanted is None:
+        return None
     rules = rules_for(source.rows * schedule.epochs)
     held_out = isinstance(source, RecordedSource)  # of a file the rows that choices are made on
     return Until(
@@ -259,7 +257,7 @@ def _finished(charts: Charts, epochs: list[EpochRecord], schedule: Schedule, see
     return charts.model
 
 
-def _settings(model: Reconstructor, data: Events | None) -> dict[str, Any]:
+def _settings(model: Reconstructor, data: Events | None, until: float | None) -> dict[str, Any]:
     """What a training must share with the checkpoint that it goes on from, in plain values."""
     simulation = model.training.simulation
     table: dict[str, Any] = {
@@ -271,6 +269,7 @@ def _settings(model: Reconstructor, data: Events | None) -> dict[str, Any]:
         "prior": model.training.prior,
         **({} if simulation is None else simulation.model_dump()),
         "data": None if data is None else _digest(data),
+        **({} if until is None else {"until": until}),
     }
     return json.loads(json.dumps(table))  # pairs become lists, as they are read back
 

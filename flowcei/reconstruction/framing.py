@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from flowcei.events.container import Events
     from flowcei.frame.interface import Frame, FramedEvents
+    from flowcei.molecules.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
 
 _log = logging.getLogger("flowcei")
@@ -26,9 +27,6 @@ _ROWS = 2_000  # that decide, to 0.1 nats
 # 12 of methanol and 2.8 of C2H2, whose flows are then 100 and 1.4 times as efficient, 0.4 of a ball of C2H2.
 _NATS = 1.0
 _GEOMETRIES = 20_000  # of a prior, for its mean and covariance to 1 %
-_TRIED = 300  # events whose normal approximation is compared with their truth
-# Mean square of a whitened chart that nine events of ten must not exceed: of CH2O 1.6, of CHBrClF 1.8.
-_NORMAL = 2.5
 
 
 def ordered_frame(pilot: Events, *, reflect: bool) -> RecoilFrame:
@@ -51,20 +49,10 @@ def ordered_frame(pilot: Events, *, reflect: bool) -> RecoilFrame:
     return aligned
 
 
-def whitened_frame(frame: RecoilFrame, pilot: Events, prior: GeometryPrior) -> RecoilFrame:
-    """Frame whose charts are whitened, where a normal approximation says where the truth of events is."""
-    if (
-        len(pilot.molecule) < 4 or prior.exchangeable
-    ):  # of three ions couplings learn all; a ball has no middle
-        return frame
-    whitening = Whitening.of(pilot.molecule, prior.sample(_GEOMETRIES, np.random.default_rng(0)))
-    whitened = replace(frame, whitening=whitening)
-    few = pilot[:: -(-len(pilot) // _TRIED)]
-    charts, _ = charts_of(whitened, few)
-    if not np.quantile((charts.numpy() ** 2).mean(axis=1), 0.9) < _NORMAL:
-        return frame
-    _log.info("charts are whitened by a normal approximation of each event's posterior")
-    return whitened
+def whitened_frame(frame: RecoilFrame, molecule: Molecule, prior: GeometryPrior) -> RecoilFrame:
+    """Frame whose charts are whitened by a normal approximation of each event's posterior."""
+    geometries = prior.sample(_GEOMETRIES, np.random.default_rng(0))
+    return replace(frame, whitening=Whitening.of(molecule, geometries))
 
 
 def charts_of(frame: Frame, events: Events) -> tuple[Tensor, FramedEvents]:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,10 +19,11 @@ from flowcei.experiment.detector import DEFAULT_NOISE, NOISE_FLOOR, Noise, rms_c
 from flowcei.frame.raw import RawFrame
 from flowcei.molecules.molecule import Molecule
 from flowcei.physics.priors import GeometryPrior, build_prior
+from flowcei.reconstruction.defaults import Defaults, usual_training
 from flowcei.reconstruction.framing import charts_of, ordered_frame, whitened_frame
 from flowcei.reconstruction.loading import check_prior
 from flowcei.storage.card import DataRecord, SimulationRecord, TrainingRecord
-from flowcei.training.schedule import MIN_EVENTS, NEAR, Schedule, fresh_sizes
+from flowcei.training.schedule import MIN_EVENTS, Schedule
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from flowcei.posterior.arrays import Floats
     from flowcei.reconstruction.model import Reconstructor
 
+_FEW = 2000  # events that fit a frame of whitened charts, at the least: it is all but standard already
 _MOST = 2000  # events that noise is measured on: to 1 %
 _TURNED = 0.5  # share of events in another frame, beyond which distances say nothing
 _TOLERANCE = 1.1  # what is stated may be this much below what is measured
@@ -88,8 +90,7 @@ class FreshSource(Source):
     simulator: Simulator
     rows: int  # of an epoch
     rules: TrainingRules = RULES
-    batch: int = Schedule.batch  # rows of a step
-    whitened: bool = False  # whether charts may be
+    defaults: Defaults = field(default_factory=Defaults)
 
     def events(self, stream: int, index: int) -> Events:
         """As many fresh events as the stream has."""
@@ -98,12 +99,18 @@ class FreshSource(Source):
 
     def schedule(self) -> Schedule:
         """The usual one, with steps of its size."""
-        return Schedule(batch=self.batch)
+        return Schedule(batch=self.defaults.batch)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Of the architecture, where nobody says."""
+        return self.defaults.options
 
     def frame(self, kind: str, pilot: Events) -> Frame:  # noqa: ARG002 (raw ones are of files)
         """Recoil frame, in which mirror images are folded where the prior has both."""
-        frame = ordered_frame(pilot, reflect=self.simulator.prior.mirror_symmetric)
-        return whitened_frame(frame, pilot, self.simulator.prior) if self.whitened else frame
+        prior = self.simulator.prior
+        frame = ordered_frame(pilot, reflect=prior.mirror_symmetric)
+        return whitened_frame(frame, pilot.molecule, prior) if self.defaults.whitened else frame
 
 
 def fresh(
@@ -112,9 +119,8 @@ def fresh(
     noise: Noise | str | None,
     per_epoch: int | None,
     seed: int,
-    rules: TrainingRules,
-    *,
-    whitened: bool = False,
+    rules: TrainingRules | None,
+    architecture: str,
 ) -> tuple[FreshSource, Noise, TrainingRecord]:
     """Source of a training on a prior, the noise it trains for, and what a model says of both."""
     if per_epoch is not None and per_epoch < MIN_EVENTS:
@@ -125,13 +131,15 @@ def fresh(
         check_prior(mol, prior)
     level = floored(Noise.parse(noise or DEFAULT_NOISE))
     name = prior if isinstance(prior, str) else None if prior else mol.default_prior
-    usual = fresh_sizes(len(mol), geometry.kind if whitened else "")
-    rows = per_epoch or usual["events"]
+    usual = usual_training(len(mol), geometry, architecture)
+    rows = per_epoch or usual.events
+    if rules is None:
+        most = max(rows, _FEW) if usual.whitened else RULES.pilot_events  # each costs a search
+        rules = TrainingRules(min(RULES.pilot_events, most), min(RULES.validation_events, most))
     simulation = SimulationRecord(events_per_epoch=rows, **asdict(rules))
     record = TrainingRecord(prior=geometry.spec(), prior_name=name, simulation=simulation)
     simulator = Simulator(mol, geometry, level, seed, rules.accuracy)
-    source = FreshSource(simulator, rows, rules, usual["batch"], whitened and geometry.kind in NEAR)
-    return source, level, record
+    return FreshSource(simulator, rows, rules, usual), level, record
 
 
 @dataclass(frozen=True)
@@ -157,6 +165,11 @@ class RecordedSource(Source):
     def rows(self) -> int:
         """Events of an epoch."""
         return len(self.training)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Of the architecture, where nobody says: its own."""
+        return {}
 
     def schedule(self) -> Schedule:
         """By the rows; noise that comes with them is the same in every epoch, and is learned by heart."""

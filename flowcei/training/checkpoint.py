@@ -121,8 +121,10 @@ def begun_at(checkpoint: Path | None, *, resume: bool) -> Checkpoint | None:
     return None
 
 
-def check_settings(begun: Checkpoint, settings: dict[str, Any]) -> None:
+def check_settings(begun: Checkpoint | None, settings: dict[str, Any]) -> None:
     """Refuse to go on with a training of other settings, or on other data."""
+    if begun is None:
+        return
     for key in sorted(begun.settings.keys() | settings.keys()):
         was, now = begun.settings.get(key), settings.get(key)
         if was != now and key == "data" and was is not None and now is not None:

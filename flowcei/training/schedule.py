@@ -11,21 +11,9 @@ from flowcei.errors import UsageError
 MIN_EVENTS = 100
 """Fewest events, of a file or of an epoch, that are trained on."""
 
-NEAR = ("displaced", "normal_modes")
-"""Kinds of priors about an equilibrium, where charts of four ions or more may be whitened."""
-
 _STEPS = 4800  # brought OCS from 1,200 noise-free events to 3e-3 to 5e-3 bohr per atom; ten steps, to 0.1
 _FEWEST_STEPS, _MOST_STEPS = 8, 300  # of a pass, where the batch can be chosen
 _PASSES, _PASSES_OF_FIXED_NOISE = 600, 30  # the latter are learned by heart in a few dozen
-
-
-def fresh_sizes(ions: int, kind: str) -> dict[str, int]:
-    """Fresh events of an epoch, and rows of a step, by the number of ions and the kind of their prior.
-
-    Of whitened charts a network has little to learn, and each event costs a search.
-    """
-    whitened = ions > 3 and kind in NEAR
-    return {"events": 20_000, "batch": 256} if whitened else {"events": 100_000, "batch": 1024}
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def test_a_log_tells_what_was_done_and_when(flow: Shell, monkeypatch: pytest.Mon
     """Commands, versions, seed and every note of both parts, each line with its time; also under -q."""
     with monkeypatch.context() as patch:
         _interrupt_after(patch, 2)
-        flow("-q", *LINE)
+        flow("-q", *LINE, "--prior", "ball")  # of a small flow a poor model
     assert len(flow.err.splitlines()) == 1
     flow("-q", "train", "--resume", "run")
     assert flow.err.startswith("warning: verdict on 100 events unseen: poor")
@@ -142,19 +142,24 @@ def test_options_beside_resume_must_be_the_same(
 
 
 @pytest.mark.parametrize(
-    ("molecule", "more", "sizes"),
+    ("molecule", "more", "chosen"),
     [
-        ("ch2o", (), (20_000, 256)),
-        ("ch2o", ("--events", "300"), (300, 256)),
-        ("ch2o", ("--prior", "ball"), (100_000, 1024)),
-        ("ch2o", ("--arch", "nearest"), (100_000, 1024)),
-        ("ocs", (), (100_000, 1024)),
+        ("ch2o", (), (20_000, 256, 8, "glow")),
+        ("ch2o", ("--events", "300"), (300, 256, 8, "glow")),
+        ("ch2o", ("--prior", "ball"), (100_000, 1024, 8, "glow")),
+        ("ocs", ("--prior", "broad"), (40_000, 256, 4, "spline")),
+        ("ocs", ("--prior", "broad", "--couplings", "8", "--batch", "9"), (40_000, 9, 8, "spline")),
+        ("iodopyridine", ("--arch", "latent-cinn"), (100_000, 1024, 8, None)),
     ],
 )
-def test_fewer_events_where_charts_are_whitened(
-    flow: Shell, monkeypatch: pytest.MonkeyPatch, molecule: str, more: tuple[str, ...], sizes: tuple[int, int]
+def test_defaults_follow_molecule_and_prior(
+    flow: Shell,
+    monkeypatch: pytest.MonkeyPatch,
+    molecule: str,
+    more: tuple[str, ...],
+    chosen: tuple[Any, ...],
 ) -> None:
-    """Events of an epoch and of a step, as `flowcei.train` is asked for them."""
+    """Events of an epoch and of a step, and couplings, as `flowcei.train` is asked for them."""
     asked: dict[str, Any] = {}
 
     def train(_: str, **how: Any) -> None:
@@ -163,7 +168,9 @@ def test_fewer_events_where_charts_are_whitened(
 
     monkeypatch.setattr(flowcei, "train", train)
     assert flow("train", "--molecule", molecule, *more, "--seed", "1", "-o", "run") == 2
-    assert (asked["events_per_epoch"], asked["schedule"].batch) == sizes
+    options = asked["options"]
+    sizes = asked["events_per_epoch"], asked["schedule"].batch
+    assert (*sizes, options["couplings"], options.get("coupling")) == chosen
 
 
 def test_configuration_holds_every_option(flow: Shell) -> None:

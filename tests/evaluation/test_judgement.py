@@ -23,9 +23,10 @@ BRIEF = JudgementRules.of(2000)
 SMALL = JudgementRules(300, 50, EfficiencyRules(events=20, draws=1000, deep=3, deep_draws=4000))
 
 
-def _model(architecture: str, epochs: int, **options: int) -> flowcei.Reconstructor:
-    schedule = Schedule(epochs=epochs, batch=256)
-    return train(architecture, options=options, seed=1, schedule=schedule, events_per_epoch=2000)
+def _model(architecture: str, prior: str = "equilibrium", **options: int) -> flowcei.Reconstructor:
+    """One short epoch."""
+    schedule = Schedule(epochs=1, batch=256)
+    return train(architecture, prior=prior, options=options, seed=1, schedule=schedule, events_per_epoch=2000)
 
 
 def test_a_good_model_is_called_that() -> None:
@@ -41,21 +42,21 @@ def test_a_good_model_is_called_that() -> None:
 
 
 def test_an_untrained_model_is_called_poor() -> None:
-    """One short epoch of a small flow: the word, failing checks and a low efficiency."""
-    model = _model("cinn", 1, couplings=2, hidden=16)
+    """A small flow of a ball, whose charts are not whitened: the word, failing checks, a low efficiency."""
+    model = _model("cinn", "ball", couplings=2, hidden=16)
     found = flowcei.judge(model, seed=3, rules=SMALL)
     assert found.word != "good"
     assert found.todo
     assert found.efficiency is not None
     assert found.efficiency[0] < 0.4
-    events = flowcei.simulate("ocs", 300, noise=found.noise, seed=12)
+    events = flowcei.simulate("ocs", 300, prior="ball", noise=found.noise, seed=12)
     other = flowcei.calibrate(model, events, n=50)
     assert bool(found.failing) == (not other.passed)
 
 
 def test_a_model_without_density_is_judged_by_its_checks() -> None:
     """A CVAE has no efficiency; one that fails its checks is poor."""
-    found = flowcei.judge(_model("cvae", 1), seed=3, rules=SMALL)
+    found = flowcei.judge(_model("cvae"), seed=3, rules=SMALL)
     assert (found.efficiency, found.draws, found.word) == (None, 0, "poor")
     assert found.failing
     assert "efficiency" not in found.summary
@@ -78,7 +79,7 @@ def test_no_weights_are_advised_where_there_can_be_none() -> None:
 def test_a_model_without_posterior_is_not_judged() -> None:
     """A point has no width to be right about."""
     with pytest.raises(UsageError, match="no posterior to judge"):
-        flowcei.judge(_model("mlp", 1))
+        flowcei.judge(_model("mlp"))
 
 
 def test_the_same_seed_gives_the_same_judgement() -> None:
@@ -96,8 +97,9 @@ def test_a_verdict_goes_with_the_model(
     """Said by train, kept in the card, shown by info and models, and at the head of sample."""
     monkeypatch.chdir(tmp_path)
     flow = Shell(monkeypatch, capsys)
-    short = ("--couplings", "2", "--hidden", "16", "--epochs", "1", "--events", "2000", "--seed", "1")
-    assert flow("train", *short) == 0, flow.err
+    small = ("--prior", "ball", "--couplings", "2", "--hidden", "16")
+    short = ("--epochs", "1", "--events", "2000", "--seed", "1")
+    assert flow("train", *small, *short) == 0, flow.err
     assert "verdict on 100 events unseen: " in flow.err
     word = flow.err.split("events unseen: ")[1].split(":")[0]
     assert word in ("fair", "poor")
@@ -112,5 +114,5 @@ def test_a_verdict_goes_with_the_model(
     assert flow("sample", "--momenta", "e.csv", "-n", "5", "--model", "ocs-cinn-1") in (0, 3)
     assert f"verdict after its training: {word}" in flow.err
     assert ("warning" in flow.err.split("verdict after")[0].splitlines()[-1]) == (word == "poor")
-    assert flow("train", "--arch", "mlp", *short[4:]) == 0, flow.err
+    assert flow("train", "--arch", "mlp", *short) == 0, flow.err
     assert "verdict" not in flow.err

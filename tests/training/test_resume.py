@@ -167,7 +167,7 @@ def test_a_checkpoint_is_resumed_only_where_it_is_meant(tmp_path: Path) -> None:
         ({"schedule": Schedule(epochs=6, batch=50)}, "epochs is 6; the training was begun with 5"),
         ({"schedule": Schedule(epochs=5, batch=20)}, "batch is 20"),
         ({"options": OPTIONS["cinn"] | {"hidden": 9}}, "hidden is 9"),
-        ({"prior": "broad"}, "prior is"),
+        ({"prior": "stretched"}, "prior is"),
         ({"molecule": "co2"}, "molecule is"),
         ({"noise": "1%"}, "noise is"),
     ],

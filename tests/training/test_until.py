@@ -20,7 +20,7 @@ from flowcei.storage.modelfile import read_model
 from flowcei.training.schedule import EpochRecord, Schedule
 
 SCHEDULE = Schedule(epochs=1, batch=50, learning_rate=1e-2)
-STILL = ("--learning-rate", "1e-12", "--epochs", "1", "--events", "200", "--couplings", "2", "--hidden", "8")
+STILL = ("--learning-rate", "1e-12", "--epochs", "1", "--events", "200", "--prior", "ball", "--hidden", "8")
 
 
 class _Stop(Exception):  # noqa: N818 (not an error of flowcei's)
@@ -56,9 +56,9 @@ def test_every_round_is_twice_as_long_and_anneals_by_itself() -> None:
 def test_a_training_in_rounds_that_is_interrupted_is_the_same(tmp_path: Path) -> None:
     """Within a round and after one: the weights, and what was said of each round."""
     said: list[Round] = []
-    expected = _train(until=0.003, on_round=said.append)
+    expected = _train(prior="broad", until=0.05, on_round=said.append)
     assert [r.more for r in said] == [2, 4, 0]
-    assert said[-1].efficiency.median >= 0.003 > said[-2].efficiency.median
+    assert said[-1].efficiency.median >= 0.05 > said[-2].efficiency.median
     assert expected.training.epochs_run == sum(r.epochs for r in said)
     place, again, stops, model = tmp_path / "c.safetensors", list[Round](), {2, 5, -1, -3}, None
 
@@ -73,7 +73,7 @@ def test_a_training_in_rounds_that_is_interrupted_is_the_same(tmp_path: Path) ->
     while model is None:
         how: dict[str, Any] = {"checkpoint": place, "resume": place.exists(), "on_epoch": stop}
         with suppress(_Stop):
-            model = _train(until=0.003, on_round=stop, **how)
+            model = _train(prior="broad", until=0.05, on_round=stop, **how)
     assert sorted(set(again), key=lambda r: r.number) == said
     tensors = model.network.state_dict()
     assert all(torch.equal(tensors[k], v) for k, v in expected.network.state_dict().items())
