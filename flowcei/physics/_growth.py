@@ -74,19 +74,19 @@ def stretched(rows, o, tau, size, growth) -> Lanes:
 
 
 @compiled
-def grow(rows, o, n, growth, tau, z, factor) -> None:
-    """Write the shares of all ions and the fading of each build-up time, at z."""
+def grow(rows, o, n, growth, tau, z, factor, shares) -> None:
+    """Write the shares of all ions to rows `shares` ..., and the fading of each build-up time, at z."""
     single = lanes_of(rows) == _SINGLE
     time = sqrt(tau) * 0.5 * (atanh(z, factor, 5 if single else 11) + z * factor)
     for i in range(n):
-        store(rows, o.shares + i, 1.0)
+        store(rows, shares + i, 1.0)
     for k in range(o.fading):
         u = time * load(rows, o.times + k)
         u = where_greater(u, _FADED, _FADED, u)
         left = where_greater(u, 0.999 * _FADED, 0.0, exp_minus(u, 7 if single else 13))
         store(rows, o.times + o.fading + k, left)
         for i in range(n):
-            store(rows, o.shares + i, load(rows, o.shares + i) - left * growth[1][i, k])
+            store(rows, shares + i, load(rows, shares + i) - left * growth[1][i, k])
 
 
 @compiled
@@ -106,13 +106,13 @@ def growing(rows, o, n, passing, growth) -> Lanes:
 
 
 @compiled
-def gained(rows, o, i, j, pair, energy) -> tuple[Lanes, Lanes]:
+def gained(rows, o, i, j, pair, energy, shares) -> tuple[Lanes, Lanes]:
     """Return the product of the shares of a pair, and the energy that its growth brought since the last call.
 
     `energy` is what the pair would have with all charges. The energy of an explosion is no more than the
     integral of it over the product: by trapezia, within a percent from stage to stage.
     """
-    share = load(rows, o.shares + i) * load(rows, o.shares + j)
+    share = load(rows, shares + i) * load(rows, shares + j)
     at = o.pairs + 2 * pair
     work = 0.5 * (share - load(rows, at)) * (energy + load(rows, at + 1))
     store(rows, at, share)

@@ -56,7 +56,8 @@ def layout(n, stages, nodes, count, fading) -> Layout:
     times = rates + 2 * count
     shares = times + 2 * fading
     growing = n if fading else 0
-    changes, pairs = shares + growing, shares + 2 * growing
+    changes = shares + growing * max(stages, nodes)
+    pairs = changes + growing
     total = pairs + (n - 1) * growing
     return Layout(3 * n, count, gap, inverse, rates, fading, times, shares, changes, pairs, total)
 
@@ -86,36 +87,41 @@ def integrate(rows, ions, ladder, directions, system, method, unit, growth, movi
     still = -2.0 + 0.0 * tau
     _enter_directions(rows, o, n, masses, strengths, energy, growth)
     z, whole = 0.0 * tau, 1.0 + 0.0 * tau
-    _forces(rows, o, n, 0, k, weights, strengths, tau, still, whole, growth)
+    last = o.shares + (stages - 1) * n  # where shares at the end of a step are
+    _forces(rows, o, n, 0, k, weights, strengths, tau, still, whole, growth, last)
     remaining = z1 - z
     for _ in range(_MOST_STEPS):
         if not any_positive(remaining):
             break
-        h = _step_length(rows, o, n, curvatures, tau, z, remaining, eta, growth)
+        h = _step_length(rows, o, n, curvatures, tau, z, remaining, eta, growth, last)
+        if growth is not None:
+            for stage in range(1, stages):  # all at once: one alone would wait for its own divisions
+                at = z + h * c[stage]
+                grow(rows, o, n, growth, tau, at, 1.0 / (1.0 - at * at), o.shares + stage * n)
         for stage in range(1, stages):
             at = z + h * c[stage]
             shrink = 1.0 - at * at
             factor = 1.0 / shrink
             _advance(rows, o, stage, a, stage, h * c[stage], h * h)
-            if growth is not None:
-                grow(rows, o, n, growth, tau, at, factor)
             out, pull, push = k + stage * o.n3, tau * factor, -2.0 * factor
-            work = _forces(rows, o, n, s, out, weights, strengths, pull, push, shrink, growth)
+            own = o.shares + stage * n
+            work = _forces(rows, o, n, s, out, weights, strengths, pull, push, shrink, growth, own)
             if growth is not None:
                 energy = energy + work
         _accept(rows, o, stages, bp, h)
         z = z + h
         remaining = where_greater(h * 1e-6, z1 - z, 0.0, z1 - z)
         z = where_greater(remaining, 0.0, z, z1)
-    _forces(rows, o, n, 0, k, weights, strengths, tau, still, 1.0 - z * z, growth)
+    _forces(rows, o, n, 0, k, weights, strengths, tau, still, 1.0 - z * z, growth, last)
+    if growth is not None:
+        for t in range(len(nodes) - 1):
+            at = 0.0 * z + nodes[t]
+            grow(rows, o, n, growth, tau, at, 1.0 / (1.0 - at * at), o.shares + t * n)
     for t in range(len(nodes)):
         _advance(rows, o, t + 1, tail_weights, t, nodes[t] - z1, 1.0)
         if t + 1 < len(nodes):
-            at = 0.0 * z + nodes[t]
-            shrink = 1.0 - at * at
-            if growth is not None:
-                grow(rows, o, n, growth, tau, at, 1.0 / shrink)
-            work = _forces(rows, o, n, s, k + (t + 1) * o.n3, weights, strengths, tau, still, shrink, growth)
+            out, own, shrink = k + (t + 1) * o.n3, o.shares + t * n, 1.0 - nodes[t] * nodes[t]
+            work = _forces(rows, o, n, s, out, weights, strengths, tau, still, shrink, growth, own)
             if growth is not None:
                 energy = energy + work
     kinetic = _finish(rows, o, masses, energy, tau, growth)
@@ -153,7 +159,7 @@ def _apart(rows, at, i, j) -> tuple[Lanes, Lanes, Lanes]:
 
 
 @compiled
-def _forces(rows, o, n, y, out, weights, strengths, pull, push, shrink, growth) -> Lanes:
+def _forces(rows, o, n, y, out, weights, strengths, pull, push, shrink, growth, shares) -> Lanes:
     """Write pull * F / m + push * y, from rows `y` of every block to its rows `out`; and 1 / r.
 
     Returns the energy that charges which grow have brought since the last call, with 1 / R = `shrink`.
@@ -173,7 +179,7 @@ def _forces(rows, o, n, y, out, weights, strengths, pull, push, shrink, growth) 
             store(rows, o.inverse + pair, r)
             f = r * r * r * strengths[pair]
             if growth is not None:
-                share, change = gained(rows, o, i, j, pair, r * strengths[pair] * shrink)
+                share, change = gained(rows, o, i, j, pair, r * strengths[pair] * shrink, shares)
                 f, work = f * share, work + change
             fx, fy, fz = fx + f * dx, fy + f * dy, fz + f * dz
             _subtract3(rows, out + 3 * j, f * dx, f * dy, f * dz)
@@ -265,7 +271,7 @@ def _start_growing(rows, o, masses, tau, size, growth) -> tuple[Lanes, Lanes]:
 
 
 @compiled
-def _step_length(rows, o, n, curvatures, tau, z, remaining, eta, growth) -> Lanes:
+def _step_length(rows, o, n, curvatures, tau, z, remaining, eta, growth, shares) -> Lanes:
     """Next step of every lane, from rates of change that its own pairs have, and their charges."""
     total = 0.0 * z
     factor = 1.0 / (1.0 - z * z)
@@ -280,7 +286,7 @@ def _step_length(rows, o, n, curvatures, tau, z, remaining, eta, growth) -> Lane
             r = load(rows, o.inverse + pair)
             pull = field * curvatures[pair] * r
             if growth is not None:
-                gi, gj = load(rows, o.shares + i), load(rows, o.shares + j)
+                gi, gj = load(rows, shares + i), load(rows, shares + j)
                 change = load(rows, o.changes + i) + load(rows, o.changes + j)
                 # With charges as they are in the step, not at its start, where they may be 0.
                 pull = pull * (gi * gj) + sqrt(pull) / r * (0.75 * eta * change)

@@ -170,7 +170,7 @@ def exact_in_words(effective: Floats) -> str:
     """Say what exact samples of events are worth, from their effective numbers (E,)."""
     low, middle = np.quantile(effective, (0.1, 0.5))
     return (
-        f"samples of the exact posterior: {middle:.3g} effective an event (median; a tenth below {low:.3g})"
+        f"samples of the exact posterior: {middle:.0f} effective an event (median; a tenth below {low:.0f})"
     )
 
 

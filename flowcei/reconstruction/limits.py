@@ -12,18 +12,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flowcei.errors import UsageError
+from flowcei.errors import NoDensityError, UsageError
 from flowcei.experiment.detector import Noise, rms_component
 from flowcei.frame.interface import Condition
 from flowcei.storage.card import DataRecord, RangeRecord
 
 if TYPE_CHECKING:
+    from flowcei.molecules.molecule import Molecule
+    from flowcei.physics.priors import GeometryPrior
     from flowcei.posterior.arrays import Bools, Floats
 
 FAR = 10.0  # standard deviations of a condition beyond which nothing was trained on
 _ROUND_TRIP = 1e-2  # largest encode-decode error, in standardised units, at which a flow is still used
 _DEFAULT = 0.01  # of the rms momentum component
 ROUNDING = 1.01  # of a level of noise
+# Like ions whose orders are added up for exact samples, at the most: of twelve, far from the equilibrium, one
+# geometry takes 0.3 s (Zen 4), and an event many thousands of these.
+_MOST_ALIKE = 10
 _MARGIN = 0.1  # of the range of log KER, on either side
 _FARTHER = 1.5  # times the largest squared distance in training
 
@@ -35,6 +40,20 @@ def check_invertible(error: float | None) -> None:
             f"the flow does not invert itself (error {error:.2g} of a standard deviation, "
             f"bound {_ROUND_TRIP}): train again with a lower --learning-rate"
         )
+
+
+def check_density(prior: GeometryPrior, molecule: Molecule) -> None:
+    """Refuse exact samples where a prior has no density, or one that takes too long."""
+    if not prior.has_density:
+        kind = prior.kind
+        instead = "sample without --exact, or train with --prior of another kind"
+        raise NoDensityError(
+            f"exact samples need the density of the prior, and {kind!r} can only be sampled: {instead}"
+        )
+    most = max((len(group) for group in molecule.identical), default=0)
+    if most > _MOST_ALIKE and not prior.exchangeable:
+        slow = f"add up the orders of {most} like ions, too many for more than {_MOST_ALIKE}"
+        raise UsageError(f"exact samples {slow}: sample without --exact")
 
 
 def default_noise(trained: Noise, data: DataRecord | None) -> Noise:

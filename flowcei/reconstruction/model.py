@@ -198,11 +198,8 @@ class Reconstructor:
         seed = fresh_seed() if seed is None else seed
         request = n if isinstance(n, SamplingRequest) else SamplingRequest(n, seed, **settings)
         limits.check_invertible(self.training.round_trip_error)
-        if request.exact and not self.prior.has_density:
-            kind = self.prior.kind
-            raise NoDensityError(
-                f"exact samples need the density of the prior, and {kind!r} can only be sampled"
-            )
+        if request.exact:
+            limits.check_density(self.prior, self.molecule)
         prior = self.prior if request.weighs or (self.network.has_density and self.prior_spec) else None
 
         def answer(events: Events, rng: np.random.Generator) -> PosteriorSamples:

@@ -12,10 +12,12 @@ from shell import Shell
 
 import flowcei
 from flowcei.errors import NoDensityError, UsageError
+from flowcei.physics.priors import build_prior
 from flowcei.posterior.arrays import Floats, Rows
 from flowcei.posterior.exact import ACCEPTANCE, R_HAT, exact_samples
 from flowcei.posterior.flags import FLAG_BITS
 from flowcei.posterior.samples import PosteriorSamples
+from flowcei.reconstruction.limits import check_density
 from flowcei.reconstruction.model import Reconstructor
 
 DATA = Path(__file__).parent.parent / "data"
@@ -119,6 +121,18 @@ def test_what_cannot_be_asked(bundled: Reconstructor) -> None:
     training = bundled.training.model_copy(update={"prior": cube})
     with pytest.raises(NoDensityError, match="can only be sampled"):
         replace(bundled, training=training).sample(events, 10, exact=True)
+
+
+def test_many_like_ions_are_refused_at_once() -> None:
+    """The orders of twelve would be added up for hours; a ball, which treats all alike, adds up none."""
+    angles = np.arange(12) * np.pi / 6.0
+    ring = np.stack([4.0 * np.cos(angles), 4.0 * np.sin(angles), 0.0 * angles], axis=1)
+    labels, ones = tuple(f"h{k}" for k in range(12)), np.ones(12)
+    twelve = flowcei.Molecule("h12", ("h",) * 12, ones, 1837.0 * ones, ring, labels, ())
+    ball = build_prior(twelve, {"kind": "ball", "radius": 8.0})
+    check_density(ball, twelve)
+    with pytest.raises(UsageError, match="12 like ions"):
+        check_density(build_prior(twelve, {"kind": "displaced", "sigma": 0.1}), twelve)
 
 
 def test_the_command(
