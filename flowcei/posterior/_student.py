@@ -39,6 +39,8 @@ def log_density(points, mean, inverse, height, dof, out) -> None:
             for k in range(count):
                 distance = _squared_distance(points[e, m], mean[e, k], inverse[e, k])
                 value = height[e, k] - power * math.log1p(distance / dof)
+                if value == -math.inf:
+                    continue
                 if value <= top:
                     total += math.exp(value - top)
                 elif value > top:

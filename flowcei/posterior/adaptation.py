@@ -27,7 +27,7 @@ class ChainRules:
 
     points: int = 400  # of an event at the least, and so many times its dimensions:
     per_dimension: int = 25
-    most: int = 1000  # chains of an event; where more is asked for, each gives several draws
+    chains: int = 1000  # of an event, at the least; where more draws are asked for, each gives several
     components: tuple[int, ...] = (1, 2, 4)  # of the mixtures of successive rounds
     rounds: int = 15  # at the most
     tempered: float = 0.2  # effective share of the points that a mixture is fitted to
@@ -46,6 +46,7 @@ class ChainRules:
     # Greatest R-hat of chains that have mixed: their correlation with where they began is then 0.2.
     r_hat: float = 1.02
     begin: float = 0.05  # effective share of the points that chains begin at, at the least
+    unfilled: float = 0.02  # share of chains that are where the mixture's draws had no time to come
     drift: float = 3.0  # standard errors by which a mean may have changed since the start
     # What a first fit misses of the tails, steps find, and the next has: with one fit the deviations of OCS
     # are 2 % too small, with three 1 %.

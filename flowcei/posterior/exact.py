@@ -82,7 +82,7 @@ class _Block:
             Proposal(*_points(samples), self.density if exact else None, self.draw if exact else None),
             n,
             rng,
-            budget=budget or 150 * max(samples.positions.shape[1], n),
+            budget=budget or 150 * max(samples.positions.shape[1], n, self.rules.chains),
             symmetry=self.symmetry,
             local=self.modes,
             rules=self.rules,

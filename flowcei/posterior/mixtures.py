@@ -11,12 +11,13 @@ from scipy.special import gammaln, logsumexp
 from flowcei.posterior.arrays import RowArrays
 
 if TYPE_CHECKING:
-    from flowcei.posterior.arrays import Bools, Floats
+    from flowcei.posterior.arrays import Bools, Floats, Numbers
 
 _DOF = 15.0  # at 5 a normal target of 12 dimensions wastes half of the draws, at 30 the tails are bare
 _STEPS = 4, 12  # of expectation and maximisation, of one component and of more
 _GUARD = 0.1  # share of the draws
-_FEW = 4  # components that are fitted from scratch
+_FEW = 8  # components that are fitted from scratch
+_EACH = 10  # points a dimension for each of them
 _RIDGE = 1e-3  # of the spread: points on a plane still have a covariance
 
 
@@ -59,16 +60,29 @@ class StudentMixture(RowArrays):
         return cls(mean, factor[:, None] @ fitted.factor, fitted.log_share)
 
     def fitted_again(self, points: Floats, effective: Floats, rng: np.random.Generator) -> StudentMixture:
-        """Return a fit with as many components, of points that came of these."""
-        count = self.mean.shape[1] - 1
+        """Return a fit to points that came of these, with up to twice as many components.
+
+        Points that chains have reached tell more of a bent density than those that weights began with.
+        """
+        count, (_, m, d) = self.mean.shape[1] - 1, points.shape
         if count <= _FEW:
-            return StudentMixture.fit(points, effective, rng, count)
+            return StudentMixture.fit(points, effective, rng, max(count, min(2 * count, m // (_EACH * d))))
         fitted = self  # one for each mode: begun anew, some would be lost
         for _ in range(_STEPS[0]):
             fitted = fitted._step(points, effective)
         # No component without a chance: a mode that no chain is at yet is still there.
         log_share = np.logaddexp(fitted.log_share + np.log1p(-_GUARD), self.log_share + np.log(_GUARD))
         return replace(fitted, log_share=log_share)
+
+    def padded(self, count: int) -> StudentMixture:
+        """Return the same with so many components, or as many as there are; the others have no share."""
+        more = count - self.mean.shape[1]
+        if more <= 0:
+            return self
+        (e, _, d), unit = self.mean.shape, np.eye(self.mean.shape[2])
+        blank = np.zeros((e, more, d)), np.tile(unit, (e, more, 1, 1)), np.full((e, more), -np.inf)
+        own = self.mean, self.factor, self.log_share
+        return StudentMixture(*(np.concatenate(pair, axis=1) for pair in zip(own, blank, strict=True)))
 
     def joined(self, other: StudentMixture, share: float = 0.2) -> StudentMixture:
         """Return the components of both, of which the others have a share."""
@@ -134,20 +148,29 @@ class StudentMixture(RowArrays):
 
     def sample(self, n: int, rng: np.random.Generator) -> Floats:
         """Draw n points of each event, (E, n, D), independent and in any order."""
-        tail = np.sqrt(_DOF / rng.chisquare(_DOF, (len(self), n)))
-        return self._scaled(self.mean, tail, n, rng)
-
-    def steps(self, n: int, rng: np.random.Generator) -> Floats:
-        """Draw n normal steps of each event, (E, n, D), with the scale of a component drawn by its share."""
-        return self._scaled(np.zeros_like(self.mean), np.ones((len(self), n)), n, rng)
-
-    def _scaled(self, mean: Floats, tail: Floats, n: int, rng: np.random.Generator) -> Floats:
-        from flowcei.posterior._student import scaled
-
         edges = np.exp(self.log_share).cumsum(axis=1)
         marks = rng.random((len(edges), n)) * edges[:, -1:]
         chosen = np.asarray((marks[..., None] > edges[:, None, :-1]).sum(axis=2))
-        out = rng.standard_normal((len(edges), n, mean.shape[2]))
+        return self._scaled(self.mean, chosen, np.sqrt(_DOF / rng.chisquare(_DOF, (len(self), n))), rng)
+
+    def steps(self, points: Floats, rng: np.random.Generator) -> tuple[Floats, Numbers]:
+        """Draw a normal step from each of points (E, P, D), with the scale of a component that is near.
+
+        Also returns which, (E, P): it is drawn by `log_shares` there.
+        """
+        edges = np.exp(self.log_shares(points)).cumsum(axis=1)
+        chosen = np.asarray((rng.random((len(self), 1, points.shape[1])) > edges[:, :-1]).sum(axis=1))
+        return self._scaled(np.zeros_like(self.mean), chosen, np.ones(chosen.shape), rng), chosen
+
+    def log_shares(self, points: Floats) -> Floats:
+        """Log of the shares (E, K, P) that the components have in the density at points (E, P, D)."""
+        each = self._components(points)[0]
+        return np.asarray(each - logsumexp(each, axis=1, keepdims=True))
+
+    def _scaled(self, mean: Floats, chosen: Numbers, tail: Floats, rng: np.random.Generator) -> Floats:
+        from flowcei.posterior._student import scaled
+
+        out = rng.standard_normal((*chosen.shape, mean.shape[2]))
         scaled(np.ascontiguousarray(mean), np.ascontiguousarray(self.factor), chosen, tail, out, out)
         return out
 

@@ -123,7 +123,7 @@ class Reconstructor:
             min_ess: Effective samples an event should have; for one with fewer, or whose weights
                 a few samples carry, more are drawn. Above 0 it implies `weigh`.
             budget: Samples drawn of one event, at the most; 100 n where None. With `exact` geometries whose
-                density is asked for: 150 for each of n, 400 or 25 a dimension, whichever is most.
+                density is asked for: 150 for each of n, 1,000 or 25 a dimension, whichever is most.
             exact: Whether to draw from the exact posterior, whatever the model: its samples are where
                 Markov chains begin (`flowcei.posterior.chains`). They count alike; the columns `r_hat` and
                 `acceptance` and the flag `mixing` tell of the chains.
