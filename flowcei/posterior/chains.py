@@ -302,8 +302,8 @@ class _Run:
     def _unfilled(self, state: Floats, mixture: StudentMixture, draws: Floats, log_mean: Floats) -> Floats:
         """Share of chains (e,) that are where so many draws of the mixture had no time to come.
 
-        A place of weight w, of mean 1, is left by a chain after w draws, and entered as slowly: memory of where
-        chains began says nothing of tails that they have hardly been in.
+        A place of weight w, of mean 1, is left by a chain after w draws, and entered as slowly: memory of
+        where chains began says nothing of tails that they have hardly been in.
         """
         points, height = state[..., :-1], state[..., -1]
         log_weights = height - mixture.log_density(points) - log_mean[:, None]
