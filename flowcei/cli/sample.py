@@ -50,7 +50,9 @@ if TYPE_CHECKING:
 )
 @options.run_options
 @options.latent_option
-@flag("--exact", "Draw from the exact posterior: the model's samples are where Markov chains begin.")
+@flag(
+    "--exact", "Draw from the exact posterior, however poor the model; Markov chains where they are needed."
+)
 @flag("--weigh", "Weigh samples by the exact prior and likelihood.")
 @option(
     "--min-ess",

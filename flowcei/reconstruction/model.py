@@ -124,9 +124,9 @@ class Reconstructor:
                 a few samples carry, more are drawn. Above 0 it implies `weigh`.
             budget: Samples drawn of one event, at the most; 100 n where None. With `exact` geometries whose
                 density is asked for: 150 for each of n, 1,000 or 25 a dimension, whichever is most.
-            exact: Whether to draw from the exact posterior, whatever the model: its samples are where
-                Markov chains begin (`flowcei.posterior.chains`). They count alike; the columns `r_hat` and
-                `acceptance` and the flag `mixing` tell of the chains.
+            exact: Whether to draw from the exact posterior, whatever the model: from mixtures fitted to its
+                samples, and Markov chains where needed (`flowcei.posterior.chains`). They count alike; the
+                columns `r_hat` and `acceptance` and the flag `mixing` tell of the chains.
             experiment: Instead of `noise`, an `Experiment` or its TOML file: weights and exact samples are
                 those of its resolution and source, of momenta on their true scale and without its drift.
             progress: Whether to show a bar, block by block.
