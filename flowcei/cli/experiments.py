@@ -85,8 +85,6 @@ def sampled_experiment(
         return None
     if noise is not None:
         raise UsageError("--experiment states the noise; leave out --noise")
-    if not any(asked[name] for name in ("weigh", "exact", "min_ess")):
-        raise UsageError("--experiment needs --weigh or --exact: a model alone knows one level of noise")
     stated = flowcei.Experiment.load(path)
     if stated.accidents:
         note(f"{path}: accidents are not told from true events yet; the flag momentum-sum finds most of them")

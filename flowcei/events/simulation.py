@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 ACCIDENT = "accident"
 """Extra column of events: 1 where the ions are of different molecules; positions are then of none of them."""
 
+AXES = ("sigma_x", "sigma_y", "sigma_z")
+"""Extra columns of training events whose noise differs between lab axes: that of each, hbar / bohr."""
+
 BLOCK = 8_192  # events that share a random stream: results do not depend on how many are asked
 _ACCURACY = 3e-6  # far below any noise; single precision makes twice as many events a second as 1e-6
 _FLOAT = np.dtype("<f8")
@@ -161,9 +164,12 @@ def make_simulator(
     mol = molecule if isinstance(molecule, Molecule) else Molecule.load(molecule)
     prior = prior if isinstance(prior, GeometryPrior) else build_prior(mol, prior)
     stated = None if experiment is None else Experiment.load(experiment)
+    level = Noise.parse(noise or "0%")
+    if level.by_axis:
+        raise UsageError(f"noise {level} is to train for; an experiment states that of each axis")
     seed = fresh_seed() if seed is None else seed
     growth = None if build_up is None else BuildUp.parse(build_up)
-    simulator = Simulator(mol, prior, Noise.parse(noise or "0%"), seed, accuracy, stated, growth)
+    simulator = Simulator(mol, prior, level, seed, accuracy, stated, growth)
     if growing := _build_up(growth, stated):
         growing.of_ions(len(mol))
     if stated is not None:
@@ -268,7 +274,14 @@ def _exploded(
 def _events(molecule: Molecule, arrays: Arrays, origin: dict[str, Any]) -> Events:
     columns = {name: arrays[name].astype(np.int64) for name in (ACCIDENT,) if name in arrays}
     own = {name: array for name, array in arrays.items() if name not in columns}
+    if arrays["sigma"].ndim == 2:
+        own["sigma"], columns = by_axis(arrays["sigma"])
     return Events(molecule, **own, origin=origin, columns=columns)
+
+
+def by_axis(sigma: Floats) -> tuple[Floats, dict[str, Any]]:
+    """Noise of all components (B,), rms, and the extra columns of that of each axis, (B, 3)."""
+    return np.sqrt((sigma**2).mean(axis=1)), dict(zip(AXES, sigma.T, strict=True))
 
 
 def _dataset(name: str) -> str:

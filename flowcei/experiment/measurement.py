@@ -42,8 +42,13 @@ class Measurement:
     @property
     def isotropic(self) -> bool:
         """Whether noise is one level, the sum of momenta tells nothing, and charges are there at once."""
-        one_level = (self.noise == self.noise[0, 0]).all() and np.isinf(self.spread).all()
-        return bool(one_level and self.build_up is None)
+        return bool(self.by_axis_alone and (self.noise == self.noise[0, 0]).all())
+
+    @property
+    def by_axis_alone(self) -> bool:
+        """Whether it is isotropic but for noise that differs between axes."""
+        alike = (self.noise == self.noise[0]).all() and np.isinf(self.spread).all()
+        return bool(alike and self.build_up is None)
 
     def calibrated(self, momenta: Floats) -> Floats:
         """Measured momenta (E, N, 3) on the true scale and without the drift, as likelihoods take them."""
@@ -62,6 +67,11 @@ class Measurement:
         """Noise (E,) of measured momenta (E, N, 3) over ions and axes, rms, hbar / bohr."""
         level = float(np.sqrt((self.noise**2).mean()))
         return level * rms_component(momenta) if self.relative else np.full(len(momenta), level)
+
+    def by_axis(self, momenta: Floats) -> Floats:
+        """Noise (E, 3) of each axis of calibrated momenta (E, N, 3) over ions, rms, hbar / bohr."""
+        unit = rms_component(momenta)[:, None] if self.relative else np.ones((len(momenta), 1))
+        return np.asarray(np.sqrt((self.levels**2).mean(axis=0)) * unit)
 
     def apply(self, momenta: Floats, rng: np.random.Generator) -> tuple[Floats, Floats, NDArray[np.bool_]]:
         """Measured momenta of exact ones (B, N, 3), their stated noise (B,), which are accidents (B,).
