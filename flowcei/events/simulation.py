@@ -173,7 +173,7 @@ def make_simulator(
     if growing := _build_up(growth, stated):
         growing.of_ions(len(mol))
     if stated is not None:
-        stated.of(mol)  # is of these ions
+        stated.of(mol).check_stated()  # is of these ions
     return simulator
 
 

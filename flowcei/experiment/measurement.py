@@ -30,7 +30,7 @@ class Measurement:
     relative: bool
     drift: Floats  # mean of P, (3,), hbar / bohr
     spread: Floats  # standard deviation of P, (3,), hbar / bohr; infinite where it is unknown
-    accidents: float = 0.0  # share of events whose ions are of different molecules
+    accidents: float = 0.0  # share of events whose ions are of different molecules; infinite if unknown
     scale: float = 1.0
     build_up: BuildUp | None = None  # of the charges of the ions, where it takes time
 
@@ -73,12 +73,18 @@ class Measurement:
         unit = rms_component(momenta)[:, None] if self.relative else np.ones((len(momenta), 1))
         return np.asarray(np.sqrt((self.levels**2).mean(axis=0)) * unit)
 
+    def check_stated(self) -> None:
+        """Raise UsageError where the share of accidents is unknown: nobody can simulate it."""
+        if np.isinf(self.accidents):
+            raise UsageError("the share of accidents is unknown; state it as a number to simulate them")
+
     def apply(self, momenta: Floats, rng: np.random.Generator) -> tuple[Floats, Floats, NDArray[np.bool_]]:
         """Measured momenta of exact ones (B, N, 3), their stated noise (B,), which are accidents (B,).
 
         Where the spread of the source is unknown its molecules are taken to be at rest, beside the drift.
         """
         count, ions = momenta.shape[:2]
+        self.check_stated()
         noise = (
             self.noise * self.scale * rms_component(momenta)[:, None, None] if self.relative else self.noise
         )

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 _DPI = 110
 _SEARCHED = 300  # events whose modes are sought, beside those of the cards
 _POOLED = 5_000  # events of which figures are, from the whole length of a longer run
-_OWN = ("evidence_p", "inside_prior", "r_hat", "acceptance")  # columns that flowcei adds
+_OWN = ("evidence_p", "p_true", "inside_prior", "r_hat", "acceptance")  # columns that flowcei adds
 _SHOWN = 3_000  # events that are re-simulated for pictures
 
 
