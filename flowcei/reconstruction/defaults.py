@@ -51,7 +51,7 @@ def usual_training(ions: int, prior: GeometryPrior, architecture: str, *, by_axi
     # Of one level of noise couplings learn all there is: OCS 0.91 / 0.84, water 0.97 / 0.95.
     if ions == 3 and not wide and not by_axis:
         return Defaults()
-    events = round(20_000 * min(1.0, _FEW_IONS / ions) ** 3) * (2 if ions == 3 else 1)
+    events = round(20_000 * min(1.0, _FEW_IONS / ions) ** 3) * (2 if ions == 3 and wide else 1)
     return Defaults(
         True,
         events,
