@@ -11,7 +11,7 @@ import numpy as np
 
 from flowcei.errors import UsageError
 from flowcei.events.container import Events
-from flowcei.events.extracolumns import dataset_name
+from flowcei.events.extracolumns import ACCIDENT, dataset_name
 from flowcei.events.hdf import describe
 from flowcei.experiment.detector import Noise
 from flowcei.experiment.experiment import Experiment
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
     Arrays = dict[str, Any]  # positions (n, N, 3), momenta (n, N, 3), sigma (n,) and perhaps `ACCIDENT`
-
-ACCIDENT = "accident"
-"""Extra column of events: 1 where the ions are of different molecules; positions are then of none of them."""
 
 AXES = ("sigma_x", "sigma_y", "sigma_z")
 """Extra columns of training events whose noise differs between lab axes: that of each, hbar / bohr."""

@@ -61,7 +61,7 @@ def test_evidences_are_those_of_a_model_of_one_level(model: flowcei.Reconstructo
 
 
 def test_plain_samples_are_of_an_experiment_that_the_model_knows(model: flowcei.Reconstructor) -> None:
-    """They spread as weighed ones; a source, noise by ion, an old model need weights; loud axes are flagged."""
+    """They spread as weighed ones; a source, ions apart, an old model need weights; loud axes have a flag."""
     events = flowcei.simulate("ocs", 40, experiment=ROUGH, seed=5)
     plain = model.sample(events, 400, seed=1, experiment=ROUGH)
     weighed = model.sample(events, 400, seed=1, experiment=ROUGH, weigh=True)
