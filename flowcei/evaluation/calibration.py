@@ -160,11 +160,13 @@ def calibrate(
         ['coverage', 'regions', 'resimulation', 'sbc', 'tarp']
     """
     own = experiment_of(events, experiment, noise)
+    if experiment is not None and not (weigh or exact):
+        raise UsageError("of an experiment exact or weighed samples are judged (weigh=True or exact=True)")
     events = events_of(events, model.molecule) if keep_flagged else warned([model], events, noise, own)
     check_calibrated(model, n, rules)
     how: dict[str, Any] = {"noise": noise, "latent": latent, "seed": seed, "weigh": weigh, "exact": exact}
     seen = events if own is None else own.calibrated(events)
-    if own is not None and noise is None and (weigh or exact or experiment is not None):
+    if own is not None and noise is None and (weigh or exact):
         drawn = model.stream(events, n, experiment=own, **how)  # which brings momenta to their scale itself
     else:
         drawn = model.stream(seen, n, **how)

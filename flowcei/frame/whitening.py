@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 Floats: TypeAlias = NDArray[np.float64]
 Rows: TypeAlias = tuple[tuple[float, ...], ...]
 
+LIKE_MOMENTA = -0.5
+"""Power of the lengths of bonds in charts that are nearly linear in momenta."""
+
 _ACCURACY = 1e-6  # of simulated momenta, far below any noise
 _CHUNK = 4_000  # events at a time: the last of them share their rounds
 _STEPS = 40  # of a search, at the most
@@ -37,7 +40,6 @@ _STARTS = 4  # searches of an event, at the most
 _ASTRAY = 5.0  # deviations of the sum of squares at its minimum, beyond which another start is tried
 _HOPELESS = 1e12  # sum of squares of what cannot be searched
 _ROUNDING = 1e-12  # of the mean curvature
-_LIKE_MOMENTA = -0.5
 _KEPT = 1e-4  # of the largest deviation of a prior: directions with less are turned away, or were never there
 
 
@@ -71,7 +73,7 @@ class Whitening:
             raise ValueError(f"a whitening of the power {self.power:g}; it must be 0.1 to 2, or minus that")
 
     @classmethod
-    def of(cls, molecule: Molecule, geometries: Floats) -> Whitening:
+    def of(cls, molecule: Molecule, geometries: Floats, power: float = LIKE_MOMENTA) -> Whitening:
         """From geometries (B, N, 3) of a prior near the equilibrium of a molecule, bohr."""
         mean = molecule.equilibrium - molecule.equilibrium.mean(axis=0)
         x = geometries - geometries.mean(axis=1, keepdims=True)
@@ -83,7 +85,7 @@ class Whitening:
         root = (axes[:, kept] / np.sqrt(size[kept])).T
         masses, charges = molecule.masses, molecule.charges
         rest = np.asarray(asymptotic_momenta(mean, masses, charges, accuracy=1e-9), np.float64)
-        return cls(tuple(charges.tolist()), _rows(mean), _rows(rest), _rows(root), _LIKE_MOMENTA)
+        return cls(tuple(charges.tolist()), _rows(mean), _rows(rest), _rows(root), power)
 
     def approximate(
         self, momenta: Floats, sigma: Floats, axes: Floats, ker: Floats, bodies: Bodies

@@ -50,10 +50,10 @@ def ordered_frame(pilot: Events, *, reflect: bool) -> RecoilFrame:
     return aligned
 
 
-def whitened_frame(frame: RecoilFrame, molecule: Molecule, prior: GeometryPrior) -> RecoilFrame:
+def whitened_frame(frame: RecoilFrame, molecule: Molecule, prior: GeometryPrior, power: float) -> RecoilFrame:
     """Frame whose charts are whitened by a normal approximation of each event's posterior."""
     geometries = prior.sample(_GEOMETRIES, np.random.default_rng(0))
-    return replace(frame, whitening=Whitening.of(molecule, geometries))
+    return replace(frame, whitening=Whitening.of(molecule, geometries, power))
 
 
 def charts_of(frame: Frame, events: Events) -> tuple[Tensor, FramedEvents]:

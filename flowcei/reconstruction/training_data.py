@@ -111,7 +111,9 @@ class FreshSource(Source):
         prior = self.simulator.prior
         frame = ordered_frame(pilot, reflect=prior.mirror_symmetric)
         frame = replace(frame, by_axis=self.simulator.noise.by_axis)
-        return whitened_frame(frame, pilot.molecule, prior) if self.defaults.whitened else frame
+        if not self.defaults.whitened:
+            return frame
+        return whitened_frame(frame, pilot.molecule, prior, self.defaults.power)
 
 
 def fresh(
