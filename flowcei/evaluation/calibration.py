@@ -161,7 +161,8 @@ def calibrate(
     """
     own = experiment_of(events, experiment, noise)
     if experiment is not None and not (weigh or exact):
-        raise UsageError("of an experiment exact or weighed samples are judged (weigh=True or exact=True)")
+        how_else = "--exact or --weigh; exact=True or weigh=True"
+        raise UsageError(f"of an experiment exact or weighed samples are judged ({how_else})")
     events = events_of(events, model.molecule) if keep_flagged else warned([model], events, noise, own)
     check_calibrated(model, n, rules)
     how: dict[str, Any] = {"noise": noise, "latent": latent, "seed": seed, "weigh": weigh, "exact": exact}

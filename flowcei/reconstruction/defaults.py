@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 NEAR = ("displaced", "internal", "normal_modes")
 """Kinds of priors with a middle, where a normal approximation of each event's posterior can be looked for."""
 
-# Where a prior says more than momenta, posteriors are nearer to normal in lengths: charts like momenta, of OCS
-# `broad`, leave a 10th percentile of the efficiency of 0.26 (0.45), of CHBrClF a median of 0.55 (0.7 to 0.9).
+# Where a prior says more than momenta, posteriors are closer to normal in lengths: charts like momenta, of
+# OCS `broad`, leave a 10th percentile of efficiency of 0.26 (0.45), of CHBrClF a median of 0.55 (0.7 to 0.9).
 _WIDE = 0.15  # standard deviation of a distance over its mean: OCS near equilibrium 0.07, CHBrClF 0.19
 _GEOMETRIES = 2_000  # that it is measured on
 _FEW_IONS = 6  # a search takes 0.1 ms of three ions, 0.3 of six; then it grows with their fourth power
