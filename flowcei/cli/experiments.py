@@ -94,6 +94,11 @@ def sampled_experiment(
     return flowcei.Experiment.load(path)
 
 
+def is_gated(reading: Reading) -> bool:
+    """Whether events are left out of a file by their momenta."""
+    return reading.selection.max_sum is not None or reading.selection.ker is not None
+
+
 def note_accidents(found: Mapping[str, Mapping[str, float]] | None, stated: float) -> None:
     """Say which share of a run are accidents, as its evidence, its sums and a person say."""
     from flowcei.experiment.accidents import VAGUE
@@ -103,6 +108,9 @@ def note_accidents(found: Mapping[str, Mapping[str, float]] | None, stated: floa
     if not found:
         warn("too few events to tell accidents from true ones: P(true) is not known", code="accidents")
     for kind, one in found.items():
+        if "share" not in one:
+            note(f"accidents: {stated:g} of all events as stated; P(true) is the column p_true")
+            continue
         share, error = one["share"], one["error"]
         of = f"{one['events']} {kind} events"
         note(f"accidents: {compact(share, error)} of {of}; P(true) is the column p_true")
@@ -129,5 +137,10 @@ def reading_of(
     if stated.drift is not None and reading.drift != "auto":
         raise UsageError("--experiment states the drift; leave out --drift")
     selection = replace(reading.selection, noise=own) if reading.selection.max_sum else reading.selection
+    if math.isinf(stated.accidents) and is_gated(reading):
+        raise UsageError(
+            "--max-sum and --ker leave out accidents, by which their share is measured: leave these out, or "
+            "state accidents as a number (flowcei experiment measures it)"
+        )
     drift = reading.drift if stated.drift is None else "none"
     return replace(reading, selection=selection, drift=drift)
