@@ -185,6 +185,23 @@ class Experiment:
         return out
 
 
+def stated_experiment(origin: Mapping[str, Any]) -> Experiment | None:
+    """The experiment with which events of such an origin were simulated, but for a drift that is gone."""
+    table = origin.get("experiment")
+    if not isinstance(table, dict):
+        return None
+    stated = {"build_up": origin["build_up"]} if "build_up" in origin else {}
+    own = Experiment.from_dict(table | stated)
+    return replace(own, drift=None) if "drift" in origin else own
+
+
+def stated_build_up(origin: Mapping[str, Any]) -> BuildUp | None:
+    """The build-up with which events of such an origin were simulated."""
+    own = stated_experiment(origin)
+    stated = origin.get("build_up") if own is None else own.build_up
+    return None if stated is None else BuildUp.parse(stated)
+
+
 def _number(
     name: str, value: object, low: float = -np.inf, high: float = np.inf, open_end: str = ""
 ) -> float:

@@ -58,6 +58,17 @@ class Measurement:
         """Sums of calibrated momenta over noise and source, (E, 3); 0 where the source is unknown."""
         return np.asarray(momenta.sum(axis=1) / self.width(momenta))
 
+    def whitening(self, momenta: Floats) -> Floats:
+        """W (E, 3, N, N) of each axis; W' W is the inverse covariance about exact momenta (E, N, 3)."""
+        unit = rms_component(momenta) if self.relative else np.ones(len(momenta))
+        noise = np.swapaxes(self.levels, 0, 1) * unit[:, None, None]  # (E, 3, N)
+        shares = self.shares / noise
+        size = (shares**2).sum(axis=2)
+        # By Sherman and Morrison, and the root of 1 - c v v'; where the source is unknown v is left out.
+        known = np.sqrt(1.0 / (1.0 + self.spread**2 * size))
+        taken = ((1.0 - known) / size)[..., None, None] * shares[..., None] * shares[..., None, :]
+        return np.asarray((np.eye(len(self.shares)) - taken) / noise[..., None, :])
+
     def sigma(self, momenta: Floats) -> Floats:
         """Noise (E,) of measured momenta (E, N, 3) over ions and axes, rms, hbar / bohr."""
         level = float(np.sqrt((self.noise**2).mean()))
