@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,6 +34,7 @@ class Measurement:
     accidents: float = 0.0  # share of events whose ions are of different molecules; infinite if unknown
     scale: float = 1.0
     build_up: BuildUp | None = None  # of the charges of the ions, where it takes time
+    efficiency: Floats | None = None  # chance of each ion to be detected, (N,); all are where None
 
     @property
     def levels(self) -> Floats:
@@ -88,6 +90,15 @@ class Measurement:
         """Raise UsageError where the share of accidents is unknown: nobody can simulate it."""
         if np.isinf(self.accidents):
             raise UsageError("the share of accidents is unknown; state it as a number to simulate them")
+
+    def lost(self, count: int, most: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+        """Ions (B, N) that are not detected, of events that lack `most` at the most."""
+        ions = len(self.shares)
+        several = (combinations(range(ions), k) for k in range(min(most, ions - 2) + 1))
+        table = np.array([np.isin(np.arange(ions), chosen) for kind in several for chosen in kind])
+        efficiency = np.ones(ions) if self.efficiency is None else self.efficiency
+        chance = np.where(table, 1.0 - efficiency, efficiency).prod(axis=1)
+        return table[rng.choice(len(table), count, p=chance / chance.sum())]
 
     def apply(self, momenta: Floats, rng: np.random.Generator) -> tuple[Floats, Floats, NDArray[np.bool_]]:
         """Measured momenta of exact ones (B, N, 3), their stated noise (B,), which are accidents (B,).
