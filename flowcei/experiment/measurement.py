@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,9 +31,10 @@ class Measurement:
     relative: bool
     drift: Floats  # mean of P, (3,), hbar / bohr
     spread: Floats  # standard deviation of P, (3,), hbar / bohr; infinite where it is unknown
-    accidents: float = 0.0  # share of events whose ions are of different molecules
+    accidents: float = 0.0  # share of events whose ions are of different molecules; infinite if unknown
     scale: float = 1.0
     build_up: BuildUp | None = None  # of the charges of the ions, where it takes time
+    efficiency: Floats | None = None  # chance of each ion to be detected, (N,); all are where None
 
     @property
     def levels(self) -> Floats:
@@ -42,8 +44,13 @@ class Measurement:
     @property
     def isotropic(self) -> bool:
         """Whether noise is one level, the sum of momenta tells nothing, and charges are there at once."""
-        one_level = (self.noise == self.noise[0, 0]).all() and np.isinf(self.spread).all()
-        return bool(one_level and self.build_up is None)
+        return bool(self.by_axis_alone and (self.noise == self.noise[0, 0]).all())
+
+    @property
+    def by_axis_alone(self) -> bool:
+        """Whether it is isotropic but for noise that differs between axes."""
+        alike = (self.noise == self.noise[0]).all() and np.isinf(self.spread).all()
+        return bool(alike and self.build_up is None)
 
     def calibrated(self, momenta: Floats) -> Floats:
         """Measured momenta (E, N, 3) on the true scale and without the drift, as likelihoods take them."""
@@ -58,10 +65,40 @@ class Measurement:
         """Sums of calibrated momenta over noise and source, (E, 3); 0 where the source is unknown."""
         return np.asarray(momenta.sum(axis=1) / self.width(momenta))
 
+    def whitening(self, momenta: Floats) -> Floats:
+        """W (E, 3, N, N) of each axis; W' W is the inverse covariance about exact momenta (E, N, 3)."""
+        unit = rms_component(momenta) if self.relative else np.ones(len(momenta))
+        noise = np.swapaxes(self.levels, 0, 1) * unit[:, None, None]  # (E, 3, N)
+        shares = self.shares / noise
+        size = (shares**2).sum(axis=2)
+        # By Sherman and Morrison, and the root of 1 - c v v'; where the source is unknown v is left out.
+        known = np.sqrt(1.0 / (1.0 + self.spread**2 * size))
+        taken = ((1.0 - known) / size)[..., None, None] * shares[..., None] * shares[..., None, :]
+        return np.asarray((np.eye(len(self.shares)) - taken) / noise[..., None, :])
+
     def sigma(self, momenta: Floats) -> Floats:
         """Noise (E,) of measured momenta (E, N, 3) over ions and axes, rms, hbar / bohr."""
         level = float(np.sqrt((self.noise**2).mean()))
         return level * rms_component(momenta) if self.relative else np.full(len(momenta), level)
+
+    def by_axis(self, momenta: Floats) -> Floats:
+        """Noise (E, 3) of each axis of calibrated momenta (E, N, 3) over ions, rms, hbar / bohr."""
+        unit = rms_component(momenta)[:, None] if self.relative else np.ones((len(momenta), 1))
+        return np.asarray(np.sqrt((self.levels**2).mean(axis=0)) * unit)
+
+    def check_stated(self) -> None:
+        """Raise UsageError where the share of accidents is unknown: nobody can simulate it."""
+        if np.isinf(self.accidents):
+            raise UsageError("the share of accidents is unknown; state it as a number to simulate them")
+
+    def lost(self, count: int, most: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+        """Ions (B, N) that are not detected, of events that lack `most` at the most."""
+        ions = len(self.shares)
+        several = (combinations(range(ions), k) for k in range(min(most, ions - 2) + 1))
+        table = np.array([np.isin(np.arange(ions), chosen) for kind in several for chosen in kind])
+        efficiency = np.ones(ions) if self.efficiency is None else self.efficiency
+        chance = np.where(table, 1.0 - efficiency, efficiency).prod(axis=1)
+        return table[rng.choice(len(table), count, p=chance / chance.sum())]
 
     def apply(self, momenta: Floats, rng: np.random.Generator) -> tuple[Floats, Floats, NDArray[np.bool_]]:
         """Measured momenta of exact ones (B, N, 3), their stated noise (B,), which are accidents (B,).
@@ -69,6 +106,7 @@ class Measurement:
         Where the spread of the source is unknown its molecules are taken to be at rest, beside the drift.
         """
         count, ions = momenta.shape[:2]
+        self.check_stated()
         noise = (
             self.noise * self.scale * rms_component(momenta)[:, None, None] if self.relative else self.noise
         )
