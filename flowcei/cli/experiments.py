@@ -52,24 +52,32 @@ class Detector(NamedTuple):
     noise: str | None
     experiment: flowcei.Experiment | None = None
     build_up: flowcei.BuildUp | None = None
+    missing: int = 1
 
     @classmethod
     def of(
-        cls, noise: str | None, experiment: Path | None, build_up: str | None, molecule: flowcei.Molecule
+        cls,
+        noise: str | None,
+        experiment: Path | None,
+        build_up: str | None,
+        molecule: flowcei.Molecule,
+        missing: int,
     ) -> Detector:
         """What was asked for; says what of an experiment is not simulated."""
         growing = None if build_up is None else flowcei.BuildUp.parse(build_up)
         if growing is not None:
             growing.of_ions(len(molecule))
         if experiment is None:
-            return cls(noise, None, growing)
+            return cls(noise, None, growing, missing)
         stated = flowcei.Experiment.load(experiment)
         stated.of(molecule)  # is of these ions
-        if "efficiency" in stated.to_dict():
-            note(f"{experiment}: all ions are detected, as events without one cannot be kept yet")
+        if stated.loses:
+            note(
+                f"{experiment}: ions are lost; events that lack more than {missing} are not kept (--missing)"
+            )
         if growing is not None and stated.build_up is not None:
             raise UsageError(f"{experiment} states the build-up; leave out --build-up")
-        return cls(None, stated, growing)
+        return cls(None, stated, growing, missing)
 
     def __str__(self) -> str:
         about = {"noise": self.noise or "0%"} if self.experiment is None else self.experiment.to_dict()
@@ -89,8 +97,6 @@ def sampled_experiment(
         return None
     if noise is not None:
         raise UsageError("--experiment states the noise; leave out --noise")
-    if not any(asked[name] for name in ("weigh", "exact", "min_ess")):
-        raise UsageError("--experiment needs --weigh or --exact: a model alone knows one level of noise")
     return flowcei.Experiment.load(path)
 
 

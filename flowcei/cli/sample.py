@@ -47,7 +47,9 @@ if TYPE_CHECKING:
     MODEL_NAME,
 )
 @options.noise_option
-@experiment_option("Instead of --noise: resolution and source, TOML; with --weigh or --exact.")
+@experiment_option(
+    "Instead of --noise: resolution and source, TOML; with --weigh or --exact, or a model of its noise alone."
+)
 @option(
     "--missing",
     "Ions that an event may lack, 1 at the most: its momentum follows from the others. With --exact and a "
@@ -127,6 +129,7 @@ def sample(
     note_what_is_assumed(reconstructor, first, noise, stated)
     seed = options.settled_seed(seed, path if resume else None)
     request = SamplingRequest(asked.pop("count"), seed, **asked, experiment=stated)
+    reconstructor.check_request(request)
     survey = Survey.of(source.chunks())
     if source.reading.selection.to_dict() or source.tally.rejected:
         source.keep_tally()
