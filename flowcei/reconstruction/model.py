@@ -14,6 +14,7 @@ from flowcei.errors import DataError, NoDensityError, UsageError
 from flowcei.events.container import Events, events_of
 from flowcei.events.simulation import fresh_seed
 from flowcei.experiment.accidents import P_TRUE
+from flowcei.experiment.covariance import CovarianceLikelihood
 from flowcei.experiment.detector import Noise
 from flowcei.experiment.experiment import Experiment
 from flowcei.physics.priors import build_prior
@@ -228,8 +229,7 @@ class Reconstructor:
             rng: np.random.Generator, events: Events, complete: lost.Completion | None
         ) -> PosteriorSamples:
             sigma = self.sigma(events, request.noise)
-            told = self.sigma(events, request.noise, request.experiment)
-            entered = self.enter(events.momenta, told)  # once: a whitened chart takes a search an event
+            entered = self._entered(events, request)  # once: a whitened chart takes a search an event
             draw = partial(self._draw, request, events, sigma, entered, rng)
             if complete is not None:
                 draw = partial(lost.drawn, one_each, events, complete, sigma, rng)
@@ -427,6 +427,13 @@ class Reconstructor:
         """
         framed = self.frame.enter(torch.from_numpy(momenta), torch.from_numpy(sigma))
         return framed, self.condition_standardiser(framed.told).to(self.device)
+
+    def _entered(self, events: Events, request: SamplingRequest) -> Entered:
+        """Events with their noise; where the source is known, with the momenta that this makes likely."""
+        momenta, stated, ions = events.momenta, request.experiment, self.molecule
+        if stated is not None and np.isfinite((own := stated.of(ions)).spread).any():
+            momenta = CovarianceLikelihood(ions.masses, ions.charges, momenta, own).measured
+        return self.enter(momenta, self.sigma(events, request.noise, stated))
 
     def _log_volume(self, chart: torch.Tensor, framed: FramedEvents) -> torch.Tensor:
         """Log|d standardised chart / d positions|, (E, n), at charts (E, n, D)."""

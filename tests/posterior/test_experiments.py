@@ -110,6 +110,15 @@ def test_what_is_asked_of_an_experiment() -> None:
         model.sample(events, 5, experiment=Experiment(noise={"c": 1.0}), weigh=True)
 
 
+def test_a_known_source_moves_what_a_model_is_given() -> None:
+    """At rest: the efficiency is 0.94, of momenta without their sum 0.73."""
+    at_rest = Experiment(noise="1%", spread=0.0)
+    events = flowcei.simulate("ocs", 60, experiment=at_rest, seed=12)
+    weights = flowcei.load().sample(events, 200, seed=1, weigh=True, experiment=at_rest).weights
+    assert weights is not None
+    assert np.median(weights.efficiency) > 0.88
+
+
 def test_scale_and_drift_are_taken_off() -> None:
     """Momenta 5 % too large of a fast beam have the samples of those that are not, to rounding."""
     model, events = flowcei.load(), flowcei.simulate("ocs", 5, experiment=ROUGH, seed=1)
