@@ -1,4 +1,4 @@
-"""Kernels of mixtures of t distributions; arrays are C-contiguous and of double precision."""
+"""Kernels of mixtures of t distributions, and of bends; arrays are C-contiguous and of double precision."""
 
 from __future__ import annotations
 
@@ -61,3 +61,48 @@ def scaled(mean, factor, chosen, tail, normal, out) -> None:
                 for j in range(i + 1):
                     row += factor[e, k, i, j] * normal[e, m, j]
                 out[e, m, i] = mean[e, k, i] + tail[e, m] * row
+
+
+@compiled
+def _sheared(z, slope, sign) -> None:
+    """Add to the last of z (D,) sign times slope (F, D - K) of products of the first K, and of these."""
+    others = slope.shape[1]
+    drivers = len(z) - others
+    row = 0
+    for i in range(drivers):
+        for j in range(i, drivers):
+            size = sign * (z[i] * z[j] - (1.0 if i == j else 0.0))
+            for k in range(others):
+                z[drivers + k] += size * slope[row, k]
+            row += 1
+    for i in range(drivers):
+        for k in range(others):
+            z[drivers + k] += sign * z[i] * slope[row + i, k]
+
+
+@kernel
+def straightened(points, centre, inverse, slope, out) -> None:
+    """Write straight coordinates of points (E, M, D) to `out`: see `flowcei.posterior.bent`."""
+    d = points.shape[2]
+    for e in range(points.shape[0]):
+        for m in range(points.shape[1]):
+            for i in range(d):
+                row = 0.0
+                for j in range(d):
+                    row += inverse[e, i, j] * (points[e, m, j] - centre[e, j])
+                out[e, m, i] = row
+            _sheared(out[e, m], slope[e], -1.0)
+
+
+@kernel
+def bent(straight, centre, axes, slope, out) -> None:
+    """Write the points of straight coordinates (E, M, D), which are changed, to `out`."""
+    d = straight.shape[2]
+    for e in range(straight.shape[0]):
+        for m in range(straight.shape[1]):
+            _sheared(straight[e, m], slope[e], 1.0)
+            for i in range(d):
+                row = centre[e, i]
+                for j in range(d):
+                    row += axes[e, i, j] * straight[e, m, j]
+                out[e, m, i] = row
