@@ -15,6 +15,7 @@ from flowcei.check.diagnostic import percent
 from flowcei.errors import DataError
 from flowcei.experiment.detector import NOISE_FLOOR, rms_component
 from flowcei.experiment.drift import measure_drift
+from flowcei.experiment.experiment import stated_build_up
 from flowcei.experiment.likelihood import centred_momenta
 from flowcei.physics.explosion import centre_of_mass, followed_momenta, kinetic_energy, potential_energy
 
@@ -109,7 +110,7 @@ class Agreement:
         """The correlation of log KE and log U0 over the events."""
         molecule = self.events.molecule
         kinetic = np.log(kinetic_energy(self.recorded, molecule.masses))
-        potential = np.log(np.abs(potential_energy(needed_positions(self.events), molecule.charges)))
+        potential = np.log(released_energy(self.events))
         if np.ptp(kinetic) == 0 or np.ptp(potential) == 0:
             return 0.0
         return float(np.corrcoef(kinetic, potential)[0, 1])
@@ -191,7 +192,17 @@ def resimulated(events: Events, charges: Floats | None = None) -> Floats:
     size = np.sqrt((x**2).mean(axis=(1, 2), keepdims=True))
     size[size == 0] = 1.0
     q = events.molecule.charges if charges is None else charges
+    if build_up := stated_build_up(events.origin):  # which has a scale; flowcei made them, in bohr
+        return np.asarray(followed_momenta(x, masses, q, build_up=build_up, accuracy=_ACCURACY), np.float64)
     return followed_momenta(x / size, masses, q, accuracy=_ACCURACY) / np.sqrt(size)
+
+
+def released_energy(events: Events) -> Floats:
+    """Kinetic energy (B,), hartree, that positions release: U0, or less where charges build up."""
+    masses, charges = events.molecule.masses, events.molecule.charges
+    if stated_build_up(events.origin):
+        return np.asarray(kinetic_energy(resimulated(events), masses))
+    return np.asarray(np.abs(potential_energy(needed_positions(events), charges)))
 
 
 def centred_variances(masses: Floats) -> Floats:

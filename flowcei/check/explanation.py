@@ -13,14 +13,15 @@ from flowcei.check.agreement import (
     HARMLESS,
     ROUNDING,
     centred_variances,
-    needed_positions,
+    released_energy,
     residuals,
     resimulated,
     shape_difference,
 )
 from flowcei.check.diagnostic import Diagnostic, percent
+from flowcei.experiment.experiment import stated_build_up
 from flowcei.experiment.likelihood import centred_momenta
-from flowcei.physics.explosion import kinetic_energy, potential_energy
+from flowcei.physics.explosion import kinetic_energy
 from flowcei.physics.priors.orders import all_orders, log_count
 from flowcei.units import LENGTH_UNITS, MOMENTUM_UNITS
 
@@ -188,7 +189,7 @@ def scale_of(events: Events, sigma: Floats | None) -> tuple[float, float]:
     kinetic = kinetic_energy(centred_momenta(events.momenta, masses), masses)
     if sigma is not None:
         kinetic = kinetic - sigma**2 * float((1.5 * centred_variances(masses) / masses).sum())
-    ratio = kinetic / np.abs(potential_energy(needed_positions(events), events.molecule.charges))
+    ratio = kinetic / released_energy(events)
     low, median, high = np.percentile(ratio, (25, 50, 75))
     return float(median), float((high - low) / 1.349 / abs(median))
 
@@ -200,7 +201,8 @@ def _energies(agreement: Agreement) -> Diagnostic:
     spread = max(spread, 1.5 * agreement.noise * agreement.slack)
     tolerance = _TOLERANCE + 6.0 * spread / np.sqrt(len(agreement.events))
     values: dict[str, Any] = {"ratio": ratio, "spread": spread}
-    message = f"KE / U0 is {ratio:.4g} (median; spread up to {percent(spread)})"
+    of = "the simulated KE" if stated_build_up(agreement.events.origin) else "U0"
+    message = f"KE / {of} is {ratio:.4g} (median; spread up to {percent(spread)})"
     if abs(ratio - 1.0) <= tolerance:
         means = "charges, masses and units are those declared"
         return Diagnostic("note", "energy", message, means, values=values)

@@ -12,14 +12,22 @@ from flowcei.check.agreement import compare_with_simulation, noisiness
 from flowcei.check.diagnostic import SEVERITIES, Diagnostic, FileCheck
 from flowcei.check.explanation import explanation
 from flowcei.check.geometry import centre, constant_columns, degeneracies, likeness
-from flowcei.check.momenta import duplicates, extremes, identical_ions, momentum_sums, plausible_energy
+from flowcei.check.momenta import (
+    duplicates,
+    extremes,
+    identical_ions,
+    momentum_sums,
+    of_experiment,
+    plausible_energy,
+)
 from flowcei.errors import DataError
 from flowcei.events.container import Events
-from flowcei.events.extracolumns import NUMBERED, component_names
+from flowcei.events.extracolumns import ACCIDENT, NUMBERED, component_names
 from flowcei.events.faults import Faults
 from flowcei.events.foreign.interpretation import Reading, open_table
 from flowcei.events.foreign.openedfile import OpenedFile
 from flowcei.events.source import open_events
+from flowcei.experiment.experiment import stated_experiment
 from flowcei.molecules.molecule import Molecule, built_in_molecules
 
 if TYPE_CHECKING:
@@ -105,8 +113,12 @@ def _diagnostics(events: Events) -> Iterator[Diagnostic]:
     if extreme := list(extremes(events)):
         yield from extreme
         return
+    if own := stated_experiment(events.origin):  # accidents, which have no geometry, are known
+        sound = events.columns.get(ACCIDENT, np.zeros(len(events))) != 1
+        events = own.calibrated(events[sound] if sound.any() else events)
     noise = noisiness(events)
-    yield from (*momentum_sums(events, noise), *constant_columns(events))
+    yield from of_experiment(events, own) if own else momentum_sums(events, noise)
+    yield from constant_columns(events)
     yield from (*duplicates(events), *identical_ions(events))
     if events.positions is None:
         message = "momenta only: nothing here shows which ions they are of, with which charges and prior"

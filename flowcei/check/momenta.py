@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from flowcei.events.container import Events
+    from flowcei.experiment.experiment import Experiment
     from flowcei.posterior.arrays import Bools, Floats
 
 EXTREME = 1e-50, 1e50  # beyond which products of a few numbers over- or underflow
+_CHI2_ONE = 0.45494  # median of one degree of freedom
 _ENOUGH = 100  # events, for a share of 1 % to mean something
 _TRAINED = 0.05  # the most noise that models are trained for where nobody says otherwise
 _HOPELESS = 0.5  # noise over the rms component
@@ -80,6 +82,24 @@ def momentum_sums(events: Events, noise: Noisiness) -> Iterator[Diagnostic]:
         means = "false coincidences or lost ions: no geometry explains such an event"
         todo, values = "remove events with a large total momentum", {"share": noise.far}
         yield Diagnostic("warning", "momentum-sum-outliers", message, means, todo, values=values)
+
+
+def of_experiment(events: Events, experiment: Experiment) -> Iterator[Diagnostic]:
+    """Compare the sums of calibrated momenta with the experiment that the file states."""
+    sums = experiment.of(events.molecule).sums(events.momenta)
+    known = sums[:, (sums != 0).any(axis=0)]
+    message = "the file states an experiment: momenta were brought to their true scale, without its drift"
+    means = "noise and sums of momenta are judged by it, and a build-up of the charges is simulated"
+    if not known.size:
+        yield Diagnostic("note", "experiment", f"{message}; its source is not known", means)
+        return
+    ratio = float(np.sqrt(np.median(known**2) / _CHI2_ONE))
+    message += f"; the sums of momenta spread {ratio:.2g} times as widely as it says"
+    off = abs(ratio - 1.0) >= 0.1 + 3.0 / np.sqrt(known.size)
+    todo = "correct noise and source of the experiment" if off else ""
+    yield Diagnostic(
+        "warning" if off else "note", "experiment", message, means, todo, values={"ratio": ratio}
+    )
 
 
 def _are_velocities(events: Events, relative: float) -> bool:

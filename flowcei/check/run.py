@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from flowcei.experiment.detector import Noise
 
 FEWEST = 50  # events below which a run is not compared
+OF_EXPERIMENT = (
+    "the events are of an experiment: sample --experiment, weighed or exact, compares their evidence with "
+    "that of events of the prior"
+)
+"""Why a run is not compared."""
 # Kinds of causes that are measured and taken into account before others are tried.
 LABORATORY = "drift", "noise", "axis", "directions"
 

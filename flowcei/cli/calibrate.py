@@ -34,13 +34,15 @@ def calibrate(*, model: str, judging: Judging, weigh: bool, exact: bool, strict:
     central intervals and regions of highest density, TARP, and simulated momenta. Of a file
     that the model was trained on, only its test rows are used. A right posterior fails each
     kind of check in 1 of 100 data sets. Writes calibration.csv, coverage.csv, regions.csv and
-    pictures.
+    pictures. Of an experiment --weigh or --exact are judged.
 
     Example: flowcei calibrate bundled --data test.h5
     """
     ((name, loaded),) = (models := judging.load([model])).items()
     judged = events, _ = judging.events(models)
     _warn_of_other_prior(loaded, events)
+    if "experiment" in events.origin and not (weigh or exact):
+        warn(f"{judging.data} is of an experiment: --weigh or --exact judges answers that know of it")
     from flowcei.report.judging import coverage_figure, joint_figure, sbc_figure
 
     with Progress(len(events), "events") as progress:

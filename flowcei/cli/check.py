@@ -120,21 +120,28 @@ def _compared(
     noise: str | None,
 ) -> RunCheck | str:
     """Compare the run with the prior meant, or return why it is not compared, "" where nobody asks."""
-    events = checked.usable
-    if events is None:
+    from flowcei.check.run import OF_EXPERIMENT
+    from flowcei.experiment.experiment import stated_experiment
+
+    if (events := checked.usable) is None:
         return "the file holds nothing to compare"
+    own = stated_experiment(events.origin)
+    asked = trained is not None or prior or noise or molecule
+    if own is not None and (not asked or not own.of(events.molecule).isotropic):
+        return OF_EXPERIMENT if asked else ""
+    events = events if own is None else own.calibrated(events)
     if trained is not None:
         return flowcei.check_run(events, trained.prior, noise) if trained.prior_spec is not None else NO_PRIOR
-    bare = events.positions is None
-    stated = events.origin.get("prior")
-    if prior is None and bare and isinstance(stated, dict):
-        try:
-            return flowcei.check_run(events, stated, noise)
-        except UsageError as error:
-            return f"the prior that the file states cannot be built ({error}); give --prior"
-    if prior is None and noise is None and not (bare and molecule is not None and events.molecule.priors):
+    bare, stated = events.positions is None, events.origin.get("prior")
+    from_file = prior is None and bare and isinstance(stated, dict)
+    if not (prior or noise or from_file or (bare and molecule is not None and events.molecule.priors)):
         return "give --model, or --molecule and --prior" if bare else ""
-    return flowcei.check_run(events, prior, noise)
+    try:
+        return flowcei.check_run(events, stated if from_file else prior, noise)
+    except UsageError as error:
+        if not from_file:
+            raise
+        return f"the prior that the file states cannot be built ({error}); give --prior"
 
 
 def _show(checked: FileCheck) -> None:

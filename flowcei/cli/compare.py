@@ -39,6 +39,7 @@ def compare(*, models: tuple[str, ...], judging: Judging, length_unit: str) -> N
     Example: flowcei compare runs/ocs-cinn-1 runs/ocs-cvae-1 --data test.h5
     """
     loaded = judging.load(models)
+    from flowcei.evaluation.comparison import experiment_of
     from flowcei.report.judging import comparison_figure
 
     judged = judging.events(loaded)
@@ -49,6 +50,10 @@ def compare(*, models: tuple[str, ...], judging: Judging, length_unit: str) -> N
         show("0.123(4): half the 95 % interval is 0.004; comparison.csv has all, in bohr")
         for title, block in _blocks(result, length_unit):
             show(f"\n{text_table(block.rename_axis(title))}")
+        if experiment_of(judged[0], judging.stated, judging.noise) is not None:
+            show(
+                "\nmodels are told one level of noise, the rms; floor and resimulation are of the experiment"
+            )
         if _FLOOR in result.table.index:
             show(
                 "\nfloor: the least that a flat prior allows; a model's prior may know more."

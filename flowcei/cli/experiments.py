@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import flowcei
 from flowcei.cli import options
-from flowcei.cli.streams import note
+from flowcei.cli.streams import compact, note, warn
 from flowcei.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     import click
 
     from flowcei.events.foreign.interpretation import Reading
+
+
+_UNLIKE = 4.0  # standard errors
 
 
 class _ExperimentFile(options.InputFile):
@@ -87,10 +91,31 @@ def sampled_experiment(
         raise UsageError("--experiment states the noise; leave out --noise")
     if not any(asked[name] for name in ("weigh", "exact", "min_ess")):
         raise UsageError("--experiment needs --weigh or --exact: a model alone knows one level of noise")
-    stated = flowcei.Experiment.load(path)
-    if stated.accidents:
-        note(f"{path}: accidents are not told from true events yet; the flag momentum-sum finds most of them")
-    return stated
+    return flowcei.Experiment.load(path)
+
+
+def note_accidents(found: Mapping[str, Mapping[str, float]] | None, stated: float) -> None:
+    """Say which share of a run are accidents, as its evidence, its sums and a person say."""
+    from flowcei.experiment.accidents import VAGUE
+
+    if found is None:
+        return
+    if not found:
+        warn("too few events to tell accidents from true ones: P(true) is not known", code="accidents")
+    for kind, one in found.items():
+        share, error = one["share"], one["error"]
+        of = f"{one['events']} {kind} events"
+        note(f"accidents: {compact(share, error)} of {of}; P(true) is the column p_true")
+        if error > VAGUE:
+            vague = "neither their sums nor their evidence tell accidents from true events"
+            warn(f"{kind} events: {vague}; P(true) is little more than the share", code="accidents")
+        unlike = {"are stated to be": (stated, 0.0)} if math.isfinite(stated) else {}
+        if "share_by_sums" in one and one["error_by_sums"] < VAGUE:
+            unlike["are by their sums alone"] = one["share_by_sums"], one["error_by_sums"]
+        for says, (other, its_error) in unlike.items():
+            if abs(other - share) > _UNLIKE * math.hypot(error, its_error):
+                why = "" if its_error == 0.0 else "; the prior or the noise does not hold for true events"
+                warn(f"{compact(other, its_error)} of them {says} accidents{why}", code="accidents")
 
 
 def reading_of(

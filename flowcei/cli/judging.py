@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import flowcei
 from flowcei.cli import options
+from flowcei.cli.experiments import experiment_option
 from flowcei.cli.runs import load_named, note_what_is_assumed, read_noted
 from flowcei.cli.streams import note, show, show_json, warn, write_results
 from flowcei.errors import UsageError
@@ -14,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    import flowcei
     from flowcei.cli.options import Decorator
 
 
@@ -25,6 +26,7 @@ class Judging:
     data: Path
     count: int
     noise: str | None
+    experiment: Path | None
     latent: Any
     output: Path
     seed: int
@@ -38,7 +40,12 @@ class Judging:
     def sampling(self) -> dict[str, Any]:
         """How samples are drawn of events from which flagged ones are left out already."""
         how = {"n": self.count, "noise": self.noise, "latent": self.latent, "seed": self.seed}
-        return how | {"keep_flagged": True}
+        return how | {"keep_flagged": True, "experiment": self.stated}
+
+    @property
+    def stated(self) -> flowcei.Experiment | None:
+        """The experiment that is stated, beside no noise."""
+        return None if self.experiment is None else flowcei.Experiment.load(self.experiment)
 
     def load(self, names: Sequence[str]) -> dict[str, flowcei.Reconstructor]:
         """Load the models meant, by the names that they go by in tables."""
@@ -55,7 +62,7 @@ class Judging:
         """
         import numpy as np
 
-        from flowcei.evaluation.comparison import trusted, unseen
+        from flowcei.evaluation.comparison import experiment_of, trusted, unseen
         from flowcei.experiment.drift import drift_subtracted
 
         read = read_noted(self.data, next(iter(models.values())).molecule)
@@ -65,12 +72,22 @@ class Judging:
             if len(fewer) < len(read):
                 note(f"{name} was trained on {self.data}: only its {len(fewer)} test events are used")
                 fresh &= np.isin(read.event_id, fewer.event_id)
-        events, words = drift_subtracted(read[fresh], self.drift)
+        own = experiment_of(read, self.stated, self.noise)
+        known = own is not None and own.drift is not None
+        if known and self.drift != "auto":
+            raise UsageError("the experiment states the drift; leave out --drift")
+        events, words = drift_subtracted(read[fresh], "none" if known else self.drift)
         if words:
             note(words)
+        if own is not None and self.experiment is None:
+            note(
+                f"{self.data} is of an experiment: {', '.join(f'{k} {v}' for k, v in own.to_dict().items())}"
+            )
         for model in models.values():
-            note_what_is_assumed(model, events, self.noise)
-        chosen, line = (events, "") if self.keep_flagged else trusted(models.values(), events, self.noise)
+            seen = events if own is None else own.calibrated(events)
+            note_what_is_assumed(model, seen, self.noise, own)
+        aside = (events, "") if self.keep_flagged else trusted(models.values(), events, self.noise, own)
+        chosen, line = aside
         if line:
             warn(f"{line}: left out; --keep-flagged keeps them")
         unusable = sum(events.origin.get("selection", {}).get("rejected", {}).values())
@@ -101,6 +118,7 @@ def judging_options(folder: str, json_text: str, *, count: int = 100, least: int
         options.option("--data", "Events with positions, .csv or .h5.", options.INPUT, required=True),
         options.samples_option(count, least),
         options.noise_option,
+        experiment_option("Instead of --noise: of the events, TOML; else that of simulated events."),
         options.latent_option,
         options.folder_option(folder),
         options.option("--seed", "Of the samples.", options.SEED, default=0, show_default=True),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -133,11 +133,17 @@ def _with_others(
     sets: dict[str, flowcei.Events], compare: Path | None, prior: str | None, reading: Callable[[], Reading]
 ) -> flowcei.Events | dict[str, flowcei.Events]:
     """The events, and beside them those of another file or of a prior, with as much noise."""
+    from flowcei.experiment.experiment import stated_experiment
+
     events = next(iter(sets.values()))
     if compare is not None:
         name = compare.name if compare.name not in sets else f"{compare} (--compare)"
         sets[name] = read_noted(compare, events.molecule, reading())
-    if prior is not None:
+    if prior is not None and (own := stated_experiment(events.origin)) is not None:
+        note(f"events of the prior {prior} are simulated with the experiment that the events state")
+        how: dict[str, Any] = {"experiment": own, "seed": 0}
+        sets[f"prior {prior}"] = flowcei.simulate(events.molecule, len(events), prior=prior, **how)
+    elif prior is not None:
         sigma = 0.0 if events.sigma is None else float(events.sigma.mean())
         words = f"{sigma:.3g} hbar/bohr, the mean of the events" if sigma else "none"
         note(f"events of the prior {prior} are simulated, noise {words}")
@@ -160,7 +166,10 @@ def _positions(
     rows = (events.event_id == event).nonzero()[0]
     if events.positions is None or not len(rows):
         raise UsageError(f"{path} holds no positions of event {event}")
-    pair = (events.momenta[rows[0]], samples.momenta[0])
+    measured = events.momenta[rows[0]]
+    if own := samples.origin.get("experiment"):
+        measured = flowcei.Experiment.from_dict(own).of(samples.molecule).calibrated(measured)
+    pair = (measured, samples.momenta[0])
     one, other = (centred_momenta(p[None], samples.molecule.masses) for p in pair)  # a drift was subtracted
     if not np.allclose(one, other, rtol=0.0, atol=1e-4 * np.abs(one).max()):
         raise UsageError(f"event {event} of {path} has other momenta than the samples: it is another event")

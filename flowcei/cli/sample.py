@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowcei.cli import options
-from flowcei.cli.experiments import experiment_option, reading_of, sampled_experiment
+from flowcei.cli.experiments import experiment_option, note_accidents, reading_of, sampled_experiment
 from flowcei.cli.options import flag, option
 from flowcei.cli.progress import Progress
 from flowcei.cli.runs import BUNDLED, MODEL_NAME, load_named, note_what_is_assumed, warn_of_flags
@@ -126,6 +126,8 @@ def sample(
         note(f"{source.tally}")
     write = _to_stdout if str(path) == "-" else partial(_to_file, path, overwrite=overwrite, resume=resume)
     quality = write(reconstructor, request, source, survey)
+    if quality.accidents is not None and stated is not None:
+        note_accidents(quality.accidents, stated.accidents)
     _note_quality(quality, complete=survey.events > len(first), exact=request.exact)
     if stated is None:  # it knows one level of noise
         note_run_check(reconstructor, survey.thinned, noise)
@@ -172,7 +174,7 @@ def _to_file(
 
     def judge(quality: Quality) -> Quality:  # are the momenta as probable as those of the prior?
         judged, evidence = model.judge(quality, request)
-        if evidence is not None:
+        if evidence is not None and evidence.events:
             (note if evidence.sound else partial(warn, code="evidence"))(evidence.summary)
         return judged
 

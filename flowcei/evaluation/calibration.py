@@ -11,10 +11,11 @@ import torch
 
 from flowcei.errors import DataError, UsageError
 from flowcei.evaluation import verdicts
-from flowcei.evaluation.comparison import NULL_MODELS, true_positions, warned
+from flowcei.evaluation.comparison import NULL_MODELS, experiment_of, true_positions, warned
 from flowcei.evaluation.verdicts import HPD, RULES, CalibrationRules, Ranks, Verdict
 from flowcei.events.container import events_of
 from flowcei.posterior.exact import R_HAT
+from flowcei.posterior.flags import FLAG_BITS
 from flowcei.posterior.spread import quantities
 from flowcei.posterior.weights import Weights
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from flowcei.events.container import Events
     from flowcei.experiment.detector import Noise
+    from flowcei.experiment.experiment import Experiment
     from flowcei.models.interface import Latent
     from flowcei.posterior.arrays import Floats, Reals, Rows
     from flowcei.posterior.samples import PosteriorSamples
@@ -118,6 +120,7 @@ def calibrate(
     weigh: bool = False,
     exact: bool = False,
     keep_flagged: bool = False,
+    experiment: Experiment | None = None,
     rules: CalibrationRules = RULES,
     on_events: Callable[[int], None] | None = None,
 ) -> Calibration:
@@ -140,6 +143,8 @@ def calibrate(
             density and a prior can have, or as the model drew them.
         exact: Whether to judge samples of the exact posterior, as of `Reconstructor.sample`.
         keep_flagged: Whether to judge events that a model flags, of which a `FlaggedWarning` is given.
+        experiment: Of the events, whose exact or weighed samples are judged; where None, the one that
+            simulated events state. Without `exact` and `weigh` it only brings momenta to their true scale.
         rules: How often a right posterior may fail each of the five kinds of check, and other thresholds.
         on_events: Called with the number of events that were judged, block by block.
 
@@ -154,10 +159,16 @@ def calibrate(
         >>> sorted(set(result.to_dataframe()["check"]))
         ['coverage', 'regions', 'resimulation', 'sbc', 'tarp']
     """
-    events = events_of(events, model.molecule) if keep_flagged else warned([model], events, noise)
+    own = experiment_of(events, experiment, noise)
+    events = events_of(events, model.molecule) if keep_flagged else warned([model], events, noise, own)
     check_calibrated(model, n, rules)
-    drawn = model.stream(events, n, noise=noise, latent=latent, seed=seed, weigh=weigh, exact=exact)
-    return calibrated(model, events, drawn, noise=noise, seed=seed, rules=rules, on_events=on_events)
+    how: dict[str, Any] = {"noise": noise, "latent": latent, "seed": seed, "weigh": weigh, "exact": exact}
+    seen = events if own is None else own.calibrated(events)
+    if own is not None and noise is None and (weigh or exact or experiment is not None):
+        drawn = model.stream(events, n, experiment=own, **how)  # which brings momenta to their scale itself
+    else:
+        drawn = model.stream(seen, n, **how)
+    return calibrated(model, seen, drawn, noise=noise, seed=seed, rules=rules, on_events=on_events)
 
 
 def calibrated(
@@ -177,9 +188,11 @@ def calibrated(
     chart = _chart(model, events.momenta, model.sigma(events, noise), truth[:, None])[:, 0]
     references = chart.mean(axis=0) + chart.std(axis=0) * rng.standard_normal(chart.shape)
     judge = _Judge(model, events, truth, noise, chart, references, rng)
-    first, blocks, weights = 0, [], []
+    first, blocks, weights, useless = 0, [], [], 0
     for block in drawn:
-        answered = np.flatnonzero(block.answered)
+        aside = (block.flag_bits & FLAG_BITS["experiment"]) > 0  # `sample` leaves them out, too
+        useless += int(aside.sum())
+        answered = np.flatnonzero(block.answered & ~aside)
         if len(answered):
             blocks.append(judge.rank(first + answered, block[answered]))
             if block.weights is not None and R_HAT not in block.columns:  # exact samples count alike
@@ -187,10 +200,13 @@ def calibrated(
         first += len(block)
         if on_events is not None:
             on_events(len(block))
+    if not blocks and useless:
+        raise DataError("the weights of no event are reliable; judge exact samples (--exact, exact=True)")
     if not blocks:
         raise DataError("the model can express a geometry for none of the events; are the units right?")
     ranks = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
-    return judge.calibration(ranks, Weights.concatenate(weights) if weights else None, rules, seed)
+    joined = Weights.concatenate(weights) if weights else None
+    return judge.calibration(ranks, joined, rules, seed, useless)
 
 
 def check_calibrated(model: Reconstructor, n: int, rules: CalibrationRules = RULES) -> None:
@@ -255,9 +271,14 @@ class _Judge:
         return -density[..., None], -of_truth
 
     def calibration(
-        self, ranks: dict[str, NDArray[Any]], weights: Weights | None, rules: CalibrationRules, seed: int
+        self,
+        ranks: dict[str, NDArray[Any]],
+        weights: Weights | None,
+        rules: CalibrationRules,
+        seed: int,
+        useless: int,
     ) -> Calibration:
-        """Judge the ranks of all events."""
+        """Judge the ranks of all events but some with useless weights."""
         molecule, rows, width = self.events.molecule, ranks["rows"], self.chart.shape[1]
         units = {q.name: q.unit for q in quantities(molecule, molecule.equilibrium)[0] if q.kind != "atom"}
         names, dense = (*self.model.frame.names(molecule.labels), *units), ranks["hpd"].shape[1]
@@ -283,10 +304,11 @@ class _Judge:
             outcomes.insert(0, verdicts.check_weights(weights, medians, rules))
         if len(chi2):
             outcomes += verdicts.check_resimulation(chi2, rules, seed=seed)
-        lost, closed = len(self.events) - len(rows), len(rows) - len(chi2)
+        lost, closed = len(self.events) - len(rows) - useless, len(rows) - len(chi2)
         unchecked = {
             f"{self.model.architecture} has no density: no regions of highest density": not dense,
             f"{lost} events: the model can express no geometry for them": lost,
+            f"{useless} events: their weights are not reliable; --exact judges all": useless,
             f"{closed} true geometries cannot be simulated: no resimulation of theirs": closed,
         }
         left_out = tuple(text for text, holds in unchecked.items() if holds)

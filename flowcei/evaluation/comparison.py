@@ -15,7 +15,9 @@ from flowcei.errors import DataError, FlaggedWarning, UsageError
 from flowcei.evaluation.floor import information_floor
 from flowcei.evaluation.scores import SCORES, STILL, Answers, Score, TestSet, evaluate
 from flowcei.events.container import events_of
+from flowcei.events.extracolumns import ACCIDENT
 from flowcei.experiment.detector import Noise
+from flowcei.experiment.experiment import stated_experiment
 from flowcei.physics.explosion import centre_of_mass
 from flowcei.posterior.flags import combined, counted
 from flowcei.reconstruction.training_data import split_rows
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from flowcei.events.container import Events
+    from flowcei.experiment.experiment import Experiment
     from flowcei.models.interface import Latent
     from flowcei.posterior.arrays import Floats
     from flowcei.posterior.samples import PosteriorSamples
@@ -108,6 +111,7 @@ def compare(
     resamples: int = 500,
     keep_flagged: bool = False,
     scores: Sequence[Score] = SCORES,
+    experiment: Experiment | None = None,
 ) -> Comparison:
     """Score models and null models on events whose positions are known.
 
@@ -122,10 +126,14 @@ def compare(
         resamples: Of the bootstrap over events that gives the intervals.
         keep_flagged: Whether to score events that a model flags, of which a `FlaggedWarning` is given.
         scores: What is scored; `flowcei.evaluation.scores.SCORES` and scores of your own.
+        experiment: Of the events; where None, the one that simulated events state. It brings momenta to
+            their true scale, without its drift; floor and re-simulation are of its covariance and build-up.
+            Models answer as they are, told the rms noise.
 
     Raises:
         DataError: For events without positions, or too few, or flagged all of them.
-        UsageError: For a model of another molecule, no score, or a name that two scores have.
+        UsageError: For a model of another molecule, no score, or a name that two scores have; for a noise
+            beside an experiment.
 
     Example:
         >>> import flowcei
@@ -140,8 +148,10 @@ def compare(
         )
     for model in models.values():
         events_of(events, model.molecule)
-    events = events if keep_flagged else warned(models.values(), events, noise)
-    test = TestSet.of(events, true_positions(events, _MIN_EVENTS, "to compare on"))
+    own = experiment_of(events, experiment, noise)
+    events = events if keep_flagged else warned(models.values(), events, noise, own)
+    events = events if own is None else own.calibrated(events)
+    test = TestSet.of(events, true_positions(events, _MIN_EVENTS, "to compare on"), own)
     values = {}
     for name, model in models.items():
         count = 1 if model.network.is_point else n  # the same answer again is no sample
@@ -152,7 +162,7 @@ def compare(
         rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1,)))
         answer = Answers(test, null_samples(name, test.recoil, n, rng), in_recoil_frame=True)
         values[name] = evaluate(scores, answer)
-    if floor := floor_scores(events, test, noise, seed):
+    if floor := floor_scores(events, test, noise, seed, own):
         values[FLOOR] = floor
     rows = {name: summarise(v, scores, resamples=resamples, seed=seed) for name, v in values.items()}
     columns = [column for score in scores for column in score.columns]
@@ -177,24 +187,45 @@ def unseen(model: Reconstructor, events: Events) -> Events:
     return events[np.sort(split_rows(len(events), data.split_seed)[2])]
 
 
+def experiment_of(events: Events, stated: Experiment | None, noise: Noise | str | None) -> Experiment | None:
+    """The experiment of events: the stated one, which says the noise, or that of simulated events."""
+    if stated is not None and noise is not None:
+        raise UsageError("the experiment states its noise; leave the other out")
+    return stated_experiment(events.origin) if stated is None else stated
+
+
 def trusted(
-    models: Iterable[Reconstructor], events: Events, noise: Noise | str | None = None
+    models: Iterable[Reconstructor],
+    events: Events,
+    noise: Noise | str | None = None,
+    experiment: Experiment | None = None,
 ) -> tuple[Events, str]:
-    """Return the events whose momenta no model flags, and a line that counts the others, empty for none."""
+    """Return the events whose momenta no model flags, and a line that counts the others, empty for none.
+
+    Of simulated events without accidents, whose positions are of none of their ions.
+    """
     # Flags that need samples do not count: to leave out what a model cannot explain would flatter it.
     flags = np.zeros(len(events), dtype=np.uint16)
+    seen = events if experiment is None else experiment.calibrated(events)
     for model in models:
-        flags |= combined(**model.unlike_training(events, noise))
-    if not flags.any():
-        return events, ""
-    if flags.all():
-        raise DataError(f"{counted(flags)}: none is left; check units, molecule and model")
-    return events[flags == 0], counted(flags)
+        flags |= combined(**model.unlike_training(seen, noise, experiment))
+    mixed = events.columns.get(ACCIDENT, np.zeros(len(events))) == 1
+    lines = [counted(flags)] if flags.any() else []
+    lines += [f"{mixed.sum()} of {len(mixed)} events are accidents"] if mixed.any() else []
+    left = (flags == 0) & ~mixed
+    if not left.any():
+        raise DataError(f"{'; '.join(lines)}: none is left; check units, molecule and model")
+    return (events[left] if lines else events), "; ".join(lines)
 
 
-def warned(models: Iterable[Reconstructor], events: Events, noise: Noise | str | None) -> Events:
+def warned(
+    models: Iterable[Reconstructor],
+    events: Events,
+    noise: Noise | str | None,
+    experiment: Experiment | None = None,
+) -> Events:
     """Return `trusted` events, with a `FlaggedWarning` where some are left out."""
-    chosen, line = trusted(models, events, noise)
+    chosen, line = trusted(models, events, noise, experiment)
     if line:
         warnings.warn(f"{line} and left out; keep_flagged=True keeps them", FlaggedWarning, stacklevel=3)
     return chosen
@@ -260,18 +291,26 @@ def _densities(
 
 
 def floor_scores(
-    events: Events, test: TestSet, noise: Noise | str | None, seed: int
+    events: Events,
+    test: TestSet,
+    noise: Noise | str | None,
+    seed: int,
+    experiment: Experiment | None = None,
 ) -> dict[str, Floats] | None:
     """Return what an efficient estimate would score, (E, ...); None where the noise is not known."""
-    sigma = events.sigma if noise is None else Noise.parse(noise).sigma(events.momenta)
-    if sigma is None or not (sigma > 0).all():
-        return None
-    floor = information_floor(events.molecule, test.recoil, sigma)
+    if experiment is not None:
+        lab = information_floor(events.molecule, test.lab, experiment=experiment)
+    else:
+        sigma = events.sigma if noise is None else Noise.parse(noise).sigma(events.momenta)
+        if sigma is None or not (sigma > 0).all():
+            return None
+        lab = information_floor(events.molecule, test.lab, sigma, build_up=test.build_up)
+    floor = lab.turned(test.rotation, test.order)
     moving = test.deviation > STILL
     standard = floor.variance[:, moving] / test.deviation[moving] ** 2
     absolute = math.sqrt(2.0 / math.pi)  # of a normal number
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(3,)))
-    drawn = np.linalg.norm(floor.draw(_FLOOR_DRAWS, rng), axis=-1).reshape(len(sigma), -1)
+    drawn = np.linalg.norm(floor.draw(_FLOOR_DRAWS, rng), axis=-1).reshape(len(events), -1)
     return {
         "mse_mean": floor.mse,
         "mae_mean": absolute * np.sqrt(floor.variance).mean(axis=(1, 2)),

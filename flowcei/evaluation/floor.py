@@ -1,6 +1,6 @@
 """The information floor: how well noisy momenta can fix a geometry (docs/comparing.md)."""
 
-# Of p = f(x) + noise the Fisher information of the 3N coordinates is J^T J / sigma^2 with J = df/dx; its
+# Of p = f(x) + noise the Fisher information of the 3N coordinates is J^T Sigma^-1 J with J = df/dx; its
 # inverse bounds the covariance of every unbiased estimate (Cramer and Rao).
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ import numpy as np
 from scipy.special import elliprg
 
 from flowcei.errors import DataError
-from flowcei.physics.explosion import centre_of_mass
+from flowcei.physics.explosion import centre_of_mass, followed_momenta
 from flowcei.physics.jacobian import followed_jacobian
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
+    from flowcei.experiment.experiment import Experiment
     from flowcei.molecules.molecule import Molecule
-    from flowcei.posterior.arrays import Bools, Floats
+    from flowcei.physics.build_up import BuildUp
+    from flowcei.posterior.arrays import Bools, Floats, Rows
 
 _CHUNK = 5_000  # events whose Jacobians are held at a time
 _RANK = 1e-12  # of the largest singular value: below lies rounding, not information
@@ -62,6 +64,16 @@ class InformationFloor:
         """Expected squared error per coordinate, (E,), bohr^2: the trace over 3N."""
         return np.asarray(self.variance.mean(axis=(1, 2)))
 
+    def turned(self, rotation: Floats, order: Rows) -> InformationFloor:
+        """The same with the ions in an order (E, N), then turned by rotations (E, 3, 3)."""
+        x = np.take_along_axis(self.positions, order[..., None], axis=1) @ np.swapaxes(rotation, 1, 2)
+        rows = (3 * order[..., None] + np.arange(3)).reshape(len(x), -1)
+        out = self.covariance[np.arange(len(x))[:, None, None], rows[:, :, None], rows[:, None]]
+        finite, size = _finite(out), order.shape[1]
+        turn = np.einsum("ij,eab->eiajb", np.eye(size), rotation).reshape(out.shape)
+        out[finite] = turn[finite] @ out[finite] @ np.swapaxes(turn[finite], 1, 2)
+        return InformationFloor(x, out)
+
     def draw(self, n: int, rng: np.random.Generator) -> Floats:
         """Draw `n` errors of an efficient estimate for each event, (E, n, N, 3), bohr; NaN without any."""
         finite = _finite(self.covariance)
@@ -86,7 +98,14 @@ class InformationFloor:
         return summary
 
 
-def information_floor(molecule: Molecule, positions: Floats, sigma: ArrayLike) -> InformationFloor:
+def information_floor(
+    molecule: Molecule,
+    positions: Floats,
+    sigma: ArrayLike | None = None,
+    *,
+    experiment: Experiment | None = None,
+    build_up: BuildUp | None = None,
+) -> InformationFloor:
     """Return the information floor of geometries, for a flat prior.
 
     A model can stay below it where its prior knows what the momenta do not say, above all
@@ -94,9 +113,11 @@ def information_floor(molecule: Molecule, positions: Floats, sigma: ArrayLike) -
 
     Args:
         molecule: Masses and charges of the ions.
-        positions: The true geometries, (E, N, 3), bohr, in any frame.
+        positions: The true geometries, (E, N, 3), bohr; in the lab frame where axes are resolved differently.
         sigma: Standard deviation of a momentum component, hbar / bohr: one number, (E,) or,
-            where ions are measured differently well, (E, N).
+            where ions are measured differently well, (E, N). The source is then at rest.
+        experiment: Instead: resolution and source, with the build-up.
+        build_up: Of the charges, beside `sigma`.
 
     Returns:
         Errors of positions relative to the centre of mass.
@@ -114,15 +135,28 @@ def information_floor(molecule: Molecule, positions: Floats, sigma: ArrayLike) -
     x = np.asarray(positions, dtype=np.float64)
     x = x - centre_of_mass(x, molecule.masses)
     events, ions = x.shape[:2]
-    given = np.asarray(sigma, dtype=np.float64)
+    blocks = [slice(k, k + _CHUNK) for k in range(0, max(1, events), _CHUNK)]
+    if experiment is not None:
+        own, of = experiment.of(molecule), (molecule.masses, molecule.charges)
+        build_up = own.build_up
+        exact = followed_momenta(x, *of, build_up=build_up).astype(np.float64)
+        whitening = [own.whitening(np.nan_to_num(exact[b], nan=1.0)) for b in blocks]
+    else:
+        per_ion = _checked(sigma, events, ions)
+        whitening = [(np.eye(ions) / per_ion[b, None, :])[:, None] for b in blocks]
+    parts = zip(blocks, whitening, strict=True)
+    return InformationFloor(x, np.concatenate([_covariances(molecule, x[b], w, build_up) for b, w in parts]))
+
+
+def _checked(sigma: ArrayLike | None, events: int, ions: int) -> Floats:
+    """Standard deviations (E, N)."""
+    given = np.asarray(np.nan if sigma is None else sigma, dtype=np.float64)
     if given.shape not in ((), (events,), (events, ions)):
         expected = f"one number, ({events},) or ({events}, {ions})"
         raise DataError(f"sigma has shape {given.shape}; expected {expected}")
     if not (np.isfinite(given) & (given > 0)).all():
         raise DataError("sigma must be positive: without noise there is no floor")
-    per_ion = np.broadcast_to(given[:, None] if given.ndim == 1 else given, (events, ions))
-    blocks = [slice(k, k + _CHUNK) for k in range(0, max(1, events), _CHUNK)]
-    return InformationFloor(x, np.concatenate([_covariances(molecule, x[b], per_ion[b]) for b in blocks]))
+    return np.broadcast_to(given[:, None] if given.ndim == 1 else given, (events, ions))
 
 
 def mean_length(covariance: Floats) -> Floats:
@@ -146,10 +180,11 @@ def _atom_errors(covariance: Floats) -> Floats:
     return mean_length(np.stack(blocks, axis=1))
 
 
-def _covariances(molecule: Molecule, x: Floats, sigma: Floats) -> Floats:
-    """Return the covariance (E, 3N, 3N) of positions (E, N, 3) about the centre of mass, sigma (E, N)."""
+def _covariances(molecule: Molecule, x: Floats, whitening: Floats, build_up: BuildUp | None) -> Floats:
+    """Covariance (E, 3N, 3N) of positions (E, N, 3) about the centre of mass; whitening (E, 3 or 1, N, N)."""
     n, masses = len(molecule), molecule.masses
-    weighted = followed_jacobian(x, masses, molecule.charges) / np.repeat(sigma, 3, axis=1)[:, :, None]
+    slope = followed_jacobian(x, masses, molecule.charges, build_up=build_up).reshape(len(x), n, 3, 3 * n)
+    weighted = np.swapaxes(np.matmul(whitening, np.swapaxes(slope, 1, 2)), 1, 2).reshape(len(x), 3 * n, -1)
     # Columns: orthonormal displacements without translation, which changes no momentum; rows of `shift` take
     # them to positions whose centre of mass is 0.
     relative = np.kron(np.linalg.qr(np.eye(n) - 1.0 / n)[0][:, : n - 1], np.eye(3))

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from scipy.spatial.distance import cdist
 
+from flowcei.experiment.covariance import CovarianceLikelihood
+from flowcei.experiment.experiment import stated_build_up
 from flowcei.experiment.likelihood import centred_momenta
 from flowcei.frame.recoil import RecoilFrame
 from flowcei.physics.explosion import followed_momenta
@@ -21,7 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from flowcei.events.container import Events
+    from flowcei.experiment.experiment import Experiment
     from flowcei.molecules.molecule import Molecule
+    from flowcei.physics.build_up import BuildUp
     from flowcei.posterior.arrays import Bools, Floats, Reals, Rows
 
 STILL = 1e-6  # bohr: a coordinate that varies less is left out of standardised errors
@@ -40,17 +44,24 @@ class TestSet:
 
     molecule: Molecule
     momenta: Floats  # (E, N, 3), hbar / bohr
+    explained: Floats  # what a geometry explains, of sum 0: `Likelihood.measured`, (E, N, 3)
     lab: Floats  # positions (E, N, 3) in the frame and with the labels of the momenta
     recoil: Floats  # (E, N, 3), identical ions labelled by the geometry
     rotation: Floats  # from the first to the second, (E, 3, 3)
     order: Rows  # which ion of the truth has each label there, (E, N)
     resimulated: Bools  # whose samples are simulated again, (E,)
     deviation: Floats  # of each coordinate in the recoil frame over the whole test set, (N, 3)
+    build_up: BuildUp | None = None  # of the charges
 
     @classmethod
-    def of(cls, events: Events, positions: Floats) -> TestSet:
-        """Turn positions (E, N, 3) of events into the recoil frame."""
+    def of(cls, events: Events, positions: Floats, experiment: Experiment | None = None) -> TestSet:
+        """Turn positions (E, N, 3) of events, calibrated by their experiment, into the recoil frame."""
         molecule, count = events.molecule, len(events)
+        ions = molecule.masses, molecule.charges
+        explained, build_up = centred_momenta(events.momenta, molecule.masses), stated_build_up(events.origin)
+        if experiment is not None:
+            likelihood = CovarianceLikelihood(*ions, events.momenta, experiment.of(molecule))
+            explained, build_up = likelihood.measured, likelihood.build_up
         p = torch.from_numpy(np.ascontiguousarray(events.momenta, dtype=np.float64))
         # One frame for all events: that of a few might span other ions.
         framed = RecoilFrame.of(molecule, p, reflect=False).enter(p, torch.ones(count, dtype=p.dtype))
@@ -61,12 +72,21 @@ class TestSet:
         resimulated = np.zeros(count, dtype=np.bool_)
         resimulated[np.linspace(0, count - 1, min(count, _RESIMULATED_EVENTS)).astype(int)] = True
         return cls(
-            molecule, events.momenta, lab, recoil, rotation, order[:, 0], resimulated, recoil.std(axis=0)
+            molecule,
+            events.momenta,
+            explained,
+            lab,
+            recoil,
+            rotation,
+            order[:, 0],
+            resimulated,
+            recoil.std(axis=0),
+            build_up,
         )
 
     def __getitem__(self, rows: slice) -> TestSet:
         """Return some of the events."""
-        arrays = ("momenta", "lab", "recoil", "rotation", "order", "resimulated")
+        arrays = ("momenta", "explained", "lab", "recoil", "rotation", "order", "resimulated")
         return replace(self, **{name: getattr(self, name)[rows] for name in arrays})
 
 
@@ -183,10 +203,11 @@ def _resimulation(answer: str) -> Callable[[Answers], Floats]:
         test = answers.test
         masses, chosen = test.molecule.masses, test.resimulated
         positions = test.lab[:, None] if answer == "truth" else answers.lab_samples[:, :_RESIMULATED_SAMPLES]
-        # Centred, as simulated momenta always are: the measured sum is noise that no geometry can follow, and
-        # would count against every sample.
-        x, p = positions[chosen].astype(np.float64), centred_momenta(test.momenta[chosen], masses)
-        again = followed_momenta(x.reshape(-1, *x.shape[2:]), masses, test.molecule.charges)
+        # Not the measured ones, whose sum is noise that no geometry can follow: it would count against every
+        # sample.
+        x, p = positions[chosen].astype(np.float64), test.explained[chosen]
+        ions = masses, test.molecule.charges
+        again = followed_momenta(x.reshape(-1, *x.shape[2:]), *ions, build_up=test.build_up)
         miss = np.linalg.norm(again.reshape(x.shape) - p[:, None], axis=(2, 3))
         relative = miss / np.linalg.norm(p, axis=(1, 2))[:, None]
         error = np.full(positions.shape[:2], np.nan)

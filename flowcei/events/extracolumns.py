@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from flowcei.molecules.molecule import Molecule
 
+ACCIDENT = "accident"
+"""Column of simulated events: 1 where the ions are of different molecules, and positions of none of them."""
 MOST_COLUMNS = 100  # extra ones: a bound on memory, since a file may have 10,000
 NAMELESS = "(no name"  # names of columns without a name begin so, before their number
 NUMBERED = "(row number)"  # a first column without a name: pandas writes row numbers there

@@ -11,7 +11,7 @@ import numpy as np
 
 from flowcei.errors import UsageError
 from flowcei.events.container import Events
-from flowcei.events.extracolumns import dataset_name
+from flowcei.events.extracolumns import ACCIDENT, dataset_name
 from flowcei.events.hdf import describe
 from flowcei.experiment.detector import Noise
 from flowcei.experiment.experiment import Experiment
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
     Arrays = dict[str, Any]  # positions (n, N, 3), momenta (n, N, 3), sigma (n,) and perhaps `ACCIDENT`
-
-ACCIDENT = "accident"
-"""Extra column of events: 1 where the ions are of different molecules; positions are then of none of them."""
 
 BLOCK = 8_192  # events that share a random stream: results do not depend on how many are asked
 _ACCURACY = 3e-6  # far below any noise; single precision makes twice as many events a second as 1e-6
@@ -167,7 +164,7 @@ def make_simulator(
     if growing := _build_up(growth, stated):
         growing.of_ions(len(mol))
     if stated is not None:
-        stated.of(mol)  # is of these ions
+        stated.of(mol).check_stated()  # is of these ions
     return simulator
 
 

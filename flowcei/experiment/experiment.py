@@ -49,7 +49,8 @@ class Experiment:
             them), hbar / bohr. Where it is unknown the sum of momenta tells nothing of the geometry.
         temperature: Instead of `spread`, that of the source, K.
         efficiency: Chance that an ion is detected, for all or by label.
-        accidents: Share of events whose ions are of different molecules.
+        accidents: Share of events whose ions are of different molecules; ``"unknown"`` to measure it on the
+            events that are sampled.
         momentum_scale: Measured over true momenta.
         build_up: Time in which charges appear, ``"10fs"``, or of each ion, ``"5fs,10fs,10fs"``.
 
@@ -86,10 +87,10 @@ class Experiment:
             "noise": _noise,
             "detector": _detector,
             "drift": lambda drift: _three(drift, lambda d: _number("drift", d), "drift"),
-            "spread": lambda spread: _three(spread, _spread, "spread"),
+            "spread": lambda spread: _three(spread, lambda s: _or_unknown(s, "spread", 0.0), "spread"),
             "temperature": lambda t: _number("temperature (K)", t, 0.0, _HOTTEST),
             "efficiency": lambda e: _by_ion(e, lambda v: _number("efficiency", v, 0.0, 1.0, "low")),
-            "accidents": lambda a: _number("the share of accidents", a, 0.0, 1.0, "high"),
+            "accidents": lambda a: _or_unknown(a, "the share of accidents", 0.0, 1.0, "high"),
             "momentum_scale": lambda s: _number("momentum_scale", s, *_SCALES),
             "build_up": lambda b: str(BuildUp.parse(b)),
         }
@@ -184,6 +185,23 @@ class Experiment:
         return out
 
 
+def stated_experiment(origin: Mapping[str, Any]) -> Experiment | None:
+    """The experiment with which events of such an origin were simulated, but for a drift that is gone."""
+    table = origin.get("experiment")
+    if not isinstance(table, dict):
+        return None
+    stated = {"build_up": origin["build_up"]} if "build_up" in origin else {}
+    own = Experiment.from_dict(table | stated)
+    return replace(own, drift=None) if "drift" in origin else own
+
+
+def stated_build_up(origin: Mapping[str, Any]) -> BuildUp | None:
+    """The build-up with which events of such an origin were simulated."""
+    own = stated_experiment(origin)
+    stated = origin.get("build_up") if own is None else own.build_up
+    return None if stated is None else BuildUp.parse(stated)
+
+
 def _number(
     name: str, value: object, low: float = -np.inf, high: float = np.inf, open_end: str = ""
 ) -> float:
@@ -197,9 +215,9 @@ def _number(
     raise UsageError(f"{name} is {str(value)[:40]!r}; it must be a number{span}{ends}")
 
 
-def _spread(value: object) -> float:
+def _or_unknown(value: object, name: str, *bounds: Any) -> float:  # noqa: ANN401 (those of `_number`)
     unknown = value == _UNKNOWN or (isinstance(value, float) and value == math.inf)
-    return math.inf if unknown else _number("spread", value, 0.0)
+    return math.inf if unknown else _number(name, value, *bounds)
 
 
 def _three(value: object, settle: Any, name: str) -> tuple[Any, ...]:  # noqa: ANN401 (a function of one)

@@ -30,7 +30,7 @@ class Measurement:
     relative: bool
     drift: Floats  # mean of P, (3,), hbar / bohr
     spread: Floats  # standard deviation of P, (3,), hbar / bohr; infinite where it is unknown
-    accidents: float = 0.0  # share of events whose ions are of different molecules
+    accidents: float = 0.0  # share of events whose ions are of different molecules; infinite if unknown
     scale: float = 1.0
     build_up: BuildUp | None = None  # of the charges of the ions, where it takes time
 
@@ -58,10 +58,26 @@ class Measurement:
         """Sums of calibrated momenta over noise and source, (E, 3); 0 where the source is unknown."""
         return np.asarray(momenta.sum(axis=1) / self.width(momenta))
 
+    def whitening(self, momenta: Floats) -> Floats:
+        """W (E, 3, N, N) of each axis; W' W is the inverse covariance about exact momenta (E, N, 3)."""
+        unit = rms_component(momenta) if self.relative else np.ones(len(momenta))
+        noise = np.swapaxes(self.levels, 0, 1) * unit[:, None, None]  # (E, 3, N)
+        shares = self.shares / noise
+        size = (shares**2).sum(axis=2)
+        # By Sherman and Morrison, and the root of 1 - c v v'; where the source is unknown v is left out.
+        known = np.sqrt(1.0 / (1.0 + self.spread**2 * size))
+        taken = ((1.0 - known) / size)[..., None, None] * shares[..., None] * shares[..., None, :]
+        return np.asarray((np.eye(len(self.shares)) - taken) / noise[..., None, :])
+
     def sigma(self, momenta: Floats) -> Floats:
         """Noise (E,) of measured momenta (E, N, 3) over ions and axes, rms, hbar / bohr."""
         level = float(np.sqrt((self.noise**2).mean()))
         return level * rms_component(momenta) if self.relative else np.full(len(momenta), level)
+
+    def check_stated(self) -> None:
+        """Raise UsageError where the share of accidents is unknown: nobody can simulate it."""
+        if np.isinf(self.accidents):
+            raise UsageError("the share of accidents is unknown; state it as a number to simulate them")
 
     def apply(self, momenta: Floats, rng: np.random.Generator) -> tuple[Floats, Floats, NDArray[np.bool_]]:
         """Measured momenta of exact ones (B, N, 3), their stated noise (B,), which are accidents (B,).
@@ -69,6 +85,7 @@ class Measurement:
         Where the spread of the source is unknown its molecules are taken to be at rest, beside the drift.
         """
         count, ions = momenta.shape[:2]
+        self.check_stated()
         noise = (
             self.noise * self.scale * rms_component(momenta)[:, None, None] if self.relative else self.noise
         )

@@ -201,7 +201,12 @@ def _run(
     def work(rows: slice) -> None:
         slope = jacobian[rows] if derivatives else None
         times = growth and growth[0][rows]
-        explode(x[rows], motion[rows], times, *sizes, *tables, growing, momenta[rows], slope, status[rows])
+        # Always in double precision: another type is another kernel, ten seconds to compile.
+        start, moving = x[rows].astype(np.float64, copy=False), motion[rows].astype(np.float64, copy=False)
+        out = np.empty_like(start)
+        explode(start, moving, times, *sizes, *tables, growing, out, slope, status[rows])
+        with np.errstate(over="ignore", invalid="ignore"):  # of events that status tells of
+            momenta[rows] = out
 
     least = (_LEAST_DERIVATIVES if derivatives else _CHUNK) // n**2
     in_threads(work, shares(count, least, threads), threads)

@@ -8,7 +8,7 @@ or, for CSV and Parquet, which cannot be mended where they end in the middle, tu
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -18,8 +18,9 @@ import numpy as np
 from flowcei.errors import DataError, UsageError
 from flowcei.events.extracolumns import component_names, dataset_name, name_of_dataset
 from flowcei.events.hdf import column_arrays, column_datasets, is_column, is_hdf5, read_array, read_molecule
+from flowcei.experiment.accidents import P_TRUE
 from flowcei.experiment.detector import rms_component
-from flowcei.experiment.missing import LOST
+from flowcei.experiment.missing import LOST, lost_ions
 from flowcei.posterior.arrays import RowArrays
 from flowcei.posterior.container import ARRAYS
 from flowcei.posterior.flags import EXCLUDING, FLAG_BITS, FLAGS
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from flowcei.molecules.molecule import Molecule
-    from flowcei.posterior.arrays import Floats, Numbers
+    from flowcei.posterior.arrays import Bools, Floats, Numbers
     from flowcei.storage.resumable import Layout, PreallocatedFile
 
 HDF = (".h5", ".hdf5")
@@ -47,7 +48,7 @@ HDF = (".h5", ".hdf5")
 _CONTENT = "flowcei samples"
 _DATASETS = {"event_id": "event"}  # other arrays have the name of their attribute
 _EVIDENCE = "columns/evidence_p"
-_LOST = dataset_name(LOST)
+_LOST, _TRUE = dataset_name(LOST), dataset_name(P_TRUE)
 _OPTIONAL = ("log_prob", "flags", *Weights.ROWS)
 
 
@@ -226,7 +227,10 @@ def _is_finite(samples: PosteriorSamples) -> bool:
 class Quality(RowArrays):
     """What samples say of themselves, an array (E,) each; weights only where they were weighed."""
 
-    ROWS = ("event_id", "flags", "ess", "drawn", "sigma", "size", "statistic", "evidence_p")
+    ROWS = (
+        *("event_id", "flags", "ess", "drawn", "sigma", "size", "statistic", "evidence_p", "p_true"),
+        *("log_evidence", "momenta", "lost"),
+    )
 
     event_id: Numbers
     flags: NDArray[np.uint16]
@@ -236,6 +240,12 @@ class Quality(RowArrays):
     size: Floats  # rms momentum component, hbar / bohr
     statistic: Floats | None  # `scaled_evidence`
     evidence_p: Floats | None = None  # chance of momenta as improbable, once that was judged
+    p_true: Floats | None = None  # probability that the ions are of one molecule, likewise
+    accidents: dict[str, Any] | None = None  # what was found of them, for the origin
+    # Where accidents are to be told from true events:
+    log_evidence: Floats | None = None
+    momenta: Floats | None = None  # (E, N, 3), hbar / bohr
+    lost: Bools | None = None  # ions that were not detected, (E, N)
 
     @property
     def all_flagged(self) -> bool:
@@ -243,15 +253,20 @@ class Quality(RowArrays):
         return bool((self.flags & EXCLUDING).all())
 
     @classmethod
-    def of(cls, arrays: Mapping[str, np.ndarray], molecule: Molecule) -> Quality:
-        """Judge from `arrays_of` samples, as a file holds them."""
+    def of(cls, arrays: Mapping[str, np.ndarray], molecule: Molecule, *, mixed: bool = False) -> Quality:
+        """Judge from `arrays_of` samples, as a file holds them; `mixed` with accidents, to be told apart."""
         flags = arrays.get("flags", np.zeros(len(arrays["event"]), np.uint16))
         momenta, evidence = arrays["momenta"], arrays.get("log_evidence")
         statistic = None if evidence is None else scaled_evidence(evidence, momenta, molecule.masses)
         if statistic is not None and _LOST in arrays:  # of fewer numbers: not to be compared
             statistic = np.where(arrays[_LOST] > 0, np.nan, statistic)
         weighed, size = (arrays.get("ess"), arrays.get("drawn")), rms_component(momenta)
-        return cls(arrays["event"], flags, *weighed, arrays["sigma"], size, statistic)
+        out = cls(arrays["event"], flags, *weighed, arrays["sigma"], size, statistic)
+        if not mixed:
+            return out
+        lost = lost_ions({LOST: arrays.get(_LOST, np.zeros(len(flags)))}, len(molecule))
+        lost = np.zeros(momenta.shape[:2], dtype=bool) if lost is None else lost
+        return replace(out, log_evidence=evidence, momenta=momenta, lost=lost)
 
 
 def _silent(_: int) -> None:
@@ -271,7 +286,7 @@ def sample_to_file(
 ) -> Quality:
     """Write the samples of a stream of events to a file; what was done before a StoppedError is kept.
 
-    `parts` gives the samples of the blocks after so many events; `judge` completes flags and `evidence_p`
+    `parts` gives the samples of the blocks after so many events; `judge` completes flags and probabilities
     when all are there; `on_block` and `on_written` are told of the events sampled, resumed ones too, and
     turned into a table.
     """
@@ -295,13 +310,17 @@ def sample_to_file(
         if start < len(file.done):
             _fill(file, start, stream or parts(start * block), request, on_block)
         names = ("event", "flags", "ess", "drawn", "momenta", "sigma", "log_evidence", _LOST)
-        judged = (Quality.of(arrays, molecule) for arrays, molecule, _ in _blocks(file, block, names))
+        mixed = bool(request.get("experiment", {}).get("accidents"))
+        judged = (Quality.of(a, molecule, mixed=mixed) for a, molecule, _ in _blocks(file, block, names))
         quality = Quality.concatenate(list(judged))
         if judge is not None:
             quality = judge(quality)
             file.rewrite("flags", quality.flags)
             if quality.evidence_p is not None:
                 file.rewrite(_EVIDENCE, quality.evidence_p)
+            if quality.p_true is not None:
+                file.rewrite(_TRUE, quality.p_true)
+                file.describe("origin", {"accidents": quality.accidents})
         if not hdf:
             with atomic_write(path, overwrite=overwrite) as target:
                 write_parts(_read_back(file, block, on_written), target, path.suffix.lower())
@@ -329,8 +348,9 @@ def _fill(
 
 def _arrays(part: PosteriorSamples) -> dict[str, np.ndarray]:
     """The arrays of a file, with room for what is known when all events are there."""
-    room = {} if part.weights is None else {_EVIDENCE: np.full(len(part), np.nan)}
-    return arrays_of(part) | room
+    names = [] if part.weights is None else [_EVIDENCE]
+    names += [_TRUE] if part.mixed else []
+    return arrays_of(part) | {name: np.full(len(part), np.nan) for name in names}
 
 
 def _read_back(

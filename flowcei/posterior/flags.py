@@ -36,6 +36,7 @@ FLAGS = {
     "or the prior cannot say the density of a geometry (too many orders of like atoms count)",
     "experiment": "the weights are not reliable, and without them the samples are of one level of noise, not "
     "of the experiment: --exact answers",
+    "accident": "its ions are of different molecules (P(true) below 1 %)",
 }
 """What each flag means; flag number k is bit k. New flags are appended: files hold the bits."""
 

@@ -95,6 +95,11 @@ class PosteriorSamples(SampleArrays):
         return lost_ions(self.columns, len(self.molecule))
 
     @property
+    def mixed(self) -> bool:
+        """Whether the events hold accidents, and the samples have evidence, by which these are told."""
+        return self.weights is not None and bool(self.origin.get("experiment", {}).get("accidents"))
+
+    @property
     def isotropic(self) -> bool:
         """Whether the noise is one level, which a model is told: else its own samples are of another."""
         stated = self.origin.get("experiment")

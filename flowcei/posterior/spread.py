@@ -18,6 +18,7 @@ import pandas as pd
 import torch
 
 from flowcei.events.extracolumns import add_columns
+from flowcei.experiment.accidents import P_TRUE
 from flowcei.frame.recoil import RecoilFrame
 from flowcei.posterior.labels import environments, label_by_geometry, relabel, speed_names
 from flowcei.storage.html import html_table
@@ -198,11 +199,13 @@ class Spread:
         """Return a row per quantity over all events.
 
         `mean`, `sd` and percentiles are of all samples together; `typical_sd` is the median
-        over events of the deviation within an event: what one event is uncertain by.
+        over events of the deviation within an event: what one event is uncertain by. Where accidents were
+        told from true events each counts by its P(true).
         """
-        rows = self.rows()
-        typical = [np.median(values.std(axis=1)) for values in rows.values()]
-        statistics = [_statistics(values.reshape(1, -1)) for values in rows.values()]
+        rows, true = self.rows(), self.columns.get(P_TRUE)
+        weights = None if true is None else np.where(np.isnan(true), 1.0, true)
+        typical = [_weighed(values.std(axis=1)[:, None], weights)["p50"][0] for values in rows.values()]
+        statistics = [_weighed(values, weights) for values in rows.values()]
         table = {k: np.concatenate([row[k] for row in statistics]) for k in statistics[0]}
         return pd.DataFrame(_named(list(rows)) | table | {"typical_sd": typical})
 
@@ -282,6 +285,19 @@ def _named(names: list[Quantity]) -> dict[str, list[str]]:
         "unit": [q.unit for q in names],
         "like": [q.like for q in names],
     }
+
+
+def _weighed(values: Floats, weights: Floats | None) -> dict[str, Floats]:
+    """The `_statistics` (1,) of all values (E, n), those of an event with its weight (E,)."""
+    flat = values.reshape(1, -1)
+    if weights is None:
+        return _statistics(flat)
+    each = np.repeat(weights, values.shape[1])
+    percentiles = np.percentile(flat[0], PERCENTILES, weights=each, method="inverted_cdf")
+    mean = np.average(flat[0], weights=each)
+    out = {"mean": mean, "sd": np.sqrt(np.average((flat[0] - mean) ** 2, weights=each))}
+    out |= {f"p{p:02d}": value for p, value in zip(PERCENTILES, percentiles, strict=True)}
+    return {name: np.array([value]) for name, value in out.items()}
 
 
 def _statistics(values: Floats) -> dict[str, Floats]:

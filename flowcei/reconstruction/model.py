@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ import torch
 from flowcei.errors import DataError, NoDensityError, UsageError
 from flowcei.events.container import Events, events_of
 from flowcei.events.simulation import fresh_seed
+from flowcei.experiment.accidents import P_TRUE
 from flowcei.experiment.detector import Noise
 from flowcei.experiment.experiment import Experiment
 from flowcei.physics.priors import build_prior
@@ -20,7 +21,14 @@ from flowcei.posterior.files import Quality, arrays_of
 from flowcei.posterior.flags import moving, moving_source
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.reconstruction import limits, lost
-from flowcei.reconstruction.sampling import SamplingRequest, bar_of_events, by_request, judged, sampled_blocks
+from flowcei.reconstruction.sampling import (
+    SamplingRequest,
+    bar_of_events,
+    by_request,
+    judged,
+    sampled_blocks,
+    told_apart,
+)
 from flowcei.storage.card import ModelCard, TrainingRecord, describe_model
 from flowcei.storage.html import html_table
 from flowcei.storage.modelfile import sealed, write_model
@@ -158,7 +166,15 @@ class Reconstructor:
         if not samples.answered.any():
             first = samples.event_id[0]
             raise DataError(f"no geometry for event {first}, nor any other: are the momenta in hbar/bohr?")
-        return samples
+        return self._told_apart(samples) if samples.mixed else samples
+
+    def _told_apart(self, samples: PosteriorSamples) -> PosteriorSamples:
+        """Samples with P(true) of their events."""
+        measurement = Experiment.from_dict(samples.origin["experiment"]).of(self.molecule)
+        found = told_apart(Quality.of(arrays_of(samples), self.molecule, mixed=True), measurement)
+        columns = samples.columns | {P_TRUE: np.asarray(found.p_true)}
+        origin = samples.origin | {"accidents": found.accidents}
+        return replace(samples, columns=columns, origin=origin, flags=found.flags)
 
     def stream(
         self,
@@ -276,9 +292,11 @@ class Reconstructor:
         return about | {"model checksum": sealed(*self.stored())[1][:16]} | request.to_dict()
 
     def judge(self, quality: Quality, request: SamplingRequest) -> tuple[Quality, EvidenceCheck | None]:
-        """Compare the evidence of a run with that of its prior: see `judged`."""
+        """Tell accidents, and compare the evidence of a run with that of its prior."""
         if quality.statistic is None:
             return quality, None
+        if request.experiment is not None:
+            quality = told_apart(quality, request.experiment.of(self.molecule))
         return judged(quality, request, self.molecule, self.prior, self.stream, relative=self.noise.relative)
 
     def check_evidence(self, samples: PosteriorSamples, *, seed: int = 0) -> EvidenceCheck:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -18,6 +18,7 @@ from flowcei.check.comparison import MOST_EVENTS
 from flowcei.check.evidence import check_evidence, reference_events
 from flowcei.errors import DataError, UsageError
 from flowcei.events.container import Events, events_of
+from flowcei.experiment.accidents import ACCIDENT, FEWEST, tell_accidents, tell_by_sums
 from flowcei.experiment.detector import Noise
 from flowcei.models.interface import Latent
 from flowcei.posterior.drawing import mostly_outside, restricted, top_up
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from flowcei.check.evidence import EvidenceCheck
     from flowcei.experiment.experiment import Experiment
+    from flowcei.experiment.measurement import Measurement
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
     from flowcei.posterior.arrays import Bools, Rows
@@ -229,10 +231,40 @@ def judged(
     # Events with another flag tell of themselves.
     counts = [q.flags & (BY_MOMENTA | FLAG_BITS["no-geometry"]) == 0 for q in (reference, quality)]
     counts[1] &= ~np.isnan(quality.statistic)
+    if quality.p_true is not None:
+        counts[1] &= ~(quality.p_true < 0.5)
     check = check_evidence(quality.statistic, reference.statistic[counts[0]], counts[1])
     flags = quality.flags | combined(evidence=check.improbable)
     p_values = np.where(np.isnan(quality.statistic), np.nan, check.p_values)
     return replace(quality, flags=flags, evidence_p=p_values), check
+
+
+def told_apart(quality: Quality, measurement: Measurement) -> Quality:
+    """A weighed run with P(true) of its events and the flag `accident`; nothing of too few events.
+
+    Complete events and those that lack an ion have a share of accidents each.
+    """
+    if quality.momenta is None or quality.lost is None or quality.log_evidence is None:
+        return quality
+    lacking, p_true = quality.lost.any(axis=1), np.full(len(quality), np.nan)
+    found: dict[str, Any] = {}
+    for kind, rows in (("complete", np.flatnonzero(~lacking)), ("lacking an ion", np.flatnonzero(lacking))):
+        if len(rows) < FEWEST:
+            continue
+        momenta, lost = quality.momenta[rows], quality.lost[rows]
+        mixture = tell_accidents(quality.log_evidence[rows], momenta, measurement, lost)
+        found[kind] = {"events": len(rows), "share": mixture.share, "error": mixture.share_error}
+        if not lost.any():
+            # The prior has no say in sums: where it is wrong, true events pass for accidents.
+            spread = np.where(np.isinf(measurement.spread), 0.0, measurement.spread)
+            width = replace(measurement, spread=spread).width(momenta)
+            by_sums = tell_by_sums(momenta, width**2, np.ones((len(rows), 3)))
+            found[kind] |= {"share_by_sums": by_sums.share, "error_by_sums": by_sums.share_error}
+        if np.isfinite(measurement.accidents):
+            mixture = replace(mixture, share=measurement.accidents)
+        p_true[rows] = mixture.p_true
+    flags = quality.flags | combined(accident=p_true < ACCIDENT)
+    return replace(quality, p_true=p_true, accidents=found, flags=flags)
 
 
 def bar_of_events(total: int | None, *, show: bool, done: int = 0) -> tqdm:

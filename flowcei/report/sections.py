@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flowcei.check.run import check_run
+from flowcei.check.run import OF_EXPERIMENT, check_run
 from flowcei.evaluation.verdicts import CHECKS
 from flowcei.events.container import Events
 from flowcei.experiment.detector import rms_component
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 _DPI = 110
 _SEARCHED = 300  # events whose modes are sought, beside those of the cards
 _POOLED = 5_000  # events of which figures are, from the whole length of a longer run
-_OWN = ("evidence_p", "inside_prior", "r_hat", "acceptance")  # columns that flowcei adds
+_OWN = ("evidence_p", "p_true", "inside_prior", "r_hat", "acceptance")  # columns that flowcei adds
 _SHOWN = 3_000  # events that are re-simulated for pictures
 
 
@@ -205,6 +205,8 @@ def data_section(material: Material) -> Section:
 
 def _noise_of(samples: PosteriorSamples) -> str:
     """The noise that was assumed, as it was stated, or as a share of the momenta."""
+    if stated := samples.origin.get("experiment"):
+        return ", ".join(f"{name} {value}" for name, value in stated.items())
     if stated := samples.origin.get("noise"):
         return str(stated)
     if samples.sigma is None:
@@ -215,6 +217,9 @@ def _noise_of(samples: PosteriorSamples) -> str:
 
 def check_section(material: Material) -> Section | None:
     """Whether the run is what the prior of the model predicts."""
+    title = "Is the run what the model believes?"
+    if not material.samples.isotropic:
+        return Section("check", title, (f"Not compared here: {OF_EXPERIMENT}.",))
     check = material.check
     if check is None:
         return None
@@ -225,9 +230,7 @@ def check_section(material: Material) -> Section | None:
         *(f"Possible cause: {cause.message}. {cause.todo}" for cause in check.causes),
         *check.remarks,
     )
-    return Section(
-        "check", "Is the run what the model believes?", words, tables=(Table(tuple(table.columns), rows),)
-    )
+    return Section("check", title, words, tables=(Table(tuple(table.columns), rows),))
 
 
 def momenta_section(material: Material) -> Section:

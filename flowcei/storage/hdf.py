@@ -62,11 +62,11 @@ def opened(path: Path, file: BinaryIO | None = None) -> Iterator[h5py.File]:
 
 
 @contextmanager
-def writing(file: BinaryIO, **options: Any) -> Iterator[h5py.File]:  # noqa: ANN401 (of h5py)
-    """Make an HDF5 file in an empty one that is open to read and write; OSError where the disk refuses."""
+def writing(file: BinaryIO, mode: str = "w", **options: Any) -> Iterator[h5py.File]:  # noqa: ANN401 (of h5py)
+    """Make an HDF5 file in one that is open to read and write, or change it (r+); OSError from the disk."""
     raw = _Patient(file.fileno(), "r+", closefd=False)
     try:
-        with h5py.File(raw, "w", **options) as content:
+        with h5py.File(raw, mode, **options) as content:
             yield content
     except (OSError, RuntimeError, ValueError):
         if raw.error is None:

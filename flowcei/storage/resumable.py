@@ -220,6 +220,12 @@ class PreallocatedFile:
             raise DataError(f"has no room for /{name}; remove it", path=self.path)
         self._write(np.ascontiguousarray(array, dtype), offset)
 
+    def describe(self, name: str, entries: Mapping[str, Any]) -> None:
+        """Add entries to an attribute that holds a JSON table."""
+        with writing(self.file, mode="r+") as content:
+            table = (read_json_attribute(content, name) or {}) | dict(entries)
+            content.attrs[name] = json.dumps(table)
+
     def _write(self, array: NDArray, offset: int) -> None:
         data = memoryview(array.view(np.uint8).reshape(-1))  # type: ignore[arg-type]
         while data:  # a write may stop short, at 2 GiB or at a signal

@@ -52,7 +52,7 @@ def _answers(truth: np.ndarray, samples: np.ndarray, molecule: str | Molecule = 
     known = Molecule.load(molecule) if isinstance(molecule, str) else molecule
     same, order = np.broadcast_to(np.eye(3), (len(truth), 3, 3)), np.zeros((len(truth), 1), dtype=np.intp)
     chosen = np.zeros(len(truth), dtype=bool)
-    test = TestSet(known, truth, truth, truth, same, order, chosen, truth.std(axis=0))
+    test = TestSet(known, truth, truth, truth, truth, same, order, chosen, truth.std(axis=0))
     return Answers(test, samples, in_recoil_frame=True)
 
 
@@ -315,7 +315,7 @@ class _Answers:
         self.training = TrainingRecord()
         self._samples = samples.astype(np.float32)
 
-    def unlike_training(self, events: Events, _: Any) -> dict[str, np.ndarray]:
+    def unlike_training(self, events: Events, *_: Any) -> dict[str, np.ndarray]:
         return {"ker": np.zeros(len(events), dtype=bool)}
 
     def stream(self, events: Events, n: int, **_: Any) -> Iterator[PosteriorSamples]:
