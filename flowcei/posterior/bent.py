@@ -16,7 +16,7 @@ from flowcei.posterior.arrays import RowArrays
 from flowcei.posterior.mixtures import RIDGE, StudentMixture, products
 
 if TYPE_CHECKING:
-    from flowcei.posterior.arrays import Bools, Floats
+    from flowcei.posterior.arrays import Bools, Floats, Numbers
 
 _DRIVERS = 3  # longest axes, along which the others are bent
 _FEW = 8  # components that are fitted from scratch
@@ -25,82 +25,96 @@ _EACH = 10  # points a dimension for each of them
 
 @dataclass(frozen=True, eq=False)
 class Bend(RowArrays):
-    """Straight coordinates z of points x = centre + axes (z + slope^T f(z)) of E events.
+    """Straight coordinates s of points x = centre + axes z of E events, where z_k = s_k + slope_k . f(z).
 
-    f: products of the first of z, less 1 of squares, and the first of z themselves. What they shift are the
-    others, so the map is as easily undone, and its volume that of the axes.
+    f: products of the first K of z, less 1 of squares, and the first of z themselves; a coordinate is shifted
+    by such of them as lie before it. So the map is as easily undone, and its volume that of the axes.
     """
 
     ROWS = ("centre", "axes", "inverse", "slope")
 
     centre: Floats  # (E, D)
-    axes: Floats  # (E, D, D), by falling length
+    axes: Floats  # (E, D, D)
     inverse: Floats  # (E, D, D)
-    slope: Floats  # (E, F, D - K)
+    slope: Floats  # (E, F, D)
 
     @classmethod
     def of(cls, points: Floats, effective: Floats) -> Bend:
-        """Principal axes of points (E, M, D), and the parabolas that so many independent ones (E,) show."""
+        """White coordinates of points (E, M, D), and the parabolas that so many independent ones show."""
         _, m, d = points.shape
         centre = points.mean(axis=1)
         off = points - centre[:, None]
-        square, axes = np.linalg.eigh(products(off) / m)
+        square, unit = np.linalg.eigh(products(off) / m)
         # Points on a plane still have a width, and so has one that is all there is.
         length = np.sqrt(np.maximum(square, RIDGE**2 * square[:, -1:]) + 1e-12)[:, ::-1]
-        axes = axes[:, :, ::-1]
-        inverse = np.swapaxes(axes / length[:, None], 1, 2)
-        slope = _slope(off @ np.swapaxes(inverse, 1, 2), min(_DRIVERS, d // 2), effective)
-        return cls(centre, np.ascontiguousarray(axes * length[:, None]), np.ascontiguousarray(inverse), slope)
+        unit = unit[:, :, ::-1]
+        z = off @ unit / length[:, None]
+        axes = unit * length[:, None]
+        inverse = np.swapaxes(unit / length[:, None], 1, 2)
+        slope = _slopes(z, min(_DRIVERS, d - 1), effective)
+        return cls(centre, np.ascontiguousarray(axes), np.ascontiguousarray(inverse), slope)
 
     @property
     def log_volume(self) -> Floats:
-        """Log of the volume of x over that of z, (E,)."""
+        """Log of the volume of x over that of s, (E,)."""
         return np.asarray(np.linalg.slogdet(self.axes)[1])
 
     def straight(self, points: Floats) -> Floats:
-        """Coordinates z (E, M, D) of points x."""
+        """Coordinates s (E, M, D) of points x."""
         from flowcei.posterior._student import straightened
 
         out = np.empty(points.shape)
         straightened(np.ascontiguousarray(points), self.centre, self.inverse, self.slope, out)
         return out
 
-    def bent(self, z: Floats) -> Floats:
-        """Points x of coordinates z (E, M, D)."""
+    def bent(self, straight: Floats) -> Floats:
+        """Points x of coordinates s (E, M, D)."""
         from flowcei.posterior._student import bent
 
-        out = np.empty(z.shape)
-        bent(z.copy(), self.centre, self.axes, self.slope, out)
+        out = np.empty(straight.shape)
+        bent(straight.copy(), self.centre, self.axes, self.slope, out)
         return out
 
-    def derivative(self, z: Floats) -> Floats:
-        """Derivatives dz / dx at z (E, M, D), (E, M, D, D)."""
-        d, k = z.shape[2], z.shape[2] - self.slope.shape[2]
+    def derivative(self, points: Floats) -> Floats:
+        """Derivatives ds / dx at points x (E, M, D), (E, M, D, D)."""
+        d = points.shape[2]
+        k = min(_DRIVERS, d - 1)
+        z = (points - self.centre[:, None]) @ np.swapaxes(self.inverse, 1, 2)
         i, j = np.triu_indices(k)
-        unit, first = np.eye(k), z[:, :, :k]
-        # Of z_i z_j by z_l, then of z_i.
-        by_pair = first[..., i, None] * unit[j] + first[..., j, None] * unit[i]
-        along = np.concatenate([by_pair, np.broadcast_to(unit, (*z.shape[:2], k, k))], axis=2)
-        shear = np.tile(np.eye(d), (*z.shape[:2], 1, 1))
-        shear[:, :, k:, :k] = -np.einsum("efr,emfl->emrl", self.slope, along)
+        unit = np.eye(d)[:k]
+        # Of z_i z_j by each of z, then of z_i.
+        by_pair = z[..., i, None] * unit[j] + z[..., j, None] * unit[i]
+        along = np.concatenate([by_pair, np.broadcast_to(unit, (*z.shape[:2], k, d))], axis=2)
+        shear = np.eye(d) - np.einsum("efr,emfl->emrl", self.slope, along)
         return np.asarray(shear @ self.inverse[:, None])
 
 
-def _slope(z: Floats, drivers: int, effective: Floats) -> Floats:
-    """Coefficients (E, F, D - K) of a regression of the others of z (E, M, D) on what the first make."""
-    _, m, d = z.shape
-    first, others = z[:, :, :drivers], z[:, :, drivers:]
+def _slopes(z: Floats, drivers: int, effective: Floats) -> Floats:
+    """Coefficients (E, F, D) of regressions of coordinates z (E, M, D) on what those before them make."""
+    e, _, d = z.shape
     i, j = np.triu_indices(drivers)
+    out = np.zeros((e, len(i) + drivers, d))
+    for k in range(1, drivers + 1):  # the others are all shifted by the same
+        pairs = np.flatnonzero(j < k)
+        rows = np.concatenate([pairs, len(i) + np.arange(k)])
+        shifted = slice(k, k + 1 if k < drivers else d)
+        out[:, rows, shifted] = _slope(z[:, :, :k], i[pairs], j[pairs], z[:, :, shifted], effective)
+    return out
+
+
+def _slope(first: Floats, i: Numbers, j: Numbers, others: Floats, effective: Floats) -> Floats:
+    """Coefficients (E, F, R) of others (E, M, R) on products of the first (E, M, K), and on these."""
+    m = first.shape[1]
     pairs = first[:, :, i] * first[:, :, j] - (i == j)
     # The axes have left no linear relation, and the products shall bring none.
     linear = np.swapaxes(first, 1, 2) @ pairs / m
     pairs = pairs - first @ linear
-    square = products(pairs) / m + np.eye(len(i)) * (d / effective)[:, None, None]
+    square = products(pairs) / m + np.eye(len(i)) * (len(i) / effective)[:, None, None]
     slope = np.linalg.solve(square, np.swapaxes(pairs, 1, 2) @ others / m)
     # What is no larger than its noise is none (C. Stein 1956): bends of few points are mostly noise.
     size = np.einsum("eff,efr->ef", square, slope**2) * effective[:, None]
-    slope = slope * np.maximum(1.0 - (d - drivers) / np.maximum(size, 1e-300), 0.0)[:, :, None]
-    return np.ascontiguousarray(np.concatenate([slope, -linear @ slope], axis=1))
+    slope = slope * np.maximum(1.0 - others.shape[2] / np.maximum(size, 1e-300), 0.0)[:, :, None]
+    return np.concatenate([slope, -linear @ slope], axis=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,11 +154,11 @@ class BentMixture(RowArrays):
 
     def joined(self, other: StudentMixture) -> BentMixture:
         """Return the components of both; those of the other are of points, not of straight coordinates."""
-        z = self.bend.straight(other.mean)
-        factor = self.bend.derivative(z) @ other.factor
+        place = self.bend.straight(other.mean)
+        factor = self.bend.derivative(other.mean) @ other.factor
         # A triangular root again; rounding must not make it singular.
-        scale = factor @ np.swapaxes(factor, 2, 3) + 1e-12 * np.eye(z.shape[2])
-        straight = StudentMixture(z, np.asarray(np.linalg.cholesky(scale), np.float64), other.log_share)
+        scale = factor @ np.swapaxes(factor, 2, 3) + 1e-12 * np.eye(place.shape[2])
+        straight = StudentMixture(place, np.asarray(np.linalg.cholesky(scale), np.float64), other.log_share)
         return replace(self, mixture=self.mixture.joined(straight))
 
     def covers(self, points: Floats) -> Bools:
@@ -167,10 +181,10 @@ class BentMixture(RowArrays):
         The component is drawn by where the point is, so the way back is not as likely as the way there: log
         densities of both, (E, P), but for what they share.
         """
-        z = self.bend.straight(points)
-        shares = self.mixture.log_shares(z)
+        straight = self.bend.straight(points)
+        shares = self.mixture.log_shares(straight)
         ahead, chosen = self.mixture.steps(shares, rng)
-        new = z + scale * ahead
+        new = straight + scale * ahead
         back, there = (
             np.take_along_axis(log_shares, chosen[:, None], axis=1)[:, 0]
             for log_shares in (self.mixture.log_shares(new), shares)

@@ -10,8 +10,8 @@ from scipy.linalg import eigh
 from scipy.stats import multivariate_normal, norm
 
 from flowcei.posterior.adaptation import ChainRules
-from flowcei.posterior.chains import Proposal, run_chains
 from flowcei.posterior.bent import BentMixture
+from flowcei.posterior.chains import Proposal, run_chains
 from flowcei.posterior.resampling import Draws, repeated
 
 if TYPE_CHECKING:
