@@ -1,6 +1,7 @@
 # The public names of flowcei: the one place where they stand.
 from .check.agreement import repair as repair
 from .check.file import check_file as check_file
+from .check.measuring import measure_experiment as measure_experiment
 from .check.run import check_run as check_run
 from .evaluation.calibration import Calibration as Calibration
 from .evaluation.calibration import calibrate as calibrate

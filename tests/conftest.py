@@ -21,6 +21,34 @@ if TYPE_CHECKING:
 
 torch.set_num_threads(1)
 
+# In the order of their length, but the first two compile other kernels. A file stays in one process: what is
+# long must not come last, and two processes should not compile the same at once.
+LONGEST = (
+    "physics/test_explosion.py",
+    "cli/test_kills.py",
+    "physics/test_build_up.py",
+    "cli/test_train_command.py",
+    "reconstruction/test_absurd.py",
+    "cli/test_cli.py",
+    "posterior/test_exact.py",
+    "cli/test_sample_resume.py",
+    "training/test_until.py",
+    "training/test_resume.py",
+    "physics/test_prior_densities.py",
+    "check/test_check_run.py",
+    "evaluation/test_evaluation.py",
+    "posterior/test_weights.py",
+    "check/test_check.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first."""
+    files = [str(item.path) for item in items]
+    ranks = {name: k for k, end in enumerate(LONGEST) for name in {*files} if name.endswith(f"/tests/{end}")}
+    items.sort(key=lambda item: ranks.get(str(item.path), len(LONGEST)))
+
+
 SMALL = {
     "cinn": {"couplings": 3, "hidden": 16, "context": 4},
     "fm": {"steps": 3, "hidden": 16, "context": 4},

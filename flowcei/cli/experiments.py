@@ -52,24 +52,32 @@ class Detector(NamedTuple):
     noise: str | None
     experiment: flowcei.Experiment | None = None
     build_up: flowcei.BuildUp | None = None
+    missing: int = 1
 
     @classmethod
     def of(
-        cls, noise: str | None, experiment: Path | None, build_up: str | None, molecule: flowcei.Molecule
+        cls,
+        noise: str | None,
+        experiment: Path | None,
+        build_up: str | None,
+        molecule: flowcei.Molecule,
+        missing: int,
     ) -> Detector:
         """What was asked for; says what of an experiment is not simulated."""
         growing = None if build_up is None else flowcei.BuildUp.parse(build_up)
         if growing is not None:
             growing.of_ions(len(molecule))
         if experiment is None:
-            return cls(noise, None, growing)
+            return cls(noise, None, growing, missing)
         stated = flowcei.Experiment.load(experiment)
         stated.of(molecule)  # is of these ions
-        if "efficiency" in stated.to_dict():
-            note(f"{experiment}: all ions are detected, as events without one cannot be kept yet")
+        if stated.loses:
+            note(
+                f"{experiment}: ions are lost; events that lack more than {missing} are not kept (--missing)"
+            )
         if growing is not None and stated.build_up is not None:
             raise UsageError(f"{experiment} states the build-up; leave out --build-up")
-        return cls(None, stated, growing)
+        return cls(None, stated, growing, missing)
 
     def __str__(self) -> str:
         about = {"noise": self.noise or "0%"} if self.experiment is None else self.experiment.to_dict()
@@ -89,9 +97,12 @@ def sampled_experiment(
         return None
     if noise is not None:
         raise UsageError("--experiment states the noise; leave out --noise")
-    if not any(asked[name] for name in ("weigh", "exact", "min_ess")):
-        raise UsageError("--experiment needs --weigh or --exact: a model alone knows one level of noise")
     return flowcei.Experiment.load(path)
+
+
+def is_gated(reading: Reading) -> bool:
+    """Whether events are left out of a file by their momenta."""
+    return reading.selection.max_sum is not None or reading.selection.ker is not None
 
 
 def note_accidents(found: Mapping[str, Mapping[str, float]] | None, stated: float) -> None:
@@ -103,6 +114,9 @@ def note_accidents(found: Mapping[str, Mapping[str, float]] | None, stated: floa
     if not found:
         warn("too few events to tell accidents from true ones: P(true) is not known", code="accidents")
     for kind, one in found.items():
+        if "share" not in one:
+            note(f"accidents: {stated:g} of all events as stated; P(true) is the column p_true")
+            continue
         share, error = one["share"], one["error"]
         of = f"{one['events']} {kind} events"
         note(f"accidents: {compact(share, error)} of {of}; P(true) is the column p_true")
@@ -129,5 +143,10 @@ def reading_of(
     if stated.drift is not None and reading.drift != "auto":
         raise UsageError("--experiment states the drift; leave out --drift")
     selection = replace(reading.selection, noise=own) if reading.selection.max_sum else reading.selection
+    if math.isinf(stated.accidents) and is_gated(reading):
+        raise UsageError(
+            "--max-sum and --ker leave out accidents, by which their share is measured: leave these out, or "
+            "state accidents as a number (flowcei experiment measures it)"
+        )
     drift = reading.drift if stated.drift is None else "none"
     return replace(reading, selection=selection, drift=drift)

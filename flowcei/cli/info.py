@@ -179,7 +179,7 @@ def _training_texts(card: ModelCard, training: Facts) -> Facts:
     facts["prior"] = f"{training.get('prior_name') or ''} {facts['prior']}".lstrip()
     unit = "of the rms momentum component" if card.noise.relative else "hbar/bohr"
     added = "" if training.get("noise_added", True) else ", of the data themselves"
-    level = Noise(card.noise.low, card.noise.high, relative=card.noise.relative)
+    level = Noise.of_card(card)
     facts["detector noise"] = f"{level} {unit}{added}"
     if "seen" in training and "fixed" not in card.frame:
         low, high = (exp(min(training["seen"][k], 700.0)) / ELECTRONVOLT for k in ("low", "high"))

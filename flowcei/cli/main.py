@@ -29,6 +29,7 @@ _GROUPS = {
         "simulate": "Simulate Coulomb explosions of a molecule.",
         "convert": "Turn events of another program into a file of flowcei.",
         "check": "Check whether a data file is sound and can bear a claim.",
+        "experiment": "Measure drift, source, resolution and accidents from the events.",
         "plot": "Draw events or samples: Newton plot, KER, angles, structure, ...",
     },
     "Geometries": {

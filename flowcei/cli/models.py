@@ -32,7 +32,7 @@ def models(*, as_json: bool) -> None:
             about = {"molecule": card.molecule.get("name"), "architecture": card.architecture}
             about |= {
                 "prior": record.prior_name or "unnamed",
-                "noise": str(Noise(card.noise.low, card.noise.high, relative=card.noise.relative)),
+                "noise": str(Noise.of_card(card)),
             }
             table[name] = about | {"verdict": record.judgement.get("summary") or "not judged"}
     if as_json:

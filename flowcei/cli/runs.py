@@ -278,7 +278,9 @@ def note_what_is_assumed(
     least = model.noise.low
     if noise is None and events.sigma is None:
         note(f"noise assumed: {model.default_noise} (say --noise to change)")
-    elif (model.sigma(events, noise) > model.stated_sigma(events, noise) * (1.0 + 1e-6)).any():
+    elif (
+        model.sigma(events, noise, experiment) > model.stated_sigma(events, noise, experiment) * (1.0 + 1e-6)
+    ).any():
         unit = f"{least:.2%}" if model.noise.relative else f"{least:g} hbar/bohr"
         note(f"noise below {unit}, the least the model knows, is taken as {unit}: its posteriors are wider")
     warn_of_flags(model.unlike_training(events, noise, experiment), events.event_id)

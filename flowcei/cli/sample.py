@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,7 +14,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowcei.cli import options
-from flowcei.cli.experiments import experiment_option, note_accidents, reading_of, sampled_experiment
+from flowcei.cli.experiments import (
+    experiment_option,
+    is_gated,
+    note_accidents,
+    reading_of,
+    sampled_experiment,
+)
 from flowcei.cli.options import flag, option
 from flowcei.cli.progress import Progress
 from flowcei.cli.runs import BUNDLED, MODEL_NAME, load_named, note_what_is_assumed, warn_of_flags
@@ -40,7 +47,9 @@ if TYPE_CHECKING:
     MODEL_NAME,
 )
 @options.noise_option
-@experiment_option("Instead of --noise: resolution and source, TOML; with --weigh or --exact.")
+@experiment_option(
+    "Instead of --noise: resolution and source, TOML; with --weigh or --exact, or a model of its noise alone."
+)
 @option(
     "--missing",
     "Ions that an event may lack, 1 at the most: its momentum follows from the others. With --exact and a "
@@ -120,6 +129,7 @@ def sample(
     note_what_is_assumed(reconstructor, first, noise, stated)
     seed = options.settled_seed(seed, path if resume else None)
     request = SamplingRequest(asked.pop("count"), seed, **asked, experiment=stated)
+    reconstructor.check_request(request)
     survey = Survey.of(source.chunks())
     if source.reading.selection.to_dict() or source.tally.rejected:
         source.keep_tally()
@@ -174,6 +184,12 @@ def _to_file(
 
     def judge(quality: Quality) -> Quality:  # are the momenta as probable as those of the prior?
         judged, evidence = model.judge(quality, request)
+        if judged.accidents and is_gated(source.reading):
+            # P(true) is as without the gate: it leaves out as much of the density as of the share. What is
+            # left of accidents does not tell how many there were.
+            judged = replace(
+                judged, accidents={k: {"events": one["events"]} for k, one in judged.accidents.items()}
+            )
         if evidence is not None and evidence.events:
             (note if evidence.sound else partial(warn, code="evidence"))(evidence.summary)
         return judged

@@ -42,8 +42,16 @@ _DATASETS = ("cei_traning_orient_1", "random_cos3d_10000", "generated_cos3d_chec
     show_default="0%",
     metavar="LEVEL",
 )
-@experiment_option("Instead of --noise: resolution, source and accidents of an experiment, TOML.")
+@experiment_option("Instead of --noise: resolution, source, efficiency and accidents of an experiment, TOML.")
 @build_up_option("Time in which charges appear: 10fs, or 5fs,10fs,10fs for each ion; at once if absent.")
+@option(
+    "--missing",
+    "Ions that an event may lack where the experiment states an efficiency; events that lack more, or leave "
+    "fewer than two, are not kept.",
+    click.IntRange(min=0),
+    default=1,
+    show_default=True,
+)
 @option(
     "--like",
     "Instead of a molecule: a dataset of the first study, in its size. "
@@ -76,6 +84,7 @@ def simulate(
     noise: str | None,
     experiment: Path | None,
     build_up: str | None,
+    missing: int,
     accuracy: float | None,
     as_published: bool,
     **ions: str | None,
@@ -96,7 +105,7 @@ def simulate(
     exploded, detector = None, Detector(noise)
     if like is None:
         exploded = options.named_molecule(molecule or "ocs", ions, prior)
-        detector = Detector.of(noise, experiment, build_up, exploded)
+        detector = Detector.of(noise, experiment, build_up, exploded, missing)
     name = str(like) if exploded is None else exploded.name
     path = output or Path(f"{name}.csv")
     options.output_path(path, overwrite=overwrite, endings=options.EVENT_FILES)

@@ -22,7 +22,7 @@ from flowcei.cli.progress import Progress
 from flowcei.cli.runs import LOG, RunFolder, begin_run, check_run_folder, read_noted, to_resume
 from flowcei.cli.streams import log, log_file, note, warn
 from flowcei.errors import DataError, FlowceiError, StoppedError, TrainingDivergedError, UsageError
-from flowcei.experiment.detector import DEFAULT_NOISE
+from flowcei.experiment.detector import DEFAULT_NOISE, Noise
 from flowcei.models.registry import architecture_names, options_type
 from flowcei.training.schedule import MIN_EVENTS, EpochRecord, Schedule, best_of
 
@@ -65,7 +65,8 @@ class Duration(click.ParamType):
 @option("--prior", "Which geometries to simulate; the molecule's default if absent.", PRIOR_NAME)
 @option(
     "--noise",
-    "Detector noise to train for, 1% or a range. If absent 0.1%..5%, or from what --data show to 5%.",
+    "Detector noise to train for: 1%, a range, or 0.1%..5%/axis, a level for each axis of the lab. If absent "
+    "0.1%..5%, or from what --data show to 5%.",
     NOISE,
     metavar="RANGE",
 )
@@ -172,7 +173,7 @@ class _Plan:
             chosen.setdefault("noise", str(DEFAULT_NOISE))
             if molecule.default_prior is not None:
                 chosen.setdefault("prior", molecule.default_prior)
-            usual = _usual(molecule, chosen.get("prior"), arch)
+            usual = _usual(molecule, chosen.get("prior"), arch, chosen["noise"])
             own, conclusions = usual.options | own, [f"defaults for {len(molecule)} ions: {usual}"]
             chosen = {"events": usual.events, "batch": usual.batch} | chosen
         elif "prior" in chosen:
@@ -208,11 +209,12 @@ class _Plan:
         )
 
 
-def _usual(molecule: flowcei.Molecule, prior: str | None, arch: str) -> Defaults:
+def _usual(molecule: flowcei.Molecule, prior: str | None, arch: str, noise: str) -> Defaults:
     from flowcei.physics.priors import build_prior
     from flowcei.reconstruction.defaults import usual_training
 
-    return usual_training(len(molecule), build_prior(molecule, prior), arch)
+    by_axis = Noise.parse(noise).by_axis
+    return usual_training(len(molecule), build_prior(molecule, prior), arch, by_axis=by_axis)
 
 
 def _settled_by_data(data: flowcei.Events, given: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:

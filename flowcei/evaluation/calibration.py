@@ -160,11 +160,14 @@ def calibrate(
         ['coverage', 'regions', 'resimulation', 'sbc', 'tarp']
     """
     own = experiment_of(events, experiment, noise)
+    if experiment is not None and not (weigh or exact):
+        how_else = "--exact or --weigh; exact=True or weigh=True"
+        raise UsageError(f"of an experiment exact or weighed samples are judged ({how_else})")
     events = events_of(events, model.molecule) if keep_flagged else warned([model], events, noise, own)
     check_calibrated(model, n, rules)
     how: dict[str, Any] = {"noise": noise, "latent": latent, "seed": seed, "weigh": weigh, "exact": exact}
     seen = events if own is None else own.calibrated(events)
-    if own is not None and noise is None and (weigh or exact or experiment is not None):
+    if own is not None and noise is None and (weigh or exact):
         drawn = model.stream(events, n, experiment=own, **how)  # which brings momenta to their scale itself
     else:
         drawn = model.stream(seen, n, **how)

@@ -20,6 +20,7 @@ from flowcei.events.extracolumns import (
     component_names,
     joined_columns,
 )
+from flowcei.experiment.missing import blanked
 from flowcei.molecules.molecule import Molecule
 from flowcei.physics.explosion import kinetic_energy
 from flowcei.storage.html import html_table
@@ -112,8 +113,7 @@ class Events:
 
     def __repr__(self) -> str:
         """Return one line: how many events of which molecule, with what."""
-        given = {"positions": self.positions, "noise": self.sigma}
-        extra = [name for name, array in given.items() if array is not None]
+        extra = [name for name, x in (("positions", self.positions), ("noise", self.sigma)) if x is not None]
         return ", ".join([f"Events: {len(self)} of {self.molecule.name}", *extra, *self.columns])
 
     def _repr_html_(self) -> str:
@@ -217,6 +217,7 @@ class Events:
         Returns:
             `event` where events are numbered, positions (`cx`, ...), bohr, and momenta (`pcx`, ...) and
             `sigma`, hbar / bohr, where they are there, and the extra columns. `from_dataframe` reads it back.
+            Ions that were not detected have NaN.
 
         Example:
             >>> import flowcei
@@ -226,13 +227,14 @@ class Events:
         """
         import pandas as pd
 
-        table: dict[str, NDArray[Any]] = {"event": self.event_id} if self.numbered else {}
-        for prefix, vectors in (("", self.positions), ("p", self.momenta)):
+        table: dict[str, Any] = {"event": self.event_id} if self.numbered else {}
+        momenta, columns = blanked(self.momenta, self.columns)
+        for prefix, vectors in (("", self.positions), ("p", momenta)):
             if vectors is not None:
                 names = component_names(self.molecule.labels, prefix)
                 table |= zip(names, vectors.reshape(len(self), -1).T, strict=True)
         table |= {} if self.sigma is None else {"sigma": self.sigma}
-        return pd.DataFrame(table | self.columns)
+        return pd.DataFrame(table | columns)
 
     def plot(self, kind: str = "newton", axes: Any = None, **options: Any) -> Any:  # noqa: ANN401 (matplotlib)
         """Draw the events on axes, of a new figure where None: see `flowcei.plot` for kinds and options.

@@ -20,6 +20,7 @@ from flowcei.events.extracolumns import (
 )
 from flowcei.events.foreign.assembly import whole_numbers
 from flowcei.events.foreign.table import Arrays
+from flowcei.experiment.missing import blanked
 from flowcei.molecules.molecule import Molecule
 from flowcei.storage.hdf import numbers_of, opened, read_json_attribute, text_attribute, writing
 from flowcei.storage.resumable import PreallocatedFile, preallocate
@@ -222,7 +223,8 @@ def write_hdf_chunks(
 
 
 def _arrays(events: Events) -> dict[str, np.ndarray]:
-    arrays = {"momenta": events.momenta, "event": events.event_id}
+    momenta, columns = blanked(events.momenta, events.columns)
+    arrays = {"momenta": momenta, "event": events.event_id}
     arrays |= {"positions": events.positions} if events.positions is not None else {}
     arrays |= {"sigma": events.sigma} if events.sigma is not None else {}
-    return arrays | column_arrays(events.columns)
+    return arrays | column_arrays(columns)

@@ -13,7 +13,7 @@ from flowcei.events.extracolumns import chosen_rows
 from flowcei.events.faults import report_fault
 from flowcei.experiment.detector import Noise
 from flowcei.experiment.measurement import Measurement
-from flowcei.experiment.missing import LOST, completed
+from flowcei.experiment.missing import LOST, completed, lost_column, lost_ions
 from flowcei.physics.explosion import kinetic_energy
 from flowcei.units import ELECTRONVOLT
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from flowcei.events.foreign.table import Arrays
     from flowcei.molecules.molecule import Molecule
 
-_MISSING_ION = "lacking an ion (zeros, blank or NaN), which only sample --missing 1 takes"
+_MISSING_ION = "lacking an ion (zeros, blank or NaN), which only sample --missing takes"
 _NOT_FINITE = "with a number that is blank, not finite or too large"
 _AT_REST = "without kinetic energy"
 _INCOMPLETE = "incomplete"  # rows of ions other than those of the molecule
@@ -55,7 +55,7 @@ class Selection:
     # Of a momentum component, for that bound, or all of an experiment; else the file's column.
     noise: Noise | Measurement | None = None
     ker: tuple[float, float] | None = None  # least and most kinetic energy release, eV
-    missing: int = 0  # ions that an event may lack, 0 or 1: see `flowcei.experiment.missing`
+    missing: int = 0  # ions that an event may lack, beside two: see `flowcei.experiment.missing`
 
     def __post_init__(self) -> None:
         """Refuse bounds that no event can be within."""
@@ -118,13 +118,14 @@ class Selection:
         return {name: value for name, value in rules.items() if value is not None}
 
 
-def _with_lost(arrays: Arrays) -> Arrays:
-    """Events of which those that lack one ion have its momentum by the others, and say so in a column."""
-    lost = _lost(arrays)
-    one = lost.sum(axis=1) == 1
-    momenta = arrays.momenta.copy()
-    momenta[one] = completed(momenta[one], lost[one])
-    column = np.where(one, lost.argmax(axis=1) + 1, arrays.columns.get(LOST, 0))
+def _with_lost(arrays: Arrays, most: int) -> Arrays:
+    """Events of which those that lack up to `most` ions are completed, and say so in a column."""
+    lost, ions = _lost(arrays), arrays.momenta.shape[1]
+    few = np.asarray(lost.sum(axis=1) <= min(most, ions - 2))
+    lost = lost & few[:, None]
+    momenta = np.where(lost.any(axis=1)[:, None, None], completed(arrays.momenta, lost), arrays.momenta)
+    stated = lost_ions(arrays.columns, ions)
+    column = lost_column(lost if stated is None else lost | stated)
     return replace(arrays, momenta=momenta, columns=arrays.columns | {LOST: column})
 
 
@@ -207,7 +208,7 @@ class EventFilter:
         if self._drift.any():
             arrays = replace(arrays, momenta=arrays.momenta - self._drift)
         if self.selection.missing:
-            arrays = _with_lost(arrays)
+            arrays = _with_lost(arrays, self.selection.missing)
         accepted = np.ones(len(arrays), dtype=bool)
         for reason, events in self.selection.rejected(arrays, self.molecule).items():
             if events.any():

@@ -15,6 +15,7 @@ from flowcei.events.extracolumns import ACCIDENT, dataset_name
 from flowcei.events.hdf import describe
 from flowcei.experiment.detector import Noise
 from flowcei.experiment.experiment import Experiment
+from flowcei.experiment.missing import LOST, completed, lost_column
 from flowcei.molecules.molecule import Molecule
 from flowcei.physics.build_up import BuildUp
 from flowcei.physics.explosion import asymptotic_momenta, centre_of_mass, in_threads, usable_cores
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
     Arrays = dict[str, Any]  # positions (n, N, 3), momenta (n, N, 3), sigma (n,) and perhaps `ACCIDENT`
+
+AXES = ("sigma_x", "sigma_y", "sigma_z")
+"""Extra columns of training events whose noise differs between lab axes: that of each, hbar / bohr."""
 
 BLOCK = 8_192  # events that share a random stream: results do not depend on how many are asked
 _ACCURACY = 3e-6  # far below any noise; single precision makes twice as many events a second as 1e-6
@@ -53,6 +57,7 @@ class Simulator:
     accuracy: float = _ACCURACY
     experiment: Experiment | None = None
     build_up: BuildUp | None = None
+    missing: int = 1  # ions that an event may lack where they are not all detected
 
     def arrays(self, index: int, n: int, *, stream: int = 0, threads: int | None = None) -> Arrays:
         """`n` events of an independent random stream: every index, and every `stream`, is one."""
@@ -61,7 +66,8 @@ class Simulator:
         positions = self.prior.sample(n, geometry_rng)
         detector = self.noise if self.experiment is None else self.experiment.of(self.molecule)
         build_up = _build_up(self.build_up, self.experiment)
-        return _exploded(positions, self.molecule, detector, build_up, noise_rng, self.accuracy, threads)
+        how = build_up, noise_rng, self.accuracy, threads, self.missing
+        return _exploded(positions, self.molecule, detector, *how)
 
     def block(self, index: int, n: int, *, stream: int = 0) -> Events:
         """The events of `arrays`."""
@@ -96,6 +102,7 @@ class Simulator:
         settings: dict[str, Any] = {"noise": str(self.noise)}
         if self.experiment is not None:
             settings = {"experiment": self.experiment.to_dict()}
+            settings |= {"missing": self.missing} if self.experiment.loses else {}
         settings |= {} if self.build_up is None else {"build_up": str(self.build_up)}
         settings |= {"seed": self.seed, "accuracy": self.accuracy}
         return {"prior": self.prior.spec(), **settings, "flowcei": version("flowcei")}
@@ -111,6 +118,7 @@ def simulate(
     build_up: BuildUp | str | float | Sequence[float] | None = None,
     seed: int | None = None,
     accuracy: float = _ACCURACY,
+    missing: int = 1,
 ) -> Events:
     """Simulate Coulomb explosions.
 
@@ -120,12 +128,14 @@ def simulate(
         prior: A name or table of the molecule's, or a prior; its default where None.
         noise: Standard deviation added to each momentum component: ``"1%"`` of the
             event's rms component, ``"0.5"`` hbar / bohr, or a range ``"0.1%..5%"``; none where None.
-        experiment: Instead of `noise`, an `Experiment` or its TOML file. All ions are detected; of events
-            that are accidents (column ``accident``) the positions are of none of their ions.
+        experiment: Instead of `noise`, an `Experiment` or its TOML file. Of events that are accidents (column
+            ``accident``) the positions are of none of their ions. Ions are lost by its efficiency (column
+            ``lost_ion``; their momenta then bring the sum to 0, and are NaN in files).
         build_up: Time in which charges appear, ``"10fs"`` or 10.0 (fs), or of each ion, ``"5fs,10fs,10fs"``;
             at once where None.
         seed: Seed of all randomness; drawn, and kept in `origin`, where None.
         accuracy: Mean relative error of the momenta: see `asymptotic_momenta`.
+        missing: Ions that an event may lack, beside two, where there is an efficiency: others are not kept.
 
     Returns:
         Events with positions (n, N, 3), bohr, centre of mass 0, and momenta (n, N, 3),
@@ -140,7 +150,7 @@ def simulate(
         >>> events.positions.shape, events.origin["seed"]
         ((3, 3, 3), 7)
     """
-    return make_simulator(molecule, prior, noise, seed, accuracy, experiment, build_up).events(n)
+    return make_simulator(molecule, prior, noise, seed, accuracy, experiment, build_up, missing).events(n)
 
 
 def make_simulator(
@@ -151,6 +161,7 @@ def make_simulator(
     accuracy: float = _ACCURACY,
     experiment: Experiment | str | Path | None = None,
     build_up: BuildUp | str | float | Sequence[float] | None = None,
+    missing: int = 1,
 ) -> Simulator:
     """The source of the events that `simulate` returns."""
     if noise is not None and experiment is not None:
@@ -158,9 +169,12 @@ def make_simulator(
     mol = molecule if isinstance(molecule, Molecule) else Molecule.load(molecule)
     prior = prior if isinstance(prior, GeometryPrior) else build_prior(mol, prior)
     stated = None if experiment is None else Experiment.load(experiment)
+    level = Noise.parse(noise or "0%")
+    if level.by_axis:
+        raise UsageError(f"noise {level} is to train for; an experiment states that of each axis")
     seed = fresh_seed() if seed is None else seed
     growth = None if build_up is None else BuildUp.parse(build_up)
-    simulator = Simulator(mol, prior, Noise.parse(noise or "0%"), seed, accuracy, stated, growth)
+    simulator = Simulator(mol, prior, level, seed, accuracy, stated, growth, missing)
     if growing := _build_up(growth, stated):
         growing.of_ions(len(mol))
     if stated is not None:
@@ -218,13 +232,14 @@ def explode(
     build_up: BuildUp | None = None,
     seed: int | None = None,
     accuracy: float = 1e-8,
+    missing: int = 1,
 ) -> Events:
     """Explode geometries (G, N, 3), bohr: an event of each, in their order, centres of mass at 0."""
     seed = fresh_seed() if seed is None else seed
     rng = np.random.default_rng(np.random.SeedSequence(seed))
     detector = Noise.parse(noise or "0%") if experiment is None else experiment.of(molecule)
     growing = _build_up(build_up, experiment)
-    arrays = _exploded(positions, molecule, detector, growing, rng, accuracy, None)
+    arrays = _exploded(positions, molecule, detector, growing, rng, accuracy, None, missing)
     stated: dict[str, Any] = {"noise": noise or "0%"}
     if experiment is not None:
         stated = {"experiment": experiment.to_dict()}
@@ -249,6 +264,7 @@ def _exploded(
     rng: np.random.Generator,
     accuracy: float,
     threads: int | None,
+    missing: int,
 ) -> Arrays:
     m, q = molecule.masses, molecule.charges
     x = x - centre_of_mass(x, m)
@@ -258,6 +274,8 @@ def _exploded(
         momenta, sigma = detector.apply(exact, rng)
         return {"positions": x, "momenta": momenta, "sigma": sigma}
     momenta, sigma, accident = detector.apply(exact, rng)
+    if detector.efficiency is not None:
+        momenta[detector.lost(len(momenta), missing, rng)] = np.nan
     arrays = {"positions": x, "momenta": momenta, "sigma": sigma}
     return arrays | ({ACCIDENT: accident.astype(np.float64)} if detector.accidents else {})
 
@@ -265,7 +283,19 @@ def _exploded(
 def _events(molecule: Molecule, arrays: Arrays, origin: dict[str, Any]) -> Events:
     columns = {name: arrays[name].astype(np.int64) for name in (ACCIDENT,) if name in arrays}
     own = {name: array for name, array in arrays.items() if name not in columns}
+    if arrays["sigma"].ndim == 2:
+        own["sigma"], of_axes = by_axis(arrays["sigma"])
+        columns |= of_axes
+    lost = np.isnan(arrays["momenta"]).all(axis=2)
+    if lost.any():
+        own["momenta"] = completed(arrays["momenta"], lost)
+        columns[LOST] = lost_column(lost)
     return Events(molecule, **own, origin=origin, columns=columns)
+
+
+def by_axis(sigma: Floats) -> tuple[Floats, dict[str, Any]]:
+    """Noise of all components (B,), rms, and the extra columns of that of each axis, (B, 3)."""
+    return np.sqrt((sigma**2).mean(axis=1)), dict(zip(AXES, sigma.T, strict=True))
 
 
 def _dataset(name: str) -> str:

@@ -154,7 +154,9 @@ def _foreign_source(file: OpenedFile, molecule: Molecule, reading: Reading) -> E
         if text and file.size > HELD_BYTES and next(passes) == 2:
             message = "%s: %d MB of text, parsed anew in each pass; flowcei convert to HDF5 saves that"
             _log.info(message, path.name, file.size >> 20)
-        return mapped_chunks(table, meaning.mapping, molecule, rows=rows, faults=reading.faults)
+        missing = reading.selection.missing
+        how: dict[str, Any] = {"rows": rows, "faults": reading.faults, "missing": missing}
+        return mapped_chunks(table, meaning.mapping, molecule, **how)
 
     held = text and file.size <= HELD_BYTES and reading.faults is None
     parsed = tee(parse(CHUNK) if held else (), 1)[0]  # its copies share what any of them has read

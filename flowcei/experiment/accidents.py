@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
+from flowcei.experiment.detector import NOISE_FLOOR, rms_component
 from flowcei.experiment.likelihood import nonfinite_allowed
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ VAGUE = 0.1
 _MIXED = 20_000  # sums of ions of different events, at least
 _BINS_A_WIDTH = 8  # of the kernel: the step of the table is then below 1 % of the density
 _MOST_BINS = 4096
-_STARTS = 0.02, 0.1, 0.5  # quantiles of the distance of a sum from the median: starts of its width
+_STARTS = 0.02, 0.1, 0.5, 0.9  # quantiles of the distance of a sum from the median: starts of its width
+_STARTED = 20_000  # events at most by which starts are judged
 _STEPS, _ENOUGH = 2000, 1e-9  # of the search, and nats an event
 
 
@@ -85,12 +87,17 @@ class Mixture:
         cls, log_true: Floats, log_accident: Floats, t: Floats, base: Floats, slope: Floats
     ) -> Mixture:
         """The most likely one, by expectation and maximisation from a few widths of t."""
-        middle, ends = np.median(t, axis=0), list[Mixture]()
+        middle, ends, thin = np.median(t, axis=0), list[Mixture](), slice(None, None, 1 + len(t) // _STARTED)
         for quantile in _STARTS if t.size else _STARTS[:1]:
             width = np.quantile(np.abs(t - middle), quantile, axis=0) if t.size else middle
             theta = np.maximum((width**2 - base.mean(axis=0)) / slope.mean(axis=0), 1e-6)
-            ends.append(_searched(cls(log_true, log_accident, t, base, slope, middle, theta)))
-        return max(ends, key=lambda end: end.log_likelihood)
+            some = [array[thin] for array in (log_true, log_accident, t, base, slope)]
+            ends.append(_searched(cls(*some, mean=middle, theta=theta)))  # type: ignore[misc, arg-type]
+        best = max(ends, key=lambda end: end.log_likelihood)
+        if thin.step == 1:
+            return best
+        every = cls(log_true, log_accident, t, base, slope, best.mean, best.theta, best.share)
+        return _searched(every)
 
     @property
     def variance(self) -> Floats:
@@ -189,6 +196,8 @@ def tell_by_sums(momenta: Floats, base: Floats, slope: Floats) -> Mixture:
     Sums of accidents have any direction about the drift: those of ions of different events.
     """
     sums, none = momenta.sum(axis=1), np.zeros(len(momenta))
+    # Sums that were rounded or made to vanish have no density: at no less than this width they have one.
+    base = base + (NOISE_FLOOR * float(np.median(rms_component(momenta)))) ** 2
     mixed, centre = mixed_sums(momenta), np.median(sums, axis=0)
     for _ in range(2):  # about a first drift, and about that of the true ones
         density = Isotropic(np.linalg.norm(mixed - centre, axis=1))

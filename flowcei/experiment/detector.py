@@ -13,9 +13,13 @@ from flowcei.errors import UsageError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from flowcei.storage.card import ModelCard
+
 NOISE_FLOOR = 1e-4  # the smallest relative noise: without any, the posterior is points and has no density
 _NUMBER = r"[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?"
-_PATTERN = re.compile(rf"^\s*({_NUMBER})\s*(%?)\s*(?:\.\.\s*({_NUMBER})\s*(%?)\s*)?(?:a\.?u\.?)?\s*$")
+_PATTERN = re.compile(
+    rf"^\s*({_NUMBER})\s*(%?)\s*(?:\.\.\s*({_NUMBER})\s*(%?)\s*)?(?:a\.?u\.?)?\s*(/\s*axis)?\s*$"
+)
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,7 @@ class Noise:
     low: float
     high: float
     relative: bool = True  # to the event's noise-free rms momentum component; else in hbar / bohr
+    by_axis: bool = False  # whether each axis of the lab has a level of its own: to train a model for
 
     def __post_init__(self) -> None:
         """UsageError for levels that are not numbers in order."""
@@ -36,19 +41,32 @@ class Noise:
 
     @classmethod
     def parse(cls, text: str | Noise) -> Noise:
-        """Noise of ``"1%"``, ``"0.1%..5%"`` (relative), ``"0.5"`` or ``"0.1..2"`` (a.u.), or as it is."""
+        """Noise of ``"1%"``, ``"0.1%..5%"`` (relative), ``"0.5"`` or ``"0.1..2"`` (a.u.), or as it is.
+
+        A range that ends in ``/axis`` is of each lab axis by itself.
+        """
         if isinstance(text, Noise):
             return text
         match = _PATTERN.match(text)
         if not match or (match[3] and match[2] != match[4]):
             raise UsageError(f"noise {text!r} is not understood: write 1%, 0.1%..5% or, in a.u., 0.5")
         unit = 0.01 if match[2] else 1.0
-        return cls(float(match[1]) * unit, float(match[3] or match[1]) * unit, relative=bool(match[2]))
+        if match[5] and not match[3]:
+            raise UsageError(f"noise {text!r}: by axis it is a range to train for, 0.1%..5%/axis")
+        ends = float(match[1]) * unit, float(match[3] or match[1]) * unit
+        return cls(*ends, relative=bool(match[2]), by_axis=bool(match[5]))
+
+    @classmethod
+    def of_card(cls, card: ModelCard) -> Noise:
+        """Noise that the model of a file was trained for."""
+        ends = card.noise
+        return cls(ends.low, ends.high, relative=ends.relative, by_axis=card.frame.get("by_axis") is True)
 
     def __str__(self) -> str:
         """Return the text that `parse` reads."""
         scale, unit = (100.0, "%") if self.relative else (1.0, "")
-        return "..".join(f"{end * scale:.10g}{unit}" for end in dict.fromkeys((self.low, self.high)))
+        ends = "..".join(f"{end * scale:.10g}{unit}" for end in dict.fromkeys((self.low, self.high)))
+        return f"{ends}/axis" if self.by_axis else ends
 
     @property
     def is_zero(self) -> bool:
@@ -56,17 +74,18 @@ class Noise:
         return self.high == 0.0
 
     def draw(self, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
-        """Levels of `n` events, (n,)."""
+        """Levels of `n` events, (n,); by axis (n, 3)."""
+        shape = (n, 3) if self.by_axis else (n,)
         if self.low == self.high:
-            return np.full(n, self.low)
+            return np.full(shape, self.low)
         if self.low == 0.0:
             raise UsageError("a range of noise is log-uniform and cannot start at 0")
-        return np.exp(rng.uniform(np.log(self.low), np.log(self.high), n))
+        return np.exp(rng.uniform(np.log(self.low), np.log(self.high), shape))
 
     def apply(
         self, momenta: NDArray[np.float64], rng: np.random.Generator
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Momenta (B, N, 3) with noise, and its stated standard deviation (B,), hbar / bohr.
+        """Momenta (B, N, 3) with noise, and its stated standard deviation (B,), by axis (B, 3), hbar / bohr.
 
         Relative noise is stated as a share of the rms of the *noisy* momenta: the true deviation would tell
         a network the noise-free rms, which no measurement knows.
@@ -74,11 +93,12 @@ class Noise:
         level = self.draw(len(momenta), rng)
         if self.is_zero:
             return momenta, level
-        sigma = level * rms_component(momenta) if self.relative else level
+        level = level[:, None] if self.by_axis else level[:, None, None]
         noisy = rng.standard_normal(momenta.shape)
-        noisy *= sigma[:, None, None]
+        noisy *= level * rms_component(momenta)[:, None, None] if self.relative else level
         noisy += momenta
-        return noisy, level * rms_component(noisy) if self.relative else level
+        stated = level * rms_component(noisy)[:, None, None] if self.relative else level
+        return noisy, stated[:, 0] if self.by_axis else stated[:, 0, 0]
 
     def sigma(self, momenta: NDArray[np.float64]) -> NDArray[np.float64]:
         """Standard deviation (B,), hbar / bohr, of measured momenta (B, N, 3); UsageError for a range."""

@@ -140,7 +140,8 @@ class Experiment:
             >>> Experiment(noise="1%", temperature=300).of(Molecule.load("ocs")).spread.round(1).tolist()
             [10.2, 10.2, 10.2]
         """
-        _of_ions(self.efficiency, molecule, "efficiency")
+        chances = _of_ions(self.efficiency, molecule, "efficiency")
+        efficiency = np.array([chances[label] for label in molecule.labels])
         build_up = None if self.build_up is None else BuildUp.parse(self.build_up)
         if build_up is not None:
             build_up.of_ions(len(molecule))
@@ -161,7 +162,13 @@ class Experiment:
             accidents=self.accidents,
             scale=self.momentum_scale,
             build_up=build_up,
+            efficiency=None if (efficiency == 1.0).all() else efficiency,
         )
+
+    @property
+    def loses(self) -> bool:
+        """Whether some ions are not detected."""
+        return "efficiency" in self.to_dict()
 
     @property
     def relative(self) -> bool:

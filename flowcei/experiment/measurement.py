@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,6 +34,7 @@ class Measurement:
     accidents: float = 0.0  # share of events whose ions are of different molecules; infinite if unknown
     scale: float = 1.0
     build_up: BuildUp | None = None  # of the charges of the ions, where it takes time
+    efficiency: Floats | None = None  # chance of each ion to be detected, (N,); all are where None
 
     @property
     def levels(self) -> Floats:
@@ -42,8 +44,13 @@ class Measurement:
     @property
     def isotropic(self) -> bool:
         """Whether noise is one level, the sum of momenta tells nothing, and charges are there at once."""
-        one_level = (self.noise == self.noise[0, 0]).all() and np.isinf(self.spread).all()
-        return bool(one_level and self.build_up is None)
+        return bool(self.by_axis_alone and (self.noise == self.noise[0, 0]).all())
+
+    @property
+    def by_axis_alone(self) -> bool:
+        """Whether it is isotropic but for noise that differs between axes."""
+        alike = (self.noise == self.noise[0]).all() and np.isinf(self.spread).all()
+        return bool(alike and self.build_up is None)
 
     def calibrated(self, momenta: Floats) -> Floats:
         """Measured momenta (E, N, 3) on the true scale and without the drift, as likelihoods take them."""
@@ -74,10 +81,24 @@ class Measurement:
         level = float(np.sqrt((self.noise**2).mean()))
         return level * rms_component(momenta) if self.relative else np.full(len(momenta), level)
 
+    def by_axis(self, momenta: Floats) -> Floats:
+        """Noise (E, 3) of each axis of calibrated momenta (E, N, 3) over ions, rms, hbar / bohr."""
+        unit = rms_component(momenta)[:, None] if self.relative else np.ones((len(momenta), 1))
+        return np.asarray(np.sqrt((self.levels**2).mean(axis=0)) * unit)
+
     def check_stated(self) -> None:
         """Raise UsageError where the share of accidents is unknown: nobody can simulate it."""
         if np.isinf(self.accidents):
             raise UsageError("the share of accidents is unknown; state it as a number to simulate them")
+
+    def lost(self, count: int, most: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+        """Ions (B, N) that are not detected, of events that lack `most` at the most."""
+        ions = len(self.shares)
+        several = (combinations(range(ions), k) for k in range(min(most, ions - 2) + 1))
+        table = np.array([np.isin(np.arange(ions), chosen) for kind in several for chosen in kind])
+        efficiency = np.ones(ions) if self.efficiency is None else self.efficiency
+        chance = np.where(table, 1.0 - efficiency, efficiency).prod(axis=1)
+        return table[rng.choice(len(table), count, p=chance / chance.sum())]
 
     def apply(self, momenta: Floats, rng: np.random.Generator) -> tuple[Floats, Floats, NDArray[np.bool_]]:
         """Measured momenta of exact ones (B, N, 3), their stated noise (B,), which are accidents (B,).

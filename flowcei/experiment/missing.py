@@ -1,4 +1,4 @@
-"""Events of which one ion was not detected: its momentum follows from those of the others."""
+"""Events of which ions were not detected: of one its momentum follows from those of the others."""
 
 from __future__ import annotations
 
@@ -11,18 +11,43 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    Floats = NDArray[np.float64]
+
 LOST = "lost_ion"
-"""Extra column of events: 0 where all ions were detected, else the number of the one that was not, from 1."""
+"""Extra column of events: 0 where all ions were detected, else the number of the one that was not, from 1; of
+several the numbers, two digits each, as 203 for the second and the third."""
+_DIGITS = 100
 
 
 def lost_ions(columns: Mapping[str, NDArray[Any]], ions: int) -> NDArray[np.bool_] | None:
     """Which ions (E, N) were not detected; None where all were."""
     if LOST not in columns or not (columns[LOST] > 0).any():
         return None
-    return np.asarray(columns[LOST][:, None] == np.arange(1, ions + 1))
+    code, lost = np.maximum(columns[LOST], 0).astype(np.int64), np.zeros((len(columns[LOST]), ions), bool)
+    while code.any():
+        lost |= (code % _DIGITS)[:, None] == np.arange(1, ions + 1)
+        code //= _DIGITS
+    return lost
 
 
-def completed(momenta: NDArray[np.float64], lost: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Momenta (E, N, 3) whose lost ions (E, N), one of an event at the most, bring the sum to 0."""
+def lost_column(lost: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The column (E,) of ions (E, N) that were not detected."""
+    code = np.zeros(len(lost), np.int64)
+    for k in range(lost.shape[1]):
+        code = np.where(lost[:, k], _DIGITS * code + k + 1, code)
+    return code
+
+
+def completed(momenta: Floats, lost: NDArray[np.bool_]) -> Floats:
+    """Momenta (E, N, 3) whose lost ions (E, N) bring the sum to 0, each with the same share."""
     others = np.where(lost[..., None], 0.0, momenta)
-    return np.where(lost[..., None], -others.sum(axis=1, keepdims=True), others)
+    share = -others.sum(axis=1, keepdims=True) / np.maximum(lost.sum(axis=1), 1)[:, None, None]
+    return np.where(lost[..., None], share, others)
+
+
+def blanked(momenta: Floats, columns: Mapping[str, NDArray[Any]]) -> tuple[Floats, dict[str, NDArray[Any]]]:
+    """Momenta (E, N, 3) as files have them, NaN for ions that were not detected, and the other columns."""
+    lost = lost_ions(columns, momenta.shape[1])
+    if lost is not None:
+        momenta = np.where(lost[..., None], np.nan, momenta)
+    return momenta, {name: values for name, values in columns.items() if name != LOST}

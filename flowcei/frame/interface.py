@@ -22,18 +22,19 @@ Array = TypeVar("Array", bound=Any)
 class Condition(NamedTuple, Generic[Array]):
     """Named blocks of conditions in a recoil frame, of NumPy or torch, not standardised."""
 
-    momenta: Array  # over sqrt(KER), without what is 0 or repeated, (B, C - 2)
+    momenta: Array  # over sqrt(KER), without what is 0 or repeated, (B, 3N - 6)
     log_ker: Array  # of the KER in hartree, (B,)
-    log_noise: Array  # of sigma over the rms momentum component, (B,)
+    log_noise: Array  # of sigma over the rms momentum component, (B, 1); by axis that of its matrix, (B, 6)
 
     @classmethod
-    def split(cls, rows: Array) -> Condition[Array]:
+    def split(cls, rows: Array, ions: int) -> Condition[Array]:
         """Blocks of conditions (B, C)."""
-        return cls(rows[:, :-2], rows[:, -2], rows[:, -1])
+        count = 3 * ions - 6
+        return cls(rows[:, :count], rows[:, count], rows[:, count + 1 :])
 
     def joined(self) -> Tensor:
         """Conditions (B, C) of the blocks."""
-        return torch.cat([self.momenta, self.log_ker[:, None], self.log_noise[:, None]], dim=1)
+        return torch.cat([self.momenta, self.log_ker[:, None], self.log_noise], dim=1)
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,10 @@ class Frame(Protocol):
     invariant: ClassVar[bool]  # free of orientation and scale: conditions are `Condition`, priors comparable
 
     @property
+    def by_axis(self) -> bool:
+        """Whether conditions hold the noise of each lab axis."""
+
+    @property
     def masses(self) -> tuple[float, ...]:
         """Masses of the ions, (N,), electron masses."""
 
@@ -97,7 +102,10 @@ class Frame(Protocol):
         """Names of the chart's D coordinates."""
 
     def enter(self, momenta: Tensor, sigma: Tensor) -> FramedEvents:
-        """Events of momenta (B, N, 3) with noise (B,) of their components, hbar / bohr."""
+        """Events of momenta (B, N, 3) with noise (B,) of their components, hbar / bohr.
+
+        A frame that is told it by axis takes that of the lab's, (B, 3), too.
+        """
 
     def to_chart(self, positions: Tensor, events: FramedEvents) -> Tensor:
         """Chart (B, n, D) of positions (B, n, N, 3), bohr."""

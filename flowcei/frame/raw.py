@@ -62,6 +62,11 @@ class RawFrame:
         return cls(tuple(masses.tolist()), fixed, tuple(seen.nonzero()[:, 0].tolist()))
 
     @property
+    def by_axis(self) -> bool:
+        """Noise is told as one level."""
+        return False
+
+    @property
     def width(self) -> int:
         """Number of position columns that vary."""
         return len(self._moving)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
@@ -50,6 +51,7 @@ class RecoilFrame:
     # Momenta of the equilibrium, (N, 3), to which like ions are aligned; none: they are sorted by speed.
     reference: tuple[tuple[float, float, float], ...] = ()
     whitening: Whitening | None = None  # of the chart, by an approximation of each event's posterior
+    by_axis: bool = False  # whether the condition holds the noise of each lab axis, turned into the frame
 
     def __post_init__(self) -> None:
         """ValueError for axes, groups or bonds that do not fit the ions."""
@@ -121,8 +123,8 @@ class RecoilFrame:
 
     @property
     def condition_width(self) -> int:
-        """Width of the condition: 3N - 6 momenta, log KER and log noise."""
-        return 3 * len(self.masses) - 4
+        """Width of the condition: 3N - 6 momenta, log KER, and log noise or the 6 numbers of its matrix."""
+        return 3 * len(self.masses) - 5 + (6 if self.by_axis else 1)
 
     @property
     def told_width(self) -> int:
@@ -142,7 +144,8 @@ class RecoilFrame:
         """Events of momenta (B, N, 3) with noise (B,) of their components, hbar / bohr, in their frames.
 
         Their condition holds the momenta over sqrt(KER), without zeros and without what momentum conservation
-        repeats, log KER, and the log of sigma over the rms momentum component.
+        repeats, log KER, and the log of sigma over the rms momentum component. By axis noise is (B,) or that
+        of the lab's axes, (B, 3), and this log is of its matrix in the frame.
         """
         masses = torch.tensor(self.masses, dtype=momenta.dtype, device=momenta.device)
         p, order = self._ordered(_centred(momenta, masses))
@@ -156,13 +159,17 @@ class RecoilFrame:
             e1, e2, *_ = self.axes
             first, second = turned[:, e1, :1], turned[:, e2, :2]
             blocks = torch.cat([first, second, turned[:, self._others[:-1]].flatten(1)], dim=1)
-        condition = Condition(blocks, ker.log(), (sigma / rms).log()).joined()
+        sigma = sigma if sigma.ndim == 2 else sigma[:, None]
+        level = (sigma / rms[:, None]).log()
+        noise = turned_logarithm(level.expand(-1, 3), rotation) if self.by_axis else level
+        condition = Condition(blocks, ker.log(), noise).joined()
         if self.whitening is None:
             return FramedEvents(condition, rotation, order, ker)
         bodies = Bodies(np.asarray(self.masses), self.tree, self.assembly.numpy(), self.reflect)
-        told = (self.momenta(condition), sigma / ker.sqrt(), ker)
-        measured, noise, energy = (t.numpy(force=True) for t in told)
-        normal = self.whitening.approximate(measured, noise, energy, bodies)
+        sigma = sigma.expand(-1, 3) / ker.sqrt()[:, None]
+        told = (self.momenta(condition), sigma, rotation, ker)
+        measured, noise_of_axes, lab, energy = (t.numpy(force=True) for t in told)
+        normal = self.whitening.approximate(measured, noise_of_axes, lab, energy, bodies)
         tensors = (torch.from_numpy(t).to(ker) for t in normal)
         return WhitenedEvents(condition, rotation, order, ker, *tensors)
 
@@ -194,7 +201,7 @@ class RecoilFrame:
             out[:, e1, 0], out[:, e2, 0] = size, -size
             return out
         *others, last = self._others
-        blocks = Condition.split(condition).momenta
+        blocks = Condition.split(condition, n).momenta
         out[:, e1, :1], out[:, e2, :2] = blocks[:, :1], blocks[:, 1:3]
         out[:, others] = blocks[:, 3:].unflatten(1, (len(others), 3))
         out[:, last] = -out.sum(dim=1)
@@ -225,31 +232,37 @@ class RecoilFrame:
         chart = bonds.flatten(2) * events.ker[:, None, None]
         if not isinstance(events, WhitenedEvents):
             return chart
-        u = (chart - events.centre[:, None]) @ events.root
+        u = (_lengthened(chart, self._power) - events.centre[:, None]) @ events.root
         far = (u.abs() - _BULK).clamp_min(0.0)
         return u + u.sign() * ((1.0 + _POWER * far) ** (1.0 / _POWER) - 1.0 - far)
 
     def to_positions(self, chart: Tensor, events: FramedEvents) -> Tensor:
         """Positions (B, n, N, 3), bohr, lab frame, centre of mass 0, of charts (B, n, D)."""
         if isinstance(events, WhitenedEvents):
-            far = (chart.abs() - _BULK).clamp_min(0.0)
-            u = chart + chart.sign() * (((1.0 + far) ** _POWER - 1.0) / _POWER - far)
-            upper = events.root.transpose(1, 2)
-            y = torch.linalg.solve_triangular(upper, u.transpose(1, 2), upper=True).transpose(1, 2)
-            chart = y + events.centre[:, None]
+            chart = _lengthened(_vectors(chart, events), 1.0 / self._power)
         bonds = chart.unflatten(2, (-1, 3)) / events.ker[:, None, None, None]
         bonds = bonds @ events.rotation[:, None]
         x = torch.einsum("kj,bnjx->bnkx", self.assembly.to(chart), bonds)
         return torch.empty_like(x).scatter_(2, events.order[:, None, :, None].expand_as(x), x)
 
     def log_jacobian(self, chart: Tensor, events: FramedEvents) -> Tensor:
-        """log|d chart / d relative positions|, (B, n): of scaling, D log KER, and of whitening."""
+        """log|d chart / d relative positions|, (B, n): of scaling, D log KER, lengths and whitening."""
         scaled = (self.width * events.ker.log())[:, None].expand(chart.shape[:2])
         if not isinstance(events, WhitenedEvents):
             return scaled
         far = (chart.abs() - _BULK).clamp_min(0.0)
         narrow = torch.diagonal(events.root, dim1=1, dim2=2).log().sum(dim=1)
-        return scaled + narrow[:, None] - (_POWER - 1) * far.log1p().sum(dim=2)
+        scaled = scaled + narrow[:, None] - (_POWER - 1) * far.log1p().sum(dim=2)
+        if self._power == 1.0:
+            return scaled
+        length = _vectors(chart, events).unflatten(2, (-1, 3)).norm(dim=3)  # of bonds, to the power
+        turned = 3.0 * (1.0 - 1.0 / self._power) * length.log() + math.log(abs(self._power))
+        return scaled + turned.sum(dim=2)
+
+    @property
+    def _power(self) -> float:
+        """Of the lengths of bonds, in a whitened chart."""
+        return 1.0 if self.whitening is None else self.whitening.power
 
     def simulator(
         self, molecule: Molecule, chart: Standardiser, condition: Standardiser
@@ -316,6 +329,34 @@ class Resimulation:
     def _positions(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
         bonds = self.chart.inverse(torch.from_numpy(x)).numpy().reshape(len(x), -1, 3)
         return np.einsum("kj,bjx->bkx", self.frame.assembly.numpy(), bonds)
+
+
+def _lengthened(vectors: Tensor, power: float) -> Tensor:
+    """Bonds (B, n, 3K) as long as a power of their length."""
+    if power == 1.0:
+        return vectors
+    bonds = vectors.unflatten(2, (-1, 3))
+    return (bonds * bonds.norm(dim=3, keepdim=True) ** (power - 1.0)).flatten(2)
+
+
+def _vectors(chart: Tensor, events: WhitenedEvents) -> Tensor:
+    """Lengthened bonds (B, n, D) of whitened charts (B, n, D)."""
+    far = (chart.abs() - _BULK).clamp_min(0.0)
+    u = chart + chart.sign() * (((1.0 + far) ** _POWER - 1.0) / _POWER - far)
+    upper = events.root.transpose(1, 2)
+    y = torch.linalg.solve_triangular(upper, u.transpose(1, 2), upper=True).transpose(1, 2)
+    return y + events.centre[:, None]
+
+
+def turned_logarithm(log_sigma: Tensor, rotation: Tensor) -> Tensor:
+    """Log of a covariance in a frame over 2, sum_k log sigma_k R_k R_k^T, (B, 6): xx yy zz xy xz yz.
+
+    sigma_k (B, 3) is the noise of lab axis k; that axis in the frame, R_k,
+    is column k of the rotation (B, 3, 3).
+    """
+    matrix = (rotation * log_sigma[:, None]) @ rotation.transpose(1, 2)
+    i, j = [0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2]
+    return matrix[:, i, j]
 
 
 def _centred(momenta: Tensor, masses: Tensor) -> Tensor:

@@ -2,7 +2,9 @@
 
 Positions y in the chart's own units, where KER = U0 = 1, minimise
 
-    |p(y) - P|^2 / s^2 + |W (z - mean)|^2,    z = y / KER, turned onto the prior's mean,
+    sum_k |p_k(y) - P_k|^2 / s_k^2 + |W (z - mean)|^2,    z = y / KER, turned onto the prior's mean,
+
+with the noise s_k of lab axis k,
 
 by damped Gauss-Newton steps (K. Levenberg 1944, D. W. Marquardt 1963) on the exact simulator. Where they end
 depends on the event alone: densities stay exact.
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 Floats: TypeAlias = NDArray[np.float64]
 Rows: TypeAlias = tuple[tuple[float, ...], ...]
 
+LIKE_MOMENTA = -0.5
+"""Power of the lengths of bonds in charts that are nearly linear in momenta."""
+
 _ACCURACY = 1e-6  # of simulated momenta, far below any noise
 _CHUNK = 4_000  # events at a time: the last of them share their rounds
 _STEPS = 40  # of a search, at the most
@@ -46,6 +51,9 @@ class Whitening:
     mean: Rows  # of the prior, (N, 3), bohr, from its centroid
     rest: Rows  # momenta with which the mean explodes, (N, 3), hbar / bohr
     root: Rows  # W (K, 3N), 1 / bohr: W (z - mean) of the prior's geometries z has the covariance 1
+    # Charts hold bond vectors whose length r is r^power. Two ions leave each other along their bond with
+    # p ~ r^(-1/2): charts of that power are nearly linear in momenta, and posteriors nearly normal.
+    power: float = 1.0
 
     def __post_init__(self) -> None:
         """ValueError for tables that do not fit the ions."""
@@ -61,9 +69,11 @@ class Whitening:
         )
         if not fits or not 0 < len(self.root) <= 3 * n or not size < 1e9 or min(self.charges) <= 0:
             raise ValueError(f"a whitening that does not fit {n} ions")
+        if not 0.1 <= abs(self.power) <= 2.0:
+            raise ValueError(f"a whitening of the power {self.power:g}; it must be 0.1 to 2, or minus that")
 
     @classmethod
-    def of(cls, molecule: Molecule, geometries: Floats) -> Whitening:
+    def of(cls, molecule: Molecule, geometries: Floats, power: float = LIKE_MOMENTA) -> Whitening:
         """From geometries (B, N, 3) of a prior near the equilibrium of a molecule, bohr."""
         mean = molecule.equilibrium - molecule.equilibrium.mean(axis=0)
         x = geometries - geometries.mean(axis=1, keepdims=True)
@@ -75,24 +85,26 @@ class Whitening:
         root = (axes[:, kept] / np.sqrt(size[kept])).T
         masses, charges = molecule.masses, molecule.charges
         rest = np.asarray(asymptotic_momenta(mean, masses, charges, accuracy=1e-9), np.float64)
-        return cls(tuple(charges.tolist()), _rows(mean), _rows(rest), _rows(root))
+        return cls(tuple(charges.tolist()), _rows(mean), _rows(rest), _rows(root), power)
 
     def approximate(
-        self, momenta: Floats, sigma: Floats, ker: Floats, bodies: Bodies
+        self, momenta: Floats, sigma: Floats, axes: Floats, ker: Floats, bodies: Bodies
     ) -> tuple[Floats, Floats, Floats]:
-        """Centre y (B, D), lower triangular root (B, D, D) of the precision, and sum of squares (B,).
+        """Centre (B, D) of bonds with r^power, lower root (B, D, D) of their precision, sum of squares (B,).
 
-        momenta: (B, N, 3) over sqrt(KER), centred; sigma: (B,) over sqrt(KER); ker: (B,), hartree.
+        momenta: (B, N, 3) over sqrt(KER), centred; sigma: (B, 3) over sqrt(KER), of lab axes, the columns of
+        axes (B, 3, 3); ker: (B,), hartree.
         """
         size = 3 * len(self.charges) - 3
         centre, root = np.zeros((len(ker), size)), np.tile(np.eye(size), (len(ker), 1, 1))
         misfit = np.full(len(ker), _HOPELESS)
         with np.errstate(over="ignore", invalid="ignore"):
-            sound = np.isfinite(momenta).all(axis=(1, 2)) & (sigma > 0) & (ker > 0) & np.isfinite(sigma * ker)
+            known = ((sigma > 0) & np.isfinite(sigma * ker[:, None])).all(axis=1)
+            sound = np.isfinite(momenta).all(axis=(1, 2)) & known & (ker > 0)
         rows = np.flatnonzero(sound)
         for first in range(0, len(rows), _CHUNK):
             chunk = rows[first : first + _CHUNK]
-            event = _Event(momenta[chunk], sigma[chunk], ker[chunk])
+            event = _Event(momenta[chunk], sigma[chunk], axes[chunk], ker[chunk])
             with np.errstate(all="ignore"):  # a trial may be far beyond what can be followed
                 centre[chunk], root[chunk], misfit[chunk] = _Search(self, bodies).best(event)
         return centre, root, misfit
@@ -114,10 +126,11 @@ class _Event:
 
     momenta: Floats
     sigma: Floats
+    axes: Floats
     ker: Floats
 
     def __getitem__(self, rows: NDArray[np.int64]) -> _Event:
-        return _Event(self.momenta[rows], self.sigma[rows], self.ker[rows])
+        return _Event(self.momenta[rows], self.sigma[rows], self.axes[rows], self.ker[rows])
 
 
 @dataclass(frozen=True)
@@ -139,7 +152,7 @@ class _Search:
     """Searches with one whitening."""
 
     def __init__(self, whitening: Whitening, bodies: Bodies) -> None:
-        self._bodies, self._charges = bodies, np.array(whitening.charges)
+        self._bodies, self._charges, self._power = bodies, np.array(whitening.charges), whitening.power
         self._mean, self._rest = np.array(whitening.mean), np.array(whitening.rest)
         n = len(self._mean)
         self._root = np.array(whitening.root).reshape(-1, n, 3)
@@ -162,12 +175,27 @@ class _Search:
                 break
             other = self._from(self._mean + shift, event[rows])
             state.put(rows, other, other.square < state.square[rows])
-        sound = np.isfinite(state.curvature).all(axis=(1, 2)) & np.isfinite(state.square)
+        centre, curvature = self._lengthened(state)
+        sound = np.isfinite(curvature).all(axis=(1, 2)) & np.isfinite(state.square)
         square = np.where(sound, state.square, _HOPELESS)
         # Where no geometry was found that explains the event, the truth is some way off.
-        curvature = state.curvature / np.maximum(square / self._limit, 1.0)[:, None, None]
-        curvature[~sound] = np.eye(state.y.shape[1])
-        return state.y, np.asarray(np.linalg.cholesky(_lifted(curvature)), np.float64), square
+        curvature = curvature / np.maximum(square / self._limit, 1.0)[:, None, None]
+        centre[~sound], curvature[~sound] = 0.0, np.eye(centre.shape[1])
+        return centre, np.asarray(np.linalg.cholesky(_lifted(curvature)), np.float64), square
+
+    def _lengthened(self, state: _State) -> tuple[Floats, Floats]:
+        """Bonds (B, D) as long as a power of their length, and the curvature by them, (B, D, D)."""
+        if self._power == 1.0:
+            return state.y, state.curvature
+        bonds = state.y.reshape(len(state.y), -1, 3)
+        length = np.linalg.norm(bonds, axis=2)[..., None]
+        along = (bonds / length)[..., None] * (bonds / length)[..., None, :]
+        change = length[..., None] ** (1.0 - self._power) * (np.eye(3) + (1.0 / self._power - 1.0) * along)
+        count = bonds.shape[1]
+        curvature = state.curvature.reshape(-1, count, 3, count, 3)
+        curvature = np.einsum("bkij,bkilm,blmn->bkjln", change, curvature, change, optimize=True)
+        centre = (bonds * length ** (self._power - 1.0)).reshape(state.y.shape)
+        return centre, curvature.reshape(state.curvature.shape)
 
     def _from(self, geometry: Floats, event: _Event) -> _State:
         """Search from a geometry (N, 3), turned as momenta are from those of the mean."""
@@ -214,11 +242,12 @@ class _Search:
             followed_momenta(x, masses, self._charges, accuracy=_ACCURACY).astype(np.float64) - event.momenta
         )
         residual -= blind[:, None] * np.einsum("n,bnj->bj", blind, residual)[:, None]
-        residual = residual.reshape(len(y), -1) / event.sigma[:, None]
+        residual = (residual @ event.axes / event.sigma[:, None]).reshape(len(y), -1)
         if jacobian is None:
             jacobian = self._derivatives(x).reshape(len(y), n, 3, -1)
         jacobian -= blind[:, None, None] * np.einsum("n,bnjd->bjd", blind, jacobian)[:, None]
-        along = jacobian.reshape(len(y), 3 * n, -1) / event.sigma[:, None, None]
+        along = event.axes.transpose(0, 2, 1)[:, None] @ jacobian / event.sigma[:, None, :, None]
+        along = along.reshape(len(y), 3 * n, -1)
         turn = nearest_rotations(np.einsum("ni,bnj->bij", self._mean, x), mirrored=self._bodies.mirrored)
         z = x @ turn.transpose(0, 2, 1) / event.ker[:, None, None] - self._mean
         deviation = np.einsum("kni,bni->bk", self._root, z)

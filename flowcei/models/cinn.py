@@ -13,13 +13,11 @@ from torch import Tensor
 
 from flowcei.models.freia import Couplings
 from flowcei.models.interface import InverseModel, Latent
-from flowcei.models.networks import MAX_STORED, LatentStore, log_normal, mlp, rows_of_events, standard_normal
+from flowcei.models.networks import MAX_STORED, LatentStore, log_normal, mlp, runs, standard_normal
 from flowcei.models.options import CINNOptions
 
 if TYPE_CHECKING:
     import numpy as np
-
-_CHUNK = 4096  # rows a pass: larger ones leave the cache and run three times slower
 
 
 class CINN(InverseModel):
@@ -51,7 +49,11 @@ class CINN(InverseModel):
 
     def encode(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         """Return the latent z (B, D) of x (B, D) and log|det dz/dx| (B,)."""
-        return self.couplings(x, self._context(c))
+        if torch.is_grad_enabled():
+            return self.couplings(x, self._context(c))
+        self.check_condition(c)
+        c, event = runs(c)
+        return self.couplings(x, self._context(c), event)
 
     def decode(self, z: Tensor, c: Tensor) -> Tensor:
         """Return x (B, D) of the latent z (B, D)."""
@@ -81,8 +83,5 @@ class CINN(InverseModel):
         else:
             z = standard_normal(shape, generator, c)
         z = z.reshape(-1, self.width)
-        samples, densities = torch.empty_like(z), z.new_empty(len(z))
-        for rows, event in rows_of_events(len(z), n, _CHUNK, c.device):
-            x, log_det = self.couplings.inverse(z[rows], context[event])
-            samples[rows], densities[rows] = x, log_normal(z[rows]) - log_det
-        return samples.reshape(shape), densities.reshape(shape[:2])
+        x, log_det = self.couplings.inverse(z, context, torch.arange(len(z), device=c.device) // n)
+        return x.reshape(shape), (log_normal(z) - log_det).reshape(shape[:2])

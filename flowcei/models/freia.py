@@ -16,13 +16,18 @@ from torch import Tensor, nn
 
 from flowcei.models.interface import check_width
 from flowcei.models.networks import mlp
-from flowcei.models.splines import parameter_count, spline
+from flowcei.models.splines import LEAST_BIN, LEAST_SLOPE, UNIT, parameter_count, spline
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from flowcei.models.fused import Packed
+
 _BOUND = 5.0  # standard deviations within which a spline bends
 _CLAMP = 2.0  # bound on the log scale of an affine map
+_CHUNK = 4096  # rows a pass: larger ones leave the cache and run three times slower
+MANY = 20_000
+"""Rows from which the kernel of `fused` is worth loading, and compiling once."""
 
 
 class SplineCouplingBlock(InvertibleModule):  # type: ignore[misc]  # FrEIA has no types
@@ -94,6 +99,7 @@ class Couplings(nn.Module):
         super().__init__()
         self.width = width
         self.context_width = context_width
+        self.bins = bins if kind == "spline" else None
         block: dict[str, Any] = {"module_class": GLOWCouplingBlock, "clamp": _CLAMP}
         if kind == "spline":
             block = {"module_class": SplineCouplingBlock, "bins": bins}
@@ -106,15 +112,39 @@ class Couplings(nn.Module):
             self.blocks.append(cond=0, cond_shape=(context_width,), **block)
         np.random.set_state(state)
 
-    def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z (B, D) and log|det dz/dx| (B,)."""
-        return self._run(x, h, reverse=False)
+    def forward(self, x: Tensor, h: Tensor, event: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return z (B, D) and log|det dz/dx| (B,); `event` (B,) are rows of h, each its own without."""
+        return self._run(x, h, event, reverse=False)
 
-    def inverse(self, z: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse(self, z: Tensor, h: Tensor, event: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return x (B, D) and log|det dx/dz| (B,)."""
-        return self._run(z, h, reverse=True)
+        return self._run(z, h, event, reverse=True)
 
-    def _run(self, v: Tensor, h: Tensor, *, reverse: bool) -> tuple[Tensor, Tensor]:
+    def _run(self, v: Tensor, h: Tensor, event: Tensor | None, *, reverse: bool) -> tuple[Tensor, Tensor]:
         check_width(v, self.width, "the input of the couplings")
         check_width(h, self.context_width, "the context of the couplings")
-        return self.blocks(v, c=[h], rev=reverse)
+        if torch.is_grad_enabled():
+            return self.blocks(v, c=[h if event is None else h[event]], rev=reverse)
+        event = torch.arange(len(v), device=v.device) if event is None else event
+        single = v.device.type == "cpu" and v.dtype == h.dtype == torch.float32
+        if single and len(v) >= MANY:
+            return self._packed().run(v, h, event, reverse=reverse)
+        out, log_det = torch.empty_like(v), v.new_empty(len(v))
+        for first in range(0, len(v), _CHUNK):
+            rows = slice(first, first + _CHUNK)
+            out[rows], log_det[rows] = self.blocks(v[rows], c=[h[event[rows]]], rev=reverse)
+        return out, log_det
+
+    def _packed(self) -> Packed:
+        from flowcei.models.fused import Packed  # which brings numba
+
+        layers, permutations, cut, splines = [], [], 0, None
+        blocks = list(self.blocks)
+        for permutation, block in zip(blocks[::2], blocks[1::2], strict=True):
+            permutations.append(permutation.perm)
+            subnets = block.subnet2, block.subnet1  # in the order in which GLOW runs them
+            cut = block.split_len1 if self.bins is None else block.halves[0]
+            if self.bins is not None:
+                subnets, splines = subnets[::-1], (self.bins, _BOUND, LEAST_BIN, LEAST_SLOPE, UNIT)
+            layers += [[layer for layer in net if isinstance(layer, nn.Linear)] for net in subnets]
+        return Packed(layers, permutations, cut, _CLAMP, splines)

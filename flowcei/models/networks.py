@@ -53,6 +53,13 @@ def rows_of_events(rows: int, n: int, size: int, device: torch.device) -> Iterat
         yield slice(first, first + size), torch.arange(first, min(first + size, rows), device=device) // n
 
 
+def runs(c: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (E, C) of c (B, C) that differ from those before them, and which of them each row is, (B,)."""
+    new = torch.ones(len(c), dtype=torch.bool, device=c.device)
+    new[1:] = (c[1:] != c[:-1]).any(dim=1)
+    return c[new], new.cumsum(dim=0) - 1
+
+
 class LatentStore(nn.Module):
     """Latents (R, L) of the training set, saved with the model: each a mean and a deviation.
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, softplus
 
-_MIN_BIN = 1e-3  # of the whole width: keeps slopes and their inverses in range
-_MIN_SLOPE = 1e-3
-_UNIT = math.log(math.expm1(1.0 - _MIN_SLOPE))  # what softplus turns into a slope of 1
+LEAST_BIN = 1e-3  # of the whole width: keeps slopes and their inverses in range
+LEAST_SLOPE = 1e-3
+UNIT = math.log(math.expm1(1.0 - LEAST_SLOPE))  # what softplus turns into a slope of 1
 
 
 def parameter_count(bins: int) -> int:
@@ -34,7 +34,7 @@ def spline(x: Tensor, parameters: Tensor, *, bound: float, inverse: bool = False
     width, height, slope = parameters.split([bins, bins, bins - 1], dim=-1)
     left, wide = _knots(width, bound)
     low, high = _knots(height, bound)
-    slopes = pad(_MIN_SLOPE + softplus(slope + _UNIT), (1, 1), value=1.0)
+    slopes = pad(LEAST_SLOPE + softplus(slope + UNIT), (1, 1), value=1.0)
     edges = low if inverse else left
     k = (edges[..., 1:] <= v[..., None]).sum(dim=-1, keepdim=True)
     table = torch.stack([left, wide, low, high, slopes[..., :-1], slopes[..., 1:]])
@@ -52,7 +52,7 @@ def spline(x: Tensor, parameters: Tensor, *, bound: float, inverse: bool = False
 
 def _knots(raw: Tensor, bound: float) -> tuple[Tensor, Tensor]:
     """Left ends (..., K) and sizes (..., K) of bins that fill [-bound, bound]."""
-    share = _MIN_BIN + (1.0 - _MIN_BIN * raw.shape[-1]) * raw.softmax(dim=-1)
+    share = LEAST_BIN + (1.0 - LEAST_BIN * raw.shape[-1]) * raw.softmax(dim=-1)
     size = 2.0 * bound * share
     return pad(size.cumsum(dim=-1)[..., :-1], (1, 0)) - bound, size
 

@@ -57,7 +57,7 @@ class _Implementation(CompileResultCacheImpl):
 @cache
 def _announce() -> None:
     """Say once in a process what is waited for."""
-    _log.info("compiling the simulator for this number of ions: some seconds, stored for the next run")
+    _log.info("compiling the simulator or the flow: some seconds, stored for the next run")
 
 
 class _KernelCache(FunctionCache):

@@ -34,7 +34,7 @@ _STRETCH = 1.0  # of T^2, by tau / T: slow charges make slow explosions
 
 @compiled
 def exp_minus(u, terms) -> Lanes:
-    """exp(-u) of u from 0 to 80: 7 terms of the series are exact in single precision, 13 in double."""
+    """exp(-u) of u from -80 to 80: 7 terms of the series are exact in single precision, 13 in double."""
     n = ceil(u * (-1.0 / _LN2) - 0.5)
     r = n * -_LN2 - u
     total = 0.0 * u + _FACTORIALS[terms - 1]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from flowcei.physics._compilation import compiled, kernel
-from flowcei.physics._lanes import lanes_of
+from flowcei.physics._lanes import aligned, lanes_of
 from flowcei.physics._steps import integrate, layout
 from flowcei.physics._vectors import across, cross, dot, scaled, unit_vector
 
@@ -50,7 +50,7 @@ def explode(
     """
     n = len(ions)
     o = layout(n, len(ladder), len(method[5]), len(directions), 0 if growth is None else len(growth[0]))
-    rows = _aligned(o.total, method[0])
+    rows = aligned(o.total, method[0])
     lanes = lanes_of(rows)
     if jacobian is not None:  # numba compiles this, and what follows of it, only where there is one
         bases, axes, norms = np.empty((lanes, o.n3, o.n3)), np.empty((lanes, 2, 3)), np.empty(lanes)
@@ -87,15 +87,6 @@ def _column(c, growth) -> int:
     if growth is None:
         return _SYMMETRIES + c
     return _SYMMETRIES - 1 + c if c else _SCALING
-
-
-@compiled
-def _aligned(count, like) -> np.ndarray:
-    """`count` rows for `_lanes`, of the precision of `like`."""
-    step = 64 // like.itemsize
-    raw = np.zeros((count + 1) * step, like.dtype)
-    skip = (-raw.ctypes.data % 64) // like.itemsize
-    return raw[skip : skip + count * step]
 
 
 @compiled

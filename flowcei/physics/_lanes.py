@@ -13,11 +13,14 @@ import operator
 from functools import partial
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
+
+from flowcei.physics._compilation import compiled
 
 LANES = {types.float32: 16, types.float64: 8}  # of a row: one register of 64 bytes, the widest that CPUs have
 
@@ -94,6 +97,15 @@ def lanes_of(_typing, array) -> tuple:
         return context.get_constant(types.intp, LANES[sig.args[0].dtype])
 
     return types.intp(array), lower
+
+
+@compiled
+def aligned(count, like) -> np.ndarray:
+    """`count` rows, zero, that begin at multiples of 64 bytes, of the precision of `like`."""
+    step = 64 // like.itemsize
+    raw = np.zeros((count + 1) * step, like.dtype)
+    skip = (-raw.ctypes.data % 64) // like.itemsize
+    return raw[skip : skip + count * step]
 
 
 @intrinsic
@@ -229,3 +241,45 @@ def any_positive(_typing, v) -> tuple:
         return builder.icmp_unsigned("!=", bits, ir.Constant(bits.type, 0))
 
     return types.boolean(v), lower
+
+
+PANEL = 6  # rows that `accumulate` holds in registers: with AVX2 they fill 12 of 16
+
+
+@intrinsic
+def accumulate(_typing, array, source, count, weights, first, start, target, least) -> tuple:
+    """Write to `PANEL` rows those from `start` on plus weights times `count` others, from `source` on.
+
+    The weight of row i for the panel's row o is `weights[first + PANEL * i + o]`; none ends below `least`.
+    """
+
+    def lower(context, builder, sig, args) -> ir.Value:
+        rows, source, count, weights, first, start, target, least = args
+        lanes = Lanes(sig.args[0].dtype)
+
+        def row(number, more) -> ir.Value:
+            return _row(context, builder, sig.args[0], rows, builder.add(number, more))
+
+        places = [ir.Constant(start.type, o) for o in range(PANEL)]
+        sums = [
+            cgutils.alloca_once_value(builder, builder.load(row(start, place), align=64)) for place in places
+        ]
+        factors = context.make_array(sig.args[3])(context, builder, weights).data
+        with cgutils.for_range(builder, count) as loop:
+            value = builder.load(row(source, loop.index), align=64)
+            panel = builder.add(first, builder.mul(loop.index, ir.Constant(first.type, PANEL)))
+            for place, total in zip(places, sums, strict=True):
+                factor = builder.load(builder.gep(factors, [builder.add(panel, place)]))
+                product = builder.fmul(
+                    _broadcast(context, builder, factor, sig.args[3].dtype, lanes), value, flags=_FLAGS
+                )
+                builder.store(builder.fadd(builder.load(total), product, flags=_FLAGS), total)
+        floor = _broadcast(context, builder, least, sig.args[7], lanes)
+        for place, total in zip(places, sums, strict=True):
+            value = builder.load(total)
+            low = builder.fcmp_ordered(">", floor, value)  # so that what is not a number stays so
+            builder.store(builder.select(low, floor, value), row(target, place), align=64)
+        return context.get_dummy_value()
+
+    numbers = types.intp, types.intp
+    return types.void(array, *numbers, weights, *numbers, types.intp, least), lower

@@ -16,10 +16,11 @@ from matplotlib.colors import LogNorm
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from scipy.ndimage import gaussian_filter
-from scipy.stats import norm
+from scipy.stats import gaussian_kde, norm
 
 from flowcei.errors import UsageError
 from flowcei.events.container import Events
+from flowcei.experiment.accidents import mixed_sums, tell_by_sums
 from flowcei.plot.style import colour, new_axes, plain
 from flowcei.posterior.labels import speed_names
 from flowcei.posterior.spread import first_axis, momenta_in_recoil_frame
@@ -40,6 +41,9 @@ _LINES = "-", "--", ":", "-."  # of one set after the other
 _TAIL = 0.25  # per cent at each end that the range of an axis leaves out
 _INSIDE = 0.39, 0.86  # share of the events in contours: 1 and 2 sigma of a normal distribution in the plane
 FEWEST = 3  # events, of which a correlation is drawn
+_FITTED, _MOST_FITTED = 100, 20_000  # events, of whose sums a fit is drawn
+_SHOWN = 3.0  # standard errors from which on accidents are drawn
+_WIDTHS = 8.0  # of the sums of true events, that are then shown
 _SMOOTH = 1.5  # bins, of the histogram that contours are drawn of
 
 
@@ -113,20 +117,57 @@ def angles(events: EventSets, axes: Axes | None = None) -> Axes:
 
 
 def momentum_sums(events: EventSets, axes: Axes | None = None) -> Axes:
-    """Draw the total momentum along the axes of the laboratory, and what the stated noise makes of it."""
+    """Draw the total momentum along the axes of the laboratory, and what the stated noise makes of it.
+
+    Of a single set of 100 events or more also what `flowcei.measure_experiment` takes the sums to be: normal
+    ones of true events, and those of accidents; where there are any, on a logarithmic scale about the former.
+    """
     sets, axes = _sets(events), new_axes(axes)
     sums = {name: one.momenta.sum(axis=1) for name, one in sets.items()}
     series = {name: dict(zip("xyz", total.T, strict=True)) for name, total in sums.items()}
-    _spectra(axes, series, "total momentum", "hbar/bohr")
-    sigma = next(iter(sets.values())).sigma
+    measured = next(iter(sets.values()))
+    if len(sets) == 1 and len(measured) >= _FITTED:
+        _fitted_sums(axes, series, measured.momenta)
+    else:
+        _spectra(axes, series, "total momentum", "hbar/bohr")
+    sigma = measured.sigma
     if sigma is not None and (sigma > 0).all():
         x = np.linspace(*axes.get_xlim(), 300)
-        width = np.sqrt(len(next(iter(sets.values())).molecule)) * sigma
+        width = np.sqrt(len(measured.molecule)) * sigma
         density = norm.pdf(x[:, None], 0.0, width[None, :2000]).mean(axis=1)
         (line,) = axes.plot(x, density, color="black", lw=1, ls="--", label="noise")
         legend = axes.get_legend()
         axes.legend(handles=[*(legend.legend_handles if legend else []), line], ncols=2, loc="upper center")
     return axes
+
+
+def _fitted_sums(axes: Axes, series: dict[str, Series], momenta: Floats) -> None:
+    """Sums of momenta (B, N, 3), along each axis, with the normal law and the accidents that they are."""
+    momenta = momenta[:: 1 + len(momenta) // _MOST_FITTED]
+    none = np.zeros((len(momenta), 3))
+    fit, mixed = tell_by_sums(momenta, none, none + 1.0), mixed_sums(momenta)
+    width = np.sqrt(fit.variance[0])
+    accidents = _SHOWN * fit.share_error < fit.share < 1.0 - _SHOWN * fit.share_error
+    reach = _WIDTHS * width
+    window = (float((fit.mean - reach).min()), float((fit.mean + reach).max())) if accidents else None
+    _spectra(axes, series, "total momentum", "hbar/bohr", window)
+    x = np.linspace(*axes.get_xlim(), 600)
+    handles, lowest = _legend(list("xyz"), []), np.inf
+    for k, values in enumerate(next(iter(series.values())).values()):
+        inside = 1.0 if window is None else np.mean((values >= x[0]) & (values <= x[-1]))
+        apart = fit.share * gaussian_kde(mixed[: len(mixed) : 5, k])(x) / inside
+        axes.plot(
+            x, apart + (1.0 - fit.share) * norm.pdf(x, fit.mean[k], width[k]) / inside, color=colour(k), lw=2
+        )
+        if accidents:
+            axes.plot(x, apart, color="black", lw=1.5, ls=":", zorder=5)
+            lowest = min(lowest, float(apart.min()))
+    handles.append(Line2D([], [], color="black", lw=2, label="fit"))
+    if accidents:
+        handles.append(Line2D([], [], color="black", lw=1.5, ls=":", label=f"accidents, {fit.share:.1%}"))
+        axes.set_yscale("log")
+        axes.set_ylim(0.2 * lowest, 60.0 * axes.dataLim.y1)
+    axes.legend(handles=handles, ncols=2, loc="upper center")
 
 
 def dalitz(events: EventSets, axes: Axes | None = None) -> Axes:
@@ -262,12 +303,19 @@ def _bin_count(count: int) -> int:
     return int(np.clip(2 * count ** (1 / 3), 8, 80))
 
 
-def _spectra(axes: Axes, sets: dict[str, Series], quantity: str, unit: str = "") -> Axes:
+def _spectra(
+    axes: Axes,
+    sets: dict[str, Series],
+    quantity: str,
+    unit: str = "",
+    window: tuple[float, float] | None = None,
+) -> Axes:
     """Draw the densities of one or more series of each set: counts where there is a single one."""
     if (count := len(next(iter(sets.values())))) > _SERIES:
         quantity, sets = f"{quantity}, {_SERIES} of {count}", _first_series(sets)
     series = next(iter(sets.values()))
-    low, high = _range(np.concatenate([values for table in sets.values() for values in table.values()]))
+    everything = np.concatenate([values for table in sets.values() for values in table.values()])
+    low, high = window or _range(everything)
     edges = np.linspace(low, high, 1 + _bin_count(min(map(len, series.values())))).tolist()
     several, density = len(series) > 1, len(sets) > 1 or len(series) > 1
     for row, table in enumerate(sets.values()):

@@ -34,8 +34,8 @@ FLAGS = {
     "noise": "the stated noise is above what the model was trained for: the samples are too narrow",
     "mixing": "the chains of --exact did not mix within the budget (a larger --budget or a better model), "
     "or the prior cannot say the density of a geometry (too many orders of like atoms count)",
-    "experiment": "the weights are not reliable, and without them the samples are of one level of noise, not "
-    "of the experiment: --exact answers",
+    "experiment": "the weights are not reliable, and nothing else makes the samples those of the experiment: "
+    "--exact answers",
     "accident": "its ions are of different molecules (P(true) below 1 %)",
 }
 """What each flag means; flag number k is bit k. New flags are appended: files hold the bits."""

@@ -199,7 +199,8 @@ def _prepared(
     for standardiser, rows in zip(tables, (x, c), strict=True):
         standardiser.fit(rows)
     if frame.invariant:
-        model.training.seen = trained_range(c[:, -frame.condition_width :].double().numpy())
+        condition = c[:, -frame.condition_width :].double().numpy()
+        model.training.seen = trained_range(condition, len(pilot.molecule))
     if built.has_density:
         check_varying(x, frame.names(pilot.molecule.labels))
         for line in unbounded(data, coordinates="chart" if frame.invariant else "raw") if data else ():

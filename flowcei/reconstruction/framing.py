@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from flowcei.events.simulation import AXES
 from flowcei.frame.recoil import RecoilFrame
 from flowcei.frame.whitening import Whitening
 from flowcei.physics.explosion import asymptotic_momenta
@@ -49,15 +50,16 @@ def ordered_frame(pilot: Events, *, reflect: bool) -> RecoilFrame:
     return aligned
 
 
-def whitened_frame(frame: RecoilFrame, molecule: Molecule, prior: GeometryPrior) -> RecoilFrame:
+def whitened_frame(frame: RecoilFrame, molecule: Molecule, prior: GeometryPrior, power: float) -> RecoilFrame:
     """Frame whose charts are whitened by a normal approximation of each event's posterior."""
     geometries = prior.sample(_GEOMETRIES, np.random.default_rng(0))
-    return replace(frame, whitening=Whitening.of(molecule, geometries))
+    return replace(frame, whitening=Whitening.of(molecule, geometries, power))
 
 
 def charts_of(frame: Frame, events: Events) -> tuple[Tensor, FramedEvents]:
     """Charts (B, D) of events with positions and noise, and the events in the frame."""
-    arrays = (events.momenta, events.sigma, events.positions)
+    noise = np.column_stack([events.columns[name] for name in AXES]) if frame.by_axis else events.sigma
+    arrays = (events.momenta, noise, events.positions)
     momenta, sigma, positions = (torch.from_numpy(np.asarray(a)) for a in arrays)
     framed = frame.enter(momenta, sigma)
     return frame.to_chart(positions[:, None], framed)[:, 0], framed

@@ -18,6 +18,7 @@ from flowcei.frame.interface import Condition
 from flowcei.storage.card import DataRecord, RangeRecord
 
 if TYPE_CHECKING:
+    from flowcei.experiment.measurement import Measurement
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
     from flowcei.posterior.arrays import Bools, Floats
@@ -56,6 +57,16 @@ def check_density(prior: GeometryPrior, molecule: Molecule) -> None:
         raise UsageError(f"exact samples {slow}: sample without --exact")
 
 
+def check_told(measurement: Measurement, *, by_axis: bool) -> None:
+    """UsageError where samples that nothing corrects would not be those of an experiment."""
+    if not (by_axis and measurement.by_axis_alone) or measurement.accidents:
+        knows = "the noise of each axis and no more" if by_axis else "one level of noise"
+        raise UsageError(
+            f"the model knows {knows}: samples of this experiment are exact or weighed "
+            "(--weigh or --exact; weigh=True or exact=True)"
+        )
+
+
 def default_noise(trained: Noise, data: DataRecord | None) -> Noise:
     """Level that is assumed where nobody says: that of the data, else 1 %, or the nearest trained one."""
     level = trained.high
@@ -80,9 +91,9 @@ def check_noise(noise: str | Noise | None, trained: Noise) -> None:
         raise UsageError(f"noise of {level} is above what the model was trained for ({trained})")
 
 
-def trained_range(condition: Floats) -> RangeRecord:
+def trained_range(condition: Floats, ions: int) -> RangeRecord:
     """Extent of training conditions (B, C), not standardised."""
-    momenta, log_ker, _ = Condition.split(condition)
+    momenta, log_ker, _ = Condition.split(condition, ions)
     low, high = float(log_ker.min()), float(log_ker.max())
     margin = _MARGIN * (high - low)
     mean: Floats = momenta.mean(axis=0)
@@ -94,11 +105,11 @@ def trained_range(condition: Floats) -> RangeRecord:
     )
 
 
-def outside(condition: Floats, trained: RangeRecord | None) -> tuple[Bools, Bools]:
+def outside(condition: Floats, trained: RangeRecord | None, ions: int) -> tuple[Bools, Bools]:
     """Conditions (B, C) whose KER (B,), whose other momenta (B,) are unlike all training: none if unknown."""
     if trained is None:
         return np.zeros(len(condition), dtype=bool), np.zeros(len(condition), dtype=bool)
-    momenta, log_ker, _ = Condition.split(condition)
+    momenta, log_ker, _ = Condition.split(condition, ions)
     mean = np.array(trained.mean)
     precision = np.array(trained.precision).reshape(len(mean), len(mean))  # of two ions there is none: []
     distance = _distance(momenta, mean, precision)

@@ -96,7 +96,7 @@ def _built(card: ModelCard, tensors: dict[str, Tensor]) -> Reconstructor:
         molecule=molecule,
         frame=frame,
         network=network,
-        noise=Noise(card.noise.low, card.noise.high, relative=card.noise.relative),
+        noise=Noise.of_card(card),
         chart_standardiser=Standardiser(frame.width),
         condition_standardiser=Standardiser(frame.told_width),
         training=card.training,
@@ -111,7 +111,7 @@ def _built(card: ModelCard, tensors: dict[str, Tensor]) -> Reconstructor:
 
 def _check_record(record: TrainingRecord, molecule: Molecule, frame: Frame) -> None:
     """Refuse a prior or a trained range of something else, which would fail later."""
-    width = frame.condition_width - 2
+    width = 3 * len(molecule) - 6
     if record.prior is not None:
         build_prior(molecule, record.prior)
     if record.seen is not None and frame.invariant and len(record.seen.mean) != width:

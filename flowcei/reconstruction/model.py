@@ -213,9 +213,7 @@ class Reconstructor:
         """
         seed = fresh_seed() if seed is None else seed
         request = n if isinstance(n, SamplingRequest) else SamplingRequest(n, seed, **settings)
-        limits.check_invertible(self.training.round_trip_error)
-        if request.exact:
-            limits.check_density(self.prior, self.molecule)
+        self.check_request(request)
         prior = self.prior if request.weighs or (self.network.has_density and self.prior_spec) else None
 
         def answer(events: Events, rng: np.random.Generator) -> PosteriorSamples:
@@ -223,16 +221,19 @@ class Reconstructor:
             return lost.by_completeness(events, request, partial(answer_alike, rng))
 
         def one_each(events: Events, sigma: Floats, rng: np.random.Generator) -> PosteriorSamples:
-            entered = self.enter(events.momenta, sigma)
+            entered = self.enter(events.momenta, self.sigma(events, request.noise, request.experiment))
             return self._draw(request, events, sigma, entered, rng, np.arange(len(events)), 1)
 
         def answer_alike(rng: np.random.Generator, events: Events, width: Floats | None) -> PosteriorSamples:
             sigma = self.sigma(events, request.noise)
-            entered = self.enter(events.momenta, sigma)  # once: a whitened chart takes a search an event
+            told = self.sigma(events, request.noise, request.experiment)
+            entered = self.enter(events.momenta, told)  # once: a whitened chart takes a search an event
             draw = partial(self._draw, request, events, sigma, entered, rng)
             if width is not None:
                 draw = partial(lost.drawn, one_each, events, width, sigma, rng)
             flags = self.unlike_training(events, request.noise, request.experiment)
+            if not request.weighs:  # nothing corrects what the network makes of it
+                flags["noise"] |= self._loud(events, request.noise, request.experiment)
 
             def density(x: Floats, rows: Rows) -> Floats:
                 return self._log_density(x, *_of(entered, rows), self.network.log_prob)
@@ -240,6 +241,14 @@ class Reconstructor:
             return by_request(draw, flags, request, rng, prior, density)
 
         return sampled_blocks(momenta, self.molecule, request, answer, start)
+
+    def check_request(self, request: SamplingRequest) -> None:
+        """UsageError or NoDensityError for what this model cannot answer, whatever the events."""
+        limits.check_invertible(self.training.round_trip_error)
+        if request.exact:
+            limits.check_density(self.prior, self.molecule)
+        if request.experiment is not None and not request.weighs:
+            limits.check_told(request.experiment.of(self.molecule), by_axis=self.frame.by_axis)
 
     @torch.no_grad()
     def _draw(
@@ -410,7 +419,10 @@ class Reconstructor:
         return (values.reshape(x.shape[:2]) + self._log_volume(chart, framed)).numpy()
 
     def enter(self, momenta: Floats, sigma: Floats) -> Entered:
-        """Events (E, N, 3) in the frame, and what the network is told of them, standardised (E, T)."""
+        """Events (E, N, 3) in the frame, and what the network is told of them, standardised (E, T).
+
+        sigma: (E,), or (E, 3), of each lab axis, for a model that was trained for that.
+        """
         framed = self.frame.enter(torch.from_numpy(momenta), torch.from_numpy(sigma))
         return framed, self.condition_standardiser(framed.told).to(self.device)
 
@@ -418,13 +430,24 @@ class Reconstructor:
         """Log|d standardised chart / d positions|, (E, n), at charts (E, n, D)."""
         return self.frame.log_jacobian(chart, framed) - self.chart_standardiser.log_scale()
 
-    def sigma(self, events: Events, noise: str | Noise | None) -> Floats:
+    def sigma(
+        self, events: Events, noise: str | Noise | None, experiment: Experiment | None = None
+    ) -> Floats:
         """Noise (E,) of each event's components, hbar / bohr: `stated_sigma` within the trained range."""
         limits.check_noise(noise, self.noise)
-        return np.clip(self.stated_sigma(events, noise), *limits.noise_limits(events.momenta, self.noise))
+        stated = self.stated_sigma(events, noise, experiment)
+        least, most = limits.noise_limits(events.momenta, self.noise)
+        return np.clip(stated.T, least, most).T
 
-    def stated_sigma(self, events: Events, noise: str | Noise | None) -> Floats:
-        """What `noise` says (E,); else what the events say; else `default_noise`."""
+    def stated_sigma(
+        self, events: Events, noise: str | Noise | None, experiment: Experiment | None = None
+    ) -> Floats:
+        """What `noise` says (E,); else what the events say; else `default_noise`.
+
+        Of a model that is told it by axis that of the axes of the experiment, (E, 3), where there is one.
+        """
+        if experiment is not None and self.frame.by_axis:
+            return experiment.of(self.molecule).by_axis(events.momenta)
         if noise is None and events.sigma is not None:
             return events.sigma
         return Noise.parse(noise or self.default_noise).sigma(events.momenta)
@@ -436,22 +459,27 @@ class Reconstructor:
 
         Those of an experiment are calibrated.
         """
-        sigma = self.sigma(events_of(events, self.molecule), noise)
-        framed, told = self.enter(events.momenta, sigma)
+        events = events_of(events, self.molecule)
+        sigma = self.sigma(events, noise)
+        framed, told = self.enter(events.momenta, self.sigma(events, noise, experiment))
         seen = self.training.seen if self.frame.invariant else None
-        ker, far = limits.outside(framed.condition.numpy(), seen)
+        ker, far = limits.outside(framed.condition.numpy(), seen, len(self.molecule))
         condition = told[:, -self.frame.condition_width :]  # what else is told follows from it
         far |= (~(condition.abs() < limits.FAR)).any(dim=1).cpu().numpy()
-        stated = self.stated_sigma(events, noise)
-        loud = stated > limits.noise_limits(events.momenta, self.noise)[1] * limits.ROUNDING
-        moves = moving(events.momenta, np.maximum(sigma, stated))
+        moves = moving(events.momenta, np.maximum(sigma, self.stated_sigma(events, noise)))
         far &= ~ker
         if experiment is not None:
             measurement = experiment.of(self.molecule)
             moves = moving_source(measurement.sums(events.momenta))
             # Charges that build up leave energies that no training saw, and weights answer for them.
             ker &= measurement.build_up is None
-        return {"momentum_sum": moves, "ker": ker, "momenta": far, "noise": loud}
+        return {"momentum_sum": moves, "ker": ker, "momenta": far, "noise": self._loud(events, noise)}
+
+    def _loud(self, events: Events, noise: str | Noise | None, experiment: Experiment | None = None) -> Bools:
+        """Events (E,) whose noise, or that of an axis of the experiment, is above what was trained for."""
+        stated = self.stated_sigma(events, noise, experiment).reshape(len(events), -1)
+        most = limits.noise_limits(events.momenta, self.noise)[1] * limits.ROUNDING
+        return np.asarray((stated > most[:, None]).any(axis=1))
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the model to a `.safetensors` file, which `flowcei.load` reads.
@@ -468,7 +496,8 @@ class Reconstructor:
             f"{part}.{name}": tensor for part, state in states.items() for name, tensor in state.items()
         }
         tables = {"options": self.network.options.to_dict(), "molecule": self.molecule.to_dict()}
-        tables |= {"frame": asdict(self.frame), "noise": asdict(self.noise)}
+        noise = {name: value for name, value in asdict(self.noise).items() if name != "by_axis"}
+        tables |= {"frame": asdict(self.frame), "noise": noise}  # by axis: the frame says so
         return describe_model(self.training, architecture=self.architecture, **tables), tensors
 
     def modules(self) -> dict[str, torch.nn.Module]:

@@ -99,11 +99,6 @@ class SamplingRequest:
     def __post_init__(self) -> None:
         if self.experiment is not None and self.noise is not None:
             raise UsageError("the experiment states its noise; leave the other out")
-        if self.experiment is not None and not self.weighs:
-            raise UsageError(
-                "a model knows one level of noise: samples of an experiment are exact or weighed "
-                "(--exact or --weigh; exact=True or weigh=True)"
-            )
         if self.n < 1:
             raise UsageError(f"the number of samples is {self.n}; it must be 1 or more")
         if self.latent not in get_args(Latent):

@@ -14,7 +14,8 @@ import torch
 
 from flowcei.check.agreement import ROUNDING, compare_with_simulation, noisiness, residuals
 from flowcei.errors import DataError, UsageError
-from flowcei.events.simulation import Simulator
+from flowcei.events.container import Events
+from flowcei.events.simulation import Simulator, by_axis
 from flowcei.experiment.detector import DEFAULT_NOISE, NOISE_FLOOR, Noise, rms_component
 from flowcei.frame.raw import RawFrame
 from flowcei.molecules.molecule import Molecule
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from flowcei.check.agreement import Noisiness
-    from flowcei.events.container import Events
     from flowcei.frame.interface import Frame
     from flowcei.posterior.arrays import Floats
     from flowcei.reconstruction.model import Reconstructor
@@ -110,7 +110,10 @@ class FreshSource(Source):
         """Recoil frame, in which mirror images are folded where the prior has both."""
         prior = self.simulator.prior
         frame = ordered_frame(pilot, reflect=prior.mirror_symmetric)
-        return whitened_frame(frame, pilot.molecule, prior) if self.defaults.whitened else frame
+        frame = replace(frame, by_axis=self.simulator.noise.by_axis)
+        if not self.defaults.whitened:
+            return frame
+        return whitened_frame(frame, pilot.molecule, prior, self.defaults.power)
 
 
 def fresh(
@@ -131,7 +134,7 @@ def fresh(
         check_prior(mol, prior)
     level = floored(Noise.parse(noise or DEFAULT_NOISE))
     name = prior if isinstance(prior, str) else None if prior else mol.default_prior
-    usual = usual_training(len(mol), geometry, architecture)
+    usual = usual_training(len(mol), geometry, architecture, by_axis=level.by_axis)
     rows = per_epoch or usual.events
     if rules is None:
         most = max(rows, _FEW) if usual.whitened else RULES.pilot_events  # each costs a search
@@ -159,7 +162,8 @@ class RecordedSource(Source):
             return events
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(stream, index)))
         momenta, sigma = _raised(events.momenta, self.noise, self.own, rng)
-        return type(events)(events.molecule, momenta, events.positions, sigma=sigma)
+        sigma, columns = by_axis(sigma) if sigma.ndim == 2 else (sigma, {})
+        return Events(events.molecule, momenta, events.positions, sigma=sigma, columns=columns)
 
     @property
     def rows(self) -> int:
@@ -177,11 +181,14 @@ class RecordedSource(Source):
 
     def frame(self, kind: str, pilot: Events) -> Frame:
         """Frame of the training: raw is that of the file before noise is added."""
+        by_axis = self.noise is not None and self.noise.by_axis
         if kind == RawFrame.kind:
+            if by_axis:
+                raise UsageError(f"noise {self.noise} is told in the recoil frame; leave out --frame raw")
             events = self.training
             tables = (events.molecule.masses, events.positions, events.momenta)
             return RawFrame.of(*(torch.from_numpy(np.asarray(t)) for t in tables))
-        return ordered_frame(pilot, reflect=False)
+        return replace(ordered_frame(pilot, reflect=False), by_axis=by_axis)
 
 
 def _raised(momenta: Floats, noise: Noise, own: float, rng: np.random.Generator) -> tuple[Floats, Floats]:
@@ -191,10 +198,11 @@ def _raised(momenta: Floats, noise: Noise, own: float, rng: np.random.Generator)
     rms = rms_component(momenta)
     unit = rms if noise.relative else np.ones(len(momenta))
     present = own * rms / unit
-    level = np.maximum(noise.draw(len(momenta), rng), present)
+    level = np.maximum(noise.draw(len(momenta), rng).T, present)  # (B,) or (3, B)
     added = np.sqrt(level**2 - present**2) * unit
-    noisy = momenta + added[:, None, None] * rng.standard_normal(momenta.shape)
-    return noisy, level * (rms_component(noisy) if noise.relative else 1.0)
+    added = added.T[:, None] if noise.by_axis else added[:, None, None]
+    noisy = momenta + added * rng.standard_normal(momenta.shape)
+    return noisy, (level * (rms_component(noisy) if noise.relative else 1.0)).T
 
 
 def split_rows(n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -244,7 +252,7 @@ def settled_noise(data: Events, noise: Noise | str | None) -> tuple[Noise, Measu
         return level, own
     if level.high < own.level / _TOLERANCE:
         raise UsageError(f"the data show noise of {own}, more than --noise {level}")
-    return Noise(max(level.low, min(own.level, level.high)), level.high), own
+    return replace(level, low=max(level.low, min(own.level, level.high))), own
 
 
 @dataclass(frozen=True)
@@ -295,7 +303,7 @@ def _residual(events: Events, sums: Noisiness) -> float | None:
 def floored(noise: Noise) -> Noise:
     """Noise, raised to the floor where it is relative: without any, no density exists."""
     if noise.relative:
-        return Noise(max(noise.low, NOISE_FLOOR), max(noise.high, NOISE_FLOOR))
+        return replace(noise, low=max(noise.low, NOISE_FLOOR), high=max(noise.high, NOISE_FLOOR))
     if noise.low == 0:
         raise UsageError("noise in a.u. must be above 0: without noise the posterior has no density")
     return noise

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import tomllib
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -111,32 +113,30 @@ def test_resume_takes_the_newest_unfinished_run(flow: Shell, monkeypatch: pytest
         assert said in flow.err
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--batch", "512"], "--batch is 512; the run was begun with 50; leave it out"),
-        (["--epochs", "9"], "--epochs is 9; the run was begun with 4"),
-        (["--seed", "2"], "--seed is 2; the run was begun with 1"),
-        (["--hidden", "16"], "--hidden is 16; the run was begun with 8"),
-        (["--latent", "3"], "--latent is 3; the run was begun without"),
-        (["--arch", "cvae"], "--arch is cvae; the run was begun with cinn"),
-        (["--data", "x.csv"], "--data is x.csv; the run was begun without"),
-        (["-o", "other"], "leave --output and --overwrite out"),
-        (["--overwrite"], "leave --output and --overwrite out"),
-    ],
-)
-def test_options_beside_resume_must_be_the_same(
-    flow: Shell, monkeypatch: pytest.MonkeyPatch, words: list[str], said: str
-) -> None:
+OTHERS = [
+    (["--batch", "512"], "--batch is 512; the run was begun with 50; leave it out"),
+    (["--epochs", "9"], "--epochs is 9; the run was begun with 4"),
+    (["--seed", "2"], "--seed is 2; the run was begun with 1"),
+    (["--hidden", "16"], "--hidden is 16; the run was begun with 8"),
+    (["--latent", "3"], "--latent is 3; the run was begun without"),
+    (["--arch", "cvae"], "--arch is cvae; the run was begun with cinn"),
+    (["--data", "x.csv"], "--data is x.csv; the run was begun without"),
+    (["-o", "other"], "leave --output and --overwrite out"),
+    (["--overwrite"], "leave --output and --overwrite out"),
+]
+
+
+def test_options_beside_resume_must_be_the_same(flow: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     """What differs is refused by name, and the run is as it was; what is the same does no harm."""
     Path("x.csv").write_text("a\n1\n")
     with monkeypatch.context() as patch:
         _interrupt_after(patch, 1)
         flow(*LINE)
     before = {p.name: p.read_bytes() for p in Path("run").iterdir()}
-    assert flow("train", "--resume", "run", *words) == 2
-    assert said in flow.err
-    assert {p.name: p.read_bytes() for p in Path("run").iterdir()} == before
+    for words, said in OTHERS:
+        assert flow("train", "--resume", "run", *words) == 2, words
+        assert said in flow.err
+        assert {p.name: p.read_bytes() for p in Path("run").iterdir()} == before
     monkeypatch.setenv("FLOWCEI_TRAIN_BATCH", "512")  # a default, not an order
     assert flow("train", "--resume", "run", "--batch", "50", "--hidden", "8") == 0
 
@@ -316,36 +316,37 @@ def test_places_that_cannot_be_written_leave_nothing(flow: Shell, monkeypatch: p
     assert names_in(".") == {"file"}
 
 
-@pytest.mark.parametrize("where", ["checkpoint", "metrics", "model"])
 def test_a_full_disk_ends_in_one_line_and_can_be_resumed(
-    flow: Shell, monkeypatch: pytest.MonkeyPatch, where: str
+    flow: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the third checkpoint, the second line of metrics, or the model: exit code 1, then as before."""
     assert flow(*LINE[:-1], "whole") == 0
-    owner, name = {
-        "checkpoint": (loop, "write_checkpoint"),
-        "metrics": (pd.DataFrame, "to_csv"),
-        "model": (flowcei.Reconstructor, "save"),
-    }[where]
     # The untrained model is written first, to see that it can be read again.
-    real, calls = getattr(owner, name), {"checkpoint": 3, "metrics": 2, "model": 2}
+    for owner, name, call in (
+        (loop, "write_checkpoint", 3),
+        (pd.DataFrame, "to_csv", 2),
+        (flowcei.Reconstructor, "save", 2),
+    ):
+        real, calls = getattr(owner, name), count(1)
 
-    def full(*args: object, **rest: object) -> object:
-        calls[where] -= 1
-        if calls[where] == 0:
-            raise OSError(28, "No space left on device")
-        return real(*args, **rest)
+        def full(
+            *args: object, real: Any = real, calls: Any = calls, call: int = call, **more: object
+        ) -> Any:
+            if next(calls) == call:
+                raise OSError(28, "No space left on device")
+            return real(*args, **more)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(owner, name, full)
-        assert flow(*LINE) == 1
-    last = flow.err.splitlines()[-1]
-    assert last.startswith("flowcei: error: ")
-    assert "No space left on device" in last
-    assert "--resume run" in flow.err
-    assert not [name for name in names_in("run") if name.startswith(".")]
-    assert flow("train", "--resume", "run") == 0
-    assert_same_runs("run", "whole")
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, full)
+            assert flow(*LINE) == 1
+        last = flow.err.splitlines()[-1]
+        assert last.startswith("flowcei: error: ")
+        assert "No space left on device" in last
+        assert "--resume run" in flow.err
+        assert not [name for name in names_in("run") if name.startswith(".")]
+        assert flow("train", "--resume", "run") == 0
+        assert_same_runs("run", "whole")
+        shutil.rmtree("run")
 
 
 def test_a_molecule_of_two_atoms_is_sampled(flow: Shell) -> None:

@@ -251,7 +251,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     """Mean, median and 95th percentile of 250 skewed events: 95 % of the intervals, nearly."""
     held = {"atom_error_mean": 0, "atom_error_median": 0, "atom_error_p95": 0}
     true = dict(zip(held, (2.0, stats.gamma(2).median(), stats.gamma(2).ppf(0.95)), strict=True))
-    repeats = 300
+    repeats = 200
     for k in range(repeats):
         drawn = np.random.default_rng((7, k)).gamma(2.0, size=(250, 2))
         row = summarise(dict.fromkeys(held, drawn), resamples=200, seed=k)

@@ -161,6 +161,11 @@ def test_the_commands(shell: Shell) -> None:
     assert "p_true" in Path("s.csv").read_text().splitlines()[0].split(",")
     assert shell(*words, "--experiment", "loud.toml", "-o", "s.h5", "--keep-flagged") == 0
     assert "are by their sums alone accidents; the prior or the noise does not hold" in shell.err
+    assert shell(*words, "--experiment", "e.toml", "-o", "s.h5", "--ker", "1..900") == 2
+    assert "state accidents as a number" in shell.err
+    assert shell(*words, "--experiment", "wrong.toml", "-o", "s.h5", "--ker", "1..900") == 0
+    assert "accidents: 0.02 of all events as stated" in shell.err
+    assert "share" not in flowcei.read_samples("s.h5").origin["accidents"]["complete"]
     few = flowcei.simulate("ocs", 5, noise="1%", seed=1)
     flowcei.write_events(few, "few.h5")
     words[2] = "few.h5"

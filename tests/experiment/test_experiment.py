@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,6 +17,9 @@ from shell import Shell
 import flowcei
 from flowcei import Experiment
 from flowcei.errors import DataError, UsageError
+from flowcei.events.foreign.interpretation import Reading
+from flowcei.events.selection import Selection
+from flowcei.experiment.missing import lost_column, lost_ions
 
 OCS = flowcei.Molecule.load("ocs")
 SHARES = OCS.masses / OCS.masses.sum()
@@ -176,6 +180,42 @@ def test_accidents_mix_ions_of_other_events() -> None:
     np.testing.assert_array_equal(few.momenta, events.momenta[:20])
 
 
+def test_ions_are_lost_by_their_efficiency() -> None:
+    """Each by itself, but for events that lack too many; nothing else changes, and truth stays."""
+    table = {"noise": "1%", "efficiency": {"c": 0.5, "h1": 0.9, "h2": 0.8, "o": 0.7}}
+    events = flowcei.simulate("ch2o", 4000, experiment=Experiment(**table), missing=2, seed=1)
+    whole = flowcei.simulate("ch2o", 4000, experiment=Experiment(noise="1%"), seed=1)
+    lost = lost_ions(events.columns, 4)
+    assert lost is not None
+    np.testing.assert_array_equal(lost_column(lost), events.columns["lost_ion"])
+    np.testing.assert_array_equal(events.momenta[~lost], whole.momenta[~lost])
+    np.testing.assert_array_equal(events.positions, whole.positions)
+    drawn = np.random.default_rng(0).random((400_000, 4)) >= list(table["efficiency"].values())
+    drawn = drawn[drawn.sum(axis=1) <= 2]
+    patterns = [np.bincount(some @ [1, 2, 4, 8], minlength=16) for some in (drawn, lost)]
+    there = patterns[0] > 0
+    assert not patterns[1][~there].any()
+    assert stats.chisquare(patterns[1][there], 4000 * patterns[0][there] / len(drawn)).pvalue > 1e-3
+    np.testing.assert_allclose(events.momenta[lost.any(axis=1)].sum(axis=1), 0.0, atol=1e-9)
+
+
+def test_rows_that_a_long_table_lacks_are_missing_ions(tmp_path: Path) -> None:
+    """One row an ion: with `missing` an event may lack some; a foreign or repeated row still spoils it."""
+    events = flowcei.simulate("ocs", 6, noise="1%", seed=2)
+    names = ["event", "ion", "px", "py", "pz"]
+    rows = [(k, "COS"[i], *events.momenta[k, i]) for k in range(6) for i in range(3)]
+    table = pd.DataFrame(rows, columns=names).drop(index=[4, 9, 10, 15])  # o of 1; c and o of 3; c of 5
+    table.loc[16, "ion"] = "S"  # two of them in 5
+    table.to_csv(tmp_path / "a.csv", index=False)
+    for missing, lost in ((0, [0, 0, 0]), (1, [0, 2, 0, 0]), (2, [0, 2, 0, 0])):
+        reading = Reading(selection=Selection(missing=missing), unit="a.u.")
+        with pytest.warns(UserWarning, match="incomplete" if missing < 2 else "lacking an ion"):
+            read = flowcei.read_events(tmp_path / "a.csv", "ocs", reading)
+        assert read.columns.get("lost_ion", np.zeros(len(read))).tolist() == lost
+        sound = read.columns.get("lost_ion", np.zeros(len(read))) == 0
+        np.testing.assert_allclose(read.momenta[sound], events.momenta[read.event_id[sound]])
+
+
 @pytest.fixture
 def shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Shell:
     monkeypatch.chdir(tmp_path)
@@ -188,8 +228,13 @@ def test_the_command(shell: Shell) -> None:
     Path("e.toml").write_text(experiment.to_toml())
     for name in ("a.h5", "a.csv"):
         assert shell("simulate", "ocs", "-n", "50", "--experiment", "e.toml", "--seed", "3", "-o", name) == 0
-    assert "all ions are detected" in shell.err
-    one, other = flowcei.read_events("a.h5"), flowcei.read_events("a.csv")
+    assert "events that lack more than 1 are not kept" in shell.err
+    lacking = Reading(selection=Selection(missing=1))
+    one, other = (flowcei.read_events(name, "ocs", lacking) for name in ("a.h5", "a.csv"))
+    made = flowcei.simulate("ocs", 50, experiment=experiment, seed=3)
+    for file in (one, other):
+        np.testing.assert_array_equal(file.columns["lost_ion"], made.columns["lost_ion"])
+        np.testing.assert_allclose(file.momenta, made.momenta, atol=1e-9)
     np.testing.assert_array_equal(one.momenta, other.momenta)
     np.testing.assert_array_equal(one.columns["accident"], other.columns["accident"])
     assert Experiment.from_dict(one.origin["experiment"]) == experiment

@@ -46,10 +46,12 @@ def _sigma(events: flowcei.Events) -> np.ndarray:
     return events.sigma
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_map_is_one_to_one_and_its_volume_is_that_of_autograd(name: str) -> None:
+@pytest.mark.parametrize(("name", "power"), [*((name, -0.5) for name in NAMES), ("ch2o", 1.0)])
+def test_the_map_is_one_to_one_and_its_volume_is_that_of_autograd(name: str, power: float) -> None:
     """Positions near and far beyond the bulk: back again; log|det| by torch.func.jacrev."""
     events, frame = _case(name, 4)
+    assert frame.whitening is not None
+    frame = replace(frame, whitening=replace(frame.whitening, power=power))
     framed = _enter(frame, events.momenta, _sigma(events))
     n = len(events.molecule)
     for size in (0.5, 20.0):
@@ -155,6 +157,7 @@ def test_a_whitened_frame_is_stored_and_wrong_ones_are_refused() -> None:
         {"root": ((1.0, 2.0),)},
         {"rest": ((1e300,) * 3,) * 4},
         {"steps": 3},
+        {"power": 0.0},
     ):
         with pytest.raises(ValueError, match="whitening"):
             frame_from_dict(table | {"whitening": table["whitening"] | change})

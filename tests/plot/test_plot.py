@@ -124,6 +124,28 @@ def test_the_sum_of_momenta_is_as_wide_as_the_noise() -> None:
     assert max(p.get_height() for p in bars) == pytest.approx(density.max(), rel=0.2)
 
 
+def test_accidents_stand_below_the_sums() -> None:
+    """The fit of each axis is the density of the sums about its peak, accidents that of those far away."""
+    experiment = flowcei.Experiment(noise=2.0, spread=[2, 2, 8], drift=[28, 0, 0], accidents=0.3)
+    events = flowcei.simulate("ocs", 5000, experiment=experiment, seed=1)
+    axes = plot.momentum_sums(events)
+    assert axes.get_yscale() == "log"
+    legend = [text.get_text() for text in axes.get_legend().get_texts()]
+    share = events.columns["accident"].mean()
+    assert abs(float(next(t for t in legend if "accidents" in t).split()[1].rstrip("%")) - 100 * share) < 0.5
+    solid = [line for line in axes.lines if line.get_linestyle() == "-"]
+    dotted = [line for line in axes.lines if line.get_linestyle() == ":"]
+    assert (len(solid), len(dotted)) == (3, 3)
+    for k, (fit, accidents) in enumerate(zip(solid, dotted, strict=True)):
+        x, density = fit.get_xydata().T
+        sums = events.momenta.sum(axis=1)[:, k]
+        inside = (sums > x[0]) & (sums < x[-1])
+        assert np.trapezoid(density, x) == pytest.approx(1.0, abs=0.02)
+        assert np.average(x, weights=density) == pytest.approx(sums[inside].mean(), abs=0.6)
+        apart = np.trapezoid(accidents.get_ydata(), x)
+        assert apart == pytest.approx(events.columns["accident"][inside].mean(), abs=0.02)
+
+
 def test_correlations_of_momenta() -> None:
     """Of two ions back to back the components along x are opposite."""
     image = plot.covariance(_events("ocs")).images[0].get_array()

@@ -1,4 +1,4 @@
-"""Kills trainings: forks them from one warm process and ends them with SIGKILL.
+"""Kills trainings: forks them from one warm process and ends them with SIGKILL, or in other ways.
 
 Run as a script, in an empty folder, with a number of kills at random moments. A fork costs
 milliseconds where a fresh process takes seconds for its imports, and what is killed is the same:
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -25,7 +26,7 @@ import pandas as pd
 import torch
 
 from flowcei.cli.main import main
-from flowcei.cli.runs import to_resume, unfinished_work
+from flowcei.cli.runs import RunFolder, to_resume, unfinished_work
 from flowcei.events.simulation import simulate
 from flowcei.plot import style
 from flowcei.reconstruction.loading import load
@@ -34,7 +35,9 @@ from flowcei.storage.modelfile import read_model
 from flowcei.training.checkpoint import read_checkpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
+
+    from flowcei.training.schedule import EpochRecord
 
 TRAINING = [
     "--arch", "ae-cvae", "--hidden", "8", "--latent", "2", "--depth", "1", "--seed", "3",
@@ -200,6 +203,46 @@ def before_operations(moments: Iterable[str], *, replace: bool) -> list[str]:
     return states
 
 
+def terminated() -> dict[str, object]:
+    """End a training with SIGTERM, as a batch system does, after two epochs; let it go on."""
+    shutil.rmtree(RUN, ignore_errors=True)
+    write = RunFolder.write_metrics
+
+    def stop(self: RunFolder, records: Sequence[EpochRecord]) -> pd.DataFrame:
+        table = write(self, records)
+        if len(records) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return table
+
+    code, said = apart("terminated", lambda: setattr(RunFolder, "write_metrics", stop))
+    if ended(born(*words_for(RUN))):
+        sys.exit(f"cannot go on: {Path('stderr.txt').read_text()}")
+    refuse_other(RUN)
+    shutil.rmtree(RUN)
+    return {"code": code, "said": said}
+
+
+def limited() -> dict[str, object]:
+    """Let the system refuse the first checkpoint, which is larger than a model."""
+    shutil.rmtree(RUN, ignore_errors=True)
+    before = set(Path.cwd().iterdir())
+    most = int(1.2 * (REFERENCE / "model.safetensors").stat().st_size)
+    code, said = apart("limited", lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most)))
+    left = set(Path.cwd().iterdir()) - before
+    return {"code": code, "said": said, "left": [p.name for p in left if p.name != "limited"]}
+
+
+def apart(name: str, before: Callable[[], None]) -> tuple[int, str]:
+    """Begin a training whose words go to a file of its own; return its code and them."""
+
+    def both() -> None:
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT), 2)
+        before()
+
+    code = ended(born(*TRAINING, "-o", str(RUN), before=both))
+    return code, Path(name).read_text()
+
+
 if __name__ == "__main__":
     simulate("ocs", 10, seed=1)  # loads compiled code
     torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])  # imports as much as all else
@@ -209,6 +252,7 @@ if __name__ == "__main__":
         sys.exit(Path("stderr.txt").read_text())
     life = time.perf_counter() - began
     found = {"life": life, "states": at_random_moments(int(sys.argv[1]), life)}
+    found |= {"terminated": terminated(), "limited": limited()}
     found["operations"] = before_operations((*BEGINNING, *EPOCHS, *END), replace=False)
     found["replacing"] = before_operations((*REPLACING, *EPOCHS, *END_OF_REPLACING), replace=True)
     found["s"] = time.perf_counter() - began

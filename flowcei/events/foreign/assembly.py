@@ -29,12 +29,18 @@ _MAX_IONS = 10_000  # rows of an event
 
 
 def mapped_chunks(
-    table: Table, mapping: Mapping, molecule: Molecule, *, rows: int, faults: Faults | None = None
+    table: Table,
+    mapping: Mapping,
+    molecule: Molecule,
+    *,
+    rows: int,
+    faults: Faults | None = None,
+    missing: int = 0,  # rows of ions that an event may lack: their momenta are NaN
 ) -> Iterator[Arrays]:
     """About `rows` events at a time, in the order of the file; numbers may be missing or not finite."""
     _check_fit(mapping, molecule, table)
     if mapping.rows == "ion":
-        yield from _ion_rows(table, mapping, molecule, rows)
+        yield from _ion_rows(table, mapping, molecule, rows, missing)
         return
     start = 0
     for chunk in table.chunks(mapping.names, rows=rows):
@@ -91,7 +97,9 @@ def _scaled(chunk: pd.DataFrame, mapping: Mapping, molecule: Molecule, events: A
     return Arrays(momenta, positions, events.event_id, sigma, events.incomplete, events.elsewhere, columns)
 
 
-def _ion_rows(table: Table, mapping: Mapping, molecule: Molecule, rows: int) -> Iterator[Arrays]:
+def _ion_rows(
+    table: Table, mapping: Mapping, molecule: Molecule, rows: int, missing: int
+) -> Iterator[Arrays]:
     """Gather the rows of each event; the last event of a chunk may go on in the next."""
     column = mapping.ions.column
     text = [column] if column and any(isinstance(v, str) for v in mapping.ions.values.values()) else []
@@ -108,13 +116,16 @@ def _ion_rows(table: Table, mapping: Mapping, molecule: Molecule, rows: int) -> 
             message = f"more than {_MAX_IONS} rows of the same event; which column numbers the events?"
             raise DataError(message, path=table.path, row=start, column=mapping.event)
         if end:
-            yield _gathered(joined.iloc[:end], mapping, molecule, table.path)
+            yield _gathered(joined.iloc[:end], mapping, molecule, table.path, missing)
     if begun is not None and len(begun):
-        yield _gathered(begun, mapping, molecule, table.path)
+        yield _gathered(begun, mapping, molecule, table.path, missing)
 
 
-def _gathered(chunk: pd.DataFrame, mapping: Mapping, molecule: Molecule, path: Path) -> Arrays:
-    """Return the events of complete groups of rows; those with other ions are only counted."""
+def _gathered(chunk: pd.DataFrame, mapping: Mapping, molecule: Molecule, path: Path, missing: int) -> Arrays:
+    """Return the events of complete groups of rows; those with other ions are only counted.
+
+    A group that lacks up to `missing` rows is complete, too, where a column tells ions apart.
+    """
     n, number, elsewhere = len(molecule), chunk[mapping.event].to_numpy(np.float64), 0
     if mapping.channel is not None:
         selected = (chunk[mapping.channel.column] == mapping.channel.value).to_numpy()
@@ -125,28 +136,35 @@ def _gathered(chunk: pd.DataFrame, mapping: Mapping, molecule: Molecule, path: P
     ion = _ion_of(chunk, mapping, molecule, group)
     seen = np.zeros((int(group[-1]) + 1 if len(group) else 0, n), dtype=bool)
     seen[group[ion >= 0], ion[ion >= 0]] = True
-    complete = (np.bincount(group, minlength=len(seen)) == n) & seen.all(axis=1)
+    fewest = n - (missing if mapping.ions.column and mapping.positions is None else 0)
+    there = np.bincount(group, minlength=len(seen))
+    complete = (there == seen.sum(axis=1)) & (there >= max(fewest, 1))
     selected = complete[group]
     order = np.lexsort((ion[selected], group[selected]))
-    rows = chunk[selected].iloc[order]
+    rows, ion = chunk[selected].iloc[order], ion[selected][order]
+    event = (np.cumsum(complete) - 1)[group[selected][order]]
+    first = np.flatnonzero(np.diff(event, prepend=-1))
 
     def vectors(columns: tuple[str, str, str] | None) -> NDArray[np.float64]:
-        return rows[list(columns or ())].to_numpy(np.float64).reshape(-1, n, 3)
+        out = np.full((len(first), n, 3), np.nan)
+        out[event, ion] = rows[list(columns or ())].to_numpy(np.float64)
+        return out
 
     for name in mapping.columns or ():
-        values = rows[name].to_numpy().reshape(-1, n)
-        if not ((values == values[:, :1]) | (np.isnan(values) & np.isnan(values[:, :1]))).all():
+        values = rows[name].to_numpy()
+        usual = values[first][event]
+        if not ((values == usual) | (np.isnan(values) & np.isnan(usual))).all():
             message = "differs between the ions of one event; leave it out of columns in a mapping"
             raise DataError(message, path=path, column=name)
-    first = rows.iloc[::n]
+    heads = rows.iloc[first]
     events = Arrays(
         vectors(mapping.momenta.columns),
         None if mapping.positions is None else vectors(mapping.positions.columns),
-        first[mapping.event].to_numpy().astype(np.int64),
+        heads[mapping.event].to_numpy().astype(np.int64),
         incomplete=int((~complete).sum()),
         elsewhere=elsewhere,
     )
-    return _scaled(first, mapping, molecule, events)
+    return _scaled(heads, mapping, molecule, events)
 
 
 def _ion_of(

@@ -1,0 +1,146 @@
+"""`flowcei experiment`."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import flowcei
+from flowcei.cli import options
+from flowcei.cli.experiments import experiment_option
+from flowcei.cli.options import option
+from flowcei.cli.runs import read_noted
+from flowcei.cli.streams import compact, note, show, text_table, warn
+from flowcei.errors import UsageError
+from flowcei.storage.creation import atomic_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from flowcei.check.measuring import ExperimentMeasurement, Measured
+    from flowcei.events.foreign.interpretation import Reading
+
+_KNOWN = "noise", "detector", "spread", "temperature"
+
+
+def _entries(text: str) -> list[Any]:
+    """One entry or three, apart by commas: numbers, or levels in per cent."""
+    parts = [part.strip() for part in text.split(",")]
+    try:
+        given: list[Any] = [part if part.endswith("%") else float(part) for part in parts]
+    except ValueError:
+        raise UsageError(f"{text!r} is not understood: write 1.5, or 4%,0.5%,0.5% for x, y and z") from None
+    return given * 3 if len(given) == 1 else given
+
+
+def _noise(text: str) -> list[Any]:
+    return list(flowcei.Experiment(noise=_entries(text)).to_dict()["noise"])
+
+
+def _spread(text: str) -> list[Any]:
+    return list(flowcei.Experiment(noise=1.0, spread=_entries(text)).to_dict()["spread"])
+
+
+@click.command()
+@click.argument("file", type=options.InputFile())
+@options.molecule_option
+@option(
+    "--noise", "Known resolution, of all or of x,y,z: 4%,0.5%,0.5% or hbar/bohr.", options.Checked(_noise)
+)
+@option("--spread", "Known spread of the source, hbar/bohr, of all or of x,y,z.", options.Checked(_spread))
+@option("--temperature", "Instead of --spread, K.", click.FloatRange(0.0, 3000.0))
+@experiment_option("What is known, TOML: of it noise or detector, and spread or temperature are taken.")
+@option("--prior", "Of the molecules, trusted: measures momentum scale and build-up.", options.PRIOR_NAME)
+@option("--fit", "With --prior: scale, build_up or both.", click.Choice(["scale", "build_up", "both"]))
+@options.ions_options
+@options.reading_options
+@options.output_option("Write the experiment, for sample --experiment: .toml.")
+@options.json_option()
+@options.overwrite_option
+def experiment(
+    *,
+    file: Path,
+    molecule: str | None,
+    noise: str | None,
+    spread: str | None,
+    temperature: float | None,
+    experiment: Path | None,
+    prior: str | None,
+    fit: str | None,
+    reading: Callable[[], Reading],
+    output: Path | None,
+    as_json: bool,
+    overwrite: bool,
+    **ions: str | None,
+) -> None:
+    """Measure the experiment from the events of FILE: drift, source, resolution, accidents, losses.
+
+    Sums of momenta of true events are normal, those of accidents are of ions of different events.
+    They hold the noise of the ions and the spread of the source together: state one of them, and
+    the other is measured. Events that lack one ion tell the efficiency of each. With --prior the
+    momentum scale and the time in which charges build up follow from KER and energy shares.
+
+    Example: flowcei experiment events.h5 --noise 1.5 -o experiment.toml
+    """
+    known: dict[str, Any] = {"temperature": temperature}
+    known |= {"noise": _noise(noise) if noise else None, "spread": _spread(spread) if spread else None}
+    known = {name: value for name, value in known.items() if value is not None}
+    if experiment is not None:
+        stated = flowcei.Experiment.load(experiment).to_dict()
+        stated = {name: stated[name] for name in _KNOWN if name in stated}
+        if twice := sorted(set(stated) & set(known)):
+            raise UsageError(f"{experiment} states {twice[0]}; leave out --{twice[0]}")
+        known |= stated
+    if output is not None:
+        options.output_path(output, overwrite=overwrite, endings=(".toml",), source=file)
+    if not known and (output is not None or prior is not None):
+        raise UsageError("noise and source add up in sums: state --noise, or --spread or --temperature")
+    if fit is not None and prior is None:
+        raise UsageError("--fit is of a --prior: name one")
+    named = options.named_or_none(molecule, ions, prior)
+    from dataclasses import replace
+
+    how = reading()
+    events = read_noted(file, named, replace(how, selection=replace(how.selection, missing=1)))
+    measured = flowcei.measure_experiment(events, **known, prior=prior, fit=fit or "both")
+    if as_json:
+        show(json.dumps(measured.to_dict(), indent=1))
+    else:
+        _show(measured)
+    for remark in measured.remarks:
+        warn(remark, code="experiment")
+    if output is not None and measured.experiment is not None:
+        with atomic_text(output, overwrite=overwrite) as target:
+            target.write(measured.experiment.to_toml())
+        then = f"flowcei sample --momenta {file} --experiment {output} --exact"
+        note(f"experiment written to {output}; next: {then}")
+
+
+def _show(measured: ExperimentMeasurement) -> None:
+    """Print a row for each number."""
+    import pandas as pd
+
+    rows = [row for name, one in measured.quantities.items() for row in _rows(name, one)]
+    show(text_table(pd.DataFrame(rows, columns=["quantity", "value", "unit"]).set_index("quantity")))
+    if measured.fit is not None and measured.fit.correlation is not None:
+        show(f"correlation of momentum_scale and build_up: {measured.fit.correlation:.3f}")
+    note(f"{measured.events} complete events; 0.123(4): the standard error is 0.004")
+
+
+def _rows(name: str, one: Measured) -> Iterator[tuple[str, str, str]]:
+    """Name, value with its error, and unit, of a number or of each of several."""
+    if isinstance(one.value, dict):
+        keys = list(one.value)
+        table = [(f"{name} {key}", one.value[key], one.error[key], None) for key in keys]
+    elif isinstance(one.value, list):
+        below = one.below or [None] * len(one.value)
+        keys = [f"{name} {axis}" for axis in "xyz"]
+        table = list(zip(keys, one.value, one.error, below, strict=True))
+    else:
+        table = [(name, one.value, one.error, one.below)]
+    for title, value, error, below in table:
+        unclear = below is not None and value < 2.0 * error
+        yield title, f"< {below:.2g} (95 %)" if unclear else compact(value, error), one.unit
