@@ -10,7 +10,7 @@ import click
 
 from flowcei.cli import options
 from flowcei.cli.options import option
-from flowcei.cli.runs import read_unflagged
+from flowcei.cli.runs import read_unflagged, warn_of_open_directions
 from flowcei.cli.streams import compact, note, show, show_table, write_results
 from flowcei.errors import NoDensityError
 from flowcei.storage.creation import atomic_text
@@ -79,6 +79,7 @@ def modes(
     from flowcei.report.figures import ambiguity_figure, modes_figure
 
     drawn, row = read_unflagged(samples, event, keep_flagged=keep_flagged)
+    warn_of_open_directions(drawn)
     stated = None if prior is None else build_prior(drawn.molecule, prior)
     if stated is not None:  # by which identical ions are labelled too
         drawn = replace(drawn, origin=drawn.origin | {"prior": stated.spec()})

@@ -15,7 +15,7 @@ from flowcei.cli.options import (
     output_path,
     overwrite_option,
 )
-from flowcei.cli.runs import read_unflagged
+from flowcei.cli.runs import read_unflagged, warn_of_open_directions
 from flowcei.cli.streams import note, show, show_json, warn, write_results
 
 
@@ -41,6 +41,7 @@ def refine(*, samples: Path, output: Path | None, as_json: bool, keep_flagged: b
     from flowcei.posterior.refinement import STATUS
 
     drawn, _ = read_unflagged(samples, keep_flagged=keep_flagged)
+    warn_of_open_directions(drawn)
     began = time.perf_counter()
     refined = drawn.refine(keep_flagged=True)
     rate = refined.status.size / (time.perf_counter() - began)

@@ -323,6 +323,13 @@ def read_unflagged(
     return chosen, None if event is None else _row_of(event, samples, chosen, path)
 
 
+def warn_of_open_directions(samples: flowcei.PosteriorSamples) -> None:
+    """Say of how many events that lack several ions a family of geometries gives the momenta."""
+    several = 0 if samples.lost is None else int((samples.lost.sum(axis=1) > 1).sum())
+    if several:
+        warn(f"{several} of {len(samples)} events lack several ions: many geometries give their momenta")
+
+
 def _row_of(
     event: int, samples: flowcei.PosteriorSamples, chosen: flowcei.PosteriorSamples, path: Path
 ) -> int:

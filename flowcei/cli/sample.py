@@ -52,9 +52,9 @@ if TYPE_CHECKING:
 )
 @option(
     "--missing",
-    "Ions that an event may lack, 1 at the most: its momentum follows from the others. With --exact and a "
-    "known source.",
-    click.IntRange(0, 1),
+    "Ions that an event may lack: of one the momentum follows from the others, of more the prior fills what "
+    "is open; two must be there. With --exact and a known source.",
+    click.IntRange(min=0),
     default=0,
 )
 @options.run_options

@@ -65,7 +65,6 @@ def spread(
     options.check_folder(folder, overwrite=overwrite)
     if xyz:
         options.output_path(xyz, overwrite=overwrite)
-    from flowcei.experiment.accidents import P_TRUE
     from flowcei.plot.figure import samples_figure
     from flowcei.posterior.structures import write_means_xyz
 
@@ -90,8 +89,6 @@ def spread(
     show_table(overall if as_json else _brief(overall, length_unit), as_json=as_json)
     _note_widths(drawn, result, length_unit)
     note(f"\nrecoil frame, x along {result.along}; sd: of all events together; typical_sd: within one event")
-    if P_TRUE in result.columns:
-        note(f"sd, mean and percentiles count each event by its {P_TRUE}")
     if "by speed" in (quantity.like for quantity in result.names):
         note(
             "by speed: like atoms in the order of their ions' speed, which makes their rows differ though "

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 
 # An ion that was not detected is one with so many times the noise: this changes what it leaves out by 1e-6.
-_BLIND = 1e3
+# Where several were not, theirs do not follow from the others: the least noise, 1e-4, must leave them open.
+_BLIND, _BLINDER = 1e3, 1e6
 
 
 class CovarianceLikelihood(Likelihood):
@@ -49,7 +50,9 @@ class CovarianceLikelihood(Likelihood):
         self._least = measurement.levels.min() / level
         self._detected = np.ones((1, len(masses)), dtype=bool) if lost is None else ~lost
         # (E or 1, N, 3), over what is the noise of all ions and axes together.
-        self._levels = np.where(self._detected[..., None], 1.0, _BLIND) * measurement.levels / level
+        several = (~self._detected).sum(axis=1)[:, None, None] > 1
+        blind = np.where(self._detected[..., None], 1.0, np.where(several, _BLINDER, _BLIND))
+        self._levels = blind * measurement.levels / level
         self._unit = level
         unit = rms_component(self.measured) if self._relative else np.ones(len(momenta))
         self.sigma = level * unit

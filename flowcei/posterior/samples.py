@@ -21,6 +21,7 @@ from flowcei.posterior.flags import FLAG_BITS, POOR_WEIGHTS, poor_weights, warn_
 from flowcei.posterior.gathering import search_modes
 from flowcei.posterior.labels import label_by_geometry, relabel
 from flowcei.posterior.laplace import MODE_RULES, ModeRules, local_covariance
+from flowcei.posterior.modes import AMBIGUOUS, UNIQUE
 from flowcei.posterior.refinement import (
     REFINEMENT_RULES,
     Refinement,
@@ -244,6 +245,9 @@ class PosteriorSamples(SampleArrays):
             self.likelihood, self.positions, weights=self.weights, log_prior=log_prior, plausible=plausible,
             rules=rules, search=search, threads=threads,
         )  # fmt: skip
+        if self.lost is not None:  # a family of geometries gives the momenta of those that lack several ions
+            open_ = (self.lost.sum(axis=1) > 1) & (found.verdict == UNIQUE)
+            found = replace(found, verdict=np.where(open_, AMBIGUOUS, found.verdict))
         return replace(found, samples=self)
 
     def equally_weighted(self, seed: int = 0) -> PosteriorSamples:
@@ -289,7 +293,10 @@ class PosteriorSamples(SampleArrays):
             best = density.argmax(axis=1)
         x = self.positions[rows, best].astype(np.float64)
         variance = np.einsum("ekk->ek", local_covariance(self.likelihood, x, rows)[0])
-        return np.asarray(np.sqrt(variance.reshape(len(self), -1, 3).sum(axis=2)))
+        floor = np.asarray(np.sqrt(variance.reshape(len(self), -1, 3).sum(axis=2)))
+        if self.lost is not None:  # of two and more momenta leave directions open
+            floor[self.lost.sum(axis=1) > 1] = np.inf
+        return floor
 
     def spread(self, *, keep_flagged: bool = False) -> Spread:
         """Return how far the samples of each event lie apart: see `flowcei.posterior.spread`.

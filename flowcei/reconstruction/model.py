@@ -218,19 +218,21 @@ class Reconstructor:
 
         def answer(events: Events, rng: np.random.Generator) -> PosteriorSamples:
             events = events if request.experiment is None else request.experiment.calibrated(events)
-            return lost.by_completeness(events, request, partial(answer_alike, rng))
+            return lost.by_completeness(events, request, partial(answer_alike, rng), prior)
 
         def one_each(events: Events, sigma: Floats, rng: np.random.Generator) -> PosteriorSamples:
             entered = self.enter(events.momenta, self.sigma(events, request.noise, request.experiment))
             return self._draw(request, events, sigma, entered, rng, np.arange(len(events)), 1)
 
-        def answer_alike(rng: np.random.Generator, events: Events, width: Floats | None) -> PosteriorSamples:
+        def answer_alike(
+            rng: np.random.Generator, events: Events, complete: lost.Completion | None
+        ) -> PosteriorSamples:
             sigma = self.sigma(events, request.noise)
             told = self.sigma(events, request.noise, request.experiment)
             entered = self.enter(events.momenta, told)  # once: a whitened chart takes a search an event
             draw = partial(self._draw, request, events, sigma, entered, rng)
-            if width is not None:
-                draw = partial(lost.drawn, one_each, events, width, sigma, rng)
+            if complete is not None:
+                draw = partial(lost.drawn, one_each, events, complete, sigma, rng)
             flags = self.unlike_training(events, request.noise, request.experiment)
             if not request.weighs:  # nothing corrects what the network makes of it
                 flags["noise"] |= self._loud(events, request.noise, request.experiment)
@@ -473,7 +475,8 @@ class Reconstructor:
             moves = moving_source(measurement.sums(events.momenta))
             # Charges that build up leave energies that no training saw, and weights answer for them.
             ker &= measurement.build_up is None
-        return {"momentum_sum": moves, "ker": ker, "momenta": far, "noise": self._loud(events, noise)}
+        flags = {"momentum_sum": moves, "ker": ker, "momenta": far, "noise": self._loud(events, noise)}
+        return lost.of_known_momenta(flags, events)
 
     def _loud(self, events: Events, noise: str | Noise | None, experiment: Experiment | None = None) -> Bools:
         """Events (E,) whose noise, or that of an axis of the experiment, is above what was trained for."""

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from flowcei.errors import DataError, UsageError, printable
+from flowcei.errors import DataError, UsageError
 from flowcei.storage.card import ModelCard, card_of
 from flowcei.storage.creation import atomic_write
 from flowcei.storage.files import check_readable
@@ -65,8 +65,7 @@ def read_tensors(file: BinaryIO, *, most: int = 1 << 30) -> tuple[dict[str, str]
         file.seek(0)
         tensors = load(file.read(size))  # in memory: what the checksum is of cannot change
     except _MALFORMED as error:
-        reason = printable(" ".join(str(error).split())[:200])  # it may quote control characters of the file
-        raise _damaged(f"its header: {reason}") from error
+        raise _damaged(f"its header: {' '.join(str(error).split())[:200]}") from error
     if other := [tensor.dtype for tensor in tensors.values() if tensor.dtype not in _TYPES]:
         raise _damaged(f"tensors of type {other[0]}, not {', '.join(_TYPES.values())}")
     return metadata, tensors

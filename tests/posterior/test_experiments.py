@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal, multivariate_t
 from shell import Shell
@@ -13,6 +15,7 @@ from shell import Shell
 import flowcei
 from flowcei import Experiment
 from flowcei.errors import UsageError
+from flowcei.experiment.missing import lost_column
 
 ROUGH = Experiment(noise=["4%", "0.5%", "0.5%"], temperature=20)
 MILD = Experiment(noise=["2%", "2%", "0.5%"], temperature=20)
@@ -186,3 +189,55 @@ def test_events_that_lack_an_ion(shell: Shell) -> None:
     assert np.isnan(samples.columns["evidence_p"]).tolist() == [False, True, False, False, True, False, False]
     with pytest.warns(UserWarning, match="3 lacking an ion"):
         assert len(flowcei.read_events("a.csv")) == 5
+
+
+def _alike(
+    events: flowcei.Events, prior: object, lost: list[int], level: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Distances (M, 6) of geometries of the prior, and their weights by the momenta of ions that are left.
+
+    Each is turned so that these come nearest to the measured, then by a small random rotation, whose density
+    is divided out: importance sampling of shapes and orientations.
+    """
+    m, rng = events.molecule.masses, np.random.default_rng(3)
+    x = prior.sample(80_000, rng)  # type: ignore[attr-defined]
+    p = flowcei.asymptotic_momenta(x, m, events.molecule.charges, accuracy=1e-5).astype(float)
+    there = [k for k in range(4) if k not in lost]
+    wanted, angle = events.momenta[0, there], 0.01 * np.sqrt(level / 0.01)
+    u, _, vt = np.linalg.svd(np.einsum("ki,mkj->mij", wanted, p[:, there]))
+    u[:, :, 2] *= np.sign(np.linalg.det(u) * np.linalg.det(vt))[:, None]
+    w = angle * rng.normal(size=(len(x), 3))
+    turn = Rotation.from_rotvec(w).as_matrix() @ u @ vt
+    half = np.linalg.norm(w, axis=1) / 2
+    log_weight = 0.5 * (w**2).sum(axis=1) / angle**2 + 2.0 * np.log(np.sin(half) / half)
+    sigma = level * np.sqrt((p**2).mean(axis=(1, 2)))
+    r = np.einsum("mij,mkj->mki", turn, p[:, there]) - wanted
+    log_weight -= 0.5 * (r**2).sum(axis=(1, 2)) / sigma**2 + 3 * len(there) * np.log(sigma)
+    weight = np.exp(log_weight - log_weight.max())
+    i, j = np.triu_indices(4, 1)
+    return np.linalg.norm(x[:, i] - x[:, j], axis=2), weight / weight.sum()
+
+
+@pytest.mark.parametrize(("lost", "level"), [([0, 3], 1), ([1, 3], 3)])
+def test_two_ions_of_four_are_missing(
+    tiny: Callable[[str, str], flowcei.Reconstructor], lost: list[int], level: int
+) -> None:
+    """The prior fills what two momenta leave open, whatever the model: means, deviations of distances."""
+    model, at_rest = tiny("cinn", "ch2o"), Experiment(noise=f"{level}%", spread=0.0)
+    events = flowcei.simulate("ch2o", 1, experiment=at_rest, seed=4)
+    events.momenta[:, lost] = 1.0  # nothing of them counts
+    events.columns["lost_ion"] = lost_column(np.isin(np.arange(4), lost)[None])
+    samples = model.sample(events, 200, seed=1, experiment=at_rest, exact=True)
+    distances, weight = _alike(events, model.prior, lost, 0.01 * level)
+    effective = 1.0 / (weight**2).sum()
+    assert effective > 100
+    x = samples.positions[0].astype(float)
+    i, j = np.triu_indices(4, 1)
+    found = np.linalg.norm(x[:, i] - x[:, j], axis=2)
+    mean = weight @ distances
+    deviation = np.sqrt(weight @ (distances - mean) ** 2)
+    tolerance = 0.05 + 4.0 * np.sqrt(1.0 / effective + 1.0 / samples.weights.ess[0])
+    np.testing.assert_allclose((found.mean(axis=0) - mean) / deviation, 0.0, atol=tolerance)
+    np.testing.assert_allclose(found.std(axis=0) / deviation, 1.0, atol=tolerance)
+    assert np.isinf(samples.floor()).all()
+    assert samples.modes(keep_flagged=True).verdict.tolist() == [1]  # a family gives the momenta
