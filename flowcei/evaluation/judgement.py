@@ -96,11 +96,13 @@ class Judgement:
     def todo(self) -> str:
         """What to do about it; empty where nothing is to be done."""
         if self.word == "poor" and self.efficiency is not None:
-            return f"train longer (--epochs) or for a narrower prior; worst {self.worst}"
+            better = "train longer (--epochs) or for a narrower prior"
+            return f"sample --exact is right all the same; {better}; worst {self.worst}"
         if self.word == "poor":
             return f"train longer (--epochs), or an architecture with a density (cinn); worst {self.worst}"
         if self.efficiency is not None and (self.word == "fair" or self.failing):
-            return f"sample --weigh makes its answers exact; worst {self.worst}"
+            option = "--exact" if self.word == "fair" else "--weigh"
+            return f"sample {option} makes its answers exact; worst {self.worst}"
         return ""
 
     def to_dict(self) -> dict[str, Any]:

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flowcei.posterior.mixtures import StudentMixture
+from flowcei.posterior.bent import BentMixture
 from flowcei.posterior.resampling import Cloud, effective_number, power_for, store, systematic
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from flowcei.posterior.arrays import Floats, Rows
+    from flowcei.posterior.mixtures import StudentMixture
 
     LogDensity = Callable[[Floats, Rows], Floats]
     """Log density (e, m), up to a constant, of points (e, m, D) of the events (e,)."""
@@ -72,7 +73,7 @@ class Adaptation:
         self.wide = flow.points
         self.doubtful = effective_number(flow.log_weights) < rules.poor * p  # a mode may have been missed
         self.count = np.zeros(e, dtype=np.intp)  # of components of the best
-        self.mixtures: dict[int, StudentMixture] = {}
+        self.mixtures: dict[int, BentMixture] = {}
         self.drawn, self.stale = np.full(e, p), np.zeros(e, dtype=np.intp)
 
     def run(self, local: Local | None, budget: int) -> None:
@@ -81,7 +82,7 @@ class Adaptation:
         active = np.arange(len(self.base))
         for turn in range(rules.rounds):
             count = rules.components[turn % len(rules.components)]
-            self._try(active, StudentMixture.fit(*self._chosen(active), self.rng, count))
+            self._try(active, BentMixture.fit(*self._chosen(active), self.rng, count))
             going = (self.gained[active] < 1.0 + rules.enough) & (self.stale[active] < rules.patience)
             active = active[going & (self.drawn[active] + 2 * p <= budget)]
             if not len(active):
@@ -117,9 +118,9 @@ class Adaptation:
         chosen = systematic(log_weights, base.points.shape[1], self.rng)
         return base.points[np.arange(len(active))[:, None], chosen], effective_number(log_weights)
 
-    def _try(self, active: Rows, mixture: StudentMixture, *, join: bool = False) -> None:
+    def _try(self, active: Rows, mixture: BentMixture, *, join: bool = False) -> None:
         """Draw from a mixture, and keep it where it is better than those before, or one of them and more."""
-        (_, k, d), p = mixture.mean.shape, self.base.points.shape[1]
+        k, p = mixture.count, self.base.points.shape[1]
         points = mixture.sample(p, self.rng)
         height = self.log_posterior(points, self.rows[active])
         cloud = Cloud.of(points, height, mixture.log_density(points))
@@ -130,8 +131,7 @@ class Adaptation:
         )
         better = (score > self.gained[active]) | join
         if k not in self.mixtures:
-            blank = np.zeros((total, k, d)), np.tile(np.eye(d), (total, k, 1, 1)), np.zeros((total, k))
-            self.mixtures[k] = StudentMixture(*blank)
+            self.mixtures[k] = mixture[np.zeros(total, dtype=np.intp)]  # rows that wait for one of theirs
         self.count[active[better]] = k
         for target, source in ((self.best, cloud), (self.mixtures[k], mixture)):
             store(target, active[better], source[better])

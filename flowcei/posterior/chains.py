@@ -1,8 +1,9 @@
 """Equally weighted draws from any posterior density: adapted proposals, then Markov chains that forget them.
 
-1. Some points of the proposal are weighed. A mixture of t distributions is fitted to points chosen by a power
-   of the weights, drawn from, weighed in turn, and so on until the power is 1 and most of the draws count
-   (adaptive importance sampling, O. Cappe et al., Stat. Comput. 18, 447 (2008), tempered).
+1. Some points of the proposal are weighed. A mixture of t distributions, in coordinates bent as they are,
+   is fitted to points chosen by a power of the weights, drawn from, weighed in turn, and so on until the
+   power is 1 and most of the draws count (adaptive importance sampling, O. Cappe et al., Stat. Comput. 18,
+   447 (2008), tempered).
 2. Where few of the mixture's draws, chosen by weight, would repeat one another, that is all: they are
    independent, and cost less than those of a flow. Else draws of proposal and mixture are weighed together
    (balance heuristic: E. Veach and L. J. Guibas, SIGGRAPH 1995, 419).
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from flowcei.posterior.adaptation import Local, LogDensity
     from flowcei.posterior.arrays import Bools, Floats, Numbers, Rows
-    from flowcei.posterior.mixtures import StudentMixture
+    from flowcei.posterior.bent import BentMixture
 
     Symmetry = Callable[[Floats, Rows, np.random.Generator], Floats]
     """Images (e, m, D) of points under maps that keep volumes and are their own inverse."""
@@ -117,7 +118,7 @@ class _Answer:
         self,
         log_posterior: LogDensity,
         rows: Rows,
-        mixture: StudentMixture,
+        mixture: BentMixture,
         drawn: Numbers,
         n: int,
         budget: int,
@@ -228,9 +229,7 @@ class _Run:
         self.log_posterior, self.symmetry, self.rows = log_posterior, symmetry, rows
         self.rng, self.rules = rng, rules
 
-    def mix(
-        self, cloud: Cloud, mixture: StudentMixture, p: int, drawn: Numbers, budget: int, n: int
-    ) -> Draws:
+    def mix(self, cloud: Cloud, mixture: BentMixture, p: int, drawn: Numbers, budget: int, n: int) -> Draws:
         """Resample p weighted points, and move the chains that begin there until all is forgotten."""
         rng, rules, e = self.rng, self.rules, len(cloud)
         weights = Weights.of(cloud.log_weights)
@@ -250,8 +249,8 @@ class _Run:
             if step in rules.refits:  # from here they have to forget anew
                 half = np.full(len(active), p / 2.0)
                 again = mixture[active].fitted_again(state[active, :, :-1], half, rng)
-                mixture = mixture.padded(again.mean.shape[1])
-                store(mixture, active, again.padded(mixture.mean.shape[1]))
+                mixture = mixture.padded(again.count)
+                store(mixture, active, again.padded(mixture.count))
                 before[active] *= _compared(begun[active], state[active])[0]
                 begun[active], fitted_anew[active] = state[active], True
                 evidence[active], draws[active], since[active] = -np.inf, 0.0, 0
@@ -282,9 +281,7 @@ class _Run:
         ends = state[..., :-1], state[..., -1], log_evidence, effective, drawn
         return Draws(*ends, accepted / np.maximum(tried, 1.0), r_hat, mixed)
 
-    def _later(
-        self, state: Floats, mixture: StudentMixture, steps: Rows, drawn: Numbers, budget: int
-    ) -> Floats:
+    def _later(self, state: Floats, mixture: BentMixture, steps: Rows, drawn: Numbers, budget: int) -> Floats:
         """Where chains are after so many more steps, (e,), as many as they took to forget."""
         state, p = state.copy(), state.shape[1]
         for step in range(int(steps.max())):
@@ -299,7 +296,7 @@ class _Run:
         rules = self.rules
         return (memory > 1.0 - rules.r_hat**-2) | (drift > rules.drift) | (unfilled > rules.unfilled)
 
-    def _unfilled(self, state: Floats, mixture: StudentMixture, draws: Floats, log_mean: Floats) -> Floats:
+    def _unfilled(self, state: Floats, mixture: BentMixture, draws: Floats, log_mean: Floats) -> Floats:
         """Share of chains (e,) that are where so many draws of the mixture had no time to come.
 
         A place of weight w, of mean 1, is left by a chain after w draws, and entered as slowly: memory of
@@ -309,7 +306,7 @@ class _Run:
         log_weights = height - mixture.log_density(points) - log_mean[:, None]
         return np.asarray(np.exp(-draws[:, None] * np.exp(np.minimum(-log_weights, 50.0))).mean(axis=1))
 
-    def _move(self, state: Floats, mixture: StudentMixture, active: Rows, step: int) -> tuple[Floats, Floats]:
+    def _move(self, state: Floats, mixture: BentMixture, active: Rows, step: int) -> tuple[Floats, Floats]:
         """Move points and heights of some events (E, P, D + 1).
 
         Returns the shares that moved, (e,), and of draws of the mixture their log mean weight, (e,).
@@ -325,7 +322,7 @@ class _Run:
         return moved.mean(axis=1), logsumexp(higher - there, axis=1) - np.log(higher.shape[1])
 
     def _proposed(
-        self, points: Floats, mixture: StudentMixture, active: Rows, step: int
+        self, points: Floats, mixture: BentMixture, active: Rows, step: int
     ) -> tuple[Floats, Floats | float, Floats | float]:
         """New points (e, P, D), and the log densities of proposing the way back and there, (e, P)."""
         (_, p, d), rng = points.shape, self.rng
@@ -337,13 +334,7 @@ class _Run:
         # The best scale of a normal target (G. O. Roberts et al., Ann. Appl. Probab. 7, 110 (1997)), and
         # others about it: none is best beside a fold. A bent, thin density is another one at each component.
         scale = 2.38 / np.sqrt(d) * np.exp(rng.normal(-0.2, 0.5, (*points.shape[:2], 1)))
-        ahead, chosen = mixture.steps(points, rng)
-        new = points + scale * ahead
-        # The component is drawn by where the point is, so the way back is not as likely as the way there.
-        back, there = (
-            np.take_along_axis(mixture.log_shares(x), chosen[:, None], axis=1)[:, 0] for x in (new, points)
-        )
-        return new, back, there
+        return mixture.stepped(points, scale, rng)
 
 
 def _compared(begun: Floats, now: Floats) -> tuple[Floats, Floats]:

@@ -16,9 +16,8 @@ if TYPE_CHECKING:
 _DOF = 15.0  # at 5 a normal target of 12 dimensions wastes half of the draws, at 30 the tails are bare
 _STEPS = 4, 12  # of expectation and maximisation, of one component and of more
 _GUARD = 0.1  # share of the draws
-_FEW = 8  # components that are fitted from scratch
-_EACH = 10  # points a dimension for each of them
-_RIDGE = 1e-3  # of the spread: points on a plane still have a covariance
+RIDGE = 1e-3
+"""Of the spread: points on a plane still have a covariance."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,41 +35,30 @@ class StudentMixture(RowArrays):
 
     @classmethod
     def fit(cls, points: Floats, effective: Floats, rng: np.random.Generator, count: int) -> StudentMixture:
-        """Fit to points (E, M, D) that count alike, by expectation and maximisation.
+        """Fit to points (E, M, D) with mean 0 and covariance 1 that count alike.
 
+        By expectation and maximisation: D. Peel and G. J. McLachlan, Statistics and Computing 10, 339 (2000).
         count: of components, which begin at points far from one another.
         effective: independent points behind them, (E,): of a component with few of these the scale is drawn
         towards the mean scale of all, or a handful of repeated points would be fitted.
-        D. Peel and G. J. McLachlan, Statistics and Computing 10, 339 (2000).
         """
-        e, m, d = points.shape
-        centre = points.mean(axis=1, keepdims=True)
-        covariance = _products(points - centre) / m
-        width = np.einsum("edd->ed", covariance).max(axis=1) * _RIDGE**2 + 1e-12
-        factor = np.linalg.cholesky(covariance + width[:, None, None] * np.eye(d))
-        z = (points - centre) @ np.swapaxes(np.linalg.inv(factor), 1, 2)
+        e, _, d = points.shape
         unit = np.broadcast_to(np.eye(d) / (2 * count), (e, count, d, d))
-        fitted = cls(_distinct(z, count, rng), unit, np.full((e, count), -np.log(count)))
+        fitted = cls(_distinct(points, count, rng), unit, np.full((e, count), -np.log(count)))
         for _ in range(_STEPS[count > 1]):
-            fitted = fitted._step(z, effective)
+            fitted = fitted._step(points, effective)
         # The last is as wide as twice all points: what the others miss must have a chance.
         wide = np.zeros((e, 1, d)), np.tile(2.0 * np.eye(d), (e, 1, 1, 1)), np.zeros((e, 1))
-        fitted = fitted.joined(cls(*wide), _GUARD)
-        mean = centre + fitted.mean @ np.swapaxes(factor, 1, 2)
-        return cls(mean, factor[:, None] @ fitted.factor, fitted.log_share)
+        return fitted.joined(cls(*wide), _GUARD)
 
-    def fitted_again(self, points: Floats, effective: Floats, rng: np.random.Generator) -> StudentMixture:
-        """Return a fit to points that came of these, with up to twice as many components.
+    def moved(self, points: Floats, effective: Floats) -> StudentMixture:
+        """Return these components as points (E, M, D) have them, each still with a chance.
 
-        Points that chains have reached tell more of a bent density than those that weights began with.
+        A mode that no point is at yet is still there.
         """
-        count, (_, m, d) = self.mean.shape[1] - 1, points.shape
-        if count <= _FEW:
-            return StudentMixture.fit(points, effective, rng, max(count, min(2 * count, m // (_EACH * d))))
-        fitted = self  # one for each mode: begun anew, some would be lost
+        fitted = self
         for _ in range(_STEPS[0]):
             fitted = fitted._step(points, effective)
-        # No component without a chance: a mode that no chain is at yet is still there.
         log_share = np.logaddexp(fitted.log_share + np.log1p(-_GUARD), self.log_share + np.log(_GUARD))
         return replace(fitted, log_share=log_share)
 
@@ -107,14 +95,14 @@ class StudentMixture(RowArrays):
         ]  # one without points stays
         scatter = np.empty((e, count, d, d))
         for k in range(count):
-            scatter[:, k] = _products(z - mean[:, k, None], pull[:, k, :, None])
+            scatter[:, k] = products(z - mean[:, k, None], pull[:, k, :, None])
         pooled = scatter.sum(axis=1, keepdims=True) / m
         known = (total * effective[:, None] / m)[..., None, None]
         own = scatter / np.maximum(total, 1e-300)[..., None, None]
         # Drawn towards the mean of all scales, and never flatter than a thousandth of it.
         trace = np.einsum("ekdd->e", pooled)[:, None, None, None] / d
         # Where one point is all there is, nor a point.
-        scale = (own * known + d * pooled) / (known + d) + (_RIDGE**2 * trace + 1e-12) * np.eye(d)
+        scale = (own * known + d * pooled) / (known + d) + (RIDGE**2 * trace + 1e-12) * np.eye(d)
         log_share = np.log(np.maximum(total / m, 1e-12))
         return StudentMixture(mean, np.linalg.cholesky(scale), log_share)
 
@@ -153,13 +141,13 @@ class StudentMixture(RowArrays):
         chosen = np.asarray((marks[..., None] > edges[:, None, :-1]).sum(axis=2))
         return self._scaled(self.mean, chosen, np.sqrt(_DOF / rng.chisquare(_DOF, (len(self), n))), rng)
 
-    def steps(self, points: Floats, rng: np.random.Generator) -> tuple[Floats, Numbers]:
-        """Draw a normal step from each of points (E, P, D), with the scale of a component that is near.
+    def steps(self, log_shares: Floats, rng: np.random.Generator) -> tuple[Floats, Numbers]:
+        """Draw normal steps (E, P, D), each with the scale of a component drawn by its share (E, K, P).
 
-        Also returns which, (E, P): it is drawn by `log_shares` there.
+        Also returns which, (E, P).
         """
-        edges = np.exp(self.log_shares(points)).cumsum(axis=1)
-        chosen = np.asarray((rng.random((len(self), 1, points.shape[1])) > edges[:, :-1]).sum(axis=1))
+        edges = np.exp(log_shares).cumsum(axis=1)
+        chosen = np.asarray((rng.random((len(self), 1, log_shares.shape[2])) > edges[:, :-1]).sum(axis=1))
         return self._scaled(np.zeros_like(self.mean), chosen, np.ones(chosen.shape), rng), chosen
 
     def log_shares(self, points: Floats) -> Floats:
@@ -175,7 +163,7 @@ class StudentMixture(RowArrays):
         return out
 
 
-def _products(points: Floats, weight: Floats | float = 1.0) -> Floats:
+def products(points: Floats, weight: Floats | float = 1.0) -> Floats:
     """Sums of weighted outer products (E, D, D) of points (E, M, D)."""
     return np.asarray(np.swapaxes(points * weight, 1, 2) @ points)
 

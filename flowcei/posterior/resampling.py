@@ -49,7 +49,11 @@ class Cloud(RowArrays):
 def store(target: RowArrays, rows: Rows, source: RowArrays) -> None:
     """Put the rows of one into some of another."""
     for name in target.ROWS:
-        getattr(target, name)[rows] = getattr(source, name)
+        mine, its = getattr(target, name), getattr(source, name)
+        if isinstance(mine, RowArrays):
+            store(mine, rows, its)
+        else:
+            mine[rows] = its
 
 
 def effective_number(log_weights: Floats) -> Floats:

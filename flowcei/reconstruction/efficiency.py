@@ -42,7 +42,7 @@ class EfficiencyRules:
 
     events: int = 60
     draws: int = 2000  # of each
-    deep: int = 3  # events about the median, and about the lowest tenth; of four ions two, of more one
+    deep: int = 3  # events about the median, and about the lowest tenth; of six ions two, of more one
     deep_draws: int = 100_000  # of each of these
 
 
@@ -80,7 +80,11 @@ def measured_efficiency(
     """Efficiency on events; NoDensityError without a density of model or prior."""
     ions = len(model.molecule)
     # Densities of like atoms in any order cost most where there are many: eight times as much in methanol.
-    draws, deep = (rules.draws, rules.deep) if ions < 4 else (rules.draws // 4, max(1, rules.deep + 3 - ions))
+    draws, deep = (
+        (rules.draws, rules.deep)
+        if ions < 4
+        else (rules.draws // 2, max(1, min(rules.deep, rules.deep + 5 - ions)))
+    )
     draws, many = (max(n // model.network.cost, min(n, 500)) for n in (draws, rules.deep_draws))
     events = events[: rules.events]
     # Where many orders of like atoms count, the density of a prior takes milliseconds: then there are fewer

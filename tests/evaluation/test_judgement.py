@@ -73,7 +73,9 @@ def test_no_weights_are_advised_where_there_can_be_none() -> None:
     }
     about = sound | {"error_over_floor": 1.0, "worst": "with KER below 106 eV"}
     assert Judgement("fair", **about).todo == ""
-    assert "--weigh" in Judgement("fair", **about, efficiency=(0.2, 0.01)).todo
+    assert "--exact" in Judgement("fair", **about, efficiency=(0.2, 0.01)).todo
+    failing = about | {"failing": ("marginal r(C-O)",)}
+    assert "--weigh" in Judgement("good", **failing, efficiency=(0.9, 0.8)).todo
 
 
 def test_a_model_without_posterior_is_not_judged() -> None:

@@ -10,8 +10,8 @@ from scipy.linalg import eigh
 from scipy.stats import multivariate_normal, norm
 
 from flowcei.posterior.adaptation import ChainRules
+from flowcei.posterior.bent import BentMixture
 from flowcei.posterior.chains import Proposal, run_chains
-from flowcei.posterior.mixtures import StudentMixture
 from flowcei.posterior.resampling import Draws, repeated
 
 if TYPE_CHECKING:
@@ -166,8 +166,8 @@ def test_a_mixture_has_the_density_of_what_it_draws() -> None:
     """Its density integrates to 1 against an independent proposal, and each component has its share."""
     rng = np.random.default_rng(10)
     points = np.concatenate([rng.normal(-2.0, 0.3, (1, 300, 2)), rng.normal(2.0, 0.6, (1, 900, 2))], axis=1)
-    mixture = StudentMixture.fit(points, np.array([1200.0]), rng, 2)
-    np.testing.assert_allclose(np.sort(np.exp(mixture.log_share[0])), [0.1, 0.225, 0.675], atol=0.05)
+    mixture = BentMixture.fit(points, np.array([1200.0]), rng, 2)
+    np.testing.assert_allclose(np.sort(np.exp(mixture.mixture.log_share[0])), [0.1, 0.225, 0.675], atol=0.05)
     wide = norm(0.0, 4.0)
     x = wide.rvs(size=(1, 40_000, 2), random_state=rng)
     weights = np.exp(mixture.log_density(x) - wide.logpdf(x).sum(axis=2))
@@ -184,7 +184,7 @@ def test_one_point_is_all_there_is() -> None:
     points = rng.normal(size=(2, 300, 6))
     points[0] = 2.0 ** np.arange(15, 21)  # bohr: the mean of so many is exactly the same
     for count in (1, 3):
-        mixture = StudentMixture.fit(points, np.array([1.0, 300.0]), np.random.default_rng(2), count)
+        mixture = BentMixture.fit(points, np.array([1.0, 300.0]), np.random.default_rng(2), count)
         drawn = mixture.sample(200, rng)
         assert np.abs(drawn[0] - points[0, 0]).max() < 1e-3
         assert 0.7 < np.quantile(np.abs(drawn[1]), 0.68) < 1.4
