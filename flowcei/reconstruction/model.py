@@ -14,7 +14,6 @@ from flowcei.errors import DataError, NoDensityError, UsageError
 from flowcei.events.container import Events, events_of
 from flowcei.events.simulation import fresh_seed
 from flowcei.experiment.accidents import P_TRUE
-from flowcei.experiment.covariance import CovarianceLikelihood
 from flowcei.experiment.detector import Noise
 from flowcei.experiment.experiment import Experiment
 from flowcei.physics.priors import build_prior
@@ -22,10 +21,10 @@ from flowcei.posterior.files import Quality, arrays_of
 from flowcei.posterior.flags import moving, moving_source
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.reconstruction import limits, lost
+from flowcei.reconstruction.answering import Answering
 from flowcei.reconstruction.sampling import (
     SamplingRequest,
     bar_of_events,
-    by_request,
     judged,
     sampled_blocks,
     told_apart,
@@ -46,7 +45,7 @@ if TYPE_CHECKING:
     from flowcei.models.interface import InverseModel, Latent
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
-    from flowcei.posterior.arrays import Bools, Floats, Rows
+    from flowcei.posterior.arrays import Bools, Floats
 
     Entered = tuple[FramedEvents, torch.Tensor]
     """Events in a frame, and what the network is told of them."""
@@ -217,31 +216,7 @@ class Reconstructor:
         self.check_request(request)
         prior = self.prior if request.weighs or (self.network.has_density and self.prior_spec) else None
 
-        def answer(events: Events, rng: np.random.Generator) -> PosteriorSamples:
-            events = events if request.experiment is None else request.experiment.calibrated(events)
-            return lost.by_completeness(events, request, partial(answer_alike, rng), prior)
-
-        def one_each(events: Events, sigma: Floats, rng: np.random.Generator) -> PosteriorSamples:
-            entered = self.enter(events.momenta, self.sigma(events, request.noise, request.experiment))
-            return self._draw(request, events, sigma, entered, rng, np.arange(len(events)), 1)
-
-        def answer_alike(
-            rng: np.random.Generator, events: Events, complete: lost.Completion | None
-        ) -> PosteriorSamples:
-            sigma = self.sigma(events, request.noise)
-            entered = self._entered(events, request)  # once: a whitened chart takes a search an event
-            draw = partial(self._draw, request, events, sigma, entered, rng)
-            if complete is not None:
-                draw = partial(lost.drawn, one_each, events, complete, sigma, rng)
-            flags = self.unlike_training(events, request.noise, request.experiment)
-            if not request.weighs:  # nothing corrects what the network makes of it
-                flags["noise"] |= self._loud(events, request.noise, request.experiment)
-
-            def density(x: Floats, rows: Rows) -> Floats:
-                return self._log_density(x, *_of(entered, rows), self.network.log_prob)
-
-            return by_request(draw, flags, request, rng, prior, density)
-
+        answer = Answering(self, request, prior).block
         return sampled_blocks(momenta, self.molecule, request, answer, start)
 
     def check_request(self, request: SamplingRequest) -> None:
@@ -251,51 +226,6 @@ class Reconstructor:
             limits.check_density(self.prior, self.molecule)
         if request.experiment is not None and not request.weighs:
             limits.check_told(request.experiment.of(self.molecule), by_axis=self.frame.by_axis)
-
-    @torch.no_grad()
-    def _draw(
-        self,
-        request: SamplingRequest,
-        events: Events,
-        sigma: Floats,
-        entered: Entered,
-        rng: np.random.Generator,
-        rows: Rows,
-        n: int,
-    ) -> PosteriorSamples:
-        """Return n samples of some events, neither weighed nor flagged; `sigma` and `entered` are of all."""
-        asked, stated = events[rows], request.noise is None and events.sigma is not None
-        framed, c = _of(entered, rows)
-        charts, density = self.network.sample_with_log_prob(c, n, latent=request.latent, generator=rng)
-        charts = self.chart_standardiser.inverse(charts.cpu())
-        positions = self.frame.to_positions(charts, framed)
-        # One event beyond what single precision holds must not cost the others of its file their
-        # answers: all of its samples are NaN, and it is flagged. A part of them would be a biased lot.
-        lost = ~(positions.abs().amax(dim=(1, 2, 3)) < torch.finfo(torch.float32).max)
-        positions[lost] = torch.nan
-        if density is not None:
-            density = density.cpu().double() + self._log_volume(charts, framed)
-            density = density.masked_fill(lost[:, None], torch.nan)
-        return PosteriorSamples(
-            molecule=self.molecule,
-            momenta=asked.momenta,
-            positions=positions.numpy().astype(np.float32),
-            log_prob=None if density is None else density.numpy(),
-            event_id=asked.event_id,
-            sigma=sigma[rows],
-            origin={
-                "model": self.training.name or None,
-                "architecture": self.architecture,
-                "latent": request.latent,
-                "seed": request.seed,
-                "noise": "of each event" if stated else str(request.noise),
-                "noise_relative": self.noise.relative,
-                "prior": self.prior_spec,
-                "events": events.origin,
-                **({} if request.experiment is None else {"experiment": request.experiment.to_dict()}),
-            },
-            columns=asked.columns,
-        )
 
     def describe(self, request: SamplingRequest) -> dict[str, Any]:
         """All that the samples of given events depend on, as plain numbers and words."""
@@ -408,17 +338,17 @@ class Reconstructor:
         density, bound = self.network.log_prob, getattr(self.network, "iwae_bound", None)
         if draws and not self.network.has_density and bound is not None:
             density = partial(bound, draws=draws, generator=np.random.default_rng(seed))
-        return self._log_density(x, *self.enter(events.momenta, self.sigma(events, noise)), density)
+        return self.log_prob_entered(x, *self.enter(events.momenta, self.sigma(events, noise)), density)
 
     @torch.no_grad()
-    def _log_density(
+    def log_prob_entered(
         self, x: Floats, framed: FramedEvents, c: torch.Tensor, density: Callable[..., torch.Tensor]
     ) -> Floats:
         """Log density (E, n) of geometries (E, n, N, 3) of events in the frame."""
         chart = self.frame.to_chart(torch.from_numpy(x), framed)
         flat = self.chart_standardiser(chart).reshape(-1, self.frame.width).to(self.device)
         values = density(flat, c.repeat_interleave(x.shape[1], dim=0)).cpu().double()
-        return (values.reshape(x.shape[:2]) + self._log_volume(chart, framed)).numpy()
+        return (values.reshape(x.shape[:2]) + self.log_volume(chart, framed)).numpy()
 
     def enter(self, momenta: Floats, sigma: Floats) -> Entered:
         """Events (E, N, 3) in the frame, and what the network is told of them, standardised (E, T).
@@ -428,14 +358,7 @@ class Reconstructor:
         framed = self.frame.enter(torch.from_numpy(momenta), torch.from_numpy(sigma))
         return framed, self.condition_standardiser(framed.told).to(self.device)
 
-    def _entered(self, events: Events, request: SamplingRequest) -> Entered:
-        """Events with their noise; where the source is known, with the momenta that this makes likely."""
-        momenta, stated, ions = events.momenta, request.experiment, self.molecule
-        if stated is not None and np.isfinite((own := stated.of(ions)).spread).any():
-            momenta = CovarianceLikelihood(ions.masses, ions.charges, momenta, own).measured
-        return self.enter(momenta, self.sigma(events, request.noise, stated))
-
-    def _log_volume(self, chart: torch.Tensor, framed: FramedEvents) -> torch.Tensor:
+    def log_volume(self, chart: torch.Tensor, framed: FramedEvents) -> torch.Tensor:
         """Log|d standardised chart / d positions|, (E, n), at charts (E, n, D)."""
         return self.frame.log_jacobian(chart, framed) - self.chart_standardiser.log_scale()
 
@@ -482,10 +405,10 @@ class Reconstructor:
             moves = moving_source(measurement.sums(events.momenta))
             # Charges that build up leave energies that no training saw, and weights answer for them.
             ker &= measurement.build_up is None
-        flags = {"momentum_sum": moves, "ker": ker, "momenta": far, "noise": self._loud(events, noise)}
+        flags = {"momentum_sum": moves, "ker": ker, "momenta": far, "noise": self.loud(events, noise)}
         return lost.of_known_momenta(flags, events)
 
-    def _loud(self, events: Events, noise: str | Noise | None, experiment: Experiment | None = None) -> Bools:
+    def loud(self, events: Events, noise: str | Noise | None, experiment: Experiment | None = None) -> Bools:
         """Events (E,) whose noise, or that of an axis of the experiment, is above what was trained for."""
         stated = self.stated_sigma(events, noise, experiment).reshape(len(events), -1)
         most = limits.noise_limits(events.momenta, self.noise)[1] * limits.ROUNDING
@@ -514,9 +437,3 @@ class Reconstructor:
         """Modules with tensors, by the name they have in a model file."""
         standardisers = {"chart": self.chart_standardiser, "condition": self.condition_standardiser}
         return {"model": self.network, **standardisers}
-
-
-def _of(entered: Entered, rows: Rows) -> Entered:
-    """Some of the events."""
-    chosen = torch.from_numpy(rows)
-    return entered[0][chosen], entered[1][chosen.to(entered[1].device)]
