@@ -9,7 +9,7 @@ import click
 
 import flowcei
 from flowcei.cli import options
-from flowcei.cli.experiments import experiment_option
+from flowcei.cli.experiment_options import experiment_option
 from flowcei.cli.options import option
 from flowcei.cli.runs import read_noted
 from flowcei.cli.streams import compact, note, show, text_table, warn

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowcei.cli import options
-from flowcei.cli.experiments import (
+from flowcei.cli.experiment_options import (
     experiment_option,
     is_gated,
     note_accidents,

@@ -12,7 +12,7 @@ import click
 
 import flowcei
 from flowcei.cli import options
-from flowcei.cli.experiments import Detector, build_up_option, experiment_option
+from flowcei.cli.experiment_options import Detector, build_up_option, experiment_option
 from flowcei.cli.options import flag, option
 from flowcei.cli.progress import Progress
 from flowcei.cli.streams import note

@@ -13,7 +13,7 @@ from shell import Shell
 
 import flowcei
 from flowcei import Experiment
-from flowcei.cli.experiments import note_accidents
+from flowcei.cli.experiment_options import note_accidents
 from flowcei.errors import UsageError
 from flowcei.experiment.accidents import Isotropic, Mixture, mixed_sums, tell_by_sums
 from flowcei.experiment.covariance import CovarianceLikelihood
