@@ -22,7 +22,7 @@ import flowcei
 import flowcei.reconstruction.sampling
 from flowcei.errors import DataError, FlowceiError, StoppedError, UsageError
 from flowcei.posterior.files import arrays_of, sample_to_file
-from flowcei.reconstruction import model
+from flowcei.reconstruction import answering
 from flowcei.reconstruction.sampling import SamplingRequest, Survey
 from flowcei.storage.creation import atomic_write
 from flowcei.storage.resumable import PreallocatedFile, preallocate, unfinished_seed
@@ -74,7 +74,7 @@ def _words(output: str, *more: str, seed: str | None = "1") -> list[str]:
 @contextlib.contextmanager
 def _stopped_after(blocks: int, how: Callable[[], None]) -> Iterator[None]:
     """Do something to the process when it has drawn some blocks."""
-    drawn = model.by_request
+    drawn = answering.by_request
     done = 0
 
     def counted(*given: Any) -> PosteriorSamples:
@@ -85,7 +85,7 @@ def _stopped_after(blocks: int, how: Callable[[], None]) -> Iterator[None]:
         return drawn(*given)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model, "by_request", counted)
+        patch.setattr(answering, "by_request", counted)
         yield
 
 
