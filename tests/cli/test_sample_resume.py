@@ -399,9 +399,10 @@ def _lives(child: int) -> bool:
 
 
 def _done(partial: Path) -> int:
-    """Return how many blocks are there; -1 where there is no file yet."""
+    """Return how many blocks are there; -1 where there is no file yet, or one that is being written."""
     try:
-        with h5py.File(partial) as file:
+        # Without a lock: it would fail while the other process writes, or make that fail.
+        with h5py.File(partial, locking=False) as file:
             return int(file["done"][()].sum())
-    except FileNotFoundError:
+    except (OSError, KeyError):
         return -1
