@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import click
 
     from flowcei.events.foreign.interpretation import Reading
+    from flowcei.events.source import EventSource
 
 
 _UNLIKE = 4.0  # standard errors
@@ -98,6 +99,16 @@ def sampled_experiment(
     if noise is not None:
         raise UsageError("--experiment states the noise; leave out --noise")
     return flowcei.Experiment.load(path)
+
+
+def on_their_scale(source: EventSource, stated: flowcei.Experiment | None) -> flowcei.Events:
+    """First events of a file on their true scale; warns of a file that is of an experiment nobody stated."""
+    first = next(source.chunks())
+    if stated is not None:
+        return stated.calibrated(first)
+    if "experiment" in source.origin:
+        warn(f"{source.path} is of an experiment: --experiment, with --weigh or --exact, answers for it")
+    return first
 
 
 def is_gated(reading: Reading) -> bool:

@@ -18,6 +18,7 @@ from flowcei.cli.experiment_options import (
     experiment_option,
     is_gated,
     note_accidents,
+    on_their_scale,
     reading_of,
     sampled_experiment,
 )
@@ -121,11 +122,7 @@ def sample(
     how = reading_of(reading(noise), stated, reconstructor.molecule, missing)
     source = open_events(momenta, reconstructor.molecule, how)
     source.log_reading()
-    first = next(source.chunks())
-    if stated is not None:
-        first = stated.calibrated(first)
-    elif "experiment" in source.origin:
-        warn(f"{momenta} is of an experiment: --experiment, with --weigh or --exact, answers for it")
+    first = on_their_scale(source, stated)
     note_what_is_assumed(reconstructor, first, noise, stated)
     seed = options.settled_seed(seed, path if resume else None)
     request = SamplingRequest(asked.pop("count"), seed, **asked, experiment=stated)
