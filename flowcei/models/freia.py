@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _BOUND = 5.0  # standard deviations within which a spline bends
 _CLAMP = 2.0  # bound on the log scale of an affine map
 _CHUNK = 4096  # rows a pass: larger ones leave the cache and run three times slower
-MANY = 20_000
+MANY = 4_000
 """Rows from which the kernel of `fused` is worth loading, and compiling once."""
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from flowcei.posterior.bent import BentMixture
-from flowcei.posterior.resampling import Cloud, effective_number, power_for, store, systematic
+from flowcei.posterior.resampling import Cloud, effective_number, power_for, store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,14 +34,14 @@ class ChainRules:
     tempered: float = 0.2  # effective share of the points that a mixture is fitted to
     gain: float = 0.02  # in power plus efficiency, that a round must bring;
     patience: int = 3  # rounds that may bring less
-    # Share of the chosen that may repeat others: with it C2ST against independent chains is 0.49 to 0.51.
-    repeated: float = 0.01
-    times: tuple[int, ...] = (
-        1,
-        2,
-        3,
-        4,
-    )  # so many times the draws that are wanted are weighed and chosen from
+    repeated: float = 0.02  # share of the chosen that may repeat others
+    # So many times the draws that are wanted are weighed and chosen from.
+    times: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0, 4.0)
+    # Where these are not enough, a mixture is fitted anew so often, each time to so many points, chosen from
+    # so many times as many draws as are wanted, or as there are chains.
+    refitted: int = 9
+    fitted: int = 3000
+    wider: int = 4
     enough: float = 0.4  # efficiency at which no further round is needed
     poor: float = 0.1  # efficiency below which modes are searched for
     # Greatest R-hat of chains that have mixed: their correlation with where they began is then 0.2.
@@ -82,7 +82,9 @@ class Adaptation:
         active = np.arange(len(self.base))
         for turn in range(rules.rounds):
             count = rules.components[turn % len(rules.components)]
-            self._try(active, BentMixture.fit(*self._chosen(active), self.rng, count))
+            self._try(
+                active, BentMixture.fit(*self.base[active].chosen(self.wanted, p, self.rng), self.rng, count)
+            )
             going = (self.gained[active] < 1.0 + rules.enough) & (self.stale[active] < rules.patience)
             active = active[going & (self.drawn[active] + 2 * p <= budget)]
             if not len(active):
@@ -96,27 +98,19 @@ class Adaptation:
         if not len(rows):
             return
         # From where the proposal went, and from where the weights are: a mode may be far from these.
-        points = np.concatenate([self.wide[rows], self._chosen(rows)[0]], axis=1)
+        points = np.concatenate(
+            [self.wide[rows], self.base[rows].chosen(self.wanted, self.wide.shape[1], self.rng)[0]], axis=1
+        )
         modes = local(self.rows[rows], points)
         for count in np.unique(self.count[rows]):
             mine = self.count[rows] == count
             own = self.mixtures[count][rows[mine]]
             new = ~own.covers(modes.mean[mine]) & np.isfinite(modes.log_share[mine])
-            some = new.any(axis=1)
-            if some.any():
-                log_share = np.where(new, modes.log_share[mine], -np.inf)[some]
-                self._try(
-                    rows[mine][some],
-                    own[some].joined(replace(modes[mine][some], log_share=log_share)),
-                    join=True,
-                )
-
-    def _chosen(self, active: Rows) -> tuple[Floats, Floats]:
-        """Points (e, P, D) to fit a mixture to, and how many independent ones they stand for, (e,)."""
-        base = self.base[active]
-        log_weights = power_for(base.log_weights, self.wanted)[:, None] * base.log_weights
-        chosen = systematic(log_weights, base.points.shape[1], self.rng)
-        return base.points[np.arange(len(active))[:, None], chosen], effective_number(log_weights)
+            for number in np.unique(new.sum(axis=1)):
+                some = new.sum(axis=1) == number
+                if number:
+                    more = modes[mine][some].components(np.nonzero(new[some])[1].reshape(-1, number))
+                    self._try(rows[mine][some], own[some].joined(more), join=True)
 
     def _try(self, active: Rows, mixture: BentMixture, *, join: bool = False) -> None:
         """Draw from a mixture, and keep it where it is better than those before, or one of them and more."""

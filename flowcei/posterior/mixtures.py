@@ -72,6 +72,11 @@ class StudentMixture(RowArrays):
         own = self.mean, self.factor, self.log_share
         return StudentMixture(*(np.concatenate(pair, axis=1) for pair in zip(own, blank, strict=True)))
 
+    def components(self, chosen: Numbers) -> StudentMixture:
+        """Return some of the components, (E, C), of each event."""
+        rows = np.arange(len(self))[:, None]
+        return StudentMixture(*(getattr(self, name)[rows, chosen] for name in self.ROWS))
+
     def joined(self, other: StudentMixture, share: float = 0.2) -> StudentMixture:
         """Return the components of both, of which the others have a share."""
         theirs = other.log_share - logsumexp(other.log_share, axis=1, keepdims=True) + np.log(share)

@@ -40,6 +40,12 @@ class Cloud(RowArrays):
         """Return the first n points of each event."""
         return type(self)(*(getattr(self, name)[:, :n] for name in self.ROWS))
 
+    def chosen(self, wanted: float, count: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
+        """Choose points (E, count, D) by the power of the weights that leaves so many; also these."""
+        log_weights = power_for(self.log_weights, wanted)[:, None] * self.log_weights
+        rows = systematic(log_weights, count, rng)
+        return np.take_along_axis(self.points, rows[..., None], axis=1), effective_number(log_weights)
+
     def joined(self, other: Cloud) -> Self:
         """Return the points of both."""
         pairs = ((getattr(self, name), getattr(other, name)) for name in self.ROWS)

@@ -1,0 +1,157 @@
+"""Equally weighted draws of events: by what costs least of that which is good enough."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flowcei.posterior.moves import Chains
+from flowcei.posterior.resampling import Cloud, Draws, effective_number, repeated, store
+from flowcei.posterior.weights import Weights
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flowcei.posterior.adaptation import ChainRules, LogDensity
+    from flowcei.posterior.arrays import Floats, Numbers, Rows
+    from flowcei.posterior.bent import BentMixture
+    from flowcei.posterior.moves import Symmetry
+
+    Draw = Callable[[Rows, int], tuple[Floats, Floats | None]]
+    """So many points (e, m, D) of a proposal for events (e,), and their log density (e, m)."""
+
+
+class Answers:
+    """What each of some events is answered by: that which costs least, of what is good enough."""
+
+    def __init__(
+        self,
+        log_posterior: LogDensity,
+        rows: Rows,
+        mixture: BentMixture,
+        drawn: Numbers,
+        n: int,
+        budget: int,
+        rng: np.random.Generator,
+        rules: ChainRules,
+    ) -> None:
+        self.log_posterior, self.rows, self.mixture, self.drawn = log_posterior, rows, mixture, drawn.copy()
+        self.n, self.budget, self.rng, self.rules = n, budget, rng, rules
+        self.left = np.arange(len(rows))  # events without an answer, in the order of every pool
+
+    def by_mixture(self, pool: Cloud, flow: Cloud | None) -> Cloud:
+        """Answer by draws of the mixture, of which there are some, unless it leaves out what the flow has."""
+        self.out = Draws.none(pool, self.n)
+        if self.n > (p := pool.height.shape[1]):
+            pool = pool.joined(self._of_mixture(self.left, self.n - p))
+        seen = None
+        if flow is not None:
+            own = Cloud(flow.points, flow.height, self.mixture.log_density(flow.points))
+            seen = own.log_weights, flow.log_weights
+        return self._by_weight(pool, self._of_mixture, seen)
+
+    def by_both(self, pool: Cloud, flow: Cloud, density: LogDensity, draw: Draw | None) -> Cloud:
+        """Answer by as many draws of the flow, weighed together with those of the mixture."""
+        if not len(self.left):
+            return pool
+        own, p = flow[self.left], pool.height.shape[1]
+        if draw is not None and p > own.height.shape[1]:
+            own = own.joined(self._of_flow(draw, self.left, p - own.height.shape[1]))
+        pool = self._balanced(self.left, own, pool, density)
+        if draw is None:
+            return self._by_weight(pool, None, None)
+
+        def more(events: Rows, m: int) -> Cloud:
+            own, others = self._of_flow(draw, events, m // 2), self._of_mixture(events, m - m // 2)
+            return self._balanced(events, own, others, density)
+
+        return self._by_weight(pool, more, None)
+
+    def by_refits(self, pool: Cloud) -> Cloud:
+        """Answer by many draws of a mixture that is fitted, again and again, to those before.
+
+        A few hundred points do not show how twelve dimensions are bent; thousands do, for less than chains
+        cost. Those of the pool, by their weights, show what the draws of a mixture leave out.
+        """
+        rules, best, witness = self.rules, np.zeros(len(self.left)), pool
+        m = rules.wider * max(self.n, rules.chains)
+        for turn in range(rules.refitted):
+            rows = self.left
+            if not len(rows) or (self.drawn[rows] + m > self.budget).any():
+                break
+            chosen = pool.chosen(rules.fitted * rules.tempered, rules.fitted, self.rng)
+            again = self.mixture[rows].fitted_again(*chosen, self.rng)
+            cloud = self._of_mixture(rows, m, again)
+            efficiency = effective_number(cloud.log_weights)
+            better = efficiency > best
+            self.mixture = self.mixture.padded(again.count)
+            store(self.mixture, rows[better], again.padded(self.mixture.count)[better])
+            if turn == 0:
+                pool = cloud
+            else:
+                store(pool, np.flatnonzero(better), cloud[better])
+            there = self.mixture[rows].log_density(witness.points)
+            own = Cloud(witness.points, witness.height, there)
+            pool = self._by_weight(pool, self._of_mixture, (own.log_weights, witness.log_weights))
+            waits = np.isin(rows, self.left)
+            best, witness = np.maximum(best, efficiency)[waits], witness[waits]
+        return pool
+
+    def by_chains(self, pool: Cloud, symmetry: Symmetry | None) -> None:
+        """Answer by chains."""
+        if len(self.left):
+            # However few draws are asked for: by fewer chains nobody sees that a variance still grows.
+            p = max(self.rules.chains, self.rules.per_dimension * pool.points.shape[2])
+            run = Chains(self.log_posterior, symmetry, self.rows[self.left], self.rng, self.rules)
+            mixture, drawn = self.mixture[self.left], self.drawn[self.left]
+            store(self.out, self.left, run.mix(pool, mixture, p, drawn, self.budget, self.n))
+
+    def _by_weight(
+        self, pool: Cloud, more: Callable[[Rows, int], Cloud] | None, seen: tuple[Floats, Floats] | None
+    ) -> Cloud:
+        """Answer those of which so few times as many draws are enough; return the pool of the others."""
+        weights, (_, p) = Weights.of(pool.log_weights), pool.height.shape
+        left = np.ones(len(pool), dtype=bool)
+        for times in self.rules.times if more else (1,):
+            draws = times * p / self.n
+            share = repeated(weights.log_weights, draws, weights.log_evidence)
+            if seen is not None:
+                at_flow, by = seen
+                share = np.maximum(share, repeated(at_flow, draws, weights.log_evidence, by))
+            affordable = self.drawn[self.left] + (times - 1) * p <= self.budget
+            enough = left & weights.reliable & (share <= self.rules.repeated) & affordable
+            if enough.any():
+                events, own = self.left[enough], pool[enough]
+                if times > 1 and more:
+                    own = own.joined(more(events, round((times - 1) * p)))
+                store(self.out, events, Draws.by_weight(own, self.n, self.drawn[events], self.rng))
+                left &= ~enough
+        self.left = self.left[left]
+        return pool[left]
+
+    def _of_mixture(self, events: Rows, m: int, other: BentMixture | None = None) -> Cloud:
+        mixture = self.mixture[events] if other is None else other
+        points = mixture.sample(m, self.rng)
+        self.drawn[events] += m
+        return Cloud.of(points, self.log_posterior(points, self.rows[events]), mixture.log_density(points))
+
+    def _of_flow(self, draw: Draw, events: Rows, m: int) -> Cloud:
+        points, log_density = draw(self.rows[events], m)
+        self.drawn[events] += m
+        return Cloud.of(points, self.log_posterior(points, self.rows[events]), log_density)
+
+    def _balanced(self, events: Rows, flow: Cloud, others: Cloud, density: LogDensity) -> Cloud:
+        """The points of both, with the density of drawing from one or the other."""
+        share = flow.height.shape[1] / (flow.height.shape[1] + others.height.shape[1])
+        by_flow = np.concatenate([flow.log_density, density(others.points, self.rows[events])], axis=1)
+        by_mixture = np.concatenate(
+            [self.mixture[events].log_density(flow.points), others.log_density], axis=1
+        )
+        # A point that the flow cannot express has NaN: density 0 there.
+        by_flow = np.where(np.isnan(by_flow), -np.inf, by_flow)
+        joined = flow.joined(others)
+        return replace(
+            joined, log_density=np.logaddexp(by_flow + np.log(share), by_mixture + np.log1p(-share))
+        )
