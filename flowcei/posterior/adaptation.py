@@ -13,7 +13,7 @@ from flowcei.posterior.resampling import Cloud, effective_number, power_for, sto
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from flowcei.posterior.arrays import Floats, Rows
+    from flowcei.posterior.arrays import Bools, Floats, Rows
     from flowcei.posterior.mixtures import StudentMixture
 
     LogDensity = Callable[[Floats, Rows], Floats]
@@ -29,11 +29,12 @@ class ChainRules:
     points: int = 400  # of an event at the least, and so many times its dimensions:
     per_dimension: int = 25
     chains: int = 1000  # of an event, at the least; where more draws are asked for, each gives several
-    components: tuple[int, ...] = (1, 2, 4)  # of the mixtures of successive rounds
+    # Components of the mixtures of successive rounds; 0: those of the best, moved to where points are.
+    components: tuple[int, ...] = (1, 2, 4, 0)
     rounds: int = 15  # at the most
     tempered: float = 0.2  # effective share of the points that a mixture is fitted to
     gain: float = 0.02  # in power plus efficiency, that a round must bring;
-    patience: int = 3  # rounds that may bring less
+    patience: int = 4  # rounds that may bring less
     repeated: float = 0.02  # share of the chosen that may repeat others
     # So many times the draws that are wanted are weighed and chosen from.
     times: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0, 4.0)
@@ -72,6 +73,8 @@ class Adaptation:
         self.reached, self.gained = _score(flow.log_weights, self.wanted), np.full(e, -np.inf)
         self.wide = flow.points
         self.doubtful = effective_number(flow.log_weights) < rules.poor * p  # a mode may have been missed
+        self.searched, self.several = np.zeros((2, e), dtype=bool)  # several: have more than one mode
+        self.modes: StudentMixture | None = None
         self.count = np.zeros(e, dtype=np.intp)  # of components of the best
         self.mixtures: dict[int, BentMixture] = {}
         self.drawn, self.stale = np.full(e, p), np.zeros(e, dtype=np.intp)
@@ -80,37 +83,66 @@ class Adaptation:
         """Go on until all proposals are good or do not get better."""
         p, rules = self.base.points.shape[1], self.rules
         active = np.arange(len(self.base))
+        if local is not None:
+            self._search(local, np.flatnonzero(self.doubtful & (self.drawn + 2 * p <= budget)))
+            rows = np.flatnonzero(self.searched)
+            if len(rows):
+                self._join(rows, BentMixture.fit(*self._chosen(rows), self.rng, 1), self.found[rows])
         for turn in range(rules.rounds):
             count = rules.components[turn % len(rules.components)]
-            self._try(
-                active, BentMixture.fit(*self.base[active].chosen(self.wanted, p, self.rng), self.rng, count)
-            )
+            if count:
+                self._try(active, BentMixture.fit(*self._chosen(active), self.rng, count))
+            else:
+                self._move(active)
             going = (self.gained[active] < 1.0 + rules.enough) & (self.stale[active] < rules.patience)
             active = active[going & (self.drawn[active] + 2 * p <= budget)]
             if not len(active):
                 break
         if local is not None:
-            poor = (self.gained < 1.0 + rules.poor) | self.doubtful
-            self._join_modes(local, np.flatnonzero(poor & (self.drawn + 2 * p <= budget)))
+            poor = (self.gained < 1.0 + rules.poor) & ~self.searched
+            self._search(local, np.flatnonzero(poor & (self.drawn + 2 * p <= budget)))
+            self._join_modes(np.flatnonzero(self.searched))
 
-    def _join_modes(self, local: Local, rows: Rows) -> None:
-        """Give the modes of some events that no component of their mixture covers one of their own."""
+    def _move(self, active: Rows) -> None:
+        """Try the components of the best mixtures as the points now have them."""
+        for count in np.unique(self.count[active]):
+            rows = active[self.count[active] == count]
+            self._try(rows, self.mixtures[count][rows].moved(*self._chosen(rows)))
+
+    def _search(self, local: Local, rows: Rows) -> None:
+        """Search for modes: from where the proposal went, and from where the weights are."""
         if not len(rows):
             return
-        # From where the proposal went, and from where the weights are: a mode may be far from these.
-        points = np.concatenate(
-            [self.wide[rows], self.base[rows].chosen(self.wanted, self.wide.shape[1], self.rng)[0]], axis=1
-        )
-        modes = local(self.rows[rows], points)
+        modes = local(self.rows[rows], np.concatenate([self.wide[rows], self._chosen(rows)[0]], axis=1))
+        if self.modes is None:
+            self.modes = modes[np.zeros(len(self.base), dtype=np.intp)]
+        store(self.modes, rows, modes)
+        self.searched[rows] = True
+        self.several[rows] = self.found[rows].sum(axis=1) > 1
+
+    @property
+    def found(self) -> Bools:
+        """Which of the modes of the events (E, K) there are."""
+        return np.isfinite(self.modes.log_share) & self.searched[:, None]
+
+    def _join_modes(self, rows: Rows) -> None:
+        """Give the modes of some events that no component of their mixture covers one of their own."""
         for count in np.unique(self.count[rows]):
-            mine = self.count[rows] == count
-            own = self.mixtures[count][rows[mine]]
-            new = ~own.covers(modes.mean[mine]) & np.isfinite(modes.log_share[mine])
-            for number in np.unique(new.sum(axis=1)):
-                some = new.sum(axis=1) == number
-                if number:
-                    more = modes[mine][some].components(np.nonzero(new[some])[1].reshape(-1, number))
-                    self._try(rows[mine][some], own[some].joined(more), join=True)
+            mine = rows[self.count[rows] == count]
+            own = self.mixtures[count][mine]
+            self._join(mine, own, self.found[mine] & ~own.covers(self.modes[mine].mean), join=True)
+
+    def _join(self, rows: Rows, own: BentMixture, chosen: Bools, *, join: bool = False) -> None:
+        """Try mixtures with components at the chosen (e, K) of the modes."""
+        number = chosen.sum(axis=1)
+        for several in np.unique(number[number > 0]):
+            some = number == several
+            modes = self.modes[rows[some]].components(np.nonzero(chosen[some])[1].reshape(-1, several))
+            self._try(rows[some], own[some].joined(modes), join=join)
+
+    def _chosen(self, rows: Rows) -> tuple[Floats, Floats]:
+        """Points (e, P, D) to fit a mixture to, and how many independent ones they stand for, (e,)."""
+        return self.base[rows].chosen(self.wanted, self.base.points.shape[1], self.rng)
 
     def _try(self, active: Rows, mixture: BentMixture, *, join: bool = False) -> None:
         """Draw from a mixture, and keep it where it is better than those before, or one of them and more."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from flowcei.posterior.bent import BentMixture, GuardedMixture
 from flowcei.posterior.moves import Chains
 from flowcei.posterior.resampling import Cloud, Draws, effective_number, repeated, store
 from flowcei.posterior.weights import Weights
@@ -15,9 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from flowcei.posterior.adaptation import ChainRules, LogDensity
-    from flowcei.posterior.arrays import Floats, Numbers, Rows
-    from flowcei.posterior.bent import BentMixture
-    from flowcei.posterior.moves import Symmetry
+    from flowcei.posterior.arrays import Bools, Floats, Numbers, Rows
+    from flowcei.posterior.moves import Mixture, Symmetry
 
     Draw = Callable[[Rows, int], tuple[Floats, Floats | None]]
     """So many points (e, m, D) of a proposal for events (e,), and their log density (e, m)."""
@@ -31,13 +31,16 @@ class Answers:
         log_posterior: LogDensity,
         rows: Rows,
         mixture: BentMixture,
+        several: Bools,
         drawn: Numbers,
         n: int,
         budget: int,
         rng: np.random.Generator,
         rules: ChainRules,
     ) -> None:
-        self.log_posterior, self.rows, self.mixture, self.drawn = log_posterior, rows, mixture, drawn.copy()
+        self.log_posterior, self.rows, self.drawn = log_posterior, rows, drawn.copy()
+        self.several = several
+        self.mixture: Mixture = mixture
         self.n, self.budget, self.rng, self.rules = n, budget, rng, rules
         self.left = np.arange(len(rows))  # events without an answer, in the order of every pool
 
@@ -76,13 +79,14 @@ class Answers:
         cost. Those of the pool, by their weights, show what the draws of a mixture leave out.
         """
         rules, best, witness = self.rules, np.zeros(len(self.left)), pool
+        self.mixture = GuardedMixture(self.mixture, self.mixture)
         m = rules.wider * max(self.n, rules.chains)
         for turn in range(rules.refitted):
             rows = self.left
             if not len(rows) or (self.drawn[rows] + m > self.budget).any():
                 break
             chosen = pool.chosen(rules.fitted * rules.tempered, rules.fitted, self.rng)
-            again = self.mixture[rows].fitted_again(*chosen, self.rng)
+            again = self._refitted(rows, *chosen)
             cloud = self._of_mixture(rows, m, again)
             efficiency = effective_number(cloud.log_weights)
             better = efficiency > best
@@ -98,6 +102,15 @@ class Answers:
             waits = np.isin(rows, self.left)
             best, witness = np.maximum(best, efficiency)[waits], witness[waits]
         return pool
+
+    def _refitted(self, rows: Rows, points: Floats, effective: Floats) -> Mixture:
+        """Mixtures of some events fitted anew; where there are several modes their components are moved."""
+        again = self.mixture[rows].fitted_again(points, effective, self.rng)
+        if (several := self.several[rows]).any():
+            moved = self.mixture[rows[several]].moved(points[several], effective[several])
+            again = again.padded(moved.count)
+            store(again, np.flatnonzero(several), moved.padded(again.count))
+        return again
 
     def by_chains(self, pool: Cloud, symmetry: Symmetry | None) -> None:
         """Answer by chains."""
@@ -131,7 +144,7 @@ class Answers:
         self.left = self.left[left]
         return pool[left]
 
-    def _of_mixture(self, events: Rows, m: int, other: BentMixture | None = None) -> Cloud:
+    def _of_mixture(self, events: Rows, m: int, other: GuardedMixture | None = None) -> Cloud:
         mixture = self.mixture[events] if other is None else other
         points = mixture.sample(m, self.rng)
         self.drawn[events] += m

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _DRIVERS = 3  # longest axes, along which the others are bent
 _FEW = 8  # components that are fitted from scratch
 _EACH = 10  # points a dimension for each of them
+_KEPT = 0.1  # share of the draws of a guarded mixture that are of what it began as
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,6 +142,10 @@ class BentMixture(RowArrays):
         if count <= _FEW:
             return BentMixture.fit(points, effective, rng, max(count, min(2 * count, m // (_EACH * d))))
         # One for each mode: begun anew, some would be lost.
+        return self.moved(points, effective)
+
+    def moved(self, points: Floats, effective: Floats) -> BentMixture:
+        """Return these components as points (E, M, D) have them: see `StudentMixture.moved`."""
         return replace(self, mixture=self.mixture.moved(self.bend.straight(points), effective))
 
     @property
@@ -190,3 +195,49 @@ class BentMixture(RowArrays):
             for log_shares in (self.mixture.log_shares(new), shares)
         )
         return self.bend.bent(new), back, there
+
+
+@dataclass(frozen=True, eq=False)
+class GuardedMixture(RowArrays):
+    """A mixture that is fitted again and again, beside the one that it began as, which keeps a share.
+
+    Each fit is to draws of the one before: what a few of these happen to miss would be lost for good.
+    """
+
+    ROWS = ("fitted", "first")
+
+    fitted: BentMixture
+    first: BentMixture
+
+    def fitted_again(self, points: Floats, effective: Floats, rng: np.random.Generator) -> GuardedMixture:
+        """See `BentMixture.fitted_again`."""
+        return replace(self, fitted=self.fitted.fitted_again(points, effective, rng))
+
+    def moved(self, points: Floats, effective: Floats) -> GuardedMixture:
+        """See `BentMixture.moved`."""
+        return replace(self, fitted=self.fitted.moved(points, effective))
+
+    @property
+    def count(self) -> int:
+        """Components of that which is fitted."""
+        return self.fitted.count
+
+    def padded(self, count: int) -> GuardedMixture:
+        """See `BentMixture.padded`."""
+        return replace(self, fitted=self.fitted.padded(count))
+
+    def log_density(self, points: Floats) -> Floats:
+        """Log density (E, M) of points (E, M, D)."""
+        fitted, first = self.fitted.log_density(points), self.first.log_density(points)
+        return np.asarray(np.logaddexp(fitted + np.log1p(-_KEPT), first + np.log(_KEPT)))
+
+    def sample(self, n: int, rng: np.random.Generator) -> Floats:
+        """Draw n points of each event, (E, n, D), in any order; the shares of both are met."""
+        few = int(_KEPT * n + rng.random())
+        return np.concatenate([self.fitted.sample(n - few, rng), self.first.sample(few, rng)], axis=1)
+
+    def stepped(
+        self, points: Floats, scale: Floats, rng: np.random.Generator
+    ) -> tuple[Floats, Floats, Floats]:
+        """See `BentMixture.stepped`."""
+        return self.fitted.stepped(points, scale, rng)

@@ -91,9 +91,8 @@ def run_chains(
     for count, mixture in adapted.mixtures.items():
         chosen = np.flatnonzero(adapted.count == count)
         if len(chosen):
-            each = Answers(
-                log_posterior, rows[chosen], mixture[chosen], adapted.drawn[chosen], n, budget, rng, rules
-            )
+            known = adapted.several[chosen], adapted.drawn[chosen]
+            each = Answers(log_posterior, rows[chosen], mixture[chosen], *known, n, budget, rng, rules)
             pool = each.by_mixture(
                 adapted.best[chosen], None if proposal.log_density is None else flow[rows[chosen]]
             )

@@ -34,7 +34,7 @@ R_HAT, ACCEPTANCE = "r_hat", "acceptance"
 
 _HELD = 200_000  # points in memory, of each of a dozen arrays
 _STARTS = 64  # of searches for modes
-_MODES = 8  # of an event that get a component of their own
+_MODES, _LEAST = 16, 1e-3  # of an event that get a component of their own, and their least share
 
 
 def exact_samples(
@@ -74,7 +74,8 @@ class _Block:
     rules: ChainRules
 
     def run(self, n: int, rng: np.random.Generator, budget: int | None) -> PosteriorSamples:
-        samples = self.samples
+        samples, self.rng = self.samples, rng
+        self.peak = np.full(len(samples), -np.inf)  # greatest log posterior of a mode that was found
         self.unknown = np.zeros(len(samples), dtype=bool)
         exact = samples.log_prob is not None
         chains = run_chains(
@@ -100,7 +101,9 @@ class _Block:
         columns = samples.columns | {R_HAT: chains.r_hat, ACCEPTANCE: chains.acceptance}
         x = positions.astype(np.float32)
         # A geometry whose density nobody knows counts as impossible, and that has to be said.
-        flags = combined(mixing=~chains.mixed | self.unknown)
+        # So is a mode that none of the samples came near, though it is higher than all of them.
+        missed = self.peak > chains.height.max(axis=1) + 0.5 * chains.points.shape[2]
+        flags = combined(mixing=~chains.mixed | self.unknown | missed)
         out = replace(samples, positions=x, log_prob=log_prob, weights=weights)
         return replace(out, columns=columns, flags=flags)
 
@@ -138,7 +141,13 @@ class _Block:
 
     def modes(self, rows: Rows, points: Floats) -> StudentMixture:
         """A component at each mode that searches from points find, its scale that of the noise there."""
-        start = self.positions(points[:, :: max(1, points.shape[1] // _STARTS)]).astype(np.float32)
+        start = self.positions(points[:, :: max(1, points.shape[1] // _STARTS)])
+        anywhere = self.prior.sample(_STARTS, self.rng)
+        anywhere = np.broadcast_to(
+            anywhere - centre_of_mass(anywhere, self.samples.molecule.masses),
+            start.shape[:1] + anywhere.shape,
+        )
+        start = np.concatenate([start, anywhere], axis=1).astype(np.float32)
         modes = replace(self.samples[rows], positions=start, log_prob=None).modes(
             self.prior, keep_flagged=True
         )
@@ -155,6 +164,7 @@ class _Block:
         for k in range(len(rows)):
             found = modes.of(k)[np.isfinite(modes.covariance[modes.of(k)]).all(axis=(1, 2))]
             found = found[np.argsort(-mass[found], kind="stable")][:_MODES]
+            found = found[mass[found] > _LEAST]
             scale = relative @ modes.covariance[found] @ relative.T
             for place, (mode, matrix) in enumerate(zip(found, scale, strict=True)):
                 out.mean[k, place] = _relative(modes.positions[None, None, mode])[0, 0]
@@ -163,6 +173,7 @@ class _Block:
                 out.log_share[k, place] = np.log(0.9 * mass[mode] + 0.1 / len(found))
             if not len(found):
                 out.log_share[k] = -np.log(_MODES)
+        self.peak[rows] = np.nan_to_num(self.log_posterior(out.mean, rows), nan=-np.inf).max(axis=1)
         return out
 
 

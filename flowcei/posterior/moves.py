@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
     from flowcei.posterior.adaptation import ChainRules, LogDensity
     from flowcei.posterior.arrays import Bools, Floats, Numbers, Rows
-    from flowcei.posterior.bent import BentMixture
+    from flowcei.posterior.bent import BentMixture, GuardedMixture
+
+    Mixture = BentMixture | GuardedMixture
 
     Symmetry = Callable[[Floats, Rows, np.random.Generator], Floats]
     """Images (e, m, D) of points under maps that keep volumes and are their own inverse."""
@@ -39,7 +41,7 @@ class Chains:
         self.log_posterior, self.symmetry, self.rows = log_posterior, symmetry, rows
         self.rng, self.rules = rng, rules
 
-    def mix(self, cloud: Cloud, mixture: BentMixture, p: int, drawn: Numbers, budget: int, n: int) -> Draws:
+    def mix(self, cloud: Cloud, mixture: Mixture, p: int, drawn: Numbers, budget: int, n: int) -> Draws:
         """Resample p weighted points, and move the chains that begin there until all is forgotten."""
         rng, rules, e = self.rng, self.rules, len(cloud)
         weights = Weights.of(cloud.log_weights)
@@ -91,7 +93,7 @@ class Chains:
         ends = state[..., :-1], state[..., -1], log_evidence, effective, drawn
         return Draws(*ends, accepted / np.maximum(tried, 1.0), r_hat, mixed)
 
-    def _later(self, state: Floats, mixture: BentMixture, steps: Rows, drawn: Numbers, budget: int) -> Floats:
+    def _later(self, state: Floats, mixture: Mixture, steps: Rows, drawn: Numbers, budget: int) -> Floats:
         """Where chains are after so many more steps, (e,), as many as they took to forget."""
         state, p = state.copy(), state.shape[1]
         for step in range(int(steps.max())):
@@ -106,7 +108,7 @@ class Chains:
         rules = self.rules
         return (memory > 1.0 - rules.r_hat**-2) | (drift > rules.drift) | (unfilled > rules.unfilled)
 
-    def _unfilled(self, state: Floats, mixture: BentMixture, draws: Floats, log_mean: Floats) -> Floats:
+    def _unfilled(self, state: Floats, mixture: Mixture, draws: Floats, log_mean: Floats) -> Floats:
         """Share of chains (e,) that are where so many draws of the mixture had no time to come.
 
         A place of weight w, of mean 1, is left by a chain after w draws, and entered as slowly: memory of
@@ -116,7 +118,7 @@ class Chains:
         log_weights = height - mixture.log_density(points) - log_mean[:, None]
         return np.asarray(np.exp(-draws[:, None] * np.exp(np.minimum(-log_weights, 50.0))).mean(axis=1))
 
-    def _move(self, state: Floats, mixture: BentMixture, active: Rows, step: int) -> tuple[Floats, Floats]:
+    def _move(self, state: Floats, mixture: Mixture, active: Rows, step: int) -> tuple[Floats, Floats]:
         """Move points and heights of some events (E, P, D + 1).
 
         Returns the shares that moved, (e,), and of draws of the mixture their log mean weight, (e,).
@@ -132,7 +134,7 @@ class Chains:
         return moved.mean(axis=1), logsumexp(higher - there, axis=1) - np.log(higher.shape[1])
 
     def _proposed(
-        self, points: Floats, mixture: BentMixture, active: Rows, step: int
+        self, points: Floats, mixture: Mixture, active: Rows, step: int
     ) -> tuple[Floats, Floats | float, Floats | float]:
         """New points (e, P, D), and the log densities of proposing the way back and there, (e, P)."""
         (_, p, d), rng = points.shape, self.rng
