@@ -36,8 +36,8 @@ class ChainRules:
     gain: float = 0.02  # in power plus efficiency, that a round must bring;
     patience: int = 4  # rounds that may bring less
     repeated: float = 0.02  # share of the chosen that may repeat others
-    # So many times the draws that are wanted are weighed and chosen from.
-    times: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0, 4.0)
+    # So many times the draws there are, are weighed and chosen from; the last where chains are what remains.
+    times: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0, 4.0, 8.0)
     # Where these are not enough, a mixture is fitted anew so often, each time to so many points, chosen from
     # so many times as many draws as are wanted, or as there are chains.
     refitted: int = 9

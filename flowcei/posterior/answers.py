@@ -79,7 +79,7 @@ class Answers:
         cost. Those of the pool, by their weights, show what the draws of a mixture leave out.
         """
         rules, best, witness = self.rules, np.zeros(len(self.left)), pool
-        self.mixture = GuardedMixture(self.mixture, self.mixture)
+        self.mixture = GuardedMixture(self.mixture, self.mixture[np.arange(len(self.rows))])  # a copy
         m = rules.wider * max(self.n, rules.chains)
         for turn in range(rules.refitted):
             rows = self.left
@@ -98,7 +98,8 @@ class Answers:
                 store(pool, np.flatnonzero(better), cloud[better])
             there = self.mixture[rows].log_density(witness.points)
             own = Cloud(witness.points, witness.height, there)
-            pool = self._by_weight(pool, self._of_mixture, (own.log_weights, witness.log_weights))
+            seen = own.log_weights, witness.log_weights
+            pool = self._by_weight(pool, self._of_mixture, seen, len(rules.times))
             waits = np.isin(rows, self.left)
             best, witness = np.maximum(best, efficiency)[waits], witness[waits]
         return pool
@@ -122,12 +123,16 @@ class Answers:
             store(self.out, self.left, run.mix(pool, mixture, p, drawn, self.budget, self.n))
 
     def _by_weight(
-        self, pool: Cloud, more: Callable[[Rows, int], Cloud] | None, seen: tuple[Floats, Floats] | None
+        self,
+        pool: Cloud,
+        more: Callable[[Rows, int], Cloud] | None,
+        seen: tuple[Floats, Floats] | None,
+        most: int = -1,
     ) -> Cloud:
         """Answer those of which so few times as many draws are enough; return the pool of the others."""
         weights, (_, p) = Weights.of(pool.log_weights), pool.height.shape
         left = np.ones(len(pool), dtype=bool)
-        for times in self.rules.times if more else (1,):
+        for times in self.rules.times[:most] if more else (1,):
             draws = times * p / self.n
             share = repeated(weights.log_weights, draws, weights.log_evidence)
             if seen is not None:
