@@ -44,7 +44,7 @@ class ChainRules:
     fitted: int = 3000
     wider: int = 4
     enough: float = 0.4  # efficiency at which no further round is needed
-    poor: float = 0.1  # efficiency below which modes are searched for
+    poor: float = 0.1  # efficiency of the proposal below which modes are searched for
     # Greatest R-hat of chains that have mixed: their correlation with where they began is then 0.2.
     r_hat: float = 1.02
     begin: float = 0.05  # effective share of the points that chains begin at, at the least
@@ -98,10 +98,7 @@ class Adaptation:
             active = active[going & (self.drawn[active] + 2 * p <= budget)]
             if not len(active):
                 break
-        if local is not None:
-            poor = (self.gained < 1.0 + rules.poor) & ~self.searched
-            self._search(local, np.flatnonzero(poor & (self.drawn + 2 * p <= budget)))
-            self._join_modes(np.flatnonzero(self.searched))
+        self._join_modes(np.flatnonzero(self.searched))
 
     def _move(self, active: Rows) -> None:
         """Try the components of the best mixtures as the points now have them."""
