@@ -42,6 +42,7 @@ class ChainRules:
     # so many times as many draws as are wanted, or as there are chains.
     refitted: int = 9
     fitted: int = 3000
+    scattered: int = 2  # random steps of these points
     wider: int = 4
     enough: float = 0.4  # efficiency at which no further round is needed
     poor: float = 0.1  # efficiency of the proposal below which modes are searched for
@@ -139,7 +140,8 @@ class Adaptation:
 
     def _chosen(self, rows: Rows) -> tuple[Floats, Floats]:
         """Points (e, P, D) to fit a mixture to, and how many independent ones they stand for, (e,)."""
-        return self.base[rows].chosen(self.wanted, self.base.points.shape[1], self.rng)
+        chosen, effective = self.base[rows].chosen(self.wanted, self.base.points.shape[1], self.rng)
+        return chosen.points, effective
 
     def _try(self, active: Rows, mixture: BentMixture, *, join: bool = False) -> None:
         """Draw from a mixture, and keep it where it is better than those before, or one of them and more."""

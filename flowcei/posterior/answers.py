@@ -85,8 +85,7 @@ class Answers:
             rows = self.left
             if not len(rows) or (self.drawn[rows] + m > self.budget).any():
                 break
-            chosen = pool.chosen(rules.fitted * rules.tempered, rules.fitted, self.rng)
-            again = self._refitted(rows, *chosen)
+            again = self._refitted(rows, *self._scattered(pool))
             cloud = self._of_mixture(rows, m, again)
             efficiency = effective_number(cloud.log_weights)
             better = efficiency > best
@@ -103,6 +102,20 @@ class Answers:
             waits = np.isin(rows, self.left)
             best, witness = np.maximum(best, efficiency)[waits], witness[waits]
         return pool
+
+    def _scattered(self, pool: Cloud) -> tuple[Floats, Floats]:
+        """Points (e, P, D) to fit a mixture to: chosen by weight, and a few random steps from there.
+
+        Steps make of copies different points, and go where no draw has been.
+        """
+        rules = self.rules
+        chosen, effective = pool.chosen(rules.fitted * rules.tempered, rules.fitted, self.rng)
+        state = np.concatenate([chosen.points, chosen.height[..., None]], axis=2)
+        run = Chains(self.log_posterior, None, self.rows[self.left], self.rng, rules)
+        for _ in range(rules.scattered):
+            run.move(state, self.mixture[self.left], np.arange(len(state)), 1)
+        self.drawn[self.left] += rules.scattered * rules.fitted
+        return state[..., :-1], effective
 
     def _refitted(self, rows: Rows, points: Floats, effective: Floats) -> Mixture:
         """Mixtures of some events fitted anew; where there are several modes their components are moved."""

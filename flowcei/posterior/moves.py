@@ -66,7 +66,7 @@ class Chains:
                 before[active] *= _compared(begun[active], state[active])[0]
                 begun[active], fitted_anew[active] = state[active], True
                 evidence[active], draws[active], since[active] = -np.inf, 0.0, 0
-            share, log_mean = self._move(state, mixture[active], active, step)
+            share, log_mean = self.move(state, mixture[active], active, step)
             drawn[active] += p
             if step % 2 == 0:
                 evidence[active] = np.logaddexp(evidence[active], log_mean)
@@ -99,7 +99,7 @@ class Chains:
         for step in range(int(steps.max())):
             active = np.flatnonzero((steps > step) & (drawn + p <= budget))
             if len(active):
-                self._move(state, mixture[active], active, step)
+                self.move(state, mixture[active], active, step)
                 drawn[active] += p
         return state
 
@@ -118,7 +118,7 @@ class Chains:
         log_weights = height - mixture.log_density(points) - log_mean[:, None]
         return np.asarray(np.exp(-draws[:, None] * np.exp(np.minimum(-log_weights, 50.0))).mean(axis=1))
 
-    def _move(self, state: Floats, mixture: Mixture, active: Rows, step: int) -> tuple[Floats, Floats]:
+    def move(self, state: Floats, mixture: Mixture, active: Rows, step: int) -> tuple[Floats, Floats]:
         """Move points and heights of some events (E, P, D + 1).
 
         Returns the shares that moved, (e,), and of draws of the mixture their log mean weight, (e,).

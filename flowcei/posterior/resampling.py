@@ -40,11 +40,13 @@ class Cloud(RowArrays):
         """Return the first n points of each event."""
         return type(self)(*(getattr(self, name)[:, :n] for name in self.ROWS))
 
-    def chosen(self, wanted: float, count: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
-        """Choose points (E, count, D) by the power of the weights that leaves so many; also these."""
+    def chosen(self, wanted: float, count: int, rng: np.random.Generator) -> tuple[Cloud, Floats]:
+        """Choose points by the power of the weights that leaves as many as wanted; also these, (E,)."""
         log_weights = power_for(self.log_weights, wanted)[:, None] * self.log_weights
         rows = systematic(log_weights, count, rng)
-        return np.take_along_axis(self.points, rows[..., None], axis=1), effective_number(log_weights)
+        chosen = np.take_along_axis(self.points, rows[..., None], axis=1)
+        flat = (np.take_along_axis(x, rows, axis=1) for x in (self.height, self.log_density))
+        return Cloud(chosen, *flat), effective_number(log_weights)
 
     def joined(self, other: Cloud) -> Self:
         """Return the points of both."""
