@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flowcei.posterior.bent import BentMixture
+from flowcei.posterior.mixtures import StudentMixture
 from flowcei.posterior.resampling import Cloud, effective_number, power_for, store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from flowcei.posterior.arrays import Bools, Floats, Rows
-    from flowcei.posterior.mixtures import StudentMixture
 
     LogDensity = Callable[[Floats, Rows], Floats]
     """Log density (e, m), up to a constant, of points (e, m, D) of the events (e,)."""
@@ -75,7 +75,7 @@ class Adaptation:
         self.wide = flow.points
         self.doubtful = effective_number(flow.log_weights) < rules.poor * p  # a mode may have been missed
         self.searched, self.several = np.zeros((2, e), dtype=bool)  # several: have more than one mode
-        self.modes: StudentMixture | None = None
+        self.modes = StudentMixture(np.zeros((e, 0, d)), np.zeros((e, 0, d, d)), np.zeros((e, 0)))
         self.count = np.zeros(e, dtype=np.intp)  # of components of the best
         self.mixtures: dict[int, BentMixture] = {}
         self.drawn, self.stale = np.full(e, p), np.zeros(e, dtype=np.intp)
@@ -112,8 +112,7 @@ class Adaptation:
         if not len(rows):
             return
         modes = local(self.rows[rows], np.concatenate([self.wide[rows], self._chosen(rows)[0]], axis=1))
-        if self.modes is None:
-            self.modes = modes[np.zeros(len(self.base), dtype=np.intp)]
+        self.modes = self.modes.padded(modes.mean.shape[1])
         store(self.modes, rows, modes)
         self.searched[rows] = True
         self.several[rows] = self.found[rows].sum(axis=1) > 1

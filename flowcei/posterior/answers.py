@@ -39,7 +39,7 @@ class Answers:
         rules: ChainRules,
     ) -> None:
         self.log_posterior, self.rows, self.drawn = log_posterior, rows, drawn.copy()
-        self.several = several
+        self.adapted, self.several = mixture, several
         self.mixture: Mixture = mixture
         self.n, self.budget, self.rng, self.rules = n, budget, rng, rules
         self.left = np.arange(len(rows))  # events without an answer, in the order of every pool
@@ -79,7 +79,7 @@ class Answers:
         cost. Those of the pool, by their weights, show what the draws of a mixture leave out.
         """
         rules, best, witness = self.rules, np.zeros(len(self.left)), pool
-        self.mixture = GuardedMixture(self.mixture, self.mixture[np.arange(len(self.rows))])  # a copy
+        self.mixture = GuardedMixture(self.adapted[np.arange(len(self.rows))], self.adapted)
         m = rules.wider * max(self.n, rules.chains)
         for turn in range(rules.refitted):
             rows = self.left
@@ -162,7 +162,7 @@ class Answers:
         self.left = self.left[left]
         return pool[left]
 
-    def _of_mixture(self, events: Rows, m: int, other: GuardedMixture | None = None) -> Cloud:
+    def _of_mixture(self, events: Rows, m: int, other: Mixture | None = None) -> Cloud:
         mixture = self.mixture[events] if other is None else other
         points = mixture.sample(m, self.rng)
         self.drawn[events] += m

@@ -1,16 +1,14 @@
 """Equally weighted draws from any posterior density: adapted proposals, then Markov chains that forget them.
 
-1. Some points of the proposal are weighed. A mixture of t distributions, in coordinates bent as they are,
-   is fitted to points chosen by a power of the weights, drawn from, weighed in turn, and so on until the
-   power is 1 and most of the draws count (adaptive importance sampling, O. Cappe et al., Stat. Comput. 18,
-   447 (2008), tempered).
+1. Some points of the proposal are weighed. Where hardly any counts, modes are searched for, from these points
+   and from anywhere. A mixture of t distributions, in coordinates bent as they are, is fitted to points chosen
+   by a power of the weights, drawn from, weighed in turn, and so on until the power is 1 and most of the draws
+   count (adaptive importance sampling, O. Cappe et al., Stat. Comput. 18, 447 (2008), tempered).
 2. Where few of the mixture's draws, chosen by weight, would repeat one another, that is all: they are
    independent, and cost less than those of a flow. Else draws of proposal and mixture are weighed together
    (balance heuristic: E. Veach and L. J. Guibas, SIGGRAPH 1995, 419).
-3. Where these repeat one another too, a chain goes from each: in turn a draw of the mixture, which lets
-   probability flow between modes, a random step with the mixture's scale and, where there is one, a symmetry.
-   It ends when the chains do not remember where they began. No move needs a gradient: docs/decisions/0023
-   says why.
+3. Where these repeat one another too, the mixture is fitted again and again to thousands of points.
+4. What remains is left to Markov chains (`flowcei.posterior.moves`).
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from flowcei.physics.priors import GeometryPrior
     from flowcei.posterior.arrays import Floats, Rows
+    from flowcei.posterior.modes import Modes
     from flowcei.posterior.samples import PosteriorSamples
 
     Draw = Callable[[Rows, int], PosteriorSamples]
@@ -75,7 +76,6 @@ class _Block:
 
     def run(self, n: int, rng: np.random.Generator, budget: int | None) -> PosteriorSamples:
         samples, self.rng = self.samples, rng
-        self.peak = np.full(len(samples), -np.inf)  # greatest log posterior of a mode that was found
         self.unknown = np.zeros(len(samples), dtype=bool)
         exact = samples.log_prob is not None
         chains = run_chains(
@@ -101,9 +101,7 @@ class _Block:
         columns = samples.columns | {R_HAT: chains.r_hat, ACCEPTANCE: chains.acceptance}
         x = positions.astype(np.float32)
         # A geometry whose density nobody knows counts as impossible, and that has to be said.
-        # So is a mode that none of the samples came near, though it is higher than all of them.
-        missed = self.peak > chains.height.max(axis=1) + 0.5 * chains.points.shape[2]
-        flags = combined(mixing=~chains.mixed | self.unknown | missed)
+        flags = combined(mixing=~chains.mixed | self.unknown)
         out = replace(samples, positions=x, log_prob=log_prob, weights=weights)
         return replace(out, columns=columns, flags=flags)
 
@@ -140,41 +138,35 @@ class _Block:
         return _relative(out)
 
     def modes(self, rows: Rows, points: Floats) -> StudentMixture:
-        """A component at each mode that searches from points find, its scale that of the noise there."""
+        """A component at each mode that is found from points and from anywhere in the prior."""
         start = self.positions(points[:, :: max(1, points.shape[1] // _STARTS)])
         anywhere = self.prior.sample(_STARTS, self.rng)
-        anywhere = np.broadcast_to(
-            anywhere - centre_of_mass(anywhere, self.samples.molecule.masses),
-            start.shape[:1] + anywhere.shape,
-        )
-        start = np.concatenate([start, anywhere], axis=1).astype(np.float32)
-        modes = replace(self.samples[rows], positions=start, log_prob=None).modes(
-            self.prior, keep_flagged=True
-        )
-        d = points.shape[2]
-        out = StudentMixture(
-            np.repeat(points.mean(axis=1)[:, None], _MODES, axis=1),
-            np.tile(1e-2 * np.eye(d), (len(rows), _MODES, 1, 1)),
-            np.full((len(rows), _MODES), -np.inf),
-        )
-        relative = np.kron(
-            np.eye(len(self.samples.molecule))[1:] - np.eye(len(self.samples.molecule))[:1], np.eye(3)
-        )
-        mass = np.where(np.isfinite(modes.laplace), modes.laplace, modes.probability)
-        for k in range(len(rows)):
-            found = modes.of(k)[np.isfinite(modes.covariance[modes.of(k)]).all(axis=(1, 2))]
-            found = found[np.argsort(-mass[found], kind="stable")][:_MODES]
-            found = found[mass[found] > _LEAST]
-            scale = relative @ modes.covariance[found] @ relative.T
-            for place, (mode, matrix) in enumerate(zip(found, scale, strict=True)):
-                out.mean[k, place] = _relative(modes.positions[None, None, mode])[0, 0]
-                size = np.trace(matrix) / d
-                out.factor[k, place] = np.linalg.cholesky(matrix + 1e-6 * size * np.eye(d))
-                out.log_share[k, place] = np.log(0.9 * mass[mode] + 0.1 / len(found))
-            if not len(found):
-                out.log_share[k] = -np.log(_MODES)
-        self.peak[rows] = np.nan_to_num(self.log_posterior(out.mean, rows), nan=-np.inf).max(axis=1)
-        return out
+        anywhere -= centre_of_mass(anywhere, self.samples.molecule.masses)
+        anywhere = np.broadcast_to(anywhere, (len(rows), *anywhere.shape))
+        start = np.concatenate([start, anywhere], axis=1)
+        found = replace(self.samples[rows], positions=start.astype(np.float32), log_prob=None)
+        return _at_modes(found.modes(self.prior, keep_flagged=True), len(rows))
+
+
+def _at_modes(modes: Modes, events: int) -> StudentMixture:
+    """Components at the most probable modes of events, with the scale of the noise; others have no share."""
+    ions, d = modes.positions.shape[1], 3 * modes.positions.shape[1] - 3
+    blank = np.zeros((events, _MODES, d)), np.tile(np.eye(d), (events, _MODES, 1, 1))
+    out = StudentMixture(*blank, np.full((events, _MODES), -np.inf))
+    relative = np.kron(np.eye(ions)[1:] - np.eye(ions)[:1], np.eye(3))
+    mass = np.where(np.isfinite(modes.laplace), modes.laplace, modes.probability)
+    usable = np.isfinite(modes.covariance).all(axis=(1, 2)) & (mass > _LEAST)
+    for event in range(events):
+        chosen = modes.of(event)[usable[modes.of(event)]]
+        chosen = chosen[np.argsort(-mass[chosen], kind="stable")][:_MODES]
+        scale = relative @ modes.covariance[chosen] @ relative.T
+        scale += 1e-6 * np.einsum("kdd->k", scale)[:, None, None] / d * np.eye(d)
+        places = event, slice(len(chosen))
+        out.mean[places] = _relative(modes.positions[None, chosen])[0]
+        out.factor[places] = np.linalg.cholesky(scale)
+        # Where Laplace's approximation is wrong by much a mode still has a chance.
+        out.log_share[places] = np.log(0.9 * mass[chosen] + 0.1 / max(len(chosen), 1))
+    return out
 
 
 def exact_in_words(effective: Floats) -> str:

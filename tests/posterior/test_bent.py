@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
 
-from flowcei.posterior.bent import Bend, BentMixture
+from flowcei.posterior.bent import Bend, BentMixture, GuardedMixture
 from flowcei.posterior.mixtures import StudentMixture
 
 RNG = np.random.default_rng(3)
@@ -75,3 +75,18 @@ def test_components_of_points_keep_their_place() -> None:
     np.testing.assert_allclose(near.mean(axis=0), place[0, 0], atol=0.001)
     spread = near.std(axis=0) / width
     np.testing.assert_allclose(spread, np.sqrt(15.0 / 13.0), rtol=0.05)
+
+
+def test_what_a_mixture_began_as_is_not_lost() -> None:
+    """Fitted to points that miss one of two places, it still draws there, and knows how often."""
+    there = np.random.default_rng(5).standard_normal((1, 1000, 3)) * 0.1 + 4.0
+    both = np.concatenate([_parabola(1, 1000, 3), there], axis=1)
+    effective = np.array([1000.0])
+    first = BentMixture.fit(both, effective, RNG, 2)
+    guarded = GuardedMixture(first, first).fitted_again(_parabola(1, 1000, 3), effective, RNG)
+    assert guarded.fitted.log_density(there).max() < first.log_density(there).max() - 10.0
+    assert (guarded.log_density(there) >= first.log_density(there) + np.log(0.1) - 1e-9).all()
+    drawn = guarded.sample(100_000, RNG)
+    target = multivariate_normal(there[0].mean(axis=0), 0.01 * np.eye(3))
+    weights = np.exp(target.logpdf(drawn[0]) - guarded.log_density(drawn)[0])
+    np.testing.assert_allclose(weights.mean(), 1.0, atol=4.0 * weights.std() / np.sqrt(100_000))
