@@ -90,6 +90,8 @@ def experiment(
     known = {name: value for name, value in known.items() if value is not None}
     if experiment is not None:
         stated = flowcei.Experiment.load(experiment).to_dict()
+        if "assignments" in stated:
+            raise UsageError(f"{experiment} has assignments: sums of hits of unknown ions tell nothing")
         stated = {name: stated[name] for name in _KNOWN if name in stated}
         if twice := sorted(set(stated) & set(known)):
             raise UsageError(f"{experiment} states {twice[0]}; leave out --{twice[0]}")

@@ -84,7 +84,7 @@ class Judging:
                 f"{self.data} is of an experiment: {', '.join(f'{k} {v}' for k, v in own.to_dict().items())}"
             )
         for model in models.values():
-            seen = events if own is None else own.calibrated(events)
+            seen = events if own is None else own.rightly_assigned(events)
             note_what_is_assumed(model, seen, self.noise, own)
         aside = (events, "") if self.keep_flagged else trusted(models.values(), events, self.noise, own)
         chosen, line = aside

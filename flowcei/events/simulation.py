@@ -14,7 +14,7 @@ from flowcei.events.container import Events
 from flowcei.events.extracolumns import ACCIDENT, dataset_name
 from flowcei.events.hdf import describe
 from flowcei.experiment.detector import Noise
-from flowcei.experiment.experiment import Experiment
+from flowcei.experiment.experiment import ASSIGNMENT, Experiment
 from flowcei.experiment.missing import LOST, completed, lost_column
 from flowcei.molecules.molecule import Molecule
 from flowcei.physics.build_up import BuildUp
@@ -33,11 +33,12 @@ if TYPE_CHECKING:
     from flowcei.storage.resumable import Layout
 
     Floats = NDArray[np.float64]
-    Arrays = dict[str, Any]  # positions (n, N, 3), momenta (n, N, 3), sigma (n,) and perhaps `ACCIDENT`
+    Arrays = dict[str, Any]  # positions (n, N, 3), momenta (n, N, 3), sigma (n,), perhaps those of `_TRUTH`
 
 AXES = ("sigma_x", "sigma_y", "sigma_z")
 """Extra columns of training events whose noise differs between lab axes: that of each, hbar / bohr."""
 
+_TRUTH = (ACCIDENT, ASSIGNMENT)  # what is known of an event because it was simulated, (n,)
 BLOCK = 8_192  # events that share a random stream: results do not depend on how many are asked
 _ACCURACY = 3e-6  # far below any noise; single precision makes twice as many events a second as 1e-6
 _FLOAT = np.dtype("<f8")
@@ -83,8 +84,10 @@ class Simulator:
         if n < 1:
             raise UsageError(f"the number of events is {n}; it must be 1 or more")
         vectors = (n, len(self.molecule), 3)
-        mixed = {} if self.experiment is None or not self.experiment.accidents else {ACCIDENT: (n,)}
-        return {"positions": vectors, "sigma": (n,), "momenta": vectors} | mixed
+        own = self.experiment
+        told = () if own is None else (bool(own.accidents), bool(own.assignments))
+        truth = {name: (n,) for name, there in zip(_TRUTH, told, strict=False) if there}
+        return {"positions": vectors, "sigma": (n,), "momenta": vectors} | truth
 
     def events(self, n: int) -> Events:
         """The first `n` events, on all cores."""
@@ -130,7 +133,8 @@ def simulate(
             event's rms component, ``"0.5"`` hbar / bohr, or a range ``"0.1%..5%"``; none where None.
         experiment: Instead of `noise`, an `Experiment` or its TOML file. Of events that are accidents (column
             ``accident``) the positions are of none of their ions. Ions are lost by its efficiency (column
-            ``lost_ion``; their momenta then bring the sum to 0, and are NaN in files).
+            ``lost_ion``; their momenta then bring the sum to 0, and are NaN in files). Hits of its
+            assignments are shuffled (column ``assignment``: which is right).
         build_up: Time in which charges appear, ``"10fs"`` or 10.0 (fs), or of each ion, ``"5fs,10fs,10fs"``;
             at once where None.
         seed: Seed of all randomness; drawn, and kept in `origin`, where None.
@@ -276,12 +280,16 @@ def _exploded(
     momenta, sigma, accident = detector.apply(exact, rng)
     if detector.efficiency is not None:
         momenta[detector.lost(len(momenta), missing, rng)] = np.nan
+    truth: Arrays = {ACCIDENT: accident} if detector.accidents else {}
+    if detector.orders is not None:
+        momenta, truth[ASSIGNMENT] = detector.shuffled(momenta, rng)
+        sigma = detector.sigma(momenta)
     arrays = {"positions": x, "momenta": momenta, "sigma": sigma}
-    return arrays | ({ACCIDENT: accident.astype(np.float64)} if detector.accidents else {})
+    return arrays | {name: values.astype(np.float64) for name, values in truth.items()}
 
 
 def _events(molecule: Molecule, arrays: Arrays, origin: dict[str, Any]) -> Events:
-    columns = {name: arrays[name].astype(np.int64) for name in (ACCIDENT,) if name in arrays}
+    columns = {name: arrays[name].astype(np.int64) for name in _TRUTH if name in arrays}
     own = {name: array for name, array in arrays.items() if name not in columns}
     if arrays["sigma"].ndim == 2:
         own["sigma"], of_axes = by_axis(arrays["sigma"])
@@ -300,7 +308,7 @@ def by_axis(sigma: Floats) -> tuple[Floats, dict[str, Any]]:
 
 def _dataset(name: str) -> str:
     """The dataset in a file of one of `Arrays`."""
-    return dataset_name(name) if name == ACCIDENT else name
+    return dataset_name(name) if name in _TRUTH else name
 
 
 def fresh_seed() -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, fields, replace
+from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,12 +26,17 @@ if TYPE_CHECKING:
     from flowcei.events.container import Events
     from flowcei.molecules.molecule import Molecule
 
+ASSIGNMENT = "assignment"
+"""Column of simulated events whose hits were shuffled: the number of the assignment that is right, from 0."""
+
 _UNKNOWN = "unknown"
 _EVERY = "every ion"
 _DETECTOR = {"field": "field", "length": "length", "sigma_t": "time", "sigma_x": "length"}
 # Effusive sources and laser ablation stay below; of OCS it is 31 hbar/bohr. Anything hotter is another unit.
 _HOTTEST = 3000.0  # K
 _LEAST = 1e-6  # hbar/bohr
+_SAME_FLIGHT = 2e-3  # relative difference of mass over charge: O+ and S2+ 6e-4, CO+ and N2+ 4e-4
+_MOST_ASSIGNMENTS = 24
 _SCALES = 0.5, 2.0  # of momenta: outside it is a unit that is wrong, and no calibration
 
 
@@ -53,6 +59,8 @@ class Experiment:
             events that are sampled.
         momentum_scale: Measured over true momenta.
         build_up: Time in which charges appear, ``"10fs"``, or of each ion, ``"5fs,10fs,10fs"``.
+        assignments: Groups of ions of the same mass over charge, that nobody tells apart, as O+ and S2+:
+            ``[["o", "s"]]``. The likelihood is the mean of all ways to assign hits of a group to its ions.
 
     Raises:
         UsageError: For what contradicts itself, is incomplete, or is no experiment.
@@ -75,6 +83,7 @@ class Experiment:
     accidents: Any = 0.0
     momentum_scale: Any = 1.0
     build_up: Any = None
+    assignments: Any = None
 
     def __post_init__(self) -> None:
         """Bring every entry to one form, and check it."""
@@ -93,6 +102,7 @@ class Experiment:
             "accidents": lambda a: _or_unknown(a, "the share of accidents", 0.0, 1.0, "high"),
             "momentum_scale": lambda s: _number("momentum_scale", s, *_SCALES),
             "build_up": lambda b: str(BuildUp.parse(b)),
+            "assignments": _groups,
         }
         for name, settle in form.items():
             if getattr(self, name) is not None:
@@ -153,6 +163,9 @@ class Experiment:
         if (kelvin := largest**2 / (mass * BOLTZMANN)) > _HOTTEST * 1.001:
             what = f"a spread of {largest:g} hbar/bohr is that of {kelvin:.3g} K for {molecule.name}"
             raise UsageError(f"{what}: no source is as hot (at most {_HOTTEST:g} K)")
+        orders = self._orders(molecule)
+        if orders is not None and self.accidents and np.isinf(spread).any():
+            raise UsageError("accidents beside assignments are told by sums: state the spread of the source")
         return Measurement(
             molecule.masses / mass,
             self._levels(molecule),
@@ -163,7 +176,20 @@ class Experiment:
             scale=self.momentum_scale,
             build_up=build_up,
             efficiency=None if (efficiency == 1.0).all() else efficiency,
+            orders=orders,
         )
+
+    def rightly_assigned(self, events: Events) -> Events:
+        """Calibrated events, each hit that of its ion where simulated ones say which assignment is right."""
+        own, calibrated = self.of(events.molecule), self.calibrated(events)
+        if own.orders is None or ASSIGNMENT not in events.columns:
+            return calibrated
+        right, rows = events.columns[ASSIGNMENT].astype(int), np.arange(len(events))
+        return replace(calibrated, momenta=own.assigned(calibrated.momenta)[right, rows])
+
+    def told_apart(self) -> Experiment:
+        """Return this experiment with hits that are those of their ions."""
+        return replace(self, assignments=None)
 
     @property
     def loses(self) -> bool:
@@ -174,6 +200,42 @@ class Experiment:
     def relative(self) -> bool:
         """Whether its noise is a share of the rms momentum component."""
         return self.noise is not None and isinstance(next(iter(self.noise.values()))[0], str)
+
+    def _orders(self, molecule: Molecule) -> NDArray[np.intp] | None:
+        """Whose hit each ion may have, (K, N): all orders within each group, the first that of the file."""
+        labels, out = molecule.labels, np.arange(len(molecule))[None]
+        for group in self.assignments or ():
+            named = ", ".join(group)
+            if unknown := [label for label in group if label not in labels]:
+                has = ", ".join(labels)
+                raise UsageError(f"assignments name {unknown[0]}; {molecule.name} has {has}")
+            members = np.array([labels.index(label) for label in group])
+            if any(np.isin(like, members).any() for like in molecule.identical):
+                raise UsageError(f"assignments of {named}: some are of like ions, which are never told apart")
+            ratio = molecule.masses[members] / molecule.charges[members]
+            if ratio.max() > (1.0 + _SAME_FLIGHT) * ratio.min():
+                apart = f"their mass over charge differs by {ratio.max() / ratio.min() - 1.0:.2g}"
+                raise UsageError(f"assignments of {named}: {apart}, so times of flight tell them apart")
+            self._check_arrival(molecule, members, named)
+            several = np.array(list(permutations(members)))
+            out = np.repeat(out, len(several), axis=0)
+            out[:, members] = np.tile(several, (len(out) // len(several), 1))
+            if len(out) > _MOST_ASSIGNMENTS:
+                raise UsageError(f"more than {_MOST_ASSIGNMENTS} assignments: state fewer or smaller groups")
+        return out if self.assignments else None
+
+    def _check_arrival(self, molecule: Molecule, members: NDArray[np.intp], named: str) -> None:
+        """UsageError where the detector tells the ions of a group apart by when they arrive."""
+        if self.detector is None:
+            return
+        field, length, time = (
+            quantity(self.detector[k], _DETECTOR[k]) for k in ("field", "length", "sigma_t")
+        )
+        ratio = molecule.masses[members] / molecule.charges[members]
+        apart = float(np.ptp(np.sqrt(2.0 * ratio * length / field)))
+        if apart > time:
+            what = f"ions at rest arrive {apart / time:.2g} times sigma_t apart"
+            raise UsageError(f"assignments of {named}: {what}, more than hits of the same velocity may")
 
     def _levels(self, molecule: Molecule) -> NDArray[np.float64]:
         """Noise of each ion and axis, (N, 3): shares of the rms component, or hbar / bohr."""
@@ -269,6 +331,20 @@ def _level(value: object) -> float | str:
         span = "0.01% or more" if noise.relative else f"from {_LEAST:g} to {1.0 / _LEAST:g} hbar/bohr"
         raise UsageError(f"noise is {text} along an axis; it must be {span}: without resolution no density")
     return f"{float(text.rstrip('% '))!r}%" if noise.relative else noise.low
+
+
+def _groups(value: object) -> tuple[tuple[str, ...], ...]:
+    """Groups of the labels of two and more ions, none of them in two."""
+    groups: list[Any] = list(value) if isinstance(value, (list, tuple)) and value else [None]
+    sound = all(
+        isinstance(group, (list, tuple)) and len(group) > 1 and all(isinstance(x, str) for x in group)
+        for group in groups
+    )
+    labels = [label for group in groups for label in group] if sound else []
+    if not sound or len(set(labels)) < len(labels):
+        example = 'groups of two or more ions, each ion once: [["o", "s"]]'
+        raise UsageError(f"assignments is {str(value)[:60]!r}; it must be {example}")
+    return tuple(tuple(group) for group in groups)
 
 
 def _detector(value: object) -> dict[str, str]:

@@ -35,6 +35,16 @@ class Measurement:
     scale: float = 1.0
     build_up: BuildUp | None = None  # of the charges of the ions, where it takes time
     efficiency: Floats | None = None  # chance of each ion to be detected, (N,); all are where None
+    orders: NDArray[np.intp] | None = None  # whose hit each ion may have, (K, N), the first its own; or that
+
+    def assigned(self, momenta: Floats) -> Floats:
+        """Calibrated momenta (E, N, 3) under each of the K assignments of hits to ions, (K, E, N, 3).
+
+        A hit keeps its velocity: as that of another ion its momentum is larger by the ratio of the masses.
+        """
+        orders = np.arange(len(self.shares))[None] if self.orders is None else self.orders
+        ratio = self.shares / self.shares[orders]
+        return np.asarray(np.swapaxes(momenta[:, orders], 0, 1) * ratio[:, None, :, None])
 
     @property
     def levels(self) -> Floats:
@@ -87,9 +97,11 @@ class Measurement:
         return np.asarray(np.sqrt((self.levels**2).mean(axis=0)) * unit)
 
     def check_stated(self) -> None:
-        """Raise UsageError where the share of accidents is unknown: nobody can simulate it."""
+        """Raise UsageError for what nobody can simulate."""
         if np.isinf(self.accidents):
             raise UsageError("the share of accidents is unknown; state it as a number to simulate them")
+        if self.orders is not None and self.efficiency is not None:
+            raise UsageError("assignments of hits need all of them: leave out the efficiency, or assignments")
 
     def lost(self, count: int, most: int, rng: np.random.Generator) -> NDArray[np.bool_]:
         """Ions (B, N) that are not detected, of events that lack `most` at the most."""
@@ -123,3 +135,10 @@ class Measurement:
             other = (np.flatnonzero(accident)[:, None] + 1 + np.arange(ions)) % count
             out[accident] = out[other, np.arange(ions)]
         return out, self.sigma(out), accident
+
+    def shuffled(self, momenta: Floats, rng: np.random.Generator) -> tuple[Floats, NDArray[np.intp]]:
+        """Momenta (B, N, 3) with hits under the names of other ions, and which assignment is right, (B,)."""
+        orders = np.arange(len(self.shares))[None] if self.orders is None else self.orders
+        chosen = rng.integers(len(orders), size=len(momenta))
+        right = [int((orders == np.argsort(order)).all(axis=1).argmax()) for order in orders]
+        return self.assigned(momenta)[chosen, np.arange(len(momenta))], np.array(right)[chosen]

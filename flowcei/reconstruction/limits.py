@@ -59,7 +59,8 @@ def check_density(prior: GeometryPrior, molecule: Molecule) -> None:
 
 def check_told(measurement: Measurement, *, by_axis: bool) -> None:
     """UsageError where samples that nothing corrects would not be those of an experiment."""
-    if not (by_axis and measurement.by_axis_alone) or measurement.accidents:
+    known = measurement.by_axis_alone if by_axis else measurement.isotropic and measurement.orders is not None
+    if not known or measurement.accidents:
         knows = "the noise of each axis and no more" if by_axis else "one level of noise"
         raise UsageError(
             f"the model knows {knows}: samples of this experiment are exact or weighed "
