@@ -18,7 +18,15 @@ from flowcei.experiment.experiment import Experiment
 from flowcei.experiment.missing import LOST, completed, lost_column
 from flowcei.molecules.molecule import Molecule
 from flowcei.physics.build_up import BuildUp
-from flowcei.physics.explosion import asymptotic_momenta, centre_of_mass, in_threads, usable_cores
+from flowcei.physics.explosion import (
+    COULOMB,
+    PLAIN,
+    Coulomb,
+    asymptotic_momenta,
+    centre_of_mass,
+    in_threads,
+    usable_cores,
+)
 from flowcei.physics.priors import GeometryPrior, build_prior
 from flowcei.storage.creation import check_output
 from flowcei.storage.resumable import resumable_file
@@ -30,6 +38,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from flowcei.experiment.measurement import Measurement
+    from flowcei.physics.forward import ForwardModel
     from flowcei.storage.resumable import Layout
 
     Floats = NDArray[np.float64]
@@ -65,8 +74,8 @@ class Simulator:
         geometry_rng, noise_rng = (np.random.default_rng(s) for s in child.spawn(2))
         positions = self.prior.sample(n, geometry_rng)
         detector = self.noise if self.experiment is None else self.experiment.of(self.molecule)
-        build_up = _build_up(self.build_up, self.experiment)
-        how = build_up, noise_rng, self.accuracy, threads, self.missing
+        forward = _forward(self.molecule, self.build_up, self.experiment)
+        how = forward, noise_rng, self.accuracy, threads, self.missing
         return _exploded(positions, self.molecule, detector, *how)
 
     def block(self, index: int, n: int, *, stream: int = 0) -> Events:
@@ -175,8 +184,7 @@ def make_simulator(
     seed = fresh_seed() if seed is None else seed
     growth = None if build_up is None else BuildUp.parse(build_up)
     simulator = Simulator(mol, prior, level, seed, accuracy, stated, growth, missing)
-    if growing := _build_up(growth, stated):
-        growing.of_ions(len(mol))
+    _forward(mol, growth, stated)
     if stated is not None:
         stated.of(mol).check_stated()  # is of these ions
     return simulator
@@ -238,8 +246,8 @@ def explode(
     seed = fresh_seed() if seed is None else seed
     rng = np.random.default_rng(np.random.SeedSequence(seed))
     detector = Noise.parse(noise or "0%") if experiment is None else experiment.of(molecule)
-    growing = _build_up(build_up, experiment)
-    arrays = _exploded(positions, molecule, detector, growing, rng, accuracy, None, missing)
+    forward = _forward(molecule, build_up, experiment)
+    arrays = _exploded(positions, molecule, detector, forward, rng, accuracy, None, missing)
     stated: dict[str, Any] = {"noise": noise or "0%"}
     if experiment is not None:
         stated = {"experiment": experiment.to_dict()}
@@ -247,20 +255,22 @@ def explode(
     return _events(molecule, arrays, stated | {"seed": seed, "accuracy": accuracy})
 
 
-def _build_up(stated: BuildUp | None, experiment: Experiment | None) -> BuildUp | None:
-    """The build-up that was stated, or that of the experiment; UsageError for both."""
-    if experiment is None or experiment.build_up is None:
-        return stated
-    if stated is not None:
-        raise UsageError("the experiment states its build-up; leave the other out")
-    return BuildUp.parse(experiment.build_up)
+def _forward(molecule: Molecule, build_up: BuildUp | None, experiment: Experiment | None) -> ForwardModel:
+    """That of the build-up that was stated, or of the experiment; UsageError for both, or other ions."""
+    forward = COULOMB if experiment is None else experiment.forward(molecule)
+    if build_up is None:
+        return forward
+    if forward.name != PLAIN:
+        raise UsageError("the experiment states its forces or build-up; leave the other out")
+    build_up.of_ions(len(molecule))
+    return Coulomb(build_up)
 
 
 def _exploded(
     x: Floats,
     molecule: Molecule,
     detector: Noise | Measurement,
-    build_up: BuildUp | None,
+    forward: ForwardModel,
     rng: np.random.Generator,
     accuracy: float,
     threads: int | None,
@@ -268,7 +278,7 @@ def _exploded(
 ) -> Arrays:
     m, q = molecule.masses, molecule.charges
     x = x - centre_of_mass(x, m)
-    momenta = asymptotic_momenta(x, m, q, build_up=build_up, accuracy=accuracy, threads=threads)
+    momenta = asymptotic_momenta(x, m, q, forward=forward, accuracy=accuracy, threads=threads)
     exact = momenta.astype(np.float64, copy=False)
     if isinstance(detector, Noise):
         momenta, sigma = detector.apply(exact, rng)

@@ -10,11 +10,12 @@ import numpy as np
 
 from flowcei.errors import UsageError
 from flowcei.experiment.detector import rms_component
+from flowcei.physics.explosion import COULOMB, PLAIN
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from flowcei.physics.build_up import BuildUp
+    from flowcei.physics.forward import ForwardModel
 
     Floats = NDArray[np.float64]
 
@@ -33,7 +34,7 @@ class Measurement:
     spread: Floats  # standard deviation of P, (3,), hbar / bohr; infinite where it is unknown
     accidents: float = 0.0  # share of events whose ions are of different molecules; infinite if unknown
     scale: float = 1.0
-    build_up: BuildUp | None = None  # of the charges of the ions, where it takes time
+    forward: ForwardModel = COULOMB
     efficiency: Floats | None = None  # chance of each ion to be detected, (N,); all are where None
 
     @property
@@ -43,14 +44,14 @@ class Measurement:
 
     @property
     def isotropic(self) -> bool:
-        """Whether noise is one level, the sum of momenta tells nothing, and charges are there at once."""
+        """Whether noise is one level, the sum of momenta tells nothing, and forces are Coulomb's, at once."""
         return bool(self.by_axis_alone and (self.noise == self.noise[0, 0]).all())
 
     @property
     def by_axis_alone(self) -> bool:
         """Whether it is isotropic but for noise that differs between axes."""
         alike = (self.noise == self.noise[0]).all() and np.isinf(self.spread).all()
-        return bool(alike and self.build_up is None)
+        return bool(alike and self.forward.name == PLAIN)
 
     def calibrated(self, momenta: Floats) -> Floats:
         """Measured momenta (E, N, 3) on the true scale and without the drift, as likelihoods take them."""

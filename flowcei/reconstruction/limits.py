@@ -57,13 +57,22 @@ def check_density(prior: GeometryPrior, molecule: Molecule) -> None:
         raise UsageError(f"exact samples {slow}: sample without --exact")
 
 
-def check_told(measurement: Measurement, *, by_axis: bool) -> None:
+def check_told(measurement: Measurement, *, by_axis: bool, trained: str = "") -> None:
     """UsageError where samples that nothing corrects would not be those of an experiment."""
-    if not (by_axis and measurement.by_axis_alone) or measurement.accidents:
+    if not (by_axis and measurement.by_axis_alone) or measurement.accidents or trained:
         knows = "the noise of each axis and no more" if by_axis else "one level of noise"
         raise UsageError(
             f"the model knows {knows}: samples of this experiment are exact or weighed "
             "(--weigh or --exact; weigh=True or exact=True)"
+        )
+
+
+def check_forward(trained: str, measurement: Measurement | None) -> None:
+    """UsageError for weights by Coulomb's law of a model that was trained on other explosions."""
+    if trained and measurement is None:
+        raise UsageError(
+            f"the model was trained on explosions by {trained}: weights and exact samples need it stated, by "
+            "--experiment"
         )
 
 

@@ -16,6 +16,7 @@ from flowcei.events.simulation import fresh_seed
 from flowcei.experiment.accidents import P_TRUE
 from flowcei.experiment.detector import Noise
 from flowcei.experiment.experiment import Experiment
+from flowcei.physics.explosion import PLAIN
 from flowcei.physics.priors import build_prior
 from flowcei.posterior.files import Quality, arrays_of
 from flowcei.posterior.flags import moving, moving_source
@@ -224,8 +225,11 @@ class Reconstructor:
         limits.check_invertible(self.training.round_trip_error)
         if request.exact:
             limits.check_density(self.prior, self.molecule)
-        if request.experiment is not None and not request.weighs:
-            limits.check_told(request.experiment.of(self.molecule), by_axis=self.frame.by_axis)
+        own = None if request.experiment is None else request.experiment.of(self.molecule)
+        if request.weighs:
+            limits.check_forward(self.training.forward, own)
+        elif own is not None:
+            limits.check_told(own, by_axis=self.frame.by_axis, trained=self.training.forward)
 
     def describe(self, request: SamplingRequest) -> dict[str, Any]:
         """All that the samples of given events depend on, as plain numbers and words."""
@@ -403,8 +407,8 @@ class Reconstructor:
         if experiment is not None:
             measurement = experiment.of(self.molecule)
             moves = moving_source(measurement.sums(events.momenta))
-            # Charges that build up leave energies that no training saw, and weights answer for them.
-            ker &= measurement.build_up is None
+            # Other forces leave energies that no training saw, and weights answer for them.
+            ker &= measurement.forward.name == PLAIN
         flags = {"momentum_sum": moves, "ker": ker, "momenta": far, "noise": self.loud(events, noise)}
         return lost.of_known_momenta(flags, events)
 
