@@ -11,16 +11,15 @@ import numpy as np
 
 from flowcei.errors import UsageError
 from flowcei.events.container import Events
-from flowcei.events.extracolumns import ACCIDENT, dataset_name
+from flowcei.events.extracolumns import ACCIDENT, BUILD_UP_TIME, dataset_name
 from flowcei.events.hdf import describe
 from flowcei.experiment.detector import Noise
 from flowcei.experiment.experiment import Experiment
 from flowcei.experiment.missing import LOST, completed, lost_column
 from flowcei.molecules.molecule import Molecule
-from flowcei.physics.build_up import BuildUp
+from flowcei.physics.build_up import BuildUp, BuildUpPrior, build_up_of
 from flowcei.physics.explosion import (
     COULOMB,
-    PLAIN,
     Coulomb,
     asymptotic_momenta,
     centre_of_mass,
@@ -42,11 +41,13 @@ if TYPE_CHECKING:
     from flowcei.storage.resumable import Layout
 
     Floats = NDArray[np.float64]
-    Arrays = dict[str, Any]  # positions (n, N, 3), momenta (n, N, 3), sigma (n,) and perhaps `ACCIDENT`
+    # positions and momenta (n, N, 3), sigma (n,) and perhaps the columns `ACCIDENT` and `BUILD_UP_TIME`
+    Arrays = dict[str, Any]
 
 AXES = ("sigma_x", "sigma_y", "sigma_z")
 """Extra columns of training events whose noise differs between lab axes: that of each, hbar / bohr."""
 
+_COLUMNS = (ACCIDENT, BUILD_UP_TIME)
 BLOCK = 8_192  # events that share a random stream: results do not depend on how many are asked
 _ACCURACY = 3e-6  # far below any noise; single precision makes twice as many events a second as 1e-6
 _FLOAT = np.dtype("<f8")
@@ -56,7 +57,8 @@ _FLOAT = np.dtype("<f8")
 class Simulator:
     """A source of fresh events: molecule, prior, noise, seed, and mean relative error of the momenta.
 
-    Where there is an experiment, it takes the place of the noise, and of the build-up if it states one.
+    Where there is an experiment, it takes the place of the noise, and of the build-up if it states one. Of a
+    build-up that has a prior each event has a time of its own.
     """
 
     molecule: Molecule
@@ -65,17 +67,17 @@ class Simulator:
     seed: int
     accuracy: float = _ACCURACY
     experiment: Experiment | None = None
-    build_up: BuildUp | None = None
+    build_up: BuildUp | BuildUpPrior | None = None
     missing: int = 1  # ions that an event may lack where they are not all detected
 
     def arrays(self, index: int, n: int, *, stream: int = 0, threads: int | None = None) -> Arrays:
         """`n` events of an independent random stream: every index, and every `stream`, is one."""
         child = np.random.SeedSequence(self.seed, spawn_key=(stream, index))
-        geometry_rng, noise_rng = (np.random.default_rng(s) for s in child.spawn(2))
+        geometry_rng, noise_rng, time_rng = (np.random.default_rng(s) for s in child.spawn(3))
         positions = self.prior.sample(n, geometry_rng)
         detector = self.noise if self.experiment is None else self.experiment.of(self.molecule)
-        forward = _forward(self.molecule, self.build_up, self.experiment)
-        how = forward, noise_rng, self.accuracy, threads, self.missing
+        forward, times = _forward(self.molecule, self.build_up, self.experiment, n, time_rng)
+        how = forward, times, noise_rng, self.accuracy, threads, self.missing
         return _exploded(positions, self.molecule, detector, *how)
 
     def block(self, index: int, n: int, *, stream: int = 0) -> Events:
@@ -92,8 +94,10 @@ class Simulator:
         if n < 1:
             raise UsageError(f"the number of events is {n}; it must be 1 or more")
         vectors = (n, len(self.molecule), 3)
-        mixed = {} if self.experiment is None or not self.experiment.accidents else {ACCIDENT: (n,)}
-        return {"positions": vectors, "sigma": (n,), "momenta": vectors} | mixed
+        columns = {} if self.experiment is None or not self.experiment.accidents else {ACCIDENT: (n,)}
+        if isinstance(_build_up(self.build_up, self.experiment), BuildUpPrior):
+            columns[BUILD_UP_TIME] = (n,)
+        return {"positions": vectors, "sigma": (n,), "momenta": vectors} | columns
 
     def events(self, n: int) -> Events:
         """The first `n` events, on all cores."""
@@ -184,7 +188,7 @@ def make_simulator(
     seed = fresh_seed() if seed is None else seed
     growth = None if build_up is None else BuildUp.parse(build_up)
     simulator = Simulator(mol, prior, level, seed, accuracy, stated, growth, missing)
-    _forward(mol, growth, stated)
+    _check_forces(mol, growth, stated)
     if stated is not None:
         stated.of(mol).check_stated()  # is of these ions
     return simulator
@@ -246,8 +250,9 @@ def explode(
     seed = fresh_seed() if seed is None else seed
     rng = np.random.default_rng(np.random.SeedSequence(seed))
     detector = Noise.parse(noise or "0%") if experiment is None else experiment.of(molecule)
-    forward = _forward(molecule, build_up, experiment)
-    arrays = _exploded(positions, molecule, detector, forward, rng, accuracy, None, missing)
+    _check_forces(molecule, build_up, experiment)
+    forward, times = _forward(molecule, build_up, experiment, len(positions), rng)
+    arrays = _exploded(positions, molecule, detector, forward, times, rng, accuracy, None, missing)
     stated: dict[str, Any] = {"noise": noise or "0%"}
     if experiment is not None:
         stated = {"experiment": experiment.to_dict()}
@@ -255,15 +260,44 @@ def explode(
     return _events(molecule, arrays, stated | {"seed": seed, "accuracy": accuracy})
 
 
-def _forward(molecule: Molecule, build_up: BuildUp | None, experiment: Experiment | None) -> ForwardModel:
-    """That of the build-up that was stated, or of the experiment; UsageError for both, or other ions."""
-    forward = COULOMB if experiment is None else experiment.forward(molecule)
-    if build_up is None:
-        return forward
-    if forward.name != PLAIN:
-        raise UsageError("the experiment states its forces or build-up; leave the other out")
-    build_up.of_ions(len(molecule))
-    return Coulomb(build_up)
+def _build_up(
+    stated: BuildUp | BuildUpPrior | None, experiment: Experiment | None
+) -> BuildUp | BuildUpPrior | None:
+    """The build-up that was stated, or that of the experiment; UsageError for both."""
+    if experiment is None or experiment.build_up is None:
+        return stated
+    if stated is not None:
+        raise UsageError("the experiment states its build-up; leave the other out")
+    return build_up_of(experiment.build_up)
+
+
+def _forward(
+    molecule: Molecule,
+    stated: BuildUp | BuildUpPrior | None,
+    experiment: Experiment | None,
+    n: int,
+    rng: np.random.Generator,
+) -> tuple[ForwardModel, Floats | None]:
+    """The forward model of n events, and the build-up time of each, (n,), fs, where they are drawn."""
+    growth = _build_up(stated, experiment)
+    if isinstance(growth, BuildUpPrior):
+        times = growth.draw(n, rng)
+        return Coulomb(times), times
+    if growth is not None:
+        return Coulomb(growth), None
+    return COULOMB if experiment is None else experiment.forward(molecule), None
+
+
+def _check_forces(
+    molecule: Molecule, stated: BuildUp | BuildUpPrior | None, experiment: Experiment | None
+) -> None:
+    """UsageError for forces that are stated twice, or are of other ions."""
+    if isinstance(growth := _build_up(stated, experiment), BuildUp):
+        growth.of_ions(len(molecule))
+    if experiment is not None and experiment.forces:
+        experiment.forward(molecule)
+        if stated is not None:
+            raise UsageError("the experiment states its forces; leave the build-up out")
 
 
 def _exploded(
@@ -271,6 +305,7 @@ def _exploded(
     molecule: Molecule,
     detector: Noise | Measurement,
     forward: ForwardModel,
+    times: Floats | None,  # in which charges of each event appear, (n,), fs
     rng: np.random.Generator,
     accuracy: float,
     threads: int | None,
@@ -280,18 +315,21 @@ def _exploded(
     x = x - centre_of_mass(x, m)
     momenta = asymptotic_momenta(x, m, q, forward=forward, accuracy=accuracy, threads=threads)
     exact = momenta.astype(np.float64, copy=False)
+    columns = {} if times is None else {BUILD_UP_TIME: times}
     if isinstance(detector, Noise):
         momenta, sigma = detector.apply(exact, rng)
-        return {"positions": x, "momenta": momenta, "sigma": sigma}
+        return {"positions": x, "momenta": momenta, "sigma": sigma} | columns
     momenta, sigma, accident = detector.apply(exact, rng)
     if detector.efficiency is not None:
         momenta[detector.lost(len(momenta), missing, rng)] = np.nan
-    arrays = {"positions": x, "momenta": momenta, "sigma": sigma}
+    arrays = {"positions": x, "momenta": momenta, "sigma": sigma} | columns
     return arrays | ({ACCIDENT: accident.astype(np.float64)} if detector.accidents else {})
 
 
 def _events(molecule: Molecule, arrays: Arrays, origin: dict[str, Any]) -> Events:
-    columns = {name: arrays[name].astype(np.int64) for name in (ACCIDENT,) if name in arrays}
+    columns = {name: arrays[name] for name in _COLUMNS if name in arrays}
+    if ACCIDENT in columns:
+        columns[ACCIDENT] = columns[ACCIDENT].astype(np.int64)
     own = {name: array for name, array in arrays.items() if name not in columns}
     if arrays["sigma"].ndim == 2:
         own["sigma"], of_axes = by_axis(arrays["sigma"])
@@ -310,7 +348,7 @@ def by_axis(sigma: Floats) -> tuple[Floats, dict[str, Any]]:
 
 def _dataset(name: str) -> str:
     """The dataset in a file of one of `Arrays`."""
-    return dataset_name(name) if name == ACCIDENT else name
+    return dataset_name(name) if name in _COLUMNS else name
 
 
 def fresh_seed() -> int:

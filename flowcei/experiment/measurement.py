@@ -10,7 +10,8 @@ import numpy as np
 
 from flowcei.errors import UsageError
 from flowcei.experiment.detector import rms_component
-from flowcei.physics.explosion import COULOMB, PLAIN
+from flowcei.physics.build_up import BuildUp
+from flowcei.physics.explosion import COULOMB, PLAIN, Coulomb
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,13 +46,23 @@ class Measurement:
     @property
     def isotropic(self) -> bool:
         """Whether noise is one level, the sum of momenta tells nothing, and forces are Coulomb's, at once."""
-        return bool(self.by_axis_alone and (self.noise == self.noise[0, 0]).all())
+        return self.one_level and self.forward.name == PLAIN
 
     @property
-    def by_axis_alone(self) -> bool:
-        """Whether it is isotropic but for noise that differs between axes."""
-        alike = (self.noise == self.noise[0]).all() and np.isinf(self.spread).all()
-        return bool(alike and self.forward.name == PLAIN)
+    def one_level(self) -> bool:
+        """Whether it is isotropic but for forces that are not Coulomb's at once."""
+        return self.of_axes and bool((self.noise == self.noise[0, 0]).all())
+
+    @property
+    def of_axes(self) -> bool:
+        """Whether noise is alike for all ions, and the sum of momenta tells nothing."""
+        return bool((self.noise == self.noise[0]).all() and np.isinf(self.spread).all())
+
+    @property
+    def build_up(self) -> BuildUp | None:
+        """That of the charges, where there is one."""
+        growth = self.forward.build_up if isinstance(self.forward, Coulomb) else None
+        return growth if isinstance(growth, BuildUp) else None
 
     def calibrated(self, momenta: Floats) -> Floats:
         """Measured momenta (E, N, 3) on the true scale and without the drift, as likelihoods take them."""

@@ -134,8 +134,8 @@ class Coulomb:
     @property
     def name(self) -> str:
         """`PLAIN`, or with the times."""
-        slow = self.build_up is not None
-        return f"{PLAIN}, charges that build up in {BuildUp.parse(self.build_up)}" if slow else PLAIN
+        growth = None if self.build_up is None else BuildUp.parse(self.build_up)
+        return PLAIN if growth is None or growth.is_zero else f"{PLAIN}, charges that build up in {growth}"
 
     def follow(
         self,

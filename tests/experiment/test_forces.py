@@ -98,5 +98,5 @@ def test_an_experiment_has_one_kind_of_force(shell: Shell) -> None:
     assert "no file" in shell.err
     assert "\n" not in shell.err.strip()
     assert not Path("a.h5").exists()
-    with pytest.raises(UsageError, match="leave the other out"):
+    with pytest.raises(UsageError, match="leave the build-up out"):
         flowcei.simulate("ocs", 5, experiment=own, build_up=5.0)
