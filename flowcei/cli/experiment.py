@@ -44,6 +44,14 @@ def _spread(text: str) -> list[Any]:
     return list(flowcei.Experiment(noise=1.0, spread=_entries(text)).to_dict()["spread"])
 
 
+def _stated(path: Path) -> dict[str, Any]:
+    """What a file states of noise and source; UsageError where sums would tell nothing."""
+    stated = flowcei.Experiment.load(path).to_dict()
+    if "assignments" in stated:
+        raise UsageError(f"{path} has assignments: sums of hits of unknown ions tell nothing")
+    return {name: stated[name] for name in _KNOWN if name in stated}
+
+
 @click.command()
 @click.argument("file", type=options.InputFile())
 @options.molecule_option
@@ -88,11 +96,14 @@ def experiment(
     known: dict[str, Any] = {"temperature": temperature}
     known |= {"noise": _noise(noise) if noise else None, "spread": _spread(spread) if spread else None}
     known = {name: value for name, value in known.items() if value is not None}
+    forces: dict[str, Any] = {}
     if experiment is not None:
-        stated = flowcei.Experiment.load(experiment).to_dict()
-        if "assignments" in stated:
-            raise UsageError(f"{experiment} has assignments: sums of hits of unknown ions tell nothing")
-        stated = {name: stated[name] for name in _KNOWN if name in stated}
+        forces = flowcei.Experiment.load(experiment).forces
+        if forces and prior is not None:
+            raise UsageError(
+                f"{experiment} states the {', '.join(forces)}, and --prior measures it for Coulomb's law"
+            )
+        stated = _stated(experiment)
         if twice := sorted(set(stated) & set(known)):
             raise UsageError(f"{experiment} states {twice[0]}; leave out --{twice[0]}")
         known |= stated
@@ -116,7 +127,7 @@ def experiment(
         warn(remark, code="experiment")
     if output is not None and measured.experiment is not None:
         with atomic_text(output, overwrite=overwrite) as target:
-            target.write(measured.experiment.to_toml())
+            target.write(replace(measured.experiment, **forces).to_toml())
         then = f"flowcei sample --momenta {file} --experiment {output} --exact"
         note(f"experiment written to {output}; next: {then}")
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, fields, replace
-from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from flowcei.errors import DataError, UsageError
+from flowcei.experiment.assignments import orders_of, parse_groups
 from flowcei.experiment.detector import NOISE_FLOOR, Noise
 from flowcei.experiment.measurement import Measurement
 from flowcei.physics.build_up import BuildUp
+from flowcei.physics.explosion import COULOMB, Coulomb
+from flowcei.physics.pair_potential import PairPotential, beside, canonical, laws_in_words
 from flowcei.storage.files import read_toml
 from flowcei.units import BOLTZMANN, quantity
 
@@ -25,18 +27,18 @@ if TYPE_CHECKING:
 
     from flowcei.events.container import Events
     from flowcei.molecules.molecule import Molecule
+    from flowcei.physics.forward import ForwardModel
 
 ASSIGNMENT = "assignment"
 """Column of simulated events whose hits were shuffled: the number of the assignment that is right, from 0."""
 
 _UNKNOWN = "unknown"
+_FORCES = "build_up", "pair_potential"
 _EVERY = "every ion"
 _DETECTOR = {"field": "field", "length": "length", "sigma_t": "time", "sigma_x": "length"}
 # Effusive sources and laser ablation stay below; of OCS it is 31 hbar/bohr. Anything hotter is another unit.
 _HOTTEST = 3000.0  # K
 _LEAST = 1e-6  # hbar/bohr
-_SAME_FLIGHT = 2e-3  # relative difference of mass over charge: O+ and S2+ 6e-4, CO+ and N2+ 4e-4
-_MOST_ASSIGNMENTS = 24
 _SCALES = 0.5, 2.0  # of momenta: outside it is a unit that is wrong, and no calibration
 
 
@@ -61,6 +63,8 @@ class Experiment:
         build_up: Time in which charges appear, ``"10fs"``, or of each ion, ``"5fs,10fs,10fs"``.
         assignments: Groups of ions of the same mass over charge, that nobody tells apart, as O+ and S2+:
             ``[["o", "s"]]``. The likelihood is the mean of all ways to assign hits of a group to its ions.
+        pair_potential: What stands in place of 1/r, for all pairs of ions or, by labels as ``"c-o"``, each:
+            see `PairPotential.of`. In a file the name of a CSV file is that of a table.
 
     Raises:
         UsageError: For what contradicts itself, is incomplete, or is no experiment.
@@ -84,12 +88,13 @@ class Experiment:
     momentum_scale: Any = 1.0
     build_up: Any = None
     assignments: Any = None
+    pair_potential: Any = None
 
     def __post_init__(self) -> None:
         """Bring every entry to one form, and check it."""
-        for one, other in (("noise", "detector"), ("spread", "temperature")):
+        for one, other in (("noise", "detector"), ("spread", "temperature"), ("build_up", "pair_potential")):
             if getattr(self, one) is not None and getattr(self, other) is not None:
-                raise UsageError(f"{one} and {other} both state the same; leave one out")
+                raise UsageError(f"{one} and {other} exclude each other; leave one out")
         if self.noise is None and self.detector is None:
             raise UsageError("an experiment states its noise, or its detector")
         form = {
@@ -102,7 +107,8 @@ class Experiment:
             "accidents": lambda a: _or_unknown(a, "the share of accidents", 0.0, 1.0, "high"),
             "momentum_scale": lambda s: _number("momentum_scale", s, *_SCALES),
             "build_up": lambda b: str(BuildUp.parse(b)),
-            "assignments": _groups,
+            "assignments": parse_groups,
+            "pair_potential": canonical,
         }
         for name, settle in form.items():
             if getattr(self, name) is not None:
@@ -111,7 +117,12 @@ class Experiment:
     @classmethod
     def load(cls, source: Experiment | str | Path) -> Experiment:
         """Return the experiment of a TOML file, or one as it is; DataError for a file that is none."""
-        return source if isinstance(source, Experiment) else cls.from_dict(read_toml(Path(source)), source)
+        if isinstance(source, Experiment):
+            return source
+        table = read_toml(Path(source))
+        if "pair_potential" in table:
+            table["pair_potential"] = beside(table["pair_potential"], Path(source).parent)
+        return cls.from_dict(table, source)
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any], path: object = None) -> Experiment:
@@ -152,9 +163,6 @@ class Experiment:
         """
         chances = _of_ions(self.efficiency, molecule, "efficiency")
         efficiency = np.array([chances[label] for label in molecule.labels])
-        build_up = None if self.build_up is None else BuildUp.parse(self.build_up)
-        if build_up is not None:
-            build_up.of_ions(len(molecule))
         mass = float(molecule.masses.sum())
         spread = np.full(3, np.inf) if self.spread is None else np.array(self.spread)
         if self.temperature is not None:
@@ -163,7 +171,12 @@ class Experiment:
         if (kelvin := largest**2 / (mass * BOLTZMANN)) > _HOTTEST * 1.001:
             what = f"a spread of {largest:g} hbar/bohr is that of {kelvin:.3g} K for {molecule.name}"
             raise UsageError(f"{what}: no source is as hot (at most {_HOTTEST:g} K)")
-        orders = self._orders(molecule)
+        orders = None
+        if self.assignments is not None:
+            arrival = None
+            if self.detector is not None:
+                arrival = [quantity(self.detector[k], _DETECTOR[k]) for k in ("field", "length", "sigma_t")]
+            orders = orders_of(self.assignments, molecule, arrival)
         if orders is not None and self.accidents and np.isinf(spread).any():
             raise UsageError("accidents beside assignments are told by sums: state the spread of the source")
         return Measurement(
@@ -174,7 +187,7 @@ class Experiment:
             spread=spread,
             accidents=self.accidents,
             scale=self.momentum_scale,
-            build_up=build_up,
+            forward=self.forward(molecule),
             efficiency=None if (efficiency == 1.0).all() else efficiency,
             orders=orders,
         )
@@ -191,6 +204,27 @@ class Experiment:
         """Return this experiment with hits that are those of their ions."""
         return replace(self, assignments=None)
 
+    def forward(self, molecule: Molecule) -> ForwardModel:
+        """What turns geometries of a molecule into momenta; UsageError where it is not of its ions."""
+        if self.pair_potential is not None:
+            return PairPotential.of(self.pair_potential, molecule.labels).checked(molecule.charges)
+        if self.build_up is None:
+            return COULOMB
+        BuildUp.parse(self.build_up).of_ions(len(molecule))
+        return Coulomb(BuildUp.parse(self.build_up))
+
+    @property
+    def forces(self) -> dict[str, Any]:
+        """Its entries that make explosions other than Coulomb's at once."""
+        return {name: value for name, value in self.to_dict().items() if name in _FORCES}
+
+    def __str__(self) -> str:
+        """Return its entries in words, tables of potentials by their digests."""
+        stated = self.to_dict()
+        if self.pair_potential is not None:
+            stated["pair_potential"] = laws_in_words(self.pair_potential)
+        return "; ".join(f"{name} {value}" for name, value in stated.items())
+
     @property
     def loses(self) -> bool:
         """Whether some ions are not detected."""
@@ -200,42 +234,6 @@ class Experiment:
     def relative(self) -> bool:
         """Whether its noise is a share of the rms momentum component."""
         return self.noise is not None and isinstance(next(iter(self.noise.values()))[0], str)
-
-    def _orders(self, molecule: Molecule) -> NDArray[np.intp] | None:
-        """Whose hit each ion may have, (K, N): all orders within each group, the first that of the file."""
-        labels, out = molecule.labels, np.arange(len(molecule))[None]
-        for group in self.assignments or ():
-            named = ", ".join(group)
-            if unknown := [label for label in group if label not in labels]:
-                has = ", ".join(labels)
-                raise UsageError(f"assignments name {unknown[0]}; {molecule.name} has {has}")
-            members = np.array([labels.index(label) for label in group])
-            if any(np.isin(like, members).any() for like in molecule.identical):
-                raise UsageError(f"assignments of {named}: some are of like ions, which are never told apart")
-            ratio = molecule.masses[members] / molecule.charges[members]
-            if ratio.max() > (1.0 + _SAME_FLIGHT) * ratio.min():
-                apart = f"their mass over charge differs by {ratio.max() / ratio.min() - 1.0:.2g}"
-                raise UsageError(f"assignments of {named}: {apart}, so times of flight tell them apart")
-            self._check_arrival(molecule, members, named)
-            several = np.array(list(permutations(members)))
-            out = np.repeat(out, len(several), axis=0)
-            out[:, members] = np.tile(several, (len(out) // len(several), 1))
-            if len(out) > _MOST_ASSIGNMENTS:
-                raise UsageError(f"more than {_MOST_ASSIGNMENTS} assignments: state fewer or smaller groups")
-        return out if self.assignments else None
-
-    def _check_arrival(self, molecule: Molecule, members: NDArray[np.intp], named: str) -> None:
-        """UsageError where the detector tells the ions of a group apart by when they arrive."""
-        if self.detector is None:
-            return
-        field, length, time = (
-            quantity(self.detector[k], _DETECTOR[k]) for k in ("field", "length", "sigma_t")
-        )
-        ratio = molecule.masses[members] / molecule.charges[members]
-        apart = float(np.ptp(np.sqrt(2.0 * ratio * length / field)))
-        if apart > time:
-            what = f"ions at rest arrive {apart / time:.2g} times sigma_t apart"
-            raise UsageError(f"assignments of {named}: {what}, more than hits of the same velocity may")
 
     def _levels(self, molecule: Molecule) -> NDArray[np.float64]:
         """Noise of each ion and axis, (N, 3): shares of the rms component, or hbar / bohr."""
@@ -264,11 +262,12 @@ def stated_experiment(origin: Mapping[str, Any]) -> Experiment | None:
     return replace(own, drift=None) if "drift" in origin else own
 
 
-def stated_build_up(origin: Mapping[str, Any]) -> BuildUp | None:
-    """The build-up with which events of such an origin were simulated."""
-    own = stated_experiment(origin)
-    stated = origin.get("build_up") if own is None else own.build_up
-    return None if stated is None else BuildUp.parse(stated)
+def stated_forward(events: Events) -> ForwardModel:
+    """The forward model with which events were simulated, Coulomb's where they say nothing."""
+    own, origin = stated_experiment(events.origin), events.origin
+    if own is not None:
+        return own.forward(events.molecule)
+    return Coulomb(BuildUp.parse(origin["build_up"])) if "build_up" in origin else COULOMB
 
 
 def _number(
@@ -331,20 +330,6 @@ def _level(value: object) -> float | str:
         span = "0.01% or more" if noise.relative else f"from {_LEAST:g} to {1.0 / _LEAST:g} hbar/bohr"
         raise UsageError(f"noise is {text} along an axis; it must be {span}: without resolution no density")
     return f"{float(text.rstrip('% '))!r}%" if noise.relative else noise.low
-
-
-def _groups(value: object) -> tuple[tuple[str, ...], ...]:
-    """Groups of the labels of two and more ions, none of them in two."""
-    groups: list[Any] = list(value) if isinstance(value, (list, tuple)) and value else [None]
-    sound = all(
-        isinstance(group, (list, tuple)) and len(group) > 1 and all(isinstance(x, str) for x in group)
-        for group in groups
-    )
-    labels = [label for group in groups for label in group] if sound else []
-    if not sound or len(set(labels)) < len(labels):
-        example = 'groups of two or more ions, each ion once: [["o", "s"]]'
-        raise UsageError(f"assignments is {str(value)[:60]!r}; it must be {example}")
-    return tuple(tuple(group) for group in groups)
 
 
 def _detector(value: object) -> dict[str, str]:

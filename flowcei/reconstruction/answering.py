@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -89,7 +89,7 @@ class Answering:
 
     def _one_each(self, events: Events, sigma: Floats, rng: np.random.Generator) -> PosteriorSamples:
         noise = self.model.sigma(events, self.request.noise, self.request.experiment)
-        entered = self.model.enter(events.momenta, noise)
+        entered = self.model.enter(events.momenta, noise, self.model.build_up_time(self.request.experiment))
         return self._draw(events, sigma, entered, rng, np.arange(len(events)), 1)
 
     def _entered(self, events: Events) -> Entered:
@@ -97,7 +97,8 @@ class Answering:
         momenta, stated, ions = events.momenta, self.request.experiment, self.model.molecule
         if stated is not None and np.isfinite((own := stated.of(ions)).spread).any():
             momenta = CovarianceLikelihood(ions.masses, ions.charges, momenta, own).measured
-        return self.model.enter(momenta, self.model.sigma(events, self.request.noise, stated))
+        sigma, time = self.model.sigma(events, self.request.noise, stated), self.model.build_up_time(stated)
+        return self.model.enter(momenta, sigma, time)
 
     @torch.no_grad()
     def _draw(
@@ -105,7 +106,7 @@ class Answering:
     ) -> PosteriorSamples:
         """Return n samples of some events, neither weighed nor flagged; `sigma` and `entered` are of all."""
         model, request = self.model, self.request
-        asked, stated = events[rows], request.noise is None and events.sigma is not None
+        asked, by_event = events[rows], request.noise is None and events.sigma is not None
         framed, c = _of(entered, rows)
         charts, density = model.network.sample_with_log_prob(c, n, latent=request.latent, generator=rng)
         charts = model.chart_standardiser.inverse(charts.cpu())
@@ -122,12 +123,14 @@ class Answering:
             "architecture": model.architecture,
             "latent": request.latent,
             "seed": request.seed,
-            "noise": "of each event" if stated else str(request.noise),
+            "noise": "of each event" if by_event else str(request.noise),
             "noise_relative": model.noise.relative,
             "prior": model.prior_spec,
             "events": events.origin,
         }
-        stated_experiment = {} if request.experiment is None else {"experiment": request.experiment.to_dict()}
+        stated: dict[str, Any] = {"forward": model.training.forward} if model.training.forward else {}
+        if request.experiment is not None:
+            stated = {"experiment": request.experiment.to_dict()}
         return PosteriorSamples(
             molecule=model.molecule,
             momenta=asked.momenta,
@@ -135,7 +138,7 @@ class Answering:
             log_prob=None if density is None else density.numpy(),
             event_id=asked.event_id,
             sigma=sigma[rows],
-            origin=origin | stated_experiment,
+            origin=origin | stated,
             columns=asked.columns,
         )
 
