@@ -139,11 +139,13 @@ def test_whatever_takes_events_together_counts_them_by_p_true() -> None:
     one, other = samples.spread(keep_flagged=True), own.spread(keep_flagged=True)
     assert one.overall().set_index("quantity").loc["c-o", "p50"] == pytest.approx(length, abs=0.02)
     np.testing.assert_allclose(one.principal_axes()[0], other.principal_axes()[0], rtol=0.15)
-    assert one.covariance_in_words()[0][-3:] == other.covariance_in_words()[0][-3:]
+    words = one.covariance_in_words()[0], other.covariance_in_words()[0]
+    assert float(words[0][-5:]) == pytest.approx(float(words[1][-5:]), abs=0.03)
     (row,) = (r for r in geometry_section(Material(samples, "file")).tables[0].rows if r[0] == "c-o")
     assert row[2] * ANGSTROM == pytest.approx(length, abs=0.02)
     assert len(predicted(samples)["re-simulated"]) == len(few)
-    assert samples.plot("corner").axes[0].get_title().split()[-3].startswith(f"{length / ANGSTROM:.1f}")
+    shown = float(samples.plot("corner").axes[0].get_title().split()[-3])
+    assert shown == pytest.approx(length / ANGSTROM, abs=0.02)
     middle = structure(samples, unit="bohr").lines
     drawn = np.array([line.get_xydata()[0] for line in middle if line.get_label() == "c"])
     assert np.abs(drawn - np.median(other.positions[:, :, 0, :2], axis=(0, 1))).max() < 0.05
