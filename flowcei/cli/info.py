@@ -181,6 +181,8 @@ def _training_texts(card: ModelCard, training: Facts) -> Facts:
     added = "" if training.get("noise_added", True) else ", of the data themselves"
     level = Noise.of_card(card)
     facts["detector noise"] = f"{level} {unit}{added}"
+    if longest := card.frame.get("build_up"):
+        facts["build-up of charges"] = f"0..{longest:g}fs"
     if "seen" in training and "fixed" not in card.frame:
         low, high = (exp(min(training["seen"][k], 700.0)) / ELECTRONVOLT for k in ("low", "high"))
         facts["KER seen"] = f"{low:.3g} to {high:.3g} eV"

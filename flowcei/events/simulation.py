@@ -11,13 +11,13 @@ import numpy as np
 
 from flowcei.errors import UsageError
 from flowcei.events.container import Events
-from flowcei.events.extracolumns import ACCIDENT, dataset_name
+from flowcei.events.extracolumns import ACCIDENT, BUILD_UP_TIME, dataset_name
 from flowcei.events.hdf import describe
 from flowcei.experiment.detector import Noise
 from flowcei.experiment.experiment import Experiment
 from flowcei.experiment.missing import LOST, completed, lost_column
 from flowcei.molecules.molecule import Molecule
-from flowcei.physics.build_up import BuildUp
+from flowcei.physics.build_up import BuildUp, BuildUpPrior, build_up_of
 from flowcei.physics.explosion import asymptotic_momenta, centre_of_mass, in_threads, usable_cores
 from flowcei.physics.priors import GeometryPrior, build_prior
 from flowcei.storage.creation import check_output
@@ -33,11 +33,13 @@ if TYPE_CHECKING:
     from flowcei.storage.resumable import Layout
 
     Floats = NDArray[np.float64]
-    Arrays = dict[str, Any]  # positions (n, N, 3), momenta (n, N, 3), sigma (n,) and perhaps `ACCIDENT`
+    # positions and momenta (n, N, 3), sigma (n,) and perhaps the columns `ACCIDENT` and `BUILD_UP_TIME`
+    Arrays = dict[str, Any]
 
 AXES = ("sigma_x", "sigma_y", "sigma_z")
 """Extra columns of training events whose noise differs between lab axes: that of each, hbar / bohr."""
 
+_COLUMNS = (ACCIDENT, BUILD_UP_TIME)
 BLOCK = 8_192  # events that share a random stream: results do not depend on how many are asked
 _ACCURACY = 3e-6  # far below any noise; single precision makes twice as many events a second as 1e-6
 _FLOAT = np.dtype("<f8")
@@ -47,7 +49,8 @@ _FLOAT = np.dtype("<f8")
 class Simulator:
     """A source of fresh events: molecule, prior, noise, seed, and mean relative error of the momenta.
 
-    Where there is an experiment, it takes the place of the noise, and of the build-up if it states one.
+    Where there is an experiment, it takes the place of the noise, and of the build-up if it states one. Of a
+    build-up that has a prior each event has a time of its own.
     """
 
     molecule: Molecule
@@ -56,17 +59,18 @@ class Simulator:
     seed: int
     accuracy: float = _ACCURACY
     experiment: Experiment | None = None
-    build_up: BuildUp | None = None
+    build_up: BuildUp | BuildUpPrior | None = None
     missing: int = 1  # ions that an event may lack where they are not all detected
 
     def arrays(self, index: int, n: int, *, stream: int = 0, threads: int | None = None) -> Arrays:
         """`n` events of an independent random stream: every index, and every `stream`, is one."""
         child = np.random.SeedSequence(self.seed, spawn_key=(stream, index))
-        geometry_rng, noise_rng = (np.random.default_rng(s) for s in child.spawn(2))
+        geometry_rng, noise_rng, time_rng = (np.random.default_rng(s) for s in child.spawn(3))
         positions = self.prior.sample(n, geometry_rng)
         detector = self.noise if self.experiment is None else self.experiment.of(self.molecule)
         build_up = _build_up(self.build_up, self.experiment)
-        how = build_up, noise_rng, self.accuracy, threads, self.missing
+        times = build_up.draw(n, time_rng) if isinstance(build_up, BuildUpPrior) else build_up
+        how = times, noise_rng, self.accuracy, threads, self.missing
         return _exploded(positions, self.molecule, detector, *how)
 
     def block(self, index: int, n: int, *, stream: int = 0) -> Events:
@@ -83,8 +87,10 @@ class Simulator:
         if n < 1:
             raise UsageError(f"the number of events is {n}; it must be 1 or more")
         vectors = (n, len(self.molecule), 3)
-        mixed = {} if self.experiment is None or not self.experiment.accidents else {ACCIDENT: (n,)}
-        return {"positions": vectors, "sigma": (n,), "momenta": vectors} | mixed
+        columns = {} if self.experiment is None or not self.experiment.accidents else {ACCIDENT: (n,)}
+        if isinstance(_build_up(self.build_up, self.experiment), BuildUpPrior):
+            columns[BUILD_UP_TIME] = (n,)
+        return {"positions": vectors, "sigma": (n,), "momenta": vectors} | columns
 
     def events(self, n: int) -> Events:
         """The first `n` events, on all cores."""
@@ -175,7 +181,7 @@ def make_simulator(
     seed = fresh_seed() if seed is None else seed
     growth = None if build_up is None else BuildUp.parse(build_up)
     simulator = Simulator(mol, prior, level, seed, accuracy, stated, growth, missing)
-    if growing := _build_up(growth, stated):
+    if isinstance(growing := _build_up(growth, stated), BuildUp):
         growing.of_ions(len(mol))
     if stated is not None:
         stated.of(mol).check_stated()  # is of these ions
@@ -239,7 +245,8 @@ def explode(
     rng = np.random.default_rng(np.random.SeedSequence(seed))
     detector = Noise.parse(noise or "0%") if experiment is None else experiment.of(molecule)
     growing = _build_up(build_up, experiment)
-    arrays = _exploded(positions, molecule, detector, growing, rng, accuracy, None, missing)
+    times = growing.draw(len(positions), rng) if isinstance(growing, BuildUpPrior) else growing
+    arrays = _exploded(positions, molecule, detector, times, rng, accuracy, None, missing)
     stated: dict[str, Any] = {"noise": noise or "0%"}
     if experiment is not None:
         stated = {"experiment": experiment.to_dict()}
@@ -247,20 +254,22 @@ def explode(
     return _events(molecule, arrays, stated | {"seed": seed, "accuracy": accuracy})
 
 
-def _build_up(stated: BuildUp | None, experiment: Experiment | None) -> BuildUp | None:
+def _build_up(
+    stated: BuildUp | BuildUpPrior | None, experiment: Experiment | None
+) -> BuildUp | BuildUpPrior | None:
     """The build-up that was stated, or that of the experiment; UsageError for both."""
     if experiment is None or experiment.build_up is None:
         return stated
     if stated is not None:
         raise UsageError("the experiment states its build-up; leave the other out")
-    return BuildUp.parse(experiment.build_up)
+    return build_up_of(experiment.build_up)
 
 
 def _exploded(
     x: Floats,
     molecule: Molecule,
     detector: Noise | Measurement,
-    build_up: BuildUp | None,
+    build_up: BuildUp | Floats | None,  # or of each event, (n,), fs
     rng: np.random.Generator,
     accuracy: float,
     threads: int | None,
@@ -270,18 +279,21 @@ def _exploded(
     x = x - centre_of_mass(x, m)
     momenta = asymptotic_momenta(x, m, q, build_up=build_up, accuracy=accuracy, threads=threads)
     exact = momenta.astype(np.float64, copy=False)
+    columns = {BUILD_UP_TIME: build_up} if isinstance(build_up, np.ndarray) else {}
     if isinstance(detector, Noise):
         momenta, sigma = detector.apply(exact, rng)
-        return {"positions": x, "momenta": momenta, "sigma": sigma}
+        return {"positions": x, "momenta": momenta, "sigma": sigma} | columns
     momenta, sigma, accident = detector.apply(exact, rng)
     if detector.efficiency is not None:
         momenta[detector.lost(len(momenta), missing, rng)] = np.nan
-    arrays = {"positions": x, "momenta": momenta, "sigma": sigma}
+    arrays = {"positions": x, "momenta": momenta, "sigma": sigma} | columns
     return arrays | ({ACCIDENT: accident.astype(np.float64)} if detector.accidents else {})
 
 
 def _events(molecule: Molecule, arrays: Arrays, origin: dict[str, Any]) -> Events:
-    columns = {name: arrays[name].astype(np.int64) for name in (ACCIDENT,) if name in arrays}
+    columns = {name: arrays[name] for name in _COLUMNS if name in arrays}
+    if ACCIDENT in columns:
+        columns[ACCIDENT] = columns[ACCIDENT].astype(np.int64)
     own = {name: array for name, array in arrays.items() if name not in columns}
     if arrays["sigma"].ndim == 2:
         own["sigma"], of_axes = by_axis(arrays["sigma"])
@@ -300,7 +312,7 @@ def by_axis(sigma: Floats) -> tuple[Floats, dict[str, Any]]:
 
 def _dataset(name: str) -> str:
     """The dataset in a file of one of `Arrays`."""
-    return dataset_name(name) if name == ACCIDENT else name
+    return dataset_name(name) if name in _COLUMNS else name
 
 
 def fresh_seed() -> int:

@@ -44,13 +44,17 @@ class Measurement:
     @property
     def isotropic(self) -> bool:
         """Whether noise is one level, the sum of momenta tells nothing, and charges are there at once."""
-        return bool(self.by_axis_alone and (self.noise == self.noise[0, 0]).all())
+        return self.one_level and self.build_up is None
 
     @property
-    def by_axis_alone(self) -> bool:
-        """Whether it is isotropic but for noise that differs between axes."""
-        alike = (self.noise == self.noise[0]).all() and np.isinf(self.spread).all()
-        return bool(alike and self.build_up is None)
+    def one_level(self) -> bool:
+        """Whether it is isotropic but for charges that build up."""
+        return self.of_axes and bool((self.noise == self.noise[0, 0]).all())
+
+    @property
+    def of_axes(self) -> bool:
+        """Whether noise is alike for all ions, and the sum of momenta tells nothing."""
+        return bool((self.noise == self.noise[0]).all() and np.isinf(self.spread).all())
 
     def calibrated(self, momenta: Floats) -> Floats:
         """Measured momenta (E, N, 3) on the true scale and without the drift, as likelihoods take them."""

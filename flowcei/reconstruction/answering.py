@@ -57,7 +57,7 @@ class Answering:
 
     def _one_each(self, events: Events, sigma: Floats, rng: np.random.Generator) -> PosteriorSamples:
         noise = self.model.sigma(events, self.request.noise, self.request.experiment)
-        entered = self.model.enter(events.momenta, noise)
+        entered = self.model.enter(events.momenta, noise, self.model.build_up_time(self.request.experiment))
         return self._draw(events, sigma, entered, rng, np.arange(len(events)), 1)
 
     def _entered(self, events: Events) -> Entered:
@@ -65,7 +65,8 @@ class Answering:
         momenta, stated, ions = events.momenta, self.request.experiment, self.model.molecule
         if stated is not None and np.isfinite((own := stated.of(ions)).spread).any():
             momenta = CovarianceLikelihood(ions.masses, ions.charges, momenta, own).measured
-        return self.model.enter(momenta, self.model.sigma(events, self.request.noise, stated))
+        sigma, time = self.model.sigma(events, self.request.noise, stated), self.model.build_up_time(stated)
+        return self.model.enter(momenta, sigma, time)
 
     @torch.no_grad()
     def _draw(

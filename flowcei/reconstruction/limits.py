@@ -19,6 +19,7 @@ from flowcei.storage.card import DataRecord, RangeRecord
 
 if TYPE_CHECKING:
     from flowcei.experiment.measurement import Measurement
+    from flowcei.frame.interface import Frame
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
     from flowcei.posterior.arrays import Bools, Floats
@@ -57,14 +58,25 @@ def check_density(prior: GeometryPrior, molecule: Molecule) -> None:
         raise UsageError(f"exact samples {slow}: sample without --exact")
 
 
-def check_told(measurement: Measurement, *, by_axis: bool) -> None:
+def check_told(measurement: Measurement, frame: Frame) -> None:
     """UsageError where samples that nothing corrects would not be those of an experiment."""
-    if not (by_axis and measurement.by_axis_alone) or measurement.accidents:
-        knows = "the noise of each axis and no more" if by_axis else "one level of noise"
-        raise UsageError(
-            f"the model knows {knows}: samples of this experiment are exact or weighed "
-            "(--weigh or --exact; weigh=True or exact=True)"
-        )
+    noise = measurement.of_axes if frame.by_axis else measurement.one_level
+    if noise and not measurement.accidents and knows_build_up(measurement, frame):
+        return
+    knows = "the noise of each axis" if frame.by_axis else "one level of noise"
+    times = f" and a build-up to {frame.build_up:g} fs" if frame.build_up else ""
+    raise UsageError(
+        f"the model knows {knows}{times}, no more: samples of this experiment are exact or weighed "
+        "(--weigh or --exact; weigh=True or exact=True)"
+    )
+
+
+def knows_build_up(measurement: Measurement, frame: Frame) -> bool:
+    """Whether a model is told how charges build up: at once, or in one time within the trained range."""
+    growth = measurement.build_up
+    if growth is None or growth.is_zero:
+        return True
+    return len(set(growth.times)) == 1 and growth.times[0] <= frame.build_up
 
 
 def default_noise(trained: Noise, data: DataRecord | None) -> Noise:
@@ -93,7 +105,7 @@ def check_noise(noise: str | Noise | None, trained: Noise) -> None:
 
 def trained_range(condition: Floats, ions: int) -> RangeRecord:
     """Extent of training conditions (B, C), not standardised."""
-    momenta, log_ker, _ = Condition.split(condition, ions)
+    momenta, log_ker, *_ = Condition.split(condition, ions)
     low, high = float(log_ker.min()), float(log_ker.max())
     margin = _MARGIN * (high - low)
     mean: Floats = momenta.mean(axis=0)
@@ -109,7 +121,7 @@ def outside(condition: Floats, trained: RangeRecord | None, ions: int) -> tuple[
     """Conditions (B, C) whose KER (B,), whose other momenta (B,) are unlike all training: none if unknown."""
     if trained is None:
         return np.zeros(len(condition), dtype=bool), np.zeros(len(condition), dtype=bool)
-    momenta, log_ker, _ = Condition.split(condition, ions)
+    momenta, log_ker, *_ = Condition.split(condition, ions)
     mean = np.array(trained.mean)
     precision = np.array(trained.precision).reshape(len(mean), len(mean))  # of two ions there is none: []
     distance = _distance(momenta, mean, precision)

@@ -85,7 +85,8 @@ class Reconstructor:
 
     def __repr__(self) -> str:
         title = f"Reconstructor: {self.architecture} of {self.molecule.name}"
-        return f"{title}, prior {self._prior_name}, noise {self.noise}"
+        times = f", build-up 0..{self.frame.build_up:g}fs" if self.frame.build_up else ""
+        return f"{title}, prior {self._prior_name}, noise {self.noise}{times}"
 
     def _repr_html_(self) -> str:
         facts = {
@@ -225,7 +226,7 @@ class Reconstructor:
         if request.exact:
             limits.check_density(self.prior, self.molecule)
         if request.experiment is not None and not request.weighs:
-            limits.check_told(request.experiment.of(self.molecule), by_axis=self.frame.by_axis)
+            limits.check_told(request.experiment.of(self.molecule), self.frame)
 
     def describe(self, request: SamplingRequest) -> dict[str, Any]:
         """All that the samples of given events depend on, as plain numbers and words."""
@@ -350,12 +351,14 @@ class Reconstructor:
         values = density(flat, c.repeat_interleave(x.shape[1], dim=0)).cpu().double()
         return (values.reshape(x.shape[:2]) + self.log_volume(chart, framed)).numpy()
 
-    def enter(self, momenta: Floats, sigma: Floats) -> Entered:
+    def enter(self, momenta: Floats, sigma: Floats, times: Floats | float = 0.0) -> Entered:
         """Events (E, N, 3) in the frame, and what the network is told of them, standardised (E, T).
 
-        sigma: (E,), or (E, 3), of each lab axis, for a model that was trained for that.
+        sigma: (E,), or (E, 3), of each lab axis, for a model that was trained for that. times: of the
+        build-up, (E,), fs.
         """
-        framed = self.frame.enter(torch.from_numpy(momenta), torch.from_numpy(sigma))
+        each = np.broadcast_to(np.asarray(times, dtype=np.float64), len(momenta)).copy()
+        framed = self.frame.enter(*(torch.from_numpy(table) for table in (momenta, sigma, each)))
         return framed, self.condition_standardiser(framed.told).to(self.device)
 
     def log_volume(self, chart: torch.Tensor, framed: FramedEvents) -> torch.Tensor:
@@ -384,6 +387,11 @@ class Reconstructor:
             return events.sigma
         return Noise.parse(noise or self.default_noise).sigma(events.momenta)
 
+    def build_up_time(self, experiment: Experiment | None) -> float:
+        """Time in which the charges of an experiment build up, fs: of several the mean."""
+        growth = None if experiment is None else experiment.of(self.molecule).build_up
+        return 0.0 if growth is None else float(np.mean(growth.times))
+
     def unlike_training(
         self, events: Events, noise: str | Noise | None = None, experiment: Experiment | None = None
     ) -> dict[str, Bools]:
@@ -393,7 +401,8 @@ class Reconstructor:
         """
         events = events_of(events, self.molecule)
         sigma = self.sigma(events, noise)
-        framed, told = self.enter(events.momenta, self.sigma(events, noise, experiment))
+        time = self.build_up_time(experiment)
+        framed, told = self.enter(events.momenta, self.sigma(events, noise, experiment), time)
         seen = self.training.seen if self.frame.invariant else None
         ker, far = limits.outside(framed.condition.numpy(), seen, len(self.molecule))
         condition = told[:, -self.frame.condition_width :]  # what else is told follows from it
@@ -404,7 +413,7 @@ class Reconstructor:
             measurement = experiment.of(self.molecule)
             moves = moving_source(measurement.sums(events.momenta))
             # Charges that build up leave energies that no training saw, and weights answer for them.
-            ker &= measurement.build_up is None
+            ker &= limits.knows_build_up(measurement, self.frame)
         flags = {"momentum_sum": moves, "ker": ker, "momenta": far, "noise": self.loud(events, noise)}
         return lost.of_known_momenta(flags, events)
 
