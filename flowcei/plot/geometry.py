@@ -171,8 +171,8 @@ def title_of(samples: PosteriorSamples) -> str:
 def predicted(samples: PosteriorSamples) -> dict[str, Events]:
     """Measured events, and those that the simulator makes of one sample of each, for any plot of events."""
     x = np.asarray(samples.equally_weighted().positions[:, 0], dtype=np.float64)
-    ions, build_up = samples.molecule, samples.likelihood.build_up
-    momenta = asymptotic_momenta(x, ions.masses, ions.charges, build_up=build_up)
+    ions, forward = samples.molecule, samples.likelihood.forward
+    momenta = asymptotic_momenta(x, ions.masses, ions.charges, forward=forward)
     measured = Events(samples.molecule, samples.momenta, sigma=samples.sigma, columns=samples.columns)
     return {
         "measured": measured,
