@@ -15,6 +15,7 @@ from flowcei.experiment.detector import NOISE_FLOOR, Noise
 from flowcei.experiment.measurement import Measurement
 from flowcei.physics.build_up import BuildUp
 from flowcei.physics.explosion import COULOMB, Coulomb
+from flowcei.physics.growth import ChargeTransfer, transfer_spec
 from flowcei.physics.pair_potential import PairPotential, beside, canonical, laws_in_words
 from flowcei.storage.files import read_toml
 from flowcei.units import BOLTZMANN, quantity
@@ -29,7 +30,13 @@ if TYPE_CHECKING:
     from flowcei.physics.forward import ForwardModel
 
 _UNKNOWN = "unknown"
-_FORCES = "build_up", "pair_potential"
+_FORCES = "build_up", "charge_transfer", "pair_potential"
+_ONE_OF = (
+    ("noise", "detector"),
+    ("spread", "temperature"),
+    ("build_up", "pair_potential"),
+    ("charge_transfer", "pair_potential"),
+)
 _EVERY = "every ion"
 _DETECTOR = {"field": "field", "length": "length", "sigma_t": "time", "sigma_x": "length"}
 # Effusive sources and laser ablation stay below; of OCS it is 31 hbar/bohr. Anything hotter is another unit.
@@ -57,6 +64,8 @@ class Experiment:
             events that are sampled.
         momentum_scale: Measured over true momenta.
         build_up: Time in which charges appear, ``"10fs"``, or of each ion, ``"5fs,10fs,10fs"``.
+        charge_transfer: Charge that one ion has at first and the others later: a table of `from`, the ion,
+            `time`, ``"5fs"``, and perhaps `charge`, all that the others will have if absent.
         pair_potential: What stands in place of 1/r, for all pairs of ions or, by labels as ``"c-o"``, each:
             see `PairPotential.of`. In a file the name of a CSV file is that of a table.
 
@@ -81,11 +90,12 @@ class Experiment:
     accidents: Any = 0.0
     momentum_scale: Any = 1.0
     build_up: Any = None
+    charge_transfer: Any = None
     pair_potential: Any = None
 
     def __post_init__(self) -> None:
         """Bring every entry to one form, and check it."""
-        for one, other in (("noise", "detector"), ("spread", "temperature"), ("build_up", "pair_potential")):
+        for one, other in _ONE_OF:
             if getattr(self, one) is not None and getattr(self, other) is not None:
                 raise UsageError(f"{one} and {other} exclude each other; leave one out")
         if self.noise is None and self.detector is None:
@@ -100,6 +110,7 @@ class Experiment:
             "accidents": lambda a: _or_unknown(a, "the share of accidents", 0.0, 1.0, "high"),
             "momentum_scale": lambda s: _number("momentum_scale", s, *_SCALES),
             "build_up": lambda b: str(BuildUp.parse(b)),
+            "charge_transfer": transfer_spec,
             "pair_potential": canonical,
         }
         for name, settle in form.items():
@@ -179,10 +190,19 @@ class Experiment:
         """What turns geometries of a molecule into momenta; UsageError where it is not of its ions."""
         if self.pair_potential is not None:
             return PairPotential.of(self.pair_potential, molecule.labels).checked(molecule.charges)
+        transfer = self.transfer(molecule)
         if self.build_up is None:
-            return COULOMB
+            return COULOMB if transfer is None else Coulomb(transfer=transfer)
         BuildUp.parse(self.build_up).of_ions(len(molecule))
-        return Coulomb(BuildUp.parse(self.build_up))
+        return Coulomb(BuildUp.parse(self.build_up), transfer)
+
+    def transfer(self, molecule: Molecule) -> ChargeTransfer | None:
+        """The charge that moves from one ion to the others, if any."""
+        if self.charge_transfer is None:
+            return None
+        transfer = ChargeTransfer.of(self.charge_transfer, molecule.labels)
+        transfer.amounts(molecule.charges)  # there is as much
+        return transfer
 
     @property
     def forces(self) -> dict[str, Any]:
