@@ -17,6 +17,7 @@ from flowcei.experiment.measurement import Measurement
 from flowcei.experiment.shots import Shots, kinds_of
 from flowcei.physics.build_up import BuildUp
 from flowcei.physics.explosion import COULOMB, Coulomb
+from flowcei.physics.growth import ChargeTransfer, transfer_spec
 from flowcei.physics.pair_potential import PairPotential, beside, canonical, laws_in_words
 from flowcei.storage.files import read_toml
 from flowcei.units import BOLTZMANN, quantity
@@ -34,7 +35,13 @@ ASSIGNMENT = "assignment"
 """Column of simulated events whose hits were shuffled: the number of the assignment that is right, from 0."""
 
 _UNKNOWN = "unknown"
-_FORCES = "build_up", "pair_potential"
+_FORCES = "build_up", "charge_transfer", "pair_potential"
+_ONE_OF = (
+    ("noise", "detector"),
+    ("spread", "temperature"),
+    ("build_up", "pair_potential"),
+    ("charge_transfer", "pair_potential"),
+)
 _EVERY = "every ion"
 _DETECTOR = {"field": "field", "length": "length", "sigma_t": "time", "sigma_x": "length"}
 # Effusive sources and laser ablation stay below; of OCS it is 31 hbar/bohr. Anything hotter is another unit.
@@ -67,6 +74,8 @@ class Experiment:
         build_up: Time in which charges appear, ``"10fs"``, or of each ion, ``"5fs,10fs,10fs"``.
         assignments: Groups of ions of the same mass over charge, that nobody tells apart, as O+ and S2+:
             ``[["o", "s"]]``. The likelihood is the mean of all ways to assign hits of a group to its ions.
+        charge_transfer: Charge that one ion has at first and the others later: a table of `from`, the ion,
+            `time`, ``"5fs"``, and perhaps `charge`, all that the others will have if absent.
         pair_potential: What stands in place of 1/r, for all pairs of ions or, by labels as ``"c-o"``, each:
             see `PairPotential.of`. In a file the name of a CSV file is that of a table.
 
@@ -93,13 +102,14 @@ class Experiment:
     momentum_scale: Any = 1.0
     build_up: Any = None
     assignments: Any = None
+    charge_transfer: Any = None
     pair_potential: Any = None
 
     def __post_init__(self) -> None:
         """Bring every entry to one form, and check it."""
         if self.rate is not None and (self.accidents != 0.0 or self.efficiency == 1.0):
             raise UsageError("rate stands in place of accidents, and beside the efficiency")
-        for one, other in (("noise", "detector"), ("spread", "temperature"), ("build_up", "pair_potential")):
+        for one, other in _ONE_OF:
             if getattr(self, one) is not None and getattr(self, other) is not None:
                 raise UsageError(f"{one} and {other} exclude each other; leave one out")
         if self.noise is None and self.detector is None:
@@ -116,6 +126,7 @@ class Experiment:
             "momentum_scale": lambda s: _number("momentum_scale", s, *_SCALES),
             "build_up": lambda b: str(BuildUp.parse(b)),
             "assignments": parse_groups,
+            "charge_transfer": transfer_spec,
             "pair_potential": canonical,
         }
         for name, settle in form.items():
@@ -228,10 +239,19 @@ class Experiment:
         """What turns geometries of a molecule into momenta; UsageError where it is not of its ions."""
         if self.pair_potential is not None:
             return PairPotential.of(self.pair_potential, molecule.labels).checked(molecule.charges)
+        transfer = self.transfer(molecule)
         if self.build_up is None:
-            return COULOMB
+            return COULOMB if transfer is None else Coulomb(transfer=transfer)
         BuildUp.parse(self.build_up).of_ions(len(molecule))
-        return Coulomb(BuildUp.parse(self.build_up))
+        return Coulomb(BuildUp.parse(self.build_up), transfer)
+
+    def transfer(self, molecule: Molecule) -> ChargeTransfer | None:
+        """The charge that moves from one ion to the others, if any."""
+        if self.charge_transfer is None:
+            return None
+        transfer = ChargeTransfer.of(self.charge_transfer, molecule.labels)
+        transfer.amounts(molecule.charges)  # there is as much
+        return transfer
 
     @property
     def forces(self) -> dict[str, Any]:

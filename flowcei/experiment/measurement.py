@@ -71,8 +71,9 @@ class Measurement:
 
     @property
     def build_up(self) -> BuildUp | None:
-        """That of the charges, where there is one."""
-        growth = self.forward.build_up if isinstance(self.forward, Coulomb) else None
+        """That of the charges, where it is all that is not Coulomb's law at once."""
+        alone = isinstance(self.forward, Coulomb) and self.forward.transfer is None
+        growth = self.forward.build_up if isinstance(self.forward, Coulomb) and alone else None
         return growth if isinstance(growth, BuildUp) else None
 
     def calibrated(self, momenta: Floats) -> Floats:
