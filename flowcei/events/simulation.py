@@ -95,9 +95,9 @@ class Simulator:
         if n < 1:
             raise UsageError(f"the number of events is {n}; it must be 1 or more")
         vectors = (n, len(self.molecule), 3)
-        own = self.experiment
-        columns = {} if own is None or not own.accidents else {ACCIDENT: (n,)}
-        columns |= {} if own is None or not own.assignments else {ASSIGNMENT: (n,)}
+        own = None if self.experiment is None else self.experiment.of(self.molecule)
+        columns = {ACCIDENT: (n,)} if own is not None and own.accidents else {}
+        columns |= {ASSIGNMENT: (n,)} if own is not None and own.orders is not None else {}
         if isinstance(_build_up(self.build_up, self.experiment), BuildUpPrior):
             columns[BUILD_UP_TIME] = (n,)
         return {"positions": vectors, "sigma": (n,), "momenta": vectors} | columns
@@ -286,10 +286,10 @@ def _forward(
     growth = _build_up(stated, experiment)
     if isinstance(growth, BuildUpPrior):
         times = growth.draw(n, rng)
-        return Coulomb(times), times
-    if growth is not None:
-        return Coulomb(growth), None
-    return COULOMB if experiment is None else experiment.forward(molecule), None
+        return Coulomb(times, None if experiment is None else experiment.transfer(molecule)), times
+    if stated is None and experiment is not None:
+        return experiment.forward(molecule), None
+    return COULOMB if growth is None else Coulomb(growth), None
 
 
 def _check_forces(
@@ -323,9 +323,11 @@ def _exploded(
     if isinstance(detector, Noise):
         momenta, sigma = detector.apply(exact, rng)
         return {"positions": x, "momenta": momenta, "sigma": sigma} | columns
-    momenta, sigma, accident = detector.apply(exact, rng)
+    # Where accidents come of ions that are lost, which these are is drawn first.
+    lost = None if detector.shots is None else detector.lost(len(exact), missing, rng)
+    momenta, sigma, accident = detector.apply(exact, rng, lost)
     if detector.efficiency is not None:
-        momenta[detector.lost(len(momenta), missing, rng)] = np.nan
+        momenta[detector.lost(len(exact), missing, rng) if lost is None else lost] = np.nan
     if detector.accidents:
         columns[ACCIDENT] = accident.astype(np.float64)
     if detector.orders is not None:

@@ -14,8 +14,10 @@ from flowcei.errors import DataError, UsageError
 from flowcei.experiment.assignments import orders_of, parse_groups
 from flowcei.experiment.detector import NOISE_FLOOR, Noise
 from flowcei.experiment.measurement import Measurement
+from flowcei.experiment.shots import Shots, kinds_of
 from flowcei.physics.build_up import BuildUp
 from flowcei.physics.explosion import COULOMB, Coulomb
+from flowcei.physics.growth import ChargeTransfer, transfer_spec
 from flowcei.physics.pair_potential import PairPotential, beside, canonical, laws_in_words
 from flowcei.storage.files import read_toml
 from flowcei.units import BOLTZMANN, quantity
@@ -33,12 +35,19 @@ ASSIGNMENT = "assignment"
 """Column of simulated events whose hits were shuffled: the number of the assignment that is right, from 0."""
 
 _UNKNOWN = "unknown"
-_FORCES = "build_up", "pair_potential"
+_FORCES = "build_up", "charge_transfer", "pair_potential"
+_ONE_OF = (
+    ("noise", "detector"),
+    ("spread", "temperature"),
+    ("build_up", "pair_potential"),
+    ("charge_transfer", "pair_potential"),
+)
 _EVERY = "every ion"
 _DETECTOR = {"field": "field", "length": "length", "sigma_t": "time", "sigma_x": "length"}
 # Effusive sources and laser ablation stay below; of OCS it is 31 hbar/bohr. Anything hotter is another unit.
 _HOTTEST = 3000.0  # K
 _LEAST = 1e-6  # hbar/bohr
+_MOST_A_SHOT = 100.0  # molecules
 _SCALES = 0.5, 2.0  # of momenta: outside it is a unit that is wrong, and no calibration
 
 
@@ -57,12 +66,16 @@ class Experiment:
             them), hbar / bohr. Where it is unknown the sum of momenta tells nothing of the geometry.
         temperature: Instead of `spread`, that of the source, K.
         efficiency: Chance that an ion is detected, for all or by label.
-        accidents: Share of events whose ions are of different molecules; ``"unknown"`` to measure it on the
-            events that are sampled.
+        accidents: Share of complete events whose ions are of different molecules; ``"unknown"`` to measure it
+            on the events that are sampled. With an efficiency events that lack an ion have the share of the
+            same `rate`; without one each ion of an accident is of another molecule.
+        rate: Instead of `accidents`, beside the efficiency, molecules that are ionised in a shot, on average.
         momentum_scale: Measured over true momenta.
         build_up: Time in which charges appear, ``"10fs"``, or of each ion, ``"5fs,10fs,10fs"``.
         assignments: Groups of ions of the same mass over charge, that nobody tells apart, as O+ and S2+:
             ``[["o", "s"]]``. The likelihood is the mean of all ways to assign hits of a group to its ions.
+        charge_transfer: Charge that one ion has at first and the others later: a table of `from`, the ion,
+            `time`, ``"5fs"``, and perhaps `charge`, all that the others will have if absent.
         pair_potential: What stands in place of 1/r, for all pairs of ions or, by labels as ``"c-o"``, each:
             see `PairPotential.of`. In a file the name of a CSV file is that of a table.
 
@@ -85,14 +98,18 @@ class Experiment:
     temperature: Any = None
     efficiency: Any = 1.0
     accidents: Any = 0.0
+    rate: Any = None
     momentum_scale: Any = 1.0
     build_up: Any = None
     assignments: Any = None
+    charge_transfer: Any = None
     pair_potential: Any = None
 
     def __post_init__(self) -> None:
         """Bring every entry to one form, and check it."""
-        for one, other in (("noise", "detector"), ("spread", "temperature"), ("build_up", "pair_potential")):
+        if self.rate is not None and (self.accidents != 0.0 or self.efficiency == 1.0):
+            raise UsageError("rate stands in place of accidents, and beside the efficiency")
+        for one, other in _ONE_OF:
             if getattr(self, one) is not None and getattr(self, other) is not None:
                 raise UsageError(f"{one} and {other} exclude each other; leave one out")
         if self.noise is None and self.detector is None:
@@ -105,9 +122,11 @@ class Experiment:
             "temperature": lambda t: _number("temperature (K)", t, 0.0, _HOTTEST),
             "efficiency": lambda e: _by_ion(e, lambda v: _number("efficiency", v, 0.0, 1.0, "low")),
             "accidents": lambda a: _or_unknown(a, "the share of accidents", 0.0, 1.0, "high"),
+            "rate": lambda r: _number("rate (molecules a shot)", r, 0.0, _MOST_A_SHOT, "low"),
             "momentum_scale": lambda s: _number("momentum_scale", s, *_SCALES),
             "build_up": lambda b: str(BuildUp.parse(b)),
             "assignments": parse_groups,
+            "charge_transfer": transfer_spec,
             "pair_potential": canonical,
         }
         for name, settle in form.items():
@@ -163,6 +182,9 @@ class Experiment:
         """
         chances = _of_ions(self.efficiency, molecule, "efficiency")
         efficiency = np.array([chances[label] for label in molecule.labels])
+        accidents, shots = self.accidents, self._shots(molecule, efficiency)
+        if shots is not None:
+            accidents = float(shots.share(np.zeros((1, len(molecule)), bool))[0])
         mass = float(molecule.masses.sum())
         spread = np.full(3, np.inf) if self.spread is None else np.array(self.spread)
         if self.temperature is not None:
@@ -177,7 +199,7 @@ class Experiment:
             if self.detector is not None:
                 arrival = [quantity(self.detector[k], _DETECTOR[k]) for k in ("field", "length", "sigma_t")]
             orders = orders_of(self.assignments, molecule, arrival)
-        if orders is not None and self.accidents and np.isinf(spread).any():
+        if orders is not None and (self.accidents or self.rate) and np.isinf(spread).any():
             raise UsageError("accidents beside assignments are told by sums: state the spread of the source")
         return Measurement(
             molecule.masses / mass,
@@ -185,7 +207,8 @@ class Experiment:
             relative=self.relative,
             drift=np.zeros(3) if self.drift is None else np.array(self.drift),
             spread=spread,
-            accidents=self.accidents,
+            accidents=accidents,
+            shots=shots,
             scale=self.momentum_scale,
             forward=self.forward(molecule),
             efficiency=None if (efficiency == 1.0).all() else efficiency,
@@ -204,14 +227,31 @@ class Experiment:
         """Return this experiment with hits that are those of their ions."""
         return replace(self, assignments=None)
 
+    def _shots(self, molecule: Molecule, efficiency: NDArray[np.float64]) -> Shots | None:
+        """What a shot gives, where accidents come of ions that are lost."""
+        if self.rate is not None:
+            return Shots(kinds_of(molecule.kinds), efficiency, self.rate)
+        if not 0.0 < self.accidents < 1.0:
+            return None
+        return Shots.of_share(kinds_of(molecule.kinds), efficiency, self.accidents)
+
     def forward(self, molecule: Molecule) -> ForwardModel:
         """What turns geometries of a molecule into momenta; UsageError where it is not of its ions."""
         if self.pair_potential is not None:
             return PairPotential.of(self.pair_potential, molecule.labels).checked(molecule.charges)
+        transfer = self.transfer(molecule)
         if self.build_up is None:
-            return COULOMB
+            return COULOMB if transfer is None else Coulomb(transfer=transfer)
         BuildUp.parse(self.build_up).of_ions(len(molecule))
-        return Coulomb(BuildUp.parse(self.build_up))
+        return Coulomb(BuildUp.parse(self.build_up), transfer)
+
+    def transfer(self, molecule: Molecule) -> ChargeTransfer | None:
+        """The charge that moves from one ion to the others, if any."""
+        if self.charge_transfer is None:
+            return None
+        transfer = ChargeTransfer.of(self.charge_transfer, molecule.labels)
+        transfer.amounts(molecule.charges)  # there is as much
+        return transfer
 
     @property
     def forces(self) -> dict[str, Any]:
@@ -250,6 +290,11 @@ class Experiment:
         out = np.repeat(across[:, None], 3, axis=1)
         out[:, "xyz".index(self.detector["axis"])] = along
         return out
+
+
+def has_accidents(experiment: Mapping[str, Any]) -> bool:
+    """Whether an experiment, as `Experiment.to_dict` gives it, states that some events are accidents."""
+    return bool(experiment.get("accidents") or experiment.get("rate"))
 
 
 def stated_experiment(origin: Mapping[str, Any]) -> Experiment | None:
