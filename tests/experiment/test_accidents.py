@@ -204,7 +204,7 @@ def test_the_commands(shell: Shell) -> None:
     assert shell(*words, "--experiment", "e.toml", "-o", "s.h5", "--ker", "1..900") == 2
     assert "state accidents as a number" in shell.err
     assert shell(*words, "--experiment", "wrong.toml", "-o", "s.h5", "--ker", "1..900") == 0
-    assert "accidents: 0.02 of all events as stated" in shell.err
+    assert "accidents: 0.02 of complete events as stated" in shell.err
     assert "share" not in flowcei.read_samples("s.h5").origin["accidents"]["complete"]
     few = flowcei.simulate("ocs", 5, noise="1%", seed=1)
     flowcei.write_events(few, "few.h5")
