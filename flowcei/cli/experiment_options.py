@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import flowcei
 from flowcei.cli import options
-from flowcei.cli.streams import compact, note, warn
+from flowcei.cli.streams import note, warn
 from flowcei.errors import UsageError
+from flowcei.units import compact
 
 if TYPE_CHECKING:
     import os
@@ -71,19 +72,21 @@ class Detector(NamedTuple):
         if experiment is None:
             return cls(noise, None, growing, missing)
         stated = flowcei.Experiment.load(experiment)
-        stated.of(molecule)  # is of these ions
+        own = stated.of(molecule)  # is of these ions
         if stated.loses:
             note(
                 f"{experiment}: ions are lost; events that lack more than {missing} are not kept (--missing)"
             )
-        if growing is not None and stated.build_up is not None:
-            raise UsageError(f"{experiment} states the build-up; leave out --build-up")
+        if own.shots is not None:
+            note(f"{experiment}: {own.shots.in_words(missing)}")
+        if growing is not None and stated.forces:
+            named = ", ".join(stated.forces).replace("_", "-")
+            raise UsageError(f"{experiment} states the {named}; leave out --build-up")
         return cls(None, stated, growing, missing)
 
     def __str__(self) -> str:
-        about = {"noise": self.noise or "0%"} if self.experiment is None else self.experiment.to_dict()
-        about |= {"build-up": self.build_up} if self.build_up is not None else {}
-        return "; ".join(f"{name} {value}" for name, value in about.items())
+        about = f"noise {self.noise or '0%'}" if self.experiment is None else str(self.experiment)
+        return about if self.build_up is None else f"{about}; build-up {self.build_up}"
 
 
 def sampled_experiment(
@@ -116,7 +119,7 @@ def is_gated(reading: Reading) -> bool:
     return reading.selection.max_sum is not None or reading.selection.ker is not None
 
 
-def note_accidents(found: Mapping[str, Mapping[str, float]] | None, stated: float) -> None:
+def note_accidents(found: Mapping[str, Mapping[str, float]] | None) -> None:
     """Say which share of a run are accidents, as its evidence, its sums and a person say."""
     from flowcei.experiment.accidents import VAGUE
 
@@ -126,7 +129,7 @@ def note_accidents(found: Mapping[str, Mapping[str, float]] | None, stated: floa
         warn("too few events to tell accidents from true ones: P(true) is not known", code="accidents")
     for kind, one in found.items():
         if "share" not in one:
-            note(f"accidents: {stated:g} of all events as stated; P(true) is the column p_true")
+            note(f"accidents: {one['stated']:.3g} of {kind} events as stated; P(true) is the column p_true")
             continue
         share, error = one["share"], one["error"]
         of = f"{one['events']} {kind} events"
@@ -134,13 +137,24 @@ def note_accidents(found: Mapping[str, Mapping[str, float]] | None, stated: floa
         if error > VAGUE:
             vague = "neither their sums nor their evidence tell accidents from true events"
             warn(f"{kind} events: {vague}; P(true) is little more than the share", code="accidents")
-        unlike = {"are stated to be": (stated, 0.0)} if math.isfinite(stated) else {}
+        unlike = {"are stated to be": (one["stated"], 0.0)} if "stated" in one else {}
         if "share_by_sums" in one and one["error_by_sums"] < VAGUE:
             unlike["are by their sums alone"] = one["share_by_sums"], one["error_by_sums"]
         for says, (other, its_error) in unlike.items():
             if abs(other - share) > _UNLIKE * math.hypot(error, its_error):
                 why = "" if its_error == 0.0 else "; the prior or the noise does not hold for true events"
                 warn(f"{compact(other, its_error)} of them {says} accidents{why}", code="accidents")
+
+
+def note_assignments(stated: flowcei.Experiment | None, molecule: flowcei.Molecule) -> None:
+    """Say which assignment of hits to ions has which number."""
+    orders = None if stated is None else stated.of(molecule).orders
+    if orders is not None:
+        ions = [ion for ion in range(len(molecule)) if (orders[:, ion] != ion).any()]
+        label = molecule.labels
+        each = [f"{k}: {' '.join(label[hit] for hit in order[ions])}" for k, order in enumerate(orders)]
+        names = " ".join(label[ion] for ion in ions)
+        note(f"assignments: hits that {names} have, as the file names them, are {'; '.join(each)}")
 
 
 def reading_of(
@@ -153,6 +167,10 @@ def reading_of(
     own = stated.of(molecule)
     if stated.drift is not None and reading.drift != "auto":
         raise UsageError("--experiment states the drift; leave out --drift")
+    if stated.assignments and is_gated(reading):
+        raise UsageError("--max-sum and --ker need hits that are told apart: leave out them, or assignments")
+    if stated.assignments and stated.drift is None and reading.drift == "auto":
+        raise UsageError("sums of hits that may be of other ions tell no drift: state it, or --drift none")
     selection = replace(reading.selection, noise=own) if reading.selection.max_sum else reading.selection
     if math.isinf(stated.accidents) and is_gated(reading):
         raise UsageError(

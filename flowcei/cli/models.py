@@ -30,10 +30,9 @@ def models(*, as_json: bool) -> None:
                 continue
             record = card.training
             about = {"molecule": card.molecule.get("name"), "architecture": card.architecture}
-            about |= {
-                "prior": record.prior_name or "unnamed",
-                "noise": str(Noise.of_card(card)),
-            }
+            noise, longest = str(Noise.of_card(card)), card.frame.get("build_up")
+            noise += f", build-up 0..{longest:g}fs" if longest else ""
+            about |= {"prior": record.prior_name or "unnamed", "noise": noise}
             table[name] = about | {"verdict": record.judgement.get("summary") or "not judged"}
     if as_json:
         show_json(table)

@@ -283,6 +283,10 @@ def note_what_is_assumed(
     ).any():
         unit = f"{least:.2%}" if model.noise.relative else f"{least:g} hbar/bohr"
         note(f"noise below {unit}, the least the model knows, is taken as {unit}: its posteriors are wider")
+    time, longest = model.build_up_time(experiment), model.frame.build_up
+    if longest and time > longest:
+        what = f"a build-up of {time:g} fs is beyond the {longest:g} fs that the model was trained for"
+        warn(f"{what}: it is told {longest:g} fs, and weights or chains have to make up for it")
     warn_of_flags(model.unlike_training(events, noise, experiment), events.event_id)
 
 

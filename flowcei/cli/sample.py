@@ -18,6 +18,7 @@ from flowcei.cli.experiment_options import (
     experiment_option,
     is_gated,
     note_accidents,
+    note_assignments,
     on_their_scale,
     reading_of,
     sampled_experiment,
@@ -123,6 +124,7 @@ def sample(
     source = open_events(momenta, reconstructor.molecule, how)
     source.log_reading()
     first = on_their_scale(source, stated)
+    note_assignments(stated, reconstructor.molecule)
     note_what_is_assumed(reconstructor, first, noise, stated)
     seed = options.settled_seed(seed, path if resume else None)
     request = SamplingRequest(asked.pop("count"), seed, **asked, experiment=stated)
@@ -134,7 +136,7 @@ def sample(
     write = _to_stdout if str(path) == "-" else partial(_to_file, path, overwrite=overwrite, resume=resume)
     quality = write(reconstructor, request, source, survey)
     if quality.accidents is not None and stated is not None:
-        note_accidents(quality.accidents, stated.accidents)
+        note_accidents(quality.accidents)
     _note_quality(quality, complete=survey.events > len(first), exact=request.exact)
     if stated is None:  # it knows one level of noise
         note_run_check(reconstructor, survey.thinned, noise)
@@ -184,9 +186,9 @@ def _to_file(
         if judged.accidents and is_gated(source.reading):
             # P(true) is as without the gate: it leaves out as much of the density as of the share. What is
             # left of accidents does not tell how many there were.
-            judged = replace(
-                judged, accidents={k: {"events": one["events"]} for k, one in judged.accidents.items()}
-            )
+            names, told = ("events", "stated"), judged.accidents
+            kept = {kind: {name: one[name] for name in names} for kind, one in told.items()}
+            judged = replace(judged, accidents=kept)
         if evidence is not None and evidence.events:
             (note if evidence.sound else partial(warn, code="evidence"))(evidence.summary)
         return judged
@@ -199,7 +201,7 @@ def _to_file(
             return stack.enter_context(Progress(survey.events, f"events to {path.suffix}"))
 
         return sample_to_file(
-            lambda start: model.stream(source.chunks(), request, start=start),
+            lambda start: model.blocks(source.chunks(), request, start=start),
             path,
             model.describe(request) | {"events": survey.events, "momenta": survey.digest},
             on_block=drawing.update,

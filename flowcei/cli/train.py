@@ -24,6 +24,7 @@ from flowcei.cli.streams import log, log_file, note, warn
 from flowcei.errors import DataError, FlowceiError, StoppedError, TrainingDivergedError, UsageError
 from flowcei.experiment.detector import DEFAULT_NOISE, Noise
 from flowcei.models.registry import architecture_names, options_type
+from flowcei.physics.build_up import BuildUpPrior
 from flowcei.training.schedule import MIN_EVENTS, EpochRecord, Schedule, best_of
 
 if TYPE_CHECKING:
@@ -68,6 +69,12 @@ class Duration(click.ParamType):
     "Detector noise to train for: 1%, a range, or 0.1%..5%/axis, a level for each axis of the lab. If absent "
     "0.1%..5%, or from what --data show to 5%.",
     NOISE,
+    metavar="RANGE",
+)
+@option(
+    "--build-up",
+    "Times in which charges appear, to train for: 0..15fs; an experiment states its own. At once if absent.",
+    Checked(BuildUpPrior.to_train_for),
     metavar="RANGE",
 )
 @option(
@@ -139,7 +146,8 @@ def train(
             with log_file(folder / LOG):  # another process may train there
                 pass
         run = begin_run(folder, plan.options)
-    facts = [f"{name} {plan.options[name]}" for name in ("prior", "noise") if plan.options.get(name)]
+    told = ("prior", "noise", "build_up")
+    facts = [f"{name.replace('_', '-')} {plan.options[name]}" for name in told if plan.options.get(name)]
     options.note_ions(plan.molecule, *facts)
     with log_file(run.folder / LOG):
         _log_start(plan, run, resuming=resuming)
@@ -173,11 +181,12 @@ class _Plan:
             chosen.setdefault("noise", str(DEFAULT_NOISE))
             if molecule.default_prior is not None:
                 chosen.setdefault("prior", molecule.default_prior)
-            usual = _usual(molecule, chosen.get("prior"), arch, chosen["noise"])
+            usual = _usual(molecule, arch, chosen)
             own, conclusions = usual.options | own, [f"defaults for {len(molecule)} ions: {usual}"]
             chosen = {"events": usual.events, "batch": usual.batch} | chosen
-        elif "prior" in chosen:
-            raise UsageError("--prior says what to simulate; with --data nothing is simulated")
+        elif simulated := [name for name in ("prior", "build_up") if name in chosen]:
+            option = simulated[0].replace("_", "-")
+            raise UsageError(f"--{option} says what to simulate; with --data nothing is simulated")
         else:
             data = read_noted(chosen["data"], options.named_or_none(chosen.get("molecule"), ions))
             molecule, chosen["data"] = data.molecule, str(chosen["data"])
@@ -197,7 +206,8 @@ class _Plan:
     def fit(self, **how: Any) -> flowcei.Reconstructor:  # noqa: ANN401 (of `flowcei.train`)
         """Train."""
         given = self.options
-        how |= {name: given.get(name) for name in ("prior", "noise", "frame", "seed", "device", "until")}
+        names = ("prior", "noise", "build_up", "frame", "seed", "device", "until")
+        how |= {name: given.get(name) for name in names}
         return flowcei.train(
             given["arch"],
             molecule=self.molecule,
@@ -209,12 +219,12 @@ class _Plan:
         )
 
 
-def _usual(molecule: flowcei.Molecule, prior: str | None, arch: str, noise: str) -> Defaults:
+def _usual(molecule: flowcei.Molecule, arch: str, chosen: dict[str, Any]) -> Defaults:
     from flowcei.physics.priors import build_prior
     from flowcei.reconstruction.defaults import usual_training
 
-    by_axis = Noise.parse(noise).by_axis
-    return usual_training(len(molecule), build_prior(molecule, prior), arch, by_axis=by_axis)
+    more = Noise.parse(chosen["noise"]).by_axis or "build_up" in chosen
+    return usual_training(len(molecule), build_prior(molecule, chosen.get("prior")), arch, more=more)
 
 
 def _settled_by_data(data: flowcei.Events, given: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:

@@ -11,14 +11,21 @@ import numpy as np
 
 from flowcei.errors import UsageError
 from flowcei.events.container import Events
-from flowcei.events.extracolumns import ACCIDENT, dataset_name
+from flowcei.events.extracolumns import ACCIDENT, BUILD_UP_TIME, dataset_name
 from flowcei.events.hdf import describe
 from flowcei.experiment.detector import Noise
-from flowcei.experiment.experiment import Experiment
+from flowcei.experiment.experiment import ASSIGNMENT, Experiment
 from flowcei.experiment.missing import LOST, completed, lost_column
 from flowcei.molecules.molecule import Molecule
-from flowcei.physics.build_up import BuildUp
-from flowcei.physics.explosion import asymptotic_momenta, centre_of_mass, in_threads, usable_cores
+from flowcei.physics.build_up import BuildUp, BuildUpPrior, build_up_of
+from flowcei.physics.explosion import (
+    COULOMB,
+    Coulomb,
+    asymptotic_momenta,
+    centre_of_mass,
+    in_threads,
+    usable_cores,
+)
 from flowcei.physics.priors import GeometryPrior, build_prior
 from flowcei.storage.creation import check_output
 from flowcei.storage.resumable import resumable_file
@@ -30,14 +37,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from flowcei.experiment.measurement import Measurement
+    from flowcei.physics.forward import ForwardModel
     from flowcei.storage.resumable import Layout
 
     Floats = NDArray[np.float64]
-    Arrays = dict[str, Any]  # positions (n, N, 3), momenta (n, N, 3), sigma (n,) and perhaps `ACCIDENT`
+    # positions and momenta (n, N, 3), sigma (n,) and perhaps those of `_COLUMNS`
+    Arrays = dict[str, Any]
 
 AXES = ("sigma_x", "sigma_y", "sigma_z")
 """Extra columns of training events whose noise differs between lab axes: that of each, hbar / bohr."""
 
+# What is known of an event because it was simulated, (n,).
+_COLUMNS = (ACCIDENT, ASSIGNMENT, BUILD_UP_TIME)
 BLOCK = 8_192  # events that share a random stream: results do not depend on how many are asked
 _ACCURACY = 3e-6  # far below any noise; single precision makes twice as many events a second as 1e-6
 _FLOAT = np.dtype("<f8")
@@ -47,7 +58,8 @@ _FLOAT = np.dtype("<f8")
 class Simulator:
     """A source of fresh events: molecule, prior, noise, seed, and mean relative error of the momenta.
 
-    Where there is an experiment, it takes the place of the noise, and of the build-up if it states one.
+    Where there is an experiment, it takes the place of the noise, and of the build-up if it states one. Of a
+    build-up that has a prior each event has a time of its own.
     """
 
     molecule: Molecule
@@ -56,17 +68,17 @@ class Simulator:
     seed: int
     accuracy: float = _ACCURACY
     experiment: Experiment | None = None
-    build_up: BuildUp | None = None
+    build_up: BuildUp | BuildUpPrior | None = None
     missing: int = 1  # ions that an event may lack where they are not all detected
 
     def arrays(self, index: int, n: int, *, stream: int = 0, threads: int | None = None) -> Arrays:
         """`n` events of an independent random stream: every index, and every `stream`, is one."""
         child = np.random.SeedSequence(self.seed, spawn_key=(stream, index))
-        geometry_rng, noise_rng = (np.random.default_rng(s) for s in child.spawn(2))
+        geometry_rng, noise_rng, time_rng = (np.random.default_rng(s) for s in child.spawn(3))
         positions = self.prior.sample(n, geometry_rng)
         detector = self.noise if self.experiment is None else self.experiment.of(self.molecule)
-        build_up = _build_up(self.build_up, self.experiment)
-        how = build_up, noise_rng, self.accuracy, threads, self.missing
+        forward, times = _forward(self.molecule, self.build_up, self.experiment, n, time_rng)
+        how = forward, times, noise_rng, self.accuracy, threads, self.missing
         return _exploded(positions, self.molecule, detector, *how)
 
     def block(self, index: int, n: int, *, stream: int = 0) -> Events:
@@ -83,8 +95,12 @@ class Simulator:
         if n < 1:
             raise UsageError(f"the number of events is {n}; it must be 1 or more")
         vectors = (n, len(self.molecule), 3)
-        mixed = {} if self.experiment is None or not self.experiment.accidents else {ACCIDENT: (n,)}
-        return {"positions": vectors, "sigma": (n,), "momenta": vectors} | mixed
+        own = None if self.experiment is None else self.experiment.of(self.molecule)
+        columns = {ACCIDENT: (n,)} if own is not None and own.accidents else {}
+        columns |= {ASSIGNMENT: (n,)} if own is not None and own.orders is not None else {}
+        if isinstance(_build_up(self.build_up, self.experiment), BuildUpPrior):
+            columns[BUILD_UP_TIME] = (n,)
+        return {"positions": vectors, "sigma": (n,), "momenta": vectors} | columns
 
     def events(self, n: int) -> Events:
         """The first `n` events, on all cores."""
@@ -130,7 +146,8 @@ def simulate(
             event's rms component, ``"0.5"`` hbar / bohr, or a range ``"0.1%..5%"``; none where None.
         experiment: Instead of `noise`, an `Experiment` or its TOML file. Of events that are accidents (column
             ``accident``) the positions are of none of their ions. Ions are lost by its efficiency (column
-            ``lost_ion``; their momenta then bring the sum to 0, and are NaN in files).
+            ``lost_ion``; their momenta then bring the sum to 0, and are NaN in files). Hits of its
+            assignments are shuffled (column ``assignment``: which is right).
         build_up: Time in which charges appear, ``"10fs"`` or 10.0 (fs), or of each ion, ``"5fs,10fs,10fs"``;
             at once where None.
         seed: Seed of all randomness; drawn, and kept in `origin`, where None.
@@ -175,8 +192,7 @@ def make_simulator(
     seed = fresh_seed() if seed is None else seed
     growth = None if build_up is None else BuildUp.parse(build_up)
     simulator = Simulator(mol, prior, level, seed, accuracy, stated, growth, missing)
-    if growing := _build_up(growth, stated):
-        growing.of_ions(len(mol))
+    _check_forces(mol, growth, stated)
     if stated is not None:
         stated.of(mol).check_stated()  # is of these ions
     return simulator
@@ -238,8 +254,9 @@ def explode(
     seed = fresh_seed() if seed is None else seed
     rng = np.random.default_rng(np.random.SeedSequence(seed))
     detector = Noise.parse(noise or "0%") if experiment is None else experiment.of(molecule)
-    growing = _build_up(build_up, experiment)
-    arrays = _exploded(positions, molecule, detector, growing, rng, accuracy, None, missing)
+    _check_forces(molecule, build_up, experiment)
+    forward, times = _forward(molecule, build_up, experiment, len(positions), rng)
+    arrays = _exploded(positions, molecule, detector, forward, times, rng, accuracy, None, missing)
     stated: dict[str, Any] = {"noise": noise or "0%"}
     if experiment is not None:
         stated = {"experiment": experiment.to_dict()}
@@ -247,20 +264,52 @@ def explode(
     return _events(molecule, arrays, stated | {"seed": seed, "accuracy": accuracy})
 
 
-def _build_up(stated: BuildUp | None, experiment: Experiment | None) -> BuildUp | None:
+def _build_up(
+    stated: BuildUp | BuildUpPrior | None, experiment: Experiment | None
+) -> BuildUp | BuildUpPrior | None:
     """The build-up that was stated, or that of the experiment; UsageError for both."""
     if experiment is None or experiment.build_up is None:
         return stated
     if stated is not None:
         raise UsageError("the experiment states its build-up; leave the other out")
-    return BuildUp.parse(experiment.build_up)
+    return build_up_of(experiment.build_up)
+
+
+def _forward(
+    molecule: Molecule,
+    stated: BuildUp | BuildUpPrior | None,
+    experiment: Experiment | None,
+    n: int,
+    rng: np.random.Generator,
+) -> tuple[ForwardModel, Floats | None]:
+    """The forward model of n events, and the build-up time of each, (n,), fs, where they are drawn."""
+    growth = _build_up(stated, experiment)
+    if isinstance(growth, BuildUpPrior):
+        times = growth.draw(n, rng)
+        return Coulomb(times, None if experiment is None else experiment.transfer(molecule)), times
+    if stated is None and experiment is not None:
+        return experiment.forward(molecule), None
+    return COULOMB if growth is None else Coulomb(growth), None
+
+
+def _check_forces(
+    molecule: Molecule, stated: BuildUp | BuildUpPrior | None, experiment: Experiment | None
+) -> None:
+    """UsageError for forces that are stated twice, or are of other ions."""
+    if isinstance(growth := _build_up(stated, experiment), BuildUp):
+        growth.of_ions(len(molecule))
+    if experiment is not None and experiment.forces:
+        experiment.forward(molecule)
+        if stated is not None:
+            raise UsageError("the experiment states its forces; leave the build-up out")
 
 
 def _exploded(
     x: Floats,
     molecule: Molecule,
     detector: Noise | Measurement,
-    build_up: BuildUp | None,
+    forward: ForwardModel,
+    times: Floats | None,  # in which charges of each event appear, (n,), fs
     rng: np.random.Generator,
     accuracy: float,
     threads: int | None,
@@ -268,20 +317,28 @@ def _exploded(
 ) -> Arrays:
     m, q = molecule.masses, molecule.charges
     x = x - centre_of_mass(x, m)
-    momenta = asymptotic_momenta(x, m, q, build_up=build_up, accuracy=accuracy, threads=threads)
+    momenta = asymptotic_momenta(x, m, q, forward=forward, accuracy=accuracy, threads=threads)
     exact = momenta.astype(np.float64, copy=False)
+    columns = {} if times is None else {BUILD_UP_TIME: times}
     if isinstance(detector, Noise):
         momenta, sigma = detector.apply(exact, rng)
-        return {"positions": x, "momenta": momenta, "sigma": sigma}
-    momenta, sigma, accident = detector.apply(exact, rng)
+        return {"positions": x, "momenta": momenta, "sigma": sigma} | columns
+    # Where accidents come of ions that are lost, which these are is drawn first.
+    lost = None if detector.shots is None else detector.lost(len(exact), missing, rng)
+    momenta, sigma, accident = detector.apply(exact, rng, lost)
     if detector.efficiency is not None:
-        momenta[detector.lost(len(momenta), missing, rng)] = np.nan
-    arrays = {"positions": x, "momenta": momenta, "sigma": sigma}
-    return arrays | ({ACCIDENT: accident.astype(np.float64)} if detector.accidents else {})
+        momenta[detector.lost(len(exact), missing, rng) if lost is None else lost] = np.nan
+    if detector.accidents:
+        columns[ACCIDENT] = accident.astype(np.float64)
+    if detector.orders is not None:
+        momenta, right = detector.shuffled(momenta, rng)
+        sigma, columns[ASSIGNMENT] = detector.sigma(momenta), right.astype(np.float64)
+    return {"positions": x, "momenta": momenta, "sigma": sigma} | columns
 
 
 def _events(molecule: Molecule, arrays: Arrays, origin: dict[str, Any]) -> Events:
-    columns = {name: arrays[name].astype(np.int64) for name in (ACCIDENT,) if name in arrays}
+    columns = {name: arrays[name] for name in _COLUMNS if name in arrays}
+    columns |= {name: columns[name].astype(np.int64) for name in (ACCIDENT, ASSIGNMENT) if name in columns}
     own = {name: array for name, array in arrays.items() if name not in columns}
     if arrays["sigma"].ndim == 2:
         own["sigma"], of_axes = by_axis(arrays["sigma"])
@@ -300,7 +357,7 @@ def by_axis(sigma: Floats) -> tuple[Floats, dict[str, Any]]:
 
 def _dataset(name: str) -> str:
     """The dataset in a file of one of `Arrays`."""
-    return dataset_name(name) if name == ACCIDENT else name
+    return dataset_name(name) if name in _COLUMNS else name
 
 
 def fresh_seed() -> int:

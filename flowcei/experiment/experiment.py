@@ -11,9 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flowcei.errors import DataError, UsageError
+from flowcei.experiment.assignments import orders_of, parse_groups
 from flowcei.experiment.detector import NOISE_FLOOR, Noise
 from flowcei.experiment.measurement import Measurement
+from flowcei.experiment.shots import Shots, kinds_of
 from flowcei.physics.build_up import BuildUp
+from flowcei.physics.explosion import COULOMB, Coulomb
+from flowcei.physics.growth import ChargeTransfer, transfer_spec
+from flowcei.physics.pair_potential import PairPotential, beside, canonical, laws_in_words
 from flowcei.storage.files import read_toml
 from flowcei.units import BOLTZMANN, quantity
 
@@ -24,13 +29,25 @@ if TYPE_CHECKING:
 
     from flowcei.events.container import Events
     from flowcei.molecules.molecule import Molecule
+    from flowcei.physics.forward import ForwardModel
+
+ASSIGNMENT = "assignment"
+"""Column of simulated events whose hits were shuffled: the number of the assignment that is right, from 0."""
 
 _UNKNOWN = "unknown"
+_FORCES = "build_up", "charge_transfer", "pair_potential"
+_ONE_OF = (
+    ("noise", "detector"),
+    ("spread", "temperature"),
+    ("build_up", "pair_potential"),
+    ("charge_transfer", "pair_potential"),
+)
 _EVERY = "every ion"
 _DETECTOR = {"field": "field", "length": "length", "sigma_t": "time", "sigma_x": "length"}
 # Effusive sources and laser ablation stay below; of OCS it is 31 hbar/bohr. Anything hotter is another unit.
 _HOTTEST = 3000.0  # K
 _LEAST = 1e-6  # hbar/bohr
+_MOST_A_SHOT = 100.0  # molecules
 _SCALES = 0.5, 2.0  # of momenta: outside it is a unit that is wrong, and no calibration
 
 
@@ -49,10 +66,18 @@ class Experiment:
             them), hbar / bohr. Where it is unknown the sum of momenta tells nothing of the geometry.
         temperature: Instead of `spread`, that of the source, K.
         efficiency: Chance that an ion is detected, for all or by label.
-        accidents: Share of events whose ions are of different molecules; ``"unknown"`` to measure it on the
-            events that are sampled.
+        accidents: Share of complete events whose ions are of different molecules; ``"unknown"`` to measure it
+            on the events that are sampled. With an efficiency events that lack an ion have the share of the
+            same `rate`; without one each ion of an accident is of another molecule.
+        rate: Instead of `accidents`, beside the efficiency, molecules that are ionised in a shot, on average.
         momentum_scale: Measured over true momenta.
         build_up: Time in which charges appear, ``"10fs"``, or of each ion, ``"5fs,10fs,10fs"``.
+        assignments: Groups of ions of the same mass over charge, that nobody tells apart, as O+ and S2+:
+            ``[["o", "s"]]``. The likelihood is the mean of all ways to assign hits of a group to its ions.
+        charge_transfer: Charge that one ion has at first and the others later: a table of `from`, the ion,
+            `time`, ``"5fs"``, and perhaps `charge`, all that the others will have if absent.
+        pair_potential: What stands in place of 1/r, for all pairs of ions or, by labels as ``"c-o"``, each:
+            see `PairPotential.of`. In a file the name of a CSV file is that of a table.
 
     Raises:
         UsageError: For what contradicts itself, is incomplete, or is no experiment.
@@ -73,14 +98,20 @@ class Experiment:
     temperature: Any = None
     efficiency: Any = 1.0
     accidents: Any = 0.0
+    rate: Any = None
     momentum_scale: Any = 1.0
     build_up: Any = None
+    assignments: Any = None
+    charge_transfer: Any = None
+    pair_potential: Any = None
 
     def __post_init__(self) -> None:
         """Bring every entry to one form, and check it."""
-        for one, other in (("noise", "detector"), ("spread", "temperature")):
+        if self.rate is not None and (self.accidents != 0.0 or self.efficiency == 1.0):
+            raise UsageError("rate stands in place of accidents, and beside the efficiency")
+        for one, other in _ONE_OF:
             if getattr(self, one) is not None and getattr(self, other) is not None:
-                raise UsageError(f"{one} and {other} both state the same; leave one out")
+                raise UsageError(f"{one} and {other} exclude each other; leave one out")
         if self.noise is None and self.detector is None:
             raise UsageError("an experiment states its noise, or its detector")
         form = {
@@ -91,8 +122,12 @@ class Experiment:
             "temperature": lambda t: _number("temperature (K)", t, 0.0, _HOTTEST),
             "efficiency": lambda e: _by_ion(e, lambda v: _number("efficiency", v, 0.0, 1.0, "low")),
             "accidents": lambda a: _or_unknown(a, "the share of accidents", 0.0, 1.0, "high"),
+            "rate": lambda r: _number("rate (molecules a shot)", r, 0.0, _MOST_A_SHOT, "low"),
             "momentum_scale": lambda s: _number("momentum_scale", s, *_SCALES),
             "build_up": lambda b: str(BuildUp.parse(b)),
+            "assignments": parse_groups,
+            "charge_transfer": transfer_spec,
+            "pair_potential": canonical,
         }
         for name, settle in form.items():
             if getattr(self, name) is not None:
@@ -101,7 +136,12 @@ class Experiment:
     @classmethod
     def load(cls, source: Experiment | str | Path) -> Experiment:
         """Return the experiment of a TOML file, or one as it is; DataError for a file that is none."""
-        return source if isinstance(source, Experiment) else cls.from_dict(read_toml(Path(source)), source)
+        if isinstance(source, Experiment):
+            return source
+        table = read_toml(Path(source))
+        if "pair_potential" in table:
+            table["pair_potential"] = beside(table["pair_potential"], Path(source).parent)
+        return cls.from_dict(table, source)
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any], path: object = None) -> Experiment:
@@ -142,9 +182,9 @@ class Experiment:
         """
         chances = _of_ions(self.efficiency, molecule, "efficiency")
         efficiency = np.array([chances[label] for label in molecule.labels])
-        build_up = None if self.build_up is None else BuildUp.parse(self.build_up)
-        if build_up is not None:
-            build_up.of_ions(len(molecule))
+        accidents, shots = self.accidents, self._shots(molecule, efficiency)
+        if shots is not None:
+            accidents = float(shots.share(np.zeros((1, len(molecule)), bool))[0])
         mass = float(molecule.masses.sum())
         spread = np.full(3, np.inf) if self.spread is None else np.array(self.spread)
         if self.temperature is not None:
@@ -153,17 +193,77 @@ class Experiment:
         if (kelvin := largest**2 / (mass * BOLTZMANN)) > _HOTTEST * 1.001:
             what = f"a spread of {largest:g} hbar/bohr is that of {kelvin:.3g} K for {molecule.name}"
             raise UsageError(f"{what}: no source is as hot (at most {_HOTTEST:g} K)")
+        orders = None
+        if self.assignments is not None:
+            arrival = None
+            if self.detector is not None:
+                arrival = [quantity(self.detector[k], _DETECTOR[k]) for k in ("field", "length", "sigma_t")]
+            orders = orders_of(self.assignments, molecule, arrival)
+        if orders is not None and (self.accidents or self.rate) and np.isinf(spread).any():
+            raise UsageError("accidents beside assignments are told by sums: state the spread of the source")
         return Measurement(
             molecule.masses / mass,
             self._levels(molecule),
             relative=self.relative,
             drift=np.zeros(3) if self.drift is None else np.array(self.drift),
             spread=spread,
-            accidents=self.accidents,
+            accidents=accidents,
+            shots=shots,
             scale=self.momentum_scale,
-            build_up=build_up,
+            forward=self.forward(molecule),
             efficiency=None if (efficiency == 1.0).all() else efficiency,
+            orders=orders,
         )
+
+    def rightly_assigned(self, events: Events) -> Events:
+        """Calibrated events, each hit that of its ion where simulated ones say which assignment is right."""
+        own, calibrated = self.of(events.molecule), self.calibrated(events)
+        if own.orders is None or ASSIGNMENT not in events.columns:
+            return calibrated
+        right, rows = events.columns[ASSIGNMENT].astype(int), np.arange(len(events))
+        return replace(calibrated, momenta=own.assigned(calibrated.momenta)[right, rows])
+
+    def told_apart(self) -> Experiment:
+        """Return this experiment with hits that are those of their ions."""
+        return replace(self, assignments=None)
+
+    def _shots(self, molecule: Molecule, efficiency: NDArray[np.float64]) -> Shots | None:
+        """What a shot gives, where accidents come of ions that are lost."""
+        if self.rate is not None:
+            return Shots(kinds_of(molecule.kinds), efficiency, self.rate)
+        if not 0.0 < self.accidents < 1.0:
+            return None
+        return Shots.of_share(kinds_of(molecule.kinds), efficiency, self.accidents)
+
+    def forward(self, molecule: Molecule) -> ForwardModel:
+        """What turns geometries of a molecule into momenta; UsageError where it is not of its ions."""
+        if self.pair_potential is not None:
+            return PairPotential.of(self.pair_potential, molecule.labels).checked(molecule.charges)
+        transfer = self.transfer(molecule)
+        if self.build_up is None:
+            return COULOMB if transfer is None else Coulomb(transfer=transfer)
+        BuildUp.parse(self.build_up).of_ions(len(molecule))
+        return Coulomb(BuildUp.parse(self.build_up), transfer)
+
+    def transfer(self, molecule: Molecule) -> ChargeTransfer | None:
+        """The charge that moves from one ion to the others, if any."""
+        if self.charge_transfer is None:
+            return None
+        transfer = ChargeTransfer.of(self.charge_transfer, molecule.labels)
+        transfer.amounts(molecule.charges)  # there is as much
+        return transfer
+
+    @property
+    def forces(self) -> dict[str, Any]:
+        """Its entries that make explosions other than Coulomb's at once."""
+        return {name: value for name, value in self.to_dict().items() if name in _FORCES}
+
+    def __str__(self) -> str:
+        """Return its entries in words, tables of potentials by their digests."""
+        stated = self.to_dict()
+        if self.pair_potential is not None:
+            stated["pair_potential"] = laws_in_words(self.pair_potential)
+        return "; ".join(f"{name} {value}" for name, value in stated.items())
 
     @property
     def loses(self) -> bool:
@@ -192,6 +292,11 @@ class Experiment:
         return out
 
 
+def has_accidents(experiment: Mapping[str, Any]) -> bool:
+    """Whether an experiment, as `Experiment.to_dict` gives it, states that some events are accidents."""
+    return bool(experiment.get("accidents") or experiment.get("rate"))
+
+
 def stated_experiment(origin: Mapping[str, Any]) -> Experiment | None:
     """The experiment with which events of such an origin were simulated, but for a drift that is gone."""
     table = origin.get("experiment")
@@ -202,11 +307,12 @@ def stated_experiment(origin: Mapping[str, Any]) -> Experiment | None:
     return replace(own, drift=None) if "drift" in origin else own
 
 
-def stated_build_up(origin: Mapping[str, Any]) -> BuildUp | None:
-    """The build-up with which events of such an origin were simulated."""
-    own = stated_experiment(origin)
-    stated = origin.get("build_up") if own is None else own.build_up
-    return None if stated is None else BuildUp.parse(stated)
+def stated_forward(events: Events) -> ForwardModel:
+    """The forward model with which events were simulated, Coulomb's where they say nothing."""
+    own, origin = stated_experiment(events.origin), events.origin
+    if own is not None:
+        return own.forward(events.molecule)
+    return Coulomb(BuildUp.parse(origin["build_up"])) if "build_up" in origin else COULOMB
 
 
 def _number(

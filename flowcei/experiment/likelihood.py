@@ -9,13 +9,13 @@ import numpy as np
 from scipy.stats import chi2
 
 from flowcei.experiment.detector import rms_component
-from flowcei.physics.explosion import followed_momenta
+from flowcei.physics.explosion import COULOMB, followed_momenta
 from flowcei.physics.jacobian import followed_jacobian
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from flowcei.physics.build_up import BuildUp
+    from flowcei.physics.forward import ForwardModel
 
 _UNLIKELY = 1e-6
 _SHARE = 1e-3  # of the noise: what the simulator may be wrong by where a likelihood is computed
@@ -63,7 +63,7 @@ class Likelihood:
         relative: bool = True,
     ) -> None:
         self.masses, self.charges = masses, charges
-        self.build_up: BuildUp | None = None
+        self.forward: ForwardModel = COULOMB
         self.measured = centred_momenta(np.asarray(momenta, dtype=np.float64), masses)
         self.sigma = np.asarray(sigma, dtype=np.float64)
         self.whitening = whitening(masses)
@@ -79,6 +79,10 @@ class Likelihood:
         other.measured, other.sigma, other.size = self.measured[events], self.sigma[events], self.size[events]
         other.level = None if self.level is None else self.level[events]
         return other
+
+    def of_samples(self, positions: NDArray[np.floating]) -> tuple[Likelihood, NDArray[np.intp]]:
+        """The likelihood of geometries (E, n, N, 3) one by one, and which event of it each is of, (E n,)."""
+        return self, np.repeat(np.arange(len(positions)), positions.shape[1])
 
     @property
     @nonfinite_allowed
@@ -128,7 +132,7 @@ class Likelihood:
     ) -> NDArray[np.floating]:
         """Momenta (K, N, 3) of geometries (K, N, 3), NaN where nothing can follow them."""
         return followed_momenta(
-            positions, self.masses, self.charges, build_up=self.build_up, accuracy=accuracy, threads=threads
+            positions, self.masses, self.charges, forward=self.forward, accuracy=accuracy, threads=threads
         )
 
     @nonfinite_allowed
@@ -173,8 +177,8 @@ class Likelihood:
     ) -> NDArray[np.float64]:
         """Derivative of `residual` by the positions, (K, 3N-3, 3N)."""
         n = len(self.masses)
-        ions, growth = (self.masses, self.charges), self.build_up
-        slope = followed_jacobian(positions, *ions, build_up=growth, accuracy=accuracy, threads=1)
+        ions, how = (self.masses, self.charges), self.forward
+        slope = followed_jacobian(positions, *ions, forward=how, accuracy=accuracy, threads=1)
         return self.whitened(slope.reshape(-1, n, 3, 3 * n), rows) / self.size[rows, None, None]
 
     def _whitened(

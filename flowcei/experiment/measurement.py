@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from flowcei.errors import UsageError
 from flowcei.experiment.detector import rms_component
+from flowcei.experiment.shots import Shots, patterns
+from flowcei.physics.build_up import BuildUp
+from flowcei.physics.explosion import COULOMB, PLAIN, Coulomb
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from flowcei.physics.build_up import BuildUp
+    from flowcei.physics.forward import ForwardModel
 
     Floats = NDArray[np.float64]
 
@@ -33,8 +35,19 @@ class Measurement:
     spread: Floats  # standard deviation of P, (3,), hbar / bohr; infinite where it is unknown
     accidents: float = 0.0  # share of events whose ions are of different molecules; infinite if unknown
     scale: float = 1.0
-    build_up: BuildUp | None = None  # of the charges of the ions, where it takes time
+    forward: ForwardModel = COULOMB
     efficiency: Floats | None = None  # chance of each ion to be detected, (N,); all are where None
+    orders: NDArray[np.intp] | None = None  # whose hit each ion may have, (K, N), the first its own; or that
+    shots: Shots | None = None  # of which accidents come, where these are of ions that were lost
+
+    def assigned(self, momenta: Floats) -> Floats:
+        """Calibrated momenta (E, N, 3) under each of the K assignments of hits to ions, (K, E, N, 3).
+
+        A hit keeps its velocity: as that of another ion its momentum is larger by the ratio of the masses.
+        """
+        orders = np.arange(len(self.shares))[None] if self.orders is None else self.orders
+        ratio = self.shares / self.shares[orders]
+        return np.asarray(np.swapaxes(momenta[:, orders], 0, 1) * ratio[:, None, :, None])
 
     @property
     def levels(self) -> Floats:
@@ -43,14 +56,25 @@ class Measurement:
 
     @property
     def isotropic(self) -> bool:
-        """Whether noise is one level, the sum of momenta tells nothing, and charges are there at once."""
-        return bool(self.by_axis_alone and (self.noise == self.noise[0, 0]).all())
+        """Whether noise is one level, the sum of momenta tells nothing, and forces are Coulomb's, at once."""
+        return self.one_level and self.forward.name == PLAIN
 
     @property
-    def by_axis_alone(self) -> bool:
-        """Whether it is isotropic but for noise that differs between axes."""
-        alike = (self.noise == self.noise[0]).all() and np.isinf(self.spread).all()
-        return bool(alike and self.build_up is None)
+    def one_level(self) -> bool:
+        """Whether it is isotropic but for forces that are not Coulomb's at once."""
+        return self.of_axes and bool((self.noise == self.noise[0, 0]).all())
+
+    @property
+    def of_axes(self) -> bool:
+        """Whether noise is alike for all ions, and the sum of momenta tells nothing."""
+        return bool((self.noise == self.noise[0]).all() and np.isinf(self.spread).all())
+
+    @property
+    def build_up(self) -> BuildUp | None:
+        """That of the charges, where it is all that is not Coulomb's law at once."""
+        alone = isinstance(self.forward, Coulomb) and self.forward.transfer is None
+        growth = self.forward.build_up if isinstance(self.forward, Coulomb) and alone else None
+        return growth if isinstance(growth, BuildUp) else None
 
     def calibrated(self, momenta: Floats) -> Floats:
         """Measured momenta (E, N, 3) on the true scale and without the drift, as likelihoods take them."""
@@ -87,22 +111,30 @@ class Measurement:
         return np.asarray(np.sqrt((self.levels**2).mean(axis=0)) * unit)
 
     def check_stated(self) -> None:
-        """Raise UsageError where the share of accidents is unknown: nobody can simulate it."""
+        """Raise UsageError for what nobody can simulate."""
         if np.isinf(self.accidents):
             raise UsageError("the share of accidents is unknown; state it as a number to simulate them")
+        if self.orders is not None and self.efficiency is not None:
+            raise UsageError("assignments of hits need all of them: leave out the efficiency, or assignments")
+
+    def accidental(self, lost: NDArray[np.bool_]) -> Floats:
+        """Share (E,) of accidents among events that lack these ions (E, N)."""
+        return np.full(len(lost), self.accidents) if self.shots is None else self.shots.share(lost)
 
     def lost(self, count: int, most: int, rng: np.random.Generator) -> NDArray[np.bool_]:
         """Ions (B, N) that are not detected, of events that lack `most` at the most."""
         ions = len(self.shares)
-        several = (combinations(range(ions), k) for k in range(min(most, ions - 2) + 1))
-        table = np.array([np.isin(np.arange(ions), chosen) for kind in several for chosen in kind])
+        table = patterns(ions, most)
         efficiency = np.ones(ions) if self.efficiency is None else self.efficiency
-        chance = np.where(table, 1.0 - efficiency, efficiency).prod(axis=1)
+        chance = np.where(table, 1.0 - efficiency, efficiency).prod(axis=1) / (1.0 - self.accidental(table))
         return table[rng.choice(len(table), count, p=chance / chance.sum())]
 
-    def apply(self, momenta: Floats, rng: np.random.Generator) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+    def apply(
+        self, momenta: Floats, rng: np.random.Generator, lost: NDArray[np.bool_] | None = None
+    ) -> tuple[Floats, Floats, NDArray[np.bool_]]:
         """Measured momenta of exact ones (B, N, 3), their stated noise (B,), which are accidents (B,).
 
+        Those lack the ions of `lost` (B, N), whose momenta here are of any molecule; none where None.
         Where the spread of the source is unknown its molecules are taken to be at rest, beside the drift.
         """
         count, ions = momenta.shape[:2]
@@ -114,12 +146,21 @@ class Measurement:
         source = self.drift + spread * rng.standard_normal((count, 3))
         out = self.scale * (momenta + self.shares[:, None] * source[:, None])
         out += noise * rng.standard_normal(momenta.shape)
-        accident = np.asarray(rng.random(count) < self.accidents)
+        lost = np.zeros((count, ions), bool) if lost is None else lost
+        accident = np.asarray(rng.random(count) < self.accidental(lost))
         if accident.any():
-            if count <= ions:
-                raise UsageError(f"accidents mix the ions of {ions} events or more; there are {count}")
-            # Each ion from another event, no two from the same: events are independent, so a fixed distance
-            # in their order is as good as a random one.
-            other = (np.flatnonzero(accident)[:, None] + 1 + np.arange(ions)) % count
-            out[accident] = out[other, np.arange(ions)]
+            molecule, ion = np.arange(ions), np.arange(ions)  # each ion of another
+            if self.shots is not None:
+                molecule, ion = self.shots.mixed(lost[accident], rng)
+            if count <= (most := molecule.max() + 1):
+                raise UsageError(f"accidents mix the ions of {most} events or more; there are {count}")
+            # Events are independent, so a fixed distance in their order is as good as a random one.
+            out[accident] = out[(np.flatnonzero(accident)[:, None] + 1 + molecule) % count, ion]
         return out, self.sigma(out), accident
+
+    def shuffled(self, momenta: Floats, rng: np.random.Generator) -> tuple[Floats, NDArray[np.intp]]:
+        """Momenta (B, N, 3) with hits under the names of other ions, and which assignment is right, (B,)."""
+        orders = np.arange(len(self.shares))[None] if self.orders is None else self.orders
+        chosen = rng.integers(len(orders), size=len(momenta))
+        right = [int((orders == np.argsort(order)).all(axis=1).argmax()) for order in orders]
+        return self.assigned(momenta)[chosen, np.arange(len(momenta))], np.array(right)[chosen]

@@ -25,16 +25,17 @@ class Condition(NamedTuple, Generic[Array]):
     momenta: Array  # over sqrt(KER), without what is 0 or repeated, (B, 3N - 6)
     log_ker: Array  # of the KER in hartree, (B,)
     log_noise: Array  # of sigma over the rms momentum component, (B, 1); by axis that of its matrix, (B, 6)
+    build_up: Array  # its time times KER^(3/2), fs hartree^(3/2), (B, 1); of charges at once (B, 0)
 
     @classmethod
-    def split(cls, rows: Array, ions: int) -> Condition[Array]:
-        """Blocks of conditions (B, C)."""
-        count = 3 * ions - 6
-        return cls(rows[:, :count], rows[:, count], rows[:, count + 1 :])
+    def split(cls, rows: Array, ions: int, *, build_up: bool = False) -> Condition[Array]:
+        """Blocks of conditions (B, C), which may hold the build-up time."""
+        count, end = 3 * ions - 6, rows.shape[1] - build_up
+        return cls(rows[:, :count], rows[:, count], rows[:, count + 1 : end], rows[:, end:])
 
     def joined(self) -> Tensor:
         """Conditions (B, C) of the blocks."""
-        return torch.cat([self.momenta, self.log_ker[:, None], self.log_noise], dim=1)
+        return torch.cat([self.momenta, self.log_ker[:, None], self.log_noise, self.build_up], dim=1)
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,10 @@ class Frame(Protocol):
         """Whether conditions hold the noise of each lab axis."""
 
     @property
+    def build_up(self) -> float:
+        """Longest build-up time, fs, of a frame whose conditions hold it; else 0."""
+
+    @property
     def masses(self) -> tuple[float, ...]:
         """Masses of the ions, (N,), electron masses."""
 
@@ -101,10 +106,11 @@ class Frame(Protocol):
     def names(self, labels: Sequence[str]) -> list[str]:
         """Names of the chart's D coordinates."""
 
-    def enter(self, momenta: Tensor, sigma: Tensor) -> FramedEvents:
+    def enter(self, momenta: Tensor, sigma: Tensor, build_up: Tensor | None = None) -> FramedEvents:
         """Events of momenta (B, N, 3) with noise (B,) of their components, hbar / bohr.
 
-        A frame that is told it by axis takes that of the lab's, (B, 3), too.
+        A frame that is told it by axis takes that of the lab's, (B, 3), too; `build_up` (B,), fs, is for one
+        that is told it, 0 where None.
         """
 
     def to_chart(self, positions: Tensor, events: FramedEvents) -> Tensor:

@@ -67,6 +67,11 @@ class RawFrame:
         return False
 
     @property
+    def build_up(self) -> float:
+        """Charges are there at once."""
+        return 0.0
+
+    @property
     def width(self) -> int:
         """Number of position columns that vary."""
         return len(self._moving)
@@ -89,7 +94,12 @@ class RawFrame:
         """Names of the chart's coordinates, such as ``c.x``."""
         return [f"{labels[k // 3]}.{'xyz'[k % 3]}" for k in self._moving]
 
-    def enter(self, momenta: Tensor, sigma: Tensor) -> FramedEvents:
+    def enter(
+        self,
+        momenta: Tensor,
+        sigma: Tensor,
+        build_up: Tensor | None = None,  # noqa: ARG002 (not told)
+    ) -> FramedEvents:
         """Events of momenta (B, N, 3) with noise (B,): the columns that vary, log(sigma / rms)."""
         rms = (momenta**2).mean(dim=(1, 2)).sqrt()
         noise = (sigma / rms).clamp_min(_LEAST_NOISE).log()[:, None]

@@ -13,7 +13,8 @@ from torch.nn.functional import normalize
 
 from flowcei.frame.interface import Condition, FramedEvents, WhitenedEvents
 from flowcei.frame.whitening import Bodies, Whitening
-from flowcei.physics.explosion import followed_momenta
+from flowcei.physics.build_up import LONGEST
+from flowcei.physics.explosion import Coulomb, followed_momenta
 from flowcei.physics.jacobian import followed_jacobian
 from flowcei.physics.priors.orders import OrderSearch
 
@@ -52,6 +53,7 @@ class RecoilFrame:
     reference: tuple[tuple[float, float, float], ...] = ()
     whitening: Whitening | None = None  # of the chart, by an approximation of each event's posterior
     by_axis: bool = False  # whether the condition holds the noise of each lab axis, turned into the frame
+    build_up: float = 0.0  # longest build-up time, fs, where the condition holds it
 
     def __post_init__(self) -> None:
         """ValueError for axes, groups or bonds that do not fit the ions."""
@@ -59,6 +61,8 @@ class RecoilFrame:
         if not (self._axes_fit() and self._tree_fits()):
             fields = f"axes {self.axes}, groups {self.identical} and bonds {self.tree}"
             raise ValueError(f"{fields} are no frame of {n} ions")
+        if not 0.0 <= self.build_up <= LONGEST:
+            raise ValueError(f"build-up times to {self.build_up:g} fs")
         if self.whitening is not None and len(self.whitening.charges) != n:
             raise ValueError(f"the whitening is not of {n} ions")
         if self.reference:
@@ -123,8 +127,8 @@ class RecoilFrame:
 
     @property
     def condition_width(self) -> int:
-        """Width of the condition: 3N - 6 momenta, log KER, and log noise or the 6 numbers of its matrix."""
-        return 3 * len(self.masses) - 5 + (6 if self.by_axis else 1)
+        """Width of the condition: 3N - 6 momenta, log KER, log noise or 6 of its matrix, build-up time."""
+        return 3 * len(self.masses) - 5 + (6 if self.by_axis else 1) + (self.build_up > 0.0)
 
     @property
     def told_width(self) -> int:
@@ -140,12 +144,13 @@ class RecoilFrame:
         """Ions off the two axes of the plane."""
         return [k for k in range(len(self.masses)) if k not in self.axes[:2]]
 
-    def enter(self, momenta: Tensor, sigma: Tensor) -> FramedEvents:
+    def enter(self, momenta: Tensor, sigma: Tensor, build_up: Tensor | None = None) -> FramedEvents:
         """Events of momenta (B, N, 3) with noise (B,) of their components, hbar / bohr, in their frames.
 
         Their condition holds the momenta over sqrt(KER), without zeros and without what momentum conservation
         repeats, log KER, and the log of sigma over the rms momentum component. By axis noise is (B,) or that
-        of the lab's axes, (B, 3), and this log is of its matrix in the frame.
+        of the lab's axes, (B, 3), and this log is of its matrix in the frame. Build-up times, (B,), fs, 0
+        where None, are those of the whitening, and, to the longest that was trained for, of the condition.
         """
         masses = torch.tensor(self.masses, dtype=momenta.dtype, device=momenta.device)
         p, order = self._ordered(_centred(momenta, masses))
@@ -162,14 +167,17 @@ class RecoilFrame:
         sigma = sigma if sigma.ndim == 2 else sigma[:, None]
         level = (sigma / rms[:, None]).log()
         noise = turned_logarithm(level.expand(-1, 3), rotation) if self.by_axis else level
-        condition = Condition(blocks, ker.log(), noise).joined()
+        # In the units of the chart, where KER = 1: times are as long as KER^(-3/2).
+        time, unit = torch.zeros_like(ker) if build_up is None else build_up.to(ker), ker**1.5
+        told_time = (time.clamp_max(self.build_up) * unit)[:, None]
+        condition = Condition(blocks, ker.log(), noise, told_time if self.build_up else noise[:, :0]).joined()
         if self.whitening is None:
             return FramedEvents(condition, rotation, order, ker)
         bodies = Bodies(np.asarray(self.masses), self.tree, self.assembly.numpy(), self.reflect)
         sigma = sigma.expand(-1, 3) / ker.sqrt()[:, None]
-        told = (self.momenta(condition), sigma, rotation, ker)
-        measured, noise_of_axes, lab, energy = (t.numpy(force=True) for t in told)
-        normal = self.whitening.approximate(measured, noise_of_axes, lab, energy, bodies)
+        told = (self.momenta(condition), sigma, rotation, ker, time * unit)
+        measured, noise_of_axes, lab, energy, times = (t.numpy(force=True) for t in told)
+        normal = self.whitening.approximate(measured, noise_of_axes, lab, energy, times, bodies)
         tensors = (torch.from_numpy(t).to(ker) for t in normal)
         return WhitenedEvents(condition, rotation, order, ker, *tensors)
 
@@ -307,8 +315,10 @@ class Resimulation:
         sound = np.isfinite(size) & (gap.min(axis=1) > _CLOSEST * size) & (size < _LARGEST)
         out = np.full(measured.shape, np.inf)
         if sound.any():
-            masses, charges = self.molecule.masses, self.molecule.charges
-            simulated = followed_momenta(positions[sound], masses, charges, accuracy=_ACCURACY, threads=1)
+            ions, times = (self.molecule.masses, self.molecule.charges), self._times(c)[sound]
+            simulated = followed_momenta(
+                positions[sound], *ions, forward=Coulomb(times), accuracy=_ACCURACY, threads=1
+            )
             off = (simulated - measured[sound]) / unit[sound]
             # A search may come by a geometry too violent to follow: there it must not end for all.
             out[sound] = np.where(np.isfinite(off), off, np.inf)
@@ -316,8 +326,10 @@ class Resimulation:
 
     def jacobian(self, x: NDArray[np.float64], c: NDArray[np.float64]) -> NDArray[np.float64]:
         """Derivative of `residual` by x, (B, 3N, D)."""
-        masses, charges = self.molecule.masses, self.molecule.charges
-        slope = followed_jacobian(self._positions(x), masses, charges, accuracy=_ACCURACY, threads=1)
+        ions, times = (self.molecule.masses, self.molecule.charges), self._times(c)
+        slope = followed_jacobian(
+            self._positions(x), *ions, forward=Coulomb(times), accuracy=_ACCURACY, threads=1
+        )
         assembly = np.kron(self.frame.assembly.numpy(), np.eye(3))
         return slope @ assembly * self.chart.scale.numpy() / self._measured(c)[1]
 
@@ -325,6 +337,14 @@ class Resimulation:
         """Measured momenta over sqrt(KER), (B, N, 3), and their rms component, (B, 1, 1)."""
         p = self.frame.momenta(self.condition.inverse(torch.from_numpy(c))).numpy()
         return p, np.sqrt((p**2).mean(axis=(1, 2)))[:, None, None]
+
+    def _times(self, c: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Build-up times (B,) in the units of the chart: 0 where the condition does not hold them."""
+        if not self.frame.build_up:
+            return np.zeros(len(c))
+        rows = self.condition.inverse(torch.from_numpy(c))
+        times = Condition.split(rows, len(self.molecule), build_up=True).build_up[:, 0]
+        return times.double().clamp(0.0, LONGEST).numpy()
 
     def _positions(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
         bonds = self.chart.inverse(torch.from_numpy(x)).numpy().reshape(len(x), -1, 3)

@@ -4,7 +4,7 @@ Positions y in the chart's own units, where KER = U0 = 1, minimise
 
     sum_k |p_k(y) - P_k|^2 / s_k^2 + |W (z - mean)|^2,    z = y / KER, turned onto the prior's mean,
 
-with the noise s_k of lab axis k,
+with the noise s_k of lab axis k, and p of charges that build up where the event states a time,
 
 by damped Gauss-Newton steps (K. Levenberg 1944, D. W. Marquardt 1963) on the exact simulator. Where they end
 depends on the event alone: densities stay exact.
@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from flowcei.physics.explosion import asymptotic_momenta, followed_momenta
+from flowcei.physics.build_up import LONGEST
+from flowcei.physics.explosion import Coulomb, asymptotic_momenta, followed_momenta
 from flowcei.physics.jacobian import followed_jacobian
 from flowcei.physics.priors.orders import nearest_rotations
 
@@ -88,12 +89,18 @@ class Whitening:
         return cls(tuple(charges.tolist()), _rows(mean), _rows(rest), _rows(root), power)
 
     def approximate(
-        self, momenta: Floats, sigma: Floats, axes: Floats, ker: Floats, bodies: Bodies
+        self,
+        momenta: Floats,
+        sigma: Floats,
+        axes: Floats,
+        ker: Floats,
+        times: Floats,
+        bodies: Bodies,
     ) -> tuple[Floats, Floats, Floats]:
         """Centre (B, D) of bonds with r^power, lower root (B, D, D) of their precision, sum of squares (B,).
 
         momenta: (B, N, 3) over sqrt(KER), centred; sigma: (B, 3) over sqrt(KER), of lab axes, the columns of
-        axes (B, 3, 3); ker: (B,), hartree.
+        axes (B, 3, 3); ker: (B,), hartree; times: of the build-up, (B,), fs, times KER^(3/2).
         """
         size = 3 * len(self.charges) - 3
         centre, root = np.zeros((len(ker), size)), np.tile(np.eye(size), (len(ker), 1, 1))
@@ -104,7 +111,8 @@ class Whitening:
         rows = np.flatnonzero(sound)
         for first in range(0, len(rows), _CHUNK):
             chunk = rows[first : first + _CHUNK]
-            event = _Event(momenta[chunk], sigma[chunk], axes[chunk], ker[chunk])
+            growth = np.clip(np.nan_to_num(times[chunk]), 0.0, LONGEST)
+            event = _Event(momenta[chunk], sigma[chunk], axes[chunk], ker[chunk], growth)
             with np.errstate(all="ignore"):  # a trial may be far beyond what can be followed
                 centre[chunk], root[chunk], misfit[chunk] = _Search(self, bodies).best(event)
         return centre, root, misfit
@@ -128,9 +136,10 @@ class _Event:
     sigma: Floats
     axes: Floats
     ker: Floats
+    times: Floats
 
     def __getitem__(self, rows: NDArray[np.int64]) -> _Event:
-        return _Event(self.momenta[rows], self.sigma[rows], self.axes[rows], self.ker[rows])
+        return _Event(*(table[rows] for table in vars(self).values()))
 
 
 @dataclass(frozen=True)
@@ -203,11 +212,13 @@ class _Search:
         turn = nearest_rotations(along, mirrored=self._bodies.mirrored)
         start, end = (list(side) for side in zip(*self._bodies.tree, strict=True))
         y = ((geometry[end] - geometry[start]) @ turn * event.ker[:, None, None]).reshape(len(turn), -1)
-        # Derivatives take most of the time; here they are those of one geometry, turned and scaled.
-        slope = np.einsum(
-            "iajb,zac,zbd->zicjd", self._derivatives(geometry[None])[0], turn, turn, optimize=True
-        )
-        slope = slope.reshape(*slope.shape[:3], -1) / event.ker[:, None, None, None] ** 1.5
+        slope = None
+        if not event.times.any():
+            # Derivatives take most of the time; here they are those of one geometry, turned and scaled.
+            slope = np.einsum(
+                "iajb,zac,zbd->zicjd", self._derivatives(geometry[None])[0], turn, turn, optimize=True
+            )
+            slope = slope.reshape(*slope.shape[:3], -1) / event.ker[:, None, None, None] ** 1.5
         state = self._at(y, event, slope)
         active, damping = np.flatnonzero(np.isfinite(state.square)), np.full(len(y), 1e-3)
         for _ in range(_STEPS):
@@ -227,9 +238,10 @@ class _Search:
             active = active[damping[active] < _GIVEN_UP]
         return state
 
-    def _derivatives(self, x: Floats) -> Floats:
+    def _derivatives(self, x: Floats, times: Floats | float = 0.0) -> Floats:
         """Derivatives of momenta of positions (B, N, 3) by bonds, (B, N, 3, N - 1, 3)."""
-        jacobian = followed_jacobian(x, self._bodies.masses, self._charges, accuracy=_ACCURACY)
+        ions = self._bodies.masses, self._charges
+        jacobian = followed_jacobian(x, *ions, forward=Coulomb(times), accuracy=_ACCURACY)
         n = x.shape[1]
         return (jacobian @ np.kron(self._assembly, np.eye(3))).reshape(len(x), n, 3, n - 1, 3)
 
@@ -238,13 +250,13 @@ class _Search:
         n, masses, blind = len(self._mean), self._bodies.masses, self._blind
         y = np.nan_to_num(y, nan=0.0, posinf=0.0, neginf=0.0)
         x = np.ascontiguousarray(np.einsum("nd,bdj->bnj", self._assembly, y.reshape(len(y), n - 1, 3)))
-        residual = (
-            followed_momenta(x, masses, self._charges, accuracy=_ACCURACY).astype(np.float64) - event.momenta
-        )
+        times = event.times
+        followed = followed_momenta(x, masses, self._charges, forward=Coulomb(times), accuracy=_ACCURACY)
+        residual = followed.astype(np.float64) - event.momenta
         residual -= blind[:, None] * np.einsum("n,bnj->bj", blind, residual)[:, None]
         residual = (residual @ event.axes / event.sigma[:, None]).reshape(len(y), -1)
         if jacobian is None:
-            jacobian = self._derivatives(x).reshape(len(y), n, 3, -1)
+            jacobian = self._derivatives(x, times).reshape(len(y), n, 3, -1)
         jacobian -= blind[:, None, None] * np.einsum("n,bnjd->bjd", blind, jacobian)[:, None]
         along = event.axes.transpose(0, 2, 1)[:, None] @ jacobian / event.sigma[:, None, :, None]
         along = along.reshape(len(y), 3 * n, -1)

@@ -72,6 +72,16 @@ class Answers:
 
         return self._by_weight(pool, more, None)
 
+    def given_up(self, pool: Cloud, hopeless: Bools) -> Cloud:
+        """Answer some of all events by what there is, unmixed; return the pool of the others."""
+        now = hopeless[self.left]
+        events = self.left[now]
+        if len(events):
+            draws = Draws.by_weight(pool[now], self.n, self.drawn[events], self.rng)
+            store(self.out, events, replace(draws, mixed=np.zeros(len(events), dtype=bool)))
+        self.left = self.left[~now]
+        return pool[~now]
+
     def by_refits(self, pool: Cloud) -> Cloud:
         """Answer by many draws of a mixture that is fitted, again and again, to those before.
 

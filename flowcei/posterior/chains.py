@@ -55,6 +55,7 @@ def run_chains(
     budget: int,
     symmetry: Symmetry | None = None,
     local: Local | None = None,
+    worth: Floats | None = None,
     rules: ChainRules = CHAIN_RULES,
 ) -> Draws:
     """Draw n points of each of E posteriors.
@@ -67,6 +68,7 @@ def run_chains(
         budget: Points of an event whose density may be asked for.
         symmetry: Moves to try beside the others.
         local: Finds the modes of events whose proposal does not lead to a good one.
+        worth: Log density, (E,), that the highest point of an event must have for chains to be tried.
         rules: When all is good enough.
 
     Example:
@@ -96,6 +98,10 @@ def run_chains(
             )
             if proposal.log_density is not None and proposal.density is not None:
                 pool = each.by_both(pool, flow[rows[chosen]], proposal.density, proposal.draw)
+            if worth is not None:
+                clouds = flow[rows[chosen]], adapted.base[chosen], adapted.best[chosen]
+                top = np.max([cloud.height.max(axis=1) for cloud in clouds], axis=0)
+                pool = each.given_up(pool, top < worth[rows[chosen]])
             each.by_chains(each.by_refits(pool), symmetry)
             store(out, rows[chosen], each.out)
     return out

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from flowcei.experiment.accidents import least_of_true
 from flowcei.experiment.covariance import CovarianceLikelihood
+from flowcei.experiment.missing import lost_ions
+from flowcei.posterior.assignments import assigned
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.reconstruction import lost
+from flowcei.reconstruction.assigning import Assigning, under_each
 from flowcei.reconstruction.sampling import by_request
 
 if TYPE_CHECKING:
     from flowcei.events.container import Events
+    from flowcei.experiment.measurement import Measurement
     from flowcei.physics.priors import GeometryPrior
-    from flowcei.posterior.arrays import Floats, Rows
+    from flowcei.posterior.arrays import Bools, Floats, Rows
+    from flowcei.posterior.exact import Density, Draw
     from flowcei.reconstruction.model import Entered, Reconstructor
     from flowcei.reconstruction.sampling import SamplingRequest
 
@@ -40,24 +46,64 @@ class Answering:
         self, rng: np.random.Generator, events: Events, complete: lost.Completion | None
     ) -> PosteriorSamples:
         """Samples of events that are all complete, or else of what their lost momenta may have been."""
+        request, stated = self.request, self.request.experiment
+        own = None if stated is None else stated.of(self.model.molecule)
+        if stated is None or own is None or own.orders is None:
+            draw, density = self.source(rng, events, complete)
+            worth = self._worth(events, own)
+            return by_request(draw, self.flags(events), request, rng, self.prior, density, worth)
+        # Under each assignment the experiment is one without any.
+        alone = replace(self, request=replace(request, experiment=stated.told_apart()))
+        each = under_each(events, own)
+        draws, densities = zip(*(alone.source(rng, one, None) for one in each), strict=True)
+        mixture = Assigning.of(
+            events, list(draws), list(densities), self.prior, rng, corrected=request.weighs
+        )
+        flags = mixture.flags([alone.flags(one) for one in each])
+        draw = partial(self._draw_of, mixture)
+        how = self.prior, mixture.density, self._worth(events, own)
+        samples = by_request(draw, flags, request, rng, *how)
+        return assigned(samples, own, rng)
+
+    def _worth(self, events: Events, own: Measurement | None) -> Floats | None:
+        """What an event must reach to be no accident, (E,), where accidents are told."""
+        if own is None or not self.request.exact:
+            return None
+        lost = lost_ions(events.columns, len(events.molecule))
+        there = np.zeros(events.momenta.shape[:2], dtype=bool) if lost is None else lost
+        return least_of_true(events.momenta, own, there)
+
+    def _draw_of(self, mixture: Assigning, rows: Rows, n: int) -> PosteriorSamples:
+        """Samples of the experiment as it was stated."""
+        samples, stated = mixture.draw(rows, n), self.request.experiment
+        return replace(samples, origin=samples.origin | {"experiment": stated and stated.to_dict()})
+
+    def flags(self, events: Events) -> dict[str, Bools]:
+        """Those that momenta raise."""
         model, request = self.model, self.request
-        sigma = model.sigma(events, request.noise)
-        entered = self._entered(events)  # once: a whitened chart takes a search an event
-        draw = partial(self._draw, events, sigma, entered, rng)
-        if complete is not None:
-            draw = partial(lost.drawn, self._one_each, events, complete, sigma, rng)
         flags = model.unlike_training(events, request.noise, request.experiment)
         if not request.weighs:  # nothing corrects what the network makes of it
             flags["noise"] |= model.loud(events, request.noise, request.experiment)
+        return flags
+
+    def source(
+        self, rng: np.random.Generator, events: Events, complete: lost.Completion | None
+    ) -> tuple[Draw, Density]:
+        """What draws samples of some events, and their density."""
+        model, request = self.model, self.request
+        sigma = model.sigma(events, request.noise)
+        entered = self._entered(events)  # once: a whitened chart takes a search an event
 
         def density(x: Floats, rows: Rows) -> Floats:
             return model.log_prob_entered(x, *_of(entered, rows), model.network.log_prob)
 
-        return by_request(draw, flags, request, rng, self.prior, density)
+        if complete is not None:
+            return partial(lost.drawn, self._one_each, events, complete, sigma, rng), density
+        return partial(self._draw, events, sigma, entered, rng), density
 
     def _one_each(self, events: Events, sigma: Floats, rng: np.random.Generator) -> PosteriorSamples:
         noise = self.model.sigma(events, self.request.noise, self.request.experiment)
-        entered = self.model.enter(events.momenta, noise)
+        entered = self.model.enter(events.momenta, noise, self.model.build_up_time(self.request.experiment))
         return self._draw(events, sigma, entered, rng, np.arange(len(events)), 1)
 
     def _entered(self, events: Events) -> Entered:
@@ -65,7 +111,8 @@ class Answering:
         momenta, stated, ions = events.momenta, self.request.experiment, self.model.molecule
         if stated is not None and np.isfinite((own := stated.of(ions)).spread).any():
             momenta = CovarianceLikelihood(ions.masses, ions.charges, momenta, own).measured
-        return self.model.enter(momenta, self.model.sigma(events, self.request.noise, stated))
+        sigma, time = self.model.sigma(events, self.request.noise, stated), self.model.build_up_time(stated)
+        return self.model.enter(momenta, sigma, time)
 
     @torch.no_grad()
     def _draw(
@@ -73,7 +120,7 @@ class Answering:
     ) -> PosteriorSamples:
         """Return n samples of some events, neither weighed nor flagged; `sigma` and `entered` are of all."""
         model, request = self.model, self.request
-        asked, stated = events[rows], request.noise is None and events.sigma is not None
+        asked, by_event = events[rows], request.noise is None and events.sigma is not None
         framed, c = _of(entered, rows)
         charts, density = model.network.sample_with_log_prob(c, n, latent=request.latent, generator=rng)
         charts = model.chart_standardiser.inverse(charts.cpu())
@@ -90,12 +137,14 @@ class Answering:
             "architecture": model.architecture,
             "latent": request.latent,
             "seed": request.seed,
-            "noise": "of each event" if stated else str(request.noise),
+            "noise": "of each event" if by_event else str(request.noise),
             "noise_relative": model.noise.relative,
             "prior": model.prior_spec,
             "events": events.origin,
         }
-        stated_experiment = {} if request.experiment is None else {"experiment": request.experiment.to_dict()}
+        stated: dict[str, Any] = {"forward": model.training.forward} if model.training.forward else {}
+        if request.experiment is not None:
+            stated = {"experiment": request.experiment.to_dict()}
         return PosteriorSamples(
             molecule=model.molecule,
             momenta=asked.momenta,
@@ -103,7 +152,7 @@ class Answering:
             log_prob=None if density is None else density.numpy(),
             event_id=asked.event_id,
             sigma=sigma[rows],
-            origin=origin | stated_experiment,
+            origin=origin | stated,
             columns=asked.columns,
         )
 

@@ -39,8 +39,8 @@ class Defaults:
         return f"{charts}{options}{self.events} events an epoch in steps of {self.batch}"
 
 
-def usual_training(ions: int, prior: GeometryPrior, architecture: str, *, by_axis: bool = False) -> Defaults:
-    """What a training of so many ions takes, for a level of noise or one of each axis.
+def usual_training(ions: int, prior: GeometryPrior, architecture: str, *, more: bool = False) -> Defaults:
+    """What a training of so many ions takes, for a level of noise or more: that of each axis, a build-up.
 
     Of whitened charts a network has little to learn, and each event costs a search. What is left where a
     prior is wide are folds and second solutions, which affine couplings cannot bend to.
@@ -53,7 +53,7 @@ def usual_training(ions: int, prior: GeometryPrior, architecture: str, *, by_axi
     distance = np.linalg.norm(x[:, i] - x[:, j], axis=2)
     wide = bool((distance.std(axis=0) > _WIDE * distance.mean(axis=0)).any())
     # Of one level of noise couplings learn all there is: OCS 0.91 / 0.84, water 0.97 / 0.95.
-    if ions == 3 and not wide and not by_axis:
+    if ions == 3 and not wide and not more:
         return Defaults()
     events = round(20_000 * min(1.0, _FEW_IONS / ions) ** 3) * (2 if ions == 3 and wide else 1)
     return Defaults(

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from flowcei.events.container import Events
     from flowcei.experiment.detector import Noise
     from flowcei.molecules.molecule import Molecule
+    from flowcei.physics.build_up import BuildUpPrior
     from flowcei.physics.priors import GeometryPrior
     from flowcei.reconstruction.training_data import FreshSource, TrainingRules
     from flowcei.storage.card import TrainingRecord
@@ -50,6 +51,7 @@ def train(
     data: Events | None = None,
     prior: str | dict[str, Any] | GeometryPrior | None = None,
     noise: Noise | str | None = None,
+    build_up: BuildUpPrior | str | None = None,
     frame: str = "recoil",
     options: dict[str, Any] | None = None,
     schedule: Schedule | None = None,
@@ -82,6 +84,8 @@ def train(
         noise: Detector noise to train for: a level or a range, such as ``"0.1%..5%"``, which is
             the default. For data the default begins at what is measured of them, and what they
             carry already is part of it: see `flowcei.reconstruction.training_data`.
+        build_up: Range of times in which charges appear, ``"0..15fs"``, to train for: the model is told
+            the time, that of an `Experiment`; at once where None.
         frame: ``"recoil"``, or ``"raw"`` for the file's own coordinates, as the first study
             trained: to compare, not to use.
         options: Of the architecture, such as ``{"couplings": 8}``; what is not given is chosen by
@@ -129,11 +133,11 @@ def train(
         'cinn'
     """
     path = None if checkpoint is None else Path(checkpoint)
-    _check_asked(frame, data, max_seconds, kept=path is not None or until is not None)
+    _check_asked(frame, data, max_seconds, build_up, kept=path is not None or until is not None)
     begun = begun_at(path, resume=resume)
     seed = _settled_seed(seed, begun)
     source, level, record = (
-        fresh(molecule, prior, noise, events_per_epoch, seed, rules, architecture)
+        fresh(molecule, prior, noise, events_per_epoch, seed, rules, architecture, build_up)
         if data is None
         else recorded(data, noise, seed)
     )
@@ -169,8 +173,17 @@ def _bar(rows: int, schedule: Schedule, begun: Checkpoint | None, *, endless: bo
     return bar_of_events(None if endless else rows * schedule.epochs, show=show, done=done)
 
 
-def _check_asked(frame: str, data: Events | None, max_seconds: float | None, *, kept: bool) -> None:
+def _check_asked(
+    frame: str,
+    data: Events | None,
+    max_seconds: float | None,
+    build_up: BuildUpPrior | str | None,
+    *,
+    kept: bool,
+) -> None:
     """UsageError for a frame or a time that cannot be."""
+    if data is not None and build_up is not None:
+        raise UsageError("a build-up to train for is simulated; events of data have theirs: leave it out")
     if frame not in FRAMES or (frame == "raw" and data is None):
         raise UsageError(f"frame is {' or '.join(FRAMES)}, raw only with data of a file; got {frame!r}")
     if max_seconds is not None and not (max_seconds > 0 and kept):
@@ -266,6 +279,7 @@ def _settings(model: Reconstructor, data: Events | None, until: float | None) ->
         **model.network.options.to_dict(),
         "molecule": model.molecule.to_dict(),
         "noise": asdict(model.noise),
+        **({"build_up": model.frame.build_up} if model.frame.build_up else {}),
         "frame": model.frame.kind,
         "prior": model.training.prior,
         **({} if simulation is None else simulation.model_dump()),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from flowcei.events.extracolumns import BUILD_UP_TIME
 from flowcei.events.simulation import AXES
 from flowcei.frame.recoil import RecoilFrame
 from flowcei.frame.whitening import Whitening
@@ -59,9 +60,10 @@ def whitened_frame(frame: RecoilFrame, molecule: Molecule, prior: GeometryPrior,
 def charts_of(frame: Frame, events: Events) -> tuple[Tensor, FramedEvents]:
     """Charts (B, D) of events with positions and noise, and the events in the frame."""
     noise = np.column_stack([events.columns[name] for name in AXES]) if frame.by_axis else events.sigma
-    arrays = (events.momenta, noise, events.positions)
-    momenta, sigma, positions = (torch.from_numpy(np.asarray(a)) for a in arrays)
-    framed = frame.enter(momenta, sigma)
+    time = events.columns.get(BUILD_UP_TIME)
+    arrays = (events.momenta, noise, events.positions, np.zeros(len(events)) if time is None else time)
+    momenta, sigma, positions, times = (torch.from_numpy(np.asarray(a)) for a in arrays)
+    framed = frame.enter(momenta, sigma, times)
     return frame.to_chart(positions[:, None], framed)[:, 0], framed
 
 

@@ -15,10 +15,12 @@ import numpy as np
 from flowcei.errors import NoDensityError, UsageError
 from flowcei.experiment.detector import Noise, rms_component
 from flowcei.frame.interface import Condition
+from flowcei.physics.explosion import PLAIN
 from flowcei.storage.card import DataRecord, RangeRecord
 
 if TYPE_CHECKING:
     from flowcei.experiment.measurement import Measurement
+    from flowcei.frame.interface import Frame
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
     from flowcei.posterior.arrays import Bools, Floats
@@ -57,13 +59,33 @@ def check_density(prior: GeometryPrior, molecule: Molecule) -> None:
         raise UsageError(f"exact samples {slow}: sample without --exact")
 
 
-def check_told(measurement: Measurement, *, by_axis: bool) -> None:
+def check_told(measurement: Measurement, frame: Frame, trained: str = "") -> None:
     """UsageError where samples that nothing corrects would not be those of an experiment."""
-    if not (by_axis and measurement.by_axis_alone) or measurement.accidents:
-        knows = "the noise of each axis and no more" if by_axis else "one level of noise"
+    noise = measurement.of_axes if frame.by_axis else measurement.one_level
+    if noise and not measurement.accidents and knows_forces(measurement, frame) and not trained:
+        return
+    knows = "the noise of each axis" if frame.by_axis else "one level of noise"
+    times = f" and a build-up to {frame.build_up:g} fs" if frame.build_up else ""
+    raise UsageError(
+        f"the model knows {knows}{times}, no more: samples of this experiment are exact or weighed "
+        "(--weigh or --exact; weigh=True or exact=True)"
+    )
+
+
+def knows_forces(measurement: Measurement, frame: Frame) -> bool:
+    """Whether a model is told the forces: Coulomb's, at once or built up in one time in the trained range."""
+    growth = measurement.build_up
+    if growth is None or growth.is_zero:
+        return growth is not None or measurement.forward.name == PLAIN
+    return len(set(growth.times)) == 1 and growth.times[0] <= frame.build_up
+
+
+def check_forward(trained: str, measurement: Measurement | None) -> None:
+    """UsageError for weights by Coulomb's law of a model that was trained on other explosions."""
+    if trained and measurement is None:
         raise UsageError(
-            f"the model knows {knows}: samples of this experiment are exact or weighed "
-            "(--weigh or --exact; weigh=True or exact=True)"
+            f"the model was trained on explosions by {trained}: weights and exact samples need it stated, by "
+            "--experiment"
         )
 
 
@@ -93,7 +115,7 @@ def check_noise(noise: str | Noise | None, trained: Noise) -> None:
 
 def trained_range(condition: Floats, ions: int) -> RangeRecord:
     """Extent of training conditions (B, C), not standardised."""
-    momenta, log_ker, _ = Condition.split(condition, ions)
+    momenta, log_ker, *_ = Condition.split(condition, ions)
     low, high = float(log_ker.min()), float(log_ker.max())
     margin = _MARGIN * (high - low)
     mean: Floats = momenta.mean(axis=0)
@@ -109,7 +131,7 @@ def outside(condition: Floats, trained: RangeRecord | None, ions: int) -> tuple[
     """Conditions (B, C) whose KER (B,), whose other momenta (B,) are unlike all training: none if unknown."""
     if trained is None:
         return np.zeros(len(condition), dtype=bool), np.zeros(len(condition), dtype=bool)
-    momenta, log_ker, _ = Condition.split(condition, ions)
+    momenta, log_ker, *_ = Condition.split(condition, ions)
     mean = np.array(trained.mean)
     precision = np.array(trained.precision).reshape(len(mean), len(mean))  # of two ions there is none: []
     distance = _distance(momenta, mean, precision)

@@ -85,7 +85,8 @@ class Reconstructor:
 
     def __repr__(self) -> str:
         title = f"Reconstructor: {self.architecture} of {self.molecule.name}"
-        return f"{title}, prior {self._prior_name}, noise {self.noise}"
+        times = f", build-up 0..{self.frame.build_up:g}fs" if self.frame.build_up else ""
+        return f"{title}, prior {self._prior_name}, noise {self.noise}{times}"
 
     def _repr_html_(self) -> str:
         facts = {
@@ -159,7 +160,7 @@ class Reconstructor:
         rules |= {"exact": exact, "experiment": None if experiment is None else Experiment.load(experiment)}
         total, parts = len(momenta) if isinstance(momenta, Events) else None, []
         with bar_of_events(total, show=progress) as bar:
-            for part in self.stream(momenta, n, seed=seed, noise=noise, **rules):
+            for part in self.blocks(momenta, n, seed=seed, noise=noise, **rules):
                 parts.append(part)
                 bar.update(len(part))
         samples = PosteriorSamples.concatenate(parts)
@@ -191,6 +192,7 @@ class Reconstructor:
         event depends on the seed, on n, and on the events before it in its block; not on chunks,
         threads or where the stream begins. Another device, or other events after it in the last
         block, change the rounding (1e-5); with `min_ess` further samples are those of the whole block.
+        Accidents are told by the events of a block: P(true) is NaN in one of fewer than 30.
 
         Args:
             momenta: As for `sample`, or anything that yields events or arrays, chunk by chunk:
@@ -211,6 +213,19 @@ class Reconstructor:
             >>> [len(part) for part in flowcei.load().stream([events[:3], events[3:]], 10, seed=2)]
             [5]
         """
+        parts = self.blocks(momenta, n, seed=seed, start=start, **settings)
+        return (self._told_apart(part) if part.mixed else part for part in parts)
+
+    def blocks(
+        self,
+        momenta: ArrayLike | Events | Iterable[Events | ArrayLike],
+        n: int | SamplingRequest = 100,
+        *,
+        seed: int | None = None,
+        start: int = 0,
+        **settings: Any,  # noqa: ANN401 (those of `sample`)
+    ) -> Iterator[PosteriorSamples]:
+        """As `stream`, without P(true): for who tells accidents when all blocks are there."""
         seed = fresh_seed() if seed is None else seed
         request = n if isinstance(n, SamplingRequest) else SamplingRequest(n, seed, **settings)
         self.check_request(request)
@@ -224,8 +239,11 @@ class Reconstructor:
         limits.check_invertible(self.training.round_trip_error)
         if request.exact:
             limits.check_density(self.prior, self.molecule)
-        if request.experiment is not None and not request.weighs:
-            limits.check_told(request.experiment.of(self.molecule), by_axis=self.frame.by_axis)
+        own = None if request.experiment is None else request.experiment.of(self.molecule)
+        if request.weighs:
+            limits.check_forward(self.training.forward, own)
+        elif own is not None:
+            limits.check_told(own, self.frame, self.training.forward)
 
     def describe(self, request: SamplingRequest) -> dict[str, Any]:
         """All that the samples of given events depend on, as plain numbers and words."""
@@ -238,7 +256,7 @@ class Reconstructor:
             return quality, None
         if request.experiment is not None:
             quality = told_apart(quality, request.experiment.of(self.molecule))
-        return judged(quality, request, self.molecule, self.prior, self.stream, relative=self.noise.relative)
+        return judged(quality, request, self.molecule, self.prior, self.blocks, relative=self.noise.relative)
 
     def check_evidence(self, samples: PosteriorSamples, *, seed: int = 0) -> EvidenceCheck:
         """Return p-values of weighed events, and of their run, under the prior: see `flowcei.check.evidence`.
@@ -350,12 +368,14 @@ class Reconstructor:
         values = density(flat, c.repeat_interleave(x.shape[1], dim=0)).cpu().double()
         return (values.reshape(x.shape[:2]) + self.log_volume(chart, framed)).numpy()
 
-    def enter(self, momenta: Floats, sigma: Floats) -> Entered:
+    def enter(self, momenta: Floats, sigma: Floats, times: Floats | float = 0.0) -> Entered:
         """Events (E, N, 3) in the frame, and what the network is told of them, standardised (E, T).
 
-        sigma: (E,), or (E, 3), of each lab axis, for a model that was trained for that.
+        sigma: (E,), or (E, 3), of each lab axis, for a model that was trained for that. times: of the
+        build-up, (E,), fs.
         """
-        framed = self.frame.enter(torch.from_numpy(momenta), torch.from_numpy(sigma))
+        each = np.broadcast_to(np.asarray(times, dtype=np.float64), len(momenta)).copy()
+        framed = self.frame.enter(*(torch.from_numpy(table) for table in (momenta, sigma, each)))
         return framed, self.condition_standardiser(framed.told).to(self.device)
 
     def log_volume(self, chart: torch.Tensor, framed: FramedEvents) -> torch.Tensor:
@@ -384,6 +404,11 @@ class Reconstructor:
             return events.sigma
         return Noise.parse(noise or self.default_noise).sigma(events.momenta)
 
+    def build_up_time(self, experiment: Experiment | None) -> float:
+        """Time in which the charges of an experiment build up, fs: of several the mean."""
+        growth = None if experiment is None else experiment.of(self.molecule).build_up
+        return 0.0 if growth is None else float(np.mean(growth.times))
+
     def unlike_training(
         self, events: Events, noise: str | Noise | None = None, experiment: Experiment | None = None
     ) -> dict[str, Bools]:
@@ -393,7 +418,8 @@ class Reconstructor:
         """
         events = events_of(events, self.molecule)
         sigma = self.sigma(events, noise)
-        framed, told = self.enter(events.momenta, self.sigma(events, noise, experiment))
+        time = self.build_up_time(experiment)
+        framed, told = self.enter(events.momenta, self.sigma(events, noise, experiment), time)
         seen = self.training.seen if self.frame.invariant else None
         ker, far = limits.outside(framed.condition.numpy(), seen, len(self.molecule))
         condition = told[:, -self.frame.condition_width :]  # what else is told follows from it
@@ -403,8 +429,8 @@ class Reconstructor:
         if experiment is not None:
             measurement = experiment.of(self.molecule)
             moves = moving_source(measurement.sums(events.momenta))
-            # Charges that build up leave energies that no training saw, and weights answer for them.
-            ker &= measurement.build_up is None
+            # Other forces leave energies that no training saw, and weights answer for them.
+            ker &= limits.knows_forces(measurement, self.frame)
         flags = {"momentum_sum": moves, "ker": ker, "momenta": far, "noise": self.loud(events, noise)}
         return lost.of_known_momenta(flags, events)
 

@@ -17,8 +17,11 @@ from flowcei.errors import DataError, UsageError
 from flowcei.events.container import Events
 from flowcei.events.simulation import Simulator, by_axis
 from flowcei.experiment.detector import DEFAULT_NOISE, NOISE_FLOOR, Noise, rms_component
+from flowcei.experiment.experiment import stated_forward
 from flowcei.frame.raw import RawFrame
 from flowcei.molecules.molecule import Molecule
+from flowcei.physics.build_up import BuildUpPrior
+from flowcei.physics.explosion import PLAIN
 from flowcei.physics.priors import GeometryPrior, build_prior
 from flowcei.reconstruction.defaults import Defaults, usual_training
 from flowcei.reconstruction.framing import charts_of, ordered_frame, whitened_frame
@@ -110,7 +113,9 @@ class FreshSource(Source):
         """Recoil frame, in which mirror images are folded where the prior has both."""
         prior = self.simulator.prior
         frame = ordered_frame(pilot, reflect=prior.mirror_symmetric)
-        frame = replace(frame, by_axis=self.simulator.noise.by_axis)
+        growth = self.simulator.build_up
+        longest = growth.high if isinstance(growth, BuildUpPrior) else 0.0
+        frame = replace(frame, by_axis=self.simulator.noise.by_axis, build_up=longest)
         if not self.defaults.whitened:
             return frame
         return whitened_frame(frame, pilot.molecule, prior, self.defaults.power)
@@ -124,6 +129,7 @@ def fresh(
     seed: int,
     rules: TrainingRules | None,
     architecture: str,
+    build_up: BuildUpPrior | str | None = None,
 ) -> tuple[FreshSource, Noise, TrainingRecord]:
     """Source of a training on a prior, the noise it trains for, and what a model says of both."""
     if per_epoch is not None and per_epoch < MIN_EVENTS:
@@ -134,14 +140,16 @@ def fresh(
         check_prior(mol, prior)
     level = floored(Noise.parse(noise or DEFAULT_NOISE))
     name = prior if isinstance(prior, str) else None if prior else mol.default_prior
-    usual = usual_training(len(mol), geometry, architecture, by_axis=level.by_axis)
+    growth = None if build_up is None else BuildUpPrior.to_train_for(build_up)
+    more = level.by_axis or growth is not None
+    usual = usual_training(len(mol), geometry, architecture, more=more)
     rows = per_epoch or usual.events
     if rules is None:
         most = max(rows, _FEW) if usual.whitened else RULES.pilot_events  # each costs a search
         rules = TrainingRules(min(RULES.pilot_events, most), min(RULES.validation_events, most))
     simulation = SimulationRecord(events_per_epoch=rows, **asdict(rules))
     record = TrainingRecord(prior=geometry.spec(), prior_name=name, simulation=simulation)
-    simulator = Simulator(mol, geometry, level, seed, rules.accuracy)
+    simulator = Simulator(mol, geometry, level, seed, rules.accuracy, build_up=growth)
     return FreshSource(simulator, rows, rules, usual), level, record
 
 
@@ -227,6 +235,8 @@ def recorded(
         build_prior(data.molecule, prior)  # a model would carry it
     about = DataRecord(rows=len(data), split_seed=seed, digest=data.digest())
     record = TrainingRecord(prior=prior, data=about, noise_added=own is not None)
+    if (forward := stated_forward(data).name) != PLAIN:
+        record.forward = forward
     if own is None:
         return RecordedSource(training, validation, None, seed), level, record
     about.noise = max(own.level, NOISE_FLOOR)

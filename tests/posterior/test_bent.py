@@ -90,3 +90,14 @@ def test_what_a_mixture_began_as_is_not_lost() -> None:
     target = multivariate_normal(there[0].mean(axis=0), 0.01 * np.eye(3))
     weights = np.exp(target.logpdf(drawn[0]) - guarded.log_density(drawn)[0])
     np.testing.assert_allclose(weights.mean(), 1.0, atol=4.0 * weights.std() / np.sqrt(100_000))
+
+
+def test_a_component_far_out_on_a_bend_keeps_its_density() -> None:
+    """There straight coordinates are stretched beyond what the square of a factor holds: no LinAlgError."""
+    points = _parabola(1, 1000, 6)
+    fitted = BentMixture.fit(points, np.array([1000.0]), RNG, 1)
+    place, width = points.mean(axis=1) + 1e7 * (points[:, 0] - points.mean(axis=1)), 0.01
+    other = StudentMixture(place[:, None], width * np.eye(6)[None, None], np.zeros((1, 1)))
+    alone = other.log_density(place[:, None])[0, 0]
+    joined = fitted.joined(other).log_density(place[:, None])[0, 0]
+    assert joined == pytest.approx(np.log(0.2) + alone, abs=0.02)

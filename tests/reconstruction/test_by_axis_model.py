@@ -1,4 +1,4 @@
-"""A model of the noise of each axis: beside one of one level, and by the exact posterior."""
+"""A model of the noise of each axis and of build-up times: beside one of one level, by the posterior."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from flowcei.reconstruction.training_data import recorded
 RANGE = "0.3%..5%/axis"
 ROUGH = Experiment(noise=["4%", "0.5%", "0.5%"])
 SMALL = {"couplings": 2, "hidden": 16}
+OLD = Path(__file__).parents[1] / "data" / "models-v1" / "cinn-glow.safetensors"  # of one level of noise
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def model() -> flowcei.Reconstructor:
     """Three epochs of eight steps."""
     schedule = Schedule(epochs=3, batch=128)
     small = {"options": SMALL, "schedule": schedule, "events_per_epoch": 1000, "rules": QUICK}
-    return flowcei.train("cinn", molecule="ocs", noise=RANGE, seed=1, **small)
+    return flowcei.train("cinn", molecule="ocs", noise=RANGE, build_up="0..12fs", seed=1, **small)
 
 
 def test_one_model_serves_detectors_whose_axes_differ(model: flowcei.Reconstructor, tmp_path: Path) -> None:
@@ -72,13 +73,53 @@ def test_plain_samples_are_of_an_experiment_that_the_model_knows(model: flowcei.
     source = Experiment(noise="1%", temperature=300)
     by_ion = Experiment(noise={"c": "1%", "o": "2%", "s": "1%"})
     mixed = Experiment(noise="1%", accidents=0.1)
-    for asked, experiment in ((model, source), (model, by_ion), (model, mixed), (flowcei.load(), ROUGH)):
+    for asked, experiment in ((model, source), (model, by_ion), (model, mixed), (flowcei.load(OLD), ROUGH)):
         with pytest.raises(UsageError, match="exact or weighed"):
             asked.sample(events, 5, experiment=experiment)
     loud = Experiment(noise=["7%", "1%", "1%"])
     for how, flagged in (({}, True), ({"weigh": True}, False)):
         samples = model.sample(events, 20, seed=1, experiment=loud, **how)
         assert bool((samples.flag_bits & FLAG_BITS["noise"]).all()) is flagged
+
+
+@pytest.mark.parametrize("time", ["3fs", "10fs", "20fs"])
+def test_a_model_that_is_told_the_build_up_answers_for_it(model: flowcei.Reconstructor, time: str) -> None:
+    """Without weights bonds lie about the truth and spread as weighed ones; beyond the range by weights."""
+    experiment = Experiment(noise="1%", build_up=time)
+    events = flowcei.simulate("ocs", 60, experiment=experiment, seed=5)
+    weighed = model.sample(events, 100, seed=1, experiment=experiment, weigh=True)
+    assert weighed.weights is not None
+    assert np.median(weighed.weights.efficiency) > 0.8
+    assert not weighed.flagged.any()
+    if time == "20fs":
+        with pytest.raises(UsageError, match="build-up to 12 fs, no more"):
+            model.sample(events, 5, experiment=experiment)
+        return
+    plain = model.sample(events, 100, seed=1, experiment=experiment)
+    bonds = [
+        np.linalg.norm(x[..., 1, :] - x[..., 0, :], axis=-1) for x in (plain.positions, weighed.positions)
+    ]
+    true = np.linalg.norm(events.positions[:, 1] - events.positions[:, 0], axis=1)
+    off = bonds[0].mean(axis=1) - true
+    assert abs(off.mean()) < 4.0 * off.std() / np.sqrt(len(off))  # of charges at once it is 0.1 and 0.6 bohr
+    assert abs(np.median(bonds[0].std(axis=1)) / np.median(bonds[1].std(axis=1)) - 1.0) < 0.07
+    assert not plain.flagged.any()
+
+
+def test_what_a_range_of_build_up_times_is_for(model: flowcei.Reconstructor, tmp_path: Path) -> None:
+    """A range from 0, of simulated events; a model without it refuses; the file of a model holds it."""
+    for text in ("15fs", "2..15fs", "0..inf fs", "0..-1fs", "5..2fs"):
+        with pytest.raises(UsageError, match="build-up"):
+            flowcei.train("mlp", build_up=text, seed=1)
+    with pytest.raises(UsageError, match="events of data have theirs"):
+        flowcei.train("mlp", data=flowcei.simulate("ocs", 300, seed=1), build_up="0..15fs", seed=1)
+    grown = Experiment(noise="1%", build_up="5fs")
+    events = flowcei.simulate("ocs", 5, experiment=grown, seed=1)
+    with pytest.raises(UsageError, match="one level of noise, no more"):
+        flowcei.load(OLD).sample(events, 5, experiment=grown)
+    model.save(tmp_path / "m.safetensors")
+    assert flowcei.load(tmp_path / "m.safetensors").frame.build_up == 12.0
+    assert repr(model).endswith("build-up 0..12fs")
 
 
 def test_poor_weights_are_flagged(model: flowcei.Reconstructor) -> None:
@@ -145,10 +186,12 @@ def test_the_commands(
         "-o",
         "m",
     ]
-    assert shell("train", "--noise", RANGE, *words) == 0, shell.err
+    assert shell("train", "--noise", RANGE, "--build-up", "2..9fs", *words) == 2
+    assert shell("train", "--noise", RANGE, "--build-up", "0..9fs", *words) == 0, shell.err
     assert "whitened charts" in shell.err
     assert shell("info", "m") == 0
     assert RANGE in shell.out
+    assert "0..9fs" in shell.out
     assert shell("models") == 0
     Path("e.toml").write_text(ROUGH.to_toml())
     assert shell("simulate", "ocs", "-n", "5", "--experiment", "e.toml", "--seed", "1", "-o", "a.h5") == 0
