@@ -1,9 +1,9 @@
 """Equally weighted draws from any posterior density: adapted proposals, then Markov chains that forget them.
 
-1. Some points of the proposal are weighed. Where hardly any counts, modes are searched for, from these points
-   and from anywhere. A mixture of t distributions, in coordinates bent as they are, is fitted to points chosen
-   by a power of the weights, drawn from, weighed in turn, and so on until the power is 1 and most of the draws
-   count (adaptive importance sampling, O. Cappe et al., Stat. Comput. 18, 447 (2008), tempered).
+1. Some points of the proposal are weighed. Where hardly any counts, modes are searched for, from these and
+   from anywhere. A mixture of t distributions, in coordinates bent as they are, is fitted to points chosen by
+   a power of the weights, drawn from, weighed in turn, and so on until the power is 1 and most draws count
+   (adaptive importance sampling, O. Cappe et al., Stat. Comput. 18, 447 (2008), tempered).
 2. Where few of the mixture's draws, chosen by weight, would repeat one another, that is all: they are
    independent, and cost less than those of a flow. Else draws of proposal and mixture are weighed together
    (balance heuristic: E. Veach and L. J. Guibas, SIGGRAPH 1995, 419).

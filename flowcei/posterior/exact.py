@@ -164,16 +164,16 @@ def _at_modes(modes: Modes, events: int) -> StudentMixture:
     relative = np.kron(np.eye(ions)[1:] - np.eye(ions)[:1], np.eye(3))
     mass = np.where(np.isfinite(modes.laplace), modes.laplace, modes.probability)
     usable = np.isfinite(modes.covariance).all(axis=(1, 2)) & (mass > _LEAST)
+    places = _relative(modes.positions[None])[0]
     for event in range(events):
         chosen = modes.of(event)[usable[modes.of(event)]]
         chosen = chosen[np.argsort(-mass[chosen], kind="stable")][:_MODES]
         scale = relative @ modes.covariance[chosen] @ relative.T
         scale += 1e-6 * np.einsum("kdd->k", scale)[:, None, None] / d * np.eye(d)
-        places = event, slice(len(chosen))
-        out.mean[places] = _relative(modes.positions[None, chosen])[0]
-        out.factor[places] = np.linalg.cholesky(scale)
+        out.mean[event, : len(chosen)] = places[chosen]
+        out.factor[event, : len(chosen)] = np.linalg.cholesky(scale)
         # Where Laplace's approximation is wrong by much a mode still has a chance.
-        out.log_share[places] = np.log(0.9 * mass[chosen] + 0.1 / max(len(chosen), 1))
+        out.log_share[event, : len(chosen)] = np.log(0.9 * mass[chosen] + 0.1 / max(len(chosen), 1))
     return out
 
 
