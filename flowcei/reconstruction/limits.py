@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -78,6 +78,14 @@ def knows_forces(measurement: Measurement, frame: Frame) -> bool:
     if growth is None or growth.is_zero:
         return growth is not None or measurement.forward.name == PLAIN
     return len(set(growth.times)) == 1 and growth.times[0] <= frame.build_up
+
+
+def check_motion(prior: dict[str, Any] | None, measurement: Measurement | None) -> None:
+    """UsageError for accidents, whose density is not that of the likelihood of atoms in motion."""
+    if (prior or {}).get("motion") is True and measurement is not None and measurement.accidents:
+        raise UsageError(
+            "the prior has motion at the start: its likelihood does not tell accidents; leave them out"
+        )
 
 
 def check_forward(trained: str, measurement: Measurement | None) -> None:
