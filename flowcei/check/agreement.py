@@ -192,7 +192,8 @@ def resimulated(events: Events, charges: Floats | None = None) -> Floats:
     size = np.sqrt((x**2).mean(axis=(1, 2), keepdims=True))
     size[size == 0] = 1.0
     q = events.molecule.charges if charges is None else charges
-    if build_up := stated_build_up(events.origin):  # which has a scale; flowcei made them, in bohr
+    build_up = stated_build_up(events)
+    if build_up is not None:  # which has a scale; flowcei made them, in bohr
         return np.asarray(followed_momenta(x, masses, q, build_up=build_up, accuracy=_ACCURACY), np.float64)
     return followed_momenta(x / size, masses, q, accuracy=_ACCURACY) / np.sqrt(size)
 
@@ -200,7 +201,7 @@ def resimulated(events: Events, charges: Floats | None = None) -> Floats:
 def released_energy(events: Events) -> Floats:
     """Kinetic energy (B,), hartree, that positions release: U0, or less where charges build up."""
     masses, charges = events.molecule.masses, events.molecule.charges
-    if stated_build_up(events.origin):
+    if stated_build_up(events) is not None:
         return np.asarray(kinetic_energy(resimulated(events), masses))
     return np.asarray(np.abs(potential_energy(needed_positions(events), charges)))
 

@@ -12,6 +12,7 @@ from scipy.stats import chi2, f, ks_2samp, t
 from flowcei.errors import UsageError
 from flowcei.experiment.detector import NOISE_FLOOR, Noise, rms_component
 from flowcei.experiment.likelihood import centred_momenta
+from flowcei.physics.build_up import BuildUpPrior
 from flowcei.physics.explosion import followed_momenta
 from flowcei.units import ELECTRONVOLT
 
@@ -150,12 +151,13 @@ def predicted_momenta(
     prior: GeometryPrior,
     n: int,
     rng: np.random.Generator,
-    build_up: BuildUp | None = None,
+    build_up: BuildUp | BuildUpPrior | None = None,
 ) -> Floats:
     """Return noise-free momenta (about n, N, 3), hbar / bohr, of geometries drawn from a prior."""
     positions = prior.sample(n, rng)
     ions = molecule.masses, molecule.charges
-    momenta = followed_momenta(positions, *ions, build_up=build_up, accuracy=_ACCURACY)
+    times = build_up.draw(len(positions), rng) if isinstance(build_up, BuildUpPrior) else build_up
+    momenta = followed_momenta(positions, *ions, build_up=times, accuracy=_ACCURACY)
     return np.asarray(momenta[np.isfinite(momenta).all(axis=(1, 2))], dtype=np.float64)
 
 

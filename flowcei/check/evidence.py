@@ -52,7 +52,7 @@ def reference_events(
     place.
     """
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(6,)))
-    build_up = None if measurement is None else measurement.build_up
+    build_up = None if measurement is None else measurement.build_up_prior or measurement.build_up
     momenta = predicted_momenta(molecule, prior, count, rng, build_up)
     if measurement is not None:
         return Events(molecule, replace(measurement, accidents=0.0).apply(momenta, rng)[0])

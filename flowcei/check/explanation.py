@@ -201,7 +201,7 @@ def _energies(agreement: Agreement) -> Diagnostic:
     spread = max(spread, 1.5 * agreement.noise * agreement.slack)
     tolerance = _TOLERANCE + 6.0 * spread / np.sqrt(len(agreement.events))
     values: dict[str, Any] = {"ratio": ratio, "spread": spread}
-    of = "the simulated KE" if stated_build_up(agreement.events.origin) else "U0"
+    of = "U0" if stated_build_up(agreement.events) is None else "the simulated KE"
     message = f"KE / {of} is {ratio:.4g} (median; spread up to {percent(spread)})"
     if abs(ratio - 1.0) <= tolerance:
         means = "charges, masses and units are those declared"

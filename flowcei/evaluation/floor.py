@@ -104,7 +104,7 @@ def information_floor(
     sigma: ArrayLike | None = None,
     *,
     experiment: Experiment | None = None,
-    build_up: BuildUp | None = None,
+    build_up: BuildUp | Floats | None = None,
 ) -> InformationFloor:
     """Return the information floor of geometries, for a flat prior.
 
@@ -117,7 +117,7 @@ def information_floor(
         sigma: Standard deviation of a momentum component, hbar / bohr: one number, (E,) or,
             where ions are measured differently well, (E, N). The source is then at rest.
         experiment: Instead: resolution and source, with the build-up.
-        build_up: Of the charges, beside `sigma`.
+        build_up: Of the charges, beside `sigma`; or times of each event, (E,), fs.
 
     Returns:
         Errors of positions relative to the centre of mass.
@@ -144,8 +144,9 @@ def information_floor(
     else:
         per_ion = _checked(sigma, events, ions)
         whitening = [(np.eye(ions) / per_ion[b, None, :])[:, None] for b in blocks]
-    parts = zip(blocks, whitening, strict=True)
-    return InformationFloor(x, np.concatenate([_covariances(molecule, x[b], w, build_up) for b, w in parts]))
+    times = [build_up[b] if isinstance(build_up, np.ndarray) else build_up for b in blocks]
+    parts = zip(blocks, whitening, times, strict=True)
+    return InformationFloor(x, np.concatenate([_covariances(molecule, x[b], w, t) for b, w, t in parts]))
 
 
 def _checked(sigma: ArrayLike | None, events: int, ions: int) -> Floats:
@@ -180,7 +181,9 @@ def _atom_errors(covariance: Floats) -> Floats:
     return mean_length(np.stack(blocks, axis=1))
 
 
-def _covariances(molecule: Molecule, x: Floats, whitening: Floats, build_up: BuildUp | None) -> Floats:
+def _covariances(
+    molecule: Molecule, x: Floats, whitening: Floats, build_up: BuildUp | Floats | None
+) -> Floats:
     """Covariance (E, 3N, 3N) of positions (E, N, 3) about the centre of mass; whitening (E, 3 or 1, N, N)."""
     n, masses = len(molecule), molecule.masses
     slope = followed_jacobian(x, masses, molecule.charges, build_up=build_up).reshape(len(x), n, 3, 3 * n)

@@ -51,17 +51,18 @@ class TestSet:
     order: Rows  # which ion of the truth has each label there, (E, N)
     resimulated: Bools  # whose samples are simulated again, (E,)
     deviation: Floats  # of each coordinate in the recoil frame over the whole test set, (N, 3)
-    build_up: BuildUp | None = None  # of the charges
+    build_up: BuildUp | Floats | None = None  # of the charges; of each event, (E,), fs
 
     @classmethod
     def of(cls, events: Events, positions: Floats, experiment: Experiment | None = None) -> TestSet:
         """Turn positions (E, N, 3) of events, calibrated by their experiment, into the recoil frame."""
         molecule, count = events.molecule, len(events)
         ions = molecule.masses, molecule.charges
-        explained, build_up = centred_momenta(events.momenta, molecule.masses), stated_build_up(events.origin)
+        explained, build_up = centred_momenta(events.momenta, molecule.masses), stated_build_up(events)
         if experiment is not None:
             likelihood = CovarianceLikelihood(*ions, events.momenta, experiment.of(molecule))
-            explained, build_up = likelihood.measured, likelihood.build_up
+            explained = likelihood.measured
+            build_up = likelihood.build_up if build_up is None else build_up
         p = torch.from_numpy(np.ascontiguousarray(events.momenta, dtype=np.float64))
         # One frame for all events: that of a few might span other ions.
         framed = RecoilFrame.of(molecule, p, reflect=False).enter(p, torch.ones(count, dtype=p.dtype))
@@ -86,7 +87,8 @@ class TestSet:
 
     def __getitem__(self, rows: slice) -> TestSet:
         """Return some of the events."""
-        arrays = ("momenta", "explained", "lab", "recoil", "rotation", "order", "resimulated")
+        arrays = ["momenta", "explained", "lab", "recoil", "rotation", "order", "resimulated"]
+        arrays += ["build_up"] if isinstance(self.build_up, np.ndarray) else []
         return replace(self, **{name: getattr(self, name)[rows] for name in arrays})
 
 
@@ -207,7 +209,9 @@ def _resimulation(answer: str) -> Callable[[Answers], Floats]:
         # sample.
         x, p = positions[chosen].astype(np.float64), test.explained[chosen]
         ions = masses, test.molecule.charges
-        again = followed_momenta(x.reshape(-1, *x.shape[2:]), *ions, build_up=test.build_up)
+        times = test.build_up
+        times = np.repeat(times[chosen], x.shape[1]) if isinstance(times, np.ndarray) else times
+        again = followed_momenta(x.reshape(-1, *x.shape[2:]), *ions, build_up=times)
         miss = np.linalg.norm(again.reshape(x.shape) - p[:, None], axis=(2, 3))
         relative = miss / np.linalg.norm(p, axis=(1, 2))[:, None]
         error = np.full(positions.shape[:2], np.nan)

@@ -102,12 +102,14 @@ class CovarianceLikelihood(Likelihood):
         return self._by_axis
 
     @nonfinite_allowed
-    def log_prob(self, positions: NDArray[np.floating], *, threads: int | None = None) -> Floats:
-        """Log likelihood (E, n) of geometries (E, n, N, 3), bohr.
+    def log_prob(
+        self, positions: NDArray[np.floating], *, times: Floats | None = None, threads: int | None = None
+    ) -> Floats:
+        """Log likelihood (E, n) of geometries (E, n, N, 3), bohr, with build-up times as of `Likelihood`.
 
         Per (hbar / bohr)^(3N - k), with k axes along which the motion of the source is unknown, N detected.
         """
-        square, scale, sigma = self._squares(positions, threads)
+        square, scale, sigma = self._squares(positions, times, threads)
         unknown = np.isinf(self._spread)
         spread = np.where(unknown, 0.0, self._spread)
         volume = np.log(np.where(unknown, scale, 1.0 + spread**2 * scale)).sum(axis=2)
@@ -120,9 +122,11 @@ class CovarianceLikelihood(Likelihood):
         return np.where(np.isnan(out), -np.inf, out)
 
     @nonfinite_allowed
-    def chi_squared(self, positions: NDArray[np.floating], *, threads: int | None = None) -> Floats:
+    def chi_squared(
+        self, positions: NDArray[np.floating], times: Floats | None = None, threads: int | None = None
+    ) -> Floats:
         """As of `Likelihood`: what the sum of momenta alone has of the misfit does not count."""
-        square, _, sigma = self._squares(positions, threads)
+        square, _, sigma = self._squares(positions, times, threads)
         total = self._momenta.sum(axis=1)[:, None] ** 2
         out = square - total / (self._total[:, None] * sigma[..., None] ** 2 + self._spread**2)
         return np.where(np.isnan(out := out.sum(axis=2)), np.inf, out)
@@ -146,11 +150,13 @@ class CovarianceLikelihood(Likelihood):
     def _of_rows(self, tables: Floats, rows: NDArray[np.intp]) -> Floats:
         return tables if len(tables) == 1 else tables[rows]
 
-    def _squares(self, positions: NDArray[np.floating], threads: int | None) -> tuple[Floats, Floats, Floats]:
+    def _squares(
+        self, positions: NDArray[np.floating], times: Floats | None, threads: int | None
+    ) -> tuple[Floats, Floats, Floats]:
         """Squares r' Sigma^-1 r of axes (E, n, 3), u' D^-1 u (E, n, 3), and the noise (E, n)."""
         e, n, ions = positions.shape[:3]
         flat = positions.reshape(e * n, ions, 3)
-        simulated = self.simulated(flat, self.accuracy, threads)
+        simulated = self.simulated(flat, self.accuracy, threads, times)
         left = (self._momenta[:, None] - simulated.reshape(positions.shape)).reshape(e, n, 3 * ions)
         sigma = np.full((e, n), self._unit)
         if self._relative:

@@ -13,7 +13,7 @@ import numpy as np
 from flowcei.errors import DataError, UsageError
 from flowcei.experiment.detector import NOISE_FLOOR, Noise
 from flowcei.experiment.measurement import Measurement
-from flowcei.physics.build_up import BuildUp
+from flowcei.physics.build_up import BuildUp, BuildUpPrior, build_up_of
 from flowcei.storage.files import read_toml
 from flowcei.units import BOLTZMANN, quantity
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from flowcei.events.container import Events
     from flowcei.molecules.molecule import Molecule
 
+BUILD_UP_TIME = "build_up_time"
+"""Column of simulated events whose build-up has a prior: the time of each, fs."""
 _UNKNOWN = "unknown"
 _EVERY = "every ion"
 _DETECTOR = {"field": "field", "length": "length", "sigma_t": "time", "sigma_x": "length"}
@@ -52,7 +54,8 @@ class Experiment:
         accidents: Share of events whose ions are of different molecules; ``"unknown"`` to measure it on the
             events that are sampled.
         momentum_scale: Measured over true momenta.
-        build_up: Time in which charges appear, ``"10fs"``, or of each ion, ``"5fs,10fs,10fs"``.
+        build_up: Time in which charges appear, ``"10fs"``, or of each ion, ``"5fs,10fs,10fs"``; or what is
+            known of it, a table of low and high, or of mean and deviation: each sample then has its own time.
 
     Raises:
         UsageError: For what contradicts itself, is incomplete, or is no experiment.
@@ -92,7 +95,7 @@ class Experiment:
             "efficiency": lambda e: _by_ion(e, lambda v: _number("efficiency", v, 0.0, 1.0, "low")),
             "accidents": lambda a: _or_unknown(a, "the share of accidents", 0.0, 1.0, "high"),
             "momentum_scale": lambda s: _number("momentum_scale", s, *_SCALES),
-            "build_up": lambda b: str(BuildUp.parse(b)),
+            "build_up": _growth,
         }
         for name, settle in form.items():
             if getattr(self, name) is not None:
@@ -142,7 +145,9 @@ class Experiment:
         """
         chances = _of_ions(self.efficiency, molecule, "efficiency")
         efficiency = np.array([chances[label] for label in molecule.labels])
-        build_up = None if self.build_up is None else BuildUp.parse(self.build_up)
+        build_up, law = None if self.build_up is None else build_up_of(self.build_up), None
+        if isinstance(build_up, BuildUpPrior):
+            law, build_up = build_up, build_up.mean
         if build_up is not None:
             build_up.of_ions(len(molecule))
         mass = float(molecule.masses.sum())
@@ -162,6 +167,7 @@ class Experiment:
             accidents=self.accidents,
             scale=self.momentum_scale,
             build_up=build_up,
+            build_up_prior=law,
             efficiency=None if (efficiency == 1.0).all() else efficiency,
         )
 
@@ -202,11 +208,14 @@ def stated_experiment(origin: Mapping[str, Any]) -> Experiment | None:
     return replace(own, drift=None) if "drift" in origin else own
 
 
-def stated_build_up(origin: Mapping[str, Any]) -> BuildUp | None:
-    """The build-up with which events of such an origin were simulated."""
-    own = stated_experiment(origin)
-    stated = origin.get("build_up") if own is None else own.build_up
-    return None if stated is None else BuildUp.parse(stated)
+def stated_build_up(events: Events) -> BuildUp | NDArray[np.float64] | None:
+    """The build-up with which events were simulated; where it had a prior the time of each, (E,), fs."""
+    if BUILD_UP_TIME in events.columns:
+        return np.asarray(events.columns[BUILD_UP_TIME], dtype=np.float64)
+    own = stated_experiment(events.origin)
+    stated = events.origin.get("build_up") if own is None else own.build_up
+    known = None if stated is None else build_up_of(stated)
+    return known.mean if isinstance(known, BuildUpPrior) else known
 
 
 def _number(
@@ -269,6 +278,11 @@ def _level(value: object) -> float | str:
         span = "0.01% or more" if noise.relative else f"from {_LEAST:g} to {1.0 / _LEAST:g} hbar/bohr"
         raise UsageError(f"noise is {text} along an axis; it must be {span}: without resolution no density")
     return f"{float(text.rstrip('% '))!r}%" if noise.relative else noise.low
+
+
+def _growth(value: object) -> Any:  # noqa: ANN401 (text, or a table of a prior)
+    growth = build_up_of(value)
+    return growth.to_dict() if isinstance(growth, BuildUpPrior) else str(growth)
 
 
 def _detector(value: object) -> dict[str, str]:

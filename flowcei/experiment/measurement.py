@@ -14,7 +14,7 @@ from flowcei.experiment.detector import rms_component
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from flowcei.physics.build_up import BuildUp
+    from flowcei.physics.build_up import BuildUp, BuildUpPrior
 
     Floats = NDArray[np.float64]
 
@@ -34,6 +34,7 @@ class Measurement:
     accidents: float = 0.0  # share of events whose ions are of different molecules; infinite if unknown
     scale: float = 1.0
     build_up: BuildUp | None = None  # of the charges of the ions, where it takes time
+    build_up_prior: BuildUpPrior | None = None  # where it is not known exactly; `build_up` is its mean
     efficiency: Floats | None = None  # chance of each ion to be detected, (N,); all are where None
 
     @property

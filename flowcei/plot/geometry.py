@@ -170,8 +170,9 @@ def title_of(samples: PosteriorSamples) -> str:
 
 def predicted(samples: PosteriorSamples) -> dict[str, Events]:
     """Measured events, and those that the simulator makes of one sample of each, for any plot of events."""
-    x = np.asarray(samples.equally_weighted().positions[:, 0], dtype=np.float64)
-    ions, build_up = samples.molecule, samples.likelihood.build_up
+    even = samples.equally_weighted()
+    x, ions = np.asarray(even.positions[:, 0], dtype=np.float64), samples.molecule
+    build_up = samples.likelihood.build_up if even.build_up is None else even.build_up[:, 0]
     momenta = asymptotic_momenta(x, ions.masses, ions.charges, build_up=build_up)
     measured = Events(samples.molecule, samples.momenta, sigma=samples.sigma, columns=samples.columns)
     return {

@@ -74,6 +74,8 @@ def check_told(measurement: Measurement, frame: Frame) -> None:
 def knows_build_up(measurement: Measurement, frame: Frame) -> bool:
     """Whether a model is told how charges build up: at once, or in one time within the trained range."""
     growth = measurement.build_up
+    if measurement.build_up_prior is not None:
+        return False  # what an event says of the time, weights know
     if growth is None or growth.is_zero:
         return True
     return len(set(growth.times)) == 1 and growth.times[0] <= frame.build_up
