@@ -21,6 +21,7 @@ from .molecules.molecule import Molecule as Molecule
 from .physics.build_up import BuildUp as BuildUp
 from .physics.explosion import asymptotic_momenta as asymptotic_momenta
 from .physics.jacobian import momenta_jacobian as momenta_jacobian
+from .physics.pair_potential import PairPotential as PairPotential
 from .posterior.files import read_samples as read_samples
 from .posterior.files import write_samples as write_samples
 from .posterior.samples import PosteriorSamples as PosteriorSamples

@@ -51,7 +51,8 @@ UNITS = {"momenta": MOMENTUM_UNITS, "velocities": VELOCITY_UNITS, "positions": L
 
 _QUANTITIES = {
     "field": {"V/m": VOLT_PER_METRE, "V/cm": 1e2 * VOLT_PER_METRE, "V/mm": 1e3 * VOLT_PER_METRE},
-    "length": {"m": 1e10 * ANGSTROM, "cm": 1e8 * ANGSTROM, "mm": 1e7 * ANGSTROM, "um": 1e4 * ANGSTROM},
+    "length": {"m": 1e10 * ANGSTROM, "cm": 1e8 * ANGSTROM, "mm": 1e7 * ANGSTROM, "um": 1e4 * ANGSTROM}
+    | {"angstrom": ANGSTROM, "bohr": 1.0},
     "time": {"us": 1e9 * FEMTOSECOND, "ns": 1e6 * FEMTOSECOND, "ps": 1e3 * FEMTOSECOND},
 }
 _ATOMIC = ("au", "a.u.", "atomic units")

@@ -15,9 +15,15 @@ from flowcei.check.diagnostic import percent
 from flowcei.errors import DataError
 from flowcei.experiment.detector import NOISE_FLOOR, rms_component
 from flowcei.experiment.drift import measure_drift
-from flowcei.experiment.experiment import stated_build_up
+from flowcei.experiment.experiment import stated_forward
 from flowcei.experiment.likelihood import centred_momenta
-from flowcei.physics.explosion import centre_of_mass, followed_momenta, kinetic_energy, potential_energy
+from flowcei.physics.explosion import (
+    PLAIN,
+    centre_of_mass,
+    followed_momenta,
+    kinetic_energy,
+    potential_energy,
+)
 
 if TYPE_CHECKING:
     from flowcei.events.container import Events
@@ -192,16 +198,16 @@ def resimulated(events: Events, charges: Floats | None = None) -> Floats:
     size = np.sqrt((x**2).mean(axis=(1, 2), keepdims=True))
     size[size == 0] = 1.0
     q = events.molecule.charges if charges is None else charges
-    build_up = stated_build_up(events)
-    if build_up is not None:  # which has a scale; flowcei made them, in bohr
-        return np.asarray(followed_momenta(x, masses, q, build_up=build_up, accuracy=_ACCURACY), np.float64)
+    forward = stated_forward(events)
+    if forward.name != PLAIN:  # it has a scale; flowcei made them, in bohr
+        return np.asarray(followed_momenta(x, masses, q, forward=forward, accuracy=_ACCURACY), np.float64)
     return followed_momenta(x / size, masses, q, accuracy=_ACCURACY) / np.sqrt(size)
 
 
 def released_energy(events: Events) -> Floats:
-    """Kinetic energy (B,), hartree, that positions release: U0, or less where charges build up."""
+    """Kinetic energy (B,), hartree, that positions release: U0, or what other forces make of it."""
     masses, charges = events.molecule.masses, events.molecule.charges
-    if stated_build_up(events) is not None:
+    if stated_forward(events).name != PLAIN:
         return np.asarray(kinetic_energy(resimulated(events), masses))
     return np.asarray(np.abs(potential_energy(needed_positions(events), charges)))
 

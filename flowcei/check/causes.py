@@ -21,7 +21,7 @@ from flowcei.check.comparison import (
 )
 from flowcei.check.diagnostic import Cause
 from flowcei.experiment.drift import measure_drift
-from flowcei.physics.explosion import followed_momenta, kinetic_energy, potential_energy
+from flowcei.physics.explosion import Coulomb, followed_momenta, kinetic_energy, potential_energy
 from flowcei.units import MOMENTUM_UNITS
 
 if TYPE_CHECKING:
@@ -253,7 +253,7 @@ class _Shapes:
 
         def momenta(log_tau: float) -> Floats:
             times = np.full(len(positions), np.exp(log_tau))
-            found = followed_momenta(positions, molecule.masses, molecule.charges, build_up=times)
+            found = followed_momenta(positions, molecule.masses, molecule.charges, forward=Coulomb(times))
             return np.asarray(found, np.float64)
 
         def shift(log_tau: float) -> float:

@@ -12,14 +12,13 @@ from scipy.stats import chi2, f, ks_2samp, t
 from flowcei.errors import UsageError
 from flowcei.experiment.detector import NOISE_FLOOR, Noise, rms_component
 from flowcei.experiment.likelihood import centred_momenta
-from flowcei.physics.build_up import BuildUpPrior
-from flowcei.physics.explosion import followed_momenta
+from flowcei.physics.explosion import COULOMB, followed_momenta
 from flowcei.units import ELECTRONVOLT
 
 if TYPE_CHECKING:
     from flowcei.events.container import Events
     from flowcei.molecules.molecule import Molecule
-    from flowcei.physics.build_up import BuildUp
+    from flowcei.physics.forward import ForwardModel
     from flowcei.physics.priors import GeometryPrior
     from flowcei.posterior.arrays import Bools, Floats
 
@@ -151,13 +150,12 @@ def predicted_momenta(
     prior: GeometryPrior,
     n: int,
     rng: np.random.Generator,
-    build_up: BuildUp | BuildUpPrior | None = None,
+    forward: ForwardModel = COULOMB,
 ) -> Floats:
     """Return noise-free momenta (about n, N, 3), hbar / bohr, of geometries drawn from a prior."""
     positions = prior.sample(n, rng)
     ions = molecule.masses, molecule.charges
-    times = build_up.draw(len(positions), rng) if isinstance(build_up, BuildUpPrior) else build_up
-    momenta = followed_momenta(positions, *ions, build_up=times, accuracy=_ACCURACY)
+    momenta = followed_momenta(positions, *ions, forward=forward, accuracy=_ACCURACY)
     return np.asarray(momenta[np.isfinite(momenta).all(axis=(1, 2))], dtype=np.float64)
 
 

@@ -11,6 +11,7 @@ from scipy.stats import ks_2samp
 from flowcei.check.comparison import predicted_momenta
 from flowcei.events.container import Events
 from flowcei.experiment.detector import rms_component
+from flowcei.physics.explosion import COULOMB
 
 if TYPE_CHECKING:
     from flowcei.experiment.measurement import Measurement
@@ -52,8 +53,8 @@ def reference_events(
     place.
     """
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(6,)))
-    build_up = None if measurement is None else measurement.build_up_prior or measurement.build_up
-    momenta = predicted_momenta(molecule, prior, count, rng, build_up)
+    forward = COULOMB if measurement is None else measurement.drawn_forward(count, rng)
+    momenta = predicted_momenta(molecule, prior, count, rng, forward)
     if measurement is not None:
         return Events(molecule, replace(measurement, accidents=0.0).apply(momenta, rng)[0])
     level = rng.permutation(np.quantile(levels, (np.arange(len(momenta)) + 0.5) / len(momenta)))

@@ -19,9 +19,9 @@ from flowcei.check.agreement import (
     shape_difference,
 )
 from flowcei.check.diagnostic import Diagnostic, percent
-from flowcei.experiment.experiment import stated_build_up
+from flowcei.experiment.experiment import stated_forward
 from flowcei.experiment.likelihood import centred_momenta
-from flowcei.physics.explosion import kinetic_energy
+from flowcei.physics.explosion import PLAIN, kinetic_energy
 from flowcei.physics.priors.orders import all_orders, log_count
 from flowcei.units import LENGTH_UNITS, MOMENTUM_UNITS
 
@@ -201,7 +201,7 @@ def _energies(agreement: Agreement) -> Diagnostic:
     spread = max(spread, 1.5 * agreement.noise * agreement.slack)
     tolerance = _TOLERANCE + 6.0 * spread / np.sqrt(len(agreement.events))
     values: dict[str, Any] = {"ratio": ratio, "spread": spread}
-    of = "U0" if stated_build_up(agreement.events) is None else "the simulated KE"
+    of = "U0" if stated_forward(agreement.events).name == PLAIN else "the simulated KE"
     message = f"KE / {of} is {ratio:.4g} (median; spread up to {percent(spread)})"
     if abs(ratio - 1.0) <= tolerance:
         means = "charges, masses and units are those declared"

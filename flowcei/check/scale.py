@@ -13,6 +13,7 @@ from scipy.stats import chi2
 from flowcei.check.comparison import Observables, predicted_momenta
 from flowcei.errors import UsageError
 from flowcei.physics.build_up import BuildUp, BuildUpPrior
+from flowcei.physics.explosion import Coulomb
 
 if TYPE_CHECKING:
     from flowcei.events.container import Events
@@ -116,12 +117,14 @@ class _Means:
     def of(cls, events: Events, experiment: Experiment, prior: GeometryPrior, seed: int) -> _Means:
         """Simulate the prior, with the same geometries and noise at each time."""
         molecule, own = events.molecule, replace(experiment, drift=None).of(events.molecule)
-        own = replace(own, accidents=0.0, spread=np.zeros(3), build_up=None)  # the source moves no shapes
+        own = replace(own, accidents=0.0, spread=np.zeros(3))  # the source moves no shapes
         momenta = experiment.of(molecule).calibrated(events.momenta)
         data, means, covariances = _shapes(momenta, molecule), [], []
         for time in _TIMES:
             rng = np.random.default_rng(seed)
-            exact = predicted_momenta(molecule, prior, _SIMULATED, rng, BuildUp((time,)) if time else None)
+            exact = predicted_momenta(
+                molecule, prior, _SIMULATED, rng, Coulomb(BuildUp((time,)) if time else None)
+            )
             shapes = _shapes(own.apply(exact, rng)[0], molecule)
             means.append(shapes.mean(axis=0))
             covariances.append(np.cov(shapes.T) * (1.0 / len(data) + 1.0 / len(shapes)))

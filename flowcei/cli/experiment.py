@@ -88,7 +88,13 @@ def experiment(
     known: dict[str, Any] = {"temperature": temperature}
     known |= {"noise": _noise(noise) if noise else None, "spread": _spread(spread) if spread else None}
     known = {name: value for name, value in known.items() if value is not None}
+    forces: dict[str, Any] = {}
     if experiment is not None:
+        forces = flowcei.Experiment.load(experiment).forces
+        if forces and prior is not None:
+            raise UsageError(
+                f"{experiment} states the {', '.join(forces)}, and --prior measures it for Coulomb's law"
+            )
         stated = flowcei.Experiment.load(experiment).to_dict()
         stated = {name: stated[name] for name in _KNOWN if name in stated}
         if twice := sorted(set(stated) & set(known)):
@@ -114,7 +120,7 @@ def experiment(
         warn(remark, code="experiment")
     if output is not None and measured.experiment is not None:
         with atomic_text(output, overwrite=overwrite) as target:
-            target.write(measured.experiment.to_toml())
+            target.write(replace(measured.experiment, **forces).to_toml())
         then = f"flowcei sample --momenta {file} --experiment {output} --exact"
         note(f"experiment written to {output}; next: {then}")
 

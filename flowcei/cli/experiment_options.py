@@ -76,14 +76,14 @@ class Detector(NamedTuple):
             note(
                 f"{experiment}: ions are lost; events that lack more than {missing} are not kept (--missing)"
             )
-        if growing is not None and stated.build_up is not None:
-            raise UsageError(f"{experiment} states the build-up; leave out --build-up")
+        if growing is not None and stated.forces:
+            named = ", ".join(stated.forces).replace("_", "-")
+            raise UsageError(f"{experiment} states the {named}; leave out --build-up")
         return cls(None, stated, growing, missing)
 
     def __str__(self) -> str:
-        about = {"noise": self.noise or "0%"} if self.experiment is None else self.experiment.to_dict()
-        about |= {"build-up": self.build_up} if self.build_up is not None else {}
-        return "; ".join(f"{name} {value}" for name, value in about.items())
+        about = f"noise {self.noise or '0%'}" if self.experiment is None else str(self.experiment)
+        return about if self.build_up is None else f"{about}; build-up {self.build_up}"
 
 
 def sampled_experiment(

@@ -62,8 +62,15 @@ def info(*, file: Path, molecule: str | None, reading: Callable[[], Reading], as
         if heading:
             show(f"\n{heading}")
         for key, value in facts.items():
-            text = json.dumps(value) if isinstance(value, dict | list) else str(value)
+            text = json.dumps(_short(value)) if isinstance(value, dict | list) else str(value)
             show(f"{'  ' * bool(heading) + key:20s} " + text.replace("\n", f"\n{'':21s}"))
+
+
+def _short(value: Any) -> Any:  # noqa: ANN401 (of JSON)
+    """Value without the numbers of long tables."""
+    if isinstance(value, dict):
+        return {key: _short(entry) for key, entry in value.items()}
+    return f"{len(value)} numbers" if isinstance(value, list) and len(value) > _LONG else value
 
 
 def _facts(
@@ -172,6 +179,8 @@ def _training_texts(card: ModelCard, training: Facts) -> Facts:
     if data := training.get("data"):
         facts["data"] = f"a file of {data['rows']:,} events, split by seed {data['split_seed']}"
         facts["sha256 of momenta"] = data["digest"]
+    if training.get("forward"):
+        facts["explosions by"] = training["forward"]
     facts["prior"], spec = "unknown: nobody stated it", training.get("prior")
     if spec is not None:
         rest = _words({key: value for key, value in spec.items() if key != "kind"})

@@ -80,9 +80,7 @@ class Judging:
         if words:
             note(words)
         if own is not None and self.experiment is None:
-            note(
-                f"{self.data} is of an experiment: {', '.join(f'{k} {v}' for k, v in own.to_dict().items())}"
-            )
+            note(f"{self.data} is of an experiment: {own}")
         for model in models.values():
             seen = events if own is None else own.calibrated(events)
             note_what_is_assumed(model, seen, self.noise, own)

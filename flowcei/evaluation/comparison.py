@@ -304,7 +304,7 @@ def floor_scores(
         sigma = events.sigma if noise is None else Noise.parse(noise).sigma(events.momenta)
         if sigma is None or not (sigma > 0).all():
             return None
-        lab = information_floor(events.molecule, test.lab, sigma, build_up=test.build_up)
+        lab = information_floor(events.molecule, test.lab, sigma, forward=test.forward)
     floor = lab.turned(test.rotation, test.order)
     moving = test.deviation > STILL
     standard = floor.variance[:, moving] / test.deviation[moving] ** 2

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.special import elliprg
 
 from flowcei.errors import DataError
-from flowcei.physics.explosion import centre_of_mass, followed_momenta
+from flowcei.physics.explosion import COULOMB, centre_of_mass, followed_momenta, forward_of
 from flowcei.physics.jacobian import followed_jacobian
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from flowcei.experiment.experiment import Experiment
     from flowcei.molecules.molecule import Molecule
-    from flowcei.physics.build_up import BuildUp
+    from flowcei.physics.forward import ForwardModel
     from flowcei.posterior.arrays import Bools, Floats, Rows
 
 _CHUNK = 5_000  # events whose Jacobians are held at a time
@@ -104,7 +104,7 @@ def information_floor(
     sigma: ArrayLike | None = None,
     *,
     experiment: Experiment | None = None,
-    build_up: BuildUp | Floats | None = None,
+    forward: ForwardModel = COULOMB,
 ) -> InformationFloor:
     """Return the information floor of geometries, for a flat prior.
 
@@ -116,8 +116,8 @@ def information_floor(
         positions: The true geometries, (E, N, 3), bohr; in the lab frame where axes are resolved differently.
         sigma: Standard deviation of a momentum component, hbar / bohr: one number, (E,) or,
             where ions are measured differently well, (E, N). The source is then at rest.
-        experiment: Instead: resolution and source, with the build-up.
-        build_up: Of the charges, beside `sigma`; or times of each event, (E,), fs.
+        experiment: Instead: resolution and source, with the forward model.
+        forward: Beside `sigma`.
 
     Returns:
         Errors of positions relative to the centre of mass.
@@ -138,15 +138,15 @@ def information_floor(
     blocks = [slice(k, k + _CHUNK) for k in range(0, max(1, events), _CHUNK)]
     if experiment is not None:
         own, of = experiment.of(molecule), (molecule.masses, molecule.charges)
-        build_up = own.build_up
-        exact = followed_momenta(x, *of, build_up=build_up).astype(np.float64)
+        forward = own.forward
+        exact = followed_momenta(x, *of, forward=forward).astype(np.float64)
         whitening = [own.whitening(np.nan_to_num(exact[b], nan=1.0)) for b in blocks]
     else:
         per_ion = _checked(sigma, events, ions)
         whitening = [(np.eye(ions) / per_ion[b, None, :])[:, None] for b in blocks]
-    times = [build_up[b] if isinstance(build_up, np.ndarray) else build_up for b in blocks]
-    parts = zip(blocks, whitening, times, strict=True)
-    return InformationFloor(x, np.concatenate([_covariances(molecule, x[b], w, t) for b, w, t in parts]))
+    several = [forward_of(forward, b) for b in blocks]
+    parts = zip(blocks, whitening, several, strict=True)
+    return InformationFloor(x, np.concatenate([_covariances(molecule, x[b], w, f) for b, w, f in parts]))
 
 
 def _checked(sigma: ArrayLike | None, events: int, ions: int) -> Floats:
@@ -181,12 +181,10 @@ def _atom_errors(covariance: Floats) -> Floats:
     return mean_length(np.stack(blocks, axis=1))
 
 
-def _covariances(
-    molecule: Molecule, x: Floats, whitening: Floats, build_up: BuildUp | Floats | None
-) -> Floats:
+def _covariances(molecule: Molecule, x: Floats, whitening: Floats, forward: ForwardModel) -> Floats:
     """Covariance (E, 3N, 3N) of positions (E, N, 3) about the centre of mass; whitening (E, 3 or 1, N, N)."""
     n, masses = len(molecule), molecule.masses
-    slope = followed_jacobian(x, masses, molecule.charges, build_up=build_up).reshape(len(x), n, 3, 3 * n)
+    slope = followed_jacobian(x, masses, molecule.charges, forward=forward).reshape(len(x), n, 3, 3 * n)
     weighted = np.swapaxes(np.matmul(whitening, np.swapaxes(slope, 1, 2)), 1, 2).reshape(len(x), 3 * n, -1)
     # Columns: orthonormal displacements without translation, which changes no momentum; rows of `shift` take
     # them to positions whose centre of mass is 0.

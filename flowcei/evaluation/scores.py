@@ -11,10 +11,10 @@ import torch
 from scipy.spatial.distance import cdist
 
 from flowcei.experiment.covariance import CovarianceLikelihood
-from flowcei.experiment.experiment import stated_build_up
+from flowcei.experiment.experiment import BUILD_UP_TIME, stated_forward
 from flowcei.experiment.likelihood import centred_momenta
 from flowcei.frame.recoil import RecoilFrame
-from flowcei.physics.explosion import followed_momenta
+from flowcei.physics.explosion import COULOMB, followed_momenta, forward_of
 from flowcei.posterior.labels import label_by_geometry, relabel
 from flowcei.posterior.spread import quantities
 from flowcei.units import length_in_bohr
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from flowcei.events.container import Events
     from flowcei.experiment.experiment import Experiment
     from flowcei.molecules.molecule import Molecule
-    from flowcei.physics.build_up import BuildUp
+    from flowcei.physics.forward import ForwardModel
     from flowcei.posterior.arrays import Bools, Floats, Reals, Rows
 
 STILL = 1e-6  # bohr: a coordinate that varies less is left out of standardised errors
@@ -51,18 +51,18 @@ class TestSet:
     order: Rows  # which ion of the truth has each label there, (E, N)
     resimulated: Bools  # whose samples are simulated again, (E,)
     deviation: Floats  # of each coordinate in the recoil frame over the whole test set, (N, 3)
-    build_up: BuildUp | Floats | None = None  # of the charges; of each event, (E,), fs
+    forward: ForwardModel = COULOMB
 
     @classmethod
     def of(cls, events: Events, positions: Floats, experiment: Experiment | None = None) -> TestSet:
         """Turn positions (E, N, 3) of events, calibrated by their experiment, into the recoil frame."""
         molecule, count = events.molecule, len(events)
         ions = molecule.masses, molecule.charges
-        explained, build_up = centred_momenta(events.momenta, molecule.masses), stated_build_up(events)
+        explained, forward = centred_momenta(events.momenta, molecule.masses), stated_forward(events)
         if experiment is not None:
             likelihood = CovarianceLikelihood(*ions, events.momenta, experiment.of(molecule))
             explained = likelihood.measured
-            build_up = likelihood.build_up if build_up is None else build_up
+            forward = forward if BUILD_UP_TIME in events.columns else likelihood.forward
         p = torch.from_numpy(np.ascontiguousarray(events.momenta, dtype=np.float64))
         # One frame for all events: that of a few might span other ions.
         framed = RecoilFrame.of(molecule, p, reflect=False).enter(p, torch.ones(count, dtype=p.dtype))
@@ -82,14 +82,14 @@ class TestSet:
             order[:, 0],
             resimulated,
             recoil.std(axis=0),
-            build_up,
+            forward,
         )
 
     def __getitem__(self, rows: slice) -> TestSet:
         """Return some of the events."""
-        arrays = ["momenta", "explained", "lab", "recoil", "rotation", "order", "resimulated"]
-        arrays += ["build_up"] if isinstance(self.build_up, np.ndarray) else []
-        return replace(self, **{name: getattr(self, name)[rows] for name in arrays})
+        arrays = ("momenta", "explained", "lab", "recoil", "rotation", "order", "resimulated")
+        each = {name: getattr(self, name)[rows] for name in arrays}
+        return replace(self, **each, forward=forward_of(self.forward, rows))
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,9 +209,8 @@ def _resimulation(answer: str) -> Callable[[Answers], Floats]:
         # sample.
         x, p = positions[chosen].astype(np.float64), test.explained[chosen]
         ions = masses, test.molecule.charges
-        times = test.build_up
-        times = np.repeat(times[chosen], x.shape[1]) if isinstance(times, np.ndarray) else times
-        again = followed_momenta(x.reshape(-1, *x.shape[2:]), *ions, build_up=times)
+        forward = forward_of(test.forward, np.repeat(np.flatnonzero(chosen), x.shape[1]))
+        again = followed_momenta(x.reshape(-1, *x.shape[2:]), *ions, forward=forward)
         miss = np.linalg.norm(again.reshape(x.shape) - p[:, None], axis=(2, 3))
         relative = miss / np.linalg.norm(p, axis=(1, 2))[:, None]
         error = np.full(positions.shape[:2], np.nan)

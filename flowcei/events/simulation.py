@@ -18,7 +18,14 @@ from flowcei.experiment.experiment import BUILD_UP_TIME, Experiment
 from flowcei.experiment.missing import LOST, completed, lost_column
 from flowcei.molecules.molecule import Molecule
 from flowcei.physics.build_up import BuildUp, BuildUpPrior, build_up_of
-from flowcei.physics.explosion import asymptotic_momenta, centre_of_mass, in_threads, usable_cores
+from flowcei.physics.explosion import (
+    COULOMB,
+    Coulomb,
+    asymptotic_momenta,
+    centre_of_mass,
+    in_threads,
+    usable_cores,
+)
 from flowcei.physics.priors import GeometryPrior, build_prior
 from flowcei.storage.creation import check_output
 from flowcei.storage.resumable import resumable_file
@@ -30,6 +37,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from flowcei.experiment.measurement import Measurement
+    from flowcei.physics.forward import ForwardModel
     from flowcei.storage.resumable import Layout
 
     Floats = NDArray[np.float64]
@@ -68,9 +76,8 @@ class Simulator:
         geometry_rng, noise_rng, time_rng = (np.random.default_rng(s) for s in child.spawn(3))
         positions = self.prior.sample(n, geometry_rng)
         detector = self.noise if self.experiment is None else self.experiment.of(self.molecule)
-        build_up = _build_up(self.build_up, self.experiment)
-        times = build_up.draw(n, time_rng) if isinstance(build_up, BuildUpPrior) else build_up
-        how = times, noise_rng, self.accuracy, threads, self.missing
+        forward, times = _forward(self.molecule, self.build_up, self.experiment, n, time_rng)
+        how = forward, times, noise_rng, self.accuracy, threads, self.missing
         return _exploded(positions, self.molecule, detector, *how)
 
     def block(self, index: int, n: int, *, stream: int = 0) -> Events:
@@ -181,8 +188,7 @@ def make_simulator(
     seed = fresh_seed() if seed is None else seed
     growth = None if build_up is None else BuildUp.parse(build_up)
     simulator = Simulator(mol, prior, level, seed, accuracy, stated, growth, missing)
-    if isinstance(growing := _build_up(growth, stated), BuildUp):
-        growing.of_ions(len(mol))
+    _check_forces(mol, growth, stated)
     if stated is not None:
         stated.of(mol).check_stated()  # is of these ions
     return simulator
@@ -244,9 +250,9 @@ def explode(
     seed = fresh_seed() if seed is None else seed
     rng = np.random.default_rng(np.random.SeedSequence(seed))
     detector = Noise.parse(noise or "0%") if experiment is None else experiment.of(molecule)
-    growing = _build_up(build_up, experiment)
-    times = growing.draw(len(positions), rng) if isinstance(growing, BuildUpPrior) else growing
-    arrays = _exploded(positions, molecule, detector, times, rng, accuracy, None, missing)
+    _check_forces(molecule, build_up, experiment)
+    forward, times = _forward(molecule, build_up, experiment, len(positions), rng)
+    arrays = _exploded(positions, molecule, detector, forward, times, rng, accuracy, None, missing)
     stated: dict[str, Any] = {"noise": noise or "0%"}
     if experiment is not None:
         stated = {"experiment": experiment.to_dict()}
@@ -265,11 +271,41 @@ def _build_up(
     return build_up_of(experiment.build_up)
 
 
+def _forward(
+    molecule: Molecule,
+    stated: BuildUp | BuildUpPrior | None,
+    experiment: Experiment | None,
+    n: int,
+    rng: np.random.Generator,
+) -> tuple[ForwardModel, Floats | None]:
+    """The forward model of n events, and the build-up time of each, (n,), fs, where they are drawn."""
+    growth = _build_up(stated, experiment)
+    if isinstance(growth, BuildUpPrior):
+        times = growth.draw(n, rng)
+        return Coulomb(times), times
+    if growth is not None:
+        return Coulomb(growth), None
+    return COULOMB if experiment is None else experiment.forward(molecule), None
+
+
+def _check_forces(
+    molecule: Molecule, stated: BuildUp | BuildUpPrior | None, experiment: Experiment | None
+) -> None:
+    """UsageError for forces that are stated twice, or are of other ions."""
+    if isinstance(growth := _build_up(stated, experiment), BuildUp):
+        growth.of_ions(len(molecule))
+    if experiment is not None and experiment.forces:
+        experiment.forward(molecule)
+        if stated is not None:
+            raise UsageError("the experiment states its forces; leave the build-up out")
+
+
 def _exploded(
     x: Floats,
     molecule: Molecule,
     detector: Noise | Measurement,
-    build_up: BuildUp | Floats | None,  # or of each event, (n,), fs
+    forward: ForwardModel,
+    times: Floats | None,  # in which charges of each event appear, (n,), fs
     rng: np.random.Generator,
     accuracy: float,
     threads: int | None,
@@ -277,9 +313,9 @@ def _exploded(
 ) -> Arrays:
     m, q = molecule.masses, molecule.charges
     x = x - centre_of_mass(x, m)
-    momenta = asymptotic_momenta(x, m, q, build_up=build_up, accuracy=accuracy, threads=threads)
+    momenta = asymptotic_momenta(x, m, q, forward=forward, accuracy=accuracy, threads=threads)
     exact = momenta.astype(np.float64, copy=False)
-    columns = {BUILD_UP_TIME: build_up} if isinstance(build_up, np.ndarray) else {}
+    columns = {} if times is None else {BUILD_UP_TIME: times}
     if isinstance(detector, Noise):
         momenta, sigma = detector.apply(exact, rng)
         return {"positions": x, "momenta": momenta, "sigma": sigma} | columns

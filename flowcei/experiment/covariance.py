@@ -43,7 +43,7 @@ class CovarianceLikelihood(Likelihood):
         lost: NDArray[np.bool_] | None = None,  # ions (E, N) that were not detected, with `completed` momenta
     ) -> None:
         super().__init__(masses, charges, momenta, np.ones(len(momenta)), relative=False)
-        self.build_up = measurement.build_up
+        self.forward = measurement.forward
         self._momenta, self._shares = np.asarray(momenta, dtype=np.float64), measurement.shares
         self._spread, self._relative = measurement.spread, measurement.relative
         level = float(np.sqrt((measurement.levels**2).mean()))

@@ -14,6 +14,8 @@ from flowcei.errors import DataError, UsageError
 from flowcei.experiment.detector import NOISE_FLOOR, Noise
 from flowcei.experiment.measurement import Measurement
 from flowcei.physics.build_up import BuildUp, BuildUpPrior, build_up_of
+from flowcei.physics.explosion import COULOMB, Coulomb
+from flowcei.physics.pair_potential import PairPotential, beside, canonical, laws_in_words
 from flowcei.storage.files import read_toml
 from flowcei.units import BOLTZMANN, quantity
 
@@ -24,10 +26,12 @@ if TYPE_CHECKING:
 
     from flowcei.events.container import Events
     from flowcei.molecules.molecule import Molecule
+    from flowcei.physics.forward import ForwardModel
 
 BUILD_UP_TIME = "build_up_time"
 """Column of simulated events whose build-up has a prior: the time of each, fs."""
 _UNKNOWN = "unknown"
+_FORCES = "build_up", "pair_potential"
 _EVERY = "every ion"
 _DETECTOR = {"field": "field", "length": "length", "sigma_t": "time", "sigma_x": "length"}
 # Effusive sources and laser ablation stay below; of OCS it is 31 hbar/bohr. Anything hotter is another unit.
@@ -56,6 +60,8 @@ class Experiment:
         momentum_scale: Measured over true momenta.
         build_up: Time in which charges appear, ``"10fs"``, or of each ion, ``"5fs,10fs,10fs"``; or what is
             known of it, a table of low and high, or of mean and deviation: each sample then has its own time.
+        pair_potential: What stands in place of 1/r, for all pairs of ions or, by labels as ``"c-o"``, each:
+            see `PairPotential.of`. In a file the name of a CSV file is that of a table.
 
     Raises:
         UsageError: For what contradicts itself, is incomplete, or is no experiment.
@@ -78,12 +84,13 @@ class Experiment:
     accidents: Any = 0.0
     momentum_scale: Any = 1.0
     build_up: Any = None
+    pair_potential: Any = None
 
     def __post_init__(self) -> None:
         """Bring every entry to one form, and check it."""
-        for one, other in (("noise", "detector"), ("spread", "temperature")):
+        for one, other in (("noise", "detector"), ("spread", "temperature"), ("build_up", "pair_potential")):
             if getattr(self, one) is not None and getattr(self, other) is not None:
-                raise UsageError(f"{one} and {other} both state the same; leave one out")
+                raise UsageError(f"{one} and {other} exclude each other; leave one out")
         if self.noise is None and self.detector is None:
             raise UsageError("an experiment states its noise, or its detector")
         form = {
@@ -96,6 +103,7 @@ class Experiment:
             "accidents": lambda a: _or_unknown(a, "the share of accidents", 0.0, 1.0, "high"),
             "momentum_scale": lambda s: _number("momentum_scale", s, *_SCALES),
             "build_up": _growth,
+            "pair_potential": canonical,
         }
         for name, settle in form.items():
             if getattr(self, name) is not None:
@@ -104,7 +112,12 @@ class Experiment:
     @classmethod
     def load(cls, source: Experiment | str | Path) -> Experiment:
         """Return the experiment of a TOML file, or one as it is; DataError for a file that is none."""
-        return source if isinstance(source, Experiment) else cls.from_dict(read_toml(Path(source)), source)
+        if isinstance(source, Experiment):
+            return source
+        table = read_toml(Path(source))
+        if "pair_potential" in table:
+            table["pair_potential"] = beside(table["pair_potential"], Path(source).parent)
+        return cls.from_dict(table, source)
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any], path: object = None) -> Experiment:
@@ -145,11 +158,7 @@ class Experiment:
         """
         chances = _of_ions(self.efficiency, molecule, "efficiency")
         efficiency = np.array([chances[label] for label in molecule.labels])
-        build_up, law = None if self.build_up is None else build_up_of(self.build_up), None
-        if isinstance(build_up, BuildUpPrior):
-            law, build_up = build_up, build_up.mean
-        if build_up is not None:
-            build_up.of_ions(len(molecule))
+        law = None if self.build_up is None else build_up_of(self.build_up)
         mass = float(molecule.masses.sum())
         spread = np.full(3, np.inf) if self.spread is None else np.array(self.spread)
         if self.temperature is not None:
@@ -166,10 +175,33 @@ class Experiment:
             spread=spread,
             accidents=self.accidents,
             scale=self.momentum_scale,
-            build_up=build_up,
-            build_up_prior=law,
+            forward=self.forward(molecule),
+            build_up_prior=law if isinstance(law, BuildUpPrior) else None,
             efficiency=None if (efficiency == 1.0).all() else efficiency,
         )
+
+    def forward(self, molecule: Molecule) -> ForwardModel:
+        """What turns geometries of a molecule into momenta; UsageError where it is not of its ions."""
+        if self.pair_potential is not None:
+            return PairPotential.of(self.pair_potential, molecule.labels).checked(molecule.charges)
+        if self.build_up is None:
+            return COULOMB
+        growth = build_up_of(self.build_up)
+        growth = growth.mean if isinstance(growth, BuildUpPrior) else growth
+        growth.of_ions(len(molecule))
+        return Coulomb(growth)
+
+    @property
+    def forces(self) -> dict[str, Any]:
+        """Its entries that make explosions other than Coulomb's at once."""
+        return {name: value for name, value in self.to_dict().items() if name in _FORCES}
+
+    def __str__(self) -> str:
+        """Return its entries in words, tables of potentials by their digests."""
+        stated = self.to_dict()
+        if self.pair_potential is not None:
+            stated["pair_potential"] = laws_in_words(self.pair_potential)
+        return "; ".join(f"{name} {value}" for name, value in stated.items())
 
     @property
     def loses(self) -> bool:
@@ -208,14 +240,17 @@ def stated_experiment(origin: Mapping[str, Any]) -> Experiment | None:
     return replace(own, drift=None) if "drift" in origin else own
 
 
-def stated_build_up(events: Events) -> BuildUp | NDArray[np.float64] | None:
-    """The build-up with which events were simulated; where it had a prior the time of each, (E,), fs."""
+def stated_forward(events: Events) -> ForwardModel:
+    """The forward model with which events were simulated, Coulomb's where they say nothing.
+
+    Where a build-up had a prior, with the time of each event.
+    """
     if BUILD_UP_TIME in events.columns:
-        return np.asarray(events.columns[BUILD_UP_TIME], dtype=np.float64)
-    own = stated_experiment(events.origin)
-    stated = events.origin.get("build_up") if own is None else own.build_up
-    known = None if stated is None else build_up_of(stated)
-    return known.mean if isinstance(known, BuildUpPrior) else known
+        return Coulomb(np.asarray(events.columns[BUILD_UP_TIME], dtype=np.float64))
+    own, origin = stated_experiment(events.origin), events.origin
+    if own is not None:
+        return own.forward(events.molecule)
+    return Coulomb(BuildUp.parse(origin["build_up"])) if "build_up" in origin else COULOMB
 
 
 def _number(

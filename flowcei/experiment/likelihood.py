@@ -9,13 +9,13 @@ import numpy as np
 from scipy.stats import chi2
 
 from flowcei.experiment.detector import rms_component
-from flowcei.physics.explosion import followed_momenta
+from flowcei.physics.explosion import COULOMB, Coulomb, followed_momenta
 from flowcei.physics.jacobian import followed_jacobian
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from flowcei.physics.build_up import BuildUp
+    from flowcei.physics.forward import ForwardModel
 
 _UNLIKELY = 1e-6
 _SHARE = 1e-3  # of the noise: what the simulator may be wrong by where a likelihood is computed
@@ -63,7 +63,7 @@ class Likelihood:
         relative: bool = True,
     ) -> None:
         self.masses, self.charges = masses, charges
-        self.build_up: BuildUp | None = None
+        self.forward: ForwardModel = COULOMB
         self.measured = centred_momenta(np.asarray(momenta, dtype=np.float64), masses)
         self.sigma = np.asarray(sigma, dtype=np.float64)
         self.whitening = whitening(masses)
@@ -134,9 +134,9 @@ class Likelihood:
 
         With build-up times (K,), fs; those of all events where None.
         """
-        growth = self.build_up if times is None else times.ravel()
+        forward = self.forward if times is None else Coulomb(times.ravel())
         return followed_momenta(
-            positions, self.masses, self.charges, build_up=growth, accuracy=accuracy, threads=threads
+            positions, self.masses, self.charges, forward=forward, accuracy=accuracy, threads=threads
         )
 
     @nonfinite_allowed
@@ -192,8 +192,8 @@ class Likelihood:
     ) -> NDArray[np.float64]:
         """Derivative of `residual` by the positions, (K, 3N-3, 3N)."""
         n = len(self.masses)
-        ions, growth = (self.masses, self.charges), self.build_up
-        slope = followed_jacobian(positions, *ions, build_up=growth, accuracy=accuracy, threads=1)
+        ions, how = (self.masses, self.charges), self.forward
+        slope = followed_jacobian(positions, *ions, forward=how, accuracy=accuracy, threads=1)
         return self.whitened(slope.reshape(-1, n, 3, 3 * n), rows) / self.size[rows, None, None]
 
     def _whitened(

@@ -10,11 +10,14 @@ import numpy as np
 
 from flowcei.errors import UsageError
 from flowcei.experiment.detector import rms_component
+from flowcei.physics.build_up import BuildUp
+from flowcei.physics.explosion import COULOMB, PLAIN, Coulomb
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from flowcei.physics.build_up import BuildUp, BuildUpPrior
+    from flowcei.physics.build_up import BuildUpPrior
+    from flowcei.physics.forward import ForwardModel
 
     Floats = NDArray[np.float64]
 
@@ -33,8 +36,8 @@ class Measurement:
     spread: Floats  # standard deviation of P, (3,), hbar / bohr; infinite where it is unknown
     accidents: float = 0.0  # share of events whose ions are of different molecules; infinite if unknown
     scale: float = 1.0
-    build_up: BuildUp | None = None  # of the charges of the ions, where it takes time
-    build_up_prior: BuildUpPrior | None = None  # where it is not known exactly; `build_up` is its mean
+    forward: ForwardModel = COULOMB
+    build_up_prior: BuildUpPrior | None = None  # where the time is not known exactly; `forward` has its mean
     efficiency: Floats | None = None  # chance of each ion to be detected, (N,); all are where None
 
     @property
@@ -44,18 +47,28 @@ class Measurement:
 
     @property
     def isotropic(self) -> bool:
-        """Whether noise is one level, the sum of momenta tells nothing, and charges are there at once."""
-        return self.one_level and self.build_up is None
+        """Whether noise is one level, the sum of momenta tells nothing, and forces are Coulomb's, at once."""
+        return self.one_level and self.forward.name == PLAIN
 
     @property
     def one_level(self) -> bool:
-        """Whether it is isotropic but for charges that build up."""
+        """Whether it is isotropic but for forces that are not Coulomb's at once."""
         return self.of_axes and bool((self.noise == self.noise[0, 0]).all())
 
     @property
     def of_axes(self) -> bool:
         """Whether noise is alike for all ions, and the sum of momenta tells nothing."""
         return bool((self.noise == self.noise[0]).all() and np.isinf(self.spread).all())
+
+    @property
+    def build_up(self) -> BuildUp | None:
+        """That of the charges, where there is one."""
+        growth = self.forward.build_up if isinstance(self.forward, Coulomb) else None
+        return growth if isinstance(growth, BuildUp) else None
+
+    def drawn_forward(self, n: int, rng: np.random.Generator) -> ForwardModel:
+        """That of n events, each with a build-up time of its own where it has a prior."""
+        return self.forward if self.build_up_prior is None else Coulomb(self.build_up_prior.draw(n, rng))
 
     def calibrated(self, momenta: Floats) -> Floats:
         """Measured momenta (E, N, 3) on the true scale and without the drift, as likelihoods take them."""

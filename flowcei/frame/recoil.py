@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 from flowcei.frame.interface import Condition, FramedEvents, WhitenedEvents
 from flowcei.frame.whitening import Bodies, Whitening
 from flowcei.physics.build_up import LONGEST
-from flowcei.physics.explosion import followed_momenta
+from flowcei.physics.explosion import Coulomb, followed_momenta
 from flowcei.physics.jacobian import followed_jacobian
 from flowcei.physics.priors.orders import OrderSearch
 
@@ -322,7 +322,7 @@ class Resimulation:
         if sound.any():
             ions, times = (self.molecule.masses, self.molecule.charges), self._times(c)[sound]
             simulated = followed_momenta(
-                positions[sound], *ions, build_up=times, accuracy=_ACCURACY, threads=1
+                positions[sound], *ions, forward=Coulomb(times), accuracy=_ACCURACY, threads=1
             )
             off = (simulated - measured[sound]) / unit[sound]
             # A search may come by a geometry too violent to follow: there it must not end for all.
@@ -332,7 +332,9 @@ class Resimulation:
     def jacobian(self, x: NDArray[np.float64], c: NDArray[np.float64]) -> NDArray[np.float64]:
         """Derivative of `residual` by x, (B, 3N, D)."""
         ions, times = (self.molecule.masses, self.molecule.charges), self._times(c)
-        slope = followed_jacobian(self._positions(x), *ions, build_up=times, accuracy=_ACCURACY, threads=1)
+        slope = followed_jacobian(
+            self._positions(x), *ions, forward=Coulomb(times), accuracy=_ACCURACY, threads=1
+        )
         assembly = np.kron(self.frame.assembly.numpy(), np.eye(3))
         return slope @ assembly * self.chart.scale.numpy() / self._measured(c)[1]
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowcei.physics.build_up import LONGEST
-from flowcei.physics.explosion import asymptotic_momenta, followed_momenta
+from flowcei.physics.explosion import Coulomb, asymptotic_momenta, followed_momenta
 from flowcei.physics.jacobian import followed_jacobian
 from flowcei.physics.priors.orders import nearest_rotations
 
@@ -241,7 +241,7 @@ class _Search:
     def _derivatives(self, x: Floats, times: Floats | float = 0.0) -> Floats:
         """Derivatives of momenta of positions (B, N, 3) by bonds, (B, N, 3, N - 1, 3)."""
         ions = self._bodies.masses, self._charges
-        jacobian = followed_jacobian(x, *ions, build_up=times, accuracy=_ACCURACY)
+        jacobian = followed_jacobian(x, *ions, forward=Coulomb(times), accuracy=_ACCURACY)
         n = x.shape[1]
         return (jacobian @ np.kron(self._assembly, np.eye(3))).reshape(len(x), n, 3, n - 1, 3)
 
@@ -251,7 +251,7 @@ class _Search:
         y = np.nan_to_num(y, nan=0.0, posinf=0.0, neginf=0.0)
         x = np.ascontiguousarray(np.einsum("nd,bdj->bnj", self._assembly, y.reshape(len(y), n - 1, 3)))
         times = event.times
-        followed = followed_momenta(x, masses, self._charges, build_up=times, accuracy=_ACCURACY)
+        followed = followed_momenta(x, masses, self._charges, forward=Coulomb(times), accuracy=_ACCURACY)
         residual = followed.astype(np.float64) - event.momenta
         residual -= blind[:, None] * np.einsum("n,bnj->bj", blind, residual)[:, None]
         residual = (residual @ event.axes / event.sigma[:, None]).reshape(len(y), -1)

@@ -14,7 +14,7 @@ from flowcei.physics._lanes import aligned, lanes_of
 from flowcei.physics._steps import integrate, layout
 from flowcei.physics._vectors import across, cross, dot, scaled, unit_vector
 
-NOT_FINITE, COINCIDENT, LOST = 1, 2, 3  # status of an event that could not be followed; 0 where it could
+NOT_FINITE, COINCIDENT, LOST = 1, 2, 3  # keys of `forward.LOST_FOR`; 0 where an event could be followed
 
 _CLOSEST = 3e-6  # distance of two ions, in rms radii, below which they coincide
 _FARTHEST = 1e9  # distance from the origin, in rms radii, beyond which positions are rounding

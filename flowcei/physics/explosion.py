@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from flowcei.physics.build_up import LONGEST, BuildUp
+from flowcei.physics.build_up import BuildUp
+from flowcei.physics.forward import check_followed
+from flowcei.physics.growth import growth_of
 from flowcei.physics.nystrom import RKN64, RKN86, Tableau, tail
-from flowcei.units import FEMTOSECOND
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -20,11 +21,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
+    from flowcei.physics.forward import ForwardModel
+    from flowcei.physics.growth import Growth
+
     Reals: TypeAlias = NDArray[np.floating]
     Floats: TypeAlias = NDArray[np.float64]
     Status: TypeAlias = NDArray[np.uint8]
     _System: TypeAlias = tuple[tuple[Floats, ...], float]
-    _Growth: TypeAlias = tuple[Floats, Floats]
 
 _Task = TypeVar("_Task")
 
@@ -75,6 +78,7 @@ def asymptotic_momenta(
     *,
     initial_momenta: ArrayLike | None = None,
     build_up: str | ArrayLike | BuildUp | None = None,
+    forward: ForwardModel | None = None,
     accuracy: float = 1e-6,
     threads: int | None = None,
 ) -> NDArray[np.floating]:
@@ -89,6 +93,7 @@ def asymptotic_momenta(
         build_up: How long the charges take to appear, q(t) = Q (1 - exp(-t / tau)): a `BuildUp`, its
             text, ``"10fs"``, or numbers in fs: one, one for each event (B,), or also for each ion
             (B, N). At once where None.
+        forward: Instead of Coulomb's law and `build_up` another forward model, such as a `PairPotential`.
         accuracy: Mean relative error of the momenta that is asked for, 1e-10 or more; one
             event in a hundred may be ten times worse. From 3e-6 up the calculation runs in
             single precision. OCS costs 0.1 microseconds of one core at 1e-4, 0.3 at 1e-6, 0.6
@@ -114,9 +119,60 @@ def asymptotic_momenta(
         >>> p.round(3).tolist()
         [[-42.85, 0.0, 0.0], [42.85, 0.0, 0.0]]
     """
-    momenta, _, status = follow(positions, masses, charges, accuracy, threads, initial_momenta, build_up)
+    model = chosen(forward, build_up)
+    momenta, _, status = model.follow(positions, masses, charges, accuracy, threads, initial_momenta)
     check_followed(status)
     return momenta.reshape(np.shape(positions))
+
+
+@dataclass(frozen=True, eq=False)
+class Coulomb:
+    """The forward model of point charges, which may take time to appear: see `asymptotic_momenta`."""
+
+    build_up: str | ArrayLike | BuildUp | None = None
+
+    @property
+    def name(self) -> str:
+        """`PLAIN`, or with the times."""
+        if isinstance(self.build_up, np.ndarray):
+            return f"{PLAIN}, charges that build up in a time of each event"
+        growth = None if self.build_up is None else BuildUp.parse(self.build_up)
+        return PLAIN if growth is None or growth.is_zero else f"{PLAIN}, charges that build up in {growth}"
+
+    def follow(
+        self,
+        positions: ArrayLike,
+        masses: ArrayLike,
+        charges: ArrayLike,
+        accuracy: float,
+        threads: int | None,
+        initial_momenta: ArrayLike | None = None,
+        *,
+        derivatives: bool = False,
+    ) -> tuple[Reals, Floats, Status]:
+        """As of `ForwardModel`."""
+        how = accuracy, threads, initial_momenta, self.build_up
+        return follow(positions, masses, charges, *how, derivatives=derivatives)
+
+
+PLAIN = "Coulomb"
+COULOMB = Coulomb()
+
+
+def forward_of(forward: ForwardModel, rows: slice | NDArray[np.intp]) -> ForwardModel:
+    """That of some of the events, where each may have a build-up time of its own."""
+    if isinstance(forward, Coulomb) and isinstance(forward.build_up, np.ndarray):
+        return Coulomb(forward.build_up[rows])
+    return forward
+
+
+def chosen(forward: ForwardModel | None, build_up: str | ArrayLike | BuildUp | None) -> ForwardModel:
+    """The one that is stated; ValueError for two."""
+    if forward is None:
+        return Coulomb(build_up)
+    if build_up is not None:
+        raise ValueError(f"{forward.name} has no build-up of charges: state it, or a forward model")
+    return forward
 
 
 def followed_momenta(
@@ -124,12 +180,12 @@ def followed_momenta(
     masses: Reals,
     charges: Reals,
     *,
-    build_up: str | ArrayLike | BuildUp | None = None,
+    forward: ForwardModel = COULOMB,
     accuracy: float = 1e-6,
     threads: int | None = None,
 ) -> Reals:
     """`asymptotic_momenta` (B, N, 3) from rest, NaN where it would refuse: trials of a search may collide."""
-    momenta, _, status = follow(positions, masses, charges, accuracy, threads, build_up=build_up)
+    momenta, _, status = forward.follow(positions, masses, charges, accuracy, threads)
     momenta[status != 0] = np.nan
     return momenta
 
@@ -149,18 +205,10 @@ def follow(
     from flowcei.physics._kernel import LOST
 
     setting = setting_for(accuracy)
-    x = _as_events("positions", positions)
-    system = _system(masses, charges, x.shape[1])
-    motion, drift = np.empty((0, *x.shape[1:])), None
-    if initial_momenta is not None:
-        motion = _as_events("initial momenta", initial_momenta)
-        if motion.shape != x.shape:
-            shapes = f"{np.shape(initial_momenta)}; expected {np.shape(positions)}"
-            raise ValueError(f"initial momenta have shape {shapes}")
-        with np.errstate(invalid="ignore", over="ignore"):  # rows that are not finite are named later
-            drift = system[0][0].reshape(-1, 3) * motion.sum(axis=1, keepdims=True, dtype=np.float64)
-            motion = motion - drift
-    growth = _growth(build_up, len(x), np.asarray(masses), np.asarray(charges))
+    x = as_events("positions", positions)
+    system = system_of(masses, charges, x.shape[1])
+    motion, drift = moving_start(x, initial_momenta, system[0][0].reshape(-1, 3))
+    growth = growth_of(build_up, len(x), np.asarray(masses), np.asarray(charges))
     momenta, jacobian, status = _run(x, motion, system, growth, setting, threads, derivatives=derivatives)
     # One geometry in a million comes so close to a collision that a coarse setting loses it. It is followed
     # again, alone, by the finest: a long training must not end for it.
@@ -181,7 +229,7 @@ def _run(
     x: Reals,
     motion: Reals,
     system: _System,
-    growth: _Growth | None,
+    growth: Growth | None,
     setting: _Setting,
     threads: int | None,
     *,
@@ -213,32 +261,6 @@ def _run(
     return momenta, jacobian, status
 
 
-def _growth(
-    build_up: str | ArrayLike | BuildUp | None, count: int, masses: Floats, charges: Floats
-) -> _Growth | None:
-    """Build-up times (B, K), in units of the molecule but for its size, and amounts (N, K) of `_growth`."""
-    if build_up is None:
-        return None
-    n = len(masses)
-    if isinstance(build_up, str | BuildUp):
-        times = np.tile(BuildUp.parse(build_up).of_ions(n), (count, 1))
-    else:
-        given = np.asarray(build_up, np.float64)
-        if given.shape not in ((), (count,), (count, n)):
-            shapes = f"expected (), ({count},) or ({count}, {n})"
-            raise ValueError(f"build-up times have shape {given.shape}; {shapes}")
-        times = given if given.ndim == 2 else np.broadcast_to(given[..., None], (count, 1))
-    wrong = ~((times >= 0.0) & (times <= LONGEST)).all(axis=1)
-    if wrong.any():
-        row = int(np.argmax(wrong))
-        allowed = f"they must be 0 to {LONGEST:g} fs"
-        raise ValueError(f"row {row} has build-up times of {times[row].tolist()} fs; {allowed}")
-    if not times.any():
-        return None
-    unit = FEMTOSECOND * float(np.abs(charges).max() / np.sqrt(masses.sum()))
-    return np.ascontiguousarray(times * unit), np.ones((n, 1)) if times.shape[1] == 1 else np.eye(n)
-
-
 @cache
 def _pace(setting: _Setting) -> tuple[np.floating[Any], ...]:
     """The pace of a setting, its least T over the longest build-up time, and the shortest time over T."""
@@ -264,7 +286,7 @@ def _method(setting: _Setting) -> tuple[object, ...]:
     return a, c, bp, dtype(setting.eta), dtype(setting.z1), nodes.astype(dtype), weights.astype(dtype)
 
 
-def _system(masses: ArrayLike, charges: ArrayLike, n: int) -> _System:
+def system_of(masses: ArrayLike, charges: ArrayLike, n: int) -> _System:
     """The tables of `_kernel.explode` for n ions, and sqrt(sum of masses) times the largest charge."""
     if n < 2:
         raise ValueError(f"positions hold {n} ion; a Coulomb explosion needs two or more")
@@ -278,7 +300,7 @@ def _system(masses: ArrayLike, charges: ArrayLike, n: int) -> _System:
 
 @lru_cache(64)  # half of the time of a small batch
 def _tables(masses: tuple[float, ...], charges: tuple[float, ...]) -> _System:
-    """`_system` of numbers that are right."""
+    """`system_of` of numbers that are right."""
     m, q = np.array(masses), np.array(charges)
     share, largest = m / m.sum(), np.abs(q).max()
     i, j = np.triu_indices(len(m), 1)
@@ -320,7 +342,24 @@ def in_threads(work: Callable[[_Task], None], tasks: Sequence[_Task], threads: i
         list(pool.map(work, tasks))
 
 
-def _as_events(name: str, values: ArrayLike) -> Reals:
+def moving_start(
+    x: Reals, initial_momenta: ArrayLike | None, shares: Floats
+) -> tuple[Reals, NDArray[np.floating] | None]:
+    """Momenta at the start without those of the centre of mass, (B, N, 3) or (0, N, 3), and the latter.
+
+    shares: of the mass, (N, 3) or (N, 1).
+    """
+    if initial_momenta is None:
+        return np.empty((0, *x.shape[1:])), None
+    motion = as_events("initial momenta", initial_momenta)
+    if motion.shape != x.shape:
+        raise ValueError(f"initial momenta have shape {np.shape(initial_momenta)}; expected {x.shape}")
+    with np.errstate(invalid="ignore", over="ignore"):  # rows that are not finite are named later
+        drift = shares * motion.sum(axis=1, keepdims=True, dtype=np.float64)
+        return motion - drift, drift
+
+
+def as_events(name: str, values: ArrayLike) -> Reals:
     """Positions or momenta as contiguous (B, N, 3), float32 as it is, else float64."""
     array = np.asarray(values)
     array = np.ascontiguousarray(array, dtype=np.float32 if array.dtype == np.float32 else np.float64)
@@ -338,25 +377,6 @@ def _per_ion(name: str, values: ArrayLike, n: int) -> Floats:
     if not np.isfinite(array).all():
         raise ValueError(f"{name} must be finite; got {array.tolist()}")
     return array
-
-
-def check_followed(status: Status) -> None:
-    """Raise a ValueError that names the first event (B,) that the kernel could not follow, and why."""
-    if status.any():
-        raise ValueError(describe_lost(status))
-
-
-def describe_lost(status: Status) -> str:
-    """The first of the events (B,) that the kernel could not follow, and what was wrong with it."""
-    from flowcei.physics._kernel import COINCIDENT, LOST, NOT_FINITE
-
-    row = int(np.argmax(status != 0))
-    reason = {
-        NOT_FINITE: "a position or momentum that is not finite",
-        COINCIDENT: "coincident ions",
-        LOST: "an explosion too violent to be followed; check units",
-    }[int(status[row])]
-    return f"row {row} of positions has {reason} ({int((status == status[row]).sum())} such rows)"
 
 
 def centre_of_mass(positions: Reals, masses: Reals) -> NDArray:

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flowcei.physics.explosion import check_followed, describe_lost, follow
+from flowcei.physics.explosion import COULOMB, chosen
+from flowcei.physics.forward import check_followed, describe_lost
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from flowcei.physics.build_up import BuildUp
     from flowcei.physics.explosion import Floats, Status
+    from flowcei.physics.forward import ForwardModel
 
 _COARSEST = 1e-6  # the least exact setting in double precision
 
@@ -24,6 +26,7 @@ def momenta_jacobian(
     charges: ArrayLike,
     *,
     build_up: str | ArrayLike | BuildUp | None = None,
+    forward: ForwardModel | None = None,
     accuracy: float = 1e-9,
     threads: int | None = None,
 ) -> NDArray[np.float64]:
@@ -39,6 +42,7 @@ def momenta_jacobian(
         masses: (N,), electron masses.
         charges: (N,), elementary charges, all of one sign.
         build_up: How long the charges take to appear: as of `asymptotic_momenta`.
+        forward: Instead of Coulomb's law another forward model: as of `asymptotic_momenta`.
         accuracy: Relative error of momenta and derivatives that is asked for, 1e-10 or
             more; always in double precision. OCS costs 3 microseconds of one core, CH4 13
             (Zen 5; `bin/benchmark simulator`).
@@ -61,7 +65,9 @@ def momenta_jacobian(
         >>> round(float(j[3, 3]), 3)
         -21.425
     """
-    jacobian, status = _differentiate(positions, masses, charges, build_up, accuracy, threads)
+    jacobian, status = _differentiate(
+        positions, masses, charges, chosen(forward, build_up), accuracy, threads
+    )
     if np.ndim(positions) == 2:
         check_followed(status)
         return jacobian[0]
@@ -75,24 +81,24 @@ def followed_jacobian(
     masses: Floats,
     charges: Floats,
     *,
-    build_up: str | ArrayLike | BuildUp | None = None,
+    forward: ForwardModel = COULOMB,
     accuracy: float = 1e-9,
     threads: int | None = None,
 ) -> Floats:
     """`momenta_jacobian` (B, 3N, 3N), NaN without a warning for events that cannot be followed."""
-    return _differentiate(positions, masses, charges, build_up, accuracy, threads)[0]
+    return _differentiate(positions, masses, charges, forward, accuracy, threads)[0]
 
 
 def _differentiate(
     positions: ArrayLike,
     masses: ArrayLike,
     charges: ArrayLike,
-    build_up: str | ArrayLike | BuildUp | None,
+    forward: ForwardModel,
     accuracy: float,
     threads: int | None,
 ) -> tuple[Floats, Status]:
     x = np.asarray(positions, dtype=np.float64)
     accuracy = min(accuracy, _COARSEST)
-    _, jacobian, status = follow(x, masses, charges, accuracy, threads, build_up=build_up, derivatives=True)
+    _, jacobian, status = forward.follow(x, masses, charges, accuracy, threads, derivatives=True)
     jacobian[status != 0] = np.nan
     return jacobian, status

@@ -67,8 +67,8 @@ def moving(momenta: Floats, sigma: Floats) -> Bools:
 
 
 def unexplained(samples: PosteriorSamples) -> Bools:
-    """Which events (E,) none of their samples explains within the noise."""
-    rows = np.arange(len(samples))
+    """Which events (E,) none of their samples explains within the noise; none of unstated forces."""
+    rows = np.arange(0 if "forward" in samples.origin else len(samples))
     for chosen in (slice(_FIRST), slice(_FIRST, None)):
         positions = samples.positions[:, chosen]
         if len(rows) and positions.shape[1]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flowcei.errors import NoDensityError
+from flowcei.errors import DataError, NoDensityError
 from flowcei.experiment.covariance import CovarianceLikelihood
 from flowcei.experiment.experiment import Experiment
 from flowcei.experiment.likelihood import Likelihood
@@ -93,6 +93,8 @@ class PosteriorSamples(SampleArrays):
         if stated := self.origin.get("experiment"):
             measurement = Experiment.from_dict(stated).of(ions)
             return CovarianceLikelihood(ions.masses, ions.charges, self.momenta, measurement, self.lost)
+        if forward := self.origin.get("forward"):
+            raise DataError(f"samples of explosions by {forward} that no --experiment states: draw them anew")
         return Likelihood(ions.masses, ions.charges, self.momenta, self.sigma, relative=relative)
 
     @property

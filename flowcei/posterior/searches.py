@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from flowcei.experiment.likelihood import nonfinite_allowed
-from flowcei.physics.explosion import follow
 from flowcei.posterior.laplace import shape_of
 from flowcei.posterior.refinement import REFINEMENT_RULES, turned
 
@@ -216,7 +215,7 @@ def descended(likelihood: Likelihood, start: Reals, event: Rows) -> tuple[Floats
     limits = float(rules.steps), float(rules.patience), rules.collision, rules.largest
     rows, ions = np.arange(count), (likelihood.masses, likelihood.charges)
     while len(rows):
-        simulated = follow(trial, *ions, accuracy, 1, build_up=likelihood.build_up, derivatives=True)
+        simulated = likelihood.forward.follow(trial, *ions, accuracy, 1, derivatives=True)
         remaining = advance(rows, trial, simulated, target, state, limits)
         rows, trial = rows[:remaining], trial[:remaining]
     return state[0], state[1], state[7]

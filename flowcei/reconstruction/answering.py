@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -115,7 +115,7 @@ class Answering:
         Events may have been entered with times (E,) of one sample each.
         """
         model, request = self.model, self.request
-        asked, stated = events[rows], request.noise is None and events.sigma is not None
+        asked, by_event = events[rows], request.noise is None and events.sigma is not None
         each, several = rows, n
         if times is not None:
             times = times[rows, None]
@@ -140,12 +140,14 @@ class Answering:
             "architecture": model.architecture,
             "latent": request.latent,
             "seed": request.seed,
-            "noise": "of each event" if stated else str(request.noise),
+            "noise": "of each event" if by_event else str(request.noise),
             "noise_relative": model.noise.relative,
             "prior": model.prior_spec,
             "events": events.origin,
         }
-        stated_experiment = {} if request.experiment is None else {"experiment": request.experiment.to_dict()}
+        stated: dict[str, Any] = {"forward": model.training.forward} if model.training.forward else {}
+        if request.experiment is not None:
+            stated = {"experiment": request.experiment.to_dict()}
         return PosteriorSamples(
             molecule=model.molecule,
             momenta=asked.momenta,
@@ -153,7 +155,7 @@ class Answering:
             log_prob=None if density is None else density.numpy(),
             event_id=asked.event_id,
             sigma=sigma[rows],
-            origin=origin | stated_experiment,
+            origin=origin | stated,
             columns=asked.columns,
             build_up=times,
         )

@@ -15,6 +15,7 @@ import numpy as np
 from flowcei.errors import NoDensityError, UsageError
 from flowcei.experiment.detector import Noise, rms_component
 from flowcei.frame.interface import Condition
+from flowcei.physics.explosion import PLAIN
 from flowcei.storage.card import DataRecord, RangeRecord
 
 if TYPE_CHECKING:
@@ -58,10 +59,10 @@ def check_density(prior: GeometryPrior, molecule: Molecule) -> None:
         raise UsageError(f"exact samples {slow}: sample without --exact")
 
 
-def check_told(measurement: Measurement, frame: Frame) -> None:
+def check_told(measurement: Measurement, frame: Frame, trained: str = "") -> None:
     """UsageError where samples that nothing corrects would not be those of an experiment."""
     noise = measurement.of_axes if frame.by_axis else measurement.one_level
-    if noise and not measurement.accidents and knows_build_up(measurement, frame):
+    if noise and not measurement.accidents and knows_forces(measurement, frame) and not trained:
         return
     knows = "the noise of each axis" if frame.by_axis else "one level of noise"
     times = f" and a build-up to {frame.build_up:g} fs" if frame.build_up else ""
@@ -71,14 +72,23 @@ def check_told(measurement: Measurement, frame: Frame) -> None:
     )
 
 
-def knows_build_up(measurement: Measurement, frame: Frame) -> bool:
-    """Whether a model is told how charges build up: at once, or in one time within the trained range."""
+def knows_forces(measurement: Measurement, frame: Frame) -> bool:
+    """Whether a model is told the forces: Coulomb's, at once or built up in one time in the trained range."""
     growth = measurement.build_up
     if measurement.build_up_prior is not None:
         return False  # what an event says of the time, weights know
     if growth is None or growth.is_zero:
-        return True
+        return growth is not None or measurement.forward.name == PLAIN
     return len(set(growth.times)) == 1 and growth.times[0] <= frame.build_up
+
+
+def check_forward(trained: str, measurement: Measurement | None) -> None:
+    """UsageError for weights by Coulomb's law of a model that was trained on other explosions."""
+    if trained and measurement is None:
+        raise UsageError(
+            f"the model was trained on explosions by {trained}: weights and exact samples need it stated, by "
+            "--experiment"
+        )
 
 
 def default_noise(trained: Noise, data: DataRecord | None) -> Noise:

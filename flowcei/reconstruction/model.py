@@ -225,8 +225,11 @@ class Reconstructor:
         limits.check_invertible(self.training.round_trip_error)
         if request.exact:
             limits.check_density(self.prior, self.molecule)
-        if request.experiment is not None and not request.weighs:
-            limits.check_told(request.experiment.of(self.molecule), self.frame)
+        own = None if request.experiment is None else request.experiment.of(self.molecule)
+        if request.weighs:
+            limits.check_forward(self.training.forward, own)
+        elif own is not None:
+            limits.check_told(own, self.frame, self.training.forward)
 
     def describe(self, request: SamplingRequest) -> dict[str, Any]:
         """All that the samples of given events depend on, as plain numbers and words."""
@@ -414,8 +417,8 @@ class Reconstructor:
         if experiment is not None:
             measurement = experiment.of(self.molecule)
             moves = moving_source(measurement.sums(events.momenta))
-            # Charges that build up leave energies that no training saw, and weights answer for them.
-            ker &= limits.knows_build_up(measurement, self.frame)
+            # Other forces leave energies that no training saw, and weights answer for them.
+            ker &= limits.knows_forces(measurement, self.frame)
         flags = {"momentum_sum": moves, "ker": ker, "momenta": far, "noise": self.loud(events, noise)}
         return lost.of_known_momenta(flags, events)
 

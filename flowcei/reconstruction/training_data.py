@@ -17,9 +17,11 @@ from flowcei.errors import DataError, UsageError
 from flowcei.events.container import Events
 from flowcei.events.simulation import Simulator, by_axis
 from flowcei.experiment.detector import DEFAULT_NOISE, NOISE_FLOOR, Noise, rms_component
+from flowcei.experiment.experiment import stated_forward
 from flowcei.frame.raw import RawFrame
 from flowcei.molecules.molecule import Molecule
 from flowcei.physics.build_up import BuildUpPrior
+from flowcei.physics.explosion import PLAIN
 from flowcei.physics.priors import GeometryPrior, build_prior
 from flowcei.reconstruction.defaults import Defaults, usual_noise, usual_training
 from flowcei.reconstruction.framing import charts_of, ordered_frame, whitened_frame
@@ -233,6 +235,8 @@ def recorded(
         build_prior(data.molecule, prior)  # a model would carry it
     about = DataRecord(rows=len(data), split_seed=seed, digest=data.digest())
     record = TrainingRecord(prior=prior, data=about, noise_added=own is not None)
+    if (forward := stated_forward(data).name) != PLAIN:
+        record.forward = forward
     if own is None:
         return RecordedSource(training, validation, None, seed), level, record
     about.noise = max(own.level, NOISE_FLOOR)

@@ -15,6 +15,7 @@ from flowcei.check.run import OF_EXPERIMENT, check_run
 from flowcei.evaluation.verdicts import CHECKS
 from flowcei.events.container import Events
 from flowcei.experiment.detector import rms_component
+from flowcei.experiment.experiment import Experiment
 from flowcei.molecules.isotopes import described_ions
 from flowcei.plot.events import FEWEST
 from flowcei.plot.figure import events_figure, samples_figure
@@ -206,7 +207,7 @@ def data_section(material: Material) -> Section:
 def _noise_of(samples: PosteriorSamples) -> str:
     """The noise that was assumed, as it was stated, or as a share of the momenta."""
     if stated := samples.origin.get("experiment"):
-        return ", ".join(f"{name} {value}" for name, value in stated.items())
+        return str(Experiment.from_dict(stated))
     if stated := samples.origin.get("noise"):
         return str(stated)
     if samples.sigma is None:

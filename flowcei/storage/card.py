@@ -84,6 +84,7 @@ class TrainingRecord(_Open):
     prior_name: str | None = None
     simulation: SimulationRecord | None = None
     data: DataRecord | None = None
+    forward: str = ""  # name of the forward model of its events, where it is not Coulomb's law at once
     noise_added: bool = True
     seen: RangeRecord | None = None
     plugins: dict[str, str] = Field(default={})

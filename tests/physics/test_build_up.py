@@ -11,6 +11,7 @@ from flowcei.molecules.molecule import Molecule
 from flowcei.physics.build_up import BuildUp
 from flowcei.physics.explosion import (
     SETTINGS,
+    Coulomb,
     asymptotic_momenta,
     centre_of_mass,
     kinetic_energy,
@@ -214,7 +215,7 @@ def test_derivatives_while_charges_grow(times: list[float]) -> None:
 def test_derivatives_of_lost_events_are_told_apart() -> None:
     """NaN for the one that collides, its own for the other."""
     x = np.array([OCS.equilibrium, OCS.equilibrium * 0.0])
-    found = followed_jacobian(x, OCS.masses, OCS.charges, build_up=[5.0, 5.0])
+    found = followed_jacobian(x, OCS.masses, OCS.charges, forward=Coulomb([5.0, 5.0]))
     alone = momenta_jacobian(x[0], OCS.masses, OCS.charges, build_up=5.0)
     np.testing.assert_array_equal(found[0], alone)
     assert np.isnan(found[1]).all()

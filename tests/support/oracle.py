@@ -18,12 +18,15 @@ def momenta(
     initial: np.ndarray | None = None,
     *,
     share: Callable[[float], np.ndarray | float] = lambda _: 1.0,
+    law: Callable[[np.ndarray], np.ndarray] | None = None,
+    tail: float = 1.0,
 ) -> np.ndarray:
     """Return asymptotic momenta (N, 3) of one geometry (N, 3), with momenta at the start.
 
     DOP853 to t = 1e12, then the exact impulse that each pair, now in straight motion at
     distance r and velocity v, still gives: q q' (r^ + v^) / (|r||v| + r.v). `share` tells how
-    much of its charge each ion has at a time; at the end all of it.
+    much of its charge each ion has at a time; at the end all of it. `law` is -U'(r) / r over q q', 1 / r^3
+    where None, and `tail` what of q q' / r is left of it far away.
     """
     n = len(masses)
     x = positions - masses @ positions / masses.sum()
@@ -34,7 +37,8 @@ def momenta(
         distance = np.linalg.norm(gap, axis=-1)
         np.fill_diagonal(distance, 1.0)
         q = charges * share(time)
-        force = ((q[:, None] * q / distance**3)[..., None] * gap).sum(axis=1)
+        strength = 1.0 / distance**3 if law is None else law(distance)
+        force = ((q[:, None] * q * strength)[..., None] * gap).sum(axis=1)
         return np.concatenate([state[3 * n :], (force / masses[:, None]).ravel()])
 
     speeds = np.zeros((n, 3)) if initial is None else initial / masses[:, None]
@@ -46,7 +50,7 @@ def momenta(
         for j in range(i + 1, n):
             gap, speed = r[i] - r[j], v[i] - v[j]
             far, fast = np.linalg.norm(gap), np.linalg.norm(speed)
-            impulse = charges[i] * charges[j] * (gap / far + speed / fast) / (far * fast + gap @ speed)
+            impulse = tail * charges[i] * charges[j] * (gap / far + speed / fast) / (far * fast + gap @ speed)
             p[i] += impulse
             p[j] -= impulse
     return p
