@@ -125,3 +125,21 @@ def quantity(text: str, kind: str) -> float:
         units = ", ".join(_QUANTITIES[kind])
         raise UsageError(f"{text[:40]!r} is no {kind}: write a positive number and one of {units}")
     return value
+
+
+def compact(value: float, error: float) -> str:
+    """A number with its error, of one digit, in units of its last digit: 0.0391(8).
+
+    Example:
+        >>> [compact(*pair) for pair in ((0.03912, 0.00081), (12.94, 0.96), (5421.0, 83.0), (0.5, 0.0))]
+        ['0.0391(8)', '13(1)', '5420(80)', '0.5']
+    """
+    if not (math.isfinite(value) and 1e-99 < error < 1e9):
+        return f"{value:.3g}"
+    places = -math.floor(math.log10(float(f"{error:.0e}")))  # of the error, which 0.96 rounds to 1
+    last = round(error * 10.0**places)
+    return (
+        f"{value:.{places}f}({last})"
+        if places > 0
+        else f"{round(value, places) + 0.0:.0f}({last * 10**-places})"
+    )

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from scipy.stats import kstwobign, norm
 
 from flowcei.check.scale import ScaleFit, fit_scale
@@ -15,9 +16,10 @@ from flowcei.experiment.detector import NOISE_FLOOR, rms_component
 from flowcei.experiment.experiment import Experiment
 from flowcei.experiment.missing import LOST
 from flowcei.physics.priors import build_prior
+from flowcei.units import compact
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from flowcei.events.container import Events
     from flowcei.experiment.measurement import Measurement
@@ -44,6 +46,20 @@ class Measured:
     unit: str = "hbar/bohr"
     below: Any = None  # where it is not known to differ from 0: what it is below at 95 %
 
+    def rows(self, name: str) -> Iterator[tuple[str, float, float, str, str]]:
+        """Of each of its numbers name, number, standard error, both as text, and unit."""
+        values, errors, below = self.value, self.error, self.below
+        if isinstance(values, list):
+            values, errors = dict(zip("xyz", values, strict=True)), dict(zip("xyz", errors, strict=True))
+            below = dict(zip("xyz", below or [None] * 3, strict=True))
+        elif not isinstance(values, dict):
+            values, errors, below = {"": values}, {"": errors}, {"": below}
+        for key, value in values.items():
+            most = (below or {}).get(key)
+            unclear = most is not None and value < 2.0 * errors[key]
+            text = f"< {most:.2g} (95 %)" if unclear else compact(value, errors[key])
+            yield f"{name} {key}".strip(), value, errors[key], text, self.unit
+
 
 @dataclass(frozen=True, eq=False)
 class ExperimentMeasurement:
@@ -66,6 +82,12 @@ class ExperimentMeasurement:
 
     def __repr__(self) -> str:
         return f"ExperimentMeasurement: {', '.join(self.quantities)} of {self.events} events"
+
+    def table(self) -> pd.DataFrame:
+        """Return a row for each number, by its name: number, error, value with its error as text, unit."""
+        rows = [row for name, one in self.quantities.items() for row in one.rows(name)]
+        columns = ["quantity", "number", "error", "value", "unit"]
+        return pd.DataFrame(rows, columns=columns).set_index("quantity")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers and text."""

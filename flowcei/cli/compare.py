@@ -11,7 +11,8 @@ import flowcei
 from flowcei.cli.judging import Judging, judging_options
 from flowcei.cli.options import length_option
 from flowcei.cli.runs import MODEL_NAME
-from flowcei.cli.streams import compact, note, show, text_table
+from flowcei.cli.streams import note, show, text_table
+from flowcei.units import compact
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

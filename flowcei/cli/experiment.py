@@ -12,15 +12,15 @@ from flowcei.cli import options
 from flowcei.cli.experiment_options import experiment_option
 from flowcei.cli.options import option
 from flowcei.cli.runs import read_noted
-from flowcei.cli.streams import compact, note, show, text_table, warn
+from flowcei.cli.streams import note, show, text_table, warn
 from flowcei.errors import UsageError
 from flowcei.storage.creation import atomic_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
-    from flowcei.check.measuring import ExperimentMeasurement, Measured
+    from flowcei.check.measuring import ExperimentMeasurement
     from flowcei.events.foreign.interpretation import Reading
 
 _KNOWN = "noise", "detector", "spread", "temperature"
@@ -127,26 +127,7 @@ def experiment(
 
 def _show(measured: ExperimentMeasurement) -> None:
     """Print a row for each number."""
-    import pandas as pd
-
-    rows = [row for name, one in measured.quantities.items() for row in _rows(name, one)]
-    show(text_table(pd.DataFrame(rows, columns=["quantity", "value", "unit"]).set_index("quantity")))
+    show(text_table(measured.table().drop(columns=["number", "error"])))
     if measured.fit is not None and measured.fit.correlation is not None:
         show(f"correlation of momentum_scale and build_up: {measured.fit.correlation:.3f}")
     note(f"{measured.events} complete events; 0.123(4): the standard error is 0.004")
-
-
-def _rows(name: str, one: Measured) -> Iterator[tuple[str, str, str]]:
-    """Name, value with its error, and unit, of a number or of each of several."""
-    if isinstance(one.value, dict):
-        keys = list(one.value)
-        table = [(f"{name} {key}", one.value[key], one.error[key], None) for key in keys]
-    elif isinstance(one.value, list):
-        below = one.below or [None] * len(one.value)
-        keys = [f"{name} {axis}" for axis in "xyz"]
-        table = list(zip(keys, one.value, one.error, below, strict=True))
-    else:
-        table = [(name, one.value, one.error, one.below)]
-    for title, value, error, below in table:
-        unclear = below is not None and value < 2.0 * error
-        yield title, f"< {below:.2g} (95 %)" if unclear else compact(value, error), one.unit

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import flowcei
 from flowcei.cli import options
-from flowcei.cli.streams import compact, note, warn
+from flowcei.cli.streams import note, warn
 from flowcei.errors import UsageError
+from flowcei.units import compact
 
 if TYPE_CHECKING:
     import os

@@ -11,10 +11,10 @@ import click
 from flowcei.cli import options
 from flowcei.cli.options import option
 from flowcei.cli.runs import read_unflagged, warn_of_open_directions
-from flowcei.cli.streams import compact, note, show, show_table, write_results
+from flowcei.cli.streams import note, show, show_table, write_results
 from flowcei.errors import NoDensityError
 from flowcei.storage.creation import atomic_text
-from flowcei.units import length_in_bohr
+from flowcei.units import compact, length_in_bohr
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import sys
 import time
@@ -90,24 +89,6 @@ def show_json(table: Mapping[str, object], path: Path | None = None, *, overwrit
 def text_table(table: pd.DataFrame, digits: int = 4) -> str:
     """Table for a terminal, numbers with so many significant digits."""
     return table.to_string(float_format=lambda v: f"{v:.{digits}g}", index=table.index.name is not None)
-
-
-def compact(value: float, error: float) -> str:
-    """A number with its error, of one digit, in units of its last digit: 0.0391(8).
-
-    Example:
-        >>> [compact(*pair) for pair in ((0.03912, 0.00081), (12.94, 0.96), (5421.0, 83.0), (0.5, 0.0))]
-        ['0.0391(8)', '13(1)', '5420(80)', '0.5']
-    """
-    if not (math.isfinite(value) and 1e-99 < error < 1e9):
-        return f"{value:.3g}"
-    places = -math.floor(math.log10(float(f"{error:.0e}")))  # of the error, which 0.96 rounds to 1
-    last = round(error * 10.0**places)
-    return (
-        f"{value:.{places}f}({last})"
-        if places > 0
-        else f"{round(value, places) + 0.0:.0f}({last * 10**-places})"
-    )
 
 
 def with_lengths_in(unit: str, table: pd.DataFrame) -> pd.DataFrame:

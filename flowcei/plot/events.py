@@ -21,6 +21,7 @@ from scipy.stats import gaussian_kde, norm
 from flowcei.errors import UsageError
 from flowcei.events.container import Events
 from flowcei.experiment.accidents import mixed_sums, tell_by_sums
+from flowcei.experiment.missing import LOST
 from flowcei.plot.style import colour, new_axes, plain
 from flowcei.posterior.labels import speed_names
 from flowcei.posterior.spread import first_axis, momenta_in_recoil_frame
@@ -122,16 +123,17 @@ def momentum_sums(events: EventSets, axes: Axes | None = None) -> Axes:
     Of a single set of 100 events or more also what `flowcei.measure_experiment` takes the sums to be: normal
     ones of true events, and those of accidents; where there are any, on a logarithmic scale about the former.
     """
-    sets, axes = _sets(events), new_axes(axes)
+    sets, axes = _sets({name: _complete(one) for name, one in _sets(events).items()}), new_axes(axes)
     sums = {name: one.momenta.sum(axis=1) for name, one in sets.items()}
     series = {name: dict(zip("xyz", total.T, strict=True)) for name, total in sums.items()}
     measured = next(iter(sets.values()))
+    accidents = False
     if len(sets) == 1 and len(measured) >= _FITTED:
-        _fitted_sums(axes, series, measured.momenta)
+        accidents = _fitted_sums(axes, series, measured.momenta)
     else:
         _spectra(axes, series, "total momentum", "hbar/bohr")
     sigma = measured.sigma
-    if sigma is not None and (sigma > 0).all():
+    if sigma is not None and (sigma > 0).all() and not accidents:
         x = np.linspace(*axes.get_xlim(), 300)
         width = np.sqrt(len(measured.molecule)) * sigma
         density = norm.pdf(x[:, None], 0.0, width[None, :2000]).mean(axis=1)
@@ -141,13 +143,13 @@ def momentum_sums(events: EventSets, axes: Axes | None = None) -> Axes:
     return axes
 
 
-def _fitted_sums(axes: Axes, series: dict[str, Series], momenta: Floats) -> None:
-    """Sums of momenta (B, N, 3), along each axis, with the normal law and the accidents that they are."""
+def _fitted_sums(axes: Axes, series: dict[str, Series], momenta: Floats) -> bool:
+    """Sums of momenta (B, N, 3), along each axis, with their normal law, and accidents: whether there are."""
     momenta = momenta[:: 1 + len(momenta) // _MOST_FITTED]
     none = np.zeros((len(momenta), 3))
     fit, mixed = tell_by_sums(momenta, none, none + 1.0), mixed_sums(momenta)
     width = np.sqrt(fit.variance[0])
-    accidents = _SHOWN * fit.share_error < fit.share < 1.0 - _SHOWN * fit.share_error
+    accidents = _SHOWN * (error := fit.share_error) < fit.share < 1.0 - _SHOWN * error
     reach = _WIDTHS * width
     window = (float((fit.mean - reach).min()), float((fit.mean + reach).max())) if accidents else None
     _spectra(axes, series, "total momentum", "hbar/bohr", window)
@@ -168,6 +170,7 @@ def _fitted_sums(axes: Axes, series: dict[str, Series], momenta: Floats) -> None
         axes.set_yscale("log")
         axes.set_ylim(0.2 * lowest, 60.0 * axes.dataLim.y1)
     axes.legend(handles=handles, ncols=2, loc="upper center")
+    return bool(accidents)
 
 
 def dalitz(events: EventSets, axes: Axes | None = None) -> Axes:
@@ -255,6 +258,11 @@ def _sets(events: EventSets) -> dict[str, Events]:
     return sets
 
 
+def _complete(events: Events) -> Events:
+    """Events of which no ion was lost: the momentum of such a one is what brings the sum to 0."""
+    return events[np.flatnonzero(events.columns[LOST] == 0)] if LOST in events.columns else events
+
+
 def _momenta(events: Events) -> Floats:
     return momenta_in_recoil_frame(events.molecule, events.momenta)
 
@@ -314,21 +322,25 @@ def _spectra(
     if (count := len(next(iter(sets.values())))) > _SERIES:
         quantity, sets = f"{quantity}, {_SERIES} of {count}", _first_series(sets)
     series = next(iter(sets.values()))
-    everything = np.concatenate([values for table in sets.values() for values in table.values()])
-    low, high = window or _range(everything)
+    low, high = window or _range(np.concatenate([one for table in sets.values() for one in table.values()]))
     edges = np.linspace(low, high, 1 + _bin_count(min(map(len, series.values())))).tolist()
-    several, density = len(series) > 1, len(sets) > 1 or len(series) > 1
+    several = len(series) > 1
+    density = several or len(sets) > 1
     for row, table in enumerate(sets.values()):
         for k, values in enumerate(table.values()):
             look: dict[str, Any] = {"color": colour(k if several else row), "ls": _LINES[row % len(_LINES)]}
             if row == 0:
                 axes.hist(values, edges, density=density, color=look["color"], alpha=0.25)
             axes.hist(values, edges, density=density, histtype="step", lw=1.2, **look)
-    _put_legend(axes, _legend(list(series) if several else [], [name for name in sets if name]))
-    per = f"1/({unit})" if "/" in unit else f"1/{unit}"
-    axes.set(xlabel=f"{quantity} ({unit})" if unit else quantity, xlim=(low, high))
-    axes.set_ylabel((f"density ({per})" if unit else "density") if density else "events")
+    _put_legend(axes, _legend(list(series) if several else [], list(filter(None, sets))))
+    axes.set(xlabel=_with_unit(quantity, unit), xlim=(low, high))
+    reciprocal = "/".join(reversed(unit.split("/"))) if "/" in unit else f"1/{unit}" * bool(unit)
+    axes.set_ylabel(_with_unit("density", reciprocal) if density else "events")
     return axes
+
+
+def _with_unit(quantity: str, unit: str) -> str:
+    return f"{quantity} ({unit})" if unit else quantity
 
 
 def _put_legend(axes: Axes, handles: list[Line2D]) -> None:

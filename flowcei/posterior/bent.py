@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _DRIVERS = 3  # longest axes, along which the others are bent
 _FEW = 8  # components that are fitted from scratch
 _EACH = 10  # points a dimension for each of them
+_LEAST_WIDTH = 1e-6  # of a component that came of others
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,9 +157,11 @@ class BentMixture(RowArrays):
         """Return the components of both; those of the other are of points, not of straight coordinates."""
         place = self.bend.straight(other.mean)
         factor = self.bend.derivative(other.mean) @ other.factor
-        # A triangular root again; rounding must not make it singular.
-        scale = factor @ np.swapaxes(factor, 2, 3) + 1e-12 * np.eye(place.shape[2])
-        straight = StudentMixture(place, np.asarray(np.linalg.cholesky(scale), np.float64), other.log_share)
+        # A triangular root again, not by way of the square: of a steep bend that is singular by rounding.
+        root = np.swapaxes(np.linalg.qr(np.swapaxes(factor, 2, 3), mode="r"), 2, 3)
+        size = np.diagonal(root, axis1=2, axis2=3)
+        root = root * np.where(size < 0, -1.0, 1.0)[:, :, None] + _LEAST_WIDTH * np.eye(place.shape[2])
+        straight = StudentMixture(place, root, other.log_share)
         return replace(self, mixture=self.mixture.joined(straight))
 
     def covers(self, points: Floats) -> Bools:

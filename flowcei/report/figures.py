@@ -53,6 +53,18 @@ def training_figure(metrics: pd.DataFrame, loss: str = "") -> Figure:
 
 
 @styled
+def p_true_figure(p_true: NDArray[np.float64], least: float) -> Figure:
+    """Draw how many events have which probability (E,) to be true, and a line at the least that is kept."""
+    figure = new_figure(4.2, 3.1, title=f"{len(p_true):,} events, {int((p_true < least).sum()):,} left out")
+    axis = figure.subplots()
+    axis.hist(p_true, 40, range=(0.0, 1.0), color=COLOURS[0], alpha=0.8)
+    axis.axvline(least, color=COLOURS[1], lw=1.5, ls="--")
+    axis.set(xlabel="P(true)", ylabel="events per bin", xlim=(-0.01, 1.01), yscale="log")
+    axis.set_ylim(bottom=0.7)
+    return figure
+
+
+@styled
 def modes_figure(modes: Modes, samples: PosteriorSamples, event: int, unit: str = "angstrom") -> Figure:
     """Draw the modes of one event in the plane of the momenta, samples as dots around the nearest."""
     scale = length_in_bohr(unit)

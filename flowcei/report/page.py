@@ -10,10 +10,32 @@ from jinja2 import Environment, StrictUndefined
 
 from flowcei import __version__
 from flowcei.report.embedded import search_data, viewer_data
-from flowcei.report.sections import SECTIONS, Material
+from flowcei.report.experiment import experiment_section
+from flowcei.report.sections import (
+    Material,
+    check_section,
+    data_section,
+    events_section,
+    geometry_section,
+    model_section,
+    momenta_section,
+    provenance_section,
+)
 
 if TYPE_CHECKING:
     from markupsafe import Markup
+
+SECTIONS = (
+    data_section,
+    experiment_section,
+    check_section,
+    momenta_section,
+    geometry_section,
+    events_section,
+    model_section,
+    provenance_section,
+)
+"""The sections in the order of the page, each a function of `Material`; None says nothing."""
 
 
 def page(material: Material) -> str:

@@ -15,7 +15,6 @@ from flowcei.check.run import OF_EXPERIMENT, check_run
 from flowcei.evaluation.verdicts import CHECKS
 from flowcei.events.container import Events
 from flowcei.experiment.detector import rms_component
-from flowcei.experiment.experiment import Experiment
 from flowcei.molecules.isotopes import described_ions
 from flowcei.plot.events import FEWEST
 from flowcei.plot.figure import events_figure, samples_figure
@@ -52,7 +51,6 @@ _KINDS = {
     "shares": "Shares of the ions in the kinetic energy",
     "angles": "Angles between momenta",
     "dalitz": "Dalitz plot",
-    "sum": "Total momentum",
     "covariance": "Correlation of the momenta in the recoil frame",
 }
 
@@ -206,8 +204,8 @@ def data_section(material: Material) -> Section:
 
 def _noise_of(samples: PosteriorSamples) -> str:
     """The noise that was assumed, as it was stated, or as a share of the momenta."""
-    if stated := samples.origin.get("experiment"):
-        return str(Experiment.from_dict(stated))
+    if "experiment" in samples.origin:
+        return "of the experiment, below"
     if stated := samples.origin.get("noise"):
         return str(stated)
     if samples.sigma is None:
@@ -246,9 +244,8 @@ def momenta_section(material: Material) -> Section:
         *(["dalitz"] if len(material.samples.molecule) == 3 else []),
     ]
     pictures = [Picture.of(events_figure(sets, (kind,)), _KINDS[kind]) for kind in kinds]
-    alone = ("sum", "covariance") if len(sets["measured"]) >= FEWEST else ("sum",)
-    # Those of the simulator sum to zero, as they have no noise.
-    pictures += [Picture.of(events_figure(sets["measured"], (kind,)), _KINDS[kind]) for kind in alone]
+    if len(sets["measured"]) >= FEWEST:
+        pictures.append(Picture.of(events_figure(sets["measured"], ("covariance",)), _KINDS["covariance"]))
     words = "Filled: measured; lines: one sample of each event, exploded by the exact simulator."
     return Section("momenta", "Momenta", (words,), pictures=tuple(pictures))
 
@@ -358,15 +355,3 @@ def provenance_section(material: Material) -> Section:
         if value is not None
     }
     return Section("provenance", "How this was made", facts=facts, commands=material.commands)
-
-
-SECTIONS = (
-    data_section,
-    check_section,
-    momenta_section,
-    geometry_section,
-    events_section,
-    model_section,
-    provenance_section,
-)
-"""The sections in the order of the page, each a function of `Material`; None says nothing."""

@@ -174,4 +174,4 @@ def test_pictures_and_pages_are_of_the_experiment() -> None:
     section = check_section(material)
     assert section is not None
     assert "sample --experiment" in section.words[0]
-    assert "build_up 10fs" in data_section(material).facts["noise"]
+    assert data_section(material).facts["noise"] == "of the experiment, below"

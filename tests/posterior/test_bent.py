@@ -75,3 +75,14 @@ def test_components_of_points_keep_their_place() -> None:
     np.testing.assert_allclose(near.mean(axis=0), place[0, 0], atol=0.001)
     spread = near.std(axis=0) / width
     np.testing.assert_allclose(spread, np.sqrt(15.0 / 13.0), rtol=0.05)
+
+
+def test_a_component_far_out_on_a_bend_keeps_its_density() -> None:
+    """There straight coordinates are stretched beyond what the square of a factor holds: no LinAlgError."""
+    points = _parabola(1, 1000, 6)
+    fitted = BentMixture.fit(points, np.array([1000.0]), RNG, 1)
+    place, width = points.mean(axis=1) + 1e7 * (points[:, 0] - points.mean(axis=1)), 0.01
+    other = StudentMixture(place[:, None], width * np.eye(6)[None, None], np.zeros((1, 1)))
+    alone = other.log_density(place[:, None])[0, 0]
+    joined = fitted.joined(other).log_density(place[:, None])[0, 0]
+    assert joined == pytest.approx(np.log(0.2) + alone, abs=0.02)

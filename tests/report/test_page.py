@@ -16,8 +16,8 @@ from shell import Shell
 import flowcei
 from flowcei.cli.runs import read_metrics
 from flowcei.posterior.samples import PosteriorSamples
-from flowcei.report.page import page
-from flowcei.report.sections import SECTIONS, Material, events_section
+from flowcei.report.page import SECTIONS, page
+from flowcei.report.sections import Material, events_section
 from flowcei.units import ANGSTROM
 
 HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(1)>\u2028$x$'
