@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flowcei.experiment.detector import DEFAULT_NOISE
 from flowcei.frame.whitening import LIKE_MOMENTA
 from flowcei.models.registry import options_type
 
 if TYPE_CHECKING:
-    from flowcei.experiment.detector import Noise
     from flowcei.physics.priors import GeometryPrior
 
 NEAR = ("displaced", "internal", "normal_modes")
@@ -39,13 +37,6 @@ class Defaults:
         charts = "whitened charts, " if self.whitened else ""
         options = "".join(f"{name} {value}, " for name, value in self.options.items())
         return f"{charts}{options}{self.events} events an epoch in steps of {self.batch}"
-
-
-def usual_noise(ions: int, prior: GeometryPrior, architecture: str) -> Noise:
-    """Noise to train for where nobody says: of each axis where whitened charts search with it."""
-    # Of other charts a network would have to learn how posteriors turn and stretch with it: OCS has 0.6 then.
-    whitened = usual_training(ions, prior, architecture, more=True).whitened
-    return replace(DEFAULT_NOISE, by_axis=whitened)
 
 
 def usual_training(ions: int, prior: GeometryPrior, architecture: str, *, more: bool = False) -> Defaults:
