@@ -15,14 +15,16 @@ from flowcei.experiment.accidents import VAGUE, Mixture, mixed_sums, tell_by_sum
 from flowcei.experiment.detector import NOISE_FLOOR, rms_component
 from flowcei.experiment.experiment import Experiment
 from flowcei.experiment.missing import LOST
+from flowcei.experiment.shots import Shots
 from flowcei.physics.priors import build_prior
 from flowcei.units import compact
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     from flowcei.events.container import Events
     from flowcei.experiment.measurement import Measurement
+    from flowcei.molecules.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
     from flowcei.posterior.arrays import Floats
 
@@ -149,9 +151,7 @@ def measure_experiment(
     run = _Sums.of(events[np.flatnonzero(lost == 0)] if lost.any() else events, known)
     quantities, remarks = run.quantities(), run.remarks()
     if lost.any():
-        quantities["efficiency"] = _efficiency(lost, events.molecule.labels)
-        if "accidents" in quantities and quantities["accidents"].below is None:
-            remarks.append("the efficiency takes accidents to be as many of the events that lack an ion")
+        quantities["efficiency"] = _efficiency(lost, events.molecule, quantities["accidents"])
     experiment = Experiment(**run.entries(quantities)) if known else None
     found = None
     if prior is not None and experiment is not None:
@@ -269,24 +269,40 @@ class _Sums:
     def _chances(self) -> list[float]:
         """Chance (3,) of sums so unlike what is fitted, by Kolmogorov and Smirnov."""
         one, out = self.mixture, []
-        mixed = np.sort(mixed_sums(self.events.momenta), axis=0)
+        # Each ion of another molecule, or of as few as those of a shot: as an experiment has them.
+        shots = Shots.of_accidents(self.events.molecule.kinds, one.share)
+        laws = [mixed_sums(self.events.momenta)]
+        laws += [] if shots is None else [mixed_sums(self.events.momenta, shots)]
         for k in range(3):
             t = np.sort(one.t[:, k])
             width = np.sqrt(np.quantile(one.variance[:, k], (np.arange(_QUANTILES) + 0.5) / _QUANTILES))
             true = norm.cdf((t[:, None] - one.mean[k]) / width).mean(axis=1)
-            accident = np.searchsorted(mixed[:, k], t) / len(mixed)
-            fitted = (1.0 - one.share) * true + one.share * accident
-            steps = np.arange(len(t) + 1) / len(t)
-            distance = max(np.abs(fitted - steps[1:]).max(), np.abs(fitted - steps[:-1]).max())
-            out.append(float(kstwobign.sf(np.sqrt(len(t)) * distance)))
+            steps, distances = np.arange(len(t) + 1) / len(t), list[float]()
+            for mixed in laws:
+                accident = np.searchsorted(np.sort(mixed[:, k]), t) / len(mixed)
+                fitted = (1.0 - one.share) * true + one.share * accident
+                distances.append(max(np.abs(fitted - steps[1:]).max(), np.abs(fitted - steps[:-1]).max()))
+            out.append(float(kstwobign.sf(np.sqrt(len(t)) * min(distances))))
         return out
 
 
-def _efficiency(lost: Floats, labels: Sequence[str]) -> Measured:
-    """Of each ion, from complete events and those that lack it: they differ by its loss alone."""
-    value, error, complete = {}, {}, int((lost == 0).sum())
-    for ion, label in enumerate(labels, 1):
-        total = complete + int((lost == ion).sum())
-        value[label] = complete / total
-        error[label] = float(np.sqrt(value[label] * (1.0 - value[label]) / total))
+def _efficiency(lost: Floats, molecule: Molecule, accidents: Measured) -> Measured:
+    """Of each ion, from complete events and those that lack it: true ones differ by its loss alone.
+
+    Accidents are of shots that had several molecules: fewer of the events that lack an ion.
+    """
+    value, error, ions = {}, {}, np.eye(len(molecule), dtype=bool)
+    for ion, label in enumerate(molecule.labels):
+        counts = np.array([(lost == 0).sum(), (lost == ion + 1).sum()], np.float64)
+
+        def of(share: float, counts: Floats = counts, ion: int = ion) -> float:
+            shots = Shots.of_accidents(molecule.kinds, share)
+            shares = shots.share(np.stack([ions[0] & False, ions[ion]])) if shots else np.zeros(2)
+            true = counts * (1.0 - shares)
+            return float(true[0] / true.sum())
+
+        share, off = (accidents.value, accidents.error) if accidents.below is None else (0.0, 0.0)
+        value[label] = of(share)
+        by_share = 0.5 * (of(share + off) - of(max(0.0, share - off)))
+        error[label] = float(np.hypot(np.sqrt(value[label] * (1.0 - value[label]) / counts.sum()), by_share))
     return Measured(value, error, "")

@@ -72,11 +72,13 @@ class Detector(NamedTuple):
         if experiment is None:
             return cls(noise, None, growing, missing)
         stated = flowcei.Experiment.load(experiment)
-        stated.of(molecule)  # is of these ions
+        own = stated.of(molecule)  # is of these ions
         if stated.loses:
             note(
                 f"{experiment}: ions are lost; events that lack more than {missing} are not kept (--missing)"
             )
+        if own.shots is not None:
+            note(f"{experiment}: {own.shots.in_words(missing)}")
         if growing is not None and stated.forces:
             named = ", ".join(stated.forces).replace("_", "-")
             raise UsageError(f"{experiment} states the {named}; leave out --build-up")
@@ -117,7 +119,7 @@ def is_gated(reading: Reading) -> bool:
     return reading.selection.max_sum is not None or reading.selection.ker is not None
 
 
-def note_accidents(found: Mapping[str, Mapping[str, float]] | None, stated: float) -> None:
+def note_accidents(found: Mapping[str, Mapping[str, float]] | None) -> None:
     """Say which share of a run are accidents, as its evidence, its sums and a person say."""
     from flowcei.experiment.accidents import VAGUE
 
@@ -127,7 +129,7 @@ def note_accidents(found: Mapping[str, Mapping[str, float]] | None, stated: floa
         warn("too few events to tell accidents from true ones: P(true) is not known", code="accidents")
     for kind, one in found.items():
         if "share" not in one:
-            note(f"accidents: {stated:g} of all events as stated; P(true) is the column p_true")
+            note(f"accidents: {one['stated']:.3g} of {kind} events as stated; P(true) is the column p_true")
             continue
         share, error = one["share"], one["error"]
         of = f"{one['events']} {kind} events"
@@ -135,7 +137,7 @@ def note_accidents(found: Mapping[str, Mapping[str, float]] | None, stated: floa
         if error > VAGUE:
             vague = "neither their sums nor their evidence tell accidents from true events"
             warn(f"{kind} events: {vague}; P(true) is little more than the share", code="accidents")
-        unlike = {"are stated to be": (stated, 0.0)} if math.isfinite(stated) else {}
+        unlike = {"are stated to be": (one["stated"], 0.0)} if "stated" in one else {}
         if "share_by_sums" in one and one["error_by_sums"] < VAGUE:
             unlike["are by their sums alone"] = one["share_by_sums"], one["error_by_sums"]
         for says, (other, its_error) in unlike.items():

@@ -134,7 +134,7 @@ def sample(
     write = _to_stdout if str(path) == "-" else partial(_to_file, path, overwrite=overwrite, resume=resume)
     quality = write(reconstructor, request, source, survey)
     if quality.accidents is not None and stated is not None:
-        note_accidents(quality.accidents, stated.accidents)
+        note_accidents(quality.accidents)
     _note_quality(quality, complete=survey.events > len(first), exact=request.exact)
     if stated is None:  # it knows one level of noise
         note_run_check(reconstructor, survey.thinned, noise)
@@ -184,9 +184,9 @@ def _to_file(
         if judged.accidents and is_gated(source.reading):
             # P(true) is as without the gate: it leaves out as much of the density as of the share. What is
             # left of accidents does not tell how many there were.
-            judged = replace(
-                judged, accidents={k: {"events": one["events"]} for k, one in judged.accidents.items()}
-            )
+            names, told = ("events", "stated"), judged.accidents
+            kept = {kind: {name: one[name] for name in names} for kind, one in told.items()}
+            judged = replace(judged, accidents=kept)
         if evidence is not None and evidence.events:
             (note if evidence.sound else partial(warn, code="evidence"))(evidence.summary)
         return judged

@@ -94,7 +94,8 @@ class Simulator:
         if n < 1:
             raise UsageError(f"the number of events is {n}; it must be 1 or more")
         vectors = (n, len(self.molecule), 3)
-        columns = {} if self.experiment is None or not self.experiment.accidents else {ACCIDENT: (n,)}
+        mixed = self.experiment is not None and self.experiment.of(self.molecule).accidents
+        columns = {ACCIDENT: (n,)} if mixed else {}
         if isinstance(_build_up(self.build_up, self.experiment), BuildUpPrior):
             columns[BUILD_UP_TIME] = (n,)
         return {"positions": vectors, "sigma": (n,), "momenta": vectors} | columns
@@ -319,9 +320,11 @@ def _exploded(
     if isinstance(detector, Noise):
         momenta, sigma = detector.apply(exact, rng)
         return {"positions": x, "momenta": momenta, "sigma": sigma} | columns
-    momenta, sigma, accident = detector.apply(exact, rng)
+    # Where accidents come of ions that are lost, which these are is drawn first.
+    lost = None if detector.shots is None else detector.lost(len(exact), missing, rng)
+    momenta, sigma, accident = detector.apply(exact, rng, lost)
     if detector.efficiency is not None:
-        momenta[detector.lost(len(momenta), missing, rng)] = np.nan
+        momenta[detector.lost(len(exact), missing, rng) if lost is None else lost] = np.nan
     arrays = {"positions": x, "momenta": momenta, "sigma": sigma} | columns
     return arrays | ({ACCIDENT: accident.astype(np.float64)} if detector.accidents else {})
 

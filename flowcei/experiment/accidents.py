@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from flowcei.experiment.measurement import Measurement
+    from flowcei.experiment.shots import Shots
 
     Floats = NDArray[np.float64]
 
@@ -207,9 +208,14 @@ def tell_by_sums(momenta: Floats, base: Floats, slope: Floats) -> Mixture:
     return mixture
 
 
-def mixed_sums(momenta: Floats, seed: int = 0) -> Floats:
-    """Sums (M, 3) of the momenta of ions of as many different events of (E, N, 3)."""
+def mixed_sums(momenta: Floats, shots: Shots | None = None, seed: int = 0) -> Floats:
+    """Sums (M, 3) of the momenta of ions of as many different events of (E, N, 3), or of those of a shot."""
     count, ions = momenta.shape[:2]
-    shifts = np.random.default_rng(seed).integers(1, max(2, count // ions), max(1, _MIXED // count))
-    moved = [sum(np.roll(momenta[:, k], k * shift, axis=0) for k in range(ions)) for shift in shifts]
-    return np.concatenate(moved)
+    rng, times = np.random.default_rng(seed), max(1, _MIXED // count)
+    if shots is None:
+        shifts = rng.integers(1, max(2, count // ions), times)
+        moved = [sum(np.roll(momenta[:, k], k * shift, axis=0) for k in range(ions)) for shift in shifts]
+        return np.concatenate(moved)
+    molecule, ion = shots.mixed(np.zeros((count * times, ions), bool), rng)
+    apart = molecule * rng.integers(1, max(2, count // ions))
+    return np.asarray(momenta[(np.arange(count * times)[:, None] + 1 + apart) % count, ion].sum(axis=1))

@@ -13,6 +13,7 @@ import numpy as np
 from flowcei.errors import DataError, UsageError
 from flowcei.experiment.detector import NOISE_FLOOR, Noise
 from flowcei.experiment.measurement import Measurement
+from flowcei.experiment.shots import Shots, kinds_of
 from flowcei.physics.build_up import BuildUp, BuildUpPrior, build_up_of
 from flowcei.physics.explosion import COULOMB, Coulomb
 from flowcei.physics.pair_potential import PairPotential, beside, canonical, laws_in_words
@@ -37,6 +38,7 @@ _DETECTOR = {"field": "field", "length": "length", "sigma_t": "time", "sigma_x":
 # Effusive sources and laser ablation stay below; of OCS it is 31 hbar/bohr. Anything hotter is another unit.
 _HOTTEST = 3000.0  # K
 _LEAST = 1e-6  # hbar/bohr
+_MOST_A_SHOT = 100.0  # molecules
 _SCALES = 0.5, 2.0  # of momenta: outside it is a unit that is wrong, and no calibration
 
 
@@ -55,8 +57,10 @@ class Experiment:
             them), hbar / bohr. Where it is unknown the sum of momenta tells nothing of the geometry.
         temperature: Instead of `spread`, that of the source, K.
         efficiency: Chance that an ion is detected, for all or by label.
-        accidents: Share of events whose ions are of different molecules; ``"unknown"`` to measure it on the
-            events that are sampled.
+        accidents: Share of complete events whose ions are of different molecules; ``"unknown"`` to measure it
+            on the events that are sampled. With an efficiency events that lack an ion have the share of the
+            same `rate`; without one each ion of an accident is of another molecule.
+        rate: Instead of `accidents`, beside the efficiency, molecules that are ionised in a shot, on average.
         momentum_scale: Measured over true momenta.
         build_up: Time in which charges appear, ``"10fs"``, or of each ion, ``"5fs,10fs,10fs"``; or what is
             known of it, a table of low and high, or of mean and deviation: each sample then has its own time.
@@ -82,12 +86,15 @@ class Experiment:
     temperature: Any = None
     efficiency: Any = 1.0
     accidents: Any = 0.0
+    rate: Any = None
     momentum_scale: Any = 1.0
     build_up: Any = None
     pair_potential: Any = None
 
     def __post_init__(self) -> None:
         """Bring every entry to one form, and check it."""
+        if self.rate is not None and (self.accidents != 0.0 or self.efficiency == 1.0):
+            raise UsageError("rate stands in place of accidents, and beside the efficiency")
         for one, other in (("noise", "detector"), ("spread", "temperature"), ("build_up", "pair_potential")):
             if getattr(self, one) is not None and getattr(self, other) is not None:
                 raise UsageError(f"{one} and {other} exclude each other; leave one out")
@@ -101,6 +108,7 @@ class Experiment:
             "temperature": lambda t: _number("temperature (K)", t, 0.0, _HOTTEST),
             "efficiency": lambda e: _by_ion(e, lambda v: _number("efficiency", v, 0.0, 1.0, "low")),
             "accidents": lambda a: _or_unknown(a, "the share of accidents", 0.0, 1.0, "high"),
+            "rate": lambda r: _number("rate (molecules a shot)", r, 0.0, _MOST_A_SHOT, "low"),
             "momentum_scale": lambda s: _number("momentum_scale", s, *_SCALES),
             "build_up": _growth,
             "pair_potential": canonical,
@@ -159,6 +167,9 @@ class Experiment:
         chances = _of_ions(self.efficiency, molecule, "efficiency")
         efficiency = np.array([chances[label] for label in molecule.labels])
         law = None if self.build_up is None else build_up_of(self.build_up)
+        accidents, shots = self.accidents, self._shots(molecule, efficiency)
+        if shots is not None:
+            accidents = float(shots.share(np.zeros((1, len(molecule)), bool))[0])
         mass = float(molecule.masses.sum())
         spread = np.full(3, np.inf) if self.spread is None else np.array(self.spread)
         if self.temperature is not None:
@@ -173,12 +184,21 @@ class Experiment:
             relative=self.relative,
             drift=np.zeros(3) if self.drift is None else np.array(self.drift),
             spread=spread,
-            accidents=self.accidents,
+            accidents=accidents,
+            shots=shots,
             scale=self.momentum_scale,
             forward=self.forward(molecule),
             build_up_prior=law if isinstance(law, BuildUpPrior) else None,
             efficiency=None if (efficiency == 1.0).all() else efficiency,
         )
+
+    def _shots(self, molecule: Molecule, efficiency: NDArray[np.float64]) -> Shots | None:
+        """What a shot gives, where accidents come of ions that are lost."""
+        if self.rate is not None:
+            return Shots(kinds_of(molecule.kinds), efficiency, self.rate)
+        if not 0.0 < self.accidents < 1.0:
+            return None
+        return Shots.of_share(kinds_of(molecule.kinds), efficiency, self.accidents)
 
     def forward(self, molecule: Molecule) -> ForwardModel:
         """What turns geometries of a molecule into momenta; UsageError where it is not of its ions."""
@@ -228,6 +248,11 @@ class Experiment:
         out = np.repeat(across[:, None], 3, axis=1)
         out[:, "xyz".index(self.detector["axis"])] = along
         return out
+
+
+def has_accidents(experiment: Mapping[str, Any]) -> bool:
+    """Whether an experiment, as `Experiment.to_dict` gives it, states that some events are accidents."""
+    return bool(experiment.get("accidents") or experiment.get("rate"))
 
 
 def stated_experiment(origin: Mapping[str, Any]) -> Experiment | None:

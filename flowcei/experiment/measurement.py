@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from flowcei.errors import UsageError
 from flowcei.experiment.detector import rms_component
+from flowcei.experiment.shots import Shots, patterns
 from flowcei.physics.build_up import BuildUp
 from flowcei.physics.explosion import COULOMB, PLAIN, Coulomb
 
@@ -39,6 +39,7 @@ class Measurement:
     forward: ForwardModel = COULOMB
     build_up_prior: BuildUpPrior | None = None  # where the time is not known exactly; `forward` has its mean
     efficiency: Floats | None = None  # chance of each ion to be detected, (N,); all are where None
+    shots: Shots | None = None  # of which accidents come, where these are of ions that were lost
 
     @property
     def levels(self) -> Floats:
@@ -109,18 +110,24 @@ class Measurement:
         if np.isinf(self.accidents):
             raise UsageError("the share of accidents is unknown; state it as a number to simulate them")
 
+    def accidental(self, lost: NDArray[np.bool_]) -> Floats:
+        """Share (E,) of accidents among events that lack these ions (E, N)."""
+        return np.full(len(lost), self.accidents) if self.shots is None else self.shots.share(lost)
+
     def lost(self, count: int, most: int, rng: np.random.Generator) -> NDArray[np.bool_]:
         """Ions (B, N) that are not detected, of events that lack `most` at the most."""
         ions = len(self.shares)
-        several = (combinations(range(ions), k) for k in range(min(most, ions - 2) + 1))
-        table = np.array([np.isin(np.arange(ions), chosen) for kind in several for chosen in kind])
+        table = patterns(ions, most)
         efficiency = np.ones(ions) if self.efficiency is None else self.efficiency
-        chance = np.where(table, 1.0 - efficiency, efficiency).prod(axis=1)
+        chance = np.where(table, 1.0 - efficiency, efficiency).prod(axis=1) / (1.0 - self.accidental(table))
         return table[rng.choice(len(table), count, p=chance / chance.sum())]
 
-    def apply(self, momenta: Floats, rng: np.random.Generator) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+    def apply(
+        self, momenta: Floats, rng: np.random.Generator, lost: NDArray[np.bool_] | None = None
+    ) -> tuple[Floats, Floats, NDArray[np.bool_]]:
         """Measured momenta of exact ones (B, N, 3), their stated noise (B,), which are accidents (B,).
 
+        Those lack the ions of `lost` (B, N), whose momenta here are of any molecule; none where None.
         Where the spread of the source is unknown its molecules are taken to be at rest, beside the drift.
         """
         count, ions = momenta.shape[:2]
@@ -132,12 +139,14 @@ class Measurement:
         source = self.drift + spread * rng.standard_normal((count, 3))
         out = self.scale * (momenta + self.shares[:, None] * source[:, None])
         out += noise * rng.standard_normal(momenta.shape)
-        accident = np.asarray(rng.random(count) < self.accidents)
+        lost = np.zeros((count, ions), bool) if lost is None else lost
+        accident = np.asarray(rng.random(count) < self.accidental(lost))
         if accident.any():
-            if count <= ions:
-                raise UsageError(f"accidents mix the ions of {ions} events or more; there are {count}")
-            # Each ion from another event, no two from the same: events are independent, so a fixed distance
-            # in their order is as good as a random one.
-            other = (np.flatnonzero(accident)[:, None] + 1 + np.arange(ions)) % count
-            out[accident] = out[other, np.arange(ions)]
+            molecule, ion = np.arange(ions), np.arange(ions)  # each ion of another
+            if self.shots is not None:
+                molecule, ion = self.shots.mixed(lost[accident], rng)
+            if count <= (most := molecule.max() + 1):
+                raise UsageError(f"accidents mix the ions of {most} events or more; there are {count}")
+            # Events are independent, so a fixed distance in their order is as good as a random one.
+            out[accident] = out[(np.flatnonzero(accident)[:, None] + 1 + molecule) % count, ion]
         return out, self.sigma(out), accident

@@ -20,6 +20,7 @@ from flowcei.events.extracolumns import component_names, dataset_name, name_of_d
 from flowcei.events.hdf import column_arrays, column_datasets, is_column, is_hdf5, read_array, read_molecule
 from flowcei.experiment.accidents import P_TRUE
 from flowcei.experiment.detector import rms_component
+from flowcei.experiment.experiment import has_accidents
 from flowcei.experiment.missing import LOST, lost_ions
 from flowcei.posterior.arrays import RowArrays
 from flowcei.posterior.container import ARRAYS
@@ -310,7 +311,7 @@ def sample_to_file(
         if start < len(file.done):
             _fill(file, start, stream or parts(start * block), request, on_block)
         names = ("event", "flags", "ess", "drawn", "momenta", "sigma", "log_evidence", _LOST)
-        mixed = bool(request.get("experiment", {}).get("accidents"))
+        mixed = has_accidents(request.get("experiment", {}))
         judged = (Quality.of(a, molecule, mixed=mixed) for a, molecule, _ in _blocks(file, block, names))
         quality = Quality.concatenate(list(judged))
         if judge is not None:

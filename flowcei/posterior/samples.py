@@ -11,7 +11,7 @@ import numpy as np
 
 from flowcei.errors import DataError, NoDensityError
 from flowcei.experiment.covariance import CovarianceLikelihood
-from flowcei.experiment.experiment import Experiment
+from flowcei.experiment.experiment import Experiment, has_accidents
 from flowcei.experiment.likelihood import Likelihood
 from flowcei.experiment.missing import lost_ions
 from flowcei.physics.build_up import LONGEST
@@ -105,7 +105,7 @@ class PosteriorSamples(SampleArrays):
     @property
     def mixed(self) -> bool:
         """Whether the events hold accidents, and the samples have evidence, by which these are told."""
-        return self.weights is not None and bool(self.origin.get("experiment", {}).get("accidents"))
+        return self.weights is not None and has_accidents(self.origin.get("experiment", {}))
 
     @property
     def build_up_prior(self) -> BuildUpPrior | None:

@@ -256,7 +256,8 @@ def told_apart(quality: Quality, measurement: Measurement) -> Quality:
             by_sums = tell_by_sums(momenta, width**2, np.ones((len(rows), 3)))
             found[kind] |= {"share_by_sums": by_sums.share, "error_by_sums": by_sums.share_error}
         if np.isfinite(measurement.accidents):
-            mixture = replace(mixture, share=measurement.accidents)
+            mixture = replace(mixture, share=float(measurement.accidental(lost).mean()))
+            found[kind]["stated"] = mixture.share
         p_true[rows] = mixture.p_true
     flags = quality.flags | combined(accident=p_true < ACCIDENT)
     return replace(quality, p_true=p_true, accidents=found, flags=flags)

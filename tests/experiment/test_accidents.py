@@ -131,7 +131,7 @@ def shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], t
 def test_a_share_that_nothing_tells_is_said_to_be_so(caplog: pytest.LogCaptureFixture) -> None:
     """An error above a tenth is a warning; so is a share that differs from what sums alone say."""
     one = {"events": 50, "share": 0.4, "error": 0.3, "share_by_sums": 0.3, "error_by_sums": 0.2}
-    note_accidents({"complete": one}, np.inf)
+    note_accidents({"complete": one})
     assert "neither their sums nor their evidence" in caplog.text
     assert "by their sums alone" not in caplog.text
 
