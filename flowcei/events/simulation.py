@@ -283,10 +283,10 @@ def _forward(
     growth = _build_up(stated, experiment)
     if isinstance(growth, BuildUpPrior):
         times = growth.draw(n, rng)
-        return Coulomb(times), times
-    if growth is not None:
-        return Coulomb(growth), None
-    return COULOMB if experiment is None else experiment.forward(molecule), None
+        return Coulomb(times, None if experiment is None else experiment.transfer(molecule)), times
+    if stated is None and experiment is not None:
+        return experiment.forward(molecule), None
+    return COULOMB if growth is None else Coulomb(growth), None
 
 
 def _check_forces(

@@ -15,7 +15,8 @@ from flowcei.experiment.detector import NOISE_FLOOR, Noise
 from flowcei.experiment.measurement import Measurement
 from flowcei.experiment.shots import Shots, kinds_of
 from flowcei.physics.build_up import BuildUp, BuildUpPrior, build_up_of
-from flowcei.physics.explosion import COULOMB, Coulomb
+from flowcei.physics.explosion import COULOMB, Coulomb, with_times
+from flowcei.physics.growth import ChargeTransfer, transfer_spec
 from flowcei.physics.pair_potential import PairPotential, beside, canonical, laws_in_words
 from flowcei.storage.files import read_toml
 from flowcei.units import BOLTZMANN, quantity
@@ -32,7 +33,13 @@ if TYPE_CHECKING:
 BUILD_UP_TIME = "build_up_time"
 """Column of simulated events whose build-up has a prior: the time of each, fs."""
 _UNKNOWN = "unknown"
-_FORCES = "build_up", "pair_potential"
+_FORCES = "build_up", "charge_transfer", "pair_potential"
+_ONE_OF = (
+    ("noise", "detector"),
+    ("spread", "temperature"),
+    ("build_up", "pair_potential"),
+    ("charge_transfer", "pair_potential"),
+)
 _EVERY = "every ion"
 _DETECTOR = {"field": "field", "length": "length", "sigma_t": "time", "sigma_x": "length"}
 # Effusive sources and laser ablation stay below; of OCS it is 31 hbar/bohr. Anything hotter is another unit.
@@ -64,6 +71,8 @@ class Experiment:
         momentum_scale: Measured over true momenta.
         build_up: Time in which charges appear, ``"10fs"``, or of each ion, ``"5fs,10fs,10fs"``; or what is
             known of it, a table of low and high, or of mean and deviation: each sample then has its own time.
+        charge_transfer: Charge that one ion has at first and the others later: a table of `from`, the ion,
+            `time`, ``"5fs"``, and perhaps `charge`, all that the others will have if absent.
         pair_potential: What stands in place of 1/r, for all pairs of ions or, by labels as ``"c-o"``, each:
             see `PairPotential.of`. In a file the name of a CSV file is that of a table.
 
@@ -89,13 +98,14 @@ class Experiment:
     rate: Any = None
     momentum_scale: Any = 1.0
     build_up: Any = None
+    charge_transfer: Any = None
     pair_potential: Any = None
 
     def __post_init__(self) -> None:
         """Bring every entry to one form, and check it."""
         if self.rate is not None and (self.accidents != 0.0 or self.efficiency == 1.0):
             raise UsageError("rate stands in place of accidents, and beside the efficiency")
-        for one, other in (("noise", "detector"), ("spread", "temperature"), ("build_up", "pair_potential")):
+        for one, other in _ONE_OF:
             if getattr(self, one) is not None and getattr(self, other) is not None:
                 raise UsageError(f"{one} and {other} exclude each other; leave one out")
         if self.noise is None and self.detector is None:
@@ -111,6 +121,7 @@ class Experiment:
             "rate": lambda r: _number("rate (molecules a shot)", r, 0.0, _MOST_A_SHOT, "low"),
             "momentum_scale": lambda s: _number("momentum_scale", s, *_SCALES),
             "build_up": _growth,
+            "charge_transfer": transfer_spec,
             "pair_potential": canonical,
         }
         for name, settle in form.items():
@@ -204,12 +215,21 @@ class Experiment:
         """What turns geometries of a molecule into momenta; UsageError where it is not of its ions."""
         if self.pair_potential is not None:
             return PairPotential.of(self.pair_potential, molecule.labels).checked(molecule.charges)
+        transfer = self.transfer(molecule)
         if self.build_up is None:
-            return COULOMB
+            return COULOMB if transfer is None else Coulomb(transfer=transfer)
         growth = build_up_of(self.build_up)
         growth = growth.mean if isinstance(growth, BuildUpPrior) else growth
         growth.of_ions(len(molecule))
-        return Coulomb(growth)
+        return Coulomb(growth, transfer)
+
+    def transfer(self, molecule: Molecule) -> ChargeTransfer | None:
+        """The charge that moves from one ion to the others, if any."""
+        if self.charge_transfer is None:
+            return None
+        transfer = ChargeTransfer.of(self.charge_transfer, molecule.labels)
+        transfer.amounts(molecule.charges)  # there is as much
+        return transfer
 
     @property
     def forces(self) -> dict[str, Any]:
@@ -270,9 +290,10 @@ def stated_forward(events: Events) -> ForwardModel:
 
     Where a build-up had a prior, with the time of each event.
     """
-    if BUILD_UP_TIME in events.columns:
-        return Coulomb(np.asarray(events.columns[BUILD_UP_TIME], dtype=np.float64))
     own, origin = stated_experiment(events.origin), events.origin
+    if BUILD_UP_TIME in events.columns:
+        forward = COULOMB if own is None else own.forward(events.molecule)
+        return with_times(forward, np.asarray(events.columns[BUILD_UP_TIME], dtype=np.float64))
     if own is not None:
         return own.forward(events.molecule)
     return Coulomb(BuildUp.parse(origin["build_up"])) if "build_up" in origin else COULOMB

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import chi2
 
 from flowcei.experiment.detector import rms_component
-from flowcei.physics.explosion import COULOMB, Coulomb, followed_momenta
+from flowcei.physics.explosion import COULOMB, followed_momenta, with_times
 from flowcei.physics.jacobian import followed_jacobian
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class Likelihood:
 
         With build-up times (K,), fs; those of all events where None.
         """
-        forward = self.forward if times is None else Coulomb(times.ravel())
+        forward = self.forward if times is None else with_times(self.forward, times.ravel())
         return followed_momenta(
             positions, self.masses, self.charges, forward=forward, accuracy=accuracy, threads=threads
         )

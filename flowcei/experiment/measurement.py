@@ -11,7 +11,7 @@ from flowcei.errors import UsageError
 from flowcei.experiment.detector import rms_component
 from flowcei.experiment.shots import Shots, patterns
 from flowcei.physics.build_up import BuildUp
-from flowcei.physics.explosion import COULOMB, PLAIN, Coulomb
+from flowcei.physics.explosion import COULOMB, PLAIN, Coulomb, with_times
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -63,13 +63,15 @@ class Measurement:
 
     @property
     def build_up(self) -> BuildUp | None:
-        """That of the charges, where there is one."""
-        growth = self.forward.build_up if isinstance(self.forward, Coulomb) else None
+        """That of the charges, where it is all that is not Coulomb's law at once."""
+        alone = isinstance(self.forward, Coulomb) and self.forward.transfer is None
+        growth = self.forward.build_up if isinstance(self.forward, Coulomb) and alone else None
         return growth if isinstance(growth, BuildUp) else None
 
     def drawn_forward(self, n: int, rng: np.random.Generator) -> ForwardModel:
         """That of n events, each with a build-up time of its own where it has a prior."""
-        return self.forward if self.build_up_prior is None else Coulomb(self.build_up_prior.draw(n, rng))
+        law = self.build_up_prior
+        return self.forward if law is None else with_times(self.forward, law.draw(n, rng))
 
     def calibrated(self, momenta: Floats) -> Floats:
         """Measured momenta (E, N, 3) on the true scale and without the drift, as likelihoods take them."""

@@ -13,7 +13,7 @@ from matplotlib.patches import Ellipse
 
 from flowcei.errors import UsageError
 from flowcei.events.container import Events
-from flowcei.physics.explosion import Coulomb, asymptotic_momenta
+from flowcei.physics.explosion import asymptotic_momenta, with_times
 from flowcei.plot.style import colour, dots, new_axes, new_figure, plain
 from flowcei.units import length_in_bohr
 
@@ -172,7 +172,8 @@ def predicted(samples: PosteriorSamples) -> dict[str, Events]:
     """Measured events, and those that the simulator makes of one sample of each, for any plot of events."""
     even = samples.equally_weighted()
     x, ions = np.asarray(even.positions[:, 0], dtype=np.float64), samples.molecule
-    forward = samples.likelihood.forward if even.build_up is None else Coulomb(even.build_up[:, 0])
+    forward = samples.likelihood.forward
+    forward = forward if even.build_up is None else with_times(forward, even.build_up[:, 0])
     momenta = asymptotic_momenta(x, ions.masses, ions.charges, forward=forward)
     measured = Events(samples.molecule, samples.momenta, sigma=samples.sigma, columns=samples.columns)
     return {
