@@ -44,6 +44,14 @@ def _spread(text: str) -> list[Any]:
     return list(flowcei.Experiment(noise=1.0, spread=_entries(text)).to_dict()["spread"])
 
 
+def _stated(path: Path) -> dict[str, Any]:
+    """What a file states of noise and source; UsageError where sums would tell nothing."""
+    stated = flowcei.Experiment.load(path).to_dict()
+    if "assignments" in stated:
+        raise UsageError(f"{path} has assignments: sums of hits of unknown ions tell nothing")
+    return {name: stated[name] for name in _KNOWN if name in stated}
+
+
 @click.command()
 @click.argument("file", type=options.InputFile())
 @options.molecule_option
@@ -95,8 +103,7 @@ def experiment(
             raise UsageError(
                 f"{experiment} states the {', '.join(forces)}, and --prior measures it for Coulomb's law"
             )
-        stated = flowcei.Experiment.load(experiment).to_dict()
-        stated = {name: stated[name] for name in _KNOWN if name in stated}
+        stated = _stated(experiment)
         if twice := sorted(set(stated) & set(known)):
             raise UsageError(f"{experiment} states {twice[0]}; leave out --{twice[0]}")
         known |= stated

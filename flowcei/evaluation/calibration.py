@@ -242,6 +242,8 @@ class _Judge:
         """Return ranks (e, Q) of the truth of events `rows` (e,) by what is ranked, and errors (e, K)."""
         weights = None if samples.weights is None else samples.weights.normalised
         truth, true_chart = self.truth[rows][:, None], self.chart[rows]
+        if samples.assignment is not None:  # momenta are of the likeliest assignment, and so is the frame
+            true_chart = _chart(self.model, samples.momenta, samples.sigma, truth)[:, 0]
         chart = _chart(self.model, samples.momenta, samples.sigma, samples.positions)
         internal, true_internal = (
             quantities(samples.molecule, samples.labelled(x))[1][..., 3 * len(samples.molecule) :]

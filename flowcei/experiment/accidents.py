@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
+from scipy.special import logsumexp
 
 from flowcei.experiment.detector import NOISE_FLOOR, rms_component
 from flowcei.experiment.likelihood import nonfinite_allowed
@@ -178,13 +179,16 @@ def tell_accidents(
     The evidence is a density of all momenta on axes where the spread of the source is known, of centred ones
     on others (`CovarianceLikelihood.log_prob`). There the sum t of momenta is taken beside it (y = q + u t
     has the volume dq dt), normal, by the noise and by the spread of the source, which is found with f. An ion
-    of `lost` (E, N) has no momentum.
+    of `lost` (E, N) has no momentum. Hits may be those of other ions, by any assignment alike.
     """
-    log_accident = np.zeros(len(momenta))
-    for ion, length in enumerate(np.linalg.norm(momenta, axis=2).T):
+    each = np.linalg.norm(measurement.assigned(momenta), axis=3)  # the first as they stand
+    logs = np.zeros(each.shape[:2])
+    for ion in range(momenta.shape[1]):
         there = ~lost[:, ion]
         if there.any():
-            log_accident[there] += Isotropic(length[there]).log_prob(length[there])
+            density = Isotropic(each[0, there, ion])
+            logs[:, there] += density.log_prob(each[:, there, ion])
+    log_accident = logsumexp(logs, axis=0) - np.log(len(logs))
     unknown = np.isinf(measurement.spread)
     noise = replace(measurement, spread=np.zeros(3)).width(momenta)[:, unknown] ** 2
     sums = momenta.sum(axis=1)[:, unknown]

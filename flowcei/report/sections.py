@@ -19,6 +19,7 @@ from flowcei.molecules.isotopes import described_ions
 from flowcei.plot.events import FEWEST
 from flowcei.plot.figure import events_figure, samples_figure
 from flowcei.plot.geometry import predicted
+from flowcei.posterior.assignments import P_ASSIGNMENT
 from flowcei.posterior.flags import FLAGS
 from flowcei.posterior.modes import AMBIGUOUS, UNEXPLAINED, VERDICTS
 from flowcei.posterior.spread import quantities
@@ -41,7 +42,14 @@ if TYPE_CHECKING:
 _DPI = 110
 _SEARCHED = 300  # events whose modes are sought, beside those of the cards
 _POOLED = 5_000  # events of which figures are, from the whole length of a longer run
-_OWN = ("evidence_p", "p_true", "inside_prior", "r_hat", "acceptance")  # columns that flowcei adds
+_OWN = (
+    "evidence_p",
+    "p_true",
+    P_ASSIGNMENT,
+    "inside_prior",
+    "r_hat",
+    "acceptance",
+)  # columns that flowcei adds
 _SHOWN = 3_000  # events that are re-simulated for pictures
 
 
@@ -188,7 +196,7 @@ def data_section(material: Material) -> Section:
         "samples of each": f"{s.positions.shape[1]:,}{', of the exact posterior' if s.exact else ''}",
         "molecule": f"{s.molecule.name}: {described_ions(s.molecule)}",
         "noise": _noise_of(s),
-        "extra columns": ", ".join(name for name in s.columns if name not in _OWN) or "none",
+        "extra columns": ", ".join(name for name in s.columns if not name.startswith(_OWN)) or "none",
     }
     facts |= {f"left out: {reason}": f"{count:,}" for reason, count in selection.get("rejected", {}).items()}
     left_out = int(s.flagged.sum())
