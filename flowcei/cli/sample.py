@@ -201,7 +201,7 @@ def _to_file(
             return stack.enter_context(Progress(survey.events, f"events to {path.suffix}"))
 
         return sample_to_file(
-            lambda start: model.stream(source.chunks(), request, start=start),
+            lambda start: model.blocks(source.chunks(), request, start=start),
             path,
             model.describe(request) | {"events": survey.events, "momenta": survey.digest},
             on_block=drawing.update,

@@ -169,7 +169,7 @@ def calibrate(
     how: dict[str, Any] = {"noise": noise, "latent": latent, "seed": seed, "weigh": weigh, "exact": exact}
     seen = events if own is None else own.calibrated(events)
     if own is not None and noise is None and (weigh or exact):
-        drawn = model.stream(events, n, experiment=own, **how)  # which brings momenta to their scale itself
+        drawn = model.blocks(events, n, experiment=own, **how)  # which brings momenta to their scale itself
     else:
         drawn = model.stream(seen, n, **how)
     return calibrated(model, seen, drawn, noise=noise, seed=seed, rules=rules, on_events=on_events)

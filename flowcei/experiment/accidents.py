@@ -8,7 +8,7 @@ other, measured on the file itself by event mixing (P. Rumetshofer et al., arXiv
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
@@ -18,6 +18,8 @@ from flowcei.experiment.detector import NOISE_FLOOR, rms_component
 from flowcei.experiment.likelihood import nonfinite_allowed
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from flowcei.experiment.measurement import Measurement
@@ -36,6 +38,20 @@ FEWEST = 30
 
 VAGUE = 0.1
 """Error of the share beyond which sums and evidence do not tell accidents from true events."""
+
+
+def counted_as_true(columns: Mapping[str, NDArray[Any]], count: int) -> NDArray[np.intp]:
+    """Rows of `count` events, each kept with its P(true), if known: what is shown of them together.
+
+    A single event is kept. Which are kept does not depend on chance: the same events give the same rows.
+    """
+    true = columns.get(P_TRUE)
+    every = np.arange(count)
+    if true is None or count == 1:
+        return every
+    kept = np.random.default_rng(0).random(count) < np.where(np.isnan(true), 1.0, true)
+    return every[kept] if kept.any() else every
+
 
 _MIXED = 20_000  # sums of ions of different events, at least
 _BINS_A_WIDTH = 8  # of the kernel: the step of the table is then below 1 % of the density

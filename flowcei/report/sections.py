@@ -14,6 +14,7 @@ import numpy as np
 from flowcei.check.run import OF_EXPERIMENT, check_run
 from flowcei.evaluation.verdicts import CHECKS
 from flowcei.events.container import Events
+from flowcei.experiment.accidents import P_TRUE
 from flowcei.experiment.detector import rms_component
 from flowcei.molecules.isotopes import described_ions
 from flowcei.plot.events import FEWEST
@@ -261,12 +262,12 @@ def momenta_section(material: Material) -> Section:
 def geometry_section(material: Material) -> Section:
     """Bonds and angles: of all events together, and within one event."""
     rows = []
-    for quantity, values in material.spread.rows().items():
+    overall = material.spread.overall()  # of events that may be accidents each counts by its P(true)
+    for quantity, (_, row) in zip(material.spread.rows(), overall.iterrows(), strict=True):
         if quantity.kind != "atom":
             unit, scale = unit_of(quantity)
-            low, middle, high = np.percentile(values, (16, 50, 84)) / scale
-            within = float(np.median(values.std(axis=1))) / scale
-            rows.append((quantity.name, unit, middle, low, high, within, quantity.like))
+            numbers = [float(row[name]) / scale for name in ("p50", "p16", "p84", "typical_sd")]
+            rows.append((quantity.name, unit, *numbers, quantity.like))
     columns = ["quantity", "unit", "median", "16 %", "84 %", "within one event", "remark"]
     used = len(columns) - (not any(row[-1] for row in rows))
     words = (
@@ -275,6 +276,8 @@ def geometry_section(material: Material) -> Section:
         "distribution of the molecules by what one event leaves open (the median standard deviation within "
         "one event)."
     )
+    if P_TRUE in material.spread.columns:
+        words += " Each event counts by its probability to be true, p_true, here and in the pictures."
     return Section(
         "geometry",
         "Bonds and angles",
