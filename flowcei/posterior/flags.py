@@ -74,7 +74,7 @@ def unexplained(samples: PosteriorSamples) -> Bools:
         if len(rows) and positions.shape[1]:
             likelihood = samples[rows].likelihood
             times = None if samples.build_up is None else samples.build_up[rows, chosen]
-            best = likelihood.chi_squared(positions[rows], times=times).min(axis=1)
+            best = likelihood.chi_squared(positions[rows], times).min(axis=1)
             rows = rows[best > likelihood.most_misfit]
     return np.isin(np.arange(len(samples)), rows)
 
