@@ -47,10 +47,12 @@ def exact_samples(
     rng: np.random.Generator,
     *,
     budget: int | None = None,
+    worth: Floats | None = None,
     rules: ChainRules = CHAIN_RULES,
 ) -> PosteriorSamples:
     """Draw n samples of the exact posterior of each event, which count alike.
 
+    Events whose posterior, not normalised, is nowhere as high as `worth` (E,) get no chains.
     `log_prob` is the exact log posterior density, `weights` those of draws from it: equal, with the evidence.
     A build-up time that has a prior is one more coordinate.
     """
@@ -59,7 +61,10 @@ def exact_samples(
     size = max(1, _HELD // max(count, n))
     several = [np.arange(k, min(k + size, events)) for k in range(0, events, size)]
     parts = [
-        _Block(draw(rows, count), rows, draw, density, prior, rules).run(n, rng, budget) for rows in several
+        _Block(draw(rows, count), rows, draw, density, prior, rules).run(
+            n, rng, budget, None if worth is None else worth[rows]
+        )
+        for rows in several
     ]
     return type(first).concatenate(parts)
 
@@ -75,7 +80,9 @@ class _Block:
     prior: GeometryPrior
     rules: ChainRules
 
-    def run(self, n: int, rng: np.random.Generator, budget: int | None) -> PosteriorSamples:
+    def run(
+        self, n: int, rng: np.random.Generator, budget: int | None, worth: Floats | None
+    ) -> PosteriorSamples:
         samples = self.samples
         self.unknown = np.zeros(len(samples), dtype=bool)
         exact, law = samples.log_prob is not None, samples.build_up_prior
@@ -88,6 +95,7 @@ class _Block:
             budget=budget or 150 * max(samples.positions.shape[1], n, self.rules.chains),
             symmetry=self.symmetry,
             local=self.modes,
+            worth=worth,
             rules=self.rules,
         )
         log_prob = chains.height - chains.log_evidence[:, None] + np.log(self.unit or 1.0)
