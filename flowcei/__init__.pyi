@@ -19,7 +19,9 @@ from .experiment.drift import without_drift as without_drift
 from .experiment.experiment import Experiment as Experiment
 from .molecules.molecule import Molecule as Molecule
 from .physics.build_up import BuildUp as BuildUp
+from .physics.explosion import Coulomb as Coulomb
 from .physics.explosion import asymptotic_momenta as asymptotic_momenta
+from .physics.growth import ChargeTransfer as ChargeTransfer
 from .physics.jacobian import momenta_jacobian as momenta_jacobian
 from .physics.pair_potential import PairPotential as PairPotential
 from .posterior.files import read_samples as read_samples

@@ -14,7 +14,7 @@ from flowcei.errors import DataError, UsageError
 from flowcei.experiment.accidents import FEWEST as FEWEST_TRUE
 from flowcei.experiment.accidents import VAGUE, Mixture, mixed_sums, tell_by_sums
 from flowcei.experiment.detector import NOISE_FLOOR, rms_component
-from flowcei.experiment.experiment import Experiment
+from flowcei.experiment.experiment import Experiment, stated_experiment
 from flowcei.experiment.missing import LOST
 from flowcei.experiment.shots import Shots
 from flowcei.physics.priors import build_prior
@@ -149,6 +149,8 @@ def measure_experiment(
         raise UsageError(
             "momenta of a prior have noise: state it, or the spread or temperature of the source"
         )
+    if (stated := stated_experiment(events.origin)) is not None and stated.assignments:
+        raise DataError("hits of its assignments were shuffled: their sums tell nothing of the experiment")
     lost = events.columns.get(LOST, np.zeros(len(events)))
     run = _Sums.of(events[np.flatnonzero(lost == 0)] if lost.any() else events, known)
     quantities, remarks = run.quantities(), run.remarks()

@@ -44,6 +44,14 @@ def _spread(text: str) -> list[Any]:
     return list(flowcei.Experiment(noise=1.0, spread=_entries(text)).to_dict()["spread"])
 
 
+def _stated(path: Path) -> dict[str, Any]:
+    """What a file states of noise and source; UsageError where sums would tell nothing."""
+    stated = flowcei.Experiment.load(path).to_dict()
+    if "assignments" in stated:
+        raise UsageError(f"{path} has assignments: sums of hits of unknown ions tell nothing")
+    return {name: stated[name] for name in _KNOWN if name in stated}
+
+
 @click.command()
 @click.argument("file", type=options.InputFile())
 @options.molecule_option
@@ -85,6 +93,11 @@ def experiment(
 
     Example: flowcei experiment events.h5 --noise 1.5 -o experiment.toml
     """
+    forces = {} if experiment is None else flowcei.Experiment.load(experiment).forces
+    if forces and prior is not None:
+        raise UsageError(
+            f"{experiment} states the {', '.join(forces)}, and --prior measures it for Coulomb's law"
+        )
     known = _known(experiment, noise, spread, temperature)
     if output is not None:
         options.output_path(output, overwrite=overwrite, endings=(".toml",), source=file)
@@ -105,7 +118,12 @@ def experiment(
     for remark in measured.remarks:
         warn(remark, code="experiment")
     if output is not None:
-        _write(measured, file, output, overwrite=overwrite)
+        if measured.experiment is None:
+            raise DataError(f"these numbers make no experiment; {output} is not written", path=file)
+        with atomic_text(output, overwrite=overwrite) as target:
+            target.write(replace(measured.experiment, **forces).to_toml())
+        then = f"flowcei sample --momenta {file} --experiment {output} --exact"
+        note(f"experiment written to {output}; next: {then}")
 
 
 def _known(
@@ -117,22 +135,10 @@ def _known(
     known = {name: value for name, value in known.items() if value is not None}
     if path is None:
         return known
-    stated = flowcei.Experiment.load(path).to_dict()
-    stated = {name: stated[name] for name in _KNOWN if name in stated}
+    stated = _stated(path)
     if twice := sorted(set(stated) & set(known)):
         raise UsageError(f"{path} states {twice[0]}; leave out --{twice[0]}")
     return known | stated
-
-
-def _write(measured: ExperimentMeasurement, file: Path, output: Path, *, overwrite: bool) -> None:
-    """Write the experiment; DataError where there is none that samples could be of."""
-    if measured.experiment is None:
-        raise DataError(f"these numbers make no experiment; {output} is not written", path=file)
-    with atomic_text(output, overwrite=overwrite) as target:
-        target.write(measured.experiment.to_toml())
-    note(
-        f"experiment written to {output}; next: flowcei sample --momenta {file} --experiment {output} --exact"
-    )
 
 
 def _show(measured: ExperimentMeasurement) -> None:

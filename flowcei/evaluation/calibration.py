@@ -168,7 +168,7 @@ def calibrate(
     how: dict[str, Any] = {"noise": noise, "latent": latent, "seed": seed, "weigh": weigh, "exact": exact}
     seen = events if own is None else own.calibrated(events)
     if own is not None and noise is None and (weigh or exact):
-        drawn = model.stream(events, n, experiment=own, **how)  # which brings momenta to their scale itself
+        drawn = model.blocks(events, n, experiment=own, **how)  # which brings momenta to their scale itself
     else:
         drawn = model.stream(seen, n, **how)
     return calibrated(model, seen, drawn, noise=noise, seed=seed, rules=rules, on_events=on_events)
@@ -241,6 +241,8 @@ class _Judge:
         """Return ranks (e, Q) of the truth of events `rows` (e,) by what is ranked, and errors (e, K)."""
         weights = None if samples.weights is None else samples.weights.normalised
         truth, true_chart = self.truth[rows][:, None], self.chart[rows]
+        if samples.assignment is not None:  # momenta are of the likeliest assignment, and so is the frame
+            true_chart = _chart(self.model, samples.momenta, samples.sigma, truth)[:, 0]
         chart = _chart(self.model, samples.momenta, samples.sigma, samples.positions)
         internal, true_internal = (
             quantities(samples.molecule, samples.labelled(x))[1][..., 3 * len(samples.molecule) :]

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flowcei.errors import DataError, UsageError
+from flowcei.experiment.assignments import orders_of, parse_groups
 from flowcei.experiment.detector import NOISE_FLOOR, Noise
 from flowcei.experiment.measurement import Measurement
 from flowcei.experiment.shots import Shots, kinds_of
 from flowcei.physics.build_up import BuildUp
 from flowcei.physics.explosion import COULOMB, Coulomb
+from flowcei.physics.growth import ChargeTransfer, transfer_spec
 from flowcei.physics.pair_potential import PairPotential, beside, canonical, laws_in_words
 from flowcei.storage.files import read_toml
 from flowcei.units import BOLTZMANN, quantity
@@ -29,8 +31,17 @@ if TYPE_CHECKING:
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.forward import ForwardModel
 
+ASSIGNMENT = "assignment"
+"""Column of simulated events whose hits were shuffled: the number of the assignment that is right, from 0."""
+
 _UNKNOWN = "unknown"
-_FORCES = "build_up", "pair_potential"
+_FORCES = "build_up", "charge_transfer", "pair_potential"
+_ONE_OF = (
+    ("noise", "detector"),
+    ("spread", "temperature"),
+    ("build_up", "pair_potential"),
+    ("charge_transfer", "pair_potential"),
+)
 _EVERY = "every ion"
 _DETECTOR = {"field": "field", "length": "length", "sigma_t": "time", "sigma_x": "length"}
 # Effusive sources and laser ablation stay below; of OCS it is 31 hbar/bohr. Anything hotter is another unit.
@@ -61,6 +72,10 @@ class Experiment:
         rate: Instead of `accidents`, beside the efficiency, molecules that are ionised in a shot, on average.
         momentum_scale: Measured over true momenta.
         build_up: Time in which charges appear, ``"10fs"``, or of each ion, ``"5fs,10fs,10fs"``.
+        assignments: Groups of ions of the same mass over charge, that nobody tells apart, as O+ and S2+:
+            ``[["o", "s"]]``. The likelihood is the mean of all ways to assign hits of a group to its ions.
+        charge_transfer: Charge that one ion has at first and the others later: a table of `from`, the ion,
+            `time`, ``"5fs"``, and perhaps `charge`, all that the others will have if absent.
         pair_potential: What stands in place of 1/r, for all pairs of ions or, by labels as ``"c-o"``, each:
             see `PairPotential.of`. In a file the name of a CSV file is that of a table.
 
@@ -86,13 +101,15 @@ class Experiment:
     rate: Any = None
     momentum_scale: Any = 1.0
     build_up: Any = None
+    assignments: Any = None
+    charge_transfer: Any = None
     pair_potential: Any = None
 
     def __post_init__(self) -> None:
         """Bring every entry to one form, and check it."""
         if self.rate is not None and (self.accidents != 0.0 or self.efficiency == 1.0):
             raise UsageError("rate stands in place of accidents, and beside the efficiency")
-        for one, other in (("noise", "detector"), ("spread", "temperature"), ("build_up", "pair_potential")):
+        for one, other in _ONE_OF:
             if getattr(self, one) is not None and getattr(self, other) is not None:
                 raise UsageError(f"{one} and {other} exclude each other; leave one out")
         if self.noise is None and self.detector is None:
@@ -108,6 +125,8 @@ class Experiment:
             "rate": lambda r: _number("rate (molecules a shot)", r, 0.0, _MOST_A_SHOT, "low"),
             "momentum_scale": lambda s: _number("momentum_scale", s, *_SCALES),
             "build_up": lambda b: str(BuildUp.parse(b)),
+            "assignments": parse_groups,
+            "charge_transfer": transfer_spec,
             "pair_potential": canonical,
         }
         for name, settle in form.items():
@@ -174,6 +193,14 @@ class Experiment:
         if (kelvin := largest**2 / (mass * BOLTZMANN)) > _HOTTEST * 1.001:
             what = f"a spread of {largest:g} hbar/bohr is that of {kelvin:.3g} K for {molecule.name}"
             raise UsageError(f"{what}: no source is as hot (at most {_HOTTEST:g} K)")
+        orders = None
+        if self.assignments is not None:
+            arrival = None
+            if self.detector is not None:
+                arrival = [quantity(self.detector[k], _DETECTOR[k]) for k in ("field", "length", "sigma_t")]
+            orders = orders_of(self.assignments, molecule, arrival)
+        if orders is not None and (self.accidents or self.rate) and np.isinf(spread).any():
+            raise UsageError("accidents beside assignments are told by sums: state the spread of the source")
         return Measurement(
             molecule.masses / mass,
             self._levels(molecule),
@@ -185,7 +212,20 @@ class Experiment:
             scale=self.momentum_scale,
             forward=self.forward(molecule),
             efficiency=None if (efficiency == 1.0).all() else efficiency,
+            orders=orders,
         )
+
+    def rightly_assigned(self, events: Events) -> Events:
+        """Calibrated events, each hit that of its ion where simulated ones say which assignment is right."""
+        own, calibrated = self.of(events.molecule), self.calibrated(events)
+        if own.orders is None or ASSIGNMENT not in events.columns:
+            return calibrated
+        right, rows = events.columns[ASSIGNMENT].astype(int), np.arange(len(events))
+        return replace(calibrated, momenta=own.assigned(calibrated.momenta)[right, rows])
+
+    def told_apart(self) -> Experiment:
+        """Return this experiment with hits that are those of their ions."""
+        return replace(self, assignments=None)
 
     def _shots(self, molecule: Molecule, efficiency: NDArray[np.float64]) -> Shots | None:
         """What a shot gives, where accidents come of ions that are lost."""
@@ -199,10 +239,19 @@ class Experiment:
         """What turns geometries of a molecule into momenta; UsageError where it is not of its ions."""
         if self.pair_potential is not None:
             return PairPotential.of(self.pair_potential, molecule.labels).checked(molecule.charges)
+        transfer = self.transfer(molecule)
         if self.build_up is None:
-            return COULOMB
+            return COULOMB if transfer is None else Coulomb(transfer=transfer)
         BuildUp.parse(self.build_up).of_ions(len(molecule))
-        return Coulomb(BuildUp.parse(self.build_up))
+        return Coulomb(BuildUp.parse(self.build_up), transfer)
+
+    def transfer(self, molecule: Molecule) -> ChargeTransfer | None:
+        """The charge that moves from one ion to the others, if any."""
+        if self.charge_transfer is None:
+            return None
+        transfer = ChargeTransfer.of(self.charge_transfer, molecule.labels)
+        transfer.amounts(molecule.charges)  # there is as much
+        return transfer
 
     @property
     def forces(self) -> dict[str, Any]:

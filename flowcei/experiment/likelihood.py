@@ -80,6 +80,10 @@ class Likelihood:
         other.level = None if self.level is None else self.level[events]
         return other
 
+    def of_samples(self, positions: NDArray[np.floating]) -> tuple[Likelihood, NDArray[np.intp]]:
+        """The likelihood of geometries (E, n, N, 3) one by one, and which event of it each is of, (E n,)."""
+        return self, np.repeat(np.arange(len(positions)), positions.shape[1])
+
     @property
     @nonfinite_allowed
     def noise(self) -> NDArray[np.float64]:

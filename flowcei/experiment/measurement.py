@@ -37,7 +37,17 @@ class Measurement:
     scale: float = 1.0
     forward: ForwardModel = COULOMB
     efficiency: Floats | None = None  # chance of each ion to be detected, (N,); all are where None
+    orders: NDArray[np.intp] | None = None  # whose hit each ion may have, (K, N), the first its own; or that
     shots: Shots | None = None  # of which accidents come, where these are of ions that were lost
+
+    def assigned(self, momenta: Floats) -> Floats:
+        """Calibrated momenta (E, N, 3) under each of the K assignments of hits to ions, (K, E, N, 3).
+
+        A hit keeps its velocity: as that of another ion its momentum is larger by the ratio of the masses.
+        """
+        orders = np.arange(len(self.shares))[None] if self.orders is None else self.orders
+        ratio = self.shares / self.shares[orders]
+        return np.asarray(np.swapaxes(momenta[:, orders], 0, 1) * ratio[:, None, :, None])
 
     @property
     def levels(self) -> Floats:
@@ -61,8 +71,9 @@ class Measurement:
 
     @property
     def build_up(self) -> BuildUp | None:
-        """That of the charges, where there is one."""
-        growth = self.forward.build_up if isinstance(self.forward, Coulomb) else None
+        """That of the charges, where it is all that is not Coulomb's law at once."""
+        alone = isinstance(self.forward, Coulomb) and self.forward.transfer is None
+        growth = self.forward.build_up if isinstance(self.forward, Coulomb) and alone else None
         return growth if isinstance(growth, BuildUp) else None
 
     def calibrated(self, momenta: Floats) -> Floats:
@@ -100,9 +111,11 @@ class Measurement:
         return np.asarray(np.sqrt((self.levels**2).mean(axis=0)) * unit)
 
     def check_stated(self) -> None:
-        """Raise UsageError where the share of accidents is unknown: nobody can simulate it."""
+        """Raise UsageError for what nobody can simulate."""
         if np.isinf(self.accidents):
             raise UsageError("the share of accidents is unknown; state it as a number to simulate them")
+        if self.orders is not None and self.efficiency is not None:
+            raise UsageError("assignments of hits need all of them: leave out the efficiency, or assignments")
 
     def accidental(self, lost: NDArray[np.bool_]) -> Floats:
         """Share (E,) of accidents among events that lack these ions (E, N)."""
@@ -144,3 +157,10 @@ class Measurement:
             # Events are independent, so a fixed distance in their order is as good as a random one.
             out[accident] = out[(np.flatnonzero(accident)[:, None] + 1 + molecule) % count, ion]
         return out, self.sigma(out), accident
+
+    def shuffled(self, momenta: Floats, rng: np.random.Generator) -> tuple[Floats, NDArray[np.intp]]:
+        """Momenta (B, N, 3) with hits under the names of other ions, and which assignment is right, (B,)."""
+        orders = np.arange(len(self.shares))[None] if self.orders is None else self.orders
+        chosen = rng.integers(len(orders), size=len(momenta))
+        right = [int((orders == np.argsort(order)).all(axis=1).argmax()) for order in orders]
+        return self.assigned(momenta)[chosen, np.arange(len(momenta))], np.array(right)[chosen]

@@ -1,9 +1,10 @@
 """Charges that build up, on rows of lanes: docs/simulator.md, Charges that build up.
 
-Ion i has the share g_i(t) = 1 - sum over k of A_ik exp(-t / time_k) of its charge, and the force of a pair
-the factor g_i g_j. What is called growth is None for charges that are there at once, else a tuple of K zeros,
-whose length numba compiles in, the A_ik (N, K), and what the setting says: the pace of steps while charges
-grow, the least T in units of the longest time, and the shortest time that is told from 0 in units of T.
+Ion i has the share g_i(t) = 1 - sum over k of A_ik exp(-t / time_k) of its charge, more than 1 where it gives
+some away, and the force of a pair the factor g_i g_j. What is called growth is None for charges that are
+there at once, else a tuple of K zeros, whose length numba compiles in, the A_ik (N, K), and what the setting
+says: the pace of steps while charges grow, the least T in units of the longest time, and the shortest time
+that is told from 0 in units of T.
 """
 
 from __future__ import annotations
@@ -66,11 +67,28 @@ def stretched(rows, o, tau, size, growth) -> Lanes:
         longest = where_greater(time, longest, time, longest)
         store(rows, o.times + k, 1.0 / time)
         store(rows, o.times + o.fading + k, 1.0)
-    for row in range(o.shares, o.total):  # no charge, and no energy yet
+    for row in range(o.shares, o.total):
         store(rows, row, 0.0)
     natural = tau + 2.0 * _STRETCH * longest * sqrt(tau)  # 4 T^2 (1 + stretch tau / T)
     needed = 4.0 * least * least * longest * longest
     return where_greater(natural, needed, natural, needed)
+
+
+@compiled
+def begun(rows, o, n, strengths, growth, shares) -> Lanes:
+    """Write the shares of all ions at the start to rows `shares` ...; return the energy of all pairs."""
+    for i in range(n):
+        store(rows, shares + i, 1.0)
+        for k in range(o.fading):
+            store(rows, shares + i, load(rows, shares + i) - growth[1][i, k])
+    pair, energy = 0, 0.0 * load(rows, shares)
+    for i in range(n):
+        for j in range(i + 1, n):
+            share = load(rows, shares + i) * load(rows, shares + j)
+            store(rows, o.pairs + 2 * pair, share)
+            energy = energy + share * strengths[pair] * load(rows, o.inverse + pair)
+            pair += 1
+    return energy
 
 
 @compiled
@@ -91,7 +109,7 @@ def grow(rows, o, n, growth, tau, z, factor, shares) -> None:
 
 @compiled
 def growing(rows, o, n, passing, growth) -> Lanes:
-    """Write how shares change with z, dt/dz = `passing`; return the rate of steps to the fourth power."""
+    """Write how fast shares change, dt/dz = `passing`; return the rate of steps to the fourth power."""
     total = 0.0 * passing
     for i in range(n):
         store(rows, o.changes + i, 0.0)
@@ -102,6 +120,9 @@ def growing(rows, o, n, passing, growth) -> Lanes:
         # What a step of order p misses goes like rate^p exp(-t / tau): the rate may fade with its p-th root.
         rate = rate * growth[2]
         total = total + rate * rate * rate * rate * sqrt(left)
+    for i in range(n):
+        change = load(rows, o.changes + i)
+        store(rows, o.changes + i, where_greater(change, 0.0, change, 0.0 - change))
     return total
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from flowcei.physics._compilation import compiled
-from flowcei.physics._growth import gained, grow, growing, stretched
+from flowcei.physics._growth import begun, gained, grow, growing, stretched
 from flowcei.physics._lanes import Lanes, any_positive, ceil, load, rsqrt, sqrt, store, where_greater
 
 _ENERGY_ERROR = 0.01  # relative error of the energy beyond which an event is lost
@@ -82,12 +82,12 @@ def integrate(rows, ions, ladder, directions, system, method, unit, growth, movi
     s, k = 2 * o.n3, 3 * o.n3
     size = _enter(rows, o, n, masses, weights, unit, moving)
     tau, energy, closest = _start(rows, o, n, masses, strengths)
+    last = o.shares + (stages - 1) * n  # where shares at the end of a step are
     if growth is not None:
-        tau, energy = _start_growing(rows, o, masses, tau, size, growth)
+        tau, energy = _start_growing(rows, o, n, masses, strengths, tau, size, growth, last)
     still = -2.0 + 0.0 * tau
     _enter_directions(rows, o, n, masses, strengths, energy, growth)
     z, whole = 0.0 * tau, 1.0 + 0.0 * tau
-    last = o.shares + (stages - 1) * n  # where shares at the end of a step are
     _forces(rows, o, n, 0, k, weights, strengths, tau, still, whole, growth, last)
     remaining = z1 - z
     for _ in range(_MOST_STEPS):
@@ -262,12 +262,13 @@ def _start(rows, o, n, masses, strengths) -> tuple[Lanes, Lanes, Lanes]:
 
 
 @compiled
-def _start_growing(rows, o, masses, tau, size, growth) -> tuple[Lanes, Lanes]:
-    """Return the tau that suits charges which grow from 0, and the energy at the start, all of it motion."""
+def _start_growing(rows, o, n, masses, strengths, tau, size, growth, shares) -> tuple[Lanes, Lanes]:
+    """Return the tau that suits charges which grow, and the energy at the start."""
     longer = stretched(rows, o, tau, size, growth)
     for d in range(o.n3, 2 * o.n3):
         store(rows, d, load(rows, d) * sqrt(longer / tau))
-    return longer, 0.5 * _product(rows, o.n3, o.n3, o, masses) / longer
+    motion = 0.5 * _product(rows, o.n3, o.n3, o, masses) / longer
+    return longer, motion + begun(rows, o, n, strengths, growth, shares)
 
 
 @compiled

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from flowcei.physics.forward import ForwardModel
-    from flowcei.physics.growth import Growth
+    from flowcei.physics.growth import ChargeTransfer, Growth
 
     Reals: TypeAlias = NDArray[np.floating]
     Floats: TypeAlias = NDArray[np.float64]
@@ -127,15 +127,17 @@ def asymptotic_momenta(
 
 @dataclass(frozen=True, eq=False)
 class Coulomb:
-    """The forward model of point charges, which may take time to appear: see `asymptotic_momenta`."""
+    """The forward model of point charges, which may appear slowly (see `asymptotic_momenta`), or move."""
 
     build_up: str | ArrayLike | BuildUp | None = None
+    transfer: ChargeTransfer | None = None
 
     @property
     def name(self) -> str:
         """`PLAIN`, or with the times."""
         growth = None if self.build_up is None else BuildUp.parse(self.build_up)
-        return PLAIN if growth is None or growth.is_zero else f"{PLAIN}, charges that build up in {growth}"
+        slow = "" if growth is None or growth.is_zero else f", charges that build up in {growth}"
+        return f"{PLAIN}{slow}" if self.transfer is None else f"{PLAIN}{slow}, {self.transfer}"
 
     def follow(
         self,
@@ -149,7 +151,7 @@ class Coulomb:
         derivatives: bool = False,
     ) -> tuple[Reals, Floats, Status]:
         """As of `ForwardModel`."""
-        how = accuracy, threads, initial_momenta, self.build_up
+        how = accuracy, threads, initial_momenta, self.build_up, self.transfer
         return follow(positions, masses, charges, *how, derivatives=derivatives)
 
 
@@ -189,25 +191,28 @@ def follow(
     threads: int | None,
     initial_momenta: ArrayLike | None = None,
     build_up: str | ArrayLike | BuildUp | None = None,
+    transfer: ChargeTransfer | None = None,
     *,
     derivatives: bool = False,
 ) -> tuple[Reals, Floats, Status]:
     """Momenta (B, N, 3), derivatives (B, 3N, 3N), none unless asked for, and status (B,): 0 where right."""
     from flowcei.physics._kernel import LOST
 
-    setting = setting_for(accuracy)
+    setting, finest = setting_for(accuracy), SETTINGS[-1]
+    if transfer is not None:
+        setting, finest = _careful(setting), _careful(finest)
     x = as_events("positions", positions)
     system = system_of(masses, charges, x.shape[1])
     motion, drift = moving_start(x, initial_momenta, system[0][0].reshape(-1, 3))
-    growth = growth_of(build_up, len(x), np.asarray(masses), np.asarray(charges))
+    growth = growth_of(build_up, transfer, len(x), np.asarray(masses), np.asarray(charges))
     momenta, jacobian, status = _run(x, motion, system, growth, setting, threads, derivatives=derivatives)
     # One geometry in a million comes so close to a collision that a coarse setting loses it. It is followed
     # again, alone, by the finest: a long training must not end for it.
     lost = np.flatnonzero(status == LOST)
-    if len(lost) and setting is not SETTINGS[-1]:
+    if len(lost) and setting is not finest:
         start = motion[lost] if len(motion) else motion
         growing = growth and (growth[0][lost], growth[1])
-        again = _run(x[lost], start, system, growing, SETTINGS[-1], threads, derivatives=derivatives)
+        again = _run(x[lost], start, system, growing, finest, threads, derivatives=derivatives)
         momenta[lost], status[lost] = again[0], again[2]
         if derivatives:
             jacobian[lost] = again[1]
@@ -259,6 +264,13 @@ def _pace(setting: _Setting) -> tuple[np.floating[Any], ...]:
     least = setting.fading / (np.arctanh(z1) + z1 / (1.0 - z1**2))
     dtype: Any = setting.dtype
     return dtype(setting.pace), dtype(least), dtype(1e-7 if dtype == np.float32 else 1e-12)
+
+
+@cache
+def _careful(setting: _Setting) -> _Setting:
+    """With shorter steps, for charge that moves: forces begin at once, and change from the first moment."""
+    # By trial, as `SETTINGS`, for times from 0.01 to 10 T; without, up to thirteen times the error promised.
+    return replace(setting, eta=0.6 * setting.eta, pace=2.0 * setting.pace, fading=setting.fading + 4.0)
 
 
 def setting_for(accuracy: float) -> _Setting:

@@ -1,42 +1,138 @@
-"""What the simulator takes of charges that build up: times and amounts of exponentials."""
+"""What the simulator takes of charges that build up or move: times and amounts of exponentials."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flowcei.errors import UsageError
 from flowcei.physics.build_up import LONGEST, BuildUp
 from flowcei.units import FEMTOSECOND
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from numpy.typing import ArrayLike, NDArray
 
     Floats = NDArray[np.float64]
     Growth = tuple[Floats, Floats]
 
 
+@dataclass(frozen=True)
+class ChargeTransfer:
+    """Charge that one ion has at first and the others later: what they lack fades as exp(-t / time).
+
+    Each of the others receives as much of it as it has of their final charges.
+
+    Attributes:
+        ion: Number of the ion that gives, from 0.
+        time: Time constant, fs.
+        charge: What it has above its final charge at first, elementary charges; all that the others will have
+            where None.
+
+    Raises:
+        UsageError: For a time or a charge that is not positive; as it is used, for more charge than there is.
+
+    Example:
+        >>> import flowcei
+        >>> slow = flowcei.Coulomb(transfer=flowcei.ChargeTransfer(1, 20.0))
+        >>> ocs = flowcei.Molecule.load("ocs")
+        >>> p = flowcei.asymptotic_momenta(ocs.equilibrium, ocs.masses, ocs.charges, forward=slow)
+        >>> fast = flowcei.asymptotic_momenta(ocs.equilibrium, ocs.masses, ocs.charges)
+        >>> bool(abs(p[2]).max() < 0.9 * abs(fast[2]).max())
+        True
+    """
+
+    ion: int
+    time: float
+    charge: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if not 0.0 < self.time <= LONGEST:
+            raise UsageError(f"charge goes over in {self.time:g} fs; it must be above 0 to {LONGEST:g} fs")
+        if self.charge is not None and not 0.0 < self.charge < np.inf:
+            raise UsageError(f"the charge that goes over is {self.charge:g}; it must be above 0")
+
+    @classmethod
+    def of(cls, spec: Mapping[str, Any], labels: Sequence[str]) -> ChargeTransfer:
+        """Return that of a table as `transfer_spec` gives it, for ions with labels."""
+        if spec["from"] not in labels:
+            raise UsageError(
+                f"charge_transfer is from {spec['from'][:40]!r}; the ions are {', '.join(labels)}"
+            )
+        return cls(labels.index(spec["from"]), BuildUp.parse(spec["time"]).times[0], spec.get("charge"))
+
+    def amounts(self, charges: Floats) -> Floats:
+        """What each ion lacks at first, (N,), over its final charge: less than 0 of the one that gives."""
+        others = float(np.abs(charges).sum() - abs(charges[self.ion]))
+        moved = others if self.charge is None else self.charge
+        if moved > others:
+            raise UsageError(f"a charge of {moved:g} goes over to ions that have {others:g} in the end")
+        out = np.full(len(charges), moved / others)
+        out[self.ion] = -moved / abs(charges[self.ion])
+        return out
+
+    def __str__(self) -> str:
+        """Return it in words."""
+        moved = "all charge of the others" if self.charge is None else f"a charge of {self.charge:g}"
+        return f"{moved} comes from ion {self.ion + 1} in {BuildUp((self.time,))}"
+
+
+def transfer_spec(given: object) -> dict[str, Any]:
+    """A table of ``from``, ``time`` and perhaps ``charge``, in one form; UsageError where it is none."""
+    table = given if isinstance(given, dict) else {}
+    if not {"from", "time"} <= set(table) <= {"from", "time", "charge"}:
+        raise UsageError("charge_transfer is a table of from (an ion), time (5fs) and perhaps charge")
+    times = BuildUp.parse(table["time"])
+    if len(times.times) != 1:
+        raise UsageError(f"charge_transfer has one time; got {table['time']!r:.60}")
+    charge = table.get("charge")
+    if charge is not None and type(charge) not in (int, float):
+        raise UsageError(f"the charge that goes over is {charge!r:.40}; it must be a number")
+    ChargeTransfer(0, times.times[0], charge)
+    out: dict[str, Any] = {"from": str(table["from"]), "time": str(times)}
+    return out if charge is None else out | {"charge": float(charge)}
+
+
 def growth_of(
-    build_up: str | ArrayLike | BuildUp | None, count: int, masses: Floats, charges: Floats
+    build_up: str | ArrayLike | BuildUp | None,
+    transfer: ChargeTransfer | None,
+    count: int,
+    masses: Floats,
+    charges: Floats,
 ) -> Growth | None:
-    """Build-up times (B, K), in units of the molecule but for its size, and amounts (N, K) of `_growth`."""
-    if build_up is None:
-        return None
+    """Times (B, K), in units of the molecule but for its size, and amounts (N, K) of `_growth`."""
     n = len(masses)
+    times, amounts = np.zeros((count, 0)), np.zeros((n, 0))
+    if build_up is not None and (own := _times(build_up, count, n)).any():
+        times, amounts = own, np.ones((n, 1)) if own.shape[1] == 1 else np.eye(n)
+    if transfer is not None:
+        # (1 - sum_k A_ik exp(-t / tau_k)) (1 - d_i exp(-t / time)), multiplied out.
+        moved, own = transfer.amounts(charges)[:, None], np.full((count, 1), transfer.time)
+        both = times * transfer.time / (times + transfer.time)
+        times, amounts = np.hstack([times, own, both]), np.hstack([amounts, moved, -moved * amounts])
+    if not times.any():
+        return None
+    unit = FEMTOSECOND * float(np.abs(charges).max() / np.sqrt(masses.sum()))
+    return np.ascontiguousarray(times * unit), amounts
+
+
+def _times(build_up: str | ArrayLike | BuildUp, count: int, n: int) -> Floats:
+    """Build-up times (B, 1), or of each ion (B, N), fs; ValueError for others."""
     if isinstance(build_up, str | BuildUp):
-        times = np.tile(BuildUp.parse(build_up).of_ions(n), (count, 1))
-    else:
-        given = np.asarray(build_up, np.float64)
-        if given.shape not in ((), (count,), (count, n)):
-            shapes = f"expected (), ({count},) or ({count}, {n})"
-            raise ValueError(f"build-up times have shape {given.shape}; {shapes}")
-        times = given if given.ndim == 2 else np.broadcast_to(given[..., None], (count, 1))
+        return np.tile(BuildUp.parse(build_up).of_ions(n), (count, 1))
+    given = np.asarray(build_up, np.float64)
+    if given.shape not in ((), (count,), (count, n)):
+        raise ValueError(
+            f"build-up times have shape {given.shape}; expected (), ({count},) or ({count}, {n})"
+        )
+    times = given if given.ndim == 2 else np.broadcast_to(given[..., None], (count, 1))
     wrong = ~((times >= 0.0) & (times <= LONGEST)).all(axis=1)
     if wrong.any():
         row = int(np.argmax(wrong))
         allowed = f"they must be 0 to {LONGEST:g} fs"
         raise ValueError(f"row {row} has build-up times of {times[row].tolist()} fs; {allowed}")
-    if not times.any():
-        return None
-    unit = FEMTOSECOND * float(np.abs(charges).max() / np.sqrt(masses.sum()))
-    return np.ascontiguousarray(times * unit), np.ones((n, 1)) if times.shape[1] == 1 else np.eye(n)
+    return times

@@ -33,6 +33,7 @@ ARRAYS = {
     "sigma": ("event",),
     "log_prob": ("event", "sample"),
     "flags": ("event",),
+    "assignment": ("event", "sample"),
 }
 """The arrays of samples with their dimensions, in the order of files."""
 
@@ -53,6 +54,7 @@ class SampleArrays(RowArrays):
     weights: Weights | None = None
     flags: NDArray[np.uint16] | None = None
     columns: dict[str, NDArray[Any]] = field(default_factory=dict)
+    assignment: NDArray[np.uint8] | None = None
 
     def __post_init__(self) -> None:
         """Check shapes."""
@@ -169,6 +171,8 @@ class SampleArrays(RowArrays):
         if self.flags is not None:
             words = np.array([in_words(flags) for flags in self.flags], dtype=object)
             after["flags"] = np.repeat(words, self.positions.shape[1])
+        if self.assignment is not None:
+            after["assignment"] = self.assignment
         if self.weights is not None:
             after["weight"] = np.where(self.answered[:, None], self.weights.normalised, np.nan)
         return sample_table(self, self.positions, {}, after)
@@ -197,6 +201,7 @@ class SampleArrays(RowArrays):
         event, sample, ion = arrays.pop("event_id"), np.arange(self.positions.shape[1]), self.molecule.labels
         coords = {"event": event, "sample": sample, "ion": list(ion), "axis": ["x", "y", "z"]}
         attrs: dict[str, Any] = {name: {"unit": unit} for name, unit in self.units.items()}
+        attrs |= {"assignment": {}}
         attrs["flags"] = {"flag_masks": list(FLAG_BITS.values()), "flag_meanings": " ".join(FLAG_BITS)}
         variables: dict[str, Any]
         variables = {k: (ARRAYS[k], array, attrs[k]) for k, array in arrays.items() if array is not None}

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flowcei.errors import DataError, NoDensityError
-from flowcei.experiment.covariance import CovarianceLikelihood
+from flowcei.experiment.covariance import AssignedLikelihood, CovarianceLikelihood
 from flowcei.experiment.experiment import Experiment, has_accidents
 from flowcei.experiment.likelihood import Likelihood
 from flowcei.experiment.missing import lost_ions
 from flowcei.physics.priors import GeometryPrior, build_prior
+from flowcei.posterior.assignments import modes_of_assignments
 from flowcei.posterior.container import SampleArrays
 from flowcei.posterior.drawing import INSIDE
 from flowcei.posterior.flags import FLAG_BITS, POOR_WEIGHTS, poor_weights, warn_of_flagged
@@ -61,6 +62,8 @@ class PosteriorSamples(SampleArrays):
         weights: Importance weights of the samples, where they were weighed.
         flags: Why an answer is not to be trusted, (E,), bits: see `flowcei.posterior.flags`.
         columns: Extra columns of the events, (E,) each: a delay, a shot number.
+        assignment: Which assignment of hits to ions each sample is of, (E, n), where an experiment has
+            several. Columns ``p_assignment_0``, ... hold their probabilities; `momenta` are of the likeliest.
 
     Raises:
         DataError: For shapes that do not match.
@@ -87,6 +90,8 @@ class PosteriorSamples(SampleArrays):
         relative, ions = bool(self.origin.get("noise_relative", True)), self.molecule
         if stated := self.origin.get("experiment"):
             measurement = Experiment.from_dict(stated).of(ions)
+            if measurement.orders is not None:
+                return AssignedLikelihood(ions.masses, ions.charges, self.momenta, measurement)
             return CovarianceLikelihood(ions.masses, ions.charges, self.momenta, measurement, self.lost)
         if forward := self.origin.get("forward"):
             raise DataError(f"samples of explosions by {forward} that no --experiment states: draw them anew")
@@ -243,10 +248,12 @@ class PosteriorSamples(SampleArrays):
         prior = prior or self.known_prior()
         plausible = self._plausible(prior)
         log_prior = None if prior is None or plausible is None else partial(self._log_prior, prior)
-        found = search_modes(
-            self.likelihood, self.positions, weights=self.weights, log_prior=log_prior, plausible=plausible,
-            rules=rules, search=search, threads=threads,
-        )  # fmt: skip
+        how: Any = {"log_prior": log_prior, "plausible": plausible, "rules": rules, "search": search}
+        likelihood, how = self.likelihood, how | {"threads": threads}
+        if isinstance(likelihood, AssignedLikelihood):
+            found = modes_of_assignments(likelihood, self.positions, self.weights, **how)
+        else:
+            found = search_modes(likelihood, self.positions, weights=self.weights, **how)
         if self.lost is not None:  # a family of geometries gives the momenta of those that lack several ions
             open_ = (self.lost.sum(axis=1) > 1) & (found.verdict == UNIQUE)
             found = replace(found, verdict=np.where(open_, AMBIGUOUS, found.verdict))
@@ -264,8 +271,8 @@ class PosteriorSamples(SampleArrays):
         if self.weights is None:
             return self
         rows, chosen = np.arange(len(self))[:, None], self.weights.resampled(seed)
-        log_prob = None if self.log_prob is None else self.log_prob[rows, chosen]
-        return replace(self, positions=self.positions[rows, chosen], log_prob=log_prob, weights=None)
+        names = [name for name in ("positions", "log_prob", "assignment") if getattr(self, name) is not None]
+        return replace(self, **{name: getattr(self, name)[rows, chosen] for name in names}, weights=None)
 
     def mean(self, *, keep_flagged: bool = False) -> Floats:
         """Return the posterior mean of the positions, (E, N, 3), bohr; weighted where weighed.
@@ -294,7 +301,8 @@ class PosteriorSamples(SampleArrays):
             density = self.log_prob if self.weights is None else self.log_prob + self.weights.log_weights
             best = density.argmax(axis=1)
         x = self.positions[rows, best].astype(np.float64)
-        variance = np.einsum("ekk->ek", local_covariance(self.likelihood, x, rows)[0])
+        likelihood, rows = self.likelihood.of_samples(x[:, None])
+        variance = np.einsum("ekk->ek", local_covariance(likelihood, x, rows)[0])
         floor = np.asarray(np.sqrt(variance.reshape(len(self), -1, 3).sum(axis=2)))
         if self.lost is not None:  # of two and more momenta leave directions open
             floor[self.lost.sum(axis=1) > 1] = np.inf

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -10,14 +10,17 @@ import numpy as np
 import torch
 
 from flowcei.experiment.covariance import CovarianceLikelihood
+from flowcei.posterior.assignments import assigned
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.reconstruction import lost
+from flowcei.reconstruction.assigning import Assigning, under_each
 from flowcei.reconstruction.sampling import by_request
 
 if TYPE_CHECKING:
     from flowcei.events.container import Events
     from flowcei.physics.priors import GeometryPrior
-    from flowcei.posterior.arrays import Floats, Rows
+    from flowcei.posterior.arrays import Bools, Floats, Rows
+    from flowcei.posterior.exact import Density, Draw
     from flowcei.reconstruction.model import Entered, Reconstructor
     from flowcei.reconstruction.sampling import SamplingRequest
 
@@ -40,20 +43,49 @@ class Answering:
         self, rng: np.random.Generator, events: Events, complete: lost.Completion | None
     ) -> PosteriorSamples:
         """Samples of events that are all complete, or else of what their lost momenta may have been."""
+        request, stated = self.request, self.request.experiment
+        own = None if stated is None else stated.of(self.model.molecule)
+        if stated is None or own is None or own.orders is None:
+            draw, density = self.source(rng, events, complete)
+            return by_request(draw, self.flags(events), request, rng, self.prior, density)
+        # Under each assignment the experiment is one without any.
+        alone = replace(self, request=replace(request, experiment=stated.told_apart()))
+        each = under_each(events, own)
+        draws, densities = zip(*(alone.source(rng, one, None) for one in each), strict=True)
+        how = list(draws), list(densities), self.prior, rng
+        mixture = Assigning.of(events, *how, corrected=request.weighs)
+        flags = mixture.flags([alone.flags(one) for one in each])
+        draw = partial(self._draw_of, mixture)
+        samples = by_request(draw, flags, request, rng, self.prior, mixture.density)
+        return assigned(samples, own, rng)
+
+    def _draw_of(self, mixture: Assigning, rows: Rows, n: int) -> PosteriorSamples:
+        """Samples of the experiment as it was stated."""
+        samples, stated = mixture.draw(rows, n), self.request.experiment
+        return replace(samples, origin=samples.origin | {"experiment": stated and stated.to_dict()})
+
+    def flags(self, events: Events) -> dict[str, Bools]:
+        """Those that momenta raise."""
         model, request = self.model, self.request
-        sigma = model.sigma(events, request.noise)
-        entered = self._entered(events)  # once: a whitened chart takes a search an event
-        draw = partial(self._draw, events, sigma, entered, rng)
-        if complete is not None:
-            draw = partial(lost.drawn, self._one_each, events, complete, sigma, rng)
         flags = model.unlike_training(events, request.noise, request.experiment)
         if not request.weighs:  # nothing corrects what the network makes of it
             flags["noise"] |= model.loud(events, request.noise, request.experiment)
+        return flags
+
+    def source(
+        self, rng: np.random.Generator, events: Events, complete: lost.Completion | None
+    ) -> tuple[Draw, Density]:
+        """What draws samples of some events, and their density."""
+        model, request = self.model, self.request
+        sigma = model.sigma(events, request.noise)
+        entered = self._entered(events)  # once: a whitened chart takes a search an event
 
         def density(x: Floats, rows: Rows) -> Floats:
             return model.log_prob_entered(x, *_of(entered, rows), model.network.log_prob)
 
-        return by_request(draw, flags, request, rng, self.prior, density)
+        if complete is not None:
+            return partial(lost.drawn, self._one_each, events, complete, sigma, rng), density
+        return partial(self._draw, events, sigma, entered, rng), density
 
     def _one_each(self, events: Events, sigma: Floats, rng: np.random.Generator) -> PosteriorSamples:
         noise = self.model.sigma(events, self.request.noise, self.request.experiment)

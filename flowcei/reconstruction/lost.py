@@ -60,6 +60,8 @@ def by_completeness(
     if lost is None:
         return answer(events, None)
     own = known_source(request, events.molecule)
+    if own.orders is not None:
+        raise UsageError("assignments of hits need all of them: leave out --missing, or assignments")
     events = replace(events, momenta=completed(events.momenta, lost))
     width = own.width(events.momenta)[:, None] * lost[..., None]
     number = np.minimum(lost.sum(axis=1), 2)

@@ -249,7 +249,7 @@ def told_apart(quality: Quality, measurement: Measurement) -> Quality:
         momenta, lost = quality.momenta[rows], quality.lost[rows]
         mixture = tell_accidents(quality.log_evidence[rows], momenta, measurement, lost)
         found[kind] = {"events": len(rows), "share": mixture.share, "error": mixture.share_error}
-        if not lost.any():
+        if not lost.any() and measurement.orders is None:
             # The prior has no say in sums: where it is wrong, true events pass for accidents.
             spread = np.where(np.isinf(measurement.spread), 0.0, measurement.spread)
             width = replace(measurement, spread=spread).width(momenta)
