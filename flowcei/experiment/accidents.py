@@ -53,6 +53,7 @@ def counted_as_true(columns: Mapping[str, NDArray[Any]], count: int) -> NDArray[
     return every[kept] if kept.any() else every
 
 
+_HOPELESS = 40.0  # nats, by which an event is less probable than as an accident, whatever geometry is found
 _MIXED = 20_000  # sums of ions of different events, at least
 _BINS_A_WIDTH = 8  # of the kernel: the step of the table is then below 1 % of the density
 _MOST_BINS = 4096
@@ -197,6 +198,15 @@ def tell_accidents(
     has the volume dq dt), normal, by the noise and by the spread of the source, which is found with f. An ion
     of `lost` (E, N) has no momentum. Hits may be those of other ions, by any assignment alike.
     """
+    log_accident = log_accidental(momenta, measurement, lost)
+    unknown = np.isinf(measurement.spread)
+    noise = replace(measurement, spread=np.zeros(3)).width(momenta)[:, unknown] ** 2
+    sums = momenta.sum(axis=1)[:, unknown]
+    return Mixture.fitted(log_evidence, log_accident, sums, noise, np.ones_like(noise))
+
+
+def log_accidental(momenta: Floats, measurement: Measurement, lost: NDArray[np.bool_]) -> Floats:
+    """Log density (E,) of calibrated momenta (E, N, 3) of ions that know nothing of each other."""
     each = np.linalg.norm(measurement.assigned(momenta), axis=3)  # the first as they stand
     logs = np.zeros(each.shape[:2])
     for ion in range(momenta.shape[1]):
@@ -204,11 +214,20 @@ def tell_accidents(
         if there.any():
             density = Isotropic(each[0, there, ion])
             logs[:, there] += density.log_prob(each[:, there, ion])
-    log_accident = logsumexp(logs, axis=0) - np.log(len(logs))
-    unknown = np.isinf(measurement.spread)
-    noise = replace(measurement, spread=np.zeros(3)).width(momenta)[:, unknown] ** 2
-    sums = momenta.sum(axis=1)[:, unknown]
-    return Mixture.fitted(log_evidence, log_accident, sums, noise, np.ones_like(noise))
+    return np.asarray(logsumexp(logs, axis=0) - np.log(len(logs)))
+
+
+def least_of_true(momenta: Floats, measurement: Measurement, lost: NDArray[np.bool_]) -> Floats | None:
+    """Log posterior (E,), not normalised, that no geometry of an accident reaches; None of too few events.
+
+    The evidence is at most the highest posterior times its volume, here 1 bohr^(3N - 3), a thousand times and
+    more what it is; where the source is unknown the density of the sum, at its mean, comes with it.
+    """
+    if not measurement.accidents or len(momenta) < FEWEST:
+        return None
+    noise = replace(measurement, spread=np.zeros(3)).width(momenta)
+    of_sum = np.where(np.isinf(measurement.spread), 0.5 * np.log(2.0 * np.pi * noise**2), 0.0).sum(axis=1)
+    return np.asarray(log_accidental(momenta, measurement, lost) + of_sum - _HOPELESS)
 
 
 def tell_by_sums(momenta: Floats, base: Floats, slope: Floats) -> Mixture:

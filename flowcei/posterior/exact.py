@@ -46,10 +46,12 @@ def exact_samples(
     rng: np.random.Generator,
     *,
     budget: int | None = None,
+    worth: Floats | None = None,
     rules: ChainRules = CHAIN_RULES,
 ) -> PosteriorSamples:
     """Draw n samples of the exact posterior of each event, which count alike.
 
+    Events whose posterior, not normalised, is nowhere as high as `worth` (E,) get no chains.
     `log_prob` is the exact log posterior density, `weights` those of draws from it: equal, with the evidence.
     """
     first = draw(np.arange(min(events, 1)), 1)
@@ -57,7 +59,10 @@ def exact_samples(
     size = max(1, _HELD // max(count, n))
     several = [np.arange(k, min(k + size, events)) for k in range(0, events, size)]
     parts = [
-        _Block(draw(rows, count), rows, draw, density, prior, rules).run(n, rng, budget) for rows in several
+        _Block(draw(rows, count), rows, draw, density, prior, rules).run(
+            n, rng, budget, None if worth is None else worth[rows]
+        )
+        for rows in several
     ]
     return type(first).concatenate(parts)
 
@@ -73,7 +78,9 @@ class _Block:
     prior: GeometryPrior
     rules: ChainRules
 
-    def run(self, n: int, rng: np.random.Generator, budget: int | None) -> PosteriorSamples:
+    def run(
+        self, n: int, rng: np.random.Generator, budget: int | None, worth: Floats | None
+    ) -> PosteriorSamples:
         samples = self.samples
         self.unknown = np.zeros(len(samples), dtype=bool)
         exact = samples.log_prob is not None
@@ -85,6 +92,7 @@ class _Block:
             budget=budget or 150 * max(samples.positions.shape[1], n, self.rules.chains),
             symmetry=self.symmetry,
             local=self.modes,
+            worth=worth,
             rules=self.rules,
         )
         log_prob = chains.height - chains.log_evidence[:, None]

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from flowcei.experiment.accidents import least_of_true
 from flowcei.experiment.covariance import CovarianceLikelihood
+from flowcei.experiment.missing import lost_ions
 from flowcei.posterior.assignments import assigned
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.reconstruction import lost
@@ -18,6 +20,7 @@ from flowcei.reconstruction.sampling import by_request
 
 if TYPE_CHECKING:
     from flowcei.events.container import Events
+    from flowcei.experiment.measurement import Measurement
     from flowcei.physics.priors import GeometryPrior
     from flowcei.posterior.arrays import Bools, Floats, Rows
     from flowcei.posterior.exact import Density, Draw
@@ -47,17 +50,28 @@ class Answering:
         own = None if stated is None else stated.of(self.model.molecule)
         if stated is None or own is None or own.orders is None:
             draw, density = self.source(rng, events, complete)
-            return by_request(draw, self.flags(events), request, rng, self.prior, density)
+            worth = self._worth(events, own)
+            return by_request(draw, self.flags(events), request, rng, self.prior, density, worth)
         # Under each assignment the experiment is one without any.
         alone = replace(self, request=replace(request, experiment=stated.told_apart()))
         each = under_each(events, own)
         draws, densities = zip(*(alone.source(rng, one, None) for one in each), strict=True)
-        how = list(draws), list(densities), self.prior, rng
-        mixture = Assigning.of(events, *how, corrected=request.weighs)
+        mixture = Assigning.of(
+            events, list(draws), list(densities), self.prior, rng, corrected=request.weighs
+        )
         flags = mixture.flags([alone.flags(one) for one in each])
         draw = partial(self._draw_of, mixture)
-        samples = by_request(draw, flags, request, rng, self.prior, mixture.density)
+        how = self.prior, mixture.density, self._worth(events, own)
+        samples = by_request(draw, flags, request, rng, *how)
         return assigned(samples, own, rng)
+
+    def _worth(self, events: Events, own: Measurement | None) -> Floats | None:
+        """What an event must reach to be no accident, (E,), where accidents are told."""
+        if own is None or not self.request.exact:
+            return None
+        lost = lost_ions(events.columns, len(events.molecule))
+        there = np.zeros(events.momenta.shape[:2], dtype=bool) if lost is None else lost
+        return least_of_true(events.momenta, own, there)
 
     def _draw_of(self, mixture: Assigning, rows: Rows, n: int) -> PosteriorSamples:
         """Samples of the experiment as it was stated."""

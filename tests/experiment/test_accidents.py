@@ -15,7 +15,14 @@ import flowcei
 from flowcei import Experiment
 from flowcei.cli.experiment_options import note_accidents
 from flowcei.errors import UsageError
-from flowcei.experiment.accidents import Isotropic, Mixture, counted_as_true, mixed_sums, tell_by_sums
+from flowcei.experiment.accidents import (
+    Isotropic,
+    Mixture,
+    counted_as_true,
+    least_of_true,
+    mixed_sums,
+    tell_by_sums,
+)
 from flowcei.experiment.covariance import CovarianceLikelihood
 from flowcei.plot.geometry import predicted, structure
 from flowcei.report.sections import Material, geometry_section
@@ -160,6 +167,22 @@ def test_a_stream_tells_the_accidents_of_each_block() -> None:
     true = np.concatenate([block.columns["p_true"] for block in blocks])
     assert ((true < 0.5) == (events.columns["accident"] == 1)).all()
     assert blocks[1].origin["accidents"]["complete"]["events"] == 50
+
+
+@pytest.mark.parametrize("source", [{}, {"temperature": 300}])
+def test_no_true_event_is_below_what_accidents_reach(source: dict) -> None:
+    """Where chains are given up: true geometries are 40 nats above it, accidents mostly far below."""
+    experiment = Experiment(**{"noise": "1%"} | source, accidents=0.3)
+    events = flowcei.simulate("ocs", 1000, experiment=experiment, seed=3)
+    own, accident = experiment.of(OCS), events.columns["accident"] == 1
+    least = least_of_true(events.momenta, own, np.zeros((1000, 3), dtype=bool))
+    assert least is not None
+    likelihood = CovarianceLikelihood(OCS.masses, OCS.charges, events.momenta, own)
+    height = likelihood.log_prob(events.positions[:, None])[:, 0]
+    height += flowcei.load().prior.log_prob(events.positions)
+    assert (height - least)[~accident].min() > 30.0
+    assert np.mean(height[accident] < least[accident]) > 0.95
+    assert least_of_true(events.momenta[:9], own, np.zeros((9, 3), dtype=bool)) is None
 
 
 @pytest.fixture
