@@ -115,7 +115,7 @@ def _diagnostics(events: Events) -> Iterator[Diagnostic]:
         return
     if own := stated_experiment(events.origin):  # accidents, which have no geometry, are known
         sound = events.columns.get(ACCIDENT, np.zeros(len(events))) != 1
-        events = own.calibrated(events[sound] if sound.any() else events)
+        events = own.rightly_assigned(events[sound] if sound.any() else events)
     noise = noisiness(events)
     yield from of_experiment(events, own) if own else momentum_sums(events, noise)
     yield from constant_columns(events)

@@ -146,6 +146,17 @@ def note_accidents(found: Mapping[str, Mapping[str, float]] | None) -> None:
                 warn(f"{compact(other, its_error)} of them {says} accidents{why}", code="accidents")
 
 
+def note_assignments(stated: flowcei.Experiment | None, molecule: flowcei.Molecule) -> None:
+    """Say which assignment of hits to ions has which number."""
+    orders = None if stated is None else stated.of(molecule).orders
+    if orders is not None:
+        ions = [ion for ion in range(len(molecule)) if (orders[:, ion] != ion).any()]
+        label = molecule.labels
+        each = [f"{k}: {' '.join(label[hit] for hit in order[ions])}" for k, order in enumerate(orders)]
+        names = " ".join(label[ion] for ion in ions)
+        note(f"assignments: hits that {names} have, as the file names them, are {'; '.join(each)}")
+
+
 def reading_of(
     reading: Reading, stated: flowcei.Experiment | None, molecule: flowcei.Molecule, missing: int
 ) -> Reading:
@@ -156,6 +167,10 @@ def reading_of(
     own = stated.of(molecule)
     if stated.drift is not None and reading.drift != "auto":
         raise UsageError("--experiment states the drift; leave out --drift")
+    if stated.assignments and is_gated(reading):
+        raise UsageError("--max-sum and --ker need hits that are told apart: leave out them, or assignments")
+    if stated.assignments and stated.drift is None and reading.drift == "auto":
+        raise UsageError("sums of hits that may be of other ions tell no drift: state it, or --drift none")
     selection = replace(reading.selection, noise=own) if reading.selection.max_sum else reading.selection
     if math.isinf(stated.accidents) and is_gated(reading):
         raise UsageError(

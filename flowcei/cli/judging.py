@@ -82,7 +82,7 @@ class Judging:
         if own is not None and self.experiment is None:
             note(f"{self.data} is of an experiment: {own}")
         for model in models.values():
-            seen = events if own is None else own.calibrated(events)
+            seen = events if own is None else own.rightly_assigned(events)
             note_what_is_assumed(model, seen, self.noise, own)
         aside = (events, "") if self.keep_flagged else trusted(models.values(), events, self.noise, own)
         chosen, line = aside

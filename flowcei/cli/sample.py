@@ -18,6 +18,7 @@ from flowcei.cli.experiment_options import (
     experiment_option,
     is_gated,
     note_accidents,
+    note_assignments,
     on_their_scale,
     reading_of,
     sampled_experiment,
@@ -123,6 +124,7 @@ def sample(
     source = open_events(momenta, reconstructor.molecule, how)
     source.log_reading()
     first = on_their_scale(source, stated)
+    note_assignments(stated, reconstructor.molecule)
     note_what_is_assumed(reconstructor, first, noise, stated)
     seed = options.settled_seed(seed, path if resume else None)
     request = SamplingRequest(asked.pop("count"), seed, **asked, experiment=stated)
@@ -199,7 +201,7 @@ def _to_file(
             return stack.enter_context(Progress(survey.events, f"events to {path.suffix}"))
 
         return sample_to_file(
-            lambda start: model.stream(source.chunks(), request, start=start),
+            lambda start: model.blocks(source.chunks(), request, start=start),
             path,
             model.describe(request) | {"events": survey.events, "momenta": survey.digest},
             on_block=drawing.update,

@@ -113,8 +113,9 @@ def _note_widths(samples: PosteriorSamples, result: Spread, unit: str) -> None:
     """Say how the spread compares with what the noise allows, and what varies together."""
     import numpy as np
 
-    width = np.sqrt((result.per_atom() ** 2).mean(axis=1))
-    floor = np.sqrt((samples.floor() ** 2).mean(axis=1))
+    counted = result.counted
+    width = np.sqrt((result.per_atom()[counted] ** 2).mean(axis=1))
+    floor = np.sqrt((samples[counted].floor() ** 2).mean(axis=1))
     bounded = np.isfinite(floor) & (floor > 0)
     if bounded.any() and samples.positions.shape[1] > 1:
         typical = np.median(width) / length_in_bohr(unit)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from flowcei.check.agreement import began_moving
 from flowcei.errors import DataError, FlaggedWarning, UsageError
 from flowcei.evaluation.floor import information_floor
 from flowcei.evaluation.scores import SCORES, STILL, Answers, Score, TestSet, evaluate
@@ -150,7 +151,8 @@ def compare(
         events_of(events, model.molecule)
     own = experiment_of(events, experiment, noise)
     events = events if keep_flagged else warned(models.values(), events, noise, own)
-    events = events if own is None else own.calibrated(events)
+    if own is not None:
+        events, own = own.rightly_assigned(events), own.told_apart()
     test = TestSet.of(events, true_positions(events, _MIN_EVENTS, "to compare on"), own)
     values = {}
     for name, model in models.items():
@@ -206,7 +208,7 @@ def trusted(
     """
     # Flags that need samples do not count: to leave out what a model cannot explain would flatter it.
     flags = np.zeros(len(events), dtype=np.uint16)
-    seen = events if experiment is None else experiment.calibrated(events)
+    seen = events if experiment is None else experiment.rightly_assigned(events)
     for model in models:
         flags |= combined(**model.unlike_training(seen, noise, experiment))
     mixed = events.columns.get(ACCIDENT, np.zeros(len(events))) == 1
@@ -297,7 +299,9 @@ def floor_scores(
     seed: int,
     experiment: Experiment | None = None,
 ) -> dict[str, Floats] | None:
-    """Return what an efficient estimate would score, (E, ...); None where the noise is not known."""
+    """Return what an efficient estimate would score, (E, ...); None where noise or motion is not known."""
+    if began_moving(events):
+        return None
     if experiment is not None:
         lab = information_floor(events.molecule, test.lab, experiment=experiment)
     else:

@@ -11,10 +11,10 @@ import numpy as np
 
 from flowcei.errors import UsageError
 from flowcei.events.container import Events
-from flowcei.events.extracolumns import ACCIDENT, BUILD_UP_TIME, dataset_name
+from flowcei.events.extracolumns import ACCIDENT, dataset_name
 from flowcei.events.hdf import describe
 from flowcei.experiment.detector import Noise
-from flowcei.experiment.experiment import Experiment
+from flowcei.experiment.experiment import ASSIGNMENT, BUILD_UP_TIME, Experiment
 from flowcei.experiment.missing import LOST, completed, lost_column
 from flowcei.molecules.molecule import Molecule
 from flowcei.physics.build_up import BuildUp, BuildUpPrior, build_up_of
@@ -41,13 +41,14 @@ if TYPE_CHECKING:
     from flowcei.storage.resumable import Layout
 
     Floats = NDArray[np.float64]
-    # positions and momenta (n, N, 3), sigma (n,) and perhaps the columns `ACCIDENT` and `BUILD_UP_TIME`
+    # positions and momenta (n, N, 3), sigma (n,) and perhaps those of `_COLUMNS`
     Arrays = dict[str, Any]
 
 AXES = ("sigma_x", "sigma_y", "sigma_z")
 """Extra columns of training events whose noise differs between lab axes: that of each, hbar / bohr."""
 
-_COLUMNS = (ACCIDENT, BUILD_UP_TIME)
+# What is known of an event because it was simulated, (n,).
+_COLUMNS = (ACCIDENT, ASSIGNMENT, BUILD_UP_TIME)
 BLOCK = 8_192  # events that share a random stream: results do not depend on how many are asked
 _ACCURACY = 3e-6  # far below any noise; single precision makes twice as many events a second as 1e-6
 _FLOAT = np.dtype("<f8")
@@ -94,8 +95,9 @@ class Simulator:
         if n < 1:
             raise UsageError(f"the number of events is {n}; it must be 1 or more")
         vectors = (n, len(self.molecule), 3)
-        mixed = self.experiment is not None and self.experiment.of(self.molecule).accidents
-        columns = {ACCIDENT: (n,)} if mixed else {}
+        own = None if self.experiment is None else self.experiment.of(self.molecule)
+        columns = {ACCIDENT: (n,)} if own is not None and own.accidents else {}
+        columns |= {ASSIGNMENT: (n,)} if own is not None and own.orders is not None else {}
         if isinstance(_build_up(self.build_up, self.experiment), BuildUpPrior):
             columns[BUILD_UP_TIME] = (n,)
         return {"positions": vectors, "sigma": (n,), "momenta": vectors} | columns
@@ -144,7 +146,8 @@ def simulate(
             event's rms component, ``"0.5"`` hbar / bohr, or a range ``"0.1%..5%"``; none where None.
         experiment: Instead of `noise`, an `Experiment` or its TOML file. Of events that are accidents (column
             ``accident``) the positions are of none of their ions. Ions are lost by its efficiency (column
-            ``lost_ion``; their momenta then bring the sum to 0, and are NaN in files).
+            ``lost_ion``; their momenta then bring the sum to 0, and are NaN in files). Hits of its
+            assignments are shuffled (column ``assignment``: which is right).
         build_up: Time in which charges appear, ``"10fs"`` or 10.0 (fs), or of each ion, ``"5fs,10fs,10fs"``;
             at once where None.
         seed: Seed of all randomness; drawn, and kept in `origin`, where None.
@@ -327,14 +330,17 @@ def _exploded(
     momenta, sigma, accident = detector.apply(exact, rng, lost)
     if detector.efficiency is not None:
         momenta[detector.lost(len(exact), missing, rng) if lost is None else lost] = np.nan
-    arrays = {"positions": x, "momenta": momenta, "sigma": sigma} | columns
-    return arrays | ({ACCIDENT: accident.astype(np.float64)} if detector.accidents else {})
+    if detector.accidents:
+        columns[ACCIDENT] = accident.astype(np.float64)
+    if detector.orders is not None:
+        momenta, right = detector.shuffled(momenta, rng)
+        sigma, columns[ASSIGNMENT] = detector.sigma(momenta), right.astype(np.float64)
+    return {"positions": x, "momenta": momenta, "sigma": sigma} | columns
 
 
 def _events(molecule: Molecule, arrays: Arrays, origin: dict[str, Any]) -> Events:
     columns = {name: arrays[name] for name in _COLUMNS if name in arrays}
-    if ACCIDENT in columns:
-        columns[ACCIDENT] = columns[ACCIDENT].astype(np.int64)
+    columns |= {name: columns[name].astype(np.int64) for name in (ACCIDENT, ASSIGNMENT) if name in columns}
     own = {name: array for name, array in arrays.items() if name not in columns}
     if arrays["sigma"].ndim == 2:
         own["sigma"], of_axes = by_axis(arrays["sigma"])

@@ -8,15 +8,18 @@ other, measured on the file itself by event mixing (P. Rumetshofer et al., arXiv
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
+from scipy.special import logsumexp
 
 from flowcei.experiment.detector import NOISE_FLOOR, rms_component
 from flowcei.experiment.likelihood import nonfinite_allowed
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from flowcei.experiment.measurement import Measurement
@@ -36,6 +39,21 @@ FEWEST = 30
 VAGUE = 0.1
 """Error of the share beyond which sums and evidence do not tell accidents from true events."""
 
+
+def counted_as_true(columns: Mapping[str, NDArray[Any]], count: int) -> NDArray[np.intp]:
+    """Rows of `count` events, each kept with its P(true), if known: what is shown of them together.
+
+    A single event is kept. Which are kept does not depend on chance: the same events give the same rows.
+    """
+    true = columns.get(P_TRUE)
+    every = np.arange(count)
+    if true is None or count == 1:
+        return every
+    kept = np.random.default_rng(0).random(count) < np.where(np.isnan(true), 1.0, true)
+    return every[kept] if kept.any() else every
+
+
+_HOPELESS = 40.0  # nats, by which an event is less probable than as an accident, whatever geometry is found
 _MIXED = 20_000  # sums of ions of different events, at least
 _BINS_A_WIDTH = 8  # of the kernel: the step of the table is then below 1 % of the density
 _MOST_BINS = 4096
@@ -178,17 +196,38 @@ def tell_accidents(
     The evidence is a density of all momenta on axes where the spread of the source is known, of centred ones
     on others (`CovarianceLikelihood.log_prob`). There the sum t of momenta is taken beside it (y = q + u t
     has the volume dq dt), normal, by the noise and by the spread of the source, which is found with f. An ion
-    of `lost` (E, N) has no momentum.
+    of `lost` (E, N) has no momentum. Hits may be those of other ions, by any assignment alike.
     """
-    log_accident = np.zeros(len(momenta))
-    for ion, length in enumerate(np.linalg.norm(momenta, axis=2).T):
-        there = ~lost[:, ion]
-        if there.any():
-            log_accident[there] += Isotropic(length[there]).log_prob(length[there])
+    log_accident = log_accidental(momenta, measurement, lost)
     unknown = np.isinf(measurement.spread)
     noise = replace(measurement, spread=np.zeros(3)).width(momenta)[:, unknown] ** 2
     sums = momenta.sum(axis=1)[:, unknown]
     return Mixture.fitted(log_evidence, log_accident, sums, noise, np.ones_like(noise))
+
+
+def log_accidental(momenta: Floats, measurement: Measurement, lost: NDArray[np.bool_]) -> Floats:
+    """Log density (E,) of calibrated momenta (E, N, 3) of ions that know nothing of each other."""
+    each = np.linalg.norm(measurement.assigned(momenta), axis=3)  # the first as they stand
+    logs = np.zeros(each.shape[:2])
+    for ion in range(momenta.shape[1]):
+        there = ~lost[:, ion]
+        if there.any():
+            density = Isotropic(each[0, there, ion])
+            logs[:, there] += density.log_prob(each[:, there, ion])
+    return np.asarray(logsumexp(logs, axis=0) - np.log(len(logs)))
+
+
+def least_of_true(momenta: Floats, measurement: Measurement, lost: NDArray[np.bool_]) -> Floats | None:
+    """Log posterior (E,), not normalised, that no geometry of an accident reaches; None of too few events.
+
+    The evidence is at most the highest posterior times its volume, here 1 bohr^(3N - 3), a thousand times and
+    more what it is; where the source is unknown the density of the sum, at its mean, comes with it.
+    """
+    if not measurement.accidents or len(momenta) < FEWEST:
+        return None
+    noise = replace(measurement, spread=np.zeros(3)).width(momenta)
+    of_sum = np.where(np.isinf(measurement.spread), 0.5 * np.log(2.0 * np.pi * noise**2), 0.0).sum(axis=1)
+    return np.asarray(log_accidental(momenta, measurement, lost) + of_sum - _HOPELESS)
 
 
 def tell_by_sums(momenta: Floats, base: Floats, slope: Floats) -> Mixture:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from copy import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
+from scipy.special import logsumexp
 
 from flowcei.experiment.detector import rms_component
 from flowcei.experiment.likelihood import Likelihood, nonfinite_allowed
@@ -70,7 +71,7 @@ class CovarianceLikelihood(Likelihood):
         self._weights = weights.reshape(size)
         self._weighted_shares = (self._shares[:, None, None] * weights).reshape(size)
 
-    def of(self, events: NDArray[np.intp] | slice) -> CovarianceLikelihood:
+    def of(self, events: NDArray[np.intp] | slice) -> Self:
         """That of some of the events, in any order, any of them more than once."""
         other = copy(self)
         for name in ("measured", "sigma", "size", "_momenta"):
@@ -102,12 +103,25 @@ class CovarianceLikelihood(Likelihood):
         return self._by_axis
 
     @nonfinite_allowed
-    def log_prob(self, positions: NDArray[np.floating], *, threads: int | None = None) -> Floats:
-        """Log likelihood (E, n) of geometries (E, n, N, 3), bohr.
+    def log_prob(
+        self, positions: NDArray[np.floating], *, times: Floats | None = None, threads: int | None = None
+    ) -> Floats:
+        """Log likelihood (E, n) of geometries (E, n, N, 3), bohr, with build-up times as of `Likelihood`.
 
         Per (hbar / bohr)^(3N - k), with k axes along which the motion of the source is unknown, N detected.
         """
-        square, scale, sigma = self._squares(positions, threads)
+        return self.log_prob_at(self._followed(positions, times, threads))
+
+    @nonfinite_allowed
+    def chi_squared(
+        self, positions: NDArray[np.floating], times: Floats | None = None, *, threads: int | None = None
+    ) -> Floats:
+        """As of `Likelihood`: what the sum of momenta alone has of the misfit does not count."""
+        return self.chi_squared_at(self._followed(positions, times, threads))
+
+    def log_prob_at(self, simulated: NDArray[np.floating]) -> Floats:
+        """`log_prob` of geometries that have these momenta, (E, n, N, 3)."""
+        square, scale, sigma = self._squares(simulated)
         unknown = np.isinf(self._spread)
         spread = np.where(unknown, 0.0, self._spread)
         volume = np.log(np.where(unknown, scale, 1.0 + spread**2 * scale)).sum(axis=2)
@@ -119,10 +133,9 @@ class CovarianceLikelihood(Likelihood):
         out = -0.5 * (square.sum(axis=2) + volume)
         return np.where(np.isnan(out), -np.inf, out)
 
-    @nonfinite_allowed
-    def chi_squared(self, positions: NDArray[np.floating], *, threads: int | None = None) -> Floats:
-        """As of `Likelihood`: what the sum of momenta alone has of the misfit does not count."""
-        square, _, sigma = self._squares(positions, threads)
+    def chi_squared_at(self, simulated: NDArray[np.floating]) -> Floats:
+        """`chi_squared` of geometries that have these momenta, (E, n, N, 3)."""
+        square, _, sigma = self._squares(simulated)
         total = self._momenta.sum(axis=1)[:, None] ** 2
         out = square - total / (self._total[:, None] * sigma[..., None] ** 2 + self._spread**2)
         return np.where(np.isnan(out := out.sum(axis=2)), np.inf, out)
@@ -146,21 +159,84 @@ class CovarianceLikelihood(Likelihood):
     def _of_rows(self, tables: Floats, rows: NDArray[np.intp]) -> Floats:
         return tables if len(tables) == 1 else tables[rows]
 
-    def _squares(self, positions: NDArray[np.floating], threads: int | None) -> tuple[Floats, Floats, Floats]:
+    def _followed(
+        self, positions: NDArray[np.floating], times: Floats | None, threads: int | None
+    ) -> NDArray[np.floating]:
+        """Momenta (E, n, N, 3) of geometries (E, n, N, 3)."""
+        flat = positions.reshape(-1, *positions.shape[2:])
+        return self.simulated(flat, self.accuracy, threads, times).reshape(positions.shape)
+
+    def _squares(self, simulated: NDArray[np.floating]) -> tuple[Floats, Floats, Floats]:
         """Squares r' Sigma^-1 r of axes (E, n, 3), u' D^-1 u (E, n, 3), and the noise (E, n)."""
-        e, n, ions = positions.shape[:3]
-        flat = positions.reshape(e * n, ions, 3)
-        simulated = self.simulated(flat, self.accuracy, threads)
-        left = (self._momenta[:, None] - simulated.reshape(positions.shape)).reshape(e, n, 3 * ions)
+        e, n, ions = simulated.shape[:3]
+        left = (self._momenta[:, None] - simulated).reshape(e, n, 3 * ions)
         sigma = np.full((e, n), self._unit)
         if self._relative:
-            sigma *= rms_component(simulated.astype(np.float64, copy=False)).reshape(e, n)
+            flat = simulated.reshape(e * n, ions, 3)
+            sigma *= rms_component(flat.astype(np.float64, copy=False)).reshape(e, n)
         square = sigma[..., None] ** 2
         along = _summed(left, self._weighted_shares) / square
         scale = np.matmul(self._shares, self._weighted_shares.reshape(-1, ions, 9)).reshape(-1, 1, 3, 3)
         scale = np.einsum("enaa->ena", scale) / square
         out = _summed(left * left, self._weights) / square
         return out - along**2 / (1.0 / self._spread**2 + scale), scale, sigma
+
+
+class AssignedLikelihood(CovarianceLikelihood):
+    """The mean of the likelihoods of all K assignments of hits to ions (`Measurement.assigned`).
+
+    Chi squared is that of the likeliest; all else is of the momenta as they stand.
+    """
+
+    def __init__(self, masses: Floats, charges: Floats, momenta: Floats, measurement: Measurement) -> None:
+        super().__init__(masses, charges, momenta, measurement)
+        each = measurement.assigned(momenta)
+        self.assignments = len(each)
+        self.every = CovarianceLikelihood(masses, charges, each.reshape(-1, *each.shape[2:]), measurement)
+
+    def of(self, events: NDArray[np.intp] | slice) -> Self:
+        """As of `Likelihood`."""
+        other = super().of(events)
+        other.every = self.every.of(self._rows[:, events].ravel())
+        return other
+
+    @property
+    def _rows(self) -> NDArray[np.intp]:
+        """Rows of `every`, (K, E)."""
+        return np.arange(len(self.every.size)).reshape(self.assignments, -1)
+
+    def _each(self, simulated: NDArray[np.floating]) -> NDArray[np.floating]:
+        """The same momenta for all assignments, (K E, n, N, 3)."""
+        return np.tile(simulated, (self.assignments, 1, 1, 1))
+
+    @nonfinite_allowed
+    def log_probs(self, positions: NDArray[np.floating]) -> Floats:
+        """Log likelihood under each assignment, (K, E, n), of geometries (E, n, N, 3), over K."""
+        out = self.every.log_prob_at(self._each(self._followed(positions, None, None)))
+        return out.reshape(self.assignments, *positions.shape[:2]) - np.log(self.assignments)
+
+    def under(self, assignment: int, events: NDArray[np.intp]) -> CovarianceLikelihood:
+        """That of some events under one assignment."""
+        return self.every.of(self._rows[assignment, events])
+
+    def of_samples(self, positions: NDArray[np.floating]) -> tuple[Likelihood, NDArray[np.intp]]:
+        """As of `Likelihood`, under the likeliest assignment of each."""
+        rows = np.take_along_axis(
+            self._rows[..., None], self.log_probs(positions).argmax(axis=0)[None], axis=0
+        )
+        return self.every.of(rows.ravel()), np.arange(rows.size)
+
+    def log_prob_at(self, simulated: NDArray[np.floating]) -> Floats:
+        """As of `CovarianceLikelihood`."""
+        out = self.every.log_prob_at(self._each(simulated)).reshape(self.assignments, *simulated.shape[:2])
+        return np.asarray(logsumexp(out, axis=0) - np.log(self.assignments))
+
+    def chi_squared_at(self, simulated: NDArray[np.floating]) -> Floats:
+        """As of `CovarianceLikelihood`."""
+        each, shape = self._each(simulated), (self.assignments, *simulated.shape[:2])
+        best = self.every.log_prob_at(each).reshape(shape).argmax(axis=0)
+        out = self.every.chi_squared_at(each).reshape(shape)
+        return np.asarray(np.take_along_axis(out, best[None], axis=0)[0])
 
 
 def _summed(vectors: Floats, tables: Floats) -> Floats:

@@ -11,11 +11,12 @@ from flowcei.errors import UsageError
 from flowcei.experiment.detector import rms_component
 from flowcei.experiment.shots import Shots, patterns
 from flowcei.physics.build_up import BuildUp
-from flowcei.physics.explosion import COULOMB, PLAIN, Coulomb
+from flowcei.physics.explosion import COULOMB, PLAIN, Coulomb, with_times
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from flowcei.physics.build_up import BuildUpPrior
     from flowcei.physics.forward import ForwardModel
 
     Floats = NDArray[np.float64]
@@ -36,8 +37,19 @@ class Measurement:
     accidents: float = 0.0  # share of events whose ions are of different molecules; infinite if unknown
     scale: float = 1.0
     forward: ForwardModel = COULOMB
+    build_up_prior: BuildUpPrior | None = None  # where the time is not known exactly; `forward` has its mean
     efficiency: Floats | None = None  # chance of each ion to be detected, (N,); all are where None
+    orders: NDArray[np.intp] | None = None  # whose hit each ion may have, (K, N), the first its own; or that
     shots: Shots | None = None  # of which accidents come, where these are of ions that were lost
+
+    def assigned(self, momenta: Floats) -> Floats:
+        """Calibrated momenta (E, N, 3) under each of the K assignments of hits to ions, (K, E, N, 3).
+
+        A hit keeps its velocity: as that of another ion its momentum is larger by the ratio of the masses.
+        """
+        orders = np.arange(len(self.shares))[None] if self.orders is None else self.orders
+        ratio = self.shares / self.shares[orders]
+        return np.asarray(np.swapaxes(momenta[:, orders], 0, 1) * ratio[:, None, :, None])
 
     @property
     def levels(self) -> Floats:
@@ -65,6 +77,11 @@ class Measurement:
         alone = isinstance(self.forward, Coulomb) and self.forward.transfer is None
         growth = self.forward.build_up if isinstance(self.forward, Coulomb) and alone else None
         return growth if isinstance(growth, BuildUp) else None
+
+    def drawn_forward(self, n: int, rng: np.random.Generator) -> ForwardModel:
+        """That of n events, each with a build-up time of its own where it has a prior."""
+        law = self.build_up_prior
+        return self.forward if law is None else with_times(self.forward, law.draw(n, rng))
 
     def calibrated(self, momenta: Floats) -> Floats:
         """Measured momenta (E, N, 3) on the true scale and without the drift, as likelihoods take them."""
@@ -101,9 +118,11 @@ class Measurement:
         return np.asarray(np.sqrt((self.levels**2).mean(axis=0)) * unit)
 
     def check_stated(self) -> None:
-        """Raise UsageError where the share of accidents is unknown: nobody can simulate it."""
+        """Raise UsageError for what nobody can simulate."""
         if np.isinf(self.accidents):
             raise UsageError("the share of accidents is unknown; state it as a number to simulate them")
+        if self.orders is not None and self.efficiency is not None:
+            raise UsageError("assignments of hits need all of them: leave out the efficiency, or assignments")
 
     def accidental(self, lost: NDArray[np.bool_]) -> Floats:
         """Share (E,) of accidents among events that lack these ions (E, N)."""
@@ -145,3 +164,10 @@ class Measurement:
             # Events are independent, so a fixed distance in their order is as good as a random one.
             out[accident] = out[(np.flatnonzero(accident)[:, None] + 1 + molecule) % count, ion]
         return out, self.sigma(out), accident
+
+    def shuffled(self, momenta: Floats, rng: np.random.Generator) -> tuple[Floats, NDArray[np.intp]]:
+        """Momenta (B, N, 3) with hits under the names of other ions, and which assignment is right, (B,)."""
+        orders = np.arange(len(self.shares))[None] if self.orders is None else self.orders
+        chosen = rng.integers(len(orders), size=len(momenta))
+        right = [int((orders == np.argsort(order)).all(axis=1).argmax()) for order in orders]
+        return self.assigned(momenta)[chosen, np.arange(len(momenta))], np.array(right)[chosen]

@@ -76,23 +76,29 @@ class MovingLikelihood(Likelihood):
         return other
 
     @nonfinite_allowed
-    def log_prob(self, positions: NDArray[np.floating], *, threads: int | None = None) -> Floats:
+    def log_prob(
+        self, positions: NDArray[np.floating], *, times: Floats | None = None, threads: int | None = None
+    ) -> Floats:
         """As of `Likelihood`: per (hbar / bohr)^(3N - 3), of the centred momenta."""
-        square, log_volume = self._moving_squares(positions, threads)
+        square, log_volume = self._moving_squares(positions, times, threads)
         out = -0.5 * (square + 3 * len(self.whitening) * np.log(2.0 * np.pi)) - log_volume
         return np.where(np.isnan(out), -np.inf, out + self._log_volume)
 
     @nonfinite_allowed
-    def chi_squared(self, positions: NDArray[np.floating], *, threads: int | None = None) -> Floats:
+    def chi_squared(
+        self, positions: NDArray[np.floating], times: Floats | None = None, *, threads: int | None = None
+    ) -> Floats:
         """As of `Likelihood`, with the motion as part of the noise."""
-        square = self._moving_squares(positions, threads)[0]
+        square = self._moving_squares(positions, times, threads)[0]
         return np.where(np.isnan(square), np.inf, square)
 
-    def _moving_squares(self, positions: NDArray[np.floating], threads: int | None) -> tuple[Floats, Floats]:
+    def _moving_squares(
+        self, positions: NDArray[np.floating], times: Floats | None, threads: int | None
+    ) -> tuple[Floats, Floats]:
         """Squares (E, n) of residuals whitened by all of the covariance, and half its log determinant."""
         e, n, ions = positions.shape[:3]
         x = np.nan_to_num(positions.reshape(e * n, ions, 3).astype(np.float64))
-        simulated = self.simulated(positions.reshape(e * n, ions, 3), self.accuracy, threads)
+        simulated = self.simulated(positions.reshape(e * n, ions, 3), self.accuracy, threads, times)
         residual = np.asarray(simulated, np.float64).reshape(positions.shape) - self.measured[:, None]
         shares = self.masses / self.masses.sum()
         # Of all coordinates, (3N - 3, 3N): centred, then made independent for noise of one level.

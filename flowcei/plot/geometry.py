@@ -13,7 +13,8 @@ from matplotlib.patches import Ellipse
 
 from flowcei.errors import UsageError
 from flowcei.events.container import Events
-from flowcei.physics.explosion import asymptotic_momenta
+from flowcei.experiment.accidents import counted_as_true
+from flowcei.physics.explosion import asymptotic_momenta, with_times
 from flowcei.plot.style import colour, dots, new_axes, new_figure, plain
 from flowcei.units import length_in_bohr
 
@@ -47,7 +48,7 @@ def structure(
     """Draw samples as ball and stick, in the plane of the momenta or in that of the molecule.
 
     Each atom is drawn at the median of its samples, with the ellipses that hold 39 and 86 % of a normal
-    distribution; of several events all samples are drawn together.
+    distribution; of several events all samples are drawn together, of accidents as many as may be true.
 
     Args:
         samples: Samples of one event, `samples[3]`, or of several.
@@ -72,6 +73,7 @@ def structure(
     """
     if frame not in FRAMES:
         raise UsageError(f"no frame {frame!r}; use one of {', '.join(FRAMES)}")
+    samples = _true(samples)
     scale, spread, axes = length_in_bohr(unit), samples.spread(keep_flagged=True), new_axes(axes)
     x = spread.positions.reshape(-1, *spread.positions.shape[2:])
     labels = f"x along p({spread.along}) ({unit})", f"y in the plane\nof momenta ({unit})"
@@ -120,6 +122,7 @@ def corner(samples: PosteriorSamples, *, unit: str = "angstrom") -> Figure:
     Raises:
         UsageError: For an unknown unit.
     """
+    samples = _true(samples)
     scale, spread = length_in_bohr(unit), samples.spread(keep_flagged=True)
     chosen = spread.internal[:_MOST]
     names = [spread.names[k] for k in chosen]
@@ -161,6 +164,11 @@ def _corner_panel(axes: Axes, x: Floats, y: Floats | None, label: str) -> None:
     axes.set_title(f"correlation {round(np.corrcoef(x, y).flat[1], 2) + 0.0:+.2f}", fontsize=7)
 
 
+def _true(samples: PosteriorSamples) -> PosteriorSamples:
+    """Those of several events that count as true."""
+    return samples[counted_as_true(samples.columns, len(samples))]
+
+
 def title_of(samples: PosteriorSamples) -> str:
     """What a picture of samples is of."""
     events = f"event {samples.event_id[0]}" if len(samples) == 1 else f"{len(samples):,} events together"
@@ -169,9 +177,14 @@ def title_of(samples: PosteriorSamples) -> str:
 
 
 def predicted(samples: PosteriorSamples) -> dict[str, Events]:
-    """Measured events, and those that the simulator makes of one sample of each, for any plot of events."""
-    x = np.asarray(samples.equally_weighted().positions[:, 0], dtype=np.float64)
-    ions, forward = samples.molecule, samples.likelihood.forward
+    """Measured events, and those that the simulator makes of one sample of each, for any plot of events.
+
+    Of events that may be accidents as many as are true, by P(true).
+    """
+    samples = _true(samples)
+    even, ions = samples.equally_weighted(), samples.molecule
+    x, forward = np.asarray(even.positions[:, 0], dtype=np.float64), samples.likelihood.forward
+    forward = forward if even.build_up is None else with_times(forward, even.build_up[:, 0])
     momenta = asymptotic_momenta(x, ions.masses, ions.charges, forward=forward)
     measured = Events(samples.molecule, samples.momenta, sigma=samples.sigma, columns=samples.columns)
     return {

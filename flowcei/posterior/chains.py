@@ -64,6 +64,7 @@ def run_chains(
     budget: int,
     symmetry: Symmetry | None = None,
     local: Local | None = None,
+    worth: Floats | None = None,
     rules: ChainRules = CHAIN_RULES,
 ) -> Draws:
     """Draw n points of each of E posteriors.
@@ -76,6 +77,7 @@ def run_chains(
         budget: Points of an event whose density may be asked for.
         symmetry: Moves to try beside the others.
         local: Finds the modes of events whose proposal does not lead to a good one.
+        worth: Log density, (E,), that the highest point of an event must have for chains to be tried.
         rules: When all is good enough.
 
     Example:
@@ -106,6 +108,10 @@ def run_chains(
             )
             if proposal.log_density is not None and proposal.density is not None:
                 pool = each.by_both(pool, flow[rows[chosen]], proposal.density, proposal.draw)
+            if worth is not None:
+                clouds = flow[rows[chosen]], adapted.base[chosen], adapted.best[chosen]
+                top = np.max([cloud.height.max(axis=1) for cloud in clouds], axis=0)
+                pool = each.without_chains(pool, top < worth[rows[chosen]])
             each.by_chains(pool, symmetry)
             store(out, rows[chosen], each.out)
     return out
@@ -156,6 +162,16 @@ class _Answer:
             return self._balanced(events, own, others, density)
 
         return self._by_weight(pool, more, None)
+
+    def without_chains(self, pool: Cloud, hopeless: Bools) -> Cloud:
+        """Answer some of all events by what there is; return the pool of the others."""
+        given_up = hopeless[self.left]
+        events = self.left[given_up]
+        if len(events):
+            draws = Draws.by_weight(pool[given_up], self.n, self.drawn[events], self.rng)
+            store(self.out, events, replace(draws, mixed=np.zeros(len(events), dtype=bool)))
+        self.left = self.left[~given_up]
+        return pool[~given_up]
 
     def by_chains(self, pool: Cloud, symmetry: Symmetry | None) -> None:
         """Answer by chains."""

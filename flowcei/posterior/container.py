@@ -33,6 +33,8 @@ ARRAYS = {
     "sigma": ("event",),
     "log_prob": ("event", "sample"),
     "flags": ("event",),
+    "build_up": ("event", "sample"),
+    "assignment": ("event", "sample"),
 }
 """The arrays of samples with their dimensions, in the order of files."""
 
@@ -53,6 +55,8 @@ class SampleArrays(RowArrays):
     weights: Weights | None = None
     flags: NDArray[np.uint16] | None = None
     columns: dict[str, NDArray[Any]] = field(default_factory=dict)
+    build_up: Floats | None = None
+    assignment: NDArray[np.uint8] | None = None
 
     def __post_init__(self) -> None:
         """Check shapes."""
@@ -136,7 +140,10 @@ class SampleArrays(RowArrays):
     def units(self) -> dict[str, str]:
         """The units of the arrays that have one."""
         density = f"log(1/bohr^{3 * len(self.molecule) - 3})"
-        return {"positions": "bohr", "momenta": "hbar/bohr", "sigma": "hbar/bohr", "log_prob": density}
+        units = {"positions": "bohr", "momenta": "hbar/bohr", "sigma": "hbar/bohr", "log_prob": density}
+        if self.build_up is None:
+            return units
+        return units | {"log_prob": f"{density[:-1]}/fs)", "build_up": "fs"}
 
     def unflagged(self, *, keep_flagged: bool = False) -> Self:
         """Return the events whose answer may be trusted.
@@ -166,9 +173,12 @@ class SampleArrays(RowArrays):
             (10, 3)
         """
         after: dict[str, Any] = {} if self.log_prob is None else {"log_prob": self.log_prob}
+        after |= {} if self.build_up is None else {"build_up": self.build_up}
         if self.flags is not None:
             words = np.array([in_words(flags) for flags in self.flags], dtype=object)
             after["flags"] = np.repeat(words, self.positions.shape[1])
+        if self.assignment is not None:
+            after["assignment"] = self.assignment
         if self.weights is not None:
             after["weight"] = np.where(self.answered[:, None], self.weights.normalised, np.nan)
         return sample_table(self, self.positions, {}, after)
@@ -197,6 +207,7 @@ class SampleArrays(RowArrays):
         event, sample, ion = arrays.pop("event_id"), np.arange(self.positions.shape[1]), self.molecule.labels
         coords = {"event": event, "sample": sample, "ion": list(ion), "axis": ["x", "y", "z"]}
         attrs: dict[str, Any] = {name: {"unit": unit} for name, unit in self.units.items()}
+        attrs |= {"assignment": {}}
         attrs["flags"] = {"flag_masks": list(FLAG_BITS.values()), "flag_meanings": " ".join(FLAG_BITS)}
         variables: dict[str, Any]
         variables = {k: (ARRAYS[k], array, attrs[k]) for k, array in arrays.items() if array is not None}

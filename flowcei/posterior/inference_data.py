@@ -27,7 +27,7 @@ def to_datatree(samples: PosteriorSamples, *, seed: int = 0) -> Any:  # noqa: AN
         msg = "to_arviz needs xarray: pip install flowcei[xarray]; or use to_dataframe"
         raise UsageError(msg) from error
     coordinates = {"event": samples.event_id, "ion": list(samples.molecule.labels), "axis": list("xyz")}
-    stats = {"lp": samples.log_prob}
+    stats = {"lp": samples.log_prob, "assignment": samples.assignment}
     if samples.weights is not None:
         stats |= {"weight": samples.weights.normalised, "log_weight": samples.weights.log_weights}
     drawn = {name: (("chain", "draw", "event"), a.T[None]) for name, a in stats.items() if a is not None}
@@ -59,6 +59,8 @@ def _geometries(samples: PosteriorSamples) -> dict[str, Any]:
     variables: dict[str, Any] = {
         "positions": ((*dims, "ion", "axis"), np.swapaxes(x, 0, 1)[None], {"unit": "bohr"})
     }
+    if samples.build_up is not None:
+        variables["build_up"] = (dims, samples.build_up.T[None], {"unit": "fs"})
     return variables | {
         quantity.name: (dims, values[:, :, k].T[None], {"unit": quantity.unit})
         for k, quantity in enumerate(names)

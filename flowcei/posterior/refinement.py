@@ -87,7 +87,7 @@ def refine(
 ) -> Refinement:
     """Search from samples (E, n, N, 3), bohr, each `turned` first."""
     e, n, ions = positions.shape[:3]
-    event = np.repeat(np.arange(e), n)
+    likelihood, event = likelihood.of_samples(positions)
     start = turned(likelihood, np.asarray(positions, dtype=np.float64).reshape(e * n, ions, 3), event)
     ends, error = np.empty_like(start), np.empty(e * n)
 
@@ -96,7 +96,8 @@ def refine(
 
     in_threads(work, [slice(k, k + _CHUNK) for k in range(0, e * n, _CHUNK)], threads)
     ends -= centre_of_mass(ends, likelihood.masses)
-    chi_squared = likelihood.chi_squared(ends.reshape(e, n, ions, 3), threads=threads)
+    each = ends.reshape(len(likelihood.size), -1, ions, 3)
+    chi_squared = likelihood.chi_squared(each, threads=threads).reshape(e, n)
     status = judged(ends, error, chi_squared.ravel(), likelihood.most_misfit, plausible, rules.tolerance)
     ends, error, status = ends.reshape(e, n, ions, 3), error.reshape(e, n), status.reshape(e, n)
     return Refinement(ends, error, chi_squared, status, rules)

@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 
 from flowcei.events.extracolumns import add_columns
-from flowcei.experiment.accidents import P_TRUE
+from flowcei.experiment.accidents import P_TRUE, counted_as_true
 from flowcei.frame.recoil import RecoilFrame
 from flowcei.posterior.labels import environments, label_by_geometry, relabel, speed_names
 from flowcei.storage.html import html_table
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
-    from flowcei.posterior.arrays import Floats, Numbers, Reals
+    from flowcei.posterior.arrays import Floats, Numbers, Reals, Rows
     from flowcei.posterior.samples import PosteriorSamples
 
 PERCENTILES = (5, 16, 50, 84, 95)
@@ -179,7 +179,7 @@ class Spread:
         return f"Spread: {size}, {len(self.names)} quantities, x along {self.along}"
 
     def _repr_html_(self) -> str:
-        typical = np.median(self.values.std(axis=1), axis=0)
+        typical = np.median(self.values[self.counted].std(axis=1), axis=0)
         within = {self.names[k].name: f"{typical[k]:.3g} {self.names[k].unit}" for k in self.internal}
         return html_table(repr(self), {f"{name}, within an event": text for name, text in within.items()})
 
@@ -222,6 +222,11 @@ class Spread:
         return rows | {quantity: np.concatenate(values[group], axis=1) for quantity, group in pooled}
 
     @property
+    def counted(self) -> Rows:
+        """Events that count as true, of which medians over events are."""
+        return counted_as_true(self.columns, len(self.values))
+
+    @property
     def internal(self) -> list[int]:
         """Places of the K bonds and angles among the quantities."""
         return [k for k, q in enumerate(self.names) if q.kind != "atom"]
@@ -250,7 +255,7 @@ class Spread:
         has in most of the events.
         """
         bonds = len(self.molecule.bonds)  # they come first
-        block = self.covariance()[:, :bonds, :bonds]
+        block = self.covariance()[self.counted, :bonds, :bonds]
         values, vectors = np.linalg.eigh(block[np.isfinite(block).all(axis=(1, 2))])
         deviation = np.median(np.sqrt(values.clip(0.0)), axis=0)
         # A direction has no sign: the mean of its projectors, not of its vectors.
@@ -261,7 +266,10 @@ class Spread:
     def covariance_in_words(self, unit: str = "bohr") -> list[str]:
         """Return lines on what varies together within one event; none where nothing does."""
         scale = length_in_bohr(unit)
-        names, typical = [self.names[k].name for k in self.internal], typical_correlation(self.covariance())
+        names, typical = (
+            [self.names[k].name for k in self.internal],
+            typical_correlation(self.covariance()[self.counted]),
+        )
         pairs = [pair for pair in combinations(range(len(names)), 2) if abs(typical[pair]) > _CORRELATED]
         pairs.sort(key=lambda pair: -abs(typical[pair]))
         lines = [f"correlation of {names[i]} and {names[j]}: {typical[i, j]:.2f}" for i, j in pairs[:_LINES]]

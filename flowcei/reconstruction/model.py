@@ -160,7 +160,7 @@ class Reconstructor:
         rules |= {"exact": exact, "experiment": None if experiment is None else Experiment.load(experiment)}
         total, parts = len(momenta) if isinstance(momenta, Events) else None, []
         with bar_of_events(total, show=progress) as bar:
-            for part in self.stream(momenta, n, seed=seed, noise=noise, **rules):
+            for part in self.blocks(momenta, n, seed=seed, noise=noise, **rules):
                 parts.append(part)
                 bar.update(len(part))
         samples = PosteriorSamples.concatenate(parts)
@@ -192,6 +192,7 @@ class Reconstructor:
         event depends on the seed, on n, and on the events before it in its block; not on chunks,
         threads or where the stream begins. Another device, or other events after it in the last
         block, change the rounding (1e-5); with `min_ess` further samples are those of the whole block.
+        Accidents are told by the events of a block: P(true) is NaN in one of fewer than 30.
 
         Args:
             momenta: As for `sample`, or anything that yields events or arrays, chunk by chunk:
@@ -212,6 +213,19 @@ class Reconstructor:
             >>> [len(part) for part in flowcei.load().stream([events[:3], events[3:]], 10, seed=2)]
             [5]
         """
+        parts = self.blocks(momenta, n, seed=seed, start=start, **settings)
+        return (self._told_apart(part) if part.mixed else part for part in parts)
+
+    def blocks(
+        self,
+        momenta: ArrayLike | Events | Iterable[Events | ArrayLike],
+        n: int | SamplingRequest = 100,
+        *,
+        seed: int | None = None,
+        start: int = 0,
+        **settings: Any,  # noqa: ANN401 (those of `sample`)
+    ) -> Iterator[PosteriorSamples]:
+        """As `stream`, without P(true): for who tells accidents when all blocks are there."""
         seed = fresh_seed() if seed is None else seed
         request = n if isinstance(n, SamplingRequest) else SamplingRequest(n, seed, **settings)
         self.check_request(request)
@@ -243,7 +257,7 @@ class Reconstructor:
             return quality, None
         if request.experiment is not None:
             quality = told_apart(quality, request.experiment.of(self.molecule))
-        return judged(quality, request, self.molecule, self.prior, self.stream, relative=self.noise.relative)
+        return judged(quality, request, self.molecule, self.prior, self.blocks, relative=self.noise.relative)
 
     def check_evidence(self, samples: PosteriorSamples, *, seed: int = 0) -> EvidenceCheck:
         """Return p-values of weighed events, and of their run, under the prior: see `flowcei.check.evidence`.
@@ -405,12 +419,14 @@ class Reconstructor:
         """
         events = events_of(events, self.molecule)
         sigma = self.sigma(events, noise)
-        time = self.build_up_time(experiment)
-        framed, told = self.enter(events.momenta, self.sigma(events, noise, experiment), time)
+        times = np.full(len(events), self.build_up_time(experiment))
+        tables = events.momenta, self.sigma(events, noise, experiment), times
+        condition = self.frame.bare.enter(*map(torch.from_numpy, tables)).condition
         seen = self.training.seen if self.frame.invariant else None
-        ker, far = limits.outside(framed.condition.numpy(), seen, len(self.molecule))
-        condition = told[:, -self.frame.condition_width :]  # what else is told follows from it
-        far |= (~(condition.abs() < limits.FAR)).any(dim=1).cpu().numpy()
+        ker, far = limits.outside(condition.numpy(), seen, len(self.molecule))
+        table = self.condition_standardiser
+        mean, scale = (t[-condition.shape[1] :] for t in (table.mean, table.scale))
+        far |= (~(((condition - mean) / scale).abs() < limits.FAR)).any(dim=1).numpy()
         moves = moving(events.momenta, np.maximum(sigma, self.stated_sigma(events, noise)))
         far &= ~ker
         if experiment is not None:

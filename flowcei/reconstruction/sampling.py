@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from flowcei.experiment.measurement import Measurement
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
-    from flowcei.posterior.arrays import Bools, Rows
+    from flowcei.posterior.arrays import Bools, Floats, Rows
     from flowcei.posterior.exact import Density
     from flowcei.posterior.samples import PosteriorSamples
 
@@ -171,15 +171,17 @@ def by_request(
     rng: np.random.Generator,
     prior: GeometryPrior | None,
     density: Density,
+    worth: Floats | None = None,
 ) -> PosteriorSamples:
     """Samples as a request asks: exact, weighed, or else within a prior that has bounds, and flagged.
 
     `draw` gives so many samples of some of the events, `density` is theirs; `flags` are those that momenta
-    alone raise, (E,).
+    alone raise, (E,); `worth` as of `exact_samples`.
     """
     events = np.arange(len(next(iter(flags.values()))))
     if request.exact and prior is not None:
-        samples = exact_samples(draw, density, len(events), request.n, prior, rng, budget=request.budget)
+        how: dict[str, Any] = {"budget": request.budget, "worth": worth}
+        samples = exact_samples(draw, density, len(events), request.n, prior, rng, **how)
     else:
         samples = draw(events, request.n)
     if request.weighs and not request.exact:
@@ -249,7 +251,7 @@ def told_apart(quality: Quality, measurement: Measurement) -> Quality:
         momenta, lost = quality.momenta[rows], quality.lost[rows]
         mixture = tell_accidents(quality.log_evidence[rows], momenta, measurement, lost)
         found[kind] = {"events": len(rows), "share": mixture.share, "error": mixture.share_error}
-        if not lost.any():
+        if not lost.any() and measurement.orders is None:
             # The prior has no say in sums: where it is wrong, true events pass for accidents.
             spread = np.where(np.isinf(measurement.spread), 0.0, measurement.spread)
             width = replace(measurement, spread=spread).width(momenta)

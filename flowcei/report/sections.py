@@ -14,11 +14,13 @@ import numpy as np
 from flowcei.check.run import OF_EXPERIMENT, check_run
 from flowcei.evaluation.verdicts import CHECKS
 from flowcei.events.container import Events
+from flowcei.experiment.accidents import P_TRUE
 from flowcei.experiment.detector import rms_component
 from flowcei.molecules.isotopes import described_ions
 from flowcei.plot.events import FEWEST
 from flowcei.plot.figure import events_figure, samples_figure
 from flowcei.plot.geometry import predicted
+from flowcei.posterior.assignments import P_ASSIGNMENT
 from flowcei.posterior.flags import FLAGS
 from flowcei.posterior.modes import AMBIGUOUS, UNEXPLAINED, VERDICTS
 from flowcei.posterior.spread import quantities
@@ -41,7 +43,14 @@ if TYPE_CHECKING:
 _DPI = 110
 _SEARCHED = 300  # events whose modes are sought, beside those of the cards
 _POOLED = 5_000  # events of which figures are, from the whole length of a longer run
-_OWN = ("evidence_p", "p_true", "inside_prior", "r_hat", "acceptance")  # columns that flowcei adds
+_OWN = (
+    "evidence_p",
+    "p_true",
+    P_ASSIGNMENT,
+    "inside_prior",
+    "r_hat",
+    "acceptance",
+)  # columns that flowcei adds
 _SHOWN = 3_000  # events that are re-simulated for pictures
 
 
@@ -188,7 +197,7 @@ def data_section(material: Material) -> Section:
         "samples of each": f"{s.positions.shape[1]:,}{', of the exact posterior' if s.exact else ''}",
         "molecule": f"{s.molecule.name}: {described_ions(s.molecule)}",
         "noise": _noise_of(s),
-        "extra columns": ", ".join(name for name in s.columns if name not in _OWN) or "none",
+        "extra columns": ", ".join(name for name in s.columns if not name.startswith(_OWN)) or "none",
     }
     facts |= {f"left out: {reason}": f"{count:,}" for reason, count in selection.get("rejected", {}).items()}
     left_out = int(s.flagged.sum())
@@ -253,12 +262,12 @@ def momenta_section(material: Material) -> Section:
 def geometry_section(material: Material) -> Section:
     """Bonds and angles: of all events together, and within one event."""
     rows = []
-    for quantity, values in material.spread.rows().items():
+    overall = material.spread.overall()  # of events that may be accidents each counts by its P(true)
+    for quantity, (_, row) in zip(material.spread.rows(), overall.iterrows(), strict=True):
         if quantity.kind != "atom":
             unit, scale = unit_of(quantity)
-            low, middle, high = np.percentile(values, (16, 50, 84)) / scale
-            within = float(np.median(values.std(axis=1))) / scale
-            rows.append((quantity.name, unit, middle, low, high, within, quantity.like))
+            numbers = [float(row[name]) / scale for name in ("p50", "p16", "p84", "typical_sd")]
+            rows.append((quantity.name, unit, *numbers, quantity.like))
     columns = ["quantity", "unit", "median", "16 %", "84 %", "within one event", "remark"]
     used = len(columns) - (not any(row[-1] for row in rows))
     words = (
@@ -267,6 +276,8 @@ def geometry_section(material: Material) -> Section:
         "distribution of the molecules by what one event leaves open (the median standard deviation within "
         "one event)."
     )
+    if P_TRUE in material.spread.columns:
+        words += " Each event counts by its probability to be true, p_true, here and in the pictures."
     return Section(
         "geometry",
         "Bonds and angles",

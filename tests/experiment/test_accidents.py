@@ -15,8 +15,18 @@ import flowcei
 from flowcei import Experiment
 from flowcei.cli.experiment_options import note_accidents
 from flowcei.errors import UsageError
-from flowcei.experiment.accidents import Isotropic, Mixture, mixed_sums, tell_by_sums
+from flowcei.experiment.accidents import (
+    Isotropic,
+    Mixture,
+    counted_as_true,
+    least_of_true,
+    mixed_sums,
+    tell_by_sums,
+)
 from flowcei.experiment.covariance import CovarianceLikelihood
+from flowcei.plot.geometry import predicted, structure
+from flowcei.report.sections import Material, geometry_section
+from flowcei.units import ANGSTROM
 
 OCS = flowcei.Molecule.load("ocs")
 
@@ -122,6 +132,59 @@ def test_true_events_are_told_and_averages_are_of_them(source: dict) -> None:
         )
 
 
+def test_whatever_takes_events_together_counts_them_by_p_true() -> None:
+    """Tables, medians, pictures and the page: 40 true events beside as many that are true with 10 %."""
+    model, events = flowcei.load(), flowcei.simulate("ocs", 80, noise="1%", seed=3)
+    plain = model.sample(events, 30, seed=1)
+    own, true = plain[:40], np.repeat([1.0, 0.1], 40)
+    samples = replace(plain, columns={"p_true": true})
+    samples.positions[40:] *= 1.5  # geometries that no picture of true events has
+    few = counted_as_true(samples.columns, 80)
+    assert (few[:40] == np.arange(40)).all()
+    assert 0 < len(few) - 40 < 12
+    length = float(np.median(np.linalg.norm(own.positions[:, :, 1] - own.positions[:, :, 0], axis=2)))
+    one, other = samples.spread(keep_flagged=True), own.spread(keep_flagged=True)
+    assert one.overall().set_index("quantity").loc["c-o", "p50"] == pytest.approx(length, abs=0.02)
+    np.testing.assert_allclose(one.principal_axes()[0], other.principal_axes()[0], rtol=0.15)
+    words = one.covariance_in_words()[0], other.covariance_in_words()[0]
+    assert float(words[0][-5:]) == pytest.approx(float(words[1][-5:]), abs=0.03)
+    (row,) = (r for r in geometry_section(Material(samples, "file")).tables[0].rows if r[0] == "c-o")
+    assert row[2] * ANGSTROM == pytest.approx(length, abs=0.02)
+    assert len(predicted(samples)["re-simulated"]) == len(few)
+    shown = float(samples.plot("corner").axes[0].get_title().split()[-3])
+    assert shown == pytest.approx(length / ANGSTROM, abs=0.02)
+    middle = structure(samples, unit="bohr").lines
+    drawn = np.array([line.get_xydata()[0] for line in middle if line.get_label() == "c"])
+    assert np.abs(drawn - np.median(other.positions[:, :, 0, :2], axis=(0, 1))).max() < 0.05
+
+
+def test_a_stream_tells_the_accidents_of_each_block() -> None:
+    """Blocks have P(true) by their own events, and files of blocks too; too few have none."""
+    events = flowcei.simulate("ocs", 150, experiment=Experiment(noise="1%", accidents=0.4), seed=2)
+    stated = Experiment(noise="1%", accidents="unknown")
+    blocks = list(flowcei.load().stream(events, 2000, weigh=True, experiment=stated, seed=1))
+    assert [len(block) for block in blocks] == [100, 50]
+    true = np.concatenate([block.columns["p_true"] for block in blocks])
+    assert ((true < 0.5) == (events.columns["accident"] == 1)).all()
+    assert blocks[1].origin["accidents"]["complete"]["events"] == 50
+
+
+@pytest.mark.parametrize("source", [{}, {"temperature": 300}])
+def test_no_true_event_is_below_what_accidents_reach(source: dict) -> None:
+    """Where chains are given up: true geometries are 40 nats above it, accidents mostly far below."""
+    experiment = Experiment(**{"noise": "1%"} | source, accidents=0.3)
+    events = flowcei.simulate("ocs", 1000, experiment=experiment, seed=3)
+    own, accident = experiment.of(OCS), events.columns["accident"] == 1
+    least = least_of_true(events.momenta, own, np.zeros((1000, 3), dtype=bool))
+    assert least is not None
+    likelihood = CovarianceLikelihood(OCS.masses, OCS.charges, events.momenta, own)
+    height = likelihood.log_prob(events.positions[:, None])[:, 0]
+    height += flowcei.load().prior.log_prob(events.positions)
+    assert (height - least)[~accident].min() > 30.0
+    assert np.mean(height[accident] < least[accident]) > 0.95
+    assert least_of_true(events.momenta[:9], own, np.zeros((9, 3), dtype=bool)) is None
+
+
 @pytest.fixture
 def shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Shell:
     monkeypatch.chdir(tmp_path)
@@ -164,7 +227,7 @@ def test_the_commands(shell: Shell) -> None:
     assert shell(*words, "--experiment", "e.toml", "-o", "s.h5", "--ker", "1..900") == 2
     assert "state accidents as a number" in shell.err
     assert shell(*words, "--experiment", "wrong.toml", "-o", "s.h5", "--ker", "1..900") == 0
-    assert "accidents: 0.02 of all events as stated" in shell.err
+    assert "accidents: 0.02 of complete events as stated" in shell.err
     assert "share" not in flowcei.read_samples("s.h5").origin["accidents"]["complete"]
     few = flowcei.simulate("ocs", 5, noise="1%", seed=1)
     flowcei.write_events(few, "few.h5")

@@ -163,5 +163,5 @@ def test_what_motion_cannot_do_is_said(tmp_path: object) -> None:
     draws = _draws(events[:2], spec)
     table = {"experiment": {"noise": "1%", "temperature": 10.0}}
     lacking = replace(draws, origin=draws.origin | table, columns={"lost_ion": np.array([1, 0])})
-    with pytest.raises(DataError, match="lack an ion"):
+    with pytest.raises(DataError, match="lost ions and assignments"):
         lacking.weigh()

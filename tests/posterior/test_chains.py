@@ -234,3 +234,27 @@ def test_draws_by_weight_hardly_repeat() -> None:
     assert at_once[0] == pytest.approx(0.125)  # only the last is chosen 2 / 1.5 times
     by = np.log(np.array([[0.5, 0.5, 1.0, 2.0]]))
     assert repeated(log_weights, 1.5, np.zeros(1), by)[0] == pytest.approx(0.125)  # by the posterior's draws
+
+
+def test_an_event_that_is_hopeless_gets_no_chains() -> None:
+    """Of a rugged density that is low everywhere few points are asked for; a bent one has all its own."""
+    asked = np.zeros(2, dtype=int)
+
+    def density(points: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        np.add.at(asked, rows, points.shape[1])
+        bent = -0.5 * (points[..., 0] ** 2 + ((points[..., 1] - points[..., 0] ** 2) / 0.05) ** 2)
+        rugged = -1e3 - 0.5 * (points**2).sum(axis=2) + 60.0 * np.sin(3e4 * points).sum(axis=2)
+        return np.where(rows[:, None] == 0, bent, rugged)
+
+    def drawn(worth: np.ndarray | None) -> tuple[Draws, int]:
+        rng = np.random.default_rng(1)
+        asked[:] = 0
+        begin = Proposal(rng.normal(size=(2, 400, 2)))
+        return run_chains(density, begin, 1000, rng, budget=100_000, worth=worth), int(asked[1])
+
+    (every, most), (some, few) = drawn(None), drawn(np.array([-500.0, -500.0]))
+    assert few < most / 10
+    assert some.mixed.tolist() == [True, False]
+    for draws in (every, some):
+        assert draws.points[0, :, 0].std() == pytest.approx(1.0, abs=0.1)
+        assert draws.log_evidence[0] == pytest.approx(np.log(2.0 * np.pi * 0.05), abs=0.05)
