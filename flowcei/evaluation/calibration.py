@@ -14,6 +14,7 @@ from flowcei.evaluation import verdicts
 from flowcei.evaluation.comparison import NULL_MODELS, experiment_of, true_positions, warned
 from flowcei.evaluation.verdicts import HPD, RULES, CalibrationRules, Ranks, Verdict
 from flowcei.events.container import events_of
+from flowcei.experiment.experiment import BUILD_UP_TIME
 from flowcei.experiment.missing import LOST, completed, lost_column, lost_ions
 from flowcei.posterior.exact import R_HAT
 from flowcei.posterior.flags import FLAG_BITS
@@ -266,7 +267,8 @@ class _Judge:
             quantities(samples.molecule, samples.labelled(x))[1][..., 3 * len(samples.molecule) :]
             for x in (samples.positions, truth)
         )
-        chi2, true_chi2 = (samples.likelihood.chi_squared(x) for x in (samples.positions, truth))
+        chi2 = samples.likelihood.chi_squared(samples.positions, samples.build_up)
+        true_chi2 = samples.likelihood.chi_squared(truth, _true_times(samples))
         finite = np.isfinite(true_chi2[:, 0])  # samples may have infinity: they explain nothing
         of_truth = np.concatenate([true_chart, true_internal[:, 0]], axis=1)
         scale = self.chart.std(axis=0)
@@ -290,7 +292,7 @@ class _Judge:
         if samples.weights is not None:  # regions of the exact posterior, where it is what is judged
             exact = samples.weights.reliable[:, None]
             density = density + np.where(exact, samples.weights.log_weights, 0.0)
-            of_truth = np.where(exact, samples.log_posterior(truth), of_truth)
+            of_truth = np.where(exact, samples.log_posterior(truth, times=_true_times(samples)), of_truth)
         return -density[..., None], -of_truth
 
     def calibration(
@@ -342,3 +344,12 @@ def _chart(model: Reconstructor, momenta: Floats, sigma: Floats, positions: Real
     """Return the chart (E, n, D) of positions (E, n, N, 3)."""
     framed = model.frame.enter(torch.from_numpy(np.ascontiguousarray(momenta)), torch.from_numpy(sigma))
     return model.frame.to_chart(torch.from_numpy(positions.astype(np.float64)), framed).numpy()
+
+
+def _true_times(samples: PosteriorSamples) -> Floats | None:
+    """Build-up times of events (E, 1), fs, whose samples have some: as simulated, else the prior's mean."""
+    law = samples.build_up_prior
+    if samples.build_up is None or law is None:
+        return None
+    mean = np.full(len(samples), law.mean.times[0])
+    return np.asarray(samples.columns.get(BUILD_UP_TIME, mean), dtype=np.float64)[:, None]

@@ -11,10 +11,10 @@ import numpy as np
 
 from flowcei.errors import UsageError
 from flowcei.events.container import Events
-from flowcei.events.extracolumns import ACCIDENT, BUILD_UP_TIME, dataset_name
+from flowcei.events.extracolumns import ACCIDENT, dataset_name
 from flowcei.events.hdf import describe
 from flowcei.experiment.detector import Noise
-from flowcei.experiment.experiment import ASSIGNMENT, Experiment
+from flowcei.experiment.experiment import ASSIGNMENT, BUILD_UP_TIME, Experiment
 from flowcei.experiment.missing import LOST, completed, lost_column
 from flowcei.molecules.molecule import Molecule
 from flowcei.physics.build_up import BuildUp, BuildUpPrior, build_up_of

@@ -135,6 +135,8 @@ class Coulomb:
     @property
     def name(self) -> str:
         """`PLAIN`, or with the times."""
+        if isinstance(self.build_up, np.ndarray):
+            return f"{PLAIN}, charges that build up in a time of each event"
         growth = None if self.build_up is None else BuildUp.parse(self.build_up)
         slow = "" if growth is None or growth.is_zero else f", charges that build up in {growth}"
         return f"{PLAIN}{slow}" if self.transfer is None else f"{PLAIN}{slow}, {self.transfer}"
@@ -157,6 +159,18 @@ class Coulomb:
 
 PLAIN = "Coulomb"
 COULOMB = Coulomb()
+
+
+def forward_of(forward: ForwardModel, rows: slice | NDArray[np.intp]) -> ForwardModel:
+    """That of some of the events, where each may have a build-up time of its own."""
+    if isinstance(forward, Coulomb) and isinstance(forward.build_up, np.ndarray):
+        return with_times(forward, forward.build_up[rows])
+    return forward
+
+
+def with_times(forward: ForwardModel, times: Floats) -> ForwardModel:
+    """The same of charges that build up in a time of each event, (B,), fs."""
+    return replace(forward, build_up=times) if isinstance(forward, Coulomb) else Coulomb(times)
 
 
 def chosen(forward: ForwardModel | None, build_up: str | ArrayLike | BuildUp | None) -> ForwardModel:

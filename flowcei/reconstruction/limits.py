@@ -75,6 +75,8 @@ def check_told(measurement: Measurement, frame: Frame, trained: str = "") -> Non
 def knows_forces(measurement: Measurement, frame: Frame) -> bool:
     """Whether a model is told the forces: Coulomb's, at once or built up in one time in the trained range."""
     growth = measurement.build_up
+    if measurement.build_up_prior is not None:
+        return False  # what an event says of the time, weights know
     if growth is None or growth.is_zero:
         return growth is not None or measurement.forward.name == PLAIN
     return len(set(growth.times)) == 1 and growth.times[0] <= frame.build_up
