@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from flowcei.evaluation.comparison import NULL_MODELS, experiment_of, true_posit
 from flowcei.evaluation.verdicts import HPD, RULES, CalibrationRules, Ranks, Verdict
 from flowcei.events.container import events_of
 from flowcei.experiment.experiment import BUILD_UP_TIME
+from flowcei.experiment.missing import LOST, completed, lost_column, lost_ions
 from flowcei.posterior.exact import R_HAT
 from flowcei.posterior.flags import FLAG_BITS
 from flowcei.posterior.spread import quantities
@@ -122,6 +123,7 @@ def calibrate(
     exact: bool = False,
     keep_flagged: bool = False,
     experiment: Experiment | None = None,
+    missing: int = 0,
     rules: CalibrationRules = RULES,
     on_events: Callable[[int], None] | None = None,
 ) -> Calibration:
@@ -146,6 +148,8 @@ def calibrate(
         keep_flagged: Whether to judge events that a model flags, of which a `FlaggedWarning` is given.
         experiment: Of the events, whose exact or weighed samples are judged; where None, the one that
             simulated events state. Without `exact` and `weigh` it only brings momenta to their true scale.
+        missing: Ions that are taken away from each event, at random, to judge exact samples of what is left;
+            the source of the experiment must be known.
         rules: How often a right posterior may fail each of the five kinds of check, and other thresholds.
         on_events: Called with the number of events that were judged, block by block.
 
@@ -167,12 +171,26 @@ def calibrate(
     events = events_of(events, model.molecule) if keep_flagged else warned([model], events, noise, own)
     check_calibrated(model, n, rules)
     how: dict[str, Any] = {"noise": noise, "latent": latent, "seed": seed, "weigh": weigh, "exact": exact}
+    if missing:
+        events = without_ions(events, missing, seed)
     seen = events if own is None else own.calibrated(events)
+    if missing and (lost := lost_ions(events.columns, len(events.molecule))) is not None:
+        seen = replace(seen, momenta=completed(seen.momenta, lost))  # as samples have them
     if own is not None and noise is None and (weigh or exact):
         drawn = model.blocks(events, n, experiment=own, **how)  # which brings momenta to their scale itself
     else:
         drawn = model.stream(seen, n, **how)
     return calibrated(model, seen, drawn, noise=noise, seed=seed, rules=rules, on_events=on_events)
+
+
+def without_ions(events: Events, missing: int, seed: int) -> Events:
+    """Events that lack so many ions each, at random; UsageError where fewer than two would be left."""
+    ions = len(events.molecule)
+    if not 0 < missing <= ions - 2:
+        raise UsageError(f"{missing} of {ions} ions are missing: two of an event must be there")
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(10,)))
+    lost = rng.random((len(events), ions)).argsort(axis=1) < missing
+    return replace(events, columns=events.columns | {LOST: lost_column(lost)})
 
 
 def calibrated(
