@@ -11,6 +11,7 @@ from scipy.stats import kstwobign, norm
 
 from flowcei.check.scale import ScaleFit, fit_scale
 from flowcei.errors import DataError, UsageError
+from flowcei.experiment.accidents import FEWEST as FEWEST_TRUE
 from flowcei.experiment.accidents import VAGUE, Mixture, mixed_sums, tell_by_sums
 from flowcei.experiment.detector import NOISE_FLOOR, rms_component
 from flowcei.experiment.experiment import Experiment, stated_experiment
@@ -72,7 +73,8 @@ class ExperimentMeasurement:
         quantities: `Measured` numbers: `drift`, `width` of the sums of momenta of true events, `spread` of
             the source or `noise` of an axis, `accidents`, `efficiency` by ion, `momentum_scale`, `build_up`.
         remarks: What was not measured, or does not hold, in words.
-        experiment: What `flowcei sample --experiment` takes; None where noise and source were not told apart.
+        experiment: What `flowcei sample --experiment` takes; None where noise and source were not
+            told apart, or true events and accidents.
         fit: Momentum scale and build-up time, where a prior was trusted.
     """
 
@@ -154,7 +156,7 @@ def measure_experiment(
     quantities, remarks = run.quantities(), run.remarks()
     if lost.any():
         quantities["efficiency"] = _efficiency(lost, events.molecule, quantities["accidents"])
-    experiment = Experiment(**run.entries(quantities)) if known else None
+    experiment = run.experiment(quantities, remarks) if known else None
     found = None
     if prior is not None and experiment is not None:
         given = build_prior(events.molecule, prior) if isinstance(prior, str) else prior
@@ -202,6 +204,11 @@ class _Sums:
         errors = np.sqrt(np.diagonal(mixture.covariance()))
         return cls(events, known, resolved, sourced, mixture, errors, own)
 
+    @property
+    def vague(self) -> bool:
+        """Whether true events and accidents are not told apart, or nearly all are accidents."""
+        return bool(self.errors[6] > VAGUE or self.mixture.p_true.sum() < FEWEST_TRUE)
+
     def quantities(self) -> dict[str, Measured]:
         """What they tell."""
         one, errors = self.mixture, self.errors
@@ -241,6 +248,18 @@ class _Sums:
             }
         return out
 
+    def experiment(self, quantities: Mapping[str, Measured], remarks: list[str]) -> Experiment | None:
+        """One with these numbers; None, and a remark, where nobody should sample with them."""
+        if self.vague:
+            return None
+        try:
+            (found := Experiment(**self.entries(quantities))).of(self.events.molecule)
+        except UsageError as error:
+            why = "the sums have no peak of true events, or the noise is larger than stated"
+            remarks.append(f"{error}; {why}: no number here is to be trusted")
+            return None
+        return found
+
     def remarks(self) -> list[str]:
         """What they do not tell, or what they are not."""
         one, errors, out = self.mixture, self.errors, list[str]()
@@ -251,8 +270,9 @@ class _Sums:
             )
         if self.sourced and not self.resolved:
             out.append("the noise of an axis is taken to be that of each ion")
-        if errors[6] > VAGUE:
-            out.append("the sums of true events and of accidents are alike: no number here is to be trusted")
+        if self.vague:
+            why = "the sums of true events and of accidents are alike, or hardly an event is true"
+            out.append(f"{why}: no number here is to be trusted")
         # The error of a width that is as stated: that of a few narrow ones is too small.
         larger = np.maximum(1.0, (one.base / one.variance).mean(axis=0))
         for axis, theta, error in zip("xyz", one.theta, larger * errors[3:6], strict=True):

@@ -13,7 +13,7 @@ from flowcei.cli.experiment_options import experiment_option
 from flowcei.cli.options import option
 from flowcei.cli.runs import read_noted
 from flowcei.cli.streams import note, show, text_table, warn
-from flowcei.errors import UsageError
+from flowcei.errors import DataError, UsageError
 from flowcei.storage.creation import atomic_text
 
 if TYPE_CHECKING:
@@ -93,20 +93,12 @@ def experiment(
 
     Example: flowcei experiment events.h5 --noise 1.5 -o experiment.toml
     """
-    known: dict[str, Any] = {"temperature": temperature}
-    known |= {"noise": _noise(noise) if noise else None, "spread": _spread(spread) if spread else None}
-    known = {name: value for name, value in known.items() if value is not None}
-    forces: dict[str, Any] = {}
-    if experiment is not None:
-        forces = flowcei.Experiment.load(experiment).forces
-        if forces and prior is not None:
-            raise UsageError(
-                f"{experiment} states the {', '.join(forces)}, and --prior measures it for Coulomb's law"
-            )
-        stated = _stated(experiment)
-        if twice := sorted(set(stated) & set(known)):
-            raise UsageError(f"{experiment} states {twice[0]}; leave out --{twice[0]}")
-        known |= stated
+    forces = {} if experiment is None else flowcei.Experiment.load(experiment).forces
+    if forces and prior is not None:
+        raise UsageError(
+            f"{experiment} states the {', '.join(forces)}, and --prior measures it for Coulomb's law"
+        )
+    known = _known(experiment, noise, spread, temperature)
     if output is not None:
         options.output_path(output, overwrite=overwrite, endings=(".toml",), source=file)
     if not known and (output is not None or prior is not None):
@@ -125,11 +117,28 @@ def experiment(
         _show(measured)
     for remark in measured.remarks:
         warn(remark, code="experiment")
-    if output is not None and measured.experiment is not None:
+    if output is not None:
+        if measured.experiment is None:
+            raise DataError(f"these numbers make no experiment; {output} is not written", path=file)
         with atomic_text(output, overwrite=overwrite) as target:
             target.write(replace(measured.experiment, **forces).to_toml())
         then = f"flowcei sample --momenta {file} --experiment {output} --exact"
         note(f"experiment written to {output}; next: {then}")
+
+
+def _known(
+    path: Path | None, noise: str | None, spread: str | None, temperature: float | None
+) -> dict[str, Any]:
+    """Entries of an experiment that are stated, by options or by the file of one; UsageError for both."""
+    known: dict[str, Any] = {"temperature": temperature}
+    known |= {"noise": _noise(noise) if noise else None, "spread": _spread(spread) if spread else None}
+    known = {name: value for name, value in known.items() if value is not None}
+    if path is None:
+        return known
+    stated = _stated(path)
+    if twice := sorted(set(stated) & set(known)):
+        raise UsageError(f"{path} states {twice[0]}; leave out --{twice[0]}")
+    return known | stated
 
 
 def _show(measured: ExperimentMeasurement) -> None:

@@ -14,6 +14,7 @@ from shell import Shell
 import flowcei
 from flowcei import Experiment
 from flowcei.errors import DataError, UsageError
+from flowcei.physics.build_up import BuildUpPrior
 
 BEAM = {"noise": [3.0, 1.5, 1.0], "spread": [2.0, 2.0, 6.0], "drift": [28.0, 0.0, -5.0]}
 
@@ -93,6 +94,8 @@ def test_scale_and_build_up_of_a_trusted_prior() -> None:
     assert one.fit.p_value > 1e-3
     assert "nearly one number" in one.remarks[-1]
     stated = one.experiment.to_dict()
+    time = BuildUpPrior.from_dict(stated["build_up"])
+    assert (time.low, time.deviation) == pytest.approx((number.value, number.error), rel=0.05)
     np.testing.assert_allclose(stated["spread"], 3.0, rtol=0.1)
     np.testing.assert_allclose(stated["drift"], table["drift"], atol=0.6)
     assert flowcei.measure_experiment(events, noise=1.0, prior="broad", fit="scale").fit.p_value < 1e-6
@@ -142,3 +145,21 @@ def test_the_command(shell: Shell, exact: flowcei.Events) -> None:
         "sample", "--momenta", "a.csv", "--experiment", "e.toml", "--weigh", "-n", "20", "-o", "s.h5"
     ) in (0, 3)
     assert "accidents: 0.2" in shell.err
+
+
+def test_a_run_without_true_events_makes_no_experiment(
+    exact: flowcei.Events, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """All are accidents: there is no peak, or one that no source is as hot for, and no file is written."""
+    monkeypatch.chdir(tmp_path)
+    shell = Shell(monkeypatch, capsys)
+    for seed, said in ((4, "no peak of true events"), (2, "hardly an event is true")):
+        rng = np.random.default_rng(seed)
+        mixed = np.stack([exact.momenta[rng.permutation(5000)[:400], k] for k in range(3)], axis=1)
+        measured = flowcei.measure_experiment(flowcei.Events("ocs", mixed), noise="1%")
+        assert measured.experiment is None
+        assert [remark for remark in measured.remarks if said in remark]
+    flowcei.write_events(flowcei.Events("ocs", mixed), "m.h5")
+    assert shell("experiment", "m.h5", "--noise", "1%", "-o", "m.toml") == 3
+    assert "m.toml is not written" in shell.err
+    assert not Path("m.toml").exists()
