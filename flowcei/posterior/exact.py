@@ -166,8 +166,8 @@ class _Block:
         anywhere = self.prior.sample(_STARTS, self.rng)
         anywhere -= centre_of_mass(anywhere, self.samples.molecule.masses)
         anywhere = np.broadcast_to(anywhere, (len(rows), *anywhere.shape))
-        start = np.concatenate([start, anywhere], axis=1).astype(np.float32)
-        found = replace(self.samples[rows], positions=start, log_prob=None, build_up=None)
+        start = np.concatenate([start, anywhere], axis=1)
+        found = replace(self.samples[rows], positions=start.astype(np.float32), log_prob=None, build_up=None)
         return _at_modes(found.modes(self.prior, keep_flagged=True), points.mean(axis=1))
 
 
