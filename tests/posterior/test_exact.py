@@ -38,13 +38,13 @@ def test_a_poor_proposal_gives_the_reference_posterior(name: str, count: int) ->
     rng = np.random.default_rng(1)
     middle = _relative(reference.positions.astype(np.float64)).mean(axis=1, keepdims=True) + AWAY
 
-    def density(x: Floats, rows: Rows) -> Floats:
+    def density(x: Floats, _: Floats | None, rows: Rows) -> Floats:
         return np.asarray(norm(middle[rows], WIDE).logpdf(_relative(x)).sum(axis=2))
 
     def draw(rows: Rows, n: int) -> PosteriorSamples:
         y = middle[rows] + WIDE * rng.standard_normal((len(rows), n, middle.shape[2]))
         x = np.pad(y, ((0, 0), (0, 0), (3, 0))).reshape(len(rows), n, -1, 3)
-        given = {"positions": x.astype(np.float32), "log_prob": density(x, rows)}
+        given = {"positions": x.astype(np.float32), "log_prob": density(x, None, rows)}
         return replace(reference[rows], **given, weights=None)
 
     weighed = draw(np.arange(count), 500).weigh()
@@ -89,7 +89,7 @@ def test_modes_lead_where_no_sample_does() -> None:
         x = prior.sample(len(rows) * n, rng).reshape(len(rows), n, 5, 3)
         return replace(given[rows], positions=x.astype(np.float32))
 
-    found = exact_samples(draw, lambda x, _: np.zeros(x.shape[:2]), 2, 300, prior, rng)
+    found = exact_samples(draw, lambda x, *_: np.zeros(x.shape[:2]), 2, 300, prior, rng)
     np.testing.assert_allclose(found.weights.log_evidence, [-70.2, -61.8], atol=0.3)
     assert not found.flagged.any()
 
