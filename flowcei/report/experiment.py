@@ -45,7 +45,10 @@ def experiment_section(material: Material) -> Section:
     bits = sum(FLAG_BITS[name] for name in _FLAGS)
     words += remarks + ([counted(s.flag_bits, bits) + "."] if (s.flag_bits & bits).any() else [])
     caption = f"From {int(complete.sum()):,} complete events; 0.12(3) is 0.12 with the standard error 0.03"
-    tables = [Table(("quantity", "unit", "stated", "measured"), rows, caption)]
+    columns = ("quantity", "unit", "stated", "measured")
+    if not any(row[3] for row in rows):
+        rows, columns, caption = [row[:3] for row in rows], columns[:3], "What is stated"
+    tables = [Table(columns, rows, caption)] if rows else []
     tables += [*_accidents(s), *_missing(material, complete)]
     pictures = []
     if complete.any():
