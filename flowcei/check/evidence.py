@@ -53,7 +53,7 @@ def reference_events(
     place.
     """
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(6,)))
-    forward = COULOMB if measurement is None else measurement.forward
+    forward = COULOMB if measurement is None else measurement.drawn_forward(count, rng)
     momenta = predicted_momenta(molecule, prior, count, rng, forward)
     if measurement is not None:
         return Events(molecule, replace(measurement, accidents=0.0).apply(momenta, rng)[0])

@@ -12,7 +12,7 @@ from scipy.stats import chi2
 
 from flowcei.check.comparison import Observables, predicted_momenta
 from flowcei.errors import UsageError
-from flowcei.physics.build_up import BuildUp
+from flowcei.physics.build_up import BuildUp, BuildUpPrior
 from flowcei.physics.explosion import Coulomb
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ FITS = ("both", "scale", "build_up")
 
 _TIMES = 0.0, 0.5, 1.0, 2.0, 3.5, 5.0, 7.0, 10.0, 14.0, 20.0, 28.0, 40.0  # fs
 _SIMULATED = 20_000  # events of the prior at each time
+_LEAST = 1e-3  # deviation of a time, fs
 _UNLIKELY = 1e-3
 _DEGENERATE = 0.9  # correlation from which on two numbers are said to be one
 
@@ -77,7 +78,10 @@ def _fitted(means: _Means, fit: str) -> ScaleFit:
     correlation = float(covariance[0, 1] / errors.prod()) if len(chosen) == 2 else None
     p_value = float(chi2.sf(square, means.rank - len(chosen)))
     entries: dict[str, Any] = {"momentum_scale": round(float(np.exp(log_scale)), 6)} if free[0] else {}
-    entries |= {"build_up": f"{best:.3f}fs"} if best > 0.0 else {}
+    if best > 0.0:
+        mean, deviation, _ = quantities["build_up"]
+        deviation = max(float(f"{deviation:.2g}"), _LEAST)
+        entries["build_up"] = BuildUpPrior(round(mean, 3), deviation=deviation).to_dict()
     entries = entries if p_value >= _UNLIKELY else {}
     return ScaleFit(quantities, correlation, p_value, tuple(_remarks(correlation, p_value, best)), entries)
 

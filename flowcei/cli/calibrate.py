@@ -10,7 +10,7 @@ import click
 
 import flowcei
 from flowcei.cli.judging import Judging, judging_options
-from flowcei.cli.options import flag
+from flowcei.cli.options import flag, option
 from flowcei.cli.progress import Progress
 from flowcei.cli.runs import MODEL_NAME
 from flowcei.cli.streams import note, show, warn
@@ -26,8 +26,14 @@ _FAILED = 1
 @judging_options("calibration", "Print all as JSON, and write calibration.json.", count=200, least=10)
 @flag("--weigh", "Judge the samples with their importance weights.")
 @flag("--exact", "Judge samples of the exact posterior, as sample --exact draws them.")
+@option(
+    "--missing",
+    "Take so many ions away from each event, at random; with --exact and a known source.",
+    click.IntRange(min=0),
+    default=0,
+)
 @flag("--strict", "End with exit code 1 where a check fails.")
-def calibrate(*, model: str, judging: Judging, weigh: bool, exact: bool, strict: bool) -> None:
+def calibrate(*, model: str, judging: Judging, weigh: bool, exact: bool, missing: int, strict: bool) -> None:
     """Check the posterior of MODEL (a run, a .safetensors file, or "bundled") on events of a file.
 
     Too narrow, too wide, biased? The truth among posterior samples: ranks (SBC), coverage of
@@ -46,7 +52,8 @@ def calibrate(*, model: str, judging: Judging, weigh: bool, exact: bool, strict:
     from flowcei.report.judging import coverage_figure, joint_figure, sbc_figure
 
     with Progress(len(events), "events") as progress:
-        how: dict[str, Any] = {"weigh": weigh, "exact": exact, "on_events": progress.update}
+        how: dict[str, Any] = {"weigh": weigh, "exact": exact, "missing": missing}
+        how["on_events"] = progress.update
         result = flowcei.calibrate(loaded, events, **how, **judging.sampling)
     results = {
         "calibration.csv": result.to_dataframe(),
@@ -56,7 +63,11 @@ def calibrate(*, model: str, judging: Judging, weigh: bool, exact: bool, strict:
         "coverage.png": coverage_figure(result),
         "joint.png": joint_figure(result),
     }
-    judging.write(results, {"model": name, "weighed": weigh, "exact": exact} | result.to_dict(), judged)
+    judging.write(
+        results,
+        {"model": name, "weighed": weigh, "exact": exact, "missing": missing} | result.to_dict(),
+        judged,
+    )
     if not judging.as_json:
         _show(result)
     note(f"\ntables and pictures in {judging.output}")

@@ -328,7 +328,9 @@ def read_unflagged(
 
 
 def warn_of_open_directions(samples: flowcei.PosteriorSamples) -> None:
-    """Say of how many events that lack several ions a family of geometries gives the momenta."""
+    """Say of how many events many geometries give the momenta: they lack several ions, or a known time."""
+    if (law := samples.build_up_prior) is not None:
+        warn(f"the build-up time is {law}, and each time has its own geometry: this is that of {law.mean}")
     several = 0 if samples.lost is None else int((samples.lost.sum(axis=1) > 1).sum())
     if several:
         warn(f"{several} of {len(samples)} events lack several ions: many geometries give their momenta")

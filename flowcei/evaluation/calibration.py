@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,8 @@ from flowcei.evaluation import verdicts
 from flowcei.evaluation.comparison import NULL_MODELS, experiment_of, true_positions, warned
 from flowcei.evaluation.verdicts import HPD, RULES, CalibrationRules, Ranks, Verdict
 from flowcei.events.container import events_of
+from flowcei.experiment.experiment import BUILD_UP_TIME
+from flowcei.experiment.missing import LOST, completed, lost_column, lost_ions
 from flowcei.posterior.exact import R_HAT
 from flowcei.posterior.flags import FLAG_BITS
 from flowcei.posterior.spread import quantities
@@ -121,6 +123,7 @@ def calibrate(
     exact: bool = False,
     keep_flagged: bool = False,
     experiment: Experiment | None = None,
+    missing: int = 0,
     rules: CalibrationRules = RULES,
     on_events: Callable[[int], None] | None = None,
 ) -> Calibration:
@@ -145,6 +148,8 @@ def calibrate(
         keep_flagged: Whether to judge events that a model flags, of which a `FlaggedWarning` is given.
         experiment: Of the events, whose exact or weighed samples are judged; where None, the one that
             simulated events state. Without `exact` and `weigh` it only brings momenta to their true scale.
+        missing: Ions that are taken away from each event, at random, to judge exact samples of what is left;
+            the source of the experiment must be known.
         rules: How often a right posterior may fail each of the five kinds of check, and other thresholds.
         on_events: Called with the number of events that were judged, block by block.
 
@@ -166,12 +171,26 @@ def calibrate(
     events = events_of(events, model.molecule) if keep_flagged else warned([model], events, noise, own)
     check_calibrated(model, n, rules)
     how: dict[str, Any] = {"noise": noise, "latent": latent, "seed": seed, "weigh": weigh, "exact": exact}
+    if missing:
+        events = without_ions(events, missing, seed)
     seen = events if own is None else own.calibrated(events)
+    if missing and (lost := lost_ions(events.columns, len(events.molecule))) is not None:
+        seen = replace(seen, momenta=completed(seen.momenta, lost))  # as samples have them
     if own is not None and noise is None and (weigh or exact):
         drawn = model.blocks(events, n, experiment=own, **how)  # which brings momenta to their scale itself
     else:
         drawn = model.stream(seen, n, **how)
     return calibrated(model, seen, drawn, noise=noise, seed=seed, rules=rules, on_events=on_events)
+
+
+def without_ions(events: Events, missing: int, seed: int) -> Events:
+    """Events that lack so many ions each, at random; UsageError where fewer than two would be left."""
+    ions = len(events.molecule)
+    if not 0 < missing <= ions - 2:
+        raise UsageError(f"{missing} of {ions} ions are missing: two of an event must be there")
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(10,)))
+    lost = rng.random((len(events), ions)).argsort(axis=1) < missing
+    return replace(events, columns=events.columns | {LOST: lost_column(lost)})
 
 
 def calibrated(
@@ -248,7 +267,8 @@ class _Judge:
             quantities(samples.molecule, samples.labelled(x))[1][..., 3 * len(samples.molecule) :]
             for x in (samples.positions, truth)
         )
-        chi2, true_chi2 = (samples.likelihood.chi_squared(x) for x in (samples.positions, truth))
+        chi2 = samples.likelihood.chi_squared(samples.positions, samples.build_up)
+        true_chi2 = samples.likelihood.chi_squared(truth, _true_times(samples))
         finite = np.isfinite(true_chi2[:, 0])  # samples may have infinity: they explain nothing
         of_truth = np.concatenate([true_chart, true_internal[:, 0]], axis=1)
         scale = self.chart.std(axis=0)
@@ -272,7 +292,7 @@ class _Judge:
         if samples.weights is not None:  # regions of the exact posterior, where it is what is judged
             exact = samples.weights.reliable[:, None]
             density = density + np.where(exact, samples.weights.log_weights, 0.0)
-            of_truth = np.where(exact, samples.log_posterior(truth), of_truth)
+            of_truth = np.where(exact, samples.log_posterior(truth, times=_true_times(samples)), of_truth)
         return -density[..., None], -of_truth
 
     def calibration(
@@ -324,3 +344,12 @@ def _chart(model: Reconstructor, momenta: Floats, sigma: Floats, positions: Real
     """Return the chart (E, n, D) of positions (E, n, N, 3)."""
     framed = model.frame.enter(torch.from_numpy(np.ascontiguousarray(momenta)), torch.from_numpy(sigma))
     return model.frame.to_chart(torch.from_numpy(positions.astype(np.float64)), framed).numpy()
+
+
+def _true_times(samples: PosteriorSamples) -> Floats | None:
+    """Build-up times of events (E, 1), fs, whose samples have some: as simulated, else the prior's mean."""
+    law = samples.build_up_prior
+    if samples.build_up is None or law is None:
+        return None
+    mean = np.full(len(samples), law.mean.times[0])
+    return np.asarray(samples.columns.get(BUILD_UP_TIME, mean), dtype=np.float64)[:, None]

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.special import elliprg
 
 from flowcei.errors import DataError
-from flowcei.physics.explosion import COULOMB, centre_of_mass, followed_momenta
+from flowcei.physics.explosion import COULOMB, centre_of_mass, followed_momenta, forward_of
 from flowcei.physics.jacobian import followed_jacobian
 
 if TYPE_CHECKING:
@@ -144,8 +144,9 @@ def information_floor(
     else:
         per_ion = _checked(sigma, events, ions)
         whitening = [(np.eye(ions) / per_ion[b, None, :])[:, None] for b in blocks]
-    parts = zip(blocks, whitening, strict=True)
-    return InformationFloor(x, np.concatenate([_covariances(molecule, x[b], w, forward) for b, w in parts]))
+    several = [forward_of(forward, b) for b in blocks]
+    parts = zip(blocks, whitening, several, strict=True)
+    return InformationFloor(x, np.concatenate([_covariances(molecule, x[b], w, f) for b, w, f in parts]))
 
 
 def _checked(sigma: ArrayLike | None, events: int, ions: int) -> Floats:

@@ -11,10 +11,10 @@ import torch
 from scipy.spatial.distance import cdist
 
 from flowcei.experiment.covariance import CovarianceLikelihood
-from flowcei.experiment.experiment import stated_forward
+from flowcei.experiment.experiment import BUILD_UP_TIME, stated_forward
 from flowcei.experiment.likelihood import centred_momenta
 from flowcei.frame.recoil import RecoilFrame
-from flowcei.physics.explosion import COULOMB, followed_momenta
+from flowcei.physics.explosion import COULOMB, followed_momenta, forward_of
 from flowcei.posterior.labels import label_by_geometry, relabel
 from flowcei.posterior.spread import quantities
 from flowcei.units import length_in_bohr
@@ -61,7 +61,8 @@ class TestSet:
         explained, forward = centred_momenta(events.momenta, molecule.masses), stated_forward(events)
         if experiment is not None:
             likelihood = CovarianceLikelihood(*ions, events.momenta, experiment.of(molecule))
-            explained, forward = likelihood.measured, likelihood.forward
+            explained = likelihood.measured
+            forward = forward if BUILD_UP_TIME in events.columns else likelihood.forward
         p = torch.from_numpy(np.ascontiguousarray(events.momenta, dtype=np.float64))
         # One frame for all events: that of a few might span other ions.
         framed = RecoilFrame.of(molecule, p, reflect=False).enter(p, torch.ones(count, dtype=p.dtype))
@@ -87,7 +88,8 @@ class TestSet:
     def __getitem__(self, rows: slice) -> TestSet:
         """Return some of the events."""
         arrays = ("momenta", "explained", "lab", "recoil", "rotation", "order", "resimulated")
-        return replace(self, **{name: getattr(self, name)[rows] for name in arrays})
+        each = {name: getattr(self, name)[rows] for name in arrays}
+        return replace(self, **each, forward=forward_of(self.forward, rows))
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,7 +209,8 @@ def _resimulation(answer: str) -> Callable[[Answers], Floats]:
         # sample.
         x, p = positions[chosen].astype(np.float64), test.explained[chosen]
         ions = masses, test.molecule.charges
-        again = followed_momenta(x.reshape(-1, *x.shape[2:]), *ions, forward=test.forward)
+        forward = forward_of(test.forward, np.repeat(np.flatnonzero(chosen), x.shape[1]))
+        again = followed_momenta(x.reshape(-1, *x.shape[2:]), *ions, forward=forward)
         miss = np.linalg.norm(again.reshape(x.shape) - p[:, None], axis=(2, 3))
         relative = miss / np.linalg.norm(p, axis=(1, 2))[:, None]
         error = np.full(positions.shape[:2], np.nan)

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 ACCIDENT = "accident"
 """Column of simulated events: 1 where the ions are of different molecules, and positions of none of them."""
-BUILD_UP_TIME = "build_up_time"
-"""Column of simulated events whose build-up has a prior: the time of each, fs."""
 MOST_COLUMNS = 100  # extra ones: a bound on memory, since a file may have 10,000
 NAMELESS = "(no name"  # names of columns without a name begin so, before their number
 NUMBERED = "(row number)"  # a first column without a name: pandas writes row numbers there

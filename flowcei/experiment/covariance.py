@@ -103,17 +103,21 @@ class CovarianceLikelihood(Likelihood):
         return self._by_axis
 
     @nonfinite_allowed
-    def log_prob(self, positions: NDArray[np.floating], *, threads: int | None = None) -> Floats:
-        """Log likelihood (E, n) of geometries (E, n, N, 3), bohr.
+    def log_prob(
+        self, positions: NDArray[np.floating], *, times: Floats | None = None, threads: int | None = None
+    ) -> Floats:
+        """Log likelihood (E, n) of geometries (E, n, N, 3), bohr, with build-up times as of `Likelihood`.
 
         Per (hbar / bohr)^(3N - k), with k axes along which the motion of the source is unknown, N detected.
         """
-        return self.log_prob_at(self._followed(positions, threads))
+        return self.log_prob_at(self._followed(positions, times, threads))
 
     @nonfinite_allowed
-    def chi_squared(self, positions: NDArray[np.floating], *, threads: int | None = None) -> Floats:
+    def chi_squared(
+        self, positions: NDArray[np.floating], times: Floats | None = None, *, threads: int | None = None
+    ) -> Floats:
         """As of `Likelihood`: what the sum of momenta alone has of the misfit does not count."""
-        return self.chi_squared_at(self._followed(positions, threads))
+        return self.chi_squared_at(self._followed(positions, times, threads))
 
     def log_prob_at(self, simulated: NDArray[np.floating]) -> Floats:
         """`log_prob` of geometries that have these momenta, (E, n, N, 3)."""
@@ -155,10 +159,12 @@ class CovarianceLikelihood(Likelihood):
     def _of_rows(self, tables: Floats, rows: NDArray[np.intp]) -> Floats:
         return tables if len(tables) == 1 else tables[rows]
 
-    def _followed(self, positions: NDArray[np.floating], threads: int | None) -> NDArray[np.floating]:
+    def _followed(
+        self, positions: NDArray[np.floating], times: Floats | None, threads: int | None
+    ) -> NDArray[np.floating]:
         """Momenta (E, n, N, 3) of geometries (E, n, N, 3)."""
         flat = positions.reshape(-1, *positions.shape[2:])
-        return self.simulated(flat, self.accuracy, threads).reshape(positions.shape)
+        return self.simulated(flat, self.accuracy, threads, times).reshape(positions.shape)
 
     def _squares(self, simulated: NDArray[np.floating]) -> tuple[Floats, Floats, Floats]:
         """Squares r' Sigma^-1 r of axes (E, n, 3), u' D^-1 u (E, n, 3), and the noise (E, n)."""
@@ -206,7 +212,7 @@ class AssignedLikelihood(CovarianceLikelihood):
     @nonfinite_allowed
     def log_probs(self, positions: NDArray[np.floating]) -> Floats:
         """Log likelihood under each assignment, (K, E, n), of geometries (E, n, N, 3), over K."""
-        out = self.every.log_prob_at(self._each(self._followed(positions, None)))
+        out = self.every.log_prob_at(self._each(self._followed(positions, None, None)))
         return out.reshape(self.assignments, *positions.shape[:2]) - np.log(self.assignments)
 
     def under(self, assignment: int, events: NDArray[np.intp]) -> CovarianceLikelihood:

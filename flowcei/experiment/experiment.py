@@ -15,8 +15,8 @@ from flowcei.experiment.assignments import orders_of, parse_groups
 from flowcei.experiment.detector import NOISE_FLOOR, Noise
 from flowcei.experiment.measurement import Measurement
 from flowcei.experiment.shots import Shots, kinds_of
-from flowcei.physics.build_up import BuildUp
-from flowcei.physics.explosion import COULOMB, Coulomb
+from flowcei.physics.build_up import BuildUp, BuildUpPrior, build_up_of
+from flowcei.physics.explosion import COULOMB, Coulomb, with_times
 from flowcei.physics.growth import ChargeTransfer, transfer_spec
 from flowcei.physics.pair_potential import PairPotential, beside, canonical, laws_in_words
 from flowcei.storage.files import read_toml
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.forward import ForwardModel
 
+BUILD_UP_TIME = "build_up_time"
+"""Column of simulated events whose build-up has a prior: the time of each, fs."""
 ASSIGNMENT = "assignment"
 """Column of simulated events whose hits were shuffled: the number of the assignment that is right, from 0."""
 
@@ -71,7 +73,8 @@ class Experiment:
             same `rate`; without one each ion of an accident is of another molecule.
         rate: Instead of `accidents`, beside the efficiency, molecules that are ionised in a shot, on average.
         momentum_scale: Measured over true momenta.
-        build_up: Time in which charges appear, ``"10fs"``, or of each ion, ``"5fs,10fs,10fs"``.
+        build_up: Time in which charges appear, ``"10fs"``, or of each ion, ``"5fs,10fs,10fs"``; or what is
+            known of it, a table of low and high, or of mean and deviation: each sample then has its own time.
         assignments: Groups of ions of the same mass over charge, that nobody tells apart, as O+ and S2+:
             ``[["o", "s"]]``. The likelihood is the mean of all ways to assign hits of a group to its ions.
         charge_transfer: Charge that one ion has at first and the others later: a table of `from`, the ion,
@@ -124,7 +127,7 @@ class Experiment:
             "accidents": lambda a: _or_unknown(a, "the share of accidents", 0.0, 1.0, "high"),
             "rate": lambda r: _number("rate (molecules a shot)", r, 0.0, _MOST_A_SHOT, "low"),
             "momentum_scale": lambda s: _number("momentum_scale", s, *_SCALES),
-            "build_up": lambda b: str(BuildUp.parse(b)),
+            "build_up": _growth,
             "assignments": parse_groups,
             "charge_transfer": transfer_spec,
             "pair_potential": canonical,
@@ -182,9 +185,12 @@ class Experiment:
         """
         chances = _of_ions(self.efficiency, molecule, "efficiency")
         efficiency = np.array([chances[label] for label in molecule.labels])
+        law = None if self.build_up is None else build_up_of(self.build_up)
         accidents, shots = self.accidents, self._shots(molecule, efficiency)
         if shots is not None:
             accidents = float(shots.share(np.zeros((1, len(molecule)), bool))[0])
+        if isinstance(law, BuildUpPrior) and self.assignments is not None:
+            raise UsageError("with assignments a build-up has one time: state it as a number")
         mass = float(molecule.masses.sum())
         spread = np.full(3, np.inf) if self.spread is None else np.array(self.spread)
         if self.temperature is not None:
@@ -211,6 +217,7 @@ class Experiment:
             shots=shots,
             scale=self.momentum_scale,
             forward=self.forward(molecule),
+            build_up_prior=law if isinstance(law, BuildUpPrior) else None,
             efficiency=None if (efficiency == 1.0).all() else efficiency,
             orders=orders,
         )
@@ -242,8 +249,10 @@ class Experiment:
         transfer = self.transfer(molecule)
         if self.build_up is None:
             return COULOMB if transfer is None else Coulomb(transfer=transfer)
-        BuildUp.parse(self.build_up).of_ions(len(molecule))
-        return Coulomb(BuildUp.parse(self.build_up), transfer)
+        growth = build_up_of(self.build_up)
+        growth = growth.mean if isinstance(growth, BuildUpPrior) else growth
+        growth.of_ions(len(molecule))
+        return Coulomb(growth, transfer)
 
     def transfer(self, molecule: Molecule) -> ChargeTransfer | None:
         """The charge that moves from one ion to the others, if any."""
@@ -308,8 +317,14 @@ def stated_experiment(origin: Mapping[str, Any]) -> Experiment | None:
 
 
 def stated_forward(events: Events) -> ForwardModel:
-    """The forward model with which events were simulated, Coulomb's where they say nothing."""
+    """The forward model with which events were simulated, Coulomb's where they say nothing.
+
+    Where a build-up had a prior, with the time of each event.
+    """
     own, origin = stated_experiment(events.origin), events.origin
+    if BUILD_UP_TIME in events.columns:
+        forward = COULOMB if own is None else own.forward(events.molecule)
+        return with_times(forward, np.asarray(events.columns[BUILD_UP_TIME], dtype=np.float64))
     if own is not None:
         return own.forward(events.molecule)
     return Coulomb(BuildUp.parse(origin["build_up"])) if "build_up" in origin else COULOMB
@@ -375,6 +390,11 @@ def _level(value: object) -> float | str:
         span = "0.01% or more" if noise.relative else f"from {_LEAST:g} to {1.0 / _LEAST:g} hbar/bohr"
         raise UsageError(f"noise is {text} along an axis; it must be {span}: without resolution no density")
     return f"{float(text.rstrip('% '))!r}%" if noise.relative else noise.low
+
+
+def _growth(value: object) -> Any:  # noqa: ANN401 (text, or a table of a prior)
+    growth = build_up_of(value)
+    return growth.to_dict() if isinstance(growth, BuildUpPrior) else str(growth)
 
 
 def _detector(value: object) -> dict[str, str]:

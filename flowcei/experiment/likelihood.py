@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import chi2
 
 from flowcei.experiment.detector import rms_component
-from flowcei.physics.explosion import COULOMB, followed_momenta
+from flowcei.physics.explosion import COULOMB, followed_momenta, with_times
 from flowcei.physics.jacobian import followed_jacobian
 
 if TYPE_CHECKING:
@@ -128,34 +128,53 @@ class Likelihood:
         return float(np.clip(wanted, _BEST_ACCURACY, _LEAST_ACCURACY))
 
     def simulated(
-        self, positions: NDArray[np.floating], accuracy: float, threads: int | None
+        self,
+        positions: NDArray[np.floating],
+        accuracy: float,
+        threads: int | None,
+        times: NDArray[np.float64] | None = None,
     ) -> NDArray[np.floating]:
-        """Momenta (K, N, 3) of geometries (K, N, 3), NaN where nothing can follow them."""
+        """Momenta (K, N, 3) of geometries (K, N, 3), NaN where nothing can follow them.
+
+        With build-up times (K,), fs; those of all events where None.
+        """
+        forward = self.forward if times is None else with_times(self.forward, times.ravel())
         return followed_momenta(
-            positions, self.masses, self.charges, forward=self.forward, accuracy=accuracy, threads=threads
+            positions, self.masses, self.charges, forward=forward, accuracy=accuracy, threads=threads
         )
 
     @nonfinite_allowed
-    def log_prob(self, positions: NDArray[np.floating], *, threads: int | None = None) -> NDArray[np.float64]:
+    def log_prob(
+        self,
+        positions: NDArray[np.floating],
+        *,
+        times: NDArray[np.float64] | None = None,
+        threads: int | None = None,
+    ) -> NDArray[np.float64]:
         """Log likelihood (E, n) of geometries (E, n, N, 3), bohr, per (hbar / bohr)^(3N-3).
 
-        It is -inf for those that nothing can follow; single precision is enough for noise above 0.1 %.
+        With a build-up time of each, (E, n), fs, or that of all events. It is -inf for those that nothing
+        can follow; single precision is enough for noise above 0.1 %.
         """
-        residual, sigma = self._whitened(positions, threads)
+        residual, sigma = self._whitened(positions, times, threads)
         count = 3 * len(self.whitening)
         out = -0.5 * (residual**2).sum(axis=-1) - count * (np.log(sigma) + 0.5 * np.log(2.0 * np.pi))
         return np.where(np.isnan(out), -np.inf, out + self._log_volume)
 
     @nonfinite_allowed
     def chi_squared(
-        self, positions: NDArray[np.floating], *, threads: int | None = None
+        self,
+        positions: NDArray[np.floating],
+        times: NDArray[np.float64] | None = None,
+        *,
+        threads: int | None = None,
     ) -> NDArray[np.float64]:
         """Squared distance (E, n) from measured to simulated momenta, in units of the noise.
 
         Of the true geometry it is chi-squared distributed with 3N - 3 degrees of freedom. Infinite where
         nothing can follow the geometry.
         """
-        out = (self._whitened(positions, threads)[0] ** 2).sum(axis=-1)
+        out = (self._whitened(positions, times, threads)[0] ** 2).sum(axis=-1)
         return np.where(np.isnan(out), np.inf, out)
 
     @nonfinite_allowed
@@ -182,12 +201,12 @@ class Likelihood:
         return self.whitened(slope.reshape(-1, n, 3, 3 * n), rows) / self.size[rows, None, None]
 
     def _whitened(
-        self, positions: NDArray[np.floating], threads: int | None
+        self, positions: NDArray[np.floating], times: NDArray[np.float64] | None, threads: int | None
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Whitened residuals over the noise, (E, n, 3N-3), and the noise (E, n)."""
         e, n, ions = positions.shape[:3]
         flat = positions.reshape(e * n, ions, 3)
-        followed = self.simulated(flat, self.accuracy, threads)
+        followed = self.simulated(flat, self.accuracy, threads, times)
         simulated: NDArray[np.float64] = followed.reshape(positions.shape).astype(np.float64, copy=False)
         if self.level is None:
             sigma = np.repeat(self.sigma[:, None], n, axis=1)

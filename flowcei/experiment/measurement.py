@@ -11,11 +11,12 @@ from flowcei.errors import UsageError
 from flowcei.experiment.detector import rms_component
 from flowcei.experiment.shots import Shots, patterns
 from flowcei.physics.build_up import BuildUp
-from flowcei.physics.explosion import COULOMB, PLAIN, Coulomb
+from flowcei.physics.explosion import COULOMB, PLAIN, Coulomb, with_times
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from flowcei.physics.build_up import BuildUpPrior
     from flowcei.physics.forward import ForwardModel
 
     Floats = NDArray[np.float64]
@@ -36,6 +37,7 @@ class Measurement:
     accidents: float = 0.0  # share of events whose ions are of different molecules; infinite if unknown
     scale: float = 1.0
     forward: ForwardModel = COULOMB
+    build_up_prior: BuildUpPrior | None = None  # where the time is not known exactly; `forward` has its mean
     efficiency: Floats | None = None  # chance of each ion to be detected, (N,); all are where None
     orders: NDArray[np.intp] | None = None  # whose hit each ion may have, (K, N), the first its own; or that
     shots: Shots | None = None  # of which accidents come, where these are of ions that were lost
@@ -75,6 +77,11 @@ class Measurement:
         alone = isinstance(self.forward, Coulomb) and self.forward.transfer is None
         growth = self.forward.build_up if isinstance(self.forward, Coulomb) and alone else None
         return growth if isinstance(growth, BuildUp) else None
+
+    def drawn_forward(self, n: int, rng: np.random.Generator) -> ForwardModel:
+        """That of n events, each with a build-up time of its own where it has a prior."""
+        law = self.build_up_prior
+        return self.forward if law is None else with_times(self.forward, law.draw(n, rng))
 
     def calibrated(self, momenta: Floats) -> Floats:
         """Measured momenta (E, N, 3) on the true scale and without the drift, as likelihoods take them."""

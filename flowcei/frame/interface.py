@@ -84,6 +84,10 @@ class Frame(Protocol):
         """Whether conditions hold the noise of each lab axis."""
 
     @property
+    def bare(self) -> Frame:
+        """The same conditions without an approximation of each event, which costs a search."""
+
+    @property
     def build_up(self) -> float:
         """Longest build-up time, fs, of a frame whose conditions hold it; else 0."""
 

@@ -67,6 +67,11 @@ class RawFrame:
         return False
 
     @property
+    def bare(self) -> RawFrame:
+        """There is no approximation of events."""
+        return self
+
+    @property
     def build_up(self) -> float:
         """Charges are there at once."""
         return 0.0

@@ -126,6 +126,11 @@ class RecoilFrame:
         return 3 * len(self.masses) - 3
 
     @property
+    def bare(self) -> RecoilFrame:
+        """The frame without whitened charts."""
+        return replace(self, whitening=None)
+
+    @property
     def condition_width(self) -> int:
         """Width of the condition: 3N - 6 momenta, log KER, log noise or 6 of its matrix, build-up time."""
         return 3 * len(self.masses) - 5 + (6 if self.by_axis else 1) + (self.build_up > 0.0)

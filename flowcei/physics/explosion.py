@@ -135,6 +135,8 @@ class Coulomb:
     @property
     def name(self) -> str:
         """`PLAIN`, or with the times."""
+        if isinstance(self.build_up, np.ndarray):
+            return f"{PLAIN}, charges that build up in a time of each event"
         growth = None if self.build_up is None else BuildUp.parse(self.build_up)
         slow = "" if growth is None or growth.is_zero else f", charges that build up in {growth}"
         return f"{PLAIN}{slow}" if self.transfer is None else f"{PLAIN}{slow}, {self.transfer}"
@@ -159,6 +161,18 @@ PLAIN = "Coulomb"
 COULOMB = Coulomb()
 
 
+def forward_of(forward: ForwardModel, rows: slice | NDArray[np.intp]) -> ForwardModel:
+    """That of some of the events, where each may have a build-up time of its own."""
+    if isinstance(forward, Coulomb) and isinstance(forward.build_up, np.ndarray):
+        return with_times(forward, forward.build_up[rows])
+    return forward
+
+
+def with_times(forward: ForwardModel, times: Floats) -> ForwardModel:
+    """The same of charges that build up in a time of each event, (B,), fs."""
+    return replace(forward, build_up=times) if isinstance(forward, Coulomb) else Coulomb(times)
+
+
 def chosen(forward: ForwardModel | None, build_up: str | ArrayLike | BuildUp | None) -> ForwardModel:
     """The one that is stated; ValueError for two."""
     if forward is None:
@@ -174,11 +188,12 @@ def followed_momenta(
     charges: Reals,
     *,
     forward: ForwardModel = COULOMB,
+    initial_momenta: Floats | None = None,
     accuracy: float = 1e-6,
     threads: int | None = None,
 ) -> Reals:
-    """`asymptotic_momenta` (B, N, 3) from rest, NaN where it would refuse: trials of a search may collide."""
-    momenta, _, status = forward.follow(positions, masses, charges, accuracy, threads)
+    """`asymptotic_momenta` (B, N, 3), NaN where it would refuse: trials of a search may collide."""
+    momenta, _, status = forward.follow(positions, masses, charges, accuracy, threads, initial_momenta)
     momenta[status != 0] = np.nan
     return momenta
 

@@ -14,7 +14,7 @@ from matplotlib.patches import Ellipse
 from flowcei.errors import UsageError
 from flowcei.events.container import Events
 from flowcei.experiment.accidents import counted_as_true
-from flowcei.physics.explosion import asymptotic_momenta
+from flowcei.physics.explosion import asymptotic_momenta, with_times
 from flowcei.plot.style import colour, dots, new_axes, new_figure, plain
 from flowcei.units import length_in_bohr
 
@@ -182,8 +182,9 @@ def predicted(samples: PosteriorSamples) -> dict[str, Events]:
     Of events that may be accidents as many as are true, by P(true).
     """
     samples = _true(samples)
-    x = np.asarray(samples.equally_weighted().positions[:, 0], dtype=np.float64)
-    ions, forward = samples.molecule, samples.likelihood.forward
+    even, ions = samples.equally_weighted(), samples.molecule
+    x, forward = np.asarray(even.positions[:, 0], dtype=np.float64), samples.likelihood.forward
+    forward = forward if even.build_up is None else with_times(forward, even.build_up[:, 0])
     momenta = asymptotic_momenta(x, ions.masses, ions.charges, forward=forward)
     measured = Events(samples.molecule, samples.momenta, sigma=samples.sigma, columns=samples.columns)
     return {

@@ -33,6 +33,7 @@ ARRAYS = {
     "sigma": ("event",),
     "log_prob": ("event", "sample"),
     "flags": ("event",),
+    "build_up": ("event", "sample"),
     "assignment": ("event", "sample"),
 }
 """The arrays of samples with their dimensions, in the order of files."""
@@ -54,6 +55,7 @@ class SampleArrays(RowArrays):
     weights: Weights | None = None
     flags: NDArray[np.uint16] | None = None
     columns: dict[str, NDArray[Any]] = field(default_factory=dict)
+    build_up: Floats | None = None
     assignment: NDArray[np.uint8] | None = None
 
     def __post_init__(self) -> None:
@@ -138,7 +140,10 @@ class SampleArrays(RowArrays):
     def units(self) -> dict[str, str]:
         """The units of the arrays that have one."""
         density = f"log(1/bohr^{3 * len(self.molecule) - 3})"
-        return {"positions": "bohr", "momenta": "hbar/bohr", "sigma": "hbar/bohr", "log_prob": density}
+        units = {"positions": "bohr", "momenta": "hbar/bohr", "sigma": "hbar/bohr", "log_prob": density}
+        if self.build_up is None:
+            return units
+        return units | {"log_prob": f"{density[:-1]}/fs)", "build_up": "fs"}
 
     def unflagged(self, *, keep_flagged: bool = False) -> Self:
         """Return the events whose answer may be trusted.
@@ -168,6 +173,7 @@ class SampleArrays(RowArrays):
             (10, 3)
         """
         after: dict[str, Any] = {} if self.log_prob is None else {"log_prob": self.log_prob}
+        after |= {} if self.build_up is None else {"build_up": self.build_up}
         if self.flags is not None:
             words = np.array([in_words(flags) for flags in self.flags], dtype=object)
             after["flags"] = np.repeat(words, self.positions.shape[1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -62,10 +62,15 @@ def _weights(samples: PosteriorSamples) -> Weights:
 
 def _beside(pool: PosteriorSamples, more: PosteriorSamples) -> PosteriorSamples:
     """The samples of both, of the same events."""
-    arrays = [(s.positions, s.log_prob, _weights(s).log_weights) for s in (pool, more)]
-    positions, log_prob, log_weights = (np.concatenate(a, axis=1) for a in zip(*arrays, strict=True))
-    weights = Weights.of(log_weights, _weights(pool).rules)
-    return replace(pool, positions=positions, log_prob=log_prob, weights=weights)
+    names = _drawn(pool)
+    both: dict[str, Any] = {n: np.concatenate([getattr(s, n) for s in (pool, more)], axis=1) for n in names}
+    log_weights = np.concatenate([_weights(s).log_weights for s in (pool, more)], axis=1)
+    return replace(pool, **both, weights=Weights.of(log_weights, _weights(pool).rules))
+
+
+def _drawn(samples: PosteriorSamples) -> list[str]:
+    """The arrays of samples that there are, which have a value for each."""
+    return [n for n in ("positions", "log_prob", "build_up") if getattr(samples, n) is not None]
 
 
 def _put(
@@ -78,7 +83,7 @@ def _put(
         # are not.
         drawn = source.log_weights[k]
         chosen, target.log_weights[row] = thinned(drawn, n, rng) if reliable else (np.arange(n), drawn[:n])
-        for name in ("positions", "log_prob"):
+        for name in _drawn(samples):
             getattr(samples, name)[row] = getattr(pool, name)[k, chosen]
     for name in Weights.ROWS[1:]:
         getattr(target, name)[rows] = getattr(source, name)
@@ -93,8 +98,7 @@ def restricted(samples: PosteriorSamples, draw: Draw, prior: GeometryPrior) -> P
     n = samples.positions.shape[1]
     inside, answered = _inside(samples, prior), samples.answered
     drawn, accepted = np.full(len(samples), n), inside.sum(axis=1)
-    names = ["positions"] if samples.log_prob is None else ["positions", "log_prob"]
-    filled = {name: getattr(samples, name).copy() for name in names}
+    filled = {name: getattr(samples, name).copy() for name in _drawn(samples)}
     for _ in range(_ROUNDS):
         rows = np.flatnonzero(~inside.all(axis=1) & answered)
         if not len(rows):

@@ -26,12 +26,13 @@ if TYPE_CHECKING:
     from flowcei.posterior.samples import PosteriorSamples
 
     Draw = Callable[[Rows, int], PosteriorSamples]
-    Density = Callable[[Floats, Rows], Floats]
-    """Log density (e, m) of a model, at geometries (e, m, N, 3) of the events (e,)."""
+    Density = Callable[[Floats, Floats | None, Rows], Floats]
+    """Log density (e, m) of a model, at geometries (e, m, N, 3) and build-up times of the events (e,)."""
 
 R_HAT, ACCEPTANCE = "r_hat", "acceptance"
 """Extra columns of exact samples: see `Chains`."""
 
+_SCALE = 0.05  # bohr for a deviation of the build-up time, as a coordinate beside positions
 _HELD = 200_000  # points in memory, of each of a dozen arrays
 _STARTS = 64  # of searches for modes
 _MODES = 8  # of an event that get a component of their own
@@ -53,6 +54,7 @@ def exact_samples(
 
     Events whose posterior, not normalised, is nowhere as high as `worth` (E,) get no chains.
     `log_prob` is the exact log posterior density, `weights` those of draws from it: equal, with the evidence.
+    A build-up time that has a prior is one more coordinate.
     """
     first = draw(np.arange(min(events, 1)), 1)
     count = max(rules.points, rules.per_dimension * (3 * len(first.molecule) - 3))
@@ -83,10 +85,11 @@ class _Block:
     ) -> PosteriorSamples:
         samples = self.samples
         self.unknown = np.zeros(len(samples), dtype=bool)
-        exact = samples.log_prob is not None
+        exact, law = samples.log_prob is not None, samples.build_up_prior
+        self.unit = None if samples.build_up is None or law is None else _SCALE / law.width
         chains = run_chains(
             self.log_posterior,
-            Proposal(*_points(samples), self.density if exact else None, self.draw if exact else None),
+            Proposal(*self.points(samples), self.density if exact else None, self.draw if exact else None),
             n,
             rng,
             budget=budget or 150 * max(samples.positions.shape[1], n, self.rules.chains),
@@ -95,9 +98,9 @@ class _Block:
             worth=worth,
             rules=self.rules,
         )
-        log_prob = chains.height - chains.log_evidence[:, None]
+        log_prob = chains.height - chains.log_evidence[:, None] + np.log(self.unit or 1.0)
         lost = ~np.isfinite(chains.r_hat)
-        positions = self.positions(chains.points)
+        positions, times = self.geometries(chains.points)
         if lost.any():  # those of the model, for who wants to see what it thinks
             positions[lost], log_prob[lost] = self.model_draw(self.rows[lost], n).positions, np.nan
         log_weights = np.where(lost[:, None], -np.inf, np.repeat(chains.log_evidence[:, None], n, axis=1))
@@ -109,29 +112,41 @@ class _Block:
         x = positions.astype(np.float32)
         # A geometry whose density nobody knows counts as impossible, and that has to be said.
         flags = combined(mixing=~chains.mixed | self.unknown)
-        out = replace(samples, positions=x, log_prob=log_prob, weights=weights)
+        out = replace(samples, positions=x, log_prob=log_prob, weights=weights, build_up=times)
         return replace(out, columns=columns, flags=flags)
 
-    def positions(self, points: Floats) -> Floats:
-        """Positions (e, m, N, 3), bohr, centre of mass 0, of points (e, m, 3N - 3)."""
-        x = np.pad(points, ((0, 0), (0, 0), (3, 0))).reshape(*points.shape[:2], -1, 3)
-        return x - centre_of_mass(x, self.samples.molecule.masses)
+    def points(self, samples: PosteriorSamples) -> tuple[Floats, Floats | None]:
+        """Points (e, m, D) of samples, and the model's log density (e, m) there, if it has one."""
+        points = _relative(samples.positions.astype(np.float64))
+        density = samples.log_prob
+        if self.unit is not None and samples.build_up is not None:
+            points = np.concatenate([points, self.unit * samples.build_up[..., None]], axis=2)
+            density = None if density is None else density - np.log(self.unit)
+        return np.nan_to_num(points), None if density is None else np.nan_to_num(density)
+
+    def geometries(self, points: Floats) -> tuple[Floats, Floats | None]:
+        """Positions (e, m, N, 3), bohr, centre of mass 0, and times (e, m), fs, of points (e, m, D)."""
+        relative = points[..., : 3 * len(self.samples.molecule) - 3]
+        x = np.pad(relative, ((0, 0), (0, 0), (3, 0))).reshape(*points.shape[:2], -1, 3)
+        times = None if self.unit is None else points[..., -1] / self.unit
+        return x - centre_of_mass(x, self.samples.molecule.masses), times
 
     def log_posterior(self, points: Floats, rows: Rows) -> Floats:
         """Of points (e, m, D); the events of which the prior cannot say it once are kept in mind."""
-        values = self.samples[rows].log_posterior(self.positions(points), self.prior)
+        positions, times = self.geometries(points)
+        values = self.samples[rows].log_posterior(positions, self.prior, times) - np.log(self.unit or 1.0)
         self.unknown[rows] |= np.isnan(values).any(axis=1) & self.samples.answered[rows]
         return values
 
     def draw(self, rows: Rows, n: int) -> tuple[Floats, Floats | None]:
-        return _points(self.model_draw(self.rows[rows], n))
+        return self.points(self.model_draw(self.rows[rows], n))
 
     def density(self, points: Floats, rows: Rows) -> Floats:
-        return self.model_density(self.positions(points), self.rows[rows])
+        return self.model_density(*self.geometries(points), self.rows[rows]) - np.log(self.unit or 1.0)
 
     def symmetry(self, points: Floats, rows: Rows, rng: np.random.Generator) -> Floats:
         """Mirror images in the plane of the momenta, or two like ions exchanged, half of the points each."""
-        x = self.positions(points)
+        x = self.geometries(points)[0]
         normal = np.linalg.svd(self.samples.momenta[rows])[2][:, -1]
         out = x - 2.0 * np.einsum("enij,ej->eni", x, normal)[..., None] * normal[:, None, None]
         pairs = [(i, j) for group in self.samples.molecule.identical for i in group for j in group if i < j]
@@ -142,12 +157,12 @@ class _Block:
             swapped[e, m, first], swapped[e, m, second] = second, first
             other = np.take_along_axis(x, swapped[..., None], axis=2)
             out = np.where((rng.random(first.shape) < 0.5)[..., None, None], out, other)
-        return _relative(out)
+        return np.concatenate([_relative(out), points[..., 3 * x.shape[2] - 3 :]], axis=2)
 
     def modes(self, rows: Rows, points: Floats) -> StudentMixture:
         """A component at each mode that searches from points find, its scale that of the noise there."""
-        start = self.positions(points[:, :: max(1, points.shape[1] // _STARTS)]).astype(np.float32)
-        modes = replace(self.samples[rows], positions=start, log_prob=None).modes(
+        start = self.geometries(points[:, :: max(1, points.shape[1] // _STARTS)])[0].astype(np.float32)
+        modes = replace(self.samples[rows], positions=start, log_prob=None, build_up=None).modes(
             self.prior, keep_flagged=True
         )
         d = points.shape[2]
@@ -165,9 +180,11 @@ class _Block:
             found = found[np.argsort(-mass[found], kind="stable")][:_MODES]
             scale = relative @ modes.covariance[found] @ relative.T
             for place, (mode, matrix) in enumerate(zip(found, scale, strict=True)):
-                out.mean[k, place] = _relative(modes.positions[None, None, mode])[0, 0]
-                size = np.trace(matrix) / d
-                out.factor[k, place] = np.linalg.cholesky(matrix + 1e-6 * size * np.eye(d))
+                out.mean[k, place, : len(matrix)] = _relative(modes.positions[None, None, mode])[0, 0]
+                size = np.trace(matrix) / len(matrix)
+                factor = np.linalg.cholesky(matrix + 1e-6 * size * np.eye(len(matrix)))
+                out.factor[k, place] = _SCALE * np.eye(d)  # of a time, which has the mean of the points
+                out.factor[k, place, : len(matrix), : len(matrix)] = factor
                 out.log_share[k, place] = np.log(0.9 * mass[mode] + 0.1 / len(found))
             if not len(found):
                 out.log_share[k] = -np.log(_MODES)
@@ -180,12 +197,6 @@ def exact_in_words(effective: Floats) -> str:
     return (
         f"samples of the exact posterior: {middle:.0f} effective an event (median; a tenth below {low:.0f})"
     )
-
-
-def _points(samples: PosteriorSamples) -> tuple[Floats, Floats | None]:
-    """Points (e, m, 3N - 3) of samples, and the model's log density (e, m) where it has one."""
-    points = np.nan_to_num(_relative(samples.positions.astype(np.float64)))
-    return points, None if samples.log_prob is None else np.nan_to_num(samples.log_prob)
 
 
 def _relative(x: Floats) -> Floats:

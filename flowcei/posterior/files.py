@@ -50,7 +50,7 @@ _CONTENT = "flowcei samples"
 _DATASETS = {"event_id": "event"}  # other arrays have the name of their attribute
 _EVIDENCE = "columns/evidence_p"
 _LOST, _TRUE = dataset_name(LOST), dataset_name(P_TRUE)
-_OPTIONAL = ("log_prob", "flags", "assignment", *Weights.ROWS)
+_OPTIONAL = ("log_prob", "flags", "build_up", "assignment", *Weights.ROWS)
 
 
 def check_samples_path(path: Path, *, overwrite: bool) -> None:

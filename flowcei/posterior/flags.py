@@ -69,10 +69,12 @@ def moving(momenta: Floats, sigma: Floats) -> Bools:
 def unexplained(samples: PosteriorSamples) -> Bools:
     """Which events (E,) none of their samples explains within the noise; none of unstated forces."""
     rows = np.arange(0 if "forward" in samples.origin else len(samples))
-    for positions in (samples.positions[:, :_FIRST], samples.positions[:, _FIRST:]):
+    for chosen in (slice(_FIRST), slice(_FIRST, None)):
+        positions = samples.positions[:, chosen]
         if len(rows) and positions.shape[1]:
             likelihood = samples[rows].likelihood
-            best = likelihood.chi_squared(positions[rows]).min(axis=1)
+            times = None if samples.build_up is None else samples.build_up[rows, chosen]
+            best = likelihood.chi_squared(positions[rows], times).min(axis=1)
             rows = rows[best > likelihood.most_misfit]
     return np.isin(np.arange(len(samples)), rows)
 

@@ -59,6 +59,8 @@ def _geometries(samples: PosteriorSamples) -> dict[str, Any]:
     variables: dict[str, Any] = {
         "positions": ((*dims, "ion", "axis"), np.swapaxes(x, 0, 1)[None], {"unit": "bohr"})
     }
+    if samples.build_up is not None:
+        variables["build_up"] = (dims, samples.build_up.T[None], {"unit": "fs"})
     return variables | {
         quantity.name: (dims, values[:, :, k].T[None], {"unit": quantity.unit})
         for k, quantity in enumerate(names)

@@ -14,6 +14,8 @@ from flowcei.experiment.covariance import AssignedLikelihood, CovarianceLikeliho
 from flowcei.experiment.experiment import Experiment, has_accidents
 from flowcei.experiment.likelihood import Likelihood
 from flowcei.experiment.missing import lost_ions
+from flowcei.experiment.moving import MovingLikelihood
+from flowcei.physics.build_up import LONGEST
 from flowcei.physics.priors import GeometryPrior, build_prior
 from flowcei.posterior.assignments import modes_of_assignments
 from flowcei.posterior.container import SampleArrays
@@ -37,6 +39,7 @@ from flowcei.posterior.weights import WEIGHT_RULES, WeightRules, Weights
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from flowcei.physics.build_up import BuildUpPrior
     from flowcei.posterior.arrays import Floats, Reals
     from flowcei.posterior.modes import Modes
     from flowcei.posterior.refinement import Plausible
@@ -62,6 +65,9 @@ class PosteriorSamples(SampleArrays):
         weights: Importance weights of the samples, where they were weighed.
         flags: Why an answer is not to be trusted, (E,), bits: see `flowcei.posterior.flags`.
         columns: Extra columns of the events, (E,) each: a delay, a shot number.
+        build_up: Build-up time of each sample, (E, n), fs, where the experiment states a prior of it: samples
+            are of geometry and time together, and `log_prob` is per bohr^(3N-3) fs. Modes, refinement and
+            floor are at the prior's mean.
         assignment: Which assignment of hits to ions each sample is of, (E, n), where an experiment has
             several. Columns ``p_assignment_0``, ... hold their probabilities; `momenta` are of the likeliest.
 
@@ -88,13 +94,21 @@ class PosteriorSamples(SampleArrays):
     def likelihood(self) -> Likelihood:
         """The likelihood of the events."""
         relative, ions = bool(self.origin.get("noise_relative", True)), self.molecule
-        if stated := self.origin.get("experiment"):
+        prior, stated = self.origin.get("prior"), self.origin.get("experiment")
+        moving = prior if isinstance(prior, dict) and prior.get("motion") is True else None
+        if stated:
             measurement = Experiment.from_dict(stated).of(ions)
+            if moving and (self.lost is not None or measurement.orders is not None):
+                raise DataError("where atoms move at the start, lost ions and assignments have no likelihood")
+            if moving:
+                return MovingLikelihood.of_experiment(ions, self.momenta, measurement, moving)
             if measurement.orders is not None:
                 return AssignedLikelihood(ions.masses, ions.charges, self.momenta, measurement)
             return CovarianceLikelihood(ions.masses, ions.charges, self.momenta, measurement, self.lost)
         if forward := self.origin.get("forward"):
             raise DataError(f"samples of explosions by {forward} that no --experiment states: draw them anew")
+        if moving:
+            return MovingLikelihood.of_level(ions, self.momenta, self.sigma, moving)
         return Likelihood(ions.masses, ions.charges, self.momenta, self.sigma, relative=relative)
 
     @property
@@ -106,6 +120,12 @@ class PosteriorSamples(SampleArrays):
     def mixed(self) -> bool:
         """Whether the events hold accidents, and the samples have evidence, by which these are told."""
         return self.weights is not None and has_accidents(self.origin.get("experiment", {}))
+
+    @property
+    def build_up_prior(self) -> BuildUpPrior | None:
+        """What the experiment says of its build-up time; None where it states one, or none."""
+        stated = self.origin.get("experiment")
+        return None if not stated else Experiment.from_dict(stated).of(self.molecule).build_up_prior
 
     @property
     def isotropic(self) -> bool:
@@ -152,7 +172,7 @@ class PosteriorSamples(SampleArrays):
         if self.log_prob is None:
             raise NoDensityError("importance weights need the density of the samples; this model has none")
         log_weights = np.full(self.log_prob.shape, -np.inf)
-        posterior, answered = self.log_posterior(self.positions, prior), self.answered
+        posterior, answered = self.log_posterior(self.positions, prior, self.build_up), self.answered
         # Without the density of one sample nobody can say what the others weigh beside it.
         known = answered & ~np.isnan(posterior).any(axis=1)
         log_weights[known] = posterior[known] - self.log_prob[known]
@@ -166,7 +186,9 @@ class PosteriorSamples(SampleArrays):
         kept = self.flag_bits & ~np.uint16(POOR_WEIGHTS | FLAG_BITS["experiment"])
         return replace(self, weights=weights, flags=kept | poor)
 
-    def log_posterior(self, positions: Reals, prior: GeometryPrior | None = None) -> Floats:
+    def log_posterior(
+        self, positions: Reals, prior: GeometryPrior | None = None, times: Floats | None = None
+    ) -> Floats:
         """Return log prior + log likelihood (E, n) of geometries, not normalised.
 
         NaN where the prior cannot say (`GeometryPrior.log_prob_unlabelled`).
@@ -174,13 +196,18 @@ class PosteriorSamples(SampleArrays):
         Args:
             positions: n geometries for each event, (E, n, N, 3), bohr, in the frame of its momenta.
             prior: That of the model where None.
+            times: Build-up time of each, (E, n), fs, whose prior then counts too; else that of all is taken.
 
         Raises:
             NoDensityError: Where the prior has no density.
         """
         flat = positions.reshape(-1, *positions.shape[2:]).astype(np.float64)
         log_prior = self._log_prior(prior or self.prior, flat).reshape(positions.shape[:2])
-        log_likelihood = self.likelihood.log_prob(positions)
+        if times is not None:
+            law, times = self.build_up_prior, np.asarray(times, dtype=np.float64)
+            log_prior = log_prior if law is None else log_prior + law.log_prob(times)
+            times = np.clip(times, 0.0, LONGEST)  # trials beyond have no prior, and nothing to follow
+        log_likelihood = self.likelihood.log_prob(positions, times=times)
         # Atoms in one place can have an infinite density; such momenta cannot be simulated.
         return np.where(np.isneginf(log_likelihood), -np.inf, log_prior + log_likelihood)
 
@@ -271,8 +298,9 @@ class PosteriorSamples(SampleArrays):
         if self.weights is None:
             return self
         rows, chosen = np.arange(len(self))[:, None], self.weights.resampled(seed)
-        names = [name for name in ("positions", "log_prob", "assignment") if getattr(self, name) is not None]
-        return replace(self, **{name: getattr(self, name)[rows, chosen] for name in names}, weights=None)
+        names = ("positions", "log_prob", "build_up", "assignment")
+        drawn = {n: getattr(self, n)[rows, chosen] for n in names if getattr(self, n) is not None}
+        return replace(self, **drawn, weights=None)
 
     def mean(self, *, keep_flagged: bool = False) -> Floats:
         """Return the posterior mean of the positions, (E, N, 3), bohr; weighted where weighed.

@@ -21,11 +21,14 @@ from flowcei.reconstruction.sampling import by_request
 if TYPE_CHECKING:
     from flowcei.events.container import Events
     from flowcei.experiment.measurement import Measurement
+    from flowcei.physics.build_up import BuildUpPrior
     from flowcei.physics.priors import GeometryPrior
     from flowcei.posterior.arrays import Bools, Floats, Rows
     from flowcei.posterior.exact import Density, Draw
     from flowcei.reconstruction.model import Entered, Reconstructor
     from flowcei.reconstruction.sampling import SamplingRequest
+
+_NODES = 12  # times of a build-up that is not known exactly: a sample's lies within a sixth of a deviation
 
 
 @dataclass(frozen=True)
@@ -94,8 +97,12 @@ class Answering:
         sigma = model.sigma(events, request.noise)
         entered = self._entered(events)  # once: a whitened chart takes a search an event
 
-        def density(x: Floats, rows: Rows) -> Floats:
-            return model.log_prob_entered(x, *_of(entered, rows), model.network.log_prob)
+        def density(x: Floats, times: Floats | None, rows: Rows) -> Floats:
+            if times is None or self.law is None:
+                return model.log_prob_entered(x, *_of(entered, rows), model.network.log_prob)
+            each = _of(entered, self._at_nodes(rows, times))
+            values = model.log_prob_entered(x.reshape(-1, 1, *x.shape[2:]), *each, model.network.log_prob)
+            return values.reshape(times.shape) + self.law.log_prob(times)
 
         if complete is not None:
             return partial(lost.drawn, self._one_each, events, complete, sigma, rng), density
@@ -103,35 +110,77 @@ class Answering:
 
     def _one_each(self, events: Events, sigma: Floats, rng: np.random.Generator) -> PosteriorSamples:
         noise = self.model.sigma(events, self.request.noise, self.request.experiment)
-        entered = self.model.enter(events.momenta, noise, self.model.build_up_time(self.request.experiment))
-        return self._draw(events, sigma, entered, rng, np.arange(len(events)), 1)
+        time = self.model.build_up_time(self.request.experiment)
+        times = None if self.law is None else self.law.draw(len(events), rng)
+        entered = self.model.enter(events.momenta, noise, time if times is None else times)
+        return self._draw(events, sigma, entered, rng, np.arange(len(events)), 1, times)
+
+    @property
+    def law(self) -> BuildUpPrior | None:
+        """What the experiment says of its build-up time, where it does not state it."""
+        stated = self.request.experiment
+        return None if stated is None else stated.of(self.model.molecule).build_up_prior
+
+    @property
+    def _nodes(self) -> Floats:
+        """Times at which events are entered, fs: for a sample the model is asked at the nearest."""
+        stated = np.array([self.model.build_up_time(self.request.experiment)])
+        return stated if self.law is None else self.law.quantile((np.arange(_NODES) + 0.5) / _NODES)
+
+    def _at_nodes(self, rows: Rows, times: Floats) -> Rows:
+        """Which of the entered events is nearest to each of times (e, m) of events (e,), (e m,)."""
+        nodes = self._nodes
+        nearest = np.searchsorted(0.5 * (nodes[1:] + nodes[:-1]), times)
+        return np.asarray(rows[:, None] * len(nodes) + nearest).ravel()
 
     def _entered(self, events: Events) -> Entered:
-        """Events with their noise; where the source is known, with the momenta that this makes likely."""
+        """Events with their noise, at each of `_nodes`.
+
+        Where the source is known, with the momenta that this makes likely.
+        """
         momenta, stated, ions = events.momenta, self.request.experiment, self.model.molecule
         if stated is not None and np.isfinite((own := stated.of(ions)).spread).any():
             momenta = CovarianceLikelihood(ions.masses, ions.charges, momenta, own).measured
-        sigma, time = self.model.sigma(events, self.request.noise, stated), self.model.build_up_time(stated)
-        return self.model.enter(momenta, sigma, time)
+        sigma, nodes = self.model.sigma(events, self.request.noise, stated), self._nodes
+        several = (np.repeat(table, len(nodes), axis=0) for table in (momenta, sigma))
+        return self.model.enter(next(several), next(several), np.tile(nodes, len(events)))
 
     @torch.no_grad()
     def _draw(
-        self, events: Events, sigma: Floats, entered: Entered, rng: np.random.Generator, rows: Rows, n: int
+        self,
+        events: Events,
+        sigma: Floats,
+        entered: Entered,
+        rng: np.random.Generator,
+        rows: Rows,
+        n: int,
+        times: Floats | None = None,
     ) -> PosteriorSamples:
-        """Return n samples of some events, neither weighed nor flagged; `sigma` and `entered` are of all."""
+        """Return n samples of some events, neither weighed nor flagged; `sigma` and `entered` are of all.
+
+        Events may have been entered with times (E,) of one sample each.
+        """
         model, request = self.model, self.request
         asked, by_event = events[rows], request.noise is None and events.sigma is not None
-        framed, c = _of(entered, rows)
-        charts, density = model.network.sample_with_log_prob(c, n, latent=request.latent, generator=rng)
+        each, several = rows, n
+        if times is not None:
+            times = times[rows, None]
+        elif self.law is not None:
+            times = self.law.draw((len(rows), n), rng)
+            each, several = self._at_nodes(rows, times), 1
+        framed, c = _of(entered, each)
+        charts, density = model.network.sample_with_log_prob(c, several, latent=request.latent, generator=rng)
         charts = model.chart_standardiser.inverse(charts.cpu())
-        positions = model.frame.to_positions(charts, framed)
+        positions = model.frame.to_positions(charts, framed).reshape(len(rows), n, -1, 3)
         # One event beyond what single precision holds must not cost the others of its file their
         # answers: all of its samples are NaN, and it is flagged. A part of them would be a biased lot.
         beyond = ~(positions.abs().amax(dim=(1, 2, 3)) < torch.finfo(torch.float32).max)
         positions[beyond] = torch.nan
         if density is not None:
             density = density.cpu().double() + model.log_volume(charts, framed)
-            density = density.masked_fill(beyond[:, None], torch.nan)
+            density = density.reshape(len(rows), n).masked_fill(beyond[:, None], torch.nan)
+            if times is not None and self.law is not None:
+                density += torch.from_numpy(self.law.log_prob(times))
         origin = {
             "model": model.training.name or None,
             "architecture": model.architecture,
@@ -154,6 +203,7 @@ class Answering:
             sigma=sigma[rows],
             origin=origin | stated,
             columns=asked.columns,
+            build_up=times,
         )
 
 

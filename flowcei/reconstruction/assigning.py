@@ -80,11 +80,13 @@ class Assigning:
         positions = positions[number, np.arange(len(rows))[:, None], np.arange(n)]
         some = self.events[rows]
         facts = {"momenta": some.momenta, "sigma": some.sigma, "positions": positions}
-        log_prob = None if parts[0].log_prob is None else self.density(positions.astype(float), rows)
+        log_prob = None if parts[0].log_prob is None else self.density(positions.astype(float), None, rows)
         return replace(parts[0], **facts, log_prob=log_prob)
 
-    def density(self, x: Floats, rows: Rows) -> Floats:
+    def density(self, x: Floats, times: Floats | None, rows: Rows) -> Floats:
         """Log density (e, m) of geometries (e, m, N, 3)."""
         with np.errstate(divide="ignore"):
-            logs = [d(x, rows) + np.log(self.shares[rows, k, None]) for k, d in enumerate(self.densities)]
+            logs = [
+                d(x, times, rows) + np.log(self.shares[rows, k, None]) for k, d in enumerate(self.densities)
+            ]
         return np.asarray(logsumexp(np.where(np.isnan(logs), -np.inf, logs), axis=0))

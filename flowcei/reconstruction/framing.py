@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from flowcei.events.extracolumns import BUILD_UP_TIME
 from flowcei.events.simulation import AXES
+from flowcei.experiment.experiment import BUILD_UP_TIME
 from flowcei.frame.recoil import RecoilFrame
 from flowcei.frame.whitening import Whitening
 from flowcei.physics.explosion import asymptotic_momenta

@@ -73,7 +73,8 @@ def by_completeness(
             how = partial(_by_the_others, events.momenta[rows], width[rows])
         elif number[rows[0]] == 2 and prior is not None:
             rng = np.random.default_rng(np.random.SeedSequence(request.seed, spawn_key=(8,)))
-            bank = predicted_momenta(events.molecule, prior, _BANK, rng, own.forward)
+            forward = own.drawn_forward(_BANK, rng)
+            bank = predicted_momenta(events.molecule, prior, _BANK, rng, forward)
             how = _ByThePrior(events.momenta[rows], lost[rows], bank)
         parts.append(answer(events[rows], how))
     return PosteriorSamples.concatenate(parts)[np.argsort(np.concatenate(kinds))]
@@ -147,4 +148,5 @@ def drawn(
         sigma[rows],
         many.origin,
         columns=one.columns,
+        build_up=None if many.build_up is None else many.build_up.reshape(len(rows), n),
     )

@@ -242,6 +242,7 @@ class Reconstructor:
         own = None if request.experiment is None else request.experiment.of(self.molecule)
         if request.weighs:
             limits.check_forward(self.training.forward, own)
+            limits.check_motion(self.prior_spec, own)
         elif own is not None:
             limits.check_told(own, self.frame, self.training.forward)
 
@@ -418,12 +419,14 @@ class Reconstructor:
         """
         events = events_of(events, self.molecule)
         sigma = self.sigma(events, noise)
-        time = self.build_up_time(experiment)
-        framed, told = self.enter(events.momenta, self.sigma(events, noise, experiment), time)
+        times = np.full(len(events), self.build_up_time(experiment))
+        tables = events.momenta, self.sigma(events, noise, experiment), times
+        condition = self.frame.bare.enter(*map(torch.from_numpy, tables)).condition
         seen = self.training.seen if self.frame.invariant else None
-        ker, far = limits.outside(framed.condition.numpy(), seen, len(self.molecule))
-        condition = told[:, -self.frame.condition_width :]  # what else is told follows from it
-        far |= (~(condition.abs() < limits.FAR)).any(dim=1).cpu().numpy()
+        ker, far = limits.outside(condition.numpy(), seen, len(self.molecule))
+        table = self.condition_standardiser
+        mean, scale = (t[-condition.shape[1] :] for t in (table.mean, table.scale))
+        far |= (~(((condition - mean) / scale).abs() < limits.FAR)).any(dim=1).numpy()
         moves = moving(events.momenta, np.maximum(sigma, self.stated_sigma(events, noise)))
         far &= ~ker
         if experiment is not None:

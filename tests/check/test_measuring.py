@@ -14,6 +14,7 @@ from shell import Shell
 import flowcei
 from flowcei import Experiment
 from flowcei.errors import DataError, UsageError
+from flowcei.physics.build_up import BuildUpPrior
 
 BEAM = {"noise": [3.0, 1.5, 1.0], "spread": [2.0, 2.0, 6.0], "drift": [28.0, 0.0, -5.0]}
 
@@ -93,6 +94,8 @@ def test_scale_and_build_up_of_a_trusted_prior() -> None:
     assert one.fit.p_value > 1e-3
     assert "nearly one number" in one.remarks[-1]
     stated = one.experiment.to_dict()
+    time = BuildUpPrior.from_dict(stated["build_up"])
+    assert (time.low, time.deviation) == pytest.approx((number.value, number.error), rel=0.05)
     np.testing.assert_allclose(stated["spread"], 3.0, rtol=0.1)
     np.testing.assert_allclose(stated["drift"], table["drift"], atol=0.6)
     assert flowcei.measure_experiment(events, noise=1.0, prior="broad", fit="scale").fit.p_value < 1e-6

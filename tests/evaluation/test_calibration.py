@@ -448,7 +448,7 @@ def test_identical_ions_and_what_cannot_explode(tiny: Tiny, monkeypatch: pytest.
     np.testing.assert_allclose(once.sbc.values, again.sbc.values, atol=2 / 21)
     exact = Likelihood.chi_squared
 
-    def refusing(*args: NDArray) -> NDArray:
+    def refusing(*args: NDArray | None) -> NDArray:
         chi2 = exact(*args)
         if chi2.shape[1] == 1:
             chi2[0] = np.inf

@@ -175,3 +175,15 @@ def test_pictures_and_pages_are_of_the_experiment() -> None:
     assert section is not None
     assert "sample --experiment" in section.words[0]
     assert data_section(material).facts["noise"] == "of the experiment, below"
+
+
+def test_ranks_of_events_that_lack_an_ion() -> None:
+    """Exact samples of two ions of OCS pass; what cannot be judged so is refused."""
+    model, flying = flowcei.load(), Experiment(noise="1%", spread=0.0, drift=[9, 0, 0])
+    events = flowcei.simulate("ocs", 100, experiment=flying, seed=3)
+    result = flowcei.calibrate(model, events, n=20, exact=True, missing=1)
+    assert result.passed, [v for v in result.verdicts if not v.passed]
+    with pytest.raises(UsageError, match="two of an event must be there"):
+        flowcei.calibrate(model, events, n=20, exact=True, missing=2)
+    with pytest.raises(UsageError, match="exact samples"):
+        flowcei.calibrate(model, events, n=20, weigh=True, missing=1)

@@ -89,6 +89,10 @@ def test_what_is_written_is_read(resolution: dict, source: dict, rest: dict) -> 
         ({"noise": "1%", "momentum_scale": 10}, "from 0.5 to 2"),
         ({"noise": "1%", "build_up": "10"}, "write 10fs"),
         ({"noise": "1%", "build_up": True}, "numbers in fs"),
+        ({"noise": "1%", "build_up": {"low": 2.0}}, r"high = \"8fs\" }"),
+        ({"noise": "1%", "build_up": {"low": "8fs", "high": "2fs"}}, "no range"),
+        ({"noise": "1%", "build_up": {"mean": "5fs", "deviation": 0.0}}, "above 0"),
+        ({"noise": "1%", "build_up": {"mean": "5fs,6fs", "deviation": 1.0}}, "only one for all ions"),
         ({"noise": "1%", "temprature": 5}, "unknown key 'temprature'"),
     ],
 )
