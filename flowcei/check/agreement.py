@@ -134,6 +134,12 @@ class Agreement:
         return far & ~self.mirrored
 
 
+def began_moving(events: Events) -> bool:
+    """Whether simulated events began with momenta that their file does not hold."""
+    prior = events.origin.get("prior")
+    return isinstance(prior, dict) and prior.get("motion") is True
+
+
 def compare_with_simulation(events: Events, noise: Noisiness) -> Agreement | None:
     """Re-simulate events with positions and compare; None where no event can be followed."""
     simulated = resimulated(events)

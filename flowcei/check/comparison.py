@@ -153,9 +153,9 @@ def predicted_momenta(
     forward: ForwardModel = COULOMB,
 ) -> Floats:
     """Return noise-free momenta (about n, N, 3), hbar / bohr, of geometries drawn from a prior."""
-    positions = prior.sample(n, rng)
-    ions = molecule.masses, molecule.charges
-    momenta = followed_momenta(positions, *ions, forward=forward, accuracy=_ACCURACY)
+    positions, motion = prior.sample_moving(n, rng)
+    how = {"forward": forward, "initial_momenta": motion, "accuracy": _ACCURACY}
+    momenta = followed_momenta(positions, molecule.masses, molecule.charges, **how)  # type: ignore[arg-type]
     return np.asarray(momenta[np.isfinite(momenta).all(axis=(1, 2))], dtype=np.float64)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from flowcei.check.agreement import compare_with_simulation, noisiness
+from flowcei.check.agreement import began_moving, compare_with_simulation, noisiness
 from flowcei.check.diagnostic import SEVERITIES, Diagnostic, FileCheck
 from flowcei.check.explanation import explanation
 from flowcei.check.geometry import centre, constant_columns, degeneracies, likeness
@@ -124,6 +124,11 @@ def _diagnostics(events: Events) -> Iterator[Diagnostic]:
         message = "momenta only: nothing here shows which ions they are of, with which charges and prior"
         means = "the events can be reconstructed, if they are what a model believes: see below"
         yield from (plausible_energy(events), Diagnostic("note", "momenta-only", message, means))
+        return
+    if began_moving(events):
+        message = "the ions began with momenta of their vibrations (motion), which the file does not hold"
+        yield Diagnostic("note", "motion", message, "positions are not compared with momenta")
+        yield from (plausible_energy(events), centre(events))
         return
     # From the whole length of a file: what is wrong may begin anywhere.
     rows = np.unique(np.linspace(0, len(events) - 1, _MOST).astype(np.int64))

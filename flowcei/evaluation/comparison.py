@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from flowcei.check.agreement import began_moving
 from flowcei.errors import DataError, FlaggedWarning, UsageError
 from flowcei.evaluation.floor import information_floor
 from flowcei.evaluation.scores import SCORES, STILL, Answers, Score, TestSet, evaluate
@@ -298,7 +299,9 @@ def floor_scores(
     seed: int,
     experiment: Experiment | None = None,
 ) -> dict[str, Floats] | None:
-    """Return what an efficient estimate would score, (E, ...); None where the noise is not known."""
+    """Return what an efficient estimate would score, (E, ...); None where noise or motion is not known."""
+    if began_moving(events):
+        return None
     if experiment is not None:
         lab = information_floor(events.molecule, test.lab, experiment=experiment)
     else:

@@ -75,10 +75,10 @@ class Simulator:
         """`n` events of an independent random stream: every index, and every `stream`, is one."""
         child = np.random.SeedSequence(self.seed, spawn_key=(stream, index))
         geometry_rng, noise_rng, time_rng = (np.random.default_rng(s) for s in child.spawn(3))
-        positions = self.prior.sample(n, geometry_rng)
+        positions, motion = self.prior.sample_moving(n, geometry_rng)
         detector = self.noise if self.experiment is None else self.experiment.of(self.molecule)
         forward, times = _forward(self.molecule, self.build_up, self.experiment, n, time_rng)
-        how = forward, times, noise_rng, self.accuracy, threads, self.missing
+        how = forward, times, noise_rng, self.accuracy, threads, self.missing, motion
         return _exploded(positions, self.molecule, detector, *how)
 
     def block(self, index: int, n: int, *, stream: int = 0) -> Events:
@@ -314,10 +314,12 @@ def _exploded(
     accuracy: float,
     threads: int | None,
     missing: int,
+    motion: Floats | None = None,  # momenta at the start
 ) -> Arrays:
     m, q = molecule.masses, molecule.charges
     x = x - centre_of_mass(x, m)
-    momenta = asymptotic_momenta(x, m, q, forward=forward, accuracy=accuracy, threads=threads)
+    how = {"forward": forward, "accuracy": accuracy, "threads": threads}
+    momenta = asymptotic_momenta(x, m, q, initial_momenta=motion, **how)  # type: ignore[arg-type]
     exact = momenta.astype(np.float64, copy=False)
     columns = {} if times is None else {BUILD_UP_TIME: times}
     if isinstance(detector, Noise):

@@ -188,11 +188,12 @@ def followed_momenta(
     charges: Reals,
     *,
     forward: ForwardModel = COULOMB,
+    initial_momenta: Floats | None = None,
     accuracy: float = 1e-6,
     threads: int | None = None,
 ) -> Reals:
-    """`asymptotic_momenta` (B, N, 3) from rest, NaN where it would refuse: trials of a search may collide."""
-    momenta, _, status = forward.follow(positions, masses, charges, accuracy, threads)
+    """`asymptotic_momenta` (B, N, 3), NaN where it would refuse: trials of a search may collide."""
+    momenta, _, status = forward.follow(positions, masses, charges, accuracy, threads, initial_momenta)
     momenta[status != 0] = np.nan
     return momenta
 

@@ -14,6 +14,7 @@ from flowcei.experiment.covariance import AssignedLikelihood, CovarianceLikeliho
 from flowcei.experiment.experiment import Experiment, has_accidents
 from flowcei.experiment.likelihood import Likelihood
 from flowcei.experiment.missing import lost_ions
+from flowcei.experiment.moving import MovingLikelihood
 from flowcei.physics.build_up import LONGEST
 from flowcei.physics.priors import GeometryPrior, build_prior
 from flowcei.posterior.assignments import modes_of_assignments
@@ -93,13 +94,21 @@ class PosteriorSamples(SampleArrays):
     def likelihood(self) -> Likelihood:
         """The likelihood of the events."""
         relative, ions = bool(self.origin.get("noise_relative", True)), self.molecule
-        if stated := self.origin.get("experiment"):
+        prior, stated = self.origin.get("prior"), self.origin.get("experiment")
+        moving = prior if isinstance(prior, dict) and prior.get("motion") is True else None
+        if stated:
             measurement = Experiment.from_dict(stated).of(ions)
+            if moving and (self.lost is not None or measurement.orders is not None):
+                raise DataError("where atoms move at the start, lost ions and assignments have no likelihood")
+            if moving:
+                return MovingLikelihood.of_experiment(ions, self.momenta, measurement, moving)
             if measurement.orders is not None:
                 return AssignedLikelihood(ions.masses, ions.charges, self.momenta, measurement)
             return CovarianceLikelihood(ions.masses, ions.charges, self.momenta, measurement, self.lost)
         if forward := self.origin.get("forward"):
             raise DataError(f"samples of explosions by {forward} that no --experiment states: draw them anew")
+        if moving:
+            return MovingLikelihood.of_level(ions, self.momenta, self.sigma, moving)
         return Likelihood(ions.masses, ions.charges, self.momenta, self.sigma, relative=relative)
 
     @property

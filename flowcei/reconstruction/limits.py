@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -80,6 +80,13 @@ def knows_forces(measurement: Measurement, frame: Frame) -> bool:
     if growth is None or growth.is_zero:
         return growth is not None or measurement.forward.name == PLAIN
     return len(set(growth.times)) == 1 and growth.times[0] <= frame.build_up
+
+
+def check_motion(prior: dict[str, Any] | None, measurement: Measurement | None) -> None:
+    """UsageError for accidents and assignments, which the likelihood of atoms in motion does not know."""
+    several = measurement is not None and (measurement.accidents or measurement.orders is not None)
+    if (prior or {}).get("motion") is True and several:
+        raise UsageError("the prior has motion at the start: of accidents and assignments it knows nothing")
 
 
 def check_forward(trained: str, measurement: Measurement | None) -> None:

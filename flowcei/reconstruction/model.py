@@ -242,6 +242,7 @@ class Reconstructor:
         own = None if request.experiment is None else request.experiment.of(self.molecule)
         if request.weighs:
             limits.check_forward(self.training.forward, own)
+            limits.check_motion(self.prior_spec, own)
         elif own is not None:
             limits.check_told(own, self.frame, self.training.forward)
 

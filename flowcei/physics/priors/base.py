@@ -32,6 +32,7 @@ class GeometryPrior(ABC):
             then handedness carries no information and may be folded away.
         exchangeable: Whether no order of the atoms is more probable than another.
         bounded: Whether there are geometries that `allows` excludes.
+        motion: Whether the atoms move at the start, with momenta that `sample_moving` draws.
     """
 
     kind: str
@@ -39,10 +40,15 @@ class GeometryPrior(ABC):
     mirror_symmetric: bool = True
     exchangeable: bool = False
     bounded: bool = True
+    motion: bool = False
 
     @abstractmethod
     def sample(self, n: int, rng: np.random.Generator) -> Floats:
         """Draw `n` geometries, (n, N, 3), bohr."""
+
+    def sample_moving(self, n: int, rng: np.random.Generator) -> tuple[Floats, Floats | None]:
+        """Draw the geometries of `sample` and, of a prior with motion, momenta (n, N, 3), hbar / bohr."""
+        return self.sample(n, rng), None
 
     def log_prob(self, positions: Floats) -> Floats:
         """Return the log density (B,) of positions (B, N, 3), per bohr^(3N-3).

@@ -112,10 +112,11 @@ class DisplacedPrior(_EquilibriumPrior):
 
 
 class NormalModesPrior(_EquilibriumPrior):
-    """The position part of the Wigner function of harmonic vibrations, oriented at random.
+    """The Wigner function of harmonic vibrations, oriented at random.
 
-    Each normal coordinate is normal with variance coth(omega / 2kT) / (2 omega) in
-    mass-weighted atomic units (E. Wigner, Phys. Rev. 40, 749 (1932)). The density is
+    Each normal coordinate is normal with variance coth(omega / 2kT) / (2 omega) in mass-weighted atomic
+    units, its momentum independent of it with omega^2 times that (E. Wigner, Phys. Rev. 40, 749 (1932)).
+    Atoms start at rest all the same unless `motion` says that they have these momenta. The density is
     per bohr^(3N-3): the geometry is turned into the Eckart frame, whose volume element is
     det(I') / sqrt(det I_eq), I' = sum m (x . x_eq - x x_eq^T).
 
@@ -126,6 +127,7 @@ class NormalModesPrior(_EquilibriumPrior):
         modes: (F, N, 3), Cartesian displacements of any length, as a quantum chemistry
             program prints them.
         temperature: Kelvin; 0 is the zero-point motion.
+        motion: Whether atoms begin with the momenta of their vibrations.
 
     Raises:
         UsageError: For shapes that do not match, wavenumbers that are not positive or
@@ -149,7 +151,11 @@ class NormalModesPrior(_EquilibriumPrior):
         wavenumbers: ArrayLike,
         modes: ArrayLike,
         temperature: float = 0.0,
+        motion: bool = False,  # noqa: FBT001, FBT002 (an entry of a table)
     ) -> None:
+        if not isinstance(motion, bool):
+            raise UsageError(f"motion of normal modes is true or false; got {str(motion)[:40]!r}")
+        self.motion = motion
         super().__init__(equilibrium - masses @ equilibrium / masses.sum())
         self._wavenumbers = np.asarray(wavenumbers, dtype=np.float64)
         self._modes = np.asarray(modes, dtype=np.float64)
@@ -167,6 +173,7 @@ class NormalModesPrior(_EquilibriumPrior):
         with np.errstate(divide="ignore"):  # at 0 K coth is 1
             warm = 1.0 / np.tanh(omega / (2.0 * np.float64(self._temperature) * BOLTZMANN))
         self._sigma = np.sqrt(warm / (2.0 * omega))
+        self._omega = omega
         # Half sum (q / sigma)^2 is never less than this times the squared mass-weighted displacement.
         vibrating = _vibrating_share(self._basis, self._equilibrium, masses)
         self._stiffness = 0.5 * vibrating / self._sigma.max() ** 2
@@ -177,9 +184,32 @@ class NormalModesPrior(_EquilibriumPrior):
 
     def sample(self, n: int, rng: np.random.Generator) -> Floats:
         """Draw `n` geometries, (n, N, 3), bohr."""
+        return self.sample_moving(n, rng)[0]
+
+    def sample_moving(self, n: int, rng: np.random.Generator) -> tuple[Floats, Floats | None]:
+        """Draw the geometries of `sample` and, where there is motion, momenta (n, N, 3) of sum 0."""
         q = self._sigma * rng.standard_normal((n, len(self._sigma)))
-        shift = (q @ self._basis).reshape(n, -1, 3) / np.sqrt(self._masses)[:, None]
-        return random_orientation(self._equilibrium + shift, rng)
+        root = np.sqrt(self._masses)[:, None]
+        x = self._equilibrium + (q @ self._basis).reshape(n, -1, 3) / root
+        if not self.motion:
+            return random_orientation(x, rng), None
+        own = rng.spawn(1)[0]  # geometries are those without motion
+        pace = self._sigma * self._omega * own.standard_normal((n, len(self._sigma)))
+        p = (pace @ self._basis).reshape(n, -1, 3) * root
+        p -= (self._masses / self._masses.sum())[:, None] * p.sum(axis=1, keepdims=True)  # of printed modes
+        both = random_orientation(np.concatenate([x, p], axis=1), rng)
+        return both[:, : len(root)], both[:, len(root) :]
+
+    @property
+    def equilibrium(self) -> Floats:
+        """Where the modes vibrate about, (N, 3), bohr, centre of mass 0."""
+        return self._equilibrium
+
+    @property
+    def momentum_covariance(self) -> Floats:
+        """Of the momenta of the modes in the frame of the equilibrium, (3N, 3N), (hbar / bohr)^2."""
+        root = (self._sigma * self._omega)[:, None] * self._basis * np.repeat(np.sqrt(self._masses), 3)
+        return np.asarray(root.T @ root)
 
     def log_prob(self, positions: Floats) -> Floats:
         """Return the log density (B,) of positions (B, N, 3), per bohr^(3N-3).
@@ -235,7 +265,8 @@ class NormalModesPrior(_EquilibriumPrior):
     def spec(self) -> dict[str, Any]:
         """Return the table that makes this prior again."""
         numbers = {"wavenumbers": self._wavenumbers.tolist(), "modes": self._modes.tolist()}
-        return {"kind": self.kind, **numbers, "temperature": self._temperature}
+        moving = {"motion": True} if self.motion else {}
+        return {"kind": self.kind, **numbers, "temperature": self._temperature, **moving}
 
 
 def _positive(values: Floats) -> bool:

@@ -1,0 +1,167 @@
+"""Molecules that vibrate as they explode: Wigner's momenta, and what a likelihood makes of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import flowcei
+from flowcei.check.file import check_file
+from flowcei.errors import DataError, UsageError
+from flowcei.experiment.moving import MovingLikelihood
+from flowcei.physics.priors import NormalModesPrior, build_prior
+from flowcei.posterior.samples import PosteriorSamples
+
+WATER = flowcei.Molecule.load("h2o")
+HARTREE_PER_WAVENUMBER, KELVIN = 4.556335252912e-6, 3.1668115634556e-6
+
+
+def _spec(temperature: float = 0.0) -> dict:
+    """Return modes of water with springs for bonds and angle, by differences of their energy."""
+    x0, root = WATER.equilibrium, np.repeat(np.sqrt(WATER.masses), 3)
+
+    def shape(y: np.ndarray) -> np.ndarray:
+        a, b = y.reshape(3, 3)[1:] - y.reshape(3, 3)[0]
+        ra, rb = np.linalg.norm(a), np.linalg.norm(b)
+        return np.array([ra, rb, np.arccos(a @ b / (ra * rb))])
+
+    steps = 1e-4 * np.eye(9)
+    slope = np.array([(shape(x0.ravel() + s) - shape(x0.ravel() - s)) / 2e-4 for s in steps])
+    hessian = slope @ np.diag([0.54, 0.54, 0.16]) @ slope.T / root / root[:, None]
+    square, vectors = np.linalg.eigh(hessian)
+    numbers = np.sqrt(square[-3:]) / HARTREE_PER_WAVENUMBER
+    modes = (vectors[:, -3:].T / root).reshape(3, 3, 3)
+    table = {"kind": "normal_modes", "wavenumbers": numbers.tolist(), "modes": modes.tolist()}
+    return table | {"temperature": temperature, "motion": True}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 3000.0])
+def test_quadratures_are_those_of_wigner(temperature: float) -> None:
+    """Of each mode mean, variance and independence; half of the energy is kinetic, at 0 K of h omega / 2."""
+    spec = _spec(temperature)
+    prior = build_prior(WATER, spec)
+    assert isinstance(prior, NormalModesPrior)
+    assert build_prior(WATER, prior.spec()).spec() == spec
+    n = 40_000
+    x, p = prior.sample_moving(n, np.random.default_rng(1))
+    rest = build_prior(WATER, spec | {"motion": False})
+    np.testing.assert_allclose(rest.sample(n, np.random.default_rng(1)), x, atol=1e-12)
+    omega = np.array(spec["wavenumbers"]) * HARTREE_PER_WAVENUMBER
+    warm = 1.0 / np.tanh(omega / (2.0 * KELVIN * temperature)) if temperature else np.ones(3)
+    kinetic = (p**2 / (2.0 * WATER.masses[:, None])).sum(axis=(1, 2))
+    assert kinetic.mean() == pytest.approx((omega * warm).sum() / 4.0, rel=0.01)
+    np.testing.assert_allclose(p.sum(axis=1), 0.0, atol=1e-9)
+    # Back in the frame of the equilibrium, by the rotation that both share.
+    mass = WATER.masses[:, None]
+    outer = np.swapaxes(x * mass, 1, 2) @ prior.equilibrium
+    u, _, vt = np.linalg.svd(outer)
+    u[..., -1] *= np.linalg.det(u @ vt)[:, None]
+    turn = u @ vt
+    rows = np.array(spec["modes"]).reshape(3, -1) * np.repeat(np.sqrt(WATER.masses), 3)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    q = ((x @ turn - prior.equilibrium) * np.sqrt(mass)).reshape(n, -1) @ rows.T
+    pace = (p @ turn / np.sqrt(mass)).reshape(n, -1) @ rows.T
+    several = 5.0 / np.sqrt(n)
+    np.testing.assert_allclose(pace.var(axis=0), omega * warm / 2.0, rtol=2.0 * several)
+    np.testing.assert_allclose(q.var(axis=0), warm / (2.0 * omega), rtol=2.0 * several + 0.01)  # curvature
+    assert np.abs(np.corrcoef(np.hstack([q, pace]).T) - np.eye(6)).max() < several
+    np.testing.assert_allclose(np.trace(prior.momentum_covariance), (p**2).sum(axis=(1, 2)).mean(), rtol=0.01)
+
+
+def _samples(events: flowcei.Events, spec: dict, bonds: np.ndarray, log_prob: np.ndarray) -> PosteriorSamples:
+    """Return bond vectors (E, n, 6) and their log density as if a model had drawn them."""
+    x = np.pad(bonds.reshape(*bonds.shape[:2], 2, 3), ((0, 0), (0, 0), (1, 0), (0, 0)))
+    x -= np.einsum("i,enij->enj", WATER.masses / WATER.masses.sum(), x)[:, :, None]
+    origin, number = {"prior": spec, "noise_relative": True}, np.arange(len(events))
+    return PosteriorSamples(WATER, events.momenta, x, log_prob, number, events.sigma, origin=origin)
+
+
+def _draws(events: flowcei.Events, spec: dict, n: int = 200) -> PosteriorSamples:
+    """Return Student draws about the truth, made as wide as the posterior in some rounds of weighing."""
+    rng = np.random.default_rng(2)
+    mean = (events.positions[:, 1:] - events.positions[:, :1]).reshape(len(events), 6)
+    root = np.tile(0.08 * np.eye(6), (len(events), 1, 1))
+    for _ in range(5):
+        unit = rng.standard_normal((len(events), n, 6)) * np.sqrt(
+            5.0 / rng.chisquare(5.0, (len(events), n, 1))
+        )
+        bonds = mean[:, None] + np.einsum("eij,enj->eni", root, unit)
+        log_prob = -5.5 * np.log1p((unit**2).sum(axis=2) / 5.0) - np.linalg.slogdet(root)[1][:, None]
+        out = _samples(events, spec, bonds, log_prob)
+        weight = out.log_posterior(out.positions) - log_prob
+        for power in (1.0, 0.5, 0.25, 0.12, 0.06, 0.03):
+            w = np.exp(power * (weight - weight.max(axis=1, keepdims=True)))
+            w /= w.sum(axis=1, keepdims=True)
+            if np.median(1.0 / (w**2).sum(axis=1)) > 40.0:
+                break
+        mean = np.einsum("en,eni->ei", w, bonds)
+        away = bonds - mean[:, None]
+        root = np.linalg.cholesky(np.einsum("en,eni,enj->eij", w, away, away) + 1e-5 * np.eye(6))
+    return out
+
+
+def _covered(samples: PosteriorSamples, truth: np.ndarray) -> tuple[float, float]:
+    """Return the share of true distances in the central 50 and 90 % of weighed draws."""
+    weights = samples.weights
+    assert weights is not None
+    w = np.exp(weights.log_weights - weights.log_weights.max(axis=1, keepdims=True))
+    w /= w.sum(axis=1, keepdims=True)
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    far = [
+        [np.linalg.norm(x[..., i, :] - x[..., j, :], axis=-1) for i, j in pairs]
+        for x in (samples.positions, truth)
+    ]
+    rank = np.array([((d < t[:, None]) * w).sum(axis=1) for d, t in zip(*far, strict=True)])
+    return float((np.abs(rank - 0.5) < 0.25).mean()), float((np.abs(rank - 0.5) < 0.45).mean())
+
+
+def test_weights_cover_the_truth_where_motion_is_stated() -> None:
+    """Near 50 and 90 % with the motion, far below as if at rest; the flow is not asked."""
+    spec = _spec()
+    events = flowcei.simulate(WATER, 100, prior=spec, noise="1%", seed=5)
+    half, most = _covered(_draws(events, spec).weigh(), events.positions)
+    assert abs(half - 0.5) < 0.11  # three deviations of 300 distances, as if of 200
+    assert abs(most - 0.9) < 0.065
+    still = spec | {"motion": False}
+    assert _covered(_draws(events[:30], still).weigh(), events.positions[:30])[1] < 0.6
+
+
+def test_the_likelihood_is_that_of_drawn_momenta() -> None:
+    """Chi squared of explosions with drawn motion is of six numbers; turned, all is the same."""
+    spec = _spec()
+    prior = build_prior(WATER, spec)
+    x, ions, rng = prior.equilibrium, (WATER.masses, WATER.charges), np.random.default_rng(4)
+    start = rng.multivariate_normal(np.zeros(9), prior.momentum_covariance, 3000).reshape(-1, 3, 3)
+    many = np.tile(x, (len(start), 1, 1))
+    ends = flowcei.asymptotic_momenta(many, *ions, initial_momenta=start, accuracy=1e-8)
+    ends = ends + rng.standard_normal(ends.shape)
+    square = MovingLikelihood.of_level(WATER, ends, np.ones(len(ends)), spec).chi_squared(many[:, None])
+    assert square.mean() == pytest.approx(6.0, rel=0.06)
+    assert square.var() == pytest.approx(12.0, rel=0.3)
+    turn = np.linalg.qr(np.random.default_rng(5).standard_normal((3, 3)))[0]
+    turn *= np.linalg.det(turn)
+    once = MovingLikelihood.of_level(WATER, ends[:3], np.full(3, 0.3), spec)
+    turned = MovingLikelihood.of_level(WATER, ends[:3] @ turn.T, np.full(3, 0.3), spec)
+    many = x + 0.1 * np.random.default_rng(6).standard_normal((3, 5, 3, 3))
+    np.testing.assert_allclose(once.log_prob(many), turned.log_prob(many @ turn.T), atol=1e-3)
+
+
+def test_what_motion_cannot_do_is_said(tmp_path: object) -> None:
+    """A file says that it holds no motion; other entries, other priors and lost ions are refused."""
+    spec = _spec()
+    events = flowcei.simulate(WATER, 300, prior=spec, noise="1%", seed=1)
+    flowcei.write_events(events, f"{tmp_path}/e.h5")
+    found = check_file(f"{tmp_path}/e.h5")
+    assert found.sound
+    assert "motion" in [line.code for line in found.diagnostics]
+    with pytest.raises(UsageError, match="true or false"):
+        build_prior(WATER, spec | {"motion": "yes"})
+    with pytest.raises(UsageError, match="does not fit"):
+        build_prior(WATER, {"kind": "displaced", "sigma": 0.1, "motion": True})
+    draws = _draws(events[:2], spec)
+    table = {"experiment": {"noise": "1%", "temperature": 10.0}}
+    lacking = replace(draws, origin=draws.origin | table, columns={"lost_ion": np.array([1, 0])})
+    with pytest.raises(DataError, match="lost ions and assignments"):
+        lacking.weigh()
