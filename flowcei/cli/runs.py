@@ -287,7 +287,8 @@ def note_what_is_assumed(
     if longest and time > longest:
         what = f"a build-up of {time:g} fs is beyond the {longest:g} fs that the model was trained for"
         warn(f"{what}: it is told {longest:g} fs, and weights or chains have to make up for it")
-    warn_of_flags(model.unlike_training(events, noise, experiment), events.event_id)
+    if experiment is None or not experiment.assignments:  # momenta of the file may be those of other ions
+        warn_of_flags(model.unlike_training(events, noise, experiment), events.event_id)
 
 
 def warn_of_flags(flags: Mapping[str, NDArray[np.bool_]], event_ids: NDArray[np.int64]) -> None:

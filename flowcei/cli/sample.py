@@ -137,7 +137,8 @@ def sample(
     quality = write(reconstructor, request, source, survey)
     if quality.accidents is not None and stated is not None:
         note_accidents(quality.accidents)
-    _note_quality(quality, complete=survey.events > len(first), exact=request.exact)
+    complete = survey.events > len(first) or bool(stated and stated.assignments)
+    _note_quality(quality, complete=complete, exact=request.exact)
     if stated is None:  # it knows one level of noise
         note_run_check(reconstructor, survey.thinned, noise)
     _finish(quality, path, momenta, request.n, keep_flagged=keep_flagged)

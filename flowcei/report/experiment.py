@@ -11,6 +11,7 @@ from flowcei.errors import DataError, UsageError
 from flowcei.events.container import Events
 from flowcei.experiment.accidents import ACCIDENT, P_TRUE
 from flowcei.experiment.experiment import Experiment
+from flowcei.physics.explosion import PLAIN
 from flowcei.plot.figure import events_figure
 from flowcei.posterior.flags import FLAG_BITS, counted
 from flowcei.report.figures import p_true_figure
@@ -45,7 +46,10 @@ def experiment_section(material: Material) -> Section:
     bits = sum(FLAG_BITS[name] for name in _FLAGS)
     words += remarks + ([counted(s.flag_bits, bits) + "."] if (s.flag_bits & bits).any() else [])
     caption = f"From {int(complete.sum()):,} complete events; 0.12(3) is 0.12 with the standard error 0.03"
-    tables = [Table(("quantity", "unit", "stated", "measured"), rows, caption)]
+    columns: tuple[str, ...] = ("quantity", "unit", "stated", "measured")
+    if not any(row[3] for row in rows):
+        rows, columns, caption = [row[:3] for row in rows], columns[:3], "What is stated"
+    tables = [Table(columns, rows, caption)] if rows else []
     tables += [*_accidents(s), *_missing(material, complete)]
     pictures = []
     if complete.any():
@@ -54,9 +58,9 @@ def experiment_section(material: Material) -> Section:
     if P_TRUE in s.columns:
         text = f"P(true) of the events; left of the line ({ACCIDENT:.0%}) they are left out as accidents"
         pictures.append(Picture.of(p_true_figure(s.columns[P_TRUE], ACCIDENT), text))
-    return Section(
-        "experiment", "The experiment", tuple(words), tables=tuple(tables), pictures=tuple(pictures)
-    )
+    facts = {} if stated is None else {"stated": str(stated)}
+    shown: Any = {"tables": tuple(tables), "pictures": tuple(pictures)}
+    return Section("experiment", "The experiment", tuple(words), facts, **shown)
 
 
 def _numbers(material: Material, own: Measurement | None) -> tuple[list[tuple[Any, ...]], list[str]]:
@@ -66,6 +70,8 @@ def _numbers(material: Material, own: Measurement | None) -> tuple[list[tuple[An
     table = dict[str, tuple[float, float, str, str]]()
     if {"max_sum", "ker_ev"} & set(s.origin.get("events", {}).get("selection", {})):
         remarks.append("Events were left out by their momenta (--max-sum, --ker): not measured.")
+    elif "assignments" in s.origin.get("experiment", {}):
+        remarks.append("Which ions some hits are is not known, so their sums tell nothing: not measured.")
     else:
         try:
             measured = _measured(material, own)
@@ -125,6 +131,7 @@ def _measured(material: Material, own: Measurement | None) -> ExperimentMeasurem
     fit = {(True, True): "both", (True, False): "scale", (False, True): "build_up"}.get(
         (own.scale != 1.0, own.build_up is not None)
     )
+    fit = None if own.build_up is None and own.forward.name != PLAIN else fit  # other forces are not fitted
     prior = s.known_prior() if fit else None
     events = Events(s.molecule, momenta * own.scale, columns=s.columns)
     return measure_experiment(events, noise=levels, prior=prior, fit=fit or "both")

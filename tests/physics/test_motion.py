@@ -155,6 +155,7 @@ def test_what_motion_cannot_do_is_said(tmp_path: object) -> None:
     flowcei.write_events(events, f"{tmp_path}/e.h5")
     found = check_file(f"{tmp_path}/e.h5")
     assert found.sound
+    assert "not compared" in found.verdict
     assert "motion" in [line.code for line in found.diagnostics]
     with pytest.raises(UsageError, match="true or false"):
         build_prior(WATER, spec | {"motion": "yes"})
