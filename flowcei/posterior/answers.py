@@ -31,12 +31,13 @@ class Answers:
         log_posterior: LogDensity,
         rows: Rows,
         mixture: BentMixture,
-        several: Bools,
         drawn: Numbers,
         n: int,
         budget: int,
         rng: np.random.Generator,
         rules: ChainRules,
+        *,
+        several: bool,  # whether the events have more than one mode
     ) -> None:
         self.log_posterior, self.rows, self.drawn = log_posterior, rows, drawn.copy()
         self.adapted, self.several = mixture, several
@@ -95,7 +96,9 @@ class Answers:
             rows = self.left
             if not len(rows) or (self.drawn[rows] + m > self.budget).any():
                 break
-            again = self._refitted(rows, *self._scattered(pool))
+            last, points = self.mixture[rows], self._scattered(pool)
+            # Begun anew, the components of several modes would lose some.
+            again = last.moved(*points) if self.several else last.fitted_again(*points, self.rng)
             cloud = self._of_mixture(rows, m, again)
             efficiency = effective_number(cloud.log_weights)
             better = efficiency > best
@@ -126,15 +129,6 @@ class Answers:
             run.move(state, self.mixture[self.left], np.arange(len(state)), 1)
         self.drawn[self.left] += rules.scattered * rules.fitted
         return state[..., :-1], effective
-
-    def _refitted(self, rows: Rows, points: Floats, effective: Floats) -> Mixture:
-        """Mixtures of some events fitted anew; where there are several modes their components are moved."""
-        again = self.mixture[rows].fitted_again(points, effective, self.rng)
-        if (several := self.several[rows]).any():
-            moved = self.mixture[rows[several]].moved(points[several], effective[several])
-            again = again.padded(moved.count)
-            store(again, np.flatnonzero(several), moved.padded(again.count))
-        return again
 
     def by_chains(self, pool: Cloud, symmetry: Symmetry | None) -> None:
         """Answer by chains."""

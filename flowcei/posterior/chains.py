@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -88,20 +89,22 @@ def run_chains(
         return out
     adapted = Adaptation(log_posterior, flow[rows], rows, rng, rules)
     adapted.run(local, budget)
-    for count, mixture in adapted.mixtures.items():
-        chosen = np.flatnonzero(adapted.count == count)
+    for count, several in product(adapted.mixtures, (False, True)):
+        chosen = np.flatnonzero((adapted.count == count) & (adapted.several == several))
         if len(chosen):
-            known = adapted.several[chosen], adapted.drawn[chosen]
-            each = Answers(log_posterior, rows[chosen], mixture[chosen], *known, n, budget, rng, rules)
-            pool = each.by_mixture(
-                adapted.best[chosen], None if proposal.log_density is None else flow[rows[chosen]]
-            )
+            known = adapted.mixtures[count][chosen], adapted.drawn[chosen]
+            each = Answers(log_posterior, rows[chosen], *known, n, budget, rng, rules, several=several)
+            own = flow[rows[chosen]]
+            pool = each.by_mixture(adapted.best[chosen], None if proposal.log_density is None else own)
             if proposal.log_density is not None and proposal.density is not None:
-                pool = each.by_both(pool, flow[rows[chosen]], proposal.density, proposal.draw)
+                pool = each.by_both(pool, own, proposal.density, proposal.draw)
             if worth is not None:
-                clouds = flow[rows[chosen]], adapted.base[chosen], adapted.best[chosen]
+                clouds = own, adapted.base[chosen], adapted.best[chosen]
                 top = np.max([cloud.height.max(axis=1) for cloud in clouds], axis=0)
                 pool = each.given_up(pool, top < worth[rows[chosen]])
-            each.by_chains(each.by_refits(pool), symmetry)
+            # Of one mode, without a flow's density, nothing shows what draws leave out along a bend.
+            if proposal.density is not None or several:
+                pool = each.by_refits(pool)
+            each.by_chains(pool, symmetry)
             store(out, rows[chosen], each.out)
     return out

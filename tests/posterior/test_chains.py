@@ -242,7 +242,7 @@ def test_an_event_that_is_hopeless_gets_no_chains() -> None:
 
     def density(points: np.ndarray, rows: np.ndarray) -> np.ndarray:
         np.add.at(asked, rows, points.shape[1])
-        bent = -0.5 * (points[..., 0] ** 2 + ((points[..., 1] - points[..., 0] ** 2) / 0.05) ** 2)
+        bent = -0.5 * (points[..., 0] ** 2 + ((points[..., 1] - points[..., 0] ** 2) / 0.5) ** 2)
         rugged = -1e3 - 0.5 * (points**2).sum(axis=2) + 60.0 * np.sin(3e4 * points).sum(axis=2)
         return np.where(rows[:, None] == 0, bent, rugged)
 
