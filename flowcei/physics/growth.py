@@ -37,12 +37,12 @@ class ChargeTransfer:
 
     Example:
         >>> import flowcei
-        >>> slow = flowcei.Coulomb(transfer=flowcei.ChargeTransfer(1, 20.0))
+        >>> slow = flowcei.Coulomb(transfer=flowcei.ChargeTransfer(2, 20.0))
         >>> ocs = flowcei.Molecule.load("ocs")
         >>> p = flowcei.asymptotic_momenta(ocs.equilibrium, ocs.masses, ocs.charges, forward=slow)
         >>> fast = flowcei.asymptotic_momenta(ocs.equilibrium, ocs.masses, ocs.charges)
-        >>> bool(abs(p[2]).max() < 0.9 * abs(fast[2]).max())
-        True
+        >>> round(float(p[2, 2] / fast[2, 2]), 2)
+        0.88
     """
 
     ion: int

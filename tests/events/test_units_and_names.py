@@ -320,7 +320,7 @@ def test_what_cannot_be_used_is_counted_in_every_format(flow: Shell, ending: str
     for text in (
         "40 events read, 5 left out: ",
         "2 lacking an ion (zeros, blank or NaN), which",
-        f"only sample --missing takes (first: {where} {first[0]}), 2 with",
+        f"only sample --missing takes, where two are left (first: {where} {first[0]}), 2 with",
         f"2 with a number that is blank, not finite or too large (first: {where} {first[1]})",
         f"1 without kinetic energy (first: {where} {first[2]})",
     ):

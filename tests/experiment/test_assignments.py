@@ -207,15 +207,15 @@ def test_posterior_is_that_of_both_assignments(model: flowcei.Reconstructor) -> 
 
 @pytest.mark.parametrize("how", [{}, {"weigh": True}])
 def test_probabilities_are_frequencies(model: flowcei.Reconstructor, how: dict) -> None:
-    """Of 800 events those to which an assignment has a probability p are right p of the time."""
+    """Of 500 events those to which an assignment has a probability p are right p of the time."""
     experiment = WARM if how else Experiment(noise="4%", assignments=GROUP)
-    events = flowcei.simulate(LIKE, 800, experiment=experiment, seed=4)
+    events = flowcei.simulate(LIKE, 500, experiment=experiment, seed=4)
     samples = model.sample(events, 60, seed=1, experiment=experiment, **how)
     p, right = samples.columns["p_assignment_1"], events.columns["assignment"]
     edges = np.array([-1.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0])
     for low, high in zip(edges[:-1], edges[1:], strict=True):
         some = (p > low) & (p <= high)
-        assert some.sum() > 30
+        assert some.sum() > 18
         error = np.sqrt((p[some] * (1.0 - p[some])).sum()) / some.sum()
         assert right[some].mean() == pytest.approx(p[some].mean(), abs=4.0 * error + 0.02)
 
@@ -223,12 +223,12 @@ def test_probabilities_are_frequencies(model: flowcei.Reconstructor, how: dict) 
 def test_accidents_beside_assignments(model: flowcei.Reconstructor) -> None:
     """The share of accidents, and P(true), of hits that are not told apart."""
     made = replace(WARM, accidents=0.4)
-    events = flowcei.simulate(LIKE, 400, experiment=made, seed=5)
+    events = flowcei.simulate(LIKE, 250, experiment=made, seed=5)
     stated = replace(WARM, accidents="unknown")
     samples = model.sample(events, 60, seed=1, experiment=stated, weigh=True)
     accident = events.columns["accident"] == 1
     found = samples.origin["accidents"]["complete"]
-    assert found["share"] == pytest.approx(accident.mean(), abs=0.03)
+    assert found["share"] == pytest.approx(accident.mean(), abs=0.035)
     true = samples.columns["p_true"]
     assert true[accident].mean() < 0.1
     assert true[~accident].mean() > 0.9
@@ -236,10 +236,10 @@ def test_accidents_beside_assignments(model: flowcei.Reconstructor) -> None:
 
 def test_ranks_are_those_of_the_posterior(model: flowcei.Reconstructor) -> None:
     """Calibration of exact samples of shuffled hits; comparison sees them as they are."""
-    events = flowcei.simulate(LIKE, 100, experiment=WARM, seed=6)
+    events = flowcei.simulate(LIKE, 60, experiment=WARM, seed=6)
     result = flowcei.calibrate(model, events, n=20, exact=True, keep_flagged=True)
     assert result.passed, [v for v in result.verdicts if not v.passed]
-    table = flowcei.compare({"m": model}, events, n=20, keep_flagged=True).to_dataframe()
-    exact = flowcei.simulate(LIKE, 100, experiment=WARM.told_apart(), seed=6)
+    table = flowcei.compare({"m": model}, events[:20], n=20, keep_flagged=True).to_dataframe()
+    exact = flowcei.simulate(LIKE, 20, experiment=WARM.told_apart(), seed=6)
     other = flowcei.compare({"m": model}, exact, n=20, keep_flagged=True).to_dataframe()
     np.testing.assert_allclose(table.iloc[:, 0], other.iloc[:, 0], rtol=1e-6)

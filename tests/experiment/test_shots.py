@@ -39,7 +39,7 @@ def test_events_and_accidents_are_those_of_counted_shots(
     ions: str, efficiency: list[float], rate: float
 ) -> None:
     """How many, and which share, complete or lacking an ion; of different ions by Touchard's polynomials."""
-    kinds, number = kinds_of(ions), 1_000_000
+    kinds, number = kinds_of(ions), 400_000
     shots = Shots(kinds, np.array(efficiency), rate)
     table = patterns(len(ions), 1)
     chance, share = shots.chance(table), shots.share(table)

@@ -167,7 +167,7 @@ def test_a_table_is_read_with_its_units(tmp_path: Path) -> None:
     atomic.write_text("r_bohr, U_hartree\n" + "\n".join(f"{a!r},{1 / a!r}" for a in r.tolist()) + "\n")
     lines = (f"{a * 0.529177210903!r},{27.211386245988 / a!r}" for a in r.tolist())
     other.write_text("r_angstrom,U_eV\n" + "\n".join(lines) + "\n")
-    x, ions = [[0.0, 0, 0], [0, 0, 2.0]], ([1836.0, 1836.0], [1, 1])
+    x, ions = [[0.0, 0, 0], [0, 0, 2.0], [0, 3.0, 0.7]], ([1836.0] * 3, [1, 1, 1])
     expected = asymptotic_momenta(x, *ions, accuracy=1e-9)
     for path in (atomic, other):
         found = asymptotic_momenta(x, *ions, forward=PairPotential.of(path), accuracy=1e-9)

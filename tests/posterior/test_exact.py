@@ -127,7 +127,7 @@ def test_samples_count_alike_and_repeat(bundled: Reconstructor, tmp_path: Path) 
 
 def test_chains_that_do_not_mix_are_flagged(bundled: Reconstructor) -> None:
     """An event of momenta that no geometry of the prior makes, and a budget of nothing."""
-    events = flowcei.simulate("ocs", 3, noise="1%", prior="broad", seed=2)
+    events = flowcei.simulate("ocs", 2, noise="1%", prior="broad", seed=2)
     odd = bundled.sample(events, 20, seed=1, exact=True, budget=1)
     assert (odd.flag_bits & FLAG_BITS["mixing"] > 0).any()
     mirrored = replace(events, momenta=np.cross(events.momenta, [1.0, 2.0, 3.0]) * [1.0, 5.0, 0.2])

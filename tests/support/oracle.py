@@ -31,15 +31,19 @@ def momenta(
     n = len(masses)
     x = positions - masses @ positions / masses.sum()
 
+    itself = np.eye(n)
+    ones, products, weight = np.ones(n), np.outer(charges, charges), masses[:, None]
+
     def slope(time: float, state: np.ndarray) -> np.ndarray:
         r = state[: 3 * n].reshape(n, 3)
-        gap = r[:, None] - r[None]
-        distance = np.linalg.norm(gap, axis=-1)
-        np.fill_diagonal(distance, 1.0)
-        q = charges * share(time)
-        strength = 1.0 / distance**3 if law is None else law(distance)
-        force = ((q[:, None] * q * strength)[..., None] * gap).sum(axis=1)
-        return np.concatenate([state[3 * n :], (force / masses[:, None]).ravel()])
+        gap = r[:, None] - r
+        distance = np.sqrt(np.einsum("ijk,ijk->ij", gap, gap) + itself)  # of an ion to itself: 1
+        strength = products / distance**3 if law is None else products * law(distance)
+        q = ones * share(time)
+        force = q[:, None] * np.einsum("ij,ijk->ik", strength * q, gap)
+        out = np.empty_like(state)
+        out[: 3 * n], out[3 * n :] = state[3 * n :], (force / weight).ravel()
+        return out
 
     speeds = np.zeros((n, 3)) if initial is None else initial / masses[:, None]
     start = np.concatenate([x.ravel(), speeds.ravel()])
