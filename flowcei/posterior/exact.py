@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     """Log density (e, m) of a model, at geometries (e, m, N, 3) and build-up times of the events (e,)."""
 
 R_HAT, ACCEPTANCE = "r_hat", "acceptance"
-"""Extra columns of exact samples: see `Chains`."""
+"""Extra columns of exact samples: see `Draws`."""
 
 _SCALE = 0.05  # bohr for a deviation of the build-up time, as a coordinate beside positions
 _HELD = 200_000  # points in memory, of each of a dozen arrays

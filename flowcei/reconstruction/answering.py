@@ -161,7 +161,7 @@ class Answering:
         Events may have been entered with times (E,) of one sample each.
         """
         model, request = self.model, self.request
-        asked, by_event = events[rows], request.noise is None and events.sigma is not None
+        asked = events[rows]
         each, several = rows, n
         if times is not None:
             times = times[rows, None]
@@ -181,7 +181,26 @@ class Answering:
             density = density.reshape(len(rows), n).masked_fill(beyond[:, None], torch.nan)
             if times is not None and self.law is not None:
                 density += torch.from_numpy(self.law.log_prob(times))
-        origin = {
+        return PosteriorSamples(
+            molecule=model.molecule,
+            momenta=asked.momenta,
+            positions=positions.numpy().astype(np.float32),
+            log_prob=None if density is None else density.numpy(),
+            event_id=asked.event_id,
+            sigma=sigma[rows],
+            origin=self._origin(events),
+            columns=asked.columns,
+            build_up=times,
+        )
+
+    def _origin(self, events: Events) -> dict[str, Any]:
+        """What samples of events say of where they come from."""
+        model, request = self.model, self.request
+        by_event = request.noise is None and events.sigma is not None
+        stated: dict[str, Any] = {"forward": model.training.forward} if model.training.forward else {}
+        if request.experiment is not None:
+            stated = {"experiment": request.experiment.to_dict()}
+        return {
             "model": model.training.name or None,
             "architecture": model.architecture,
             "latent": request.latent,
@@ -190,21 +209,7 @@ class Answering:
             "noise_relative": model.noise.relative,
             "prior": model.prior_spec,
             "events": events.origin,
-        }
-        stated: dict[str, Any] = {"forward": model.training.forward} if model.training.forward else {}
-        if request.experiment is not None:
-            stated = {"experiment": request.experiment.to_dict()}
-        return PosteriorSamples(
-            molecule=model.molecule,
-            momenta=asked.momenta,
-            positions=positions.numpy().astype(np.float32),
-            log_prob=None if density is None else density.numpy(),
-            event_id=asked.event_id,
-            sigma=sigma[rows],
-            origin=origin | stated,
-            columns=asked.columns,
-            build_up=times,
-        )
+        } | stated
 
 
 def _of(entered: Entered, rows: Rows) -> Entered:
