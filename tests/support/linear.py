@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from flowcei import Molecule, PosteriorSamples
+from flowcei.physics.priors.base import random_orientation
 
 OCS = Molecule.load("ocs")
 PRIOR_MEAN, PRIOR_SD, PRIOR_BEND = np.array([2.19, 2.95]), np.array([0.15, 0.18]), 8.5  # of ocs.toml
@@ -28,6 +29,12 @@ class Linear:
         bends = self.bend * rng.standard_normal((events, 2))
         noise = self.noise * rng.standard_normal(lengths.shape)
         return lengths + noise, bends + self.bend_noise * rng.standard_normal(bends.shape)
+
+    def geometries(self, count: int, rng: np.random.Generator) -> np.ndarray:
+        """Draws of the truth (count, N, 3), bohr."""
+        quiet = replace(self, noise=np.zeros(2), bend_noise=0.0).measured(count, rng)
+        x = samples_of(quiet[0][:, None], np.linalg.norm(quiet[1], axis=1)[:, None]).positions[:, 0]
+        return random_orientation(x, rng)
 
     def samples(
         self, measured: tuple[np.ndarray, np.ndarray], n: int, rng: np.random.Generator
