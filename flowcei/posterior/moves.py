@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import logsumexp
 
-from flowcei.posterior.resampling import Cloud, Draws, power_for, store, systematic
+from flowcei.posterior.resampling import Cloud, Draws, power_for, relative, store, systematic
 from flowcei.posterior.weights import Weights
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Chains:
         # Where a handful of points carries the weight, more begin: what is beside it must be forgotten, and
         # of chains that all began in one place nobody could tell whether they have.
         power = power_for(cloud.log_weights, rules.begin * p)
-        chosen = rng.permuted(systematic(power[:, None] * cloud.log_weights, p, rng), axis=1)
+        chosen = rng.permuted(systematic(relative(power[:, None] * cloud.log_weights), p, rng), axis=1)
         copies = np.stack([(np.bincount(row) ** 2).sum() / p for row in chosen])
         state = np.concatenate([cloud.points, cloud.height[..., None]], axis=2)[np.arange(e)[:, None], chosen]
         begun, mixture, drawn = state.copy(), mixture[np.arange(e)], drawn.copy()

@@ -31,6 +31,7 @@ from flowcei.posterior.refinement import (
     RefinementRules,
     refine,
 )
+from flowcei.posterior.resampling import systematic
 from flowcei.posterior.searches import SEARCH_RULES, SearchRules
 from flowcei.posterior.spread import Spread
 from flowcei.posterior.structures import to_atoms
@@ -297,9 +298,10 @@ class PosteriorSamples(SampleArrays):
         """
         if self.weights is None:
             return self
-        rows, chosen = np.arange(len(self))[:, None], self.weights.resampled(seed)
-        names = ("positions", "log_prob", "build_up", "assignment")
-        drawn = {n: getattr(self, n)[rows, chosen] for n in names if getattr(self, n) is not None}
+        n, rng = self.positions.shape[1], np.random.default_rng(seed)
+        rows, chosen = np.arange(len(self))[:, None], systematic(self.weights.normalised, n, rng)
+        arrays = {name: getattr(self, name) for name in ("positions", "log_prob", "build_up", "assignment")}
+        drawn = {name: array[rows, chosen] for name, array in arrays.items() if array is not None}
         return replace(self, **drawn, weights=None)
 
     def mean(self, *, keep_flagged: bool = False) -> Floats:

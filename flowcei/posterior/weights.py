@@ -118,13 +118,6 @@ class Weights(RowArrays):
         weights = np.exp(log_weights - log_weights.max(axis=1, keepdims=True))
         return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 
-    def resampled(self, seed: int) -> Rows:
-        """Samples (E, n) of systematic resampling: each as often as its share of n, rounded up or down."""
-        e, n = self.log_weights.shape
-        steps = self.normalised.cumsum(axis=1)
-        marks = (np.arange(n) + np.random.default_rng(seed).random((e, 1))) / n * steps[:, -1:]
-        return np.stack([np.searchsorted(s, m).clip(0, n - 1) for s, m in zip(steps, marks, strict=True)])
-
     @property
     def efficiency(self) -> Floats:
         """ESS over the number drawn, (E,): 1 where the flow is the exact posterior."""
