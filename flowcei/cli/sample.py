@@ -117,6 +117,7 @@ def sample(
     stated = sampled_experiment(experiment, noise, asked, missing)
     from flowcei.cli.runcheck import note_run_check
     from flowcei.events.source import open_events
+    from flowcei.reconstruction.limits import check_request
     from flowcei.reconstruction.sampling import SamplingRequest, Survey
 
     reconstructor = _loaded(model, device, noise if stated is None else f"of {experiment}")
@@ -128,7 +129,7 @@ def sample(
     note_what_is_assumed(reconstructor, first, noise, stated)
     seed = options.settled_seed(seed, path if resume else None)
     request = SamplingRequest(asked.pop("count"), seed, **asked, experiment=stated)
-    reconstructor.check_request(request)
+    check_request(reconstructor, request)
     survey = Survey.of(source.chunks())
     if source.reading.selection.to_dict() or source.tally.rejected:
         source.keep_tally()

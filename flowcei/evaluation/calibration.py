@@ -20,6 +20,7 @@ from flowcei.posterior.exact import R_HAT
 from flowcei.posterior.flags import FLAG_BITS
 from flowcei.posterior.spread import quantities
 from flowcei.posterior.weights import Weights
+from flowcei.reconstruction.sampling import SamplingRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -177,7 +178,8 @@ def calibrate(
     if missing and (lost := lost_ions(events.columns, len(events.molecule))) is not None:
         seen = replace(seen, momenta=completed(seen.momenta, lost))  # as samples have them
     if own is not None and noise is None and (weigh or exact):
-        drawn = model.blocks(events, n, experiment=own, **how)  # which brings momenta to their scale itself
+        # Brings momenta to their scale itself.
+        drawn = model.blocks(events, SamplingRequest(n, experiment=own, **how))
     else:
         drawn = model.stream(seen, n, **how)
     return calibrated(model, seen, drawn, noise=noise, seed=seed, rules=rules, on_events=on_events)

@@ -18,15 +18,9 @@ from flowcei.experiment.experiment import ASSIGNMENT, BUILD_UP_TIME, Experiment
 from flowcei.experiment.missing import LOST, completed, lost_column
 from flowcei.molecules.molecule import Molecule
 from flowcei.physics.build_up import BuildUp, BuildUpPrior, build_up_of
-from flowcei.physics.explosion import (
-    COULOMB,
-    Coulomb,
-    asymptotic_momenta,
-    centre_of_mass,
-    in_threads,
-    usable_cores,
-)
+from flowcei.physics.explosion import COULOMB, Coulomb, asymptotic_momenta, centre_of_mass
 from flowcei.physics.priors import GeometryPrior, build_prior
+from flowcei.physics.threads import in_threads, usable_cores
 from flowcei.storage.creation import check_output
 from flowcei.storage.resumable import resumable_file
 

@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 
 from flowcei.models._couplings import transport
 from flowcei.physics._lanes import PANEL
-from flowcei.physics.explosion import in_threads, shares
+from flowcei.physics.threads import in_threads, shares
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from flowcei.experiment.likelihood import nonfinite_allowed
-from flowcei.physics.explosion import centre_of_mass, in_threads
+from flowcei.physics.explosion import centre_of_mass
+from flowcei.physics.threads import in_threads
 from flowcei.posterior.laplace import MODE_RULES, ModeRules, covering, leaders, local_covariance
 from flowcei.posterior.modes import AMBIGUOUS, UNANSWERED, UNEXPLAINED, UNIQUE, Modes
 from flowcei.posterior.refinement import (

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flowcei.experiment.likelihood import nonfinite_allowed
-from flowcei.physics.explosion import centre_of_mass, in_threads, kinetic_energy
+from flowcei.physics.explosion import centre_of_mass, kinetic_energy
 from flowcei.physics.leastsquares import levenberg_marquardt
+from flowcei.physics.threads import in_threads
 from flowcei.posterior.structures import required, sample_table
 
 if TYPE_CHECKING:
