@@ -108,10 +108,7 @@ def sample(
     """
     path = output or Path(f"{momenta.stem}.samples.h5")
     options.output_path(path, overwrite=overwrite or resume, endings=options.SAMPLE_FILES, source=momenta)
-    if resume and not partial_path(path).exists():
-        if not path.exists():
-            raise UsageError(f"there are no unfinished samples {partial_path(path)} to resume")
-        note(f"{path} is there already: nothing to go on with")  # a batch job that was queued again
+    if resume and _is_done(path):
         return
     noise = asked["noise"]
     stated = sampled_experiment(experiment, noise, asked, missing)
@@ -136,13 +133,23 @@ def sample(
         note(f"{source.tally}")
     write = _to_stdout if str(path) == "-" else partial(_to_file, path, overwrite=overwrite, resume=resume)
     quality = write(reconstructor, request, source, survey)
-    if quality.accidents is not None and stated is not None:
-        note_accidents(quality.accidents)
     complete = survey.events > len(first) or bool(stated and stated.assignments)
+    if stated is not None:
+        note_accidents(quality.accidents)
     _note_quality(quality, complete=complete, exact=request.exact)
     if stated is None:  # it knows one level of noise
         note_run_check(reconstructor, survey.thinned, noise)
     _finish(quality, path, momenta, request.n, keep_flagged=keep_flagged)
+
+
+def _is_done(path: Path) -> bool:
+    """Whether the file is there already, as for a batch job that was queued again; UsageError for no part."""
+    if partial_path(path).exists():
+        return False
+    if not path.exists():
+        raise UsageError(f"there are no unfinished samples {partial_path(path)} to resume")
+    note(f"{path} is there already: nothing to go on with")
+    return True
 
 
 def _loaded(name: str | None, device: str, noise: str | None) -> Reconstructor:
