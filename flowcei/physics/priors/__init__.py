@@ -47,17 +47,9 @@ def _ensemble(n_atoms: int, geometries: ArrayLike) -> EnsemblePrior:
 
 
 def build_prior(molecule: Molecule, prior: str | dict[str, Any] | None = None) -> GeometryPrior:
-    """Return a prior of a molecule.
+    """Return a prior of a molecule: by name, from a table as in its TOML, or its default where None.
 
-    Args:
-        molecule: Whose geometries are meant.
-        prior: A name from the molecule, a table as in its TOML, or None for its default.
-
-    Returns:
-        The prior.
-
-    Raises:
-        UsageError: For an unknown name or kind, or parameters that do not fit.
+    UsageError for an unknown name or kind, or parameters that do not fit.
 
     Example:
         >>> import numpy as np
