@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,8 +19,6 @@ from flowcei.cli.streams import note, show
 from flowcei.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from flowcei.check.diagnostic import FileCheck
     from flowcei.check.run import RunCheck
     from flowcei.events.foreign.interpretation import Reading

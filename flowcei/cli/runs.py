@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 import tomllib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
@@ -24,8 +25,6 @@ from flowcei.storage.creation import atomic_text, check_output, remove_stale
 from flowcei.storage.files import check_held, check_readable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     import numpy as np
     import pandas as pd
     from numpy.typing import NDArray

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cache, partial
@@ -31,8 +32,6 @@ from flowcei.errors import DataError, StoppedError, UsageError
 from flowcei.storage.creation import partial_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from flowcei import Reconstructor
     from flowcei.events.foreign.interpretation import Reading
     from flowcei.events.source import EventSource

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 
 from flowcei.errors import DataError, UsageError
 from flowcei.evaluation import verdicts
@@ -23,10 +25,6 @@ from flowcei.posterior.weights import Weights
 from flowcei.reconstruction.sampling import SamplingRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from numpy.typing import NDArray
-
     from flowcei.events.container import Events
     from flowcei.experiment.detector import Noise
     from flowcei.experiment.experiment import Experiment

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +26,6 @@ from flowcei.reconstruction.limits import unlike_training
 from flowcei.reconstruction.training_data import split_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-
     from flowcei.events.container import Events
     from flowcei.experiment.experiment import Experiment
     from flowcei.models.interface import Latent

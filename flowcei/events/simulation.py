@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flowcei.errors import UsageError
 from flowcei.events.container import Events
@@ -25,11 +28,6 @@ from flowcei.storage.creation import check_output
 from flowcei.storage.resumable import resumable_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
     from flowcei.experiment.measurement import Measurement
     from flowcei.physics.forward import ForwardModel
     from flowcei.storage.resumable import Layout

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flowcei.errors import DataError, UsageError
 from flowcei.experiment.assignments import orders_of, parse_groups
@@ -35,10 +37,6 @@ from flowcei.storage.files import read_toml
 from flowcei.units import BOLTZMANN, quantity
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from numpy.typing import NDArray
-
     from flowcei.events.container import Events
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.forward import ForwardModel

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn.functional import normalize
 
 from flowcei.frame.interface import Condition, FramedEvents, WhitenedEvents
@@ -18,9 +20,6 @@ from flowcei.physics.build_up import LONGEST
 from flowcei.physics.priors.orders import OrderSearch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
     from torch import Tensor
 
     from flowcei.frame.standardiser import Standardiser

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from flowcei.physics.build_up import BuildUp
 from flowcei.physics.forward import Start, check_followed
@@ -15,10 +16,6 @@ from flowcei.physics.nystrom import RKN64, RKN86, Tableau, tail
 from flowcei.physics.threads import CHUNK, in_threads, shares
 
 if TYPE_CHECKING:
-    from typing import Any, TypeAlias
-
-    from numpy.typing import ArrayLike, NDArray
-
     from flowcei.physics.forward import Floats, ForwardModel, Reals, Status
     from flowcei.physics.growth import ChargeTransfer, Growth
 

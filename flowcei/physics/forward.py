@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
-
-    Reals = NDArray[np.floating]
-    Floats = NDArray[np.float64]
-    Status = NDArray[np.uint8]
+Reals = NDArray[np.floating]
+Floats = NDArray[np.float64]
+Status = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,12 @@ import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from flowcei.physics.explosion import COULOMB, chosen
 from flowcei.physics.forward import Start, check_followed, describe_lost
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
-
     from flowcei.physics.build_up import BuildUp
     from flowcei.physics.forward import Floats, ForwardModel, Status
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flowcei.errors import DataError, UsageError
 from flowcei.physics.explosion import as_events, moving_start, system_of
@@ -18,9 +20,6 @@ from flowcei.storage.files import check_readable
 from flowcei.units import ANGSTROM, ELECTRONVOLT, quantity
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from numpy.typing import NDArray
     from scipy.interpolate import CubicSpline
 
     from flowcei.physics.forward import Floats, Reals, Start, Status

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,6 @@ from flowcei.posterior.resampling import Cloud, Draws, effective_number, repeate
 from flowcei.posterior.weights import Weights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from flowcei.posterior.adaptation import ChainRules, LogDensity
     from flowcei.posterior.arrays import Bools, Floats, Numbers, Rows
     from flowcei.posterior.moves import Mixture, Symmetry

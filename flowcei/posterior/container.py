@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flowcei.errors import DataError, UsageError
 from flowcei.events.extracolumns import add_columns, checked_columns
@@ -19,10 +21,7 @@ from flowcei.posterior.structures import sample_table
 from flowcei.storage.html import html_table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import pandas as pd
-    from numpy.typing import NDArray
 
     from flowcei.experiment.measurement import Measurement
     from flowcei.molecules.molecule import Molecule

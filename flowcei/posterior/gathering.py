@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flowcei.experiment.likelihood import nonfinite_allowed
 from flowcei.physics.explosion import centre_of_mass
@@ -32,8 +33,6 @@ from flowcei.posterior.refinement import (
 from flowcei.posterior.searches import SEARCH_RULES, Searches, SearchRules, group_ends, search_ends
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from flowcei.experiment.likelihood import Likelihood
     from flowcei.posterior.arrays import Bools, Floats, Reals, Rows
     from flowcei.posterior.laplace import LogPrior

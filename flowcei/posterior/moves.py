@@ -6,6 +6,7 @@ scale and, where there is one, a symmetry. No move needs a gradient: docs/decisi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,8 +16,6 @@ from flowcei.posterior.resampling import Cloud, Draws, power_for, relative, stor
 from flowcei.posterior.weights import Weights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from flowcei.posterior.adaptation import ChainRules, LogDensity
     from flowcei.posterior.arrays import Bools, Floats, Numbers, Rows
     from flowcei.posterior.bent import BentMixture, GuardedMixture

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from flowcei.experiment.detector import rms_component
@@ -19,8 +20,6 @@ from flowcei.experiment.likelihood import centred_momenta
 from flowcei.posterior.arrays import RowArrays
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from flowcei.posterior.arrays import Bools, Floats, Numbers, Rows
 
 

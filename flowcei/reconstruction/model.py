@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from flowcei.errors import DataError, NoDensityError, UsageError
 from flowcei.events.container import Events, events_of
@@ -27,11 +30,6 @@ from flowcei.storage.html import html_table
 from flowcei.storage.modelfile import sealed, write_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from pathlib import Path
-
-    from numpy.typing import ArrayLike
-
     from flowcei.check.evidence import EvidenceCheck
     from flowcei.frame.interface import Frame, FramedEvents
     from flowcei.frame.standardiser import Standardiser

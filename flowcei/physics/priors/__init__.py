@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from flowcei import plugins
@@ -12,8 +13,6 @@ from flowcei.physics.priors.internal import InternalPrior
 from flowcei.physics.priors.space import BallPrior, CubePrior, EnsemblePrior
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import ArrayLike
 
     from flowcei.molecules.molecule import Molecule

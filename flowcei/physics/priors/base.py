@@ -6,13 +6,12 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flowcei.errors import NoDensityError
 from flowcei.physics.priors.orders import all_orders, check_groups, log_count
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from flowcei.physics.priors.orders import Floats, Groups
 
 _DRAWS, _BEYOND = 1000, 20.0

@@ -6,13 +6,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from flowcei.errors import UsageError
 from flowcei.physics.priors.base import GeometryPrior, random_orientation
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
-
     from flowcei.physics.priors.orders import Floats
 
 _HOPELESS = 1e-4  # share of accepted draws below which a separation is refused
