@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,8 +26,6 @@ from flowcei.physics.explosion import Coulomb, followed_momenta, kinetic_energy,
 from flowcei.units import MOMENTUM_UNITS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from flowcei.check.alternatives import Alternative
     from flowcei.check.comparison import Comparison, RunNoise
     from flowcei.molecules.molecule import Molecule

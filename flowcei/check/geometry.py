@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import combinations
 from typing import TYPE_CHECKING
 
@@ -19,8 +20,6 @@ from flowcei.physics.priors import build_prior
 from flowcei.posterior.labels import label_by_geometry, relabel
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from flowcei.check.diagnostic import Severity
     from flowcei.events.container import Events
     from flowcei.molecules.molecule import Molecule

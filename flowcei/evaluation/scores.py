@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
@@ -20,8 +21,6 @@ from flowcei.posterior.spread import quantities
 from flowcei.units import length_in_bohr
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from flowcei.events.container import Events
     from flowcei.experiment.experiment import Experiment
     from flowcei.molecules.molecule import Molecule

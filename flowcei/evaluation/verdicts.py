@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
@@ -27,8 +28,6 @@ from flowcei.posterior.weights import efficiency_in_words
 from flowcei.units import ANGSTROM, ELECTRONVOLT
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from flowcei.molecules.molecule import Molecule
     from flowcei.posterior.arrays import Bools, Floats
     from flowcei.posterior.weights import Weights

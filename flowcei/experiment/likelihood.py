@@ -6,6 +6,7 @@ from copy import copy
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy.stats import chi2
 
 from flowcei.experiment.detector import rms_component
@@ -13,8 +14,6 @@ from flowcei.physics.explosion import COULOMB, followed_momenta, with_times
 from flowcei.physics.jacobian import followed_jacobian
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
-
     from flowcei.physics.forward import ForwardModel
 
 _UNLIKELY = 1e-6

@@ -8,6 +8,7 @@ from itertools import permutations, product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flowcei.errors import UsageError
 from flowcei.experiment.detector import rms_component
@@ -16,8 +17,6 @@ from flowcei.physics.explosion import COULOMB, asymptotic_momenta
 from flowcei.physics.priors import NormalModesPrior, build_prior
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from flowcei.experiment.measurement import Measurement
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.forward import ForwardModel

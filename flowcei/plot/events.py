@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
+from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from scipy.stats import gaussian_kde, norm
 
@@ -29,7 +30,6 @@ from flowcei.units import ELECTRONVOLT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
     Series = dict[str, Floats]

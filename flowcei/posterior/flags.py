@@ -6,13 +6,12 @@ import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import chi2
 
 from flowcei.errors import FlaggedWarning
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from flowcei.posterior.arrays import Bools, Floats
     from flowcei.posterior.samples import PosteriorSamples
     from flowcei.posterior.weights import Weights

@@ -8,21 +8,21 @@ miss in units of the noise.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flowcei.experiment.likelihood import nonfinite_allowed
-from flowcei.physics.explosion import centre_of_mass, in_threads, kinetic_energy
+from flowcei.physics.explosion import centre_of_mass, kinetic_energy
 from flowcei.physics.leastsquares import levenberg_marquardt
+from flowcei.physics.threads import in_threads
 from flowcei.posterior.structures import required, sample_table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import pandas as pd
-    from numpy.typing import NDArray
 
     from flowcei.experiment.likelihood import Likelihood
     from flowcei.posterior.arrays import Floats, Reals, Rows

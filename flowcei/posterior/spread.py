@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 
 from flowcei.events.extracolumns import add_columns
 from flowcei.experiment.accidents import P_TRUE, counted_as_true
@@ -25,8 +26,6 @@ from flowcei.storage.html import html_table
 from flowcei.units import length_in_bohr
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
     from flowcei.posterior.arrays import Floats, Numbers, Reals, Rows

@@ -6,9 +6,11 @@ import csv
 import math
 import re
 import warnings
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,9 +22,6 @@ from flowcei.events.faults import report_fault
 from flowcei.events.foreign.table import DUPLICATE, LOOK, MAX_COLUMNS, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
-    from pathlib import Path
-
     from flowcei.events.faults import Faults
     from flowcei.events.foreign.mapping import Mapping
     from flowcei.events.foreign.openedfile import OpenedFile
