@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from flowcei.cli import options
+from flowcei.cli.compare_priors import write_mixture
 from flowcei.cli.options import option
 from flowcei.cli.streams import note, show, show_json, show_table, warn, with_lengths_in, write_results
+from flowcei.errors import UsageError
 
 if TYPE_CHECKING:
     from flowcei import Population
@@ -24,6 +26,8 @@ def _names(text: str) -> tuple[str, ...]:
 @option(
     "--coordinates", "Of the law: 'c-o c-s'; all that the prior has if absent.", default="", metavar="NAMES"
 )
+@option("--law", "One normal law, or several.", click.Choice(["normal", "mixture"]), default="normal")
+@option("--components", "Normal laws of a mixture.", click.IntRange(2, 9), default=2)
 @option("--bootstrap", "Laws of events drawn with replacement, for errors.", click.IntRange(0), default=50)
 @option("--truth", "Events with positions, drawn beside the law.", options.INPUT)
 @options.output_option("Folder; NAME-population if absent.")
@@ -36,6 +40,8 @@ def population(
     *,
     samples: tuple[Path, ...],
     coordinates: str,
+    law: str,
+    components: int,
     bootstrap: int,
     truth: Path | None,
     output: Path | None,
@@ -55,6 +61,9 @@ def population(
     Where the samples are too few, or the prior does not cover the law, it is refused. What the law predicts
     of the momenta is compared with the run.
 
+    With --law mixture several normal laws are sought: their shares, means and widths, and the probability
+    of each event to be of each (events.csv).
+
     Writes population.h5, table.csv, correlations.csv and pictures.
 
     Example: flowcei population events.samples.h5
@@ -65,9 +74,15 @@ def population(
     import flowcei
     from flowcei.cli.runs import read_noted
 
+    if truth is not None and law != "normal":
+        raise UsageError("--truth is drawn beside one normal law")
+    kind: dict[str, Any] = {"law": law, "components": components, "bootstrap": bootstrap}
     found = flowcei.population(
-        list(samples), _names(coordinates), bootstrap=bootstrap, seed=seed or 0, keep_flagged=keep_flagged
+        list(samples), _names(coordinates), **kind, seed=seed or 0, keep_flagged=keep_flagged
     )
+    if isinstance(found, flowcei.Mixture):
+        write_mixture(found, folder, length_unit, as_json=as_json, overwrite=overwrite)
+        return
     known = None if truth is None else found.coordinates_of(read_noted(truth, found.molecule))
     options.made_folder(folder, overwrite=overwrite)
     results = {"table.csv": found.to_dataframe(), "correlations.csv": found.correlations()}

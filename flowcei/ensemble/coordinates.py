@@ -84,6 +84,26 @@ def chart_of(molecule: Molecule, prior: GeometryPrior, names: Sequence[str] = ()
     return kinds.get(type(prior), FittedChart)(molecule, prior, names)
 
 
+class Nothing(Chart):
+    """No coordinates: for laws of geometries that are priors."""
+
+    def __init__(self, prior: GeometryPrior) -> None:
+        super().__init__(prior, (), np.zeros((1, 0, 0)))
+
+    def values(self, x: Floats) -> Floats:
+        """Coordinates (B, 0)."""
+        return np.empty((len(x), 0))
+
+    def log_prior(self, z: Floats) -> Floats:
+        """Log density (B,): 0."""
+        return np.zeros(len(z))
+
+    def geometries(self, law: NormalLaw, n: int, rng: np.random.Generator) -> Floats:
+        """Draw the prior."""
+        del law
+        return self.prior.sample(n, rng)
+
+
 class ZMatrixChart(Chart):
     """Lengths and angles of a Z-matrix, which are independent under its prior: their density is exact."""
 

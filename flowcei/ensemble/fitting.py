@@ -141,16 +141,13 @@ def maximised(
     return law, expectation(law, data, selection)[1]
 
 
-def pooled_start(data: Weighted, weights: Floats, bends: Bools, components: int) -> NormalLaw:
-    """A law to begin with, of samples with weights (E, n): components apart along the widest coordinate."""
+def pooled_start(data: Weighted, weights: Floats, bends: Bools, components: int, along: int = 0) -> NormalLaw:
+    """A law to begin with, of samples with weights (E, n): components side by side along a coordinate."""
     z, flat = data.z.reshape(-1, data.z.shape[2]).astype(np.float64), weights.reshape(-1, 1)
     one = NormalLaw.of(Moments.of(z, flat), bends)
     if components == 1:
         return one
-    straight = np.flatnonzero(~bends)
-    values, vectors = np.linalg.eigh(one.covariance[0][np.ix_(straight, straight)])
-    along = (z[:, straight] - one.mean[0, straight]) @ vectors[:, -1] / np.sqrt(values[-1])
-    order = np.argsort(along)
+    order = np.argsort(z[:, along])
     rank = np.cumsum(flat[order, 0]) / flat.sum()
     group = np.empty(len(z), dtype=np.intp)
     group[order] = np.minimum((rank * components).astype(np.intp), components - 1)

@@ -23,6 +23,10 @@ _CORRELATED = 0.9999  # the largest correlation that a correction may lead to
 _LEAST = 1e-10  # of the largest eigenvalue of a covariance: below it a law has no width
 
 
+RAYLEIGH = np.sqrt(np.pi / 2.0), np.sqrt(2.0 - np.pi / 2.0)
+"""Mean and deviation of a bend over its width in one direction."""
+
+
 @dataclass(frozen=True, eq=False)
 class Moments:
     """Weighted sums of coordinates for each of C components."""
@@ -92,6 +96,22 @@ class NormalLaw:
         return np.sqrt(np.einsum("ckk->ck", self.covariance))
 
     @property
+    def shown(self) -> tuple[Floats, Floats]:
+        """Mean and deviation (C, K) of lengths and angles: where z is a bend, of the angle."""
+        mean, width = self.mean, self.deviation
+        return (
+            np.where(self.bends, 180.0 - RAYLEIGH[0] * width, mean),
+            np.where(self.bends, RAYLEIGH[1] * width, width),
+        )
+
+    def ordered(self) -> NormalLaw:
+        """Return the law with its components in the order of their first means."""
+        order = np.argsort(self.mean[:, 0])
+        return replace(
+            self, share=self.share[order], mean=self.mean[order], covariance=self.covariance[order]
+        )
+
+    @property
     def correlation(self) -> Floats:
         """Correlations (C, K, K)."""
         return self.covariance / self.deviation[:, :, None] / self.deviation[:, None]
@@ -99,7 +119,7 @@ class NormalLaw:
     @property
     def moments(self) -> Moments:
         """Expected sums of one point."""
-        mean = np.where(self.bends, np.sqrt(np.pi / 2.0) * self.deviation, self.mean)
+        mean = np.where(self.bends, RAYLEIGH[0] * self.deviation, self.mean)
         square = self.covariance + self.mean[:, :, None] * self.mean[:, None]
         square += np.eye(len(self.bends)) * np.where(self.bends, self.deviation**2, 0.0)[:, None]
         return Moments(self.share, self.share[:, None] * mean, self.share[:, None, None] * square)

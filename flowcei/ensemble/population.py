@@ -14,9 +14,11 @@ import pandas as pd
 
 from flowcei.check.run import check_run
 from flowcei.ensemble.fitting import expectation, maximised, pooled_start
+from flowcei.ensemble.laws import RAYLEIGH
+from flowcei.ensemble.mixture import FEWEST, Mixture, normals
 from flowcei.ensemble.prediction import LawPrior, check_selection, selection_of
 from flowcei.ensemble.reduction import gathered
-from flowcei.ensemble.uncertainty import information, resampled
+from flowcei.ensemble.uncertainty import LEVEL, information, resampled
 from flowcei.errors import DataError, UsageError
 from flowcei.events.container import Events
 from flowcei.posterior.labels import label_by_geometry, relabel
@@ -35,13 +37,11 @@ if TYPE_CHECKING:
     from flowcei.molecules.molecule import Molecule
     from flowcei.posterior.arrays import Floats, Rows
 
-FEWEST = 30
-"""Events, of which a law is taken."""
+LAWS = ("normal", "mixture")
+"""Laws that can be sought."""
 
 _A_NUMBER = 3  # events for each number of a law, at the least
-_LEVEL = 1.6449  # standard errors on either side of which 90 % of a normal distribution lie
 _DRAWS, _BEYOND, _OUTSIDE = 2000, 20.0, 0.01  # of the law; nats; share that the prior may not cover
-_RAYLEIGH = np.sqrt(np.pi / 2.0), np.sqrt(2.0 - np.pi / 2.0)  # mean and deviation of a bend over its width
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -104,12 +104,12 @@ class Population:
     @property
     def mean(self) -> Floats:
         """Of each coordinate, (K,)."""
-        return _shown(self.law)[0]
+        return self.law.shown[0][0]
 
     @property
     def deviation(self) -> Floats:
         """Width of the law, (K,)."""
-        return _shown(self.law)[1]
+        return self.law.shown[1][0]
 
     @property
     def correlation(self) -> Floats:
@@ -124,12 +124,12 @@ class Population:
         k, bends = len(self.coordinates), self.law.bends
         each = np.sqrt(np.diagonal(self.information.covariance))
         width = each[k : 2 * k]
-        mean = np.where(bends, _RAYLEIGH[0] * self.law.deviation[0] * width, each[:k])
+        mean = np.where(bends, RAYLEIGH[0] * self.law.deviation[0] * width, each[:k])
         out = {"mean": mean, "log_sd": width, "correlation": each[2 * k :]}
         if len(self.laws) > 1:
-            shown = [_shown(law) for law in self.laws]
-            out["bootstrap_mean"] = np.std([mean for mean, _ in shown], axis=0, ddof=1)
-            out["bootstrap_log_sd"] = np.std([np.log(sd) for _, sd in shown], axis=0, ddof=1)
+            means, widths = (np.array([law.shown[k][0] for law in self.laws]) for k in (0, 1))
+            out["bootstrap_mean"] = np.std(means, axis=0, ddof=1)
+            out["bootstrap_log_sd"] = np.std(np.log(widths), axis=0, ddof=1)
             pairs = _pairs(self.law)
             out["bootstrap_correlation"] = np.std(
                 [law.correlation[0][pairs] for law in self.laws], axis=0, ddof=1
@@ -157,12 +157,12 @@ class Population:
             "blur": self.blur,
             "mean": mean,
             "mean_error": by_mean,
-            "mean_p05": mean - _LEVEL * by_mean,
-            "mean_p95": mean + _LEVEL * by_mean,
+            "mean_p05": mean - LEVEL * by_mean,
+            "mean_p95": mean + LEVEL * by_mean,
             "sd": sd,
             "sd_error": sd * by_width,
-            "sd_p05": sd * np.exp(-_LEVEL * by_width),
-            "sd_p95": sd * np.exp(_LEVEL * by_width),
+            "sd_p05": sd * np.exp(-LEVEL * by_width),
+            "sd_p95": sd * np.exp(LEVEL * by_width),
         }
         return pd.DataFrame(table)
 
@@ -244,15 +244,6 @@ class Population:
         return import_module("flowcei.plot.population").population_figure(self, kind, unit, truth)
 
 
-def _shown(law: NormalLaw) -> tuple[Floats, Floats]:
-    """Mean and deviation (K,) of lengths and angles of a law, where it has bends of straight angles."""
-    mean, width = law.mean[0], law.deviation[0]
-    return (
-        np.where(law.bends, 180.0 - _RAYLEIGH[0] * width, mean),
-        np.where(law.bends, _RAYLEIGH[1] * width, width),
-    )
-
-
 def _pairs(law: NormalLaw) -> tuple[Rows, Rows]:
     """Places of the pairs of coordinates that can be correlated."""
     listed = list(combinations(np.flatnonzero(~law.bends).tolist(), 2))
@@ -264,11 +255,13 @@ def population(
     samples: Samples | Iterable[Samples],
     coordinates: Sequence[str] = (),
     *,
+    law: str = "normal",
+    components: int = 2,
     bootstrap: int = 50,
     seed: int = 0,
     check: bool = True,
     keep_flagged: bool = False,
-) -> Population:
+) -> Population | Mixture:
     """Unfold the law of a molecule's geometries from the posterior samples of many events.
 
     The posterior of each event is as wide as its noise leaves it, about what the prior held for likely:
@@ -281,58 +274,68 @@ def population(
         samples: Posterior samples, exact or weighed, or files of them, of one molecule, prior and experiment.
         coordinates: Names, such as ``c-o``; all that the prior has where none: its normal modes, the lengths
             and angles of its Z-matrix, or bonds and angles.
+        law: ``normal``, or ``mixture`` of several.
+        components: Normal laws of a mixture.
         bootstrap: Laws of events drawn with replacement, for standard errors.
         seed: Of bootstrap and prediction.
         check: Whether to compare the run with what the law predicts.
         keep_flagged: Whether to take flagged events too.
 
     Returns:
-        The law with its errors.
+        The law with its errors: `Population` of a normal law, `Mixture` of several.
 
     Raises:
         DataError: For samples that cannot be pooled, too few events or samples, or a law that the prior does
             not cover.
         NoDensityError: For samples that are neither exact nor can be weighed.
-        UsageError: For an unknown coordinate.
+        UsageError: For an unknown coordinate or law.
 
     Example:
         See `Population`.
     """
+    if law not in LAWS:
+        raise UsageError(f"no law {law!r}; there are {', '.join(LAWS)}")
     ensemble = gathered(samples, coordinates, keep_flagged=keep_flagged)
     chart, data = ensemble.chart, ensemble.weighted
-    _check_count(len(data.z), len(chart.coordinates))
+    _check_count(len(data.z), len(chart.coordinates), 1 if law == "normal" else components)
     selection = selection_of(ensemble, seed)
+    if law == "mixture":
+        if selection is not None:
+            raise UsageError(
+                "a mixture does not know what a gate on the KER (--ker) leaves out: sample without"
+            )
+        return normals(ensemble, components, bootstrap, seed)
     start = pooled_start(data, ensemble.weights, chart.bends, 1)
-    law, _ = maximised(start, data, chart.images, selection)
-    pairs = _pairs(law)
-    _check_covered(chart, law, seed)
-    check_selection(selection, law)
-    told = information(law, data, pairs, ensemble.distinct, selection)
+    found, _ = maximised(start, data, chart.images, selection)
+    pairs = _pairs(found)
+    _check_covered(chart, found, seed)
+    check_selection(selection, found)
+    told = information(found, data, pairs, ensemble.distinct, selection)
     told.monte_carlo.check()
-    law = law.shifted(-told.bias, pairs)
+    found = found.shifted(-told.bias, pairs)
     return Population(
         ensemble.molecule,
         chart,
-        law,
+        found,
         *_pooled(ensemble),
         _some(ensemble, seed),
         len(data.z),
         data.z.shape[1],
-        expectation(law, data, selection)[1],
+        expectation(found, data, selection)[1],
         told,
-        resampled(law, data, chart.images, bootstrap, seed, selection),
-        _checked(ensemble, law, seed) if check else None,
+        resampled(found, data, chart.images, bootstrap, seed, selection),
+        _checked(ensemble, found, seed) if check else None,
         {"flagged": ensemble.flagged, "unreliable weights": ensemble.unreliable},
-        None if selection is None else selection.chance(law),
+        None if selection is None else selection.chance(found),
     )
 
 
-def _check_count(events: int, coordinates: int) -> None:
+def _check_count(events: int, coordinates: int, components: int) -> None:
     """Raise DataError for too few events for a law of so many coordinates."""
-    numbers = coordinates * (coordinates + 3) // 2
+    numbers = components * (coordinates * (coordinates + 3) // 2 + 1) - 1
     wanted = max(FEWEST, _A_NUMBER * numbers)
     if events < wanted:
-        law = f"a normal law of {coordinates} coordinates has {numbers} numbers"
+        law = f"a law of {coordinates} coordinates has {numbers} numbers"
         raise DataError(
             f"{events} events are too few: {law}, for which {wanted} are needed; or name fewer of them"
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flowcei.ensemble.coordinates import chart_of
+from flowcei.ensemble.coordinates import Nothing, chart_of
 from flowcei.ensemble.fitting import Weighted
 from flowcei.errors import DataError, NoDensityError, UsageError
 from flowcei.experiment.accidents import P_TRUE
@@ -66,12 +66,14 @@ class Ensemble:
 
 def gathered(
     samples: Samples | Iterable[Samples],
-    names: Sequence[str] = (),
+    names: Sequence[str] | None = (),
     extra: Callable[[Molecule, GeometryPrior], Extra] | None = None,
     *,
     keep_flagged: bool = False,
 ) -> Ensemble:
     """Read samples, a block of events after the other, of one molecule, prior and experiment.
+
+    Of no coordinates where `names` is None; `extra` makes what else is asked of each sample.
 
     Raises:
         DataError: For samples of different molecules, priors or experiments, or of no event to be trusted.
@@ -83,7 +85,7 @@ def gathered(
     for block in _blocks(samples):
         if first is None:
             first, prior = block[:1], block.prior
-            chart = chart_of(block.molecule, prior, names)
+            chart = Nothing(prior) if names is None else chart_of(block.molecule, prior, names)
             ask = None if extra is None else extra(block.molecule, prior)
         _check_same(first, block)
         bad = block.flag_bits & EXCLUDING > 0 if not keep_flagged else np.zeros(len(block), dtype=bool)
@@ -141,7 +143,7 @@ def _reduced(samples: PosteriorSamples, chart: Chart, ask: Extra | None) -> dict
         log_weight = np.log(weights)
     true = samples.columns.get(P_TRUE, np.ones(events))
     z = z.reshape(events, n, -1)
-    copies = (np.diff(np.sort(z[:, :, 0], axis=1), axis=1) == 0).mean(axis=1)
+    copies = (np.diff(np.sort(x[:, :, -1, 0], axis=1), axis=1) == 0).mean(axis=1)
     return {
         "z": z.astype(np.float32),
         "log_weight": log_weight.astype(np.float32),

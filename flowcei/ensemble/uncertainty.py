@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from flowcei.ensemble.laws import NormalLaw
     from flowcei.posterior.arrays import Floats, Rows
 
+LEVEL = 1.6449
+"""Standard errors on either side of which 90 % of a normal distribution lie."""
+
 _MOST = 0.5  # variance of the Monte Carlo sums over the information, in the worst direction
 _MOST_BIAS = (
     1.5  # standard errors that a bias may have, which is taken off: of the square some 1 / 10 is left
@@ -38,8 +41,18 @@ class MonteCarlo:
 
     variance: float  # in the worst direction: 1 doubles the variance of the law
     bias: float  # in standard errors
-    total: float  # variance of the log likelihood, summed over events
     samples: int  # an event
+    total: float = np.nan  # variance of the log likelihood, summed over events
+
+    @classmethod
+    def of(
+        cls, covariance: Floats, noise: Floats, bias: Floats, samples: int, total: float = np.nan
+    ) -> MonteCarlo:
+        """Of numbers with a covariance (P, P), noise (P, P) and bias (P,) of their scores."""
+        values, vectors = np.linalg.eigh(covariance)
+        root = vectors * np.sqrt(values.clip(0.0))
+        worst = float(np.linalg.eigvalsh(root.T @ noise @ root)[-1])
+        return cls(worst, float(np.linalg.norm(root.T @ bias)), samples, total)
 
     @property
     def wanted(self) -> int:
@@ -52,7 +65,9 @@ class MonteCarlo:
         if self.variance > _MOST or self.bias > _MOST_BIAS:
             what = f"{self.samples} samples an event are too few: their chance moves the law by"
             size = f"{math.sqrt(self.variance):.2g} of its error, and their bias by {self.bias:.2g}"
-            raise DataError(f"{what} {size}; sample with -n {self.wanted} or more")
+            raise DataError(
+                f"{what} {size}; sample with -n {self.wanted} or more, or under a prior nearer to the law"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,10 +109,7 @@ def information(
     unit = np.divide(1.0, size, out=np.zeros_like(size), where=size > 0)
     covariance = np.linalg.pinv(fisher * unit * unit[:, None], hermitian=True) * unit * unit[:, None]
     some = covariance[: 2 * k, : 2 * k]
-    values, vectors = np.linalg.eigh(some)
-    root = vectors * np.sqrt(values.clip(0.0))
-    worst = float(np.linalg.eigvalsh(root.T @ noise @ root)[-1])
-    told = MonteCarlo(worst, float(np.linalg.norm(root.T @ bias[: 2 * k])), total, data.z.shape[1])
+    told = MonteCarlo.of(np.asarray(some), noise, bias[: 2 * k], data.z.shape[1], total)
     shift = covariance @ bias
     covariance[: 2 * k, : 2 * k] += some @ noise @ some
     return Information(np.asarray(covariance), np.asarray(shift), told)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from flowcei.ensemble.coordinates import Coordinate
+    from flowcei.ensemble.mixture import Mixture
     from flowcei.ensemble.population import Population
     from flowcei.posterior.arrays import Floats
 
@@ -101,4 +103,59 @@ def _matrix(population: Population, title: str) -> Figure:
             shade = "white" if abs(value) > 0.6 else "black"
             axes.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=7, color=shade)
     figure.colorbar(image, ax=axes, label="correlation")
+    return figure
+
+
+@styled
+def mixture_figure(mixture: Mixture, kind: str = "shares", unit: str = "angstrom") -> Figure:
+    """Draw a mixture.
+
+    Args:
+        mixture: The shares.
+        kind: ``shares``, beside how sure each event is; ``unfolded``: the coordinates of several normal laws.
+        unit: Of lengths, ``angstrom`` or ``bohr``.
+
+    Returns:
+        The figure.
+
+    Raises:
+        UsageError: For another kind, or one that the mixture does not have.
+    """
+    events = f"{plain(mixture.molecule.name)}, {len(mixture.event_id):,} events"
+    if kind == "shares":
+        return _shares(mixture, f"{events}: which law they are of")
+    if kind != "unfolded" or mixture.law is None or mixture.chart is None:
+        raise UsageError(f"no plot of a mixture {kind!r}; there are shares and, of normal laws, unfolded")
+    law, draws = mixture.law, mixture.law.sample(_DRAWS, np.random.default_rng(0))
+    title = f"{events}: unfolded law and its components"
+    figure, panels = grid(len(law.bends), (3.2, 2.5), (0.3, 0.6), title=title, least=7.0)
+    for k, (axes, one) in enumerate(zip(panels, mixture.chart.coordinates, strict=True)):
+        scale = length_in_bohr(unit) if one.unit == "bohr" else 1.0
+        low, high = np.quantile(draws[:, k], (0.001, 0.999))
+        z = np.linspace(low, high, _POINTS)
+        single = replace(law, mean=law.mean[:, [k]], covariance=law.covariance[:, [k]][:, :, [k]])
+        density = np.exp(replace(single, bends=law.bends[[k]]).log_each(z[:, None])) * scale
+        at = (180.0 - z if one.bend else z) / scale
+        axes.plot(at, density.sum(axis=1), color="black", label="sum")
+        for c, name in enumerate(mixture.names):
+            axes.plot(at, density[:, c], color=colour(c), ls="--", label=plain(name))
+        axes.set(xlabel=f"{plain(one.name)} ({_unit(one, unit)})", yticks=[])
+    panels[0].set_ylabel("probability density")
+    panels[0].legend(fontsize=7)
+    return figure
+
+
+def _shares(mixture: Mixture, title: str) -> Figure:
+    """Draw shares with 90 % intervals, and how probable each law is for the events."""
+    table = mixture.to_dataframe()
+    low, share, high = (table[name].to_numpy(dtype=float) for name in ("p05", "share", "p95"))
+    figure, (left, right) = grid(2, (3.4, 2.6), (0.3, 0.6), title=title, columns=2)
+    for c, name in enumerate(mixture.names):
+        left.bar(c, share[c], color=colour(c), yerr=[[share[c] - low[c]], [high[c] - share[c]]], capsize=4)
+        p = mixture.probability[:, c]
+        right.hist(p, np.linspace(0, 1, 21).tolist(), histtype="step", color=colour(c), label=plain(name))
+    left.set_xticks(range(len(share)), [plain(name) for name in mixture.names])
+    left.set_ylabel("share of the events (bar: 90 %)")
+    right.set(xlabel="probability of an event", ylabel="events")
+    right.legend(fontsize=7)
     return figure

@@ -48,6 +48,18 @@ def test_population_writes_tables_and_pictures(typed: Shell) -> None:
     assert table["c-s"]["mean"] == pytest.approx(3.3, abs=0.06)
 
 
+def test_priors_are_compared(typed: Shell) -> None:
+    """Shares with errors, a table of events, a picture; two of the same are refused."""
+    both = ("--prior", "equilibrium", "--prior", "stretched")
+    flowcei.write_samples([with_origin(flowcei.read_samples("e.samples.h5"), prior=WIDE)], "w.h5")
+    assert typed("compare-priors", "w.h5", *both, "-o", "priors") == 0
+    assert {path.name for path in Path("priors").iterdir()} == {
+        *("table.csv", "events.csv", "shares.png", "population.h5")
+    }
+    assert typed("compare-priors", "w.h5", *both[:2], *both[:2]) == 2
+    assert "equilibrium and equilibrium are the same prior" in typed.err
+
+
 def test_faults_are_one_line(typed: Shell) -> None:
     """Exit codes of the two kinds of faults, and nothing written."""
     assert typed("population", "e.samples.h5", "--coordinates", "c-h") == 2
