@@ -10,7 +10,7 @@ import click
 from flowcei.cli import options
 from flowcei.cli.options import option
 from flowcei.cli.runs import read_unflagged
-from flowcei.cli.streams import note, show_table, with_lengths_in, write_results
+from flowcei.cli.streams import note, show_table, warn, with_lengths_in, write_results
 from flowcei.storage.creation import atomic_text
 from flowcei.units import length_in_bohr
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from flowcei import PosteriorSamples
     from flowcei.posterior.spread import Spread
 
+_ASKED = 50  # events of which the efficiency of samples without weights is asked
+_LOW = 0.1  # median efficiency below which samples without weights are no posterior to be pooled
 _LESS_TELLING = ("p16", "p50", "p84")  # columns of the file that are not printed
 
 
@@ -46,7 +48,9 @@ def spread(
     """Analyse the posterior spread of SAMPLES: per atom, bond and angle.
 
     Writes spread.csv and covariance.csv (every event), overall.csv and pictures; prints the
-    overall table, and what varies together within an event.
+    overall table, of the samples of all events pooled under the prior, and what varies together
+    within an event. The law that the geometries follow, without the noise and the pull of the
+    prior, is that of flowcei population.
     Positions are in the recoil frame: x along the ion with the longest momenta, y in the
     plane of the momenta.
 
@@ -75,7 +79,6 @@ def spread(
     shown = f"event-{result.event_id[row]}"
     results = {
         "spread.csv": result.to_dataframe(),
-        "overall.csv": result.overall(),
         "covariance.csv": result.covariance_table(),
         "clouds.png": samples_figure(drawn, "structure", length_unit),
         "internal.png": samples_figure(drawn, "corner", length_unit),
@@ -86,10 +89,15 @@ def spread(
     if xyz:
         with atomic_text(xyz, overwrite=overwrite) as file:
             write_means_xyz(drawn, file)
-    overall = result.overall()
+    if (low := _efficiency(drawn)) < _LOW:
+        what = f"the samples have no weights, and those of the model are no posterior (efficiency {low:.1%})"
+        warn(f"{what}: their overall table is not shown; flowcei sample --weigh or --exact")
+    overall = result.overall() if low >= _LOW else result.overall()[:0]
+    write_results({"overall.csv": overall}, folder, overwrite=overwrite)
     show_table(overall if as_json else _brief(overall, length_unit), as_json=as_json)
     _note_widths(drawn, result, length_unit)
-    note(f"\nrecoil frame, x along {result.along}; sd: of all events together; typical_sd: within one event")
+    note(f"\nrecoil frame, x along {result.along}; typical_sd: within one event; mean, sd, percentiles: of")
+    note(f"events pooled under the prior, which is no law of them: flowcei population {samples} finds it")
     if P_TRUE in result.columns:
         note(f"sd, mean and percentiles count each event by its {P_TRUE}")
     if "by speed" in (quantity.like for quantity in result.names):
@@ -101,6 +109,20 @@ def spread(
         note("one sample an event has no spread: sample with a larger -n")
     means = f", means in {xyz}" if xyz else ""
     note(f"{len(drawn)} events; tables and pictures in {folder}{means}")
+
+
+def _efficiency(samples: PosteriorSamples) -> float:
+    """Median efficiency of samples that were not weighed; 1 where they were, or none is known."""
+    from flowcei.errors import NoDensityError
+
+    if samples.weights is not None or samples.exact or samples.log_prob is None:
+        return 1.0
+    import numpy as np
+
+    try:
+        return float(np.median(samples[:_ASKED].weigh().weights.efficiency))
+    except NoDensityError:
+        return 1.0
 
 
 def _brief(overall: pd.DataFrame, unit: str) -> pd.DataFrame:

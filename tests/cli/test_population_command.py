@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from linear import Linear
+from linear import OCS, Linear, with_origin
 from shell import Shell
 
 import flowcei
@@ -51,13 +51,28 @@ def test_population_writes_tables_and_pictures(typed: Shell) -> None:
 def test_priors_are_compared(typed: Shell) -> None:
     """Shares with errors, a table of events, a picture; two of the same are refused."""
     both = ("--prior", "equilibrium", "--prior", "stretched")
-    flowcei.write_samples([with_origin(flowcei.read_samples("e.samples.h5"), prior=WIDE)], "w.h5")
+    flowcei.write_samples(
+        [with_origin(flowcei.read_samples("e.samples.h5"), prior=OCS.prior_table("wide"))], "w.h5"
+    )
     assert typed("compare-priors", "w.h5", *both, "-o", "priors") == 0
     assert {path.name for path in Path("priors").iterdir()} == {
         *("table.csv", "events.csv", "shares.png", "population.h5")
     }
     assert typed("compare-priors", "w.h5", *both[:2], *both[:2]) == 2
     assert "equilibrium and equilibrium are the same prior" in typed.err
+
+
+def test_poor_samples_are_not_pooled(typed: Shell) -> None:
+    """Samples of a model far from the posterior, without weights, have no overall table."""
+    samples = flowcei.read_samples("e.samples.h5")[:3]
+    poor = replace(samples, log_prob=np.zeros(samples.positions.shape[:2]), columns={})
+    flowcei.write_samples([poor], "poor.h5")
+    assert typed("spread", "poor.h5") == 0
+    assert "no posterior (efficiency 1.0%): their overall table is not shown" in typed.err
+    assert "c-s" not in typed.out
+    assert typed("spread", "e.samples.h5", "-o", "sound") == 0
+    assert "events pooled under the prior" in typed.err
+    assert "c-s" in typed.out
 
 
 def test_faults_are_one_line(typed: Shell) -> None:
