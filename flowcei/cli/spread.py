@@ -15,8 +15,6 @@ from flowcei.storage.creation import atomic_text
 from flowcei.units import length_in_bohr
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from flowcei import PosteriorSamples
     from flowcei.posterior.spread import Spread
 
@@ -87,7 +85,9 @@ def spread(
         with atomic_text(xyz, overwrite=overwrite) as file:
             write_means_xyz(drawn, file)
     overall = result.overall()
-    show_table(overall if as_json else _brief(overall, length_unit), as_json=as_json)
+    less = [*_LESS_TELLING, *(["like"] if (overall["like"] == "").all() else [])]
+    brief = overall if as_json else with_lengths_in(length_unit, overall.drop(columns=less))
+    show_table(brief, as_json=as_json)
     _note_widths(drawn, result, length_unit)
     note(f"\nrecoil frame, x along {result.along}; sd: of all events together; typical_sd: within one event")
     if P_TRUE in result.columns:
@@ -101,12 +101,6 @@ def spread(
         note("one sample an event has no spread: sample with a larger -n")
     means = f", means in {xyz}" if xyz else ""
     note(f"{len(drawn)} events; tables and pictures in {folder}{means}")
-
-
-def _brief(overall: pd.DataFrame, unit: str) -> pd.DataFrame:
-    """The columns that a terminal has room for, lengths in a unit."""
-    less = [*_LESS_TELLING, *(["like"] if (overall["like"] == "").all() else [])]
-    return with_lengths_in(unit, overall.drop(columns=less))
 
 
 def _note_widths(samples: PosteriorSamples, result: Spread, unit: str) -> None:

@@ -113,7 +113,10 @@ def energy_shares(events: EventSets, axes: Axes | None = None) -> Axes:
 
 def angles(events: EventSets, axes: Axes | None = None) -> Axes:
     """Draw the angles between momenta, degrees, of all pairs of ions: see `newton` for the arguments."""
-    series = {name: _all_angles(one) for name, one in _sets(events).items()}
+    series = {}
+    for name, one in _sets(events).items():
+        p, pairs = _momenta(one), combinations(enumerate(speed_names(one.molecule)), 2)
+        series[name] = {f"{a} / {b}": _angle(p, i, j) for (i, a), (j, b) in pairs}
     return _spectra(new_axes(axes), series, "angle between momenta", "deg")
 
 
@@ -277,11 +280,6 @@ def _angle(p: Floats, i: int, j: int) -> Floats:
     return np.degrees(np.arctan2(cross, (p[:, i] * p[:, j]).sum(axis=1)))
 
 
-def _all_angles(events: Events) -> Series:
-    p, names = _momenta(events), speed_names(events.molecule)
-    return {f"{names[i]} / {names[j]}": _angle(p, i, j) for i, j in combinations(range(len(names)), 2)}
-
-
 def _dalitz(energies: Floats) -> Floats:
     """Dalitz coordinates (B, 2) of the energies of three ions (B, 3)."""
     share = energies / energies.sum(axis=1, keepdims=True)
@@ -320,7 +318,8 @@ def _spectra(
 ) -> Axes:
     """Draw the densities of one or more series of each set: counts where there is a single one."""
     if (count := len(next(iter(sets.values())))) > _SERIES:
-        quantity, sets = f"{quantity}, {_SERIES} of {count}", _first_series(sets)
+        quantity = f"{quantity}, {_SERIES} of {count}"  # those that colours tell apart
+        sets = {name: dict(islice(table.items(), _SERIES)) for name, table in sets.items()}
     series = next(iter(sets.values()))
     low, high = window or _range(np.concatenate([one for table in sets.values() for one in table.values()]))
     edges = np.linspace(low, high, 1 + _bin_count(min(map(len, series.values())))).tolist()
@@ -348,11 +347,6 @@ def _put_legend(axes: Axes, handles: list[Line2D]) -> None:
     if handles:
         axes.set_ylim(0.0, axes.get_ylim()[1] * (1.05 + 0.09 * (len(handles) + 1 >> 1)))
         axes.legend(handles=handles, ncols=2, loc="upper center")
-
-
-def _first_series(sets: dict[str, Series]) -> dict[str, Series]:
-    """The series that can be told apart by colour."""
-    return {name: dict(islice(table.items(), _SERIES)) for name, table in sets.items()}
 
 
 def _legend(series: list[str], sets: list[str]) -> list[Line2D]:
