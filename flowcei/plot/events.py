@@ -25,7 +25,7 @@ from flowcei.experiment.accidents import mixed_sums, tell_by_sums
 from flowcei.experiment.missing import LOST
 from flowcei.plot.style import colour, new_axes, plain
 from flowcei.posterior.labels import speed_names
-from flowcei.posterior.spread import first_axis, momenta_in_recoil_frame
+from flowcei.posterior.spread import angle_between, first_axis, momenta_in_recoil_frame
 from flowcei.units import ELECTRONVOLT
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def angles(events: EventSets, axes: Axes | None = None) -> Axes:
     series = {}
     for name, one in _sets(events).items():
         p, pairs = _momenta(one), combinations(enumerate(speed_names(one.molecule)), 2)
-        series[name] = {f"{a} / {b}": _angle(p, i, j) for (i, a), (j, b) in pairs}
+        series[name] = {f"{a} / {b}": angle_between(p[:, i], p[:, j]) for (i, a), (j, b) in pairs}
     return _spectra(new_axes(axes), series, "angle between momenta", "deg")
 
 
@@ -216,7 +216,8 @@ def ker_angle(events: EventSets, axes: Axes | None = None, *, pair: tuple[str, s
     """
     sets, axes = _sets(events), new_axes(axes)
     (i, first), (j, second) = _pair(next(iter(sets.values())), pair)
-    angle = {name: _angle(_momenta(one), i, j) for name, one in sets.items()}
+    p = {name: _momenta(one) for name, one in sets.items()}
+    angle = {name: angle_between(one[:, i], one[:, j]) for name, one in p.items()}
     points = {name: np.stack([angle[name], _energies(one).sum(axis=1)], axis=1) for name, one in sets.items()}
     _density(axes, points, "events")
     axes.set(xlabel=f"angle between p({first}) and p({second}) (deg)", ylabel="kinetic energy release (eV)")
@@ -273,11 +274,6 @@ def _momenta(events: Events) -> Floats:
 def _energies(events: Events) -> Floats:
     """Kinetic energies (B, N), eV."""
     return (_momenta(events) ** 2).sum(axis=2) / (2.0 * events.molecule.masses * ELECTRONVOLT)
-
-
-def _angle(p: Floats, i: int, j: int) -> Floats:
-    cross = np.linalg.norm(np.cross(p[:, i], p[:, j]), axis=1)
-    return np.degrees(np.arctan2(cross, (p[:, i] * p[:, j]).sum(axis=1)))
 
 
 def _dalitz(energies: Floats) -> Floats:
