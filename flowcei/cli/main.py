@@ -35,6 +35,7 @@ _GROUPS = {
     "Geometries": {
         "sample": "Draw the geometries that explain measured momenta.",
         "spread": "Tabulate and draw how far posterior samples lie apart.",
+        "population": "Unfold the law of bonds and angles from the samples of many events.",
         "refine": "Refine posterior samples to the exact physics.",
         "modes": "Find every geometry that explains an event, with its probability.",
         "report": "One page of samples, of a run or of a model, to pass on.",

@@ -20,6 +20,8 @@ from flowcei.plot.style import colour, dots, new_axes, new_figure, plain
 from flowcei.units import length_in_bohr
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
@@ -32,7 +34,9 @@ if TYPE_CHECKING:
 FRAMES = ("recoil", "principal")
 """Frames in which structures are drawn."""
 
-_MOST = 8  # bonds and angles in a corner plot
+MOST_IN_CORNER = 8
+"""Bonds and angles in a corner plot."""
+
 _ORDERS = 5040  # of like atoms that are tried for the marks of a known geometry
 _STICKS = 40  # samples whose bonds are drawn
 
@@ -125,14 +129,19 @@ def corner(samples: PosteriorSamples, *, unit: str = "angstrom") -> Figure:
     """
     samples = _true(samples)
     scale, spread = length_in_bohr(unit), samples.spread(keep_flagged=True)
-    chosen = spread.internal[:_MOST]
+    chosen = spread.internal[:MOST_IN_CORNER]
     names = [spread.names[k] for k in chosen]
     values = spread.values[:, :, chosen].reshape(-1, len(chosen))
     values = values / [scale if name.kind == "bond" else 1.0 for name in names]
     labels = [f"{name.name} ({unit if name.kind == 'bond' else 'deg'})" for name in names]
-    count = len(chosen)
+    return corner_of(values, labels, title_of(samples))
+
+
+def corner_of(values: Floats, labels: Sequence[str], title: str) -> Figure:
+    """Draw values (B, K), each and in pairs."""
+    count = len(labels)
     words = "median with the central 68 %; ellipses hold 39 and 86 % of a normal distribution"
-    figure = new_figure(1.8 * count + 1.0, 1.7 * count + 0.8, title=f"{title_of(samples)}\n{words}")
+    figure = new_figure(1.8 * count + 1.0, 1.7 * count + 0.8, title=f"{title}\n{words}")
     for row in range(count):
         for column in range(row + 1):
             axes = figure.add_subplot(count, count, row * count + column + 1)

@@ -1,0 +1,106 @@
+"""`flowcei population`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from flowcei.cli import options
+from flowcei.cli.options import option
+from flowcei.cli.streams import note, show, show_json, show_table, warn, with_lengths_in, write_results
+
+if TYPE_CHECKING:
+    from flowcei import Population
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name for name in text.replace(",", " ").split() if name)
+
+
+@click.command()
+@click.argument("samples", type=options.INPUT, nargs=-1, required=True)
+@option(
+    "--coordinates", "Of the law: 'c-o c-s'; all that the prior has if absent.", default="", metavar="NAMES"
+)
+@option("--bootstrap", "Laws of events drawn with replacement, for errors.", click.IntRange(0), default=50)
+@option("--truth", "Events with positions, drawn beside the law.", options.INPUT)
+@options.output_option("Folder; NAME-population if absent.")
+@options.json_option("All numbers as JSON, lengths in bohr.")
+@options.length_option
+@options.seed_option
+@options.keep_flagged_option
+@options.overwrite_option
+def population(
+    *,
+    samples: tuple[Path, ...],
+    coordinates: str,
+    bootstrap: int,
+    truth: Path | None,
+    output: Path | None,
+    as_json: bool,
+    length_unit: str,
+    seed: int | None,
+    keep_flagged: bool,
+    overwrite: bool,
+) -> None:
+    """Unfold the law of bonds and angles from SAMPLES of many events.
+
+    Sought is the normal law under which all events together are likeliest: its means, widths and
+    correlations, without the noise of the detector and without the pull of the prior. Samples must be
+    weighed or exact (flowcei sample --weigh or --exact), of one molecule, prior and experiment. Events count
+    by their P(true); flagged ones are left out, unless --keep-flagged.
+
+    Where the samples are too few, or the prior does not cover the law, it is refused. What the law predicts
+    of the momenta is compared with the run.
+
+    Writes population.h5, table.csv, correlations.csv and pictures.
+
+    Example: flowcei population events.samples.h5
+    """
+    name = samples[0].stem.removesuffix(".samples")
+    folder = output or Path(f"{name}-population")
+    options.check_folder(folder, overwrite=overwrite)
+    import flowcei
+    from flowcei.cli.runs import read_noted
+
+    found = flowcei.population(
+        list(samples), _names(coordinates), bootstrap=bootstrap, seed=seed or 0, keep_flagged=keep_flagged
+    )
+    known = None if truth is None else found.coordinates_of(read_noted(truth, found.molecule))
+    options.made_folder(folder, overwrite=overwrite)
+    results = {"table.csv": found.to_dataframe(), "correlations.csv": found.correlations()}
+    pictures = ("unfolded", *(("corner", "correlation") if len(found.coordinates) > 1 else ()))
+    results |= {f"{kind}.png": found.plot(kind, length_unit, known) for kind in pictures}
+    write_results(results, folder, overwrite=overwrite)
+    found.write(folder / "population.h5", overwrite=overwrite)
+    if as_json:
+        show_json(found.to_dict())
+    else:
+        table = with_lengths_in(length_unit, found.to_dataframe())
+        show_table(table.drop(columns=["mean_p05", "mean_p95", "sd_error"]), as_json=False)
+        show("")
+        show_table(found.correlations(), as_json=False)
+    _note(found)
+    note(f"tables, pictures and the law in {folder}")
+
+
+def _note(found: Population) -> None:
+    """Say what the law is of, and how far it is to be believed."""
+    left = [f"{count} {word}" for word, count in found.left_out.items() if count]
+    note(
+        f"\n{found.events} events{' (' + ', '.join(left) + ')' if left else ''}, {found.samples} samples each"
+    )
+    note("raw: samples pooled under the prior; blur: within an event; mean, sd: the law, with 90 % intervals")
+    for one, bend in zip(found.coordinates, found.law.bends, strict=True):
+        if bend:
+            width = found.law.deviation[0, found.coordinates.index(one)]
+            note(f"{one.name} bends about a straight line by {width:.3g} deg in each direction")
+    if found.check is None:
+        note("the run was not compared with the law: its events are of an experiment")
+    elif found.check.sound or not found.check.compared:
+        note(found.check.summary.replace("the prior population", "the law"))
+    else:
+        verdict = found.check.verdict.replace("the prior population", "the law")
+        warn(f"{verdict}: the law is no good description of these events", "law")
