@@ -69,10 +69,12 @@ def check(
     """
     if output is not None:
         options.output_path(output, overwrite=overwrite, endings=options.EVENT_FILES, source=file)
+    from flowcei.events.hdf import hdf_molecule
+
     claimed = options.named_or_none(molecule, ions, prior)
     trained = _trained(model, molecule=molecule, prior=prior, **ions)
-    if prior is not None:
-        _check_named(file, prior, molecule)
+    if prior is not None and molecule is None and hdf_molecule(file) is None:  # a default would decide
+        raise UsageError(f"--prior {prior} is of a molecule: name it with --molecule")
     stated = reading()
     checked = flowcei.check_file(file, claimed if trained is None else trained.molecule, stated)
     if molecule is None and checked.events is not None:
@@ -92,14 +94,6 @@ def check(
         _repair(checked, output, overwrite=overwrite)
     if not checked.sound or (not isinstance(run, str) and run.severity == "error"):
         sys.exit(_REJECTED)
-
-
-def _check_named(file: Path, prior: str, molecule: str | None) -> None:
-    """Refuse a prior of a molecule that neither user nor file names: a default would decide."""
-    from flowcei.events.hdf import hdf_molecule
-
-    if molecule is None and hdf_molecule(file) is None:
-        raise UsageError(f"--prior {prior} is of a molecule: name it with --molecule")
 
 
 def _trained(model: str | None, **others: str | None) -> Reconstructor | None:

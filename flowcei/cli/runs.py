@@ -310,7 +310,7 @@ def read_unflagged(
 
     Says how many are not, and why; DataError where none is left, UsageError where `event` is not there.
     """
-    from flowcei.posterior.flags import NOT_MIXED, POOR_WEIGHTS, counted
+    from flowcei.posterior.flags import counted, standing
 
     samples = flowcei.read_samples(path)
     try:
@@ -322,10 +322,8 @@ def read_unflagged(
         lost = len(samples) - len(chosen)
         advice = f"{lost or 'none'} left out" if keep_flagged else "left out; --keep-flagged keeps them"
         warn(f"{counted(samples.flags)}: {advice}")
-    if chosen.flags is not None and (chosen.flags & POOR_WEIGHTS).any():
-        note(f"{counted(chosen.flags, POOR_WEIGHTS)}: samples of the flow count alike there")
-    if chosen.flags is not None and (chosen.flags & NOT_MIXED).any():
-        note(f"{counted(chosen.flags, NOT_MIXED)}: their chains have not mixed")
+    for line in standing(chosen.flag_bits):
+        note(line)
     return chosen, None if event is None else _row_of(event, samples, chosen, path)
 
 

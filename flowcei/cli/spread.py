@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 import click
@@ -89,12 +91,11 @@ def spread(
     if xyz:
         with atomic_text(xyz, overwrite=overwrite) as file:
             write_means_xyz(drawn, file)
-    if (low := _efficiency(drawn)) < _LOW:
-        what = f"the samples have no weights, and those of the model are no posterior (efficiency {low:.1%})"
-        warn(f"{what}: their overall table is not shown; flowcei sample --weigh or --exact")
-    overall = result.overall() if low >= _LOW else result.overall()[:0]
+    overall = _pooled(drawn, result)
     write_results({"overall.csv": overall}, folder, overwrite=overwrite)
-    show_table(overall if as_json else _brief(overall, length_unit), as_json=as_json)
+    less = [*_LESS_TELLING, *(["like"] if (overall["like"] == "").all() else [])]
+    brief = overall if as_json else with_lengths_in(length_unit, overall.drop(columns=less))
+    show_table(brief, as_json=as_json)
     _note_widths(drawn, result, length_unit)
     note(f"\nrecoil frame, x along {result.along}; typical_sd: within one event; mean, sd, percentiles: of")
     note(f"events pooled under the prior, which is no law of them: flowcei population {samples} finds it")
@@ -111,24 +112,20 @@ def spread(
     note(f"{len(drawn)} events; tables and pictures in {folder}{means}")
 
 
-def _efficiency(samples: PosteriorSamples) -> float:
-    """Median efficiency of samples that were not weighed; 1 where they were, or none is known."""
+def _pooled(samples: PosteriorSamples, result: Spread) -> pd.DataFrame:
+    """The overall table; of samples without weights that are no posterior it has no rows, and this is said."""
     from flowcei.errors import NoDensityError
 
-    if samples.weights is not None or samples.exact or samples.log_prob is None:
-        return 1.0
-    import numpy as np
-
-    try:
-        return float(np.median(samples[:_ASKED].weigh().weights.efficiency))
-    except NoDensityError:
-        return 1.0
-
-
-def _brief(overall: pd.DataFrame, unit: str) -> pd.DataFrame:
-    """The columns that a terminal has room for, lengths in a unit."""
-    less = [*_LESS_TELLING, *(["like"] if (overall["like"] == "").all() else [])]
-    return with_lengths_in(unit, overall.drop(columns=less))
+    efficiency = 1.0
+    if samples.weights is None and not samples.exact and samples.log_prob is not None:
+        with suppress(NoDensityError):
+            weights = samples[:_ASKED].weigh().weights
+            efficiency = 1.0 if weights is None else float(median(weights.efficiency))
+    if efficiency >= _LOW:
+        return result.overall()
+    what = f"the samples have no weights, the model is far from the posterior (efficiency {efficiency:.1%})"
+    warn(f"{what}: their overall table is not shown; flowcei sample --weigh or --exact")
+    return result.overall()[:0]
 
 
 def _note_widths(samples: PosteriorSamples, result: Spread, unit: str) -> None:

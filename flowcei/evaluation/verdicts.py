@@ -24,6 +24,7 @@ from scipy.stats import binom, binomtest, kstest
 from flowcei.errors import UsageError
 from flowcei.experiment.likelihood import centred_momenta
 from flowcei.physics.explosion import kinetic_energy
+from flowcei.posterior.spread import angle_between
 from flowcei.posterior.weights import efficiency_in_words
 from flowcei.units import ANGSTROM, ELECTRONVOLT
 
@@ -258,8 +259,7 @@ def regions_of(molecule: Molecule, momenta: Floats, rules: CalibrationRules = RU
         # The two largest, of whatever ions: no label of identical ions matters.
         size = np.linalg.norm(p, axis=2)
         a, b = np.moveaxis(np.take_along_axis(p, np.argsort(-size, axis=1)[:, :2, None], axis=1), 1, 0)
-        angle = np.degrees(np.arctan2(np.linalg.norm(np.cross(a, b), axis=1), (a * b).sum(axis=1)))
-        angles = _bands("angle of momenta", angle, "deg")
+        angles = _bands("angle of momenta", angle_between(a, b), "deg")
         pairs = itertools.product(energies[: len(_THIRDS)], angles[: len(_THIRDS)])
         both = [Region(f"{k.name} and {j.name}", k.events & j.events) for k, j in pairs]
         regions = [*energies, *angles, *both]

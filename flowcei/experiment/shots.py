@@ -21,7 +21,9 @@ from scipy.optimize import brentq
 from scipy.special import gammaln
 
 if TYPE_CHECKING:
-    from flowcei.posterior.arrays import Bools, Floats
+    from flowcei.physics.forward import Floats
+
+    Bools = NDArray[np.bool_]
 
 _MOST = 1e3  # x beyond all experiments
 _MARGIN = 12.0  # standard deviations of a Poisson number, that sums go beyond their largest term

@@ -15,6 +15,7 @@ from flowcei.errors import UsageError
 from flowcei.events.container import Events
 from flowcei.experiment.accidents import counted_as_true
 from flowcei.physics.explosion import asymptotic_momenta, with_times
+from flowcei.physics.priors.orders import nearest_rotations
 from flowcei.plot.style import colour, dots, new_axes, new_figure, plain
 from flowcei.units import length_in_bohr
 
@@ -203,11 +204,9 @@ def predicted(samples: PosteriorSamples) -> dict[str, Events]:
 
 
 def _superposed(x: Floats, onto: Floats) -> Floats:
-    """Geometries (n, N, 3), centred and turned onto one (W. Kabsch, Acta Cryst. A 32, 922 (1976))."""
+    """Geometries (n, N, 3), centred and turned onto one."""
     middle, x = onto.mean(axis=0), x - x.mean(axis=1, keepdims=True)
-    u, _, vt = np.linalg.svd(x.transpose(0, 2, 1) @ (onto - middle))
-    u[..., -1] *= np.sign(np.linalg.det(u @ vt))[:, None]
-    return np.asarray(x @ (u @ vt) + middle)
+    return np.asarray(x @ nearest_rotations(x.transpose(0, 2, 1) @ (onto - middle)) + middle)
 
 
 def _matched(x: Floats, onto: Floats, molecule: Molecule) -> Floats:

@@ -292,10 +292,6 @@ class Quality(RowArrays):
         return replace(out, log_evidence=evidence, momenta=momenta, lost=lost)
 
 
-def _silent(_: int) -> None:
-    """Nobody wants to know how far the work has come."""
-
-
 def sample_to_file(
     parts: Callable[[int], Iterator[PosteriorSamples]],
     path: Path,
@@ -303,8 +299,8 @@ def sample_to_file(
     *,
     overwrite: bool = False,
     resume: bool = False,
-    on_block: Callable[[int], None] = _silent,
-    on_written: Callable[[int], None] = _silent,
+    on_block: Callable[[int], None] = lambda _: None,
+    on_written: Callable[[int], None] = lambda _: None,
     judge: Callable[[Quality], Quality] | None = None,
 ) -> Quality:
     """Write the samples of a stream of events to a file; what was done before a StoppedError is kept.

@@ -163,8 +163,9 @@ class Reconstructor:
 
     def _told_apart(self, samples: PosteriorSamples) -> PosteriorSamples:
         """Samples with P(true) of their events."""
-        measurement = Experiment.from_dict(samples.origin["experiment"]).of(self.molecule)
-        quality = told_apart(Quality.of(arrays_of(samples), self.molecule, mixed=True), measurement)
+        if (own := samples.measurement) is None:
+            return samples
+        quality = told_apart(Quality.of(arrays_of(samples), self.molecule, mixed=True), own)
         columns = samples.columns | {P_TRUE: np.asarray(quality.p_true)}
         origin = samples.origin | {"accidents": quality.accidents}
         return replace(samples, columns=columns, origin=origin, flags=quality.flags)

@@ -68,7 +68,7 @@ def test_poor_samples_are_not_pooled(typed: Shell) -> None:
     poor = replace(samples, log_prob=np.zeros(samples.positions.shape[:2]), columns={})
     flowcei.write_samples([poor], "poor.h5")
     assert typed("spread", "poor.h5") == 0
-    assert "no posterior (efficiency 1.0%): their overall table is not shown" in typed.err
+    assert "far from the posterior (efficiency 1.0%): their overall table is not shown" in typed.err
     assert "c-s" not in typed.out
     assert typed("spread", "e.samples.h5", "-o", "sound") == 0
     assert "events pooled under the prior" in typed.err

@@ -84,12 +84,9 @@ def sniff(
     else:
         names, lines = _header_names(rows, top, decimal)
         lead, header = lead + lines, True
-    return Dialect(_titled(names), chosen, decimal, header, lead)
-
-
-def _titled(names: list[str]) -> tuple[str, ...]:
-    """Names of columns, of those without one too: a comma at the end of every line makes such a column."""
-    return tuple(name or f"{NAMELESS} {k})" for k, name in enumerate(names, start=1))
+    # A comma at the end of every line makes a column without a name.
+    titled = tuple(name or f"{NAMELESS} {k})" for k, name in enumerate(names, start=1))
+    return Dialect(titled, chosen, decimal, header, lead)
 
 
 def _without_comments(top: list[str], skip: int) -> tuple[int, str, list[str]]:
