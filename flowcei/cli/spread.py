@@ -113,7 +113,7 @@ def spread(
 
 
 def _pooled(samples: PosteriorSamples, result: Spread) -> pd.DataFrame:
-    """The overall table; of samples without weights that are no posterior it has no rows, and this is said."""
+    """The overall table; without rows, which is said, of samples without weights that are no posterior."""
     from flowcei.errors import NoDensityError
 
     efficiency = 1.0
