@@ -14,7 +14,7 @@ from flowcei.cli.streams import note, show, show_json, show_table, warn, with_le
 from flowcei.errors import UsageError
 
 if TYPE_CHECKING:
-    from flowcei import Population
+    from flowcei import FreeLaw, Population
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -26,7 +26,12 @@ def _names(text: str) -> tuple[str, ...]:
 @option(
     "--coordinates", "Of the law: 'c-o c-s'; all that the prior has if absent.", default="", metavar="NAMES"
 )
-@option("--law", "One normal law, or several.", click.Choice(["normal", "mixture"]), default="normal")
+@option(
+    "--law",
+    "One normal law, several, or one without a form.",
+    click.Choice(["normal", "mixture", "free"]),
+    default="normal",
+)
 @option("--components", "Normal laws of a mixture.", click.IntRange(2, 9), default=2)
 @option("--bootstrap", "Laws of events drawn with replacement, for errors.", click.IntRange(0), default=50)
 @option("--truth", "Events with positions, drawn beside the law.", options.INPUT)
@@ -62,7 +67,8 @@ def population(
     of the momenta is compared with the run.
 
     With --law mixture several normal laws are sought: their shares, means and widths, and the probability
-    of each event to be of each (events.csv).
+    of each event to be of each (events.csv). With --law free the distribution of one or two --coordinates
+    has no form; its smoothness is chosen by events that are left out.
 
     Writes population.h5, table.csv, correlations.csv and pictures.
 
@@ -83,31 +89,41 @@ def population(
     if isinstance(found, flowcei.Mixture):
         write_mixture(found, folder, length_unit, as_json=as_json, overwrite=overwrite)
         return
-    known = None if truth is None else found.coordinates_of(read_noted(truth, found.molecule))
+    results: dict[str, Any] = {"table.csv": found.to_dataframe()}
+    if isinstance(found, flowcei.FreeLaw):
+        results["unfolded.png"] = found.plot("unfolded", length_unit)
+    else:
+        known = None if truth is None else found.coordinates_of(read_noted(truth, found.molecule))
+        pictures = ("unfolded", *(("corner", "correlation") if len(found.coordinates) > 1 else ()))
+        results |= {f"{kind}.png": found.plot(kind, length_unit, known) for kind in pictures}
+        results["correlations.csv"] = found.correlations()
     options.made_folder(folder, overwrite=overwrite)
-    results = {"table.csv": found.to_dataframe(), "correlations.csv": found.correlations()}
-    pictures = ("unfolded", *(("corner", "correlation") if len(found.coordinates) > 1 else ()))
-    results |= {f"{kind}.png": found.plot(kind, length_unit, known) for kind in pictures}
     write_results(results, folder, overwrite=overwrite)
     found.write(folder / "population.h5", overwrite=overwrite)
     if as_json:
         show_json(found.to_dict())
     else:
         table = with_lengths_in(length_unit, found.to_dataframe())
-        show_table(table.drop(columns=["mean_p05", "mean_p95", "sd_error"]), as_json=False)
-        show("")
-        show_table(found.correlations(), as_json=False)
+        show_table(table.drop(columns=["mean_p05", "mean_p95", "sd_error"], errors="ignore"), as_json=False)
+        if "correlations.csv" in results:
+            show("")
+            show_table(results["correlations.csv"], as_json=False)
     _note(found)
     note(f"tables, pictures and the law in {folder}")
 
 
-def _note(found: Population) -> None:
+def _note(found: Population | FreeLaw) -> None:
     """Say what the law is of, and how far it is to be believed."""
+    from flowcei import FreeLaw
+
     left = [f"{count} {word}" for word, count in found.left_out.items() if count]
     note(
         f"\n{found.events} events{' (' + ', '.join(left) + ')' if left else ''}, {found.samples} samples each"
     )
     note("raw: samples pooled under the prior; blur: within an event; mean, sd: the law, with 90 % intervals")
+    if isinstance(found, FreeLaw):
+        note("smoothed: width of the kernel under which events that were left out are likeliest")
+        return
     for one, bend in zip(found.coordinates, found.law.bends, strict=True):
         if bend:
             width = found.law.deviation[0, found.coordinates.index(one)]

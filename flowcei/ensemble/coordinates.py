@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from flowcei.posterior.arrays import Bools, Floats
 
 _STRAIGHT = 175.0  # degrees: an angle that is wider at equilibrium bends about a straight line
-_DRAWS = 20_000  # of a prior, to which the density of its coordinates is fitted
+_DRAWS = 10_000  # of a prior, to which the density of its coordinates is fitted
 _COMPONENTS = 4  # normals of that fit
 _INDEPENDENT = 1e-3  # smallest singular value of the derivatives of coordinates that are independent
 _ALIKE = 1e-9

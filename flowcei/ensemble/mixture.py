@@ -6,7 +6,6 @@ import json
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,11 +14,10 @@ from scipy.special import logsumexp
 
 from flowcei.ensemble.fitting import maximised, pooled_start, truth
 from flowcei.ensemble.reduction import gathered
-from flowcei.ensemble.uncertainty import LEVEL, MonteCarlo, resampled
+from flowcei.ensemble.result import LEVEL, EnsembleLaw
+from flowcei.ensemble.uncertainty import MonteCarlo, check_covered, resampled, score_noise
 from flowcei.errors import DataError, UsageError
 from flowcei.physics.priors import build_prior
-from flowcei.storage.creation import atomic_write
-from flowcei.storage.hdf import writing
 from flowcei.storage.html import html_table
 
 if TYPE_CHECKING:
@@ -45,7 +43,7 @@ _STARTED = 50  # samples of an event by which starts of several normals are judg
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Mixture:
+class Mixture(EnsembleLaw):
     """Shares of C laws among E events, and the probability of each event to be of each.
 
     Attributes:
@@ -67,6 +65,7 @@ class Mixture:
         (['equilibrium', 'stretched'], True)
     """
 
+    kind = "mixture"
     molecule: Molecule
     names: tuple[str, ...]
     share: Floats
@@ -96,7 +95,12 @@ class Mixture:
         return np.maximum(self.error, self.bootstrap_error)
 
     @property
-    def log_likelihood(self) -> float:
+    def events(self) -> int:  # type: ignore[override]
+        """How many there are."""
+        return len(self.event_id)
+
+    @property
+    def log_likelihood(self) -> float:  # type: ignore[override]
         """Of the mixture over that of the prior of the samples, of all events together."""
         return float(truth(logsumexp(self.log_ratio, axis=1, b=self.share), self.p_true)[0].sum())
 
@@ -139,33 +143,16 @@ class Mixture:
             table | {f"p_{name}": self.probability[:, c] for c, name in enumerate(self.names)}
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain numbers and text: the tables."""
-        return {
-            "molecule": self.molecule.name,
-            "law": "mixture",
-            "events": len(self.event_id),
-            "samples": self.samples,
-            "left_out": self.left_out,
-            "log_likelihood_over_prior": self.log_likelihood,
-            "monte_carlo": vars(self.monte_carlo),
-            "table": self.to_dataframe().to_dict("records"),
-            "components": self.components().to_dict("records"),
-        }
-
-    def write(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Write `share`, `log_ratio`, `probability` and `event` to an HDF5 file, and the tables as JSON.
-
-        Raises:
-            UsageError: Where the file exists or cannot be written.
-        """
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return shares, evidences and probabilities, and the normal laws where there are some."""
         arrays = {"share": self.share, "log_ratio": self.log_ratio, "probability": self.probability}
-        if self.law is not None:
-            arrays |= {"mean": self.law.mean, "covariance": self.law.covariance}
-        with atomic_write(Path(path), overwrite=overwrite) as target, writing(target) as file:
-            for name, array in (arrays | {"event": self.event_id}).items():
-                file[name] = array
-            file.attrs.update({"content": "flowcei population", "summary": json.dumps(self.to_dict())})
+        laws = {} if self.law is None else {"mean": self.law.mean, "covariance": self.law.covariance}
+        return arrays | laws | {"event": self.event_id}
+
+    def facts(self) -> dict[str, Any]:
+        """Return the table of normal laws, and what the number of samples does."""
+        components = self.components().to_dict("records")
+        return {"components": components, "monte_carlo": vars(self.monte_carlo)}
 
     def plot(self, kind: str = "shares", unit: str = "angstrom") -> Any:  # noqa: ANN401 (matplotlib)
         """Return a figure, ``shares`` or, of normal laws, ``unfolded``: see `flowcei.plot.population`."""
@@ -286,29 +273,27 @@ def mixed(
         raise DataError(f"{what}: sample with a larger -n, or name a law that covers them")
     share = shares_of(log_ratio, true, np.ones(count))
     log_r = logsumexp(log_ratio, axis=1, b=share)
-    member = truth(log_r, true)[1][:, None]
+    member = truth(log_r, true)[1]
     over = np.exp(log_ratio - log_r[:, None])
-    scores = member * (over[:, :-1] - over[:, -1:])
+    scores = member[:, None] * (over[:, :-1] - over[:, -1:])
     covariance = np.linalg.pinv(scores.T @ scores, hermitian=True)
     noise, bias = np.zeros_like(covariance), np.zeros(len(share) - 1)
-    for some in rows:  # of a share, the derivative at each sample, and how much of the event it is
+    for some in rows:
         log_law = log_each(some)
         density = logsumexp(log_law, axis=2, b=share)
         weight = np.exp(base[some] + density - log_r[some, None])
         ratio = np.exp(log_law - np.where(np.isfinite(density), density, 0.0)[:, :, None])
-        away = ratio[:, :, :-1] - ratio[:, :, -1:] - (over[some, None, :-1] - over[some, None, -1:])
-        away *= (weight * member[some] / np.sqrt(ensemble.distinct))[:, :, None]
-        noise += np.einsum("enc,end->cd", away, away)
-        bias -= np.einsum("en,enc->c", weight / np.sqrt(ensemble.distinct), away)
+        slope = ratio[:, :, :-1] - ratio[:, :, -1:]  # of the log density, by each share beside the last
+        more = score_noise(slope, weight, member[some], ensemble.distinct)
+        noise, bias = noise + more[0], bias + more[1]
     told = MonteCarlo.of(covariance, noise, bias, base.shape[1])
     told.check()
     error = np.sqrt(np.append(np.diagonal(covariance), covariance.sum()))
     rng = np.random.default_rng(seed)
     times = [np.bincount(rng.integers(count, size=count), minlength=count) for _ in range(_RESAMPLED)]
     spread = np.std([shares_of(log_ratio, true, t.astype(float)) for t in times], axis=0)
-    left = {"flagged": ensemble.flagged, "unreliable weights": ensemble.unreliable}
-    own = ensemble.molecule, names, share, error, spread, log_ratio, member * over * share, true
-    return Mixture(*own, ensemble.event_id, base.shape[1], left, told)
+    own = ensemble.molecule, names, share, error, spread, log_ratio, member[:, None] * over * share, true
+    return Mixture(*own, ensemble.event_id, base.shape[1], ensemble.left_out, told)
 
 
 def normals(ensemble: Ensemble, components: int, bootstrap: int, seed: int) -> Mixture:
@@ -321,6 +306,7 @@ def normals(ensemble: Ensemble, components: int, bootstrap: int, seed: int) -> M
         starts.append(maximised(start, short, chart.images, rounds=_ROUNDS))
     law, height = maximised(max(starts, key=lambda one: one[1])[0], data, chart.images)
     law = law.ordered()
+    check_covered(chart, law, seed)
     _, alone = maximised(pooled_start(data, ensemble.weights, chart.bends, 1), data, chart.images)
     numbers = (components - 1) * (1 + len(chart.bends) * (len(chart.bends) + 3) // 2)
     if height - alone < 0.5 * numbers * np.log(len(data.z)):  # the criterion of Schwarz
@@ -336,4 +322,8 @@ def normals(ensemble: Ensemble, components: int, bootstrap: int, seed: int) -> M
 
     names = tuple(f"normal-{c + 1}" for c in range(components))
     out = mixed(ensemble, names, data.log_base, log_each, seed)
-    return replace(out, law=law, chart=chart, laws=resampled(law, data, chart.images, bootstrap, seed, None))
+    laws = resampled(law, data, chart.images, bootstrap, seed, None)
+    if len(laws) > 1:  # shares whose laws are not known are less certain
+        error = np.maximum(out.bootstrap_error, np.std([one.share for one in laws], axis=0, ddof=1))
+        out = replace(out, bootstrap_error=error)
+    return replace(out, law=law, chart=chart, laws=laws)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from importlib import import_module
 from itertools import combinations
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,16 +12,16 @@ import pandas as pd
 
 from flowcei.check.run import check_run
 from flowcei.ensemble.fitting import expectation, maximised, pooled_start
+from flowcei.ensemble.free import FreeLaw, free_law
 from flowcei.ensemble.laws import RAYLEIGH
 from flowcei.ensemble.mixture import FEWEST, Mixture, normals
-from flowcei.ensemble.prediction import LawPrior, check_selection, selection_of
+from flowcei.ensemble.prediction import LawPrior, check_selection, selection_of, window_of
 from flowcei.ensemble.reduction import gathered
-from flowcei.ensemble.uncertainty import LEVEL, information, resampled
+from flowcei.ensemble.result import LEVEL, EnsembleLaw
+from flowcei.ensemble.uncertainty import check_covered, information, resampled
 from flowcei.errors import DataError, UsageError
 from flowcei.events.container import Events
 from flowcei.posterior.labels import label_by_geometry, relabel
-from flowcei.storage.creation import atomic_write
-from flowcei.storage.hdf import writing
 from flowcei.storage.html import html_table
 
 if TYPE_CHECKING:
@@ -37,15 +35,15 @@ if TYPE_CHECKING:
     from flowcei.molecules.molecule import Molecule
     from flowcei.posterior.arrays import Floats, Rows
 
-LAWS = ("normal", "mixture")
+LAWS = ("normal", "mixture", "free")
 """Laws that can be sought."""
 
 _A_NUMBER = 3  # events for each number of a law, at the least
-_DRAWS, _BEYOND, _OUTSIDE = 2000, 20.0, 0.01  # of the law; nats; share that the prior may not cover
+_DRAWN = 10_000  # pooled samples that are kept to be drawn
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Population:
+class Population(EnsembleLaw):
     """A normal law of K internal coordinates that the geometries of E events follow.
 
     Attributes:
@@ -72,6 +70,7 @@ class Population:
         ['c-o', 'c-s', 'o-c-s']
     """
 
+    kind = "normal"
     molecule: Molecule
     chart: Chart
     law: NormalLaw
@@ -173,41 +172,21 @@ class Population:
         numbers = {"correlation": self.correlation[first, second], "error": self._error("correlation")}
         return pd.DataFrame({"quantity": names[first], "with": names[second], **numbers})
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain numbers and text: the tables, and how well they are known."""
-        sums = self.information.monte_carlo
-        told = {"variance": sums.variance, "bias": sums.bias, "log_likelihood_variance": sums.total}
-        facts = {
-            "molecule": self.molecule.name,
-            "law": "normal",
-            "events": self.events,
-            "samples": self.samples,
-            "left_out": self.left_out,
-            "log_likelihood_over_prior": self.log_likelihood,
-            "monte_carlo": told,
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return `mean` and `covariance`, of the bootstrap too, and which coordinates are `bends`."""
+        arrays = {"mean": self.law.mean[0], "covariance": self.law.covariance[0], "bends": self.law.bends * 1}
+        for name in ("mean", "covariance") if self.laws else ():
+            arrays[f"bootstrap/{name}"] = np.array([getattr(law, name)[0] for law in self.laws])
+        return arrays
+
+    def facts(self) -> dict[str, Any]:
+        """Return the correlations, what the number of samples does, and the comparison with the run."""
+        facts: dict[str, Any] = {
+            "monte_carlo": vars(self.information.monte_carlo),
             "chance_to_be_kept": self.chance,
-            "table": self.to_dataframe().to_dict("records"),
-            "correlations": self.correlations().to_dict("records"),
         }
+        facts |= {"correlations": self.correlations().to_dict("records")}
         return facts | ({} if self.check is None else {"run": self.check.to_dict()})
-
-    def write(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Write the law to an HDF5 file: `mean`, `covariance`, of the bootstrap too, and the tables as JSON.
-
-        Raises:
-            UsageError: Where the file exists or cannot be written.
-        """
-        bends = {"bends": self.law.bends.astype(np.uint8)}
-        arrays = {"mean": self.law.mean[0], "covariance": self.law.covariance[0], **bends}
-        if self.laws:
-            arrays["bootstrap/mean"] = np.array([law.mean[0] for law in self.laws])
-            arrays["bootstrap/covariance"] = np.array([law.covariance[0] for law in self.laws])
-        with atomic_write(Path(path), overwrite=overwrite) as target, writing(target) as file:
-            for name, array in arrays.items():
-                file[name] = array
-            units = [one.unit for one in self.coordinates]
-            file.attrs.update({"content": "flowcei population", "summary": json.dumps(self.to_dict())})
-            file["mean"].attrs["units"] = json.dumps(units)
 
     def draws(self, n: int, seed: int = 0) -> Floats:
         """Return n draws of the law, (n, K), of straight angles the angle."""
@@ -261,7 +240,7 @@ def population(
     seed: int = 0,
     check: bool = True,
     keep_flagged: bool = False,
-) -> Population | Mixture:
+) -> Population | Mixture | FreeLaw:
     """Unfold the law of a molecule's geometries from the posterior samples of many events.
 
     The posterior of each event is as wide as its noise leaves it, about what the prior held for likely:
@@ -274,7 +253,7 @@ def population(
         samples: Posterior samples, exact or weighed, or files of them, of one molecule, prior and experiment.
         coordinates: Names, such as ``c-o``; all that the prior has where none: its normal modes, the lengths
             and angles of its Z-matrix, or bonds and angles.
-        law: ``normal``, or ``mixture`` of several.
+        law: ``normal``, ``mixture`` of several, or ``free`` of one or two coordinates, without a form.
         components: Normal laws of a mixture.
         bootstrap: Laws of events drawn with replacement, for standard errors.
         seed: Of bootstrap and prediction.
@@ -282,7 +261,7 @@ def population(
         keep_flagged: Whether to take flagged events too.
 
     Returns:
-        The law with its errors: `Population` of a normal law, `Mixture` of several.
+        The law with its errors: `Population` of a normal law, `Mixture` of several, `FreeLaw` without a form.
 
     Raises:
         DataError: For samples that cannot be pooled, too few events or samples, or a law that the prior does
@@ -296,38 +275,49 @@ def population(
     if law not in LAWS:
         raise UsageError(f"no law {law!r}; there are {', '.join(LAWS)}")
     ensemble = gathered(samples, coordinates, keep_flagged=keep_flagged)
-    chart, data = ensemble.chart, ensemble.weighted
-    _check_count(len(data.z), len(chart.coordinates), 1 if law == "normal" else components)
-    selection = selection_of(ensemble, seed)
+    if law == "free":
+        _check_ungated(ensemble)
+        return free_law(ensemble, bootstrap, seed)
+    count = 1 if law == "normal" else components
+    _check_count(len(ensemble.z), len(ensemble.chart.coordinates), count)
     if law == "mixture":
-        if selection is not None:
-            raise UsageError(
-                "a mixture does not know what a gate on the KER (--ker) leaves out: sample without"
-            )
+        _check_ungated(ensemble)
         return normals(ensemble, components, bootstrap, seed)
+    return _normal(ensemble, bootstrap, seed, check=check)
+
+
+def _normal(ensemble: Ensemble, bootstrap: int, seed: int, *, check: bool) -> Population:
+    """The normal law of an ensemble."""
+    chart, data, selection = ensemble.chart, ensemble.weighted, selection_of(ensemble, seed)
     start = pooled_start(data, ensemble.weights, chart.bends, 1)
-    found, _ = maximised(start, data, chart.images, selection)
-    pairs = _pairs(found)
-    _check_covered(chart, found, seed)
-    check_selection(selection, found)
-    told = information(found, data, pairs, ensemble.distinct, selection)
+    law, _ = maximised(start, data, chart.images, selection)
+    pairs = _pairs(law)
+    check_covered(chart, law, seed)
+    check_selection(selection, law)
+    told = information(law, data, pairs, ensemble.distinct, selection)
     told.monte_carlo.check()
-    found = found.shifted(-told.bias, pairs)
+    law = law.shifted(-told.bias, pairs)
     return Population(
         ensemble.molecule,
         chart,
-        found,
+        law,
         *_pooled(ensemble),
         _some(ensemble, seed),
         len(data.z),
         data.z.shape[1],
-        expectation(found, data, selection)[1],
+        expectation(law, data, selection)[1],
         told,
-        resampled(found, data, chart.images, bootstrap, seed, selection),
-        _checked(ensemble, found, seed) if check else None,
-        {"flagged": ensemble.flagged, "unreliable weights": ensemble.unreliable},
-        None if selection is None else selection.chance(found),
+        resampled(law, data, chart.images, bootstrap, seed, selection),
+        _checked(ensemble, law, seed) if check else None,
+        ensemble.left_out,
+        None if selection is None else selection.chance(law),
     )
+
+
+def _check_ungated(ensemble: Ensemble) -> None:
+    """Raise UsageError where a gate left events out, of which only a normal law knows."""
+    if window_of(ensemble) is not None:
+        raise UsageError("only --law normal knows what a gate on the KER leaves out: sample without --ker")
 
 
 def _check_count(events: int, coordinates: int, components: int) -> None:
@@ -339,16 +329,6 @@ def _check_count(events: int, coordinates: int, components: int) -> None:
         raise DataError(
             f"{events} events are too few: {law}, for which {wanted} are needed; or name fewer of them"
         )
-
-
-def _check_covered(chart: Chart, law: NormalLaw, seed: int) -> None:
-    """Raise DataError where the prior holds a part of a law for impossible."""
-    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(8,)))
-    least = chart.log_prior(chart.drawn(_DRAWS, rng)[1]).min() - _BEYOND
-    outside = float(np.mean(chart.log_prior(law.sample(_DRAWS, rng)) < least))
-    if outside > _OUTSIDE:
-        what = f"the prior does not cover the law: {outside:.0%} of it lies where the prior has no geometries"
-        raise DataError(f"{what}; sample under a wider prior (flowcei train --prior)")
 
 
 def _pooled(ensemble: Ensemble) -> tuple[Floats, Floats]:
@@ -368,7 +348,7 @@ def _some(ensemble: Ensemble, seed: int) -> Floats:
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(9,)))
     weights = ensemble.weights.ravel()
     steps = np.cumsum(weights)
-    rows = np.searchsorted(steps, rng.random(_DRAWS * 5) * steps[-1]).clip(0, len(weights) - 1)
+    rows = np.searchsorted(steps, rng.random(_DRAWN) * steps[-1]).clip(0, len(weights) - 1)
     z = ensemble.z.reshape(len(weights), -1)[rows].astype(np.float64)
     return np.where(ensemble.chart.bends, 180.0 - z, z)
 

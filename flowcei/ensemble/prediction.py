@@ -47,10 +47,15 @@ class LawPrior(GeometryPrior):
         }
 
 
+def window_of(ensemble: Ensemble) -> tuple[float, float] | None:
+    """The gate on the KER that the events passed, eV; None where there was none."""
+    window = ensemble.origin.get("events", {}).get("selection", {}).get("ker_ev")
+    return None if window is None else (float(window[0]), float(window[1]))
+
+
 def selection_of(ensemble: Ensemble, seed: int) -> Selection | None:
     """Which of simulated events of the prior the gate on the KER keeps; None without a gate."""
-    window = ensemble.origin.get("events", {}).get("selection", {}).get("ker_ev")
-    if window is None:
+    if (window := window_of(ensemble)) is None:
         return None
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(7,)))
     x, z = ensemble.chart.drawn(_DRAWS, rng)

@@ -53,6 +53,11 @@ class Ensemble:
     unreliable: int  # events whose weights were not reliable: samples of the flow count alike there
 
     @property
+    def left_out(self) -> dict[str, int]:
+        """How many events do not count as they should, by reason."""
+        return {"flagged": self.flagged, "unreliable weights": self.unreliable}
+
+    @property
     def weighted(self) -> Weighted:
         """The coordinates, with the log of weight over prior density."""
         base = self.log_weight - self.log_prior

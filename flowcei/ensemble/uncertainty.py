@@ -20,17 +20,16 @@ from flowcei.ensemble.fitting import counted, maximised, responsibilities, truth
 from flowcei.errors import DataError
 
 if TYPE_CHECKING:
+    from flowcei.ensemble.coordinates import Chart
     from flowcei.ensemble.fitting import Selection, Weighted
     from flowcei.ensemble.laws import NormalLaw
     from flowcei.posterior.arrays import Floats, Rows
-
-LEVEL = 1.6449
-"""Standard errors on either side of which 90 % of a normal distribution lie."""
 
 _MOST = 0.5  # variance of the Monte Carlo sums over the information, in the worst direction
 _MOST_BIAS = (
     1.5  # standard errors that a bias may have, which is taken off: of the square some 1 / 10 is left
 )
+_DRAWS, _BEYOND, _OUTSIDE = 2000, 20.0, 0.01  # of the law; nats; share that the prior may not cover
 _COPIES = 40  # samples of an event, drawn by the law, that stand for it in a bootstrap
 _ROUNDS = 40  # of the search in a bootstrap
 
@@ -70,6 +69,20 @@ class MonteCarlo:
             )
 
 
+def score_noise(
+    scores: Floats, shares: Floats, true: Floats, distinct: float, most: int | None = None
+) -> tuple[Floats, Floats]:
+    """Covariance (Q, Q) and bias (P,) of the scores of events, means over samples of scores (e, n, P).
+
+    Samples have shares (e, n) of their event, which counts as so much true (e,); the covariance is of the
+    first `most` numbers. A share is a ratio of sums of independent samples: the delta method.
+    """
+    mean = np.einsum("en,enp->ep", shares, scores)
+    away = (scores - mean[:, None]) * (shares * (true[:, None] / np.sqrt(distinct)))[:, :, None]
+    flat = away.reshape(-1, away.shape[2])
+    return flat[:, :most].T @ flat[:, :most], -(shares.ravel() @ flat) / np.sqrt(distinct)
+
+
 @dataclass(frozen=True, eq=False)
 class Information:
     """Covariance (P, P) of the numbers of a law: means, log deviations, correlations of pairs."""
@@ -94,10 +107,8 @@ def information(
         each = law.scores(z, pairs).reshape(*base.shape, -1)
         mean = np.einsum("en,enp->ep", shares, each)
         scores.append(true[:, None] * mean)
-        away = (each - mean[:, None]) * (shares * (true[:, None] / np.sqrt(distinct)))[:, :, None]
-        flat = away[:, :, : 2 * k].reshape(-1, 2 * k)
-        noise += flat.T @ flat
-        bias -= shares.ravel() @ away.reshape(-1, numbers) / np.sqrt(distinct)
+        more = score_noise(each, shares, true, distinct, 2 * k)
+        noise, bias = noise + more[0], bias + more[1]
         effective = (shares**2).sum(axis=1) / distinct
         total += float((true**2 * np.maximum(effective - 1.0 / base.shape[1], 0.0)).sum())
     every = np.concatenate(scores)
@@ -152,3 +163,13 @@ def _drawn(law: NormalLaw, data: Weighted, rng: np.random.Generator) -> Weighted
         base[rows] = -np.log(_COPIES) - flat
         true[rows] = truth(log_r, data.p_true[rows])[1]
     return replace(data, z=z, log_base=base, p_true=true)
+
+
+def check_covered(chart: Chart, law: NormalLaw, seed: int) -> None:
+    """Raise DataError where the prior holds a part of a law for impossible."""
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(8,)))
+    least = chart.log_prior(chart.drawn(_DRAWS, rng)[1]).min() - _BEYOND
+    outside = float(np.mean(chart.log_prior(law.sample(_DRAWS, rng)) < least))
+    if outside > _OUTSIDE:
+        what = f"the prior does not cover the law: {outside:.0%} of it lies where the prior has no geometries"
+        raise DataError(f"{what}; sample under a wider prior (flowcei train --prior)")

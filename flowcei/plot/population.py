@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from flowcei.ensemble.coordinates import Coordinate
+    from flowcei.ensemble.free import FreeLaw
     from flowcei.ensemble.mixture import Mixture
     from flowcei.ensemble.population import Population
     from flowcei.posterior.arrays import Floats
@@ -158,4 +159,46 @@ def _shares(mixture: Mixture, title: str) -> Figure:
     left.set_ylabel("share of the events (bar: 90 %)")
     right.set(xlabel="probability of an event", ylabel="events")
     right.legend(fontsize=7)
+    return figure
+
+
+@styled
+def free_figure(law: FreeLaw, kind: str = "unfolded", unit: str = "angstrom") -> Figure:
+    """Draw a law without a form beside the samples pooled under the prior.
+
+    Args:
+        law: Of one or two coordinates.
+        kind: ``unfolded``.
+        unit: Of lengths, ``angstrom`` or ``bohr``.
+
+    Returns:
+        The figure.
+
+    Raises:
+        UsageError: For another kind.
+    """
+    if kind != "unfolded":
+        raise UsageError(f"no plot of a law without a form {kind!r}; there is unfolded")
+    scale = [length_in_bohr(unit) if one.unit == "bohr" else 1.0 for one in law.coordinates]
+    labels = [f"{plain(one.name)} ({_unit(one, unit)})" for one in law.coordinates]
+    title = (
+        f"{plain(law.molecule.name)}, {law.events:,} events: unfolded distribution (band: 2 standard errors)"
+    )
+    count = len(law.axes)
+    figure, panels = grid(count + (count == 2), (3.4, 2.6), (0.3, 0.6), title=title, least=7.0)
+    for k, axes in enumerate(panels[:count]):
+        at = law.axes[k] / scale[k]
+        density, raw = (scale[k] * law.marginal(k, one) for one in (law.density, law.raw))
+        error = scale[k] * law.marginal(k, law.densities).std(axis=0)
+        axes.fill_between(at, raw, color="0.75", lw=0, label="pooled samples")
+        ends = np.maximum(density - 2.0 * error, 0.0), density + 2.0 * error
+        axes.fill_between(at, *ends, color=colour(0), alpha=0.3, lw=0)
+        axes.plot(at, density, color=colour(0), label="unfolded law")
+        axes.set(xlabel=labels[k], yticks=[])
+    panels[0].set_ylabel("probability density")
+    panels[0].legend(fontsize=7)
+    if count == 2:
+        x, y = (axis / s for axis, s in zip(law.axes, scale, strict=True))
+        panels[2].pcolormesh(x, y, law.density.T, cmap="Blues", shading="nearest", rasterized=True)
+        panels[2].set(xlabel=labels[0], ylabel=labels[1])
     return figure

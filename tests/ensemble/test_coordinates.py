@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 from scipy.stats import kstest
@@ -13,16 +15,17 @@ from flowcei.errors import UsageError
 from flowcei.physics.priors import build_prior
 
 
+@cache
 def _chart(name: str, prior: str | None = None, names: tuple[str, ...] = ()):  # noqa: ANN202
     molecule = Molecule.load(name)
     return chart_of(molecule, build_prior(molecule, prior), names)
 
 
-@pytest.mark.parametrize(("name", "prior"), [("ocs", "broad"), ("chbrclf", "equilibrium")])
-def test_prior_density_integrates(name: str, prior: str) -> None:
+@pytest.mark.parametrize(("name", "prior"), [("ocs", "broad"), ("chbrclf", None)])
+def test_prior_density_integrates(name: str, prior: str | None) -> None:
     """The mean of a law over the density of the prior is 1 over draws of the prior."""
     chart = _chart(name, prior)
-    z = chart.drawn(20_000, np.random.default_rng(1))[1]
+    z = chart.drawn(10_000, np.random.default_rng(1))[1]
     law = NormalLaw.of(Moments.of(z, np.ones((len(z), 1))), chart.bends)
     narrow = NormalLaw(law.share, law.mean, 0.8 * law.covariance, law.bends)
     ratio = np.exp(narrow.log_prob(z) - chart.log_prior(z))
@@ -42,7 +45,7 @@ def test_coordinates_are_independent_of_each_other() -> None:
     assert [one.name for one in water.coordinates] == ["o-h1", "o-h2", "h1-o-h2"]
     assert sorted(water.images[:, 0, 0]) == [0.0, 1.0]
     with pytest.raises(UsageError, match="like atoms exchange o-h1 with others that are not named"):
-        _chart("h2o", names=("o-h1",))
+        _chart("h2o", None, ("o-h1",))
 
 
 def test_geometries_have_the_law() -> None:
