@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("samples", type=options.INPUT, nargs=-1, required=True)
-@option("--prior", "A prior of the molecule, two or more of them.", metavar="NAME", multiple=True)
+@option("--prior", "A prior of the molecule, or its TOML file; two or more.", metavar="NAME", multiple=True)
 @options.output_option("Folder; NAME-priors if absent.")
 @options.json_option()
 @options.seed_option
@@ -37,8 +37,9 @@ def compare_priors(
     """Say which of several priors the events of SAMPLES are of.
 
     Isomers, enantiomers, pathways: each is a prior of the molecule, and all lie within that of the samples,
-    which are weighed or exact. Prints shares with errors and log evidences; writes events.csv, with the
-    probability of each event to be of each, and a picture.
+    which are weighed or exact. A TOML file holds what stands below [priors.NAME] in that of a molecule.
+    Prints shares with errors and log evidences; writes events.csv, with the probability of each event to be
+    of each, and a picture.
 
     Example: flowcei compare-priors events.samples.h5 --prior equilibrium --prior stretched
     """

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from flowcei.ensemble.coordinates import Coordinate
     from flowcei.ensemble.reduction import Ensemble
     from flowcei.molecules.molecule import Molecule
-    from flowcei.posterior.arrays import Floats, Reals, Rows
+    from flowcei.posterior.arrays import Bools, Floats, Reals, Rows
 
 FEWEST = 100
 """Events, of which a law without a form is taken."""
@@ -124,7 +124,7 @@ def free_law(ensemble: Ensemble, bootstrap: int, seed: int) -> FreeLaw:
         raise UsageError(f"a law without a form is of one or two coordinates: name them (there are {names})")
     if count < FEWEST:
         raise DataError(f"{count} events are too few for a law without a form: {FEWEST} are needed")
-    axes, places = _grid(ensemble.z.reshape(-1, k), _BINS[k])
+    axes, places = _grid(ensemble.z.reshape(-1, k), ensemble.weights.ravel() > 0.0, _BINS[k])
     volume = float(np.prod([axis[1] - axis[0] for axis in axes]))
     shape, rng = tuple(len(axis) for axis in axes), np.random.default_rng(seed)
     base = np.exp(ensemble.log_weight.astype(np.float64) - ensemble.log_prior)
@@ -168,12 +168,12 @@ def _moments(axis: Floats, density: Floats) -> tuple[Floats, Floats]:
     return mean, np.sqrt(np.maximum(weight @ axis**2 - mean**2, 0.0))
 
 
-def _grid(z: Reals, bins: int) -> tuple[tuple[Floats, ...], Rows]:
-    """Middles of the bins of each coordinate of points (B, K), and the bin of each point, (B,)."""
+def _grid(z: Reals, there: Bools, bins: int) -> tuple[tuple[Floats, ...], Rows]:
+    """Middles of the bins of each coordinate of points (B, K) that are there, (B,); the bin of each, (B,)."""
     axes: list[Floats] = []
     places = np.zeros(len(z), dtype=np.intp)
     for column in z.T:
-        low, high = float(column.min()), float(column.max())
+        low, high = float(column[there].min()), float(column[there].max())
         step = max((high - low) / bins, 1e-9)
         axes.append(np.asarray(low + step * (np.arange(bins) + 0.5), dtype=np.float64))
         places = places * bins + np.clip(((column - low) / step).astype(np.intp), 0, bins - 1)

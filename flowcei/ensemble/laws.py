@@ -8,6 +8,7 @@ bends alike in all directions.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -152,29 +153,50 @@ class NormalLaw:
         second = self.deviation[component] * rng.standard_normal(normal.shape)
         return np.where(self.bends, np.hypot(z, second), z)
 
-    def scores(self, z: Floats, pairs: tuple[Rows, Rows]) -> Floats:
-        """Derivatives (B, P) of the log density of one component by its numbers.
+    @property
+    def widths(self) -> int:
+        """How many numbers come before the correlations: means, log deviations and free shares."""
+        return 2 * self.mean.size + len(self.share) - 1
 
-        These are the K means, the K log deviations and the correlations of pairs (two arrays of places); 0
-        for the mean of a bend, which is none of its numbers.
+    def scores(self, z: Floats, pairs: tuple[Rows, Rows]) -> Floats:
+        """Derivatives (B, P) of the log density by the numbers of the law.
+
+        These are, of each component, K means and K log deviations; the shares but the last, which is what
+        they leave; and of each component the correlations of pairs (two arrays of places). 0 for the mean of
+        a bend, which is no number of the law.
         """
-        inverse, d = np.linalg.inv(self.covariance[0]), z - self.mean[0]
-        y = d @ inverse
-        by_width = np.where(self.bends, d * y - 2.0, d * y - 1.0)
+        each = self.log_each(z)
+        member = np.exp(each - logsumexp(each, axis=1)[:, None])
         first, second = pairs
-        unit = self.deviation[0, first] * self.deviation[0, second]
-        by_correlation = (y[:, first] * y[:, second] - inverse[first, second]) * unit
-        return np.concatenate([np.where(self.bends, 0.0, y), by_width, by_correlation], axis=1)
+        widths, correlations = [], []
+        for c, (mean, covariance) in enumerate(zip(self.mean, self.covariance, strict=True)):
+            inverse, d = np.linalg.inv(covariance), z - mean
+            y, own = d @ inverse, member[:, [c]]
+            unit = self.deviation[c, first] * self.deviation[c, second]
+            widths += [own * np.where(self.bends, 0.0, y), own * (d * y - np.where(self.bends, 2.0, 1.0))]
+            correlations.append(own * (y[:, first] * y[:, second] - inverse[first, second]) * unit)
+        over = member / self.share
+        return np.concatenate([*widths, over[:, :-1] - over[:, -1:], *correlations], axis=1)
 
     def shifted(self, numbers: Floats, pairs: tuple[Rows, Rows]) -> NormalLaw:
-        """Return the law of one component with numbers (P,), of those of `scores`, added."""
-        k = len(self.bends)
-        deviation = self.deviation[0] * np.exp(numbers[k : 2 * k])
-        correlation = self.correlation[0].copy()
-        correlation[pairs] = np.clip(correlation[pairs] + numbers[2 * k :], -_CORRELATED, _CORRELATED)
-        correlation[pairs[::-1]] = correlation[pairs]
-        covariance = (correlation * deviation * deviation[:, None])[None]
-        return replace(self, mean=self.mean + numbers[:k], covariance=covariance)
+        """Return the law with numbers (P,), of those of `scores`, added."""
+        count, k = self.mean.shape
+        mean, width = np.moveaxis(numbers[: 2 * count * k].reshape(count, 2, k), 1, 0)
+        share = np.clip(self.share[:-1] + numbers[2 * count * k : self.widths], _LEAST, 1.0)
+        share = np.append(share, max(1.0 - float(share.sum()), _LEAST))
+        deviation, correlation = self.deviation * np.exp(width), self.correlation.copy()
+        moved = correlation[:, *pairs] + numbers[self.widths :].reshape(count, -1)
+        correlation[:, *pairs] = np.clip(moved, -_CORRELATED, _CORRELATED)
+        correlation[:, pairs[1], pairs[0]] = correlation[:, *pairs]
+        covariance = correlation * deviation[:, None] * deviation[:, :, None]
+        return replace(self, share=share / share.sum(), mean=self.mean + mean, covariance=covariance)
+
+    @property
+    def pairs(self) -> tuple[Rows, Rows]:
+        """Places of the pairs of coordinates that can be correlated."""
+        listed = list(combinations(np.flatnonzero(~self.bends).tolist(), 2))
+        first, second = np.array(listed, dtype=np.intp).reshape(-1, 2).T
+        return first, second
 
     @property
     def vector(self) -> Floats:

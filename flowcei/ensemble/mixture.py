@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,11 +14,13 @@ import pandas as pd
 from scipy.special import logsumexp
 
 from flowcei.ensemble.fitting import maximised, pooled_start, truth
+from flowcei.ensemble.laws import RAYLEIGH
 from flowcei.ensemble.reduction import gathered
 from flowcei.ensemble.result import LEVEL, EnsembleLaw
-from flowcei.ensemble.uncertainty import MonteCarlo, check_covered, resampled, score_noise
+from flowcei.ensemble.uncertainty import MonteCarlo, check_covered, information, resampled, score_noise
 from flowcei.errors import DataError, UsageError
 from flowcei.physics.priors import build_prior
+from flowcei.storage.files import read_toml
 from flowcei.storage.html import html_table
 
 if TYPE_CHECKING:
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from flowcei.ensemble.coordinates import Chart
     from flowcei.ensemble.laws import NormalLaw
     from flowcei.ensemble.reduction import Ensemble, Extra, Samples
+    from flowcei.ensemble.uncertainty import Information
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
     from flowcei.posterior.arrays import Floats, Numbers, Reals
@@ -81,6 +85,7 @@ class Mixture(EnsembleLaw):
     law: NormalLaw | None = None
     chart: Chart | None = None
     laws: list[NormalLaw] = field(default_factory=list)
+    information: Information | None = None  # on the numbers of the normal laws
 
     def __repr__(self) -> str:
         shares = ", ".join(f"{name} {share:.3f}" for name, share in zip(self.names, self.share, strict=True))
@@ -120,20 +125,28 @@ class Mixture(EnsembleLaw):
         """Return a row for each coordinate of each normal law: mean and width, with bootstrap errors."""
         if self.law is None or self.chart is None:
             return pd.DataFrame()
-        shown = [law.shown for law in (self.law, *self.laws)]
-        errors = [np.std([one[k] for one in shown[1:]], axis=0) if self.laws else None for k in (0, 1)]
+        shown, errors = self.law.shown, self._component_errors(self.law)
         rows = []
         for c, k in np.ndindex(self.law.mean.shape):
             one = self.chart.coordinates[k]
             row: dict[str, Any] = {"law": self.names[c], "quantity": one.name, "unit": one.unit}
-            for place, name in enumerate(("mean", "sd")):
-                error = errors[place]
-                row |= {
-                    name: shown[0][place][c, k],
-                    f"{name}_error": np.nan if error is None else error[c, k],
-                }
+            for name, value, error in zip(("mean", "sd"), shown, errors, strict=True):
+                row |= {name: value[c, k], f"{name}_error": error[c, k]}
             rows.append(row)
         return pd.DataFrame(rows)
+
+    def _component_errors(self, law: NormalLaw) -> tuple[Floats, Floats]:
+        """Standard errors (C, K) of means and widths: the larger ones of Fisher information and bootstrap."""
+        numbers = np.zeros(2 * law.mean.size)
+        if self.information is not None:
+            numbers = np.sqrt(np.diagonal(self.information.covariance)[: len(numbers)])
+        mean, width = np.moveaxis(numbers.reshape(len(law.mean), 2, -1), 1, 0)
+        mean = np.where(law.bends, RAYLEIGH[0] * law.deviation * width, mean)
+        width = law.shown[1] * width
+        if len(self.laws) < 2:
+            return mean, width
+        each = [np.std([one.shown[k] for one in self.laws], axis=0, ddof=1) for k in (0, 1)]
+        return np.maximum(mean, each[0]), np.maximum(width, each[1])
 
     def by_event(self) -> pd.DataFrame:
         """Return a row an event: log evidence of each law over the samples' prior, and probabilities."""
@@ -173,7 +186,7 @@ def compare_priors(
 
     Args:
         samples: Posterior samples, exact or weighed, or files of them.
-        priors: Names of the molecule's, tables, or priors, two or more, each with a density.
+        priors: Names of the molecule's, TOML files of one, tables, or priors, two or more, with a density.
         seed: Of the events that are drawn with replacement.
         keep_flagged: Whether to take flagged events too.
 
@@ -194,7 +207,7 @@ def compare_priors(
     names: list[str] = []
 
     def ratios(molecule: Molecule, prior: GeometryPrior) -> Extra:
-        built = [one if not isinstance(one, str | dict) else build_prior(molecule, one) for one in priors]
+        built = [_built(molecule, one) for one in priors]
         names.extend(_names(priors, built))
         for name, one in zip(names, built, strict=True):
             _check_within(name, one, prior, molecule)
@@ -206,9 +219,16 @@ def compare_priors(
     )
 
 
+def _built(molecule: Molecule, prior: str | dict[str, Any] | GeometryPrior) -> GeometryPrior:
+    """The prior of a name, a TOML file with its table, a table, or itself."""
+    if isinstance(prior, str) and prior.endswith(".toml"):
+        return build_prior(molecule, read_toml(Path(prior)))
+    return build_prior(molecule, prior) if isinstance(prior, str | dict) else prior
+
+
 def _names(given: Sequence[str | dict[str, Any] | GeometryPrior], built: list[GeometryPrior]) -> list[str]:
     """What each prior is called; UsageError for two that are the same."""
-    names = [one if isinstance(one, str) else f"prior-{k + 1}" for k, one in enumerate(given)]
+    names = [Path(one).stem if isinstance(one, str) else f"prior-{k + 1}" for k, one in enumerate(given)]
     specs = [json.dumps(one.spec(), sort_keys=True) for one in built]
     for k, spec in enumerate(specs):
         if spec in specs[:k]:
@@ -306,12 +326,15 @@ def normals(ensemble: Ensemble, components: int, bootstrap: int, seed: int) -> M
         starts.append(maximised(start, short, chart.images, rounds=_ROUNDS))
     law, height = maximised(max(starts, key=lambda one: one[1])[0], data, chart.images)
     law = law.ordered()
-    check_covered(chart, law, seed)
     _, alone = maximised(pooled_start(data, ensemble.weights, chart.bends, 1), data, chart.images)
     numbers = (components - 1) * (1 + len(chart.bends) * (len(chart.bends) + 3) // 2)
     if height - alone < 0.5 * numbers * np.log(len(data.z)):  # the criterion of Schwarz
         what = f"{components} normal laws are no better than one: log likelihood {height - alone:+.1f}"
         raise DataError(f"{what} for {numbers} numbers more; take --law normal")
+    check_covered(chart, law, seed)
+    told = information(law, data, ensemble.distinct)
+    told.monte_carlo.check()
+    law = law.shifted(-told.bias, law.pairs)
     single = replace(law, share=np.ones(components))
     shape = data.z.shape
 
@@ -326,4 +349,4 @@ def normals(ensemble: Ensemble, components: int, bootstrap: int, seed: int) -> M
     if len(laws) > 1:  # shares whose laws are not known are less certain
         error = np.maximum(out.bootstrap_error, np.std([one.share for one in laws], axis=0, ddof=1))
         out = replace(out, bootstrap_error=error)
-    return replace(out, law=law, chart=chart, laws=laws)
+    return replace(out, law=law, chart=chart, laws=laws, information=told)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from importlib import import_module
-from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from flowcei.ensemble.reduction import Ensemble, Samples
     from flowcei.ensemble.uncertainty import Information
     from flowcei.molecules.molecule import Molecule
-    from flowcei.posterior.arrays import Floats, Rows
+    from flowcei.posterior.arrays import Floats
 
 LAWS = ("normal", "mixture", "free")
 """Laws that can be sought."""
@@ -129,7 +128,7 @@ class Population(EnsembleLaw):
             means, widths = (np.array([law.shown[k][0] for law in self.laws]) for k in (0, 1))
             out["bootstrap_mean"] = np.std(means, axis=0, ddof=1)
             out["bootstrap_log_sd"] = np.std(np.log(widths), axis=0, ddof=1)
-            pairs = _pairs(self.law)
+            pairs = self.law.pairs
             out["bootstrap_correlation"] = np.std(
                 [law.correlation[0][pairs] for law in self.laws], axis=0, ddof=1
             )
@@ -167,7 +166,7 @@ class Population(EnsembleLaw):
 
     def correlations(self) -> pd.DataFrame:
         """Return a row a pair of coordinates that can be correlated: correlation and standard error."""
-        first, second = _pairs(self.law)
+        first, second = self.law.pairs
         names = np.array([one.name for one in self.coordinates])
         numbers = {"correlation": self.correlation[first, second], "error": self._error("correlation")}
         return pd.DataFrame({"quantity": names[first], "with": names[second], **numbers})
@@ -221,13 +220,6 @@ class Population(EnsembleLaw):
     def plot(self, kind: str = "unfolded", unit: str = "angstrom", truth: Floats | None = None) -> Any:  # noqa: ANN401 (matplotlib)
         """Return a figure, ``unfolded``, ``corner`` or ``correlation``: see `flowcei.plot.population`."""
         return import_module("flowcei.plot.population").population_figure(self, kind, unit, truth)
-
-
-def _pairs(law: NormalLaw) -> tuple[Rows, Rows]:
-    """Places of the pairs of coordinates that can be correlated."""
-    listed = list(combinations(np.flatnonzero(~law.bends).tolist(), 2))
-    first, second = np.array(listed, dtype=np.intp).reshape(-1, 2).T
-    return first, second
 
 
 def population(
@@ -291,12 +283,11 @@ def _normal(ensemble: Ensemble, bootstrap: int, seed: int, *, check: bool) -> Po
     chart, data, selection = ensemble.chart, ensemble.weighted, selection_of(ensemble, seed)
     start = pooled_start(data, ensemble.weights, chart.bends, 1)
     law, _ = maximised(start, data, chart.images, selection)
-    pairs = _pairs(law)
     check_covered(chart, law, seed)
     check_selection(selection, law)
-    told = information(law, data, pairs, ensemble.distinct, selection)
+    told = information(law, data, ensemble.distinct, selection)
     told.monte_carlo.check()
-    law = law.shifted(-told.bias, pairs)
+    law = law.shifted(-told.bias, law.pairs)
     return Population(
         ensemble.molecule,
         chart,

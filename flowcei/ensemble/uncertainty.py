@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from flowcei.ensemble.coordinates import Chart
     from flowcei.ensemble.fitting import Selection, Weighted
     from flowcei.ensemble.laws import NormalLaw
-    from flowcei.posterior.arrays import Floats, Rows
+    from flowcei.posterior.arrays import Floats
 
 _MOST = 0.5  # variance of the Monte Carlo sums over the information, in the worst direction
 _MOST_BIAS = (
@@ -31,6 +31,7 @@ _MOST_BIAS = (
 )
 _DRAWS, _BEYOND, _OUTSIDE = 2000, 20.0, 0.01  # of the law; nats; share that the prior may not cover
 _COPIES = 40  # samples of an event, drawn by the law, that stand for it in a bootstrap
+_WIDER = 2.0  # variances of the law that these are drawn by, over those of the law
 _ROUNDS = 40  # of the search in a bootstrap
 
 
@@ -93,21 +94,19 @@ class Information:
 
 
 def information(
-    law: NormalLaw, data: Weighted, pairs: tuple[Rows, Rows], distinct: float, selection: Selection | None
+    law: NormalLaw, data: Weighted, distinct: float, selection: Selection | None = None
 ) -> Information:
     """Of the events, by products of their scores, with the errors of the Monte Carlo sums added."""
-    k = data.z.shape[2]
-    numbers = 2 * k + len(pairs[0])
+    pairs, most = law.pairs, law.widths
+    numbers = most + len(law.share) * len(pairs[0])
     scores: list[Floats] = []
-    noise, bias, total = np.zeros((2 * k, 2 * k)), np.zeros(numbers), 0.0
+    noise, bias, total = np.zeros((most, most)), np.zeros(numbers), 0.0
     for rows, z, base in data.blocks(numbers):
-        log_r, shares = responsibilities(law, z, base)
-        _, true = truth(log_r, data.p_true[rows])
-        shares = shares[:, :, 0]
-        each = law.scores(z, pairs).reshape(*base.shape, -1)
-        mean = np.einsum("en,enp->ep", shares, each)
-        scores.append(true[:, None] * mean)
-        more = score_noise(each, shares, true, distinct, 2 * k)
+        log_r, each = responsibilities(law, z, base)
+        true, shares = truth(log_r, data.p_true[rows])[1], each.sum(axis=2)
+        slopes = law.scores(z, pairs).reshape(*base.shape, -1)
+        scores.append(true[:, None] * np.einsum("en,enp->ep", shares, slopes))
+        more = score_noise(slopes, shares, true, distinct, most)
         noise, bias = noise + more[0], bias + more[1]
         effective = (shares**2).sum(axis=1) / distinct
         total += float((true**2 * np.maximum(effective - 1.0 / base.shape[1], 0.0)).sum())
@@ -119,10 +118,10 @@ def information(
     size = np.sqrt(np.diagonal(fisher))  # 0 of the mean of a bend, which is no number of the law
     unit = np.divide(1.0, size, out=np.zeros_like(size), where=size > 0)
     covariance = np.linalg.pinv(fisher * unit * unit[:, None], hermitian=True) * unit * unit[:, None]
-    some = covariance[: 2 * k, : 2 * k]
-    told = MonteCarlo.of(np.asarray(some), noise, bias[: 2 * k], data.z.shape[1], total)
+    some = covariance[:most, :most]
+    told = MonteCarlo.of(np.asarray(some), noise, bias[:most], data.z.shape[1], total)
     shift = covariance @ bias
-    covariance[: 2 * k, : 2 * k] += some @ noise @ some
+    covariance[:most, :most] += some @ noise @ some
     return Information(np.asarray(covariance), np.asarray(shift), told)
 
 
@@ -131,8 +130,8 @@ def resampled(
 ) -> list[NormalLaw]:
     """Laws of as many events, drawn with replacement: `count` times.
 
-    Each event stands with some samples drawn by the law. Over their density under it the ratio of a law near
-    it is almost constant, so that few are enough.
+    Each event stands with some samples drawn by a law that is a little wider. Over their density under it
+    the ratio of a law near it hardly changes, so that few are enough.
     """
     rng = np.random.default_rng(seed)
     short = _drawn(law, data, rng)
@@ -149,20 +148,20 @@ def resampled(
 
 
 def _drawn(law: NormalLaw, data: Weighted, rng: np.random.Generator) -> Weighted:
-    """A few samples of each event by its posterior under the law, and P(true) under it."""
+    """A few samples of each event by its posterior under a wider law, weighed back."""
+    wide = replace(law, covariance=_WIDER * law.covariance)
     z = np.empty((len(data.z), _COPIES, data.z.shape[2]))
-    base, true = np.empty(z.shape[:2]), np.empty(len(z))
+    base = np.empty(z.shape[:2])
     for rows, points, own in data.blocks():
-        log_r, shares = responsibilities(law, points, own)
+        log_r, shares = responsibilities(wide, points, own)
         steps = shares.sum(axis=2).cumsum(axis=1)
         marks = (np.arange(_COPIES) + rng.random((len(own), 1))) / _COPIES * steps[:, -1:]
         chosen = np.stack([np.searchsorted(s, m) for s, m in zip(steps, marks, strict=True)])
         chosen = chosen.clip(0, own.shape[1] - 1)
         z[rows] = np.take_along_axis(points.reshape(*own.shape, -1), chosen[:, :, None], axis=1)
-        flat = law.log_prob(z[rows].reshape(-1, z.shape[2])).reshape(base[rows].shape)
-        base[rows] = -np.log(_COPIES) - flat
-        true[rows] = truth(log_r, data.p_true[rows])[1]
-    return replace(data, z=z, log_base=base, p_true=true)
+        flat = wide.log_prob(z[rows].reshape(-1, z.shape[2])).reshape(base[rows].shape)
+        base[rows] = log_r[:, None] - np.log(_COPIES) - flat
+    return replace(data, z=z, log_base=base)
 
 
 def check_covered(chart: Chart, law: NormalLaw, seed: int) -> None:

@@ -26,6 +26,7 @@ KINDS = ("unfolded", "corner", "correlation")
 """Plots of a population by their kind."""
 
 _DRAWS = 20_000  # of the law
+_FAINT = 2e-3  # of the largest density: where less is, nothing is drawn
 _POINTS = 200  # of a curve
 
 
@@ -127,13 +128,14 @@ def mixture_figure(mixture: Mixture, kind: str = "shares", unit: str = "angstrom
         return _shares(mixture, f"{events}: which law they are of")
     if kind != "unfolded" or mixture.law is None or mixture.chart is None:
         raise UsageError(f"no plot of a mixture {kind!r}; there are shares and, of normal laws, unfolded")
-    law, draws = mixture.law, mixture.law.sample(_DRAWS, np.random.default_rng(0))
+    law = mixture.law
     title = f"{events}: unfolded law and its components"
     figure, panels = grid(len(law.bends), (3.2, 2.5), (0.3, 0.6), title=title, least=7.0)
     for k, (axes, one) in enumerate(zip(panels, mixture.chart.coordinates, strict=True)):
         scale = length_in_bohr(unit) if one.unit == "bohr" else 1.0
-        low, high = np.quantile(draws[:, k], (0.001, 0.999))
-        z = np.linspace(low, high, _POINTS)
+        middle, reach = law.mean[:, k], 4.0 * law.deviation[:, k]
+        low = 0.0 if one.bend else (middle - reach).min()
+        z = np.linspace(low, (middle + reach).max(), 2 * _POINTS)
         single = replace(law, mean=law.mean[:, [k]], covariance=law.covariance[:, [k]][:, :, [k]])
         density = np.exp(replace(single, bends=law.bends[[k]]).log_each(z[:, None])) * scale
         at = (180.0 - z if one.bend else z) / scale
@@ -194,7 +196,8 @@ def free_figure(law: FreeLaw, kind: str = "unfolded", unit: str = "angstrom") ->
         ends = np.maximum(density - 2.0 * error, 0.0), density + 2.0 * error
         axes.fill_between(at, *ends, color=colour(0), alpha=0.3, lw=0)
         axes.plot(at, density, color=colour(0), label="unfolded law")
-        axes.set(xlabel=labels[k], yticks=[])
+        shown = at[np.maximum(density, raw) > _FAINT * max(density.max(), raw.max())]
+        axes.set(xlabel=labels[k], yticks=[], xlim=(shown.min(), shown.max()))
     panels[0].set_ylabel("probability density")
     panels[0].legend(fontsize=7)
     if count == 2:
