@@ -8,6 +8,7 @@ from .ensemble.mixture import Mixture as Mixture
 from .ensemble.mixture import compare_priors as compare_priors
 from .ensemble.population import Population as Population
 from .ensemble.population import population as population
+from .ensemble.series import Series as Series
 from .evaluation.calibration import Calibration as Calibration
 from .evaluation.calibration import calibrate as calibrate
 from .evaluation.comparison import Comparison as Comparison

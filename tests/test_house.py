@@ -89,6 +89,7 @@ def test_only_plots_are_imported_by_name() -> None:
         ("ensemble/free.py", "flowcei.plot.population"),
         ("ensemble/mixture.py", "flowcei.plot.population"),
         ("ensemble/population.py", "flowcei.plot.population"),
+        ("ensemble/series.py", "flowcei.plot.population"),
         ("posterior/modes.py", "flowcei.report.figures"),
         ("cli/main.py", "flowcei.cli.{name}"),
     }

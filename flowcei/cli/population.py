@@ -14,7 +14,7 @@ from flowcei.cli.streams import note, show, show_json, show_table, warn, with_le
 from flowcei.errors import UsageError
 
 if TYPE_CHECKING:
-    from flowcei import FreeLaw, Population
+    from flowcei import FreeLaw, Population, Series
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -33,6 +33,7 @@ def _names(text: str) -> tuple[str, ...]:
     default="normal",
 )
 @option("--components", "Normal laws of a mixture.", click.IntRange(2, 9), default=2)
+@option("--by", "An extra column, as a delay: a normal law for each value, or for ranges.", metavar="COLUMN")
 @option("--bootstrap", "Laws of events drawn with replacement, for errors.", click.IntRange(0), default=50)
 @option("--truth", "Events with positions, drawn beside the law.", options.INPUT)
 @options.output_option("Folder; NAME-population if absent.")
@@ -47,6 +48,7 @@ def population(
     coordinates: str,
     law: str,
     components: int,
+    by: str | None,
     bootstrap: int,
     truth: Path | None,
     output: Path | None,
@@ -68,7 +70,8 @@ def population(
 
     With --law mixture several normal laws are sought: their shares, means and widths, and the probability
     of each event to be of each (events.csv). With --law free the distribution of one or two --coordinates
-    has no form; its smoothness is chosen by events that are left out.
+    has no form; its smoothness is chosen by events that are left out. With --by delay there is a normal law
+    for each value of a column of the events.
 
     Writes population.h5, table.csv, correlations.csv and pictures.
 
@@ -80,9 +83,9 @@ def population(
     import flowcei
     from flowcei.cli.runs import read_noted
 
-    if truth is not None and law != "normal":
+    if truth is not None and (law != "normal" or by):
         raise UsageError("--truth is drawn beside one normal law")
-    kind: dict[str, Any] = {"law": law, "components": components, "bootstrap": bootstrap}
+    kind: dict[str, Any] = {"law": law, "components": components, "by": by, "bootstrap": bootstrap}
     found = flowcei.population(
         list(samples), _names(coordinates), **kind, seed=seed or 0, keep_flagged=keep_flagged
     )
@@ -92,6 +95,8 @@ def population(
     results: dict[str, Any] = {"table.csv": found.to_dataframe()}
     if isinstance(found, flowcei.FreeLaw):
         results["unfolded.png"] = found.plot("unfolded", length_unit)
+    elif isinstance(found, flowcei.Series):
+        results["series.png"] = found.plot("series", length_unit)
     else:
         known = None if truth is None else found.coordinates_of(read_noted(truth, found.molecule))
         pictures = ("unfolded", *(("corner", "correlation") if len(found.coordinates) > 1 else ()))
@@ -112,9 +117,9 @@ def population(
     note(f"tables, pictures and the law in {folder}")
 
 
-def _note(found: Population | FreeLaw) -> None:
+def _note(found: Population | FreeLaw | Series) -> None:
     """Say what the law is of, and how far it is to be believed."""
-    from flowcei import FreeLaw
+    from flowcei import FreeLaw, Series
 
     left = [f"{count} {word}" for word, count in found.left_out.items() if count]
     note(
@@ -123,6 +128,10 @@ def _note(found: Population | FreeLaw) -> None:
     note("raw: samples pooled under the prior; blur: within an event; mean, sd: the law, with 90 % intervals")
     if isinstance(found, FreeLaw):
         note("smoothed: width of the kernel under which events that were left out are likeliest")
+        return
+    if isinstance(found, Series):
+        if off := [f"{v:.4g}" for v, one in zip(found.values, found.laws, strict=True) if _differs(one)]:
+            warn(f"the law is no good description of the events at {found.by} = {', '.join(off)}", "law")
         return
     for one, bend in zip(found.coordinates, found.law.bends, strict=True):
         if bend:
@@ -135,3 +144,8 @@ def _note(found: Population | FreeLaw) -> None:
     else:
         verdict = found.check.verdict.replace("the prior population", "the law")
         warn(f"{verdict}: the law is no good description of these events", "law")
+
+
+def _differs(one: Population) -> bool:
+    """Whether the run is not what a law predicts."""
+    return one.check is not None and one.check.compared > 0 and not one.check.sound

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from flowcei.ensemble.mixture import FEWEST, Mixture, normals
 from flowcei.ensemble.prediction import LawPrior, check_selection, selection_of, window_of
 from flowcei.ensemble.reduction import gathered
 from flowcei.ensemble.result import LEVEL, EnsembleLaw
+from flowcei.ensemble.series import Series, series
 from flowcei.ensemble.uncertainty import check_covered, information, resampled
 from flowcei.errors import DataError, UsageError
 from flowcei.events.container import Events
@@ -228,11 +230,12 @@ def population(
     *,
     law: str = "normal",
     components: int = 2,
+    by: str | None = None,
     bootstrap: int = 50,
     seed: int = 0,
     check: bool = True,
     keep_flagged: bool = False,
-) -> Population | Mixture | FreeLaw:
+) -> Population | Mixture | FreeLaw | Series:
     """Unfold the law of a molecule's geometries from the posterior samples of many events.
 
     The posterior of each event is as wide as its noise leaves it, about what the prior held for likely:
@@ -247,13 +250,16 @@ def population(
             and angles of its Z-matrix, or bonds and angles.
         law: ``normal``, ``mixture`` of several, or ``free`` of one or two coordinates, without a form.
         components: Normal laws of a mixture.
+        by: Name of a column of the events, such as a delay: a normal law for each of its values, or for 20
+            ranges of them.
         bootstrap: Laws of events drawn with replacement, for standard errors.
         seed: Of bootstrap and prediction.
         check: Whether to compare the run with what the law predicts.
         keep_flagged: Whether to take flagged events too.
 
     Returns:
-        The law with its errors: `Population` of a normal law, `Mixture` of several, `FreeLaw` without a form.
+        The law with its errors: `Population` of a normal law, `Mixture` of several, `FreeLaw` without a form,
+        `Series` along a column.
 
     Raises:
         DataError: For samples that cannot be pooled, too few events or samples, or a law that the prior does
@@ -266,13 +272,16 @@ def population(
     """
     if law not in LAWS:
         raise UsageError(f"no law {law!r}; there are {', '.join(LAWS)}")
-    ensemble = gathered(samples, coordinates, keep_flagged=keep_flagged)
+    if by is not None and law != "normal":
+        raise UsageError("along a column there are normal laws only: leave out the law, or the column")
+    ensemble = gathered(samples, coordinates, by=by, keep_flagged=keep_flagged)
+    if by is not None:
+        return series(ensemble, by, partial(_normal, bootstrap=bootstrap, seed=seed, check=check))
     if law == "free":
         _check_ungated(ensemble)
         return free_law(ensemble, bootstrap, seed)
-    count = 1 if law == "normal" else components
-    _check_count(len(ensemble.z), len(ensemble.chart.coordinates), count)
     if law == "mixture":
+        _check_count(len(ensemble.z), len(ensemble.chart.coordinates), components)
         _check_ungated(ensemble)
         return normals(ensemble, components, bootstrap, seed)
     return _normal(ensemble, bootstrap, seed, check=check)
@@ -280,6 +289,7 @@ def population(
 
 def _normal(ensemble: Ensemble, bootstrap: int, seed: int, *, check: bool) -> Population:
     """The normal law of an ensemble."""
+    _check_count(len(ensemble.z), len(ensemble.chart.coordinates), 1)
     chart, data, selection = ensemble.chart, ensemble.weighted, selection_of(ensemble, seed)
     start = pooled_start(data, ensemble.weights, chart.bends, 1)
     law, _ = maximised(start, data, chart.images, selection)

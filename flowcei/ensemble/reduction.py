@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.forward import ForwardModel
     from flowcei.physics.priors import GeometryPrior
-    from flowcei.posterior.arrays import Floats, Numbers, Reals
+    from flowcei.posterior.arrays import Bools, Floats, Numbers, Reals
 
     Samples = PosteriorSamples | str | Path
     Extra = Callable[[PosteriorSamples], Floats]
@@ -44,18 +44,27 @@ class Ensemble:
     log_weight: Reals  # log of weights that sum to 1 for each event, (E, n), float32
     log_prior: Reals  # of the coordinates, (E, n), float32
     extra: Reals  # what else was asked of each sample, (E, n, J), float32
+    by: Floats  # the column that was asked for, (E,)
     p_true: Floats  # (E,)
     event_id: Numbers  # (E,)
     momenta: Floats  # (E, N, 3), hbar / bohr
     sigma: Floats  # (E,), hbar / bohr
     distinct: float  # share of samples that are no copies of others
+    poor: Bools  # events whose weights are not reliable: samples of the flow count alike there, (E,)
     flagged: int  # events that were left out
-    unreliable: int  # events whose weights were not reliable: samples of the flow count alike there
 
     @property
     def left_out(self) -> dict[str, int]:
         """How many events do not count as they should, by reason."""
-        return {"flagged": self.flagged, "unreliable weights": self.unreliable}
+        return {"flagged": self.flagged, "unreliable weights": int(self.poor.sum())}
+
+    def of_events(self, rows: Bools) -> Ensemble:
+        """Return some of the events, (E,) of bool."""
+        arrays = {one.name: getattr(self, one.name) for one in fields(self)}
+        some: dict[str, Any] = {
+            name: a[rows] for name, a in arrays.items() if isinstance(a, np.ndarray) and a.ndim
+        }
+        return replace(self, **some)
 
     @property
     def weighted(self) -> Weighted:
@@ -73,6 +82,7 @@ def gathered(
     samples: Samples | Iterable[Samples],
     names: Sequence[str] | None = (),
     extra: Callable[[Molecule, GeometryPrior], Extra] | None = None,
+    by: str | None = None,
     *,
     keep_flagged: bool = False,
 ) -> Ensemble:
@@ -97,16 +107,16 @@ def gathered(
         good = block[block.answered & ~bad]
         seen, flagged = seen + len(block), flagged + len(block) - len(good)
         if len(good):
-            rows.append(_reduced(good, chart, ask))
+            rows.append(_reduced(good, chart, ask) | {"by": _column(good, by)})
     if first is None or not rows:
         raise DataError(f"none of {seen} events is unflagged: nothing to take a law from")
     if len({row["z"].shape[1] for row in rows}) > 1:
         raise DataError("the files have different numbers of samples an event: sample them alike")
-    fields: dict[str, Any] = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-    fields |= {"distinct": fields["distinct"].mean(), "unreliable": int(fields.pop("poor").sum())}
-    fields |= {"molecule": first.molecule, "prior": prior, "chart": chart, "origin": first.origin}
-    fields |= {"forward": first.likelihood.forward, "flagged": flagged}
-    return Ensemble(**fields)
+    own: dict[str, Any] = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    own |= {"distinct": float(own["distinct"].mean())}
+    own |= {"molecule": first.molecule, "prior": prior, "chart": chart, "origin": first.origin}
+    own |= {"forward": first.likelihood.forward, "flagged": flagged}
+    return Ensemble(**own)
 
 
 def _blocks(samples: Samples | Iterable[Samples]) -> Iterator[PosteriorSamples]:
@@ -126,6 +136,14 @@ def _check_same(first: PosteriorSamples, block: PosteriorSamples) -> None:
         if (one := first.origin.get(name)) != (other := block.origin.get(name)):
             said = f"{str(one)[:60]} and {str(other)[:60]}"
             raise DataError(f"samples of different {name}s ({said}): sample all events alike")
+
+
+def _column(samples: PosteriorSamples, name: str | None) -> Floats:
+    """A column of the events, (E,); UsageError where there is none of that name."""
+    if name is not None and name not in samples.columns:
+        there = ", ".join(samples.columns) or "none"
+        raise UsageError(f"the events have no extra column {name!r}; they have {there}")
+    return np.zeros(len(samples)) if name is None else samples.columns[name].astype(np.float64)
 
 
 def _reduced(samples: PosteriorSamples, chart: Chart, ask: Extra | None) -> dict[str, Any]:

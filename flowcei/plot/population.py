@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from flowcei.ensemble.free import FreeLaw
     from flowcei.ensemble.mixture import Mixture
     from flowcei.ensemble.population import Population
+    from flowcei.ensemble.series import Series
     from flowcei.posterior.arrays import Floats
 
 KINDS = ("unfolded", "corner", "correlation")
 """Plots of a population by their kind."""
 
 _DRAWS = 20_000  # of the law
+_OF_SERIES = "raw_mean", "mean", "mean_error", "sd"
 _FAINT = 2e-3  # of the largest density: where less is, nothing is drawn
 _POINTS = 200  # of a curve
 
@@ -204,4 +206,36 @@ def free_figure(law: FreeLaw, kind: str = "unfolded", unit: str = "angstrom") ->
         x, y = (axis / s for axis, s in zip(law.axes, scale, strict=True))
         panels[2].pcolormesh(x, y, law.density.T, cmap="Blues", shading="nearest", rasterized=True)
         panels[2].set(xlabel=labels[0], ylabel=labels[1])
+    return figure
+
+
+@styled
+def series_figure(series: Series, kind: str = "series", unit: str = "angstrom") -> Figure:
+    """Draw laws along a column: means with standard errors, and the width of each law as a band.
+
+    Args:
+        series: The laws.
+        kind: ``series``.
+        unit: Of lengths, ``angstrom`` or ``bohr``.
+
+    Returns:
+        The figure.
+
+    Raises:
+        UsageError: For another kind.
+    """
+    if kind != "series":
+        raise UsageError(f"no plot of laws along a column {kind!r}; there is series")
+    coordinates, table = series.laws[0].coordinates, series.to_dataframe()
+    title = f"{plain(series.molecule.name)}, {series.events:,} events: unfolded laws along {plain(series.by)}"
+    words = "points: mean with standard error; band: width of the law (one deviation); line: pooled mean"
+    figure, panels = grid(len(coordinates), (3.4, 2.6), (0.3, 0.7), title=f"{title}\n{words}", least=7.0)
+    for axes, one in zip(panels, coordinates, strict=True):
+        scale = length_in_bohr(unit) if one.unit == "bohr" else 1.0
+        own = table[table["quantity"] == one.name]
+        raw, mean, error, sd = (own[name].to_numpy(float) / scale for name in _OF_SERIES)
+        axes.plot(series.values, raw, color="0.6", lw=1)
+        axes.fill_between(series.values, mean - sd, mean + sd, color=colour(0), alpha=0.25, lw=0)
+        axes.errorbar(series.values, mean, error, fmt="o", ms=3, capsize=2, color=colour(0))
+        axes.set(xlabel=plain(series.by), ylabel=f"{plain(one.name)} ({_unit(one, unit)})")
     return figure
