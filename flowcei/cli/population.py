@@ -109,6 +109,8 @@ def population(
         show_json(found.to_dict())
     else:
         table = with_lengths_in(length_unit, found.to_dataframe())
+        if isinstance(found, flowcei.Series):  # whose values are no lengths
+            table[found.by] = found.to_dataframe()[found.by]
         show_table(table.drop(columns=["mean_p05", "mean_p95", "sd_error"], errors="ignore"), as_json=False)
         if "correlations.csv" in results:
             show("")

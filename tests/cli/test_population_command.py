@@ -62,6 +62,17 @@ def test_priors_are_compared(typed: Shell) -> None:
     assert "equilibrium and equilibrium are the same prior" in typed.err
 
 
+def test_delays_are_no_lengths(typed: Shell) -> None:
+    """A row for each delay, as it is in the file, whatever the unit of lengths."""
+    samples = flowcei.read_samples("e.samples.h5")
+    columns = samples.columns | {"delay": np.repeat([100.0, 200.0], 30)}
+    flowcei.write_samples([replace(samples, columns=columns)], "movie.h5")
+    assert typed("population", "movie.h5", "--by", "delay", "--coordinates", "c-s", "--bootstrap", "0") == 0
+    rows = [line.split()[:4] for line in typed.out.splitlines()[1:3]]
+    assert rows == [["100", "30", "c-s", "angstrom"], ["200", "30", "c-s", "angstrom"]]
+    assert Path("movie-population/series.png").exists()
+
+
 def test_poor_samples_are_not_pooled(typed: Shell) -> None:
     """Samples of a model far from the posterior, without weights, have no overall table."""
     samples = flowcei.read_samples("e.samples.h5")[:3]
