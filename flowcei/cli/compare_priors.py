@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 @option("--prior", "A prior of the molecule, or its TOML file; two or more.", metavar="NAME", multiple=True)
 @options.output_option("Folder; NAME-priors if absent.")
 @options.json_option()
-@options.seed_option
+@option(
+    "--seed", "Of the events that are drawn with replacement, and the prediction.", options.SEED, default=0
+)
 @options.keep_flagged_option
 @options.overwrite_option
 def compare_priors(
@@ -30,7 +32,7 @@ def compare_priors(
     prior: tuple[str, ...],
     output: Path | None,
     as_json: bool,
-    seed: int | None,
+    seed: int,
     keep_flagged: bool,
     overwrite: bool,
 ) -> None:
@@ -49,7 +51,7 @@ def compare_priors(
         raise UsageError("name two priors or more: --prior a --prior b")
     import flowcei
 
-    found = flowcei.compare_priors(list(samples), prior, seed=seed or 0, keep_flagged=keep_flagged)
+    found = flowcei.compare_priors(list(samples), prior, seed=seed, keep_flagged=keep_flagged)
     write_mixture(found, folder, "angstrom", as_json=as_json, overwrite=overwrite)
 
 

@@ -39,7 +39,9 @@ def _names(text: str) -> tuple[str, ...]:
 @options.output_option("Folder; NAME-population if absent.")
 @options.json_option("All numbers as JSON, lengths in bohr.")
 @options.length_option
-@options.seed_option
+@option(
+    "--seed", "Of the events that are drawn with replacement, and the prediction.", options.SEED, default=0
+)
 @options.keep_flagged_option
 @options.overwrite_option
 def population(
@@ -54,7 +56,7 @@ def population(
     output: Path | None,
     as_json: bool,
     length_unit: str,
-    seed: int | None,
+    seed: int,
     keep_flagged: bool,
     overwrite: bool,
 ) -> None:
@@ -87,7 +89,7 @@ def population(
         raise UsageError("--truth is drawn beside one normal law")
     kind: dict[str, Any] = {"law": law, "components": components, "by": by, "bootstrap": bootstrap}
     found = flowcei.population(
-        list(samples), _names(coordinates), **kind, seed=seed or 0, keep_flagged=keep_flagged
+        list(samples), _names(coordinates), **kind, seed=seed, keep_flagged=keep_flagged
     )
     if isinstance(found, flowcei.Mixture):
         write_mixture(found, folder, length_unit, as_json=as_json, overwrite=overwrite)

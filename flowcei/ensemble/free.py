@@ -16,7 +16,6 @@ import pandas as pd
 
 from flowcei.ensemble.result import LEVEL, EnsembleLaw
 from flowcei.errors import DataError, UsageError
-from flowcei.storage.html import html_table
 
 if TYPE_CHECKING:
     from flowcei.ensemble.coordinates import Coordinate
@@ -67,12 +66,6 @@ class FreeLaw(EnsembleLaw):
     def __repr__(self) -> str:
         names = " and ".join(one.name for one in self.coordinates)
         return f"FreeLaw: distribution of {names} of {self.molecule.name}, {self.events} events"
-
-    def _repr_html_(self) -> str:
-        table = self.to_dataframe().to_dict("records")
-        return html_table(
-            repr(self), {row["quantity"]: f"{row['mean']:.4g} +/- {row['sd']:.3g}" for row in table}
-        )
 
     @property
     def error(self) -> Floats:

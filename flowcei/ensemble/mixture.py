@@ -21,7 +21,6 @@ from flowcei.ensemble.uncertainty import MonteCarlo, check_covered, information,
 from flowcei.errors import DataError, UsageError
 from flowcei.physics.priors import build_prior
 from flowcei.storage.files import read_toml
-from flowcei.storage.html import html_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -64,9 +63,14 @@ class Mixture(EnsembleLaw):
         >>> import flowcei
         >>> events = flowcei.simulate("ocs", 40, noise="1%", seed=1)
         >>> s = flowcei.load().sample(events, 100, weigh=True, seed=1)
-        >>> m = flowcei.compare_priors(s, ["equilibrium", "stretched"])
+        >>> rows = events.molecule.prior_table("equilibrium")["zmatrix"]
+        >>> longer = {
+        ...     "kind": "internal",
+        ...     "zmatrix": [*rows[:2], rows[2] | {"length": {"normal": [3.2, 0.1]}}],
+        ... }
+        >>> m = flowcei.compare_priors(s, ["equilibrium", longer])
         >>> m.to_dataframe()["law"].tolist(), bool(m.share[0] > 0.5)
-        (['equilibrium', 'stretched'], True)
+        (['equilibrium', 'prior-2'], True)
     """
 
     kind = "mixture"
@@ -90,10 +94,6 @@ class Mixture(EnsembleLaw):
     def __repr__(self) -> str:
         shares = ", ".join(f"{name} {share:.3f}" for name, share in zip(self.names, self.share, strict=True))
         return f"Mixture of {self.molecule.name}: {shares}; {len(self.event_id)} events"
-
-    def _repr_html_(self) -> str:
-        each = zip(self.names, self.share, self._errors, strict=True)
-        return html_table(repr(self), {name: f"{share:.3f} +/- {e:.3f}" for name, share, e in each})
 
     @property
     def _errors(self) -> Floats:

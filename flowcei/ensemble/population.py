@@ -23,7 +23,6 @@ from flowcei.ensemble.uncertainty import check_covered, information, resampled
 from flowcei.errors import DataError, UsageError
 from flowcei.events.container import Events
 from flowcei.posterior.labels import label_by_geometry, relabel
-from flowcei.storage.html import html_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -90,11 +89,6 @@ class Population(EnsembleLaw):
     def __repr__(self) -> str:
         names = ", ".join(one.name for one in self.coordinates)
         return f"Population: normal law of {names} of {self.molecule.name}, {self.events} events"
-
-    def _repr_html_(self) -> str:
-        units = [one.unit for one in self.coordinates]
-        rows = zip(self.coordinates, self.mean, self.deviation, units, strict=True)
-        return html_table(repr(self), {one.name: f"{m:.4g} +/- {sd:.3g} {unit}" for one, m, sd, unit in rows})
 
     @property
     def coordinates(self) -> tuple[Coordinate, ...]:

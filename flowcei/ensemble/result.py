@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,10 @@ class EnsembleLaw(ABC):
     samples: int  # an event
     left_out: dict[str, int]  # events that do not count as they should, by reason
     log_likelihood: float  # over that of the prior of the samples, of all events together
+
+    def _repr_html_(self) -> str:
+        table = self.to_dataframe().to_html(index=False, float_format="{:.4g}".format)
+        return f"<p>{escape(repr(self))}</p>{table}"
 
     @abstractmethod
     def to_dataframe(self) -> pd.DataFrame:

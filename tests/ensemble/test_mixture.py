@@ -108,3 +108,4 @@ def test_priors_may_be_objects(two: tuple[np.ndarray, np.ndarray, flowcei.Poster
     figure = found.plot()
     assert len(figure.axes[0].patches) == 2
     assert "prior-1" in repr(found)
+    assert "prior-1" in found._repr_html_()
