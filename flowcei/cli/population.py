@@ -142,7 +142,7 @@ def _note(found: Population | FreeLaw | Series) -> None:
             width = found.law.deviation[0, found.coordinates.index(one)]
             note(f"{one.name} bends about a straight line by {width:.3g} deg in each direction")
     if found.check is None:
-        note("the run was not compared with the law: its events are of an experiment")
+        note("the run was not compared with the law: its events are of an experiment, or passed a gate")
     elif found.check.sound or not found.check.compared:
         note(found.check.summary.replace("the prior population", "the law"))
     else:

@@ -288,7 +288,7 @@ def _normal(ensemble: Ensemble, bootstrap: int, seed: int, *, check: bool) -> Po
     start = pooled_start(data, ensemble.weights, chart.bends, 1)
     law, _ = maximised(start, data, chart.images, selection)
     check_covered(chart, law, seed)
-    check_selection(selection, law)
+    check_selection(selection, law, len(data.z))
     told = information(law, data, ensemble.distinct, selection)
     told.monte_carlo.check()
     law = law.shifted(-told.bias, law.pairs)
@@ -349,8 +349,8 @@ def _some(ensemble: Ensemble, seed: int) -> Floats:
 
 
 def _checked(ensemble: Ensemble, law: NormalLaw, seed: int) -> RunCheck | None:
-    """How the run compares with what a law predicts; None for events of an experiment."""
-    if ensemble.origin.get("experiment"):
+    """How the run compares with what a law predicts; None for events of an experiment or a gate."""
+    if ensemble.origin.get("experiment") or window_of(ensemble) is not None:
         return None
     events = Events(ensemble.molecule, ensemble.momenta, sigma=ensemble.sigma)
     return check_run(events, LawPrior(ensemble.chart, law), seed=seed)

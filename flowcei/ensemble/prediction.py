@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from flowcei.ensemble.reduction import Ensemble
     from flowcei.posterior.arrays import Floats
 
-_DRAWS = 20_000  # simulated events, by which it is known what a gate leaves out
-_FEWEST = 200.0  # of them that a law must count
+_DRAWS = 50_000  # simulated events, by which it is known what a gate leaves out
+_FEWEST = 2.0  # of them that a law must count, for each event: their chance is then below that of the events
 
 
 class LawPrior(GeometryPrior):
@@ -72,9 +72,9 @@ def selection_of(ensemble: Ensemble, seed: int) -> Selection | None:
     return Selection(z, ensemble.chart.log_prior(z), (energy >= window[0]) & (energy <= window[1]))
 
 
-def check_selection(selection: Selection | None, law: NormalLaw) -> None:
+def check_selection(selection: Selection | None, law: NormalLaw, events: int) -> None:
     """Raise DataError where too few simulated events tell what a gate does to a law."""
-    if selection is not None and selection.effective(law) < _FEWEST:
+    if selection is not None and selection.effective(law) < _FEWEST * events:
         raise DataError(
             "the law is too far from the prior to say what the gate on the KER (--ker) does to it: sample "
             "the events without it, or under a prior that is nearer"

@@ -137,6 +137,13 @@ def test_gates_are_undone() -> None:
     assert cut.chance(law) == pytest.approx(0.566, abs=0.05)
 
 
+def test_a_gate_needs_simulated_events_of_the_law(toy: Toy) -> None:
+    """Far from the prior too few of them say what it leaves out: it is refused."""
+    gated = with_origin(toy[2], events={"selection": {"ker_ev": [0.0, 1000.0]}})
+    with pytest.raises(DataError, match="too far from the prior to say what the gate on the KER"):
+        population(gated, bootstrap=0)
+
+
 def test_scores_are_derivatives() -> None:
     """Of the log density of a mixture of two laws, by finite differences."""
     law = NormalLaw(
