@@ -74,7 +74,7 @@ class Bend(RowArrays):
         from flowcei.posterior._student import bent
 
         out = np.empty(straight.shape)
-        bent(straight.copy(), self.centre, self.axes, self.slope, out)
+        bent(np.ascontiguousarray(straight), self.centre, self.axes, self.slope, out)
         return out
 
     def derivative(self, points: Floats) -> Floats:

@@ -92,7 +92,7 @@ class StudentMixture(RowArrays):
     def _step(self, z: Floats, effective: Floats) -> StudentMixture:
         (e, m, d), count = z.shape, self.mean.shape[1]
         log_density, distance = self._components(z)
-        share = np.exp(log_density - logsumexp(log_density, axis=1, keepdims=True))
+        share = _shares(log_density)
         pull = share * (_DOF + d) / (_DOF + distance)  # points in the tails count less
         total = share.sum(axis=2)
         mean = (pull @ z + self.mean * 1e-9) / (pull.sum(axis=2) + 1e-9)[
@@ -166,6 +166,13 @@ class StudentMixture(RowArrays):
         out = rng.standard_normal((*chosen.shape, mean.shape[2]))
         scaled(np.ascontiguousarray(mean), np.ascontiguousarray(self.factor), chosen, tail, out, out)
         return out
+
+
+def _shares(log_density: Floats) -> Floats:
+    """Shares (E, K, M) of components in their sum: not by SciPy, whose checks take as long as the rest."""
+    share = np.exp(log_density - log_density.max(axis=1, keepdims=True))
+    share /= share.sum(axis=1, keepdims=True)
+    return np.asarray(share)
 
 
 def products(points: Floats, weight: Floats | float = 1.0) -> Floats:
