@@ -31,7 +31,7 @@ def _scatter(rows, start, first, points) -> None:
 
 @compiled
 def _squared_distance(rows, mean, inverse) -> Lanes:
-    """|L^-1 (x - mean)|^2 of the points in the first D rows, and the inverse (D, D) of a lower triangular L."""
+    """|L^-1 (x - mean)|^2 of points in the first D rows; the inverse (D, D) of a lower triangular L."""
     d = len(mean)
     for i in range(d):
         store(rows, d + i, load(rows, i) - mean[i])
