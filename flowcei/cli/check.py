@@ -69,10 +69,10 @@ def check(
     """
     if output is not None:
         options.output_path(output, overwrite=overwrite, endings=options.EVENT_FILES, source=file)
-    from flowcei.events.hdf import hdf_molecule
-
     claimed = options.named_or_none(molecule, ions, prior)
     trained = _trained(model, molecule=molecule, prior=prior, **ions)
+    from flowcei.events.hdf import hdf_molecule  # which brings pandas and h5py
+
     if prior is not None and molecule is None and hdf_molecule(file) is None:  # a default would decide
         raise UsageError(f"--prior {prior} is of a molecule: name it with --molecule")
     stated = reading()

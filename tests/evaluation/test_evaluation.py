@@ -315,15 +315,20 @@ class _Answers:
         self.training = TrainingRecord()
         self._samples = samples.astype(np.float32)
 
-    def unlike_training(self, events: Events, *_: Any) -> dict[str, np.ndarray]:
-        return {"ker": np.zeros(len(events), dtype=bool)}
-
     def stream(self, events: Events, n: int, **_: Any) -> Iterator[PosteriorSamples]:
         for rows in (slice(0, 13), slice(13, None)):
             part, x = events[rows], self._samples[rows, :n]
             yield PosteriorSamples(part.molecule, part.momenta, x, None, part.event_id, np.ones(len(part)))
 
 
+@pytest.fixture
+def nothing_unlike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`_Answers` were trained on nothing that events could be unlike."""
+    flags = lambda _model, events, *_: {"ker": np.zeros(len(events), dtype=bool)}  # noqa: E731
+    monkeypatch.setattr("flowcei.evaluation.comparison.unlike_training", flags)
+
+
+@pytest.mark.usefixtures("nothing_unlike")
 def test_answers_are_judged_in_the_frame_of_the_momenta() -> None:
     """The truth as the answer has no error; its momenta miss by the noise, 1 % of sqrt(3N)."""
     events = simulate("ch2o", 40, noise="1%", seed=6)
@@ -346,6 +351,7 @@ def test_answers_are_judged_in_the_frame_of_the_momenta() -> None:
     assert table.loc["floor", "atom_error_mean"] > 0
 
 
+@pytest.mark.usefixtures("nothing_unlike")
 def test_an_exact_posterior_explains_the_momenta_as_well_as_the_truth_does() -> None:
     """h2o, whose hydrogens carry the momentum sum: the errors of samples are those of the truth.
 
