@@ -80,20 +80,25 @@ def check(
     if molecule is None and checked.events is not None:
         options.warn_of_masses(checked.events.molecule, of_model=trained is not None)
     run = _compared(checked, trained, molecule, prior, noise)
-    if as_json:
-        unasked = {"compared": 0, "remarks": [run or "nothing to compare with was named"]}
-        table = unasked if isinstance(run, str) else run.to_dict()
-        show(json.dumps(checked.to_dict() | {"run": table}, indent=1))
-    else:
-        _show(checked)
-        if not isinstance(run, str):
-            show_run_check(run, stated.columns)
-        elif run:
-            show(f"the run was not compared with what a model predicts of it: {run}")
+    _report(checked, run, stated.columns, as_json=as_json)
     if output is not None:
         _repair(checked, output, overwrite=overwrite)
     if not checked.sound or (not isinstance(run, str) and run.severity == "error"):
         sys.exit(_REJECTED)
+
+
+def _report(checked: FileCheck, run: RunCheck | str, columns: str, *, as_json: bool) -> None:
+    """Print what was found of a file and of its run; of a run that was not compared, why."""
+    if as_json:
+        unasked = {"compared": 0, "remarks": [run or "nothing to compare with was named"]}
+        table = unasked if isinstance(run, str) else run.to_dict()
+        show(json.dumps(checked.to_dict() | {"run": table}, indent=1))
+        return
+    _show(checked)
+    if not isinstance(run, str):
+        show_run_check(run, columns)
+    elif run:
+        show(f"the run was not compared with what a model predicts of it: {run}")
 
 
 def _trained(model: str | None, **others: str | None) -> Reconstructor | None:

@@ -14,6 +14,7 @@ from flowcei.errors import UsageError
 
 if TYPE_CHECKING:
     from flowcei import Mixture
+    from flowcei.ensemble.result import EnsembleLaw
 
 
 @click.command()
@@ -51,29 +52,36 @@ def compare_priors(
         raise UsageError("name two priors or more: --prior a --prior b")
     import flowcei
 
-    found = flowcei.compare_priors(list(samples), prior, seed=seed, keep_flagged=keep_flagged)
-    write_mixture(found, folder, "angstrom", as_json=as_json, overwrite=overwrite)
+    fitted = flowcei.compare_priors(list(samples), prior, seed=seed, keep_flagged=keep_flagged)
+    write_mixture(fitted, folder, "angstrom", as_json=as_json, overwrite=overwrite)
 
 
-def write_mixture(found: Mixture, folder: Path, unit: str, *, as_json: bool, overwrite: bool) -> None:
+def write_mixture(fitted: Mixture, folder: Path, unit: str, *, as_json: bool, overwrite: bool) -> None:
     """Write and print a mixture."""
     options.made_folder(folder, overwrite=overwrite)
-    components = found.components()
-    results = {"table.csv": found.to_dataframe(), "events.csv": found.by_event()}
-    results |= {"shares.png": found.plot("shares")}
+    components = fitted.components()
+    results = {"table.csv": fitted.to_dataframe(), "events.csv": fitted.by_event()}
+    results |= {"shares.png": fitted.plot("shares")}
     if len(components):
-        results |= {"components.csv": components, "unfolded.png": found.plot("unfolded", unit)}
+        results |= {"components.csv": components, "unfolded.png": fitted.plot("unfolded", unit)}
     write_results(results, folder, overwrite=overwrite)
-    found.write(folder / "population.h5", overwrite=overwrite)
+    fitted.write(folder / "population.h5", overwrite=overwrite)
     if as_json:
-        show_json(found.to_dict())
+        show_json(fitted.to_dict())
     else:
-        show_table(found.to_dataframe(), as_json=False)
+        show_table(fitted.to_dataframe(), as_json=False)
         if len(components):
             show("")
             show_table(with_lengths_in(unit, components), as_json=False)
-    left = [f"{count} {word}" for word, count in found.left_out.items() if count]
-    out = f" ({', '.join(left)})" if left else ""
-    note(f"\n{len(found.event_id)} events{out}, {found.samples} samples each; p05 to p95: 90 % interval")
+    note_events(fitted)
+    note("p05 to p95: 90 % interval of the share")
     note("log_evidence: of all events under this law alone, over that of the prior of the samples")
+    note("the run was not compared with the laws: flowcei check FILE --prior NAME does that for one")
     note(f"tables, pictures and shares in {folder}")
+
+
+def note_events(law: EnsembleLaw) -> None:
+    """Say how many events a law is of, and how many do not count as they should."""
+    counts = [f"{count} {reason}" for reason, count in law.left_out.items() if count]
+    of = f" ({', '.join(counts)})" if counts else ""
+    note(f"\n{law.events} events{of}, {law.samples} samples each")

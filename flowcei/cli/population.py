@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowcei.cli import options
-from flowcei.cli.compare_priors import write_mixture
+from flowcei.cli.compare_priors import note_events, write_mixture
 from flowcei.cli.options import option
 from flowcei.cli.streams import note, show, show_json, show_table, warn, with_lengths_in, write_results
 from flowcei.errors import UsageError
 
 if TYPE_CHECKING:
-    from flowcei import FreeLaw, Population, Series
+    from flowcei import Events, FreeLaw, Population, Series
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -32,7 +32,7 @@ def _names(text: str) -> tuple[str, ...]:
     click.Choice(["normal", "mixture", "free"]),
     default="normal",
 )
-@option("--components", "Normal laws of a mixture.", click.IntRange(2, 9), default=2)
+@option("--components", "Normal laws of a mixture; 2 if absent.", click.IntRange(2, 9))
 @option("--by", "An extra column, as a delay: a normal law for each value, or for ranges.", metavar="COLUMN")
 @option("--bootstrap", "Laws of events drawn with replacement, for errors.", click.IntRange(0), default=50)
 @option("--truth", "Events with positions, drawn beside the law.", options.INPUT)
@@ -49,7 +49,7 @@ def population(
     samples: tuple[Path, ...],
     coordinates: str,
     law: str,
-    components: int,
+    components: int | None,
     by: str | None,
     bootstrap: int,
     truth: Path | None,
@@ -79,8 +79,7 @@ def population(
 
     Example: flowcei population events.samples.h5
     """
-    name = samples[0].stem.removesuffix(".samples")
-    folder = output or Path(f"{name}-population")
+    folder = output or Path(f"{samples[0].stem.removesuffix('.samples')}-population")
     options.check_folder(folder, overwrite=overwrite)
     import flowcei
     from flowcei.cli.runs import read_noted
@@ -88,66 +87,77 @@ def population(
     if truth is not None and (law != "normal" or by):
         raise UsageError("--truth is drawn beside one normal law")
     kind: dict[str, Any] = {"law": law, "components": components, "by": by, "bootstrap": bootstrap}
-    found = flowcei.population(
+    fitted = flowcei.population(
         list(samples), _names(coordinates), **kind, seed=seed, keep_flagged=keep_flagged
     )
-    if isinstance(found, flowcei.Mixture):
-        write_mixture(found, folder, length_unit, as_json=as_json, overwrite=overwrite)
+    if isinstance(fitted, flowcei.Mixture):
+        write_mixture(fitted, folder, length_unit, as_json=as_json, overwrite=overwrite)
         return
-    results: dict[str, Any] = {"table.csv": found.to_dataframe()}
-    if isinstance(found, flowcei.FreeLaw):
-        results["unfolded.png"] = found.plot("unfolded", length_unit)
-    elif isinstance(found, flowcei.Series):
-        results["series.png"] = found.plot("series", length_unit)
-    else:
-        known = None if truth is None else found.coordinates_of(read_noted(truth, found.molecule))
-        pictures = ("unfolded", *(("corner", "correlation") if len(found.coordinates) > 1 else ()))
-        results |= {f"{kind}.png": found.plot(kind, length_unit, known) for kind in pictures}
-        results["correlations.csv"] = found.correlations()
+    known = None if truth is None else read_noted(truth, fitted.molecule)
+    results = _results(fitted, length_unit, known)
     options.made_folder(folder, overwrite=overwrite)
     write_results(results, folder, overwrite=overwrite)
-    found.write(folder / "population.h5", overwrite=overwrite)
+    fitted.write(folder / "population.h5", overwrite=overwrite)
     if as_json:
-        show_json(found.to_dict())
+        show_json(fitted.to_dict())
     else:
-        table = with_lengths_in(length_unit, found.to_dataframe())
-        if isinstance(found, flowcei.Series):  # whose values are no lengths
-            table[found.by] = found.to_dataframe()[found.by]
-        show_table(table.drop(columns=["mean_p05", "mean_p95", "sd_error"], errors="ignore"), as_json=False)
-        if "correlations.csv" in results:
-            show("")
-            show_table(results["correlations.csv"], as_json=False)
-    _note(found)
+        _show(fitted, results, length_unit)
+    note_events(fitted)
+    _note(fitted)
     note(f"tables, pictures and the law in {folder}")
 
 
-def _note(found: Population | FreeLaw | Series) -> None:
-    """Say what the law is of, and how far it is to be believed."""
+def _results(fitted: Population | FreeLaw | Series, unit: str, truth: Events | None) -> dict[str, Any]:
+    """Tables and pictures of a law by the names of their files."""
+    from flowcei import Population, Series
+
+    results: dict[str, Any] = {"table.csv": fitted.to_dataframe()}
+    if not isinstance(fitted, Population):
+        name = "series" if isinstance(fitted, Series) else "unfolded"
+        return results | {f"{name}.png": fitted.plot(name, unit)}
+    known = None if truth is None else fitted.coordinates_of(truth)
+    pictures = ("unfolded", *(("corner", "correlation") if len(fitted.coordinates) > 1 else ()))
+    results |= {f"{name}.png": fitted.plot(name, unit, known) for name in pictures}
+    return results | {"correlations.csv": fitted.correlations()}
+
+
+def _show(fitted: Population | FreeLaw | Series, results: dict[str, Any], unit: str) -> None:
+    """Print the tables of a law."""
+    from flowcei import Series
+
+    table = with_lengths_in(unit, fitted.to_dataframe())
+    if isinstance(fitted, Series):  # whose values are no lengths
+        table[fitted.by] = fitted.to_dataframe()[fitted.by]
+    show_table(table.drop(columns=["mean_p05", "mean_p95", "sd_error"], errors="ignore"), as_json=False)
+    if "correlations.csv" in results:
+        show("")
+        show_table(results["correlations.csv"], as_json=False)
+
+
+def _note(fitted: Population | FreeLaw | Series) -> None:
+    """Say how far a law is to be believed."""
     from flowcei import FreeLaw, Series
 
-    left = [f"{count} {word}" for word, count in found.left_out.items() if count]
-    note(
-        f"\n{found.events} events{' (' + ', '.join(left) + ')' if left else ''}, {found.samples} samples each"
-    )
     note("raw: samples pooled under the prior; blur: within an event; mean, sd: the law, with 90 % intervals")
-    if isinstance(found, FreeLaw):
+    if isinstance(fitted, FreeLaw):
         note("smoothed: width of the kernel under which events that were left out are likeliest")
+        note("the run was not compared with the law: only a normal law predicts momenta")
         return
-    if isinstance(found, Series):
-        if off := [f"{v:.4g}" for v, one in zip(found.values, found.laws, strict=True) if _differs(one)]:
-            warn(f"the law is no good description of the events at {found.by} = {', '.join(off)}", "law")
+    if isinstance(fitted, Series):
+        each = zip(fitted.values, fitted.laws, strict=True)
+        if off := [f"{value:.4g}" for value, one in each if _differs(one)]:
+            warn(f"the law is no good description of the events at {fitted.by} = {', '.join(off)}", "law")
         return
-    for one, bend in zip(found.coordinates, found.law.bends, strict=True):
+    for one, bend, width in zip(fitted.coordinates, fitted.law.bends, fitted.law.deviation[0], strict=True):
         if bend:
-            width = found.law.deviation[0, found.coordinates.index(one)]
             note(f"{one.name} bends about a straight line by {width:.3g} deg in each direction")
-    if found.check is None:
+    if fitted.check is None:
         note("the run was not compared with the law: its events are of an experiment, or passed a gate")
-    elif found.check.sound or not found.check.compared:
-        note(found.check.summary.replace("the prior population", "the law"))
-    else:
-        verdict = found.check.verdict.replace("the prior population", "the law")
+    elif _differs(fitted):
+        verdict = fitted.check.verdict.replace("the prior population", "the law")
         warn(f"{verdict}: the law is no good description of these events", "law")
+    else:
+        note(fitted.check.summary.replace("the prior population", "the law"))
 
 
 def _differs(one: Population) -> bool:

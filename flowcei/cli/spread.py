@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 _ASKED = 50  # events of which the efficiency of samples without weights is asked
 _LOW = 0.1  # median efficiency below which samples without weights are no posterior to be pooled
+_BY_SPEED = (
+    "by speed: like atoms in the order of their ions' speed, which makes their rows differ though the bonds "
+    "may be alike; rows that are pooled take them together"
+)
 _LESS_TELLING = ("p16", "p50", "p84")  # columns of the file that are not printed
 
 
@@ -52,9 +56,8 @@ def spread(
     Writes spread.csv and covariance.csv (every event), overall.csv and pictures; prints the
     overall table, of the samples of all events pooled under the prior, and what varies together
     within an event. The law that the geometries follow, without the noise and the pull of the
-    prior, is that of flowcei population.
-    Positions are in the recoil frame: x along the ion with the longest momenta, y in the
-    plane of the momenta.
+    prior, is that of flowcei population. Positions are in the recoil frame: x along the ion with
+    the longest momenta, y in the plane of the momenta.
 
     Identical ions are labelled by the geometry of each sample: bonds join the atoms that the
     prior, or without its density the bond list, prefers, whatever the labels in the file. What
@@ -102,10 +105,7 @@ def spread(
     if P_TRUE in result.columns:
         note(f"sd, mean and percentiles count each event by its {P_TRUE}")
     if "by speed" in (quantity.like for quantity in result.names):
-        note(
-            "by speed: like atoms in the order of their ions' speed, which makes their rows differ though "
-            "the bonds may be alike; rows that are pooled take them together"
-        )
+        note(_BY_SPEED)
     if drawn.positions.shape[1] == 1:
         note("one sample an event has no spread: sample with a larger -n")
     means = f", means in {xyz}" if xyz else ""

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from flowcei.ensemble.fitting import truth
+from flowcei.ensemble.prediction import check_ungated
 from flowcei.ensemble.result import LEVEL, EnsembleLaw
 from flowcei.errors import DataError, UsageError
 
@@ -111,41 +113,41 @@ class FreeLaw(EnsembleLaw):
 
 def free_law(ensemble: Ensemble, bootstrap: int, seed: int) -> FreeLaw:
     """The distribution of one or two coordinates; DataError where the samples do not tell it."""
+    check_ungated(ensemble)
     count, k = len(ensemble.z), len(ensemble.chart.coordinates)
     if k not in _BINS:
         names = ", ".join(one.name for one in ensemble.chart.coordinates)
         raise UsageError(f"a law without a form is of one or two coordinates: name them (there are {names})")
     if count < FEWEST:
         raise DataError(f"{count} events are too few for a law without a form: {FEWEST} are needed")
-    axes, places = _grid(ensemble.z.reshape(-1, k), ensemble.weights.ravel() > 0.0, _BINS[k])
-    volume = float(np.prod([axis[1] - axis[0] for axis in axes]))
-    shape, rng = tuple(len(axis) for axis in axes), np.random.default_rng(seed)
+    axes, bins = _grid(ensemble.z.reshape(-1, k), ensemble.weights.ravel() > 0.0, _BINS[k])
+    steps = np.array([axis[1] - axis[0] for axis in axes])
+    volume, shape, rng = float(np.prod(steps)), tuple(map(len, axes)), np.random.default_rng(seed)
     base = np.exp(ensemble.log_weight.astype(np.float64) - ensemble.log_prior)
-    sums = _histograms(places.reshape(count, -1), base, int(np.prod(shape))) / volume
+    sums = _histograms(bins.reshape(count, -1), base, int(np.prod(shape))) / volume
     true, tried = ensemble.p_true, _KERNELS[:: 1 if k == 1 else 2]
     fold = rng.permutation(count) % _FOLDS
-    gains = [_held_out(sums @ _kernels(shape, width), true, fold) for width in tried]
-    width = tried[int(np.argmax(gains))]
+    width = max(tried, key=lambda width: _held_out(sums @ _kernels(shape, width), true, fold))
     kernels = _kernels(shape, width)
     each = sums @ kernels
     share = _shares(each, true, np.ones(count))
     density = kernels @ share / volume
-    _check(ensemble, axes, density, places.reshape(count, -1), width, rng)
+    _check(ensemble, axes, density, bins.reshape(count, -1), width, rng)
     start = 0.5 * share + 0.5 / len(share)  # a share that is 0 would stay so
-    times = [
-        np.bincount(rng.integers(count, size=count), minlength=count).astype(float) for _ in range(bootstrap)
-    ]
+    again = (rng.integers(count, size=count) for _ in range(bootstrap))
+    times = (np.bincount(rows, minlength=count).astype(np.float64) for rows in again)
     drawn = [kernels @ _shares(each, true, one, start) / volume for one in times]
-    raw = np.bincount(places, ensemble.weights.ravel(), int(np.prod(shape)))
-    flip = tuple(slice(None, None, -1 if one.bend else 1) for one in ensemble.chart.coordinates)
-    shown = zip(axes, ensemble.chart.coordinates, flip, strict=True)
+    raw = np.bincount(bins, ensemble.weights.ravel(), int(np.prod(shape)))
+    # Angles rise where bends fall.
+    flip = tuple(slice(None, None, -1 if bend else 1) for bend in ensemble.chart.bends)
+    shown = zip(axes, ensemble.chart.bends, flip, strict=True)
     return FreeLaw(
         ensemble.molecule,
         ensemble.chart.coordinates,
-        tuple((180.0 - axis if one.bend else axis)[way] for axis, one, way in shown),
+        tuple((180.0 - axis if bend else axis)[way] for axis, bend, way in shown),
         density.reshape(shape)[flip],
         (raw / raw.sum() / volume).reshape(shape)[flip],
-        width * np.array([axis[1] - axis[0] for axis in axes]),
+        width * steps,
         np.array(drawn or [density]).reshape(-1, *shape)[(slice(None), *flip)],
         count,
         ensemble.z.shape[1],
@@ -219,7 +221,7 @@ def _shares(each: Floats, p_true: Floats, count: Floats, start: Floats | None = 
 
 def _log_likelihood(ratio: Floats, p_true: Floats) -> Floats:
     """Of events (E,), from the mean of law over prior."""
-    return np.asarray(np.log(np.maximum(p_true * ratio + 1.0 - p_true, 1e-300)))
+    return truth(np.log(np.maximum(ratio, 1e-300)), p_true)[0]
 
 
 def _check(

@@ -15,6 +15,7 @@ from scipy.special import logsumexp
 
 from flowcei.ensemble.fitting import maximised, pooled_start, truth
 from flowcei.ensemble.laws import RAYLEIGH
+from flowcei.ensemble.prediction import check_ungated
 from flowcei.ensemble.reduction import gathered
 from flowcei.ensemble.result import LEVEL, EnsembleLaw
 from flowcei.ensemble.uncertainty import MonteCarlo, check_covered, information, resampled, score_noise
@@ -197,7 +198,8 @@ def compare_priors(
         DataError: For samples that cannot be pooled, too few events or samples, or a prior that reaches
             beyond that of the samples.
         NoDensityError: For a prior without density, or samples that cannot be weighed.
-        UsageError: For fewer than two priors, two that are the same, or an unknown one.
+        UsageError: For fewer than two priors, two that are the same, or an unknown one; or for events that
+            passed a gate on the KER.
 
     Example:
         See `Mixture`.
@@ -214,6 +216,7 @@ def compare_priors(
         return partial(_log_ratios, built, prior)
 
     ensemble = gathered(samples, None, ratios, keep_flagged=keep_flagged)
+    check_ungated(ensemble)
     return mixed(
         ensemble, tuple(names), ensemble.log_weight, lambda rows: ensemble.extra[rows].astype(float), seed
     )
@@ -318,6 +321,7 @@ def mixed(
 
 def normals(ensemble: Ensemble, components: int, bootstrap: int, seed: int) -> Mixture:
     """Shares of several normal laws, which are sought; DataError where one is enough."""
+    check_ungated(ensemble)
     chart, data = ensemble.chart, ensemble.weighted
     short = replace(data, z=data.z[:, :_STARTED], log_base=data.log_base[:, :_STARTED])
     starts = []

@@ -223,7 +223,7 @@ def population(
     coordinates: Sequence[str] = (),
     *,
     law: str = "normal",
-    components: int = 2,
+    components: int | None = None,
     by: str | None = None,
     bootstrap: int = 50,
     seed: int = 0,
@@ -243,7 +243,7 @@ def population(
         coordinates: Names, such as ``c-o``; all that the prior has where none: its normal modes, the lengths
             and angles of its Z-matrix, or bonds and angles.
         law: ``normal``, ``mixture`` of several, or ``free`` of one or two coordinates, without a form.
-        components: Normal laws of a mixture.
+        components: Normal laws of a mixture, 2 where None.
         by: Name of a column of the events, such as a delay: a normal law for each of its values, or for 20
             ranges of them.
         bootstrap: Laws of events drawn with replacement, for standard errors.
@@ -266,18 +266,19 @@ def population(
     """
     if law not in LAWS:
         raise UsageError(f"no law {law!r}; there are {', '.join(LAWS)}")
+    if components is not None and law != "mixture":
+        raise UsageError("components are those of a mixture: name law 'mixture', or leave their number out")
     if by is not None and law != "normal":
         raise UsageError("along a column there are normal laws only: leave out the law, or the column")
     ensemble = gathered(samples, coordinates, by=by, keep_flagged=keep_flagged)
     if by is not None:
         return series(ensemble, by, partial(_normal, bootstrap=bootstrap, seed=seed, check=check))
     if law == "free":
-        _check_ungated(ensemble)
         return free_law(ensemble, bootstrap, seed)
     if law == "mixture":
-        _check_count(len(ensemble.z), len(ensemble.chart.coordinates), components)
-        _check_ungated(ensemble)
-        return normals(ensemble, components, bootstrap, seed)
+        count = components or 2
+        _check_count(len(ensemble.z), len(ensemble.chart.coordinates), count)
+        return normals(ensemble, count, bootstrap, seed)
     return _normal(ensemble, bootstrap, seed, check=check)
 
 
@@ -307,12 +308,6 @@ def _normal(ensemble: Ensemble, bootstrap: int, seed: int, *, check: bool) -> Po
         ensemble.left_out,
         None if selection is None else selection.chance(law),
     )
-
-
-def _check_ungated(ensemble: Ensemble) -> None:
-    """Raise UsageError where a gate left events out, of which only a normal law knows."""
-    if window_of(ensemble) is not None:
-        raise UsageError("only --law normal knows what a gate on the KER leaves out: sample without --ker")
 
 
 def _check_count(events: int, coordinates: int, components: int) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from flowcei.check.comparison import RunNoise
 from flowcei.ensemble.fitting import Selection
-from flowcei.errors import DataError
+from flowcei.errors import DataError, UsageError
 from flowcei.events.container import Events
 from flowcei.experiment.experiment import Experiment
 from flowcei.physics.explosion import followed_momenta, kinetic_energy
@@ -51,6 +51,12 @@ def window_of(ensemble: Ensemble) -> tuple[float, float] | None:
     """The gate on the KER that the events passed, eV; None where there was none."""
     window = ensemble.origin.get("events", {}).get("selection", {}).get("ker_ev")
     return None if window is None else (float(window[0]), float(window[1]))
+
+
+def check_ungated(ensemble: Ensemble) -> None:
+    """Raise UsageError where a gate left events out: only a normal law knows what it does."""
+    if window_of(ensemble) is not None:
+        raise UsageError("only --law normal knows what a gate on the KER leaves out: sample without --ker")
 
 
 def selection_of(ensemble: Ensemble, seed: int) -> Selection | None:

@@ -13,7 +13,7 @@ from flowcei.ensemble.fitting import Weighted
 from flowcei.errors import DataError, NoDensityError, UsageError
 from flowcei.experiment.accidents import P_TRUE
 from flowcei.posterior.files import stream_samples
-from flowcei.posterior.flags import EXCLUDING, POOR_WEIGHTS
+from flowcei.posterior.flags import EXCLUDING, NOT_MIXED, POOR_WEIGHTS
 from flowcei.posterior.samples import PosteriorSamples
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
     Samples = PosteriorSamples | str | Path
     Extra = Callable[[PosteriorSamples], Floats]
+
+FLAGGED, UNRELIABLE, UNMIXED = "flagged", "unreliable weights", "chains that have not mixed"
+"""Why events do not count as they should: the first are left out, the others count as they are."""
 
 _SAME = ("prior", "experiment", "noise_relative", "forward", "motion")  # of origins that can be pooled
 
@@ -51,12 +54,14 @@ class Ensemble:
     sigma: Floats  # (E,), hbar / bohr
     distinct: float  # share of samples that are no copies of others
     poor: Bools  # events whose weights are not reliable: samples of the flow count alike there, (E,)
+    unmixed: Bools  # events whose chains have not mixed, (E,)
     flagged: int  # events that were left out
 
     @property
     def left_out(self) -> dict[str, int]:
         """How many events do not count as they should, by reason."""
-        return {"flagged": self.flagged, "unreliable weights": int(self.poor.sum())}
+        counts = {UNRELIABLE: int(self.poor.sum()), UNMIXED: int(self.unmixed.sum())}
+        return {FLAGGED: self.flagged} | counts
 
     def of_events(self, rows: Bools) -> Ensemble:
         """Return some of the events, (E,) of bool."""
@@ -178,4 +183,5 @@ def _reduced(samples: PosteriorSamples, chart: Chart, ask: Extra | None) -> dict
         "sigma": samples.sigma,
         "distinct": 1.0 - copies,
         "poor": (samples.flag_bits & POOR_WEIGHTS > 0) & (not samples.exact),
+        "unmixed": samples.flag_bits & NOT_MIXED > 0,
     }

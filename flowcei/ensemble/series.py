@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from flowcei.ensemble.reduction import FLAGGED
 from flowcei.ensemble.result import EnsembleLaw
 from flowcei.errors import DataError
 
@@ -42,13 +43,12 @@ class Series(EnsembleLaw):
     def __post_init__(self) -> None:
         """Take over what all laws have in common."""
         first = self.laws[0]
-        poor = sum(law.left_out["unreliable weights"] for law in self.laws)
-        left = {"flagged": self.flagged, "unreliable weights": poor}
+        counts = {reason: sum(law.left_out[reason] for law in self.laws) for reason in first.left_out}
         for name, value in {
             "molecule": first.molecule,
             "events": sum(law.events for law in self.laws),
             "samples": first.samples,
-            "left_out": left,
+            "left_out": counts | {FLAGGED: self.flagged},
             "log_likelihood": sum(law.log_likelihood for law in self.laws),
         }.items():
             object.__setattr__(self, name, value)

@@ -13,6 +13,8 @@ from flowcei.plot.style import colour, grid, new_figure, plain, styled
 from flowcei.units import length_in_bohr
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -53,8 +55,8 @@ def population_figure(
     """
     if kind not in KINDS:
         raise UsageError(f"no plot of a population {kind!r}; there are {', '.join(KINDS)}")
-    scale = np.array([length_in_bohr(unit) if one.unit == "bohr" else 1.0 for one in population.coordinates])
-    labels = [f"{plain(one.name)} ({_unit(one, unit)})" for one in population.coordinates]
+    scale = np.array([_scale(one, unit) for one in population.coordinates])
+    labels = [_label(one, unit) for one in population.coordinates]
     events = f"{plain(population.molecule.name)}, {population.events:,} events"
     if kind == "correlation":
         return _matrix(population, f"{events}: correlations of the unfolded law")
@@ -66,13 +68,24 @@ def population_figure(
     for k, axes in enumerate(panels):
         _unfolded(axes, population, k, scale[k], None if truth is None else truth[:, k])
         axes.set(xlabel=labels[k], yticks=[])
-    panels[0].set_ylabel("probability density")
-    panels[0].legend(fontsize=7)
+    _explained(panels)
     return figure
 
 
-def _unit(one: Coordinate, unit: str) -> str:
-    return {"bohr": unit, "sd": "prior's deviation"}.get(one.unit, one.unit)
+def _label(one: Coordinate, unit: str) -> str:
+    shown = {"bohr": unit, "sd": "prior's deviation"}.get(one.unit, one.unit)
+    return f"{plain(one.name)} ({shown})"
+
+
+def _scale(one: Coordinate, unit: str) -> float:
+    """The unit that a coordinate is shown in, over its own."""
+    return length_in_bohr(unit) if one.unit == "bohr" else 1.0
+
+
+def _explained(panels: Sequence[Axes]) -> None:
+    """Say at the first panel what all show."""
+    panels[0].set_ylabel("probability density")
+    panels[0].legend(fontsize=7)
 
 
 def _unfolded(axes: Axes, population: Population, k: int, scale: float, truth: Floats | None) -> None:
@@ -134,7 +147,7 @@ def mixture_figure(mixture: Mixture, kind: str = "shares", unit: str = "angstrom
     title = f"{events}: unfolded law and its components"
     figure, panels = grid(len(law.bends), (3.2, 2.5), (0.3, 0.6), title=title, least=7.0)
     for k, (axes, one) in enumerate(zip(panels, mixture.chart.coordinates, strict=True)):
-        scale = length_in_bohr(unit) if one.unit == "bohr" else 1.0
+        scale = _scale(one, unit)
         middle, reach = law.mean[:, k], 4.0 * law.deviation[:, k]
         low = 0.0 if one.bend else (middle - reach).min()
         z = np.linspace(low, (middle + reach).max(), 2 * _POINTS)
@@ -144,9 +157,8 @@ def mixture_figure(mixture: Mixture, kind: str = "shares", unit: str = "angstrom
         axes.plot(at, density.sum(axis=1), color="black", label="sum")
         for c, name in enumerate(mixture.names):
             axes.plot(at, density[:, c], color=colour(c), ls="--", label=plain(name))
-        axes.set(xlabel=f"{plain(one.name)} ({_unit(one, unit)})", yticks=[])
-    panels[0].set_ylabel("probability density")
-    panels[0].legend(fontsize=7)
+        axes.set(xlabel=_label(one, unit), yticks=[])
+    _explained(panels)
     return figure
 
 
@@ -183,8 +195,8 @@ def free_figure(law: FreeLaw, kind: str = "unfolded", unit: str = "angstrom") ->
     """
     if kind != "unfolded":
         raise UsageError(f"no plot of a law without a form {kind!r}; there is unfolded")
-    scale = [length_in_bohr(unit) if one.unit == "bohr" else 1.0 for one in law.coordinates]
-    labels = [f"{plain(one.name)} ({_unit(one, unit)})" for one in law.coordinates]
+    scale = [_scale(one, unit) for one in law.coordinates]
+    labels = [_label(one, unit) for one in law.coordinates]
     title = (
         f"{plain(law.molecule.name)}, {law.events:,} events: unfolded distribution (band: 2 standard errors)"
     )
@@ -200,8 +212,7 @@ def free_figure(law: FreeLaw, kind: str = "unfolded", unit: str = "angstrom") ->
         axes.plot(at, density, color=colour(0), label="unfolded law")
         shown = at[np.maximum(density, raw) > _FAINT * max(density.max(), raw.max())]
         axes.set(xlabel=labels[k], yticks=[], xlim=(shown.min(), shown.max()))
-    panels[0].set_ylabel("probability density")
-    panels[0].legend(fontsize=7)
+    _explained(panels)
     if count == 2:
         x, y = (axis / s for axis, s in zip(law.axes, scale, strict=True))
         panels[2].pcolormesh(x, y, law.density.T, cmap="Blues", shading="nearest", rasterized=True)
@@ -231,11 +242,11 @@ def series_figure(series: Series, kind: str = "series", unit: str = "angstrom") 
     words = "points: mean with standard error; band: width of the law (one deviation); line: pooled mean"
     figure, panels = grid(len(coordinates), (3.4, 2.6), (0.3, 0.7), title=f"{title}\n{words}", least=7.0)
     for axes, one in zip(panels, coordinates, strict=True):
-        scale = length_in_bohr(unit) if one.unit == "bohr" else 1.0
+        scale = _scale(one, unit)
         own = table[table["quantity"] == one.name]
         raw, mean, error, sd = (own[name].to_numpy(float) / scale for name in _OF_SERIES)
         axes.plot(series.values, raw, color="0.6", lw=1)
         axes.fill_between(series.values, mean - sd, mean + sd, color=colour(0), alpha=0.25, lw=0)
         axes.errorbar(series.values, mean, error, fmt="o", ms=3, capsize=2, color=colour(0))
-        axes.set(xlabel=plain(series.by), ylabel=f"{plain(one.name)} ({_unit(one, unit)})")
+        axes.set(xlabel=plain(series.by), ylabel=_label(one, unit))
     return figure

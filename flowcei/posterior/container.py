@@ -135,7 +135,8 @@ class SampleArrays(RowArrays):
     def flagged(self) -> Bools:
         """Which events (E,) have an answer that is not to be trusted.
 
-        Poor weights alone (`efficiency`, `weights`) do not count: the flow's samples stand in.
+        Poor weights alone (`efficiency`, `weights`) do not count, since the flow's samples stand in; nor do
+        chains that have not mixed (`mixing`): `flag_names` has these.
         """
         return np.asarray(self.flag_bits & EXCLUDING > 0)
 

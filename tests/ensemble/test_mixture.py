@@ -97,8 +97,20 @@ def test_faults_are_named(two: tuple[np.ndarray, np.ndarray, flowcei.PosteriorSa
         flowcei.population(samples[~far][:150], ["c-s"], law="mixture")
     with pytest.raises(DataError, match="% of the prior prior-2 lies where that of the samples"):
         flowcei.compare_priors(samples, ["broad", _prior(6.0, 0.5)])
+    with pytest.raises(UsageError, match="components are those of a mixture"):
+        flowcei.population(samples, components=3)
     with pytest.raises(UsageError, match="no law 'free-form'"):
         flowcei.population(samples, law="free-form")
+
+
+def test_a_gate_is_not_passed_over(two: tuple[np.ndarray, np.ndarray, flowcei.PosteriorSamples]) -> None:
+    """Shares of what a gate left over are not those of all: whoever pools says so."""
+    gated = with_origin(two[2], events={"selection": {"ker_ev": [0.0, 1000.0]}})
+    with pytest.raises(UsageError, match="a gate on the KER"):
+        flowcei.compare_priors(gated, ["broad", _prior(*FAR)])
+    for law in ("mixture", "free"):
+        with pytest.raises(UsageError, match="a gate on the KER"):
+            flowcei.population(gated, ["c-s"], law=law)
 
 
 def test_priors_may_be_objects(two: tuple[np.ndarray, np.ndarray, flowcei.PosteriorSamples]) -> None:

@@ -10,6 +10,7 @@ from linear import Linear
 
 import flowcei
 from flowcei.errors import DataError, UsageError
+from flowcei.posterior.flags import NOT_MIXED
 
 DELAYS = (0.0, 50.0, 100.0)
 
@@ -44,6 +45,14 @@ def test_many_delays_are_ranges(movie: flowcei.PosteriorSamples) -> None:
     spread = replace(movie, columns=movie.columns | {"delay": np.arange(360.0)})
     with pytest.raises(DataError, match=r"at delay = 8.5: 18 events are too few"):
         flowcei.population(spread, by="delay", check=False)
+
+
+def test_chains_that_have_not_mixed_are_counted(movie: flowcei.PosteriorSamples) -> None:
+    """They stay, and their number is said, of one law and of laws along a column."""
+    flags = np.where(np.arange(360) < 7, NOT_MIXED, 0).astype(np.uint16)
+    for by in (None, "delay"):
+        fit = flowcei.population(replace(movie, flags=flags), by=by, bootstrap=0, check=False)
+        assert (fit.events, fit.left_out["chains that have not mixed"]) == (360, 7)
 
 
 def test_faults_of_the_column(movie: flowcei.PosteriorSamples) -> None:
