@@ -138,7 +138,8 @@ def _note(fitted: Population | FreeLaw | Series) -> None:
     """Say how far a law is to be believed."""
     from flowcei import FreeLaw, Series
 
-    note("raw: samples pooled under the prior; blur: within an event; mean, sd: the law, with 90 % intervals")
+    blur = "" if isinstance(fitted, FreeLaw) else " blur: within an event;"
+    note(f"raw: samples pooled under the prior;{blur} mean, sd: the law, with 90 % intervals")
     if isinstance(fitted, FreeLaw):
         note("smoothed: width of the kernel under which events that were left out are likeliest")
         note("the run was not compared with the law: only a normal law predicts momenta")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from scipy.optimize import bisect
 from scipy.special import logsumexp
 
 from flowcei.ensemble.fitting import maximised, pooled_start, truth
@@ -19,7 +20,7 @@ from flowcei.ensemble.prediction import check_ungated
 from flowcei.ensemble.reduction import gathered
 from flowcei.ensemble.result import LEVEL, EnsembleLaw
 from flowcei.ensemble.uncertainty import MonteCarlo, check_covered, information, resampled, score_noise
-from flowcei.errors import DataError, UsageError
+from flowcei.errors import DataError, FlowceiError, UsageError
 from flowcei.physics.priors import build_prior
 from flowcei.storage.files import read_toml
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from flowcei.ensemble.uncertainty import Information
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
-    from flowcei.posterior.arrays import Floats, Numbers, Reals
+    from flowcei.posterior.arrays import Bools, Floats, Numbers, Reals
     from flowcei.posterior.samples import PosteriorSamples
 
 FEWEST = 30
@@ -115,12 +116,50 @@ class Mixture(EnsembleLaw):
 
         The log evidence is over that of the prior of the samples.
         """
-        # In the logit, so that an interval stays between 0 and 1.
-        share = self.share.clip(1e-9, 1.0 - 1e-9)
-        step = LEVEL * self._errors / (share * (1.0 - share))
-        low, high = (1.0 / (1.0 + (1.0 - share) / share * np.exp(-sign * step)) for sign in (-1.0, 1.0))
-        table = {"law": self.names, "share": self.share, "error": self._errors, "p05": low, "p95": high}
+        low, high = self.interval.T
+        at_end = self._at_end  # where half of the interval is what the curvature does not tell
+        error = np.where(at_end, 0.5 * (high - low) / LEVEL, self._errors)
+        table = {"law": self.names, "share": self.share, "error": error, "p05": low, "p95": high}
         return pd.DataFrame(table | {"log_evidence": self.log_ratio.sum(axis=0)})
+
+    @property
+    def _at_end(self) -> Bools:
+        """Which shares (C,) are so near to 0 or 1 that the likelihood is no normal curve about them."""
+        return LEVEL * self._errors > np.minimum(self.share, 1.0 - self.share)
+
+    @property
+    def interval(self) -> Floats:
+        """The 90 % intervals of the shares, (C, 2)."""
+        out = np.array([self._likely(c) for c in range(len(self.share))])
+        inner = ~self._at_end
+        share, error = self.share[inner], self._errors[inner]
+        # In the logit, so that an interval stays between 0 and 1.
+        step = LEVEL * error / (share * (1.0 - share))
+        for column, sign in enumerate((-1.0, 1.0)):
+            out[inner, column] = 1.0 / (1.0 + (1.0 - share) / share * np.exp(-sign * step))
+        return out
+
+    def _likely(self, c: int) -> tuple[float, float]:
+        """Ends of share c between which the log likelihood is as near to its peak as in 90 % of a normal law.
+
+        The other shares keep their proportions.
+        """
+        others = np.where(np.arange(len(self.share)) == c, 0.0, self.share.clip(1e-300))
+        others /= others.sum()
+
+        def height(share: float) -> float:
+            shares = (1.0 - share) * others
+            shares[c] = share
+            total = truth(logsumexp(self.log_ratio, axis=1, b=shares), self.p_true)[0].sum()
+            return float(max(total, -1e300))
+
+        peak = float(self.share[c])
+        least = height(peak) - 0.5 * LEVEL**2
+        ends = [
+            end if height(end) >= least else bisect(lambda t: height(t) - least, peak, end, xtol=1e-9)
+            for end in (0.0, 1.0)
+        ]
+        return ends[0], ends[1]
 
     def components(self) -> pd.DataFrame:
         """Return a row for each coordinate of each normal law: mean and width, with bootstrap errors."""
@@ -225,7 +264,11 @@ def compare_priors(
 def _built(molecule: Molecule, prior: str | dict[str, Any] | GeometryPrior) -> GeometryPrior:
     """The prior of a name, a TOML file with its table, a table, or itself."""
     if isinstance(prior, str) and prior.endswith(".toml"):
-        return build_prior(molecule, read_toml(Path(prior)))
+        table = read_toml(Path(prior))
+        try:
+            return build_prior(molecule, table)
+        except FlowceiError as error:  # which does not know the file
+            raise UsageError(f"{prior}: {error}") from error
     return build_prior(molecule, prior) if isinstance(prior, str | dict) else prior
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -101,6 +102,28 @@ def test_faults_are_named(two: tuple[np.ndarray, np.ndarray, flowcei.PosteriorSa
         flowcei.population(samples, components=3)
     with pytest.raises(UsageError, match="no law 'free-form'"):
         flowcei.population(samples, law="free-form")
+
+
+def test_a_share_that_is_none_has_a_limit(
+    two: tuple[np.ndarray, np.ndarray, flowcei.PosteriorSamples],
+) -> None:
+    """Of E events that are all of one law: the likelihood (1 - s)^E of the other is 26 % of its peak at s."""
+    far, _, samples = two
+    table = flowcei.compare_priors(samples[~far], [_prior(*NEAR), _prior(*FAR)]).to_dataframe()
+    limit = 1.0 - np.exp(-0.5 * norm.isf(0.05) ** 2 / int((~far).sum()))
+    assert table["share"][1] < 1e-3
+    assert table["p05"][1] == 0.0
+    assert table["p95"][1] == pytest.approx(limit, rel=0.2)
+    assert table["p05"][0] == pytest.approx(1.0 - limit, rel=1e-3)
+
+
+def test_a_wrong_prior_is_named_with_its_file(
+    two: tuple[np.ndarray, np.ndarray, flowcei.PosteriorSamples], tmp_path: Path
+) -> None:
+    """Of two files one is wrong: the line says which."""
+    (path := tmp_path / "wrong.toml").write_text('kind = "internal"\nzmatrix = [{ atom = "x" }]\n')
+    with pytest.raises(UsageError, match=r"wrong\.toml: "):
+        flowcei.compare_priors(two[2], ["broad", str(path)])
 
 
 def test_a_gate_is_not_passed_over(two: tuple[np.ndarray, np.ndarray, flowcei.PosteriorSamples]) -> None:
