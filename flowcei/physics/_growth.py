@@ -29,7 +29,7 @@ _SINGLE = max(LANES.values())  # lanes of single precision
 _LN2 = 0.6931471805599453
 _FADED = 80.0  # times after which nothing is left; exp(-80) is within the range of single precision
 _FACTORIALS = tuple(1.0 / float(np.prod(np.arange(1.0, k + 1))) for k in range(13))  # of exp
-_ODDS = tuple(1.0 / k for k in range(1, 22, 2))  # of atanh
+ODDS = tuple(1.0 / k for k in range(1, 22, 2))  # of atanh
 _STRETCH = 1.0  # of T^2, by tau / T: slow charges make slow explosions
 
 
@@ -50,9 +50,9 @@ def atanh(z, factor, terms) -> Lanes:
     e = exponent((1.0 + z) * (1.0 + z) * factor * 1.4142135623730951)
     scale = power_of_two(e)
     s = (1.0 - scale + z * (1.0 + scale)) / (1.0 + scale + z * (1.0 - scale))
-    square, total = s * s, 0.0 * s + _ODDS[terms - 1]
+    square, total = s * s, 0.0 * s + ODDS[terms - 1]
     for k in range(2, terms + 1):
-        total = total * square + _ODDS[terms - k]
+        total = total * square + ODDS[terms - k]
     return e * (0.5 * _LN2) + s * total
 
 
