@@ -138,8 +138,7 @@ class Couplings(nn.Module):
     def _packed(self) -> Packed:
         from flowcei.models.fused import Packed  # which brings numba
 
-        # By their values, which takes a tenth of the time of packing them: what else tells of a change, torch's
-        # count of versions, misses what is written through `.data` or a view of NumPy.
+        # By their values: torch's count of versions misses what is written through `data`, or by NumPy.
         if self._last and all(map(torch.equal, self._last[0], self.parameters())):
             return self._last[1]
         layers, permutations, cut, splines = [], [], 0, None

@@ -93,7 +93,7 @@ def log_density(points, mean, inverse, height, dof, out) -> None:
 
 @compiled
 def _heights(rows, heights, d, dof) -> Lanes:
-    """Write log densities of components after their squared distances, which begin at row 2D; the greatest."""
+    """Write log densities of components after squared distances, which begin at row 2D; the greatest."""
     count, power = len(heights), 0.5 * (dof + d)
     top = 0.0 * load(rows, 0) + _LEAST
     for k in range(2 * d, 2 * d + count):
@@ -141,12 +141,29 @@ def _weigh(rows, heights, d, dof) -> None:
         store(rows, k, share * (dof + d) / (dof + load(rows, k)))
 
 
+@compiled
+def _pull(rows, mean, own, count, at) -> None:
+    """Add to the rows from `at` on what a component pulls a block by: that is in row `own`, shares follow."""
+    d, pull = len(mean), load(rows, own)
+    store(rows, at, load(rows, at) + load(rows, own + count))
+    store(rows, at + 1, load(rows, at + 1) + pull)
+    at += 2
+    for i in range(d):
+        off = load(rows, i) - mean[i]
+        store(rows, d + i, off)
+        pulled = pull * off
+        store(rows, at + i, load(rows, at + i) + pulled)
+        product = at + d + i * (i + 1) // 2
+        for j in range(i + 1):
+            store(rows, product + j, load(rows, product + j) + pulled * load(rows, d + j))
+
+
 @kernel
 def pulls(points, mean, inverse, height, dof, share, first, second) -> None:
     """Add up what points (E, M, D) pull components by: a step of expectation.
 
-    Writes sums of shares and of pulls, (E, K, 2), of pulls times deviations from the mean, (E, K, D), and times
-    their products, of which the lower half, (E, K, D, D). Points in the tails pull less than they count.
+    Writes sums of shares and of pulls, (E, K, 2), of pulls times deviations from the mean, (E, K, D), and
+    times their products, the lower half of (E, K, D, D). Points in the tails pull less than they count.
     """
     d, m, count = points.shape[2], points.shape[1], mean.shape[1]
     size = 2 + d + d * (d + 1) // 2
@@ -162,18 +179,7 @@ def pulls(points, mean, inverse, height, dof, share, first, second) -> None:
             for k in range(2 * d, 2 * (d + count)):  # what fills up a last block counts nothing
                 rows[k * _BLOCK + min(_BLOCK, m - begin) : (k + 1) * _BLOCK] = 0.0
             for k in range(count):
-                at, pull = start + k * size, load(rows, 2 * d + k)
-                store(rows, at, load(rows, at) + load(rows, 2 * d + count + k))
-                store(rows, at + 1, load(rows, at + 1) + pull)
-                at += 2
-                for i in range(d):
-                    off = load(rows, i) - mean[e, k, i]
-                    store(rows, d + i, off)
-                    pulled = pull * off
-                    store(rows, at + i, load(rows, at + i) + pulled)
-                    product = at + d + i * (i + 1) // 2
-                    for j in range(i + 1):
-                        store(rows, product + j, load(rows, product + j) + pulled * load(rows, d + j))
+                _pull(rows, mean[e, k], 2 * d + k, count, start + k * size)
         for k in range(count):
             at = start + k * size
             for i in range(2):

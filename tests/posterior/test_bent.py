@@ -65,7 +65,7 @@ def test_a_bent_mixture_has_the_density_of_what_it_draws() -> None:
 
 
 def test_components_go_where_expectation_and_maximisation_take_them() -> None:
-    """Four steps by densities of SciPy and plain sums; one component has no points, and is pulled all the same."""
+    """Four steps by densities of SciPy and plain sums; one component is far from all points."""
     rng, d, dof, effective = np.random.default_rng(8), 3, 15.0, 200.0
     points = np.concatenate([rng.standard_normal((300, d)), 3.0 + 0.1 * rng.standard_normal((101, d))])
     mean = np.array([np.zeros(d), np.full(d, 2.9), np.full(d, -40.0)])
