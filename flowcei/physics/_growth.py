@@ -30,7 +30,8 @@ _LN2 = 0.6931471805599453
 _FADED = 80.0  # times after which nothing is left; exp(-80) is within the range of single precision
 _FACTORIALS = tuple(1.0 / float(np.prod(np.arange(1.0, k + 1))) for k in range(13))  # of exp
 _ODDS = tuple(1.0 / k for k in range(1, 22, 2))  # of atanh
-_STRETCH = 1.0  # of T^2, by tau / T: slow charges make slow explosions; with 0.25 the tail is ten times as far off
+# Of T^2, by tau / T: slow charges make slow explosions; with 0.25 the tail is ten times as far off.
+_STRETCH = 1.0
 
 
 @compiled
@@ -46,7 +47,7 @@ def exp_minus(u, terms) -> Lanes:
 
 @compiled
 def atanh(z, factor, terms) -> Lanes:
-    """Inverse hyperbolic tangent of z from 0 to below 1, given 1 / (1 - z^2): 4 or 8 terms reach 1e-7 and 1e-13."""
+    """Inverse hyperbolic tangent of z from 0 to below 1, given 1 / (1 - z^2); 4 terms reach 1e-7, 8 1e-13."""
     e = exponent((1.0 + z) * (1.0 + z) * factor * 1.4142135623730951)
     scale = power_of_two(e)
     s = (1.0 - scale + z * (1.0 + scale)) / (1.0 + scale + z * (1.0 - scale))
