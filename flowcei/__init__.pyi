@@ -3,6 +3,12 @@ from .check.agreement import repair as repair
 from .check.file import check_file as check_file
 from .check.measuring import measure_experiment as measure_experiment
 from .check.run import check_run as check_run
+from .ensemble.free import FreeLaw as FreeLaw
+from .ensemble.mixture import Mixture as Mixture
+from .ensemble.mixture import compare_priors as compare_priors
+from .ensemble.population import Population as Population
+from .ensemble.population import population as population
+from .ensemble.series import Series as Series
 from .evaluation.calibration import Calibration as Calibration
 from .evaluation.calibration import calibrate as calibrate
 from .evaluation.comparison import Comparison as Comparison

@@ -86,6 +86,10 @@ def test_only_plots_are_imported_by_name() -> None:
     assert found == {
         ("events/container.py", "flowcei.plot.figure"),
         ("posterior/samples.py", "flowcei.plot.figure"),
+        ("ensemble/free.py", "flowcei.plot.population"),
+        ("ensemble/mixture.py", "flowcei.plot.population"),
+        ("ensemble/population.py", "flowcei.plot.population"),
+        ("ensemble/series.py", "flowcei.plot.population"),
         ("posterior/modes.py", "flowcei.report.figures"),
         ("cli/main.py", "flowcei.cli.{name}"),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import combinations, permutations, product
 from typing import TYPE_CHECKING
@@ -16,8 +17,6 @@ from flowcei.physics.priors import GeometryPrior, build_prior
 from flowcei.units import DALTON
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
     from flowcei.posterior.arrays import Floats
 
 _ALL_ORDERS = 5  # ions: of more only exchanges of two are tried

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,16 +23,15 @@ from flowcei.check.comparison import (
 from flowcei.check.diagnostic import Cause
 from flowcei.experiment.drift import measure_drift
 from flowcei.physics.explosion import Coulomb, followed_momenta, kinetic_energy, potential_energy
+from flowcei.posterior.arrays import RowArrays
 from flowcei.units import MOMENTUM_UNITS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from flowcei.check.alternatives import Alternative
     from flowcei.check.comparison import Comparison, RunNoise
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
-    from flowcei.posterior.arrays import Bools, Floats, Numbers
+    from flowcei.posterior.arrays import Floats
 
 LEVEL = 0.003  # chance, over all comparisons, that a run which is what was predicted is called another
 PREDICTED = 10_000  # events of a prediction
@@ -50,8 +50,10 @@ _PENALTY = {"order": 0.1, "build-up": 0.2, "prior": 0.3, "isotopes": 0.4, "charg
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
+class Run(RowArrays):
     """Events of a run, and what they are believed to be."""
+
+    ROWS = ("momenta", "sigma")
 
     molecule: Molecule
     prior: GeometryPrior
@@ -77,10 +79,6 @@ class Run:
     def observables(self) -> Observables:
         """Return those of the run itself."""
         return Observables.of(self.molecule, self.momenta, self.sigma)
-
-    def of_events(self, rows: Bools | Numbers) -> Run:
-        """Return the run of some of its events."""
-        return replace(self, momenta=self.momenta[rows], sigma=self.sigma[rows])
 
 
 class _Trial(NamedTuple):
@@ -131,7 +129,7 @@ def causes_of(run: Run, comparisons: list[Comparison]) -> list[Cause]:
     free = run.free()
     run, axes = _axes(run, run.predicted(free), sums, count)
     causes += axes
-    shapes = _Shapes(run.of_events(sums.good), free, conserved=sums.conserved)
+    shapes = _Shapes(run[sums.good], free, conserved=sums.conserved)
     if shapes.base.p_value < LEVEL:
         others = shapes.causes()
         factor = others[0].values.get("factor")
@@ -162,7 +160,7 @@ def _axes(run: Run, predicted: Observables, sums: Sums, count: int) -> tuple[Run
     while True:
         here = run.observables()
         lab = compare_lab(here, predicted, sums, len(run.molecule), noise_stated=False)
-        factors = axis_factors(here.of_events(sums.good), predicted)[0]
+        factors = axis_factors(here[sums.good], predicted)[0]
         k = int(np.abs(np.log(factors)).argmax())
         factor, axis = float(factors[k]), AXES[k]
         # No calibration is wrong by 2: then the explosion itself depends on its direction.
@@ -235,7 +233,7 @@ class _Shapes:
     def _alternatives(self) -> Iterator[_Trial]:
         """Try other orders, charges, isotopes, molecules and priors on some events, and the best on all."""
         rows = np.linspace(0, len(self.run.momenta) - 1, min(_SCREENED, len(self.run.momenta))).astype(int)
-        some, tried = self.run.of_events(rows), list(alternatives_of(self.run.molecule, self.run.prior))
+        some, tried = self.run[rows], list(alternatives_of(self.run.molecule, self.run.prior))
         predictions: dict[tuple[int, int], Observables] = {}
         scores = np.array([separations(*_pair(some, other, _SCREENED, predictions)) for other in tried])
         best = np.argsort(scores, axis=0, kind="stable")[:_BEST].T.ravel()

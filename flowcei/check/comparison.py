@@ -13,6 +13,7 @@ from flowcei.errors import UsageError
 from flowcei.experiment.detector import NOISE_FLOOR, Noise, rms_component
 from flowcei.experiment.likelihood import centred_momenta
 from flowcei.physics.explosion import COULOMB, followed_momenta
+from flowcei.posterior.arrays import RowArrays
 from flowcei.units import ELECTRONVOLT
 
 if TYPE_CHECKING:
@@ -38,8 +39,10 @@ _NORMAL = 1.4826  # standard deviation over median absolute deviation, of a norm
 
 
 @dataclass(frozen=True, eq=False)
-class Observables:
+class Observables(RowArrays):
     """Numbers of B events that can be compared with a prediction: of their momenta alone."""
+
+    ROWS = ("total", "shapes", "sigma", "axis_share", "least")
 
     # log KER (hartree), share of c (of the KER), cos(c, o) -> (B,); like ions are sorted by momentum
     shapes: dict[str, Floats]
@@ -68,12 +71,6 @@ class Observables:
         least = NOISE_FLOOR * rms_component(momenta)
         axis_share = energy.sum(axis=1) / ker[:, None]
         return cls(shapes, momenta.sum(axis=1), np.maximum(sigma, least), axis_share, least)
-
-    def of_events(self, rows: Bools) -> Observables:
-        """Return those of the events that a mask (B,) chooses."""
-        shapes = {name: values[rows] for name, values in self.shapes.items()}
-        others = (self.total, self.sigma, self.axis_share, self.least)
-        return Observables(shapes, *(values[rows] for values in others))
 
     @property
     def log_ker(self) -> Floats:
@@ -269,7 +266,7 @@ def compare_lab(
             p = above if expected.conserved else 2.0 * min(above, below)
             sizes = float(sums.ratio[k] * noise), float(other[k] * noise)
             out.append(Comparison(f"sum {axis}: noise", "hbar/bohr", *sizes, p, f"{ratio:.3g} times"))
-    run = run.of_events(sums.good)
+    run = run[sums.good]
     factors, difference, covariance = axis_factors(run, predicted)
     k = int(np.abs(np.log(factors)).argmax())
     p, effect = _equal(difference, covariance), f"{AXES[k]} is {factors[k]:.4g} times the other axes"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -26,8 +27,6 @@ from flowcei.physics.priors.orders import all_orders, log_count
 from flowcei.units import LENGTH_UNITS, MOMENTUM_UNITS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from flowcei.check.agreement import Agreement
     from flowcei.check.diagnostic import Severity
     from flowcei.events.container import Events

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -31,8 +32,6 @@ from flowcei.experiment.experiment import stated_experiment
 from flowcei.molecules.molecule import Molecule, built_in_molecules
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
     from flowcei.events.source import EventSource
 
 _MOST = 2000  # events that are re-simulated

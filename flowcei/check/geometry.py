@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import combinations
 from typing import TYPE_CHECKING
 
@@ -17,10 +18,9 @@ from flowcei.experiment.likelihood import centred_momenta
 from flowcei.physics.explosion import centre_of_mass
 from flowcei.physics.priors import build_prior
 from flowcei.posterior.labels import label_by_geometry, relabel
+from flowcei.posterior.spread import angle_between
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from flowcei.check.diagnostic import Severity
     from flowcei.events.container import Events
     from flowcei.molecules.molecule import Molecule
@@ -204,7 +204,6 @@ def internal_coordinates(molecule: Molecule, positions: Floats) -> dict[str, Flo
     for i, vertex, j in molecule.angles:
         ends = sorted((kinds[i], kinds[j]))
         a, b = positions[:, i] - positions[:, vertex], positions[:, j] - positions[:, vertex]
-        sine = np.linalg.norm(np.cross(a, b), axis=1)
-        angle = np.degrees(np.arctan2(sine, (a * b).sum(axis=1)))
+        angle = angle_between(a, b)
         pooled.setdefault(f"{ends[0]}-{kinds[vertex]}-{ends[1]}", []).append(angle)
     return {name: np.concatenate(values) for name, values in pooled.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,6 @@ from flowcei.physics.priors import build_prior
 from flowcei.units import compact
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
     from flowcei.events.container import Events
     from flowcei.experiment.measurement import Measurement
     from flowcei.molecules.molecule import Molecule

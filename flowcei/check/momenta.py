@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,8 +16,6 @@ from flowcei.physics.explosion import kinetic_energy, potential_energy
 from flowcei.units import ELECTRONVOLT, MOMENTUM_UNITS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from flowcei.events.container import Events
     from flowcei.experiment.experiment import Experiment
     from flowcei.posterior.arrays import Bools, Floats

@@ -163,7 +163,7 @@ def check_run(
     here, predicted = run.observables(), run.predicted(run.free())
     sums = Sums.of(here, len(molecule))
     lab = compare_lab(here, predicted, sums, len(molecule), noise_stated=level.stated)
-    comparisons = [*compare_shapes(here.of_events(sums.good), predicted), *lab.values()]
+    comparisons = [*compare_shapes(here[sums.good], predicted), *lab.values()]
     remarks = []
     if sums.conserved and not (level.stated and level.is_zero):
         assumed = "the stated noise was believed" if level.stated else "none was assumed: state it (--noise)"

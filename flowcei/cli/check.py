@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,8 +19,6 @@ from flowcei.cli.streams import note, show
 from flowcei.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from flowcei.check.diagnostic import FileCheck
     from flowcei.check.run import RunCheck
     from flowcei.events.foreign.interpretation import Reading
@@ -70,10 +69,12 @@ def check(
     """
     if output is not None:
         options.output_path(output, overwrite=overwrite, endings=options.EVENT_FILES, source=file)
+    from flowcei.events.hdf import hdf_molecule
+
     claimed = options.named_or_none(molecule, ions, prior)
     trained = _trained(model, molecule=molecule, prior=prior, **ions)
-    if prior is not None:
-        _check_named(file, prior, molecule)
+    if prior is not None and molecule is None and hdf_molecule(file) is None:  # a default would decide
+        raise UsageError(f"--prior {prior} is of a molecule: name it with --molecule")
     stated = reading()
     checked = flowcei.check_file(file, claimed if trained is None else trained.molecule, stated)
     if molecule is None and checked.events is not None:
@@ -93,14 +94,6 @@ def check(
         _repair(checked, output, overwrite=overwrite)
     if not checked.sound or (not isinstance(run, str) and run.severity == "error"):
         sys.exit(_REJECTED)
-
-
-def _check_named(file: Path, prior: str, molecule: str | None) -> None:
-    """Refuse a prior of a molecule that neither user nor file names: a default would decide."""
-    from flowcei.events.hdf import hdf_molecule
-
-    if molecule is None and hdf_molecule(file) is None:
-        raise UsageError(f"--prior {prior} is of a molecule: name it with --molecule")
 
 
 def _trained(model: str | None, **others: str | None) -> Reconstructor | None:
@@ -125,22 +118,27 @@ def _compared(
 
     if (events := checked.usable) is None:
         return "the file holds nothing to compare"
-    own = stated_experiment(events.origin)
-    asked = trained is not None or prior or noise or molecule
-    if own is not None and (not asked or not own.of(events.molecule).isotropic):
-        return OF_EXPERIMENT if asked else ""
-    events = events if own is None else own.calibrated(events)
+    if (own := stated_experiment(events.origin)) is not None:
+        asked = any((trained, prior, noise, molecule))
+        if not asked or not own.of(events.molecule).isotropic:
+            return OF_EXPERIMENT if asked else ""
+        events = own.calibrated(events)
     if trained is not None:
-        return flowcei.check_run(events, trained.prior, noise) if trained.prior_spec is not None else NO_PRIOR
-    bare, stated = events.positions is None, events.origin.get("prior")
-    from_file = prior is None and bare and isinstance(stated, dict)
-    if not (prior or noise or from_file or (bare and molecule is not None and events.molecule.priors)):
-        return "give --model, or --molecule and --prior" if bare else ""
+        return NO_PRIOR if trained.prior_spec is None else flowcei.check_run(events, trained.prior, noise)
+    if prior is None and events.positions is None:
+        return _compared_with_its_own(events, noise, named=molecule is not None)
+    return flowcei.check_run(events, prior, noise) if prior or noise else ""
+
+
+def _compared_with_its_own(events: flowcei.Events, noise: str | None, *, named: bool) -> RunCheck | str:
+    """Compare momenta alone with the prior that they state, or else the default one of a molecule named."""
+    stated = events.origin.get("prior")
+    if not isinstance(stated, dict):
+        usable = noise or (named and events.molecule.priors)
+        return flowcei.check_run(events, None, noise) if usable else "give --model, or --molecule and --prior"
     try:
-        return flowcei.check_run(events, stated if from_file else prior, noise)
+        return flowcei.check_run(events, stated, noise)
     except UsageError as error:
-        if not from_file:
-            raise
         return f"the prior that the file states cannot be built ({error}); give --prior"
 
 

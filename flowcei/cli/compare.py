@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
@@ -15,8 +16,6 @@ from flowcei.cli.streams import note, show, text_table
 from flowcei.units import compact
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import pandas as pd
 
     from flowcei.evaluation.comparison import Comparison

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,6 @@ from flowcei.cli.streams import note, warn
 from flowcei.storage.creation import atomic_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from flowcei import Molecule
     from flowcei.events.foreign.interpretation import Reading
 

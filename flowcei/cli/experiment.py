@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,9 +19,6 @@ from flowcei.errors import DataError, UsageError
 from flowcei.storage.creation import atomic_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
     from flowcei.check.measuring import ExperimentMeasurement
     from flowcei.events.foreign.interpretation import Reading
 

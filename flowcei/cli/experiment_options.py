@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import flowcei
@@ -13,10 +16,6 @@ from flowcei.errors import UsageError
 from flowcei.units import compact
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Mapping
-    from pathlib import Path
-
     import click
 
     from flowcei.events.foreign.interpretation import Reading

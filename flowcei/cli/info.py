@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from math import exp
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,9 +22,6 @@ from flowcei.storage.files import check_readable
 from flowcei.units import DALTON, ELECTRONVOLT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
     import numpy as np
     from numpy.typing import NDArray
 
@@ -204,20 +203,16 @@ def _result_texts(training: Facts, architecture: str) -> Facts:
     rate, figures = training.get("rows_per_second"), training.get("figures")
     kind = listed_options().get(architecture)
     unit = f"{kind.loss}, in standardised coordinates" if kind and kind.loss else "of the best epoch"
+    judgement = training.get("judgement", {})
+    verdict = [str(judgement[key]) for key in ("summary", "todo") if judgement.get(key)]
     return {
         "epochs": str(training.get("epochs_run", "unknown")),
-        "verdict": _verdict(training),
+        "verdict": "\n".join(verdict) or "not judged",
         "validation loss": loss is not None and f"{loss:.5g} {unit}",
         "round-trip error": error is not None and f"{error:.2g} standard deviations, at the most",
         "training rate": rate and f"{rate:,.0f} events a second",
         "figures": figures and f"(errors in bohr, coverages as fractions)\n{_words(figures)}",
     }
-
-
-def _verdict(training: Facts) -> str:
-    """What a model was found to be worth after its training, and what to do about it."""
-    judgement = training.get("judgement", {})
-    return "\n".join(str(judgement[key]) for key in ("summary", "todo") if judgement.get(key)) or "not judged"
 
 
 def _words(value: object) -> str:

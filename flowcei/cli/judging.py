@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import flowcei
@@ -13,9 +15,6 @@ from flowcei.cli.streams import note, show, show_json, warn, write_results
 from flowcei.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
     from flowcei.cli.options import Decorator
 
 

@@ -35,6 +35,8 @@ _GROUPS = {
     "Geometries": {
         "sample": "Draw the geometries that explain measured momenta.",
         "spread": "Tabulate and draw how far posterior samples lie apart.",
+        "population": "Unfold the law of bonds and angles from the samples of many events.",
+        "compare-priors": "Which of some priors are the events of, and which share?",
         "refine": "Refine posterior samples to the exact physics.",
         "modes": "Find every geometry that explains an event, with its probability.",
         "report": "One page of samples, of a run or of a model, to pass on.",
@@ -95,8 +97,9 @@ class _LazyGroup(click.Group):
 @cache
 def _command(name: str) -> click.Command:
     """Command of a name; it too has -q and -v, which are described once, in `flowcei --help`."""
+    text, name = _COMMANDS[name], name.replace("-", "_")
     command: click.Command = getattr(import_module(f"flowcei.cli.{name}"), name)
-    command.short_help = _COMMANDS[name]
+    command.short_help = text
     command.params += [click.Option(names, hidden=True, **rest) for names, rest in _VERBOSITY.items()]
     return command
 

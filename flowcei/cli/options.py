@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import atexit
+import os
 import shutil
 import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import reduce, wraps
 from pathlib import Path
@@ -22,9 +24,6 @@ from flowcei.storage.files import check_readable, same_file
 from flowcei.units import momentum_factor
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-
     from flowcei.events.foreign.interpretation import Reading
     from flowcei.molecules.molecule import Molecule
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 import tomllib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
@@ -24,8 +25,6 @@ from flowcei.storage.creation import atomic_text, check_output, remove_stale
 from flowcei.storage.files import check_held, check_readable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     import numpy as np
     import pandas as pd
     from numpy.typing import NDArray
@@ -275,6 +274,8 @@ def note_what_is_assumed(
     experiment: flowcei.Experiment | None = None,
 ) -> None:
     """Say which noise is assumed where the user might think otherwise, and which events are odd."""
+    from flowcei.reconstruction.limits import build_up_time, unlike_training
+
     least = model.noise.low
     if noise is None and events.sigma is None:
         note(f"noise assumed: {model.default_noise} (say --noise to change)")
@@ -283,12 +284,12 @@ def note_what_is_assumed(
     ).any():
         unit = f"{least:.2%}" if model.noise.relative else f"{least:g} hbar/bohr"
         note(f"noise below {unit}, the least the model knows, is taken as {unit}: its posteriors are wider")
-    time, longest = model.build_up_time(experiment), model.frame.build_up
+    time, longest = build_up_time(experiment, model.molecule), model.frame.build_up
     if longest and time > longest:
         what = f"a build-up of {time:g} fs is beyond the {longest:g} fs that the model was trained for"
         warn(f"{what}: it is told {longest:g} fs, and weights or chains have to make up for it")
     if experiment is None or not experiment.assignments:  # momenta of the file may be those of other ions
-        warn_of_flags(model.unlike_training(events, noise, experiment), events.event_id)
+        warn_of_flags(unlike_training(model, events, noise, experiment), events.event_id)
 
 
 def warn_of_flags(flags: Mapping[str, NDArray[np.bool_]], event_ids: NDArray[np.int64]) -> None:
@@ -309,7 +310,7 @@ def read_unflagged(
 
     Says how many are not, and why; DataError where none is left, UsageError where `event` is not there.
     """
-    from flowcei.posterior.flags import NOT_MIXED, POOR_WEIGHTS, counted
+    from flowcei.posterior.flags import counted, standing
 
     samples = flowcei.read_samples(path)
     try:
@@ -321,10 +322,8 @@ def read_unflagged(
         lost = len(samples) - len(chosen)
         advice = f"{lost or 'none'} left out" if keep_flagged else "left out; --keep-flagged keeps them"
         warn(f"{counted(samples.flags)}: {advice}")
-    if chosen.flags is not None and (chosen.flags & POOR_WEIGHTS).any():
-        note(f"{counted(chosen.flags, POOR_WEIGHTS)}: samples of the flow count alike there")
-    if chosen.flags is not None and (chosen.flags & NOT_MIXED).any():
-        note(f"{counted(chosen.flags, NOT_MIXED)}: their chains have not mixed")
+    for line in standing(chosen.flag_bits):
+        note(line)
     return chosen, None if event is None else _row_of(event, samples, chosen, path)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cache, partial
@@ -31,8 +32,6 @@ from flowcei.errors import DataError, StoppedError, UsageError
 from flowcei.storage.creation import partial_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from flowcei import Reconstructor
     from flowcei.events.foreign.interpretation import Reading
     from flowcei.events.source import EventSource
@@ -108,15 +107,13 @@ def sample(
     """
     path = output or Path(f"{momenta.stem}.samples.h5")
     options.output_path(path, overwrite=overwrite or resume, endings=options.SAMPLE_FILES, source=momenta)
-    if resume and not partial_path(path).exists():
-        if not path.exists():
-            raise UsageError(f"there are no unfinished samples {partial_path(path)} to resume")
-        note(f"{path} is there already: nothing to go on with")  # a batch job that was queued again
+    if resume and _is_done(path):
         return
     noise = asked["noise"]
     stated = sampled_experiment(experiment, noise, asked, missing)
     from flowcei.cli.runcheck import note_run_check
     from flowcei.events.source import open_events
+    from flowcei.reconstruction.limits import check_request
     from flowcei.reconstruction.sampling import SamplingRequest, Survey
 
     reconstructor = _loaded(model, device, noise if stated is None else f"of {experiment}")
@@ -128,20 +125,30 @@ def sample(
     note_what_is_assumed(reconstructor, first, noise, stated)
     seed = options.settled_seed(seed, path if resume else None)
     request = SamplingRequest(asked.pop("count"), seed, **asked, experiment=stated)
-    reconstructor.check_request(request)
+    check_request(reconstructor, request)
     survey = Survey.of(source.chunks())
     if source.reading.selection.to_dict() or source.tally.rejected:
         source.keep_tally()
         note(f"{source.tally}")
     write = _to_stdout if str(path) == "-" else partial(_to_file, path, overwrite=overwrite, resume=resume)
     quality = write(reconstructor, request, source, survey)
-    if quality.accidents is not None and stated is not None:
-        note_accidents(quality.accidents)
     complete = survey.events > len(first) or bool(stated and stated.assignments)
+    if stated is not None:
+        note_accidents(quality.accidents)
     _note_quality(quality, complete=complete, exact=request.exact)
     if stated is None:  # it knows one level of noise
         note_run_check(reconstructor, survey.thinned, noise)
     _finish(quality, path, momenta, request.n, keep_flagged=keep_flagged)
+
+
+def _is_done(path: Path) -> bool:
+    """Whether the file is there already, as for a batch job that was queued again; UsageError for no part."""
+    if partial_path(path).exists():
+        return False
+    if not path.exists():
+        raise UsageError(f"there are no unfinished samples {partial_path(path)} to resume")
+    note(f"{path} is there already: nothing to go on with")
+    return True
 
 
 def _loaded(name: str | None, device: str, noise: str | None) -> Reconstructor:

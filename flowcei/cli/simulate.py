@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +21,6 @@ from flowcei.errors import UsageError
 from flowcei.storage.creation import partial_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
     from flowcei.events.simulation import Simulator
 
     _Source = tuple[str, int, Callable[..., Simulator | flowcei.Events]]  # about it, how many, of a seed

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 import click
@@ -10,7 +12,7 @@ import click
 from flowcei.cli import options
 from flowcei.cli.options import option
 from flowcei.cli.runs import read_unflagged
-from flowcei.cli.streams import note, show_table, with_lengths_in, write_results
+from flowcei.cli.streams import note, show_table, warn, with_lengths_in, write_results
 from flowcei.storage.creation import atomic_text
 from flowcei.units import length_in_bohr
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from flowcei import PosteriorSamples
     from flowcei.posterior.spread import Spread
 
+_ASKED = 50  # events of which the efficiency of samples without weights is asked
+_LOW = 0.1  # median efficiency below which samples without weights are no posterior to be pooled
 _LESS_TELLING = ("p16", "p50", "p84")  # columns of the file that are not printed
 
 
@@ -46,7 +50,9 @@ def spread(
     """Analyse the posterior spread of SAMPLES: per atom, bond and angle.
 
     Writes spread.csv and covariance.csv (every event), overall.csv and pictures; prints the
-    overall table, and what varies together within an event.
+    overall table, of the samples of all events pooled under the prior, and what varies together
+    within an event. The law that the geometries follow, without the noise and the pull of the
+    prior, is that of flowcei population.
     Positions are in the recoil frame: x along the ion with the longest momenta, y in the
     plane of the momenta.
 
@@ -75,7 +81,6 @@ def spread(
     shown = f"event-{result.event_id[row]}"
     results = {
         "spread.csv": result.to_dataframe(),
-        "overall.csv": result.overall(),
         "covariance.csv": result.covariance_table(),
         "clouds.png": samples_figure(drawn, "structure", length_unit),
         "internal.png": samples_figure(drawn, "corner", length_unit),
@@ -86,10 +91,14 @@ def spread(
     if xyz:
         with atomic_text(xyz, overwrite=overwrite) as file:
             write_means_xyz(drawn, file)
-    overall = result.overall()
-    show_table(overall if as_json else _brief(overall, length_unit), as_json=as_json)
+    overall = _pooled(drawn, result)
+    write_results({"overall.csv": overall}, folder, overwrite=overwrite)
+    less = [*_LESS_TELLING, *(["like"] if (overall["like"] == "").all() else [])]
+    brief = overall if as_json else with_lengths_in(length_unit, overall.drop(columns=less))
+    show_table(brief, as_json=as_json)
     _note_widths(drawn, result, length_unit)
-    note(f"\nrecoil frame, x along {result.along}; sd: of all events together; typical_sd: within one event")
+    note(f"\nrecoil frame, x along {result.along}; typical_sd: within one event; mean, sd, percentiles: of")
+    note(f"events pooled under the prior, which is no law of them: flowcei population {samples} finds it")
     if P_TRUE in result.columns:
         note(f"sd, mean and percentiles count each event by its {P_TRUE}")
     if "by speed" in (quantity.like for quantity in result.names):
@@ -103,10 +112,20 @@ def spread(
     note(f"{len(drawn)} events; tables and pictures in {folder}{means}")
 
 
-def _brief(overall: pd.DataFrame, unit: str) -> pd.DataFrame:
-    """The columns that a terminal has room for, lengths in a unit."""
-    less = [*_LESS_TELLING, *(["like"] if (overall["like"] == "").all() else [])]
-    return with_lengths_in(unit, overall.drop(columns=less))
+def _pooled(samples: PosteriorSamples, result: Spread) -> pd.DataFrame:
+    """The overall table; without rows, which is said, of samples without weights that are no posterior."""
+    from flowcei.errors import NoDensityError
+
+    efficiency = 1.0
+    if samples.weights is None and not samples.exact and samples.log_prob is not None:
+        with suppress(NoDensityError):
+            weights = samples[:_ASKED].weigh().weights
+            efficiency = 1.0 if weights is None else float(median(weights.efficiency))
+    if efficiency >= _LOW:
+        return result.overall()
+    what = f"the samples have no weights, the model is far from the posterior (efficiency {efficiency:.1%})"
+    warn(f"{what}: their overall table is not shown; flowcei sample --weigh or --exact")
+    return result.overall()[:0]
 
 
 def _note_widths(samples: PosteriorSamples, result: Spread, unit: str) -> None:

@@ -7,7 +7,9 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
@@ -17,9 +19,6 @@ from flowcei.storage.creation import append_to, atomic_text
 from flowcei.units import length_in_bohr
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-    from pathlib import Path
-
     import pandas as pd
 
 _log = logging.getLogger("flowcei")  # the library's: notes stand beside what it says of itself

@@ -332,7 +332,11 @@ def _train(plan: _Plan, run: RunFolder, max_time: float | None, *, resuming: boo
                 on_epoch=course.epoch,
                 on_round=course.round,
             )
-        _warn_of_few_rows(plan, model)
+        if plan.data is not None and model.training.parameters > _PARAMETERS_A_ROW * plan.rows:
+            warn(
+                f"{plan.rows} training events for {model.training.parameters} parameters: they may be "
+                "learned by heart; fewer --couplings or --hidden, or no --data, so that events are simulated"
+            )
         _judge(plan, model)
         run.finish(model, records)
     except (StoppedError, KeyboardInterrupt) as stop:
@@ -343,14 +347,6 @@ def _train(plan: _Plan, run: RunFolder, max_time: float | None, *, resuming: boo
     best = best_of(records)
     loss = ": ".join(filter(None, (f"epoch {best.epoch}", options_type(plan.options["arch"]).loss)))
     note(f"validation loss {best.validation_loss:.4f} ({loss}), model in {run.folder}")
-
-
-def _warn_of_few_rows(plan: _Plan, model: flowcei.Reconstructor) -> None:
-    if plan.data is not None and model.training.parameters > _PARAMETERS_A_ROW * plan.rows:
-        warn(
-            f"{plan.rows} training events for {model.training.parameters} parameters: they may be "
-            "learned by heart; fewer --couplings or --hidden, or no --data, so that events are simulated"
-        )
 
 
 def _judge(plan: _Plan, model: flowcei.Reconstructor) -> None:

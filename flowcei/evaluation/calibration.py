@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 
 from flowcei.errors import DataError, UsageError
 from flowcei.evaluation import verdicts
@@ -20,12 +22,9 @@ from flowcei.posterior.exact import R_HAT
 from flowcei.posterior.flags import FLAG_BITS
 from flowcei.posterior.spread import quantities
 from flowcei.posterior.weights import Weights
+from flowcei.reconstruction.sampling import SamplingRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from numpy.typing import NDArray
-
     from flowcei.events.container import Events
     from flowcei.experiment.detector import Noise
     from flowcei.experiment.experiment import Experiment
@@ -177,7 +176,8 @@ def calibrate(
     if missing and (lost := lost_ions(events.columns, len(events.molecule))) is not None:
         seen = replace(seen, momenta=completed(seen.momenta, lost))  # as samples have them
     if own is not None and noise is None and (weigh or exact):
-        drawn = model.blocks(events, n, experiment=own, **how)  # which brings momenta to their scale itself
+        # Brings momenta to their scale itself.
+        drawn = model.blocks(events, SamplingRequest(n, experiment=own, **how))
     else:
         drawn = model.stream(seen, n, **how)
     return calibrated(model, seen, drawn, noise=noise, seed=seed, rules=rules, on_events=on_events)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +22,10 @@ from flowcei.experiment.detector import Noise
 from flowcei.experiment.experiment import stated_experiment
 from flowcei.physics.explosion import centre_of_mass
 from flowcei.posterior.flags import combined, counted
+from flowcei.reconstruction.limits import unlike_training
 from flowcei.reconstruction.training_data import split_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-
     from flowcei.events.container import Events
     from flowcei.experiment.experiment import Experiment
     from flowcei.models.interface import Latent
@@ -210,7 +210,7 @@ def trusted(
     flags = np.zeros(len(events), dtype=np.uint16)
     seen = events if experiment is None else experiment.rightly_assigned(events)
     for model in models:
-        flags |= combined(**model.unlike_training(seen, noise, experiment))
+        flags |= combined(**unlike_training(model, seen, noise, experiment))
     mixed = events.columns.get(ACCIDENT, np.zeros(len(events))) == 1
     lines = [counted(flags)] if flags.any() else []
     lines += [f"{mixed.sum()} of {len(mixed)} events are accidents"] if mixed.any() else []

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import elliprg
 
 from flowcei.errors import DataError
@@ -16,8 +17,6 @@ from flowcei.physics.explosion import COULOMB, centre_of_mass, followed_momenta,
 from flowcei.physics.jacobian import followed_jacobian
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-
     from flowcei.experiment.experiment import Experiment
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.forward import ForwardModel

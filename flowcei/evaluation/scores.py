@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,13 +16,12 @@ from flowcei.experiment.experiment import BUILD_UP_TIME, stated_forward
 from flowcei.experiment.likelihood import centred_momenta
 from flowcei.frame.recoil import RecoilFrame
 from flowcei.physics.explosion import COULOMB, followed_momenta, forward_of
+from flowcei.posterior.arrays import RowArrays
 from flowcei.posterior.labels import label_by_geometry, relabel
 from flowcei.posterior.spread import quantities
 from flowcei.units import length_in_bohr
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from flowcei.events.container import Events
     from flowcei.experiment.experiment import Experiment
     from flowcei.molecules.molecule import Molecule
@@ -37,9 +37,10 @@ _RESIMULATED_SAMPLES = 20  # of each
 
 
 @dataclass(frozen=True, eq=False)
-class TestSet:
+class TestSet(RowArrays):
     """The truth of E events, in the frames that scores need; centre of mass 0, bohr."""
 
+    ROWS = ("momenta", "explained", "lab", "recoil", "rotation", "order", "resimulated")
     __test__ = False  # pytest takes the name for its own
 
     molecule: Molecule
@@ -85,11 +86,9 @@ class TestSet:
             forward,
         )
 
-    def __getitem__(self, rows: slice) -> TestSet:
+    def __getitem__(self, rows: Any) -> TestSet:  # noqa: ANN401 (a slice)
         """Return some of the events."""
-        arrays = ("momenta", "explained", "lab", "recoil", "rotation", "order", "resimulated")
-        each = {name: getattr(self, name)[rows] for name in arrays}
-        return replace(self, **each, forward=forward_of(self.forward, rows))
+        return replace(super().__getitem__(rows), forward=forward_of(self.forward, rows))
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,14 +231,6 @@ def _coverage(percent: int) -> Score:
     )
 
 
-def _crps(answers: Answers) -> Floats:
-    return crps(*answers.flat).mean(axis=1)
-
-
-def _within(answers: Answers) -> Floats:
-    return answers.distances[1]
-
-
 _standard = partial(_power, standard=True)
 _filed, _right = partial(Score, block=""), partial(Score, block="posterior")
 _run, _median = partial(Score, block="run", better="larger"), partial(Score, quantile=0.5)
@@ -268,9 +259,20 @@ SCORES: tuple[Score, ...] = (  # in the order of the columns
     Score("angle_mae", "deg", "absolute error of the mean sampled bond angle", lambda a: a.internal["angle"]),
     _coverage(50),
     _coverage(90),
-    _right("within_samples", "", "share of events within the samples; 0.95 is right", _within, better=0.95),
+    _right(
+        "within_samples",
+        "",
+        "share of events within the samples; 0.95 is right",
+        lambda a: a.distances[1],
+        better=_WITHIN,
+    ),
     _right("energy_score", "bohr", "energy score of all 3N coordinates", lambda a: a.distances[0]),
-    _right("crps", "bohr", "continuous ranked probability score of a coordinate", _crps),
+    _right(
+        "crps",
+        "bohr",
+        "continuous ranked probability score of a coordinate",
+        lambda a: crps(*a.flat).mean(axis=1),
+    ),
     _right("nll", "nats", "negative log density at the truth, per bohr^(3N-3)"),
     _right("nll_bound", "nats", "upper bound on it, of models without a density"),
     _right("resimulation", "%", "median momentum error of simulated samples", _resimulation("samples"), 0.5),

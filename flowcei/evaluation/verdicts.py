@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
@@ -23,12 +24,11 @@ from scipy.stats import binom, binomtest, kstest
 from flowcei.errors import UsageError
 from flowcei.experiment.likelihood import centred_momenta
 from flowcei.physics.explosion import kinetic_energy
+from flowcei.posterior.spread import angle_between
 from flowcei.posterior.weights import efficiency_in_words
 from flowcei.units import ANGSTROM, ELECTRONVOLT
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from flowcei.molecules.molecule import Molecule
     from flowcei.posterior.arrays import Bools, Floats
     from flowcei.posterior.weights import Weights
@@ -259,8 +259,7 @@ def regions_of(molecule: Molecule, momenta: Floats, rules: CalibrationRules = RU
         # The two largest, of whatever ions: no label of identical ions matters.
         size = np.linalg.norm(p, axis=2)
         a, b = np.moveaxis(np.take_along_axis(p, np.argsort(-size, axis=1)[:, :2, None], axis=1), 1, 0)
-        angle = np.degrees(np.arctan2(np.linalg.norm(np.cross(a, b), axis=1), (a * b).sum(axis=1)))
-        angles = _bands("angle of momenta", angle, "deg")
+        angles = _bands("angle of momenta", angle_between(a, b), "deg")
         pairs = itertools.product(energies[: len(_THIRDS)], angles[: len(_THIRDS)])
         both = [Region(f"{k.name} and {j.name}", k.events & j.events) for k, j in pairs]
         regions = [*energies, *angles, *both]

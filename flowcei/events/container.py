@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from flowcei.errors import DataError, UsageError
 from flowcei.events.extracolumns import (
@@ -27,11 +29,8 @@ from flowcei.storage.html import html_table
 from flowcei.units import ELECTRONVOLT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
     import pandas as pd
     import xarray as xr
-    from numpy.typing import ArrayLike, NDArray
 
     from flowcei.events.foreign.table import Arrays
 

@@ -135,9 +135,9 @@ def column_arrays(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {dataset_name(name): values for name, values in columns.items()}
 
 
-def read_array(file: h5py.File, name: str, path: Path) -> np.ndarray:
-    """Read a dataset of numbers that lies in the file itself; no link is followed to another file."""
-    return np.asarray(_dataset(file, name, path)[()])
+def read_array(file: h5py.File, name: str, path: Path, rows: Any = ()) -> np.ndarray:  # noqa: ANN401
+    """Read a dataset of numbers, or some rows of it, that lies in the file itself; no link is followed."""
+    return np.asarray(_dataset(file, name, path)[rows])
 
 
 def _dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy.stats import chi
 
 from flowcei.errors import DataError, UsageError
@@ -18,10 +20,6 @@ from flowcei.physics.explosion import kinetic_energy
 from flowcei.units import ELECTRONVOLT
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from numpy.typing import ArrayLike, NDArray
-
     from flowcei.events.faults import Faults
     from flowcei.events.foreign.table import Arrays
     from flowcei.molecules.molecule import Molecule

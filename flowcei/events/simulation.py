@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flowcei.errors import UsageError
 from flowcei.events.container import Events
@@ -18,24 +21,13 @@ from flowcei.experiment.experiment import ASSIGNMENT, BUILD_UP_TIME, Experiment
 from flowcei.experiment.missing import LOST, completed, lost_column
 from flowcei.molecules.molecule import Molecule
 from flowcei.physics.build_up import BuildUp, BuildUpPrior, build_up_of
-from flowcei.physics.explosion import (
-    COULOMB,
-    Coulomb,
-    asymptotic_momenta,
-    centre_of_mass,
-    in_threads,
-    usable_cores,
-)
+from flowcei.physics.explosion import COULOMB, Coulomb, asymptotic_momenta, centre_of_mass
 from flowcei.physics.priors import GeometryPrior, build_prior
+from flowcei.physics.threads import in_threads, usable_cores
 from flowcei.storage.creation import check_output
 from flowcei.storage.resumable import resumable_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
     from flowcei.experiment.measurement import Measurement
     from flowcei.physics.forward import ForwardModel
     from flowcei.storage.resumable import Layout

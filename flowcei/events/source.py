@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterator
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count, tee
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flowcei.errors import DataError, UsageError
@@ -22,9 +24,6 @@ from flowcei.molecules.molecule import Molecule
 from flowcei.storage.hdf import opened
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
     import h5py
     import numpy as np
     from numpy.typing import NDArray

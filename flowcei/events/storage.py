@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 from flowcei.errors import UsageError
 from flowcei.events.hdf import write_hdf, write_hdf_chunks
@@ -15,9 +16,6 @@ from flowcei.molecules.molecule import Molecule
 from flowcei.storage.creation import as_text, atomic_write
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import TextIO
-
     from flowcei.events.container import Events
     from flowcei.events.foreign.interpretation import Reading
     from flowcei.events.source import EventSource

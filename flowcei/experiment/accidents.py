@@ -7,10 +7,12 @@ other, measured on the file itself by event mixing (P. Rumetshofer et al., arXiv
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 from scipy.special import logsumexp
 
@@ -18,10 +20,6 @@ from flowcei.experiment.detector import NOISE_FLOOR, rms_component
 from flowcei.experiment.likelihood import nonfinite_allowed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from numpy.typing import NDArray
-
     from flowcei.experiment.measurement import Measurement
     from flowcei.experiment.shots import Shots
 

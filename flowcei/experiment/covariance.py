@@ -6,14 +6,13 @@ from copy import copy
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from flowcei.experiment.detector import rms_component
 from flowcei.experiment.likelihood import Likelihood, nonfinite_allowed
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from flowcei.experiment.measurement import Measurement
 
     Floats = NDArray[np.float64]
@@ -102,25 +101,11 @@ class CovarianceLikelihood(Likelihood):
             self._by_axis = np.swapaxes(axes[..., 1:] / np.sqrt(values[..., None, 1:]), -1, -2).copy()
         return self._by_axis
 
-    @nonfinite_allowed
-    def log_prob(
-        self, positions: NDArray[np.floating], *, times: Floats | None = None, threads: int | None = None
-    ) -> Floats:
-        """Log likelihood (E, n) of geometries (E, n, N, 3), bohr, with build-up times as of `Likelihood`.
-
-        Per (hbar / bohr)^(3N - k), with k axes along which the motion of the source is unknown, N detected.
-        """
-        return self.log_prob_at(self._followed(positions, times, threads))
-
-    @nonfinite_allowed
-    def chi_squared(
-        self, positions: NDArray[np.floating], times: Floats | None = None, *, threads: int | None = None
-    ) -> Floats:
-        """As of `Likelihood`: what the sum of momenta alone has of the misfit does not count."""
-        return self.chi_squared_at(self._followed(positions, times, threads))
-
     def log_prob_at(self, simulated: NDArray[np.floating]) -> Floats:
-        """`log_prob` of geometries that have these momenta, (E, n, N, 3)."""
+        """As of `Likelihood`, but per (hbar / bohr)^(3N - k), of N ions that were detected.
+
+        With k axes along which the motion of the source is unknown.
+        """
         square, scale, sigma = self._squares(simulated)
         unknown = np.isinf(self._spread)
         spread = np.where(unknown, 0.0, self._spread)
@@ -134,7 +119,7 @@ class CovarianceLikelihood(Likelihood):
         return np.where(np.isnan(out), -np.inf, out)
 
     def chi_squared_at(self, simulated: NDArray[np.floating]) -> Floats:
-        """`chi_squared` of geometries that have these momenta, (E, n, N, 3)."""
+        """As of `Likelihood`: what the sum of momenta alone has of the misfit does not count."""
         square, _, sigma = self._squares(simulated)
         total = self._momenta.sum(axis=1)[:, None] ** 2
         out = square - total / (self._total[:, None] * sigma[..., None] ** 2 + self._spread**2)
@@ -158,13 +143,6 @@ class CovarianceLikelihood(Likelihood):
 
     def _of_rows(self, tables: Floats, rows: NDArray[np.intp]) -> Floats:
         return tables if len(tables) == 1 else tables[rows]
-
-    def _followed(
-        self, positions: NDArray[np.floating], times: Floats | None, threads: int | None
-    ) -> NDArray[np.floating]:
-        """Momenta (E, n, N, 3) of geometries (E, n, N, 3)."""
-        flat = positions.reshape(-1, *positions.shape[2:])
-        return self.simulated(flat, self.accuracy, threads, times).reshape(positions.shape)
 
     def _squares(self, simulated: NDArray[np.floating]) -> tuple[Floats, Floats, Floats]:
         """Squares r' Sigma^-1 r of axes (E, n, 3), u' D^-1 u (E, n, 3), and the noise (E, n)."""

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flowcei.errors import UsageError
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from flowcei.storage.card import ModelCard
 
 NOISE_FLOOR = 1e-4  # the smallest relative noise: without any, the posterior is points and has no density

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flowcei.errors import UsageError
 from flowcei.experiment.detector import NOISE_FLOOR, rms_component
 from flowcei.units import KILOMETRE_PER_SECOND, momentum_factor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from numpy.typing import NDArray
-
     from flowcei.events.container import Events
     from flowcei.molecules.molecule import Molecule
 

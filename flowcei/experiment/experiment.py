@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flowcei.errors import DataError, UsageError
 from flowcei.experiment.assignments import orders_of, parse_groups
-from flowcei.experiment.detector import NOISE_FLOOR, Noise
+from flowcei.experiment.detector import Noise
+from flowcei.experiment.entries import (
+    DETECTOR,
+    by_ion,
+    number,
+    number_or_unknown,
+    of_each_ion,
+    plain,
+    settled_detector,
+    settled_growth,
+    settled_noise,
+    three,
+    toml,
+)
 from flowcei.experiment.measurement import Measurement
 from flowcei.experiment.shots import Shots, kinds_of
 from flowcei.physics.build_up import BuildUp, BuildUpPrior, build_up_of
@@ -23,10 +37,6 @@ from flowcei.storage.files import read_toml
 from flowcei.units import BOLTZMANN, quantity
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from numpy.typing import NDArray
-
     from flowcei.events.container import Events
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.forward import ForwardModel
@@ -36,7 +46,6 @@ BUILD_UP_TIME = "build_up_time"
 ASSIGNMENT = "assignment"
 """Column of simulated events whose hits were shuffled: the number of the assignment that is right, from 0."""
 
-_UNKNOWN = "unknown"
 _FORCES = "build_up", "charge_transfer", "pair_potential"
 _ONE_OF = (
     ("noise", "detector"),
@@ -44,11 +53,8 @@ _ONE_OF = (
     ("build_up", "pair_potential"),
     ("charge_transfer", "pair_potential"),
 )
-_EVERY = "every ion"
-_DETECTOR = {"field": "field", "length": "length", "sigma_t": "time", "sigma_x": "length"}
 # Effusive sources and laser ablation stay below; of OCS it is 31 hbar/bohr. Anything hotter is another unit.
 _HOTTEST = 3000.0  # K
-_LEAST = 1e-6  # hbar/bohr
 _MOST_A_SHOT = 100.0  # molecules
 _SCALES = 0.5, 2.0  # of momenta: outside it is a unit that is wrong, and no calibration
 
@@ -118,16 +124,16 @@ class Experiment:
         if self.noise is None and self.detector is None:
             raise UsageError("an experiment states its noise, or its detector")
         form = {
-            "noise": _noise,
-            "detector": _detector,
-            "drift": lambda drift: _three(drift, lambda d: _number("drift", d), "drift"),
-            "spread": lambda spread: _three(spread, lambda s: _or_unknown(s, "spread", 0.0), "spread"),
-            "temperature": lambda t: _number("temperature (K)", t, 0.0, _HOTTEST),
-            "efficiency": lambda e: _by_ion(e, lambda v: _number("efficiency", v, 0.0, 1.0, "low")),
-            "accidents": lambda a: _or_unknown(a, "the share of accidents", 0.0, 1.0, "high"),
-            "rate": lambda r: _number("rate (molecules a shot)", r, 0.0, _MOST_A_SHOT, "low"),
-            "momentum_scale": lambda s: _number("momentum_scale", s, *_SCALES),
-            "build_up": _growth,
+            "noise": settled_noise,
+            "detector": settled_detector,
+            "drift": lambda drift: three(drift, lambda d: number("drift", d), "drift"),
+            "spread": lambda spread: three(spread, lambda s: number_or_unknown(s, "spread", 0.0), "spread"),
+            "temperature": lambda t: number("temperature (K)", t, 0.0, _HOTTEST),
+            "efficiency": lambda e: by_ion(e, lambda v: number("efficiency", v, 0.0, 1.0, "low")),
+            "accidents": lambda a: number_or_unknown(a, "the share of accidents", 0.0, 1.0, "high"),
+            "rate": lambda r: number("rate (molecules a shot)", r, 0.0, _MOST_A_SHOT, "low"),
+            "momentum_scale": lambda s: number("momentum_scale", s, *_SCALES),
+            "build_up": settled_growth,
             "assignments": parse_groups,
             "charge_transfer": transfer_spec,
             "pair_potential": canonical,
@@ -160,14 +166,14 @@ class Experiment:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers and text that `from_dict` reads: what is stated, and no more."""
-        stated = {entry.name: _plain(getattr(self, entry.name)) for entry in fields(self)}
+        stated = {entry.name: plain(getattr(self, entry.name)) for entry in fields(self)}
         return {
             entry.name: stated[entry.name] for entry in fields(self) if stated[entry.name] != entry.default
         }
 
     def to_toml(self) -> str:
         """Return the text of a file that `load` reads."""
-        return "".join(f"{name} = {_toml(value)}\n" for name, value in self.to_dict().items())
+        return "".join(f"{name} = {toml(value)}\n" for name, value in self.to_dict().items())
 
     def calibrated(self, events: Events) -> Events:
         """Return events on the true scale, without the drift, with the noise of this experiment as theirs."""
@@ -183,32 +189,14 @@ class Experiment:
             >>> Experiment(noise="1%", temperature=300).of(Molecule.load("ocs")).spread.round(1).tolist()
             [10.2, 10.2, 10.2]
         """
-        chances = _of_ions(self.efficiency, molecule, "efficiency")
+        chances = of_each_ion(self.efficiency, molecule, "efficiency")
         efficiency = np.array([chances[label] for label in molecule.labels])
         law = None if self.build_up is None else build_up_of(self.build_up)
-        accidents, shots = self.accidents, self._shots(molecule, efficiency)
+        accidents, shots, spread = self.accidents, self._shots(molecule, efficiency), self._spread(molecule)
         if shots is not None:
             accidents = float(shots.share(np.zeros((1, len(molecule)), bool))[0])
-        if isinstance(law, BuildUpPrior) and self.assignments is not None:
-            raise UsageError("with assignments a build-up has one time: state it as a number")
-        mass = float(molecule.masses.sum())
-        spread = np.full(3, np.inf) if self.spread is None else np.array(self.spread)
-        if self.temperature is not None:
-            spread = np.full(3, math.sqrt(mass * BOLTZMANN * self.temperature))
-        largest = float(spread[np.isfinite(spread)].max(initial=0.0))
-        if (kelvin := largest**2 / (mass * BOLTZMANN)) > _HOTTEST * 1.001:
-            what = f"a spread of {largest:g} hbar/bohr is that of {kelvin:.3g} K for {molecule.name}"
-            raise UsageError(f"{what}: no source is as hot (at most {_HOTTEST:g} K)")
-        orders = None
-        if self.assignments is not None:
-            arrival = None
-            if self.detector is not None:
-                arrival = [quantity(self.detector[k], _DETECTOR[k]) for k in ("field", "length", "sigma_t")]
-            orders = orders_of(self.assignments, molecule, arrival)
-        if orders is not None and (self.accidents or self.rate) and np.isinf(spread).any():
-            raise UsageError("accidents beside assignments are told by sums: state the spread of the source")
         return Measurement(
-            molecule.masses / mass,
+            molecule.masses / molecule.masses.sum(),
             self._levels(molecule),
             relative=self.relative,
             drift=np.zeros(3) if self.drift is None else np.array(self.drift),
@@ -219,8 +207,34 @@ class Experiment:
             forward=self.forward(molecule),
             build_up_prior=law if isinstance(law, BuildUpPrior) else None,
             efficiency=None if (efficiency == 1.0).all() else efficiency,
-            orders=orders,
+            orders=None if self.assignments is None else self._orders(molecule, law, spread),
         )
+
+    def _spread(self, molecule: Molecule) -> NDArray[np.float64]:
+        """Standard deviation (3,) of the momentum of molecules, infinite where it is unknown."""
+        mass = float(molecule.masses.sum())
+        spread = np.full(3, np.inf) if self.spread is None else np.array(self.spread)
+        if self.temperature is not None:
+            spread = np.full(3, math.sqrt(mass * BOLTZMANN * self.temperature))
+        largest = float(spread[np.isfinite(spread)].max(initial=0.0))
+        if (kelvin := largest**2 / (mass * BOLTZMANN)) > _HOTTEST * 1.001:
+            what = f"a spread of {largest:g} hbar/bohr is that of {kelvin:.3g} K for {molecule.name}"
+            raise UsageError(f"{what}: no source is as hot (at most {_HOTTEST:g} K)")
+        return spread
+
+    def _orders(
+        self, molecule: Molecule, law: BuildUp | BuildUpPrior | None, spread: NDArray[np.float64]
+    ) -> NDArray[np.intp] | None:
+        """Whose hit each ion may have, (K, N)."""
+        if isinstance(law, BuildUpPrior):
+            raise UsageError("with assignments a build-up has one time: state it as a number")
+        arrival = None
+        if self.detector is not None:
+            arrival = [quantity(self.detector[k], DETECTOR[k]) for k in ("field", "length", "sigma_t")]
+        orders = orders_of(self.assignments, molecule, arrival)
+        if orders is not None and (self.accidents or self.rate) and np.isinf(spread).any():
+            raise UsageError("accidents beside assignments are told by sums: state the spread of the source")
+        return orders
 
     def rightly_assigned(self, events: Events) -> Events:
         """Calibrated events, each hit that of its ion where simulated ones say which assignment is right."""
@@ -287,9 +301,9 @@ class Experiment:
     def _levels(self, molecule: Molecule) -> NDArray[np.float64]:
         """Noise of each ion and axis, (N, 3): shares of the rms component, or hbar / bohr."""
         if self.noise is not None:
-            levels = _of_ions(self.noise, molecule, "noise")
+            levels = of_each_ion(self.noise, molecule, "noise")
             return np.array([[Noise.parse(str(level)).low for level in levels[x]] for x in molecule.labels])
-        field, length, time, place = (quantity(self.detector[name], kind) for name, kind in _DETECTOR.items())
+        field, length, time, place = (quantity(self.detector[name], kind) for name, kind in DETECTOR.items())
         # Uniform extraction: an ion flies for t = sqrt(2 m L / (q E)), its time tells p_z = q E dt and its
         # place p_x = m x / t.
         q, m = molecule.charges, molecule.masses
@@ -328,98 +342,3 @@ def stated_forward(events: Events) -> ForwardModel:
     if own is not None:
         return own.forward(events.molecule)
     return Coulomb(BuildUp.parse(origin["build_up"])) if "build_up" in origin else COULOMB
-
-
-def _number(
-    name: str, value: object, low: float = -np.inf, high: float = np.inf, open_end: str = ""
-) -> float:
-    """A finite number between bounds, which may be reached but for the `open_end`, low or high."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-        number, excluded = float(value), {"low": low, "high": high}.get(open_end)
-        if low <= number <= high and number != excluded:
-            return number
-    span = f" from {low:g} to {high:g}" if math.isfinite(high) else " of 0 or more" if low == 0.0 else ""
-    ends = f", not {low if open_end == 'low' else high:g}" if open_end else ""
-    raise UsageError(f"{name} is {str(value)[:40]!r}; it must be a number{span}{ends}")
-
-
-def _or_unknown(value: object, name: str, *bounds: Any) -> float:  # noqa: ANN401 (those of `_number`)
-    unknown = value == _UNKNOWN or (isinstance(value, float) and value == math.inf)
-    return math.inf if unknown else _number(name, value, *bounds)
-
-
-def _three(value: object, settle: Any, name: str) -> tuple[Any, ...]:  # noqa: ANN401 (a function of one)
-    """The entries for x, y, z: those of a list, or one for all."""
-    listed = list(value) if isinstance(value, (list, tuple)) else [value] * 3
-    if len(listed) != 3 or (name == "drift" and not isinstance(value, (list, tuple))):
-        raise UsageError(f"{name} is {str(value)[:60]!r}; it needs an entry for each of x, y and z")
-    return tuple(settle(entry) for entry in listed)
-
-
-def _by_ion(value: object, settle: Any) -> dict[str, Any]:  # noqa: ANN401 (a function of one)
-    """The entries of ions: those of a table by their labels, or one for all."""
-    table = value if isinstance(value, dict) and value else {_EVERY: value}
-    return {str(label): settle(entry) for label, entry in table.items()}
-
-
-def _of_ions(table: dict[str, Any], molecule: Molecule, name: str) -> dict[str, Any]:
-    """Entries of all ions of a molecule; UsageError for others, or too few."""
-    if _EVERY in table and len(table) == 1:
-        return dict.fromkeys(molecule.labels, table[_EVERY])
-    if set(table) != set(molecule.labels):
-        ours = ", ".join(molecule.labels)
-        raise UsageError(f"{name} is of {', '.join(table)[:60]}; {molecule.name} has {ours}: state each")
-    return table
-
-
-def _noise(value: object) -> dict[str, tuple[Any, ...]]:
-    levels = _by_ion(value, lambda ion: _three(ion, _level, "noise"))
-    if len({isinstance(level, str) for ion in levels.values() for level in ion}) > 1:
-        raise UsageError("noise is partly in %, partly in hbar/bohr; state all of it alike")
-    return levels
-
-
-def _level(value: object) -> float | str:
-    """A level as a number, hbar / bohr, or as text in per cent."""
-    text = value.strip() if isinstance(value, str) else repr(_number("noise", value))
-    noise = Noise.parse(text)
-    if noise.low != noise.high:
-        raise UsageError(f"noise {text} is a range, for training; an experiment has one level")
-    least = NOISE_FLOOR if noise.relative else _LEAST
-    if not least <= noise.low <= 1.0 / _LEAST:
-        span = "0.01% or more" if noise.relative else f"from {_LEAST:g} to {1.0 / _LEAST:g} hbar/bohr"
-        raise UsageError(f"noise is {text} along an axis; it must be {span}: without resolution no density")
-    return f"{float(text.rstrip('% '))!r}%" if noise.relative else noise.low
-
-
-def _growth(value: object) -> Any:  # noqa: ANN401 (text, or a table of a prior)
-    growth = build_up_of(value)
-    return growth.to_dict() if isinstance(growth, BuildUpPrior) else str(growth)
-
-
-def _detector(value: object) -> dict[str, str]:
-    table = {"axis": "z"} | value if isinstance(value, dict) else {}
-    if sorted(table) != sorted([*_DETECTOR, "axis"]):
-        raise UsageError(f"detector is a table of {', '.join(_DETECTOR)}, each with its unit, and axis")
-    if table["axis"] not in ("x", "y", "z"):
-        raise UsageError(f"the axis of a detector is x, y or z; got {str(table['axis'])[:40]!r}")
-    for name, kind in _DETECTOR.items():
-        try:
-            quantity(str(table[name]), kind)
-        except UsageError as error:
-            raise UsageError(f"detector.{name}: {error}") from error
-    return {name: str(table[name]) for name in (*_DETECTOR, "axis")}
-
-
-def _plain(value: Any) -> Any:  # noqa: ANN401 (an entry, of any form)
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()} if _EVERY not in value else _plain(value[_EVERY])
-    if isinstance(value, tuple):
-        return [_plain(entry) for entry in value]
-    return _UNKNOWN if value == math.inf else value
-
-
-def _toml(value: object) -> str:
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in value.items()) + " }"
-    return json.dumps(value)  # JSON's text, numbers and lists are TOML's too

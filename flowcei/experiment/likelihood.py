@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from copy import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy.stats import chi2
 
 from flowcei.experiment.detector import rms_component
@@ -13,8 +14,6 @@ from flowcei.physics.explosion import COULOMB, followed_momenta, with_times
 from flowcei.physics.jacobian import followed_jacobian
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
-
     from flowcei.physics.forward import ForwardModel
 
 _UNLIKELY = 1e-6
@@ -156,10 +155,7 @@ class Likelihood:
         With a build-up time of each, (E, n), fs, or that of all events. It is -inf for those that nothing
         can follow; single precision is enough for noise above 0.1 %.
         """
-        residual, sigma = self._whitened(positions, times, threads)
-        count = 3 * len(self.whitening)
-        out = -0.5 * (residual**2).sum(axis=-1) - count * (np.log(sigma) + 0.5 * np.log(2.0 * np.pi))
-        return np.where(np.isnan(out), -np.inf, out + self._log_volume)
+        return self.log_prob_at(self._followed(positions, times, threads))
 
     @nonfinite_allowed
     def chi_squared(
@@ -174,7 +170,18 @@ class Likelihood:
         Of the true geometry it is chi-squared distributed with 3N - 3 degrees of freedom. Infinite where
         nothing can follow the geometry.
         """
-        out = (self._whitened(positions, times, threads)[0] ** 2).sum(axis=-1)
+        return self.chi_squared_at(self._followed(positions, times, threads))
+
+    def log_prob_at(self, simulated: NDArray[np.floating]) -> NDArray[np.float64]:
+        """`log_prob` of geometries that have these momenta, (E, n, N, 3)."""
+        residual, sigma = self._whitened(simulated)
+        count = 3 * len(self.whitening)
+        out = -0.5 * (residual**2).sum(axis=-1) - count * (np.log(sigma) + 0.5 * np.log(2.0 * np.pi))
+        return np.where(np.isnan(out), -np.inf, out + self._log_volume)
+
+    def chi_squared_at(self, simulated: NDArray[np.floating]) -> NDArray[np.float64]:
+        """`chi_squared` of geometries that have these momenta, (E, n, N, 3)."""
+        out = (self._whitened(simulated)[0] ** 2).sum(axis=-1)
         return np.where(np.isnan(out), np.inf, out)
 
     @nonfinite_allowed
@@ -200,14 +207,17 @@ class Likelihood:
         slope = followed_jacobian(positions, *ions, forward=how, accuracy=accuracy, threads=1)
         return self.whitened(slope.reshape(-1, n, 3, 3 * n), rows) / self.size[rows, None, None]
 
-    def _whitened(
+    def _followed(
         self, positions: NDArray[np.floating], times: NDArray[np.float64] | None, threads: int | None
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Whitened residuals over the noise, (E, n, 3N-3), and the noise (E, n)."""
-        e, n, ions = positions.shape[:3]
-        flat = positions.reshape(e * n, ions, 3)
-        followed = self.simulated(flat, self.accuracy, threads, times)
-        simulated: NDArray[np.float64] = followed.reshape(positions.shape).astype(np.float64, copy=False)
+    ) -> NDArray[np.floating]:
+        """Momenta (E, n, N, 3) of geometries (E, n, N, 3)."""
+        flat = positions.reshape(-1, *positions.shape[2:])
+        return self.simulated(flat, self.accuracy, threads, times).reshape(positions.shape)
+
+    def _whitened(self, simulated: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Whitened residuals (E, n, 3N-3) of momenta (E, n, N, 3) over the noise, and the noise (E, n)."""
+        e, n, ions = simulated.shape[:3]
+        simulated = simulated.astype(np.float64, copy=False)
         if self.level is None:
             sigma = np.repeat(self.sigma[:, None], n, axis=1)
         else:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flowcei.errors import UsageError
 from flowcei.experiment.detector import rms_component
@@ -14,8 +15,6 @@ from flowcei.physics.build_up import BuildUp
 from flowcei.physics.explosion import COULOMB, PLAIN, Coulomb, with_times
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from flowcei.physics.build_up import BuildUpPrior
     from flowcei.physics.forward import ForwardModel
 

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 from functools import lru_cache
-from itertools import permutations, product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flowcei.errors import UsageError
 from flowcei.experiment.detector import rms_component
 from flowcei.experiment.likelihood import Likelihood, nonfinite_allowed
 from flowcei.physics.explosion import COULOMB, asymptotic_momenta
 from flowcei.physics.priors import NormalModesPrior, build_prior
+from flowcei.physics.priors.orders import all_orders, log_count
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from flowcei.experiment.measurement import Measurement
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.forward import ForwardModel
@@ -48,7 +48,9 @@ class MovingLikelihood(Likelihood):
         self._detector = noise
         self._equilibrium, self._moved = _covariance(molecule, spec, forward)
         n = len(molecule)
-        self._orders = _orders(molecule)
+        if log_count(molecule.identical) > math.log(_MOST_ORDERS) + 1e-9:
+            raise UsageError(f"with motion weights go through at most {_MOST_ORDERS} orders of like ions")
+        self._orders = list(all_orders(n, molecule.identical, _MOST_ORDERS))
         level = np.sqrt((noise**2).mean(axis=(1, 2)) + np.trace(self._moved) / (3 * n))
         super().__init__(molecule.masses, molecule.charges, momenta, level, relative=False)
         self.forward = forward
@@ -71,8 +73,7 @@ class MovingLikelihood(Likelihood):
     def of(self, events: NDArray[np.intp] | slice) -> Likelihood:
         """As of `Likelihood`."""
         other = super().of(events)
-        for name in ("_detector",):
-            setattr(other, name, getattr(self, name)[events])
+        vars(other)["_detector"] = self._detector[events]
         return other
 
     @nonfinite_allowed
@@ -130,19 +131,6 @@ class MovingLikelihood(Likelihood):
             best[rows] = near[rows]
             out[rows] = np.einsum("bac,icf->biaf", (u @ vt)[rows], root[order])
         return out.reshape(len(x), -1, root.shape[2])
-
-
-def _orders(molecule: Molecule) -> list[NDArray[np.intp]]:
-    """All orders of like ions; UsageError for too many."""
-    out = []
-    for order in product(*(permutations(group) for group in molecule.identical)):
-        own = np.arange(len(molecule))
-        for group, other in zip(molecule.identical, order, strict=True):
-            own[list(group)] = other
-        out.append(own)
-        if len(out) > _MOST_ORDERS:
-            raise UsageError(f"with motion weights go through at most {_MOST_ORDERS} orders of like ions")
-    return out
 
 
 def _covariance(molecule: Molecule, spec: dict[str, Any], forward: ForwardModel) -> tuple[Floats, Floats]:

@@ -10,20 +10,20 @@ small.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import gammaln
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from flowcei.physics.forward import Floats
 
-    from numpy.typing import NDArray
-
-    from flowcei.posterior.arrays import Bools, Floats
+    Bools = NDArray[np.bool_]
 
 _MOST = 1e3  # x beyond all experiments
 _MARGIN = 12.0  # standard deviations of a Poisson number, that sums go beyond their largest term

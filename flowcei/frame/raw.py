@@ -6,6 +6,7 @@ because a density would be unbounded there, and given back unchanged.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -15,8 +16,6 @@ from flowcei.errors import DataError
 from flowcei.frame.interface import FramedEvents
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torch import Tensor
 
     from flowcei.frame.standardiser import Standardiser

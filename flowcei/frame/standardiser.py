@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from flowcei.errors import DataError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _CONSTANT = 1e-5  # of the largest: less is rounding, of single precision or of a text file
 

@@ -6,6 +6,7 @@ condition, the condition is a list, and widths are not checked when a permutatio
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,8 +20,6 @@ from flowcei.models.networks import mlp
 from flowcei.models.splines import LEAST_BIN, LEAST_SLOPE, UNIT, parameter_count, spline
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from flowcei.models.fused import Packed
 
 _BOUND = 5.0  # standard deviations within which a spline bends

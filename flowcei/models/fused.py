@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,10 +11,7 @@ from torch.nn.functional import pad
 
 from flowcei.models._couplings import transport
 from flowcei.physics._lanes import PANEL
-from flowcei.physics.explosion import in_threads, shares
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from flowcei.physics.threads import in_threads, shares
 
 _SHARE = 512  # rows of a thread, at the least
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from flowcei.errors import UsageError
 from flowcei.models.baselines import Recall
@@ -20,7 +21,6 @@ from flowcei.models.options import SolverOptions
 from flowcei.physics.leastsquares import levenberg_marquardt
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     from torch import Tensor
 
 _ARRIVED = 1e-6  # of the rms momentum component

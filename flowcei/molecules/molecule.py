@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from importlib.resources import as_file, files
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from flowcei.errors import DataError, UsageError
 from flowcei.molecules.isotopes import HYDROGENS, read_isotope
@@ -17,11 +19,6 @@ from flowcei.storage.files import read_toml
 from flowcei.storage.html import html_table
 from flowcei.storage.xyz import default_labels, molecule_table
 from flowcei.units import ANGSTROM, DALTON, length_in_bohr
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import ArrayLike, NDArray
 
 _MAX_IONS = 100
 _LABEL = re.compile(r"[^\W_][\w.+-]{0,39}")  # they name columns of tables: no separators, no formulas

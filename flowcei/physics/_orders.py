@@ -13,16 +13,14 @@ The `plan` of each search is `flowcei.physics.priors.orders._Plan`.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flowcei.physics._compilation import compiled, kernel
 from flowcei.physics._rotations import log_average, proper_singular_values
 from flowcei.physics._vectors import between, dot, insert
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 _FEW = 6  # atoms up to which all orders cost less than a good first one
 _EXHAUSTED, _TOO_MANY = -1, -2

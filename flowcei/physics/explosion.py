@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from flowcei.physics.build_up import BuildUp
-from flowcei.physics.forward import check_followed
+from flowcei.physics.forward import Start, check_followed
 from flowcei.physics.growth import growth_of
 from flowcei.physics.nystrom import RKN64, RKN86, Tableau, tail
+from flowcei.physics.threads import CHUNK, in_threads, shares
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from typing import Any, TypeAlias
-
-    from numpy.typing import ArrayLike, NDArray
-
-    from flowcei.physics.forward import ForwardModel
+    from flowcei.physics.forward import Floats, ForwardModel, Reals, Status
     from flowcei.physics.growth import ChargeTransfer, Growth
 
-    Reals: TypeAlias = NDArray[np.floating]
-    Floats: TypeAlias = NDArray[np.float64]
-    Status: TypeAlias = NDArray[np.uint8]
     _System: TypeAlias = tuple[tuple[Floats, ...], float]
-
-_Task = TypeVar("_Task")
 
 
 @dataclass(frozen=True, eq=False)  # eq=False: hashed by identity, not through 60 fractions at every call
@@ -67,7 +57,6 @@ SETTINGS = (
 
 BEST_ACCURACY = SETTINGS[-1].accuracy  # the smallest relative error that may be asked for
 
-_CHUNK = 16_384  # explosions a thread takes at a time, at the most
 _LEAST_DERIVATIVES = 1_000  # over N^2: explosions with derivatives that are worth a thread
 
 
@@ -119,8 +108,8 @@ def asymptotic_momenta(
         >>> p.round(3).tolist()
         [[-42.85, 0.0, 0.0], [42.85, 0.0, 0.0]]
     """
-    model = chosen(forward, build_up)
-    momenta, _, status = model.follow(positions, masses, charges, accuracy, threads, initial_momenta)
+    start = Start(positions, masses, charges, initial_momenta)
+    momenta, _, status = chosen(forward, build_up).follow(start, accuracy, threads)
     check_followed(status)
     return momenta.reshape(np.shape(positions))
 
@@ -142,19 +131,32 @@ class Coulomb:
         return f"{PLAIN}{slow}" if self.transfer is None else f"{PLAIN}{slow}, {self.transfer}"
 
     def follow(
-        self,
-        positions: ArrayLike,
-        masses: ArrayLike,
-        charges: ArrayLike,
-        accuracy: float,
-        threads: int | None,
-        initial_momenta: ArrayLike | None = None,
-        *,
-        derivatives: bool = False,
+        self, start: Start, accuracy: float, threads: int | None = None, *, derivatives: bool = False
     ) -> tuple[Reals, Floats, Status]:
         """As of `ForwardModel`."""
-        how = accuracy, threads, initial_momenta, self.build_up, self.transfer
-        return follow(positions, masses, charges, *how, derivatives=derivatives)
+        from flowcei.physics._kernel import LOST
+
+        setting, finest = setting_for(accuracy), SETTINGS[-1]
+        if self.transfer is not None:
+            setting, finest = _careful(setting), _careful(finest)
+        x = as_events("positions", start.positions)
+        system = system_of(start.masses, start.charges, x.shape[1])
+        motion, drift = moving_start(x, start.initial_momenta, system[0][0].reshape(-1, 3))
+        growth = growth_of(self.build_up, self.transfer, len(x), *start.ions)
+        momenta, jacobian, status = _run(x, motion, system, growth, setting, threads, derivatives=derivatives)
+        # One geometry in a million comes so close to a collision that a coarse setting loses it. It is
+        # followed again, alone, by the finest: a long training must not end for it.
+        lost = np.flatnonzero(status == LOST)
+        if len(lost) and setting is not finest:
+            moving = motion[lost] if len(motion) else motion
+            growing = growth and (growth[0][lost], growth[1])
+            again = _run(x[lost], moving, system, growing, finest, threads, derivatives=derivatives)
+            momenta[lost], status[lost] = again[0], again[2]
+            if derivatives:
+                jacobian[lost] = again[1]
+        if drift is not None:
+            momenta += drift
+        return momenta, jacobian, status
 
 
 PLAIN = "Coulomb"
@@ -193,47 +195,10 @@ def followed_momenta(
     threads: int | None = None,
 ) -> Reals:
     """`asymptotic_momenta` (B, N, 3), NaN where it would refuse: trials of a search may collide."""
-    momenta, _, status = forward.follow(positions, masses, charges, accuracy, threads, initial_momenta)
+    start = Start(positions, masses, charges, initial_momenta)
+    momenta, _, status = forward.follow(start, accuracy, threads)
     momenta[status != 0] = np.nan
     return momenta
-
-
-def follow(
-    positions: ArrayLike,
-    masses: ArrayLike,
-    charges: ArrayLike,
-    accuracy: float,
-    threads: int | None,
-    initial_momenta: ArrayLike | None = None,
-    build_up: str | ArrayLike | BuildUp | None = None,
-    transfer: ChargeTransfer | None = None,
-    *,
-    derivatives: bool = False,
-) -> tuple[Reals, Floats, Status]:
-    """Momenta (B, N, 3), derivatives (B, 3N, 3N), none unless asked for, and status (B,): 0 where right."""
-    from flowcei.physics._kernel import LOST
-
-    setting, finest = setting_for(accuracy), SETTINGS[-1]
-    if transfer is not None:
-        setting, finest = _careful(setting), _careful(finest)
-    x = as_events("positions", positions)
-    system = system_of(masses, charges, x.shape[1])
-    motion, drift = moving_start(x, initial_momenta, system[0][0].reshape(-1, 3))
-    growth = growth_of(build_up, transfer, len(x), np.asarray(masses), np.asarray(charges))
-    momenta, jacobian, status = _run(x, motion, system, growth, setting, threads, derivatives=derivatives)
-    # One geometry in a million comes so close to a collision that a coarse setting loses it. It is followed
-    # again, alone, by the finest: a long training must not end for it.
-    lost = np.flatnonzero(status == LOST)
-    if len(lost) and setting is not finest:
-        start = motion[lost] if len(motion) else motion
-        growing = growth and (growth[0][lost], growth[1])
-        again = _run(x[lost], start, system, growing, finest, threads, derivatives=derivatives)
-        momenta[lost], status[lost] = again[0], again[2]
-        if derivatives:
-            jacobian[lost] = again[1]
-    if drift is not None:
-        momenta += drift
-    return momenta, jacobian, status
 
 
 def _run(
@@ -267,7 +232,7 @@ def _run(
         with np.errstate(over="ignore", invalid="ignore"):  # of events that status tells of
             momenta[rows] = out
 
-    least = (_LEAST_DERIVATIVES if derivatives else _CHUNK) // n**2
+    least = (_LEAST_DERIVATIVES if derivatives else CHUNK) // n**2
     in_threads(work, shares(count, least, threads), threads)
     return momenta, jacobian, status
 
@@ -326,38 +291,6 @@ def _tables(masses: tuple[float, ...], charges: tuple[float, ...]) -> _System:
     curvatures = strengths * (1.0 / share[i] + 1.0 / share[j])
     coordinate = np.repeat(share, 3)
     return (coordinate, 1.0 / coordinate, strengths, curvatures), float(np.sqrt(m.sum()) * largest)
-
-
-def usable_cores() -> int:
-    """The number of cores that this process may run on."""
-    # Where the system tells it; macOS does not.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def shares(count: int, least: int, threads: int | None) -> list[slice]:
-    """Slices of `count` rows, each of at least `least`, as many for every thread.
-
-    Example:
-        >>> shares(100, 40, 2)
-        [slice(0, 50, None), slice(50, 100, None)]
-    """
-    workers = threads or usable_cores()
-    rounds = max(min(8, count // (workers * max(1, least))), -(-count // (workers * _CHUNK)), 1)
-    size = max(1, -(-count // (workers * rounds if count > least else 1)))
-    return [slice(first, min(first + size, count)) for first in range(0, count, size)]
-
-
-def in_threads(work: Callable[[_Task], None], tasks: Sequence[_Task], threads: int | None) -> None:
-    """Call `work` for every task, in `threads` threads, or in all the process may run on."""
-    workers = min(threads or usable_cores(), len(tasks))
-    if workers <= 1:
-        for task in tasks:
-            work(task)
-        return
-    # Python's threads, not numba's: a kernel releases the lock, and numba's own pool would go on spinning
-    # next to torch's.
-    with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(work, tasks))
 
 
 def moving_start(

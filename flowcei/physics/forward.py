@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
+Reals = NDArray[np.floating]
+Floats = NDArray[np.float64]
+Status = NDArray[np.uint8]
 
-    Reals = NDArray[np.floating]
-    Floats = NDArray[np.float64]
-    Status = NDArray[np.uint8]
+
+@dataclass(frozen=True)
+class Start:
+    """What is followed: ions at positions (B, N, 3) or (N, 3), bohr, at rest or with momenta, hbar / bohr."""
+
+    positions: ArrayLike
+    masses: ArrayLike  # (N,), electron masses
+    charges: ArrayLike  # (N,), elementary charges
+    initial_momenta: ArrayLike | None = None
+
+    @property
+    def ions(self) -> tuple[Floats, Floats]:
+        """Masses and charges as arrays (N,)."""
+        return np.asarray(self.masses, np.float64), np.asarray(self.charges, np.float64)
 
 
 class ForwardModel(Protocol):
@@ -23,19 +37,11 @@ class ForwardModel(Protocol):
         ...
 
     def follow(
-        self,
-        positions: ArrayLike,
-        masses: ArrayLike,
-        charges: ArrayLike,
-        accuracy: float,
-        threads: int | None,
-        initial_momenta: ArrayLike | None = None,
-        *,
-        derivatives: bool = False,
+        self, start: Start, accuracy: float, threads: int | None = None, *, derivatives: bool = False
     ) -> tuple[Reals, Floats, Status]:
         """Return momenta at infinity, (B, N, 3), dp/dx, (B, 3N, 3N), none unless asked for, and status (B,).
 
-        Of positions (B, N, 3) or (N, 3), bohr; status is 0 where both are right, else a key of `LOST_FOR`.
+        Status is 0 where both are right, else a key of `LOST_FOR`.
         """
         ...
 

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from flowcei.errors import UsageError
 from flowcei.physics.build_up import LONGEST, BuildUp
 from flowcei.units import FEMTOSECOND
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from numpy.typing import ArrayLike, NDArray
-
-    Floats = NDArray[np.float64]
-    Growth = tuple[Floats, Floats]
+Floats = NDArray[np.float64]
+Growth = tuple[Floats, Floats]
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,14 @@ import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from flowcei.physics.explosion import COULOMB, chosen
-from flowcei.physics.forward import check_followed, describe_lost
+from flowcei.physics.forward import Start, check_followed, describe_lost
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
-
     from flowcei.physics.build_up import BuildUp
-    from flowcei.physics.explosion import Floats, Status
-    from flowcei.physics.forward import ForwardModel
+    from flowcei.physics.forward import Floats, ForwardModel, Status
 
 _COARSEST = 1e-6  # the least exact setting in double precision
 
@@ -97,8 +95,7 @@ def _differentiate(
     accuracy: float,
     threads: int | None,
 ) -> tuple[Floats, Status]:
-    x = np.asarray(positions, dtype=np.float64)
-    accuracy = min(accuracy, _COARSEST)
-    _, jacobian, status = forward.follow(x, masses, charges, accuracy, threads, derivatives=True)
+    start = Start(np.asarray(positions, dtype=np.float64), masses, charges)
+    _, jacobian, status = forward.follow(start, min(accuracy, _COARSEST), threads, derivatives=True)
     jacobian[status != 0] = np.nan
     return jacobian, status

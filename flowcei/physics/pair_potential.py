@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flowcei.errors import DataError, UsageError
-from flowcei.physics.explosion import as_events, in_threads, moving_start, shares, system_of
+from flowcei.physics.explosion import as_events, moving_start, system_of
 from flowcei.physics.nystrom import RKN86
+from flowcei.physics.threads import in_threads, shares
 from flowcei.storage.files import check_readable
 from flowcei.units import ANGSTROM, ELECTRONVOLT, quantity
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from numpy.typing import ArrayLike, NDArray
     from scipy.interpolate import CubicSpline
 
-    from flowcei.physics.forward import Floats, Reals, Status
+    from flowcei.physics.forward import Floats, Reals, Start, Status
 
 _HEADERS = {"r_bohr,u_hartree": (1.0, 1.0), "r_angstrom,u_ev": (ANGSTROM, ELECTRONVOLT)}
 _FEWEST, _MOST = 8, 10_000  # points of a table
@@ -97,9 +97,9 @@ class PairLaw:
 
         end = product if self.tail is None else self.tail
         r, u = np.array(self.r), np.array(self.u)
-        found = -float(CubicSpline(r, u)(r[-1], 1)) * r[-1] ** 2
-        if not abs(found - end) <= _UNLIKE * abs(product):
-            what = f"its force at the last point, {r[-1]:g} bohr, is that of {found:.4g}/r, not of {end:g}/r"
+        shown = -float(CubicSpline(r, u)(r[-1], 1)) * r[-1] ** 2
+        if not abs(shown - end) <= _UNLIKE * abs(product):
+            what = f"its force at the last point, {r[-1]:g} bohr, is that of {shown:.4g}/r, not of {end:g}/r"
             raise UsageError(
                 f"the table of a pair potential has no tail: {what}; let it go on, or state tail"
             )
@@ -156,34 +156,25 @@ class PairPotential:
         return f"pair potential: {'; '.join(map(str, self.laws))}"
 
     def follow(
-        self,
-        positions: ArrayLike,
-        masses: ArrayLike,
-        charges: ArrayLike,
-        accuracy: float,
-        threads: int | None,
-        initial_momenta: ArrayLike | None = None,
-        *,
-        derivatives: bool = False,
+        self, start: Start, accuracy: float, threads: int | None = None, *, derivatives: bool = False
     ) -> tuple[Reals, Floats, Status]:
         """As of `ForwardModel`: always in double precision, an event at a time."""
         from flowcei.physics._pairwise import fly
 
         if not accuracy >= _LEAST_ACCURACY:
             raise ValueError(f"accuracy is {accuracy}; with a pair potential {_LEAST_ACCURACY:g} or more")
-        x = as_events("positions", positions)
+        x, (m, q) = as_events("positions", start.positions), start.ions
         count, n = x.shape[:2]
-        system_of(masses, charges, n)
-        m, q = np.asarray(masses, np.float64), np.asarray(charges, np.float64)
-        motion, drift = moving_start(x, initial_momenta, (m / m.sum())[:, None])
+        system_of(m, q, n)
+        motion, drift = moving_start(x, start.initial_momenta, (m / m.sum())[:, None])
         tables, method = _tabulated(self.laws, tuple(q.tolist())), _method()
         momenta, status = np.empty(x.shape), np.zeros(count, np.uint8)
         jacobian = np.empty((count if derivatives else 0, 3 * n, 3 * n))
-        start, moving = x.astype(np.float64, copy=False), motion.astype(np.float64, copy=False)
+        x64, moving = x.astype(np.float64, copy=False), motion.astype(np.float64, copy=False)
 
         def work(rows: slice) -> None:
             out = momenta[rows], jacobian[rows], status[rows]
-            fly(start[rows], moving[rows], m, *tables, method, _SHARPER * accuracy, *out)
+            fly(x64[rows], moving[rows], m, *tables, method, _SHARPER * accuracy, *out)
 
         in_threads(work, shares(count, _BATCH, threads), threads)
         momenta = momenta if drift is None else momenta + drift

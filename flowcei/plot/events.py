@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
+from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from scipy.stats import gaussian_kde, norm
 
@@ -24,12 +25,11 @@ from flowcei.experiment.accidents import mixed_sums, tell_by_sums
 from flowcei.experiment.missing import LOST
 from flowcei.plot.style import colour, new_axes, plain
 from flowcei.posterior.labels import speed_names
-from flowcei.posterior.spread import first_axis, momenta_in_recoil_frame
+from flowcei.posterior.spread import angle_between, first_axis, momenta_in_recoil_frame
 from flowcei.units import ELECTRONVOLT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
     Series = dict[str, Floats]
@@ -113,7 +113,10 @@ def energy_shares(events: EventSets, axes: Axes | None = None) -> Axes:
 
 def angles(events: EventSets, axes: Axes | None = None) -> Axes:
     """Draw the angles between momenta, degrees, of all pairs of ions: see `newton` for the arguments."""
-    series = {name: _all_angles(one) for name, one in _sets(events).items()}
+    series = {}
+    for name, one in _sets(events).items():
+        p, pairs = _momenta(one), combinations(enumerate(speed_names(one.molecule)), 2)
+        series[name] = {f"{a} / {b}": angle_between(p[:, i], p[:, j]) for (i, a), (j, b) in pairs}
     return _spectra(new_axes(axes), series, "angle between momenta", "deg")
 
 
@@ -213,7 +216,8 @@ def ker_angle(events: EventSets, axes: Axes | None = None, *, pair: tuple[str, s
     """
     sets, axes = _sets(events), new_axes(axes)
     (i, first), (j, second) = _pair(next(iter(sets.values())), pair)
-    angle = {name: _angle(_momenta(one), i, j) for name, one in sets.items()}
+    p = {name: _momenta(one) for name, one in sets.items()}
+    angle = {name: angle_between(one[:, i], one[:, j]) for name, one in p.items()}
     points = {name: np.stack([angle[name], _energies(one).sum(axis=1)], axis=1) for name, one in sets.items()}
     _density(axes, points, "events")
     axes.set(xlabel=f"angle between p({first}) and p({second}) (deg)", ylabel="kinetic energy release (eV)")
@@ -272,16 +276,6 @@ def _energies(events: Events) -> Floats:
     return (_momenta(events) ** 2).sum(axis=2) / (2.0 * events.molecule.masses * ELECTRONVOLT)
 
 
-def _angle(p: Floats, i: int, j: int) -> Floats:
-    cross = np.linalg.norm(np.cross(p[:, i], p[:, j]), axis=1)
-    return np.degrees(np.arctan2(cross, (p[:, i] * p[:, j]).sum(axis=1)))
-
-
-def _all_angles(events: Events) -> Series:
-    p, names = _momenta(events), speed_names(events.molecule)
-    return {f"{names[i]} / {names[j]}": _angle(p, i, j) for i, j in combinations(range(len(names)), 2)}
-
-
 def _dalitz(energies: Floats) -> Floats:
     """Dalitz coordinates (B, 2) of the energies of three ions (B, 3)."""
     share = energies / energies.sum(axis=1, keepdims=True)
@@ -320,7 +314,8 @@ def _spectra(
 ) -> Axes:
     """Draw the densities of one or more series of each set: counts where there is a single one."""
     if (count := len(next(iter(sets.values())))) > _SERIES:
-        quantity, sets = f"{quantity}, {_SERIES} of {count}", _first_series(sets)
+        quantity = f"{quantity}, {_SERIES} of {count}"  # those that colours tell apart
+        sets = {name: dict(islice(table.items(), _SERIES)) for name, table in sets.items()}
     series = next(iter(sets.values()))
     low, high = window or _range(np.concatenate([one for table in sets.values() for one in table.values()]))
     edges = np.linspace(low, high, 1 + _bin_count(min(map(len, series.values())))).tolist()
@@ -348,11 +343,6 @@ def _put_legend(axes: Axes, handles: list[Line2D]) -> None:
     if handles:
         axes.set_ylim(0.0, axes.get_ylim()[1] * (1.05 + 0.09 * (len(handles) + 1 >> 1)))
         axes.legend(handles=handles, ncols=2, loc="upper center")
-
-
-def _first_series(sets: dict[str, Series]) -> dict[str, Series]:
-    """The series that can be told apart by colour."""
-    return {name: dict(islice(table.items(), _SERIES)) for name, table in sets.items()}
 
 
 def _legend(series: list[str], sets: list[str]) -> list[Line2D]:

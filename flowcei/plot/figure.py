@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flowcei.errors import UsageError
 from flowcei.events.container import Events
@@ -14,11 +16,8 @@ from flowcei.plot.geometry import corner, predicted, structure, title_of
 from flowcei.plot.style import new_figure, plain, styled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from numpy.typing import NDArray
 
     from flowcei.plot.events import EventSets
     from flowcei.posterior.samples import PosteriorSamples

@@ -15,10 +15,13 @@ from flowcei.errors import UsageError
 from flowcei.events.container import Events
 from flowcei.experiment.accidents import counted_as_true
 from flowcei.physics.explosion import asymptotic_momenta, with_times
+from flowcei.physics.priors.orders import nearest_rotations
 from flowcei.plot.style import colour, dots, new_axes, new_figure, plain
 from flowcei.units import length_in_bohr
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
@@ -31,7 +34,9 @@ if TYPE_CHECKING:
 FRAMES = ("recoil", "principal")
 """Frames in which structures are drawn."""
 
-_MOST = 8  # bonds and angles in a corner plot
+MOST_IN_CORNER = 8
+"""Bonds and angles in a corner plot."""
+
 _ORDERS = 5040  # of like atoms that are tried for the marks of a known geometry
 _STICKS = 40  # samples whose bonds are drawn
 
@@ -124,14 +129,19 @@ def corner(samples: PosteriorSamples, *, unit: str = "angstrom") -> Figure:
     """
     samples = _true(samples)
     scale, spread = length_in_bohr(unit), samples.spread(keep_flagged=True)
-    chosen = spread.internal[:_MOST]
+    chosen = spread.internal[:MOST_IN_CORNER]
     names = [spread.names[k] for k in chosen]
     values = spread.values[:, :, chosen].reshape(-1, len(chosen))
     values = values / [scale if name.kind == "bond" else 1.0 for name in names]
     labels = [f"{name.name} ({unit if name.kind == 'bond' else 'deg'})" for name in names]
-    count = len(chosen)
+    return corner_of(values, labels, title_of(samples))
+
+
+def corner_of(values: Floats, labels: Sequence[str], title: str) -> Figure:
+    """Draw values (B, K), each and in pairs."""
+    count = len(labels)
     words = "median with the central 68 %; ellipses hold 39 and 86 % of a normal distribution"
-    figure = new_figure(1.8 * count + 1.0, 1.7 * count + 0.8, title=f"{title_of(samples)}\n{words}")
+    figure = new_figure(1.8 * count + 1.0, 1.7 * count + 0.8, title=f"{title}\n{words}")
     for row in range(count):
         for column in range(row + 1):
             axes = figure.add_subplot(count, count, row * count + column + 1)
@@ -194,11 +204,9 @@ def predicted(samples: PosteriorSamples) -> dict[str, Events]:
 
 
 def _superposed(x: Floats, onto: Floats) -> Floats:
-    """Geometries (n, N, 3), centred and turned onto one (W. Kabsch, Acta Cryst. A 32, 922 (1976))."""
+    """Geometries (n, N, 3), centred and turned onto one."""
     middle, x = onto.mean(axis=0), x - x.mean(axis=1, keepdims=True)
-    u, _, vt = np.linalg.svd(x.transpose(0, 2, 1) @ (onto - middle))
-    u[..., -1] *= np.sign(np.linalg.det(u @ vt))[:, None]
-    return np.asarray(x @ (u @ vt) + middle)
+    return np.asarray(x @ nearest_rotations(x.transpose(0, 2, 1) @ (onto - middle)) + middle)
 
 
 def _matched(x: Floats, onto: Floats, molecule: Molecule) -> Floats:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 import matplotlib as mpl
@@ -14,10 +17,6 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from flowcei.storage.creation import atomic_write
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-    from types import ModuleType
-
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 

@@ -36,8 +36,9 @@ class ChainRules:
     gain: float = 0.02  # in power plus efficiency, that a round must bring;
     patience: int = 4  # rounds that may bring less
     repeated: float = 0.02  # share of the chosen that may repeat others
-    # So many times the draws there are, are weighed and chosen from; the last where chains are what remains.
-    times: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0, 4.0, 8.0)
+    # So many times the draws there are, are weighed and chosen from,
+    times: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0, 4.0)
+    times_of_refit: float = 8.0  # and these of a mixture fitted anew, after which only chains remain.
     # Where these are not enough, a mixture is fitted anew so often, each time to so many points, chosen from
     # so many times as many draws as are wanted, or as there are chains.
     refitted: int = 9
@@ -88,7 +89,7 @@ class Adaptation:
             self._search(local, np.flatnonzero(self.doubtful & (self.drawn + 2 * p <= budget)))
             rows = np.flatnonzero(self.searched)
             if len(rows):
-                self._join(rows, BentMixture.fit(*self._chosen(rows), self.rng, 1), self.found[rows])
+                self._join(rows, BentMixture.fit(*self._chosen(rows), self.rng, 1), self.has_mode[rows])
         for turn in range(rules.rounds):
             count = rules.components[turn % len(rules.components)]
             if count:
@@ -115,11 +116,11 @@ class Adaptation:
         self.modes = self.modes.padded(modes.mean.shape[1])
         store(self.modes, rows, modes)
         self.searched[rows] = True
-        self.several[rows] = self.found[rows].sum(axis=1) > 1
+        self.several[rows] = self.has_mode[rows].sum(axis=1) > 1
 
     @property
-    def found(self) -> Bools:
-        """Which of the modes of the events (E, K) there are."""
+    def has_mode(self) -> Bools:
+        """Which of the components (E, K) of `modes` are modes of the events."""
         return np.isfinite(self.modes.log_share) & self.searched[:, None]
 
     def _join_modes(self, rows: Rows) -> None:
@@ -127,7 +128,7 @@ class Adaptation:
         for count in np.unique(self.count[rows]):
             mine = rows[self.count[rows] == count]
             own = self.mixtures[count][mine]
-            self._join(mine, own, self.found[mine] & ~own.covers(self.modes[mine].mean), join=True)
+            self._join(mine, own, self.has_mode[mine] & ~own.covers(self.modes[mine].mean), join=True)
 
     def _join(self, rows: Rows, own: BentMixture, chosen: Bools, *, join: bool = False) -> None:
         """Try mixtures with components at the chosen (e, K) of the modes."""

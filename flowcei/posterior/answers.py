@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,6 @@ from flowcei.posterior.resampling import Cloud, Draws, effective_number, repeate
 from flowcei.posterior.weights import Weights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from flowcei.posterior.adaptation import ChainRules, LogDensity
     from flowcei.posterior.arrays import Bools, Floats, Numbers, Rows
     from flowcei.posterior.moves import Mixture, Symmetry
@@ -43,13 +42,13 @@ class Answers:
         self.adapted, self.several = mixture, several
         self.mixture: Mixture = mixture
         self.n, self.budget, self.rng, self.rules = n, budget, rng, rules
-        self.left = np.arange(len(rows))  # events without an answer, in the order of every pool
+        self.unanswered = np.arange(len(rows))  # events without an answer, in the order of every pool
 
     def by_mixture(self, pool: Cloud, flow: Cloud | None) -> Cloud:
         """Answer by draws of the mixture, of which there are some, unless it leaves out what the flow has."""
         self.out = Draws.none(pool, self.n)
         if self.n > (p := pool.height.shape[1]):
-            pool = pool.joined(self._of_mixture(self.left, self.n - p))
+            pool = pool.joined(self._of_mixture(self.unanswered, self.n - p))
         seen = None
         if flow is not None:
             own = Cloud(flow.points, flow.height, self.mixture.log_density(flow.points))
@@ -58,12 +57,12 @@ class Answers:
 
     def by_both(self, pool: Cloud, flow: Cloud, density: LogDensity, draw: Draw | None) -> Cloud:
         """Answer by as many draws of the flow, weighed together with those of the mixture."""
-        if not len(self.left):
+        if not len(self.unanswered):
             return pool
-        own, p = flow[self.left], pool.height.shape[1]
+        own, p = flow[self.unanswered], pool.height.shape[1]
         if draw is not None and p > own.height.shape[1]:
-            own = own.joined(self._of_flow(draw, self.left, p - own.height.shape[1]))
-        pool = self._balanced(self.left, own, pool, density)
+            own = own.joined(self._of_flow(draw, self.unanswered, p - own.height.shape[1]))
+        pool = self._balanced(self.unanswered, own, pool, density)
         if draw is None:
             return self._by_weight(pool, None, None)
 
@@ -75,12 +74,12 @@ class Answers:
 
     def given_up(self, pool: Cloud, hopeless: Bools) -> Cloud:
         """Answer some of all events by what there is, unmixed; return the pool of the others."""
-        now = hopeless[self.left]
-        events = self.left[now]
+        now = hopeless[self.unanswered]
+        events = self.unanswered[now]
         if len(events):
             draws = Draws.by_weight(pool[now], self.n, self.drawn[events], self.rng)
             store(self.out, events, replace(draws, mixed=np.zeros(len(events), dtype=bool)))
-        self.left = self.left[~now]
+        self.unanswered = self.unanswered[~now]
         return pool[~now]
 
     def by_refits(self, pool: Cloud) -> Cloud:
@@ -89,11 +88,11 @@ class Answers:
         A few hundred points do not show how twelve dimensions are bent; thousands do, for less than chains
         cost. Those of the pool, by their weights, show what the draws of a mixture leave out.
         """
-        rules, best, witness = self.rules, np.zeros(len(self.left)), pool
+        rules, best, witness = self.rules, np.zeros(len(self.unanswered)), pool
         self.mixture = GuardedMixture(self.adapted[np.arange(len(self.rows))], self.adapted)
         m = rules.wider * max(self.n, rules.chains)
         for turn in range(rules.refitted):
-            rows = self.left
+            rows = self.unanswered
             if not len(rows) or (self.drawn[rows] + m > self.budget).any():
                 break
             last, points = self.mixture[rows], self._scattered(pool)
@@ -111,8 +110,8 @@ class Answers:
             there = self.mixture[rows].log_density(witness.points)
             own = Cloud(witness.points, witness.height, there)
             seen = own.log_weights, witness.log_weights
-            pool = self._by_weight(pool, self._of_mixture, seen, len(rules.times))
-            waits = np.isin(rows, self.left)
+            pool = self._by_weight(pool, self._of_mixture, seen, (*rules.times, rules.times_of_refit))
+            waits = np.isin(rows, self.unanswered)
             best, witness = np.maximum(best, efficiency)[waits], witness[waits]
         return pool
 
@@ -124,47 +123,47 @@ class Answers:
         rules = self.rules
         chosen, effective = pool.chosen(rules.fitted * rules.tempered, rules.fitted, self.rng)
         state = np.concatenate([chosen.points, chosen.height[..., None]], axis=2)
-        run = Chains(self.log_posterior, None, self.rows[self.left], self.rng, rules)
+        run = Chains(self.log_posterior, None, self.rows[self.unanswered], self.rng, rules)
         for _ in range(rules.scattered):
-            run.move(state, self.mixture[self.left], np.arange(len(state)), 1)
-        self.drawn[self.left] += rules.scattered * rules.fitted
+            run.move(state, self.mixture[self.unanswered], np.arange(len(state)), 1)
+        self.drawn[self.unanswered] += rules.scattered * rules.fitted
         return state[..., :-1], effective
 
     def by_chains(self, pool: Cloud, symmetry: Symmetry | None) -> None:
         """Answer by chains."""
-        if len(self.left):
+        if len(self.unanswered):
             # However few draws are asked for: by fewer chains nobody sees that a variance still grows.
             p = max(self.rules.chains, self.rules.per_dimension * pool.points.shape[2])
-            run = Chains(self.log_posterior, symmetry, self.rows[self.left], self.rng, self.rules)
-            mixture, drawn = self.mixture[self.left], self.drawn[self.left]
-            store(self.out, self.left, run.mix(pool, mixture, p, drawn, self.budget, self.n))
+            run = Chains(self.log_posterior, symmetry, self.rows[self.unanswered], self.rng, self.rules)
+            mixture, drawn = self.mixture[self.unanswered], self.drawn[self.unanswered]
+            store(self.out, self.unanswered, run.mix(pool, mixture, p, drawn, self.budget, self.n))
 
     def _by_weight(
         self,
         pool: Cloud,
         more: Callable[[Rows, int], Cloud] | None,
         seen: tuple[Floats, Floats] | None,
-        most: int = -1,
+        times_allowed: tuple[float, ...] | None = None,
     ) -> Cloud:
         """Answer those of which so few times as many draws are enough; return the pool of the others."""
         weights, (_, p) = Weights.of(pool.log_weights), pool.height.shape
-        left = np.ones(len(pool), dtype=bool)
-        for times in self.rules.times[:most] if more else (1,):
+        waits = np.ones(len(pool), dtype=bool)
+        for times in (times_allowed or self.rules.times) if more else (1,):
             draws = times * p / self.n
             share = repeated(weights.log_weights, draws, weights.log_evidence)
             if seen is not None:
                 at_flow, by = seen
                 share = np.maximum(share, repeated(at_flow, draws, weights.log_evidence, by))
-            affordable = self.drawn[self.left] + (times - 1) * p <= self.budget
-            enough = left & weights.reliable & (share <= self.rules.repeated) & affordable
+            affordable = self.drawn[self.unanswered] + (times - 1) * p <= self.budget
+            enough = waits & weights.reliable & (share <= self.rules.repeated) & affordable
             if enough.any():
-                events, own = self.left[enough], pool[enough]
+                events, own = self.unanswered[enough], pool[enough]
                 if times > 1 and more:
                     own = own.joined(more(events, round((times - 1) * p)))
                 store(self.out, events, Draws.by_weight(own, self.n, self.drawn[events], self.rng))
-                left &= ~enough
-        self.left = self.left[left]
-        return pool[left]
+                waits &= ~enough
+        self.unanswered = self.unanswered[waits]
+        return pool[waits]
 
     def _of_mixture(self, events: Rows, m: int, other: Mixture | None = None) -> Cloud:
         mixture = self.mixture[events] if other is None else other

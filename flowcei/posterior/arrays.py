@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
+from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +12,6 @@ from numpy.typing import NDArray
 from flowcei.errors import DataError
 from flowcei.events.container import one_row
 from flowcei.events.extracolumns import joined_columns
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
 
 Floats: TypeAlias = NDArray[np.float64]
 Reals: TypeAlias = NDArray[np.floating]

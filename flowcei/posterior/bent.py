@@ -160,13 +160,13 @@ class BentMixture(RowArrays):
 
     def joined(self, other: StudentMixture) -> BentMixture:
         """Return the components of both; those of the other are of points, not of straight coordinates."""
-        place = self.bend.straight(other.mean)
+        mean = self.bend.straight(other.mean)
         factor = self.bend.derivative(other.mean) @ other.factor
         # A triangular root again, not by way of the square: of a steep bend that is singular by rounding.
         root = np.swapaxes(np.linalg.qr(np.swapaxes(factor, 2, 3), mode="r"), 2, 3)
         size = np.diagonal(root, axis1=2, axis2=3)
-        root = root * np.where(size < 0, -1.0, 1.0)[:, :, None] + _LEAST_WIDTH * np.eye(place.shape[2])
-        straight = StudentMixture(place, root, other.log_share)
+        root = root * np.where(size < 0, -1.0, 1.0)[:, :, None] + _LEAST_WIDTH * np.eye(mean.shape[2])
+        straight = StudentMixture(mean, root, other.log_share)
         return replace(self, mixture=self.mixture.joined(straight))
 
     def covers(self, points: Floats) -> Bools:

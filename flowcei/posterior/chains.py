@@ -92,8 +92,10 @@ def run_chains(
     for count, several in product(adapted.mixtures, (False, True)):
         chosen = np.flatnonzero((adapted.count == count) & (adapted.several == several))
         if len(chosen):
-            known = adapted.mixtures[count][chosen], adapted.drawn[chosen]
-            each = Answers(log_posterior, rows[chosen], *known, n, budget, rng, rules, several=several)
+            mixture, drawn = adapted.mixtures[count][chosen], adapted.drawn[chosen]
+            each = Answers(
+                log_posterior, rows[chosen], mixture, drawn, n, budget, rng, rules, several=several
+            )
             own = flow[rows[chosen]]
             pool = each.by_mixture(adapted.best[chosen], None if proposal.log_density is None else own)
             if proposal.log_density is not None and proposal.density is not None:

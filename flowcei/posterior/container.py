@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flowcei.errors import DataError, UsageError
 from flowcei.events.extracolumns import add_columns, checked_columns
+from flowcei.experiment.experiment import Experiment, has_accidents
+from flowcei.experiment.missing import lost_ions
 from flowcei.posterior.arrays import RowArrays
 from flowcei.posterior.exact import R_HAT
 from flowcei.posterior.flags import EXCLUDING, FLAG_BITS, counted, flag_names, in_words
@@ -17,12 +21,11 @@ from flowcei.posterior.structures import sample_table
 from flowcei.storage.html import html_table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import pandas as pd
-    from numpy.typing import NDArray
 
+    from flowcei.experiment.measurement import Measurement
     from flowcei.molecules.molecule import Molecule
+    from flowcei.physics.build_up import BuildUpPrior
     from flowcei.posterior.arrays import Bools, Floats, Numbers
     from flowcei.posterior.weights import Weights
 
@@ -135,6 +138,32 @@ class SampleArrays(RowArrays):
         Poor weights alone (`efficiency`, `weights`) do not count: the flow's samples stand in.
         """
         return np.asarray(self.flag_bits & EXCLUDING > 0)
+
+    @property
+    def measurement(self) -> Measurement | None:
+        """What the experiment, where one is stated, does to the momenta."""
+        stated = self.origin.get("experiment")
+        return Experiment.from_dict(stated).of(self.molecule) if stated else None
+
+    @property
+    def lost(self) -> Bools | None:
+        """Which ions (E, N) were not detected; None where all were."""
+        return lost_ions(self.columns, len(self.molecule))
+
+    @property
+    def mixed(self) -> bool:
+        """Whether the events hold accidents, and the samples have evidence, by which these are told."""
+        return self.weights is not None and has_accidents(self.origin.get("experiment", {}))
+
+    @property
+    def build_up_prior(self) -> BuildUpPrior | None:
+        """What the experiment says of its build-up time; None where it states one, or none."""
+        return None if (own := self.measurement) is None else own.build_up_prior
+
+    @property
+    def isotropic(self) -> bool:
+        """Whether the noise is one level, which a model is told: else its own samples are of another."""
+        return (own := self.measurement) is None or own.isotropic
 
     @property
     def units(self) -> dict[str, str]:

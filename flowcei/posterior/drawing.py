@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +11,6 @@ import numpy as np
 from flowcei.posterior.weights import Weights, thinned
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from flowcei.physics.priors import GeometryPrior
     from flowcei.posterior.arrays import Bools, Rows
     from flowcei.posterior.samples import PosteriorSamples

@@ -6,6 +6,7 @@ For an event as for the whole file the answer is that of the posterior, however 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -19,8 +20,6 @@ from flowcei.posterior.mixtures import StudentMixture
 from flowcei.posterior.weights import Weights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from flowcei.physics.priors import GeometryPrior
     from flowcei.posterior.arrays import Floats, Rows
     from flowcei.posterior.modes import Modes

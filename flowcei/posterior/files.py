@@ -47,6 +47,7 @@ HDF = (".h5", ".hdf5")
 """Endings of HDF5 files."""
 
 _CONTENT = "flowcei samples"
+_AT_ONCE = 200_000  # samples in memory where a file is read by blocks
 _DATASETS = {"event_id": "event"}  # other arrays have the name of their attribute
 _EVIDENCE = "columns/evidence_p"
 _LOST, _TRUE = dataset_name(LOST), dataset_name(P_TRUE)
@@ -191,6 +192,14 @@ def read_samples(path: str | Path) -> PosteriorSamples:
     Example:
         See `write_samples`.
     """
+    return next(stream_samples(path, at_once=None))
+
+
+def stream_samples(path: str | Path, at_once: int | None = _AT_ONCE) -> Iterator[PosteriorSamples]:
+    """Read an HDF5 file of samples, some events after the others: so many samples together, or all.
+
+    Raises what `read_samples` raises, for a damaged file where the damage is.
+    """
     source = Path(path)
     check_readable(source)
     if not is_hdf5(source):
@@ -205,8 +214,21 @@ def read_samples(path: str | Path) -> PosteriorSamples:
             raise DataError(f"{message}flowcei sample --resume goes on", path=source)
         names = [_DATASETS.get(name, name) for name in ARRAYS]
         names = [*names, *Weights.ROWS, *column_datasets(file, source)]
-        arrays = {n: read_array(file, n, source) for n in names if n in file or n not in _OPTIONAL}
+        names = [n for n in names if n in file or n not in _OPTIONAL]
         origin = read_json_attribute(file, "origin") or {}
+        shape = numbers_of(file, "positions", source).shape
+        events = shape[0] if shape else 0
+        step = max(events, 1) if at_once is None else max(1, at_once // max(*shape[1:2], 1))
+        for first in range(0, max(events, 1), step):
+            rows = ... if step >= events else slice(first, first + step)
+            arrays = {name: read_array(file, name, source, rows) for name in names}
+            yield _checked(arrays, molecule, origin, source)
+
+
+def _checked(
+    arrays: Mapping[str, np.ndarray], molecule: Molecule, origin: dict[str, Any], source: Path
+) -> PosteriorSamples:
+    """Samples of the arrays of a file; DataError where it is damaged."""
     try:
         samples = samples_of(arrays, molecule, origin)
     except DataError as error:
@@ -270,10 +292,6 @@ class Quality(RowArrays):
         return replace(out, log_evidence=evidence, momenta=momenta, lost=lost)
 
 
-def _silent(_: int) -> None:
-    """Nobody wants to know how far the work has come."""
-
-
 def sample_to_file(
     parts: Callable[[int], Iterator[PosteriorSamples]],
     path: Path,
@@ -281,8 +299,8 @@ def sample_to_file(
     *,
     overwrite: bool = False,
     resume: bool = False,
-    on_block: Callable[[int], None] = _silent,
-    on_written: Callable[[int], None] = _silent,
+    on_block: Callable[[int], None] = lambda _: None,
+    on_written: Callable[[int], None] = lambda _: None,
     judge: Callable[[Quality], Quality] | None = None,
 ) -> Quality:
     """Write the samples of a stream of events to a file; what was done before a StoppedError is kept.

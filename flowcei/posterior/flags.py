@@ -6,13 +6,12 @@ import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import chi2
 
 from flowcei.errors import FlaggedWarning
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from flowcei.posterior.arrays import Bools, Floats
     from flowcei.posterior.samples import PosteriorSamples
     from flowcei.posterior.weights import Weights
@@ -113,13 +112,16 @@ def counted(flags: NDArray[np.uint16], bits: int = EXCLUDING) -> str:
     return f"{int((flags & bits > 0).sum())} of {len(flags)} events are flagged ({listed})"
 
 
+def standing(flags: NDArray[np.uint16]) -> list[str]:
+    """What is to be said of flagged events (E,) that are not left out."""
+    words = {POOR_WEIGHTS: "samples of the flow count alike there", NOT_MIXED: "their chains have not mixed"}
+    return [f"{counted(flags, bits)}: {text}" for bits, text in words.items() if (flags & bits).any()]
+
+
 def warn_of_flagged(flags: NDArray[np.uint16], outcome: str, *, keep_flagged: bool) -> None:
     """Warn the caller of the method that calls this of flags (E,), unless flagged events are meant."""
     lines = [f"{counted(flags)}{outcome}"] if (flags & EXCLUDING).any() else []
-    if (flags & POOR_WEIGHTS).any():
-        lines.append(f"{counted(flags, POOR_WEIGHTS)}: samples of the flow count alike there")
-    if (flags & NOT_MIXED).any():
-        lines.append(f"{counted(flags, NOT_MIXED)}: their chains have not mixed")
+    lines += standing(flags)
     if lines and not keep_flagged:
         text = f"{'; '.join(lines)}; keep_flagged=True says nothing of it"
         warnings.warn(text, FlaggedWarning, stacklevel=3)

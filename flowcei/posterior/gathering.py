@@ -13,9 +13,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flowcei.experiment.likelihood import nonfinite_allowed
-from flowcei.physics.explosion import centre_of_mass, in_threads
+from flowcei.physics.explosion import centre_of_mass
+from flowcei.physics.threads import in_threads
 from flowcei.posterior.laplace import MODE_RULES, ModeRules, covering, leaders, local_covariance
 from flowcei.posterior.modes import AMBIGUOUS, UNANSWERED, UNEXPLAINED, UNIQUE, Modes
 from flowcei.posterior.refinement import (
@@ -31,8 +33,6 @@ from flowcei.posterior.refinement import (
 from flowcei.posterior.searches import SEARCH_RULES, Searches, SearchRules, group_ends, search_ends
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from flowcei.experiment.likelihood import Likelihood
     from flowcei.posterior.arrays import Bools, Floats, Reals, Rows
     from flowcei.posterior.laplace import LogPrior

@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from flowcei.errors import UsageError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -75,6 +77,14 @@ def label_by_geometry(
         text = "are searched: the bonds there are the best of those tried, and may not be the best of all"
         warnings.warn(f"{msg} {text}", stacklevel=2)
     return np.take_along_axis(speed[:, None], chosen.reshape(x.shape[:3]), axis=2)
+
+
+def bond_symmetries(molecule: Molecule) -> Rows:
+    """The orders (S, N) of like atoms that leave all bonds where they are; UsageError for too many."""
+    orders = _BondGraph.of(molecule).symmetries
+    if orders is None:
+        raise UsageError(f"the bonds of {molecule.name} have too many symmetries (over {_SYMMETRIES})")
+    return orders
 
 
 def relabel(positions: Floats, order: Rows) -> Floats:

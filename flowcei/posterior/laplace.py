@@ -7,6 +7,7 @@ momenta themselves have changed by one deviation.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations, islice
 from typing import TYPE_CHECKING
@@ -16,8 +17,6 @@ import numpy as np
 from flowcei.experiment.likelihood import nonfinite_allowed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from flowcei.experiment.likelihood import Likelihood
     from flowcei.posterior.arrays import Bools, Floats, Rows
 

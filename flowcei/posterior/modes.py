@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from itertools import combinations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from flowcei.events.extracolumns import add_columns, component_names
 from flowcei.experiment.likelihood import nonfinite_allowed
@@ -26,10 +28,6 @@ from flowcei.posterior.structures import required, to_atoms
 from flowcei.storage.html import html_table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
     from flowcei.posterior.arrays import Floats, Rows
     from flowcei.posterior.samples import PosteriorSamples
 

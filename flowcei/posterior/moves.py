@@ -6,17 +6,16 @@ scale and, where there is one, a symmetry. No move needs a gradient: docs/decisi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import logsumexp
 
-from flowcei.posterior.resampling import Cloud, Draws, power_for, store, systematic
+from flowcei.posterior.resampling import Cloud, Draws, power_for, relative, store, systematic
 from flowcei.posterior.weights import Weights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from flowcei.posterior.adaptation import ChainRules, LogDensity
     from flowcei.posterior.arrays import Bools, Floats, Numbers, Rows
     from flowcei.posterior.bent import BentMixture, GuardedMixture
@@ -48,7 +47,7 @@ class Chains:
         # Where a handful of points carries the weight, more begin: what is beside it must be forgotten, and
         # of chains that all began in one place nobody could tell whether they have.
         power = power_for(cloud.log_weights, rules.begin * p)
-        chosen = rng.permuted(systematic(power[:, None] * cloud.log_weights, p, rng), axis=1)
+        chosen = rng.permuted(systematic(relative(power[:, None] * cloud.log_weights), p, rng), axis=1)
         copies = np.stack([(np.bincount(row) ** 2).sum() / p for row in chosen])
         state = np.concatenate([cloud.points, cloud.height[..., None]], axis=2)[np.arange(e)[:, None], chosen]
         begun, mixture, drawn = state.copy(), mixture[np.arange(e)], drawn.copy()

@@ -8,21 +8,22 @@ miss in units of the noise.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flowcei.experiment.likelihood import nonfinite_allowed
-from flowcei.physics.explosion import centre_of_mass, in_threads, kinetic_energy
+from flowcei.physics.explosion import centre_of_mass, kinetic_energy
 from flowcei.physics.leastsquares import levenberg_marquardt
+from flowcei.physics.priors.orders import nearest_rotations
+from flowcei.physics.threads import in_threads
 from flowcei.posterior.structures import required, sample_table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import pandas as pd
-    from numpy.typing import NDArray
 
     from flowcei.experiment.likelihood import Likelihood
     from flowcei.posterior.arrays import Floats, Reals, Rows
@@ -137,10 +138,9 @@ def turned(likelihood: Likelihood, positions: Floats, event: Rows) -> Floats:
     # Directions alone decide: momenta of 1e300 would overflow, and no SVD comes of that.
     unit = np.nan_to_num(p / np.abs(p).max(axis=(1, 2), keepdims=True))
     direction = np.nan_to_num(measured / size[far, None, None])
-    u, _, v = np.linalg.svd(np.einsum("kia,kib->kab", unit, direction))
-    u[..., 2] *= np.sign(np.linalg.det(u) * np.linalg.det(v))[..., None]  # no reflection
+    rotation = nearest_rotations(np.einsum("kia,kib->kab", unit, direction))
     scale = kinetic_energy(p, m) / kinetic_energy(measured, m)
-    nearest = (y @ (u @ v)) * scale[:, None, None]
+    nearest = (y @ rotation) * scale[:, None, None]
     # Momenta next to nothing would scale a geometry to 1e200 bohr, whose squares no table can hold.
     usable = np.abs(nearest).max(axis=(1, 2), keepdims=True) < _FARTHEST
     x[far] = np.where(usable, nearest, y)

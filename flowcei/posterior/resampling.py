@@ -43,7 +43,7 @@ class Cloud(RowArrays):
     def chosen(self, wanted: float, count: int, rng: np.random.Generator) -> tuple[Cloud, Floats]:
         """Choose points by the power of the weights that leaves as many as wanted; also these, (E,)."""
         log_weights = power_for(self.log_weights, wanted)[:, None] * self.log_weights
-        rows = systematic(log_weights, count, rng)
+        rows = systematic(relative(log_weights), count, rng)
         chosen = np.take_along_axis(self.points, rows[..., None], axis=1)
         flat = (np.take_along_axis(x, rows, axis=1) for x in (self.height, self.log_density))
         return Cloud(chosen, *flat), effective_number(log_weights)
@@ -66,7 +66,7 @@ def store(target: RowArrays, rows: Rows, source: RowArrays) -> None:
 
 def effective_number(log_weights: Floats) -> Floats:
     """Effective number (E,) of weights (E, P); 0 where none counts."""
-    w = np.exp(log_weights - top_of(log_weights))
+    w = relative(log_weights)
     return np.asarray(w.sum(axis=1) ** 2 / np.maximum((w**2).sum(axis=1), 1e-300))
 
 
@@ -74,6 +74,11 @@ def top_of(log_weights: Floats) -> Floats:
     """Greatest log weight (E, 1) of each event; 0 where none counts."""
     top = log_weights.max(axis=1, keepdims=True)
     return np.where(np.isfinite(top), top, 0.0)
+
+
+def relative(log_weights: Floats) -> Floats:
+    """Weights (E, P) over the greatest of their event."""
+    return np.exp(log_weights - top_of(log_weights))
 
 
 def power_for(log_weights: Floats, wanted: Floats | float) -> Floats:
@@ -88,11 +93,11 @@ def power_for(log_weights: Floats, wanted: Floats | float) -> Floats:
     return np.where(whole, 1.0, np.maximum(low, 1e-6))
 
 
-def systematic(log_weights: Floats, n: int, rng: np.random.Generator) -> Rows:
-    """Indices (E, n) of points, each about as often as its share of the weights (E, P)."""
-    edges = np.exp(log_weights - top_of(log_weights)).cumsum(axis=1)
+def systematic(weights: Floats, n: int, rng: np.random.Generator) -> Rows:
+    """Indices (E, n) of points, each as often as its share of the weights (E, P), rounded up or down."""
+    edges = weights.cumsum(axis=1)
     marks = (np.arange(n) + rng.random((len(edges), 1))) / n * edges[:, -1:]
-    last = log_weights.shape[1] - 1
+    last = weights.shape[1] - 1
     return np.stack(
         [np.searchsorted(row, mark).clip(0, last) for row, mark in zip(edges, marks, strict=True)]
     )
@@ -109,7 +114,7 @@ def repeated(
     ratio = np.exp(np.minimum(log_weights - log_mean[:, None], 700.0))
     if by is None:
         return np.asarray(np.maximum(ratio - draws, 0.0).mean(axis=1))
-    share = np.exp(by - top_of(by))
+    share = relative(by)
     over = np.maximum(1.0 - draws / np.maximum(ratio, 1e-300), 0.0)
     return np.asarray((share * over).sum(axis=1) / share.sum(axis=1))
 
@@ -143,7 +148,7 @@ class Draws(RowArrays):
         """Choose n points of each event by weight: independent draws, where few are chosen twice."""
         e, p = cloud.height.shape
         log_weights = cloud.log_weights
-        w = np.exp(log_weights - top_of(log_weights))
+        w = relative(log_weights)
         total = w.sum(axis=1)
         effective = np.minimum(total**2 / np.maximum((w**2).sum(axis=1), 1e-300), n)
         ordered = np.sort(w[:, :: max(1, p // 400)], axis=1)
@@ -151,7 +156,7 @@ class Draws(RowArrays):
         count = ordered.shape[1]
         pairs = (ordered * (2.0 * np.arange(count, 0, -1) - 1.0)).sum(axis=1)
         accepted = pairs / np.maximum(count * ordered.sum(axis=1), 1e-300)
-        chosen = systematic(log_weights, n, rng)
+        chosen = systematic(w, n, rng)
         points = np.take_along_axis(cloud.points, chosen[..., None], axis=1)
         height = np.take_along_axis(cloud.height, chosen, axis=1)
         log_evidence = np.log(total / p) + top_of(log_weights)[:, 0]

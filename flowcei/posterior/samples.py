@@ -11,9 +11,7 @@ import numpy as np
 
 from flowcei.errors import DataError, NoDensityError
 from flowcei.experiment.covariance import AssignedLikelihood, CovarianceLikelihood
-from flowcei.experiment.experiment import Experiment, has_accidents
 from flowcei.experiment.likelihood import Likelihood
-from flowcei.experiment.missing import lost_ions
 from flowcei.experiment.moving import MovingLikelihood
 from flowcei.physics.build_up import LONGEST
 from flowcei.physics.priors import GeometryPrior, build_prior
@@ -25,21 +23,14 @@ from flowcei.posterior.gathering import search_modes
 from flowcei.posterior.labels import label_by_geometry, relabel
 from flowcei.posterior.laplace import MODE_RULES, ModeRules, local_covariance
 from flowcei.posterior.modes import AMBIGUOUS, UNIQUE
-from flowcei.posterior.refinement import (
-    REFINEMENT_RULES,
-    Refinement,
-    RefinementRules,
-    refine,
-)
+from flowcei.posterior.refinement import REFINEMENT_RULES, Refinement, RefinementRules, refine
+from flowcei.posterior.resampling import systematic
 from flowcei.posterior.searches import SEARCH_RULES, SearchRules
 from flowcei.posterior.spread import Spread
 from flowcei.posterior.structures import to_atoms
 from flowcei.posterior.weights import WEIGHT_RULES, WeightRules, Weights
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from flowcei.physics.build_up import BuildUpPrior
     from flowcei.posterior.arrays import Floats, Reals
     from flowcei.posterior.modes import Modes
     from flowcei.posterior.refinement import Plausible
@@ -94,10 +85,9 @@ class PosteriorSamples(SampleArrays):
     def likelihood(self) -> Likelihood:
         """The likelihood of the events."""
         relative, ions = bool(self.origin.get("noise_relative", True)), self.molecule
-        prior, stated = self.origin.get("prior"), self.origin.get("experiment")
+        prior, measurement = self.origin.get("prior"), self.measurement
         moving = prior if isinstance(prior, dict) and prior.get("motion") is True else None
-        if stated:
-            measurement = Experiment.from_dict(stated).of(ions)
+        if measurement is not None:
             if moving and (self.lost is not None or measurement.orders is not None):
                 raise DataError("where atoms move at the start, lost ions and assignments have no likelihood")
             if moving:
@@ -110,28 +100,6 @@ class PosteriorSamples(SampleArrays):
         if moving:
             return MovingLikelihood.of_level(ions, self.momenta, self.sigma, moving)
         return Likelihood(ions.masses, ions.charges, self.momenta, self.sigma, relative=relative)
-
-    @property
-    def lost(self) -> NDArray[np.bool_] | None:
-        """Which ions (E, N) were not detected; None where all were."""
-        return lost_ions(self.columns, len(self.molecule))
-
-    @property
-    def mixed(self) -> bool:
-        """Whether the events hold accidents, and the samples have evidence, by which these are told."""
-        return self.weights is not None and has_accidents(self.origin.get("experiment", {}))
-
-    @property
-    def build_up_prior(self) -> BuildUpPrior | None:
-        """What the experiment says of its build-up time; None where it states one, or none."""
-        stated = self.origin.get("experiment")
-        return None if not stated else Experiment.from_dict(stated).of(self.molecule).build_up_prior
-
-    @property
-    def isotropic(self) -> bool:
-        """Whether the noise is one level, which a model is told: else its own samples are of another."""
-        stated = self.origin.get("experiment")
-        return not stated or Experiment.from_dict(stated).of(self.molecule).isotropic
 
     @property
     def prior(self) -> GeometryPrior:
@@ -174,8 +142,8 @@ class PosteriorSamples(SampleArrays):
         log_weights = np.full(self.log_prob.shape, -np.inf)
         posterior, answered = self.log_posterior(self.positions, prior, self.build_up), self.answered
         # Without the density of one sample nobody can say what the others weigh beside it.
-        known = answered & ~np.isnan(posterior).any(axis=1)
-        log_weights[known] = posterior[known] - self.log_prob[known]
+        finite = answered & ~np.isnan(posterior).any(axis=1)
+        log_weights[finite] = posterior[finite] - self.log_prob[finite]
         if INSIDE in self.columns:
             # Where samples were drawn until all lay inside, their density is the flow's over the share
             # that does: without it the evidence would be too large by as much.
@@ -238,11 +206,8 @@ class PosteriorSamples(SampleArrays):
                 `FlaggedWarning` says that they are.
         """
         warn_of_flagged(self.flag_bits, _AMONG, keep_flagged=keep_flagged)
-        plausible = self._plausible(prior or self.known_prior())
-        refinement = refine(
-            self.likelihood, self.positions, plausible=plausible, rules=rules, threads=threads
-        )
-        return replace(refinement, samples=self)
+        how: Any = {"plausible": self._plausible(prior or self.known_prior()), "rules": rules}
+        return replace(refine(self.likelihood, self.positions, threads=threads, **how), samples=self)
 
     def _plausible(self, prior: GeometryPrior | None) -> Plausible | None:
         """What the prior says of ends of searches; None where it cannot."""
@@ -276,15 +241,15 @@ class PosteriorSamples(SampleArrays):
         plausible = self._plausible(prior)
         log_prior = None if prior is None or plausible is None else partial(self._log_prior, prior)
         how: Any = {"log_prior": log_prior, "plausible": plausible, "rules": rules, "search": search}
-        likelihood, how = self.likelihood, how | {"threads": threads}
+        likelihood, how = self.likelihood, how | {"threads": threads, "weights": self.weights}
         if isinstance(likelihood, AssignedLikelihood):
-            found = modes_of_assignments(likelihood, self.positions, self.weights, **how)
+            modes = modes_of_assignments(likelihood, self.positions, **how)
         else:
-            found = search_modes(likelihood, self.positions, weights=self.weights, **how)
+            modes = search_modes(likelihood, self.positions, **how)
         if self.lost is not None:  # a family of geometries gives the momenta of those that lack several ions
-            open_ = (self.lost.sum(axis=1) > 1) & (found.verdict == UNIQUE)
-            found = replace(found, verdict=np.where(open_, AMBIGUOUS, found.verdict))
-        return replace(found, samples=self)
+            open_ = (self.lost.sum(axis=1) > 1) & (modes.verdict == UNIQUE)
+            modes = replace(modes, verdict=np.where(open_, AMBIGUOUS, modes.verdict))
+        return replace(modes, samples=self)
 
     def equally_weighted(self, seed: int = 0) -> PosteriorSamples:
         """Return as many samples, drawn from these by their weights, each counting alike.
@@ -297,9 +262,10 @@ class PosteriorSamples(SampleArrays):
         """
         if self.weights is None:
             return self
-        rows, chosen = np.arange(len(self))[:, None], self.weights.resampled(seed)
-        names = ("positions", "log_prob", "build_up", "assignment")
-        drawn = {n: getattr(self, n)[rows, chosen] for n in names if getattr(self, n) is not None}
+        n, rng = self.positions.shape[1], np.random.default_rng(seed)
+        rows, chosen = np.arange(len(self))[:, None], systematic(self.weights.normalised, n, rng)
+        arrays = {name: getattr(self, name) for name in ("positions", "log_prob", "build_up", "assignment")}
+        drawn = {name: array[rows, chosen] for name, array in arrays.items() if array is not None}
         return replace(self, **drawn, weights=None)
 
     def mean(self, *, keep_flagged: bool = False) -> Floats:

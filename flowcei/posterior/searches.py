@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from flowcei.experiment.likelihood import nonfinite_allowed
+from flowcei.physics.forward import Start
 from flowcei.posterior.laplace import shape_of
 from flowcei.posterior.refinement import REFINEMENT_RULES, turned
 
@@ -215,7 +216,7 @@ def descended(likelihood: Likelihood, start: Reals, event: Rows) -> tuple[Floats
     limits = float(rules.steps), float(rules.patience), rules.collision, rules.largest
     rows, ions = np.arange(count), (likelihood.masses, likelihood.charges)
     while len(rows):
-        simulated = likelihood.forward.follow(trial, *ions, accuracy, 1, derivatives=True)
+        simulated = likelihood.forward.follow(Start(trial, *ions), accuracy, 1, derivatives=True)
         remaining = advance(rows, trial, simulated, target, state, limits)
         rows, trial = rows[:remaining], trial[:remaining]
     return state[0], state[1], state[7]

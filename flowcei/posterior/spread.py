@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 
 from flowcei.events.extracolumns import add_columns
 from flowcei.experiment.accidents import P_TRUE, counted_as_true
@@ -25,8 +26,6 @@ from flowcei.storage.html import html_table
 from flowcei.units import length_in_bohr
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
     from flowcei.posterior.arrays import Floats, Numbers, Reals, Rows
@@ -91,10 +90,14 @@ def quantities(molecule: Molecule, positions: Reals) -> tuple[list[Quantity], Fl
         values.append(np.linalg.norm(x[..., j, :] - x[..., i, :], axis=-1)[..., None])
     for i, vertex, j in molecule.angles:
         a, b = x[..., i, :] - x[..., vertex, :], x[..., j, :] - x[..., vertex, :]
-        # arctan2, because arccos loses half the digits of a nearly straight angle.
-        sine = np.linalg.norm(np.cross(a, b), axis=-1)
-        values.append(np.degrees(np.arctan2(sine, (a * b).sum(axis=-1)))[..., None])
+        values.append(angle_between(a, b)[..., None])
     return _names(molecule), np.concatenate(values, axis=-1)
+
+
+def angle_between(a: Floats, b: Floats) -> Floats:
+    """Angles (...,), degrees, of vectors (..., 3)."""
+    # arctan2, because arccos loses half the digits of a nearly straight angle.
+    return np.degrees(np.arctan2(np.linalg.norm(np.cross(a, b), axis=-1), (a * b).sum(axis=-1)))
 
 
 def _names(molecule: Molecule) -> list[Quantity]:

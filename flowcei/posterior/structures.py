@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from flowcei.errors import UsageError
 from flowcei.events.extracolumns import add_columns, component_names
@@ -14,11 +16,6 @@ from flowcei.posterior.flags import in_words
 from flowcei.units import ANGSTROM
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-    from typing import TextIO
-
-    from numpy.typing import NDArray
-
     from flowcei.molecules.molecule import Molecule
     from flowcei.posterior.arrays import Floats, Reals
     from flowcei.posterior.container import SampleArrays

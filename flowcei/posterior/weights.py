@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from flowcei.experiment.detector import rms_component
@@ -19,8 +20,6 @@ from flowcei.experiment.likelihood import centred_momenta
 from flowcei.posterior.arrays import RowArrays
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from flowcei.posterior.arrays import Bools, Floats, Numbers, Rows
 
 
@@ -117,13 +116,6 @@ class Weights(RowArrays):
         log_weights = np.where(self.reliable[:, None], self.log_weights, equal)
         weights = np.exp(log_weights - log_weights.max(axis=1, keepdims=True))
         return np.asarray(weights / weights.sum(axis=1, keepdims=True))
-
-    def resampled(self, seed: int) -> Rows:
-        """Samples (E, n) of systematic resampling: each as often as its share of n, rounded up or down."""
-        e, n = self.log_weights.shape
-        steps = self.normalised.cumsum(axis=1)
-        marks = (np.arange(n) + np.random.default_rng(seed).random((e, 1))) / n * steps[:, -1:]
-        return np.stack([np.searchsorted(s, m).clip(0, n - 1) for s, m in zip(steps, marks, strict=True)])
 
     @property
     def efficiency(self) -> Floats:

@@ -16,6 +16,7 @@ from flowcei.posterior.assignments import assigned
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.reconstruction import lost
 from flowcei.reconstruction.assigning import Assigning, under_each
+from flowcei.reconstruction.limits import build_up_time, too_noisy, unlike_training
 from flowcei.reconstruction.sampling import by_request
 
 if TYPE_CHECKING:
@@ -84,9 +85,9 @@ class Answering:
     def flags(self, events: Events) -> dict[str, Bools]:
         """Those that momenta raise."""
         model, request = self.model, self.request
-        flags = model.unlike_training(events, request.noise, request.experiment)
+        flags = unlike_training(model, events, request.noise, request.experiment)
         if not request.weighs:  # nothing corrects what the network makes of it
-            flags["noise"] |= model.loud(events, request.noise, request.experiment)
+            flags["noise"] |= too_noisy(model, events, request.noise, request.experiment)
         return flags
 
     def source(
@@ -110,7 +111,7 @@ class Answering:
 
     def _one_each(self, events: Events, sigma: Floats, rng: np.random.Generator) -> PosteriorSamples:
         noise = self.model.sigma(events, self.request.noise, self.request.experiment)
-        time = self.model.build_up_time(self.request.experiment)
+        time = build_up_time(self.request.experiment, self.model.molecule)
         times = None if self.law is None else self.law.draw(len(events), rng)
         entered = self.model.enter(events.momenta, noise, time if times is None else times)
         return self._draw(events, sigma, entered, rng, np.arange(len(events)), 1, times)
@@ -124,7 +125,7 @@ class Answering:
     @property
     def _nodes(self) -> Floats:
         """Times at which events are entered, fs: for a sample the model is asked at the nearest."""
-        stated = np.array([self.model.build_up_time(self.request.experiment)])
+        stated = np.array([build_up_time(self.request.experiment, self.model.molecule)])
         return stated if self.law is None else self.law.quantile((np.arange(_NODES) + 0.5) / _NODES)
 
     def _at_nodes(self, rows: Rows, times: Floats) -> Rows:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,8 +18,6 @@ from flowcei.errors import NoDensityError, UsageError
 from flowcei.events.simulation import BLOCK, Simulator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from flowcei.events.container import Events
     from flowcei.posterior.arrays import Floats
     from flowcei.reconstruction.model import Reconstructor

@@ -11,29 +11,50 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from flowcei.errors import NoDensityError, UsageError
+from flowcei.events.container import events_of
 from flowcei.experiment.detector import Noise, rms_component
 from flowcei.frame.interface import Condition
 from flowcei.physics.explosion import PLAIN
+from flowcei.posterior.flags import moving, moving_source
+from flowcei.reconstruction import lost
 from flowcei.storage.card import DataRecord, RangeRecord
 
 if TYPE_CHECKING:
+    from flowcei.events.container import Events
+    from flowcei.experiment.experiment import Experiment
     from flowcei.experiment.measurement import Measurement
     from flowcei.frame.interface import Frame
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
     from flowcei.posterior.arrays import Bools, Floats
+    from flowcei.reconstruction.model import Reconstructor
+    from flowcei.reconstruction.sampling import SamplingRequest
 
-FAR = 10.0  # standard deviations of a condition beyond which nothing was trained on
+_FAR = 10.0  # standard deviations of a condition beyond which nothing was trained on
 _ROUND_TRIP = 1e-2  # largest encode-decode error, in standardised units, at which a flow is still used
 _DEFAULT = 0.01  # of the rms momentum component
-ROUNDING = 1.01  # of a level of noise
+_ROUNDING = 1.01  # of a level of noise
 # Like ions whose orders are added up for exact samples, at the most: of twelve, far from the equilibrium, one
 # geometry takes 0.3 s (Zen 4), and an event many thousands of these.
 _MOST_ALIKE = 10
 _MARGIN = 0.1  # of the range of log KER, on either side
 _FARTHER = 1.5  # times the largest squared distance in training
+
+
+def check_request(model: Reconstructor, request: SamplingRequest) -> None:
+    """UsageError or NoDensityError for what a model cannot answer, whatever the events."""
+    check_invertible(model.training.round_trip_error)
+    if request.exact:
+        check_density(model.prior, model.molecule)
+    own = None if request.experiment is None else request.experiment.of(model.molecule)
+    if request.weighs:
+        _check_forward(model.training.forward, own)
+        _check_motion(model.prior_spec, own)
+    elif own is not None:
+        check_told(own, model.frame, model.training.forward)
 
 
 def check_invertible(error: float | None) -> None:
@@ -82,14 +103,14 @@ def knows_forces(measurement: Measurement, frame: Frame) -> bool:
     return len(set(growth.times)) == 1 and growth.times[0] <= frame.build_up
 
 
-def check_motion(prior: dict[str, Any] | None, measurement: Measurement | None) -> None:
+def _check_motion(prior: dict[str, Any] | None, measurement: Measurement | None) -> None:
     """UsageError for accidents and assignments, which the likelihood of atoms in motion does not know."""
     several = measurement is not None and (measurement.accidents or measurement.orders is not None)
     if (prior or {}).get("motion") is True and several:
         raise UsageError("the prior has motion at the start: of accidents and assignments it knows nothing")
 
 
-def check_forward(trained: str, measurement: Measurement | None) -> None:
+def _check_forward(trained: str, measurement: Measurement | None) -> None:
     """UsageError for weights by Coulomb's law of a model that was trained on other explosions."""
     if trained and measurement is None:
         raise UsageError(
@@ -118,7 +139,7 @@ def check_noise(noise: str | Noise | None, trained: Noise) -> None:
     # A level of the kind that was trained is above the range in every event or in none. Levels that events
     # state, or that are of the other kind, may be above it in one event of thousands.
     level = None if noise is None else Noise.parse(noise)
-    if level is not None and level.relative == trained.relative and level.high > trained.high * ROUNDING:
+    if level is not None and level.relative == trained.relative and level.high > trained.high * _ROUNDING:
         raise UsageError(f"noise of {level} is above what the model was trained for ({trained})")
 
 
@@ -149,3 +170,50 @@ def outside(condition: Floats, trained: RangeRecord | None, ions: int) -> tuple[
 
 def _distance(x: Floats, mean: Floats, precision: Floats) -> Floats:
     return np.asarray(np.einsum("bi,ij,bj->b", x - mean, precision, x - mean))
+
+
+def unlike_training(
+    model: Reconstructor,
+    events: Events,
+    noise: str | Noise | None = None,
+    experiment: Experiment | None = None,
+) -> dict[str, Bools]:
+    """Events (E,) unlike all that a model was trained on, for each flag that momenta alone can raise.
+
+    Those of an experiment are calibrated.
+    """
+    events = events_of(events, model.molecule)
+    sigma = model.sigma(events, noise)
+    times = np.full(len(events), build_up_time(experiment, model.molecule))
+    tables = events.momenta, model.sigma(events, noise, experiment), times
+    condition = model.frame.bare.enter(*map(torch.from_numpy, tables)).condition
+    seen = model.training.seen if model.frame.invariant else None
+    ker, far = outside(condition.numpy(), seen, len(model.molecule))
+    table = model.condition_standardiser
+    mean, scale = (t[-condition.shape[1] :] for t in (table.mean, table.scale))
+    far |= (~(((condition - mean) / scale).abs() < _FAR)).any(dim=1).numpy()
+    far &= ~ker
+    if experiment is None:
+        moves = moving(events.momenta, np.maximum(sigma, model.stated_sigma(events, noise)))
+    else:
+        measurement = experiment.of(model.molecule)
+        moves = moving_source(measurement.sums(events.momenta))
+        # Other forces leave energies that no training saw, and weights answer for them.
+        ker &= knows_forces(measurement, model.frame)
+    flags = {"momentum_sum": moves, "ker": ker, "momenta": far, "noise": too_noisy(model, events, noise)}
+    return lost.of_known_momenta(flags, events)
+
+
+def build_up_time(experiment: Experiment | None, molecule: Molecule) -> float:
+    """Time in which the charges of an experiment build up, fs: of several the mean."""
+    growth = None if experiment is None else experiment.of(molecule).build_up
+    return 0.0 if growth is None else float(np.mean(growth.times))
+
+
+def too_noisy(
+    model: Reconstructor, events: Events, noise: str | Noise | None, experiment: Experiment | None = None
+) -> Bools:
+    """Events (E,) whose noise, or that of an axis of the experiment, is above the trained range."""
+    stated = model.stated_sigma(events, noise, experiment).reshape(len(events), -1)
+    most = noise_limits(events.momenta, model.noise)[1] * _ROUNDING
+    return np.asarray((stated > most[:, None]).any(axis=1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,8 +25,6 @@ from flowcei.storage.modelfile import bundled_model, read_model
 from flowcei.training.loop import resolve_device
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
     from torch import Tensor
 
     from flowcei.frame.interface import Frame

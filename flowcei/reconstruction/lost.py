@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flowcei.check.agreement import best_rotations
 from flowcei.check.comparison import predicted_momenta
@@ -15,10 +17,6 @@ from flowcei.experiment.missing import completed, lost_ions
 from flowcei.posterior.samples import PosteriorSamples
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from numpy.typing import NDArray
-
     from flowcei.events.container import Events
     from flowcei.experiment.measurement import Measurement
     from flowcei.molecules.molecule import Molecule

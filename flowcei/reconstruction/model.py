@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from flowcei.errors import DataError, NoDensityError, UsageError
 from flowcei.events.container import Events, events_of
@@ -18,34 +21,22 @@ from flowcei.experiment.detector import Noise
 from flowcei.experiment.experiment import Experiment
 from flowcei.physics.priors import build_prior
 from flowcei.posterior.files import Quality, arrays_of
-from flowcei.posterior.flags import moving, moving_source
 from flowcei.posterior.samples import PosteriorSamples
-from flowcei.reconstruction import limits, lost
+from flowcei.reconstruction import limits
 from flowcei.reconstruction.answering import Answering
-from flowcei.reconstruction.sampling import (
-    SamplingRequest,
-    bar_of_events,
-    judged,
-    sampled_blocks,
-    told_apart,
-)
+from flowcei.reconstruction.sampling import SamplingRequest, bar_of_events, judged, sampled_blocks, told_apart
 from flowcei.storage.card import ModelCard, TrainingRecord, describe_model
 from flowcei.storage.html import html_table
 from flowcei.storage.modelfile import sealed, write_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from pathlib import Path
-
-    from numpy.typing import ArrayLike
-
     from flowcei.check.evidence import EvidenceCheck
     from flowcei.frame.interface import Frame, FramedEvents
     from flowcei.frame.standardiser import Standardiser
     from flowcei.models.interface import InverseModel, Latent
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
-    from flowcei.posterior.arrays import Bools, Floats
+    from flowcei.posterior.arrays import Floats
 
     Entered = tuple[FramedEvents, torch.Tensor]
     """Events in a frame, and what the network is told of them."""
@@ -156,14 +147,15 @@ class Reconstructor:
             >>> flowcei.load().sample(events, 50, seed=2).positions.shape
             (2, 50, 3, 3)
         """
-        rules: dict[str, Any] = {"latent": latent, "weigh": weigh, "min_ess": min_ess, "budget": budget}
-        rules |= {"exact": exact, "experiment": None if experiment is None else Experiment.load(experiment)}
-        total, parts = len(momenta) if isinstance(momenta, Events) else None, []
-        with bar_of_events(total, show=progress) as bar:
-            for part in self.blocks(momenta, n, seed=seed, noise=noise, **rules):
-                parts.append(part)
-                bar.update(len(part))
-        samples = PosteriorSamples.concatenate(parts)
+        seed = fresh_seed() if seed is None else seed
+        own = None if experiment is None else Experiment.load(experiment)
+        request = SamplingRequest(n, seed, noise, latent, weigh, min_ess, budget, exact, own)
+        blocks = list[PosteriorSamples]()
+        with bar_of_events(len(momenta) if isinstance(momenta, Events) else None, show=progress) as bar:
+            for block in self.blocks(momenta, request):
+                blocks.append(block)
+                bar.update(len(block))
+        samples = PosteriorSamples.concatenate(blocks)
         if not samples.answered.any():
             first = samples.event_id[0]
             raise DataError(f"no geometry for event {first}, nor any other: are the momenta in hbar/bohr?")
@@ -171,16 +163,17 @@ class Reconstructor:
 
     def _told_apart(self, samples: PosteriorSamples) -> PosteriorSamples:
         """Samples with P(true) of their events."""
-        measurement = Experiment.from_dict(samples.origin["experiment"]).of(self.molecule)
-        found = told_apart(Quality.of(arrays_of(samples), self.molecule, mixed=True), measurement)
-        columns = samples.columns | {P_TRUE: np.asarray(found.p_true)}
-        origin = samples.origin | {"accidents": found.accidents}
-        return replace(samples, columns=columns, origin=origin, flags=found.flags)
+        if (own := samples.measurement) is None:
+            return samples
+        quality = told_apart(Quality.of(arrays_of(samples), self.molecule, mixed=True), own)
+        columns = samples.columns | {P_TRUE: np.asarray(quality.p_true)}
+        origin = samples.origin | {"accidents": quality.accidents}
+        return replace(samples, columns=columns, origin=origin, flags=quality.flags)
 
     def stream(
         self,
         momenta: ArrayLike | Events | Iterable[Events | ArrayLike],
-        n: int | SamplingRequest = 100,
+        n: int = 100,
         *,
         seed: int | None = None,
         start: int = 0,
@@ -195,13 +188,11 @@ class Reconstructor:
         Accidents are told by the events of a block: P(true) is NaN in one of fewer than 30.
 
         Args:
-            momenta: As for `sample`, or anything that yields events or arrays, chunk by chunk:
-                a file of any size. Events without numbers are numbered through.
-            n: Samples of each event; or a `SamplingRequest`, which says all but `start`.
+            momenta: As for `sample`; chunks may be a file of any size. Events without numbers are numbered.
+            n: Samples of each event.
             seed: Of all blocks; the number of a block chooses its stream.
             start: Events to skip, a whole number of blocks; what follows is as if they had been drawn.
-            settings: ``noise``, ``latent``, ``weigh``, ``min_ess``, ``budget``, ``exact`` as for `sample`;
-                ``experiment`` as an `Experiment`.
+            settings: The others of `sample`, ``experiment`` as an `Experiment`.
 
         Raises:
             UsageError: For a bad argument, at once; for noise or events that do not fit, with their block.
@@ -213,38 +204,21 @@ class Reconstructor:
             >>> [len(part) for part in flowcei.load().stream([events[:3], events[3:]], 10, seed=2)]
             [5]
         """
-        parts = self.blocks(momenta, n, seed=seed, start=start, **settings)
-        return (self._told_apart(part) if part.mixed else part for part in parts)
+        request = SamplingRequest(n, fresh_seed() if seed is None else seed, **settings)
+        blocks = self.blocks(momenta, request, start=start)
+        return (self._told_apart(block) if block.mixed else block for block in blocks)
 
     def blocks(
         self,
         momenta: ArrayLike | Events | Iterable[Events | ArrayLike],
-        n: int | SamplingRequest = 100,
+        request: SamplingRequest,
         *,
-        seed: int | None = None,
         start: int = 0,
-        **settings: Any,  # noqa: ANN401 (those of `sample`)
     ) -> Iterator[PosteriorSamples]:
         """As `stream`, without P(true): for who tells accidents when all blocks are there."""
-        seed = fresh_seed() if seed is None else seed
-        request = n if isinstance(n, SamplingRequest) else SamplingRequest(n, seed, **settings)
-        self.check_request(request)
+        limits.check_request(self, request)
         prior = self.prior if request.weighs or (self.network.has_density and self.prior_spec) else None
-
-        answer = Answering(self, request, prior).block
-        return sampled_blocks(momenta, self.molecule, request, answer, start)
-
-    def check_request(self, request: SamplingRequest) -> None:
-        """UsageError or NoDensityError for what this model cannot answer, whatever the events."""
-        limits.check_invertible(self.training.round_trip_error)
-        if request.exact:
-            limits.check_density(self.prior, self.molecule)
-        own = None if request.experiment is None else request.experiment.of(self.molecule)
-        if request.weighs:
-            limits.check_forward(self.training.forward, own)
-            limits.check_motion(self.prior_spec, own)
-        elif own is not None:
-            limits.check_told(own, self.frame, self.training.forward)
+        return sampled_blocks(momenta, self.molecule, request, Answering(self, request, prior).block, start)
 
     def describe(self, request: SamplingRequest) -> dict[str, Any]:
         """All that the samples of given events depend on, as plain numbers and words."""
@@ -275,9 +249,8 @@ class Reconstructor:
             >>> model.check_evidence(model.sample(events, 20, weigh=True, seed=1)).sound
             True
         """
-        stated = samples.origin.get("experiment")
-        experiment = None if stated is None else Experiment.from_dict(stated)
-        request = SamplingRequest(samples.positions.shape[1], seed, weigh=True, experiment=experiment)
+        own = Experiment.from_dict(stated) if (stated := samples.origin.get("experiment")) else None
+        request = SamplingRequest(samples.positions.shape[1], seed, weigh=True, experiment=own)
         check = self.judge(Quality.of(arrays_of(samples), samples.molecule), request)[1]
         if check is None:
             raise UsageError("the samples have no weights: sample with weigh=True")
@@ -292,9 +265,7 @@ class Reconstructor:
     def prior(self) -> GeometryPrior:
         """The geometry prior it was trained for.
 
-        Raises:
-            NoDensityError: Where it was trained on a file that states none, or in the raw
-                coordinates of a file, whose orientation belongs to what it learned.
+        NoDensityError where a file stated none, or for raw coordinates, whose orientation was learned.
         """
         if self.prior_spec is None:
             raise NoDensityError(
@@ -315,7 +286,7 @@ class Reconstructor:
 
     @property
     def default_noise(self) -> Noise:
-        """The level that is assumed where nobody says: that of the training data, else 1 %; in the range."""
+        """The level assumed where nobody says: that of the training data, else 1 %; in the trained range."""
         return limits.default_noise(self.noise, self.training.data)
 
     @torch.no_grad()
@@ -405,44 +376,6 @@ class Reconstructor:
             return events.sigma
         return Noise.parse(noise or self.default_noise).sigma(events.momenta)
 
-    def build_up_time(self, experiment: Experiment | None) -> float:
-        """Time in which the charges of an experiment build up, fs: of several the mean."""
-        growth = None if experiment is None else experiment.of(self.molecule).build_up
-        return 0.0 if growth is None else float(np.mean(growth.times))
-
-    def unlike_training(
-        self, events: Events, noise: str | Noise | None = None, experiment: Experiment | None = None
-    ) -> dict[str, Bools]:
-        """Events (E,) unlike all that it was trained on, for each flag that momenta alone can raise.
-
-        Those of an experiment are calibrated.
-        """
-        events = events_of(events, self.molecule)
-        sigma = self.sigma(events, noise)
-        times = np.full(len(events), self.build_up_time(experiment))
-        tables = events.momenta, self.sigma(events, noise, experiment), times
-        condition = self.frame.bare.enter(*map(torch.from_numpy, tables)).condition
-        seen = self.training.seen if self.frame.invariant else None
-        ker, far = limits.outside(condition.numpy(), seen, len(self.molecule))
-        table = self.condition_standardiser
-        mean, scale = (t[-condition.shape[1] :] for t in (table.mean, table.scale))
-        far |= (~(((condition - mean) / scale).abs() < limits.FAR)).any(dim=1).numpy()
-        moves = moving(events.momenta, np.maximum(sigma, self.stated_sigma(events, noise)))
-        far &= ~ker
-        if experiment is not None:
-            measurement = experiment.of(self.molecule)
-            moves = moving_source(measurement.sums(events.momenta))
-            # Other forces leave energies that no training saw, and weights answer for them.
-            ker &= limits.knows_forces(measurement, self.frame)
-        flags = {"momentum_sum": moves, "ker": ker, "momenta": far, "noise": self.loud(events, noise)}
-        return lost.of_known_momenta(flags, events)
-
-    def loud(self, events: Events, noise: str | Noise | None, experiment: Experiment | None = None) -> Bools:
-        """Events (E,) whose noise, or that of an axis of the experiment, is above what was trained for."""
-        stated = self.stated_sigma(events, noise, experiment).reshape(len(events), -1)
-        most = limits.noise_limits(events.momenta, self.noise)[1] * limits.ROUNDING
-        return np.asarray((stated > most[:, None]).any(axis=1))
-
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the model to a `.safetensors` file, which `flowcei.load` reads.
 
@@ -453,13 +386,11 @@ class Reconstructor:
 
     def stored(self) -> tuple[ModelCard, dict[str, torch.Tensor]]:
         """Description and tensors, as a model file has them."""
-        states = {part: module.state_dict() for part, module in self.modules().items()}
-        tensors = {
-            f"{part}.{name}": tensor for part, state in states.items() for name, tensor in state.items()
-        }
+        states = {module: one.state_dict() for module, one in self.modules().items()}
+        tensors = {f"{module}.{name}": t for module, state in states.items() for name, t in state.items()}
+        noise = {name: value for name, value in asdict(self.noise).items() if name != "by_axis"}  # as frame
         tables = {"options": self.network.options.to_dict(), "molecule": self.molecule.to_dict()}
-        noise = {name: value for name, value in asdict(self.noise).items() if name != "by_axis"}
-        tables |= {"frame": asdict(self.frame), "noise": noise}  # by axis: the frame says so
+        tables |= {"frame": asdict(self.frame), "noise": noise}
         return describe_model(self.training, architecture=self.architecture, **tables), tensors
 
     def modules(self) -> dict[str, torch.nn.Module]:

@@ -7,11 +7,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
+from numpy.typing import ArrayLike
 from tqdm.auto import tqdm
 
 from flowcei.check.comparison import MOST_EVENTS
@@ -27,10 +28,6 @@ from flowcei.posterior.files import Quality, arrays_of
 from flowcei.posterior.flags import BY_MOMENTA, FLAG_BITS, combined, poor_weights, unexplained
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
-    from numpy.typing import ArrayLike
-
     from flowcei.check.evidence import EvidenceCheck
     from flowcei.experiment.experiment import Experiment
     from flowcei.experiment.measurement import Measurement

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flowcei.molecules.isotopes import HYDROGENS
 from flowcei.physics.explosion import kinetic_energy
@@ -13,8 +14,6 @@ from flowcei.report.sections import unit_of
 from flowcei.units import ANGSTROM, ELECTRONVOLT
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from flowcei.report.sections import Material
 
 _LISTED = 20_000  # events that can be searched by number

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,8 +20,6 @@ from flowcei.report.sections import Picture, Section, Table
 from flowcei.units import ANGSTROM, compact
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
     from flowcei.check.measuring import ExperimentMeasurement
     from flowcei.experiment.measurement import Measurement
     from flowcei.molecules.molecule import Molecule

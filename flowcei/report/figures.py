@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.patches import Circle
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from flowcei.plot.style import COLOURS, colour, grid, new_figure, styled
 from flowcei.posterior.labels import speed_names
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from numpy.typing import NDArray
 
     from flowcei.molecules.molecule import Molecule
     from flowcei.posterior.modes import Modes

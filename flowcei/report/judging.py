@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flowcei.evaluation.comparison import FLOOR, NULL_MODELS
 from flowcei.evaluation.verdicts import HPD, coverage_band, ecdf_band, ecdf_difference, tarp_band
 from flowcei.plot.style import COLOURS, colour, grid, new_figure, styled
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from numpy.typing import NDArray
 
     from flowcei.evaluation.calibration import Calibration
     from flowcei.evaluation.comparison import Comparison

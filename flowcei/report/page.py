@@ -50,7 +50,10 @@ def page(material: Material) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"cell": _cell, "embedded": _embedded}
+    environment.filters |= {
+        "cell": lambda cell: f"{cell:.4g}" if isinstance(cell, float) else str(cell),
+        "embedded": _embedded,
+    }
     folder = files("flowcei.report")
     template = environment.from_string((folder / "page.html").read_text("utf-8"))
     sections = [section for make in SECTIONS if (section := make(material)) is not None]
@@ -64,11 +67,6 @@ def page(material: Material) -> str:
         viewer=_script((files("flowcei") / "assets" / "3Dmol-min.js").read_text("utf-8")),
         licence=(files("flowcei") / "assets" / "3Dmol-LICENSE.txt").read_text("utf-8"),
     )
-
-
-def _cell(value: object) -> str:
-    """A number with four digits, anything else as it is."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _embedded(value: object) -> Markup:

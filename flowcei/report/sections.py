@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flowcei.check.run import OF_EXPERIMENT, check_run
 from flowcei.evaluation.verdicts import CHECKS
@@ -31,7 +32,6 @@ from flowcei.units import ANGSTROM
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
-    from numpy.typing import NDArray
 
     from flowcei.check.run import RunCheck
     from flowcei.evaluation.calibration import Calibration

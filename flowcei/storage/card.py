@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.metadata import version
 from math import isfinite
 from platform import python_version
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from flowcei.errors import DataError, UsageError
 from flowcei.storage.strictjson import LARGEST, MAX_DEPTH, SMALLEST, check_values, reason
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _IONS = 100
 _Positive = Annotated[int, Field(ge=0)]

@@ -7,13 +7,10 @@ files, models and labels come from elsewhere: such a cell gets an apostrophe, wh
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Hashable
+from typing import Any, TextIO
 
 import pandas as pd
-
-if TYPE_CHECKING:
-    from collections.abc import Hashable
-    from typing import TextIO
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\n")
 _NUMBER = re.compile(r"[+-]?(?:inf|nan|(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)")

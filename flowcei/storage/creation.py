@@ -15,15 +15,15 @@ import io
 import os
 import stat
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 from flowcei.errors import FlowceiError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from contextlib import AbstractContextManager
-    from pathlib import Path
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 _TEMPORARY, _LOCK = "flowcei-tmp", "flowcei-lock"  # endings of hidden names

@@ -7,12 +7,10 @@ import re
 import tomllib
 from contextlib import nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any, BinaryIO
+from pathlib import Path
+from typing import Any, BinaryIO
 
 from flowcei.errors import DataError, UsageError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _MAX_TOML = _MAX_LINE = 1 << 20
 _LARGE, _MOST_PACKED = 1 << 26, 2000  # bytes; no packing of HDF5 or Parquet saves more than 1 in 1030

@@ -13,17 +13,15 @@ import math
 import os
 import re
 import struct
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, BinaryIO
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import h5py
 
 from flowcei.errors import DataError, FlowceiError
 from flowcei.storage.files import check_held, check_readable
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 _MAX_CHUNK = 1 << 28  # bytes, unpacked
 _MAX_JSON = 1 << 24  # characters

@@ -14,22 +14,20 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from flowcei.errors import DataError, FlowceiError, StoppedError, UsageError
 from flowcei.storage.creation import create_file, output_lock, partial_path, reopen_file
 from flowcei.storage.hdf import numbers_of, opened, read_json_attribute, writing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
     from flowcei.storage.creation import OutputFile
 
     Datasets = Mapping[str, tuple[tuple[int, ...], np.dtype]]

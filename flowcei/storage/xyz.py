@@ -5,20 +5,17 @@ from __future__ import annotations
 import io
 import re
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flowcei.errors import DataError
 from flowcei.storage.files import check_end, check_readable
 from flowcei.units import ANGSTROM, length_in_bohr
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
-
-    from numpy.typing import NDArray
 
 _MAX_ATOMS = 1000
 _MAX_LINE = 1 << 16

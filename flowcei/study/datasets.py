@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flowcei.errors import UsageError
 from flowcei.events.simulation import Simulator, fresh_seed
@@ -16,8 +17,6 @@ from flowcei.physics.explosion import asymptotic_momenta, centre_of_mass
 from flowcei.physics.priors.base import GeometryPrior, random_orientation
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from flowcei.events.container import Events
 
     Floats = NDArray[np.float64]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
@@ -18,8 +19,6 @@ from flowcei.storage.strictjson import check_values, read_json
 from flowcei.training.schedule import EpochRecord  # noqa: TC001 (pydantic reads it)
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from torch import Tensor, nn
 
 CHECKPOINT_VERSION = 2  # others are refused: a training that goes on must be the same one

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,8 +19,6 @@ from flowcei.training.checkpoint import Checkpoint, Keeping, random_state, resto
 from flowcei.training.schedule import EpochRecord, Schedule
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from torch import Tensor
 
     from flowcei.models.interface import InverseModel

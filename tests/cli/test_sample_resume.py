@@ -266,7 +266,7 @@ def test_events_that_change_on_the_way_are_refused(tiny_cinn: Reconstructor, tmp
         request = tiny_cinn.describe(asked) | {"events": count, "momenta": Survey.of([events]).digest}
         with pytest.raises(DataError, match=r"changed while they were sampled|has no room"):
             sample_to_file(
-                lambda start: tiny_cinn.stream(events, asked, start=start), path, request, overwrite=True
+                lambda start: tiny_cinn.blocks(events, asked, start=start), path, request, overwrite=True
             )
         assert not path.exists()
 
@@ -283,12 +283,12 @@ def test_the_seed_is_that_of_the_unfinished(tiny_cinn: Reconstructor, tmp_path: 
 
     with pytest.raises(StoppedError, match="after 5 of 12"):
         sample_to_file(
-            lambda start: tiny_cinn.stream(events, asked, start=start), path, request, on_block=stop
+            lambda start: tiny_cinn.blocks(events, asked, start=start), path, request, on_block=stop
         )
     assert unfinished_seed(path) == 77
     told: list[int] = []
     quality = sample_to_file(
-        lambda start: tiny_cinn.stream(events, asked, start=start),
+        lambda start: tiny_cinn.blocks(events, asked, start=start),
         path,
         request,
         resume=True,
@@ -297,7 +297,7 @@ def test_the_seed_is_that_of_the_unfinished(tiny_cinn: Reconstructor, tmp_path: 
     assert told == [5, 5, 2]
     assert np.array_equal(quality.event_id, np.arange(12))
     with pytest.raises(UsageError, match="exists"):
-        sample_to_file(lambda start: tiny_cinn.stream(events, asked, start=start), path, request, resume=True)
+        sample_to_file(lambda start: tiny_cinn.blocks(events, asked, start=start), path, request, resume=True)
 
 
 def _laid_out(path: Path, shape: tuple[int, ...], blocks: int) -> None:

@@ -302,7 +302,7 @@ def test_what_was_stopped_goes_on_with_its_columns(
     asked = SamplingRequest(5, 1, "1%")
 
     def begin(start: int) -> Iterator[PosteriorSamples]:
-        yield next(tiny_cinn.stream(events, asked, start=start))
+        yield next(tiny_cinn.blocks(events, asked, start=start))
         raise KeyboardInterrupt
 
     survey = Survey.of([events])
@@ -311,7 +311,7 @@ def test_what_was_stopped_goes_on_with_its_columns(
         path = tmp_path / f"s.{ending}"
         with pytest.raises(StoppedError, match="4 of 12"):
             sample_to_file(begin, path, request)
-        sample_to_file(lambda start: tiny_cinn.stream(events, asked, start=start), path, request, resume=True)
+        sample_to_file(lambda start: tiny_cinn.blocks(events, asked, start=start), path, request, resume=True)
     samples = flowcei.read_samples(tmp_path / "s.h5")
     assert (samples.columns["stamp"] == SHOT).all()
     np.testing.assert_array_equal(samples.columns["delay"], DELAY)
@@ -320,7 +320,7 @@ def test_what_was_stopped_goes_on_with_its_columns(
     assert Survey.of([events[:5], events[5:]]) == survey
     assert Survey.of([_events(delay=DELAY + 1, stamp=SHOT)]) != survey
     with pytest.raises(DataError, match="column 'delay'"):
-        list(tiny_cinn.stream([_events()[:3], events], asked))
+        list(tiny_cinn.blocks([_events()[:3], events], asked))
 
 
 @pytest.mark.parametrize("name", ["(no name", "(no name 2)", "(row number)"])

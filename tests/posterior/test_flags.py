@@ -15,6 +15,7 @@ from shell import Shell
 import flowcei
 from flowcei.errors import DataError, FlaggedWarning, UsageError
 from flowcei.posterior.flags import EXCLUDING, FLAG_BITS
+from flowcei.reconstruction.limits import unlike_training
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -196,7 +197,7 @@ def test_another_molecule_is_one_line(
     for call in (
         lambda: model.sample(events, 5),
         lambda: model.log_prob(events.positions[:, None], events),
-        lambda: model.unlike_training(events),
+        lambda: unlike_training(model, events),
         lambda: flowcei.compare({"a": model}, events),
         lambda: flowcei.calibrate(model, events),
     ):

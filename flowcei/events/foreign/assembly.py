@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from flowcei.errors import DataError
 from flowcei.events.extracolumns import EXACT, listed
@@ -14,11 +17,6 @@ from flowcei.events.foreign.table import Arrays
 from flowcei.units import LENGTH_UNITS, momentum_factor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
     from flowcei.events.faults import Faults
     from flowcei.events.foreign.mapping import Component, Mapping, Vectors
     from flowcei.events.foreign.table import Table

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import finalize
 
 import h5py
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from flowcei.errors import DataError, UsageError
 from flowcei.events.extracolumns import EXACT, NUMBERED, exact_numbers
@@ -18,11 +20,6 @@ from flowcei.events.foreign.names import is_momentum_word, named_components
 from flowcei.events.foreign.table import MAX_COLUMNS, Table, columns_of
 from flowcei.events.hdf import shared_unit, stated_unit
 from flowcei.storage.hdf import check_chunks, opened
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
-
-    from numpy.typing import NDArray
 
 _DEEPEST = 5  # groups within groups that are entered by themselves
 _MAX_ROW = 1 << 26  # bytes of a row of a dataset

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,8 +20,6 @@ from flowcei.events.foreign.units import infer_length_unit, infer_momentum_unit,
 from flowcei.units import DALTON, momentum_factor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
     from flowcei.events.foreign.table import Table
     from flowcei.molecules.molecule import Molecule
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,9 +33,6 @@ from flowcei.events.selection import Selection
 from flowcei.units import momentum_factor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
     from flowcei.events.faults import Faults
     from flowcei.events.foreign.table import Table
     from flowcei.molecules.molecule import Molecule

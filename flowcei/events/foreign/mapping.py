@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -12,10 +14,6 @@ from flowcei.errors import DataError
 from flowcei.events.extracolumns import MOST_COLUMNS
 from flowcei.storage.files import read_toml
 from flowcei.units import LENGTH_UNITS, momentum_factor
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 _Name = Annotated[str, Field(min_length=1)]
 Component = _Name | Annotated[float, Field(allow_inf_nan=False)]

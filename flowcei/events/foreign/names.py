@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from flowcei.units import is_unit
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 # The longest first: of mom, momentum_1_x would leave an ion "entum1".
 _P, _V = r"(?:momentum|momenta|mom|p)", r"(?:velocities|velocity|vel|v)"

@@ -5,15 +5,13 @@ from __future__ import annotations
 import io
 import os
 import weakref
-from typing import TYPE_CHECKING, cast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
 
 from flowcei.errors import DataError, UsageError
 from flowcei.events.foreign import FORMATS
 from flowcei.storage.files import check_end, check_readable
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 _MAX_LINE = 1 << 20  # bytes
 _SIGNATURES = {b"\x89HDF\r\n\x1a\n": "hdf5", b"\x93NUMPY": "npy", b"PAR1": "parquet", b"root": "root"}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from flowcei.errors import DataError
 from flowcei.events.foreign.table import Table
@@ -16,11 +19,6 @@ from flowcei.storage.xyz import check_length_unit, nuclides, read_structures
 from flowcei.units import length_in_bohr
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
     from flowcei.molecules.molecule import Molecule
 
 _LOOK = 1_000  # structures that the unit is inferred from

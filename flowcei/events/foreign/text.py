@@ -6,9 +6,11 @@ import csv
 import math
 import re
 import warnings
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,9 +22,6 @@ from flowcei.events.faults import report_fault
 from flowcei.events.foreign.table import DUPLICATE, LOOK, MAX_COLUMNS, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
-    from pathlib import Path
-
     from flowcei.events.faults import Faults
     from flowcei.events.foreign.mapping import Mapping
     from flowcei.events.foreign.openedfile import OpenedFile
@@ -85,12 +84,9 @@ def sniff(
     else:
         names, lines = _header_names(rows, top, decimal)
         lead, header = lead + lines, True
-    return Dialect(_titled(names), chosen, decimal, header, lead)
-
-
-def _titled(names: list[str]) -> tuple[str, ...]:
-    """Names of columns, of those without one too: a comma at the end of every line makes such a column."""
-    return tuple(name or f"{NAMELESS} {k})" for k, name in enumerate(names, start=1))
+    # A comma at the end of every line makes a column without a name.
+    titled = tuple(name or f"{NAMELESS} {k})" for k, name in enumerate(names, start=1))
+    return Dialect(titled, chosen, decimal, header, lead)
 
 
 def _without_comments(top: list[str], skip: int) -> tuple[int, str, list[str]]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flowcei.errors import DataError
 from flowcei.events.foreign.names import bare_name
@@ -12,11 +15,6 @@ from flowcei.physics.explosion import kinetic_energy, potential_energy
 from flowcei.units import ELECTRONVOLT, LENGTH_UNITS, UNITS, momentum_factor, unit_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
     from flowcei.events.foreign.mapping import Component, Mapping
     from flowcei.events.foreign.table import Table
     from flowcei.molecules.molecule import Molecule

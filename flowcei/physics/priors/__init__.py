@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from flowcei import plugins
@@ -12,8 +13,6 @@ from flowcei.physics.priors.internal import InternalPrior
 from flowcei.physics.priors.space import BallPrior, CubePrior, EnsemblePrior
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import ArrayLike
 
     from flowcei.molecules.molecule import Molecule
@@ -47,17 +46,9 @@ def _ensemble(n_atoms: int, geometries: ArrayLike) -> EnsemblePrior:
 
 
 def build_prior(molecule: Molecule, prior: str | dict[str, Any] | None = None) -> GeometryPrior:
-    """Return a prior of a molecule.
+    """Return a prior of a molecule: by name, from a table as in its TOML, or its default where None.
 
-    Args:
-        molecule: Whose geometries are meant.
-        prior: A name from the molecule, a table as in its TOML, or None for its default.
-
-    Returns:
-        The prior.
-
-    Raises:
-        UsageError: For an unknown name or kind, or parameters that do not fit.
+    UsageError for an unknown name or kind, or parameters that do not fit.
 
     Example:
         >>> import numpy as np

@@ -6,13 +6,12 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flowcei.errors import NoDensityError
 from flowcei.physics.priors.orders import all_orders, check_groups, log_count
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from flowcei.physics.priors.orders import Floats, Groups
 
 _DRAWS, _BEYOND = 1000, 20.0
@@ -62,30 +61,14 @@ class GeometryPrior(ABC):
     def log_prob_unlabelled(self, positions: Floats, identical: Groups) -> Floats:
         """Return the log density (B,) where nobody knows which of the identical ions is which.
 
-        A detector cannot tell one h+ from another: labels h1, h2 ... of measured events are in
-        any order. The density of such events is the mean of `log_prob`'s over all orders.
-
-        Args:
-            positions: (B, N, 3), bohr.
-            identical: Groups of indices of identical ions, as of `Molecule.identical`.
-
-        Returns:
-            (B,), per bohr^(3N-3), like `log_prob`. NaN, with a warning, for geometries so many of
-            whose orders count that they cannot be added up: some with ten or more like ions.
+        A detector cannot tell one h+ from another: the density of measured events is the mean of
+        `log_prob` of positions (B, N, 3), bohr, over all orders of the ions of groups (`Molecule.identical`).
+        NaN, with a warning, where so many orders count that they cannot be added up.
 
         Raises:
             NoDensityError: Where the prior cannot say.
             UsageError: For groups that overlap, or more than 720 orders of a prior without a
                 search of its own.
-
-        Example:
-            >>> from flowcei.molecules.molecule import Molecule
-            >>> from flowcei.physics.priors import build_prior
-            >>> water = Molecule.load("h2o")
-            >>> prior, x = build_prior(water), water.equilibrium[None]
-            >>> swapped = prior.log_prob_unlabelled(x[:, [0, 2, 1]], water.identical)
-            >>> bool(np.allclose(swapped, prior.log_prob_unlabelled(x, water.identical)))
-            True
         """
         x = np.ascontiguousarray(positions, dtype=np.float64)
         check_groups(x.shape[1], identical)
@@ -96,17 +79,8 @@ class GeometryPrior(ABC):
     def allows(self, positions: Floats, identical: Groups = ()) -> NDArray[np.bool_]:
         """Return whether geometries (B, N, 3), bohr, lie in the prior's support, (B,) of bool.
 
-        Args:
-            positions: (B, N, 3), bohr.
-            identical: Groups of indices of identical ions: it is enough that the prior allows
-                one of their orders.
-
-        Returns:
-            (B,): False where the density is 0, or positions are not finite.
-
-        Raises:
-            NoDensityError: Where the prior cannot say.
-            UsageError: For groups that overlap or have too many orders.
+        It is enough that one order of the ions of groups does; what is not finite does not. Errors are those
+        of `log_prob_unlabelled`.
 
         Example:
             >>> from flowcei.molecules.molecule import Molecule
@@ -133,22 +107,7 @@ class GeometryPrior(ABC):
         """Return whether the prior ever draws the like of geometries (B, N, 3), bohr, (B,) of bool.
 
         A normal distribution excludes nothing strictly (`allows`), but a geometry e^20 times
-        less probable than the least probable of 1000 draws is none of its.
-
-        Args:
-            positions: (B, N, 3), bohr.
-            identical: Groups of indices of identical ions.
-
-        Raises:
-            NoDensityError: Where the prior has no density.
-
-        Example:
-            >>> from flowcei.molecules.molecule import Molecule
-            >>> from flowcei.physics.priors import build_prior
-            >>> ocs = Molecule.load("ocs")
-            >>> x = ocs.equilibrium * np.array([1.0, 3.0])[:, None, None] + np.diag([0.1, 0, 0])
-            >>> build_prior(ocs).plausible(x).tolist(), build_prior(ocs).allows(x).tolist()
-            ([True, False], [True, True])
+        less probable than the least probable of 1000 draws is none of its. NoDensityError without a density.
         """
         draws = self.sample(_DRAWS, np.random.default_rng(0))
         least = self.log_prob_unlabelled(draws, identical).min() - _BEYOND

@@ -23,6 +23,7 @@ _HARTREE_PER_WAVENUMBER = 4.556335252912e-6  # CODATA 2018
 _VOLUME_SLACK = 10.0
 _AT_ONCE = 256  # geometries whose orders are in memory
 _PLAUSIBLE = 1.5  # nats a mode that a density may be below its greatest, on average 0.5
+_SYMMETRIC = 1e-4  # of the squares of all radii: what printed digits leave of a symmetry
 _RIGID_SHARE = 0.2  # what rounding to two printed digits can leave in a vibration
 
 
@@ -204,6 +205,43 @@ class NormalModesPrior(_EquilibriumPrior):
     def equilibrium(self) -> Floats:
         """Where the modes vibrate about, (N, 3), bohr, centre of mass 0."""
         return self._equilibrium
+
+    @property
+    def mode_count(self) -> int:
+        """How many modes vibrate, F."""
+        return len(self._sigma)
+
+    def normal_coordinates(self, positions: Floats) -> tuple[Floats, Floats]:
+        """Normal coordinates (B, F) of geometries (B, N, 3) over their deviations, and what turning leaves.
+
+        The geometry is turned into the Eckart frame: the rotation of the least mass-weighted displacement
+        (K. N. Kudin and A. Y. Dymarsky, J. Chem. Phys. 122, 224105 (2005)). That displacement, squared, is
+        returned beside them, (B,).
+        """
+        m = self._masses[:, None]
+        x = positions - (self._masses @ positions)[:, None] / self._masses.sum()
+        u, _, vt = np.linalg.svd(np.swapaxes(m * x, 1, 2) @ self._equilibrium)
+        u[:, :, 2] *= np.sign(np.linalg.det(u @ vt))[:, None]
+        shift = (np.sqrt(m) * (x @ (u @ vt) - self._equilibrium)).reshape(len(x), -1)
+        return shift @ self._basis.T / self._sigma, (shift**2).sum(axis=1)
+
+    def displaced(self, coordinates: Floats, rng: np.random.Generator) -> Floats:
+        """Geometries (B, N, 3), oriented at random, of normal coordinates (B, F) over their deviations."""
+        shift = ((self._sigma * coordinates) @ self._basis).reshape(len(coordinates), -1, 3)
+        return random_orientation(self._equilibrium + shift / np.sqrt(self._masses)[:, None], rng)
+
+    def symmetries(self, orders: NDArray[np.intp]) -> Floats:
+        """Maps (G, F, F) of normal coordinates over deviations by those orders (S, N) that are rotations."""
+        maps, size = [], (self._masses[:, None] * self._equilibrium**2).sum()
+        shifts = self._basis * 1e-3 / np.repeat(np.sqrt(self._masses), 3)
+        shifts = shifts.reshape(-1, *self._equilibrium.shape)
+        for order in orders:
+            at = self._equilibrium[order]
+            here, off = self.normal_coordinates(at[None])
+            if off[0] < _SYMMETRIC * size:
+                moved = self.normal_coordinates((self._equilibrium + shifts)[:, order])[0] - here
+                maps.append((moved * self._sigma[:, None]).T / 1e-3)
+        return np.array(maps)
 
     @property
     def momentum_covariance(self) -> Floats:

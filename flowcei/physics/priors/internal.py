@@ -13,7 +13,7 @@ from flowcei.physics.priors.distributions import Distribution, distribution
 from flowcei.physics.priors.orders import NEGLIGIBLE, log_count, log_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -74,9 +74,27 @@ class InternalPrior(GeometryPrior):
 
     def sample(self, n: int, rng: np.random.Generator) -> Floats:
         """Draw `n` geometries, (n, N, 3), bohr."""
+        return self.sample_with(n, rng, {})
+
+    @property
+    def independent(self) -> list[tuple[tuple[int, ...], Distribution]]:
+        """Atoms and law of each length (bohr) and angle (degrees, the vertex in the middle)."""
+        return [
+            (row.sites[: k + 2], d) for k in (0, 1) for row in self._rows for d in row.coordinates[k : k + 1]
+        ]
+
+    def sample_with(
+        self, n: int, rng: np.random.Generator, given: Mapping[tuple[int, ...], Floats]
+    ) -> Floats:
+        """Draw `n` geometries, (n, N, 3), with some of the `independent` coordinates given, (n,) each."""
         x = np.zeros((n, len(self._rows), 3))
+        given = {key: value for atoms, value in given.items() for key in (atoms, atoms[::-1])}
         for row in self._rows[1:]:
-            x[:, row.atom] = _placed(x, row, [d.sample(n, rng) for d in row.coordinates])
+            values = [
+                given[row.sites[: k + 2]] if k < 2 and row.sites[: k + 2] in given else d.sample(n, rng)
+                for k, d in enumerate(row.coordinates)
+            ]
+            x[:, row.atom] = _placed(x, row, values)
         return random_orientation(x, rng)
 
     def log_prob(self, positions: Floats) -> Floats:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from itertools import permutations, product
 from math import lgamma, log
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flowcei.errors import UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 Floats: TypeAlias = NDArray[np.float64]
 Groups: TypeAlias = tuple[tuple[int, ...], ...]  # of indices of identical atoms

@@ -6,13 +6,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from flowcei.errors import UsageError
 from flowcei.physics.priors.base import GeometryPrior, random_orientation
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
-
     from flowcei.physics.priors.orders import Floats
 
 _HOPELESS = 1e-4  # share of accepted draws below which a separation is refused
@@ -82,13 +81,7 @@ class BallPrior(_UniformPrior):
     sqrt((1 - a) / a) / 1000 (0.0001 for five atoms of radius 4 and separation 0.5), the same
     for all geometries.
 
-    Args:
-        n_atoms: Number of atoms, two or more.
-        radius: Bohr.
-        minimal_separation: Bohr.
-
-    Raises:
-        UsageError: For sizes that are not positive, or where atoms do not fit.
+    Two atoms or more, lengths in bohr; UsageError for sizes that are not positive, or where atoms do not fit.
 
     Example:
         >>> pair = np.array([[[0.0, 0.0, 0.0], [0.0, 0.0, 1.0]], [[0.0, 0.0, 0.0], [0.0, 0.0, 9.0]]])
@@ -148,15 +141,7 @@ class BallPrior(_UniformPrior):
 class CubePrior(_UniformPrior):
     """Atoms uniform in the cube [-half_width, half_width]^3 bohr, then oriented at random.
 
-    No density: it would be a mean over all orientations of the room the cube leaves.
-
-    Args:
-        n_atoms: Number of atoms, two or more.
-        half_width: Bohr.
-        minimal_separation: Bohr.
-
-    Raises:
-        UsageError: For sizes that are not positive, or where atoms do not fit.
+    No density: it would be a mean over all orientations of the room the cube leaves. Errors: as `BallPrior`.
 
     Example:
         >>> CubePrior(3, half_width=1.0).sample(5, np.random.default_rng(0)).shape
@@ -174,13 +159,9 @@ class CubePrior(_UniformPrior):
 
 
 class EnsemblePrior(GeometryPrior):
-    """Geometries of a molecular-dynamics run or a conformer search, drawn with replacement; no density.
+    """Geometries (G, N, 3), bohr, of a molecular-dynamics run or a conformer search, drawn with replacement.
 
-    Args:
-        geometries: (G, N, 3), bohr; they are oriented at random.
-
-    Raises:
-        UsageError: For an empty list or positions that are not finite.
+    They are oriented at random, and have no density. UsageError for none, or positions that are not finite.
 
     Example:
         >>> EnsemblePrior([[[0, 0, 0], [0, 0, 2.1]], [[0, 0, 0], [0, 0, 2.2]]]).n_atoms

@@ -1,0 +1,155 @@
+"""`flowcei population`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flowcei.cli import options
+from flowcei.cli.compare_priors import write_mixture
+from flowcei.cli.options import option
+from flowcei.cli.streams import note, show, show_json, show_table, warn, with_lengths_in, write_results
+from flowcei.errors import UsageError
+
+if TYPE_CHECKING:
+    from flowcei import FreeLaw, Population, Series
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name for name in text.replace(",", " ").split() if name)
+
+
+@click.command()
+@click.argument("samples", type=options.INPUT, nargs=-1, required=True)
+@option(
+    "--coordinates", "Of the law: 'c-o c-s'; all that the prior has if absent.", default="", metavar="NAMES"
+)
+@option(
+    "--law",
+    "One normal law, several, or one without a form.",
+    click.Choice(["normal", "mixture", "free"]),
+    default="normal",
+)
+@option("--components", "Normal laws of a mixture.", click.IntRange(2, 9), default=2)
+@option("--by", "An extra column, as a delay: a normal law for each value, or for ranges.", metavar="COLUMN")
+@option("--bootstrap", "Laws of events drawn with replacement, for errors.", click.IntRange(0), default=50)
+@option("--truth", "Events with positions, drawn beside the law.", options.INPUT)
+@options.output_option("Folder; NAME-population if absent.")
+@options.json_option("All numbers as JSON, lengths in bohr.")
+@options.length_option
+@option(
+    "--seed", "Of the events that are drawn with replacement, and the prediction.", options.SEED, default=0
+)
+@options.keep_flagged_option
+@options.overwrite_option
+def population(
+    *,
+    samples: tuple[Path, ...],
+    coordinates: str,
+    law: str,
+    components: int,
+    by: str | None,
+    bootstrap: int,
+    truth: Path | None,
+    output: Path | None,
+    as_json: bool,
+    length_unit: str,
+    seed: int,
+    keep_flagged: bool,
+    overwrite: bool,
+) -> None:
+    """Unfold the law of bonds and angles from SAMPLES of many events.
+
+    Sought is the normal law under which all events together are likeliest: its means, widths and
+    correlations, without the noise of the detector and without the pull of the prior. Samples must be
+    weighed or exact (flowcei sample --weigh or --exact), of one molecule, prior and experiment. Events count
+    by their P(true); flagged ones are left out, unless --keep-flagged.
+
+    Where the samples are too few, or the prior does not cover the law, it is refused. What the law predicts
+    of the momenta is compared with the run.
+
+    With --law mixture several normal laws are sought: their shares, means and widths, and the probability
+    of each event to be of each (events.csv). With --law free the distribution of one or two --coordinates
+    has no form; its smoothness is chosen by events that are left out. With --by delay there is a normal law
+    for each value of a column of the events.
+
+    Writes population.h5, table.csv, correlations.csv and pictures.
+
+    Example: flowcei population events.samples.h5
+    """
+    name = samples[0].stem.removesuffix(".samples")
+    folder = output or Path(f"{name}-population")
+    options.check_folder(folder, overwrite=overwrite)
+    import flowcei
+    from flowcei.cli.runs import read_noted
+
+    if truth is not None and (law != "normal" or by):
+        raise UsageError("--truth is drawn beside one normal law")
+    kind: dict[str, Any] = {"law": law, "components": components, "by": by, "bootstrap": bootstrap}
+    found = flowcei.population(
+        list(samples), _names(coordinates), **kind, seed=seed, keep_flagged=keep_flagged
+    )
+    if isinstance(found, flowcei.Mixture):
+        write_mixture(found, folder, length_unit, as_json=as_json, overwrite=overwrite)
+        return
+    results: dict[str, Any] = {"table.csv": found.to_dataframe()}
+    if isinstance(found, flowcei.FreeLaw):
+        results["unfolded.png"] = found.plot("unfolded", length_unit)
+    elif isinstance(found, flowcei.Series):
+        results["series.png"] = found.plot("series", length_unit)
+    else:
+        known = None if truth is None else found.coordinates_of(read_noted(truth, found.molecule))
+        pictures = ("unfolded", *(("corner", "correlation") if len(found.coordinates) > 1 else ()))
+        results |= {f"{kind}.png": found.plot(kind, length_unit, known) for kind in pictures}
+        results["correlations.csv"] = found.correlations()
+    options.made_folder(folder, overwrite=overwrite)
+    write_results(results, folder, overwrite=overwrite)
+    found.write(folder / "population.h5", overwrite=overwrite)
+    if as_json:
+        show_json(found.to_dict())
+    else:
+        table = with_lengths_in(length_unit, found.to_dataframe())
+        if isinstance(found, flowcei.Series):  # whose values are no lengths
+            table[found.by] = found.to_dataframe()[found.by]
+        show_table(table.drop(columns=["mean_p05", "mean_p95", "sd_error"], errors="ignore"), as_json=False)
+        if "correlations.csv" in results:
+            show("")
+            show_table(results["correlations.csv"], as_json=False)
+    _note(found)
+    note(f"tables, pictures and the law in {folder}")
+
+
+def _note(found: Population | FreeLaw | Series) -> None:
+    """Say what the law is of, and how far it is to be believed."""
+    from flowcei import FreeLaw, Series
+
+    left = [f"{count} {word}" for word, count in found.left_out.items() if count]
+    note(
+        f"\n{found.events} events{' (' + ', '.join(left) + ')' if left else ''}, {found.samples} samples each"
+    )
+    note("raw: samples pooled under the prior; blur: within an event; mean, sd: the law, with 90 % intervals")
+    if isinstance(found, FreeLaw):
+        note("smoothed: width of the kernel under which events that were left out are likeliest")
+        return
+    if isinstance(found, Series):
+        if off := [f"{v:.4g}" for v, one in zip(found.values, found.laws, strict=True) if _differs(one)]:
+            warn(f"the law is no good description of the events at {found.by} = {', '.join(off)}", "law")
+        return
+    for one, bend in zip(found.coordinates, found.law.bends, strict=True):
+        if bend:
+            width = found.law.deviation[0, found.coordinates.index(one)]
+            note(f"{one.name} bends about a straight line by {width:.3g} deg in each direction")
+    if found.check is None:
+        note("the run was not compared with the law: its events are of an experiment, or passed a gate")
+    elif found.check.sound or not found.check.compared:
+        note(found.check.summary.replace("the prior population", "the law"))
+    else:
+        verdict = found.check.verdict.replace("the prior population", "the law")
+        warn(f"{verdict}: the law is no good description of these events", "law")
+
+
+def _differs(one: Population) -> bool:
+    """Whether the run is not what a law predicts."""
+    return one.check is not None and one.check.compared > 0 and not one.check.sound

@@ -1,0 +1,175 @@
+"""The law of greatest likelihood of many events: expectation and maximisation, accelerated.
+
+Samples k of event i have weights w_ik under the prior. The likelihood of a law is the product over events
+of p_i R_i + 1 - p_i, R_i = sum_k w_ik pi(q_ik) / pi0(q_ik), where p_i is P(true) under the prior: the
+evidence of the event and the density of accidents enter by it alone (E. Thrane and C. Talbot,
+arXiv:1809.02293). Where some events are never seen, the lost ones are added to the expected sums (A.
+Dempster, N. Laird and D. Rubin, J. R. Statist. Soc. B 39, 1 (1977)).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.special import logsumexp
+
+from flowcei.ensemble.laws import Moments, NormalLaw
+from flowcei.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from flowcei.posterior.arrays import Bools, Floats, Reals
+
+_BLOCK = 200_000  # samples that are looked at together
+_ROUNDS = 300  # of three steps each, at the most
+_STEP = 1e-5  # of a number of the law over its deviation: steps that are shorter end the search
+
+
+@dataclass(frozen=True, eq=False)
+class Weighted:
+    """Coordinates of n samples of each of E events, with what a law is multiplied by."""
+
+    z: Reals  # (E, n, K)
+    log_base: Reals  # log of normalised weight over the density of z under the prior, (E, n)
+    p_true: Floats  # under the prior, (E,)
+    count: Floats  # how often each event counts, (E,): bootstrap
+
+    def blocks(self, numbers: int = 1) -> Iterator[tuple[slice, Floats, Floats]]:
+        """Rows, coordinates (e n, K) and base (e, n) of some events after others, in double precision.
+
+        The fewer at a time, the more numbers are made of each sample.
+        """
+        step = max(1, _BLOCK // self.z.shape[1] // max(1, numbers // 20))
+        for first in range(0, len(self.z), step):
+            rows = slice(first, first + step)
+            z = self.z[rows].reshape(-1, self.z.shape[2]).astype(np.float64)
+            yield rows, z, self.log_base[rows].astype(np.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """Draws of the prior, and which of them a measurement keeps: what a law loses."""
+
+    z: Floats  # (M, K)
+    log_prior: Floats  # (M,)
+    kept: Bools  # (M,)
+
+    def weights(self, law: NormalLaw) -> Floats:
+        """Of each kept draw, its share of the law, (M',); they sum to the chance to be kept."""
+        z, log_prior = self.z[self.kept], self.log_prior[self.kept]
+        return np.exp(law.log_prob(z) - log_prior) / len(self.kept)
+
+    def chance(self, law: NormalLaw) -> float:
+        """Chance that an event of a law is kept."""
+        return float(self.weights(law).sum())
+
+    def effective(self, law: NormalLaw) -> float:
+        """Effective number of draws that tell it."""
+        weights = self.weights(law)
+        return float(weights.sum() ** 2 / max((weights**2).sum(), 1e-300))
+
+    def moments(self, law: NormalLaw) -> Moments:
+        """Expected sums of one event that is kept."""
+        z, log_prior = self.z[self.kept], self.log_prior[self.kept]
+        weights = np.exp(law.log_each(z) - log_prior[:, None])
+        return Moments.of(z, weights / weights.sum())
+
+
+def responsibilities(law: NormalLaw, z: Floats, base: Floats) -> tuple[Floats, Floats]:
+    """Log R (e,), and the share (e, n, C) that each sample and component has of it."""
+    each = (law.log_each(z) + base.reshape(-1, 1)).reshape(*base.shape, -1)
+    total = logsumexp(each, axis=(1, 2))
+    return total, np.exp(each - np.where(np.isfinite(total), total, 0.0)[:, None, None])
+
+
+def truth(log_r: Floats, p_true: Floats) -> tuple[Floats, Floats]:
+    """Log likelihood (E,) of events, and P(true) under the law, of log R and P(true) under the prior."""
+    with np.errstate(divide="ignore"):
+        true, accident = np.log(p_true) + log_r, np.log1p(-p_true)
+    total = np.logaddexp(true, accident)
+    return total, np.exp(true - np.where(np.isfinite(total), total, 0.0))
+
+
+def expectation(law: NormalLaw, data: Weighted, selection: Selection | None = None) -> tuple[Moments, float]:
+    """Expected sums of all true events under a law, and its log likelihood."""
+    k, components = data.z.shape[2], len(law.share)
+    sums = Moments(np.zeros(components), np.zeros((components, k)), np.zeros((components, k, k)))
+    log_likelihood = 0.0
+    for rows, z, base in data.blocks():
+        log_r, shares = responsibilities(law, z, base)
+        total, true = truth(log_r, data.p_true[rows])
+        log_likelihood += float((data.count[rows] * total).sum())
+        shares *= (true * data.count[rows])[:, None, None]
+        sums += Moments.of(z, shares.reshape(len(z), components))
+    if selection is not None:
+        seen = float(sums.count.sum())
+        chance = min(selection.chance(law), 1.0)
+        lost = law.moments.times(seen / chance) + selection.moments(law).times(-seen)
+        sums, log_likelihood = sums + lost, log_likelihood - seen * np.log(chance)
+    return sums, log_likelihood
+
+
+def maximised(
+    law: NormalLaw, data: Weighted, images: Floats, selection: Selection | None = None, rounds: int = _ROUNDS
+) -> tuple[NormalLaw, float]:
+    """The most likely law that a search from another finds, and its log likelihood.
+
+    Steps of expectation and maximisation, extrapolated: SQUAREM, scheme S3 of R. Varadhan and C. Roland,
+    Scand. J. Statist. 35, 335 (2008).
+    """
+
+    def step(law: NormalLaw) -> tuple[NormalLaw, float]:
+        sums, log_likelihood = expectation(law, data, selection)
+        return NormalLaw.of(sums.imaged(images), law.bends), log_likelihood
+
+    for _ in range(rounds):
+        first, here = step(law)
+        second, _ = step(first)
+        r = first.vector - law.vector
+        v = second.vector - first.vector - r
+        length = min(-1.0, -float(np.linalg.norm(r)) / max(float(np.linalg.norm(v)), 1e-300))
+        if np.abs((second.mean - first.mean) / first.deviation).max() + np.abs(r).max() < _STEP:
+            return second, expectation(second, data, selection)[1]
+        try:
+            jump, there = step(law.from_vector(law.vector - 2.0 * length * r + length**2 * v))
+        except (DataError, np.linalg.LinAlgError, FloatingPointError):
+            jump, there = second, -np.inf
+        law = jump if np.isfinite(there) and there >= here else second
+    return law, expectation(law, data, selection)[1]
+
+
+def pooled_start(data: Weighted, weights: Floats, bends: Bools, components: int, along: int = 0) -> NormalLaw:
+    """A law to begin with, of samples with weights (E, n): components side by side along a coordinate."""
+    z, flat = data.z.reshape(-1, data.z.shape[2]).astype(np.float64), weights.reshape(-1, 1)
+    one = NormalLaw.of(Moments.of(z, flat), bends)
+    if components == 1:
+        return one
+    order = np.argsort(z[:, along])
+    rank = np.cumsum(flat[order, 0]) / flat.sum()
+    group = np.empty(len(z), dtype=np.intp)
+    group[order] = np.minimum((rank * components).astype(np.intp), components - 1)
+    member = flat * (group[:, None] == np.arange(components))
+    return NormalLaw.of(Moments.of(z, member), bends)
+
+
+def fitted(z: Floats, bends: Bools, components: int) -> NormalLaw:
+    """A mixture of normals that points z (B, K) are draws of."""
+    ones = np.ones(len(z))
+    data = Weighted(z[:, None], np.zeros((len(z), 1)), ones, ones)
+    start = pooled_start(data, ones[:, None], bends, components)
+    return maximised(start, data, np.eye(z.shape[1])[None], rounds=30)[0]
+
+
+def counted(data: Weighted, count: Floats) -> Weighted:
+    """The same events, each so many times (E,)."""
+    chosen = count > 0
+    return replace(
+        data,
+        z=data.z[chosen],
+        log_base=data.log_base[chosen],
+        p_true=data.p_true[chosen],
+        count=count[chosen],
+    )

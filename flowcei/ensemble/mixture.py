@@ -1,0 +1,352 @@
+"""Mixtures: which share of the events is of which law, and which law each event is of."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy.special import logsumexp
+
+from flowcei.ensemble.fitting import maximised, pooled_start, truth
+from flowcei.ensemble.laws import RAYLEIGH
+from flowcei.ensemble.reduction import gathered
+from flowcei.ensemble.result import LEVEL, EnsembleLaw
+from flowcei.ensemble.uncertainty import MonteCarlo, check_covered, information, resampled, score_noise
+from flowcei.errors import DataError, UsageError
+from flowcei.physics.priors import build_prior
+from flowcei.storage.files import read_toml
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from flowcei.ensemble.coordinates import Chart
+    from flowcei.ensemble.laws import NormalLaw
+    from flowcei.ensemble.reduction import Ensemble, Extra, Samples
+    from flowcei.ensemble.uncertainty import Information
+    from flowcei.molecules.molecule import Molecule
+    from flowcei.physics.priors import GeometryPrior
+    from flowcei.posterior.arrays import Floats, Numbers, Reals
+    from flowcei.posterior.samples import PosteriorSamples
+
+FEWEST = 30
+"""Events, of which a law is taken."""
+
+_BLOCK = 200_000  # samples that are looked at together
+_ROUNDS = 30  # of the search for starts
+_STEPS, _ENOUGH = 10_000, 1e-10  # of the search for shares, and the change that ends it
+_RESAMPLED = 200  # draws of events, for the errors of shares alone
+_DRAWS, _OUTSIDE = 1000, 0.01  # of a prior, and the share of them that the prior of the samples may exclude
+_STARTED = 50  # samples of an event by which starts of several normals are judged
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Mixture(EnsembleLaw):
+    """Shares of C laws among E events, and the probability of each event to be of each.
+
+    Attributes:
+        names: Of the laws: of priors, or ``normal-1``, ... in the order of their means.
+        share: Of the events, (C,).
+        error: Standard errors of shares by Fisher information, (C,); `bootstrap_error` those over events
+            drawn with replacement.
+        log_ratio: Log evidence of each law over that of the prior of the samples, of each event, (E, C):
+            differences are log Bayes factors.
+        probability: Of each event to be of each law, (E, C); what lacks to 1 is that of an accident.
+        law: The normal laws, where these were sought.
+
+    Example:
+        >>> import flowcei
+        >>> events = flowcei.simulate("ocs", 40, noise="1%", seed=1)
+        >>> s = flowcei.load().sample(events, 100, weigh=True, seed=1)
+        >>> rows = events.molecule.prior_table("equilibrium")["zmatrix"]
+        >>> longer = {
+        ...     "kind": "internal",
+        ...     "zmatrix": [*rows[:2], rows[2] | {"length": {"normal": [3.2, 0.1]}}],
+        ... }
+        >>> m = flowcei.compare_priors(s, ["equilibrium", longer])
+        >>> m.to_dataframe()["law"].tolist(), bool(m.share[0] > 0.5)
+        (['equilibrium', 'prior-2'], True)
+    """
+
+    kind = "mixture"
+    molecule: Molecule
+    names: tuple[str, ...]
+    share: Floats
+    error: Floats
+    bootstrap_error: Floats
+    log_ratio: Floats
+    probability: Floats
+    p_true: Floats  # under the prior of the samples, (E,)
+    event_id: Numbers
+    samples: int  # an event
+    left_out: dict[str, int]
+    monte_carlo: MonteCarlo
+    law: NormalLaw | None = None
+    chart: Chart | None = None
+    laws: list[NormalLaw] = field(default_factory=list)
+    information: Information | None = None  # on the numbers of the normal laws
+
+    def __repr__(self) -> str:
+        shares = ", ".join(f"{name} {share:.3f}" for name, share in zip(self.names, self.share, strict=True))
+        return f"Mixture of {self.molecule.name}: {shares}; {len(self.event_id)} events"
+
+    @property
+    def _errors(self) -> Floats:
+        return np.maximum(self.error, self.bootstrap_error)
+
+    @property
+    def events(self) -> int:  # type: ignore[override]
+        """How many there are."""
+        return len(self.event_id)
+
+    @property
+    def log_likelihood(self) -> float:  # type: ignore[override]
+        """Of the mixture over that of the prior of the samples, of all events together."""
+        return float(truth(logsumexp(self.log_ratio, axis=1, b=self.share), self.p_true)[0].sum())
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return a row a law: share, standard error, 90 % interval, log evidence of all events under it.
+
+        The log evidence is over that of the prior of the samples.
+        """
+        # In the logit, so that an interval stays between 0 and 1.
+        share = self.share.clip(1e-9, 1.0 - 1e-9)
+        step = LEVEL * self._errors / (share * (1.0 - share))
+        low, high = (1.0 / (1.0 + (1.0 - share) / share * np.exp(-sign * step)) for sign in (-1.0, 1.0))
+        table = {"law": self.names, "share": self.share, "error": self._errors, "p05": low, "p95": high}
+        return pd.DataFrame(table | {"log_evidence": self.log_ratio.sum(axis=0)})
+
+    def components(self) -> pd.DataFrame:
+        """Return a row for each coordinate of each normal law: mean and width, with bootstrap errors."""
+        if self.law is None or self.chart is None:
+            return pd.DataFrame()
+        shown, errors = self.law.shown, self._component_errors(self.law)
+        rows = []
+        for c, k in np.ndindex(self.law.mean.shape):
+            one = self.chart.coordinates[k]
+            row: dict[str, Any] = {"law": self.names[c], "quantity": one.name, "unit": one.unit}
+            for name, value, error in zip(("mean", "sd"), shown, errors, strict=True):
+                row |= {name: value[c, k], f"{name}_error": error[c, k]}
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def _component_errors(self, law: NormalLaw) -> tuple[Floats, Floats]:
+        """Standard errors (C, K) of means and widths: the larger ones of Fisher information and bootstrap."""
+        numbers = np.zeros(2 * law.mean.size)
+        if self.information is not None:
+            numbers = np.sqrt(np.diagonal(self.information.covariance)[: len(numbers)])
+        mean, width = np.moveaxis(numbers.reshape(len(law.mean), 2, -1), 1, 0)
+        mean = np.where(law.bends, RAYLEIGH[0] * law.deviation * width, mean)
+        width = law.shown[1] * width
+        if len(self.laws) < 2:
+            return mean, width
+        each = [np.std([one.shown[k] for one in self.laws], axis=0, ddof=1) for k in (0, 1)]
+        return np.maximum(mean, each[0]), np.maximum(width, each[1])
+
+    def by_event(self) -> pd.DataFrame:
+        """Return a row an event: log evidence of each law over the samples' prior, and probabilities."""
+        table: dict[str, Any] = {"event": self.event_id}
+        table |= {f"log_evidence_{name}": self.log_ratio[:, c] for c, name in enumerate(self.names)}
+        return pd.DataFrame(
+            table | {f"p_{name}": self.probability[:, c] for c, name in enumerate(self.names)}
+        )
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return shares, evidences and probabilities, and the normal laws where there are some."""
+        arrays = {"share": self.share, "log_ratio": self.log_ratio, "probability": self.probability}
+        laws = {} if self.law is None else {"mean": self.law.mean, "covariance": self.law.covariance}
+        return arrays | laws | {"event": self.event_id}
+
+    def facts(self) -> dict[str, Any]:
+        """Return the table of normal laws, and what the number of samples does."""
+        components = self.components().to_dict("records")
+        return {"components": components, "monte_carlo": vars(self.monte_carlo)}
+
+    def plot(self, kind: str = "shares", unit: str = "angstrom") -> Any:  # noqa: ANN401 (matplotlib)
+        """Return a figure, ``shares`` or, of normal laws, ``unfolded``: see `flowcei.plot.population`."""
+        return import_module("flowcei.plot.population").mixture_figure(self, kind, unit)
+
+
+def compare_priors(
+    samples: Samples | Iterable[Samples],
+    priors: Sequence[str | dict[str, Any] | GeometryPrior],
+    *,
+    seed: int = 0,
+    keep_flagged: bool = False,
+) -> Mixture:
+    """Say which of some priors the events are of: shares, and the probability of each event.
+
+    Isomers, enantiomers, pathways: each is a prior of the molecule, and all must lie within that of the
+    samples. Evidences are means of prior over prior of the samples, over the weighted samples of each event.
+
+    Args:
+        samples: Posterior samples, exact or weighed, or files of them.
+        priors: Names of the molecule's, TOML files of one, tables, or priors, two or more, with a density.
+        seed: Of the events that are drawn with replacement.
+        keep_flagged: Whether to take flagged events too.
+
+    Returns:
+        Shares and probabilities.
+
+    Raises:
+        DataError: For samples that cannot be pooled, too few events or samples, or a prior that reaches
+            beyond that of the samples.
+        NoDensityError: For a prior without density, or samples that cannot be weighed.
+        UsageError: For fewer than two priors, two that are the same, or an unknown one.
+
+    Example:
+        See `Mixture`.
+    """
+    if len(priors) < 2:
+        raise UsageError("name two priors or more, to be compared")
+    names: list[str] = []
+
+    def ratios(molecule: Molecule, prior: GeometryPrior) -> Extra:
+        built = [_built(molecule, one) for one in priors]
+        names.extend(_names(priors, built))
+        for name, one in zip(names, built, strict=True):
+            _check_within(name, one, prior, molecule)
+        return partial(_log_ratios, built, prior)
+
+    ensemble = gathered(samples, None, ratios, keep_flagged=keep_flagged)
+    return mixed(
+        ensemble, tuple(names), ensemble.log_weight, lambda rows: ensemble.extra[rows].astype(float), seed
+    )
+
+
+def _built(molecule: Molecule, prior: str | dict[str, Any] | GeometryPrior) -> GeometryPrior:
+    """The prior of a name, a TOML file with its table, a table, or itself."""
+    if isinstance(prior, str) and prior.endswith(".toml"):
+        return build_prior(molecule, read_toml(Path(prior)))
+    return build_prior(molecule, prior) if isinstance(prior, str | dict) else prior
+
+
+def _names(given: Sequence[str | dict[str, Any] | GeometryPrior], built: list[GeometryPrior]) -> list[str]:
+    """What each prior is called; UsageError for two that are the same."""
+    names = [Path(one).stem if isinstance(one, str) else f"prior-{k + 1}" for k, one in enumerate(given)]
+    specs = [json.dumps(one.spec(), sort_keys=True) for one in built]
+    for k, spec in enumerate(specs):
+        if spec in specs[:k]:
+            raise UsageError(
+                f"{names[specs.index(spec)]} and {names[k]} are the same prior: nothing tells them apart"
+            )
+    return names
+
+
+def _check_within(name: str, one: GeometryPrior, prior: GeometryPrior, molecule: Molecule) -> None:
+    """Raise DataError where a prior reaches beyond that of the samples."""
+    draws = one.sample(_DRAWS, np.random.default_rng(0))
+    outside = float(np.mean(~prior.plausible(draws, molecule.identical)))
+    if outside > _OUTSIDE:
+        what = f"{outside:.0%} of the prior {name} lies where that of the samples has no geometries"
+        raise DataError(f"{what}: sample under one that covers all (flowcei train --prior)")
+
+
+def _log_ratios(built: list[GeometryPrior], prior: GeometryPrior, samples: PosteriorSamples) -> Floats:
+    """Log of each prior over that of the samples, (E, n, C)."""
+    x = samples.positions.reshape(-1, *samples.positions.shape[2:]).astype(np.float64)
+    each = [one.log_prob_unlabelled(x, samples.molecule.identical) for one in (prior, *built)]
+    there = np.isfinite(each[0])  # samples without a weight may lie where the prior has no geometry
+    out = np.stack(
+        [np.where(there, one, -np.inf) - np.where(there, each[0], 0.0) for one in each[1:]], axis=1
+    )
+    return out.reshape(*samples.positions.shape[:2], -1)
+
+
+def shares_of(log_ratio: Floats, p_true: Floats, count: Floats) -> Floats:
+    """Shares (C,) of greatest likelihood of events (E, C) that count so many times (E,)."""
+    share = np.full(log_ratio.shape[1], 1.0 / log_ratio.shape[1])
+    ratio = np.exp(log_ratio - log_ratio.max(axis=1, keepdims=True))
+    rest = (1.0 - p_true) * np.exp(-log_ratio.max(axis=1))
+    for _ in range(_STEPS):
+        joint = p_true[:, None] * ratio * share
+        member = joint / (joint.sum(axis=1) + rest)[:, None]
+        new = count @ member
+        new /= new.sum()
+        if np.abs(new - share).max() < _ENOUGH:
+            break
+        share = new
+    return np.asarray(new)
+
+
+def mixed(
+    ensemble: Ensemble, names: tuple[str, ...], base: Reals, log_each: Callable[[slice], Floats], seed: int
+) -> Mixture:
+    """Shares of C laws: base (E, n) plus `log_each` of rows of events (e, n, C) are their log weights.
+
+    Raises:
+        DataError: For too few events or samples, or events that no law holds for possible.
+    """
+    count, step = len(base), max(1, _BLOCK // base.shape[1])
+    if count < FEWEST:
+        raise DataError(f"{count} events are too few for shares: {FEWEST} are needed")
+    rows = [slice(first, first + step) for first in range(0, count, step)]
+    ratios = [logsumexp(base[some].astype(float)[:, :, None] + log_each(some), axis=1) for some in rows]
+    log_ratio, true = np.concatenate(ratios), ensemble.p_true
+    if lost := int((~np.isfinite(log_ratio.max(axis=1))).sum()):
+        what = f"{lost} of {count} events have no sample that any of the laws holds for possible"
+        raise DataError(f"{what}: sample with a larger -n, or name a law that covers them")
+    share = shares_of(log_ratio, true, np.ones(count))
+    log_r = logsumexp(log_ratio, axis=1, b=share)
+    member = truth(log_r, true)[1]
+    over = np.exp(log_ratio - log_r[:, None])
+    scores = member[:, None] * (over[:, :-1] - over[:, -1:])
+    covariance = np.linalg.pinv(scores.T @ scores, hermitian=True)
+    noise, bias = np.zeros_like(covariance), np.zeros(len(share) - 1)
+    for some in rows:
+        log_law = log_each(some)
+        density = logsumexp(log_law, axis=2, b=share)
+        weight = np.exp(base[some] + density - log_r[some, None])
+        ratio = np.exp(log_law - np.where(np.isfinite(density), density, 0.0)[:, :, None])
+        slope = ratio[:, :, :-1] - ratio[:, :, -1:]  # of the log density, by each share beside the last
+        more = score_noise(slope, weight, member[some], ensemble.distinct)
+        noise, bias = noise + more[0], bias + more[1]
+    told = MonteCarlo.of(covariance, noise, bias, base.shape[1])
+    told.check()
+    error = np.sqrt(np.append(np.diagonal(covariance), covariance.sum()))
+    rng = np.random.default_rng(seed)
+    times = [np.bincount(rng.integers(count, size=count), minlength=count) for _ in range(_RESAMPLED)]
+    spread = np.std([shares_of(log_ratio, true, t.astype(float)) for t in times], axis=0)
+    own = ensemble.molecule, names, share, error, spread, log_ratio, member[:, None] * over * share, true
+    return Mixture(*own, ensemble.event_id, base.shape[1], ensemble.left_out, told)
+
+
+def normals(ensemble: Ensemble, components: int, bootstrap: int, seed: int) -> Mixture:
+    """Shares of several normal laws, which are sought; DataError where one is enough."""
+    chart, data = ensemble.chart, ensemble.weighted
+    short = replace(data, z=data.z[:, :_STARTED], log_base=data.log_base[:, :_STARTED])
+    starts = []
+    for k in np.flatnonzero(~chart.bends):
+        start = pooled_start(short, ensemble.weights[:, :_STARTED], chart.bends, components, int(k))
+        starts.append(maximised(start, short, chart.images, rounds=_ROUNDS))
+    law, height = maximised(max(starts, key=lambda one: one[1])[0], data, chart.images)
+    law = law.ordered()
+    _, alone = maximised(pooled_start(data, ensemble.weights, chart.bends, 1), data, chart.images)
+    numbers = (components - 1) * (1 + len(chart.bends) * (len(chart.bends) + 3) // 2)
+    if height - alone < 0.5 * numbers * np.log(len(data.z)):  # the criterion of Schwarz
+        what = f"{components} normal laws are no better than one: log likelihood {height - alone:+.1f}"
+        raise DataError(f"{what} for {numbers} numbers more; take --law normal")
+    check_covered(chart, law, seed)
+    told = information(law, data, ensemble.distinct)
+    told.monte_carlo.check()
+    law = law.shifted(-told.bias, law.pairs)
+    single = replace(law, share=np.ones(components))
+    shape = data.z.shape
+
+    def log_each(rows: slice) -> Floats:
+        return single.log_each(data.z[rows].reshape(-1, shape[2]).astype(float)).reshape(
+            -1, shape[1], components
+        )
+
+    names = tuple(f"normal-{c + 1}" for c in range(components))
+    out = mixed(ensemble, names, data.log_base, log_each, seed)
+    laws = resampled(law, data, chart.images, bootstrap, seed, None)
+    if len(laws) > 1:  # shares whose laws are not known are less certain
+        error = np.maximum(out.bootstrap_error, np.std([one.share for one in laws], axis=0, ddof=1))
+        out = replace(out, bootstrap_error=error)
+    return replace(out, law=law, chart=chart, laws=laws, information=told)

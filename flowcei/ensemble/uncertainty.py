@@ -1,0 +1,174 @@
+"""How certain a law is: Fisher information, bootstrap over events, and the guard of the Monte Carlo sums.
+
+The likelihood of an event is a sum over its samples. Its error moves the law: by chance, with the covariance
+V of the scores, and to one side, with their bias b, of a ratio of two sums. In units of the information I of
+the law both must stay small: 1 is an error as large as that of the events themselves. The variance of the
+total log likelihood, which R. Golomb and C. Talbot (arXiv:2106.15745) bound, is larger: most of it is common
+to all laws near the best (R. Essick and W. Farr, arXiv:2204.00461), and a law that is wrong by it is no less
+likely than before.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flowcei.ensemble.fitting import counted, maximised, responsibilities, truth
+from flowcei.errors import DataError
+
+if TYPE_CHECKING:
+    from flowcei.ensemble.coordinates import Chart
+    from flowcei.ensemble.fitting import Selection, Weighted
+    from flowcei.ensemble.laws import NormalLaw
+    from flowcei.posterior.arrays import Floats
+
+_MOST = 0.5  # variance of the Monte Carlo sums over the information, in the worst direction
+# Standard errors that a bias may have, which is taken off to first order: of OCS at 3 % noise under a wide
+# prior, where a few events have hardly a sample within the law, what is left is twice as much and more.
+_MOST_BIAS = 0.6
+_DRAWS, _BEYOND, _OUTSIDE = 2000, 20.0, 0.01  # of the law; nats; share that the prior may not cover
+_COPIES = 40  # samples of an event, drawn by the law, that stand for it in a bootstrap
+_WIDER = 2.0  # variances of the law that these are drawn by, over those of the law
+_ROUNDS = 40  # of the search in a bootstrap
+
+
+@dataclass(frozen=True, eq=False)
+class MonteCarlo:
+    """What the finite number of samples does to a law, in units of its own error."""
+
+    variance: float  # in the worst direction: 1 doubles the variance of the law
+    bias: float  # in standard errors
+    samples: int  # an event
+    total: float = np.nan  # variance of the log likelihood, summed over events
+
+    @classmethod
+    def of(
+        cls, covariance: Floats, noise: Floats, bias: Floats, samples: int, total: float = np.nan
+    ) -> MonteCarlo:
+        """Of numbers with a covariance (P, P), noise (P, P) and bias (P,) of their scores."""
+        values, vectors = np.linalg.eigh(covariance)
+        root = vectors * np.sqrt(values.clip(0.0))
+        worst = float(np.linalg.eigvalsh(root.T @ noise @ root)[-1])
+        return cls(worst, float(np.linalg.norm(root.T @ bias)), samples, total)
+
+    @property
+    def wanted(self) -> int:
+        """Samples an event with which both would be small enough."""
+        factor = max(self.variance / _MOST, self.bias / _MOST_BIAS)
+        return math.ceil(self.samples * factor / 100.0) * 100
+
+    def check(self) -> None:
+        """Raise DataError where a law is no better known than its sums."""
+        if self.variance > _MOST or self.bias > _MOST_BIAS:
+            what = f"{self.samples} samples an event are too few: their chance moves the law by"
+            size = f"{math.sqrt(self.variance):.2g} of its error, and their bias by {self.bias:.2g}"
+            raise DataError(
+                f"{what} {size}; sample with -n {self.wanted} or more, or under a prior nearer to the law"
+            )
+
+
+def score_noise(
+    scores: Floats, shares: Floats, true: Floats, distinct: float, most: int | None = None
+) -> tuple[Floats, Floats]:
+    """Covariance (Q, Q) and bias (P,) of the scores of events, means over samples of scores (e, n, P).
+
+    Samples have shares (e, n) of their event, which counts as so much true (e,); the covariance is of the
+    first `most` numbers. A share is a ratio of sums of independent samples: the delta method.
+    """
+    mean = np.einsum("en,enp->ep", shares, scores)
+    away = (scores - mean[:, None]) * (shares * (true[:, None] / np.sqrt(distinct)))[:, :, None]
+    flat = away.reshape(-1, away.shape[2])
+    return flat[:, :most].T @ flat[:, :most], -(shares.ravel() @ flat) / np.sqrt(distinct)
+
+
+@dataclass(frozen=True, eq=False)
+class Information:
+    """Covariance (P, P) of the numbers of a law: means, log deviations, correlations of pairs."""
+
+    covariance: Floats  # with the variance of the Monte Carlo sums
+    bias: Floats  # of each number, (P,), by these sums
+    monte_carlo: MonteCarlo
+
+
+def information(
+    law: NormalLaw, data: Weighted, distinct: float, selection: Selection | None = None
+) -> Information:
+    """Of the events, by products of their scores, with the errors of the Monte Carlo sums added."""
+    pairs, most = law.pairs, law.widths
+    numbers = most + len(law.share) * len(pairs[0])
+    scores: list[Floats] = []
+    noise, bias, total = np.zeros((most, most)), np.zeros(numbers), 0.0
+    for rows, z, base in data.blocks(numbers):
+        log_r, each = responsibilities(law, z, base)
+        true, shares = truth(log_r, data.p_true[rows])[1], each.sum(axis=2)
+        slopes = law.scores(z, pairs).reshape(*base.shape, -1)
+        scores.append(true[:, None] * np.einsum("en,enp->ep", shares, slopes))
+        more = score_noise(slopes, shares, true, distinct, most)
+        noise, bias = noise + more[0], bias + more[1]
+        effective = (shares**2).sum(axis=1) / distinct
+        total += float((true**2 * np.maximum(effective - 1.0 / base.shape[1], 0.0)).sum())
+    every = np.concatenate(scores)
+    if selection is not None:
+        weight = selection.weights(law)
+        every -= (weight / weight.sum()) @ law.scores(selection.z[selection.kept], pairs)
+    fisher = every.T @ every
+    size = np.sqrt(np.diagonal(fisher))  # 0 of the mean of a bend, which is no number of the law
+    unit = np.divide(1.0, size, out=np.zeros_like(size), where=size > 0)
+    covariance = np.linalg.pinv(fisher * unit * unit[:, None], hermitian=True) * unit * unit[:, None]
+    some = covariance[:most, :most]
+    told = MonteCarlo.of(np.asarray(some), noise, bias[:most], data.z.shape[1], total)
+    shift = covariance @ bias
+    covariance[:most, :most] += some @ noise @ some
+    return Information(np.asarray(covariance), np.asarray(shift), told)
+
+
+def resampled(
+    law: NormalLaw, data: Weighted, images: Floats, count: int, seed: int, selection: Selection | None
+) -> list[NormalLaw]:
+    """Laws of as many events, drawn with replacement: `count` times.
+
+    Each event stands with some samples drawn by a law that is a little wider. Over their density under it
+    the ratio of a law near it hardly changes, so that few are enough.
+    """
+    rng = np.random.default_rng(seed)
+    short = _drawn(law, data, rng)
+    laws = []
+    for _ in range(count):
+        times = np.bincount(rng.integers(len(short.z), size=len(short.z)), minlength=len(short.z))
+        try:
+            laws.append(
+                maximised(law, counted(short, times.astype(np.float64)), images, selection, _ROUNDS)[0]
+            )
+        except (DataError, np.linalg.LinAlgError):  # of few events a draw may have no width
+            continue
+    return laws
+
+
+def _drawn(law: NormalLaw, data: Weighted, rng: np.random.Generator) -> Weighted:
+    """A few samples of each event by its posterior under a wider law, weighed back."""
+    wide = replace(law, covariance=_WIDER * law.covariance)
+    z = np.empty((len(data.z), _COPIES, data.z.shape[2]))
+    base = np.empty(z.shape[:2])
+    for rows, points, own in data.blocks():
+        log_r, shares = responsibilities(wide, points, own)
+        steps = shares.sum(axis=2).cumsum(axis=1)
+        marks = (np.arange(_COPIES) + rng.random((len(own), 1))) / _COPIES * steps[:, -1:]
+        chosen = np.stack([np.searchsorted(s, m) for s, m in zip(steps, marks, strict=True)])
+        chosen = chosen.clip(0, own.shape[1] - 1)
+        z[rows] = np.take_along_axis(points.reshape(*own.shape, -1), chosen[:, :, None], axis=1)
+        flat = wide.log_prob(z[rows].reshape(-1, z.shape[2])).reshape(base[rows].shape)
+        base[rows] = log_r[:, None] - np.log(_COPIES) - flat
+    return replace(data, z=z, log_base=base)
+
+
+def check_covered(chart: Chart, law: NormalLaw, seed: int) -> None:
+    """Raise DataError where the prior holds a part of a law for impossible."""
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(8,)))
+    least = chart.log_prior(chart.drawn(_DRAWS, rng)[1]).min() - _BEYOND
+    outside = float(np.mean(chart.log_prior(law.sample(_DRAWS, rng)) < least))
+    if outside > _OUTSIDE:
+        what = f"the prior does not cover the law: {outside:.0%} of it lies where the prior has no geometries"
+        raise DataError(f"{what}; sample under a wider prior (flowcei train --prior)")

@@ -1,0 +1,44 @@
+"""Work shared by threads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+_Task = TypeVar("_Task")
+
+CHUNK = 16_384  # rows a thread takes at a time, at the most
+
+
+def usable_cores() -> int:
+    """The number of cores that this process may run on."""
+    # Where the system tells it; macOS does not.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def shares(count: int, least: int, threads: int | None) -> list[slice]:
+    """Slices of `count` rows, each of at least `least`, as many for every thread.
+
+    Example:
+        >>> shares(100, 40, 2)
+        [slice(0, 50, None), slice(50, 100, None)]
+    """
+    workers = threads or usable_cores()
+    rounds = max(min(8, count // (workers * max(1, least))), -(-count // (workers * CHUNK)), 1)
+    size = max(1, -(-count // (workers * rounds if count > least else 1)))
+    return [slice(first, min(first + size, count)) for first in range(0, count, size)]
+
+
+def in_threads(work: Callable[[_Task], None], tasks: Sequence[_Task], threads: int | None) -> None:
+    """Call `work` for every task, in `threads` threads, or in all the process may run on."""
+    workers = min(threads or usable_cores(), len(tasks))
+    if workers <= 1:
+        for task in tasks:
+            work(task)
+        return
+    # Python's threads, not numba's: a kernel releases the lock, and numba's own pool would go on spinning
+    # next to torch's.
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(work, tasks))
