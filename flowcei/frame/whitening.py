@@ -21,10 +21,12 @@ from numpy.typing import NDArray
 from flowcei.frame._approaches import approach
 from flowcei.physics.build_up import LONGEST
 from flowcei.physics.explosion import Coulomb, asymptotic_momenta
+from flowcei.physics.forward import Start
 from flowcei.physics.priors.orders import nearest_rotations
 
 if TYPE_CHECKING:
     from flowcei.molecules.molecule import Molecule
+    from flowcei.physics.forward import Reals, Status
 
 Floats: TypeAlias = NDArray[np.float64]
 Rows: TypeAlias = tuple[tuple[float, ...], ...]
@@ -242,12 +244,11 @@ class _Search:
             simulated = self._simulated(trial[:count], times[rows[:count]])
         return state
 
-    def _simulated(self, bonds: Floats, times: Floats) -> tuple[Floats, Floats, NDArray[np.uint8]]:
-        """Momenta (B, N, 3) of bonds (B, N - 1, 3), derivatives by positions (B, 3N, 3N), and what is lost."""
-        ions = self._bodies.masses, self._charges
+    def _simulated(self, bonds: Floats, times: Floats) -> tuple[Reals, Floats, Status]:
+        """Momenta (B, N, 3) of bonds (B, N - 1, 3), derivatives by positions, and what is lost (B,)."""
         x = np.ascontiguousarray(np.einsum("nd,bdj->bnj", self._prior[0], np.nan_to_num(bonds)))
-        momenta, jacobian, lost = Coulomb(times).follow(x, *ions, _ACCURACY, None, derivatives=True)
-        return np.asarray(momenta, np.float64), jacobian, lost
+        start = Start(x, self._bodies.masses, self._charges)
+        return Coulomb(times).follow(start, _ACCURACY, derivatives=True)
 
 
 def _lifted(curvature: Floats) -> Floats:
