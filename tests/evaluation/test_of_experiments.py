@@ -118,7 +118,7 @@ def shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], t
 
 
 def test_the_commands(shell: Shell, tiny_cinn: Reconstructor) -> None:
-    """Exact samples pass, the model's own are not of the experiment; a flow of one level has useless weights."""
+    """Exact samples pass, the model's own are not of the experiment; weights of one level are poor."""
     table = {"noise": ["2%", "2%", "1%"], "temperature": 20, "drift": [28, 0, 0], "momentum_scale": 1.05}
     Path("e.toml").write_text(Experiment(**table, accidents=0.1).to_toml())
     assert shell("simulate", "ocs", "-n", "75", "--experiment", "e.toml", "--seed", "1", "-o", "a.h5") == 0
@@ -141,7 +141,7 @@ def test_the_commands(shell: Shell, tiny_cinn: Reconstructor) -> None:
     found = json.loads(shell.out)["models"]
     assert found["bundled"]["resimulation_truth"]["value"] < 2.0
     assert found["floor"]["atom_error_median"]["value"] > 0.0
-    Path("rough.toml").write_text('noise = ["5%", "5%", "0.1%"]\n')
+    Path("rough.toml").write_text('noise = ["2.4%", "2.4%", "0.1%"]\n')
     assert (
         shell("simulate", "ocs", "-n", "60", "--experiment", "rough.toml", "-o", "a.h5", "--overwrite") == 0
     )
