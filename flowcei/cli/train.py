@@ -97,7 +97,7 @@ class Duration(click.ParamType):
 @option(
     "--max-time",
     "Stop after 90s, 45m or 2h, before the next step; --resume goes on from the last whole epoch. With "
-    "--until, 15m if absent, end with the best model so far.",
+    "--until, 15m if absent, end by then with the best model so far and its verdict.",
     Duration(),
     metavar="DURATION",
 )
@@ -289,7 +289,8 @@ class _Course:
         self.epochs = len(self.records) + ended.more
         self.progress.lengthen(self.plan.rows * self.epochs)
         end = f"; {ended.why}" if ended.why else ""
-        self.progress.note(f"round {ended.number}, {ended.epochs} epochs: {ended.efficiency}{end}")
+        found = ended.efficiency or "efficiency not measured"
+        self.progress.note(f"round {ended.number}, {ended.epochs} epochs: {found}{end}")
 
     def stopped(self, stop: BaseException, before: int) -> StoppedError:
         """How to go on after an interruption; so many epochs were there before."""
@@ -354,7 +355,7 @@ def _judge(plan: _Plan, model: flowcei.Reconstructor) -> None:
     from flowcei.evaluation.comparison import unseen
     from flowcei.evaluation.judgement import JudgementRules
 
-    rules = JudgementRules.of(plan.rows * plan.options["epochs"])
+    rules = JudgementRules.of(plan.rows * (model.training.epochs_run or 0))
     events = None if plan.data is None else unseen(model, plan.data)
     # By 60 rows of a file a model that had learned 480 by heart failed one check, by fresh events 19.
     if events is not None and len(events) < rules.events and model.prior_spec is not None:
