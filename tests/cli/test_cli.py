@@ -65,7 +65,7 @@ def test_every_command_explains_itself(flow: Shell, command: str) -> None:
 
 
 def test_the_two_lines_work_as_typed(flow: Shell) -> None:
-    """Train (made small, so poor), then sample: with the bundled model, or by name with the one in runs/."""
+    """Train (made small), then sample with what was trained: near an equilibrium charts do most of it."""
     assert flow("train", "--arch", "cinn", "--couplings", "8", *TINY) == 0
     run = Path("runs/ocs-cinn-1")
     assert {p.name for p in run.iterdir()} == {
@@ -76,10 +76,7 @@ def test_the_two_lines_work_as_typed(flow: Shell) -> None:
     assert flow("simulate", "ocs", "-n", "20", "--noise", "1%", "-o", "file.csv") == 0
     assert "seed" in flow.err
     assert flow("sample", "--momenta", "file.csv", "-n", "100") == 0
-    assert "the newer ocs-cinn-1 is passed over" in flow.err
-    again = ("--model", "ocs-cinn-1", "--keep-flagged", "--overwrite")
-    assert flow("sample", "--momenta", "file.csv", "-n", "100", *again) == 0
-    assert "model ocs-cinn-1" in flow.err
+    assert "model ocs-cinn-1, of runs/" in flow.err
     drawn = flowcei.read_samples("file.samples.h5")
     assert drawn.positions.shape == (20, 100, 3, 3)
     assert drawn.log_prob is not None
