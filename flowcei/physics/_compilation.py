@@ -95,7 +95,7 @@ _OPTIONS = {"nogil": True, "error_model": "numpy"}
 
 def compiled(function) -> Any:
     """Compile a function that kernels call; it becomes part of each of them."""
-    return njit(forceinline=True, **_OPTIONS)(function)
+    return njit(forceinline=True, no_cfunc_wrapper=True, **_OPTIONS)(function)
 
 
 def kernel(function) -> Any:

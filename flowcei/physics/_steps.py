@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+
 from flowcei.physics._compilation import compiled
 from flowcei.physics._growth import begun, gained, grow, growing, stretched
 from flowcei.physics._lanes import Lanes, any_positive, ceil, load, rsqrt, sqrt, store, where_greater
@@ -77,18 +79,20 @@ def integrate(rows, ions, ladder, directions, system, method, unit, growth, movi
     stages = len(ladder)
     masses, weights, strengths, curvatures = system  # unpacked once: each time costs reference counts
     a, c, bp, eta, z1, nodes, tail_weights = method
-    n = len(ions)  # passed beside the layout: as its field LLVM unrolls less, 6 % slower for OCS
-    o = layout(n, stages, len(nodes), len(directions), 0 if growth is None else len(growth[0]))
+    # A number: `len(ions)` is a constant to numba, and each other constant compiles a function anew. Forces
+    # need it, and what few compile. Beside the layout: as its field LLVM unrolls less, 6 % slower for OCS.
+    n = np.int64(len(ions))
+    o = layout(len(ions), stages, len(nodes), len(directions), 0 if growth is None else len(growth[0]))
     s, k = 2 * o.n3, 3 * o.n3
     size = _enter(rows, o, n, masses, weights, unit, moving)
     tau, energy, closest = _start(rows, o, n, masses, strengths)
     last = o.shares + (stages - 1) * n  # where shares at the end of a step are
     if growth is not None:
-        tau, energy = _start_growing(rows, o, n, masses, strengths, tau, size, growth, last)
+        tau, energy = _start_growing(rows, o, len(ions), masses, strengths, tau, size, growth, last)
     still = -2.0 + 0.0 * tau
-    _enter_directions(rows, o, n, masses, strengths, energy, growth)
+    _enter_directions(rows, o, len(ions), masses, strengths, energy, growth)
     z, whole = 0.0 * tau, 1.0 + 0.0 * tau
-    _forces(rows, o, n, 0, k, weights, strengths, tau, still, whole, growth, last)
+    _forces(rows, o, len(ions), 0 * k, k, weights, strengths, tau, still, whole, growth, last)
     remaining = z1 - z
     for _ in range(_MOST_STEPS):
         if not any_positive(remaining):
@@ -99,7 +103,7 @@ def integrate(rows, ions, ladder, directions, system, method, unit, growth, movi
                 if stage + 1 < stages and c[stage] == c[stage + 1]:
                     continue
                 at = z + h * c[stage]
-                grow(rows, o, n, growth, tau, at, 1.0 / (1.0 - at * at), o.shares + stage * n)
+                grow(rows, o, len(ions), growth, tau, at, 1.0 / (1.0 - at * at), o.shares + stage * n)
         for stage in range(1, stages):
             at = z + h * c[stage]
             shrink = 1.0 - at * at
@@ -108,23 +112,23 @@ def integrate(rows, ions, ladder, directions, system, method, unit, growth, movi
             out, pull, push = k + stage * o.n3, tau * factor, -2.0 * factor
             again = stage + 1 < stages and c[stage] == c[stage + 1]  # two stages at the end of a step
             own = o.shares + (stage + 1 if again else stage) * n
-            work = _forces(rows, o, n, s, out, weights, strengths, pull, push, shrink, growth, own)
+            work = _forces(rows, o, len(ions), s, out, weights, strengths, pull, push, shrink, growth, own)
             if growth is not None:
                 energy = energy + work
         _accept(rows, o, stages, bp, h)
         z = z + h
         remaining = where_greater(h * 1e-6, z1 - z, 0.0, z1 - z)
         z = where_greater(remaining, 0.0, z, z1)
-    _forces(rows, o, n, 0, k, weights, strengths, tau, still, 1.0 - z * z, growth, last)
+    _forces(rows, o, len(ions), 0 * k, k, weights, strengths, tau, still, 1.0 - z * z, growth, last)
     if growth is not None:
         for t in range(len(nodes) - 1):
             at = 0.0 * z + nodes[t]
-            grow(rows, o, n, growth, tau, at, 1.0 / (1.0 - at * at), o.shares + t * n)
+            grow(rows, o, len(ions), growth, tau, at, 1.0 / (1.0 - at * at), o.shares + t * n)
     for t in range(len(nodes)):
         _advance(rows, o, t + 1, tail_weights, t, nodes[t] - z1, 1.0)
         if t + 1 < len(nodes):
-            out, own, shrink = k + (t + 1) * o.n3, o.shares + t * n, 1.0 - nodes[t] * nodes[t]
-            work = _forces(rows, o, n, s, out, weights, strengths, tau, still, shrink, growth, own)
+            out, own, shrink = k + (t + 1) * o.n3, o.shares + t * n, whole - nodes[t] * nodes[t]
+            work = _forces(rows, o, len(ions), s, out, weights, strengths, tau, still, shrink, growth, own)
             if growth is not None:
                 energy = energy + work
     kinetic = _finish(rows, o, masses, energy, tau, growth)

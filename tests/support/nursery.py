@@ -10,6 +10,7 @@ all that die since the one before.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import resource
@@ -43,6 +44,7 @@ TRAINING = [
     "--arch", "ae-cvae", "--hidden", "8", "--latent", "2", "--depth", "1", "--seed", "3",
     "--epochs", "6", "--events", "400", "--batch", "20",
 ]  # fmt: skip
+WARM = ("cli.train", "reconstruction.fitting", "models.variational", "evaluation.judgement")
 RUN, REFERENCE = Path("run"), Path("reference")
 COLUMNS = {"epoch": [1], "phase": [1], "train_loss": [0.0], "validation_loss": [0.0], "learning_rate": [0.0]}
 # Event, file, and before which of these in one life (temporary names begin with a dot; the first model is
@@ -244,7 +246,10 @@ def apart(name: str, before: Callable[[], None]) -> tuple[int, str]:
 
 
 if __name__ == "__main__":
-    simulate("ocs", 10, seed=1)  # loads compiled code
+    for accuracy in (1e-4, 1e-6):  # loads compiled code
+        simulate("ocs", 10, seed=1, accuracy=accuracy)
+    for name in WARM:  # once here, not in every life
+        importlib.import_module(f"flowcei.{name}")
     torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])  # imports as much as all else
     style.save(figures.training_figure(pd.DataFrame(COLUMNS)), Path("warm.png"))
     for _ in range(2):  # the first compiles what no cache has: lives would seem ten times as long as they are
