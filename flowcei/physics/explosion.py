@@ -44,10 +44,10 @@ class _Setting:
 # geometries. With eta above 1 a step could carry an ion past another without noticing; it
 # would save a tenth.
 SETTINGS = (
-    _Setting(1e-4, np.float32, RKN64, 0.9, 0.7, 7, 0.85, (6.0,)),
-    _Setting(3e-5, np.float32, RKN64, 0.9, 0.7, 9, 1.1, (6.0,)),
-    _Setting(1e-5, np.float32, RKN64, 0.7, 0.75, 9, 1.0),
-    _Setting(3e-6, np.float32, RKN64, 0.55, 0.82, 9, 0.8),
+    _Setting(1e-4, np.float32, RKN64, 0.9, 0.7, 7, 1.7, (6.0,)),
+    _Setting(3e-5, np.float32, RKN64, 0.9, 0.7, 9, 1.8, (6.0,)),
+    _Setting(1e-5, np.float32, RKN64, 0.7, 0.75, 9, 2.0),
+    _Setting(3e-6, np.float32, RKN64, 0.55, 0.82, 9, 1.5),
     _Setting(1e-6, np.float64, RKN86, 0.75, 0.85, 10, 1.6, (3.0,)),
     _Setting(1e-7, np.float64, RKN86, 0.6, 0.93, 9, 2.8, (5.0,)),
     _Setting(3e-8, np.float64, RKN86, 0.5, 0.93, 9, 3.6, (5.5,)),
