@@ -22,7 +22,7 @@ from flowcei.cli.progress import Progress
 from flowcei.cli.runs import LOG, RunFolder, begin_run, check_run_folder, read_noted, to_resume
 from flowcei.cli.streams import log, log_file, note, warn
 from flowcei.errors import DataError, FlowceiError, StoppedError, TrainingDivergedError, UsageError
-from flowcei.experiment.detector import DEFAULT_NOISE, Noise
+from flowcei.experiment.detector import Noise
 from flowcei.models.registry import architecture_names, options_type
 from flowcei.physics.build_up import BuildUpPrior
 from flowcei.training.schedule import MIN_EVENTS, EpochRecord, Schedule, best_of
@@ -67,7 +67,7 @@ class Duration(click.ParamType):
 @option(
     "--noise",
     "Detector noise to train for: 1%, a range, or 0.1%..5%/axis, a level for each axis of the lab. If absent "
-    "0.1%..5%, or from what --data show to 5%.",
+    "that, or 0.1%..5% of wide priors and other charts, or from what --data show to 5%.",
     NOISE,
     metavar="RANGE",
 )
@@ -178,7 +178,6 @@ class _Plan:
             molecule = options.named_molecule(chosen.setdefault("molecule", "ocs"), ions, chosen.get("prior"))
             if chosen.get("events", MIN_EVENTS) < MIN_EVENTS:
                 raise UsageError(f"--events is {chosen['events']}; it must be {MIN_EVENTS} or more")
-            chosen.setdefault("noise", str(DEFAULT_NOISE))
             if molecule.default_prior is not None:
                 chosen.setdefault("prior", molecule.default_prior)
             usual = _usual(molecule, arch, chosen)
@@ -220,11 +219,13 @@ class _Plan:
 
 
 def _usual(molecule: flowcei.Molecule, arch: str, chosen: dict[str, Any]) -> Defaults:
+    """What is not typed; the noise goes to what is chosen."""
     from flowcei.physics.priors import build_prior
-    from flowcei.reconstruction.defaults import usual_training
+    from flowcei.reconstruction.defaults import usual_noise, usual_training
 
-    more = Noise.parse(chosen["noise"]).by_axis or "build_up" in chosen
-    return usual_training(len(molecule), build_prior(molecule, chosen.get("prior")), arch, more=more)
+    about = len(molecule), build_prior(molecule, chosen.get("prior")), arch
+    chosen.setdefault("noise", str(usual_noise(*about)))
+    return usual_training(*about, more=Noise.parse(chosen["noise"]).by_axis or "build_up" in chosen)
 
 
 def _settled_by_data(data: flowcei.Events, given: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:

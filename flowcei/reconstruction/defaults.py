@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flowcei.experiment.detector import DEFAULT_NOISE
 from flowcei.frame.whitening import LIKE_MOMENTA
 from flowcei.models.registry import options_type
 
 if TYPE_CHECKING:
+    from flowcei.experiment.detector import Noise
     from flowcei.physics.priors import GeometryPrior
 
 NEAR = ("displaced", "internal", "normal_modes")
@@ -39,6 +41,14 @@ class Defaults:
         return f"{charts}{options}{self.events} events an epoch in steps of {self.batch}"
 
 
+def usual_noise(ions: int, prior: GeometryPrior, architecture: str) -> Noise:
+    """Noise to train for where nobody says: of each axis where whitened charts make it easy."""
+    # Of other charts a network would have to learn how posteriors turn and stretch with it: OCS has 0.6 then.
+    # Where a prior is wide bent posteriors take all that it can learn.
+    usual = usual_training(ions, prior, architecture, more=True)
+    return replace(DEFAULT_NOISE, by_axis=usual.whitened and usual.power == LIKE_MOMENTA)
+
+
 def usual_training(ions: int, prior: GeometryPrior, architecture: str, *, more: bool = False) -> Defaults:
     """What a training of so many ions takes, for a level of noise or more: that of each axis, a build-up.
 
@@ -64,5 +74,5 @@ def usual_training(ions: int, prior: GeometryPrior, architecture: str, *, more: 
         1.0 if wide else LIKE_MOMENTA,
         round(events * splines),
         256 if ions <= _FEW_IONS else 64,
-        dict(about.wide) if wide else {},
+        dict(about.wide) if wide else dict(about.few) if ions == 3 else {},
     )

@@ -82,9 +82,10 @@ def train(
         molecule: What explodes, where no data are given.
         data: Events with positions; split 80 / 10 / 10 into training, validation and test.
         prior: Which geometries to simulate; the molecule's default where None.
-        noise: Detector noise to train for: a level or a range, such as ``"0.1%..5%"``, which is
-            the default. For data the default begins at what is measured of them, and what they
-            carry already is part of it: see `flowcei.reconstruction.training_data`.
+        noise: Detector noise to train for: a level or a range, ``"0.1%..5%"``, or of each axis of the lab,
+            ``"0.1%..5%/axis"``, which is the default near an equilibrium (else the former). For data the
+            default begins at what is measured of them, and what they carry already is part of it: see
+            `flowcei.reconstruction.training_data`.
         build_up: Range of times in which charges appear, ``"0..15fs"``, to train for: the model is told
             the time, that of an `Experiment`; at once where None.
         frame: ``"recoil"``, or ``"raw"`` for the file's own coordinates, as the first study
