@@ -18,6 +18,7 @@ from .evaluation.judgement import Judgement as Judgement
 from .evaluation.judgement import judge as judge
 from .evaluation.verdicts import CalibrationRules as CalibrationRules
 from .events.container import Events as Events
+from .events.movie import simulate_movie as simulate_movie
 from .events.simulation import simulate as simulate
 from .events.storage import read_events as read_events
 from .events.storage import write_events as write_events
@@ -33,6 +34,7 @@ from .physics.pair_potential import PairPotential as PairPotential
 from .posterior.files import read_samples as read_samples
 from .posterior.files import write_samples as write_samples
 from .posterior.samples import PosteriorSamples as PosteriorSamples
+from .posterior.vibrations import sample_vibrations as sample_vibrations
 from .reconstruction.fitting import train as train
 from .reconstruction.loading import load as load
 from .reconstruction.model import Reconstructor as Reconstructor

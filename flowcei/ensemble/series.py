@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from flowcei.ensemble.fitting import Weighted
 from flowcei.ensemble.reduction import FLAGGED
 from flowcei.ensemble.result import EnsembleLaw
+from flowcei.ensemble.smooth import FEWEST, SmoothLaw, smooth_law
+from flowcei.ensemble.uncertainty import drawn
 from flowcei.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from flowcei.ensemble.laws import NormalLaw
     from flowcei.ensemble.population import Population
     from flowcei.ensemble.reduction import Ensemble
     from flowcei.posterior.arrays import Bools, Floats
@@ -32,6 +36,8 @@ class Series(EnsembleLaw):
         by: Name of the column.
         values: Its value at each law, (V,): the mean over the events of the law.
         laws: A `Population` for each.
+        smooth: One law of all events that changes smoothly along the column, at true delays; None of fewer
+            than five values.
     """
 
     kind = "series"
@@ -39,6 +45,7 @@ class Series(EnsembleLaw):
     values: Floats
     laws: tuple[Population, ...]
     flagged: int = 0
+    smooth: SmoothLaw | None = None
 
     def __post_init__(self) -> None:
         """Take over what all laws have in common."""
@@ -97,8 +104,10 @@ class Series(EnsembleLaw):
         return import_module("flowcei.plot.population").series_figure(self, kind, unit)
 
 
-def series(ensemble: Ensemble, by: str, law_of: Callable[[Ensemble], Population]) -> Series:
-    """Laws along a column of an ensemble.
+def series(
+    ensemble: Ensemble, by: str, law_of: Callable[[Ensemble], Population], width: float, seed: int
+) -> Series:
+    """Laws along a column of an ensemble, and the smooth one with the deviation of a cross-correlation.
 
     Raises:
         DataError: Where events have no value of it, or a law is refused: with the value where.
@@ -106,15 +115,34 @@ def series(ensemble: Ensemble, by: str, law_of: Callable[[Ensemble], Population]
     column = ensemble.by
     if gaps := int((~np.isfinite(column)).sum()):
         raise DataError(f"{gaps} of {len(column)} events have no value of {by!r}: leave them out", column=by)
-    values, laws = [], []
-    for rows in _groups(column):
+    values, laws, groups = [], [], _groups(column)
+    for rows in groups:
         value = float(column[rows].mean())
         try:
             laws.append(law_of(ensemble.of_events(rows)))
         except DataError as error:
             raise DataError(f"at {by} = {value:.4g}: {error}") from error
         values.append(value)
-    return Series(by, np.array(values), tuple(laws), ensemble.flagged)
+    smooth = None
+    if len(values) >= FEWEST and laws[0].chance is None:  # not of gated events
+        smooth = _smooth(ensemble, groups, np.array(values), [law.law for law in laws], width, seed)
+    return Series(by, np.array(values), tuple(laws), ensemble.flagged, smooth)
+
+
+def _smooth(
+    ensemble: Ensemble, groups: list[Bools], values: Floats, laws: list[NormalLaw], width: float, seed: int
+) -> SmoothLaw:
+    """The smooth law of the events of some groups, each with its law."""
+    rng, order = np.random.default_rng(seed), np.concatenate([np.flatnonzero(rows) for rows in groups])
+    full = ensemble.of_events(order)
+    each = [
+        drawn(law, ensemble.of_events(rows).weighted, rng) for rows, law in zip(groups, laws, strict=True)
+    ]
+    named = {
+        one.name: np.concatenate([getattr(short, one.name) for short in each]) for one in fields(Weighted)
+    }
+    how = ensemble.chart, Weighted(**named), full.weighted, full.by, ensemble.distinct, width
+    return smooth_law(values, laws, *how)
 
 
 def _groups(column: Floats) -> list[Bools]:

@@ -134,7 +134,7 @@ def resampled(
     the ratio of a law near it hardly changes, so that few are enough.
     """
     rng = np.random.default_rng(seed)
-    short = _drawn(law, data, rng)
+    short = drawn(law, data, rng)
     laws = []
     for _ in range(count):
         times = np.bincount(rng.integers(len(short.z), size=len(short.z)), minlength=len(short.z))
@@ -147,7 +147,7 @@ def resampled(
     return laws
 
 
-def _drawn(law: NormalLaw, data: Weighted, rng: np.random.Generator) -> Weighted:
+def drawn(law: NormalLaw, data: Weighted, rng: np.random.Generator) -> Weighted:
     """A few samples of each event by its posterior under a wider law, weighed back."""
     wide = replace(law, covariance=_WIDER * law.covariance)
     z = np.empty((len(data.z), _COPIES, data.z.shape[2]))

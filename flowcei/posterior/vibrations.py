@@ -25,7 +25,7 @@ from flowcei.physics.priors.orders import nearest_rotations
 from flowcei.posterior.exact import ACCEPTANCE, R_HAT
 from flowcei.posterior.flags import combined, unexplained
 from flowcei.posterior.resampling import power_for, relative, systematic
-from flowcei.posterior.samples import PosteriorSamples
+from flowcei.posterior.samples import LABELLED, PosteriorSamples
 from flowcei.posterior.weights import Weights
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ _HELD = 100_000  # samples that are drawn together
 _SEARCH, _SHORTENED, _CLOSE = 15, 6, 1e-3  # steps to the most probable geometry; nats that end them
 _KEPT = 0.5  # effective share of the samples that a change of temperature leaves
 _STAGES = 40  # changes of temperature, at the most
-_MOVES, _LAST = 4, 12  # of the samples at each temperature, and at the end
+_MOVES, _LAST = 4, 24  # of the samples at each temperature, and at the end
 _STEP, _ACCEPTED = 0.5, 0.4  # of a move at first, and the share of moves that its length is to lead to
 _OPEN = 1e-6  # inverse variance of a rotation that momenta leave open
 _MEMORY = 0.5  # correlation of samples with those before the last moves, above which they have not mixed
@@ -82,7 +82,9 @@ def sample_vibrations(
     """
     law = prior if isinstance(prior, NormalModesPrior) else build_prior(events.molecule, prior)
     if not isinstance(law, NormalModesPrior) or not law.has_density:
-        raise UsageError("samples of vibrations need a prior of all normal modes of a molecule that is not straight")
+        raise UsageError(
+            "samples of vibrations need a prior of all normal modes of a molecule that is not straight"
+        )
     if n < 2:
         raise UsageError(f"the number of samples is {n}; it must be 2 or more")
     blank = _blank(events, law, noise, None if experiment is None else Experiment.load(experiment), seed)
@@ -90,7 +92,10 @@ def sample_vibrations(
     streams = np.random.SeedSequence(seed).spawn(-(-len(blank) // size))
     blocks = (blank[k : k + size] for k in range(0, len(blank), size))
     return PosteriorSamples.concatenate(
-        [_Vibrations(one, law).samples(n, np.random.default_rng(s)) for one, s in zip(blocks, streams, strict=True)]
+        [
+            _Vibrations(one, law).samples(n, np.random.default_rng(s))
+            for one, s in zip(blocks, streams, strict=True)
+        ]
     )
 
 
@@ -109,14 +114,18 @@ def _blank(
     momenta, lost = events.momenta, lost_ions(events.columns, len(molecule))
     if lost is not None:
         if experiment is None or np.isinf(experiment.of(molecule).spread).any():
-            raise UsageError("events that lack an ion need an experiment whose source is known (spread or temperature)")
+            raise UsageError(
+                "events that lack an ion need an experiment whose source is known (spread or temperature)"
+            )
         momenta = completed(momenta, lost)
     sigma = events.sigma if noise is None else Noise.parse(noise).sigma(momenta)
     if sigma is None:
         raise UsageError("the events state no noise: name it")
-    origin = stated | {"prior": prior.spec(), "seed": seed, "events": events.origin}
+    origin = stated | {"prior": prior.spec(), "seed": seed, "events": events.origin, LABELLED: True}
     x = np.zeros((len(events), 1, *momenta.shape[1:]), np.float32)
-    return PosteriorSamples(molecule, momenta, x, None, events.event_id, sigma, origin, columns=events.columns)
+    return PosteriorSamples(
+        molecule, momenta, x, None, events.event_id, sigma, origin, columns=events.columns
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +166,10 @@ class _Vibrations:
             step = more[:, None] * np.where(np.isfinite(weight), weight, -1e300)
             evidence += np.log(relative(step).mean(axis=1)) + step.max(axis=1)
             chosen = systematic(relative(step), n, rng)
-            e, weight = np.take_along_axis(e, chosen[..., None], axis=1), np.take_along_axis(weight, chosen, axis=1)
+            e, weight = (
+                np.take_along_axis(e, chosen[..., None], axis=1),
+                np.take_along_axis(weight, chosen, axis=1),
+            )
             x = np.take_along_axis(x, chosen[..., None, None], axis=1)
             power = np.minimum(power + more, 1.0)
             if (power > 1.0 - 1e-9).all():
@@ -223,7 +235,11 @@ class _Vibrations:
                 better = other[0] < height
                 gain[better] = (height - other[0])[better]
                 z[better] += step[better, : self.k]
-                rotation[better], height[better], misfit[better] = turned[better], other[0][better], other[1][better]
+                rotation[better], height[better], misfit[better] = (
+                    turned[better],
+                    other[0][better],
+                    other[1][better],
+                )
                 step[better] = 0.0
                 step *= 0.3
                 if better.all():
@@ -235,7 +251,9 @@ class _Vibrations:
     def first_rotation(self) -> Floats:
         """Rotations (E, 3, 3) of the equilibrium whose momenta are nearest to those that were detected."""
         ions = self.blank.molecule
-        exact = followed_momenta(self.prior.at(np.zeros((1, self.k))), ions.masses, ions.charges, forward=self.likelihood.forward)
+        exact = followed_momenta(
+            self.prior.at(np.zeros((1, self.k))), ions.masses, ions.charges, forward=self.likelihood.forward
+        )
         there = np.ones(self.blank.momenta.shape[:2]) if self.blank.lost is None else ~self.blank.lost
         momenta = self.blank.momenta * there[..., None]
         return nearest_rotations(np.swapaxes(momenta, 1, 2) @ exact[0])
@@ -267,7 +285,11 @@ class _Vibrations:
             positions=x.astype(np.float32),
             log_prob=self.likelihood.log_prob(x) + prior - evidence[:, None],
             weights=Weights(
-                np.repeat(evidence[:, None], n, axis=1), np.full(e, n), n * (1.0 - memory), evidence, np.full(e, np.nan)
+                np.repeat(evidence[:, None], n, axis=1),
+                np.full(e, n),
+                n * (1.0 - memory),
+                evidence,
+                np.full(e, np.nan),
             ),
             columns=self.blank.columns
             | {R_HAT: 1.0 / np.sqrt(np.maximum(1.0 - memory, 1e-9)), ACCEPTANCE: accepted},
