@@ -25,6 +25,7 @@ MOLECULE = flowcei.Molecule.load("iodopyridine")
 COLD = MOLECULE.prior_table("equilibrium")
 WARM = COLD | {"temperature": 300.0}
 EXPERIMENT = flowcei.Experiment(noise="1%", spread=1.0, efficiency=0.6)
+INIT = None
 BLOCK = 1000  # events that are sampled together
 
 
@@ -36,7 +37,7 @@ def sampled(events: flowcei.Events, samples: int, seed: int) -> flowcei.Posterio
 def blocks(events: flowcei.Events, samples: int, workers: int) -> Iterator[flowcei.PosteriorSamples]:
     """Samples of all events, a block after the other."""
     starts = range(0, len(events), BLOCK)
-    with ProcessPoolExecutor(workers) as pool:
+    with ProcessPoolExecutor(workers, initializer=INIT) as pool:
         some = (events[k : k + BLOCK] for k in starts)
         for done, one in enumerate(pool.map(sampled, some, [samples] * len(starts), starts), 1):
             print(f"{min(done * BLOCK, len(events)):,} events sampled", flush=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import chi2
 
 from flowcei.ensemble.fitting import Weighted
 from flowcei.ensemble.reduction import FLAGGED
@@ -36,8 +37,8 @@ class Series(EnsembleLaw):
         by: Name of the column.
         values: Its value at each law, (V,): the mean over the events of the law.
         laws: A `Population` for each.
-        smooth: One law of all events that changes smoothly along the column, at true delays; None of fewer
-            than five values.
+        smooth: One law of all events that changes smoothly along the column, at true delays; None where it
+            is `refused`, which says why.
     """
 
     kind = "series"
@@ -46,6 +47,7 @@ class Series(EnsembleLaw):
     laws: tuple[Population, ...]
     flagged: int = 0
     smooth: SmoothLaw | None = None
+    refused: str = ""
 
     def __post_init__(self) -> None:
         """Take over what all laws have in common."""
@@ -89,15 +91,43 @@ class Series(EnsembleLaw):
             tables.append(table)
         return pd.concat(tables, ignore_index=True)
 
+    def smooth_table(self) -> pd.DataFrame:
+        """Return the table of the smooth law at true values; none where there is no such law."""
+        return pd.DataFrame() if self.smooth is None else self.smooth.to_dataframe(self.by)
+
+    @property
+    def misfit(self) -> float:
+        """How probable means as far from the smooth law as those of the laws at each value are, were it true.
+
+        Of the coordinate where it is least, times their number; 1 where there is no smooth law.
+        """
+        if self.smooth is None:
+            return 1.0
+        errors = np.array([law.to_dataframe()["mean_error"] for law in self.laws])
+        square = (((self.mean - self.smooth.seen(self.values)) / errors) ** 2).sum(axis=0)
+        free = len(self.values) - len(self.smooth.coefficients)
+        return float(min(1.0, chi2.sf(square, max(free, 1)).min() * len(square)))
+
+    def gif(self, unit: str = "angstrom") -> bytes:
+        """Return an animated picture of the smooth law: see `flowcei.plot.movie`."""
+        return bytes(import_module("flowcei.plot.movie").movie_gif(self, unit))
+
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the values of the column, means and covariances."""
         laws = [law.law for law in self.laws]
         covariance = np.array([law.covariance[0] for law in laws])
-        return {
-            self.by: self.values,
-            "mean": np.array([law.mean[0] for law in laws]),
-            "covariance": covariance,
-        }
+        arrays = {self.by: self.values, "covariance": covariance}
+        arrays["mean"] = np.array([law.mean[0] for law in laws])
+        if self.smooth is not None:
+            arrays |= {"smooth/mean": self.smooth.mean(self.values)}
+            arrays |= {"smooth/deviation": self.smooth.deviation(self.values)}
+        return arrays
+
+    def facts(self) -> dict[str, Any]:
+        """Return the smooth law, or why there is none."""
+        if self.smooth is None:
+            return {"smooth": None, "refused": self.refused}
+        return {"smooth": self.smooth_table().to_dict("records"), "misfit": self.misfit}
 
     def plot(self, kind: str = "series", unit: str = "angstrom") -> Any:  # noqa: ANN401 (matplotlib)
         """Return a figure of means and widths along the column: see `flowcei.plot.population`."""
@@ -123,10 +153,17 @@ def series(
         except DataError as error:
             raise DataError(f"at {by} = {value:.4g}: {error}") from error
         values.append(value)
-    smooth = None
-    if len(values) >= FEWEST and laws[0].chance is None:  # not of gated events
-        smooth = _smooth(ensemble, groups, np.array(values), [law.law for law in laws], width, seed)
-    return Series(by, np.array(values), tuple(laws), ensemble.flagged, smooth)
+    smooth, refused = None, ""
+    if laws[0].chance is not None:
+        refused = "its events passed a gate on the KER"
+    elif len(values) < FEWEST:
+        refused = f"{len(values)} values are too few: {FEWEST} are needed"
+    else:
+        try:
+            smooth = _smooth(ensemble, groups, np.array(values), [law.law for law in laws], width, seed)
+        except DataError as error:
+            refused = str(error)
+    return Series(by, np.array(values), tuple(laws), ensemble.flagged, smooth, refused)
 
 
 def _smooth(

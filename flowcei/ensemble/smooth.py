@@ -87,6 +87,12 @@ class SmoothLaw:
         variance = self.hats(t) @ np.einsum("jkk->jk", self.covariance)
         return np.where(self.bends, RAYLEIGH[1], 1.0) * np.sqrt(variance)
 
+    def seen(self, values: Floats) -> Floats:
+        """Means (B, K) at nominal values: over the true ones of each; of straight angles the mean angle."""
+        nodes, shares = _nodes(self.cross_correlation)
+        each = [share * self.mean(values + shift) for shift, share in zip(nodes, shares, strict=True)]
+        return np.asarray(np.sum(each, axis=0))
+
     def law(self, t: float) -> NormalLaw:
         """The law at a true value."""
         share = self.hats(np.array([t]))[0]
@@ -127,6 +133,14 @@ def _splines(t: Floats, count: int, ends: tuple[float, float]) -> Floats:
     return np.asarray(BSpline.design_matrix(np.clip(t, *ends), knots, degree).toarray())
 
 
+def _nodes(deviation: float) -> tuple[Floats, Floats]:
+    """True values about a nominal one, (G,), and their shares, (G,)."""
+    if not deviation > 0.0:
+        return np.zeros(1), np.ones(1)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(_TRUE)
+    return deviation * nodes, weights / weights.sum()
+
+
 def _hats(t: Floats, count: int, ends: tuple[float, float]) -> Floats:
     place = (np.clip(t, *ends) - ends[0]) / (ends[1] - ends[0]) * (count - 1)
     return np.maximum(1.0 - np.abs(place[:, None] - np.arange(count)), 0.0)
@@ -142,17 +156,13 @@ class _Events:
     def blocks(self, law: SmoothLaw, each: int = 1) -> Iterator[tuple[slice, Floats, Floats, Floats, Floats]]:
         """Rows, coordinates (e, n, K), base (e, n), true values (e, G), log of their shares (G,)."""
         n, k = self.samples.z.shape[1:]
-        if law.cross_correlation > 0:
-            nodes, weights = np.polynomial.hermite_e.hermegauss(_TRUE)
-            log_share = np.log(weights / weights.sum())
-        else:
-            nodes, log_share = np.zeros(1), np.zeros(1)
+        nodes, shares = _nodes(law.cross_correlation)
         step = max(1, _BLOCK // (n * len(nodes) * each))
         for first in range(0, len(self.by), step):
             rows = slice(first, first + step)
-            true = self.by[rows, None] + law.cross_correlation * nodes
+            true = self.by[rows, None] + nodes
             z, base = self.samples.z[rows].astype(np.float64), self.samples.log_base[rows].astype(np.float64)
-            yield rows, z.reshape(-1, n, k), base, true, log_share
+            yield rows, z.reshape(-1, n, k), base, true, np.log(shares)
 
 
 def _densities(law: SmoothLaw, z: Floats, true: Floats, log_share: Floats) -> tuple[Floats, list[Floats]]:
