@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _VALUES = 60  # of a column that have a law each; of more, ranges with as many events
 _RANGES = 20
+_COPIES = 12  # samples of an event by which a smooth law is sought
 
 
 @dataclass(frozen=True, eq=False, repr=False)

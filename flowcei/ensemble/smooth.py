@@ -5,12 +5,13 @@ of hat functions: it is a mixture of normal laws S_j about one mean, with the sh
 length: an event of the nominal delay T is of true delays t that are normal about T, with the deviation of the
 cross-correlation, and its law is the mean over these (a step becomes an error function). Sums over t are
 Gauss and Hermite's. Expectation and maximisation is in closed form, first of S, then of c (X.-L. Meng and D.
-Rubin, Biometrika 80, 267 (1993)); how many splines there are the criterion of Schwarz decides.
+Rubin, Biometrika 80, 267 (1993)); how many splines there are H. Akaike's criterion decides.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +19,7 @@ import pandas as pd
 from scipy.interpolate import BSpline
 from scipy.special import logsumexp
 
-from flowcei.ensemble.fitting import Weighted, truth
+from flowcei.ensemble.fitting import Weighted, accelerated, truth
 from flowcei.ensemble.laws import RAYLEIGH, NormalLaw
 from flowcei.ensemble.uncertainty import MonteCarlo, score_noise
 
@@ -33,9 +34,9 @@ FEWEST = 5
 
 _SPLINES = (2, 4, 6, 9, 13, 18)  # that are tried, one after the other
 _HATS, _MOST_HATS = {8: 2, 16: 3}, 4  # covariances, of fewer values than these; of more
-_TRUE = 7  # true delays of a nominal one
+_TRUE = 5  # true delays of a nominal one
 _BEYOND = 2.5  # deviations of the cross-correlation to which splines reach beyond the column
-_ROUNDS, _ENOUGH = 300, 1e-3  # of the search, and the gain of log likelihood that ends it
+_ROUNDS, _ENOUGH = 60, 1e-2  # of the search, and the gain of log likelihood that ends it
 _BLOCK = 100_000  # samples at a time, times true delays
 
 
@@ -60,13 +61,33 @@ class SmoothLaw:
     cross_correlation: float
     images: Floats  # (G, K, K), by which like ions make coordinates alike
     error: Floats
-    log_likelihood: float = -np.inf
 
     @property
     def ends(self) -> tuple[float, float]:
         """Between which the law changes; beyond it stays."""
         reach = _BEYOND * self.cross_correlation
         return float(self.values.min() - reach), float(self.values.max() + reach)
+
+    @property
+    def vector(self) -> Floats:
+        """All numbers of the law as a vector without bounds, which `from_vector` reads."""
+        return np.concatenate([self.coefficients.ravel(), self._about.vector])
+
+    def from_vector(self, vector: Floats) -> SmoothLaw:
+        """Return the law of the same shape with these numbers."""
+        own, other = np.split(vector, [self.coefficients.size])
+        covariance = self._about.from_vector(other).covariance
+        return replace(self, coefficients=own.reshape(self.coefficients.shape), covariance=covariance)
+
+    @property
+    def _about(self) -> NormalLaw:
+        """Laws about a mean of 0 with each of the covariances."""
+        zero = np.zeros(self.covariance.shape[:2])
+        return NormalLaw(np.ones(len(zero)), zero, self.covariance, self.bends)
+
+    def log_each(self, d: Floats) -> Floats:
+        """Log density (B, J) of each covariance at deviations from the mean (B, K)."""
+        return self._about.log_each(d)
 
     def splines(self, t: Floats) -> Floats:
         """Of true values (B,), (B, M)."""
@@ -167,21 +188,19 @@ class _Events:
 
 def _densities(law: SmoothLaw, z: Floats, true: Floats, log_share: Floats) -> tuple[Floats, list[Floats]]:
     """Log density of each true value and covariance, (e, n, G, J), and deviations from means, (e, n, K) each."""
-    zero = np.zeros((len(law.covariance), z.shape[2]))
-    about = NormalLaw(np.ones(len(zero)), zero, law.covariance, law.bends)
     out, away = [], []
     for g, share in enumerate(log_share):
         d = z - (law.splines(true[:, g]) @ law.coefficients)[:, None]
         with np.errstate(divide="ignore"):
             hats = np.log(law.hats(true[:, g]))
-        each = about.log_each(d.reshape(-1, z.shape[2])).reshape(*z.shape[:2], -1)
+        each = law.log_each(d.reshape(-1, z.shape[2])).reshape(*z.shape[:2], -1)
         out.append(each + hats[:, None] + share)
         away.append(d)
     return np.stack(out, axis=2), away
 
 
-def _step(law: SmoothLaw, events: _Events) -> SmoothLaw:
-    """One round of expectation and maximisation, and the log likelihood before it."""
+def _step(law: SmoothLaw, events: _Events) -> tuple[SmoothLaw, float]:
+    """One step of expectation and maximisation, and the log likelihood before it."""
     (j, k), m = law.covariance.shape[:2], len(law.coefficients)
     count, second = np.zeros(j), np.zeros((j, k, k))
     design, first = np.zeros((j, m, m)), np.zeros((j, m, k))
@@ -217,17 +236,19 @@ def _step(law: SmoothLaw, events: _Events) -> SmoothLaw:
     # Of events whose like ions are exchanged, as of those at hand.
     coefficients = np.einsum("gkl,ml->mk", law.images, coefficients) / len(law.images)
     covariance = np.einsum("gkl,jlm,gnm->jkn", law.images, covariance, law.images) / len(law.images)
-    return replace(law, coefficients=coefficients, covariance=covariance, log_likelihood=height)
+    return replace(law, coefficients=coefficients, covariance=covariance), height
 
 
-def _maximised(law: SmoothLaw, events: _Events) -> SmoothLaw:
-    before = -np.inf
-    for _ in range(_ROUNDS):
-        law = _step(law, events)
-        if law.log_likelihood - before < _ENOUGH:
-            break
-        before = law.log_likelihood
-    return law
+def _maximised(law: SmoothLaw, events: _Events) -> tuple[SmoothLaw, float]:
+    """The most likely law that a search from another finds, and its log likelihood."""
+    heights = [-np.inf]
+
+    def close(_: SmoothLaw, __: SmoothLaw, ___: SmoothLaw, height: float) -> bool:
+        heights.append(height)
+        return height - heights[-2] < _ENOUGH
+
+    law = accelerated(law, partial(_step, events=events), close, _ROUNDS)
+    return law, heights[-1]
 
 
 def smooth_law(
@@ -259,8 +280,8 @@ def smooth_law(
     best, reached = law, -np.inf
     for number in (number for number in _SPLINES if number <= len(values)):
         start = np.linalg.lstsq(_splines(values, number, law.ends), means, rcond=None)[0]
-        law = _maximised(replace(law, coefficients=start), events)
-        score = law.log_likelihood - 0.5 * number * int((~law.bends).sum()) * np.log(len(by))
+        law, height = _maximised(replace(law, coefficients=start), events)
+        score = height - number * int((~law.bends).sum())  # H. Akaike's criterion
         if score < reached:
             break
         best, reached = law, score

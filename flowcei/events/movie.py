@@ -88,8 +88,8 @@ def simulate_movie(
     events = Events.concatenate(blocks)[order]
     columns = events.columns | {DELAY: delay, PATHWAY: path + 1}
     origin = {"movie": dict(table), "seed": seed, "noise": str(detector.get("noise"))}
-    kept = {"positions": events.positions, "sigma": events.sigma}
-    return Events(ions, events.momenta, **kept, columns=columns, origin=origin)
+    x, sigma = events.positions, events.sigma
+    return Events(ions, events.momenta, positions=x, sigma=sigma, columns=columns, origin=origin)
 
 
 def movie_size(movie: Mapping[str, Any]) -> int:

@@ -41,7 +41,9 @@ def movie_gif(series: Series, unit: str = "angstrom") -> bytes:
     if series.smooth is None:
         raise UsageError(f"no smooth law along {series.by} to be shown: {series.refused}")
     times = np.linspace(series.values.min(), series.values.max(), _FRAMES)
-    shown = [(mean / length_in_bohr(unit), root / length_in_bohr(unit)) for mean, root in _frames(series, times)]
+    shown = [
+        (mean / length_in_bohr(unit), root / length_in_bohr(unit)) for mean, root in _frames(series, times)
+    ]
     reach = np.abs(np.concatenate([mean for mean, _ in shown])).max(axis=0) + 4.0 * max(
         float(root.max()) for _, root in shown
     )
@@ -54,13 +56,15 @@ def movie_gif(series: Series, unit: str = "angstrom") -> bytes:
         _draw(axes, series, *frame)
         axes.set(xlim=(-reach[0], reach[0]), ylim=(-reach[1], reach[1]), aspect="equal")
         axes.set(xlabel=f"x ({unit})", ylabel=f"y ({unit})")
-        axes.set_title(f"{plain(series.molecule.name)}, {plain(series.by)} = {time:.0f}; ellipses: 1 deviation")
+        axes.set_title(
+            f"{plain(series.molecule.name)}, {plain(series.by)} = {time:.0f}; ellipses: 1 deviation"
+        )
         file = io.BytesIO()
         figure.savefig(file, dpi=_DPI, format="png")
         pictures.append(Image.open(file).convert("P", palette=Image.Palette.ADAPTIVE))
     out = io.BytesIO()
-    how = {"format": "GIF", "save_all": True, "append_images": pictures[1:], "loop": 0}
-    pictures[0].save(out, **how, duration=int(1000.0 * _SECONDS / _FRAMES))
+    pause = int(1000.0 * _SECONDS / _FRAMES)
+    pictures[0].save(out, "GIF", save_all=True, append_images=pictures[1:], loop=0, duration=pause)
     return out.getvalue()
 
 
@@ -95,7 +99,9 @@ def _draw(axes: Axes, series: Series, mean: Floats, root: Floats) -> None:
         width, height = (2.0 * float(np.linalg.norm(side)) for side in own.T)
         turn = float(np.degrees(np.arctan2(own[1, 0], own[0, 0])))
         own_colour = colour(kinds.index(series.molecule.symbols[k]))
-        axes.add_patch(Ellipse((at[0], at[1]), width, height, angle=turn, color=own_colour, alpha=0.5, zorder=2))
+        axes.add_patch(
+            Ellipse((at[0], at[1]), width, height, angle=turn, color=own_colour, alpha=0.5, zorder=2)
+        )
         axes.plot(*at, "o", ms=3, color=own_colour, zorder=3)
         axes.annotate(
             plain(series.molecule.labels[k]), at, (0, 10), textcoords="offset points", ha="center", fontsize=9
