@@ -34,7 +34,6 @@ from .physics.pair_potential import PairPotential as PairPotential
 from .posterior.files import read_samples as read_samples
 from .posterior.files import write_samples as write_samples
 from .posterior.samples import PosteriorSamples as PosteriorSamples
-from .posterior.vibrations import sample_vibrations as sample_vibrations
 from .reconstruction.fitting import train as train
 from .reconstruction.loading import load as load
 from .reconstruction.model import Reconstructor as Reconstructor

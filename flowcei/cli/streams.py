@@ -104,7 +104,7 @@ def show_table(table: pd.DataFrame, *, as_json: bool) -> None:
 
 
 def write_results(results: Mapping[str, Any], folder: Path, *, overwrite: bool, digits: int = 6) -> None:
-    """Write figures as PNG, by the ending of their names, bytes as they are, tables as CSV with a named index."""
+    """Write each figure as PNG, by the ending of its name, bytes, and each table as CSV, its index named."""
     from flowcei.plot.style import save
     from flowcei.storage.cells import write_table
 
@@ -114,7 +114,7 @@ def write_results(results: Mapping[str, Any], folder: Path, *, overwrite: bool, 
             continue
         if isinstance(result, bytes):
             with atomic_write(folder / name, overwrite=overwrite) as target:
-                target.write_bytes(result)
+                target.write(result)
             continue
         with atomic_text(folder / name, overwrite=overwrite) as file:
             write_table(result, file, index=result.index.name is not None, float_format=f"%.{digits}g")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _VALUES = 60  # of a column that have a law each; of more, ranges with as many events
 _RANGES = 20
-_COPIES = 12  # samples of an event by which a smooth law is sought
+_COPIES = 8  # samples of an event by which a smooth law is sought
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -109,9 +109,9 @@ class Series(EnsembleLaw):
         free = len(self.values) - len(self.smooth.coefficients)
         return float(min(1.0, chi2.sf(square, max(free, 1)).min() * len(square)))
 
-    def gif(self, unit: str = "angstrom") -> bytes:
+    def gif(self, unit: str = "angstrom", frames: int = 30) -> bytes:
         """Return an animated picture of the smooth law: see `flowcei.plot.movie`."""
-        return bytes(import_module("flowcei.plot.movie").movie_gif(self, unit))
+        return bytes(import_module("flowcei.plot.movie").movie_gif(self, unit, frames))
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the values of the column, means and covariances."""

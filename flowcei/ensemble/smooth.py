@@ -1,11 +1,12 @@
 """A normal law that changes smoothly along a column, such as the delay between two pulses.
 
-At the true delay t the law has the mean sum_m c_m phi_m(t), of B-splines, and the covariance sum_j h_j(t) S_j,
-of hat functions: it is a mixture of normal laws S_j about one mean, with the shares h_j(t). The pulses have a
-length: an event of the nominal delay T is of true delays t that are normal about T, with the deviation of the
-cross-correlation, and its law is the mean over these (a step becomes an error function). Sums over t are
-Gauss and Hermite's. Expectation and maximisation is in closed form, first of S, then of c (X.-L. Meng and D.
-Rubin, Biometrika 80, 267 (1993)); how many splines there are H. Akaike's criterion decides.
+At the true delay t the law has the mean sum_m c_m phi_m(t), of B-splines, and the covariance
+sum_j h_j(t) S_j, of hat functions: it is a mixture of normal laws S_j about one mean, with the shares
+h_j(t). The pulses have a length: an event of the nominal delay T is of true delays t that are normal
+about T, with the deviation of the cross-correlation, and its law is the mean over these (a step becomes
+an error function). Sums over t are Gauss and Hermite's. Expectation and maximisation is in closed form,
+first of S, then of c (X.-L. Meng and D. Rubin, Biometrika 80, 267 (1993)); how many splines there are
+H. Akaike's criterion decides.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _SPLINES = (2, 4, 6, 9, 13, 18)  # that are tried, one after the other
 _HATS, _MOST_HATS = {8: 2, 16: 3}, 4  # covariances, of fewer values than these; of more
 _TRUE = 5  # true delays of a nominal one
 _BEYOND = 2.5  # deviations of the cross-correlation to which splines reach beyond the column
-_ROUNDS, _ENOUGH = 60, 1e-2  # of the search, and the gain of log likelihood that ends it
+_ROUNDS, _ENOUGH = 30, 3e-2  # of the search, and the gain of log likelihood that ends it
 _BLOCK = 100_000  # samples at a time, times true delays
 
 
@@ -85,9 +86,11 @@ class SmoothLaw:
         zero = np.zeros(self.covariance.shape[:2])
         return NormalLaw(np.ones(len(zero)), zero, self.covariance, self.bends)
 
-    def log_each(self, d: Floats) -> Floats:
-        """Log density (B, J) of each covariance at deviations from the mean (B, K)."""
-        return self._about.log_each(d)
+    def log_each(self, d: Floats, c: int) -> Floats:
+        """Log density (B,) of a covariance at deviations from the mean (B, K)."""
+        about = self._about
+        one = NormalLaw(about.share[[c]], about.mean[[c]], about.covariance[[c]], about.bends)
+        return one.log_each(d)[:, 0]
 
     def splines(self, t: Floats) -> Floats:
         """Of true values (B,), (B, M)."""
@@ -151,7 +154,8 @@ def _splines(t: Floats, count: int, ends: tuple[float, float]) -> Floats:
     degree = min(3, count - 1)
     inner = np.linspace(*ends, count - degree + 1)
     knots = np.concatenate([[ends[0]] * degree, inner, [ends[1]] * degree])
-    return np.asarray(BSpline.design_matrix(np.clip(t, *ends), knots, degree).toarray())
+    distinct, rows = np.unique(np.clip(t, *ends), return_inverse=True)
+    return np.asarray(BSpline.design_matrix(distinct, knots, degree).toarray())[rows]
 
 
 def _nodes(deviation: float) -> tuple[Floats, Floats]:
@@ -187,14 +191,17 @@ class _Events:
 
 
 def _densities(law: SmoothLaw, z: Floats, true: Floats, log_share: Floats) -> tuple[Floats, list[Floats]]:
-    """Log density of each true value and covariance, (e, n, G, J), and deviations from means, (e, n, K) each."""
+    """Log density (e, n, G, J) of true values and covariances, and deviations (e, n, K) from each mean."""
     out, away = [], []
     for g, share in enumerate(log_share):
         d = z - (law.splines(true[:, g]) @ law.coefficients)[:, None]
-        with np.errstate(divide="ignore"):
-            hats = np.log(law.hats(true[:, g]))
-        each = law.log_each(d.reshape(-1, z.shape[2])).reshape(*z.shape[:2], -1)
-        out.append(each + hats[:, None] + share)
+        hats = law.hats(true[:, g])
+        each = np.full((*z.shape[:2], hats.shape[1]), -np.inf)
+        for c, near in enumerate((hats > 0.0).T):  # most are far from most values
+            if near.any():
+                own = law.log_each(d[near].reshape(-1, z.shape[2]), c).reshape(-1, z.shape[1])
+                each[near, :, c] = own + np.log(hats[near, c])[:, None] + share
+        out.append(each)
         away.append(d)
     return np.stack(out, axis=2), away
 
@@ -216,13 +223,14 @@ def _step(law: SmoothLaw, events: _Events) -> tuple[SmoothLaw, float]:
         for g, d in enumerate(away):
             splines = law.splines(true[:, g])
             for c in range(j):
-                own = share[:, :, g, c]
+                near = np.flatnonzero(np.isfinite(each[:, 0, g, c]))
+                own, basis = share[near, :, g, c], splines[near]
                 by_event = own.sum(axis=1)
                 count[c] += by_event.sum()
-                flat = d.reshape(-1, k)
+                flat = d[near].reshape(-1, k)
                 second[c] += (flat * own.reshape(-1, 1)).T @ flat
-                design[c] += (splines * by_event[:, None]).T @ splines
-                first[c] += splines.T @ np.einsum("en,enk->ek", own, z)
+                design[c] += (basis * by_event[:, None]).T @ basis
+                first[c] += basis.T @ np.einsum("en,enk->ek", own, z[near])
     straight = ~law.bends
     covariance = second / count[:, None, None] * (straight[:, None] & straight)
     squares = np.einsum("jkk->jk", second) / count[:, None]

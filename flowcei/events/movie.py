@@ -33,7 +33,7 @@ def simulate_movie(
     movie: Mapping[str, Any] | str | Path,
     *,
     seed: int | None = None,
-    **detector: Any,
+    **detector: Any,  # noqa: ANN401 (of `simulate`)
 ) -> Events:
     """Simulate events at several delays, over which the geometries move.
 
@@ -103,7 +103,7 @@ def _read(
 ) -> tuple[NDArray[np.float64], int, float, list[tuple[float, list[dict[str, Any]]]]]:
     """Delays, events at each, cross-correlation, and share and frames of each pathway; UsageError."""
     if unknown := set(table) - _KEYS:
-        raise UsageError(f"a movie has no {sorted(unknown)[0]!r}; it has {', '.join(sorted(_KEYS))}")
+        raise UsageError(f"a movie has no {min(unknown)!r}; it has {', '.join(sorted(_KEYS))}")
     given = table.get("delays")
     if isinstance(given, Mapping) and set(given) == {"from", "to", "count"}:
         count = _number(given["count"], "count", least=1.0)

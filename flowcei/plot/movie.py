@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from flowcei.ensemble.series import Series
     from flowcei.posterior.arrays import Floats
 
-_FRAMES, _SECONDS = 40, 6.0
+_SECONDS = 6.0
 _DRAWS = 500  # of the law at each frame
 _DPI = 80
 
 
 @styled
-def movie_gif(series: Series, unit: str = "angstrom") -> bytes:
+def movie_gif(series: Series, unit: str = "angstrom", frames: int = 30) -> bytes:
     """Return a GIF of the smooth law along a column: mean positions, and ellipses of one standard deviation.
 
     Each draw of the law is turned onto the mean before it; the picture shows the plane in which the first
@@ -40,7 +40,7 @@ def movie_gif(series: Series, unit: str = "angstrom") -> bytes:
 
     if series.smooth is None:
         raise UsageError(f"no smooth law along {series.by} to be shown: {series.refused}")
-    times = np.linspace(series.values.min(), series.values.max(), _FRAMES)
+    times = np.linspace(series.values.min(), series.values.max(), frames)
     shown = [
         (mean / length_in_bohr(unit), root / length_in_bohr(unit)) for mean, root in _frames(series, times)
     ]
@@ -63,7 +63,7 @@ def movie_gif(series: Series, unit: str = "angstrom") -> bytes:
         figure.savefig(file, dpi=_DPI, format="png")
         pictures.append(Image.open(file).convert("P", palette=Image.Palette.ADAPTIVE))
     out = io.BytesIO()
-    pause = int(1000.0 * _SECONDS / _FRAMES)
+    pause = int(1000.0 * _SECONDS / frames)
     pictures[0].save(out, "GIF", save_all=True, append_images=pictures[1:], loop=0, duration=pause)
     return out.getvalue()
 

@@ -35,9 +35,6 @@ if TYPE_CHECKING:
     from flowcei.posterior.modes import Modes
     from flowcei.posterior.refinement import Plausible
 
-LABELLED = "labelled"
-"""Key of the origin of samples whose ions are those that the events say they are, like ones too."""
-
 _AMONG = " and among these results (samples.unflagged() leaves them out)"
 
 
@@ -330,8 +327,6 @@ class PosteriorSamples(SampleArrays):
             positions: n geometries for each event, (E, n, N, 3), bohr; the samples where None.
         """
         x = np.asarray(self.positions if positions is None else positions, dtype=np.float64)
-        if self.origin.get(LABELLED):
-            return x
         return relabel(x, label_by_geometry(self.molecule, self.momenta, x, self.known_prior()))
 
     def plot(self, kind: str = "structure", unit: str = "angstrom") -> Any:  # noqa: ANN401 (matplotlib)

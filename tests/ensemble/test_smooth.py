@@ -11,7 +11,7 @@ from linear import Linear
 import flowcei
 from flowcei.units import FWHM
 
-DELAYS = np.linspace(0.0, 140.0, 8)
+DELAYS = np.linspace(0.0, 140.0, 7)
 CHANGE = 0.3  # bohr, over 30 fs about 70 fs
 
 
@@ -21,14 +21,14 @@ def bond(t: np.ndarray) -> np.ndarray:
 
 
 def movie(width: float, seed: int) -> flowcei.PosteriorSamples:
-    """150 events at each delay, whose true delays scatter with a full width."""
+    """120 events at each delay, whose true delays scatter with a full width."""
     rng, truth, blocks = np.random.default_rng(seed), Linear(), []
     for delay in DELAYS:
-        lengths, bends = truth.measured(150, rng)
-        true = delay + width / FWHM * rng.standard_normal(150)
+        lengths, bends = truth.measured(120, rng)
+        true = delay + width / FWHM * rng.standard_normal(120)
         lengths[:, 1] += bond(true) - truth.mean[1]
-        samples = truth.samples((lengths, bends), 150, rng)
-        blocks.append(replace(samples, columns=samples.columns | {"delay": np.full(150, delay)}))
+        samples = truth.samples((lengths, bends), 120, rng)
+        blocks.append(replace(samples, columns=samples.columns | {"delay": np.full(120, delay)}))
     return flowcei.PosteriorSamples.concatenate(blocks)
 
 
@@ -45,10 +45,11 @@ def test_the_smooth_law_is_the_truth(width: float) -> None:
     assert np.sqrt(np.mean((sd[:, 1] / 0.1 - 1.0) ** 2)) < 0.15
     assert sd[:, 2] / np.sqrt(2.0 - np.pi / 2.0) == pytest.approx(6.0, rel=0.1)
     if width:
-        assert found.deviation[3:5, 1].min() > 0.115
+        assert found.deviation[2:5, 1].mean() > 1.1 * sd[3, 1]
     assert found.misfit > 1e-3
-    assert len(found.smooth_table()) == 24
-    assert found.gif().startswith(b"GIF89a")
+    assert len(found.smooth_table()) == 21
+    if not width:
+        assert found.gif(frames=3).startswith(b"GIF89a")
 
 
 def test_no_smooth_law_of_few_values() -> None:
@@ -57,9 +58,9 @@ def test_no_smooth_law_of_few_values() -> None:
     few = samples[samples.columns["delay"] < 70.0]
     found = flowcei.population(few, by="delay", bootstrap=0, check=False)
     assert found.smooth is None
-    assert found.to_dict()["refused"] == "4 values are too few: 5 are needed"
-    with pytest.raises(flowcei.errors.UsageError, match="no smooth law along delay to be shown: 4 values"):
-        found.gif()
+    assert found.to_dict()["refused"] == "3 values are too few: 5 are needed"
+    with pytest.raises(flowcei.errors.UsageError, match="no smooth law along delay to be shown: 3 values"):
+        found.gif(frames=3)
 
 
 def test_a_width_needs_a_column() -> None:
