@@ -82,7 +82,7 @@ def test_what_the_index_shows_stands_alone(built: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["*.whl", "*.tar.gz"])
 def test_a_fresh_environment_runs_what_was_built(built: Path, tmp_path: Path, kind: str) -> None:
-    """Installed alone, beside the libraries: the two commands as typed, with the model of the package."""
+    """Installed alone, beside the libraries: all files, and the two commands as typed, with the model."""
     (path,) = built.glob(kind)
     venv.create(tmp_path / "venv", with_pip=False)
     scheme = {"base": str(tmp_path / "venv"), "platbase": str(tmp_path / "venv")}
@@ -104,7 +104,13 @@ def test_a_fresh_environment_runs_what_was_built(built: Path, tmp_path: Path, ki
     _run(*pip, "--no-build-isolation", path, cwd=tmp_path)
     where = _run(python, "-c", "import flowcei; print(flowcei.__file__)", cwd=tmp_path)
     assert Path(where.strip()).is_relative_to(site)
+    installed = {path for path in (site / "flowcei").rglob("*") if path.is_file() and path.suffix != ".pyc"}
+    names = {path.relative_to(site).as_posix() for path in installed}
+    assert names == {name for name in _files() if name.startswith("flowcei/")}
     command = tmp_path / "venv" / "bin" / "flowcei"
+    assert _run(command, "--version", cwd=tmp_path).startswith("flowcei")
+    if kind == "*.tar.gz":
+        return  # the same files: the commands would do the same
     _run(command, "simulate", "ocs", "-n", "20", "--noise", "1%", "-o", "file.csv", cwd=tmp_path)
     _run(command, "sample", "--momenta", "file.csv", "-n", "10", cwd=tmp_path)
     assert (tmp_path / "file.samples.h5").is_file()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # Events that several geometries explain, of bent and stretched OCS, come last.
 _STEPS = """
 simulate ocs -n {count} --noise 1% -o {folder}/events.csv --seed {0}
-train --arch cinn --couplings 8 {long} -o {folder}/cinn --seed {1}
+train --arch cinn --couplings 8 --noise 0.1%..5% {long} -o {folder}/cinn --seed {1}
 train --arch cvae {small} -o {folder}/cvae --seed {2}
 sample --momenta {folder}/events.csv -n 100 --model {folder}/cinn -o {folder}/samples.h5 --seed {3}
 spread {folder}/samples.h5 -o {folder}/spread

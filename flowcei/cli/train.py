@@ -22,7 +22,7 @@ from flowcei.cli.progress import Progress
 from flowcei.cli.runs import LOG, RunFolder, begin_run, check_run_folder, read_noted, to_resume
 from flowcei.cli.streams import log, log_file, note, warn
 from flowcei.errors import DataError, FlowceiError, StoppedError, TrainingDivergedError, UsageError
-from flowcei.experiment.detector import DEFAULT_NOISE, Noise
+from flowcei.experiment.detector import Noise
 from flowcei.models.registry import architecture_names, options_type
 from flowcei.physics.build_up import BuildUpPrior
 from flowcei.training.schedule import MIN_EVENTS, EpochRecord, Schedule, best_of
@@ -67,7 +67,7 @@ class Duration(click.ParamType):
 @option(
     "--noise",
     "Detector noise to train for: 1%, a range, or 0.1%..5%/axis, a level for each axis of the lab. If absent "
-    "0.1%..5%, or from what --data show to 5%.",
+    "that, or 0.1%..5% of wide priors and other charts, or from what --data show to 5%.",
     NOISE,
     metavar="RANGE",
 )
@@ -97,7 +97,7 @@ class Duration(click.ParamType):
 @option(
     "--max-time",
     "Stop after 90s, 45m or 2h, before the next step; --resume goes on from the last whole epoch. With "
-    "--until, 15m if absent, end with the best model so far.",
+    "--until, 15m if absent, end by then with the best model so far and its verdict.",
     Duration(),
     metavar="DURATION",
 )
@@ -178,7 +178,6 @@ class _Plan:
             molecule = options.named_molecule(chosen.setdefault("molecule", "ocs"), ions, chosen.get("prior"))
             if chosen.get("events", MIN_EVENTS) < MIN_EVENTS:
                 raise UsageError(f"--events is {chosen['events']}; it must be {MIN_EVENTS} or more")
-            chosen.setdefault("noise", str(DEFAULT_NOISE))
             if molecule.default_prior is not None:
                 chosen.setdefault("prior", molecule.default_prior)
             usual = _usual(molecule, arch, chosen)
@@ -220,11 +219,13 @@ class _Plan:
 
 
 def _usual(molecule: flowcei.Molecule, arch: str, chosen: dict[str, Any]) -> Defaults:
+    """What is not typed; the noise goes to what is chosen."""
     from flowcei.physics.priors import build_prior
-    from flowcei.reconstruction.defaults import usual_training
+    from flowcei.reconstruction.defaults import usual_noise, usual_training
 
-    more = Noise.parse(chosen["noise"]).by_axis or "build_up" in chosen
-    return usual_training(len(molecule), build_prior(molecule, chosen.get("prior")), arch, more=more)
+    about = len(molecule), build_prior(molecule, chosen.get("prior")), arch
+    chosen.setdefault("noise", str(usual_noise(*about)))
+    return usual_training(*about, more=Noise.parse(chosen["noise"]).by_axis or "build_up" in chosen)
 
 
 def _settled_by_data(data: flowcei.Events, given: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -288,7 +289,8 @@ class _Course:
         self.epochs = len(self.records) + ended.more
         self.progress.lengthen(self.plan.rows * self.epochs)
         end = f"; {ended.why}" if ended.why else ""
-        self.progress.note(f"round {ended.number}, {ended.epochs} epochs: {ended.efficiency}{end}")
+        found = ended.efficiency or "efficiency not measured"
+        self.progress.note(f"round {ended.number}, {ended.epochs} epochs: {found}{end}")
 
     def stopped(self, stop: BaseException, before: int) -> StoppedError:
         """How to go on after an interruption; so many epochs were there before."""
@@ -353,7 +355,7 @@ def _judge(plan: _Plan, model: flowcei.Reconstructor) -> None:
     from flowcei.evaluation.comparison import unseen
     from flowcei.evaluation.judgement import JudgementRules
 
-    rules = JudgementRules.of(plan.rows * plan.options["epochs"])
+    rules = JudgementRules.of(plan.rows * (model.training.epochs_run or 0))
     events = None if plan.data is None else unseen(model, plan.data)
     # By 60 rows of a file a model that had learned 480 by heart failed one check, by fresh events 19.
     if events is not None and len(events) < rules.events and model.prior_spec is not None:

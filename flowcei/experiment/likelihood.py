@@ -174,14 +174,14 @@ class Likelihood:
 
     def log_prob_at(self, simulated: NDArray[np.floating]) -> NDArray[np.float64]:
         """`log_prob` of geometries that have these momenta, (E, n, N, 3)."""
-        residual, sigma = self._whitened(simulated)
+        square, sigma = self._misfit(simulated)
         count = 3 * len(self.whitening)
-        out = -0.5 * (residual**2).sum(axis=-1) - count * (np.log(sigma) + 0.5 * np.log(2.0 * np.pi))
+        out = -0.5 * square - count * (np.log(sigma) + 0.5 * np.log(2.0 * np.pi))
         return np.where(np.isnan(out), -np.inf, out + self._log_volume)
 
     def chi_squared_at(self, simulated: NDArray[np.floating]) -> NDArray[np.float64]:
         """`chi_squared` of geometries that have these momenta, (E, n, N, 3)."""
-        out = (self._whitened(simulated)[0] ** 2).sum(axis=-1)
+        out = self._misfit(simulated)[0]
         return np.where(np.isnan(out), np.inf, out)
 
     @nonfinite_allowed
@@ -214,8 +214,8 @@ class Likelihood:
         flat = positions.reshape(-1, *positions.shape[2:])
         return self.simulated(flat, self.accuracy, threads, times).reshape(positions.shape)
 
-    def _whitened(self, simulated: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Whitened residuals (E, n, 3N-3) of momenta (E, n, N, 3) over the noise, and the noise (E, n)."""
+    def _misfit(self, simulated: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Sums of squares of residuals of momenta (E, n, N, 3) over the noise, and the noise, (E, n)."""
         e, n, ions = simulated.shape[:3]
         simulated = simulated.astype(np.float64, copy=False)
         if self.level is None:
@@ -224,5 +224,5 @@ class Likelihood:
             sigma = np.multiply(self.level[:, None], rms_component(simulated))
         # One product of large matrices: as many small ones take as long as the simulation.
         residual = (simulated - self.measured[:, None]).reshape(e * n, 3 * ions) @ self._by_component.T
-        residual = residual.reshape(e, n, -1)
-        return residual / sigma[..., None], sigma
+        square = np.einsum("kd,kd->k", residual, residual).reshape(e, n)
+        return square / sigma**2, sigma

@@ -18,13 +18,15 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from flowcei.frame._approaches import approach
 from flowcei.physics.build_up import LONGEST
-from flowcei.physics.explosion import Coulomb, asymptotic_momenta, followed_momenta
-from flowcei.physics.jacobian import followed_jacobian
+from flowcei.physics.explosion import Coulomb, asymptotic_momenta
+from flowcei.physics.forward import Start
 from flowcei.physics.priors.orders import nearest_rotations
 
 if TYPE_CHECKING:
     from flowcei.molecules.molecule import Molecule
+    from flowcei.physics.forward import Reals, Status
 
 Floats: TypeAlias = NDArray[np.float64]
 Rows: TypeAlias = tuple[tuple[float, ...], ...]
@@ -32,11 +34,10 @@ Rows: TypeAlias = tuple[tuple[float, ...], ...]
 LIKE_MOMENTA = -0.5
 """Power of the lengths of bonds in charts that are nearly linear in momenta."""
 
-_ACCURACY = 1e-6  # of simulated momenta, far below any noise
+_ACCURACY = 1e-5  # of simulated momenta, far below any noise; 1e-6 takes half as long again for the same flow
 _CHUNK = 4_000  # events at a time: the last of them share their rounds
 _STEPS = 40  # of a search, at the most
-_ENOUGH = 0.1  # fall of the sum of squares that a last step promises: it moves by a third of a deviation
-_GIVEN_UP = 1e8  # damping
+_DAMPING = 1e-3  # of the first step
 _STARTS = 4  # searches of an event, at the most
 _ASTRAY = 5.0  # deviations of the sum of squares at its minimum, beyond which another start is tried
 _HOPELESS = 1e12  # sum of squares of what cannot be searched
@@ -112,9 +113,9 @@ class Whitening:
         for first in range(0, len(rows), _CHUNK):
             chunk = rows[first : first + _CHUNK]
             growth = np.clip(np.nan_to_num(times[chunk]), 0.0, LONGEST)
-            event = _Event(momenta[chunk], sigma[chunk], axes[chunk], ker[chunk], growth)
+            event = momenta[chunk], sigma[chunk], axes[chunk], ker[chunk], growth
             with np.errstate(all="ignore"):  # a trial may be far beyond what can be followed
-                centre[chunk], root[chunk], misfit[chunk] = _Search(self, bodies).best(event)
+                centre[chunk], root[chunk], misfit[chunk] = _Search(self, bodies).best(*event)
         return centre, root, misfit
 
 
@@ -130,12 +131,15 @@ class Bodies:
 
 @dataclass(frozen=True)
 class _Event:
-    """Events that are looked for, as for `Whitening.approximate`."""
+    """Events that are looked for, as for `Whitening.approximate`, but for units and axes of their own.
 
+    turn (B, 3, 3): of the prior's mean to their momenta. momenta (B, N, 3), hbar / bohr, turned back, as is
+    what makes residuals of axes of unit noise, (B, 3, 3). times: fs.
+    """
+
+    turn: Floats
     momenta: Floats
-    sigma: Floats
-    axes: Floats
-    ker: Floats
+    unit: Floats
     times: Floats
 
     def __getitem__(self, rows: NDArray[np.int64]) -> _Event:
@@ -146,13 +150,23 @@ class _Event:
 class _State:
     """Where searches are."""
 
-    y: Floats  # (B, D)
+    bonds: Floats  # (B, N - 1, 3), turned as those of the mean, bohr
     square: Floats  # (B,)
     slope: Floats  # half the gradient, (B, D)
     curvature: Floats  # half the matrix of second derivatives, without those of residuals, (B, D, D)
+    damping: Floats  # (B,)
 
-    def put(self, rows: NDArray[np.int64], other: _State, chosen: NDArray[np.bool_]) -> None:
-        """Take over what is chosen (K,) of others (K), which belong to rows (K,)."""
+    @classmethod
+    def of(cls, count: int, ions: int) -> _State:
+        """Of searches that are nowhere yet."""
+        size = 3 * ions - 3
+        tables = (count, ions - 1, 3), (count,), (count, size), (count, size, size), (count,)
+        bonds, square, slope, curvature, damping = map(np.zeros, tables)
+        return cls(bonds, square + np.inf, slope, curvature, damping + _DAMPING)
+
+    def put(self, rows: NDArray[np.int64], other: _State) -> None:
+        """Take over what is better of others (K), which belong to rows (K,)."""
+        chosen = other.square < self.square[rows]
         for mine, its in zip(vars(self).values(), vars(other).values(), strict=True):
             mine[rows[chosen]] = its[chosen]
 
@@ -165,14 +179,21 @@ class _Search:
         self._mean, self._rest = np.array(whitening.mean), np.array(whitening.rest)
         n = len(self._mean)
         self._root = np.array(whitening.root).reshape(-1, n, 3)
-        self._assembly = bodies.assembly - bodies.assembly.mean(axis=0)  # from the centroid
-        self._along = np.einsum("kni,nd->kdi", self._root, self._assembly)
-        self._stiffness = np.einsum("kdi,kem->diem", self._along, self._along)
         self._limit = 3 * n - 6 + _ASTRAY * np.sqrt(2.0 * max(3 * n - 6, 1))
-        self._blind = bodies.masses / np.linalg.norm(bodies.masses)  # a drift moves momenta like this
+        assembly = bodies.assembly - bodies.assembly.mean(axis=0)  # from the centroid
+        along = np.einsum("kni,nd->kdi", self._root, assembly)
+        blind = bodies.masses / np.linalg.norm(bodies.masses)  # a drift moves momenta like this
+        self._prior = assembly, self._mean, self._root, along, blind
 
-    def best(self, event: _Event) -> tuple[Floats, Floats, Floats]:
-        """Centres, roots and sums of squares of the best of some searches."""
+    def best(
+        self, momenta: Floats, sigma: Floats, axes: Floats, ker: Floats, times: Floats
+    ) -> tuple[Floats, Floats, Floats]:
+        """Centres, roots and sums of squares of the best of some searches; see `Whitening.approximate`."""
+        weighted = np.einsum("ni,bnj->bij", self._rest / self._bodies.masses[:, None], momenta)
+        turn = nearest_rotations(weighted, mirrored=self._bodies.mirrored)
+        scale = np.sqrt(ker)[:, None, None]
+        unit = (turn @ axes).transpose(0, 2, 1) / (sigma[:, :, None] * scale)
+        event = _Event(turn, momenta @ turn.transpose(0, 2, 1) * scale, unit, times / ker**1.5)
         state = self._from(self._mean, event)
         flat = self._root.reshape(len(self._root), -1)
         drawn = (
@@ -182,9 +203,8 @@ class _Search:
             rows = np.flatnonzero(~(state.square < self._limit))
             if not len(rows):
                 break
-            other = self._from(self._mean + shift, event[rows])
-            state.put(rows, other, other.square < state.square[rows])
-        centre, curvature = self._lengthened(state)
+            state.put(rows, self._from(self._mean + shift, event[rows]))
+        centre, curvature = self._lengthened(state, event, ker)
         sound = np.isfinite(curvature).all(axis=(1, 2)) & np.isfinite(state.square)
         square = np.where(sound, state.square, _HOPELESS)
         # Where no geometry was found that explains the event, the truth is some way off.
@@ -192,87 +212,43 @@ class _Search:
         centre[~sound], curvature[~sound] = 0.0, np.eye(centre.shape[1])
         return centre, np.asarray(np.linalg.cholesky(_lifted(curvature)), np.float64), square
 
-    def _lengthened(self, state: _State) -> tuple[Floats, Floats]:
+    def _lengthened(self, state: _State, event: _Event, ker: Floats) -> tuple[Floats, Floats]:
         """Bonds (B, D) as long as a power of their length, and the curvature by them, (B, D, D)."""
-        if self._power == 1.0:
-            return state.y, state.curvature
-        bonds = state.y.reshape(len(state.y), -1, 3)
+        bonds = state.bonds
         length = np.linalg.norm(bonds, axis=2)[..., None]
         along = (bonds / length)[..., None] * (bonds / length)[..., None, :]
         change = length[..., None] ** (1.0 - self._power) * (np.eye(3) + (1.0 / self._power - 1.0) * along)
+        change = change @ event.turn[:, None] / (ker**self._power)[:, None, None, None]
         count = bonds.shape[1]
         curvature = state.curvature.reshape(-1, count, 3, count, 3)
         curvature = np.einsum("bkij,bkilm,blmn->bkjln", change, curvature, change, optimize=True)
-        centre = (bonds * length ** (self._power - 1.0)).reshape(state.y.shape)
-        return centre, curvature.reshape(state.curvature.shape)
+        centre = (bonds * ker[:, None, None]) * (length * ker[:, None, None]) ** (self._power - 1.0)
+        return (centre @ event.turn).reshape(state.slope.shape), curvature.reshape(state.curvature.shape)
 
     def _from(self, geometry: Floats, event: _Event) -> _State:
         """Search from a geometry (N, 3), turned as momenta are from those of the mean."""
-        along = np.einsum("ni,bnj->bij", self._rest, event.momenta / self._bodies.masses[:, None])
-        turn = nearest_rotations(along, mirrored=self._bodies.mirrored)
         start, end = (list(side) for side in zip(*self._bodies.tree, strict=True))
-        y = ((geometry[end] - geometry[start]) @ turn * event.ker[:, None, None]).reshape(len(turn), -1)
-        slope = None
-        if not event.times.any():
-            # Derivatives take most of the time; here they are those of one geometry, turned and scaled.
-            slope = np.einsum(
-                "iajb,zac,zbd->zicjd", self._derivatives(geometry[None])[0], turn, turn, optimize=True
-            )
-            slope = slope.reshape(*slope.shape[:3], -1) / event.ker[:, None, None, None] ** 1.5
-        state = self._at(y, event, slope)
-        active, damping = np.flatnonzero(np.isfinite(state.square)), np.full(len(y), 1e-3)
+        count = len(event.momenta)
+        trial = np.tile(geometry[end] - geometry[start], (count, 1, 1))
+        state, rows = _State.of(count, len(geometry)), np.arange(count)
+        times, known = event.times, (event.momenta, event.unit)
+        # Of charges that are there at once all events begin with the same momenta and derivatives.
+        simulated = self._simulated(trial if times.any() else trial[:1], times if times.any() else times[:1])
         for _ in range(_STEPS):
-            curvature, slope = state.curvature[active], state.slope[active]
-            scale = np.einsum("bdd->bd", curvature) * damping[active, None]
-            damped = _lifted(curvature + scale[:, :, None] * np.eye(scale.shape[1]))
-            step = np.linalg.solve(damped, slope[:, :, None])[..., 0]
-            close = np.asarray((step * slope).sum(axis=1) < _ENOUGH) & (damping[active] < 1.0)
-            state.y[active[close]] -= step[close]  # what it promises it keeps: no need to look
-            active, step = active[~close], step[~close]
-            if not len(active):
+            tables = tuple(vars(state).values())
+            count = approach(
+                rows[:count], trial, simulated, known, self._prior, self._bodies.mirrored, tables
+            )
+            if not count:
                 break
-            trial = self._at(state.y[active] - step, event[active])
-            better = np.asarray(trial.square < state.square[active])
-            state.put(active, trial, better)
-            damping[active] *= np.where(better, 0.1, 10.0)
-            active = active[damping[active] < _GIVEN_UP]
+            simulated = self._simulated(trial[:count], times[rows[:count]])
         return state
 
-    def _derivatives(self, x: Floats, times: Floats | float = 0.0) -> Floats:
-        """Derivatives of momenta of positions (B, N, 3) by bonds, (B, N, 3, N - 1, 3)."""
-        ions = self._bodies.masses, self._charges
-        jacobian = followed_jacobian(x, *ions, forward=Coulomb(times), accuracy=_ACCURACY)
-        n = x.shape[1]
-        return (jacobian @ np.kron(self._assembly, np.eye(3))).reshape(len(x), n, 3, n - 1, 3)
-
-    def _at(self, y: Floats, event: _Event, jacobian: Floats | None = None) -> _State:
-        """Sum of squares and its derivatives; inf where nothing can be simulated."""
-        n, masses, blind = len(self._mean), self._bodies.masses, self._blind
-        y = np.nan_to_num(y, nan=0.0, posinf=0.0, neginf=0.0)
-        x = np.ascontiguousarray(np.einsum("nd,bdj->bnj", self._assembly, y.reshape(len(y), n - 1, 3)))
-        times = event.times
-        followed = followed_momenta(x, masses, self._charges, forward=Coulomb(times), accuracy=_ACCURACY)
-        residual = followed.astype(np.float64) - event.momenta
-        residual -= blind[:, None] * np.einsum("n,bnj->bj", blind, residual)[:, None]
-        residual = (residual @ event.axes / event.sigma[:, None]).reshape(len(y), -1)
-        if jacobian is None:
-            jacobian = self._derivatives(x, times).reshape(len(y), n, 3, -1)
-        jacobian -= blind[:, None, None] * np.einsum("n,bnjd->bjd", blind, jacobian)[:, None]
-        along = event.axes.transpose(0, 2, 1)[:, None] @ jacobian / event.sigma[:, None, :, None]
-        along = along.reshape(len(y), 3 * n, -1)
-        turn = nearest_rotations(np.einsum("ni,bnj->bij", self._mean, x), mirrored=self._bodies.mirrored)
-        z = x @ turn.transpose(0, 2, 1) / event.ker[:, None, None] - self._mean
-        deviation = np.einsum("kni,bni->bk", self._root, z)
-        turn = turn / event.ker[:, None, None]
-        slope = np.einsum("bk,kdi,bij->bdj", deviation, self._along, turn).reshape(y.shape)
-        curvature = np.einsum("diem,bij,bml->bdjel", self._stiffness, turn, turn, optimize=True)
-        square = (residual**2).sum(axis=1) + (deviation**2).sum(axis=1)
-        return _State(
-            y,
-            np.where(np.isfinite(square), square, np.inf),
-            slope + np.einsum("brd,br->bd", along, residual),
-            curvature.reshape(len(y), y.shape[1], -1) + along.transpose(0, 2, 1) @ along,
-        )
+    def _simulated(self, bonds: Floats, times: Floats) -> tuple[Reals, Floats, Status]:
+        """Momenta (B, N, 3) of bonds (B, N - 1, 3), derivatives by positions, and what is lost (B,)."""
+        x = np.ascontiguousarray(np.einsum("nd,bdj->bnj", self._prior[0], np.nan_to_num(bonds)))
+        start = Start(x, self._bodies.masses, self._charges)
+        return Coulomb(times).follow(start, _ACCURACY, derivatives=True)
 
 
 def _lifted(curvature: Floats) -> Floats:

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.special import i0e
 
 from flowcei.physics._compilation import compiled, kernel
-from flowcei.physics._vectors import cross, dot
+from flowcei.physics._vectors import across, cross, dot
 
 _SCALE = 4.0  # x / (x + 4) brings all arguments of the Bessel function into [0, 1)
 _CELLS, _DEGREE = 64, 5
@@ -186,10 +186,10 @@ def log_displaced(points, reference, variance, out) -> None:
 
 
 @compiled
-def _nearest_rotation(a, v, out) -> bool:
+def nearest_rotation(a, v, out) -> bool:
     """Write the rotation R with the greatest tr(R^T a) to `out` (3, 3); whether there is one alone.
 
-    `a` (3, 3) is overwritten, as is v. W. Kabsch, Acta Cryst. A 32, 922 (1976).
+    `a` (3, 3) is overwritten, as is v. W. Kabsch, Acta Cryst. A 32, 922 (1976). Of several it writes one.
     """
     v[:] = 0.0
     v[0, 0] = v[1, 1] = v[2, 2] = 1.0
@@ -199,20 +199,24 @@ def _nearest_rotation(a, v, out) -> bool:
         if _columns(a, k, k) < _columns(a, least, least):
             least = k
     i, j = (least + 1) % 3, (least + 2) % 3
-    one, two = math.sqrt(_columns(a, i, i)), math.sqrt(_columns(a, j, j))
-    if not min(one, two) > 1e-12 * max(one, two):
+    long, short = (i, j) if _columns(a, i, i) >= _columns(a, j, j) else (j, i)
+    one, two = math.sqrt(_columns(a, long, long)), math.sqrt(_columns(a, short, short))
+    if not 0.0 < one < math.inf:
+        out[:] = v
         return False
-    # The last column of U by the cross product: of planar geometries too, and it makes R a rotation.
+    alone = two > 1e-12 * one
+    u = a[0, long] / one, a[1, long] / one, a[2, long] / one
+    w = (a[0, short] / two, a[1, short] / two, a[2, short] / two) if alone else across(u)
     for row in range(3):
-        a[row, i] /= one
-        a[row, j] /= two
+        a[row, long], a[row, short] = u[row], w[row]
+    # The last column of U by the cross product: of planar geometries too, and it makes R a rotation.
     for row in range(3):
         after, last = (row + 1) % 3, (row + 2) % 3
         a[row, least] = a[after, i] * a[last, j] - a[last, i] * a[after, j]
     for row in range(3):
         for column in range(3):
             out[row, column] = a[row, 0] * v[column, 0] + a[row, 1] * v[column, 1] + a[row, 2] * v[column, 2]
-    return True
+    return alone
 
 
 @kernel
@@ -238,7 +242,7 @@ def log_normal_modes(points, reference, masses, modes, out) -> None:
                     m[row, column] += masses[i] * x[i, row] * reference[i, column]
         a[:] = m
         out[b] = -math.inf
-        if not _nearest_rotation(a, v, turn):
+        if not nearest_rotation(a, v, turn):
             continue
         for i in range(n):
             for column in range(3):

@@ -86,7 +86,7 @@ def advance(rows, trial, simulated, target, state, rules) -> int:
             norm[s] = length
             x[s] = trial[k]
             _whiten_slope(slope[k], own, size[e], jacobian)
-            _normal(jacobian, residual, square[s], gradient[s])
+            normal_equations(jacobian, residual, square[s], gradient[s])
             damping[s] = damping[s] * _LESS if tried[s] > 1 else _FIRST_DAMPING
         else:
             slow[s] += 1
@@ -94,7 +94,7 @@ def advance(rows, trial, simulated, target, state, rules) -> int:
         if not norm[s] < np.inf or tried[s] >= rules[0] or slow[s] >= rules[1]:
             continue
         while damping[s] < _MOST_DAMPING:
-            gain = _solve(square[s], gradient[s], damping[s], factor, step)
+            gain = solve(square[s], gradient[s], damping[s], factor, step)
             if not gain > max(enough[e] * enough[e], _GAIN * norm[s] * norm[s]):
                 break
             if _write(x[s], step, start[s], rules, trial[count]):
@@ -133,7 +133,7 @@ def _whiten_slope(slope, whitening, size, jacobian) -> None:
 
 
 @compiled
-def _normal(jacobian, residual, square, gradient) -> None:
+def normal_equations(jacobian, residual, square, gradient) -> None:
     """Write J'J (D, D) and J'r (D,)."""
     square[:], gradient[:] = 0.0, 0.0
     for a in range(len(residual)):
@@ -146,7 +146,7 @@ def _normal(jacobian, residual, square, gradient) -> None:
 
 
 @compiled
-def _solve(square, gradient, damping, factor, step) -> float:
+def solve(square, gradient, damping, factor, step) -> float:
     """Solve (J'J + damping diag(J'J)) step = -J'r; return by how much |r|^2 falls if r is linear."""
     size = len(step)
     largest = 0.0

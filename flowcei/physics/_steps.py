@@ -96,6 +96,8 @@ def integrate(rows, ions, ladder, directions, system, method, unit, growth, movi
         h = _step_length(rows, o, n, curvatures, tau, z, remaining, eta, growth, last)
         if growth is not None:
             for stage in range(1, stages):  # all at once: one alone would wait for its own divisions
+                if stage + 1 < stages and c[stage] == c[stage + 1]:
+                    continue
                 at = z + h * c[stage]
                 grow(rows, o, n, growth, tau, at, 1.0 / (1.0 - at * at), o.shares + stage * n)
         for stage in range(1, stages):
@@ -104,7 +106,8 @@ def integrate(rows, ions, ladder, directions, system, method, unit, growth, movi
             factor = 1.0 / shrink
             _advance(rows, o, stage, a, stage, h * c[stage], h * h)
             out, pull, push = k + stage * o.n3, tau * factor, -2.0 * factor
-            own = o.shares + stage * n
+            again = stage + 1 < stages and c[stage] == c[stage + 1]  # two stages at the end of a step
+            own = o.shares + (stage + 1 if again else stage) * n
             work = _forces(rows, o, n, s, out, weights, strengths, pull, push, shrink, growth, own)
             if growth is not None:
                 energy = energy + work

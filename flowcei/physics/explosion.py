@@ -43,12 +43,12 @@ class _Setting:
 # geometries. With eta above 1 a step could carry an ion past another without noticing; it
 # would save a tenth.
 SETTINGS = (
-    _Setting(1e-4, np.float32, RKN64, 0.9, 0.7, 7, 2.0),
-    _Setting(3e-5, np.float32, RKN64, 0.9, 0.7, 9, 2.0),
-    _Setting(1e-5, np.float32, RKN64, 0.7, 0.75, 9, 2.0),
-    _Setting(3e-6, np.float32, RKN64, 0.55, 0.82, 9, 2.0),
-    _Setting(1e-6, np.float64, RKN86, 0.75, 0.85, 10, 4.0),
-    _Setting(1e-7, np.float64, RKN86, 0.6, 0.93, 9, 6.0),
+    _Setting(1e-4, np.float32, RKN64, 0.9, 0.7, 7, 1.0),
+    _Setting(3e-5, np.float32, RKN64, 0.9, 0.7, 9, 1.0),
+    _Setting(1e-5, np.float32, RKN64, 0.7, 0.75, 9, 1.2),
+    _Setting(3e-6, np.float32, RKN64, 0.55, 0.82, 9, 1.0),
+    _Setting(1e-6, np.float64, RKN86, 0.75, 0.85, 10, 2.4),
+    _Setting(1e-7, np.float64, RKN86, 0.6, 0.93, 9, 3.5),
     _Setting(3e-8, np.float64, RKN86, 0.5, 0.93, 9, 6.0),
     _Setting(1e-8, np.float64, RKN86, 0.45, 0.94, 9, 6.0),
     _Setting(1e-9, np.float64, RKN86, 0.3, 0.97, 9, 6.0),

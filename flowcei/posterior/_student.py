@@ -8,9 +8,22 @@ from __future__ import annotations
 import math
 
 from flowcei.physics._compilation import compiled, kernel
-from flowcei.physics._lanes import LANES, Lanes, aligned, load, store
+from flowcei.physics._growth import ODDS, exp_minus
+from flowcei.physics._lanes import (
+    LANES,
+    Lanes,
+    aligned,
+    exponent,
+    load,
+    power_of_two,
+    store,
+    where_greater,
+)
 
 _BLOCK = min(LANES.values())  # points, of double precision
+_LEAST = -1e300  # log density: components without a share have less
+_FADED = 80.0
+_EXP, _TERMS = 13, 11  # of exp and atanh, in double precision
 
 
 @compiled
@@ -63,26 +76,127 @@ def distances(points, mean, inverse, out) -> None:
 def log_density(points, mean, inverse, height, dof, out) -> None:
     """Write the log density (E, M) of points (E, M, D) to `out`; `height` (E, K) is that at the means."""
     d, count, components = points.shape[2], points.shape[1], mean.shape[1]
-    power = 0.5 * (dof + d)
-    rows = aligned(2 * d + components, points)
+    rows = aligned(2 * (d + components), points)
     for e in range(points.shape[0]):
         for first in range(0, count, _BLOCK):
             _gather(points[e], first, rows)
             for k in range(components):
                 store(rows, 2 * d + k, _squared_distance(rows, mean[e, k], inverse[e, k]))
+            top = _heights(rows, height[e], d, dof)
+            total = 0.0 * top
+            for k in range(2 * d + components, 2 * (d + components)):
+                total = total + _faded(load(rows, k) - top)
+            store(rows, 0, top + _log1p(total - 1.0))
             for lane in range(min(_BLOCK, count - first)):
-                top, total = -math.inf, 0.0
-                for k in range(components):
-                    distance = rows[(2 * d + k) * _BLOCK + lane]
-                    value = height[e, k] - power * math.log1p(distance / dof)
-                    if value == -math.inf:
-                        continue
-                    if value <= top:
-                        total += math.exp(value - top)
-                    elif value > top:
-                        total = total * math.exp(top - value) + 1.0
-                        top = value
-                out[e, first + lane] = top + math.log(total) if total > 0.0 else top
+                out[e, first + lane] = rows[lane]
+
+
+@compiled
+def _heights(rows, heights, d, dof) -> Lanes:
+    """Write log densities of components after squared distances, which begin at row 2D; the greatest."""
+    count, power = len(heights), 0.5 * (dof + d)
+    top = 0.0 * load(rows, 0) + _LEAST
+    for k in range(2 * d, 2 * d + count):
+        value = heights[k - 2 * d] - power * _log1p(load(rows, k) * (1.0 / dof))
+        store(rows, k + count, value)
+        top = where_greater(value, top, value, top)
+    return top
+
+
+@compiled
+def _log1p(u) -> Lanes:
+    """log(1 + u) of u >= 0, to rounding beside 1: the greatest are like 1e300."""
+    u = where_greater(u, 1e300, 1e300, u) + 1.0
+    power = exponent(u * math.sqrt(2.0))
+    u = u * power_of_two(0.0 - power)
+    # Of m between sqrt(1/2) and sqrt(2): 2 atanh(s) with |s| < 0.172.
+    s = (u - 1.0) / (u + 1.0)
+    square, total = s * s, 0.0 * s + ODDS[_TERMS - 1]
+    for k in range(2, _TERMS + 1):
+        total = total * square + ODDS[_TERMS - k]
+    return power * math.log(2.0) + 2.0 * s * total
+
+
+@compiled
+def _faded(u) -> Lanes:
+    """exp(u) of u <= 0, at the least 1e-35, which is nothing beside 1."""
+    return exp_minus(where_greater(u, -_FADED, 0.0 - u, _FADED), _EXP)
+
+
+@compiled
+def _weigh(rows, heights, d, dof) -> None:
+    """Write the share of each component at a block's points, and by what it pulls them.
+
+    Of squared distances, which begin at row 2D and pulls replace; shares follow these.
+    """
+    count = len(heights)
+    total = 0.0 * load(rows, 2 * d)
+    top = _heights(rows, heights, d, dof)
+    for k in range(2 * d + count, 2 * (d + count)):
+        store(rows, k, _faded(load(rows, k) - top))
+        total = total + load(rows, k)
+    for k in range(2 * d, 2 * d + count):
+        share = load(rows, k + count) / total
+        store(rows, k + count, share)
+        store(rows, k, share * (dof + d) / (dof + load(rows, k)))
+
+
+@compiled
+def _pull(rows, mean, own, count, at) -> None:
+    """Add to the rows from `at` on what a component pulls a block by: that is in row `own`, shares follow."""
+    d, pull = len(mean), load(rows, own)
+    store(rows, at, load(rows, at) + load(rows, own + count))
+    store(rows, at + 1, load(rows, at + 1) + pull)
+    at += 2
+    for i in range(d):
+        off = load(rows, i) - mean[i]
+        store(rows, d + i, off)
+        pulled = pull * off
+        store(rows, at + i, load(rows, at + i) + pulled)
+        product = at + d + i * (i + 1) // 2
+        for j in range(i + 1):
+            store(rows, product + j, load(rows, product + j) + pulled * load(rows, d + j))
+
+
+@kernel
+def pulls(points, mean, inverse, height, dof, share, first, second) -> None:
+    """Add up what points (E, M, D) pull components by: a step of expectation.
+
+    Writes sums of shares and of pulls, (E, K, 2), of pulls times deviations from the mean, (E, K, D), and
+    times their products, the lower half of (E, K, D, D). Points in the tails pull less than they count.
+    """
+    d, m, count = points.shape[2], points.shape[1], mean.shape[1]
+    size = 2 + d + d * (d + 1) // 2
+    start = 2 * d + 2 * count
+    rows = aligned(start + count * size, points)
+    for e in range(points.shape[0]):
+        rows[start * _BLOCK :] = 0.0
+        for begin in range(0, m, _BLOCK):
+            _gather(points[e], begin, rows)
+            for k in range(count):
+                store(rows, 2 * d + k, _squared_distance(rows, mean[e, k], inverse[e, k]))
+            _weigh(rows, height[e], d, dof)
+            for k in range(2 * d, 2 * (d + count)):  # what fills up a last block counts nothing
+                rows[k * _BLOCK + min(_BLOCK, m - begin) : (k + 1) * _BLOCK] = 0.0
+            for k in range(count):
+                _pull(rows, mean[e, k], 2 * d + k, count, start + k * size)
+        for k in range(count):
+            at = start + k * size
+            for i in range(2):
+                share[e, k, i] = _sum(rows, at + i)
+            for i in range(d):
+                first[e, k, i] = _sum(rows, at + 2 + i)
+                for j in range(i + 1):
+                    second[e, k, i, j] = _sum(rows, at + 2 + d + i * (i + 1) // 2 + j)
+
+
+@compiled
+def _sum(rows, row) -> float:
+    """Sum over the lanes of a row."""
+    total = 0.0
+    for lane in range(_BLOCK):
+        total += rows[row * _BLOCK + lane]
+    return total
 
 
 @kernel

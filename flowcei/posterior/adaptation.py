@@ -35,15 +35,15 @@ class ChainRules:
     tempered: float = 0.2  # effective share of the points that a mixture is fitted to
     gain: float = 0.02  # in power plus efficiency, that a round must bring;
     patience: int = 4  # rounds that may bring less
-    repeated: float = 0.02  # share of the chosen that may repeat others
+    repeated: float = 0.03  # share of the chosen that may repeat others
     # So many times the draws there are, are weighed and chosen from,
     times: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0, 4.0)
     times_of_refit: float = 8.0  # and these of a mixture fitted anew, after which only chains remain.
     # Where these are not enough, a mixture is fitted anew so often, each time to so many points, chosen from
     # so many times as many draws as are wanted, or as there are chains.
     refitted: int = 9
-    fitted: int = 3000
-    scattered: int = 2  # random steps of these points
+    fitted: int = 1500
+    scattered: int = 1  # random steps of these points
     wider: int = 4
     enough: float = 0.4  # efficiency at which no further round is needed
     poor: float = 0.1  # efficiency of the proposal below which modes are searched for

@@ -126,10 +126,12 @@ class _Block:
 
     def geometries(self, points: Floats) -> tuple[Floats, Floats | None]:
         """Positions (e, m, N, 3), bohr, centre of mass 0, and times (e, m), fs, of points (e, m, D)."""
-        relative = points[..., : 3 * len(self.samples.molecule) - 3]
-        x = np.pad(relative, ((0, 0), (0, 0), (3, 0))).reshape(*points.shape[:2], -1, 3)
+        masses = self.samples.molecule.masses
+        # One product of matrices: from the first ion, then from the centre of mass.
+        assembly = np.eye(len(masses))[1:] - (masses / masses.sum())[1:, None]
+        x = points[..., : 3 * len(assembly)] @ np.kron(assembly, np.eye(3))
         times = None if self.unit is None else points[..., -1] / self.unit
-        return x - centre_of_mass(x, self.samples.molecule.masses), times
+        return x.reshape(*points.shape[:2], -1, 3), times
 
     def log_posterior(self, points: Floats, rows: Rows) -> Floats:
         """Of points (e, m, D); the events of which the prior cannot say it once are kept in mind."""

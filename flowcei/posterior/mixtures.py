@@ -90,17 +90,17 @@ class StudentMixture(RowArrays):
         return np.asarray(self._components(points)[1][:, :-1].min(axis=1) < d + 4.0 * np.sqrt(2.0 * d))
 
     def _step(self, z: Floats, effective: Floats) -> StudentMixture:
-        (e, m, d), count = z.shape, self.mean.shape[1]
-        log_density, distance = self._components(z)
-        share = _shares(log_density)
-        pull = share * (_DOF + d) / (_DOF + distance)  # points in the tails count less
-        total = share.sum(axis=2)
-        mean = (pull @ z + self.mean * 1e-9) / (pull.sum(axis=2) + 1e-9)[
-            ..., None
-        ]  # one without points stays
-        scatter = np.empty((e, count, d, d))
-        for k in range(count):
-            scatter[:, k] = products(z - mean[:, k, None], pull[:, k, :, None])
+        from flowcei.posterior._student import pulls
+
+        (_, m, d), shape = z.shape, self.mean.shape
+        shares, first, half = np.empty((*shape[:2], 2)), np.empty(shape), np.zeros((*shape, d))
+        pulls(np.ascontiguousarray(z), self.mean, self._inverse(), self._height(z), _DOF, shares, first, half)
+        total, pull = shares[..., 0], shares[..., 1:]
+        shift = first / (pull + 1e-9)  # one without points stays
+        # About the mean that was: sums of squares less those of means would lose a narrow one's digits.
+        scatter = half + np.swapaxes(np.tril(half, -1), 2, 3)
+        scatter += (pull * shift)[..., None] * shift[:, :, None]
+        scatter -= first[..., None] * shift[:, :, None] + shift[..., None] * first[:, :, None]
         pooled = scatter.sum(axis=1, keepdims=True) / m
         known = (total * effective[:, None] / m)[..., None, None]
         own = scatter / np.maximum(total, 1e-300)[..., None, None]
@@ -109,7 +109,7 @@ class StudentMixture(RowArrays):
         # Where one point is all there is, nor a point.
         scale = (own * known + d * pooled) / (known + d) + (RIDGE**2 * trace + 1e-12) * np.eye(d)
         log_share = np.log(np.maximum(total / m, 1e-12))
-        return StudentMixture(mean, np.linalg.cholesky(scale), log_share)
+        return StudentMixture(self.mean + shift, np.linalg.cholesky(scale), log_share)
 
     def log_density(self, points: Floats) -> Floats:
         """Log density (E, M) of points (E, M, D)."""
@@ -166,13 +166,6 @@ class StudentMixture(RowArrays):
         out = rng.standard_normal((*chosen.shape, mean.shape[2]))
         scaled(np.ascontiguousarray(mean), np.ascontiguousarray(self.factor), chosen, tail, out, out)
         return out
-
-
-def _shares(log_density: Floats) -> Floats:
-    """Shares (E, K, M) of components in their sum: not by SciPy, whose checks take as long as the rest."""
-    share = np.exp(log_density - log_density.max(axis=1, keepdims=True))
-    share /= share.sum(axis=1, keepdims=True)
-    return np.asarray(share)
 
 
 def products(points: Floats, weight: Floats | float = 1.0) -> Floats:

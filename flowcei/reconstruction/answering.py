@@ -173,9 +173,11 @@ class Answering:
         charts, density = model.network.sample_with_log_prob(c, several, latent=request.latent, generator=rng)
         charts = model.chart_standardiser.inverse(charts.cpu())
         positions = model.frame.to_positions(charts, framed).reshape(len(rows), n, -1, 3)
-        # One event beyond what single precision holds must not cost the others of its file their
-        # answers: all of its samples are NaN, and it is flagged. A part of them would be a biased lot.
-        beyond = ~(positions.abs().amax(dim=(1, 2, 3)) < torch.finfo(torch.float32).max)
+        # One event beyond what single precision holds (or below: all atoms in one place) must not cost the
+        # others of its file their answers: all of its samples are NaN, and it is flagged. A part of them
+        # would be a biased lot.
+        widest = positions.float().abs().amax(dim=(2, 3))
+        beyond = ~((widest > 0.0) & (widest < torch.inf)).all(dim=1)
         positions[beyond] = torch.nan
         if density is not None:
             density = density.cpu().double() + model.log_volume(charts, framed)

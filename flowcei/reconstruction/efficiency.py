@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,12 +26,13 @@ if TYPE_CHECKING:
 UNTIL_SECONDS = 900.0
 """How long a training goes on for its efficiency where nobody says."""
 
-LONG_TRAINING = 25_000
+LONG_TRAINING = 20_000
 """Events, over all epochs; a shorter training takes a moment and is judged on fewer."""
 
 _STREAM = 3  # of the seed of a training, which takes 0 to 2: what a model is judged on it has not seen
 _SECONDS, _TIMED = 60.0, 50  # that an efficiency may take; draws that are timed
 _RUN_UP = 1.1  # epochs also validate and are kept
+_VERDICT, _VERDICT_SECONDS = 0.15, 15.0  # of the time, that is left for it at the end
 _LEAST = 0.5  # of the last round: a shorter one would hardly come back to where that one ended
 
 
@@ -122,7 +123,7 @@ class Round:
 
     number: int  # from 1
     epochs: int  # of it
-    efficiency: Efficiency
+    efficiency: Efficiency | None  # None where there was no time to measure it
     more: int  # epochs of the next; 0 where the training ends
     why: str = ""  # it ends
 
@@ -139,7 +140,7 @@ class Until:
     seconds: float
     on_round: Callable[[Round], None]
     rows: int  # of an epoch
-    _began: float = field(default_factory=time.perf_counter)
+    began: float  # when all of it did
 
     def __post_init__(self) -> None:
         """Refuse what could never be measured, before the first step."""
@@ -150,20 +151,26 @@ class Until:
         except NoDensityError as error:
             raise UsageError(f"until is an efficiency, which there cannot be: {error}") from error
 
+    @property
+    def seconds_left(self) -> float:
+        """To train in: a verdict follows, which takes up to 15 s."""
+        verdict = min(_VERDICT * self.seconds, _VERDICT_SECONDS)
+        return self.seconds - verdict - (time.perf_counter() - self.began)
+
     def __call__(self, rounds: list[int], records: list[EpochRecord]) -> int:
         """Epochs of the next round; 0 to end."""
-        judged = time.perf_counter()
-        self.model.network.eval()
-        found = measured_efficiency(self.model, self.events, self.rules, seed=self.seed)
-        now = time.perf_counter()
+        judged, found = time.perf_counter(), None
+        if self.seconds_left > 0.0:
+            self.model.network.eval()
+            found = measured_efficiency(self.model, self.events, self.rules, seed=self.seed)
         before = len(records) - rounds[-1]
         losses = [record.validation_loss for record in records]
-        left = self.seconds - (now - self._began) - (now - judged)
+        left = self.seconds_left - (time.perf_counter() - judged)  # as long as this took it will again
         more = min(2 * rounds[-1], int(left / (_RUN_UP * self.rows / records[-1].rows_per_second)))
         why = ""
-        if found.median >= self.wanted:
+        if found is not None and found.median >= self.wanted:
             why = f"{self.wanted:g} is reached"
-        elif len(rounds) > 1 and min(losses[before:]) >= min(losses[:before]):
+        elif found is not None and len(rounds) > 1 and min(losses[before:]) >= min(losses[:before]):
             why = "it is no better than the round before: a wider or deeper network may be"
         elif more < _LEAST * rounds[-1]:
             why = "the time is up"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -81,9 +82,10 @@ def train(
         molecule: What explodes, where no data are given.
         data: Events with positions; split 80 / 10 / 10 into training, validation and test.
         prior: Which geometries to simulate; the molecule's default where None.
-        noise: Detector noise to train for: a level or a range, such as ``"0.1%..5%"``, which is
-            the default. For data the default begins at what is measured of them, and what they
-            carry already is part of it: see `flowcei.reconstruction.training_data`.
+        noise: Detector noise to train for: a level or a range, ``"0.1%..5%"``, or of each axis of the lab,
+            ``"0.1%..5%/axis"``, which is the default near an equilibrium (else the former). For data the
+            default begins at what is measured of them, and what they carry already is part of it: see
+            `flowcei.reconstruction.training_data`.
         build_up: Range of times in which charges appear, ``"0..15fs"``, to train for: the model is told
             the time, that of an `Experiment`; at once where None.
         frame: ``"recoil"``, or ``"raw"`` for the file's own coordinates, as the first study
@@ -103,8 +105,8 @@ def train(
             after the epochs of the schedule follow rounds, each twice as long as the last with a cycle of
             rates of its own, until it is there, a round brings nothing, or the time is up.
         max_seconds: Time after which to stop; the epochs so far are in the checkpoint. With `until`,
-            900 where None, the training ends then with the best model so far; its first round is stopped
-            only where there is a checkpoint.
+            900 where None, the training ends up to 15 s before, so that there is time for a verdict, with the
+            best model so far, of one step at the least; what comes before that is not cut short.
         progress: Whether to show a bar.
         on_step: Called after each step with its rows and its loss.
         on_epoch: Called with the record of each epoch, once it is kept.
@@ -132,7 +134,7 @@ def train(
         >>> model.architecture
         'cinn'
     """
-    path = None if checkpoint is None else Path(checkpoint)
+    began, path = time.perf_counter(), None if checkpoint is None else Path(checkpoint)
     _check_asked(frame, data, max_seconds, build_up, kept=path is not None or until is not None)
     begun = begun_at(path, resume=resume)
     seed = _settled_seed(seed, begun)
@@ -144,7 +146,7 @@ def train(
     network, schedule = (architecture, source.options | (options or {})), schedule or source.schedule()
     charts = _prepared(source, frame, network, level, record, seed, data)
     settings = _settings(charts.model, data, until) | {"seed": seed, **asdict(schedule)}
-    rounds = _until(charts.model, source, until, seed, max_seconds, schedule, on_round)
+    rounds = _until(charts.model, source, until, seed, max_seconds, schedule, on_round, began)
     check_settings(begun, settings)
     with _bar(source.rows, schedule, begun, endless=rounds is not None, show=progress) as bar:
         records = fit(
@@ -153,7 +155,7 @@ def train(
             schedule,
             seed=seed,
             device=resolve_device(device),
-            keeping=Keeping(path, settings, begun, rounds.seconds if rounds else max_seconds),
+            keeping=Keeping(path, settings, begun, rounds.seconds_left if rounds else max_seconds),
             on_step=partial(_step, bar, on_step),
             on_epoch=on_epoch,
             more=rounds,
@@ -234,6 +236,7 @@ def _until(
     seconds: float | None,
     schedule: Schedule,
     on_round: Callable[[Round], None] | None,
+    began: float,
 ) -> Until | None:
     """What decides after each round whether another follows, where an efficiency is wanted."""
     if wanted is None:
@@ -249,6 +252,7 @@ def _until(
         UNTIL_SECONDS if seconds is None else seconds,
         on_round or (lambda _: None),
         source.rows,
+        began,
     )
 
 

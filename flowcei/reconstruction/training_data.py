@@ -23,7 +23,7 @@ from flowcei.molecules.molecule import Molecule
 from flowcei.physics.build_up import BuildUpPrior
 from flowcei.physics.explosion import PLAIN
 from flowcei.physics.priors import GeometryPrior, build_prior
-from flowcei.reconstruction.defaults import Defaults, usual_training
+from flowcei.reconstruction.defaults import Defaults, usual_noise, usual_training
 from flowcei.reconstruction.framing import charts_of, ordered_frame, whitened_frame
 from flowcei.reconstruction.loading import check_prior
 from flowcei.storage.card import DataRecord, SimulationRecord, TrainingRecord
@@ -138,7 +138,7 @@ def fresh(
     geometry = prior if isinstance(prior, GeometryPrior) else build_prior(mol, prior)
     if isinstance(prior, GeometryPrior):
         check_prior(mol, prior)
-    level = floored(Noise.parse(noise or DEFAULT_NOISE))
+    level = floored(Noise.parse(noise or usual_noise(len(mol), geometry, architecture)))
     name = prior if isinstance(prior, str) else None if prior else mol.default_prior
     growth = None if build_up is None else BuildUpPrior.to_train_for(build_up)
     more = level.by_axis or growth is not None

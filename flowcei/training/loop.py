@@ -70,8 +70,8 @@ def fit(
     whether the training was interrupted. It does depend on the batch size, the device and the number of
     torch's threads, since sums then round in another order. `on_step` is called with rows and loss.
 
-    `more`, for models of one phase, adds rounds: each has rates of its own, which rise and fall to zero. When
-    the time is up in a later round than the first the training ends, with what is best so far.
+    `more`, for models of one phase, adds rounds: each has rates of its own, which rise and fall to zero. A
+    round for which the time is too short is made shorter; when it is up all ends, with what is best so far.
     """
     told = on_step or (lambda *_: None), on_epoch or (lambda _: None)
     # The caller's random state is put back: nothing here seeds the process.
@@ -97,6 +97,15 @@ class _Phase:
         patience = patience if len(self.rounds) == 1 else self.rounds[-1]
         done = len(losses)
         return not done or (done < self.rounds[-1] and done - 1 - losses.index(min(losses)) < patience)
+
+    def shorten(self, seconds: float, epoch: float) -> None:
+        """Leave the round so many more epochs as fit into the time, with rates that fall to zero until then.
+
+        epoch: what one takes, seconds.
+        """
+        done = len(self.losses) - sum(self.rounds[:-1])
+        if (fits := done + int(max(0.0, min(seconds / epoch, 1e9)))) < self.rounds[-1]:
+            self.rounds[-1], self.cycle = fits, None
 
     def begin(self, epochs: int) -> None:
         """Begin another round."""
@@ -158,14 +167,11 @@ class _Run:
 
     def _round(self, phase: _Phase) -> bool:
         """Train to the end of a round, with the best weights so far; whether another has begun."""
-        try:
-            while phase.lasts(self.schedule.patience):
-                self._epoch(phase)
-        except StoppedError:
-            if len(phase.rounds) == 1:
-                raise
-            self.model.load_state_dict(phase.best_weights)
-            return False
+        while phase.lasts(self.schedule.patience):
+            begun = time.perf_counter()
+            self._epoch(phase)
+            if self.more is not None:
+                phase.shorten(self._seconds_left, time.perf_counter() - begun)
         self.model.load_state_dict(phase.best_weights)
         epochs = self.more(phase.rounds, self.records) if self.more else 0
         if epochs:
@@ -200,8 +206,11 @@ class _Run:
         moving = [p for p in model.parameters() if p.requires_grad]
         model.train()
         # Indexing tensors in memory: a DataLoader that collates rows would be the bottleneck.
+        rows_done = 0
         for rows in torch.randperm(len(x)).to(x.device).tensor_split(steps):
-            self._stop_in_time(phase)
+            if self._seconds_left <= 0.0 and (self.more is None or rows_done):
+                self._stop()
+                break
             optimiser.zero_grad(set_to_none=True)
             loss = model.loss(x[rows], c[rows]).mean()
             loss.backward()
@@ -210,9 +219,10 @@ class _Run:
             optimiser.step()
             rates.step()
             total += value * len(rows)
+            rows_done += len(rows)
             self.on_step(len(rows), value)
-        rate, speed = float(optimiser.param_groups[0]["lr"]), len(x) / (time.perf_counter() - start)
-        record = self._record(phase.number, _finite(total / len(x)), rate, speed)
+        rate, speed = float(optimiser.param_groups[0]["lr"]), rows_done / (time.perf_counter() - start)
+        record = self._record(phase.number, _finite(total / rows_done), rate, speed)
         if record.validation_loss < min(phase.losses, default=math.inf):
             phase.best_weights = _copy(model.state_dict())
         phase.losses.append(record.validation_loss)
@@ -230,9 +240,14 @@ class _Run:
         self.records.append(EpochRecord(epoch, phase + 1, loss, validation, rate, rows_per_second, seconds))
         return self.records[-1]
 
-    def _stop_in_time(self, phase: _Phase) -> None:
-        limit, kept = self.keeping.max_seconds, self.keeping.path is not None or len(phase.rounds) > 1
-        if limit is not None and kept and time.perf_counter() - self._began >= limit:
+    @property
+    def _seconds_left(self) -> float:
+        limit, kept = self.keeping.max_seconds, self.keeping.path is not None or self.more is not None
+        return math.inf if limit is None or not kept else limit - (time.perf_counter() - self._began)
+
+    def _stop(self) -> None:
+        """Say that the time is up, unless what there is shall do."""
+        if self.more is None:
             epochs = self.schedule.epochs
             raise StoppedError(f"the time is up: {len(self.records)} of {epochs} epochs are saved")
 

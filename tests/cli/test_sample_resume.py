@@ -6,7 +6,6 @@ import contextlib
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from forks import Forks, kill, lives
 from shell import Shell
 
 import flowcei
@@ -35,21 +35,10 @@ if TYPE_CHECKING:
 
 N, DRAWS, BLOCK = 23, 10, 5
 
-# Imports and compiles once, then makes a child of itself for each command: Python takes seconds to start.
-_SERVER = """
-import os, sys
+_WARM = """
 import flowcei, flowcei.cli.sample, flowcei.reconstruction.sampling
-from flowcei.cli.main import main
 flowcei.load().sample(flowcei.simulate("ocs", 2, noise="1%", seed=1), 2, seed=1)
 flowcei.reconstruction.sampling.ROWS = 400
-for line in sys.stdin:
-    child = os.fork()
-    if child == 0:
-        sys.argv = ["flowcei", *line.split()]
-        main()
-        os._exit(0)
-    print(child, flush=True)
-    print(os.waitpid(child, 0)[1], flush=True)
 """
 
 
@@ -341,31 +330,17 @@ def test_a_killed_process_leaves_what_can_be_read_and_resumed(tmp_path: Path) ->
     events = flowcei.simulate("ocs", 1200, noise="1%", seed=31)
     flowcei.write_events(events, tmp_path / "e.csv")
     whole, rng = tmp_path / "whole.h5", random.Random(1)  # noqa: S311 (no secret)
-    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        [sys.executable, "-c", _SERVER],
-        cwd=tmp_path,
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        bufsize=1,
-    ) as server:
-        assert server.stdin is not None
-        assert server.stdout is not None
+    with Forks(tmp_path, _WARM) as server:
 
         def run(words: list[str], partial: Path | None = None, kept: int = 0) -> int:
             """Run a command, or kill it soon after another block is kept."""
-            server.stdin.write(" ".join([*words, "--model", "bundled"]) + "\n")  # type: ignore[union-attr]
-            child = int(server.stdout.readline())  # type: ignore[union-attr]
+            child = server.begin(*words, "--model", "bundled")
             if partial is not None:
-                while _done(partial) <= kept and _lives(child):
+                while _done(partial) <= kept and lives(child):
                     time.sleep(0.001)
                 time.sleep(rng.uniform(0.0, 0.03))
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(child, signal.SIGKILL)
-            return int(server.stdout.readline())  # type: ignore[union-attr]
+                kill(child)
+            return server.end()
 
         assert run(_words("whole.h5")) == 0
         expected = _datasets(whole)
@@ -389,13 +364,6 @@ def test_a_killed_process_leaves_what_can_be_read_and_resumed(tmp_path: Path) ->
                 assert run(_words(path.name, "--resume")) == 0
             assert path.read_bytes() == (tmp_path / f"whole.{ending}").read_bytes()
             assert not partial.exists()
-
-
-def _lives(child: int) -> bool:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(child, 0)
-        return True
-    return False
 
 
 def _done(partial: Path) -> int:

@@ -180,7 +180,7 @@ def test_configuration_holds_every_option(flow: Shell) -> None:
     assert table == {
         "arch": "cinn", "couplings": 2, "coupling": "glow", "hidden": 8, "depth": 2, "context": 16,
         "bins": 8, "frame": "recoil", "epochs": 4, "events": 200, "batch": 50, "learning_rate": 3e-3,
-        "patience": 10, "seed": 1, "device": "auto", "molecule": "ocs", "noise": "0.1%..5%",
+        "patience": 10, "seed": 1, "device": "auto", "molecule": "ocs", "noise": "0.1%..5%/axis",
         "prior": "equilibrium",
     }  # fmt: skip
     assert flow("--config", "run/config.toml", "train", "-o", "again") == 0

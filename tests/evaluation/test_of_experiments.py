@@ -17,6 +17,7 @@ from flowcei.errors import FlaggedWarning, UsageError
 from flowcei.experiment.experiment import stated_experiment, stated_forward
 from flowcei.plot.geometry import predicted
 from flowcei.posterior.samples import PosteriorSamples
+from flowcei.reconstruction.model import Reconstructor
 from flowcei.report.sections import Material, check_section, data_section
 
 OCS = flowcei.Molecule.load("ocs")
@@ -116,8 +117,8 @@ def shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], t
     return Shell(monkeypatch, capsys)
 
 
-def test_the_commands(shell: Shell) -> None:
-    """Exact samples pass, the model's own are not of the experiment, weights of a rough one are useless."""
+def test_the_commands(shell: Shell, tiny_cinn: Reconstructor) -> None:
+    """Exact samples pass, the model's own are not of the experiment; weights of one level are poor."""
     table = {"noise": ["2%", "2%", "1%"], "temperature": 20, "drift": [28, 0, 0], "momentum_scale": 1.05}
     Path("e.toml").write_text(Experiment(**table, accidents=0.1).to_toml())
     assert shell("simulate", "ocs", "-n", "75", "--experiment", "e.toml", "--seed", "1", "-o", "a.h5") == 0
@@ -140,11 +141,13 @@ def test_the_commands(shell: Shell) -> None:
     found = json.loads(shell.out)["models"]
     assert found["bundled"]["resimulation_truth"]["value"] < 2.0
     assert found["floor"]["atom_error_median"]["value"] > 0.0
-    Path("rough.toml").write_text('noise = ["5%", "5%", "0.1%"]\n')
+    Path("rough.toml").write_text('noise = ["2.4%", "2.4%", "0.1%"]\n')
     assert (
         shell("simulate", "ocs", "-n", "60", "--experiment", "rough.toml", "-o", "a.h5", "--overwrite") == 0
     )
-    assert shell(*judge, "--weigh") == 3
+    assert shell(*judge, "--weigh") == 0, shell.err
+    tiny_cinn.save("one-level.safetensors")
+    assert shell("calibrate", "one-level.safetensors", *judge[2:], "--weigh") == 3
     assert "--exact" in shell.err
 
 

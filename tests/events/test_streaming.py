@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from forks import Forks, kill, lives
 
 from flowcei.errors import DataError, StoppedError, UsageError
 from flowcei.events.simulation import BLOCK, Simulator, make_simulator, simulate, simulate_to_file
@@ -19,6 +17,11 @@ from flowcei.storage.creation import partial_path
 from flowcei.storage.resumable import unfinished_seed
 
 N = 3 * BLOCK + 100
+_WARM = """
+import h5py, flowcei.cli.simulate
+from flowcei.events.simulation import simulate
+simulate("ocs", 2, seed=1, accuracy=1e-5)
+"""
 
 
 def _simulator(seed: int = 5) -> Simulator:
@@ -80,25 +83,26 @@ def test_an_interruption_loses_nothing_and_repeats_nothing(tmp_path: Path) -> No
 
 def test_a_killed_process_leaves_a_file_that_can_be_read_and_resumed(tmp_path: Path) -> None:
     """Killed at five moments, without any chance to tidy up; then the end is right."""
-    words = ["-m", "flowcei", "simulate", "ocs", "-n", "2000000", "--seed", "3", "-o", "big.h5"]
-    line = [sys.executable, *words, "--accuracy", "1e-5"]
+    line = ["simulate", "ocs", "-n", "2000000", "--seed", "3", "-o", "big.h5", "--accuracy", "1e-5"]
     partial = tmp_path / "big.h5.partial"
     kept = -1
-    for pause in (0.0, 0.05, 0.1, 0.15, 0.2):
-        more = ["--resume"] if partial.exists() else []
-        with subprocess.Popen([*line, *more], cwd=tmp_path, stderr=subprocess.DEVNULL) as process:
-            while not partial.exists() and process.poll() is None:
-                time.sleep(0.01)
+    with Forks(tmp_path, _WARM) as server:
+        for pause in (0.0, 0.05, 0.1, 0.15, 0.2):
+            child = server.begin(*line, *(["--resume"] if partial.exists() else []))
+            while not partial.exists() and lives(child):
+                time.sleep(0.001)
             time.sleep(pause)
-            process.send_signal(signal.SIGKILL)
-        if not partial.exists():
-            break  # a fast machine: it was all done
-        with h5py.File(partial) as file:
-            count = int(file["done"][()].sum())
-        assert count >= kept
-        kept = count
-    if partial.exists():
-        subprocess.run([*line, "--resume"], cwd=tmp_path, check=True, stderr=subprocess.DEVNULL)
+            kill(child)
+            server.end()
+            if not partial.exists():
+                break  # a fast machine: it was all done
+            with h5py.File(partial) as file:
+                count = int(file["done"][()].sum())
+            assert count >= kept
+            kept = count
+        if partial.exists():
+            server.begin(*line, "--resume")
+            assert server.end() == 0
     expected = simulate("ocs", BLOCK, seed=3, accuracy=1e-5)
     with h5py.File(tmp_path / "big.h5") as file:
         assert file["done"][()].all()

@@ -43,7 +43,7 @@ def _in_pieces(model: InverseModel, x: torch.Tensor, c: torch.Tensor) -> torch.T
         (6, 100, {}),
         (6, 7, {"couplings": 1, "hidden": 1, "context": 1}),
         (2, 1, {"couplings": 5, "depth": 1, "bins": 2}),
-        (3, 1000, {"depth": 4, "hidden": 30, "bins": 1}),
+        (3, 500, {"depth": 4, "hidden": 30, "bins": 1}),
         (9, 20, {"couplings": 8, "hidden": 32, "context": 16}),
         (12, 50, {"couplings": 2, "hidden": 128, "bins": 4, "context": 16}),
     ],
@@ -76,6 +76,20 @@ def test_what_splines_and_networks_do_not_hold(coupling: str) -> None:
         torch.testing.assert_close(log_det, torch.cat([f[1] for f in few]), rtol=0, atol=1e-4, equal_nan=True)
     lost = torch.isnan(z).any(dim=1) | torch.isnan(log_det)
     assert torch.equal(lost.nonzero()[:, 0], torch.tensor([5, 40, 41]))
+
+
+def test_weights_that_change_between_calls_are_the_new_ones() -> None:
+    """Whoever writes them, and however: torch counts neither what NumPy writes nor what `data` does."""
+    model, c = _model(), _conditions(MANY)
+    x = torch.randn(MANY, 6, generator=torch.Generator().manual_seed(3))
+    weight = next(p for p in model.couplings.parameters() if p.ndim == 2)
+    with torch.no_grad():
+        for write in (weight.data.mul_, weight.numpy().__imul__, weight.mul_):
+            before = model.log_prob(x, c)
+            write(1.2)
+            after = model.log_prob(x, c)
+            assert (after - before).abs().max() > 1e-3
+            torch.testing.assert_close(after, _in_pieces(model, x, c), rtol=0, atol=1e-4)
 
 
 def test_threads_change_no_bit_and_gradients_stay() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import multivariate_normal
+from scipy.stats import multivariate_normal, multivariate_t
 
 from flowcei.posterior.bent import Bend, BentMixture, GuardedMixture
 from flowcei.posterior.mixtures import StudentMixture
@@ -62,6 +62,36 @@ def test_a_bent_mixture_has_the_density_of_what_it_draws() -> None:
     weights = np.exp(target.logpdf(drawn[0]) - mixture.log_density(drawn)[0])
     np.testing.assert_allclose(weights.mean(), 1.0, atol=4.0 * weights.std() / np.sqrt(100_000))
     np.testing.assert_allclose(np.average(drawn[0], axis=0, weights=weights), middle, atol=0.02)
+
+
+def test_components_go_where_expectation_and_maximisation_take_them() -> None:
+    """Four steps by densities of SciPy and plain sums; one component is far from all points."""
+    rng, d, dof, effective = np.random.default_rng(8), 3, 15.0, 200.0
+    points = np.concatenate([rng.standard_normal((300, d)), 3.0 + 0.1 * rng.standard_normal((101, d))])
+    mean = np.array([np.zeros(d), np.full(d, 2.9), np.full(d, -40.0)])
+    root, share = np.tile(0.5 * np.eye(d), (3, 1, 1)), np.array([0.5, 0.4, 0.1])
+    moved = StudentMixture(mean[None], root[None], np.log(share)[None]).moved(
+        points[None], np.array([effective])
+    )
+    scale, first = root @ root.swapaxes(1, 2), share
+    for _ in range(4):
+        laws = [multivariate_t(m, s, df=dof) for m, s in zip(mean, scale, strict=True)]
+        each = share[:, None] * np.array([law.pdf(points) for law in laws])
+        each /= each.sum(axis=0)
+        off = points - mean[:, None]
+        distance = np.einsum("kmi,kij,kmj->km", off, np.linalg.inv(scale), off)
+        pull = each * (dof + d) / (dof + distance)
+        mean = (pull @ points + 1e-9 * mean) / (pull.sum(axis=1, keepdims=True) + 1e-9)
+        off = points - mean[:, None]
+        scatter = np.einsum("km,kmi,kmj->kij", pull, off, off)
+        pooled, counts = scatter.sum(axis=0) / len(points), each.sum(axis=1)[:, None, None]
+        known = counts * effective / len(points)
+        scale = (scatter / counts * known + d * pooled) / (known + d)
+        scale += 1e-6 * np.trace(pooled) / d * np.eye(d)
+        share = np.maximum(each.mean(axis=1), 1e-12)
+    np.testing.assert_allclose(moved.mean[0], mean, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(moved.factor[0] @ moved.factor[0].swapaxes(1, 2), scale, rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(np.exp(moved.log_share[0]), 0.9 * share + 0.1 * first, rtol=1e-9)
 
 
 def test_components_of_points_keep_their_place() -> None:

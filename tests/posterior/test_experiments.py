@@ -16,6 +16,7 @@ import flowcei
 from flowcei import Experiment
 from flowcei.errors import UsageError
 from flowcei.experiment.missing import lost_column
+from flowcei.reconstruction.model import Reconstructor
 
 ROUGH = Experiment(noise=["4%", "0.5%", "0.5%"], temperature=20)
 MILD = Experiment(noise=["2%", "2%", "0.5%"], temperature=20)
@@ -94,14 +95,16 @@ def test_samples_are_those_of_the_exact_posterior(experiment: Experiment, how: d
     assert samples.weights.log_evidence[0] == pytest.approx(evidence, abs=tolerance)
 
 
-def test_what_is_asked_of_an_experiment() -> None:
+def test_what_is_asked_of_an_experiment(tiny_cinn: Reconstructor) -> None:
     """Weights or exact samples, no level of noise beside it; what Python takes is what TOML holds."""
     model, events = flowcei.load(), flowcei.simulate("ocs", 2, experiment=ROUGH, seed=1)
     with pytest.raises(UsageError, match="exact or weighed"):
         model.sample(events, 5, experiment=ROUGH)
     with pytest.raises(UsageError, match="leave the other out"):
         model.sample(events, 5, experiment=ROUGH, noise="1%", weigh=True)
-    few = model.sample(events, 20, experiment=ROUGH, weigh=True, seed=1)  # of a flow of one level of noise
+    few = tiny_cinn.sample(
+        events, 20, experiment=ROUGH, weigh=True, seed=1
+    )  # of a flow of one level of noise
     assert all("experiment" in names for names in few.flag_names)
     assert few.flagged.all()
     usual = model.sample(events, 20, experiment=Experiment(noise="1%"), weigh=True, seed=1)

@@ -276,7 +276,7 @@ def test_what_there_is_is_said_in_a_line() -> None:
         == "Events: 6 of ocs, positions, noise, delay"
     )
     assert repr(flowcei.Events("ocs", events.momenta)) == "Events: 6 of ocs"
-    assert repr(model) == "Reconstructor: cinn of ocs, prior equilibrium, noise 0.1%..5%"
+    assert repr(model) == "Reconstructor: cinn of ocs, prior equilibrium, noise 0.1%..5%/axis"
     assert repr(flowcei.Molecule.load("h2o")).startswith("Molecule: h2o (o +1 h1 +1 h2 +1), priors ")
     drawn = model.sample(wrong, 20, seed=1)
     assert repr(drawn) == "PosteriorSamples: 6 events x 20 samples of ocs, 2 flagged"

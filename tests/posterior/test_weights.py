@@ -231,7 +231,7 @@ def test_reliable_weights_stay_in_use_beside_those_that_are_not() -> None:
 def test_a_poor_flow_says_so(off_flow: Callable[[float], Reconstructor]) -> None:
     """Flags and one warning where weights are not used; spread and modes are then those of the flow."""
     events = flowcei.simulate("ocs", 30, noise="1%", seed=9)
-    model = off_flow(1.1)
+    model = off_flow(2.0)
     plain = model.sample(events, 400, seed=1)
     poor = plain.weigh()
     assert poor.weights is not None
@@ -284,9 +284,9 @@ def test_more_samples_are_drawn_where_few_count() -> None:
 
 
 def test_more_is_drawn_until_no_draw_carries_the_rest(off_flow: Callable[[float], Reconstructor]) -> None:
-    """Of a flow too wide in its charts, with heavy weights: events with ten effective samples go on."""
+    """Of a flow off in a chart, with heavy weights: events with ten effective samples go on."""
     events = flowcei.simulate("ocs", 30, noise="1%", seed=9)
-    model = off_flow(1.05)
+    model = off_flow(1.3)
     plain = model.sample(events, 100, seed=1, weigh=True).weights
     found = model.sample(events, 100, seed=1, min_ess=10.0, budget=1600).weights
     assert plain is not None

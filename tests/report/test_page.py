@@ -138,11 +138,11 @@ def test_the_command(
     assert not (tmp_path / "c.html").exists()
 
 
-@pytest.mark.parametrize(
-    "text", ["epoch,train_loss,validation_loss\n1,1e308,2\n", "<script>", "", "a,b\n1,2\n"]
-)
 def test_damaged_losses_cost_no_page(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The table beside a model is drawn where it is one; else a line says why not. Only of a run folder."""
     monkeypatch.chdir(tmp_path)
@@ -153,7 +153,12 @@ def test_damaged_losses_cost_no_page(
     known = read_metrics("model.safetensors")
     assert known is not None
     assert known["validation_loss"].tolist() == [2.0, 1.5]
-    (tmp_path / "metrics.csv").write_text(text)
+    for text in ("epoch,train_loss,validation_loss\n1,1e308,2\n", "", "a,b\n1,2\n", "<script>"):
+        (tmp_path / "metrics.csv").write_text(text)
+        caplog.clear()
+        with caplog.at_level("INFO", "flowcei"):
+            assert read_metrics("model.safetensors") is None
+        assert "losses of the training are not drawn" in caplog.text
     assert flow("report", "model.safetensors", "-n", "5", "-o", "r.html") == 0, flow.err
     assert "losses of the training are not drawn" in flow.err
     shutil.copy(tmp_path / "model.safetensors", tmp_path / "other.safetensors")

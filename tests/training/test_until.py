@@ -58,7 +58,10 @@ def test_a_training_in_rounds_that_is_interrupted_is_the_same(tmp_path: Path) ->
     said: list[Round] = []
     expected = _train(prior="broad", until=0.05, on_round=said.append)
     assert [r.more for r in said] == [2, 4, 0]
-    assert said[-1].efficiency.median >= 0.05 > said[-2].efficiency.median
+    reached, before = said[-1].efficiency, said[-2].efficiency
+    assert reached is not None
+    assert before is not None
+    assert reached.median >= 0.05 > before.median
     assert expected.training.epochs_run == sum(r.epochs for r in said)
     place, again, stops, model = tmp_path / "c.safetensors", list[Round](), {2, 5, -1, -3}, None
 
@@ -79,12 +82,49 @@ def test_a_training_in_rounds_that_is_interrupted_is_the_same(tmp_path: Path) ->
     assert all(torch.equal(tensors[k], v) for k, v in expected.network.state_dict().items())
 
 
+def test_rounds_become_as_short_as_the_time_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock ticks once a step: of 40 s 6 are for the verdict; of ten epochs of eight steps four fit."""
+    clock, records, rounds = [0.0], list[EpochRecord](), list[Round]()
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+
+    def tick(*_: object) -> None:
+        clock[0] += 1.0
+
+    how: dict[str, Any] = {"on_step": tick, "on_epoch": records.append, "on_round": rounds.append}
+    ten = Schedule(epochs=10, batch=50, learning_rate=1e-2)
+    _train(until=1.0, max_seconds=40.0, schedule=ten, **how)
+    assert [(r.epochs, r.why) for r in rounds] == [(4, "the time is up")]
+    assert (clock[0], len(records)) == (32.0, 4)
+    assert records[1].learning_rate > 0.5 * ten.learning_rate
+    assert records[-1].learning_rate < 0.02 * ten.learning_rate
+
+
+def test_without_time_for_a_round_there_is_a_model_of_one_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It says what it is, as where an efficiency is not reached."""
+    rounds, steps = list[Round](), list[int]()
+    model = _train(until=1.0, max_seconds=1e-9, on_round=rounds.append, on_step=lambda n, _: steps.append(n))
+    assert (steps, model.training.epochs_run) == ([50], 1)
+    assert [(r.efficiency, r.more, r.why) for r in rounds] == [(None, 0, "the time is up")]
+    assert np.isfinite(model.training.validation_loss)
+    monkeypatch.chdir(tmp_path)
+    flow = Shell(monkeypatch, capsys)
+    words = ("train", *STILL, "--until", "0.9", "--max-time", "0.001s", "--seed", "1", "-o", "run")
+    assert flow(*words) == 0, flow.err
+    assert "efficiency not measured; the time is up" in flow.err
+    assert (
+        "0.9 was wanted: not reached"
+        in read_model(Path("run/model.safetensors"))[0].training.judgement["summary"]
+    )
+
+
 def test_what_is_quoted_of_a_round_is_that_of_its_model() -> None:
-    """By other draws of the same events of the prior; the first round stays where no second fits."""
+    """By other draws of the same events of the prior."""
     rounds: list[Round] = []
-    model = _train(until=1.0, max_seconds=1e-9, on_round=rounds.append)
-    assert [(r.more, r.why) for r in rounds] == [(0, "the time is up")]
-    assert model.training.epochs_run == 1
+    model = _train(until=1e-6, on_round=rounds.append)
+    assert [(r.more, r.why) for r in rounds] == [(0, "1e-06 is reached")]
+    assert rounds[0].efficiency is not None
     events = flowcei.simulate("ocs", 200, noise=model.default_noise, seed=77)
     weights = model.sample(events, 2000, weigh=True, seed=3).weights
     assert weights is not None

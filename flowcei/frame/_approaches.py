@@ -1,0 +1,147 @@
+"""The compiled steps of searches for each event's normal approximation (see `whitening`)."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from flowcei.physics._compilation import compiled, kernel
+from flowcei.physics._rotations import nearest_rotation
+from flowcei.physics._searches import normal_equations, solve
+from flowcei.physics._vectors import cross, dot
+
+_LESS, _MORE, _GIVEN_UP = 0.1, 10.0, 1e8  # factors of the damping, and where a search ends
+_ENOUGH = 0.1  # fall of the sum of squares that a last step promises: it moves by a third of a deviation
+_STRAIGHT = -1.5  # bonds times this power of their length are nearly linear in momenta
+
+
+@kernel
+def approach(rows, trial, simulated, target, prior, mirrored, state) -> int:
+    """Judge the trials (K, N - 1, 3) of searches `rows` (K,), write the next, and return how many go on.
+
+    trial: bonds, bohr, turned as those of the prior's mean. simulated: their momenta (K or 1, N, 3), the
+    derivatives by positions (K or 1, 3N, 3N), and 0 where these can be used. target: momenta (S, N, 3), and
+    what makes residuals of axes of unit noise, (S, 3, 3). prior: assembly (N, N - 1) of positions from bonds,
+    its mean (N, 3), its root (Q, N, 3), that by bonds (Q, N - 1, 3), and how a drift moves momenta (N,).
+    state, of each search: bonds (S, N - 1, 3), sum of squares (S,), half its gradient (S, D) and curvature
+    (S, D, D), damping (S,).
+    """
+    momenta, slope, lost = simulated
+    measured, unit = target
+    bonds, square, gradient, curvature, damping = state
+    n, size = len(prior[0]), gradient.shape[1]
+    residual, jacobian = np.empty((n, 3)), np.empty((n, 3, size))
+    found, half = np.empty((size, size)), np.empty(size)
+    factor, step = np.empty((size, size)), np.empty(size)
+    count = 0
+    for k in range(len(rows)):
+        s, own = rows[k], k if len(momenta) > 1 else 0
+        value = math.inf
+        if not lost[own]:
+            _whiten(momenta[own] - measured[s], slope[own], unit[s], prior, residual, jacobian)
+            normal_equations(jacobian, residual, found, half)
+            value = (residual * residual).sum() + _add_prior(trial[k], prior, mirrored, found, half)
+        if value < square[s]:
+            damping[s] *= _LESS if square[s] < math.inf else 1.0
+            bonds[s], square[s], gradient[s], curvature[s] = trial[k], value, half, found
+        else:
+            damping[s] *= _MORE
+        if not square[s] < math.inf or damping[s] >= _GIVEN_UP:
+            continue
+        gain = solve(curvature[s], gradient[s], damping[s], factor, step)
+        if gain < _ENOUGH and damping[s] < 1.0:
+            _move(bonds[s], step, bonds[s])  # what it promises it keeps: no need to look
+        else:
+            _move(bonds[s], step, trial[count])
+            rows[count] = s
+            count += 1
+    return count
+
+
+@compiled
+def _whiten(off, slope, unit, prior, residual, jacobian) -> None:
+    """Write residuals (N, 3) of unit noise and their derivatives by bonds (N, 3, D), blind to a drift."""
+    assembly, blind = prior[0], prior[4]
+    n, count = assembly.shape
+    _axes_of(off, unit, blind, residual)
+    by_bond, turned = np.empty((n, 3)), np.empty((n, 3))
+    for d in range(count):
+        for axis in range(3):
+            for i in range(n):
+                for row in range(3):
+                    total = 0.0
+                    for j in range(n):
+                        total += slope[3 * i + row, 3 * j + axis] * assembly[j, d]
+                    by_bond[i, row] = total
+            _axes_of(by_bond, unit, blind, turned)
+            jacobian[:, :, 3 * d + axis] = turned
+
+
+@compiled
+def _axes_of(vectors, unit, blind, out) -> None:
+    """Write vectors (N, 3) of ions along axes of unit noise, without what a drift does."""
+    for axis in range(3):
+        drift = 0.0
+        for i in range(len(vectors)):
+            out[i, axis] = (
+                unit[axis, 0] * vectors[i, 0] + unit[axis, 1] * vectors[i, 1] + unit[axis, 2] * vectors[i, 2]
+            )
+            drift += blind[i] * out[i, axis]
+        for i in range(len(vectors)):
+            out[i, axis] -= blind[i] * drift
+
+
+@compiled
+def _add_prior(bonds, prior, mirrored, curvature, gradient) -> float:
+    """Add the prior's terms to both, and return its sum of squares."""
+    assembly, mean, root, along, _ = prior
+    n, count = assembly.shape
+    x, a, v, turn = np.zeros((n, 3)), np.zeros((3, 3)), np.empty((3, 3)), np.empty((3, 3))
+    for i in range(n):
+        for d in range(count):
+            for axis in range(3):
+                x[i, axis] += assembly[i, d] * bonds[d, axis]
+        for row in range(3):
+            for axis in range(3):
+                a[row, axis] += mean[i, row] * x[i, axis]
+    side = -1.0 if mirrored and dot(a[0], cross(a[1], a[2])) < 0.0 else 1.0
+    a *= side
+    nearest_rotation(a, v, turn)
+    turn *= side
+    for i in range(n):
+        a[0] = x[i]
+        for axis in range(3):
+            x[i, axis] = (
+                turn[axis, 0] * a[0, 0] + turn[axis, 1] * a[0, 1] + turn[axis, 2] * a[0, 2] - mean[i, axis]
+            )
+    total, row = 0.0, np.empty(3 * count)
+    for q in range(len(root)):
+        deviation = (root[q] * x).sum()
+        total += deviation * deviation
+        for d in range(count):
+            for axis in range(3):
+                row[3 * d + axis] = (
+                    along[q, d, 0] * turn[0, axis]
+                    + along[q, d, 1] * turn[1, axis]
+                    + along[q, d, 2] * turn[2, axis]
+                )
+        for d in range(3 * count):
+            gradient[d] += deviation * row[d]
+            for e in range(3 * count):
+                curvature[d, e] += row[d] * row[e]
+    return total
+
+
+@compiled
+def _move(bonds, step, out) -> None:
+    """Write bonds (N - 1, 3) after a step (D,), straight where momenta are nearly linear."""
+    for d in range(len(bonds)):
+        x, y, z = bonds[d, 0], bonds[d, 1], bonds[d, 2]
+        p, q, r = step[3 * d], step[3 * d + 1], step[3 * d + 2]
+        square = x * x + y * y + z * z
+        longer = _STRAIGHT * (x * p + y * q + z * r) / square
+        p, q, r = x + p + longer * x, y + q + longer * y, z + r + longer * z
+        # |u|^(1 / power - 1) with the power 1 + _STRAIGHT = -1 / 2, u over the length before
+        back = (square / (p * p + q * q + r * r)) * math.sqrt(square / (p * p + q * q + r * r))
+        out[d, 0], out[d, 1], out[d, 2] = back * p, back * q, back * r
