@@ -153,7 +153,7 @@ def _note(fitted: Population | FreeLaw | Series) -> None:
         if bend:
             note(f"{one.name} bends about a straight line by {width:.3g} deg in each direction")
     if fitted.check is None:
-        note("the run was not compared with the law: its events are of an experiment, or passed a gate")
+        note("the run was not compared with the law: its events are of an experiment, passed a gate, or move")
     elif _differs(fitted):
         verdict = fitted.check.verdict.replace("the prior population", "the law")
         warn(f"{verdict}: the law is no good description of these events", "law")
