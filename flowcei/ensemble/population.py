@@ -23,6 +23,7 @@ from flowcei.ensemble.uncertainty import check_covered, information, resampled
 from flowcei.errors import DataError, UsageError
 from flowcei.events.container import Events
 from flowcei.posterior.labels import label_by_geometry, relabel
+from flowcei.units import FWHM
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -225,6 +226,7 @@ def population(
     law: str = "normal",
     components: int | None = None,
     by: str | None = None,
+    cross_correlation: float = 0.0,
     bootstrap: int = 50,
     seed: int = 0,
     check: bool = True,
@@ -245,7 +247,9 @@ def population(
         law: ``normal``, ``mixture`` of several, or ``free`` of one or two coordinates, without a form.
         components: Normal laws of a mixture, 2 where None.
         by: Name of a column of the events, such as a delay: a normal law for each of its values, or for 20
-            ranges of them.
+            ranges of them; and of five or more one law of all events that changes smoothly.
+        cross_correlation: Full width at half maximum of the two pulses together, in units of the column: the
+            smooth law is that at true delays.
         bootstrap: Laws of events drawn with replacement, for standard errors.
         seed: Of bootstrap and prediction.
         check: Whether to compare the run with what the law predicts.
@@ -270,9 +274,12 @@ def population(
         raise UsageError("components are those of a mixture: name law 'mixture', or leave their number out")
     if by is not None and law != "normal":
         raise UsageError("along a column there are normal laws only: leave out the law, or the column")
+    if not 0.0 <= cross_correlation < np.inf or (cross_correlation and by is None):
+        raise UsageError("a cross-correlation is a width, 0 or more, in units of the column that by names")
     ensemble = gathered(samples, coordinates, by=by, keep_flagged=keep_flagged)
     if by is not None:
-        return series(ensemble, by, partial(_normal, bootstrap=bootstrap, seed=seed, check=check))
+        law_of = partial(_normal, bootstrap=bootstrap, seed=seed, check=check)
+        return series(ensemble, by, law_of, cross_correlation / FWHM, seed)
     if law == "free":
         return free_law(ensemble, bootstrap, seed)
     if law == "mixture":
