@@ -18,6 +18,7 @@ from .evaluation.judgement import Judgement as Judgement
 from .evaluation.judgement import judge as judge
 from .evaluation.verdicts import CalibrationRules as CalibrationRules
 from .events.container import Events as Events
+from .events.movie import simulate_movie as simulate_movie
 from .events.simulation import simulate as simulate
 from .events.storage import read_events as read_events
 from .events.storage import write_events as write_events

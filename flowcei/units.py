@@ -20,6 +20,7 @@ KILOMETRE_PER_SECOND = 1.0 / 2187.69126364  # atomic units of velocity
 FEMTOSECOND = 41.341373  # atomic units of time
 BOLTZMANN = 3.1668115634556e-6  # hartree per kelvin
 VOLT_PER_METRE = 1.0 / 5.14220674763e11  # atomic units of an electric field
+FWHM = 2.0 * math.sqrt(2.0 * math.log(2.0))  # full width at half maximum of a normal law over its deviation
 LIGHT = 1.0 / 7.2973525693e-3  # speed of light: the reciprocal of the fine-structure constant
 
 LENGTH_UNITS = {

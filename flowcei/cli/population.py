@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from flowcei import Events, FreeLaw, Population, Series
 
 
+_UNLIKELY = 1e-3
+
+
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name for name in text.replace(",", " ").split() if name)
 
@@ -34,6 +37,13 @@ def _names(text: str) -> tuple[str, ...]:
 )
 @option("--components", "Normal laws of a mixture; 2 if absent.", click.IntRange(2, 9))
 @option("--by", "An extra column, as a delay: a normal law for each value, or for ranges.", metavar="COLUMN")
+@option(
+    "--cross-correlation",
+    "Full width at half maximum of the two pulses together, in units of the column of --by.",
+    click.FloatRange(min=0.0),
+    default=0.0,
+    metavar="WIDTH",
+)
 @option("--bootstrap", "Laws of events drawn with replacement, for errors.", click.IntRange(0), default=50)
 @option("--truth", "Events with positions, drawn beside the law.", options.INPUT)
 @options.output_option("Folder; NAME-population if absent.")
@@ -51,6 +61,7 @@ def population(
     law: str,
     components: int | None,
     by: str | None,
+    cross_correlation: float,
     bootstrap: int,
     truth: Path | None,
     output: Path | None,
@@ -73,7 +84,8 @@ def population(
     With --law mixture several normal laws are sought: their shares, means and widths, and the probability
     of each event to be of each (events.csv). With --law free the distribution of one or two --coordinates
     has no form; its smoothness is chosen by events that are left out. With --by delay there is a normal law
-    for each value of a column of the events.
+    for each value of a column of the events, and where there are five or more a law of all events that
+    changes smoothly, at true delays: the length of the pulses (--cross-correlation) is taken out.
 
     Writes population.h5, table.csv, correlations.csv and pictures.
 
@@ -87,6 +99,7 @@ def population(
     if truth is not None and (law != "normal" or by):
         raise UsageError("--truth is drawn beside one normal law")
     kind: dict[str, Any] = {"law": law, "components": components, "by": by, "bootstrap": bootstrap}
+    kind["cross_correlation"] = cross_correlation
     fitted = flowcei.population(
         list(samples), _names(coordinates), **kind, seed=seed, keep_flagged=keep_flagged
     )
@@ -114,7 +127,10 @@ def _results(fitted: Population | FreeLaw | Series, unit: str, truth: Events | N
     results: dict[str, Any] = {"table.csv": fitted.to_dataframe()}
     if not isinstance(fitted, Population):
         name = "series" if isinstance(fitted, Series) else "unfolded"
-        return results | {f"{name}.png": fitted.plot(name, unit)}
+        results |= {f"{name}.png": fitted.plot(name, unit)}
+        if isinstance(fitted, Series) and fitted.smooth is not None:
+            results |= {"smooth.csv": fitted.smooth_table(), "movie.gif": fitted.gif(unit)}
+        return results
     known = None if truth is None else fitted.coordinates_of(truth)
     pictures = ("unfolded", *(("corner", "correlation") if len(fitted.coordinates) > 1 else ()))
     results |= {f"{name}.png": fitted.plot(name, unit, known) for name in pictures}
@@ -148,12 +164,19 @@ def _note(fitted: Population | FreeLaw | Series) -> None:
         each = zip(fitted.values, fitted.laws, strict=True)
         if off := [f"{value:.4g}" for value, one in each if _differs(one)]:
             warn(f"the law is no good description of the events at {fitted.by} = {', '.join(off)}", "law")
+        if fitted.smooth is None:
+            note(f"no smooth law: {fitted.refused}")
+        elif fitted.misfit < _UNLIKELY:
+            what = f"the smooth law does not follow the laws of each {fitted.by} (p = {fitted.misfit:.2g})"
+            warn(f"{what}: something changes faster than it can", "law")
+        else:
+            note("smooth.csv, movie.gif: one law of all events that changes smoothly, at true values")
         return
     for one, bend, width in zip(fitted.coordinates, fitted.law.bends, fitted.law.deviation[0], strict=True):
         if bend:
             note(f"{one.name} bends about a straight line by {width:.3g} deg in each direction")
     if fitted.check is None:
-        note("the run was not compared with the law: its events are of an experiment, or passed a gate")
+        note("the run was not compared with the law: its events are of an experiment, passed a gate, or move")
     elif _differs(fitted):
         verdict = fitted.check.verdict.replace("the prior population", "the law")
         warn(f"{verdict}: the law is no good description of these events", "law")

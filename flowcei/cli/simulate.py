@@ -59,6 +59,11 @@ _DATASETS = ("cei_traning_orient_1", "random_cos3d_10000", "generated_cos3d_chec
     metavar="DATASET",
 )
 @option("--geometries", "Instead of a prior: explode the structures of this XYZ file.", options.INPUT)
+@option(
+    "--movie",
+    "Instead of a prior: geometries that move with a delay along one or several pathways, TOML.",
+    options.INPUT,
+)
 @flag(
     "--as-published",
     "With --like: repeat the study's faults (positions not centred, turned apart from momenta).",
@@ -74,6 +79,7 @@ def simulate(
     molecule: str | None,
     like: str | None,
     geometries: Path | None,
+    movie: Path | None,
     count: int | None,
     output: Path | None,
     resume: bool,
@@ -91,7 +97,8 @@ def simulate(
     """Simulate Coulomb explosions of MOLECULE (a built-in name, .toml or .xyz).
 
     With --like, make a dataset of the first study again, soundly or --as-published. With
-    --geometries, explode the structures of an XYZ file.
+    --geometries, explode the structures of an XYZ file. With --movie, events at several delays (column
+    delay): docs/population.md says what its file holds.
 
     Any number of events goes into a .h5; what is interrupted there can be resumed.
 
@@ -100,7 +107,7 @@ def simulate(
     given = {"MOLECULE": molecule, "--prior": prior, "--noise": noise, "--like": like, "-n": count}
     given |= {"--experiment": str(experiment) if experiment else None, "--build-up": build_up}
     given |= {f"--{name.replace('_', '-')}": value for name, value in ions.items()}
-    _check_together(given, geometries, as_published=as_published)
+    _check_together(given, geometries, movie, as_published=as_published)
     exploded, detector = None, Detector(noise)
     if like is None:
         exploded = options.named_molecule(molecule or "ocs", ions, prior)
@@ -113,6 +120,8 @@ def simulate(
     how: dict[str, Any] = {} if accuracy is None else {"accuracy": _checked(accuracy)}
     if exploded is None:
         about, n, make = _dataset(str(like), count, how | {"as_published": as_published})
+    elif movie is not None:
+        about, n, make = _movie(exploded, movie, how, detector)
     elif geometries is None:
         about, n, make = _molecule(exploded, count, how | {"prior": prior}, detector)
     else:
@@ -124,10 +133,15 @@ def simulate(
         note(f"{n} events of {name} written to {path}{rate}")
 
 
-def _check_together(given: Mapping[str, object], geometries: Path | None, *, as_published: bool) -> None:
+def _check_together(
+    given: Mapping[str, object], geometries: Path | None, movie: Path | None, *, as_published: bool
+) -> None:
     """Refuse options that contradict each other, and too few of them."""
     like = given["--like"]
     settled = [("--geometries", "which geometries", ["--prior", "--like", "-n"])] if geometries else []
+    settled += [("--movie", "which geometries", ["--prior", "--like", "-n"])] if movie else []
+    if movie and geometries:
+        raise UsageError("--movie and --geometries: name one of them")
     if like is not None:
         others = [name for name in given if name not in ("--like", "-n")]
         settled.append((f"--like {like}", "molecule, prior and noise", others))
@@ -168,6 +182,15 @@ def _dataset(name: str, count: int | None, how: dict[str, Any]) -> _Source:
 
     warning = "; as published, with its faults: to study them, not to train on" * how["as_published"]
     return STUDY_DATASETS[name] + warning, count or study_size(name), partial(study_simulator, name, **how)
+
+
+def _movie(molecule: flowcei.Molecule, path: Path, how: dict[str, Any], detector: Detector) -> _Source:
+    from flowcei.events.movie import movie_size, simulate_movie
+    from flowcei.storage.files import read_toml
+
+    movie = read_toml(path)
+    make = partial(simulate_movie, molecule, movie, **how, **detector._asdict())
+    return f"movie {path}; {detector}", movie_size(movie), make
 
 
 def _structures(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from flowcei.errors import FlowceiError, printable
-from flowcei.storage.creation import append_to, atomic_text
+from flowcei.storage.creation import append_to, atomic_text, atomic_write
 from flowcei.units import length_in_bohr
 
 if TYPE_CHECKING:
@@ -104,13 +104,17 @@ def show_table(table: pd.DataFrame, *, as_json: bool) -> None:
 
 
 def write_results(results: Mapping[str, Any], folder: Path, *, overwrite: bool, digits: int = 6) -> None:
-    """Write each figure as PNG, by the ending of its name, and each table as CSV, with a named index."""
+    """Write each figure as PNG, by the ending of its name, bytes, and each table as CSV, its index named."""
     from flowcei.plot.style import save
     from flowcei.storage.cells import write_table
 
     for name, result in results.items():
         if name.endswith(".png"):
             save(result, folder / name, overwrite=overwrite)
+            continue
+        if isinstance(result, bytes):
+            with atomic_write(folder / name, overwrite=overwrite) as target:
+                target.write(result)
             continue
         with atomic_text(folder / name, overwrite=overwrite) as file:
             write_table(result, file, index=result.index.name is not None, float_format=f"%.{digits}g")

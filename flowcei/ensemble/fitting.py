@@ -10,7 +10,7 @@ Dempster, N. Laird and D. Rubin, J. R. Statist. Soc. B 39, 1 (1977)).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 from scipy.special import logsumexp
@@ -19,7 +19,8 @@ from flowcei.ensemble.laws import Moments, NormalLaw
 from flowcei.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from typing import Self
 
     from flowcei.posterior.arrays import Bools, Floats, Reals
 
@@ -115,30 +116,60 @@ def expectation(law: NormalLaw, data: Weighted, selection: Selection | None = No
 def maximised(
     law: NormalLaw, data: Weighted, images: Floats, selection: Selection | None = None, rounds: int = _ROUNDS
 ) -> tuple[NormalLaw, float]:
-    """The most likely law that a search from another finds, and its log likelihood.
-
-    Steps of expectation and maximisation, extrapolated: SQUAREM, scheme S3 of R. Varadhan and C. Roland,
-    Scand. J. Statist. 35, 335 (2008).
-    """
+    """The most likely law that a search from another finds, and its log likelihood."""
 
     def step(law: NormalLaw) -> tuple[NormalLaw, float]:
         sums, log_likelihood = expectation(law, data, selection)
         return NormalLaw.of(sums.imaged(images), law.bends), log_likelihood
 
+    def close(law: NormalLaw, first: NormalLaw, second: NormalLaw, _: float) -> bool:
+        moved = np.abs((second.mean - first.mean) / first.deviation).max()
+        return bool(moved + np.abs(first.vector - law.vector).max() < _STEP)
+
+    law = accelerated(law, step, close, rounds)
+    return law, expectation(law, data, selection)[1]
+
+
+class Numbered(Protocol):
+    """A law whose numbers are a vector without bounds."""
+
+    @property
+    def vector(self) -> Floats:
+        """The numbers."""
+
+    def from_vector(self, vector: Floats) -> Self:
+        """Return the law of the same shape with others."""
+
+
+Law = TypeVar("Law", bound=Numbered)
+
+
+def accelerated(
+    law: Law,
+    step: Callable[[Law], tuple[Law, float]],
+    close: Callable[[Law, Law, Law, float], bool],
+    rounds: int,
+) -> Law:
+    """What steps of expectation and maximisation lead to, extrapolated.
+
+    A step returns the next law and the log likelihood before it; `close` is asked of three laws, one after
+    the other, and the log likelihood of the first. SQUAREM, scheme S3 of R. Varadhan and C. Roland, Scand. J.
+    Statist. 35, 335 (2008).
+    """
     for _ in range(rounds):
         first, here = step(law)
         second, _ = step(first)
+        if close(law, first, second, here):
+            return second
         r = first.vector - law.vector
         v = second.vector - first.vector - r
         length = min(-1.0, -float(np.linalg.norm(r)) / max(float(np.linalg.norm(v)), 1e-300))
-        if np.abs((second.mean - first.mean) / first.deviation).max() + np.abs(r).max() < _STEP:
-            return second, expectation(second, data, selection)[1]
         try:
             jump, there = step(law.from_vector(law.vector - 2.0 * length * r + length**2 * v))
         except (DataError, np.linalg.LinAlgError, FloatingPointError):
             jump, there = second, -np.inf
         law = jump if np.isfinite(there) and there >= here else second
-    return law, expectation(law, data, selection)[1]
+    return law
 
 
 def pooled_start(data: Weighted, weights: Floats, bends: Bools, components: int, along: int = 0) -> NormalLaw:

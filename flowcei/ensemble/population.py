@@ -15,7 +15,7 @@ from flowcei.ensemble.fitting import expectation, maximised, pooled_start
 from flowcei.ensemble.free import FreeLaw, free_law
 from flowcei.ensemble.laws import RAYLEIGH
 from flowcei.ensemble.mixture import FEWEST, Mixture, normals
-from flowcei.ensemble.prediction import LawPrior, check_selection, selection_of, window_of
+from flowcei.ensemble.prediction import LawPrior, check_selection, moves, selection_of, window_of
 from flowcei.ensemble.reduction import gathered
 from flowcei.ensemble.result import LEVEL, EnsembleLaw
 from flowcei.ensemble.series import Series, series
@@ -23,6 +23,7 @@ from flowcei.ensemble.uncertainty import check_covered, information, resampled
 from flowcei.errors import DataError, UsageError
 from flowcei.events.container import Events
 from flowcei.posterior.labels import label_by_geometry, relabel
+from flowcei.units import FWHM
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -225,6 +226,7 @@ def population(
     law: str = "normal",
     components: int | None = None,
     by: str | None = None,
+    cross_correlation: float = 0.0,
     bootstrap: int = 50,
     seed: int = 0,
     check: bool = True,
@@ -245,7 +247,9 @@ def population(
         law: ``normal``, ``mixture`` of several, or ``free`` of one or two coordinates, without a form.
         components: Normal laws of a mixture, 2 where None.
         by: Name of a column of the events, such as a delay: a normal law for each of its values, or for 20
-            ranges of them.
+            ranges of them; and of five or more one law of all events that changes smoothly.
+        cross_correlation: Full width at half maximum of the two pulses together, in units of the column: the
+            smooth law is that at true delays.
         bootstrap: Laws of events drawn with replacement, for standard errors.
         seed: Of bootstrap and prediction.
         check: Whether to compare the run with what the law predicts.
@@ -270,9 +274,12 @@ def population(
         raise UsageError("components are those of a mixture: name law 'mixture', or leave their number out")
     if by is not None and law != "normal":
         raise UsageError("along a column there are normal laws only: leave out the law, or the column")
+    if not 0.0 <= cross_correlation < np.inf or (cross_correlation and by is None):
+        raise UsageError("a cross-correlation is a width, 0 or more, in units of the column that by names")
     ensemble = gathered(samples, coordinates, by=by, keep_flagged=keep_flagged)
     if by is not None:
-        return series(ensemble, by, partial(_normal, bootstrap=bootstrap, seed=seed, check=check))
+        law_of = partial(_normal, bootstrap=bootstrap, seed=seed, check=check)
+        return series(ensemble, by, law_of, cross_correlation / FWHM, seed)
     if law == "free":
         return free_law(ensemble, bootstrap, seed)
     if law == "mixture":
@@ -344,8 +351,8 @@ def _some(ensemble: Ensemble, seed: int) -> Floats:
 
 
 def _checked(ensemble: Ensemble, law: NormalLaw, seed: int) -> RunCheck | None:
-    """How the run compares with what a law predicts; None for events of an experiment or a gate."""
-    if ensemble.origin.get("experiment") or window_of(ensemble) is not None:
+    """How the run compares with what a law predicts; None with an experiment, a gate or motion."""
+    if ensemble.origin.get("experiment") or window_of(ensemble) is not None or moves(ensemble):
         return None
     events = Events(ensemble.molecule, ensemble.momenta, sigma=ensemble.sigma)
     return check_run(events, LawPrior(ensemble.chart, law), seed=seed)

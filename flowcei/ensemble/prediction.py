@@ -53,6 +53,11 @@ def window_of(ensemble: Ensemble) -> tuple[float, float] | None:
     return None if window is None else (float(window[0]), float(window[1]))
 
 
+def moves(ensemble: Ensemble) -> bool:
+    """Whether the atoms of the prior move at the start, of which a law says nothing."""
+    return bool((ensemble.origin.get("prior") or {}).get("motion"))
+
+
 def check_ungated(ensemble: Ensemble) -> None:
     """Raise UsageError where a gate left events out: only a normal law knows what it does."""
     if window_of(ensemble) is not None:
@@ -63,6 +68,8 @@ def selection_of(ensemble: Ensemble, seed: int) -> Selection | None:
     """Which of simulated events of the prior the gate on the KER keeps; None without a gate."""
     if (window := window_of(ensemble)) is None:
         return None
+    if moves(ensemble):
+        raise UsageError("the prior has motion at the start: what a gate on the KER leaves out is not known")
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(7,)))
     x, z = ensemble.chart.drawn(_DRAWS, rng)
     ions = ensemble.molecule

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.forward import ForwardModel
     from flowcei.physics.priors import GeometryPrior
-    from flowcei.posterior.arrays import Bools, Floats, Numbers, Reals
+    from flowcei.posterior.arrays import Bools, Floats, Numbers, Reals, Rows
 
     Samples = PosteriorSamples | str | Path
     Extra = Callable[[PosteriorSamples], Floats]
@@ -63,8 +63,8 @@ class Ensemble:
         counts = {UNRELIABLE: int(self.poor.sum()), UNMIXED: int(self.unmixed.sum())}
         return {FLAGGED: self.flagged} | counts
 
-    def of_events(self, rows: Bools) -> Ensemble:
-        """Return some of the events, (E,) of bool."""
+    def of_events(self, rows: Bools | Rows) -> Ensemble:
+        """Return some of the events, (E,) of bool, or by their numbers."""
         arrays = {one.name: getattr(self, one.name) for one in fields(self)}
         some: dict[str, Any] = {
             name: a[rows] for name, a in arrays.items() if isinstance(a, np.ndarray) and a.ndim

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import chi2
 
+from flowcei.ensemble.fitting import Weighted
 from flowcei.ensemble.reduction import FLAGGED
 from flowcei.ensemble.result import EnsembleLaw
+from flowcei.ensemble.smooth import FEWEST, SmoothLaw, smooth_law
+from flowcei.ensemble.uncertainty import drawn
 from flowcei.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from flowcei.ensemble.laws import NormalLaw
     from flowcei.ensemble.population import Population
     from flowcei.ensemble.reduction import Ensemble
     from flowcei.posterior.arrays import Bools, Floats
 
 _VALUES = 60  # of a column that have a law each; of more, ranges with as many events
 _RANGES = 20
+_COPIES = 8  # samples of an event by which a smooth law is sought
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -32,6 +38,8 @@ class Series(EnsembleLaw):
         by: Name of the column.
         values: Its value at each law, (V,): the mean over the events of the law.
         laws: A `Population` for each.
+        smooth: One law of all events that changes smoothly along the column, at true delays; None where it
+            is `refused`, which says why.
     """
 
     kind = "series"
@@ -39,6 +47,8 @@ class Series(EnsembleLaw):
     values: Floats
     laws: tuple[Population, ...]
     flagged: int = 0
+    smooth: SmoothLaw | None = None
+    refused: str = ""
 
     def __post_init__(self) -> None:
         """Take over what all laws have in common."""
@@ -82,23 +92,53 @@ class Series(EnsembleLaw):
             tables.append(table)
         return pd.concat(tables, ignore_index=True)
 
+    def smooth_table(self) -> pd.DataFrame:
+        """Return the table of the smooth law at true values; none where there is no such law."""
+        return pd.DataFrame() if self.smooth is None else self.smooth.to_dataframe(self.by)
+
+    @property
+    def misfit(self) -> float:
+        """How probable means as far from the smooth law as those of the laws at each value are, were it true.
+
+        Of the coordinate where it is least, times their number; 1 where there is no smooth law.
+        """
+        if self.smooth is None:
+            return 1.0
+        errors = np.array([law.to_dataframe()["mean_error"] for law in self.laws])
+        square = (((self.mean - self.smooth.seen(self.values)) / errors) ** 2).sum(axis=0)
+        free = len(self.values) - len(self.smooth.coefficients)
+        return float(min(1.0, chi2.sf(square, max(free, 1)).min() * len(square)))
+
+    def gif(self, unit: str = "angstrom", frames: int = 30) -> bytes:
+        """Return an animated picture of the smooth law: see `flowcei.plot.movie`."""
+        return bytes(import_module("flowcei.plot.movie").movie_gif(self, unit, frames))
+
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the values of the column, means and covariances."""
         laws = [law.law for law in self.laws]
         covariance = np.array([law.covariance[0] for law in laws])
-        return {
-            self.by: self.values,
-            "mean": np.array([law.mean[0] for law in laws]),
-            "covariance": covariance,
-        }
+        arrays = {self.by: self.values, "covariance": covariance}
+        arrays["mean"] = np.array([law.mean[0] for law in laws])
+        if self.smooth is not None:
+            arrays |= {"smooth/mean": self.smooth.mean(self.values)}
+            arrays |= {"smooth/deviation": self.smooth.deviation(self.values)}
+        return arrays
+
+    def facts(self) -> dict[str, Any]:
+        """Return the smooth law, or why there is none."""
+        if self.smooth is None:
+            return {"smooth": None, "refused": self.refused}
+        return {"smooth": self.smooth_table().to_dict("records"), "misfit": self.misfit}
 
     def plot(self, kind: str = "series", unit: str = "angstrom") -> Any:  # noqa: ANN401 (matplotlib)
         """Return a figure of means and widths along the column: see `flowcei.plot.population`."""
         return import_module("flowcei.plot.population").series_figure(self, kind, unit)
 
 
-def series(ensemble: Ensemble, by: str, law_of: Callable[[Ensemble], Population]) -> Series:
-    """Laws along a column of an ensemble.
+def series(
+    ensemble: Ensemble, by: str, law_of: Callable[[Ensemble], Population], width: float, seed: int
+) -> Series:
+    """Laws along a column of an ensemble, and the smooth one with the deviation of a cross-correlation.
 
     Raises:
         DataError: Where events have no value of it, or a law is refused: with the value where.
@@ -106,15 +146,41 @@ def series(ensemble: Ensemble, by: str, law_of: Callable[[Ensemble], Population]
     column = ensemble.by
     if gaps := int((~np.isfinite(column)).sum()):
         raise DataError(f"{gaps} of {len(column)} events have no value of {by!r}: leave them out", column=by)
-    values, laws = [], []
-    for rows in _groups(column):
+    values, laws, groups = [], [], _groups(column)
+    for rows in groups:
         value = float(column[rows].mean())
         try:
             laws.append(law_of(ensemble.of_events(rows)))
         except DataError as error:
             raise DataError(f"at {by} = {value:.4g}: {error}") from error
         values.append(value)
-    return Series(by, np.array(values), tuple(laws), ensemble.flagged)
+    smooth, refused = None, ""
+    if laws[0].chance is not None:
+        refused = "its events passed a gate on the KER"
+    elif len(values) < FEWEST:
+        refused = f"{len(values)} values are too few: {FEWEST} are needed"
+    else:
+        try:
+            smooth = _smooth(ensemble, groups, np.array(values), [law.law for law in laws], width, seed)
+        except DataError as error:
+            refused = str(error)
+    return Series(by, np.array(values), tuple(laws), ensemble.flagged, smooth, refused)
+
+
+def _smooth(
+    ensemble: Ensemble, groups: list[Bools], values: Floats, laws: list[NormalLaw], width: float, seed: int
+) -> SmoothLaw:
+    """The smooth law of the events of some groups, each with its law."""
+    rng, order = np.random.default_rng(seed), np.concatenate([np.flatnonzero(rows) for rows in groups])
+    full = ensemble.of_events(order)
+    each = [
+        drawn(law, ensemble.of_events(rows).weighted, rng) for rows, law in zip(groups, laws, strict=True)
+    ]
+    named = {
+        one.name: np.concatenate([getattr(short, one.name) for short in each]) for one in fields(Weighted)
+    }
+    how = ensemble.chart, Weighted(**named), full.weighted, full.by, ensemble.distinct, width
+    return smooth_law(values, laws, *how)
 
 
 def _groups(column: Floats) -> list[Bools]:

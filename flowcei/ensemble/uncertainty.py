@@ -134,7 +134,7 @@ def resampled(
     the ratio of a law near it hardly changes, so that few are enough.
     """
     rng = np.random.default_rng(seed)
-    short = _drawn(law, data, rng)
+    short = drawn(law, data, rng)
     laws = []
     for _ in range(count):
         times = np.bincount(rng.integers(len(short.z), size=len(short.z)), minlength=len(short.z))
@@ -147,20 +147,20 @@ def resampled(
     return laws
 
 
-def _drawn(law: NormalLaw, data: Weighted, rng: np.random.Generator) -> Weighted:
+def drawn(law: NormalLaw, data: Weighted, rng: np.random.Generator, copies: int = _COPIES) -> Weighted:
     """A few samples of each event by its posterior under a wider law, weighed back."""
     wide = replace(law, covariance=_WIDER * law.covariance)
-    z = np.empty((len(data.z), _COPIES, data.z.shape[2]))
+    z = np.empty((len(data.z), copies, data.z.shape[2]))
     base = np.empty(z.shape[:2])
     for rows, points, own in data.blocks():
         log_r, shares = responsibilities(wide, points, own)
         steps = shares.sum(axis=2).cumsum(axis=1)
-        marks = (np.arange(_COPIES) + rng.random((len(own), 1))) / _COPIES * steps[:, -1:]
+        marks = (np.arange(copies) + rng.random((len(own), 1))) / copies * steps[:, -1:]
         chosen = np.stack([np.searchsorted(s, m) for s, m in zip(steps, marks, strict=True)])
         chosen = chosen.clip(0, own.shape[1] - 1)
         z[rows] = np.take_along_axis(points.reshape(*own.shape, -1), chosen[:, :, None], axis=1)
         flat = wide.log_prob(z[rows].reshape(-1, z.shape[2])).reshape(base[rows].shape)
-        base[rows] = log_r[:, None] - np.log(_COPIES) - flat
+        base[rows] = log_r[:, None] - np.log(copies) - flat
     return replace(data, z=z, log_base=base)
 
 

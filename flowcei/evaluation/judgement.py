@@ -82,9 +82,8 @@ class Judgement:
             share += f"{self.wanted:g} was wanted: {'reached' if self.reached else 'not reached'}; "
         low, high = (f"{100.0 * part:.0f}" for part in self.coverage)
         fails = f"checks failing: {len(self.failing)} of {self.checks}"
-        floor = (
-            "" if self.error_over_floor is None else f"; error {self.error_over_floor:.2g} times the floor"
-        )
+        ratio = self.error_over_floor
+        floor = "" if ratio is None else f"; error {ratio:.2g} times the floor of a flat prior"
         return f"{self.word}: {share}the central 50 / 90 % hold {low} / {high} %; {fails}{floor}"
 
     @property

@@ -113,6 +113,11 @@ class MovingLikelihood(Likelihood):
         log_volume = np.log(np.diagonal(root, axis1=1, axis2=2)).sum(axis=1)
         return (white**2).sum(axis=1).reshape(e, n), log_volume.reshape(e, n)
 
+    def motion(self, x: Floats, rng: np.random.Generator) -> Floats:
+        """What motion adds to the momenta of geometries (B, N, 3), drawn once of each, hbar / bohr."""
+        roots = self._turned(x)
+        return np.einsum("bif,bf->bi", roots, rng.standard_normal(roots.shape[::2])).reshape(x.shape)
+
     def _turned(self, x: Floats) -> Floats:
         """Roots (B, 3N, F) of the covariance of motion in the frame of geometries (B, N, 3)."""
         values, axes = np.linalg.eigh(self._moved)

@@ -33,6 +33,7 @@ class _Setting:
     z1: float
     tail_nodes: int
     fading: float  # build-up times that have passed at z1, at least
+    fades: tuple[float, ...] = ()  # of `nystrom.tail`, while charges grow
     pace: float = 0.15  # of steps while charges grow: a step of eta / pace build-up times at the start
 
 
@@ -43,16 +44,16 @@ class _Setting:
 # geometries. With eta above 1 a step could carry an ion past another without noticing; it
 # would save a tenth.
 SETTINGS = (
-    _Setting(1e-4, np.float32, RKN64, 0.9, 0.7, 7, 1.0),
-    _Setting(3e-5, np.float32, RKN64, 0.9, 0.7, 9, 1.0),
-    _Setting(1e-5, np.float32, RKN64, 0.7, 0.75, 9, 1.2),
-    _Setting(3e-6, np.float32, RKN64, 0.55, 0.82, 9, 1.0),
-    _Setting(1e-6, np.float64, RKN86, 0.75, 0.85, 10, 2.4),
-    _Setting(1e-7, np.float64, RKN86, 0.6, 0.93, 9, 3.5),
-    _Setting(3e-8, np.float64, RKN86, 0.5, 0.93, 9, 6.0),
-    _Setting(1e-8, np.float64, RKN86, 0.45, 0.94, 9, 6.0),
-    _Setting(1e-9, np.float64, RKN86, 0.3, 0.97, 9, 6.0),
-    _Setting(1e-10, np.float64, RKN86, 0.15, 0.99, 12, 10.0),
+    _Setting(1e-4, np.float32, RKN64, 0.9, 0.7, 7, 1.7, (6.0,)),
+    _Setting(3e-5, np.float32, RKN64, 0.9, 0.7, 9, 1.8, (6.0,)),
+    _Setting(1e-5, np.float32, RKN64, 0.7, 0.75, 9, 2.0),
+    _Setting(3e-6, np.float32, RKN64, 0.55, 0.82, 9, 1.5),
+    _Setting(1e-6, np.float64, RKN86, 0.75, 0.85, 10, 1.6, (3.0,)),
+    _Setting(1e-7, np.float64, RKN86, 0.6, 0.93, 9, 2.8, (5.0,)),
+    _Setting(3e-8, np.float64, RKN86, 0.5, 0.93, 9, 3.6, (5.5,)),
+    _Setting(1e-8, np.float64, RKN86, 0.45, 0.94, 9, 4.2, (5.5,)),
+    _Setting(1e-9, np.float64, RKN86, 0.3, 0.97, 9, 6.0, (6.0, 9.0)),
+    _Setting(1e-10, np.float64, RKN86, 0.15, 0.99, 12, 18.0, (18.0, 27.0)),
 )
 
 BEST_ACCURACY = SETTINGS[-1].accuracy  # the smallest relative error that may be asked for
@@ -219,7 +220,8 @@ def _run(
     jacobian = np.empty((count if derivatives else 0, 3 * n, 3 * n))
     directions = 3 * n - 6 + (growth is not None)  # scaling changes how long a build-up is
     sizes = (0,) * n, (0,) * len(setting.tableau.c), (0,) * (directions if derivatives else 0)
-    tables = tuple(table.astype(setting.dtype) for table in system[0]), _method(setting), system[1]
+    method = _method(setting, growing=growth is not None)
+    tables = tuple(table.astype(setting.dtype) for table in system[0]), method, system[1]
     growing = growth and ((0,) * growth[1].shape[1], growth[1].astype(setting.dtype), *_pace(setting))
 
     def work(rows: slice) -> None:
@@ -250,7 +252,9 @@ def _pace(setting: _Setting) -> tuple[np.floating[Any], ...]:
 def _careful(setting: _Setting) -> _Setting:
     """With shorter steps, for charge that moves: forces begin at once, and change from the first moment."""
     # By trial, as `SETTINGS`, for times from 0.01 to 10 T; without, up to thirteen times the error promised.
-    return replace(setting, eta=0.6 * setting.eta, pace=2.0 * setting.pace, fading=setting.fading + 4.0)
+    return replace(
+        setting, eta=0.6 * setting.eta, pace=2.0 * setting.pace, fading=setting.fading + 6.0, fades=()
+    )
 
 
 def setting_for(accuracy: float) -> _Setting:
@@ -261,11 +265,11 @@ def setting_for(accuracy: float) -> _Setting:
 
 
 @cache
-def _method(setting: _Setting) -> tuple[object, ...]:
+def _method(setting: _Setting, *, growing: bool) -> tuple[object, ...]:
     """A setting as the kernel wants it: a, c, bp, eta, z1, nodes, weights."""
     dtype: Any = setting.dtype
     c, a, bp = setting.tableau.arrays(dtype)
-    nodes, weights = tail(setting.z1, setting.tail_nodes)
+    nodes, weights = tail(setting.z1, setting.tail_nodes, setting.fades if growing else ())
     return a, c, bp, dtype(setting.eta), dtype(setting.z1), nodes.astype(dtype), weights.astype(dtype)
 
 

@@ -87,14 +87,20 @@ _POWERS = [
 ]
 
 
-def _logarithmic(u: NDArray[np.float64], count: int) -> NDArray[np.float64]:
-    """The first functions of the expansion, (count, K), at u = (1 - z) / (1 - z1) (K,)."""
+def _functions(u: NDArray[np.float64], most: int, fades: tuple[float, ...]) -> NDArray[np.float64]:
+    """The first functions of the expansion, the last of `most` in place of them: (most, K), u (K,).
+
+    u = (1 - z) / (1 - z1). Of charges that grow S has exp(-t / tau) too, nearly exp(-fade / u).
+    """
     # ln d and ln u differ by a constant, which only mixes a function with earlier ones: u serves as well and
     # is far better conditioned.
-    return np.array([u**p * np.log(u) ** q for p, q in _POWERS[:count]])
+    powers = [u**p * np.log(u) ** q for p, q in _POWERS[: most - len(fades)]]
+    return np.array(powers + [np.exp(fade - fade / u) for fade in fades])
 
 
-def tail(z1: float, count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def tail(
+    z1: float, count: int, fades: tuple[float, ...] = ()
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Quadrature from z1 to 1, where y'' = S(y) / (1 - z^2) is singular but integrable.
 
     Returns nodes (count + 1,), the last of them 1, and weights (count + 1, count + 1), lower triangular:
@@ -102,21 +108,23 @@ def tail(z1: float, count: int) -> tuple[NDArray[np.float64], NDArray[np.float64
 
         Y = y1 + (nodes[t] - z1) w1 + sum_{j<=t} weights[t, j] S_j.
 
-    It is exact for the first terms of the expansion of S, on nodes graded towards 1. In single precision too:
-    polynomials on as many Gauss points end ten times further off for ten ions.
+    It is exact for the first terms of the expansion of S, on nodes graded towards 1, and from the last nodes
+    for what fades like exp(-fade (1 - z1) / (1 - z)). In single precision too: polynomials on as many Gauss
+    points end ten times further off for ten ions.
     """
     gauss = 0.5 + 0.5 * np.polynomial.legendre.leggauss(count)[0]
     ends = np.append((1.0 - gauss) ** _GRADING, 0.0)  # u at the nodes
     before = np.append(1.0, ends[:-1])
     weights = np.zeros((count + 1, count + 1))
     for t, end in enumerate(ends):
-        moments = _moments(end, 1.0 - z1, t + 1)
-        weights[t, : t + 1] = np.linalg.solve(_logarithmic(before[: t + 1], t + 1), moments)
+        moments = _moments(end, 1.0 - z1, count + 1, fades)[: t + 1]
+        values = _functions(before[: t + 1], count + 1, fades)[: t + 1]
+        weights[t, : t + 1] = np.linalg.solve(values, moments)
     return 1.0 - (1.0 - z1) * ends, weights
 
 
-def _moments(end: float, width: float, count: int) -> NDArray[np.float64]:
-    """Integrals of (z_t - z) / (1 - z^2) times `_logarithmic` over z from z1 to z_t = 1 - width * end.
+def _moments(end: float, width: float, count: int, fades: tuple[float, ...]) -> NDArray[np.float64]:
+    """Integrals of (z_t - z) / (1 - z^2) times `_functions` over z from z1 to z_t = 1 - width * end.
 
     In u = (1 - z) / width the integrand is (u - end) / (u (2 - width u)) f(u) width du.
     """
@@ -126,4 +134,4 @@ def _moments(end: float, width: float, count: int) -> NDArray[np.float64]:
     u = end + (1.0 - end) * v**4
     slope = 0.5 * g * 4.0 * (1.0 - end) * v**3
     ratio = (1.0 - end) * v**4 / u  # (u - end) / u without cancellation; 1 where end = 0
-    return _logarithmic(u, count) @ (slope * width * ratio / (2.0 - width * u))
+    return _functions(u, count, fades) @ (slope * width * ratio / (2.0 - width * u))

@@ -14,6 +14,7 @@ from matplotlib.patches import Ellipse
 from flowcei.errors import UsageError
 from flowcei.events.container import Events
 from flowcei.experiment.accidents import counted_as_true
+from flowcei.experiment.moving import MovingLikelihood
 from flowcei.physics.explosion import asymptotic_momenta, with_times
 from flowcei.physics.priors.orders import nearest_rotations
 from flowcei.plot.style import colour, dots, new_axes, new_figure, plain
@@ -193,9 +194,12 @@ def predicted(samples: PosteriorSamples) -> dict[str, Events]:
     """
     samples = _true(samples)
     even, ions = samples.equally_weighted(), samples.molecule
-    x, forward = np.asarray(even.positions[:, 0], dtype=np.float64), samples.likelihood.forward
+    x, likelihood = np.asarray(even.positions[:, 0], dtype=np.float64), samples.likelihood
+    forward = likelihood.forward
     forward = forward if even.build_up is None else with_times(forward, even.build_up[:, 0])
     momenta = asymptotic_momenta(x, ions.masses, ions.charges, forward=forward)
+    if isinstance(likelihood, MovingLikelihood):
+        momenta = momenta + likelihood.motion(x, np.random.default_rng(0))
     measured = Events(samples.molecule, samples.momenta, sigma=samples.sigma, columns=samples.columns)
     return {
         "measured": measured,

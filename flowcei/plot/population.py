@@ -239,14 +239,22 @@ def series_figure(series: Series, kind: str = "series", unit: str = "angstrom") 
         raise UsageError(f"no plot of laws along a column {kind!r}; there is series")
     coordinates, table = series.laws[0].coordinates, series.to_dataframe()
     title = f"{plain(series.molecule.name)}, {series.events:,} events: unfolded laws along {plain(series.by)}"
-    words = "points: mean with standard error; band: width of the law (one deviation); line: pooled mean"
+    smooth, at = series.smooth, np.linspace(series.values.min(), series.values.max(), _POINTS)
+    words = "points: laws of each value, mean with standard error; grey: pooled mean; "
+    words += "band: width of the law (one deviation)" + ("; line: smooth law" if smooth else "")
+    curves = None if smooth is None else (smooth.mean(at), smooth.deviation(at))
     figure, panels = grid(len(coordinates), (3.4, 2.6), (0.3, 0.7), title=f"{title}\n{words}", least=7.0)
-    for axes, one in zip(panels, coordinates, strict=True):
+    for k, (axes, one) in enumerate(zip(panels, coordinates, strict=True)):
         scale = _scale(one, unit)
         own = table[table["quantity"] == one.name]
         raw, mean, error, sd = (own[name].to_numpy(float) / scale for name in _OF_SERIES)
         axes.plot(series.values, raw, color="0.6", lw=1)
-        axes.fill_between(series.values, mean - sd, mean + sd, color=colour(0), alpha=0.25, lw=0)
+        if curves is None:
+            axes.fill_between(series.values, mean - sd, mean + sd, color=colour(0), alpha=0.25, lw=0)
+        else:
+            line, width = (curve[:, k] / scale for curve in curves)
+            axes.fill_between(at, line - width, line + width, color=colour(0), alpha=0.25, lw=0)
+            axes.plot(at, line, color=colour(0))
         axes.errorbar(series.values, mean, error, fmt="o", ms=3, capsize=2, color=colour(0))
         axes.set(xlabel=plain(series.by), ylabel=_label(one, unit))
     return figure

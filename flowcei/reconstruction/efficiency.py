@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 UNTIL_SECONDS = 900.0
 """How long a training goes on for its efficiency where nobody says."""
 
-LONG_TRAINING = 25_000
+LONG_TRAINING = 20_000
 """Events, over all epochs; a shorter training takes a moment and is judged on fewer."""
 
 _STREAM = 3  # of the seed of a training, which takes 0 to 2: what a model is judged on it has not seen

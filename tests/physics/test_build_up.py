@@ -118,19 +118,23 @@ def test_build_up_keeps_the_promise_of_accuracy(accuracy: float, solved: list) -
 
 @pytest.mark.parametrize("name", ["ocs", "ball of 5", "chbrclf"])
 def test_accuracy_is_a_promise_while_charges_grow(name: str) -> None:
-    """Mean below what is asked and 99th percentile below ten times that, from fast to slow."""
+    """Mean below what is asked at each tau / T, 99th percentile below ten times that, from fast to slow.
+
+    Of all ratios together errors of some pass unseen: between 5 and 10 momenta were once off by 3e-9 at 1e-9.
+    """
     rng = np.random.default_rng(5)
     if name == "ball of 5":
         m, q = FIVE, np.ones(5)
-        x = BallPrior(5, 4.0, 0.5).sample(420, rng)
+        x = BallPrior(5, 4.0, 0.5).sample(480, rng)
     else:
         molecule = Molecule.load(name)
-        x, m, q = build_prior(molecule, None).sample(420, rng), molecule.masses, molecule.charges
-    times = np.resize(np.geomspace(0.01, 10.0, 7), len(x)) * _own_time(x, m, q)
+        x, m, q = build_prior(molecule, None).sample(480, rng), molecule.masses, molecule.charges
+    ratios = np.array([0.01, 0.1, 1.0, 3.0, 5.0, 7.0, 10.0, 30.0])
+    times = np.resize(ratios, len(x)) * _own_time(x, m, q)
     truth = asymptotic_momenta(x, m, q, build_up=times, accuracy=1e-10)
     for setting in SETTINGS[:-1]:
         error = _error(asymptotic_momenta(x, m, q, build_up=times, accuracy=setting.accuracy), truth)
-        assert error.mean() < setting.accuracy
+        assert error.reshape(-1, len(ratios)).mean(axis=0).max() < setting.accuracy
         assert np.quantile(error, 0.99) < 10 * setting.accuracy
 
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import flowcei
 from flowcei.check.file import check_file
+from flowcei.ensemble.prediction import selection_of
 from flowcei.errors import DataError, UsageError
 from flowcei.experiment.moving import MovingLikelihood
 from flowcei.physics.priors import NormalModesPrior, build_prior
+from flowcei.plot.geometry import predicted
 from flowcei.posterior.samples import PosteriorSamples
+from flowcei.reconstruction.lost import by_completeness
+from flowcei.reconstruction.sampling import SamplingRequest
 
 WATER = flowcei.Molecule.load("h2o")
 HARTREE_PER_WAVENUMBER, KELVIN = 4.556335252912e-6, 3.1668115634556e-6
@@ -148,6 +153,17 @@ def test_the_likelihood_is_that_of_drawn_momenta() -> None:
     np.testing.assert_allclose(once.log_prob(many), turned.log_prob(many @ turn.T), atol=1e-3)
 
 
+def test_predictions_of_samples_move() -> None:
+    """Exploded again, true geometries have momenta that scatter as those of the events do."""
+    spec = _spec()
+    events = flowcei.simulate(WATER, 400, prior=spec, noise="0.01%", seed=3)
+    bonds = (events.positions[:, 1:] - events.positions[:, :1]).reshape(400, 1, 6)
+    sets = predicted(_samples(events, spec, bonds, np.zeros((400, 1))))
+    rest = flowcei.asymptotic_momenta(events.positions, WATER.masses, WATER.charges)
+    far = [((one.momenta - rest) ** 2).mean(axis=(0, 2)) for one in sets.values()]
+    np.testing.assert_allclose(far[0], far[1], rtol=0.25)  # five deviations of 1,200 squares
+
+
 def test_what_motion_cannot_do_is_said(tmp_path: object) -> None:
     """A file says that it holds no motion; other entries, other priors and lost ions are refused."""
     spec = _spec()
@@ -166,3 +182,10 @@ def test_what_motion_cannot_do_is_said(tmp_path: object) -> None:
     lacking = replace(draws, origin=draws.origin | table, columns={"lost_ion": np.array([1, 0])})
     with pytest.raises(DataError, match="lost ions and assignments"):
         lacking.weigh()
+    how = SamplingRequest(10, 1, exact=True, experiment=flowcei.Experiment(noise="1%", temperature=10.0))
+    some = flowcei.Events(WATER, events.momenta[:2], columns={"lost_ion": np.array([1, 0])})
+    with pytest.raises(UsageError, match="lack an ion"):
+        by_completeness(some, how, lambda *_: draws, build_prior(WATER, spec))
+    gated = {"prior": spec, "events": {"selection": {"ker_ev": [1.0, 9.0]}}}
+    with pytest.raises(UsageError, match="gate"):
+        selection_of(SimpleNamespace(origin=gated), 0)  # type: ignore[arg-type]

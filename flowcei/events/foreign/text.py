@@ -73,20 +73,21 @@ def sniff(
     # A longer line below has a cell that no number is: where numbers are read it is named.
     short = [line if len(line) <= csv.field_size_limit() else "" for line in top[1:]]
     rows = [_cells(line, chosen, path) for line in (top[0], *short)]
-    names = rows[0]
-    _check_names(names, path)
+    _check_names(rows[0], path)
     decimal = decimal or _decimal(rows, top[0], chosen, path)
-    numeric, titles = _are_numbers(names, decimal), _cells(comment, separator or _separator(comment), path)
-    if numeric and comment and header is not False and len(titles) == len(names):
-        names, header = titles, True
-    elif numeric if header is None else not header:
-        names, header = [f"#{k}" if cell else "" for k, cell in enumerate(names, start=1)], False
+    titles = _cells(comment, separator or _separator(comment), path) if comment else []
+    if header is None:
+        header = not _are_numbers(rows[0], decimal) or len(titles) == len(rows[0])
+    lines = 0
+    if not header:
+        names = [f"#{k}" if cell else "" for k, cell in enumerate(rows[0], start=1)]
+    elif _are_numbers(rows[0], decimal) and len(titles) == len(rows[0]):
+        names = titles
     else:
         names, lines = _header_names(rows, top, decimal)
-        lead, header = lead + lines, True
     # A comma at the end of every line makes a column without a name.
     titled = tuple(name or f"{NAMELESS} {k})" for k, name in enumerate(names, start=1))
-    return Dialect(titled, chosen, decimal, header, lead)
+    return Dialect(titled, chosen, decimal, header, lead + lines)
 
 
 def _without_comments(top: list[str], skip: int) -> tuple[int, str, list[str]]:

@@ -1,0 +1,69 @@
+"""The smooth law along a delay is the truth, also where the pulses blur it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from linear import Linear
+
+import flowcei
+from flowcei.units import FWHM
+
+DELAYS = np.linspace(0.0, 140.0, 7)
+CHANGE = 0.3  # bohr, over 30 fs about 70 fs
+
+
+def bond(t: np.ndarray) -> np.ndarray:
+    """Mean of r(CS), bohr, at true delays."""
+    return 3.0 + CHANGE / (1.0 + np.exp(-(t - 70.0) / 15.0))
+
+
+def movie(width: float, seed: int) -> flowcei.PosteriorSamples:
+    """120 events at each delay, whose true delays scatter with a full width."""
+    rng, truth, blocks = np.random.default_rng(seed), Linear(), []
+    for delay in DELAYS:
+        lengths, bends = truth.measured(120, rng)
+        true = delay + width / FWHM * rng.standard_normal(120)
+        lengths[:, 1] += bond(true) - truth.mean[1]
+        samples = truth.samples((lengths, bends), 120, rng)
+        blocks.append(replace(samples, columns=samples.columns | {"delay": np.full(120, delay)}))
+    return flowcei.PosteriorSamples.concatenate(blocks)
+
+
+@pytest.mark.parametrize("width", [0.0, 60.0])
+def test_the_smooth_law_is_the_truth(width: float) -> None:
+    """Means and widths at true delays; each delay alone is as wide as the pulses make it."""
+    how = {"by": "delay", "bootstrap": 0, "check": False}
+    found = flowcei.population(movie(width, 1), **how, cross_correlation=width)
+    assert found.smooth is not None, found.refused
+    mean, (error, _) = found.smooth.mean(DELAYS), found.smooth.errors(DELAYS)
+    assert np.sqrt(np.mean((mean[:, 1] - bond(DELAYS)) ** 2)) < 0.02
+    assert np.abs((mean[:, 0] - 2.25) / error[:, 0]).max() < 4.0
+    sd = found.smooth.deviation(DELAYS)
+    assert np.sqrt(np.mean((sd[:, 1] / 0.1 - 1.0) ** 2)) < 0.15
+    assert sd[:, 2] / np.sqrt(2.0 - np.pi / 2.0) == pytest.approx(6.0, rel=0.1)
+    if width:
+        assert found.deviation[2:5, 1].mean() > 1.1 * sd[3, 1]
+    assert found.misfit > 1e-3
+    assert len(found.smooth_table()) == 21
+    if not width:
+        assert found.gif(frames=3).startswith(b"GIF89a")
+
+
+def test_no_smooth_law_of_few_values() -> None:
+    """Fewer than five delays have a law each, and no other; the reason is said."""
+    samples = movie(0.0, 2)
+    few = samples[samples.columns["delay"] < 70.0]
+    found = flowcei.population(few, by="delay", bootstrap=0, check=False)
+    assert found.smooth is None
+    assert found.to_dict()["refused"] == "3 values are too few: 5 are needed"
+    with pytest.raises(flowcei.errors.UsageError, match="no smooth law along delay to be shown: 3 values"):
+        found.gif(frames=3)
+
+
+def test_a_width_needs_a_column() -> None:
+    """A cross-correlation is in the units of a column."""
+    with pytest.raises(flowcei.errors.UsageError, match="in units of the column that by names"):
+        flowcei.population(movie(0.0, 2)[:40], cross_correlation=50.0)
