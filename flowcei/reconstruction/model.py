@@ -58,7 +58,7 @@ class Reconstructor:
     Example:
         >>> import flowcei
         >>> flowcei.load()
-        Reconstructor: cinn of ocs, prior equilibrium, noise 0.1%..5%
+        Reconstructor: cinn of ocs, prior equilibrium, noise 0.1%..5%/axis
     """
 
     molecule: Molecule
