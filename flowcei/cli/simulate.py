@@ -115,8 +115,7 @@ def simulate(
     name = str(like) if exploded is None else exploded.name
     path = output or Path(f"{name}.csv")
     options.output_path(path, overwrite=overwrite, endings=options.EVENT_FILES)
-    if resume and (path.suffix.lower() not in (".h5", ".hdf5") or not partial_path(path).exists()):
-        raise UsageError(f"there is no unfinished simulation {partial_path(path)} to resume")
+    _check_resume(path, resume=resume)
     how: dict[str, Any] = {} if accuracy is None else {"accuracy": _checked(accuracy)}
     if exploded is None:
         about, n, make = _dataset(str(like), count, how | {"as_published": as_published})
@@ -138,8 +137,10 @@ def _check_together(
 ) -> None:
     """Refuse options that contradict each other, and too few of them."""
     like = given["--like"]
-    settled = [("--geometries", "which geometries", ["--prior", "--like", "-n"])] if geometries else []
-    settled += [("--movie", "which geometries", ["--prior", "--like", "-n"])] if movie else []
+    named = {"--geometries": geometries, "--movie": movie}
+    settled = [
+        (name, "which geometries", ["--prior", "--like", "-n"]) for name, path in named.items() if path
+    ]
     if movie and geometries:
         raise UsageError("--movie and --geometries: name one of them")
     if like is not None:
@@ -156,6 +157,11 @@ def _check_together(
         raise UsageError(
             "nothing to simulate; name a MOLECULE, such as ocs, or a dataset of the first study with --like"
         )
+
+
+def _check_resume(path: Path, *, resume: bool) -> None:
+    if resume and (path.suffix.lower() not in (".h5", ".hdf5") or not partial_path(path).exists()):
+        raise UsageError(f"there is no unfinished simulation {partial_path(path)} to resume")
 
 
 def _checked(accuracy: float) -> float:

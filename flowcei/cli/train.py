@@ -358,8 +358,7 @@ def _judge(plan: _Plan, model: flowcei.Reconstructor) -> None:
     rules = JudgementRules.of(plan.rows * (model.training.epochs_run or 0))
     events = None if plan.data is None else unseen(model, plan.data)
     # By 60 rows of a file a model that had learned 480 by heart failed one check, by fresh events 19.
-    if events is not None and len(events) < rules.events and model.prior_spec is not None:
-        events = None
+    events = None if events is not None and len(events) < rules.events and model.prior_spec else events
     try:
         result = flowcei.judge(model, events, seed=plan.options["seed"], rules=rules)
         result = replace(result, wanted=plan.options.get("until"))

@@ -104,16 +104,8 @@ def _read(
     """Delays, events at each, cross-correlation, and share and frames of each pathway; UsageError."""
     if unknown := set(table) - _KEYS:
         raise UsageError(f"a movie has no {min(unknown)!r}; it has {', '.join(sorted(_KEYS))}")
-    given = table.get("delays")
-    if isinstance(given, Mapping) and set(given) == {"from", "to", "count"}:
-        count = _number(given["count"], "count", least=1.0)
-        given = np.linspace(
-            _number(given["from"], "from"), _number(given["to"], "to"), int(min(count, _MOST))
-        )
-    if not isinstance(given, Sequence | np.ndarray) or isinstance(given, str) or not len(given):
-        raise UsageError("delays of a movie are a list of numbers, or { from, to, count }")
-    delays = np.array([_number(value, "delays") for value in given])
-    number = int(_number(table.get("events", _EVENTS), "events", least=1.0))
+    delays = _delays(table.get("delays"))
+    number = _count(table.get("events", _EVENTS), "events")
     if number * len(delays) > _MOST:
         raise UsageError(f"{number} events at {len(delays)} delays are more than {_MOST:,}")
     pathways = table.get("pathways")
@@ -131,8 +123,20 @@ def _read(
     return delays, number, width, [(float(share), frames) for share, frames in each]
 
 
+def _delays(given: object) -> NDArray[np.float64]:
+    """The nominal delays, of a list or of { from, to, count }."""
+    if isinstance(given, Mapping) and set(given) == {"from", "to", "count"}:
+        ends = _number(given["from"], "from"), _number(given["to"], "to")
+        return np.linspace(*ends, min(_count(given["count"], "count"), _MOST))
+    if not isinstance(given, Sequence | np.ndarray) or isinstance(given, str) or not len(given):
+        raise UsageError("delays of a movie are a list of numbers, or { from, to, count }")
+    return np.array([_number(value, "delays") for value in given])
+
+
 def _frames(pathway: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The frames of a pathway in the order of their delays."""
+    if unknown := set(pathway) - {"share", "frames"}:
+        raise UsageError(f"a pathway of a movie has no {min(unknown)!r}; it has share and frames")
     frames = pathway.get("frames")
     if not isinstance(frames, Sequence) or not frames or not all(isinstance(f, Mapping) for f in frames):
         raise UsageError("a pathway needs frames: tables of a prior, each with its delay")
@@ -147,6 +151,13 @@ def _number(value: object, name: str, least: float = -np.inf) -> float:
     if value < least:
         raise UsageError(f"{name} of a movie is {value:g}; it must be {least:g} or more")
     return float(value)
+
+
+def _count(value: object, name: str) -> int:
+    number = _number(value, name, least=1.0)
+    if number != int(number):
+        raise UsageError(f"{name} of a movie is {number:g}; it must be a whole number")
+    return int(number)
 
 
 def _at(frames: list[dict[str, Any]], time: float) -> dict[str, Any]:

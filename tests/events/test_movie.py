@@ -59,6 +59,11 @@ def test_the_example_is_a_movie() -> None:
         ({"delays": {"from": 0, "to": 1, "count": 0}}, "count of a movie is 0; it must be 1 or more"),
         ({"events": 10**8}, "more than 10,000,000"),
         ({"cross_correlation": -1}, "cross_correlation of a movie is -1"),
+        ({"events": 2.5}, "events of a movie is 2.5; it must be a whole number"),
+        (
+            {"pathways": [{"shares": 0.3, "frames": [frame(0.0, 3.0)]}]},
+            "a pathway of a movie has no 'shares'",
+        ),
         ({"pathways": []}, "a movie needs pathways"),
         ({"pathways": [{"share": 0.5, "frames": [frame(0.0, 3.0)]}]}, "sum to 0.5; they must sum to 1"),
         ({"pathways": [{"frames": [{"kind": "internal"}]}]}, "delay of a frame of a movie is 'None'"),

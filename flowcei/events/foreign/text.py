@@ -76,14 +76,12 @@ def sniff(
     _check_names(rows[0], path)
     decimal = decimal or _decimal(rows, top[0], chosen, path)
     titles = _cells(comment, separator or _separator(comment), path) if comment else []
-    if header is None:
-        header = not _are_numbers(rows[0], decimal) or len(titles) == len(rows[0])
-    lines = 0
+    numeric, titled_above = _are_numbers(rows[0], decimal), len(titles) == len(rows[0])
+    header = (not numeric or titled_above) if header is None else header
+    names, lines = titles, 0
     if not header:
         names = [f"#{k}" if cell else "" for k, cell in enumerate(rows[0], start=1)]
-    elif _are_numbers(rows[0], decimal) and len(titles) == len(rows[0]):
-        names = titles
-    else:
+    elif not (numeric and titled_above):
         names, lines = _header_names(rows, top, decimal)
     # A comma at the end of every line makes a column without a name.
     titled = tuple(name or f"{NAMELESS} {k})" for k, name in enumerate(names, start=1))
