@@ -329,7 +329,7 @@ def _scored(law: SmoothLaw, events: _Events, distinct: float) -> SmoothLaw:
     size = m * k + law.covariance.shape[0] * k
     noise, bias, scores = np.zeros((size, size)), np.zeros(size), []
     grid = _Grid.of(law, events.values)
-    inverse: Floats = np.linalg.inv(law.covariance)
+    inverse = np.asarray(np.linalg.inv(law.covariance), dtype=np.float64)
     components = grid.components(law)
     mean: Floats = grid.splines @ law.coefficients
     for v, splines in enumerate(grid.splines):
