@@ -89,6 +89,7 @@ def test_only_plots_are_imported_by_name() -> None:
         ("ensemble/free.py", "flowcei.plot.population"),
         ("ensemble/mixture.py", "flowcei.plot.population"),
         ("ensemble/population.py", "flowcei.plot.population"),
+        ("ensemble/pathways.py", "flowcei.plot.population"),
         ("ensemble/series.py", "flowcei.plot.population"),
         ("ensemble/series.py", "flowcei.plot.movie"),
         ("posterior/modes.py", "flowcei.report.figures"),
