@@ -61,10 +61,10 @@ def plan(
 ) -> None:
     """Say how many events of MOLECULE reach a wanted error.
 
-    Of the mean of a bond or an angle, of the width of its law, or of the share of a second prior (share:PRIOR=0.3
-    where 30 % of the events are of it). The geometries are those of a prior; errors follow from the information
-    that noisy momenta hold. --check simulates at most 300 events of each setting, samples and unfolds them, and
-    shows which error that reaches.
+    Of the mean of a bond or an angle, of the width of its law, or of the share of a second prior
+    (share:PRIOR=0.3 where 30 % of the events are of it). The geometries are those of a prior; errors follow
+    from the information that noisy momenta hold. --check simulates at most 300 events of each setting,
+    samples and unfolds them, and shows which error that reaches.
 
     Writes table.csv and plan.png.
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -21,14 +21,10 @@ from flowcei.events.container import Events
 from flowcei.events.simulation import fresh_seed, simulate
 from flowcei.experiment.experiment import Experiment
 from flowcei.molecules.molecule import Molecule
-from flowcei.physics.explosion import centre_of_mass, followed_momenta
-from flowcei.units import length_in_bohr
 
 if TYPE_CHECKING:
-    from flowcei.ensemble.coordinates import Chart
     from flowcei.experiment.measurement import Measurement
     from flowcei.physics.priors import GeometryPrior
-    from flowcei.posterior.arrays import Floats
     from flowcei.reconstruction.model import Reconstructor
 
 _CHECKED, _SAMPLES = 300, 1000  # events of a check, at the most, and samples of each
@@ -45,8 +41,8 @@ class Plan:
 
     Example:
         >>> import flowcei
-        >>> flowcei.plan("ocs", ["c-s 0.02"], noise=["1%", "3%"])
-        Plan: ocs, c-s 0.02 bohr: 139 events (noise 1%), 655 events (noise 3%)
+        >>> flowcei.plan("ocs", ["c-s 0.02"], noise=["1%", "3%"], seed=0)
+        Plan: ocs, c-s 0.02 bohr: 132 events (noise 1%), 420 events (noise 3%)
     """
 
     molecule: Molecule
@@ -74,16 +70,13 @@ class Plan:
             for one in self.promises
         ]
         table = pd.DataFrame(rows)
-        settled = [name for name in ("charges", "missing") if table[name].nunique() == 1]
+        settled = [name for name in ("charges", "missing") if len(set(table[name])) == 1]
         return table.drop(columns=[*settled, *(["molecules"] if "missing" in settled else [])])
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers and text; None where no number of events reaches what is wanted."""
-        rows = self.to_dataframe().to_dict("records")
-        plain = [
-            {k: None if v in (math.inf, -math.inf) or v != v else v for k, v in row.items()} for row in rows
-        ]
-        return {"molecule": self.molecule.name, "prior": self.prior.spec(), "seed": self.seed, "table": plain}
+        table = self.to_dataframe().replace({math.inf: None, math.nan: None}).to_dict("records")
+        return {"molecule": self.molecule.name, "prior": self.prior.spec(), "seed": self.seed, "table": table}
 
     def plot(self) -> Any:  # noqa: ANN401 (matplotlib)
         """Return a figure: each wanted error against the number of events."""
@@ -121,7 +114,8 @@ class Plan:
                 | {"missing": one.missing, "events": n, "promised": float(one.error(n))}
                 | {"reached": reached, "away": away}
             )
-        return pd.DataFrame(rows)
+        table = pd.DataFrame(rows)
+        return table if table["missing"].any() else table.drop(columns="missing")
 
     def _fitted(self, one: Promise, model: Reconstructor, n: int) -> Population | Mixture:
         """What n simulated events give."""

@@ -3,7 +3,8 @@
 Near its geometry x an event measures the coordinates z of a law as well as the momenta fix them: with the
 information matrix F that is left of J' Sigma^-1 J (the information floor) where all that is no coordinate of
 the law is unknown (orientation), or known by the prior alone. So the event is a draw of z + noise of
-covariance F^-1, where z is normal with mean mu and covariance S. Of n such events, all numbers of the law unknown,
+covariance F^-1, where z is normal with mean mu and covariance S. Of n such events, all numbers of the law
+unknown,
 
     information of mu: sum_i G_i,   of S along A and B: sum_i tr(G_i A G_i B) / 2,   G = (S + F^-1)^-1.
 
@@ -74,7 +75,7 @@ def _derivatives(chart: Chart, x: Floats) -> Floats:
 
 
 def _known_shapes(draws: Floats, x: Floats, masses: Floats, equilibrium: Floats) -> Floats:
-    """Roots (E, R, 3N) of what a prior knows of displacements of geometries (E, N, 3), but for rotations."""
+    """Roots (E, R, 3N) of what a prior knows of displacements of geometries (E, N, 3), but for rigid ones."""
     frame = equilibrium - masses / masses.sum() @ equilibrium
     own, turn = (_turned_to(frame, one, masses) for one in (draws, x))
     away = (own[0] - own[0].mean(axis=0)).reshape(len(draws), -1)
@@ -82,12 +83,13 @@ def _known_shapes(draws: Floats, x: Floats, masses: Floats, equilibrium: Floats)
     real = values > _LEAST * values[-1]
     root = (axes[:, real] / np.sqrt(values[real])).T
     at, rotation = turn
-    turns = np.stack([np.cross(axis, at) for axis in np.eye(3)], axis=-1).reshape(len(x), -1, 3)
-    weights = np.repeat(masses, 3)[:, None]
-    size = np.einsum("eda,deb->eab", turns, np.moveaxis(weights * turns, 0, 1))
-    rotated = turns @ np.linalg.pinv(size) @ np.swapaxes(weights * turns, 1, 2)
-    to_frame = np.einsum("ij,eab->eiajb", np.eye(len(masses)), rotation).reshape(rotated.shape)
-    return root @ (np.eye(len(weights)) - rotated) @ to_frame
+    shifts = [np.broadcast_to(axis, at.shape) for axis in np.eye(3)]
+    moves = np.stack([*(np.cross(axis, at) for axis in np.eye(3)), *shifts], axis=-1).reshape(len(x), -1, 6)
+    weighted = np.repeat(masses, 3)[:, None] * moves
+    size = np.swapaxes(moves, 1, 2) @ weighted
+    moved = moves @ np.linalg.pinv(size, rcond=_LEAST) @ np.swapaxes(weighted, 1, 2)
+    to_frame = np.einsum("ij,eab->eiajb", np.eye(len(masses)), rotation).reshape(moved.shape)
+    return root @ (np.eye(moved.shape[1]) - moved) @ to_frame
 
 
 def _turned_to(frame: Floats, x: Floats, masses: Floats) -> tuple[Floats, Floats]:
@@ -168,8 +170,8 @@ class Coordinates:
 
     def blur(self, information: Floats, k: int) -> Floats:
         """Standard error (E,) of coordinate k by one event, in units of z."""
-        known = information + _LEAST * np.eye(len(self.scale))
-        return np.sqrt(np.linalg.inv(known)[:, k, k]) * self.scale[k]
+        values, axes = np.linalg.eigh(information)
+        return np.asarray(np.sqrt((axes[:, k] ** 2 / values.clip(_LEAST)).sum(axis=1)) * self.scale[k])
 
     def errors(self, information: Floats, covariance: Floats) -> tuple[Floats, Floats]:
         """Errors of means and widths, (K,) each, in units of z, of one event; of n over sqrt(n).

@@ -154,7 +154,10 @@ class Laws:
             first, prior = self.of(want), built(self.molecule, want.name)
             check_prior(prior)
             x = chart_of(self.molecule, prior).drawn(_KNOWN, np.random.default_rng(self.seed))[0]
-            self._made[want.name] = Law.of(first.chart, first.frame, x, first.chart.values(x), self.seed)
+            z = first.chart.values(x)
+            for k in range(z.shape[1]):
+                _check_middle(first.chart, z[:, k], k)
+            self._made[want.name] = Law.of(first.chart, first.frame, x, z, self.seed)
         return self._made[want.name]
 
     def _cached(self, name: str, make: Callable[[], Chart]) -> Law:
@@ -223,6 +226,7 @@ class Setting:
 
 
 def scale_of(unit: str) -> float:
+    """The size of a unit in what coordinates are in."""
     return length_in_bohr(unit) if unit == "angstrom" else 1.0
 
 
@@ -236,6 +240,7 @@ def _unit(want: Want, own: str) -> str:
 
 
 def charges_of(molecule: Molecule) -> str:
+    """Charges as they are typed."""
     values = [f"{q:g}" for q in molecule.charges]
     return values[0] if len(set(values)) == 1 else ",".join(values)
 

@@ -12,7 +12,8 @@ from flowcei.plot.style import colour, grid, plain, styled
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from flowcei.ensemble.plan import Plan, Promise
+    from flowcei.ensemble.plan import Plan
+    from flowcei.ensemble.wants import Promise
 
 _STYLES = "-", "--", ":", "-."
 _BEYOND = 10.0  # times the events that a wanted error takes, at either end
