@@ -7,6 +7,8 @@ from .ensemble.free import FreeLaw as FreeLaw
 from .ensemble.mixture import Mixture as Mixture
 from .ensemble.mixture import compare_priors as compare_priors
 from .ensemble.pathways import Pathways as Pathways
+from .ensemble.plan import Plan as Plan
+from .ensemble.plan import plan as plan
 from .ensemble.population import Population as Population
 from .ensemble.population import population as population
 from .ensemble.series import Series as Series

@@ -257,11 +257,11 @@ def compare_priors(
     names: list[str] = []
 
     def ratios(molecule: Molecule, prior: GeometryPrior) -> Extra:
-        built = [_built(molecule, one) for one in priors]
-        names.extend(_names(priors, built))
-        for name, one in zip(names, built, strict=True):
+        made = [built(molecule, one) for one in priors]
+        names.extend(_names(priors, made))
+        for name, one in zip(names, made, strict=True):
             _check_within(name, one, prior, molecule)
-        return partial(_log_ratios, built, prior)
+        return partial(_log_ratios, made, prior)
 
     ensemble = gathered(samples, None, ratios, keep_flagged=keep_flagged)
     check_ungated(ensemble)
@@ -270,7 +270,7 @@ def compare_priors(
     )
 
 
-def _built(molecule: Molecule, prior: str | dict[str, Any] | GeometryPrior) -> GeometryPrior:
+def built(molecule: Molecule, prior: str | dict[str, Any] | GeometryPrior) -> GeometryPrior:
     """The prior of a name, a TOML file with its table, a table, or itself."""
     if isinstance(prior, str) and prior.endswith(".toml"):
         table = read_toml(Path(prior))
