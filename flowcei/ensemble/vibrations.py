@@ -1,10 +1,10 @@
 """The law of normal modes from the momenta of many events, without samples: for molecules of many atoms.
 
-A geometry is R (x_eq + B z): z are normal coordinates over their deviations under the prior, R its orientation.
+A geometry is R (x_eq + B z): z are normal coordinates over their deviations under the prior, R its rotation.
 The most probable z and R of an event, under the law as it is known so far, are found by Gauss-Newton. There
-the likelihood is taken for normal in z, with the information F that is left when the orientation is unknown; so
-the law of all events is found by expectation and maximisation in closed form (Laplace's approximation within
-EM: A. Dempster, N. Laird and D. Rubin, J. R. Statist. Soc. B 39, 1 (1977)). Search and law alternate.
+the likelihood is taken for normal in z, with the information F that is left when R is unknown; so the law of
+all events is found by expectation and maximisation in closed form (A. Dempster, N. Laird and D. Rubin, J. R.
+Statist. Soc. B 39, 1 (1977), with the approximation of Laplace). Search and law alternate.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 from scipy.stats import chi2
 
+from flowcei.ensemble.components import Moments
 from flowcei.ensemble.coordinates import ModesChart
 from flowcei.ensemble.fitting import accelerated
-from flowcei.ensemble.laws import Moments, NormalLaw
+from flowcei.ensemble.laws import NormalLaw
 from flowcei.ensemble.population import Population, check_count
 from flowcei.ensemble.uncertainty import Information, MonteCarlo, inverted
 from flowcei.errors import UsageError
@@ -69,7 +70,8 @@ class Told:
         covariance = np.linalg.inv(precision)
         mean = np.einsum("ekl,el->ek", covariance, linear)
         own = 0.5 * (np.linalg.slogdet(inverse)[1] - law.mean[0] @ inverse @ law.mean[0])
-        return mean, covariance, own + 0.5 * ((mean * linear).sum(axis=1) - np.linalg.slogdet(precision)[1])
+        peak = (mean * linear).sum(axis=1) - np.linalg.slogdet(precision)[1]
+        return mean, np.asarray(covariance, float), np.asarray(own + 0.5 * peak, float)
 
     def of_coordinates(self, chosen: Rows) -> Told:
         """The same of some coordinates (K',), where the others are as in the prior."""
@@ -101,7 +103,7 @@ def vibrational_law(
 
     Args:
         events: Measured events, three for each number of the law.
-        coordinates: Modes that the law is of, such as ``mode-1``, all where none: others stay as in the prior.
+        coordinates: Modes that the law is of, such as ``mode-1``; all where none. Others are as in the prior.
         prior: A name or table of the molecule's, or a prior, of normal modes, its default where None: of its
             modes the law is; the search for geometries begins with it.
         noise: As of `simulate`; that of the events where None.
@@ -152,7 +154,7 @@ def _blank(
             raise UsageError("the experiment states its noise; leave the other out")
         if experiment.of(molecule).orders is not None or has_accidents(experiment.to_dict()):
             raise UsageError(
-                "a law of vibrations takes events as true, their ions told apart: no accidents, no assignments"
+                "a law of vibrations takes true events of known ions: no accidents, no assignments"
             )
         events, stated = experiment.calibrated(events), {"experiment": experiment.to_dict()}
     momenta, lost = events.momenta, lost_ions(events.columns, len(molecule))
@@ -180,7 +182,7 @@ def _searched(
     start: Floats | None,
     seed: int,
 ) -> tuple[Floats, Told]:
-    """Most probable coordinates (E, K) under a law, from others or from the equilibrium, and what events tell."""
+    """Most probable coordinates (E, K) under a law, sought from others, and what events tell."""
     e, k = len(blank), prior.mode_count
     z, told = np.empty((e, k)), Told(np.empty((e, k)), np.empty((e, k, k)), np.empty(e, bool))
 
@@ -284,7 +286,7 @@ class _Search:
         return nearest_rotations(np.swapaxes(momenta, 1, 2) @ exact.astype(np.float64))
 
     def _height(self, z: Floats, rotation: Floats) -> tuple[Floats, Floats]:
-        """Minus the log posterior (E,) of a geometry of each event, up to a constant, and its misfit (E, D)."""
+        """Minus log posteriors (E,) of a geometry of each event, but for a constant, and misfits (E, D)."""
         x = self.prior.at(z) @ np.swapaxes(rotation, 1, 2)
         misfit = self.likelihood.residual(x, self.rows, accuracy=self.accuracy) * self.unit
         away = z - self.mean
