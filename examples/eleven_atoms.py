@@ -4,9 +4,9 @@
     python examples/eleven_atoms.py [--events 50000] [-o eleven_atoms] [--quick]
 
 Eleven singly charged ions, momenta known to 1 %, each ion detected with a chance of 0.6: events that lack up
-to three are kept, and most lack three. Molecules vibrate at 0 K; the search begins with a law of 300 K. Which of
-the carbon and of the hydrogen ions is which is taken as known. Writes the law of the 27 modes (law.h5), its
-widths (table.csv) and a picture of its correlations. 50,000 events take 20 minutes of CPU time.
+to three are kept, and most lack three. Molecules vibrate at 0 K; the search begins with a law of 300 K. Which
+of the carbon and of the hydrogen ions is which is taken as known. Writes the law of the 27 modes (law.h5),
+their widths (table.csv) and a picture of their correlations. 50,000 events take 20 minutes of CPU time.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from flowcei.ensemble.fitting import accelerated
 from flowcei.ensemble.laws import NormalLaw
 from flowcei.ensemble.population import Population, check_count
 from flowcei.ensemble.uncertainty import Information, MonteCarlo, inverted
-from flowcei.errors import UsageError
+from flowcei.errors import DataError, UsageError
 from flowcei.experiment.detector import Noise
 from flowcei.experiment.experiment import Experiment, has_accidents
 from flowcei.experiment.missing import completed, lost_ions
@@ -52,6 +52,7 @@ _RESTARTS, _IMPROBABLE, _UNLIKELY = (
 _OPEN = 1e-6  # inverse variance of a rotation that momenta leave open
 _ROUNDS, _SMALL = 200, 1e-4  # of the search for a law, and the step that ends it
 _PASSES = 2  # of search and law
+_MOST_IMPROBABLE = 0.1  # share of events that no geometry explains
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,11 +112,12 @@ def vibrational_law(
         seed: Of searches that begin anew.
 
     Returns:
-        The law. Events that no geometry explains are left out, and counted.
+        The law. Events that no geometry explains are left out, and counted. A noise larger than stated is
+        found in the widths: there are as many modes as momenta that tell of them.
 
     Raises:
         UsageError: For another prior, or an experiment with assignments.
-        DataError: For too few events.
+        DataError: For too few events, or a tenth of them that no geometry explains.
 
     Example:
         >>> import flowcei
@@ -138,9 +140,18 @@ def vibrational_law(
         mean, precision = np.zeros(law.mode_count), np.eye(law.mode_count)
         mean[chosen], precision[np.ix_(chosen, chosen)] = fitted.mean[0], np.linalg.inv(fitted.covariance[0])
         z, every = _searched(blank, law, mean, precision, z, seed)
+        _check(every)
         told = every.of_coordinates(chosen)
         fitted = _law_of(told, fitted, chart.images)
     return _population(blank, chart, fitted, flat, told)
+
+
+def _check(told: Told) -> None:
+    """Raise DataError where events are not of the molecule near its equilibrium."""
+    improbable = float(np.mean(~told.usable))
+    if improbable > _MOST_IMPROBABLE:
+        what = f"{improbable:.0%} of the events are explained by no geometry near the equilibrium"
+        raise DataError(f"{what}: another molecule, labels, charges, or a larger noise?")
 
 
 def _blank(
@@ -154,7 +165,7 @@ def _blank(
             raise UsageError("the experiment states its noise; leave the other out")
         if experiment.of(molecule).orders is not None or has_accidents(experiment.to_dict()):
             raise UsageError(
-                "a law of vibrations takes true events of known ions: no accidents, no assignments"
+                "a law of vibrations takes true events of known ions: no accidents or assignments"
             )
         events, stated = experiment.calibrated(events), {"experiment": experiment.to_dict()}
     momenta, lost = events.momenta, lost_ions(events.columns, len(molecule))
@@ -233,9 +244,8 @@ class _Search:
 
     def bound(self, p: float) -> Floats:
         """Height (E,) of the most probable geometry that is exceeded with a chance."""
-        lost = self.blank.lost
-        there = len(self.blank.molecule) - (0 if lost is None else lost.sum(axis=1))
-        return 0.5 * chi2.isf(p, 3 * there - 3) * np.ones(len(self.rows))
+        lost = np.zeros((len(self.rows), 1)) if self.blank.lost is None else self.blank.lost
+        return np.asarray(0.5 * chi2.isf(p, 3.0 * (len(self.blank.molecule) - lost.sum(axis=1)) - 3.0))
 
     def search(self, z: Floats) -> tuple[Floats, Floats, Floats]:
         """Where Gauss-Newton leads from coordinates (E, K): these, rotations, and heights (E,)."""

@@ -37,7 +37,7 @@ def test_law_is_that_of_the_events(water: tuple[flowcei.Molecule, NormalModesPri
     molecule, prior = water
     rng, mean = np.random.default_rng(1), np.array([0.8, -0.5, 0.3])
     covariance = np.array([[0.5, 0.3, 0.1], [0.3, 0.6, 0.0], [0.1, 0.0, 0.2]])
-    z = rng.multivariate_normal(mean, covariance, 600)
+    z = rng.multivariate_normal(mean, covariance, 400)
     events = explode(prior.displaced(z, rng), molecule, noise="1%", seed=2)
     law = flowcei.vibrational_law(events, prior=prior)
     table, sd = law.to_dataframe(), np.sqrt(np.diag(covariance))
@@ -79,11 +79,19 @@ def test_eleven_atoms_that_lack_ions() -> None:
     cold = IODOPYRIDINE.prior_table("equilibrium")
     warm = build_prior(IODOPYRIDINE, cold | {"temperature": 300.0})
     assert isinstance(warm, NormalModesPrior)
-    events = flowcei.simulate(IODOPYRIDINE, 60, prior=cold, experiment=LOSSY, missing=3, seed=4)
+    events = flowcei.simulate(IODOPYRIDINE, 40, prior=cold, experiment=LOSSY, missing=3, seed=4)
     law = flowcei.vibrational_law(events, ["mode-1", "mode-4"], prior=warm, experiment=LOSSY)
     truth = warm.normal_coordinates(events.positions)[0][:, [0, 3]].std(axis=0)
     assert law.deviation == pytest.approx(truth, rel=0.25)
     assert law.left_out == {"improbable": 0}
+
+
+def test_events_of_another_molecule_have_no_law(water: tuple[flowcei.Molecule, NormalModesPrior]) -> None:
+    """Geometries that the prior holds for impossible are no vibrations."""
+    molecule, prior = water
+    x = 2.0 * prior.sample(60, np.random.default_rng(5))
+    with pytest.raises(FlowceiError, match="no geometry near the equilibrium"):
+        flowcei.vibrational_law(explode(x, molecule, noise="1%", seed=5), prior=prior)
 
 
 @pytest.mark.parametrize(
