@@ -52,6 +52,7 @@ _RESTARTS, _IMPROBABLE, _UNLIKELY = (
 _OPEN = 1e-6  # inverse variance of a rotation that momenta leave open
 _ROUNDS, _SMALL = 200, 1e-4  # of the search for a law, and the step that ends it
 _PASSES = 2  # of search and law
+_OF_SLOPES = 1e-4  # accuracy of derivatives, far below what curvature makes of them
 _MOST_IMPROBABLE = 0.1  # share of events that no geometry explains
 
 
@@ -249,38 +250,36 @@ class _Search:
 
     def search(self, z: Floats) -> tuple[Floats, Floats, Floats]:
         """Where Gauss-Newton leads from coordinates (E, K): these, rotations, and heights (E,)."""
-        rotation = self._first_rotation(z)
-        height, misfit = self._height(z, rotation)
+        rotation, rows = self._first_rotation(z), self.rows
+        height, misfit = self._height(z, rotation, rows)
         for _ in range(_STEPS):
-            slope, inverse = self._slope(z, rotation)
+            slope, inverse = self._slope(z[rows], rotation[rows], rows)
             inverse[:, : self.k, : self.k] += self.precision
-            gradient = np.einsum("edk,ed->ek", slope, misfit)
-            gradient[:, : self.k] += (z - self.mean) @ self.precision
+            gradient = np.einsum("edk,ed->ek", slope, misfit[rows])
+            gradient[:, : self.k] += (z[rows] - self.mean) @ self.precision
             step = -np.linalg.solve(inverse, gradient[..., None])[..., 0]
-            gain = np.zeros(len(z))
+            before, short = height.copy(), np.arange(len(rows))
             for _ in range(_SHORTENED):
-                turned = Rotation.from_rotvec(step[:, self.k :]).as_matrix() @ rotation
-                lower, other = self._height(z + step[:, : self.k], turned)
-                better = lower < height
-                gain[better] = (height - lower)[better]
-                z[better] += step[better, : self.k]
-                rotation[better], height[better], misfit[better] = (
-                    turned[better],
-                    lower[better],
-                    other[better],
-                )
-                step[better] = 0.0
-                step *= 0.3
-                if better.all():
+                own, s = rows[short], step[short]
+                turned = Rotation.from_rotvec(s[:, self.k :]).as_matrix() @ rotation[own]
+                moved = z[own] + s[:, : self.k]
+                lower, other = self._height(moved, turned, own)
+                better = lower < height[own]
+                to = own[better]
+                z[to], rotation[to], height[to] = moved[better], turned[better], lower[better]
+                misfit[to] = other[better]
+                short, step = short[~better], 0.3 * step
+                if not len(short):
                     break
-            if gain.max() < _CLOSE:
+            rows = rows[(before - height)[rows] > _CLOSE]
+            if not len(rows):
                 break
         return z, rotation, height
 
     def told(self, z: Floats, rotation: Floats) -> tuple[Floats, Floats]:
         """What events tell of coordinates near some, whatever their rotation: h (E, K) and F (E, K, K)."""
-        slope, inverse = self._slope(z, rotation)
-        gradient = np.einsum("edk,ed->ek", slope, self._height(z, rotation)[1])
+        slope, inverse = self._slope(z, rotation, self.rows)
+        gradient = np.einsum("edk,ed->ek", slope, self._height(z, rotation, self.rows)[1])
         k = self.k
         gain = np.linalg.solve(inverse[:, k:, k:], inverse[:, k:, :k])
         information = inverse[:, :k, :k] - inverse[:, :k, k:] @ gain
@@ -295,18 +294,18 @@ class _Search:
         momenta = self.blank.momenta * there[..., None]
         return nearest_rotations(np.swapaxes(momenta, 1, 2) @ exact.astype(np.float64))
 
-    def _height(self, z: Floats, rotation: Floats) -> tuple[Floats, Floats]:
+    def _height(self, z: Floats, rotation: Floats, rows: Rows) -> tuple[Floats, Floats]:
         """Minus log posteriors (E,) of a geometry of each event, but for a constant, and misfits (E, D)."""
         x = self.prior.at(z) @ np.swapaxes(rotation, 1, 2)
-        misfit = self.likelihood.residual(x, self.rows, accuracy=self.accuracy) * self.unit
+        misfit = self.likelihood.residual(x, rows, accuracy=self.accuracy) * self.unit[rows]
         away = z - self.mean
         height = 0.5 * (misfit**2).sum(axis=1) + 0.5 * ((away @ self.precision) * away).sum(axis=1)
         return np.where(np.isfinite(height), height, np.inf), misfit
 
-    def _slope(self, z: Floats, rotation: Floats) -> tuple[Floats, Floats]:
+    def _slope(self, z: Floats, rotation: Floats, rows: Rows) -> tuple[Floats, Floats]:
         """Derivatives (E, D, K + 3) of the misfit by coordinates and rotation, and their information."""
         x = self.prior.at(z) @ np.swapaxes(rotation, 1, 2)
-        by_position = self.likelihood.slope(x, self.rows, accuracy=self.accuracy) * self.unit[..., None]
+        by_position = self.likelihood.slope(x, rows, accuracy=_OF_SLOPES) * self.unit[rows, :, None]
         modes = self.prior.at(np.eye(self.k)) - self.prior.equilibrium
         by_z = np.einsum("kna,eba->enbk", modes, rotation).reshape(len(z), -1, self.k)
         by_turn = np.stack([np.cross(axis, x) for axis in np.eye(3)], axis=-1).reshape(len(z), -1, 3)
