@@ -180,11 +180,19 @@ def _atom_errors(covariance: Floats) -> Floats:
     return mean_length(np.stack(blocks, axis=1))
 
 
+def weighted_slopes(molecule: Molecule, x: Floats, whitening: Floats, forward: ForwardModel) -> Floats:
+    """Derivatives (E, 3N, 3N) of whitened momenta by positions (E, N, 3); whitening (E, 3 or 1, N, N)."""
+    n = len(molecule)
+    slope = followed_jacobian(x, molecule.masses, molecule.charges, forward=forward).reshape(-1, n, 3, 3 * n)
+    return np.asarray(np.swapaxes(np.matmul(whitening, np.swapaxes(slope, 1, 2)), 1, 2)).reshape(
+        len(x), 3 * n, -1
+    )
+
+
 def _covariances(molecule: Molecule, x: Floats, whitening: Floats, forward: ForwardModel) -> Floats:
     """Covariance (E, 3N, 3N) of positions (E, N, 3) about the centre of mass; whitening (E, 3 or 1, N, N)."""
     n, masses = len(molecule), molecule.masses
-    slope = followed_jacobian(x, masses, molecule.charges, forward=forward).reshape(len(x), n, 3, 3 * n)
-    weighted = np.swapaxes(np.matmul(whitening, np.swapaxes(slope, 1, 2)), 1, 2).reshape(len(x), 3 * n, -1)
+    weighted = weighted_slopes(molecule, x, whitening, forward)
     # Columns: orthonormal displacements without translation, which changes no momentum; rows of `shift` take
     # them to positions whose centre of mass is 0.
     relative = np.kron(np.linalg.qr(np.eye(n) - 1.0 / n)[0][:, : n - 1], np.eye(3))
