@@ -6,6 +6,8 @@ from .check.run import check_run as check_run
 from .ensemble.free import FreeLaw as FreeLaw
 from .ensemble.mixture import Mixture as Mixture
 from .ensemble.mixture import compare_priors as compare_priors
+from .ensemble.plan import Plan as Plan
+from .ensemble.plan import plan as plan
 from .ensemble.population import Population as Population
 from .ensemble.population import population as population
 from .ensemble.series import Series as Series

@@ -88,6 +88,7 @@ def test_only_plots_are_imported_by_name() -> None:
         ("posterior/samples.py", "flowcei.plot.figure"),
         ("ensemble/free.py", "flowcei.plot.population"),
         ("ensemble/mixture.py", "flowcei.plot.population"),
+        ("ensemble/plan.py", "flowcei.plot.plan"),
         ("ensemble/population.py", "flowcei.plot.population"),
         ("ensemble/series.py", "flowcei.plot.population"),
         ("ensemble/series.py", "flowcei.plot.movie"),

@@ -90,7 +90,7 @@ class Duration(click.ParamType):
 @option("--patience", "Epochs without progress to stop after; 10, or a third if there are more.", int)
 @option(
     "--until",
-    "Median efficiency, 0.9, on fresh events: rounds, each twice as long, until it is there or time is up.",
+    "Median efficiency, 0.9 (10th percentile: a fifth), of fresh events, that ends rounds of training.",
     click.FloatRange(min=0.0, max=1.0, min_open=True),
 )
 @options.output_option("Run folder; runs/NAME if absent.")

@@ -19,7 +19,14 @@ from flowcei.ensemble.laws import RAYLEIGH
 from flowcei.ensemble.prediction import check_ungated
 from flowcei.ensemble.reduction import gathered
 from flowcei.ensemble.result import LEVEL, EnsembleLaw
-from flowcei.ensemble.uncertainty import MonteCarlo, check_covered, information, resampled, score_noise
+from flowcei.ensemble.uncertainty import (
+    MonteCarlo,
+    check_covered,
+    information,
+    resampled,
+    scored,
+    significant,
+)
 from flowcei.errors import DataError, FlowceiError, UsageError
 from flowcei.physics.priors import build_prior
 from flowcei.storage.files import read_toml
@@ -248,11 +255,11 @@ def compare_priors(
     names: list[str] = []
 
     def ratios(molecule: Molecule, prior: GeometryPrior) -> Extra:
-        built = [_built(molecule, one) for one in priors]
-        names.extend(_names(priors, built))
-        for name, one in zip(names, built, strict=True):
+        made = [built(molecule, one) for one in priors]
+        names.extend(_names(priors, made))
+        for name, one in zip(names, made, strict=True):
             _check_within(name, one, prior, molecule)
-        return partial(_log_ratios, built, prior)
+        return partial(_log_ratios, made, prior)
 
     ensemble = gathered(samples, None, ratios, keep_flagged=keep_flagged)
     check_ungated(ensemble)
@@ -261,7 +268,7 @@ def compare_priors(
     )
 
 
-def _built(molecule: Molecule, prior: str | dict[str, Any] | GeometryPrior) -> GeometryPrior:
+def built(molecule: Molecule, prior: str | dict[str, Any] | GeometryPrior) -> GeometryPrior:
     """The prior of a name, a TOML file with its table, a table, or itself."""
     if isinstance(prior, str) and prior.endswith(".toml"):
         table = read_toml(Path(prior))
@@ -350,16 +357,18 @@ def mixed(
         weight = np.exp(base[some] + density - log_r[some, None])
         ratio = np.exp(log_law - np.where(np.isfinite(density), density, 0.0)[:, :, None])
         slope = ratio[:, :, :-1] - ratio[:, :, -1:]  # of the log density, by each share beside the last
-        more = score_noise(slope, weight, member[some], ensemble.distinct)
+        event, place = significant(weight)
+        own_slope, own_weight = slope[event, place], weight[event, place]
+        _, *more = scored(own_slope, own_weight, event, member[some], ensemble.distinct)
         noise, bias = noise + more[0], bias + more[1]
-    told = MonteCarlo.of(covariance, noise, bias, base.shape[1])
-    told.check()
+    sums = MonteCarlo.of(covariance, noise, bias, base.shape[1])
+    sums.check()
     error = np.sqrt(np.append(np.diagonal(covariance), covariance.sum()))
     rng = np.random.default_rng(seed)
     times = [np.bincount(rng.integers(count, size=count), minlength=count) for _ in range(_RESAMPLED)]
     spread = np.std([shares_of(log_ratio, true, t.astype(float)) for t in times], axis=0)
     own = ensemble.molecule, names, share, error, spread, log_ratio, member[:, None] * over * share, true
-    return Mixture(*own, ensemble.event_id, base.shape[1], ensemble.left_out, told)
+    return Mixture(*own, ensemble.event_id, base.shape[1], ensemble.left_out, sums)
 
 
 def normals(ensemble: Ensemble, components: int, bootstrap: int, seed: int) -> Mixture:
@@ -379,16 +388,13 @@ def normals(ensemble: Ensemble, components: int, bootstrap: int, seed: int) -> M
         what = f"{components} normal laws are no better than one: log likelihood {height - alone:+.1f}"
         raise DataError(f"{what} for {numbers} numbers more; take --law normal")
     check_covered(chart, law, seed)
-    told = information(law, data, ensemble.distinct)
-    told.monte_carlo.check()
-    law = law.shifted(-told.bias, law.pairs)
+    known = information(law, data, ensemble.distinct)
+    known.monte_carlo.check()
+    law = law.shifted(-known.bias, law.pairs)
     single = replace(law, share=np.ones(components))
-    shape = data.z.shape
 
     def log_each(rows: slice) -> Floats:
-        return single.log_each(data.z[rows].reshape(-1, shape[2]).astype(float)).reshape(
-            -1, shape[1], components
-        )
+        return single.components.log_each(data.z[rows].astype(np.float64))
 
     names = tuple(f"normal-{c + 1}" for c in range(components))
     out = mixed(ensemble, names, data.log_base, log_each, seed)
@@ -396,4 +402,4 @@ def normals(ensemble: Ensemble, components: int, bootstrap: int, seed: int) -> M
     if len(laws) > 1:  # shares whose laws are not known are less certain
         error = np.maximum(out.bootstrap_error, np.std([one.share for one in laws], axis=0, ddof=1))
         out = replace(out, bootstrap_error=error)
-    return replace(out, law=law, chart=chart, laws=laws, information=told)
+    return replace(out, law=law, chart=chart, laws=laws, information=known)

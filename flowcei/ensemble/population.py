@@ -319,13 +319,20 @@ def _normal(ensemble: Ensemble, bootstrap: int, seed: int, *, check: bool) -> Po
 
 def _check_count(events: int, coordinates: int, components: int) -> None:
     """Raise DataError for too few events for a law of so many coordinates."""
-    numbers = components * (coordinates * (coordinates + 3) // 2 + 1) - 1
-    wanted = max(FEWEST, _A_NUMBER * numbers)
-    if events < wanted:
-        law = f"a law of {coordinates} coordinates has {numbers} numbers"
+    if events < (wanted := fewest(coordinates, components)):
+        law = f"a law of {coordinates} coordinates has {_numbers(coordinates, components)} numbers"
         raise DataError(
             f"{events} events are too few: {law}, for which {wanted} are needed; or name fewer of them"
         )
+
+
+def fewest(coordinates: int, components: int = 1) -> int:
+    """Events that a law of so many coordinates takes at the least."""
+    return max(FEWEST, _A_NUMBER * _numbers(coordinates, components))
+
+
+def _numbers(coordinates: int, components: int) -> int:
+    return components * (coordinates * (coordinates + 3) // 2 + 1) - 1
 
 
 def _pooled(ensemble: Ensemble) -> tuple[Floats, Floats]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _VALUES = 60  # of a column that have a law each; of more, ranges with as many events
 _RANGES = 20
-_COPIES = 8  # samples of an event by which a smooth law is sought
+_COPIES = 16  # samples of an event by which a smooth law is sought
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -174,7 +174,8 @@ def _smooth(
     rng, order = np.random.default_rng(seed), np.concatenate([np.flatnonzero(rows) for rows in groups])
     full = ensemble.of_events(order)
     each = [
-        drawn(law, ensemble.of_events(rows).weighted, rng) for rows, law in zip(groups, laws, strict=True)
+        drawn(law, ensemble.of_events(rows).weighted, rng, _COPIES)
+        for rows, law in zip(groups, laws, strict=True)
     ]
     named = {
         one.name: np.concatenate([getattr(short, one.name) for short in each]) for one in fields(Weighted)

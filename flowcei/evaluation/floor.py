@@ -157,7 +157,7 @@ def information_floor(
         whitening = [(np.eye(ions) / per_ion[b, None, :])[:, None] for b in blocks]
     several = [forward_of(forward, b) for b in blocks]
     parts = zip(blocks, whitening, several, strict=True)
-    roots = [_root(molecule, x[b], w, f) for b, w, f in parts]
+    roots = [weighted_slopes(molecule, x[b], w, f) for b, w, f in parts]
     return InformationFloor(x, np.concatenate([_covariances(molecule, root) for root in roots]))
 
 
@@ -193,11 +193,13 @@ def _atom_errors(covariance: Floats) -> Floats:
     return mean_length(np.stack(blocks, axis=1))
 
 
-def _root(molecule: Molecule, x: Floats, whitening: Floats, forward: ForwardModel) -> Floats:
-    """Whitened derivatives (E, 3N, 3N) of momenta by positions (E, N, 3); whitening (E, 3 or 1, N, N)."""
+def weighted_slopes(molecule: Molecule, x: Floats, whitening: Floats, forward: ForwardModel) -> Floats:
+    """Derivatives (E, 3N, 3N) of whitened momenta by positions (E, N, 3); whitening (E, 3 or 1, N, N)."""
     n = len(molecule)
-    slope = followed_jacobian(x, molecule.masses, molecule.charges, forward=forward).reshape(len(x), n, 3, -1)
-    return np.swapaxes(np.matmul(whitening, np.swapaxes(slope, 1, 2)), 1, 2).reshape(len(x), 3 * n, -1)
+    slope = followed_jacobian(x, molecule.masses, molecule.charges, forward=forward).reshape(-1, n, 3, 3 * n)
+    return np.asarray(np.swapaxes(np.matmul(whitening, np.swapaxes(slope, 1, 2)), 1, 2)).reshape(
+        len(x), 3 * n, -1
+    )
 
 
 def _covariances(molecule: Molecule, weighted: Floats) -> Floats:

@@ -89,7 +89,9 @@ class Judgement:
     @property
     def reached(self) -> bool:
         """Whether the efficiency is what was wanted, if anything was."""
-        return self.wanted is None or (self.efficiency is not None and self.efficiency[0] >= self.wanted)
+        if self.wanted is None or self.efficiency is None:
+            return self.wanted is None
+        return Efficiency(*self.efficiency, self.draws).reaches(self.wanted)
 
     @property
     def todo(self) -> str:

@@ -98,13 +98,15 @@ class _Block:
             worth=worth,
             rules=self.rules,
         )
-        log_prob = chains.height - chains.log_evidence[:, None] + np.log(self.unit or 1.0)
         lost = ~np.isfinite(chains.r_hat)
+        # Of an event that nothing explains both are -inf.
+        evidence = np.where(lost, 0.0, chains.log_evidence)
+        log_prob = chains.height - evidence[:, None] + np.log(self.unit or 1.0)
         positions, times = self.geometries(chains.points)
         if lost.any():  # those of the model, for who wants to see what it thinks
             positions[lost], log_prob[lost] = self.model_draw(self.rows[lost], n).positions, np.nan
-        log_weights = np.where(lost[:, None], -np.inf, np.repeat(chains.log_evidence[:, None], n, axis=1))
-        evidence = np.where(lost, -np.inf, chains.log_evidence)
+        evidence[lost] = -np.inf
+        log_weights = np.repeat(evidence[:, None], n, axis=1)
         tail = np.full(len(lost), np.nan)
         # Of as many samples: how many densities were asked for says nothing of those that are there.
         weights = Weights(log_weights, np.full(len(lost), n), chains.effective, evidence, tail)

@@ -242,7 +242,12 @@ def _is_finite(samples: PosteriorSamples) -> bool:
     """Whether all numbers are, but for the samples of events that are flagged to have none."""
     chosen = samples.flag_bits & FLAG_BITS["no-geometry"] == 0
     answered = samples if chosen.all() else samples[chosen]  # no copy of a large file that is sound
-    tables = (samples.event_id, samples.momenta, samples.sigma, answered.positions, answered.log_prob)
+    density = answered.log_prob
+    if density is not None and not np.isfinite(density).all():
+        # Exact samples of an event that no geometry explains are the model's, of which no density is known.
+        unknown = (answered.flag_bits & FLAG_BITS["mixing"] != 0) & np.isnan(density).all(axis=1)
+        density = density[~unknown]
+    tables = (samples.event_id, samples.momenta, samples.sigma, answered.positions, density)
     return all(table is None or bool(np.isfinite(table).all()) for table in tables)
 
 

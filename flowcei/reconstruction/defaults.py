@@ -68,7 +68,7 @@ def usual_training(ions: int, prior: GeometryPrior, architecture: str, *, more: 
     # Of iodopyridine 3,200 take three minutes on two cores; of 1,800 the loss is 0.9 nats higher.
     events = 20_000 * min(1.0, _FEW_IONS / ions) ** 3.5
     # Steps of splines take as long as the searches: with 12,000 CHBrClF has 0.87 / 0.09.
-    splines = 1.0 if not wide else 2.0 if ions == 3 else 0.8
+    splines = 1.0 if not wide else 2.0 if ions == 3 else 1.6
     return Defaults(
         True,
         1.0 if wide else LIKE_MOMENTA,

@@ -101,9 +101,10 @@ def train(
             ends: remove it when the model is saved.
         resume: Whether to go on from the checkpoint, with the same arguments; the seed may be
             left out. The model is that of a training without interruption, to the bit.
-        until: Median efficiency (0 to 1) of samples of fresh events, or of validation rows, to train for:
-            after the epochs of the schedule follow rounds, each twice as long as the last with a cycle of
-            rates of its own, until it is there, a round brings nothing, or the time is up.
+        until: Median efficiency (0 to 1) of samples of fresh events, or of validation rows, to train for,
+            with a 10th percentile of a fifth: after the epochs of the schedule follow rounds, each twice as
+            long as the last with a cycle of rates of its own, until it is there, a round brings nothing, or
+            the time is up.
         max_seconds: Time after which to stop; the epochs so far are in the checkpoint. With `until`,
             900 where None, the training ends up to 15 s before, so that there is time for a verdict, with the
             best model so far, of one step at the least; what comes before that is not cut short.

@@ -11,7 +11,7 @@ from scipy.stats import ks_2samp, norm
 from shell import Shell
 
 import flowcei
-from flowcei.errors import NoDensityError, UsageError
+from flowcei.errors import DataError, NoDensityError, UsageError
 from flowcei.physics.priors import build_prior
 from flowcei.posterior.arrays import Floats, Rows
 from flowcei.posterior.exact import ACCEPTANCE, R_HAT, exact_samples
@@ -156,6 +156,26 @@ def test_many_like_ions_are_refused_at_once() -> None:
     check_density(ball, twelve)
     with pytest.raises(UsageError, match="12 like ions"):
         check_density(build_prior(twelve, {"kind": "displaced", "sigma": 0.1}), twelve)
+
+
+def test_an_event_that_no_geometry_of_the_prior_explains_costs_no_other_its_answer(
+    tmp_path: Path, bundled: Reconstructor
+) -> None:
+    """Its samples are those of the model, of no density; the file is read as it was written."""
+    prior = build_prior(bundled.molecule, "broad")
+    events = flowcei.simulate("ocs", 3, noise="1%", prior="broad", seed=2)
+    events.momenta[1] = [[72.0, 44.0, 119.8], [342.1, -173.2, 26.3], [-412.2, 133.8, -146.3]]
+    drawn = replace(bundled, training=bundled.training.model_copy(update={"prior": prior.spec()}))
+    samples = drawn.sample(events, 20, exact=True, seed=1)
+    assert np.isnan(samples.log_prob).any(axis=1).tolist() == [False, True, False]
+    assert (samples.flag_bits & FLAG_BITS["mixing"] != 0).tolist() == [False, True, False]
+    flowcei.write_samples([samples], tmp_path / "s.h5")
+    again = flowcei.read_samples(tmp_path / "s.h5")
+    assert np.array_equal(again.log_prob, samples.log_prob, equal_nan=True)
+    samples.log_prob[0, 3] = np.nan
+    flowcei.write_samples([samples], tmp_path / "damaged.h5")
+    with pytest.raises(DataError, match="not finite"):
+        flowcei.read_samples(tmp_path / "damaged.h5")
 
 
 def test_the_command(

@@ -15,7 +15,7 @@ from shell import Shell
 
 import flowcei
 from flowcei.errors import UsageError
-from flowcei.reconstruction.efficiency import Round
+from flowcei.reconstruction.efficiency import Efficiency, Round
 from flowcei.storage.modelfile import read_model
 from flowcei.training.schedule import EpochRecord, Schedule
 
@@ -117,6 +117,13 @@ def test_without_time_for_a_round_there_is_a_model_of_one_step(
         "0.9 was wanted: not reached"
         in read_model(Path("run/model.safetensors"))[0].training.judgement["summary"]
     )
+
+
+def test_one_event_in_ten_counts_too() -> None:
+    """A median that is reached is not enough where the lowest tenth has less than a fifth of it."""
+    assert Efficiency(0.86, 0.1, 1000).reaches(0.5)
+    assert not Efficiency(0.86, 0.09, 1000).reaches(0.5)
+    assert not Efficiency(0.49, 0.4, 1000).reaches(0.5)
 
 
 def test_what_is_quoted_of_a_round_is_that_of_its_model() -> None:
