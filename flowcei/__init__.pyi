@@ -6,6 +6,7 @@ from .check.run import check_run as check_run
 from .ensemble.free import FreeLaw as FreeLaw
 from .ensemble.mixture import Mixture as Mixture
 from .ensemble.mixture import compare_priors as compare_priors
+from .ensemble.pathways import Pathways as Pathways
 from .ensemble.plan import Plan as Plan
 from .ensemble.plan import plan as plan
 from .ensemble.population import Population as Population

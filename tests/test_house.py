@@ -90,6 +90,7 @@ def test_only_plots_are_imported_by_name() -> None:
         ("ensemble/mixture.py", "flowcei.plot.population"),
         ("ensemble/plan.py", "flowcei.plot.plan"),
         ("ensemble/population.py", "flowcei.plot.population"),
+        ("ensemble/pathways.py", "flowcei.plot.population"),
         ("ensemble/series.py", "flowcei.plot.population"),
         ("ensemble/series.py", "flowcei.plot.movie"),
         ("posterior/modes.py", "flowcei.report.figures"),

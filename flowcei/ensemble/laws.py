@@ -12,6 +12,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
 from scipy.special import logsumexp
 
 from flowcei.ensemble.components import Components, Moments
@@ -76,9 +77,13 @@ class NormalLaw:
             np.where(self.bends, RAYLEIGH[1] * width, width),
         )
 
-    def ordered(self) -> NormalLaw:
-        """Return the law with its components in the order of their first means."""
+    def ordered(self, like: NormalLaw | None = None) -> NormalLaw:
+        """Return the law with its components in the order of their first means, or in that of another's."""
         order = np.argsort(self.mean[:, 0])
+        if like is not None:  # lengths and angles, over the deviations of both
+            width = np.hypot(self.deviation, like.deviation[:, None])
+            away = (like.shown[0][:, None] - self.shown[0]) / width
+            order = linear_sum_assignment((away**2).sum(axis=2))[1]
         return replace(
             self, share=self.share[order], mean=self.mean[order], covariance=self.covariance[order]
         )

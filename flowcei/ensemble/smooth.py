@@ -69,8 +69,7 @@ class SmoothLaw:
     @property
     def ends(self) -> tuple[float, float]:
         """Between which the law changes; beyond it stays."""
-        reach = _BEYOND * self.cross_correlation
-        return float(self.values.min() - reach), float(self.values.max() + reach)
+        return ends_of(self.values, self.cross_correlation)
 
     @property
     def vector(self) -> Floats:
@@ -91,7 +90,7 @@ class SmoothLaw:
 
     def splines(self, t: Floats) -> Floats:
         """Of true values (B,), (B, M)."""
-        return _splines(t, len(self.coefficients), self.ends)
+        return spline_basis(t, len(self.coefficients), self.ends)
 
     def hats(self, t: Floats) -> Floats:
         """Shares of the covariances at true values (B,), (B, J)."""
@@ -110,7 +109,7 @@ class SmoothLaw:
 
     def seen(self, values: Floats) -> Floats:
         """Means (B, K) at nominal values: over the true ones of each; of straight angles the mean angle."""
-        nodes, shares = _nodes(self.cross_correlation)
+        nodes, shares = true_values(self.cross_correlation)
         each = [share * self.mean(values + shift) for shift, share in zip(nodes, shares, strict=True)]
         return np.asarray(np.sum(each, axis=0))
 
@@ -147,7 +146,14 @@ class SmoothLaw:
         return pd.DataFrame(table | {"sd_error": (sd * by_width).ravel()})
 
 
-def _splines(t: Floats, count: int, ends: tuple[float, float]) -> Floats:
+def ends_of(values: Floats, deviation: float) -> tuple[float, float]:
+    """Ends of splines along some values: true ones scatter about these."""
+    reach = _BEYOND * deviation
+    return float(values.min() - reach), float(values.max() + reach)
+
+
+def spline_basis(t: Floats, count: int, ends: tuple[float, float]) -> Floats:
+    """Splines (B, M) between two ends at values (B,)."""
     degree = min(3, count - 1)
     inner = np.linspace(*ends, count - degree + 1)
     knots = np.concatenate([[ends[0]] * degree, inner, [ends[1]] * degree])
@@ -155,7 +161,7 @@ def _splines(t: Floats, count: int, ends: tuple[float, float]) -> Floats:
     return np.asarray(BSpline.design_matrix(distinct, knots, degree).toarray())[rows]
 
 
-def _nodes(deviation: float) -> tuple[Floats, Floats]:
+def true_values(deviation: float) -> tuple[Floats, Floats]:
     """True values about a nominal one, (G,), and their shares, (G,)."""
     if not deviation > 0.0:
         return np.zeros(1), np.ones(1)
@@ -179,7 +185,7 @@ class _Grid:
     @classmethod
     def of(cls, law: SmoothLaw, values: Floats) -> _Grid:
         """Of the shape of a law, at values (V,)."""
-        nodes, share = _nodes(law.cross_correlation)
+        nodes, share = true_values(law.cross_correlation)
         true = (values[:, None] + nodes).ravel()
         shape = len(values), len(nodes), -1
         return cls(law.splines(true).reshape(shape), law.hats(true).reshape(shape), share)
@@ -311,7 +317,7 @@ def smooth_law(
     law = best = shaped(hats)
     reached = -np.inf
     for number in (number for number in _SPLINES if number <= len(values)):
-        start = np.linalg.lstsq(_splines(values, number, law.ends), means, rcond=None)[0]
+        start = np.linalg.lstsq(spline_basis(values, number, law.ends), means, rcond=None)[0]
         law = replace(law, coefficients=start)
         if _Grid.of(law, events.values).fewest(events.count) < _FEWEST_EVENTS:
             break
