@@ -12,6 +12,7 @@ from .ensemble.plan import plan as plan
 from .ensemble.population import Population as Population
 from .ensemble.population import population as population
 from .ensemble.series import Series as Series
+from .ensemble.vibrations import vibrational_law as vibrational_law
 from .evaluation.calibration import Calibration as Calibration
 from .evaluation.calibration import calibrate as calibrate
 from .evaluation.comparison import Comparison as Comparison

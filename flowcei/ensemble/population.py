@@ -284,7 +284,7 @@ def population(
     if by is not None and law == "mixture":
 
         def mixture_of(some: Ensemble, like: NormalLaw | None) -> Mixture:
-            _check_count(len(some.z), len(some.chart.coordinates), count)
+            check_count(len(some.z), len(some.chart.coordinates), count)
             return normals(some, count, bootstrap, seed, like)
 
         return pathways(ensemble, by, mixture_of, cross_correlation / FWHM)
@@ -294,14 +294,14 @@ def population(
     if law == "free":
         return free_law(ensemble, bootstrap, seed)
     if law == "mixture":
-        _check_count(len(ensemble.z), len(ensemble.chart.coordinates), count)
+        check_count(len(ensemble.z), len(ensemble.chart.coordinates), count)
         return normals(ensemble, count, bootstrap, seed)
     return _normal(ensemble, bootstrap, seed, check=check)
 
 
 def _normal(ensemble: Ensemble, bootstrap: int, seed: int, *, check: bool) -> Population:
     """The normal law of an ensemble."""
-    _check_count(len(ensemble.z), len(ensemble.chart.coordinates), 1)
+    check_count(len(ensemble.z), len(ensemble.chart.coordinates), 1)
     chart, data, selection = ensemble.chart, ensemble.weighted, selection_of(ensemble, seed)
     start = pooled_start(data, ensemble.weights, chart.bends, 1)
     law, _ = maximised(start, data, chart.images, selection)
@@ -327,7 +327,7 @@ def _normal(ensemble: Ensemble, bootstrap: int, seed: int, *, check: bool) -> Po
     )
 
 
-def _check_count(events: int, coordinates: int, components: int) -> None:
+def check_count(events: int, coordinates: int, components: int = 1) -> None:
     """Raise DataError for too few events for a law of so many coordinates."""
     if events < (wanted := fewest(coordinates, components)):
         law = f"a law of {coordinates} coordinates has {_numbers(coordinates, components)} numbers"
