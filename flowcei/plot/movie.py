@@ -61,7 +61,8 @@ def movie_frames(series: Series, unit: str = "angstrom", frames: int = 30) -> li
     reach = np.abs(np.concatenate([mean for mean, _ in shown])).max(axis=0) + 4.0 * max(
         float(root.max()) for _, root in shown
     )
-    figure = new_figure(5.6, 5.6 * float(np.clip(reach[1] / reach[0], 0.35, 1.0)) + 0.9)
+    reach[1] = np.clip(reach[1], 0.35 * reach[0], reach[0])
+    figure = new_figure(5.6, 5.6 * float(reach[1] / reach[0]) + 0.9)
     axes = figure.add_subplot()
     pictures = []
     for time, frame in zip(times, shown, strict=True):
