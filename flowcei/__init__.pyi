@@ -6,9 +6,13 @@ from .check.run import check_run as check_run
 from .ensemble.free import FreeLaw as FreeLaw
 from .ensemble.mixture import Mixture as Mixture
 from .ensemble.mixture import compare_priors as compare_priors
+from .ensemble.pathways import Pathways as Pathways
+from .ensemble.plan import Plan as Plan
+from .ensemble.plan import plan as plan
 from .ensemble.population import Population as Population
 from .ensemble.population import population as population
 from .ensemble.series import Series as Series
+from .ensemble.vibrations import vibrational_law as vibrational_law
 from .evaluation.calibration import Calibration as Calibration
 from .evaluation.calibration import calibrate as calibrate
 from .evaluation.comparison import Comparison as Comparison

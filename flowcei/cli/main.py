@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _GROUPS = {
     "Events": {
         "simulate": "Simulate Coulomb explosions of a molecule.",
+        "plan": "How many events reach a wanted error, and under which resolution.",
         "convert": "Turn events of another program into a file of flowcei.",
         "check": "Check whether a data file is sound and can bear a claim.",
         "experiment": "Measure drift, source, resolution and accidents from the events.",

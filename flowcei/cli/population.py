@@ -14,7 +14,7 @@ from flowcei.cli.streams import note, show, show_json, show_table, warn, with_le
 from flowcei.errors import UsageError
 
 if TYPE_CHECKING:
-    from flowcei import Events, FreeLaw, Population, Series
+    from flowcei import Events, FreeLaw, Pathways, Population, Series
 
 
 _UNLIKELY = 1e-3
@@ -36,7 +36,7 @@ def _names(text: str) -> tuple[str, ...]:
     default="normal",
 )
 @option("--components", "Normal laws of a mixture; 2 if absent.", click.IntRange(2, 9))
-@option("--by", "An extra column, as a delay: a normal law for each value, or for ranges.", metavar="COLUMN")
+@option("--by", "An extra column, as a delay: a law for each value, or for ranges.", metavar="COLUMN")
 @option(
     "--cross-correlation",
     "Full width at half maximum of the two pulses together, in units of the column of --by.",
@@ -85,7 +85,8 @@ def population(
     of each event to be of each (events.csv). With --law free the distribution of one or two --coordinates
     has no form; its smoothness is chosen by events that are left out. With --by delay there is a normal law
     for each value of a column of the events, and where there are five or more a law of all events that
-    changes smoothly, at true delays: the length of the pulses (--cross-correlation) is taken out.
+    changes smoothly, at true delays: the length of the pulses (--cross-correlation) is taken out. With both
+    --law mixture and --by there are shares at each value, and shares that change smoothly.
 
     Writes population.h5, table.csv, correlations.csv and pictures.
 
@@ -106,6 +107,9 @@ def population(
     if isinstance(fitted, flowcei.Mixture):
         write_mixture(fitted, folder, length_unit, as_json=as_json, overwrite=overwrite)
         return
+    if isinstance(fitted, flowcei.Pathways):
+        _write_pathways(fitted, folder, length_unit, as_json=as_json, overwrite=overwrite)
+        return
     known = None if truth is None else read_noted(truth, fitted.molecule)
     results = _results(fitted, length_unit, known)
     options.made_folder(folder, overwrite=overwrite)
@@ -118,6 +122,33 @@ def population(
     note_events(fitted)
     _note(fitted)
     note(f"tables, pictures and the law in {folder}")
+
+
+def _write_pathways(fitted: Pathways, folder: Path, unit: str, *, as_json: bool, overwrite: bool) -> None:
+    """Write and print shares along a column."""
+    results = {"table.csv": fitted.to_dataframe(), "components.csv": fitted.components()}
+    results |= {} if fitted.smooth is None else {"smooth.csv": fitted.smooth_table()}
+    options.made_folder(folder, overwrite=overwrite)
+    write_results(results | {"shares.png": fitted.plot("shares", unit)}, folder, overwrite=overwrite)
+    fitted.write(folder / "population.h5", overwrite=overwrite)
+    if as_json:
+        show_json(fitted.to_dict())
+    else:
+        show_table(fitted.to_dataframe(), as_json=False)
+    note_events(fitted)
+    note("p05 to p95: 90 % interval of the share; components.csv: means and widths of the laws")
+    for why in dict.fromkeys(fitted.refused.values()):
+        at = ", ".join(f"{value:.4g}" for value, one in fitted.refused.items() if one == why)
+        warn(f"no shares at {fitted.by} = {at}: {why}", "law")
+    if fitted.smooth is None:
+        note(f"no smooth shares: the laws are separate at {len(fitted.values)} values, 5 are needed")
+    elif fitted.misfit < _UNLIKELY:
+        what = f"the smooth shares do not follow those of each {fitted.by} (p = {fitted.misfit:.2g})"
+        warn(f"{what}: something changes faster than they can", "law")
+    else:
+        note("smooth.csv: shares that change smoothly, at true values")
+    note("the run was not compared with the laws: only one normal law predicts momenta")
+    note(f"tables, picture and shares in {folder}")
 
 
 def _results(fitted: Population | FreeLaw | Series, unit: str, truth: Events | None) -> dict[str, Any]:

@@ -138,7 +138,7 @@ class ModesChart(Chart):
     def __init__(self, molecule: Molecule, prior: NormalModesPrior, names: Sequence[str] = ()) -> None:
         self._modes = prior
         every = [Coordinate(f"mode-{k + 1}", "sd") for k in range(prior.mode_count)]
-        chosen = _named(every, names)
+        chosen = named(every, names)
         self._rows = np.array([every.index(one) for one in chosen])
         self._orders = bond_symmetries(molecule)
         maps = prior.symmetries(self._orders)
@@ -233,7 +233,7 @@ def _values(coordinates: Sequence[Coordinate], x: Floats) -> Floats:
     return out
 
 
-def _named(every: Sequence[Coordinate], names: Sequence[str]) -> list[Coordinate]:
+def named(every: Sequence[Coordinate], names: Sequence[str]) -> list[Coordinate]:
     """Those of some names, all where there are none; UsageError for an unknown one."""
     by_name = {one.name: one for one in every}
     by_name |= {"-".join(one.name.split("-")[::-1]): one for one in every if one.atoms}
@@ -255,7 +255,7 @@ def _symmetric(
     law, and the prior, must be the same for all of them. Others are left out; UsageError if they are named.
     """
     orders = bond_symmetries(molecule)
-    chosen = _named(every, names)
+    chosen = named(every, names)
     law_of = dict(zip(every, laws, strict=True)) if laws else dict.fromkeys(every)
     while True:
         place = {one.atoms: k for k, one in enumerate(chosen)}

@@ -13,16 +13,17 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
-from scipy.special import logsumexp
 
-from flowcei.ensemble.laws import Moments, NormalLaw
+from flowcei.ensemble.components import Moments
+from flowcei.ensemble.laws import NormalLaw
 from flowcei.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Self
 
-    from flowcei.posterior.arrays import Bools, Floats, Reals
+    from flowcei.ensemble.components import Components
+    from flowcei.posterior.arrays import Bools, Floats, Reals, Rows
 
 _BLOCK = 200_000  # samples that are looked at together
 _ROUNDS = 300  # of three steps each, at the most
@@ -39,15 +40,14 @@ class Weighted:
     count: Floats  # how often each event counts, (E,): bootstrap
 
     def blocks(self, numbers: int = 1) -> Iterator[tuple[slice, Floats, Floats]]:
-        """Rows, coordinates (e n, K) and base (e, n) of some events after others, in double precision.
+        """Rows, coordinates (e, n, K) and base (e, n) of some events after others, in double precision.
 
         The fewer at a time, the more numbers are made of each sample.
         """
         step = max(1, _BLOCK // self.z.shape[1] // max(1, numbers // 20))
         for first in range(0, len(self.z), step):
             rows = slice(first, first + step)
-            z = self.z[rows].reshape(-1, self.z.shape[2]).astype(np.float64)
-            yield rows, z, self.log_base[rows].astype(np.float64)
+            yield rows, self.z[rows].astype(np.float64), self.log_base[rows].astype(np.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,11 +79,19 @@ class Selection:
         return Moments.of(z, weights / weights.sum())
 
 
-def responsibilities(law: NormalLaw, z: Floats, base: Floats) -> tuple[Floats, Floats]:
-    """Log R (e,), and the share (e, n, C) that each sample and component has of it."""
-    each = (law.log_each(z) + base.reshape(-1, 1)).reshape(*base.shape, -1)
-    total = logsumexp(each, axis=(1, 2))
-    return total, np.exp(each - np.where(np.isfinite(total), total, 0.0)[:, None, None])
+def responsibilities(
+    components: Components, z: Floats, base: Floats, row: Rows | None = None
+) -> tuple[Floats, Floats]:
+    """Log R (e,), and the share (e, n, C) that each sample (e, n, K) and component has of it."""
+    each = components.log_each(z, row)
+    each += base[:, :, None]
+    top = each.max(axis=(1, 2))
+    top = np.where(np.isfinite(top), top, 0.0)
+    each = np.exp(each - top[:, None, None])
+    total = each.sum(axis=(1, 2))
+    with np.errstate(divide="ignore"):
+        log_r = top + np.log(total)
+    return log_r, each / np.where(total > 0.0, total, 1.0)[:, None, None]
 
 
 def truth(log_r: Floats, p_true: Floats) -> tuple[Floats, Floats]:
@@ -94,17 +102,22 @@ def truth(log_r: Floats, p_true: Floats) -> tuple[Floats, Floats]:
     return total, np.exp(true - np.where(np.isfinite(total), total, 0.0))
 
 
+def expected(components: Components, data: Weighted, row: Rows | None = None) -> tuple[Moments, float]:
+    """Expected sums (S, ...) of true events whose means are of a row (E,) each, and the log likelihood."""
+    row = np.zeros(len(data.z), dtype=np.intp) if row is None else row
+    sums, height = list[Moments](), 0.0
+    for rows, z, base in data.blocks():
+        p_true, times = data.p_true[rows], data.count[rows]
+        log_r, own = components.moments(z, base, p_true, times, row[rows])
+        height += float(times @ truth(log_r, p_true)[0])
+        sums = [sums[0] + own] if sums else [own]
+    return sums[0], height
+
+
 def expectation(law: NormalLaw, data: Weighted, selection: Selection | None = None) -> tuple[Moments, float]:
     """Expected sums of all true events under a law, and its log likelihood."""
-    k, components = data.z.shape[2], len(law.share)
-    sums = Moments(np.zeros(components), np.zeros((components, k)), np.zeros((components, k, k)))
-    log_likelihood = 0.0
-    for rows, z, base in data.blocks():
-        log_r, shares = responsibilities(law, z, base)
-        total, true = truth(log_r, data.p_true[rows])
-        log_likelihood += float((data.count[rows] * total).sum())
-        shares *= (true * data.count[rows])[:, None, None]
-        sums += Moments.of(z, shares.reshape(len(z), components))
+    each, log_likelihood = expected(law.components, data)
+    sums = each[0]
     if selection is not None:
         seen = float(sums.count.sum())
         chance = min(selection.chance(law), 1.0)

@@ -12,9 +12,10 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.linalg import solve_triangular
+from scipy.optimize import linear_sum_assignment
 from scipy.special import logsumexp
 
+from flowcei.ensemble.components import Components, Moments
 from flowcei.errors import DataError
 
 if TYPE_CHECKING:
@@ -26,35 +27,6 @@ _LEAST = 1e-10  # of the largest eigenvalue of a covariance: below it a law has 
 
 RAYLEIGH = np.sqrt(np.pi / 2.0), np.sqrt(2.0 - np.pi / 2.0)
 """Mean and deviation of a bend over its width in one direction."""
-
-
-@dataclass(frozen=True, eq=False)
-class Moments:
-    """Weighted sums of coordinates for each of C components."""
-
-    count: Floats  # sum of weights, (C,)
-    first: Floats  # of z, (C, K)
-    second: Floats  # of z z', (C, K, K)
-
-    def __add__(self, other: Moments) -> Moments:
-        """Return the sums of both."""
-        return Moments(self.count + other.count, self.first + other.first, self.second + other.second)
-
-    def times(self, factor: float) -> Moments:
-        """Return the sums with weights that are so many times as large."""
-        return Moments(factor * self.count, factor * self.first, factor * self.second)
-
-    @classmethod
-    def of(cls, z: Floats, weights: Floats) -> Moments:
-        """Return the sums of points z (B, K) with weights (B, C)."""
-        each = [z.T @ (weights[:, [c]] * z) for c in range(weights.shape[1])]
-        return cls(weights.sum(axis=0), weights.T @ z, np.array(each))
-
-    def imaged(self, images: Floats) -> Moments:
-        """Return the mean over linear images (G, K, K) of the points: what symmetric ions make alike."""
-        first = np.einsum("gkl,cl->ck", images, self.first) / len(images)
-        second = np.einsum("gkl,clm,gnm->ckn", images, self.second, images) / len(images)
-        return Moments(self.count, first, second)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,9 +77,13 @@ class NormalLaw:
             np.where(self.bends, RAYLEIGH[1] * width, width),
         )
 
-    def ordered(self) -> NormalLaw:
-        """Return the law with its components in the order of their first means."""
+    def ordered(self, like: NormalLaw | None = None) -> NormalLaw:
+        """Return the law with its components in the order of their first means, or in that of another's."""
         order = np.argsort(self.mean[:, 0])
+        if like is not None:  # lengths and angles, over the deviations of both
+            width = np.hypot(self.deviation, like.deviation[:, None])
+            away = (like.shown[0][:, None] - self.shown[0]) / width
+            order = linear_sum_assignment((away**2).sum(axis=2))[1]
         return replace(
             self, share=self.share[order], mean=self.mean[order], covariance=self.covariance[order]
         )
@@ -125,19 +101,17 @@ class NormalLaw:
         square += np.eye(len(self.bends)) * np.where(self.bends, self.deviation**2, 0.0)[:, None]
         return Moments(self.share, self.share[:, None] * mean, self.share[:, None, None] * square)
 
+    @property
+    def components(self) -> Components:
+        """Its components, in one row."""
+        with np.errstate(divide="ignore"):
+            log_share = np.log(self.share)[None]
+        which = np.arange(len(self.share))
+        return Components.of(self.mean[None], log_share, self.covariance, which, self.bends)
+
     def log_each(self, z: Floats) -> Floats:
         """Log of share times density (B, C) of each component at points z (B, K)."""
-        straight, bend = ~self.bends, z[:, self.bends]
-        out = np.empty((len(z), len(self.share)))
-        for c, share in enumerate(self.share):
-            root = np.linalg.cholesky(self.covariance[c][np.ix_(straight, straight)])
-            y = solve_triangular(root, (z[:, straight] - self.mean[c, straight]).T, lower=True)
-            width = self.deviation[c, self.bends]
-            out[:, c] = np.log(share) - np.log(np.sqrt(2.0 * np.pi) * np.diag(root)).sum()
-            out[:, c] -= 0.5 * np.einsum("kb,kb->b", y, y)
-            with np.errstate(divide="ignore"):  # a chain that is not bent at all
-                out[:, c] += (np.log(bend / width**2) - 0.5 * (bend / width) ** 2).sum(axis=1)
-        return out
+        return self.components.log_each(z[None])[0]
 
     def log_prob(self, z: Floats) -> Floats:
         """Log density (B,) at points z (B, K)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -14,12 +14,16 @@ import pandas as pd
 from scipy.optimize import bisect
 from scipy.special import logsumexp
 
-from flowcei.ensemble.fitting import maximised, pooled_start, truth
+from flowcei.ensemble.fitting import truth
 from flowcei.ensemble.laws import RAYLEIGH
 from flowcei.ensemble.prediction import check_ungated
 from flowcei.ensemble.reduction import gathered
 from flowcei.ensemble.result import LEVEL, EnsembleLaw
-from flowcei.ensemble.uncertainty import MonteCarlo, check_covered, information, resampled, score_noise
+from flowcei.ensemble.uncertainty import (
+    MonteCarlo,
+    scored,
+    significant,
+)
 from flowcei.errors import DataError, FlowceiError, UsageError
 from flowcei.physics.priors import build_prior
 from flowcei.storage.files import read_toml
@@ -40,11 +44,9 @@ FEWEST = 30
 """Events, of which a law is taken."""
 
 _BLOCK = 200_000  # samples that are looked at together
-_ROUNDS = 30  # of the search for starts
 _STEPS, _ENOUGH = 10_000, 1e-10  # of the search for shares, and the change that ends it
 _RESAMPLED = 200  # draws of events, for the errors of shares alone
 _DRAWS, _OUTSIDE = 1000, 0.01  # of a prior, and the share of them that the prior of the samples may exclude
-_STARTED = 50  # samples of an event by which starts of several normals are judged
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -98,7 +100,8 @@ class Mixture(EnsembleLaw):
         return f"Mixture of {self.molecule.name}: {shares}; {len(self.event_id)} events"
 
     @property
-    def _errors(self) -> Floats:
+    def uncertainty(self) -> Floats:
+        """The standard errors (C,) that intervals are made of: the larger ones of both."""
         return np.maximum(self.error, self.bootstrap_error)
 
     @property
@@ -111,6 +114,12 @@ class Mixture(EnsembleLaw):
         """Of the mixture over that of the prior of the samples, of all events together."""
         return float(truth(logsumexp(self.log_ratio, axis=1, b=self.share), self.p_true)[0].sum())
 
+    @property
+    def known(self) -> Floats:
+        """Standard errors (C,) that the shares would have, were the laws known."""
+        log_r = logsumexp(self.log_ratio, axis=1, b=self.share, keepdims=True)
+        return _known(np.exp(self.log_ratio - log_r), self.probability.sum(axis=1))[1]
+
     def to_dataframe(self) -> pd.DataFrame:
         """Return a row a law: share, standard error, 90 % interval, log evidence of all events under it.
 
@@ -118,21 +127,21 @@ class Mixture(EnsembleLaw):
         """
         low, high = self.interval.T
         at_end = self._at_end  # where half of the interval is what the curvature does not tell
-        error = np.where(at_end, 0.5 * (high - low) / LEVEL, self._errors)
+        error = np.where(at_end, 0.5 * (high - low) / LEVEL, self.uncertainty)
         table = {"law": self.names, "share": self.share, "error": error, "p05": low, "p95": high}
         return pd.DataFrame(table | {"log_evidence": self.log_ratio.sum(axis=0)})
 
     @property
     def _at_end(self) -> Bools:
         """Which shares (C,) are so near to 0 or 1 that the likelihood is no normal curve about them."""
-        return LEVEL * self._errors > np.minimum(self.share, 1.0 - self.share)
+        return LEVEL * self.known > np.minimum(self.share, 1.0 - self.share)
 
     @property
     def interval(self) -> Floats:
         """The 90 % intervals of the shares, (C, 2)."""
         out = np.array([self._likely(c) for c in range(len(self.share))])
         inner = ~self._at_end
-        share, error = self.share[inner], self._errors[inner]
+        share, error = self.share[inner], self.uncertainty[inner]
         # In the logit, so that an interval stays between 0 and 1.
         step = LEVEL * error / (share * (1.0 - share))
         for column, sign in enumerate((-1.0, 1.0)):
@@ -248,11 +257,11 @@ def compare_priors(
     names: list[str] = []
 
     def ratios(molecule: Molecule, prior: GeometryPrior) -> Extra:
-        built = [_built(molecule, one) for one in priors]
-        names.extend(_names(priors, built))
-        for name, one in zip(names, built, strict=True):
+        made = [built(molecule, one) for one in priors]
+        names.extend(_names(priors, made))
+        for name, one in zip(names, made, strict=True):
             _check_within(name, one, prior, molecule)
-        return partial(_log_ratios, built, prior)
+        return partial(_log_ratios, made, prior)
 
     ensemble = gathered(samples, None, ratios, keep_flagged=keep_flagged)
     check_ungated(ensemble)
@@ -261,7 +270,7 @@ def compare_priors(
     )
 
 
-def _built(molecule: Molecule, prior: str | dict[str, Any] | GeometryPrior) -> GeometryPrior:
+def built(molecule: Molecule, prior: str | dict[str, Any] | GeometryPrior) -> GeometryPrior:
     """The prior of a name, a TOML file with its table, a table, or itself."""
     if isinstance(prior, str) and prior.endswith(".toml"):
         table = read_toml(Path(prior))
@@ -320,6 +329,16 @@ def shares_of(log_ratio: Floats, p_true: Floats, count: Floats) -> Floats:
     return np.asarray(new)
 
 
+def _known(over: Floats, member: Floats) -> tuple[Floats, Floats]:
+    """Covariance (C - 1, C - 1) and errors (C,) of shares of laws that are known.
+
+    Laws are likelier than the mixture by factors (E, C), and events true with a probability (E,).
+    """
+    scores = member[:, None] * (over[:, :-1] - over[:, -1:])
+    covariance = np.asarray(np.linalg.pinv(scores.T @ scores, hermitian=True), dtype=np.float64)
+    return covariance, np.sqrt(np.append(np.diagonal(covariance), covariance.sum()))
+
+
 def mixed(
     ensemble: Ensemble, names: tuple[str, ...], base: Reals, log_each: Callable[[slice], Floats], seed: int
 ) -> Mixture:
@@ -341,8 +360,7 @@ def mixed(
     log_r = logsumexp(log_ratio, axis=1, b=share)
     member = truth(log_r, true)[1]
     over = np.exp(log_ratio - log_r[:, None])
-    scores = member[:, None] * (over[:, :-1] - over[:, -1:])
-    covariance = np.linalg.pinv(scores.T @ scores, hermitian=True)
+    covariance, error = _known(over, member)
     noise, bias = np.zeros_like(covariance), np.zeros(len(share) - 1)
     for some in rows:
         log_law = log_each(some)
@@ -350,50 +368,14 @@ def mixed(
         weight = np.exp(base[some] + density - log_r[some, None])
         ratio = np.exp(log_law - np.where(np.isfinite(density), density, 0.0)[:, :, None])
         slope = ratio[:, :, :-1] - ratio[:, :, -1:]  # of the log density, by each share beside the last
-        more = score_noise(slope, weight, member[some], ensemble.distinct)
+        event, place = significant(weight)
+        own_slope, own_weight = slope[event, place], weight[event, place]
+        _, *more = scored(own_slope, own_weight, event, member[some], ensemble.distinct)
         noise, bias = noise + more[0], bias + more[1]
-    told = MonteCarlo.of(covariance, noise, bias, base.shape[1])
-    told.check()
-    error = np.sqrt(np.append(np.diagonal(covariance), covariance.sum()))
+    sums = MonteCarlo.of(covariance, noise, bias, base.shape[1])
+    sums.check()
     rng = np.random.default_rng(seed)
     times = [np.bincount(rng.integers(count, size=count), minlength=count) for _ in range(_RESAMPLED)]
     spread = np.std([shares_of(log_ratio, true, t.astype(float)) for t in times], axis=0)
     own = ensemble.molecule, names, share, error, spread, log_ratio, member[:, None] * over * share, true
-    return Mixture(*own, ensemble.event_id, base.shape[1], ensemble.left_out, told)
-
-
-def normals(ensemble: Ensemble, components: int, bootstrap: int, seed: int) -> Mixture:
-    """Shares of several normal laws, which are sought; DataError where one is enough."""
-    check_ungated(ensemble)
-    chart, data = ensemble.chart, ensemble.weighted
-    short = replace(data, z=data.z[:, :_STARTED], log_base=data.log_base[:, :_STARTED])
-    starts = []
-    for k in np.flatnonzero(~chart.bends):
-        start = pooled_start(short, ensemble.weights[:, :_STARTED], chart.bends, components, int(k))
-        starts.append(maximised(start, short, chart.images, rounds=_ROUNDS))
-    law, height = maximised(max(starts, key=lambda one: one[1])[0], data, chart.images)
-    law = law.ordered()
-    _, alone = maximised(pooled_start(data, ensemble.weights, chart.bends, 1), data, chart.images)
-    numbers = (components - 1) * (1 + len(chart.bends) * (len(chart.bends) + 3) // 2)
-    if height - alone < 0.5 * numbers * np.log(len(data.z)):  # the criterion of Schwarz
-        what = f"{components} normal laws are no better than one: log likelihood {height - alone:+.1f}"
-        raise DataError(f"{what} for {numbers} numbers more; take --law normal")
-    check_covered(chart, law, seed)
-    told = information(law, data, ensemble.distinct)
-    told.monte_carlo.check()
-    law = law.shifted(-told.bias, law.pairs)
-    single = replace(law, share=np.ones(components))
-    shape = data.z.shape
-
-    def log_each(rows: slice) -> Floats:
-        return single.log_each(data.z[rows].reshape(-1, shape[2]).astype(float)).reshape(
-            -1, shape[1], components
-        )
-
-    names = tuple(f"normal-{c + 1}" for c in range(components))
-    out = mixed(ensemble, names, data.log_base, log_each, seed)
-    laws = resampled(law, data, chart.images, bootstrap, seed, None)
-    if len(laws) > 1:  # shares whose laws are not known are less certain
-        error = np.maximum(out.bootstrap_error, np.std([one.share for one in laws], axis=0, ddof=1))
-        out = replace(out, bootstrap_error=error)
-    return replace(out, law=law, chart=chart, laws=laws, information=told)
+    return Mixture(*own, ensemble.event_id, base.shape[1], ensemble.left_out, sums)

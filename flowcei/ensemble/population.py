@@ -14,7 +14,9 @@ from flowcei.check.run import check_run
 from flowcei.ensemble.fitting import expectation, maximised, pooled_start
 from flowcei.ensemble.free import FreeLaw, free_law
 from flowcei.ensemble.laws import RAYLEIGH
-from flowcei.ensemble.mixture import FEWEST, Mixture, normals
+from flowcei.ensemble.mixture import FEWEST, Mixture
+from flowcei.ensemble.normals import normals
+from flowcei.ensemble.pathways import Pathways, pathways
 from flowcei.ensemble.prediction import LawPrior, check_selection, moves, selection_of, window_of
 from flowcei.ensemble.reduction import gathered
 from flowcei.ensemble.result import LEVEL, EnsembleLaw
@@ -231,7 +233,7 @@ def population(
     seed: int = 0,
     check: bool = True,
     keep_flagged: bool = False,
-) -> Population | Mixture | FreeLaw | Series:
+) -> Population | Mixture | FreeLaw | Series | Pathways:
     """Unfold the law of a molecule's geometries from the posterior samples of many events.
 
     The posterior of each event is as wide as its noise leaves it, about what the prior held for likely:
@@ -247,7 +249,8 @@ def population(
         law: ``normal``, ``mixture`` of several, or ``free`` of one or two coordinates, without a form.
         components: Normal laws of a mixture, 2 where None.
         by: Name of a column of the events, such as a delay: a normal law for each of its values, or for 20
-            ranges of them; and of five or more one law of all events that changes smoothly.
+            ranges of them; and of five or more one law of all events that changes smoothly. With a mixture
+            shares at each value and smooth ones.
         cross_correlation: Full width at half maximum of the two pulses together, in units of the column: the
             smooth law is that at true delays.
         bootstrap: Laws of events drawn with replacement, for standard errors.
@@ -257,7 +260,7 @@ def population(
 
     Returns:
         The law with its errors: `Population` of a normal law, `Mixture` of several, `FreeLaw` without a form,
-        `Series` along a column.
+        `Series` along a column, `Pathways` of a mixture along one.
 
     Raises:
         DataError: For samples that cannot be pooled, too few events or samples, or a law that the prior does
@@ -272,26 +275,33 @@ def population(
         raise UsageError(f"no law {law!r}; there are {', '.join(LAWS)}")
     if components is not None and law != "mixture":
         raise UsageError("components are those of a mixture: name law 'mixture', or leave their number out")
-    if by is not None and law != "normal":
-        raise UsageError("along a column there are normal laws only: leave out the law, or the column")
+    if by is not None and law == "free":
+        raise UsageError("along a column there are normal laws and mixtures: leave out law or column")
     if not 0.0 <= cross_correlation < np.inf or (cross_correlation and by is None):
         raise UsageError("a cross-correlation is a width, 0 or more, in units of the column that by names")
     ensemble = gathered(samples, coordinates, by=by, keep_flagged=keep_flagged)
+    count = components or 2
+    if by is not None and law == "mixture":
+
+        def mixture_of(some: Ensemble, like: NormalLaw | None) -> Mixture:
+            check_count(len(some.z), len(some.chart.coordinates), count)
+            return normals(some, count, bootstrap, seed, like)
+
+        return pathways(ensemble, by, mixture_of, cross_correlation / FWHM)
     if by is not None:
         law_of = partial(_normal, bootstrap=bootstrap, seed=seed, check=check)
         return series(ensemble, by, law_of, cross_correlation / FWHM, seed)
     if law == "free":
         return free_law(ensemble, bootstrap, seed)
     if law == "mixture":
-        count = components or 2
-        _check_count(len(ensemble.z), len(ensemble.chart.coordinates), count)
+        check_count(len(ensemble.z), len(ensemble.chart.coordinates), count)
         return normals(ensemble, count, bootstrap, seed)
     return _normal(ensemble, bootstrap, seed, check=check)
 
 
 def _normal(ensemble: Ensemble, bootstrap: int, seed: int, *, check: bool) -> Population:
     """The normal law of an ensemble."""
-    _check_count(len(ensemble.z), len(ensemble.chart.coordinates), 1)
+    check_count(len(ensemble.z), len(ensemble.chart.coordinates), 1)
     chart, data, selection = ensemble.chart, ensemble.weighted, selection_of(ensemble, seed)
     start = pooled_start(data, ensemble.weights, chart.bends, 1)
     law, _ = maximised(start, data, chart.images, selection)
@@ -317,15 +327,22 @@ def _normal(ensemble: Ensemble, bootstrap: int, seed: int, *, check: bool) -> Po
     )
 
 
-def _check_count(events: int, coordinates: int, components: int) -> None:
+def check_count(events: int, coordinates: int, components: int = 1) -> None:
     """Raise DataError for too few events for a law of so many coordinates."""
-    numbers = components * (coordinates * (coordinates + 3) // 2 + 1) - 1
-    wanted = max(FEWEST, _A_NUMBER * numbers)
-    if events < wanted:
-        law = f"a law of {coordinates} coordinates has {numbers} numbers"
+    if events < (wanted := fewest(coordinates, components)):
+        law = f"a law of {coordinates} coordinates has {_numbers(coordinates, components)} numbers"
         raise DataError(
             f"{events} events are too few: {law}, for which {wanted} are needed; or name fewer of them"
         )
+
+
+def fewest(coordinates: int, components: int = 1) -> int:
+    """Events that a law of so many coordinates takes at the least."""
+    return max(FEWEST, _A_NUMBER * _numbers(coordinates, components))
+
+
+def _numbers(coordinates: int, components: int) -> int:
+    return components * (coordinates * (coordinates + 3) // 2 + 1) - 1
 
 
 def _pooled(ensemble: Ensemble) -> tuple[Floats, Floats]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from flowcei.ensemble.coordinates import Nothing, chart_of
 from flowcei.ensemble.fitting import Weighted
+from flowcei.ensemble.result import FLAGGED
 from flowcei.errors import DataError, NoDensityError, UsageError
 from flowcei.experiment.accidents import P_TRUE
 from flowcei.posterior.files import stream_samples
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     Samples = PosteriorSamples | str | Path
     Extra = Callable[[PosteriorSamples], Floats]
 
-FLAGGED, UNRELIABLE, UNMIXED = "flagged", "unreliable weights", "chains that have not mixed"
-"""Why events do not count as they should: the first are left out, the others count as they are."""
+UNRELIABLE, UNMIXED = "unreliable weights", "chains that have not mixed"
+"""Why events do not count as they should: they count as they are."""
 
 _SAME = ("prior", "experiment", "noise_relative", "forward", "motion")  # of origins that can be pooled
 

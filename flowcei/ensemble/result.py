@@ -12,13 +12,31 @@ from flowcei.storage.creation import atomic_write
 from flowcei.storage.hdf import writing
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     import pandas as pd
 
     from flowcei.molecules.molecule import Molecule
 
+FLAGGED = "flagged"
+"""Why events are left out."""
+
 LEVEL = 1.6449
 """Standard errors on either side of which 90 % of a normal distribution lie."""
+
+
+def added(laws: Sequence[EnsembleLaw], flagged: int) -> dict[str, Any]:
+    """What laws of some events each have in common: molecule, events, samples, what was left out of all."""
+    first = laws[0]
+    counts = {reason: sum(law.left_out[reason] for law in laws) for reason in first.left_out}
+    return {
+        "molecule": first.molecule,
+        "events": sum(law.events for law in laws),
+        "samples": first.samples,
+        "left_out": counts | {FLAGGED: flagged},
+        "log_likelihood": sum(law.log_likelihood for law in laws),
+    }
 
 
 class EnsembleLaw(ABC):

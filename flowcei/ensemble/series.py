@@ -11,8 +11,7 @@ import pandas as pd
 from scipy.stats import chi2
 
 from flowcei.ensemble.fitting import Weighted
-from flowcei.ensemble.reduction import FLAGGED
-from flowcei.ensemble.result import EnsembleLaw
+from flowcei.ensemble.result import EnsembleLaw, added
 from flowcei.ensemble.smooth import FEWEST, SmoothLaw, smooth_law
 from flowcei.ensemble.uncertainty import drawn
 from flowcei.errors import DataError
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 _VALUES = 60  # of a column that have a law each; of more, ranges with as many events
 _RANGES = 20
-_COPIES = 8  # samples of an event by which a smooth law is sought
+_COPIES = 16  # samples of an event by which a smooth law is sought
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -52,15 +51,7 @@ class Series(EnsembleLaw):
 
     def __post_init__(self) -> None:
         """Take over what all laws have in common."""
-        first = self.laws[0]
-        counts = {reason: sum(law.left_out[reason] for law in self.laws) for reason in first.left_out}
-        for name, value in {
-            "molecule": first.molecule,
-            "events": sum(law.events for law in self.laws),
-            "samples": first.samples,
-            "left_out": counts | {FLAGGED: self.flagged},
-            "log_likelihood": sum(law.log_likelihood for law in self.laws),
-        }.items():
+        for name, value in added(self.laws, self.flagged).items():
             object.__setattr__(self, name, value)
 
     def __repr__(self) -> str:
@@ -143,17 +134,13 @@ def series(
     Raises:
         DataError: Where events have no value of it, or a law is refused: with the value where.
     """
-    column = ensemble.by
-    if gaps := int((~np.isfinite(column)).sum()):
-        raise DataError(f"{gaps} of {len(column)} events have no value of {by!r}: leave them out", column=by)
-    values, laws, groups = [], [], _groups(column)
-    for rows in groups:
-        value = float(column[rows].mean())
+    groups = grouped(ensemble, by)
+    values, laws = np.array([value for value, _ in groups]), []
+    for value, rows in groups:
         try:
             laws.append(law_of(ensemble.of_events(rows)))
         except DataError as error:
             raise DataError(f"at {by} = {value:.4g}: {error}") from error
-        values.append(value)
     smooth, refused = None, ""
     if laws[0].chance is not None:
         refused = "its events passed a gate on the KER"
@@ -161,10 +148,11 @@ def series(
         refused = f"{len(values)} values are too few: {FEWEST} are needed"
     else:
         try:
-            smooth = _smooth(ensemble, groups, np.array(values), [law.law for law in laws], width, seed)
+            own = [rows for _, rows in groups], values, [law.law for law in laws]
+            smooth = _smooth(ensemble, *own, width, seed)
         except DataError as error:
             refused = str(error)
-    return Series(by, np.array(values), tuple(laws), ensemble.flagged, smooth, refused)
+    return Series(by, values, tuple(laws), ensemble.flagged, smooth, refused)
 
 
 def _smooth(
@@ -174,7 +162,8 @@ def _smooth(
     rng, order = np.random.default_rng(seed), np.concatenate([np.flatnonzero(rows) for rows in groups])
     full = ensemble.of_events(order)
     each = [
-        drawn(law, ensemble.of_events(rows).weighted, rng) for rows, law in zip(groups, laws, strict=True)
+        drawn(law, ensemble.of_events(rows).weighted, rng, _COPIES)
+        for rows, law in zip(groups, laws, strict=True)
     ]
     named = {
         one.name: np.concatenate([getattr(short, one.name) for short in each]) for one in fields(Weighted)
@@ -183,10 +172,18 @@ def _smooth(
     return smooth_law(values, laws, *how)
 
 
-def _groups(column: Floats) -> list[Bools]:
-    """Which events (E,) are of each value of a column, or of each of some ranges of it."""
+def grouped(ensemble: Ensemble, by: str) -> list[tuple[float, Bools]]:
+    """Values of a column, and which events (E,) are of each; of very many values those of ranges of it.
+
+    Raises:
+        DataError: Where events have no value of it.
+    """
+    column = ensemble.by
+    if gaps := int((~np.isfinite(column)).sum()):
+        raise DataError(f"{gaps} of {len(column)} events have no value of {by!r}: leave them out", column=by)
     distinct = np.unique(column)
     if len(distinct) <= _VALUES:
-        return [column == value for value in distinct]
+        return [(float(value), column == value) for value in distinct]
     place = np.searchsorted(np.quantile(column, np.linspace(0.0, 1.0, _RANGES + 1)[1:-1]), column, "right")
-    return [rows for k in range(_RANGES) if (rows := place == k).any()]
+    groups = [rows for k in range(_RANGES) if (rows := place == k).any()]
+    return [(float(column[rows].mean()), rows) for rows in groups]

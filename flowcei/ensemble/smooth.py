@@ -18,17 +18,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from scipy.interpolate import BSpline
-from scipy.special import logsumexp
+from scipy.linalg import block_diag
 
-from flowcei.ensemble.fitting import Weighted, accelerated, truth
+from flowcei.ensemble.components import Components
+from flowcei.ensemble.fitting import Weighted, accelerated, counted, expected, responsibilities, truth
 from flowcei.ensemble.laws import RAYLEIGH, NormalLaw
-from flowcei.ensemble.uncertainty import MonteCarlo, score_noise
+from flowcei.ensemble.uncertainty import MonteCarlo, inverted, scored, significant
+from flowcei.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from flowcei.ensemble.coordinates import Chart, Coordinate
-    from flowcei.posterior.arrays import Bools, Floats
+    from flowcei.posterior.arrays import Bools, Floats, Rows
 
 FEWEST = 5
 """Values of a column along which a law is smoothed."""
@@ -38,7 +40,8 @@ _HATS, _MOST_HATS = {8: 2, 16: 3}, 4  # covariances, of fewer values than these;
 _TRUE = 5  # true delays of a nominal one
 _BEYOND = 2.5  # deviations of the cross-correlation to which splines reach beyond the column
 _ROUNDS, _ENOUGH = 30, 3e-2  # of the search, and the gain of log likelihood that ends it
-_BLOCK = 100_000  # samples at a time, times true delays
+_MOST_VALUES = 200  # of a column: of more, those that are near are taken for one
+_FEWEST_EVENTS = 2.0  # of a spline or a covariance: there are none in a gap
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +69,7 @@ class SmoothLaw:
     @property
     def ends(self) -> tuple[float, float]:
         """Between which the law changes; beyond it stays."""
-        reach = _BEYOND * self.cross_correlation
-        return float(self.values.min() - reach), float(self.values.max() + reach)
+        return ends_of(self.values, self.cross_correlation)
 
     @property
     def vector(self) -> Floats:
@@ -86,15 +88,9 @@ class SmoothLaw:
         zero = np.zeros(self.covariance.shape[:2])
         return NormalLaw(np.ones(len(zero)), zero, self.covariance, self.bends)
 
-    def log_each(self, d: Floats, c: int) -> Floats:
-        """Log density (B,) of a covariance at deviations from the mean (B, K)."""
-        about = self._about
-        one = NormalLaw(about.share[[c]], about.mean[[c]], about.covariance[[c]], about.bends)
-        return one.log_each(d)[:, 0]
-
     def splines(self, t: Floats) -> Floats:
         """Of true values (B,), (B, M)."""
-        return _splines(t, len(self.coefficients), self.ends)
+        return spline_basis(t, len(self.coefficients), self.ends)
 
     def hats(self, t: Floats) -> Floats:
         """Shares of the covariances at true values (B,), (B, J)."""
@@ -113,7 +109,7 @@ class SmoothLaw:
 
     def seen(self, values: Floats) -> Floats:
         """Means (B, K) at nominal values: over the true ones of each; of straight angles the mean angle."""
-        nodes, shares = _nodes(self.cross_correlation)
+        nodes, shares = true_values(self.cross_correlation)
         each = [share * self.mean(values + shift) for shift, share in zip(nodes, shares, strict=True)]
         return np.asarray(np.sum(each, axis=0))
 
@@ -150,7 +146,14 @@ class SmoothLaw:
         return pd.DataFrame(table | {"sd_error": (sd * by_width).ravel()})
 
 
-def _splines(t: Floats, count: int, ends: tuple[float, float]) -> Floats:
+def ends_of(values: Floats, deviation: float) -> tuple[float, float]:
+    """Ends of splines along some values: true ones scatter about these."""
+    reach = _BEYOND * deviation
+    return float(values.min() - reach), float(values.max() + reach)
+
+
+def spline_basis(t: Floats, count: int, ends: tuple[float, float]) -> Floats:
+    """Splines (B, M) between two ends at values (B,)."""
     degree = min(3, count - 1)
     inner = np.linspace(*ends, count - degree + 1)
     knots = np.concatenate([[ends[0]] * degree, inner, [ends[1]] * degree])
@@ -158,7 +161,7 @@ def _splines(t: Floats, count: int, ends: tuple[float, float]) -> Floats:
     return np.asarray(BSpline.design_matrix(distinct, knots, degree).toarray())[rows]
 
 
-def _nodes(deviation: float) -> tuple[Floats, Floats]:
+def true_values(deviation: float) -> tuple[Floats, Floats]:
     """True values about a nominal one, (G,), and their shares, (G,)."""
     if not deviation > 0.0:
         return np.zeros(1), np.ones(1)
@@ -172,79 +175,101 @@ def _hats(t: Floats, count: int, ends: tuple[float, float]) -> Floats:
 
 
 @dataclass(frozen=True, eq=False)
+class _Grid:
+    """What laws of some shape say at G true values of each of V nominal ones."""
+
+    splines: Floats  # (V, G, M)
+    hats: Floats  # (V, G, J)
+    share: Floats  # of the true values, (G,)
+
+    @classmethod
+    def of(cls, law: SmoothLaw, values: Floats) -> _Grid:
+        """Of the shape of a law, at values (V,)."""
+        nodes, share = true_values(law.cross_correlation)
+        true = (values[:, None] + nodes).ravel()
+        shape = len(values), len(nodes), -1
+        return cls(law.splines(true).reshape(shape), law.hats(true).reshape(shape), share)
+
+    def components(self, law: SmoothLaw) -> Components:
+        """Components (G J) of a law at each value."""
+        (v, g, j), k = self.hats.shape, len(law.bends)
+        mean = np.repeat(self.splines @ law.coefficients, j, axis=1)
+        with np.errstate(divide="ignore"):
+            log_share = np.log(self.hats * self.share[:, None]).reshape(v, -1)
+        return Components.of(mean.reshape(v, g * j, k), log_share, law.covariance, self.which, law.bends)
+
+    @property
+    def which(self) -> Rows:
+        """The covariance of each component, (G J,)."""
+        return np.tile(np.arange(self.hats.shape[2]), self.hats.shape[1])
+
+    def by_number(self, sums: Floats) -> Floats:
+        """Sums (V, G J, ...) of components as (V, G, J, ...)."""
+        return sums.reshape(*self.hats.shape, *sums.shape[2:])
+
+    def fewest(self, times: Floats) -> float:
+        """Events of the spline or covariance that has the fewest, of times (V,) at each value."""
+        own = times[:, None, None] * self.share[:, None]
+        return float(min((own * one).sum(axis=(0, 1)).min() for one in (self.splines, self.hats)))
+
+
+@dataclass(frozen=True, eq=False)
 class _Events:
-    """Samples of events, and the true values that each may be of."""
+    """Samples of events, each of one of some values."""
 
     samples: Weighted
-    by: Floats  # (E,)
+    values: Floats  # (V,)
+    row: Rows  # of the value of each event, (E,)
 
-    def blocks(self, law: SmoothLaw, each: int = 1) -> Iterator[tuple[slice, Floats, Floats, Floats, Floats]]:
-        """Rows, coordinates (e, n, K), base (e, n), true values (e, G), log of their shares (G,)."""
-        n, k = self.samples.z.shape[1:]
-        nodes, shares = _nodes(law.cross_correlation)
-        step = max(1, _BLOCK // (n * len(nodes) * each))
-        for first in range(0, len(self.by), step):
-            rows = slice(first, first + step)
-            true = self.by[rows, None] + nodes
-            z, base = self.samples.z[rows].astype(np.float64), self.samples.log_base[rows].astype(np.float64)
-            yield rows, z.reshape(-1, n, k), base, true, np.log(shares)
+    @classmethod
+    def of(cls, samples: Weighted, by: Floats) -> _Events:
+        """Of events with values (E,) of a column; of very many values those that are near are one."""
+        values, row = np.unique(by, return_inverse=True)
+        if len(values) > _MOST_VALUES:
+            near = np.round((by - by.min()) / np.ptp(by) * _MOST_VALUES)
+            _, row, count = np.unique(near, return_inverse=True, return_counts=True)
+            values = np.bincount(row, by) / count
+        return cls(samples, values, row)
 
-
-def _densities(law: SmoothLaw, z: Floats, true: Floats, log_share: Floats) -> tuple[Floats, list[Floats]]:
-    """Log density (e, n, G, J) of true values and covariances, and deviations (e, n, K) from each mean."""
-    out, away = [], []
-    for g, share in enumerate(log_share):
-        d = z - (law.splines(true[:, g]) @ law.coefficients)[:, None]
-        hats = law.hats(true[:, g])
-        each = np.full((*z.shape[:2], hats.shape[1]), -np.inf)
-        for c, near in enumerate((hats > 0.0).T):  # most are far from most values
-            if near.any():
-                own = law.log_each(d[near].reshape(-1, z.shape[2]), c).reshape(-1, z.shape[1])
-                each[near, :, c] = own + np.log(hats[near, c])[:, None] + share
-        out.append(each)
-        away.append(d)
-    return np.stack(out, axis=2), away
+    @property
+    def count(self) -> Floats:
+        """How many there are of each value, (V,)."""
+        return np.bincount(self.row, minlength=len(self.values)).astype(np.float64)
 
 
-def _step(law: SmoothLaw, events: _Events) -> tuple[SmoothLaw, float]:
+def _step(law: SmoothLaw, grid: _Grid, events: _Events) -> tuple[SmoothLaw, float]:
     """One step of expectation and maximisation, and the log likelihood before it."""
-    (j, k), m = law.covariance.shape[:2], len(law.coefficients)
-    count, second = np.zeros(j), np.zeros((j, k, k))
-    design, first = np.zeros((j, m, m)), np.zeros((j, m, k))
-    height = 0.0
-    for rows, z, base, true, log_share in events.blocks(law):
-        each, away = _densities(law, z, true, log_share)
-        each += base[:, :, None, None]
-        log_r = logsumexp(each, axis=(1, 2, 3))
-        total, is_true = truth(log_r, events.samples.p_true[rows])
-        times = events.samples.count[rows]
-        height += float(times @ total)
-        share = np.exp(each - log_r[:, None, None, None]) * (times * is_true)[:, None, None, None]
-        for g, d in enumerate(away):
-            splines = law.splines(true[:, g])
-            for c in range(j):
-                near = np.flatnonzero(np.isfinite(each[:, 0, g, c]))
-                own, basis = share[near, :, g, c], splines[near]
-                by_event = own.sum(axis=1)
-                count[c] += by_event.sum()
-                flat = d[near].reshape(-1, k)
-                second[c] += (flat * own.reshape(-1, 1)).T @ flat
-                design[c] += (basis * by_event[:, None]).T @ basis
-                first[c] += basis.T @ np.einsum("en,enk->ek", own, z[near])
+    sums, height = expected(grid.components(law), events.samples, events.row)
+    count, first, second = map(grid.by_number, (sums.count, sums.first, sums.second))
+    by_covariance = count.sum(axis=(0, 1))
+    if not by_covariance.min() > 1.0:
+        raise DataError("a covariance of the smooth law has no events")
+    covariance = _about_mean(grid.splines @ law.coefficients, count, first, second).sum(axis=(0, 1))
+    covariance = covariance / by_covariance[:, None, None]
     straight = ~law.bends
-    covariance = second / count[:, None, None] * (straight[:, None] & straight)
-    squares = np.einsum("jkk->jk", second) / count[:, None]
-    covariance += np.eye(k) * np.where(law.bends, 0.5 * squares, 0.0)[:, None]
+    squares = np.einsum("jkk->jk", covariance)
+    covariance = covariance * (straight[:, None] & straight)
+    covariance += np.eye(len(straight)) * np.where(law.bends, 0.5 * squares, 0.0)[:, None]
     inverse = np.linalg.inv(covariance[:, straight][:, :, straight])
-    size = m * int(straight.sum())
-    left = np.einsum("jmn,jkl->mknl", design, inverse).reshape(size, size)
-    right = np.einsum("jmk,jkl->ml", first[:, :, straight], inverse).ravel()
-    coefficients = np.zeros((m, k))
-    coefficients[:, straight] = np.linalg.solve(left, right).reshape(m, -1)
+    design = np.einsum("vgj,vgm,vgn->jmn", count, grid.splines, grid.splines)
+    pull = np.einsum("vgm,vgjk->jmk", grid.splines, first[..., straight])
+    m, size = len(law.coefficients), int(straight.sum())
+    normal = np.einsum("jmn,jkl->mknl", design, inverse).reshape(m * size, m * size)
+    right = np.einsum("jmk,jkl->ml", pull, inverse).ravel()
+    coefficients = np.zeros((m, len(straight)))
+    coefficients[:, straight] = np.linalg.solve(normal, right).reshape(m, -1)
     # Of events whose like ions are exchanged, as of those at hand.
     coefficients = np.einsum("gkl,ml->mk", law.images, coefficients) / len(law.images)
     covariance = np.einsum("gkl,jlm,gnm->jkn", law.images, covariance, law.images) / len(law.images)
     return replace(law, coefficients=coefficients, covariance=covariance), height
+
+
+def _about_mean(mean: Floats, count: Floats, first: Floats, second: Floats) -> Floats:
+    """Sums of squares (..., G, J, K, K) about means (..., G, K)."""
+    mean = mean[..., None, :]
+    cross = first[..., :, None] * mean[..., None, :]
+    square = count[..., None, None] * mean[..., :, None] * mean[..., None, :]
+    return second - cross - np.swapaxes(cross, -1, -2) + square
 
 
 def _maximised(law: SmoothLaw, events: _Events) -> tuple[SmoothLaw, float]:
@@ -255,7 +280,8 @@ def _maximised(law: SmoothLaw, events: _Events) -> tuple[SmoothLaw, float]:
         heights.append(height)
         return height - heights[-2] < _ENOUGH
 
-    law = accelerated(law, partial(_step, events=events), close, _ROUNDS)
+    grid = _Grid.of(law, events.values)
+    law = accelerated(law, partial(_step, grid=grid, events=events), close, _ROUNDS)
     return law, heights[-1]
 
 
@@ -271,53 +297,65 @@ def smooth_law(
 ) -> SmoothLaw:
     """The smooth law of events with values `by` (E,) of a column, from laws at some values.
 
-    `short` are a few samples of each event, near the law, and `full` all of them, by which its errors are
-    known. The cross-correlation is its deviation.
+    `short` are a few samples of each event, near the law, by which it is sought; a step of Fisher's scoring
+    on `full`, all of them, ends the search and tells its errors. The cross-correlation is its deviation.
 
     Raises:
         DataError: Where the samples of each event are too few.
     """
     hats = next((hats for few, hats in _HATS.items() if len(values) < few), _MOST_HATS)
-    k, events = len(chart.bends), _Events(short, by)
+    k, events = len(chart.bends), _Events.of(short, by)
     means = np.array([one.mean[0] for one in laws])
-    own = np.repeat(np.mean([one.covariance for one in laws], axis=0), hats, axis=0)
-    first = np.zeros((_SPLINES[0], k))
-    law = SmoothLaw(
-        chart.coordinates, chart.bends, values, first, own, cross_correlation, chart.images, np.empty(0)
-    )
-    best, reached = law, -np.inf
+    own = np.mean([one.covariance for one in laws], axis=0)
+    shape = chart.coordinates, chart.bends, values, np.zeros((_SPLINES[0], k))
+
+    def shaped(hats: int) -> SmoothLaw:
+        return SmoothLaw(*shape, np.repeat(own, hats, axis=0), cross_correlation, chart.images, np.empty(0))
+
+    while hats > 2 and _Grid.of(shaped(hats), events.values).fewest(events.count) < _FEWEST_EVENTS:
+        hats -= 1  # a gap in the column
+    law = best = shaped(hats)
+    reached = -np.inf
     for number in (number for number in _SPLINES if number <= len(values)):
-        start = np.linalg.lstsq(_splines(values, number, law.ends), means, rcond=None)[0]
-        law, height = _maximised(replace(law, coefficients=start), events)
+        start = np.linalg.lstsq(spline_basis(values, number, law.ends), means, rcond=None)[0]
+        law = replace(law, coefficients=start)
+        if _Grid.of(law, events.values).fewest(events.count) < _FEWEST_EVENTS:
+            break
+        law, height = _maximised(law, events)
         score = height - number * int((~law.bends).sum())  # H. Akaike's criterion
         if score < reached:
             break
         best, reached = law, score
-    return _with_errors(best, _Events(full, by), distinct)
+    return _scored(best, _Events.of(full, by), distinct)
 
 
-def _with_errors(law: SmoothLaw, events: _Events, distinct: float) -> SmoothLaw:
-    """A law with the covariance of its numbers, from the scores of events, less the bias of their sums."""
+def _scored(law: SmoothLaw, events: _Events, distinct: float) -> SmoothLaw:
+    """A law after a step of Fisher's scoring, less the bias of its sums, with the errors of its numbers."""
     m, k = law.coefficients.shape
     size = m * k + law.covariance.shape[0] * k
     noise, bias, scores = np.zeros((size, size)), np.zeros(size), []
-    for rows, z, base, true, log_share in events.blocks(law, each=max(1, size // 8)):
-        each, away = _densities(law, z, true, log_share)
-        density = logsumexp(each, axis=(2, 3))
-        log_r = logsumexp(density + base, axis=1)
-        shares = np.exp(density + base - log_r[:, None])
-        slopes = _scores(law, np.exp(each - density[:, :, None, None]), away, true)
-        is_true = truth(log_r, events.samples.p_true[rows])[1]
-        scores.append(is_true[:, None] * np.einsum("en,enp->ep", shares, slopes))
-        more = score_noise(slopes, shares, is_true, distinct)
-        noise, bias = noise + more[0], bias + more[1]
+    grid = _Grid.of(law, events.values)
+    inverse = np.asarray(np.linalg.inv(law.covariance), dtype=np.float64)
+    components = grid.components(law)
+    mean: Floats = grid.splines @ law.coefficients
+    for v, splines in enumerate(grid.splines):
+        chain = block_diag(np.kron(splines, np.eye(k)), np.eye(size - m * k))  # to the numbers of the law
+        some = counted(events.samples, (events.row == v).astype(np.float64))
+        for rows, z, base in some.blocks(20 * len(grid.which)):
+            log_r, each = responsibilities(components, z, base, np.full(len(z), v))
+            true, shares = truth(log_r, some.p_true[rows])[1], each.sum(axis=2)
+            event, place = significant(shares)
+            own = shares[event, place]
+            member = each[event, place] / own[:, None]
+            member = member.reshape(-1, *grid.hats.shape[1:])
+            slopes = _slopes(z[event, place], member, mean[v], inverse, law.bends)
+            score, covariance, shift = scored(slopes, own, event, true, distinct)
+            scores.append(score @ chain)
+            noise, bias = noise + chain.T @ covariance @ chain, bias + shift @ chain
     every = np.concatenate(scores)
-    fisher = every.T @ every
-    unit = np.sqrt(np.diagonal(fisher))
-    unit = np.divide(1.0, unit, out=np.zeros_like(unit), where=unit > 0)
-    covariance = np.linalg.pinv(fisher * unit * unit[:, None], hermitian=True) * unit * unit[:, None]
+    covariance = inverted(every.T @ every)
     MonteCarlo.of(covariance, noise, bias, events.samples.z.shape[1]).check()
-    shift = -covariance @ bias
+    shift = covariance @ (every.sum(axis=0) - bias)
     scale = np.exp(shift[m * k :].reshape(-1, k))
     return replace(
         law,
@@ -327,18 +365,20 @@ def _with_errors(law: SmoothLaw, events: _Events, distinct: float) -> SmoothLaw:
     )
 
 
-def _scores(law: SmoothLaw, member: Floats, away: list[Floats], true: Floats) -> Floats:
-    """Derivatives (e, n, P) of the log density by coefficients and log deviations of each covariance."""
-    inverse = np.linalg.inv(law.covariance)
-    e, n, _, j = member.shape
-    by_mean = np.zeros((e, n, *law.coefficients.shape))
-    by_width = np.zeros((e, n, j, law.coefficients.shape[1]))
-    for g, d in enumerate(away):
-        splines = law.splines(true[:, g])
-        for c in range(j):
-            own = member[:, :, g, c, None]
-            y = d @ inverse[c]
-            mean = own * np.where(law.bends, 0.0, y)
-            by_mean += splines[:, None, :, None] * mean[:, :, None]
-            by_width[:, :, c] += own * (d * y - np.where(law.bends, 2.0, 1.0))
-    return np.concatenate([by_mean.reshape(e, n, -1), by_width.reshape(e, n, -1)], axis=2)
+def _slopes(z: Floats, member: Floats, mean: Floats, inverse: Floats, bends: Bools) -> Floats:
+    """Derivatives (S, G K + J K) of the log density by the mean at each true value and by log deviations.
+
+    Points z (S, K) are members (S, G, J) of components with means (G, K).
+    """
+    by_mean, by_width = np.zeros((len(z), *mean.shape)), np.zeros((len(z), *inverse.shape[:2]))
+    for j, one in enumerate(inverse):
+        own = member[:, :, j]
+        if not own.any():
+            continue
+        y, at = z @ one, mean @ one
+        by_mean += own[:, :, None] * (y[:, None] - at)
+        # The sum over true values of (z - mean) (y - at), which are products of matrices.
+        square = z * (y * own.sum(axis=1)[:, None] - own @ at) - y * (own @ mean) + own @ (mean * at)
+        by_width[:, j] = square - own.sum(axis=1)[:, None] * np.where(bends, 2.0, 1.0)
+    by_mean *= ~bends
+    return np.concatenate([by_mean.reshape(len(z), -1), by_width.reshape(len(z), -1)], axis=1)

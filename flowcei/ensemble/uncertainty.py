@@ -23,12 +23,13 @@ if TYPE_CHECKING:
     from flowcei.ensemble.coordinates import Chart
     from flowcei.ensemble.fitting import Selection, Weighted
     from flowcei.ensemble.laws import NormalLaw
-    from flowcei.posterior.arrays import Floats
+    from flowcei.posterior.arrays import Floats, Rows
 
 _MOST = 0.5  # variance of the Monte Carlo sums over the information, in the worst direction
 # Standard errors that a bias may have, which is taken off to first order: of OCS at 3 % noise under a wide
 # prior, where a few events have hardly a sample within the law, what is left is twice as much and more.
 _MOST_BIAS = 0.6
+_NONE = 1e-12  # of an event: samples that have less of it say nothing of a law
 _DRAWS, _BEYOND, _OUTSIDE = 2000, 20.0, 0.01  # of the law; nats; share that the prior may not cover
 _COPIES = 40  # samples of an event, drawn by the law, that stand for it in a bootstrap
 _WIDER = 2.0  # variances of the law that these are drawn by, over those of the law
@@ -70,18 +71,25 @@ class MonteCarlo:
             )
 
 
-def score_noise(
-    scores: Floats, shares: Floats, true: Floats, distinct: float, most: int | None = None
-) -> tuple[Floats, Floats]:
-    """Covariance (Q, Q) and bias (P,) of the scores of events, means over samples of scores (e, n, P).
+def significant(shares: Floats) -> tuple[Rows, Rows]:
+    """Events and places of samples, of shares (e, n), that count at all: hardly any beyond a narrow law."""
+    event, place = np.nonzero(shares > _NONE)
+    return event, place
 
-    Samples have shares (e, n) of their event, which counts as so much true (e,); the covariance is of the
-    first `most` numbers. A share is a ratio of sums of independent samples: the delta method.
+
+def scored(
+    scores: Floats, shares: Floats, event: Rows, true: Floats, distinct: float, most: int | None = None
+) -> tuple[Floats, Floats, Floats]:
+    """Scores (e, P) of events, means over samples of scores (S, P); their covariance (Q, Q) and bias (P,).
+
+    Samples have shares (S,) of their events (S,), in order, which count as so much true (e,); the covariance
+    is of the first `most` numbers. A share is a ratio of sums of independent samples: the delta method.
     """
-    mean = np.einsum("en,enp->ep", shares, scores)
-    away = (scores - mean[:, None]) * (shares * (true[:, None] / np.sqrt(distinct)))[:, :, None]
-    flat = away.reshape(-1, away.shape[2])
-    return flat[:, :most].T @ flat[:, :most], -(shares.ravel() @ flat) / np.sqrt(distinct)
+    mean = np.zeros((len(true), scores.shape[1]))
+    first = np.flatnonzero(np.diff(event, prepend=-1))
+    mean[event[first]] = np.add.reduceat(shares[:, None] * scores, first)
+    away = (scores - mean[event]) * (shares * true[event] / np.sqrt(distinct))[:, None]
+    return true[:, None] * mean, away[:, :most].T @ away[:, :most], -(shares @ away) / np.sqrt(distinct)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,11 +110,12 @@ def information(
     scores: list[Floats] = []
     noise, bias, total = np.zeros((most, most)), np.zeros(numbers), 0.0
     for rows, z, base in data.blocks(numbers):
-        log_r, each = responsibilities(law, z, base)
+        log_r, each = responsibilities(law.components, z, base)
         true, shares = truth(log_r, data.p_true[rows])[1], each.sum(axis=2)
-        slopes = law.scores(z, pairs).reshape(*base.shape, -1)
-        scores.append(true[:, None] * np.einsum("en,enp->ep", shares, slopes))
-        more = score_noise(slopes, shares, true, distinct, most)
+        event, place = significant(shares)
+        slopes = law.scores(z[event, place], pairs)
+        own, *more = scored(slopes, shares[event, place], event, true, distinct, most)
+        scores.append(own)
         noise, bias = noise + more[0], bias + more[1]
         effective = (shares**2).sum(axis=1) / distinct
         total += float((true**2 * np.maximum(effective - 1.0 / base.shape[1], 0.0)).sum())
@@ -115,14 +124,19 @@ def information(
         weight = selection.weights(law)
         every -= (weight / weight.sum()) @ law.scores(selection.z[selection.kept], pairs)
     fisher = every.T @ every
-    size = np.sqrt(np.diagonal(fisher))  # 0 of the mean of a bend, which is no number of the law
-    unit = np.divide(1.0, size, out=np.zeros_like(size), where=size > 0)
-    covariance = np.linalg.pinv(fisher * unit * unit[:, None], hermitian=True) * unit * unit[:, None]
+    covariance = inverted(fisher)
     some = covariance[:most, :most]
-    told = MonteCarlo.of(np.asarray(some), noise, bias[:most], data.z.shape[1], total)
+    sums = MonteCarlo.of(np.asarray(some), noise, bias[:most], data.z.shape[1], total)
     shift = covariance @ bias
     covariance[:most, :most] += some @ noise @ some
-    return Information(np.asarray(covariance), np.asarray(shift), told)
+    return Information(np.asarray(covariance), np.asarray(shift), sums)
+
+
+def inverted(fisher: Floats) -> Floats:
+    """Covariance (P, P) of numbers of some information, which may be 0: of the mean of a bend."""
+    size = np.sqrt(np.diagonal(fisher))
+    unit = np.divide(1.0, size, out=np.zeros_like(size), where=size > 0)
+    return np.asarray(np.linalg.pinv(fisher * unit * unit[:, None], hermitian=True) * unit * unit[:, None])
 
 
 def resampled(
@@ -153,12 +167,12 @@ def drawn(law: NormalLaw, data: Weighted, rng: np.random.Generator, copies: int 
     z = np.empty((len(data.z), copies, data.z.shape[2]))
     base = np.empty(z.shape[:2])
     for rows, points, own in data.blocks():
-        log_r, shares = responsibilities(wide, points, own)
+        log_r, shares = responsibilities(wide.components, points, own)
         steps = shares.sum(axis=2).cumsum(axis=1)
         marks = (np.arange(copies) + rng.random((len(own), 1))) / copies * steps[:, -1:]
         chosen = np.stack([np.searchsorted(s, m) for s, m in zip(steps, marks, strict=True)])
         chosen = chosen.clip(0, own.shape[1] - 1)
-        z[rows] = np.take_along_axis(points.reshape(*own.shape, -1), chosen[:, :, None], axis=1)
+        z[rows] = np.take_along_axis(points, chosen[:, :, None], axis=1)
         flat = wide.log_prob(z[rows].reshape(-1, z.shape[2])).reshape(base[rows].shape)
         base[rows] = log_r[:, None] - np.log(copies) - flat
     return replace(data, z=z, log_base=base)

@@ -299,16 +299,16 @@ def floor_scores(
     seed: int,
     experiment: Experiment | None = None,
 ) -> dict[str, Floats] | None:
-    """Return what an efficient estimate would score, (E, ...); None where noise or motion is not known."""
-    if began_moving(events):
-        return None
+    """Return what an efficient estimate would score, (E, ...); None where noise is not known."""
+    motion = events.origin["prior"] if began_moving(events) else None
     if experiment is not None:
-        lab = information_floor(events.molecule, test.lab, experiment=experiment)
+        lab = information_floor(events.molecule, test.lab, experiment=experiment, motion=motion)
     else:
         sigma = events.sigma if noise is None else Noise.parse(noise).sigma(events.momenta)
         if sigma is None or not (sigma > 0).all():
             return None
-        lab = information_floor(events.molecule, test.lab, sigma, forward=test.forward)
+        forward = test.forward
+        lab = information_floor(events.molecule, test.lab, sigma, forward=forward, motion=motion)
     floor = lab.turned(test.rotation, test.order)
     moving = test.deviation > STILL
     standard = floor.variance[:, moving] / test.deviation[moving] ** 2

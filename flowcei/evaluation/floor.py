@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import elliprg
 
 from flowcei.errors import DataError
+from flowcei.experiment.measurement import Measurement
+from flowcei.experiment.moving import MovingLikelihood
 from flowcei.physics.explosion import COULOMB, centre_of_mass, followed_momenta, forward_of
 from flowcei.physics.jacobian import followed_jacobian
 
@@ -104,6 +106,7 @@ def information_floor(
     *,
     experiment: Experiment | None = None,
     forward: ForwardModel = COULOMB,
+    motion: dict[str, Any] | None = None,
 ) -> InformationFloor:
     """Return the information floor of geometries, for a flat prior.
 
@@ -117,6 +120,7 @@ def information_floor(
             where ions are measured differently well, (E, N). The source is then at rest.
         experiment: Instead: resolution and source, with the forward model.
         forward: Beside `sigma`.
+        motion: Table of a prior with motion at the start, which is noise of the momenta at the end.
 
     Returns:
         Errors of positions relative to the centre of mass.
@@ -135,17 +139,26 @@ def information_floor(
     x = x - centre_of_mass(x, molecule.masses)
     events, ions = x.shape[:2]
     blocks = [slice(k, k + _CHUNK) for k in range(0, max(1, events), _CHUNK)]
-    if experiment is not None:
-        own, of = experiment.of(molecule), (molecule.masses, molecule.charges)
+    own = None if experiment is None else experiment.of(molecule)
+    if motion is not None:
+        if own is None:
+            levels = np.repeat(_checked(sigma, events, ions)[..., None], 3, axis=2)
+            shares, rest = molecule.masses / molecule.masses.sum(), np.zeros(3)
+            own = Measurement(shares, levels, relative=False, drift=rest, spread=rest, forward=forward)
+        likelihood = MovingLikelihood(molecule, np.zeros_like(x), own, motion)
+        roots = [likelihood.information_root(x[b], np.arange(events)[b]) for b in blocks]
+        return InformationFloor(x, np.concatenate([_covariances(molecule, root) for root in roots]))
+    if own is not None:
         forward = own.forward
-        exact = followed_momenta(x, *of, forward=forward).astype(np.float64)
+        exact = followed_momenta(x, molecule.masses, molecule.charges, forward=forward).astype(np.float64)
         whitening = [own.whitening(np.nan_to_num(exact[b], nan=1.0)) for b in blocks]
     else:
         per_ion = _checked(sigma, events, ions)
         whitening = [(np.eye(ions) / per_ion[b, None, :])[:, None] for b in blocks]
     several = [forward_of(forward, b) for b in blocks]
     parts = zip(blocks, whitening, several, strict=True)
-    return InformationFloor(x, np.concatenate([_covariances(molecule, x[b], w, f) for b, w, f in parts]))
+    roots = [weighted_slopes(molecule, x[b], w, f) for b, w, f in parts]
+    return InformationFloor(x, np.concatenate([_covariances(molecule, root) for root in roots]))
 
 
 def _checked(sigma: ArrayLike | None, events: int, ions: int) -> Floats:
@@ -180,11 +193,18 @@ def _atom_errors(covariance: Floats) -> Floats:
     return mean_length(np.stack(blocks, axis=1))
 
 
-def _covariances(molecule: Molecule, x: Floats, whitening: Floats, forward: ForwardModel) -> Floats:
-    """Covariance (E, 3N, 3N) of positions (E, N, 3) about the centre of mass; whitening (E, 3 or 1, N, N)."""
+def weighted_slopes(molecule: Molecule, x: Floats, whitening: Floats, forward: ForwardModel) -> Floats:
+    """Derivatives (E, 3N, 3N) of whitened momenta by positions (E, N, 3); whitening (E, 3 or 1, N, N)."""
+    n = len(molecule)
+    slope = followed_jacobian(x, molecule.masses, molecule.charges, forward=forward).reshape(-1, n, 3, 3 * n)
+    return np.asarray(np.swapaxes(np.matmul(whitening, np.swapaxes(slope, 1, 2)), 1, 2)).reshape(
+        len(x), 3 * n, -1
+    )
+
+
+def _covariances(molecule: Molecule, weighted: Floats) -> Floats:
+    """Covariance (E, 3N, 3N) of positions about the centre of mass, of whitened derivatives (E, D, 3N)."""
     n, masses = len(molecule), molecule.masses
-    slope = followed_jacobian(x, masses, molecule.charges, forward=forward).reshape(len(x), n, 3, 3 * n)
-    weighted = np.swapaxes(np.matmul(whitening, np.swapaxes(slope, 1, 2)), 1, 2).reshape(len(x), 3 * n, -1)
     # Columns: orthonormal displacements without translation, which changes no momentum; rows of `shift` take
     # them to positions whose centre of mass is 0.
     relative = np.kron(np.linalg.qr(np.eye(n) - 1.0 / n)[0][:, : n - 1], np.eye(3))

@@ -62,7 +62,7 @@ class CovarianceLikelihood(Likelihood):
         self.measured = self.measured - gain * (known * self._momenta.sum(axis=1))[:, None]
         self.size = np.sqrt((self.measured**2).sum(axis=(1, 2)))
         # The same for all events, unless noise is relative and beside a spread that is not.
-        alike = lost is None and (not self._relative or bool((known == known[:1]).all()))
+        alike = lost is None and bool((known == known[:1]).all())
         self._known = known[:1] if alike else known
         self._by_axis: Floats | None = None
         # Sums over ions by one product of large matrices, as in `Likelihood`.

@@ -207,6 +207,15 @@ class Likelihood:
         slope = followed_jacobian(positions, *ions, forward=how, accuracy=accuracy, threads=1)
         return self.whitened(slope.reshape(-1, n, 3, 3 * n), rows) / self.size[rows, None, None]
 
+    def slope_over_noise(self, positions: NDArray[np.float64], rows: NDArray[np.intp]) -> NDArray[np.float64]:
+        """Derivatives (K, 3N-3, 3N) of whitened momenta over the noise by positions (K, N, 3)."""
+        slope = self.slope(positions, rows, accuracy=1e-8)
+        return np.asarray(slope * (self.size / self.noise)[rows, None, None])
+
+    def information_root(self, positions: NDArray[np.float64], rows: NDArray[np.intp]) -> NDArray[np.float64]:
+        """S (K, D, 3N) of geometries (K, N, 3) of events (K,): what momenta tell of positions is S'S."""
+        return self.slope_over_noise(positions, rows)
+
     def _followed(
         self, positions: NDArray[np.floating], times: NDArray[np.float64] | None, threads: int | None
     ) -> NDArray[np.floating]:

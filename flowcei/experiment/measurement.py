@@ -95,10 +95,15 @@ class Measurement:
         """Sums of calibrated momenta over noise and source, (E, 3); 0 where the source is unknown."""
         return np.asarray(momenta.sum(axis=1) / self.width(momenta))
 
-    def whitening(self, momenta: Floats) -> Floats:
-        """W (E, 3, N, N) of each axis; W' W is the inverse covariance about exact momenta (E, N, 3)."""
+    def whitening(self, momenta: Floats, lost: NDArray[np.bool_] | None = None) -> Floats:
+        """W (E, 3, N, N) of each axis; W' W is the inverse covariance about exact momenta (E, N, 3).
+
+        0 in rows and columns of ions that were lost, (E, N).
+        """
         unit = rms_component(momenta) if self.relative else np.ones(len(momenta))
         noise = np.swapaxes(self.levels, 0, 1) * unit[:, None, None]  # (E, 3, N)
+        if lost is not None:
+            noise = np.where(lost[:, None], np.inf, noise)
         shares = self.shares / noise
         size = (shares**2).sum(axis=2)
         # By Sherman and Morrison, and the root of 1 - c v v'; where the source is unknown v is left out.
@@ -129,11 +134,21 @@ class Measurement:
 
     def lost(self, count: int, most: int, rng: np.random.Generator) -> NDArray[np.bool_]:
         """Ions (B, N) that are not detected, of events that lack `most` at the most."""
-        ions = len(self.shares)
-        table = patterns(ions, most)
-        efficiency = np.ones(ions) if self.efficiency is None else self.efficiency
-        chance = np.where(table, 1.0 - efficiency, efficiency).prod(axis=1) / (1.0 - self.accidental(table))
+        table, chance = self._patterns(most)
+        chance = chance / (1.0 - self.accidental(table))
         return table[rng.choice(len(table), count, p=chance / chance.sum())]
+
+    def kept(self, most: int) -> tuple[float, float]:
+        """Chance of a molecule to lack `most` ions at the most, and share of accidents among such events."""
+        table, chance = self._patterns(most)
+        every = float((chance / (1.0 - self.accidental(table))).sum())
+        return float(chance.sum()), 1.0 - float(chance.sum()) / every
+
+    def _patterns(self, most: int) -> tuple[NDArray[np.bool_], Floats]:
+        """Ions (P, N) that events may lack, and how likely that is for a molecule, (P,)."""
+        table = patterns(len(self.shares), most)
+        efficiency = np.ones(len(self.shares)) if self.efficiency is None else self.efficiency
+        return table, np.where(table, 1.0 - efficiency, efficiency).prod(axis=1)
 
     def apply(
         self, momenta: Floats, rng: np.random.Generator, lost: NDArray[np.bool_] | None = None

@@ -2,9 +2,10 @@
 
 Ion i has the share g_i(t) = 1 - sum over k of A_ik exp(-t / time_k) of its charge, more than 1 where it gives
 some away, and the force of a pair the factor g_i g_j. What is called growth is None for charges that are
-there at once, else a tuple of K zeros, whose length numba compiles in, the A_ik (N, K), and what the setting
-says: the pace of steps while charges grow, the least T in units of the longest time, and the shortest time
-that is told from 0 in units of T.
+there at once, else two tuples of zeros, K and as many as there are shares, N or one for all ions, whose
+lengths numba compiles in; the A_ik; and what the setting says: the pace of steps while charges grow, the
+least T in units of the longest time, the shortest time that is told from 0 in units of T, and t / T at the
+nodes of the tail.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from flowcei.physics._compilation import compiled
 from flowcei.physics._lanes import (
     LANES,
     Lanes,
+    any_positive,
     ceil,
     exponent,
     lanes_of,
     load,
     power_of_two,
+    rough_sqrt,
     sqrt,
     store,
     where_greater,
@@ -27,7 +30,7 @@ from flowcei.physics._lanes import (
 
 _SINGLE = max(LANES.values())  # lanes of single precision
 _LN2 = 0.6931471805599453
-_FADED = 80.0  # times after which nothing is left; exp(-80) is within the range of single precision
+_FADED = 20.0, 40.0  # times after which what is left is rounding, of single and double precision
 _FACTORIALS = tuple(1.0 / float(np.prod(np.arange(1.0, k + 1))) for k in range(13))  # of exp
 ODDS = tuple(1.0 / k for k in range(1, 22, 2))  # of atanh
 # Of T^2, by tau / T: slow charges make slow explosions; with 0.25 the tail is ten times as far off.
@@ -36,7 +39,7 @@ _STRETCH = 1.0
 
 @compiled
 def exp_minus(u, terms) -> Lanes:
-    """exp(-u) of u from -80 to 80: 7 terms of the series are exact in single precision, 11 reach 3e-13."""
+    """exp(-u) of u from -80 to 80: 7 terms of the series are exact in single precision, 10 reach 7e-12."""
     n = ceil(u * (-1.0 / _LN2) - 0.5)
     r = n * -_LN2 - u
     total = 0.0 * u + _FACTORIALS[terms - 1]
@@ -47,7 +50,7 @@ def exp_minus(u, terms) -> Lanes:
 
 @compiled
 def atanh(z, factor, terms) -> Lanes:
-    """Inverse hyperbolic tangent of z from 0 to below 1, given 1 / (1 - z^2); 4 terms reach 1e-7, 8 1e-13."""
+    """Inverse hyperbolic tangent of z from 0 to below 1, given 1 / (1 - z^2); 4 terms reach 1e-7, 7 1e-12."""
     e = exponent((1.0 + z) * (1.0 + z) * factor * 1.4142135623730951)
     scale = power_of_two(e)
     s = (1.0 - scale + z * (1.0 + scale)) / (1.0 + scale + z * (1.0 - scale))
@@ -59,8 +62,8 @@ def atanh(z, factor, terms) -> Lanes:
 
 @compiled
 def stretched(rows, o, tau, size, growth) -> Lanes:
-    """Enter growth at z = 0, with build-up times in rows `times` ...; return the 4 T^2 that suits them."""
-    _, _, _, least, shortest = growth
+    """Enter growth at z = 0, build-up times in rows `times` ... becoming T over them; return the 4 T^2."""
+    _, _, _, _, least, shortest, _ = growth
     longest, shortest = 0.0 * tau, sqrt(tau) * (0.5 * shortest)
     for k in range(o.fading):
         time = load(rows, o.times + k) * size * sqrt(size)
@@ -72,71 +75,101 @@ def stretched(rows, o, tau, size, growth) -> Lanes:
         store(rows, row, 0.0)
     natural = tau + 2.0 * _STRETCH * longest * sqrt(tau)  # 4 T^2 (1 + stretch tau / T)
     needed = 4.0 * least * least * longest * longest
-    return where_greater(natural, needed, natural, needed)
+    chosen = where_greater(natural, needed, natural, needed)
+    for k in range(o.fading):
+        store(rows, o.times + k, load(rows, o.times + k) * (0.5 * sqrt(chosen)))
+    return chosen
+
+
+@compiled
+def product(rows, o, i, j, shares) -> Lanes:
+    """Product of the shares of two ions, which stand in rows `shares` ...."""
+    return load(rows, shares + min(i, o.sharing - 1)) * load(rows, shares + min(j, o.sharing - 1))
 
 
 @compiled
 def begun(rows, o, n, strengths, growth, shares) -> Lanes:
     """Write the shares of all ions at the start to rows `shares` ...; return the energy of all pairs."""
-    for i in range(n):
+    for i in range(o.sharing):
         store(rows, shares + i, 1.0)
         for k in range(o.fading):
-            store(rows, shares + i, load(rows, shares + i) - growth[1][i, k])
+            store(rows, shares + i, load(rows, shares + i) - growth[2][i, k])
     pair, energy = 0, 0.0 * load(rows, shares)
     for i in range(n):
         for j in range(i + 1, n):
-            share = load(rows, shares + i) * load(rows, shares + j)
-            store(rows, o.pairs + 2 * pair, share)
+            share = product(rows, o, i, j, shares)
+            store(rows, o.pairs + (0 if o.sharing == 1 else 2 * pair), share)
             energy = energy + share * strengths[pair] * load(rows, o.inverse + pair)
             pair += 1
     return energy
 
 
 @compiled
-def grow(rows, o, n, growth, tau, z, factor, shares) -> None:
-    """Write the shares of all ions to rows `shares` ..., and the fading of each build-up time, at z."""
+def grow(rows, o, growth, elapsed, shares) -> None:
+    """Write the shares of all ions to rows `shares` ..., and the fading of each build-up time, at t / T."""
     single = lanes_of(rows) == _SINGLE
-    time = sqrt(tau) * 0.5 * (atanh(z, factor, 4 if single else 8) + z * factor)
-    for i in range(n):
+    faded = _FADED[0 if single else 1]
+    for i in range(o.sharing):
         store(rows, shares + i, 1.0)
     for k in range(o.fading):
-        u = time * load(rows, o.times + k)
-        u = where_greater(u, _FADED, _FADED, u)
-        left = where_greater(u, 0.999 * _FADED, 0.0, exp_minus(u, 7 if single else 11))
+        u = elapsed * load(rows, o.times + k)
+        u = where_greater(u, faded, faded, u)
+        left = where_greater(u, 0.999 * faded, 0.0, exp_minus(u, 7 if single else 10))
         store(rows, o.times + o.fading + k, left)
-        for i in range(n):
-            store(rows, shares + i, load(rows, shares + i) - left * growth[1][i, k])
+        for i in range(o.sharing):
+            store(rows, shares + i, load(rows, shares + i) - left * growth[2][i, k])
 
 
 @compiled
-def growing(rows, o, n, passing, growth) -> Lanes:
-    """Write how fast shares change, dt/dz = `passing`; return the rate of steps to the fourth power."""
+def grow_stages(rows, o, growth, z, h, c) -> None:
+    """`grow` at all stages of a step; write 1 / (1 - z^2) of each to rows `factors` ....
+
+    All at once: one alone would wait for its own divisions. Two stages may be at the end of a step.
+    """
+    single, left = lanes_of(rows) == _SINGLE, 0.0 * z
+    for k in range(o.fading):
+        left = left + load(rows, o.times + o.fading + k)
+    going = any_positive(left)
+    for stage in range(1, len(c)):
+        if stage + 1 < len(c) and c[stage] == c[stage + 1]:
+            continue
+        at, shares = z + h * c[stage], o.shares + stage * o.sharing
+        factor = 1.0 / (1.0 - at * at)
+        store(rows, o.factors + stage, factor)
+        if going:
+            grow(rows, o, growth, atanh(at, factor, 4 if single else 7) + at * factor, shares)
+        else:  # which is what it would write
+            for i in range(o.sharing):
+                store(rows, shares + i, 1.0)
+
+
+@compiled
+def growing(rows, o, passing, growth) -> Lanes:
+    """Write how fast shares change, dt/dz = `passing` T; return the rate of steps to the fourth power."""
     total = 0.0 * passing
-    for i in range(n):
+    for i in range(o.sharing):
         store(rows, o.changes + i, 0.0)
     for k in range(o.fading):
         rate, left = load(rows, o.times + k) * passing, load(rows, o.times + o.fading + k)
-        for i in range(n):
-            store(rows, o.changes + i, load(rows, o.changes + i) + rate * left * growth[1][i, k])
+        for i in range(o.sharing):
+            store(rows, o.changes + i, load(rows, o.changes + i) + rate * left * growth[2][i, k])
         # What a step of order p misses goes like rate^p exp(-t / tau): the rate may fade with its p-th root.
-        rate = rate * growth[2]
-        total = total + rate * rate * rate * rate * sqrt(left)
-    for i in range(n):
+        rate = rate * growth[3]
+        total = total + rate * rate * rate * rate * rough_sqrt(left)
+    for i in range(o.sharing):
         change = load(rows, o.changes + i)
         store(rows, o.changes + i, where_greater(change, 0.0, change, 0.0 - change))
     return total
 
 
 @compiled
-def gained(rows, o, i, j, pair, energy, shares) -> tuple[Lanes, Lanes]:
-    """Return the product of the shares of a pair, and the energy that its growth brought since the last call.
+def gained(rows, at, share, energy) -> Lanes:
+    """Energy that growth brought since the last call, by rows at, at + 1, which take product and energy.
 
-    `energy` is what the pair would have with all charges. The energy of an explosion is no more than the
-    integral of it over the product: by trapezia, within a percent from stage to stage.
+    `share` is the product of shares, `energy` what there would be with all charges. The energy of an
+    explosion is no more than the integral of it over the product: by trapezia, within a percent.
     """
-    share = load(rows, shares + i) * load(rows, shares + j)
-    at = o.pairs + 2 * pair
     work = 0.5 * (share - load(rows, at)) * (energy + load(rows, at + 1))
     store(rows, at, share)
     store(rows, at + 1, energy)
-    return share, work
+    return work

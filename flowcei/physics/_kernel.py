@@ -11,7 +11,8 @@ import numpy as np
 
 from flowcei.physics._compilation import compiled, kernel
 from flowcei.physics._lanes import aligned, lanes_of
-from flowcei.physics._steps import integrate, layout
+from flowcei.physics._layout import layout
+from flowcei.physics._steps import integrate
 from flowcei.physics._vectors import across, cross, dot, scaled, unit_vector
 
 NOT_FINITE, COINCIDENT, LOST = 1, 2, 3  # keys of `forward.LOST_FOR`; 0 where an event could be followed
@@ -49,7 +50,7 @@ def explode(
     (B,): 0, or why the others mean nothing.
     """
     n = len(ions)
-    o = layout(n, len(ladder), len(method[5]), len(directions), 0 if growth is None else len(growth[0]))
+    o = layout(n, len(ladder), len(method[5]), len(directions), growth)
     rows = aligned(o.total, method[0])
     lanes = lanes_of(rows)
     if jacobian is not None:  # numba compiles this, and what follows of it, only where there is one

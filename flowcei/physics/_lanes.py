@@ -147,6 +147,20 @@ def sqrt(_typing, v) -> tuple:
 
 
 @intrinsic
+def rough_sqrt(_typing, v) -> tuple:
+    """Square root of every lane to single precision, whose range it must be in: several times faster."""
+
+    def lower(_context, builder, _sig, args) -> ir.Value:
+        x = args[0]
+        single = ir.VectorType(ir.FloatType(), x.type.count)
+        if x.type == single:
+            return _call(builder, "sqrt", x)
+        return builder.fpext(_call(builder, "sqrt", builder.fptrunc(x, single)), x.type)
+
+    return v(v), lower
+
+
+@intrinsic
 def ceil(_typing, v) -> tuple:
     """Least integer above every lane."""
     return v(v), lambda _context, builder, _sig, args: _call(builder, "ceil", args[0])

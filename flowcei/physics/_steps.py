@@ -14,54 +14,25 @@ the scaled position, w = dy/dz, tau = 4 T^2.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 from flowcei.physics._compilation import compiled
-from flowcei.physics._growth import begun, gained, grow, growing, stretched
-from flowcei.physics._lanes import Lanes, any_positive, ceil, load, rsqrt, sqrt, store, where_greater
+from flowcei.physics._growth import begun, gained, grow, grow_stages, growing, product, stretched
+from flowcei.physics._lanes import (
+    Lanes,
+    any_positive,
+    ceil,
+    load,
+    rough_sqrt,
+    rsqrt,
+    sqrt,
+    store,
+    where_greater,
+)
+from flowcei.physics._layout import layout
 
 _ENERGY_ERROR = 0.01  # relative error of the energy beyond which an event is lost
 _MOST_STEPS = 10_000  # near-collisions take some hundred
-
-
-class Layout(NamedTuple):
-    """The rows of the scratch array.
-
-    The explosion lies in the first block of `gap` rows, direction c in block c + 1. A block holds 3N rows
-    each of y, w, s (the position of a stage or node) and of the forces of all stages or nodes. After them
-    come 1 / r of every pair and, for each direction, dtau / tau and dU0 / U0. Charges that grow (`_growth`)
-    add 1 / time of each build-up time and exp(-t / time), the share of its charge that each ion has and its
-    change with z, and for every pair the product of shares and the energy it would have with all charges.
-    """
-
-    n3: int
-    count: int
-    gap: int
-    inverse: int
-    rates: int
-    fading: int
-    times: int
-    shares: int
-    changes: int
-    pairs: int
-    total: int
-
-
-@compiled
-def layout(n, stages, nodes, count, fading) -> Layout:
-    """Layout of n ions, a method with so many stages and tail nodes, `count` directions, build-up times."""
-    gap = 3 * n * (3 + max(stages, nodes))
-    inverse = (count + 1) * gap
-    rates = inverse + n * (n - 1) // 2
-    times = rates + 2 * count
-    shares = times + 2 * fading
-    growing = n if fading else 0
-    changes = shares + growing * max(stages, nodes)
-    pairs = changes + growing
-    total = pairs + (n - 1) * growing
-    return Layout(3 * n, count, gap, inverse, rates, fading, times, shares, changes, pairs, total)
 
 
 @compiled
@@ -82,53 +53,57 @@ def integrate(rows, ions, ladder, directions, system, method, unit, growth, movi
     # A number: `len(ions)` is a constant to numba, and each other constant compiles a function anew. Forces
     # need it, and what few compile. Beside the layout: as its field LLVM unrolls less, 6 % slower for OCS.
     n = np.int64(len(ions))
-    o = layout(len(ions), stages, len(nodes), len(directions), 0 if growth is None else len(growth[0]))
+    o = layout(len(ions), stages, len(nodes), len(directions), growth)
     s, k = 2 * o.n3, 3 * o.n3
     size = _enter(rows, o, n, masses, weights, unit, moving)
     tau, energy, closest = _start(rows, o, n, masses, strengths)
-    last = o.shares + (stages - 1) * n  # where shares at the end of a step are
+    last = o.shares + (stages - 1) * o.sharing  # where shares at the end of a step are
     if growth is not None:
         tau, energy = _start_growing(rows, o, len(ions), masses, strengths, tau, size, growth, last)
     still = -2.0 + 0.0 * tau
     _enter_directions(rows, o, len(ions), masses, strengths, energy, growth)
     z, whole = 0.0 * tau, 1.0 + 0.0 * tau
-    _forces(rows, o, len(ions), 0 * k, k, weights, strengths, tau, still, whole, growth, last)
+    always = stages > 0  # no constant, like n
+    _forces(rows, o, len(ions), 0 * k, k, weights, strengths, tau, still, whole, growth, last, always)
     remaining = z1 - z
     for _ in range(_MOST_STEPS):
         if not any_positive(remaining):
             break
         h = _step_length(rows, o, n, curvatures, tau, z, remaining, eta, growth, last)
         if growth is not None:
-            for stage in range(1, stages):  # all at once: one alone would wait for its own divisions
-                if stage + 1 < stages and c[stage] == c[stage + 1]:
-                    continue
-                at = z + h * c[stage]
-                grow(rows, o, len(ions), growth, tau, at, 1.0 / (1.0 - at * at), o.shares + stage * n)
+            grow_stages(rows, o, growth, z, h, c)
         for stage in range(1, stages):
             at = z + h * c[stage]
             shrink = 1.0 - at * at
-            factor = 1.0 / shrink
+            again = stage + 1 < stages and c[stage] == c[stage + 1]  # two stages at the end of a step
+            same = stage + 1 if again else stage
+            factor = 1.0 / shrink if growth is None else load(rows, o.factors + same)
             _advance(rows, o, stage, a, stage, h * c[stage], h * h)
             out, pull, push = k + stage * o.n3, tau * factor, -2.0 * factor
-            again = stage + 1 < stages and c[stage] == c[stage + 1]  # two stages at the end of a step
-            own = o.shares + (stage + 1 if again else stage) * n
-            work = _forces(rows, o, len(ions), s, out, weights, strengths, pull, push, shrink, growth, own)
+            own = o.shares + same * o.sharing
+            # Within a percent by trapezia: of many stages the middle and the end of a step will do.
+            counts = stages < 8 or stage % 4 == 0
+            work = _forces(
+                rows, o, len(ions), s, out, weights, strengths, pull, push, shrink, growth, own, counts
+            )
             if growth is not None:
                 energy = energy + work
         _accept(rows, o, stages, bp, h)
         z = z + h
         remaining = where_greater(h * 1e-6, z1 - z, 0.0, z1 - z)
         z = where_greater(remaining, 0.0, z, z1)
-    _forces(rows, o, len(ions), 0 * k, k, weights, strengths, tau, still, 1.0 - z * z, growth, last)
+    end = 1.0 - z * z
+    _forces(rows, o, len(ions), 0 * k, k, weights, strengths, tau, still, end, growth, last, not always)
     if growth is not None:
         for t in range(len(nodes) - 1):
-            at = 0.0 * z + nodes[t]
-            grow(rows, o, len(ions), growth, tau, at, 1.0 / (1.0 - at * at), o.shares + t * n)
+            grow(rows, o, growth, 0.0 * z + growth[6][t], o.shares + t * o.sharing)
     for t in range(len(nodes)):
         _advance(rows, o, t + 1, tail_weights, t, nodes[t] - z1, 1.0)
         if t + 1 < len(nodes):
-            out, own, shrink = k + (t + 1) * o.n3, o.shares + t * n, whole - nodes[t] * nodes[t]
-            work = _forces(rows, o, len(ions), s, out, weights, strengths, tau, still, shrink, growth, own)
+            out, own, shrink = k + (t + 1) * o.n3, o.shares + t * o.sharing, whole - nodes[t] * nodes[t]
+            work = _forces(
+                rows, o, len(ions), s, out, weights, strengths, tau, still, shrink, growth, own, always
+            )
             if growth is not None:
                 energy = energy + work
     kinetic = _finish(rows, o, masses, energy, tau, growth)
@@ -166,12 +141,16 @@ def _apart(rows, at, i, j) -> tuple[Lanes, Lanes, Lanes]:
 
 
 @compiled
-def _forces(rows, o, n, y, out, weights, strengths, pull, push, shrink, growth, shares) -> Lanes:
+def _forces(rows, o, n, y, out, weights, strengths, pull, push, shrink, growth, shares, counted) -> Lanes:
     """Write pull * F / m + push * y, from rows `y` of every block to its rows `out`; and 1 / r.
 
-    Returns the energy that charges which grow have brought since the last call, with 1 / R = `shrink`.
+    Where it is `counted`, returns the energy that charges which grow have brought since the last count, with
+    1 / R = `shrink`.
     """
-    work = 0.0 * pull
+    work, energy = 0.0 * pull, 0.0 * pull
+    if growth is not None and o.sharing == 1:  # of all pairs alike
+        share = product(rows, o, 0, 0, shares)
+        pull = pull * share
     for block in range(o.count + 1):
         for d in range(o.n3):
             store(rows, block * o.gap + out + d, 0.0)
@@ -185,9 +164,13 @@ def _forces(rows, o, n, y, out, weights, strengths, pull, push, shrink, growth, 
             r = rsqrt(dx * dx + dy * dy + dz * dz)
             store(rows, o.inverse + pair, r)
             f = r * r * r * strengths[pair]
-            if growth is not None:
-                share, change = gained(rows, o, i, j, pair, r * strengths[pair] * shrink, shares)
-                f, work = f * share, work + change
+            if growth is not None and o.sharing == 1:
+                energy = energy + r * strengths[pair]
+            elif growth is not None:
+                share = product(rows, o, i, j, shares)
+                if counted:
+                    work = work + gained(rows, o.pairs + 2 * pair, share, r * strengths[pair] * shrink)
+                f = f * share
             fx, fy, fz = fx + f * dx, fy + f * dy, fz + f * dz
             _subtract3(rows, out + 3 * j, f * dx, f * dy, f * dz)
             g = -3.0 * f * r * r
@@ -210,6 +193,8 @@ def _forces(rows, o, n, y, out, weights, strengths, pull, push, shrink, growth, 
             own = scale * load(rows, m + out + d) + push * load(rows, m + y + d)
             # tau times the acceleration, and so its derivative by tau, belongs to the explosion.
             store(rows, m + out + d, own + acceleration * load(rows, o.rates + 2 * c))
+    if growth is not None and o.sharing == 1 and counted:
+        work = gained(rows, o.pairs, share, energy * shrink)
     return work
 
 
@@ -285,8 +270,7 @@ def _step_length(rows, o, n, curvatures, tau, z, remaining, eta, growth, shares)
     factor = 1.0 / (1.0 - z * z)
     field = tau * factor
     if growth is not None:
-        passing = sqrt(tau) * factor * factor  # dt/dz
-        total = growing(rows, o, n, passing, growth)
+        total = growing(rows, o, 2.0 * factor * factor, growth)
     pair = 0
     for i in range(n):
         for j in range(i + 1, n):
@@ -294,11 +278,14 @@ def _step_length(rows, o, n, curvatures, tau, z, remaining, eta, growth, shares)
             r = load(rows, o.inverse + pair)
             pull = field * curvatures[pair] * r
             if growth is not None:
-                gi, gj = load(rows, shares + i), load(rows, shares + j)
-                change = load(rows, o.changes + i) + load(rows, o.changes + j)
+                change = load(rows, o.changes + min(i, o.sharing - 1))
+                change = change + load(rows, o.changes + min(j, o.sharing - 1))
                 # With charges as they are in the step, not at its start, where they may be 0.
-                pull = pull * (gi * gj) + sqrt(pull) / r * (0.75 * eta * change)
-            omega = (pull + ux * ux + uy * uy + uz * uz) * r * r
+                root, share = rough_sqrt(pull * r * r), product(rows, o, i, j, shares)
+                pull, own = pull * share, root * (eta * change) * (0.75 - 0.5 * share)
+                omega = (pull + ux * ux + uy * uy + uz * uz) * r * r + own
+            else:
+                omega = (pull + ux * ux + uy * uy + uz * uz) * r * r
             total = total + omega * omega
             pair += 1
     rate = sqrt(sqrt(total)) * (1.0 / eta)

@@ -222,7 +222,7 @@ def _run(
     sizes = (0,) * n, (0,) * len(setting.tableau.c), (0,) * (directions if derivatives else 0)
     method = _method(setting, growing=growth is not None)
     tables = tuple(table.astype(setting.dtype) for table in system[0]), method, system[1]
-    growing = growth and ((0,) * growth[1].shape[1], growth[1].astype(setting.dtype), *_pace(setting))
+    growing = growth and _growing(growth[1], setting)
 
     def work(rows: slice) -> None:
         slope = jacobian[rows] if derivatives else None
@@ -239,13 +239,21 @@ def _run(
     return momenta, jacobian, status
 
 
+def _growing(amounts: Floats, setting: _Setting) -> tuple[object, ...]:
+    """Growth as the kernel wants it (see `_growth`), of amounts (N, K), or (1, K) of all ions."""
+    shared, times = amounts.shape
+    return (0,) * times, (0,) * shared, amounts.astype(setting.dtype), *_pace(setting)
+
+
 @cache
-def _pace(setting: _Setting) -> tuple[np.floating[Any], ...]:
-    """The pace of a setting, its least T over the longest build-up time, and the shortest time over T."""
-    z1 = setting.z1
+def _pace(setting: _Setting) -> tuple[object, ...]:
+    """The pace of a setting, its least T in longest build-up times, the shortest time and the nodes in T."""
+    z1, dtype = setting.z1, setting.dtype
     least = setting.fading / (np.arctanh(z1) + z1 / (1.0 - z1**2))
-    dtype: Any = setting.dtype
-    return dtype(setting.pace), dtype(least), dtype(1e-7 if dtype == np.float32 else 1e-12)
+    nodes = tail(z1, setting.tail_nodes)[0][:-1]
+    elapsed = np.arctanh(nodes) + nodes / (1.0 - nodes**2)
+    shortest = 1e-7 if dtype == np.float32 else 1e-12
+    return dtype(setting.pace), dtype(least), dtype(shortest), elapsed.astype(dtype)
 
 
 @cache

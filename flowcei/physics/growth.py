@@ -101,11 +101,12 @@ def growth_of(
     masses: Floats,
     charges: Floats,
 ) -> Growth | None:
-    """Times (B, K), in units of the molecule but for its size, and amounts (N, K) of `_growth`."""
+    """Times (B, K), in units of the molecule but for its size, and amounts (N, K) or (1, K) of `_growth`."""
     n = len(masses)
     times, amounts = np.zeros((count, 0)), np.zeros((n, 0))
     if build_up is not None and (own := _times(build_up, count, n)).any():
-        times, amounts = own, np.ones((n, 1)) if own.shape[1] == 1 else np.eye(n)
+        each = own.shape[1] > 1
+        times, amounts = own, np.eye(n) if each else np.ones((1 if transfer is None else n, 1))
     if transfer is not None:
         # (1 - sum_k A_ik exp(-t / tau_k)) (1 - d_i exp(-t / time)), multiplied out.
         moved, own = transfer.amounts(charges)[:, None], np.full((count, 1), transfer.time)

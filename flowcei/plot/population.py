@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from flowcei.ensemble.coordinates import Coordinate
     from flowcei.ensemble.free import FreeLaw
     from flowcei.ensemble.mixture import Mixture
+    from flowcei.ensemble.pathways import Pathways
     from flowcei.ensemble.population import Population
     from flowcei.ensemble.series import Series
     from flowcei.posterior.arrays import Floats
@@ -257,4 +258,53 @@ def series_figure(series: Series, kind: str = "series", unit: str = "angstrom") 
             axes.plot(at, line, color=colour(0))
         axes.errorbar(series.values, mean, error, fmt="o", ms=3, capsize=2, color=colour(0))
         axes.set(xlabel=plain(series.by), ylabel=_label(one, unit))
+    return figure
+
+
+@styled
+def pathways_figure(found: Pathways, kind: str = "shares", unit: str = "angstrom") -> Figure:
+    """Draw shares along a column, and the coordinates of the laws that have them.
+
+    Args:
+        found: The shares.
+        kind: ``shares``: those of each value with 90 % intervals, the smooth ones with a band, and means of
+            each law, with its width.
+        unit: Of lengths, ``angstrom`` or ``bohr``.
+
+    Returns:
+        The figure.
+
+    Raises:
+        UsageError: For another kind.
+    """
+    if kind != "shares":
+        raise UsageError(f"no plot of shares along a column {kind!r}; there is shares")
+    table, means = found.to_dataframe(), found.components()
+    coordinates = () if (chart := found.laws[0].chart) is None else chart.coordinates
+    words = "points: laws of each value; line: smooth shares; bars, band: 90 %, of coordinates one deviation"
+    title = (
+        f"{plain(found.molecule.name)}, {found.events:,} events: pathways along {plain(found.by)}\n{words}"
+    )
+    figure, panels = grid(1 + len(coordinates), (3.4, 2.6), (0.3, 0.7), title=title, least=7.0)
+    at, marks = np.linspace(found.values.min(), found.values.max(), _POINTS), "os^Dv<>ph"
+    for c, name in enumerate(found.names):
+        own = table[table["law"] == name]
+        share, low, high = (own[column].to_numpy(float) for column in ("share", "p05", "p95"))
+        look: dict[str, Any] = {"fmt": marks[c], "ms": 3.5, "capsize": 2, "color": colour(c)}
+        panels[0].errorbar(found.values, share, [share - low, high - share], label=plain(name), **look)
+        if found.smooth is not None:
+            bottom, top = (end[:, c] for end in found.smooth.interval(at))
+            panels[0].fill_between(at, bottom, top, color=colour(c), alpha=0.25, lw=0)
+            panels[0].plot(at, found.smooth.share(at)[:, c], color=colour(c))
+        for axes, one in zip(panels[1:], coordinates, strict=True):
+            row = means[(means["law"] == name) & (means["quantity"] == one.name)]
+            middle, width = (row[column].to_numpy(float) / _scale(one, unit) for column in ("mean", "sd"))
+            axes.errorbar(found.values, middle, width, **look)
+            axes.set_ylabel(_label(one, unit))
+    for value in found.refused:
+        panels[0].axvline(value, color="0.7", ls=":", lw=1, zorder=0)
+    panels[0].set(ylabel="share (dotted: not separate)" if found.refused else "share", ylim=(-0.03, 1.03))
+    panels[0].legend(fontsize=7)
+    for axes in panels:
+        axes.set(xlabel=plain(found.by), xlim=panels[0].get_xlim())
     return figure

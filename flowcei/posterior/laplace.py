@@ -35,12 +35,6 @@ _TOO_HIGH, _HIGH = 4.0, 1.5
 _SHORTENINGS, _CORRECTIONS = 40, 4
 
 
-def momentum_slope(likelihood: Likelihood, positions: Floats, event: Rows) -> Floats:
-    """Derivatives (M, 3N-3, 3N) of whitened momenta over the noise by positions (M, N, 3) of events (M,)."""
-    slope = likelihood.slope(positions, event, accuracy=1e-8)
-    return np.asarray(slope * (likelihood.size / likelihood.noise)[event, None, None])
-
-
 def residuals(likelihood: Likelihood, positions: Floats, event: Rows) -> Floats:
     """Whitened residuals over the noise, (M, K, 3N-3), of K geometries (M, K, N, 3) of each event of (M,)."""
     rows = np.repeat(event, positions.shape[1])
@@ -59,7 +53,8 @@ def local_covariance(
     be simulated, infinite where momenta leave a direction open; `bounded` is for the neighbourhood of folds.
     """
     ions = positions.shape[1]
-    slope = momentum_slope(likelihood, positions, event)[:, :, 3:]
+    how = likelihood.slope_over_noise if bounded else likelihood.information_root
+    slope = how(positions, event)[:, :, 3:]
     bad = ~np.isfinite(slope).all(axis=(1, 2))
     slope[bad] = 0.0
     change, size, axes = np.linalg.svd(slope)
@@ -229,7 +224,7 @@ def _towards_valley(likelihood: Likelihood, path: Floats, event: Rows) -> Floats
     """Steps (P, K - 2, N - 1, 3) of the inner points of paths (P, K, N, 3) across their chords."""
     pairs, count, ions = path.shape[:3]
     rows, inner = np.repeat(event, count - 2), path[:, 1:-1].reshape(-1, ions, 3)
-    slope = momentum_slope(likelihood, inner, rows)[:, :, 3:]
+    slope = likelihood.slope_over_noise(inner, rows)[:, :, 3:]
     residual = residuals(likelihood, inner[:, None], rows)[:, 0]
     bad = ~(np.isfinite(slope).all(axis=(1, 2)) & np.isfinite(residual).all(axis=1))
     slope[bad], residual[bad] = 0.0, 0.0

@@ -88,10 +88,10 @@ class PosteriorSamples(SampleArrays):
         prior, measurement = self.origin.get("prior"), self.measurement
         moving = prior if isinstance(prior, dict) and prior.get("motion") is True else None
         if measurement is not None:
-            if moving and (self.lost is not None or measurement.orders is not None):
-                raise DataError("where atoms move at the start, lost ions and assignments have no likelihood")
+            if moving and measurement.orders is not None:
+                raise DataError("where atoms move at the start, assignments have no likelihood")
             if moving:
-                return MovingLikelihood.of_experiment(ions, self.momenta, measurement, moving)
+                return MovingLikelihood(ions, self.momenta, measurement, moving, self.lost)
             if measurement.orders is not None:
                 return AssignedLikelihood(ions.masses, ions.charges, self.momenta, measurement)
             return CovarianceLikelihood(ions.masses, ions.charges, self.momenta, measurement, self.lost)

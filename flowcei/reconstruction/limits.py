@@ -104,10 +104,9 @@ def knows_forces(measurement: Measurement, frame: Frame) -> bool:
 
 
 def _check_motion(prior: dict[str, Any] | None, measurement: Measurement | None) -> None:
-    """UsageError for accidents and assignments, which the likelihood of atoms in motion does not know."""
-    several = measurement is not None and (measurement.accidents or measurement.orders is not None)
-    if (prior or {}).get("motion") is True and several:
-        raise UsageError("the prior has motion at the start: of accidents and assignments it knows nothing")
+    """UsageError for assignments, which the likelihood of atoms in motion does not know."""
+    if (prior or {}).get("motion") is True and measurement is not None and measurement.orders is not None:
+        raise UsageError("the prior has motion at the start: of assignments it knows nothing")
 
 
 def _check_forward(trained: str, measurement: Measurement | None) -> None:

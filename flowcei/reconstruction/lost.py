@@ -58,8 +58,6 @@ def by_completeness(
     if lost is None:
         return answer(events, None)
     own = known_source(request, events.molecule)
-    if prior is not None and prior.motion:
-        raise UsageError("the prior has motion at the start: of events that lack an ion it knows nothing")
     if own.orders is not None:
         raise UsageError("assignments of hits need all of them: leave out --missing, or assignments")
     events = replace(events, momenta=completed(events.momenta, lost))

@@ -62,5 +62,9 @@ def test_faults_of_the_column(movie: flowcei.PosteriorSamples) -> None:
     gap = replace(movie, columns=movie.columns | {"delay": np.where(np.arange(360) < 5, np.nan, 1.0)})
     with pytest.raises(DataError, match="5 of 360 events have no value of 'delay'"):
         flowcei.population(gap, by="delay")
-    with pytest.raises(UsageError, match="normal laws only"):
-        flowcei.population(movie, by="delay", law="mixture")
+    with pytest.raises(UsageError, match="normal laws and mixtures"):
+        flowcei.population(movie, by="delay", law="free")
+    with pytest.raises(
+        DataError, match="the laws are separate at no value of delay; at 100: 2 normal laws are no"
+    ):
+        flowcei.population(movie, ["c-s"], by="delay", law="mixture")

@@ -52,6 +52,20 @@ def test_the_smooth_law_is_the_truth(width: float) -> None:
         assert found.gif(frames=3).startswith(b"GIF89a")
 
 
+def test_a_gap_in_the_column_is_bridged() -> None:
+    """Splines and covariances of delays without events are left out."""
+    samples = movie(0.0, 3)
+    delay = samples.columns["delay"]
+    late = replace(
+        samples, columns=samples.columns | {"delay": np.where(delay > 60.0, delay + 2000.0, delay)}
+    )
+    found = flowcei.population(late, by="delay", bootstrap=0, check=False)
+    assert found.smooth is not None, found.refused
+    own = DELAYS + np.where(DELAYS > 60.0, 2000.0, 0.0)
+    assert found.smooth.mean(own)[[0, -1], 1] == pytest.approx(bond(DELAYS)[[0, -1]], abs=0.1)
+    assert np.all((found.smooth.deviation(own)[:, 1] > 0.05) & (found.smooth.deviation(own)[:, 1] < 0.3))
+
+
 def test_no_smooth_law_of_few_values() -> None:
     """Fewer than five delays have a law each, and no other; the reason is said."""
     samples = movie(0.0, 2)

@@ -7,17 +7,20 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy.special import logsumexp
+from scipy.stats import multivariate_normal
 
 import flowcei
 from flowcei.check.file import check_file
 from flowcei.ensemble.prediction import selection_of
 from flowcei.errors import DataError, UsageError
+from flowcei.evaluation.floor import information_floor
+from flowcei.experiment.measurement import Measurement
+from flowcei.experiment.missing import completed, lost_column
 from flowcei.experiment.moving import MovingLikelihood
 from flowcei.physics.priors import NormalModesPrior, build_prior
 from flowcei.plot.geometry import predicted
 from flowcei.posterior.samples import PosteriorSamples
-from flowcei.reconstruction.lost import by_completeness
-from flowcei.reconstruction.sampling import SamplingRequest
 
 WATER = flowcei.Molecule.load("h2o")
 HARTREE_PER_WAVENUMBER, KELVIN = 4.556335252912e-6, 3.1668115634556e-6
@@ -75,15 +78,26 @@ def test_quadratures_are_those_of_wigner(temperature: float) -> None:
     np.testing.assert_allclose(np.trace(prior.momentum_covariance), (p**2).sum(axis=(1, 2)).mean(), rtol=0.01)
 
 
-def _samples(events: flowcei.Events, spec: dict, bonds: np.ndarray, log_prob: np.ndarray) -> PosteriorSamples:
+def _samples(
+    events: flowcei.Events,
+    spec: dict,
+    bonds: np.ndarray,
+    log_prob: np.ndarray,
+    own: flowcei.Experiment | None = None,
+) -> PosteriorSamples:
     """Return bond vectors (E, n, 6) and their log density as if a model had drawn them."""
     x = np.pad(bonds.reshape(*bonds.shape[:2], 2, 3), ((0, 0), (0, 0), (1, 0), (0, 0)))
     x -= np.einsum("i,enij->enj", WATER.masses / WATER.masses.sum(), x)[:, :, None]
-    origin, number = {"prior": spec, "noise_relative": True}, np.arange(len(events))
-    return PosteriorSamples(WATER, events.momenta, x, log_prob, number, events.sigma, origin=origin)
+    origin = {"prior": spec, "noise_relative": True} | ({"experiment": own.to_dict()} if own else {})
+    number, columns = np.arange(len(events)), events.columns
+    return PosteriorSamples(
+        WATER, events.momenta, x, log_prob, number, events.sigma, origin=origin, columns=columns
+    )
 
 
-def _draws(events: flowcei.Events, spec: dict, n: int = 200) -> PosteriorSamples:
+def _draws(
+    events: flowcei.Events, spec: dict, own: flowcei.Experiment | None = None, n: int = 200
+) -> PosteriorSamples:
     """Return Student draws about the truth, made as wide as the posterior in some rounds of weighing."""
     rng = np.random.default_rng(2)
     mean = (events.positions[:, 1:] - events.positions[:, :1]).reshape(len(events), 6)
@@ -94,7 +108,7 @@ def _draws(events: flowcei.Events, spec: dict, n: int = 200) -> PosteriorSamples
         )
         bonds = mean[:, None] + np.einsum("eij,enj->eni", root, unit)
         log_prob = -5.5 * np.log1p((unit**2).sum(axis=2) / 5.0) - np.linalg.slogdet(root)[1][:, None]
-        out = _samples(events, spec, bonds, log_prob)
+        out = _samples(events, spec, bonds, log_prob, own)
         weight = out.log_posterior(out.positions) - log_prob
         for power in (1.0, 0.5, 0.25, 0.12, 0.06, 0.03):
             w = np.exp(power * (weight - weight.max(axis=1, keepdims=True)))
@@ -123,14 +137,89 @@ def _covered(samples: PosteriorSamples, truth: np.ndarray) -> tuple[float, float
 
 
 def test_weights_cover_the_truth_where_motion_is_stated() -> None:
-    """Near 50 and 90 % with the motion, far below as if at rest; the flow is not asked."""
-    spec = _spec()
-    events = flowcei.simulate(WATER, 100, prior=spec, noise="1%", seed=5)
-    half, most = _covered(_draws(events, spec).weigh(), events.positions)
+    """Near 50 and 90 % with the motion, far below as if at rest; the flow is not asked.
+
+    Of molecules at rest, of which every second event lacks a hydrogen.
+    """
+    spec, own = _spec(), flowcei.Experiment(noise="1%", spread=0.0)
+    events = flowcei.simulate(WATER, 100, prior=spec, experiment=own, seed=5)
+    lost = np.zeros((100, 3), bool)
+    lost[::2, 1] = True
+    events = replace(events, momenta=completed(events.momenta, lost), columns={"lost_ion": lost_column(lost)})
+    half, most = _covered(_draws(events, spec, own).weigh(), events.positions)
     assert abs(half - 0.5) < 0.11  # three deviations of 300 distances, as if of 200
     assert abs(most - 0.9) < 0.065
     still = spec | {"motion": False}
-    assert _covered(_draws(events[:30], still).weigh(), events.positions[:30])[1] < 0.6
+    assert _covered(_draws(events[:30], still, own).weigh(), events.positions[:30])[1] < 0.6
+
+
+@pytest.fixture(scope="module")
+def exploded() -> tuple[np.ndarray, np.ndarray]:
+    """Return a geometry and exact momenta of 20,000 explosions of it with drawn motion."""
+    prior = build_prior(WATER, _spec())
+    rng = np.random.default_rng(7)
+    x, p = prior.sample_moving(20_000, rng)
+    turn = _turns(x, x[0])  # motion is of the frame of the equilibrium, which all share
+    many = np.tile(x[0], (len(x), 1, 1))
+    ions = WATER.masses, WATER.charges
+    return x[0], flowcei.asymptotic_momenta(many, *ions, initial_momenta=p @ turn, accuracy=1e-6)
+
+
+def _turns(x: np.ndarray, to: np.ndarray) -> np.ndarray:
+    """Return rotations (B, 3, 3) of rows that bring geometries nearest to one, by way of the equilibrium."""
+
+    def turn(y: np.ndarray) -> np.ndarray:
+        u, _, vt = np.linalg.svd(np.swapaxes(y * WATER.masses[:, None], -2, -1) @ WATER.equilibrium)
+        u[..., -1] *= np.linalg.det(u @ vt)[..., None]
+        return u @ vt
+
+    return turn(x) @ np.swapaxes(turn(to), -2, -1)
+
+
+@pytest.mark.parametrize(
+    ("spread", "lost"),
+    [([0.0, 1.5, 3.0], []), ([0.0, np.inf, 3.0], []), ([np.inf] * 3, []), ([1.0, 1.5, 0.0], [1])],
+)
+def test_the_density_is_the_mean_over_all_motions(
+    exploded: tuple[np.ndarray, np.ndarray], spread: list[float], lost: list[int]
+) -> None:
+    """Of all momenta, or of those of the ions that were detected, for a known source or a wide one."""
+    x, ends = exploded
+    rng, noise = np.random.default_rng(8), np.array([[4.0, 3.0, 5.0], [2.5, 3.0, 2.0], [3.0, 2.0, 2.5]])
+    shares, wide = WATER.masses / WATER.masses.sum(), 1e5
+    own = Measurement(shares, noise, relative=False, drift=np.zeros(3), spread=np.array(spread))
+    width = np.where(np.isinf(spread), wide, spread)
+    y = ends[:3] + noise * rng.standard_normal((3, 3, 3)) + shares[:, None] * np.minimum(width, 5.0)
+    gone = np.isin(np.arange(3), lost)
+    missing = np.tile(gone, (3, 1)) if lost else None
+    found = MovingLikelihood(WATER, y, own, _spec(), missing).log_prob(np.tile(x, (3, 1, 1, 1)))[:, 0]
+    seen = np.repeat(~gone, 3)
+    source = np.kron(shares[:, None], np.eye(3)) * width
+    law = multivariate_normal(cov=(np.diag(noise.ravel() ** 2) + source @ source.T)[np.ix_(seen, seen)])
+    each = law.logpdf((y.reshape(3, 1, 9) - ends.reshape(1, -1, 9))[..., seen])
+    expected = logsumexp(each, axis=1) - np.log(len(ends))
+    expected += np.isinf(spread).sum() * np.log(wide * np.sqrt(2.0 * np.pi))
+    np.testing.assert_allclose(found, expected, atol=0.15)
+
+
+def test_floors_have_the_motion(exploded: tuple[np.ndarray, np.ndarray]) -> None:
+    """Of samples and of true positions: the information of momenta with the covariance of drawn ones."""
+    x, ends = exploded
+    own = flowcei.Experiment(noise="2", spread=0.0)
+    slope = flowcei.momenta_jacobian(x, WATER.masses, WATER.charges)[:, 3:]
+    covariance = np.linalg.inv(
+        slope.T @ np.linalg.inv(np.cov(ends.reshape(-1, 9).T) + 4.0 * np.eye(9)) @ slope
+    )
+    shift = (np.eye(3) - WATER.masses / WATER.masses.sum())[:, 1:]
+    covariance = np.kron(shift, np.eye(3)) @ covariance @ np.kron(shift, np.eye(3)).T
+    expected = np.sqrt(np.diag(covariance).reshape(3, 3).sum(axis=1))
+    events = flowcei.Events(WATER, ends[:1].astype(float), sigma=np.full(1, 2.0))
+    bonds = (x[1:] - x[:1]).reshape(1, 1, 6)
+    np.testing.assert_allclose(
+        _samples(events, _spec(), bonds, np.zeros((1, 1)), own).floor()[0], expected, rtol=0.03
+    )
+    true = information_floor(WATER, x[None], 2.0, motion=_spec()).variance[0].sum(axis=1)
+    np.testing.assert_allclose(np.sqrt(true), expected, rtol=0.03)
 
 
 def test_the_likelihood_is_that_of_drawn_momenta() -> None:
@@ -165,7 +254,7 @@ def test_predictions_of_samples_move() -> None:
 
 
 def test_what_motion_cannot_do_is_said(tmp_path: object) -> None:
-    """A file says that it holds no motion; other entries, other priors and lost ions are refused."""
+    """A file says that it holds no motion; other entries, other priors and assignments are refused."""
     spec = _spec()
     events = flowcei.simulate(WATER, 300, prior=spec, noise="1%", seed=1)
     flowcei.write_events(events, f"{tmp_path}/e.h5")
@@ -177,15 +266,16 @@ def test_what_motion_cannot_do_is_said(tmp_path: object) -> None:
         build_prior(WATER, spec | {"motion": "yes"})
     with pytest.raises(UsageError, match="does not fit"):
         build_prior(WATER, {"kind": "displaced", "sigma": 0.1, "motion": True})
-    draws = _draws(events[:2], spec)
-    table = {"experiment": {"noise": "1%", "temperature": 10.0}}
-    lacking = replace(draws, origin=draws.origin | table, columns={"lost_ion": np.array([1, 0])})
-    with pytest.raises(DataError, match="lost ions and assignments"):
-        lacking.weigh()
-    how = SamplingRequest(10, 1, exact=True, experiment=flowcei.Experiment(noise="1%", temperature=10.0))
-    some = flowcei.Events(WATER, events.momenta[:2], columns={"lost_ion": np.array([1, 0])})
-    with pytest.raises(UsageError, match="lack an ion"):
-        by_completeness(some, how, lambda *_: draws, build_prior(WATER, spec))
+    ocs = flowcei.Molecule.load("ocs")
+    ocs = replace(ocs, name="ocs2", charges=np.array([1.0, 1.0, 2.0]))
+    some = flowcei.simulate(ocs, 1, noise="1%", seed=1)
+    several = flowcei.Experiment(noise="1%", spread=1.0, assignments=[["o", "s"]]).to_dict()
+    stated = {"prior": {"kind": "normal_modes", "motion": True}, "experiment": several}
+    draws = PosteriorSamples(
+        ocs, some.momenta, some.positions[:, None], None, np.arange(1), some.sigma, stated
+    )
+    with pytest.raises(DataError, match="assignments"):
+        _ = draws.likelihood
     gated = {"prior": spec, "events": {"selection": {"ker_ev": [1.0, 9.0]}}}
     with pytest.raises(UsageError, match="gate"):
         selection_of(SimpleNamespace(origin=gated), 0)  # type: ignore[arg-type]

@@ -227,8 +227,12 @@ class NormalModesPrior(_EquilibriumPrior):
 
     def displaced(self, coordinates: Floats, rng: np.random.Generator) -> Floats:
         """Geometries (B, N, 3), oriented at random, of normal coordinates (B, F) over their deviations."""
+        return random_orientation(self.at(coordinates), rng)
+
+    def at(self, coordinates: Floats) -> Floats:
+        """Geometries (B, N, 3) in the Eckart frame of normal coordinates (B, F) over their deviations."""
         shift = ((self._sigma * coordinates) @ self._basis).reshape(len(coordinates), -1, 3)
-        return random_orientation(self._equilibrium + shift / np.sqrt(self._masses)[:, None], rng)
+        return np.asarray(self._equilibrium + shift / np.sqrt(self._masses)[:, None])
 
     def symmetries(self, orders: NDArray[np.intp]) -> Floats:
         """Maps (G, F, F) of normal coordinates over deviations by those orders (S, N) that are rotations."""

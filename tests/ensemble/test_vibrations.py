@@ -1,0 +1,112 @@
+"""The law of normal modes without samples: the truth of simulated events, the promise of a plan, refusals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.linalg import null_space
+
+import flowcei
+from flowcei.ensemble.vibrations import Told
+from flowcei.errors import FlowceiError
+from flowcei.events.simulation import explode
+from flowcei.physics.priors import NormalModesPrior, build_prior
+
+IODOPYRIDINE = flowcei.Molecule.load("iodopyridine")
+LOSSY = flowcei.Experiment(noise="1%", spread=1.0, efficiency=0.6)
+
+
+@pytest.fixture(scope="module")
+def water() -> tuple[flowcei.Molecule, NormalModesPrior]:
+    """HDO, whose atoms differ, with three vibrations, any that are orthogonal."""
+    molecule = flowcei.Molecule.load("h2o").with_isotopes("h1=2H")
+    x, root = molecule.equilibrium, np.sqrt(molecule.masses)[:, None]
+    x = x - molecule.masses @ x / molecule.masses.sum()
+    moves = [np.tile(axis, (3, 1)) for axis in np.eye(3)] + [np.cross(axis, x) for axis in np.eye(3)]
+    modes = null_space(np.array([(root * move).ravel() for move in moves])).T.reshape(3, 3, 3) / root
+    table = {"kind": "normal_modes", "wavenumbers": [1900.0, 2300.0, 2700.0], "modes": modes.tolist()}
+    prior = build_prior(molecule, table)
+    assert isinstance(prior, NormalModesPrior)
+    return molecule, prior
+
+
+def test_law_is_that_of_the_events(water: tuple[flowcei.Molecule, NormalModesPrior]) -> None:
+    """Mean, widths and correlations, far from those of the prior, lie within their errors."""
+    molecule, prior = water
+    rng, mean = np.random.default_rng(1), np.array([0.8, -0.5, 0.3])
+    covariance = np.array([[0.5, 0.3, 0.1], [0.3, 0.6, 0.0], [0.1, 0.0, 0.2]])
+    z = rng.multivariate_normal(mean, covariance, 400)
+    events = explode(prior.displaced(z, rng), molecule, noise="1%", seed=2)
+    law = flowcei.vibrational_law(events, prior=prior)
+    table, sd = law.to_dataframe(), np.sqrt(np.diag(covariance))
+    assert np.all(np.abs(table["mean"] - mean) < 3.5 * table["mean_error"])
+    assert np.all(np.abs(table["sd"] - sd) < 3.5 * table["sd_error"])
+    pairs, true = law.correlations(), (covariance / sd / sd[:, None])[np.triu_indices(3, 1)]
+    assert np.all(np.abs(pairs["correlation"] - true) < 3.5 * pairs["error"])
+    assert law.log_likelihood > 100.0
+
+
+def test_errors_are_those_of_a_plan(water: tuple[flowcei.Molecule, NormalModesPrior]) -> None:
+    """Scores of events have the information that is expected of them."""
+    molecule, prior = water
+    events = flowcei.simulate(molecule, 600, prior=prior, noise="3%", seed=3)
+    table = flowcei.vibrational_law(events, prior=prior).to_dataframe()
+    wanted = [f"{kind}mode-{k} 0.1" for kind in ("", "width:") for k in (1, 2, 3)]
+    planned = [
+        one.error(600) for one in flowcei.plan(molecule, wanted, prior=prior, noise="3%", seed=4).promises
+    ]
+    assert [*table["mean_error"], *table["sd_error"]] == pytest.approx(planned, rel=0.15)
+
+
+def test_what_is_told_of_some_coordinates_is_marginal() -> None:
+    """Beside a measurement y of z, whose other coordinates add their variance to its noise."""
+    rng, chosen = np.random.default_rng(3), np.array([0, 2])
+    root = rng.standard_normal((4, 3, 3))
+    information = root @ np.swapaxes(root, 1, 2)
+    y = rng.standard_normal((4, 3))
+    told = Told(np.einsum("ekl,el->ek", information, y), information, np.ones(4, bool))
+    some = told.of_coordinates(chosen)
+    for k in range(4):
+        precision = np.linalg.inv(np.linalg.inv(information[k]) + np.diag([0.0, 1.0, 0.0]))
+        assert some.information[k] == pytest.approx(precision[np.ix_(chosen, chosen)], rel=1e-6)
+        assert some.linear[k] == pytest.approx(precision[chosen] @ y[k], rel=1e-6)
+
+
+def test_eleven_atoms_that_lack_ions() -> None:
+    """Two modes of 2-iodopyridine, of events most of which lack three ions."""
+    cold = IODOPYRIDINE.prior_table("equilibrium")
+    warm = build_prior(IODOPYRIDINE, cold | {"temperature": 300.0})
+    assert isinstance(warm, NormalModesPrior)
+    events = flowcei.simulate(IODOPYRIDINE, 40, prior=cold, experiment=LOSSY, missing=3, seed=4)
+    law = flowcei.vibrational_law(events, ["mode-1", "mode-4"], prior=warm, experiment=LOSSY)
+    truth = warm.normal_coordinates(events.positions)[0][:, [0, 3]].std(axis=0)
+    assert law.deviation == pytest.approx(truth, rel=0.25)
+    assert law.left_out == {"improbable": 0}
+
+
+def test_events_of_another_molecule_have_no_law(water: tuple[flowcei.Molecule, NormalModesPrior]) -> None:
+    """Geometries that the prior holds for impossible are no vibrations."""
+    molecule, prior = water
+    x = 2.0 * prior.sample(60, np.random.default_rng(5))
+    with pytest.raises(FlowceiError, match="no geometry near the equilibrium"):
+        flowcei.vibrational_law(explode(x, molecule, noise="1%", seed=5), prior=prior)
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ({"prior": "ball"}, "all normal modes"),
+        ({"experiment": flowcei.Experiment(noise="1%", efficiency=0.6)}, "source is known"),
+        ({"experiment": flowcei.Experiment(noise="1%", spread=1.0, accidents=0.1)}, "no accidents"),
+        ({"experiment": LOSSY, "noise": "1%"}, "leave the other out"),
+        ({"experiment": LOSSY}, "too few"),
+        ({"experiment": LOSSY, "coordinates": ["mode-28"]}, "no coordinate"),
+    ],
+)
+def test_what_has_no_law_of_vibrations_gets_one_line(how: dict[str, Any], words: str) -> None:
+    """Other priors, sources and wishes."""
+    events = flowcei.simulate(IODOPYRIDINE, 40, experiment=LOSSY, missing=1, seed=1)
+    with pytest.raises(FlowceiError, match=words):
+        flowcei.vibrational_law(events, **how)
