@@ -84,7 +84,7 @@ def write_mixture(fitted: Mixture, folder: Path, unit: str, *, as_json: bool, ov
 
 def note_events(law: EnsembleLaw) -> None:
     """Say how many events a law is of, and how many do not count as they should."""
-    from flowcei.ensemble.reduction import FLAGGED
+    from flowcei.ensemble.result import FLAGGED
 
     counts = [f"{count} {reason}" for reason, count in law.left_out.items() if count]
     of = f" ({', '.join(counts)})" if counts else ""

@@ -198,7 +198,7 @@ def predicted(samples: PosteriorSamples) -> dict[str, Events]:
     forward = likelihood.forward
     forward = forward if even.build_up is None else with_times(forward, even.build_up[:, 0])
     momenta = followed_momenta(x, ions.masses, ions.charges, forward=forward)
-    followed = np.isfinite(momenta).all(axis=(1, 2))
+    followed = np.flatnonzero(np.isfinite(momenta).all(axis=(1, 2)))
     if isinstance(likelihood, MovingLikelihood):
         momenta = momenta + likelihood.motion(x, np.random.default_rng(0))
     measured = Events(ions, samples.momenta, sigma=samples.sigma, columns=samples.columns)[followed]
