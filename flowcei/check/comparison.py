@@ -31,6 +31,7 @@ _DITHER = 1e-4  # noise-free rigid molecules differ by rounding alone, which is 
 _WHOLE = 1.0  # of the rms momentum component
 _ACCURACY = 3e-6  # as of simulated events
 _FAR = 5.0  # standard deviations of a sum: beyond are false coincidences, one true event in 600,000
+_ODD = 10.0  # standard deviations of all shapes together, farther than which no event counts for the means
 _CLIP = 4.0  # robust standard deviations of log KER, where a slope is fitted
 _ROUNDING = 0.5  # of the noise that rounding may have, below which a sum counts as none
 _CONSERVED = 0.01  # of the stated noise: sums that were made to vanish show no noise
@@ -224,14 +225,20 @@ def _separation(run: Observables, predicted: Observables) -> tuple[float, int]:
     others = [name for name in predicted.shapes if name not in shares]
     names = [*shares[:-1], *(others[:1] if len(shares) == 3 else others)]
     here, there = (np.stack([o.shapes[name] for name in names], axis=1) for o in (run, predicted))
-    unit = there.std(axis=0)
-    here, there = here / unit, there / unit
+    middle, unit = there.mean(axis=0), there.std(axis=0)
+    variance, axes = np.linalg.eigh(np.atleast_2d(np.cov(there / unit, rowvar=False)))
+    large = variance > _SMALL * variance.max()
+    white = axes[:, large] / np.sqrt(variance[large])
+    here, there = (_drawn_in((x - middle) / unit @ white) for x in (here, there))
     n, m = len(here), len(there)
     pooled = (np.cov(here, rowvar=False) * (n - 1) + np.cov(there, rowvar=False) * (m - 1)) / (n + m - 2)
-    variance, axes = np.linalg.eigh(np.atleast_2d(pooled))
-    large = variance > _SMALL * variance.max()
-    apart = (here.mean(axis=0) - there.mean(axis=0)) @ axes[:, large] / np.sqrt(variance[large])
-    return float(np.sqrt((apart**2).sum())), int(large.sum())
+    apart = here.mean(axis=0) - there.mean(axis=0)
+    return float(np.sqrt(apart @ np.linalg.solve(np.atleast_2d(pooled), apart))), int(large.sum())
+
+
+def _drawn_in(z: Floats) -> Floats:
+    """Points (B, k), in standard deviations, those beyond `_ODD` drawn in: one odd event is no other run."""
+    return np.asarray(z * np.minimum(1.0, _ODD / np.maximum(np.linalg.norm(z, axis=1), 1.0))[:, None])
 
 
 def separations(run: Observables, predicted: Observables) -> tuple[float, float]:

@@ -9,12 +9,14 @@ import click
 
 from flowcei.cli import options
 from flowcei.cli.options import option
-from flowcei.cli.streams import note, show, show_json, show_table, with_lengths_in, write_results
+from flowcei.cli.streams import note, show, show_json, show_table, warn, with_lengths_in, write_results
 from flowcei.errors import UsageError
 
 if TYPE_CHECKING:
     from flowcei import Mixture
     from flowcei.ensemble.result import EnsembleLaw
+
+_MANY = 0.5  # flagged events over those that count
 
 
 @click.command()
@@ -82,6 +84,10 @@ def write_mixture(fitted: Mixture, folder: Path, unit: str, *, as_json: bool, ov
 
 def note_events(law: EnsembleLaw) -> None:
     """Say how many events a law is of, and how many do not count as they should."""
+    from flowcei.ensemble.result import FLAGGED
+
     counts = [f"{count} {reason}" for reason, count in law.left_out.items() if count]
     of = f" ({', '.join(counts)})" if counts else ""
     note(f"\n{law.events} events{of}, {law.samples} samples each")
+    if law.left_out.get(FLAGGED, 0) > _MANY * law.events:
+        warn("so many are flagged that the others may not stand for all: flowcei check EVENTS says why")

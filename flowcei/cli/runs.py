@@ -343,8 +343,9 @@ def _row_of(
     if len(rows):
         return int(rows[0])
     if event in samples.event_id:
-        names = ", ".join(samples.flag_names[int((samples.event_id == event).argmax())])
-        raise UsageError(f"event {event} of {path} is flagged ({names}); --keep-flagged keeps it")
+        flags = samples.flag_names[int((samples.event_id == event).argmax())]
+        advice = "it has no samples" if "no-geometry" in flags else "--keep-flagged keeps it"
+        raise UsageError(f"event {event} of {path} is flagged ({', '.join(flags)}); {advice}")
     raise UsageError(
         f"{path} has no event {event}; it has {samples.event_id.min()} to {samples.event_id.max()}"
     )

@@ -39,6 +39,7 @@ EventSets = Events | Mapping[str, Events]
 
 _SERIES = 12  # drawn in one plot, with their names
 _LINES = "-", "--", ":", "-."  # of one set after the other
+_REACH = 3.0  # widths of the central 90 % beyond these that the range of an axis has at the most
 _TAIL = 0.25  # per cent at each end that the range of an axis leaves out
 _INSIDE = 0.39, 0.86  # share of the events in contours: 1 and 2 sigma of a normal distribution in the plane
 FEWEST = 3  # events, of which a correlation is drawn
@@ -295,7 +296,9 @@ def _pair(events: Events, pair: tuple[str, str] | None) -> list[tuple[int, str]]
 
 def _range(values: Floats) -> tuple[float, float]:
     """The range of almost all values, with a margin."""
-    low, high = np.percentile(values, (_TAIL, 100.0 - _TAIL))
+    low, near, far, high = np.percentile(values, (_TAIL, 5.0, 95.0, 100.0 - _TAIL))
+    if far > near:  # one odd event of a few does not set the scale
+        low, high = max(low, near - _REACH * (far - near)), min(high, far + _REACH * (far - near))
     margin = 0.05 * (high - low) or max(abs(low), 1.0) * 1e-3
     return float(low - margin), float(high + margin)
 

@@ -15,7 +15,7 @@ from flowcei.errors import UsageError
 from flowcei.events.container import Events
 from flowcei.experiment.accidents import counted_as_true
 from flowcei.experiment.moving import MovingLikelihood
-from flowcei.physics.explosion import asymptotic_momenta, with_times
+from flowcei.physics.explosion import followed_momenta, with_times
 from flowcei.physics.priors.orders import nearest_rotations
 from flowcei.plot.style import colour, dots, new_axes, new_figure, plain
 from flowcei.units import length_in_bohr
@@ -190,20 +190,21 @@ def title_of(samples: PosteriorSamples) -> str:
 def predicted(samples: PosteriorSamples) -> dict[str, Events]:
     """Measured events, and those that the simulator makes of one sample of each, for any plot of events.
 
-    Of events that may be accidents as many as are true, by P(true).
+    Of events that may be accidents as many as are true, by P(true); none whose sample cannot be exploded.
     """
     samples = _true(samples)
     even, ions = samples.equally_weighted(), samples.molecule
     x, likelihood = np.asarray(even.positions[:, 0], dtype=np.float64), samples.likelihood
     forward = likelihood.forward
     forward = forward if even.build_up is None else with_times(forward, even.build_up[:, 0])
-    momenta = asymptotic_momenta(x, ions.masses, ions.charges, forward=forward)
+    momenta = followed_momenta(x, ions.masses, ions.charges, forward=forward)
+    followed = np.flatnonzero(np.isfinite(momenta).all(axis=(1, 2)))
     if isinstance(likelihood, MovingLikelihood):
         momenta = momenta + likelihood.motion(x, np.random.default_rng(0))
-    measured = Events(samples.molecule, samples.momenta, sigma=samples.sigma, columns=samples.columns)
+    measured = Events(ions, samples.momenta, sigma=samples.sigma, columns=samples.columns)[followed]
     return {
         "measured": measured,
-        "re-simulated": replace(measured, momenta=momenta.astype(np.float64), sigma=None),
+        "re-simulated": replace(measured, momenta=momenta[followed].astype(np.float64), sigma=None),
     }
 
 

@@ -236,6 +236,18 @@ def test_false_coincidences_do_not_cry_wolf() -> None:
     assert check.outlying == pytest.approx(1 / 30, abs=0.002)
 
 
+def test_one_odd_event_is_no_other_run() -> None:
+    """Of another unit, hardly moving, or along a line: it costs the others neither verdict nor cause."""
+    sound = _run(n=100).momenta
+    line = np.array([[1.0, 0.0, 0.0], [-150.0, 0.0, 0.0], [149.0, 0.0, 0.0]])
+    for odd in (1e6 * sound[7], 1e-18 * sound[7], line, sound[7][[0, 2, 1]], 1e38 * np.sign(sound[7])):
+        momenta = sound.copy()
+        momenta[7] = odd
+        check = _check(momenta)
+        assert check.sound, check.verdict
+    assert _kinds(_check(1.05 * momenta))[0] == "scale"
+
+
 def test_what_cannot_be_compared_is_never_called_sound() -> None:
     """Few events; momenta that no arithmetic holds. Sums that vanish say nothing of noise."""
     few = check_run(_run(n=1000)[:49])

@@ -12,6 +12,7 @@ from linear import OCS, Linear, with_origin
 from shell import Shell
 
 import flowcei
+from flowcei.posterior.flags import FLAG_BITS
 
 
 @pytest.fixture
@@ -41,11 +42,23 @@ def test_population_writes_tables_and_pictures(typed: Shell) -> None:
     assert {path.name for path in Path("e-population").iterdir()} == names
     assert "angstrom" in typed.out
     assert "the run agrees with the law" in typed.err
+    assert "a wrong momentum scale, charge or mass has such a law too" in typed.err
+    assert "flagged" not in typed.err
     assert "bends about a straight line by" in typed.err
     assert typed("population", "e.samples.h5", "--json", "-o", "other", "--bootstrap", "0") == 0
     table = {row["quantity"]: row for row in json.loads(typed.out)["table"]}
     assert table["c-s"]["unit"] == "bohr"
     assert table["c-s"]["mean"] == pytest.approx(3.3, abs=0.06)
+
+
+def test_a_law_of_few_of_the_events_is_no_law_of_all(typed: Shell) -> None:
+    """As where the charges are others, which excludes half of the events and bends the law of the others."""
+    samples = flowcei.read_samples("e.samples.h5")
+    flags = np.where(np.arange(60) < 21, FLAG_BITS["evidence"], 0).astype(np.uint16)
+    flowcei.write_samples([replace(samples, flags=flags)], "few.h5")
+    assert typed("population", "few.h5", "--coordinates", "c-s", "--bootstrap", "0") == 0
+    assert "39 events (21 flagged)" in typed.err
+    assert "warning: so many are flagged" in typed.err
 
 
 def test_priors_are_compared(typed: Shell) -> None:

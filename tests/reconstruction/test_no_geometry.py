@@ -112,6 +112,9 @@ def test_the_command_line_says_so_and_goes_on(
     for command in ("spread", "refine", "modes"):
         assert shell(command, "e.samples.h5") == 0
         assert "nan" not in shell.out.lower()
+    line = ("plot", "e.samples.h5", "--kind", "corner", "--event", LOST, "--keep-flagged")
+    assert shell(*map(str, line)) == 2
+    assert "no-geometry); it has no samples" in shell.err
     assert np.isfinite(pd.read_csv("e-spread/overall.csv")["mean"]).all()
     assert set(pd.read_csv("e.modes.csv")["event"]) == {0, 1, 3, 4, 5}
 
