@@ -123,9 +123,9 @@ def vibrational_law(
 
     Example:
         >>> import flowcei
-        >>> e = flowcei.simulate("iodopyridine", 40, noise="1%", seed=1)
+        >>> e = flowcei.simulate("iodopyridine", 30, noise="1%", seed=1)
         >>> flowcei.vibrational_law(e, ["mode-1"])
-        Population: normal law of mode-1 of iodopyridine, 40 events
+        Population: normal law of mode-1 of iodopyridine, 30 events
     """
     law = prior if isinstance(prior, NormalModesPrior) else build_prior(events.molecule, prior)
     if not isinstance(law, NormalModesPrior) or not law.has_density or law.motion:
