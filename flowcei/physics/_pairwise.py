@@ -66,7 +66,7 @@ def _interval(knots, first, last, r) -> int:
 
 @compiled
 def _accelerate(x, out, inverse, laws, knots, spline) -> float:
-    """Write F / m, by 1 / m, of positions x (3N, C) to `out`; return how near two ions are, over where tables begin."""
+    """Write F / m of positions x (3N, C) to `out`; return how near two ions are, over where tables begin."""
     kinds, tails, lengths, firsts, lasts = laws
     n, columns, pair, nearest = len(inverse), x.shape[1], 0, np.inf
     out[:] = 0.0
