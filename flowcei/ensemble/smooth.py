@@ -4,9 +4,9 @@ At the true delay t the law has the mean sum_m c_m phi_m(t), of B-splines, and t
 sum_j h_j(t) S_j, of hat functions: it is a mixture of normal laws S_j about one mean, with the shares
 h_j(t). The pulses have a length: an event of the nominal delay T is of true delays t that are normal
 about T, with the deviation of the cross-correlation, and its law is the mean over these (a step becomes
-an error function). Sums over t are Gauss and Hermite's. Expectation and maximisation is in closed form,
-first of S, then of c (X.-L. Meng and D. Rubin, Biometrika 80, 267 (1993)); how many splines there are
-H. Akaike's criterion decides.
+an error function). Sums over t are at equal steps, in which the mean moves by no more than a width of the
+law. Expectation and maximisation is in closed form, first of S, then of c (X.-L. Meng and D. Rubin,
+Biometrika 80, 267 (1993)); how many splines there are H. Akaike's criterion decides.
 """
 
 from __future__ import annotations
@@ -37,10 +37,13 @@ FEWEST = 5
 
 _SPLINES = (2, 4, 6, 9, 13, 18)  # that are tried, one after the other
 _HATS, _MOST_HATS = {8: 2, 16: 3}, 4  # covariances, of fewer values than these; of more
-_TRUE = 5  # true delays of a nominal one
+_FEWEST_TRUE, _MOST_TRUE = 11, 61  # true values of a nominal one
+_REACH = 3.0  # deviations between which these are
 _BEYOND = 2.5  # deviations of the cross-correlation to which splines reach beyond the column
 _ROUNDS, _ENOUGH = 30, 3e-2  # of the search, and the gain of log likelihood that ends it
 _MOST_VALUES = 200  # of a column: of more, those that are near are taken for one
+_DENSE = 200  # values at which splines are begun with the means of single values
+_STILL = 1e-6  # of the largest information on a coefficient
 _FEWEST_EVENTS = 2.0  # of a spline or a covariance: there are none in a gap
 
 
@@ -65,6 +68,7 @@ class SmoothLaw:
     cross_correlation: float
     images: Floats  # (G, K, K), by which like ions make coordinates alike
     error: Floats
+    true_count: int  # of true values of each nominal one
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -109,7 +113,7 @@ class SmoothLaw:
 
     def seen(self, values: Floats) -> Floats:
         """Means (B, K) at nominal values: over the true ones of each; of straight angles the mean angle."""
-        nodes, shares = true_values(self.cross_correlation)
+        nodes, shares = true_values(self.cross_correlation, self.true_count)
         each = [share * self.mean(values + shift) for shift, share in zip(nodes, shares, strict=True)]
         return np.asarray(np.sum(each, axis=0))
 
@@ -161,12 +165,23 @@ def spline_basis(t: Floats, count: int, ends: tuple[float, float]) -> Floats:
     return np.asarray(BSpline.design_matrix(distinct, knots, degree).toarray())[rows]
 
 
-def true_values(deviation: float) -> tuple[Floats, Floats]:
+def true_values(deviation: float, count: int = _FEWEST_TRUE) -> tuple[Floats, Floats]:
     """True values about a nominal one, (G,), and their shares, (G,)."""
     if not deviation > 0.0:
         return np.zeros(1), np.ones(1)
-    nodes, weights = np.polynomial.hermite_e.hermegauss(_TRUE)
+    nodes = np.linspace(-_REACH, _REACH, count)
+    weights = np.exp(-0.5 * nodes**2)
     return deviation * nodes, weights / weights.sum()
+
+
+def _true_count(values: Floats, laws: Sequence[NormalLaw], deviation: float) -> int:
+    """How many true values of a nominal one: from one to the next a mean moves by no more than a width."""
+    mean, variance = (np.array([getattr(one, name)[0] for one in laws]) for name in ("mean", "covariance"))
+    variance = np.einsum("vkk->vk", variance)
+    moved = np.abs(np.gradient(mean, values, axis=0)) * deviation
+    own = np.sqrt(np.maximum(variance - moved**2, 0.1 * variance))  # the pulses taken out
+    steps = 2.0 * _REACH * float((moved / own).max())
+    return int(np.clip(2 * np.ceil(0.5 * steps) + 1, _FEWEST_TRUE, _MOST_TRUE))
 
 
 def _hats(t: Floats, count: int, ends: tuple[float, float]) -> Floats:
@@ -185,7 +200,7 @@ class _Grid:
     @classmethod
     def of(cls, law: SmoothLaw, values: Floats) -> _Grid:
         """Of the shape of a law, at values (V,)."""
-        nodes, share = true_values(law.cross_correlation)
+        nodes, share = true_values(law.cross_correlation, law.true_count)
         true = (values[:, None] + nodes).ravel()
         shape = len(values), len(nodes), -1
         return cls(law.splines(true).reshape(shape), law.hats(true).reshape(shape), share)
@@ -256,8 +271,11 @@ def _step(law: SmoothLaw, grid: _Grid, events: _Events) -> tuple[SmoothLaw, floa
     m, size = len(law.coefficients), int(straight.sum())
     normal = np.einsum("jmn,jkl->mknl", design, inverse).reshape(m * size, m * size)
     right = np.einsum("jmk,jkl->ml", pull, inverse).ravel()
+    still = _STILL * np.diagonal(normal).max()  # splines that hardly an event is of stay as they are
+    right += still * law.coefficients[:, straight].ravel()
     coefficients = np.zeros((m, len(straight)))
-    coefficients[:, straight] = np.linalg.solve(normal, right).reshape(m, -1)
+    own = np.linalg.solve(normal + still * np.eye(len(right)), right)
+    coefficients[:, straight] = own.reshape(m, -1)
     # Of events whose like ions are exchanged, as of those at hand.
     coefficients = np.einsum("gkl,ml->mk", law.images, coefficients) / len(law.images)
     covariance = np.einsum("gkl,jlm,gnm->jkn", law.images, covariance, law.images) / len(law.images)
@@ -307,17 +325,20 @@ def smooth_law(
     k, events = len(chart.bends), _Events.of(short, by)
     means = np.array([one.mean[0] for one in laws])
     own = np.mean([one.covariance for one in laws], axis=0)
+    count = _true_count(values, laws, cross_correlation)
     shape = chart.coordinates, chart.bends, values, np.zeros((_SPLINES[0], k))
 
     def shaped(hats: int) -> SmoothLaw:
-        return SmoothLaw(*shape, np.repeat(own, hats, axis=0), cross_correlation, chart.images, np.empty(0))
+        covariance = np.repeat(own, hats, axis=0)
+        return SmoothLaw(*shape, covariance, cross_correlation, chart.images, np.empty(0), count)
 
     while hats > 2 and _Grid.of(shaped(hats), events.values).fewest(events.count) < _FEWEST_EVENTS:
         hats -= 1  # a gap in the column
     law = best = shaped(hats)
-    reached = -np.inf
+    reached, dense = -np.inf, np.linspace(*law.ends, _DENSE)
+    wanted = np.stack([np.interp(dense, values, column) for column in means.T], axis=1)
     for number in (number for number in _SPLINES if number <= len(values)):
-        start = np.linalg.lstsq(spline_basis(values, number, law.ends), means, rcond=None)[0]
+        start = np.linalg.lstsq(spline_basis(dense, number, law.ends), wanted, rcond=None)[0]
         law = replace(law, coefficients=start)
         if _Grid.of(law, events.values).fewest(events.count) < _FEWEST_EVENTS:
             break

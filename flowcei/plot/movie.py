@@ -26,9 +26,25 @@ _DRAWS = 500  # of the law at each frame
 _DPI = 80
 
 
-@styled
 def movie_gif(series: Series, unit: str = "angstrom", frames: int = 30) -> bytes:
-    """Return a GIF of the smooth law along a column: mean positions, and ellipses of one standard deviation.
+    """Return a GIF of the smooth law along a column: its frames, one after the other.
+
+    Raises:
+        UsageError: Where there is no smooth law.
+    """
+    from PIL import Image  # comes with matplotlib
+
+    each = [Image.open(io.BytesIO(png)) for _, png in movie_frames(series, unit, frames)]
+    pictures = [one.convert("P", palette=Image.Palette.ADAPTIVE) for one in each]
+    out = io.BytesIO()
+    pause = int(1000.0 * _SECONDS / frames)
+    pictures[0].save(out, "GIF", save_all=True, append_images=pictures[1:], loop=0, duration=pause)
+    return out.getvalue()
+
+
+@styled
+def movie_frames(series: Series, unit: str = "angstrom", frames: int = 30) -> list[tuple[float, bytes]]:
+    """Return PNG of the smooth law at values of a column: mean positions, and ellipses of one deviation.
 
     Each draw of the law is turned onto the mean before it; the picture shows the plane in which the first
     mean is widest.
@@ -36,8 +52,6 @@ def movie_gif(series: Series, unit: str = "angstrom", frames: int = 30) -> bytes
     Raises:
         UsageError: Where there is no smooth law.
     """
-    from PIL import Image  # comes with matplotlib
-
     if series.smooth is None:
         raise UsageError(f"no smooth law along {series.by} to be shown: {series.refused}")
     times = np.linspace(series.values.min(), series.values.max(), frames)
@@ -47,9 +61,9 @@ def movie_gif(series: Series, unit: str = "angstrom", frames: int = 30) -> bytes
     reach = np.abs(np.concatenate([mean for mean, _ in shown])).max(axis=0) + 4.0 * max(
         float(root.max()) for _, root in shown
     )
-    figure = new_figure(5.6, 5.6 * float(np.clip(reach[1] / reach[0], 0.35, 1.0)) + 0.9)
+    reach[1] = np.clip(reach[1], 0.35 * reach[0], reach[0])
+    figure = new_figure(5.6, 5.6 * float(reach[1] / reach[0]) + 0.9)
     axes = figure.add_subplot()
-
     pictures = []
     for time, frame in zip(times, shown, strict=True):
         axes.clear()
@@ -61,11 +75,8 @@ def movie_gif(series: Series, unit: str = "angstrom", frames: int = 30) -> bytes
         )
         file = io.BytesIO()
         figure.savefig(file, dpi=_DPI, format="png")
-        pictures.append(Image.open(file).convert("P", palette=Image.Palette.ADAPTIVE))
-    out = io.BytesIO()
-    pause = int(1000.0 * _SECONDS / frames)
-    pictures[0].save(out, "GIF", save_all=True, append_images=pictures[1:], loop=0, duration=pause)
-    return out.getvalue()
+        pictures.append((float(time), file.getvalue()))
+    return pictures
 
 
 def _frames(series: Series, times: Floats) -> Iterator[tuple[Floats, Floats]]:

@@ -3,6 +3,19 @@
   const byId = (id) => document.getElementById(id);
   const data = (id) => JSON.parse(byId(id).textContent);
 
+  // Frames: a slider shows one at a time.
+  document.querySelectorAll(".frames").forEach((box) => {
+    const figures = [...box.querySelectorAll("figure")];
+    const [slider, said] = [box.querySelector("input"), box.querySelector("output")];
+    const show = () => {
+      figures.forEach((figure, k) => (figure.hidden = k !== Number(slider.value)));
+      said.textContent = figures[Number(slider.value)].textContent.trim();
+    };
+    slider.addEventListener("input", show);
+    box.querySelector(".controls").hidden = false;
+    show();
+  });
+
   // Tables: a click on a heading sorts, a button copies as CSV.
   const value = (cell) => (cell.dataset.value === undefined ? cell.textContent : Number(cell.dataset.value));
   const sort = (table, column, button) => {

@@ -10,6 +10,7 @@ from jinja2 import Environment, StrictUndefined
 
 from flowcei import __version__
 from flowcei.report.embedded import search_data, viewer_data
+from flowcei.report.ensemble import ensemble_section
 from flowcei.report.experiment import experiment_section
 from flowcei.report.sections import (
     Material,
@@ -31,6 +32,7 @@ SECTIONS = (
     check_section,
     momenta_section,
     geometry_section,
+    ensemble_section,
     events_section,
     model_section,
     provenance_section,

@@ -85,12 +85,20 @@ class Picture:
         """Return a figure as PNG, base64."""
         file = io.BytesIO()
         figure.savefig(file, dpi=_DPI, format="png", bbox_inches="tight")
-        return cls(b64encode(file.getvalue()).decode(), words)
+        return cls.of_png(file.getvalue(), words)
+
+    @classmethod
+    def of_png(cls, png: bytes, words: str) -> Picture:
+        """Return a PNG, base64."""
+        return cls(b64encode(png).decode(), words)
 
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, and below it in this order: paragraphs, facts, tables, pictures, and what a script shows."""
+    """A heading, and below it in this order: paragraphs, facts, tables, pictures, and what a script shows.
+
+    Of `frames` a slider shows one at a time, all where no script runs; `framed` says what they are.
+    """
 
     anchor: str
     title: str
@@ -98,6 +106,8 @@ class Section:
     facts: dict[str, str] = field(default_factory=dict)
     tables: tuple[Table, ...] = ()
     pictures: tuple[Picture, ...] = ()
+    frames: tuple[Picture, ...] = ()
+    framed: str = ""
     commands: tuple[str, ...] = ()
     viewer: bool = False
     search: bool = False

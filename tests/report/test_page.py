@@ -6,21 +6,25 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+from linear import Linear
 from shell import Shell
 
 import flowcei
 from flowcei.cli.runs import read_metrics
 from flowcei.posterior.samples import PosteriorSamples
+from flowcei.report.ensemble import ensemble_section
 from flowcei.report.page import SECTIONS, page
-from flowcei.report.sections import Material, events_section
+from flowcei.report.sections import Material, Picture, Section, events_section
 from flowcei.units import ANGSTROM
 
 HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(1)>\u2028$x$'
+DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
@@ -55,7 +59,10 @@ def text() -> str:
     """A page of samples whose names are hostile."""
     samples = _samples()
     object.__setattr__(samples, "origin", samples.origin | {"model": HOSTILE})
-    return page(Material(samples, HOSTILE, notes=(HOSTILE,), commands=(HOSTILE,)))
+    framed = Section("frames", HOSTILE, frames=(Picture(DOT, "first"), Picture(DOT, HOSTILE)), framed=HOSTILE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flowcei.report.page.SECTIONS", (*SECTIONS, lambda _: framed))
+        return page(Material(samples, HOSTILE, notes=(HOSTILE,), commands=(HOSTILE,)))
 
 
 def test_nothing_of_a_file_becomes_a_part_of_the_page(text: str) -> None:
@@ -79,7 +86,7 @@ def test_nothing_of_a_file_becomes_a_part_of_the_page(text: str) -> None:
 def test_the_table_of_bonds_is_that_of_the_samples(text: str) -> None:
     """Medians over all samples together, in angstrom."""
     samples = _samples()
-    rows = {row[0]: row for row in _Page(text).cells if row}
+    rows = {row[0]: row for row in reversed(_Page(text).cells) if row}  # the first of a name
     x = samples.positions.astype(float)
     for i, j in samples.molecule.bonds:
         name = f"{samples.molecule.labels[i]}-{samples.molecule.labels[j]}"
@@ -100,7 +107,7 @@ def test_events_are_found_by_their_number(text: str) -> None:
 def test_a_section_is_one_entry(text: str) -> None:
     """Each has a heading, and a link to it."""
     links = [a["href"] for tag, a in _Page(text).tags if tag == "a"]
-    assert len(links) == len(SECTIONS) - 1  # no model here
+    assert len(links) == len(SECTIONS)  # no model here, and the one of frames
     anchors = [a.get("id") for tag, a in _Page(text).tags if tag == "section"]
     assert links == [f"#{anchor}" for anchor in anchors]
 
@@ -207,6 +214,10 @@ def test_in_a_browser(text: str, tmp_path: Path) -> None:
     controls = next(a for _, a in shown.tags if a.get("id") == "viewer-controls")
     assert "hidden" not in controls
     assert "canvas" in [tag for tag, _ in shown.tags]
+    first, second = (a for tag, a in shown.tags if tag == "img" and a.get("src", "").endswith(DOT))
+    hidden = [a for tag, a in shown.tags if tag == "figure" and "hidden" in a]
+    assert len(hidden) == 1  # the slider shows the first frame only
+    assert (first["alt"], second["alt"]) == (f"{HOSTILE}, first", f"{HOSTILE}, {HOSTILE}")
 
 
 def test_exact_geometries_of_like_atoms_have_the_bonds_of_the_table_of_modes() -> None:
@@ -228,3 +239,21 @@ def test_exact_geometries_of_like_atoms_have_the_bonds_of_the_table_of_modes() -
         mode = known[(known["event"] == row["number"]) & (known["mode"] == int(row["geometry"][7:]))].iloc[0]
         for name in bonds:
             assert row[name] == pytest.approx(mode[name.split(" ")[0]] / ANGSTROM, rel=1e-9)
+
+
+def test_the_ensemble_has_a_frame_for_each_delay() -> None:
+    """Law, what is said of shares, and frames; where the events are too few it says so."""
+    rng, truth, blocks = np.random.default_rng(1), Linear(), list[PosteriorSamples]()
+    for delay in np.arange(5.0):
+        few = truth.samples(truth.measured(40, rng), 120, rng)
+        blocks.append(replace(few, columns=few.columns | {"delay": np.full(40, delay)}))
+    samples = PosteriorSamples.concatenate(blocks)
+    section = ensemble_section(Material(samples, "e.h5"))
+    assert len(section.frames) == 20, section.words
+    assert (section.framed, section.frames[0].words) == ("Mean geometry along the delay", "delay = 0")
+    assert "No shares of two pathways or isomers: the laws are separate at no value" in section.words[1]
+    still = replace(samples, columns={"r_hat": samples.columns["r_hat"]})
+    rows = {row[0]: row for row in ensemble_section(Material(still, "e.h5")).tables[0].rows}
+    assert rows["c-s"][1:3] == ("angstrom", pytest.approx(3.3 / ANGSTROM, abs=0.03))
+    few = ensemble_section(Material(still[:10], "e.h5"))
+    assert few.words[0].startswith("No law of all events together: 10 events are too few")
