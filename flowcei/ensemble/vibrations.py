@@ -101,7 +101,7 @@ def vibrational_law(
     Posteriors are taken for normal about their most probable geometries, so they must be narrow beside what
     is curved: fine resolution, a stiff molecule. Errors do not know of that; events of the law, simulated
     and treated alike, do. Ions are taken to be those that the events say they are, like ones too, and any
-    number of them may be lost where an experiment states its source. Eleven atoms take 40 ms an event.
+    number of them may be lost where an experiment states its source. Eleven atoms take 10 ms an event.
 
     Args:
         events: Measured events, three for each number of the law.
@@ -122,9 +122,9 @@ def vibrational_law(
 
     Example:
         >>> import flowcei
-        >>> e = flowcei.simulate("iodopyridine", 40, noise="1%", seed=1)
+        >>> e = flowcei.simulate("iodopyridine", 30, noise="1%", seed=1)
         >>> flowcei.vibrational_law(e, ["mode-1"])
-        Population: normal law of mode-1 of iodopyridine, 40 events
+        Population: normal law of mode-1 of iodopyridine, 30 events
     """
     law = prior if isinstance(prior, NormalModesPrior) else build_prior(events.molecule, prior)
     if not isinstance(law, NormalModesPrior) or not law.has_density or law.motion:
@@ -203,8 +203,10 @@ def _searched(
         search = _Search(blank[rows], prior, mean, precision)
         rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(first,)))
         z[rows], rotation, height = search.best(None if start is None else start[rows], rng)
-        told.linear[rows], told.information[rows] = search.told(z[rows], rotation)
-        told.usable[rows] = height < search.bound(_UNLIKELY)
+        linear, information = search.told(z[rows], rotation)
+        told.linear[rows], told.information[rows] = linear, information
+        finite = np.isfinite(linear).all(axis=1) & np.isfinite(information).all(axis=(1, 2))
+        told.usable[rows] = finite & (height < search.bound(_UNLIKELY))
 
     in_threads(work, range(0, e, _BLOCK), None)
     return z, told

@@ -65,10 +65,10 @@ def _interval(knots, first, last, r) -> int:
 
 
 @compiled
-def _accelerate(x, out, masses, laws, knots, spline) -> float:
+def _accelerate(x, out, inverse, laws, knots, spline) -> float:
     """Write F / m of positions x (3N, C) to `out`; return how near two ions are, over where tables begin."""
     kinds, tails, lengths, firsts, lasts = laws
-    n, columns, pair, nearest = len(masses), x.shape[1], 0, np.inf
+    n, columns, pair, nearest = len(inverse), x.shape[1], 0, np.inf
     out[:] = 0.0
     for i in range(n):
         for j in range(i + 1, n):
@@ -81,14 +81,15 @@ def _accelerate(x, out, masses, laws, knots, spline) -> float:
                 kinds[pair], tails[pair], lengths[pair], firsts[pair], lasts[pair], knots, spline, r
             )
             for axis, d in enumerate((dx, dy, dz)):
-                out[a + axis, 0] += f * d / masses[i]
-                out[b + axis, 0] -= f * d / masses[j]
+                out[a + axis, 0] += f * d * inverse[i]
+                out[b + axis, 0] -= f * d * inverse[j]
+            bend = slope / r
             for c in range(1, columns):
                 ex, ey, ez = x[a, c] - x[b, c], x[a + 1, c] - x[b + 1, c], x[a + 2, c] - x[b + 2, c]
-                along = slope / r * (dx * ex + dy * ey + dz * ez)
+                along = bend * (dx * ex + dy * ey + dz * ez)
                 for axis, v in enumerate((f * ex + along * dx, f * ey + along * dy, f * ez + along * dz)):
-                    out[a + axis, c] += v / masses[i]
-                    out[b + axis, c] -= v / masses[j]
+                    out[a + axis, c] += v * inverse[i]
+                    out[b + axis, c] -= v * inverse[j]
             pair += 1
     return nearest
 
@@ -161,16 +162,16 @@ def _flown(x, v, f, masses, laws, tables, method, accuracy, energy) -> int:
     """Follow positions and velocities (3N, C) to infinity; return the status."""
     knots, spline = tables
     a, c, bp, other = method
-    stages, out = len(c), np.empty(x.shape)
+    stages, out, inverse = len(c), np.empty(x.shape), 1.0 / masses
     inertia = 0.0
     for d in range(len(x)):
         inertia += masses[d // 3] * x[d, 0] ** 2
     h, scale = _FIRST * np.sqrt(inertia / (2.0 * energy)), np.sqrt(2.0 * energy)
-    _accelerate(x, f[0], masses, laws, knots, spline)
+    _accelerate(x, f[0], inverse, laws, knots, spline)
     for _ in range(_MOST_STEPS):
         for s in range(1, stages):
             _stage(x, v, f, a, s, h * c[s], h * h, out)
-            nearest = _accelerate(out, f[s], masses, laws, knots, spline)
+            nearest = _accelerate(out, f[s], inverse, laws, knots, spline)
         error = 0.0
         for d in range(len(x)):
             difference = 0.0

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from flowcei.posterior.weights import Weights
 
 FLAGS = {
-    "momentum-sum": "the momenta do not sum to zero within the noise: an ion is wrong or missing, or the "
-    "noise is larger than stated",
+    "momentum-sum": "the momenta do not sum to zero within the noise: an ion is another molecule's or "
+    "missing, or the noise is larger than stated",
     "ker": "the kinetic energy release is none that the model was trained on: other units, charges or prior",
     "momenta": "the momenta are far from all that the model was trained on",
     "re-simulation": "no sample gives these momenta within the noise: the model or its prior does not fit",

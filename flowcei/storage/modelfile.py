@@ -38,6 +38,7 @@ _TYPES = {  # no half precision, in which a log-determinant is wrong
     torch.bool: "BOOL",
 }
 _MAX_HEADER, _MAX_TENSORS, _MAX_NAME = 16 << 20, 20_000, 500  # bytes, number, characters
+_HDF5 = b"\x89HDF\r\n\x1a\n"  # how such files begin
 _MALFORMED = (
     SafetensorError,
     RuntimeError,
@@ -55,7 +56,10 @@ def read_tensors(file: BinaryIO, *, most: int = 1 << 30) -> tuple[dict[str, str]
     if size > most:
         raise DataError(f"larger than {most >> 30} GiB: not a file of flowcei")
     file.seek(0)
-    length = int.from_bytes(file.read(8), "little")
+    first = file.read(8)
+    if first == _HDF5:
+        raise DataError("an HDF5 file, of events or samples, and no model")
+    length = int.from_bytes(first, "little")
     if size < 8 or length > min(size - 8, _MAX_HEADER):
         raise _damaged(f"a header of {length} bytes in a file of {size}")
     try:

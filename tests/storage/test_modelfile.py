@@ -120,6 +120,13 @@ def test_files_of_another_kind_are_refused(tmp_path: Path, content: bytes) -> No
     _refused(tmp_path / NAME)
 
 
+def test_samples_in_place_of_a_model_are_named(tmp_path: Path) -> None:
+    """Not by the length of a header that they do not have."""
+    (tmp_path / "s.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    with pytest.raises(DataError, match="an HDF5 file, of events or samples, and no model"):
+        load(tmp_path / "s.h5")
+
+
 @pytest.mark.parametrize("keep", [7, 8, 200, 0.5, 0.99])
 def test_a_truncated_file_is_refused(written: Path, tmp_path: Path, keep: float) -> None:
     """Cut anywhere: in the length, in the header, in the tensors."""
