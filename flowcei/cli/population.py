@@ -140,6 +140,9 @@ def _write_pathways(fitted: Pathways, folder: Path, unit: str, *, as_json: bool,
     for why in dict.fromkeys(fitted.refused.values()):
         at = ", ".join(f"{value:.4g}" for value, one in fitted.refused.items() if one == why)
         warn(f"no shares at {fitted.by} = {at}: {why}", "law")
+    if fitted.overlapping:
+        at = ", ".join(f"{value:.4g}" for value in fitted.overlapping)
+        warn(f"the laws overlap at {fitted.by} = {at}: shares there hold only if each law is normal", "law")
     if fitted.smooth is None:
         note(f"no smooth shares: the laws are separate at {len(fitted.values)} values, 5 are needed")
     elif fitted.misfit < _UNLIKELY:

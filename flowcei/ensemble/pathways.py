@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _SPLINES = (1, 2, 3, 4, 6, 9, 13)  # of a logit, that are tried
 _WIDE = 5.0  # deviation of logits before anything is known: shares of 0 and 1 stay within the numbers
 _TINY = 1e-6  # share
+_TOLD = 0.94  # mean probability of the likeliest law of an event: below it laws overlap
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +126,12 @@ class Pathways(EnsembleLaw):
     def share(self) -> Floats:
         """Shares at each value, (V, C)."""
         return np.array([law.share for law in self.laws])
+
+    @property
+    def overlapping(self) -> list[float]:
+        """Values at which events are hardly told apart: shares hold there if each law is normal indeed."""
+        told = [float(law.probability.max(axis=1).mean()) for law in self.laws]
+        return [float(value) for value, one in zip(self.values, told, strict=True) if one < _TOLD]
 
     def _table(self, what: str) -> pd.DataFrame:
         tables = []

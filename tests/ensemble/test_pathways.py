@@ -50,6 +50,7 @@ def test_shares_are_the_truth(movie: flowcei.PosteriorSamples) -> None:
     assert isinstance(found, flowcei.Pathways)
     assert 0.0 in found.refused
     assert "no better than one" in found.refused[0.0]
+    assert found.overlapping == [60.0]
     assert found.values[-5:].tolist() == DELAYS[-5:].tolist()
     scatter = PULSES / FWHM * np.random.default_rng(0).standard_normal(2000)
     true = found.values[:, None] + scatter
