@@ -53,7 +53,8 @@ def report(
     """Make one HTML page of FILE: posterior samples (.h5), or a model or run folder.
 
     It needs no network: what was read, whether the run is what the model believes, momenta,
-    bonds and angles, structures that turn, single events, the model and its calibration.
+    bonds and angles, the law of the ensemble (with a slider along a column `delay`), structures that turn,
+    single events, the model and its calibration.
 
     Examples:
       flowcei report events.samples.h5 -o report.html

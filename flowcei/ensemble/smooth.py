@@ -4,8 +4,8 @@ At the true delay t the law has the mean sum_m c_m phi_m(t), of B-splines, and t
 sum_j h_j(t) S_j, of hat functions: it is a mixture of normal laws S_j about one mean, with the shares
 h_j(t). The pulses have a length: an event of the nominal delay T is of true delays t that are normal
 about T, with the deviation of the cross-correlation, and its law is the mean over these (a step becomes
-an error function). Sums over t are at equal steps, in which the mean moves by no more than a width of the
-law. Expectation and maximisation is in closed form, first of S, then of c (X.-L. Meng and D. Rubin,
+an error function). Sums over t are at equal steps, in which the mean moves by hardly more than a width of
+the law. Expectation and maximisation is in closed form, first of S, then of c (X.-L. Meng and D. Rubin,
 Biometrika 80, 267 (1993)); how many splines there are H. Akaike's criterion decides.
 """
 
@@ -38,7 +38,7 @@ FEWEST = 5
 _SPLINES = (2, 4, 6, 9, 13, 18)  # that are tried, one after the other
 _HATS, _MOST_HATS = {8: 2, 16: 3}, 4  # covariances, of fewer values than these; of more
 _FEWEST_TRUE, _MOST_TRUE = 11, 61  # true values of a nominal one
-_REACH = 3.0  # deviations between which these are
+_REACH, _WIDTHS = 3.0, 1.5  # deviations between which these are, and widths of the law from one to the next
 _BEYOND = 2.5  # deviations of the cross-correlation to which splines reach beyond the column
 _ROUNDS, _ENOUGH = 30, 3e-2  # of the search, and the gain of log likelihood that ends it
 _MOST_VALUES = 200  # of a column: of more, those that are near are taken for one
@@ -174,14 +174,16 @@ def true_values(deviation: float, count: int = _FEWEST_TRUE) -> tuple[Floats, Fl
     return deviation * nodes, weights / weights.sum()
 
 
-def _true_count(values: Floats, laws: Sequence[NormalLaw], deviation: float) -> int:
-    """How many true values of a nominal one: from one to the next a mean moves by no more than a width."""
-    mean, variance = (np.array([getattr(one, name)[0] for one in laws]) for name in ("mean", "covariance"))
-    variance = np.einsum("vkk->vk", variance)
-    moved = np.abs(np.gradient(mean, values, axis=0)) * deviation
-    own = np.sqrt(np.maximum(variance - moved**2, 0.1 * variance))  # the pulses taken out
-    steps = 2.0 * _REACH * float((moved / own).max())
-    return int(np.clip(2 * np.ceil(0.5 * steps) + 1, _FEWEST_TRUE, _MOST_TRUE))
+def _without_pulses(values: Floats, laws: Sequence[NormalLaw], deviation: float) -> tuple[Floats, int]:
+    """The mean covariance (K, K) of laws, the pulses roughly taken out; how many true values are needed."""
+    mean = np.array([one.mean[0] for one in laws])
+    covariance = np.mean([one.covariance[0] for one in laws], axis=0)
+    moved = np.median(np.abs(np.gradient(mean, values, axis=0)), axis=0) * deviation
+    own = np.clip(1.0 - moved**2 / np.diagonal(covariance), 0.1, 1.0)
+    # From one to the next a mean moves by no more than so many widths: the sum is then as smooth as the law.
+    step = _WIDTHS * np.sqrt(own * np.diagonal(covariance))
+    count = int(np.ceil(_REACH * float((moved / step).max())))
+    return covariance * np.sqrt(own * own[:, None]), int(np.clip(2 * count + 1, _FEWEST_TRUE, _MOST_TRUE))
 
 
 def _hats(t: Floats, count: int, ends: tuple[float, float]) -> Floats:
@@ -324,12 +326,11 @@ def smooth_law(
     hats = next((hats for few, hats in _HATS.items() if len(values) < few), _MOST_HATS)
     k, events = len(chart.bends), _Events.of(short, by)
     means = np.array([one.mean[0] for one in laws])
-    own = np.mean([one.covariance for one in laws], axis=0)
-    count = _true_count(values, laws, cross_correlation)
+    own, count = _without_pulses(values, laws, cross_correlation)
     shape = chart.coordinates, chart.bends, values, np.zeros((_SPLINES[0], k))
 
     def shaped(hats: int) -> SmoothLaw:
-        covariance = np.repeat(own, hats, axis=0)
+        covariance = np.repeat(own[None], hats, axis=0)
         return SmoothLaw(*shape, covariance, cross_correlation, chart.images, np.empty(0), count)
 
     while hats > 2 and _Grid.of(shaped(hats), events.values).fewest(events.count) < _FEWEST_EVENTS:
