@@ -20,7 +20,7 @@ from flowcei.events.container import events_of
 from flowcei.events.extracolumns import ACCIDENT
 from flowcei.experiment.detector import Noise
 from flowcei.experiment.experiment import stated_experiment
-from flowcei.physics.explosion import centre_of_mass
+from flowcei.physics.explosion import centre_of_mass, potential_energy
 from flowcei.posterior.flags import combined, counted
 from flowcei.reconstruction.limits import unlike_training
 from flowcei.reconstruction.training_data import split_rows
@@ -204,7 +204,8 @@ def trusted(
 ) -> tuple[Events, str]:
     """Return the events whose momenta no model flags, and a line that counts the others, empty for none.
 
-    Of simulated events without accidents, whose positions are of none of their ions.
+    Of simulated events without accidents, whose positions are of none of their ions; and none whose ions
+    are at one place, which has no momenta.
     """
     # Flags that need samples do not count: to leave out what a model cannot explain would flatter it.
     flags = np.zeros(len(events), dtype=np.uint16)
@@ -214,7 +215,11 @@ def trusted(
     mixed = events.columns.get(ACCIDENT, np.zeros(len(events))) == 1
     lines = [counted(flags)] if flags.any() else []
     lines += [f"{mixed.sum()} of {len(mixed)} events are accidents"] if mixed.any() else []
-    left = (flags == 0) & ~mixed
+    with np.errstate(divide="ignore"):
+        x, charges = events.positions, events.molecule.charges
+        joined = np.zeros(len(events), bool) if x is None else ~np.isfinite(potential_energy(x, charges))
+    lines += [f"{joined.sum()} of {len(joined)} events have ions at one place"] if joined.any() else []
+    left = (flags == 0) & ~mixed & ~joined
     if not left.any():
         raise DataError(f"{'; '.join(lines)}: none is left; check units, molecule and model")
     return (events[left] if lines else events), "; ".join(lines)

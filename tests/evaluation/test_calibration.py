@@ -16,7 +16,7 @@ from scipy.stats import binom, kstest, norm
 from shell import Shell
 
 import flowcei
-from flowcei.errors import DataError, UsageError
+from flowcei.errors import DataError, FlaggedWarning, UsageError
 from flowcei.evaluation.calibration import calibrate
 from flowcei.evaluation.verdicts import (
     HPD,
@@ -458,6 +458,17 @@ def test_identical_ions_and_what_cannot_explode(tiny: Tiny, monkeypatch: pytest.
     fewer = calibrate(model, events, n=20)
     assert len(fewer.resimulation) == 59
     assert "1 true geometries" in fewer.left_out[0]
+
+
+def test_one_true_geometry_without_momenta_is_left_out(tiny: Tiny) -> None:
+    """Two ions at one place in a file cost the other events no verdict."""
+    events = flowcei.simulate("ocs", 60, noise="1%", seed=24)
+    assert events.positions is not None
+    x = events.positions.copy()
+    x[7, 0] = x[7, 1]
+    with pytest.warns(FlaggedWarning, match="1 of 60 events have ions at one place"):
+        found = calibrate(tiny("cvae", "ocs"), replace(events, positions=x), n=20)
+    assert len(found.sbc) == 59
 
 
 def test_pictures_show_the_ranks_and_their_failures(tiny: Tiny) -> None:

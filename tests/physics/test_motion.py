@@ -178,7 +178,13 @@ def _turns(x: np.ndarray, to: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("spread", "lost"),
-    [([0.0, 1.5, 3.0], []), ([0.0, np.inf, 3.0], []), ([np.inf] * 3, []), ([1.0, 1.5, 0.0], [1])],
+    [
+        ([0.0, 1.5, 3.0], []),
+        ([0.0, np.inf, 3.0], []),
+        ([np.inf] * 3, []),
+        ([1.0, 1.5, 0.0], [1]),
+        ([1.0, 1.5, 0.0], [0, 1]),
+    ],
 )
 def test_the_density_is_the_mean_over_all_motions(
     exploded: tuple[np.ndarray, np.ndarray], spread: list[float], lost: list[int]
