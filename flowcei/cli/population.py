@@ -216,7 +216,8 @@ def _note(fitted: Population | FreeLaw | Series) -> None:
         warn(f"{verdict}: the law is no good description of these events", "law")
     else:
         note(fitted.check.summary.replace("the prior population", "the law"))
-        note("a wrong momentum scale, charge or mass has such a law too: flowcei check EVENTS --model tells")
+        if fitted.check.compared:
+            note("a wrong momentum scale, charge or mass has such a law too: flowcei check EVENTS --model tells")
 
 
 def _differs(one: Population) -> bool:
