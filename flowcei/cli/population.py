@@ -209,15 +209,22 @@ def _note(fitted: Population | FreeLaw | Series) -> None:
     for one, bend, width in zip(fitted.coordinates, fitted.law.bends, fitted.law.deviation[0], strict=True):
         if bend:
             note(f"{one.name} bends about a straight line by {width:.3g} deg in each direction")
-    if fitted.check is None:
+    _note_comparison(fitted)
+
+
+def _note_comparison(fitted: Population) -> None:
+    """Say whether the momenta of the run are those that a law predicts."""
+    check = fitted.check
+    if check is None:
         note("the run was not compared with the law: its events are of an experiment, passed a gate, or move")
-    elif _differs(fitted):
-        verdict = fitted.check.verdict.replace("the prior population", "the law")
+        return
+    if _differs(fitted):
+        verdict = check.verdict.replace("the prior population", "the law")
         warn(f"{verdict}: the law is no good description of these events", "law")
-    else:
-        note(fitted.check.summary.replace("the prior population", "the law"))
-        if fitted.check.compared:
-            note("a wrong momentum scale, charge or mass has such a law too: flowcei check EVENTS --model tells")
+        return
+    note(check.summary.replace("the prior population", "the law"))
+    if check.compared:
+        note("a wrong momentum scale, charge or mass has such a law too: flowcei check EVENTS --model tells")
 
 
 def _differs(one: Population) -> bool:
