@@ -145,11 +145,8 @@ def _write_pathways(fitted: Pathways, folder: Path, unit: str, *, as_json: bool,
         warn(f"the laws overlap at {fitted.by} = {at}: shares there hold only if each law is normal", "law")
     if fitted.smooth is None:
         note(f"no smooth shares: the laws are separate at {len(fitted.values)} values, 5 are needed")
-    elif fitted.misfit < _UNLIKELY:
-        what = f"the smooth shares do not follow those of each {fitted.by} (p = {fitted.misfit:.2g})"
-        warn(f"{what}: something changes faster than they can", "law")
     else:
-        note("smooth.csv: shares that change smoothly, at true values")
+        _note_smooth(fitted, "shares", "smooth.csv: shares that change smoothly, at true values")
     note("the run was not compared with the laws: only one normal law predicts momenta")
     note(f"tables, picture and shares in {folder}")
 
@@ -200,16 +197,25 @@ def _note(fitted: Population | FreeLaw | Series) -> None:
             warn(f"the law is no good description of the events at {fitted.by} = {', '.join(off)}", "law")
         if fitted.smooth is None:
             note(f"no smooth law: {fitted.refused}")
-        elif fitted.misfit < _UNLIKELY:
-            what = f"the smooth law does not follow the laws of each {fitted.by} (p = {fitted.misfit:.2g})"
-            warn(f"{what}: something changes faster than it can", "law")
         else:
-            note("smooth.csv, movie.gif: one law of all events that changes smoothly, at true values")
+            files = "smooth.csv, movie.gif"
+            _note_smooth(
+                fitted, "laws", f"{files}: one law of all events that changes smoothly, at true values"
+            )
         return
     for one, bend, width in zip(fitted.coordinates, fitted.law.bends, fitted.law.deviation[0], strict=True):
         if bend:
             note(f"{one.name} bends about a straight line by {width:.3g} deg in each direction")
     _note_comparison(fitted)
+
+
+def _note_smooth(fitted: Pathways | Series, what: str, written: str) -> None:
+    """Say where the smooth laws or shares are, or that they do not follow those of each value."""
+    if fitted.misfit < _UNLIKELY:
+        off = f"the smooth {what} do not follow those of each {fitted.by} (p = {fitted.misfit:.2g})"
+        warn(f"{off}: something changes faster than they can", "law")
+    else:
+        note(written)
 
 
 def _note_comparison(fitted: Population) -> None:

@@ -151,9 +151,11 @@ def _check_together(
             raise UsageError(f"{name} settles {topic}; leave out {' and '.join(beside)}")
     if given["--experiment"] is not None and given["--noise"] is not None:
         raise UsageError("--experiment states the noise; leave out --noise")
-    if like is None and as_published:
+    if like is not None:
+        return
+    if as_published:
         raise UsageError("--as-published repeats the faults of a dataset; name it with --like")
-    if like is None and geometries is None and given["MOLECULE"] is None:
+    if geometries is None and given["MOLECULE"] is None:
         raise UsageError(
             "nothing to simulate; name a MOLECULE, such as ocs, or a dataset of the first study with --like"
         )

@@ -19,7 +19,8 @@ from scipy.stats import chi2
 
 from flowcei.ensemble.result import LEVEL, EnsembleLaw, added
 from flowcei.ensemble.series import grouped
-from flowcei.ensemble.smooth import FEWEST, ends_of, spline_basis, true_values
+from flowcei.ensemble.smooth import FEWEST
+from flowcei.ensemble.splines import ends_of, spline_basis, true_values
 from flowcei.ensemble.uncertainty import inverted
 from flowcei.errors import DataError
 

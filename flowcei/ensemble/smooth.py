@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scipy.interpolate import BSpline
 from scipy.linalg import block_diag
 
 from flowcei.ensemble.components import Components
 from flowcei.ensemble.fitting import Weighted, accelerated, counted, expected, responsibilities, truth
 from flowcei.ensemble.laws import RAYLEIGH, NormalLaw
+from flowcei.ensemble.splines import FEWEST_TRUE, REACH, ends_of, hat_basis, spline_basis, true_values
 from flowcei.ensemble.uncertainty import MonteCarlo, inverted, scored, significant
 from flowcei.errors import DataError
 
@@ -37,9 +37,8 @@ FEWEST = 5
 
 _SPLINES = (2, 4, 6, 9, 13, 18)  # that are tried, one after the other
 _HATS, _MOST_HATS = {8: 2, 16: 3}, 4  # covariances, of fewer values than these; of more
-_FEWEST_TRUE, _MOST_TRUE = 11, 61  # true values of a nominal one
-_REACH, _WIDTHS = 3.0, 1.5  # deviations between which these are, and widths of the law from one to the next
-_BEYOND = 2.5  # deviations of the cross-correlation to which splines reach beyond the column
+_MOST_TRUE = 61  # true values of a nominal one
+_WIDTHS = 1.5  # of the law, from one true value to the next
 _ROUNDS, _ENOUGH = 30, 3e-2  # of the search, and the gain of log likelihood that ends it
 _MOST_VALUES = 200  # of a column: of more, those that are near are taken for one
 _DENSE = 200  # values at which splines are begun with the means of single values
@@ -98,7 +97,7 @@ class SmoothLaw:
 
     def hats(self, t: Floats) -> Floats:
         """Shares of the covariances at true values (B,), (B, J)."""
-        return _hats(t, len(self.covariance), self.ends)
+        return hat_basis(t, len(self.covariance), self.ends)
 
     def mean(self, t: Floats) -> Floats:
         """Means (B, K) at true values; of straight angles the mean angle."""
@@ -150,30 +149,6 @@ class SmoothLaw:
         return pd.DataFrame(table | {"sd_error": (sd * by_width).ravel()})
 
 
-def ends_of(values: Floats, deviation: float) -> tuple[float, float]:
-    """Ends of splines along some values: true ones scatter about these."""
-    reach = _BEYOND * deviation
-    return float(values.min() - reach), float(values.max() + reach)
-
-
-def spline_basis(t: Floats, count: int, ends: tuple[float, float]) -> Floats:
-    """Splines (B, M) between two ends at values (B,)."""
-    degree = min(3, count - 1)
-    inner = np.linspace(*ends, count - degree + 1)
-    knots = np.concatenate([[ends[0]] * degree, inner, [ends[1]] * degree])
-    distinct, rows = np.unique(np.clip(t, *ends), return_inverse=True)
-    return np.asarray(BSpline.design_matrix(distinct, knots, degree).toarray())[rows]
-
-
-def true_values(deviation: float, count: int = _FEWEST_TRUE) -> tuple[Floats, Floats]:
-    """True values about a nominal one, (G,), and their shares, (G,)."""
-    if not deviation > 0.0:
-        return np.zeros(1), np.ones(1)
-    nodes = np.linspace(-_REACH, _REACH, count)
-    weights = np.exp(-0.5 * nodes**2)
-    return deviation * nodes, weights / weights.sum()
-
-
 def _without_pulses(values: Floats, laws: Sequence[NormalLaw], deviation: float) -> tuple[Floats, int]:
     """The mean covariance (K, K) of laws, the pulses roughly taken out; how many true values are needed."""
     mean = np.array([one.mean[0] for one in laws])
@@ -182,13 +157,8 @@ def _without_pulses(values: Floats, laws: Sequence[NormalLaw], deviation: float)
     own = np.clip(1.0 - moved**2 / np.diagonal(covariance), 0.1, 1.0)
     # From one to the next a mean moves by no more than so many widths: the sum is then as smooth as the law.
     step = _WIDTHS * np.sqrt(own * np.diagonal(covariance))
-    count = int(np.ceil(_REACH * float((moved / step).max())))
-    return covariance * np.sqrt(own * own[:, None]), int(np.clip(2 * count + 1, _FEWEST_TRUE, _MOST_TRUE))
-
-
-def _hats(t: Floats, count: int, ends: tuple[float, float]) -> Floats:
-    place = (np.clip(t, *ends) - ends[0]) / (ends[1] - ends[0]) * (count - 1)
-    return np.maximum(1.0 - np.abs(place[:, None] - np.arange(count)), 0.0)
+    count = int(np.ceil(REACH * float((moved / step).max())))
+    return covariance * np.sqrt(own * own[:, None]), int(np.clip(2 * count + 1, FEWEST_TRUE, _MOST_TRUE))
 
 
 @dataclass(frozen=True, eq=False)

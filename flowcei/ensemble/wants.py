@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -26,10 +27,11 @@ if TYPE_CHECKING:
 
 _DRAWS = 400  # geometries over which information is averaged
 _KNOWN = 4000  # geometries that say how wide a prior is
-_WIDEST, _FLATTEST = (
-    0.25,
-    -0.9,
-)  # deviation of a length over its mean, and excess kurtosis of what has a middle
+_WIDEST, _FLATTEST = 0.25, -0.9  # deviation of a length over its mean, excess kurtosis: of what has a middle
+_WANT = re.compile(
+    r"(?:(?P<kind>mean|width):)?(?P<name>[^\s:]+)\s+(?P<error>\S+)(?:\s+(?P<unit>\S+))?"
+    r"|share:(?P<prior>[^\s=]+)(?:=(?P<share>\S+))?\s+(?P<of_share>\S+)"
+)
 MOST = 1e9
 """Events that no run has."""
 
@@ -47,27 +49,22 @@ class Want:
     @classmethod
     def of(cls, text: str) -> Want:
         """Return what a text asks for; UsageError where it is not understood."""
-        words = text.split()
-        kind, name = words[0].split(":", 1) if words and ":" in words[0] else ("mean", (words or [""])[0])
-        name, _, share = name.partition("=") if kind == "share" else (name, "", "")
-        unit = words[2] if len(words) == 3 else ""
+        match = _WANT.fullmatch(text.strip())
         try:
-            error, part = float(words[1]), float(share or 0.5)
-        except (IndexError, ValueError):
-            error = part = math.nan
-        if (
-            not name
-            or len(words) not in (2, 3)
-            or kind not in ("mean", "width", "share")
-            or math.isnan(error)
-        ):
+            error = float(match["error"] or match["of_share"]) if match else math.nan
+            share = float(match["share"] or 0.5) if match else math.nan
+        except ValueError:
+            match = None
+        if match is None or math.isnan(error + share):
             forms = "'c-s 0.02' (bohr), 'width:c-s 0.01 angstrom', 'share:PRIOR=0.3 0.02'"
             raise UsageError(f"wanted is {text[:60]!r}; it must be such as {forms}")
         if not 0.0 < error < math.inf:
             raise UsageError(f"wanted is {text[:60]!r}: an error is above 0")
-        if not 0.0 < part < 1.0 or (kind == "share" and unit):
-            raise UsageError(f"wanted is {text[:60]!r}: a share lies between 0 and 1, without a unit")
-        return cls(kind, name, error, unit, part)
+        if not 0.0 < share < 1.0:
+            raise UsageError(f"wanted is {text[:60]!r}: a share lies between 0 and 1")
+        if match["prior"]:
+            return cls("share", match["prior"], error, share=share)
+        return cls(match["kind"] or "mean", match["name"], error, match["unit"] or "")
 
 
 @dataclass(frozen=True)

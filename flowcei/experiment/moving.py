@@ -193,9 +193,8 @@ class MovingLikelihood(CovarianceLikelihood):
             best[rows], chosen[rows], turn[rows] = near[rows], k, (u @ vt)[rows]
         order = np.array(self._orders)[chosen]
         away = np.empty_like(x)
-        np.put_along_axis(
-            away, order[..., None], x @ turn, axis=1
-        )  # in the frame and order of the equilibrium
+        # In the frame and order of the equilibrium.
+        np.put_along_axis(away, order[..., None], x @ turn, axis=1)
         out = m.columns + np.tensordot(away - m.equilibrium, m.slopes, axes=2)
         out = np.take_along_axis(out, order[..., None, None], axis=1)
         out = np.einsum("bac,bicf->biaf", turn, out)

@@ -106,6 +106,12 @@ def _unfolded(axes: Axes, population: Population, k: int, scale: float, truth: F
     axes.plot(at, density, color=colour(0), label="unfolded law")
 
 
+def _check_kind(kind: str, known: str, what: str) -> None:
+    """Raise UsageError for a kind of picture that there is not."""
+    if kind != known:
+        raise UsageError(f"no plot of {what} {kind!r}; there is {known}")
+
+
 def _matrix(population: Population, title: str) -> Figure:
     """Draw the correlations of the coordinates, with their numbers where there is room."""
     names = [plain(one.name) for one in population.coordinates]
@@ -194,8 +200,7 @@ def free_figure(law: FreeLaw, kind: str = "unfolded", unit: str = "angstrom") ->
     Raises:
         UsageError: For another kind.
     """
-    if kind != "unfolded":
-        raise UsageError(f"no plot of a law without a form {kind!r}; there is unfolded")
+    _check_kind(kind, "unfolded", "a law without a form")
     scale = [_scale(one, unit) for one in law.coordinates]
     labels = [_label(one, unit) for one in law.coordinates]
     title = (
@@ -236,8 +241,7 @@ def series_figure(series: Series, kind: str = "series", unit: str = "angstrom") 
     Raises:
         UsageError: For another kind.
     """
-    if kind != "series":
-        raise UsageError(f"no plot of laws along a column {kind!r}; there is series")
+    _check_kind(kind, "series", "laws along a column")
     coordinates, table = series.laws[0].coordinates, series.to_dataframe()
     title = f"{plain(series.molecule.name)}, {series.events:,} events: unfolded laws along {plain(series.by)}"
     smooth, at = series.smooth, np.linspace(series.values.min(), series.values.max(), _POINTS)
@@ -277,8 +281,7 @@ def pathways_figure(found: Pathways, kind: str = "shares", unit: str = "angstrom
     Raises:
         UsageError: For another kind.
     """
-    if kind != "shares":
-        raise UsageError(f"no plot of shares along a column {kind!r}; there is shares")
+    _check_kind(kind, "shares", "shares along a column")
     table, means = found.to_dataframe(), found.components()
     coordinates = () if (chart := found.laws[0].chart) is None else chart.coordinates
     words = "points: laws of each value; line: smooth shares; bars, band: 90 %, of coordinates one deviation"

@@ -245,8 +245,7 @@ def _is_finite(samples: PosteriorSamples) -> bool:
     density = answered.log_prob
     if density is not None and not np.isfinite(density).all():
         # Exact samples of an event that no geometry explains are the model's, of which no density is known.
-        unknown = (answered.flag_bits & FLAG_BITS["mixing"] != 0) & np.isnan(density).all(axis=1)
-        density = density[~unknown]
+        density = density[(answered.flag_bits & FLAG_BITS["mixing"] == 0) | ~np.isnan(density).all(axis=1)]
     tables = (samples.event_id, samples.momenta, samples.sigma, answered.positions, density)
     return all(table is None or bool(np.isfinite(table).all()) for table in tables)
 

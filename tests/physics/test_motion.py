@@ -248,6 +248,15 @@ def test_the_likelihood_is_that_of_drawn_momenta() -> None:
     np.testing.assert_allclose(once.log_prob(many), turned.log_prob(many @ turn.T), atol=1e-3)
 
 
+def test_what_motion_adds_changes_with_the_geometry() -> None:
+    """Chi squared of true geometries that vibrate is of six numbers: with that of the equilibrium 9.4."""
+    spec = _spec()
+    events = flowcei.simulate(WATER, 1000, prior=spec, noise="0.1%", seed=3)
+    own = MovingLikelihood.of_level(WATER, events.momenta, events.sigma, spec)
+    square = own.chi_squared(events.positions[:, None])
+    assert abs(square.mean() - 6.0) < 3.0 * square.std() / np.sqrt(len(square))
+
+
 def test_predictions_of_samples_move() -> None:
     """Exploded again, true geometries have momenta that scatter as those of the events do."""
     spec = _spec()

@@ -83,9 +83,12 @@ def sniff(
         names = [f"#{k}" if cell else "" for k, cell in enumerate(rows[0], start=1)]
     elif not (numeric and titled_above):
         names, lines = _header_names(rows, top, decimal)
-    # A comma at the end of every line makes a column without a name.
-    titled = tuple(name or f"{NAMELESS} {k})" for k, name in enumerate(names, start=1))
-    return Dialect(titled, chosen, decimal, header, lead + lines)
+    return Dialect(_all_named(names), chosen, decimal, header, lead + lines)
+
+
+def _all_named(names: list[str]) -> tuple[str, ...]:
+    """Names of all columns: a comma at the end of every line makes one without."""
+    return tuple(name or f"{NAMELESS} {k})" for k, name in enumerate(names, start=1))
 
 
 def _without_comments(top: list[str], skip: int) -> tuple[int, str, list[str]]:
