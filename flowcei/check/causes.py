@@ -251,8 +251,8 @@ class _Shapes:
 
         def momenta(log_tau: float) -> Floats:
             times = np.full(len(positions), np.exp(log_tau))
-            found = followed_momenta(positions, molecule.masses, molecule.charges, forward=Coulomb(times))
-            return np.asarray(found, np.float64)
+            followed = followed_momenta(positions, molecule.masses, molecule.charges, forward=Coulomb(times))
+            return np.asarray(followed, np.float64)
 
         def shift(log_tau: float) -> float:
             energy = kinetic_energy(momenta(log_tau), molecule.masses)
