@@ -17,7 +17,7 @@ from flowcei.ensemble.laws import RAYLEIGH
 from flowcei.ensemble.mixture import FEWEST, Mixture
 from flowcei.ensemble.normals import normals
 from flowcei.ensemble.pathways import Pathways, pathways
-from flowcei.ensemble.prediction import LawPrior, check_selection, moves, selection_of, window_of
+from flowcei.ensemble.prediction import LawPrior, check_selection, selection_of, window_of
 from flowcei.ensemble.reduction import gathered
 from flowcei.ensemble.result import LEVEL, EnsembleLaw
 from flowcei.ensemble.series import Series, series
@@ -368,8 +368,8 @@ def _some(ensemble: Ensemble, seed: int) -> Floats:
 
 
 def _checked(ensemble: Ensemble, law: NormalLaw, seed: int) -> RunCheck | None:
-    """How the run compares with what a law predicts; None with an experiment, a gate or motion."""
-    if ensemble.origin.get("experiment") or window_of(ensemble) is not None or moves(ensemble):
+    """How the run compares with what a law predicts; None with an experiment or a gate."""
+    if ensemble.origin.get("experiment") or window_of(ensemble) is not None:
         return None
     events = Events(ensemble.molecule, ensemble.momenta, sigma=ensemble.sigma)
     return check_run(events, LawPrior(ensemble.chart, law), seed=seed)

@@ -38,6 +38,11 @@ class LawPrior(GeometryPrior):
         """Draw about `n` geometries, (n, N, 3), bohr."""
         return self._chart.geometries(self._law, n, rng)
 
+    def sample_moving(self, n: int, rng: np.random.Generator) -> tuple[Floats, Floats | None]:
+        """As of `GeometryPrior`: momenta at the start are those of the prior, whatever the law."""
+        x = self.sample(n, rng)
+        return x, self._chart.prior.momenta_of(x, (), rng)
+
     def spec(self) -> dict[str, Any]:
         """Return what names the law."""
         return {
@@ -53,11 +58,6 @@ def window_of(ensemble: Ensemble) -> tuple[float, float] | None:
     return None if window is None else (float(window[0]), float(window[1]))
 
 
-def moves(ensemble: Ensemble) -> bool:
-    """Whether the atoms of the prior move at the start, of which a law says nothing."""
-    return bool((ensemble.origin.get("prior") or {}).get("motion"))
-
-
 def check_ungated(ensemble: Ensemble) -> None:
     """Raise UsageError where a gate left events out: only a normal law knows what it does."""
     if window_of(ensemble) is not None:
@@ -68,12 +68,11 @@ def selection_of(ensemble: Ensemble, seed: int) -> Selection | None:
     """Which of simulated events of the prior the gate on the KER keeps; None without a gate."""
     if (window := window_of(ensemble)) is None:
         return None
-    if moves(ensemble):
-        raise UsageError("the prior has motion at the start: what a gate on the KER leaves out is not known")
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(7,)))
     x, z = ensemble.chart.drawn(_DRAWS, rng)
     ions = ensemble.molecule
-    how: dict[str, Any] = {"forward": ensemble.forward, "accuracy": 1e-5}
+    motion = ensemble.chart.prior.momenta_of(x, (), rng)
+    how: dict[str, Any] = {"forward": ensemble.forward, "initial_momenta": motion, "accuracy": 1e-5}
     momenta = np.asarray(followed_momenta(x, ions.masses, ions.charges, **how), dtype=np.float64)
     stated = ensemble.origin.get("experiment")
     if stated:
