@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -301,7 +302,8 @@ def _predicted(events: flowcei.Events, _: flowcei.Events) -> tuple[bool, bool]:
     energies, rng = [kinetic_energy(events.momenta, WATER.masses)], np.random.default_rng(3)
     for spec in (_spec(), _spec() | {"motion": False}):
         chart = chart_of(WATER, build_prior(WATER, spec), ())
-        law = LawPrior(chart, NormalLaw(np.ones(1), np.zeros((1, 3)), np.eye(3)[None], chart.bends))
+        normal = NormalLaw(np.ones(1), np.zeros((1, 3)), np.eye(3)[None], chart.bends)
+        law = LawPrior(partial(chart.geometries, normal), chart.prior)
         energies.append(kinetic_energy(predicted_momenta(WATER, law, 20_000, rng), WATER.masses))
     same = [ks_2samp(energies[0], each).pvalue > 0.01 for each in energies[1:]]
     return same[0], same[1]
