@@ -117,9 +117,9 @@ class Measurement:
         return level * rms_component(momenta) if self.relative else np.full(len(momenta), level)
 
     def by_axis(self, momenta: Floats) -> Floats:
-        """Noise (E, 3) of each axis of calibrated momenta (E, N, 3) to tell a model of axes, hbar / bohr.
+        """Noise (E, 3) of each axis, hbar / bohr, to tell a model of axes, of calibrated momenta (E, N, 3).
 
-        Such a model knows ions of like noise and a source that is unknown. It is told the noise that has there
+        Such a model knows ions of like noise and a source that is unknown. Told is the noise that has there
         the variance which momenta that sum to zero have here, the mean over their directions: the rms of the
         ions would tell that one badly resolved ion is not known, which a known source measures by the others.
         """
