@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from flowcei.check.agreement import began_moving
+from flowcei.check.agreement import moving_prior
 from flowcei.errors import DataError, FlaggedWarning, UsageError
 from flowcei.evaluation.floor import information_floor
 from flowcei.evaluation.scores import SCORES, STILL, Answers, Score, TestSet, evaluate
@@ -305,7 +305,8 @@ def floor_scores(
     experiment: Experiment | None = None,
 ) -> dict[str, Floats] | None:
     """Return what an efficient estimate would score, (E, ...); None where noise is not known."""
-    motion = events.origin["prior"] if began_moving(events) else None
+    prior = moving_prior(events)
+    motion = None if prior is None else prior.spec()
     if experiment is not None:
         lab = information_floor(events.molecule, test.lab, experiment=experiment, motion=motion)
     else:
