@@ -145,3 +145,67 @@ def _move(bonds, step, out) -> None:
         # |u|^(1 / power - 1) with the power 1 + _STRAIGHT = -1 / 2, u over the length before
         back = (square / (p * p + q * q + r * r)) * math.sqrt(square / (p * p + q * q + r * r))
         out[d, 0], out[d, 1], out[d, 2] = back * p, back * q, back * r
+
+
+@kernel
+def turn_back(momenta, sigma, axes, ker, weighted, mirrored, turn, turned, unit) -> None:
+    """Write how the prior's mean is turned to momenta (B, N, 3), (B, 3, 3), and events turned back by that.
+
+    momenta and sigma (B, 3) of lab axes, the columns of axes (B, 3, 3), are over sqrt(KER); `turned` is
+    in hbar / bohr, `unit` makes residuals of axes of unit noise. weighted: velocities of the mean, (N, 3).
+    """
+    a, v = np.empty((3, 3)), np.empty((3, 3))
+    for b in range(len(momenta)):
+        a[:] = 0.0
+        for i in range(len(weighted)):
+            for row in range(3):
+                for axis in range(3):
+                    a[row, axis] += weighted[i, row] * momenta[b, i, axis]
+        side, size, own = -1.0 if mirrored and dot(a[0], cross(a[1], a[2])) < 0.0 else 1.0, math.sqrt(ker[b]), turn[b]
+        a *= side
+        nearest_rotation(a, v, own)
+        own *= side
+        for row in range(3):
+            for i in range(len(weighted)):
+                turned[b, i, row] = size * dot(momenta[b, i], own[row])
+            for axis in range(3):
+                value = own[row, 0] * axes[b, 0, axis] + own[row, 1] * axes[b, 1, axis] + own[row, 2] * axes[b, 2, axis]
+                unit[b, axis, row] = value / (sigma[b, axis] * size)
+
+
+@kernel
+def lengthen(bonds, curvature, turn, ker, power, centre, out) -> None:
+    """Write bonds (B, D) as long as a power of their length, turned and times KER, and the curvature by them.
+
+    bonds (B, N - 1, 3), bohr, and curvature (B, D, D) by them are turned back by turn (B, 3, 3).
+    """
+    count = bonds.shape[1]
+    change, half = np.empty((count, 3, 3)), np.empty((3 * count, 3 * count))
+    for b in range(len(bonds)):
+        scale = ker[b] ** power
+        for k in range(count):
+            bond = bonds[b, k]
+            square = dot(bond, bond)
+            longer = math.sqrt(square) ** (power - 1.0)
+            for axis in range(3):
+                along = (1.0 / power - 1.0) * (bond[0] * turn[b, 0, axis] + bond[1] * turn[b, 1, axis] + bond[2] * turn[b, 2, axis]) / square
+                centre[b, 3 * k + axis] = 0.0
+                for row in range(3):
+                    centre[b, 3 * k + axis] += scale * longer * bond[row] * turn[b, row, axis]
+                    change[k, row, axis] = (turn[b, row, axis] + bond[row] * along) / (longer * scale)
+        for d in range(3 * count):
+            for k in range(count):
+                for axis in range(3):
+                    half[d, 3 * k + axis] = (
+                        curvature[b, d, 3 * k] * change[k, 0, axis]
+                        + curvature[b, d, 3 * k + 1] * change[k, 1, axis]
+                        + curvature[b, d, 3 * k + 2] * change[k, 2, axis]
+                    )
+        for k in range(count):
+            for axis in range(3):
+                for e in range(3 * count):
+                    out[b, 3 * k + axis, e] = (
+                        change[k, 0, axis] * half[3 * k, e]
+                        + change[k, 1, axis] * half[3 * k + 1, e]
+                        + change[k, 2, axis] * half[3 * k + 2, e]
+                    )
