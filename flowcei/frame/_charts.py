@@ -11,7 +11,7 @@ BULK = 3.0  # deviations beyond which a whitened chart grows like their square r
 
 @compiled
 def _bonds(chart, centre, root, y) -> float:
-    """Write the lengthened bonds y (D,) of a chart (D,); return log|d y / d chart| but for that of the root."""
+    """Write lengthened bonds y (D,) of a chart (D,); return log|d y / d chart| without that of the root."""
     total = 0.0
     for d in range(len(y) - 1, -1, -1):
         far = max(abs(chart[d]) - BULK, 0.0)
@@ -29,7 +29,7 @@ def _bonds(chart, centre, root, y) -> float:
 def place(chart, centre, root, ker, rotation, order, power, assembly, y, out) -> None:
     """Write positions (B, n, N, 3), bohr, of charts (B, n, D); y (D,) is scratch.
 
-    centre (B, D), root (B, D, D), ker (B,), rotation (B, 3, 3) and order (B, N) are those of `WhitenedEvents`,
+    centre (B, D), root (B, D, D), ker (B,), rotation (B, 3, 3), order (B, N): of `WhitenedEvents`;
     assembly (N, N - 1) leads from bonds to positions, whose lengths charts have to a power.
     """
     n, count = assembly.shape
@@ -53,7 +53,7 @@ def place(chart, centre, root, ker, rotation, order, power, assembly, y, out) ->
 
 @kernel
 def log_volume(chart, centre, root, ker, power, y, out) -> None:
-    """Write log|d chart / d relative positions|, (B, n): of scaling, whitening and lengths; else as `place`."""
+    """Write log|d chart / d relative positions|, (B, n), of scaling, whitening, lengths; else as `place`."""
     size = len(y)
     for b in range(len(chart)):
         event = size * math.log(ker[b]) + size // 3 * math.log(abs(power))
