@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _STEP, _AWAY = 0.1, 0.01  # of differences: deviations of the momenta at the start, and bohr
 _RANK = 1e-8  # of the largest variance: below are rigid motions and rounding
+_FARTHEST = 1e6  # bohr: trials beyond have no prior, and here no infinities
+_LEAST_NOISE = 1e-6  # of what motion adds: of ions that hardly repel each other nothing else would be left
 _BLOCK = 8192  # geometries whose covariances are held at a time
 
 
@@ -115,7 +117,7 @@ class MovingLikelihood(CovarianceLikelihood):
         e, n, ions = positions.shape[:3]
         flat = positions.reshape(e * n, ions, 3)
         simulated = np.asarray(self.simulated(flat, self.accuracy, threads, times), np.float64)
-        x = np.nan_to_num(flat.astype(np.float64))
+        x = np.clip(np.nan_to_num(flat.astype(np.float64)), -_FARTHEST, _FARTHEST)
         event, several = np.repeat(np.arange(e), n), [slice(k, k + _BLOCK) for k in range(0, e * n, _BLOCK)]
         out = [self._squares_of(x[rows], simulated[rows], event[rows]) for rows in several]
         square, log_volume, of_sum = (np.concatenate(each).reshape(e, n) for each in zip(*out, strict=True))
@@ -162,7 +164,9 @@ class MovingLikelihood(CovarianceLikelihood):
         shift, moved = self._turned(x)
         moved = moved * several[..., None]
         total = moved @ np.swapaxes(moved, 1, 2) + known @ np.swapaxes(known, 1, 2)
-        total += np.where(several, noise.reshape(several.shape), 1.0)[..., None] * np.eye(several.shape[1])
+        least = _LEAST_NOISE**2 * np.diagonal(total, axis1=1, axis2=2).max(axis=1, keepdims=True)
+        own = np.where(several, np.maximum(noise.reshape(several.shape), least), 1.0 + least)
+        total += own[..., None] * np.eye(several.shape[1])
         return np.asarray(np.linalg.cholesky(total)), np.asarray(source), noise, shift
 
     def _turned(self, x: Floats) -> tuple[Floats, Floats]:

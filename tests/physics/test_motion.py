@@ -256,6 +256,19 @@ def test_the_likelihood_is_that_of_drawn_momenta() -> None:
     np.testing.assert_allclose(once.log_prob(many), turned.log_prob(many @ turn.T), atol=1e-3)
 
 
+@pytest.mark.parametrize("lost", [[], [0, 1]])
+def test_trials_far_away_end_nothing(lost: list[int]) -> None:
+    """Whatever a chain tries: ions that hardly repel each other, at one place, or nowhere."""
+    own, gone = flowcei.Experiment(noise="1%", spread=0.0).of(WATER), np.isin(np.arange(3), lost)[None]
+    y = flowcei.asymptotic_momenta(WATER.equilibrium[None], WATER.masses, WATER.charges)
+    likelihood = MovingLikelihood(WATER, y, own, _spec(), gone if lost else None)
+    scales = [1.0, 1e2, 1e4, 1e8, 1e15, 1e300, 0.0]
+    x = [*(WATER.equilibrium * scale for scale in scales), np.full((3, 3), np.inf), np.full((3, 3), np.nan)]
+    found = likelihood.log_prob(np.array([x]))[0]
+    assert found[0] > -10.0
+    assert (found[1:] < found[0] - 20.0).all()
+
+
 def test_what_motion_adds_changes_with_the_geometry() -> None:
     """Chi squared of true geometries that vibrate is of six numbers: with that of the equilibrium 9.4."""
     spec = _spec()
