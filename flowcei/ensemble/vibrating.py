@@ -16,7 +16,7 @@ from flowcei.physics.priors.orders import nearest_rotations
 
 if TYPE_CHECKING:
     from flowcei.physics.priors import NormalModesPrior
-    from flowcei.posterior.arrays import Bools, Floats, Rows
+    from flowcei.posterior.arrays import Bools, Floats, Reals, Rows
     from flowcei.posterior.samples import PosteriorSamples
 
 _STEPS, _SHORTENED, _CLOSE = 15, 6, 1e-3  # to the most probable geometry; nats that end a search
@@ -25,7 +25,7 @@ _OPEN = 1e-6  # inverse variance of a rotation that momenta leave open
 _OF_SLOPES = 1e-4  # accuracy of derivatives, far below what curvature makes of them
 # Steps of a chain before the first draw, and from one draw to the next; how long a step is, of what is drawn
 # anew: long ones lead on where posteriors are nearly normal, short ones where they are not.
-_BURN_IN, _APART = 40, 6
+_BURN_IN, _APART = 40, 10
 _LENGTHS = 0.3, 1.0
 _NEVER = -1e300  # log of a posterior that is 0
 
@@ -110,7 +110,7 @@ class Vibrating:
         pull = gradient[:, :k] - np.einsum("eba,eb->ea", gain, gradient[:, k:])
         return np.einsum("ekl,el->ek", information, z) - pull, information
 
-    def draws(self, z: Floats, rotation: Floats, count: int, rng: np.random.Generator) -> Floats:
+    def draws(self, z: Floats, rotation: Floats, count: int, rng: np.random.Generator) -> Reals:
         """Coordinates (E, count, K) of geometries drawn by the exact posterior of each event.
 
         By Metropolis steps that leave the normal approximation about most probable geometries as it is (R.

@@ -1,14 +1,14 @@
 """The law of normal modes from the momenta of many events, without samples: for molecules of many atoms.
 
-A geometry is R (x_eq + B z): z are normal coordinates over their deviations under the prior, R its rotation.
-The most probable z and R of an event, under the law as it is known so far, are found by Gauss-Newton. There
-the likelihood is taken for normal in z, with the information F that is left when R is unknown; so the law of
-all events is found by expectation and maximisation in closed form (A. Dempster, N. Laird and D. Rubin, J. R.
-Statist. Soc. B 39, 1 (1977), with the approximation of Laplace). Search and law alternate.
+The most probable geometry of each event, under the law as it is known so far, is found by Gauss-Newton. Where
+its likelihood is taken for normal there, a first law of all events has a closed form (A. Dempster, N. Laird
+and D. Rubin, J. R. Statist. Soc. B 39, 1 (1977)). Under it the exact posteriors are sampled, and the law is
+sought that makes these samples, weighed by its ratio to the first, likeliest: twice.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -19,6 +19,7 @@ from flowcei.ensemble.coordinates import ModesChart
 from flowcei.ensemble.fitting import Weighted, accelerated, maximised
 from flowcei.ensemble.laws import NormalLaw
 from flowcei.ensemble.population import Population, check_count
+from flowcei.ensemble.reduction import UNMIXED
 from flowcei.ensemble.uncertainty import information
 from flowcei.ensemble.vibrating import Vibrating
 from flowcei.errors import DataError, UsageError
@@ -42,7 +43,8 @@ IMPROBABLE = "improbable"
 _BLOCK = 500  # events whose geometries are searched together
 _UNLIKELY = 1e-5  # the chance of a geometry that condemns it
 _ROUNDS, _SMALL = 200, 1e-4  # of the search for a law, and the step that ends it
-_FIRST = 16  # draws of each event under the first law, and then as many as are asked for
+_MOST_CHANCE = 1.0  # variance of a law by the chance of samples over that by the number of events
+_MOVED = 0.02  # least share of draws that differ from the one before
 _MOST_IMPROBABLE = 0.1  # share of events that no geometry explains
 
 Use: TypeAlias = "Callable[[Rows, Vibrating, np.random.Generator], None]"
@@ -86,15 +88,15 @@ def vibrational_law(
     prior: str | dict[str, Any] | NormalModesPrior | None = None,
     noise: str | None = None,
     experiment: Experiment | str | Path | None = None,
-    samples: int = 64,
+    samples: int = 48,
     seed: int = 0,
 ) -> Population:
     """Find the normal law of all normal modes of a molecule, without a model and without samples.
 
-    Posteriors are taken for normal about their most probable geometries, so they must be narrow beside what
-    is curved: fine resolution, a stiff molecule. Errors do not know of that; events of the law, simulated
-    and treated alike, do. Ions are taken to be those that the events say they are, like ones too, and any
-    number of them may be lost where an experiment states its source. Eleven atoms take 10 ms an event.
+    The most probable geometry of each event is searched, and the exact posterior is sampled about it, so the
+    molecule must be stiff enough that an event has one. Ions are taken to be those that the events say they
+    are, like ones too, and any number of them may be lost where an experiment states its source. Eleven atoms
+    take 25 ms an event.
 
     Args:
         events: Measured events, three for each number of the law.
@@ -103,7 +105,8 @@ def vibrational_law(
             modes the law is; the search for geometries begins with it.
         noise: As of `simulate`; that of the events where None.
         experiment: Instead of `noise`.
-        seed: Of searches that begin anew.
+        samples: Of the posterior of each event, that follow each other in a chain.
+        seed: Of the samples.
 
     Returns:
         The law. Events that no geometry explains are left out, and counted. A noise larger than stated is
@@ -111,7 +114,7 @@ def vibrational_law(
 
     Raises:
         UsageError: For another prior, or an experiment with assignments.
-        DataError: For too few events, or a tenth of them that no geometry explains.
+        DataError: For too few events or samples, or a tenth of the events that no geometry explains.
 
     Example:
         >>> import flowcei
@@ -124,7 +127,7 @@ def vibrational_law(
         raise UsageError(
             "a law of vibrations needs a prior of all normal modes of a molecule at rest that is not straight"
         )
-    blank = _blank(events, law, noise, None if experiment is None else Experiment.load(experiment))
+    blank = unsampled(events, law, noise, None if experiment is None else Experiment.load(experiment))
     chart = ModesChart(events.molecule, law, coordinates)
     chosen = np.array([int(one.name.removeprefix("mode-")) - 1 for one in chart.coordinates])
     check_count(len(blank), len(chosen))
@@ -132,14 +135,14 @@ def vibrational_law(
     geometries = _Geometries(blank, law, chosen, seed)
     told = geometries.told(flat)
     fitted = _law_of(told, flat, chart.images)
-    for count in (_FIRST, samples):
+    for count in (max(samples // 2, 2), samples):
         data = geometries.drawn(fitted, count)
         fitted, _ = maximised(fitted, data, chart.images)
     return _population(blank, chart, fitted, flat, told, data)
 
 
-def _blank(
-    events: Events, prior: NormalModesPrior, noise: str | None, experiment: Experiment | None
+def unsampled(
+    events: Events, prior: NormalModesPrior, noise: str | None = None, experiment: Experiment | None = None
 ) -> PosteriorSamples:
     """Samples of events that are not drawn, which know their likelihood."""
     molecule = events.molecule
@@ -170,7 +173,7 @@ def _blank(
 
 
 class _Geometries:
-    """Geometries of events, block by block, under laws of some normal coordinates; of the others the prior's."""
+    """Geometries of events under laws of some normal coordinates, and the prior's of the others."""
 
     def __init__(self, blank: PosteriorSamples, prior: NormalModesPrior, chosen: Rows, seed: int) -> None:
         self.blank, self.prior, self.chosen, self.seed = blank, prior, chosen, seed
@@ -197,7 +200,8 @@ class _Geometries:
 
         self._searched(law, use)
         z = z[self.usable]
-        base = -law.log_prob(z.reshape(-1, z.shape[2])).reshape(z.shape[:2]) - np.log(count)
+        each = law.log_prob(z.reshape(-1, z.shape[2]).astype(np.float64))
+        base = (-each - np.log(count)).astype(np.float32).reshape(z.shape[:2])
         return Weighted(z, base, np.ones(len(z)), np.ones(len(z)))
 
     def _searched(self, law: NormalLaw, use: Use) -> None:
@@ -254,14 +258,21 @@ def _population(
     blank: PosteriorSamples, chart: ModesChart, law: NormalLaw, flat: NormalLaw, told: Told, data: Weighted
 ) -> Population:
     """The law with its errors."""
-    raw, within = [], []
-    for rows, *_ in _given(told, flat):
-        mean, own, _ = told.given(flat, rows)
+    raw, within, log_likelihood = [], [], 0.0
+    for rows, _, _, after in _given(told, law):
+        mean, own, before = told.given(flat, rows)
         raw.append(mean)
         within.append(np.einsum("ekk->ek", own))
+        log_likelihood += float((after - before).sum())
     pooled, variance = np.concatenate(raw), np.concatenate(within)
     total = np.sqrt(pooled.var(axis=0) + variance.mean(axis=0))
-    known = information(law, data, _distinct(data.z))
+    distinct, unmixed = _mixing(data.z)
+    known = information(law, data, distinct)
+    chance = known.monte_carlo
+    if chance.variance > _MOST_CHANCE:
+        wanted = math.ceil(chance.samples * chance.variance / _MOST_CHANCE)
+        what = f"{chance.samples} samples an event are too few: their chance moves the law by its error"
+        raise DataError(f"{what}; take samples={wanted} or more, or the law of fewer modes")
     return Population(
         blank.molecule,
         chart,
@@ -270,16 +281,17 @@ def _population(
         blur=np.median(np.sqrt(variance), axis=0),
         pooled=pooled + np.sqrt(variance) * np.random.default_rng(0).standard_normal(pooled.shape),
         events=len(data.z),
-        samples=data.z.shape[1],
-        log_likelihood=0.0,
+        samples=chance.samples,
+        log_likelihood=log_likelihood,
         information=known,
-        left_out={IMPROBABLE: int((~told.usable).sum())},
+        left_out={IMPROBABLE: int((~told.usable).sum()), UNMIXED: unmixed},
     )
 
 
-def _distinct(z: Reals) -> float:
-    """Share of independent ones among draws (E, n, K) that follow each other, if they forget alike."""
+def _mixing(z: Reals) -> tuple[float, int]:
+    """Share of independent ones among draws (E, n, K), if they forget alike, and how many do not move."""
     half = z.shape[1] // 2
-    near, far = (((z[:, k:] - z[:, :-k]) ** 2).mean() for k in (1, half))
-    rho = max(1.0 - float(near / far), 0.0)
-    return (1.0 - rho) / (1.0 + rho)
+    near, far = (((z[:, k:] - z[:, :-k]) ** 2).mean(axis=1) for k in (1, half))
+    moved = (np.diff(z, axis=1) != 0.0).any(axis=2).mean(axis=1)
+    rho = np.clip(1.0 - near.mean(axis=0) / far.mean(axis=0), 0.0, 1.0 - 1.0 / z.shape[1])
+    return float(((1.0 - rho) / (1.0 + rho)).min()), int((moved < _MOVED).sum())
