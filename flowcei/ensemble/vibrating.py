@@ -118,6 +118,7 @@ class Vibrating:
         """
         inverse = self._slope(z, rotation, self.rows)[1]
         inverse[:, : self.k, : self.k] += self.precision
+        inverse[~np.isfinite(inverse).all(axis=(1, 2))] = np.eye(inverse.shape[1])
         root = np.linalg.inv(np.linalg.cholesky(inverse))
         u = rng.standard_normal(root.shape[:2])
         at, height = self._weighed(u, root, z, rotation)

@@ -44,6 +44,7 @@ _BLOCK = 500  # events whose geometries are searched together
 _UNLIKELY = 1e-5  # the chance of a geometry that condemns it
 _ROUNDS, _SMALL = 200, 1e-4  # of the search for a law, and the step that ends it
 _MOST_CHANCE = 1.0  # variance of a law by the chance of samples over that by the number of events
+_FEWEST = 4  # samples of an event
 _MOVED = 0.02  # least share of draws that differ from the one before
 _MOST_IMPROBABLE = 0.1  # share of events that no geometry explains
 
@@ -123,6 +124,8 @@ def vibrational_law(
         Population: normal law of mode-1 of iodopyridine, 30 events
     """
     law = prior if isinstance(prior, NormalModesPrior) else build_prior(events.molecule, prior)
+    if samples < _FEWEST:
+        raise UsageError(f"a law of vibrations takes {_FEWEST} samples an event or more; got {samples}")
     if not isinstance(law, NormalModesPrior) or not law.has_density or law.motion:
         raise UsageError(
             "a law of vibrations needs a prior of all normal modes of a molecule at rest that is not straight"
@@ -135,7 +138,7 @@ def vibrational_law(
     geometries = _Geometries(blank, law, chosen, seed)
     told = geometries.told(flat)
     fitted = _law_of(told, flat, chart.images)
-    for count in (max(samples // 2, 2), samples):
+    for count in (samples // 2, samples):
         data = geometries.drawn(fitted, count)
         fitted, _ = maximised(fitted, data, chart.images)
     return _population(blank, chart, fitted, flat, told, data)
@@ -186,7 +189,9 @@ class _Geometries:
         out = Told(np.zeros((e, k)), np.zeros((e, k, k)), self.usable)
 
         def use(rows: Rows, search: Vibrating, _: np.random.Generator) -> None:
-            out.linear[rows], out.information[rows] = search.told(self.z[rows], self.rotation[rows])
+            linear, information = search.told(self.z[rows], self.rotation[rows])
+            self.usable[rows] = np.isfinite(linear).all(axis=1) & np.isfinite(information).all(axis=(1, 2))
+            out.linear[rows], out.information[rows] = linear, information
 
         self._searched(law, use)
         return out.of_coordinates(self.chosen)
@@ -194,15 +199,16 @@ class _Geometries:
     def drawn(self, law: NormalLaw, count: int) -> Weighted:
         """Draws of posteriors under a law, weighed back."""
         z = np.zeros((len(self.z), count, len(self.chosen)), np.float32)
+        base = np.zeros(z.shape[:2], np.float32)
 
         def use(rows: Rows, search: Vibrating, rng: np.random.Generator) -> None:
-            z[rows] = search.draws(self.z[rows], self.rotation[rows], count, rng)[:, :, self.chosen]
+            own = search.draws(self.z[rows], self.rotation[rows], count, rng)[:, :, self.chosen]
+            each = law.log_prob(own.reshape(-1, own.shape[2]).astype(np.float64))
+            z[rows], base[rows] = own, -each.reshape(own.shape[:2]) - np.log(count)
 
         self._searched(law, use)
-        z = z[self.usable]
-        each = law.log_prob(z.reshape(-1, z.shape[2]).astype(np.float64))
-        base = (-each - np.log(count)).astype(np.float32).reshape(z.shape[:2])
-        return Weighted(z, base, np.ones(len(z)), np.ones(len(z)))
+        ones = np.ones(self.usable.sum())
+        return Weighted(z[self.usable], base[self.usable], ones, ones)
 
     def _searched(self, law: NormalLaw, use: Use) -> None:
         mean, precision = np.zeros(self.prior.mode_count), np.eye(self.prior.mode_count)
@@ -219,7 +225,8 @@ class _Geometries:
                 self.z[rows], self.rotation[rows], height = search.best(start, rng)
                 self.usable[rows] = height < search.bound(_UNLIKELY)
             good = self.usable[rows]
-            use(rows[good], search.of(good), rng)
+            if good.any():
+                use(rows[good], search.of(good), rng)
 
         in_threads(work, range(0, len(self.z), _BLOCK), None)
         improbable = float(np.mean(~self.usable))

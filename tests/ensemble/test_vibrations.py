@@ -146,6 +146,7 @@ def test_events_of_another_molecule_have_no_law(water: tuple[flowcei.Molecule, N
         ({"experiment": flowcei.Experiment(noise="1%", spread=1.0, accidents=0.1)}, "no accidents"),
         ({"experiment": LOSSY, "noise": "1%"}, "leave the other out"),
         ({"experiment": LOSSY}, "too few"),
+        ({"experiment": LOSSY, "samples": 3}, "4 samples an event"),
         ({"experiment": LOSSY, "coordinates": ["mode-28"]}, "no coordinate"),
     ],
 )
