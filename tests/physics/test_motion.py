@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy.special import logsumexp
-from scipy.stats import multivariate_normal
+from scipy.stats import ks_2samp, multivariate_normal
 
 import flowcei
+from flowcei.check.comparison import predicted_momenta
 from flowcei.check.file import check_file
-from flowcei.ensemble.prediction import selection_of
+from flowcei.ensemble.coordinates import chart_of
+from flowcei.ensemble.laws import NormalLaw
+from flowcei.ensemble.prediction import LawPrior, selection_of
 from flowcei.errors import DataError, UsageError
 from flowcei.evaluation.floor import information_floor
+from flowcei.evaluation.scores import SCORES, Answers, TestSet, evaluate
 from flowcei.experiment.measurement import Measurement
 from flowcei.experiment.missing import completed, lost_column
 from flowcei.experiment.moving import MovingLikelihood
+from flowcei.physics.explosion import COULOMB, kinetic_energy
 from flowcei.physics.priors import NormalModesPrior, build_prior
 from flowcei.plot.geometry import predicted
 from flowcei.posterior.samples import PosteriorSamples
 
 WATER = flowcei.Molecule.load("h2o")
+Knows = Callable[[flowcei.Events, flowcei.Events], tuple[bool, bool]]
 HARTREE_PER_WAVENUMBER, KELVIN = 4.556335252912e-6, 3.1668115634556e-6
 
 
@@ -268,15 +276,72 @@ def test_predictions_of_samples_move() -> None:
     np.testing.assert_allclose(far[0], far[1], rtol=0.25)  # five deviations of 1,200 squares
 
 
-def test_what_motion_cannot_do_is_said(tmp_path: object) -> None:
-    """A file says that it holds no motion; other entries, other priors and assignments are refused."""
+def _checked(events: flowcei.Events, _: flowcei.Events) -> tuple[bool, bool]:
+    """Return whether positions explain momenta; and momenta 5 % too large, or those that began at rest."""
+    others = replace(events, momenta=1.05 * events.momenta), replace(events, origin={})
+    clean = [check_file(each).verdict.startswith("sound: 0 errors, 0 w") for each in (events, *others)]
+    return clean[0], any(clean[1:])
+
+
+def _compared(events: flowcei.Events, own: flowcei.Events) -> tuple[bool, bool]:
+    """Return whether re-simulated true geometries are off by as much as momenta of another explosion are."""
+    truth = next(score for score in SCORES if score.name == "resimulation_truth")
+    off = [
+        evaluate([truth], Answers(test := TestSet.of(e, e.positions), test.lab[:, None]))[truth.name]
+        for e in (events, replace(events, origin={}))
+    ]
+    again = np.linalg.norm(own.momenta - events.momenta, axis=(1, 2)) / np.linalg.norm(
+        events.momenta, axis=(1, 2)
+    )
+    same = [abs(np.nanmedian(each) / np.median(100.0 * again) - 1.0) < 0.08 for each in off]
+    return same[0], same[1]
+
+
+def _predicted(events: flowcei.Events, _: flowcei.Events) -> tuple[bool, bool]:
+    """Return whether a law with the widths of the prior predicts the run, and one of atoms at rest does."""
+    energies, rng = [kinetic_energy(events.momenta, WATER.masses)], np.random.default_rng(3)
+    for spec in (_spec(), _spec() | {"motion": False}):
+        chart = chart_of(WATER, build_prior(WATER, spec), ())
+        normal = NormalLaw(np.ones(1), np.zeros((1, 3)), np.eye(3)[None], chart.bends)
+        law = LawPrior(partial(chart.geometries, normal), chart.prior)
+        energies.append(kinetic_energy(predicted_momenta(WATER, law, 20_000, rng), WATER.masses))
+    same = [ks_2samp(energies[0], each).pvalue > 0.01 for each in energies[1:]]
+    return same[0], same[1]
+
+
+def _gated(_: flowcei.Events, own: flowcei.Events) -> tuple[bool, bool]:
+    """Return whether the share of events that a gate keeps is right, with motion and without."""
+    energy = kinetic_energy(own.momenta, WATER.masses) * 27.211386
+    window, out = [float(np.quantile(energy, 0.5)), 1e3], []
+    for spec in (_spec(), _spec() | {"motion": False}):
+        origin = {"prior": spec, "events": {"selection": {"ker_ev": window}}}
+        chart = chart_of(WATER, build_prior(WATER, spec), ())
+        ensemble = SimpleNamespace(
+            origin=origin, chart=chart, molecule=WATER, forward=COULOMB, momenta=own.momenta, sigma=own.sigma
+        )
+        kept = selection_of(ensemble, 0).kept  # type: ignore[arg-type, union-attr]
+        out.append(abs(kept.mean() - 0.5) < 2.0 / np.sqrt(len(energy)))
+    return out[0], out[1]
+
+
+@pytest.mark.parametrize("knows", [_checked, _compared, _predicted, _gated])
+def test_commands_that_simulate_or_test_know_of_motion(knows: Knows) -> None:
+    """What `check`, `compare` and `population` say is right with motion, and would be wrong without it."""
+    prior, rng = build_prior(WATER, _spec()), np.random.default_rng(2)
+    x, p = prior.sample_moving(4000, rng)
+    # Two explosions of the same geometry: the momenta at the start of another, turned into its frame.
+    other = prior.sample_moving(4000, rng)
+    p = [p, np.einsum("bij,bjk->bik", other[1], _turns(other[0], x))]
+    ends = [flowcei.asymptotic_momenta(x, WATER.masses, WATER.charges, initial_momenta=each) for each in p]
+    ends = [each + 0.1 * rng.standard_normal(each.shape) for each in ends]
+    made = {"sigma": np.full(len(x), 0.1), "origin": {"prior": _spec()}}
+    events, again = (flowcei.Events(WATER, each, x, **made) for each in ends)
+    assert knows(events, again) == (True, False)
+
+
+def test_what_motion_cannot_do_is_said() -> None:
+    """Other entries, other priors and assignments are refused."""
     spec = _spec()
-    events = flowcei.simulate(WATER, 300, prior=spec, noise="1%", seed=1)
-    flowcei.write_events(events, f"{tmp_path}/e.h5")
-    found = check_file(f"{tmp_path}/e.h5")
-    assert found.sound
-    assert "not compared" in found.verdict
-    assert "motion" in [line.code for line in found.diagnostics]
     with pytest.raises(UsageError, match="true or false"):
         build_prior(WATER, spec | {"motion": "yes"})
     with pytest.raises(UsageError, match="does not fit"):
@@ -291,6 +356,3 @@ def test_what_motion_cannot_do_is_said(tmp_path: object) -> None:
     )
     with pytest.raises(DataError, match="assignments"):
         _ = draws.likelihood
-    gated = {"prior": spec, "events": {"selection": {"ker_ev": [1.0, 9.0]}}}
-    with pytest.raises(UsageError, match="gate"):
-        selection_of(SimpleNamespace(origin=gated), 0)  # type: ignore[arg-type]
