@@ -78,8 +78,28 @@ def write_mixture(fitted: Mixture, folder: Path, unit: str, *, as_json: bool, ov
     note_events(fitted)
     note("p05 to p95: 90 % interval of the share")
     note("log_evidence: of all events under this law alone, over that of the prior of the samples")
-    note("the run was not compared with the laws: flowcei check FILE --prior NAME does that for one")
+    note_comparison(fitted)
     note(f"tables, pictures and shares in {folder}")
+
+
+def differs(law: EnsembleLaw) -> bool:
+    """Whether the run is not what a law predicts."""
+    return law.check is not None and law.check.compared > 0 and not law.check.sound
+
+
+def note_comparison(law: EnsembleLaw) -> None:
+    """Say whether the momenta of the run are those that a law predicts."""
+    check = law.check
+    if check is None:
+        note("the run was not compared with the law: the atoms of the prior move at the start")
+        return
+    if differs(law):
+        verdict = check.verdict.replace("the prior population", "the law")
+        warn(f"{verdict}: the law is no good description of these events", "law")
+        return
+    note(check.summary.replace("the prior population", "the law"))
+    if check.compared:
+        note("a wrong momentum scale, charge or mass has such a law too: flowcei check EVENTS --model tells")
 
 
 def note_events(law: EnsembleLaw) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowcei.cli import options
-from flowcei.cli.compare_priors import note_events, write_mixture
+from flowcei.cli.compare_priors import differs, note_comparison, note_events, write_mixture
 from flowcei.cli.options import option
 from flowcei.cli.streams import note, show, show_json, show_table, warn, with_lengths_in, write_results
 from flowcei.errors import UsageError
@@ -110,8 +110,8 @@ def population(
     if isinstance(fitted, flowcei.Pathways):
         _write_pathways(fitted, folder, length_unit, as_json=as_json, overwrite=overwrite)
         return
-    known = None if truth is None else read_noted(truth, fitted.molecule)
-    results = _results(fitted, length_unit, known)
+    events = None if truth is None else read_noted(truth, fitted.molecule)
+    results = _results(fitted, length_unit, events)
     options.made_folder(folder, overwrite=overwrite)
     write_results(results, folder, overwrite=overwrite)
     fitted.write(folder / "population.h5", overwrite=overwrite)
@@ -147,7 +147,7 @@ def _write_pathways(fitted: Pathways, folder: Path, unit: str, *, as_json: bool,
         note(f"no smooth shares: the laws are separate at {len(fitted.values)} values, 5 are needed")
     else:
         _note_smooth(fitted, "shares", "smooth.csv: shares that change smoothly, at true values")
-    note("the run was not compared with the laws: only one normal law predicts momenta")
+    _note_differing(fitted)
     note(f"tables, picture and shares in {folder}")
 
 
@@ -162,9 +162,9 @@ def _results(fitted: Population | FreeLaw | Series, unit: str, truth: Events | N
         if isinstance(fitted, Series) and fitted.smooth is not None:
             results |= {"smooth.csv": fitted.smooth_table(), "movie.gif": fitted.gif(unit)}
         return results
-    known = None if truth is None else fitted.coordinates_of(truth)
+    coordinates = None if truth is None else fitted.coordinates_of(truth)
     pictures = ("unfolded", *(("corner", "correlation") if len(fitted.coordinates) > 1 else ()))
-    results |= {f"{name}.png": fitted.plot(name, unit, known) for name in pictures}
+    results |= {f"{name}.png": fitted.plot(name, unit, coordinates) for name in pictures}
     return results | {"correlations.csv": fitted.correlations()}
 
 
@@ -189,12 +189,10 @@ def _note(fitted: Population | FreeLaw | Series) -> None:
     note(f"raw: samples pooled under the prior;{blur} mean, sd: the law, with 90 % intervals")
     if isinstance(fitted, FreeLaw):
         note("smoothed: width of the kernel under which events that were left out are likeliest")
-        note("the run was not compared with the law: only a normal law predicts momenta")
+        note_comparison(fitted)
         return
     if isinstance(fitted, Series):
-        each = zip(fitted.values, fitted.laws, strict=True)
-        if off := [f"{value:.4g}" for value, one in each if _differs(one)]:
-            warn(f"the law is no good description of the events at {fitted.by} = {', '.join(off)}", "law")
+        _note_differing(fitted)
         if fitted.smooth is None:
             note(f"no smooth law: {fitted.refused}")
         else:
@@ -206,7 +204,14 @@ def _note(fitted: Population | FreeLaw | Series) -> None:
     for one, bend, width in zip(fitted.coordinates, fitted.law.bends, fitted.law.deviation[0], strict=True):
         if bend:
             note(f"{one.name} bends about a straight line by {width:.3g} deg in each direction")
-    _note_comparison(fitted)
+    note_comparison(fitted)
+
+
+def _note_differing(fitted: Pathways | Series) -> None:
+    """Say at which values of a column the run is not what the laws predict."""
+    each = zip(fitted.values, fitted.laws, strict=True)
+    if off := [f"{value:.4g}" for value, one in each if differs(one)]:
+        warn(f"the law is no good description of the events at {fitted.by} = {', '.join(off)}", "law")
 
 
 def _note_smooth(fitted: Pathways | Series, what: str, written: str) -> None:
@@ -216,23 +221,3 @@ def _note_smooth(fitted: Pathways | Series, what: str, written: str) -> None:
         warn(f"{off}: something changes faster than they can", "law")
     else:
         note(written)
-
-
-def _note_comparison(fitted: Population) -> None:
-    """Say whether the momenta of the run are those that a law predicts."""
-    check = fitted.check
-    if check is None:
-        note("the run was not compared with the law: its events are of an experiment, passed a gate, or move")
-        return
-    if _differs(fitted):
-        verdict = check.verdict.replace("the prior population", "the law")
-        warn(f"{verdict}: the law is no good description of these events", "law")
-        return
-    note(check.summary.replace("the prior population", "the law"))
-    if check.compared:
-        note("a wrong momentum scale, charge or mass has such a law too: flowcei check EVENTS --model tells")
-
-
-def _differs(one: Population) -> bool:
-    """Whether the run is not what a law predicts."""
-    return one.check is not None and one.check.compared > 0 and not one.check.sound

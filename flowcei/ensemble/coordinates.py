@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -22,7 +22,6 @@ from flowcei.posterior.labels import bond_symmetries, label_by_geometry, relabel
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from flowcei.ensemble.laws import NormalLaw
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
     from flowcei.physics.priors.distributions import Distribution
@@ -43,6 +42,16 @@ class Coordinate:
     unit: str  # bohr, deg, or sd: standard deviations of the prior
     atoms: tuple[int, ...] = ()
     bend: bool = False  # whether its value is 180 degrees minus the angle
+
+
+class Law(Protocol):
+    """A distribution of K coordinates."""
+
+    def sample(self, n: int, rng: np.random.Generator) -> Floats:
+        """Draw n points, (n, K)."""
+
+    def log_prob(self, z: Floats) -> Floats:
+        """Log density (B,) at points z (B, K)."""
 
 
 class Chart(ABC):
@@ -70,7 +79,7 @@ class Chart(ABC):
         return x, self.values(x)
 
     @abstractmethod
-    def geometries(self, law: NormalLaw, n: int, rng: np.random.Generator) -> Floats:
+    def geometries(self, law: Law, n: int, rng: np.random.Generator) -> Floats:
         """Draw n geometries (n, N, 3), bohr, of a law: what it leaves open is as in the prior."""
 
 
@@ -98,7 +107,7 @@ class Nothing(Chart):
         """Log density (B,): 0."""
         return np.zeros(len(z))
 
-    def geometries(self, law: NormalLaw, n: int, rng: np.random.Generator) -> Floats:
+    def geometries(self, law: Law, n: int, rng: np.random.Generator) -> Floats:
         """Draw the prior."""
         del law
         return self.prior.sample(n, rng)
@@ -123,7 +132,7 @@ class ZMatrixChart(Chart):
         each = np.where(self.bends, 180.0 - z, z).T
         return np.sum([law.log_prob(value) for law, value in zip(self._laws, each, strict=True)], axis=0)
 
-    def geometries(self, law: NormalLaw, n: int, rng: np.random.Generator) -> Floats:
+    def geometries(self, law: Law, n: int, rng: np.random.Generator) -> Floats:
         """Draw n geometries (n, N, 3), bohr, of a law, within the limits of the Z-matrix."""
         z = law.sample(2 * n, rng)
         z = z[np.isfinite(self.log_prior(z))][:n]
@@ -159,7 +168,7 @@ class ModesChart(Chart):
         """Log density (B,) of coordinates z (B, K) under the prior."""
         return -0.5 * (z**2).sum(axis=1) - 0.5 * z.shape[1] * np.log(2.0 * np.pi)
 
-    def geometries(self, law: NormalLaw, n: int, rng: np.random.Generator) -> Floats:
+    def geometries(self, law: Law, n: int, rng: np.random.Generator) -> Floats:
         """Draw n geometries (n, N, 3), bohr, of a law."""
         z = rng.standard_normal((n, self._modes.mode_count))
         z[:, self._rows] = law.sample(n, rng)
@@ -199,11 +208,12 @@ class FittedChart(Chart):
         rows = rng.choice(_DRAWS, n, replace=n > _DRAWS)
         return self._geometries[rows], self._values[rows]
 
-    def geometries(self, law: NormalLaw, n: int, rng: np.random.Generator) -> Floats:
-        """Draw n geometries (n, N, 3), bohr, of a law, by their weight among draws of the prior."""
+    def geometries(self, law: Law, n: int, rng: np.random.Generator) -> Floats:
+        """Draw n or fewer geometries, by their weight among draws of the prior: as many as are effective."""
         log_weight = law.log_prob(self._values) - self._law.log_prob(self._values)
         weight = np.exp(log_weight - log_weight.max())
-        return self._geometries[rng.choice(_DRAWS, n, p=weight / weight.sum())]
+        weight /= weight.sum()
+        return self._geometries[rng.choice(_DRAWS, min(n, int(1.0 / (weight**2).sum())), p=weight)]
 
 
 def _coordinate(molecule: Molecule, atoms: tuple[int, ...]) -> Coordinate:

@@ -8,6 +8,7 @@ hand, a wide one hides what they show: the width is that under which events that
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,12 @@ import numpy as np
 import pandas as pd
 
 from flowcei.ensemble.fitting import truth
-from flowcei.ensemble.prediction import check_ungated
+from flowcei.ensemble.prediction import check_ungated, compared
 from flowcei.ensemble.result import LEVEL, EnsembleLaw
 from flowcei.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    from flowcei.check.run import RunCheck
     from flowcei.ensemble.coordinates import Coordinate
     from flowcei.ensemble.reduction import Ensemble
     from flowcei.molecules.molecule import Molecule
@@ -64,6 +66,7 @@ class FreeLaw(EnsembleLaw):
     samples: int
     log_likelihood: float
     left_out: dict[str, int]
+    check: RunCheck | None = None
 
     def __repr__(self) -> str:
         names = " and ".join(one.name for one in self.coordinates)
@@ -111,7 +114,34 @@ class FreeLaw(EnsembleLaw):
         return import_module("flowcei.plot.population").free_figure(self, kind, unit)
 
 
-def free_law(ensemble: Ensemble, bootstrap: int, seed: int) -> FreeLaw:
+@dataclass(frozen=True, eq=False)
+class _Binned:
+    """A density (bins,) of one or two coordinates on a grid with equal steps, about the middles of bins."""
+
+    axes: tuple[Floats, ...]
+    density: Floats
+
+    @property
+    def _steps(self) -> Floats:
+        return np.array([axis[1] - axis[0] for axis in self.axes])
+
+    def sample(self, n: int, rng: np.random.Generator) -> Floats:
+        """Draw n points, (n, K)."""
+        rows = rng.choice(len(self.density), n, p=self.density / self.density.sum())
+        places = np.unravel_index(rows, [len(axis) for axis in self.axes])
+        middle = np.stack([axis[place] for axis, place in zip(self.axes, places, strict=True)], axis=1)
+        return np.asarray(middle + self._steps * (rng.random(middle.shape) - 0.5))
+
+    def log_prob(self, z: Floats) -> Floats:
+        """Log density (B,) of points (B, K)."""
+        first, bins = np.array([axis[0] for axis in self.axes]), [len(axis) for axis in self.axes]
+        places = np.rint((z - first) / self._steps).astype(np.intp)
+        inside = ((places >= 0) & (places < bins)).all(axis=1)
+        flat = np.ravel_multi_index(tuple(np.where(inside[:, None], places, 0).T), bins)
+        return np.log(np.where(inside, np.maximum(self.density[flat], 1e-300), 1e-300))
+
+
+def free_law(ensemble: Ensemble, bootstrap: int, seed: int, *, check: bool = True) -> FreeLaw:
     """The distribution of one or two coordinates; DataError where the samples do not tell it."""
     check_ungated(ensemble)
     count, k = len(ensemble.z), len(ensemble.chart.coordinates)
@@ -132,7 +162,8 @@ def free_law(ensemble: Ensemble, bootstrap: int, seed: int) -> FreeLaw:
     each = sums @ kernels
     share = _shares(each, true, np.ones(count))
     density = kernels @ share / volume
-    _check(ensemble, axes, density, bins.reshape(count, -1), width, rng)
+    law = _Binned(axes, density)
+    _check(ensemble, law, bins.reshape(count, -1), width, rng)
     start = 0.5 * share + 0.5 / len(share)  # a share that is 0 would stay so
     again = (rng.integers(count, size=count) for _ in range(bootstrap))
     times = (np.bincount(rows, minlength=count).astype(np.float64) for rows in again)
@@ -153,6 +184,7 @@ def free_law(ensemble: Ensemble, bootstrap: int, seed: int) -> FreeLaw:
         ensemble.z.shape[1],
         float(_log_likelihood(each @ share, true).sum()),
         ensemble.left_out,
+        compared(ensemble, partial(ensemble.chart.geometries, law), seed) if check else None,
     )
 
 
@@ -226,8 +258,7 @@ def _log_likelihood(ratio: Floats, p_true: Floats) -> Floats:
 
 def _check(
     ensemble: Ensemble,
-    axes: tuple[Floats, ...],
-    density: Floats,
+    law: _Binned,
     places: Rows,
     width: float,
     rng: np.random.Generator,
@@ -237,18 +268,15 @@ def _check(
     for first in range(0, len(places), step):
         rows = slice(first, first + step)
         base = ensemble.log_weight[rows].astype(np.float64) - ensemble.log_prior[rows]
-        share = np.exp(base) * density[places[rows]]
+        share = np.exp(base) * law.density[places[rows]]
         share /= np.maximum(share.sum(axis=1, keepdims=True), 1e-300)
         variance += float(((share**2).sum(axis=1) / ensemble.distinct - 1.0 / share.shape[1]).sum())
     if (variance := variance / len(places)) > _VARIANCE:
         wanted = int(np.ceil(places.shape[1] * variance / _VARIANCE / 100.0) * 100)
         what = f"{places.shape[1]} samples an event are too few for a law without a form"
         raise DataError(f"{what}: sample with -n {wanted} or more, or under a prior nearer to the law")
-    chosen = np.unravel_index(
-        rng.choice(len(density), 5000, p=density / density.sum()), [len(a) for a in axes]
-    )
-    z = np.stack([axis[place] for axis, place in zip(axes, chosen, strict=True)], axis=1)
-    z += width * np.array([axis[1] - axis[0] for axis in axes]) * rng.standard_normal(z.shape)
+    z = law.sample(5000, rng)
+    z += width * np.array([axis[1] - axis[0] for axis in law.axes]) * rng.standard_normal(z.shape)
     z = np.where(ensemble.chart.bends, np.abs(z), z)
     if (outside := float(np.mean(~np.isfinite(ensemble.chart.log_prior(z))))) > _EDGE:
         what = f"the prior does not cover the law: {outside:.0%} of it lies at its ends or beyond"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +16,7 @@ from scipy.special import logsumexp
 
 from flowcei.ensemble.fitting import truth
 from flowcei.ensemble.laws import RAYLEIGH
-from flowcei.ensemble.prediction import check_ungated
+from flowcei.ensemble.prediction import check_ungated, compared
 from flowcei.ensemble.reduction import gathered
 from flowcei.ensemble.result import LEVEL, EnsembleLaw
 from flowcei.ensemble.uncertainty import (
@@ -31,6 +31,7 @@ from flowcei.storage.files import read_toml
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from flowcei.check.run import RunCheck
     from flowcei.ensemble.coordinates import Chart
     from flowcei.ensemble.laws import NormalLaw
     from flowcei.ensemble.reduction import Ensemble, Extra, Samples
@@ -94,6 +95,7 @@ class Mixture(EnsembleLaw):
     chart: Chart | None = None
     laws: list[NormalLaw] = field(default_factory=list)
     information: Information | None = None  # on the numbers of the normal laws
+    check: RunCheck | None = None
 
     def __repr__(self) -> str:
         shares = ", ".join(f"{name} {share:.3f}" for name, share in zip(self.names, self.share, strict=True))
@@ -226,6 +228,7 @@ def compare_priors(
     priors: Sequence[str | dict[str, Any] | GeometryPrior],
     *,
     seed: int = 0,
+    check: bool = True,
     keep_flagged: bool = False,
 ) -> Mixture:
     """Say which of some priors the events are of: shares, and the probability of each event.
@@ -236,7 +239,8 @@ def compare_priors(
     Args:
         samples: Posterior samples, exact or weighed, or files of them.
         priors: Names of the molecule's, TOML files of one, tables, or priors, two or more, with a density.
-        seed: Of the events that are drawn with replacement.
+        seed: Of the events that are drawn with replacement, and of the prediction.
+        check: Whether to compare the run with what the priors, by their shares, predict.
         keep_flagged: Whether to take flagged events too.
 
     Returns:
@@ -254,10 +258,10 @@ def compare_priors(
     """
     if len(priors) < 2:
         raise UsageError("name two priors or more, to be compared")
-    names: list[str] = []
+    names, made = list[str](), list["GeometryPrior"]()
 
     def ratios(molecule: Molecule, prior: GeometryPrior) -> Extra:
-        made = [built(molecule, one) for one in priors]
+        made.extend(built(molecule, one) for one in priors)
         names.extend(_names(priors, made))
         for name, one in zip(names, made, strict=True):
             _check_within(name, one, prior, molecule)
@@ -265,9 +269,17 @@ def compare_priors(
 
     ensemble = gathered(samples, None, ratios, keep_flagged=keep_flagged)
     check_ungated(ensemble)
-    return mixed(
+    fitted = mixed(
         ensemble, tuple(names), ensemble.log_weight, lambda rows: ensemble.extra[rows].astype(float), seed
     )
+    run = compared(ensemble, partial(_drawn, made, fitted.share), seed) if check else None
+    return replace(fitted, check=run)
+
+
+def _drawn(priors: list[GeometryPrior], share: Floats, n: int, rng: np.random.Generator) -> Floats:
+    """Draw n geometries (n, N, 3), bohr, of priors with shares (C,)."""
+    counts = rng.multinomial(n, share / share.sum())
+    return np.concatenate([one.sample(k, rng) for one, k in zip(priors, counts, strict=True) if k])
 
 
 def built(molecule: Molecule, prior: str | dict[str, Any] | GeometryPrior) -> GeometryPrior:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from flowcei.ensemble.fitting import maximised, pooled_start
 from flowcei.ensemble.mixture import Mixture, mixed
-from flowcei.ensemble.prediction import check_ungated
+from flowcei.ensemble.prediction import check_ungated, compared
 from flowcei.ensemble.uncertainty import check_covered, information, resampled
 from flowcei.errors import DataError
 
@@ -24,7 +25,13 @@ _STARTED = 50  # samples of an event by which starts of several normals are judg
 
 
 def normals(
-    ensemble: Ensemble, components: int, bootstrap: int, seed: int, like: NormalLaw | None = None
+    ensemble: Ensemble,
+    components: int,
+    bootstrap: int,
+    seed: int,
+    like: NormalLaw | None = None,
+    *,
+    check: bool = True,
 ) -> Mixture:
     """Shares of several normal laws, which are sought; also from others, in whose order they are then.
 
@@ -67,4 +74,5 @@ def normals(
     if len(laws) > 1:
         error = np.maximum(out.bootstrap_error, np.std([one.share for one in laws], axis=0, ddof=1))
         out = replace(out, bootstrap_error=error)
-    return replace(out, law=law, chart=chart, laws=laws, information=known)
+    run = compared(ensemble, partial(chart.geometries, law), seed) if check else None
+    return replace(out, law=law, chart=chart, laws=laws, information=known, check=run)

@@ -10,20 +10,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from flowcei.check.run import check_run
 from flowcei.ensemble.fitting import expectation, maximised, pooled_start
 from flowcei.ensemble.free import FreeLaw, free_law
 from flowcei.ensemble.laws import RAYLEIGH
 from flowcei.ensemble.mixture import FEWEST, Mixture
 from flowcei.ensemble.normals import normals
 from flowcei.ensemble.pathways import Pathways, pathways
-from flowcei.ensemble.prediction import LawPrior, check_selection, moves, selection_of, window_of
+from flowcei.ensemble.prediction import check_selection, compared, selection_of
 from flowcei.ensemble.reduction import gathered
 from flowcei.ensemble.result import LEVEL, EnsembleLaw
 from flowcei.ensemble.series import Series, series
 from flowcei.ensemble.uncertainty import check_covered, information, resampled
 from flowcei.errors import DataError, UsageError
-from flowcei.events.container import Events
 from flowcei.posterior.labels import label_by_geometry, relabel
 from flowcei.units import FWHM
 
@@ -35,6 +33,7 @@ if TYPE_CHECKING:
     from flowcei.ensemble.laws import NormalLaw
     from flowcei.ensemble.reduction import Ensemble, Samples
     from flowcei.ensemble.uncertainty import Information
+    from flowcei.events.container import Events
     from flowcei.molecules.molecule import Molecule
     from flowcei.posterior.arrays import Floats
 
@@ -183,8 +182,7 @@ class Population(EnsembleLaw):
             "monte_carlo": vars(self.information.monte_carlo),
             "chance_to_be_kept": self.chance,
         }
-        facts |= {"correlations": self.correlations().to_dict("records")}
-        return facts | ({} if self.check is None else {"run": self.check.to_dict()})
+        return facts | {"correlations": self.correlations().to_dict("records")}
 
     def draws(self, n: int, seed: int = 0) -> Floats:
         """Return n draws of the law, (n, K), of straight angles the angle."""
@@ -285,17 +283,17 @@ def population(
 
         def mixture_of(some: Ensemble, like: NormalLaw | None) -> Mixture:
             check_count(len(some.z), len(some.chart.coordinates), count)
-            return normals(some, count, bootstrap, seed, like)
+            return normals(some, count, bootstrap, seed, like, check=check)
 
         return pathways(ensemble, by, mixture_of, cross_correlation / FWHM)
     if by is not None:
         law_of = partial(_normal, bootstrap=bootstrap, seed=seed, check=check)
         return series(ensemble, by, law_of, cross_correlation / FWHM, seed)
     if law == "free":
-        return free_law(ensemble, bootstrap, seed)
+        return free_law(ensemble, bootstrap, seed, check=check)
     if law == "mixture":
         check_count(len(ensemble.z), len(ensemble.chart.coordinates), count)
-        return normals(ensemble, count, bootstrap, seed)
+        return normals(ensemble, count, bootstrap, seed, check=check)
     return _normal(ensemble, bootstrap, seed, check=check)
 
 
@@ -321,7 +319,7 @@ def _normal(ensemble: Ensemble, bootstrap: int, seed: int, *, check: bool) -> Po
         expectation(law, data, selection)[1],
         told,
         resampled(law, data, chart.images, bootstrap, seed, selection),
-        _checked(ensemble, law, seed) if check else None,
+        compared(ensemble, partial(chart.geometries, law), seed) if check else None,
         ensemble.left_out,
         None if selection is None else selection.chance(law),
     )
@@ -365,11 +363,3 @@ def _some(ensemble: Ensemble, seed: int) -> Floats:
     rows = np.searchsorted(steps, rng.random(_DRAWN) * steps[-1]).clip(0, len(weights) - 1)
     z = ensemble.z.reshape(len(weights), -1)[rows].astype(np.float64)
     return np.where(ensemble.chart.bends, 180.0 - z, z)
-
-
-def _checked(ensemble: Ensemble, law: NormalLaw, seed: int) -> RunCheck | None:
-    """How the run compares with what a law predicts; None with an experiment, a gate or motion."""
-    if ensemble.origin.get("experiment") or window_of(ensemble) is not None or moves(ensemble):
-        return None
-    events = Events(ensemble.molecule, ensemble.momenta, sigma=ensemble.sigma)
-    return check_run(events, LawPrior(ensemble.chart, law), seed=seed)

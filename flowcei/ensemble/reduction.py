@@ -13,6 +13,7 @@ from flowcei.ensemble.fitting import Weighted
 from flowcei.ensemble.result import FLAGGED
 from flowcei.errors import DataError, NoDensityError, UsageError
 from flowcei.experiment.accidents import P_TRUE
+from flowcei.experiment.missing import LOST
 from flowcei.posterior.files import stream_samples
 from flowcei.posterior.flags import EXCLUDING, NOT_MIXED, POOR_WEIGHTS
 from flowcei.posterior.samples import PosteriorSamples
@@ -56,6 +57,7 @@ class Ensemble:
     distinct: float  # share of samples that are no copies of others
     poor: Bools  # events whose weights are not reliable: samples of the flow count alike there, (E,)
     unmixed: Bools  # events whose chains have not mixed, (E,)
+    complete: Bools  # events that lack no ion, (E,)
     flagged: int  # events that were left out
 
     @property
@@ -185,4 +187,5 @@ def _reduced(samples: PosteriorSamples, chart: Chart, ask: Extra | None) -> dict
         "distinct": 1.0 - copies,
         "poor": (samples.flag_bits & POOR_WEIGHTS > 0) & (not samples.exact),
         "unmixed": samples.flag_bits & NOT_MIXED > 0,
+        "complete": samples.columns.get(LOST, np.zeros(events)) == 0,
     }

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+    from flowcei.check.run import RunCheck
     from flowcei.molecules.molecule import Molecule
 
 FLAGGED = "flagged"
@@ -48,6 +49,7 @@ class EnsembleLaw(ABC):
     samples: int  # an event
     left_out: dict[str, int]  # events that do not count as they should, by reason
     log_likelihood: float  # over that of the prior of the samples, of all events together
+    check: RunCheck | None = None  # whether the run is what the law predicts; None where it was not asked
 
     def _repr_html_(self) -> str:
         table = self.to_dataframe().to_html(index=False, float_format="{:.4g}".format)
@@ -69,7 +71,8 @@ class EnsembleLaw(ABC):
         """Return plain numbers and text: the tables, and how well they are known."""
         names = ("events", "samples", "left_out", "log_likelihood")
         table = {"molecule": self.molecule.name, "law": self.kind} | {n: getattr(self, n) for n in names}
-        return table | {"table": self.to_dataframe().to_dict("records")} | self.facts()
+        run = {} if self.check is None else {"run": self.check.to_dict()}
+        return table | {"table": self.to_dataframe().to_dict("records")} | self.facts() | run
 
     def write(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the arrays of the law to an HDF5 file, with the tables as JSON in the attribute `summary`.

@@ -227,8 +227,8 @@ def _run(
     def work(rows: slice) -> None:
         slope = jacobian[rows] if derivatives else None
         times = growth and growth[0][rows]
-        # Always in double precision: another type is another kernel, ten seconds to compile.
-        start, moving = x[rows].astype(np.float64, copy=False), motion[rows].astype(np.float64, copy=False)
+        # Always in double precision, and to be written: another type is another kernel, seconds to compile.
+        start, moving = (np.require(table[rows], np.float64, "W") for table in (x, motion))
         out = np.empty_like(start)
         explode(start, moving, times, *sizes, *tables, growing, out, slope, status[rows])
         with np.errstate(over="ignore", invalid="ignore"):  # of events that status tells of

@@ -31,7 +31,7 @@ def skewed() -> tuple[np.ndarray, flowcei.PosteriorSamples]:
 
 @pytest.fixture(scope="module")
 def fit(skewed: tuple[np.ndarray, flowcei.PosteriorSamples]) -> flowcei.FreeLaw:
-    return flowcei.population(skewed[1], ["c-s"], law="free", bootstrap=10)
+    return flowcei.population(skewed[1], ["c-s"], law="free", bootstrap=10, check=False)
 
 
 def test_two_peaks_of_different_width_are_found(
@@ -54,7 +54,9 @@ def test_two_coordinates_have_the_marginals_of_each(tmp_path: Path) -> None:
     """Of correlated lengths: means, widths and the correlation; and the file holds the density."""
     rng, truth = np.random.default_rng(2), Linear()
     measured = truth.measured(300, rng)
-    found = flowcei.population(truth.samples(measured, 150, rng), ["c-o", "c-s"], law="free", bootstrap=0)
+    found = flowcei.population(
+        truth.samples(measured, 150, rng), ["c-o", "c-s"], law="free", bootstrap=0, check=False
+    )
     table = found.to_dataframe()
     assert table["mean"].to_numpy() == pytest.approx(measured[0].mean(axis=0), abs=0.01)
     x, y = (axis - mean for axis, mean in zip(found.axes, table["mean"], strict=True))
@@ -77,4 +79,4 @@ def test_what_is_refused(skewed: tuple[np.ndarray, flowcei.PosteriorSamples]) ->
     both = np.stack([rng.uniform(2.0, 2.4, z.shape), z - 1e-4], axis=2)
     samples = with_origin(samples_of(both, rng.uniform(1.0, 60.0, z.shape)), prior=OCS.prior_table("broad"))
     with pytest.raises(DataError, match="the prior does not cover the law"):
-        flowcei.population(samples, ["c-s"], law="free", bootstrap=0)
+        flowcei.population(samples, ["c-s"], law="free", bootstrap=0, check=False)
