@@ -7,9 +7,10 @@ on orientation, and over their trace neither on units nor on a common factor of 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from flowcei.check.diagnostic import percent
 from flowcei.errors import DataError
@@ -24,9 +25,11 @@ from flowcei.physics.explosion import (
     kinetic_energy,
     potential_energy,
 )
+from flowcei.physics.priors import build_prior
 
 if TYPE_CHECKING:
     from flowcei.events.container import Events
+    from flowcei.physics.priors import GeometryPrior
     from flowcei.posterior.arrays import Bools, Floats
 
 ROUNDING = 1e-3  # of the momenta: less is no disagreement, but rounded columns or other masses
@@ -88,6 +91,7 @@ class Agreement:
     simulated: Floats  # re-simulated, scaled to the size of the recorded ones, (B, N, 3)
     sigma: Floats  # stated or measured noise, (B,), hbar / bohr
     noise: float  # median relative noise
+    motion: float  # what motion at the start alone does to `apart`, rms; 0 of ions that began at rest
     slack: float  # factor by which few events may exceed what noise explains
     shape: Floats  # relative difference of the Gram matrices over their traces, (B,)
     shape_of_noise: Floats  # what noise alone does to `shape`, (B,)
@@ -134,10 +138,11 @@ class Agreement:
         return far & ~self.mirrored
 
 
-def began_moving(events: Events) -> bool:
-    """Whether simulated events began with momenta that their file does not hold."""
-    prior = events.origin.get("prior")
-    return isinstance(prior, dict) and prior.get("motion") is True
+def moving_prior(events: Events) -> GeometryPrior | None:
+    """The prior of simulated events that began with momenta of their vibrations, which their file lacks."""
+    spec = events.origin.get("prior")
+    moving = isinstance(spec, dict) and spec.get("motion") is True
+    return build_prior(events.molecule, spec) if moving else None
 
 
 def compare_with_simulation(events: Events, noise: Noisiness) -> Agreement | None:
@@ -150,18 +155,23 @@ def compare_with_simulation(events: Events, noise: Noisiness) -> Agreement | Non
     events = events[followed]
     masses, count = events.molecule.masses, len(events)
     recorded = centred_momenta(events.momenta, masses)
-    simulated *= (_size(recorded) / _size(simulated))[:, None, None]
+    grown = (_size(recorded) / _size(simulated))[:, None, None]
+    simulated *= grown
     level = float(np.median(sigma / rms_component(events.momenta)))
     # What noise alone does to a shape is drawn, not derived: it depends on the shape of the explosion.
     rng, scale, draws = np.random.default_rng(0), sigma[:, None, None], max(1, _DRAWS // count)
-    drawn = (simulated + scale * rng.standard_normal(simulated.shape) for _ in range(draws))
+    ends = [_moved(events, k) * grown for k in range(draws)]
+    drawn = (end + scale * rng.standard_normal(end.shape) for end in ends)
     noisy = [centred_momenta(draw, masses) for draw in drawn]
     # The median of few events may lie above its expectation; of few sums sigma itself may be far too small.
     few = 1.0 / np.sqrt(count)
     slack = (1.0 + 4.0 * few) * (1.0 if stated_sigma(events) is not None else 1.0 + 3.0 * few)
     rotation = best_rotations(simulated, recorded, noise=level)
     turned = residuals(simulated @ np.swapaxes(rotation, 1, 2), recorded)
+    moved = [residuals(end * (_size(simulated) / _size(end))[:, None, None], simulated) for end in ends]
+    motion = float(np.sqrt(np.square(moved).mean()))
     apart_of_noise = sigma * np.sqrt(3.0 * centred_variances(masses).sum()) / _size(recorded)
+    apart_of_noise = np.hypot(apart_of_noise, motion)
     reflection = best_rotations(simulated, recorded, mirror=True)
     mirrored = residuals(simulated @ np.swapaxes(reflection, 1, 2), recorded)
     usual = float(np.percentile(np.minimum(turned, mirrored), 95))
@@ -173,6 +183,7 @@ def compare_with_simulation(events: Events, noise: Noisiness) -> Agreement | Non
         simulated=simulated,
         sigma=sigma,
         noise=level,
+        motion=motion if motion > ROUNDING else 0.0,
         slack=float(slack),
         shape=shape_difference(simulated, recorded),
         shape_of_noise=np.mean([shape_difference(draw, simulated) for draw in noisy], axis=0),
@@ -192,10 +203,22 @@ def needed_positions(events: Events) -> Floats:
     return events.positions
 
 
+def _moved(events: Events, seed: int) -> Floats:
+    """Momenta (B, N, 3) of positions exploded with drawn motion, from rest where their prior has none."""
+    rest, prior = resimulated(events), moving_prior(events)
+    if prior is None:
+        return rest
+    x, molecule = needed_positions(events), events.molecule
+    start = prior.momenta_of(x, molecule.identical, np.random.default_rng(seed))
+    how: dict[str, Any] = {"forward": stated_forward(events), "initial_momenta": start, "accuracy": _ACCURACY}
+    out = np.asarray(followed_momenta(x, molecule.masses, molecule.charges, **how), np.float64)
+    return np.where(np.isfinite(out), out, rest)
+
+
 def resimulated(events: Events, charges: Floats | None = None) -> Floats:
     """Explode positions, in any unit of length, anew: momenta (B, N, 3), NaN where ions coincide.
 
-    Charges (N,) are those of the molecule where None.
+    From rest. Charges (N,) are those of the molecule where None.
     """
     masses = events.molecule.masses
     x = needed_positions(events)
@@ -211,10 +234,10 @@ def resimulated(events: Events, charges: Floats | None = None) -> Floats:
 
 
 def released_energy(events: Events) -> Floats:
-    """Kinetic energy (B,), hartree, that positions release: U0, or what other forces make of it."""
+    """Kinetic energy (B,), hartree, of positions exploded: U0, or what other forces or motion make of it."""
     masses, charges = events.molecule.masses, events.molecule.charges
-    if stated_forward(events).name != PLAIN:
-        return np.asarray(kinetic_energy(resimulated(events), masses))
+    if stated_forward(events).name != PLAIN or moving_prior(events):
+        return np.asarray(kinetic_energy(_moved(events, 0), masses))
     return np.asarray(np.abs(potential_energy(needed_positions(events), charges)))
 
 
@@ -242,21 +265,14 @@ def best_rotations(source: Floats, target: Floats, *, noise: float = 0.0, mirror
 
 def _shortest_turn(a: Floats, b: Floats) -> Floats:
     """Return the rotations (B, 3, 3) of smallest angle from unit vectors a to b, (B, 3)."""
-    # A half turn about a, then one about the direction midway: together twice the angle between
-    # them. From a to -a it is one half turn, about any normal of a.
-    middle = a + b
-    opposite = np.linalg.norm(middle, axis=1) < 1e-9
-    axis = np.eye(3)[np.abs(a).argmin(axis=1)]
-    middle = np.where(opposite[:, None], np.cross(a, axis), middle)
-    turn = _half_turn(middle) @ _half_turn(a)
-    turn[opposite] = _half_turn(middle[opposite])
-    return turn
-
-
-def _half_turn(axis: Floats) -> Floats:
-    """Return the rotations (B, 3, 3) by 180 degrees about axes (B, 3) of any length."""
-    n = axis / np.linalg.norm(axis, axis=1, keepdims=True)
-    return 2.0 * n[:, :, None] * n[:, None, :] - np.eye(3)
+    normal = np.cross(a, b)
+    sine = np.linalg.norm(normal, axis=1)
+    # From a to -a about any normal of a.
+    some = np.cross(a, np.eye(3)[np.abs(a).argmin(axis=1)])
+    normal = np.where((sine < 1e-9)[:, None], some, normal)
+    angle = np.arctan2(sine, (a * b).sum(axis=1))
+    axis = normal / np.linalg.norm(normal, axis=1, keepdims=True)
+    return np.asarray(Rotation.from_rotvec(angle[:, None] * axis).as_matrix())
 
 
 def angles_of(rotations: Floats) -> Floats:

@@ -22,7 +22,7 @@ from flowcei.check.comparison import (
 )
 from flowcei.check.diagnostic import Cause
 from flowcei.experiment.drift import measure_drift
-from flowcei.physics.explosion import Coulomb, followed_momenta, kinetic_energy, potential_energy
+from flowcei.physics.explosion import Coulomb, followed_momenta, kinetic_energy
 from flowcei.posterior.arrays import RowArrays
 from flowcei.units import MOMENTUM_UNITS
 
@@ -246,13 +246,16 @@ class _Shapes:
         if self.factor >= 1.0:
             return
         molecule, rng = self.run.molecule, self.run.rng()
-        positions = self.run.prior.sample(_BUILT_UP, rng)
-        at_once = np.log(potential_energy(positions, molecule.charges))
+        positions, motion = self.run.prior.sample_moving(_BUILT_UP, rng)
+        ions = molecule.masses, molecule.charges
 
         def momenta(log_tau: float) -> Floats:
-            times = np.full(len(positions), np.exp(log_tau))
-            found = followed_momenta(positions, molecule.masses, molecule.charges, forward=Coulomb(times))
-            return np.asarray(found, np.float64)
+            forward = Coulomb(np.full(len(positions), np.exp(log_tau)))
+            return np.asarray(
+                followed_momenta(positions, *ions, forward=forward, initial_momenta=motion), np.float64
+            )
+
+        at_once = np.log(kinetic_energy(momenta(-np.inf), molecule.masses))
 
         def shift(log_tau: float) -> float:
             energy = kinetic_energy(momenta(log_tau), molecule.masses)

@@ -78,11 +78,12 @@ def _shapes(agreement: Agreement) -> Iterator[Diagnostic]:
         return
     yield _energies(agreement)
     if explained:
-        message = compared + (f", as noise does ({percent(allowed)})" if allowed > ROUNDING else "")
+        message = compared + (f", {_as_noise(agreement)} ({percent(allowed)})" if allowed > ROUNDING else "")
         means = "up to orientation and scale the positions explain the momenta"
         yield Diagnostic("note", "explained", message, means, values=values)
     else:
-        message = f"{compared}, of which noise explains {percent(allowed)}"
+        causes = "noise and motion at the start explain" if agreement.motion else "noise explains"
+        message = f"{compared}, of which {causes} {percent(allowed)}"
         means = "noise that the sum does not show, ions that moved at the start, or other forces or masses"
         todo = "say how large the noise is (column sigma), or check masses and the model of the explosion"
         yield Diagnostic("warning", "unexplained", message, means, todo, values=values)
@@ -113,10 +114,14 @@ def _frames(agreement: Agreement) -> Iterator[Diagnostic]:
     elif not mirrored:
         median, of_noise = float(np.median(agreement.angle)), float(np.median(agreement.angle_of_noise))
         message = f"positions and momenta are in one frame: turned by {median:.2g} degrees (median)"
-        message += f", as noise does ({of_noise:.2g})" if of_noise > 0.01 else ""
+        message += f", {_as_noise(agreement)} ({of_noise:.2g})" if of_noise > 0.01 else ""
         means = "they may be rotated together, by one matrix"
         values = {"median": median, "of_noise": of_noise}
         yield Diagnostic("note", "one-frame", message, means, values=values)
+
+
+def _as_noise(agreement: Agreement) -> str:
+    return "as noise and motion at the start do" if agreement.motion else "as noise does"
 
 
 def _other_order(agreement: Agreement) -> Diagnostic | None:
@@ -200,7 +205,8 @@ def _energies(agreement: Agreement) -> Diagnostic:
     spread = max(spread, 1.5 * agreement.noise * agreement.slack)
     tolerance = _TOLERANCE + 6.0 * spread / np.sqrt(len(agreement.events))
     values: dict[str, Any] = {"ratio": ratio, "spread": spread}
-    of = "U0" if stated_forward(agreement.events).name == PLAIN else "the simulated KE"
+    plain = stated_forward(agreement.events).name == PLAIN and not agreement.motion
+    of = "U0" if plain else "the simulated KE"
     message = f"KE / {of} is {ratio:.4g} (median; spread up to {percent(spread)})"
     if abs(ratio - 1.0) <= tolerance:
         means = "charges, masses and units are those declared"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from flowcei.check.agreement import began_moving, compare_with_simulation, noisiness
+from flowcei.check.agreement import compare_with_simulation, noisiness
 from flowcei.check.diagnostic import SEVERITIES, Diagnostic, FileCheck
 from flowcei.check.explanation import explanation
 from flowcei.check.geometry import centre, constant_columns, degeneracies, likeness
@@ -124,11 +124,6 @@ def _diagnostics(events: Events) -> Iterator[Diagnostic]:
         means = "the events can be reconstructed, if they are what a model believes: see below"
         yield from (plausible_energy(events), Diagnostic("note", "momenta-only", message, means))
         return
-    if began_moving(events):
-        message = "the ions began with momenta of their vibrations (motion), which the file does not hold"
-        yield Diagnostic("note", "motion", message, "positions are not compared with momenta")
-        yield from (plausible_energy(events), centre(events))
-        return
     # From the whole length of a file: what is wrong may begin anywhere.
     rows = np.unique(np.linspace(0, len(events) - 1, _MOST).astype(np.int64))
     agreement = compare_with_simulation(events[rows], noise)
@@ -138,7 +133,9 @@ def _diagnostics(events: Events) -> Iterator[Diagnostic]:
         yield Diagnostic("error", "coincident", message, means, todo)
         return
     yield from (*explanation(agreement), centre(events))
-    yield from (*degeneracies(events), likeness(agreement.events))
+    yield from degeneracies(events)
+    if not agreement.motion:  # priors by name have none
+        yield likeness(agreement.events)
 
 
 def _refused(faults: Faults, rows: int) -> Iterator[Diagnostic]:

@@ -37,12 +37,17 @@ class LawPrior(GeometryPrior):
     kind: str = "population"
     mirror_symmetric: bool = False
 
-    def __init__(self, draw: Callable[[int, np.random.Generator], Floats]) -> None:
-        self._draw = draw
+    def __init__(self, draw: Callable[[int, np.random.Generator], Floats], prior: GeometryPrior) -> None:
+        self._draw, self._prior = draw, prior
 
     def sample(self, n: int, rng: np.random.Generator) -> Floats:
         """Draw about `n` geometries, (n, N, 3), bohr."""
         return self._draw(n, rng)
+
+    def sample_moving(self, n: int, rng: np.random.Generator) -> tuple[Floats, Floats | None]:
+        """As of `GeometryPrior`: momenta at the start are those of the prior, whatever the law."""
+        x = self.sample(n, rng)
+        return x, self._prior.momenta_of(x, (), rng)
 
     def spec(self) -> dict[str, Any]:
         """Return its kind: it cannot be built again."""
@@ -55,11 +60,6 @@ def window_of(ensemble: Ensemble) -> tuple[float, float] | None:
     return None if window is None else (float(window[0]), float(window[1]))
 
 
-def moves(ensemble: Ensemble) -> bool:
-    """Whether the atoms of the prior move at the start, of which a law says nothing."""
-    return bool((ensemble.origin.get("prior") or {}).get("motion"))
-
-
 def check_ungated(ensemble: Ensemble) -> None:
     """Raise UsageError where a gate left events out: only a normal law knows what it does."""
     if window_of(ensemble) is not None:
@@ -70,8 +70,6 @@ def selection_of(ensemble: Ensemble, seed: int) -> Selection | None:
     """Which of simulated events of the prior the gate on the KER keeps; None without a gate."""
     if window_of(ensemble) is None:
         return None
-    if moves(ensemble):
-        raise UsageError("the prior has motion at the start: what a gate on the KER leaves out is not known")
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(7,)))
     x, z = ensemble.chart.drawn(_DRAWS, rng)
     kept = _passed(ensemble, _measured(ensemble, _stated(ensemble), x, rng)[0])
@@ -90,8 +88,9 @@ def _measured(
     """Measured momenta (B, N, 3) of geometries, as those of true events of the run, and their noise (B,)."""
     ions = ensemble.molecule
     forward = ensemble.forward if own is None else own.drawn_forward(len(x), rng)
-    exact = followed_momenta(x, ions.masses, ions.charges, forward=forward, accuracy=1e-5)
-    momenta = np.asarray(exact, dtype=np.float64)
+    motion = ensemble.chart.prior.momenta_of(x, (), rng)
+    how: dict[str, Any] = {"forward": forward, "initial_momenta": motion, "accuracy": 1e-5}
+    momenta = np.asarray(followed_momenta(x, ions.masses, ions.charges, **how), dtype=np.float64)
     if own is None:
         return RunNoise.of(Events(ions, ensemble.momenta, sigma=ensemble.sigma), None).apply(momenta, rng)
     measured, sigma, _ = own.apply(momenta, rng)
@@ -106,20 +105,16 @@ def _passed(ensemble: Ensemble, momenta: Floats) -> Bools:
     return np.asarray((energy >= window[0]) & (energy <= window[1]))
 
 
-def compared(
-    ensemble: Ensemble, draw: Callable[[int, np.random.Generator], Floats], seed: int
-) -> RunCheck | None:
-    """How the run compares with what a law, by draws of geometries, predicts; None where atoms move.
+def compared(ensemble: Ensemble, draw: Callable[[int, np.random.Generator], Floats], seed: int) -> RunCheck:
+    """How the run compares with what a law, by draws of geometries, predicts.
 
     Of an experiment, or behind a gate, the shapes of complete events, each taken by its P(true), beside those
     of events that are simulated alike; no causes are sought there.
     """
-    if moves(ensemble):
-        return None
     ions, own = ensemble.molecule, _stated(ensemble)
     if own is None and window_of(ensemble) is None:
         events = Events(ions, ensemble.momenta, sigma=ensemble.sigma)
-        return check_run(events, LawPrior(draw), seed=seed)
+        return check_run(events, LawPrior(draw, ensemble.chart.prior), seed=seed)
     names = ions.name, ions.labels, LawPrior.kind, len(ensemble.momenta)
     rows = counted_as_true({P_TRUE: ensemble.p_true}, len(ensemble.momenta))
     rows = rows[ensemble.complete[rows]][:MOST_EVENTS]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from flowcei.check.agreement import began_moving
+from flowcei.check.agreement import moving_prior
 from flowcei.errors import DataError, FlaggedWarning, UsageError
 from flowcei.evaluation.floor import information_floor
 from flowcei.evaluation.scores import SCORES, STILL, Answers, Score, TestSet, evaluate
@@ -254,7 +254,7 @@ def sampled_scores(
     model: Reconstructor, stream: Iterator[PosteriorSamples], test: TestSet, scores: Sequence[Score]
 ) -> dict[str, Floats]:
     """Return the scores of a model's samples, block by block of a stream, and those of its run."""
-    parts: list[dict[str, Floats]] = []
+    blocks: list[dict[str, Floats]] = []
     first, drawn, seconds = 0, list[int](), list[float]()
     while first < len(test.momenta):
         began = time.perf_counter()
@@ -266,7 +266,7 @@ def sampled_scores(
         values = evaluate(scores, Answers(test[first : first + len(samples)], x))
         for column in values.values():  # an event without samples has no score
             column[~samples.answered] = np.nan
-        parts.append(values)
+        blocks.append(values)
         first += len(samples)
         drawn.append(len(x) * x.shape[1])
     trained = sum(p.numel() for p in model.network.parameters() if p.requires_grad)
@@ -276,7 +276,7 @@ def sampled_scores(
         # In the first of several blocks kernels are compiled and loaded.
         "sampling_rate": sum(drawn[1:] or drawn) / sum(seconds[1:] or seconds),
     }
-    values = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    values = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
     return values | {name: np.full(first, float(value)) for name, value in run.items()}
 
 
@@ -305,7 +305,8 @@ def floor_scores(
     experiment: Experiment | None = None,
 ) -> dict[str, Floats] | None:
     """Return what an efficient estimate would score, (E, ...); None where noise is not known."""
-    motion = events.origin["prior"] if began_moving(events) else None
+    prior = moving_prior(events)
+    motion = None if prior is None else prior.spec()
     if experiment is not None:
         lab = information_floor(events.molecule, test.lab, experiment=experiment, motion=motion)
     else:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from scipy.spatial.distance import cdist
 
+from flowcei.check.agreement import moving_prior
 from flowcei.experiment.covariance import CovarianceLikelihood
 from flowcei.experiment.experiment import BUILD_UP_TIME, stated_forward
 from flowcei.experiment.likelihood import centred_momenta
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from flowcei.experiment.experiment import Experiment
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.forward import ForwardModel
+    from flowcei.physics.priors import GeometryPrior
     from flowcei.posterior.arrays import Bools, Floats, Reals, Rows
 
 STILL = 1e-6  # bohr: a coordinate that varies less is left out of standardised errors
@@ -53,6 +55,7 @@ class TestSet(RowArrays):
     resimulated: Bools  # whose samples are simulated again, (E,)
     deviation: Floats  # of each coordinate in the recoil frame over the whole test set, (N, 3)
     forward: ForwardModel = COULOMB
+    prior: GeometryPrior | None = None  # of events that began with momenta, where re-simulated ones begin too
 
     @classmethod
     def of(cls, events: Events, positions: Floats, experiment: Experiment | None = None) -> TestSet:
@@ -84,6 +87,7 @@ class TestSet(RowArrays):
             resimulated,
             recoil.std(axis=0),
             forward,
+            moving_prior(events),
         )
 
     def __getitem__(self, rows: Any) -> TestSet:  # noqa: ANN401 (a slice)
@@ -209,8 +213,11 @@ def _resimulation(answer: str) -> Callable[[Answers], Floats]:
         x, p = positions[chosen].astype(np.float64), test.explained[chosen]
         ions = masses, test.molecule.charges
         forward = forward_of(test.forward, np.repeat(np.flatnonzero(chosen), x.shape[1]))
-        again = followed_momenta(x.reshape(-1, *x.shape[2:]), *ions, forward=forward)
-        miss = np.linalg.norm(again.reshape(x.shape) - p[:, None], axis=(2, 3))
+        x = x.reshape(-1, *x.shape[2:])
+        rng, prior = np.random.default_rng(0), test.prior
+        motion = None if prior is None else prior.momenta_of(x, test.molecule.identical, rng)
+        again = followed_momenta(x, *ions, forward=forward, initial_momenta=motion)
+        miss = np.linalg.norm(again.reshape(len(p), -1, *p.shape[1:]) - p[:, None], axis=(2, 3))
         relative = miss / np.linalg.norm(p, axis=(1, 2))[:, None]
         error = np.full(positions.shape[:2], np.nan)
         error[chosen] = np.where(np.isnan(relative), np.inf, 100.0 * relative)

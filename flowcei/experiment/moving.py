@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -19,7 +18,6 @@ from flowcei.experiment.measurement import Measurement
 from flowcei.physics.explosion import asymptotic_momenta
 from flowcei.physics.jacobian import followed_jacobian
 from flowcei.physics.priors import NormalModesPrior, build_prior
-from flowcei.physics.priors.orders import all_orders, log_count
 
 if TYPE_CHECKING:
     from flowcei.molecules.molecule import Molecule
@@ -27,9 +25,10 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-_MOST_ORDERS = 24  # of like ions
 _STEP, _AWAY = 0.1, 0.01  # of differences: deviations of the momenta at the start, and bohr
 _RANK = 1e-8  # of the largest variance: below are rigid motions and rounding
+_FARTHEST = 1e6  # bohr: trials beyond have no prior, and here no infinities
+_LEAST_NOISE = 1e-6  # of what motion adds: of ions that hardly repel each other nothing else would be left
 _BLOCK = 8192  # geometries whose covariances are held at a time
 
 
@@ -52,10 +51,7 @@ class MovingLikelihood(CovarianceLikelihood):
         lost: NDArray[np.bool_] | None = None,
     ) -> None:
         ions = molecule.masses, molecule.charges
-        self._motion, n = _motion(molecule, spec, own.forward), len(molecule)
-        if log_count(molecule.identical) > math.log(_MOST_ORDERS) + 1e-9:
-            raise UsageError(f"with motion weights go through at most {_MOST_ORDERS} orders of like ions")
-        self._orders = list(all_orders(n, molecule.identical, _MOST_ORDERS))
+        self._motion, self._identical = _motion(molecule, spec, own.forward), molecule.identical
         unit = rms_component(momenta)[:, None, None] if own.relative else np.ones((len(momenta), 1, 1))
         each = (self._motion.columns[..., 1:] ** 2).sum(axis=2).mean(axis=1, keepdims=True)
         several = replace(own, noise=np.sqrt((own.levels * unit) ** 2 + each), relative=False, scale=1.0)
@@ -79,22 +75,16 @@ class MovingLikelihood(CovarianceLikelihood):
         vars(other)["_detector"] = self._detector[events]
         return other
 
-    @nonfinite_allowed
-    def log_prob(
-        self, positions: NDArray[np.floating], *, times: Floats | None = None, threads: int | None = None
-    ) -> Floats:
-        """As of `CovarianceLikelihood.log_prob_at`."""
-        square, log_volume = self._moving_squares(positions, times, threads)[:2]
+    def log_prob_at(self, simulated: NDArray[np.floating], positions: NDArray[np.floating]) -> Floats:
+        """As of `CovarianceLikelihood`."""
+        square, log_volume = self._moving_squares(simulated, positions)[:2]
         count = 3 * self._detected.sum(axis=1)[:, None] - np.isinf(self._spread).sum()
         out = -0.5 * (square + count * np.log(2.0 * np.pi)) - log_volume
         return np.where(np.isnan(out), -np.inf, out)
 
-    @nonfinite_allowed
-    def chi_squared(
-        self, positions: NDArray[np.floating], times: Floats | None = None, *, threads: int | None = None
-    ) -> Floats:
+    def chi_squared_at(self, simulated: NDArray[np.floating], positions: NDArray[np.floating]) -> Floats:
         """As of `Likelihood`, with the motion as part of the noise; not of the sum of all momenta."""
-        square, _, of_sum = self._moving_squares(positions, times, threads)
+        square, _, of_sum = self._moving_squares(simulated, positions)
         return np.where(np.isnan(square), np.inf, square - of_sum)
 
     @nonfinite_allowed
@@ -112,18 +102,18 @@ class MovingLikelihood(CovarianceLikelihood):
         return np.asarray(out)
 
     def _moving_squares(
-        self, positions: NDArray[np.floating], times: Floats | None, threads: int | None
+        self, simulated: NDArray[np.floating], positions: NDArray[np.floating]
     ) -> tuple[Floats, Floats, Floats]:
         """Squares (E, n) of residuals by all of the covariance, half its log determinant, squares of the sum.
 
         The last is that of the sum of all momenta alone, 0 where an ion was lost.
         """
         e, n, ions = positions.shape[:3]
-        flat = positions.reshape(e * n, ions, 3)
-        simulated = np.asarray(self.simulated(flat, self.accuracy, threads, times), np.float64)
-        x = np.nan_to_num(flat.astype(np.float64))
+        exact = np.asarray(simulated, np.float64).reshape(e * n, ions, 3)
+        x = np.asarray(positions, np.float64).reshape(e * n, ions, 3)
+        x = np.clip(np.nan_to_num(x), -_FARTHEST, _FARTHEST)
         event, several = np.repeat(np.arange(e), n), [slice(k, k + _BLOCK) for k in range(0, e * n, _BLOCK)]
-        out = [self._squares_of(x[rows], simulated[rows], event[rows]) for rows in several]
+        out = [self._squares_of(x[rows], exact[rows], event[rows]) for rows in several]
         square, log_volume, of_sum = (np.concatenate(each).reshape(e, n) for each in zip(*out, strict=True))
         return square, log_volume, of_sum
 
@@ -168,43 +158,26 @@ class MovingLikelihood(CovarianceLikelihood):
         shift, moved = self._turned(x)
         moved = moved * several[..., None]
         total = moved @ np.swapaxes(moved, 1, 2) + known @ np.swapaxes(known, 1, 2)
-        total += np.where(several, noise.reshape(several.shape), 1.0)[..., None] * np.eye(several.shape[1])
+        least = _LEAST_NOISE**2 * np.diagonal(total, axis1=1, axis2=2).max(axis=1, keepdims=True)
+        own = np.where(several, np.maximum(noise.reshape(several.shape), least), 1.0 + least)
+        total += own[..., None] * np.eye(several.shape[1])
         return np.asarray(np.linalg.cholesky(total)), np.asarray(source), noise, shift
-
-    def motion(self, x: Floats, rng: np.random.Generator) -> Floats:
-        """What motion adds to the momenta of geometries (B, N, 3), drawn once of each, hbar / bohr."""
-        shift, roots = self._turned(x)
-        drawn = np.einsum("bif,bf->bi", roots, rng.standard_normal(roots.shape[::2]))
-        return np.asarray(shift + drawn.reshape(x.shape))
 
     def _turned(self, x: Floats) -> tuple[Floats, Floats]:
         """Mean (B, N, 3), and roots (B, 3N, F) of the covariance, of what motion adds to x (B, N, 3)."""
-        m, shares = self._motion, self.masses / self.masses.sum()
-        x = x - np.einsum("i,bij->bj", shares, x)[:, None]
-        best, chosen = np.full(len(x), -np.inf), np.zeros(len(x), np.intp)
-        turn = np.empty((len(x), 3, 3))
-        for k, order in enumerate(self._orders):
-            outer = np.einsum("i,bia,ic->bac", shares, x, m.equilibrium[order])
-            u, s, vt = np.linalg.svd(outer)
-            sign = np.sign(np.linalg.det(u @ vt))
-            u[..., -1] *= sign[:, None]
-            near = s[:, 0] + s[:, 1] + sign * s[:, 2]
-            rows = near > best
-            best[rows], chosen[rows], turn[rows] = near[rows], k, (u @ vt)[rows]
-        order = np.array(self._orders)[chosen]
-        away = np.empty_like(x)
-        # In the frame and order of the equilibrium.
-        np.put_along_axis(away, order[..., None], x @ turn, axis=1)
-        out = m.columns + np.tensordot(away - m.equilibrium, m.slopes, axes=2)
-        out = np.take_along_axis(out, order[..., None, None], axis=1)
-        out = np.einsum("bac,bicf->biaf", turn, out)
+        atoms, turn, near = self._motion.prior.placed(x, self._identical)
+        out = self._motion.columns + np.tensordot(
+            near - self._motion.prior.equilibrium, self._motion.slopes, axes=2
+        )
+        out = np.matmul(turn[:, None], out)
+        out = np.take_along_axis(out, atoms[..., None, None].argsort(axis=1), axis=1)
         return out[..., 0], out[..., 1:].reshape(len(x), x.shape[1] * 3, -1)
 
 
 class _Motion(NamedTuple):
     """What motion adds to the momenta at the end, in the frame of the equilibrium."""
 
-    equilibrium: Floats  # (N, 3)
+    prior: NormalModesPrior
     columns: Floats  # its mean and roots of its covariance, (N, 3, 1 + F)
     slopes: Floats  # their derivatives by the positions, (N, 3, N, 3, 1 + F)
 
@@ -262,4 +235,4 @@ def _motion_of(spec: str, key: _Key) -> _Motion:
     columns = np.hstack([0.5 * np.einsum("ffi->i", second)[:, None], first[0], curved])
     padded = np.zeros((size, *columns.shape))
     padded[:, :, 1 : 1 + count] = slopes
-    return _Motion(x, columns.reshape(*x.shape, -1), padded.reshape(*x.shape, *x.shape, -1))
+    return _Motion(prior, columns.reshape(*x.shape, -1), padded.reshape(*x.shape, *x.shape, -1))

@@ -14,7 +14,6 @@ from matplotlib.patches import Ellipse
 from flowcei.errors import UsageError
 from flowcei.events.container import Events
 from flowcei.experiment.accidents import counted_as_true
-from flowcei.experiment.moving import MovingLikelihood
 from flowcei.physics.explosion import followed_momenta, with_times
 from flowcei.physics.priors.orders import nearest_rotations
 from flowcei.plot.style import colour, dots, new_axes, new_figure, plain
@@ -197,10 +196,10 @@ def predicted(samples: PosteriorSamples) -> dict[str, Events]:
     x, likelihood = np.asarray(even.positions[:, 0], dtype=np.float64), samples.likelihood
     forward = likelihood.forward
     forward = forward if even.build_up is None else with_times(forward, even.build_up[:, 0])
-    momenta = followed_momenta(x, ions.masses, ions.charges, forward=forward)
+    prior = samples.known_prior()
+    motion = None if prior is None else prior.momenta_of(x, ions.identical, np.random.default_rng(0))
+    momenta = followed_momenta(x, ions.masses, ions.charges, forward=forward, initial_momenta=motion)
     followed = np.flatnonzero(np.isfinite(momenta).all(axis=(1, 2)))
-    if isinstance(likelihood, MovingLikelihood):
-        momenta = momenta + likelihood.motion(x, np.random.default_rng(0))
     measured = Events(ions, samples.momenta, sigma=samples.sigma, columns=samples.columns)[followed]
     return {
         "measured": measured,

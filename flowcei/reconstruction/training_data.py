@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from flowcei.check.agreement import ROUNDING, began_moving, compare_with_simulation, noisiness, residuals
+from flowcei.check.agreement import ROUNDING, compare_with_simulation, moving_prior, noisiness, residuals
 from flowcei.errors import DataError, UsageError
 from flowcei.events.container import Events
 from flowcei.events.simulation import Simulator, by_axis
@@ -297,7 +297,7 @@ def measure_noise(events: Events) -> MeasuredNoise:
 
 def _residual(events: Events, sums: Noisiness) -> float | None:
     """Noise that explains the distance of momenta from those of the positions."""
-    agreement = None if began_moving(events) else compare_with_simulation(events, sums)
+    agreement = None if moving_prior(events) else compare_with_simulation(events, sums)
     if agreement is None or not agreement.one_shape or agreement.rotated.mean() > _TURNED:
         return None
     # What noise of the whole rms component does to that distance: drawn, since the median of a sum

@@ -49,6 +49,10 @@ class GeometryPrior(ABC):
         """Draw the geometries of `sample` and, of a prior with motion, momenta (n, N, 3), hbar / bohr."""
         return self.sample(n, rng), None
 
+    def momenta_of(self, positions: Floats, identical: Groups, rng: np.random.Generator) -> Floats | None:
+        """Draw momenta at the start (B, N, 3) of given geometries, hbar / bohr; None without motion."""
+        return None
+
     def log_prob(self, positions: Floats) -> Floats:
         """Return the log density (B,) of positions (B, N, 3), per bohr^(3N-3).
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from flowcei.errors import UsageError
 from flowcei.physics.priors.base import GeometryPrior, random_orientation
-from flowcei.physics.priors.orders import NEGLIGIBLE, OrderSearch, log_count, log_mean
+from flowcei.physics.priors.orders import NEGLIGIBLE, OrderSearch, log_count, log_mean, nearest_rotations
 from flowcei.units import BOLTZMANN
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ _VOLUME_SLACK = 10.0
 _AT_ONCE = 256  # geometries whose orders are in memory
 _PLAUSIBLE = 1.5  # nats a mode that a density may be below its greatest, on average 0.5
 _SYMMETRIC = 1e-4  # of the squares of all radii: what printed digits leave of a symmetry
+_LOOKED_AT = 2_000  # partial orders of like atoms, for the nearest one
 _RIGID_SHARE = 0.2  # what rounding to two printed digits can leave in a vibration
 
 
@@ -200,6 +201,32 @@ class NormalModesPrior(_EquilibriumPrior):
         p -= (self._masses / self._masses.sum())[:, None] * p.sum(axis=1, keepdims=True)  # of printed modes
         both = random_orientation(np.concatenate([x, p], axis=1), rng)
         return both[:, : len(root)], both[:, len(root) :]
+
+    def momenta_of(self, positions: Floats, identical: Groups, rng: np.random.Generator) -> Floats | None:
+        """As of `GeometryPrior`: those of the modes, in the frame that brings the equilibrium nearest."""
+        if not self.motion:
+            return None
+        atoms, turn, near = self.placed(positions, identical)
+        pace = self._sigma * self._omega * rng.standard_normal((len(near), len(self._sigma)))
+        p = (pace @ self._basis).reshape(near.shape) * np.sqrt(self._masses)[:, None]
+        p -= (self._masses / self._masses.sum())[:, None] * p.sum(axis=1, keepdims=True)
+        return np.asarray(
+            np.take_along_axis(p @ np.swapaxes(turn, 1, 2), atoms[..., None].argsort(axis=1), axis=1)
+        )
+
+    def placed(self, positions: Floats, identical: Groups) -> tuple[NDArray[np.int64], Floats, Floats]:
+        """Positions (B, N, 3) as near as may be to the equilibrium: x[atoms] @ turn, of centred ones.
+
+        Atoms (B, N), in an order of those of groups, rotations (B, 3, 3), and these positions (B, N, 3).
+        """
+        m = self._masses
+        x = positions - np.einsum("i,bij->bj", m / m.sum(), positions)[:, None]
+        atoms = np.tile(np.arange(len(m)), (len(x), 1))
+        if identical:
+            atoms = self._search(identical, m, symmetric=False).nearest(x, _LOOKED_AT)
+            x = np.take_along_axis(x, atoms[..., None], axis=1)
+        turn = nearest_rotations(np.einsum("i,bia,ic->bac", m, x, self._equilibrium))
+        return atoms, turn, x @ turn
 
     @property
     def equilibrium(self) -> Floats:
