@@ -100,8 +100,8 @@ def momentum_factor(unit: str) -> tuple[float, bool]:
     for quantity in ("momenta", "velocities"):
         if name := unit_name(unit, quantity):
             return UNITS[quantity][name], quantity == "velocities"
-    known = ", ".join((*MOMENTUM_UNITS, *VELOCITY_UNITS))
-    raise UsageError(f"unknown unit of momenta or velocities {unit[:40]!r}; use one of {known}")
+    units = ", ".join((*MOMENTUM_UNITS, *VELOCITY_UNITS))
+    raise UsageError(f"unknown unit of momenta or velocities {unit[:40]!r}; use one of {units}")
 
 
 def is_unit(word: str) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from flowcei.check.diagnostic import percent
 from flowcei.errors import DataError
@@ -264,21 +265,14 @@ def best_rotations(source: Floats, target: Floats, *, noise: float = 0.0, mirror
 
 def _shortest_turn(a: Floats, b: Floats) -> Floats:
     """Return the rotations (B, 3, 3) of smallest angle from unit vectors a to b, (B, 3)."""
-    # A half turn about a, then one about the direction midway: together twice the angle between
-    # them. From a to -a it is one half turn, about any normal of a.
-    middle = a + b
-    opposite = np.linalg.norm(middle, axis=1) < 1e-9
-    axis = np.eye(3)[np.abs(a).argmin(axis=1)]
-    middle = np.where(opposite[:, None], np.cross(a, axis), middle)
-    turn = _half_turn(middle) @ _half_turn(a)
-    turn[opposite] = _half_turn(middle[opposite])
-    return turn
-
-
-def _half_turn(axis: Floats) -> Floats:
-    """Return the rotations (B, 3, 3) by 180 degrees about axes (B, 3) of any length."""
-    n = axis / np.linalg.norm(axis, axis=1, keepdims=True)
-    return 2.0 * n[:, :, None] * n[:, None, :] - np.eye(3)
+    normal = np.cross(a, b)
+    sine = np.linalg.norm(normal, axis=1)
+    # From a to -a about any normal of a.
+    some = np.cross(a, np.eye(3)[np.abs(a).argmin(axis=1)])
+    normal = np.where((sine < 1e-9)[:, None], some, normal)
+    angle = np.arctan2(sine, (a * b).sum(axis=1))
+    axis = normal / np.linalg.norm(normal, axis=1, keepdims=True)
+    return np.asarray(Rotation.from_rotvec(angle[:, None] * axis).as_matrix())
 
 
 def angles_of(rotations: Floats) -> Floats:

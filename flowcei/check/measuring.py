@@ -156,14 +156,14 @@ def measure_experiment(
     if lost.any():
         quantities["efficiency"] = _efficiency(lost, events.molecule, quantities["accidents"])
     experiment = run.experiment(quantities, remarks) if known else None
-    found = None
+    fitted = None
     if prior is not None and experiment is not None:
         given = build_prior(events.molecule, prior) if isinstance(prior, str) else prior
-        found = fit_scale(run.events[run.mixture.p_true > 0.5], experiment, given, fit, seed)
-        quantities |= {name: Measured(*numbers) for name, numbers in found.quantities.items()}
-        remarks += found.remarks
-        experiment = Experiment(**run.entries(quantities) | found.entries)
-    return ExperimentMeasurement(len(run.events), quantities, tuple(remarks), experiment, found)
+        fitted = fit_scale(run.events[run.mixture.p_true > 0.5], experiment, given, fit, seed)
+        quantities |= {name: Measured(*numbers) for name, numbers in fitted.quantities.items()}
+        remarks += fitted.remarks
+        experiment = Experiment(**run.entries(quantities) | fitted.entries)
+    return ExperimentMeasurement(len(run.events), quantities, tuple(remarks), experiment, fitted)
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,12 +252,12 @@ class _Sums:
         if self.vague:
             return None
         try:
-            (found := Experiment(**self.entries(quantities))).of(self.events.molecule)
+            (stated := Experiment(**self.entries(quantities))).of(self.events.molecule)
         except UsageError as error:
             why = "the sums have no peak of true events, or the noise is larger than stated"
             remarks.append(f"{error}; {why}: no number here is to be trusted")
             return None
-        return found
+        return stated
 
     def remarks(self) -> list[str]:
         """What they do not tell, or what they are not."""

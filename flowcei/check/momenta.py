@@ -86,15 +86,15 @@ def momentum_sums(events: Events, noise: Noisiness) -> Iterator[Diagnostic]:
 def of_experiment(events: Events, experiment: Experiment) -> Iterator[Diagnostic]:
     """Compare the sums of calibrated momenta with the experiment that the file states."""
     sums = experiment.of(events.molecule).sums(events.momenta)
-    known = sums[:, (sums != 0).any(axis=0)]
+    measured = sums[:, (sums != 0).any(axis=0)]
     message = "the file states an experiment: momenta were brought to their true scale, without its drift"
     means = "noise and sums of momenta are judged by it, and a build-up of the charges is simulated"
-    if not known.size:
+    if not measured.size:
         yield Diagnostic("note", "experiment", f"{message}; its source is not known", means)
         return
-    ratio = float(np.sqrt(np.median(known**2) / _CHI2_ONE))
+    ratio = float(np.sqrt(np.median(measured**2) / _CHI2_ONE))
     message += f"; the sums of momenta spread {ratio:.2g} times as widely as it says"
-    off = abs(ratio - 1.0) >= 0.1 + 3.0 / np.sqrt(known.size)
+    off = abs(ratio - 1.0) >= 0.1 + 3.0 / np.sqrt(measured.size)
     todo = "correct noise and source of the experiment" if off else ""
     yield Diagnostic(
         "warning" if off else "note", "experiment", message, means, todo, values={"ratio": ratio}

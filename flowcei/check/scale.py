@@ -54,13 +54,13 @@ def fit_scale(
     if fit not in FITS:
         raise UsageError(f"fit is {fit!r}; it must be one of {', '.join(FITS)}")
     means = _Means.of(events, experiment, prior, seed)
-    found = _fitted(means, fit)
-    time, error, _ = found.quantities.get("build_up", (1.0, 0.0, ""))
+    estimates = _fitted(means, fit)
+    time, error, _ = estimates.quantities.get("build_up", (1.0, 0.0, ""))
     if time > 2.0 * error:
-        return found
+        return estimates
     below = f"charges build up in less than {time + 1.645 * error:.2g} fs (95 %), which is taken as at once"
-    found = _fitted(means, "scale") if fit == "both" else replace(found, quantities={}, entries={})
-    return replace(found, remarks=(below, *found.remarks))
+    estimates = _fitted(means, "scale") if fit == "both" else replace(estimates, quantities={}, entries={})
+    return replace(estimates, remarks=(below, *estimates.remarks))
 
 
 def _fitted(means: _Means, fit: str) -> ScaleFit:
@@ -158,13 +158,13 @@ class _Means:
         """The time of the least chi squared."""
         k = int(np.argmin([self.misfit(time, scaled=scaled)[0] for time in _TIMES]))
         bounds = _TIMES[max(0, k - 1)], _TIMES[min(len(_TIMES) - 1, k + 1)]
-        found = minimize_scalar(
+        minimum = minimize_scalar(
             lambda time: self.misfit(time, scaled=scaled)[0],
             bounds=bounds,
             method="bounded",
             options={"xatol": 1e-4},
         )
-        return float(found.x)
+        return float(minimum.x)
 
 
 def _shapes(momenta: Floats, molecule: Molecule) -> Floats:

@@ -24,7 +24,7 @@ sample --momenta {folder}/events.csv -n 100 --model {folder}/cinn -o {folder}/sa
 spread {folder}/samples.h5 -o {folder}/spread
 compare {folder}/cinn {folder}/cvae --data {folder}/events.csv -o {folder}/comparison
 calibrate {folder}/cinn --data {folder}/events.csv -o {folder}/calibration
-simulate ocs --prior broad --noise 1% -n 200 -o {folder}/broad.csv --seed {4}
+simulate ocs --prior broad --noise 1% -n {late} -o {folder}/broad.csv --seed {4}
 train --prior broad --noise 1% {size} -o {folder}/broad --seed {5}
 sample --momenta {folder}/broad.csv --noise 1% -n 500 --weigh --model {folder}/broad -o \
 {folder}/broad.samples.h5 --seed {6}
@@ -60,8 +60,8 @@ def demo(ctx: click.Context, *, output: Path, quick: bool, seed: int, overwrite:
 
     group = ctx.find_root().command
     # Of fewer epochs than 20, one or two of the 24 checks of `calibrate` find the flow wanting.
-    sizes = (_QUICK, _QUICK, _QUICK, 200) if quick else ("--epochs 20", "--epochs 8", "--epochs 5", 4000)
-    words = dict(zip(("long", "size", "small", "count"), sizes, strict=True)) | {
+    sizes = (*[_QUICK] * 3, 60, 30) if quick else ("--epochs 20", "--epochs 8", "--epochs 5", 4000, 200)
+    words = dict(zip(("long", "size", "small", "count", "late"), sizes, strict=True)) | {
         "folder": shlex.quote(str(folder))
     }
     for step in _STEPS.strip().splitlines():

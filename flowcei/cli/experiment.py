@@ -27,9 +27,9 @@ _KNOWN = "noise", "detector", "spread", "temperature"
 
 def _entries(text: str) -> list[Any]:
     """One entry or three, apart by commas: numbers, or levels in per cent."""
-    parts = [part.strip() for part in text.split(",")]
+    entries = [entry.strip() for entry in text.split(",")]
     try:
-        given: list[Any] = [part if part.endswith("%") else float(part) for part in parts]
+        given: list[Any] = [entry if entry.endswith("%") else float(entry) for entry in entries]
     except ValueError:
         raise UsageError(f"{text!r} is not understood: write 1.5, or 4%,0.5%,0.5% for x, y and z") from None
     return given * 3 if len(given) == 1 else given
@@ -97,10 +97,10 @@ def experiment(
         raise UsageError(
             f"{experiment} states the {', '.join(forces)}, and --prior measures it for Coulomb's law"
         )
-    known = _known(experiment, noise, spread, temperature)
+    stated = _known(experiment, noise, spread, temperature)
     if output is not None:
         options.output_path(output, overwrite=overwrite, endings=(".toml",), source=file)
-    if not known and (output is not None or prior is not None):
+    if not stated and (output is not None or prior is not None):
         raise UsageError("noise and source add up in sums: state --noise, or --spread or --temperature")
     if fit is not None and prior is None:
         raise UsageError("--fit is of a --prior: name one")
@@ -109,7 +109,7 @@ def experiment(
 
     how = reading()
     events = read_noted(file, named, replace(how, selection=replace(how.selection, missing=1)))
-    measured = flowcei.measure_experiment(events, **known, prior=prior, fit=fit or "both")
+    measured = flowcei.measure_experiment(events, **stated, prior=prior, fit=fit or "both")
     if as_json:
         show(json.dumps(measured.to_dict(), indent=1))
     else:

@@ -110,8 +110,8 @@ def population(
     if isinstance(fitted, flowcei.Pathways):
         _write_pathways(fitted, folder, length_unit, as_json=as_json, overwrite=overwrite)
         return
-    known = None if truth is None else read_noted(truth, fitted.molecule)
-    results = _results(fitted, length_unit, known)
+    events = None if truth is None else read_noted(truth, fitted.molecule)
+    results = _results(fitted, length_unit, events)
     options.made_folder(folder, overwrite=overwrite)
     write_results(results, folder, overwrite=overwrite)
     fitted.write(folder / "population.h5", overwrite=overwrite)
@@ -162,9 +162,9 @@ def _results(fitted: Population | FreeLaw | Series, unit: str, truth: Events | N
         if isinstance(fitted, Series) and fitted.smooth is not None:
             results |= {"smooth.csv": fitted.smooth_table(), "movie.gif": fitted.gif(unit)}
         return results
-    known = None if truth is None else fitted.coordinates_of(truth)
+    coordinates = None if truth is None else fitted.coordinates_of(truth)
     pictures = ("unfolded", *(("corner", "correlation") if len(fitted.coordinates) > 1 else ()))
-    results |= {f"{name}.png": fitted.plot(name, unit, known) for name in pictures}
+    results |= {f"{name}.png": fitted.plot(name, unit, coordinates) for name in pictures}
     return results | {"correlations.csv": fitted.correlations()}
 
 

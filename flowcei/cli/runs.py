@@ -286,8 +286,8 @@ def note_what_is_assumed(
         note(f"noise below {unit}, the least the model knows, is taken as {unit}: its posteriors are wider")
     time, longest = build_up_time(experiment, model.molecule), model.frame.build_up
     if longest and time > longest:
-        what = f"a build-up of {time:g} fs is beyond the {longest:g} fs that the model was trained for"
-        warn(f"{what}: it is told {longest:g} fs, and weights or chains have to make up for it")
+        beyond = f"a build-up of {time:g} fs is beyond the {longest:g} fs that the model was trained for"
+        warn(f"{beyond}: it is told {longest:g} fs, and weights or chains have to make up for it")
     if experiment is None or not experiment.assignments:  # momenta of the file may be those of other ions
         warn_of_flags(unlike_training(model, events, noise, experiment), events.event_id)
 

@@ -123,8 +123,8 @@ def _pooled(samples: PosteriorSamples, result: Spread) -> pd.DataFrame:
             efficiency = 1.0 if weights is None else float(median(weights.efficiency))
     if efficiency >= _LOW:
         return result.overall()
-    what = f"the samples have no weights, the model is far from the posterior (efficiency {efficiency:.1%})"
-    warn(f"{what}: their overall table is not shown; flowcei sample --weigh or --exact")
+    reason = f"the samples have no weights, the model is far from the posterior (efficiency {efficiency:.1%})"
+    warn(f"{reason}: their overall table is not shown; flowcei sample --weigh or --exact")
     return result.overall()[:0]
 
 

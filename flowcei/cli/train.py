@@ -289,8 +289,8 @@ class _Course:
         self.epochs = len(self.records) + ended.more
         self.progress.lengthen(self.plan.rows * self.epochs)
         end = f"; {ended.why}" if ended.why else ""
-        found = ended.efficiency or "efficiency not measured"
-        self.progress.note(f"round {ended.number}, {ended.epochs} epochs: {found}{end}")
+        efficiency = ended.efficiency or "efficiency not measured"
+        self.progress.note(f"round {ended.number}, {ended.epochs} epochs: {efficiency}{end}")
 
     def stopped(self, stop: BaseException, before: int) -> StoppedError:
         """How to go on after an interruption; so many epochs were there before."""

@@ -254,7 +254,7 @@ def sampled_scores(
     model: Reconstructor, stream: Iterator[PosteriorSamples], test: TestSet, scores: Sequence[Score]
 ) -> dict[str, Floats]:
     """Return the scores of a model's samples, block by block of a stream, and those of its run."""
-    parts: list[dict[str, Floats]] = []
+    blocks: list[dict[str, Floats]] = []
     first, drawn, seconds = 0, list[int](), list[float]()
     while first < len(test.momenta):
         began = time.perf_counter()
@@ -266,7 +266,7 @@ def sampled_scores(
         values = evaluate(scores, Answers(test[first : first + len(samples)], x))
         for column in values.values():  # an event without samples has no score
             column[~samples.answered] = np.nan
-        parts.append(values)
+        blocks.append(values)
         first += len(samples)
         drawn.append(len(x) * x.shape[1])
     trained = sum(p.numel() for p in model.network.parameters() if p.requires_grad)
@@ -276,7 +276,7 @@ def sampled_scores(
         # In the first of several blocks kernels are compiled and loaded.
         "sampling_rate": sum(drawn[1:] or drawn) / sum(seconds[1:] or seconds),
     }
-    values = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    values = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
     return values | {name: np.full(first, float(value)) for name, value in run.items()}
 
 

@@ -80,7 +80,7 @@ class Judgement:
         share = "" if self.efficiency is None else f"{Efficiency(*self.efficiency, self.draws)}; "
         if self.wanted is not None:
             share += f"{self.wanted:g} was wanted: {'reached' if self.reached else 'not reached'}; "
-        low, high = (f"{100.0 * part:.0f}" for part in self.coverage)
+        low, high = (f"{100.0 * share_inside:.0f}" for share_inside in self.coverage)
         fails = f"checks failing: {len(self.failing)} of {self.checks}"
         ratio = self.error_over_floor
         floor = "" if ratio is None else f"; error {ratio:.2g} times the floor of a flat prior"
@@ -150,7 +150,7 @@ def judge(
     checked = calibrated(model, events, blocks, noise=level, seed=seed)
     test = TestSet.of(events, true_positions(events, 1, "to judge on"))
     scores = [score for score in SCORES if score.name in ("atom_error_median", "coverage_50", "coverage_90")]
-    found = summarise(sampled_scores(model, iter(blocks), test, scores), scores, resamples=2)
+    values = summarise(sampled_scores(model, iter(blocks), test, scores), scores, resamples=2)
     failing = tuple(f"{v.check} {v.quantity}" for v in checked.verdicts if not v.passed)
     regions = checked.regions.sort_values("p")
     efficiency, draws = _efficiency(model, events, rules.efficiency, level, seed)
@@ -160,8 +160,8 @@ def judge(
         events=len(events),
         failing=failing,
         checks=len(checked.verdicts),
-        coverage=(found["coverage_50"], found["coverage_90"]),
-        error_over_floor=_over(found["atom_error_median"], floor_scores(events, test, level, seed)),
+        coverage=(values["coverage_50"], values["coverage_90"]),
+        error_over_floor=_over(values["atom_error_median"], floor_scores(events, test, level, seed)),
         worst=f"with {regions.iloc[0]['region']}" if len(regions) else "nowhere in particular",
         efficiency=efficiency,
         draws=draws,

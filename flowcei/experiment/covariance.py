@@ -13,6 +13,8 @@ from flowcei.experiment.detector import rms_component
 from flowcei.experiment.likelihood import Likelihood, nonfinite_allowed
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flowcei.experiment.measurement import Measurement
 
     Floats = NDArray[np.float64]
@@ -101,7 +103,11 @@ class CovarianceLikelihood(Likelihood):
             self._by_axis = np.swapaxes(axes[..., 1:] / np.sqrt(values[..., None, 1:]), -1, -2).copy()
         return self._by_axis
 
-    def log_prob_at(self, simulated: NDArray[np.floating]) -> Floats:
+    def log_prob_at(
+        self,
+        simulated: NDArray[np.floating],
+        positions: NDArray[np.floating],  # noqa: ARG002
+    ) -> Floats:
         """As of `Likelihood`, but per (hbar / bohr)^(3N - k), of N ions that were detected.
 
         With k axes along which the motion of the source is unknown.
@@ -118,7 +124,11 @@ class CovarianceLikelihood(Likelihood):
         out = -0.5 * (square.sum(axis=2) + volume)
         return np.where(np.isnan(out), -np.inf, out)
 
-    def chi_squared_at(self, simulated: NDArray[np.floating]) -> Floats:
+    def chi_squared_at(
+        self,
+        simulated: NDArray[np.floating],
+        positions: NDArray[np.floating],  # noqa: ARG002
+    ) -> Floats:
         """As of `Likelihood`: what the sum of momenta alone has of the misfit does not count."""
         square, _, sigma = self._squares(simulated)
         total = self._momenta.sum(axis=1)[:, None] ** 2
@@ -166,11 +176,19 @@ class AssignedLikelihood(CovarianceLikelihood):
     Chi squared is that of the likeliest; all else is of the momenta as they stand.
     """
 
-    def __init__(self, masses: Floats, charges: Floats, momenta: Floats, measurement: Measurement) -> None:
+    def __init__(
+        self,
+        masses: Floats,
+        charges: Floats,
+        momenta: Floats,
+        measurement: Measurement,
+        of: Callable[[Floats], CovarianceLikelihood] | None = None,  # that of other momenta, where atoms move
+    ) -> None:
         super().__init__(masses, charges, momenta, measurement)
+        of = of or (lambda p: CovarianceLikelihood(masses, charges, p, measurement))
         each = measurement.assigned(momenta)
         self.assignments = len(each)
-        self.every = CovarianceLikelihood(masses, charges, each.reshape(-1, *each.shape[2:]), measurement)
+        self.every = of(each.reshape(-1, *each.shape[2:]))
 
     def of(self, events: NDArray[np.intp] | slice) -> Self:
         """As of `Likelihood`."""
@@ -183,14 +201,14 @@ class AssignedLikelihood(CovarianceLikelihood):
         """Rows of `every`, (K, E)."""
         return np.arange(len(self.every.size)).reshape(self.assignments, -1)
 
-    def _each(self, simulated: NDArray[np.floating]) -> NDArray[np.floating]:
-        """The same momenta for all assignments, (K E, n, N, 3)."""
-        return np.tile(simulated, (self.assignments, 1, 1, 1))
+    def _each(self, *arrays: NDArray[np.floating]) -> list[NDArray[np.floating]]:
+        """The same momenta and positions for all assignments, (K E, n, N, 3) each."""
+        return [np.tile(array, (self.assignments, 1, 1, 1)) for array in arrays]
 
     @nonfinite_allowed
     def log_probs(self, positions: NDArray[np.floating]) -> Floats:
         """Log likelihood under each assignment, (K, E, n), of geometries (E, n, N, 3), over K."""
-        out = self.every.log_prob_at(self._each(self._followed(positions, None, None)))
+        out = self.every.log_prob_at(*self._each(self._followed(positions, None, None), positions))
         return out.reshape(self.assignments, *positions.shape[:2]) - np.log(self.assignments)
 
     def under(self, assignment: int, events: NDArray[np.intp]) -> CovarianceLikelihood:
@@ -204,16 +222,17 @@ class AssignedLikelihood(CovarianceLikelihood):
         )
         return self.every.of(rows.ravel()), np.arange(rows.size)
 
-    def log_prob_at(self, simulated: NDArray[np.floating]) -> Floats:
+    def log_prob_at(self, simulated: NDArray[np.floating], positions: NDArray[np.floating]) -> Floats:
         """As of `CovarianceLikelihood`."""
-        out = self.every.log_prob_at(self._each(simulated)).reshape(self.assignments, *simulated.shape[:2])
+        out = self.every.log_prob_at(*self._each(simulated, positions))
+        out = out.reshape(self.assignments, *simulated.shape[:2])
         return np.asarray(logsumexp(out, axis=0) - np.log(self.assignments))
 
-    def chi_squared_at(self, simulated: NDArray[np.floating]) -> Floats:
+    def chi_squared_at(self, simulated: NDArray[np.floating], positions: NDArray[np.floating]) -> Floats:
         """As of `CovarianceLikelihood`."""
-        each, shape = self._each(simulated), (self.assignments, *simulated.shape[:2])
-        best = self.every.log_prob_at(each).reshape(shape).argmax(axis=0)
-        out = self.every.chi_squared_at(each).reshape(shape)
+        each, shape = self._each(simulated, positions), (self.assignments, *simulated.shape[:2])
+        best = self.every.log_prob_at(*each).reshape(shape).argmax(axis=0)
+        out = self.every.chi_squared_at(*each).reshape(shape)
         return np.asarray(np.take_along_axis(out, best[None], axis=0)[0])
 
 

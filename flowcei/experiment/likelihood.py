@@ -155,7 +155,7 @@ class Likelihood:
         With a build-up time of each, (E, n), fs, or that of all events. It is -inf for those that nothing
         can follow; single precision is enough for noise above 0.1 %.
         """
-        return self.log_prob_at(self._followed(positions, times, threads))
+        return self.log_prob_at(self._followed(positions, times, threads), positions)
 
     @nonfinite_allowed
     def chi_squared(
@@ -170,17 +170,25 @@ class Likelihood:
         Of the true geometry it is chi-squared distributed with 3N - 3 degrees of freedom. Infinite where
         nothing can follow the geometry.
         """
-        return self.chi_squared_at(self._followed(positions, times, threads))
+        return self.chi_squared_at(self._followed(positions, times, threads), positions)
 
-    def log_prob_at(self, simulated: NDArray[np.floating]) -> NDArray[np.float64]:
-        """`log_prob` of geometries that have these momenta, (E, n, N, 3)."""
+    def log_prob_at(
+        self,
+        simulated: NDArray[np.floating],
+        positions: NDArray[np.floating],  # noqa: ARG002 (of atoms that move at the start)
+    ) -> NDArray[np.float64]:
+        """`log_prob` of geometries that have these momenta, (E, n, N, 3) both."""
         square, sigma = self._misfit(simulated)
         count = 3 * len(self.whitening)
         out = -0.5 * square - count * (np.log(sigma) + 0.5 * np.log(2.0 * np.pi))
         return np.where(np.isnan(out), -np.inf, out + self._log_volume)
 
-    def chi_squared_at(self, simulated: NDArray[np.floating]) -> NDArray[np.float64]:
-        """`chi_squared` of geometries that have these momenta, (E, n, N, 3)."""
+    def chi_squared_at(
+        self,
+        simulated: NDArray[np.floating],
+        positions: NDArray[np.floating],  # noqa: ARG002
+    ) -> NDArray[np.float64]:
+        """`chi_squared` of geometries that have these momenta, (E, n, N, 3) both."""
         out = self._misfit(simulated)[0]
         return np.where(np.isnan(out), np.inf, out)
 

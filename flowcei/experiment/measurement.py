@@ -117,9 +117,21 @@ class Measurement:
         return level * rms_component(momenta) if self.relative else np.full(len(momenta), level)
 
     def by_axis(self, momenta: Floats) -> Floats:
-        """Noise (E, 3) of each axis of calibrated momenta (E, N, 3) over ions, rms, hbar / bohr."""
+        """Noise (E, 3) of each axis, hbar / bohr, to tell a model of axes, of calibrated momenta (E, N, 3).
+
+        Such a model knows ions of like noise and a source that is unknown. Told is the noise that has there
+        the variance which momenta that sum to zero have here, the mean over their directions: the rms of the
+        ions would tell that one badly resolved ion is not known, which a known source measures by the others.
+        """
         unit = rms_component(momenta)[:, None] if self.relative else np.ones((len(momenta), 1))
-        return np.asarray(np.sqrt((self.levels**2).mean(axis=0)) * unit)
+        if self.of_axes:
+            return np.asarray(self.levels[0] * unit)
+        count, u = len(self.shares), self.shares
+        zero_sum = np.vstack([np.eye(count - 1), -np.ones(count - 1)])
+        whitening = self.whitening(momenta) @ zero_sum
+        alike = zero_sum.T @ (np.eye(count) - np.outer(u, u) / (u @ u)) @ zero_sum
+        variance = np.linalg.solve(np.swapaxes(whitening, 2, 3) @ whitening, alike)
+        return np.asarray(np.sqrt(np.trace(variance, axis1=2, axis2=3) / (count - 1)))
 
     def check_stated(self) -> None:
         """Raise UsageError for what nobody can simulate."""

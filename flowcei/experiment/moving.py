@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _STEP, _AWAY = 0.1, 0.01  # of differences: deviations of the momenta at the start, and bohr
 _RANK = 1e-8  # of the largest variance: below are rigid motions and rounding
+_FARTHEST = 1e6  # bohr: trials beyond have no prior, and here no infinities
+_LEAST_NOISE = 1e-6  # of what motion adds: of ions that hardly repel each other nothing else would be left
 _BLOCK = 8192  # geometries whose covariances are held at a time
 
 
@@ -73,22 +75,16 @@ class MovingLikelihood(CovarianceLikelihood):
         vars(other)["_detector"] = self._detector[events]
         return other
 
-    @nonfinite_allowed
-    def log_prob(
-        self, positions: NDArray[np.floating], *, times: Floats | None = None, threads: int | None = None
-    ) -> Floats:
-        """As of `CovarianceLikelihood.log_prob_at`."""
-        square, log_volume = self._moving_squares(positions, times, threads)[:2]
+    def log_prob_at(self, simulated: NDArray[np.floating], positions: NDArray[np.floating]) -> Floats:
+        """As of `CovarianceLikelihood`."""
+        square, log_volume = self._moving_squares(simulated, positions)[:2]
         count = 3 * self._detected.sum(axis=1)[:, None] - np.isinf(self._spread).sum()
         out = -0.5 * (square + count * np.log(2.0 * np.pi)) - log_volume
         return np.where(np.isnan(out), -np.inf, out)
 
-    @nonfinite_allowed
-    def chi_squared(
-        self, positions: NDArray[np.floating], times: Floats | None = None, *, threads: int | None = None
-    ) -> Floats:
+    def chi_squared_at(self, simulated: NDArray[np.floating], positions: NDArray[np.floating]) -> Floats:
         """As of `Likelihood`, with the motion as part of the noise; not of the sum of all momenta."""
-        square, _, of_sum = self._moving_squares(positions, times, threads)
+        square, _, of_sum = self._moving_squares(simulated, positions)
         return np.where(np.isnan(square), np.inf, square - of_sum)
 
     @nonfinite_allowed
@@ -106,18 +102,18 @@ class MovingLikelihood(CovarianceLikelihood):
         return np.asarray(out)
 
     def _moving_squares(
-        self, positions: NDArray[np.floating], times: Floats | None, threads: int | None
+        self, simulated: NDArray[np.floating], positions: NDArray[np.floating]
     ) -> tuple[Floats, Floats, Floats]:
         """Squares (E, n) of residuals by all of the covariance, half its log determinant, squares of the sum.
 
         The last is that of the sum of all momenta alone, 0 where an ion was lost.
         """
         e, n, ions = positions.shape[:3]
-        flat = positions.reshape(e * n, ions, 3)
-        simulated = np.asarray(self.simulated(flat, self.accuracy, threads, times), np.float64)
-        x = np.nan_to_num(flat.astype(np.float64))
+        exact = np.asarray(simulated, np.float64).reshape(e * n, ions, 3)
+        x = np.asarray(positions, np.float64).reshape(e * n, ions, 3)
+        x = np.clip(np.nan_to_num(x), -_FARTHEST, _FARTHEST)
         event, several = np.repeat(np.arange(e), n), [slice(k, k + _BLOCK) for k in range(0, e * n, _BLOCK)]
-        out = [self._squares_of(x[rows], simulated[rows], event[rows]) for rows in several]
+        out = [self._squares_of(x[rows], exact[rows], event[rows]) for rows in several]
         square, log_volume, of_sum = (np.concatenate(each).reshape(e, n) for each in zip(*out, strict=True))
         return square, log_volume, of_sum
 
@@ -162,7 +158,9 @@ class MovingLikelihood(CovarianceLikelihood):
         shift, moved = self._turned(x)
         moved = moved * several[..., None]
         total = moved @ np.swapaxes(moved, 1, 2) + known @ np.swapaxes(known, 1, 2)
-        total += np.where(several, noise.reshape(several.shape), 1.0)[..., None] * np.eye(several.shape[1])
+        least = _LEAST_NOISE**2 * np.diagonal(total, axis1=1, axis2=2).max(axis=1, keepdims=True)
+        own = np.where(several, np.maximum(noise.reshape(several.shape), least), 1.0 + least)
+        total += own[..., None] * np.eye(several.shape[1])
         return np.asarray(np.linalg.cholesky(total)), np.asarray(source), noise, shift
 
     def _turned(self, x: Floats) -> tuple[Floats, Floats]:

@@ -34,14 +34,17 @@ def approach(rows, trial, simulated, target, prior, mirrored, state) -> int:
     residual, jacobian = np.empty((n, 3)), np.empty((n, 3, size))
     found, half = np.empty((size, size)), np.empty(size)
     factor, step = np.empty((size, size)), np.empty(size)
+    scratch = np.empty((n, 3)), np.empty((3, 3)), np.empty((3, 3)), np.empty((3, 3)), np.empty(size)
     count = 0
     for k in range(len(rows)):
         s, own = rows[k], k if len(momenta) > 1 else 0
         value = math.inf
         if not lost[own]:
-            _whiten(momenta[own] - measured[s], slope[own], unit[s], prior, residual, jacobian)
+            _whiten(momenta[own], measured[s], slope[own], unit[s], prior, residual, jacobian)
             normal_equations(jacobian, residual, found, half)
-            value = (residual * residual).sum() + _add_prior(trial[k], prior, mirrored, found, half)
+            value = _add_prior(trial[k], prior, mirrored, found, half, scratch)
+            for i in range(n):
+                value += dot(residual[i], residual[i])
         if value < square[s]:
             damping[s] *= _LESS if square[s] < math.inf else 1.0
             bonds[s], square[s], gradient[s], curvature[s] = trial[k], value, half, found
@@ -60,76 +63,79 @@ def approach(rows, trial, simulated, target, prior, mirrored, state) -> int:
 
 
 @compiled
-def _whiten(off, slope, unit, prior, residual, jacobian) -> None:
+def _whiten(momenta, measured, slope, unit, prior, residual, jacobian) -> None:
     """Write residuals (N, 3) of unit noise and their derivatives by bonds (N, 3, D), blind to a drift."""
     assembly, blind = prior[0], prior[4]
     n, count = assembly.shape
-    _axes_of(off, unit, blind, residual)
-    by_bond, turned = np.empty((n, 3)), np.empty((n, 3))
-    for d in range(count):
-        for axis in range(3):
-            for i in range(n):
-                for row in range(3):
-                    total = 0.0
-                    for j in range(n):
-                        total += slope[3 * i + row, 3 * j + axis] * assembly[j, d]
-                    by_bond[i, row] = total
-            _axes_of(by_bond, unit, blind, turned)
-            jacobian[:, :, 3 * d + axis] = turned
-
-
-@compiled
-def _axes_of(vectors, unit, blind, out) -> None:
-    """Write vectors (N, 3) of ions along axes of unit noise, without what a drift does."""
-    for axis in range(3):
-        drift = 0.0
-        for i in range(len(vectors)):
-            out[i, axis] = (
-                unit[axis, 0] * vectors[i, 0] + unit[axis, 1] * vectors[i, 1] + unit[axis, 2] * vectors[i, 2]
-            )
-            drift += blind[i] * out[i, axis]
-        for i in range(len(vectors)):
-            out[i, axis] -= blind[i] * drift
-
-
-@compiled
-def _add_prior(bonds, prior, mirrored, curvature, gradient) -> float:
-    """Add the prior's terms to both, and return its sum of squares."""
-    assembly, mean, root, along, _ = prior
-    n, count = assembly.shape
-    x, a, v, turn = np.zeros((n, 3)), np.zeros((3, 3)), np.empty((3, 3)), np.empty((3, 3))
     for i in range(n):
+        p, q, r = (
+            momenta[i, 0] - measured[i, 0],
+            momenta[i, 1] - measured[i, 1],
+            momenta[i, 2] - measured[i, 2],
+        )
+        for row in range(3):
+            residual[i, row] = unit[row, 0] * p + unit[row, 1] * q + unit[row, 2] * r
         for d in range(count):
             for axis in range(3):
+                p, q, r = 0.0, 0.0, 0.0
+                for j in range(n):
+                    p += slope[3 * i, 3 * j + axis] * assembly[j, d]
+                    q += slope[3 * i + 1, 3 * j + axis] * assembly[j, d]
+                    r += slope[3 * i + 2, 3 * j + axis] * assembly[j, d]
+                for row in range(3):
+                    jacobian[i, row, 3 * d + axis] = unit[row, 0] * p + unit[row, 1] * q + unit[row, 2] * r
+    for row in range(3):
+        drift = 0.0
+        for i in range(n):
+            drift += blind[i] * residual[i, row]
+        for i in range(n):
+            residual[i, row] -= blind[i] * drift
+        for d in range(3 * count):
+            drift = 0.0
+            for i in range(n):
+                drift += blind[i] * jacobian[i, row, d]
+            for i in range(n):
+                jacobian[i, row, d] -= blind[i] * drift
+
+
+@compiled
+def _add_prior(bonds, prior, mirrored, curvature, gradient, scratch) -> float:
+    """Add the prior's terms to both, and return its sum of squares."""
+    assembly, mean, root, along, _ = prior
+    x, a, v, turn, slope = scratch
+    n, count = assembly.shape
+    a[:] = 0.0
+    for i in range(n):
+        for axis in range(3):
+            x[i, axis] = 0.0
+            for d in range(count):
                 x[i, axis] += assembly[i, d] * bonds[d, axis]
-        for row in range(3):
-            for axis in range(3):
+            for row in range(3):
                 a[row, axis] += mean[i, row] * x[i, axis]
     side = -1.0 if mirrored and dot(a[0], cross(a[1], a[2])) < 0.0 else 1.0
     a *= side
     nearest_rotation(a, v, turn)
-    turn *= side
     for i in range(n):
-        a[0] = x[i]
+        p, q, r = side * x[i, 0], side * x[i, 1], side * x[i, 2]
         for axis in range(3):
-            x[i, axis] = (
-                turn[axis, 0] * a[0, 0] + turn[axis, 1] * a[0, 1] + turn[axis, 2] * a[0, 2] - mean[i, axis]
-            )
-    total, row = 0.0, np.empty(3 * count)
+            x[i, axis] = turn[axis, 0] * p + turn[axis, 1] * q + turn[axis, 2] * r - mean[i, axis]
+    total = 0.0
     for q in range(len(root)):
-        deviation = (root[q] * x).sum()
+        deviation = 0.0
+        for i in range(n):
+            deviation += root[q, i, 0] * x[i, 0] + root[q, i, 1] * x[i, 1] + root[q, i, 2] * x[i, 2]
         total += deviation * deviation
         for d in range(count):
             for axis in range(3):
-                row[3 * d + axis] = (
+                slope[3 * d + axis] = side * (
                     along[q, d, 0] * turn[0, axis]
                     + along[q, d, 1] * turn[1, axis]
                     + along[q, d, 2] * turn[2, axis]
                 )
         for d in range(3 * count):
-            gradient[d] += deviation * row[d]
+            gradient[d] += deviation * slope[d]
             for e in range(3 * count):
-                curvature[d, e] += row[d] * row[e]
+                curvature[d, e] += slope[d] * slope[e]
     return total
 
 
@@ -145,3 +151,79 @@ def _move(bonds, step, out) -> None:
         # |u|^(1 / power - 1) with the power 1 + _STRAIGHT = -1 / 2, u over the length before
         back = (square / (p * p + q * q + r * r)) * math.sqrt(square / (p * p + q * q + r * r))
         out[d, 0], out[d, 1], out[d, 2] = back * p, back * q, back * r
+
+
+@kernel
+def turn_back(momenta, sigma, axes, ker, weighted, mirrored, turn, turned, unit) -> None:
+    """Write how the prior's mean is turned to momenta (B, N, 3), (B, 3, 3), and events turned back by that.
+
+    momenta and sigma (B, 3) of lab axes, the columns of axes (B, 3, 3), are over sqrt(KER); `turned` is
+    in hbar / bohr, `unit` makes residuals of axes of unit noise. weighted: velocities of the mean, (N, 3).
+    """
+    a, v = np.empty((3, 3)), np.empty((3, 3))
+    for b in range(len(momenta)):
+        a[:] = 0.0
+        for i in range(len(weighted)):
+            for row in range(3):
+                for axis in range(3):
+                    a[row, axis] += weighted[i, row] * momenta[b, i, axis]
+        side, size, own = (
+            -1.0 if mirrored and dot(a[0], cross(a[1], a[2])) < 0.0 else 1.0,
+            math.sqrt(ker[b]),
+            turn[b],
+        )
+        a *= side
+        nearest_rotation(a, v, own)
+        own *= side
+        for row in range(3):
+            for i in range(len(weighted)):
+                turned[b, i, row] = size * dot(momenta[b, i], own[row])
+            for axis in range(3):
+                value = (
+                    own[row, 0] * axes[b, 0, axis]
+                    + own[row, 1] * axes[b, 1, axis]
+                    + own[row, 2] * axes[b, 2, axis]
+                )
+                unit[b, axis, row] = value / (sigma[b, axis] * size)
+
+
+@kernel
+def lengthen(bonds, curvature, turn, ker, power, centre, out) -> None:
+    """Write bonds (B, D) as long as a power of their length, turned and times KER, and the curvature by them.
+
+    bonds (B, N - 1, 3), bohr, and curvature (B, D, D) by them are turned back by turn (B, 3, 3).
+    """
+    count = bonds.shape[1]
+    change, half = np.empty((count, 3, 3)), np.empty((3 * count, 3 * count))
+    for b in range(len(bonds)):
+        scale = ker[b] ** power
+        for k in range(count):
+            bond = bonds[b, k]
+            square = dot(bond, bond)
+            longer = math.sqrt(square) ** (power - 1.0)
+            for axis in range(3):
+                along = (
+                    (1.0 / power - 1.0)
+                    * (bond[0] * turn[b, 0, axis] + bond[1] * turn[b, 1, axis] + bond[2] * turn[b, 2, axis])
+                    / square
+                )
+                centre[b, 3 * k + axis] = 0.0
+                for row in range(3):
+                    centre[b, 3 * k + axis] += scale * longer * bond[row] * turn[b, row, axis]
+                    change[k, row, axis] = (turn[b, row, axis] + bond[row] * along) / (longer * scale)
+        for d in range(3 * count):
+            for k in range(count):
+                for axis in range(3):
+                    half[d, 3 * k + axis] = (
+                        curvature[b, d, 3 * k] * change[k, 0, axis]
+                        + curvature[b, d, 3 * k + 1] * change[k, 1, axis]
+                        + curvature[b, d, 3 * k + 2] * change[k, 2, axis]
+                    )
+        for k in range(count):
+            for axis in range(3):
+                for e in range(3 * count):
+                    out[b, 3 * k + axis, e] = (
+                        change[k, 0, axis] * half[3 * k, e]
+                        + change[k, 1, axis] * half[3 * k + 1, e]
+                        + change[k, 2, axis] * half[3 * k + 2, e]
+                    )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
@@ -13,11 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import normalize
 
+from flowcei.frame._charts import BULK, log_volume, place
 from flowcei.frame.interface import Condition, FramedEvents, WhitenedEvents
 from flowcei.frame.resimulation import Resimulation
 from flowcei.frame.whitening import Bodies, Whitening
 from flowcei.physics.build_up import LONGEST
 from flowcei.physics.priors.orders import OrderSearch
+from flowcei.physics.threads import in_threads, shares
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 _LARGEST = 1e6
 _ALIKE = 1e-3  # of the size of the reference: what printed digits leave of a symmetry
-_BULK, _POWER = 3.0, 2  # deviations beyond which a whitened chart grows like their square root only
+_SHARE = 256  # events of a thread, at the least
 _MOST_ORDERS = 2_000  # partial ones looked at for one event, 2 ms; near an equilibrium a few dozen
 
 
@@ -240,13 +241,15 @@ class RecoilFrame:
         if not isinstance(events, WhitenedEvents):
             return chart
         u = (_lengthened(chart, self._power) - events.centre[:, None]) @ events.root
-        far = (u.abs() - _BULK).clamp_min(0.0)
-        return u + u.sign() * ((1.0 + _POWER * far) ** (1.0 / _POWER) - 1.0 - far)
+        far = (u.abs() - BULK).clamp_min(0.0)
+        return u + u.sign() * ((1.0 + 2.0 * far).sqrt() - 1.0 - far)
 
     def to_positions(self, chart: Tensor, events: FramedEvents) -> Tensor:
         """Positions (B, n, N, 3), bohr, lab frame, centre of mass 0, of charts (B, n, D)."""
         if isinstance(events, WhitenedEvents):
-            chart = _lengthened(_vectors(chart, events), 1.0 / self._power)
+            out = events.ker.new_empty(*chart.shape[:2], len(self.masses), 3)
+            self._in_kernel(place, chart, events, (events.rotation, events.order), (self.assembly,), out)
+            return out
         bonds = chart.unflatten(2, (-1, 3)) / events.ker[:, None, None, None]
         bonds = bonds @ events.rotation[:, None]
         x = torch.einsum("kj,bnjx->bnkx", self.assembly.to(chart), bonds)
@@ -254,17 +257,32 @@ class RecoilFrame:
 
     def log_jacobian(self, chart: Tensor, events: FramedEvents) -> Tensor:
         """log|d chart / d relative positions|, (B, n): of scaling, D log KER, lengths and whitening."""
-        scaled = (self.width * events.ker.log())[:, None].expand(chart.shape[:2])
-        if not isinstance(events, WhitenedEvents):
-            return scaled
-        far = (chart.abs() - _BULK).clamp_min(0.0)
-        narrow = torch.diagonal(events.root, dim1=1, dim2=2).log().sum(dim=1)
-        scaled = scaled + narrow[:, None] - (_POWER - 1) * far.log1p().sum(dim=2)
-        if self._power == 1.0:
-            return scaled
-        length = _vectors(chart, events).unflatten(2, (-1, 3)).norm(dim=3)  # of bonds, to the power
-        turned = 3.0 * (1.0 - 1.0 / self._power) * length.log() + math.log(abs(self._power))
-        return scaled + turned.sum(dim=2)
+        if isinstance(events, WhitenedEvents):
+            out = events.ker.new_empty(chart.shape[:2])
+            self._in_kernel(log_volume, chart, events, (), (), out)
+            return out
+        return (self.width * events.ker.log())[:, None].expand(chart.shape[:2])
+
+    def _in_kernel(
+        self,
+        kernel: Callable[..., None],
+        chart: Tensor,
+        events: WhitenedEvents,
+        more: tuple[Tensor, ...],
+        fixed: tuple[Tensor, ...],
+        out: Tensor,
+    ) -> None:
+        """Write what a kernel makes of whitened charts, and of `more` of each event, to `out`."""
+        tables = (chart.double(), events.centre, events.root, events.ker, *more, out)
+        each = [table.detach().contiguous().numpy() for table in tables]
+        constant = self._power, *(table.numpy() for table in fixed)
+        threads = torch.get_num_threads()
+
+        def work(rows: slice) -> None:
+            *arrays, result = (array[rows] for array in each)
+            kernel(*arrays, *constant, np.empty(self.width), result)
+
+        in_threads(work, shares(len(chart), _SHARE, threads), threads)
 
     @property
     def _power(self) -> float:
@@ -297,15 +315,6 @@ def _lengthened(vectors: Tensor, power: float) -> Tensor:
         return vectors
     bonds = vectors.unflatten(2, (-1, 3))
     return (bonds * bonds.norm(dim=3, keepdim=True) ** (power - 1.0)).flatten(2)
-
-
-def _vectors(chart: Tensor, events: WhitenedEvents) -> Tensor:
-    """Lengthened bonds (B, n, D) of whitened charts (B, n, D)."""
-    far = (chart.abs() - _BULK).clamp_min(0.0)
-    u = chart + chart.sign() * (((1.0 + far) ** _POWER - 1.0) / _POWER - far)
-    upper = events.root.transpose(1, 2)
-    y = torch.linalg.solve_triangular(upper, u.transpose(1, 2), upper=True).transpose(1, 2)
-    return y + events.centre[:, None]
 
 
 def turned_logarithm(log_sigma: Tensor, rotation: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from flowcei.frame._approaches import approach
+from flowcei.frame._approaches import approach, lengthen, turn_back
 from flowcei.physics.build_up import LONGEST
 from flowcei.physics.explosion import Coulomb, asymptotic_momenta
 from flowcei.physics.forward import Start
@@ -189,11 +189,10 @@ class _Search:
         self, momenta: Floats, sigma: Floats, axes: Floats, ker: Floats, times: Floats
     ) -> tuple[Floats, Floats, Floats]:
         """Centres, roots and sums of squares of the best of some searches; see `Whitening.approximate`."""
-        weighted = np.einsum("ni,bnj->bij", self._rest / self._bodies.masses[:, None], momenta)
-        turn = nearest_rotations(weighted, mirrored=self._bodies.mirrored)
-        scale = np.sqrt(ker)[:, None, None]
-        unit = (turn @ axes).transpose(0, 2, 1) / (sigma[:, :, None] * scale)
-        event = _Event(turn, momenta @ turn.transpose(0, 2, 1) * scale, unit, times / ker**1.5)
+        turn, unit, turned = np.empty_like(axes), np.empty_like(axes), np.empty_like(momenta)
+        weighted = self._rest / self._bodies.masses[:, None]
+        turn_back(momenta, sigma, axes, ker, weighted, self._bodies.mirrored, turn, turned, unit)
+        event = _Event(turn, turned, unit, times / ker**1.5)
         state = self._from(self._mean, event)
         flat = self._root.reshape(len(self._root), -1)
         drawn = (
@@ -204,26 +203,14 @@ class _Search:
             if not len(rows):
                 break
             state.put(rows, self._from(self._mean + shift, event[rows]))
-        centre, curvature = self._lengthened(state, event, ker)
+        centre, curvature = np.empty_like(state.slope), np.empty_like(state.curvature)
+        lengthen(state.bonds, state.curvature, event.turn, ker, self._power, centre, curvature)
         sound = np.isfinite(curvature).all(axis=(1, 2)) & np.isfinite(state.square)
         square = np.where(sound, state.square, _HOPELESS)
         # Where no geometry was found that explains the event, the truth is some way off.
         curvature = curvature / np.maximum(square / self._limit, 1.0)[:, None, None]
         centre[~sound], curvature[~sound] = 0.0, np.eye(centre.shape[1])
         return centre, np.asarray(np.linalg.cholesky(_lifted(curvature)), np.float64), square
-
-    def _lengthened(self, state: _State, event: _Event, ker: Floats) -> tuple[Floats, Floats]:
-        """Bonds (B, D) as long as a power of their length, and the curvature by them, (B, D, D)."""
-        bonds = state.bonds
-        length = np.linalg.norm(bonds, axis=2)[..., None]
-        along = (bonds / length)[..., None] * (bonds / length)[..., None, :]
-        change = length[..., None] ** (1.0 - self._power) * (np.eye(3) + (1.0 / self._power - 1.0) * along)
-        change = change @ event.turn[:, None] / (ker**self._power)[:, None, None, None]
-        count = bonds.shape[1]
-        curvature = state.curvature.reshape(-1, count, 3, count, 3)
-        curvature = np.einsum("bkij,bkilm,blmn->bkjln", change, curvature, change, optimize=True)
-        centre = (bonds * ker[:, None, None]) * (length * ker[:, None, None]) ** (self._power - 1.0)
-        return (centre @ event.turn).reshape(state.slope.shape), curvature.reshape(state.curvature.shape)
 
     def _from(self, geometry: Floats, event: _Event) -> _State:
         """Search from a geometry (N, 3), turned as momenta are from those of the mean."""

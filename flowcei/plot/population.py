@@ -39,23 +39,12 @@ _POINTS = 200  # of a curve
 def population_figure(
     population: Population, kind: str = "unfolded", unit: str = "angstrom", truth: Floats | None = None
 ) -> Figure:
-    """Draw a population.
+    """Draw a population, and known coordinates (B, K) beside the unfolded law; UsageError for another kind.
 
-    Args:
-        population: The law.
-        kind: ``unfolded``: each coordinate, the samples pooled under the prior and the law, with a band of
-            two standard errors; ``corner``: the law alone and in pairs; ``correlation``: its matrix.
-        unit: Of lengths, ``angstrom`` or ``bohr``.
-        truth: Known coordinates (B, K), drawn beside the unfolded law.
-
-    Returns:
-        The figure.
-
-    Raises:
-        UsageError: For an unknown kind or unit.
+    ``unfolded``: each coordinate, the samples pooled under the prior and the law, with a band of two standard
+    errors; ``corner``: the law alone and in pairs; ``correlation``: its matrix.
     """
-    if kind not in KINDS:
-        raise UsageError(f"no plot of a population {kind!r}; there are {', '.join(KINDS)}")
+    _check_kind(kind, KINDS, "a population")
     scale = np.array([_scale(one, unit) for one in population.coordinates])
     labels = [_label(one, unit) for one in population.coordinates]
     events = f"{plain(population.molecule.name)}, {population.events:,} events"
@@ -101,15 +90,20 @@ def _unfolded(axes: Axes, population: Population, k: int, scale: float, truth: F
         axes.hist(truth / scale, bins[::2], density=True, histtype="step", color="black", label="truth")
     at = np.linspace(low, high, _POINTS)
     density, error = (scale * values for values in population.density(k, at * scale))
+    _with_band(axes, at, density, error)
+
+
+def _with_band(axes: Axes, at: Floats, density: Floats, error: Floats) -> None:
+    """Draw a density with a band of two standard errors."""
     ends = np.maximum(density - 2.0 * error, 0.0), density + 2.0 * error
     axes.fill_between(at, *ends, color=colour(0), alpha=0.3, lw=0)
     axes.plot(at, density, color=colour(0), label="unfolded law")
 
 
-def _check_kind(kind: str, known: str, what: str) -> None:
+def _check_kind(kind: str, kinds: Sequence[str], drawn: str) -> None:
     """Raise UsageError for a kind of picture that there is not."""
-    if kind != known:
-        raise UsageError(f"no plot of {what} {kind!r}; there is {known}")
+    if kind not in kinds:
+        raise UsageError(f"no plot of {drawn} {kind!r}; there are {', '.join(kinds)}")
 
 
 def _matrix(population: Population, title: str) -> Figure:
@@ -132,18 +126,9 @@ def _matrix(population: Population, title: str) -> Figure:
 
 @styled
 def mixture_figure(mixture: Mixture, kind: str = "shares", unit: str = "angstrom") -> Figure:
-    """Draw a mixture.
+    """Draw ``shares`` beside how sure each event is, or ``unfolded`` coordinates of several normal laws.
 
-    Args:
-        mixture: The shares.
-        kind: ``shares``, beside how sure each event is; ``unfolded``: the coordinates of several normal laws.
-        unit: Of lengths, ``angstrom`` or ``bohr``.
-
-    Returns:
-        The figure.
-
-    Raises:
-        UsageError: For another kind, or one that the mixture does not have.
+    UsageError for another kind, or one that the mixture does not have.
     """
     events = f"{plain(mixture.molecule.name)}, {len(mixture.event_id):,} events"
     if kind == "shares":
@@ -187,20 +172,8 @@ def _shares(mixture: Mixture, title: str) -> Figure:
 
 @styled
 def free_figure(law: FreeLaw, kind: str = "unfolded", unit: str = "angstrom") -> Figure:
-    """Draw a law without a form beside the samples pooled under the prior.
-
-    Args:
-        law: Of one or two coordinates.
-        kind: ``unfolded``.
-        unit: Of lengths, ``angstrom`` or ``bohr``.
-
-    Returns:
-        The figure.
-
-    Raises:
-        UsageError: For another kind.
-    """
-    _check_kind(kind, "unfolded", "a law without a form")
+    """Draw a law of one or two coordinates without a form beside the samples pooled under the prior."""
+    _check_kind(kind, ["unfolded"], "a law without a form")
     scale = [_scale(one, unit) for one in law.coordinates]
     labels = [_label(one, unit) for one in law.coordinates]
     title = (
@@ -213,9 +186,7 @@ def free_figure(law: FreeLaw, kind: str = "unfolded", unit: str = "angstrom") ->
         density, raw = (scale[k] * law.marginal(k, one) for one in (law.density, law.raw))
         error = scale[k] * law.marginal(k, law.densities).std(axis=0)
         axes.fill_between(at, raw, color="0.75", lw=0, label="pooled samples")
-        ends = np.maximum(density - 2.0 * error, 0.0), density + 2.0 * error
-        axes.fill_between(at, *ends, color=colour(0), alpha=0.3, lw=0)
-        axes.plot(at, density, color=colour(0), label="unfolded law")
+        _with_band(axes, at, density, error)
         shown = at[np.maximum(density, raw) > _FAINT * max(density.max(), raw.max())]
         axes.set(xlabel=labels[k], yticks=[], xlim=(shown.min(), shown.max()))
     _explained(panels)
@@ -228,20 +199,8 @@ def free_figure(law: FreeLaw, kind: str = "unfolded", unit: str = "angstrom") ->
 
 @styled
 def series_figure(series: Series, kind: str = "series", unit: str = "angstrom") -> Figure:
-    """Draw laws along a column: means with standard errors, and the width of each law as a band.
-
-    Args:
-        series: The laws.
-        kind: ``series``.
-        unit: Of lengths, ``angstrom`` or ``bohr``.
-
-    Returns:
-        The figure.
-
-    Raises:
-        UsageError: For another kind.
-    """
-    _check_kind(kind, "series", "laws along a column")
+    """Draw laws along a column: means with standard errors, and the width of each law as a band."""
+    _check_kind(kind, ["series"], "laws along a column")
     coordinates, table = series.laws[0].coordinates, series.to_dataframe()
     title = f"{plain(series.molecule.name)}, {series.events:,} events: unfolded laws along {plain(series.by)}"
     smooth, at = series.smooth, np.linspace(series.values.min(), series.values.max(), _POINTS)
@@ -266,48 +225,34 @@ def series_figure(series: Series, kind: str = "series", unit: str = "angstrom") 
 
 
 @styled
-def pathways_figure(found: Pathways, kind: str = "shares", unit: str = "angstrom") -> Figure:
-    """Draw shares along a column, and the coordinates of the laws that have them.
-
-    Args:
-        found: The shares.
-        kind: ``shares``: those of each value with 90 % intervals, the smooth ones with a band, and means of
-            each law, with its width.
-        unit: Of lengths, ``angstrom`` or ``bohr``.
-
-    Returns:
-        The figure.
-
-    Raises:
-        UsageError: For another kind.
-    """
-    _check_kind(kind, "shares", "shares along a column")
-    table, means = found.to_dataframe(), found.components()
-    coordinates = () if (chart := found.laws[0].chart) is None else chart.coordinates
+def pathways_figure(pathways: Pathways, kind: str = "shares", unit: str = "angstrom") -> Figure:
+    """Draw shares along a column, smooth ones with a band, all of 90 %, and means and widths of the laws."""
+    _check_kind(kind, ["shares"], "shares along a column")
+    table, means = pathways.to_dataframe(), pathways.components()
+    coordinates = () if (chart := pathways.laws[0].chart) is None else chart.coordinates
     words = "points: laws of each value; line: smooth shares; bars, band: 90 %, of coordinates one deviation"
-    title = (
-        f"{plain(found.molecule.name)}, {found.events:,} events: pathways along {plain(found.by)}\n{words}"
-    )
+    events = f"{plain(pathways.molecule.name)}, {pathways.events:,} events"
+    title = f"{events}: pathways along {plain(pathways.by)}\n{words}"
     figure, panels = grid(1 + len(coordinates), (3.4, 2.6), (0.3, 0.7), title=title, least=7.0)
-    at, marks = np.linspace(found.values.min(), found.values.max(), _POINTS), "os^Dv<>ph"
-    for c, name in enumerate(found.names):
+    at, marks = np.linspace(pathways.values.min(), pathways.values.max(), _POINTS), "os^Dv<>ph"
+    for c, name in enumerate(pathways.names):
         own = table[table["law"] == name]
         share, low, high = (own[column].to_numpy(float) for column in ("share", "p05", "p95"))
         look: dict[str, Any] = {"fmt": marks[c], "ms": 3.5, "capsize": 2, "color": colour(c)}
-        panels[0].errorbar(found.values, share, [share - low, high - share], label=plain(name), **look)
-        if found.smooth is not None:
-            bottom, top = (end[:, c] for end in found.smooth.interval(at))
+        panels[0].errorbar(pathways.values, share, [share - low, high - share], label=plain(name), **look)
+        if pathways.smooth is not None:
+            bottom, top = (end[:, c] for end in pathways.smooth.interval(at))
             panels[0].fill_between(at, bottom, top, color=colour(c), alpha=0.25, lw=0)
-            panels[0].plot(at, found.smooth.share(at)[:, c], color=colour(c))
+            panels[0].plot(at, pathways.smooth.share(at)[:, c], color=colour(c))
         for axes, one in zip(panels[1:], coordinates, strict=True):
             row = means[(means["law"] == name) & (means["quantity"] == one.name)]
             middle, width = (row[column].to_numpy(float) / _scale(one, unit) for column in ("mean", "sd"))
-            axes.errorbar(found.values, middle, width, **look)
+            axes.errorbar(pathways.values, middle, width, **look)
             axes.set_ylabel(_label(one, unit))
-    for value in found.refused:
+    for value in pathways.refused:
         panels[0].axvline(value, color="0.7", ls=":", lw=1, zorder=0)
-    panels[0].set(ylabel="share (dotted: not separate)" if found.refused else "share", ylim=(-0.03, 1.03))
+    panels[0].set(ylabel="share (dotted: not separate)" if pathways.refused else "share", ylim=(-0.03, 1.03))
     panels[0].legend(fontsize=7)
     for axes in panels:
-        axes.set(xlabel=plain(found.by), xlim=panels[0].get_xlim())
+        axes.set(xlabel=plain(pathways.by), xlim=panels[0].get_xlim())
     return figure

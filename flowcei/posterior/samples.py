@@ -88,12 +88,11 @@ class PosteriorSamples(SampleArrays):
         prior, measurement = self.origin.get("prior"), self.measurement
         moving = prior if isinstance(prior, dict) and prior.get("motion") is True else None
         if measurement is not None:
-            if moving and measurement.orders is not None:
-                raise DataError("where atoms move at the start, assignments have no likelihood")
+            if measurement.orders is not None:
+                of = (lambda p: MovingLikelihood(ions, p, measurement, moving)) if moving else None
+                return AssignedLikelihood(ions.masses, ions.charges, self.momenta, measurement, of)
             if moving:
                 return MovingLikelihood(ions, self.momenta, measurement, moving, self.lost)
-            if measurement.orders is not None:
-                return AssignedLikelihood(ions.masses, ions.charges, self.momenta, measurement)
             return CovarianceLikelihood(ions.masses, ions.charges, self.momenta, measurement, self.lost)
         if forward := self.origin.get("forward"):
             raise DataError(f"samples of explosions by {forward} that no --experiment states: draw them anew")

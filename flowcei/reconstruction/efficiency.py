@@ -167,21 +167,21 @@ class Until:
 
     def __call__(self, rounds: list[int], records: list[EpochRecord]) -> int:
         """Epochs of the next round; 0 to end."""
-        judged, found = time.perf_counter(), None
+        judged, efficiency = time.perf_counter(), None
         if self.seconds_left > 0.0:
             self.model.network.eval()
-            found = measured_efficiency(self.model, self.events, self.rules, seed=self.seed)
+            efficiency = measured_efficiency(self.model, self.events, self.rules, seed=self.seed)
         before = len(records) - rounds[-1]
         losses = [record.validation_loss for record in records]
         left = self.seconds_left - (time.perf_counter() - judged)  # as long as this took it will again
         more = min(2 * rounds[-1], int(left / (_RUN_UP * self.rows / records[-1].rows_per_second)))
         why = ""
-        if found is not None and found.reaches(self.wanted):
+        if efficiency is not None and efficiency.reaches(self.wanted):
             why = f"{self.wanted:g} is reached"
-        elif found is not None and len(rounds) > 1 and min(losses[before:]) >= min(losses[:before]):
+        elif efficiency is not None and len(rounds) > 1 and min(losses[before:]) >= min(losses[:before]):
             why = "it is no better than the round before: a wider or deeper network may be"
         elif more < _LEAST * rounds[-1]:
             why = "the time is up"
         more = 0 if why else more
-        self.on_round(Round(len(rounds), rounds[-1], found, more, why))
+        self.on_round(Round(len(rounds), rounds[-1], efficiency, more, why))
         return more

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -52,7 +52,6 @@ def check_request(model: Reconstructor, request: SamplingRequest) -> None:
     own = None if request.experiment is None else request.experiment.of(model.molecule)
     if request.weighs:
         _check_forward(model.training.forward, own)
-        _check_motion(model.prior_spec, own)
     elif own is not None:
         check_told(own, model.frame, model.training.forward)
 
@@ -101,12 +100,6 @@ def knows_forces(measurement: Measurement, frame: Frame) -> bool:
     if growth is None or growth.is_zero:
         return growth is not None or measurement.forward.name == PLAIN
     return len(set(growth.times)) == 1 and growth.times[0] <= frame.build_up
-
-
-def _check_motion(prior: dict[str, Any] | None, measurement: Measurement | None) -> None:
-    """UsageError for assignments, which the likelihood of atoms in motion does not know."""
-    if (prior or {}).get("motion") is True and measurement is not None and measurement.orders is not None:
-        raise UsageError("the prior has motion at the start: of assignments it knows nothing")
 
 
 def _check_forward(trained: str, measurement: Measurement | None) -> None:

@@ -241,25 +241,25 @@ def told_apart(quality: Quality, measurement: Measurement) -> Quality:
     if quality.momenta is None or quality.lost is None or quality.log_evidence is None:
         return quality
     lacking, p_true = quality.lost.any(axis=1), np.full(len(quality), np.nan)
-    found: dict[str, Any] = {}
+    shares: dict[str, Any] = {}
     for kind, rows in (("complete", np.flatnonzero(~lacking)), ("lacking an ion", np.flatnonzero(lacking))):
         if len(rows) < FEWEST:
             continue
         momenta, lost = quality.momenta[rows], quality.lost[rows]
         mixture = tell_accidents(quality.log_evidence[rows], momenta, measurement, lost)
-        found[kind] = {"events": len(rows), "share": mixture.share, "error": mixture.share_error}
+        shares[kind] = {"events": len(rows), "share": mixture.share, "error": mixture.share_error}
         if not lost.any() and measurement.orders is None:
             # The prior has no say in sums: where it is wrong, true events pass for accidents.
             spread = np.where(np.isinf(measurement.spread), 0.0, measurement.spread)
             width = replace(measurement, spread=spread).width(momenta)
             by_sums = tell_by_sums(momenta, width**2, np.ones((len(rows), 3)))
-            found[kind] |= {"share_by_sums": by_sums.share, "error_by_sums": by_sums.share_error}
+            shares[kind] |= {"share_by_sums": by_sums.share, "error_by_sums": by_sums.share_error}
         if np.isfinite(measurement.accidents):
             mixture = replace(mixture, share=float(measurement.accidental(lost).mean()))
-            found[kind]["stated"] = mixture.share
+            shares[kind]["stated"] = mixture.share
         p_true[rows] = mixture.p_true
     flags = quality.flags | combined(accident=p_true < ACCIDENT)
-    return replace(quality, p_true=p_true, accidents=found, flags=flags)
+    return replace(quality, p_true=p_true, accidents=shares, flags=flags)
 
 
 def bar_of_events(total: int | None, *, show: bool, done: int = 0) -> tqdm:

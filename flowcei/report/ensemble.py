@@ -33,8 +33,8 @@ def ensemble_section(material: Material) -> Section:
         law = population(material.trusted, bootstrap=_BOOTSTRAP, **how)
     except FlowceiError as error:
         return Section("ensemble", title, (f"No law of all events together: {error}.",))
-    what = f"The normal law of {law.events:,} events, without the blur of each and the pull of the prior"
-    words = (f"{what}: flowcei population makes it, with tables and a comparison with the run.",)
+    described = f"The normal law of {law.events:,} events, without the blur of each and the pull of the prior"
+    words = (f"{described}: flowcei population makes it, with tables and a comparison with the run.",)
     shares, pictures = _shares(material, how)
     if isinstance(law, Series):
         figure = law.plot("series")
@@ -54,10 +54,10 @@ def ensemble_section(material: Material) -> Section:
 def _shares(material: Material, how: dict[str, Any]) -> tuple[tuple[str, ...], tuple[Picture, ...]]:
     """What is said and shown of two normal laws."""
     try:
-        found = population(material.trusted, law="mixture", bootstrap=_BOOTSTRAP, **how)
+        law = population(material.trusted, law="mixture", bootstrap=_BOOTSTRAP, **how)
     except FlowceiError as error:
         return (f"No shares of two pathways or isomers: {error}.",), ()
-    return (), (Picture.of(found.plot("shares"), "Shares of two normal laws"),)
+    return (), (Picture.of(law.plot("shares"), "Shares of two normal laws"),)
 
 
 def _table(law: Population) -> Table:

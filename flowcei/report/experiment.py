@@ -85,10 +85,10 @@ def _numbers(material: Material, own: Measurement | None) -> tuple[list[tuple[An
     rows = list[tuple[Any, ...]]()
     for name in dict.fromkeys([*stated, *table]):
         number, text, unit = stated.get(name, (None, "", ""))
-        value, off, found, unit = table.get(name, (0.0, 0.0, "", unit))
-        rows.append((name, unit, text, found))
+        value, off, measured_text, unit = table.get(name, (0.0, 0.0, "", unit))
+        rows.append((name, unit, text, measured_text))
         if number is not None and abs(value - number) > _FAR * off > 0.0:
-            remarks.append(f"The {name} is stated as {text} {unit}, and measured as {found}.")
+            remarks.append(f"The {name} is stated as {text} {unit}, and measured as {measured_text}.")
     return rows, remarks
 
 

@@ -69,5 +69,5 @@ def reason(error: ValueError) -> str:
     if not isinstance(error, ValidationError):
         return " ".join(str(error).split())[:200]
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    place = ascii(".".join(map(str, first["loc"]))[:100])[1:-1]
-    return f"at {place}: {first['msg']}" if place else first["msg"]
+    path = ascii(".".join(map(str, first["loc"]))[:100])[1:-1]
+    return f"at {path}: {first['msg']}" if path else first["msg"]

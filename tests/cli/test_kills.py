@@ -22,7 +22,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     bit, that of a training without interruption.
     """
     done = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "support" / "nursery.py"), "6"],
+        [sys.executable, str(ROOT / "tests" / "support" / "nursery.py"), "3"],
         cwd=tmp_path_factory.mktemp("nursery"),
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -50,7 +50,7 @@ def test_a_disk_that_takes_no_checkpoint_leaves_nothing(found: dict[str, Any]) -
 
 def test_trainings_killed_at_every_moment_are_the_same(found: dict[str, Any]) -> None:
     """Some at random moments of their lives, one again and again before file operations of its own."""
-    assert sum(found["states"].values()) == 6
+    assert sum(found["states"].values()) == 3
     assert {"nothing", "nothing kept", "1 epochs kept", "6 epochs kept"} <= set(found["operations"])
     # Until the last file has moved up it is not the new run.
     replacing = [state.removeprefix("replacing, ") for state in found["replacing"]]

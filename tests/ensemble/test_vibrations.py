@@ -7,15 +7,21 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.linalg import null_space
+from scipy.spatial.transform import Rotation
 
 import flowcei
-from flowcei.ensemble.vibrations import Told
+from flowcei.ensemble.vibrating import Vibrating
+from flowcei.ensemble.vibrations import Told, unsampled
 from flowcei.errors import FlowceiError
 from flowcei.events.simulation import explode
 from flowcei.physics.priors import NormalModesPrior, build_prior
 
 IODOPYRIDINE = flowcei.Molecule.load("iodopyridine")
 LOSSY = flowcei.Experiment(noise="1%", spread=1.0, efficiency=0.6)
+
+
+MEAN = np.array([0.8, -0.5, 0.3])
+COVARIANCE = np.array([[0.5, 0.3, 0.1], [0.3, 0.6, 0.0], [0.1, 0.0, 0.2]])
 
 
 @pytest.fixture(scope="module")
@@ -32,27 +38,65 @@ def water() -> tuple[flowcei.Molecule, NormalModesPrior]:
     return molecule, prior
 
 
+def events_of(water: tuple[flowcei.Molecule, NormalModesPrior], count: int, noise: str) -> flowcei.Events:
+    """Events of a law that is not the prior's."""
+    molecule, prior = water
+    rng = np.random.default_rng(1)
+    z = rng.multivariate_normal(MEAN, COVARIANCE, count)
+    return explode(prior.displaced(z, rng), molecule, noise=noise, seed=2)
+
+
 def test_law_is_that_of_the_events(water: tuple[flowcei.Molecule, NormalModesPrior]) -> None:
     """Mean, widths and correlations, far from those of the prior, lie within their errors."""
-    molecule, prior = water
-    rng, mean = np.random.default_rng(1), np.array([0.8, -0.5, 0.3])
-    covariance = np.array([[0.5, 0.3, 0.1], [0.3, 0.6, 0.0], [0.1, 0.0, 0.2]])
-    z = rng.multivariate_normal(mean, covariance, 400)
-    events = explode(prior.displaced(z, rng), molecule, noise="1%", seed=2)
-    law = flowcei.vibrational_law(events, prior=prior)
-    table, sd = law.to_dataframe(), np.sqrt(np.diag(covariance))
-    assert np.all(np.abs(table["mean"] - mean) < 3.5 * table["mean_error"])
+    _, prior = water
+    law = flowcei.vibrational_law(events_of(water, 400, "1%"), prior=prior, samples=8)
+    table, sd = law.to_dataframe(), np.sqrt(np.diag(COVARIANCE))
+    assert np.all(np.abs(table["mean"] - MEAN) < 3.5 * table["mean_error"])
     assert np.all(np.abs(table["sd"] - sd) < 3.5 * table["sd_error"])
-    pairs, true = law.correlations(), (covariance / sd / sd[:, None])[np.triu_indices(3, 1)]
+    pairs, true = law.correlations(), (COVARIANCE / sd / sd[:, None])[np.triu_indices(3, 1)]
     assert np.all(np.abs(pairs["correlation"] - true) < 3.5 * pairs["error"])
     assert law.log_likelihood > 100.0
+
+
+def test_draws_are_of_posteriors_that_are_not_normal(
+    water: tuple[flowcei.Molecule, NormalModesPrior],
+) -> None:
+    """As sums over geometries all over the law have them, in all orientations near the best."""
+    molecule, prior = water
+    events, noise, turn, n, copies = events_of(water, 4, "8%"), 0.08, 0.15, 100_000, 100
+    blank = unsampled(events, prior)[np.repeat(np.arange(4), copies)]
+    search = Vibrating(blank, prior, MEAN, np.linalg.inv(COVARIANCE))
+    best, rotation, _ = search.best(None, np.random.default_rng(7))
+    draws = search.draws(best, rotation, 20, np.random.default_rng(8)).reshape(4, -1, 3)
+    rng = np.random.default_rng(6)
+    z = rng.multivariate_normal(MEAN, COVARIANCE, n)
+    p = flowcei.asymptotic_momenta(prior.at(z), molecule.masses, molecule.charges)
+    middle = flowcei.asymptotic_momenta(prior.at(MEAN[None]), molecule.masses, molecule.charges)[0]
+    sigma, share = noise * np.sqrt((p**2).mean(axis=(1, 2))), molecule.masses / molecule.masses.sum()
+    off = 0.0
+    for k, measured in enumerate(events.momenta):
+        away = turn * rng.standard_normal((n, 3))
+        turned = Rotation.from_rotvec(away) * Rotation.align_vectors(measured, middle)[0]
+        misfit = measured - p @ np.swapaxes(turned.as_matrix(), 1, 2)
+        # Whatever the momentum of the source, of independent noise of all ions.
+        square = (misfit**2).sum(axis=(1, 2)) - ((share @ misfit) ** 2).sum(axis=1) / (share**2).sum()
+        log_weight = -0.5 * square / sigma**2 - 6.0 * np.log(sigma) + 0.5 * ((away / turn) ** 2).sum(axis=1)
+        log_weight += 2.0 * np.log(np.sinc(np.linalg.norm(away, axis=1) / (2.0 * np.pi)))
+        weight = np.exp(log_weight - log_weight.max())
+        weight /= weight.sum()
+        mean = weight @ z
+        sd = np.sqrt(weight @ (z - mean) ** 2)
+        assert np.abs(draws[k].mean(axis=0) - mean).max() < 0.1 * sd.min()
+        assert draws[k].std(axis=0) == pytest.approx(sd, rel=0.08)
+        off = max(off, float(np.max(np.abs(best[k * copies] - mean) / sd)))
+    assert off > 0.2  # the most probable geometry is not the mean
 
 
 def test_errors_are_those_of_a_plan(water: tuple[flowcei.Molecule, NormalModesPrior]) -> None:
     """Scores of events have the information that is expected of them."""
     molecule, prior = water
     events = flowcei.simulate(molecule, 600, prior=prior, noise="3%", seed=3)
-    table = flowcei.vibrational_law(events, prior=prior).to_dataframe()
+    table = flowcei.vibrational_law(events, prior=prior, samples=24).to_dataframe()
     wanted = [f"{kind}mode-{k} 0.1" for kind in ("", "width:") for k in (1, 2, 3)]
     planned = [
         one.error(600) for one in flowcei.plan(molecule, wanted, prior=prior, noise="3%", seed=4).promises
@@ -80,10 +124,10 @@ def test_eleven_atoms_that_lack_ions() -> None:
     warm = build_prior(IODOPYRIDINE, cold | {"temperature": 300.0})
     assert isinstance(warm, NormalModesPrior)
     events = flowcei.simulate(IODOPYRIDINE, 40, prior=cold, experiment=LOSSY, missing=3, seed=4)
-    law = flowcei.vibrational_law(events, ["mode-1", "mode-4"], prior=warm, experiment=LOSSY)
+    law = flowcei.vibrational_law(events, ["mode-1", "mode-4"], prior=warm, experiment=LOSSY, samples=16)
     truth = warm.normal_coordinates(events.positions)[0][:, [0, 3]].std(axis=0)
     assert law.deviation == pytest.approx(truth, rel=0.25)
-    assert law.left_out == {"improbable": 0}
+    assert set(law.left_out.values()) == {0}
 
 
 def test_events_of_another_molecule_have_no_law(water: tuple[flowcei.Molecule, NormalModesPrior]) -> None:
@@ -102,6 +146,7 @@ def test_events_of_another_molecule_have_no_law(water: tuple[flowcei.Molecule, N
         ({"experiment": flowcei.Experiment(noise="1%", spread=1.0, accidents=0.1)}, "no accidents"),
         ({"experiment": LOSSY, "noise": "1%"}, "leave the other out"),
         ({"experiment": LOSSY}, "too few"),
+        ({"experiment": LOSSY, "samples": 3}, "4 samples an event"),
         ({"experiment": LOSSY, "coordinates": ["mode-28"]}, "no coordinate"),
     ],
 )

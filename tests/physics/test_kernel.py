@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numba import njit
+from numba import njit, types
 
+from flowcei.molecules.molecule import Molecule
+from flowcei.physics._kernel import explode
 from flowcei.physics._lanes import (
     LANES,
     any_positive,
@@ -22,6 +24,7 @@ from flowcei.physics._lanes import (
     store,
     where_greater,
 )
+from flowcei.physics.explosion import asymptotic_momenta
 
 
 @njit
@@ -102,6 +105,16 @@ def test_compiled_code_is_kept_and_a_damaged_file_is_made_again(tmp_path: Path) 
     again = _run(cache)
     assert again[0] == first[0]
     assert "compiling" in again[1]
+
+
+def test_positions_that_cannot_be_written_compile_nothing() -> None:
+    """Such as those of a memory map: of another type a kernel would be another one, seconds to compile."""
+    ocs = Molecule.load("ocs")
+    locked = ocs.equilibrium[None].copy()
+    locked.flags.writeable = False
+    asymptotic_momenta(locked, ocs.masses, ocs.charges)
+    arrays = [kind for one in explode.signatures for kind in one if isinstance(kind, types.Array)]
+    assert all(kind.mutable for kind in arrays)
 
 
 def test_a_folder_that_cannot_be_written_costs_only_time(tmp_path: Path) -> None:

@@ -45,6 +45,16 @@ def test_one_model_serves_detectors_whose_axes_differ(model: flowcei.Reconstruct
     np.testing.assert_allclose(again.positions, samples.positions, atol=1e-5)
 
 
+@pytest.mark.parametrize("ion", ["c", "o", "s"])
+def test_a_badly_resolved_ion_is_measured_by_the_others(model: flowcei.Reconstructor, ion: str) -> None:
+    """Where the source is known; efficiency 0.01 if the model is told the rms noise of ions."""
+    experiment = Experiment(noise={"c": 1.0, "o": 1.0, "s": 1.0} | {ion: 10.0}, spread=0.3)
+    events = flowcei.simulate("ocs", 30, experiment=experiment, seed=3)
+    samples = model.sample(events, 200, seed=1, weigh=True, experiment=experiment)
+    assert samples.weights is not None
+    assert np.median(samples.weights.efficiency) > 0.2
+
+
 def test_evidences_are_those_of_a_model_of_one_level(model: flowcei.Reconstructor) -> None:
     """Two proposals, one posterior: with weights, evidences and means agree to their errors."""
     experiment = Experiment(noise=["1%", "1%", "0.6%"])

@@ -344,12 +344,12 @@ def test_training_says_at_once_that_a_prior_of_the_data_is_damaged() -> None:
 
 
 def test_a_prior_too_large_for_a_file_is_refused_before_training(tiny_cinn: Reconstructor) -> None:
-    """An ensemble of 80,000 geometries fits no description; one of 40,000 does."""
+    """An ensemble of 80,000 geometries fits no description; one of 10,000 does."""
     geometries = [[[0.123456, 0.0, 0.0], [0.5, 0.0, 0.0], [0.0, 1.5, 0.0]]] * 80_000
     x, c = torch.zeros(2, tiny_cinn.frame.width), torch.zeros(2, tiny_cinn.frame.condition_width)
     large, small = (
         _with_record(tiny_cinn, prior={"kind": "ensemble", "geometries": geometries[:count]})
-        for count in (80_000, 40_000)
+        for count in (80_000, 10_000)
     )
     with pytest.raises(UsageError, match=r"could not be stored and read again: .*more than 1,000,000 values"):
         check_storable(large, x, c)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import runpy
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +15,10 @@ SCRIPT = Path(__file__).parents[2] / "bin" / "reproduce-study"
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return where a quick reproduction wrote."""
     place = tmp_path_factory.mktemp("study")
-    subprocess.run([sys.executable, SCRIPT, "--quick", "-o", place], check=True, capture_output=True)
+    script = runpy.run_path(str(SCRIPT))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", [str(SCRIPT), "--quick", "-o", str(place)])
+        script["main"]()
     return place
 
 

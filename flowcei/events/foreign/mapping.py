@@ -84,8 +84,8 @@ class Mapping(_Section):
                 message = f"column {name[:40]!r} is named {count} times; a column is one component of one ion"
                 raise ValueError(message)
         if self.positions is not None and self.positions.unit not in LENGTH_UNITS:
-            known = ", ".join(LENGTH_UNITS)
-            raise ValueError(f"unknown unit of positions {self.positions.unit!r}; use one of {known}")
+            units = ", ".join(LENGTH_UNITS)
+            raise ValueError(f"unknown unit of positions {self.positions.unit!r}; use one of {units}")
         for name, vectors in self.vectors.items():
             shape = (vectors.columns is not None, bool(vectors.ions))
             if self.rows == "ion" and shape != (True, False):

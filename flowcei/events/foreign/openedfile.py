@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
-from flowcei.errors import DataError, UsageError
-from flowcei.events.foreign import FORMATS
+from flowcei.errors import DataError
 from flowcei.storage.files import check_end, check_readable
 
 _MAX_LINE = 1 << 20  # bytes
@@ -32,10 +31,8 @@ class OpenedFile:
     """An existing file with a known format; every pass over its text has a position of its own."""
 
     def __init__(self, path: Path, stated: str | None = None) -> None:
-        """Open the file; its format is the one that is stated, or else that of its content."""
+        """Open the file; its format is the one that a `Reading` states, or else that of its content."""
         check_readable(path)
-        if stated is not None and stated not in FORMATS:
-            raise UsageError(f"unknown format {stated!r}; use one of {', '.join(FORMATS)}")
         self.path, self.descriptor = path, os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self.descriptor)
         self.format, self.size = stated or self._format(), os.fstat(self.descriptor).st_size
