@@ -120,8 +120,7 @@ def test_what_is_flagged_is_said_and_not_pooled() -> None:
     )
     samples = flowcei.load().sample(mixed, 20, noise="1%", seed=1)
     assert "2 events are left out below" in page(Material(samples, "e.csv"))
-    assert "left out below" in page(Material(samples[:2], "e.csv"))
-    page(Material(samples[4:5], "e.csv"))
+    assert "left out below" in page(Material(samples[:1], "e.csv"))
 
 
 def test_the_command(
