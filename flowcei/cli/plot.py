@@ -10,7 +10,7 @@ import click
 
 import flowcei
 from flowcei.cli import options
-from flowcei.cli.runs import is_samples, read_noted, read_unflagged
+from flowcei.cli.runs import is_samples, read_noted, read_unflagged, warn_of_run
 from flowcei.cli.streams import note
 from flowcei.errors import UsageError
 
@@ -125,6 +125,7 @@ def _events(
     if not of_samples:
         return read_noted(file, molecule, reading())
     s = flowcei.read_samples(file)
+    warn_of_run(s, file)
     return flowcei.Events(s.molecule, s.momenta, sigma=s.sigma, columns=s.columns)
 
 

@@ -95,12 +95,13 @@ def population(
     folder = output or Path(f"{samples[0].stem.removesuffix('.samples')}-population")
     options.check_folder(folder, overwrite=overwrite)
     import flowcei
-    from flowcei.cli.runs import read_noted
+    from flowcei.cli.runs import read_noted, warn_of_runs
 
     if truth is not None and (law != "normal" or by):
         raise UsageError("--truth is drawn beside one normal law")
     kind: dict[str, Any] = {"law": law, "components": components, "by": by, "bootstrap": bootstrap}
     kind["cross_correlation"] = cross_correlation
+    warn_of_runs(samples)
     fitted = flowcei.population(
         list(samples), _names(coordinates), **kind, seed=seed, keep_flagged=keep_flagged
     )

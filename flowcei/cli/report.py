@@ -11,7 +11,7 @@ import click
 
 import flowcei
 from flowcei.cli import options
-from flowcei.cli.runs import BUNDLED, MODEL_NAME, is_samples, load_named, read_metrics
+from flowcei.cli.runs import BUNDLED, MODEL_NAME, is_samples, load_named, read_metrics, warn_of_run
 from flowcei.cli.streams import note
 from flowcei.errors import DataError, UsageError
 from flowcei.storage.creation import atomic_text
@@ -83,6 +83,8 @@ def report(
     given, notes = Path(str(file)), tuple[str, ...]()
     if given.is_file() and is_samples(given):
         samples = flowcei.read_samples(given)
+        if momenta is None:  # sample has said it already
+            warn_of_run(samples, given)
         own = str(samples.origin.get("model", ""))
         named = model or (BUNDLED if own == "ocs-bundled" else own)
         network = _model_of(samples, model, named, device)

@@ -313,6 +313,7 @@ def read_unflagged(
     from flowcei.posterior.flags import counted, standing
 
     samples = flowcei.read_samples(path)
+    warn_of_run(samples, path)
     try:
         chosen = samples.unflagged(keep_flagged=keep_flagged)
     except DataError as error:
@@ -325,6 +326,20 @@ def read_unflagged(
     for line in standing(chosen.flag_bits):
         note(line)
     return chosen, None if event is None else _row_of(event, samples, chosen, path)
+
+
+def warn_of_run(samples: flowcei.PosteriorSamples, path: Path) -> None:
+    """Say what `sample` found wrong with the run that samples of a file are of."""
+    if samples.verdict:
+        warn(f"{path}: the run, when it was sampled: {samples.verdict}", "run")
+
+
+def warn_of_runs(paths: Sequence[Path]) -> None:
+    """The same of files that are not read at once."""
+    from flowcei.posterior.files import stream_samples
+
+    for path in paths:
+        warn_of_run(next(stream_samples(path, 1)), path)
 
 
 def warn_of_open_directions(samples: flowcei.PosteriorSamples) -> None:

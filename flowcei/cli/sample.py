@@ -33,6 +33,7 @@ from flowcei.storage.creation import partial_path
 
 if TYPE_CHECKING:
     from flowcei import Reconstructor
+    from flowcei.check.run import RunCheck
     from flowcei.events.foreign.interpretation import Reading
     from flowcei.events.source import EventSource
     from flowcei.posterior.files import Quality
@@ -131,13 +132,13 @@ def sample(
         source.keep_tally()
         note(f"{source.tally}")
     write = _to_stdout if str(path) == "-" else partial(_to_file, path, overwrite=overwrite, resume=resume)
-    quality = write(reconstructor, request, source, survey)
+    quality, check = write(reconstructor, request, source, survey)
     complete = survey.events > len(first) or bool(stated and stated.assignments)
     if stated is not None:
         note_accidents(quality.accidents)
     _note_quality(quality, complete=complete, exact=request.exact)
-    if stated is None:  # it knows one level of noise
-        note_run_check(reconstructor, survey.thinned, noise)
+    if stated is None and survey.thinned is not None:
+        note_run_check(check, quality.flags)
     _finish(quality, path, momenta, request.n, keep_flagged=keep_flagged)
 
 
@@ -165,17 +166,17 @@ def _loaded(name: str | None, device: str, noise: str | None) -> Reconstructor:
     return model
 
 
-def _to_stdout(*words: Any) -> Quality:  # noqa: ANN401 (those of `_to_file`)
+def _to_stdout(*words: Any) -> tuple[Quality, RunCheck | None]:  # noqa: ANN401 (those of `_to_file`)
     """Write CSV to stdout: that of a file, whose flags take all events to judge."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "samples.csv"
         try:
-            quality = _to_file(path, *words)
+            written = _to_file(path, *words)
         except StoppedError:
             raise KeyboardInterrupt from None  # nothing is kept to go on with
         with path.open(encoding="utf-8", newline="") as file:
             shutil.copyfileobj(file, sys.stdout)
-    return quality
+    return written
 
 
 def _to_file(
@@ -185,11 +186,15 @@ def _to_file(
     source: EventSource,
     survey: Survey,
     **how: bool,
-) -> Quality:
-    """Write a file that can be resumed, and tell how far each of its stages has come."""
+) -> tuple[Quality, RunCheck | None]:
+    """Write a file that can be resumed, and tell how far each of its stages has come; check the run."""
+    from flowcei.cli.runcheck import checked_run, verdict_of
     from flowcei.posterior.files import sample_to_file
 
+    check: RunCheck | None = None
+
     def judge(quality: Quality) -> Quality:  # are the momenta as probable as those of the prior?
+        nonlocal check
         judged, evidence = model.judge(quality, request)
         if judged.accidents and is_gated(source.reading):
             # P(true) is as without the gate: it leaves out as much of the density as of the share. What is
@@ -199,7 +204,9 @@ def _to_file(
             judged = replace(judged, accidents=kept)
         if evidence is not None and evidence.events:
             (note if evidence.sound else partial(warn, code="evidence"))(evidence.summary)
-        return judged
+        if request.experiment is None:  # the check of a run knows one level of noise
+            check = checked_run(model, survey.thinned, None if request.noise is None else str(request.noise))
+        return replace(judged, verdict=verdict_of(check, evidence, judged.flags))
 
     with ExitStack() as stack:
         drawing = stack.enter_context(Progress(survey.events, "events"))
@@ -208,7 +215,7 @@ def _to_file(
         def writing() -> Progress:  # its bar shows itself when its stage has begun
             return stack.enter_context(Progress(survey.events, f"events to {path.suffix}"))
 
-        return sample_to_file(
+        quality = sample_to_file(
             lambda start: model.blocks(source.chunks(), request, start=start),
             path,
             model.describe(request) | {"events": survey.events, "momenta": survey.digest},
@@ -217,6 +224,7 @@ def _to_file(
             judge=judge,
             **how,
         )
+    return quality, check
 
 
 def _note_quality(quality: Quality, *, complete: bool, exact: bool) -> None:

@@ -102,6 +102,12 @@ def truth(log_r: Floats, p_true: Floats) -> tuple[Floats, Floats]:
     return total, np.exp(true - np.where(np.isfinite(total), total, 0.0))
 
 
+def accident_weight(p_true: Floats, top: Floats) -> Floats:
+    """(1 - P(true)) exp(-top), (E,), finite where an event is far less probable than under the prior."""
+    with np.errstate(divide="ignore"):
+        return np.asarray(np.exp(np.minimum(np.log1p(-p_true) - top, 700.0)))
+
+
 def expected(components: Components, data: Weighted, row: Rows | None = None) -> tuple[Moments, float]:
     """Expected sums (S, ...) of true events whose means are of a row (E,) each, and the log likelihood."""
     row = np.zeros(len(data.z), dtype=np.intp) if row is None else row

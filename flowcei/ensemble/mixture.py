@@ -14,16 +14,12 @@ import pandas as pd
 from scipy.optimize import bisect
 from scipy.special import logsumexp
 
-from flowcei.ensemble.fitting import truth
+from flowcei.ensemble.fitting import accident_weight, truth
 from flowcei.ensemble.laws import RAYLEIGH
 from flowcei.ensemble.prediction import check_ungated, compared
 from flowcei.ensemble.reduction import gathered
 from flowcei.ensemble.result import LEVEL, EnsembleLaw
-from flowcei.ensemble.uncertainty import (
-    MonteCarlo,
-    scored,
-    significant,
-)
+from flowcei.ensemble.uncertainty import EFFECTIVE, MonteCarlo, check_told, scored, significant
 from flowcei.errors import DataError, FlowceiError, UsageError
 from flowcei.physics.priors import build_prior
 from flowcei.storage.files import read_toml
@@ -329,7 +325,7 @@ def shares_of(log_ratio: Floats, p_true: Floats, count: Floats) -> Floats:
     """Shares (C,) of greatest likelihood of events (E, C) that count so many times (E,)."""
     share = np.full(log_ratio.shape[1], 1.0 / log_ratio.shape[1])
     ratio = np.exp(log_ratio - log_ratio.max(axis=1, keepdims=True))
-    rest = (1.0 - p_true) * np.exp(-log_ratio.max(axis=1))
+    rest = accident_weight(p_true, log_ratio.max(axis=1))
     for _ in range(_STEPS):
         joint = p_true[:, None] * ratio * share
         member = joint / (joint.sum(axis=1) + rest)[:, None]
@@ -373,17 +369,19 @@ def mixed(
     member = truth(log_r, true)[1]
     over = np.exp(log_ratio - log_r[:, None])
     covariance, error = _known(over, member)
-    noise, bias = np.zeros_like(covariance), np.zeros(len(share) - 1)
+    noise, bias, few = np.zeros_like(covariance), np.zeros(len(share) - 1), 0.0
     for some in rows:
         log_law = log_each(some)
         density = logsumexp(log_law, axis=2, b=share)
         weight = np.exp(base[some] + density - log_r[some, None])
+        few += float(member[some] @ (ensemble.distinct < EFFECTIVE * (weight**2).sum(axis=1)))
         ratio = np.exp(log_law - np.where(np.isfinite(density), density, 0.0)[:, :, None])
         slope = ratio[:, :, :-1] - ratio[:, :, -1:]  # of the log density, by each share beside the last
         event, place = significant(weight)
         own_slope, own_weight = slope[event, place], weight[event, place]
         _, *more = scored(own_slope, own_weight, event, member[some], ensemble.distinct)
         noise, bias = noise + more[0], bias + more[1]
+    check_told(few, count, float(error.max()))
     sums = MonteCarlo.of(covariance, noise, bias, base.shape[1])
     sums.check()
     rng = np.random.default_rng(seed)

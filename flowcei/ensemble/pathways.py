@@ -17,6 +17,7 @@ from scipy.optimize import minimize
 from scipy.special import softmax
 from scipy.stats import chi2
 
+from flowcei.ensemble.fitting import accident_weight
 from flowcei.ensemble.result import LEVEL, EnsembleLaw, added
 from flowcei.ensemble.series import grouped
 from flowcei.ensemble.smooth import FEWEST
@@ -229,7 +230,7 @@ def _fitted(law: SmoothShares, laws: list[Mixture], trust: Floats) -> tuple[Smoo
     """The likeliest law of the shape of another, and its log likelihood."""
     top = [one.log_ratio.max(axis=1, keepdims=True) for one in laws]
     ratio = [np.exp(one.log_ratio - height) for one, height in zip(laws, top, strict=True)]
-    accident = [(1.0 - one.p_true) * np.exp(-height[:, 0]) for one, height in zip(laws, top, strict=True)]
+    accident = [accident_weight(one.p_true, height[:, 0]) for one, height in zip(laws, top, strict=True)]
 
     def of(numbers: Floats) -> tuple[SmoothShares, float, Floats]:
         """The law, its log likelihood less a constant, and the scores of events."""

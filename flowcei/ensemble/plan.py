@@ -122,16 +122,18 @@ class Plan:
         experiment, priors = self.experiments[one.noise], [self.prior]
         if one.want.kind == "share":
             priors.append(built(self.molecule, one.want.name))
-        second = round(one.want.share * n) if len(priors) > 1 else 0
+        shares = [1.0 - one.want.share, one.want.share][: len(priors)]
+        counts = np.random.default_rng(self.seed).multinomial(n, shares) if len(priors) > 1 else [n]
         how: dict[str, Any] = {"experiment": experiment, "missing": one.missing}
         runs = [
-            simulate(model.molecule, count, prior=prior, seed=self.seed + k, **how)
-            for k, (count, prior) in enumerate(zip((n - second, second), priors, strict=False))
+            simulate(model.molecule, int(count), prior=prior, seed=self.seed + k, **how)
+            for k, (count, prior) in enumerate(zip(counts, priors, strict=True))
+            if count
         ]
         how = {"exact": True, "experiment": experiment, "seed": self.seed}
         samples = model.sample(Events.concatenate(runs), _SAMPLES, **how)
-        if second:
-            return compare_priors(samples, priors)
+        if len(priors) > 1:
+            return compare_priors(samples, priors, check=False)
         found = population(samples, bootstrap=0, check=False)
         return cast("Population", found)
 
@@ -139,7 +141,8 @@ class Plan:
 def _reached(one: Promise, fitted: Population | Mixture) -> tuple[float, float]:
     """The error that a fit states, and how far what it finds is from the truth, over it."""
     if isinstance(fitted, Mixture):
-        error, found = float(fitted.error[1]), float(fitted.share[1])
+        row = fitted.to_dataframe().iloc[1]
+        error, found = float(row["error"]), float(row["share"])
     else:
         name = "mean" if one.want.kind == "mean" else "sd"
         scale = scale_of(one.unit)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     Extra = Callable[[PosteriorSamples], Floats]
 
 UNRELIABLE, UNMIXED = "unreliable weights", "chains that have not mixed"
+UNTOLD = "taken for true, as too few of a kind tell no accidents"
 """Why events do not count as they should: they count as they are."""
 
 _SAME = ("prior", "experiment", "noise_relative", "forward", "motion")  # of origins that can be pooled
@@ -58,12 +59,14 @@ class Ensemble:
     poor: Bools  # events whose weights are not reliable: samples of the flow count alike there, (E,)
     unmixed: Bools  # events whose chains have not mixed, (E,)
     complete: Bools  # events that lack no ion, (E,)
+    untold: Bools  # events of an unknown P(true), which count as true, (E,)
     flagged: int  # events that were left out
 
     @property
     def left_out(self) -> dict[str, int]:
         """How many events do not count as they should, by reason."""
         counts = {UNRELIABLE: int(self.poor.sum()), UNMIXED: int(self.unmixed.sum())}
+        counts |= {UNTOLD: int(self.untold.sum())}
         return {FLAGGED: self.flagged} | counts
 
     def of_events(self, rows: Bools | Rows) -> Ensemble:
@@ -187,5 +190,6 @@ def _reduced(samples: PosteriorSamples, chart: Chart, ask: Extra | None) -> dict
         "distinct": 1.0 - copies,
         "poor": (samples.flag_bits & POOR_WEIGHTS > 0) & (not samples.exact),
         "unmixed": samples.flag_bits & NOT_MIXED > 0,
+        "untold": np.isnan(true),
         "complete": samples.columns.get(LOST, np.zeros(events)) == 0,
     }

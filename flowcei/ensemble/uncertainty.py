@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from flowcei.ensemble.laws import NormalLaw
     from flowcei.posterior.arrays import Floats, Rows
 
+EFFECTIVE = 5.0
+"""Samples of an event: of fewer, which law it is of is the chance of what was drawn."""
+
+_MISTAKEN = 0.6  # of the error of a share, in events, that may have fewer
 _MOST = 0.5  # variance of the Monte Carlo sums over the information, in the worst direction
 # Standard errors that a bias may have, which is taken off to first order: of OCS at 3 % noise under a wide
 # prior, where a few events have hardly a sample within the law, what is left is twice as much and more.
@@ -69,6 +73,17 @@ class MonteCarlo:
             raise DataError(
                 f"{what} {size}; sample with -n {self.wanted} or more, or under a prior nearer to the law"
             )
+
+
+def check_told(few: float, events: int, error: float) -> None:
+    """Raise DataError where too many of some events have too few effective samples for a share with an error.
+
+    The sums themselves do not show it: where one sample is all there is, no other contradicts it.
+    """
+    if few > max(1.0, _MISTAKEN * error * events):
+        what = f"{few:.0f} of {events} events have fewer than {EFFECTIVE:.0f} effective samples"
+        what += " under these laws: sample with a larger -n, or under a prior nearer to them"
+        raise DataError(f"{what}; or name wider laws")
 
 
 def significant(shares: Floats) -> tuple[Rows, Rows]:

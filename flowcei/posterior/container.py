@@ -114,7 +114,10 @@ class SampleArrays(RowArrays):
             raise DataError("samples of different molecules cannot be joined")
         if any(part.flags is not None for part in parts):
             parts = [replace(part, flags=part.flag_bits) for part in parts]
-        return super().concatenate(parts)
+        joined, faulty = super().concatenate(parts), next((part for part in parts if part.verdict), None)
+        if faulty is None:
+            return joined
+        return replace(joined, origin=joined.origin | {"verdict": faulty.origin["verdict"]})
 
     @property
     def answered(self) -> Bools:
@@ -139,6 +142,14 @@ class SampleArrays(RowArrays):
         chains that have not mixed (`mixing`): `flag_names` has these.
         """
         return np.asarray(self.flag_bits & EXCLUDING > 0)
+
+    @property
+    def verdict(self) -> str | None:
+        """What `flowcei sample` found wrong with their run: one line, "" for nothing; None: nobody looked."""
+        stated = self.origin.get("verdict")
+        if not isinstance(stated, dict):
+            return None
+        return "" if stated.get("sound") else str(stated.get("text", ""))
 
     @property
     def measurement(self) -> Measurement | None:

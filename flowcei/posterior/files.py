@@ -141,6 +141,8 @@ def _write_hdf(parts: Iterable[PosteriorSamples], target: BinaryIO) -> None:
                     shape = array.shape[1:]
                     file.create_dataset(name, (0, *shape), array.dtype, maxshape=(None, *shape), chunks=True)
                 describe_samples(file, part)
+            elif part.verdict:  # of several runs what is wrong with one is said of all
+                file.attrs["origin"] = json.dumps(part.origin)
             for name, array in arrays.items():
                 data = file[name]
                 data.resize(len(data) + len(array), axis=0)
@@ -269,6 +271,7 @@ class Quality(RowArrays):
     evidence_p: Floats | None = None  # chance of momenta as improbable, once that was judged
     p_true: Floats | None = None  # probability that the ions are of one molecule, likewise
     accidents: dict[str, Any] | None = None  # what was found of them, for the origin
+    verdict: dict[str, Any] | None = None  # on the run, likewise
     # Where accidents are to be told from true events:
     log_evidence: Floats | None = None
     momenta: Floats | None = None  # (E, N, 3), hbar / bohr
@@ -344,6 +347,8 @@ def sample_to_file(
             if quality.p_true is not None:
                 file.rewrite(_TRUE, quality.p_true)
                 file.describe("origin", {"accidents": quality.accidents})
+            if quality.verdict is not None:
+                file.describe("origin", {"verdict": quality.verdict})
         if not hdf:
             with atomic_write(path, overwrite=overwrite) as target:
                 write_parts(_read_back(file, block, on_written), target, path.suffix.lower())

@@ -12,6 +12,7 @@ from linear import OCS, samples_of, with_origin
 from scipy.stats import norm
 
 import flowcei
+from flowcei.ensemble.fitting import accident_weight
 from flowcei.errors import DataError, UsageError
 from flowcei.physics.priors import build_prior
 
@@ -85,6 +86,10 @@ def test_accidents_are_of_no_law(two: tuple[np.ndarray, np.ndarray, flowcei.Post
     found = flowcei.compare_priors(with_true, [_prior(*NEAR), _prior(*FAR)], check=False)
     assert found.share[1] < 0.06
     assert found.probability[far].sum(axis=1).mean() < 0.1
+    some = np.where(np.arange(EVENTS) < 7, np.nan, true)
+    told = replace(samples, columns=samples.columns | {"p_true": some})[:60]
+    found = flowcei.compare_priors(told, [_prior(*NEAR), _prior(*FAR)], check=False)
+    assert found.left_out["taken for true, as too few of a kind tell no accidents"] == 7
 
 
 def test_faults_are_named(two: tuple[np.ndarray, np.ndarray, flowcei.PosteriorSamples]) -> None:
@@ -102,6 +107,17 @@ def test_faults_are_named(two: tuple[np.ndarray, np.ndarray, flowcei.PosteriorSa
         flowcei.population(samples, components=3)
     with pytest.raises(UsageError, match="no law 'free-form'"):
         flowcei.population(samples, law="free-form")
+
+
+def test_events_that_no_sample_tells_are_refused(
+    two: tuple[np.ndarray, np.ndarray, flowcei.PosteriorSamples],
+) -> None:
+    """Laws so narrow that hardly a sample is within: which one an event is of is then chance."""
+    with pytest.raises(DataError, match="of 400 events have fewer than 5 effective samples"):
+        flowcei.compare_priors(two[2], [_prior(2.95, 0.001), _prior(4.0, 0.001)], check=False)
+    alone = accident_weight(np.array([1.0, 0.5]), np.array([-2000.0, -2000.0]))
+    assert alone[0] == 0.0
+    assert np.isfinite(alone[1])
 
 
 def test_a_share_that_is_none_has_a_limit(

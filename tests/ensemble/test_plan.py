@@ -21,6 +21,13 @@ from flowcei.physics.explosion import COULOMB, asymptotic_momenta
 from flowcei.physics.priors import build_prior
 
 OCS = flowcei.Molecule.load("ocs")
+LONGER = """kind = "internal"
+zmatrix = [
+  { atom = "c" },
+  { atom = "o", from = "c", length = { normal = [2.19, 0.15] } },
+  { atom = "s", from = "c", length = { normal = [3.3, 0.15] }, angle_to = "o", angle = { bend = 8.5 } },
+]
+"""
 
 
 def frame(widths: np.ndarray, bends: np.ndarray) -> Coordinates:
@@ -170,10 +177,14 @@ def test_the_command_plans_and_checks(tmp_path: Path) -> None:
         "share:stretched 0.1",
     ]
     out = ["-o", str(tmp_path / "plan"), "--json", "--experiment", str(stated)]
-    run = CliRunner().invoke(cli, [*words[:4], *out, "--check", "bundled"], catch_exceptions=False)
-    [row] = json.loads(run.stdout)["check"]
-    assert row["reached"] == pytest.approx(row["promised"], rel=0.5)
-    assert abs(row["away"]) < 3.5
+    (second := tmp_path / "longer.toml").write_text(LONGER)
+    checked = [*words[:4], "--want", f"share:{second} 0.2", "--want", f"share:{second}=0.001 0.2", *out]
+    run = CliRunner().invoke(cli, [*checked, "--check", "bundled"], catch_exceptions=False)
+    *told, none = json.loads(run.stdout)["check"]
+    for row in told:
+        assert row["reached"] == pytest.approx(row["promised"], rel=0.5)
+        assert abs(row["away"]) < 3.5
+    assert abs(none["away"]) < 3.5  # of few events none is of the second prior
     run = CliRunner().invoke(cli, [*words, *out, "--missing", "1", "--overwrite"], catch_exceptions=False)
     table = json.loads(run.stdout)["table"]
     assert [row["missing"] for row in table] == [0, 1] * 3
