@@ -1,4 +1,4 @@
-"""The law of normal modes without samples: the truth of simulated events, the promise of a plan, refusals."""
+"""The law of normal modes without a model: the truth of simulated events, the promise of a plan, refusals."""
 
 from __future__ import annotations
 
