@@ -4,8 +4,8 @@ Ion i has the share g_i(t) = 1 - sum over k of A_ik exp(-t / time_k) of its char
 some away, and the force of a pair the factor g_i g_j. What is called growth is None for charges that are
 there at once, else two tuples of zeros, K and as many as there are shares, N or one for all ions, whose
 lengths numba compiles in; the A_ik; and what the setting says: the pace of steps while charges grow, the
-least T in units of the longest time, the shortest time that is told from 0 in units of T, and t / T at the
-nodes of the tail.
+least T in units of the longest time, the shortest time that is told from 0 in units of T, t / T at the
+nodes of the tail, by how much T^2 grows with tau / T, and by how much steps do.
 """
 
 from __future__ import annotations
@@ -33,8 +33,6 @@ _LN2 = 0.6931471805599453
 _FADED = 20.0, 40.0  # times after which what is left is rounding, of single and double precision
 _FACTORIALS = tuple(1.0 / float(np.prod(np.arange(1.0, k + 1))) for k in range(13))  # of exp
 ODDS = tuple(1.0 / k for k in range(1, 22, 2))  # of atanh
-# Of T^2, by tau / T: slow charges make slow explosions; with 0.25 the tail is ten times as far off.
-_STRETCH = 1.0
 
 
 @compiled
@@ -63,7 +61,7 @@ def atanh(z, factor, terms) -> Lanes:
 @compiled
 def stretched(rows, o, tau, size, growth) -> Lanes:
     """Enter growth at z = 0, build-up times in rows `times` ... becoming T over them; return the 4 T^2."""
-    _, _, _, _, least, shortest, _ = growth
+    _, _, _, _, least, shortest, _, stretch, _ = growth
     longest, shortest = 0.0 * tau, sqrt(tau) * (0.5 * shortest)
     for k in range(o.fading):
         time = load(rows, o.times + k) * size * sqrt(size)
@@ -73,7 +71,7 @@ def stretched(rows, o, tau, size, growth) -> Lanes:
         store(rows, o.times + o.fading + k, 1.0)
     for row in range(o.shares, o.total):
         store(rows, row, 0.0)
-    natural = tau + 2.0 * _STRETCH * longest * sqrt(tau)  # 4 T^2 (1 + stretch tau / T)
+    natural = tau + 2.0 * stretch * longest * sqrt(tau)  # 4 T^2 (1 + stretch tau / T)
     needed = 4.0 * least * least * longest * longest
     chosen = where_greater(natural, needed, natural, needed)
     for k in range(o.fading):

@@ -257,6 +257,7 @@ def _start(rows, o, n, masses, strengths) -> tuple[Lanes, Lanes, Lanes]:
 def _start_growing(rows, o, n, masses, strengths, tau, size, growth, shares) -> tuple[Lanes, Lanes]:
     """Return the tau that suits charges which grow, and the energy at the start."""
     longer = stretched(rows, o, tau, size, growth)
+    store(rows, o.factors, 1.0 + growth[8] * (1.0 - tau / longer))
     for d in range(o.n3, 2 * o.n3):
         store(rows, d, load(rows, d) * sqrt(longer / tau))
     motion = 0.5 * _product(rows, o.n3, o.n3, o, masses) / longer
@@ -271,6 +272,7 @@ def _step_length(rows, o, n, curvatures, tau, z, remaining, eta, growth, shares)
     field = tau * factor
     if growth is not None:
         total = growing(rows, o, 2.0 * factor * factor, growth)
+        longer = load(rows, o.factors)
     pair = 0
     for i in range(n):
         for j in range(i + 1, n):
@@ -282,13 +284,15 @@ def _step_length(rows, o, n, curvatures, tau, z, remaining, eta, growth, shares)
                 change = change + load(rows, o.changes + min(j, o.sharing - 1))
                 # With charges as they are in the step, not at its start, where they may be 0.
                 root, share = rough_sqrt(pull * r * r), product(rows, o, i, j, shares)
-                pull, own = pull * share, root * (eta * change) * (0.75 - 0.5 * share)
+                pull, own = pull * share, root * (eta * longer * change) * (0.75 - 0.5 * share)
                 omega = (pull + ux * ux + uy * uy + uz * uz) * r * r + own
             else:
                 omega = (pull + ux * ux + uy * uy + uz * uz) * r * r
             total = total + omega * omega
             pair += 1
     rate = sqrt(sqrt(total)) * (1.0 / eta)
+    if growth is not None:
+        rate = rate / longer
     count = ceil(remaining * rate)
     count = where_greater(count, 1.0, count, 1.0)
     # The last three steps are made equal, so that none is a sliver.
