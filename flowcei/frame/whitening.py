@@ -192,7 +192,9 @@ class _Search:
         turn, unit, turned = np.empty_like(axes), np.empty_like(axes), np.empty_like(momenta)
         weighted = self._rest / self._bodies.masses[:, None]
         turn_back(momenta, sigma, axes, ker, weighted, self._bodies.mirrored, turn, turned, unit)
-        event = _Event(turn, turned, unit, times / ker**1.5)
+        with np.errstate(divide="ignore", invalid="ignore"):  # of absurd events, without an energy
+            told = np.nan_to_num(times / ker**1.5, nan=0.0, posinf=LONGEST)
+        event = _Event(turn, turned, unit, np.minimum(told, LONGEST))
         state = self._from(self._mean, event)
         flat = self._root.reshape(len(self._root), -1)
         drawn = (
