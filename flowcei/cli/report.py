@@ -82,9 +82,7 @@ def report(
 
     given, notes = Path(str(file)), tuple[str, ...]()
     if given.is_file() and is_samples(given):
-        samples = flowcei.read_samples(given)
-        if momenta is None:  # sample has said it already
-            warn_of_run(samples, given)
+        samples = _samples(given, said=momenta is not None)
         own = str(samples.origin.get("model", ""))
         named = model or (BUNDLED if own == "ocs-bundled" else own)
         network = _model_of(samples, model, named, device)
@@ -97,6 +95,14 @@ def report(
     with atomic_text(path, overwrite=overwrite) as text:
         text.write(html)
     note(f"page in {path} ({len(html) / 1e6:.1f} MB): open it in any browser")
+
+
+def _samples(path: Path, *, said: bool) -> flowcei.PosteriorSamples:
+    """Read samples; what is wrong with their run `sample` may have said already."""
+    samples = flowcei.read_samples(path)
+    if not said:
+        warn_of_run(samples, path)
+    return samples
 
 
 def _check_molecule(model: str | None, molecule: str | None, device: str) -> None:

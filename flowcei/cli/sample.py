@@ -26,7 +26,14 @@ from flowcei.cli.experiment_options import (
 )
 from flowcei.cli.options import flag, option
 from flowcei.cli.progress import Progress
-from flowcei.cli.runs import BUNDLED, MODEL_NAME, load_named, note_what_is_assumed, warn_of_flags
+from flowcei.cli.runs import (
+    BUNDLED,
+    MODEL_NAME,
+    load_named,
+    note_what_is_assumed,
+    warn_of_flags,
+    warn_of_motion,
+)
 from flowcei.cli.streams import note, warn
 from flowcei.errors import DataError, StoppedError, UsageError
 from flowcei.storage.creation import partial_path
@@ -124,6 +131,7 @@ def sample(
     first = on_their_scale(source, stated)
     note_assignments(stated, reconstructor.molecule)
     note_what_is_assumed(reconstructor, first, noise, stated)
+    warn_of_motion(reconstructor.prior_spec, missing)
     seed = options.settled_seed(seed, path if resume else None)
     request = SamplingRequest(asked.pop("count"), seed, **asked, experiment=stated)
     check_request(reconstructor, request)
