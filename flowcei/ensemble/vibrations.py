@@ -99,7 +99,7 @@ def vibrational_law(
     The most probable geometry of each event is searched, and the exact posterior is sampled about it, so the
     molecule must be stiff enough that an event has one. Ions are taken to be those that the events say they
     are, like ones too, and any number of them may be lost where an experiment states its source. Eleven atoms
-    take 35 ms an event.
+    take 30 ms an event.
 
     Args:
         events: Measured events, three for each number of the law.
