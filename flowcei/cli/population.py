@@ -95,7 +95,7 @@ def population(
     folder = output or Path(f"{samples[0].stem.removesuffix('.samples')}-population")
     options.check_folder(folder, overwrite=overwrite)
     import flowcei
-    from flowcei.cli.runs import read_noted, warn_of_runs
+    from flowcei.cli.inputs import read_noted, warn_of_runs
 
     if truth is not None and (law != "normal" or by):
         raise UsageError("--truth is drawn beside one normal law")
