@@ -108,7 +108,7 @@ def population(
     folder = output or Path(f"{samples[0].stem.removesuffix('.samples')}-population")
     options.check_folder(folder, overwrite=overwrite)
     import flowcei
-    from flowcei.cli.runs import read_noted, warn_of_runs
+    from flowcei.cli.inputs import read_noted, warn_of_runs
     from flowcei.events.foreign.interpretation import Reading as _Reading
     from flowcei.events.selection import Selection
 
@@ -152,7 +152,7 @@ def population(
 def _vibrations(file: Path, coordinates: tuple[str, ...], reading: Reading, **how: Any) -> Population:  # noqa: ANN401
     """The law of normal modes of events."""
     import flowcei
-    from flowcei.cli.runs import is_samples, read_noted
+    from flowcei.cli.inputs import is_samples, read_noted
 
     if is_samples(file):
         raise UsageError(f"{file} holds samples: a law of vibrations is of the events themselves")
