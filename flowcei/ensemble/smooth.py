@@ -6,7 +6,7 @@ h_j(t). The pulses have a length: an event of the nominal delay T is of true del
 about T, with the deviation of the cross-correlation, and its law is the mean over these (a step becomes
 an error function). Sums over t are at equal steps, in which the mean moves by hardly more than a width of
 the law. Expectation and maximisation is in closed form, first of S, then of c (X.-L. Meng and D. Rubin,
-Biometrika 80, 267 (1993)); how many splines there are H. Akaike's criterion decides.
+Biometrika 80, 267 (1993)); how many splines and covariances there are H. Akaike's criterion decides.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FEWEST = 5
 """Values of a column along which a law is smoothed."""
 
 _SPLINES = (2, 4, 6, 9, 13, 18)  # that are tried, one after the other
-_HATS, _MOST_HATS = {8: 2, 16: 3}, 4  # covariances, of fewer values than these; of more
+_HATS, _MOST_HATS = {8: 2, 16: 3}, 4  # covariances at the most, of fewer values than these; of more
 _MOST_TRUE = 61  # true values of a nominal one
 _WIDTHS = 1.5  # of the law, from one true value to the next
 _ROUNDS, _ENOUGH = 30, 3e-2  # of the search, and the gain of log likelihood that ends it
@@ -84,6 +84,18 @@ class SmoothLaw:
         own, other = np.split(vector, [self.coefficients.size])
         covariance = self._about.from_vector(other).covariance
         return replace(self, coefficients=own.reshape(self.coefficients.shape), covariance=covariance)
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers it has."""
+        straight = int((~self.bends).sum())
+        each = straight * (straight + 1) // 2 + int(self.bends.sum())
+        return len(self.coefficients) * straight + len(self.covariance) * each
+
+    def with_covariances(self, count: int) -> SmoothLaw:
+        """Return the law with so many covariances, between which it changes as before."""
+        covariance = np.einsum("jh,hkl->jkl", self.hats(np.linspace(*self.ends, count)), self.covariance)
+        return replace(self, covariance=covariance)
 
     @property
     def _about(self) -> NormalLaw:
@@ -293,31 +305,30 @@ def smooth_law(
     Raises:
         DataError: Where the samples of each event are too few.
     """
-    hats = next((hats for few, hats in _HATS.items() if len(values) < few), _MOST_HATS)
-    k, events = len(chart.bends), _Events.of(short, by)
-    means = np.array([one.mean[0] for one in laws])
+    events, k = _Events.of(short, by), len(chart.bends)
     own, count = _without_pulses(values, laws, cross_correlation)
-    shape = chart.coordinates, chart.bends, values, np.zeros((_SPLINES[0], k))
-
-    def shaped(hats: int) -> SmoothLaw:
-        covariance = np.repeat(own[None], hats, axis=0)
-        return SmoothLaw(*shape, covariance, cross_correlation, chart.images, np.empty(0), count)
-
-    while hats > 2 and _Grid.of(shaped(hats), events.values).fewest(events.count) < _FEWEST_EVENTS:
-        hats -= 1  # a gap in the column
-    law = best = shaped(hats)
+    shape = chart.coordinates, chart.bends, values, np.zeros((_SPLINES[0], k)), own[None]
+    law = best = SmoothLaw(*shape, cross_correlation, chart.images, np.empty(0), count)
     reached, dense = -np.inf, np.linspace(*law.ends, _DENSE)
+    means = np.array([one.mean[0] for one in laws])
     wanted = np.stack([np.interp(dense, values, column) for column in means.T], axis=1)
     for number in (number for number in _SPLINES if number <= len(values)):
         start = np.linalg.lstsq(spline_basis(dense, number, law.ends), wanted, rcond=None)[0]
         law = replace(law, coefficients=start)
-        if _Grid.of(law, events.values).fewest(events.count) < _FEWEST_EVENTS:
+        if _Grid.of(law, events.values).fewest(events.count) < _FEWEST_EVENTS:  # a gap in the column
             break
         law, height = _maximised(law, events)
-        score = height - number * int((~law.bends).sum())  # H. Akaike's criterion
+        score = height - law.numbers  # H. Akaike's criterion
         if score < reached:
             break
         best, reached = law, score
+    most = next((hats for few, hats in _HATS.items() if len(values) < few), _MOST_HATS)
+    for hats in sorted({2, most}):
+        law = best.with_covariances(hats)
+        if _Grid.of(law, events.values).fewest(events.count) >= _FEWEST_EVENTS:
+            law, height = _maximised(law, events)
+            if height - law.numbers > reached:
+                best, reached = law, height - law.numbers
     return _scored(best, _Events.of(full, by), distinct)
 
 
