@@ -58,7 +58,7 @@ def normals(
         raise DataError(f"{what} for {numbers} numbers more; take --law normal")
     check_covered(chart, law, seed)
     known = information(law, data, ensemble.distinct)
-    known.monte_carlo.check()
+    known.check(law, len(data.z))
     law = law.shifted(-known.bias, law.pairs)
     single = replace(law, share=np.ones(components))
 

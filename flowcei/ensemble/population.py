@@ -306,7 +306,7 @@ def _normal(ensemble: Ensemble, bootstrap: int, seed: int, *, check: bool, cause
     check_covered(chart, law, seed)
     check_selection(selection, law, len(data.z))
     told = information(law, data, ensemble.distinct, selection)
-    told.monte_carlo.check()
+    told.check(law, len(data.z))
     law = law.shifted(-told.bias, law.pairs)
     return Population(
         ensemble.molecule,
