@@ -113,6 +113,7 @@ class Information:
     """Covariance (P, P) of the numbers of a law: means, log deviations, correlations of pairs."""
 
     covariance: Floats  # with the variance of the Monte Carlo sums
+    chance: Floats  # variance of each number, (P,), by these sums: of means and widths, 0 of correlations
     bias: Floats  # of each number, (P,), by these sums
     monte_carlo: MonteCarlo
     few: float = 0.0  # events that have fewer than so many effective samples under the law
@@ -155,8 +156,10 @@ def information(
     some = covariance[:most, :most]
     sums = MonteCarlo.of(np.asarray(some), noise, bias[:most], data.z.shape[1], total)
     shift = covariance @ bias
-    covariance[:most, :most] += some @ noise @ some
-    return Information(np.asarray(covariance), np.asarray(shift), sums, few)
+    chance = some @ noise @ some
+    covariance[:most, :most] += chance
+    chance = np.append(np.diagonal(chance), np.zeros(numbers - most))
+    return Information(np.asarray(covariance), chance, np.asarray(shift), sums, few)
 
 
 def inverted(fisher: Floats) -> Floats:
