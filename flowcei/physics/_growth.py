@@ -1,11 +1,11 @@
 """Charges that build up, on rows of lanes: docs/simulator.md, Charges that build up.
 
-Ion i has the share g_i(t) = 1 - sum over k of A_ik exp(-t / time_k) of its charge, more than 1 where it gives
-some away, and the force of a pair the factor g_i g_j. What is called growth is None for charges that are
-there at once, else two tuples of zeros, K and as many as there are shares, N or one for all ions, whose
-lengths numba compiles in; the A_ik; and what the setting says: the pace of steps while charges grow, the
-least T in units of the longest time, the shortest time that is told from 0 in units of T, t / T at the
-nodes of the tail, by how much T^2 grows with tau / T, and by how much steps do.
+Ion i has the share g_i(t) = (1 - exp(-t / tau_i)) (1 - d_i exp(-t / time)) of its charge, more than 1 where it
+gives some away, and the force of a pair the factor g_i g_j. What is called growth is None for charges that are
+there at once, else two tuples of zeros, whose lengths numba compiles in: of all times, and of build-up times, one for
+all ions, N or none; after these there is one time where charge moves; the d_i; and what the setting says: the pace
+of steps while charges grow, the least T in units of the longest time, the shortest time that is told from 0 in
+units of T, t / T at the nodes of the tail, by how much T^2 grows with tau / T, and by how much steps do.
 """
 
 from __future__ import annotations
@@ -88,10 +88,7 @@ def product(rows, o, i, j, shares) -> Lanes:
 @compiled
 def begun(rows, o, n, strengths, growth, shares) -> Lanes:
     """Write the shares of all ions at the start to rows `shares` ...; return the energy of all pairs."""
-    for i in range(o.sharing):
-        store(rows, shares + i, 1.0)
-        for k in range(o.fading):
-            store(rows, shares + i, load(rows, shares + i) - growth[2][i, k])
+    _write_shares(rows, o, growth, shares)
     pair, energy = 0, 0.0 * load(rows, shares)
     for i in range(n):
         for j in range(i + 1, n):
@@ -103,19 +100,29 @@ def begun(rows, o, n, strengths, growth, shares) -> Lanes:
 
 
 @compiled
+def _write_shares(rows, o, growth, shares) -> None:
+    """Write the shares of all ions to rows `shares` ..., by what is left of each time."""
+    fades = o.times + o.fading
+    for i in range(o.sharing):
+        share = 1.0 + 0.0 * load(rows, fades)
+        if o.builds:
+            share = 1.0 - load(rows, fades + min(i, o.builds - 1))
+        if o.fading > o.builds:
+            share = share * (1.0 - load(rows, fades + o.builds) * growth[2][i])
+        store(rows, shares + i, share)
+
+
+@compiled
 def grow(rows, o, growth, elapsed, shares) -> None:
-    """Write the shares of all ions to rows `shares` ..., and the fading of each build-up time, at t / T."""
+    """Write the shares of all ions to rows `shares` ..., and the fading of each time, at t / T."""
     single = lanes_of(rows) == _SINGLE
     faded = _FADED[0 if single else 1]
-    for i in range(o.sharing):
-        store(rows, shares + i, 1.0)
     for k in range(o.fading):
         u = elapsed * load(rows, o.times + k)
         u = where_greater(u, faded, faded, u)
         left = where_greater(u, 0.999 * faded, 0.0, exp_minus(u, 7 if single else 10))
         store(rows, o.times + o.fading + k, left)
-        for i in range(o.sharing):
-            store(rows, shares + i, load(rows, shares + i) - left * growth[2][i, k])
+    _write_shares(rows, o, growth, shares)
 
 
 @compiled
@@ -144,18 +151,21 @@ def grow_stages(rows, o, growth, z, h, c) -> None:
 @compiled
 def growing(rows, o, passing, growth) -> Lanes:
     """Write how fast shares change, dt/dz = `passing` T; return the rate of steps to the fourth power."""
-    total = 0.0 * passing
-    for i in range(o.sharing):
-        store(rows, o.changes + i, 0.0)
+    total, fades = 0.0 * passing, o.times + o.fading
     for k in range(o.fading):
-        rate, left = load(rows, o.times + k) * passing, load(rows, o.times + o.fading + k)
-        for i in range(o.sharing):
-            store(rows, o.changes + i, load(rows, o.changes + i) + rate * left * growth[2][i, k])
         # What a step of order p misses goes like rate^p exp(-t / tau): the rate may fade with its p-th root.
-        rate = rate * growth[3]
-        total = total + rate * rate * rate * rate * rough_sqrt(left)
+        rate = load(rows, o.times + k) * passing * growth[3]
+        own = rate * rate * rate * rate * rough_sqrt(load(rows, fades + k))
+        total = total + own if k == o.builds else where_greater(own, total, own, total)
     for i in range(o.sharing):
-        change = load(rows, o.changes + i)
+        change, share = 0.0 * passing, 1.0 + 0.0 * passing
+        if o.builds:
+            k = min(i, o.builds - 1)
+            change, share = load(rows, o.times + k) * load(rows, fades + k), 1.0 - load(rows, fades + k)
+        if o.fading > o.builds:
+            k, moved = o.builds, load(rows, fades + o.builds) * growth[2][i]
+            change = change * (1.0 - moved) + share * moved * load(rows, o.times + k)
+        change = change * passing
         store(rows, o.changes + i, where_greater(change, 0.0, change, 0.0 - change))
     return total
 

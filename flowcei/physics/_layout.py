@@ -25,6 +25,7 @@ class Layout(NamedTuple):
     inverse: int
     rates: int
     fading: int
+    builds: int
     times: int
     sharing: int
     factors: int
@@ -42,12 +43,13 @@ def layout(n, stages, nodes, count, growth) -> Layout:
     rates = inverse + n * (n - 1) // 2
     times = rates + 2 * count
     fading = 0 if growth is None else len(growth[0])
-    sharing = 0 if growth is None else len(growth[1])
+    builds = 0 if growth is None else len(growth[1])
+    sharing = min(fading, 1) if fading == builds == 1 or fading == 0 else n
     factors = times + 2 * fading
     shares = factors + (stages if fading else 0)
     changes = shares + sharing * max(stages, nodes)
     pairs = changes + sharing
     total = pairs + (2 if sharing == 1 else (n - 1) * sharing)
     return Layout(
-        3 * n, count, gap, inverse, rates, fading, times, sharing, factors, shares, changes, pairs, total
+        3 * n, count, gap, inverse, rates, fading, builds, times, sharing, factors, shares, changes, pairs, total
     )

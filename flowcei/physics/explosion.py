@@ -228,7 +228,7 @@ def _run(
     sizes = (0,) * n, (0,) * len(setting.tableau.c), (0,) * (directions if derivatives else 0)
     method = _method(setting, growing=growth is not None)
     tables = tuple(table.astype(setting.dtype) for table in system[0]), method, system[1]
-    growing = growth and _growing(growth[1], setting)
+    growing = growth and _growing(*growth, setting)
 
     def work(rows: slice) -> None:
         slope = jacobian[rows] if derivatives else None
@@ -245,10 +245,11 @@ def _run(
     return momenta, jacobian, status
 
 
-def _growing(amounts: Floats, setting: _Setting) -> tuple[object, ...]:
-    """Growth as the kernel wants it (see `_growth`), of amounts (N, K), or (1, K) of all ions."""
-    shared, times = amounts.shape
-    return (0,) * times, (0,) * shared, amounts.astype(setting.dtype), *_pace(setting)
+def _growing(times: Floats, moved: Floats, setting: _Setting) -> tuple[object, ...]:
+    """Growth as the kernel wants it (see `_growth`)."""
+    count = times.shape[1]
+    builds = count - bool(len(moved))
+    return (0,) * count, (0,) * builds, moved.astype(setting.dtype), *_pace(setting)
 
 
 @cache
