@@ -147,10 +147,8 @@ def _forces(rows, o, n, y, out, weights, strengths, pull, push, shrink, growth, 
     Where it is `counted`, returns the energy that charges which grow have brought since the last count, with
     1 / R = `shrink`.
     """
-    work, energy = 0.0 * pull, 0.0 * pull
     if growth is not None and o.sharing == 1:  # of all pairs alike
-        share = product(rows, o, 0, 0, shares)
-        pull = pull * share
+        pull = pull * product(rows, o, 0, 0, shares)
     for block in range(o.count + 1):
         for d in range(o.n3):
             store(rows, block * o.gap + out + d, 0.0)
@@ -164,13 +162,8 @@ def _forces(rows, o, n, y, out, weights, strengths, pull, push, shrink, growth, 
             r = rsqrt(dx * dx + dy * dy + dz * dz)
             store(rows, o.inverse + pair, r)
             f = r * r * r * strengths[pair]
-            if growth is not None and o.sharing == 1:
-                energy = energy + r * strengths[pair]
-            elif growth is not None:
-                share = product(rows, o, i, j, shares)
-                if counted:
-                    work = work + gained(rows, o.pairs + 2 * pair, share, r * strengths[pair] * shrink)
-                f = f * share
+            if growth is not None and o.sharing > 1:
+                f = f * product(rows, o, i, j, shares)
             fx, fy, fz = fx + f * dx, fy + f * dy, fz + f * dz
             _subtract3(rows, out + 3 * j, f * dx, f * dy, f * dz)
             g = -3.0 * f * r * r
@@ -193,8 +186,9 @@ def _forces(rows, o, n, y, out, weights, strengths, pull, push, shrink, growth, 
             own = scale * load(rows, m + out + d) + push * load(rows, m + y + d)
             # tau times the acceleration, and so its derivative by tau, belongs to the explosion.
             store(rows, m + out + d, own + acceleration * load(rows, o.rates + 2 * c))
-    if growth is not None and o.sharing == 1 and counted:
-        work = gained(rows, o.pairs, share, energy * shrink)
+    work = 0.0 * pull
+    if growth is not None and counted:  # not among the forces: they are faster short
+        work = gained(rows, o, n, strengths, shrink, shares)
     return work
 
 
