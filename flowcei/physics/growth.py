@@ -120,16 +120,17 @@ def growth_of(
 def _times(build_up: str | ArrayLike | BuildUp, count: int, n: int) -> Floats:
     """Build-up times (B, 1), or of each ion (B, N), fs; ValueError for others."""
     if isinstance(build_up, str | BuildUp):
-        return np.tile(BuildUp.parse(build_up).of_ions(n), (count, 1))
+        stated = np.array(BuildUp.parse(build_up).of_ions(n))  # which has been checked
+        return np.broadcast_to(stated, (count, len(stated)))
     given = np.asarray(build_up, np.float64)
     if given.shape not in ((), (count,), (count, n)):
         raise ValueError(
             f"build-up times have shape {given.shape}; expected (), ({count},) or ({count}, {n})"
         )
     times = given if given.ndim == 2 else np.broadcast_to(given[..., None], (count, 1))
-    wrong = ~((times >= 0.0) & (times <= LONGEST)).all(axis=1)
+    wrong = ~((times >= 0.0) & (times <= LONGEST))
     if wrong.any():
-        row = int(np.argmax(wrong))
+        row = int(np.argmax(wrong.any(axis=1)))
         allowed = f"they must be 0 to {LONGEST:g} fs"
         raise ValueError(f"row {row} has build-up times of {times[row].tolist()} fs; {allowed}")
     return times
