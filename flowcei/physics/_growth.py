@@ -1,14 +1,17 @@
 """Charges that build up, on rows of lanes: docs/simulator.md, Charges that build up.
 
-Ion i has the share g_i(t) = (1 - exp(-t / tau_i)) (1 - d_i exp(-t / time)) of its charge, more than 1 where it
-gives some away, and the force of a pair the factor g_i g_j. What is called growth is None for charges that are
-there at once, else two tuples of zeros, whose lengths numba compiles in: of all times, and of build-up times, one for
-all ions, N or none; after these there is one time where charge moves; the d_i; and what the setting says: the pace
-of steps while charges grow, the least T in units of the longest time, the shortest time that is told from 0 in
-units of T, t / T at the nodes of the tail, by how much T^2 grows with tau / T, and by how much steps do.
+Ion i has the share g_i(t) = (1 - exp(-t / tau_i)) (1 - d_i exp(-t / time)) of its charge, more than 1 where
+it gives some away, and the force of a pair the factor g_i g_j. What is called growth is None for charges that
+are there at once, else two tuples of zeros, whose lengths numba compiles in: of all times, and of build-up
+times, one for all ions, N or none; after these there is one time where charge moves. Then the d_i, and what
+the setting says: the pace of steps while charges grow, the least T in units of the longest time, the shortest
+time that is told from 0 in units of T, t / T at the nodes of the tail, by how much T^2 grows with tau / T,
+and by how much steps do.
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 import numpy as np
 
@@ -36,14 +39,15 @@ _FADED = 29.0, 58.0  # half-lives after which what is left is rounding, of singl
 
 
 def _fitted(function, low, high, count) -> tuple[float, ...]:
-    """Coefficients of the polynomial of so many terms that is nearly the best on an interval, highest first."""
+    """Coefficients, highest first, of nearly the best polynomial of so many terms on an interval."""
     near = np.polynomial.Chebyshev.interpolate(function, count - 1, (low, high))
     return tuple(near.convert(kind=np.polynomial.Polynomial).coef[::-1].tolist())
 
 
 # Of 2^x and, of s^2, of atanh(s) / s: in single precision within 1e-7, after it in double within 1e-11.
 _POWER = _fitted(np.exp2, -0.5, 0.5, 6) + _fitted(np.exp2, -0.5, 0.5, 9)
-_RATIO = tuple(c for k in (3, 5) for c in _fitted(lambda x: np.arctanh(np.sqrt(x)) / np.sqrt(x), 0.0, 0.02944, k))
+_ROOTS = partial(_fitted, lambda x: np.arctanh(np.sqrt(x)) / np.sqrt(x), 0.0, 0.02944)
+_RATIO = _ROOTS(3) + _ROOTS(5)
 
 
 @compiled
@@ -88,7 +92,7 @@ def _atanh(z, factor, single) -> Lanes:
 
 @compiled
 def stretched(rows, o, tau, size, growth) -> Lanes:
-    """Enter growth at z = 0, build-up times in rows `times` ... becoming T over half-lives; return the 4 T^2."""
+    """Enter growth at z = 0, times in rows `times` ... becoming T over half-lives; return the 4 T^2."""
     _, _, _, _, least, shortest, _, stretch, _ = growth
     longest, shortest = 0.0 * tau, sqrt(tau) * (0.5 * shortest)
     for k in range(o.fading):
@@ -130,13 +134,14 @@ def begun(rows, o, n, strengths, growth, shares) -> Lanes:
 @compiled
 def _write_shares(rows, o, growth, shares) -> None:
     """Write the shares of all ions to rows `shares` ..., by what is left of each time."""
+    builds = len(growth[1])
     fades = o.times + o.fading
     for i in range(o.sharing):
         share = 1.0 + 0.0 * load(rows, fades)
-        if o.builds:
-            share = 1.0 - load(rows, fades + min(i, o.builds - 1))
-        if o.fading > o.builds:
-            share = share * (1.0 - load(rows, fades + o.builds) * growth[2][i])
+        if builds:
+            share = 1.0 - load(rows, fades + min(i, builds - 1))
+        if o.fading > builds:
+            share = share * (1.0 - load(rows, fades + builds) * growth[2][i])
         store(rows, shares + i, share)
 
 
@@ -177,19 +182,20 @@ def grow_stages(rows, o, growth, z, h, c) -> None:
 @compiled
 def growing(rows, o, passing, growth) -> Lanes:
     """Write how fast shares change, dt/dz = `passing` T; return the rate of steps to the fourth power."""
+    builds = len(growth[1])
     total, fades, passing = 0.0 * passing, o.times + o.fading, passing * _LN2
     for k in range(o.fading):
         # What a step of order p misses goes like rate^p exp(-t / tau): the rate may fade with its p-th root.
         rate = load(rows, o.times + k) * passing * growth[3]
         own = rate * rate * rate * rate * rough_sqrt(load(rows, fades + k))
-        total = total + own if k == o.builds else where_greater(own, total, own, total)
+        total = total + own if k == builds else where_greater(own, total, own, total)
     for i in range(o.sharing):
         change, share = 0.0 * passing, 1.0 + 0.0 * passing
-        if o.builds:
-            k = min(i, o.builds - 1)
+        if builds:
+            k = min(i, builds - 1)
             change, share = load(rows, o.times + k) * load(rows, fades + k), 1.0 - load(rows, fades + k)
-        if o.fading > o.builds:
-            k, moved = o.builds, load(rows, fades + o.builds) * growth[2][i]
+        if o.fading > builds:
+            k, moved = builds, load(rows, fades + builds) * growth[2][i]
             change = change * (1.0 - moved) + share * moved * load(rows, o.times + k)
         change = change * passing
         store(rows, o.changes + i, where_greater(change, 0.0, change, 0.0 - change))
@@ -205,7 +211,8 @@ def gained(rows, o, n, strengths, shrink, shares) -> Lanes:
             energy = load(rows, o.inverse + pair) * strengths[pair]
             total = total + energy
             if o.sharing > 1:
-                work = work + _traded(rows, o.pairs + 2 * pair, product(rows, o, i, j, shares), energy * shrink)
+                share = product(rows, o, i, j, shares)
+                work = work + _traded(rows, o.pairs + 2 * pair, share, energy * shrink)
             pair += 1
     if o.sharing == 1:
         work = _traded(rows, o.pairs, product(rows, o, 0, 0, shares), total * shrink)
@@ -214,9 +221,9 @@ def gained(rows, o, n, strengths, shrink, shares) -> Lanes:
 
 @compiled
 def _traded(rows, at, share, energy) -> Lanes:
-    """Part of `gained` in rows at, at + 1, which take the product of shares and what there would be with all charges.
+    """`gained` of one pair, whose product of shares and energy with all charges are in rows at, at + 1.
 
-    The energy of an explosion is no more than the integral of it over the product: by trapezia, within a percent.
+    That of an explosion is only the integral of the latter over the former: by trapezia, within a percent.
     """
     work = 0.5 * (share - load(rows, at)) * (energy + load(rows, at + 1))
     store(rows, at, share)

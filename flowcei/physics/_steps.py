@@ -276,8 +276,8 @@ def _step_length(rows, o, n, curvatures, tau, z, remaining, eta, growth, shares)
             if growth is not None:
                 change = load(rows, o.changes + min(i, o.sharing - 1))
                 change = change + load(rows, o.changes + min(j, o.sharing - 1))
-                # With charges as they are in the step, not at its start, where they may be 0. One of two ions may
-                # have its charge long before the other: then the force is sooner there.
+                # With charges as they are in the step, not at its start, where they may be 0. Where one of
+                # two ions has its charge long before the other, the force is there sooner.
                 root, share = rough_sqrt(pull * r * r), product(rows, o, i, j, shares)
                 sooner = 1.0 if o.sharing == 1 else 1.5
                 pull, own = pull * share, root * (sooner * eta * longer * change) * (0.75 - 0.5 * share)

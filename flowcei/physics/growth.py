@@ -101,9 +101,9 @@ def growth_of(
     masses: Floats,
     charges: Floats,
 ) -> Growth | None:
-    """Times (B, K), in units of the molecule but for its size, and what each ion lacks at first, (N,) or (0,).
+    """Times (B, K), in units of the molecule but for its size, and what each ion lacks at first, (N,).
 
-    Times of build-up, then that in which charge moves, where any does.
+    Times of build-up, then that in which charge moves; where none does the latter is empty.
     """
     times, moved = np.zeros((count, 0)), np.zeros(0)
     if build_up is not None and (own := _times(build_up, count, len(masses))).any():
