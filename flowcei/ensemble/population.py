@@ -283,11 +283,11 @@ def population(
 
         def mixture_of(some: Ensemble, like: NormalLaw | None) -> Mixture:
             check_count(len(some.z), len(some.chart.coordinates), count)
-            return normals(some, count, bootstrap, seed, like, check=check)
+            return normals(some, count, bootstrap, seed, like, check=check, causes=False)
 
         return pathways(ensemble, by, mixture_of, cross_correlation / FWHM)
     if by is not None:
-        law_of = partial(_normal, bootstrap=bootstrap, seed=seed, check=check)
+        law_of = partial(_normal, bootstrap=bootstrap, seed=seed, check=check, causes=False)
         return series(ensemble, by, law_of, cross_correlation / FWHM, seed)
     if law == "free":
         return free_law(ensemble, bootstrap, seed, check=check)
@@ -297,7 +297,7 @@ def population(
     return _normal(ensemble, bootstrap, seed, check=check)
 
 
-def _normal(ensemble: Ensemble, bootstrap: int, seed: int, *, check: bool) -> Population:
+def _normal(ensemble: Ensemble, bootstrap: int, seed: int, *, check: bool, causes: bool = True) -> Population:
     """The normal law of an ensemble."""
     check_count(len(ensemble.z), len(ensemble.chart.coordinates), 1)
     chart, data, selection = ensemble.chart, ensemble.weighted, selection_of(ensemble, seed)
@@ -306,7 +306,7 @@ def _normal(ensemble: Ensemble, bootstrap: int, seed: int, *, check: bool) -> Po
     check_covered(chart, law, seed)
     check_selection(selection, law, len(data.z))
     told = information(law, data, ensemble.distinct, selection)
-    told.monte_carlo.check()
+    told.check(law, len(data.z))
     law = law.shifted(-told.bias, law.pairs)
     return Population(
         ensemble.molecule,
@@ -319,7 +319,7 @@ def _normal(ensemble: Ensemble, bootstrap: int, seed: int, *, check: bool) -> Po
         expectation(law, data, selection)[1],
         told,
         resampled(law, data, chart.images, bootstrap, seed, selection),
-        compared(ensemble, partial(chart.geometries, law), seed) if check else None,
+        compared(ensemble, partial(chart.geometries, law), seed, causes=causes) if check else None,
         ensemble.left_out,
         None if selection is None else selection.chance(law),
     )
