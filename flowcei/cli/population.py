@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 
 _UNLIKELY = 1e-3
+_RESAMPLED = 50  # laws of events drawn with replacement
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -46,7 +47,7 @@ def _names(text: str) -> tuple[str, ...]:
     default=0.0,
     metavar="WIDTH",
 )
-@option("--bootstrap", "Laws of events drawn with replacement, for errors.", click.IntRange(0), default=50)
+@option("--bootstrap", "Laws of events drawn with replacement, for errors; 50 if absent.", click.IntRange(0))
 @option("--truth", "Events with positions, drawn beside the law.", options.INPUT)
 @option("--molecule", "Of vibrations: a name, .toml or .xyz, where the file does not say.", options.MOLECULE)
 @option("--prior", "Of vibrations: normal modes of the molecule; its default if absent.", options.PRIOR_NAME)
@@ -69,7 +70,7 @@ def population(
     components: int | None,
     by: str | None,
     cross_correlation: float,
-    bootstrap: int,
+    bootstrap: int | None,
     truth: Path | None,
     molecule: str | None,
     prior: str | None,
@@ -116,24 +117,23 @@ def population(
 
     if truth is not None and (law not in ("normal", "vibrations") or by):
         raise UsageError("--truth is drawn beside one normal law")
-    kind: dict[str, Any] = {"law": law, "components": components, "by": by, "bootstrap": bootstrap}
-    kind["cross_correlation"] = cross_correlation
+    kind: dict[str, Any] = {"components": components, "by": by, "cross_correlation": cross_correlation}
+    kind |= {"bootstrap": bootstrap, "keep_flagged": keep_flagged}
     stated: dict[str, Any] = {"prior": prior, "noise": noise, "experiment": experiment}
     reading = _Reading(selection=Selection(missing=missing))
     if law == "vibrations":
-        if by or components or len(samples) != 1:
-            raise UsageError("a law of vibrations is of one file of events, without --by and --components")
+        _refuse(kind, "is not of --law vibrations")
+        if len(samples) != 1:
+            raise UsageError("a law of vibrations is of one file of events")
         run = _read(samples[0], molecule, reading)
         fitted: Any = flowcei.vibrational_law(run, _names(coordinates), **stated, seed=seed)
     else:
-        if given := [
-            name for name, value in (stated | {"missing": missing, "molecule": molecule}).items() if value
-        ]:
-            raise UsageError(f"--{given[0]} is of --law vibrations; samples know theirs")
-        warn_of_runs(samples)
-        fitted = flowcei.population(
-            list(samples), _names(coordinates), **kind, seed=seed, keep_flagged=keep_flagged
+        _refuse(
+            stated | {"missing": missing, "molecule": molecule}, "is of --law vibrations; samples know theirs"
         )
+        warn_of_runs(samples)
+        kind |= {"bootstrap": _RESAMPLED if bootstrap is None else bootstrap}
+        fitted = flowcei.population(list(samples), _names(coordinates), law=law, **kind, seed=seed)
     if isinstance(fitted, flowcei.Mixture):
         write_mixture(fitted, folder, length_unit, as_json=as_json, overwrite=overwrite)
         return
@@ -152,6 +152,13 @@ def population(
     note_events(fitted)
     _note(fitted)
     note(f"tables, pictures and the law in {folder}")
+
+
+def _refuse(given: dict[str, Any], why: str) -> None:
+    """Raise UsageError where one of the options, by the names of their parameters, was given."""
+    for name, value in given.items():
+        if value or (name == "bootstrap" and value is not None):
+            raise UsageError(f"--{name.replace('_', '-')} {why}")
 
 
 def _read(file: Path, molecule: str | None, reading: Reading) -> Events:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from flowcei.events.foreign.table import Arrays
     from flowcei.molecules.molecule import Molecule
 
-_MISSING_ION = "lacking an ion (zeros, blank or NaN), which only sample --missing takes, where two are left"
+_MISSING_ION = "lacking an ion (zeros, blank or NaN), which only --missing takes, where two are left"
 _NOT_FINITE = "with a number that is blank, not finite or too large"
 _AT_REST = "without kinetic energy"
 _INCOMPLETE = "incomplete"  # rows of ions other than those of the molecule

@@ -118,7 +118,10 @@ def test_law_of_vibrations_is_of_events(typed: Shell) -> None:
     assert json.loads(typed.out)["table"][0]["sd"] == pytest.approx(law.deviation[0], rel=1e-6)
     assert Path("v-population/unfolded.png").exists()
     for words, said in (
-        (("v.h5", *how, "--by", "delay"), "one file of events"),
+        (("v.h5", "v.h5", *how), "one file of events"),
+        (("v.h5", *how, "--by", "delay"), "--by is not of --law vibrations"),
+        (("v.h5", *how, "--bootstrap", "0"), "--bootstrap is not of --law vibrations"),
+        (("v.h5", *how, "--keep-flagged"), "--keep-flagged is not of"),
         (("e.samples.h5", *how), "the events themselves"),
         (("e.samples.h5", "--noise", "1%"), "--noise is of --law vibrations"),
         (("v.h5", *how, "--noise", "0%"), "no noise, or 0"),

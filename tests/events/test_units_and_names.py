@@ -294,7 +294,7 @@ def test_an_ion_at_zero_or_nan_is_missing(flow: Shell) -> None:
         found = read_events("e.csv", "ocs", Reading(unit="au"))
     np.testing.assert_array_equal(found.event_id, np.delete(np.arange(B), [3, 8, 20]))
     assert flow("convert", "e.csv", "--unit", "au") == 0
-    assert "3 lacking an ion (zeros, blank or NaN), which only sample --missing takes" in flow.err
+    assert "3 lacking an ion (zeros, blank or NaN), which only --missing takes" in flow.err
     report = check_file("e.csv", "ocs", Reading(unit="au"))
     assert any("3 of 40 events: lacking an ion" in line.message for line in report.diagnostics)
     rest = np.array([[[0.0, 0, 0], [-80, 1, 5], [80, -1, -5]]])
@@ -320,7 +320,7 @@ def test_what_cannot_be_used_is_counted_in_every_format(flow: Shell, ending: str
     for text in (
         "40 events read, 5 left out: ",
         "2 lacking an ion (zeros, blank or NaN), which",
-        f"only sample --missing takes, where two are left (first: {where} {first[0]}), 2 with",
+        f"only --missing takes, where two are left (first: {where} {first[0]}), 2 with",
         f"2 with a number that is blank, not finite or too large (first: {where} {first[1]})",
         f"1 without kinetic energy (first: {where} {first[2]})",
     ):
