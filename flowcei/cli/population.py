@@ -48,6 +48,7 @@ def _names(text: str) -> tuple[str, ...]:
 )
 @option("--bootstrap", "Laws of events drawn with replacement, for errors.", click.IntRange(0), default=50)
 @option("--truth", "Events with positions, drawn beside the law.", options.INPUT)
+@option("--molecule", "Of vibrations: a name, .toml or .xyz, where the file does not say.", options.MOLECULE)
 @option("--prior", "Of vibrations: normal modes of the molecule; its default if absent.", options.PRIOR_NAME)
 @option("--noise", "Of vibrations: 1%, or 0.5 (a.u.); that of the file if absent.", options.NOISE)
 @experiment_option("Of vibrations, instead of --noise, TOML.")
@@ -70,6 +71,7 @@ def population(
     cross_correlation: float,
     bootstrap: int,
     truth: Path | None,
+    molecule: str | None,
     prior: str | None,
     noise: str | None,
     experiment: Path | None,
@@ -99,7 +101,7 @@ def population(
     --law mixture and --by there are shares at each value, and shares that change smoothly.
 
     With --law vibrations SAMPLES are one file of events: the law of all normal modes of a stiff molecule, of
-    two atoms or eleven, without a model. --experiment says how wide the source is where events lack ions.
+    three atoms or eleven, without a model. --experiment says how wide the source is where events lack ions.
 
     Writes population.h5, table.csv, correlations.csv and pictures.
 
@@ -116,14 +118,17 @@ def population(
         raise UsageError("--truth is drawn beside one normal law")
     kind: dict[str, Any] = {"law": law, "components": components, "by": by, "bootstrap": bootstrap}
     kind["cross_correlation"] = cross_correlation
-    stated = {"prior": prior, "noise": noise, "experiment": experiment}
+    stated: dict[str, Any] = {"prior": prior, "noise": noise, "experiment": experiment}
     reading = _Reading(selection=Selection(missing=missing))
     if law == "vibrations":
         if by or components or len(samples) != 1:
             raise UsageError("a law of vibrations is of one file of events, without --by and --components")
-        fitted: Any = _vibrations(samples[0], _names(coordinates), reading, **stated, seed=seed)
+        run = _read(samples[0], molecule, reading)
+        fitted: Any = flowcei.vibrational_law(run, _names(coordinates), **stated, seed=seed)
     else:
-        if given := [name for name, value in (stated | {"missing": missing}).items() if value]:
+        if given := [
+            name for name, value in (stated | {"missing": missing, "molecule": molecule}).items() if value
+        ]:
             raise UsageError(f"--{given[0]} is of --law vibrations; samples know theirs")
         warn_of_runs(samples)
         fitted = flowcei.population(
@@ -149,14 +154,14 @@ def population(
     note(f"tables, pictures and the law in {folder}")
 
 
-def _vibrations(file: Path, coordinates: tuple[str, ...], reading: Reading, **how: Any) -> Population:  # noqa: ANN401
-    """The law of normal modes of events."""
+def _read(file: Path, molecule: str | None, reading: Reading) -> Events:
+    """The events of a file that could be one of samples."""
     import flowcei
     from flowcei.cli.inputs import is_samples, read_noted
 
     if is_samples(file):
         raise UsageError(f"{file} holds samples: a law of vibrations is of the events themselves")
-    return flowcei.vibrational_law(read_noted(file, None, reading), coordinates, **how)
+    return read_noted(file, None if molecule is None else flowcei.Molecule.load(molecule), reading)
 
 
 def _write_pathways(fitted: Pathways, folder: Path, unit: str, *, as_json: bool, overwrite: bool) -> None:
@@ -211,7 +216,7 @@ def _show(fitted: Population | FreeLaw | Series, results: dict[str, Any], unit: 
     if isinstance(fitted, Series):  # whose values are no lengths
         table[fitted.by] = fitted.to_dataframe()[fitted.by]
     show_table(table.drop(columns=["mean_p05", "mean_p95", "sd_error"], errors="ignore"), as_json=False)
-    if "correlations.csv" in results:
+    if len(results.get("correlations.csv", ())):
         show("")
         show_table(results["correlations.csv"], as_json=False)
 

@@ -166,8 +166,10 @@ def unsampled(
             )
         momenta = completed(momenta, lost)
     sigma = events.sigma if noise is None else Noise.parse(noise).sigma(momenta)
-    if sigma is None:
-        raise UsageError("the events state no noise: name it")
+    if experiment is not None:
+        sigma = experiment.of(molecule).sigma(momenta)
+    if sigma is None or not (sigma > 0.0).all():
+        raise UsageError("the events state no noise, or 0: name it")
     origin = stated | {"prior": prior.spec(), "events": events.origin}
     x = np.zeros((len(events), 1, *momenta.shape[1:]), np.float32)
     return PosteriorSamples(

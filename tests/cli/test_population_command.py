@@ -121,6 +121,7 @@ def test_law_of_vibrations_is_of_events(typed: Shell) -> None:
         (("v.h5", *how, "--by", "delay"), "one file of events"),
         (("e.samples.h5", *how), "the events themselves"),
         (("e.samples.h5", "--noise", "1%"), "--noise is of --law vibrations"),
+        (("v.h5", *how, "--noise", "0%"), "no noise, or 0"),
     ):
         assert typed("population", *words, "-o", "other") == 2, words
         assert said in typed.err
