@@ -151,16 +151,14 @@ class Answers:
         """Answer those of which so few times as many draws are enough; return the pool of the others."""
         weights, (_, p) = Weights.of(pool.log_weights), pool.height.shape
         waits, sound = np.ones(len(pool), dtype=bool), weights.reliable & (weights.efficiency >= least)
-        rules = self.rules
-        most = rules.repeated if times_allowed is None else rules.repeated_of_refit
-        for times in (times_allowed or rules.times) if more else (1,):
+        for times in (times_allowed or self.rules.times) if more else (1,):
             draws = times * p / self.n
             share = repeated(weights.log_weights, draws, weights.log_evidence)
             if seen is not None:
                 at_flow, by = seen
                 share = np.maximum(share, repeated(at_flow, draws, weights.log_evidence, by))
             affordable = self.drawn[self.unanswered] + (times - 1) * p <= self.budget
-            enough = waits & sound & (share <= most) & affordable
+            enough = waits & sound & (share <= self.rules.repeated) & affordable
             if enough.any():
                 events, own = self.unanswered[enough], pool[enough]
                 if times > 1 and more:
