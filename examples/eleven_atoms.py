@@ -6,8 +6,8 @@
 Eleven singly charged ions, momenta known to 1 %, each ion detected with a chance of 0.6: events that lack up
 to three are kept, and most lack three. Molecules vibrate at 0 K; the search begins with a law of 300 K. Which
 of the carbon and of the hydrogen ions is which is taken as known. Writes the law of the 27 modes (law.h5),
-their widths (table.csv) and a picture of their correlations. 2,500 events take 85 s of CPU time, and
-50,000 some 16 minutes of one core.
+their widths (table.csv) and a picture of their correlations. 5,000 events take 150 s of CPU time, and
+50,000 some 25 minutes of one core.
 """
 
 from __future__ import annotations

@@ -115,6 +115,7 @@ def check_run(
     noise: str | Noise | None = None,
     *,
     seed: int = 0,
+    causes: bool = True,
 ) -> RunCheck:
     """Compare a run of events with what a prior predicts of it, and name what would explain differences.
 
@@ -127,6 +128,7 @@ def check_run(
         prior: A name or table of the molecule's, or a prior; its default where None.
         noise: Of the detector; what the events say where None, else what their sums show.
         seed: Of the prediction.
+        causes: Whether to seek what would explain differences, which takes seconds.
 
     Returns:
         The comparison.
@@ -170,6 +172,6 @@ def check_run(
         remarks.append(f"the momentum sums are 0: the noise cannot be measured from them; {assumed}")
     elif not level.stated:
         remarks.append("no noise is stated: it was taken from the momentum sums")
-    causes = causes_of(run, comparisons) if smallest(comparisons) < LEVEL else []
+    why = causes_of(run, comparisons) if causes and smallest(comparisons) < LEVEL else []
     outlying = float(1.0 - sums.good.mean())
-    return RunCheck(*names, len(some), outlying, tuple(comparisons), tuple(causes), tuple(remarks))
+    return RunCheck(*names, len(some), outlying, tuple(comparisons), tuple(why), tuple(remarks))

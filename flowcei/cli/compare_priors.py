@@ -53,7 +53,7 @@ def compare_priors(
     if len(prior) < 2:
         raise UsageError("name two priors or more: --prior a --prior b")
     import flowcei
-    from flowcei.cli.runs import warn_of_runs
+    from flowcei.cli.inputs import warn_of_runs
 
     warn_of_runs(samples)
     fitted = flowcei.compare_priors(list(samples), prior, seed=seed, keep_flagged=keep_flagged)

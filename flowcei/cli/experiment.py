@@ -12,8 +12,8 @@ import click
 import flowcei
 from flowcei.cli import options
 from flowcei.cli.experiment_options import experiment_option
+from flowcei.cli.inputs import read_noted
 from flowcei.cli.options import option
-from flowcei.cli.runs import read_noted
 from flowcei.cli.streams import note, show, text_table, warn
 from flowcei.errors import DataError, UsageError
 from flowcei.storage.creation import atomic_text

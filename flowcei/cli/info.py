@@ -12,8 +12,9 @@ import click
 
 import flowcei
 from flowcei.cli import options
+from flowcei.cli.inputs import is_samples, read_noted
 from flowcei.cli.molecules import molecule_facts
-from flowcei.cli.runs import BUNDLED, RUNS, find_model, is_samples, read_noted
+from flowcei.cli.runs import BUNDLED, RUNS, find_model
 from flowcei.cli.streams import show
 from flowcei.errors import DataError
 from flowcei.models.registry import listed_options

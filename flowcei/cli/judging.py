@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import flowcei
 from flowcei.cli import options
 from flowcei.cli.experiment_options import experiment_option
-from flowcei.cli.runs import load_named, note_what_is_assumed, read_noted
+from flowcei.cli.inputs import note_what_is_assumed, read_noted
+from flowcei.cli.runs import load_named
 from flowcei.cli.streams import note, show, show_json, warn, write_results
 from flowcei.errors import UsageError
 

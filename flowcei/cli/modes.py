@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from flowcei.cli import options
+from flowcei.cli.inputs import read_unflagged, warn_of_open_directions
 from flowcei.cli.options import option
-from flowcei.cli.runs import read_unflagged, warn_of_open_directions
 from flowcei.cli.streams import note, show, show_table, write_results
 from flowcei.errors import NoDensityError
 from flowcei.storage.creation import atomic_text

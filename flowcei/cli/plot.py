@@ -10,7 +10,7 @@ import click
 
 import flowcei
 from flowcei.cli import options
-from flowcei.cli.runs import is_samples, read_noted, read_unflagged, warn_of_run
+from flowcei.cli.inputs import is_samples, read_noted, read_unflagged, warn_of_run
 from flowcei.cli.streams import note
 from flowcei.errors import UsageError
 

@@ -9,12 +9,14 @@ import click
 
 from flowcei.cli import options
 from flowcei.cli.compare_priors import differs, note_comparison, note_events, write_mixture
+from flowcei.cli.experiment_options import experiment_option
 from flowcei.cli.options import option
 from flowcei.cli.streams import note, show, show_json, show_table, warn, with_lengths_in, write_results
 from flowcei.errors import UsageError
 
 if TYPE_CHECKING:
     from flowcei import Events, FreeLaw, Pathways, Population, Series
+    from flowcei.events.foreign.interpretation import Reading
 
 
 _UNLIKELY = 1e-3
@@ -31,8 +33,8 @@ def _names(text: str) -> tuple[str, ...]:
 )
 @option(
     "--law",
-    "One normal law, several, or one without a form.",
-    click.Choice(["normal", "mixture", "free"]),
+    "One normal law, several, one without a form; or of all vibrations, from events.",
+    click.Choice(["normal", "mixture", "free", "vibrations"]),
     default="normal",
 )
 @option("--components", "Normal laws of a mixture; 2 if absent.", click.IntRange(2, 9))
@@ -46,6 +48,11 @@ def _names(text: str) -> tuple[str, ...]:
 )
 @option("--bootstrap", "Laws of events drawn with replacement, for errors.", click.IntRange(0), default=50)
 @option("--truth", "Events with positions, drawn beside the law.", options.INPUT)
+@option("--molecule", "Of vibrations: a name, .toml or .xyz, where the file does not say.", options.MOLECULE)
+@option("--prior", "Of vibrations: normal modes of the molecule; its default if absent.", options.PRIOR_NAME)
+@option("--noise", "Of vibrations: 1%, or 0.5 (a.u.); that of the file if absent.", options.NOISE)
+@experiment_option("Of vibrations, instead of --noise, TOML.")
+@option("--missing", "Of vibrations: ions that an event may lack.", click.IntRange(0), default=0)
 @options.output_option("Folder; NAME-population if absent.")
 @options.json_option("All numbers as JSON, lengths in bohr.")
 @options.length_option
@@ -64,6 +71,11 @@ def population(
     cross_correlation: float,
     bootstrap: int,
     truth: Path | None,
+    molecule: str | None,
+    prior: str | None,
+    noise: str | None,
+    experiment: Path | None,
+    missing: int,
     output: Path | None,
     as_json: bool,
     length_unit: str,
@@ -88,6 +100,9 @@ def population(
     changes smoothly, at true delays: the length of the pulses (--cross-correlation) is taken out. With both
     --law mixture and --by there are shares at each value, and shares that change smoothly.
 
+    With --law vibrations SAMPLES are one file of events: the law of all normal modes of a stiff molecule, of
+    three atoms or eleven, without a model. --experiment says how wide the source is where events lack ions.
+
     Writes population.h5, table.csv, correlations.csv and pictures.
 
     Example: flowcei population events.samples.h5
@@ -95,23 +110,37 @@ def population(
     folder = output or Path(f"{samples[0].stem.removesuffix('.samples')}-population")
     options.check_folder(folder, overwrite=overwrite)
     import flowcei
-    from flowcei.cli.runs import read_noted, warn_of_runs
+    from flowcei.cli.inputs import read_noted, warn_of_runs
+    from flowcei.events.foreign.interpretation import Reading as _Reading
+    from flowcei.events.selection import Selection
 
-    if truth is not None and (law != "normal" or by):
+    if truth is not None and (law not in ("normal", "vibrations") or by):
         raise UsageError("--truth is drawn beside one normal law")
     kind: dict[str, Any] = {"law": law, "components": components, "by": by, "bootstrap": bootstrap}
     kind["cross_correlation"] = cross_correlation
-    warn_of_runs(samples)
-    fitted = flowcei.population(
-        list(samples), _names(coordinates), **kind, seed=seed, keep_flagged=keep_flagged
-    )
+    stated: dict[str, Any] = {"prior": prior, "noise": noise, "experiment": experiment}
+    reading = _Reading(selection=Selection(missing=missing))
+    if law == "vibrations":
+        if by or components or len(samples) != 1:
+            raise UsageError("a law of vibrations is of one file of events, without --by and --components")
+        run = _read(samples[0], molecule, reading)
+        fitted: Any = flowcei.vibrational_law(run, _names(coordinates), **stated, seed=seed)
+    else:
+        if given := [
+            name for name, value in (stated | {"missing": missing, "molecule": molecule}).items() if value
+        ]:
+            raise UsageError(f"--{given[0]} is of --law vibrations; samples know theirs")
+        warn_of_runs(samples)
+        fitted = flowcei.population(
+            list(samples), _names(coordinates), **kind, seed=seed, keep_flagged=keep_flagged
+        )
     if isinstance(fitted, flowcei.Mixture):
         write_mixture(fitted, folder, length_unit, as_json=as_json, overwrite=overwrite)
         return
     if isinstance(fitted, flowcei.Pathways):
         _write_pathways(fitted, folder, length_unit, as_json=as_json, overwrite=overwrite)
         return
-    events = None if truth is None else read_noted(truth, fitted.molecule)
+    events = None if truth is None else read_noted(truth, fitted.molecule, reading)
     results = _results(fitted, length_unit, events)
     options.made_folder(folder, overwrite=overwrite)
     write_results(results, folder, overwrite=overwrite)
@@ -123,6 +152,16 @@ def population(
     note_events(fitted)
     _note(fitted)
     note(f"tables, pictures and the law in {folder}")
+
+
+def _read(file: Path, molecule: str | None, reading: Reading) -> Events:
+    """The events of a file that could be one of samples."""
+    import flowcei
+    from flowcei.cli.inputs import is_samples, read_noted
+
+    if is_samples(file):
+        raise UsageError(f"{file} holds samples: a law of vibrations is of the events themselves")
+    return read_noted(file, None if molecule is None else flowcei.Molecule.load(molecule), reading)
 
 
 def _write_pathways(fitted: Pathways, folder: Path, unit: str, *, as_json: bool, overwrite: bool) -> None:
@@ -177,7 +216,7 @@ def _show(fitted: Population | FreeLaw | Series, results: dict[str, Any], unit: 
     if isinstance(fitted, Series):  # whose values are no lengths
         table[fitted.by] = fitted.to_dataframe()[fitted.by]
     show_table(table.drop(columns=["mean_p05", "mean_p95", "sd_error"], errors="ignore"), as_json=False)
-    if "correlations.csv" in results:
+    if len(results.get("correlations.csv", ())):
         show("")
         show_table(results["correlations.csv"], as_json=False)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from flowcei.cli.inputs import read_unflagged, warn_of_open_directions
 from flowcei.cli.options import (
     INPUT,
     json_option,
@@ -15,7 +16,6 @@ from flowcei.cli.options import (
     output_path,
     overwrite_option,
 )
-from flowcei.cli.runs import read_unflagged, warn_of_open_directions
 from flowcei.cli.streams import note, show, show_json, warn, write_results
 
 

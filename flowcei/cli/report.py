@@ -11,7 +11,8 @@ import click
 
 import flowcei
 from flowcei.cli import options
-from flowcei.cli.runs import BUNDLED, MODEL_NAME, is_samples, load_named, read_metrics, warn_of_run
+from flowcei.cli.inputs import is_samples, warn_of_run
+from flowcei.cli.runs import BUNDLED, MODEL_NAME, load_named, read_metrics
 from flowcei.cli.streams import note
 from flowcei.errors import DataError, UsageError
 from flowcei.storage.creation import atomic_text

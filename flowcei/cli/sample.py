@@ -24,16 +24,10 @@ from flowcei.cli.experiment_options import (
     reading_of,
     sampled_experiment,
 )
+from flowcei.cli.inputs import note_what_is_assumed, warn_of_flags, warn_of_motion
 from flowcei.cli.options import flag, option
 from flowcei.cli.progress import Progress
-from flowcei.cli.runs import (
-    BUNDLED,
-    MODEL_NAME,
-    load_named,
-    note_what_is_assumed,
-    warn_of_flags,
-    warn_of_motion,
-)
+from flowcei.cli.runs import BUNDLED, MODEL_NAME, load_named
 from flowcei.cli.streams import note, warn
 from flowcei.errors import DataError, StoppedError, UsageError
 from flowcei.storage.creation import partial_path
@@ -43,7 +37,7 @@ if TYPE_CHECKING:
     from flowcei.check.run import RunCheck
     from flowcei.events.foreign.interpretation import Reading
     from flowcei.events.source import EventSource
-    from flowcei.posterior.files import Quality
+    from flowcei.posterior.quality import Quality
     from flowcei.reconstruction.sampling import SamplingRequest, Survey
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from flowcei.cli import options
+from flowcei.cli.inputs import read_unflagged
 from flowcei.cli.options import option
-from flowcei.cli.runs import read_unflagged
 from flowcei.cli.streams import note, show_table, warn, with_lengths_in, write_results
 from flowcei.storage.creation import atomic_text
 from flowcei.units import length_in_bohr

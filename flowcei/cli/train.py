@@ -17,9 +17,10 @@ from click.core import ParameterSource
 import flowcei
 from flowcei.cli import options
 from flowcei.cli.architectures import ArchitectureCommand, architecture_options
+from flowcei.cli.inputs import read_noted
 from flowcei.cli.options import INPUT, MOLECULE, NOISE, PRIOR_NAME, Checked, option
 from flowcei.cli.progress import Progress
-from flowcei.cli.runs import LOG, RunFolder, begin_run, check_run_folder, read_noted, to_resume
+from flowcei.cli.runs import LOG, RunFolder, begin_run, check_run_folder, to_resume
 from flowcei.cli.streams import log, log_file, note, warn
 from flowcei.errors import DataError, FlowceiError, StoppedError, TrainingDivergedError, UsageError
 from flowcei.experiment.detector import Noise

@@ -32,6 +32,7 @@ def normals(
     like: NormalLaw | None = None,
     *,
     check: bool = True,
+    causes: bool = True,
 ) -> Mixture:
     """Shares of several normal laws, which are sought; also from others, in whose order they are then.
 
@@ -57,7 +58,7 @@ def normals(
         raise DataError(f"{what} for {numbers} numbers more; take --law normal")
     check_covered(chart, law, seed)
     known = information(law, data, ensemble.distinct)
-    known.monte_carlo.check()
+    known.check(law, len(data.z))
     law = law.shifted(-known.bias, law.pairs)
     single = replace(law, share=np.ones(components))
 
@@ -74,5 +75,5 @@ def normals(
     if len(laws) > 1:
         error = np.maximum(out.bootstrap_error, np.std([one.share for one in laws], axis=0, ddof=1))
         out = replace(out, bootstrap_error=error)
-    run = compared(ensemble, partial(chart.geometries, law), seed) if check else None
+    run = compared(ensemble, partial(chart.geometries, law), seed, causes=causes) if check else None
     return replace(out, law=law, chart=chart, laws=laws, information=known, check=run)

@@ -283,11 +283,11 @@ def population(
 
         def mixture_of(some: Ensemble, like: NormalLaw | None) -> Mixture:
             check_count(len(some.z), len(some.chart.coordinates), count)
-            return normals(some, count, bootstrap, seed, like, check=check)
+            return normals(some, count, bootstrap, seed, like, check=check, causes=False)
 
         return pathways(ensemble, by, mixture_of, cross_correlation / FWHM)
     if by is not None:
-        law_of = partial(_normal, bootstrap=bootstrap, seed=seed, check=check)
+        law_of = partial(_normal, bootstrap=bootstrap, seed=seed, check=check, causes=False)
         return series(ensemble, by, law_of, cross_correlation / FWHM, seed)
     if law == "free":
         return free_law(ensemble, bootstrap, seed, check=check)
@@ -297,7 +297,7 @@ def population(
     return _normal(ensemble, bootstrap, seed, check=check)
 
 
-def _normal(ensemble: Ensemble, bootstrap: int, seed: int, *, check: bool) -> Population:
+def _normal(ensemble: Ensemble, bootstrap: int, seed: int, *, check: bool, causes: bool = True) -> Population:
     """The normal law of an ensemble."""
     check_count(len(ensemble.z), len(ensemble.chart.coordinates), 1)
     chart, data, selection = ensemble.chart, ensemble.weighted, selection_of(ensemble, seed)
@@ -306,7 +306,10 @@ def _normal(ensemble: Ensemble, bootstrap: int, seed: int, *, check: bool) -> Po
     check_covered(chart, law, seed)
     check_selection(selection, law, len(data.z))
     told = information(law, data, ensemble.distinct, selection)
-    told.monte_carlo.check()
+    try:
+        told.check(law, len(data.z))
+    except DataError as error:
+        raise DataError(f"{error}; it is about {_in_words(chart, law)}") from error
     law = law.shifted(-told.bias, law.pairs)
     return Population(
         ensemble.molecule,
@@ -319,9 +322,18 @@ def _normal(ensemble: Ensemble, bootstrap: int, seed: int, *, check: bool) -> Po
         expectation(law, data, selection)[1],
         told,
         resampled(law, data, chart.images, bootstrap, seed, selection),
-        compared(ensemble, partial(chart.geometries, law), seed) if check else None,
+        compared(ensemble, partial(chart.geometries, law), seed, causes=causes) if check else None,
         ensemble.left_out,
         None if selection is None else selection.chance(law),
+    )
+
+
+def _in_words(chart: Chart, law: NormalLaw) -> str:
+    """A law as a prior would state it: lengths in bohr, bends by their width."""
+    each = zip(chart.coordinates, law.mean[0], law.deviation[0], strict=True)
+    return ", ".join(
+        f"{one.name} {f'bend = {sd:.2g}' if one.bend else f'{mean:.3f} +/- {sd:.2g}'} {one.unit}"
+        for one, mean, sd in each
     )
 
 

@@ -105,7 +105,13 @@ def _passed(ensemble: Ensemble, momenta: Floats) -> Bools:
     return np.asarray((energy >= window[0]) & (energy <= window[1]))
 
 
-def compared(ensemble: Ensemble, draw: Callable[[int, np.random.Generator], Floats], seed: int) -> RunCheck:
+def compared(
+    ensemble: Ensemble,
+    draw: Callable[[int, np.random.Generator], Floats],
+    seed: int,
+    *,
+    causes: bool = True,
+) -> RunCheck:
     """How the run compares with what a law, by draws of geometries, predicts.
 
     Of an experiment, or behind a gate, the shapes of complete events, each taken by its P(true), beside those
@@ -114,7 +120,7 @@ def compared(ensemble: Ensemble, draw: Callable[[int, np.random.Generator], Floa
     ions, own = ensemble.molecule, _stated(ensemble)
     if own is None and window_of(ensemble) is None:
         events = Events(ions, ensemble.momenta, sigma=ensemble.sigma)
-        return check_run(events, LawPrior(draw, ensemble.chart.prior), seed=seed)
+        return check_run(events, LawPrior(draw, ensemble.chart.prior), seed=seed, causes=causes)
     names = ions.name, ions.labels, LawPrior.kind, len(ensemble.momenta)
     rows = counted_as_true({P_TRUE: ensemble.p_true}, len(ensemble.momenta))
     rows = rows[ensemble.complete[rows]][:MOST_EVENTS]

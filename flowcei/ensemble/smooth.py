@@ -6,7 +6,7 @@ h_j(t). The pulses have a length: an event of the nominal delay T is of true del
 about T, with the deviation of the cross-correlation, and its law is the mean over these (a step becomes
 an error function). Sums over t are at equal steps, in which the mean moves by hardly more than a width of
 the law. Expectation and maximisation is in closed form, first of S, then of c (X.-L. Meng and D. Rubin,
-Biometrika 80, 267 (1993)); how many splines there are H. Akaike's criterion decides.
+Biometrika 80, 267 (1993)); how many splines and covariances there are H. Akaike's criterion decides.
 """
 
 from __future__ import annotations
@@ -36,10 +36,12 @@ FEWEST = 5
 """Values of a column along which a law is smoothed."""
 
 _SPLINES = (2, 4, 6, 9, 13, 18)  # that are tried, one after the other
-_HATS, _MOST_HATS = {8: 2, 16: 3}, 4  # covariances, of fewer values than these; of more
+_HATS, _MOST_HATS = {8: 2, 16: 3}, 4  # covariances at the most, of fewer values than these; of more
 _MOST_TRUE = 61  # true values of a nominal one
 _WIDTHS = 1.5  # of the law, from one true value to the next
 _ROUNDS, _ENOUGH = 30, 3e-2  # of the search, and the gain of log likelihood that ends it
+_DAMPING = (0.0, 0.3, 3.0, 30.0)  # of the last step, over the information: hardly known ends go too far
+_LOSS = 1.0  # of log likelihood that it may have: it takes off a bias too
 _MOST_VALUES = 200  # of a column: of more, those that are near are taken for one
 _DENSE = 200  # values at which splines are begun with the means of single values
 _STILL = 1e-6  # of the largest information on a coefficient
@@ -84,6 +86,27 @@ class SmoothLaw:
         own, other = np.split(vector, [self.coefficients.size])
         covariance = self._about.from_vector(other).covariance
         return replace(self, coefficients=own.reshape(self.coefficients.shape), covariance=covariance)
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers it has."""
+        straight = int((~self.bends).sum())
+        each = straight * (straight + 1) // 2 + int(self.bends.sum())
+        return len(self.coefficients) * straight + len(self.covariance) * each
+
+    def with_covariances(self, count: int) -> SmoothLaw:
+        """Return the law with so many covariances, between which it changes as before."""
+        covariance = np.einsum("jh,hkl->jkl", self.hats(np.linspace(*self.ends, count)), self.covariance)
+        return replace(self, covariance=covariance)
+
+    def moved(self, numbers: Floats) -> SmoothLaw:
+        """Return the law with so much added to its coefficients (M K) and log deviations (J K)."""
+        own, widths = np.split(numbers, [self.coefficients.size])
+        scale = np.exp(widths.reshape(-1, len(self.bends)))
+        covariance = self.covariance * scale[:, None] * scale[:, :, None]
+        return replace(
+            self, coefficients=self.coefficients + own.reshape(-1, len(self.bends)), covariance=covariance
+        )
 
     @property
     def _about(self) -> NormalLaw:
@@ -293,31 +316,28 @@ def smooth_law(
     Raises:
         DataError: Where the samples of each event are too few.
     """
-    hats = next((hats for few, hats in _HATS.items() if len(values) < few), _MOST_HATS)
-    k, events = len(chart.bends), _Events.of(short, by)
-    means = np.array([one.mean[0] for one in laws])
+    events, k = _Events.of(short, by), len(chart.bends)
     own, count = _without_pulses(values, laws, cross_correlation)
-    shape = chart.coordinates, chart.bends, values, np.zeros((_SPLINES[0], k))
-
-    def shaped(hats: int) -> SmoothLaw:
-        covariance = np.repeat(own[None], hats, axis=0)
-        return SmoothLaw(*shape, covariance, cross_correlation, chart.images, np.empty(0), count)
-
-    while hats > 2 and _Grid.of(shaped(hats), events.values).fewest(events.count) < _FEWEST_EVENTS:
-        hats -= 1  # a gap in the column
-    law = best = shaped(hats)
+    shape = chart.coordinates, chart.bends, values, np.zeros((_SPLINES[0], k)), own[None]
+    law = best = SmoothLaw(*shape, cross_correlation, chart.images, np.empty(0), count)
     reached, dense = -np.inf, np.linspace(*law.ends, _DENSE)
+    means = np.array([one.mean[0] for one in laws])
     wanted = np.stack([np.interp(dense, values, column) for column in means.T], axis=1)
     for number in (number for number in _SPLINES if number <= len(values)):
         start = np.linalg.lstsq(spline_basis(dense, number, law.ends), wanted, rcond=None)[0]
         law = replace(law, coefficients=start)
-        if _Grid.of(law, events.values).fewest(events.count) < _FEWEST_EVENTS:
+        if _Grid.of(law, events.values).fewest(events.count) < _FEWEST_EVENTS:  # a gap in the column
             break
         law, height = _maximised(law, events)
-        score = height - number * int((~law.bends).sum())  # H. Akaike's criterion
-        if score < reached:
-            break
-        best, reached = law, score
+        if height - law.numbers > reached:  # H. Akaike's criterion
+            best, reached = law, height - law.numbers
+    most = next((hats for few, hats in _HATS.items() if len(values) < few), _MOST_HATS)
+    for hats in sorted({2, most}):
+        law = best.with_covariances(hats)
+        if _Grid.of(law, events.values).fewest(events.count) >= _FEWEST_EVENTS:
+            law, height = _maximised(law, events)
+            if height - law.numbers > reached:
+                best, reached = law, height - law.numbers
     return _scored(best, _Events.of(full, by), distinct)
 
 
@@ -325,7 +345,7 @@ def _scored(law: SmoothLaw, events: _Events, distinct: float) -> SmoothLaw:
     """A law after a step of Fisher's scoring, less the bias of its sums, with the errors of its numbers."""
     m, k = law.coefficients.shape
     size = m * k + law.covariance.shape[0] * k
-    noise, bias, scores = np.zeros((size, size)), np.zeros(size), []
+    noise, bias, scores, height = np.zeros((size, size)), np.zeros(size), [], 0.0
     grid = _Grid.of(law, events.values)
     inverse = np.asarray(np.linalg.inv(law.covariance), dtype=np.float64)
     components = grid.components(law)
@@ -335,7 +355,8 @@ def _scored(law: SmoothLaw, events: _Events, distinct: float) -> SmoothLaw:
         some = counted(events.samples, (events.row == v).astype(np.float64))
         for rows, z, base in some.blocks(20 * len(grid.which)):
             log_r, each = responsibilities(components, z, base, np.full(len(z), v))
-            true, shares = truth(log_r, some.p_true[rows])[1], each.sum(axis=2)
+            log_likelihood, true = truth(log_r, some.p_true[rows])
+            height, shares = height + float(log_likelihood.sum()), each.sum(axis=2)
             event, place = significant(shares)
             own = shares[event, place]
             member = each[event, place] / own[:, None]
@@ -345,16 +366,16 @@ def _scored(law: SmoothLaw, events: _Events, distinct: float) -> SmoothLaw:
             scores.append(score @ chain)
             noise, bias = noise + chain.T @ covariance @ chain, bias + shift @ chain
     every = np.concatenate(scores)
-    covariance = inverted(every.T @ every)
+    fisher = every.T @ every
+    covariance = inverted(fisher)
     MonteCarlo.of(covariance, noise, bias, events.samples.z.shape[1]).check()
-    shift = covariance @ (every.sum(axis=0) - bias)
-    scale = np.exp(shift[m * k :].reshape(-1, k))
-    return replace(
-        law,
-        coefficients=law.coefficients + shift[: m * k].reshape(m, k),
-        covariance=law.covariance * scale[:, None] * scale[:, :, None],
-        error=covariance + covariance @ noise @ covariance,
-    )
+    law = replace(law, error=covariance + covariance @ noise @ covariance)
+    for damping in _DAMPING:
+        own = inverted(fisher + damping * np.diag(np.diagonal(fisher)))
+        moved = law.moved(own @ (every.sum(axis=0) - bias))
+        if _step(moved, grid, events)[1] > height - _LOSS:
+            return moved
+    return law
 
 
 def _slopes(z: Floats, member: Floats, mean: Floats, inverse: Floats, bends: Bools) -> Floats:

@@ -37,7 +37,7 @@ _NONE = 1e-12  # of an event: samples that have less of it say nothing of a law
 _DRAWS, _BEYOND, _OUTSIDE = 2000, 20.0, 0.01  # of the law; nats; share that the prior may not cover
 _COPIES = 40  # samples of an event, drawn by the law, that stand for it in a bootstrap
 _WIDER = 2.0  # variances of the law that these are drawn by, over those of the law
-_ROUNDS = 40  # of the search in a bootstrap
+_ROUNDS, _SHORTEST = 40, 0.02  # of the search in a bootstrap, and its last step, about in errors of the law
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,14 +76,15 @@ class MonteCarlo:
 
 
 def check_told(few: float, events: int, error: float) -> None:
-    """Raise DataError where too many of some events have too few effective samples for a share with an error.
+    """Raise DataError where too many events have too few effective samples for a share with an error.
 
-    The sums themselves do not show it: where one sample is all there is, no other contradicts it.
+    Of a normal law, the error that a share of as many events would have. The sums themselves do not show
+    it: where one sample is all there is, no other contradicts it.
     """
     if few > max(1.0, _MISTAKEN * error * events):
         what = f"{few:.0f} of {events} events have fewer than {EFFECTIVE:.0f} effective samples"
-        what += " under these laws: sample with a larger -n, or under a prior nearer to them"
-        raise DataError(f"{what}; or name wider laws")
+        what += " under the law: sample with a larger -n, or under a prior nearer to it"
+        raise DataError(f"{what}; or name a wider law")
 
 
 def significant(shares: Floats) -> tuple[Rows, Rows]:
@@ -112,8 +113,19 @@ class Information:
     """Covariance (P, P) of the numbers of a law: means, log deviations, correlations of pairs."""
 
     covariance: Floats  # with the variance of the Monte Carlo sums
+    chance: Floats  # variance of each number, (P,), by these sums: of means and widths, 0 of correlations
     bias: Floats  # of each number, (P,), by these sums
     monte_carlo: MonteCarlo
+    few: float = 0.0  # events that have fewer than so many effective samples under the law
+
+    def check(self, law: NormalLaw, events: int) -> None:
+        """Raise DataError where the samples of so many events are too few to tell the law."""
+        self.monte_carlo.check()
+        error = np.sqrt(np.diagonal(self.covariance))[: 2 * law.mean.size].reshape(len(law.mean), 2, -1)
+        over = np.stack([law.deviation, np.ones_like(law.mean)], axis=1)
+        # One event may move a mean by a deviation, a width by itself, over as many events as tell of them.
+        told = np.divide(over, error, out=np.full_like(over, np.inf), where=error > 0)
+        check_told(self.few, events, float(told.min()) / events)
 
 
 def information(
@@ -123,7 +135,7 @@ def information(
     pairs, most = law.pairs, law.widths
     numbers = most + len(law.share) * len(pairs[0])
     scores: list[Floats] = []
-    noise, bias, total = np.zeros((most, most)), np.zeros(numbers), 0.0
+    noise, bias, total, few = np.zeros((most, most)), np.zeros(numbers), 0.0, 0.0
     for rows, z, base in data.blocks(numbers):
         log_r, each = responsibilities(law.components, z, base)
         true, shares = truth(log_r, data.p_true[rows])[1], each.sum(axis=2)
@@ -133,6 +145,7 @@ def information(
         scores.append(own)
         noise, bias = noise + more[0], bias + more[1]
         effective = (shares**2).sum(axis=1) / distinct
+        few += float(true @ (EFFECTIVE * effective > 1.0))
         total += float((true**2 * np.maximum(effective - 1.0 / base.shape[1], 0.0)).sum())
     every = np.concatenate(scores)
     if selection is not None:
@@ -143,8 +156,10 @@ def information(
     some = covariance[:most, :most]
     sums = MonteCarlo.of(np.asarray(some), noise, bias[:most], data.z.shape[1], total)
     shift = covariance @ bias
-    covariance[:most, :most] += some @ noise @ some
-    return Information(np.asarray(covariance), np.asarray(shift), sums)
+    chance = some @ noise @ some
+    covariance[:most, :most] += chance
+    chance = np.append(np.diagonal(chance), np.zeros(numbers - most))
+    return Information(np.asarray(covariance), chance, np.asarray(shift), sums, few)
 
 
 def inverted(fisher: Floats) -> Floats:
@@ -163,13 +178,13 @@ def resampled(
     the ratio of a law near it hardly changes, so that few are enough.
     """
     rng = np.random.default_rng(seed)
-    short = drawn(law, data, rng)
-    laws = []
+    short, laws = drawn(law, data, rng), []
+    shortest = _SHORTEST / np.sqrt(len(short.z))
     for _ in range(count):
         times = np.bincount(rng.integers(len(short.z), size=len(short.z)), minlength=len(short.z))
         try:
             laws.append(
-                maximised(law, counted(short, times.astype(np.float64)), images, selection, _ROUNDS)[0]
+                maximised(law, counted(short, times.astype(float)), images, selection, _ROUNDS, shortest)[0]
             )
         except (DataError, np.linalg.LinAlgError):  # of few events a draw may have no width
             continue

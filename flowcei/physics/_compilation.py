@@ -95,7 +95,8 @@ _OPTIONS = {"nogil": True, "error_model": "numpy"}
 
 def compiled(function) -> Any:
     """Compile a function that kernels call; it becomes part of each of them."""
-    return njit(forceinline=True, no_cfunc_wrapper=True, **_OPTIONS)(function)
+    # Entries for Python would take a quarter of all compiling: a call from there ends the process.
+    return njit(forceinline=True, no_cfunc_wrapper=True, no_cpython_wrapper=True, **_OPTIONS)(function)
 
 
 def kernel(function) -> Any:

@@ -1,14 +1,17 @@
 """Charges that build up, on rows of lanes: docs/simulator.md, Charges that build up.
 
-Ion i has the share g_i(t) = 1 - sum over k of A_ik exp(-t / time_k) of its charge, more than 1 where it gives
-some away, and the force of a pair the factor g_i g_j. What is called growth is None for charges that are
-there at once, else two tuples of zeros, K and as many as there are shares, N or one for all ions, whose
-lengths numba compiles in; the A_ik; and what the setting says: the pace of steps while charges grow, the
-least T in units of the longest time, the shortest time that is told from 0 in units of T, t / T at the
-nodes of the tail, by how much T^2 grows with tau / T, and by how much steps do.
+Ion i has the share g_i(t) = (1 - exp(-t / tau_i)) (1 - d_i exp(-t / time)) of its charge, more than 1 where
+it gives some away, and the force of a pair the factor g_i g_j. What is called growth is None for charges that
+are there at once, else two tuples of zeros, whose lengths numba compiles in: of all times, and of build-up
+times, one for all ions, N or none; after these there is one time where charge moves. Then the d_i, and what
+the setting says: the pace of steps while charges grow, the least T in units of the longest time, the shortest
+time that is told from 0 in units of T, t / T at the nodes of the tail, by how much T^2 grows with tau / T,
+and by how much steps do.
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 import numpy as np
 
@@ -30,9 +33,39 @@ from flowcei.physics._lanes import (
 
 _SINGLE = max(LANES.values())  # lanes of single precision
 _LN2 = 0.6931471805599453
-_FADED = 20.0, 40.0  # times after which what is left is rounding, of single and double precision
 _FACTORIALS = tuple(1.0 / float(np.prod(np.arange(1.0, k + 1))) for k in range(13))  # of exp
 ODDS = tuple(1.0 / k for k in range(1, 22, 2))  # of atanh
+_FADED = 29.0, 58.0  # half-lives after which what is left is rounding, of single and double precision
+
+
+def _fitted(function, low, high, count) -> tuple[float, ...]:
+    """Coefficients, highest first, of nearly the best polynomial of so many terms on an interval."""
+    near = np.polynomial.Chebyshev.interpolate(function, count - 1, (low, high))
+    return tuple(near.convert(kind=np.polynomial.Polynomial).coef[::-1].tolist())
+
+
+# Of 2^x and, of s^2, of atanh(s) / s: in single precision within 1e-7, after it in double within 1e-11.
+_POWER = _fitted(np.exp2, -0.5, 0.5, 6) + _fitted(np.exp2, -0.5, 0.5, 9)
+_ROOTS = partial(_fitted, lambda x: np.arctanh(np.sqrt(x)) / np.sqrt(x), 0.0, 0.02944)
+_RATIO = _ROOTS(3) + _ROOTS(5)
+
+
+@compiled
+def _polynomial(x, coefficients, first, count) -> Lanes:
+    """Value of the polynomial of `count` coefficients from `first` on."""
+    total = 0.0 * x + coefficients[first]
+    for k in range(first + 1, first + count):
+        total = total * x + coefficients[k]
+    return total
+
+
+@compiled
+def _halved(u, single) -> Lanes:
+    """2^-u of u from 0 to 100."""
+    n = ceil(-0.5 - u)
+    x = 0.0 - u - n
+    power = _polynomial(x, _POWER, 0, 6) if single else _polynomial(x, _POWER, 6, 9)
+    return power * power_of_two(n)
 
 
 @compiled
@@ -47,20 +80,19 @@ def exp_minus(u, terms) -> Lanes:
 
 
 @compiled
-def atanh(z, factor, terms) -> Lanes:
-    """Inverse hyperbolic tangent of z from 0 to below 1, given 1 / (1 - z^2); 4 terms reach 1e-7, 7 1e-12."""
+def _atanh(z, factor, single) -> Lanes:
+    """Inverse hyperbolic tangent of z from 0 to below 1, given 1 / (1 - z^2)."""
     e = exponent((1.0 + z) * (1.0 + z) * factor * 1.4142135623730951)
     scale = power_of_two(e)
     s = (1.0 - scale + z * (1.0 + scale)) / (1.0 + scale + z * (1.0 - scale))
-    square, total = s * s, 0.0 * s + ODDS[terms - 1]
-    for k in range(2, terms + 1):
-        total = total * square + ODDS[terms - k]
-    return e * (0.5 * _LN2) + s * total
+    square = s * s
+    ratio = _polynomial(square, _RATIO, 0, 3) if single else _polynomial(square, _RATIO, 3, 5)
+    return e * (0.5 * _LN2) + s * ratio
 
 
 @compiled
 def stretched(rows, o, tau, size, growth) -> Lanes:
-    """Enter growth at z = 0, build-up times in rows `times` ... becoming T over them; return the 4 T^2."""
+    """Enter growth at z = 0, times in rows `times` ... becoming T over half-lives; return the 4 T^2."""
     _, _, _, _, least, shortest, _, stretch, _ = growth
     longest, shortest = 0.0 * tau, sqrt(tau) * (0.5 * shortest)
     for k in range(o.fading):
@@ -75,7 +107,7 @@ def stretched(rows, o, tau, size, growth) -> Lanes:
     needed = 4.0 * least * least * longest * longest
     chosen = where_greater(natural, needed, natural, needed)
     for k in range(o.fading):
-        store(rows, o.times + k, load(rows, o.times + k) * (0.5 * sqrt(chosen)))
+        store(rows, o.times + k, load(rows, o.times + k) * (sqrt(chosen) * (0.5 / _LN2)))
     return chosen
 
 
@@ -88,10 +120,7 @@ def product(rows, o, i, j, shares) -> Lanes:
 @compiled
 def begun(rows, o, n, strengths, growth, shares) -> Lanes:
     """Write the shares of all ions at the start to rows `shares` ...; return the energy of all pairs."""
-    for i in range(o.sharing):
-        store(rows, shares + i, 1.0)
-        for k in range(o.fading):
-            store(rows, shares + i, load(rows, shares + i) - growth[2][i, k])
+    _write_shares(rows, o, growth, shares)
     pair, energy = 0, 0.0 * load(rows, shares)
     for i in range(n):
         for j in range(i + 1, n):
@@ -103,19 +132,28 @@ def begun(rows, o, n, strengths, growth, shares) -> Lanes:
 
 
 @compiled
+def _write_shares(rows, o, growth, shares) -> None:
+    """Write the shares of all ions to rows `shares` ..., by what is left of each time."""
+    builds = len(growth[1])
+    fades = o.times + o.fading
+    for i in range(o.sharing):
+        share = 1.0 + 0.0 * load(rows, fades)
+        if builds:
+            share = 1.0 - load(rows, fades + min(i, builds - 1))
+        if o.fading > builds:
+            share = share * (1.0 - load(rows, fades + builds) * growth[2][i])
+        store(rows, shares + i, share)
+
+
+@compiled
 def grow(rows, o, growth, elapsed, shares) -> None:
-    """Write the shares of all ions to rows `shares` ..., and the fading of each build-up time, at t / T."""
+    """Write the shares of all ions to rows `shares` ..., and the fading of each time, at t / T."""
     single = lanes_of(rows) == _SINGLE
     faded = _FADED[0 if single else 1]
-    for i in range(o.sharing):
-        store(rows, shares + i, 1.0)
     for k in range(o.fading):
         u = elapsed * load(rows, o.times + k)
-        u = where_greater(u, faded, faded, u)
-        left = where_greater(u, 0.999 * faded, 0.0, exp_minus(u, 7 if single else 10))
-        store(rows, o.times + o.fading + k, left)
-        for i in range(o.sharing):
-            store(rows, shares + i, load(rows, shares + i) - left * growth[2][i, k])
+        store(rows, o.times + o.fading + k, where_greater(u, faded, 0.0, _halved(u, single)))
+    _write_shares(rows, o, growth, shares)
 
 
 @compiled
@@ -135,7 +173,7 @@ def grow_stages(rows, o, growth, z, h, c) -> None:
         factor = 1.0 / (1.0 - at * at)
         store(rows, o.factors + stage, factor)
         if going:
-            grow(rows, o, growth, atanh(at, factor, 4 if single else 7) + at * factor, shares)
+            grow(rows, o, growth, _atanh(at, factor, single) + at * factor, shares)
         else:  # which is what it would write
             for i in range(o.sharing):
                 store(rows, shares + i, 1.0)
@@ -144,28 +182,48 @@ def grow_stages(rows, o, growth, z, h, c) -> None:
 @compiled
 def growing(rows, o, passing, growth) -> Lanes:
     """Write how fast shares change, dt/dz = `passing` T; return the rate of steps to the fourth power."""
-    total = 0.0 * passing
-    for i in range(o.sharing):
-        store(rows, o.changes + i, 0.0)
+    builds = len(growth[1])
+    total, fades, passing = 0.0 * passing, o.times + o.fading, passing * _LN2
     for k in range(o.fading):
-        rate, left = load(rows, o.times + k) * passing, load(rows, o.times + o.fading + k)
-        for i in range(o.sharing):
-            store(rows, o.changes + i, load(rows, o.changes + i) + rate * left * growth[2][i, k])
         # What a step of order p misses goes like rate^p exp(-t / tau): the rate may fade with its p-th root.
-        rate = rate * growth[3]
-        total = total + rate * rate * rate * rate * rough_sqrt(left)
+        rate = load(rows, o.times + k) * passing * growth[3]
+        own = rate * rate * rate * rate * rough_sqrt(load(rows, fades + k))
+        total = total + own if k == builds else where_greater(own, total, own, total)
     for i in range(o.sharing):
-        change = load(rows, o.changes + i)
+        change, share = 0.0 * passing, 1.0 + 0.0 * passing
+        if builds:
+            k = min(i, builds - 1)
+            change, share = load(rows, o.times + k) * load(rows, fades + k), 1.0 - load(rows, fades + k)
+        if o.fading > builds:
+            k, moved = builds, load(rows, fades + builds) * growth[2][i]
+            change = change * (1.0 - moved) + share * moved * load(rows, o.times + k)
+        change = change * passing
         store(rows, o.changes + i, where_greater(change, 0.0, change, 0.0 - change))
     return total
 
 
 @compiled
-def gained(rows, at, share, energy) -> Lanes:
-    """Energy that growth brought since the last call, by rows at, at + 1, which take product and energy.
+def gained(rows, o, n, strengths, shrink, shares) -> Lanes:
+    """Energy that growth brought since the last call, of pairs at `inverse`, with 1 / R = `shrink`."""
+    pair, work, total = 0, 0.0 * shrink, 0.0 * shrink
+    for i in range(n):
+        for j in range(i + 1, n):
+            energy = load(rows, o.inverse + pair) * strengths[pair]
+            total = total + energy
+            if o.sharing > 1:
+                share = product(rows, o, i, j, shares)
+                work = work + _traded(rows, o.pairs + 2 * pair, share, energy * shrink)
+            pair += 1
+    if o.sharing == 1:
+        work = _traded(rows, o.pairs, product(rows, o, 0, 0, shares), total * shrink)
+    return work
 
-    `share` is the product of shares, `energy` what there would be with all charges. The energy of an
-    explosion is no more than the integral of it over the product: by trapezia, within a percent.
+
+@compiled
+def _traded(rows, at, share, energy) -> Lanes:
+    """`gained` of one pair, whose product of shares and energy with all charges are in rows at, at + 1.
+
+    That of an explosion is only the integral of the latter over the former: by trapezia, within a percent.
     """
     work = 0.5 * (share - load(rows, at)) * (energy + load(rows, at + 1))
     store(rows, at, share)

@@ -13,10 +13,10 @@ class Layout(NamedTuple):
     The explosion lies in the first block of `gap` rows, direction c in block c + 1. A block holds 3N rows
     each of y, w, s (the position of a stage or node) and of the forces of all stages or nodes. After them
     come 1 / r of every pair and, for each direction, dtau / tau and dU0 / U0. Charges that grow (`_growth`)
-    add T / time of each build-up time and exp(-t / time), by how much steps are longer, 1 / (1 - z^2) of all
-    stages but the first, the share of its charge that each ion has (one row where all have the same) and its
-    change with z, and for every pair, or all at once, the product of shares and the energy there would be
-    with all charges.
+    add T over the half-life of each build-up and exp(-t / time), by how much steps are longer, 1 / (1 - z^2)
+    of all stages but the first, the share of its charge that each ion has (one row where all have the same)
+    and its change with z, and for every pair, or all at once, the product of shares and the energy there
+    would be with all charges.
     """
 
     n3: int
@@ -42,7 +42,7 @@ def layout(n, stages, nodes, count, growth) -> Layout:
     rates = inverse + n * (n - 1) // 2
     times = rates + 2 * count
     fading = 0 if growth is None else len(growth[0])
-    sharing = 0 if growth is None else len(growth[1])
+    sharing = 0 if growth is None else 1 if fading == len(growth[1]) == 1 else n
     factors = times + 2 * fading
     shares = factors + (stages if fading else 0)
     changes = shares + sharing * max(stages, nodes)

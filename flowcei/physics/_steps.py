@@ -147,10 +147,8 @@ def _forces(rows, o, n, y, out, weights, strengths, pull, push, shrink, growth, 
     Where it is `counted`, returns the energy that charges which grow have brought since the last count, with
     1 / R = `shrink`.
     """
-    work, energy = 0.0 * pull, 0.0 * pull
     if growth is not None and o.sharing == 1:  # of all pairs alike
-        share = product(rows, o, 0, 0, shares)
-        pull = pull * share
+        pull = pull * product(rows, o, 0, 0, shares)
     for block in range(o.count + 1):
         for d in range(o.n3):
             store(rows, block * o.gap + out + d, 0.0)
@@ -164,13 +162,8 @@ def _forces(rows, o, n, y, out, weights, strengths, pull, push, shrink, growth, 
             r = rsqrt(dx * dx + dy * dy + dz * dz)
             store(rows, o.inverse + pair, r)
             f = r * r * r * strengths[pair]
-            if growth is not None and o.sharing == 1:
-                energy = energy + r * strengths[pair]
-            elif growth is not None:
-                share = product(rows, o, i, j, shares)
-                if counted:
-                    work = work + gained(rows, o.pairs + 2 * pair, share, r * strengths[pair] * shrink)
-                f = f * share
+            if growth is not None and o.sharing > 1:
+                f = f * product(rows, o, i, j, shares)
             fx, fy, fz = fx + f * dx, fy + f * dy, fz + f * dz
             _subtract3(rows, out + 3 * j, f * dx, f * dy, f * dz)
             g = -3.0 * f * r * r
@@ -193,8 +186,9 @@ def _forces(rows, o, n, y, out, weights, strengths, pull, push, shrink, growth, 
             own = scale * load(rows, m + out + d) + push * load(rows, m + y + d)
             # tau times the acceleration, and so its derivative by tau, belongs to the explosion.
             store(rows, m + out + d, own + acceleration * load(rows, o.rates + 2 * c))
-    if growth is not None and o.sharing == 1 and counted:
-        work = gained(rows, o.pairs, share, energy * shrink)
+    work = 0.0 * pull
+    if growth is not None and counted:  # not among the forces: they are faster short
+        work = gained(rows, o, n, strengths, shrink, shares)
     return work
 
 
@@ -282,9 +276,11 @@ def _step_length(rows, o, n, curvatures, tau, z, remaining, eta, growth, shares)
             if growth is not None:
                 change = load(rows, o.changes + min(i, o.sharing - 1))
                 change = change + load(rows, o.changes + min(j, o.sharing - 1))
-                # With charges as they are in the step, not at its start, where they may be 0.
+                # With charges as they are in the step, not at its start, where they may be 0. Where one of
+                # two ions has its charge long before the other, the force is there sooner.
                 root, share = rough_sqrt(pull * r * r), product(rows, o, i, j, shares)
-                pull, own = pull * share, root * (eta * longer * change) * (0.75 - 0.5 * share)
+                sooner = 1.0 if o.sharing == 1 else 1.5
+                pull, own = pull * share, root * (sooner * eta * longer * change) * (0.75 - 0.5 * share)
                 omega = (pull + ux * ux + uy * uy + uz * uz) * r * r + own
             else:
                 omega = (pull + ux * ux + uy * uy + uz * uz) * r * r

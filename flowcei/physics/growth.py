@@ -1,4 +1,4 @@
-"""What the simulator takes of charges that build up or move: times and amounts of exponentials."""
+"""What the simulator takes of charges that build up or move: times, and how much moves."""
 
 from __future__ import annotations
 
@@ -101,36 +101,36 @@ def growth_of(
     masses: Floats,
     charges: Floats,
 ) -> Growth | None:
-    """Times (B, K), in units of the molecule but for its size, and amounts (N, K) or (1, K) of `_growth`."""
-    n = len(masses)
-    times, amounts = np.zeros((count, 0)), np.zeros((n, 0))
-    if build_up is not None and (own := _times(build_up, count, n)).any():
-        each = own.shape[1] > 1
-        times, amounts = own, np.eye(n) if each else np.ones((1 if transfer is None else n, 1))
+    """Times (B, K), in units of the molecule but for its size, and what each ion lacks at first, (N,).
+
+    Times of build-up, then that in which charge moves; where none does the latter is empty.
+    """
+    times, moved = np.zeros((count, 0)), np.zeros(0)
+    if build_up is not None and (own := _times(build_up, count, len(masses))).any():
+        times = own
     if transfer is not None:
-        # (1 - sum_k A_ik exp(-t / tau_k)) (1 - d_i exp(-t / time)), multiplied out.
-        moved, own = transfer.amounts(charges)[:, None], np.full((count, 1), transfer.time)
-        both = times * transfer.time / (times + transfer.time)
-        times, amounts = np.hstack([times, own, both]), np.hstack([amounts, moved, -moved * amounts])
+        times = np.hstack([times, np.full((count, 1), transfer.time)])
+        moved = transfer.amounts(charges)
     if not times.any():
         return None
     unit = FEMTOSECOND * float(np.abs(charges).max() / np.sqrt(masses.sum()))
-    return np.ascontiguousarray(times * unit), amounts
+    return np.ascontiguousarray(times * unit), moved
 
 
 def _times(build_up: str | ArrayLike | BuildUp, count: int, n: int) -> Floats:
     """Build-up times (B, 1), or of each ion (B, N), fs; ValueError for others."""
     if isinstance(build_up, str | BuildUp):
-        return np.tile(BuildUp.parse(build_up).of_ions(n), (count, 1))
+        stated = np.array(BuildUp.parse(build_up).of_ions(n))  # which has been checked
+        return np.broadcast_to(stated, (count, len(stated)))
     given = np.asarray(build_up, np.float64)
     if given.shape not in ((), (count,), (count, n)):
         raise ValueError(
             f"build-up times have shape {given.shape}; expected (), ({count},) or ({count}, {n})"
         )
     times = given if given.ndim == 2 else np.broadcast_to(given[..., None], (count, 1))
-    wrong = ~((times >= 0.0) & (times <= LONGEST)).all(axis=1)
+    wrong = ~((times >= 0.0) & (times <= LONGEST))
     if wrong.any():
-        row = int(np.argmax(wrong))
+        row = int(np.argmax(wrong.any(axis=1)))
         allowed = f"they must be 0 to {LONGEST:g} fs"
         raise ValueError(f"row {row} has build-up times of {times[row].tolist()} fs; {allowed}")
     return times

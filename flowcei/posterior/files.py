@@ -8,7 +8,6 @@ or, for CSV and Parquet, which cannot be mended where they end in the middle, tu
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -19,14 +18,13 @@ from flowcei.errors import DataError, UsageError
 from flowcei.events.extracolumns import component_names, dataset_name, name_of_dataset
 from flowcei.events.hdf import column_arrays, column_datasets, is_column, is_hdf5, read_array, read_molecule
 from flowcei.experiment.accidents import P_TRUE
-from flowcei.experiment.detector import rms_component
 from flowcei.experiment.experiment import has_accidents
-from flowcei.experiment.missing import LOST, lost_ions
-from flowcei.posterior.arrays import RowArrays
+from flowcei.experiment.missing import LOST
 from flowcei.posterior.container import ARRAYS
-from flowcei.posterior.flags import EXCLUDING, FLAG_BITS, FLAGS
+from flowcei.posterior.flags import FLAG_BITS, FLAGS
+from flowcei.posterior.quality import Quality
 from flowcei.posterior.samples import PosteriorSamples
-from flowcei.posterior.weights import Weights, scaled_evidence
+from flowcei.posterior.weights import Weights
 from flowcei.storage.cells import write_table
 from flowcei.storage.creation import as_text, atomic_write, check_output
 from flowcei.storage.files import check_readable
@@ -37,10 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
     import h5py
-    from numpy.typing import NDArray
 
     from flowcei.molecules.molecule import Molecule
-    from flowcei.posterior.arrays import Bools, Floats, Numbers
     from flowcei.storage.resumable import Layout, PreallocatedFile
 
 HDF = (".h5", ".hdf5")
@@ -250,53 +246,6 @@ def _is_finite(samples: PosteriorSamples) -> bool:
         density = density[(answered.flag_bits & FLAG_BITS["mixing"] == 0) | ~np.isnan(density).all(axis=1)]
     tables = (samples.event_id, samples.momenta, samples.sigma, answered.positions, density)
     return all(table is None or bool(np.isfinite(table).all()) for table in tables)
-
-
-@dataclass(frozen=True, eq=False)
-class Quality(RowArrays):
-    """What samples say of themselves, an array (E,) each; weights only where they were weighed."""
-
-    ROWS = (
-        *("event_id", "flags", "ess", "drawn", "sigma", "size", "statistic", "evidence_p", "p_true"),
-        *("log_evidence", "momenta", "lost"),
-    )
-
-    event_id: Numbers
-    flags: NDArray[np.uint16]
-    ess: Floats | None
-    drawn: Numbers | None
-    sigma: Floats  # noise that was assumed, hbar / bohr
-    size: Floats  # rms momentum component, hbar / bohr
-    statistic: Floats | None  # `scaled_evidence`
-    evidence_p: Floats | None = None  # chance of momenta as improbable, once that was judged
-    p_true: Floats | None = None  # probability that the ions are of one molecule, likewise
-    accidents: dict[str, Any] | None = None  # what was found of them, for the origin
-    verdict: dict[str, Any] | None = None  # on the run, likewise
-    # Where accidents are to be told from true events:
-    log_evidence: Floats | None = None
-    momenta: Floats | None = None  # (E, N, 3), hbar / bohr
-    lost: Bools | None = None  # ions that were not detected, (E, N)
-
-    @property
-    def all_flagged(self) -> bool:
-        """Whether no event has samples that are to be trusted."""
-        return bool((self.flags & EXCLUDING).all())
-
-    @classmethod
-    def of(cls, arrays: Mapping[str, np.ndarray], molecule: Molecule, *, mixed: bool = False) -> Quality:
-        """Judge from `arrays_of` samples, as a file holds them; `mixed` with accidents, to be told apart."""
-        flags = arrays.get("flags", np.zeros(len(arrays["event"]), np.uint16))
-        momenta, evidence = arrays["momenta"], arrays.get("log_evidence")
-        statistic = None if evidence is None else scaled_evidence(evidence, momenta, molecule.masses)
-        if statistic is not None and _LOST in arrays:  # of fewer numbers: not to be compared
-            statistic = np.where(arrays[_LOST] > 0, np.nan, statistic)
-        weighed, size = (arrays.get("ess"), arrays.get("drawn")), rms_component(momenta)
-        out = cls(arrays["event"], flags, *weighed, arrays["sigma"], size, statistic)
-        if not mixed:
-            return out
-        lost = lost_ions({LOST: arrays.get(_LOST, np.zeros(len(flags)))}, len(molecule))
-        lost = np.zeros(momenta.shape[:2], dtype=bool) if lost is None else lost
-        return replace(out, log_evidence=evidence, momenta=momenta, lost=lost)
 
 
 def sample_to_file(

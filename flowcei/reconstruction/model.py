@@ -20,7 +20,8 @@ from flowcei.experiment.accidents import P_TRUE
 from flowcei.experiment.detector import Noise
 from flowcei.experiment.experiment import Experiment
 from flowcei.physics.priors import build_prior
-from flowcei.posterior.files import Quality, arrays_of
+from flowcei.posterior.files import arrays_of
+from flowcei.posterior.quality import Quality
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.reconstruction import limits
 from flowcei.reconstruction.answering import Answering

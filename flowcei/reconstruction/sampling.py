@@ -24,8 +24,9 @@ from flowcei.experiment.detector import Noise
 from flowcei.models.interface import Latent
 from flowcei.posterior.drawing import mostly_outside, restricted, top_up
 from flowcei.posterior.exact import exact_samples
-from flowcei.posterior.files import Quality, arrays_of
+from flowcei.posterior.files import arrays_of
 from flowcei.posterior.flags import BY_MOMENTA, FLAG_BITS, combined, poor_weights, unexplained
+from flowcei.posterior.quality import Quality
 
 if TYPE_CHECKING:
     from flowcei.check.evidence import EvidenceCheck

@@ -15,7 +15,8 @@ import flowcei
 from flowcei.check.evidence import LEVEL, check_evidence
 from flowcei.errors import UsageError
 from flowcei.experiment.detector import Noise, rms_component
-from flowcei.posterior.files import Quality, arrays_of
+from flowcei.posterior.files import arrays_of
+from flowcei.posterior.quality import Quality
 from flowcei.posterior.weights import scaled_evidence
 from flowcei.reconstruction.sampling import SamplingRequest
 

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from flowcei.cli.runs import warn_of_motion
+from flowcei.cli.inputs import warn_of_motion
 
 
 @pytest.mark.parametrize(

@@ -106,3 +106,23 @@ def test_faults_are_one_line(typed: Shell) -> None:
     assert "10 events are too few" in typed.err
     assert len(typed.err.strip().splitlines()) == 1
     assert not Path("few-population").exists()
+
+
+def test_law_of_vibrations_is_of_events(typed: Shell) -> None:
+    """As from Python; what it cannot take is one line."""
+    events = flowcei.simulate("iodopyridine", 30, noise="1%", seed=1)
+    flowcei.write_events(events, "v.h5")
+    how = ("--law", "vibrations", "--coordinates", "mode-1")
+    assert typed("population", "v.h5", *how, "--truth", "v.h5", "--json") == 0
+    law = flowcei.vibrational_law(events, ["mode-1"])
+    assert json.loads(typed.out)["table"][0]["sd"] == pytest.approx(law.deviation[0], rel=1e-6)
+    assert Path("v-population/unfolded.png").exists()
+    for words, said in (
+        (("v.h5", *how, "--by", "delay"), "one file of events"),
+        (("e.samples.h5", *how), "the events themselves"),
+        (("e.samples.h5", "--noise", "1%"), "--noise is of --law vibrations"),
+        (("v.h5", *how, "--noise", "0%"), "no noise, or 0"),
+    ):
+        assert typed("population", *words, "-o", "other") == 2, words
+        assert said in typed.err
+        assert not Path("other").exists()

@@ -166,8 +166,23 @@ def test_too_few_samples_are_refused() -> None:
     rng = np.random.default_rng(4)
     truth = Linear(covariance=np.diag([0.0004, 0.0004]), noise=np.array([0.14, 0.16]))
     measured = truth.measured(2000, rng)
-    with pytest.raises(DataError, match=r"10 samples an event are too few.*sample with -n \d+ or more"):
+    with pytest.raises(
+        DataError, match=r"10 samples an event are too few.*-n \d+ or more.*about c-o 2\.\d+ "
+    ):
         population(truth.samples(measured, 10, rng), bootstrap=0, check=False)
+
+
+def test_events_of_one_sample_are_refused() -> None:
+    """Chains that found one geometry of the law by chance contradict no one, and pull the law away."""
+    truth, rng = Linear(), np.random.default_rng(5)
+    lengths, bends = truth.measured(400, rng)
+    z = truth.samples((lengths, bends), 100, rng)
+    astray = replace(truth, noise=np.array([0.03, 0.03]))
+    lost = astray.samples((np.tile([2.25, 2.5], (16, 1)), bends[:16]), 99, rng)
+    one = astray.samples((np.tile([2.25, 3.1], (16, 1)), bends[:16]), 1, rng)
+    x = np.concatenate([np.concatenate([lost.positions, one.positions], axis=1), z.positions[16:]])
+    with pytest.raises(DataError, match="16 of 400 events have fewer than 5 effective samples"):
+        flowcei.population(replace(z, positions=x), bootstrap=0, check=False)
 
 
 @pytest.mark.parametrize(

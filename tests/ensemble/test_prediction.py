@@ -71,7 +71,7 @@ def test_a_wrong_law_is_seen_in_an_experiment() -> None:
     assert free.to_dict()["run"]["p_value"] < 1e-6  # what it leaves open is as in `broad`, and not of the run
     assert max(_p_values(with_origin(_samples((2.8, 3.4), 1.05, **own), **stated))) < 1e-6
     third = with_origin(_samples((2.8, 3.4, 3.9), **own), **stated)
-    with pytest.raises(DataError, match="fewer than 5 effective samples under these laws"):
+    with pytest.raises(DataError, match="fewer than 5 effective samples under the law"):
         flowcei.compare_priors(third, [_prior(2.8), _prior(3.4)])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -10,6 +11,9 @@ from linear import Linear
 
 import flowcei
 from flowcei.units import FWHM
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 DELAYS = np.linspace(0.0, 140.0, 7)
 CHANGE = 0.3  # bohr, over 30 fs about 70 fs
@@ -20,7 +24,14 @@ def bond(t: np.ndarray) -> np.ndarray:
     return 3.0 + CHANGE / (1.0 + np.exp(-(t - 70.0) / 15.0))
 
 
-def movie(width: float, seed: int) -> flowcei.PosteriorSamples:
+def swing(t: np.ndarray) -> np.ndarray:
+    """A mean that returns twice: four splines are no better than two."""
+    return 3.1 + 0.2 * np.sin(2.0 * np.pi * t / 70.0)
+
+
+def movie(
+    width: float, seed: int, bond: Callable[[np.ndarray], np.ndarray] = bond
+) -> flowcei.PosteriorSamples:
     """120 events at each delay, whose true delays scatter with a full width."""
     rng, truth, blocks = np.random.default_rng(seed), Linear(), []
     for delay in DELAYS:
@@ -50,6 +61,13 @@ def test_the_smooth_law_is_the_truth(width: float) -> None:
     assert len(found.smooth_table()) == 21
     if not width:
         assert found.gif(frames=3).startswith(b"GIF89a")
+
+
+def test_a_bond_that_swings_is_followed() -> None:
+    """More splines are tried where a few more are no better."""
+    found = flowcei.population(movie(0.0, 4, swing), by="delay", bootstrap=0, check=False)
+    assert found.smooth is not None, found.refused
+    assert np.sqrt(np.mean((found.smooth.mean(DELAYS)[:, 1] - swing(DELAYS)) ** 2)) < 0.05
 
 
 def test_a_gap_in_the_column_is_bridged() -> None:

@@ -25,9 +25,12 @@ NAMES = ("ocs-equilibrium", "ocs-broad", "ch2o")
 
 
 def _log_average_of_rotations(matrices: np.ndarray) -> np.ndarray:
+    from inner import from_python
+
     from flowcei.physics._rotations import log_average, proper_singular_values
 
-    return np.array([log_average(*proper_singular_values(matrix.copy())) for matrix in matrices])
+    average, values = from_python(log_average), from_python(proper_singular_values)
+    return np.array([average(*values(matrix.copy())) for matrix in matrices])
 
 
 def read(name: str) -> flowcei.PosteriorSamples:

@@ -138,6 +138,22 @@ def test_accuracy_is_a_promise_while_charges_grow(name: str) -> None:
         assert np.quantile(error, 0.99) < 10 * setting.accuracy
 
 
+def test_accuracy_is_a_promise_with_a_time_of_each_ion() -> None:
+    """As above: once twice the mean error promised at 3e-6 and 1e-9, where one ion has its charge first."""
+    m, q = OCS.masses, OCS.charges
+    rng = np.random.default_rng(5)
+    x = np.concatenate([BallPrior(3, 4.0, 0.5).sample(240, rng), build_prior(OCS, "broad").sample(240, rng)])
+    share = np.tile([[0.5, 0.7, 1.0], [0.1, 1.0, 0.3], [1.0, 0.1, 0.3]], (160, 1))
+    ratios = np.resize(np.repeat([0.03, 0.1, 1.0, 10.0], 3), len(x))
+    times = (ratios * _own_time(x, m, q))[:, None] * share
+    truth = asymptotic_momenta(x, m, q, build_up=times, accuracy=1e-10)
+    for setting in SETTINGS[:-1]:
+        error = _error(asymptotic_momenta(x, m, q, build_up=times, accuracy=setting.accuracy), truth)
+        for ratio in np.unique(ratios):
+            assert error[ratios == ratio].mean() < setting.accuracy
+        assert np.quantile(error, 0.99) < 10 * setting.accuracy
+
+
 @pytest.mark.parametrize(
     ("tau", "ratio"), [(0.0, 1.0), (1.0, 0.9895), (5.0, 0.8913), (10.0, 0.7824), (20.0, 0.6382)]
 )

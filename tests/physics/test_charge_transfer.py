@@ -71,7 +71,7 @@ def test_accuracy_is_a_promise_while_charge_moves(transfer: ChargeTransfer) -> N
 
 
 def test_beside_a_build_up() -> None:
-    """Both together as in plain time; derivatives are differences; products are multiplied out."""
+    """Both together as in plain time; derivatives are differences; times and what moves are in one order."""
     transfer, step = ChargeTransfer(2, 15.0, 2.0), 1e-3
     model = Coulomb(8.0, transfer)
     truth = np.array([oracle.momenta(x, *IONS, share=_share(transfer, 8.0)) for x in X])
@@ -81,10 +81,11 @@ def test_beside_a_build_up() -> None:
     p = asymptotic_momenta(moved.reshape(-1, 3, 3), *IONS, forward=model, accuracy=1e-10).reshape(4, 9, 9)
     differences = (p[0] - 8 * p[1] + 8 * p[2] - p[3]) / (12 * step)
     np.testing.assert_allclose(jacobian, differences.T, atol=1e-6 * np.abs(jacobian).max())
-    times, amounts = growth_of([EACH], transfer, 1, *IONS)  # type: ignore[misc]
+    times, moved = growth_of([EACH], transfer, 1, *IONS)  # type: ignore[misc]
     unit = FEMTOSECOND * IONS[1].max() / np.sqrt(IONS[0].sum())
     for t in (0.0, 2.0, 30.0):
-        shares = 1.0 - amounts @ np.exp(-t * unit / times[0])
+        fades = np.exp(-t * unit / times[0])
+        shares = (1.0 - fades[:3]) * (1.0 - moved * fades[3])
         np.testing.assert_allclose(shares, _share(transfer, *EACH)(t * FEMTOSECOND), atol=1e-12)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from inner import from_python
 from scipy import integrate, optimize, special
 from scipy.spatial.transform import Rotation
 
@@ -36,12 +37,14 @@ def _volumes(x: np.ndarray, radius: float, closest: float = 1e-3) -> np.ndarray:
 
 
 def _balls(x: np.ndarray) -> np.ndarray:
-    balls = np.array([smallest_ball(points) for points in np.ascontiguousarray(x, np.float64)])
+    smallest = from_python(smallest_ball)
+    balls = np.array([smallest(points) for points in np.ascontiguousarray(x, np.float64)])
     return np.concatenate([balls[:, :3], np.sqrt(balls[:, 3:])], axis=1)
 
 
 def _averages(matrices: np.ndarray) -> np.ndarray:
-    return np.array([log_average(*proper_singular_values(matrix.copy())) for matrix in matrices])
+    average, values = from_python(log_average), from_python(proper_singular_values)
+    return np.array([average(*values(matrix.copy())) for matrix in matrices])
 
 
 def _in_unit_ball(n: int, rng: np.random.Generator) -> np.ndarray:

@@ -1,0 +1,152 @@
+"""Events and samples that commands read, and what is said of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import flowcei
+from flowcei.cli.streams import note, warn
+from flowcei.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from flowcei.events.foreign.interpretation import Reading
+
+
+def note_what_is_assumed(
+    model: flowcei.Reconstructor,
+    events: flowcei.Events,
+    noise: str | None,
+    experiment: flowcei.Experiment | None = None,
+) -> None:
+    """Say which noise is assumed where the user might think otherwise, and which events are odd."""
+    from flowcei.reconstruction.limits import build_up_time, unlike_training
+
+    least = model.noise.low
+    if noise is None and events.sigma is None:
+        note(f"noise assumed: {model.default_noise} (say --noise to change)")
+    elif (
+        model.sigma(events, noise, experiment) > model.stated_sigma(events, noise, experiment) * (1.0 + 1e-6)
+    ).any():
+        unit = f"{least:.2%}" if model.noise.relative else f"{least:g} hbar/bohr"
+        note(f"noise below {unit}, the least the model knows, is taken as {unit}: its posteriors are wider")
+    time, longest = build_up_time(experiment, model.molecule), model.frame.build_up
+    if longest and time > longest:
+        beyond = f"a build-up of {time:g} fs is beyond the {longest:g} fs that the model was trained for"
+        warn(f"{beyond}: it is told {longest:g} fs, and weights or chains have to make up for it")
+    if experiment is None or not experiment.assignments:  # momenta of the file may be those of other ions
+        warn_of_flags(unlike_training(model, events, noise, experiment), events.event_id)
+
+
+def warn_of_flags(flags: Mapping[str, NDArray[np.bool_]], event_ids: NDArray[np.int64]) -> None:
+    """Warn of events that are flagged, a line a flag."""
+    from flowcei.posterior.flags import FLAGS
+
+    for name, rows in flags.items():
+        if rows.any():
+            flag = name.replace("_", "-")
+            first = event_ids[int(rows.argmax())]
+            warn(f"{int(rows.sum())} of {len(rows)} events (first: {first}): {flag}: {FLAGS[flag]}")
+
+
+def read_unflagged(
+    path: Path, event: int | None = None, *, keep_flagged: bool
+) -> tuple[flowcei.PosteriorSamples, int | None]:
+    """Samples of the events of a file whose answer may be trusted, and which of them has a number.
+
+    Says how many are not, and why; DataError where none is left, UsageError where `event` is not there.
+    """
+    from flowcei.posterior.flags import counted, standing
+
+    samples = flowcei.read_samples(path)
+    warn_of_run(samples, path)
+    try:
+        chosen = samples.unflagged(keep_flagged=keep_flagged)
+    except DataError as error:
+        advice = "" if keep_flagged else "; --keep-flagged looks at them all the same"
+        raise DataError(f"{error}{advice}", path=path) from error
+    if samples.flags is not None and samples.flagged.any():
+        lost = len(samples) - len(chosen)
+        advice = f"{lost or 'none'} left out" if keep_flagged else "left out; --keep-flagged keeps them"
+        warn(f"{counted(samples.flags)}: {advice}")
+    for line in standing(chosen.flag_bits):
+        note(line)
+    return chosen, None if event is None else _row_of(event, samples, chosen, path)
+
+
+def warn_of_run(samples: flowcei.PosteriorSamples, path: Path) -> None:
+    """Say what `sample` found wrong with the run that samples of a file are of."""
+    if samples.verdict:
+        warn(f"{path}: the run, when it was sampled: {samples.verdict}", "run")
+
+
+def warn_of_runs(paths: Sequence[Path]) -> None:
+    """The same of files that are not read at once."""
+    from flowcei.posterior.files import stream_samples
+
+    for path in paths:
+        warn_of_run(next(stream_samples(path, 1)), path)
+
+
+def warn_of_motion(prior: Mapping[str, Any] | None, missing: int) -> None:
+    """Say where the likelihood of atoms that move at the start is known to be off (docs/decisions/0030)."""
+    if missing > 1 and (prior or {}).get("motion") is True:
+        what = "of events that lack several ions the motion at the start is taken for normal noise of momenta"
+        warn(f"{what}: lengths that are left open may be shifted, and up to 1.7 times too uncertain")
+
+
+def warn_of_open_directions(samples: flowcei.PosteriorSamples) -> None:
+    """Say of how many events many geometries give the momenta: they lack several ions, or a known time."""
+    if (law := samples.build_up_prior) is not None:
+        warn(f"the build-up time is {law}, and each time has its own geometry: this is that of {law.mean}")
+    several = 0 if samples.lost is None else int((samples.lost.sum(axis=1) > 1).sum())
+    if several:
+        warn(f"{several} of {len(samples)} events lack several ions: many geometries give their momenta")
+
+
+def _row_of(
+    event: int, samples: flowcei.PosteriorSamples, chosen: flowcei.PosteriorSamples, path: Path
+) -> int:
+    rows = (chosen.event_id == event).nonzero()[0]
+    if len(rows):
+        return int(rows[0])
+    if event in samples.event_id:
+        flags = samples.flag_names[int((samples.event_id == event).argmax())]
+        advice = "it has no samples" if "no-geometry" in flags else "--keep-flagged keeps it"
+        raise UsageError(f"event {event} of {path} is flagged ({', '.join(flags)}); {advice}")
+    raise UsageError(
+        f"{path} has no event {event}; it has {samples.event_id.min()} to {samples.event_id.max()}"
+    )
+
+
+def read_noted(
+    path: Path, molecule: flowcei.Molecule | None = None, reading: Reading | None = None
+) -> flowcei.Events:
+    """Read all events of a file; say what was concluded of its columns, and which events are left out."""
+    from flowcei.events.source import open_events
+
+    source = open_events(path, molecule, reading)
+    events = source.read()
+    source.log_reading()
+    if source.tally.rejected:
+        source.keep_tally()
+        warn(f"{path.name}: {source.tally}", "left-out")
+    return events
+
+
+def is_samples(file: Path) -> bool:
+    """Whether a file holds samples, in HDF5."""
+    from flowcei.events.hdf import is_hdf5
+    from flowcei.storage.hdf import opened
+
+    if not is_hdf5(file):
+        return False
+    try:
+        with opened(file) as data:
+            return bool(data.attrs.get("content") == "flowcei samples")
+    except DataError:
+        return False  # damaged: the reader says so
