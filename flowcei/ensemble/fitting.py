@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _BLOCK = 200_000  # samples that are looked at together
 _ROUNDS = 300  # of three steps each, at the most
-_STEP = 1e-5  # of a number of the law over its deviation: steps that are shorter end the search
+_STEP = 1e-5  # that ends the search
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,9 +133,17 @@ def expectation(law: NormalLaw, data: Weighted, selection: Selection | None = No
 
 
 def maximised(
-    law: NormalLaw, data: Weighted, images: Floats, selection: Selection | None = None, rounds: int = _ROUNDS
+    law: NormalLaw,
+    data: Weighted,
+    images: Floats,
+    selection: Selection | None = None,
+    rounds: int = _ROUNDS,
+    shortest: float = _STEP,
 ) -> tuple[NormalLaw, float]:
-    """The most likely law that a search from another finds, and its log likelihood."""
+    """The most likely law that a search from another finds, and its log likelihood.
+
+    Steps that are shorter, of a number over its deviation, end it.
+    """
 
     def step(law: NormalLaw) -> tuple[NormalLaw, float]:
         sums, log_likelihood = expectation(law, data, selection)
@@ -143,7 +151,7 @@ def maximised(
 
     def close(law: NormalLaw, first: NormalLaw, second: NormalLaw, _: float) -> bool:
         moved = np.abs((second.mean - first.mean) / first.deviation).max()
-        return bool(moved + np.abs(first.vector - law.vector).max() < _STEP)
+        return bool(moved + np.abs(first.vector - law.vector).max() < shortest)
 
     law = accelerated(law, step, close, rounds)
     return law, expectation(law, data, selection)[1]

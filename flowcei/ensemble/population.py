@@ -306,7 +306,10 @@ def _normal(ensemble: Ensemble, bootstrap: int, seed: int, *, check: bool, cause
     check_covered(chart, law, seed)
     check_selection(selection, law, len(data.z))
     told = information(law, data, ensemble.distinct, selection)
-    told.check(law, len(data.z))
+    try:
+        told.check(law, len(data.z))
+    except DataError as error:
+        raise DataError(f"{error}; it is about {_in_words(chart, law)}") from error
     law = law.shifted(-told.bias, law.pairs)
     return Population(
         ensemble.molecule,
@@ -322,6 +325,15 @@ def _normal(ensemble: Ensemble, bootstrap: int, seed: int, *, check: bool, cause
         compared(ensemble, partial(chart.geometries, law), seed, causes=causes) if check else None,
         ensemble.left_out,
         None if selection is None else selection.chance(law),
+    )
+
+
+def _in_words(chart: Chart, law: NormalLaw) -> str:
+    """A law as a prior would state it: lengths in bohr, bends by their width."""
+    each = zip(chart.coordinates, law.mean[0], law.deviation[0], strict=True)
+    return ", ".join(
+        f"{one.name} {f'bend = {sd:.2g}' if one.bend else f'{mean:.3f} +/- {sd:.2g}'} {one.unit}"
+        for one, mean, sd in each
     )
 
 

@@ -37,7 +37,7 @@ _NONE = 1e-12  # of an event: samples that have less of it say nothing of a law
 _DRAWS, _BEYOND, _OUTSIDE = 2000, 20.0, 0.01  # of the law; nats; share that the prior may not cover
 _COPIES = 40  # samples of an event, drawn by the law, that stand for it in a bootstrap
 _WIDER = 2.0  # variances of the law that these are drawn by, over those of the law
-_ROUNDS = 40  # of the search in a bootstrap
+_ROUNDS, _SHORTEST = 40, 0.02  # of the search in a bootstrap, and its last step, about in errors of the law
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,13 +178,13 @@ def resampled(
     the ratio of a law near it hardly changes, so that few are enough.
     """
     rng = np.random.default_rng(seed)
-    short = drawn(law, data, rng)
-    laws = []
+    short, laws = drawn(law, data, rng), []
+    shortest = _SHORTEST / np.sqrt(len(short.z))
     for _ in range(count):
         times = np.bincount(rng.integers(len(short.z), size=len(short.z)), minlength=len(short.z))
         try:
             laws.append(
-                maximised(law, counted(short, times.astype(np.float64)), images, selection, _ROUNDS)[0]
+                maximised(law, counted(short, times.astype(float)), images, selection, _ROUNDS, shortest)[0]
             )
         except (DataError, np.linalg.LinAlgError):  # of few events a draw may have no width
             continue

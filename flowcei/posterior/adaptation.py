@@ -35,6 +35,9 @@ class ChainRules:
     tempered: float = 0.2  # effective share of the points that a mixture is fitted to
     gain: float = 0.02  # in power plus efficiency, that a round must bring;
     patience: int = 4  # rounds that may bring less
+    # Efficiency of a few hundred points, below which a mixture is fitted anew where that is possible: weights
+    # do not tell that they leave out the ends of what is thin and bent.
+    efficient: float = 0.6
     repeated: float = 0.03  # share of the chosen that may repeat others
     # So many times the draws there are, are weighed and chosen from,
     times: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0, 4.0)

@@ -53,7 +53,8 @@ class Answers:
         if flow is not None:
             own = Cloud(flow.points, flow.height, self.mixture.log_density(flow.points))
             seen = own.log_weights, flow.log_weights
-        return self._by_weight(pool, self._of_mixture, seen)
+        # Without the density of a flow nothing better follows but chains.
+        return self._by_weight(pool, self._of_mixture, seen, self.rules.efficient if seen else 0.0)
 
     def by_both(self, pool: Cloud, flow: Cloud, density: LogDensity, draw: Draw | None) -> Cloud:
         """Answer by as many draws of the flow, weighed together with those of the mixture."""
@@ -64,13 +65,13 @@ class Answers:
             own = own.joined(self._of_flow(draw, self.unanswered, p - own.height.shape[1]))
         pool = self._balanced(self.unanswered, own, pool, density)
         if draw is None:
-            return self._by_weight(pool, None, None)
+            return self._by_weight(pool, None, None, self.rules.efficient)
 
         def more(events: Rows, m: int) -> Cloud:
             own, others = self._of_flow(draw, events, m // 2), self._of_mixture(events, m - m // 2)
             return self._balanced(events, own, others, density)
 
-        return self._by_weight(pool, more, None)
+        return self._by_weight(pool, more, None, self.rules.efficient)
 
     def given_up(self, pool: Cloud, hopeless: Bools) -> Cloud:
         """Answer some of all events by what there is, unmixed; return the pool of the others."""
@@ -110,7 +111,8 @@ class Answers:
             there = self.mixture[rows].log_density(witness.points)
             own = Cloud(witness.points, witness.height, there)
             seen = own.log_weights, witness.log_weights
-            pool = self._by_weight(pool, self._of_mixture, seen, (*rules.times, rules.times_of_refit))
+            times = *rules.times, rules.times_of_refit
+            pool = self._by_weight(pool, self._of_mixture, seen, times_allowed=times)
             waits = np.isin(rows, self.unanswered)
             best, witness = np.maximum(best, efficiency)[waits], witness[waits]
         return pool
@@ -143,11 +145,12 @@ class Answers:
         pool: Cloud,
         more: Callable[[Rows, int], Cloud] | None,
         seen: tuple[Floats, Floats] | None,
+        least: float = 0.0,  # efficiency
         times_allowed: tuple[float, ...] | None = None,
     ) -> Cloud:
         """Answer those of which so few times as many draws are enough; return the pool of the others."""
         weights, (_, p) = Weights.of(pool.log_weights), pool.height.shape
-        waits = np.ones(len(pool), dtype=bool)
+        waits, sound = np.ones(len(pool), dtype=bool), weights.reliable & (weights.efficiency >= least)
         for times in (times_allowed or self.rules.times) if more else (1,):
             draws = times * p / self.n
             share = repeated(weights.log_weights, draws, weights.log_evidence)
@@ -155,7 +158,7 @@ class Answers:
                 at_flow, by = seen
                 share = np.maximum(share, repeated(at_flow, draws, weights.log_evidence, by))
             affordable = self.drawn[self.unanswered] + (times - 1) * p <= self.budget
-            enough = waits & weights.reliable & (share <= self.rules.repeated) & affordable
+            enough = waits & sound & (share <= self.rules.repeated) & affordable
             if enough.any():
                 events, own = self.unanswered[enough], pool[enough]
                 if times > 1 and more:

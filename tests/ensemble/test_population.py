@@ -166,7 +166,9 @@ def test_too_few_samples_are_refused() -> None:
     rng = np.random.default_rng(4)
     truth = Linear(covariance=np.diag([0.0004, 0.0004]), noise=np.array([0.14, 0.16]))
     measured = truth.measured(2000, rng)
-    with pytest.raises(DataError, match=r"10 samples an event are too few.*sample with -n \d+ or more"):
+    with pytest.raises(
+        DataError, match=r"10 samples an event are too few.*-n \d+ or more.*about c-o 2\.\d+ "
+    ):
         population(truth.samples(measured, 10, rng), bootstrap=0, check=False)
 
 

@@ -132,6 +132,38 @@ def test_without_the_density_of_the_proposal() -> None:
     np.testing.assert_allclose(chains.log_evidence, 0.0, atol=0.15)
 
 
+def test_few_draws_of_what_is_bent_do_not_answer() -> None:
+    """An arc, of which the proposal has too little at the ends, while no weight is bad.
+
+    However few draws are asked for, thousands of a mixture that is fitted anew decide.
+    """
+    events = np.arange(20)
+
+    def arc(x: Floats, along: Any, across: float, beside: float) -> Floats:
+        r = np.maximum(np.hypot(x[..., 0], x[..., 1]), 1e-9)
+        out = along.logpdf(np.arctan2(x[..., 1], x[..., 0])) + norm(1.0, across).logpdf(r) - np.log(r)
+        return np.asarray(out + norm(0.0, beside).logpdf(x[..., 2]))
+
+    def density(x: Floats, _: Rows) -> Floats:
+        return arc(x, norm(0.1, 0.5), 0.05, 0.6)
+
+    def draw(rows: Rows, m: int) -> tuple[Floats, Floats]:
+        z = rng.standard_normal((3, len(rows), m))
+        a, r = 0.1 + 0.5 * z[0], 1.0 + 0.05 * z[1]
+        x = np.stack([r * np.cos(a), r * np.sin(a), 0.6 * z[2]], axis=-1)
+        return x, density(x, rows)
+
+    rng = np.random.default_rng(1)
+    start, rules = Proposal(*draw(events, 400), density, draw), ChainRules()
+    found = run_chains(
+        lambda x, _: arc(x, norm(0.0, 0.8), 0.03, 0.5), start, 200, np.random.default_rng(3), budget=150_000
+    )
+    assert found.mixed.all()
+    assert np.median(found.drawn) > rules.wider * rules.chains
+    angle = np.arctan2(found.points[..., 1], found.points[..., 0])
+    assert 0.7 < angle.std() < 0.85
+
+
 def test_what_cannot_be_answered_is_said() -> None:
     """No point that the posterior allows; a budget that ends before the chains have forgotten anything."""
     start, log_density = _normal_start(0.5, 0.6, 12, 8)
