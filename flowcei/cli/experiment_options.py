@@ -120,7 +120,7 @@ def is_gated(reading: Reading) -> bool:
 
 def note_accidents(found: Mapping[str, Mapping[str, float]] | None) -> None:
     """Say which share of a run are accidents, as its evidence, its sums and a person say."""
-    from flowcei.experiment.accidents import VAGUE
+    from flowcei.experiment.accidents import LACKING, VAGUE
 
     if found is None:
         return
@@ -133,6 +133,9 @@ def note_accidents(found: Mapping[str, Mapping[str, float]] | None) -> None:
         share, error = one["share"], one["error"]
         of = f"{one['events']} {kind} events"
         note(f"accidents: {compact(share, error)} of {of}; P(true) is the column p_true")
+        if kind == LACKING and "stated" not in one:
+            why = "a prior wider than their law makes it too large; state that of complete events"
+            warn(f"{kind} events: nothing but the prior tells their share: {why}", code="accidents")
         if error > VAGUE:
             vague = "neither their sums nor their evidence tell accidents from true events"
             warn(f"{kind} events: {vague}; P(true) is little more than the share", code="accidents")

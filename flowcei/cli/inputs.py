@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import flowcei
 from flowcei.cli.streams import note, warn
@@ -90,13 +90,6 @@ def warn_of_runs(paths: Sequence[Path]) -> None:
 
     for path in paths:
         warn_of_run(next(stream_samples(path, 1)), path)
-
-
-def warn_of_motion(prior: Mapping[str, Any] | None, missing: int) -> None:
-    """Say where the likelihood of atoms that move at the start is known to be off (docs/decisions/0030)."""
-    if missing > 1 and (prior or {}).get("motion") is True:
-        what = "of events that lack several ions the motion at the start is taken for normal noise of momenta"
-        warn(f"{what}: lengths that are left open may be shifted, and up to 1.7 times too uncertain")
 
 
 def warn_of_open_directions(samples: flowcei.PosteriorSamples) -> None:

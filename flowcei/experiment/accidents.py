@@ -31,6 +31,9 @@ P_TRUE = "p_true"
 ACCIDENT = 0.01
 """P(true) below which an event is flagged."""
 
+COMPLETE, LACKING = "complete", "lacking an ion"
+"""Kinds of events, which have a share of accidents each."""
+
 FEWEST = 30
 """Events, of which a share is measured."""
 

@@ -48,3 +48,14 @@ def blanked(momenta: Floats, columns: Mapping[str, NDArray[Any]]) -> tuple[Float
     if lost is not None:
         momenta = np.where(lost[..., None], np.nan, momenta)
     return momenta, {name: values for name, values in columns.items() if name != LOST}
+
+
+def unsure_motion(prior: Mapping[str, Any] | None, most: int) -> str | None:
+    """What is off in samples of events that lack `most` ions at most, of atoms that move at the start.
+
+    Measured of CH2O without its hydrogens (docs/decisions/0030); None where one ion is lost, or none.
+    """
+    if most < 2 or (prior or {}).get("motion") is not True:
+        return None
+    what = "of events that lack several ions the motion at the start is taken for normal noise of momenta"
+    return f"{what}: lengths that are left open may be shifted, and up to 1.7 times too uncertain"

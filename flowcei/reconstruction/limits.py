@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 from flowcei.errors import NoDensityError, UsageError
 from flowcei.events.container import events_of
 from flowcei.experiment.detector import Noise, rms_component
+from flowcei.experiment.missing import unsure_motion
 from flowcei.frame.interface import Condition
 from flowcei.physics.explosion import PLAIN
 from flowcei.posterior.flags import moving, moving_source
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
     from flowcei.posterior.arrays import Bools, Floats
+    from flowcei.posterior.samples import PosteriorSamples
     from flowcei.reconstruction.model import Reconstructor
     from flowcei.reconstruction.sampling import SamplingRequest
 
@@ -54,6 +57,13 @@ def check_request(model: Reconstructor, request: SamplingRequest) -> None:
         _check_forward(model.training.forward, own)
     elif own is not None:
         check_told(own, model.frame, model.training.forward)
+
+
+def warn_of_motion(model: Reconstructor, samples: PosteriorSamples) -> None:
+    """Warn where events lack several ions and atoms move at the start: `unsure_motion`."""
+    most = 0 if samples.lost is None else int(samples.lost.sum(axis=1).max(initial=0))
+    if unsure := unsure_motion(model.prior_spec, most):
+        warnings.warn(unsure, stacklevel=3)
 
 
 def check_invertible(error: float | None) -> None:

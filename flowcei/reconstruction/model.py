@@ -119,8 +119,7 @@ class Reconstructor:
                 1 % or the nearest level the model was trained for.
             latent: ``"prior"``, or ``"training"`` for latents of the training set.
             seed: Of the samples; drawn where None.
-            weigh: Whether to give the samples importance weights, which make them those of the
-                exact posterior: see `flowcei.posterior.weights`.
+            weigh: Whether to give weights that make the samples those of the exact posterior (`Weights`).
             min_ess: Effective samples an event should have; for one with fewer, or whose weights
                 a few samples carry, more are drawn. Above 0 it implies `weigh`.
             budget: Samples drawn of one event, at the most; 100 n where None. With `exact` geometries whose
@@ -160,6 +159,7 @@ class Reconstructor:
         if not samples.answered.any():
             first = samples.event_id[0]
             raise DataError(f"no geometry for event {first}, nor any other: are the momenta in hbar/bohr?")
+        limits.warn_of_motion(self, samples)
         return self._told_apart(samples) if samples.mixed else samples
 
     def _told_apart(self, samples: PosteriorSamples) -> PosteriorSamples:

@@ -19,7 +19,7 @@ from flowcei.check.comparison import MOST_EVENTS
 from flowcei.check.evidence import check_evidence, reference_events
 from flowcei.errors import DataError, UsageError
 from flowcei.events.container import Events, events_of
-from flowcei.experiment.accidents import ACCIDENT, FEWEST, tell_accidents, tell_by_sums
+from flowcei.experiment.accidents import ACCIDENT, COMPLETE, FEWEST, LACKING, tell_accidents, tell_by_sums
 from flowcei.experiment.detector import Noise
 from flowcei.models.interface import Latent
 from flowcei.posterior.drawing import mostly_outside, restricted, top_up
@@ -243,7 +243,7 @@ def told_apart(quality: Quality, measurement: Measurement) -> Quality:
         return quality
     lacking, p_true = quality.lost.any(axis=1), np.full(len(quality), np.nan)
     shares: dict[str, Any] = {}
-    for kind, rows in (("complete", np.flatnonzero(~lacking)), ("lacking an ion", np.flatnonzero(lacking))):
+    for kind, rows in ((COMPLETE, np.flatnonzero(~lacking)), (LACKING, np.flatnonzero(lacking))):
         if len(rows) < FEWEST:
             continue
         momenta, lost = quality.momenta[rows], quality.lost[rows]

@@ -197,6 +197,9 @@ def test_a_share_that_nothing_tells_is_said_to_be_so(caplog: pytest.LogCaptureFi
     note_accidents({"complete": one})
     assert "neither their sums nor their evidence" in caplog.text
     assert "by their sums alone" not in caplog.text
+    assert "nothing but the prior" not in caplog.text
+    note_accidents({"lacking an ion": {"events": 50, "share": 0.7, "error": 0.1}})
+    assert "nothing but the prior tells their share" in caplog.text
 
 
 def test_the_commands(shell: Shell) -> None:
