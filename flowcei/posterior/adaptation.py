@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     Local = Callable[[Rows, Floats], StudentMixture]
     """Mixture with a component at each mode of events (e,), found from points (e, m, D)."""
 
+_DIMENSIONS = 6  # of which `ChainRules.efficient` is
+
 
 @dataclass(frozen=True)
 class ChainRules:
@@ -35,8 +37,8 @@ class ChainRules:
     tempered: float = 0.2  # effective share of the points that a mixture is fitted to
     gain: float = 0.02  # in power plus efficiency, that a round must bring;
     patience: int = 4  # rounds that may bring less
-    # Efficiency of a few hundred points, below which a mixture is fitted anew where that is possible: weights
-    # do not tell that they leave out the ends of what is thin and bent.
+    # Efficiency of a few hundred points in six dimensions, below which a mixture is fitted anew where that is
+    # possible: weights do not tell that they leave out the ends of what is thin and bent.
     efficient: float = 0.6
     repeated: float = 0.03  # share of the chosen that may repeat others
     # So many times the draws there are, are weighed and chosen from,
@@ -60,6 +62,10 @@ class ChainRules:
     least: int = 1  # the last of the refits before which no chains end, from 0
     refits: tuple[int, ...] = (4, 10, 26, 58, 106)  # steps before which the mixture is fitted to the chains
     check: int = 2  # steps between two looks at R-hat
+
+    def least_efficiency(self, dimensions: int) -> float:
+        """`efficient` in so many dimensions: beyond six as much for each, since efficiencies multiply."""
+        return float(self.efficient ** max(1.0, dimensions / _DIMENSIONS))
 
 
 CHAIN_RULES = ChainRules()

@@ -54,7 +54,7 @@ class Answers:
             own = Cloud(flow.points, flow.height, self.mixture.log_density(flow.points))
             seen = own.log_weights, flow.log_weights
         # Without the density of a flow nothing better follows but chains.
-        return self._by_weight(pool, self._of_mixture, seen, self.rules.efficient if seen else 0.0)
+        return self._by_weight(pool, self._of_mixture, seen, self._least(pool) if seen else 0.0)
 
     def by_both(self, pool: Cloud, flow: Cloud, density: LogDensity, draw: Draw | None) -> Cloud:
         """Answer by as many draws of the flow, weighed together with those of the mixture."""
@@ -65,13 +65,13 @@ class Answers:
             own = own.joined(self._of_flow(draw, self.unanswered, p - own.height.shape[1]))
         pool = self._balanced(self.unanswered, own, pool, density)
         if draw is None:
-            return self._by_weight(pool, None, None, self.rules.efficient)
+            return self._by_weight(pool, None, None, self._least(pool))
 
         def more(events: Rows, m: int) -> Cloud:
             own, others = self._of_flow(draw, events, m // 2), self._of_mixture(events, m - m // 2)
             return self._balanced(events, own, others, density)
 
-        return self._by_weight(pool, more, None, self.rules.efficient)
+        return self._by_weight(pool, more, None, self._least(pool))
 
     def given_up(self, pool: Cloud, hopeless: Bools) -> Cloud:
         """Answer some of all events by what there is, unmixed; return the pool of the others."""
@@ -139,6 +139,9 @@ class Answers:
             run = Chains(self.log_posterior, symmetry, self.rows[self.unanswered], self.rng, self.rules)
             mixture, drawn = self.mixture[self.unanswered], self.drawn[self.unanswered]
             store(self.out, self.unanswered, run.mix(pool, mixture, p, drawn, self.budget, self.n))
+
+    def _least(self, pool: Cloud) -> float:
+        return self.rules.least_efficiency(pool.points.shape[2])
 
     def _by_weight(
         self,

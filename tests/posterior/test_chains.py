@@ -9,7 +9,7 @@ import pytest
 from scipy.linalg import eigh
 from scipy.stats import multivariate_normal, norm
 
-from flowcei.posterior.adaptation import ChainRules
+from flowcei.posterior.adaptation import CHAIN_RULES, ChainRules
 from flowcei.posterior.bent import BentMixture
 from flowcei.posterior.chains import Proposal, run_chains
 from flowcei.posterior.resampling import Draws, repeated
@@ -162,6 +162,12 @@ def test_few_draws_of_what_is_bent_do_not_answer() -> None:
     assert np.median(found.drawn) > rules.wider * rules.chains
     angle = np.arctan2(found.points[..., 1], found.points[..., 0])
     assert 0.7 < angle.std() < 0.85
+
+
+def test_efficiency_asked_for_is_that_of_each_dimension() -> None:
+    """Of eleven atoms half of the draws counted, and all were drawn anew, for six times as long."""
+    assert [CHAIN_RULES.least_efficiency(d) for d in (3, 6)] == [0.6, 0.6]
+    assert CHAIN_RULES.least_efficiency(27) == pytest.approx(0.6**4.5)
 
 
 def test_what_cannot_be_answered_is_said() -> None:
