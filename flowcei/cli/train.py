@@ -395,7 +395,5 @@ def _log_start(plan: _Plan, run: RunFolder, *, resuming: bool) -> None:
             warn(f"{diagnostic.message}; {diagnostic.means}", diagnostic.code)
     for line in plan.conclusions:
         note(line)
-    source = (
-        f"fresh events of {plan.molecule.name}" if plan.data is None else f"the events of {given['data']}"
-    )
+    source = f"fresh events of {plan.molecule.name}" if plan.data is None else f"events of {given['data']}"
     note(f"{'going on with' if resuming else 'training'} {given['arch']} in {run.folder} on {source}")
