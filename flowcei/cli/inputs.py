@@ -92,6 +92,14 @@ def warn_of_runs(paths: Sequence[Path]) -> None:
         warn_of_run(next(stream_samples(path, 1)), path)
 
 
+def warn_of_motion(model: flowcei.Reconstructor, missing: int) -> None:
+    """Say, before it begins, where the likelihood of atoms that move at the start is known to be off."""
+    from flowcei.experiment.missing import unsure_motion
+
+    if unsure := unsure_motion(model.prior_spec, missing):
+        warn(unsure)
+
+
 def warn_of_open_directions(samples: flowcei.PosteriorSamples) -> None:
     """Say of how many events many geometries give the momenta: they lack several ions, or a known time."""
     if (law := samples.build_up_prior) is not None:

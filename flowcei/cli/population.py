@@ -15,8 +15,9 @@ from flowcei.cli.streams import note, show, show_json, show_table, warn, with_le
 from flowcei.errors import UsageError
 
 if TYPE_CHECKING:
-    from flowcei import Events, FreeLaw, Pathways, Population, Series
-    from flowcei.events.foreign.interpretation import Reading
+    from collections.abc import Callable
+
+    from flowcei import Events, FreeLaw, Molecule, Pathways, Population, Series
 
 
 _UNLIKELY = 1e-3
@@ -110,45 +111,83 @@ def population(
     """
     folder = output or Path(f"{samples[0].stem.removesuffix('.samples')}-population")
     options.check_folder(folder, overwrite=overwrite)
-    import flowcei
-    from flowcei.cli.inputs import read_noted, warn_of_runs
-    from flowcei.events.foreign.interpretation import Reading as _Reading
-    from flowcei.events.selection import Selection
-
     if truth is not None and (law not in ("normal", "vibrations") or by):
         raise UsageError("--truth is drawn beside one normal law")
     kind: dict[str, Any] = {"components": components, "by": by, "cross_correlation": cross_correlation}
     kind |= {"bootstrap": bootstrap, "keep_flagged": keep_flagged}
-    stated: dict[str, Any] = {"prior": prior, "noise": noise, "experiment": experiment}
-    reading = _Reading(selection=Selection(missing=missing))
+    stated = {"prior": prior, "noise": noise, "experiment": experiment, "missing": missing}
+    names = _names(coordinates)
     if law == "vibrations":
         _refuse(kind, "is not of --law vibrations")
-        if len(samples) != 1:
-            raise UsageError("a law of vibrations is of one file of events")
-        run = _read(samples[0], molecule, reading)
-        fitted: Any = flowcei.vibrational_law(run, _names(coordinates), **stated, seed=seed)
+        fitted: Any = _vibrations(samples, names, molecule, stated, seed)
     else:
-        _refuse(
-            stated | {"missing": missing, "molecule": molecule}, "is of --law vibrations; samples know theirs"
-        )
-        warn_of_runs(samples)
-        kind |= {"bootstrap": _RESAMPLED if bootstrap is None else bootstrap}
-        fitted = flowcei.population(list(samples), _names(coordinates), law=law, **kind, seed=seed)
+        _refuse(stated | {"molecule": molecule}, "is of --law vibrations; samples know theirs")
+        kind["bootstrap"] = _RESAMPLED if bootstrap is None else bootstrap
+        fitted = _of_samples(samples, names, kind | {"law": law, "seed": seed})
+    shown: dict[str, Any] = {"as_json": as_json, "overwrite": overwrite}
+    _written(fitted)(
+        fitted,
+        folder,
+        length_unit,
+        **shown,
+        **({} if truth is None else {"truth": truth, "missing": missing}),
+    )
+
+
+def _of_samples(samples: tuple[Path, ...], names: tuple[str, ...], kind: dict[str, Any]) -> Any:  # noqa: ANN401
+    """A law of samples, of any kind, with what is to be said of their runs."""
+    import flowcei
+    from flowcei.cli.inputs import warn_of_runs
+
+    warn_of_runs(samples)
+    return flowcei.population(list(samples), names, **kind)
+
+
+def _vibrations(
+    files: tuple[Path, ...], names: tuple[str, ...], molecule: str | None, stated: dict[str, Any], seed: int
+) -> Population:
+    """The law of the normal modes of the events of a file."""
+    import flowcei
+    from flowcei.cli.inputs import is_samples
+
+    if len(files) != 1:
+        raise UsageError("a law of vibrations is of one file of events")
+    if is_samples(files[0]):
+        raise UsageError(f"{files[0]} holds samples: a law of vibrations is of the events themselves")
+    own = None if molecule is None else flowcei.Molecule.load(molecule)
+    run = _read(files[0], own, stated.pop("missing"))
+    return flowcei.vibrational_law(run, names, **stated, seed=seed)
+
+
+def _written(fitted: Any) -> Callable[..., None]:  # noqa: ANN401
+    """What writes and prints a law of its kind."""
+    import flowcei
+
     if isinstance(fitted, flowcei.Mixture):
-        write_mixture(fitted, folder, length_unit, as_json=as_json, overwrite=overwrite)
-        return
-    if isinstance(fitted, flowcei.Pathways):
-        _write_pathways(fitted, folder, length_unit, as_json=as_json, overwrite=overwrite)
-        return
-    events = None if truth is None else read_noted(truth, fitted.molecule, reading)
-    results = _results(fitted, length_unit, events)
+        return write_mixture
+    return _write_pathways if isinstance(fitted, flowcei.Pathways) else _write_law
+
+
+def _write_law(
+    fitted: Population | FreeLaw | Series,
+    folder: Path,
+    unit: str,
+    *,
+    as_json: bool,
+    overwrite: bool,
+    truth: Path | None = None,
+    missing: int = 0,
+) -> None:
+    """Write and print one law, or those along a column."""
+    events = None if truth is None else _read(truth, fitted.molecule, missing)
+    results = _results(fitted, unit, events)
     options.made_folder(folder, overwrite=overwrite)
     write_results(results, folder, overwrite=overwrite)
     fitted.write(folder / "population.h5", overwrite=overwrite)
     if as_json:
         show_json(fitted.to_dict())
     else:
-        _show(fitted, results, length_unit)
+        _show(fitted, results, unit)
     note_events(fitted)
     _note(fitted)
     note(f"tables, pictures and the law in {folder}")
@@ -161,14 +200,13 @@ def _refuse(given: dict[str, Any], why: str) -> None:
             raise UsageError(f"--{name.replace('_', '-')} {why}")
 
 
-def _read(file: Path, molecule: str | None, reading: Reading) -> Events:
-    """The events of a file that could be one of samples."""
-    import flowcei
-    from flowcei.cli.inputs import is_samples, read_noted
+def _read(file: Path, molecule: Molecule | None, missing: int) -> Events:
+    """Events of a file, also such that lack so many ions."""
+    from flowcei.cli.inputs import read_noted
+    from flowcei.events.foreign.interpretation import Reading
+    from flowcei.events.selection import Selection
 
-    if is_samples(file):
-        raise UsageError(f"{file} holds samples: a law of vibrations is of the events themselves")
-    return read_noted(file, None if molecule is None else flowcei.Molecule.load(molecule), reading)
+    return read_noted(file, molecule, Reading(selection=Selection(missing=missing)))
 
 
 def _write_pathways(fitted: Pathways, folder: Path, unit: str, *, as_json: bool, overwrite: bool) -> None:

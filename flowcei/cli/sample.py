@@ -24,7 +24,7 @@ from flowcei.cli.experiment_options import (
     reading_of,
     sampled_experiment,
 )
-from flowcei.cli.inputs import note_what_is_assumed, warn_of_flags
+from flowcei.cli.inputs import note_what_is_assumed, warn_of_flags, warn_of_motion
 from flowcei.cli.options import flag, option
 from flowcei.cli.progress import Progress
 from flowcei.cli.runs import BUNDLED, MODEL_NAME, load_named
@@ -115,7 +115,6 @@ def sample(
     stated = sampled_experiment(experiment, noise, asked, missing)
     from flowcei.cli.runcheck import note_run_check
     from flowcei.events.source import open_events
-    from flowcei.experiment.missing import unsure_motion
     from flowcei.reconstruction.limits import check_request
     from flowcei.reconstruction.sampling import SamplingRequest, Survey
 
@@ -126,8 +125,7 @@ def sample(
     first = on_their_scale(source, stated)
     note_assignments(stated, reconstructor.molecule)
     note_what_is_assumed(reconstructor, first, noise, stated)
-    if unsure := unsure_motion(reconstructor.prior_spec, missing):
-        warn(unsure)
+    warn_of_motion(reconstructor, missing)
     seed = options.settled_seed(seed, path if resume else None)
     request = SamplingRequest(asked.pop("count"), seed, **asked, experiment=stated)
     check_request(reconstructor, request)

@@ -149,13 +149,8 @@ class Coulomb:
         system = system_of(start.masses, start.charges, x.shape[1])
         motion, drift = moving_start(x, start.initial_momenta, system[0][0].reshape(-1, 3))
         growth = growth_of(self.build_up, self.transfer, len(x), *start.ions)
-        light, alone = (np.asarray(start.masses) * _UNEVEN < np.max(start.masses)).sum(), 1e-6
-        if x.shape[1] > 4:
-            alone = 1e-8
-        if light > 1 or (light and (growth is not None or setting.accuracy < alone)):
-            setting = _uneven(setting)
-        if growth is not None and self.transfer is None and growth[0].shape[1] > 1:
-            setting = _apart(setting)
+        each = growth is not None and self.transfer is None and growth[0].shape[1] > 1
+        setting = _of_ions(setting, np.asarray(start.masses), growing=growth is not None, apart=each)
         momenta, jacobian, status = _run(x, motion, system, growth, setting, threads, derivatives=derivatives)
         # One geometry in a million comes so close to a collision that a coarse setting loses it. It is
         # followed again, alone, by the finest: a long training must not end for it.
@@ -279,6 +274,14 @@ def _uneven(setting: _Setting) -> _Setting:
     return replace(setting, eta=0.85 * setting.eta, z1=max(setting.z1, 0.88))
 
 
+def _of_ions(setting: _Setting, masses: Floats, *, growing: bool, apart: bool) -> _Setting:
+    """For ions of these masses, whose charges grow or do not, or each at a time of its own."""
+    light, alone = int((masses * _UNEVEN < masses.max()).sum()), 1e-8 if len(masses) > 4 else 1e-6
+    if light > 1 or (light and (growing or setting.accuracy < alone)):
+        setting = _uneven(setting)
+    return _apart(setting) if apart else setting
+
+
 @cache
 def _apart(setting: _Setting) -> _Setting:
     """For a build-up time of each ion: the steps of the fastest are shorter, those of slow ones longer."""
@@ -292,9 +295,7 @@ def _apart(setting: _Setting) -> _Setting:
 def _careful(setting: _Setting) -> _Setting:
     """With shorter steps, for charge that moves: forces begin at once, and change from the first moment."""
     # By trial, as `SETTINGS`, for times from 0.01 to 10 T.
-    few = (
-        setting.dtype == np.float64 and setting.accuracy > 1e-9
-    )  # of these orders steps have the most in hand
+    few = setting.dtype == np.float64 and setting.accuracy > 1e-9  # these have the most in hand
     eta, pace, longer = (1.0, 1.5, -0.4) if few else (0.85, 2.0, -0.55)
     return replace(setting, eta=eta * setting.eta, pace=pace * setting.pace, stretch=1.0, lengthening=longer)
 
