@@ -36,7 +36,7 @@ def log_densities(y, row, which, mean, height) -> np.ndarray:
 
 @compiled
 def _log_weights(z, base, s, root, which, mean, height, bends, y, each) -> float:
-    """The largest of the log weights each (n, C) of samples z (n, K) of an event in row s; y (J, K) is room."""
+    """The largest of the log weights each (n, C) of samples z (n, K) of an event, in row s; y is room."""
     top = -np.inf
     for k in range(len(z)):
         known = base[k]
