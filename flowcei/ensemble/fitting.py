@@ -9,6 +9,7 @@ Dempster, N. Laird and D. Rubin, J. R. Statist. Soc. B 39, 1 (1977)).
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -173,7 +174,7 @@ def searched(
     if data.z.shape[1] <= 2 * _COPIES:
         return maximised(law, data, images, selection)
     rng, near = np.random.default_rng(0), law
-    try:
+    with suppress(DataError, np.linalg.LinAlgError, FloatingPointError):  # a law without width: go on by all
         for _ in range(_DRAWINGS):
             short = drawn(near, data, rng)
             near, _ = maximised(near, short, images, selection, shortest=_ROUGH)
@@ -182,8 +183,6 @@ def searched(
             before, (near, _) = near, maximised(near, short, images, selection, lacking=lacking)
             if _moved(before, near) < _STEP:
                 break
-    except (DataError, np.linalg.LinAlgError, FloatingPointError):  # where some samples do not stand for all
-        near = law
     return maximised(near, data, images, selection)
 
 
