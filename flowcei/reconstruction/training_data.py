@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -147,11 +148,12 @@ def fresh(
     if per_epoch is not None and per_epoch < MIN_EVENTS:
         raise UsageError(f"{per_epoch} events an epoch are too few; use {MIN_EVENTS} or more")
     mol = molecule if isinstance(molecule, Molecule) else Molecule.load(molecule)
-    geometry = prior if isinstance(prior, GeometryPrior) else build_prior(mol, prior)
+    geometry = build_prior(mol, prior)
     if isinstance(prior, GeometryPrior):
         check_prior(mol, prior)
     level = floored(Noise.parse(noise or usual_noise(len(mol), geometry, architecture)))
     name = prior if isinstance(prior, str) else None if prior else mol.default_prior
+    name = name and Path(name).name.removesuffix(".toml")
     growth = None if build_up is None else BuildUpPrior.to_train_for(build_up)
     more = level.by_axis or growth is not None
     usual = usual_training(len(mol), geometry, architecture, more=more)
@@ -356,11 +358,7 @@ class Charts:
         """Charts (B, D) and conditions (B, C) as the network sees them."""
         return self.model.chart_standardiser(x), self.model.condition_standardiser(c)
 
-    @torch.no_grad()
     def round_trip_error(self) -> float | None:
-        """Largest |decode(encode(x)) - x| of a flow over validation data, standardised units."""
-        network = self.model.network
-        if not network.has_density:
-            return None
-        x, c = (t.to(self.model.device) for t in self.validation())
-        return float((network.decode(network.encode(x, c)[0], c) - x).abs().max())  # type: ignore[operator]
+        """How far samples of validation events are off, where the model is a flow: see `InverseModel`."""
+        c = self.validation()[1].to(self.model.device)
+        return self.model.network.round_trip_error(c) if self.model.network.has_density else None
