@@ -74,8 +74,9 @@ def _half(o, s) -> tuple[int, int, int]:
 def forward(begin, end, x, h, weights, starts, order, shape, splines, kept, z, log_det) -> None:
     """Write z (B, D) and log|det| (B,) of x (B, D), given h (B, C), and what `backward` needs to `kept`.
 
-    Of blocks of 16 rows from `begin` to `end`. kept: (C + 1, N) context and ones; (S, W, N) coordinates seen; (S, W, N) those before they are moved;
-    (depth, S, hidden, N) units; (S, outputs, N) outputs. W: the longer half.
+    Of blocks of 16 rows from `begin` to `end`. kept: (C + 1, N) context and ones; (S, W, N) coordinates seen;
+    (S, W, N) those before they are moved; (depth, S, hidden, N) units; (S, outputs, N) outputs. W: the longer
+    half.
     """
     told, seen, before, units, outputs = kept
     o, subnets, lanes = _plan(x.shape[1], h.shape[1], shape, splines), len(starts), lanes_of(weights)
