@@ -10,7 +10,7 @@ from flowcei.errors import UsageError, WorkersLostError
 from flowcei.workers.task import Answer, answered, program
 
 _log = logging.getLogger("flowcei")
-_PATIENCE = 10  # seconds for a scheduler to answer
+PATIENCE = 10  # seconds for a scheduler to answer
 
 
 class ClusterWorkers:
@@ -24,7 +24,7 @@ class ClusterWorkers:
         logging.getLogger("distributed").setLevel(logging.CRITICAL)  # our own line says it
         self._address = address
         try:
-            self._client = Client(address, timeout=_PATIENCE, set_as_default=False)
+            self._client = Client(address, timeout=PATIENCE, set_as_default=False)
         except (OSError, ValueError, TypeError) as error:
             where = f"no scheduler of Dask answers at {address}"
             raise UsageError(f"{where}; 'dask scheduler' starts one and prints its address") from error
