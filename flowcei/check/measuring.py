@@ -158,7 +158,7 @@ def measure_experiment(
     experiment = run.experiment(quantities, remarks) if known else None
     fitted = None
     if prior is not None and experiment is not None:
-        given = build_prior(events.molecule, prior) if isinstance(prior, str) else prior
+        given = build_prior(events.molecule, prior)
         fitted = fit_scale(run.events[run.mixture.p_true > 0.5], experiment, given, fit, seed)
         quantities |= {name: Measured(*numbers) for name, numbers in fitted.quantities.items()}
         remarks += fitted.remarks

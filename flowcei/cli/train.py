@@ -64,7 +64,7 @@ class Duration(click.ParamType):
 @option("--data", "Events with positions; simulated afresh if absent.", INPUT)
 @option("--molecule", "A built-in name, .toml or .xyz; ocs, or what --data says, if absent.", MOLECULE)
 @options.ions_options
-@option("--prior", "Which geometries to simulate; the molecule's default if absent.", PRIOR_NAME)
+@option("--prior", "Which geometries: a prior of the molecule, or .toml; the default if absent.", PRIOR_NAME)
 @option(
     "--noise",
     "Detector noise to train for: 1%, a range, or 0.1%..5%/axis, a level for each axis of the lab. If absent "

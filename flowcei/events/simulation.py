@@ -184,7 +184,7 @@ def make_simulator(
     if noise is not None and experiment is not None:
         raise UsageError("the experiment states its noise; leave the other out")
     mol = molecule if isinstance(molecule, Molecule) else Molecule.load(molecule)
-    prior = prior if isinstance(prior, GeometryPrior) else build_prior(mol, prior)
+    prior = build_prior(mol, prior)
     stated = None if experiment is None else Experiment.load(experiment)
     level = Noise.parse(noise or "0%")
     if level.by_axis:

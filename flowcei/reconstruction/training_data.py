@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -135,11 +136,12 @@ def fresh(
     if per_epoch is not None and per_epoch < MIN_EVENTS:
         raise UsageError(f"{per_epoch} events an epoch are too few; use {MIN_EVENTS} or more")
     mol = molecule if isinstance(molecule, Molecule) else Molecule.load(molecule)
-    geometry = prior if isinstance(prior, GeometryPrior) else build_prior(mol, prior)
+    geometry = build_prior(mol, prior)
     if isinstance(prior, GeometryPrior):
         check_prior(mol, prior)
     level = floored(Noise.parse(noise or usual_noise(len(mol), geometry, architecture)))
     name = prior if isinstance(prior, str) else None if prior else mol.default_prior
+    name = name and Path(name).name.removesuffix(".toml")
     growth = None if build_up is None else BuildUpPrior.to_train_for(build_up)
     more = level.by_axis or growth is not None
     usual = usual_training(len(mol), geometry, architecture, more=more)
