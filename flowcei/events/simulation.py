@@ -76,9 +76,10 @@ class Simulator:
         how = forward, times, noise_rng, self.accuracy, threads, self.missing, motion
         return _exploded(positions, self.molecule, detector, *how)
 
-    def block(self, index: int, n: int, *, stream: int = 0) -> Events:
+    def block(self, index: int, n: int, *, stream: int = 0, threads: int | None = None) -> Events:
         """The events of `arrays`."""
-        return _events(self.molecule, self.arrays(index, n, stream=stream), self.origin())
+        arrays = self.arrays(index, n, stream=stream, threads=threads)
+        return _events(self.molecule, arrays, self.origin())
 
     def rows(self, index: int, n: int) -> Arrays:
         """Block `index` of `n` events; all are drawn in full, so that a longer run begins the same."""
