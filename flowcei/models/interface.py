@@ -59,6 +59,7 @@ class InverseModel(nn.Module, ABC):
     cost: ClassVar[int] = 1
     phases: ClassVar[int] = 1
     stored: ClassVar[tuple[str, ...]] = ()
+    recordable: ClassVar[bool] = False  # whether a CUDA graph may replay `loss`: the same kernels every time
 
     def __init__(self, width: int, condition_width: int, options: ModelOptions) -> None:
         super().__init__()

@@ -24,10 +24,12 @@ from flowcei.molecules.molecule import Molecule
 from flowcei.physics.build_up import BuildUpPrior
 from flowcei.physics.explosion import PLAIN
 from flowcei.physics.priors import GeometryPrior, build_prior
+from flowcei.physics.threads import usable_cores
 from flowcei.reconstruction.defaults import Defaults, usual_noise, usual_training
 from flowcei.reconstruction.framing import charts_of, ordered_frame, whitened_frame
 from flowcei.reconstruction.loading import check_prior
 from flowcei.storage.card import DataRecord, SimulationRecord, TrainingRecord
+from flowcei.training.devices import Ranks
 from flowcei.training.schedule import MIN_EVENTS, Schedule
 
 if TYPE_CHECKING:
@@ -74,9 +76,12 @@ class Source(ABC):
     def events(self, stream: int, index: int) -> Events:
         """Events of an epoch (stream 0), for validation (1), or to fit frame and standardisers on (2)."""
 
-    def epoch(self, index: int) -> Events:
-        """Training events of an epoch."""
-        return self.events(0, index)
+    def epoch(self, index: int, ranks: Ranks | None = None) -> Events:
+        """Training events of an epoch, or the share of a rank: as many for each."""
+        events = self.events(0, index)
+        if ranks is None or ranks.count == 1:
+            return events
+        return events[np.arange(ranks.rank, len(events) // ranks.count * ranks.count, ranks.count)]
 
     def validation(self) -> Events:
         """Events that no epoch sees."""
@@ -100,6 +105,13 @@ class FreshSource(Source):
         """As many fresh events as the stream has."""
         counts = (self.rows, self.rules.validation_events, self.rules.pilot_events)
         return self.simulator.block(index, counts[stream], stream=stream)
+
+    def epoch(self, index: int, ranks: Ranks | None = None) -> Events:
+        """As `Source.epoch`; each rank simulates a stream of its own."""
+        if ranks is None or ranks.count == 1:
+            return super().epoch(index)
+        number, threads = index * ranks.count + ranks.rank, max(1, usable_cores() // ranks.count)
+        return self.simulator.block(number, self.rows // ranks.count, threads=threads)
 
     def schedule(self) -> Schedule:
         """The usual one, with steps of its size."""
@@ -327,10 +339,11 @@ class Charts:
 
     source: Source
     model: Reconstructor
+    ranks: Ranks = field(default_factory=Ranks.current)
 
     def epoch(self, index: int) -> tuple[Tensor, Tensor]:
-        """Those of an epoch."""
-        return self.standardised(*self.raw(self.source.epoch(index)))
+        """Those of an epoch, of this rank."""
+        return self.standardised(*self.raw(self.source.epoch(index, self.ranks)))
 
     def validation(self) -> tuple[Tensor, Tensor]:
         """Those of the validation events."""
