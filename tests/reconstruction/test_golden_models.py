@@ -162,7 +162,7 @@ def test_the_number_of_threads_changes_no_density(name: str, threads: Callable[[
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 @pytest.mark.parametrize("name", FLOWS)
 def test_a_cuda_device_gives_the_same_densities(name: str, tmp_path: Path) -> None:
-    """Within the rounding of single precision, as double precision shows it; what is saved has the same content."""
+    """Within the rounding of single precision, as double precision shows it; a file has the same content."""
     here, there, exact = load(_file(name)), load(_file(name), device="cuda"), load(_file(name))
     network = load(_file(name)).network.double()
     exact.network.log_prob = lambda x, c: network.log_prob(x.double(), c.double()).float()
