@@ -16,7 +16,7 @@ from FrEIA.modules import GLOWCouplingBlock, InvertibleModule, PermuteRandom
 from torch import Tensor, nn
 
 from flowcei.models.interface import check_width
-from flowcei.models.networks import mlp
+from flowcei.models.networks import mlp, rows_of_a_pass
 from flowcei.models.splines import LEAST_BIN, LEAST_SLOPE, UNIT, parameter_count, spline
 
 if TYPE_CHECKING:
@@ -139,8 +139,9 @@ class Couplings(nn.Module):
         if single and len(v) >= MANY:
             return self._packed().run(v, h, event, reverse=reverse)
         out, log_det = torch.empty_like(v), v.new_empty(len(v))
-        for first in range(0, len(v), _CHUNK):
-            rows = slice(first, first + _CHUNK)
+        size = rows_of_a_pass(_CHUNK, v.device)
+        for first in range(0, len(v), size):
+            rows = slice(first, first + size)
             out[rows], log_det[rows] = self.blocks(v[rows], c=[h[event[rows]]], rev=reverse)
         return out, log_det
 

@@ -44,8 +44,14 @@ def standard_normal(shape: Sequence[int], generator: np.random.Generator, like: 
     return drawn.to(device=like.device, dtype=like.dtype)
 
 
+def rows_of_a_pass(rows: int, device: torch.device) -> int:
+    """Rows at a time on a device, of those that a processor takes: elsewhere passes cost by their number."""
+    return rows if device.type == "cpu" else 16 * rows
+
+
 def rows_of_events(rows: int, n: int, size: int, device: torch.device) -> Iterator[tuple[slice, Tensor]]:
     """Rows, `size` at a time, of which every `n` belong to one event, and the events they belong to."""
+    size = rows_of_a_pass(size, device)
     for first in range(0, rows, size):
         yield slice(first, first + size), torch.arange(first, min(first + size, rows), device=device) // n
 
