@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import signal
@@ -180,6 +181,22 @@ def test_samples_are_the_same(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(Sharing, "each", _by_mail)
     assert shell(*words, "two.h5") == 0
     assert Path("one.h5").read_bytes() == Path("two.h5").read_bytes()
+
+
+def test_judgements_are_the_same(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that is said but the rate of sampling."""
+    monkeypatch.setattr(sampling, "ROWS", 500)
+    assert shell("simulate", "ocs", "-n", "60", "--noise", "1%", "--seed", "3", "-o", "e.h5") == 0
+    words = "bundled", "--data", "e.h5", "-n", "20", "--json", "-o"
+    told = {}
+    for name in ("one", "two"):
+        for command in ("calibrate", "compare"):
+            assert shell(command, *words, f"{command}-{name}") == 0
+            told[command, name] = json.loads(shell.out)
+        told["compare", name]["models"]["bundled"].pop("sampling_rate")
+        monkeypatch.setattr(Sharing, "each", _by_mail)
+    assert told["calibrate", "one"] == told["calibrate", "two"]
+    assert told["compare", "one"] == told["compare", "two"]
 
 
 def test_a_cluster_that_cannot_be_reached(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
