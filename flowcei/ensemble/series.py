@@ -10,10 +10,9 @@ import numpy as np
 import pandas as pd
 from scipy.special import chdtrc
 
-from flowcei.ensemble.fitting import Weighted
+from flowcei.ensemble.fitting import Weighted, drawn
 from flowcei.ensemble.result import EnsembleLaw, added
 from flowcei.ensemble.smooth import FEWEST, SmoothLaw, smooth_law
-from flowcei.ensemble.uncertainty import drawn
 from flowcei.errors import DataError
 
 if TYPE_CHECKING:
