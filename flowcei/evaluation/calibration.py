@@ -21,7 +21,7 @@ from flowcei.experiment.missing import LOST, completed, lost_column, lost_ions
 from flowcei.posterior.spread import quantities
 from flowcei.posterior.weights import Weights
 from flowcei.reconstruction.sampling import SamplingRequest, block_size
-from flowcei.reconstruction.sharing import blocks_by, source_of
+from flowcei.reconstruction.sharing import StoredModel, shared_blocks
 
 if TYPE_CHECKING:
     from flowcei.events.container import Events
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from flowcei.models.interface import Latent
     from flowcei.posterior.samples import PosteriorSamples
     from flowcei.reconstruction.model import Reconstructor
-    from flowcei.reconstruction.sharing import ModelSource
     from flowcei.workers.order import Each
 
 
@@ -180,15 +179,19 @@ def calibrate(
     of_experiment = own is not None and noise is None and (weigh or exact)
     stated = own if of_experiment else None
     request = SamplingRequest(n, seed, noise, latent, weigh, exact=exact, experiment=stated)
+    asked = events if of_experiment else seen
+    if each is map:
+        drawn = model.blocks(asked, request)
+        return calibrated(model, seen, drawn, noise=noise, seed=seed, rules=rules, on_events=on_events)
     judge, size = TruthOfEvents.of(model, seen, noise, seed, rules.min_events), block_size(n)
-    source = source_of(model, each)
+    stored = StoredModel.of(model)
 
     def ranked_by(answer: Callable[[Any], PosteriorSamples], blocks: Iterable[Any]) -> Iterator[Any]:
         tasks = ((block, judge.of_block(k, size)) for k, block in enumerate(blocks))
-        return each(partial(_ranked, source, answer), tasks)
+        return each(partial(_ranked, stored, answer), tasks)
 
-    drawn: Iterator[Any] = blocks_by(model, source, ranked_by)(events if of_experiment else seen, request)
-    return _gathered(model, judge, drawn, rules, on_events)
+    ranked: Iterator[Any] = shared_blocks(model, ranked_by)(asked, request)
+    return _gathered(model, judge, ranked, rules, on_events)
 
 
 def without_ions(events: Events, missing: int, seed: int) -> Events:
@@ -250,11 +253,11 @@ def _gathered(
 
 
 def _ranked(
-    source: ModelSource, answer: Callable[[Any], PosteriorSamples], task: tuple[Any, TruthOfEvents]
+    stored: StoredModel, answer: Callable[[Any], PosteriorSamples], task: tuple[Any, TruthOfEvents]
 ) -> RankedBlock:
     """Draw samples of a block and rank the truth among them."""
     block, judge = task
-    return judge.rank(source.load(), answer(block))
+    return judge.rank(stored.load(), answer(block))
 
 
 def check_calibrated(model: Reconstructor, n: int, rules: CalibrationRules = RULES) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from flowcei.errors import DataError, FlowceiError, UsageError
 from flowcei.reconstruction import limits
@@ -28,24 +28,6 @@ if TYPE_CHECKING:
     from flowcei.workers.order import Each
 
 _LOADING = Lock()  # workers of Dask may be threads of one process
-
-
-class ModelSource(Protocol):
-    """Where a model is had from."""
-
-    def load(self) -> Reconstructor:
-        """The model."""
-
-
-@dataclass(frozen=True)
-class HeldModel:
-    """A model of this process."""
-
-    model: Reconstructor
-
-    def load(self) -> Reconstructor:
-        """The model."""
-        return self.model
 
 
 @dataclass(frozen=True)
@@ -83,35 +65,27 @@ def _digest(model: Reconstructor) -> str:
     return sealed(*model.stored())[1]
 
 
-def source_of(model: Reconstructor, each: Each) -> ModelSource:
-    """Where those who share the work find a model: this process itself where `each` is `map`."""
-    return HeldModel(model) if each is map else StoredModel.of(model)
-
-
 @dataclass(frozen=True)
 class _Answer:
-    """The answer of a model to a request."""
+    """The answer of a stored model to a request."""
 
-    source: ModelSource
+    stored: StoredModel
     request: SamplingRequest
 
     def __call__(self, events: Events, rng: np.random.Generator) -> PosteriorSamples:
-        return Answering.of(self.source.load(), self.request).block(events, rng)
+        return Answering.of(self.stored.load(), self.request).block(events, rng)
 
 
 def shared_blocks(model: Reconstructor, each: Each) -> Blocks:
-    """What draws blocks as `Reconstructor.blocks` does, with others where `each` is not `map`."""
-    return blocks_by(model, source_of(model, each), each)
+    """What draws blocks as `Reconstructor.blocks` does, with others where `each` is not `map`.
 
-
-def blocks_by(model: Reconstructor, source: ModelSource, each: Each) -> Blocks:
-    """What yields all that `each` makes of blocks of events and of the function that samples one."""
-    return partial(_blocks, model, source, each)
+    It yields what `each` makes of the blocks and of the function that answers one.
+    """
+    return model.blocks if each is map else partial(_blocks, model, each)
 
 
 def _blocks(
     model: Reconstructor,
-    source: ModelSource,
     each: Each,
     momenta: ArrayLike | Events | Iterable[Events | ArrayLike],
     request: SamplingRequest,
@@ -119,4 +93,6 @@ def _blocks(
     start: int = 0,
 ) -> Iterator[Any]:
     limits.check_request(model, request)
-    return sampled_blocks(momenta, model.molecule, request, _Answer(source, request), start, each)
+    return sampled_blocks(
+        momenta, model.molecule, request, _Answer(StoredModel.of(model), request), start, each
+    )
