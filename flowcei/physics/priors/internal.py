@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from flowcei.physics.priors.orders import Floats, Groups
 
+_FEW = 7  # orders, up to 6, that are sooner gone through than searched
 _AT_ONCE = 200_000  # entries of a table of densities in memory
 _MOST_STATES = 4_000_000  # partial orders in memory
 _MOST_OF_ONE = 400_000  # of one geometry: more than all 109,601 of 8 like atoms
@@ -114,6 +115,8 @@ class InternalPrior(GeometryPrior):
         best one of a geometry; the second gives up those that the greatest densities of
         the rows to come cannot bring near it.
         """
+        if log_count(identical) < np.log(_FEW):
+            return super()._log_mean(positions, identical)
         rows = _OrderedRows(self._rows, identical)
         cut = log_count(identical) - np.log(NEGLIGIBLE)
         out = []
