@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from scipy.optimize import brentq
 
 from flowcei.check.alternatives import alternatives_of
 from flowcei.check.comparison import (
@@ -260,6 +259,8 @@ class _Shapes:
         def shift(log_tau: float) -> float:
             energy = kinetic_energy(momenta(log_tau), molecule.masses)
             return float(np.nanmedian(np.log(energy) - at_once)) - 2.0 * np.log(self.factor)
+
+        from scipy.optimize import brentq
 
         low, high = np.log(_TAUS)
         if shift(low) <= 0.0 or shift(high) >= 0.0:

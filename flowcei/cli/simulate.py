@@ -33,7 +33,11 @@ _DATASETS = ("cei_traning_orient_1", "random_cos3d_10000", "generated_cos3d_chec
 @click.command()
 @click.argument("molecule", required=False, type=options.MOLECULE_NAME)
 @option("-n count", "Events.", options.COUNT, show_default="10000")
-@option("--prior", "Which geometries: a prior of the molecule; its default if absent.", options.PRIOR_NAME)
+@option(
+    "--prior",
+    "Which geometries: a prior of the molecule, or .toml; the default if absent.",
+    options.PRIOR_NAME,
+)
 @option(
     "--noise",
     "Detector noise: 1% of the event's rms momentum component, 0.5 (a.u.), or 0.1%..5%.",

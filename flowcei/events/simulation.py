@@ -73,9 +73,10 @@ class Simulator:
         how = forward, times, noise_rng, self.accuracy, threads, self.missing, motion
         return _exploded(positions, self.molecule, detector, *how)
 
-    def block(self, index: int, n: int, *, stream: int = 0) -> Events:
+    def block(self, index: int, n: int, *, stream: int = 0, threads: int | None = None) -> Events:
         """The events of `arrays`."""
-        return _events(self.molecule, self.arrays(index, n, stream=stream), self.origin())
+        arrays = self.arrays(index, n, stream=stream, threads=threads)
+        return _events(self.molecule, arrays, self.origin())
 
     def rows(self, index: int, n: int) -> Arrays:
         """Block `index` of `n` events; all are drawn in full, so that a longer run begins the same."""
@@ -176,7 +177,7 @@ def make_simulator(
     if noise is not None and experiment is not None:
         raise UsageError("the experiment states its noise; leave the other out")
     mol = molecule if isinstance(molecule, Molecule) else Molecule.load(molecule)
-    prior = prior if isinstance(prior, GeometryPrior) else build_prior(mol, prior)
+    prior = build_prior(mol, prior)
     stated = None if experiment is None else Experiment.load(experiment)
     level = Noise.parse(noise or "0%")
     if level.by_axis:

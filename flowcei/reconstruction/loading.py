@@ -22,7 +22,7 @@ from flowcei.molecules.molecule import Molecule
 from flowcei.physics.priors import build_prior
 from flowcei.reconstruction.model import Reconstructor
 from flowcei.storage.modelfile import bundled_model, read_model
-from flowcei.training.loop import resolve_device
+from flowcei.training.devices import resolve_device
 
 if TYPE_CHECKING:
     from torch import Tensor
