@@ -60,7 +60,9 @@ def load(path: str | Path | None = None, *, device: str = "cpu") -> Reconstructo
     target = resolve_device(device)
     if path is None:
         with bundled_model() as bundled:
-            return load(bundled, device=device)
+            model = load(bundled, device=device)
+        model.path = None
+        return model
     path = Path(path)
     path = path / "model.safetensors" if path.is_dir() else path
     card, tensors = read_model(path)
@@ -74,6 +76,7 @@ def load(path: str | Path | None = None, *, device: str = "cpu") -> Reconstructo
         reason = str(error).splitlines()[0][:300]
         raise DataError(f"its parts do not fit together ({reason})", path=path) from error
     model.network.to(target).eval()
+    model.path = path.absolute()
     return model
 
 
