@@ -1,4 +1,4 @@
-"""Atoms placed one after the other by lengths, angles and dihedrals, and geometries moved to their centres."""
+"""Atoms placed one after the other by lengths, angles and dihedrals; geometries moved to their centres."""
 
 from __future__ import annotations
 
