@@ -288,8 +288,10 @@ def test_a_nearest_miss_outside_the_prior_explains_nothing(beyond_the_fold: Post
     drawn = beyond_the_fold
     assert len(drawn) > 10
     found = drawn.modes()
-    assert (found.status == STALLED).all()
-    assert (found.verdict == UNIQUE).mean() > 0.9
+    # From the one sample of an event a search may also go on to an exact geometry that the prior excludes.
+    assert ((found.status == STALLED) | (found.status == OUTSIDE) & (found.chi_squared < 1e-6)).all()
+    assert (found.verdict[found.event[found.status == STALLED]] == UNIQUE).all()
+    assert (found.status == STALLED).mean() > 0.9
     rows = build_prior(drawn.molecule, "broad").spec()["zmatrix"]
     rows = [rows[0], rows[1] | {"length": {"uniform": [3.0, 3.5]}}, rows[2]]
     other = drawn.modes(build_prior(drawn.molecule, {"kind": "internal", "zmatrix": rows}))
