@@ -40,7 +40,7 @@ def levenberg_marquardt(
     patience: int | None = None,
     damping: float = 1e-2,
 ) -> Fit:
-    """Minimise |residual| of every row of `start` (B, D), in `steps` steps at the most, the first with `damping`.
+    """Minimise |residual| of every row of `start` (B, D), in `steps` steps at the most.
 
     residual(x (K, D), rows (K,)) -> (K, R), of some rows of `start`, and jacobian(x, rows) -> (K, R, D). A
     step to where the residual is not finite is refused. A row ends when |residual| <= `tolerance`, when
