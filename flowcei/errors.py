@@ -70,5 +70,9 @@ class StoppedError(FlowceiError):
     exit_code = 5
 
 
+class WorkersLostError(FlowceiError):
+    """Processes that shared the work are gone (exit code 1, or 5 where what they made can be resumed)."""
+
+
 class FlaggedWarning(UserWarning):
     """Events whose answers are not to be trusted are among those asked for, or were left out."""

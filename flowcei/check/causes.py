@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from scipy.optimize import brentq
 
 from flowcei.check.alternatives import alternatives_of
 from flowcei.check.comparison import (
@@ -41,6 +40,7 @@ _SCREENED = 500  # events with which many alternatives are tried before the best
 _BEST = 6  # alternatives that are compared with all events
 _NEARLY = 0.1, 3.0  # mean distance, and how much nearer than without it, of what nearly fits
 _NOT_THESE_IONS = 0.5  # distance of an energy share, beyond which other geometries are not the first thought
+_OUTSIDE = 0.01  # of the events, where a wide prior predicts none
 _SCALED = 0.1  # relative: how near to the factor of the momenta that of their noise must be
 _UNIT = 0.03  # relative: how near to a unit a scale must be to be called that unit
 _TAUS = 0.1, 100.0  # fs between which a build-up time is fitted
@@ -261,6 +261,8 @@ class _Shapes:
             energy = kinetic_energy(momenta(log_tau), molecule.masses)
             return float(np.nanmedian(np.log(energy) - at_once)) - 2.0 * np.log(self.factor)
 
+        from scipy.optimize import brentq
+
         low, high = np.log(_TAUS)
         if shift(low) <= 0.0 or shift(high) >= 0.0:
             return
@@ -272,16 +274,24 @@ class _Shapes:
         cause = Cause("build-up", message, todo, {"tau_fs": tau})
         yield _Trial.of(cause, self.here, self.run.predicted(momenta(log_tau)))
 
+    def _within(self) -> bool:
+        """Whether each number of the run lies where the prior predicts some."""
+        pairs = ((values, self.predicted.shapes[name]) for name, values in self.here.shapes.items())
+        return all(np.mean((v < p.min()) | (v > p.max())) < _OUTSIDE for v, p in pairs)
+
     def _unexplained(self, *, beside: bool) -> Cause:
         kind, todo = "prior", "take a wider prior, or charges and forces of the experiment"
         message = f"another prior{' beside' if beside else ''}; "
         message += "geometries, charges or forces that were not tried"
-        if self.base.farthest > _NOT_THESE_IONS and not beside:
-            kind = "molecule"
-            message = "another molecule or other ions; or geometries far from those of the prior: the ions "
-            message += f"share the energy as those of {self.run.molecule.name} do in no other order and with "
-            message += "no other charges, each tried alone"
-            todo = "look at which ions the columns hold, in which order, and at their charges"
+        ions = f"the ions share the energy as those of {self.run.molecule.name} do in no other order and "
+        ions += "with no other charges, each tried alone"
+        look = "look at which ions the columns hold, in which order, and at their charges"
+        if not beside and self._within():
+            message = f"geometries of a part of the prior, or other ions; {ions}"
+            todo = f"nothing if the prior is wider on purpose: flowcei population finds the law; else {look}"
+        elif not beside and self.base.farthest > _NOT_THESE_IONS:
+            message = f"another molecule or other ions; or geometries far from those of the prior: {ions}"
+            kind, todo = "molecule", look
         return Cause(kind, message, todo, p_value=self.base.p_value, fits=False)
 
 

@@ -7,7 +7,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.stats import chi2, f, ks_2samp, t
+from scipy.special import chdtrc, fdtr, fdtrc, stdtr
 
 from flowcei.errors import UsageError
 from flowcei.experiment.detector import NOISE_FLOOR, Noise, rms_component
@@ -197,6 +197,8 @@ class Sums:
 
 def compare_shapes(run: Observables, predicted: Observables) -> list[Comparison]:
     """Compare KER, energy shares and angles, each by a two-sample KS test, and their means together."""
+    from scipy.stats import ks_2samp  # a second, of every command, if it stood above
+
     out = []
     for name, values in predicted.shapes.items():
         test = ks_2samp(run.shapes[name], values, method="asymp")
@@ -214,7 +216,7 @@ def compare_shapes(run: Observables, predicted: Observables) -> list[Comparison]
     apart, dimensions = _separation(run, predicted)
     n, m = len(run.log_ker), len(predicted.log_ker)
     free = n + m - dimensions - 1
-    p = float(f.sf(n * m / (n + m) * apart**2 * free / (dimensions * (n + m - 2)), dimensions, free))
+    p = float(fdtrc(dimensions, free, n * m / (n + m) * apart**2 * free / (dimensions * (n + m - 2))))
     return [*out, Comparison(MEANS, "deviations", apart, 0.0, p, f"{apart:.2g} standard deviations apart")]
 
 
@@ -260,16 +262,16 @@ def compare_lab(
     out, count = [], int(sums.good.sum())
     for k, axis in enumerate(AXES) if not sums.conserved else ():
         deviation = float(sums.mean[k] / max(sums.error[k], 1e-300))
-        p, effect = 2.0 * float(t.sf(abs(deviation), count - 1)), f"{deviation:+.2g} standard errors"
+        p, effect = 2.0 * float(stdtr(count - 1, -abs(deviation))), f"{deviation:+.2g} standard errors"
         out.append(Comparison(f"sum {axis}: mean", "hbar/bohr", float(sums.mean[k]), 0.0, p, effect))
     if noise_stated and not sums.conserved:
         expected, noise = Sums.of(predicted, ions), np.median(run.sigma)
         # Noise below rounding is stated: then the sums may show as little.
         other = np.maximum(expected.ratio, 1.0) if expected.conserved else expected.ratio
-        law = f(count - 1, int(expected.good.sum()) - 1)
+        degrees = count - 1, int(expected.good.sum()) - 1
         for k, axis in enumerate(AXES):
             ratio = float(sums.ratio[k] / other[k])
-            above, below = float(law.sf(ratio**2)), float(law.cdf(ratio**2))
+            above, below = float(fdtrc(*degrees, ratio**2)), float(fdtr(*degrees, ratio**2))
             p = above if expected.conserved else 2.0 * min(above, below)
             sizes = float(sums.ratio[k] * noise), float(other[k] * noise)
             out.append(Comparison(f"sum {axis}: noise", "hbar/bohr", *sizes, p, f"{ratio:.3g} times"))
@@ -315,4 +317,4 @@ def _equal(values: Floats, covariance: Floats) -> float:
     contrast = np.array([[1.0, -1.0, 0.0], [1.0, 1.0, -2.0]])
     difference = contrast @ values
     inverse = np.linalg.pinv(contrast @ covariance @ contrast.T)
-    return float(chi2.sf(max(float(difference @ inverse @ difference), 0.0), 2))
+    return float(chdtrc(2, max(float(difference @ inverse @ difference), 0.0)))

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.stats import ks_2samp
 
 from flowcei.check.comparison import predicted_momenta
 from flowcei.events.container import Events
@@ -99,6 +98,8 @@ def check_evidence(statistic: Floats, reference: Floats, chosen: Bools | None = 
 
     The test of the run looks at the chosen (E,): events with another flag tell of themselves.
     """
+    from scipy.stats import ks_2samp
+
     asked = statistic if chosen is None else statistic[chosen]
     ordered = np.sort(reference)
     p_value, rank = np.nan, 0.5

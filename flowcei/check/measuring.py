@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import kstwobign, norm
+from scipy.special import kolmogorov, ndtr
 
 from flowcei.check.scale import ScaleFit, fit_scale
 from flowcei.errors import DataError, UsageError
@@ -158,7 +158,7 @@ def measure_experiment(
     experiment = run.experiment(quantities, remarks) if known else None
     fitted = None
     if prior is not None and experiment is not None:
-        given = build_prior(events.molecule, prior) if isinstance(prior, str) else prior
+        given = build_prior(events.molecule, prior)
         fitted = fit_scale(run.events[run.mixture.p_true > 0.5], experiment, given, fit, seed)
         quantities |= {name: Measured(*numbers) for name, numbers in fitted.quantities.items()}
         remarks += fitted.remarks
@@ -297,13 +297,13 @@ class _Sums:
         for k in range(3):
             t = np.sort(one.t[:, k])
             width = np.sqrt(np.quantile(one.variance[:, k], (np.arange(_QUANTILES) + 0.5) / _QUANTILES))
-            true = norm.cdf((t[:, None] - one.mean[k]) / width).mean(axis=1)
+            true = ndtr((t[:, None] - one.mean[k]) / width).mean(axis=1)
             steps, distances = np.arange(len(t) + 1) / len(t), list[float]()
             for mixed in laws:
                 accident = np.searchsorted(np.sort(mixed[:, k]), t) / len(mixed)
                 fitted = (1.0 - one.share) * true + one.share * accident
                 distances.append(max(np.abs(fitted - steps[1:]).max(), np.abs(fitted - steps[:-1]).max()))
-            out.append(float(kstwobign.sf(np.sqrt(len(t)) * min(distances))))
+            out.append(float(kolmogorov(np.sqrt(len(t)) * min(distances))))
         return out
 
 

@@ -146,7 +146,7 @@ def check_run(
         'scale'
     """
     molecule = events.molecule
-    own = prior if isinstance(prior, GeometryPrior) else build_prior(molecule, prior)
+    own = build_prior(molecule, prior)
     spec = own.spec()
     named = (name for name, table in molecule.priors.items() if table == spec)
     name = prior if isinstance(prior, str) else next(named, own.kind)

@@ -6,9 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.interpolate import CubicSpline
-from scipy.optimize import minimize_scalar
-from scipy.stats import chi2
+from scipy.special import chdtrc
 
 from flowcei.check.comparison import Observables, predicted_momenta
 from flowcei.errors import UsageError
@@ -16,6 +14,8 @@ from flowcei.physics.build_up import BuildUp, BuildUpPrior
 from flowcei.physics.explosion import Coulomb
 
 if TYPE_CHECKING:
+    from scipy.interpolate import CubicSpline
+
     from flowcei.events.container import Events
     from flowcei.experiment.experiment import Experiment
     from flowcei.molecules.molecule import Molecule
@@ -76,7 +76,7 @@ def _fitted(means: _Means, fit: str) -> ScaleFit:
     numbers = {"momentum_scale": (float(np.exp(log_scale)), ""), "build_up": (best, "fs")}
     quantities = {n: (numbers[n][0], float(e), numbers[n][1]) for n, e in zip(chosen, errors, strict=True)}
     correlation = float(covariance[0, 1] / errors.prod()) if len(chosen) == 2 else None
-    p_value = float(chi2.sf(square, means.rank - len(chosen)))
+    p_value = float(chdtrc(means.rank - len(chosen), square))
     entries: dict[str, Any] = {"momentum_scale": round(float(np.exp(log_scale)), 6)} if free[0] else {}
     if best > 0.0:
         mean, deviation, _ = quantities["build_up"]
@@ -130,6 +130,8 @@ class _Means:
             covariances.append(np.cov(shapes.T) * (1.0 / len(data) + 1.0 / len(shapes)))
         by_scale = np.zeros(data.shape[1])
         by_scale[0] = 2.0
+        from scipy.interpolate import CubicSpline
+
         tables = CubicSpline(_TIMES, means), CubicSpline(_TIMES, covariances)
         return cls(data.mean(axis=0), *tables, by_scale)
 
@@ -156,6 +158,8 @@ class _Means:
 
     def best_time(self, *, scaled: bool) -> float:
         """The time of the least chi squared."""
+        from scipy.optimize import minimize_scalar
+
         k = int(np.argmin([self.misfit(time, scaled=scaled)[0] for time in _TIMES]))
         bounds = _TIMES[max(0, k - 1)], _TIMES[min(len(_TIMES) - 1, k + 1)]
         minimum = minimize_scalar(

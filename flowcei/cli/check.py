@@ -33,7 +33,9 @@ _REJECTED = 3
 @click.option(
     "--model", type=MODEL_NAME, help="A model file or run, or bundled: is the run what its prior predicts?"
 )
-@click.option("--prior", type=options.PRIOR_NAME, help="Is the run what this prior of the molecule predicts?")
+@click.option(
+    "--prior", type=options.PRIOR_NAME, help="Is the run what this prior, or .toml of one, predicts?"
+)
 @options.noise_option
 @options.ions_options
 @click.option(

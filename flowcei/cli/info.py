@@ -210,7 +210,7 @@ def _result_texts(training: Facts, architecture: str) -> Facts:
         "epochs": str(training.get("epochs_run", "unknown")),
         "verdict": "\n".join(verdict) or "not judged",
         "validation loss": loss is not None and f"{loss:.5g} {unit}",
-        "round-trip error": error is not None and f"{error:.2g} standard deviations, at the most",
+        "round-trip error": error is not None and f"{error:.2g}, of a sample and its density",
         "training rate": rate and f"{rate:,.0f} events a second",
         "figures": figures and f"(errors in bohr, coverages as fractions)\n{_words(figures)}",
     }

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import time
 import tomllib
 import warnings
 from contextlib import ExitStack, contextmanager, suppress
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowcei import __version__
+from flowcei.cli.ranks import speaks
 from flowcei.cli.streams import complete_streams, log_to_stderr, say, silence, warn
 from flowcei.errors import FlowceiError, UsageError
 
@@ -57,6 +59,7 @@ _GROUPS = {
 }
 _COMMANDS = {name: text for group in _GROUPS.values() for name, text in group.items()}
 _INTERRUPTED = 130
+_GRACE = 5.0  # seconds
 
 
 class _ReaderGone(Exception):  # noqa: N818 (no error)
@@ -227,5 +230,8 @@ def main() -> None:
 def _leave(error: BaseException, message: str, code: int, *, trace: bool) -> None:
     if trace:
         raise error
-    say(f"flowcei: error: {' '.join(message.split())}")
+    if speaks() or isinstance(error, OSError | MemoryError):
+        say(f"flowcei: error: {' '.join(message.split())}")
+    else:
+        time.sleep(_GRACE)  # torchrun ends all when one is gone: not before the other has spoken
     sys.exit(code)

@@ -34,7 +34,7 @@ _LESS_TELLING = ("starts", "error", "chi_squared")  # columns of the file that a
 
 @click.command()
 @click.argument("samples", type=options.INPUT)
-@option("--prior", "Of the molecule; that of the model if absent.")
+@option("--prior", "Of the molecule, or a TOML file; that of the model if absent.")
 @option("--event", "Number of the event to draw; the most ambiguous if absent.", int)
 @option("--xyz", "Also write the geometries, extended XYZ, angstrom.", options.OUTPUT)
 @option(

@@ -28,6 +28,7 @@ from flowcei.cli.inputs import note_what_is_assumed, warn_of_flags, warn_of_moti
 from flowcei.cli.options import flag, option
 from flowcei.cli.progress import Progress
 from flowcei.cli.runs import BUNDLED, MODEL_NAME, load_named
+from flowcei.cli.sharing import Sharing, sharing_options
 from flowcei.cli.streams import note, warn
 from flowcei.errors import DataError, StoppedError, UsageError
 from flowcei.storage.creation import partial_path
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from flowcei.events.source import EventSource
     from flowcei.posterior.quality import Quality
     from flowcei.reconstruction.sampling import SamplingRequest, Survey
+    from flowcei.workers.order import Each
 
 
 @click.command()
@@ -83,6 +85,7 @@ if TYPE_CHECKING:
 @options.seed_option
 @options.keep_flagged_option
 @options.device_option
+@sharing_options
 @options.overwrite_option
 def sample(
     *,
@@ -96,6 +99,7 @@ def sample(
     seed: int | None,
     keep_flagged: bool,
     device: str,
+    sharing: Sharing,
     overwrite: bool,
     **asked: Any,  # noqa: ANN401 (of a SamplingRequest)
 ) -> None:
@@ -134,7 +138,8 @@ def sample(
         source.keep_tally()
         note(f"{source.tally}")
     write = _to_stdout if str(path) == "-" else partial(_to_file, path, overwrite=overwrite, resume=resume)
-    quality, check = write(reconstructor, request, source, survey)
+    with sharing.each() as each:
+        quality, check = write(reconstructor, request, source, survey, each)
     complete = survey.events > len(first) or bool(stated and stated.assignments)
     if stated is not None:
         note_accidents(quality.accidents)
@@ -187,17 +192,20 @@ def _to_file(
     request: SamplingRequest,
     source: EventSource,
     survey: Survey,
+    each: Each,
     **how: bool,
 ) -> tuple[Quality, RunCheck | None]:
     """Write a file that can be resumed, and tell how far each of its stages has come; check the run."""
     from flowcei.cli.runcheck import checked_run, verdict_of
     from flowcei.posterior.files import sample_to_file
+    from flowcei.reconstruction.sharing import shared_blocks
 
     check: RunCheck | None = None
+    blocks = shared_blocks(model, each)
 
     def judge(quality: Quality) -> Quality:  # are the momenta as probable as those of the prior?
         nonlocal check
-        judged, evidence = model.judge(quality, request)
+        judged, evidence = model.judge(quality, request, blocks)
         if judged.accidents and is_gated(source.reading):
             # P(true) is as without the gate: it leaves out as much of the density as of the share. What is
             # left of accidents does not tell how many there were.
@@ -218,7 +226,7 @@ def _to_file(
             return stack.enter_context(Progress(survey.events, f"events to {path.suffix}"))
 
         quality = sample_to_file(
-            lambda start: model.blocks(source.chunks(), request, start=start),
+            lambda start: blocks(source.chunks(), request, start=start),
             path,
             model.describe(request) | {"events": survey.events, "momenta": survey.digest},
             on_block=drawing.update,

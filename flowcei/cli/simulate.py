@@ -16,12 +16,14 @@ from flowcei.cli import options
 from flowcei.cli.experiment_options import Detector, build_up_option, experiment_option
 from flowcei.cli.options import flag, option
 from flowcei.cli.progress import Progress
+from flowcei.cli.sharing import Sharing, sharing_options
 from flowcei.cli.streams import note
 from flowcei.errors import UsageError
 from flowcei.storage.creation import partial_path
 
 if TYPE_CHECKING:
     from flowcei.events.simulation import Simulator
+    from flowcei.workers.order import Each
 
     _Source = tuple[str, int, Callable[..., Simulator | flowcei.Events]]  # about it, how many, of a seed
 
@@ -33,7 +35,11 @@ _DATASETS = ("cei_traning_orient_1", "random_cos3d_10000", "generated_cos3d_chec
 @click.command()
 @click.argument("molecule", required=False, type=options.MOLECULE_NAME)
 @option("-n count", "Events.", options.COUNT, show_default="10000")
-@option("--prior", "Which geometries: a prior of the molecule; its default if absent.", options.PRIOR_NAME)
+@option(
+    "--prior",
+    "Which geometries: a prior of the molecule, or .toml; the default if absent.",
+    options.PRIOR_NAME,
+)
 @option(
     "--noise",
     "Detector noise: 1% of the event's rms momentum component, 0.5 (a.u.), or 0.1%..5%.",
@@ -73,6 +79,7 @@ _DATASETS = ("cei_traning_orient_1", "random_cos3d_10000", "generated_cos3d_chec
 @flag("--resume", "Go on with an unfinished .h5 of the same options.")
 @options.ions_options
 @options.seed_option
+@sharing_options
 @options.overwrite_option
 def simulate(
     *,
@@ -84,6 +91,7 @@ def simulate(
     output: Path | None,
     resume: bool,
     seed: int | None,
+    sharing: Sharing,
     overwrite: bool,
     prior: str | None,
     noise: str | None,
@@ -116,6 +124,8 @@ def simulate(
     path = output or Path(f"{name}.csv")
     options.output_path(path, overwrite=overwrite, endings=options.EVENT_FILES)
     _check_resume(path, resume=resume)
+    if sharing.shared and (geometries or movie or path.suffix.lower() not in options.EVENT_FILES[1:]):
+        raise UsageError("--workers and --cluster share events of a prior, written to .h5; leave them out")
     how: dict[str, Any] = {} if accuracy is None else {"accuracy": _checked(accuracy)}
     if exploded is None:
         about, n, make = _dataset(str(like), count, how | {"as_published": as_published})
@@ -127,7 +137,8 @@ def simulate(
         about, n, make = _structures(geometries, exploded, ions["length_unit"], how, detector)
     note(f"{name}: {about}")
     made = make(seed=options.settled_seed(seed, path if resume else None))
-    rate = _write(made, n, path, overwrite=overwrite, resume=resume)
+    with sharing.each() as each:
+        rate = _write(made, n, path, each, overwrite=overwrite, resume=resume)
     if str(path) != "-":
         note(f"{n} events of {name} written to {path}{rate}")
 
@@ -213,7 +224,7 @@ def _structures(
     return about, len(positions), partial(explode, positions, molecule, **how, **detector._asdict())
 
 
-def _write(made: Simulator | flowcei.Events, n: int, path: Path, *, overwrite: bool, resume: bool) -> str:
+def _write(made: Simulator | flowcei.Events, n: int, path: Path, each: Each, **how: bool) -> str:
     """Write events, those of a simulator in HDF5 as they are made; return how fast, where that is told."""
     from flowcei.events.simulation import simulate_to_file
     from flowcei.events.storage import write_csv
@@ -221,12 +232,12 @@ def _write(made: Simulator | flowcei.Events, n: int, path: Path, *, overwrite: b
     if not isinstance(made, flowcei.Events) and path.suffix.lower() in options.EVENT_FILES[1:]:
         start = time.perf_counter()
         with Progress(n, "events") as bar:
-            simulate_to_file(made, n, path, overwrite=overwrite, resume=resume, on_block=bar.update)
+            simulate_to_file(made, n, path, each=each, on_block=bar.update, **how)
         seconds = time.perf_counter() - start
         return f" in {seconds:.1f} s ({n / seconds:.3g} events/s)"
     events = made if isinstance(made, flowcei.Events) else made.events(n)
     if str(path) == "-":
         write_csv(events, sys.stdout)
     else:
-        flowcei.write_events(events, path, overwrite=overwrite)
+        flowcei.write_events(events, path, overwrite=how["overwrite"])
     return ""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import platform
-import re
 import shlex
 import sys
 from dataclasses import dataclass, field, fields, replace
@@ -17,9 +16,11 @@ from click.core import ParameterSource
 import flowcei
 from flowcei.cli import options
 from flowcei.cli.architectures import ArchitectureCommand, architecture_options
+from flowcei.cli.duration import Duration
 from flowcei.cli.inputs import read_noted
 from flowcei.cli.options import INPUT, MOLECULE, NOISE, PRIOR_NAME, Checked, option
 from flowcei.cli.progress import Progress
+from flowcei.cli.ranks import in_ranks
 from flowcei.cli.runs import LOG, RunFolder, begin_run, check_run_folder, to_resume
 from flowcei.cli.streams import log, log_file, note, warn
 from flowcei.errors import DataError, FlowceiError, StoppedError, TrainingDivergedError, UsageError
@@ -36,22 +37,7 @@ if TYPE_CHECKING:
 
 _PARAMETERS_A_ROW = 20
 _SCHEDULE = ("epochs", "batch", "learning_rate", "patience")
-_SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _ALWAYS = ("arch", "frame", "events", "seed", "device", *_SCHEDULE)
-
-
-class Duration(click.ParamType):
-    """A time span: 90, 90s, 45m, 2h, 1.5d; in seconds."""
-
-    name = "duration"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return seconds, above 0."""
-        matched = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) *([smhd]?)", str(value).strip())
-        seconds = float(matched[1]) * _SECONDS[matched[2]] if matched else 0.0
-        if seconds <= 0.0:
-            self.fail(f"{value!r} is no time span; write 90s, 45m, 2h or 1.5d", param, ctx)
-        return seconds
 
 
 @click.command(cls=ArchitectureCommand)
@@ -64,7 +50,7 @@ class Duration(click.ParamType):
 @option("--data", "Events with positions; simulated afresh if absent.", INPUT)
 @option("--molecule", "A built-in name, .toml or .xyz; ocs, or what --data says, if absent.", MOLECULE)
 @options.ions_options
-@option("--prior", "Which geometries to simulate; the molecule's default if absent.", PRIOR_NAME)
+@option("--prior", "Which geometries: a prior of the molecule, or .toml; the default if absent.", PRIOR_NAME)
 @option(
     "--noise",
     "Detector noise to train for: 1%, a range, or 0.1%..5%/axis, a level for each axis of the lab. If absent "
@@ -127,11 +113,12 @@ def train(
 
     Without --data, events of the molecule are simulated as the training goes on and no
     epoch sees one twice. Every epoch is kept: what is stopped or killed goes on with
-    --resume, to the same model.
+    --resume, to the same model. Several processes, on CPUs or with a GPU each:
+    torchrun --nproc-per-node 4 -m flowcei train ...
 
     Example: flowcei train --arch cinn --couplings 8
     """
-    resuming = resume is not None
+    run = None
     if resume is not None:
         if output is not None or overwrite:
             raise UsageError("--resume goes on in the folder of the run; leave --output and --overwrite out")
@@ -141,18 +128,29 @@ def train(
         if output is not None:
             check_run_folder(output, "", overwrite=overwrite)
         plan = _Plan.of(given)
-        folder = check_run_folder(output, f"{plan.molecule.name}-{given['arch']}", overwrite=overwrite)
-        plan.options["seed"] = options.settled_seed(plan.options.get("seed"))
-        if os.path.lexists(folder / LOG):
-            with log_file(folder / LOG):  # another process may train there
-                pass
-        run = begin_run(folder, plan.options)
-    told = ("prior", "noise", "build_up")
-    facts = [f"{name.replace('_', '-')} {plan.options[name]}" for name in told if plan.options.get(name)]
-    options.note_ions(plan.molecule, *facts)
-    with log_file(run.folder / LOG):
-        _log_start(plan, run, resuming=resuming)
-        _train(plan, run, max_time, resuming=resuming)
+    with in_ranks(plan.options["device"]) as first:
+        if not first:
+            begun = run.checkpoint if run is not None and run.checkpoint.exists() else None
+            plan.fit(checkpoint=begun, resume=begun is not None)
+            return
+        kept = run or _new_run(plan, output, overwrite=overwrite)
+        told = ("prior", "noise", "build_up")
+        facts = [f"{name.replace('_', '-')} {plan.options[name]}" for name in told if plan.options.get(name)]
+        options.note_ions(plan.molecule, *facts)
+        with log_file(kept.folder / LOG):
+            _log_start(plan, kept, resuming=run is not None)
+            _train(plan, kept, max_time, resuming=run is not None)
+
+
+def _new_run(plan: _Plan, output: Path | None, *, overwrite: bool) -> RunFolder:
+    """Folder of a new run, and its seed."""
+    given = plan.options
+    folder = check_run_folder(output, f"{plan.molecule.name}-{given['arch']}", overwrite=overwrite)
+    given["seed"] = options.settled_seed(given.get("seed"))
+    if os.path.lexists(folder / LOG):
+        with log_file(folder / LOG):  # another process may train there
+            pass
+    return begin_run(folder, given)
 
 
 @dataclass(frozen=True)

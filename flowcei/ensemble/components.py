@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Weighted sums of coordinates for each of C components, in as many slots (...) as are asked for."""
+    """Weighted sums of coordinates for each of C components, of J covariances, in rows (...)."""
 
     count: Floats  # sum of weights, (..., C)
     first: Floats  # of z, (..., C, K)
-    second: Floats  # of z z', (..., C, K, K)
+    second: Floats  # of z z', of all that have the same covariance, (..., J, K, K)
 
     def __add__(self, other: Moments) -> Moments:
         """Return the sums of both."""
         return Moments(self.count + other.count, self.first + other.first, self.second + other.second)
 
-    def __getitem__(self, slot: int) -> Moments:
-        """Return the sums of a slot."""
-        return Moments(self.count[slot], self.first[slot], self.second[slot])
+    def __getitem__(self, row: int) -> Moments:
+        """Return the sums of a row."""
+        return Moments(self.count[row], self.first[row], self.second[row])
 
     def times(self, factor: float) -> Moments:
         """Return the sums with weights that are so many times as large."""
@@ -82,15 +82,13 @@ class Components:
         return np.asarray(each + self._log_bend(z)[:, :, None])
 
     def moments(
-        self, z: Floats, base: Floats, p_true: Floats, times: Floats, row: Rows, slot: Rows | None = None
+        self, z: Floats, base: Floats, p_true: Floats, times: Floats, row: Rows
     ) -> tuple[Floats, Moments]:
-        """Log R (e,) of events, and their sums in each row, or in as many slots as some numbers (e,) name.
+        """Log R (e,) of events, and their sums in each row.
 
         Samples z (e, n, K) have the log weights base (e, n), events count so many times, and as much as they
         are true under the law.
         """
-        slot, slots = (row, len(self.mean)) if slot is None else (slot, int(slot.max()) + 1)
-        base = base + self._log_bend(z)
-        own = p_true, times, row, slot, slots, self.which, self.mean, self.height
-        log_r, *sums = weighted_moments(self._over_deviations(z), np.ascontiguousarray(z), base, *own)
+        law = self.root, self.which, self.mean, self.height, self.bends
+        log_r, *sums = weighted_moments(np.ascontiguousarray(z), base, p_true, times, row, *law)
         return log_r, Moments(*sums)

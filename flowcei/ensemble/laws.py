@@ -117,6 +117,14 @@ class NormalLaw:
         """Log density (B,) at points z (B, K)."""
         return np.asarray(logsumexp(self.log_each(z), axis=1))
 
+    def log_complete(self, moments: Moments) -> float:
+        """Log likelihood of points with some sums, each of its component, but for what all laws give them."""
+        cross = moments.first[:, :, None] * self.mean[:, None]
+        about = moments.second - cross - np.swapaxes(cross, 1, 2)
+        about += moments.count[:, None, None] * self.mean[:, :, None] * self.mean[:, None]
+        square = np.einsum("ckl,ckl->", np.linalg.inv(self.covariance), about)
+        return float(moments.count @ self.components.height[0] - 0.5 * square)
+
     def sample(self, n: int, rng: np.random.Generator) -> Floats:
         """Draw n points, (n, K)."""
         component = rng.choice(len(self.share), n, p=self.share)

@@ -20,9 +20,8 @@ from flowcei.ensemble.prediction import check_ungated, compared
 from flowcei.ensemble.reduction import gathered
 from flowcei.ensemble.result import LEVEL, EnsembleLaw
 from flowcei.ensemble.uncertainty import EFFECTIVE, MonteCarlo, check_told, scored, significant
-from flowcei.errors import DataError, FlowceiError, UsageError
+from flowcei.errors import DataError, UsageError
 from flowcei.physics.priors import build_prior
-from flowcei.storage.files import read_toml
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -257,7 +256,7 @@ def compare_priors(
     names, made = list[str](), list["GeometryPrior"]()
 
     def ratios(molecule: Molecule, prior: GeometryPrior) -> Extra:
-        made.extend(built(molecule, one) for one in priors)
+        made.extend(build_prior(molecule, one) for one in priors)
         names.extend(_names(priors, made))
         for name, one in zip(names, made, strict=True):
             _check_within(name, one, prior, molecule)
@@ -276,17 +275,6 @@ def _drawn(priors: list[GeometryPrior], share: Floats, n: int, rng: np.random.Ge
     """Draw n geometries (n, N, 3), bohr, of priors with shares (C,)."""
     counts = rng.multinomial(n, share / share.sum())
     return np.concatenate([one.sample(k, rng) for one, k in zip(priors, counts, strict=True) if k])
-
-
-def built(molecule: Molecule, prior: str | dict[str, Any] | GeometryPrior) -> GeometryPrior:
-    """The prior of a name, a TOML file with its table, a table, or itself."""
-    if isinstance(prior, str) and prior.endswith(".toml"):
-        table = read_toml(Path(prior))
-        try:
-            return build_prior(molecule, table)
-        except FlowceiError as error:  # which does not know the file
-            raise UsageError(f"{prior}: {error}") from error
-    return build_prior(molecule, prior) if isinstance(prior, str | dict) else prior
 
 
 def _names(given: Sequence[str | dict[str, Any] | GeometryPrior], built: list[GeometryPrior]) -> list[str]:

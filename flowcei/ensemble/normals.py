@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flowcei.ensemble.fitting import maximised, pooled_start
+from flowcei.ensemble.fitting import maximised, pooled_start, searched
 from flowcei.ensemble.mixture import Mixture, mixed
 from flowcei.ensemble.prediction import check_ungated, compared
 from flowcei.ensemble.uncertainty import check_covered, information, resampled
@@ -49,9 +49,9 @@ def normals(
     if like is not None:
         with suppress(DataError, np.linalg.LinAlgError):
             starts.append(maximised(like, short, chart.images, rounds=_ROUNDS))
-    law, height = maximised(max(starts, key=lambda one: one[1])[0], data, chart.images)
+    law, height = searched(max(starts, key=lambda one: one[1])[0], data, chart.images)
     law = law.ordered(like)
-    _, alone = maximised(pooled_start(data, ensemble.weights, chart.bends, 1), data, chart.images)
+    _, alone = searched(pooled_start(data, ensemble.weights, chart.bends, 1), data, chart.images)
     numbers = (components - 1) * (1 + len(chart.bends) * (len(chart.bends) + 3) // 2)
     if height - alone < 0.5 * numbers * np.log(len(data.z)):  # the criterion of Schwarz
         what = f"{components} normal laws are no better than one: log likelihood {height - alone:+.1f}"

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from scipy.optimize import minimize
-from scipy.special import softmax
-from scipy.stats import chi2
+from scipy.special import chdtrc, softmax
 
 from flowcei.ensemble.fitting import accident_weight
 from flowcei.ensemble.result import LEVEL, EnsembleLaw, added
@@ -170,7 +169,7 @@ class Pathways(EnsembleLaw):
         error = np.array([law.to_dataframe()["error"] for law in self.laws])
         square = (((self.share - self.smooth.seen(self.values)) / error) ** 2).sum(axis=0)
         free = max(len(self.values) - len(self.smooth.coefficients), 1)
-        return float(min(1.0, chi2.sf(square, free).min() * (len(square) - 1)))
+        return float(min(1.0, chdtrc(free, square).min() * (len(square) - 1)))
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the values, the shares at each, and the smooth ones."""

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from flowcei.ensemble.coordinates import named
-from flowcei.ensemble.mixture import Mixture, built, compare_priors
+from flowcei.ensemble.mixture import Mixture, compare_priors
 from flowcei.ensemble.population import Population, population
 from flowcei.ensemble.wants import MOST, Laws, Promise, Setting, Want, charges_of, check_prior, scale_of
 from flowcei.errors import UsageError
@@ -21,6 +21,7 @@ from flowcei.events.container import Events
 from flowcei.events.simulation import fresh_seed, simulate
 from flowcei.experiment.experiment import Experiment
 from flowcei.molecules.molecule import Molecule
+from flowcei.physics.priors import build_prior
 
 if TYPE_CHECKING:
     from flowcei.experiment.measurement import Measurement
@@ -121,7 +122,7 @@ class Plan:
         """What n simulated events give."""
         experiment, priors = self.experiments[one.noise], [self.prior]
         if one.want.kind == "share":
-            priors.append(built(self.molecule, one.want.name))
+            priors.append(build_prior(self.molecule, one.want.name))
         shares = [1.0 - one.want.share, one.want.share][: len(priors)]
         counts = np.random.default_rng(self.seed).multinomial(n, shares) if len(priors) > 1 else [n]
         how: dict[str, Any] = {"experiment": experiment, "missing": one.missing}
@@ -197,7 +198,7 @@ def plan(
     wants = [Want.of(text) for text in ([want] if isinstance(want, str) else want)]
     if not wants:
         raise UsageError("nothing is wanted: name an error, such as 'c-s 0.02'")
-    law = built(own, own.default_prior if prior is None else prior)
+    law = build_prior(own, prior)
     levels = _experiments(noise, experiment)
     check_prior(law)
     seed = fresh_seed() if seed is None else seed

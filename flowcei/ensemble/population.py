@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from flowcei.ensemble.fitting import expectation, maximised, pooled_start
+from flowcei.ensemble.fitting import expectation, pooled_start, searched
 from flowcei.ensemble.free import FreeLaw, free_law
 from flowcei.ensemble.laws import RAYLEIGH
 from flowcei.ensemble.mixture import FEWEST, Mixture
@@ -302,7 +302,7 @@ def _normal(ensemble: Ensemble, bootstrap: int, seed: int, *, check: bool, cause
     check_count(len(ensemble.z), len(ensemble.chart.coordinates), 1)
     chart, data, selection = ensemble.chart, ensemble.weighted, selection_of(ensemble, seed)
     start = pooled_start(data, ensemble.weights, chart.bends, 1)
-    law, _ = maximised(start, data, chart.images, selection)
+    law, _ = searched(start, data, chart.images, selection)
     check_covered(chart, law, seed)
     check_selection(selection, law, len(data.z))
     told = information(law, data, ensemble.distinct, selection)

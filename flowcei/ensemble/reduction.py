@@ -145,8 +145,15 @@ def _check_same(first: PosteriorSamples, block: PosteriorSamples) -> None:
         raise DataError(f"samples of different molecules: {difference}")
     for name in _SAME:
         if (one := first.origin.get(name)) != (other := block.origin.get(name)):
-            said = f"{str(one)[:60]} and {str(other)[:60]}"
-            raise DataError(f"samples of different {name}s ({said}): sample all events alike")
+            raise DataError(f"samples of different {name}s ({_apart(one, other)}): sample all events alike")
+
+
+def _apart(one: object, other: object) -> str:
+    """Two different entries of origins, from a little before where they part."""
+    texts = [" ".join(str(entry).split()) for entry in (one, other)]
+    first = next((k for k, pair in enumerate(zip(*texts, strict=False)) if pair[0] != pair[1]), 0)
+    begin = max(0, first - 30) if first > 50 else 0
+    return " and ".join(("..." if begin else "") + text[begin:][:80] for text in texts)
 
 
 def _column(samples: PosteriorSamples, name: str | None) -> Floats:

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import chi2
+from scipy.special import chdtrc
 
-from flowcei.ensemble.fitting import Weighted
+from flowcei.ensemble.fitting import Weighted, drawn
 from flowcei.ensemble.result import EnsembleLaw, added
 from flowcei.ensemble.smooth import FEWEST, SmoothLaw, smooth_law
-from flowcei.ensemble.uncertainty import drawn
 from flowcei.errors import DataError
 
 if TYPE_CHECKING:
@@ -98,7 +97,7 @@ class Series(EnsembleLaw):
         errors = np.array([law.to_dataframe()["mean_error"] for law in self.laws])
         square = (((self.mean - self.smooth.seen(self.values)) / errors) ** 2).sum(axis=0)
         free = len(self.values) - len(self.smooth.coefficients)
-        return float(min(1.0, chi2.sf(square, max(free, 1)).min() * len(square)))
+        return float(min(1.0, chdtrc(max(free, 1), square).min() * len(square)))
 
     def gif(self, unit: str = "angstrom", frames: int = 30) -> bytes:
         """Return an animated picture of the smooth law: see `flowcei.plot.movie`."""

@@ -250,11 +250,13 @@ class _Events:
 def _step(law: SmoothLaw, grid: _Grid, events: _Events) -> tuple[SmoothLaw, float]:
     """One step of expectation and maximisation, and the log likelihood before it."""
     sums, height = expected(grid.components(law), events.samples, events.row)
-    count, first, second = map(grid.by_number, (sums.count, sums.first, sums.second))
+    count, first = map(grid.by_number, (sums.count, sums.first))
     by_covariance = count.sum(axis=(0, 1))
     if not by_covariance.min() > 1.0:
         raise DataError("a covariance of the smooth law has no events")
-    covariance = _about_mean(grid.splines @ law.coefficients, count, first, second).sum(axis=(0, 1))
+    mean = grid.splines @ law.coefficients
+    cross = np.einsum("vgjk,vgl->jkl", first - 0.5 * count[..., None] * mean[:, :, None], mean)
+    covariance = sums.second.sum(axis=0) - cross - np.swapaxes(cross, 1, 2)
     covariance = covariance / by_covariance[:, None, None]
     straight = ~law.bends
     squares = np.einsum("jkk->jk", covariance)
@@ -275,14 +277,6 @@ def _step(law: SmoothLaw, grid: _Grid, events: _Events) -> tuple[SmoothLaw, floa
     coefficients = np.einsum("gkl,ml->mk", law.images, coefficients) / len(law.images)
     covariance = np.einsum("gkl,jlm,gnm->jkn", law.images, covariance, law.images) / len(law.images)
     return replace(law, coefficients=coefficients, covariance=covariance), height
-
-
-def _about_mean(mean: Floats, count: Floats, first: Floats, second: Floats) -> Floats:
-    """Sums of squares (..., G, J, K, K) about means (..., G, K)."""
-    mean = mean[..., None, :]
-    cross = first[..., :, None] * mean[..., None, :]
-    square = count[..., None, None] * mean[..., :, None] * mean[..., None, :]
-    return second - cross - np.swapaxes(cross, -1, -2) + square
 
 
 def _maximised(law: SmoothLaw, events: _Events) -> tuple[SmoothLaw, float]:

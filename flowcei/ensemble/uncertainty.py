@@ -11,12 +11,12 @@ likely than before.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flowcei.ensemble.fitting import counted, maximised, responsibilities, truth
+from flowcei.ensemble.fitting import counted, drawn, maximised, responsibilities, truth
 from flowcei.errors import DataError
 
 if TYPE_CHECKING:
@@ -35,8 +35,6 @@ _MOST = 0.5  # variance of the Monte Carlo sums over the information, in the wor
 _MOST_BIAS = 0.6
 _NONE = 1e-12  # of an event: samples that have less of it say nothing of a law
 _DRAWS, _BEYOND, _OUTSIDE = 2000, 20.0, 0.01  # of the law; nats; share that the prior may not cover
-_COPIES = 40  # samples of an event, drawn by the law, that stand for it in a bootstrap
-_WIDER = 2.0  # variances of the law that these are drawn by, over those of the law
 _ROUNDS, _SHORTEST = 40, 0.02  # of the search in a bootstrap, and its last step, about in errors of the law
 
 
@@ -189,23 +187,6 @@ def resampled(
         except (DataError, np.linalg.LinAlgError):  # of few events a draw may have no width
             continue
     return laws
-
-
-def drawn(law: NormalLaw, data: Weighted, rng: np.random.Generator, copies: int = _COPIES) -> Weighted:
-    """A few samples of each event by its posterior under a wider law, weighed back."""
-    wide = replace(law, covariance=_WIDER * law.covariance)
-    z = np.empty((len(data.z), copies, data.z.shape[2]))
-    base = np.empty(z.shape[:2])
-    for rows, points, own in data.blocks():
-        log_r, shares = responsibilities(wide.components, points, own)
-        steps = shares.sum(axis=2).cumsum(axis=1)
-        marks = (np.arange(copies) + rng.random((len(own), 1))) / copies * steps[:, -1:]
-        chosen = np.stack([np.searchsorted(s, m) for s, m in zip(steps, marks, strict=True)])
-        chosen = chosen.clip(0, own.shape[1] - 1)
-        z[rows] = np.take_along_axis(points, chosen[:, :, None], axis=1)
-        flat = wide.log_prob(z[rows].reshape(-1, z.shape[2])).reshape(base[rows].shape)
-        base[rows] = log_r[:, None] - np.log(copies) - flat
-    return replace(data, z=z, log_base=base)
 
 
 def check_covered(chart: Chart, law: NormalLaw, seed: int) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.spatial.transform import Rotation
-from scipy.stats import chi2
+from scipy.special import chdtri
 
 from flowcei.physics.explosion import followed_momenta
 from flowcei.physics.priors.orders import nearest_rotations
@@ -73,7 +73,7 @@ class Vibrating:
     def bound(self, p: float) -> Floats:
         """Height (E,) of the most probable geometry that is exceeded with a chance."""
         lost = np.zeros((len(self.rows), 1)) if self.blank.lost is None else self.blank.lost
-        return np.asarray(0.5 * chi2.isf(p, 3.0 * (len(self.blank.molecule) - lost.sum(axis=1)) - 3.0))
+        return np.asarray(0.5 * chdtri(3.0 * (len(self.blank.molecule) - lost.sum(axis=1)) - 3.0, p))
 
     def search(self, z: Floats) -> tuple[Floats, Floats, Floats]:
         """Where Gauss-Newton leads from coordinates (E, K): these, rotations, and heights (E,)."""

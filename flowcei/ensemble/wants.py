@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flowcei.ensemble.coordinates import FittedChart, ModesChart, chart_of, named
-from flowcei.ensemble.mixture import FEWEST, built
+from flowcei.ensemble.mixture import FEWEST
 from flowcei.ensemble.population import fewest
 from flowcei.ensemble.promise import Coordinates, measured, share_error
 from flowcei.errors import NoDensityError, UsageError
 from flowcei.physics.explosion import centre_of_mass, followed_momenta
+from flowcei.physics.priors import build_prior
 from flowcei.units import length_in_bohr
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ class Laws:
     def second(self, want: Want) -> Law:
         """That of the second prior of a share, in the same coordinates."""
         if want.name not in self._made:
-            first, prior = self.of(want), built(self.molecule, want.name)
+            first, prior = self.of(want), build_prior(self.molecule, want.name)
             check_prior(prior)
             x = chart_of(self.molecule, prior).drawn(_KNOWN, np.random.default_rng(self.seed))[0]
             z = first.chart.values(x)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import chi
+from scipy.special import chdtrc, chdtri
 
 from flowcei.errors import DataError, UsageError
 from flowcei.events.extracolumns import chosen_rows
@@ -35,14 +35,14 @@ _AXES = 3  # the length of a vector of three normal components is chi-distribute
 
 def sum_chance(bound: float) -> float:
     """Share of true events whose total momentum exceeds `bound` standard deviations: one in 882 exceeds 4."""
-    return float(chi.sf(bound, _AXES))
+    return float(chdtrc(_AXES, bound**2))
 
 
 def sum_bound(chance: float) -> float:
     """Bound, in standard deviations, that true events exceed with a chance: 4.59 with 1e-4."""
     if not 0.0 < chance < 1.0:
         raise UsageError(f"the chance to lose a true event is {chance}; it must be between 0 and 1")
-    return float(chi.isf(chance, _AXES))
+    return float(np.sqrt(chdtri(_AXES, chance)))
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from flowcei.experiment.measurement import Measurement
     from flowcei.physics.forward import ForwardModel
     from flowcei.storage.resumable import Layout
+    from flowcei.workers.order import Each
 
     Floats = NDArray[np.float64]
     # positions and momenta (n, N, 3), sigma (n,) and perhaps those of `_COLUMNS`
@@ -41,6 +43,7 @@ AXES = ("sigma_x", "sigma_y", "sigma_z")
 
 # What is known of an event because it was simulated, (n,).
 _COLUMNS = (ACCIDENT, ASSIGNMENT, BUILD_UP_TIME)
+_AT_ONCE = 4  # blocks that a worker makes, 30 ms of work
 BLOCK = 8_192  # events that share a random stream: results do not depend on how many are asked
 _ACCURACY = 3e-6  # far below any noise; single precision makes twice as many events a second as 1e-6
 _FLOAT = np.dtype("<f8")
@@ -73,14 +76,20 @@ class Simulator:
         how = forward, times, noise_rng, self.accuracy, threads, self.missing, motion
         return _exploded(positions, self.molecule, detector, *how)
 
-    def block(self, index: int, n: int, *, stream: int = 0) -> Events:
+    def block(self, index: int, n: int, *, stream: int = 0, threads: int | None = None) -> Events:
         """The events of `arrays`."""
-        return _events(self.molecule, self.arrays(index, n, stream=stream), self.origin())
+        arrays = self.arrays(index, n, stream=stream, threads=threads)
+        return _events(self.molecule, arrays, self.origin())
 
     def rows(self, index: int, n: int) -> Arrays:
         """Block `index` of `n` events; all are drawn in full, so that a longer run begins the same."""
         arrays = self.arrays(index, BLOCK, threads=1)
         return {name: values[: n - index * BLOCK] for name, values in arrays.items()}
+
+    def several(self, n: int, indices: Sequence[int]) -> list[Arrays]:
+        """Several blocks, in threads: what a worker is asked for at a time."""
+        with ThreadPoolExecutor(min(usable_cores(), len(indices))) as pool:
+            return list(pool.map(partial(self.rows, n=n), indices))
 
     def shapes(self, n: int) -> dict[str, tuple[int, ...]]:
         """The shapes of the arrays of `n` events, in the order of files; UsageError for n < 1."""
@@ -176,7 +185,7 @@ def make_simulator(
     if noise is not None and experiment is not None:
         raise UsageError("the experiment states its noise; leave the other out")
     mol = molecule if isinstance(molecule, Molecule) else Molecule.load(molecule)
-    prior = prior if isinstance(prior, GeometryPrior) else build_prior(mol, prior)
+    prior = build_prior(mol, prior)
     stated = None if experiment is None else Experiment.load(experiment)
     level = Noise.parse(noise or "0%")
     if level.by_axis:
@@ -198,12 +207,14 @@ def simulate_to_file(
     overwrite: bool = False,
     resume: bool = False,
     threads: int | None = None,
+    each: Each = map,
     on_block: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Write the first `n` events to an HDF5 file: in little memory, with any number of threads, resumable.
 
     Until all is there, the file is called `path` + `.partial`. `on_block` is called with the number of
-    events of each block, also of those that an earlier run has written.
+    events of each block, also of those that an earlier run has written. Where `each` is not `map` workers
+    make the events, and this process writes them.
     """
     check_output(path, overwrite=overwrite)
 
@@ -216,19 +227,35 @@ def simulate_to_file(
     how = {"overwrite": overwrite, "resume": resume, "durable": False}
     with resumable_file(path, request, layout, **how) as file:
 
-        def work(index: int) -> int:
-            if not done[index]:
-                rows = simulator.rows(index, n)
-                file.put(index, index * BLOCK, {_dataset(name): array for name, array in rows.items()})
-            return min(BLOCK, n - index * BLOCK)
+        def put(index: int, rows: Arrays) -> int:
+            file.put(index, index * BLOCK, {_dataset(name): array for name, array in rows.items()})
+            return index
 
-        done = file.done.copy()
-        pool = ThreadPoolExecutor(threads or usable_cores())
-        try:
-            for count in pool.map(work, [*np.flatnonzero(done).tolist(), *np.flatnonzero(~done).tolist()]):
-                on_block(count)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        def count(index: int) -> None:
+            on_block(min(BLOCK, n - index * BLOCK))
+
+        missing = np.flatnonzero(~file.done).tolist()
+        for index in np.flatnonzero(file.done).tolist():
+            count(index)
+        if each is map:
+            _in_threads(lambda index: put(index, simulator.rows(index, n)), missing, threads, count)
+            return
+        groups = [missing[first : first + _AT_ONCE] for first in range(0, len(missing), _AT_ONCE)]
+        for group, made in zip(groups, each(partial(simulator.several, n), groups), strict=True):
+            for index, rows in zip(group, made, strict=True):
+                count(put(index, rows))
+
+
+def _in_threads(
+    work: Callable[[int], int], indices: Sequence[int], threads: int | None, count: Callable[[int], None]
+) -> None:
+    """Do the work of all blocks, and count them here, in their order."""
+    pool = ThreadPoolExecutor(threads or usable_cores())
+    try:
+        for index in pool.map(work, indices):
+            count(index)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def explode(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import chi2
+from scipy.special import chdtri
 
 from flowcei.experiment.detector import rms_component
 from flowcei.physics.explosion import COULOMB, followed_momenta, with_times
@@ -92,7 +92,7 @@ class Likelihood:
     @property
     def most_misfit(self) -> float:
         """The chi squared that the true geometry exceeds in one event of a million."""
-        return float(chi2.isf(_UNLIKELY, 3 * len(self.whitening)))
+        return float(chdtri(3 * len(self.whitening), _UNLIKELY))
 
     @property
     def finest(self) -> NDArray[np.float64]:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 from scipy.special import gammaln
 
 if TYPE_CHECKING:
@@ -59,6 +58,8 @@ class Shots:
 
         def beyond(log_x: float) -> float:
             return float(cls(kinds, efficiency, float(np.exp(log_x)) / missed).share(complete)[0]) - share
+
+        from scipy.optimize import brentq  # half a second, of every command, if it stood above
 
         low, high = np.log(1e-12), np.log(_MOST)
         if beyond(low) > 0.0 or beyond(high) < 0.0:

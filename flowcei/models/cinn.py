@@ -27,6 +27,7 @@ class CINN(InverseModel):
     options_type = CINNOptions
     has_density: ClassVar[bool] = True
     has_latent: ClassVar[bool] = True
+    recordable: ClassVar[bool] = True
     stored: ClassVar[tuple[str, ...]] = ("latents.mean", "latents.deviation")
 
     def __init__(self, width: int, condition_width: int, options: CINNOptions) -> None:

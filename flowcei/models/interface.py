@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from flowcei.errors import NoDensityError, UsageError
 from flowcei.models.options import ModelOptions
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 Latent = Literal["prior", "training"]
@@ -58,6 +59,7 @@ class InverseModel(nn.Module, ABC):
     cost: ClassVar[int] = 1
     phases: ClassVar[int] = 1
     stored: ClassVar[tuple[str, ...]] = ()
+    recordable: ClassVar[bool] = False  # whether a CUDA graph may replay `loss`: the same kernels every time
 
     def __init__(self, width: int, condition_width: int, options: ModelOptions) -> None:
         super().__init__()
@@ -103,6 +105,25 @@ class InverseModel(nn.Module, ABC):
             NoDensityError: For architectures without one.
         """
         raise NoDensityError(f"architecture {self.architecture!r} has no exact density")
+
+    @torch.no_grad()
+    def round_trip_error(self, c: Tensor) -> float:
+        """Mean error of samples of a flow on their way back, one for each condition c (B, C).
+
+        Of a sample it is the larger of two: the share by which its density differs from `log_prob`, and the
+        distance of its latents from those that come back. Samples, no rows of data: where the flow takes a
+        row for next to impossible its slopes magnify the rounding of single precision until it does not
+        come back, and no answer depends on it.
+        """
+        drawn, density = self.sample_with_log_prob(c, 1, generator=np.random.default_rng(0))
+        if density is None:
+            raise NoDensityError(f"architecture {self.architecture!r} has no exact density")
+        flow: Any = self
+        x = drawn[:, 0]
+        z = flow.encode(x, c)[0]
+        moved = (flow.encode(flow.decode(z, c), c)[0] - z).abs().amax(dim=1)
+        apart = (density[:, 0] - self.log_prob(x, c)).abs().expm1()
+        return float(torch.maximum(moved, apart).mean())
 
     def begin_phase(self, phase: int) -> None:
         """Make ready for training number `phase`: another loss, other parameters that move."""

@@ -237,15 +237,18 @@ class Molecule:
         return replace(self, charges=values)
 
     def prior_table(self, name: str | None = None) -> dict[str, Any]:
-        """Return the table of a named prior, or of the default one.
+        """Return the table of a named prior, of a TOML file that holds one, or of the default one.
 
         Raises:
             UsageError: For a name the molecule does not have.
+            DataError: For a file that cannot be read.
         """
         wanted = name or self.default_prior
+        if wanted and wanted.endswith(".toml"):
+            return read_toml(Path(wanted))
         if wanted not in self.priors:
             has = ", ".join(self.priors) or "none"
-            raise UsageError(f"{self.name} has no prior {wanted!r}; it has {has}")
+            raise UsageError(f"{self.name} has no prior {wanted!r}; it has {has}, or give a .toml file")
         return self.priors[wanted]
 
     @property

@@ -13,9 +13,12 @@ CHUNK = 16_384  # rows a thread takes at a time, at the most
 
 
 def usable_cores() -> int:
-    """The number of cores that this process may run on."""
+    """The number of cores that this process may use: those it may run on, or OMP_NUM_THREADS if fewer."""
     # Where the system tells it; macOS does not.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # As libraries do, and as each of several processes is told its share.
+    stated = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return min(cores, int(stated)) if stated.isdecimal() and int(stated) else cores
 
 
 def shares(count: int, least: int, threads: int | None) -> list[slice]:

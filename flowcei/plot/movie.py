@@ -66,7 +66,8 @@ def movie_frames(series: Series, unit: str = "angstrom", frames: int = 30) -> li
     axes = figure.add_subplot()
     pictures = []
     for time, frame in zip(times, shown, strict=True):
-        axes.clear()
+        for artist in (*axes.lines, *axes.patches, *axes.texts):
+            artist.remove()
         _draw(axes, series, *frame)
         axes.set(xlim=(-reach[0], reach[0]), ylim=(-reach[1], reach[1]), aspect="equal")
         axes.set(xlabel=f"x ({unit})", ylabel=f"y ({unit})")
@@ -75,6 +76,7 @@ def movie_frames(series: Series, unit: str = "angstrom", frames: int = 30) -> li
         )
         file = io.BytesIO()
         figure.savefig(file, dpi=_DPI, format="png")
+        figure.set_layout_engine("none")  # that of the first frame stays
         pictures.append((float(time), file.getvalue()))
     return pictures
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import chi2
+from scipy.special import chdtri
 
 from flowcei.errors import FlaggedWarning
 
@@ -56,13 +56,13 @@ _FIRST = 4  # samples of an event that are simulated first: most events are expl
 
 def moving_source(sums: Floats) -> Bools:
     """Which events (E,) have sums of momenta, over noise and source (E, 3), that are too large."""
-    return np.asarray((sums**2).sum(axis=1) > chi2.isf(_UNLIKELY, 3))
+    return np.asarray((sums**2).sum(axis=1) > chdtri(3, _UNLIKELY))
 
 
 def moving(momenta: Floats, sigma: Floats) -> Bools:
     """Which events (E,) have a sum of momenta (E, N, 3) beyond the noise (E,) of a component, hbar / bohr."""
     total = momenta.sum(axis=1)
-    return np.asarray((total**2).sum(axis=1) > chi2.isf(_UNLIKELY, 3) * momenta.shape[1] * sigma**2)
+    return np.asarray((total**2).sum(axis=1) > chdtri(3, _UNLIKELY) * momenta.shape[1] * sigma**2)
 
 
 def unexplained(samples: PosteriorSamples) -> Bools:

@@ -40,6 +40,12 @@ class Answering:
     request: SamplingRequest
     prior: GeometryPrior | None
 
+    @classmethod
+    def of(cls, model: Reconstructor, request: SamplingRequest) -> Answering:
+        """With the prior where it has a say: in weights, or as bounds of what is drawn with a density."""
+        asked = request.weighs or (model.network.has_density and model.prior_spec)
+        return cls(model, request, model.prior if asked else None)
+
     def block(self, events: Events, rng: np.random.Generator) -> PosteriorSamples:
         """Samples of a block of events."""
         experiment = self.request.experiment

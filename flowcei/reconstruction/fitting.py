@@ -27,7 +27,8 @@ from flowcei.reconstruction.sampling import bar_of_events
 from flowcei.reconstruction.training_data import Charts, RecordedSource, fresh, recorded
 from flowcei.storage.card import versions
 from flowcei.training.checkpoint import Keeping, begun_at, check_settings
-from flowcei.training.loop import fit, resolve_device
+from flowcei.training.devices import Ranks, resolve_device
+from flowcei.training.loop import fit
 from flowcei.training.schedule import EpochRecord, Schedule, best_of
 
 if TYPE_CHECKING:
@@ -76,6 +77,9 @@ def train(
     model depends on the arguments alone, not on the number of threads that simulate, not on
     interruptions, and not on random numbers drawn elsewhere. The batch size, the device and
     the number of torch's threads change it, since they change the order of sums.
+
+    Where torch has a process group (`torchrun`, with `torch.distributed.init_process_group`) every rank calls
+    this with the same arguments: events of an epoch and rows of a step are those of all ranks together.
 
     Args:
         architecture: A name in `flowcei.models.registry.ARCHITECTURES`, such as ``"cinn"``, or of a plug-in.
@@ -138,7 +142,9 @@ def train(
     began, path = time.perf_counter(), None if checkpoint is None else Path(checkpoint)
     _check_asked(frame, data, max_seconds, build_up, kept=path is not None or until is not None)
     begun = begun_at(path, resume=resume)
-    seed = _settled_seed(seed, begun)
+    seed, ranks = _settled_seed(seed, begun), Ranks.current()
+    if ranks.count > 1:  # whoever reads the checkpoint has read it
+        seed = ranks.agreed(seed, resolve_device(device))
     source, level, record = (
         fresh(molecule, prior, noise, events_per_epoch, seed, rules, architecture, build_up)
         if data is None
@@ -147,6 +153,7 @@ def train(
     network, schedule = (architecture, source.options | (options or {})), schedule or source.schedule()
     charts = _prepared(source, frame, network, level, record, seed, data)
     settings = _settings(charts.model, data, until) | {"seed": seed, **asdict(schedule)}
+    settings |= {"ranks": ranks.count} if ranks.count > 1 else {}
     rounds = _until(charts.model, source, until, seed, max_seconds, schedule, on_round, began)
     check_settings(begun, settings)
     with _bar(source.rows, schedule, begun, endless=rounds is not None, show=progress) as bar:

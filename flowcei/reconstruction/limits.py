@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from flowcei.reconstruction.sampling import SamplingRequest
 
 _FAR = 10.0  # standard deviations of a condition beyond which nothing was trained on
-_ROUND_TRIP = 1e-2  # largest encode-decode error, in standardised units, at which a flow is still used
+_ROUND_TRIP = 1e-2  # largest error of samples on their way back at which a flow is still used
 _DEFAULT = 0.01  # of the rms momentum component
 _ROUNDING = 1.01  # of a level of noise
 # Like ions whose orders are added up for exact samples, at the most: of twelve, far from the equilibrium, one
@@ -70,8 +70,8 @@ def check_invertible(error: float | None) -> None:
     """UsageError for a flow whose couplings do not invert themselves."""
     if error is not None and not error <= _ROUND_TRIP:
         raise UsageError(
-            f"the flow does not invert itself (error {error:.2g} of a standard deviation, "
-            f"bound {_ROUND_TRIP}): train again with a lower --learning-rate"
+            f"the flow does not invert itself (its samples and densities differ by {error:.2g}, bound "
+            f"{_ROUND_TRIP}): train again with a lower --learning-rate"
         )
 
 

@@ -22,7 +22,7 @@ from flowcei.molecules.molecule import Molecule
 from flowcei.physics.priors import build_prior
 from flowcei.reconstruction.model import Reconstructor
 from flowcei.storage.modelfile import bundled_model, read_model
-from flowcei.training.loop import resolve_device
+from flowcei.training.devices import resolve_device
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,7 +60,9 @@ def load(path: str | Path | None = None, *, device: str = "cpu") -> Reconstructo
     target = resolve_device(device)
     if path is None:
         with bundled_model() as bundled:
-            return load(bundled, device=device)
+            model = load(bundled, device=device)
+        model.path = None
+        return model
     path = Path(path)
     path = path / "model.safetensors" if path.is_dir() else path
     card, tensors = read_model(path)
@@ -74,6 +76,7 @@ def load(path: str | Path | None = None, *, device: str = "cpu") -> Reconstructo
         reason = str(error).splitlines()[0][:300]
         raise DataError(f"its parts do not fit together ({reason})", path=path) from error
     model.network.to(target).eval()
+    model.path = path.absolute()
     return model
 
 

@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
     from flowcei.posterior.arrays import Floats
+    from flowcei.reconstruction.sampling import Blocks, Judged
 
-    Entered = tuple[FramedEvents, torch.Tensor]
-    """Events in a frame, and what the network is told of them."""
+    Entered = tuple[FramedEvents, torch.Tensor]  # and what the network is told of them
 
 
 @dataclass(eq=False, repr=False)
@@ -55,6 +55,7 @@ class Reconstructor:
         chart_standardiser: Of the chart.
         condition_standardiser: Of the condition.
         training: Record of the training: prior, schedule, seed, data, metrics.
+        path: The file that it was read from; None for the one that comes with flowcei, and for no file.
 
     Example:
         >>> import flowcei
@@ -69,6 +70,7 @@ class Reconstructor:
     chart_standardiser: Standardiser
     condition_standardiser: Standardiser
     training: TrainingRecord = field(default_factory=TrainingRecord)
+    path: Path | None = None
 
     def __post_init__(self) -> None:
         simulator = self.frame.simulator(self.molecule, self.chart_standardiser, self.condition_standardiser)
@@ -218,21 +220,21 @@ class Reconstructor:
     ) -> Iterator[PosteriorSamples]:
         """As `stream`, without P(true): for who tells accidents when all blocks are there."""
         limits.check_request(self, request)
-        prior = self.prior if request.weighs or (self.network.has_density and self.prior_spec) else None
-        return sampled_blocks(momenta, self.molecule, request, Answering(self, request, prior).block, start)
+        return sampled_blocks(momenta, self.molecule, request, Answering.of(self, request).block, start)
 
     def describe(self, request: SamplingRequest) -> dict[str, Any]:
         """All that the samples of given events depend on, as plain numbers and words."""
         about = {"model": self.training.name or self.architecture, "flowcei": version("flowcei")}
         return about | {"model checksum": sealed(*self.stored())[1][:16]} | request.to_dict()
 
-    def judge(self, quality: Quality, request: SamplingRequest) -> tuple[Quality, EvidenceCheck | None]:
-        """Tell accidents, and compare the evidence of a run with that of its prior."""
+    def judge(self, quality: Quality, request: SamplingRequest, blocks: Blocks | None = None) -> Judged:
+        """Tell accidents, and compare the evidence of a run with that of its prior, drawn by `blocks`."""
         if quality.statistic is None:
             return quality, None
         if request.experiment is not None:
             quality = told_apart(quality, request.experiment.of(self.molecule))
-        return judged(quality, request, self.molecule, self.prior, self.blocks, relative=self.noise.relative)
+        how = self.prior, blocks or self.blocks
+        return judged(quality, request, self.molecule, *how, relative=self.noise.relative)
 
     def check_evidence(self, samples: PosteriorSamples, *, seed: int = 0) -> EvidenceCheck:
         """Return p-values of weighed events, and of their run, under the prior: see `flowcei.check.evidence`.
@@ -324,8 +326,7 @@ class Reconstructor:
         events = events_of(momenta, self.molecule)
         x = np.asarray(positions, dtype=np.float64)
         if x.ndim != 4 or x.shape[::2] != (len(events), len(self.molecule)) or x.shape[3] != 3:
-            expected = f"({len(events)}, n, {len(self.molecule)}, 3)"
-            raise UsageError(f"positions have shape {x.shape}; expected {expected}")
+            raise UsageError(f"positions are {x.shape}; expected ({len(events)}, n, {len(self.molecule)}, 3)")
         density, bound = self.network.log_prob, getattr(self.network, "iwae_bound", None)
         if draws and not self.network.has_density and bound is not None:
             density = partial(bound, draws=draws, generator=np.random.default_rng(seed))
@@ -360,9 +361,8 @@ class Reconstructor:
     ) -> Floats:
         """Noise (E,) of each event's components, hbar / bohr: `stated_sigma` within the trained range."""
         limits.check_noise(noise, self.noise)
-        stated = self.stated_sigma(events, noise, experiment)
         least, most = limits.noise_limits(events.momenta, self.noise)
-        return np.clip(stated.T, least, most).T
+        return np.clip(self.stated_sigma(events, noise, experiment).T, least, most).T
 
     def stated_sigma(
         self, events: Events, noise: str | Noise | None, experiment: Experiment | None = None

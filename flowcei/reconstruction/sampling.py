@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
     from flowcei.posterior.arrays import Bools, Floats, Rows
     from flowcei.posterior.exact import Density
     from flowcei.posterior.samples import PosteriorSamples
+    from flowcei.workers.order import Each
+
+    Blocks = Callable[..., Iterator[PosteriorSamples]]  # of events and a request
+    Judged = tuple[Quality, EvidenceCheck | None]
 
 ROWS = 200_000  # samples that share a random stream, and are held at a time
 _BUDGET = 100  # times n: samples drawn of one event, at the most
@@ -141,8 +146,12 @@ def sampled_blocks(
     request: SamplingRequest,
     answer: Callable[[Events, np.random.Generator], PosteriorSamples],
     start: int = 0,
+    each: Each = map,
 ) -> Iterator[PosteriorSamples]:
-    """Samples of block after block, each by `answer` with a random stream of its own."""
+    """Samples of block after block, each by `answer` with a random stream of its own.
+
+    `each` maps a function over blocks, as workers do (`flowcei.workers.order`).
+    """
     size = block_size(request.n)
     if start < 0 or start % size:
         raise UsageError(
@@ -152,14 +161,21 @@ def sampled_blocks(
 
     def blocks() -> Iterator[PosteriorSamples]:
         empty = start == 0
-        for index, events in enumerate(_reblocked(chunks, size, start), start // size):
+        numbered = enumerate(_reblocked(chunks, size, start), start // size)
+        for samples in each(partial(_answered, answer, request.seed), numbered):
             empty = False
-            stream = np.random.SeedSequence(request.seed, spawn_key=(index,))
-            yield answer(events, np.random.default_rng(stream))
+            yield samples
         if empty:
             raise DataError("there is no event to reconstruct")
 
     return blocks()
+
+
+def _answered(
+    answer: Callable[[Events, np.random.Generator], PosteriorSamples], seed: int, block: tuple[int, Events]
+) -> PosteriorSamples:
+    index, events = block
+    return answer(events, np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(index,))))
 
 
 def by_request(
@@ -203,10 +219,10 @@ def judged(
     request: SamplingRequest,
     molecule: Molecule,
     prior: GeometryPrior,
-    sample: Callable[[Events, SamplingRequest], Iterable[PosteriorSamples]],
+    sample: Blocks,
     *,
     relative: bool,
-) -> tuple[Quality, EvidenceCheck | None]:
+) -> Judged:
     """A weighed run with p-values and the flag `evidence`, from as many events of the prior treated alike."""
     count = int(np.clip(_REFERENCE_SAMPLES // request.n, *_REFERENCE_EVENTS))
     if (

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,10 +24,12 @@ from flowcei.molecules.molecule import Molecule
 from flowcei.physics.build_up import BuildUpPrior
 from flowcei.physics.explosion import PLAIN
 from flowcei.physics.priors import GeometryPrior, build_prior
+from flowcei.physics.threads import usable_cores
 from flowcei.reconstruction.defaults import Defaults, usual_noise, usual_training
 from flowcei.reconstruction.framing import charts_of, ordered_frame, whitened_frame
 from flowcei.reconstruction.loading import check_prior
 from flowcei.storage.card import DataRecord, SimulationRecord, TrainingRecord
+from flowcei.training.devices import Ranks
 from flowcei.training.schedule import MIN_EVENTS, Schedule
 
 if TYPE_CHECKING:
@@ -73,9 +76,12 @@ class Source(ABC):
     def events(self, stream: int, index: int) -> Events:
         """Events of an epoch (stream 0), for validation (1), or to fit frame and standardisers on (2)."""
 
-    def epoch(self, index: int) -> Events:
-        """Training events of an epoch."""
-        return self.events(0, index)
+    def epoch(self, index: int, ranks: Ranks | None = None) -> Events:
+        """Training events of an epoch, or the share of a rank: as many for each."""
+        events = self.events(0, index)
+        if ranks is None or ranks.count == 1:
+            return events
+        return events[np.arange(ranks.rank, len(events) // ranks.count * ranks.count, ranks.count)]
 
     def validation(self) -> Events:
         """Events that no epoch sees."""
@@ -99,6 +105,13 @@ class FreshSource(Source):
         """As many fresh events as the stream has."""
         counts = (self.rows, self.rules.validation_events, self.rules.pilot_events)
         return self.simulator.block(index, counts[stream], stream=stream)
+
+    def epoch(self, index: int, ranks: Ranks | None = None) -> Events:
+        """As `Source.epoch`; each rank simulates a stream of its own."""
+        if ranks is None or ranks.count == 1:
+            return super().epoch(index)
+        number, threads = index * ranks.count + ranks.rank, max(1, usable_cores() // ranks.count)
+        return self.simulator.block(number, self.rows // ranks.count, threads=threads)
 
     def schedule(self) -> Schedule:
         """The usual one, with steps of its size."""
@@ -135,11 +148,12 @@ def fresh(
     if per_epoch is not None and per_epoch < MIN_EVENTS:
         raise UsageError(f"{per_epoch} events an epoch are too few; use {MIN_EVENTS} or more")
     mol = molecule if isinstance(molecule, Molecule) else Molecule.load(molecule)
-    geometry = prior if isinstance(prior, GeometryPrior) else build_prior(mol, prior)
+    geometry = build_prior(mol, prior)
     if isinstance(prior, GeometryPrior):
         check_prior(mol, prior)
     level = floored(Noise.parse(noise or usual_noise(len(mol), geometry, architecture)))
     name = prior if isinstance(prior, str) else None if prior else mol.default_prior
+    name = name and Path(name).name.removesuffix(".toml")
     growth = None if build_up is None else BuildUpPrior.to_train_for(build_up)
     more = level.by_axis or growth is not None
     usual = usual_training(len(mol), geometry, architecture, more=more)
@@ -325,10 +339,11 @@ class Charts:
 
     source: Source
     model: Reconstructor
+    ranks: Ranks = field(default_factory=Ranks.current)
 
     def epoch(self, index: int) -> tuple[Tensor, Tensor]:
-        """Those of an epoch."""
-        return self.standardised(*self.raw(self.source.epoch(index)))
+        """Those of an epoch, of this rank."""
+        return self.standardised(*self.raw(self.source.epoch(index, self.ranks)))
 
     def validation(self) -> tuple[Tensor, Tensor]:
         """Those of the validation events."""
@@ -343,11 +358,7 @@ class Charts:
         """Charts (B, D) and conditions (B, C) as the network sees them."""
         return self.model.chart_standardiser(x), self.model.condition_standardiser(c)
 
-    @torch.no_grad()
     def round_trip_error(self) -> float | None:
-        """Largest |decode(encode(x)) - x| of a flow over validation data, standardised units."""
-        network = self.model.network
-        if not network.has_density:
-            return None
-        x, c = (t.to(self.model.device) for t in self.validation())
-        return float((network.decode(network.encode(x, c)[0], c) - x).abs().max())  # type: ignore[operator]
+        """How far samples of validation events are off, where the model is a flow: see `InverseModel`."""
+        c = self.validation()[1].to(self.model.device)
+        return self.model.network.round_trip_error(c) if self.model.network.has_density else None

@@ -23,7 +23,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from flowcei.errors import DataError, FlowceiError, StoppedError, UsageError
+from flowcei.errors import DataError, FlowceiError, StoppedError, UsageError, WorkersLostError
 from flowcei.storage.creation import create_file, output_lock, partial_path, reopen_file
 from flowcei.storage.hdf import numbers_of, opened, read_json_attribute, writing
 
@@ -85,9 +85,10 @@ def resumable_file(
             os.fsync(output.file.fileno())
             if rename:
                 output.become(path, overwrite=overwrite)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, WorkersLostError) as error:
             count = sum(min(block, events - int(k) * block) for k in np.flatnonzero(file.done))
-            msg = f"interrupted after {count} of {events} events; the same command with --resume goes on"
+            why = "interrupted" if isinstance(error, KeyboardInterrupt) else f"{error}:"
+            msg = f"{why} after {count} of {events} events; the same command with --resume goes on"
             raise StoppedError(msg) from None
         if not rename:
             output.remove()

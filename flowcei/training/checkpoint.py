@@ -21,7 +21,7 @@ from flowcei.training.schedule import EpochRecord  # noqa: TC001 (pydantic reads
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-CHECKPOINT_VERSION = 2  # others are refused: a training that goes on must be the same one
+CHECKPOINT_VERSION = 3  # others are refused: a training that goes on must be the same one
 _ABOUT, _SEAL = "flowcei-checkpoint", "sha256"
 _PARTS = ("model", "best", "moments", "random")  # names of tensors begin with one
 _MOST = 5 << 30  # bytes: weights twice, two moments of each, of a model of 1 GiB
@@ -125,7 +125,8 @@ def check_settings(begun: Checkpoint | None, settings: dict[str, Any]) -> None:
     if begun is None:
         return
     for key in sorted(begun.settings.keys() | settings.keys()):
-        was, now = begun.settings.get(key), settings.get(key)
+        alone = 1 if key == "ranks" else None
+        was, now = begun.settings.get(key, alone), settings.get(key, alone)
         if was != now and key == "data" and was is not None and now is not None:
             digests = f"(digest {now[:12]}, then {was[:12]})"
             message = f"the data are not those of the training that was begun {digests}"

@@ -7,16 +7,20 @@ import math
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import torch
-from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import OneCycleLR
 
 from flowcei.errors import DataError, StoppedError, TrainingDivergedError, UsageError
 from flowcei.training.checkpoint import Checkpoint, Keeping, random_state, restore, write_checkpoint
+from flowcei.training.devices import Ranks
 from flowcei.training.schedule import EpochRecord, Schedule
+from flowcei.training.steps import Steps
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("flowcei")
 
 _VALIDATION_CHUNK = 8192
+_EVERY = 50  # steps of a GPU between two looks at the loss
 _RISE = 0.2 + 1e-9  # share of the steps in which the rate rises; with 1/5 of 5 torch divides by zero
 
 
@@ -40,16 +45,6 @@ class Batches(Protocol):
 
     def validation(self) -> tuple[Tensor, Tensor]:
         """Data that no epoch sees."""
-
-
-def resolve_device(name: str) -> torch.device:
-    """Device that ``auto``, ``cpu``, ``cuda`` or ``mps`` means here; UsageError for one it lacks."""
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        return torch.device(next(kind for kind, there in available.items() if there))
-    if not available.get(name.split(":", maxsplit=1)[0], False):
-        raise UsageError(f"device {name!r} is not available here; use auto or cpu")
-    return torch.device(name)
 
 
 def fit(
@@ -68,7 +63,11 @@ def fit(
 
     On one machine the result depends on the arguments alone: not on what the process drew before, and not on
     whether the training was interrupted. It does depend on the batch size, the device and the number of
-    torch's threads, since sums then round in another order. `on_step` is called with rows and loss.
+    torch's threads, since sums then round in another order. `on_step` is called with rows and loss; of a GPU,
+    which is not waited for at every step, with those of some steps.
+
+    Where torch has a process group each rank calls this with the same arguments and batches of its own, whose
+    rows together make a step. The first rank keeps the checkpoint and calls `on_step`, `on_epoch` and `more`.
 
     `more`, for models of one phase, adds rounds: each has rates of its own, which rise and fall to zero. A
     round for which the time is too short is made shorter; when it is up all ends, with what is best so far.
@@ -77,7 +76,9 @@ def fit(
     # The caller's random state is put back: nothing here seeds the process.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        return _Run(model.to(device), batches, schedule, device, keeping or Keeping(), *told, more).fit()
+        run = _Run(model.to(device), batches, schedule, device, keeping or Keeping(), *told, more, seed)
+        with run.ahead or nullcontext():
+            return run.fit()
 
 
 @dataclass
@@ -86,7 +87,7 @@ class _Phase:
 
     number: int
     rounds: list[int]  # epochs of each; of the last at the most
-    optimiser: torch.optim.Optimizer
+    steps: Steps
     best_weights: dict[str, Tensor]
     losses: list[float] = field(default_factory=list)  # of validation, an epoch each
     cycle: OneCycleLR | None = None
@@ -117,7 +118,7 @@ class _Phase:
         """The rates of all steps, once it is known how many an epoch has; those done are behind."""
         if self.cycle is None:
             total, done = steps * self.rounds[-1], len(self.losses) - sum(self.rounds[:-1])
-            self.cycle = OneCycleLR(self.optimiser, peak, total_steps=total, pct_start=_RISE)
+            self.cycle = OneCycleLR(self.steps.optimiser, peak, total_steps=total, pct_start=_RISE)
             if past := steps * done:  # rates follow from the number of the step: none is stored
                 # One more than torch would count: after the first it asks whether the optimiser has moved.
                 self.cycle.load_state_dict({"last_epoch": past - 1, "_step_count": past + 1})
@@ -137,10 +138,17 @@ class _Run:
     on_step: Callable[[int, float], None]
     on_epoch: Callable[[EpochRecord], None]
     more: More | None
+    seed: int
     records: list[EpochRecord] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._validation = self._moved(self.batches.validation())
+        self._ranks, every = Ranks.current(), self._moved(self.batches.validation())
+        self._validation = [t[self._ranks.rank :: self._ranks.count] for t in every]
+        self._judged = len(every[0])
+        # Where steps leave cores idle the next epoch is simulated beside them.
+        idle = self.device.type != "cpu" or torch.get_num_threads() > 1
+        self.ahead = ThreadPoolExecutor(1) if idle else None
+        self._next: Future[tuple[Tensor, Tensor]] | None = None
         self._began = self._start = time.perf_counter()
 
     def fit(self) -> list[EpochRecord]:
@@ -149,6 +157,8 @@ class _Run:
         trainable, first = any(p.requires_grad for p in model.parameters()), begun.phase if begun else 0
         if first >= model.phases:
             raise DataError(f"is in phase {first + 1} of {model.phases}", path=self.keeping.path)
+        if not trainable and self._ranks.count > 1:
+            raise UsageError(f"there is nothing to train by {self._ranks.count} ranks: start one process")
         for number in range(first, model.phases if trainable else 0):
             phase = self._phase(number)
             if begun and number == first:
@@ -157,6 +167,7 @@ class _Run:
                 self._save(phase)
             while self._round(phase):
                 pass
+            phase.steps.part()
         model.eval()
         if model.stored:
             with torch.no_grad():
@@ -172,8 +183,11 @@ class _Run:
             self._epoch(phase)
             if self.more is not None:
                 phase.shorten(self._seconds_left, time.perf_counter() - begun)
+                if (last := self._ranks.agreed(phase.rounds[-1], self.device)) != phase.rounds[-1]:
+                    phase.rounds[-1], phase.cycle = last, None
         self.model.load_state_dict(phase.best_weights)
-        epochs = self.more(phase.rounds, self.records) if self.more else 0
+        epochs = self.more(phase.rounds, self.records) if self.more and self._ranks.first else 0
+        epochs = self._ranks.agreed(epochs, self.device)
         if epochs:
             phase.begin(epochs)
         return epochs > 0
@@ -184,50 +198,62 @@ class _Run:
     def _phase(self, number: int) -> _Phase:
         model, schedule = self.model, self.schedule
         model.begin_phase(number)
-        optimiser = torch.optim.AdamW(
-            [p for p in model.parameters() if p.requires_grad],
-            lr=schedule.learning_rate,
-            weight_decay=schedule.weight_decay,
-            betas=(0.9, 0.99),
-            fused=self.device.type in {"cpu", "cuda"},
-        )
+        steps = Steps(model, schedule, self.device, self._ranks)
         each = max(1, schedule.epochs // model.phases)  # what is left over goes to the last
         last = number == model.phases - 1
         epochs = max(1, schedule.epochs - each * (model.phases - 1)) if last else each
-        return _Phase(number, [epochs], optimiser, _copy(model.state_dict()))
+        return _Phase(number, [epochs], steps, _copy(model.state_dict()))
 
     def _epoch(self, phase: _Phase) -> None:
         """Train on each row once, and save what came of it."""
-        start, model, optimiser = time.perf_counter(), self.model, phase.optimiser
-        x, c = self._moved(self.batches.epoch(len(self.records)))
-        steps = -(-len(x) // self.schedule.batch)
-        rates, total = phase.rates(steps, self.schedule.learning_rate), 0.0
-        # Parameters that rest in this phase may still have the last gradient of the one before.
-        moving = [p for p in model.parameters() if p.requires_grad]
+        start, model, index = time.perf_counter(), self.model, len(self.records)
+        x, c = self._next.result() if self._next else self._moved(self.batches.epoch(index))
+        follows = self.ahead if len(phase.losses) + 1 < sum(phase.rounds) else None
+        self._next = (
+            None if follows is None else follows.submit(lambda: self._moved(self.batches.epoch(index + 1)))
+        )
+        if not self._ranks.first:  # whose state is that of the checkpoint
+            words = np.random.SeedSequence(self.seed, spawn_key=(self._ranks.rank, index)).generate_state(2)
+            torch.manual_seed(int(words[0]) << 32 | int(words[1]))
         model.train()
-        # Indexing tensors in memory: a DataLoader that collates rows would be the bottleneck.
-        rows_done = 0
-        for rows in torch.randperm(len(x)).to(x.device).tensor_split(steps):
-            if self._seconds_left <= 0.0 and (self.more is None or rows_done):
-                self._stop()
-                break
-            optimiser.zero_grad(set_to_none=True)
-            loss = model.loss(x[rows], c[rows]).mean()
-            loss.backward()
-            clip_grad_norm_(moving, self.schedule.clip)
-            value = _finite(loss.item())
-            optimiser.step()
-            rates.step()
-            total += value * len(rows)
-            rows_done += len(rows)
-            self.on_step(len(rows), value)
-        rate, speed = float(optimiser.param_groups[0]["lr"]), rows_done / (time.perf_counter() - start)
-        record = self._record(phase.number, _finite(total / rows_done), rate, speed)
+        loss, rows = self._steps(phase, x, c)
+        rate, speed = float(phase.steps.optimiser.param_groups[0]["lr"]), rows / (time.perf_counter() - start)
+        record = self._record(phase.number, _finite(loss), rate, speed)
         if record.validation_loss < min(phase.losses, default=math.inf):
             phase.best_weights = _copy(model.state_dict())
         phase.losses.append(record.validation_loss)
         self._save(phase)
-        self.on_epoch(record)
+        if self._ranks.first:
+            self.on_epoch(record)
+
+    def _steps(self, phase: _Phase, x: Tensor, c: Tensor) -> tuple[float, int]:
+        """Step over all rows once; return the mean loss and how many rows there were, of all ranks."""
+        ranks, steps = self._ranks, -(-len(x) * self._ranks.count // self.schedule.batch)
+        rates, waits = phase.rates(steps, self.schedule.learning_rate), self.device.type != "cpu"
+        total, done, told, since = 0.0, 0, 0, torch.zeros((), device=self.device)
+        # Indexing tensors in memory: a DataLoader that collates rows would be the bottleneck.
+        for k, rows in enumerate(torch.randperm(len(x)).to(x.device).tensor_split(steps), 1):
+            stop = self._seconds_left <= 0.0 and (self.more is None or done > 0)
+            if stop and ranks.count == 1:
+                self._stop()
+                break
+            phase.steps.differentiate(x[rows], c[rows], stop=stop)
+            count = len(rows) * ranks.count
+            since += phase.steps.loss * count
+            if not waits or k % _EVERY == 0 or k == steps:  # to look is to wait for the device
+                summed, seen = float(since), done + count - told
+                total, told = total + summed, done + count
+                since.zero_()
+                if phase.steps.stopped:
+                    self._stop()
+                    break
+                value = _finite(summed / seen)
+                if ranks.first:
+                    self.on_step(seen, value)
+            phase.steps.optimiser.step()
+            rates.step()
+            done += count
+        return total / told, done
 
     @torch.no_grad()
     def _record(self, phase: int, loss: float, rate: float, rows_per_second: float) -> EpochRecord:
@@ -235,7 +261,9 @@ class _Run:
         self.model.eval()
         x, c = self._validation
         chunks = zip(x.split(_VALIDATION_CHUNK), c.split(_VALIDATION_CHUNK), strict=True)
-        validation = _finite(sum(float(self.model.loss(a, b).sum()) for a, b in chunks) / len(x))
+        summed = torch.stack([self.model.loss(a, b).sum() for a, b in chunks]).sum()
+        self._ranks.average(summed)
+        validation = _finite(float(summed) * self._ranks.count / self._judged)
         epoch, seconds = len(self.records) + 1, time.perf_counter() - self._start
         self.records.append(EpochRecord(epoch, phase + 1, loss, validation, rate, rows_per_second, seconds))
         return self.records[-1]
@@ -253,9 +281,9 @@ class _Run:
 
     def _save(self, phase: _Phase) -> None:
         """Write the state to the checkpoint, where there is one."""
-        if self.keeping.path is None:
+        if self.keeping.path is None or not self._ranks.first:
             return
-        moments = phase.optimiser.state_dict()["state"]
+        moments = phase.steps.optimiser.state_dict()["state"]
         state = Checkpoint(
             settings=self.keeping.settings,
             machine=_machine(self.device),
@@ -277,7 +305,7 @@ class _Run:
             text = f"begun elsewhere ({', '.join(changes)}): the last digits of the result will differ"
             warnings.warn(text, stacklevel=2)
         try:
-            restore(begun, self.model, phase.optimiser, self.device)
+            restore(begun, self.model, phase.steps.optimiser, self.device)
         except DataError as error:
             raise DataError(f"does not fit the model ({error})", path=self.keeping.path) from error
         self.records[:] = begun.records

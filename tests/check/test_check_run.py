@@ -211,6 +211,17 @@ def test_another_molecule_is_named() -> None:
     assert check.severity == "error"
 
 
+def test_a_run_of_a_part_of_a_wide_prior_is_not_first_called_another_molecule() -> None:
+    """Its energies are far from those of most of the prior, and all are energies that the prior has."""
+    rows = Molecule.load("ocs").priors["equilibrium"]["zmatrix"]
+    near = {"kind": "internal", "zmatrix": [*rows[:2], rows[2] | {"length": {"normal": [2.6, 0.05]}}]}
+    wide = {"kind": "internal", "zmatrix": [*rows[:2], rows[2] | {"length": {"uniform": [2.4, 9.0]}}]}
+    check = check_run(flowcei.simulate("ocs", 300, prior=near, noise="1%", seed=1), wide, "1%")
+    assert _kinds(check) == ["prior"]
+    assert check.verdict.endswith("likely geometries of a part of the prior, or other ions")
+    assert check.severity == "warning"
+
+
 def test_another_prior_is_named() -> None:
     check = _check(_run(prior="broad").momenta)
     assert check.causes[0].values == {"prior": "broad"}

@@ -42,5 +42,3 @@ def test_sums_are_those_of_plain_loops() -> None:
         np.testing.assert_allclose(sums.first[r], np.einsum("enc,enk->ck", some, points), atol=1e-12)
         square = np.einsum("enc,enk,enl->ckl", some, points, points)
         np.testing.assert_allclose(sums.second[r], square, atol=1e-10)
-    alone = own.moments(z, base, p_true, times, row, np.arange(4))[1]
-    np.testing.assert_allclose(alone.count.sum(axis=0), sums.count.sum(axis=0), atol=1e-12)

@@ -14,12 +14,12 @@ import pytest
 from linear import OCS, Linear, samples_of, with_origin
 from scipy.optimize import minimize
 from scipy.stats import multivariate_normal as normal
-from scipy.stats import truncnorm
+from scipy.stats import rayleigh, truncnorm
 
 import flowcei
 from flowcei import population
-from flowcei.ensemble.fitting import Selection, Weighted, maximised, pooled_start
-from flowcei.ensemble.laws import NormalLaw
+from flowcei.ensemble.fitting import Selection, Weighted, maximised, pooled_start, searched
+from flowcei.ensemble.laws import Moments, NormalLaw
 from flowcei.errors import DataError, NoDensityError, UsageError
 
 EVENTS, DRAWS = 800, 150
@@ -121,6 +121,48 @@ def test_accidents_count_by_their_probability() -> None:
     assert found.law.deviation[0, 1] == pytest.approx(np.hypot(best[3], np.exp(best[4])), rel=0.03)
 
 
+def test_a_search_by_few_samples_ends_where_that_by_all_does() -> None:
+    """Also of two laws, of events that may be accidents, and far from the start."""
+    rng = np.random.default_rng(5)
+    centre = np.where(rng.random(300) < 0.3, 4.0, 3.0) + np.hypot(0.1, 0.1) * rng.standard_normal(300)
+    z = centre[:, None, None] + 0.1 * rng.standard_normal((300, 200, 1))
+    flat, found, looks = np.full((300, 200), np.log(3.0 / 200)), [], [0]
+
+    class Watched(Weighted):
+        def blocks(self, numbers: int = 1) -> Any:
+            looks[-1] += self.z.shape[1] == 200
+            return super().blocks(numbers)
+
+    data = Watched(z, flat, rng.uniform(0.6, 1.0, 300), np.ones(300))
+    start = pooled_start(data, np.ones((300, 200)), np.array([False]), 2)
+    for way in (searched, maximised):
+        found.append(way(start, data, np.eye(1)[None]))
+        looks.append(0)
+    assert found[0][1] == pytest.approx(found[1][1], abs=1e-6)
+    assert found[0][0].vector == pytest.approx(found[1][0].vector, abs=1e-3)
+    assert looks[0] < 0.5 * looks[1]
+
+
+def test_sums_tell_how_likely_their_points_are() -> None:
+    """Of points that are each of a known component, beside SciPy: the same but for a constant."""
+    rng, bends = np.random.default_rng(2), np.array([False, False, True])
+    z, member = np.abs(rng.normal(2.0, 1.0, (30, 3))), rng.integers(2, size=30)
+    sums, heights = Moments.of(z, np.eye(2)[member]), []
+    for shift in (0.0, 0.3):
+        mean = np.array([[2.0, 2.2, 0.0], [1.5 + shift, 2.0, 0.0]])
+        covariance = np.array([np.diag([0.5, 0.4, 0.8 - shift]), np.diag([0.3, 0.9, 1.0])])
+        covariance[:, 0, 1] = covariance[:, 1, 0] = 0.1 + shift
+        law = NormalLaw(np.array([0.4 + shift, 0.6 - shift]), mean, covariance, bends)
+        each = [
+            np.log(law.share[c])
+            + normal(mean[c, :2], covariance[c, :2, :2]).logpdf(at[:2])
+            + rayleigh(scale=np.sqrt(covariance[c, 2, 2])).logpdf(at[2])
+            for c, at in zip(member, z, strict=True)
+        ]
+        heights.append(law.log_complete(sums) - sum(each))
+    assert heights[0] == pytest.approx(heights[1], abs=1e-9)
+
+
 def test_gates_are_undone() -> None:
     """Of events that a gate leaves over, the law of all: the likelihood of a cut normal."""
     rng = np.random.default_rng(3)
@@ -189,7 +231,10 @@ def test_events_of_one_sample_are_refused() -> None:
     ("change", "message"),
     [
         (lambda s: s[:10], "10 events are too few"),
-        (lambda s: [s, with_origin(s, prior=OCS.prior_table("broad"))], "different priors"),
+        (
+            lambda s: [s, with_origin(s, prior=OCS.prior_table("broad"))],
+            r"different priors \(.*normal.* and .*uniform",
+        ),
         (lambda s: [s, with_origin(s, experiment={"noise": "2%"})], "different experiments"),
         (lambda s: [s, replace(s, molecule=replace(OCS, charges=OCS.charges - 1.0))], "different molecules"),
         (lambda s: replace(s, columns={}), "no density to weigh"),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
 from scipy.spatial.transform import Rotation
 
+import flowcei
 from flowcei.errors import NoDensityError, UsageError
 from flowcei.molecules.molecule import Molecule, built_in_molecules
 from flowcei.physics.priors import (
@@ -54,6 +56,23 @@ def _lengths_and_angle(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 def _draw(name: str, n: int = 40_000) -> np.ndarray:
     return build_prior(OCS, name).sample(n, np.random.default_rng(5))
+
+
+def test_a_prior_is_read_from_a_file_of_its_own(tmp_path: Path) -> None:
+    """As the table of that form, wherever a name is taken; what does not fit names the file."""
+    path = tmp_path / "near.toml"
+    path.write_text('kind = "displaced"\nsigma = 0.2\n')
+    stated = {"kind": "displaced", "sigma": 0.2}
+    own = build_prior(OCS, str(path))
+    assert own.spec() == build_prior(OCS, stated).spec()
+    assert build_prior(OCS, own) is own
+    events = flowcei.simulate("ocs", 3, prior=str(path), seed=1)
+    assert events.digest() == flowcei.simulate("ocs", 3, prior=stated, seed=1).digest()
+    path.write_text('kind = "displaced"\nsigmas = 0.2\n')
+    with pytest.raises(UsageError, match=r"near\.toml: a prior of kind 'displaced'"):
+        build_prior(OCS, str(path))
+    with pytest.raises(UsageError, match=r"far\.toml"):
+        build_prior(OCS, str(tmp_path / "far.toml"))
 
 
 def test_ocs_equilibrium_has_the_stated_moments() -> None:

@@ -226,8 +226,8 @@ def test_what_pickles_is_refused(tmp_path: Path, kept: Checkpoint) -> None:
         archive.writestr("data.pkl", bytes(1 << 26))
     with pytest.raises(DataError, match="no checkpoint of flowcei"):
         read_checkpoint(place)
-    write_checkpoint(kept.model_copy(update={"format_version": 3}), place)
-    with pytest.raises(DataError, match="has format 3, and 2 is read here"):
+    write_checkpoint(kept.model_copy(update={"format_version": 4}), place)
+    with pytest.raises(DataError, match="has format 4, and 3 is read here"):
         read_checkpoint(place)
 
 

@@ -14,7 +14,8 @@ from torch import nn
 
 from flowcei.errors import TrainingDivergedError, UsageError
 from flowcei.models.registry import ARCHITECTURES, build_model, options_type
-from flowcei.training.loop import fit, resolve_device
+from flowcei.training.devices import resolve_device
+from flowcei.training.loop import fit
 from flowcei.training.schedule import EpochRecord, Schedule
 
 if TYPE_CHECKING:

@@ -45,10 +45,14 @@ def _ensemble(n_atoms: int, geometries: ArrayLike) -> EnsemblePrior:
     return prior
 
 
-def build_prior(molecule: Molecule, prior: str | dict[str, Any] | None = None) -> GeometryPrior:
-    """Return a prior of a molecule: by name, from a table as in its TOML, or its default where None.
+def build_prior(
+    molecule: Molecule, prior: str | dict[str, Any] | GeometryPrior | None = None
+) -> GeometryPrior:
+    """Return a prior of a molecule, or the one given.
 
-    UsageError for an unknown name or kind, or parameters that do not fit.
+    By name, from a table as in the molecule's TOML, from a TOML file that holds such a table, or the default
+    where None. UsageError for an unknown name or kind, or parameters that do not fit; DataError for a file
+    that cannot be read.
 
     Example:
         >>> import numpy as np
@@ -57,7 +61,18 @@ def build_prior(molecule: Molecule, prior: str | dict[str, Any] | None = None) -
         >>> build_prior(ocs, "broad").sample(2, np.random.default_rng(0)).shape
         (2, 3, 3)
     """
-    table = molecule.prior_table(prior) if prior is None or isinstance(prior, str) else prior
+    if isinstance(prior, GeometryPrior):
+        return prior
+    table = prior if isinstance(prior, dict) else molecule.prior_table(prior)
+    if not (isinstance(prior, str) and prior.endswith(".toml")):
+        return _of_table(molecule, table)
+    try:
+        return _of_table(molecule, table)
+    except UsageError as error:  # which does not know the file
+        raise UsageError(f"{prior}: {error}") from error
+
+
+def _of_table(molecule: Molecule, table: dict[str, Any]) -> GeometryPrior:
     parameters = {key: value for key, value in table.items() if key != "kind"}
     kind = table.get("kind")
     build = (_KINDS.get(kind) or plugins.load_plugin(plugins.PRIORS, kind)) if isinstance(kind, str) else None

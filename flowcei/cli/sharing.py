@@ -1,0 +1,53 @@
+"""`--workers` and `--cluster`: whom a command shares its work with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import click
+
+from flowcei.cli.options import gathered, option, option_group
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from flowcei.cli.options import Decorator
+    from flowcei.workers.order import Each
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """The options."""
+
+    workers: int
+    cluster: str | None
+
+    def each(self) -> AbstractContextManager[Each]:
+        """What maps a function over blocks: see `flowcei.workers.order`."""
+        from flowcei.workers.order import each_of
+
+        return each_of(self.workers, self.cluster)
+
+    @property
+    def shared(self) -> bool:
+        """Whether anybody is to share the work."""
+        return self.workers > 1 or self.cluster is not None
+
+
+def sharing_options(command: Decorator) -> Decorator:
+    """Add `--workers` and `--cluster`; the command takes them as `sharing`."""
+    group = option_group(
+        option(
+            "--workers",
+            "Processes of this machine that share the work; the result is the same.",
+            click.IntRange(1, 1024),
+            default=1,
+        ),
+        option(
+            "--cluster",
+            "Instead: the workers of a scheduler of Dask, such as tcp://10.0.0.1:8786 (docs/scaling.md).",
+            metavar="ADDRESS",
+        ),
+    )
+    return group(gathered(Sharing, "sharing")(command))
