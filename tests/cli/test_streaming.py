@@ -13,6 +13,8 @@ from flowcei.cli import inputs
 from flowcei.posterior import files
 
 COMMANDS = {
+    "refine": (["refine", "s.h5", "-o", "{}.refined.csv"], ("refined.csv",)),
+    "spread": (["spread", "s.h5", "-o", "{}", "--xyz", "{}.means.xyz"], ("", "means.xyz")),
     "modes": (["modes", "s.h5", "-o", "{}.csv", "--xyz", "{}.xyz"], ("csv", "xyz")),
 }
 
@@ -50,7 +52,7 @@ def test_blocks_give_what_one_gives(
     assert max(sizes) <= 40 * 9
     assert "2 of 11 events are flagged" in shell.err
     for ending in endings:
-        first, second = (Path(f"{name}.{ending}") for name in ("one", "more"))
+        first, second = (Path(f"{name}.{ending}".removesuffix(".")) for name in ("one", "more"))
         if first.is_dir():
             assert {p.name: p.read_bytes() for p in first.glob("*.csv")} == {
                 p.name: p.read_bytes() for p in second.glob("*.csv")
