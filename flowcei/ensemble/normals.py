@@ -40,6 +40,7 @@ def normals(
         DataError: Where one normal law is enough.
     """
     check_ungated(ensemble)
+    ensemble.check_told()
     chart, data = ensemble.chart, ensemble.weighted
     short = replace(data, z=data.z[:, :_STARTED], log_base=data.log_base[:, :_STARTED])
     starts = []

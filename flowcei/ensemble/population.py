@@ -357,9 +357,7 @@ def _numbers(coordinates: int, components: int) -> int:
 
 def _pooled(ensemble: Ensemble) -> tuple[Floats, Floats]:
     """Mean and deviation (2, K) of pooled samples, and the median deviation (K,) within an event."""
-    each = np.exp(ensemble.log_weight.astype(np.float64))
-    first = np.einsum("en,enk->ek", each, ensemble.z)
-    within = np.einsum("en,enk->ek", each, (ensemble.z - first[:, None]) ** 2)
+    first, within = ensemble.within
     weight = ensemble.p_true / ensemble.p_true.sum()
     mean = weight @ first
     sd = np.sqrt(weight @ (within + (first - mean) ** 2))

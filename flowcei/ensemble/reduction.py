@@ -34,6 +34,7 @@ UNRELIABLE, UNMIXED = "unreliable weights", "chains that have not mixed"
 UNTOLD = "taken for true, as too few of a kind tell no accidents"
 """Why events do not count as they should: they count as they are."""
 
+_CHANCE = 5.0  # deviations by which means of events, if they differ, scatter more than by chance
 _SAME = ("prior", "experiment", "noise_relative", "forward", "motion")  # of origins that can be pooled
 
 
@@ -82,6 +83,25 @@ class Ensemble:
         """The coordinates, with the log of weight over prior density."""
         base = self.log_weight - self.log_prior
         return Weighted(self.z, base, self.p_true, np.ones(len(self.z)))
+
+    @property
+    def within(self) -> tuple[Floats, Floats]:
+        """Mean and variance of each coordinate within each event, (E, K) both."""
+        each = np.exp(self.log_weight.astype(np.float64))  # outside of the prior: 0
+        each /= np.maximum(each.sum(axis=1, keepdims=True), 1e-300)
+        first = np.einsum("en,enk->ek", each, self.z)
+        return first, np.einsum("en,enk->ek", each, (self.z - first[:, None]) ** 2)
+
+    def check_told(self) -> None:
+        """Raise DataError where events differ in a coordinate by no more than their samples do by chance."""
+        first, variance = self.within
+        few = np.exp(2.0 * self.log_weight.astype(np.float64)).sum(axis=1, keepdims=True) / self.distinct
+        chance = (variance * few).mean(axis=0)
+        least = 1.0 + _CHANCE * np.sqrt(2.0 / len(first))
+        pairs = zip(self.chart.coordinates, first.var(axis=0) < least * chance, strict=True)
+        if names := [one.name for one, same in pairs if same]:
+            what = f"the samples tell nothing of {', '.join(names)}: all events have it as the prior has it"
+            raise DataError(f"{what}; name the other coordinates (--coordinates)")
 
     @property
     def weights(self) -> Floats:

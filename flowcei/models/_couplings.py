@@ -134,7 +134,7 @@ def _subnet(rows, o, s, seen, outputs, weights, at) -> None:
     at += o.padded * (1 + o.told)
     for panel in range(0, o.padded, PANEL):
         start, target = o.added + s * o.padded + panel, o.first + panel
-        accumulate(rows, o.seen, seen, weights, at + panel * seen, start, target, 0.0)
+        accumulate(rows, o.seen, seen, weights, at + panel * seen, PANEL, 1, start, target, 0.0)
     at, source = at + o.padded * seen, o.first
     for k in range(1, o.depth + 1):
         over = k == o.depth
@@ -148,14 +148,14 @@ def _subnet(rows, o, s, seen, outputs, weights, at) -> None:
 def _move(rows, o, at, i, count, clamp, splines, reverse) -> None:
     """Move coordinate i of `count`, in row `at`, as its subnet says, or undo it."""
     if splines is None:  # as FrEIA's GLOW block
-        log_scale = (0.636 * clamp) * _atan(load(rows, o.result + i))
-        _scale(rows, at, log_scale, load(rows, o.result + count + i), o.d, reverse)
+        log_scale = (0.636 * clamp) * arctangent(load(rows, o.result + i))
+        scale_row(rows, at, log_scale, load(rows, o.result + count + i), o.d, reverse)
         return
     raw = o.result + o.per * i  # as `freia.SplineCouplingBlock`
     if reverse:
         _bend(rows, at, raw + 2, o.d, splines, reverse)
-    log_scale = clamp * _tanh(load(rows, raw) * (1.0 / clamp))
-    _scale(rows, at, log_scale, load(rows, raw + 1), o.d, reverse)
+    log_scale = clamp * tangent(load(rows, raw) * (1.0 / clamp))
+    scale_row(rows, at, log_scale, load(rows, raw + 1), o.d, reverse)
     if not reverse:
         _bend(rows, at, raw + 2, o.d, splines, reverse)
 
@@ -173,12 +173,12 @@ def _layer(rows, source, count, weights, at, target, outputs, least) -> None:
         store(rows, target + o, weights[at + o])
     at += outputs
     for panel in range(target, target + outputs, PANEL):
-        accumulate(rows, source, count, weights, at, panel, panel, least)
+        accumulate(rows, source, count, weights, at, PANEL, 1, panel, panel, least)
         at += PANEL * count
 
 
 @compiled
-def _scale(rows, at, log_scale, shift, total, reverse) -> None:
+def scale_row(rows, at, log_scale, shift, total, reverse) -> None:
     """Scale and shift a coordinate, or undo it, and add to log|det|."""
     sign = 1.0 if reverse else -1.0
     x, log_det, scale = load(rows, at), load(rows, total), exp_minus(sign * log_scale, _TERMS)
@@ -189,19 +189,19 @@ def _scale(rows, at, log_scale, shift, total, reverse) -> None:
 @compiled
 def _bend(rows, at, raw, total, splines, reverse) -> None:
     """Bend a coordinate by a spline, whose parameters begin at row `raw`, and add to log|det|."""
-    value, slope = _spline(rows, load(rows, at), raw, splines, reverse)
+    value, slope = spline(rows, load(rows, at), raw, splines, reverse)
     store(rows, at, value)
     store(rows, total, load(rows, total) + slope)
 
 
 @compiled
-def _spline(rows, x, raw, splines, inverse) -> tuple[Lanes, Lanes]:
+def spline(rows, x, raw, splines, inverse) -> tuple[Lanes, Lanes]:
     """`splines.spline` of one coordinate, whose parameters begin at row `raw`."""
     bins, bound, least_bin, least_slope, unit = splines
     inside = where_greater(bound, x, where_greater(x, -bound, 1.0, 0.0 * x), 0.0)
     v = where_greater(inside, 0.0, x, 0.0)
-    wide = _share(rows, raw, bins) * (2.0 * bound * (1.0 - least_bin * bins))
-    high = _share(rows, raw + bins, bins) * (2.0 * bound * (1.0 - least_bin * bins))
+    wide = shares(rows, raw, bins) * (2.0 * bound * (1.0 - least_bin * bins))
+    high = shares(rows, raw + bins, bins) * (2.0 * bound * (1.0 - least_bin * bins))
     x0, y0, w, h, d0, d1 = 0.0 * v, 0.0 * v, 0.0 * v, 0.0 * v, 0.0 * v, 0.0 * v
     left, low, knot = x0 - bound, x0 - bound, x0
     for k in range(bins):
@@ -213,7 +213,7 @@ def _spline(rows, x, raw, splines, inverse) -> tuple[Lanes, Lanes]:
         w, h = where_greater(edge, v, w, width), where_greater(edge, v, h, height)
         d0, d1 = where_greater(edge, v, d0, knot), where_greater(edge, v, d1, after)
         left, low, knot = left + width, low + height, after
-    d0, d1 = _softplus(d0 + unit) + least_slope, _softplus(d1 + unit) + least_slope
+    d0, d1 = softplus(d0 + unit) + least_slope, softplus(d1 + unit) + least_slope
     s = h / w
     curve = d0 + d1 - 2.0 * s
     if inverse:
@@ -233,7 +233,7 @@ def _spline(rows, x, raw, splines, inverse) -> tuple[Lanes, Lanes]:
 
 
 @compiled
-def _share(rows, raw, bins) -> Lanes:
+def shares(rows, raw, bins) -> Lanes:
     """Turn `bins` rows into exponentials of them, up to a factor; return the reciprocal of their sum."""
     most = load(rows, raw)
     for k in range(1, bins):
@@ -242,14 +242,14 @@ def _share(rows, raw, bins) -> Lanes:
     total = 0.0 * most
     for k in range(bins):
         at = raw + k
-        value = _exp_minus(most - load(rows, at))
+        value = exp_faded(most - load(rows, at))
         store(rows, at, value)
         total = total + value
     return 1.0 / total
 
 
 @compiled
-def _exp_minus(u) -> Lanes:
+def exp_faded(u) -> Lanes:
     """exp(-u) of u from 0 on."""
     return exp_minus(where_greater(u, _FADED, _FADED, u), _TERMS)
 
@@ -260,14 +260,14 @@ def _size(u) -> Lanes:
 
 
 @compiled
-def _tanh(u) -> Lanes:
-    e = _exp_minus(2.0 * _size(u))
+def tangent(u) -> Lanes:
+    e = exp_faded(2.0 * _size(u))
     t = (1.0 - e) / (1.0 + e)
     return where_greater(0.0, u, -1.0 * t, t)
 
 
 @compiled
-def _atan(u) -> Lanes:
+def arctangent(u) -> Lanes:
     size = _size(u)
     x = where_greater(size, 1.0, 1.0 / size, size)
     square, total = x * x, 0.0 * x + _ATAN[0]
@@ -278,9 +278,9 @@ def _atan(u) -> Lanes:
 
 
 @compiled
-def _softplus(u) -> Lanes:
+def softplus(u) -> Lanes:
     """log(1 + exp(u)): with log(1 + e) = 2 atanh(e / (2 + e))."""
-    e = _exp_minus(_size(u))
+    e = exp_faded(_size(u))
     return where_greater(u, 0.0, u, 0.0) + 2.0 * _atanh(e / (2.0 + e), 8)
 
 

@@ -20,6 +20,7 @@ from flowcei.models.networks import mlp
 from flowcei.models.splines import LEAST_BIN, LEAST_SLOPE, UNIT, parameter_count, spline
 
 if TYPE_CHECKING:
+    from flowcei.models.differentiable import Differentiable
     from flowcei.models.fused import Packed
 
 _BOUND = 5.0  # standard deviations within which a spline bends
@@ -111,6 +112,12 @@ class Couplings(nn.Module):
             self.blocks.append(cond=0, cond_shape=(context_width,), **block)
         np.random.set_state(state)
         self._last: tuple[list[Tensor], Packed] | None = None  # copies of parameters, packed
+        self._trained: Differentiable | None = None
+
+    def train(self, mode: bool = True) -> Couplings:  # noqa: FBT001, FBT002 (torch's signature)
+        """Begin or end training, with the memory of its steps."""
+        self._trained = self._trained if mode else None
+        return super().train(mode)
 
     def forward(self, x: Tensor, h: Tensor, event: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return z (B, D) and log|det dz/dx| (B,); `event` (B,) are rows of h, each its own without."""
@@ -123,10 +130,12 @@ class Couplings(nn.Module):
     def _run(self, v: Tensor, h: Tensor, event: Tensor | None, *, reverse: bool) -> tuple[Tensor, Tensor]:
         check_width(v, self.width, "the input of the couplings")
         check_width(h, self.context_width, "the context of the couplings")
+        single = v.device.type == "cpu" and v.dtype == h.dtype == torch.float32
         if torch.is_grad_enabled():
+            if single and self.training and event is None and not (reverse or v.requires_grad):
+                return self._differentiable()(v, h)
             return self.blocks(v, c=[h if event is None else h[event]], rev=reverse)
         event = torch.arange(len(v), device=v.device) if event is None else event
-        single = v.device.type == "cpu" and v.dtype == h.dtype == torch.float32
         if single and len(v) >= MANY:
             return self._packed().run(v, h, event, reverse=reverse)
         out, log_det = torch.empty_like(v), v.new_empty(len(v))
@@ -135,12 +144,25 @@ class Couplings(nn.Module):
             out[rows], log_det[rows] = self.blocks(v[rows], c=[h[event[rows]]], rev=reverse)
         return out, log_det
 
+    def _differentiable(self) -> Differentiable:
+        from flowcei.models.differentiable import Differentiable  # which brings numba
+
+        if self._trained is None:
+            self._trained = Differentiable(*self._described())
+        return self._trained
+
     def _packed(self) -> Packed:
         from flowcei.models.fused import Packed  # which brings numba
 
         # By their values: torch's count of versions misses what is written through `data`, or by NumPy.
         if self._last and all(map(torch.equal, self._last[0], self.parameters())):
             return self._last[1]
+        packed = Packed(*self._described())
+        self._last = [p.detach().clone() for p in self.parameters()], packed
+        return packed
+
+    def _described(self) -> tuple[list[list[nn.Linear]], list[Tensor], int, float, tuple[float, ...] | None]:
+        """Layers of subnets, permutations, coordinates of the first half, clamp and splines, as `Packed`."""
         layers, permutations, cut, splines = [], [], 0, None
         blocks = list(self.blocks)
         for permutation, block in zip(blocks[::2], blocks[1::2], strict=True):
@@ -150,6 +172,4 @@ class Couplings(nn.Module):
             if self.bins is not None:
                 subnets, splines = subnets[::-1], (self.bins, _BOUND, LEAST_BIN, LEAST_SLOPE, UNIT)
             layers += [[layer for layer in net if isinstance(layer, nn.Linear)] for net in subnets]
-        packed = Packed(layers, permutations, cut, _CLAMP, splines)
-        self._last = [p.detach().clone() for p in self.parameters()], packed
-        return packed
+        return layers, permutations, cut, _CLAMP, splines

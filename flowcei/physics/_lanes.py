@@ -261,14 +261,15 @@ PANEL = 6  # rows that `accumulate` holds in registers: with AVX2 they fill 12 o
 
 
 @intrinsic
-def accumulate(_typing, array, source, count, weights, first, start, target, least) -> tuple:
+def accumulate(_typing, array, source, count, weights, first, along, across, start, target, least) -> tuple:
     """Write to `PANEL` rows those from `start` on plus weights times `count` others, from `source` on.
 
-    The weight of row i for the panel's row o is `weights[first + PANEL * i + o]`; none ends below `least`.
+    The weight of row i for the panel's row o is `weights[first + along * i + across * o]`; none ends below
+    `least`.
     """
 
     def lower(context, builder, sig, args) -> ir.Value:
-        rows, source, count, weights, first, start, target, least = args
+        rows, source, count, weights, first, along, across, start, target, least = args
         lanes = Lanes(sig.args[0].dtype)
 
         def row(number, more) -> ir.Value:
@@ -278,22 +279,23 @@ def accumulate(_typing, array, source, count, weights, first, start, target, lea
         sums = [
             cgutils.alloca_once_value(builder, builder.load(row(start, place), align=64)) for place in places
         ]
+        steps = [builder.mul(place, across) for place in places]
         factors = context.make_array(sig.args[3])(context, builder, weights).data
         with cgutils.for_range(builder, count) as loop:
             value = builder.load(row(source, loop.index), align=64)
-            panel = builder.add(first, builder.mul(loop.index, ir.Constant(first.type, PANEL)))
-            for place, total in zip(places, sums, strict=True):
-                factor = builder.load(builder.gep(factors, [builder.add(panel, place)]))
+            panel = builder.add(first, builder.mul(loop.index, along))
+            for step, total in zip(steps, sums, strict=True):
+                factor = builder.load(builder.gep(factors, [builder.add(panel, step)]))
                 product = builder.fmul(
                     _broadcast(context, builder, factor, sig.args[3].dtype, lanes), value, flags=_FLAGS
                 )
                 builder.store(builder.fadd(builder.load(total), product, flags=_FLAGS), total)
-        floor = _broadcast(context, builder, least, sig.args[7], lanes)
+        floor = _broadcast(context, builder, least, sig.args[9], lanes)
         for place, total in zip(places, sums, strict=True):
             value = builder.load(total)
             low = builder.fcmp_ordered(">", floor, value)  # so that what is not a number stays so
             builder.store(builder.select(low, floor, value), row(target, place), align=64)
         return context.get_dummy_value()
 
-    numbers = types.intp, types.intp
-    return types.void(array, *numbers, weights, *numbers, types.intp, least), lower
+    two = types.intp, types.intp
+    return types.void(array, *two, weights, *two, types.intp, *two, least), lower

@@ -78,6 +78,14 @@ def test_normal_laws_are_found(two: tuple[np.ndarray, np.ndarray, flowcei.Poster
     assert np.all(table["mean_error"] > 0.002)
 
 
+def test_what_no_sample_tells_has_no_law(
+    two: tuple[np.ndarray, np.ndarray, flowcei.PosteriorSamples],
+) -> None:
+    """Coordinates in which all events are as the prior are refused before any search."""
+    with pytest.raises(DataError, match="the samples tell nothing of c-o, o-c-s: all events have it"):
+        flowcei.population(two[2], law="mixture")
+
+
 def test_accidents_are_of_no_law(two: tuple[np.ndarray, np.ndarray, flowcei.PosteriorSamples]) -> None:
     """Events that are none by P(true) do not count."""
     far, measured, samples = two

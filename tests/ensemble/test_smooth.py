@@ -7,9 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from linear import Linear
+from linear import OCS, Linear
 
 import flowcei
+from flowcei.ensemble.coordinates import ZMatrixChart
+from flowcei.ensemble.fitting import Weighted
+from flowcei.ensemble.laws import NormalLaw
+from flowcei.ensemble.smooth import smooth_law
+from flowcei.physics.priors import build_prior
 from flowcei.units import FWHM
 
 if TYPE_CHECKING:
@@ -82,6 +87,26 @@ def test_a_gap_in_the_column_is_bridged() -> None:
     own = DELAYS + np.where(DELAYS > 60.0, 2000.0, 0.0)
     assert found.smooth.mean(own)[[0, -1], 1] == pytest.approx(bond(DELAYS)[[0, -1]], abs=0.1)
     assert np.all((found.smooth.deviation(own)[:, 1] > 0.05) & (found.smooth.deviation(own)[:, 1] < 0.3))
+
+
+def test_the_last_step_is_that_of_all_samples_and_not_too_long() -> None:
+    """It puts right what few samples have wrong; an end that hardly an event tells stays."""
+    rng, delays = np.random.default_rng(0), np.linspace(0.0, 140.0, 8)
+    by, straight = np.repeat(delays, [60] * 7 + [3]), np.array([False])
+    true = 3.0 + 0.4 * np.sin(by / 18.0)
+    y = true + np.where(by < 140.0, 0.11 * rng.standard_normal(len(by)), 0.001)
+
+    def seen(shift: float) -> Weighted:
+        z = (y + shift)[:, None, None] + 0.05 * rng.standard_normal((len(y), 80, 1))
+        return Weighted(z, np.zeros(z.shape[:2]), np.ones(len(y)), np.ones(len(y)))
+
+    own, one = np.array([y[by == t].mean() for t in delays]), np.ones(1)
+    laws = [NormalLaw(one, np.array([[mean]]), np.array([[[0.01]]]), straight) for mean in own]
+    chart = ZMatrixChart(OCS, build_prior(OCS, "equilibrium"), ["c-s"])
+    found = smooth_law(delays, laws, chart, seen(0.04), seen(0.0), by, 1.0, 0.0)
+    off = found.mean(delays)[:, 0] - own
+    assert abs(off[:7].mean()) < 0.01
+    assert abs(off[7]) < 0.25
 
 
 def test_no_smooth_law_of_few_values() -> None:
