@@ -34,6 +34,11 @@ class Sharing:
         """Whether anybody is to share the work."""
         return self.workers > 1 or self.cluster is not None
 
+    def words(self) -> list[str]:
+        """The options as they are typed."""
+        cluster = [] if self.cluster is None else ["--cluster", self.cluster]
+        return cluster + (["--workers", str(self.workers)] if self.workers > 1 else [])
+
 
 def sharing_options(command: Decorator) -> Decorator:
     """Add `--workers` and `--cluster`; the command takes them as `sharing`."""
