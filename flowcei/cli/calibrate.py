@@ -16,6 +16,7 @@ from flowcei.cli.runs import MODEL_NAME
 from flowcei.cli.streams import note, show, warn
 
 if TYPE_CHECKING:
+    from flowcei.cli.sharing import Sharing
     from flowcei.evaluation.calibration import Calibration
 
 _FAILED = 1
@@ -33,7 +34,9 @@ _FAILED = 1
     default=0,
 )
 @flag("--strict", "End with exit code 1 where a check fails.")
-def calibrate(*, model: str, judging: Judging, weigh: bool, exact: bool, missing: int, strict: bool) -> None:
+def calibrate(
+    *, model: str, judging: Judging, sharing: Sharing, weigh: bool, exact: bool, missing: int, strict: bool
+) -> None:
     """Check the posterior of MODEL (a run, a .safetensors file, or "bundled") on events of a file.
 
     Too narrow, too wide, biased? The truth among posterior samples: ranks (SBC), coverage of
@@ -51,8 +54,8 @@ def calibrate(*, model: str, judging: Judging, weigh: bool, exact: bool, missing
         warn(f"{judging.data} is of an experiment: --weigh or --exact judges answers that know of it")
     from flowcei.report.judging import coverage_figure, joint_figure, sbc_figure
 
-    with Progress(len(events), "events") as progress:
-        how: dict[str, Any] = {"weigh": weigh, "exact": exact, "missing": missing}
+    with sharing.each() as each, Progress(len(events), "events") as progress:
+        how: dict[str, Any] = {"weigh": weigh, "exact": exact, "missing": missing, "each": each}
         how["on_events"] = progress.update
         result = flowcei.calibrate(loaded, events, **how, **judging.sampling)
     results = {

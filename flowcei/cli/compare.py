@@ -18,6 +18,7 @@ from flowcei.units import compact
 if TYPE_CHECKING:
     import pandas as pd
 
+    from flowcei.cli.sharing import Sharing
     from flowcei.evaluation.comparison import Comparison
 
 _FLOOR = "floor"  # its row, as `evaluation.comparison` names it
@@ -30,7 +31,7 @@ _SIGNS = {"angstrom": "\u00c5", "^2": "\u00b2"}  # a table of five columns fits 
 @click.argument("models", type=MODEL_NAME, nargs=-1, required=True, metavar="MODEL...")
 @judging_options("comparison", "Print everything as JSON, and write comparison.json.")
 @length_option
-def compare(*, models: tuple[str, ...], judging: Judging, length_unit: str) -> None:
+def compare(*, models: tuple[str, ...], judging: Judging, sharing: Sharing, length_unit: str) -> None:
     """Score each MODEL (a run, a .safetensors file, or "bundled") on the events of a file.
 
     Of a file that a model was trained on, only its test rows are used. Writes
@@ -43,7 +44,8 @@ def compare(*, models: tuple[str, ...], judging: Judging, length_unit: str) -> N
     from flowcei.report.judging import comparison_figure
 
     judged = judging.events(loaded)
-    result = flowcei.compare(loaded, judged[0], **judging.sampling)
+    with sharing.each() as each:
+        result = flowcei.compare(loaded, judged[0], each=each, **judging.sampling)
     results = {"comparison.csv": result.table, "comparison.png": comparison_figure(result, length_unit)}
     judging.write(results, {"interval": 0.95} | result.to_dict(), judged)
     if not judging.as_json:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,29 +54,70 @@ def warn_of_flags(flags: Mapping[str, NDArray[np.bool_]], event_ids: NDArray[np.
             warn(f"{int(rows.sum())} of {len(rows)} events (first: {first}): {flag}: {FLAGS[flag]}")
 
 
-def read_unflagged(
-    path: Path, event: int | None = None, *, keep_flagged: bool
-) -> tuple[flowcei.PosteriorSamples, int | None]:
-    """Samples of the events of a file whose answer may be trusted, and which of them has a number.
+SAMPLES_AT_ONCE = 500_000
+"""Samples that are in memory where a file is read block by block."""
+
+
+@dataclass(frozen=True, eq=False)
+class UnflaggedSamples:
+    """The events of a file of samples whose answer may be trusted, read block by block."""
+
+    path: Path
+    rows: NDArray[np.intp]  # in the file, (E,)
+    row: int | None  # among these, of the event that was asked for
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def blocks(self, *, every: int = 1) -> Iterator[flowcei.PosteriorSamples]:
+        """So many samples after the others, of each or of every so many of the events."""
+        from flowcei.posterior.files import stream_samples
+
+        return stream_samples(self.path, SAMPLES_AT_ONCE, self.rows[::every])
+
+    def one(self, row: int) -> flowcei.PosteriorSamples:
+        """The samples of one event."""
+        from flowcei.posterior.files import stream_samples
+
+        return next(stream_samples(self.path, None, self.rows[row : row + 1]))
+
+    def evenly(self, most: int) -> flowcei.PosteriorSamples:
+        """The samples of so many events at the most, evenly over the file."""
+        return flowcei.PosteriorSamples.concatenate(list(self.blocks(every=-(-len(self) // most))))
+
+
+def unflagged_samples(path: Path, event: int | None = None, *, keep_flagged: bool) -> UnflaggedSamples:
+    """The events of a file whose answer may be trusted, and which of them has a number.
 
     Says how many are not, and why; DataError where none is left, UsageError where `event` is not there.
     """
-    from flowcei.posterior.flags import counted, standing
+    import numpy as np
 
-    samples = flowcei.read_samples(path)
-    warn_of_run(samples, path)
-    try:
-        chosen = samples.unflagged(keep_flagged=keep_flagged)
-    except DataError as error:
-        advice = "" if keep_flagged else "; --keep-flagged looks at them all the same"
-        raise DataError(f"{error}{advice}", path=path) from error
-    if samples.flags is not None and samples.flagged.any():
-        lost = len(samples) - len(chosen)
+    from flowcei.posterior.files import read_of_events, stream_samples
+    from flowcei.posterior.flags import EXCLUDING, FLAG_BITS, counted, standing
+
+    warn_of_run(next(stream_samples(path, 1)), path)
+    numbers, flags = read_of_events(path, "event", "flags")
+    rows = np.flatnonzero(flags & (FLAG_BITS["no-geometry"] if keep_flagged else EXCLUDING) == 0)
+    if not len(rows):
+        advice = "none has samples to look at" if keep_flagged else "none is left to look at"
+        more = "" if keep_flagged else "; --keep-flagged looks at them all the same"
+        raise DataError(f"{counted(flags)}: {advice}{more}", path=path)
+    if (flags & EXCLUDING).any():
+        lost = len(flags) - len(rows)
         advice = f"{lost or 'none'} left out" if keep_flagged else "left out; --keep-flagged keeps them"
-        warn(f"{counted(samples.flags)}: {advice}")
-    for line in standing(chosen.flag_bits):
+        warn(f"{counted(flags)}: {advice}")
+    for line in standing(flags[rows]):
         note(line)
-    return chosen, None if event is None else _row_of(event, samples, chosen, path)
+    return UnflaggedSamples(path, rows, None if event is None else _row_of(event, numbers, flags, rows, path))
+
+
+def read_unflagged(
+    path: Path, event: int | None = None, *, keep_flagged: bool
+) -> tuple[flowcei.PosteriorSamples, int | None]:
+    """All of `unflagged_samples` at once, and the row of the event."""
+    file = unflagged_samples(path, event, keep_flagged=keep_flagged)
+    return file.evenly(len(file)), file.row
 
 
 def warn_of_run(samples: flowcei.PosteriorSamples, path: Path) -> None:
@@ -100,28 +142,35 @@ def warn_of_motion(model: flowcei.Reconstructor, missing: int) -> None:
         warn(unsure)
 
 
-def warn_of_open_directions(samples: flowcei.PosteriorSamples) -> None:
+def warn_of_open_directions(samples: UnflaggedSamples) -> None:
     """Say of how many events many geometries give the momenta: they lack several ions, or a known time."""
-    if (law := samples.build_up_prior) is not None:
+    from flowcei.events.extracolumns import dataset_name
+    from flowcei.experiment.missing import LOST, lost_ions
+    from flowcei.posterior.files import read_of_events
+
+    first = samples.one(0)
+    if (law := first.build_up_prior) is not None:
         warn(f"the build-up time is {law}, and each time has its own geometry: this is that of {law.mean}")
-    several = 0 if samples.lost is None else int((samples.lost.sum(axis=1) > 1).sum())
-    if several:
-        warn(f"{several} of {len(samples)} events lack several ions: many geometries give their momenta")
+    if LOST in first.columns:
+        columns = {LOST: read_of_events(samples.path, dataset_name(LOST))[0][samples.rows]}
+        lost = lost_ions(columns, len(first.molecule))
+        several = 0 if lost is None else int((lost.sum(axis=1) > 1).sum())
+        if several:
+            warn(f"{several} of {len(samples)} events lack several ions: many geometries give their momenta")
 
 
 def _row_of(
-    event: int, samples: flowcei.PosteriorSamples, chosen: flowcei.PosteriorSamples, path: Path
+    event: int, numbers: NDArray[np.int64], flags: NDArray[np.uint16], rows: NDArray[np.intp], path: Path
 ) -> int:
-    rows = (chosen.event_id == event).nonzero()[0]
-    if len(rows):
-        return int(rows[0])
-    if event in samples.event_id:
-        flags = samples.flag_names[int((samples.event_id == event).argmax())]
-        advice = "it has no samples" if "no-geometry" in flags else "--keep-flagged keeps it"
-        raise UsageError(f"event {event} of {path} is flagged ({', '.join(flags)}); {advice}")
-    raise UsageError(
-        f"{path} has no event {event}; it has {samples.event_id.min()} to {samples.event_id.max()}"
-    )
+    from flowcei.posterior.flags import flag_names
+
+    if len(there := (numbers[rows] == event).nonzero()[0]):
+        return int(there[0])
+    if event in numbers:
+        names = flag_names(flags[int((numbers == event).argmax())])
+        advice = "it has no samples" if "no-geometry" in names else "--keep-flagged keeps it"
+        raise UsageError(f"event {event} of {path} is flagged ({', '.join(names)}); {advice}")
+    raise UsageError(f"{path} has no event {event}; it has {numbers.min()} to {numbers.max()}")
 
 
 def read_noted(

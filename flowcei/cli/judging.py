@@ -12,6 +12,7 @@ from flowcei.cli import options
 from flowcei.cli.experiment_options import experiment_option
 from flowcei.cli.inputs import note_what_is_assumed, read_noted
 from flowcei.cli.runs import load_named
+from flowcei.cli.sharing import sharing_options
 from flowcei.cli.streams import note, show, show_json, warn, write_results
 from flowcei.errors import UsageError
 
@@ -124,6 +125,7 @@ def judging_options(folder: str, json_text: str, *, count: int = 100, least: int
         options.keep_flagged_option,
         options.drift_option,
         options.device_option,
+        sharing_options,
         options.overwrite_option,
     )
     gather = options.gathered(Judging, "judging")

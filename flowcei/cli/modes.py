@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from flowcei.cli import options
-from flowcei.cli.inputs import read_unflagged, warn_of_open_directions
+from flowcei.cli.inputs import unflagged_samples, warn_of_open_directions
 from flowcei.cli.options import option
+from flowcei.cli.progress import Progress
 from flowcei.cli.streams import note, show, show_table, write_results
 from flowcei.errors import NoDensityError
 from flowcei.storage.creation import atomic_text
 from flowcei.units import compact, length_in_bohr
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
 
     from flowcei import Molecule, PosteriorSamples
     from flowcei.physics.priors import GeometryPrior
@@ -72,47 +76,121 @@ def modes(
     written = [path, *pictures, *([xyz] if xyz else [])]
     for file in written:
         options.output_path(file, overwrite=overwrite)
+    import numpy as np
+
     from flowcei.physics.priors import build_prior
     from flowcei.posterior.modes import VERDICTS
-    from flowcei.posterior.searches import SearchRules
-    from flowcei.posterior.structures import write_modes_xyz
+    from flowcei.posterior.structures import required, write_modes_xyz
     from flowcei.report.figures import ambiguity_figure, modes_figure
+    from flowcei.storage.cells import write_table
 
-    drawn, row = read_unflagged(samples, event, keep_flagged=keep_flagged)
-    warn_of_open_directions(drawn)
-    stated = None if prior is None else build_prior(drawn.molecule, prior)
-    if stated is not None:  # by which identical ions are labelled too
-        drawn = replace(drawn, origin=drawn.origin | {"prior": stated.spec()})
-    weighed = drawn if drawn.weights is not None and stated is None else _weighed(drawn, stated)
-    result = weighed.modes(stated, search=SearchRules(missed=missed), keep_flagged=True)
-    row = result.most_ambiguous if row is None else row
-    table = result.to_dataframe()
+    chosen = unflagged_samples(samples, event, keep_flagged=keep_flagged)
+    warn_of_open_directions(chosen)
+    first = chosen.one(0)
+    stated = None if prior is None else build_prior(first.molecule, prior)
+    weigh, sought = _can_weigh(first, stated), _Sought(chosen.row)
+    with (
+        atomic_text(path, overwrite=overwrite) as target,
+        atomic_text(xyz, overwrite=overwrite) if xyz else nullcontext() as places,
+        Progress(len(chosen), "events") as progress,
+    ):
+        for block in chosen.blocks():
+            found = _modes_of(block, stated, missed, weigh=weigh)
+            rows, header = found.to_dataframe(), not sought.verdict
+            write_table(rows, target, index=False, header=header, float_format="%.12g")
+            if places:
+                write_modes_xyz(found, places)
+            sought.add(found)
+            progress.update(len(block))
+    result, row = sought.shown, sought.row
+    drawn = required(result.samples)
+    verdict, momenta = np.concatenate(sought.verdict), np.concatenate(sought.momenta)
     results = {
-        path.name: table,
-        pictures[0].name: modes_figure(result, weighed, row, length_unit),
-        pictures[1].name: ambiguity_figure(result, weighed),
+        pictures[0].name: modes_figure(result, drawn, row, length_unit),
+        pictures[1].name: ambiguity_figure(drawn.molecule, momenta, verdict),
     }
-    write_results(results, path.parent, overwrite=overwrite, digits=12)
-    if xyz:
-        with atomic_text(xyz, overwrite=overwrite) as text:
-            write_modes_xyz(result, text)
-    brief = table[table["event"] == drawn.event_id[row]].iloc[:_SHOWN, : -3 * len(drawn.molecule)]
+    write_results(results, path.parent, overwrite=overwrite)
+    brief = result[result.of(row)].to_dataframe().iloc[:_SHOWN, : -3 * len(drawn.molecule)]
     which = "" if event is not None else " (the most ambiguous; --event chooses another)"
     words = f"event {drawn.event_id[row]}: {VERDICTS[result.verdict[row]]}{which}"
     _show(brief, "" if as_json else words, drawn.molecule, length_unit)
-    _note(result, int(drawn.event_id[row]), float(result.missed[row]))
-    note(f"{len(result)} modes; written: {', '.join(map(str, written))}")
+    _note(sought, verdict)
+    note(f"{sought.count} modes; written: {', '.join(map(str, written))}")
 
 
-def _note(modes: Modes, number: int, missed: float) -> None:
+def _modes_of(samples: PosteriorSamples, prior: GeometryPrior | None, missed: float, *, weigh: bool) -> Modes:
+    """The modes of some events, under a prior that is stated or that of the model."""
+    from flowcei.posterior.searches import SearchRules
+
+    if prior is not None:  # by which identical ions are labelled too
+        samples = replace(samples, origin=samples.origin | {"prior": prior.spec()})
+    samples = samples.weigh(prior) if weigh else samples
+    return samples.modes(prior, search=SearchRules(missed=missed), keep_flagged=True)
+
+
+def _can_weigh(one: PosteriorSamples, prior: GeometryPrior | None) -> bool:
+    """Whether samples are to be weighed, as those of one event; says so where they cannot be."""
+    if one.weights is not None and prior is None:
+        return False
+    try:
+        one.weigh(prior)
+    except NoDensityError as error:
+        note(f"probabilities are shares of the model's samples, not exact: {error}")
+        return False
+    return True
+
+
+@dataclass
+class _Sought:
+    """What is kept of the modes of all events: one event to be shown, small numbers of the others."""
+
+    asked: int | None  # row of the event that was asked for
+    shown: Modes = field(init=False)  # of the block of the event that is shown
+    row: int = 0  # of that event in its block
+    score: float = -2.0
+    count: int = 0
+    searches: int = 0
+    audits: int = 0
+    surprises: int = 0
+    events: int = 0
+    verdict: list[NDArray[np.uint8]] = field(default_factory=list)
+    momenta: list[NDArray[np.float32]] = field(default_factory=list)
+
+    def add(self, found: Modes) -> None:
+        """Take in the modes of the next events."""
+        samples = found.samples
+        if samples is None:
+            return
+        row, score = found.ambiguity
+        if self.asked is not None:
+            row = self.asked - self.events
+            score = 0.0 if 0 <= row < len(found.verdict) else -2.0
+        if score > self.score or not self.events:
+            self.shown, self.row, self.score = found, row, score
+        self.count += len(found)
+        self.events += len(found.verdict)
+        self.searches += int(found.searches.made.sum())
+        self.audits += int(found.searches.audits.sum())
+        self.surprises += int(found.searches.surprises.sum())
+        self.verdict.append(found.verdict)
+        self.momenta.append(samples.momenta.astype("f4"))
+
+
+def _note(sought: _Sought, verdict: NDArray[np.uint8]) -> None:
     """Say how many events have which verdict, and what the searches of all and of one may have missed."""
+    import numpy as np
+
     from flowcei.posterior.modes import UNANSWERED, VERDICTS
+    from flowcei.posterior.searches import missed_share
+    from flowcei.posterior.structures import required
 
     for k, word in enumerate(VERDICTS[:UNANSWERED]):
-        note(f"{word:12s} {int((modes.verdict == k).sum()):7d} of {len(modes.verdict)} events")
+        note(f"{word:12s} {int((verdict == k).sum()):7d} of {len(verdict)} events")
+    number, missed = required(sought.shown.samples).event_id[sought.row], sought.shown.missed[sought.row]
+    average = float(missed_share(np.array(sought.audits), sought.surprises))
     note(
-        f"{modes.searches.made.sum()} searches, until nothing new came; they miss less than "
-        f"{modes.missed_on_average:.2g} of the samples' weight on average, {missed:.2g} of event {number} "
+        f"{sought.searches} searches, until nothing new came; they miss less than "
+        f"{average:.2g} of the samples' weight on average, {missed:.2g} of event {number} "
         "(95 % certain; --missed)"
     )
 
@@ -149,12 +227,3 @@ def _with_errors(table: pd.DataFrame, molecule: Molecule, unit: str) -> pd.DataF
                 **{f"{quantity.name} ({unit if length else 'deg'})": [compact(*p) for p in pair]}
             )
     return shown
-
-
-def _weighed(samples: PosteriorSamples, prior: GeometryPrior | None) -> PosteriorSamples:
-    """Samples with weights where they can have any; says so where they cannot."""
-    try:
-        return samples.weigh(prior)
-    except NoDensityError as error:
-        note(f"probabilities are shares of the model's samples, not exact: {error}")
-        return samples

@@ -13,6 +13,7 @@ import flowcei
 from flowcei.cli import options
 from flowcei.cli.inputs import is_samples, warn_of_run
 from flowcei.cli.runs import BUNDLED, MODEL_NAME, load_named, read_metrics
+from flowcei.cli.sharing import Sharing, sharing_options
 from flowcei.cli.streams import note
 from flowcei.errors import DataError, UsageError
 from flowcei.storage.creation import atomic_text
@@ -20,6 +21,7 @@ from flowcei.storage.creation import atomic_text
 if TYPE_CHECKING:
     from flowcei import PosteriorSamples, Reconstructor
     from flowcei.evaluation.calibration import Calibration
+    from flowcei.workers.order import Each
 
 _CALIBRATED, _SAMPLES = 200, 50  # events of the prior on which the model is judged, and samples of each
 _OF_MODEL = 1000  # events that a page of a model alone is of
@@ -35,6 +37,7 @@ _OF_MODEL = 1000  # events that a page of a model alone is of
 @options.output_option("Page, .html; NAME.report.html if absent.")
 @options.option("--seed", "Of what is simulated and sampled.", options.SEED, default=0)
 @options.device_option
+@sharing_options
 @options.overwrite_option
 @click.pass_context
 def report(
@@ -49,6 +52,7 @@ def report(
     output: Path | None,
     seed: int,
     device: str,
+    sharing: Sharing,
     overwrite: bool,
 ) -> None:
     """Make one HTML page of FILE: posterior samples (.h5), or a model or run folder.
@@ -75,7 +79,7 @@ def report(
         file = path.with_name(f"{path.stem.removesuffix('.report')}.report.samples.h5")
         words = ["sample", "--momenta", str(momenta), "-n", str(count), "--weigh", "--seed", str(seed)]
         words += [*(["--model", model] if model else []), *(["--noise", noise] if noise else [])]
-        words += ["--device", device, "-o", str(file), *["--overwrite"] * overwrite]
+        words += ["--device", device, *sharing.words(), "-o", str(file), *["--overwrite"] * overwrite]
         ctx.find_root().command.main(words, standalone_mode=False, prog_name="flowcei", parent=ctx.parent)
         commands = [shlex.join(["flowcei", *words]), *commands]
     from flowcei.report.page import page
@@ -91,7 +95,8 @@ def report(
         network = load_named(named := model or str(file), device)[1]
         samples, notes = _of_prior(network, count, noise, seed)
     metrics = None if network is None else read_metrics(named)
-    judged = _calibrated(network, seed)
+    with sharing.each() as each:
+        judged = _calibrated(network, seed, each)
     html = page(Material(samples, source.name, network, judged, metrics, notes, tuple(commands)))
     with atomic_text(path, overwrite=overwrite) as text:
         text.write(html)
@@ -146,10 +151,10 @@ def _of_prior(
     return model.sample(events, count, noise=level, seed=seed), (line,)
 
 
-def _calibrated(model: Reconstructor | None, seed: int) -> Calibration | None:
+def _calibrated(model: Reconstructor | None, seed: int, each: Each) -> Calibration | None:
     """The model judged on events of its prior, where it has one."""
     if model is None or model.prior_spec is None:
         return None
     level = str(model.default_noise)
     events = flowcei.simulate(model.molecule, _CALIBRATED, prior=model.prior, noise=level, seed=seed + 1)
-    return flowcei.calibrate(model, events, n=_SAMPLES, seed=seed)
+    return flowcei.calibrate(model, events, n=_SAMPLES, seed=seed, each=each)

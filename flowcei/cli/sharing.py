@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from flowcei.cli.options import gathered, option, option_group
+from flowcei.workers.order import check_sharing
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -23,6 +24,9 @@ class Sharing:
     workers: int
     cluster: str | None
 
+    def __post_init__(self) -> None:
+        check_sharing(self.workers, self.cluster)
+
     def each(self) -> AbstractContextManager[Each]:
         """What maps a function over blocks: see `flowcei.workers.order`."""
         from flowcei.workers.order import each_of
@@ -33,6 +37,11 @@ class Sharing:
     def shared(self) -> bool:
         """Whether anybody is to share the work."""
         return self.workers > 1 or self.cluster is not None
+
+    def words(self) -> list[str]:
+        """The options as they are typed."""
+        cluster = [] if self.cluster is None else ["--cluster", self.cluster]
+        return cluster + (["--workers", str(self.workers)] if self.workers > 1 else [])
 
 
 def sharing_options(command: Decorator) -> Decorator:

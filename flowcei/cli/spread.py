@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from flowcei.cli import options
-from flowcei.cli.inputs import read_unflagged
+from flowcei.cli.inputs import unflagged_samples
 from flowcei.cli.options import option
+from flowcei.cli.progress import Progress
 from flowcei.cli.streams import note, show_table, warn, with_lengths_in, write_results
 from flowcei.storage.creation import atomic_text
 from flowcei.units import length_in_bohr
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from flowcei import PosteriorSamples
-    from flowcei.posterior.spread import Spread
+    from flowcei.cli.inputs import UnflaggedSamples
+    from flowcei.posterior.pooled import PooledSpread
 
+_DRAWN = 5_000  # events in pictures of all
 _ASKED = 50  # events of which the efficiency of samples without weights is asked
 _LOW = 0.1  # median efficiency below which samples without weights are no posterior to be pooled
 _BY_SPEED = (
@@ -76,43 +79,67 @@ def spread(
         options.output_path(xyz, overwrite=overwrite)
     from flowcei.experiment.accidents import P_TRUE
     from flowcei.plot.figure import samples_figure
-    from flowcei.posterior.structures import write_means_xyz
 
-    drawn, row = read_unflagged(samples, event, keep_flagged=keep_flagged)
+    chosen = unflagged_samples(samples, event, keep_flagged=keep_flagged)
     options.made_folder(folder, overwrite=overwrite)
-    result, row = drawn.spread(keep_flagged=True), row or 0
-    shown = f"event-{result.event_id[row]}"
+    pooled = _written(chosen, folder, xyz, overwrite=overwrite)
+    result, one, drawn = pooled.last, chosen.one(chosen.row or 0), chosen.evenly(_DRAWN)
+    shown = f"event-{one.event_id[0]}"
+    overall = _sound(drawn, pooled.overall())
     results = {
-        "spread.csv": result.to_dataframe(),
-        "covariance.csv": result.covariance_table(),
+        "overall.csv": overall,
         "clouds.png": samples_figure(drawn, "structure", length_unit),
         "internal.png": samples_figure(drawn, "corner", length_unit),
-        f"{shown}-clouds.png": samples_figure(drawn[row], "structure", length_unit),
-        f"{shown}-internal.png": samples_figure(drawn[row], "corner", length_unit),
+        f"{shown}-clouds.png": samples_figure(one, "structure", length_unit),
+        f"{shown}-internal.png": samples_figure(one, "corner", length_unit),
     }
     write_results(results, folder, overwrite=overwrite)
-    if xyz:
-        with atomic_text(xyz, overwrite=overwrite) as file:
-            write_means_xyz(drawn, file)
-    overall = _pooled(drawn, result)
-    write_results({"overall.csv": overall}, folder, overwrite=overwrite)
     less = [*_LESS_TELLING, *(["like"] if (overall["like"] == "").all() else [])]
     brief = overall if as_json else with_lengths_in(length_unit, overall.drop(columns=less))
     show_table(brief, as_json=as_json)
-    _note_widths(drawn, result, length_unit)
+    _note_widths(pooled, length_unit)
     note(f"\nrecoil frame, x along {result.along}; typical_sd: within one event; mean, sd, percentiles: of")
     note(f"events pooled under the prior, which is no law of them: flowcei population {samples} finds it")
     if P_TRUE in result.columns:
         note(f"sd, mean and percentiles count each event by its {P_TRUE}")
     if "by speed" in (quantity.like for quantity in result.names):
         note(_BY_SPEED)
-    if drawn.positions.shape[1] == 1:
+    if one.positions.shape[1] == 1:
         note("one sample an event has no spread: sample with a larger -n")
     means = f", means in {xyz}" if xyz else ""
-    note(f"{len(drawn)} events; tables and pictures in {folder}{means}")
+    if len(drawn) < len(chosen):
+        note(f"pictures of all events are of {len(drawn)}, evenly over the file")
+    note(f"{len(chosen)} events; tables and pictures in {folder}{means}")
 
 
-def _pooled(samples: PosteriorSamples, result: Spread) -> pd.DataFrame:
+def _written(samples: UnflaggedSamples, folder: Path, xyz: Path | None, *, overwrite: bool) -> PooledSpread:
+    """Write the tables of single events, and their means; return what all come to."""
+    import numpy as np
+
+    from flowcei.posterior.pooled import PooledSpread
+    from flowcei.posterior.structures import write_means_xyz
+    from flowcei.storage.cells import write_table
+
+    pooled, rng = PooledSpread(len(samples)), np.random.default_rng(0)
+    with (
+        atomic_text(folder / "spread.csv", overwrite=overwrite) as rows,
+        atomic_text(folder / "covariance.csv", overwrite=overwrite) as pairs,
+        atomic_text(xyz, overwrite=overwrite) if xyz else nullcontext() as places,
+        Progress(len(samples), "events") as progress,
+    ):
+        for k, block in enumerate(samples.blocks()):
+            result = block.spread(keep_flagged=True, seed=rng)
+            how: Any = {"index": False, "header": k == 0, "float_format": "%.6g"}
+            write_table(result.to_dataframe(), rows, **how)
+            write_table(result.covariance_table(), pairs, **how)
+            if places:
+                write_means_xyz(block, places)
+            pooled.add(result, block.floor())
+            progress.update(len(block))
+    return pooled
+
+
+def _sound(samples: PosteriorSamples, overall: pd.DataFrame) -> pd.DataFrame:
     """The overall table; without rows, which is said, of samples without weights that are no posterior."""
     from flowcei.errors import NoDensityError
 
@@ -122,28 +149,26 @@ def _pooled(samples: PosteriorSamples, result: Spread) -> pd.DataFrame:
             weights = samples[:_ASKED].weigh().weights
             efficiency = 1.0 if weights is None else float(median(weights.efficiency))
     if efficiency >= _LOW:
-        return result.overall()
+        return overall
     reason = f"the samples have no weights, the model is far from the posterior (efficiency {efficiency:.1%})"
     warn(f"{reason}: their overall table is not shown; flowcei sample --weigh or --exact")
-    return result.overall()[:0]
+    return overall[:0]
 
 
-def _note_widths(samples: PosteriorSamples, result: Spread, unit: str) -> None:
+def _note_widths(pooled: PooledSpread, unit: str) -> None:
     """Say how the spread compares with what the noise allows, and what varies together."""
     import numpy as np
 
-    counted = result.counted
-    width = np.sqrt((result.per_atom()[counted] ** 2).mean(axis=1))
-    floor = np.sqrt((samples[counted].floor() ** 2).mean(axis=1))
+    width, floor = pooled.widths()
     bounded = np.isfinite(floor) & (floor > 0)
-    if bounded.any() and samples.positions.shape[1] > 1:
+    if bounded.any() and pooled.last.values.shape[1] > 1:
         typical = np.median(width) / length_in_bohr(unit)
         ratio = np.median(width[bounded] / floor[bounded])
         note(
             f"\nwithin an event atoms spread by {typical:.3g} {unit} (rms, median), "
             f"{ratio:.3g} times what the data allow without a prior (median of the ratios)"
         )
-    if lines := result.covariance_in_words(unit):
+    if lines := pooled.covariance_in_words(unit):
         note("\nwithin one event (median):")
     for line in lines:
         note(f"  {line}")

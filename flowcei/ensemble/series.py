@@ -178,8 +178,9 @@ def grouped(ensemble: Ensemble, by: str) -> list[tuple[float, Bools]]:
         DataError: Where events have no value of it.
     """
     column = ensemble.by
-    if gaps := int((~np.isfinite(column)).sum()):
-        raise DataError(f"{gaps} of {len(column)} events have no value of {by!r}: leave them out", column=by)
+    if len(gaps := ensemble.event_id[~np.isfinite(column)]):
+        which = f"{len(gaps)} of {len(column)} events have no value (the first is event {gaps[0]})"
+        raise DataError(f"{which}: leave them out of the file of momenta, and sample again", column=by)
     distinct = np.unique(column)
     if len(distinct) <= _VALUES:
         return [(float(value), column == value) for value in distinct]

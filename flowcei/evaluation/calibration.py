@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 
 from flowcei.errors import DataError, UsageError
 from flowcei.evaluation import verdicts
-from flowcei.evaluation.comparison import NULL_MODELS, experiment_of, true_positions, warned
+from flowcei.evaluation.comparison import NULL_MODELS, experiment_of, warned
+from flowcei.evaluation.ranking import RankedBlock, TruthOfEvents
 from flowcei.evaluation.verdicts import HPD, RULES, CalibrationRules, Ranks, Verdict
 from flowcei.events.container import events_of
-from flowcei.experiment.experiment import BUILD_UP_TIME
 from flowcei.experiment.missing import LOST, completed, lost_column, lost_ions
-from flowcei.posterior.exact import R_HAT
-from flowcei.posterior.flags import FLAG_BITS
 from flowcei.posterior.spread import quantities
 from flowcei.posterior.weights import Weights
-from flowcei.reconstruction.sampling import SamplingRequest
+from flowcei.reconstruction.sampling import SamplingRequest, block_size
+from flowcei.reconstruction.sharing import StoredModel, shared_blocks
 
 if TYPE_CHECKING:
     from flowcei.events.container import Events
     from flowcei.experiment.detector import Noise
     from flowcei.experiment.experiment import Experiment
     from flowcei.models.interface import Latent
-    from flowcei.posterior.arrays import Floats, Reals, Rows
     from flowcei.posterior.samples import PosteriorSamples
     from flowcei.reconstruction.model import Reconstructor
+    from flowcei.workers.order import Each
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -125,6 +124,7 @@ def calibrate(
     missing: int = 0,
     rules: CalibrationRules = RULES,
     on_events: Callable[[int], None] | None = None,
+    each: Each = map,
 ) -> Calibration:
     """Check the posterior of a model on events whose positions are known.
 
@@ -151,6 +151,7 @@ def calibrate(
             the source of the experiment must be known.
         rules: How often a right posterior may fail each of the five kinds of check, and other thresholds.
         on_events: Called with the number of events that were judged, block by block.
+        each: What maps a function over blocks: see `flowcei.workers.order.each_of`.
 
     Raises:
         UsageError: For a model without a posterior, one of another molecule, or too few samples.
@@ -169,18 +170,28 @@ def calibrate(
         raise UsageError(f"of an experiment exact or weighed samples are judged ({how_else})")
     events = events_of(events, model.molecule) if keep_flagged else warned([model], events, noise, own)
     check_calibrated(model, n, rules)
-    how: dict[str, Any] = {"noise": noise, "latent": latent, "seed": seed, "weigh": weigh, "exact": exact}
     if missing:
         events = without_ions(events, missing, seed)
     seen = events if own is None else own.calibrated(events)
     if missing and (lost := lost_ions(events.columns, len(events.molecule))) is not None:
         seen = replace(seen, momenta=completed(seen.momenta, lost))  # as samples have them
-    if own is not None and noise is None and (weigh or exact):
-        # Brings momenta to their scale itself.
-        drawn = model.blocks(events, SamplingRequest(n, experiment=own, **how))
-    else:
-        drawn = model.stream(seen, n, **how)
-    return calibrated(model, seen, drawn, noise=noise, seed=seed, rules=rules, on_events=on_events)
+    # Exact and weighed samples bring momenta to their scale themselves.
+    of_experiment = own is not None and noise is None and (weigh or exact)
+    stated = own if of_experiment else None
+    request = SamplingRequest(n, seed, noise, latent, weigh, exact=exact, experiment=stated)
+    asked = events if of_experiment else seen
+    if each is map:
+        drawn = model.blocks(asked, request)
+        return calibrated(model, seen, drawn, noise=noise, seed=seed, rules=rules, on_events=on_events)
+    judge, size = TruthOfEvents.of(model, seen, noise, seed, rules.min_events), block_size(n)
+    stored = StoredModel.of(model)
+
+    def ranked_by(answer: Callable[[Any], PosteriorSamples], blocks: Iterable[Any]) -> Iterator[Any]:
+        tasks = ((block, judge.of_block(k, size)) for k, block in enumerate(blocks))
+        return each(partial(_ranked, stored, answer), tasks)
+
+    ranked: Iterator[Any] = shared_blocks(model, ranked_by)(asked, request)
+    return _gathered(model, judge, ranked, rules, on_events)
 
 
 def without_ions(events: Events, missing: int, seed: int) -> Events:
@@ -204,31 +215,49 @@ def calibrated(
     on_events: Callable[[int], None] | None = None,
 ) -> Calibration:
     """Check samples of a model, of all of the events, block by block."""
-    truth = true_positions(events, rules.min_events, "to check a posterior")
-    # A stream of its own: a truth drawn with the same seed must not be its own reference.
-    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(4,)))
-    chart = _chart(model, events.momenta, model.sigma(events, noise), truth[:, None])[:, 0]
-    references = chart.mean(axis=0) + chart.std(axis=0) * rng.standard_normal(chart.shape)
-    judge = _Judge(model, events, truth, noise, chart, references, rng)
-    first, blocks, weights, useless = 0, [], [], 0
-    for block in drawn:
-        aside = (block.flag_bits & FLAG_BITS["experiment"]) > 0  # `sample` leaves them out, too
-        useless += int(aside.sum())
-        answered = np.flatnonzero(block.answered & ~aside)
-        if len(answered):
-            blocks.append(judge.rank(first + answered, block[answered]))
-            if block.weights is not None and R_HAT not in block.columns:  # exact samples count alike
-                weights.append(block.weights[answered])
-        first += len(block)
+    judge, first = TruthOfEvents.of(model, events, noise, seed, rules.min_events), 0
+
+    def ranked() -> Iterator[RankedBlock]:
+        nonlocal first
+        for index, samples in enumerate(drawn):
+            yield judge.of_rows(slice(first, first + len(samples)), index).rank(model, samples)
+            first += len(samples)
+
+    return _gathered(model, judge, ranked(), rules, on_events)
+
+
+def _gathered(
+    model: Reconstructor,
+    judge: TruthOfEvents,
+    blocks: Iterable[RankedBlock],
+    rules: CalibrationRules,
+    on_events: Callable[[int], None] | None,
+) -> Calibration:
+    """Judge the ranks of all blocks."""
+    first, useless, several, weights = 0, 0, list[dict[str, NDArray[Any]]](), list[Weights]()
+    for block in blocks:
+        useless += block.useless
+        if block.ranks:
+            several.append(block.ranks | {"rows": first + block.ranks["rows"]})
+        weights += [] if block.weights is None else [block.weights]
+        first += block.events
         if on_events is not None:
-            on_events(len(block))
-    if not blocks and useless:
+            on_events(block.events)
+    if not several and useless:
         raise DataError("the weights of no event are reliable; judge exact samples (--exact, exact=True)")
-    if not blocks:
+    if not several:
         raise DataError("the model can express a geometry for none of the events; are the units right?")
-    ranks = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+    ranks = {name: np.concatenate([block[name] for block in several]) for name in several[0]}
     joined = Weights.concatenate(weights) if weights else None
-    return judge.calibration(ranks, joined, rules, seed, useless)
+    return _judged(judge, model, ranks, joined, rules, useless)
+
+
+def _ranked(
+    stored: StoredModel, answer: Callable[[Any], PosteriorSamples], task: tuple[Any, TruthOfEvents]
+) -> RankedBlock:
+    """Draw samples of a block and rank the truth among them."""
+    block, judge = task
+    return judge.rank(stored.load(), answer(block))
 
 
 def check_calibrated(model: Reconstructor, n: int, rules: CalibrationRules = RULES) -> None:
@@ -244,112 +273,46 @@ def check_calibrated(model: Reconstructor, n: int, rules: CalibrationRules = RUL
         raise UsageError(f"{n} samples an event are too few {check}; {rules.min_samples} at the least")
 
 
-@dataclass(frozen=True, eq=False)
-class _Judge:
-    """What does not depend on the samples."""
-
-    model: Reconstructor
-    events: Events
-    truth: Floats  # positions (E, N, 3), bohr
-    noise: Noise | str | None
-    chart: Floats  # of the truth, (E, D)
-    references: Floats  # random points, (E, D)
-    rng: np.random.Generator
-
-    def rank(self, rows: Rows, samples: PosteriorSamples) -> dict[str, NDArray[Any]]:
-        """Return ranks (e, Q) of the truth of events `rows` (e,) by what is ranked, and errors (e, K)."""
-        weights = None if samples.weights is None else samples.weights.normalised
-        truth, true_chart = self.truth[rows][:, None], self.chart[rows]
-        if samples.assignment is not None:  # momenta are of the likeliest assignment, and so is the frame
-            true_chart = _chart(self.model, samples.momenta, samples.sigma, truth)[:, 0]
-        chart = _chart(self.model, samples.momenta, samples.sigma, samples.positions)
-        internal, true_internal = (
-            quantities(samples.molecule, samples.labelled(x))[1][..., 3 * len(samples.molecule) :]
-            for x in (samples.positions, truth)
-        )
-        chi2 = samples.likelihood.chi_squared(samples.positions, samples.build_up)
-        true_chi2 = samples.likelihood.chi_squared(truth, _true_times(samples))
-        finite = np.isfinite(true_chi2[:, 0])  # samples may have infinity: they explain nothing
-        of_truth = np.concatenate([true_chart, true_internal[:, 0]], axis=1)
-        scale = self.chart.std(axis=0)
-        ranked = {
-            "sbc": (np.concatenate([chart, internal], axis=2), of_truth, weights),
-            "tarp": (*verdicts.tarp_distances(chart, true_chart, self.references[rows], scale), weights),
-            "chi2": (chi2[finite, :, None], true_chi2[finite], None if weights is None else weights[finite]),
-            "hpd": (*self._densities(rows, samples), weights),
-        }
-        mean = internal.mean(axis=1) if weights is None else np.einsum("en,enk->ek", weights, internal)
-        ranks = {name: verdicts.rank(*given, self.rng) for name, given in ranked.items()}
-        return ranks | {"rows": rows, "error": mean - true_internal[:, 0]}
-
-    def _densities(self, rows: Rows, samples: PosteriorSamples) -> tuple[Floats, Floats]:
-        """Return minus log densities of samples (e, n, 1) and truth (e, 1); no column without densities."""
-        truth = self.truth[rows][:, None]
-        if samples.log_prob is None or not self.model.network.has_density:
-            return np.empty((*samples.positions.shape[:2], 0)), np.empty((len(rows), 0))
-        density = samples.log_prob.astype(np.float64)
-        of_truth = self.model.log_prob(truth, self.events[rows], noise=self.noise)
-        if samples.weights is not None:  # regions of the exact posterior, where it is what is judged
-            exact = samples.weights.reliable[:, None]
-            density = density + np.where(exact, samples.weights.log_weights, 0.0)
-            of_truth = np.where(exact, samples.log_posterior(truth, times=_true_times(samples)), of_truth)
-        return -density[..., None], -of_truth
-
-    def calibration(
-        self,
-        ranks: dict[str, NDArray[Any]],
-        weights: Weights | None,
-        rules: CalibrationRules,
-        seed: int,
-        useless: int,
-    ) -> Calibration:
-        """Judge the ranks of all events but some with useless weights."""
-        molecule, rows, width = self.events.molecule, ranks["rows"], self.chart.shape[1]
-        units = {q.name: q.unit for q in quantities(molecule, molecule.equilibrium)[0] if q.kind != "atom"}
-        names, dense = (*self.model.frame.names(molecule.labels), *units), ranks["hpd"].shape[1]
-        sbc, tarp, chi2 = (
-            Ranks(names, ranks["sbc"]),
-            Ranks(("joint",), ranks["tarp"]),
-            Ranks(("chi2",), ranks["chi2"]),
-        )
-        coverage = Ranks((*names, *[HPD] * dense), np.concatenate([ranks["sbc"], ranks["hpd"]], axis=1))
-        internal = Ranks(tuple(units), ranks["sbc"][:, width:])
-        regions = verdicts.regions_of(molecule, self.events.momenta[rows], rules)
-        table = verdicts.regions_table(internal, ranks["error"], regions)
-        outcomes = (
-            verdicts.check_sbc(sbc, rules, seed=seed)
-            + verdicts.check_coverage(coverage, rules)
-            + verdicts.check_tarp(tarp, rules)
-        )
-        if len(table):
-            outcomes += verdicts.check_regions(internal, table, regions, units, rules)
-        if weights is not None:
-            medians = {name: float(np.median(weights.efficiency[inside])) for name, inside in regions}
-            table["efficiency"] = table["region"].map(medians)
-            outcomes.insert(0, verdicts.check_weights(weights, medians, rules))
-        if len(chi2):
-            outcomes += verdicts.check_resimulation(chi2, rules, seed=seed)
-        lost, closed = len(self.events) - len(rows) - useless, len(rows) - len(chi2)
-        unchecked = {
-            f"{self.model.architecture} has no density: no regions of highest density": not dense,
-            f"{lost} events: the model can express no geometry for them": lost,
-            f"{useless} events: their weights are not reliable; --exact judges all": useless,
-            f"{closed} true geometries cannot be simulated: no resimulation of theirs": closed,
-        }
-        left_out = tuple(text for text, holds in unchecked.items() if holds)
-        return Calibration(sbc, coverage, tarp, chi2, rules, tuple(outcomes), table, left_out)
-
-
-def _chart(model: Reconstructor, momenta: Floats, sigma: Floats, positions: Reals) -> Floats:
-    """Return the chart (E, n, D) of positions (E, n, N, 3)."""
-    framed = model.frame.enter(torch.from_numpy(np.ascontiguousarray(momenta)), torch.from_numpy(sigma))
-    return model.frame.to_chart(torch.from_numpy(positions.astype(np.float64)), framed).numpy()
-
-
-def _true_times(samples: PosteriorSamples) -> Floats | None:
-    """Build-up times of events (E, 1), fs, whose samples have some: as simulated, else the prior's mean."""
-    law = samples.build_up_prior
-    if samples.build_up is None or law is None:
-        return None
-    mean = np.full(len(samples), law.mean.times[0])
-    return np.asarray(samples.columns.get(BUILD_UP_TIME, mean), dtype=np.float64)[:, None]
+def _judged(
+    judge: TruthOfEvents,
+    model: Reconstructor,
+    ranks: dict[str, NDArray[Any]],
+    weights: Weights | None,
+    rules: CalibrationRules,
+    useless: int,
+) -> Calibration:
+    """Judge the ranks of all events but some with useless weights."""
+    molecule, rows, width = judge.events.molecule, ranks["rows"], judge.chart.shape[1]
+    units = {q.name: q.unit for q in quantities(molecule, molecule.equilibrium)[0] if q.kind != "atom"}
+    names, dense = (*model.frame.names(molecule.labels), *units), ranks["hpd"].shape[1]
+    sbc, tarp, chi2 = (
+        Ranks(names, ranks["sbc"]),
+        Ranks(("joint",), ranks["tarp"]),
+        Ranks(("chi2",), ranks["chi2"]),
+    )
+    coverage = Ranks((*names, *[HPD] * dense), np.concatenate([ranks["sbc"], ranks["hpd"]], axis=1))
+    internal = Ranks(tuple(units), ranks["sbc"][:, width:])
+    regions = verdicts.regions_of(molecule, judge.events.momenta[rows], rules)
+    table = verdicts.regions_table(internal, ranks["error"], regions)
+    outcomes = (
+        verdicts.check_sbc(sbc, rules, seed=judge.seed)
+        + verdicts.check_coverage(coverage, rules)
+        + verdicts.check_tarp(tarp, rules)
+    )
+    if len(table):
+        outcomes += verdicts.check_regions(internal, table, regions, units, rules)
+    if weights is not None:
+        medians = {name: float(np.median(weights.efficiency[inside])) for name, inside in regions}
+        table["efficiency"] = table["region"].map(medians)
+        outcomes.insert(0, verdicts.check_weights(weights, medians, rules))
+    if len(chi2):
+        outcomes += verdicts.check_resimulation(chi2, rules, seed=judge.seed)
+    lost, closed = len(judge.events) - len(rows) - useless, len(rows) - len(chi2)
+    unchecked = {
+        f"{model.architecture} has no density: no regions of highest density": not dense,
+        f"{lost} events: the model can express no geometry for them": lost,
+        f"{useless} events: their weights are not reliable; --exact judges all": useless,
+        f"{closed} true geometries cannot be simulated: no resimulation of theirs": closed,
+    }
+    left_out = tuple(text for text, holds in unchecked.items() if holds)
+    return Calibration(sbc, coverage, tarp, chi2, rules, tuple(outcomes), table, left_out)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +15,15 @@ from flowcei.check.agreement import moving_prior
 from flowcei.errors import DataError, FlaggedWarning, UsageError
 from flowcei.evaluation.floor import information_floor
 from flowcei.evaluation.scores import SCORES, STILL, Answers, Score, TestSet, evaluate
+from flowcei.evaluation.scoring import gathered_scores, scored_blocks
 from flowcei.events.container import events_of
 from flowcei.events.extracolumns import ACCIDENT
 from flowcei.experiment.detector import Noise
 from flowcei.experiment.experiment import stated_experiment
-from flowcei.physics.explosion import centre_of_mass, potential_energy
+from flowcei.physics.explosion import potential_energy
 from flowcei.posterior.flags import combined, counted
 from flowcei.reconstruction.limits import unlike_training
+from flowcei.reconstruction.sampling import SamplingRequest
 from flowcei.reconstruction.training_data import split_rows
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
     from flowcei.experiment.experiment import Experiment
     from flowcei.models.interface import Latent
     from flowcei.posterior.arrays import Floats
-    from flowcei.posterior.samples import PosteriorSamples
     from flowcei.reconstruction.model import Reconstructor
+    from flowcei.workers.order import Each
 
 FLOOR = "floor"  # row of the information floor
 NULL_MODELS = ("mean", "marginal")  # rows that answer without looking at the momenta
@@ -113,6 +114,7 @@ def compare(
     keep_flagged: bool = False,
     scores: Sequence[Score] = SCORES,
     experiment: Experiment | None = None,
+    each: Each = map,
 ) -> Comparison:
     """Score models and null models on events whose positions are known.
 
@@ -130,6 +132,8 @@ def compare(
         experiment: Of the events; where None, the one that simulated events state. It brings momenta to
             their true scale, without its drift; floor and re-simulation are of its covariance and build-up.
             Models answer as they are, told the rms noise.
+        each: What maps a function over blocks: see `flowcei.workers.order.each_of`; other than `map` needs
+            scores of your own to be functions that can be imported by name.
 
     Raises:
         DataError: For events without positions, or too few, or flagged all of them.
@@ -157,8 +161,8 @@ def compare(
     values = {}
     for name, model in models.items():
         count = 1 if model.network.is_point else n  # the same answer again is no sample
-        stream = model.stream(events, count, noise=noise, latent=latent, seed=seed)
-        values[name] = sampled_scores(model, stream, test, scores)
+        request = SamplingRequest(count, seed, noise, latent)
+        values[name] = gathered_scores(model, scored_blocks(model, events, request, test, scores, each))
         values[name] |= _densities(model, events, test, noise, seed)
     for name in NULL_MODELS:
         rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1,)))
@@ -248,36 +252,6 @@ def null_samples(name: str, truth: Floats, n: int, rng: np.random.Generator) -> 
     for mine, other in ((order[:middle], order[middle:]), (order[middle:], order[:middle])):
         out[mine] = truth[other].mean(axis=0) if name == "mean" else truth[rng.choice(other, (len(mine), n))]
     return out
-
-
-def sampled_scores(
-    model: Reconstructor, stream: Iterator[PosteriorSamples], test: TestSet, scores: Sequence[Score]
-) -> dict[str, Floats]:
-    """Return the scores of a model's samples, block by block of a stream, and those of its run."""
-    blocks: list[dict[str, Floats]] = []
-    first, drawn, seconds = 0, list[int](), list[float]()
-    while first < len(test.momenta):
-        began = time.perf_counter()
-        samples = next(stream)
-        seconds.append(time.perf_counter() - began)
-        x = samples.positions
-        if not model.frame.invariant:  # no momentum tells where the origin was
-            x = x - centre_of_mass(x, test.molecule.masses)
-        values = evaluate(scores, Answers(test[first : first + len(samples)], x))
-        for column in values.values():  # an event without samples has no score
-            column[~samples.answered] = np.nan
-        blocks.append(values)
-        first += len(samples)
-        drawn.append(len(x) * x.shape[1])
-    trained = sum(p.numel() for p in model.network.parameters() if p.requires_grad)
-    run = {
-        "parameters": model.training.parameters or trained,
-        "training_rate": model.training.rows_per_second or math.nan,
-        # In the first of several blocks kernels are compiled and loaded.
-        "sampling_rate": sum(drawn[1:] or drawn) / sum(seconds[1:] or seconds),
-    }
-    values = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
-    return values | {name: np.full(first, float(value)) for name, value in run.items()}
 
 
 def _densities(

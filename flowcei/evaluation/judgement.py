@@ -16,11 +16,11 @@ from flowcei.evaluation.calibration import calibrated, check_calibrated
 from flowcei.evaluation.comparison import (
     NULL_MODELS,
     floor_scores,
-    sampled_scores,
     summarise,
     true_positions,
 )
 from flowcei.evaluation.scores import SCORES, TestSet
+from flowcei.evaluation.scoring import scores_of
 from flowcei.reconstruction.efficiency import (
     LONG_TRAINING,
     USUAL,
@@ -150,7 +150,7 @@ def judge(
     checked = calibrated(model, events, blocks, noise=level, seed=seed)
     test = TestSet.of(events, true_positions(events, 1, "to judge on"))
     scores = [score for score in SCORES if score.name in ("atom_error_median", "coverage_50", "coverage_90")]
-    values = summarise(sampled_scores(model, iter(blocks), test, scores), scores, resamples=2)
+    values = summarise(scores_of(model, blocks, test, scores), scores, resamples=2)
     failing = tuple(f"{v.check} {v.quantity}" for v in checked.verdicts if not v.passed)
     regions = checked.regions.sort_values("p")
     efficiency, draws = _efficiency(model, events, rules.efficiency, level, seed)

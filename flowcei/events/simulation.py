@@ -22,7 +22,7 @@ from flowcei.experiment.experiment import ASSIGNMENT, BUILD_UP_TIME, Experiment
 from flowcei.experiment.missing import LOST, completed, lost_column
 from flowcei.molecules.molecule import Molecule
 from flowcei.physics.build_up import BuildUp, BuildUpPrior, build_up_of
-from flowcei.physics.explosion import COULOMB, Coulomb, asymptotic_momenta, centre_of_mass
+from flowcei.physics.explosion import COULOMB, Coulomb, asymptotic_momenta
 from flowcei.physics.priors import GeometryPrior, build_prior
 from flowcei.physics.threads import in_threads, usable_cores
 from flowcei.storage.creation import check_output
@@ -335,8 +335,12 @@ def _exploded(
     missing: int,
     motion: Floats | None = None,  # momenta at the start
 ) -> Arrays:
+    # Imported here: numba takes half a second that a command which simulates nothing saves.
+    from flowcei.physics._placing import centre
+
     m, q = molecule.masses, molecule.charges
-    x = x - centre_of_mass(x, m)
+    x = np.array(x, np.float64, order="C")  # a copy: it is the caller's
+    centre(x, m / m.sum())
     how = {"forward": forward, "accuracy": accuracy, "threads": threads}
     momenta = asymptotic_momenta(x, m, q, initial_momenta=motion, **how)  # type: ignore[arg-type]
     exact = momenta.astype(np.float64, copy=False)

@@ -53,12 +53,13 @@ def explode(
     o = layout(n, len(ladder), len(method[5]), len(directions), growth)
     rows = aligned(o.total, method[0])
     lanes = lanes_of(rows)
+    starts, ends = positions.reshape(positions.size), momenta.reshape(momenta.size)  # faster with one index
     if jacobian is not None:  # numba compiles this, and what follows of it, only where there is one
         bases, axes, norms = np.empty((lanes, o.n3, o.n3)), np.empty((lanes, 2, 3)), np.empty(lanes)
     for first in range(0, len(positions), lanes):
         filled = min(lanes, len(positions) - first)
         for lane in range(lanes):  # a last block is filled up with copies
-            _gather(positions, initial, first + min(lane, filled - 1), n, rows, lane)
+            _gather(starts, initial, first + min(lane, filled - 1), n, rows, lane)
             if jacobian is not None:
                 norms[lane] = _basis(rows, lane, n, bases[lane], axes[lane])
                 for c in range(o.count):
@@ -70,12 +71,11 @@ def explode(
         integrate(rows, ions, ladder, directions, system, method, unit, growth, len(initial) > 0)
         for lane in range(filled):
             event = first + lane
-            status[event] = _status(rows, lane, n, positions, initial, event)
             size = rows[o.n3 * lanes + lane]
             scale = unit * np.sqrt(size)
-            for i in range(n):
-                for axis in range(3):
-                    momenta[event, i, axis] = rows[(3 * i + axis) * lanes + lane] * scale
+            for d in range(o.n3):
+                ends[event * o.n3 + d] = rows[d * lanes + lane] * scale
+            status[event] = _status(rows, lane, o.n3, starts, initial, event)
             if jacobian is not None:
                 norm = norms[lane] * size
                 derivatives = jacobian[event]
@@ -91,14 +91,14 @@ def _column(c, growth) -> int:
 
 
 @compiled
-def _gather(positions, initial, event, n, rows, lane) -> None:
+def _gather(starts, initial, event, n, rows, lane) -> None:
     """Write the positions of one event, from its first ion, and its momenta to a lane."""
-    lanes = lanes_of(rows)
+    lanes, first = lanes_of(rows), 3 * n * event
     for axis in range(3):
         # In double precision: this keeps single precision exact for molecules far from the origin.
-        origin = positions[event, 0, axis]
-        for i in range(n):
-            rows[(3 * i + axis) * lanes + lane] = positions[event, i, axis] - origin
+        origin = starts[first + axis]
+        for d in range(axis, 3 * n, 3):
+            rows[d * lanes + lane] = starts[first + d] - origin
     if len(initial):
         for i in range(n):
             for axis in range(3):
@@ -106,21 +106,19 @@ def _gather(positions, initial, event, n, rows, lane) -> None:
 
 
 @compiled
-def _status(rows, lane, n, positions, initial, event) -> int:
+def _status(rows, lane, n3, starts, initial, event) -> int:
     """Status of the event in a lane after the integration."""
-    lanes, total, offset = lanes_of(rows), 0.0, 0.0
-    for d in range(3 * n):
-        total += abs(rows[d * lanes + lane])
+    lanes, offset, first = lanes_of(rows), 0.0, n3 * event
     for axis in range(3):
-        offset += abs(positions[event, 0, axis])
-    size, closest = rows[3 * n * lanes + lane], rows[(3 * n + 1) * lanes + lane]
+        offset += abs(starts[first + axis])
+    size, closest = rows[n3 * lanes + lane], rows[(n3 + 1) * lanes + lane]
     status = 0
     if closest <= _CLOSEST * _CLOSEST or offset * size > _FARTHEST:
         status = COINCIDENT
-    elif rows[(3 * n + 2) * lanes + lane] > 0.0 or not np.isfinite(total):
+    elif rows[(n3 + 2) * lanes + lane] > 0.0:
         status = LOST
     if status:
-        finite = np.isfinite(positions[event]).all()
+        finite = np.isfinite(starts[first : first + n3]).all()
         if len(initial):
             finite = finite and np.isfinite(initial[event]).all()
         if not finite:

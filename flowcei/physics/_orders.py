@@ -91,9 +91,14 @@ def _begin(point, plan, search) -> float:
 def _list_candidates(site, plan, search) -> None:
     """List the atoms that may take a site, the cheapest first."""
     sites, kind, _, _, spans, below, _ = plan
-    n, count = len(sites), 0
+    n, count, greater = len(sites), 0, 0
+    for k in range(n):
+        greater += not search.used[k] and kind[k] == kind[sites[site]]
+        greater -= below[k, site]  # sites to come whose atom must have a greater number
     for atom in range(n):
         allowed = not search.used[atom] and kind[atom] == kind[sites[site]]
+        greater -= allowed
+        allowed = allowed and greater >= 0
         for base in range(site):
             if below[site, base] and search.order[base] > atom:
                 allowed = False

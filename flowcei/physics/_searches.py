@@ -10,8 +10,11 @@ from flowcei.physics._compilation import compiled, kernel
 from flowcei.physics._vectors import between, dot
 
 _GOLDEN = 0.6180339887498949  # multiples of it, less their whole part, fill [0, 1) evenly, however many
-_FIRST_DAMPING, _LEAST_DAMPING, _MOST_DAMPING = 1e-2, 1e-13, 1e12
-_LESS, _MORE = 0.2, 5.0  # factors of the damping after a step that was taken, or refused
+_LEAST_DAMPING, _MOST_DAMPING = 1e-13, 1e12
+_LESS, _MORE = 0.1, 5.0  # factors of the damping after a step that was taken, or refused
+_STEEP = 0.2  # of the residual: steps that leave more ask for a new derivative, and are not gone with an old
+OF_HERE, OLD, USELESS = 0, 1, 2
+"""How old the derivative of a search is: of where it stands, of before, not to be used again."""
 _LEAST_COLUMN = 1e-12  # of the largest diagonal element: a direction that changes nothing
 _PROGRESS = 0.9  # of the residual
 _GAIN = 1e-4  # of the squared residual: a step that promises less ends a search
@@ -59,38 +62,42 @@ def _claim(x, near, owner, i, number) -> None:
 
 
 @kernel
-def advance(rows, trial, simulated, target, state, rules) -> int:
-    """Judge the trials (K, N, 3) of searches `rows` (K,), write the next, and return how many go on.
+def linearise(rows, simulated, target, state) -> None:
+    """Take in the derivatives at the positions of searches `rows` (K,).
 
-    simulated: momenta (K, N, 3) of the trials, their derivatives (K, 3N, 3N), and 0 where these can be used
-    (K,). target: event of each search (S,), momenta (E, N, 3), whitening (E or 1, 3, N - 1, N), size of the
-    momenta (E,) and the residual (E,) of which no more is asked. state, of each search: positions (S, N, 3),
-    the first ion at 0; |residual|, damping, first size (S,); steps tried and without progress (S,); J'r
-    (S, D) and J'J (S, D, D). rules: steps, patience, collision, largest.
+    simulated: momenta (K, N, 3) there, their derivatives (K, 3N, 3N), and 0 where these can be used (K,).
+    target: event of each search (S,), momenta (E, N, 3), whitening (E or 1, 3, N - 1, N), size of the momenta
+    (E,) and the residual (E,) of which no more is asked. state, of each search: positions (S, N, 3), the
+    first ion at 0; |residual|, damping, first size (S,); steps tried and without progress (S,), how old the
+    derivative is (S,); the derivative of the residual (S, N - 1, 3, D), J'r (S, D) and J'J (S, D, D).
     """
     momenta, slope, lost = simulated
-    event, measured, whitening, size, enough = target
-    x, norm, damping, start, tried, slow, gradient, square = state
-    ions = trial.shape[1]
-    residual = np.empty((ions - 1, 3))
-    jacobian = np.empty((ions - 1, 3, 3 * ions - 3))
-    factor, step = np.empty((3 * ions - 3, 3 * ions - 3)), np.empty(3 * ions - 3)
-    count = 0
+    event, measured, whitening, size, _ = target
+    x, norm, _, _, _, _, age, jacobian, gradient, square = state
+    residual = np.empty((x.shape[1] - 1, 3))
     for k in range(len(rows)):
         s, e = rows[k], event[rows[k]]
         own = whitening[e if len(whitening) > 1 else 0]
-        length = np.inf if lost[k] else _whiten(momenta[k], measured[e], own, size[e], residual)
-        tried[s] += 1
-        if length < norm[s]:
-            slow[s] = 0 if length < _PROGRESS * norm[s] else slow[s] + 1
-            norm[s] = length
-            x[s] = trial[k]
-            _whiten_slope(slope[k], own, size[e], jacobian)
-            normal_equations(jacobian, residual, square[s], gradient[s])
-            damping[s] = damping[s] * _LESS if tried[s] > 1 else _FIRST_DAMPING
-        else:
-            slow[s] += 1
-            damping[s] *= _MORE
+        norm[s] = np.inf if lost[k] else _whiten(momenta[k], measured[e], own, size[e], residual)
+        if norm[s] < np.inf:
+            _whiten_slope(slope[k], own, size[e], jacobian[s])
+            normal_equations(jacobian[s], residual, square[s], gradient[s])
+            age[s] = OF_HERE
+
+
+@kernel
+def propose(rows, trial, target, state, rules) -> int:
+    """Write the next positions of searches `rows` (K,) to `trial` (K, N, 3); return how many go on.
+
+    rules: steps, patience, collision, largest.
+    """
+    event, enough = target[0], target[4]
+    x, norm, damping, start, tried, slow, _, _, gradient, square = state
+    size = gradient.shape[1]
+    factor, step = np.empty((size, size)), np.empty(size)
+    count = 0
+    for k in range(len(rows)):
+        s, e = rows[k], event[rows[k]]
         if not norm[s] < np.inf or tried[s] >= rules[0] or slow[s] >= rules[1]:
             continue
         while damping[s] < _MOST_DAMPING:
@@ -103,6 +110,39 @@ def advance(rows, trial, simulated, target, state, rules) -> int:
                 break
             damping[s] *= _MORE
     return count
+
+
+@kernel
+def judge(rows, trial, simulated, target, state) -> None:
+    """Go to the trials (K, N, 3) of searches `rows` (K,) that are nearer, by their momenta (K, N, 3).
+
+    Derivatives are the dearest part: an old one will do as long as its steps bring much.
+    """
+    momenta, lost = simulated
+    event, measured, whitening, size, _ = target
+    x, norm, damping, _, tried, slow, age, jacobian, gradient, _ = state
+    residual = np.empty((x.shape[1] - 1, 3))
+    for k in range(len(rows)):
+        s, e = rows[k], event[rows[k]]
+        own = whitening[e if len(whitening) > 1 else 0]
+        length = np.inf if lost[k] else _whiten(momenta[k], measured[e], own, size[e], residual)
+        tried[s] += 1
+        steep = length < _STEEP * norm[s]
+        if steep or (length < norm[s] and age[s] == OF_HERE):
+            slow[s] = 0 if length < _PROGRESS * norm[s] else slow[s] + 1
+            age[s] = OLD if steep else USELESS
+            norm[s], x[s] = length, trial[k]
+            damping[s] *= _LESS
+            gradient[s] = 0.0
+            for a in range(len(residual)):
+                for axis in range(3):
+                    for d in range(gradient.shape[1]):
+                        gradient[s, d] += jacobian[s, a, axis, d] * residual[a, axis]
+        elif age[s] == OF_HERE:
+            slow[s] += 1
+            damping[s] *= _MORE
+        else:
+            age[s] = USELESS
 
 
 @compiled

@@ -92,8 +92,11 @@ def integrate(rows, ions, ladder, directions, system, method, unit, growth, movi
         z = z + h
         remaining = where_greater(h * 1e-6, z1 - z, 0.0, z1 - z)
         z = where_greater(remaining, 0.0, z, z1)
+    # The last force of the steps is the first of the tail, but for a factor.
     end = 1.0 - z * z
-    _forces(rows, o, len(ions), 0 * k, k, weights, strengths, tau, still, end, growth, last, not always)
+    for block in range(o.count + 1):
+        for d in range(block * o.gap + k, block * o.gap + k + o.n3):
+            store(rows, d, load(rows, d) * end)
     if growth is not None:
         for t in range(len(nodes) - 1):
             grow(rows, o, growth, 0.0 * z + growth[6][t], o.shares + t * o.sharing)
@@ -111,7 +114,8 @@ def integrate(rows, ions, ladder, directions, system, method, unit, growth, movi
     excess = 4.0 * kinetic / (tau * energy) - 1.0
     store(rows, o.n3, size)
     store(rows, o.n3 + 1, closest)
-    store(rows, o.n3 + 2, where_greater(excess * excess, _ENERGY_ERROR * _ENERGY_ERROR, 1.0, remaining))
+    # What is not a number is off too.
+    store(rows, o.n3 + 2, where_greater(_ENERGY_ERROR * _ENERGY_ERROR, excess * excess, remaining, 1.0))
 
 
 @compiled
@@ -147,11 +151,12 @@ def _forces(rows, o, n, y, out, weights, strengths, pull, push, shrink, growth, 
     Where it is `counted`, returns the energy that charges which grow have brought since the last count, with
     1 / R = `shrink`.
     """
+    field = pull
     if growth is not None and o.sharing == 1:  # of all pairs alike
-        pull = pull * product(rows, o, 0, 0, shares)
+        field = pull * product(rows, o, 0, 0, shares)
     for block in range(o.count + 1):
-        for d in range(o.n3):
-            store(rows, block * o.gap + out + d, 0.0)
+        for d in range(block * o.gap, block * o.gap + o.n3):
+            store(rows, out + d, push * load(rows, y + d))
     pair = 0
     for i in range(n):
         xi, yi, zi = _load3(rows, y + 3 * i)
@@ -161,31 +166,30 @@ def _forces(rows, o, n, y, out, weights, strengths, pull, push, shrink, growth, 
             dx, dy, dz = xi - xj, yi - yj, zi - zj
             r = rsqrt(dx * dx + dy * dy + dz * dz)
             store(rows, o.inverse + pair, r)
-            f = r * r * r * strengths[pair]
+            f = r * r * r * (field * strengths[pair])
             if growth is not None and o.sharing > 1:
                 f = f * product(rows, o, i, j, shares)
-            fx, fy, fz = fx + f * dx, fy + f * dy, fz + f * dz
-            _subtract3(rows, out + 3 * j, f * dx, f * dy, f * dz)
-            g = -3.0 * f * r * r
+            a, b = f * weights[3 * i], f * weights[3 * j]
+            fx, fy, fz = fx + a * dx, fy + a * dy, fz + a * dz
+            _subtract3(rows, out + 3 * j, b * dx, b * dy, b * dz)
+            g = -3.0 * r * r
             for c in range(o.count):
                 m = (c + 1) * o.gap
                 ex, ey, ez = _apart(rows, m + y, i, j)
                 along = g * (dx * ex + dy * ey + dz * ez)
-                px, py, pz = f * ex + along * dx, f * ey + along * dy, f * ez + along * dz
+                px, py, pz = ex + along * dx, ey + along * dy, ez + along * dz
                 ax, ay, az = _load3(rows, m + out + 3 * i)
-                _store3(rows, m + out + 3 * i, ax + px, ay + py, az + pz)
-                _subtract3(rows, m + out + 3 * j, px, py, pz)
+                _store3(rows, m + out + 3 * i, ax + a * px, ay + a * py, az + a * pz)
+                _subtract3(rows, m + out + 3 * j, b * px, b * py, b * pz)
             pair += 1
         _store3(rows, out + 3 * i, fx, fy, fz)
-    for d in range(o.n3):
-        scale = pull * weights[d]
-        acceleration = scale * load(rows, out + d)
-        store(rows, out + d, acceleration + push * load(rows, y + d))
-        for c in range(o.count):
-            m = (c + 1) * o.gap
-            own = scale * load(rows, m + out + d) + push * load(rows, m + y + d)
-            # tau times the acceleration, and so its derivative by tau, belongs to the explosion.
-            store(rows, m + out + d, own + acceleration * load(rows, o.rates + 2 * c))
+    for c in range(o.count):
+        # tau times the acceleration, and so its derivative by tau, belongs to the explosion.
+        rate = load(rows, o.rates + 2 * c)
+        for d in range(o.n3):
+            acceleration = load(rows, out + d) - push * load(rows, y + d)
+            m = (c + 1) * o.gap + out + d
+            store(rows, m, load(rows, m) + acceleration * rate)
     work = 0.0 * pull
     if growth is not None and counted:  # not among the forces: they are faster short
         work = gained(rows, o, n, strengths, shrink, shares)
@@ -296,12 +300,19 @@ def _step_length(rows, o, n, curvatures, tau, z, remaining, eta, growth, shares)
 
 
 @compiled
-def _sum_forces(rows, at, o, count, weights, row) -> Lanes:
-    """Sum of weights[row, j] times the force in row at + j 3N, over j < count."""
-    total = load(rows, at) * weights[row, 0]
+def _sum_forces(rows, at, o, count, weights, row) -> tuple[Lanes, Lanes, Lanes]:
+    """Sum of weights[row, j] times the force on one ion, in rows from at + j 3N on, over j < count."""
+    # All three components in one loop: it is short, and its end cannot be predicted.
+    weight = weights[row, 0]
+    x, y, z = load(rows, at) * weight, load(rows, at + 1) * weight, load(rows, at + 2) * weight
     for j in range(1, count):
-        total = total + load(rows, at + j * o.n3) * weights[row, j]
-    return total
+        at, weight = at + o.n3, weights[row, j]
+        x, y, z = (
+            x + load(rows, at) * weight,
+            y + load(rows, at + 1) * weight,
+            z + load(rows, at + 2) * weight,
+        )
+    return x, y, z
 
 
 @compiled
@@ -309,9 +320,12 @@ def _advance(rows, o, count, weights, row, ahead, square) -> None:
     """Write the positions of a stage or node `ahead` of y in every block, by the forces before it."""
     n3 = o.n3
     for block in range(o.count + 1):
-        for d in range(block * o.gap, block * o.gap + n3):
-            change = square * _sum_forces(rows, d + 3 * n3, o, count, weights, row)
-            store(rows, d + 2 * n3, load(rows, d) + ahead * load(rows, d + n3) + change)
+        for d in range(block * o.gap, block * o.gap + n3, 3):
+            x, y, z = _load3(rows, d)
+            u, v, w = _load3(rows, d + n3)
+            fx, fy, fz = _sum_forces(rows, d + 3 * n3, o, count, weights, row)
+            x, y, z = x + ahead * u + square * fx, y + ahead * v + square * fy, z + ahead * w + square * fz
+            _store3(rows, d + 2 * n3, x, y, z)
 
 
 @compiled
@@ -319,10 +333,14 @@ def _accept(rows, o, stages, bp, h) -> None:
     """Take the last stage as the new position, its force as the first of the next step."""
     n3 = o.n3
     for block in range(o.count + 1):
-        for d in range(block * o.gap, block * o.gap + n3):
-            store(rows, d + n3, load(rows, d + n3) + h * _sum_forces(rows, d + 3 * n3, o, stages, bp, 0))
-            store(rows, d, load(rows, d + 2 * n3))
-            store(rows, d + 3 * n3, load(rows, d + (2 + stages) * n3))
+        for d in range(block * o.gap, block * o.gap + n3, 3):
+            u, v, w = _load3(rows, d + n3)
+            fx, fy, fz = _sum_forces(rows, d + 3 * n3, o, stages, bp, 0)
+            _store3(rows, d + n3, u + h * fx, v + h * fy, w + h * fz)
+            x, y, z = _load3(rows, d + 2 * n3)
+            _store3(rows, d, x, y, z)
+            x, y, z = _load3(rows, d + (2 + stages) * n3)
+            _store3(rows, d + 3 * n3, x, y, z)
 
 
 @compiled

@@ -236,10 +236,11 @@ def _run(
         times = growth and growth[0][rows]
         # Always in double precision, and to be written: another type is another kernel, seconds to compile.
         start, moving = (np.require(table[rows], np.float64, "W") for table in (x, motion))
-        out = np.empty_like(start)
+        out = momenta[rows] if momenta.dtype == start.dtype else np.empty_like(start)
         explode(start, moving, times, *sizes, *tables, growing, out, slope, status[rows])
-        with np.errstate(over="ignore", invalid="ignore"):  # of events that status tells of
-            momenta[rows] = out
+        if out.base is not momenta:
+            with np.errstate(over="ignore", invalid="ignore"):  # of events that status tells of
+                momenta[rows] = out
 
     least = (_LEAST_DERIVATIVES if derivatives else CHUNK) // n**2
     in_threads(work, shares(count, least, threads), threads)

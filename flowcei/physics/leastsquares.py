@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 Floats: TypeAlias = NDArray[np.float64]
 OfRows: TypeAlias = Callable[[Floats, NDArray[np.intp]], Floats]
 
-_FIRST_DAMPING = 1e-2
 _LESS, _MORE = 0.2, 5.0  # factors of the damping after a step that was taken, or refused
 _MOST_DAMPING = 1e12
 _LEAST_DAMPING = 1e-13  # 50 times the rounding of a matrix of 3N - 3 rows: below, LU can meet a zero
@@ -39,6 +38,7 @@ def levenberg_marquardt(
     tolerance: float = 1e-9,
     steps: int = 50,
     patience: int | None = None,
+    damping: float = 1e-2,
 ) -> Fit:
     """Minimise |residual| of every row of `start` (B, D), in `steps` steps at the most.
 
@@ -50,7 +50,7 @@ def levenberg_marquardt(
     rows = np.arange(len(x))
     value = _finite(residual(x, rows))
     norm = np.linalg.norm(value, axis=1)
-    damping = np.full(len(x), _FIRST_DAMPING)
+    damped = np.full(len(x), damping)
     tried, slow = np.zeros(len(x), dtype=np.intp), np.zeros(len(x), dtype=np.intp)
     slope = np.empty((*value.shape, x.shape[1]))
     stale = np.ones(len(x), dtype=bool)
@@ -61,7 +61,7 @@ def levenberg_marquardt(
         renew = active[stale[active]]
         if len(renew):
             slope[renew] = jacobian(x[renew], renew)
-        step = _step(slope[active], value[active], damping[active])
+        step = _step(slope[active], value[active], damped[active])
         trial = x[active] + step
         moved = _finite(residual(trial, active))
         length, before = np.linalg.norm(moved, axis=1), norm[active]
@@ -73,9 +73,9 @@ def levenberg_marquardt(
         # The derivative is the dearest part. After a refused step it is the same, and after
         # one that all but ended the search it is near enough for the last.
         stale[active] = better & ((length > _ENDING * before) | (length > _ENDING))
-        damping[active] *= np.where(better, _LESS, _MORE)
+        damped[active] *= np.where(better, _LESS, _MORE)
         slow[active] = np.where(length < _PROGRESS * before, 0, slow[active] + 1)
-        stay = (norm[active] > tolerance) & ~small & (damping[active] < _MOST_DAMPING)
+        stay = (norm[active] > tolerance) & ~small & (damped[active] < _MOST_DAMPING)
         active = active[stay & (slow[active] < (patience or steps))]
     return Fit(x, norm, tried)
 

@@ -110,10 +110,6 @@ def dots(axes: Axes, points: NDArray[Any], k: int, size: float, alpha: float = 0
     axes.plot(*some.T, ".", ms=size, alpha=alpha, mew=0, color=colour(k))
 
 
-PICTURE_FILES = (".png", ".pdf", ".svg")
-"""Endings of files that pictures are written to."""
-
-
 @styled
 def save(figure: Figure, path: Path, *, overwrite: bool = False) -> None:
     """Write a figure in the format that the ending of its path names, the same bytes for the same figure."""

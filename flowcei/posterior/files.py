@@ -8,6 +8,7 @@ or, for CSV and Parquet, which cannot be mended where they end in the middle, tu
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
     import h5py
+    from numpy.typing import NDArray
 
     from flowcei.molecules.molecule import Molecule
     from flowcei.storage.resumable import Layout, PreallocatedFile
@@ -193,12 +195,42 @@ def read_samples(path: str | Path) -> PosteriorSamples:
     return next(stream_samples(path, at_once=None))
 
 
-def stream_samples(path: str | Path, at_once: int | None = _AT_ONCE) -> Iterator[PosteriorSamples]:
+def stream_samples(
+    path: str | Path, at_once: int | None = _AT_ONCE, rows: NDArray[np.intp] | None = None
+) -> Iterator[PosteriorSamples]:
     """Read an HDF5 file of samples, some events after the others: so many samples together, or all.
 
-    Raises what `read_samples` raises, for a damaged file where the damage is.
+    Of some events where `rows`, rising, says which. Raises what `read_samples` raises, for a damaged file
+    where the damage is.
     """
     source = Path(path)
+    with _opened_samples(source) as (file, molecule):
+        names = [_DATASETS.get(name, name) for name in ARRAYS]
+        names = [*names, *Weights.ROWS, *column_datasets(file, source)]
+        names = [n for n in names if n in file or n not in _OPTIONAL]
+        origin = read_json_attribute(file, "origin") or {}
+        shape = numbers_of(file, "positions", source).shape
+        events = shape[0] if shape else 0
+        step = max(events, 1) if at_once is None else max(1, at_once // max(*shape[1:2], 1))
+        every = np.arange(events) if rows is None else rows
+        for first in range(0, max(len(every), 1), step):
+            some = every[first : first + step]
+            yield _checked({n: _rows(file, n, source, some) for n in names}, molecule, origin, source)
+
+
+def read_of_events(path: Path, *names: str) -> list[np.ndarray]:
+    """Datasets of one number an event of a file of samples, (E,) each; zeros where there is none.
+
+    Raises what `read_samples` raises.
+    """
+    with _opened_samples(path) as (file, _):
+        zeros = np.zeros(len(numbers_of(file, "event", path)), np.uint16)
+        return [read_array(file, name, path) if name in file else zeros for name in names]
+
+
+@contextmanager
+def _opened_samples(source: Path) -> Iterator[tuple[h5py.File, Molecule]]:
+    """A finished file of samples with its molecule; raises what `read_samples` raises."""
     check_readable(source)
     if not is_hdf5(source):
         message = "not HDF5; this needs the samples as flowcei sample writes them to an .h5 file"
@@ -210,17 +242,20 @@ def stream_samples(path: str | Path, at_once: int | None = _AT_ONCE) -> Iterator
         if DONE in file and not (done := read_array(file, DONE, source)).all():
             message = f"not finished: {int((done != 0).sum())} of {done.size} blocks are there; "
             raise DataError(f"{message}flowcei sample --resume goes on", path=source)
-        names = [_DATASETS.get(name, name) for name in ARRAYS]
-        names = [*names, *Weights.ROWS, *column_datasets(file, source)]
-        names = [n for n in names if n in file or n not in _OPTIONAL]
-        origin = read_json_attribute(file, "origin") or {}
-        shape = numbers_of(file, "positions", source).shape
-        events = shape[0] if shape else 0
-        step = max(events, 1) if at_once is None else max(1, at_once // max(*shape[1:2], 1))
-        for first in range(0, max(events, 1), step):
-            rows = ... if step >= events else slice(first, first + step)
-            arrays = {name: read_array(file, name, source, rows) for name in names}
-            yield _checked(arrays, molecule, origin, source)
+        yield file, molecule
+
+
+def _rows(file: h5py.File, name: str, source: Path, rows: NDArray[np.intp]) -> np.ndarray:
+    """Some rows of a dataset, read in pieces of as many."""
+    if not len(rows):
+        return read_array(file, name, source)
+    pieces, step = [], len(rows)
+    for first in range(int(rows[0]), int(rows[-1]) + 1, step):
+        inside = rows[np.searchsorted(rows, first) : np.searchsorted(rows, first + step)] - first
+        if len(inside):
+            piece = read_array(file, name, source, slice(first, first + int(inside[-1]) + 1))
+            pieces.append(piece if len(inside) == len(piece) else piece[inside])
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
 def _checked(

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 _BLOCK = 1024  # events whose searches go together, at the most
 _HELD = 8_000_000  # numbers of samples and derivatives of theirs
-_LAST = RefinementRules(steps=20, patience=5)  # of searches that have all but arrived
+_LAST = RefinementRules(steps=20, patience=5, damping=1e-8)  # of searches that have all but arrived
 _STAY = 0.1  # bohr
 
 

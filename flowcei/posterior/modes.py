@@ -119,12 +119,18 @@ class Modes(RowArrays):
 
         Where none has a second, the first that is explained; where none is, 0. Nearest misses do not count.
         """
+        return self.ambiguity[0]
+
+    @property
+    def ambiguity(self) -> tuple[int, float]:
+        """`most_ambiguous`, with the probability of that geometry; -1 where no event is explained."""
         exact = (self.status == CONVERGED) & (self.probability >= self.rules.counts)
         sound = np.bincount(self.event[exact], minlength=len(self.verdict)) == self.count()
         chosen = exact & sound[self.event]
         if not chosen.any():
-            return 0
-        return int(self.event[np.where(chosen, self.probability * (self.number > 1), -1.0).argmax()])
+            return 0, -1.0
+        second = np.where(chosen, self.probability * (self.number > 1), -1.0)
+        return int(self.event[second.argmax()]), float(second.max())
 
     def labelled(self) -> Modes:
         """Return the modes with identical ions labelled by the geometry: see `flowcei.posterior.labels`."""

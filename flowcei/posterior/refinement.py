@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +50,7 @@ class RefinementRules:
     patience: int = 20  # steps without progress
     collision: float = 1e-3  # distance over the size of the molecule below which ions collide
     largest: float = 1e3  # times the size at the start, beyond which a search has diverged
+    damping: float = 1e-2  # of the first step, of the diagonal of J'J
 
 
 REFINEMENT_RULES = RefinementRules()
@@ -177,9 +178,8 @@ def solved(
 
     # Whitened and plain residuals differ by a factor between 1 and that of the least whitened.
     tolerance = likelihood.least_scale * rules.tolerance
-    fit = levenberg_marquardt(
-        residual, slope, relative, tolerance=tolerance, steps=rules.steps, patience=rules.patience
-    )
+    how: Any = {"steps": rules.steps, "patience": rules.patience, "damping": rules.damping}
+    fit = levenberg_marquardt(residual, slope, relative, tolerance=tolerance, **how)
     far = ~(np.abs(fit.x - relative).max(axis=1) <= stay)
     x = geometry(np.where(far[:, None], relative, fit.x))
     # q - f sums to zero over the ions, so its length follows from what was whitened.

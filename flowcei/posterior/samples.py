@@ -250,14 +250,14 @@ class PosteriorSamples(SampleArrays):
             modes = replace(modes, verdict=np.where(open_, AMBIGUOUS, modes.verdict))
         return replace(modes, samples=self)
 
-    def equally_weighted(self, seed: int = 0) -> PosteriorSamples:
+    def equally_weighted(self, seed: int | np.random.Generator = 0) -> PosteriorSamples:
         """Return as many samples, drawn from these by their weights, each counting alike.
 
         Systematic resampling: a sample comes as often as its share of n, rounded up or down. Samples whose
         weights are not reliable stay as they are.
 
         Args:
-            seed: Of the one random number an event.
+            seed: Of the one random number an event; a generator goes on from block to block.
         """
         if self.weights is None:
             return self
@@ -301,18 +301,19 @@ class PosteriorSamples(SampleArrays):
             floor[self.lost.sum(axis=1) > 1] = np.inf
         return floor
 
-    def spread(self, *, keep_flagged: bool = False) -> Spread:
+    def spread(self, *, keep_flagged: bool = False, seed: int | np.random.Generator = 0) -> Spread:
         """Return how far the samples of each event lie apart: see `flowcei.posterior.spread`.
 
         Flagged events are left out, with a `FlaggedWarning`: `Spread.event_id` says which are there.
 
         Args:
             keep_flagged: Whether to keep them.
+            seed: As of `equally_weighted`.
 
         Raises:
             DataError: Where all are flagged.
         """
-        even = self.unflagged(keep_flagged=keep_flagged).equally_weighted()
+        even = self.unflagged(keep_flagged=keep_flagged).equally_weighted(seed)
         warn_of_flagged(self.flag_bits, " and left out", keep_flagged=keep_flagged)
         return Spread.of(even)
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from flowcei.posterior.laplace import ModeRules
 
 _ENOUGH = 3e-3  # of the noise: what a search may still win
+_FIRST_DAMPING = 1e-4  # samples lie within the noise of an end, where steps need hardly any
 _CERTAINTY = 0.95
 
 
@@ -199,24 +200,30 @@ def descended(likelihood: Likelihood, start: Reals, event: Rows) -> tuple[Floats
 
     As far as the noise can tell, with momenta as exact as it asks for. The first ion is at 0.
     """
-    from flowcei.physics._searches import advance
+    from flowcei.physics._searches import USELESS, judge, linearise, propose
 
     rules, accuracy = REFINEMENT_RULES, likelihood.accuracy
     x = turned(likelihood, np.asarray(start, dtype=np.float64), event)
-    trial = x - x[:, :1]
-    count, size = len(x), 3 * x.shape[1] - 3
+    x -= x[:, :1]
+    count, ions, size = len(x), x.shape[1], 3 * x.shape[1] - 3
     noise = np.nan_to_num(likelihood.noise / likelihood.size)
     enough = np.maximum(_ENOUGH * noise, 3.0 * accuracy)
+    age = np.full(count, USELESS)
     state = (
-        trial.copy(), np.full(count, np.inf), np.empty(count), np.abs(trial).max(axis=(1, 2)),
-        np.zeros(count, np.int64), np.zeros(count, np.int64), np.zeros((count, size)),
-        np.zeros((count, size, size)),
+        x, np.full(count, np.inf), np.full(count, _FIRST_DAMPING), np.abs(x).max(axis=(1, 2)),
+        np.zeros(count, np.int64), np.zeros(count, np.int64), age, np.empty((count, ions - 1, 3, size)),
+        np.zeros((count, size)), np.zeros((count, size, size)),
     )  # fmt: skip
     target = event, likelihood.measured, likelihood.by_axis, likelihood.size, enough
     limits = float(rules.steps), float(rules.patience), rules.collision, rules.largest
-    rows, ions = np.arange(count), (likelihood.masses, likelihood.charges)
+    rows, trial, masses = np.arange(count), x.copy(), (likelihood.masses, likelihood.charges)
     while len(rows):
-        simulated = likelihood.forward.follow(Start(trial, *ions), accuracy, 1, derivatives=True)
-        remaining = advance(rows, trial, simulated, target, state, limits)
+        if len(renewed := rows[age[rows] == USELESS]):
+            begin = Start(x[renewed], *masses)
+            linearise(renewed, likelihood.forward.follow(begin, accuracy, 1, derivatives=True), target, state)
+        remaining = propose(rows, trial, target, state, limits)
         rows, trial = rows[:remaining], trial[:remaining]
-    return state[0], state[1], state[7]
+        if remaining:
+            momenta, _, lost = likelihood.forward.follow(Start(trial, *masses), accuracy, 1)
+            judge(rows, trial, (momenta, lost), target, state)
+    return x, state[1], state[9]

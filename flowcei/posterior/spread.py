@@ -9,6 +9,7 @@ plane of the momenta, z out of it, the centre of mass at 0, identical ions label
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
@@ -205,12 +206,11 @@ class Spread:
         over events of the deviation within an event: what one event is uncertain by. Where accidents were
         told from true events each counts by its P(true).
         """
-        rows, true = self.rows(), self.columns.get(P_TRUE)
-        weights = None if true is None else np.where(np.isnan(true), 1.0, true)
-        typical = [_weighed(values.std(axis=1)[:, None], weights)["p50"][0] for values in rows.values()]
-        statistics = [_weighed(values, weights) for values in rows.values()]
+        rows, weights = self.rows(), true_weights(self.columns)
+        typical = [weighed(values.std(axis=1)[:, None], weights)["p50"][0] for values in rows.values()]
+        statistics = [weighed(values, weights) for values in rows.values()]
         table = {k: np.concatenate([row[k] for row in statistics]) for k in statistics[0]}
-        return pd.DataFrame(_named(list(rows)) | table | {"typical_sd": typical})
+        return overall_table(list(rows), table, typical)
 
     def per_atom(self) -> Floats:
         """Return the rms distance of samples from their event's mean, (E, N), bohr."""
@@ -257,35 +257,54 @@ class Spread:
         Medians over events of the deviations within an event; row k is the direction that axis k
         has in most of the events.
         """
-        bonds = len(self.molecule.bonds)  # they come first
-        block = self.covariance()[self.counted, :bonds, :bonds]
-        values, vectors = np.linalg.eigh(block[np.isfinite(block).all(axis=(1, 2))])
-        deviation = np.median(np.sqrt(values.clip(0.0)), axis=0)
-        # A direction has no sign: the mean of its projectors, not of its vectors.
-        projector = np.einsum("eik,ejk->kij", vectors, vectors)
-        direction = np.linalg.eigh(projector)[1][:, :, -1]
-        return deviation, direction * np.sign(direction.sum(axis=1, keepdims=True) + 1e-12)
+        return _principal_axes(self.covariance()[self.counted], len(self.molecule.bonds))
 
     def covariance_in_words(self, unit: str = "bohr") -> list[str]:
         """Return lines on what varies together within one event; none where nothing does."""
-        scale = length_in_bohr(unit)
-        names, typical = (
-            [self.names[k].name for k in self.internal],
-            typical_correlation(self.covariance()[self.counted]),
-        )
-        pairs = [pair for pair in combinations(range(len(names)), 2) if abs(typical[pair]) > _CORRELATED]
-        pairs.sort(key=lambda pair: -abs(typical[pair]))
-        lines = [f"correlation of {names[i]} and {names[j]}: {typical[i, j]:.2f}" for i, j in pairs[:_LINES]]
-        bonds = names[: len(self.molecule.bonds)]
-        if len(bonds) > 1 and np.isfinite(typical).all():
-            deviation, directions = self.principal_axes()
-            axes = []
-            for k in (0, -1):
-                components = zip(directions[k], bonds, strict=True)
-                words = [f"{x:+.2f} {name}" for x, name in components if abs(x) > _COMPONENT]
-                axes.append(f"{deviation[k] / scale:.2g} {unit} along {' '.join(words).removeprefix('+')}")
-            lines.append(f"principal axes of the bonds: {' and '.join(axes)}")
-        return lines
+        return covariance_in_words(self.molecule, self.names, self.covariance()[self.counted], unit)
+
+
+def _principal_axes(covariance: Floats, bonds: int) -> tuple[Floats, Floats]:
+    """The principal axes of bonds, which come first, of covariances (E, K, K)."""
+    block = covariance[:, :bonds, :bonds]
+    values, vectors = np.linalg.eigh(block[np.isfinite(block).all(axis=(1, 2))])
+    deviation = np.median(np.sqrt(values.clip(0.0)), axis=0)
+    # A direction has no sign: the mean of its projectors, not of its vectors.
+    projector = np.einsum("eik,ejk->kij", vectors, vectors)
+    direction = np.linalg.eigh(projector)[1][:, :, -1]
+    return deviation, direction * np.sign(direction.sum(axis=1, keepdims=True) + 1e-12)
+
+
+def covariance_in_words(
+    molecule: Molecule, quantities: list[Quantity], covariance: Floats, unit: str
+) -> list[str]:
+    """Lines on what varies together within one event, of covariances of bonds and angles (E, K, K)."""
+    scale, typical = length_in_bohr(unit), typical_correlation(covariance)
+    names = [quantity.name for quantity in quantities if quantity.kind != "atom"]
+    pairs = [pair for pair in combinations(range(len(names)), 2) if abs(typical[pair]) > _CORRELATED]
+    pairs.sort(key=lambda pair: -abs(typical[pair]))
+    lines = [f"correlation of {names[i]} and {names[j]}: {typical[i, j]:.2f}" for i, j in pairs[:_LINES]]
+    bonds = names[: len(molecule.bonds)]
+    if len(bonds) > 1 and np.isfinite(typical).all():
+        deviation, directions = _principal_axes(covariance, len(bonds))
+        axes = []
+        for k in (0, -1):
+            components = zip(directions[k], bonds, strict=True)
+            words = [f"{x:+.2f} {name}" for x, name in components if abs(x) > _COMPONENT]
+            axes.append(f"{deviation[k] / scale:.2g} {unit} along {' '.join(words).removeprefix('+')}")
+        lines.append(f"principal axes of the bonds: {' and '.join(axes)}")
+    return lines
+
+
+def true_weights(columns: Mapping[str, NDArray[Any]]) -> Floats | None:
+    """What events (E,) count by: their P(true), 1 where it is unknown; None where accidents were not told."""
+    true = columns.get(P_TRUE)
+    return None if true is None else np.where(np.isnan(true), 1.0, true)
+
+
+def overall_table(rows: list[Quantity], table: Mapping[str, Floats], typical: list[float]) -> pd.DataFrame:
+    """A row for each of R quantities: `table` of (R,) columns, and the median deviation within an event."""
+    return pd.DataFrame(_named(rows) | dict(table) | {"typical_sd": typical})
 
 
 def _named(names: list[Quantity]) -> dict[str, list[str]]:
@@ -298,7 +317,7 @@ def _named(names: list[Quantity]) -> dict[str, list[str]]:
     }
 
 
-def _weighed(values: Floats, weights: Floats | None) -> dict[str, Floats]:
+def weighed(values: Floats, weights: Floats | None) -> dict[str, Floats]:
     """The `_statistics` (1,) of all values (E, n), those of an event with its weight (E,)."""
     flat = values.reshape(1, -1)
     if weights is None:

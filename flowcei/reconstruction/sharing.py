@@ -69,19 +69,22 @@ def _digest(model: Reconstructor) -> str:
 class _Answer:
     """The answer of a stored model to a request."""
 
-    model: StoredModel
+    stored: StoredModel
     request: SamplingRequest
 
     def __call__(self, events: Events, rng: np.random.Generator) -> PosteriorSamples:
-        return Answering.of(self.model.load(), self.request).block(events, rng)
+        return Answering.of(self.stored.load(), self.request).block(events, rng)
 
 
 def shared_blocks(model: Reconstructor, each: Each) -> Blocks:
-    """What draws blocks as `Reconstructor.blocks` does: by workers, where `each` is not `map`."""
-    return model.blocks if each is map else partial(_shared, model, each)
+    """What draws blocks as `Reconstructor.blocks` does, with others where `each` is not `map`.
+
+    It yields what `each` makes of the blocks and of the function that answers one.
+    """
+    return model.blocks if each is map else partial(_blocks, model, each)
 
 
-def _shared(
+def _blocks(
     model: Reconstructor,
     each: Each,
     momenta: ArrayLike | Events | Iterable[Events | ArrayLike],
@@ -90,5 +93,6 @@ def _shared(
     start: int = 0,
 ) -> Iterator[Any]:
     limits.check_request(model, request)
-    answer = _Answer(StoredModel.of(model), request)
-    return sampled_blocks(momenta, model.molecule, request, answer, start, each)
+    return sampled_blocks(
+        momenta, model.molecule, request, _Answer(StoredModel.of(model), request), start, each
+    )

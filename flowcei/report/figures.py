@@ -119,16 +119,15 @@ def _caption(modes: Modes, mode: int, molecule: Molecule, atoms: NDArray, unit: 
 
 
 @styled
-def ambiguity_figure(modes: Modes, samples: PosteriorSamples) -> Figure:
-    """Draw where in momentum space events are unique, ambiguous or unexplained.
+def ambiguity_figure(molecule: Molecule, momenta: NDArray[Any], verdict: NDArray[np.uint8]) -> Figure:
+    """Draw where in momentum space (E, N, 3) events of verdicts (E,) are unique, ambiguous or unexplained.
 
     Left: the Newton plot, momenta in units of the first ion's. Right: the Dalitz plot of the
     energy shares e_i = E_i / KER: (e_1 - e_2) / sqrt 3 against e_3 - 1/3, of more than three ions
     with all but the first two as the third (R. H. Dalitz, Phil. Mag. 44, 1068 (1953)).
     """
-    molecule = samples.molecule
-    p, names = momenta_in_recoil_frame(molecule, samples.momenta), speed_names(molecule)
-    axis = first_axis(molecule, samples.momenta)
+    p, names = momenta_in_recoil_frame(molecule, momenta), speed_names(molecule)
+    axis = first_axis(molecule, momenta)
     other = next(k for k in range(len(molecule)) if k != axis)
     energy = (p**2).sum(axis=2) / (2.0 * molecule.masses)
     one, two = sorted((axis, other))  # as `flowcei.plot.dalitz` has them
@@ -137,7 +136,7 @@ def ambiguity_figure(modes: Modes, samples: PosteriorSamples) -> Figure:
     figure = new_figure(7.4, 3.5)
     left, right = figure.subplots(1, 2)
     for kind, marker, shade in _KINDS:
-        mine = modes.verdict == kind
+        mine = verdict == kind
         label = f"{VERDICTS[kind]} ({int(mine.sum())})"
         style = {"ls": "", "marker": marker, "ms": 3.5, "alpha": 0.7, "color": shade, "label": label}
         left.plot(*newton[mine].T, **style)

@@ -233,7 +233,7 @@ class _Run:
         total, done, told, since = 0.0, 0, 0, torch.zeros((), device=self.device)
         # Indexing tensors in memory: a DataLoader that collates rows would be the bottleneck.
         for k, rows in enumerate(torch.randperm(len(x)).to(x.device).tensor_split(steps), 1):
-            stop = self._seconds_left <= 0.0 and (self.more is None or done > 0)
+            stop = ranks.first and self._seconds_left <= 0.0 and (self.more is None or done > 0)
             if stop and ranks.count == 1:
                 self._stop()
                 break

@@ -17,11 +17,11 @@ class ClusterWorkers:
     """The workers of a scheduler, also those that come later; it gives blocks of lost ones to others."""
 
     def __init__(self, address: str) -> None:
-        try:
-            from distributed import Client
-        except ImportError:
-            raise UsageError("--cluster needs Dask: pip install 'flowcei[cluster]'") from None
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # our own line says it
+        from distributed import Client
+
+        for name in [*logging.root.manager.loggerDict]:
+            if name.startswith("distributed"):
+                logging.getLogger(name).setLevel(logging.CRITICAL)  # our own line says it
         self._address = address
         try:
             self._client = Client(address, timeout=PATIENCE, set_as_default=False)
@@ -61,7 +61,7 @@ class _Awaited:
         except ImportError as error:
             raise UsageError(f"workers at {self._address} have no flowcei that fits: {error}") from error
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            reason = getattr(error, "reason", None) or type(error).__name__
             raise WorkersLostError(f"workers at {self._address} are lost ({reason})") from error
         self._asked.release()
         return answer

@@ -60,7 +60,7 @@ def test_faults_of_the_column(movie: flowcei.PosteriorSamples) -> None:
     with pytest.raises(UsageError, match="no extra column 'time'; they have r_hat, delay"):
         flowcei.population(movie, by="time")
     gap = replace(movie, columns=movie.columns | {"delay": np.where(np.arange(360) < 5, np.nan, 1.0)})
-    with pytest.raises(DataError, match="5 of 360 events have no value of 'delay'"):
+    with pytest.raises(DataError, match=r"'delay': 5 of 360 events have no value \(the first is event \d+\)"):
         flowcei.population(gap, by="delay")
     with pytest.raises(UsageError, match="normal laws and mixtures"):
         flowcei.population(movie, by="delay", law="free")

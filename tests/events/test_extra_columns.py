@@ -120,6 +120,8 @@ def test_a_file_of_another_program_brings_its_columns(tmp_path: Path, ending: st
     assert "extra columns carried along: delay_fs, shot" in " ".join(source.column_notes)
     if ending in ("csv", "dat", "parquet"):
         assert "columns not read: comment" in source.column_notes
+    if ending in ("csv", "dat"):
+        assert "columns of text cannot be carried along, only numbers: comment" in source.column_notes
 
 
 def test_rows_of_ions_bring_what_is_the_same_for_all_of_an_event(tmp_path: Path) -> None:

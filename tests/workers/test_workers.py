@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from flowcei.reconstruction import sampling
 from flowcei.reconstruction.sharing import StoredModel
 from flowcei.workers import cluster
 from flowcei.workers.local import LocalWorkers
-from flowcei.workers.order import Each, each_of, ordered
+from flowcei.workers.order import each_of, ordered
 from flowcei.workers.task import answered, program
 
 SUPPORT = Path(tasks.__file__).parent
@@ -160,15 +160,11 @@ def test_simulated_events_are_the_same(shell: Shell) -> None:
     assert "--workers and --cluster share events of a prior, written to .h5" in shell.err
 
 
-@contextmanager
-def _by_mail(_: Sharing) -> Iterator[Each]:
+def _by_mail(function: Callable[[Any], Any], blocks: Iterable[Any]) -> Iterator[Any]:
     """Tasks and answers as another process has them, without the seconds that one needs to start."""
-
-    def answer(function: Callable[[Any], Any], task: Any) -> Any:
-        sent = pickle.loads(pickle.dumps((function, task)))  # noqa: S301 (our own)
-        return pickle.loads(pickle.dumps(answered(*sent, program()))).result  # noqa: S301
-
-    yield lambda function, blocks: (answer(function, block) for block in blocks)
+    for block in blocks:
+        sent = pickle.loads(pickle.dumps((function, block)))  # noqa: S301 (our own)
+        yield pickle.loads(pickle.dumps(answered(*sent, program()))).result  # noqa: S301
 
 
 def test_samples_are_the_same(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,9 +173,20 @@ def test_samples_are_the_same(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> 
     assert shell("simulate", "ocs", "-n", "23", "--noise", "1%", "--seed", "3", "-o", "e.h5") == 0
     words = ["sample", "--momenta", "e.h5", "-n", "10", "--weigh", "--seed", "1", "-o"]
     assert shell(*words, "one.h5") == 0
-    monkeypatch.setattr(Sharing, "each", _by_mail)
+    monkeypatch.setattr(Sharing, "each", lambda _: nullcontext(_by_mail))
     assert shell(*words, "two.h5") == 0
     assert Path("one.h5").read_bytes() == Path("two.h5").read_bytes()
+
+
+def test_judgements_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that is said but the rate of sampling."""
+    monkeypatch.setattr(sampling, "ROWS", 500)
+    model, events = flowcei.load(), flowcei.simulate("ocs", 60, noise="1%", seed=3)
+    one, two = (flowcei.calibrate(model, events, n=20, weigh=True, each=each) for each in (map, _by_mail))
+    assert one.to_dict() == two.to_dict()
+    tables = [flowcei.compare({"a": model}, events, n=20, each=each).table for each in (map, _by_mail)]
+    one, two = (table.drop(columns=[c for c in table if c.startswith("sampling_rate")]) for table in tables)
+    assert one.equals(two)
 
 
 def test_a_cluster_that_cannot_be_reached(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:

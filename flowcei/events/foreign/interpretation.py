@@ -193,12 +193,15 @@ def _with_extra_columns(
         message = f"none of {len(names)} further columns is carried along: a mapping's columns names up to"
         return mapping.model_copy(update={"columns": ()}), (f"{message} {MOST_COLUMNS}",)
     notes: tuple[str, ...] = ()
+    text = list[str]()
     if mapping.columns is None:
-        names = table.numeric(names)
+        numbers = table.numeric(names)
+        names, text = numbers, [name for name in names if name not in numbers]
         names = _same_in_events(table, mapping, names) if mapping.rows == "ion" else names
         notes += (f"extra columns carried along: {listed(names)}",) if names else ()
     unread = [*(name for name in others if name not in names), *table.unread]
     notes += (f"columns not read: {listed(unread)}",) if unread else ()
+    notes += (f"columns of text cannot be carried along, only numbers: {listed(text)}",) if text else ()
     return mapping.model_copy(update={"columns": tuple(names)}), notes
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from flowcei.physics.priors.orders import Floats, Groups
 
+_FEW = 7  # orders, up to 6, that are sooner gone through than searched
 _AT_ONCE = 200_000  # entries of a table of densities in memory
 _MOST_STATES = 4_000_000  # partial orders in memory
 _MOST_OF_ONE = 400_000  # of one geometry: more than all 109,601 of 8 like atoms
@@ -87,14 +88,18 @@ class InternalPrior(GeometryPrior):
         self, n: int, rng: np.random.Generator, given: Mapping[tuple[int, ...], Floats]
     ) -> Floats:
         """Draw `n` geometries, (n, N, 3), with some of the `independent` coordinates given, (n,) each."""
-        x = np.zeros((n, len(self._rows), 3))
+        # Imported here: numba takes half a second, and a prior can be named without it.
+        from flowcei.physics._placing import place
+
         given = {key: value for atoms, value in given.items() for key in (atoms, atoms[::-1])}
-        for row in self._rows[1:]:
-            values = [
-                given[row.sites[: k + 2]] if k < 2 and row.sites[: k + 2] in given else d.sample(n, rng)
-                for k, d in enumerate(row.coordinates)
-            ]
-            x[:, row.atom] = _placed(x, row, values)
+        values = [
+            given[row.sites[: k + 2]] if k < 2 and row.sites[: k + 2] in given else d.sample(n, rng)
+            for row in self._rows
+            for k, d in enumerate(row.coordinates)
+        ]
+        sites = np.array([(*row.sites, -1, -1)[:4] for row in self._rows[1:]])
+        x = np.empty((n, len(self._rows), 3))
+        place(sites, np.stack(values), x)
         return random_orientation(x, rng)
 
     def log_prob(self, positions: Floats) -> Floats:
@@ -110,6 +115,8 @@ class InternalPrior(GeometryPrior):
         best one of a geometry; the second gives up those that the greatest densities of
         the rows to come cannot bring near it.
         """
+        if log_count(identical) < np.log(_FEW):
+            return super()._log_mean(positions, identical)
         rows = _OrderedRows(self._rows, identical)
         cut = log_count(identical) - np.log(NEGLIGIBLE)
         out = []
@@ -243,19 +250,6 @@ def _wrapped(d: Distribution, degrees: Floats) -> Floats:
     count = int(reach / 360.0) + 1
     turns = np.stack([d.log_prob(nearest + 360.0 * k) for k in range(-count, count + 1)])
     return np.logaddexp.reduce(turns, axis=0)
-
-
-def _placed(x: Floats, row: _Row, values: list[Floats]) -> Floats:
-    """Where an atom goes, (n, 3): the second of all on the z axis, the third in the xz plane."""
-    origin, *others = (x[:, j] for j in row.references)
-    length, theta, phi = values + [np.zeros(len(x))] * (3 - len(values))
-    theta, phi = np.radians(theta)[:, None], np.radians(phi)[:, None]
-    along = _unit(others[0] - origin) if others else np.array([[0.0, 0.0, 1.0]])
-    side = _across(along, others[1] - others[0]) if len(others) > 1 else np.array([[1.0, 0.0, 0.0]])
-    third = np.cross(along, side)
-    sine = np.sin(theta)
-    direction = np.cos(theta) * along + sine * np.cos(phi) * side + sine * np.sin(phi) * third
-    return origin + length[:, None] * direction
 
 
 def _measured(x: Floats, row: _Row) -> list[Floats]:

@@ -1,0 +1,118 @@
+"""What the spread of all events of a file comes to, block by block: sums, and a few numbers of each event."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flowcei.experiment.accidents import P_TRUE, counted_as_true
+from flowcei.posterior.arrays import Floats
+from flowcei.posterior.spread import PERCENTILES, covariance_in_words, overall_table, true_weights, weighed
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from flowcei.posterior.spread import Quantity, Spread
+
+_BINS = 2**16  # on either side of zero
+_MOST = 100_000  # events whose covariances are held
+
+
+class Percentiles:
+    """Percentiles of values that come block by block, to 2^-16 of the largest, whatever the blocks."""
+
+    def __init__(self) -> None:
+        self._counts, self._exponent = np.zeros(2 * _BINS), -1000
+        self._low, self._high = math.inf, -math.inf
+
+    def add(self, values: Floats, weights: Floats | None = None) -> None:
+        """Count values (E, n), those of an event with its weight (E,)."""
+        low, high = float(values.min()), float(values.max())
+        self._low, self._high = min(self._low, low), max(self._high, high)
+        if not math.isfinite(low + high):
+            return
+        needed = math.frexp(max(abs(low), abs(high)))[1]  # the largest is below this power of two
+        if self._exponent + 2 * _BINS < needed or not self._counts.any():
+            self._exponent = max(self._exponent, needed)
+        while self._exponent < needed:  # two bins become one
+            pairs = self._counts.reshape(-1, 2).sum(axis=1)
+            self._counts = np.pad(pairs, _BINS // 2)
+            self._exponent += 1
+        place = np.floor(values * (_BINS / 2.0**self._exponent)).astype(np.int64) + _BINS
+        each = None if weights is None else np.repeat(weights, values.shape[1])
+        self._counts += np.bincount(place.ravel(), each, 2 * _BINS)
+
+    def of(self, levels: tuple[int, ...]) -> Floats:
+        """Percentiles (L,) at levels (L,), linear within a bin; NaN where values were not finite."""
+        if not math.isfinite(self._low + self._high):
+            return np.full(len(levels), np.nan)
+        total = np.cumsum(self._counts)
+        wanted = np.array(levels) / 100.0 * total[-1]
+        place = np.searchsorted(total, wanted)
+        share = (wanted - total[place] + self._counts[place]) / self._counts[place]
+        values = (place - _BINS + share) * (2.0**self._exponent / _BINS)
+        return np.asarray(values.clip(self._low, self._high))
+
+
+class PooledSpread:
+    """The spread of E events, block by block."""
+
+    def __init__(self, events: int) -> None:
+        self._every = -(-events // _MOST)
+        self._seen = 0
+        self._rows: dict[Quantity, Percentiles] = {}
+        self._sums = np.zeros((0, 3))
+        self._shift: Floats = np.zeros(0)
+        self._deviation, self._covariance, self._true = list[Floats](), list[Floats](), list[Floats]()
+        self._width, self._floor = list[Floats](), list[Floats]()
+
+    def add(self, block: Spread, floor: Floats) -> None:
+        """Take in the spread of the next events, with what the momenta alone fix each atom to (E, N)."""
+        rows, weights = block.rows(), true_weights(block.columns)
+        mean = np.stack([values.mean(axis=1) for values in rows.values()])  # (R, E)
+        deviation = np.stack([values.std(axis=1) for values in rows.values()])
+        if not self._rows:
+            self.last = block
+            self._rows = {quantity: Percentiles() for quantity in rows}
+            self._shift, self._sums = mean[:, 0].copy(), np.zeros((3, len(rows)))
+        for percentiles, values in zip(self._rows.values(), rows.values(), strict=True):
+            percentiles.add(values, weights)
+        share = np.ones(len(block.values)) if weights is None else weights
+        away = mean - self._shift[:, None]
+        self._sums += share.sum() * np.ones(len(rows)), away @ share, (deviation**2 + away**2) @ share
+        self._deviation.append(deviation.T)
+        if weights is not None:
+            self._true.append(block.columns[P_TRUE])
+        chosen = slice(-self._seen % self._every, None, self._every)
+        self._covariance.append(block.covariance()[chosen])
+        self._width.append(np.sqrt((block.per_atom() ** 2).mean(axis=1)))
+        self._floor.append(np.sqrt((floor**2).mean(axis=1)))
+        self._seen += len(block.values)
+
+    def overall(self) -> pd.DataFrame:
+        """As `Spread.overall`, percentiles to 2^-16 of the largest value."""
+        columns, deviation = self._columns(), np.concatenate(self._deviation)
+        weights, (count, total, square) = true_weights(columns), self._sums
+        mean = total / count
+        table = {"mean": self._shift + mean, "sd": np.sqrt((square / count - mean**2).clip(0.0))}
+        levels = np.stack([percentiles.of(PERCENTILES) for percentiles in self._rows.values()], axis=1)
+        table |= {f"p{p:02d}": row for p, row in zip(PERCENTILES, levels, strict=True)}
+        typical = [weighed(one[:, None], weights)["p50"][0] for one in deviation.T]
+        return overall_table(list(self._rows), table, typical)
+
+    def _columns(self) -> dict[str, Floats]:
+        return {P_TRUE: np.concatenate(self._true)} if self._true else {}
+
+    def widths(self) -> tuple[Floats, Floats]:
+        """Rms distance from the mean, and what the momenta fix it to, of events that count as true, bohr."""
+        counted = counted_as_true(self._columns(), self._seen)
+        return np.concatenate(self._width)[counted], np.concatenate(self._floor)[counted]
+
+    def covariance_in_words(self, unit: str = "bohr") -> list[str]:
+        """As of `Spread`, of 100,000 events at the most, evenly over the file."""
+        counted = np.zeros(self._seen, dtype=bool)
+        counted[counted_as_true(self._columns(), self._seen)] = True
+        covariance = np.concatenate(self._covariance)[counted[:: self._every]]
+        return covariance_in_words(self.last.molecule, self.last.names, covariance, unit)
