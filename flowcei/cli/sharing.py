@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from flowcei.cli.options import gathered, option, option_group
+from flowcei.workers.order import check_sharing
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -22,6 +23,9 @@ class Sharing:
 
     workers: int
     cluster: str | None
+
+    def __post_init__(self) -> None:
+        check_sharing(self.workers, self.cluster)
 
     def each(self) -> AbstractContextManager[Each]:
         """What maps a function over blocks: see `flowcei.workers.order`."""

@@ -58,8 +58,12 @@ class NormalLaw:
         covariance += np.eye(len(bends)) * np.where(bends, 0.5 * square, 0.0)[:, None]
         share = moments.count / moments.count.sum()
         law = cls(share, mean, 0.5 * (covariance + np.swapaxes(covariance, 1, 2)), bends)
-        size = np.sqrt(np.einsum("ckk->ck", law.covariance).max(axis=0))
-        if (np.linalg.eigvalsh(law.covariance / size / size[:, None])[:, 0] < _LEAST).any():
+        variance = np.einsum("ckk->ck", law.covariance)
+        size = np.sqrt(variance.max(axis=0).clip(0.0))
+        if (
+            not (variance > 0.0).all()
+            or (np.linalg.eigvalsh(law.covariance / size / size[:, None])[:, 0] < _LEAST).any()
+        ):
             raise DataError("the law shrinks to a point: too few events, or noise larger than stated")
         return law
 

@@ -17,10 +17,8 @@ class ClusterWorkers:
     """The workers of a scheduler, also those that come later; it gives blocks of lost ones to others."""
 
     def __init__(self, address: str) -> None:
-        try:
-            from distributed import Client
-        except ImportError:
-            raise UsageError("--cluster needs Dask: pip install 'flowcei[cluster]'") from None
+        from distributed import Client
+
         for name in [*logging.root.manager.loggerDict]:
             if name.startswith("distributed"):
                 logging.getLogger(name).setLevel(logging.CRITICAL)  # our own line says it

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
 
 from flowcei.errors import UsageError
@@ -36,14 +37,21 @@ class Workers(Protocol):
         """Begin a task."""
 
 
+def check_sharing(count: int, cluster: str | None) -> None:
+    """UsageError for both several processes and a cluster, or for a cluster without Dask."""
+    if cluster is not None and count > 1:
+        raise UsageError("--workers or --cluster, not both: a cluster has workers of its own")
+    if cluster is not None and find_spec("distributed") is None:
+        raise UsageError("--cluster needs Dask: pip install 'flowcei[cluster]'")
+
+
 @contextmanager
 def each_of(count: int = 1, cluster: str | None = None) -> Iterator[Each]:
     """Yield what maps a function over tasks: `map` itself, several processes, or those of a cluster.
 
-    UsageError for both several processes and a cluster, or for a cluster that does not answer.
+    UsageError as of `check_sharing`, and for a cluster that does not answer.
     """
-    if cluster is not None and count > 1:
-        raise UsageError("--workers or --cluster, not both: a cluster has workers of its own")
+    check_sharing(count, cluster)
     if cluster is not None:
         from flowcei.workers.cluster import ClusterWorkers
 

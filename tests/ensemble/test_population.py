@@ -163,6 +163,14 @@ def test_sums_tell_how_likely_their_points_are() -> None:
     assert heights[0] == pytest.approx(heights[1], abs=1e-9)
 
 
+def test_sums_of_no_width_are_refused() -> None:
+    """Also such that leave a negative square, as sums that lack others may."""
+    for square in (4.0, 3.9):
+        sums = Moments(np.array([1.0]), np.array([[2.0]]), np.array([[[square]]]))
+        with pytest.raises(DataError, match="shrinks to a point"):
+            NormalLaw.of(sums, np.array([False]))
+
+
 def test_gates_are_undone() -> None:
     """Of events that a gate leaves over, the law of all: the likelihood of a cut normal."""
     rng = np.random.default_rng(3)
