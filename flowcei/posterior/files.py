@@ -254,7 +254,8 @@ def _rows(file: h5py.File, name: str, source: Path, rows: NDArray[np.intp]) -> n
         inside = rows[np.searchsorted(rows, first) : np.searchsorted(rows, first + step)] - first
         if len(inside):
             piece = read_array(file, name, source, slice(first, first + int(inside[-1]) + 1))
-            pieces.append(piece if len(inside) == len(piece) else piece[inside])
+            # A dataset that is shorter than that of positions is refused for its shape.
+            pieces.append(piece if len(inside) == len(piece) else piece[inside[inside < len(piece)]])
     return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
