@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,7 @@ from flowcei.cli import options
 from flowcei.cli.inputs import unflagged_samples, warn_of_open_directions
 from flowcei.cli.options import option
 from flowcei.cli.progress import Progress
+from flowcei.cli.sharing import Sharing, sharing_options
 from flowcei.cli.streams import note, show, show_table, write_results
 from flowcei.errors import NoDensityError
 from flowcei.storage.creation import atomic_text
@@ -47,6 +50,7 @@ _LESS_TELLING = ("starts", "error", "chi_squared")  # columns of the file that a
 @options.json_option("The table of that event as JSON, in bohr.")
 @options.length_option
 @options.keep_flagged_option
+@sharing_options
 @options.overwrite_option
 def modes(
     *,
@@ -59,6 +63,7 @@ def modes(
     as_json: bool,
     length_unit: str,
     keep_flagged: bool,
+    sharing: Sharing,
     overwrite: bool,
 ) -> None:
     """Refine SAMPLES and gather them into the distinct geometries of each event.
@@ -82,7 +87,6 @@ def modes(
     from flowcei.posterior.modes import VERDICTS
     from flowcei.posterior.structures import required, write_modes_xyz
     from flowcei.report.figures import ambiguity_figure, modes_figure
-    from flowcei.storage.cells import write_table
 
     chosen = unflagged_samples(samples, event, keep_flagged=keep_flagged)
     warn_of_open_directions(chosen)
@@ -90,18 +94,18 @@ def modes(
     stated = None if prior is None else build_prior(first.molecule, prior)
     weigh, sought = _can_weigh(first, stated), _Sought(chosen.row)
     with (
+        sharing.each() as each,
         atomic_text(path, overwrite=overwrite) as target,
         atomic_text(xyz, overwrite=overwrite) if xyz else nullcontext() as places,
         Progress(len(chosen), "events") as progress,
     ):
-        for block in chosen.blocks():
-            found = _modes_of(block, stated, missed, weigh=weigh)
-            rows, header = found.to_dataframe(), not sought.verdict
-            write_table(rows, target, index=False, header=header, float_format="%.12g")
+        work = partial(_modes_of, prior=stated, missed=missed, weigh=weigh)
+        for found, table in each(work, chosen.blocks()):
+            target.write(table.partition("\n")[2] if sought.verdict else table)
             if places:
                 write_modes_xyz(found, places)
             sought.add(found)
-            progress.update(len(block))
+            progress.update(len(found.verdict))
     result, row = sought.shown, sought.row
     drawn = required(result.samples)
     verdict, momenta = np.concatenate(sought.verdict), np.concatenate(sought.momenta)
@@ -118,14 +122,19 @@ def modes(
     note(f"{sought.count} modes; written: {', '.join(map(str, written))}")
 
 
-def _modes_of(samples: PosteriorSamples, prior: GeometryPrior | None, missed: float, *, weigh: bool) -> Modes:
-    """The modes of some events, under a prior that is stated or that of the model."""
+def _modes_of(
+    samples: PosteriorSamples, *, prior: GeometryPrior | None, missed: float, weigh: bool
+) -> tuple[Modes, str]:
+    """The modes of some events, under a prior that is stated or that of the model, and their table as CSV."""
     from flowcei.posterior.searches import SearchRules
+    from flowcei.storage.cells import write_table
 
     if prior is not None:  # by which identical ions are labelled too
         samples = replace(samples, origin=samples.origin | {"prior": prior.spec()})
     samples = samples.weigh(prior) if weigh else samples
-    return samples.modes(prior, search=SearchRules(missed=missed), keep_flagged=True)
+    found = samples.modes(prior, search=SearchRules(missed=missed), keep_flagged=True)
+    write_table(found.to_dataframe(), table := StringIO(), index=False, float_format="%.12g")
+    return found, table.getvalue()
 
 
 def _can_weigh(one: PosteriorSamples, prior: GeometryPrior | None) -> bool:

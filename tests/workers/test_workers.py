@@ -168,14 +168,17 @@ def _by_mail(function: Callable[[Any], Any], blocks: Iterable[Any]) -> Iterator[
 
 
 def test_samples_are_the_same(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    """To the byte, with the verdict on all of them, which draws too."""
+    """To the byte, with the verdict on all of them, which draws too, and their modes."""
     monkeypatch.setattr(sampling, "ROWS", 50)
     assert shell("simulate", "ocs", "-n", "23", "--noise", "1%", "--seed", "3", "-o", "e.h5") == 0
     words = ["sample", "--momenta", "e.h5", "-n", "10", "--weigh", "--seed", "1", "-o"]
     assert shell(*words, "one.h5") == 0
+    assert shell("modes", "one.h5", "-o", "one.csv") == 0
     monkeypatch.setattr(Sharing, "each", lambda _: nullcontext(_by_mail))
     assert shell(*words, "two.h5") == 0
     assert Path("one.h5").read_bytes() == Path("two.h5").read_bytes()
+    assert shell("modes", "two.h5", "-o", "two.csv") == 0
+    assert Path("one.csv").read_bytes() == Path("two.csv").read_bytes()
 
 
 def test_judgements_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
