@@ -49,7 +49,7 @@ def test_a_poor_proposal_gives_the_reference_posterior(name: str, count: int) ->
 
     weighed = draw(np.arange(count), 500).weigh()
     assert np.median(weighed.weights.efficiency) < 0.05
-    found = exact_samples(draw, density, count, 500, reference.prior, rng)
+    found = exact_samples(draw, density, count, 2000, reference.prior, rng)
     assert not found.flagged.any()
     assert (found.columns[R_HAT] <= 1.02).all()
     exact, given = (_relative(s.positions.astype(np.float64)) for s in (found, reference))
@@ -64,8 +64,7 @@ def test_a_poor_proposal_gives_the_reference_posterior(name: str, count: int) ->
     assert np.median(p_values) > 0.1
     ratio = np.log(exact.std(axis=1) / given.std(axis=1))
     assert np.abs(ratio).max() < 0.35
-    # Of 16 other seeds -0.021 +/- 0.015 near the equilibrium: both have 500 samples, these always the same.
-    assert abs(ratio.mean()) < 0.08
+    assert abs(ratio.mean()) < 0.05  # 2,000 samples: the chance left is that of the stored reference
     density_of = found.log_posterior(found.positions) - found.log_prob
     evidence = reference.log_posterior(reference.positions) - reference.log_prob
     np.testing.assert_allclose(density_of - found.weights.log_evidence[:, None], 0.0, atol=2e-2)
