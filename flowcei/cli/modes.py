@@ -84,7 +84,6 @@ def modes(
     import numpy as np
 
     from flowcei.physics.priors import build_prior
-    from flowcei.posterior.modes import VERDICTS
     from flowcei.posterior.structures import required, write_modes_xyz
     from flowcei.report.figures import ambiguity_figure, modes_figure
 
@@ -107,19 +106,31 @@ def modes(
             sought.add(found)
             progress.update(len(found.verdict))
     result, row = sought.shown, sought.row
+    drawn, verdict = required(result.samples), np.concatenate(sought.verdict)
+    figures = (
+        modes_figure(result, drawn, row, length_unit),
+        ambiguity_figure(drawn.molecule, np.concatenate(sought.momenta), verdict),
+    )
+    names = (picture.name for picture in pictures)
+    write_results(dict(zip(names, figures, strict=True)), path.parent, overwrite=overwrite)
+    _tell(sought, verdict, length_unit, asked=event is not None, as_json=as_json)
+    note(f"{sought.count} modes; written: {', '.join(map(str, written))}")
+
+
+def _tell(
+    sought: _Sought, verdict: NDArray[np.uint8], length_unit: str, *, asked: bool, as_json: bool
+) -> None:
+    """Print the modes of the event that is shown, and how many events have which verdict."""
+    from flowcei.posterior.modes import VERDICTS
+    from flowcei.posterior.structures import required
+
+    result, row = sought.shown, sought.row
     drawn = required(result.samples)
-    verdict, momenta = np.concatenate(sought.verdict), np.concatenate(sought.momenta)
-    results = {
-        pictures[0].name: modes_figure(result, drawn, row, length_unit),
-        pictures[1].name: ambiguity_figure(drawn.molecule, momenta, verdict),
-    }
-    write_results(results, path.parent, overwrite=overwrite)
     brief = result[result.of(row)].to_dataframe().iloc[:_SHOWN, : -3 * len(drawn.molecule)]
-    which = "" if event is not None else " (the most ambiguous; --event chooses another)"
+    which = "" if asked else " (the most ambiguous; --event chooses another)"
     words = f"event {drawn.event_id[row]}: {VERDICTS[result.verdict[row]]}{which}"
     _show(brief, "" if as_json else words, drawn.molecule, length_unit)
     _note(sought, verdict)
-    note(f"{sought.count} modes; written: {', '.join(map(str, written))}")
 
 
 def _modes_of(

@@ -134,9 +134,7 @@ def sample(
     request = SamplingRequest(asked.pop("count"), seed, **asked, experiment=stated)
     check_request(reconstructor, request)
     survey = Survey.of(source.chunks())
-    if source.reading.selection.to_dict() or source.tally.rejected:
-        source.keep_tally()
-        note(f"{source.tally}")
+    _note_left_out(source)
     write = _to_stdout if str(path) == "-" else partial(_to_file, path, overwrite=overwrite, resume=resume)
     with sharing.each() as each:
         quality, check = write(reconstructor, request, source, survey, each)
@@ -147,6 +145,12 @@ def sample(
     if stated is None and survey.thinned is not None:
         note_run_check(check, quality.flags)
     _finish(quality, path, momenta, request.n, keep_flagged=keep_flagged)
+
+
+def _note_left_out(source: EventSource) -> None:
+    if source.reading.selection.to_dict() or source.tally.rejected:
+        source.keep_tally()
+        note(f"{source.tally}")
 
 
 def _is_done(path: Path) -> bool:

@@ -124,8 +124,7 @@ def simulate(
     path = output or Path(f"{name}.csv")
     options.output_path(path, overwrite=overwrite, endings=options.EVENT_FILES)
     _check_resume(path, resume=resume)
-    if sharing.shared and (geometries or movie or path.suffix.lower() not in options.EVENT_FILES[1:]):
-        raise UsageError("--workers and --cluster share events of a prior, written to .h5; leave them out")
+    _check_shared(sharing, path, of_prior=geometries is None and movie is None)
     how: dict[str, Any] = {} if accuracy is None else {"accuracy": _checked(accuracy)}
     if exploded is None:
         about, n, make = _dataset(str(like), count, how | {"as_published": as_published})
@@ -170,6 +169,12 @@ def _check_together(
         raise UsageError(
             "nothing to simulate; name a MOLECULE, such as ocs, or a dataset of the first study with --like"
         )
+
+
+def _check_shared(sharing: Sharing, path: Path, *, of_prior: bool) -> None:
+    """Refuse to share what is not written block by block."""
+    if sharing.shared and not (of_prior and path.suffix.lower() in options.EVENT_FILES[1:]):
+        raise UsageError("--workers and --cluster share events of a prior, written to .h5; leave them out")
 
 
 def _check_resume(path: Path, *, resume: bool) -> None:

@@ -165,9 +165,7 @@ def calibrate(
         ['coverage', 'regions', 'resimulation', 'sbc', 'tarp']
     """
     own = experiment_of(events, experiment, noise)
-    if experiment is not None and not (weigh or exact):
-        how_else = "--exact or --weigh; exact=True or weigh=True"
-        raise UsageError(f"of an experiment exact or weighed samples are judged ({how_else})")
+    _check_weighed(experiment, weighed=weigh or exact)
     events = events_of(events, model.molecule) if keep_flagged else warned([model], events, noise, own)
     check_calibrated(model, n, rules)
     if missing:
@@ -192,6 +190,12 @@ def calibrate(
 
     ranked: Iterator[Any] = shared_blocks(model, ranked_by)(asked, request)
     return _gathered(model, judge, ranked, rules, on_events)
+
+
+def _check_weighed(experiment: Experiment | None, *, weighed: bool) -> None:
+    if experiment is not None and not weighed:
+        how_else = "--exact or --weigh; exact=True or weigh=True"
+        raise UsageError(f"of an experiment exact or weighed samples are judged ({how_else})")
 
 
 def without_ions(events: Events, missing: int, seed: int) -> Events:

@@ -142,9 +142,8 @@ def train(
     began, path = time.perf_counter(), None if checkpoint is None else Path(checkpoint)
     _check_asked(frame, data, max_seconds, build_up, kept=path is not None or until is not None)
     begun = begun_at(path, resume=resume)
-    seed, ranks = _settled_seed(seed, begun), Ranks.current()
-    if ranks.count > 1:  # whoever reads the checkpoint has read it
-        seed = ranks.agreed(seed, resolve_device(device))
+    ranks = Ranks.current()
+    seed = ranks.agreed(_settled_seed(seed, begun), resolve_device(device))  # the checkpoint has been read
     source, level, record = (
         fresh(molecule, prior, noise, events_per_epoch, seed, rules, architecture, build_up)
         if data is None
