@@ -22,7 +22,7 @@ from scipy.linalg import block_diag
 from flowcei.ensemble.components import Components
 from flowcei.ensemble.fitting import Weighted, accelerated, counted, expected, responsibilities, truth
 from flowcei.ensemble.laws import RAYLEIGH, NormalLaw
-from flowcei.ensemble.splines import FEWEST_TRUE, REACH, ends_of, hat_basis, spline_basis, true_values
+from flowcei.ensemble.splines import FEWEST_TRUE, REACH, ends_of, hat_basis, mean_basis, true_values
 from flowcei.ensemble.uncertainty import MonteCarlo, inverted, scored, significant
 from flowcei.errors import DataError
 
@@ -116,7 +116,8 @@ class SmoothLaw:
 
     def splines(self, t: Floats) -> Floats:
         """Of true values (B,), (B, M)."""
-        return spline_basis(t, len(self.coefficients), self.ends)
+        lines = 2 if self.cross_correlation > 0.0 else 0
+        return mean_basis(t, len(self.coefficients) - lines, self.values, self.cross_correlation)
 
     def hats(self, t: Floats) -> Floats:
         """Shares of the covariances at true values (B,), (B, J)."""
@@ -220,7 +221,7 @@ class _Grid:
     def fewest(self, times: Floats) -> float:
         """Events of the spline or covariance that has the fewest, of times (V,) at each value."""
         own = times[:, None, None] * self.share[:, None]
-        return float(min((own * one).sum(axis=(0, 1)).min() for one in (self.splines, self.hats)))
+        return float(min((own * np.abs(one)).sum(axis=(0, 1)).min() for one in (self.splines, self.hats)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -314,11 +315,12 @@ def smooth_law(
     own, count = _without_pulses(values, laws, cross_correlation)
     shape = chart.coordinates, chart.bends, values, np.zeros((_SPLINES[0], k)), own[None]
     law = best = SmoothLaw(*shape, cross_correlation, chart.images, np.empty(0), count)
-    reached, dense = -np.inf, np.linspace(*law.ends, _DENSE)
+    reached, dense = -np.inf, np.linspace(*ends_of(values, 0.0), _DENSE)
     means = np.array([one.mean[0] for one in laws])
     wanted = np.stack([np.interp(dense, values, column) for column in means.T], axis=1)
     for number in (number for number in _SPLINES if number <= len(values)):
-        start = np.linalg.lstsq(spline_basis(dense, number, law.ends), wanted, rcond=None)[0]
+        basis = mean_basis(dense, number, values, cross_correlation)
+        start = np.linalg.lstsq(basis, wanted, rcond=None)[0]
         law = replace(law, coefficients=start)
         if _Grid.of(law, events.values).fewest(events.count) < _FEWEST_EVENTS:  # a gap in the column
             break
