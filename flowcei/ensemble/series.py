@@ -12,7 +12,7 @@ from scipy.special import chdtrc
 
 from flowcei.ensemble.fitting import Weighted, drawn
 from flowcei.ensemble.result import EnsembleLaw, added
-from flowcei.ensemble.smooth import FEWEST, SmoothLaw, smooth_law
+from flowcei.ensemble.smoothing import FEWEST, smooth_law
 from flowcei.errors import DataError, UsageError
 from flowcei.units import FWHM
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from flowcei.ensemble.laws import NormalLaw
     from flowcei.ensemble.population import Population
     from flowcei.ensemble.reduction import Ensemble
+    from flowcei.ensemble.smooth import SmoothLaw
     from flowcei.posterior.arrays import Bools, Floats
 
 _VALUES = 60  # of a column that have a law each; of more, ranges with as many events

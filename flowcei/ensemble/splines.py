@@ -32,18 +32,16 @@ def spline_basis(t: Floats, count: int, ends: tuple[float, float]) -> Floats:
     return np.asarray(BSpline.design_matrix(distinct, knots, degree).toarray())[rows]
 
 
-def mean_basis(t: Floats, count: int, values: Floats, deviation: float) -> Floats:
-    """Splines (B, M) along some values, and straight lines beyond each end with a slope of its own.
-
-    What happens beyond an end is seen by the true values there alone: a molecule that rests until the pump
-    comes has a kink there, which splines that reach beyond it would round off. No lines without a deviation.
-    """
-    ends = ends_of(values, 0.0)
-    inside = spline_basis(t, count, ends)
-    if not deviation > 0.0:
-        return inside
-    lines = np.minimum(t - ends[0], 0.0), np.maximum(t - ends[1], 0.0)
-    return np.column_stack([inside, *(line / deviation for line in lines)])
+def mean_basis(t: Floats, count: int, ends: tuple[float, float], straight: tuple[bool, bool]) -> Floats:
+    """Splines (B, M) that beyond each end go on straight, or stay."""
+    basis = spline_basis(t, count, ends)
+    degree = min(3, count - 1)
+    slope = degree * (count - degree) / (ends[1] - ends[0])  # at an end that of its first two coefficients
+    beyond = np.minimum(t - ends[0], 0.0) * straight[0], np.maximum(t - ends[1], 0.0) * straight[1]
+    for first, second, way in ((0, 1, beyond[0]), (-2, -1, beyond[1])):
+        basis[:, first] -= slope * way
+        basis[:, second] += slope * way
+    return basis
 
 
 def true_values(deviation: float, count: int = FEWEST_TRUE) -> tuple[Floats, Floats]:

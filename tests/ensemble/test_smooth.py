@@ -13,7 +13,7 @@ import flowcei
 from flowcei.ensemble.coordinates import ZMatrixChart
 from flowcei.ensemble.fitting import Weighted
 from flowcei.ensemble.laws import NormalLaw
-from flowcei.ensemble.smooth import smooth_law
+from flowcei.ensemble.smoothing import smooth_law
 from flowcei.physics.priors import build_prior
 from flowcei.units import FWHM
 
