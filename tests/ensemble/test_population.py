@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ import flowcei
 from flowcei import population
 from flowcei.ensemble.fitting import Selection, Weighted, maximised, pooled_start, searched
 from flowcei.ensemble.laws import Moments, NormalLaw
+from flowcei.ensemble.reduction import gathered
 from flowcei.errors import DataError, NoDensityError, UsageError
 
 EVENTS, DRAWS = 800, 150
@@ -98,6 +100,20 @@ def test_files_are_streamed(toy: Toy, fit: flowcei.Population, tmp_path: Path) -
     with h5py.File(tmp_path / "law.h5") as file:
         assert file["mean"][:2] == pytest.approx(streamed.mean[:2])
         assert json.loads(file.attrs["summary"])["events"] == EVENTS
+
+
+def test_little_of_each_sample_is_held(toy: Toy) -> None:
+    """Three coordinates, weight and prior density in single precision; joined one array after the other."""
+    blocks = [toy[2][first : first + 10] for first in range(0, EVENTS, 10)]
+    gathered(blocks[:1])  # imports what it needs
+    tracemalloc.start()
+    ensemble = gathered(blocks)
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    size = EVENTS * DRAWS * (3 + 1 + 1) * 4
+    assert ensemble.z.shape == (EVENTS, DRAWS, 3)
+    assert held < 1.2 * size
+    assert peak < 2.0 * size
 
 
 def test_accidents_count_by_their_probability() -> None:
