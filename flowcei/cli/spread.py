@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from flowcei.posterior.pooled import PooledSpread
     from flowcei.posterior.spread import Spread
 
-_SMALLER = 5  # times than the blocks of other commands: each thread has one
+_SMALLER = 2  # times than the blocks of other commands: each thread has one
+_THREADS = 8  # at the most: reading and adding up is for one
 _DRAWN = 5_000  # events in pictures of all
 _ASKED = 50  # events of which the efficiency of samples without weights is asked
 _LOW = 0.1  # median efficiency below which samples without weights are no posterior to be pooled
@@ -120,7 +121,7 @@ def spread(
 
 def _written(samples: UnflaggedSamples, folder: Path, xyz: Path | None, *, overwrite: bool) -> PooledSpread:
     """Write the tables of single events, and their means; return what all come to."""
-    from flowcei.physics.threads import mapped
+    from flowcei.physics.threads import mapped, usable_cores
     from flowcei.posterior.pooled import PooledSpread
 
     pooled = PooledSpread(len(samples))
@@ -130,8 +131,8 @@ def _written(samples: UnflaggedSamples, folder: Path, xyz: Path | None, *, overw
         atomic_text(xyz, overwrite=overwrite) if xyz else nullcontext() as places,
         Progress(len(samples), "events") as progress,
     ):
-        work = partial(_of_block, means=xyz is not None)
-        for block, result, *texts in mapped(work, _numbered(samples.blocks(smaller=_SMALLER))):
+        work, blocks = partial(_of_block, means=xyz is not None), _numbered(samples.blocks(smaller=_SMALLER))
+        for block, result, *texts in mapped(work, blocks, min(_THREADS, usable_cores())):
             for text, file in zip(texts, (rows, pairs, places), strict=True):
                 if file:
                     file.write(text)

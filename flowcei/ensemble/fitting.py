@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
@@ -235,10 +237,11 @@ def accelerated(
 
 def pooled_start(data: Weighted, weights: Floats, bends: Bools, components: int, along: int = 0) -> NormalLaw:
     """A law to begin with, of samples with weights (E, n): components side by side along a coordinate."""
-    z, flat = data.z.reshape(-1, data.z.shape[2]).astype(np.float64), weights.reshape(-1, 1)
-    one = NormalLaw.of(Moments.of(z, flat), bends)
+    k = data.z.shape[2]
     if components == 1:
-        return one
+        sums = (Moments.of(z.reshape(-1, k), weights[rows].reshape(-1, 1)) for rows, z, _ in data.blocks())
+        return NormalLaw.of(reduce(add, sums), bends)
+    z, flat = data.z.reshape(-1, k).astype(np.float64), weights.reshape(-1, 1)
     order = np.argsort(z[:, along])
     rank = np.cumsum(flat[order, 0]) / flat.sum()
     group = np.empty(len(z), dtype=np.intp)

@@ -355,7 +355,7 @@ def _numbers(coordinates: int, components: int) -> int:
 
 def _pooled(ensemble: Ensemble) -> tuple[Floats, Floats]:
     """Mean and deviation (2, K) of pooled samples, and the median deviation (K,) within an event."""
-    first, within = ensemble.within
+    first, within, _ = ensemble.within
     weight = ensemble.p_true / ensemble.p_true.sum()
     mean = weight @ first
     sd = np.sqrt(weight @ (within + (first - mean) ** 2))

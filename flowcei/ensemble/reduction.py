@@ -34,6 +34,7 @@ UNRELIABLE, UNMIXED = "unreliable weights", "chains that have not mixed"
 UNTOLD = "taken for true, as too few of a kind tell no accidents"
 """Why events do not count as they should: they count as they are."""
 
+_AT_ONCE = 200_000  # samples that are in double precision
 _CHANCE = 5.0  # deviations by which means of events, if they differ, scatter more than by chance
 _SAME = ("prior", "experiment", "noise_relative", "forward", "motion")  # of origins that can be pooled
 
@@ -85,17 +86,19 @@ class Ensemble:
         return Weighted(self.z, base, self.p_true, np.ones(len(self.z)))
 
     @property
-    def within(self) -> tuple[Floats, Floats]:
-        """Mean and variance of each coordinate within each event, (E, K) both."""
-        each = np.exp(self.log_weight.astype(np.float64))  # outside of the prior: 0
-        each /= np.maximum(each.sum(axis=1, keepdims=True), 1e-300)
-        first = np.einsum("en,enk->ek", each, self.z)
-        return first, np.einsum("en,enk->ek", each, (self.z - first[:, None]) ** 2)
+    def within(self) -> tuple[Floats, Floats, Floats]:
+        """Mean and variance of each coordinate within each event, (E, K), sums of squared weights (E,)."""
+        step = max(1, _AT_ONCE // self.z.shape[1])
+        blocks = [
+            _moments(self.z[k : k + step], self.log_weight[k : k + step]) for k in range(0, len(self.z), step)
+        ]
+        first, variance, squares = map(np.concatenate, zip(*blocks, strict=True))
+        return first, variance, squares
 
     def check_told(self) -> None:
         """Raise DataError where events differ in a coordinate by no more than their samples do by chance."""
-        first, variance = self.within
-        few = np.exp(2.0 * self.log_weight.astype(np.float64)).sum(axis=1, keepdims=True) / self.distinct
+        first, variance, squares = self.within
+        few = squares[:, None] / self.distinct
         chance = (variance * few).mean(axis=0)
         least = 1.0 + _CHANCE * np.sqrt(2.0 / len(first))
         pairs = zip(self.chart.coordinates, first.var(axis=0) < least * chance, strict=True)
@@ -107,6 +110,15 @@ class Ensemble:
     def weights(self) -> Floats:
         """Weights (E, n) of pooled samples: those of an event sum to its P(true)."""
         return np.exp(self.log_weight.astype(np.float64)) * self.p_true[:, None]
+
+
+def _moments(z: Reals, log_weight: Reals) -> tuple[Floats, Floats, Floats]:
+    """Weighted mean and variance (E, K) of samples (E, n, K), sums of squared weights (E,)."""
+    each = np.exp(log_weight.astype(np.float64))  # outside of the prior: 0
+    squares = (each**2).sum(axis=1)
+    each /= np.maximum(each.sum(axis=1, keepdims=True), 1e-300)
+    first = np.einsum("en,enk->ek", each, z)
+    return first, np.einsum("en,enk->ek", each, (z - first[:, None]) ** 2), squares
 
 
 def gathered(
