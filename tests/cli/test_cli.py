@@ -56,7 +56,7 @@ def test_help_answers_without_torch() -> None:
 
 
 def test_samples_are_drawn_without_what_takes_a_second_to_import(tmp_path: Path) -> None:
-    """`flowcei sample` imports no statistics, which FrEIA names, no pictures, and nothing of numba's plug-ins."""
+    """`flowcei sample` imports no statistics, which FrEIA names, and no pictures or plug-ins of numba."""
     flowcei.write_events(flowcei.simulate("ocs", 3, seed=1, noise="1%"), tmp_path / "e.h5")
     code = (
         "import sys; sys.argv = 'flowcei sample --momenta e.h5 -n 5 --model bundled -o s.h5'.split()\n"
