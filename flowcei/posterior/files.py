@@ -322,7 +322,7 @@ def sample_to_file(
             _fill(file, start, stream or parts(start * block), request, on_block)
         names = ("event", "flags", "ess", "drawn", "momenta", "sigma", "log_evidence", _LOST)
         mixed = has_accidents(request.get("experiment", {}))
-        judged = (Quality.of(a, molecule, mixed=mixed) for a, molecule, _ in _blocks(file, block, names))
+        judged = (Quality.of(a, molecule, mixed=mixed) for a, molecule, _ in file_blocks(file, block, names))
         quality = Quality.concatenate(list(judged))
         if judge is not None:
             quality = judge(quality)
@@ -370,12 +370,12 @@ def _read_back(
     file: PreallocatedFile, block: int, on_written: Callable[[int], None]
 ) -> Iterator[PosteriorSamples]:
     """What was written, a block at a time."""
-    for arrays, molecule, origin in _blocks(file, block):
+    for arrays, molecule, origin in file_blocks(file, block):
         yield samples_of(arrays, molecule, origin)
         on_written(len(arrays["event"]))
 
 
-def _blocks(
+def file_blocks(
     file: PreallocatedFile, block: int, names: Collection[str] = ()
 ) -> Iterator[tuple[dict[str, np.ndarray], Molecule, dict[str, Any]]]:
     """The arrays of each block, all where none are named, with the molecule and the origin."""

@@ -21,11 +21,10 @@ from flowcei.training.schedule import EpochRecord  # noqa: TC001 (pydantic reads
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-CHECKPOINT_VERSION = 3  # others are refused: a training that goes on must be the same one
+CHECKPOINT_VERSION = 4  # others are refused: a training that goes on must be the same one
 _ABOUT, _SEAL = "flowcei-checkpoint", "sha256"
 _PARTS = ("model", "best", "moments", "random")  # names of tensors begin with one
 _MOST = 5 << 30  # bytes: weights twice, two moments of each, of a model of 1 GiB
-_MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of a parameter
 _DAMAGED = "is damaged; begin the training anew with --overwrite"
 
 
@@ -41,7 +40,7 @@ class Checkpoint(BaseModel):
     rounds: list[Annotated[int, Field(gt=0)]] = []  # epochs of each, where there may be several
     model: dict[str, torch.Tensor] = Field(default={}, exclude=True)  # weights and buffers
     best: dict[str, torch.Tensor] = Field(default={}, exclude=True)  # those of the best epoch of the phase
-    moments: dict[str, torch.Tensor] = Field(default={}, exclude=True)  # of the optimiser, as `3.exp_avg`
+    moments: dict[str, torch.Tensor] = Field(default={}, exclude=True)  # of the steps: of the gradients
     random: dict[str, torch.Tensor] = Field(default={}, exclude=True)  # states of generators by device
 
     @model_validator(mode="after")
@@ -135,10 +134,8 @@ def check_settings(begun: Checkpoint | None, settings: dict[str, Any]) -> None:
             raise UsageError(f"{key.replace('_', ' ')} is {now}; the training was begun with {was}")
 
 
-def restore(
-    begun: Checkpoint, model: nn.Module, optimiser: torch.optim.Optimizer, device: torch.device
-) -> None:
-    """Put a model, its optimiser and the random generators into the state of a checkpoint."""
+def restore(begun: Checkpoint, model: nn.Module, moments: dict[str, Tensor], device: torch.device) -> None:
+    """Put a model, the moments of its steps and the random generators into the state of a checkpoint."""
     # All is compared before any is used: a kernel handed a tensor of another shape writes past its end.
     weights, generators = model.state_dict(), random_state(device)
     for tensors in (begun.model, begun.best):
@@ -147,7 +144,10 @@ def restore(
         for name in weights:
             if _is_permutation(weights[name]) and not _is_permutation(tensors[name]):
                 raise DataError(f"tensor {name} is no permutation")
-    state = _moments_of(begun, optimiser)
+    _check_tensors(begun.moments, moments)
+    for name in ("steps", "mean_square"):
+        if bool((begun.moments[name] < 0).any()):
+            raise DataError(f"state of the optimiser below 0 for {name}")
     drawn = {k: begun.random.get(k, state) for k, state in generators.items()}  # of another device: of no use
     _check_tensors(drawn, generators)
     try:
@@ -157,22 +157,10 @@ def restore(
         elif device.type == "mps":
             torch.mps.set_rng_state(drawn["mps"])
         model.load_state_dict(begun.model)
-        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+        for name, tensor in moments.items():
+            tensor.copy_(begun.moments[name])
     except RuntimeError as error:
         raise DataError(str(error).splitlines()[0]) from error
-
-
-def _moments_of(begun: Checkpoint, optimiser: torch.optim.Optimizer) -> dict[int, dict[str, Tensor]]:
-    """State of the optimiser by the number of the parameter, of the shapes of these."""
-    parameters = dict(enumerate(optimiser.param_groups[0]["params"]))
-    indices = [k for k in parameters if f"{k}.step" in begun.moments]
-    like = {"step": torch.zeros(())}  # the others are as their parameter
-    moments = {f"{k}.{key}": like.get(key, parameters[k]) for k in indices for key in _MOMENTS}
-    _check_tensors(begun.moments, moments)
-    for name, tensor in begun.moments.items():
-        if not name.endswith(".exp_avg") and bool((tensor < 0).any()):
-            raise DataError(f"state of the optimiser below 0 for {name}")
-    return {k: {key: begun.moments[f"{k}.{key}"] for key in _MOMENTS} for k in indices}
 
 
 def _check_tensors(tensors: dict[str, Tensor], reference: dict[str, Tensor]) -> None:

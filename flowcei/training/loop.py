@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
-from torch.optim.lr_scheduler import OneCycleLR
 
 from flowcei.errors import DataError, StoppedError, TrainingDivergedError, UsageError
 from flowcei.training.checkpoint import Checkpoint, Keeping, random_state, restore, write_checkpoint
 from flowcei.training.devices import Ranks
-from flowcei.training.schedule import EpochRecord, Schedule
+from flowcei.training.schedule import EpochRecord, Schedule, one_cycle
 from flowcei.training.steps import Steps
 
 if TYPE_CHECKING:
@@ -34,7 +33,6 @@ _log = logging.getLogger("flowcei")
 
 _VALIDATION_CHUNK = 8192
 _EVERY = 50  # steps of a GPU between two looks at the loss
-_RISE = 0.2 + 1e-9  # share of the steps in which the rate rises; with 1/5 of 5 torch divides by zero
 
 
 class Batches(Protocol):
@@ -90,7 +88,6 @@ class _Phase:
     steps: Steps
     best_weights: dict[str, Tensor]
     losses: list[float] = field(default_factory=list)  # of validation, an epoch each
-    cycle: OneCycleLR | None = None
 
     def lasts(self, patience: int) -> bool:
         """Whether the round does; patience is of the first: where rates rise again, losses do too."""
@@ -106,24 +103,12 @@ class _Phase:
         """
         done = len(self.losses) - sum(self.rounds[:-1])
         if (fits := done + int(max(0.0, min(seconds / epoch, 1e9)))) < self.rounds[-1]:
-            self.rounds[-1], self.cycle = fits, None
+            self.rounds[-1] = fits
 
     def begin(self, epochs: int) -> None:
         """Begin another round."""
         self.rounds[-1] = len(self.losses) - sum(self.rounds[:-1])
         self.rounds.append(epochs)
-        self.cycle = None
-
-    def rates(self, steps: int, peak: float) -> OneCycleLR:
-        """The rates of all steps, once it is known how many an epoch has; those done are behind."""
-        if self.cycle is None:
-            total, done = steps * self.rounds[-1], len(self.losses) - sum(self.rounds[:-1])
-            self.cycle = OneCycleLR(self.steps.optimiser, peak, total_steps=total, pct_start=_RISE)
-            if past := steps * done:  # rates follow from the number of the step: none is stored
-                # One more than torch would count: after the first it asks whether the optimiser has moved.
-                self.cycle.load_state_dict({"last_epoch": past - 1, "_step_count": past + 1})
-                self.cycle.step()
-        return self.cycle
 
 
 @dataclass
@@ -183,8 +168,7 @@ class _Run:
             self._epoch(phase)
             if self.more is not None:
                 phase.shorten(self._seconds_left, time.perf_counter() - begun)
-                if (last := self._ranks.agreed(phase.rounds[-1], self.device)) != phase.rounds[-1]:
-                    phase.rounds[-1], phase.cycle = last, None
+                phase.rounds[-1] = self._ranks.agreed(phase.rounds[-1], self.device)
         self.model.load_state_dict(phase.best_weights)
         epochs = self.more(phase.rounds, self.records) if self.more and self._ranks.first else 0
         epochs = self._ranks.agreed(epochs, self.device)
@@ -216,9 +200,8 @@ class _Run:
             words = np.random.SeedSequence(self.seed, spawn_key=(self._ranks.rank, index)).generate_state(2)
             torch.manual_seed(int(words[0]) << 32 | int(words[1]))
         model.train()
-        loss, rows = self._steps(phase, x, c)
-        rate, speed = float(phase.steps.optimiser.param_groups[0]["lr"]), rows / (time.perf_counter() - start)
-        record = self._record(phase.number, _finite(loss), rate, speed)
+        loss, rows, rate = self._steps(phase, x, c)
+        record = self._record(phase.number, _finite(loss), rate, rows / (time.perf_counter() - start))
         if record.validation_loss < min(phase.losses, default=math.inf):
             phase.best_weights = _copy(model.state_dict())
         phase.losses.append(record.validation_loss)
@@ -226,10 +209,11 @@ class _Run:
         if self._ranks.first:
             self.on_epoch(record)
 
-    def _steps(self, phase: _Phase, x: Tensor, c: Tensor) -> tuple[float, int]:
-        """Step over all rows once; return the mean loss and how many rows there were, of all ranks."""
+    def _steps(self, phase: _Phase, x: Tensor, c: Tensor) -> tuple[float, int, float]:
+        """Step over all rows once; return the mean loss, rows of all ranks, and the last learning rate."""
         ranks, steps = self._ranks, -(-len(x) * self._ranks.count // self.schedule.batch)
-        rates, waits = phase.rates(steps, self.schedule.learning_rate), self.device.type != "cpu"
+        before = steps * (len(phase.losses) - sum(phase.rounds[:-1]))  # of this round
+        peak, waits, rate = self.schedule.learning_rate, self.device.type != "cpu", math.nan
         total, done, told, since = 0.0, 0, 0, torch.zeros((), device=self.device)
         # Indexing tensors in memory: a DataLoader that collates rows would be the bottleneck.
         for k, rows in enumerate(torch.randperm(len(x)).to(x.device).tensor_split(steps), 1):
@@ -250,10 +234,10 @@ class _Run:
                 value = _finite(summed / seen)
                 if ranks.first:
                     self.on_step(seen, value)
-            phase.steps.optimiser.step()
-            rates.step()
+            rate, momentum = one_cycle(before + k - 1, steps * phase.rounds[-1], peak)
+            phase.steps.move(rate, momentum)
             done += count
-        return total / told, done
+        return total / told, done, rate
 
     @torch.no_grad()
     def _record(self, phase: int, loss: float, rate: float, rows_per_second: float) -> EpochRecord:
@@ -283,7 +267,6 @@ class _Run:
         """Write the state to the checkpoint, where there is one."""
         if self.keeping.path is None or not self._ranks.first:
             return
-        moments = phase.steps.optimiser.state_dict()["state"]
         state = Checkpoint(
             settings=self.keeping.settings,
             machine=_machine(self.device),
@@ -291,7 +274,7 @@ class _Run:
             rounds=phase.rounds if self.more else [],
             model=dict(self.model.state_dict()),
             best=phase.best_weights,
-            moments={f"{k}.{name}": t for k, one in moments.items() for name, t in one.items()},
+            moments=phase.steps.moments,
             random=random_state(self.device),
         )
         write_checkpoint(state, self.keeping.path)
@@ -305,7 +288,7 @@ class _Run:
             text = f"begun elsewhere ({', '.join(changes)}): the last digits of the result will differ"
             warnings.warn(text, stacklevel=2)
         try:
-            restore(begun, self.model, phase.steps.optimiser, self.device)
+            restore(begun, self.model, phase.steps.moments, self.device)
         except DataError as error:
             raise DataError(f"does not fit the model ({error})", path=self.keeping.path) from error
         self.records[:] = begun.records

@@ -14,6 +14,9 @@ MIN_EVENTS = 100
 _STEPS = 4800  # brought OCS from 1,200 noise-free events to 3e-3 to 5e-3 bohr per atom; ten steps, to 0.1
 _FEWEST_STEPS, _MOST_STEPS = 8, 300  # of a pass, where the batch can be chosen
 _PASSES, _PASSES_OF_FIXED_NOISE = 600, 30  # the latter are learned by heart in a few dozen
+_RISE = 0.2  # share of the steps in which the rate rises
+_FIRST, _LAST = 1 / 25, 1 / 250_000  # rates at the ends, of the peak
+_MOMENTA = 0.95, 0.85  # at the ends and at the peak, as usual with torch
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,28 @@ class Schedule:
         most = _PASSES if fresh_noise else _PASSES_OF_FIXED_NOISE
         epochs = int(given.get("epochs") or min(max(-(-_STEPS // steps), cls.epochs), most))
         return cls(**{"epochs": epochs, "batch": batch, "patience": max(cls.patience, epochs // 3)} | given)
+
+
+def one_cycle(step: int, steps: int, peak: float) -> tuple[float, float]:
+    """Return the learning rate, which rises to a peak and falls, and the momentum, which does the opposite.
+
+    L. N. Smith and N. Topin, arXiv:1708.07120, along cosines.
+
+    Args:
+        step: From 0.
+        steps: Of the whole cycle.
+        peak: Learning rate.
+
+    Example:
+        >>> [round(one_cycle(step, 10, 1.0)[0], 3) for step in (0, 1, 5, 9)]
+        [0.04, 1.0, 0.5, 0.0]
+    """
+    top, end = _RISE * steps - 1.0, steps - 1.0
+    rising = step < top
+    angle = 1.0 - step / top if rising else (step - top) / (end - top)
+    height = 0.5 + 0.5 * math.cos(math.pi * angle)
+    lowest, (ends, middle) = _FIRST if rising else _LAST, _MOMENTA
+    return peak * (lowest + (1.0 - lowest) * height), ends + (middle - ends) * height
 
 
 @dataclass(frozen=True)

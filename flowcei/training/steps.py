@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch.optim.adamw import adamw
 
 from flowcei.errors import UsageError
 from flowcei.training.devices import Ranks
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _ALIGNED = 16  # weights of a tensor begin at multiples of 64 bytes
 _WARM_UP = 3  # steps before one is recorded, as torch asks for
+_SQUARES = 0.99  # share of the mean square of a gradient that is kept from one step to the next
+_EPSILON = 1e-8
 
 
 class Steps:
@@ -31,7 +33,8 @@ class Steps:
     def __init__(
         self, model: InverseModel, schedule: Schedule, device: torch.device, ranks: Ranks | None = None
     ) -> None:
-        self._model, self._clip, self._ranks = model, schedule.clip, ranks or Ranks()
+        self._model, self._ranks = model, ranks or Ranks()
+        self._clip, self._decay = schedule.clip, schedule.weight_decay
         self._moving = [p for p in model.parameters() if p.requires_grad]
         starts, total = [], 0
         for p in self._moving:
@@ -40,20 +43,16 @@ class Steps:
         if len(types := {p.dtype for p in self._moving}) > 1:
             raise UsageError(f"weights of one precision train together; these are of {len(types)}")
         self._sums = torch.zeros(total + 2, device=device, dtype=next(iter(types), None))
-        self.weights = nn.Parameter(torch.zeros_like(self._sums[:total]))
-        self.weights.grad = self._sums[:total]
+        self.weights, self.gradient = torch.zeros_like(self._sums[:total]), self._sums[:total]
         for p, start in zip(self._moving, starts, strict=True):
-            place = slice(start, start + p.numel())
-            self.weights.data[place] = p.detach().flatten()
-            p.data = self.weights.data[place].view_as(p)
-            p.grad = self._sums[place].view_as(p)
-        self.optimiser = torch.optim.AdamW(
-            [self.weights],
-            lr=schedule.learning_rate,
-            weight_decay=schedule.weight_decay,
-            betas=(0.9, 0.99),
-            fused=device.type in {"cpu", "cuda"},
-        )
+            section = slice(start, start + p.numel())
+            self.weights[section] = p.detach().flatten()
+            p.data = self.weights[section].view_as(p)
+            p.grad = self.gradient[section].view_as(p)
+        self._fused = device.type in {"cpu", "cuda"}
+        steps = torch.zeros((), device=device if self._fused else None)
+        means = {name: torch.zeros_like(self.weights) for name in ("mean", "mean_square")}
+        self.moments = {"steps": steps} | means
         recorded = device.type == "cuda" and getattr(model, "recordable", False)
         self._graphs: dict[int, _Graph] | None = {} if recorded else None
 
@@ -67,8 +66,32 @@ class Steps:
             self._graphs[len(x)].replay(x, c)
         self._sums[-1] = float(stop)
         self._ranks.average(self._sums)
-        gradient = self._sums[:-2]
-        gradient.mul_((self._clip / (gradient.norm() + 1e-6)).clamp_max(1.0))
+        self.gradient.mul_((self._clip / (self.gradient.norm() + 1e-6)).clamp_max(1.0))
+
+    def move(self, rate: float, momentum: float) -> None:
+        """Move the weights by AdamW (I. Loshchilov and F. Hutter, arXiv:1711.05101).
+
+        rate: of learning; momentum: share of the mean gradient that is kept from one step to the next.
+        """
+        # By the function: the first object of the class torch.optim.AdamW in a process takes two seconds, in
+        # which it imports the compiler of torch.
+        steps, mean, square = self.moments.values()
+        adamw(
+            [self.weights],
+            [self.gradient],
+            [mean],
+            [square],
+            [],
+            [steps],
+            fused=self._fused,
+            amsgrad=False,
+            maximize=False,
+            beta1=momentum,
+            beta2=_SQUARES,
+            lr=rate,
+            weight_decay=self._decay,
+            eps=_EPSILON,
+        )
 
     @property
     def loss(self) -> Tensor:

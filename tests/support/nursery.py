@@ -250,7 +250,6 @@ if __name__ == "__main__":
         simulate("ocs", 10, seed=1, accuracy=accuracy)
     for name in WARM:  # once here, not in every life
         importlib.import_module(f"flowcei.{name}")
-    torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])  # imports as much as all else
     style.save(figures.training_figure(pd.DataFrame(COLUMNS)), Path("warm.png"))
     for _ in range(2):  # the first compiles what no cache has: lives would seem ten times as long as they are
         shutil.rmtree(REFERENCE, ignore_errors=True)

@@ -16,7 +16,8 @@ from flowcei.errors import TrainingDivergedError, UsageError
 from flowcei.models.registry import ARCHITECTURES, build_model, options_type
 from flowcei.training.devices import resolve_device
 from flowcei.training.loop import fit
-from flowcei.training.schedule import EpochRecord, Schedule
+from flowcei.training.schedule import EpochRecord, Schedule, one_cycle
+from flowcei.training.steps import Steps
 
 if TYPE_CHECKING:
     from flowcei.models.interface import InverseModel
@@ -225,9 +226,33 @@ def test_devices_are_resolved_or_refused() -> None:
 
 @pytest.mark.parametrize("batch", [150, 50, 30, 15])
 def test_few_steps_are_trained_too(batch: int) -> None:
-    """One, three, five and ten steps in all: torch's own schedule divides by zero for five."""
+    """One, three, five and ten steps in all; the rate has its peak at the first of five."""
     records = fit(_Point(), _Toy(), Schedule(epochs=1, batch=batch), seed=1, device=CPU)  # type: ignore[arg-type]
     assert math.isfinite(records[0].validation_loss)
+
+
+@pytest.mark.parametrize("total", [1, 2, 7, 60])
+def test_steps_are_those_of_torch(total: int) -> None:
+    """Weights, rates and momenta of AdamW and of its one cycle, in double precision."""
+    generator = torch.Generator().manual_seed(1)
+    model = torch.nn.Linear(3, 2).double()
+    peer = torch.nn.Linear(3, 2).double()
+    peer.load_state_dict(model.state_dict())
+    steps = Steps(model, Schedule(weight_decay=0.1), CPU)  # type: ignore[arg-type]
+    optimiser = torch.optim.AdamW(peer.parameters(), weight_decay=0.1, betas=(0.9, 0.99))
+    cycle = torch.optim.lr_scheduler.OneCycleLR(optimiser, 0.03, total_steps=total, pct_start=0.2)
+    for k in range(total):
+        rate, momentum = one_cycle(k, total, 0.03)
+        group = optimiser.param_groups[0]
+        assert (rate, momentum) == pytest.approx((group["lr"], group["betas"][0]), rel=1e-12)
+        for own, other in zip(model.parameters(), peer.parameters(), strict=True):
+            assert own.grad is not None
+            other.grad = own.grad.copy_(torch.randn(own.shape, generator=generator, dtype=torch.float64))
+        steps.move(rate, momentum)
+        optimiser.step()
+        cycle.step()
+    for own, other in zip(model.parameters(), peer.parameters(), strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("name", sorted(RECALL))
