@@ -69,11 +69,11 @@ class UnflaggedSamples:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def blocks(self, *, every: int = 1) -> Iterator[flowcei.PosteriorSamples]:
-        """So many samples after the others, of each or of every so many of the events."""
+    def blocks(self, *, every: int = 1, smaller: int = 1) -> Iterator[flowcei.PosteriorSamples]:
+        """So many samples, or a fraction, after the others, of each or of every so many of the events."""
         from flowcei.posterior.files import stream_samples
 
-        return stream_samples(self.path, SAMPLES_AT_ONCE, self.rows[::every])
+        return stream_samples(self.path, SAMPLES_AT_ONCE // smaller, self.rows[::every])
 
     def one(self, row: int) -> flowcei.PosteriorSamples:
         """The samples of one event."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from contextlib import nullcontext, suppress
+from functools import partial
+from io import StringIO
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -18,12 +20,16 @@ from flowcei.storage.creation import atomic_text
 from flowcei.units import length_in_bohr
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     import pandas as pd
 
     from flowcei import PosteriorSamples
     from flowcei.cli.inputs import UnflaggedSamples
     from flowcei.posterior.pooled import PooledSpread
+    from flowcei.posterior.spread import Spread
 
+_SMALLER = 5  # times than the blocks of other commands: each thread has one
 _DRAWN = 5_000  # events in pictures of all
 _ASKED = 50  # events of which the efficiency of samples without weights is asked
 _LOW = 0.1  # median efficiency below which samples without weights are no posterior to be pooled
@@ -114,29 +120,53 @@ def spread(
 
 def _written(samples: UnflaggedSamples, folder: Path, xyz: Path | None, *, overwrite: bool) -> PooledSpread:
     """Write the tables of single events, and their means; return what all come to."""
-    import numpy as np
-
+    from flowcei.physics.threads import mapped
     from flowcei.posterior.pooled import PooledSpread
-    from flowcei.posterior.structures import write_means_xyz
-    from flowcei.storage.cells import write_table
 
-    pooled, rng = PooledSpread(len(samples)), np.random.default_rng(0)
+    pooled = PooledSpread(len(samples))
     with (
         atomic_text(folder / "spread.csv", overwrite=overwrite) as rows,
         atomic_text(folder / "covariance.csv", overwrite=overwrite) as pairs,
         atomic_text(xyz, overwrite=overwrite) if xyz else nullcontext() as places,
         Progress(len(samples), "events") as progress,
     ):
-        for k, block in enumerate(samples.blocks()):
-            result = block.spread(keep_flagged=True, seed=rng)
-            how: Any = {"index": False, "header": k == 0, "float_format": "%.6g"}
-            write_table(result.to_dataframe(), rows, **how)
-            write_table(result.covariance_table(), pairs, **how)
-            if places:
-                write_means_xyz(block, places)
-            pooled.add(result, block.floor())
+        work = partial(_of_block, means=xyz is not None)
+        for block, result, *texts in mapped(work, _numbered(samples.blocks(smaller=_SMALLER))):
+            for text, file in zip(texts, (rows, pairs, places), strict=True):
+                if file:
+                    file.write(text)
+            pooled.add(result, block)
             progress.update(len(block))
     return pooled
+
+
+def _numbered(blocks: Iterable[PosteriorSamples]) -> Iterator[tuple[int, PosteriorSamples]]:
+    """Blocks with the number of events before each."""
+    before = 0
+    for block in blocks:
+        yield before, block
+        before += len(block)
+
+
+def _of_block(
+    task: tuple[int, PosteriorSamples], *, means: bool
+) -> tuple[PosteriorSamples, Spread, str, str, str]:
+    """Samples after so many events, their spread, and both tables of it and means as text."""
+    import numpy as np
+
+    from flowcei.posterior.structures import write_means_xyz
+    from flowcei.storage.cells import write_rows
+
+    before, block = task
+    stream = np.random.PCG64(0)
+    stream.advance(before)  # a number for each event, whatever the blocks
+    result = block.spread(keep_flagged=True, seed=np.random.Generator(stream))
+    rows, pairs, places = StringIO(), StringIO(), StringIO()
+    write_rows(result.to_dataframe(), rows, 6, header=before == 0)
+    write_rows(result.covariance_table(), pairs, 6, header=before == 0)
+    if means:
+        write_means_xyz(block, places)
+    return block, result, rows.getvalue(), pairs.getvalue(), places.getvalue()
 
 
 def _sound(samples: PosteriorSamples, overall: pd.DataFrame) -> pd.DataFrame:

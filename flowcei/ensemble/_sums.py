@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from flowcei.physics._compilation import compiled, kernel
+from flowcei.storage._compilation import compiled, kernel
 
 _NONE = 1e-16  # of an event: samples that have less of it count nothing
 

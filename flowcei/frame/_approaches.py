@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 
-from flowcei.physics._compilation import compiled, kernel
 from flowcei.physics._rotations import nearest_rotation
 from flowcei.physics._searches import normal_equations, solve
 from flowcei.physics._vectors import cross, dot
+from flowcei.storage._compilation import compiled, kernel
 
 _LESS, _MORE, _GIVEN_UP = 0.1, 10.0, 1e8  # factors of the damping, and where a search ends
 _ENOUGH = 0.1  # fall of the sum of squares that a last step promises: it moves by a third of a deviation

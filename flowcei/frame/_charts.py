@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from flowcei.physics._compilation import compiled, kernel
+from flowcei.storage._compilation import compiled, kernel
 
 BULK = 3.0  # deviations beyond which a whitened chart grows like their square root only
 

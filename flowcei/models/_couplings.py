@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flowcei.physics._compilation import compiled, kernel
 from flowcei.physics._growth import exp_minus
 from flowcei.physics._lanes import (
     LANES,
@@ -27,6 +26,7 @@ from flowcei.physics._lanes import (
     store,
     where_greater,
 )
+from flowcei.storage._compilation import compiled, kernel
 
 _BLOCK = max(LANES.values())  # samples, of single precision
 _FADED = 80.0  # exp(-80) is within the range of single precision

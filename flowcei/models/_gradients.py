@@ -20,9 +20,9 @@ from flowcei.models._couplings import (
     spline,
     tangent,
 )
-from flowcei.physics._compilation import compiled, kernel
 from flowcei.physics._growth import exp_minus
 from flowcei.physics._lanes import PANEL, Lanes, accumulate, aligned, lanes_of, load, store, where_greater
+from flowcei.storage._compilation import compiled, kernel
 
 _TERMS = 7  # of exp, in single precision
 _GLOW = 0.636  # FrEIA's factor

@@ -10,8 +10,8 @@ import math
 
 import numpy as np
 
-from flowcei.physics._compilation import compiled, kernel
 from flowcei.physics._vectors import across, between, combine, cross, dot, insert, scaled, unit_vector
+from flowcei.storage._compilation import compiled, kernel
 
 ROUNDING = 1e-9
 """Bohr by which a geometry may miss a support: what rotating and storing it costs, and more."""

@@ -15,7 +15,6 @@ from functools import partial
 
 import numpy as np
 
-from flowcei.physics._compilation import compiled
 from flowcei.physics._lanes import (
     LANES,
     Lanes,
@@ -30,6 +29,7 @@ from flowcei.physics._lanes import (
     store,
     where_greater,
 )
+from flowcei.storage._compilation import compiled
 
 _SINGLE = max(LANES.values())  # lanes of single precision
 _LN2 = 0.6931471805599453

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from flowcei.physics._compilation import compiled, kernel
 from flowcei.physics._lanes import aligned, lanes_of
 from flowcei.physics._layout import layout
 from flowcei.physics._steps import integrate
 from flowcei.physics._vectors import across, cross, dot, scaled, unit_vector
+from flowcei.storage._compilation import compiled, kernel
 
 NOT_FINITE, COINCIDENT, LOST = 1, 2, 3  # keys of `forward.LOST_FOR`; 0 where an event could be followed
 

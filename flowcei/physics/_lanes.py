@@ -20,7 +20,7 @@ from numba.core import cgutils
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
-from flowcei.physics._compilation import compiled
+from flowcei.storage._compilation import compiled
 
 LANES = {types.float32: 16, types.float64: 8}  # of a row: one register of 64 bytes, the widest that CPUs have
 

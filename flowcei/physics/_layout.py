@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from flowcei.physics._compilation import compiled
+from flowcei.storage._compilation import compiled
 
 
 class Layout(NamedTuple):

@@ -18,9 +18,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from flowcei.physics._compilation import compiled, kernel
 from flowcei.physics._rotations import log_average, proper_singular_values
 from flowcei.physics._vectors import between, dot, insert
+from flowcei.storage._compilation import compiled, kernel
 
 _FEW = 6  # atoms up to which all orders cost less than a good first one
 _EXHAUSTED, _TOO_MANY = -1, -2

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from flowcei.physics._compilation import compiled, kernel
 from flowcei.physics._kernel import COINCIDENT, NOT_FINITE
+from flowcei.storage._compilation import compiled, kernel
 
 COULOMB, YUKAWA, TABLE = 0, 1, 2  # kinds
 NEARER, BOUND = 4, 5  # keys of `forward.LOST_FOR`

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from flowcei.physics._compilation import kernel
 from flowcei.physics._vectors import between, combine, cross, dot, unit_vector
+from flowcei.storage._compilation import kernel
 
 _DEGREE = math.pi / 180.0
 

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from flowcei.physics._compilation import compiled, kernel
 from flowcei.physics._vectors import between, dot, insert
+from flowcei.storage._compilation import compiled, kernel
 
 _MOST_NODES = 10_000  # of one search: what is best by then is taken, and counted: no molecule takes for ever
 

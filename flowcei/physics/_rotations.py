@@ -7,8 +7,8 @@ import math
 import numpy as np
 from scipy.special import i0e
 
-from flowcei.physics._compilation import compiled, kernel
 from flowcei.physics._vectors import across, cross, dot
+from flowcei.storage._compilation import compiled, kernel
 
 _SCALE = 4.0  # x / (x + 4) brings all arguments of the Bessel function into [0, 1)
 _CELLS, _DEGREE = 64, 5

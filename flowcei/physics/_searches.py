@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from flowcei.physics._compilation import compiled, kernel
 from flowcei.physics._vectors import between, dot
+from flowcei.storage._compilation import compiled, kernel
 
 _GOLDEN = 0.6180339887498949  # multiples of it, less their whole part, fill [0, 1) evenly, however many
 _LEAST_DAMPING, _MOST_DAMPING = 1e-13, 1e12

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from flowcei.physics._compilation import compiled
 from flowcei.physics._growth import begun, gained, grow, grow_stages, growing, product, stretched
 from flowcei.physics._lanes import (
     Lanes,
@@ -30,6 +29,7 @@ from flowcei.physics._lanes import (
     where_greater,
 )
 from flowcei.physics._layout import layout
+from flowcei.storage._compilation import compiled
 
 _ENERGY_ERROR = 0.01  # relative error of the energy beyond which an event is lost
 _MOST_STEPS = 10_000  # near-collisions take some hundred

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from flowcei.physics._compilation import compiled
+from flowcei.storage._compilation import compiled
 
 
 @compiled

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 _Task = TypeVar("_Task")
+_Result = TypeVar("_Result")
 
 CHUNK = 16_384  # rows a thread takes at a time, at the most
 
@@ -45,3 +47,20 @@ def in_threads(work: Callable[[_Task], None], tasks: Sequence[_Task], threads: i
     # next to torch's.
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(work, tasks))
+
+
+def mapped(
+    work: Callable[[_Task], _Result], tasks: Iterable[_Task], threads: int | None = None
+) -> Iterator[_Result]:
+    """Yield what `work` makes of each task, in their order; one more than there are threads is begun."""
+    count, begun = threads or usable_cores(), deque[Future[_Result]]()
+    if count <= 1:
+        yield from map(work, tasks)
+        return
+    with ThreadPoolExecutor(count) as pool:
+        for task in tasks:
+            begun.append(pool.submit(work, task))
+            if len(begun) > count:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()

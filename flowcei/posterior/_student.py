@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 
-from flowcei.physics._compilation import compiled, kernel
 from flowcei.physics._growth import ODDS, exp_minus
 from flowcei.physics._lanes import (
     LANES,
@@ -19,6 +18,7 @@ from flowcei.physics._lanes import (
     store,
     where_greater,
 )
+from flowcei.storage._compilation import compiled, kernel
 
 _BLOCK = min(LANES.values())  # points, of double precision
 _LEAST = -1e300  # log density: components without a share have less

@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flowcei.experiment.accidents import P_TRUE, counted_as_true
-from flowcei.posterior.arrays import Floats
+from flowcei.posterior._samples import count_bins
+from flowcei.posterior.arrays import Bools, Floats
 from flowcei.posterior.spread import PERCENTILES, covariance_in_words, overall_table, true_weights, weighed
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from flowcei.posterior.samples import PosteriorSamples
     from flowcei.posterior.spread import Quantity, Spread
 
 _BINS = 2**16  # on either side of zero
-_MOST = 100_000  # events whose covariances are held
+_MOST = 20_000  # events whose covariances and floors are asked for, evenly over the file
 
 
 class Percentiles:
@@ -40,9 +42,8 @@ class Percentiles:
             pairs = self._counts.reshape(-1, 2).sum(axis=1)
             self._counts = np.pad(pairs, _BINS // 2)
             self._exponent += 1
-        place = np.floor(values * (_BINS / 2.0**self._exponent)).astype(np.int64) + _BINS
-        each = None if weights is None else np.repeat(weights, values.shape[1])
-        self._counts += np.bincount(place.ravel(), each, 2 * _BINS)
+        each = np.ones(len(values)) if weights is None else weights
+        count_bins(values, each, _BINS / 2.0**self._exponent, self._counts)
 
     def of(self, levels: tuple[int, ...]) -> Floats:
         """Percentiles (L,) at levels (L,), linear within a bin; NaN where values were not finite."""
@@ -68,11 +69,10 @@ class PooledSpread:
         self._deviation, self._covariance, self._true = list[Floats](), list[Floats](), list[Floats]()
         self._width, self._floor = list[Floats](), list[Floats]()
 
-    def add(self, block: Spread, floor: Floats) -> None:
-        """Take in the spread of the next events, with what the momenta alone fix each atom to (E, N)."""
+    def add(self, block: Spread, samples: PosteriorSamples) -> None:
+        """Take in the spread of the next events, and what their momenta alone fix each atom to."""
         rows, weights = block.rows(), true_weights(block.columns)
-        mean = np.stack([values.mean(axis=1) for values in rows.values()])  # (R, E)
-        deviation = np.stack([values.std(axis=1) for values in rows.values()])
+        mean, deviation = block.statistics["mean"], block.statistics["sd"]  # (R, E)
         if not self._rows:
             self.last = block
             self._rows = {quantity: Percentiles() for quantity in rows}
@@ -87,8 +87,8 @@ class PooledSpread:
             self._true.append(block.columns[P_TRUE])
         chosen = slice(-self._seen % self._every, None, self._every)
         self._covariance.append(block.covariance()[chosen])
-        self._width.append(np.sqrt((block.per_atom() ** 2).mean(axis=1)))
-        self._floor.append(np.sqrt((floor**2).mean(axis=1)))
+        self._width.append(np.sqrt((block.per_atom()[chosen] ** 2).mean(axis=1)))
+        self._floor.append(np.sqrt((samples[chosen].floor() ** 2).mean(axis=1)))
         self._seen += len(block.values)
 
     def overall(self) -> pd.DataFrame:
@@ -106,13 +106,17 @@ class PooledSpread:
         return {P_TRUE: np.concatenate(self._true)} if self._true else {}
 
     def widths(self) -> tuple[Floats, Floats]:
-        """Rms distance from the mean, and what the momenta fix it to, of events that count as true, bohr."""
-        counted = counted_as_true(self._columns(), self._seen)
+        """Rms distance from the mean, and what the momenta fix it to, bohr, of some true events (K,)."""
+        counted = self._counted()
         return np.concatenate(self._width)[counted], np.concatenate(self._floor)[counted]
 
     def covariance_in_words(self, unit: str = "bohr") -> list[str]:
-        """As of `Spread`, of 100,000 events at the most, evenly over the file."""
+        """As of `Spread`, of some events."""
+        covariance = np.concatenate(self._covariance)[self._counted()]
+        return covariance_in_words(self.last.molecule, self.last.names, covariance, unit)
+
+    def _counted(self) -> Bools:
+        """Which of the events whose covariances are held count as true, (K,)."""
         counted = np.zeros(self._seen, dtype=bool)
         counted[counted_as_true(self._columns(), self._seen)] = True
-        covariance = np.concatenate(self._covariance)[counted[:: self._every]]
-        return covariance_in_words(self.last.molecule, self.last.names, covariance, unit)
+        return counted[:: self._every]

@@ -95,12 +95,13 @@ def power_for(log_weights: Floats, wanted: Floats | float) -> Floats:
 
 def systematic(weights: Floats, n: int, rng: np.random.Generator) -> Rows:
     """Indices (E, n) of points, each as often as its share of the weights (E, P), rounded up or down."""
+    from flowcei.posterior._samples import first_reaching
+
     edges = weights.cumsum(axis=1)
     marks = (np.arange(n) + rng.random((len(edges), 1))) / n * edges[:, -1:]
-    last = weights.shape[1] - 1
-    return np.stack(
-        [np.searchsorted(row, mark).clip(0, last) for row, mark in zip(edges, marks, strict=True)]
-    )
+    chosen = np.empty(marks.shape, dtype=np.intp)
+    first_reaching(edges, marks, chosen)
+    return chosen
 
 
 def repeated(

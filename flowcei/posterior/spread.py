@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from flowcei.events.extracolumns import add_columns
 from flowcei.experiment.accidents import P_TRUE, counted_as_true
 from flowcei.frame.recoil import RecoilFrame
-from flowcei.posterior.labels import environments, label_by_geometry, relabel, speed_names
+from flowcei.posterior.labels import environments, label_by_geometry, speed_names
 from flowcei.storage.html import html_table
 from flowcei.units import length_in_bohr
 
@@ -57,12 +58,17 @@ def in_recoil_frame(
     molecule: Molecule, momenta: Floats, positions: Reals, prior: GeometryPrior | None = None
 ) -> Floats:
     """Positions (E, n, N, 3), bohr, labelled by the geometry, in the recoil frame of momenta (E, N, 3)."""
+    # Imported here: numba takes half a second.
+    from flowcei.posterior._samples import enter_frame
+
     frame, p = _frame(molecule, momenta)
     rotation = frame.enter(p, torch.ones(len(p), dtype=p.dtype)).rotation.numpy()
-    x = np.asarray(positions, dtype=np.float64)
-    x = relabel(x, label_by_geometry(molecule, momenta, x, prior))
-    x = x - (molecule.masses / molecule.masses.sum() @ x)[:, :, None]
-    return x @ np.swapaxes(rotation, 1, 2)[:, None]
+    order = label_by_geometry(molecule, momenta, positions, prior)
+    order = order[:, :1] if order.strides[1] == 0 else order
+    out = np.empty(positions.shape)
+    share = molecule.masses / molecule.masses.sum()
+    enter_frame(*map(np.ascontiguousarray, (positions, order, share, rotation)), out)
+    return out
 
 
 def momenta_in_recoil_frame(molecule: Molecule, momenta: Floats) -> Floats:
@@ -85,14 +91,14 @@ def _frame(molecule: Molecule, momenta: Floats) -> tuple[RecoilFrame, torch.Tens
 
 def quantities(molecule: Molecule, positions: Reals) -> tuple[list[Quantity], Floats]:
     """Coordinates, bonds, angles of labelled geometries (..., N, 3), bohr: Q names, values (..., Q)."""
-    x = np.asarray(positions, dtype=np.float64)
-    values = [x.reshape(*x.shape[:-2], -1)]
-    for i, j in molecule.bonds:
-        values.append(np.linalg.norm(x[..., j, :] - x[..., i, :], axis=-1)[..., None])
-    for i, vertex, j in molecule.angles:
-        a, b = x[..., i, :] - x[..., vertex, :], x[..., j, :] - x[..., vertex, :]
-        values.append(angle_between(a, b)[..., None])
-    return _names(molecule), np.concatenate(values, axis=-1)
+    from flowcei.posterior._samples import measure
+
+    x, names = np.ascontiguousarray(positions, dtype=np.float64), _names(molecule)
+    # One quantity after the other in memory: they are sorted and averaged one by one.
+    values = np.empty((len(names), x.size // (3 * len(molecule))))
+    bonds, angles = np.array(molecule.bonds, dtype=np.intp), np.array(molecule.angles, dtype=np.intp)
+    measure(x.reshape(-1, len(molecule), 3), bonds.reshape(-1, 2), angles.reshape(-1, 3), values)
+    return names, np.moveaxis(values.reshape(-1, *x.shape[:-2]), 0, -1)
 
 
 def angle_between(a: Floats, b: Floats) -> Floats:
@@ -163,9 +169,8 @@ class Spread:
     """The spread of each of E events, of n samples, and of a whole file."""
 
     molecule: Molecule
-    positions: Floats  # samples in the recoil frame, (E, n, N, 3), bohr
     names: list[Quantity]  # the Q quantities
-    values: Floats  # (E, n, Q), bohr or degrees
+    values: Floats  # of the samples in the recoil frame, (E, n, Q), bohr or degrees
     event_id: Numbers  # the number of each event, (E,)
     along: str  # the ion whose momentum is the x axis, by name
     columns: dict[str, NDArray[Any]] = field(default_factory=dict)  # extra ones of the events, (E,) each
@@ -176,7 +181,7 @@ class Spread:
         molecule, momenta = samples.molecule, samples.momenta
         turned = in_recoil_frame(molecule, momenta, samples.positions, samples.known_prior())
         along = speed_names(molecule)[first_axis(molecule, momenta)]
-        return cls(molecule, turned, *quantities(molecule, turned), samples.event_id, along, samples.columns)
+        return cls(molecule, *quantities(molecule, turned), samples.event_id, along, samples.columns)
 
     def __repr__(self) -> str:
         size = f"{len(self.values)} events x {self.values.shape[1]} samples of {self.molecule.name}"
@@ -192,11 +197,10 @@ class Spread:
 
         Rows that are ``pooled`` take the bonds (angles) of their kind together. Extra columns follow.
         """
-        rows, count = self.rows(), len(self.values)
-        statistics = [_statistics(values) for values in rows.values()]
+        rows, count = list(self.rows()), len(self.values)
         table: dict[str, Any] = {"event": np.repeat(self.event_id, len(rows))}
-        table |= _named(list(rows) * count)
-        table |= {k: np.stack([row[k] for row in statistics], axis=1).reshape(-1) for k in statistics[0]}
+        table |= {k: np.tile(np.array(words, dtype=object), count) for k, words in _named(rows).items()}
+        table |= {k: array.T.reshape(-1) for k, array in self.statistics.items()}
         return pd.DataFrame(add_columns(table, self.columns, np.repeat(np.arange(count), len(rows))))
 
     def overall(self) -> pd.DataFrame:
@@ -207,19 +211,32 @@ class Spread:
         told from true events each counts by its P(true).
         """
         rows, weights = self.rows(), true_weights(self.columns)
-        typical = [weighed(values.std(axis=1)[:, None], weights)["p50"][0] for values in rows.values()]
+        typical = [weighed(each[:, None], weights)["p50"][0] for each in self.statistics["sd"]]
         statistics = [weighed(values, weights) for values in rows.values()]
         table = {k: np.concatenate([row[k] for row in statistics]) for k in statistics[0]}
         return overall_table(list(rows), table, typical)
 
     def per_atom(self) -> Floats:
         """Return the rms distance of samples from their event's mean, (E, N), bohr."""
-        return np.asarray(np.sqrt(self.positions.var(axis=1).sum(axis=-1)))
+        ions = len(self.molecule)
+        variance = self.statistics["sd"][: 3 * ions] ** 2
+        return np.asarray(np.sqrt(variance.reshape(ions, 3, -1).sum(axis=1).T))
+
+    @property
+    def positions(self) -> Floats:
+        """Samples in the recoil frame, (E, n, N, 3), bohr."""
+        ions = len(self.molecule)
+        return self.values[..., : 3 * ions].reshape(*self.values.shape[:2], ions, 3)
+
+    @cached_property
+    def statistics(self) -> dict[str, Floats]:
+        """Mean, deviation and percentiles of each of R rows in each event, (R, E)."""
+        each = [_statistics(values) for values in self.rows().values()]
+        return {name: np.stack([row[name] for row in each]) for name in each[0]}
 
     def rows(self) -> dict[Quantity, Floats]:
         """The samples of each row of a table, (E, n) or, pooled, a multiple of n."""
-        # One quantity after the other in memory: percentiles of columns take half as long again.
-        values = np.ascontiguousarray(np.moveaxis(self.values, 2, 0))
+        values = np.moveaxis(self.values, 2, 0)
         pooled = pooled_quantities(self.molecule).items()
         rows = dict(zip(self.names, values, strict=True))
         return rows | {quantity: np.concatenate(values[group], axis=1) for quantity, group in pooled}
@@ -236,9 +253,9 @@ class Spread:
 
     def covariance(self) -> Floats:
         """Return the covariance (1 / n) of the K bonds and angles within each event, (E, K, K)."""
-        values = self.values[:, :, self.internal]
-        values = values - values.mean(axis=1, keepdims=True)
-        return np.asarray(np.einsum("enk,enl->ekl", values, values) / values.shape[1])
+        values = np.moveaxis(self.values[..., self.internal], 2, 0)
+        values = values - values.mean(axis=2, keepdims=True)
+        return np.asarray(np.einsum("ken,len->ekl", values, values) / values.shape[2])
 
     def covariance_table(self) -> pd.DataFrame:
         """Return a row per event and pair of bonds and angles: covariance, its unit, and correlation."""
@@ -332,5 +349,16 @@ def weighed(values: Floats, weights: Floats | None) -> dict[str, Floats]:
 
 def _statistics(values: Floats) -> dict[str, Floats]:
     """Mean, deviation and percentiles (E,) of values (E, n)."""
-    rows = zip(PERCENTILES, np.percentile(values, PERCENTILES, axis=1), strict=True)
-    return {"mean": values.mean(axis=1), "sd": values.std(axis=1)} | {f"p{p:02d}": row for p, row in rows}
+    n = values.shape[1]
+    mean = values.mean(axis=1)
+    centred = values - mean[:, None]
+    deviation = np.sqrt(np.einsum("en,en->e", centred, centred) / n)
+    # Sorted, which takes a sixth of the time that `np.percentile` does, and interpolated as there.
+    ordered = np.sort(values, axis=1)
+    place = np.array(PERCENTILES) / 100.0 * (n - 1)
+    below, share = place.astype(np.intp), place % 1.0
+    low, high = ordered[:, below], ordered[:, np.minimum(below + 1, n - 1)]
+    levels = np.where(share < 0.5, low + (high - low) * share, high - (high - low) * (1.0 - share))
+    levels[np.isnan(ordered[:, -1])] = np.nan
+    rows = zip(PERCENTILES, levels.T, strict=True)
+    return {"mean": mean, "sd": deviation} | {f"p{p:02d}": row for p, row in rows}

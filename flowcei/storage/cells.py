@@ -6,14 +6,20 @@ files, models and labels come from elsewhere: such a cell gets an apostrophe, wh
 
 from __future__ import annotations
 
+import csv
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
+from io import StringIO
 from typing import Any, TextIO
 
+import numpy as np
 import pandas as pd
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\n")
 _NUMBER = re.compile(r"[+-]?(?:inf|nan|(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)")
+_POWERS = np.array([float(10**k) for k in range(23)])  # of ten, all that are exact
+_WHOLE = 2**63 - 1
+_LONGEST = 20  # characters of a whole number, or of one with twelve digits
 
 
 def safe_cell(cell: object) -> object:
@@ -36,3 +42,56 @@ def write_table(table: pd.DataFrame, file: TextIO, **options: Any) -> None:  # n
     if options.get("index", True):
         safe.index = pd.Index([safe_cell(label) for label in table.index], name=table.index.name)
     safe.to_csv(file, **options)
+
+
+def write_rows(table: pd.DataFrame, file: TextIO, digits: int, *, header: bool = True) -> None:
+    """Write a long table as `write_table` without index does, numbers to 12 significant digits or fewer.
+
+    As with `float_format` "%.6g", to the byte; many times as fast, and text is looked at once a word.
+    """
+    from flowcei.storage._digits import WHOLE, WORD, decimals, join_cells
+
+    shape = len(table), len(table.columns)
+    value, power = np.empty(shape, np.int64), np.full(shape, WORD, np.int16)
+    words = [""]  # the first is that of nothing
+    for k, name in enumerate(table):
+        column = table[name]
+        if pd.api.types.is_float_dtype(column):
+            numbers = np.ascontiguousarray(column, dtype=np.float64)
+            with np.errstate(divide="ignore"):
+                logarithm = np.log10(np.abs(numbers))
+            decimals(numbers, logarithm, digits, _POWERS, value[:, k], power[:, k])
+            others = np.flatnonzero(power[:, k] == WORD)
+            value[others, k] = 0
+            others = others[~np.isnan(numbers[others])]
+            value[others, k] = len(words) + np.arange(len(others))
+            words += [f"{x:.{digits}g}" for x in numbers[others].tolist()]
+        elif _is_whole(column):
+            value[:, k], power[:, k] = column, WHOLE
+        else:
+            number, each = pd.factorize(column)
+            value[:, k] = np.where(number < 0, 0, number + len(words))
+            words += _as_cells(each)
+    text = [word.encode() for word in words]
+    out = np.empty(shape[0] * shape[1] * (max(_LONGEST, *map(len, text)) + 1), np.uint8)
+    ends = np.cumsum([len(word) for word in text])
+    size = join_cells(value, power, digits, np.frombuffer(b"".join(text) or b" ", np.uint8), ends, out)
+    if header:
+        file.write(",".join(_as_cells(table.columns)) + "\n")
+    file.write(out[:size].tobytes().decode())
+
+
+def _is_whole(column: pd.Series[Any]) -> bool:
+    """Whether a column holds whole numbers with a sign, of at most 63 bits."""
+    if not pd.api.types.is_integer_dtype(column):
+        return False
+    return not len(column) or (column.min() >= -_WHOLE and column.max() <= _WHOLE)
+
+
+def _as_cells(words: Iterable[object]) -> list[str]:
+    """Words as they stand in CSV, safe and quoted where they must be."""
+    cells = []
+    for word in words:
+        csv.writer(line := StringIO(), lineterminator="\n").writerow([safe_cell(word), ""])
+        cells.append(line.getvalue().removesuffix(",\n"))
+    return cells

@@ -59,3 +59,18 @@ def test_blocks_give_what_one_gives(
             }
         else:
             assert first.read_bytes() == second.read_bytes()
+
+
+def test_threads_give_what_one_gives(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Blocks of one event in the order of the file, whoever is done first."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(inputs, "SAMPLES_AT_ONCE", 100)
+    shell, tables = Shell(monkeypatch, capsys), list[dict[str, bytes]]()
+    for threads in ("1", "8"):
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+        assert shell("spread", "s.h5", "-o", f"threads-{threads}") == 0
+        tables.append({p.name: p.read_bytes() for p in Path(f"threads-{threads}").glob("*.csv")})
+    assert len(tables[0]) == 3
+    assert tables[0] == tables[1]

@@ -68,7 +68,7 @@ _PROGRAM = """
 import logging
 import numpy as np
 logging.basicConfig(level=logging.INFO, format="%(message)s")
-from flowcei.physics._compilation import kernel
+from flowcei.storage._compilation import kernel
 
 @kernel
 def twice(x):

@@ -9,6 +9,7 @@ import pytest
 
 from flowcei.events.simulation import simulate
 from flowcei.molecules.molecule import Molecule
+from flowcei.posterior.pooled import PooledSpread
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.posterior.spread import PERCENTILES, correlated, in_recoil_frame, quantities
 
@@ -84,6 +85,38 @@ def test_tables_hold_every_quantity_of_every_event() -> None:
     assert sorted(set(table["event"])) == [7, 8, 9]
     assert {f"p{p:02d}" for p in PERCENTILES} <= set(table.columns)
     assert set(table.groupby("kind").size()) == {27, 6, 3}
+
+
+@pytest.mark.parametrize("n", [1, 2, 50])
+def test_numbers_of_tables_are_those_of_numpy(n: int) -> None:
+    """Mean, deviation and percentiles of each event; NaN where samples are, and of no other event."""
+    samples = _samples(n)
+    samples.positions[1] = np.nan
+    spread = samples.spread()
+    table = spread.to_dataframe().set_index("event")
+    for event, values in zip(spread.event_id, spread.values, strict=True):
+        rows = table.loc[event]
+        np.testing.assert_allclose(rows["mean"], values.mean(axis=0), rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(rows["sd"], values.std(axis=0), rtol=1e-9, atol=1e-12)
+        for level in PERCENTILES:
+            expected = np.percentile(values, level, axis=0)
+            np.testing.assert_allclose(rows[f"p{level:02d}"], expected, rtol=1e-12, atol=1e-15)
+
+
+def test_blocks_pool_to_what_all_events_have() -> None:
+    """Percentiles to the width of a bin, all else to rounding."""
+    samples, pooled = _samples(50), PooledSpread(3)
+    for rows in (slice(0, 2), slice(2, 3)):
+        pooled.add(samples[rows].spread(), samples[rows])
+    overall, expected = pooled.overall(), samples.spread().overall()
+    for name in ("mean", "sd", "typical_sd"):
+        np.testing.assert_allclose(overall[name], expected[name], rtol=1e-9, atol=1e-12)
+    for level in PERCENTILES:  # linear within a bin is not linear between samples: a sample's distance
+        gap = np.diff(np.sort(samples.spread().values.reshape(150, -1), axis=0), axis=0).max(axis=0)
+        assert (np.abs(overall[f"p{level:02d}"] - expected[f"p{level:02d}"]) <= gap + 2e-3).all()
+    width, floor = pooled.widths()
+    np.testing.assert_allclose(width, np.sqrt((samples.spread().per_atom() ** 2).mean(axis=1)), rtol=1e-9)
+    np.testing.assert_allclose(floor, np.sqrt((samples.floor() ** 2).mean(axis=1)), rtol=1e-9)
 
 
 def test_overall_tells_spread_within_from_spread_between() -> None:

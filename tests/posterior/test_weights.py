@@ -12,6 +12,7 @@ from scipy.stats import genpareto, norm
 import flowcei
 from flowcei.errors import DataError, FlaggedWarning, NoDensityError, UsageError
 from flowcei.physics.explosion import centre_of_mass
+from flowcei.posterior.resampling import systematic
 from flowcei.posterior.weights import WeightRules, Weights, generalised_pareto_shape, thinned
 
 if TYPE_CHECKING:
@@ -150,6 +151,17 @@ def test_weights_turn_one_noise_into_another() -> None:
     error = deviation[1] * np.sqrt(1 / moved.weights.ess + 1 / 4000)[:, None, None]
     assert (np.abs(moved.mean() - narrow.mean()) / error).max() < 5.0
     assert np.median(deviation[0] / deviation[1]) == pytest.approx(1.0, abs=0.02)
+
+
+def test_samples_are_chosen_where_their_share_begins() -> None:
+    """As `numpy.searchsorted` has it, weights of nothing and of everything too."""
+    rng = np.random.default_rng(3)
+    weights = rng.exponential(size=(50, 30)) ** 4
+    weights[0, :29], weights[1, 1:], weights[2, ::2], weights[3] = 0.0, 0.0, 0.0, 0.0
+    edges = weights.cumsum(axis=1)
+    marks = (np.arange(20) + np.random.default_rng(4).random((50, 1))) / 20 * edges[:, -1:]
+    expected = [np.searchsorted(*row).clip(0, 29) for row in zip(edges, marks, strict=True)]
+    np.testing.assert_array_equal(systematic(weights, 20, np.random.default_rng(4)), expected)
 
 
 def test_equally_weighted_samples_have_the_weighted_mean(weighed: PosteriorSamples) -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowcei.storage.cells import safe_cell, write_table
+from flowcei.storage.cells import safe_cell, write_rows, write_table
 
 DANGEROUS = ("=", "+", "-", "@", "\t", "\r", "\n")
 starts = st.sampled_from([*DANGEROUS, "", "'", '"', " "])
@@ -83,6 +83,35 @@ def test_numbers_are_not_touched() -> None:
     write_table(table, file, index=False, lineterminator="\n")
     assert file.getvalue() == f"x,n,flags,ok\n{-1 / 3},-1,'=x,True\n,2,,False\n"
     pd.testing.assert_frame_equal(table, before)
+
+
+whole = st.integers(-(2**63), 2**63 - 1)
+# Halves of the last digit, and their neighbours: where rounding is decided.
+halves = st.builds(lambda n, k: (n + 0.5) / 10.0**k, st.integers(-(10**6), 10**6), st.integers(-9, 25))
+numbers = st.one_of(st.floats(), st.floats(-1e6, 1e6), halves, halves.map(lambda x: np.nextafter(x, np.inf)))
+rows = st.tuples(numbers, whole, st.one_of(texts, st.none()), st.booleans(), st.floats(width=32))
+
+
+@settings(deadline=None)  # the first call may compile
+@given(st.lists(rows, min_size=1, max_size=20), st.integers(1, 12), st.booleans())
+def test_long_tables_are_written_as_pandas_does(
+    cells: list[tuple[object, ...]], digits: int, header: bool
+) -> None:
+    """Every number to the last digit, as C's printf has it; text, truth and what is missing."""
+    table = pd.DataFrame(cells, columns=["x", "n", "=text", "ok", "single, quoted"])
+    table = table.astype({"single, quoted": np.float32})
+    fast, slow = io.StringIO(newline=""), io.StringIO(newline="")
+    write_rows(table, fast, digits, header=header)
+    write_table(table, slow, index=False, header=header, float_format=f"%.{digits}g", lineterminator="\n")
+    assert fast.getvalue() == slow.getvalue()
+
+
+def test_whole_numbers_of_64_bits_and_empty_tables() -> None:
+    """What does not fit in 63 bits is written all the same; a table without rows has its header."""
+    file = io.StringIO()
+    write_rows(pd.DataFrame({"n": np.array([2**64 - 1, 0], dtype=np.uint64), "m": [-(2**63), 7]}), file, 6)
+    write_rows(pd.DataFrame({"x": np.empty(0)}), file, 6)
+    assert file.getvalue() == f"n,m\n{2**64 - 1},{-(2**63)}\n0,7\nx\n"
 
 
 def test_every_table_of_flowcei_is_written_so() -> None:
