@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import flowcei
 from flowcei.cli.streams import note, warn
 from flowcei.errors import DataError, UsageError
+from flowcei.storage.creation import partial_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,11 +70,18 @@ class UnflaggedSamples:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def blocks(self, *, every: int = 1, smaller: int = 1) -> Iterator[flowcei.PosteriorSamples]:
-        """So many samples, or a fraction, after the others, of each or of every so many of the events."""
+    @property
+    def events_at_once(self) -> int:
+        """Events of a block."""
+        return max(1, SAMPLES_AT_ONCE // self.one(0).positions.shape[1])
+
+    def blocks(
+        self, *, start: int = 0, every: int = 1, smaller: int = 1
+    ) -> Iterator[flowcei.PosteriorSamples]:
+        """So many samples, or a fraction, after the others, of each or every so many events from one on."""
         from flowcei.posterior.files import stream_samples
 
-        return stream_samples(self.path, SAMPLES_AT_ONCE // smaller, self.rows[::every])
+        return stream_samples(self.path, SAMPLES_AT_ONCE // smaller, self.rows[start::every])
 
     def one(self, row: int) -> flowcei.PosteriorSamples:
         """The samples of one event."""
@@ -84,6 +92,16 @@ class UnflaggedSamples:
     def evenly(self, most: int) -> flowcei.PosteriorSamples:
         """The samples of so many events at the most, evenly over the file."""
         return flowcei.PosteriorSamples.concatenate(list(self.blocks(every=-(-len(self) // most))))
+
+
+def is_there_already(path: Path) -> bool:
+    """Whether a file to be resumed is finished, as for a batch job queued again; UsageError for no part."""
+    if partial_path(path).exists():
+        return False
+    if not path.exists():
+        raise UsageError(f"there is no unfinished file {partial_path(path)} to resume")
+    note(f"{path} is there already: nothing to go on with")
+    return True
 
 
 def unflagged_samples(path: Path, event: int | None = None, *, keep_flagged: bool) -> UnflaggedSamples:

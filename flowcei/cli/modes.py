@@ -138,13 +138,13 @@ def _modes_of(
 ) -> tuple[Modes, str]:
     """The modes of some events, under a prior that is stated or that of the model, and their table as CSV."""
     from flowcei.posterior.searches import SearchRules
-    from flowcei.storage.cells import write_table
+    from flowcei.storage.cells import write_rows
 
     if prior is not None:  # by which identical ions are labelled too
         samples = replace(samples, origin=samples.origin | {"prior": prior.spec()})
     samples = samples.weigh(prior) if weigh else samples
     found = samples.modes(prior, search=SearchRules(missed=missed), keep_flagged=True)
-    write_table(found.to_dataframe(), table := StringIO(), index=False, float_format="%.12g")
+    write_rows(found.to_dataframe(), table := StringIO(), 12)
     return found, table.getvalue()
 
 

@@ -24,14 +24,13 @@ from flowcei.cli.experiment_options import (
     reading_of,
     sampled_experiment,
 )
-from flowcei.cli.inputs import note_what_is_assumed, warn_of_flags, warn_of_motion
+from flowcei.cli.inputs import is_there_already, note_what_is_assumed, warn_of_flags, warn_of_motion
 from flowcei.cli.options import flag, option
 from flowcei.cli.progress import Progress
 from flowcei.cli.runs import BUNDLED, MODEL_NAME, load_named
 from flowcei.cli.sharing import Sharing, sharing_options
 from flowcei.cli.streams import note, warn
-from flowcei.errors import DataError, StoppedError, UsageError
-from flowcei.storage.creation import partial_path
+from flowcei.errors import DataError, StoppedError
 
 if TYPE_CHECKING:
     from flowcei import Reconstructor
@@ -113,7 +112,7 @@ def sample(
     """
     path = output or Path(f"{momenta.stem}.samples.h5")
     options.output_path(path, overwrite=overwrite or resume, endings=options.SAMPLE_FILES, source=momenta)
-    if resume and _is_done(path):
+    if resume and is_there_already(path):
         return
     noise = asked["noise"]
     stated = sampled_experiment(experiment, noise, asked, missing)
@@ -151,16 +150,6 @@ def _note_left_out(source: EventSource) -> None:
     if source.reading.selection.to_dict() or source.tally.rejected:
         source.keep_tally()
         note(f"{source.tally}")
-
-
-def _is_done(path: Path) -> bool:
-    """Whether the file is there already, as for a batch job that was queued again; UsageError for no part."""
-    if partial_path(path).exists():
-        return False
-    if not path.exists():
-        raise UsageError(f"there are no unfinished samples {partial_path(path)} to resume")
-    note(f"{path} is there already: nothing to go on with")
-    return True
 
 
 def _loaded(name: str | None, device: str, noise: str | None) -> Reconstructor:

@@ -222,7 +222,7 @@ class SampleArrays(RowArrays):
             after["assignment"] = self.assignment
         if self.weights is not None:
             after["weight"] = np.where(self.answered[:, None], self.weights.normalised, np.nan)
-        return sample_table(self, self.positions, {}, after)
+        return sample_table(self.molecule, self.event_id, self.columns, self.positions, {}, after)
 
     def to_xarray(self) -> Any:  # noqa: ANN401 (xarray is optional)
         """Return the samples as an `xarray.Dataset` of dimensions event, sample, ion and axis.

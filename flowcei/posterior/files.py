@@ -44,8 +44,10 @@ if TYPE_CHECKING:
 HDF = (".h5", ".hdf5")
 """Endings of HDF5 files."""
 
+SAMPLES_AT_ONCE = 200_000
+"""Samples in memory where a file is read block by block."""
+
 _CONTENT = "flowcei samples"
-_AT_ONCE = 200_000  # samples in memory where a file is read by blocks
 _DATASETS = {"event_id": "event"}  # other arrays have the name of their attribute
 _EVIDENCE = "columns/evidence_p"
 _LOST, _TRUE = dataset_name(LOST), dataset_name(P_TRUE)
@@ -196,7 +198,7 @@ def read_samples(path: str | Path) -> PosteriorSamples:
 
 
 def stream_samples(
-    path: str | Path, at_once: int | None = _AT_ONCE, rows: NDArray[np.intp] | None = None
+    path: str | Path, at_once: int | None = SAMPLES_AT_ONCE, rows: NDArray[np.intp] | None = None
 ) -> Iterator[PosteriorSamples]:
     """Read an HDF5 file of samples, some events after the others: so many samples together, or all.
 
@@ -322,7 +324,7 @@ def sample_to_file(
             _fill(file, start, stream or parts(start * block), request, on_block)
         names = ("event", "flags", "ess", "drawn", "momenta", "sigma", "log_evidence", _LOST)
         mixed = has_accidents(request.get("experiment", {}))
-        judged = (Quality.of(a, molecule, mixed=mixed) for a, molecule, _ in _blocks(file, block, names))
+        judged = (Quality.of(a, molecule, mixed=mixed) for a, molecule, _ in file_blocks(file, block, names))
         quality = Quality.concatenate(list(judged))
         if judge is not None:
             quality = judge(quality)
@@ -370,12 +372,12 @@ def _read_back(
     file: PreallocatedFile, block: int, on_written: Callable[[int], None]
 ) -> Iterator[PosteriorSamples]:
     """What was written, a block at a time."""
-    for arrays, molecule, origin in _blocks(file, block):
+    for arrays, molecule, origin in file_blocks(file, block):
         yield samples_of(arrays, molecule, origin)
         on_written(len(arrays["event"]))
 
 
-def _blocks(
+def file_blocks(
     file: PreallocatedFile, block: int, names: Collection[str] = ()
 ) -> Iterator[tuple[dict[str, np.ndarray], Molecule, dict[str, Any]]]:
     """The arrays of each block, all where none are named, with the molecule and the origin."""

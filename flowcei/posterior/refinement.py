@@ -8,7 +8,7 @@ miss in units of the noise.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from flowcei.experiment.likelihood import Likelihood
+    from flowcei.molecules.molecule import Molecule
     from flowcei.posterior.arrays import Floats, Reals, Rows
     from flowcei.posterior.samples import PosteriorSamples
 
@@ -73,9 +74,23 @@ class Refinement:
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return a row a sample: status, |dp| / |p|, chi squared, refined `labelled` positions, bohr."""
-        samples, status = required(self.samples), np.array(STATUS)[self.status]
-        facts = {"status": status, "error": self.error, "chi_squared": self.chi_squared}
-        return sample_table(samples, samples.labelled(self.positions), facts, {})
+        samples = required(self.samples)
+        return refined_table(samples.molecule, self.arrays(), samples.columns)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return numbers of the events, `labelled` positions, status, |dp| / |p| and chi squared by name."""
+        samples = required(self.samples)
+        arrays = {name: getattr(self, name) for name in ("status", "error", "chi_squared")}
+        return {"event": samples.event_id, "positions": samples.labelled(self.positions)} | arrays
+
+
+def refined_table(
+    molecule: Molecule, arrays: Mapping[str, NDArray[Any]], columns: Mapping[str, NDArray[Any]]
+) -> pd.DataFrame:
+    """A row a sample of `Refinement.arrays`, with extra columns of the events."""
+    facts = {"status": np.array(STATUS)[arrays["status"]]}
+    facts |= {name: arrays[name] for name in ("error", "chi_squared")}
+    return sample_table(molecule, arrays["event"], columns, arrays["positions"], facts, {})
 
 
 @nonfinite_allowed

@@ -17,8 +17,7 @@ from flowcei.units import ANGSTROM
 
 if TYPE_CHECKING:
     from flowcei.molecules.molecule import Molecule
-    from flowcei.posterior.arrays import Floats, Reals
-    from flowcei.posterior.container import SampleArrays
+    from flowcei.posterior.arrays import Floats, Numbers, Reals
     from flowcei.posterior.modes import Modes
     from flowcei.posterior.samples import PosteriorSamples
 
@@ -32,16 +31,21 @@ def required(samples: PosteriorSamples | None) -> PosteriorSamples:
 
 
 def sample_table(
-    samples: SampleArrays, positions: Reals, before: Mapping[str, NDArray], after: Mapping[str, NDArray]
+    molecule: Molecule,
+    event_id: Numbers,
+    columns: Mapping[str, NDArray],
+    positions: Reals,
+    before: Mapping[str, NDArray],
+    after: Mapping[str, NDArray],
 ) -> pd.DataFrame:
-    """A row a sample: columns (E, n) before and after positions (E, n, N, 3), extra ones of events last."""
+    """A row a sample: columns (E, n) before and after positions (E, n, N, 3), extra ones (E,) last."""
     e, n = positions.shape[:2]
-    components = component_names(samples.molecule.labels)
-    table: dict[str, NDArray] = {"event": np.repeat(samples.event_id, n), "sample": np.tile(np.arange(n), e)}
+    components = component_names(molecule.labels)
+    table: dict[str, NDArray] = {"event": np.repeat(event_id, n), "sample": np.tile(np.arange(n), e)}
     table |= {name: array.reshape(-1) for name, array in before.items()}
     table |= dict(zip(components, positions.reshape(e * n, -1).T, strict=True))
     table |= {name: array.reshape(-1) for name, array in after.items()}
-    return pd.DataFrame(add_columns(table, samples.columns, np.repeat(np.arange(e), n)))
+    return pd.DataFrame(add_columns(table, columns, np.repeat(np.arange(e), n)))
 
 
 def _rows(geometries: Iterable[Any], facts: Mapping[str, NDArray]) -> Iterator[tuple[Any, dict[str, Any]]]:

@@ -215,7 +215,7 @@ def test_the_unfinished_are_neither_taken_for_finished_nor_replaced(flow: Shell)
 def test_what_differs_is_refused_by_name(flow: Shell) -> None:
     """Samples an event, seed, noise, latents, weights, model and momenta."""
     assert flow(*_words("b.h5", "--resume")) == 2
-    assert "no unfinished samples b.h5.partial to resume" in flow.err
+    assert "no unfinished file b.h5.partial to resume" in flow.err
     assert flow(*_words("-", "--resume")) == 2
     with _stopped_after(3, _interrupt):
         flow(*_words("a.h5"))

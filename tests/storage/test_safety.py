@@ -662,7 +662,7 @@ WRONG = {
         "--device abacus",
     ],
     "spread": ["--event x", "-o there", "--xyz there.h5", "--xyz no/x.xyz"],
-    "refine": ["-o there.h5", "-o no/r.csv"],
+    "refine": ["-o there.h5", "-o no/r.csv", "-o r.docx", "-o r.h5 --resume"],
     "modes": ["--event x", "-o there.h5", "-o no/m.csv", "--xyz there.h5"],
     "compare": [*_JUDGED, "no"],
     "calibrate": [*_JUDGED, "-n 5"],

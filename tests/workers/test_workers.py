@@ -19,6 +19,7 @@ import tasks
 from shell import Shell
 
 import flowcei
+from flowcei.cli import inputs
 from flowcei.cli.sharing import Sharing
 from flowcei.errors import DataError, StoppedError, UsageError, WorkersLostError
 from flowcei.events.simulation import BLOCK, make_simulator, simulate_to_file
@@ -168,17 +169,21 @@ def _by_mail(function: Callable[[Any], Any], blocks: Iterable[Any]) -> Iterator[
 
 
 def test_samples_are_the_same(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    """To the byte, with the verdict on all of them, which draws too, and their modes."""
+    """To the byte, with the verdict on all of them, which draws too, their modes and refined ones."""
     monkeypatch.setattr(sampling, "ROWS", 50)
+    monkeypatch.setattr(inputs, "SAMPLES_AT_ONCE", 100)
     assert shell("simulate", "ocs", "-n", "23", "--noise", "1%", "--seed", "3", "-o", "e.h5") == 0
     words = ["sample", "--momenta", "e.h5", "-n", "10", "--weigh", "--seed", "1", "-o"]
     assert shell(*words, "one.h5") == 0
     assert shell("modes", "one.h5", "-o", "one.csv") == 0
+    assert shell("refine", "one.h5", "-o", "one.refined.h5") == 0
     monkeypatch.setattr(Sharing, "each", lambda _: nullcontext(_by_mail))
     assert shell(*words, "two.h5") == 0
     assert Path("one.h5").read_bytes() == Path("two.h5").read_bytes()
     assert shell("modes", "two.h5", "-o", "two.csv") == 0
     assert Path("one.csv").read_bytes() == Path("two.csv").read_bytes()
+    assert shell("refine", "two.h5", "-o", "two.refined.h5") == 0
+    assert Path("one.refined.h5").read_bytes() == Path("two.refined.h5").read_bytes()
 
 
 def test_judgements_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
