@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,15 +13,35 @@ from flowcei.cli.streams import note, show, show_json, show_table, warn, with_le
 from flowcei.errors import UsageError
 
 if TYPE_CHECKING:
-    from flowcei import Mixture
+    from collections.abc import Callable
+
+    from flowcei import Mixture, Pathways, Series
     from flowcei.ensemble.result import EnsembleLaw
 
 _MANY = 0.5  # flagged events over those that count
+_UNLIKELY = 1e-3
+
+cross_correlation_option = option(
+    "--cross-correlation",
+    "Full width at half maximum of the two pulses together, in units of the column of --by.",
+    click.FloatRange(min=0.0),
+    default=0.0,
+    metavar="WIDTH",
+)
+
+
+def by_option(each: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return the option that names a column, with what there is at each of its values."""
+    return option(
+        "--by", f"An extra column, as a delay: {each} for each value, or for ranges.", metavar="COLUMN"
+    )
 
 
 @click.command()
 @click.argument("samples", type=options.INPUT, nargs=-1, required=True)
 @option("--prior", "A prior of the molecule, or its TOML file; two or more.", metavar="NAME", multiple=True)
+@by_option("shares")
+@cross_correlation_option
 @options.output_option("Folder; NAME-priors if absent.")
 @options.json_option()
 @option(
@@ -33,6 +53,8 @@ def compare_priors(
     *,
     samples: tuple[Path, ...],
     prior: tuple[str, ...],
+    by: str | None,
+    cross_correlation: float,
     output: Path | None,
     as_json: bool,
     seed: int,
@@ -44,7 +66,8 @@ def compare_priors(
     Isomers, enantiomers, pathways: each is a prior of the molecule, and all lie within that of the samples,
     which are weighed or exact. A TOML file holds what stands below [priors.NAME] in that of a molecule.
     Prints shares with errors and log evidences; writes events.csv, with the probability of each event to be
-    of each, and a picture.
+    of each, and a picture. With --by delay there are shares at each value of a column of the events, and
+    of five or more shares that change smoothly, at true values (smooth.csv), in place of events.csv.
 
     Example: flowcei compare-priors events.samples.h5 --prior equilibrium --prior stretched
     """
@@ -56,8 +79,10 @@ def compare_priors(
     from flowcei.cli.inputs import warn_of_runs
 
     warn_of_runs(samples)
-    fitted = flowcei.compare_priors(list(samples), prior, seed=seed, keep_flagged=keep_flagged)
-    write_mixture(fitted, folder, "angstrom", as_json=as_json, overwrite=overwrite)
+    along: dict[str, Any] = {"by": by, "cross_correlation": cross_correlation}
+    fitted = flowcei.compare_priors(list(samples), prior, **along, seed=seed, keep_flagged=keep_flagged)
+    write: Callable[..., None] = write_pathways if isinstance(fitted, flowcei.Pathways) else write_mixture
+    write(fitted, folder, "angstrom", as_json=as_json, overwrite=overwrite)
 
 
 def write_mixture(fitted: Mixture, folder: Path, unit: str, *, as_json: bool, overwrite: bool) -> None:
@@ -82,6 +107,37 @@ def write_mixture(fitted: Mixture, folder: Path, unit: str, *, as_json: bool, ov
     note("log_evidence: of all events under this law alone, over that of the prior of the samples")
     note_comparison(fitted)
     note(f"tables, pictures and shares in {folder}")
+
+
+def write_pathways(fitted: Pathways, folder: Path, unit: str, *, as_json: bool, overwrite: bool) -> None:
+    """Write and print shares along a column."""
+    components = fitted.components()
+    results = {"table.csv": fitted.to_dataframe()}
+    results |= {"components.csv": components} if len(components) else {}
+    results |= {} if fitted.smooth is None else {"smooth.csv": fitted.smooth_table()}
+    options.made_folder(folder, overwrite=overwrite)
+    write_results(results | {"shares.png": fitted.plot("shares", unit)}, folder, overwrite=overwrite)
+    fitted.write(folder / "population.h5", overwrite=overwrite)
+    if as_json:
+        show_json(fitted.to_dict())
+    else:
+        show_table(fitted.to_dataframe(), as_json=False)
+    note_events(fitted)
+    where = "; components.csv: means and widths of the laws" if len(components) else ""
+    note(f"p05 to p95: 90 % interval of the share{where}")
+    for why in dict.fromkeys(fitted.refused.values()):
+        at = ", ".join(f"{value:.4g}" for value, one in fitted.refused.items() if one == why)
+        warn(f"no shares at {fitted.by} = {at}: {why}", "law")
+    if fitted.overlapping:
+        at = ", ".join(f"{value:.4g}" for value in fitted.overlapping)
+        form = "normal" if len(components) else "as its prior says"
+        warn(f"the laws overlap at {fitted.by} = {at}: shares there hold only if each law is {form}", "law")
+    if fitted.smooth is None:
+        note(f"no smooth shares: the laws are separate at {len(fitted.values)} values, 5 are needed")
+    else:
+        note_smooth(fitted, "shares", "smooth.csv: shares that change smoothly, at true values")
+    note_differing(fitted)
+    note(f"tables, picture and shares in {folder}")
 
 
 def differs(law: EnsembleLaw) -> bool:
@@ -111,3 +167,19 @@ def note_events(law: EnsembleLaw) -> None:
     note(f"\n{law.events} events{of}, {law.samples} samples each")
     if law.left_out.get(FLAGGED, 0) > _MANY * law.events:
         warn("so many are flagged that the others may not stand for all: flowcei check EVENTS says why")
+
+
+def note_differing(fitted: Pathways | Series) -> None:
+    """Say at which values of a column the run is not what the laws predict."""
+    each = zip(fitted.values, fitted.laws, strict=True)
+    if off := [f"{value:.4g}" for value, one in each if differs(one)]:
+        warn(f"the law is no good description of the events at {fitted.by} = {', '.join(off)}", "law")
+
+
+def note_smooth(fitted: Pathways | Series, what: str, written: str) -> None:
+    """Say where the smooth laws or shares are, or that they do not follow those of each value."""
+    if fitted.misfit < _UNLIKELY:
+        off = f"the smooth {what} do not follow those of each {fitted.by} (p = {fitted.misfit:.2g})"
+        warn(f"{off}: something changes faster than they can", "law")
+    else:
+        note(written)

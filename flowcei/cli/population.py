@@ -8,19 +8,27 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowcei.cli import options
-from flowcei.cli.compare_priors import differs, note_comparison, note_events, write_mixture
+from flowcei.cli.compare_priors import (
+    by_option,
+    cross_correlation_option,
+    note_comparison,
+    note_differing,
+    note_events,
+    note_smooth,
+    write_mixture,
+    write_pathways,
+)
 from flowcei.cli.experiment_options import experiment_option
 from flowcei.cli.options import option
-from flowcei.cli.streams import note, show, show_json, show_table, warn, with_lengths_in, write_results
+from flowcei.cli.streams import note, show, show_json, show_table, with_lengths_in, write_results
 from flowcei.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from flowcei import Events, FreeLaw, Molecule, Pathways, Population, Series
+    from flowcei import Events, FreeLaw, Molecule, Population, Series
 
 
-_UNLIKELY = 1e-3
 _RESAMPLED = 50  # laws of events drawn with replacement
 
 
@@ -40,14 +48,8 @@ def _names(text: str) -> tuple[str, ...]:
     default="normal",
 )
 @option("--components", "Normal laws of a mixture; 2 if absent.", click.IntRange(2, 9))
-@option("--by", "An extra column, as a delay: a law for each value, or for ranges.", metavar="COLUMN")
-@option(
-    "--cross-correlation",
-    "Full width at half maximum of the two pulses together, in units of the column of --by.",
-    click.FloatRange(min=0.0),
-    default=0.0,
-    metavar="WIDTH",
-)
+@by_option("a law")
+@cross_correlation_option
 @option("--bootstrap", "Laws of events drawn with replacement, for errors; 50 if absent.", click.IntRange(0))
 @option("--truth", "Events with positions, drawn beside the law.", options.INPUT)
 @option("--molecule", "Of vibrations: a name, .toml or .xyz, where the file does not say.", options.MOLECULE)
@@ -165,7 +167,7 @@ def _written(fitted: Any) -> Callable[..., None]:  # noqa: ANN401
 
     if isinstance(fitted, flowcei.Mixture):
         return write_mixture
-    return _write_pathways if isinstance(fitted, flowcei.Pathways) else _write_law
+    return write_pathways if isinstance(fitted, flowcei.Pathways) else _write_law
 
 
 def _write_law(
@@ -209,33 +211,6 @@ def _read(file: Path, molecule: Molecule | None, missing: int) -> Events:
     return read_noted(file, molecule, Reading(selection=Selection(missing=missing)))
 
 
-def _write_pathways(fitted: Pathways, folder: Path, unit: str, *, as_json: bool, overwrite: bool) -> None:
-    """Write and print shares along a column."""
-    results = {"table.csv": fitted.to_dataframe(), "components.csv": fitted.components()}
-    results |= {} if fitted.smooth is None else {"smooth.csv": fitted.smooth_table()}
-    options.made_folder(folder, overwrite=overwrite)
-    write_results(results | {"shares.png": fitted.plot("shares", unit)}, folder, overwrite=overwrite)
-    fitted.write(folder / "population.h5", overwrite=overwrite)
-    if as_json:
-        show_json(fitted.to_dict())
-    else:
-        show_table(fitted.to_dataframe(), as_json=False)
-    note_events(fitted)
-    note("p05 to p95: 90 % interval of the share; components.csv: means and widths of the laws")
-    for why in dict.fromkeys(fitted.refused.values()):
-        at = ", ".join(f"{value:.4g}" for value, one in fitted.refused.items() if one == why)
-        warn(f"no shares at {fitted.by} = {at}: {why}", "law")
-    if fitted.overlapping:
-        at = ", ".join(f"{value:.4g}" for value in fitted.overlapping)
-        warn(f"the laws overlap at {fitted.by} = {at}: shares there hold only if each law is normal", "law")
-    if fitted.smooth is None:
-        note(f"no smooth shares: the laws are separate at {len(fitted.values)} values, 5 are needed")
-    else:
-        _note_smooth(fitted, "shares", "smooth.csv: shares that change smoothly, at true values")
-    _note_differing(fitted)
-    note(f"tables, picture and shares in {folder}")
-
-
 def _results(fitted: Population | FreeLaw | Series, unit: str, truth: Events | None) -> dict[str, Any]:
     """Tables and pictures of a law by the names of their files."""
     from flowcei import Population, Series
@@ -277,12 +252,12 @@ def _note(fitted: Population | FreeLaw | Series) -> None:
         note_comparison(fitted)
         return
     if isinstance(fitted, Series):
-        _note_differing(fitted)
+        note_differing(fitted)
         if fitted.smooth is None:
             note(f"no smooth law: {fitted.refused}")
         else:
             files = "smooth.csv, movie.gif"
-            _note_smooth(
+            note_smooth(
                 fitted, "laws", f"{files}: one law of all events that changes smoothly, at true values"
             )
         return
@@ -290,19 +265,3 @@ def _note(fitted: Population | FreeLaw | Series) -> None:
         if bend:
             note(f"{one.name} bends about a straight line by {width:.3g} deg in each direction")
     note_comparison(fitted)
-
-
-def _note_differing(fitted: Pathways | Series) -> None:
-    """Say at which values of a column the run is not what the laws predict."""
-    each = zip(fitted.values, fitted.laws, strict=True)
-    if off := [f"{value:.4g}" for value, one in each if differs(one)]:
-        warn(f"the law is no good description of the events at {fitted.by} = {', '.join(off)}", "law")
-
-
-def _note_smooth(fitted: Pathways | Series, what: str, written: str) -> None:
-    """Say where the smooth laws or shares are, or that they do not follow those of each value."""
-    if fitted.misfit < _UNLIKELY:
-        off = f"the smooth {what} do not follow those of each {fitted.by} (p = {fitted.misfit:.2g})"
-        warn(f"{off}: something changes faster than they can", "law")
-    else:
-        note(written)

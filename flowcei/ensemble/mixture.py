@@ -16,9 +16,11 @@ from scipy.special import logsumexp
 
 from flowcei.ensemble.fitting import accident_weight, truth
 from flowcei.ensemble.laws import RAYLEIGH
+from flowcei.ensemble.pathways import Pathways, pathways
 from flowcei.ensemble.prediction import check_ungated, compared
 from flowcei.ensemble.reduction import gathered
 from flowcei.ensemble.result import LEVEL, EnsembleLaw
+from flowcei.ensemble.series import deviation_of
 from flowcei.ensemble.uncertainty import EFFECTIVE, MonteCarlo, check_told, scored, significant
 from flowcei.errors import DataError, UsageError
 from flowcei.physics.priors import build_prior
@@ -222,10 +224,12 @@ def compare_priors(
     samples: Samples | Iterable[Samples],
     priors: Sequence[str | dict[str, Any] | GeometryPrior],
     *,
+    by: str | None = None,
+    cross_correlation: float = 0.0,
     seed: int = 0,
     check: bool = True,
     keep_flagged: bool = False,
-) -> Mixture:
+) -> Mixture | Pathways:
     """Say which of some priors the events are of: shares, and the probability of each event.
 
     Isomers, enantiomers, pathways: each is a prior of the molecule, and all must lie within that of the
@@ -234,12 +238,15 @@ def compare_priors(
     Args:
         samples: Posterior samples, exact or weighed, or files of them.
         priors: Names of the molecule's, TOML files of one, tables, or priors, two or more, with a density.
+        by: Name of a column of the events, such as a delay: shares at each of its values, or in 20 ranges of
+            them, and of five or more shares that change smoothly.
+        cross_correlation: As of `population`: the smooth shares are those at true values.
         seed: Of the events that are drawn with replacement, and of the prediction.
         check: Whether to compare the run with what the priors, by their shares, predict.
         keep_flagged: Whether to take flagged events too.
 
     Returns:
-        Shares and probabilities.
+        Shares and probabilities; along a column `Pathways`.
 
     Raises:
         DataError: For samples that cannot be pooled, too few events or samples, or a prior that reaches
@@ -253,6 +260,7 @@ def compare_priors(
     """
     if len(priors) < 2:
         raise UsageError("name two priors or more, to be compared")
+    width = deviation_of(cross_correlation, by)
     names, made = list[str](), list["GeometryPrior"]()
 
     def ratios(molecule: Molecule, prior: GeometryPrior) -> Extra:
@@ -262,13 +270,16 @@ def compare_priors(
             _check_within(name, one, prior, molecule)
         return partial(_log_ratios, made, prior)
 
-    ensemble = gathered(samples, None, ratios, keep_flagged=keep_flagged)
+    ensemble = gathered(samples, None, ratios, by=by, keep_flagged=keep_flagged)
     check_ungated(ensemble)
-    fitted = mixed(
-        ensemble, tuple(names), ensemble.log_weight, lambda rows: ensemble.extra[rows].astype(float), seed
-    )
-    run = compared(ensemble, partial(_drawn, made, fitted.share), seed) if check else None
-    return replace(fitted, check=run)
+
+    def shares(some: Ensemble, *_: object) -> Mixture:
+        fitted = mixed(some, tuple(names), some.log_weight, lambda rows: some.extra[rows].astype(float), seed)
+        draw = partial(_drawn, made, fitted.share)
+        run = compared(some, draw, seed, causes=by is None) if check else None
+        return replace(fitted, check=run)
+
+    return shares(ensemble) if by is None else pathways(ensemble, by, shares, width)
 
 
 def _drawn(priors: list[GeometryPrior], share: Floats, n: int, rng: np.random.Generator) -> Floats:

@@ -19,7 +19,7 @@ from scipy.special import chdtrc, softmax
 from flowcei.ensemble.fitting import accident_weight
 from flowcei.ensemble.result import LEVEL, EnsembleLaw, added
 from flowcei.ensemble.series import grouped
-from flowcei.ensemble.smooth import FEWEST
+from flowcei.ensemble.smoothing import FEWEST
 from flowcei.ensemble.splines import ends_of, spline_basis, true_values
 from flowcei.ensemble.uncertainty import inverted
 from flowcei.errors import DataError

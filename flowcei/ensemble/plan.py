@@ -134,9 +134,8 @@ class Plan:
         how = {"exact": True, "experiment": experiment, "seed": self.seed}
         samples = model.sample(Events.concatenate(runs), _SAMPLES, **how)
         if len(priors) > 1:
-            return compare_priors(samples, priors, check=False)
-        found = population(samples, bootstrap=0, check=False)
-        return cast("Population", found)
+            return cast("Mixture", compare_priors(samples, priors, check=False))
+        return cast("Population", population(samples, bootstrap=0, check=False))
 
 
 def _reached(one: Promise, fitted: Population | Mixture) -> tuple[float, float]:

@@ -19,11 +19,10 @@ from flowcei.ensemble.pathways import Pathways, pathways
 from flowcei.ensemble.prediction import check_selection, compared, selection_of
 from flowcei.ensemble.reduction import gathered
 from flowcei.ensemble.result import LEVEL, EnsembleLaw
-from flowcei.ensemble.series import Series, series
+from flowcei.ensemble.series import Series, deviation_of, series
 from flowcei.ensemble.uncertainty import check_covered, information, resampled
 from flowcei.errors import DataError, UsageError
 from flowcei.posterior.labels import label_by_geometry, relabel
-from flowcei.units import FWHM
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -275,8 +274,7 @@ def population(
         raise UsageError("components are those of a mixture: name law 'mixture', or leave their number out")
     if by is not None and law == "free":
         raise UsageError("along a column there are normal laws and mixtures: leave out law or column")
-    if not 0.0 <= cross_correlation < np.inf or (cross_correlation and by is None):
-        raise UsageError("a cross-correlation is a width, 0 or more, in units of the column that by names")
+    width = deviation_of(cross_correlation, by)
     ensemble = gathered(samples, coordinates, by=by, keep_flagged=keep_flagged)
     count = components or 2
     if by is not None and law == "mixture":
@@ -285,10 +283,10 @@ def population(
             check_count(len(some.z), len(some.chart.coordinates), count)
             return normals(some, count, bootstrap, seed, like, check=check, causes=False)
 
-        return pathways(ensemble, by, mixture_of, cross_correlation / FWHM)
+        return pathways(ensemble, by, mixture_of, width)
     if by is not None:
         law_of = partial(_normal, bootstrap=bootstrap, seed=seed, check=check, causes=False)
-        return series(ensemble, by, law_of, cross_correlation / FWHM, seed)
+        return series(ensemble, by, law_of, width, seed)
     if law == "free":
         return free_law(ensemble, bootstrap, seed, check=check)
     if law == "mixture":

@@ -12,8 +12,9 @@ from scipy.special import chdtrc
 
 from flowcei.ensemble.fitting import Weighted, drawn
 from flowcei.ensemble.result import EnsembleLaw, added
-from flowcei.ensemble.smooth import FEWEST, SmoothLaw, smooth_law
-from flowcei.errors import DataError
+from flowcei.ensemble.smoothing import FEWEST, smooth_law
+from flowcei.errors import DataError, UsageError
+from flowcei.units import FWHM
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from flowcei.ensemble.laws import NormalLaw
     from flowcei.ensemble.population import Population
     from flowcei.ensemble.reduction import Ensemble
+    from flowcei.ensemble.smooth import SmoothLaw
     from flowcei.posterior.arrays import Bools, Floats
 
 _VALUES = 60  # of a column that have a law each; of more, ranges with as many events
@@ -169,6 +171,13 @@ def _smooth(
     }
     how = ensemble.chart, Weighted(**named), full.weighted, full.by, ensemble.distinct, width
     return smooth_law(values, laws, *how)
+
+
+def deviation_of(cross_correlation: float, by: str | None) -> float:
+    """Deviation of a cross-correlation, of its full width in units of a column; UsageError."""
+    if not 0.0 <= cross_correlation < np.inf or (cross_correlation and by is None):
+        raise UsageError("a cross-correlation is a width, 0 or more, in units of the column that by names")
+    return cross_correlation / FWHM
 
 
 def grouped(ensemble: Ensemble, by: str) -> list[tuple[float, Bools]]:

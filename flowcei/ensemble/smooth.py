@@ -2,50 +2,27 @@
 
 At the true delay t the law has the mean sum_m c_m phi_m(t), of B-splines, and the covariance
 sum_j h_j(t) S_j, of hat functions: it is a mixture of normal laws S_j about one mean, with the shares
-h_j(t). The pulses have a length: an event of the nominal delay T is of true delays t that are normal
+h_j(t). Beyond each end of the column the mean goes on straight, or stays: a molecule rests until the pump
+comes. The pulses have a length: an event of the nominal delay T is of true delays t that are normal
 about T, with the deviation of the cross-correlation, and its law is the mean over these (a step becomes
-an error function). Sums over t are at equal steps, in which the mean moves by hardly more than a width of
-the law. Expectation and maximisation is in closed form, first of S, then of c (X.-L. Meng and D. Rubin,
-Biometrika 80, 267 (1993)); how many splines and covariances there are H. Akaike's criterion decides.
+an error function). How many splines and covariances there are, and what the ends do, the events hardly tell
+where the pulses are long: laws of all such shapes are averaged by H. Akaike's weights.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scipy.linalg import block_diag
 
-from flowcei.ensemble.components import Components
-from flowcei.ensemble.fitting import Weighted, accelerated, counted, expected, responsibilities, truth
 from flowcei.ensemble.laws import RAYLEIGH, NormalLaw
-from flowcei.ensemble.splines import FEWEST_TRUE, REACH, ends_of, hat_basis, spline_basis, true_values
-from flowcei.ensemble.uncertainty import MonteCarlo, inverted, scored, significant
-from flowcei.errors import DataError
+from flowcei.ensemble.splines import ends_of, hat_basis, mean_basis, true_values
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from flowcei.ensemble.coordinates import Chart, Coordinate
-    from flowcei.posterior.arrays import Bools, Floats, Rows
-
-FEWEST = 5
-"""Values of a column along which a law is smoothed."""
-
-_SPLINES = (2, 4, 6, 9, 13, 18)  # that are tried, one after the other
-_HATS, _MOST_HATS = {8: 2, 16: 3}, 4  # covariances at the most, of fewer values than these; of more
-_MOST_TRUE = 61  # true values of a nominal one
-_WIDTHS = 1.5  # of the law, from one true value to the next
-_ROUNDS, _ENOUGH = 30, 3e-2  # of the search, and the gain of log likelihood that ends it
-_DAMPING = (0.0, 0.3, 3.0, 30.0)  # of the last step, over the information: hardly known ends go too far
-_LOSS = 1.0  # of log likelihood that it may have: it takes off a bias too
-_MOST_VALUES = 200  # of a column: of more, those that are near are taken for one
-_DENSE = 200  # values at which splines are begun with the means of single values
-_STILL = 1e-6  # of the largest information on a coefficient
-_FEWEST_EVENTS = 2.0  # of a spline or a covariance: there are none in a gap
+    from flowcei.ensemble.coordinates import Coordinate
+    from flowcei.posterior.arrays import Bools, Floats
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +36,8 @@ class SmoothLaw:
         cross_correlation: Its deviation, in units of the column.
         error: Covariance of coefficients (M K) and log deviations (J K), from the Fisher information and
             the Monte Carlo sums.
+        shapes: Laws of all shapes that are likely, with their Akaike weights, that of this one first; what
+            is said of means and widths is the average.
     """
 
     coordinates: tuple[Coordinate, ...]
@@ -70,10 +49,12 @@ class SmoothLaw:
     images: Floats  # (G, K, K), by which like ions make coordinates alike
     error: Floats
     true_count: int  # of true values of each nominal one
+    straight: tuple[bool, bool] = (True, True)  # whether the mean goes on beyond each end, or stays
+    shapes: tuple[tuple[float, SmoothLaw], ...] = ()
 
     @property
     def ends(self) -> tuple[float, float]:
-        """Between which the law changes; beyond it stays."""
+        """Between which the covariance changes; beyond it stays."""
         return ends_of(self.values, self.cross_correlation)
 
     @property
@@ -116,22 +97,37 @@ class SmoothLaw:
 
     def splines(self, t: Floats) -> Floats:
         """Of true values (B,), (B, M)."""
-        return spline_basis(t, len(self.coefficients), self.ends)
+        return mean_basis(t, len(self.coefficients), ends_of(self.values, 0.0), self.straight)
 
     def hats(self, t: Floats) -> Floats:
         """Shares of the covariances at true values (B,), (B, J)."""
         return hat_basis(t, len(self.covariance), self.ends)
 
+    def _over_shapes(self, t: Floats) -> tuple[Floats, Floats]:
+        """Of means and log widths (2, B, K): how far the average over shapes is from here, and the variance.
+
+        S. Buckland, K. Burnham and N. Augustin, Biometrics 53, 603 (1997).
+        """
+        if not self.shapes:
+            return (none := np.zeros((2, len(t), len(self.bends)))), none
+        weights = np.array([weight for weight, _ in self.shapes])
+        each = np.array(
+            [[one.splines(t) @ one.coefficients, np.log(one.deviation(t))] for _, one in self.shapes]
+        )
+        average = np.tensordot(weights, each, 1)
+        return average - each[0], np.tensordot(weights, (each - average) ** 2, 1)
+
     def mean(self, t: Floats) -> Floats:
         """Means (B, K) at true values; of straight angles the mean angle."""
         width = np.sqrt(np.einsum("jkk->jk", self.covariance))
-        angle = 180.0 - RAYLEIGH[0] * self.hats(t) @ width
-        return np.where(self.bends, angle, self.splines(t) @ self.coefficients)
+        by_mean, by_width = self._over_shapes(t)[0]
+        angle = 180.0 - RAYLEIGH[0] * self.hats(t) @ width * np.exp(by_width)
+        return np.where(self.bends, angle, self.splines(t) @ self.coefficients + by_mean)
 
     def deviation(self, t: Floats) -> Floats:
         """Widths (B, K) at true values; of straight angles that of the angle."""
-        variance = self.hats(t) @ np.einsum("jkk->jk", self.covariance)
-        return np.where(self.bends, RAYLEIGH[1], 1.0) * np.sqrt(variance)
+        width = np.sqrt(self.hats(t) @ np.einsum("jkk->jk", self.covariance))
+        return np.where(self.bends, RAYLEIGH[1], 1.0) * width * np.exp(self._over_shapes(t)[0][1])
 
     def seen(self, values: Floats) -> Floats:
         """Means (B, K) at nominal values: over the true ones of each; of straight angles the mean angle."""
@@ -141,13 +137,15 @@ class SmoothLaw:
 
     def law(self, t: float) -> NormalLaw:
         """The law at a true value."""
-        share = self.hats(np.array([t]))[0]
-        mean = np.repeat(self.splines(np.array([t])) @ self.coefficients, len(share), axis=0)
-        kept = share > 0
-        return NormalLaw(share[kept], mean[kept], self.covariance[kept], self.bends)
+        at = np.array([t])
+        share, (by_mean, by_width) = self.hats(at)[0], self._over_shapes(at)[0][:, 0]
+        mean = np.repeat(self.splines(at) @ self.coefficients + by_mean, len(share), axis=0)
+        kept, scale = share > 0, np.exp(by_width)
+        covariance = self.covariance[kept] * scale * scale[:, None]
+        return NormalLaw(share[kept], mean[kept], covariance, self.bends)
 
     def errors(self, t: Floats) -> tuple[Floats, Floats]:
-        """Standard errors of means and of log widths, (B, K) each."""
+        """Standard errors of means and of log widths, (B, K) each, also for the choice of the shape."""
         m, k = self.coefficients.shape
         splines, hats = self.splines(t), self.hats(t)
         variance = np.einsum("jkk->jk", self.covariance)
@@ -156,6 +154,7 @@ class SmoothLaw:
         of_mean = np.einsum("bm,mknk,bn->bk", splines, blocks[0], splines)
         widths = blocks[1].reshape(len(variance), k, len(variance), k)
         of_width = np.einsum("bjk,jkik,bik->bk", share, widths, share)
+        of_mean, of_width = np.stack([of_mean, of_width]) + self._over_shapes(t)[1]
         width = np.sqrt(of_width.clip(0.0))
         bend = RAYLEIGH[0] * self.deviation(t) / RAYLEIGH[1] * width
         return np.where(self.bends, bend, np.sqrt(of_mean.clip(0.0))), width
@@ -170,222 +169,3 @@ class SmoothLaw:
         table |= {"unit": [one.unit for one in self.coordinates] * shape[0]}
         table |= {"mean": mean.ravel(), "mean_error": by_mean.ravel(), "sd": sd.ravel()}
         return pd.DataFrame(table | {"sd_error": (sd * by_width).ravel()})
-
-
-def _without_pulses(values: Floats, laws: Sequence[NormalLaw], deviation: float) -> tuple[Floats, int]:
-    """The mean covariance (K, K) of laws, the pulses roughly taken out; how many true values are needed."""
-    mean = np.array([one.mean[0] for one in laws])
-    covariance = np.mean([one.covariance[0] for one in laws], axis=0)
-    moved = np.median(np.abs(np.gradient(mean, values, axis=0)), axis=0) * deviation
-    own = np.clip(1.0 - moved**2 / np.diagonal(covariance), 0.1, 1.0)
-    # From one to the next a mean moves by no more than so many widths: the sum is then as smooth as the law.
-    step = _WIDTHS * np.sqrt(own * np.diagonal(covariance))
-    count = int(np.ceil(REACH * float((moved / step).max())))
-    return covariance * np.sqrt(own * own[:, None]), int(np.clip(2 * count + 1, FEWEST_TRUE, _MOST_TRUE))
-
-
-@dataclass(frozen=True, eq=False)
-class _Grid:
-    """What laws of some shape say at G true values of each of V nominal ones."""
-
-    splines: Floats  # (V, G, M)
-    hats: Floats  # (V, G, J)
-    share: Floats  # of the true values, (G,)
-
-    @classmethod
-    def of(cls, law: SmoothLaw, values: Floats) -> _Grid:
-        """Of the shape of a law, at values (V,)."""
-        nodes, share = true_values(law.cross_correlation, law.true_count)
-        true = (values[:, None] + nodes).ravel()
-        shape = len(values), len(nodes), -1
-        return cls(law.splines(true).reshape(shape), law.hats(true).reshape(shape), share)
-
-    def components(self, law: SmoothLaw) -> Components:
-        """Components (G J) of a law at each value."""
-        (v, g, j), k = self.hats.shape, len(law.bends)
-        mean = np.repeat(self.splines @ law.coefficients, j, axis=1)
-        with np.errstate(divide="ignore"):
-            log_share = np.log(self.hats * self.share[:, None]).reshape(v, -1)
-        return Components.of(mean.reshape(v, g * j, k), log_share, law.covariance, self.which, law.bends)
-
-    @property
-    def which(self) -> Rows:
-        """The covariance of each component, (G J,)."""
-        return np.tile(np.arange(self.hats.shape[2]), self.hats.shape[1])
-
-    def by_number(self, sums: Floats) -> Floats:
-        """Sums (V, G J, ...) of components as (V, G, J, ...)."""
-        return sums.reshape(*self.hats.shape, *sums.shape[2:])
-
-    def fewest(self, times: Floats) -> float:
-        """Events of the spline or covariance that has the fewest, of times (V,) at each value."""
-        own = times[:, None, None] * self.share[:, None]
-        return float(min((own * one).sum(axis=(0, 1)).min() for one in (self.splines, self.hats)))
-
-
-@dataclass(frozen=True, eq=False)
-class _Events:
-    """Samples of events, each of one of some values."""
-
-    samples: Weighted
-    values: Floats  # (V,)
-    row: Rows  # of the value of each event, (E,)
-
-    @classmethod
-    def of(cls, samples: Weighted, by: Floats) -> _Events:
-        """Of events with values (E,) of a column; of very many values those that are near are one."""
-        values, row = np.unique(by, return_inverse=True)
-        if len(values) > _MOST_VALUES:
-            near = np.round((by - by.min()) / np.ptp(by) * _MOST_VALUES)
-            _, row, count = np.unique(near, return_inverse=True, return_counts=True)
-            values = np.bincount(row, by) / count
-        return cls(samples, values, row)
-
-    @property
-    def count(self) -> Floats:
-        """How many there are of each value, (V,)."""
-        return np.bincount(self.row, minlength=len(self.values)).astype(np.float64)
-
-
-def _step(law: SmoothLaw, grid: _Grid, events: _Events) -> tuple[SmoothLaw, float]:
-    """One step of expectation and maximisation, and the log likelihood before it."""
-    sums, height = expected(grid.components(law), events.samples, events.row)
-    count, first = map(grid.by_number, (sums.count, sums.first))
-    by_covariance = count.sum(axis=(0, 1))
-    if not by_covariance.min() > 1.0:
-        raise DataError("a covariance of the smooth law has no events")
-    mean = grid.splines @ law.coefficients
-    cross = np.einsum("vgjk,vgl->jkl", first - 0.5 * count[..., None] * mean[:, :, None], mean)
-    covariance = sums.second.sum(axis=0) - cross - np.swapaxes(cross, 1, 2)
-    covariance = covariance / by_covariance[:, None, None]
-    straight = ~law.bends
-    squares = np.einsum("jkk->jk", covariance)
-    covariance = covariance * (straight[:, None] & straight)
-    covariance += np.eye(len(straight)) * np.where(law.bends, 0.5 * squares, 0.0)[:, None]
-    inverse = np.linalg.inv(covariance[:, straight][:, :, straight])
-    design = np.einsum("vgj,vgm,vgn->jmn", count, grid.splines, grid.splines)
-    pull = np.einsum("vgm,vgjk->jmk", grid.splines, first[..., straight])
-    m, size = len(law.coefficients), int(straight.sum())
-    normal = np.einsum("jmn,jkl->mknl", design, inverse).reshape(m * size, m * size)
-    right = np.einsum("jmk,jkl->ml", pull, inverse).ravel()
-    still = _STILL * np.diagonal(normal).max()  # splines that hardly an event is of stay as they are
-    right += still * law.coefficients[:, straight].ravel()
-    coefficients = np.zeros((m, len(straight)))
-    own = np.linalg.solve(normal + still * np.eye(len(right)), right)
-    coefficients[:, straight] = own.reshape(m, -1)
-    # Of events whose like ions are exchanged, as of those at hand.
-    coefficients = np.einsum("gkl,ml->mk", law.images, coefficients) / len(law.images)
-    covariance = np.einsum("gkl,jlm,gnm->jkn", law.images, covariance, law.images) / len(law.images)
-    return replace(law, coefficients=coefficients, covariance=covariance), height
-
-
-def _maximised(law: SmoothLaw, events: _Events) -> tuple[SmoothLaw, float]:
-    """The most likely law that a search from another finds, and its log likelihood."""
-    heights = [-np.inf]
-
-    def close(_: SmoothLaw, __: SmoothLaw, ___: SmoothLaw, height: float) -> bool:
-        heights.append(height)
-        return height - heights[-2] < _ENOUGH
-
-    grid = _Grid.of(law, events.values)
-    law = accelerated(law, partial(_step, grid=grid, events=events), close, _ROUNDS)
-    return law, heights[-1]
-
-
-def smooth_law(
-    values: Floats,
-    laws: Sequence[NormalLaw],
-    chart: Chart,
-    short: Weighted,
-    full: Weighted,
-    by: Floats,
-    distinct: float,
-    cross_correlation: float,
-) -> SmoothLaw:
-    """The smooth law of events with values `by` (E,) of a column, from laws at some values.
-
-    `short` are a few samples of each event, near the law, by which it is sought; a step of Fisher's scoring
-    on `full`, all of them, ends the search and tells its errors. The cross-correlation is its deviation.
-
-    Raises:
-        DataError: Where the samples of each event are too few.
-    """
-    events, k = _Events.of(short, by), len(chart.bends)
-    own, count = _without_pulses(values, laws, cross_correlation)
-    shape = chart.coordinates, chart.bends, values, np.zeros((_SPLINES[0], k)), own[None]
-    law = best = SmoothLaw(*shape, cross_correlation, chart.images, np.empty(0), count)
-    reached, dense = -np.inf, np.linspace(*law.ends, _DENSE)
-    means = np.array([one.mean[0] for one in laws])
-    wanted = np.stack([np.interp(dense, values, column) for column in means.T], axis=1)
-    for number in (number for number in _SPLINES if number <= len(values)):
-        start = np.linalg.lstsq(spline_basis(dense, number, law.ends), wanted, rcond=None)[0]
-        law = replace(law, coefficients=start)
-        if _Grid.of(law, events.values).fewest(events.count) < _FEWEST_EVENTS:  # a gap in the column
-            break
-        law, height = _maximised(law, events)
-        if height - law.numbers > reached:  # H. Akaike's criterion
-            best, reached = law, height - law.numbers
-    most = next((hats for few, hats in _HATS.items() if len(values) < few), _MOST_HATS)
-    for hats in sorted({2, most}):
-        law = best.with_covariances(hats)
-        if _Grid.of(law, events.values).fewest(events.count) >= _FEWEST_EVENTS:
-            law, height = _maximised(law, events)
-            if height - law.numbers > reached:
-                best, reached = law, height - law.numbers
-    return _scored(best, _Events.of(full, by), distinct)
-
-
-def _scored(law: SmoothLaw, events: _Events, distinct: float) -> SmoothLaw:
-    """A law after a step of Fisher's scoring, less the bias of its sums, with the errors of its numbers."""
-    m, k = law.coefficients.shape
-    size = m * k + law.covariance.shape[0] * k
-    noise, bias, scores, height = np.zeros((size, size)), np.zeros(size), [], 0.0
-    grid = _Grid.of(law, events.values)
-    inverse = np.asarray(np.linalg.inv(law.covariance), dtype=np.float64)
-    components = grid.components(law)
-    mean: Floats = grid.splines @ law.coefficients
-    for v, splines in enumerate(grid.splines):
-        chain = block_diag(np.kron(splines, np.eye(k)), np.eye(size - m * k))  # to the numbers of the law
-        some = counted(events.samples, (events.row == v).astype(np.float64))
-        for rows, z, base in some.blocks(20 * len(grid.which)):
-            log_r, each = responsibilities(components, z, base, np.full(len(z), v))
-            log_likelihood, true = truth(log_r, some.p_true[rows])
-            height, shares = height + float(log_likelihood.sum()), each.sum(axis=2)
-            event, place = significant(shares)
-            own = shares[event, place]
-            member = each[event, place] / own[:, None]
-            member = member.reshape(-1, *grid.hats.shape[1:])
-            slopes = _slopes(z[event, place], member, mean[v], inverse, law.bends)
-            score, covariance, shift = scored(slopes, own, event, true, distinct)
-            scores.append(score @ chain)
-            noise, bias = noise + chain.T @ covariance @ chain, bias + shift @ chain
-    every = np.concatenate(scores)
-    fisher = every.T @ every
-    covariance = inverted(fisher)
-    MonteCarlo.of(covariance, noise, bias, events.samples.z.shape[1]).check()
-    law = replace(law, error=covariance + covariance @ noise @ covariance)
-    for damping in _DAMPING:
-        own = inverted(fisher + damping * np.diag(np.diagonal(fisher)))
-        moved = law.moved(own @ (every.sum(axis=0) - bias))
-        if _step(moved, grid, events)[1] > height - _LOSS:
-            return moved
-    return law
-
-
-def _slopes(z: Floats, member: Floats, mean: Floats, inverse: Floats, bends: Bools) -> Floats:
-    """Derivatives (S, G K + J K) of the log density by the mean at each true value and by log deviations.
-
-    Points z (S, K) are members (S, G, J) of components with means (G, K).
-    """
-    by_mean, by_width = np.zeros((len(z), *mean.shape)), np.zeros((len(z), *inverse.shape[:2]))
-    for j, one in enumerate(inverse):
-        own = member[:, :, j]
-        if not own.any():
-            continue
-        y, at = z @ one, mean @ one
-        by_mean += own[:, :, None] * (y[:, None] - at)
-        # The sum over true values of (z - mean) (y - at), which are products of matrices.
-        square = z * (y * own.sum(axis=1)[:, None] - own @ at) - y * (own @ mean) + own @ (mean * at)
-        by_width[:, j] = square - own.sum(axis=1)[:, None] * np.where(bends, 2.0, 1.0)
-    by_mean *= ~bends
-    return np.concatenate([by_mean.reshape(len(z), -1), by_width.reshape(len(z), -1)], axis=1)

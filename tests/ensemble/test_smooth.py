@@ -8,17 +8,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from linear import OCS, Linear
+from scipy.stats import norm
 
 import flowcei
 from flowcei.ensemble.coordinates import ZMatrixChart
 from flowcei.ensemble.fitting import Weighted
 from flowcei.ensemble.laws import NormalLaw
-from flowcei.ensemble.smooth import smooth_law
+from flowcei.ensemble.smoothing import smooth_law
+from flowcei.ensemble.splines import true_values
 from flowcei.physics.priors import build_prior
 from flowcei.units import FWHM
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from flowcei.ensemble.smooth import SmoothLaw
 
 DELAYS = np.linspace(0.0, 140.0, 7)
 CHANGE = 0.3  # bohr, over 30 fs about 70 fs
@@ -107,6 +111,61 @@ def test_the_last_step_is_that_of_all_samples_and_not_too_long() -> None:
     off = found.mean(delays)[:, 0] - own
     assert abs(off[:7].mean()) < 0.01
     assert abs(off[7]) < 0.25
+
+
+PULSES, FASTER, NOISE = 40.0 / FWHM, 0.0145, 0.1  # fs, bohr a fs, bohr of an event
+
+
+def alone(
+    bond: Callable[[np.ndarray], np.ndarray], seed: int, events: int = 200, count: int = 30
+) -> tuple[SmoothLaw, np.ndarray, np.ndarray]:
+    """The smooth law of r(CS) +/- 0.1 bohr alone, its noise known: samples are quantiles; delays, values."""
+    rng, delays = np.random.default_rng(seed), np.linspace(0.0, 180.0, 10)
+    by = np.repeat(delays, events)
+    y = bond(by + PULSES * rng.standard_normal(len(by))) + np.hypot(0.1, NOISE) * rng.standard_normal(len(by))
+    places = (np.arange(count) + rng.random((len(by), count))) / count
+    z = (y[:, None] + NOISE * norm.ppf(places))[:, :, None]
+    data = Weighted(z, np.zeros(places.shape), np.ones(len(by)), np.ones(len(by)))
+    one, straight = np.ones(1), np.array([False])
+    laws = [
+        NormalLaw(one, np.full((1, 1), y[by == t].mean()), np.full((1, 1, 1), y[by == t].var()), straight)
+        for t in delays
+    ]
+    chart = ZMatrixChart(OCS, build_prior(OCS, "equilibrium"), ["c-s"])
+    return smooth_law(delays, laws, chart, data, data, by, 1e6, PULSES), by, y
+
+
+def test_a_straight_mean_has_the_width_of_a_regression() -> None:
+    """All is normal then: the residuals have the variance of the law, the noise and the pulses together."""
+    found, by, y = alone(lambda t: 3.0 + FASTER * t, 0, 250, 60)
+    slope, start = np.polyfit(by, y, 1)
+    width = np.sqrt((y - start - slope * by).var() - NOISE**2 - (slope * PULSES) ** 2)
+    assert found.coefficients.shape == (2, 1)
+    assert np.sqrt(found.covariance[:, 0, 0]) == pytest.approx([width], rel=0.015)
+    assert found.mean(by)[:, 0] == pytest.approx(start + slope * by, abs=0.02)
+
+
+@pytest.mark.parametrize("last", [np.inf, 180.0])
+def test_ends_at_which_a_bond_rests_are_as_good_as_stated(last: float) -> None:
+    """It rests until the first delay, and goes on after the last one or stops there."""
+
+    def bond(t: np.ndarray) -> np.ndarray:
+        return 3.0 + FASTER * np.clip(t, 0.0, last)
+
+    pulls = []
+    for seed in range(3):
+        found, by, _ = alone(bond, seed)
+        ends = np.unique(by)[[0, 1, -2, -1]]
+        off, (error, by_width) = found.mean(ends) - bond(ends)[:, None], found.errors(ends)
+        pulls.append([off / error, np.log(found.deviation(ends) / 0.1) / by_width])
+    assert np.sqrt(np.mean(np.square(pulls), axis=(0, 2, 3))).max() < 1.3
+
+
+def test_true_values_have_the_variance_of_the_pulses() -> None:
+    """However many there are."""
+    for count in (11, 25, 61):
+        nodes, shares = true_values(PULSES, count)
+        assert shares @ nodes**2 == pytest.approx(PULSES**2, rel=1e-12)
 
 
 def test_no_smooth_law_of_few_values() -> None:
