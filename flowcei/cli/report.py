@@ -83,11 +83,13 @@ def report(
         ctx.find_root().command.main(words, standalone_mode=False, prog_name="flowcei", parent=ctx.parent)
         commands = [shlex.join(["flowcei", *words]), *commands]
     from flowcei.report.page import page
-    from flowcei.report.sections import Material
+    from flowcei.report.sections import Material, read_for_page
 
-    given, notes = Path(str(file)), tuple[str, ...]()
+    given, notes, shown = Path(str(file)), tuple[str, ...](), None
     if given.is_file() and is_samples(given):
-        samples = _samples(given, said=momenta is not None)
+        samples, shown = read_for_page(given)
+        if momenta is None:  # else `sample` has said it
+            warn_of_run(samples, given)
         own = str(samples.origin.get("model", ""))
         named = model or (BUNDLED if own == "ocs-bundled" else own)
         network = _model_of(samples, model, named, device)
@@ -97,18 +99,10 @@ def report(
     metrics = None if network is None else read_metrics(named)
     with sharing.each() as each:
         judged = _calibrated(network, seed, each)
-    html = page(Material(samples, source.name, network, judged, metrics, notes, tuple(commands)))
+    html = page(Material(samples, source.name, network, judged, metrics, notes, tuple(commands), shown))
     with atomic_text(path, overwrite=overwrite) as text:
         text.write(html)
     note(f"page in {path} ({len(html) / 1e6:.1f} MB): open it in any browser")
-
-
-def _samples(path: Path, *, said: bool) -> flowcei.PosteriorSamples:
-    """Read samples; what is wrong with their run `sample` may have said already."""
-    samples = flowcei.read_samples(path)
-    if not said:
-        warn_of_run(samples, path)
-    return samples
 
 
 def _check_molecule(model: str | None, molecule: str | None, device: str) -> None:

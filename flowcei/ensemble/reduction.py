@@ -143,7 +143,8 @@ def gathered(
         raise DataError(f"none of {seen} events is unflagged: nothing to take a law from")
     if len({row["z"].shape[1] for row in rows}) > 1:
         raise DataError("the files have different numbers of samples an event: sample them alike")
-    own: dict[str, Any] = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    # Name by name, so that never more than one array is there twice.
+    own: dict[str, Any] = {name: np.concatenate([row.pop(name) for row in rows]) for name in list(rows[0])}
     own |= {"distinct": float(own["distinct"].mean())}
     own |= {"molecule": first.molecule, "prior": prior, "chart": chart, "origin": first.origin}
     own |= {"forward": first.likelihood.forward, "flagged": flagged}

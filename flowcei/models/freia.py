@@ -7,6 +7,7 @@ condition, the condition is a list, and widths are not checked when a permutatio
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -82,6 +83,30 @@ class SplineCouplingBlock(InvertibleModule):  # type: ignore[misc]  # FrEIA has 
         return input_dims
 
 
+@dataclass(frozen=True)
+class Stack:
+    """A stack of couplings, as kernels take it."""
+
+    subnets: list[list[nn.Linear]]  # two of each block, which move the first half, and the second
+    permutations: list[Tensor]  # before each block, (D,)
+    cut: int  # coordinates of the first half
+    clamp: float  # bound on log scales, as `_couplings.transport` takes it
+    splines: tuple[float, ...] | None  # as there
+
+    @property
+    def orders(self) -> np.ndarray:
+        """Which coordinate of the input each is, before the first block and behind each permutation."""
+        orders = [np.arange(len(self.permutations[0]))]
+        for permutation in self.permutations:
+            orders.append(orders[-1][permutation.numpy()])
+        return np.array(orders)
+
+    @property
+    def shape(self) -> tuple[int, int, int, float]:
+        """Coordinates of the first half, hidden units, hidden layers, and the bound."""
+        return self.cut, self.subnets[0][0].out_features, len(self.subnets[0]) - 1, self.clamp
+
+
 class Couplings(nn.Module):
     """An invertible map between x and z (B, D), given a context h (B, H): blocks after fixed permutations."""
 
@@ -149,7 +174,7 @@ class Couplings(nn.Module):
         from flowcei.models.differentiable import Differentiable  # which brings numba
 
         if self._trained is None:
-            self._trained = Differentiable(*self._described())
+            self._trained = Differentiable(self._stack())
         return self._trained
 
     def _packed(self) -> Packed:
@@ -158,12 +183,11 @@ class Couplings(nn.Module):
         # By their values: torch's count of versions misses what is written through `data`, or by NumPy.
         if self._last and all(map(torch.equal, self._last[0], self.parameters())):
             return self._last[1]
-        packed = Packed(*self._described())
+        packed = Packed(self._stack())
         self._last = [p.detach().clone() for p in self.parameters()], packed
         return packed
 
-    def _described(self) -> tuple[list[list[nn.Linear]], list[Tensor], int, float, tuple[float, ...] | None]:
-        """Layers of subnets, permutations, coordinates of the first half, clamp and splines, as `Packed`."""
+    def _stack(self) -> Stack:
         layers, permutations, cut, splines = [], [], 0, None
         blocks = list(self.blocks)
         for permutation, block in zip(blocks[::2], blocks[1::2], strict=True):
@@ -173,4 +197,4 @@ class Couplings(nn.Module):
             if self.bins is not None:
                 subnets, splines = subnets[::-1], (self.bins, _BOUND, LEAST_BIN, LEAST_SLOPE, UNIT)
             layers += [[layer for layer in net if isinstance(layer, nn.Linear)] for net in subnets]
-        return layers, permutations, cut, _CLAMP, splines
+        return Stack(layers, permutations, cut, _CLAMP, splines)

@@ -44,8 +44,10 @@ if TYPE_CHECKING:
 HDF = (".h5", ".hdf5")
 """Endings of HDF5 files."""
 
+SAMPLES_AT_ONCE = 200_000
+"""Samples in memory where a file is read block by block."""
+
 _CONTENT = "flowcei samples"
-_AT_ONCE = 200_000  # samples in memory where a file is read by blocks
 _DATASETS = {"event_id": "event"}  # other arrays have the name of their attribute
 _EVIDENCE = "columns/evidence_p"
 _LOST, _TRUE = dataset_name(LOST), dataset_name(P_TRUE)
@@ -196,7 +198,7 @@ def read_samples(path: str | Path) -> PosteriorSamples:
 
 
 def stream_samples(
-    path: str | Path, at_once: int | None = _AT_ONCE, rows: NDArray[np.intp] | None = None
+    path: str | Path, at_once: int | None = SAMPLES_AT_ONCE, rows: NDArray[np.intp] | None = None
 ) -> Iterator[PosteriorSamples]:
     """Read an HDF5 file of samples, some events after the others: so many samples together, or all.
 

@@ -31,7 +31,7 @@ from flowcei.posterior.structures import to_atoms
 from flowcei.posterior.weights import WEIGHT_RULES, WeightRules, Weights
 
 if TYPE_CHECKING:
-    from flowcei.posterior.arrays import Floats, Reals
+    from flowcei.posterior.arrays import Floats, Reals, Rows
     from flowcei.posterior.modes import Modes
     from flowcei.posterior.refinement import Plausible
 
@@ -262,10 +262,18 @@ class PosteriorSamples(SampleArrays):
         if self.weights is None:
             return self
         n, rng = self.positions.shape[1], np.random.default_rng(seed)
-        rows, chosen = np.arange(len(self))[:, None], systematic(self.weights.normalised, n, rng)
+        return self._chosen(systematic(self.weights.normalised, n, rng))
+
+    def first(self) -> PosteriorSamples:
+        """Return the first sample of each event alone, without weights."""
+        return self._chosen(np.zeros((len(self), 1), dtype=np.intp))
+
+    def _chosen(self, samples: Rows) -> PosteriorSamples:
+        """Some samples (E, m) of each event, each counting alike."""
+        rows = np.arange(len(self))[:, None]
         arrays = {name: getattr(self, name) for name in ("positions", "log_prob", "build_up", "assignment")}
-        drawn = {name: array[rows, chosen] for name, array in arrays.items() if array is not None}
-        return replace(self, **drawn, weights=None)
+        some = {name: array[rows, samples] for name, array in arrays.items() if array is not None}
+        return replace(self, **some, weights=None)
 
     def mean(self, *, keep_flagged: bool = False) -> Floats:
         """Return the posterior mean of the positions, (E, N, 3), bohr; weighted where weighed.

@@ -49,12 +49,10 @@ def search_data(material: Material) -> dict[str, Any]:
     internal = [k for k, quantity in enumerate(spread.names) if quantity.kind != "atom"]
     columns = [f"{spread.names[k].name} ({unit_of(spread.names[k])[0]})" for k in internal]
     scale = np.array([unit_of(spread.names[k])[1] for k in internal])
-    percentiles = np.percentile(spread.values[:, :, internal], (50, 16, 84), axis=1) / scale
+    percentiles = np.stack([spread.statistics[name][internal].T for name in ("p50", "p16", "p84")], axis=1)
     cells = {
         number: [f"{middle:.3f} [{low:.3f}, {high:.3f}]" for middle, low, high in table.T]
-        for number, table in zip(
-            material.trusted.event_id.tolist(), np.moveaxis(percentiles, 0, 1), strict=True
-        )
+        for number, table in zip(material.trusted.event_id.tolist(), percentiles / scale, strict=True)
     }
     energies = (kinetic_energy(s.momenta, s.molecule.masses) / ELECTRONVOLT).tolist()
     known = zip(s.event_id.tolist(), energies, s.flag_bits.tolist(), strict=True)

@@ -22,21 +22,24 @@ from flowcei.plot.events import FEWEST
 from flowcei.plot.figure import events_figure, samples_figure
 from flowcei.plot.geometry import predicted
 from flowcei.posterior.assignments import P_ASSIGNMENT
+from flowcei.posterior.files import SAMPLES_AT_ONCE, stream_samples
 from flowcei.posterior.flags import FLAGS
 from flowcei.posterior.modes import AMBIGUOUS, UNEXPLAINED, VERDICTS
+from flowcei.posterior.samples import PosteriorSamples
 from flowcei.posterior.spread import quantities
 from flowcei.report.figures import training_figure
 from flowcei.storage.card import versions
 from flowcei.units import ANGSTROM
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
     from matplotlib.figure import Figure
 
     from flowcei.check.run import RunCheck
     from flowcei.evaluation.calibration import Calibration
     from flowcei.posterior.modes import Modes
-    from flowcei.posterior.samples import PosteriorSamples
     from flowcei.posterior.spread import Quantity, Spread
     from flowcei.reconstruction.model import Reconstructor
 
@@ -113,6 +116,20 @@ class Section:
     search: bool = False
 
 
+def trusted_rows(samples: PosteriorSamples) -> NDArray[np.intp]:
+    """Rows of the events that no flag excludes, of all where none is left; thinned over the run."""
+    flagged = samples.flagged
+    rows = np.arange(len(flagged)) if flagged.all() else np.flatnonzero(~flagged)
+    return rows[:: -(-len(rows) // _POOLED)]
+
+
+def read_for_page(path: Path, at_once: int = SAMPLES_AT_ONCE) -> tuple[PosteriorSamples, PosteriorSamples]:
+    """One sample of each event of a file, and all of those that a page shows, so many read at once."""
+    one = PosteriorSamples.concatenate([block.first() for block in stream_samples(path, at_once)])
+    shown = stream_samples(path, at_once, trusted_rows(one))
+    return one, PosteriorSamples.concatenate(list(shown))
+
+
 @dataclass(frozen=True, eq=False)
 class Material:
     """All that a page is made of.
@@ -125,6 +142,7 @@ class Material:
         metrics: Losses of its training, a row an epoch, where they are there.
         notes: What was said while the file was read, a line each.
         commands: Those that make the page again.
+        shown: Samples of the `trusted_rows`, where `samples` has but one of each event.
     """
 
     samples: PosteriorSamples
@@ -134,13 +152,12 @@ class Material:
     metrics: pd.DataFrame | None = None
     notes: tuple[str, ...] = ()
     commands: tuple[str, ...] = ()
+    shown: PosteriorSamples | None = None
 
     @cached_property
     def trusted(self) -> PosteriorSamples:
         """Samples of the events that no flag excludes, of all where none is left; thinned over the run."""
-        flagged = self.samples.flagged
-        rows = np.arange(len(flagged)) if flagged.all() else np.flatnonzero(~flagged)
-        return self.samples[rows[:: -(-len(rows) // _POOLED)]]
+        return self.samples[trusted_rows(self.samples)] if self.shown is None else self.shown
 
     @cached_property
     def spread(self) -> Spread:
@@ -200,11 +217,11 @@ class Material:
 def data_section(material: Material) -> Section:
     """What was read, which events were left out, and which are flagged."""
     s, origin = material.samples, material.samples.origin
-    selection = origin.get("events", {}).get("selection", {})
+    selection, n = origin.get("events", {}).get("selection", {}), material.trusted.positions.shape[1]
     facts = {
         "file": material.source,
         "events": f"{len(s):,}",
-        "samples of each": f"{s.positions.shape[1]:,}{', of the exact posterior' if s.exact else ''}",
+        "samples of each": f"{n:,}{', of the exact posterior' if s.exact else ''}",
         "molecule": f"{s.molecule.name}: {described_ions(s.molecule)}",
         "noise": _noise_of(s),
         "extra columns": ", ".join(name for name in s.columns if not name.startswith(_OWN)) or "none",

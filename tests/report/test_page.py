@@ -9,6 +9,7 @@ import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,10 +18,12 @@ from shell import Shell
 
 import flowcei
 from flowcei.cli.runs import read_metrics
+from flowcei.posterior import files
+from flowcei.posterior.flags import FLAG_BITS
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.report.ensemble import ensemble_section
 from flowcei.report.page import SECTIONS, page
-from flowcei.report.sections import Material, Picture, Section, events_section
+from flowcei.report.sections import Material, Picture, Section, events_section, read_for_page
 from flowcei.units import ANGSTROM
 
 HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(1)>\u2028$x$'
@@ -256,3 +259,27 @@ def test_the_ensemble_has_a_frame_for_each_delay() -> None:
     assert rows["c-s"][1:3] == ("angstrom", pytest.approx(3.3 / ANGSTROM, abs=0.03))
     few = ensemble_section(Material(still[:10], "e.h5"))
     assert few.words[0].startswith("No law of all events together: 10 events are too few")
+
+
+def test_a_page_holds_no_more_of_a_file_than_it_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read two events at a time it is the page of all that is in memory: flagged and thinned ones too."""
+    samples = _samples(11).weigh()
+    samples.flags[[2, 7]] = FLAG_BITS["ker"]
+    flowcei.write_samples([samples], tmp_path / "s.h5")
+    monkeypatch.setattr("flowcei.report.sections._POOLED", 4)
+    sizes, read = list[int](), files.read_array
+
+    def counted(*args: Any) -> Any:
+        array = read(*args)
+        sizes.append(array.size)
+        return array
+
+    monkeypatch.setattr(files, "read_array", counted)
+    one, shown = read_for_page(tmp_path / "s.h5", 40)
+    assert max(sizes) <= 40 * 9
+    assert one.positions.shape[1] == 1
+    assert len(shown) == 3
+    whole = page(Material(samples, "s.h5"))
+    assert page(Material(one, "s.h5", shown=shown)) == whole
