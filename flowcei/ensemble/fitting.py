@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from flowcei.posterior.arrays import Bools, Floats, Reals, Rows
 
 _BLOCK = 200_000  # samples that are looked at together
-_ROUNDS = 300  # of three steps each, at the most
-_STEP = 1e-5  # that ends the search
+_STEPS = 900  # of a search, at the most
+_MEMORY = 8  # steps that the next law is extrapolated from, but one
+_SHORTEST = 1e-5  # step that ends it
 _COPIES = 40  # samples of an event, drawn by a law, that stand for it near this law
 _WIDER = 2.0  # variances of the law that these are drawn by, over those of the law
 _DRAWINGS, _ROUGH, _CORRECTIONS = 2, 1e-2, 8  # of a search by these: steps that end a drawing; corrections
@@ -143,8 +144,8 @@ def maximised(
     data: Weighted,
     images: Floats,
     selection: Selection | None = None,
-    rounds: int = _ROUNDS,
-    shortest: float = _STEP,
+    steps: int = _STEPS,
+    shortest: float = _SHORTEST,
     lacking: Moments | None = None,
 ) -> tuple[NormalLaw, float]:
     """The most likely law that a search from another finds, and its log likelihood.
@@ -158,10 +159,10 @@ def maximised(
             sums, log_likelihood = sums + lacking, log_likelihood + law.log_complete(lacking)
         return NormalLaw.of(sums.imaged(images), law.bends), log_likelihood
 
-    def close(law: NormalLaw, first: NormalLaw, second: NormalLaw, _: float) -> bool:
-        return _moved(first, second) + float(np.abs(first.vector - law.vector).max()) < shortest
+    def close(law: NormalLaw, after: NormalLaw, _: float) -> bool:
+        return _moved(law, after) + float(np.abs(after.vector - law.vector).max()) < shortest
 
-    law = accelerated(law, step, close, rounds)
+    law = accelerated(law, step, close, steps)
     return law, expectation(law, data, selection)[1]
 
 
@@ -183,7 +184,7 @@ def searched(
         for _ in range(_CORRECTIONS):
             lacking = expectation(near, data)[0] + expectation(near, short)[0].times(-1.0)
             before, (near, _) = near, maximised(near, short, images, selection, lacking=lacking)
-            if _moved(before, near) < _STEP:
+            if _moved(before, near) < _SHORTEST:
                 break
     return maximised(near, data, images, selection)
 
@@ -210,29 +211,39 @@ Law = TypeVar("Law", bound=Numbered)
 def accelerated(
     law: Law,
     step: Callable[[Law], tuple[Law, float]],
-    close: Callable[[Law, Law, Law, float], bool],
-    rounds: int,
+    close: Callable[[Law, Law, float], bool],
+    steps: int,
 ) -> Law:
     """What steps of expectation and maximisation lead to, extrapolated.
 
-    A step returns the next law and the log likelihood before it; `close` is asked of three laws, one after
-    the other, and the log likelihood of the first. SQUAREM, scheme S3 of R. Varadhan and C. Roland, Scand. J.
-    Statist. 35, 335 (2008).
+    A step returns the next law and the log likelihood before it; `close` is asked of both laws and that, at
+    every third step. The next law is where the steps of the last ones, taken for linear, vanish (D. G.
+    Anderson, J. ACM 12, 547 (1965)). Where that is less likely the search goes on by a step, and forgets: so
+    it never gets worse. Where noise is large each step is short, and two alone (SQUAREM) extrapolate to five
+    times as many.
     """
-    for _ in range(rounds):
-        first, here = step(law)
-        second, _ = step(first)
-        if close(law, first, second, here):
-            return second
-        r = first.vector - law.vector
-        v = second.vector - first.vector - r
-        length = min(-1.0, -float(np.linalg.norm(r)) / max(float(np.linalg.norm(v)), 1e-300))
-        try:
-            jump, there = step(law.from_vector(law.vector - 2.0 * length * r + length**2 * v))
-        except (DataError, np.linalg.LinAlgError, FloatingPointError):
-            jump, there = second, -np.inf
-        law = jump if np.isfinite(there) and there >= here else second
-    return law
+    points: list[Floats] = []
+    moves: list[Floats] = []
+    after, here = step(law)
+    for k in range(steps):
+        if k % 3 == 2 and close(law, after, here):
+            break
+        points, moves = points[-_MEMORY:], moves[-_MEMORY:]
+        points.append(law.vector)
+        moves.append(after.vector - law.vector)
+        if len(moves) > 1:
+            bends, ways = np.diff(moves, axis=0).T, np.diff(points, axis=0).T
+            share = np.linalg.lstsq(bends, moves[-1], rcond=1e-10)[0]
+            with suppress(DataError, np.linalg.LinAlgError, FloatingPointError):
+                there = law.from_vector(points[-1] + moves[-1] - (ways + bends) @ share)
+                beyond, height = step(there)
+                if height >= here:
+                    law, after, here = there, beyond, height
+                    continue
+            points, moves = [], []
+        law = after
+        after, here = step(law)
+    return after
 
 
 def pooled_start(data: Weighted, weights: Floats, bends: Bools, components: int, along: int = 0) -> NormalLaw:
@@ -255,7 +266,7 @@ def fitted(z: Floats, bends: Bools, components: int) -> NormalLaw:
     ones = np.ones(len(z))
     data = Weighted(z[:, None], np.zeros((len(z), 1)), ones, ones)
     start = pooled_start(data, ones[:, None], bends, components)
-    return maximised(start, data, np.eye(z.shape[1])[None], rounds=30)[0]
+    return maximised(start, data, np.eye(z.shape[1])[None], steps=60)[0]
 
 
 def counted(data: Weighted, count: Floats) -> Weighted:

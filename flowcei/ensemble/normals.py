@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from flowcei.ensemble.reduction import Ensemble
     from flowcei.posterior.arrays import Floats
 
-_ROUNDS = 30  # of the search for starts
+_STEPS = 60  # of the search for starts
 _STARTED = 50  # samples of an event by which starts of several normals are judged
 
 
@@ -46,10 +46,10 @@ def normals(
     starts = []
     for k in np.flatnonzero(~chart.bends):
         start = pooled_start(short, ensemble.weights[:, :_STARTED], chart.bends, components, int(k))
-        starts.append(maximised(start, short, chart.images, rounds=_ROUNDS))
+        starts.append(maximised(start, short, chart.images, steps=_STEPS))
     if like is not None:
         with suppress(DataError, np.linalg.LinAlgError):
-            starts.append(maximised(like, short, chart.images, rounds=_ROUNDS))
+            starts.append(maximised(like, short, chart.images, steps=_STEPS))
     law, height = searched(max(starts, key=lambda one: one[1])[0], data, chart.images)
     law = law.ordered(like)
     _, alone = searched(pooled_start(data, ensemble.weights, chart.bends, 1), data, chart.images)

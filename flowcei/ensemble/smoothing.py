@@ -35,7 +35,7 @@ _SPLINES = (2, 4, 6, 9, 13, 18)  # that are tried, one after the other
 _HATS, _MOST_HATS = {8: 2, 16: 3}, 4  # covariances at the most, of fewer values than these; of more
 _MOST_TRUE = 61  # true values of a nominal one
 _WIDTHS = 1.5  # of the law, from one true value to the next
-_ROUNDS, _ENOUGH = 30, 3e-2  # of the search, and the gain of log likelihood that ends it
+_STEPS, _ENOUGH = 90, 3e-2  # of the search, and the gain of log likelihood of three that ends it
 _DAMPING = (0.0, 0.3, 3.0, 30.0)  # of the last step, over the information: hardly known ends go too far
 _LOSS = 1.0  # of log likelihood that it may have: it takes off a bias too
 _MOST_VALUES = 200  # of a column: of more, those that are near are taken for one
@@ -156,12 +156,12 @@ def _maximised(law: SmoothLaw, events: _Events) -> tuple[SmoothLaw, float]:
     """The most likely law that a search from another finds, and its log likelihood."""
     heights = [-np.inf]
 
-    def close(_: SmoothLaw, __: SmoothLaw, ___: SmoothLaw, height: float) -> bool:
+    def close(_: SmoothLaw, __: SmoothLaw, height: float) -> bool:
         heights.append(height)
         return height - heights[-2] < _ENOUGH
 
     grid = _Grid.of(law, events.values)
-    law = accelerated(law, partial(_step, grid=grid, events=events), close, _ROUNDS)
+    law = accelerated(law, partial(_step, grid=grid, events=events), close, _STEPS)
     return law, heights[-1]
 
 

@@ -35,7 +35,7 @@ _MOST = 0.5  # variance of the Monte Carlo sums over the information, in the wor
 _MOST_BIAS = 0.6
 _NONE = 1e-12  # of an event: samples that have less of it say nothing of a law
 _DRAWS, _BEYOND, _OUTSIDE = 2000, 20.0, 0.01  # of the law; nats; share that the prior may not cover
-_ROUNDS, _SHORTEST = 40, 0.02  # of the search in a bootstrap, and its last step, about in errors of the law
+_STEPS, _SHORTEST = 90, 0.02  # of the search in a bootstrap, and its last step, about in errors of the law
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,7 +182,7 @@ def resampled(
         times = np.bincount(rng.integers(len(short.z), size=len(short.z)), minlength=len(short.z))
         try:
             laws.append(
-                maximised(law, counted(short, times.astype(float)), images, selection, _ROUNDS, shortest)[0]
+                maximised(law, counted(short, times.astype(float)), images, selection, _STEPS, shortest)[0]
             )
         except (DataError, np.linalg.LinAlgError):  # of few events a draw may have no width
             continue

@@ -42,7 +42,7 @@ IMPROBABLE = "improbable"
 
 _BLOCK = 500  # events whose geometries are searched together
 _UNLIKELY = 1e-5  # the chance of a geometry that condemns it
-_ROUNDS, _SMALL = 200, 1e-4  # of the search for a law, and the step that ends it
+_STEPS, _SMALL = 600, 1e-4  # of the search for a law, and the one that ends it
 _MOST_CHANCE = 1.0  # variance of a law by the chance of samples over that by the number of events
 _FEWEST = 4  # samples of an event
 _ROUNDS_OF_DRAWS, _STILL = 8, 0.8  # before the last, at the most; a move over the one before that ends them
@@ -283,11 +283,10 @@ def _law_of(told: Told, law: NormalLaw, images: Floats) -> NormalLaw:
             total += float(each.sum())
         return NormalLaw.of(sums.imaged(images), law.bends), total
 
-    def close(law: NormalLaw, first: NormalLaw, second: NormalLaw, _: float) -> bool:
-        del second
-        return bool(np.abs(first.vector - law.vector).max() < _SMALL)
+    def close(law: NormalLaw, after: NormalLaw, _: float) -> bool:
+        return bool(np.abs(after.vector - law.vector).max() < _SMALL)
 
-    return accelerated(law, step, close, _ROUNDS)
+    return accelerated(law, step, close, _STEPS)
 
 
 def _given(told: Told, law: NormalLaw) -> Iterator[tuple[Rows, Floats, Floats, Floats]]:

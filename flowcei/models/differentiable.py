@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,42 +19,27 @@ from flowcei.models._gradients import backward, forward
 from flowcei.physics._lanes import PANEL
 from flowcei.physics.threads import in_threads, shares
 
+if TYPE_CHECKING:
+    from flowcei.models.freia import Stack
+
 _ROWS = 16  # of lanes in single precision
 _SHARE = 8  # blocks of a thread, at the least
 
 
 class Differentiable:
-    """Couplings, for gradients with respect to their weights and their context.
+    """A stack of couplings, for gradients with respect to their weights and their context."""
 
-    Args:
-        subnets: Two for each permutation, which move the coordinates before `cut`, and the others.
-        permutations: (D,) each.
-        cut: Coordinates of the first half.
-        clamp: Bound on log scales, as `_couplings.transport` takes it.
-        splines: As there.
-    """
-
-    def __init__(
-        self,
-        subnets: Sequence[Sequence[nn.Linear]],
-        permutations: Sequence[Tensor],
-        cut: int,
-        clamp: float,
-        splines: tuple[float, ...] | None,
-    ) -> None:
-        self._layers, self.cut = [layer for layers in subnets for layer in layers], cut
-        self.subnets, self.depth, width = len(subnets), len(subnets[0]) - 1, len(permutations[0])
-        self.longer, self.hidden = max(cut, width - cut), subnets[0][0].out_features
-        self.outputs = self.longer * (2 if splines is None else 3 * int(splines[0]) + 1)
+    def __init__(self, stack: Stack) -> None:
+        subnets, cut, width = stack.subnets, stack.cut, len(stack.permutations[0])
+        _, self.hidden, self.depth, _ = stack.shape
+        self._layers, self.subnets = [layer for layers in subnets for layer in layers], len(subnets)
+        self.longer = max(cut, width - cut)
+        self.outputs = self.longer * (2 if stack.splines is None else 3 * int(stack.splines[0]) + 1)
         sizes = [layer.weight.numel() + layer.bias.numel() for layer in self._layers]
         starts = np.cumsum([0, *sizes[:-1]]).reshape(self.subnets, -1)
-        order = [np.arange(width)]
-        for permutation in permutations:
-            order.append(order[-1][permutation.numpy()])
-        shape = cut, self.hidden, self.depth, clamp
-        self.how = starts, np.array(order), shape, splines
+        self.how = starts, stack.orders, stack.shape, stack.splines
         self.margin = torch.zeros(PANEL * max(layer.in_features for layer in self._layers))
-        self.places = self._places(subnets, width)
+        self.places = self._places(subnets, width - cut)
         self._idle: list[_Memory] = []
 
     def __call__(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,9 +48,9 @@ class Differentiable:
         z, log_det = _Function.apply(self, x, h, *weights)
         return z, log_det
 
-    def _places(self, subnets: Sequence[Sequence[nn.Linear]], width: int) -> Tensor:
+    def _places(self, subnets: Sequence[Sequence[nn.Linear]], seen_first: int) -> Tensor:
         """Where each weight's gradient is among the blocks that `_Function.backward` computes."""
-        told, count = subnets[0][0].in_features - (width - self.cut), 0
+        told, count = subnets[0][0].in_features - seen_first, 0
 
         def block(*sizes: int) -> Tensor:
             nonlocal count

@@ -6,13 +6,15 @@ condition, the condition is a list, and widths are not checked when a permutatio
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from FrEIA.framework import SequenceINN
-from FrEIA.modules import GLOWCouplingBlock, InvertibleModule, PermuteRandom
 from torch import Tensor, nn
 
 from flowcei.models.interface import check_width
@@ -30,7 +32,30 @@ MANY = 1_000
 """Rows from which the kernel of `fused` is worth loading, and compiling once."""
 
 
-class SplineCouplingBlock(InvertibleModule):  # type: ignore[misc]  # FrEIA has no types
+def _import_freia() -> tuple[Any, Any]:
+    """Import FrEIA's framework and modules without scipy.stats, which takes a second of CPU.
+
+    A block that is not used here draws its permutation by `special_ortho_group`: imported when it is called.
+    """
+
+    def rvs(*args: object, **kws: object) -> np.ndarray:
+        return import_module("scipy.stats").special_ortho_group.rvs(*args, **kws)
+
+    later = ModuleType("scipy.stats")
+    later.special_ortho_group = SimpleNamespace(rvs=rvs)  # type: ignore[attr-defined]
+    absent = sys.modules.setdefault(later.__name__, later) is later
+    try:
+        return import_module("FrEIA.framework"), import_module("FrEIA.modules")
+    finally:
+        if absent:
+            del sys.modules[later.__name__]
+
+
+_framework, _modules = _import_freia()
+_Invertible: Any = _modules.InvertibleModule
+
+
+class SplineCouplingBlock(_Invertible):  # type: ignore[misc]  # FrEIA has no types
     """A FrEIA block like `GLOWCouplingBlock` with monotone rational-quadratic splines after each affine map.
 
     A subnet computes all parameters of one half from the other half and the condition. Splines alone keep
@@ -82,6 +107,30 @@ class SplineCouplingBlock(InvertibleModule):  # type: ignore[misc]  # FrEIA has 
         return input_dims
 
 
+@dataclass(frozen=True)
+class Stack:
+    """A stack of couplings, as kernels take it."""
+
+    subnets: list[list[nn.Linear]]  # two of each block, which move the first half, and the second
+    permutations: list[Tensor]  # before each block, (D,)
+    cut: int  # coordinates of the first half
+    clamp: float  # bound on log scales, as `_couplings.transport` takes it
+    splines: tuple[float, ...] | None  # as there
+
+    @property
+    def orders(self) -> np.ndarray:
+        """Which coordinate of the input each is, before the first block and behind each permutation."""
+        orders = [np.arange(len(self.permutations[0]))]
+        for permutation in self.permutations:
+            orders.append(orders[-1][permutation.numpy()])
+        return np.array(orders)
+
+    @property
+    def shape(self) -> tuple[int, int, int, float]:
+        """Coordinates of the first half, hidden units, hidden layers, and the bound."""
+        return self.cut, self.subnets[0][0].out_features, len(self.subnets[0]) - 1, self.clamp
+
+
 class Couplings(nn.Module):
     """An invertible map between x and z (B, D), given a context h (B, H): blocks after fixed permutations."""
 
@@ -100,15 +149,15 @@ class Couplings(nn.Module):
         self.width = width
         self.context_width = context_width
         self.bins = bins if kind == "spline" else None
-        block: dict[str, Any] = {"module_class": GLOWCouplingBlock, "clamp": _CLAMP}
+        block: dict[str, Any] = {"module_class": _modules.GLOWCouplingBlock, "clamp": _CLAMP}
         if kind == "spline":
             block = {"module_class": SplineCouplingBlock, "bins": bins}
         block["subnet_constructor"] = lambda inputs, outputs: mlp(inputs, outputs, hidden, depth, zero=True)
-        self.blocks = SequenceINN(width)
+        self.blocks = _framework.SequenceINN(width)
         # PermuteRandom seeds NumPy's global generator, which belongs to the caller.
         state = np.random.get_state()
         for k in range(count):
-            self.blocks.append(PermuteRandom, seed=k)
+            self.blocks.append(_modules.PermuteRandom, seed=k)
             self.blocks.append(cond=0, cond_shape=(context_width,), **block)
         np.random.set_state(state)
         self._last: tuple[list[Tensor], Packed] | None = None  # copies of parameters, packed
@@ -149,7 +198,7 @@ class Couplings(nn.Module):
         from flowcei.models.differentiable import Differentiable  # which brings numba
 
         if self._trained is None:
-            self._trained = Differentiable(*self._described())
+            self._trained = Differentiable(self._stack())
         return self._trained
 
     def _packed(self) -> Packed:
@@ -158,12 +207,11 @@ class Couplings(nn.Module):
         # By their values: torch's count of versions misses what is written through `data`, or by NumPy.
         if self._last and all(map(torch.equal, self._last[0], self.parameters())):
             return self._last[1]
-        packed = Packed(*self._described())
+        packed = Packed(self._stack())
         self._last = [p.detach().clone() for p in self.parameters()], packed
         return packed
 
-    def _described(self) -> tuple[list[list[nn.Linear]], list[Tensor], int, float, tuple[float, ...] | None]:
-        """Layers of subnets, permutations, coordinates of the first half, clamp and splines, as `Packed`."""
+    def _stack(self) -> Stack:
         layers, permutations, cut, splines = [], [], 0, None
         blocks = list(self.blocks)
         for permutation, block in zip(blocks[::2], blocks[1::2], strict=True):
@@ -173,4 +221,4 @@ class Couplings(nn.Module):
             if self.bins is not None:
                 subnets, splines = subnets[::-1], (self.bins, _BOUND, LEAST_BIN, LEAST_SLOPE, UNIT)
             layers += [[layer for layer in net if isinstance(layer, nn.Linear)] for net in subnets]
-        return layers, permutations, cut, _CLAMP, splines
+        return Stack(layers, permutations, cut, _CLAMP, splines)

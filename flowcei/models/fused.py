@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import pad
 
 from flowcei.models._couplings import transport
 from flowcei.physics._lanes import PANEL
 from flowcei.physics.threads import in_threads, shares
+
+if TYPE_CHECKING:
+    from flowcei.models.freia import Stack
 
 _SHARE = 512  # rows of a thread, at the least
 
@@ -23,29 +26,18 @@ class Packed:
     other layers, each biases before weights. Outputs go panel by panel, in each input by input.
     """
 
-    def __init__(
-        self,
-        subnets: Sequence[Sequence[nn.Linear]],
-        permutations: Sequence[Tensor],
-        cut: int,
-        clamp: float,
-        splines: tuple[float, ...] | None,
-    ) -> None:
-        """Pack subnets, two for each permutation, which move the coordinates before `cut`, and the others."""
+    def __init__(self, stack: Stack) -> None:
         flat: list[Tensor] = []
-        starts, width = [], len(permutations[0])
-        for k, (first, *others) in enumerate(subnets):
-            given = cut if k % 2 else width - cut
+        starts, width = [], len(stack.permutations[0])
+        for k, (first, *others) in enumerate(stack.subnets):
+            given = stack.cut if k % 2 else width - stack.cut
             starts.append(sum(map(len, flat)))
             seen, context = first.weight.split([given, first.in_features - given], dim=1)
             flat += [_filled(first.bias), _panels(context), _panels(seen)]
             for layer in others:
                 flat += [_filled(layer.bias), _panels(layer.weight)]
-        order = [np.arange(width)]
-        for permutation in permutations:
-            order.append(order[-1][permutation.numpy()])
-        shape = cut, subnets[0][0].out_features, len(subnets[0]) - 1, clamp
-        self._arguments = torch.cat(flat).numpy(), np.array(starts), np.array(order), shape, splines
+        weights = torch.cat(flat).numpy()
+        self._arguments = weights, np.array(starts), stack.orders, stack.shape, stack.splines
 
     def run(self, v: Tensor, h: Tensor, event: Tensor, *, reverse: bool) -> tuple[Tensor, Tensor]:
         """Return what becomes of v (B, D), and log|det| (B,); `event` (B,), rising, are rows of h (E, H)."""
