@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from numba.core import event
 from quick import QUICK
 
 from flowcei.events.simulation import simulate
@@ -20,6 +21,20 @@ if TYPE_CHECKING:
     from flowcei.reconstruction.model import Reconstructor
 
 torch.set_num_threads(1)
+
+
+class _KernelsHaveNoText(event.Listener):
+    """Fails where a kernel compiles a message, as `target[:] = source` does: ten seconds for each of them."""
+
+    def on_start(self, event: event.Event) -> None:
+        function = event.data["dispatcher"].py_func
+        assert function.__module__ != "numba.cpython.unicode", "copy arrays by flowcei.physics._vectors.copy"
+
+    def on_end(self, event: event.Event) -> None:
+        """Nothing to do."""
+
+
+event.register("numba:compile", _KernelsHaveNoText())
 
 # In the order of their length, but the first two compile other kernels. A file stays in one process: what is
 # long must not come last, and two processes should not compile the same at once.

@@ -8,7 +8,7 @@ import numpy as np
 
 from flowcei.physics._rotations import nearest_rotation
 from flowcei.physics._searches import normal_equations, solve
-from flowcei.physics._vectors import cross, dot
+from flowcei.physics._vectors import copy, cross, dot
 from flowcei.storage._compilation import compiled, kernel
 
 _LESS, _MORE, _GIVEN_UP = 0.1, 10.0, 1e8  # factors of the damping, and where a search ends
@@ -47,7 +47,10 @@ def approach(rows, trial, simulated, target, prior, mirrored, state) -> int:
                 value += dot(residual[i], residual[i])
         if value < square[s]:
             damping[s] *= _LESS if square[s] < math.inf else 1.0
-            bonds[s], square[s], gradient[s], curvature[s] = trial[k], value, half, found
+            square[s] = value
+            copy(trial[k], bonds[s])
+            copy(half, gradient[s])
+            copy(found, curvature[s])
         else:
             damping[s] *= _MORE
         if not square[s] < math.inf or damping[s] >= _GIVEN_UP:

@@ -6,14 +6,15 @@ condition, the condition is a list, and widths are not checked when a permutatio
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from FrEIA.framework import SequenceINN
-from FrEIA.modules import GLOWCouplingBlock, InvertibleModule, PermuteRandom
 from torch import Tensor, nn
 
 from flowcei.models.interface import check_width
@@ -31,7 +32,30 @@ MANY = 1_000
 """Rows from which the kernel of `fused` is worth loading, and compiling once."""
 
 
-class SplineCouplingBlock(InvertibleModule):  # type: ignore[misc]  # FrEIA has no types
+def _import_freia() -> tuple[Any, Any]:
+    """Import FrEIA's framework and modules without scipy.stats, which takes a second of CPU.
+
+    A block that is not used here draws its permutation by `special_ortho_group`: imported when it is called.
+    """
+
+    def rvs(*args: object, **kws: object) -> np.ndarray:
+        return import_module("scipy.stats").special_ortho_group.rvs(*args, **kws)
+
+    later = ModuleType("scipy.stats")
+    later.special_ortho_group = SimpleNamespace(rvs=rvs)  # type: ignore[attr-defined]
+    absent = sys.modules.setdefault(later.__name__, later) is later
+    try:
+        return import_module("FrEIA.framework"), import_module("FrEIA.modules")
+    finally:
+        if absent:
+            del sys.modules[later.__name__]
+
+
+_framework, _modules = _import_freia()
+_Invertible: Any = _modules.InvertibleModule
+
+
+class SplineCouplingBlock(_Invertible):  # type: ignore[misc]  # FrEIA has no types
     """A FrEIA block like `GLOWCouplingBlock` with monotone rational-quadratic splines after each affine map.
 
     A subnet computes all parameters of one half from the other half and the condition. Splines alone keep
@@ -125,15 +149,15 @@ class Couplings(nn.Module):
         self.width = width
         self.context_width = context_width
         self.bins = bins if kind == "spline" else None
-        block: dict[str, Any] = {"module_class": GLOWCouplingBlock, "clamp": _CLAMP}
+        block: dict[str, Any] = {"module_class": _modules.GLOWCouplingBlock, "clamp": _CLAMP}
         if kind == "spline":
             block = {"module_class": SplineCouplingBlock, "bins": bins}
         block["subnet_constructor"] = lambda inputs, outputs: mlp(inputs, outputs, hidden, depth, zero=True)
-        self.blocks = SequenceINN(width)
+        self.blocks = _framework.SequenceINN(width)
         # PermuteRandom seeds NumPy's global generator, which belongs to the caller.
         state = np.random.get_state()
         for k in range(count):
-            self.blocks.append(PermuteRandom, seed=k)
+            self.blocks.append(_modules.PermuteRandom, seed=k)
             self.blocks.append(cond=0, cond_shape=(context_width,), **block)
         np.random.set_state(state)
         self._last: tuple[list[Tensor], Packed] | None = None  # copies of parameters, packed

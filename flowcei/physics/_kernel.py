@@ -7,6 +7,8 @@ third does nothing to a straight molecule. 3N - 6 directions orthogonal to these
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from flowcei.physics._lanes import aligned, lanes_of
@@ -25,7 +27,7 @@ _SCALING = 3
 
 @kernel
 def explode(
-    positions,
+    starts,
     initial,
     times,
     ions,
@@ -35,29 +37,28 @@ def explode(
     method,
     unit,
     growth,
-    momenta,
+    ends,
     jacobian,
     status,
 ) -> None:
-    """Write momenta at infinity and, unless `jacobian` is None, dp/dx of positions (B, N, 3), bohr.
+    """Write momenta at infinity and, unless `jacobian` is None, dp/dx of positions `starts` (3NB,), bohr.
 
     initial: momenta at the start (B, N, 3), hbar / bohr, that sum to zero, or (0, N, 3) for ions at rest.
     ions, ladder, directions: tuples of N zeros, of as many as the method has stages, and of 3N - 6, or
     none without derivatives. system: for each coordinate the mass over the sum of masses and its reciprocal
     (3N,), for every pair the product of the charges over the square of the largest and that over the
     reduced mass. method: a, c, bp, eta, z1, nodes and weights (see `nystrom`); their type is the precision.
-    unit: sqrt(sum of masses) times the largest charge. momenta (B, N, 3), jacobian (B, 3N, 3N). status
+    unit: sqrt(sum of masses) times the largest charge. momenta `ends` (3NB,), jacobian (B, 3N, 3N). status
     (B,): 0, or why the others mean nothing.
     """
     n = len(ions)
     o = layout(n, len(ladder), len(method[5]), len(directions), growth)
     rows = aligned(o.total, method[0])
     lanes = lanes_of(rows)
-    starts, ends = positions.reshape(positions.size), momenta.reshape(momenta.size)  # faster with one index
     if jacobian is not None:  # numba compiles this, and what follows of it, only where there is one
         bases, axes, norms = np.empty((lanes, o.n3, o.n3)), np.empty((lanes, 2, 3)), np.empty(lanes)
-    for first in range(0, len(positions), lanes):
-        filled = min(lanes, len(positions) - first)
+    for first in range(0, len(status), lanes):
+        filled = min(lanes, len(status) - first)
         for lane in range(lanes):  # a last block is filled up with copies
             _gather(starts, initial, first + min(lane, filled - 1), n, rows, lane)
             if jacobian is not None:
@@ -118,11 +119,11 @@ def _status(rows, lane, n3, starts, initial, event) -> int:
     elif rows[(n3 + 2) * lanes + lane] > 0.0:
         status = LOST
     if status:
-        finite = np.isfinite(starts[first : first + n3]).all()
-        if len(initial):
-            finite = finite and np.isfinite(initial[event]).all()
-        if not finite:
-            status = NOT_FINITE
+        for d in range(n3):  # numpy's own way compiles for a second
+            if not math.isfinite(starts[first + d]):
+                status = NOT_FINITE
+            if len(initial) and not math.isfinite(initial[event, d // 3, d % 3]):
+                status = NOT_FINITE
     return status
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import operator
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from llvmlite import ir
@@ -62,6 +62,8 @@ def _arithmetic(function, instruction) -> None:
 
     @infer_global(function)
     class _Operator(AbstractTemplate):
+        metadata: ClassVar = {"target": "cpu"}  # tried first: numba has some twenty others of each operator
+
         def generic(self, args, _kws) -> Any:
             lanes = [a for a in args if isinstance(a, Lanes)]
             if lanes and all(isinstance(a, Lanes | types.Number) for a in args):

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowcei.physics._rotations import log_average, proper_singular_values
-from flowcei.physics._vectors import between, dot, insert
+from flowcei.physics._vectors import between, copy, dot, insert
 from flowcei.storage._compilation import compiled, kernel
 
 _FEW = 6  # atoms up to which all orders cost less than a good first one
@@ -144,7 +144,7 @@ def _bound(site, atom, plan, search, ceiling) -> float:
     bound = max(pairs, radii + free)
     if bound > ceiling or (forced and site < n - 1):
         return bound
-    outer[n + 1] = outer[site + 1]
+    copy(outer[site + 1], outer[n + 1])
     values[0], values[1], values[2] = proper_singular_values(outer[n + 1])
     if mirrored:
         values[2] = abs(values[2])

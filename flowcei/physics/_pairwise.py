@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from flowcei.physics._kernel import COINCIDENT, NOT_FINITE
+from flowcei.physics._vectors import copy
 from flowcei.storage._compilation import compiled, kernel
 
 COULOMB, YUKAWA, TABLE = 0, 1, 2  # kinds
@@ -185,14 +186,14 @@ def _flown(x, v, f, masses, laws, tables, method, accuracy, energy) -> int:
         if error <= 1.0:
             if nearest < 1.0:
                 return NEARER
-            x[:] = out
+            copy(out, x)
             for d in range(len(x)):
                 for k in range(x.shape[1]):
                     total = 0.0
                     for s in range(stages):
                         total += bp[0, s] * f[s, d, k]
                     v[d, k] += h * total
-            f[0] = f[stages - 1]
+            copy(f[stages - 1], f[0])
             if _free(x, v, masses, laws, knots, energy, accuracy):
                 _ballistic(x, v, masses, laws)
                 return 0

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from flowcei.physics._vectors import between, dot, insert
+from flowcei.physics._vectors import between, copy, dot, insert
 from flowcei.storage._compilation import compiled, kernel
 
 _MOST_NODES = 10_000  # of one search: what is best by then is taken, and counted: no molecule takes for ever
@@ -32,7 +32,13 @@ def _insert(order, cost, bonded, orders, costs) -> None:
                     same = same and (not bonded[i, j] or bonded[slot[order[i]], slot[order[j]]])
             if same:
                 return
-    insert(costs, orders, len(costs) - 1, cost, order)
+    at = len(costs) - 1
+    while at > 0 and costs[at - 1] > cost:
+        costs[at] = costs[at - 1]
+        copy(orders[at - 1], orders[at])
+        at -= 1
+    costs[at] = cost
+    copy(order, orders[at])
 
 
 @compiled
@@ -140,7 +146,7 @@ def first_by_speed(orders, colour, bonded) -> int:
                     used[first[slot]] = False
                     ion = first[slot] + 1
         if slot == n:
-            orders[b] = first
+            copy(first, orders[b])
         else:
             stopped += 1
     return stopped

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from scipy.special import i0e
 
-from flowcei.physics._vectors import across, cross, dot
+from flowcei.physics._vectors import across, copy, cross, dot
 from flowcei.storage._compilation import compiled, kernel
 
 _SCALE = 4.0  # x / (x + 4) brings all arguments of the Bessel function into [0, 1)
@@ -139,8 +139,11 @@ def _turn_columns(a, v, p, q) -> bool:
 def _orthogonalise(a, v) -> None:
     """Turn a = U S V^T (3, 3) into U S, and v, where there is one, into v V: one-sided Jacobi rotations."""
     for _ in range(30):
-        first, second = _turn_columns(a, v, 0, 1), _turn_columns(a, v, 0, 2)
-        if not (_turn_columns(a, v, 1, 2) or first or second):
+        turned = False
+        for p in range(2):  # no constants: each would compile a function anew
+            for q in range(p + 1, 3):
+                turned = _turn_columns(a, v, p, q) or turned
+        if not turned:
             break
 
 
@@ -202,7 +205,7 @@ def nearest_rotation(a, v, out) -> bool:
     long, short = (i, j) if _columns(a, i, i) >= _columns(a, j, j) else (j, i)
     one, two = math.sqrt(_columns(a, long, long)), math.sqrt(_columns(a, short, short))
     if not 0.0 < one < math.inf:
-        out[:] = v
+        copy(v, out)
         return False
     alone = two > 1e-12 * one
     u = a[0, long] / one, a[1, long] / one, a[2, long] / one
@@ -240,7 +243,7 @@ def log_normal_modes(points, reference, masses, modes, out) -> None:
                 x[i, row] = points[b, i, row] - centre / total
                 for column in range(3):
                     m[row, column] += masses[i] * x[i, row] * reference[i, column]
-        a[:] = m
+        copy(m, a)
         out[b] = -math.inf
         if not nearest_rotation(a, v, turn):
             continue

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from flowcei.physics._vectors import between, dot
+from flowcei.physics._vectors import between, copy, dot
 from flowcei.storage._compilation import compiled, kernel
 
 _GOLDEN = 0.6180339887498949  # multiples of it, less their whole part, fill [0, 1) evenly, however many
@@ -131,7 +131,8 @@ def judge(rows, trial, simulated, target, state) -> None:
         if steep or (length < norm[s] and age[s] == OF_HERE):
             slow[s] = 0 if length < _PROGRESS * norm[s] else slow[s] + 1
             age[s] = OLD if steep else USELESS
-            norm[s], x[s] = length, trial[k]
+            norm[s] = length
+            copy(trial[k], x[s])
             damping[s] *= _LESS
             gradient[s] = 0.0
             for a in range(len(residual)):

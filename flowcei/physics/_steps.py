@@ -61,7 +61,7 @@ def integrate(rows, ions, ladder, directions, system, method, unit, growth, movi
     if growth is not None:
         tau, energy = _start_growing(rows, o, len(ions), masses, strengths, tau, size, growth, last)
     still = -2.0 + 0.0 * tau
-    _enter_directions(rows, o, len(ions), masses, strengths, energy, growth)
+    _enter_directions(rows, o, n, masses, strengths, energy, growth)
     z, whole = 0.0 * tau, 1.0 + 0.0 * tau
     always = stages > 0  # no constant, like n
     _forces(rows, o, len(ions), 0 * k, k, weights, strengths, tau, still, whole, growth, last, always)
@@ -82,7 +82,7 @@ def integrate(rows, ions, ladder, directions, system, method, unit, growth, movi
             out, pull, push = k + stage * o.n3, tau * factor, -2.0 * factor
             own = o.shares + same * o.sharing
             # Within a percent by trapezia: of many stages the middle and the end of a step will do.
-            counts = stages < 8 or stage % 4 == 0
+            counts = (stages < 8) | (stage % 4 == 0)
             work = _forces(
                 rows, o, len(ions), s, out, weights, strengths, pull, push, shrink, growth, own, counts
             )
@@ -101,7 +101,7 @@ def integrate(rows, ions, ladder, directions, system, method, unit, growth, movi
         for t in range(len(nodes) - 1):
             grow(rows, o, growth, 0.0 * z + growth[6][t], o.shares + t * o.sharing)
     for t in range(len(nodes)):
-        _advance(rows, o, t + 1, tail_weights, t, nodes[t] - z1, 1.0)
+        _advance(rows, o, t + 1, tail_weights, t, whole * (nodes[t] - z1), whole)
         if t + 1 < len(nodes):
             out, own, shrink = k + (t + 1) * o.n3, o.shares + t * o.sharing, whole - nodes[t] * nodes[t]
             work = _forces(
@@ -219,8 +219,9 @@ def _product(rows, u, v, o, masses) -> Lanes:
 @compiled
 def _enter(rows, o, n, masses, weights, unit, moving) -> Lanes:
     """Centre positions, scale them to I0 = 1, turn momenta into velocities; return the scale."""
-    _centre(rows, 0, n, masses)
-    scale = rsqrt(_product(rows, 0, 0, o, masses))
+    first = 0 * n  # no constant
+    _centre(rows, first, n, masses)
+    scale = rsqrt(_product(rows, first, first, o, masses))
     for d in range(o.n3):
         store(rows, d, load(rows, d) * scale)
         if moving:
@@ -238,7 +239,7 @@ def _start(rows, o, n, masses, strengths) -> tuple[Lanes, Lanes, Lanes]:
     pair = 0
     for i in range(n):
         for j in range(i + 1, n):
-            dx, dy, dz = _apart(rows, 0, i, j)
+            dx, dy, dz = _apart(rows, 0 * n, i, j)
             square = dx * dx + dy * dy + dz * dz
             r = rsqrt(square)
             store(rows, o.inverse + pair, r)
@@ -335,7 +336,7 @@ def _accept(rows, o, stages, bp, h) -> None:
     for block in range(o.count + 1):
         for d in range(block * o.gap, block * o.gap + n3, 3):
             u, v, w = _load3(rows, d + n3)
-            fx, fy, fz = _sum_forces(rows, d + 3 * n3, o, stages, bp, 0)
+            fx, fy, fz = _sum_forces(rows, d + 3 * n3, o, np.int64(stages), bp, 0 * n3)
             _store3(rows, d + n3, u + h * fx, v + h * fy, w + h * fz)
             x, y, z = _load3(rows, d + 2 * n3)
             _store3(rows, d, x, y, z)
@@ -355,12 +356,12 @@ def _enter_directions(rows, o, n, masses, strengths, energy, growth) -> None:
         pair = 0
         for i in range(n):
             for j in range(i + 1, n):
-                dx, dy, dz = _apart(rows, 0, i, j)
+                dx, dy, dz = _apart(rows, 0 * n, i, j)
                 ex, ey, ez = _apart(rows, m, i, j)
                 r = load(rows, o.inverse + pair)
                 potential = potential - (dx * ex + dy * ey + dz * ez) * r * r * r * strengths[pair]
                 pair += 1
-        store(rows, o.rates + 2 * c, 2.0 * _product(rows, 0, m, o, masses) - potential / energy)
+        store(rows, o.rates + 2 * c, 2.0 * _product(rows, 0 * n, m, o, masses) - potential / energy)
         store(rows, o.rates + 2 * c + 1, potential / energy)
         if growth is not None:  # any T is right, so it may be held: nothing else scales
             store(rows, o.rates + 2 * c, 0.0)

@@ -50,6 +50,17 @@ def across(m) -> tuple[float, float, float]:
 
 
 @compiled
+def copy(source, target) -> None:
+    """Copy an array of one or two axes: `target[:] = source` would compile for seconds, for its message."""
+    for i in range(len(source)):
+        if source.ndim == 1:
+            target[i] = source[i]
+        else:
+            for j in range(source.shape[1]):
+                target[i, j] = source[i, j]
+
+
+@compiled
 def insert(keys, values, count, key, value) -> None:
     """Insert a key and its value into the first `count` entries of two arrays, sorted by rising key."""
     at = count

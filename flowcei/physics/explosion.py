@@ -237,7 +237,8 @@ def _run(
         # Always in double precision, and to be written: another type is another kernel, seconds to compile.
         start, moving = (np.require(table[rows], np.float64, "W") for table in (x, motion))
         out = momenta[rows] if momenta.dtype == start.dtype else np.empty_like(start)
-        explode(start, moving, times, *sizes, *tables, growing, out, slope, status[rows])
+        flat = start.reshape(-1), out.reshape(-1)  # faster there with one index
+        explode(flat[0], moving, times, *sizes, *tables, growing, flat[1], slope, status[rows])
         if out.base is not momenta:
             with np.errstate(over="ignore", invalid="ignore"):  # of events that status tells of
                 momenta[rows] = out

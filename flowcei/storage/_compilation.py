@@ -12,6 +12,7 @@ from typing import Any
 
 from numba import njit
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
+from numba.core.runtime import rtsys
 
 _log = logging.getLogger("flowcei")
 
@@ -68,7 +69,8 @@ class _KernelCache(FunctionCache):
     def load_overload(self, sig, target_context) -> Any:
         overload = None
         try:
-            overload = super().load_overload(sig, target_context)
+            rtsys.initialize(target_context)  # alone: numba's own way imports what only compiling needs
+            overload = self._load_overload(sig, target_context)
         except Exception as error:  # noqa: BLE001 - whatever a damaged file raises, compiling is right
             _log.debug("damaged kernels in %s are made again: %s", self.cache_path, error)
             with suppress(OSError):
@@ -103,4 +105,6 @@ def kernel(function) -> Any:
     """Compile a function that Python calls, once for each number of ions and precision, and store it."""
     dispatcher = njit(**_OPTIONS)(function)
     dispatcher._cache = _KernelCache(function)  # noqa: SLF001 - what cache=True would do, with our cache
+    # Else the first call imports what extends numba, such as awkward: to load compiled code needs none of it.
+    dispatcher._compilation_chain_init_hook = lambda: None  # noqa: SLF001
     return dispatcher

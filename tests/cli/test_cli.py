@@ -55,6 +55,22 @@ def test_help_answers_without_torch() -> None:
         assert command in done.stdout
 
 
+def test_samples_are_drawn_without_what_takes_a_second_to_import(tmp_path: Path) -> None:
+    """`flowcei sample` imports no statistics, which FrEIA names, and no pictures or plug-ins of numba."""
+    flowcei.write_events(flowcei.simulate("ocs", 3, seed=1, noise="1%"), tmp_path / "e.h5")
+    code = (
+        "import sys; sys.argv = 'flowcei sample --momenta e.h5 -n 5 --model bundled -o s.h5'.split()\n"
+        "from flowcei.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit as leave: assert not leave.code\n"
+        "heavy = {'scipy.stats', 'matplotlib', 'awkward', 'IPython', 'xarray', 'dask'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     "command", ["simulate", "check", "train", "sample", "spread", "compare", "calibrate", "info", "demo"]
 )
