@@ -78,9 +78,7 @@ def modes(
     """
     path = output or Path(f"{samples.stem.removesuffix('.samples')}.modes.csv")
     pictures = [path.with_name(f"{path.stem}-{name}.png") for name in ("event", "map")]
-    written = [path, *pictures, *([xyz] if xyz else [])]
-    for file in written:
-        options.output_path(file, overwrite=overwrite)
+    written = [options.output_path(one, overwrite=overwrite) for one in (path, *pictures, xyz) if one]
     import numpy as np
 
     from flowcei.physics.priors import build_prior

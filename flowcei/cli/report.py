@@ -78,8 +78,8 @@ def report(
         _check_molecule(model, molecule, device)
         file = path.with_name(f"{path.stem.removesuffix('.report')}.report.samples.h5")
         words = ["sample", "--momenta", str(momenta), "-n", str(count), "--weigh", "--seed", str(seed)]
-        words += [*(["--model", model] if model else []), *(["--noise", noise] if noise else [])]
-        words += ["--device", device, *sharing.words(), "-o", str(file), *["--overwrite"] * overwrite]
+        words += [*_named("--model", model), *_named("--noise", noise), "--device", device]
+        words += [*sharing.words(), "-o", str(file), *["--overwrite"] * overwrite]
         ctx.find_root().command.main(words, standalone_mode=False, prog_name="flowcei", parent=ctx.parent)
         commands = [shlex.join(["flowcei", *words]), *commands]
     from flowcei.report.page import page
@@ -90,9 +90,7 @@ def report(
         samples, shown = read_for_page(given)
         if momenta is None:  # else `sample` has said it
             warn_of_run(samples, given)
-        own = str(samples.origin.get("model", ""))
-        named = model or (BUNDLED if own == "ocs-bundled" else own)
-        network = _model_of(samples, model, named, device)
+        network, named = _model_of(samples, model, device)
     else:
         network = load_named(named := model or str(file), device)[1]
         samples, notes = _of_prior(network, count, noise, seed)
@@ -116,15 +114,21 @@ def _check_molecule(model: str | None, molecule: str | None, device: str) -> Non
         )
 
 
-def _model_of(samples: PosteriorSamples, name: str | None, own: str, device: str) -> Reconstructor | None:
-    """The model that is named, or that drew the samples where it can be found."""
+def _named(option: str, value: str | None) -> list[str]:
+    return [option, value] if value else []
+
+
+def _model_of(samples: PosteriorSamples, name: str | None, device: str) -> tuple[Reconstructor | None, str]:
+    """The model that is named, or that drew the samples where it can be found; and its name."""
+    drew = str(samples.origin.get("model", ""))
+    own = name or (BUNDLED if drew == "ocs-bundled" else drew)
     try:
         model = load_named(own, device)[1]
     except (UsageError, DataError):
         if name is not None:
             raise
         note(f"the model {own!r} of the samples is not here: --model names it, for its calibration")
-        return None
+        return None, own
     # Another one of the same name may have been trained since.
     there = (model.molecule.to_dict(), model.architecture, model.prior_spec)
     if there != (samples.molecule.to_dict(), samples.origin.get("architecture"), samples.origin.get("prior")):
@@ -132,8 +136,8 @@ def _model_of(samples: PosteriorSamples, name: str | None, own: str, device: str
         if name is not None:
             raise UsageError(f"the model {name} has {words}")
         note(f"the model {own!r} here has {words}; the page has no calibration")
-        return None
-    return model
+        return None, own
+    return model, own
 
 
 def _of_prior(

@@ -141,8 +141,7 @@ def train(
     """
     began, path = time.perf_counter(), None if checkpoint is None else Path(checkpoint)
     _check_asked(frame, data, max_seconds, build_up, kept=path is not None or until is not None)
-    begun = begun_at(path, resume=resume)
-    ranks = Ranks.current()
+    begun, ranks = begun_at(path, resume=resume), Ranks.current()
     seed = ranks.agreed(_settled_seed(seed, begun), resolve_device(device))  # the checkpoint has been read
     source, level, record = (
         fresh(molecule, prior, noise, events_per_epoch, seed, rules, architecture, build_up)
@@ -151,8 +150,7 @@ def train(
     )
     network, schedule = (architecture, source.options | (options or {})), schedule or source.schedule()
     charts = _prepared(source, frame, network, level, record, seed, data)
-    settings = _settings(charts.model, data, until) | {"seed": seed, **asdict(schedule)}
-    settings |= {"ranks": ranks.count} if ranks.count > 1 else {}
+    settings = _settings(charts.model, data, until, ranks.count) | {"seed": seed, **asdict(schedule)}
     rounds = _until(charts.model, source, until, seed, max_seconds, schedule, on_round, began)
     check_settings(begun, settings)
     with _bar(source.rows, schedule, begun, endless=rounds is not None, show=progress) as bar:
@@ -282,7 +280,7 @@ def _finished(charts: Charts, epochs: list[EpochRecord], schedule: Schedule, see
     return charts.model
 
 
-def _settings(model: Reconstructor, data: Events | None, until: float | None) -> dict[str, Any]:
+def _settings(model: Reconstructor, data: Events | None, until: float | None, ranks: int) -> dict[str, Any]:
     """What a training must share with the checkpoint that it goes on from, in plain values."""
     simulation = model.training.simulation
     table: dict[str, Any] = {
@@ -296,6 +294,7 @@ def _settings(model: Reconstructor, data: Events | None, until: float | None) ->
         **({} if simulation is None else simulation.model_dump()),
         "data": None if data is None else _digest(data),
         **({} if until is None else {"until": until}),
+        **({"ranks": ranks} if ranks > 1 else {}),
     }
     return json.loads(json.dumps(table))  # pairs become lists, as they are read back
 
