@@ -79,6 +79,7 @@ def modes(
     path = output or Path(f"{samples.stem.removesuffix('.samples')}.modes.csv")
     pictures = [path.with_name(f"{path.stem}-{name}.png") for name in ("event", "map")]
     written = [options.output_path(one, overwrite=overwrite) for one in (path, *pictures, xyz) if one]
+    each = sharing.each("flowcei.cli.modes", "flowcei.posterior.samples", "flowcei.posterior.gathering")
     import numpy as np
 
     from flowcei.physics.priors import build_prior
@@ -91,7 +92,6 @@ def modes(
     stated = None if prior is None else build_prior(first.molecule, prior)
     weigh, sought = _can_weigh(first, stated), _Sought(chosen.row)
     with (
-        sharing.each() as each,
         atomic_text(path, overwrite=overwrite) as target,
         atomic_text(xyz, overwrite=overwrite) if xyz else nullcontext() as places,
         Progress(len(chosen), "events") as progress,
