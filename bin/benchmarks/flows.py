@@ -52,11 +52,9 @@ def flows(quick: bool) -> None:  # noqa: FBT001
     for package in ("zuko", "nflows"):
         if not find_spec(package):
             print(f"{package} is not installed: left out")
+    print(f"{limit:g} s of CPU each, {count} events at 1 % noise; of settings that with the least NLL after")
     print(
-        f"{limit:g} s of CPU each to train, {count} events at 1 % noise; each with the setting that is best"
-    )
-    print(
-        f"after {limit * _SHORT:g} s by {_UNSEEN} other events, judged by as many more; sampled in the best chunks"
+        f"{limit * _SHORT:g} s by {_UNSEEN} other events, NLL by {_UNSEEN} more; sampled in the best chunks"
     )
     print(
         f"{'flow':34s} {'events of':20s} {'units, rows, rate':>18s} {'NLL (nats)':>11s}"
