@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import os
-import runpy
 import subprocess
 import sys
 import tempfile
-import threading
-import time
-from collections import defaultdict
 from pathlib import Path
-from types import FrameType
 
 import flowcei
-from benchmarks.timing import rusage
+from benchmarks.timing import ONE_THREAD, rusage
 
-_EVERY = 0.005  # seconds
-_ROOMS = Path(flowcei.__file__).parent
-_LEAST = 0.02  # of the time of a command: smaller shares are shown together
+_WATCH = Path(__file__).with_name("watch.py")
 
 
 def stages(quick: bool) -> None:  # noqa: FBT001
@@ -46,9 +39,9 @@ def stages(quick: bool) -> None:  # noqa: FBT001
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
         for words in lines:
             for _ in range(2):  # the first compiles
-                run = [sys.executable, __file__, *words, "--overwrite"]
+                run = [sys.executable, str(_WATCH), *words, "--overwrite"]
                 told = subprocess.run(
-                    run, check=True, capture_output=True, cwd=folder, text=True, env=_alone()
+                    run, check=True, capture_output=True, cwd=folder, text=True, env=os.environ | ONE_THREAD
                 )
             total, *shares = told.stderr.splitlines()[-1].split("|")
             name = " ".join(words[:1] + [word for word in words if word == "--weigh"])
@@ -83,64 +76,3 @@ def growth(quick: bool) -> None:  # noqa: FBT001
                 cpu, _, peak = rusage([*words, "--overwrite"])
                 row = f"{molecule:9s} {atoms:5d} {events:8d} {n:8d} {words[0]:16s} {cpu:8.1f} {peak:6.2f}"
                 print(row, flush=True)
-
-
-def _alone() -> dict[str, str]:
-    """Return an environment of one thread, in which this folder is found."""
-    one = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS", "NUMBA")}
-    return (
-        os.environ
-        | one
-        | {"PYTHONPATH": os.pathsep.join([str(_ROOMS.parent), os.environ.get("PYTHONPATH", "")])}
-    )
-
-
-def _room(frame: FrameType | None) -> str:
-    """Return in which room of flowcei a stack of calls is, or that it imports."""
-    room = "other"
-    while frame is not None:
-        name = frame.f_code.co_filename
-        if name.startswith("<frozen importlib"):
-            return "imports"
-        if room == "other" and name.startswith(str(_ROOMS)):
-            room = Path(name).relative_to(_ROOMS).parts[0]
-        frame = frame.f_back
-    return room
-
-
-def _watched(words: list[str]) -> None:
-    """Run a command in this process, and print its CPU time and the shares of rooms on stderr."""
-    spent, main, gone = defaultdict[str, float](float), threading.get_ident(), threading.Event()
-
-    def look() -> None:
-        before = time.process_time()
-        while not gone.wait(_EVERY):
-            room, now = _room(sys._current_frames().get(main)), time.process_time()  # noqa: SLF001
-            spent[room] += now - before
-            before = now
-
-    watcher = threading.Thread(target=look, daemon=True)
-    watcher.start()
-    sys.argv = ["flowcei", "-q", *words]
-    try:
-        runpy.run_module("flowcei", run_name="__main__")
-    except SystemExit as end:
-        if end.code:
-            raise
-    gone.set()
-    watcher.join()
-    total = sum(spent.values())
-    shown = [
-        (room, time)
-        for room, time in sorted(spent.items(), key=lambda item: -item[1])
-        if time > _LEAST * total
-    ]
-    shown.append(("the rest", total - sum(time for _, time in shown)))
-    print(
-        "|".join([f"{time.process_time()}", *(f"{room} {100 * s / total:.0f} %" for room, s in shown)]),
-        file=sys.stderr,
-    )
-
-
-if __name__ == "__main__":
-    _watched(sys.argv[1:])

@@ -17,6 +17,7 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS", "NUMBA")}  # an environment
 REPEATS = 5
 LEAST_SECONDS = 1.0  # a shared machine stalls now and then, and short calls see little else
 
@@ -91,10 +92,9 @@ def show(name: str, value: float, unit: str) -> None:
 
 def rusage(words: Sequence[str], **environment: str) -> tuple[float, float, float]:
     """Run a command with one thread; return seconds of CPU and of wall clock, and its peak in GiB."""
-    one = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS", "NUMBA")}
     began = time.perf_counter()
     with subprocess.Popen(
-        [sys.executable, "-m", "flowcei", "-q", *words], env=os.environ | one | environment
+        [sys.executable, "-m", "flowcei", "-q", *words], env=os.environ | ONE_THREAD | environment
     ) as process:
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
