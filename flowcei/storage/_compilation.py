@@ -66,7 +66,7 @@ def _announce() -> None:
 
 
 def _locked(file: int) -> bool:
-    """Whether a file is this process's now; the system gives it free when the process ends, however it does."""
+    """Whether a file is now locked by this process, until it is closed or the process ends."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
