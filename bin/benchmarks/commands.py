@@ -137,19 +137,22 @@ def killed(command: list[str], most: int) -> int:
     """Run a command, kill its workers one by one while it works, and return how many there were."""
     rng, count = np.random.default_rng(most), 0
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        tasks = Path(f"/proc/{process.pid}/task")
         while process.poll() is None:
             time.sleep(rng.uniform(5.0, 10.0))  # seconds; a worker takes some to start
             with contextlib.suppress(OSError):  # it ended meanwhile
-                workers = [
-                    int(k) for task in tasks.iterdir() for k in (task / "children").read_text().split()
-                ]
+                workers = [worker for first in children(process.pid) for worker in children(first)]
                 if workers and count < most:
                     os.kill(int(rng.choice(workers)), signal.SIGKILL)
                     count += 1
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
     return count
+
+
+def children(process: int) -> list[int]:
+    """Return the processes that one has started."""
+    tasks = Path(f"/proc/{process}/task").iterdir()
+    return [int(k) for task in tasks for k in (task / "children").read_text().split()]
 
 
 def commands(quick: bool) -> None:  # noqa: FBT001
