@@ -14,6 +14,18 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
+def memory_advice(error: BaseException) -> str | None:
+    """What to do where an error says that memory is out, of the machine or of a GPU; None for others.
+
+    Those of torch are known by their names and words: to import it would take two seconds.
+    """
+    if type(error).__name__ == "OutOfMemoryError":
+        return "the GPU is out of memory; give --device cpu, or less of --batch, --hidden or -n"
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return "out of memory; use fewer events or samples, or less of --batch"
+    return None
+
+
 class FlowceiError(Exception):
     """Something failed that the user can act on (exit code 1)."""
 

@@ -47,7 +47,7 @@ def test_the_examples_are_there() -> None:
 
 
 @pytest.mark.parametrize(
-    ("script", "folder"), [("benchmark", "DATA"), ("make-reference-posteriors", "FOLDER")]
+    ("script", "folder"), [("benchmarks/answers.py", "DATA"), ("make-reference-posteriors", "FOLDER")]
 )
 def test_scripts_know_where_the_reference_posteriors_are(
     script: str, folder: str, monkeypatch: pytest.MonkeyPatch

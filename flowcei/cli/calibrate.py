@@ -47,6 +47,7 @@ def calibrate(
 
     Example: flowcei calibrate bundled --data test.h5
     """
+    each = sharing.each("flowcei.evaluation.scoring", "flowcei.reconstruction.sharing")
     ((name, loaded),) = (models := judging.load([model])).items()
     judged = events, _ = judging.events(models)
     _warn_of_other_prior(loaded, events)
@@ -54,7 +55,7 @@ def calibrate(
         warn(f"{judging.data} is of an experiment: --weigh or --exact judges answers that know of it")
     from flowcei.report.judging import coverage_figure, joint_figure, sbc_figure
 
-    with sharing.each() as each, Progress(len(events), "events") as progress:
+    with Progress(len(events), "events") as progress:
         how: dict[str, Any] = {"weigh": weigh, "exact": exact, "missing": missing, "each": each}
         how["on_events"] = progress.update
         result = flowcei.calibrate(loaded, events, **how, **judging.sampling)

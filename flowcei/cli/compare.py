@@ -39,13 +39,13 @@ def compare(*, models: tuple[str, ...], judging: Judging, sharing: Sharing, leng
 
     Example: flowcei compare runs/ocs-cinn-1 runs/ocs-cvae-1 --data test.h5
     """
+    each = sharing.each("flowcei.evaluation.scoring", "flowcei.reconstruction.sharing")
     loaded = judging.load(models)
     from flowcei.evaluation.comparison import experiment_of
     from flowcei.report.judging import comparison_figure
 
     judged = judging.events(loaded)
-    with sharing.each() as each:
-        result = flowcei.compare(loaded, judged[0], each=each, **judging.sampling)
+    result = flowcei.compare(loaded, judged[0], each=each, **judging.sampling)
     results = {"comparison.csv": result.table, "comparison.png": comparison_figure(result, length_unit)}
     judging.write(results, {"interval": 0.95} | result.to_dict(), judged)
     if not judging.as_json:

@@ -21,7 +21,7 @@ import click
 from flowcei import __version__
 from flowcei.cli.ranks import speaks
 from flowcei.cli.streams import complete_streams, log_to_stderr, say, silence, warn
-from flowcei.errors import FlowceiError, UsageError
+from flowcei.errors import FlowceiError, UsageError, memory_advice
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -221,8 +221,10 @@ def main() -> None:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else "output cannot be written: "
         leave(error, f"{where}{error.strerror or error}", 1)
-    except MemoryError as error:
-        leave(error, "out of memory; use fewer events or samples", 1)
+    except (MemoryError, RuntimeError) as error:
+        if (advice := memory_advice(error)) is None:
+            raise
+        leave(error, advice, 1)
     finally:
         silence([sys.stdout, sys.stderr])
 
@@ -230,7 +232,7 @@ def main() -> None:
 def _leave(error: BaseException, message: str, code: int, *, trace: bool) -> None:
     if trace:
         raise error
-    if speaks() or isinstance(error, OSError | MemoryError):
+    if speaks() or isinstance(error, OSError | MemoryError | RuntimeError):
         say(f"flowcei: error: {' '.join(message.split())}")
     else:
         time.sleep(_GRACE)  # torchrun ends all when one is gone: not before the other has spoken

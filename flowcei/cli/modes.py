@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
-from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,6 +78,7 @@ def modes(
     path = output or Path(f"{samples.stem.removesuffix('.samples')}.modes.csv")
     pictures = [path.with_name(f"{path.stem}-{name}.png") for name in ("event", "map")]
     written = [options.output_path(one, overwrite=overwrite) for one in (path, *pictures, xyz) if one]
+    each = sharing.each("flowcei.cli.modes", "flowcei.posterior.samples", "flowcei.posterior.gathering")
     import numpy as np
 
     from flowcei.physics.priors import build_prior
@@ -91,7 +91,6 @@ def modes(
     stated = None if prior is None else build_prior(first.molecule, prior)
     weigh, sought = _can_weigh(first, stated), _Sought(chosen.row)
     with (
-        sharing.each() as each,
         atomic_text(path, overwrite=overwrite) as target,
         atomic_text(xyz, overwrite=overwrite) if xyz else nullcontext() as places,
         Progress(len(chosen), "events") as progress,
@@ -136,14 +135,13 @@ def _modes_of(
 ) -> tuple[Modes, str]:
     """The modes of some events, under a prior that is stated or that of the model, and their table as CSV."""
     from flowcei.posterior.searches import SearchRules
-    from flowcei.storage.cells import write_rows
+    from flowcei.storage.cells import rows_as_text
 
     if prior is not None:  # by which identical ions are labelled too
         samples = replace(samples, origin=samples.origin | {"prior": prior.spec()})
     samples = samples.weigh(prior) if weigh else samples
     found = samples.modes(prior, search=SearchRules(missed=missed), keep_flagged=True)
-    write_rows(found.to_dataframe(), table := StringIO(), 12)
-    return found, table.getvalue()
+    return found, rows_as_text(found.to_dataframe(), 12)
 
 
 def _can_weigh(one: PosteriorSamples, prior: GeometryPrior | None) -> bool:

@@ -48,6 +48,7 @@ def refine(
     options.output_path(path, overwrite=overwrite or resume, endings=endings, source=samples)
     if resume and is_there_already(path):
         return
+    each = sharing.each("flowcei.posterior.refinedfiles", "flowcei.posterior.samples")
     from flowcei.posterior.refinedfiles import refine_to_file
 
     chosen = unflagged_samples(samples, keep_flagged=keep_flagged)
@@ -57,7 +58,7 @@ def refine(
     request = {"events": len(chosen), "block": chosen.events_at_once, "seed": 0, "samples": digest}
     request |= {"keep_flagged": keep_flagged}
     began = time.perf_counter()
-    with sharing.each() as each, Progress(len(chosen), "events") as progress:
+    with Progress(len(chosen), "events") as progress:
         how: Any = {"overwrite": overwrite, "resume": resume, "each": each, "on_block": progress.update}
         ends = refine_to_file(lambda start: chosen.blocks(start=start), path, request, **how)
     counts, starts = ends.counts, sum(ends.counts.values())

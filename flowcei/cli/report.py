@@ -82,6 +82,7 @@ def report(
         words += [*sharing.words(), "-o", str(file), *["--overwrite"] * overwrite]
         ctx.find_root().command.main(words, standalone_mode=False, prog_name="flowcei", parent=ctx.parent)
         commands = [shlex.join(["flowcei", *words]), *commands]
+    each = sharing.each("flowcei.evaluation.scoring", "flowcei.reconstruction.sharing")
     from flowcei.report.page import page
     from flowcei.report.sections import Material, read_for_page
 
@@ -95,8 +96,7 @@ def report(
         network = load_named(named := model or str(file), device)[1]
         samples, notes = _of_prior(network, count, noise, seed)
     metrics = None if network is None else read_metrics(named)
-    with sharing.each() as each:
-        judged = _calibrated(network, seed, each)
+    judged = _calibrated(network, seed, each)
     html = page(Material(samples, source.name, network, judged, metrics, notes, tuple(commands), shown))
     with atomic_text(path, overwrite=overwrite) as text:
         text.write(html)

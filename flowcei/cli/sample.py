@@ -116,6 +116,7 @@ def sample(
         return
     noise = asked["noise"]
     stated = sampled_experiment(experiment, noise, asked, missing)
+    each = sharing.each("flowcei.reconstruction.sharing")
     from flowcei.cli.runcheck import note_run_check
     from flowcei.events.source import open_events
     from flowcei.reconstruction.limits import check_request
@@ -135,8 +136,7 @@ def sample(
     survey = Survey.of(source.chunks())
     _note_left_out(source)
     write = _to_stdout if str(path) == "-" else partial(_to_file, path, overwrite=overwrite, resume=resume)
-    with sharing.each() as each:
-        quality, check = write(reconstructor, request, source, survey, each)
+    quality, check = write(reconstructor, request, source, survey, each)
     complete = survey.events > len(first) or bool(stated and stated.assignments)
     if stated is not None:
         note_accidents(quality.accidents)

@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from flowcei.cli.options import gathered, option, option_group
-from flowcei.workers.order import check_sharing
+from flowcei.workers.order import check_sharing, each_of
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
     from flowcei.cli.options import Decorator
     from flowcei.workers.order import Each
 
@@ -27,11 +25,9 @@ class Sharing:
     def __post_init__(self) -> None:
         check_sharing(self.workers, self.cluster)
 
-    def each(self) -> AbstractContextManager[Each]:
-        """What maps a function over blocks: see `flowcei.workers.order`."""
-        from flowcei.workers.order import each_of
-
-        return each_of(self.workers, self.cluster)
+    def each(self, *modules: str) -> Each:
+        """What maps a function over blocks, until the command ends; workers begin to import at once."""
+        return click.get_current_context().with_resource(each_of(self.workers, self.cluster, modules))
 
     @property
     def shared(self) -> bool:

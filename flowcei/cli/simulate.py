@@ -125,6 +125,7 @@ def simulate(
     options.output_path(path, overwrite=overwrite, endings=options.EVENT_FILES)
     _check_resume(path, resume=resume)
     _check_shared(sharing, path, of_prior=geometries is None and movie is None)
+    each = sharing.each("flowcei.events.simulation")
     how: dict[str, Any] = {} if accuracy is None else {"accuracy": _checked(accuracy)}
     if exploded is None:
         about, n, make = _dataset(str(like), count, how | {"as_published": as_published})
@@ -136,8 +137,7 @@ def simulate(
         about, n, make = _structures(geometries, exploded, ions["length_unit"], how, detector)
     note(f"{name}: {about}")
     made = make(seed=options.settled_seed(seed, path if resume else None))
-    with sharing.each() as each:
-        rate = _write(made, n, path, each, overwrite=overwrite, resume=resume)
+    rate = _write(made, n, path, each, overwrite=overwrite, resume=resume)
     if str(path) != "-":
         note(f"{n} events of {name} written to {path}{rate}")
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import logging
 import os
+import time
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -15,6 +17,8 @@ from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLoca
 from numba.core.runtime import rtsys
 
 _log = logging.getLogger("flowcei")
+_LONGEST = 120.0  # seconds that one process waits for another to compile a kernel
+_PAUSE = 0.05
 
 
 def cache_folder() -> Path:
@@ -61,23 +65,63 @@ def _announce() -> None:
     _log.info("compiling the simulator or the flow: some seconds, stored for the next run")
 
 
+def _locked(file: int) -> bool:
+    """Whether a file is now locked by this process, until it is closed or the process ends."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 class _KernelCache(FunctionCache):
     """A cache that can fail without harm."""
 
     _impl_class = _Implementation
 
+    def __init__(self, function) -> None:
+        super().__init__(function)
+        self._claims: dict[Any, int] = {}
+
     def load_overload(self, sig, target_context) -> Any:
-        overload = None
+        overload = self._stored(sig, target_context)
+        if overload is None:
+            _announce()
+            self._claim(sig)
+            overload = self._stored(sig, target_context)  # another process may have compiled it meanwhile
+            if overload is not None:
+                self._release(sig)
+        return overload
+
+    def _stored(self, sig, target_context) -> Any:
         try:
             rtsys.initialize(target_context)  # alone: numba's own way imports what only compiling needs
-            overload = self._load_overload(sig, target_context)
+            return self._load_overload(sig, target_context)
         except Exception as error:  # noqa: BLE001 - whatever a damaged file raises, compiling is right
             _log.debug("damaged kernels in %s are made again: %s", self.cache_path, error)
             with suppress(OSError):
                 self.flush()
-        if overload is None:
-            _announce()
-        return overload
+        return None
+
+    def _claim(self, sig) -> None:
+        """Wait until no other process compiles this; without a folder or locks nothing is waited for."""
+        with suppress(OSError):
+            self._impl.locator.ensure_cache_path()
+            claim = os.open(self._claim_path(sig), os.O_CREAT | os.O_RDWR, 0o600)
+            self._claims[sig] = claim
+            end = time.monotonic() + _LONGEST  # the other one may be stopped, and not end for days
+            while not _locked(claim) and time.monotonic() < end:
+                time.sleep(_PAUSE)
+
+    def _release(self, sig) -> None:
+        if (claim := self._claims.pop(sig, None)) is not None:
+            with suppress(OSError):
+                os.unlink(self._claim_path(sig))  # noqa: PTH108 - as it was opened
+            os.close(claim)
+
+    def _claim_path(self, sig) -> str:
+        name = f"{self._impl.filename_base} {sig}"
+        return f"{self.cache_path}/{hashlib.sha256(name.encode()).hexdigest()[:16]}.claim"
 
     def save_overload(self, sig, data) -> None:
         try:
@@ -90,6 +134,8 @@ class _KernelCache(FunctionCache):
                 self.cache_path,
                 error.strerror or error,
             )
+        finally:
+            self._release(sig)
 
 
 _OPTIONS = {"nogil": True, "error_model": "numpy"}

@@ -6,9 +6,10 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection, Pipe
+from multiprocessing.reduction import send_handle
 from typing import Any, Self
 
 from flowcei.errors import WorkersLostError
@@ -21,36 +22,44 @@ _DEATHS = 5  # of workers, one after the other, with the same block
 
 
 class LocalWorkers:
-    """So many processes, each with its share of the cores, started when they are first needed.
+    """So many processes, each with its share of the cores: copies of one that imports `modules` meanwhile.
 
     Not `ProcessPoolExecutor`: the death of one process ends all of those, and they import the script of the
     caller again.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, modules: Sequence[str] = ()) -> None:
         self.slots = count
-        self._share = max(1, usable_cores() // count)
+        self._share, self._modules = max(1, usable_cores() // count), modules
         self._threads = ThreadPoolExecutor(count)  # each waits for a process of its own
         self._own = threading.local()
         self._lock, self._closed = threading.Lock(), False
-        self._started: list[subprocess.Popen[bytes]] = []
+        self._serve()
+
+    def _serve(self) -> None:
+        """Start the process that starts workers."""
+        self._pipe, theirs = Pipe()
+        with theirs:
+            name = ["-m", "flowcei.workers.process", str(theirs.fileno())]
+            self._server = subprocess.Popen(  # noqa: S603 (our own program)
+                [sys.executable, *name, *self._modules],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,  # that of the command is for results
+                env=os.environ | dict.fromkeys(_THREADS, str(self._share)),
+            )
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._closed = True
+        self._server.kill()  # its workers end with it
         with self._lock:
-            self._closed = True
-            for process in self._started:
-                process.kill()
+            self._server.kill()  # one that was begun meanwhile
+            self._server.wait()
+            self._pipe.close()
         self._threads.shutdown(cancel_futures=True)
-        for process in self._started:
-            process.wait()
-
-    @property
-    def pids(self) -> list[int]:
-        """Of the processes that live."""
-        return [process.pid for process in self._started if process.poll() is None]
 
     def submit(self, function: Callable[[Any], Any], task: Any) -> Future[Answer]:  # noqa: ANN401
         """Begin a task as soon as a process is free."""
@@ -59,14 +68,14 @@ class LocalWorkers:
     def _answer(self, function: Callable[[Any], Any], task: Any) -> Answer:  # noqa: ANN401
         ends: list[int] = []
         while len(ends) < _DEATHS and not self._closed:
-            process, pipe = getattr(self._own, "worker", None) or self._start()
+            worker, pipe = getattr(self._own, "worker", None) or self._start()
             try:
                 pipe.send((function, task, program()))
                 answer: Answer = pipe.recv()
             except (EOFError, OSError):
                 pipe.close()
                 self._own.worker = None
-                ends.append(process.wait())
+                ends.append(self._asked(worker))
             else:
                 return answer
         how = (
@@ -76,19 +85,29 @@ class LocalWorkers:
         )
         raise WorkersLostError(f"{len(ends)} workers ended with the same block ({how}); use fewer --workers")
 
-    def _start(self) -> tuple[subprocess.Popen[bytes], Connection]:
+    def _start(self) -> tuple[int, Connection]:
         """Start the process of this thread."""
         ours, theirs = Pipe()
-        with self._lock, theirs:
-            if self._closed:
-                raise WorkersLostError("the workers were ended")
-            process = subprocess.Popen(  # noqa: S603 (our own program)
-                [sys.executable, "-m", "flowcei.workers.process", str(theirs.fileno()), str(os.getpid())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,  # that of the command is for results
-                env=os.environ | dict.fromkeys(_THREADS, str(self._share)),
-            )
-            self._started.append(process)
-        self._own.worker = process, ours
-        return process, ours
+        with theirs:
+            self._own.worker = self._asked(None, theirs.fileno()), ours
+        worker: tuple[int, Connection] = self._own.worker
+        return worker
+
+    def _asked(self, worker: int | None, handle: int | None = None) -> int:
+        """The number of a new worker, which gets a handle, or the exit code of one that ended."""
+        for _ in range(_DEATHS):
+            with self._lock:
+                if self._closed:
+                    raise WorkersLostError("the workers were ended")
+                try:
+                    self._pipe.send(worker)
+                    if handle is not None:
+                        send_handle(self._pipe, handle, self._server.pid)
+                    answer: int = self._pipe.recv()
+                except (EOFError, OSError):
+                    self._pipe.close()
+                    self._server.wait()
+                    self._serve()
+                else:
+                    return answer
+        raise WorkersLostError(f"the process that starts workers ended {_DEATHS} times; use fewer --workers")

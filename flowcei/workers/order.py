@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
@@ -46,10 +46,11 @@ def check_sharing(count: int, cluster: str | None) -> None:
 
 
 @contextmanager
-def each_of(count: int = 1, cluster: str | None = None) -> Iterator[Each]:
+def each_of(count: int = 1, cluster: str | None = None, modules: Sequence[str] = ()) -> Iterator[Each]:
     """Yield what maps a function over tasks: `map` itself, several processes, or those of a cluster.
 
-    UsageError as of `check_sharing`, and for a cluster that does not answer.
+    Processes of this machine begin to import the `modules` of the tasks at once. UsageError as of
+    `check_sharing`, and for a cluster that does not answer.
     """
     check_sharing(count, cluster)
     if cluster is not None:
@@ -60,7 +61,7 @@ def each_of(count: int = 1, cluster: str | None = None) -> Iterator[Each]:
     elif count > 1:
         from flowcei.workers.local import LocalWorkers
 
-        with LocalWorkers(count) as processes:
+        with LocalWorkers(count, modules) as processes:
             yield partial(ordered, processes)
     else:
         yield map

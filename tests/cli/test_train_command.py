@@ -23,6 +23,7 @@ from flowcei.cli.streams import log_file
 from flowcei.errors import UsageError
 from flowcei.storage.modelfile import read_model
 from flowcei.training import loop
+from flowcei.training.steps import Steps
 
 
 @pytest.fixture
@@ -367,3 +368,45 @@ def test_a_loss_is_called_by_its_name(flow: Shell) -> None:
     assert flow("info", "run") == 0
     assert re.search(r"validation loss +\S+ squared error of the velocity, in standardised", flow.out)
     assert not any(re.search(r"loss.*\bnat\b", line) for line in flow.out.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nGPU 0 has"),
+            "flowcei: error: the GPU is out of memory; give --device cpu, or less of --batch, --hidden or -n",
+        ),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4e12 bytes"),
+            "flowcei: error: out of memory; use fewer events or samples, or less of --batch",
+        ),
+    ],
+)
+def test_a_device_without_memory_ends_in_one_line_and_can_be_resumed(
+    error: RuntimeError, advice: str, flow: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the second epoch, or in the first, which leaves nothing; exit code 1."""
+    step, write = Steps.differentiate, RunFolder.write_metrics
+    for epochs in (2, 0):
+        written = [0]
+
+        def count_epochs(self: RunFolder, records: list, written: list = written) -> None:
+            write(self, records)
+            written[0] = len(records)
+
+        def refuse(*args: Any, epochs: int = epochs, written: list = written, **more: Any) -> Any:
+            if written[0] == epochs:
+                raise error
+            return step(*args, **more)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(RunFolder, "write_metrics", count_epochs)
+            patch.setattr(Steps, "differentiate", refuse)
+            assert flow(*LINE) == 1
+        assert flow.err.splitlines()[-1] == advice
+        assert ("--resume run" in flow.err) == (epochs == 2)
+        if epochs:
+            assert flow("train", "--resume", "run") == 0
+            shutil.rmtree("run")
+    assert names_in(".") == set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -21,6 +22,25 @@ def square_at_last(task: tuple[Path, int]) -> int:
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return number * number
+
+
+def square_without_parent(task: tuple[Path, int]) -> int:
+    """The same, where the process that made this one is killed, and this one with it."""
+    folder, number = task
+    mark = folder / str(number)
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(600.0)
+    return number * number
+
+
+def own_number(_: object) -> int:
+    return os.getpid()
+
+
+def is_imported(module: str) -> bool:
+    return module in sys.modules
 
 
 def die(_: object) -> None:

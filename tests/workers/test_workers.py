@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,14 +45,37 @@ def shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], t
     return Shell(monkeypatch, capsys)
 
 
+def _wait_for_end_of(worker: int) -> None:
+    deadline = time.monotonic() + 60.0
+    while time.monotonic() < deadline:
+        try:
+            os.kill(worker, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    os.kill(worker, signal.SIGKILL)
+    pytest.fail("the worker went on without its parent")
+
+
 def test_a_worker_that_is_killed_loses_nothing(tmp_path: Path) -> None:
-    """Each of nine blocks kills its worker once; no process is left behind."""
+    """Each of nine blocks kills its worker once, two the process that starts workers; none is left behind."""
     with LocalWorkers(2) as workers:
         blocks = [(tmp_path, number) for number in range(9)]
         assert list(ordered(workers, tasks.square_at_last, blocks)) == [k * k for k in range(9)]
-        assert 0 < len(workers.pids) <= 2
-    assert len(list(tmp_path.iterdir())) == 9
-    assert not workers.pids
+        blocks = [(tmp_path, number) for number in (10, 11)]
+        assert list(ordered(workers, tasks.square_without_parent, blocks)) == [100, 121]
+        numbers = set(ordered(workers, tasks.own_number, range(9)))
+        assert len(numbers) <= 2
+    assert len(list(tmp_path.iterdir())) == 11
+    for number in numbers:
+        _wait_for_end_of(number)
+
+
+def test_a_worker_is_a_copy_of_what_has_imported() -> None:
+    """Once, and before there is a task."""
+    with each_of(2, modules=["tasks", "wave"]) as each:
+        assert set(each(tasks.is_imported, ["wave"] * 4)) == {True}
+        assert not any(each(tasks.is_imported, ["sunau"]))
 
 
 def test_a_block_that_kills_every_worker_is_given_up() -> None:
@@ -103,14 +125,7 @@ def test_a_worker_ends_with_its_parent(tmp_path: Path) -> None:
             time.sleep(0.05)
         worker = int((tmp_path / "pid").read_text())
         parent.kill()
-    while time.monotonic() < deadline:
-        try:
-            os.kill(worker, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.05)
-    os.kill(worker, signal.SIGKILL)
-    pytest.fail("the worker went on without its parent")
+    _wait_for_end_of(worker)
 
 
 def test_another_program_or_model_is_refused(tmp_path: Path) -> None:
@@ -177,7 +192,7 @@ def test_samples_are_the_same(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> 
     assert shell(*words, "one.h5") == 0
     assert shell("modes", "one.h5", "-o", "one.csv") == 0
     assert shell("refine", "one.h5", "-o", "one.refined.h5") == 0
-    monkeypatch.setattr(Sharing, "each", lambda _: nullcontext(_by_mail))
+    monkeypatch.setattr(Sharing, "each", lambda *_: _by_mail)
     assert shell(*words, "two.h5") == 0
     assert Path("one.h5").read_bytes() == Path("two.h5").read_bytes()
     assert shell("modes", "two.h5", "-o", "two.csv") == 0

@@ -1,0 +1,1 @@
+"""What `bin/benchmark` measures, a module for each kind of thing."""
