@@ -16,8 +16,6 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
-import torch
 from numpy.typing import NDArray
 
 from flowcei.events.extracolumns import add_columns
@@ -29,6 +27,8 @@ from flowcei.storage.html import html_table
 from flowcei.units import length_in_bohr
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
     from flowcei.posterior.arrays import Floats, Numbers, Reals, Rows
@@ -62,8 +62,7 @@ def in_recoil_frame(
     # Imported here: numba takes half a second.
     from flowcei.posterior._samples import enter_frame
 
-    frame, p = _frame(molecule, momenta)
-    rotation = frame.enter(p, torch.ones(len(p), dtype=p.dtype)).rotation.numpy()
+    rotation = _frame(molecule, momenta).rotation(momenta)
     order = label_by_geometry(molecule, momenta, positions, prior)
     order = order[:, :1] if order.strides[1] == 0 else order
     out = np.empty(positions.shape)
@@ -74,20 +73,18 @@ def in_recoil_frame(
 
 def momenta_in_recoil_frame(molecule: Molecule, momenta: Floats) -> Floats:
     """Momenta (E, N, 3) in their recoil frame, the total shared by mass, identical ions by falling speed."""
-    frame, p = _frame(molecule, momenta)
-    framed = frame.enter(p, torch.ones(len(p), dtype=p.dtype))
-    turned: Floats = (frame.momenta(framed.condition) * framed.ker.sqrt()[:, None, None]).numpy()
-    return turned
+    frame = _frame(molecule, momenta)
+    framed = frame.enter(momenta, np.ones(len(momenta)))
+    return frame.momenta(framed.condition) * np.sqrt(framed.ker)[:, None, None]
 
 
 def first_axis(molecule: Molecule, momenta: Floats) -> int:
     """Which ion in `order_by_speed` has its momentum along x of the recoil frame."""
-    return _frame(molecule, momenta)[0].axes[0]
+    return _frame(molecule, momenta).axes[0]
 
 
-def _frame(molecule: Molecule, momenta: Floats) -> tuple[RecoilFrame, torch.Tensor]:
-    p = torch.from_numpy(np.ascontiguousarray(momenta, dtype=np.float64))
-    return RecoilFrame.of(molecule, p, reflect=False), p
+def _frame(molecule: Molecule, momenta: Floats) -> RecoilFrame:
+    return RecoilFrame.of(molecule, momenta, reflect=False)
 
 
 def quantities(molecule: Molecule, positions: Reals) -> tuple[list[Quantity], Floats]:
@@ -337,10 +334,14 @@ def true_weights(columns: Mapping[str, NDArray[Any]]) -> Floats | None:
 
 def overall_table(rows: list[Quantity], table: Mapping[str, Floats], typical: list[float]) -> pd.DataFrame:
     """A row for each of R quantities: `table` of (R,) columns, and the median deviation within an event."""
+    import pandas as pd
+
     return pd.DataFrame(_named(rows) | dict(table) | {"typical_sd": typical})
 
 
 def _spelled(table: dict[str, Any]) -> pd.DataFrame:
+    import pandas as pd
+
     return pd.DataFrame({k: each.spelled if isinstance(each, Words) else each for k, each in table.items()})
 
 
