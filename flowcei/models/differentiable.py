@@ -20,7 +20,9 @@ from flowcei.physics._lanes import PANEL
 from flowcei.physics.threads import in_threads, shares
 
 if TYPE_CHECKING:
-    from flowcei.models.freia import Stack
+    from numpy.typing import NDArray
+
+    from flowcei.models.stack import Stack
 
 _ROWS = 16  # of lanes in single precision
 _SHARE = 8  # blocks of a thread, at the least
@@ -29,17 +31,18 @@ _SHARE = 8  # blocks of a thread, at the least
 class Differentiable:
     """A stack of couplings, for gradients with respect to their weights and their context."""
 
-    def __init__(self, stack: Stack) -> None:
-        subnets, cut, width = stack.subnets, stack.cut, len(stack.permutations[0])
-        _, self.hidden, self.depth, _ = stack.shape
-        self._layers, self.subnets = [layer for layers in subnets for layer in layers], len(subnets)
-        self.longer = max(cut, width - cut)
-        self.outputs = self.longer * (2 if stack.splines is None else 3 * int(stack.splines[0]) + 1)
+    def __init__(self, stack: Stack, couplings: nn.Module, orders: NDArray[np.intp]) -> None:
+        names = [stack.layers(subnet) for subnet, _ in stack.subnets()]
+        subnets: Any = [[couplings.get_submodule(name) for name in layers] for layers in names]
+        self.hidden, self.depth, self.subnets = stack.hidden, stack.depth, len(subnets)
+        self._layers = [layer for layers in subnets for layer in layers]
+        self.longer = max(stack.cut, stack.width - stack.cut)
+        self.outputs = self.longer * stack.per
         sizes = [layer.weight.numel() + layer.bias.numel() for layer in self._layers]
         starts = np.cumsum([0, *sizes[:-1]]).reshape(self.subnets, -1)
-        self.how = starts, stack.orders, stack.shape, stack.splines
+        self.how = starts, orders, stack.shape, stack.splines
         self.margin = torch.zeros(PANEL * max(layer.in_features for layer in self._layers))
-        self.places = self._places(subnets, width - cut)
+        self.places = self._places(subnets, stack.width - stack.cut)
         self._idle: list[_Memory] = []
 
     def __call__(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
