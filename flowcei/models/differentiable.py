@@ -177,8 +177,8 @@ class _Function(torch.autograd.Function):
         there = [w.grad for w in weights]
         if not all(g is not None and g._is_view() for g in there):  # noqa: SLF001 - torch has no other word
             return None, None, of_h, *(g.clone() for g in own.gradients)
-        # Parts of one vector, as `training.steps` has them, grow in place: autograd takes as long for a hundred
-        # sums as the kernel for 100 rows.
+        # Parts of one vector, as `training.steps` has them, grow in place: autograd takes as long for a
+        # hundred sums as the kernel for 100 rows.
         torch._foreach_add_(there, own.gradients)
         return None, None, of_h, *[None] * len(there)
 
