@@ -149,7 +149,7 @@ def test_an_architecture_of_someone_else_trains_and_loads(tmp_path: Path) -> Non
     model = _train("masked", options=options)
     model.save(tmp_path / "m.safetensors")
     again = flowcei.load(tmp_path / "m.safetensors")
-    assert again.network.options.to_dict() == options
+    assert again.sampler.options.to_dict() == options
     for name, tensor in model.network.state_dict().items():
         assert torch.equal(again.network.state_dict()[name], tensor)
         assert again.network.state_dict()[name].dtype == tensor.dtype
@@ -186,7 +186,7 @@ def test_a_file_names_the_package_that_it_needs(package: Path, tmp_path: Path) -
     ("architecture", "words"),
     [
         ("forgetful", "answers otherwise"),
-        ("half", "torch.float16 cannot be stored"),
+        ("half", "float16 cannot be stored"),
         ("broken", "of someone-elses-package 1.5 cannot be imported"),
         ("wings", "no architecture 'wings'; there are cinn, .*masked"),
     ],
@@ -241,7 +241,7 @@ def test_its_options_are_options_of_the_command(
     assert all(option in shell.out for option in ("--rounds", "--share", "--shifted", "[round|square]"))
     words = ["--events", "200", "--epochs", "2", "--seed", "1", "--rounds", "700", "--shifted", "false"]
     assert shell("train", "--arch=masked", *words, "-o", "r") == 0, shell.err
-    assert flowcei.load("r").network.options.to_dict() == {
+    assert flowcei.load("r").sampler.options.to_dict() == {
         "rounds": 700,
         "share": 0.5,
         "shifted": False,
@@ -252,7 +252,7 @@ def test_its_options_are_options_of_the_command(
     stop = ["--max-time", "0.000001s"]
     assert shell("train", "--arch=masked", *words, *stop, "-o", "t") == 5, shell.err
     assert shell("train", "--resume", "t") == 0, shell.err
-    assert flowcei.load("t").network.options.to_dict()["rounds"] == 700
+    assert flowcei.load("t").sampler.options.to_dict()["rounds"] == 700
 
 
 @pytest.mark.usefixtures("package")
@@ -277,7 +277,7 @@ def test_a_new_architecture_is_one_file_and_one_line(
     words = ["--events", "200", "--epochs", "1", "--seed", "1", "--rounds", "700"]
     words += ["--shifted", "false", "--shape=square"]
     assert shell("train", "--arch", "own", *words, "-o", "r") == 0, shell.err
-    options = flowcei.load("r").network.options.to_dict()
+    options = flowcei.load("r").sampler.options.to_dict()
     assert options == {"rounds": 700, "share": 0.5, "shifted": False, "shape": "square"}
     assert shell("train", "--arch", "own", "--rounds", "7", "--data", "no.csv") == 2
     assert "no.csv" in shell.err

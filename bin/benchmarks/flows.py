@@ -17,6 +17,7 @@ from benchmarks.timing import cpu_rates, seconds
 from flowcei.frame.recoil import RecoilFrame
 from flowcei.frame.standardiser import Standardiser
 from flowcei.models.registry import build_model
+from flowcei.reconstruction.framing import charts_of
 
 if TYPE_CHECKING:
     from flowcei.models.interface import InverseModel
@@ -136,15 +137,12 @@ Rows = tuple[Tensor, Tensor]  # charts and conditions, both standardised
 def charts(molecule: str, prior: str, count: int) -> tuple[Rows, Rows, Rows]:
     """Return standardised charts and conditions: to train with, to choose settings by, and to judge by."""
     events = flowcei.simulate(molecule, count + 2 * _UNSEEN, prior=prior, noise="1%", seed=1)
-    p = torch.from_numpy(events.momenta)
-    frame = RecoilFrame.of(events.molecule, p[:20_000], reflect=False)
-    framed = frame.enter(p, torch.from_numpy(events.sigma))
-    columns = frame.to_chart(torch.from_numpy(events.positions)[:, None], framed)[:, 0], framed.condition
+    frame = RecoilFrame.of(events.molecule, events.momenta[:20_000], reflect=False)
+    x, framed = charts_of(frame, events)
     out = []
-    for column in columns:
-        standardiser = Standardiser(column.shape[1])
-        standardiser.fit(column[:20_000])
-        out.append(standardiser(column).split([count, _UNSEEN, _UNSEEN]))
+    for column in (x, framed.condition):
+        standardised = torch.from_numpy(Standardiser.of(column[:20_000])(column))
+        out.append(standardised.split([count, _UNSEEN, _UNSEEN]))
     train, choose, unseen = zip(*out, strict=True)
     return train, choose, unseen
 

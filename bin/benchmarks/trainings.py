@@ -60,9 +60,9 @@ def chart_coverage(
 ) -> dict[int, np.ndarray]:
     """Return how often each chart coordinate lies in its central 50 and 90 % of the samples."""
     sigma = model.sigma(events, None)
-    framed = model.frame.enter(torch.from_numpy(events.momenta), torch.from_numpy(sigma))
-    truth = model.frame.to_chart(torch.from_numpy(events.positions)[:, None], framed)[:, 0].numpy()
-    samples = model.frame.to_chart(torch.from_numpy(drawn.positions.astype(np.float64)), framed).numpy()
+    framed = model.frame.enter(events.momenta, sigma)
+    truth = model.frame.to_chart(np.asarray(events.positions)[:, None], framed)[:, 0]
+    samples = model.frame.to_chart(drawn.positions.astype(np.float64), framed)
     covered = {}
     for level in (50, 90):
         low, high = np.percentile(samples, (50 - level / 2, 50 + level / 2), axis=1)

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from flowcei.check.diagnostic import percent
 from flowcei.errors import DataError
@@ -265,6 +264,8 @@ def best_rotations(source: Floats, target: Floats, *, noise: float = 0.0, mirror
 
 def _shortest_turn(a: Floats, b: Floats) -> Floats:
     """Return the rotations (B, 3, 3) of smallest angle from unit vectors a to b, (B, 3)."""
+    from scipy.spatial.transform import Rotation
+
     normal = np.cross(a, b)
     sine = np.linalg.norm(normal, axis=1)
     # From a to -a about any normal of a.

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from flowcei.check.agreement import CHI2_MEDIAN, Noisiness, stated_sigma, sum_squares
 from flowcei.check.diagnostic import Diagnostic, percent
@@ -141,6 +140,8 @@ def duplicates(events: Events) -> Iterator[Diagnostic]:
 
 
 def _repeated(array: Floats) -> Bools:
+    import pandas as pd
+
     return pd.DataFrame(array.reshape(len(array), -1)).duplicated().to_numpy()
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from flowcei.check.causes import LEVEL, Run, causes_of, smallest
 from flowcei.check.comparison import MEANS, MOST_EVENTS, RunNoise, Sums, compare_lab, compare_shapes
@@ -15,6 +14,8 @@ from flowcei.check.momenta import EXTREME
 from flowcei.physics.priors import GeometryPrior, build_prior
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from flowcei.check.comparison import Comparison
     from flowcei.check.diagnostic import Cause, Severity
     from flowcei.events.container import Events
@@ -97,6 +98,8 @@ class RunCheck:
 
     def table(self) -> pd.DataFrame:
         """Return a row for each comparison: observable, measured, predicted, unit, p, effect."""
+        import pandas as pd
+
         columns = ["observable", "measured", "predicted", "unit", "p_value", "effect"]
         return pd.DataFrame(map(as_table, self.comparisons), columns=columns).rename(columns={"p_value": "p"})
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
-from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -136,14 +135,13 @@ def _modes_of(
 ) -> tuple[Modes, str]:
     """The modes of some events, under a prior that is stated or that of the model, and their table as CSV."""
     from flowcei.posterior.searches import SearchRules
-    from flowcei.storage.cells import write_rows
+    from flowcei.storage.cells import rows_as_text
 
     if prior is not None:  # by which identical ions are labelled too
         samples = replace(samples, origin=samples.origin | {"prior": prior.spec()})
     samples = samples.weigh(prior) if weigh else samples
     found = samples.modes(prior, search=SearchRules(missed=missed), keep_flagged=True)
-    write_rows(found.to_dataframe(), table := StringIO(), 12)
-    return found, table.getvalue()
+    return found, rows_as_text(found.to_dataframe(), 12)
 
 
 def _can_weigh(one: PosteriorSamples, prior: GeometryPrior | None) -> bool:

@@ -82,7 +82,7 @@ class RunFolder:
         from flowcei.report.figures import training_figure
 
         model.training.name = self.folder.name
-        figure = training_figure(self.write_metrics(records), model.network.options.loss)
+        figure = training_figure(self.write_metrics(records), model.sampler.options.loss)
         save(figure, self.work / _PICTURE, overwrite=True)
         model.save(self.work / MODEL, overwrite=True)
         if self.work != self.folder:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _SMALLER = 2  # times than the blocks of other commands: each thread has one
 _THREADS = 8  # at the most: reading and adding up is for one
-_DRAWN = 5_000  # events in pictures of all
+_DRAWN = 1_000  # events in pictures of all
 _ASKED = 50  # events of which the efficiency of samples without weights is asked
 _LOW = 0.1  # median efficiency below which samples without weights are no posterior to be pooled
 _BY_SPEED = (
@@ -156,18 +156,18 @@ def _of_block(
     import numpy as np
 
     from flowcei.posterior.structures import write_means_xyz
-    from flowcei.storage.cells import write_rows
+    from flowcei.storage.cells import rows_as_text
 
     before, block = task
     stream = np.random.PCG64(0)
     stream.advance(before)  # a number for each event, whatever the blocks
     result = block.spread(keep_flagged=True, seed=np.random.Generator(stream))
-    rows, pairs, places = StringIO(), StringIO(), StringIO()
-    write_rows(result.to_dataframe(), rows, 6, header=before == 0)
-    write_rows(result.covariance_table(), pairs, 6, header=before == 0)
+    tables = result.columns_by_row(), result.covariance_columns()
+    rows, pairs = (rows_as_text(table, 6, header=before == 0) for table in tables)
+    places = StringIO()
     if means:
         write_means_xyz(block, places)
-    return block, result, rows.getvalue(), pairs.getvalue(), places.getvalue()
+    return block, result, rows, pairs, places.getvalue()
 
 
 def _sound(samples: PosteriorSamples, overall: pd.DataFrame) -> pd.DataFrame:

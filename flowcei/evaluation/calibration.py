@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from flowcei.events.container import Events
     from flowcei.experiment.detector import Noise
     from flowcei.experiment.experiment import Experiment
-    from flowcei.models.interface import Latent
+    from flowcei.models.options import Latent
     from flowcei.posterior.samples import PosteriorSamples
     from flowcei.reconstruction.model import Reconstructor
     from flowcei.workers.order import Each
@@ -269,7 +269,7 @@ def check_calibrated(model: Reconstructor, n: int, rules: CalibrationRules = RUL
     name, check = repr(model.architecture), "to check a posterior"
     if model.architecture in NULL_MODELS:
         raise UsageError(f"{name} does not look at the momenta: it has no posterior to check")
-    if model.network.is_point:
+    if model.sampler.is_point:
         raise UsageError(
             f"{name} answers with one geometry: it has no posterior to check; see flowcei compare"
         )

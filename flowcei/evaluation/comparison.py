@@ -29,7 +29,7 @@ from flowcei.reconstruction.training_data import split_rows
 if TYPE_CHECKING:
     from flowcei.events.container import Events
     from flowcei.experiment.experiment import Experiment
-    from flowcei.models.interface import Latent
+    from flowcei.models.options import Latent
     from flowcei.posterior.arrays import Floats
     from flowcei.reconstruction.model import Reconstructor
     from flowcei.workers.order import Each
@@ -160,7 +160,7 @@ def compare(
     test = TestSet.of(events, true_positions(events, _MIN_EVENTS, "to compare on"), own)
     values = {}
     for name, model in models.items():
-        count = 1 if model.network.is_point else n  # the same answer again is no sample
+        count = 1 if model.sampler.is_point else n  # the same answer again is no sample
         request = SamplingRequest(count, seed, noise, latent)
         values[name] = gathered_scores(model, scored_blocks(model, events, request, test, scores, each))
         values[name] |= _densities(model, events, test, noise, seed)
@@ -258,7 +258,7 @@ def _densities(
     model: Reconstructor, events: Events, test: TestSet, noise: Noise | str | None, seed: int
 ) -> dict[str, Floats]:
     """Return the negative log density at the truth, or a bound on it, (E,), where there is one."""
-    exact = model.network.has_density
+    exact = model.sampler.has_density
     truth = test.lab if model.frame.invariant else events.positions
     if truth is None or not (exact or hasattr(model.network, "iwae_bound")):
         return {}

@@ -137,7 +137,7 @@ def judge(
         >>> flowcei.judge(flowcei.load(), few, seed=1, rules=JudgementRules.of(0)).word
         'good'
     """
-    if model.architecture in NULL_MODELS or model.network.is_point:
+    if model.architecture in NULL_MODELS or model.sampler.is_point:
         raise UsageError(f"{model.architecture} answers with one geometry: there is no posterior to judge")
     level = None if events is not None and events.sigma is not None else str(model.default_noise)
     if events is None:
@@ -145,7 +145,7 @@ def judge(
     # Of four ions and more samples cost more: fewer events take as long.
     events = events[: rules.events if len(model.molecule) < 4 else max(rules.events // 4, 100)]
     check_calibrated(model, rules.samples)
-    samples = max(min(rules.samples, 20), rules.samples // model.network.cost)
+    samples = max(min(rules.samples, 20), rules.samples // model.sampler.cost)
     blocks = list(model.stream(events, samples, noise=level, seed=seed))
     checked = calibrated(model, events, blocks, noise=level, seed=seed)
     test = TestSet.of(events, true_positions(events, 1, "to judge on"))

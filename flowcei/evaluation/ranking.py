@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from flowcei.evaluation import verdicts
 from flowcei.evaluation.comparison import true_positions
@@ -117,7 +116,7 @@ class TruthOfEvents:
     def _densities(self, model: Reconstructor, samples: PosteriorSamples) -> tuple[Floats, Floats]:
         """Return minus log densities of samples (e, n, 1) and truth (e, 1); no column without densities."""
         truth = self.truth[:, None]
-        if samples.log_prob is None or not model.network.has_density:
+        if samples.log_prob is None or not model.sampler.has_density:
             return np.empty((*samples.positions.shape[:2], 0)), np.empty((len(samples), 0))
         density = samples.log_prob.astype(np.float64)
         of_truth = model.log_prob(truth, self.events, noise=self.noise)
@@ -130,8 +129,7 @@ class TruthOfEvents:
 
 def _chart(model: Reconstructor, momenta: Floats, sigma: Floats, positions: Reals) -> Floats:
     """Return the chart (E, n, D) of positions (E, n, N, 3)."""
-    framed = model.frame.enter(torch.from_numpy(np.ascontiguousarray(momenta)), torch.from_numpy(sigma))
-    return model.frame.to_chart(torch.from_numpy(positions.astype(np.float64)), framed).numpy()
+    return model.frame.to_chart(positions.astype(np.float64), model.frame.enter(momenta, sigma))
 
 
 def _true_times(samples: PosteriorSamples) -> Floats | None:

@@ -8,7 +8,6 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from scipy.spatial.distance import cdist
 
 from flowcei.check.agreement import moving_prior
@@ -67,10 +66,8 @@ class TestSet(RowArrays):
             likelihood = CovarianceLikelihood(*ions, events.momenta, experiment.of(molecule))
             explained = likelihood.measured
             forward = forward if BUILD_UP_TIME in events.columns else likelihood.forward
-        p = torch.from_numpy(np.ascontiguousarray(events.momenta, dtype=np.float64))
         # One frame for all events: that of a few might span other ions.
-        framed = RecoilFrame.of(molecule, p, reflect=False).enter(p, torch.ones(count, dtype=p.dtype))
-        rotation = framed.rotation.numpy()
+        rotation = RecoilFrame.of(molecule, events.momenta, reflect=False).rotation(events.momenta)
         lab = positions - (molecule.masses / molecule.masses.sum() @ positions)[:, None]
         order = label_by_geometry(molecule, events.momenta, positions[:, None])
         recoil = (relabel(lab[:, None], order) @ np.swapaxes(rotation, 1, 2)[:, None])[:, 0]

@@ -94,10 +94,10 @@ def scores_of(
 def gathered_scores(model: Reconstructor, several: Iterable[ScoredBlock]) -> dict[str, Floats]:
     """Return the scores of all blocks, and those of the run."""
     blocks = list(several)
-    trained = sum(p.numel() for p in model.network.parameters() if p.requires_grad)
     timed = blocks[1:] or blocks  # in the first of several kernels are compiled and loaded
     run = {
-        "parameters": model.training.parameters or trained,
+        "parameters": model.training.parameters
+        or sum(p.numel() for p in model.network.parameters() if p.requires_grad),
         "training_rate": model.training.rows_per_second or math.nan,
         "sampling_rate": sum(block.drawn for block in timed) / sum(block.seconds for block in timed),
     }

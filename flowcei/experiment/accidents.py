@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter1d
 from scipy.special import logsumexp
 
 from flowcei.experiment.detector import NOISE_FLOOR, rms_component
@@ -67,6 +66,8 @@ class Isotropic:
     """Density of vectors of any direction, from the lengths (M,) of some: normal kernels in log length."""
 
     def __init__(self, lengths: Floats) -> None:
+        from scipy.ndimage import gaussian_filter1d
+
         x = np.log(np.maximum(lengths, 1e-300))
         low, high = np.quantile(x, (0.25, 0.75))
         # Silverman's rule, which a few outliers do not widen.

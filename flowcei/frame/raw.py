@@ -10,16 +10,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
+import numpy as np
 
 from flowcei.errors import DataError
 from flowcei.frame.interface import FramedEvents
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from numpy.typing import NDArray
 
     from flowcei.frame.standardiser import Standardiser
     from flowcei.molecules.molecule import Molecule
+    from flowcei.physics.forward import Floats
 
 _SAME = 1e-5  # of the largest deviation of a column: less is rounding
 _LEAST_NOISE = 1e-8  # whose logarithm stands for none
@@ -50,15 +51,15 @@ class RawFrame:
             raise ValueError(f"{fields} are no frame of {columns // 3} ions")
 
     @classmethod
-    def of(cls, masses: Tensor, positions: Tensor, momenta: Tensor) -> RawFrame:
+    def of(cls, masses: Floats, positions: Floats, momenta: Floats) -> RawFrame:
         """Frame of the columns of positions and momenta, (B, N, 3) each, that vary; DataError for none."""
-        x, p = positions.flatten(1), momenta.flatten(1)
+        x, p = (table.reshape(len(table), -1) for table in (positions, momenta))
         moving, seen = _varying(x), _varying(p)
-        if not bool(moving.any()) or not bool(seen.any()):
+        if not moving.any() or not seen.any():
             raise DataError("all events are the same: there is nothing to learn")
-        means = x.mean(dim=0).tolist()
+        means = x.mean(axis=0).tolist()
         fixed = tuple(None if m else mean for m, mean in zip(moving.tolist(), means, strict=True))
-        return cls(tuple(masses.tolist()), fixed, tuple(seen.nonzero()[:, 0].tolist()))
+        return cls(tuple(masses.tolist()), fixed, tuple(np.flatnonzero(seen).tolist()))
 
     @property
     def by_axis(self) -> bool:
@@ -100,39 +101,39 @@ class RawFrame:
 
     def enter(
         self,
-        momenta: Tensor,
-        sigma: Tensor,
-        build_up: Tensor | None = None,  # noqa: ARG002 (not told)
+        momenta: Floats,
+        sigma: Floats,
+        build_up: Floats | None = None,  # noqa: ARG002 (not told)
     ) -> FramedEvents:
         """Events of momenta (B, N, 3) with noise (B,): the columns that vary, log(sigma / rms)."""
-        rms = (momenta**2).mean(dim=(1, 2)).sqrt()
-        noise = (sigma / rms).clamp_min(_LEAST_NOISE).log()[:, None]
+        with np.errstate(divide="ignore", invalid="ignore"):  # of ions that are all at rest
+            level = sigma / np.sqrt((momenta**2).mean(axis=(1, 2)))
+        seen = momenta.reshape(len(momenta), -1)[:, list(self.seen)]
         return FramedEvents(
-            torch.cat([momenta.flatten(1)[:, list(self.seen)], noise], dim=1),
-            torch.eye(3, dtype=momenta.dtype, device=momenta.device).expand(len(momenta), 3, 3),
-            torch.arange(len(self.masses), device=momenta.device).expand(len(momenta), -1),
-            torch.ones_like(sigma),
+            np.column_stack([seen, np.log(np.maximum(level, _LEAST_NOISE))]),
+            np.tile(np.eye(3), (len(momenta), 1, 1)),
+            np.tile(np.arange(len(self.masses)), (len(momenta), 1)),
+            np.ones(len(momenta)),
         )
 
-    def to_chart(self, positions: Tensor, events: FramedEvents) -> Tensor:  # noqa: ARG002
+    def to_chart(self, positions: Floats, events: FramedEvents) -> Floats:  # noqa: ARG002
         """Columns that vary, (B, n, D), of positions (B, n, N, 3), bohr."""
-        return positions.flatten(2)[..., self._moving]
+        return positions.reshape(*positions.shape[:2], -1)[..., self._moving]
 
-    def to_positions(self, chart: Tensor, events: FramedEvents) -> Tensor:  # noqa: ARG002
+    def to_positions(self, chart: Floats, events: FramedEvents) -> Floats:  # noqa: ARG002
         """Positions (B, n, N, 3), bohr, of charts (B, n, D); constants are put back."""
-        constants = torch.tensor([v or 0.0 for v in self.fixed], dtype=chart.dtype, device=chart.device)
-        x = constants.repeat(*chart.shape[:2], 1)
+        x = np.tile([v or 0.0 for v in self.fixed], (*chart.shape[:2], 1))
         x[..., self._moving] = chart
-        return x.unflatten(2, (-1, 3))
+        return x.reshape(*chart.shape[:2], -1, 3)
 
-    def log_jacobian(self, chart: Tensor, events: FramedEvents) -> Tensor:
+    def log_jacobian(self, chart: Floats, events: FramedEvents) -> Floats:  # noqa: ARG002
         """log|d chart / d positions|, (B, n): 0."""
-        return torch.zeros_like(events.ker)[:, None].expand(chart.shape[:2])
+        return np.zeros(chart.shape[:2])
 
     def simulator(self, molecule: Molecule, chart: Standardiser, condition: Standardiser) -> None:
         """No simulator: columns that were left out would be missing."""
 
 
-def _varying(columns: Tensor) -> Tensor:
-    deviation = columns.std(dim=0)
+def _varying(columns: Floats) -> NDArray[np.bool_]:
+    deviation = columns.std(axis=0)
     return deviation > _SAME * deviation.max()

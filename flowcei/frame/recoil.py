@@ -8,9 +8,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch.nn.functional import normalize
 
 from flowcei.frame._charts import BULK, log_volume, place
 from flowcei.frame.interface import Condition, FramedEvents, WhitenedEvents
@@ -21,12 +18,13 @@ from flowcei.physics.priors.orders import OrderSearch
 from flowcei.physics.threads import in_threads, shares
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from flowcei.frame.interface import Rows
     from flowcei.frame.standardiser import Standardiser
     from flowcei.molecules.molecule import Molecule
+    from flowcei.physics.forward import Floats
 
 _LARGEST = 1e6
+_NONE = 1e-12  # hbar / bohr: of a shorter vector the direction is 0
 _ALIKE = 1e-3  # of the size of the reference: what printed digits leave of a symmetry
 _SHARE = 256  # events of a thread, at the least
 _MOST_ORDERS = 2_000  # partial ones looked at for one event, 2 ms; near an equilibrium a few dozen
@@ -86,7 +84,7 @@ class RecoilFrame:
     def of(
         cls,
         molecule: Molecule,
-        momenta: Tensor,
+        momenta: Floats,
         *,
         reflect: bool,
         reference: tuple[tuple[float, float, float], ...] = (),
@@ -104,15 +102,15 @@ class RecoilFrame:
         )
         if reference and draft._alignment.all_alike:
             draft = replace(draft, reference=())
-        p, _ = draft._ordered(_centred(momenta, torch.tensor(masses, dtype=momenta.dtype)))  # noqa: SLF001
-        e1 = _first_largest(p.norm(dim=2).mean(dim=0), ())
-        along = normalize(p[:, e1], dim=1)[:, None]
-        across = p - (p * along).sum(dim=2, keepdim=True) * along
-        e2 = _first_largest(across.norm(dim=2).mean(dim=0), (e1,))
+        p, _ = draft._ordered(_centred(momenta, molecule.masses))  # noqa: SLF001
+        e1 = _first_largest(_length(p).mean(axis=0), ())
+        along = _unit(p[:, e1])[:, None]
+        across = p - (p * along).sum(axis=2, keepdims=True) * along
+        e2 = _first_largest(_length(across).mean(axis=0), (e1,))
         axes: tuple[int, ...] = (e1, e2)
         if n > 3:
-            normal = normalize(torch.linalg.cross(along, across[:, e2, None]), dim=2)
-            axes += (_first_largest((p * normal).sum(dim=2).abs().mean(dim=0), (e1, e2)),)
+            normal = _unit(np.cross(along, across[:, e2, None]))
+            axes += (_first_largest(np.abs((p * normal).sum(axis=2)).mean(axis=0), (e1, e2)),)
         return replace(draft, axes=axes)
 
     @property
@@ -144,7 +142,8 @@ class RecoilFrame:
         """Ions off the two axes of the plane."""
         return [k for k in range(len(self.masses)) if k not in self.axes[:2]]
 
-    def enter(self, momenta: Tensor, sigma: Tensor, build_up: Tensor | None = None) -> FramedEvents:
+    @np.errstate(all="ignore")  # of absurd events; they are flagged
+    def enter(self, momenta: Floats, sigma: Floats, build_up: Floats | None = None) -> FramedEvents:
         """Events of momenta (B, N, 3) with noise (B,) of their components, hbar / bohr, in their frames.
 
         Their condition holds the momenta over sqrt(KER), without zeros and without what momentum conservation
@@ -152,45 +151,42 @@ class RecoilFrame:
         of the lab's axes, (B, 3), and this log is of its matrix in the frame. Build-up times, (B,), fs, 0
         where None, are those of the whitening, and, to the longest that was trained for, of the condition.
         """
-        masses = torch.tensor(self.masses, dtype=momenta.dtype, device=momenta.device)
+        masses = np.array(self.masses)
         p, order = self._ordered(_centred(momenta, masses))
         # KER = U0 exactly: positions times KER and momenta over sqrt(KER) are free of scale.
-        ker = (p**2 / (2.0 * masses[:, None])).sum(dim=(1, 2))
+        ker = (p**2 / (2.0 * masses[:, None])).sum(axis=(1, 2))
         rotation = self._rotation(p)
-        turned = p @ rotation.transpose(1, 2) / ker.sqrt()[:, None, None]
-        rms = (p**2).mean(dim=(1, 2)).sqrt()
+        turned = p @ np.swapaxes(rotation, 1, 2) / np.sqrt(ker)[:, None, None]
+        rms = np.sqrt((p**2).mean(axis=(1, 2)))
         blocks = turned[:, 0, :0]  # two ions: the KER says it all
         if len(self.masses) > 2:
             e1, e2, *_ = self.axes
-            first, second = turned[:, e1, :1], turned[:, e2, :2]
-            blocks = torch.cat([first, second, turned[:, self._others[:-1]].flatten(1)], dim=1)
+            others = turned[:, self._others[:-1]].reshape(len(p), -1)
+            blocks = np.column_stack([turned[:, e1, :1], turned[:, e2, :2], others])
         sigma = sigma if sigma.ndim == 2 else sigma[:, None]
-        level = (sigma / rms[:, None]).log()
-        noise = turned_logarithm(level.expand(-1, 3), rotation) if self.by_axis else level
+        level = np.log(sigma / rms[:, None])
+        noise = turned_logarithm(level, rotation) if self.by_axis else level
         # In the units of the chart, where KER = 1: times are as long as KER^(-3/2).
-        time, unit = torch.zeros_like(ker) if build_up is None else build_up.to(ker), ker**1.5
-        told_time = (time.clamp_max(self.build_up) * unit)[:, None]
-        condition = Condition(blocks, ker.log(), noise, told_time if self.build_up else noise[:, :0]).joined()
+        time, unit = np.zeros(len(p)) if build_up is None else build_up, ker**1.5
+        told_time = (np.minimum(time, self.build_up) * unit)[:, None]
+        told = Condition(blocks, np.log(ker), noise, told_time if self.build_up else noise[:, :0])
+        condition = told.joined()
         if self.whitening is None:
             return FramedEvents(condition, rotation, order, ker)
-        bodies = Bodies(np.asarray(self.masses), self.tree, self.assembly.numpy(), self.reflect)
-        sigma = sigma.expand(-1, 3) / ker.sqrt()[:, None]
-        told = (self.momenta(condition), sigma, rotation, ker, time * unit)
-        measured, noise_of_axes, lab, energy, times = (t.numpy(force=True) for t in told)
-        normal = self.whitening.approximate(measured, noise_of_axes, lab, energy, times, bodies)
-        tensors = (torch.from_numpy(t).to(ker) for t in normal)
-        return WhitenedEvents(condition, rotation, order, ker, *tensors)
+        bodies = Bodies(masses, self.tree, self.assembly, self.reflect)
+        of_axes = np.repeat(sigma, 3 // sigma.shape[1], axis=1) / np.sqrt(ker)[:, None]
+        event = self.momenta(condition), of_axes, rotation, ker, time * unit
+        return WhitenedEvents(condition, rotation, order, ker, *self.whitening.approximate(*event, bodies))
 
-    def _ordered(self, p: Tensor) -> tuple[Tensor, Tensor]:
+    def _ordered(self, p: Floats) -> tuple[Floats, Rows]:
         """Centred momenta (B, N, 3) with identical ions by falling speed or aligned, and the order (B, N)."""
         p, order = _sorted(p, self.identical)
         if not self.reference:
             return p, order
         # Where symmetry leaves a choice the search takes the first ion, which is the fastest: a function of
         # the momenta alone, whatever their labels.
-        velocities = _velocities(p.numpy(force=True), self.masses)
-        aligned = torch.from_numpy(self._alignment.nearest(velocities, _MOST_ORDERS)).to(order.device)
-        return p.gather(1, aligned[:, :, None].expand_as(p)), order.gather(1, aligned)
+        aligned = self._alignment.nearest(_velocities(p, self.masses), _MOST_ORDERS)
+        return np.take_along_axis(p, aligned[:, :, None], axis=1), np.take_along_axis(order, aligned, axis=1)
 
     @cached_property
     def _alignment(self) -> OrderSearch:
@@ -200,10 +196,10 @@ class RecoilFrame:
             reference, self.identical, np.asarray(self.masses), mirrored=self.reflect, exact=_ALIKE
         )
 
-    def momenta(self, condition: Tensor) -> Tensor:
+    def momenta(self, condition: Floats) -> Floats:
         """Momenta over sqrt(KER) in the recoil frame, (B, N, 3), of conditions (B, C)."""
         n, (e1, e2, *_) = len(self.masses), self.axes
-        out = condition.new_zeros(len(condition), n, 3)
+        out = np.zeros((len(condition), n, 3))
         if n == 2:  # the KER says it all: p^2 / 2 mu = 1
             size = (2.0 / sum(1.0 / m for m in self.masses)) ** 0.5
             out[:, e1, 0], out[:, e2, 0] = size, -size
@@ -211,78 +207,80 @@ class RecoilFrame:
         *others, last = self._others
         blocks = Condition.split(condition, n).momenta
         out[:, e1, :1], out[:, e2, :2] = blocks[:, :1], blocks[:, 1:3]
-        out[:, others] = blocks[:, 3:].unflatten(1, (len(others), 3))
-        out[:, last] = -out.sum(dim=1)
+        out[:, others] = blocks[:, 3:].reshape(len(out), len(others), 3)
+        out[:, last] = -out.sum(axis=1)
         return out
 
-    def _rotation(self, p: Tensor) -> Tensor:
-        first = normalize(p[:, self.axes[0]], dim=1)
-        # An ion exactly at rest has no direction: take any.
-        resting = first.norm(dim=1, keepdim=True) == 0
-        first = torch.where(resting, first.new_tensor([1.0, 0.0, 0.0]), first)
-        second = p[:, self.axes[1]]
-        second = second - (second * first).sum(dim=1, keepdim=True) * first
-        # Exactly collinear momenta fix no plane: take any, the condition says so.
-        flat = second.norm(dim=1, keepdim=True) <= 1e-12 * p[:, self.axes[1]].norm(dim=1, keepdim=True)
-        second = normalize(torch.where(flat, _any_normal(first), second), dim=1)
-        third = torch.linalg.cross(first, second)
-        if self.reflect:
-            side = (p[:, self.axes[2]] * third).sum(dim=1, keepdim=True)
-            third = torch.where(side < 0, -third, third)
-        return torch.stack([first, second, third], dim=1)
+    def rotation(self, momenta: Floats) -> Floats:
+        """Rotations (B, 3, 3) into the frames of momenta (B, N, 3)."""
+        return self._rotation(self._ordered(_centred(momenta, np.array(self.masses)))[0])
 
-    def to_chart(self, positions: Tensor, events: FramedEvents) -> Tensor:
+    def _rotation(self, p: Floats) -> Floats:
+        first = _unit(p[:, self.axes[0]])
+        # An ion exactly at rest has no direction: take any.
+        first[_length(first) == 0.0] = [1.0, 0.0, 0.0]
+        second = p[:, self.axes[1]]
+        size = _length(second)
+        second = second - (second * first).sum(axis=1, keepdims=True) * first
+        # Exactly collinear momenta fix no plane: take any, the condition says so.
+        flat = _length(second) <= 1e-12 * size
+        second[flat] = _any_normal(first[flat])
+        second = _unit(second)
+        third = np.cross(first, second)
+        if self.reflect:
+            third[(p[:, self.axes[2]] * third).sum(axis=1) < 0] *= -1.0
+        return np.stack([first, second, third], axis=1)
+
+    def to_chart(self, positions: Floats, events: FramedEvents) -> Floats:
         """Chart (B, n, D) of positions (B, n, N, 3), bohr, lab frame."""
-        order = events.order[:, None, :, None].expand_as(positions)
-        x = positions.gather(2, order)
+        x = np.take_along_axis(positions, events.order[:, None, :, None], axis=2)
         start, end = (list(side) for side in zip(*self.tree, strict=True))
-        bonds = (x[:, :, end] - x[:, :, start]) @ events.rotation[:, None].transpose(2, 3)
-        chart = bonds.flatten(2) * events.ker[:, None, None]
+        bonds = _turned(x[:, :, end] - x[:, :, start], np.swapaxes(events.rotation, 1, 2))
+        chart = bonds.reshape(*x.shape[:2], -1) * events.ker[:, None, None]
         if not isinstance(events, WhitenedEvents):
             return chart
         u = (_lengthened(chart, self._power) - events.centre[:, None]) @ events.root
-        far = (u.abs() - BULK).clamp_min(0.0)
-        return u + u.sign() * ((1.0 + 2.0 * far).sqrt() - 1.0 - far)
+        far = np.maximum(np.abs(u) - BULK, 0.0)
+        return u + np.sign(u) * (np.sqrt(1.0 + 2.0 * far) - 1.0 - far)
 
-    def to_positions(self, chart: Tensor, events: FramedEvents) -> Tensor:
+    def to_positions(self, chart: Floats, events: FramedEvents) -> Floats:
         """Positions (B, n, N, 3), bohr, lab frame, centre of mass 0, of charts (B, n, D)."""
+        x = np.empty((*chart.shape[:2], len(self.masses), 3))
         if isinstance(events, WhitenedEvents):
-            out = events.ker.new_empty(*chart.shape[:2], len(self.masses), 3)
-            self._in_kernel(place, chart, events, (events.rotation, events.order), (self.assembly,), out)
-            return out
-        bonds = chart.unflatten(2, (-1, 3)) / events.ker[:, None, None, None]
-        bonds = bonds @ events.rotation[:, None]
-        x = torch.einsum("kj,bnjx->bnkx", self.assembly.to(chart), bonds)
-        return torch.empty_like(x).scatter_(2, events.order[:, None, :, None].expand_as(x), x)
+            self._in_kernel(place, chart, events, (events.rotation, events.order), (self.assembly,), x)
+            return x
+        bonds = chart.reshape(*chart.shape[:2], -1, 3) / events.ker[:, None, None, None]
+        turned = np.einsum("kj,bnjx->bnkx", self.assembly, _turned(bonds, events.rotation))
+        np.put_along_axis(x, events.order[:, None, :, None], turned, axis=2)
+        return x
 
-    def log_jacobian(self, chart: Tensor, events: FramedEvents) -> Tensor:
+    def log_jacobian(self, chart: Floats, events: FramedEvents) -> Floats:
         """log|d chart / d relative positions|, (B, n): of scaling, D log KER, lengths and whitening."""
+        out = np.empty(chart.shape[:2])
         if isinstance(events, WhitenedEvents):
-            out = events.ker.new_empty(chart.shape[:2])
             self._in_kernel(log_volume, chart, events, (), (), out)
-            return out
-        return (self.width * events.ker.log())[:, None].expand(chart.shape[:2])
+        else:
+            out[:] = (self.width * np.log(events.ker))[:, None]
+        return out
 
     def _in_kernel(
         self,
         kernel: Callable[..., None],
-        chart: Tensor,
+        chart: Floats,
         events: WhitenedEvents,
-        more: tuple[Tensor, ...],
-        fixed: tuple[Tensor, ...],
-        out: Tensor,
+        more: tuple[Floats | Rows, ...],
+        fixed: tuple[Floats, ...],
+        out: Floats,
     ) -> None:
         """Write what a kernel makes of whitened charts, and of `more` of each event, to `out`."""
-        tables = (chart.double(), events.centre, events.root, events.ker, *more, out)
-        each = [table.detach().contiguous().numpy() for table in tables]
-        constant = self._power, *(table.numpy() for table in fixed)
-        threads = torch.get_num_threads()
+        tables = (chart, events.centre, events.root, events.ker, *more, out)
+        each = [np.ascontiguousarray(table) for table in tables]
 
         def work(rows: slice) -> None:
             *arrays, result = (array[rows] for array in each)
-            kernel(*arrays, *constant, np.empty(self.width), result)
+            kernel(*arrays, self._power, *fixed, np.empty(self.width), result)
 
-        in_threads(work, shares(len(chart), _SHARE, threads), threads)
+        in_threads(work, shares(len(chart), _SHARE, None), None)
 
     @property
     def _power(self) -> float:
@@ -298,68 +296,81 @@ class RecoilFrame:
         return Resimulation(self, molecule, chart, condition)
 
     @cached_property
-    def assembly(self) -> Tensor:
+    def assembly(self) -> Floats:
         """Matrix (N, N - 1) from bond vectors to positions, centre of mass 0."""
         n = len(self.masses)
-        rows = torch.zeros(n, n - 1, dtype=torch.float64)
+        rows = np.zeros((n, n - 1))
         for k, (start, end) in enumerate(self.tree):
             rows[end] = rows[start]
             rows[end, k] += 1.0
-        weight = torch.tensor(self.masses, dtype=torch.float64)
+        weight = np.array(self.masses)
         return rows - weight / weight.sum() @ rows
 
 
-def _lengthened(vectors: Tensor, power: float) -> Tensor:
+def _length(vectors: Floats) -> Floats:
+    """Lengths (...,) of vectors (..., 3)."""
+    return np.sqrt((vectors**2).sum(axis=-1))
+
+
+def _unit(vectors: Floats) -> Floats:
+    """Directions (..., 3) of vectors (..., 3); 0 of none."""
+    return vectors / np.maximum(_length(vectors), _NONE)[..., None]
+
+
+def _turned(vectors: Floats, rotation: Floats) -> Floats:
+    """Vectors (B, n, K, 3), as rows, times matrices (B, 3, 3)."""
+    return (vectors.reshape(len(vectors), -1, 3) @ rotation).reshape(vectors.shape)
+
+
+def _lengthened(vectors: Floats, power: float) -> Floats:
     """Bonds (B, n, 3K) as long as a power of their length."""
     if power == 1.0:
         return vectors
-    bonds = vectors.unflatten(2, (-1, 3))
-    return (bonds * bonds.norm(dim=3, keepdim=True) ** (power - 1.0)).flatten(2)
+    bonds = vectors.reshape(*vectors.shape[:2], -1, 3)
+    return (bonds * _length(bonds)[..., None] ** (power - 1.0)).reshape(vectors.shape)
 
 
-def turned_logarithm(log_sigma: Tensor, rotation: Tensor) -> Tensor:
+def turned_logarithm(log_sigma: Floats, rotation: Floats) -> Floats:
     """Log of a covariance in a frame over 2, sum_k log sigma_k R_k R_k^T, (B, 6): xx yy zz xy xz yz.
 
-    sigma_k (B, 3) is the noise of lab axis k; that axis in the frame, R_k,
+    sigma_k (B, 3), or one level (B, 1), is the noise of lab axis k; that axis in the frame, R_k,
     is column k of the rotation (B, 3, 3).
     """
-    matrix = (rotation * log_sigma[:, None]) @ rotation.transpose(1, 2)
+    matrix = (rotation * log_sigma[:, None]) @ np.swapaxes(rotation, 1, 2)
     i, j = [0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2]
     return matrix[:, i, j]
 
 
-def _centred(momenta: Tensor, masses: Tensor) -> Tensor:
+def _centred(momenta: Floats, masses: Floats) -> Floats:
     """Momenta (B, N, 3) without each ion's share, by mass, of the total momentum."""
-    return momenta - (masses / masses.sum())[:, None] * momenta.sum(dim=1)[:, None, :]
+    return momenta - (masses / masses.sum())[:, None] * momenta.sum(axis=1)[:, None, :]
 
 
-def _velocities(p: NDArray[np.float64], masses: tuple[float, ...]) -> NDArray[np.float64]:
+def _velocities(p: Floats, masses: tuple[float, ...]) -> Floats:
     """Velocities (B, N, 3) of momenta of a kinetic energy of 1; of resting ions NaN."""
     mass = np.asarray(masses)[:, None]
     with np.errstate(invalid="ignore"):
         return p / mass / np.sqrt((p**2 / (2.0 * mass)).sum(axis=(1, 2)))[:, None, None]
 
 
-def _sorted(p: Tensor, identical: tuple[tuple[int, ...], ...]) -> tuple[Tensor, Tensor]:
+def _sorted(p: Floats, identical: tuple[tuple[int, ...], ...]) -> tuple[Floats, Rows]:
     """Momenta with identical ions sorted by falling magnitude, and the order."""
-    order = torch.arange(p.shape[1], device=p.device).repeat(len(p), 1)
+    order = np.tile(np.arange(p.shape[1]), (len(p), 1))
     for group in identical:
-        ions = torch.tensor(group, device=p.device)
-        rank = p[:, ions].norm(dim=2).argsort(dim=1, descending=True, stable=True)
-        order[:, ions] = ions[rank]
-    return p.gather(1, order[:, :, None].expand_as(p)), order
+        ions = np.array(group)
+        order[:, ions] = ions[np.argsort(-_length(p[:, ions]), axis=1, stable=True)]
+    return np.take_along_axis(p, order[:, :, None], axis=1), order
 
 
-def _first_largest(values: Tensor, taken: tuple[int, ...]) -> int:
+def _first_largest(values: Floats, taken: tuple[int, ...]) -> int:
     """First index within rounding of the largest value, but for those taken: ties must not flicker."""
-    values = values.clone()
+    values = values.copy()
     values[list(taken)] = -1.0
-    return int((values >= values.max() * (1.0 - 1e-6)).nonzero()[0])
+    return int(np.argmax(values >= values.max() * (1.0 - 1e-6)))
 
 
-def _any_normal(v: Tensor) -> Tensor:
-    axis = torch.zeros_like(v).scatter_(1, v.abs().argmin(dim=1, keepdim=True), 1.0)
-    return torch.linalg.cross(v, axis)
+def _any_normal(v: Floats) -> Floats:
+    return np.cross(v, np.eye(3)[np.abs(v).argmin(axis=1)])
 
 
 def _spanning_tree(n: int, bonds: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from flowcei.frame.interface import Condition
 from flowcei.physics.build_up import LONGEST
@@ -62,22 +61,22 @@ class Resimulation:
         slope = followed_jacobian(
             self._positions(x), *ions, forward=Coulomb(times), accuracy=_ACCURACY, threads=1
         )
-        assembly = np.kron(self.frame.assembly.numpy(), np.eye(3))
-        return slope @ assembly * self.chart.scale.numpy() / self._measured(c)[1]
+        assembly = np.kron(self.frame.assembly, np.eye(3))
+        return slope @ assembly * self.chart.scale / self._measured(c)[1]
 
     def _measured(self, c: Floats) -> tuple[Floats, Floats]:
         """Measured momenta over sqrt(KER), (B, N, 3), and their rms component, (B, 1, 1)."""
-        p = self.frame.momenta(self.condition.inverse(torch.from_numpy(c))).numpy()
+        p = self.frame.momenta(self.condition.inverse(c))
         return p, np.sqrt((p**2).mean(axis=(1, 2)))[:, None, None]
 
     def _times(self, c: Floats) -> Floats:
         """Build-up times (B,) in the units of the chart: 0 where the condition does not hold them."""
         if not self.frame.build_up:
             return np.zeros(len(c))
-        rows = self.condition.inverse(torch.from_numpy(c))
+        rows = self.condition.inverse(c)
         times = Condition.split(rows, len(self.molecule), build_up=True).build_up[:, 0]
-        return times.double().clamp(0.0, LONGEST).numpy()
+        return np.clip(times, 0.0, LONGEST)
 
     def _positions(self, x: Floats) -> Floats:
-        bonds = self.chart.inverse(torch.from_numpy(x)).numpy().reshape(len(x), -1, 3)
-        return np.einsum("kj,bjx->bkx", self.frame.assembly.numpy(), bonds)
+        bonds = self.chart.inverse(x).reshape(len(x), -1, 3)
+        return np.einsum("kj,bjx->bkx", self.frame.assembly, bonds)

@@ -3,52 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
+import numpy as np
 
 from flowcei.errors import DataError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from flowcei.physics.forward import Floats, Reals
 
 _CONSTANT = 1e-5  # of the largest: less is rounding, of single precision or of a text file
 
 
-class Standardiser(nn.Module):
-    """An affine map of each of `width` columns, fitted once, on training data only."""
+@dataclass(eq=False)
+class Standardiser:
+    """An affine map of each of W columns, of training data only."""
 
-    mean: Tensor
-    scale: Tensor
+    mean: Floats  # (W,)
+    scale: Floats  # (W,)
 
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(width, dtype=torch.float64))
-        self.register_buffer("scale", torch.ones(width, dtype=torch.float64))
-
-    def fit(self, rows: Tensor) -> None:
+    @classmethod
+    def of(cls, rows: Floats) -> Standardiser:
         """Take mean and deviation from rows (B, W); a constant column keeps scale 1."""
-        self.mean = rows.mean(dim=0).double()
-        deviation = rows.std(dim=0).double()
-        constant = deviation <= _CONSTANT * rows.abs().max().clamp_min(1e-300)
-        self.scale = torch.where(constant, torch.ones_like(deviation), deviation)
+        deviation = rows.std(axis=0, ddof=1)
+        constant = deviation <= _CONSTANT * max(np.abs(rows).max(), 1e-300)
+        return cls(rows.mean(axis=0), np.where(constant, 1.0, deviation))
 
-    def forward(self, rows: Tensor) -> Tensor:
-        """Return standardised rows (..., W), float32."""
-        return ((rows - self.mean) / self.scale).float()
+    def __call__(self, rows: Floats) -> NDArray[np.float32]:
+        """Return standardised rows (..., W), in single precision; infinite beyond what that holds."""
+        with np.errstate(all="ignore"):
+            return ((rows - self.mean) / self.scale).astype(np.float32)
 
-    def inverse(self, rows: Tensor) -> Tensor:
-        """Return rows (..., W) in their own units, float64."""
-        return rows.double() * self.scale + self.mean
+    def inverse(self, rows: Reals) -> Floats:
+        """Return rows (..., W) in their own units."""
+        return rows.astype(np.float64) * self.scale + self.mean
 
-    def log_scale(self) -> Tensor:
-        """Return log|d rows / d standardised rows|, a number."""
-        return self.scale.log().sum()
+    def log_scale(self) -> float:
+        """Return log|d rows / d standardised rows|."""
+        return float(np.log(self.scale).sum())
 
 
-def check_varying(rows: Tensor, names: Sequence[str]) -> None:
+def check_varying(rows: Floats, names: Sequence[str]) -> None:
     """DataError for a constant column of rows (B, W), by name: a flow's likelihood would be unbounded."""
-    deviation = rows.std(dim=0)
+    deviation = rows.std(axis=0)
     constant = deviation <= _CONSTANT * deviation.max()
-    if bool(constant.any()) or not bool(torch.isfinite(deviation).all()):
+    if constant.any() or not np.isfinite(deviation).all():
         raise DataError(
-            f"model coordinate {names[int(constant.double().argmax())]} is the same in all training events, "
+            f"model coordinate {names[int(constant.argmax())]} is the same in all training events, "
             "so its density is unbounded; train with --noise above 0, or on data that vary there"
         )

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from flowcei.errors import UsageError
-from flowcei.models.interface import InverseModel, Latent, check_width
+from flowcei.models.interface import InverseModel, check_width
 from flowcei.models.networks import mlp
-from flowcei.models.options import MLPOptions, ModelOptions, NearestOptions
+from flowcei.models.options import Latent, MLPOptions, ModelOptions, NearestOptions
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,12 +12,16 @@ import torch
 from torch import Tensor
 
 from flowcei.models.freia import Couplings
-from flowcei.models.interface import InverseModel, Latent
+from flowcei.models.interface import InverseModel
 from flowcei.models.networks import MAX_STORED, LatentStore, log_normal, mlp, runs, standard_normal
-from flowcei.models.options import CINNOptions
+from flowcei.models.options import CINNOptions, Latent
+from flowcei.models.stack import CONDITION_DEPTH, Stack
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from flowcei.models.fused import CompiledFlow
+    from flowcei.models.interface import Single
 
 
 class CINN(InverseModel):
@@ -30,18 +34,12 @@ class CINN(InverseModel):
     recordable: ClassVar[bool] = True
     stored: ClassVar[tuple[str, ...]] = ("latents.mean", "latents.deviation")
 
+    options: CINNOptions
+
     def __init__(self, width: int, condition_width: int, options: CINNOptions) -> None:
         super().__init__(width, condition_width, options)
-        self.condition_net = mlp(condition_width, options.context, options.hidden, 2)
-        self.couplings = Couplings(
-            width,
-            condition_width + options.context,
-            count=options.couplings,
-            hidden=options.hidden,
-            depth=options.depth,
-            kind=options.coupling,
-            bins=options.bins,
-        )
+        self.condition_net = mlp(condition_width, options.context, options.hidden, CONDITION_DEPTH)
+        self.couplings = Couplings(Stack.of(width, condition_width, options))
         self.latents = LatentStore(width)
 
     def _context(self, c: Tensor) -> Tensor:
@@ -72,6 +70,30 @@ class CINN(InverseModel):
     def remember(self, x: Tensor, c: Tensor) -> None:
         """Keep latents of training data for `latent="training"`."""
         self.latents.store(self.encode(x[:MAX_STORED], c[:MAX_STORED])[0])
+
+    def draw(
+        self, c: Single, n: int, *, latent: Latent, generator: np.random.Generator
+    ) -> tuple[Single, Single | None]:
+        """As a model that was read from its file does, to the bit: on a CPU by the kernel."""
+        compiled = self._compiled()
+        draw = super().draw if compiled is None else compiled.draw
+        return draw(c, n, latent=latent, generator=generator)
+
+    def density(self, x: Single, c: Single, *, draws: int = 0, seed: int = 0) -> Single:
+        """Likewise."""
+        compiled = self._compiled()
+        density = super().density if compiled is None else compiled.density
+        return density(x, c, draws=draws, seed=seed)
+
+    def _compiled(self) -> CompiledFlow | None:
+        """The weights that there are now, in the kernel, on a CPU."""
+        packed = self.couplings.packed()
+        if packed is None:
+            return None
+        from flowcei.models.fused import CompiledFlow  # which brings numba
+
+        how = self.width, self.condition_width, self.options, self.arrays(), self.in_torch, packed
+        return CompiledFlow(*how)
 
     def sample_with_log_prob(
         self, c: Tensor, n: int, *, latent: Latent = "prior", generator: np.random.Generator

@@ -21,7 +21,9 @@ from flowcei.physics._lanes import PANEL
 from flowcei.physics.threads import in_threads
 
 if TYPE_CHECKING:
-    from flowcei.models.freia import Stack
+    from numpy.typing import NDArray
+
+    from flowcei.models.stack import Stack
 
 _LANES = 16  # rows of a batch in single precision
 _TILE = 128  # rows whose units, and gradients of them, a processor's cache holds; by any number of threads
@@ -30,28 +32,29 @@ _TILE = 128  # rows whose units, and gradients of them, a processor's cache hold
 class Differentiable:
     """A stack of couplings, for gradients with respect to their weights and their context."""
 
-    def __init__(self, stack: Stack) -> None:
-        self.cut, self.width = stack.cut, len(stack.permutations[0])
-        _, self.hidden, self.depth, _ = stack.shape
-        self.subnets, self.longer = len(stack.subnets), max(self.cut, self.width - self.cut)
-        self.outputs = self.longer * (2 if stack.splines is None else 3 * int(stack.splines[0]) + 1)
-        self._layers = [layer for layers in stack.subnets for layer in layers]
+    def __init__(self, stack: Stack, couplings: nn.Module, orders: NDArray[np.intp]) -> None:
+        names = [stack.layers(subnet) for subnet, _ in stack.subnets()]
+        subnets: Any = [[couplings.get_submodule(name) for name in layers] for layers in names]
+        self.hidden, self.depth, self.subnets = stack.hidden, stack.depth, len(subnets)
+        self._layers = [layer for layers in subnets for layer in layers]
+        self.longer = max(stack.cut, stack.width - stack.cut)
+        self.outputs = self.longer * stack.per
         sizes = [layer.weight.numel() + layer.bias.numel() for layer in self._layers]
         starts = np.cumsum([0, *sizes[:-1]]).reshape(self.subnets, -1)
-        self.how = starts, stack.orders, stack.shape, stack.splines
+        self.how = starts, orders, stack.shape, stack.splines
         weights = [t for layer in self._layers for t in (layer.weight, layer.bias)]
         # A panel that a layer does not fill reads past its weights.
         self.flat = torch.zeros(sum(sizes) + PANEL * max(layer.in_features for layer in self._layers))
         self.parts = _unflatten_dense_tensors(self.flat[: sum(sizes)], weights)
         self.gradient = torch.zeros(sum(sizes))
         self.gradients = _unflatten_dense_tensors(self.gradient, weights)
-        self._sizes = self._blocks(stack.subnets[0][0].in_features - (self.width - self.cut))
+        self._sizes = self._blocks(stack.context)
         self._sums = torch.zeros(sum(map(math.prod, self._sizes)))
         self.sums = [
             part.view(size)
             for part, size in zip(self._sums.split([*map(math.prod, self._sizes)]), self._sizes, strict=True)
         ]
-        self._places = self._placed(stack.subnets, self._sizes)
+        self._places = self._placed(subnets, self._sizes)
         self._idle: dict[tuple[int, int], list[_Tile]] = defaultdict(list)
 
     def __call__(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from flowcei.models.interface import InverseModel, Latent, check_width
+from flowcei.models.interface import InverseModel, check_width
 from flowcei.models.networks import log_normal, mlp, rows_of_events, standard_normal
-from flowcei.models.options import FMOptions
+from flowcei.models.options import FMOptions, Latent
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -19,14 +19,15 @@ from torch import Tensor, nn
 
 from flowcei.models.interface import check_width
 from flowcei.models.networks import mlp, rows_of_a_pass
-from flowcei.models.splines import LEAST_BIN, LEAST_SLOPE, UNIT, parameter_count, spline
+from flowcei.models.splines import parameter_count, spline
+from flowcei.models.stack import BOUND, CLAMP, Stack
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from flowcei.models.differentiable import Differentiable
     from flowcei.models.fused import Packed
 
-_BOUND = 5.0  # standard deviations within which a spline bends
-_CLAMP = 2.0  # bound on the log scale of an affine map
 _CHUNK = 4096  # rows a pass: larger ones leave the cache and run three times slower
 MANY = 1_000
 """Rows from which the kernel of `fused` is worth loading, and compiling once."""
@@ -95,11 +96,11 @@ class SplineCouplingBlock(_Invertible):  # type: ignore[misc]  # FrEIA has no ty
         return (torch.cat(halves, dim=1),), total
 
     def _bend(self, v: Tensor, raw: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor]:
-        log_scale, shift = _CLAMP * torch.tanh(raw[..., 0] / _CLAMP), raw[..., 1]
+        log_scale, shift = CLAMP * torch.tanh(raw[..., 0] / CLAMP), raw[..., 1]
         if inverse:
-            bent, slope = spline(v, raw[..., 2:], bound=_BOUND, inverse=True)
+            bent, slope = spline(v, raw[..., 2:], bound=BOUND, inverse=True)
             return (bent - shift) * torch.exp(-log_scale), slope - log_scale
-        bent, slope = spline(v * torch.exp(log_scale) + shift, raw[..., 2:], bound=_BOUND)
+        bent, slope = spline(v * torch.exp(log_scale) + shift, raw[..., 2:], bound=BOUND)
         return bent, slope + log_scale
 
     def output_dims(self, input_dims: list[tuple[int]]) -> list[tuple[int]]:
@@ -107,58 +108,22 @@ class SplineCouplingBlock(_Invertible):  # type: ignore[misc]  # FrEIA has no ty
         return input_dims
 
 
-@dataclass(frozen=True)
-class Stack:
-    """A stack of couplings, as kernels take it."""
-
-    subnets: list[list[nn.Linear]]  # two of each block, which move the first half, and the second
-    permutations: list[Tensor]  # before each block, (D,)
-    cut: int  # coordinates of the first half
-    clamp: float  # bound on log scales, as `_couplings.transport` takes it
-    splines: tuple[float, ...] | None  # as there
-
-    @property
-    def orders(self) -> np.ndarray:
-        """Which coordinate of the input each is, before the first block and behind each permutation."""
-        orders = [np.arange(len(self.permutations[0]))]
-        for permutation in self.permutations:
-            orders.append(orders[-1][permutation.numpy()])
-        return np.array(orders)
-
-    @property
-    def shape(self) -> tuple[int, int, int, float]:
-        """Coordinates of the first half, hidden units, hidden layers, and the bound."""
-        return self.cut, self.subnets[0][0].out_features, len(self.subnets[0]) - 1, self.clamp
-
-
 class Couplings(nn.Module):
     """An invertible map between x and z (B, D), given a context h (B, H): blocks after fixed permutations."""
 
-    def __init__(
-        self,
-        width: int,
-        context_width: int,
-        *,
-        count: int,
-        hidden: int,
-        depth: int,
-        kind: str = "glow",
-        bins: int = 8,
-    ) -> None:
+    def __init__(self, stack: Stack) -> None:
         super().__init__()
-        self.width = width
-        self.context_width = context_width
-        self.bins = bins if kind == "spline" else None
-        block: dict[str, Any] = {"module_class": _modules.GLOWCouplingBlock, "clamp": _CLAMP}
-        if kind == "spline":
-            block = {"module_class": SplineCouplingBlock, "bins": bins}
-        block["subnet_constructor"] = lambda inputs, outputs: mlp(inputs, outputs, hidden, depth, zero=True)
-        self.blocks = _framework.SequenceINN(width)
+        self.stack = stack
+        block: dict[str, Any] = {"module_class": _modules.GLOWCouplingBlock, "clamp": CLAMP}
+        if stack.bins is not None:
+            block = {"module_class": SplineCouplingBlock, "bins": stack.bins}
+        block["subnet_constructor"] = partial(mlp, hidden=stack.hidden, depth=stack.depth, zero=True)
+        self.blocks = _framework.SequenceINN(stack.width)
         # PermuteRandom seeds NumPy's global generator, which belongs to the caller.
         state = np.random.get_state()
-        for k in range(count):
+        for k in range(stack.count):
             self.blocks.append(_modules.PermuteRandom, seed=k)
-            self.blocks.append(cond=0, cond_shape=(context_width,), **block)
+            self.blocks.append(cond=0, cond_shape=(stack.context,), **block)
         np.random.set_state(state)
         self._last: tuple[list[Tensor], Packed] | None = None  # copies of parameters, packed
         self._trained: Differentiable | None = None
@@ -177,16 +142,17 @@ class Couplings(nn.Module):
         return self._run(z, h, event, reverse=True)
 
     def _run(self, v: Tensor, h: Tensor, event: Tensor | None, *, reverse: bool) -> tuple[Tensor, Tensor]:
-        check_width(v, self.width, "the input of the couplings")
-        check_width(h, self.context_width, "the context of the couplings")
+        check_width(v, self.stack.width, "the input of the couplings")
+        check_width(h, self.stack.context, "the context of the couplings")
         single = v.device.type == "cpu" and v.dtype == h.dtype == torch.float32
         if torch.is_grad_enabled():
             if single and self.training and event is None and not (reverse or v.requires_grad):
                 return self._differentiable()(v, h)
             return self.blocks(v, c=[h if event is None else h[event]], rev=reverse)
         event = torch.arange(len(v), device=v.device) if event is None else event
-        if single and len(v) >= MANY:
-            return self._packed().run(v, h, event, reverse=reverse)
+        if single and len(v) >= MANY and (packed := self.packed()):
+            moved, volume = packed.run(*(t.numpy(force=True) for t in (v, h, event)), reverse=reverse)
+            return torch.from_numpy(moved), torch.from_numpy(volume)
         out, log_det = torch.empty_like(v), v.new_empty(len(v))
         size = rows_of_a_pass(_CHUNK, v.device)
         for first in range(0, len(v), size):
@@ -198,27 +164,22 @@ class Couplings(nn.Module):
         from flowcei.models.differentiable import Differentiable  # which brings numba
 
         if self._trained is None:
-            self._trained = Differentiable(self._stack())
+            self._trained = Differentiable(self.stack, self, self.stack.orders(self._arrays()))
         return self._trained
 
-    def _packed(self) -> Packed:
+    def packed(self) -> Packed | None:
+        """The weights that there are now, for the kernel; None on another device, or in double precision."""
         from flowcei.models.fused import Packed  # which brings numba
 
+        weights = list(self.parameters())
+        if any(p.device.type != "cpu" or p.dtype == torch.float64 for p in weights):
+            return None
         # By their values: torch's count of versions misses what is written through `data`, or by NumPy.
-        if self._last and all(map(torch.equal, self._last[0], self.parameters())):
+        if self._last and all(map(torch.equal, self._last[0], weights)):
             return self._last[1]
-        packed = Packed(self._stack())
-        self._last = [p.detach().clone() for p in self.parameters()], packed
+        packed = Packed(self.stack, self._arrays())
+        self._last = [p.detach().clone() for p in weights], packed
         return packed
 
-    def _stack(self) -> Stack:
-        layers, permutations, cut, splines = [], [], 0, None
-        blocks = list(self.blocks)
-        for permutation, block in zip(blocks[::2], blocks[1::2], strict=True):
-            permutations.append(permutation.perm)
-            subnets = block.subnet2, block.subnet1  # in the order in which GLOW runs them
-            cut = block.split_len1 if self.bins is None else block.halves[0]
-            if self.bins is not None:
-                subnets, splines = subnets[::-1], (self.bins, _BOUND, LEAST_BIN, LEAST_SLOPE, UNIT)
-            layers += [[layer for layer in net if isinstance(layer, nn.Linear)] for net in subnets]
-        return Stack(layers, permutations, cut, _CLAMP, splines)
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        return {name: tensor.numpy() for name, tensor in self.state_dict().items()}

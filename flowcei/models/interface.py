@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -15,7 +16,9 @@ from flowcei.models.options import ModelOptions
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Latent = Literal["prior", "training"]
+    from flowcei.models.options import Latent
+
+    Single = NDArray[np.float32]
 
 
 class Simulates(Protocol):
@@ -26,6 +29,41 @@ class Simulates(Protocol):
 
     def jacobian(self, x: NDArray[np.float64], c: NDArray[np.float64]) -> NDArray[np.float64]:
         """Derivative of `residual` by x, (B, R, D)."""
+
+
+class Sampler(Protocol):
+    """What `Reconstructor` asks of a model, in NumPy: an `InverseModel`, or kernels that do without torch."""
+
+    architecture: ClassVar[str]
+    has_density: ClassVar[bool]
+    has_latent: ClassVar[bool]
+    is_point: ClassVar[bool]
+    cost: ClassVar[int]
+
+    @property
+    def options(self) -> ModelOptions:
+        """Options of the architecture."""
+
+    @property
+    def device(self) -> object:
+        """Where it is: ``cpu``, ``cuda`` ..."""
+
+    def draw(
+        self, c: Single, n: int, *, latent: Latent, generator: np.random.Generator
+    ) -> tuple[Single, Single | None]:
+        """Samples (B, n, D) for conditions (B, C), and their log density (B, n) where it is exact."""
+
+    def density(self, x: Single, c: Single, *, draws: int = 0, seed: int = 0) -> Single:
+        """Log density (B,) of x (B, D) given c (B, C); with `draws` of its latents a bound, if it must be."""
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Parameters and buffers by name."""
+
+    def attach(self, simulator: Simulates) -> None:
+        """Take the exact simulator."""
+
+    def in_torch(self) -> InverseModel:
+        """The same model in torch."""
 
 
 class InverseModel(nn.Module, ABC):
@@ -105,6 +143,42 @@ class InverseModel(nn.Module, ABC):
             NoDensityError: For architectures without one.
         """
         raise NoDensityError(f"architecture {self.architecture!r} has no exact density")
+
+    @torch.no_grad()
+    def draw(
+        self, c: Single, n: int, *, latent: Latent, generator: np.random.Generator
+    ) -> tuple[Single, Single | None]:
+        """`sample_with_log_prob` in NumPy, wherever the model is."""
+        x, density = self.sample_with_log_prob(self._here(c), n, latent=latent, generator=generator)
+        return x.numpy(force=True), None if density is None else density.numpy(force=True)
+
+    @torch.no_grad()
+    def density(self, x: Single, c: Single, *, draws: int = 0, seed: int = 0) -> Single:
+        """`log_prob` in NumPy, or with `draws` `iwae_bound`, where that is all there is."""
+        of, bound = self.log_prob, getattr(self, "iwae_bound", None)
+        if draws and not self.has_density and bound is not None:
+            of = partial(bound, draws=draws, generator=np.random.default_rng(seed))
+        return of(self._here(x), self._here(c)).numpy(force=True)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Parameters and buffers by name, in NumPy; UsageError for a type that this lacks."""
+        state = self.state_dict()
+        try:
+            return {name: tensor.numpy(force=True) for name, tensor in state.items()}
+        except TypeError as error:
+            raise UsageError(f"weights that cannot be stored: {error}") from error
+
+    def in_torch(self) -> InverseModel:
+        """Return itself: see `Sampler`."""
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return next(iter(self.state_dict().values())).device
+
+    def _here(self, rows: Single) -> Tensor:
+        return torch.from_numpy(rows).to(self.device)
 
     @torch.no_grad()
     def round_trip_error(self, c: Tensor) -> float:

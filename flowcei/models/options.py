@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import Field, asdict, dataclass, field, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, Self
 
 from flowcei.errors import UsageError
+
+Latent = Literal["prior", "training"]
 
 
 def option(default: Any, about: str, *choices: str) -> Any:  # noqa: ANN401 (a field is of any type)
@@ -32,7 +34,7 @@ class ModelOptions:
     few: ClassVar[dict[str, Any]] = {}
 
     @classmethod
-    def parse(cls, architecture: str, given: dict[str, Any]) -> ModelOptions:
+    def parse(cls, architecture: str, given: dict[str, Any]) -> Self:
         """Options from those given and defaults; UsageError for an unknown name or a bad value."""
         options: dict[str, Field] = {f.name: f for f in fields(cls)}
         for name, value in given.items():

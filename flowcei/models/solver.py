@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from flowcei.errors import UsageError
 from flowcei.models.baselines import Recall
-from flowcei.models.interface import Latent, Simulates, check_width
-from flowcei.models.options import SolverOptions
+from flowcei.models.interface import Simulates, check_width
+from flowcei.models.options import Latent, SolverOptions
 from flowcei.physics.leastsquares import levenberg_marquardt
 
 if TYPE_CHECKING:

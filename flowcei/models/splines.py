@@ -7,15 +7,11 @@ K bins with positive slopes at the knots, outside the identity.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 from torch.nn.functional import pad, softplus
 
-LEAST_BIN = 1e-3  # of the whole width: keeps slopes and their inverses in range
-LEAST_SLOPE = 1e-3
-UNIT = math.log(math.expm1(1.0 - LEAST_SLOPE))  # what softplus turns into a slope of 1
+from flowcei.models.stack import LEAST_BIN, LEAST_SLOPE, UNIT
 
 
 def parameter_count(bins: int) -> int:

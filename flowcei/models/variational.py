@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from flowcei.models.freia import Couplings
-from flowcei.models.interface import InverseModel, Latent, check_width
+from flowcei.models.interface import InverseModel, check_width
 from flowcei.models.networks import MAX_STORED, LatentStore, gaussian, mlp, rows_of_events, standard_normal
-from flowcei.models.options import CVAEOptions, LatentCINNOptions, ModelOptions
+from flowcei.models.options import CVAEOptions, Latent, LatentCINNOptions, ModelOptions
+from flowcei.models.stack import Stack
 
 if TYPE_CHECKING:
     import numpy as np
@@ -182,7 +183,7 @@ class LatentCINN(VariationalModel):
         self.encoder = mlp(width, 2 * latent, hidden, depth)
         self.condition_net = mlp(condition_width, options.context, hidden, 2)
         self.couplings = Couplings(
-            latent, options.context, count=options.couplings, hidden=hidden // 2 or 1, depth=2
+            Stack(latent, options.context, options.couplings, hidden // 2 or 1, depth=2, bins=None)
         )
         self.decoder = mlp(latent, width, hidden, depth)
 

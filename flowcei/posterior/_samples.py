@@ -30,8 +30,11 @@ def enter_frame(positions, order, share, rotation, out) -> None:
 
 
 @kernel
-def measure(positions, bonds, angles, values) -> None:
-    """Write coordinates, lengths of bonds (b, 2), angles (a, 3), degrees, of positions (B, N, 3): (Q, B)."""
+def measure(positions, bonds, angles, values, cosines) -> None:
+    """Write coordinates, lengths of bonds (b, 2), sines of angles (a, 3) of positions (B, N, 3): (Q, B).
+
+    The cosines (a, B) are apart; both are times the lengths of the sides.
+    """
     for k in range(positions.shape[0]):
         x = positions[k]
         at = 0
@@ -46,9 +49,39 @@ def measure(positions, bonds, angles, values) -> None:
         for i in range(angles.shape[0]):
             a, b = between(x, angles[i, 1], angles[i, 0]), between(x, angles[i, 1], angles[i, 2])
             normal = cross(a, b)
-            # atan2, because acos loses half the digits of a nearly straight angle.
-            values[at, k] = math.degrees(math.atan2(math.sqrt(dot(normal, normal)), dot(a, b)))
+            values[at, k], cosines[i, k] = math.sqrt(dot(normal, normal)), dot(a, b)
             at += 1
+
+
+@kernel
+def summarise(ordered, levels, out) -> None:
+    """Write mean, deviation and percentiles at levels (L,) of 0 to 1 of rising values (E, n): (2 + L, E)."""
+    n = ordered.shape[1]
+    for e in range(ordered.shape[0]):
+        x = ordered[e]
+        a = b = c = d = 0.0  # four sums, since each waits for itself
+        for k in range(0, n - 3, 4):
+            a, b, c, d = a + x[k], b + x[k + 1], c + x[k + 2], d + x[k + 3]
+        for k in range(n - n % 4, n):
+            a += x[k]
+        mean = (a + b + c + d) / n
+        a = b = c = d = 0.0
+        for k in range(0, n - 3, 4):
+            a += (x[k] - mean) ** 2
+            b += (x[k + 1] - mean) ** 2
+            c += (x[k + 2] - mean) ** 2
+            d += (x[k + 3] - mean) ** 2
+        for k in range(n - n % 4, n):
+            a += (x[k] - mean) ** 2
+        out[0, e], out[1, e] = mean, math.sqrt((a + b + c + d) / n)
+        for i in range(len(levels)):
+            place = levels[i] * (n - 1)
+            low = math.floor(place)
+            share = place - low
+            step = x[min(low + 1, n - 1)] - x[low]
+            # As NumPy does, whose steps from either side meet in the middle.
+            level = x[low] + step * share if share < 0.5 else x[low] + step - step * (1.0 - share)
+            out[2 + i, e] = level if x[n - 1] == x[n - 1] else math.nan  # NaN is sorted to the end
 
 
 @kernel

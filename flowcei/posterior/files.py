@@ -26,7 +26,6 @@ from flowcei.posterior.flags import FLAG_BITS, FLAGS
 from flowcei.posterior.quality import Quality
 from flowcei.posterior.samples import PosteriorSamples
 from flowcei.posterior.weights import Weights
-from flowcei.storage.cells import write_table
 from flowcei.storage.creation import as_text, atomic_write, check_output
 from flowcei.storage.files import check_readable
 from flowcei.storage.hdf import numbers_of, opened, read_json_attribute, writing
@@ -151,6 +150,8 @@ def _write_hdf(parts: Iterable[PosteriorSamples], target: BinaryIO) -> None:
 
 def _write_csv(parts: Iterable[PosteriorSamples], target: BinaryIO) -> None:
     """Write long CSV; the log density to 1e-6."""
+    from flowcei.storage.cells import write_table  # which brings pandas
+
     with as_text(target) as file:
         for k, part in enumerate(parts):
             density = {} if part.log_prob is None else {"log_prob": 6}

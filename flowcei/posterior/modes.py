@@ -13,7 +13,6 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from flowcei.events.extracolumns import add_columns, component_names
@@ -28,6 +27,8 @@ from flowcei.posterior.structures import required, to_atoms
 from flowcei.storage.html import html_table
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from flowcei.posterior.arrays import Floats, Rows
     from flowcei.posterior.samples import PosteriorSamples
 
@@ -158,6 +159,8 @@ class Modes(RowArrays):
         prior, and the correlations of each two (`sd_c-o`, `corr_c-o_c-s`), NaN of a nearest miss. Positions
         are `labelled`, bohr, in the frame of the momenta.
         """
+        import pandas as pd
+
         samples, modes, table = required(self.samples), self.labelled(), self.facts()
         chi_squared = table.pop("chi_squared")
         table |= {"source": self.source[self.event], "laplace": self.laplace, "starts": self.starts}

@@ -86,10 +86,11 @@ class PooledSpread:
         if weights is not None:
             self._true.append(block.columns[P_TRUE])
         chosen = slice(-self._seen % self._every, None, self._every)
-        self._covariance.append(block.covariance()[chosen])
-        self._width.append(np.sqrt((block.per_atom()[chosen] ** 2).mean(axis=1)))
-        self._floor.append(np.sqrt((samples[chosen].floor() ** 2).mean(axis=1)))
         self._seen += len(block.values)
+        if range(len(block.values))[chosen]:  # of a short block there may be none
+            self._covariance.append(block.covariance(chosen))
+            self._width.append(np.sqrt((block.per_atom()[chosen] ** 2).mean(axis=1)))
+            self._floor.append(np.sqrt((samples[chosen].floor() ** 2).mean(axis=1)))
 
     def overall(self) -> pd.DataFrame:
         """As `Spread.overall`, percentiles to 2^-16 of the largest value."""

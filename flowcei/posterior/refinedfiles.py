@@ -14,7 +14,7 @@ from flowcei.events.extracolumns import name_of_dataset
 from flowcei.events.hdf import column_arrays, is_column
 from flowcei.posterior.files import HDF, file_blocks
 from flowcei.posterior.refinement import STATUS, refined_table
-from flowcei.storage.cells import write_rows
+from flowcei.storage.cells import rows_as_text
 from flowcei.storage.creation import as_text, atomic_write
 from flowcei.storage.resumable import resumable_file
 
@@ -84,7 +84,7 @@ def refine_to_file(
             for k, (arrays, molecule, _) in enumerate(file_blocks(file, block)):
                 ends.add(arrays)
                 columns = {name_of_dataset(name): arrays[name] for name in filter(is_column, arrays)}
-                write_rows(refined_table(molecule, arrays, columns), text, 12, header=k == 0)
+                text.write(rows_as_text(refined_table(molecule, arrays, columns), 12, header=k == 0))
     return ends
 
 

@@ -270,9 +270,10 @@ class PosteriorSamples(SampleArrays):
 
     def _chosen(self, samples: Rows) -> PosteriorSamples:
         """Some samples (E, m) of each event, each counting alike."""
-        rows = np.arange(len(self))[:, None]
+        rows = np.arange(len(self))[:, None] * self.positions.shape[1] + samples
         arrays = {name: getattr(self, name) for name in ("positions", "log_prob", "build_up", "assignment")}
-        some = {name: array[rows, samples] for name, array in arrays.items() if array is not None}
+        # Rows of one table, which NumPy copies whole: half the time of two indices.
+        some = {k: a.reshape(-1, *a.shape[2:]).take(rows, axis=0) for k, a in arrays.items() if a is not None}
         return replace(self, **some, weights=None)
 
     def mean(self, *, keep_flagged: bool = False) -> Floats:

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from flowcei.errors import UsageError
@@ -16,6 +15,8 @@ from flowcei.posterior.flags import in_words
 from flowcei.units import ANGSTROM
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from flowcei.molecules.molecule import Molecule
     from flowcei.posterior.arrays import Floats, Numbers, Reals
     from flowcei.posterior.modes import Modes
@@ -39,6 +40,8 @@ def sample_table(
     after: Mapping[str, NDArray],
 ) -> pd.DataFrame:
     """A row a sample: columns (E, n) before and after positions (E, n, N, 3), extra ones (E,) last."""
+    import pandas as pd
+
     e, n = positions.shape[:2]
     components = component_names(molecule.labels)
     table: dict[str, NDArray] = {"event": np.repeat(event_id, n), "sample": np.tile(np.arange(n), e)}

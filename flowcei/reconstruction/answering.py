@@ -7,7 +7,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from flowcei.experiment.accidents import least_of_true
 from flowcei.experiment.covariance import CovarianceLikelihood
@@ -43,7 +42,7 @@ class Answering:
     @classmethod
     def of(cls, model: Reconstructor, request: SamplingRequest) -> Answering:
         """With the prior where it has a say: in weights, or as bounds of what is drawn with a density."""
-        asked = request.weighs or (model.network.has_density and model.prior_spec)
+        asked = request.weighs or (model.sampler.has_density and model.prior_spec)
         return cls(model, request, model.prior if asked else None)
 
     def block(self, events: Events, rng: np.random.Generator) -> PosteriorSamples:
@@ -106,9 +105,9 @@ class Answering:
 
         def density(x: Floats, times: Floats | None, rows: Rows) -> Floats:
             if times is None or self.law is None:
-                return model.log_prob_entered(x, *_of(entered, rows), model.network.log_prob)
+                return model.log_prob_entered(x, *_of(entered, rows))
             each = _of(entered, self._at_nodes(rows, times))
-            values = model.log_prob_entered(x.reshape(-1, 1, *x.shape[2:]), *each, model.network.log_prob)
+            values = model.log_prob_entered(x.reshape(-1, 1, *x.shape[2:]), *each)
             return values.reshape(times.shape) + self.law.log_prob(times)
 
         if complete is not None:
@@ -152,7 +151,6 @@ class Answering:
         several = (np.repeat(table, len(nodes), axis=0) for table in (momenta, sigma))
         return self.model.enter(next(several), next(several), np.tile(nodes, len(events)))
 
-    @torch.no_grad()
     def _draw(
         self,
         events: Events,
@@ -176,25 +174,28 @@ class Answering:
             times = self.law.draw((len(rows), n), rng)
             each, several = self._at_nodes(rows, times), 1
         framed, c = _of(entered, each)
-        charts, density = model.network.sample_with_log_prob(c, several, latent=request.latent, generator=rng)
-        charts = model.chart_standardiser.inverse(charts.cpu())
+        drawn, density = model.sampler.draw(c, several, latent=request.latent, generator=rng)
+        charts = model.chart_standardiser.inverse(drawn)
         positions = model.frame.to_positions(charts, framed).reshape(len(rows), n, -1, 3)
         # One event beyond what single precision holds (or below: all atoms in one place) must not cost the
         # others of its file their answers: all of its samples are NaN, and it is flagged. A part of them
         # would be a biased lot.
-        widest = positions.float().abs().amax(dim=(2, 3))
-        beyond = ~((widest > 0.0) & (widest < torch.inf)).all(dim=1)
-        positions[beyond] = torch.nan
+        with np.errstate(over="ignore"):
+            single = positions.astype(np.float32)
+        widest = np.abs(single).max(axis=(2, 3))
+        beyond = ~((widest > 0.0) & (widest < np.inf)).all(axis=1)
+        single[beyond] = np.nan
+        log_prob = None
         if density is not None:
-            density = density.cpu().double() + model.log_volume(charts, framed)
-            density = density.reshape(len(rows), n).masked_fill(beyond[:, None], torch.nan)
+            log_prob = (density + model.log_volume(charts, framed)).reshape(len(rows), n)
+            log_prob[beyond] = np.nan
             if times is not None and self.law is not None:
-                density += torch.from_numpy(self.law.log_prob(times))
+                log_prob += self.law.log_prob(times)
         return PosteriorSamples(
             molecule=model.molecule,
             momenta=asked.momenta,
-            positions=positions.numpy().astype(np.float32),
-            log_prob=None if density is None else density.numpy(),
+            positions=single,
+            log_prob=log_prob,
             event_id=asked.event_id,
             sigma=sigma[rows],
             origin=self._origin(events),
@@ -223,5 +224,4 @@ class Answering:
 
 def _of(entered: Entered, rows: Rows) -> Entered:
     """Some of the events."""
-    chosen = torch.from_numpy(rows)
-    return entered[0][chosen], entered[1][chosen.to(entered[1].device)]
+    return entered[0][rows], entered[1][rows]

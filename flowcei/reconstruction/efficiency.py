@@ -93,7 +93,7 @@ def measured_efficiency(
         if ions < 4
         else (rules.draws // 2, max(1, min(rules.deep, rules.deep + 5 - ions)))
     )
-    draws, many = (max(n // model.network.cost, min(n, 500)) for n in (draws, rules.deep_draws))
+    draws, many = (max(n // model.sampler.cost, min(n, 500)) for n in (draws, rules.deep_draws))
     events = events[: rules.events]
     # Where many orders of like atoms count, the density of a prior takes milliseconds: then there are fewer
     # draws, by powers of ten, so that how many hardly depends on how fast the machine is.

@@ -20,10 +20,11 @@ from flowcei.frame.kinds import FRAMES
 from flowcei.frame.standardiser import Standardiser, check_varying
 from flowcei.models.registry import build_model
 from flowcei.reconstruction.efficiency import UNTIL_SECONDS, Round, Until, fresh_events, rules_for
+from flowcei.reconstruction.framing import charts_of
 from flowcei.reconstruction.limits import trained_range
-from flowcei.reconstruction.loading import check_storable, plugins_of
 from flowcei.reconstruction.model import Reconstructor
 from flowcei.reconstruction.sampling import bar_of_events
+from flowcei.reconstruction.storable import check_storable, plugins_of
 from flowcei.reconstruction.training_data import Charts, RecordedSource, fresh, recorded
 from flowcei.storage.card import versions
 from flowcei.training.checkpoint import Keeping, begun_at, check_settings
@@ -212,15 +213,12 @@ def _prepared(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         built = build_model(network[0], frame.width, frame.told_width, network[1])
-    tables = (Standardiser(frame.width), Standardiser(frame.told_width))
+    x, framed = charts_of(frame, pilot)
+    tables = Standardiser.of(x), Standardiser.of(framed.told)
     model = Reconstructor(pilot.molecule, frame, built, noise, *tables, record)
     charts = Charts(source, model)
-    x, c = charts.raw(pilot)
-    for standardiser, rows in zip(tables, (x, c), strict=True):
-        standardiser.fit(rows)
     if frame.invariant:
-        condition = c[:, -frame.condition_width :].double().numpy()
-        model.training.seen = trained_range(condition, len(pilot.molecule))
+        model.training.seen = trained_range(framed.condition, len(pilot.molecule))
     if built.has_density:
         check_varying(x, frame.names(pilot.molecule.labels))
         for line in unbounded(data, coordinates="chart" if frame.invariant else "raw") if data else ():
@@ -229,7 +227,7 @@ def _prepared(
                 raise DataError(f"{line.message}: {line.means}{todo}")
     if packages := plugins_of(model.architecture, model.training.prior):
         model.training.plugins = packages
-    check_storable(model, *charts.standardised(x, c))
+    check_storable(model, *charts.standardised(x, framed))
     return charts
 
 
@@ -285,7 +283,7 @@ def _settings(model: Reconstructor, data: Events | None, until: float | None, ra
     simulation = model.training.simulation
     table: dict[str, Any] = {
         "architecture": model.architecture,
-        **model.network.options.to_dict(),
+        **model.sampler.options.to_dict(),
         "molecule": model.molecule.to_dict(),
         "noise": asdict(model.noise),
         **({"build_up": model.frame.build_up} if model.frame.build_up else {}),

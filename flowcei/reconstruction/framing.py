@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from flowcei.events.simulation import AXES
 from flowcei.experiment.experiment import BUILD_UP_TIME
@@ -16,11 +15,10 @@ from flowcei.frame.whitening import Whitening
 from flowcei.physics.explosion import asymptotic_momenta
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from flowcei.events.container import Events
     from flowcei.frame.interface import Frame, FramedEvents
     from flowcei.molecules.molecule import Molecule
+    from flowcei.physics.forward import Floats
     from flowcei.physics.priors import GeometryPrior
 
 _log = logging.getLogger("flowcei")
@@ -33,7 +31,7 @@ _GEOMETRIES = 20_000  # of a prior, for its mean and covariance to 1 %
 
 def ordered_frame(pilot: Events, *, reflect: bool) -> RecoilFrame:
     """Recoil frame of events with positions and noise, in the order of like ions that suits them."""
-    molecule, momenta = pilot.molecule, torch.from_numpy(pilot.momenta)
+    molecule, momenta = pilot.molecule, pilot.momenta
     by_speed = RecoilFrame.of(molecule, momenta, reflect=reflect)
     if not molecule.identical:
         return by_speed
@@ -41,7 +39,7 @@ def ordered_frame(pilot: Events, *, reflect: bool) -> RecoilFrame:
     momenta_of_equilibrium = asymptotic_momenta(x, masses, charges, accuracy=1e-9).tolist()
     reference = tuple(tuple(row) for row in momenta_of_equilibrium)
     few = pilot[:: -(-len(pilot) // _ROWS)]
-    aligned = RecoilFrame.of(molecule, torch.from_numpy(few.momenta), reflect=reflect, reference=reference)
+    aligned = RecoilFrame.of(molecule, few.momenta, reflect=reflect, reference=reference)
     if not aligned.reference:  # its symmetry undoes every order
         return by_speed
     gain = _entropy(by_speed, few) - _entropy(aligned, few)
@@ -57,20 +55,18 @@ def whitened_frame(frame: RecoilFrame, molecule: Molecule, prior: GeometryPrior,
     return replace(frame, whitening=Whitening.of(molecule, geometries, power))
 
 
-def charts_of(frame: Frame, events: Events) -> tuple[Tensor, FramedEvents]:
+def charts_of(frame: Frame, events: Events) -> tuple[Floats, FramedEvents]:
     """Charts (B, D) of events with positions and noise, and the events in the frame."""
     noise = np.column_stack([events.columns[name] for name in AXES]) if frame.by_axis else events.sigma
     time = events.columns.get(BUILD_UP_TIME)
-    arrays = (events.momenta, noise, events.positions, np.zeros(len(events)) if time is None else time)
-    momenta, sigma, positions, times = (torch.from_numpy(np.asarray(a)) for a in arrays)
-    framed = frame.enter(momenta, sigma, times)
-    return frame.to_chart(positions[:, None], framed)[:, 0], framed
+    framed = frame.enter(events.momenta, np.asarray(noise), time)
+    return frame.to_chart(np.asarray(events.positions)[:, None], framed)[:, 0], framed
 
 
 def _entropy(frame: RecoilFrame, events: Events) -> float:
     """Of a normal distribution of charts about a linear function of the condition, nats, up to a constant."""
-    charts, framed = charts_of(frame, events)
-    chart, c = charts.numpy(), framed.condition.numpy()
+    chart, framed = charts_of(frame, events)
+    c = framed.condition
     linear = np.column_stack([np.ones(len(c)), c - c.mean(axis=0)])
     rest = chart - linear @ np.linalg.lstsq(linear, chart, rcond=None)[0]
     return 0.5 * float(np.linalg.slogdet(np.cov(rest.T))[1])

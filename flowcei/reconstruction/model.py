@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 
 from flowcei.errors import DataError, NoDensityError, UsageError
@@ -31,16 +29,19 @@ from flowcei.storage.html import html_table
 from flowcei.storage.modelfile import sealed, write_model
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from flowcei.check.evidence import EvidenceCheck
     from flowcei.frame.interface import Frame, FramedEvents
     from flowcei.frame.standardiser import Standardiser
-    from flowcei.models.interface import InverseModel, Latent
+    from flowcei.models.interface import InverseModel, Sampler, Single
+    from flowcei.models.options import Latent
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.priors import GeometryPrior
     from flowcei.posterior.arrays import Floats
     from flowcei.reconstruction.sampling import Blocks, Judged
 
-    Entered = tuple[FramedEvents, torch.Tensor]  # and what the network is told of them
+    Entered = tuple[FramedEvents, Single]  # and what the network is told of them
 
 
 @dataclass(eq=False, repr=False)
@@ -50,7 +51,7 @@ class Reconstructor:
     Attributes:
         molecule: Whose ions they are.
         frame: Its recoil frame and chart, or the raw coordinates of a file.
-        network: The trained one.
+        sampler: What draws samples of its charts: the trained network, or kernels with its weights.
         noise: The range of detector noise it was trained for.
         chart_standardiser: Of the chart.
         condition_standardiser: Of the condition.
@@ -65,7 +66,7 @@ class Reconstructor:
 
     molecule: Molecule
     frame: Frame
-    network: InverseModel
+    sampler: Sampler
     noise: Noise
     chart_standardiser: Standardiser
     condition_standardiser: Standardiser
@@ -75,7 +76,7 @@ class Reconstructor:
     def __post_init__(self) -> None:
         simulator = self.frame.simulator(self.molecule, self.chart_standardiser, self.condition_standardiser)
         if simulator is not None:
-            self.network.attach(simulator)
+            self.sampler.attach(simulator)
 
     def __repr__(self) -> str:
         title = f"Reconstructor: {self.architecture} of {self.molecule.name}"
@@ -88,7 +89,7 @@ class Reconstructor:
             "prior": self._prior_name,
             "noise": f"{self.noise}; {self.default_noise} where nobody says",
             "frame": self.frame.kind,
-            "options": ", ".join(f"{k} {v}" for k, v in self.network.options.to_dict().items()) or "none",
+            "options": ", ".join(f"{k} {v}" for k, v in self.sampler.options.to_dict().items()) or "none",
             "validation loss": self.training.validation_loss,
         }
         return html_table(repr(self).partition(",")[0], facts)
@@ -262,7 +263,13 @@ class Reconstructor:
     @property
     def architecture(self) -> str:
         """Name of the model's architecture."""
-        return self.network.architecture
+        return self.sampler.architecture
+
+    @property
+    def network(self) -> InverseModel:
+        """The network in torch, which from now on is what answers."""
+        self.sampler = self.sampler.in_torch()
+        return self.sampler
 
     @property
     def prior(self) -> GeometryPrior:
@@ -283,16 +290,10 @@ class Reconstructor:
         return self.training.prior if self.frame.invariant else None
 
     @property
-    def device(self) -> torch.device:
-        """Device of the network."""
-        return next(iter(self.network.state_dict().values())).device
-
-    @property
     def default_noise(self) -> Noise:
         """The level assumed where nobody says: that of the training data, else 1 %; in the trained range."""
         return limits.default_noise(self.noise, self.training.data)
 
-    @torch.no_grad()
     def log_prob(
         self,
         positions: ArrayLike,
@@ -327,20 +328,17 @@ class Reconstructor:
         x = np.asarray(positions, dtype=np.float64)
         if x.ndim != 4 or x.shape[::2] != (len(events), len(self.molecule)) or x.shape[3] != 3:
             raise UsageError(f"positions are {x.shape}; expected ({len(events)}, n, {len(self.molecule)}, 3)")
-        density, bound = self.network.log_prob, getattr(self.network, "iwae_bound", None)
-        if draws and not self.network.has_density and bound is not None:
-            density = partial(bound, draws=draws, generator=np.random.default_rng(seed))
-        return self.log_prob_entered(x, *self.enter(events.momenta, self.sigma(events, noise)), density)
+        entered = self.enter(events.momenta, self.sigma(events, noise))
+        return self.log_prob_entered(x, *entered, draws=draws, seed=seed)
 
-    @torch.no_grad()
     def log_prob_entered(
-        self, x: Floats, framed: FramedEvents, c: torch.Tensor, density: Callable[..., torch.Tensor]
+        self, x: Floats, framed: FramedEvents, c: Single, *, draws: int = 0, seed: int = 0
     ) -> Floats:
-        """Log density (E, n) of geometries (E, n, N, 3) of events in the frame."""
-        chart = self.frame.to_chart(torch.from_numpy(x), framed)
-        flat = self.chart_standardiser(chart).reshape(-1, self.frame.width).to(self.device)
-        values = density(flat, c.repeat_interleave(x.shape[1], dim=0)).cpu().double()
-        return (values.reshape(x.shape[:2]) + self.log_volume(chart, framed)).numpy()
+        """Log density (E, n) of geometries (E, n, N, 3) of events in the frame; `draws` as of `log_prob`."""
+        chart = self.frame.to_chart(x, framed)
+        flat = self.chart_standardiser(chart).reshape(-1, self.frame.width)
+        values = self.sampler.density(flat, np.repeat(c, x.shape[1], axis=0), draws=draws, seed=seed)
+        return values.reshape(x.shape[:2]) + self.log_volume(chart, framed)
 
     def enter(self, momenta: Floats, sigma: Floats, times: Floats | float = 0.0) -> Entered:
         """Events (E, N, 3) in the frame, and what the network is told of them, standardised (E, T).
@@ -349,10 +347,10 @@ class Reconstructor:
         build-up, (E,), fs.
         """
         each = np.broadcast_to(np.asarray(times, dtype=np.float64), len(momenta)).copy()
-        framed = self.frame.enter(*(torch.from_numpy(table) for table in (momenta, sigma, each)))
-        return framed, self.condition_standardiser(framed.told).to(self.device)
+        framed = self.frame.enter(momenta, sigma, each)
+        return framed, self.condition_standardiser(framed.told)
 
-    def log_volume(self, chart: torch.Tensor, framed: FramedEvents) -> torch.Tensor:
+    def log_volume(self, chart: Floats, framed: FramedEvents) -> Floats:
         """Log|d standardised chart / d positions|, (E, n), at charts (E, n, D)."""
         return self.frame.log_jacobian(chart, framed) - self.chart_standardiser.log_scale()
 
@@ -385,16 +383,12 @@ class Reconstructor:
         """
         write_model(*self.stored(), path, overwrite=overwrite)
 
-    def stored(self) -> tuple[ModelCard, dict[str, torch.Tensor]]:
+    def stored(self) -> tuple[ModelCard, dict[str, NDArray[Any]]]:
         """Description and tensors, as a model file has them."""
-        states = {module: one.state_dict() for module, one in self.modules().items()}
-        tensors = {f"{module}.{name}": t for module, state in states.items() for name, t in state.items()}
+        tables = {"chart": vars(self.chart_standardiser), "condition": vars(self.condition_standardiser)}
+        parts = {"model": self.sampler.arrays(), **tables}
+        tensors = {f"{part}.{name}": array for part, one in parts.items() for name, array in one.items()}
         noise = {name: value for name, value in asdict(self.noise).items() if name != "by_axis"}  # as frame
-        tables = {"options": self.network.options.to_dict(), "molecule": self.molecule.to_dict()}
-        tables |= {"frame": asdict(self.frame), "noise": noise}
-        return describe_model(self.training, architecture=self.architecture, **tables), tensors
-
-    def modules(self) -> dict[str, torch.nn.Module]:
-        """Modules with tensors, by the name they have in a model file."""
-        standardisers = {"chart": self.chart_standardiser, "condition": self.condition_standardiser}
-        return {"model": self.network, **standardisers}
+        about = {"options": self.sampler.options.to_dict(), "molecule": self.molecule.to_dict()}
+        about |= {"frame": asdict(self.frame), "noise": noise}
+        return describe_model(self.training, architecture=self.architecture, **about), tensors

@@ -22,7 +22,7 @@ from flowcei.errors import DataError, UsageError
 from flowcei.events.container import Events, events_of
 from flowcei.experiment.accidents import ACCIDENT, COMPLETE, FEWEST, LACKING, tell_accidents, tell_by_sums
 from flowcei.experiment.detector import Noise
-from flowcei.models.interface import Latent
+from flowcei.models.options import Latent
 from flowcei.posterior.drawing import mostly_outside, restricted, top_up
 from flowcei.posterior.exact import exact_samples
 from flowcei.posterior.files import arrays_of

@@ -41,7 +41,7 @@ class StoredModel:
     @classmethod
     def of(cls, model: Reconstructor) -> StoredModel:
         """That of a loaded model."""
-        return cls(model.path, _digest(model), str(model.device))
+        return cls(model.path, _digest(model), str(model.sampler.device))
 
     def load(self) -> Reconstructor:
         """The model, which a process keeps; an error names the machine that has no such model."""

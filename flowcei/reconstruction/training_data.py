@@ -27,7 +27,7 @@ from flowcei.physics.priors import GeometryPrior, build_prior
 from flowcei.physics.threads import usable_cores
 from flowcei.reconstruction.defaults import Defaults, usual_noise, usual_training
 from flowcei.reconstruction.framing import charts_of, ordered_frame, whitened_frame
-from flowcei.reconstruction.loading import check_prior
+from flowcei.reconstruction.storable import check_prior
 from flowcei.storage.card import DataRecord, SimulationRecord, TrainingRecord
 from flowcei.training.devices import Ranks
 from flowcei.training.schedule import MIN_EVENTS, Schedule
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from flowcei.check.agreement import Noisiness
-    from flowcei.frame.interface import Frame
+    from flowcei.frame.interface import Frame, FramedEvents
     from flowcei.posterior.arrays import Floats
     from flowcei.reconstruction.model import Reconstructor
 
@@ -209,7 +209,7 @@ class RecordedSource(Source):
                 raise UsageError(f"noise {self.noise} is told in the recoil frame; leave out --frame raw")
             events = self.training
             tables = (events.molecule.masses, events.positions, events.momenta)
-            return RawFrame.of(*(torch.from_numpy(np.asarray(t)) for t in tables))
+            return RawFrame.of(*(np.asarray(t) for t in tables))
         return replace(ordered_frame(pilot, reflect=False), by_axis=by_axis)
 
 
@@ -343,22 +343,19 @@ class Charts:
 
     def epoch(self, index: int) -> tuple[Tensor, Tensor]:
         """Those of an epoch, of this rank."""
-        return self.standardised(*self.raw(self.source.epoch(index, self.ranks)))
+        return self.standardised(*charts_of(self.model.frame, self.source.epoch(index, self.ranks)))
 
     def validation(self) -> tuple[Tensor, Tensor]:
         """Those of the validation events."""
-        return self.standardised(*self.raw(self.source.validation()))
+        return self.standardised(*charts_of(self.model.frame, self.source.validation()))
 
-    def raw(self, events: Events) -> tuple[Tensor, Tensor]:
-        """Charts (B, D) and what is told of events (B, T), not standardised."""
-        charts, framed = charts_of(self.model.frame, events)
-        return charts, framed.told
-
-    def standardised(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """Charts (B, D) and conditions (B, C) as the network sees them."""
-        return self.model.chart_standardiser(x), self.model.condition_standardiser(c)
+    def standardised(self, charts: Floats, framed: FramedEvents) -> tuple[Tensor, Tensor]:
+        """Charts (B, D) and what is told of events, (B, T), as the network sees them."""
+        x, c = self.model.chart_standardiser(charts), self.model.condition_standardiser(framed.told)
+        return torch.from_numpy(x), torch.from_numpy(c)
 
     def round_trip_error(self) -> float | None:
         """How far samples of validation events are off, where the model is a flow: see `InverseModel`."""
-        c = self.validation()[1].to(self.model.device)
-        return self.model.network.round_trip_error(c) if self.model.network.has_density else None
+        network = self.model.network
+        c = self.validation()[1].to(network.device)
+        return network.round_trip_error(c) if network.has_density else None

@@ -358,7 +358,7 @@ def model_section(material: Material) -> Section | None:
     model, calibration = material.model, material.calibration
     if model is None:
         return None
-    record, loss = model.training, model.network.options.loss
+    record, loss = model.training, model.sampler.options.loss
     facts = {
         "architecture": model.architecture,
         "prior": record.prior_name or "unnamed",

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass
 from io import StringIO
 from typing import Any, TextIO
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\n")
 _NUMBER = re.compile(r"[+-]?(?:inf|nan|(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)")
@@ -44,19 +46,37 @@ def write_table(table: pd.DataFrame, file: TextIO, **options: Any) -> None:  # n
     safe.to_csv(file, **options)
 
 
-def write_rows(table: pd.DataFrame, file: TextIO, digits: int, *, header: bool = True) -> None:
-    """Write a long table as `write_table` without index does, numbers to 12 significant digits or fewer.
+@dataclass(frozen=True, eq=False)
+class Words:
+    """A column of words that come again and again."""
+
+    number: NDArray[np.intp]  # of the word in each row, (R,)
+    words: list[str]
+
+    def __len__(self) -> int:
+        return len(self.number)
+
+    @property
+    def spelled(self) -> NDArray[np.object_]:
+        """The word of each row, (R,)."""
+        return np.array(self.words, dtype=object)[self.number]
+
+
+def rows_as_text(table: pd.DataFrame | Mapping[str, Any], digits: int, *, header: bool = True) -> str:
+    """Columns of R rows as `write_table` without index has them, numbers to 12 significant digits or fewer.
 
     As with `float_format` "%.6g", to the byte; many times as fast, and text is looked at once a word.
     """
     from flowcei.storage._digits import WHOLE, WORD, decimals, join_cells
 
-    shape = len(table), len(table.columns)
+    shape = len(next(iter(dict(table).values()), ())), len(table.keys())
     value, power = np.empty(shape, np.int64), np.full(shape, WORD, np.int16)
     words = [""]  # the first is that of nothing
-    for k, name in enumerate(table):
-        column = table[name]
-        if pd.api.types.is_float_dtype(column):
+    for k, (_, column) in enumerate(table.items()):
+        if isinstance(column, Words):
+            value[:, k] = column.number + len(words)
+            words += _as_cells(column.words)
+        elif pd.api.types.is_float_dtype(column):
             numbers = np.ascontiguousarray(column, dtype=np.float64)
             with np.errstate(divide="ignore"):
                 logarithm = np.log10(np.abs(numbers))
@@ -76,12 +96,11 @@ def write_rows(table: pd.DataFrame, file: TextIO, digits: int, *, header: bool =
     out = np.empty(shape[0] * shape[1] * (max(_LONGEST, *map(len, text)) + 1), np.uint8)
     ends = np.cumsum([len(word) for word in text])
     size = join_cells(value, power, digits, np.frombuffer(b"".join(text) or b" ", np.uint8), ends, out)
-    if header:
-        file.write(",".join(_as_cells(table.columns)) + "\n")
-    file.write(out[:size].tobytes().decode())
+    first = ",".join(_as_cells(table.keys())) + "\n" if header else ""
+    return first + str(out[:size].data, "utf-8")
 
 
-def _is_whole(column: pd.Series[Any]) -> bool:
+def _is_whole(column: pd.Series[Any] | NDArray[Any]) -> bool:
     """Whether a column holds whole numbers with a sign, of at most 63 bits."""
     if not pd.api.types.is_integer_dtype(column):
         return False

@@ -12,9 +12,9 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-import torch
+import numpy as np
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.numpy import load, save
 
 from flowcei.errors import DataError, UsageError, printable
 from flowcei.storage.card import ModelCard, card_of
@@ -25,17 +25,19 @@ from flowcei.storage.strictjson import read_json
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from torch import Tensor
+    from numpy.typing import NDArray
+
+    Tensors = dict[str, NDArray[Any]]
 
 _CARD = "flowcei"
 _SEAL = "sha256"  # of the card, which holds that of the weights: together of the whole model
 _TYPES = {  # no half precision, in which a log-determinant is wrong
-    torch.float32: "F32",
-    torch.float64: "F64",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
+    "float32": "F32",
+    "float64": "F64",
+    "int64": "I64",
+    "int32": "I32",
+    "uint8": "U8",
+    "bool": "BOOL",
 }
 _MAX_HEADER, _MAX_TENSORS, _MAX_NAME = 16 << 20, 20_000, 500  # bytes, number, characters
 _HDF5 = b"\x89HDF\r\n\x1a\n"  # how such files begin
@@ -50,7 +52,7 @@ _MALFORMED = (
 )
 
 
-def read_tensors(file: BinaryIO, *, most: int = 1 << 30) -> tuple[dict[str, str], dict[str, Tensor]]:
+def read_tensors(file: BinaryIO, *, most: int = 1 << 30) -> tuple[dict[str, str], Tensors]:
     """Metadata and tensors of an open safetensors file of at most `most` bytes; errors without its path."""
     size = file.seek(0, 2)
     if size > most:
@@ -71,7 +73,7 @@ def read_tensors(file: BinaryIO, *, most: int = 1 << 30) -> tuple[dict[str, str]
     except _MALFORMED as error:
         reason = printable(" ".join(str(error).split())[:200])  # it may quote control characters of the file
         raise _damaged(f"its header: {reason}") from error
-    if other := [tensor.dtype for tensor in tensors.values() if tensor.dtype not in _TYPES]:
+    if other := [name for tensor in tensors.values() if (name := tensor.dtype.name) not in _TYPES]:
         raise _damaged(f"tensors of type {other[0]}, not {', '.join(_TYPES.values())}")
     return metadata, tensors
 
@@ -87,22 +89,20 @@ def _check_claims(claims: dict[str, Any], size: int) -> None:
         raise DataError(f"its tensors end at byte {str(end)[:20]} of {size}")
 
 
-def write_tensors(file: BinaryIO, metadata: dict[str, str], tensors: dict[str, Tensor]) -> None:
+def write_tensors(file: BinaryIO, metadata: dict[str, str], tensors: Tensors) -> None:
     """Write a safetensors file to an open one; a type that it cannot hold is a UsageError."""
-    # Cloned: the library refuses tensors that share memory, such as parts of one buffer.
-    copies = {k: t.detach().cpu().clone(memory_format=torch.contiguous_format) for k, t in tensors.items()}
-    file.write(save(copies, metadata))
+    file.write(save({name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}, metadata))
 
 
-def checksum(tensors: dict[str, Tensor]) -> str:
+def checksum(tensors: Tensors) -> str:
     """SHA-256 over names, types, shapes and bytes of tensors, sorted by name."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
-        if tensor.dtype not in _TYPES:
+        if tensor.dtype.name not in _TYPES:
             types = ", ".join(_TYPES.values())
             raise UsageError(f"weights of type {tensor.dtype} cannot be stored; model files hold {types}")
-        digest.update(json.dumps([name, _TYPES[tensor.dtype], list(tensor.shape)]).encode() + b"\n")
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(json.dumps([name, _TYPES[tensor.dtype.name], list(tensor.shape)]).encode() + b"\n")
+        digest.update(tensor.tobytes())
     return f"sha256:{digest.hexdigest()}"
 
 
@@ -120,9 +120,7 @@ def bundled_model() -> AbstractContextManager[Path]:
     return as_file(files("flowcei") / "assets" / "ocs.safetensors")
 
 
-def write_model(
-    card: ModelCard, tensors: dict[str, Tensor], path: str | Path, *, overwrite: bool = False
-) -> None:
+def write_model(card: ModelCard, tensors: Tensors, path: str | Path, *, overwrite: bool = False) -> None:
     """Write a model, and read it back and have it on the disk before the file gets its name."""
     text, seal = sealed(card, tensors)
     with atomic_write(Path(path), overwrite=overwrite, durable=True) as file:
@@ -133,13 +131,13 @@ def write_model(
             raise UsageError(f"the model cannot be stored: {error}") from error
 
 
-def sealed(card: ModelCard, tensors: dict[str, Tensor]) -> tuple[str, str]:
+def sealed(card: ModelCard, tensors: Tensors) -> tuple[str, str]:
     """The description of a model with the checksum of its weights, and the digest of that text."""
     text = card.model_copy(update={"checksum": checksum(tensors)}).model_dump_json(exclude_unset=True)
     return text, text_digest(text)
 
 
-def read_model(path: Path) -> tuple[ModelCard, dict[str, Tensor]]:
+def read_model(path: Path) -> tuple[ModelCard, Tensors]:
     """Description and tensors of a model file; checksums are compared, which format 1 does not have."""
     check_readable(path)
     try:
@@ -151,7 +149,7 @@ def read_model(path: Path) -> tuple[ModelCard, dict[str, Tensor]]:
         raise DataError(str(error), path=path) from error
 
 
-def _read(file: BinaryIO) -> tuple[ModelCard, dict[str, Tensor]]:
+def _read(file: BinaryIO) -> tuple[ModelCard, Tensors]:
     metadata, tensors = read_tensors(file)
     text, seal = metadata.pop(_CARD, None), metadata.pop(_SEAL, None)
     if text is None:

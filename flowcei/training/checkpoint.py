@@ -77,7 +77,9 @@ class Keeping:
 
 def write_checkpoint(state: Checkpoint, path: Path) -> None:
     """Write a checkpoint, all of it on the disk before it replaces the last; that stays where this fails."""
-    tensors = {f"{part}.{name}": t for part in _PARTS for name, t in getattr(state, part).items()}
+    tensors = {
+        f"{part}.{name}": t.numpy(force=True) for part in _PARTS for name, t in getattr(state, part).items()
+    }
     text = state.model_dump_json(warnings=False)
     with atomic_write(path, durable=True) as file:
         write_tensors(file, {_ABOUT: text, _SEAL: text_digest(text + checksum(tensors))}, tensors)
@@ -102,7 +104,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     try:
         for key, tensor in tensors.items():
             part, _, name = key.partition(".")
-            parts[part][name] = tensor
+            parts[part][name] = torch.tensor(tensor)
         return Checkpoint.model_validate_json(metadata[_ABOUT]).model_copy(update=parts)
     except (KeyError, ValueError) as error:
         raise DataError(_DAMAGED, path=path) from error

@@ -56,19 +56,25 @@ def test_help_answers_without_torch() -> None:
 
 
 def test_samples_are_drawn_without_what_takes_a_second_to_import(tmp_path: Path) -> None:
-    """`flowcei sample` imports no statistics, which FrEIA names, and no pictures or plug-ins of numba."""
+    """No torch, tables, statistics, pictures or plug-ins of numba; nor torch in `modes` and `spread`."""
     flowcei.write_events(flowcei.simulate("ocs", 3, seed=1, noise="1%"), tmp_path / "e.h5")
     code = (
-        "import sys; sys.argv = 'flowcei sample --momenta e.h5 -n 5 --model bundled -o s.h5'.split()\n"
+        "import sys; sys.argv[0] = 'flowcei'; heavy = set(sys.argv.pop().split(','))\n"
         "from flowcei.cli.main import main\n"
         "try: main()\n"
         "except SystemExit as leave: assert not leave.code\n"
-        "heavy = {'scipy.stats', 'matplotlib', 'awkward', 'IPython', 'xarray', 'dask'} & set(sys.modules)\n"
-        "sys.exit(f'imported {heavy}' if heavy else 0)"
+        "sys.exit(f'imported {heavy}' if (heavy := heavy & set(sys.modules)) else 0)"
     )
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    heavy = "torch,FrEIA,pandas,scipy.stats,scipy.spatial,scipy.ndimage,matplotlib,awkward,IPython,dask"
+    for words, unwanted in (
+        ("sample --momenta e.h5 -n 5 --device cpu --model bundled -o s.h5", heavy),
+        ("sample --momenta e.h5 -n 5 --device cpu --model bundled -o w.h5 --weigh", "torch,pandas"),
+        ("modes s.h5 -o m.csv", "torch"),
+        ("spread s.h5 -o spread", "torch"),
+    ):
+        command = [sys.executable, "-c", code, *words.split(), unwanted]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -443,7 +443,7 @@ def test_density_of_a_known_model_is_per_bohr(tiny_cinn: Reconstructor) -> None:
     assert events.positions is not None
     width, condition = tiny_cinn.frame.width, tiny_cinn.frame.condition_width
     models = {
-        kind.__name__: replace(tiny_cinn, network=kind(width, condition, ModelOptions()))
+        kind.__name__: replace(tiny_cinn, sampler=kind(width, condition, ModelOptions()))
         for kind in (_Normal, _Bounded)
     }
     for model in models.values():
@@ -456,8 +456,7 @@ def test_density_of_a_known_model_is_per_bohr(tiny_cinn: Reconstructor) -> None:
     ker = kinetic_energy(p, molecule.masses)
     turned = in_recoil_frame(molecule, events.momenta, events.positions[:, None])[:, 0]
     bonds = np.concatenate([turned[:, j] - turned[:, i] for i, j in tiny_cinn.frame.tree], axis=1)
-    tensors = tiny_cinn.chart_standardiser.state_dict()
-    centre, scale = (tensors[name].double().numpy() for name in ("mean", "scale"))
+    centre, scale = tiny_cinn.chart_standardiser.mean, tiny_cinn.chart_standardiser.scale
     log_density = stats.norm(centre + 0.3 * scale, scale).logpdf(bonds * ker[:, None]).sum(axis=1)
     expected = -(log_density + 6.0 * np.log(ker)).mean()
     assert table.loc["_Normal", "nll"] == pytest.approx(expected, abs=1e-3)

@@ -441,7 +441,7 @@ _READ_ONLY = """
 import sys, numpy as np, torch, flowcei
 from flowcei.frame.recoil import RecoilFrame
 events = flowcei.Events("ocs", np.load(sys.argv[1], mmap_mode="r"))
-RecoilFrame.of(events.molecule, torch.from_numpy(events.momenta), reflect=False)
+RecoilFrame.of(events.molecule, events.momenta, reflect=False)
 """
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import torch
 
 import flowcei
 from flowcei.frame.interface import Condition, FramedEvents
@@ -31,8 +30,7 @@ EVENTS, FRAME = _case()
 
 
 def _enter(frame: RecoilFrame, momenta: np.ndarray, sigma: np.ndarray, time: float) -> FramedEvents:
-    times = torch.full((len(momenta),), time, dtype=torch.float64)
-    return frame.enter(torch.from_numpy(momenta), torch.from_numpy(sigma), times)
+    return frame.enter(momenta, sigma, np.full(len(momenta), time))
 
 
 def test_the_condition_holds_the_time_in_the_units_of_the_chart() -> None:
@@ -43,7 +41,7 @@ def test_the_condition_holds_the_time_in_the_units_of_the_chart() -> None:
     for size, time in ((1.0, 4.0), (scale, 4.0 * scale**1.5)):
         p = flowcei.asymptotic_momenta(EVENTS.positions[:5] * size, *ions, build_up=time, accuracy=1e-9)
         framed = _enter(frame, np.asarray(p, np.float64), np.full(5, 1e-3 * size**-0.5), time)
-        parts.append(Condition.split(framed.condition.numpy(), 3, build_up=True))
+        parts.append(Condition.split(framed.condition, 3, build_up=True))
     for name in ("momenta", "log_noise", "build_up"):
         np.testing.assert_allclose(*(getattr(one, name) for one in parts), rtol=1e-6)
     ker = np.exp(parts[0].log_ker)
@@ -54,9 +52,9 @@ def test_the_condition_holds_the_time_in_the_units_of_the_chart() -> None:
 
 def test_whitened_charts_of_true_geometries_are_normal() -> None:
     """Squared distances from the approximation are chi squared about 3N - 3, if its time is the true one."""
-    x = torch.from_numpy(EVENTS.positions[:, None])
+    x = EVENTS.positions[:, None]
     distance = [
-        (FRAME.to_chart(x, _enter(FRAME, EVENTS.momenta, EVENTS.sigma, time))[:, 0] ** 2).sum(dim=1).numpy()
+        (FRAME.to_chart(x, _enter(FRAME, EVENTS.momenta, EVENTS.sigma, time))[:, 0] ** 2).sum(axis=1)
         for time in (TIME, 0.0)
     ]
     width = FRAME.width

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from flowcei.errors import UsageError
 from flowcei.models.freia import MANY
+from flowcei.models.fused import CompiledFlow
 from flowcei.models.registry import build_model
+from flowcei.models.stack import cinn_claims
 
 if TYPE_CHECKING:
     from flowcei.models.interface import InverseModel
@@ -92,17 +95,50 @@ def test_weights_that_change_between_calls_are_the_new_ones() -> None:
             torch.testing.assert_close(after, _in_pieces(model, x, c), rtol=0, atol=1e-4)
 
 
-def test_threads_change_no_bit_and_gradients_stay() -> None:
-    """Rows are shared out among torch's threads; with gradients torch does the work."""
+@pytest.mark.parametrize("options", [{}, {"coupling": "spline", "bins": 3}, {"depth": 1, "context": 1}])
+@pytest.mark.parametrize("width", [2, 3, 5, 6, 7])
+def test_a_flow_without_torch_is_that_of_its_tensors(width: int, options: dict) -> None:
+    """The names, shapes and types that its options ask for are torch's; samples and densities too."""
+    model, c = _model(width, **options), _conditions(FEW // 10)
+    model.remember(torch.randn(30, width, generator=torch.manual_seed(5)), _conditions(30))
+    arrays = model.arrays()
+    claims = dict(cinn_claims(width, 5, model.options, 30))
+    assert claims == {name: (array.shape, array.dtype.name) for name, array in arrays.items()}
+    flow = CompiledFlow(width, 5, model.options, arrays, lambda: model)
+    for latent in ("prior", "training"):
+        how = [{"latent": latent, "generator": np.random.default_rng(2)} for _ in range(2)]
+        with torch.no_grad():
+            x, density = model.sample_with_log_prob(c, 10, **how[0])
+            flat, rows = x.reshape(-1, width), c.repeat_interleave(10, dim=0)
+            again = model.log_prob(flat, rows)
+        found, log_prob = flow.draw(c.numpy(), 10, **how[1])
+        np.testing.assert_allclose(found, x, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(log_prob, density, rtol=0, atol=1e-4)
+        log_prob = flow.density(flat.numpy(), rows.numpy())
+        np.testing.assert_allclose(log_prob, again, rtol=0, atol=1e-4)
+        np.testing.assert_array_equal(model.density(flat.numpy(), rows.numpy()), log_prob)
+    assert flow.device == str(model.device)
+    for name in ("architecture", "has_density", "has_latent", "is_point", "cost"):
+        assert getattr(flow, name) == getattr(model, name)
+
+
+def test_latents_that_are_not_there_are_missed() -> None:
+    """As by torch."""
+    model = _model()
+    flow = CompiledFlow(6, 5, model.options, model.arrays(), lambda: model)
+    for one in (flow, model):
+        with pytest.raises(UsageError, match="no latent samples of training events"):
+            one.draw(np.zeros((1, 5), np.float32), 2, latent="training", generator=np.random.default_rng(0))
+
+
+def test_threads_change_no_bit_and_gradients_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are shared out among threads; with gradients torch does the work."""
     model, c = _model(), _conditions(200)
-    before, answers = torch.get_num_threads(), []
-    try:
-        for threads in (1, 3):
-            torch.set_num_threads(threads)
-            with torch.no_grad():
-                answers.append(model.sample_with_log_prob(c, 100, generator=np.random.default_rng(1)))
-    finally:
-        torch.set_num_threads(before)
+    answers = []
+    for threads in (1, 3):
+        monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
+        with torch.no_grad():
+            answers.append(model.sample_with_log_prob(c, 100, generator=np.random.default_rng(1)))
     assert torch.equal(answers[0][0], answers[1][0])
     assert torch.equal(answers[0][1], answers[1][1])
     assert model.log_prob(answers[0][0].flatten(0, 1), c.repeat_interleave(100, dim=0)).requires_grad

@@ -119,6 +119,18 @@ def test_blocks_pool_to_what_all_events_have() -> None:
     np.testing.assert_allclose(floor, np.sqrt((samples.floor() ** 2).mean(axis=1)), rtol=1e-9)
 
 
+def test_a_block_may_have_none_of_the_events_looked_at_more_closely() -> None:
+    """Of a million events each fiftieth: the last block of a file may be shorter."""
+    samples, pooled = _samples(50), PooledSpread(1_000_003)
+    for rows in (slice(0, 2), slice(2, 3)):
+        pooled.add(samples[rows].spread(), samples[rows])
+    width, floor = pooled.widths()
+    assert width.shape == floor.shape == (1,)
+    np.testing.assert_allclose(
+        pooled.overall()["mean"], samples.spread().overall()["mean"], rtol=1e-9, atol=1e-12
+    )
+
+
 def test_overall_tells_spread_within_from_spread_between() -> None:
     """`sd` pools events that differ; `typical_sd` is what one event is uncertain by."""
     overall = _samples(500, sigma=0.01).spread().overall().set_index("quantity")

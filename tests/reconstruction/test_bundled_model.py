@@ -11,6 +11,7 @@ import flowcei
 from flowcei.evaluation.comparison import compare
 from flowcei.evaluation.scores import central_coverage
 from flowcei.posterior.spread import in_recoil_frame
+from flowcei.storage.modelfile import read_model, sealed
 
 PATH = Path(flowcei.__file__).parent / "assets" / "ocs.safetensors"
 
@@ -25,9 +26,23 @@ def test_it_is_small_and_a_flow_of_eight_couplings(model: flowcei.Reconstructor)
     """Under 4 MB, cinn, 8 couplings, trained for 0.1 % to 5 % noise."""
     assert PATH.stat().st_size < 4e6
     assert model.architecture == "cinn"
-    assert model.network.options.to_dict()["couplings"] == 8
+    assert model.sampler.options.to_dict()["couplings"] == 8
     assert (model.noise.low, model.noise.high) == (0.001, 0.05)
     assert model.training.round_trip_error < 1e-4
+
+
+def test_its_network_answers_alike_and_from_then_on() -> None:
+    """Kernels and torch agree, both are stored as the file has them, and whoever changes weights is heard."""
+    model, events = flowcei.load(), flowcei.simulate("ocs", 20, noise="1%", seed=1)
+    before, stored = model.sample(events, 40, seed=2), model.stored()
+    network = model.network
+    assert network is model.network is model.sampler
+    after = model.sample(events, 40, seed=2)
+    np.testing.assert_array_equal(after.positions, before.positions)
+    np.testing.assert_array_equal(after.log_prob, before.log_prob)
+    assert sealed(*model.stored()) == sealed(*stored) == sealed(*read_model(PATH))
+    next(network.parameters()).data += 0.1
+    assert np.abs(model.sample(events, 40, seed=2).positions - before.positions).max() > 1e-3
 
 
 def test_its_figures_are_those_of_its_description(model: flowcei.Reconstructor) -> None:

@@ -84,5 +84,5 @@ def test_what_is_given_wins() -> None:
         rules=flowcei.TrainingRules(pilot_events=100, validation_events=50),
         seed=1,
     )
-    options = model.network.options.to_dict()
+    options = model.sampler.options.to_dict()
     assert (options["couplings"], options["hidden"], options["coupling"]) == (1, 8, "spline")

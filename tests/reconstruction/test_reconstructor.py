@@ -85,7 +85,7 @@ def test_samples_are_centred_and_have_their_shapes(tiny: Tiny, architecture: str
     assert samples.positions.dtype == np.float32
     centre = np.einsum("k,enkx->enx", model.molecule.masses / model.molecule.masses.sum(), samples.positions)
     assert np.abs(centre).max() < 1e-5
-    assert (samples.log_prob is not None) == model.network.has_density
+    assert (samples.log_prob is not None) == model.sampler.has_density
     assert np.array_equal(samples.event_id, np.arange(12))
     assert samples.origin["seed"] == 1
     assert samples.origin["architecture"] == architecture

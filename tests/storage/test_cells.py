@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowcei.storage.cells import safe_cell, write_rows, write_table
+from flowcei.storage.cells import Words, rows_as_text, safe_cell, write_table
 
 DANGEROUS = ("=", "+", "-", "@", "\t", "\r", "\n")
 starts = st.sampled_from([*DANGEROUS, "", "'", '"', " "])
@@ -100,18 +100,25 @@ def test_long_tables_are_written_as_pandas_does(
     """Every number to the last digit, as C's printf has it; text, truth and what is missing."""
     table = pd.DataFrame(cells, columns=["x", "n", "=text", "ok", "single, quoted"])
     table = table.astype({"single, quoted": np.float32})
-    fast, slow = io.StringIO(newline=""), io.StringIO(newline="")
-    write_rows(table, fast, digits, header=header)
+    slow = io.StringIO(newline="")
+    fast = rows_as_text(table, digits, header=header)
     write_table(table, slow, index=False, header=header, float_format=f"%.{digits}g", lineterminator="\n")
-    assert fast.getvalue() == slow.getvalue()
+    assert fast == slow.getvalue()
 
 
 def test_whole_numbers_of_64_bits_and_empty_tables() -> None:
     """What does not fit in 63 bits is written all the same; a table without rows has its header."""
-    file = io.StringIO()
-    write_rows(pd.DataFrame({"n": np.array([2**64 - 1, 0], dtype=np.uint64), "m": [-(2**63), 7]}), file, 6)
-    write_rows(pd.DataFrame({"x": np.empty(0)}), file, 6)
-    assert file.getvalue() == f"n,m\n{2**64 - 1},{-(2**63)}\n0,7\nx\n"
+    table = pd.DataFrame({"n": np.array([2**64 - 1, 0], dtype=np.uint64), "m": [-(2**63), 7]})
+    assert rows_as_text(table, 6) == f"n,m\n{2**64 - 1},{-(2**63)}\n0,7\n"
+    assert rows_as_text(pd.DataFrame({"x": np.empty(0)}), 6) == "x\n"
+
+
+def test_words_that_come_again() -> None:
+    """As a column of text, without a look at each row."""
+    words = Words(np.array([1, 0, 1, 1, 2]), ["=a", 'b "c", d', ""])
+    columns = {"x": np.arange(5.0), "word": words, "other": words, "n": np.arange(5)}
+    table = pd.DataFrame({k: v.spelled if isinstance(v, Words) else v for k, v in columns.items()})
+    assert rows_as_text(columns, 6) == rows_as_text(table, 6)
 
 
 def test_every_table_of_flowcei_is_written_so() -> None:

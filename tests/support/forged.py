@@ -8,23 +8,26 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.numpy import save_file
 
 from flowcei.storage.modelfile import checksum
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import torch
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Tensors = dict[str, NDArray[np.generic]]
 
 
-def parts(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def parts(path: Path) -> tuple[dict[str, Any], Tensors]:
     """Return the description and the tensors of a model file."""
-    with safe_open(path, framework="pt") as file:
+    with safe_open(path, framework="np") as file:
         return json.loads(file.metadata()["flowcei"]), {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
 
 
-def sealed(card: object, tensors: dict[str, torch.Tensor]) -> dict[str, str]:
+def sealed(card: object, tensors: Tensors) -> dict[str, str]:
     """Return metadata with a description, a table or its text, and both checksums."""
     if isinstance(card, dict) and card.get("checksum"):
         card = card | {"checksum": checksum(tensors)}
@@ -32,7 +35,7 @@ def sealed(card: object, tensors: dict[str, torch.Tensor]) -> dict[str, str]:
     return {"flowcei": text, "sha256": hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()}
 
 
-def forge(path: Path, card: object, tensors: dict[str, torch.Tensor]) -> Path:
+def forge(path: Path, card: object, tensors: Tensors) -> Path:
     """Write a model file as flowcei would, whatever it says."""
     save_file(tensors, path, metadata=sealed(card, tensors))
     return path

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from flowcei.errors import DataError
@@ -17,6 +16,8 @@ from flowcei.events.foreign.table import Arrays
 from flowcei.units import LENGTH_UNITS, momentum_factor
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from flowcei.events.faults import Faults
     from flowcei.events.foreign.mapping import Component, Mapping, Vectors
     from flowcei.events.foreign.table import Table
@@ -99,6 +100,8 @@ def _ion_rows(
     table: Table, mapping: Mapping, molecule: Molecule, rows: int, missing: int
 ) -> Iterator[Arrays]:
     """Gather the rows of each event; the last event of a chunk may go on in the next."""
+    import pandas as pd
+
     column = mapping.ions.column
     text = [column] if column and any(isinstance(v, str) for v in mapping.ions.values.values()) else []
     begun: pd.DataFrame | None = None
@@ -169,6 +172,8 @@ def _ion_of(
     chunk: pd.DataFrame, mapping: Mapping, molecule: Molecule, group: NDArray[np.intp]
 ) -> NDArray[np.intp]:
     """Return which ion each row is, (rows,); -1 for none. Identical ones come in the order of the rows."""
+    import pandas as pd
+
     if not mapping.ions.column:
         index = np.arange(len(chunk)) - np.searchsorted(group, group)
         return np.where(index < len(molecule), index, -1)
@@ -187,6 +192,8 @@ def _ion_of(
 
 def _means(cells: pd.Series, value: Component) -> NDArray[np.bool_]:
     """Whether each cell is the value that names an ion."""
+    import pandas as pd
+
     if isinstance(value, str):
         return (cells.astype(str).str.strip() == value).to_numpy()
     return np.isclose(pd.to_numeric(cells, errors="coerce").to_numpy(np.float64), value, rtol=_NEAR, atol=0)

@@ -6,12 +6,11 @@ import math
 from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import finalize
 
 import h5py
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from flowcei.errors import DataError, UsageError
@@ -20,6 +19,9 @@ from flowcei.events.foreign.names import is_momentum_word, named_components
 from flowcei.events.foreign.table import MAX_COLUMNS, Table, columns_of
 from flowcei.events.hdf import shared_unit, stated_unit
 from flowcei.storage.hdf import check_chunks, opened
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _DEEPEST = 5  # groups within groups that are entered by themselves
 _MAX_ROW = 1 << 26  # bytes of a row of a dataset
@@ -42,6 +44,8 @@ class NpyTable(Table):
         self._columns = dict(zip(names, (values for *_, values in columns), strict=True))
 
     def _chunks(self, used: list[str], text: Collection[str], rows: int) -> Iterator[pd.DataFrame]:
+        import pandas as pd
+
         del text
         for first in range(0, self.rows or 0, rows):
             columns = {name: exact_numbers(self._columns[name][first : first + rows]) for name in used}
@@ -108,6 +112,8 @@ class HdfTable(Table):
         return group
 
     def _chunks(self, used: list[str], text: Collection[str], rows: int) -> Iterator[pd.DataFrame]:
+        import pandas as pd
+
         del text
         wanted = {column: self._columns[column] for column in used}
         fields: dict[str, list[str]] = {}  # by dataset; those that are needed
@@ -279,6 +285,8 @@ class RootTable(Table):
         return first.ndim == 1 and first.dtype.kind in "fiub"
 
     def _chunks(self, used: list[str], text: Collection[str], rows: int) -> Iterator[pd.DataFrame]:
+        import pandas as pd
+
         del text
         try:
             for chunk in self._tree.iterate(used, step_size=rows, library="np"):
@@ -302,6 +310,8 @@ class FrameTable(Table):
         return [name for name in names if self._frame[name].dtype.kind in "fiub"]
 
     def _chunks(self, used: list[str], text: Collection[str], rows: int) -> Iterator[pd.DataFrame]:
+        import pandas as pd
+
         columns = {}
         for name in used:
             try:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from flowcei.errors import DataError
@@ -19,6 +18,8 @@ from flowcei.storage.xyz import check_length_unit, nuclides, read_structures
 from flowcei.units import length_in_bohr
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from flowcei.molecules.molecule import Molecule
 
 _LOOK = 1_000  # structures that the unit is inferred from
@@ -51,6 +52,8 @@ class XyzTable(Table):
             return ""
 
     def _chunks(self, used: list[str], text: Collection[str], rows: int) -> Iterator[pd.DataFrame]:
+        import pandas as pd
+
         del used, text
         numbers = self._numbers()
         for chunk in iter(lambda: list(islice(numbers, rows)), []):

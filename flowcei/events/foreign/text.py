@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from flowcei.errors import DataError
 from flowcei.events.extracolumns import EXACT, NAMELESS, NUMBERED
@@ -22,6 +21,8 @@ from flowcei.events.faults import report_fault
 from flowcei.events.foreign.table import DUPLICATE, LOOK, MAX_COLUMNS, Table
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from flowcei.events.faults import Faults
     from flowcei.events.foreign.mapping import Mapping
     from flowcei.events.foreign.openedfile import OpenedFile
@@ -241,6 +242,8 @@ class TextTable(Table):
 
     def _chunks(self, used: list[str], text: Collection[str], rows: int) -> Iterator[pd.DataFrame]:
         """Chunks as pandas reads them as long as it can: which row is wrong it does not say."""
+        import pandas as pd
+
         numbers = [name for name in self.names if name in used and name not in text]
         done, lines = 0, self._rows()
         # pandas drops a blank cell that every row has too much.
@@ -257,6 +260,8 @@ class TextTable(Table):
 
     def _fast(self, numbers: list[str], rows: int) -> Iterator[pd.DataFrame]:
         """The rows by pandas' reader; ValueError, or its warning, where one is not right."""
+        import pandas as pd
+
         with self._file.stream(guarded=True) as stream, warnings.catch_warnings():
             # pandas only warns where every row has more fields than the header.
             warnings.simplefilter("error", pd.errors.ParserWarning)
@@ -299,6 +304,8 @@ class TextTable(Table):
 
     def _slowly(self, numbers: set[str], done: int, rows: int) -> Iterator[pd.DataFrame]:
         """Read line by line what pandas refuses: each row that is not right is a fault."""
+        import pandas as pd
+
         rows = max(1, min(rows, _SLOW_CELLS // len(self.names)))
         sound: list[list[float | str]] = []
         for row, line in islice(self._rows(), done, None):
