@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -10,6 +12,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,7 +20,7 @@ import oracle
 from scipy.integrate import solve_ivp
 
 import flowcei
-from benchmarks.timing import seconds
+from benchmarks.timing import cpu_rates, seconds
 from flowcei.physics.explosion import setting_for
 from flowcei.physics.priors import BallPrior, build_prior
 from flowcei.units import DALTON
@@ -157,6 +160,42 @@ def pycesim_momenta(g: np.ndarray, m: np.ndarray, q: np.ndarray) -> np.ndarray:
     run.set_timebins(np.linspace(0.0, 1e-9, 3))
     run.run_sims(make_df=False)
     return m[:, None] * run.output_list[0][:, :3] * METRE / SECOND
+
+
+def engine(program: str, quick: bool) -> None:  # noqa: FBT001
+    """`coulomb_generate_dataset` of github.com/nathan-albin/coulomb-explosion, and ours on its geometries."""
+    count = 20_000 if quick else 400_000
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "explosions.bin"
+        line = [program, "--out", str(path), "--sims", str(count)]
+        # The energy is below its start at once: what it takes to draw geometries and to write.
+        idle = min(cpu_seconds([*line, "--pe-stop", "1"]) for _ in range(3))
+        took = min(cpu_seconds(line) for _ in range(3)) - idle
+        about = json.loads(Path(f"{path}.meta.json").read_text())
+        ions = about["n_atoms"], 3
+        fields = [("x", "<f4", ions), ("p", "<f4", ions), ("steps", "<u4"), ("converged", "u1")]
+        events = np.fromfile(path, fields)
+    x, m, q = events["x"].astype(float), np.array(about["masses_amu"]) * DALTON, np.array(about["charges"])
+    few = slice(20 if quick else 400)
+    truth = np.array([oracle.momenta(g, m, q) for g in x[few]])
+    theirs = f"{Path(program).name}, rtol {about['rtol']:g}", count / took, *errors(events["p"][few], truth)
+    print(f"{''.join(about['symbols'])}, CPU time of one thread of {count} events; |dp|/|p| of {len(truth)}")
+    print(f"{'engine':44s} {'events/s':>9s} {'ratio':>6s} {'error: mean':>11s} {'max':>8s}")
+    rows = [theirs]
+    for accuracy in (1e-4, 1e-5, 3e-6):
+        run = partial(flowcei.asymptotic_momenta, masses=m, charges=q, accuracy=accuracy, threads=1)
+        (rate,) = cpu_rates([partial(run, x)], count)
+        rows.append((f"flowcei, accuracy {accuracy:g}", rate, *errors(run(x[few]), truth)))
+    for name, rate, mean, worst in rows:
+        print(f"{name:44s} {rate:9.3g} {rate / theirs[1]:6.2f} {mean:11.1e} {worst:8.1e}")
+
+
+def cpu_seconds(line: list[str]) -> float:
+    """Run a program; return its seconds of CPU."""
+    begun = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(line, check=True, capture_output=True)
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return ended.ru_utime + ended.ru_stime - begun.ru_utime - begun.ru_stime
 
 
 def cold_start() -> str:

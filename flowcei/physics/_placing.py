@@ -43,6 +43,26 @@ def place(rows, values, x) -> None:
 
 
 @kernel
+def read_off(x, sites, lengths, across, along) -> None:
+    """Write what places one atom of geometries (B, N, 3): lengths (B,), bohr, and tangents of angles.
+
+    `sites` are the atom and those that its length, angle and dihedral refer to. Angle and dihedral are the
+    arctan2 of `across` and `along`, both (2, B).
+    """
+    for b in range(len(x)):
+        bond = between(x[b], sites[1], sites[0])
+        lengths[b] = math.sqrt(dot(bond, bond))
+        if len(sites) > 2:
+            axis = unit_vector(between(x[b], sites[1], sites[2]))
+            normal = cross(axis, bond)
+            across[0, b], along[0, b] = math.sqrt(dot(normal, normal)), dot(axis, bond)
+            if len(sites) > 3:
+                v = between(x[b], sites[2], sites[3])
+                side = unit_vector(combine(1.0, v, -dot(v, axis), axis))
+                across[1, b], along[1, b] = dot(bond, cross(axis, side)), dot(bond, side)
+
+
+@kernel
 def centre(positions, shares) -> None:
     """Move positions (B, N, 3) so that their mean with weights `shares` (N,), of sum 1, is at the origin."""
     for b in range(len(positions)):

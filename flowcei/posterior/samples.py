@@ -180,9 +180,11 @@ class PosteriorSamples(SampleArrays):
 
     def _log_prior(self, prior: GeometryPrior, positions: Floats) -> Floats:
         """Log density (B,) of geometries (B, N, 3): -inf where they are none, NaN where it is unknown."""
-        finite = np.isfinite(positions).all(axis=(1, 2))
-        out = np.full(len(positions), -np.inf)
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            if np.isfinite(positions).all():  # as nearly always: no copy
+                return prior.log_prob_unlabelled(positions, self.molecule.identical)
+            finite = np.isfinite(positions).all(axis=(1, 2))
+            out = np.full(len(positions), -np.inf)
             out[finite] = prior.log_prob_unlabelled(positions[finite], self.molecule.identical)
         return out
 

@@ -11,11 +11,13 @@ import re
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from io import StringIO
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\n")
 _NUMBER = re.compile(r"[+-]?(?:inf|nan|(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)")
@@ -36,6 +38,8 @@ def safe_cell(cell: object) -> object:
 
 def write_table(table: pd.DataFrame, file: TextIO, **options: Any) -> None:  # noqa: ANN401
     """Write a table as CSV, the text of cells, headers and index made safe; options of `to_csv`."""
+    import pandas as pd
+
     columns: dict[Hashable, Any] = {}
     for name, column in table.items():
         text = not pd.api.types.is_numeric_dtype(column)
@@ -67,6 +71,8 @@ def rows_as_text(table: pd.DataFrame | Mapping[str, Any], digits: int, *, header
 
     As with `float_format` "%.6g", to the byte; many times as fast, and text is looked at once a word.
     """
+    import pandas as pd
+
     from flowcei.storage._digits import WHOLE, WORD, decimals, join_cells
 
     shape = len(next(iter(dict(table).values()), ())), len(table.keys())
@@ -102,7 +108,7 @@ def rows_as_text(table: pd.DataFrame | Mapping[str, Any], digits: int, *, header
 
 def _is_whole(column: pd.Series[Any] | NDArray[Any]) -> bool:
     """Whether a column holds whole numbers with a sign, of at most 63 bits."""
-    if not pd.api.types.is_integer_dtype(column):
+    if column.dtype.kind not in "iu":
         return False
     return not len(column) or (column.min() >= -_WHOLE and column.max() <= _WHOLE)
 

@@ -254,24 +254,8 @@ def _wrapped(d: Distribution, degrees: Floats) -> Floats:
 
 def _measured(x: Floats, row: _Row) -> list[Floats]:
     """Length (bohr), angle and dihedral (degrees) of a row, each (B,); as many as it has references."""
-    origin, *others = (x[:, j] for j in row.references)
-    bond = x[:, row.atom] - origin
-    values = [np.linalg.norm(bond, axis=-1)]
-    if others:
-        along = _unit(others[0] - origin)
-        across = np.linalg.norm(np.cross(along, bond), axis=-1)
-        values.append(np.degrees(np.arctan2(across, (along * bond).sum(-1))))
-    if len(others) > 1:
-        side = _across(along, others[1] - others[0])
-        third = np.cross(along, side)
-        values.append(np.degrees(np.arctan2((bond * third).sum(-1), (bond * side).sum(-1))))
-    return values
+    from flowcei.physics._placing import read_off  # numba takes a moment
 
-
-def _across(along: Floats, v: Floats) -> Floats:
-    """Unit vectors of what of v is perpendicular to unit vectors."""
-    return _unit(v - (v * along).sum(-1, keepdims=True) * along)
-
-
-def _unit(v: Floats) -> Floats:
-    return v / np.linalg.norm(v, axis=-1, keepdims=True)
+    lengths, (across, along) = np.empty(len(x)), np.empty((2, len(row.references) - 1, len(x)))
+    read_off(np.ascontiguousarray(x), np.array(row.sites), lengths, across, along)
+    return [lengths, *np.degrees(np.arctan2(across, along))]
