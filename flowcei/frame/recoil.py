@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from flowcei.molecules.molecule import Molecule
     from flowcei.physics.forward import Floats
 
+_UNWARNED = np.errstate(all="ignore")  # of absurd events, which are flagged
 _LARGEST = 1e6
 _NONE = 1e-12  # hbar / bohr: of a shorter vector the direction is 0
 _ALIKE = 1e-3  # of the size of the reference: what printed digits leave of a symmetry
@@ -142,7 +143,7 @@ class RecoilFrame:
         """Ions off the two axes of the plane."""
         return [k for k in range(len(self.masses)) if k not in self.axes[:2]]
 
-    @np.errstate(all="ignore")  # of absurd events; they are flagged
+    @_UNWARNED
     def enter(self, momenta: Floats, sigma: Floats, build_up: Floats | None = None) -> FramedEvents:
         """Events of momenta (B, N, 3) with noise (B,) of their components, hbar / bohr, in their frames.
 
@@ -231,29 +232,39 @@ class RecoilFrame:
             third[(p[:, self.axes[2]] * third).sum(axis=1) < 0] *= -1.0
         return np.stack([first, second, third], axis=1)
 
+    @_UNWARNED
     def to_chart(self, positions: Floats, events: FramedEvents) -> Floats:
         """Chart (B, n, D) of positions (B, n, N, 3), bohr, lab frame."""
-        x = np.take_along_axis(positions, events.order[:, None, :, None], axis=2)
-        start, end = (list(side) for side in zip(*self.tree, strict=True))
-        bonds = _turned(x[:, :, end] - x[:, :, start], np.swapaxes(events.rotation, 1, 2))
-        chart = bonds.reshape(*x.shape[:2], -1) * events.ker[:, None, None]
+        ends = np.zeros_like(self.assembly)
+        for k, bond in enumerate(self.tree):
+            ends[bond, k] = -1.0, 1.0
+        flat = positions.reshape(*positions.shape[:2], -1)
+        chart = flat @ self._matrix(ends, events, events.ker)
         if not isinstance(events, WhitenedEvents):
             return chart
         u = (_lengthened(chart, self._power) - events.centre[:, None]) @ events.root
         far = np.maximum(np.abs(u) - BULK, 0.0)
         return u + np.sign(u) * (np.sqrt(1.0 + 2.0 * far) - 1.0 - far)
 
+    @_UNWARNED
     def to_positions(self, chart: Floats, events: FramedEvents) -> Floats:
         """Positions (B, n, N, 3), bohr, lab frame, centre of mass 0, of charts (B, n, D)."""
-        x = np.empty((*chart.shape[:2], len(self.masses), 3))
+        n = len(self.masses)
         if isinstance(events, WhitenedEvents):
+            x = np.empty((*chart.shape[:2], n, 3))
             self._in_kernel(place, chart, events, (events.rotation, events.order), (self.assembly,), x)
             return x
-        bonds = chart.reshape(*chart.shape[:2], -1, 3) / events.ker[:, None, None, None]
-        turned = np.einsum("kj,bnjx->bnkx", self.assembly, _turned(bonds, events.rotation))
-        np.put_along_axis(x, events.order[:, None, :, None], turned, axis=2)
-        return x
+        matrix = self._matrix(self.assembly, events, 1.0 / events.ker)
+        return (chart @ np.swapaxes(matrix, 1, 2)).reshape(*chart.shape[:2], n, 3)
 
+    def _matrix(self, table: Floats, events: FramedEvents, scale: Floats) -> Floats:
+        """Matrices (B, 3N, D) from ions in the lab to bonds in the frame, by a table (N, N - 1) of both."""
+        placed = np.empty((len(scale), *table.shape))
+        np.put_along_axis(placed, events.order[:, :, None], table[None], axis=1)
+        turned = events.rotation * scale[:, None, None]
+        return np.einsum("bik,bac->bicka", placed, turned).reshape(len(scale), -1, self.width)
+
+    @_UNWARNED
     def log_jacobian(self, chart: Floats, events: FramedEvents) -> Floats:
         """log|d chart / d relative positions|, (B, n): of scaling, D log KER, lengths and whitening."""
         out = np.empty(chart.shape[:2])
@@ -315,11 +326,6 @@ def _length(vectors: Floats) -> Floats:
 def _unit(vectors: Floats) -> Floats:
     """Directions (..., 3) of vectors (..., 3); 0 of none."""
     return vectors / np.maximum(_length(vectors), _NONE)[..., None]
-
-
-def _turned(vectors: Floats, rotation: Floats) -> Floats:
-    """Vectors (B, n, K, 3), as rows, times matrices (B, 3, 3)."""
-    return (vectors.reshape(len(vectors), -1, 3) @ rotation).reshape(vectors.shape)
 
 
 def _lengthened(vectors: Floats, power: float) -> Floats:

@@ -83,10 +83,10 @@ def _half(o, s) -> tuple[int, int, int]:
 
 
 @kernel
-def forward(begin, end, x, h, weights, starts, order, shape, splines, kept, z, log_det) -> None:
+def forward(x, h, weights, starts, order, shape, splines, kept, z, log_det) -> None:
     """Write z (B, D) and log|det| (B,) of x (B, D), given h (B, C), and what `backward` needs to `kept`.
 
-    Of blocks of 16 rows from `begin` to `end`. kept: (C + 1, N) context and ones; (S, W, N) coordinates seen;
+    kept: (C + 1, N) context and ones; (S, W, N) coordinates seen;
     (S, W, N) those before they are moved; (depth, S, hidden, N) units; (S, outputs, N) outputs. W: the longer
     half.
     """
@@ -95,7 +95,7 @@ def forward(begin, end, x, h, weights, starts, order, shape, splines, kept, z, l
     n, wide = -(-len(x) // lanes) + 1, max(o.cut, o.d - o.cut)
     room, weights, units = scratch(o.total, weights), numbers(weights), numbers(units)
     rows = aligned(room)
-    for j in range(begin, end):
+    for j in range(n - 1):
         filled = min(lanes, len(x) - j * lanes)
         _enter(rows, o, x, h, order, j, filled)
         for k in range(o.told):
@@ -174,9 +174,7 @@ def _move(rows, o, at, i, count, clamp, splines) -> None:
 
 
 @kernel
-def backward(
-    begin, end, of_z, of_log_det, weights, starts, order, shape, splines, kept, deltas, of_h
-) -> None:
+def backward(of_z, of_log_det, weights, starts, order, shape, splines, kept, deltas, of_h) -> None:
     """Turn gradients with respect to z (B, D) and log|det| (B,) into that of h (B, C), and `deltas`.
 
     deltas: gradients with respect to what goes into each unit (depth, S, hidden, N), and to outputs.
@@ -187,7 +185,7 @@ def backward(
     n, wide = -(-len(of_z) // lanes) + 1, max(o.cut, o.d - o.cut)
     room, weights, units = scratch(o.total, weights), numbers(weights), numbers(units)
     rows = aligned(room)
-    for j in range(begin, end):
+    for j in range(n - 1):
         filled = min(lanes, len(of_z) - j * lanes)
         _enter_gradients(rows, o, of_z, of_log_det, order[subnets // 2], j, filled)
         for s in range(subnets - 1, -1, -1):

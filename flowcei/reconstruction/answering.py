@@ -151,6 +151,7 @@ class Answering:
         several = (np.repeat(table, len(nodes), axis=0) for table in (momenta, sigma))
         return self.model.enter(next(several), next(several), np.tile(nodes, len(events)))
 
+    @np.errstate(all="ignore")  # of absurd events, which are flagged
     def _draw(
         self,
         events: Events,
@@ -180,8 +181,7 @@ class Answering:
         # One event beyond what single precision holds (or below: all atoms in one place) must not cost the
         # others of its file their answers: all of its samples are NaN, and it is flagged. A part of them
         # would be a biased lot.
-        with np.errstate(over="ignore"):
-            single = positions.astype(np.float32)
+        single = positions.astype(np.float32)
         widest = np.abs(single).max(axis=(2, 3))
         beyond = ~((widest > 0.0) & (widest < np.inf)).all(axis=1)
         single[beyond] = np.nan

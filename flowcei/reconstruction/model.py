@@ -331,6 +331,7 @@ class Reconstructor:
         entered = self.enter(events.momenta, self.sigma(events, noise))
         return self.log_prob_entered(x, *entered, draws=draws, seed=seed)
 
+    @np.errstate(all="ignore")  # of absurd events, which are flagged
     def log_prob_entered(
         self, x: Floats, framed: FramedEvents, c: Single, *, draws: int = 0, seed: int = 0
     ) -> Floats:

@@ -304,7 +304,7 @@ class _Answers:
     """What a comparison needs of a model, with samples that are given."""
 
     frame = SimpleNamespace(invariant=True)
-    network = SimpleNamespace(
+    network = sampler = SimpleNamespace(
         has_density=False,
         is_point=False,
         parameters=lambda: iter([torch.zeros(3, requires_grad=True)]),

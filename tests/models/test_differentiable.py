@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from flowcei.models.registry import build_model
+from flowcei.training.schedule import Schedule
+from flowcei.training.steps import Steps
 
 if TYPE_CHECKING:
     from flowcei.models.interface import InverseModel
@@ -79,6 +81,25 @@ def test_two_losses_can_be_computed_before_their_gradients() -> None:
         loss.backward()
     for name, gradient in _gradients(model).items():
         torch.testing.assert_close(gradient, apart[0][name] + apart[1][name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_steps_of_a_training_have_the_gradient_of_autograd(threads: int) -> None:
+    """Of all weights in one vector, in as many parts of a batch as there are, and anew at every step."""
+    model, (x, c, _) = _model(6, {"hidden": 32}), _batch(300, 6)
+    reference = deepcopy(model).double().eval()
+    reference.loss(x.double(), c.double()).mean().backward()
+    expected = _gradients(reference)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        steps = Steps(model, Schedule(clip=1e9), torch.device("cpu"))
+        for _ in range(2):
+            steps.differentiate(x, c, stop=False)
+    finally:
+        torch.set_num_threads(before)
+    for name, gradient in _gradients(model).items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-5)
 
 
 def test_gradients_of_geometries_are_there_too() -> None:
