@@ -20,8 +20,11 @@ from flowcei.physics._lanes import (
     accumulate,
     aligned,
     exponent,
+    keep,
     load,
+    numbers,
     power_of_two,
+    scratch,
     sqrt,
     store,
     where_greater,
@@ -91,7 +94,8 @@ def transport(v, event, context, weights, starts, order, shape, splines, reverse
     bound, least bin, least slope and unit of `splines`, or None for affine couplings.
     """
     o, subnets, last = _layout(v, context, starts, shape, splines), len(starts), -1
-    rows = aligned(o.total, v)
+    room, weights = scratch(o.total, v), numbers(weights)
+    rows = aligned(room)
     begin, end = (subnets // 2, 0) if reverse else (0, subnets // 2)
     for first in range(0, len(v), _BLOCK):
         filled = min(_BLOCK, len(v) - first)
@@ -115,6 +119,7 @@ def transport(v, event, context, weights, starts, order, shape, splines, reverse
             log_det[first + lane] = rows[o.d * _BLOCK + lane]
             for i in range(o.d):
                 out[first + lane, i] = rows[order[end, i] * _BLOCK + lane]
+    keep(room)
 
 
 @compiled

@@ -21,7 +21,19 @@ from flowcei.models._couplings import (
     tangent,
 )
 from flowcei.physics._growth import exp_minus
-from flowcei.physics._lanes import PANEL, Lanes, accumulate, aligned, lanes_of, load, store, where_greater
+from flowcei.physics._lanes import (
+    PANEL,
+    Lanes,
+    accumulate,
+    aligned,
+    keep,
+    lanes_of,
+    load,
+    numbers,
+    scratch,
+    store,
+    where_greater,
+)
 from flowcei.storage._compilation import compiled, kernel
 
 _TERMS = 7  # of exp, in single precision
@@ -80,7 +92,9 @@ def forward(x, h, weights, starts, order, shape, splines, kept, z, log_det) -> N
     """
     told, seen, before, units, outputs = kept
     o, subnets, lanes = _plan(x.shape[1], h.shape[1], shape, splines), len(starts), lanes_of(weights)
-    rows, n, wide = aligned(o.total, weights), -(-len(x) // lanes) + 1, max(o.cut, o.d - o.cut)
+    n, wide = -(-len(x) // lanes) + 1, max(o.cut, o.d - o.cut)
+    room, weights, units = scratch(o.total, weights), numbers(weights), numbers(units)
+    rows = aligned(room)
     for j in range(n - 1):
         filled = min(lanes, len(x) - j * lanes)
         _enter(rows, o, x, h, order, j, filled)
@@ -105,6 +119,7 @@ def forward(x, h, weights, starts, order, shape, splines, kept, z, log_det) -> N
             log_det[j * lanes + lane] = rows[o.log_det * lanes + lane]
             for i in range(o.d):
                 z[j * lanes + lane, i] = rows[(o.state + order[subnets // 2, i]) * lanes + lane]
+    keep(room)
 
 
 @compiled
@@ -165,9 +180,11 @@ def backward(of_z, of_log_det, weights, starts, order, shape, splines, kept, del
     deltas: gradients with respect to what goes into each unit (depth, S, hidden, N), and to outputs.
     """
     _, _, before, units, outputs = kept
-    of_units, of_outputs = deltas
+    of_units, of_outputs = numbers(deltas[0]), deltas[1]
     o, subnets, lanes = _plan(of_z.shape[1], of_h.shape[1], shape, splines), len(starts), lanes_of(weights)
-    rows, n, wide = aligned(o.total, weights), -(-len(of_z) // lanes) + 1, max(o.cut, o.d - o.cut)
+    n, wide = -(-len(of_z) // lanes) + 1, max(o.cut, o.d - o.cut)
+    room, weights, units = scratch(o.total, weights), numbers(weights), numbers(units)
+    rows = aligned(room)
     for j in range(n - 1):
         filled = min(lanes, len(of_z) - j * lanes)
         _enter_gradients(rows, o, of_z, of_log_det, order[subnets // 2], j, filled)
@@ -197,6 +214,7 @@ def backward(of_z, of_log_det, weights, starts, order, shape, splines, kept, del
         for lane in range(filled):
             for k in range(o.told):
                 of_h[j * lanes + lane, k] = rows[(o.context + k) * lanes + lane]
+    keep(room)
 
 
 @compiled

@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from flowcei.physics._lanes import aligned, lanes_of
+from flowcei.physics._lanes import aligned, keep, lanes_of, scratch
 from flowcei.physics._layout import layout
 from flowcei.physics._steps import integrate
 from flowcei.physics._vectors import across, cross, dot, scaled, unit_vector
@@ -53,7 +53,8 @@ def explode(
     """
     n = len(ions)
     o = layout(n, len(ladder), len(method[5]), len(directions), growth)
-    rows = aligned(o.total, method[0])
+    room = scratch(o.total, method[0])
+    rows = aligned(room)
     lanes = lanes_of(rows)
     if jacobian is not None:  # numba compiles this, and what follows of it, only where there is one
         bases, axes, norms = np.empty((lanes, o.n3, o.n3)), np.empty((lanes, 2, 3)), np.empty(lanes)
@@ -73,7 +74,7 @@ def explode(
         for lane in range(filled):
             event = first + lane
             size = rows[o.n3 * lanes + lane]
-            scale = unit * np.sqrt(size)
+            scale = unit * math.sqrt(size)
             for d in range(o.n3):
                 ends[event * o.n3 + d] = rows[d * lanes + lane] * scale
             status[event] = _status(rows, lane, o.n3, starts, initial, event)
@@ -81,6 +82,7 @@ def explode(
                 norm = norms[lane] * size
                 derivatives = jacobian[event]
                 _assemble(rows, lane, o, n, bases[lane], axes[lane], norm, scale * size, growth, derivatives)
+    keep(room)
 
 
 @compiled
@@ -157,21 +159,22 @@ def _basis(rows, lane, n, basis, axes) -> float:
     basis[:], axes[:] = 0.0, 0.0
     for i in range(n):
         for axis in range(3):
-            basis[3 * i + axis, axis] = 1.0 / np.sqrt(n)
+            basis[3 * i + axis, axis] = 1.0 / math.sqrt(n)
             basis[3 * i + axis, 3] = rows[(3 * i + axis) * lanes + lane]
     norm = _orthonormalise(basis, 3)
     far, square = 0, -1.0
     for i in range(n):
-        x = basis[3 * i : 3 * i + 3, 3]
+        x = _vector(basis, i)
         if dot(x, x) > square:
             far, square = i, dot(x, x)
     # Both axes at right angles to the ion farthest out: whatever the shape, each turns it by a right angle.
-    first = across(unit_vector(basis[3 * far : 3 * far + 3, 3]))
-    second = cross(first, unit_vector(basis[3 * far : 3 * far + 3, 3]))
+    outward = unit_vector(_vector(basis, far))
+    first = across(outward)
+    second = cross(first, outward)
     for k in range(2):
         axis = second if k else first
         for i in range(n):
-            turned = cross(axis, basis[3 * i : 3 * i + 3, 3])
+            turned = cross(axis, _vector(basis, i))
             for a in range(3):
                 basis[3 * i + a, 4 + k] = turned[a]
         common = _dot(basis, 4, 5)  # 0 for the first: column 5 is empty still
@@ -184,12 +187,18 @@ def _basis(rows, lane, n, basis, axes) -> float:
         for d in range(3 * n):
             undescribed = 1.0
             for k in range(column):
-                undescribed -= basis[d, k] ** 2
+                undescribed -= basis[d, k] * basis[d, k]
             if undescribed > most:
                 worst, most = d, undescribed
         basis[worst, column] = 1.0
         _orthonormalise(basis, column)
     return norm
+
+
+@compiled
+def _vector(basis, i) -> tuple[float, float, float]:
+    """Where ion i is from the centroid, over the norm."""
+    return basis[3 * i, _SCALING], basis[3 * i + 1, _SCALING], basis[3 * i + 2, _SCALING]
 
 
 @compiled
@@ -208,7 +217,7 @@ def _orthonormalise(basis, column) -> float:
         common = _dot(basis, k, column)
         for d in range(len(basis)):
             basis[d, column] -= common * basis[d, k]
-    length = np.sqrt(_dot(basis, column, column))
+    length = math.sqrt(_dot(basis, column, column))
     for d in range(len(basis)):
         basis[d, column] /= length
     return length

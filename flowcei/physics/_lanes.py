@@ -83,11 +83,34 @@ for _function in (operator.add, operator.sub, operator.mul, operator.truediv):
     _arithmetic(_function, f"f{_function.__name__.removeprefix('true')}")
 
 
-def _row(context, builder, array_type, array, row) -> ir.Value:
+@intrinsic
+def numbers(_typing, array) -> tuple:
+    """A pointer to the numbers of a C-contiguous array, which is seven values at each call of a function."""
+
+    def lower(context, builder, sig, args) -> ir.Value:
+        return _numbers(context, builder, sig.args[0], args[0])
+
+    return types.CPointer(array.dtype)(array), lower
+
+
+@intrinsic
+def keep(_typing, array) -> tuple:
+    """Do nothing: an array of a kernel's own, whose numbers are used, is there until here."""
+    return types.void(array), lambda context, _builder, _sig, _args: context.get_dummy_value()
+
+
+def _numbers(context, builder, kind, value) -> ir.Value:
+    """A pointer to the numbers of an array, or that pointer as it is."""
+    if isinstance(kind, types.CPointer):
+        return value
+    return context.make_array(kind)(context, builder, value).data
+
+
+def _row(context, builder, kind, array, row) -> ir.Value:
     """A pointer to a row of a flat array."""
-    lanes = Lanes(array_type.dtype)
+    lanes = Lanes(kind.dtype)
     first = builder.mul(row, ir.Constant(row.type, lanes.lanes))
-    data = context.make_array(array_type)(context, builder, array).data
+    data = _numbers(context, builder, kind, array)
     return builder.bitcast(builder.gep(data, [first]), lanes.llvm.as_pointer())
 
 
@@ -102,12 +125,22 @@ def lanes_of(_typing, array) -> tuple:
 
 
 @compiled
-def aligned(count, like) -> np.ndarray:
-    """`count` rows, zero, that begin at multiples of 64 bytes, of the precision of `like`."""
-    step = 64 // like.itemsize
-    raw = np.zeros((count + 1) * step, like.dtype)
-    skip = (-raw.ctypes.data % 64) // like.itemsize
-    return raw[skip : skip + count * step]
+def scratch(count, like) -> np.ndarray:
+    """Room for `count` rows, zero, of the precision of `like`."""
+    return np.zeros((count + 1) * lanes_of(like), like.dtype)
+
+
+@intrinsic
+def aligned(_typing, array) -> tuple:
+    """A pointer to the rows of `scratch`, which begin at a multiple of 64 bytes."""
+
+    def lower(context, builder, sig, args) -> ir.Value:
+        first = _numbers(context, builder, sig.args[0], args[0])
+        kind = context.get_value_type(types.intp)
+        address = builder.add(builder.ptrtoint(first, kind), ir.Constant(kind, 63))
+        return builder.inttoptr(builder.and_(address, ir.Constant(kind, -64)), first.type)
+
+    return types.CPointer(array.dtype)(array), lower
 
 
 @intrinsic
@@ -282,7 +315,7 @@ def accumulate(_typing, array, source, count, weights, first, along, across, sta
             cgutils.alloca_once_value(builder, builder.load(row(start, place), align=64)) for place in places
         ]
         steps = [builder.mul(place, across) for place in places]
-        factors = context.make_array(sig.args[3])(context, builder, weights).data
+        factors = _numbers(context, builder, sig.args[3], weights)
         with cgutils.for_range(builder, count) as loop:
             value = builder.load(row(source, loop.index), align=64)
             panel = builder.add(first, builder.mul(loop.index, along))

@@ -33,11 +33,20 @@ def choose(x, cumulated, events, far, random, near, owner, count, drawn, chosen)
         e = events[a]
         for h in range(far + random):
             if h < far:
-                i = near[e].argmax()
+                i = 0
+                for k in range(near.shape[1]):  # numpy's own ways, here and below, compile for a second
+                    if near[e, k] > near[e, i]:
+                        i = k
             else:
                 drawn[e] += 1
                 mark = (drawn[e] * _GOLDEN) % 1.0 * cumulated[e, -1]
-                i = min(np.searchsorted(cumulated[e], mark, side="right"), len(near[e]) - 1)
+                i, end = 0, near.shape[1] - 1
+                while i < end:  # the first above the mark, or the last
+                    middle = (i + end) // 2
+                    if cumulated[e, middle] > mark:
+                        end = middle
+                    else:
+                        i = middle + 1
             if near[e, i] <= 0.0:
                 chosen[a, h] = -1 - owner[e, i]
                 continue

@@ -22,6 +22,7 @@ from flowcei.physics._lanes import (
     any_positive,
     ceil,
     load,
+    numbers,
     rough_sqrt,
     rsqrt,
     sqrt,
@@ -48,8 +49,10 @@ def integrate(rows, ions, ladder, directions, system, method, unit, growth, movi
     z1. The y of each direction becomes the derivative of the momenta.
     """
     stages = len(ladder)
-    masses, weights, strengths, curvatures = system  # unpacked once: each time costs reference counts
+    masses, weights = numbers(system[0]), numbers(system[1])
+    strengths, curvatures = numbers(system[2]), numbers(system[3])
     a, c, bp, eta, z1, nodes, tail_weights = method
+    each, last_of, ends = numbers(a), numbers(bp), numbers(tail_weights)
     # A number: `len(ions)` is a constant to numba, and each other constant compiles a function anew. Forces
     # need it, and what few compile. Beside the layout: as its field LLVM unrolls less, 6 % slower for OCS.
     n = np.int64(len(ions))
@@ -78,7 +81,7 @@ def integrate(rows, ions, ladder, directions, system, method, unit, growth, movi
             again = stage + 1 < stages and c[stage] == c[stage + 1]  # two stages at the end of a step
             same = stage + 1 if again else stage
             factor = 1.0 / shrink if growth is None else load(rows, o.factors + same)
-            _advance(rows, o, stage, a, stage, h * c[stage], h * h)
+            _advance(rows, o, stage, each, stage * stages, h * c[stage], h * h)
             out, pull, push = k + stage * o.n3, tau * factor, -2.0 * factor
             own = o.shares + same * o.sharing
             # Within a percent by trapezia: of many stages the middle and the end of a step will do.
@@ -88,7 +91,7 @@ def integrate(rows, ions, ladder, directions, system, method, unit, growth, movi
             )
             if growth is not None:
                 energy = energy + work
-        _accept(rows, o, stages, bp, h)
+        _accept(rows, o, stages, last_of, h)
         z = z + h
         remaining = where_greater(h * 1e-6, z1 - z, 0.0, z1 - z)
         z = where_greater(remaining, 0.0, z, z1)
@@ -101,7 +104,7 @@ def integrate(rows, ions, ladder, directions, system, method, unit, growth, movi
         for t in range(len(nodes) - 1):
             grow(rows, o, growth, 0.0 * z + growth[6][t], o.shares + t * o.sharing)
     for t in range(len(nodes)):
-        _advance(rows, o, t + 1, tail_weights, t, whole * (nodes[t] - z1), whole)
+        _advance(rows, o, t + 1, ends, t * len(nodes), whole * (nodes[t] - z1), whole)
         if t + 1 < len(nodes):
             out, own, shrink = k + (t + 1) * o.n3, o.shares + t * o.sharing, whole - nodes[t] * nodes[t]
             work = _forces(
@@ -301,13 +304,13 @@ def _step_length(rows, o, n, curvatures, tau, z, remaining, eta, growth, shares)
 
 
 @compiled
-def _sum_forces(rows, at, o, count, weights, row) -> tuple[Lanes, Lanes, Lanes]:
-    """Sum of weights[row, j] times the force on one ion, in rows from at + j 3N on, over j < count."""
+def _sum_forces(rows, at, o, count, weights, first) -> tuple[Lanes, Lanes, Lanes]:
+    """Sum of weights[first + j] times the force on one ion, in rows from at + j 3N on, over j < count."""
     # All three components in one loop: it is short, and its end cannot be predicted.
-    weight = weights[row, 0]
+    weight = weights[first]
     x, y, z = load(rows, at) * weight, load(rows, at + 1) * weight, load(rows, at + 2) * weight
     for j in range(1, count):
-        at, weight = at + o.n3, weights[row, j]
+        at, weight = at + o.n3, weights[first + j]
         x, y, z = (
             x + load(rows, at) * weight,
             y + load(rows, at + 1) * weight,
@@ -317,14 +320,14 @@ def _sum_forces(rows, at, o, count, weights, row) -> tuple[Lanes, Lanes, Lanes]:
 
 
 @compiled
-def _advance(rows, o, count, weights, row, ahead, square) -> None:
+def _advance(rows, o, count, weights, first, ahead, square) -> None:
     """Write the positions of a stage or node `ahead` of y in every block, by the forces before it."""
     n3 = o.n3
     for block in range(o.count + 1):
         for d in range(block * o.gap, block * o.gap + n3, 3):
             x, y, z = _load3(rows, d)
             u, v, w = _load3(rows, d + n3)
-            fx, fy, fz = _sum_forces(rows, d + 3 * n3, o, count, weights, row)
+            fx, fy, fz = _sum_forces(rows, d + 3 * n3, o, count, weights, first)
             x, y, z = x + ahead * u + square * fx, y + ahead * v + square * fy, z + ahead * w + square * fz
             _store3(rows, d + 2 * n3, x, y, z)
 

@@ -13,8 +13,10 @@ from flowcei.physics._lanes import (
     Lanes,
     aligned,
     exponent,
+    keep,
     load,
     power_of_two,
+    scratch,
     store,
     where_greater,
 )
@@ -62,7 +64,8 @@ def _squared_distance(rows, mean, inverse) -> Lanes:
 def distances(points, mean, inverse, out) -> None:
     """Write the squared distances (E, K, M) of points (E, M, D) from means (E, K, D) to `out`."""
     d, count = points.shape[2], points.shape[1]
-    rows = aligned(2 * d + 1, points)
+    room = scratch(2 * d + 1, points)
+    rows = aligned(room)
     for e in range(points.shape[0]):
         for first in range(0, count, _BLOCK):
             _gather(points[e], first, rows)
@@ -70,13 +73,15 @@ def distances(points, mean, inverse, out) -> None:
                 store(rows, 2 * d, _squared_distance(rows, mean[e, k], inverse[e, k]))
                 for lane in range(min(_BLOCK, count - first)):
                     out[e, k, first + lane] = rows[2 * d * _BLOCK + lane]
+    keep(room)
 
 
 @kernel
 def log_density(points, mean, inverse, height, dof, out) -> None:
     """Write the log density (E, M) of points (E, M, D) to `out`; `height` (E, K) is that at the means."""
     d, count, components = points.shape[2], points.shape[1], mean.shape[1]
-    rows = aligned(2 * (d + components), points)
+    room = scratch(2 * (d + components), points)
+    rows = aligned(room)
     for e in range(points.shape[0]):
         for first in range(0, count, _BLOCK):
             _gather(points[e], first, rows)
@@ -89,6 +94,7 @@ def log_density(points, mean, inverse, height, dof, out) -> None:
             store(rows, 0, top + _log1p(total - 1.0))
             for lane in range(min(_BLOCK, count - first)):
                 out[e, first + lane] = rows[lane]
+    keep(room)
 
 
 @compiled
@@ -158,6 +164,12 @@ def _pull(rows, mean, own, count, at) -> None:
             store(rows, product + j, load(rows, product + j) + pulled * load(rows, d + j))
 
 
+@compiled
+def _clear(rows, start, end) -> None:
+    for k in range(start, end):
+        rows[k] = 0.0
+
+
 @kernel
 def pulls(points, mean, inverse, height, dof, share, first, second) -> None:
     """Add up what points (E, M, D) pull components by: a step of expectation.
@@ -168,16 +180,17 @@ def pulls(points, mean, inverse, height, dof, share, first, second) -> None:
     d, m, count = points.shape[2], points.shape[1], mean.shape[1]
     size = 2 + d + d * (d + 1) // 2
     start = 2 * d + 2 * count
-    rows = aligned(start + count * size, points)
+    room = scratch(start + count * size, points)
+    rows = aligned(room)
     for e in range(points.shape[0]):
-        rows[start * _BLOCK :] = 0.0
+        _clear(rows, start * _BLOCK, (start + count * size) * _BLOCK)
         for begin in range(0, m, _BLOCK):
             _gather(points[e], begin, rows)
             for k in range(count):
                 store(rows, 2 * d + k, _squared_distance(rows, mean[e, k], inverse[e, k]))
             _weigh(rows, height[e], d, dof)
             for k in range(2 * d, 2 * (d + count)):  # what fills up a last block counts nothing
-                rows[k * _BLOCK + min(_BLOCK, m - begin) : (k + 1) * _BLOCK] = 0.0
+                _clear(rows, k * _BLOCK + min(_BLOCK, m - begin), (k + 1) * _BLOCK)
             for k in range(count):
                 _pull(rows, mean[e, k], 2 * d + k, count, start + k * size)
         for k in range(count):
@@ -188,6 +201,7 @@ def pulls(points, mean, inverse, height, dof, share, first, second) -> None:
                 first[e, k, i] = _sum(rows, at + 2 + i)
                 for j in range(i + 1):
                     second[e, k, i, j] = _sum(rows, at + 2 + d + i * (i + 1) // 2 + j)
+    keep(room)
 
 
 @compiled
@@ -254,7 +268,8 @@ def _transform(rows, source, matrix, target) -> None:
 def straightened(points, centre, inverse, slope, out) -> None:
     """Write straight coordinates of points (E, M, D) to `out`: see `flowcei.posterior.bent`."""
     d = points.shape[2]
-    drivers, rows = _drivers(slope.shape[1]), aligned(2 * d, points)
+    drivers, room = _drivers(slope.shape[1]), scratch(2 * d, points)
+    rows = aligned(room)
     for e in range(points.shape[0]):
         for first in range(0, points.shape[1], _BLOCK):
             _gather(points[e], first, rows)
@@ -264,13 +279,15 @@ def straightened(points, centre, inverse, slope, out) -> None:
             for k in range(d - 1, 0, -1):  # from the last: shifts are those of what is not straight yet
                 store(rows, k, load(rows, k) - _shift(rows, k, drivers, slope[e]))
             _scatter(rows, 0, first, out[e])
+    keep(room)
 
 
 @kernel
 def bent(straight, centre, axes, slope, out) -> None:
     """Write the points of straight coordinates (E, M, D) to `out`."""
     d = straight.shape[2]
-    drivers, rows = _drivers(slope.shape[1]), aligned(2 * d, straight)
+    drivers, room = _drivers(slope.shape[1]), scratch(2 * d, straight)
+    rows = aligned(room)
     for e in range(straight.shape[0]):
         for first in range(0, straight.shape[1], _BLOCK):
             _gather(straight[e], first, rows)
@@ -280,3 +297,4 @@ def bent(straight, centre, axes, slope, out) -> None:
             for i in range(d):
                 store(rows, d + i, load(rows, d + i) + centre[e, i])
             _scatter(rows, d, first, out[e])
+    keep(room)

@@ -7,13 +7,16 @@ import hashlib
 import logging
 import os
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from numba import njit
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
+from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler import Compiler
 from numba.core.runtime import rtsys
 
 _log = logging.getLogger("flowcei")
@@ -123,9 +126,22 @@ class _KernelCache(FunctionCache):
         name = f"{self._impl.filename_base} {sig}"
         return f"{self.cache_path}/{hashlib.sha256(name.encode()).hexdigest()[:16]}.claim"
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the lock of the folder: of two that store at once, each would forget what the other does."""
+        folder = os.open(self.cache_path, os.O_RDONLY)
+        try:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(folder, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(folder)
+
     def save_overload(self, sig, data) -> None:
         try:
-            super().save_overload(sig, data)
+            self._impl.locator.ensure_cache_path()
+            with self._alone():
+                super().save_overload(sig, data)
         except OSError as error:
             self.disable()
             _log.warning(
@@ -138,18 +154,71 @@ class _KernelCache(FunctionCache):
             self._release(sig)
 
 
+class _Library(JITCodeLibrary):
+    """LLVM's share of the work on a kernel: what it calls is taken in, and all is optimised once, together.
+
+    numba optimises each function, and again wherever it is called. Loops are not vectorised: what is hot are
+    rows of lanes, vectors already (`flowcei.physics._lanes`), and the others become many times as long.
+    """
+
+    def _optimize_functions(self, ll_module) -> None:
+        ll_module.data_layout = str(self._codegen.target_data)
+
+    def _optimize_final_module(self) -> None:
+        passes = self._codegen._module_pass_manager  # noqa: SLF001
+        manager, builder = passes(loop_vectorize=False)
+        manager.run(self._final_module, builder)
+
+
+class _Source(_Library):
+    """The LLVM code of a function that becomes part of kernels: of its own it needs no machine code."""
+
+    codegen = property(lambda self: self)  # whom numba tells where the constants of machine code are
+
+    def _optimize_final_module(self) -> None:
+        """Nothing: done where it is called."""
+
+    def _finalize_final_module(self) -> None:
+        self._finalize_dynamic_globals()
+        self._finalized = True
+
+    def get_pointer_to_function(self, _name) -> int:
+        return 0
+
+    def set_env(self, _name, _env) -> None:
+        """Nothing."""
+
+
+class _KernelCompiler(Compiler):
+    """numba's compiler with LLVM's share as above."""
+
+    library: ClassVar[type[_Library]] = _Library
+
+    def define_pipelines(self) -> list:
+        self.state.library = self.library(self.state.targetctx.codegen(), self.state.func_id.func_qualname)
+        self.state.library.enable_object_caching()
+        return super().define_pipelines()
+
+
+class _FunctionCompiler(_KernelCompiler):
+    """The same for what kernels call."""
+
+    library = _Source
+
+
 _OPTIONS = {"nogil": True, "error_model": "numpy"}
 
 
 def compiled(function) -> Any:
     """Compile a function that kernels call; it becomes part of each of them."""
     # Entries for Python would take a quarter of all compiling: a call from there ends the process.
-    return njit(forceinline=True, no_cfunc_wrapper=True, no_cpython_wrapper=True, **_OPTIONS)(function)
+    options = {"no_cfunc_wrapper": True, "no_cpython_wrapper": True, **_OPTIONS}
+    return njit(pipeline_class=_FunctionCompiler, forceinline=True, **options)(function)
 
 
 def kernel(function) -> Any:
     """Compile a function that Python calls, once for each number of ions and precision, and store it."""
-    dispatcher = njit(**_OPTIONS)(function)
+    dispatcher = njit(pipeline_class=_KernelCompiler, **_OPTIONS)(function)
     dispatcher._cache = _KernelCache(function)  # noqa: SLF001 - what cache=True would do, with our cache
     # Else the first call imports what extends numba, such as awkward: to load compiled code needs none of it.
     dispatcher._compilation_chain_init_hook = lambda: None  # noqa: SLF001

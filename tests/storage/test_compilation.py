@@ -58,3 +58,31 @@ def test_a_folder_that_cannot_be_written_is_waited_for_by_nobody(tmp_path: Path)
     """Each process compiles what it needs."""
     (tmp_path / "kernels").write_text("a file in its place")
     assert together(tmp_path, 2) == ["1 False\n", "1 False\n"]
+
+
+# Two kernels of one function for each process: numbers of two types.
+STORED = """
+import sys
+import numpy as np
+from flowcei.storage._compilation import kernel
+
+@kernel
+def first(x):
+    return x[0]
+
+for kind in sys.argv[1:]:
+    first(np.ones(1, kind))
+print(sum(first.stats.cache_misses.values()))
+"""
+
+
+def test_processes_that_store_kernels_of_one_function_at_once_forget_none(tmp_path: Path) -> None:
+    """The index of the function has those of all, each with a file of its own."""
+    program = tmp_path / "program.py"
+    program.write_text(STORED)
+    home = os.environ | {"FLOWCEI_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])}
+    kinds = "f4", "f8", "i1", "i2", "i4", "i8"
+    processes = [subprocess.Popen([sys.executable, program, kind], env=home) for kind in kinds]
+    assert [process.wait() for process in processes] == [0] * len(kinds)
+    told = subprocess.run([sys.executable, program, *kinds], env=home, capture_output=True, check=True)
+    assert told.stdout == b"0\n"
