@@ -20,6 +20,7 @@ from flowcei.cli.compare_priors import (
 )
 from flowcei.cli.experiment_options import experiment_option
 from flowcei.cli.options import option
+from flowcei.cli.sharing import Sharing, sharing_options
 from flowcei.cli.streams import note, show, show_json, show_table, with_lengths_in, write_results
 from flowcei.errors import UsageError
 
@@ -64,6 +65,7 @@ def _names(text: str) -> tuple[str, ...]:
     "--seed", "Of the events that are drawn with replacement, and the prediction.", options.SEED, default=0
 )
 @options.keep_flagged_option
+@sharing_options
 @options.overwrite_option
 def population(
     *,
@@ -85,6 +87,7 @@ def population(
     length_unit: str,
     seed: int,
     keep_flagged: bool,
+    sharing: Sharing,
     overwrite: bool,
 ) -> None:
     """Unfold the law of bonds and angles from SAMPLES of many events.
@@ -107,6 +110,8 @@ def population(
     With --law vibrations SAMPLES are one file of events: the law of all normal modes of a stiff molecule, of
     three atoms or eleven, without a model. --experiment says how wide the source is where events lack ions.
 
+    --workers and --cluster share the laws of --bootstrap.
+
     Writes population.h5, table.csv, correlations.csv and pictures.
 
     Example: flowcei population events.samples.h5
@@ -120,20 +125,16 @@ def population(
     stated = {"prior": prior, "noise": noise, "experiment": experiment, "missing": missing}
     names = _names(coordinates)
     if law == "vibrations":
-        _refuse(kind, "is not of --law vibrations")
+        _refuse(kind | {"workers": sharing.shared}, "is not of --law vibrations")
         fitted: Any = _vibrations(samples, names, molecule, stated, seed)
     else:
         _refuse(stated | {"molecule": molecule}, "is of --law vibrations; samples know theirs")
         kind["bootstrap"] = _RESAMPLED if bootstrap is None else bootstrap
-        fitted = _of_samples(samples, names, kind | {"law": law, "seed": seed})
+        each = sharing.each("flowcei.ensemble.uncertainty", "flowcei.ensemble.free")
+        fitted = _of_samples(samples, names, kind | {"law": law, "seed": seed, "each": each})
     shown: dict[str, Any] = {"as_json": as_json, "overwrite": overwrite}
-    _written(fitted)(
-        fitted,
-        folder,
-        length_unit,
-        **shown,
-        **({} if truth is None else {"truth": truth, "missing": missing}),
-    )
+    shown |= {} if truth is None else {"truth": truth, "missing": missing}
+    _written(fitted)(fitted, folder, length_unit, **shown)
 
 
 def _of_samples(samples: tuple[Path, ...], names: tuple[str, ...], kind: dict[str, Any]) -> Any:  # noqa: ANN401

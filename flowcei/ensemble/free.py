@@ -18,6 +18,7 @@ import pandas as pd
 from flowcei.ensemble.fitting import truth
 from flowcei.ensemble.prediction import check_ungated, compared
 from flowcei.ensemble.result import LEVEL, EnsembleLaw
+from flowcei.ensemble.uncertainty import draws
 from flowcei.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from flowcei.ensemble.reduction import Ensemble
     from flowcei.molecules.molecule import Molecule
     from flowcei.posterior.arrays import Bools, Floats, Reals, Rows
+    from flowcei.workers.order import Each
 
 FEWEST = 100
 """Events, of which a law without a form is taken."""
@@ -141,7 +143,9 @@ class _Binned:
         return np.log(np.where(inside, np.maximum(self.density[flat], 1e-300), 1e-300))
 
 
-def free_law(ensemble: Ensemble, bootstrap: int, seed: int, *, check: bool = True) -> FreeLaw:
+def free_law(
+    ensemble: Ensemble, bootstrap: int, seed: int, *, check: bool = True, each: Each = map
+) -> FreeLaw:
     """The distribution of one or two coordinates; DataError where the samples do not tell it."""
     check_ungated(ensemble)
     count, k = len(ensemble.z), len(ensemble.chart.coordinates)
@@ -159,15 +163,14 @@ def free_law(ensemble: Ensemble, bootstrap: int, seed: int, *, check: bool = Tru
     fold = rng.permutation(count) % _FOLDS
     width = max(tried, key=lambda width: _held_out(sums @ _kernels(shape, width), true, fold))
     kernels = _kernels(shape, width)
-    each = sums @ kernels
-    share = _shares(each, true, np.ones(count))
+    heights = sums @ kernels
+    share = _shares(heights, true, np.ones(count))
     density = kernels @ share / volume
     law = _Binned(axes, density)
     _check(ensemble, law, bins.reshape(count, -1), width, rng)
     start = 0.5 * share + 0.5 / len(share)  # a share that is 0 would stay so
-    again = (rng.integers(count, size=count) for _ in range(bootstrap))
-    times = (np.bincount(rows, minlength=count).astype(np.float64) for rows in again)
-    drawn = [kernels @ _shares(each, true, one, start) / volume for one in times]
+    again = each(partial(_shares, heights, true, start=start), draws(count, bootstrap, rng))
+    drawn = [kernels @ one / volume for one in again]
     raw = np.bincount(bins, ensemble.weights.ravel(), int(np.prod(shape)))
     # Angles rise where bends fall.
     flip = tuple(slice(None, None, -1 if bend else 1) for bend in ensemble.chart.bends)
@@ -182,7 +185,7 @@ def free_law(ensemble: Ensemble, bootstrap: int, seed: int, *, check: bool = Tru
         np.array(drawn or [density]).reshape(-1, *shape)[(slice(None), *flip)],
         count,
         ensemble.z.shape[1],
-        float(_log_likelihood(each @ share, true).sum()),
+        float(_log_likelihood(heights @ share, true).sum()),
         ensemble.left_out,
         compared(ensemble, partial(ensemble.chart.geometries, law), seed) if check else None,
     )

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from flowcei.ensemble.laws import NormalLaw
     from flowcei.ensemble.reduction import Ensemble
     from flowcei.posterior.arrays import Floats
+    from flowcei.workers.order import Each
 
 _STEPS = 60  # of the search for starts
 _STARTED = 50  # samples of an event by which starts of several normals are judged
@@ -33,6 +34,7 @@ def normals(
     *,
     check: bool = True,
     causes: bool = True,
+    each: Each = map,
 ) -> Mixture:
     """Shares of several normal laws, which are sought; also from others, in whose order they are then.
 
@@ -68,7 +70,7 @@ def normals(
 
     names = tuple(f"normal-{c + 1}" for c in range(components))
     out = mixed(ensemble, names, data.log_base, log_each, seed)
-    laws = resampled(law, data, chart.images, bootstrap, seed, None)
+    laws = resampled(law, data, chart.images, bootstrap, seed, None, each)
     # Shares whose laws are not known are less certain.
     own = known.covariance[2 * law.mean.size : law.widths, 2 * law.mean.size : law.widths]
     error = np.maximum(out.error, np.sqrt(np.append(np.diagonal(own), own.sum())))

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from flowcei.events.container import Events
     from flowcei.molecules.molecule import Molecule
     from flowcei.posterior.arrays import Floats
+    from flowcei.workers.order import Each
 
 LAWS = ("normal", "mixture", "free")
 """Laws that can be sought."""
@@ -230,6 +231,7 @@ def population(
     seed: int = 0,
     check: bool = True,
     keep_flagged: bool = False,
+    each: Each = map,
 ) -> Population | Mixture | FreeLaw | Series | Pathways:
     """Unfold the law of a molecule's geometries from the posterior samples of many events.
 
@@ -254,6 +256,7 @@ def population(
         seed: Of bootstrap and prediction.
         check: Whether to compare the run with what the law predicts.
         keep_flagged: Whether to take flagged events too.
+        each: What maps a function over the laws of `bootstrap`: see `flowcei.workers.order.each_of`.
 
     Returns:
         The law with its errors: `Population` of a normal law, `Mixture` of several, `FreeLaw` without a form,
@@ -281,21 +284,23 @@ def population(
 
         def mixture_of(some: Ensemble, like: NormalLaw | None) -> Mixture:
             check_count(len(some.z), len(some.chart.coordinates), count)
-            return normals(some, count, bootstrap, seed, like, check=check, causes=False)
+            return normals(some, count, bootstrap, seed, like, check=check, causes=False, each=each)
 
         return pathways(ensemble, by, mixture_of, width)
     if by is not None:
-        law_of = partial(_normal, bootstrap=bootstrap, seed=seed, check=check, causes=False)
+        law_of = partial(_normal, bootstrap=bootstrap, seed=seed, check=check, causes=False, each=each)
         return series(ensemble, by, law_of, width, seed)
     if law == "free":
-        return free_law(ensemble, bootstrap, seed, check=check)
+        return free_law(ensemble, bootstrap, seed, check=check, each=each)
     if law == "mixture":
         check_count(len(ensemble.z), len(ensemble.chart.coordinates), count)
-        return normals(ensemble, count, bootstrap, seed, check=check)
-    return _normal(ensemble, bootstrap, seed, check=check)
+        return normals(ensemble, count, bootstrap, seed, check=check, each=each)
+    return _normal(ensemble, bootstrap, seed, check=check, each=each)
 
 
-def _normal(ensemble: Ensemble, bootstrap: int, seed: int, *, check: bool, causes: bool = True) -> Population:
+def _normal(
+    ensemble: Ensemble, bootstrap: int, seed: int, *, check: bool, causes: bool = True, each: Each = map
+) -> Population:
     """The normal law of an ensemble."""
     check_count(len(ensemble.z), len(ensemble.chart.coordinates), 1)
     chart, data, selection = ensemble.chart, ensemble.weighted, selection_of(ensemble, seed)
@@ -319,7 +324,7 @@ def _normal(ensemble: Ensemble, bootstrap: int, seed: int, *, check: bool, cause
         data.z.shape[1],
         expectation(law, data, selection)[1],
         told,
-        resampled(law, data, chart.images, bootstrap, seed, selection),
+        resampled(law, data, chart.images, bootstrap, seed, selection, each),
         compared(ensemble, partial(chart.geometries, law), seed, causes=causes) if check else None,
         ensemble.left_out,
         None if selection is None else selection.chance(law),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,10 +21,13 @@ from flowcei.ensemble.fitting import counted, drawn, maximised, responsibilities
 from flowcei.errors import DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from flowcei.ensemble.coordinates import Chart
     from flowcei.ensemble.fitting import Selection, Weighted
     from flowcei.ensemble.laws import NormalLaw
     from flowcei.posterior.arrays import Floats, Rows
+    from flowcei.workers.order import Each
 
 EFFECTIVE = 5.0
 """Samples of an event: of fewer, which law it is of is the chance of what was drawn."""
@@ -168,25 +172,40 @@ def inverted(fisher: Floats) -> Floats:
 
 
 def resampled(
-    law: NormalLaw, data: Weighted, images: Floats, count: int, seed: int, selection: Selection | None
+    law: NormalLaw,
+    data: Weighted,
+    images: Floats,
+    count: int,
+    seed: int,
+    selection: Selection | None,
+    each: Each = map,
 ) -> list[NormalLaw]:
-    """Laws of as many events, drawn with replacement: `count` times.
+    """Laws of as many events, drawn with replacement: `count` times; `each` maps a function over the draws.
 
     Each event stands with some samples drawn by a law that is a little wider. Over their density under it
     the ratio of a law near it hardly changes, so that few are enough.
     """
     rng = np.random.default_rng(seed)
-    short, laws = drawn(law, data, rng), []
-    shortest = _SHORTEST / np.sqrt(len(short.z))
+    short = drawn(law, data, rng)
+    laws = each(partial(_another, law, short, images, selection), draws(len(short.z), count, rng))
+    return [one for one in laws if one is not None]
+
+
+def draws(events: int, count: int, rng: np.random.Generator) -> Iterator[Floats]:
+    """How often each event (E,) is among as many, drawn with replacement: `count` times."""
     for _ in range(count):
-        times = np.bincount(rng.integers(len(short.z), size=len(short.z)), minlength=len(short.z))
-        try:
-            laws.append(
-                maximised(law, counted(short, times.astype(float)), images, selection, _STEPS, shortest)[0]
-            )
-        except (DataError, np.linalg.LinAlgError):  # of few events a draw may have no width
-            continue
-    return laws
+        yield np.bincount(rng.integers(events, size=events), minlength=events).astype(np.float64)
+
+
+def _another(
+    law: NormalLaw, short: Weighted, images: Floats, selection: Selection | None, times: Floats
+) -> NormalLaw | None:
+    """The law of events that count so many times each; None where they have none."""
+    shortest = _SHORTEST / np.sqrt(len(short.z))
+    try:
+        return maximised(law, counted(short, times), images, selection, _STEPS, shortest)[0]
+    except (DataError, np.linalg.LinAlgError):  # of few events a draw may have no width
+        return None
 
 
 def check_covered(chart: Chart, law: NormalLaw, seed: int) -> None:

@@ -13,8 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tasks
+from linear import Linear
 from shell import Shell
 
 import flowcei
@@ -210,6 +212,21 @@ def test_judgements_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     tables = [flowcei.compare({"a": model}, events, n=20, each=each).table for each in (map, _by_mail)]
     one, two = (table.drop(columns=[c for c in table if c.startswith("sampling_rate")]) for table in tables)
     assert one.equals(two)
+
+
+def test_laws_are_the_same() -> None:
+    """Every law, and those of events drawn with replacement, to the last bit."""
+    rng, truth = np.random.default_rng(1), Linear()
+    drawn = truth.samples(truth.measured(200, rng), 60, rng)
+    for words in ({}, {"coordinates": ["c-s"], "law": "free"}):
+        one, two = (
+            flowcei.population(drawn, **words, bootstrap=4, check=False, each=each)  # type: ignore[arg-type]
+            for each in (map, _by_mail)
+        )
+        assert one.to_dict() == two.to_dict()
+        tables = one.to_dataframe(), two.to_dataframe()
+        assert tables[0].equals(tables[1])
+        assert tables[0].filter(like="p05").notna().any(axis=None)  # of the draws
 
 
 def test_a_cluster_that_cannot_be_reached(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
