@@ -62,7 +62,7 @@ def test_what_was_stopped_goes_on(flow: Shell, monkeypatch: pytest.MonkeyPatch, 
     assert flow("refine", "s.h5", "-o", f"whole.{ending}") == 0
     said = flow.out
     with monkeypatch.context() as patch:
-        patch.setattr(Sharing, "each", lambda _: nullcontext(_interrupted))
+        patch.setattr(Sharing, "each", lambda *_: nullcontext(_interrupted))
         assert flow("refine", "s.h5", "-o", f"r.{ending}") == 5
     assert "after 4 of 7 events" in flow.err
     assert not Path(f"r.{ending}").exists()
