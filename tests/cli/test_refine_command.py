@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +61,7 @@ def test_what_was_stopped_goes_on(flow: Shell, monkeypatch: pytest.MonkeyPatch, 
     assert flow("refine", "s.h5", "-o", f"whole.{ending}") == 0
     said = flow.out
     with monkeypatch.context() as patch:
-        patch.setattr(Sharing, "each", lambda *_: nullcontext(_interrupted))
+        patch.setattr(Sharing, "each", lambda *_: _interrupted)
         assert flow("refine", "s.h5", "-o", f"r.{ending}") == 5
     assert "after 4 of 7 events" in flow.err
     assert not Path(f"r.{ending}").exists()
