@@ -23,14 +23,7 @@ from flowcei.cli.progress import Progress
 from flowcei.cli.ranks import in_ranks
 from flowcei.cli.runs import LOG, RunFolder, begin_run, check_run_folder, to_resume
 from flowcei.cli.streams import log, log_file, note, warn
-from flowcei.errors import (
-    DataError,
-    FlowceiError,
-    StoppedError,
-    TrainingDivergedError,
-    UsageError,
-    memory_advice,
-)
+from flowcei.errors import DataError, FlowceiError, StoppedError, TrainingDivergedError, UsageError
 from flowcei.experiment.detector import Noise
 from flowcei.models.registry import architecture_names, options_type
 from flowcei.physics.build_up import BuildUpPrior
@@ -348,9 +341,8 @@ def _train(plan: _Plan, run: RunFolder, max_time: float | None, *, resuming: boo
         run.finish(model, records)
     except (StoppedError, KeyboardInterrupt) as stop:
         raise course.stopped(stop, before) from None
-    except (FlowceiError, OSError, MemoryError, RuntimeError) as error:
-        if isinstance(error, FlowceiError | OSError) or memory_advice(error):
-            course.failed(error)
+    except (FlowceiError, OSError, MemoryError, RuntimeError) as error:  # torch's want of memory is the last
+        course.failed(error)
         raise
     best = best_of(records)
     loss = ": ".join(filter(None, (f"epoch {best.epoch}", options_type(plan.options["arch"]).loss)))
