@@ -94,7 +94,9 @@ def rusage(words: Sequence[str], **environment: str) -> tuple[float, float, floa
     """Run a command with one thread; return seconds of CPU and of wall clock, and its peak in GiB."""
     began = time.perf_counter()
     with subprocess.Popen(
-        [sys.executable, "-m", "flowcei", "-q", *words], env=os.environ | ONE_THREAD | environment
+        [sys.executable, "-m", "flowcei", "-q", *words],
+        env=os.environ | ONE_THREAD | environment,
+        stdout=subprocess.DEVNULL,
     ) as process:
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)

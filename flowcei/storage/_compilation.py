@@ -68,13 +68,19 @@ def _announce() -> None:
     _log.info("compiling the simulator or the flow: some seconds, stored for the next run")
 
 
-def _locked(file: int) -> bool:
-    """Whether a file is now locked by this process, until it is closed or the process ends."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def _lock(file: int) -> None:
+    """Lock an open file or folder, until it is closed; after `_LONGEST` go on without.
+
+    Who has it may be stopped, and not end for days. A file system may have no locks: none is waited for.
+    """
+    end = time.monotonic() + _LONGEST
+    with suppress(OSError):
+        while time.monotonic() < end:
+            try:
+                return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(_PAUSE)
+    return None
 
 
 class _KernelCache(FunctionCache):
@@ -112,9 +118,7 @@ class _KernelCache(FunctionCache):
             self._impl.locator.ensure_cache_path()
             claim = os.open(self._claim_path(sig), os.O_CREAT | os.O_RDWR, 0o600)
             self._claims[sig] = claim
-            end = time.monotonic() + _LONGEST  # the other one may be stopped, and not end for days
-            while not _locked(claim) and time.monotonic() < end:
-                time.sleep(_PAUSE)
+            _lock(claim)
 
     def _release(self, sig) -> None:
         if (claim := self._claims.pop(sig, None)) is not None:
@@ -131,8 +135,7 @@ class _KernelCache(FunctionCache):
         """Hold the lock of the folder: of two that store at once, each would forget what the other does."""
         folder = os.open(self.cache_path, os.O_RDONLY)
         try:
-            with suppress(OSError):  # a file system without locks
-                fcntl.flock(folder, fcntl.LOCK_EX)
+            _lock(folder)
             yield
         finally:
             os.close(folder)
