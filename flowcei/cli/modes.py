@@ -83,11 +83,18 @@ def modes(
 
     from flowcei.physics.priors import build_prior
     from flowcei.posterior.structures import required, write_modes_xyz
-    from flowcei.report.figures import ambiguity_figure, modes_figure
+    from flowcei.workers.ahead import compile_ahead
 
     chosen = unflagged_samples(samples, event, keep_flagged=keep_flagged)
-    warn_of_open_directions(chosen)
     first = chosen.one(0)
+    if not sharing.shared:
+        compile_ahead("modes", len(first.molecule))
+    from flowcei.report.figures import (
+        ambiguity_figure,
+        modes_figure,
+    )  # half a second, beside the other process
+
+    warn_of_open_directions(chosen)
     stated = None if prior is None else build_prior(first.molecule, prior)
     weigh, sought = _can_weigh(first, stated), _Sought(chosen.row)
     with (

@@ -121,8 +121,11 @@ def sample(
     from flowcei.events.source import open_events
     from flowcei.reconstruction.limits import check_request
     from flowcei.reconstruction.sampling import SamplingRequest, Survey
+    from flowcei.workers.ahead import compile_ahead
 
     reconstructor = _loaded(model, device, noise if stated is None else f"of {experiment}")
+    if not sharing.shared and getattr(reconstructor.frame, "whitening", None) is not None:
+        compile_ahead("sample", len(reconstructor.molecule))
     how = reading_of(reading(noise), stated, reconstructor.molecule, missing)
     source = open_events(momenta, reconstructor.molecule, how)
     source.log_reading()

@@ -17,7 +17,6 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
-from scipy.stats import gaussian_kde, norm
 
 from flowcei.errors import UsageError
 from flowcei.events.container import Events
@@ -138,6 +137,8 @@ def momentum_sums(events: EventSets, axes: Axes | None = None) -> Axes:
         _spectra(axes, series, "total momentum", "hbar/bohr")
     sigma = measured.sigma
     if sigma is not None and (sigma > 0).all() and not accidents:
+        from scipy.stats import norm  # a third of a second, of every picture, if it stood above
+
         x = np.linspace(*axes.get_xlim(), 300)
         width = np.sqrt(len(measured.molecule)) * sigma
         density = norm.pdf(x[:, None], 0.0, width[None, :2000]).mean(axis=1)
@@ -149,6 +150,8 @@ def momentum_sums(events: EventSets, axes: Axes | None = None) -> Axes:
 
 def _fitted_sums(axes: Axes, series: dict[str, Series], momenta: Floats) -> bool:
     """Sums of momenta (B, N, 3), along each axis, with their normal law, and accidents: whether there are."""
+    from scipy.stats import gaussian_kde, norm
+
     momenta = momenta[:: 1 + len(momenta) // _MOST_FITTED]
     none = np.zeros((len(momenta), 3))
     fit, mixed = tell_by_sums(momenta, none, none + 1.0), mixed_sums(momenta)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import hashlib
 import logging
 import os
@@ -10,7 +11,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
-from pathlib import Path
 from typing import Any, ClassVar
 
 from numba import njit
@@ -19,22 +19,11 @@ from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler
 from numba.core.runtime import rtsys
 
+from flowcei.storage.kernels import cache_folder, source_digest
+
 _log = logging.getLogger("flowcei")
 _LONGEST = 120.0  # seconds that one process waits for another to compile a kernel
 _PAUSE = 0.05
-
-
-def cache_folder() -> Path:
-    """Folder of compiled kernels: `FLOWCEI_CACHE_DIR`, else one in the user's cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-    return Path(os.environ.get("FLOWCEI_CACHE_DIR") or Path(base) / "flowcei") / "kernels"
-
-
-@cache
-def _source_digest() -> str:
-    # Of all kernels: numba's own stamp would not notice a change in a file that a kernel calls.
-    sources = sorted(Path(__file__).parents[1].rglob("_*.py"))
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 
 class _Locator(_CacheLocator):
@@ -48,7 +37,7 @@ class _Locator(_CacheLocator):
         cache_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def get_source_stamp(self) -> str:
-        return _source_digest()
+        return source_digest()
 
     def get_disambiguator(self) -> str:
         return ""
@@ -196,6 +185,15 @@ class _KernelCompiler(Compiler):
     """numba's compiler with LLVM's share as above."""
 
     library: ClassVar[type[_Library]] = _Library
+
+    def compile_extra(self, func) -> Any:
+        collecting = gc.isenabled()
+        gc.disable()  # a tenth of compiling would go into looking through what it makes
+        try:
+            return super().compile_extra(func)
+        finally:
+            if collecting:
+                gc.enable()
 
     def define_pipelines(self) -> list:
         self.state.library = self.library(self.state.targetctx.codegen(), self.state.func_id.func_qualname)

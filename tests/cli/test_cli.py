@@ -19,7 +19,7 @@ from shell import Shell
 import flowcei
 from flowcei.models.registry import ARCHITECTURES, find_architecture, listed_options
 from flowcei.reconstruction.training_data import split_rows
-from flowcei.storage._compilation import cache_folder
+from flowcei.storage.kernels import cache_folder
 
 TINY = ["--epochs", "1", "--events", "1000", "--hidden", "8", "--seed", "1"]
 
