@@ -38,7 +38,8 @@ class Differentiable:
         self.hidden, self.depth, self.subnets = stack.hidden, stack.depth, len(subnets)
         self.longer = max(stack.cut, stack.width - stack.cut)
         self.outputs = self.longer * stack.per
-        self.weights = [p for p in couplings.parameters() if p.requires_grad]
+        own = {id(p) for layers in subnets for layer in layers for p in layer.parameters()}
+        self.weights = [p for p in couplings.parameters() if id(p) in own]  # the others are permutations
         self.parts = Parts(self.weights)
         starts = {id(p): start for p, start in zip(self.weights, self.parts.starts, strict=True)}
         matrices = [[starts[id(layer.weight)] for layer in layers] for layers in subnets]
@@ -48,8 +49,8 @@ class Differentiable:
         longest = self.parts.total + PANEL * max(stack.hidden, self.outputs, stack.width + stack.context)
         self.flat, self.turned = torch.zeros(longest), torch.zeros(longest)
         self._turned = torch.arange(self.parts.total)
-        for places in self.parts.of(self._turned):
-            places.copy_(places.clone().t().reshape(places.shape))
+        for part in self.parts.of(self._turned):
+            part.copy_(part.clone().t().reshape(part.shape))
         self.gradient = torch.zeros(self.parts.total)
         self.gradients = self.parts.of(self.gradient)
         self._sizes = self._blocks(stack.context)
@@ -58,11 +59,11 @@ class Differentiable:
         split = self._sums[:-1].split(counts)
         self.sums = [part.view(size) for part, size in zip(split, self._sizes, strict=True)]
         self._places = torch.full((self.parts.total,), sum(counts))
-        own = {id(p): places for p, places in zip(self.weights, self.parts.of(self._places), strict=True)}
+        places = {id(p): part for p, part in zip(self.weights, self.parts.of(self._places), strict=True)}
         for layers, pairs in zip(subnets, self._placed(subnets), strict=True):
             for layer, (of_weight, of_bias) in zip(layers, pairs, strict=True):
-                own[id(layer.weight)].copy_(of_weight)
-                own[id(layer.bias)].copy_(of_bias)
+                places[id(layer.weight)].copy_(of_weight)
+                places[id(layer.bias)].copy_(of_bias)
         self._idle: dict[tuple[int, int], list[_Tile]] = defaultdict(list)
 
     def __call__(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
