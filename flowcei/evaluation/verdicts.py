@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 HPD = "HPD region"  # name of the joint region of highest density among quantities
 
 _POINTS = 100  # bins of an ECDF
-_DRAWS = 10_000  # of uniform ranks, at the least
+_DRAWS = 20_000  # of uniform ranks, at the least: as many for one quantity as for ten, which share them
 _BEYOND = 20  # draws that should lie outside a band
 _ROWS = 20_000  # draws held at a time
 _TAIL = 1e-12
