@@ -75,7 +75,7 @@ def test_every_chart_coordinate_is_covered(model: flowcei.Reconstructor, noise: 
 
 
 def test_events_that_differ_are_entered_anew() -> None:
-    """Whatever was entered before, also where an array holds other numbers by now; the same is not done twice."""
+    """Whatever was entered before, also where an array holds other numbers by now; the same only once."""
     model, events = flowcei.load(), flowcei.simulate("ocs", 10, noise="1%", seed=1)
     momenta, sigma = events.momenta.copy(), model.sigma(events, None)
     before = model.enter(momenta, sigma)
