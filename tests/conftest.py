@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from numba.core import event
 from quick import QUICK
 
@@ -93,6 +94,12 @@ SMALL = {
     "mean": {},
     "marginal": {},
 }
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of pictures hold a word: drawing takes most of the time of a command that is asked for tables."""
+    monkeypatch.setattr(Figure, "savefig", lambda _, file, **__: file.write(b"picture"))
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,8 @@ import flowcei
 from flowcei.cli import inputs
 from flowcei.posterior import files
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 COMMANDS = {
     "refine": (["refine", "s.h5", "-o", "{}.refined.csv"], ("refined.csv",)),
     "spread": (["spread", "s.h5", "-o", "{}", "--xyz", "{}.means.xyz"], ("", "means.xyz")),
