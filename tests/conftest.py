@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING
 
 import pytest
@@ -73,6 +74,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     files = [str(item.path) for item in items]
     ranks = {name: k for k, end in enumerate(LONGEST) for name in {*files} if name.endswith(f"/tests/{end}")}
     items.sort(key=lambda item: ranks.get(str(item.path), len(LONGEST)))
+
+
+def pytest_collection_finish() -> None:
+    """Modules and tests stay to the end: no search for garbage needs to go through them again."""
+    gc.freeze()
 
 
 SMALL = {
